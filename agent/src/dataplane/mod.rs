@@ -1,0 +1,1 @@
+//! The kernel: the only module that touches ipset, iptables and netlink.

@@ -1,0 +1,6 @@
+//! npc's agent: moves data between the world and the compiler.
+
+#![forbid(unsafe_code)]
+
+pub mod dataplane;
+pub mod source;

@@ -1,0 +1,16 @@
+//! From Kubernetes objects to allowed and denied pair sets, to verdicts and
+//! their explanations, and to the sets and chains of one node.
+//!
+//! ```text
+//! object ─▶ policy ─▶ cluster ─▶ group ─▶ program ─▶ plan of writes
+//!                        └─────────┴─▶ verdict, matrix, explanation
+//! ```
+//!
+//! The crate is pure: no I/O, no async, no clock. What a user wrote never
+//! makes it fail; it answers with what it understood and a list of
+//! [`finding::Finding`]s about the rest.
+
+#![forbid(unsafe_code)]
+
+pub mod object;
+pub mod program;

@@ -1,0 +1,466 @@
+//! The input: what the compiler keeps of Pods, Namespaces, Nodes, Services and
+//! NetworkPolicies. Nothing else of an object survives, so a cluster of a
+//! hundred thousand pods stays small.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::api::networking::v1 as networking;
+
+/// Labels of a pod or namespace.
+pub type Labels = BTreeMap<String, String>;
+
+/// The label that the API server puts on every namespace, with its name, and
+/// that nobody can change.
+///
+/// <https://kubernetes.io/docs/reference/labels-annotations-taints/#kubernetes-io-metadata-name>
+pub const NAMESPACE_NAME_LABEL: &str = "kubernetes.io/metadata.name";
+
+/// Everything that decides about connectivity, as read from files or from the
+/// API server. The order of objects never matters.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Objects {
+    /// The namespaces.
+    pub namespaces: Vec<Namespace>,
+    /// The pods, live or finished.
+    pub pods: Vec<Pod>,
+    /// The network policies.
+    pub policies: Vec<NetworkPolicy>,
+    /// The nodes.
+    pub nodes: Vec<Node>,
+    /// The services; only explanations look at them.
+    pub services: Vec<Service>,
+}
+
+impl Objects {
+    /// Adds a [`Namespace`] for every namespace that some object lives in and
+    /// none of the namespaces declares, as `kubectl create namespace` would
+    /// make it. For input from files, which often leave them out; a cluster
+    /// knows its namespaces.
+    pub fn declare_namespaces(&mut self) {
+        let used = (self.pods.iter().map(|p| p.namespace.as_str()))
+            .chain(self.policies.iter().map(NetworkPolicy::namespace))
+            .chain(self.services.iter().map(|s| s.namespace.as_str()));
+        let mut missing: BTreeSet<&str> = used.collect();
+        for namespace in &self.namespaces {
+            missing.remove(namespace.name.as_str());
+        }
+        let made: Vec<Namespace> = missing.into_iter().map(|name| Namespace::new(name, Labels::new())).collect();
+        self.namespaces.extend(made);
+    }
+}
+
+/// A namespace and its labels.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Namespace {
+    /// `metadata.name`
+    pub name: String,
+    /// `metadata.labels`, with [`NAMESPACE_NAME_LABEL`].
+    pub labels: Labels,
+}
+
+impl Namespace {
+    /// A namespace with these labels and the one that every namespace has.
+    #[must_use]
+    pub fn new(name: impl Into<String>, mut labels: Labels) -> Self {
+        let name = name.into();
+        labels.insert(NAMESPACE_NAME_LABEL.to_owned(), name.clone());
+        Self { name, labels }
+    }
+}
+
+impl From<core::Namespace> for Namespace {
+    fn from(namespace: core::Namespace) -> Self {
+        let metadata = namespace.metadata;
+        Self::new(metadata.name.unwrap_or_default(), metadata.labels.unwrap_or_default())
+    }
+}
+
+/// A pod, or a pod that a workload would make.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pod {
+    /// `metadata.uid`; what tells a pod from its successor under one name.
+    /// Empty where a file has none.
+    pub uid: String,
+    /// `metadata.namespace`
+    pub namespace: String,
+    /// `metadata.name`; of a workload's pod, the workload's name.
+    pub name: String,
+    /// `metadata.labels`
+    pub labels: Labels,
+    /// The workload it belongs to: the controlling owner (else the first), and
+    /// for a Deployment's ReplicaSet the Deployment.
+    pub workload: Option<Workload>,
+    /// `spec.nodeName`: the node that it is bound to.
+    pub node: Option<String>,
+    /// Its IPv4 address, from `status.podIPs` or `status.podIP`.
+    pub ipv4: Option<Ipv4Addr>,
+    /// Its IPv6 address.
+    pub ipv6: Option<Ipv6Addr>,
+    /// `status.hostIPs`: addresses of the node it runs on.
+    pub host_addresses: Vec<IpAddr>,
+    /// Ports of its containers and of its restartable init containers
+    /// (sidecars); only those with a name can matter.
+    pub ports: Vec<ContainerPort>,
+    /// `status.phase` is `Succeeded` or `Failed`: it has no address any more,
+    /// whatever its status lists.
+    pub finished: bool,
+    /// `metadata.deletionTimestamp` is set: it goes away, and keeps its
+    /// network until it is gone.
+    pub terminating: bool,
+    /// `spec.hostNetwork`: it has its node's network and is no endpoint.
+    pub host_network: bool,
+}
+
+/// The kind and name of a workload.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Workload {
+    /// `Deployment`, `StatefulSet`, ….
+    pub kind: String,
+    /// Its name.
+    pub name: String,
+}
+
+/// A port that a container declares.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ContainerPort {
+    /// `name`
+    pub name: String,
+    /// `protocol`
+    pub protocol: Protocol,
+    /// `containerPort`, 1 to 65535
+    pub port: u16,
+}
+
+/// The protocols that have ports in a NetworkPolicy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+pub enum Protocol {
+    /// TCP, IP protocol 6.
+    #[serde(rename = "TCP")]
+    Tcp,
+    /// UDP, IP protocol 17.
+    #[serde(rename = "UDP")]
+    Udp,
+    /// SCTP, IP protocol 132.
+    #[serde(rename = "SCTP")]
+    Sctp,
+}
+
+impl Protocol {
+    /// All of them, in the order of their indexes.
+    pub const ALL: [Self; 3] = [Self::Tcp, Self::Udp, Self::Sctp];
+
+    /// As the API spells it: `TCP`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcp => "TCP",
+            Self::Udp => "UDP",
+            Self::Sctp => "SCTP",
+        }
+    }
+
+    /// As iptables and ipset spell it: `tcp`.
+    #[must_use]
+    pub const fn lower(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::Sctp => "sctp",
+        }
+    }
+
+    /// The protocol that the API spells so; `None` for any other text, other
+    /// case included, because the API server refuses it.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|p| p.as_str() == text)
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// One of the two address families.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+pub enum Family {
+    /// IPv4.
+    #[serde(rename = "IPv4")]
+    V4,
+    /// IPv6.
+    #[serde(rename = "IPv6")]
+    V6,
+}
+
+impl Family {
+    /// Both of them.
+    pub const ALL: [Self; 2] = [Self::V4, Self::V6];
+
+    /// The family of an address.
+    #[must_use]
+    pub const fn of(address: &IpAddr) -> Self {
+        match address {
+            IpAddr::V4(_) => Self::V4,
+            IpAddr::V6(_) => Self::V6,
+        }
+    }
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        })
+    }
+}
+
+impl Pod {
+    /// The pod's address of a family, if it has one and is not finished.
+    #[must_use]
+    pub fn address(&self, family: Family) -> Option<IpAddr> {
+        if self.finished {
+            return None;
+        }
+        match family {
+            Family::V4 => self.ipv4.map(IpAddr::V4),
+            Family::V6 => self.ipv6.map(IpAddr::V6),
+        }
+    }
+
+    /// Its addresses, IPv4 first; none once it is finished.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        Family::ALL.into_iter().filter_map(|family| self.address(family))
+    }
+
+    /// Whether policies can apply to it: live, with a network of its own.
+    #[must_use]
+    pub fn is_endpoint(&self) -> bool {
+        !self.finished && !self.host_network
+    }
+}
+
+impl From<core::Pod> for Pod {
+    fn from(pod: core::Pod) -> Self {
+        let metadata = pod.metadata;
+        let status = pod.status.unwrap_or_default();
+        let mut made = Self::from_template(
+            metadata.namespace.unwrap_or_else(|| "default".to_owned()),
+            metadata.name.unwrap_or_default(),
+            metadata.labels.unwrap_or_default(),
+            pod.spec.unwrap_or_default(),
+        );
+        made.uid = metadata.uid.unwrap_or_default();
+        let owners = metadata.owner_references.unwrap_or_default();
+        made.workload = (owners.iter().find(|owner| owner.controller == Some(true)))
+            .or(owners.first())
+            .filter(|owner| owner.kind != "Node")
+            .map(|owner| Workload::of_owner(&owner.kind, &owner.name, &made.labels));
+        let listed = status.pod_ips.unwrap_or_default().into_iter().map(|ip| ip.ip);
+        for ip in listed.chain(status.pod_ip).filter_map(|text| parse_address(&text)) {
+            // The API has at most one of each family; the first one counts.
+            match ip {
+                IpAddr::V4(ip) => made.ipv4 = made.ipv4.or(Some(ip)),
+                IpAddr::V6(ip) => made.ipv6 = made.ipv6.or(Some(ip)),
+            }
+        }
+        let hosts = status.host_ips.unwrap_or_default().into_iter().map(|ip| ip.ip);
+        made.host_addresses = hosts.chain(status.host_ip).filter_map(|text| parse_address(&text)).collect();
+        made.host_addresses.sort_unstable();
+        made.host_addresses.dedup();
+        made.finished = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
+        made.terminating = metadata.deletion_timestamp.is_some();
+        made
+    }
+}
+
+impl Pod {
+    /// The pod that a pod template would make: no address, no node unless the
+    /// template names one.
+    #[must_use]
+    pub fn from_template(namespace: String, name: String, labels: Labels, spec: core::PodSpec) -> Self {
+        let sidecars = (spec.init_containers.unwrap_or_default().into_iter())
+            .filter(|c| c.restart_policy.as_deref() == Some("Always"));
+        let ports = spec.containers.into_iter().chain(sidecars).flat_map(|c| c.ports.unwrap_or_default());
+        let mut ports: Vec<ContainerPort> = ports
+            .filter_map(|port| {
+                Some(ContainerPort {
+                    name: port.name?,
+                    protocol: Protocol::parse(port.protocol.as_deref().unwrap_or("TCP"))?,
+                    port: u16::try_from(port.container_port).ok().filter(|p| *p > 0)?,
+                })
+            })
+            .collect();
+        ports.sort_unstable();
+        ports.dedup();
+        Self {
+            uid: String::new(),
+            namespace,
+            name,
+            labels,
+            workload: None,
+            node: spec.node_name.filter(|name| !name.is_empty()),
+            ipv4: None,
+            ipv6: None,
+            host_addresses: Vec::new(),
+            ports,
+            finished: false,
+            terminating: false,
+            host_network: spec.host_network.unwrap_or(false),
+        }
+    }
+}
+
+impl Workload {
+    /// The workload behind a controlling owner. A Deployment names its
+    /// ReplicaSets `NAME-HASH` and gives their pods the label
+    /// `pod-template-hash: HASH`, so the pair tells the Deployment for certain.
+    #[must_use]
+    pub fn of_owner(kind: &str, name: &str, labels: &Labels) -> Self {
+        let deployment = (labels.get("pod-template-hash").filter(|_| kind == "ReplicaSet"))
+            .and_then(|hash| name.strip_suffix(hash.as_str())?.strip_suffix('-'));
+        match deployment {
+            Some(deployment) => Self { kind: "Deployment".to_owned(), name: deployment.to_owned() },
+            None => Self { kind: kind.to_owned(), name: name.to_owned() },
+        }
+    }
+}
+
+/// A node and its addresses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Node {
+    /// `metadata.name`
+    pub name: String,
+    /// The addresses in `status.addresses`, of whatever type, that are IP
+    /// addresses.
+    pub addresses: Vec<IpAddr>,
+}
+
+impl From<core::Node> for Node {
+    fn from(node: core::Node) -> Self {
+        let listed = node.status.and_then(|s| s.addresses).unwrap_or_default();
+        let mut addresses: Vec<IpAddr> = listed.iter().filter_map(|a| parse_address(&a.address)).collect();
+        addresses.sort_unstable();
+        addresses.dedup();
+        Self { name: node.metadata.name.unwrap_or_default(), addresses }
+    }
+}
+
+/// A network policy as the API has it, and what of its text the API does not
+/// know.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct NetworkPolicy {
+    /// The object. Its metadata is trusted to hold name and namespace.
+    pub object: networking::NetworkPolicy,
+    /// Paths of fields that the API does not have (`spec.ingress[0].from[1].ipBlok`).
+    /// An API server drops them; in a file they are most likely misspelt, so
+    /// what holds them is not understood and matches nothing.
+    pub unknown_fields: Vec<String>,
+}
+
+impl NetworkPolicy {
+    /// Its namespace; `default` where none is given.
+    #[must_use]
+    pub fn namespace(&self) -> &str {
+        self.object.metadata.namespace.as_deref().unwrap_or("default")
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.object.metadata.name.as_deref().unwrap_or_default()
+    }
+}
+
+impl From<networking::NetworkPolicy> for NetworkPolicy {
+    fn from(mut object: networking::NetworkPolicy) -> Self {
+        object.metadata.namespace.get_or_insert_with(|| "default".to_owned());
+        Self { object, unknown_fields: Vec::new() }
+    }
+}
+
+/// A service: how a client's name and port become a pod's address and port.
+/// Policy sees only the latter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Service {
+    /// `metadata.namespace`
+    pub namespace: String,
+    /// `metadata.name`
+    pub name: String,
+    /// `spec.selector`; without one the service has no backends of ours.
+    pub selector: Option<Labels>,
+    /// `spec.clusterIPs`, external and load-balancer addresses.
+    pub addresses: Vec<IpAddr>,
+    /// `spec.ports`
+    pub ports: Vec<ServicePort>,
+}
+
+/// A port of a service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServicePort {
+    /// `name`
+    pub name: Option<String>,
+    /// `protocol`
+    pub protocol: Protocol,
+    /// `port`
+    pub port: u16,
+    /// `targetPort`: where backends listen; the port itself where absent.
+    pub target: TargetPort,
+}
+
+/// A service port's `targetPort`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TargetPort {
+    /// A number.
+    Number(u16),
+    /// The name of a container port, looked up in each backend.
+    Name(String),
+}
+
+impl From<core::Service> for Service {
+    fn from(service: core::Service) -> Self {
+        use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+        let spec = service.spec.unwrap_or_default();
+        let port = |number: i32| u16::try_from(number).ok().filter(|p| *p > 0);
+        let ingress = service.status.and_then(|s| s.load_balancer).and_then(|l| l.ingress).unwrap_or_default();
+        let listed = (spec.cluster_ips.unwrap_or_default().into_iter())
+            .chain(spec.cluster_ip)
+            .chain(spec.external_ips.unwrap_or_default())
+            .chain(ingress.into_iter().filter_map(|i| i.ip));
+        let mut addresses: Vec<IpAddr> = listed.filter_map(|text| parse_address(&text)).collect();
+        addresses.sort_unstable();
+        addresses.dedup();
+        let ports = spec.ports.unwrap_or_default().into_iter().filter_map(|p| {
+            let number = port(p.port)?;
+            Some(ServicePort {
+                name: p.name,
+                protocol: Protocol::parse(p.protocol.as_deref().unwrap_or("TCP"))?,
+                port: number,
+                target: match p.target_port {
+                    None | Some(IntOrString::Int(0)) => TargetPort::Number(number),
+                    Some(IntOrString::Int(target)) => TargetPort::Number(port(target)?),
+                    Some(IntOrString::String(name)) => TargetPort::Name(name),
+                },
+            })
+        });
+        Self {
+            ports: ports.collect(),
+            namespace: service.metadata.namespace.unwrap_or_else(|| "default".to_owned()),
+            name: service.metadata.name.unwrap_or_default(),
+            selector: spec.selector.filter(|s| !s.is_empty()),
+            addresses,
+        }
+    }
+}
+
+/// Reads an address as Kubernetes does: an IPv4-mapped IPv6 address is the
+/// IPv4 address.
+#[must_use]
+pub fn parse_address(text: &str) -> Option<IpAddr> {
+    text.parse::<IpAddr>().ok().map(|ip| ip.to_canonical())
+}

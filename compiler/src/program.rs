@@ -1,0 +1,240 @@
+//! The node program: the sets and chains that one node's kernel should hold,
+//! as plain data with deterministic names, and its text for `ipset restore`
+//! and `iptables-restore`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+
+use crate::object::{Family, Protocol};
+
+/// What every chain of ours begins with.
+pub const CHAIN_PREFIX: &str = "NPC-";
+
+/// The chain that the built-in FORWARD chain jumps to first.
+pub const FORWARD_CHAIN: &str = "NPC-FORWARD";
+
+/// What every IPv4 set of ours begins with.
+pub const SET_PREFIX_V4: &str = "npc4-";
+
+/// What every IPv6 set of ours begins with.
+pub const SET_PREFIX_V6: &str = "npc6-";
+
+/// A name of a chain in the filter table: at most 28 characters.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ChainName(String);
+
+/// A name of an ipset: at most 31 characters.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SetName(String);
+
+impl ChainName {
+    /// The kernel's limit (`XT_EXTENSION_MAXNAMELEN` less the final zero).
+    pub const MAX: usize = 28;
+
+    /// A chain of ours: [`CHAIN_PREFIX`] and this suffix.
+    ///
+    /// # Panics
+    /// If the name would be too long; suffixes are made from hashes and fixed
+    /// words, never from what a user chose.
+    #[must_use]
+    pub fn new(suffix: &str) -> Self {
+        let name = format!("{CHAIN_PREFIX}{suffix}");
+        assert!(name.len() <= Self::MAX, "chain name {name} is too long");
+        Self(name)
+    }
+
+    /// The name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl SetName {
+    /// The kernel's limit (`IPSET_MAXNAMELEN` less the final zero).
+    pub const MAX: usize = 31;
+
+    /// A set of ours: the family's prefix and this suffix.
+    ///
+    /// # Panics
+    /// If the name would be too long; suffixes are made from hashes and fixed
+    /// words, never from what a user chose.
+    #[must_use]
+    pub fn new(family: Family, suffix: &str) -> Self {
+        let prefix = match family {
+            Family::V4 => SET_PREFIX_V4,
+            Family::V6 => SET_PREFIX_V6,
+        };
+        let name = format!("{prefix}{suffix}");
+        assert!(name.len() <= Self::MAX, "set name {name} is too long");
+        Self(name)
+    }
+
+    /// The name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ChainName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Display for SetName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Everything of ours in one node's kernel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Program {
+    /// IPv4: `iptables`, sets of `family inet`.
+    pub v4: FamilyProgram,
+    /// IPv6: `ip6tables`, sets of `family inet6`.
+    pub v6: FamilyProgram,
+}
+
+impl Program {
+    /// The part of one family.
+    #[must_use]
+    pub fn family(&self, family: Family) -> &FamilyProgram {
+        match family {
+            Family::V4 => &self.v4,
+            Family::V6 => &self.v6,
+        }
+    }
+}
+
+/// One family's sets and chains.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FamilyProgram {
+    /// The family.
+    pub family: Family,
+    /// The sets by name.
+    pub sets: BTreeMap<SetName, Set>,
+    /// The chains of the filter table by name. [`FORWARD_CHAIN`] is always
+    /// among them; the jump to it is not part of a program.
+    pub chains: BTreeMap<ChainName, Vec<Rule>>,
+}
+
+/// One ipset.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Set {
+    /// Its type, which never changes under one name.
+    pub kind: SetKind,
+    /// Its members.
+    pub members: BTreeSet<Member>,
+    /// What it stands for, in words, for who reads the program.
+    pub meaning: String,
+}
+
+/// The type of a set; see ipset(8).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum SetKind {
+    /// `hash:ip`
+    HashIp,
+    /// `hash:net`
+    HashNet,
+    /// `hash:ip,port`
+    HashIpPort,
+}
+
+impl SetKind {
+    /// As ipset spells it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::HashIp => "hash:ip",
+            Self::HashNet => "hash:net",
+            Self::HashIpPort => "hash:ip,port",
+        }
+    }
+}
+
+/// One member of a set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Member {
+    /// An address, of `hash:ip` and (as a host prefix) of `hash:net`.
+    Address(IpAddr),
+    /// A prefix of `hash:net`, never of length 0, which the kernel refuses.
+    Prefix(IpNetwork),
+    /// An address with a port, of `hash:ip,port`.
+    AddressPort(IpAddr, Protocol, u16),
+}
+
+impl fmt::Display for Member {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => write!(f, "{address}"),
+            Self::Prefix(prefix) => write!(f, "{prefix}"),
+            Self::AddressPort(address, protocol, port) => write!(f, "{address},{}:{port}", protocol.lower()),
+        }
+    }
+}
+
+/// One rule: all matches hold ⇒ the target.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Rule {
+    /// What a packet must be; in this order on the command line, cheap first.
+    pub matches: Vec<Match>,
+    /// What happens then.
+    pub target: Target,
+}
+
+/// One condition of a rule; see iptables-extensions(8).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Match {
+    /// `-m conntrack --ctstate ESTABLISHED,RELATED`
+    EstablishedOrRelated,
+    /// `-s PREFIX`
+    Source(IpNetwork),
+    /// `-d PREFIX`
+    Destination(IpNetwork),
+    /// `-p ipv6-icmp -m icmp6 --icmpv6-type TYPE`
+    Icmpv6Type(u8),
+    /// `-p PROTOCOL`
+    Protocol(Protocol),
+    /// Destination ports, after [`Match::Protocol`]: sorted, disjoint inclusive
+    /// ranges; `--dport` for one, `-m multiport --dports` for more, at most 15
+    /// slots of which a range takes two.
+    DestinationPorts(Vec<(u16, u16)>),
+    /// The source address equals the destination address:
+    /// `-m bpf --bytecode …`.
+    SourceIsDestination,
+    /// `-m set --match-set NAME src|dst|dst,dst`
+    Set(SetName, SetField),
+    /// `-m comment --comment TEXT`; at most 255 bytes.
+    Comment(String),
+}
+
+/// Which fields of a packet a set is asked about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum SetField {
+    /// The source address.
+    Source,
+    /// The destination address.
+    Destination,
+    /// The destination address, protocol and port.
+    DestinationPort,
+}
+
+/// What a rule does.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Target {
+    /// `-j RETURN`: back to the chain that jumped here. Never ACCEPT: rules of
+    /// others after ours still count.
+    Return,
+    /// `-j DROP`
+    Drop,
+    /// `-j CHAIN`
+    Jump(ChainName),
+    /// `-g CHAIN`: as a jump, but its RETURN lands where ours would.
+    Goto(ChainName),
+}
