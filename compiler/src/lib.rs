@@ -13,4 +13,6 @@
 #![forbid(unsafe_code)]
 
 pub mod object;
+pub mod plan;
 pub mod program;
+pub mod text;

@@ -46,6 +46,12 @@ impl ChainName {
         Self(name)
     }
 
+    /// A name read back from a kernel, if it is one of ours.
+    #[must_use]
+    pub fn ours(name: &str) -> Option<Self> {
+        (name.starts_with(CHAIN_PREFIX) && name.len() <= Self::MAX).then(|| Self(name.to_owned()))
+    }
+
     /// The name.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -71,6 +77,14 @@ impl SetName {
         let name = format!("{prefix}{suffix}");
         assert!(name.len() <= Self::MAX, "set name {name} is too long");
         Self(name)
+    }
+
+    /// A name read back from a kernel and its family, if it is one of ours.
+    #[must_use]
+    pub fn ours(name: &str) -> Option<(Self, Family)> {
+        let families = [(SET_PREFIX_V4, Family::V4), (SET_PREFIX_V6, Family::V6)];
+        let (_, family) = families.into_iter().find(|(prefix, _)| name.starts_with(prefix))?;
+        (name.len() <= Self::MAX).then(|| (Self(name.to_owned()), family))
     }
 
     /// The name.

@@ -1,0 +1,189 @@
+//! The program as text: what `iptables-restore` and `ipset restore` read, in
+//! the very form in which `iptables-save` prints it back, so that a kernel can
+//! be compared with a program line by line.
+
+use std::fmt::{self, Write as _};
+
+use ipnetwork::IpNetwork;
+
+use crate::object::{Family, Protocol};
+use crate::program::{ChainName, FamilyProgram, Match, Rule, SetField, SetKind, SetName, Target};
+
+/// The greatest number of members that a set of ours may have. A limit costs
+/// nothing until it is used, and the default of 65,536 is soon too small.
+pub const MAXELEM: u32 = 1 << 24;
+
+/// The longest text that `-m comment` takes, in bytes (`XT_MAX_COMMENT_LEN`
+/// less the final zero).
+pub const COMMENT_MAX: usize = 255;
+
+/// A classic BPF program that matches an IPv4 packet whose source (offset 12)
+/// equals its destination (16).
+const SELF_V4: &str = "6,32 0 0 16,7 0 0 0,32 0 0 12,29 0 1 0,6 0 0 1,6 0 0 0";
+
+/// The same for IPv6: the four words of the source (offset 8) against those of
+/// the destination (24).
+const SELF_V6: &str = "18,32 0 0 24,7 0 0 0,32 0 0 8,29 0 13 0,32 0 0 28,7 0 0 0,32 0 0 12,29 0 9 0,\
+                       32 0 0 32,7 0 0 0,32 0 0 16,29 0 5 0,32 0 0 36,7 0 0 0,32 0 0 20,29 0 1 0,6 0 0 1,6 0 0 0";
+
+/// The classic BPF program behind [`Match::SourceIsDestination`], in the text
+/// form of `-m bpf --bytecode`.
+#[must_use]
+pub fn self_bytecode(family: Family) -> &'static str {
+    match family {
+        Family::V4 => SELF_V4,
+        Family::V6 => SELF_V6,
+    }
+}
+
+/// A rule as `iptables-save` prints it: `-A CHAIN … -j TARGET`.
+#[must_use]
+pub fn rule_line(family: Family, chain: &ChainName, rule: &Rule) -> String {
+    let mut line = format!("-A {chain}");
+    // iptables prints addresses and the protocol before all matches.
+    for m in &rule.matches {
+        match m {
+            Match::Source(prefix) => push(&mut line, format_args!(" -s {}", Canonical(prefix))),
+            Match::Destination(prefix) => push(&mut line, format_args!(" -d {}", Canonical(prefix))),
+            Match::Protocol(protocol) => push(&mut line, format_args!(" -p {}", protocol.lower())),
+            Match::Icmpv6Type(_) => line.push_str(" -p ipv6-icmp"),
+            _ => {}
+        }
+    }
+    let mut protocol = None;
+    for m in &rule.matches {
+        match m {
+            Match::Source(_) | Match::Destination(_) => {}
+            Match::Protocol(p) => protocol = Some(*p),
+            Match::EstablishedOrRelated => line.push_str(" -m conntrack --ctstate RELATED,ESTABLISHED"),
+            Match::Icmpv6Type(kind) => push(&mut line, format_args!(" -m icmp6 --icmpv6-type {kind}")),
+            Match::DestinationPorts(ranges) => ports(&mut line, protocol, ranges),
+            Match::SourceIsDestination => {
+                push(&mut line, format_args!(" -m bpf --bytecode \"{}\"", self_bytecode(family)));
+            }
+            Match::Set(name, field) => {
+                let field = match field {
+                    SetField::Source => "src",
+                    SetField::Destination => "dst",
+                    SetField::DestinationPort => "dst,dst",
+                };
+                push(&mut line, format_args!(" -m set --match-set {name} {field}"));
+            }
+            Match::Comment(text) => push(&mut line, format_args!(" -m comment --comment {}", Quoted(text))),
+        }
+    }
+    match &rule.target {
+        Target::Return => line.push_str(" -j RETURN"),
+        Target::Drop => line.push_str(" -j DROP"),
+        Target::Jump(chain) => push(&mut line, format_args!(" -j {chain}")),
+        Target::Goto(chain) => push(&mut line, format_args!(" -g {chain}")),
+    }
+    line
+}
+
+/// Ports by the protocol's own match where it takes them, else by multiport.
+/// SCTP always by multiport, because kernels without `xt_sctp` have that.
+fn ports(line: &mut String, protocol: Option<Protocol>, ranges: &[(u16, u16)]) {
+    match (protocol, ranges) {
+        (Some(protocol @ (Protocol::Tcp | Protocol::Udp)), [range]) => {
+            push(line, format_args!(" -m {} --dport {}", protocol.lower(), PortRange(*range)));
+        }
+        _ => {
+            line.push_str(" -m multiport --dports ");
+            for (i, range) in ranges.iter().enumerate() {
+                push(line, format_args!("{}{}", if i == 0 { "" } else { "," }, PortRange(*range)));
+            }
+        }
+    }
+}
+
+fn push(line: &mut String, text: fmt::Arguments<'_>) {
+    // Writing to a String cannot fail.
+    let _ = line.write_fmt(text);
+}
+
+struct PortRange((u16, u16));
+
+impl fmt::Display for PortRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (first, last) = self.0;
+        if first == last { write!(f, "{first}") } else { write!(f, "{first}:{last}") }
+    }
+}
+
+/// A prefix as iptables prints it.
+struct Canonical<'a>(&'a IpNetwork);
+
+impl fmt::Display for Canonical<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.0.network(), self.0.prefix())
+    }
+}
+
+/// A string argument as iptables prints it: bare where nothing needs quotes.
+struct Quoted<'a>(&'a str);
+
+impl fmt::Display for Quoted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-') && !self.0.is_empty() {
+            f.write_str(self.0)
+        } else {
+            write!(f, "\"{}\"", self.0)
+        }
+    }
+}
+
+/// A comment that is safe in a restore line: what could end the string or the
+/// line is replaced, and too long a text is cut.
+#[must_use]
+pub fn comment(text: &str) -> String {
+    let safe = |c: char| if c.is_ascii_alphanumeric() || " -_./,:;()".contains(c) { c } else { '_' };
+    let mut safe: String = text.chars().map(safe).collect();
+    if safe.len() > COMMENT_MAX {
+        safe.truncate(COMMENT_MAX - 3);
+        safe.push_str("...");
+    }
+    safe
+}
+
+/// The line that creates a set.
+#[must_use]
+pub fn create_line(name: &SetName, family: Family, kind: SetKind) -> String {
+    let family = match family {
+        Family::V4 => "inet",
+        Family::V6 => "inet6",
+    };
+    format!("create {name} {} family {family} maxelem {MAXELEM}", kind.as_str())
+}
+
+impl FamilyProgram {
+    /// The chains as input of `iptables-restore --noflush` (of
+    /// `ip6tables-restore` for IPv6).
+    #[must_use]
+    pub fn restore_text(&self) -> String {
+        let mut text = String::from("*filter\n");
+        for chain in self.chains.keys() {
+            push(&mut text, format_args!(":{chain} - [0:0]\n"));
+        }
+        for (chain, rules) in &self.chains {
+            for rule in rules {
+                push(&mut text, format_args!("{}\n", rule_line(self.family, chain, rule)));
+            }
+        }
+        text.push_str("COMMIT\n");
+        text
+    }
+
+    /// The sets as input of `ipset restore`.
+    #[must_use]
+    pub fn ipset_text(&self) -> String {
+        let mut text = String::new();
+        for (name, set) in &self.sets {
+            push(&mut text, format_args!("{}\n", create_line(name, self.family, set.kind)));
+            for member in &set.members {
+                push(&mut text, format_args!("add {name} {member}\n"));
+            }
+        }
+        text
+    }
+}
