@@ -12,7 +12,17 @@
 
 #![forbid(unsafe_code)]
 
+pub mod cidr;
+pub mod cluster;
+pub mod finding;
+pub mod flow;
+pub mod group;
+pub mod matrix;
 pub mod object;
 pub mod plan;
+pub mod policy;
 pub mod program;
+pub mod ranges;
+pub mod selector;
 pub mod text;
+pub mod traffic;

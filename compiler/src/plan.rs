@@ -114,14 +114,14 @@ impl ChainWrites {
     pub fn restore_text(&self) -> String {
         let mut text = String::from("*filter\n");
         for chain in self.replace.keys().chain(&self.delete) {
-            text.push_str(&format!(":{chain} - [0:0]\n"));
+            text.extend([":", chain.as_str(), " - [0:0]\n"]);
         }
         for line in self.replace.values().flatten() {
             text.push_str(line);
             text.push('\n');
         }
         for chain in &self.delete {
-            text.push_str(&format!("-X {chain}\n"));
+            text.extend(["-X ", chain.as_str(), "\n"]);
         }
         text.push_str("COMMIT\n");
         text

@@ -1,0 +1,290 @@
+//! The cluster: objects brought into the shape that questions are asked of.
+//!
+//! Pods of one namespace with the same labels are one [`Class`]: no selector
+//! can tell them apart, so it is evaluated once per class. An address has one
+//! owner. Nothing here depends on the order of the objects.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use rustc_hash::FxHashMap;
+
+use crate::finding::Finding;
+use crate::object::{Family, Labels, Objects, Pod};
+use crate::policy::{Direction, Namespaces, PodPeer, Policy};
+
+/// A pod, by its place in [`Cluster::pods`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PodId(pub(crate) u32);
+
+/// A class, by its place in the order of namespace and labels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClassId(pub(crate) u32);
+
+/// A policy, by its place in [`Cluster::policies`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PolicyId(pub(crate) u32);
+
+/// The endpoints of one namespace with the same labels.
+#[derive(Debug)]
+pub struct Class {
+    /// Their namespace.
+    pub namespace: String,
+    /// Their labels.
+    pub labels: Labels,
+    /// They themselves, in order.
+    pub endpoints: Vec<PodId>,
+}
+
+/// A cluster at one moment.
+#[derive(Debug)]
+pub struct Cluster {
+    namespaces: BTreeMap<String, Labels>,
+    pods: Vec<Pod>,
+    /// The class of each pod; none for a pod that is no endpoint.
+    class_of: Vec<Option<ClassId>>,
+    classes: Vec<Class>,
+    /// The classes of each namespace.
+    classes_in: BTreeMap<String, Vec<ClassId>>,
+    owners: FxHashMap<IpAddr, PodId>,
+    /// The addresses of each node.
+    nodes: BTreeMap<String, BTreeSet<IpAddr>>,
+    node_addresses: BTreeSet<IpAddr>,
+    policies: Vec<Policy>,
+    /// The policies of each namespace.
+    policies_in: BTreeMap<String, Vec<PolicyId>>,
+    findings: Vec<Finding>,
+}
+
+/// A place in a vector that a cluster never outgrows.
+#[allow(clippy::cast_possible_truncation, reason = "no cluster holds 2^32 objects of a kind")]
+fn index(place: usize) -> u32 {
+    place as u32
+}
+
+impl Cluster {
+    /// The cluster that the objects describe. Of several policies with one
+    /// name and namespace the last counts.
+    #[must_use]
+    pub fn new(objects: &Objects) -> Self {
+        let namespaces = objects.namespaces.iter().map(|n| (n.name.clone(), n.labels.clone())).collect();
+        let mut pods = objects.pods.clone();
+        pods.sort_by(|a, b| (&a.namespace, &a.name, &a.uid).cmp(&(&b.namespace, &b.name, &b.uid)));
+        let (classes, class_of) = classify(&pods);
+        let mut classes_in = BTreeMap::<String, Vec<ClassId>>::new();
+        for (i, class) in classes.iter().enumerate() {
+            classes_in.entry(class.namespace.clone()).or_default().push(ClassId(index(i)));
+        }
+        let nodes = node_addresses(objects);
+        let (policies, findings) = read_policies(objects);
+        let mut policies_in = BTreeMap::<String, Vec<PolicyId>>::new();
+        for (i, policy) in policies.iter().enumerate() {
+            policies_in.entry(policy.namespace.clone()).or_default().push(PolicyId(index(i)));
+        }
+        Self {
+            namespaces,
+            owners: owners(&pods),
+            pods,
+            class_of,
+            classes,
+            classes_in,
+            node_addresses: nodes.values().flatten().copied().collect(),
+            nodes,
+            policies,
+            policies_in,
+            findings,
+        }
+    }
+
+    /// What was not understood of the policies, by policy.
+    #[must_use]
+    pub fn findings(&self) -> &[Finding] {
+        &self.findings
+    }
+
+    /// All pods, by namespace, name and UID.
+    pub fn pods(&self) -> impl Iterator<Item = (PodId, &Pod)> {
+        self.pods.iter().enumerate().map(|(i, pod)| (PodId(index(i)), pod))
+    }
+
+    /// The pods that policies can apply to: live, with a network of their own.
+    pub fn endpoints(&self) -> impl Iterator<Item = (PodId, &Pod)> {
+        self.pods().filter(|(_, pod)| pod.is_endpoint())
+    }
+
+    /// A pod.
+    #[must_use]
+    pub fn pod(&self, id: PodId) -> &Pod {
+        &self.pods[id.0 as usize]
+    }
+
+    /// The class of an endpoint; `None` for other pods.
+    #[must_use]
+    pub fn class_of(&self, id: PodId) -> Option<ClassId> {
+        self.class_of[id.0 as usize]
+    }
+
+    /// A class.
+    #[must_use]
+    pub fn class(&self, id: ClassId) -> &Class {
+        &self.classes[id.0 as usize]
+    }
+
+    /// The endpoint that an address belongs to.
+    #[must_use]
+    pub fn owner(&self, address: IpAddr) -> Option<PodId> {
+        self.owners.get(&address).copied()
+    }
+
+    /// An endpoint's address of a family; none where another pod owns what its
+    /// object lists.
+    #[must_use]
+    pub fn address(&self, id: PodId, family: Family) -> Option<IpAddr> {
+        self.pod(id).address(family).filter(|address| self.owner(*address) == Some(id))
+    }
+
+    /// Whether an address is one of the node that a pod runs on.
+    #[must_use]
+    pub fn is_own_node(&self, id: PodId, address: IpAddr) -> bool {
+        let node = self.pod(id).node.as_ref().and_then(|name| self.nodes.get(name));
+        node.is_some_and(|addresses| addresses.contains(&address))
+    }
+
+    /// Whether an address is one of some node.
+    #[must_use]
+    pub fn is_node(&self, address: IpAddr) -> bool {
+        self.node_addresses.contains(&address)
+    }
+
+    /// The nodes that are known, with their addresses.
+    #[must_use]
+    pub fn nodes(&self) -> &BTreeMap<String, BTreeSet<IpAddr>> {
+        &self.nodes
+    }
+
+    /// The labels of a namespace, if the namespace is known.
+    #[must_use]
+    pub fn namespace(&self, name: &str) -> Option<&Labels> {
+        self.namespaces.get(name)
+    }
+
+    /// All policies, by namespace and name.
+    pub fn policies(&self) -> impl Iterator<Item = (PolicyId, &Policy)> {
+        self.policies.iter().enumerate().map(|(i, policy)| (PolicyId(index(i)), policy))
+    }
+
+    /// A policy.
+    #[must_use]
+    pub fn policy(&self, id: PolicyId) -> &Policy {
+        &self.policies[id.0 as usize]
+    }
+
+    /// The policies that isolate the endpoints of a class in a direction.
+    #[must_use]
+    pub fn policies_of(&self, class: ClassId, direction: Direction) -> Vec<PolicyId> {
+        let class = self.class(class);
+        let here = self.policies_in.get(&class.namespace).map_or(&[][..], Vec::as_slice);
+        let selects = |policy: &Policy| policy.isolates(direction) && policy.subject.matches(&class.labels);
+        here.iter().copied().filter(|id| selects(self.policy(*id))).collect()
+    }
+
+    /// Whether a rule's pod peer selects the endpoints of a class. The labels
+    /// of a namespace that is not known are not known either, so no
+    /// namespaceSelector selects it, not even one that asks for absence.
+    #[must_use]
+    pub fn selects(&self, peer: &PodPeer, class: ClassId) -> bool {
+        let class = self.class(class);
+        let namespace = match &peer.namespaces {
+            Namespaces::Own(name) => *name == class.namespace,
+            Namespaces::Selected(selector) => {
+                self.namespace(&class.namespace).is_some_and(|labels| selector.matches(labels))
+            }
+        };
+        namespace && peer.pods.matches(&class.labels)
+    }
+
+    /// The classes that a rule's pod peer selects, in order.
+    #[must_use]
+    pub fn selected(&self, peer: &PodPeer) -> Vec<ClassId> {
+        let in_namespace = |name: &str| self.classes_in.get(name).map_or(&[][..], Vec::as_slice);
+        let matching = |class: &ClassId| peer.pods.matches(&self.class(*class).labels);
+        match &peer.namespaces {
+            Namespaces::Own(name) => in_namespace(name).iter().copied().filter(matching).collect(),
+            Namespaces::Selected(selector) => {
+                let names = self.namespaces.iter().filter(|(_, labels)| selector.matches(labels));
+                let classes = names.flat_map(|(name, _)| in_namespace(name)).copied();
+                let mut classes: Vec<ClassId> = classes.filter(matching).collect();
+                classes.sort_unstable();
+                classes
+            }
+        }
+    }
+}
+
+/// Sorts the endpoints into classes.
+fn classify(pods: &[Pod]) -> (Vec<Class>, Vec<Option<ClassId>>) {
+    let mut endpoints = BTreeMap::<(&str, &Labels), Vec<PodId>>::new();
+    for (i, pod) in pods.iter().enumerate().filter(|(_, pod)| pod.is_endpoint()) {
+        endpoints.entry((&pod.namespace, &pod.labels)).or_default().push(PodId(index(i)));
+    }
+    let mut class_of = vec![None; pods.len()];
+    let mut classes = Vec::with_capacity(endpoints.len());
+    for ((namespace, labels), endpoints) in endpoints {
+        for pod in &endpoints {
+            class_of[pod.0 as usize] = Some(ClassId(index(classes.len())));
+        }
+        classes.push(Class { namespace: namespace.to_owned(), labels: labels.clone(), endpoints });
+    }
+    (classes, class_of)
+}
+
+/// Who owns each address. Two live pods can list one for a while, when an old
+/// pod's deletion is seen after a new pod's start: the one that is not being
+/// deleted owns it, and of two such the later by UID, so that the answer
+/// depends on the objects alone.
+fn owners(pods: &[Pod]) -> FxHashMap<IpAddr, PodId> {
+    let claim = |id: PodId| {
+        let pod = &pods[id.0 as usize];
+        (!pod.terminating, &pod.uid, &pod.namespace, &pod.name)
+    };
+    let mut owners = FxHashMap::<IpAddr, PodId>::default();
+    for (i, pod) in pods.iter().enumerate().filter(|(_, pod)| pod.is_endpoint()) {
+        let id = PodId(index(i));
+        for address in pod.addresses() {
+            let owner = owners.entry(address).or_insert(id);
+            if claim(id) > claim(*owner) {
+                *owner = id;
+            }
+        }
+    }
+    owners
+}
+
+/// The addresses of each node: those of its object, those that its pods report
+/// as their host's, and those of its hostNetwork pods.
+fn node_addresses(objects: &Objects) -> BTreeMap<String, BTreeSet<IpAddr>> {
+    let mut nodes = BTreeMap::<String, BTreeSet<IpAddr>>::new();
+    for node in &objects.nodes {
+        nodes.entry(node.name.clone()).or_default().extend(&node.addresses);
+    }
+    for pod in &objects.pods {
+        if let Some(node) = &pod.node {
+            let addresses = nodes.entry(node.clone()).or_default();
+            addresses.extend(&pod.host_addresses);
+            if pod.host_network {
+                addresses.extend(pod.addresses());
+            }
+        }
+    }
+    nodes
+}
+
+fn read_policies(objects: &Objects) -> (Vec<Policy>, Vec<Finding>) {
+    let mut read = BTreeMap::new();
+    for policy in &objects.policies {
+        let (policy, findings) = Policy::read(policy);
+        read.insert((policy.namespace.clone(), policy.name.clone()), (policy, findings));
+    }
+    let (policies, findings): (Vec<_>, Vec<_>) = read.into_values().unzip();
+    (policies, findings.into_iter().flatten().collect())
+}

@@ -1,0 +1,54 @@
+//! What the compiler did not understand of an object, for its owner.
+
+use std::fmt;
+
+/// A part of a policy that was not understood and what follows. The rest of
+/// the policy holds.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Finding {
+    /// The policy's namespace.
+    pub namespace: String,
+    /// The policy's name.
+    pub name: String,
+    /// The field, with 0-based indexes: `spec.ingress[0].from[1].ipBlock.cidr`.
+    pub path: String,
+    /// What is wrong with it.
+    pub problem: String,
+    /// What happens now.
+    pub effect: Effect,
+}
+
+/// What npc makes of a part that it does not understand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Effect {
+    /// This peer, port or rule matches nothing.
+    MatchesNothing,
+    /// The policy isolates what the rest of its podSelector selects, and
+    /// allows nothing.
+    AllowsNothing,
+    /// The policy isolates its pods in both directions.
+    IsolatesBoth,
+    /// It is understood as older API servers did, and works.
+    Works,
+    /// It makes no difference.
+    Ignored,
+}
+
+impl fmt::Display for Effect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::MatchesNothing => "this part matches nothing",
+            Self::AllowsNothing => "the policy isolates what the rest of its podSelector selects and allows nothing",
+            Self::IsolatesBoth => "the policy isolates its pods for ingress and egress",
+            Self::Works => "it works, but today's API server would refuse it",
+            Self::Ignored => "it is ignored",
+        })
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { namespace, name, path, problem, effect } = self;
+        write!(f, "networkpolicy {namespace}/{name} {path}: {problem}; {effect}")
+    }
+}

@@ -1,0 +1,260 @@
+//! Groups: endpoints to which exactly the same policies apply in one
+//! direction, and what those policies together admit.
+//!
+//! The policies of a group are melted into one map from an [`Atom`] (who may
+//! be at the other end) to what it may send or get. Verdicts and rules both
+//! come from this map. It is made of definitions only: that a selector selects
+//! nobody today changes nothing in it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use indexmap::IndexSet;
+use rustc_hash::FxHashMap;
+
+use crate::cidr;
+use crate::cluster::{ClassId, Cluster, PodId, PolicyId};
+use crate::object::{ContainerPort, Family, Protocol};
+use crate::policy::{Block, Direction, Peer, Peers, PodPeer, PolicyRule, PortMatch, Ports};
+use crate::traffic::Traffic;
+
+/// Who may be at the other end: one peer of a rule.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Atom {
+    /// Everyone, inside and outside the cluster.
+    Everyone,
+    /// Pods by labels.
+    Pods(PodPeer),
+    /// Addresses.
+    Block(Block),
+}
+
+/// What an atom may send or get.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Admitted {
+    /// By protocol and number.
+    pub traffic: Traffic,
+    /// By names that the destination resolves; for egress only, because for
+    /// ingress the destination is the group.
+    pub named: BTreeSet<(Protocol, String)>,
+}
+
+/// A named port and the numbers it has on a pod.
+type Resolution = BTreeMap<(Protocol, String), BTreeSet<u16>>;
+
+/// What makes a group: equal keys, equal treatment.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct GroupKey {
+    /// The direction.
+    pub direction: Direction,
+    /// The policies that apply, sorted; at least one.
+    pub policies: Vec<PolicyId>,
+    /// The named ports of their ingress rules, as these endpoints resolve them.
+    pub resolution: Resolution,
+}
+
+/// A group.
+#[derive(Debug)]
+pub struct Group {
+    /// What makes it.
+    pub key: GroupKey,
+    /// What its policies admit.
+    pub admitted: BTreeMap<Atom, Admitted>,
+}
+
+/// A group, by its place in [`Groups`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct GroupId(u32);
+
+/// The other end of a flow, as the rules of a group see it.
+#[derive(Debug, Clone, Copy)]
+pub struct OtherEnd<'a> {
+    /// Its class, if it is an endpoint of the cluster.
+    pub class: Option<ClassId>,
+    /// Its address in the family in question, if it has one yet.
+    pub address: Option<IpAddr>,
+    /// Its container ports, if it is an endpoint.
+    pub ports: &'a [ContainerPort],
+}
+
+/// The groups of some endpoints.
+#[derive(Debug)]
+pub struct Groups {
+    groups: Vec<Group>,
+    of: [FxHashMap<PodId, GroupId>; 2],
+}
+
+impl Groups {
+    /// The groups of these endpoints.
+    #[must_use]
+    pub fn new(cluster: &Cluster, endpoints: impl IntoIterator<Item = PodId>) -> Self {
+        let mut keys = IndexSet::<GroupKey>::new();
+        let mut policies = FxHashMap::default();
+        let mut of = [FxHashMap::default(), FxHashMap::default()];
+        for pod in endpoints {
+            let Some(class) = cluster.class_of(pod) else { continue };
+            for direction in Direction::ALL {
+                let (policies, names) = policies.entry((class, direction)).or_insert_with(|| {
+                    let policies = cluster.policies_of(class, direction);
+                    let names = named_ports(cluster, &policies, direction);
+                    (policies, names)
+                });
+                if policies.is_empty() {
+                    continue;
+                }
+                let resolution = resolve(names, &cluster.pod(pod).ports);
+                let key = GroupKey { direction, policies: policies.clone(), resolution };
+                let (place, _) = keys.insert_full(key);
+                let id = GroupId(u32::try_from(place).unwrap_or(u32::MAX));
+                of[direction as usize].insert(pod, id);
+            }
+        }
+        let groups = keys.into_iter().map(|key| Group::new(cluster, key)).collect();
+        Self { groups, of }
+    }
+
+    /// The group of an endpoint in a direction; `None` if no policy isolates it.
+    #[must_use]
+    pub fn of(&self, pod: PodId, direction: Direction) -> Option<GroupId> {
+        self.of[direction as usize].get(&pod).copied()
+    }
+
+    /// A group.
+    #[must_use]
+    pub fn get(&self, id: GroupId) -> &Group {
+        &self.groups[id.0 as usize]
+    }
+
+    /// All groups.
+    pub fn iter(&self) -> impl Iterator<Item = (GroupId, &Group)> {
+        self.groups.iter().enumerate().map(|(i, group)| (GroupId(u32::try_from(i).unwrap_or(u32::MAX)), group))
+    }
+}
+
+impl Group {
+    fn new(cluster: &Cluster, key: GroupKey) -> Self {
+        let mut admitted = BTreeMap::<Atom, Admitted>::new();
+        let mut add = |atom: Atom, ports: &Admitted| {
+            let entry = admitted.entry(atom).or_default();
+            entry.traffic = entry.traffic.union(&ports.traffic);
+            entry.named.extend(ports.named.iter().cloned());
+        };
+        for policy in &key.policies {
+            for rule in cluster.policy(*policy).rules(key.direction) {
+                let ports = Admitted::of_ports(&rule.ports, key.direction, &key.resolution);
+                if ports.traffic.is_none() && ports.named.is_empty() {
+                    continue;
+                }
+                for atom in atoms(&rule.peers) {
+                    add(atom, &ports);
+                }
+            }
+        }
+        Self { key, admitted }
+    }
+
+    /// What this group's endpoints may exchange with another end, in the
+    /// group's direction.
+    #[must_use]
+    pub fn traffic(&self, cluster: &Cluster, other: OtherEnd<'_>) -> Traffic {
+        let mut traffic = Traffic::none();
+        for (atom, admitted) in &self.admitted {
+            if atom.holds(cluster, other) {
+                traffic = traffic.union(&admitted.traffic_to(other.ports));
+            }
+        }
+        traffic
+    }
+
+    /// Whether names that the destination resolves play a part.
+    #[must_use]
+    pub fn has_named(&self) -> bool {
+        self.admitted.values().any(|admitted| !admitted.named.is_empty())
+    }
+}
+
+impl Admitted {
+    fn of_ports(ports: &Ports, direction: Direction, resolution: &Resolution) -> Self {
+        let mut admitted = Self::default();
+        let ports = match ports {
+            Ports::Everything => return Self { traffic: Traffic::all(), named: BTreeSet::new() },
+            Ports::AnyOf(ports) => ports,
+        };
+        let mut add = |protocol, first, last| {
+            admitted.traffic = admitted.traffic.union(&Traffic::ports(protocol, first, last));
+        };
+        for port in ports {
+            match (port, direction) {
+                (PortMatch::Nothing, _) => {}
+                (PortMatch::Range(protocol, first, last), _) => add(*protocol, *first, *last),
+                (PortMatch::Named(protocol, name), Direction::Ingress) => {
+                    for number in resolution.get(&(*protocol, name.clone())).into_iter().flatten() {
+                        add(*protocol, *number, *number);
+                    }
+                }
+                (PortMatch::Named(protocol, name), Direction::Egress) => {
+                    admitted.named.insert((*protocol, name.clone()));
+                }
+            }
+        }
+        admitted
+    }
+
+    /// What is admitted to a destination with these container ports.
+    #[must_use]
+    pub fn traffic_to(&self, ports: &[ContainerPort]) -> Traffic {
+        let named = ports.iter().filter(|port| self.named.contains(&(port.protocol, port.name.clone())));
+        named.fold(self.traffic.clone(), |traffic, port| {
+            traffic.union(&Traffic::ports(port.protocol, port.port, port.port))
+        })
+    }
+}
+
+impl Atom {
+    /// Whether another end is meant.
+    #[must_use]
+    pub fn holds(&self, cluster: &Cluster, other: OtherEnd<'_>) -> bool {
+        match self {
+            Self::Everyone => true,
+            Self::Pods(peer) => other.class.is_some_and(|class| cluster.selects(peer, class)),
+            Self::Block(block) => other.address.is_some_and(|address| {
+                block.family == Family::of(&address) && block.addresses.contains(cidr::number(address))
+            }),
+        }
+    }
+}
+
+/// The atoms of a rule's peers.
+fn atoms(peers: &Peers) -> Vec<Atom> {
+    match peers {
+        Peers::Everyone => vec![Atom::Everyone],
+        Peers::AnyOf(peers) => (peers.iter())
+            .filter_map(|peer| match peer {
+                Peer::Pods(peer) => Some(Atom::Pods(peer.clone())),
+                Peer::Block(block) => Some(Atom::Block(block.clone())),
+                Peer::Nobody => None,
+            })
+            .collect(),
+    }
+}
+
+/// The names in the ingress rules of policies; for egress none, because there
+/// the other end resolves them.
+fn named_ports(cluster: &Cluster, policies: &[PolicyId], direction: Direction) -> BTreeSet<(Protocol, String)> {
+    if direction == Direction::Egress {
+        return BTreeSet::new();
+    }
+    let rules = policies.iter().flat_map(|policy| cluster.policy(*policy).rules(direction));
+    rules.flat_map(PolicyRule::named_ports).map(|(protocol, name)| (protocol, name.to_owned())).collect()
+}
+
+fn resolve(names: &BTreeSet<(Protocol, String)>, ports: &[ContainerPort]) -> Resolution {
+    let mut resolution = Resolution::new();
+    for port in ports {
+        let key = (port.protocol, port.name.clone());
+        if names.contains(&key) {
+            resolution.entry(key).or_default().insert(port.port);
+        }
+    }
+    resolution
+}

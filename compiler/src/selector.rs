@@ -1,0 +1,151 @@
+//! Label selectors, in one canonical form, so that equal selectors written
+//! differently are one.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+
+use crate::object::Labels;
+
+/// A label selector: all its requirements hold.
+///
+/// <https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/#label-selectors>
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Selector {
+    /// Sorted, each once.
+    requirements: BTreeSet<Requirement>,
+}
+
+/// One requirement on one key.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Requirement {
+    /// The label's key.
+    pub key: String,
+    /// What is required of its value.
+    pub operator: Operator,
+}
+
+/// What is required of a key. `matchLabels` is [`Operator::In`] one value.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Operator {
+    /// The key is there with one of these values.
+    In(BTreeSet<String>),
+    /// The key is absent, or has none of these values.
+    NotIn(BTreeSet<String>),
+    /// The key is there.
+    Exists,
+    /// The key is absent.
+    DoesNotExist,
+}
+
+/// A requirement that cannot be understood, and where it stands in the
+/// selector (`matchExpressions[1].operator`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BadRequirement {
+    /// The path below the selector.
+    pub path: String,
+    /// What is wrong with it.
+    pub problem: String,
+}
+
+impl Selector {
+    /// Reads the selector of an object. What cannot be understood is left out
+    /// of the selector and listed: the API says that such a requirement makes
+    /// the whole selector invalid, so the caller decides what fails safe.
+    #[must_use]
+    pub fn read(selector: &LabelSelector) -> (Self, Vec<BadRequirement>) {
+        let mut requirements = BTreeSet::new();
+        let mut bad = Vec::new();
+        for (key, value) in selector.match_labels.iter().flatten() {
+            let operator = Operator::In(BTreeSet::from([value.clone()]));
+            requirements.insert(Requirement { key: key.clone(), operator });
+        }
+        for (i, expression) in selector.match_expressions.iter().flatten().enumerate() {
+            let values: BTreeSet<String> = expression.values.iter().flatten().cloned().collect();
+            let operator = match (expression.operator.as_str(), values.is_empty()) {
+                ("In", false) => Operator::In(values),
+                ("NotIn", false) => Operator::NotIn(values),
+                ("Exists", true) => Operator::Exists,
+                ("DoesNotExist", true) => Operator::DoesNotExist,
+                (operator, empty) => {
+                    let (field, problem) = match operator {
+                        "In" | "NotIn" => ("values", format!("{operator} needs at least one value")),
+                        "Exists" | "DoesNotExist" if !empty => ("values", format!("{operator} takes no values")),
+                        _ => ("operator", format!("\"{operator}\" is none of In, NotIn, Exists, DoesNotExist")),
+                    };
+                    bad.push(BadRequirement { path: format!("matchExpressions[{i}].{field}"), problem });
+                    continue;
+                }
+            };
+            requirements.insert(Requirement { key: expression.key.clone(), operator });
+        }
+        (Self { requirements }, bad)
+    }
+
+    /// The selector `matchLabels: {…}`.
+    #[must_use]
+    pub fn of_labels(labels: &Labels) -> Self {
+        Self::read(&LabelSelector { match_labels: Some(labels.clone()), match_expressions: None }).0
+    }
+
+    /// Whether it selects an object with these labels. The empty selector
+    /// selects every object.
+    #[must_use]
+    pub fn matches(&self, labels: &Labels) -> bool {
+        self.requirements.iter().all(|requirement| requirement.matches(labels))
+    }
+
+    /// The requirements, sorted.
+    pub fn requirements(&self) -> impl Iterator<Item = &Requirement> {
+        self.requirements.iter()
+    }
+
+    /// Whether it selects everything: it has no requirement.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.requirements.is_empty()
+    }
+}
+
+impl Requirement {
+    /// Whether labels meet it.
+    #[must_use]
+    pub fn matches(&self, labels: &Labels) -> bool {
+        let value = labels.get(&self.key);
+        match &self.operator {
+            Operator::In(values) => value.is_some_and(|value| values.contains(value)),
+            Operator::NotIn(values) => value.is_none_or(|value| !values.contains(value)),
+            Operator::Exists => value.is_some(),
+            Operator::DoesNotExist => value.is_none(),
+        }
+    }
+}
+
+/// As kubectl writes selectors: `app=web,tier in (a,b),!legacy`.
+impl fmt::Display for Selector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, requirement) in self.requirements.iter().enumerate() {
+            if i > 0 {
+                f.write_str(",")?;
+            }
+            write!(f, "{requirement}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Requirement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let key = &self.key;
+        let list = |values: &BTreeSet<String>| values.iter().map(String::as_str).collect::<Vec<_>>().join(",");
+        match &self.operator {
+            Operator::In(values) if values.len() == 1 => write!(f, "{key}={}", list(values)),
+            Operator::In(values) => write!(f, "{key} in ({})", list(values)),
+            Operator::NotIn(values) if values.len() == 1 => write!(f, "{key}!={}", list(values)),
+            Operator::NotIn(values) => write!(f, "{key} notin ({})", list(values)),
+            Operator::Exists => f.write_str(key),
+            Operator::DoesNotExist => write!(f, "!{key}"),
+        }
+    }
+}
