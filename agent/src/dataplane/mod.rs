@@ -1,1 +1,68 @@
-//! The kernel: the only module that touches ipset, iptables and netlink.
+//! The kernel: the only module that starts processes and touches ipset,
+//! iptables and netlink.
+//!
+//! ```text
+//! backend  which iptables             probe    what this kernel can do
+//!    └─▶ iptables, ipset ─▶ linux ────────▶ the Kernel that the agent writes to
+//!              └──────────▶ cleanup            network  addresses, links, routes
+//! ```
+//!
+//! Everything acts on the network namespace of the calling thread, and what it
+//! acts on bears our names: `NPC-` chains, the jump to them, `npc4-` and
+//! `npc6-` sets.
+
+use npc_compiler::object::Family;
+use npc_compiler::plan::{KernelState, Plan};
+
+pub mod backend;
+pub mod cleanup;
+pub mod ipset;
+pub mod iptables;
+mod linux;
+pub mod network;
+pub mod probe;
+mod process;
+
+pub use linux::Linux;
+
+/// A kernel that holds rules of ours: the real one, or one that records.
+///
+/// Calls block; callers keep them off the tasks that must stay awake.
+pub trait Kernel: Send + 'static {
+    /// What it holds of ours. Costly; once at the start and after a failure.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    fn read(&mut self) -> Result<KernelState, Error>;
+
+    /// Carries a plan out, step by step.
+    ///
+    /// # Errors
+    /// At the first step that fails. What the kernel holds then is unknown, and
+    /// has to be read before the next plan.
+    fn apply(&mut self, plan: &Plan) -> Result<(), Error>;
+
+    /// Puts the jump to our chains first in FORWARD, in each family, and
+    /// answers where it was. Our chains have to be there.
+    ///
+    /// # Errors
+    /// If FORWARD cannot be read or written.
+    fn put_hook_first(&mut self) -> Result<Vec<(Family, iptables::Hook)>, Error>;
+}
+
+/// Why the kernel could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No backend to speak to.
+    #[error(transparent)]
+    Backend(#[from] backend::Error),
+    /// The filter table.
+    #[error(transparent)]
+    Iptables(#[from] iptables::Error),
+    /// The sets.
+    #[error(transparent)]
+    Ipset(#[from] ipset::Error),
+    /// Something without which no policy can be enforced.
+    #[error("this kernel cannot enforce policies: it lacks {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Lacks(Vec<probe::Missing>),
+}

@@ -1,0 +1,110 @@
+//! Taking everything of ours out of the kernel, and nothing else.
+
+use npc_compiler::object::Family;
+use npc_compiler::program::{ChainName, SetName};
+
+use super::backend::{self, Backend};
+use super::iptables::{self, Iptables};
+use super::{Error, ipset};
+
+/// What was removed, and what could not be.
+#[derive(Debug, Default)]
+pub struct Removed {
+    /// The jumps from FORWARD, by backend and family.
+    pub jumps: Vec<(Backend, Family)>,
+    /// The chains.
+    pub chains: Vec<(Backend, Family, ChainName)>,
+    /// The sets.
+    pub sets: Vec<SetName>,
+    /// What failed; everything else was done all the same.
+    pub errors: Vec<Error>,
+}
+
+impl Removed {
+    /// Whether there was nothing of ours.
+    #[must_use]
+    pub fn is_nothing(&self) -> bool {
+        self.jumps.is_empty() && self.chains.is_empty() && self.sets.is_empty() && self.errors.is_empty()
+    }
+}
+
+/// Removes everything of ours from both backends and both families, as far as
+/// they are in use in this network namespace.
+#[must_use]
+pub fn cleanup() -> Removed {
+    let mut removed = Removed::default();
+    for backend in Backend::ALL {
+        for family in Family::ALL {
+            // A legacy command would create the tables that it looks into.
+            if !backend::is_live(backend, family) {
+                continue;
+            }
+            let table = match Iptables::new(backend, family) {
+                Ok(table) => table,
+                // That nft is there is a guess, and what has no commands was
+                // not written by us. That legacy tables are there is certain.
+                Err(iptables::Error::Backend(backend::Error::Missing { .. })) if backend == Backend::Nft => continue,
+                Err(error) => {
+                    removed.errors.push(error.into());
+                    continue;
+                }
+            };
+            // First the jump: from then on no packet meets the rest.
+            match unhook(&table) {
+                Ok(true) => removed.jumps.push((backend, family)),
+                Ok(false) => {}
+                Err(error) => removed.errors.push(error.into()),
+            }
+            if let Err(error) = delete_chains(&table, &mut removed) {
+                removed.errors.push(error.into());
+            }
+        }
+    }
+    // Sets last: rules of either backend may have named them.
+    match ipset::names() {
+        Ok(names) => {
+            let (gone, errors) = ipset::destroy(&names);
+            removed.sets = gone;
+            removed.errors.extend(errors.into_iter().map(Error::from));
+        }
+        Err(error) => removed.errors.push(error.into()),
+    }
+    removed
+}
+
+fn unhook(table: &Iptables) -> Result<bool, iptables::Error> {
+    let hooked = table.is_hooked()?;
+    if hooked {
+        table.unhook()?;
+    }
+    Ok(hooked)
+}
+
+/// In one commit if nothing of others leads to them; else each that can go.
+fn delete_chains(table: &Iptables, removed: &mut Removed) -> Result<(), iptables::Error> {
+    let chains: Vec<ChainName> = table.chains()?.into_keys().collect();
+    if chains.is_empty() {
+        return Ok(());
+    }
+    let (backend, family) = (table.backend(), table.family());
+    if table.restore(&deletion(&chains, &chains)).is_ok() {
+        removed.chains.extend(chains.into_iter().map(|chain| (backend, family, chain)));
+        return Ok(());
+    }
+    // Empty, none of them leads to another or does anything.
+    table.restore(&deletion(&chains, &[]))?;
+    for chain in chains {
+        match table.restore(&deletion(&[], std::slice::from_ref(&chain))) {
+            Ok(()) => removed.chains.push((backend, family, chain)),
+            Err(error) => removed.errors.push(error.into()),
+        }
+    }
+    Ok(())
+}
+
+fn deletion(emptied: &[ChainName], deleted: &[ChainName]) -> String {
+    // Declaring a chain empties it.
+    let emptied: String = emptied.iter().map(|chain| format!(":{chain} - [0:0]\n")).collect();
+    let deleted: String = deleted.iter().map(|chain| format!("-X {chain}\n")).collect();
+    format!("*filter\n{emptied}{deleted}COMMIT\n")
+}

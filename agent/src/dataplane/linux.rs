@@ -1,0 +1,127 @@
+//! The real kernel, by way of `iptables-restore` and `ipset restore`.
+
+use std::path::Path;
+use std::time::Instant;
+
+use npc_compiler::object::Family;
+use npc_compiler::plan::{Held, KernelState, Plan, SetWrite, Step};
+use npc_compiler::program::SetName;
+use tracing::{debug, info, warn};
+
+use super::backend::{self, Backend};
+use super::iptables::{Hook, Iptables};
+use super::probe::{self, Capabilities};
+use super::{Error, Kernel, ipset};
+
+/// The kernel of the network namespace that the calling threads are in.
+#[derive(Debug)]
+pub struct Linux {
+    /// One for each family that the kernel has.
+    tables: Vec<Iptables>,
+    capabilities: Capabilities,
+}
+
+impl Linux {
+    /// Finds the backend, unless one is given, and probes what the kernel can
+    /// do; what is missing and can be worked around is logged.
+    ///
+    /// # Errors
+    /// If there is no backend, or the kernel lacks what policies need.
+    pub fn open(backend: Option<Backend>) -> Result<Self, Error> {
+        let (backend, reason) = match backend {
+            Some(backend) => (backend, "as told".to_owned()),
+            None => backend::detect()?,
+        };
+        let tables = Self::tables(backend)?;
+        let capabilities = probe::probe(&tables)?;
+        for missing in &capabilities.missing {
+            warn!("this kernel lacks {missing}");
+        }
+        let families: Vec<String> = tables.iter().map(|table| table.family().to_string()).collect();
+        info!(%backend, reason, families = families.join(" "), bpf = capabilities.bpf, "found the packet filter");
+        Ok(Self { tables, capabilities })
+    }
+
+    fn tables(backend: Backend) -> Result<Vec<Iptables>, Error> {
+        let mut tables = Vec::new();
+        for family in Family::ALL {
+            // Without IPv6 in the kernel there are no packets to judge, and
+            // ip6tables would only fail.
+            if family == Family::V6 && !Path::new("/proc/thread-self/net/if_inet6").exists() {
+                info!("this kernel has no IPv6; only IPv4 is enforced");
+                continue;
+            }
+            tables.push(Iptables::new(backend, family)?);
+        }
+        Ok(tables)
+    }
+
+    /// What the kernel can do.
+    #[must_use]
+    pub fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    fn table(&self, family: Family) -> Option<&Iptables> {
+        self.tables.iter().find(|table| table.family() == family)
+    }
+
+    /// Sets are of use only in a family that the kernel has.
+    fn concerns_us(&self, write: &SetWrite) -> bool {
+        let (SetWrite::Create(name, ..) | SetWrite::Add(name, _) | SetWrite::Delete(name, _) | SetWrite::Destroy(name)) =
+            write;
+        SetName::ours(name.as_str()).is_some_and(|(_, family)| self.table(family).is_some())
+    }
+}
+
+impl Kernel for Linux {
+    fn read(&mut self) -> Result<KernelState, Error> {
+        let begun = Instant::now();
+        let sets = ipset::read()?;
+        for odd in &sets.odd {
+            warn!(set = %odd.name, header = odd.header, "a set under our name is not as we make them; if nothing uses it, it goes");
+        }
+        let odd: Vec<SetName> = sets.odd.into_iter().map(|odd| odd.name).collect();
+        for error in ipset::destroy(&odd).1 {
+            warn!("{error}");
+        }
+        let mut state = KernelState {
+            v4: Held { sets: sets.v4, ..Held::default() },
+            v6: Held { sets: sets.v6, ..Held::default() },
+        };
+        for table in &self.tables {
+            let chains = table.chains()?;
+            match table.family() {
+                Family::V4 => state.v4.chains = chains,
+                Family::V6 => state.v6.chains = chains,
+            }
+        }
+        debug!(took = ?begun.elapsed(), "read what the kernel holds");
+        Ok(state)
+    }
+
+    fn apply(&mut self, plan: &Plan) -> Result<(), Error> {
+        for step in &plan.steps {
+            let begun = Instant::now();
+            match step {
+                Step::Sets(writes) => {
+                    let writes: Vec<&SetWrite> = writes.iter().filter(|write| self.concerns_us(write)).collect();
+                    ipset::write(&writes)?;
+                    debug!(writes = writes.len(), took = ?begun.elapsed(), "wrote sets");
+                }
+                Step::Chains(family, writes) => {
+                    let Some(table) = self.table(*family) else { continue };
+                    table.restore(&writes.restore_text())?;
+                    let (replaced, deleted) = (writes.replace.len(), writes.delete.len());
+                    debug!(%family, replaced, deleted, took = ?begun.elapsed(), "wrote chains");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn put_hook_first(&mut self) -> Result<Vec<(Family, Hook)>, Error> {
+        let put = self.tables.iter().map(|table| Ok((table.family(), table.put_hook_first()?)));
+        put.collect()
+    }
+}

@@ -1,0 +1,172 @@
+//! What this kernel can do, found by asking it to: every match and set type
+//! that a program may use is loaded once, into a chain and sets that no packet
+//! meets, and removed again.
+//!
+//! `iptables-restore --test` would not do: it stops before the kernel is asked.
+
+use std::fmt;
+
+use npc_compiler::object::{Family, Protocol};
+use npc_compiler::program::{ChainName, Match, Rule, SetField, SetKind, SetName, Target};
+use npc_compiler::text::{create_line, rule_line};
+
+use super::iptables::{self, Iptables};
+use super::{Error, ipset};
+
+/// What a kernel can do, beyond what every one can that we run on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Capabilities {
+    /// `-m bpf` works in every family, so one rule serves the self traffic of
+    /// all pods.
+    pub bpf: bool,
+    /// What is missing and worked around.
+    pub missing: Vec<Missing>,
+}
+
+/// Something that a kernel lacks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Missing {
+    /// In which family.
+    pub family: Family,
+    /// What, and what it is for.
+    pub what: String,
+    /// What the kernel or the tool said.
+    pub why: String,
+}
+
+impl fmt::Display for Missing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} for {} ({})", self.what, self.family, self.why)
+    }
+}
+
+/// One match that programs use.
+struct Question {
+    /// The match and what it is for, in words.
+    what: &'static str,
+    /// Whether no policy can be enforced without it.
+    needed: bool,
+    matches: Vec<Match>,
+}
+
+fn questions(family: Family, set: &SetName) -> Vec<Question> {
+    let ports = |protocol| vec![Match::Protocol(protocol), Match::DestinationPorts(vec![(1, 2), (4, 4)])];
+    let needed = |what, matches| Question { what, needed: true, matches };
+    let mut questions = vec![
+        needed("the match conntrack (established connections)", vec![Match::EstablishedOrRelated]),
+        needed("the match set (peers and endpoints)", vec![Match::Set(set.clone(), SetField::Destination)]),
+        needed("the match multiport (several ports)", ports(Protocol::Tcp)),
+        needed(
+            "the match tcp (single ports)",
+            vec![Match::Protocol(Protocol::Tcp), Match::DestinationPorts(vec![(1, 1)])],
+        ),
+        needed(
+            "the match udp (single ports)",
+            vec![Match::Protocol(Protocol::Udp), Match::DestinationPorts(vec![(1, 1)])],
+        ),
+        needed("SCTP in the match multiport", ports(Protocol::Sctp)),
+        needed("the match comment", vec![Match::Comment("npc probe".to_owned())]),
+        Question {
+            what: "the match bpf (a pod's traffic to itself; each endpoint gets a rule of its own instead)",
+            needed: false,
+            matches: vec![Match::SourceIsDestination],
+        },
+    ];
+    if family == Family::V6 {
+        questions.push(needed("the match icmp6 (neighbour discovery)", vec![Match::Icmpv6Type(133)]));
+    }
+    questions
+}
+
+/// Asks the kernel for everything that programs use.
+///
+/// # Errors
+/// If something is missing without which policies cannot be enforced, or
+/// nothing can be asked.
+pub fn probe(tables: &[Iptables]) -> Result<Capabilities, Error> {
+    let mut capabilities = Capabilities { bpf: true, missing: Vec::new() };
+    let mut fatal = Vec::new();
+    for table in tables {
+        let sets = Sets::create(table.family(), &mut fatal)?;
+        // Without sets there is no asking for the match.
+        if fatal.is_empty() {
+            for (question, why) in ask(table, questions(table.family(), &sets.name(SetKind::HashIp)))? {
+                let missing = Missing { family: table.family(), what: question.what.to_owned(), why };
+                if question.needed {
+                    fatal.push(missing);
+                } else {
+                    capabilities.bpf = false;
+                    capabilities.missing.push(missing);
+                }
+            }
+        }
+        sets.destroy()?;
+    }
+    if fatal.is_empty() { Ok(capabilities) } else { Err(Error::Lacks(fatal)) }
+}
+
+/// The questions that the kernel answered with no, and its words. All at once
+/// first, because most kernels can do all.
+fn ask(table: &Iptables, questions: Vec<Question>) -> Result<Vec<(Question, String)>, Error> {
+    let chain = ChainName::new("PROBE");
+    let load = |questions: &[Question]| {
+        let line = |q: &Question| {
+            let rule = Rule { matches: q.matches.clone(), target: Target::Return };
+            format!("{}\n", rule_line(table.family(), &chain, &rule))
+        };
+        let lines: String = questions.iter().map(line).collect();
+        table.restore(&format!("*filter\n:{chain} - [0:0]\n{lines}COMMIT\n"))
+    };
+    let mut refused = Vec::new();
+    if load(&questions).is_err() {
+        for question in questions {
+            match load(std::slice::from_ref(&question)) {
+                Ok(()) => {}
+                Err(iptables::Error::Restore { message, .. }) => refused.push((question, message)),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+    // Declared again, it is there and empty even where nothing could be loaded.
+    table.restore(&format!("*filter\n:{chain} - [0:0]\n-X {chain}\nCOMMIT\n"))?;
+    Ok(refused)
+}
+
+/// One scratch set of each kind.
+struct Sets(Family);
+
+const KINDS: [SetKind; 3] = [SetKind::HashIp, SetKind::HashNet, SetKind::HashIpPort];
+
+impl Sets {
+    fn create(family: Family, fatal: &mut Vec<Missing>) -> Result<Self, Error> {
+        let sets = Self(family);
+        for kind in KINDS {
+            match ipset::restore(&format!("{}\n", create_line(&sets.name(kind), family, kind))) {
+                Ok(()) => {}
+                Err(ipset::Error::Restore { message, .. }) => {
+                    fatal.push(Missing { family, what: format!("the set type {}", kind.as_str()), why: message });
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(sets)
+    }
+
+    fn name(&self, kind: SetKind) -> SetName {
+        let suffix = match kind {
+            SetKind::HashIp => "probe-ip",
+            SetKind::HashNet => "probe-net",
+            SetKind::HashIpPort => "probe-port",
+        };
+        SetName::new(self.0, suffix)
+    }
+
+    fn destroy(&self) -> Result<(), Error> {
+        let there = ipset::names()?;
+        let ours: Vec<SetName> = KINDS.map(|kind| self.name(kind)).into_iter().filter(|s| there.contains(s)).collect();
+        match ipset::destroy(&ours).1.pop() {
+            Some(error) => Err(error.into()),
+            None => Ok(()),
+        }
+    }
+}
