@@ -1,1 +1,9 @@
-//! Where objects come from: files now, the API server later.
+//! Where objects come from: files, and a followed directory of files.
+//!
+//! ```text
+//!  files, directories, stdin ─▶ manifests ─▶ Loaded: objects, positions, problems
+//!                                   ▲
+//!  inotify ─▶ directory ────────────┘        a new Loaded after every change
+//! ```
+
+pub mod manifests;

@@ -1,0 +1,125 @@
+//! The objects of all files together: names that come twice, and workloads
+//! whose pods are there already.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use npc_compiler::object::Workload;
+
+use super::kinds::Body;
+use super::parse::{Item, Parsed};
+use super::position::Origin;
+use super::problem::{ObjectRef, Problem, Severity};
+use super::{Loaded, Options};
+
+/// Puts files together. Of two objects with one name the later one counts, as
+/// if they had been applied in this order.
+pub(in crate::source) fn assemble(files: Vec<Parsed>, options: &Options) -> Loaded {
+    let mut loaded = Loaded::default();
+    let mut slots: Vec<Item> = Vec::new();
+    let mut index: HashMap<(ObjectRef, String), usize> = HashMap::new();
+    for file in files {
+        loaded.positions.add_source(file.file, file.text);
+        loaded.problems.extend(file.problems);
+        for (kind, count) in file.skipped {
+            *loaded.skipped.entry(kind).or_default() += count;
+        }
+        for item in file.items {
+            // Pods with different UIDs are different pods, one after the other.
+            let uid = match &item.body {
+                Body::Pod(pod) => pod.uid.clone(),
+                _ => String::new(),
+            };
+            match index.entry((item.object.clone(), uid)) {
+                std::collections::hash_map::Entry::Vacant(vacant) => {
+                    vacant.insert(slots.len());
+                    slots.push(item);
+                }
+                std::collections::hash_map::Entry::Occupied(occupied) => {
+                    let earlier = std::mem::replace(&mut slots[*occupied.get()], item);
+                    loaded.problems.push(duplicate(&earlier, &slots[*occupied.get()]));
+                }
+            }
+        }
+    }
+    let represented = Represented::of(&slots);
+    for item in slots {
+        let origin = Origin { file: item.file, node: item.node };
+        match item.body {
+            Body::Namespace(namespace) => loaded.objects.namespaces.push(namespace),
+            Body::Pod(pod) => loaded.objects.pods.push(*pod),
+            Body::Template(pod) => {
+                if !represented.contains(&item.object, item.owner.as_ref()) {
+                    loaded.objects.pods.push(*pod);
+                }
+            }
+            Body::Node(node) => loaded.objects.nodes.push(node),
+            Body::Service(service) => loaded.objects.services.push(service),
+            Body::Policy(policy) => loaded.objects.policies.push(*policy),
+        }
+        loaded.positions.add_object(item.object, origin);
+    }
+    if options.declare_namespaces {
+        loaded.objects.declare_namespaces();
+    }
+    loaded
+}
+
+fn duplicate(earlier: &Item, later: &Item) -> Problem {
+    let at = earlier.node.span.start;
+    Problem {
+        file: Arc::clone(&later.file),
+        span: Some(later.node.span),
+        severity: Severity::Warning,
+        object: Some(later.object.clone()),
+        path: String::new(),
+        message: format!("counts instead of the one at {}:{}:{}", earlier.file, at.line, at.column),
+        help: "remove one of them, or give it another name".to_owned(),
+    }
+}
+
+/// The workloads that stand in the input in another form already: as live
+/// pods, or as the workload that owns them.
+struct Represented {
+    /// With live pods, theirs or of a workload that they own.
+    live: BTreeSet<ObjectRef>,
+    /// With a pod template in the input.
+    declared: BTreeSet<ObjectRef>,
+}
+
+impl Represented {
+    fn of(items: &[Item]) -> Self {
+        let reference =
+            |namespace: &str, workload: &Workload| ObjectRef::new(&workload.kind, namespace, &workload.name);
+        let mut owners: BTreeMap<&ObjectRef, ObjectRef> = BTreeMap::new();
+        let mut declared = BTreeSet::new();
+        for item in items.iter().filter(|item| matches!(item.body, Body::Template(_))) {
+            declared.insert(item.object.clone());
+            if let Some(owner) = &item.owner {
+                owners.insert(&item.object, reference(&item.object.namespace, owner));
+            }
+        }
+        let mut live = BTreeSet::new();
+        for item in items {
+            let Body::Pod(pod) = &item.body else { continue };
+            // A ReplicaSet's pod names the ReplicaSet as its owner, and by its
+            // hash label the Deployment; both have live pods.
+            for owner in [item.owner.as_ref(), pod.workload.as_ref()].into_iter().flatten() {
+                let mut owner = reference(&pod.namespace, owner);
+                while live.insert(owner.clone()) {
+                    match owners.get(&owner) {
+                        Some(above) => owner = above.clone(),
+                        None => break,
+                    }
+                }
+            }
+        }
+        Self { live, declared }
+    }
+
+    /// Whether a workload needs no pod made after its template.
+    fn contains(&self, workload: &ObjectRef, owner: Option<&Workload>) -> bool {
+        let owned = owner.map(|owner| ObjectRef::new(&owner.kind, &workload.namespace, &owner.name));
+        self.live.contains(workload) || owned.is_some_and(|o| self.live.contains(&o) || self.declared.contains(&o))
+    }
+}

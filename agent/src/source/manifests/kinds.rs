@@ -1,0 +1,316 @@
+//! The kinds of objects that decide about connectivity: which fields of them
+//! matter, and how a document becomes one.
+
+use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::api::networking::v1 as networking;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use npc_compiler::object::{Namespace, NetworkPolicy, Node as ClusterNode, Pod, Service, Workload};
+
+use super::decode::{Mismatch, Notes, decode};
+use super::position::Span;
+use super::tree::{Node, Value};
+
+/// The part of a kind's fields that is kept.
+#[derive(Debug)]
+enum Keep {
+    All,
+    Fields(&'static [(&'static str, Keep)]),
+}
+
+use Keep::{All, Fields};
+
+const METADATA: Keep = Fields(&[
+    ("name", All),
+    ("namespace", All),
+    ("uid", All),
+    ("labels", All),
+    ("ownerReferences", All),
+    ("deletionTimestamp", All),
+]);
+const CONTAINERS: Keep = Fields(&[
+    ("name", All),
+    ("restartPolicy", All),
+    ("ports", Fields(&[("name", All), ("containerPort", All), ("protocol", All)])),
+]);
+const POD_SPEC: Keep =
+    Fields(&[("nodeName", All), ("hostNetwork", All), ("containers", CONTAINERS), ("initContainers", CONTAINERS)]);
+const POD: Keep = Fields(&[
+    ("apiVersion", All),
+    ("kind", All),
+    ("metadata", METADATA),
+    ("spec", POD_SPEC),
+    ("status", Fields(&[("phase", All), ("podIP", All), ("podIPs", All), ("hostIP", All), ("hostIPs", All)])),
+]);
+const NAMESPACE: Keep = Fields(&[("apiVersion", All), ("kind", All), ("metadata", METADATA)]);
+const NODE: Keep =
+    Fields(&[("apiVersion", All), ("kind", All), ("metadata", METADATA), ("status", Fields(&[("addresses", All)]))]);
+const SERVICE: Keep = Fields(&[
+    ("apiVersion", All),
+    ("kind", All),
+    ("metadata", METADATA),
+    (
+        "spec",
+        Fields(&[("selector", All), ("clusterIP", All), ("clusterIPs", All), ("externalIPs", All), ("ports", All)]),
+    ),
+    ("status", Fields(&[("loadBalancer", All)])),
+]);
+const TEMPLATE: Keep = Fields(&[("metadata", METADATA), ("spec", POD_SPEC)]);
+const WORKLOAD: Keep = Fields(&[
+    ("apiVersion", All),
+    ("kind", All),
+    ("metadata", METADATA),
+    ("spec", Fields(&[("replicas", All), ("template", TEMPLATE)])),
+]);
+const CRON_JOB: Keep = Fields(&[
+    ("apiVersion", All),
+    ("kind", All),
+    ("metadata", METADATA),
+    ("spec", Fields(&[("jobTemplate", Fields(&[("spec", Fields(&[("template", TEMPLATE)]))]))])),
+]);
+const POLICY: Keep = Fields(&[("apiVersion", All), ("kind", All), ("metadata", METADATA), ("spec", All)]);
+const OTHER: Keep = Fields(&[("apiVersion", All), ("kind", All)]);
+
+/// What a document is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Namespace,
+    Pod,
+    Node,
+    Service,
+    Policy,
+    /// Makes pods after the template at `spec.template`.
+    Workload,
+    /// Makes pods after the template of its job template.
+    CronJob,
+    /// Says nothing about connectivity, or nobody serves it.
+    Other,
+}
+
+impl Kind {
+    /// What a document with this apiVersion and kind is. The group decides,
+    /// not the kind alone: other projects have Services and NetworkPolicies.
+    pub(super) fn of(api_version: &str, kind: &str) -> Self {
+        let group = api_version.split_once('/').map_or("", |(group, _)| group);
+        match (group, kind) {
+            ("", "Namespace") => Self::Namespace,
+            ("", "Pod") => Self::Pod,
+            ("", "Node") => Self::Node,
+            ("", "Service") => Self::Service,
+            ("networking.k8s.io", "NetworkPolicy") => Self::Policy,
+            ("", "ReplicationController")
+            | ("apps" | "extensions", "Deployment" | "DaemonSet" | "ReplicaSet" | "StatefulSet")
+            | ("batch", "Job") => Self::Workload,
+            ("batch", "CronJob") => Self::CronJob,
+            _ => Self::Other,
+        }
+    }
+
+    /// Whether its objects live outside namespaces.
+    pub(super) const fn is_cluster_scoped(self) -> bool {
+        matches!(self, Self::Namespace | Self::Node)
+    }
+
+    const fn keep(self) -> &'static Keep {
+        match self {
+            Self::Namespace => &NAMESPACE,
+            Self::Pod => &POD,
+            Self::Node => &NODE,
+            Self::Service => &SERVICE,
+            Self::Policy => &POLICY,
+            Self::Workload => &WORKLOAD,
+            Self::CronJob => &CRON_JOB,
+            Self::Other => &OTHER,
+        }
+    }
+
+    /// Drops the fields that nobody asks for: most of a live pod is status
+    /// and managed fields, and a cluster has a hundred thousand pods. A field
+    /// that is not asked for can also not be wrong. Of a policy only what the
+    /// API server fills in goes: an unknown field there is a finding.
+    pub(super) fn trim(self, node: &mut Node) {
+        if self == Self::Policy {
+            unshare(node);
+            if let Value::Map(entries) = &mut node.value {
+                entries.retain(|entry| &*entry.key != "status");
+                entries.iter_mut().filter(|e| &*e.key == "metadata").for_each(|e| retain(&mut e.node, &METADATA));
+            }
+        } else {
+            retain(node, self.keep());
+        }
+    }
+}
+
+/// The name under which a skipped document is counted: `Ingress.networking.k8s.io`.
+pub(super) fn qualified(api_version: &str, kind: &str) -> String {
+    match api_version.split_once('/') {
+        Some((group, _)) => format!("{kind}.{group}"),
+        None => kind.to_owned(),
+    }
+}
+
+/// Trims a document or list item as soon as it has been built, if it says
+/// itself what it is.
+pub(super) fn trim_early(node: &mut Node) {
+    let text = |key| node.get(key).and_then(Node::text).unwrap_or_default();
+    let kind = text("kind");
+    if !kind.is_empty() && !kind.ends_with("List") {
+        Kind::of(text("apiVersion"), kind).trim(node);
+    }
+}
+
+fn retain(node: &mut Node, keep: &Keep) {
+    let Fields(fields) = keep else { return };
+    unshare(node);
+    match &mut node.value {
+        Value::Map(entries) => entries.retain_mut(|entry| match fields.iter().find(|(key, _)| **key == *entry.key) {
+            Some((_, keep)) => {
+                retain(&mut entry.node, keep);
+                true
+            }
+            None => false,
+        }),
+        Value::List(items) => items.iter_mut().for_each(|item| retain(item, keep)),
+        Value::Scalar { .. } | Value::Shared(_) => {}
+    }
+}
+
+/// Makes a node that has an anchor, or is an alias, one of its own.
+fn unshare(node: &mut Node) {
+    if let Value::Shared(_) = node.value {
+        node.value = node.resolved().value.clone();
+    }
+}
+
+/// An object as far as it decides about connectivity.
+#[derive(Debug, Clone)]
+pub(super) enum Body {
+    Namespace(Namespace),
+    Pod(Box<Pod>),
+    /// The pod that a workload would make.
+    Template(Box<Pod>),
+    Node(ClusterNode),
+    Service(Service),
+    Policy(Box<NetworkPolicy>),
+}
+
+/// An object with what tells it from others.
+#[derive(Debug, Clone)]
+pub(super) struct Decoded {
+    pub(super) namespace: String,
+    pub(super) name: String,
+    /// The workload that owns it.
+    pub(super) owner: Option<Workload>,
+    pub(super) body: Body,
+}
+
+/// Decodes an object of a kind that is not [`Kind::Other`]. `kind_name` is how
+/// the file calls it.
+pub(super) fn read(
+    kind: Kind,
+    kind_name: &str,
+    node: &Node,
+    default_namespace: &str,
+    notes: &mut Notes,
+) -> Result<Decoded, Mismatch> {
+    let mut metadata: ObjectMeta = field(node, &["metadata"], notes)?;
+    let name = named(node, "name", metadata.name.as_deref())?.ok_or_else(|| {
+        let span = node.get("metadata").map_or(node.span, |metadata| metadata.span);
+        wrong(span, "metadata.name", "the object has no name".to_owned(), "give it a metadata.name")
+    })?;
+    let namespace = match named(node, "namespace", metadata.namespace.as_deref())? {
+        _ if kind.is_cluster_scoped() => String::new(),
+        Some(namespace) => namespace,
+        None => default_namespace.to_owned(),
+    };
+    metadata.name = Some(name.clone());
+    metadata.namespace = (!kind.is_cluster_scoped()).then(|| namespace.clone());
+    let owner = (metadata.owner_references.iter().flatten().find(|owner| owner.controller == Some(true)))
+        .map(|owner| Workload { kind: owner.kind.clone(), name: owner.name.clone() });
+    let body = match kind {
+        Kind::Namespace => Body::Namespace(core::Namespace { metadata, ..Default::default() }.into()),
+        Kind::Pod => {
+            let (spec, status) = (field(node, &["spec"], notes)?, field(node, &["status"], notes)?);
+            Body::Pod(Box::new(core::Pod { metadata, spec: Some(spec), status: Some(status) }.into()))
+        }
+        Kind::Node => {
+            let status = field(node, &["status"], notes)?;
+            Body::Node(core::Node { metadata, status: Some(status), ..Default::default() }.into())
+        }
+        Kind::Service => {
+            let (spec, status) = (field(node, &["spec"], notes)?, field(node, &["status"], notes)?);
+            Body::Service(core::Service { metadata, spec: Some(spec), status: Some(status) }.into())
+        }
+        Kind::Policy => {
+            let mut object: networking::NetworkPolicy = decode(node, "", notes)?;
+            object.metadata = metadata;
+            let mut policy = NetworkPolicy::from(object);
+            policy.unknown_fields = notes.unknown.iter().map(|unknown| unknown.path.clone()).collect();
+            Body::Policy(Box::new(policy))
+        }
+        Kind::Workload => {
+            Body::Template(Box::new(template(kind_name, &name, &namespace, node, &["spec", "template"], notes)?))
+        }
+        Kind::CronJob => {
+            let path = ["spec", "jobTemplate", "spec", "template"];
+            Body::Template(Box::new(template(kind_name, &name, &namespace, node, &path, notes)?))
+        }
+        Kind::Other => return Err(wrong(node.span, "kind", "of no kind that decides".to_owned(), "")),
+    };
+    Ok(Decoded { namespace, name, owner, body })
+}
+
+/// The pod that a workload would make; it has the workload's name.
+fn template(
+    kind: &str,
+    name: &str,
+    namespace: &str,
+    node: &Node,
+    path: &[&str],
+    notes: &mut Notes,
+) -> Result<Pod, Mismatch> {
+    if path.iter().try_fold(node, |node, key| node.get(key)).is_none_or(Node::is_null) {
+        let help = "it makes no pods without one; add it, or leave the object out";
+        return Err(wrong(node.span, &path.join("."), "the workload has no pod template".to_owned(), help));
+    }
+    let template: core::PodTemplateSpec = field(node, path, notes)?;
+    let mut labels = template.metadata.and_then(|metadata| metadata.labels).unwrap_or_default();
+    if kind == "Job" {
+        // The job controller's own; policies may select by them.
+        for key in ["batch.kubernetes.io/job-name", "job-name"] {
+            labels.entry(key.to_owned()).or_insert_with(|| name.to_owned());
+        }
+    }
+    let spec = template.spec.unwrap_or_default();
+    let mut pod = Pod::from_template(namespace.to_owned(), name.to_owned(), labels, spec);
+    pod.workload = Some(Workload { kind: kind.to_owned(), name: name.to_owned() });
+    Ok(pod)
+}
+
+/// Decodes the field at a path; the empty value where it is absent.
+fn field<T: serde::de::DeserializeOwned + Default>(
+    node: &Node,
+    path: &[&str],
+    notes: &mut Notes,
+) -> Result<T, Mismatch> {
+    match path.iter().try_fold(node, |node, key| node.get(key)) {
+        Some(field) => decode(field, &path.join("."), notes),
+        None => Ok(T::default()),
+    }
+}
+
+/// A name or namespace, if it is there. The API allows little more than
+/// letters, digits, `-` and `.`; what would break a path or a line of output
+/// is refused here, all else is nobody's harm.
+fn named(node: &Node, key: &str, text: Option<&str>) -> Result<Option<String>, Mismatch> {
+    let Some(text) = text.filter(|text| !text.is_empty()) else { return Ok(None) };
+    if text.contains(|c: char| c == '/' || c.is_whitespace() || c.is_control()) {
+        let span = node.get("metadata").and_then(|metadata| metadata.get(key)).map_or(node.span, |name| name.span);
+        let help = "use lower-case letters, digits and \"-\"";
+        return Err(wrong(span, &format!("metadata.{key}"), format!("{text:?} is no name"), help));
+    }
+    Ok(Some(text.to_owned()))
+}
+
+fn wrong(span: Span, path: &str, message: String, help: &'static str) -> Mismatch {
+    Mismatch { span: Some(span), path: path.to_owned(), message, help }
+}

@@ -1,0 +1,142 @@
+//! Reads Kubernetes objects from files, as `kubectl apply -f` would, and
+//! remembers where each of their fields stands.
+//!
+//! ```text
+//! files ─▶ tree (nodes with positions) ─▶ kinds, decode ─▶ assemble ─▶ Loaded
+//! walk      parse: one file at a time       one object      all files
+//! ```
+//!
+//! What is read: YAML with any number of documents, JSON, `List`s and
+//! `PodList`s, what `kubectl get -o yaml` prints. A directory means its
+//! `*.yaml`, `*.yml` and `*.json` files and, unlike with kubectl, those of the
+//! directories below it, names that begin with a dot left out. A workload
+//! stands for one pod made after its template and named like the workload,
+//! unless its own pods, or the workload that owns it, are in the input too.
+//! Kinds that say nothing about connectivity are counted and skipped.
+//!
+//! Values are read as kubectl reads them: `yes` is true where a boolean is
+//! wanted, nothing (`null`) is the empty value of any type, a number where
+//! text is wanted is an error, a key that comes twice too.
+//!
+//! **Invariant**: whatever the bytes, reading ends, in time and memory that
+//! are linear in their number, and never panics.
+
+mod assemble;
+mod decode;
+mod files;
+mod kinds;
+mod parse;
+mod position;
+mod problem;
+mod scalar;
+mod tree;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use npc_compiler::object::Objects;
+
+pub use position::{Location, Mark, Positions, Span};
+pub use problem::{Errors, ObjectRef, Problem, Severity};
+
+pub(super) use assemble::assemble;
+pub(super) use parse::{Parsed, parse};
+
+/// How to read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// The namespace of objects that name none.
+    pub default_namespace: String,
+    /// Leave out what cannot be read, instead of failing.
+    pub allow_errors: bool,
+    /// Whether a namespace that some object lives in exists, even if none of
+    /// the files declares it. Off where the cluster says what exists.
+    pub declare_namespaces: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { default_namespace: "default".to_owned(), allow_errors: false, declare_namespaces: true }
+    }
+}
+
+/// What was read.
+#[derive(Debug, Clone, Default)]
+pub struct Loaded {
+    /// The objects, in the order of the input.
+    pub objects: Objects,
+    /// Where they and their fields stand.
+    pub positions: Positions,
+    /// Warnings; and what was left out, where [`Options::allow_errors`] is set.
+    pub problems: Vec<Problem>,
+    /// The kinds that were passed over, with how many there were; of a group
+    /// other than the core one as `Ingress.networking.k8s.io`.
+    pub skipped: BTreeMap<String, usize>,
+}
+
+/// Reads files, directories and, as `-`, standard input, in this order.
+///
+/// # Errors
+///
+/// Everything that could not be read, unless [`Options::allow_errors`] is set.
+pub fn load(paths: &[PathBuf], options: &Options) -> Result<Loaded, Errors> {
+    let mut parsed = Vec::new();
+    for path in paths {
+        if path.as_os_str() == "-" {
+            let mut bytes = Vec::new();
+            let read = io::stdin().lock().read_to_end(&mut bytes).map(|_| bytes);
+            parsed.push(parse_read(path, read, options));
+        } else if path.is_dir() {
+            match files::walk(path) {
+                Ok(listing) if listing.files.is_empty() => {
+                    parsed.push(Parsed::failed(path, "no *.yaml, *.yml or *.json file is in this directory", ""));
+                }
+                Ok(listing) => {
+                    parsed.extend(listing.files.iter().map(|file| parse_read(file, fs::read(file), options)));
+                }
+                Err(error) => parsed.push(unreadable(path, &error)),
+            }
+        } else {
+            parsed.push(parse_read(path, fs::read(path), options));
+        }
+    }
+    finish(parsed, options)
+}
+
+/// Reads a text, as if it stood in a file of this name.
+///
+/// # Errors
+///
+/// Everything that could not be read, unless [`Options::allow_errors`] is set.
+pub fn parse_text(name: &str, text: &str, options: &Options) -> Result<Loaded, Errors> {
+    let parsed = parse(&name.into(), text.as_bytes().to_vec(), &options.default_namespace);
+    finish(vec![parsed], options)
+}
+
+fn finish(parsed: Vec<Parsed>, options: &Options) -> Result<Loaded, Errors> {
+    let loaded = assemble(parsed, options);
+    if !options.allow_errors && loaded.problems.iter().any(|problem| problem.severity == Severity::Error) {
+        return Err(Errors(loaded.problems));
+    }
+    Ok(loaded)
+}
+
+/// A path as it is shown; two paths that differ only in bytes that are not
+/// text are shown alike.
+fn shown(path: &Path) -> Arc<str> {
+    path.to_string_lossy().into()
+}
+
+fn parse_read(path: &Path, read: io::Result<Vec<u8>>, options: &Options) -> Parsed {
+    match read {
+        Ok(bytes) => parse(&shown(path), bytes, &options.default_namespace),
+        Err(error) => unreadable(path, &error),
+    }
+}
+
+fn unreadable(path: &Path, error: &io::Error) -> Parsed {
+    Parsed::failed(path, &format!("cannot be read: {error}"), "")
+}

@@ -1,0 +1,242 @@
+//! One file: its documents, as far as they can be read, and what is wrong
+//! with the others.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::decode::{Mismatch, Notes};
+use super::kinds::{self, Body, Kind};
+use super::position::{Mark, Span, walk};
+use super::problem::{ObjectRef, Problem, Severity};
+use super::tree::{self, Node, Value};
+use npc_compiler::object::Workload;
+
+/// What a file holds.
+#[derive(Debug, Clone)]
+pub(in crate::source) struct Parsed {
+    pub(super) file: Arc<str>,
+    pub(super) text: Arc<str>,
+    pub(super) items: Vec<Item>,
+    pub(in crate::source) problems: Vec<Problem>,
+    pub(super) skipped: BTreeMap<String, usize>,
+}
+
+/// An object of a file.
+#[derive(Debug, Clone)]
+pub(super) struct Item {
+    pub(super) object: ObjectRef,
+    pub(super) file: Arc<str>,
+    pub(super) node: Arc<Node>,
+    /// The workload that owns it.
+    pub(super) owner: Option<Workload>,
+    pub(super) body: Body,
+}
+
+impl Parsed {
+    fn empty(file: Arc<str>) -> Self {
+        Self { file, text: Arc::default(), items: Vec::new(), problems: Vec::new(), skipped: BTreeMap::new() }
+    }
+
+    /// A file that could not be read at all.
+    pub(in crate::source) fn failed(path: &Path, message: &str, help: &str) -> Self {
+        let mut parsed = Self::empty(path.to_string_lossy().into());
+        parsed.problems.push(Problem {
+            file: Arc::clone(&parsed.file),
+            span: None,
+            severity: Severity::Error,
+            object: None,
+            path: String::new(),
+            message: message.to_owned(),
+            help: help.to_owned(),
+        });
+        parsed
+    }
+}
+
+/// How deep `List`s may lie in `List`s.
+const MAX_LISTS: usize = 8;
+
+/// Reads a file. Whatever the bytes, it answers: what cannot be read is in
+/// the problems.
+pub(in crate::source) fn parse(file: &Arc<str>, bytes: Vec<u8>, default_namespace: &str) -> Parsed {
+    let text = String::from_utf8(bytes);
+    let mut reader = Reader { default_namespace, parsed: Parsed::empty(Arc::clone(file)) };
+    match text {
+        Ok(text) => {
+            tree::documents(&text, kinds::trim_early, &mut |document| match document {
+                Ok(node) => reader.document(node, None, 0),
+                Err(fault) => reader.problem(Severity::Error, fault.span, None, "", fault.message, fault.help),
+            });
+            reader.parsed.text = text.into();
+        }
+        Err(error) => {
+            let (valid, broken) = error.as_bytes().split_at(error.utf8_error().valid_up_to());
+            let (span, byte) = (behind(valid), broken.first().copied().unwrap_or_default());
+            let message = format!("not UTF-8 text: the byte 0x{byte:02x}");
+            reader.problem(Severity::Error, span, None, "", message, "save the file as UTF-8");
+        }
+    }
+    reader.parsed
+}
+
+/// The place just behind a text.
+fn behind(text: &[u8]) -> Span {
+    let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    let line = text.iter().filter(|byte| **byte == b'\n').count() + 1;
+    let last = text.rsplit(|byte| *byte == b'\n').next().unwrap_or_default();
+    let at = Mark { line: number(line), column: number(String::from_utf8_lossy(last).chars().count() + 1) };
+    Span { start: at, end: at }
+}
+
+struct Reader<'a> {
+    default_namespace: &'a str,
+    parsed: Parsed,
+}
+
+/// The apiVersion and kind of a document.
+#[derive(Clone)]
+struct TypeMeta {
+    api_version: String,
+    kind: String,
+}
+
+impl Reader<'_> {
+    fn problem(
+        &mut self,
+        severity: Severity,
+        span: Span,
+        object: Option<&ObjectRef>,
+        path: &str,
+        message: String,
+        help: impl Into<String>,
+    ) {
+        self.parsed.problems.push(Problem {
+            file: Arc::clone(&self.parsed.file),
+            span: Some(span),
+            severity,
+            object: object.cloned(),
+            path: path.to_owned(),
+            message,
+            help: help.into(),
+        });
+    }
+
+    /// Reads a document, or an item of a list whose items are of one type.
+    fn document(&mut self, mut node: Node, of_list: Option<&TypeMeta>, lists: usize) {
+        if node.is_null() {
+            return;
+        }
+        let types = match self.types(&node, of_list) {
+            Ok(Some(types)) => types,
+            Ok(None) => return,
+            Err((span, message, help)) => return self.problem(Severity::Error, span, None, "", message, help),
+        };
+        if let Some(of) = types.kind.strip_suffix("List")
+            && let Some(items) = node.get("items").cloned()
+        {
+            let of = TypeMeta { api_version: types.api_version, kind: of.to_owned() };
+            return self.list(items, (!of.kind.is_empty()).then_some(&of), lists);
+        }
+        let kind = Kind::of(&types.api_version, &types.kind);
+        if kind == Kind::Other {
+            *self.parsed.skipped.entry(kinds::qualified(&types.api_version, &types.kind)).or_default() += 1;
+            if types.kind == "NetworkPolicy" && types.api_version.starts_with("extensions/") {
+                let message = "no Kubernetes serves this NetworkPolicy any more; left out".to_owned();
+                let help = "write apiVersion: networking.k8s.io/v1";
+                self.problem(Severity::Warning, walk(&node, "apiVersion").0, None, "apiVersion", message, help);
+            }
+            return;
+        }
+        kind.trim(&mut node);
+        self.object(kind, &types.kind, node);
+    }
+
+    /// What a document says it is; `None` for a file that kustomize reads.
+    fn types(&self, node: &Node, of_list: Option<&TypeMeta>) -> Result<Option<TypeMeta>, (Span, String, &'static str)> {
+        if !matches!(node.resolved().value, Value::Map(_)) {
+            let help = "only Kubernetes objects are read";
+            return Err((node.span, "not an object with apiVersion and kind".to_owned(), help));
+        }
+        let field = |key: &str| match node.get(key) {
+            Some(value) if !value.is_null() => match value.text() {
+                Some(text) => Ok(Some(text.to_owned())),
+                None => Err((value.span, format!("{key} must be text"), "")),
+            },
+            _ => Ok(None),
+        };
+        match (field("apiVersion")?, field("kind")?) {
+            (Some(api_version), Some(kind)) => Ok(Some(TypeMeta { api_version, kind })),
+            // The API server leaves both out of the items of a PodList.
+            (None, None) if of_list.is_some() => Ok(of_list.cloned()),
+            (None, None) if is_kustomization(&self.parsed.file) => Ok(None),
+            (None, _) => Err((node.span, "the object has no apiVersion".to_owned(), "give it an apiVersion")),
+            (_, None) => Err((node.span, "the object has no kind".to_owned(), "give it a kind")),
+        }
+    }
+
+    fn list(&mut self, items: Node, of: Option<&TypeMeta>, lists: usize) {
+        if lists >= MAX_LISTS {
+            let message = "lists of lists of lists".to_owned();
+            return self.problem(Severity::Error, items.span, None, "items", message, "flatten them");
+        }
+        match items.resolved().value.clone() {
+            Value::List(items) => items.into_iter().for_each(|item| self.document(item, of, lists + 1)),
+            _ if items.is_null() => {}
+            _ => self.problem(Severity::Error, items.span, None, "items", "items must be a list".to_owned(), ""),
+        }
+    }
+
+    fn object(&mut self, kind: Kind, kind_name: &str, node: Node) {
+        let mut notes = Notes::default();
+        let read = kinds::read(kind, kind_name, &node, self.default_namespace, &mut notes);
+        let object = match &read {
+            Ok(decoded) => ObjectRef::new(kind_name, &decoded.namespace, &decoded.name),
+            Err(_) => self.best_name(kind, kind_name, &node),
+        };
+        for doubt in notes.doubts {
+            self.problem(Severity::Warning, doubt.span, Some(&object), &doubt.path, doubt.message, doubt.help);
+        }
+        match read {
+            Ok(decoded) => {
+                if kind == Kind::Policy {
+                    for unknown in notes.unknown {
+                        let span = walk(&node, &unknown.path).0;
+                        let message = "the API has no such field; what holds it matches nothing".to_owned();
+                        let help = unknown.similar.map_or(String::new(), |field| format!("did you mean {field}?"));
+                        self.problem(Severity::Warning, span, Some(&object), &unknown.path, message, help);
+                    }
+                }
+                self.parsed.items.push(Item {
+                    object,
+                    file: Arc::clone(&self.parsed.file),
+                    node: Arc::new(node),
+                    owner: decoded.owner,
+                    body: decoded.body,
+                });
+            }
+            Err(Mismatch { span, path, message, help }) => {
+                let span = span.unwrap_or(node.span);
+                self.problem(Severity::Error, span, Some(&object), &path, message, help);
+            }
+        }
+    }
+
+    /// The name of an object that could not be read.
+    fn best_name(&self, kind: Kind, kind_name: &str, node: &Node) -> ObjectRef {
+        let metadata = |key| node.get("metadata").and_then(|m| m.get(key)).and_then(Node::text).unwrap_or_default();
+        let namespace = match metadata("namespace") {
+            _ if kind.is_cluster_scoped() => "",
+            "" => self.default_namespace,
+            namespace => namespace,
+        };
+        ObjectRef::new(kind_name, namespace, metadata("name"))
+    }
+}
+
+/// kustomize lets its own file go without apiVersion and kind, and it stands
+/// in many a directory of manifests.
+fn is_kustomization(file: &str) -> bool {
+    let name = file.rsplit('/').next().unwrap_or(file);
+    matches!(name, "kustomization.yaml" | "kustomization.yml" | "Kustomization")
+}

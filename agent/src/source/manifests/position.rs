@@ -1,0 +1,162 @@
+//! Where each field of each object stands in the files.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use super::problem::ObjectRef;
+use super::tree::{Node, Value};
+
+/// A place in a text: line and column, both from 1; columns count characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
+pub struct Mark {
+    /// The line, from 1.
+    pub line: u32,
+    /// The column, from 1.
+    pub column: u32,
+}
+
+/// A stretch of a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
+pub struct Span {
+    /// Where it begins.
+    pub start: Mark,
+    /// Just behind its last character.
+    pub end: Mark,
+}
+
+/// Where a field stands.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Location {
+    /// The file as it was named, `-` for standard input.
+    pub file: Arc<str>,
+    /// From the field's key, or the list item's first character, to the end
+    /// of its value.
+    pub span: Span,
+    /// Whether the field itself was found. Otherwise this is the nearest
+    /// field around it that the file has.
+    pub exact: bool,
+}
+
+impl Location {
+    /// The line, from 1.
+    #[must_use]
+    pub const fn line(&self) -> u32 {
+        self.span.start.line
+    }
+
+    /// The column, from 1.
+    #[must_use]
+    pub const fn column(&self) -> u32 {
+        self.span.start.column
+    }
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:{}", self.file, self.line(), self.column())
+    }
+}
+
+/// The places of all objects that were read from files, and the files' text.
+#[derive(Debug, Clone, Default)]
+pub struct Positions {
+    objects: BTreeMap<ObjectRef, Origin>,
+    sources: BTreeMap<Arc<str>, Source>,
+}
+
+/// Where one object was read.
+#[derive(Debug, Clone)]
+pub(super) struct Origin {
+    pub(super) file: Arc<str>,
+    pub(super) node: Arc<Node>,
+}
+
+/// A text and where its lines begin.
+#[derive(Debug, Clone)]
+struct Source {
+    text: Arc<str>,
+    lines: Vec<usize>,
+}
+
+impl Positions {
+    pub(super) fn add_source(&mut self, file: Arc<str>, text: Arc<str>) {
+        let lines = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
+        self.sources.insert(file, Source { text, lines });
+    }
+
+    pub(super) fn add_object(&mut self, object: ObjectRef, origin: Origin) {
+        self.objects.insert(object, origin);
+    }
+
+    pub(super) fn merge(&mut self, other: Self) {
+        self.objects.extend(other.objects);
+        self.sources.extend(other.sources);
+    }
+
+    /// Where a field of an object stands. A path is written as the API writes
+    /// it, list indexes from 0: `spec.ingress[1].from[0].podSelector`; the
+    /// empty path is the object. Where the object has no such field, the
+    /// nearest one around it that it has. `None` for an object that was not
+    /// read from a file.
+    #[must_use]
+    pub fn locate(&self, kind: &str, namespace: &str, name: &str, path: &str) -> Option<Location> {
+        self.locate_object(&ObjectRef::new(kind, namespace, name), path)
+    }
+
+    /// The same as [`Self::locate`].
+    #[must_use]
+    pub fn locate_object(&self, object: &ObjectRef, path: &str) -> Option<Location> {
+        let origin = self.objects.get(object)?;
+        let (span, exact) = walk(&origin.node, path);
+        Some(Location { file: Arc::clone(&origin.file), span, exact })
+    }
+
+    /// A line of a file, without its end.
+    #[must_use]
+    pub fn line(&self, file: &str, line: u32) -> Option<&str> {
+        let source = self.sources.get(file)?;
+        let index = usize::try_from(line).ok()?.checked_sub(1)?;
+        let start = *source.lines.get(index)?;
+        let end = source.lines.get(index + 1).copied().unwrap_or(source.text.len());
+        Some(source.text.get(start..end)?.trim_end_matches(['\n', '\r']))
+    }
+}
+
+/// Follows a path as far as it leads; the span of what it led to, and whether
+/// that was all of it.
+pub(super) fn walk(root: &Node, path: &str) -> (Span, bool) {
+    let (mut node, mut span, mut rest) = (root, root.span, path);
+    loop {
+        rest = rest.strip_prefix('.').unwrap_or(rest);
+        if rest.is_empty() {
+            return (span, true);
+        }
+        let step = match &node.resolved().value {
+            Value::Map(entries) => (entries.iter())
+                .filter_map(|entry| Some((entry, after_key(rest, &entry.key)?)))
+                // Keys may hold dots (`app.kubernetes.io/name`): the longest that fits.
+                .max_by_key(|(entry, _)| entry.key.len())
+                .map(|(entry, rest)| {
+                    (&entry.node, Span { start: entry.at.start, end: entry.node.span.end.max(entry.at.end) }, rest)
+                }),
+            Value::List(items) => index(rest).and_then(|(at, rest)| items.get(at).map(|item| (item, item.span, rest))),
+            Value::Scalar { .. } | Value::Shared(_) => None,
+        };
+        match step {
+            Some((next, at, left)) => (node, span, rest) = (next, at, left),
+            None => return (span, false),
+        }
+    }
+}
+
+/// What follows a key in a path, if the path begins with that whole key.
+fn after_key<'a>(path: &'a str, key: &str) -> Option<&'a str> {
+    path.strip_prefix(key).filter(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+}
+
+/// Splits `[3].rest` into 3 and `.rest`.
+fn index(path: &str) -> Option<(usize, &str)> {
+    let (digits, rest) = path.strip_prefix('[')?.split_once(']')?;
+    Some((digits.parse().ok()?, rest))
+}

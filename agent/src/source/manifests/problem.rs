@@ -1,0 +1,110 @@
+//! What is wrong with the input, and where.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::position::Span;
+
+/// How bad a [`Problem`] is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
+pub enum Severity {
+    /// The object was read, but most likely not as it was meant.
+    Warning,
+    /// The document or object was not read.
+    Error,
+}
+
+/// Something wrong with the input.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Problem {
+    /// The file as it was named, `-` for standard input.
+    pub file: Arc<str>,
+    /// Where in the file; `None` where the file as a whole could not be read.
+    pub span: Option<Span>,
+    /// Whether the object was read.
+    pub severity: Severity,
+    /// The object, where it is known.
+    pub object: Option<ObjectRef>,
+    /// The field inside the object (`spec.ingress[0].from`), or empty.
+    pub path: String,
+    /// What is wrong.
+    pub message: String,
+    /// What to do about it, or empty.
+    pub help: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.file)?;
+        if let Some(span) = self.span {
+            write!(f, ":{}:{}", span.start.line, span.start.column)?;
+        }
+        f.write_str(match self.severity {
+            Severity::Warning => ": warning: ",
+            Severity::Error => ": error: ",
+        })?;
+        if let Some(object) = &self.object {
+            write!(f, "{object}: ")?;
+        }
+        if !self.path.is_empty() {
+            write!(f, "{}: ", self.path)?;
+        }
+        f.write_str(&self.message)?;
+        if !self.help.is_empty() {
+            write!(f, "; {}", self.help)?;
+        }
+        Ok(())
+    }
+}
+
+/// Names one object.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
+pub struct ObjectRef {
+    /// `NetworkPolicy`, `Pod`, `Deployment`, ….
+    pub kind: String,
+    /// Its namespace; empty for a Namespace and a Node.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
+impl ObjectRef {
+    /// Names the object of this kind, namespace and name.
+    #[must_use]
+    pub fn new(kind: impl Into<String>, namespace: impl Into<String>, name: impl Into<String>) -> Self {
+        Self { kind: kind.into(), namespace: namespace.into(), name: name.into() }
+    }
+}
+
+impl fmt::Display for ObjectRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ", self.kind.to_ascii_lowercase())?;
+        if !self.namespace.is_empty() {
+            write!(f, "{}/", self.namespace)?;
+        }
+        f.write_str(&self.name)
+    }
+}
+
+/// Why the input was not taken: every error in it, not only the first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Errors(
+    /// The problems, warnings among them, in the order of the input.
+    pub Vec<Problem>,
+);
+
+impl fmt::Display for Errors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for problem in &self.0 {
+            writeln!(f, "{problem}")?;
+        }
+        let errors = self.0.iter().filter(|p| p.severity == Severity::Error).count();
+        let (documents, them) = if errors == 1 { ("document", "it") } else { ("documents", "them") };
+        write!(
+            f,
+            "{errors} {documents} not read, so nothing was judged; correct {them}, or leave {them} out with --allow-errors"
+        )
+    }
+}
+
+impl std::error::Error for Errors {}
