@@ -46,6 +46,12 @@ impl ChainName {
         Self(name)
     }
 
+    /// [`FORWARD_CHAIN`].
+    #[must_use]
+    pub fn forward() -> Self {
+        Self(FORWARD_CHAIN.to_owned())
+    }
+
     /// A name read back from a kernel, if it is one of ours.
     #[must_use]
     pub fn ours(name: &str) -> Option<Self> {

@@ -1,0 +1,340 @@
+//! The chain of one group: the fewest rules that admit what its policies do.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+
+use crate::cidr::{self, AddressSet};
+use crate::cluster::Cluster;
+use crate::group::{Atom, Group};
+use crate::name::{Fields, Hash};
+use crate::object::{Family, Protocol};
+use crate::policy::{Direction, Namespaces, PodPeer};
+use crate::program::{Match, Member, Rule, Set, SetField, SetKind, SetName, Target};
+use crate::ranges::RangeSet;
+use crate::selector::{Operator, Selector};
+use crate::text;
+use crate::traffic::{PortSet, Traffic};
+
+/// How many ports one multiport match takes; a range counts two.
+const MULTIPORT_SLOTS: usize = 15;
+
+/// How much of a set's definition is put in words.
+const MEANING_MAX: usize = 200;
+
+/// The rules of a group in one family, and the sets that they name.
+#[derive(Debug)]
+pub(crate) struct Leaf<'a> {
+    pub(crate) rules: Vec<Rule>,
+    pub(crate) sets: BTreeMap<SetName, Definition<'a>>,
+}
+
+/// What a set stands for. Its name is made from this and nothing else, so one
+/// name always has one meaning, and equal sets of many groups are one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Definition<'a> {
+    /// Peers: the addresses of pods, and prefixes.
+    Peers { pods: BTreeSet<&'a PodPeer>, addresses: AddressSet },
+    /// The named ports of peers: address, protocol and number of each.
+    NamedPorts(BTreeSet<(&'a Atom, Protocol, &'a str)>),
+}
+
+impl<'a> Leaf<'a> {
+    /// The chain of a group in one family.
+    pub(crate) fn new(cluster: &Cluster, group: &'a Group, family: Family) -> Self {
+        let mut leaf = Self { rules: Vec::new(), sets: BTreeMap::new() };
+        leaf.admit(group, family);
+        leaf.rules.push(Rule { matches: vec![Match::Comment(isolated_by(cluster, group))], target: Target::Drop });
+        leaf
+    }
+
+    fn admit(&mut self, group: &'a Group, family: Family) {
+        let field = match group.key.direction {
+            Direction::Ingress => SetField::Source,
+            Direction::Egress => SetField::Destination,
+        };
+        // What everyone is admitted to needs no set, and covers the rest.
+        let anyone = |atom: &Atom| match atom {
+            Atom::Everyone => true,
+            Atom::Block(block) => block.family == family && cidr::is_everything(family, &block.addresses),
+            Atom::Pods(_) => false,
+        };
+        let present =
+            |atom: &Atom| !matches!(atom, Atom::Block(block) if block.family != family || block.addresses.is_empty());
+        let to_anyone = (group.admitted.iter().filter(|(atom, _)| anyone(atom)))
+            .fold(Traffic::none(), |traffic, (_, admitted)| traffic.union(&admitted.traffic));
+        if to_anyone.is_all() {
+            self.rules.push(Rule { matches: Vec::new(), target: Target::Return });
+            return;
+        }
+        for protocol in Protocol::ALL {
+            self.ports(protocol, to_anyone.of(protocol), None);
+        }
+
+        let rest = || group.admitted.iter().filter(|(atom, _)| present(atom));
+        let to_some = || rest().filter(|(atom, _)| !anyone(atom));
+        let (whole, partly): (Vec<_>, Vec<_>) = to_some().partition(|(_, admitted)| admitted.traffic.is_all());
+        // Joined by definition, never by today's members: otherwise a pod that
+        // comes or goes would change rules.
+        for protocol in Protocol::ALL {
+            let mut by_ports = BTreeMap::<PortSet, Vec<&'a Atom>>::new();
+            for (atom, admitted) in &partly {
+                let ports = admitted.traffic.of(protocol).difference(to_anyone.of(protocol));
+                if !ports.is_empty() {
+                    by_ports.entry(ports).or_default().push(atom);
+                }
+            }
+            for (ports, atoms) in by_ports {
+                let peers = self.peers(family, field, atoms);
+                self.ports(protocol, &ports, peers.as_ref());
+            }
+        }
+        let named: BTreeSet<_> = rest()
+            .filter(|(_, admitted)| !admitted.traffic.is_all())
+            .flat_map(|(atom, admitted)| admitted.named.iter().map(move |(p, name)| (atom, *p, name.as_str())))
+            .collect();
+        if !named.is_empty() {
+            let name = self.set(family, Definition::NamedPorts(named));
+            self.rules
+                .push(Rule { matches: vec![Match::Set(name, SetField::DestinationPort)], target: Target::Return });
+        }
+        if !whole.is_empty() {
+            let peers = self.peers(family, field, whole.into_iter().map(|(atom, _)| atom));
+            self.rules.push(Rule { matches: peers.into_iter().collect(), target: Target::Return });
+        }
+    }
+
+    /// The rules that admit some ports of a protocol, to everyone or to peers.
+    fn ports(&mut self, protocol: Protocol, ports: &PortSet, peers: Option<&Match>) {
+        for ports in chunks(ports) {
+            let mut matches = vec![Match::Protocol(protocol)];
+            if ports != [(0, u16::MAX)] {
+                matches.push(Match::DestinationPorts(ports));
+            }
+            matches.extend(peers.cloned());
+            self.rules.push(Rule { matches, target: Target::Return });
+        }
+    }
+
+    /// The match for some peers; `None` where together they are everyone.
+    fn peers(&mut self, family: Family, field: SetField, atoms: impl IntoIterator<Item = &'a Atom>) -> Option<Match> {
+        let mut pods = BTreeSet::new();
+        let mut addresses = AddressSet::default();
+        for atom in atoms {
+            match atom {
+                Atom::Everyone => return None,
+                Atom::Pods(peer) => {
+                    pods.insert(peer);
+                }
+                Atom::Block(block) => addresses = addresses.union(&block.addresses),
+            }
+        }
+        if cidr::is_everything(family, &addresses) {
+            return None;
+        }
+        Some(Match::Set(self.set(family, Definition::Peers { pods, addresses }), field))
+    }
+
+    fn set(&mut self, family: Family, definition: Definition<'a>) -> SetName {
+        let name = definition.name(family);
+        self.sets.entry(name.clone()).or_insert(definition);
+        name
+    }
+
+    /// A hash of the chain's content.
+    pub(crate) fn hash(&self, family: Family) -> Hash {
+        let nowhere = crate::program::ChainName::new("");
+        let mut fields = Fields::of("chain");
+        for rule in &self.rules {
+            fields.add(text::rule_line(family, &nowhere, rule));
+        }
+        fields.finish()
+    }
+}
+
+fn isolated_by(cluster: &Cluster, group: &Group) -> String {
+    let names = group.key.policies.iter().map(|id| {
+        let policy = cluster.policy(*id);
+        format!("{}/{}", policy.namespace, policy.name)
+    });
+    let names = names.collect::<Vec<_>>().join(", ");
+    text::comment(&format!("{} isolated by {names}", group.key.direction.as_str()))
+}
+
+/// Ports in portions that fit one match.
+fn chunks(ports: &PortSet) -> Vec<Vec<(u16, u16)>> {
+    let mut chunks: Vec<Vec<(u16, u16)>> = Vec::new();
+    let mut free = 0;
+    for &(first, last) in ports.ranges() {
+        let slots = if first == last { 1 } else { 2 };
+        if slots > free {
+            chunks.push(Vec::new());
+            free = MULTIPORT_SLOTS;
+        }
+        free -= slots;
+        if let Some(chunk) = chunks.last_mut() {
+            chunk.push((first, last));
+        }
+    }
+    chunks
+}
+
+impl Definition<'_> {
+    /// The type of the set: by what it is defined to hold, not by what it
+    /// holds today.
+    fn kind(&self) -> SetKind {
+        match self {
+            Self::Peers { addresses, .. } if addresses.is_empty() => SetKind::HashIp,
+            Self::Peers { .. } => SetKind::HashNet,
+            Self::NamedPorts(_) => SetKind::HashIpPort,
+        }
+    }
+
+    fn name(&self, family: Family) -> SetName {
+        match self {
+            Self::Peers { pods, addresses } => {
+                let mut fields = Fields::of("peers");
+                fields.count(pods.len());
+                for peer in pods {
+                    add_pod_peer(&mut fields, peer);
+                }
+                add_addresses(&mut fields, addresses);
+                SetName::new(family, &format!("p-{}", fields.finish().short()))
+            }
+            Self::NamedPorts(entries) => {
+                let mut fields = Fields::of("named ports");
+                for (atom, protocol, name) in entries {
+                    match atom {
+                        Atom::Everyone => fields.add("everyone"),
+                        Atom::Pods(peer) => {
+                            fields.add("pods");
+                            add_pod_peer(&mut fields, peer);
+                        }
+                        Atom::Block(block) => {
+                            fields.add("block");
+                            add_addresses(&mut fields, &block.addresses);
+                        }
+                    }
+                    fields.add(protocol.as_str());
+                    fields.add(name);
+                }
+                SetName::new(family, &format!("n-{}", fields.finish().short()))
+            }
+        }
+    }
+
+    /// The set as it is today.
+    pub(crate) fn resolve(&self, cluster: &Cluster, family: Family) -> Set {
+        let members = match self {
+            Self::Peers { pods, addresses } => {
+                let classes: BTreeSet<_> = pods.iter().flat_map(|peer| cluster.selected(peer)).collect();
+                let endpoints = classes.into_iter().flat_map(|class| &cluster.class(class).endpoints);
+                let own = endpoints.filter_map(|pod| cluster.address(*pod, family));
+                // A prefix holds its pods already.
+                let own = own.filter(|address| !addresses.contains(cidr::number(*address))).map(Member::Address);
+                own.chain(prefixes(family, addresses).into_iter().map(Member::Prefix)).collect()
+            }
+            Self::NamedPorts(entries) => named_members(cluster, family, entries),
+        };
+        Set { kind: self.kind(), members, meaning: self.meaning(family) }
+    }
+
+    fn meaning(&self, family: Family) -> String {
+        let mut words: Vec<String> = Vec::new();
+        match self {
+            Self::Peers { pods, addresses } => {
+                words.extend(pods.iter().map(|peer| describe(peer)));
+                words.extend(cidr::prefixes(family, addresses).iter().take(8).map(ToString::to_string));
+            }
+            Self::NamedPorts(entries) => words.extend(entries.iter().map(|(atom, protocol, name)| {
+                let whose = match atom {
+                    Atom::Everyone => "every pod".to_owned(),
+                    Atom::Pods(peer) => describe(peer),
+                    Atom::Block(_) => "pods in a block".to_owned(),
+                };
+                format!("port {name} ({protocol}) of {whose}")
+            })),
+        }
+        let mut meaning = words.join("; ");
+        if meaning.len() > MEANING_MAX {
+            let end = (0..=MEANING_MAX).rev().find(|end| meaning.is_char_boundary(*end)).unwrap_or(0);
+            meaning.truncate(end);
+            meaning.push('…');
+        }
+        meaning
+    }
+}
+
+/// The prefixes of a set, without one of length 0, which `hash:net` refuses.
+fn prefixes(family: Family, addresses: &AddressSet) -> Vec<ipnetwork::IpNetwork> {
+    let half = cidr::last_number(family) / 2;
+    let (low, high) = (RangeSet::range(0, half), RangeSet::range(half + 1, cidr::last_number(family)));
+    let mut both = cidr::prefixes(family, &addresses.intersection(&low));
+    both.extend(cidr::prefixes(family, &addresses.intersection(&high)));
+    both
+}
+
+fn named_members(cluster: &Cluster, family: Family, entries: &BTreeSet<(&Atom, Protocol, &str)>) -> BTreeSet<Member> {
+    let mut members = BTreeSet::new();
+    for (id, pod) in cluster.endpoints().filter(|(_, pod)| !pod.ports.is_empty()) {
+        let Some(address) = cluster.address(id, family) else { continue };
+        let other = crate::flow::End::Pod(id).seen(cluster, Some(family));
+        for (atom, protocol, name) in entries {
+            let ports = pod.ports.iter().filter(|port| port.protocol == *protocol && port.name == *name);
+            for port in ports {
+                if atom.holds(cluster, other) {
+                    members.insert(Member::AddressPort(address, *protocol, port.port));
+                }
+            }
+        }
+    }
+    members
+}
+
+fn describe(peer: &PodPeer) -> String {
+    let all = |selector: &Selector| if selector.is_empty() { "*".to_owned() } else { selector.to_string() };
+    let mut words = format!("pods {}", all(&peer.pods));
+    // Writing to a String cannot fail.
+    let _ = match &peer.namespaces {
+        Namespaces::Own(name) => write!(words, " of namespace {name}"),
+        Namespaces::Selected(selector) => write!(words, " of namespaces {}", all(selector)),
+    };
+    words
+}
+
+fn add_addresses(fields: &mut Fields, addresses: &AddressSet) {
+    fields.count(addresses.ranges().len());
+    for (first, last) in addresses.ranges() {
+        fields.add(first.to_le_bytes());
+        fields.add(last.to_le_bytes());
+    }
+}
+
+fn add_pod_peer(fields: &mut Fields, peer: &PodPeer) {
+    match &peer.namespaces {
+        Namespaces::Own(name) => {
+            fields.add("own");
+            fields.add(name);
+        }
+        Namespaces::Selected(selector) => {
+            fields.add("selected");
+            add_selector(fields, selector);
+        }
+    }
+    add_selector(fields, &peer.pods);
+}
+
+fn add_selector(fields: &mut Fields, selector: &Selector) {
+    fields.count(selector.requirements().count());
+    for requirement in selector.requirements() {
+        fields.add(&requirement.key);
+        let (operator, values) = match &requirement.operator {
+            Operator::In(values) => ("in", Some(values)),
+            Operator::NotIn(values) => ("notin", Some(values)),
+            Operator::Exists => ("exists", None),
+            Operator::DoesNotExist => ("absent", None),
+        };
+        fields.add(operator);
+        fields.count(values.map_or(0, BTreeSet::len));
+        values.into_iter().flatten().for_each(|value| fields.add(value));
+    }
+}

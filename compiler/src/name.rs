@@ -1,0 +1,80 @@
+//! Names of sets and chains that cannot collide: hashes of all that makes a
+//! thing, with every field's length before it.
+
+use sha2::{Digest, Sha256};
+
+/// Collects what makes a thing.
+#[derive(Debug, Default)]
+pub struct Fields(Sha256);
+
+impl Fields {
+    /// The fields of a kind of thing.
+    #[must_use]
+    pub fn of(kind: &str) -> Self {
+        let mut fields = Self::default();
+        fields.add(kind);
+        fields
+    }
+
+    /// Adds a field. Its length goes before it, so that two fields never run
+    /// together into what other fields would make.
+    pub fn add(&mut self, field: impl AsRef<[u8]>) {
+        let field = field.as_ref();
+        self.0.update((field.len() as u64).to_le_bytes());
+        self.0.update(field);
+    }
+
+    /// Adds the number of fields that follow.
+    pub fn count(&mut self, count: usize) {
+        self.0.update((count as u64).to_le_bytes());
+    }
+
+    /// The hash.
+    #[must_use]
+    pub fn finish(self) -> Hash {
+        Hash(self.0.finalize().into())
+    }
+}
+
+/// The hash of a thing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Hash([u8; 32]);
+
+impl Hash {
+    /// Its first 80 bits as 16 lower-case letters and digits (the alphabet of
+    /// RFC 4648 base 32): short enough for the kernel, long enough that nobody
+    /// finds two objects with one name.
+    #[must_use]
+    pub fn short(&self) -> String {
+        const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
+        let mut bits = 0_u128;
+        for byte in &self.0[..10] {
+            bits = bits << 8 | u128::from(*byte);
+        }
+        (0..16).rev().map(|i| char::from(ALPHABET[(bits >> (5 * i) & 31) as usize])).collect()
+    }
+
+    /// Its bit at a place, the most significant one first.
+    #[must_use]
+    pub fn bit(&self, place: usize) -> bool {
+        self.0[place / 8] >> (7 - place % 8) & 1 == 1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(fields: &[&str]) -> String {
+        let mut all = Fields::of("test");
+        fields.iter().for_each(|field| all.add(field));
+        all.finish().short()
+    }
+
+    #[test]
+    fn fields_do_not_run_together() {
+        assert_ne!(name(&["team", "ab"]), name(&["teama", "b"]));
+        assert_ne!(name(&["a", ""]), name(&["", "a"]));
+        assert_eq!(name(&["team", "ab"]).len(), 16);
+    }
+}
