@@ -67,7 +67,9 @@ mod tests {
 
     fn name(fields: &[&str]) -> String {
         let mut all = Fields::of("test");
-        fields.iter().for_each(|field| all.add(field));
+        for field in fields {
+            all.add(field);
+        }
         all.finish().short()
     }
 
