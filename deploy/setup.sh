@@ -1,0 +1,27 @@
+#!/bin/sh
+# Installs what npc needs of a Debian machine and that is not there yet:
+# both iptables backends, ipset, and ip(8) for the lab. Does nothing, and asks
+# no registry, where all of it is.
+set -eu
+
+missing=
+need() { # program package
+	command -v "$1" >/dev/null 2>&1 || missing="$missing $2"
+}
+PATH="$PATH:/usr/sbin:/sbin"
+need iptables-nft-restore iptables
+need iptables-legacy-restore iptables
+need ipset ipset
+need ip iproute2
+need cc gcc
+
+[ -n "$missing" ] || exit 0
+if [ "$(id -u)" -ne 0 ]; then
+	echo "npc: missing:$missing. Install these as root (apt-get install$missing), or run make as root." >&2
+	exit 1
+fi
+echo "npc: installing$missing" >&2
+export DEBIAN_FRONTEND=noninteractive
+apt-get update -qq
+# shellcheck disable=SC2086 # a list of packages
+apt-get install -qq -y --no-install-recommends $missing >/dev/null
