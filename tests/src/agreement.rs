@@ -1,0 +1,278 @@
+//! Two opinions about one cluster: the compiler's matrix and node programs,
+//! and the [`oracle`](crate::oracle), flow by flow.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::IpAddr;
+
+use npc_compiler::cluster::Cluster;
+use npc_compiler::layout;
+use npc_compiler::matrix::{self, By, ConnectivityMatrix};
+use npc_compiler::object::{Family, Objects, Protocol};
+use npc_compiler::program::Program;
+
+use crate::interpreter::{self, Outcome, State};
+use crate::oracle::{End, Oracle, Packet, Payload, Verdict};
+use crate::random;
+
+/// After so many differences the rest says nothing new.
+const ENOUGH: usize = 10;
+
+/// So many addresses outside are asked about; a cluster may name more.
+const ADDRESSES: usize = 24;
+
+/// The rows that should be there: from, to, family and protocol to ports.
+type Rows = BTreeMap<(String, String, Family, String), Option<Vec<[u16; 2]>>>;
+
+/// Where the compiler differs from the oracle, in words; nothing where they
+/// agree. Asked is about every ordered pair of endpoints, edges of blocks,
+/// nodes' addresses and the addresses given, in both families, every protocol
+/// and at every port where something can change.
+#[must_use]
+pub fn differences(objects: &Objects, addresses: &[IpAddr]) -> Vec<String> {
+    let question = Question::new(objects, addresses);
+    let cluster = Cluster::new(objects);
+    let mut found = Vec::new();
+    question.compare_matrix(&cluster, &mut found);
+    question.compare_programs(&cluster, &mut found);
+    question.compare_order(&cluster, &mut found);
+    found.truncate(ENOUGH);
+    found
+}
+
+/// What is asked about a cluster.
+struct Question<'a> {
+    objects: &'a Objects,
+    oracle: Oracle<'a>,
+    /// The ends by the name that the matrix gives them.
+    ends: Vec<(String, End)>,
+    ports: Vec<u16>,
+}
+
+impl<'a> Question<'a> {
+    fn new(objects: &'a Objects, addresses: &[IpAddr]) -> Self {
+        let oracle = Oracle::new(objects);
+        let edges: Vec<IpAddr> = random::addresses(objects).into_iter().filter(|ip| !is_link_local(*ip)).collect();
+        let step = edges.len().div_ceil(ADDRESSES).max(1);
+        let mut asked: BTreeSet<IpAddr> = edges.into_iter().step_by(step).chain(addresses.iter().copied()).collect();
+        asked.extend(oracle.nodes().into_iter().map(|(_, address)| address));
+        // One address of a pod, and what a pod without address lists.
+        asked.extend(objects.pods.iter().filter_map(|pod| pod.ipv4.map(IpAddr::V4)).take(2));
+        asked.extend(objects.pods.iter().filter(|pod| pod.finished).filter_map(|pod| pod.ipv6.map(IpAddr::V6)));
+        let pod = |index: usize| {
+            let pod = &objects.pods[index];
+            (format!("{}/{}", pod.namespace, pod.name), End::Pod(index))
+        };
+        let pods = oracle.endpoints().into_iter().map(pod);
+        let ends = pods.chain(asked.into_iter().map(|ip| (ip.to_string(), End::Address(ip)))).collect();
+        Self { objects, oracle, ends, ports: random::ports(objects).into_iter().collect() }
+    }
+
+    fn pairs(&self) -> impl Iterator<Item = (&(String, End), &(String, End))> {
+        self.ends.iter().flat_map(|from| self.ends.iter().map(move |to| (from, to)))
+    }
+
+    fn compare_matrix(&self, cluster: &Cluster, found: &mut Vec<String>) {
+        let addresses = self.ends.iter().filter_map(|(_, end)| match end {
+            End::Address(address) => Some(*address),
+            _ => None,
+        });
+        let options = matrix::Options { by: By::Pod, addresses: addresses.collect() };
+        let seen = matrix::connectivity(cluster, &options);
+        let names: BTreeSet<&str> = self.ends.iter().map(|(name, _)| name.as_str()).collect();
+        let listed: Vec<&str> = seen.endpoints.iter().map(|endpoint| &*endpoint.id).collect();
+        if !listed.iter().copied().eq(names) {
+            found.push(format!("the matrix has endpoints {listed:?}"));
+        }
+        let seen = rows_of(&seen, found);
+        let expected = self.expected_rows();
+        for (row, ports) in &expected {
+            if seen.get(row) != Some(ports) {
+                found.push(format!("matrix: {}: {ports:?} expected, {:?} seen", row_text(row), seen.get(row)));
+            }
+        }
+        for (row, ports) in seen.iter().filter(|(row, _)| !expected.contains_key(row)) {
+            found.push(format!("matrix: {}: no row expected, {ports:?} seen", row_text(row)));
+        }
+    }
+
+    fn expected_rows(&self) -> Rows {
+        let mut rows = Rows::new();
+        for ((from_name, from), (to_name, to)) in self.pairs() {
+            if matches!((from, to), (End::Address(_), End::Address(_))) {
+                continue;
+            }
+            for family in Family::ALL {
+                let key = |protocol: &str| (from_name.clone(), to_name.clone(), family, protocol.to_owned());
+                let allows = |payload| self.oracle.allows(from, to, Packet { family, payload }).allowed();
+                if allows(Payload::Icmp) {
+                    rows.insert(key("ICMP"), None);
+                }
+                for protocol in Protocol::ALL {
+                    let ranges = ranges(&self.ports, |port| allows(Payload::Port(protocol, port)));
+                    if !ranges.is_empty() {
+                        rows.insert(key(protocol.as_str()), Some(ranges));
+                    }
+                }
+            }
+        }
+        rows
+    }
+
+    fn compare_programs(&self, cluster: &Cluster, found: &mut Vec<String>) {
+        let nodes: BTreeSet<&str> = self.objects.pods.iter().filter_map(|pod| pod.node.as_deref()).collect();
+        for node in nodes {
+            let program = layout::program(cluster, node, &layout::Options::default());
+            let faults = interpreter::faults(&program);
+            if !faults.is_empty() {
+                found.extend(faults.into_iter().map(|fault| format!("program of {node}: {fault}")));
+                continue;
+            }
+            for ((from_name, from), (to_name, to)) in self.pairs() {
+                for family in Family::ALL {
+                    let flow = Flow { oracle: &self.oracle, objects: self.objects, node, family, from, to };
+                    if let Err(difference) = flow.compare(&program, &self.ports) {
+                        found.push(format!("program of {node}: {from_name} -> {to_name} {difference}"));
+                    }
+                }
+            }
+        }
+    }
+
+    /// The order of objects never matters.
+    fn compare_order(&self, cluster: &Cluster, found: &mut Vec<String>) {
+        let mut turned = self.objects.clone();
+        turned.namespaces.reverse();
+        turned.pods.reverse();
+        turned.policies.reverse();
+        turned.nodes.reverse();
+        let turned = Cluster::new(&turned);
+        let nodes: BTreeSet<&str> = self.objects.pods.iter().filter_map(|pod| pod.node.as_deref()).collect();
+        for node in nodes {
+            let program = |cluster| layout::program(cluster, node, &layout::Options::default());
+            if program(cluster) != program(&turned) {
+                found.push(format!("program of {node}: another one where the objects come the other way round"));
+            }
+        }
+        let options = matrix::Options { by: By::Pod, addresses: Vec::new() };
+        if matrix::connectivity(cluster, &options) != matrix::connectivity(&turned, &options) {
+            found.push("matrix: another one where the objects come the other way round".to_owned());
+        }
+    }
+}
+
+/// The flows between two ends in one family, as forwarded by one node.
+struct Flow<'a> {
+    oracle: &'a Oracle<'a>,
+    objects: &'a Objects,
+    node: &'a str,
+    family: Family,
+    from: &'a End,
+    to: &'a End,
+}
+
+impl Flow<'_> {
+    fn compare(&self, program: &Program, ports: &[u16]) -> Result<(), Different> {
+        let address = |end| self.oracle.address(end, self.family);
+        let (Some(source), Some(destination)) = (address(self.from), address(self.to)) else { return Ok(()) };
+        // Between a pod and its own node nothing is forwarded.
+        if self.oracle.own_node(self.from, self.to, self.family) {
+            return Ok(());
+        }
+        let (sends, receives) = (self.is_here(source), self.is_here(destination));
+        let returned = |payload, state| {
+            let packet = interpreter::Packet { source, destination, payload, state };
+            interpreter::run(program, &packet).outcome == Outcome::Returned
+        };
+        let expect = |expected: bool, payload, state| {
+            let seen = returned(payload, state);
+            if seen == expected { Ok(()) } else { Err(Different { payload, state, expected, seen }) }
+        };
+        let judge = |payload| {
+            // What belongs to no pod of this node only passes through.
+            let Verdict { egress, ingress } =
+                self.oracle.allows(self.from, self.to, Packet { family: self.family, payload });
+            (egress || !sends) && (ingress || !receives)
+        };
+        for protocol in Protocol::ALL {
+            for &port in if sends || receives { ports } else { &ports[..1] } {
+                let expected = judge(Payload::Port(protocol, port));
+                expect(expected, interpreter::Payload::Port(protocol, port), State::New)?;
+            }
+        }
+        let (echo, discovery) = match self.family {
+            Family::V4 => (8, None),
+            Family::V6 => (128, Some(133..=137)),
+        };
+        let portless = judge(Payload::Icmp);
+        expect(portless, interpreter::Payload::Icmp(echo), State::New)?;
+        expect(portless, interpreter::Payload::Other, State::New)?;
+        for number in discovery.into_iter().flatten() {
+            expect(true, interpreter::Payload::Icmp(number), State::New)?;
+        }
+        for state in [State::Established, State::Related] {
+            expect(true, interpreter::Payload::Icmp(echo), state)?;
+            expect(true, interpreter::Payload::Port(Protocol::Tcp, 1), state)?;
+        }
+        Ok(())
+    }
+
+    /// Whether an address is that of an endpoint on this node.
+    fn is_here(&self, address: IpAddr) -> bool {
+        self.oracle.owner(address).is_some_and(|pod| self.objects.pods[pod].node.as_deref() == Some(self.node))
+    }
+}
+
+/// A packet about which a node's program differs.
+struct Different {
+    payload: interpreter::Payload,
+    state: State,
+    expected: bool,
+    seen: bool,
+}
+
+impl fmt::Display for Different {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { payload, state, expected, seen } = self;
+        write!(f, "{payload:?} {state:?}: allowed {expected} expected, {seen} seen")
+    }
+}
+
+/// The matrix' rows, and a word about those that are out of order.
+fn rows_of(matrix: &ConnectivityMatrix, found: &mut Vec<String>) -> Rows {
+    let key = |row: &matrix::Connection| {
+        let family = row.family.unwrap_or_else(|| panic!("no family in {row:?}"));
+        (row.from.to_string(), row.to.to_string(), family, row.protocol.to_owned())
+    };
+    if !matrix.connections.is_sorted_by(|one, next| key(one) < key(next)) {
+        found.push("matrix: the rows are not sorted, or some are there twice".to_owned());
+    }
+    matrix.connections.iter().map(|row| (key(row), row.ports.clone())).collect()
+}
+
+fn row_text((from, to, family, protocol): &(String, String, Family, String)) -> String {
+    format!("{from} -> {to} {family} {protocol}")
+}
+
+/// The ranges of ports that are allowed, where the answer can change at
+/// `starts` only.
+fn ranges(starts: &[u16], allowed: impl Fn(u16) -> bool) -> Vec<[u16; 2]> {
+    let mut ranges: Vec<[u16; 2]> = Vec::new();
+    for (index, &start) in starts.iter().enumerate() {
+        let end = starts.get(index + 1).map_or(u16::MAX, |next| next - 1);
+        if !allowed(start) {
+            continue;
+        }
+        match ranges.last_mut() {
+            Some(last) if last[1].checked_add(1) == Some(start) => last[1] = end,
+            _ => ranges.push([start, end]),
+        }
+    }
+    ranges
+}
+
+/// Link-local addresses never leave their link; bridged pods meet rules of
+/// their own there.
+fn is_link_local(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())
+}

@@ -1,0 +1,149 @@
+//! Runs a packet through a node program as the kernel would: chains with jump,
+//! goto and RETURN, and look-ups in sets. With [`faults`] it also says what the
+//! kernel would refuse to load, so that a program that "passes" here can be
+//! loaded there.
+
+mod fault;
+
+use std::net::IpAddr;
+
+use npc_compiler::object::{Family, Protocol};
+use npc_compiler::program::{
+    ChainName, FORWARD_CHAIN, FamilyProgram, Match, Member, Program, Rule, SetField, SetName, Target,
+};
+
+pub use fault::faults;
+
+/// What conntrack says of a packet's flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// Its first packet.
+    New,
+    /// A later one, either way.
+    Established,
+    /// Of another flow that belongs to a known one, as an ICMP error does.
+    Related,
+}
+
+/// What a packet carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Payload {
+    /// A protocol with ports; the destination port.
+    Port(Protocol, u16),
+    /// ICMP, or ICMPv6 in an IPv6 packet, of this type.
+    Icmp(u8),
+    /// Any other IP protocol.
+    Other,
+}
+
+/// A packet that is forwarded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Packet {
+    /// From where.
+    pub source: IpAddr,
+    /// To where, of the same family.
+    pub destination: IpAddr,
+    /// Its payload.
+    pub payload: Payload,
+    /// Its flow's state.
+    pub state: State,
+}
+
+/// How our chains leave a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Back in FORWARD, where the rules of others follow.
+    Returned,
+    /// Dropped.
+    Dropped,
+}
+
+/// A packet's way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Run<'a> {
+    /// Its end.
+    pub outcome: Outcome,
+    /// The rules that matched, each with its chain and index.
+    pub trace: Vec<(&'a ChainName, usize)>,
+}
+
+/// Runs a packet from the start of [`FORWARD_CHAIN`].
+///
+/// # Panics
+/// If the program is not one that the kernel would load; ask [`faults`] first.
+#[must_use]
+pub fn run<'a>(program: &'a Program, packet: &Packet) -> Run<'a> {
+    let program = program.family(Family::of(&packet.source));
+    let mut trace = Vec::new();
+    // Where RETURN continues: chains that jumped, and the rule after the jump.
+    let mut callers: Vec<(&ChainName, usize)> = Vec::new();
+    let (mut chain, _) = chain(program, FORWARD_CHAIN);
+    let mut index = 0;
+    loop {
+        let rule = program.chains[chain].get(index);
+        if let Some(rule) = rule {
+            if !matches_all(program, rule, packet) {
+                index += 1;
+                continue;
+            }
+            trace.push((chain, index));
+        }
+        // The end of a chain is a RETURN.
+        match rule.map_or(&Target::Return, |rule| &rule.target) {
+            Target::Drop => return Run { outcome: Outcome::Dropped, trace },
+            Target::Return => match callers.pop() {
+                None => return Run { outcome: Outcome::Returned, trace },
+                Some(caller) => (chain, index) = caller,
+            },
+            Target::Jump(to) => {
+                callers.push((chain, index + 1));
+                (chain, index) = (to, 0);
+            }
+            Target::Goto(to) => (chain, index) = (to, 0),
+        }
+    }
+}
+
+fn chain<'a>(program: &'a FamilyProgram, name: &str) -> (&'a ChainName, &'a [Rule]) {
+    let found = program.chains.iter().find(|(chain, _)| chain.as_str() == name);
+    let (name, rules) = found.unwrap_or_else(|| panic!("no chain {name}"));
+    (name, rules)
+}
+
+fn matches_all(program: &FamilyProgram, rule: &Rule, packet: &Packet) -> bool {
+    rule.matches.iter().all(|one| matches(program, one, packet))
+}
+
+fn matches(program: &FamilyProgram, one: &Match, packet: &Packet) -> bool {
+    match one {
+        Match::EstablishedOrRelated => matches!(packet.state, State::Established | State::Related),
+        Match::Source(prefix) => prefix.contains(packet.source),
+        Match::Destination(prefix) => prefix.contains(packet.destination),
+        Match::Icmpv6Type(number) => packet.source.is_ipv6() && packet.payload == Payload::Icmp(*number),
+        Match::Protocol(wanted) => matches!(packet.payload, Payload::Port(protocol, _) if protocol == *wanted),
+        Match::DestinationPorts(ranges) => match packet.payload {
+            Payload::Port(_, port) => ranges.iter().any(|(first, last)| (*first..=*last).contains(&port)),
+            Payload::Icmp(_) | Payload::Other => false,
+        },
+        Match::SourceIsDestination => packet.source == packet.destination,
+        Match::Set(name, field) => in_set(program, name, *field, packet),
+        Match::Comment(_) => true,
+    }
+}
+
+fn in_set(program: &FamilyProgram, name: &SetName, field: SetField, packet: &Packet) -> bool {
+    let set = program.sets.get(name).unwrap_or_else(|| panic!("no set {name}"));
+    let address = match field {
+        SetField::Source => packet.source,
+        SetField::Destination | SetField::DestinationPort => packet.destination,
+    };
+    set.members.iter().any(|member| match *member {
+        Member::Address(of) => of == address,
+        Member::Prefix(prefix) => prefix.contains(address),
+        Member::AddressPort(of, protocol, port) => of == address && packet.payload == Payload::Port(protocol, port),
+    })
+}
+
+#[cfg(test)]
+#[path = "interpreter/tests.rs"]
+mod tests;

@@ -1,0 +1,259 @@
+//! A deliberately naive evaluator of NetworkPolicy v1, written from the API
+//! reference alone: for one packet between two ends it loops over all
+//! policies, rules, peers and ports. It shares nothing with the compiler but
+//! the input types, so that a misreading of the API has to happen twice to go
+//! unseen.
+//!
+//! <https://kubernetes.io/docs/reference/kubernetes-api/policy-resources/network-policy-v1/>
+
+mod addresses;
+pub mod cidr;
+mod policy;
+mod port;
+mod selector;
+mod unknown;
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use npc_compiler::object::{Family, Objects, Pod, Protocol};
+
+use addresses::Addresses;
+use policy::Direction;
+
+/// One end of a flow.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum End {
+    /// A pod, by its index in [`Objects::pods`].
+    Pod(usize),
+    /// A node, by name, with the address that it uses.
+    Node {
+        /// Its name.
+        name: String,
+        /// One of its addresses.
+        address: IpAddr,
+    },
+    /// An address: of the pod that owns it, else of the nodes that list it,
+    /// else outside the cluster.
+    Address(IpAddr),
+}
+
+/// What a packet carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Payload {
+    /// A segment, datagram or chunk to this port.
+    Port(Protocol, u16),
+    /// ICMP or ICMPv6 that belongs to no other flow; what holds for it holds
+    /// for every protocol that NetworkPolicy does not know.
+    Icmp,
+}
+
+/// The first packet of a flow, but for its ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Packet {
+    /// The family of its addresses.
+    pub family: Family,
+    /// What it carries.
+    pub payload: Payload,
+}
+
+/// What policies say of a packet, at either end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Verdict {
+    /// The source may send it.
+    pub egress: bool,
+    /// The destination may receive it.
+    pub ingress: bool,
+}
+
+impl Verdict {
+    const YES: Self = Self { egress: true, ingress: true };
+    const NO: Self = Self { egress: false, ingress: false };
+
+    /// Whether it arrives.
+    #[must_use]
+    pub fn allowed(self) -> bool {
+        self.egress && self.ingress
+    }
+}
+
+/// The naive evaluator of one cluster.
+#[derive(Debug)]
+pub struct Oracle<'a> {
+    objects: &'a Objects,
+    addresses: Addresses,
+}
+
+/// An end with its facts: its address of the packet's family and whose it is.
+#[derive(Debug, Clone, Copy)]
+struct Side<'a> {
+    address: IpAddr,
+    /// The endpoint that owns the address.
+    pod: Option<&'a Pod>,
+    /// The node that the end was said to be.
+    node: Option<&'a str>,
+}
+
+impl<'a> Oracle<'a> {
+    /// An oracle for these objects.
+    #[must_use]
+    pub fn new(objects: &'a Objects) -> Self {
+        Self { objects, addresses: Addresses::new(objects) }
+    }
+
+    /// The end that a pod's name stands for.
+    #[must_use]
+    pub fn pod(&self, namespace: &str, name: &str) -> Option<End> {
+        self.objects.pods.iter().position(|p| p.namespace == namespace && p.name == name).map(End::Pod)
+    }
+
+    /// The pods that policies are about: not on the host's network, not
+    /// finished. Some may have no address yet.
+    #[must_use]
+    pub fn endpoints(&self) -> Vec<usize> {
+        let pods = self.objects.pods.iter().enumerate();
+        pods.filter(|(_, pod)| !pod.finished && !pod.host_network).map(|(index, _)| index).collect()
+    }
+
+    /// All nodes with their addresses, whichever object told of them.
+    #[must_use]
+    pub fn nodes(&self) -> Vec<(String, IpAddr)> {
+        self.addresses.of_nodes.iter().cloned().collect()
+    }
+
+    /// The address that an end uses in this family, if it has one.
+    #[must_use]
+    pub fn address(&self, end: &End, family: Family) -> Option<IpAddr> {
+        self.side(end, family).map(|side| side.address)
+    }
+
+    /// The endpoint that an address belongs to.
+    #[must_use]
+    pub fn owner(&self, address: IpAddr) -> Option<usize> {
+        self.addresses.of_pods.get(&address).copied()
+    }
+
+    /// Whether the two ends are a pod and the node that it runs on, whose
+    /// traffic no policy judges.
+    #[must_use]
+    pub fn own_node(&self, one: &End, other: &End, family: Family) -> bool {
+        match (self.side(one, family), self.side(other, family)) {
+            (Some(one), Some(other)) => self.runs_on(&one, &other) || self.runs_on(&other, &one),
+            _ => false,
+        }
+    }
+
+    /// Judges a packet. Where an end has no address of the packet's family
+    /// there is no such packet, and nothing is allowed.
+    #[must_use]
+    pub fn allows(&self, from: &End, to: &End, packet: Packet) -> Verdict {
+        let (Some(source), Some(destination)) = (self.side(from, packet.family), self.side(to, packet.family)) else {
+            return Verdict::NO;
+        };
+        if source.address == destination.address
+            || self.runs_on(&source, &destination)
+            || self.runs_on(&destination, &source)
+        {
+            return Verdict::YES;
+        }
+        Verdict {
+            egress: self.direction_allows(Direction::Egress, &source, &destination, packet.payload),
+            ingress: self.direction_allows(Direction::Ingress, &destination, &source, packet.payload),
+        }
+    }
+
+    /// The ports of a protocol that both directions allow, as sorted, disjoint
+    /// ranges: the verdict can only change where some object names a number.
+    #[must_use]
+    pub fn allowed_ports(&self, from: &End, to: &End, family: Family, protocol: Protocol) -> Vec<(u16, u16)> {
+        let mut ranges: Vec<(u16, u16)> = Vec::new();
+        let starts: Vec<u16> = self.boundaries().into_iter().collect();
+        for (index, &start) in starts.iter().enumerate() {
+            let end = starts.get(index + 1).map_or(u16::MAX, |next| next - 1);
+            let packet = Packet { family, payload: Payload::Port(protocol, start) };
+            if !self.allows(from, to, packet).allowed() {
+                continue;
+            }
+            match ranges.last_mut() {
+                Some(last) if last.1 + 1 == start => last.1 = end,
+                _ => ranges.push((start, end)),
+            }
+        }
+        ranges
+    }
+
+    /// The ports at which a verdict may differ from that of the port before.
+    fn boundaries(&self) -> BTreeSet<u16> {
+        let mut starts = BTreeSet::from([1]);
+        for (first, last) in port::mentioned(self.objects) {
+            starts.extend([Some(first), first.checked_add(1), last.checked_add(1)].into_iter().flatten());
+        }
+        starts.remove(&0);
+        starts
+    }
+
+    fn side<'s>(&'s self, end: &'s End, family: Family) -> Option<Side<'s>> {
+        let objects = self.objects;
+        let of_family = |address: &IpAddr| Family::of(address) == family;
+        match end {
+            End::Pod(index) => {
+                let pod = objects.pods.get(*index)?;
+                let listed = match family {
+                    Family::V4 => pod.ipv4.map(IpAddr::V4),
+                    Family::V6 => pod.ipv6.map(IpAddr::V6),
+                }?;
+                if pod.host_network && !pod.finished {
+                    return Some(Side { address: listed, pod: None, node: pod.node.as_deref() });
+                }
+                let owner = self.owner(listed)?;
+                (owner == *index).then_some(Side { address: listed, pod: Some(pod), node: None })
+            }
+            End::Node { name, address } => {
+                let side = Side { address: *address, pod: None, node: Some(name) };
+                of_family(address).then_some(side)
+            }
+            End::Address(address) => {
+                let pod = self.owner(*address).map(|index| &objects.pods[index]);
+                of_family(address).then_some(Side { address: *address, pod, node: None })
+            }
+        }
+    }
+
+    /// Whether `pod` is a pod and `other` the node that it runs on.
+    fn runs_on(&self, pod: &Side<'_>, other: &Side<'_>) -> bool {
+        let Some(node) = pod.pod.and_then(|pod| pod.node.as_deref()) else { return false };
+        other.pod.is_none() && (other.node == Some(node) || self.addresses.is_of_node(node, other.address))
+    }
+
+    /// One direction at one pod: not isolated, or some rule of a policy that
+    /// isolates it admits the other end and the payload.
+    fn direction_allows(&self, direction: Direction, subject: &Side<'_>, other: &Side<'_>, payload: Payload) -> bool {
+        let Some(pod) = subject.pod else { return true };
+        let mut isolated = false;
+        for policy in &self.objects.policies {
+            if !policy::isolates(policy, direction, pod) {
+                continue;
+            }
+            isolated = true;
+            let destination = match direction {
+                Direction::Ingress => subject.pod,
+                Direction::Egress => other.pod,
+            };
+            for rule in policy::rules(policy, direction) {
+                let peer = self.peers_admit(&rule, other);
+                if peer && port::admits(&rule, payload, destination) {
+                    return true;
+                }
+            }
+        }
+        !isolated
+    }
+
+    fn peers_admit(&self, rule: &policy::Rule<'_>, other: &Side<'_>) -> bool {
+        rule.peers.is_empty()
+            || rule.peers.iter().enumerate().any(|(index, peer)| {
+                !rule.peer_is_misspelt(index)
+                    && policy::peer_admits(self.objects, rule.namespace, peer, other.address, other.pod)
+            })
+    }
+}
