@@ -1,12 +1,13 @@
 //! What the tests stand on: a deliberately naive evaluator of NetworkPolicy
 //! ([`oracle`]), random clusters ([`random`]), an interpreter of our own rules
 //! and sets ([`interpreter`]), the comparison of all these with the compiler
-//! ([`agreement`]), and the lab (`lab`): a cluster as network namespaces
+//! ([`agreement`]), and the lab ([`lab`]): a cluster as network namespaces
 //! with real agents and real packets.
 
 #![forbid(unsafe_code)]
 
 pub mod agreement;
 pub mod interpreter;
+pub mod lab;
 pub mod oracle;
 pub mod random;

@@ -1,0 +1,354 @@
+//! The lab: a cluster as network namespaces, with real agents and real packets.
+//!
+//! ```no_run
+//! use npc_lab::lab::{Enforcer, Lab, Mode, Payload, Probe, Seen};
+//! use npc_compiler::object::{Objects, Protocol};
+//!
+//! # fn main() -> npc_lab::lab::Result<()> {
+//! let objects = Objects::default(); // from manifests, or made in code
+//! let mut lab = Lab::builder(objects).mode(Mode::Bridge).enforcer(Enforcer::None).start()?;
+//! let (web, api) = (lab.find("shop/web-1")?, lab.find("shop/api-1")?);
+//! let address = lab.places()[api].addresses[0];
+//! let seen = lab.probe(&[Probe::new(web, api, address, Payload::Port(Protocol::Tcp, 8080))])?;
+//! assert_eq!(seen, [Seen::Arrived]);
+//! let rules = lab.node("node-1")?.exec(["iptables-save"], "")?;
+//! # drop(rules); Ok(())
+//! # }
+//! ```
+//!
+//! [`complete`] fills in what manifests leave out, [`topology`] builds the
+//! namespaces, [`services`] has the nodes translate Service addresses,
+//! [`agent`] starts the enforcers, the engine sends and hears packets,
+//! [`plan`] chooses them, [`judge`] says what the oracle
+//! expects of each, and [`report`] prints the table. Dropping a [`Lab`]
+//! removes all of it.
+
+pub mod agent;
+pub mod cleanup;
+pub mod complete;
+mod ears;
+mod engine;
+mod error;
+pub mod judge;
+pub mod manifests;
+mod netns;
+pub mod outside;
+pub mod plan;
+pub mod probe;
+pub mod report;
+pub mod services;
+pub mod topology;
+mod wire;
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use npc_compiler::object::Objects;
+use tempfile::TempDir;
+
+pub use agent::Agent;
+pub use complete::Cluster;
+pub use error::{Error, Result};
+pub use netns::Netns;
+pub use probe::{Payload, Probe, Seen, Via};
+pub use services::{Backend, Target};
+pub use topology::{Kind, Mode, Place};
+
+use error::Doing;
+
+/// Who keeps the policies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Enforcer {
+    /// Nobody: everything passes.
+    None,
+    /// An `npc agent` on each node, by the path of the binary.
+    Agent(PathBuf),
+}
+
+impl Enforcer {
+    /// The agents of the `npc` that lies beside this program, or beside the
+    /// folder of this program as for tests.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn sibling() -> Result<Self> {
+        let own = std::env::current_exe().doing(|| "find this program's own path".to_owned())?;
+        let beside = own.ancestors().skip(1).take(2).map(|folder| folder.join("npc"));
+        beside.into_iter().find(|file| file.is_file()).map(Self::Agent).ok_or_else(|| Error::Missing {
+            what: format!("npc beside {}", own.display()),
+            remedy: "cargo build, or give its path with --npc".to_owned(),
+        })
+    }
+}
+
+/// What a lab is made of; [`Builder::start`] builds it.
+#[derive(Debug, Clone)]
+pub struct Builder {
+    objects: Objects,
+    mode: Mode,
+    backend: Backend,
+    enforcer: Enforcer,
+    outside: Vec<IpAddr>,
+    patience: Duration,
+}
+
+impl Builder {
+    /// How pods are attached; routed by default.
+    #[must_use]
+    pub fn mode(mut self, mode: Mode) -> Self {
+        self.mode = mode;
+        self
+    }
+
+    /// Which iptables; nft by default.
+    #[must_use]
+    pub fn backend(mut self, backend: Backend) -> Self {
+        self.backend = backend;
+        self
+    }
+
+    /// Who keeps the policies; nobody by default.
+    #[must_use]
+    pub fn enforcer(mut self, enforcer: Enforcer) -> Self {
+        self.enforcer = enforcer;
+        self
+    }
+
+    /// More addresses for the outside world, beside the edges of the policies'
+    /// blocks. Needed for policies that come later.
+    #[must_use]
+    pub fn outside(mut self, addresses: impl IntoIterator<Item = IpAddr>) -> Self {
+        self.outside.extend(addresses);
+        self
+    }
+
+    /// How long an agent may take to apply a change; 30 seconds by default.
+    #[must_use]
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
+    /// Builds the cluster, writes its manifests, starts the agents and waits
+    /// until they are ready.
+    ///
+    /// # Errors
+    /// Without root or kernel support, when the cluster cannot be built, or
+    /// when an agent does not come up.
+    pub fn start(self) -> Result<Lab> {
+        if !nix::unistd::geteuid().is_root() {
+            return Err(Error::NotRoot);
+        }
+        let cluster = Cluster::complete(self.objects)?;
+        let mut outside = outside::edges(&cluster.objects);
+        outside.extend(self.outside);
+        outside.sort_unstable();
+        outside.dedup();
+        let folder = TempDir::with_prefix("npc-lab-").doing(|| "make a temporary folder".to_owned())?;
+        let manifests = folder.path().join("manifests");
+        std::fs::create_dir(&manifests).doing(|| format!("make {}", manifests.display()))?;
+        manifests::write(&manifests, &cluster.objects)?;
+        let prefix = cleanup::register(folder.path().to_owned());
+        // From here on a failure has something to clean up.
+        let ground = Ground { prefix, folder };
+        let places = topology::build(&ground.prefix, &cluster, &outside, self.mode)?;
+        let targets = services::targets(&cluster.objects);
+        for node in places.iter().filter(|place| place.kind == Kind::Node) {
+            services::install(node, &targets, self.backend)?;
+        }
+        let engine = engine::Engine::new(&places)?;
+        let recipe = match self.enforcer {
+            Enforcer::None => None,
+            Enforcer::Agent(npc) => Some(agent::Recipe {
+                npc,
+                folder: ground.folder.path().to_owned(),
+                manifests: manifests.clone(),
+                backend: self.backend,
+                patience: self.patience,
+            }),
+        };
+        let agents = places.iter().map(|_| None).collect();
+        let mut lab = Lab {
+            agents,
+            engine,
+            places,
+            targets,
+            cluster,
+            mode: self.mode,
+            backend: self.backend,
+            recipe,
+            manifests,
+            ground,
+        };
+        lab.start_agents()?;
+        Ok(lab)
+    }
+}
+
+/// A cluster that runs. Dropping it ends its agents and removes its namespaces.
+#[derive(Debug)]
+pub struct Lab {
+    // In the order in which they go: processes, sockets, names.
+    agents: Vec<Option<Agent>>,
+    engine: engine::Engine,
+    places: Vec<Place>,
+    targets: Vec<Target>,
+    cluster: Cluster,
+    mode: Mode,
+    backend: Backend,
+    recipe: Option<agent::Recipe>,
+    manifests: PathBuf,
+    ground: Ground,
+}
+
+/// What is left to remove at the end.
+#[derive(Debug)]
+struct Ground {
+    prefix: String,
+    folder: TempDir,
+}
+
+impl Drop for Ground {
+    fn drop(&mut self) {
+        // `npc-lab clean` removes what cannot be removed now.
+        let _ = cleanup::remove(&self.prefix);
+    }
+}
+
+impl Lab {
+    /// Begins a lab for these objects.
+    #[must_use]
+    pub fn builder(objects: Objects) -> Builder {
+        Builder {
+            objects,
+            mode: Mode::Routed,
+            backend: Backend::Nft,
+            enforcer: Enforcer::None,
+            outside: Vec::new(),
+            patience: Duration::from_secs(30),
+        }
+    }
+
+    /// Nodes, pods and the outside, in this order.
+    #[must_use]
+    pub fn places(&self) -> &[Place] {
+        &self.places
+    }
+
+    /// The index of a place: `NAMESPACE/POD`, `node/NODE` or `outside`.
+    ///
+    /// # Errors
+    /// When there is none of this name.
+    pub fn find(&self, name: &str) -> Result<usize> {
+        let found = self.places.iter().position(|place| place.name == name);
+        found.ok_or_else(|| Error::Unknown(format!("place named {name}")))
+    }
+
+    /// The namespace of a node.
+    ///
+    /// # Errors
+    /// When there is none of this name.
+    pub fn node(&self, name: &str) -> Result<&Netns> {
+        self.find(&format!("node/{name}")).map(|index| &self.places[index].netns)
+    }
+
+    /// The completed objects, as the agents read them.
+    #[must_use]
+    pub fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
+    /// The Services' ports with their backends.
+    #[must_use]
+    pub fn targets(&self) -> &[Target] {
+        &self.targets
+    }
+
+    /// How its pods are attached.
+    #[must_use]
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// Which iptables it uses.
+    #[must_use]
+    pub fn backend(&self) -> Backend {
+        self.backend
+    }
+
+    /// The folder of the agents' logs; it goes with the lab.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        self.ground.folder.path()
+    }
+
+    /// The folder of manifests that the agents watch.
+    #[must_use]
+    pub fn manifests(&self) -> &Path {
+        &self.manifests
+    }
+
+    /// Sends probes and waits until it is clear what became of each; the
+    /// answers are in the order of the probes.
+    ///
+    /// # Errors
+    /// When the lab itself fails; that a packet cannot be sent is an answer.
+    pub fn probe(&mut self, probes: &[Probe]) -> Result<Vec<Seen>> {
+        self.engine.run(&self.places, probes)
+    }
+
+    /// Replaces the manifests. Namespaces, nodes and pods' networks stay as
+    /// they were built; policies and labels may change at will. Agents follow:
+    /// see [`Lab::wait_generation`].
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn write_manifests(&mut self, objects: Objects) -> Result<()> {
+        manifests::write(&self.manifests, &objects)?;
+        self.cluster.objects = objects;
+        Ok(())
+    }
+
+    /// The agent of a node, if one runs.
+    ///
+    /// # Errors
+    /// When there is no such node.
+    pub fn agent(&mut self, node: &str) -> Result<Option<&mut Agent>> {
+        let index = self.find(&format!("node/{node}"))?;
+        Ok(self.agents[index].as_mut())
+    }
+
+    /// Waits until every agent has applied this many changes.
+    ///
+    /// # Errors
+    /// When one ends before, or takes too long.
+    pub fn wait_generation(&mut self, generation: u64) -> Result<()> {
+        self.agents.iter_mut().flatten().try_for_each(|agent| agent.wait_generation(generation))
+    }
+
+    /// Takes the agent of a node away; the caller decides how it ends. Its
+    /// rules stay in the kernel.
+    ///
+    /// # Errors
+    /// When there is no such node.
+    pub fn take_agent(&mut self, node: &str) -> Result<Option<Agent>> {
+        let index = self.find(&format!("node/{node}"))?;
+        Ok(self.agents[index].take())
+    }
+
+    /// Starts an agent on every node that has none, and waits until all are
+    /// ready.
+    ///
+    /// # Errors
+    /// When one does not come up.
+    pub fn start_agents(&mut self) -> Result<()> {
+        let Some(recipe) = &self.recipe else { return Ok(()) };
+        for (index, place) in self.places.iter().enumerate().filter(|(_, place)| place.kind == Kind::Node) {
+            if self.agents[index].is_none() {
+                self.agents[index] = Some(Agent::start(recipe, place)?);
+            }
+        }
+        self.agents.iter_mut().flatten().try_for_each(|agent| agent.wait_generation(0))
+    }
+}
