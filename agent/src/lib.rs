@@ -3,4 +3,5 @@
 #![forbid(unsafe_code)]
 
 pub mod dataplane;
+pub mod enforce;
 pub mod source;

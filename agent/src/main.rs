@@ -1,2 +1,12 @@
-//! Placeholder.
-fn main() {}
+//! `npc`: the per-node agent and everything that is asked of policies on a
+//! command line.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+mod command;
+
+fn main() -> ExitCode {
+    command::Cli::parse().run()
+}

@@ -1,0 +1,47 @@
+//! `npc cleanup`: out of the kernel with everything of ours.
+
+use std::io::{self, Write};
+
+use npc_agent::dataplane::cleanup::{Removed, cleanup};
+
+use super::Exit;
+
+/// Remove everything of ours from this node's kernel: the jump, the chains and
+/// the sets, from both iptables backends.
+///
+/// Nothing of others is touched. An agent that still runs would put it all
+/// back: stop it first.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Say nothing of what was removed.
+    #[arg(long, short)]
+    quiet: bool,
+}
+
+/// Removes, and reports what was removed and what could not be.
+pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
+    let removed = cleanup();
+    if !args.quiet {
+        report(&mut io::stdout().lock(), &removed)?;
+    }
+    for error in &removed.errors {
+        eprintln!("npc: {:#}", anyhow::anyhow!("{error}"));
+    }
+    Ok(if removed.errors.is_empty() { Exit::Fine } else { Exit::Not })
+}
+
+fn report(out: &mut impl Write, removed: &Removed) -> io::Result<()> {
+    for (backend, family) in &removed.jumps {
+        writeln!(out, "removed the jump to NPC-FORWARD from FORWARD ({backend}, {family})")?;
+    }
+    for (backend, family, chain) in &removed.chains {
+        writeln!(out, "removed chain {chain} ({backend}, {family})")?;
+    }
+    for set in &removed.sets {
+        writeln!(out, "removed set {set}")?;
+    }
+    if removed.is_nothing() {
+        writeln!(out, "there is nothing of npc in this kernel")?;
+    }
+    Ok(())
+}

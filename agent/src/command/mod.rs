@@ -1,0 +1,71 @@
+//! The commands: raw arguments to their meaning to work, one file each.
+
+mod agent;
+mod cleanup;
+
+use std::io;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use npc_agent::source::manifests;
+
+/// Kubernetes NetworkPolicy by iptables and ipset: the agent of a node, and
+/// answers to what policies allow.
+#[derive(Debug, Parser)]
+#[command(name = "npc", version, disable_help_subcommand = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Agent(agent::Args),
+    Cleanup(cleanup::Args),
+}
+
+/// What a command's end says to its caller; a contract.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum Exit {
+    /// Done: allowed, nothing found, no change.
+    Fine = 0,
+    /// Denied, changed, found something, or failed.
+    Not = 1,
+    /// Bad flags or input.
+    Input = 2,
+}
+
+impl Cli {
+    /// Runs the command, and answers its exit code.
+    pub(crate) fn run(self) -> ExitCode {
+        let done = match self.command {
+            Command::Agent(args) => agent::run(args),
+            Command::Cleanup(args) => cleanup::run(&args),
+        };
+        let exit = done.unwrap_or_else(|error| {
+            let exit = Exit::of(&error);
+            if exit != Exit::Fine {
+                eprintln!("npc: {error:#}");
+            }
+            exit
+        });
+        ExitCode::from(exit as u8)
+    }
+}
+
+impl Exit {
+    /// The exit code for an error.
+    fn of(error: &anyhow::Error) -> Self {
+        for cause in error.chain() {
+            if cause.is::<manifests::Errors>() {
+                return Self::Input;
+            }
+            // Who reads has read enough, as `head` does.
+            if cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
+                return Self::Fine;
+            }
+        }
+        Self::Not
+    }
+}

@@ -1,0 +1,291 @@
+//! The agent's loop.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use npc_compiler::finding::Finding;
+use npc_compiler::object::{Family, Objects};
+use tokio::sync::mpsc;
+use tokio::task::{self, JoinError};
+use tokio::time::{self, Instant, MissedTickBehavior};
+use tracing::{error, info, warn};
+
+use super::enforcer::{Enforcer, Pass};
+use super::ready::ReadyFile;
+use super::view::View;
+use crate::dataplane::iptables::Hook;
+use crate::dataplane::network::Network;
+use crate::dataplane::{self, Kernel};
+
+/// How long the first retry after a failure waits, and the longest that one
+/// ever waits; each waits twice as long as the one before.
+const FIRST_RETRY: Duration = Duration::from_millis(250);
+const LAST_RETRY: Duration = Duration::from_secs(10);
+
+/// How often the jump to our chains is looked after: others insert rules above
+/// it without a word.
+const HOOK_CHECK: Duration = Duration::from_secs(10);
+
+/// What can happen to an agent.
+#[derive(Debug)]
+pub enum Event {
+    /// The objects of the cluster are now these, all of them.
+    Objects(Objects),
+    /// The network of this node is now this.
+    Network(Network),
+    /// Leave everything in the kernel as it is, and end.
+    Shutdown,
+}
+
+/// What an agent is told at its start.
+#[derive(Debug, Clone, Default)]
+pub struct Settings {
+    /// The name of its node.
+    pub node: String,
+    /// Write the state once and end.
+    pub once: bool,
+    /// Where to say that the kernel is up to date.
+    pub ready_file: Option<PathBuf>,
+}
+
+/// Why an agent ended, other than by being told to.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The ready file cannot be there.
+    #[error("cannot write the ready file")]
+    Ready(#[source] io::Error),
+    /// The kernel refused the state, and there is to be one try only.
+    #[error("the policies are not in the kernel")]
+    Kernel(#[from] dataplane::Error),
+    /// IPVS is in use, and there is to be one try only.
+    #[error("{IPVS}")]
+    Ipvs,
+    /// Every source of events ended.
+    #[error("nothing tells of changes any more")]
+    Deaf,
+    /// A pass panicked.
+    #[error("a pass over the objects broke off")]
+    Broken(#[from] JoinError),
+}
+
+const IPVS: &str = "kube-ipvs0 exists: IPVS delivers Services past the FORWARD chain, where policies are enforced, so \
+                    traffic through Services is not filtered; run kube-proxy in its iptables or nftables mode";
+
+/// Runs an agent until it is told to end.
+///
+/// Nothing is written before objects and network were both heard of once. On
+/// whatever ends it, the kernel keeps what it has.
+///
+/// # Errors
+/// If it cannot go on, or with [`Settings::once`] if its one try failed.
+pub async fn run<K: Kernel>(
+    enforcer: Enforcer<K>,
+    settings: Settings,
+    mut events: mpsc::Receiver<Event>,
+) -> Result<(), Error> {
+    let mut agent = Agent::new(enforcer, settings)?;
+    let mut hook_check = time::interval_at(Instant::now() + HOOK_CHECK, HOOK_CHECK);
+    hook_check.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            biased;
+            event = events.recv() => {
+                let mut next = event.ok_or(Error::Deaf)?;
+                // Whatever has come by now is one change.
+                loop {
+                    if !agent.take(next) {
+                        info!("ending; the kernel keeps what it has");
+                        return Ok(());
+                    }
+                    match events.try_recv() {
+                        Ok(event) => next = event,
+                        Err(_) => break,
+                    }
+                }
+            }
+            () = time::sleep_until(agent.due.unwrap_or_else(Instant::now)), if agent.due.is_some() => {
+                let ready = agent.pass().await?;
+                if agent.settings.once {
+                    return if ready { Ok(()) } else { Err(Error::Ipvs) };
+                }
+            }
+            _ = hook_check.tick(), if agent.in_sync => agent.check_hook().await?,
+        }
+    }
+}
+
+/// The state that the loop owns.
+struct Agent<K> {
+    settings: Settings,
+    /// Away while a pass runs.
+    enforcer: Option<Enforcer<K>>,
+    view: View,
+    ready: ReadyFile,
+    /// How many states of the objects were taken in.
+    generation: u64,
+    /// When the next pass is due, if something is to be done.
+    due: Option<Instant>,
+    /// How long to wait after the next failure.
+    retry: Duration,
+    /// The last pass went well, and everything heard of is in the kernel.
+    in_sync: bool,
+    /// What was logged and still holds, so that it is logged once.
+    findings: BTreeSet<Finding>,
+    bridges: BTreeSet<(String, Family)>,
+    ipvs: bool,
+}
+
+impl<K: Kernel> Agent<K> {
+    fn new(enforcer: Enforcer<K>, settings: Settings) -> Result<Self, Error> {
+        Ok(Self {
+            enforcer: Some(enforcer),
+            view: View::new(settings.node.clone()),
+            ready: ReadyFile::new(settings.ready_file.clone()).map_err(Error::Ready)?,
+            settings,
+            generation: 0,
+            due: None,
+            retry: FIRST_RETRY,
+            in_sync: false,
+            findings: BTreeSet::new(),
+            bridges: BTreeSet::new(),
+            ipvs: false,
+        })
+    }
+
+    /// Takes an event in; whether the agent goes on.
+    fn take(&mut self, event: Event) -> bool {
+        match event {
+            Event::Objects(objects) => {
+                self.generation += 1;
+                self.view.objects_are(objects);
+            }
+            Event::Network(network) => self.view.network_is(network),
+            Event::Shutdown => return false,
+        }
+        self.in_sync = false;
+        if self.view.complete().is_some() {
+            // Not before a retry that is due later: a kernel that refuses is
+            // not asked more often because more changes.
+            self.due.get_or_insert_with(Instant::now);
+        }
+        true
+    }
+
+    /// Runs one pass, and says whether the agent is ready then.
+    async fn pass(&mut self) -> Result<bool, Error> {
+        self.due = None;
+        let Some(objects) = self.view.complete().map(Arc::clone) else { return Ok(false) };
+        match self.blocking(move |enforcer| enforcer.pass(&objects)).await? {
+            Ok(pass) => {
+                self.retry = FIRST_RETRY;
+                self.in_sync = true;
+                self.report(pass);
+                Ok(self.say_ready())
+            }
+            Err(error) if self.settings.once => Err(error.into()),
+            Err(error) => {
+                self.failed(&error);
+                Ok(false)
+            }
+        }
+    }
+
+    async fn check_hook(&mut self) -> Result<(), Error> {
+        match self.blocking(Enforcer::check_hook).await? {
+            Ok(found) => {
+                for (family, hook) in &found {
+                    warn!(%family, found = ?hook, "somebody moved the jump to our chains; it is first in FORWARD again");
+                }
+                if found.iter().any(|(_, hook)| *hook == Hook::Absent) {
+                    self.in_sync = false;
+                    self.due = Some(Instant::now());
+                }
+            }
+            Err(error) => self.failed(&error),
+        }
+        Ok(())
+    }
+
+    /// Lets the enforcer work where it may block.
+    async fn blocking<T: Send + 'static>(
+        &mut self,
+        work: impl FnOnce(&mut Enforcer<K>) -> T + Send + 'static,
+    ) -> Result<T, Error> {
+        let Some(mut enforcer) = self.enforcer.take() else { unreachable!("one pass at a time") };
+        let (enforcer, done) = task::spawn_blocking(move || {
+            let done = work(&mut enforcer);
+            (enforcer, done)
+        })
+        .await?;
+        self.enforcer = Some(enforcer);
+        Ok(done)
+    }
+
+    fn failed(&mut self, error: &dataplane::Error) {
+        self.in_sync = false;
+        self.due = Some(Instant::now() + self.retry);
+        error!(error = %chain(error), retry = ?self.retry, "the kernel is not up to date");
+        self.retry = (self.retry * 2).min(LAST_RETRY);
+    }
+
+    fn report(&mut self, pass: Pass) {
+        info!(
+            policies = pass.policies,
+            endpoints = pass.endpoints,
+            writes = %pass.writes,
+            compiled = ?pass.compiled,
+            applied = ?pass.applied,
+            "the kernel is up to date"
+        );
+        for (family, hook) in pass.rehooked {
+            info!(%family, found = ?hook, "put the jump to our chains first in FORWARD");
+        }
+        let findings: BTreeSet<Finding> = pass.findings.into_iter().collect();
+        for finding in findings.difference(&self.findings) {
+            warn!("{finding}");
+        }
+        self.findings = findings;
+        let bridges = self.view.unfiltered_bridges();
+        for (bridge, family) in bridges.difference(&self.bridges) {
+            warn!(
+                bridge, %family,
+                "pods behind this bridge reach each other past iptables, so policies between them do nothing; \
+                 load br_netfilter and set net.bridge.bridge-nf-call-iptables (and -ip6tables) to 1"
+            );
+        }
+        self.bridges = bridges;
+    }
+
+    /// Says in the ready file what is in the kernel, unless that is not all
+    /// that policies need.
+    fn say_ready(&mut self) -> bool {
+        let had_ipvs = std::mem::replace(&mut self.ipvs, self.view.has_ipvs());
+        let said = if self.ipvs {
+            if !had_ipvs {
+                error!("not ready: {IPVS}");
+            }
+            self.ready.remove()
+        } else {
+            self.ready.write(self.generation)
+        };
+        if let Err(error) = said {
+            error!(%error, "cannot write the ready file");
+        }
+        !self.ipvs
+    }
+}
+
+/// An error with its causes, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,20 @@
+//! Making the kernel equal to the objects.
+//!
+//! ```text
+//! source ──┐ Event                       blocking
+//! network ─┼───────▶ agent ─▶ view ─▶ │ enforcer: compile, plan, apply │ ─▶ Kernel
+//! signals ─┘        (one task)        └────────────────────────────────┘
+//!                      └─▶ ready file
+//! ```
+//!
+//! One task owns the state and takes events in turn. The work that blocks runs
+//! beside it, one pass at a time; what arrives meanwhile waits and is one
+//! change.
+
+pub mod agent;
+pub mod enforcer;
+mod ready;
+mod view;
+
+pub use agent::{Event, Settings, run};
+pub use enforcer::Enforcer;
