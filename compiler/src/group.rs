@@ -64,7 +64,7 @@ pub struct Group {
 
 /// A group, by its place in [`Groups`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct GroupId(u32);
+pub struct GroupId(pub(crate) u32);
 
 /// The other end of a flow, as the rules of a group see it.
 #[derive(Debug, Clone, Copy)]

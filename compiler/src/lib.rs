@@ -12,6 +12,9 @@
 
 #![forbid(unsafe_code)]
 
+/// The `apiVersion` of every JSON document that npc prints.
+pub const API_VERSION: &str = "npc.dev/v1alpha1";
+
 pub mod cidr;
 pub mod cluster;
 pub mod finding;
@@ -26,6 +29,8 @@ pub mod plan;
 pub mod policy;
 pub mod program;
 pub mod ranges;
+#[cfg(test)]
+mod sample;
 pub mod selector;
 pub mod text;
 pub mod traffic;

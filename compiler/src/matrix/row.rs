@@ -1,0 +1,208 @@
+//! Rows of the matrix: endpoints, the ends that they stand for, and what
+//! passes between two of them.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use super::Endpoint;
+use super::judge::{Judge, KindId, Kinds, Known, TrafficId};
+use crate::cluster::{Cluster, PodId};
+use crate::flow::{End, Exemption, exemption};
+use crate::object::Family;
+
+/// An end as the rules of others see it.
+#[derive(Debug)]
+pub(super) struct View {
+    pub(super) end: End,
+    /// Its kinds, by family, where it has an address.
+    kinds: [Option<KindId>; 2],
+    /// Its kind where it has no address at all and is judged nonetheless.
+    bare: Option<KindId>,
+}
+
+/// How many ends of each kind there are.
+type Census = BTreeMap<KindId, usize>;
+
+/// The ends behind a row and column.
+#[derive(Debug)]
+pub(super) struct Row {
+    pub(super) views: Vec<View>,
+    is_address: bool,
+    /// It is one pod, whose traffic to itself no policy judges.
+    is_one_pod: bool,
+    /// Its ends with an address, by family and kind.
+    census: [Vec<(KindId, usize)>; 2],
+    /// Its ends without one.
+    bare: Vec<(KindId, usize)>,
+}
+
+impl View {
+    fn new(kinds: &mut Kinds<'_>, end: End, judged_bare: bool) -> Self {
+        let seen = Family::ALL.map(|family| {
+            let has_address = end.address(kinds.cluster, family).is_some();
+            has_address.then(|| kinds.kind(end, Some(family)))
+        });
+        let is_bare = seen.iter().all(Option::is_none);
+        Self { end, kinds: seen, bare: (is_bare && judged_bare).then(|| kinds.kind(end, None)) }
+    }
+}
+
+impl Row {
+    /// A row of these ends. A template is one pod that stands for any number
+    /// of replicas, which may talk to each other.
+    fn new(views: Vec<View>, is_template: bool) -> Self {
+        let copies = if is_template { 2 } else { 1 };
+        let mut census = [Census::new(), Census::new()];
+        let mut bare = Census::new();
+        for view in &views {
+            for (census, kind) in census.iter_mut().zip(view.kinds) {
+                kind.into_iter().for_each(|kind| *census.entry(kind).or_default() += copies);
+            }
+            view.bare.into_iter().for_each(|kind| *bare.entry(kind).or_default() += copies);
+        }
+        Self {
+            is_one_pod: views.len() == 1 && !is_template,
+            views,
+            is_address: false,
+            census: census.map(|census| census.into_iter().collect()),
+            bare: bare.into_iter().collect(),
+        }
+    }
+}
+
+/// Each pod is a row.
+pub(super) fn pods(kinds: &mut Kinds<'_>) -> Vec<(Endpoint, Row)> {
+    let cluster = kinds.cluster;
+    let row = |(id, pod): (PodId, &crate::object::Pod)| {
+        let endpoint = Endpoint {
+            id: format!("{}/{}", pod.namespace, pod.name).into(),
+            kind: "Pod".to_owned(),
+            addresses: pod.addresses().collect(),
+            node: pod.node.clone(),
+            host_network: false,
+        };
+        (endpoint, Row::new(vec![View::new(kinds, End::Pod(id), false)], false))
+    };
+    cluster.endpoints().map(row).collect()
+}
+
+/// The endpoints by the workload that they belong to; a pod of no workload is
+/// one of its own.
+pub(super) fn workloads(kinds: &mut Kinds<'_>) -> Vec<(Endpoint, Row)> {
+    let cluster = kinds.cluster;
+    let mut rows = BTreeMap::<(&str, &str, &str), Vec<PodId>>::new();
+    for (id, pod) in cluster.endpoints() {
+        let (kind, name) = match &pod.workload {
+            Some(workload) => (workload.kind.as_str(), &workload.name),
+            None => ("Pod", &pod.name),
+        };
+        rows.entry((&pod.namespace, kind, name)).or_default().push(id);
+    }
+    let row = |((namespace, kind, name), pods): ((&str, &str, &str), Vec<PodId>)| {
+        let mut addresses: Vec<IpAddr> = pods.iter().flat_map(|pod| cluster.pod(*pod).addresses()).collect();
+        addresses.sort_unstable();
+        let is_template = kind != "Pod" && pods.len() == 1 && addresses.is_empty();
+        let endpoint = Endpoint {
+            id: format!("{namespace}/{kind}/{name}").into(),
+            kind: kind.to_owned(),
+            addresses,
+            node: match pods.as_slice() {
+                [pod] => cluster.pod(*pod).node.clone(),
+                _ => None,
+            },
+            host_network: false,
+        };
+        (endpoint, Row::new(pods.into_iter().map(|pod| View::new(kinds, End::Pod(pod), true)).collect(), is_template))
+    };
+    rows.into_iter().map(row).collect()
+}
+
+/// An address is a row. Of a pod that owns it, only this address is meant.
+pub(super) fn address(kinds: &mut Kinds<'_>, address: IpAddr) -> (Endpoint, Row) {
+    let endpoint = Endpoint {
+        id: address.to_string().into(),
+        kind: "Address".to_owned(),
+        addresses: vec![address],
+        node: None,
+        host_network: false,
+    };
+    let end = End::of_address(kinds.cluster, address);
+    let mut view = View { end, kinds: [None; 2], bare: None };
+    let family = Family::of(&address);
+    view.kinds[family as usize] = Some(kinds.kind(end, Some(family)));
+    (endpoint, Row { is_address: true, ..Row::new(vec![view], false) })
+}
+
+/// What passes from one row to another: where an end has no address yet, in
+/// IPv4, and in IPv6.
+pub(super) fn between(
+    cluster: &Cluster,
+    judge: &Judge,
+    known: &mut Known,
+    from: &Row,
+    to: &Row,
+    same: bool,
+) -> [TrafficId; 3] {
+    if from.is_address && to.is_address {
+        return [TrafficId::NONE; 3];
+    }
+    if from.is_address || to.is_address {
+        return by_ends(cluster, judge, known, from, to);
+    }
+    if same && from.is_one_pod {
+        let all = |ends: &[(KindId, usize)]| if ends.is_empty() { TrafficId::NONE } else { TrafficId::ALL };
+        return [all(&from.bare), all(&from.census[0]), all(&from.census[1])];
+    }
+    // Ends of two rows are different pods, and only addresses can be nodes:
+    // nothing is exempt. Within a row, an end is not its own peer.
+    let mut judged = |a: &[(KindId, usize)], b: &[(KindId, usize)]| {
+        let mut traffic = TrafficId::NONE;
+        for (x, count) in a {
+            for (y, _) in b {
+                if !(same && x == y && *count == 1) {
+                    let verdict = judge.verdict(known, *x, *y);
+                    traffic = known.union(traffic, verdict);
+                }
+            }
+        }
+        traffic
+    };
+    let mut bare = judged(&from.bare, &to.bare);
+    let families = [judged(&from.census[0], &to.census[0]), judged(&from.census[1], &to.census[1])];
+    let mut half_bare = Vec::new();
+    for family in 0..2 {
+        half_bare.push(judged(&from.bare, &to.census[family]));
+        half_bare.push(judged(&from.census[family], &to.bare));
+    }
+    for traffic in half_bare {
+        bare = known.union(bare, traffic);
+    }
+    [bare, families[0], families[1]]
+}
+
+/// The same, pair by pair: an address can be a pod of the other row, or the
+/// node of one.
+fn by_ends(cluster: &Cluster, judge: &Judge, known: &mut Known, from: &Row, to: &Row) -> [TrafficId; 3] {
+    let mut all = [TrafficId::NONE; 3];
+    for a in &from.views {
+        for b in &to.views {
+            let exempt = exemption(cluster, a.end, b.end);
+            // A workload's traffic is that between its pods.
+            if exempt == Some(Exemption::Itself) && from.views.len() + to.views.len() > 2 {
+                continue;
+            }
+            let mut add = |place: usize, x: KindId, y: KindId| {
+                let verdict = if exempt.is_some() { TrafficId::ALL } else { judge.verdict(known, x, y) };
+                all[place] = known.union(all[place], verdict);
+            };
+            for family in 0..2 {
+                match (a.kinds[family].or(a.bare), b.kinds[family].or(b.bare)) {
+                    (Some(x), Some(y)) if a.bare.is_some() || b.bare.is_some() => add(0, x, y),
+                    (Some(x), Some(y)) => add(1 + family, x, y),
+                    _ => {}
+                }
+            }
+        }
+    }
+    all
+}

@@ -1,0 +1,120 @@
+//! The matrix against [`flow::directed`], pair by pair.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::flow::{directed, exemption};
+use crate::policy::Direction;
+use crate::sample::{cluster, objects};
+
+/// What passes from one endpoint to another, by asking about each pair of
+/// ends alone.
+fn slowly(cluster: &Cluster, groups: &Groups, matrix: &Matrix<'_>, by: By) -> BTreeMap<Key, Traffic> {
+    let mut all = BTreeMap::<Key, Traffic>::new();
+    for (from, source) in matrix.endpoints.iter().enumerate() {
+        for (to, destination) in matrix.endpoints.iter().enumerate() {
+            if source.kind == "Address" && destination.kind == "Address" {
+                continue;
+            }
+            let ends = |place: usize| matrix.ends(place).collect::<Vec<End>>();
+            let (a, b) = (ends(from), ends(to));
+            let is_template = from == to && a.len() == 1 && source.kind != "Pod" && source.addresses.is_empty();
+            for x in &a {
+                for y in &b {
+                    if x == y && a.len() + b.len() > 2 {
+                        continue;
+                    }
+                    let exempt = exemption(cluster, *x, *y).is_some() && !is_template;
+                    let has = |place: usize, end: End, family: Family| {
+                        let shown = &matrix.endpoints[place];
+                        let meant = shown.kind != "Address" || Family::of(&shown.addresses[0]) == family;
+                        meant && end.address(cluster, family).is_some()
+                    };
+                    let bare = |place, end| !Family::ALL.into_iter().any(|family| has(place, end, family));
+                    let mut add = |label: Option<Family>, judged: Option<Family>| {
+                        let one = |direction| directed(cluster, groups, direction, *x, *y, judged);
+                        let traffic = match exempt {
+                            true => Traffic::all(),
+                            false => one(Direction::Egress).intersection(&one(Direction::Ingress)),
+                        };
+                        let entry = all.entry((from, to, label)).or_default();
+                        *entry = entry.union(&traffic);
+                    };
+                    if bare(from, *x) || bare(to, *y) {
+                        if by == By::Workload {
+                            add(None, None);
+                            for family in Family::ALL.into_iter().filter(|f| has(from, *x, *f) || has(to, *y, *f)) {
+                                add(None, Some(family));
+                            }
+                        }
+                        continue;
+                    }
+                    for family in Family::ALL.into_iter().filter(|f| has(from, *x, *f) && has(to, *y, *f)) {
+                        add(Some(family), Some(family));
+                    }
+                }
+            }
+        }
+    }
+    all.retain(|_, traffic| !traffic.is_none());
+    all
+}
+
+type Key = (usize, usize, Option<Family>);
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn each_pair_gets_what_it_gets_alone(objects in objects(), by_pod: bool) {
+        let cluster = Cluster::new(&objects);
+        let groups = Groups::new(&cluster, cluster.endpoints().map(|(id, _)| id));
+        let by = if by_pod { By::Pod } else { By::Workload };
+        let outside = ["10.0.0.1", "10.0.0.200", "192.0.2.1", "10.9.0.1", "2001:db8::1", "2001:db8:f::1"];
+        let addresses: Vec<IpAddr> = outside.iter().filter_map(|text| text.parse().ok()).collect();
+        let matrix = Matrix::new(&cluster, &Options { by, addresses });
+        let fast: BTreeMap<Key, Traffic> =
+            matrix.cells().map(|cell| ((cell.from, cell.to, cell.family), (*cell.traffic).clone())).collect();
+        prop_assert_eq!(fast, slowly(&cluster, &groups, &matrix, by));
+    }
+}
+
+/// What the JSON says of a small cluster.
+fn json(pods: &[&str], policies: &[&str], options: &Options) -> serde_json::Value {
+    let cluster = cluster(pods, policies);
+    serde_json::to_value(Matrix::new(&cluster, options)).unwrap_or_default()
+}
+
+#[test]
+fn the_address_of_a_dual_stack_pod_is_one_address() {
+    let options = Options { by: By::Pod, addresses: vec![IpAddr::from([10, 0, 0, 1])] };
+    let json = json(&["ns/a app=a 10.0.0.1 2001:db8::1", "ns/b app=b 10.0.0.2 2001:db8::2"], &[], &options);
+    let rows = json["connections"].as_array().cloned().unwrap_or_default();
+    let families: Vec<_> =
+        rows.iter().filter(|row| row["from"] == "10.0.0.1").map(|row| row["family"].clone()).collect();
+    assert_eq!(families.len(), 8, "to each of two pods, four protocols");
+    assert!(families.iter().all(|family| family == "IPv4"), "{families:?}");
+}
+
+#[test]
+fn a_pod_without_address_has_rows_only_by_workload() {
+    let pods = ["ns/a app=a", "ns/b app=b 10.0.0.2"];
+    let rows = |by| json(&pods, &[], &Options { by, addresses: Vec::new() })["connections"].clone();
+    let from_a = |by| rows(by).as_array().map_or(0, |rows| rows.iter().filter(|r| r["from"] == "ns/Pod/a").count());
+    assert_eq!(from_a(By::Workload), 8);
+    let by_pod = rows(By::Pod);
+    assert!(by_pod.as_array().is_some_and(|rows| rows.iter().all(|row| row["from"] == "ns/b")), "{by_pod}");
+}
+
+#[test]
+fn an_address_meets_the_blocks_of_a_pod_that_has_no_address_yet() {
+    let policy = r#"ns/p {"podSelector": {}, "ingress": [{"from": [{"ipBlock": {"cidr": "192.0.2.0/24"}}], "ports": [{"port": 80}]}]}"#;
+    let options = Options { by: By::Workload, addresses: vec![IpAddr::from([192, 0, 2, 1])] };
+    let json = json(&["ns/a app=a"], &[policy], &options);
+    let row = serde_json::json!(
+        {"from": "192.0.2.1", "to": "ns/Pod/a", "family": null, "protocol": "TCP", "ports": [[80, 80]]});
+    assert!(json["connections"].as_array().is_some_and(|rows| rows.contains(&row)), "{json}");
+}
