@@ -1,2 +1,40 @@
-//! Placeholder.
-fn main() {}
+//! What it takes to compile: from objects to groups and programs.
+
+use std::hint::black_box;
+
+use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
+use npc_benches as workload;
+use npc_compiler::cluster::Cluster;
+use npc_compiler::layout::{self, Options};
+use npc_compiler::object::Objects;
+use npc_compiler::plan::{KernelState, Plan};
+
+fn shapes() -> Vec<(&'static str, &'static str, Objects)> {
+    vec![
+        ("1: 25,000 namespaces, 100,000 pods, 75,000 policies", "node-0", workload::many_namespaces(25_000, 1_000)),
+        ("2: 10,000 pods, 10,000 policies, all to all", "node", workload::all_to_all(10_000, 10_000)),
+        ("3: 100,000 pods in 10,000 groups, 10,100 policies", "node-0", workload::label_groups(100, 1_000, 100)),
+        ("4: 200 local and 250,000 remote pods, 10,000 policies", "local", workload::one_node(250_000, 10_000)),
+        ("5: 1,000 ipBlocks with exceptions", "node", workload::many_blocks(1_000)),
+    ]
+}
+
+fn compile(c: &mut Criterion) {
+    for (shape, node, objects) in shapes() {
+        let mut group = c.benchmark_group(shape);
+        group.sample_size(10);
+        group.bench_function("cluster", |b| b.iter(|| Cluster::new(black_box(&objects))));
+        let cluster = Cluster::new(&objects);
+        group.bench_function("program of one node", |b| {
+            b.iter(|| layout::program(black_box(&cluster), node, &Options::default()));
+        });
+        let program = layout::program(&cluster, node, &Options::default());
+        group.bench_function("rule text", |b| {
+            b.iter_batched(KernelState::default, |held| Plan::new(&held, black_box(&program)), BatchSize::LargeInput);
+        });
+        group.finish();
+    }
+}
+
+criterion_group!(benches, compile);
+criterion_main!(benches);
