@@ -12,7 +12,7 @@ use super::process;
 
 /// How long, in seconds, one command waits for the xtables lock before it
 /// gives up and the agent's own retry takes over.
-pub const LOCK_WAIT: u32 = 10;
+const LOCK_WAIT: u32 = 10;
 
 /// The exit code with which iptables says that it gave up waiting, and the
 /// words that go with it; nft uses the same code for what the kernel refuses.
@@ -33,8 +33,10 @@ pub enum Error {
         message: String,
     },
     /// Another program kept the xtables lock.
-    #[error("{command} waited {LOCK_WAIT} s for the xtables lock, which another program holds")]
+    #[error("{command} waited {seconds} s for the xtables lock, which another program holds")]
     Locked {
+        /// For how long.
+        seconds: u32,
         /// The command.
         command: &'static str,
     },
@@ -112,6 +114,7 @@ pub struct Iptables {
     backend: Backend,
     family: Family,
     commands: Commands,
+    lock_wait: u32,
 }
 
 impl Iptables {
@@ -120,7 +123,13 @@ impl Iptables {
     /// # Errors
     /// If they are not installed.
     pub fn new(backend: Backend, family: Family) -> Result<Self, Error> {
-        Ok(Self { backend, family, commands: Commands::find(backend, family)? })
+        Ok(Self { backend, family, commands: Commands::find(backend, family)?, lock_wait: LOCK_WAIT })
+    }
+
+    /// The same table, with another wait for the xtables lock, in seconds.
+    #[must_use]
+    pub fn with_lock_wait(self, seconds: u32) -> Self {
+        Self { lock_wait: seconds, ..self }
     }
 
     /// The backend.
@@ -142,12 +151,12 @@ impl Iptables {
     /// If it is refused, with the line that was, or the lock is kept too long.
     pub fn restore(&self, text: &str) -> Result<(), Error> {
         let command = self.commands.restore;
-        let output = process::run(command, &["--noflush", "--wait", &LOCK_WAIT.to_string()], text)?;
+        let output = process::run(command, &["--noflush", "--wait", &self.lock_wait.to_string()], text)?;
         if output.code == Some(0) {
             return Ok(());
         }
         if output.code == Some(RESOURCE_PROBLEM) && output.stderr.contains(LOCK_WORDS) {
-            return Err(Error::Locked { command });
+            return Err(self.locked(command));
         }
         Err(Error::Restore { command, place: place(text, &output.stderr), message: message(&output.stderr) })
     }
@@ -239,13 +248,17 @@ impl Iptables {
         // no bound, so it goes with each command's text.
         let tool =
             iptables::IPTables { cmd: self.commands.iptables, has_check: true, has_wait: false, is_numeric: false };
-        command(&tool, &format!("-w {LOCK_WAIT}")).map_err(|error| self.refused(arguments, &error.to_string()))
+        command(&tool, &format!("-w {}", self.lock_wait)).map_err(|error| self.refused(arguments, &error.to_string()))
+    }
+
+    fn locked(&self, command: &'static str) -> Error {
+        Error::Locked { seconds: self.lock_wait, command }
     }
 
     fn refused(&self, arguments: &str, stderr: &str) -> Error {
         let command = self.commands.iptables;
         if stderr.contains(LOCK_WORDS) {
-            return Error::Locked { command };
+            return self.locked(command);
         }
         Error::Command { command, arguments: arguments.to_owned(), message: message(stderr) }
     }

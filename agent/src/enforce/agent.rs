@@ -182,8 +182,9 @@ impl<K: Kernel> Agent<K> {
             Ok(pass) => {
                 self.retry = FIRST_RETRY;
                 self.in_sync = true;
+                let ready = self.say_ready();
                 self.report(pass);
-                Ok(self.say_ready())
+                Ok(ready)
             }
             Err(error) if self.settings.once => Err(error.into()),
             Err(error) => {
@@ -233,6 +234,7 @@ impl<K: Kernel> Agent<K> {
 
     fn report(&mut self, pass: Pass) {
         info!(
+            generation = self.generation,
             policies = pass.policies,
             endpoints = pass.endpoints,
             writes = %pass.writes,

@@ -1,0 +1,272 @@
+//! The real `npc agent`, followed by its log.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use npc_agent::dataplane::backend::Backend;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::namespace::{Namespace, output, run};
+use super::{dump, on_both_backends};
+
+on_both_backends!(
+    ending_it_leaves_the_rules_and_the_next_one_writes_nothing,
+    a_pod_in_a_known_group_writes_members_and_no_rule,
+    a_file_that_breaks_keeps_what_it_held,
+    nothing_is_written_before_every_file_was_good_once,
+    a_kernel_that_refuses_is_asked_again,
+);
+
+/// A directory of manifests, and where the ready file is to be.
+struct Folder(TempDir);
+
+impl Folder {
+    /// A namespace whose pods admit only what comes from web pods.
+    fn new() -> Self {
+        let folder = Self(tempfile::tempdir().unwrap());
+        fs::create_dir(folder.manifests()).unwrap();
+        folder.write(
+            "policy.yaml",
+            "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: db, namespace: shop}\nspec:\n  \
+             podSelector: {matchLabels: {app: db}}\n  ingress: [{from: [{podSelector: {matchLabels: {app: web}}}]}]\n",
+        );
+        folder.write_pod("db-1", "db", 1);
+        folder.write_pod("web-1", "web", 2);
+        folder
+    }
+
+    fn manifests(&self) -> PathBuf {
+        self.0.path().join("manifests")
+    }
+
+    fn ready(&self) -> PathBuf {
+        self.0.path().join("ready")
+    }
+
+    /// All at once, as careful tools do.
+    fn write(&self, name: &str, text: &str) {
+        let beside = self.0.path().join("beside");
+        fs::write(&beside, text).unwrap();
+        fs::rename(&beside, self.manifests().join(name)).unwrap();
+    }
+
+    fn write_pod(&self, name: &str, app: &str, n: u8) {
+        self.write(
+            &format!("{name}.yaml"),
+            &format!(
+                "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: shop, labels: {{app: {app}}}}}\n\
+                 spec: {{nodeName: node-1, containers: [{{name: c, image: i}}]}}\n\
+                 status: {{podIPs: [{{ip: 10.244.1.{n}}}, {{ip: 'fd00::{n}'}}]}}\n"
+            ),
+        );
+    }
+}
+
+/// An agent that runs in the namespace of the thread that started it.
+struct Agent {
+    child: Child,
+    log: BufReader<ChildStderr>,
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Agent {
+    fn start(folder: &Folder, backend: Backend, more: &[&str]) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_npc"))
+            .args(["agent", "--node", "node-1", "--log-format", "json", "--backend", backend.as_str()])
+            .args([Path::new("--manifests"), &folder.manifests(), Path::new("--ready-file"), &folder.ready()])
+            .args(more)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let log = BufReader::new(child.stderr.take().unwrap());
+        Self { child, log }
+    }
+
+    /// The next log entry of which this holds.
+    fn entry(&mut self, wanted: impl Fn(&Value) -> bool) -> Value {
+        let mut read = String::new();
+        loop {
+            let begin = read.len();
+            let ended = self.log.read_line(&mut read).unwrap() == 0;
+            assert!(!ended, "the agent ended before it said so:\n{read}");
+            let entry = serde_json::from_str(&read[begin..]).unwrap();
+            if wanted(&entry) {
+                return entry;
+            }
+        }
+    }
+
+    /// Waits until a state of the objects is in the kernel; what was written.
+    fn wait(&mut self, generation: u64) -> String {
+        let entry = self.entry(|entry| entry["generation"].as_u64() >= Some(generation));
+        entry["writes"].as_str().unwrap().to_owned()
+    }
+
+    /// Waits until it says something with these words.
+    fn wait_for(&mut self, words: &str) -> Value {
+        self.entry(|entry| entry.to_string().contains(words))
+    }
+
+    fn end(&mut self, signal: Signal) -> ExitStatus {
+        kill(Pid::from_raw(self.child.id().try_into().unwrap()), signal).unwrap();
+        self.child.wait().unwrap()
+    }
+}
+
+fn ready(folder: &Folder) -> Option<String> {
+    fs::read_to_string(folder.ready()).ok()
+}
+
+fn ending_it_leaves_the_rules_and_the_next_one_writes_nothing(backend: Backend) {
+    let _namespace = Namespace::enter();
+    let folder = Folder::new();
+    let mut agent = Agent::start(&folder, backend, &[]);
+    assert!(agent.wait(1).contains("chains written"));
+    assert_eq!(ready(&folder).as_deref(), Some("1\n"));
+    let enforced = dump(backend);
+    assert!(enforced.contains("-A FORWARD -j NPC-FORWARD"), "{enforced}");
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        assert_eq!(agent.end(signal).code(), Some(0));
+        assert_eq!(dump(backend), enforced);
+        agent = Agent::start(&folder, backend, &[]);
+        assert_eq!(agent.wait(1), "nothing");
+        assert_eq!(dump(backend), enforced);
+    }
+    agent.end(Signal::SIGKILL);
+    assert_eq!(dump(backend), enforced);
+}
+
+fn a_pod_in_a_known_group_writes_members_and_no_rule(backend: Backend) {
+    let _namespace = Namespace::enter();
+    let folder = Folder::new();
+    let mut agent = Agent::start(&folder, backend, &[]);
+    agent.wait(1);
+    folder.write_pod("web-2", "web", 3);
+    assert_eq!(agent.wait(2), "2 members added");
+    assert_eq!(ready(&folder).as_deref(), Some("2\n"));
+    fs::remove_file(folder.manifests().join("web-1.yaml")).unwrap();
+    assert_eq!(agent.wait(3), "2 members removed");
+    let sets = output("ipset", &["save"]);
+    assert!(sets.contains(" 10.244.1.3\n") && !sets.contains(" 10.244.1.2\n"), "{sets}");
+    // The kernel's own news are handled, and nothing depends on them here.
+    run("ip", &["address", "add", "192.0.2.1/32", "dev", "lo"]);
+    assert_eq!(agent.wait(3), "nothing");
+    assert_eq!(ready(&folder).as_deref(), Some("3\n"));
+}
+
+fn a_file_that_breaks_keeps_what_it_held(backend: Backend) {
+    let _namespace = Namespace::enter();
+    let folder = Folder::new();
+    let mut agent = Agent::start(&folder, backend, &[]);
+    agent.wait(1);
+    let enforced = dump(backend);
+    folder.write("policy.yaml", "apiVersion: networking.k8s.io/v1\nkind: [NetworkPolicy\n");
+    agent.wait_for("policy.yaml:2:");
+    // The others go on.
+    folder.write_pod("db-2", "db", 4);
+    agent.wait(2);
+    let grown = dump(backend);
+    assert!(grown.contains("add npc4-ingress 10.244.1.4"), "{grown}");
+    fs::remove_file(folder.manifests().join("db-2.yaml")).unwrap();
+    agent.wait(3);
+    assert_eq!(dump(backend), enforced);
+}
+
+fn nothing_is_written_before_every_file_was_good_once(backend: Backend) {
+    let _namespace = Namespace::enter();
+    let folder = Folder::new();
+    let good = fs::read_to_string(folder.manifests().join("policy.yaml")).unwrap();
+    folder.write("policy.yaml", "kind: {");
+    let mut agent = Agent::start(&folder, backend, &[]);
+    agent.wait_for("nothing is written to the kernel before");
+    assert!(!dump(backend).contains("FORWARD -j"), "{}", dump(backend));
+    assert_eq!(ready(&folder), None);
+    folder.write("policy.yaml", &good);
+    agent.wait(1);
+    assert!(dump(backend).contains("-A FORWARD -j NPC-FORWARD"));
+}
+
+fn a_kernel_that_refuses_is_asked_again(backend: Backend) {
+    let _namespace = Namespace::enter();
+    // Somebody's set under our name, in somebody's use.
+    run("ipset", &["create", "npc4-ingress", "hash:net"]);
+    let rule = ["OUTPUT", "-m", "set", "--match-set", "npc4-ingress", "dst", "-j", "DROP"];
+    let iptables = format!("iptables-{backend}");
+    run(&iptables, &[&["-A"], &rule[..]].concat());
+    let folder = Folder::new();
+    let mut agent = Agent::start(&folder, backend, &[]);
+    let entry = agent.wait_for("the kernel is not up to date");
+    let error = entry["error"].as_str().unwrap();
+    assert!(error.contains("`create npc4-ingress hash:ip"), "{error}");
+    assert!(!dump(backend).contains("-A FORWARD -j NPC-FORWARD"));
+    assert_eq!(ready(&folder), None);
+    run(&iptables, &[&["-D"], &rule[..]].concat());
+    agent.wait(1);
+    assert!(dump(backend).contains("-A FORWARD -j NPC-FORWARD"));
+    assert_eq!(ready(&folder).as_deref(), Some("1\n"));
+}
+
+#[test]
+fn it_is_not_ready_while_ipvs_delivers_services() {
+    let _namespace = Namespace::enter();
+    // A dummy on a real node; what kind it is does not matter.
+    let add = || run("ip", &["link", "add", "kube-ipvs0", "type", "veth", "peer", "name", "peer0"]);
+    add();
+    let folder = Folder::new();
+    let mut agent = Agent::start(&folder, Backend::Nft, &[]);
+    agent.wait_for("kube-ipvs0 exists");
+    agent.wait(1);
+    assert_eq!(ready(&folder), None);
+    assert!(dump(Backend::Nft).contains("-A FORWARD -j NPC-FORWARD"), "the rules are there all the same");
+    run("ip", &["link", "del", "kube-ipvs0"]);
+    agent.wait(1);
+    assert_eq!(ready(&folder).as_deref(), Some("1\n"));
+    add();
+    agent.wait(1);
+    assert_eq!(ready(&folder), None);
+    agent.end(Signal::SIGTERM);
+    let mut once = Agent::start(&folder, Backend::Nft, &["--once"]);
+    assert_eq!(once.child.wait().unwrap().code(), Some(1));
+}
+
+#[test]
+fn pods_behind_an_unfiltered_bridge_are_warned_of() {
+    let _namespace = Namespace::enter();
+    run("ip", &["link", "add", "cbr0", "type", "bridge"]);
+    run("ip", &["address", "add", "10.244.1.254/24", "dev", "cbr0"]);
+    run("ip", &["link", "set", "cbr0", "up"]);
+    fs::write("/proc/sys/net/bridge/bridge-nf-call-iptables", "0").unwrap();
+    let folder = Folder::new();
+    let mut agent = Agent::start(&folder, Backend::Nft, &[]);
+    let entry = agent.wait_for("reach each other past iptables");
+    assert_eq!((entry["bridge"].as_str(), entry["family"].as_str()), (Some("cbr0"), Some("IPv4")));
+}
+
+#[test]
+fn once_writes_and_ends_and_bad_input_is_told_by_the_exit_code() {
+    let _namespace = Namespace::enter();
+    let folder = Folder::new();
+    let mut agent = Agent::start(&folder, Backend::Nft, &["--once"]);
+    assert_eq!(agent.child.wait().unwrap().code(), Some(0));
+    let enforced = dump(Backend::Nft);
+    assert!(enforced.contains("-A FORWARD -j NPC-FORWARD"));
+    folder.write("broken.yaml", "kind: {");
+    let mut agent = Agent::start(&folder, Backend::Nft, &["--once"]);
+    agent.wait_for("npc agent starts");
+    assert_eq!(agent.child.wait().unwrap().code(), Some(2));
+    assert_eq!(dump(Backend::Nft), enforced);
+    let mut agent = Agent::start(&folder, Backend::Nft, &["--nonsense"]);
+    assert_eq!(agent.child.wait().unwrap().code(), Some(2));
+}

@@ -1,0 +1,170 @@
+//! Programs go into the kernel, come back as they went in, and only
+//! differences are written.
+
+use npc_agent::dataplane::backend::Backend;
+use npc_agent::dataplane::iptables::Hook;
+use npc_agent::dataplane::{Kernel, Linux};
+use npc_agent::enforce::Enforcer;
+use npc_agent::enforce::enforcer::Writes;
+use npc_compiler::layout::Options;
+use npc_compiler::object::Family;
+use npc_compiler::plan::{KernelState, Plan};
+
+use super::namespace::{Namespace, feed, output, run};
+use super::programs::{dropping, everything};
+use super::{dump, on_both_backends};
+
+on_both_backends!(
+    a_program_is_read_back_as_it_was_written,
+    an_edit_writes_the_difference_and_the_same_again_nothing,
+    what_others_have_in_the_kernel_stays_as_it_is,
+    the_jump_is_first_comes_back_and_is_there_once,
+    an_agent_takes_over_what_an_earlier_one_left,
+    a_set_that_is_not_ours_under_our_name_goes_if_nobody_uses_it,
+    detection_finds_the_backend_with_rules_and_wakes_no_other,
+);
+
+fn open(backend: Backend) -> Linux {
+    Linux::open(Some(backend)).unwrap()
+}
+
+fn enforcer(backend: Backend) -> Enforcer<Linux> {
+    Enforcer::new(open(backend), "node-1", Options::default())
+}
+
+fn forward(backend: Backend) -> Vec<String> {
+    let listed = output(&format!("iptables-{backend}"), &["-S", "FORWARD"]);
+    listed.lines().filter(|line| line.starts_with("-A ")).map(str::to_owned).collect()
+}
+
+fn a_program_is_read_back_as_it_was_written(backend: Backend) {
+    let _namespace = Namespace::enter();
+    let mut kernel = open(backend);
+    let program = everything();
+    let plan = Plan::new(&kernel.read().unwrap(), &program);
+    kernel.apply(&plan).unwrap();
+    let held = kernel.read().unwrap();
+    let wanted = KernelState::from(&program);
+    for family in Family::ALL {
+        let (held, wanted) = (held.family(family), wanted.family(family));
+        assert_eq!(held.sets, wanted.sets);
+        for (chain, lines) in &wanted.chains {
+            assert_eq!(held.chains.get(chain), Some(lines), "{family} {chain}");
+        }
+        assert_eq!(held, wanted);
+    }
+    assert!(Plan::new(&held, &program).is_empty());
+}
+
+fn an_edit_writes_the_difference_and_the_same_again_nothing(backend: Backend) {
+    let _namespace = Namespace::enter();
+    let mut enforcer = enforcer(backend);
+    let (writes, rehooked) = enforcer.enforce(&dropping(&[1, 2])).unwrap();
+    let first = Writes { sets_created: 2, members_added: 4, chains_written: 2, rules_written: 2, ..Writes::default() };
+    assert_eq!(writes, first);
+    assert_eq!(rehooked, [(Family::V4, Hook::Absent), (Family::V6, Hook::Absent)]);
+    assert_eq!(enforcer.enforce(&dropping(&[1, 2])).unwrap(), (Writes::default(), Vec::new()));
+    let (writes, _) = enforcer.enforce(&dropping(&[2, 3])).unwrap();
+    assert_eq!(writes, Writes { members_added: 2, members_removed: 2, ..Writes::default() });
+    // From one program to the other, all rules and sets turned over.
+    enforcer.enforce(&everything()).unwrap();
+    enforcer.enforce(&dropping(&[1])).unwrap();
+    assert_eq!(open(backend).read().unwrap(), KernelState::from(&dropping(&[1])));
+}
+
+fn what_others_have_in_the_kernel_stays_as_it_is(backend: Backend) {
+    let _namespace = Namespace::enter();
+    run("ipset", &["create", "KUBE-X", "hash:ip", "timeout", "1000"]);
+    run("ipset", &["create", "npc", "hash:net"]);
+    run("ipset", &["add", "npc", "10.0.0.0/8"]);
+    let others = "*filter\n:FORWARD DROP [0:0]\n:KUBE-FORWARD - [0:0]\n:NPCX - [0:0]\n\
+                  -A FORWARD -j KUBE-FORWARD\n-A KUBE-FORWARD -m mark --mark 0x4000/0x4000 -j ACCEPT\n\
+                  -A NPCX -m set --match-set npc src -j ACCEPT\nCOMMIT\n\
+                  *nat\n:KUBE-SERVICES - [0:0]\n-A PREROUTING -j KUBE-SERVICES\nCOMMIT\n";
+    feed(&format!("iptables-{backend}-restore"), &[], others);
+    run(&format!("ip6tables-{backend}"), &["-P", "FORWARD", "DROP"]);
+    let before = dump(backend);
+
+    let mut enforcer = enforcer(backend);
+    enforcer.enforce(&everything()).unwrap();
+    enforcer.enforce(&dropping(&[7])).unwrap();
+    let ours = |line: &&str| line.contains("NPC-") || line.contains("npc4-") || line.contains("npc6-");
+    let after: String = dump(backend).lines().filter(|line| !ours(line)).map(|line| format!("{line}\n")).collect();
+    assert_eq!(after, before);
+}
+
+fn the_jump_is_first_comes_back_and_is_there_once(backend: Backend) {
+    let _namespace = Namespace::enter();
+    let iptables = format!("iptables-{backend}");
+    run(&iptables, &["-A", "FORWARD", "-s", "192.0.2.1", "-j", "ACCEPT"]);
+    let mut enforcer = enforcer(backend);
+    enforcer.enforce(&dropping(&[1])).unwrap();
+    let wanted = ["-A FORWARD -j NPC-FORWARD", "-A FORWARD -s 192.0.2.1/32 -j ACCEPT"];
+    assert_eq!(forward(backend), wanted);
+    assert_eq!(enforcer.check_hook().unwrap(), []);
+
+    // Somebody inserts above it.
+    run(&iptables, &["-I", "FORWARD", "-s", "192.0.2.2", "-j", "ACCEPT"]);
+    assert_eq!(enforcer.check_hook().unwrap(), [(Family::V4, Hook::Displaced(1))]);
+    let wanted = [wanted[0], "-A FORWARD -s 192.0.2.2/32 -j ACCEPT", wanted[1]];
+    assert_eq!(forward(backend), wanted);
+
+    // Somebody adds it again.
+    run(&iptables, &["-A", "FORWARD", "-j", "NPC-FORWARD"]);
+    assert_eq!(enforcer.check_hook().unwrap(), [(Family::V4, Hook::Displaced(2))]);
+    assert_eq!(forward(backend), wanted);
+
+    // Somebody removes it.
+    run(&iptables, &["-D", "FORWARD", "-j", "NPC-FORWARD"]);
+    assert_eq!(enforcer.check_hook().unwrap(), [(Family::V4, Hook::Absent)]);
+    assert_eq!(forward(backend), wanted);
+
+    // Somebody removes all that is in the table, as a restart of firewalld does.
+    for iptables in [&iptables, &format!("ip6tables-{backend}")] {
+        run(iptables, &["-F"]);
+        run(iptables, &["-X"]);
+    }
+    enforcer.check_hook().expect_err("there is nothing to jump to");
+    enforcer.enforce(&dropping(&[1])).unwrap();
+    assert_eq!(forward(backend), wanted[..1]);
+    assert_eq!(open(backend).read().unwrap(), KernelState::from(&dropping(&[1])));
+}
+
+fn an_agent_takes_over_what_an_earlier_one_left(backend: Backend) {
+    let _namespace = Namespace::enter();
+    enforcer(backend).enforce(&dropping(&[1, 2])).unwrap();
+    let before = dump(backend);
+    let mut next = enforcer(backend);
+    assert_eq!(dump(backend), before, "opening leaves no trace");
+    let (writes, rehooked) = next.enforce(&dropping(&[2])).unwrap();
+    assert_eq!(writes, Writes { members_removed: 2, ..Writes::default() });
+    assert_eq!(rehooked, []);
+    // Half of it was removed by hand in between.
+    run("ipset", &["del", "npc4-dropped", "10.0.0.2"]);
+    run(&format!("ip6tables-{backend}"), &["-F", "NPC-FORWARD"]);
+    let (writes, _) = enforcer(backend).enforce(&dropping(&[2])).unwrap();
+    assert_eq!(writes, Writes { members_added: 1, chains_written: 1, rules_written: 1, ..Writes::default() });
+}
+
+fn a_set_that_is_not_ours_under_our_name_goes_if_nobody_uses_it(backend: Backend) {
+    let _namespace = Namespace::enter();
+    run("ipset", &["create", "npc4-dropped", "hash:ip", "timeout", "30"]);
+    run("ipset", &["create", "npc6-old", "hash:ip", "family", "inet6", "maxelem", "7"]);
+    enforcer(backend).enforce(&dropping(&[1])).unwrap();
+    assert_eq!(open(backend).read().unwrap(), KernelState::from(&dropping(&[1])));
+    assert_eq!(output("ipset", &["list", "-name"]), "npc4-dropped\nnpc6-dropped\n");
+}
+
+fn detection_finds_the_backend_with_rules_and_wakes_no_other(backend: Backend) {
+    let _namespace = Namespace::enter();
+    run(&format!("iptables-{backend}"), &["-A", "FORWARD", "-s", "192.0.2.1", "-j", "ACCEPT"]);
+    let (found, reason) = npc_agent::dataplane::backend::detect().unwrap();
+    assert_eq!((found, reason.contains("1 rules there")), (backend, true), "{reason}");
+    let legacy_tables = std::fs::read_to_string("/proc/thread-self/net/ip_tables_names").unwrap();
+    assert_eq!(legacy_tables, if backend == Backend::Nft { "" } else { "filter\n" });
+
+    // Kubelet's hint says more than any number of rules.
+    let other = if backend == Backend::Nft { Backend::Legacy } else { Backend::Nft };
+    run(&format!("iptables-{other}"), &["-t", "mangle", "-N", "KUBE-IPTABLES-HINT"]);
+    assert_eq!(npc_agent::dataplane::backend::detect().unwrap().0, other);
+}

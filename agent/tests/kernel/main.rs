@@ -1,0 +1,43 @@
+//! The dataplane and the agent against the real kernel, with both backends,
+//! each test in a network namespace of its own. They need root.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod agent;
+mod cleanup;
+mod enforce;
+mod namespace;
+mod network;
+mod programs;
+mod refusals;
+
+use npc_agent::dataplane::backend::Backend;
+
+/// Makes a test of each backend from a function that takes one.
+macro_rules! on_both_backends {
+    ($($test:ident),+ $(,)?) => {
+        mod nft {
+            $(#[test] fn $test() { super::$test(npc_agent::dataplane::backend::Backend::Nft); })+
+        }
+        mod legacy {
+            $(#[test] fn $test() { super::$test(npc_agent::dataplane::backend::Backend::Legacy); })+
+        }
+    };
+}
+use on_both_backends;
+
+/// What a backend and ipset hold, as their own tools print it, less what
+/// changes by itself: dates, counters and hash seeds.
+fn dump(backend: Backend) -> String {
+    let mut text = String::new();
+    for family in ["iptables", "ip6tables"] {
+        text.push_str(&namespace::output(&format!("{family}-{backend}-save"), &[]));
+    }
+    text.push_str(&namespace::output("ipset", &["save"]));
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    let lines = lines.map(|line| match line.split_once(" [") {
+        Some((chain, _)) if line.starts_with(':') => chain,
+        _ => line.split(" initval ").next().unwrap_or_default(),
+    });
+    lines.map(|line| format!("{line}\n")).collect()
+}

@@ -1,0 +1,58 @@
+//! A network namespace for one test's thread.
+
+use std::fs::File;
+use std::io::Write as _;
+use std::marker::PhantomData;
+use std::process::{Command, Stdio};
+
+use nix::sched::{CloneFlags, setns, unshare};
+
+/// The calling thread is in a fresh network namespace until this is dropped;
+/// what it starts is in there too. Of one thread, so it cannot be sent.
+pub(crate) struct Namespace {
+    before: File,
+    of_one_thread: PhantomData<*const ()>,
+}
+
+impl Namespace {
+    /// Enters a namespace with nothing in it but loopback, which is up.
+    pub(crate) fn enter() -> Self {
+        let before = File::open("/proc/thread-self/ns/net").unwrap();
+        unshare(CloneFlags::CLONE_NEWNET).expect("these tests need root, to make network namespaces");
+        let namespace = Self { before, of_one_thread: PhantomData };
+        run("ip", &["link", "set", "lo", "up"]);
+        namespace
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        setns(&self.before, CloneFlags::CLONE_NEWNET).expect("back to where we came from");
+    }
+}
+
+/// Runs a command that has to work.
+pub(crate) fn run(program: &str, args: &[&str]) {
+    output(program, args);
+}
+
+/// What a command that has to work prints.
+pub(crate) fn output(program: &str, args: &[&str]) -> String {
+    feed(program, args, "")
+}
+
+/// As [`output`], with a text on its standard input.
+pub(crate) fn feed(program: &str, args: &[&str], input: &str) -> String {
+    let mut child = Command::new(program)
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|error| panic!("{program}: {error}"));
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{program} {args:?}: {stderr}");
+    String::from_utf8(output.stdout).unwrap()
+}

@@ -1,0 +1,83 @@
+//! What the kernel refuses is reported so that one can act on it.
+
+use std::fs::File;
+use std::thread;
+
+use nix::fcntl::{Flock, FlockArg};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use npc_agent::dataplane::backend::Backend;
+use npc_agent::dataplane::iptables::{Error, Iptables};
+use npc_agent::dataplane::{Kernel, Linux};
+use npc_agent::enforce::Enforcer;
+use npc_compiler::layout::Options;
+use npc_compiler::object::Family;
+use npc_compiler::plan::KernelState;
+
+use super::namespace::{Namespace, run};
+use super::on_both_backends;
+use super::programs::dropping;
+
+on_both_backends!(
+    a_refused_line_is_quoted_and_nothing_of_the_restore_is_there,
+    a_chain_that_is_not_there_is_blamed_on_the_line_that_leads_to_it,
+    after_a_refusal_the_kernel_is_read_again,
+);
+
+fn a_refused_line_is_quoted_and_nothing_of_the_restore_is_there(backend: Backend) {
+    let _namespace = Namespace::enter();
+    let table = Iptables::new(backend, Family::V4).unwrap();
+    let bad = "-A NPC-X -m set --match-set npc4-nowhere dst -j DROP";
+    let error = table.restore(&format!("*filter\n:NPC-X - [0:0]\n-A NPC-X -j RETURN\n{bad}\nCOMMIT\n")).unwrap_err();
+    let text = error.to_string();
+    assert!(text.contains(&format!("refused line 4 (`{bad}`)")), "{text}");
+    assert!(text.contains("npc4-nowhere doesn't exist") && text.contains("somebody else removed the set"), "{text}");
+    assert!(table.chains().unwrap().is_empty());
+}
+
+fn a_chain_that_is_not_there_is_blamed_on_the_line_that_leads_to_it(backend: Backend) {
+    let _namespace = Namespace::enter();
+    let table = Iptables::new(backend, Family::V6).unwrap();
+    let text = "*filter\n:NPC-X - [0:0]\n-A NPC-X -j NPC-NOWHERE\n-A NPC-X -j RETURN\nCOMMIT\n";
+    let error = table.restore(text).unwrap_err().to_string();
+    assert!(error.contains("refused line 3 (`-A NPC-X -j NPC-NOWHERE`)"), "{error}");
+}
+
+fn after_a_refusal_the_kernel_is_read_again(backend: Backend) {
+    let _namespace = Namespace::enter();
+    let mut enforcer = Enforcer::new(Linux::open(Some(backend)).unwrap(), "node-1", Options::default());
+    enforcer.enforce(&dropping(&[1])).unwrap();
+    // Somebody takes the set away under us.
+    for iptables in [format!("iptables-{backend}"), format!("ip6tables-{backend}")] {
+        run(&iptables, &["-F", "NPC-FORWARD"]);
+    }
+    // nft lets go of it a little later, and cleanup waits for that.
+    let removed = npc_agent::dataplane::ipset::destroy(&npc_agent::dataplane::ipset::names().unwrap());
+    assert_eq!(removed.0.len(), 2, "{:?}", removed.1);
+    let error = enforcer.enforce(&dropping(&[1, 2])).unwrap_err().to_string();
+    assert!(error.contains("refused line 1 (`add npc4-dropped 10.0.0.2`)"), "{error}");
+    enforcer.enforce(&dropping(&[1, 2])).unwrap();
+    let held = Linux::open(Some(backend)).unwrap().read().unwrap();
+    assert_eq!(held, KernelState::from(&dropping(&[1, 2])));
+}
+
+#[test]
+fn a_lock_that_is_never_released_is_given_up_in_words() {
+    // In a thread of its own, because it leaves the file system of the others.
+    let test = || {
+        let _namespace = Namespace::enter();
+        // A /run of our own: the real lock is for everybody.
+        unshare(CloneFlags::CLONE_NEWNS).unwrap();
+        let none = None::<&str>;
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+        mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), none).unwrap();
+        let lock = File::create("/run/xtables.lock").unwrap();
+        let _held = Flock::lock(lock, FlockArg::LockExclusive).unwrap();
+        let table = Iptables::new(Backend::Legacy, Family::V4).unwrap().with_lock_wait(1);
+        for error in [table.restore("*filter\nCOMMIT\n").unwrap_err(), table.hook().unwrap_err()] {
+            assert!(matches!(error, Error::Locked { .. }), "{error}");
+            assert!(error.to_string().contains("waited 1 s for the xtables lock"), "{error}");
+        }
+    };
+    thread::spawn(test).join().unwrap();
+}
