@@ -174,7 +174,8 @@ impl Group {
 }
 
 impl Admitted {
-    fn of_ports(ports: &Ports, direction: Direction, resolution: &Resolution) -> Self {
+    /// What a rule's ports admit, in a group that resolves names like this.
+    pub(crate) fn of_ports(ports: &Ports, direction: Direction, resolution: &Resolution) -> Self {
         let mut admitted = Self::default();
         let ports = match ports {
             Ports::Everything => return Self { traffic: Traffic::all(), named: BTreeSet::new() },
@@ -225,7 +226,7 @@ impl Atom {
 }
 
 /// The atoms of a rule's peers.
-fn atoms(peers: &Peers) -> Vec<Atom> {
+pub(crate) fn atoms(peers: &Peers) -> Vec<Atom> {
     match peers {
         Peers::Everyone => vec![Atom::Everyone],
         Peers::AnyOf(peers) => (peers.iter())

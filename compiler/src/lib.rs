@@ -25,6 +25,7 @@ mod leaf;
 pub mod matrix;
 pub mod name;
 pub mod object;
+pub mod pairs;
 pub mod plan;
 pub mod policy;
 pub mod program;

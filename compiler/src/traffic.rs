@@ -1,5 +1,7 @@
 //! What passes between two ends, by protocol and destination port.
 
+use std::fmt;
+
 use crate::object::Protocol;
 use crate::ranges::RangeSet;
 
@@ -78,5 +80,60 @@ impl Traffic {
             other: flag(self.other, other.other),
             ports: Protocol::ALL.map(|protocol| set(self.of(protocol), other.of(protocol))),
         }
+    }
+}
+
+/// As people write it: `*` everything, `5432` a TCP port, `53/udp`,
+/// `8000-8100`, `*/sctp` a whole protocol, `icmp` what has no ports.
+impl fmt::Display for Traffic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_all() {
+            return f.write_str("*");
+        }
+        let mut comma = "";
+        let mut item = |text: fmt::Arguments<'_>| {
+            write!(f, "{comma}{text}")?;
+            comma = ",";
+            Ok(())
+        };
+        for protocol in Protocol::ALL {
+            let suffix = match protocol {
+                Protocol::Tcp => "",
+                Protocol::Udp => "/udp",
+                Protocol::Sctp => "/sctp",
+            };
+            for &(first, last) in self.of(protocol).ranges() {
+                match (first, last) {
+                    (0 | 1, u16::MAX) => item(format_args!("*/{}", protocol.lower()))?,
+                    // No packet is sent to port 0.
+                    (0, 0) => {}
+                    _ if first == last => item(format_args!("{first}{suffix}"))?,
+                    _ => item(format_args!("{}-{last}{suffix}", first.max(1)))?,
+                }
+            }
+        }
+        if self.other {
+            item(format_args!("icmp"))?;
+        }
+        if comma.is_empty() { f.write_str("nothing") } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn traffic_reads_as_people_write_it() {
+        let tcp = |first, last| Traffic::ports(Protocol::Tcp, first, last);
+        let mixed = tcp(5432, 5432).union(&Traffic::ports(Protocol::Udp, 53, 53)).union(&tcp(8000, 8100));
+        assert_eq!(mixed.to_string(), "5432,8000-8100,53/udp");
+        assert_eq!(Traffic::all().to_string(), "*");
+        assert_eq!(Traffic::none().to_string(), "nothing");
+        assert_eq!(tcp(0, u16::MAX).to_string(), "*/tcp");
+        assert_eq!(tcp(1, u16::MAX).to_string(), "*/tcp");
+        assert_eq!(tcp(0, 0).to_string(), "nothing");
+        let rest = Traffic::all().difference(&tcp(80, 80));
+        assert_eq!(rest.to_string(), "1-79,81-65535,*/udp,*/sctp,icmp");
     }
 }
