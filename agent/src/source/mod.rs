@@ -2,8 +2,12 @@
 //!
 //! ```text
 //!  files, directories, stdin ─▶ manifests ─▶ Loaded: objects, positions, problems
-//!                                   ▲
-//!  inotify ─▶ directory ────────────┘        a new Loaded after every change
+//!                                   ▲                    │
+//!  inotify ─▶ directory ────────────┘                    ├─ whatif: overlays and removals
+//!             a new Loaded after every change            ▼
+//!                                                    compiler
 //! ```
 
+pub mod directory;
 pub mod manifests;
+pub mod whatif;

@@ -119,7 +119,7 @@ impl Represented {
 
     /// Whether a workload needs no pod made after its template.
     fn contains(&self, workload: &ObjectRef, owner: Option<&Workload>) -> bool {
-        let owned = owner.map(|owner| ObjectRef::new(&owner.kind, &workload.namespace, &owner.name));
-        self.live.contains(workload) || owned.is_some_and(|o| self.live.contains(&o) || self.declared.contains(&o))
+        let above = owner.map(|owner| ObjectRef::new(&owner.kind, &workload.namespace, &owner.name));
+        self.live.contains(workload) || above.is_some_and(|o| self.live.contains(&o) || self.declared.contains(&o))
     }
 }

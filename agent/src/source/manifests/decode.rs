@@ -268,7 +268,7 @@ impl<'de> Deserializer<'de> for De<'de, '_> {
             }
             _ => return Err(self.wanted("a mapping")),
         };
-        let entries = Entries { entries: entries.iter(), current: None, fields, parent: self };
+        let entries = Entries { rest: entries.iter(), current: None, fields, parent: self };
         visitor.visit_map(entries).map_err(|error| self.here(error))
     }
 
@@ -303,7 +303,7 @@ impl<'de> SeqAccess<'de> for Items<'de, '_> {
 }
 
 struct Entries<'de, 'p> {
-    entries: std::slice::Iter<'de, Entry>,
+    rest: std::slice::Iter<'de, Entry>,
     current: Option<&'de Entry>,
     fields: &'static [&'static str],
     parent: De<'de, 'p>,
@@ -313,7 +313,7 @@ impl<'de> MapAccess<'de> for Entries<'de, '_> {
     type Error = Mismatch;
 
     fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Mismatch> {
-        self.current = self.entries.next();
+        self.current = self.rest.next();
         let Some(entry) = self.current else { return Ok(None) };
         let key: de::value::StrDeserializer<'_, Mismatch> = (&*entry.key).into_deserializer();
         seed.deserialize(key).map(Some)
@@ -328,7 +328,7 @@ impl<'de> MapAccess<'de> for Entries<'de, '_> {
 }
 
 /// The field whose name is at most two slips away from a key.
-fn most_similar(key: &str, fields: &'static [&'static str]) -> Option<&'static str> {
+pub(super) fn most_similar(key: &str, fields: &'static [&'static str]) -> Option<&'static str> {
     let close = fields.iter().map(|field| (slips(key, field), *field)).filter(|(slips, _)| *slips <= 2);
     close.min().map(|(_, field)| field)
 }

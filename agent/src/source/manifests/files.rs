@@ -1,5 +1,6 @@
 //! Which files there are to read.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,14 +14,21 @@ const ENDINGS: [&str; 3] = ["json", "yaml", "yml"];
 /// old versions. Symlinks are followed, each directory once.
 pub(in crate::source) fn walk(root: &Path) -> io::Result<Listing> {
     let mut listing = Listing::default();
-    let mut seen = std::collections::BTreeSet::new();
+    let mut seen = BTreeSet::new();
     let mut open = vec![root.to_owned()];
     while let Some(directory) = open.pop() {
+        let entries = fs::canonicalize(&directory).and_then(|real| Ok((real, fs::read_dir(&directory)?)));
+        let (real, entries) = match entries {
+            Ok(found) => found,
+            // It went while we looked.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && directory != root => continue,
+            Err(error) => return Err(error),
+        };
         // A symlink may lead back up.
-        if !seen.insert(fs::canonicalize(&directory)?) {
+        if !seen.insert(real) {
             continue;
         }
-        for entry in fs::read_dir(&directory)? {
+        for entry in entries {
             let entry = entry?;
             if entry.file_name().as_encoded_bytes().starts_with(b".") {
                 continue;
@@ -30,9 +38,8 @@ pub(in crate::source) fn walk(root: &Path) -> io::Result<Listing> {
             let is_manifest = ending.is_some_and(|e| ENDINGS.contains(&e.as_str()));
             match fs::metadata(&path) {
                 Ok(metadata) if metadata.is_dir() => open.push(path),
-                Ok(_) if !is_manifest => {}
                 // What cannot be looked at is reported when it is read.
-                Ok(_) | Err(_) if is_manifest => listing.files.push(path),
+                _ if is_manifest => listing.files.push(path),
                 _ => {}
             }
         }

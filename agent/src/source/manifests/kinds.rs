@@ -6,7 +6,7 @@ use k8s_openapi::api::networking::v1 as networking;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use npc_compiler::object::{Namespace, NetworkPolicy, Node as ClusterNode, Pod, Service, Workload};
 
-use super::decode::{Mismatch, Notes, decode};
+use super::decode::{Mismatch, Notes, Unknown, decode, most_similar};
 use super::position::Span;
 use super::tree::{Node, Value};
 
@@ -241,9 +241,9 @@ pub(super) fn read(
             Body::Service(core::Service { metadata, spec: Some(spec), status: Some(status) }.into())
         }
         Kind::Policy => {
-            let mut object: networking::NetworkPolicy = decode(node, "", notes)?;
-            object.metadata = metadata;
-            let mut policy = NetworkPolicy::from(object);
+            let mut policy =
+                NetworkPolicy::from(networking::NetworkPolicy { metadata, spec: field(node, &["spec"], notes)? });
+            unknown_beside_spec(node, notes);
             policy.unknown_fields = notes.unknown.iter().map(|unknown| unknown.path.clone()).collect();
             Body::Policy(Box::new(policy))
         }
@@ -257,6 +257,16 @@ pub(super) fn read(
         Kind::Other => return Err(wrong(node.span, "kind", "of no kind that decides".to_owned(), "")),
     };
     Ok(Decoded { namespace, name, owner, body })
+}
+
+/// Notes the fields of a policy that stand beside its spec, where most likely
+/// a part of it was meant.
+fn unknown_beside_spec(node: &Node, notes: &mut Notes) {
+    let fields = &["apiVersion", "kind", "metadata", "spec"];
+    let Value::Map(entries) = &node.resolved().value else { return };
+    for entry in entries.iter().filter(|entry| !fields.contains(&&*entry.key)) {
+        notes.unknown.push(Unknown { path: entry.key.to_string(), similar: most_similar(&entry.key, fields) });
+    }
 }
 
 /// The pod that a workload would make; it has the workload's name.

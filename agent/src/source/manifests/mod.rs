@@ -43,6 +43,7 @@ pub use position::{Location, Mark, Positions, Span};
 pub use problem::{Errors, ObjectRef, Problem, Severity};
 
 pub(super) use assemble::assemble;
+pub(super) use files::walk;
 pub(super) use parse::{Parsed, parse};
 
 /// How to read.
@@ -90,7 +91,7 @@ pub fn load(paths: &[PathBuf], options: &Options) -> Result<Loaded, Errors> {
             let read = io::stdin().lock().read_to_end(&mut bytes).map(|_| bytes);
             parsed.push(parse_read(path, read, options));
         } else if path.is_dir() {
-            match files::walk(path) {
+            match walk(path) {
                 Ok(listing) if listing.files.is_empty() => {
                     parsed.push(Parsed::failed(path, "no *.yaml, *.yml or *.json file is in this directory", ""));
                 }
@@ -126,7 +127,7 @@ fn finish(parsed: Vec<Parsed>, options: &Options) -> Result<Loaded, Errors> {
 
 /// A path as it is shown; two paths that differ only in bytes that are not
 /// text are shown alike.
-fn shown(path: &Path) -> Arc<str> {
+pub(super) fn shown(path: &Path) -> Arc<str> {
     path.to_string_lossy().into()
 }
 
@@ -140,3 +141,6 @@ fn parse_read(path: &Path, read: io::Result<Vec<u8>>, options: &Options) -> Pars
 fn unreadable(path: &Path, error: &io::Error) -> Parsed {
     Parsed::failed(path, &format!("cannot be read: {error}"), "")
 }
+
+#[cfg(test)]
+mod tests;

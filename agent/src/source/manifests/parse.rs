@@ -38,6 +38,11 @@ impl Parsed {
         Self { file, text: Arc::default(), items: Vec::new(), problems: Vec::new(), skipped: BTreeMap::new() }
     }
 
+    /// The same objects, with no word about what is wrong.
+    pub(in crate::source) fn silent(&self) -> Self {
+        Self { problems: Vec::new(), ..self.clone() }
+    }
+
     /// A file that could not be read at all.
     pub(in crate::source) fn failed(path: &Path, message: &str, help: &str) -> Self {
         let mut parsed = Self::empty(path.to_string_lossy().into());
@@ -83,7 +88,7 @@ pub(in crate::source) fn parse(file: &Arc<str>, bytes: Vec<u8>, default_namespac
 /// The place just behind a text.
 fn behind(text: &[u8]) -> Span {
     let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-    let line = text.iter().filter(|byte| **byte == b'\n').count() + 1;
+    let line = text.split(|byte| *byte == b'\n').count();
     let last = text.rsplit(|byte| *byte == b'\n').next().unwrap_or_default();
     let at = Mark { line: number(line), column: number(String::from_utf8_lossy(last).chars().count() + 1) };
     Span { start: at, end: at }
@@ -133,10 +138,10 @@ impl Reader<'_> {
             Err((span, message, help)) => return self.problem(Severity::Error, span, None, "", message, help),
         };
         if let Some(of) = types.kind.strip_suffix("List")
-            && let Some(items) = node.get("items").cloned()
+            && node.get("items").is_some()
         {
             let of = TypeMeta { api_version: types.api_version, kind: of.to_owned() };
-            return self.list(items, (!of.kind.is_empty()).then_some(&of), lists);
+            return self.list(node, (!of.kind.is_empty()).then_some(&of), lists);
         }
         let kind = Kind::of(&types.api_version, &types.kind);
         if kind == Kind::Other {
@@ -175,15 +180,18 @@ impl Reader<'_> {
         }
     }
 
-    fn list(&mut self, items: Node, of: Option<&TypeMeta>, lists: usize) {
+    fn list(&mut self, list: Node, of: Option<&TypeMeta>, lists: usize) {
+        let Value::Map(entries) = list.into_value() else { return };
+        let Some(items) = entries.into_iter().find(|entry| &*entry.key == "items") else { return };
         if lists >= MAX_LISTS {
             let message = "lists of lists of lists".to_owned();
-            return self.problem(Severity::Error, items.span, None, "items", message, "flatten them");
+            return self.problem(Severity::Error, items.at, None, "items", message, "flatten them");
         }
-        match items.resolved().value.clone() {
+        let is_null = items.node.is_null();
+        match items.node.into_value() {
             Value::List(items) => items.into_iter().for_each(|item| self.document(item, of, lists + 1)),
-            _ if items.is_null() => {}
-            _ => self.problem(Severity::Error, items.span, None, "items", "items must be a list".to_owned(), ""),
+            _ if is_null => {}
+            _ => self.problem(Severity::Error, items.at, None, "items", "items must be a list".to_owned(), ""),
         }
     }
 

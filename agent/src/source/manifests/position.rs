@@ -89,7 +89,7 @@ impl Positions {
         self.objects.insert(object, origin);
     }
 
-    pub(super) fn merge(&mut self, other: Self) {
+    pub(in crate::source) fn merge(&mut self, other: Self) {
         self.objects.extend(other.objects);
         self.sources.extend(other.sources);
     }

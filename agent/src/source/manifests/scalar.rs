@@ -2,6 +2,7 @@
 //!
 //! kubectl and the API server read YAML 1.1 (`yes` is a boolean, `010` is
 //! eight), most other tools YAML 1.2. Where the two agree a word is *sure*.
+//! A lone `y` or `n` is text to nearly everyone, and to us.
 
 /// A word without quotes.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -43,8 +44,8 @@ pub(super) fn resolve(word: &str) -> Plain {
         "" | "~" | "null" | "Null" | "NULL" => return sure(Scalar::Null),
         "true" | "True" | "TRUE" => return sure(Scalar::Bool(true)),
         "false" | "False" | "FALSE" => return sure(Scalar::Bool(false)),
-        "y" | "Y" | "yes" | "Yes" | "YES" | "on" | "On" | "ON" => return doubtful(Scalar::Bool(true)),
-        "n" | "N" | "no" | "No" | "NO" | "off" | "Off" | "OFF" => return doubtful(Scalar::Bool(false)),
+        "yes" | "Yes" | "YES" | "on" | "On" | "ON" => return doubtful(Scalar::Bool(true)),
+        "no" | "No" | "NO" | "off" | "Off" | "OFF" => return doubtful(Scalar::Bool(false)),
         _ => {}
     }
     if !word.starts_with(|c: char| c.is_ascii_digit() || matches!(c, '+' | '-' | '.')) {
@@ -125,7 +126,8 @@ mod tests {
         check("FALSE", Scalar::Bool(false), true);
         check("yes", Scalar::Bool(true), false);
         check("Off", Scalar::Bool(false), false);
-        check("y", Scalar::Bool(true), false);
+        check("y", Scalar::Text, true);
+        check("N", Scalar::Text, true);
         check("yEs", Scalar::Text, true);
         check("80", Scalar::Int(80), true);
         check("-1", Scalar::Int(-1), true);

@@ -66,6 +66,14 @@ impl Node {
         }
     }
 
+    /// What the node holds, an alias followed.
+    pub(super) fn into_value(self) -> Value {
+        match self.value {
+            Value::Shared(shared) => shared.resolved().value.clone(),
+            value => value,
+        }
+    }
+
     /// The text of a scalar, quoted or not.
     pub(super) fn text(&self) -> Option<&str> {
         match &self.resolved().value {
@@ -195,7 +203,8 @@ impl Builder {
     /// Takes one event; the document, once it is complete.
     fn take(&mut self, event: Event<'_>, span: granit_parser::Span) -> Result<Option<Node>, Fault> {
         let (start, end) = (mark(span.start), mark(span.end));
-        if !span.is_empty() && !matches!(event, Event::SequenceEnd | Event::MappingEnd) {
+        let has_extent = start != end;
+        if has_extent && !matches!(event, Event::SequenceEnd | Event::MappingEnd) {
             self.end = end;
         }
         match event {
@@ -211,7 +220,7 @@ impl Builder {
             }
             Event::SequenceEnd | Event::MappingEnd => {
                 // `]` and `}` have an extent, the end of indentation has none.
-                if !span.is_empty() {
+                if has_extent {
                     self.end = end;
                 }
                 let Some(frame) = self.open.pop() else { return Ok(None) };
@@ -224,9 +233,9 @@ impl Builder {
                     Some("int" | "bool" | "float" | "null") => true,
                     _ => style == ScalarStyle::Plain,
                 };
-                // A value that is left out stands where the parser looks for
-                // the next one; it belongs behind its key.
-                let span = if span.is_empty() { Span { start: self.end, end: self.end } } else { Span { start, end } };
+                // A value that is left out stands behind its key or dash.
+                let span = Span { start, end };
+                self.end = end;
                 let node = Node { span, value: Value::Scalar { text: text.into(), plain } };
                 let done = self.anchor(anchor, Done { node, nodes: 1, depth: 1 });
                 self.add(done)

@@ -1,0 +1,142 @@
+//! The files of a directory as they were read last, and as they were good
+//! last.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::PathBuf;
+
+use npc_compiler::object::Objects;
+
+use super::Update;
+use crate::source::manifests::{Options, Parsed, Problem, Severity, assemble, parse, shown, walk};
+
+/// What is known of the directory.
+#[derive(Debug)]
+pub(super) struct State {
+    root: PathBuf,
+    options: Options,
+    files: BTreeMap<PathBuf, File>,
+    /// The problems at the last update.
+    problems: BTreeSet<Problem>,
+    /// The objects at the last update; `None` before the first.
+    objects: Option<Objects>,
+}
+
+/// One file.
+#[derive(Debug)]
+struct File {
+    /// What was read last; `None` if it could not be read.
+    bytes: Option<Vec<u8>>,
+    /// What of it is in force: the last version without errors, or if there
+    /// never was one, what could be read.
+    in_force: Parsed,
+    /// There was a version without errors.
+    was_good: bool,
+    /// What is wrong with it now.
+    problems: Vec<Problem>,
+}
+
+impl State {
+    pub(super) fn new(root: PathBuf, options: Options) -> Self {
+        Self { root, options, files: BTreeMap::new(), problems: BTreeSet::new(), objects: None }
+    }
+
+    /// Looks at the directory again; the update, if there is anything to say.
+    /// `unwatched` is why changes will not be seen, if so.
+    pub(super) fn refresh(&mut self, unwatched: Option<&notify::Error>) -> Option<Update> {
+        let mut problems = Vec::new();
+        if let Some(error) = unwatched {
+            let message = format!("its changes cannot be seen: {error}");
+            let help = "more watches may be needed: sysctl fs.inotify.max_user_watches, max_user_instances";
+            problems.push(self.root_problem(&message, help));
+        }
+        let listed = match walk(&self.root) {
+            Ok(listing) => {
+                let there: BTreeSet<PathBuf> = listing.files.into_iter().collect();
+                self.files.retain(|path, _| there.contains(path));
+                for path in there {
+                    self.read(path);
+                }
+                true
+            }
+            Err(error) => {
+                let message = format!("the directory cannot be read: {error}");
+                let help = "the objects it held stay in force until it is back";
+                problems.push(self.root_problem(&message, help));
+                false
+            }
+        };
+        problems.extend(self.files.values().flat_map(|file| file.problems.iter().cloned()));
+
+        // Nothing is said about objects before the directory was seen once.
+        let loaded = (listed || self.objects.is_some()).then(|| {
+            let in_force = self.files.values().map(|file| file.in_force.silent());
+            assemble(in_force.collect(), &self.options)
+        });
+        // What assembling finds is between files, such as a name in two of them.
+        problems.extend(loaded.iter().flat_map(|loaded| loaded.problems.iter().cloned()));
+        let problems: BTreeSet<Problem> = problems.into_iter().collect();
+        let new = problems.difference(&self.problems).cloned().collect::<Vec<_>>();
+        let loaded = loaded.filter(|loaded| self.objects.as_ref() != Some(&loaded.objects)).map(|mut loaded| {
+            loaded.problems = problems.iter().cloned().collect();
+            loaded
+        });
+        self.problems = problems;
+        if let Some(loaded) = &loaded {
+            self.objects = Some(loaded.objects.clone());
+        }
+        if loaded.is_none() && new.is_empty() {
+            return None;
+        }
+        let never_read = self.files.iter().filter(|(_, file)| !file.was_good).map(|(path, _)| path.clone());
+        Some(Update { loaded, problems: new, never_read: never_read.collect() })
+    }
+
+    /// Reads a file, and parses it if it is not what it was.
+    fn read(&mut self, path: PathBuf) {
+        let (bytes, parsed) = match fs::read(&path) {
+            Ok(bytes) => {
+                let known = self.files.get(&path).and_then(|file| file.bytes.as_ref());
+                if known == Some(&bytes) {
+                    return;
+                }
+                let parsed = parse(&shown(&path), bytes.clone(), &self.options.default_namespace);
+                (Some(bytes), parsed)
+            }
+            // The next look at the directory will not find it at all.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && !path.is_symlink() => return,
+            Err(error) => (None, Parsed::failed(&path, &format!("cannot be read: {error}"), "")),
+        };
+        let is_good = parsed.problems.iter().all(|problem| problem.severity == Severity::Warning);
+        let mut problems = parsed.problems.clone();
+        match self.files.get_mut(&path) {
+            Some(file) if file.was_good && !is_good => {
+                for problem in problems.iter_mut().filter(|problem| problem.severity == Severity::Error) {
+                    keep_said(problem);
+                }
+                (file.bytes, file.problems) = (bytes, problems);
+            }
+            _ => {
+                self.files.insert(path, File { bytes, in_force: parsed, was_good: is_good, problems });
+            }
+        }
+    }
+
+    fn root_problem(&self, message: &str, help: &str) -> Problem {
+        Problem {
+            file: shown(&self.root),
+            span: None,
+            severity: Severity::Error,
+            object: None,
+            path: String::new(),
+            message: message.to_owned(),
+            help: help.to_owned(),
+        }
+    }
+}
+
+/// Adds to a problem what happens now.
+fn keep_said(problem: &mut Problem) {
+    let kept = "the last good version of this file stays in force";
+    problem.help = if problem.help.is_empty() { kept.to_owned() } else { format!("{}; {kept}", problem.help) };
+}

@@ -1,0 +1,88 @@
+//! Real files, on disk.
+
+use std::fs;
+
+use super::*;
+
+fn load_all(paths: &[&Path]) -> Result<Loaded, Errors> {
+    load(&paths.iter().map(|p| (*p).to_owned()).collect::<Vec<_>>(), &Options::default())
+}
+
+fn pod(name: &str) -> String {
+    format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\n")
+}
+
+#[test]
+fn directories_are_read_in_order_with_those_below_and_without_the_rest() {
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path();
+    fs::create_dir_all(root.join("b/c")).unwrap();
+    fs::create_dir_all(root.join(".git")).unwrap();
+    fs::write(root.join("z.yaml"), pod("z")).unwrap();
+    fs::write(root.join("b/c/y.YML"), pod("y")).unwrap();
+    fs::write(root.join("b/x.json"), r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"x"}}"#).unwrap();
+    fs::write(root.join("kustomization.yaml"), "resources: [z.yaml]\n").unwrap();
+    for ignored in ["notes.txt", ".hidden.yaml", ".git/w.yaml", "w.yaml~"] {
+        fs::write(root.join(ignored), "not: [yaml").unwrap();
+    }
+    std::os::unix::fs::symlink(root, root.join("b/loop")).unwrap();
+    let loaded = load_all(&[root]).unwrap();
+    assert_eq!(names(&loaded), ["ns default", "pod default/y", "pod default/x", "pod default/z"]);
+    assert_eq!(loaded.problems, []);
+    let place = loaded.positions.locate("Pod", "default", "y", "metadata").unwrap();
+    assert_eq!(place.to_string(), format!("{}/b/c/y.YML:3:1", root.display()));
+    // A file that is named is read whatever it is called.
+    fs::write(root.join("notes.txt"), pod("n")).unwrap();
+    assert_eq!(names(&load_all(&[&root.join("notes.txt")]).unwrap()), ["ns default", "pod default/n"]);
+}
+
+#[test]
+fn what_is_not_there_is_an_error() {
+    let directory = tempfile::tempdir().unwrap();
+    let check = |path: &Path, wanted: &str| {
+        let errors = load_all(&[path]).unwrap_err();
+        assert_eq!(errors.0[0].to_string(), format!("{}: error: {wanted}", path.display()));
+    };
+    check(directory.path(), "no *.yaml, *.yml or *.json file is in this directory");
+    check(&directory.path().join("a.yaml"), "cannot be read: No such file or directory (os error 2)");
+}
+
+#[test]
+fn one_name_in_two_files_is_a_warning_that_names_both() {
+    let directory = tempfile::tempdir().unwrap();
+    let (a, b) = (directory.path().join("a.yaml"), directory.path().join("b.yaml"));
+    fs::write(&a, pod("x")).unwrap();
+    fs::write(&b, format!("\n{}", pod("x"))).unwrap();
+    let loaded = load_all(&[&b, &a]).unwrap();
+    let told = loaded.problems[0].to_string();
+    assert!(told.starts_with(&format!("{}:1:1: warning: pod default/x: ", a.display())), "{told}");
+    assert!(told.contains(&format!("the one at {}:2:1;", b.display())), "{told}");
+}
+
+/// The files beside the repository, where they are.
+#[test]
+fn the_shared_corpora_are_read() {
+    let shared = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared");
+    let cases = shared.join("corpora/np-guard/cases");
+    let Ok(cases) = fs::read_dir(cases) else {
+        return eprintln!("SKIPPED: no corpora beside the repository");
+    };
+    let (mut read, mut policies) = (0, 0);
+    for case in cases {
+        let manifests = case.unwrap().path().join("manifests");
+        // One case holds another tool's output among its manifests.
+        let options = Options { allow_errors: manifests.ends_with("onlineboutique/manifests"), ..Options::default() };
+        let loaded = load(&[manifests], &options).unwrap_or_else(|errors| panic!("{errors}"));
+        assert!(!loaded.objects.pods.is_empty() || !loaded.objects.policies.is_empty());
+        let errors = loaded.problems.iter().filter(|p| p.severity == Severity::Error).count();
+        assert_eq!(errors, usize::from(options.allow_errors));
+        read += 1;
+        policies += loaded.objects.policies.len();
+    }
+    assert!(read > 100 && policies > 100, "{read} cases, {policies} policies");
+    let cluster = load(&[shared.join("corpora/azure-npm/cluster.yaml")], &Options::default()).unwrap();
+    assert_eq!((cluster.objects.pods.len(), cluster.objects.policies.len()), (6, 5));
+    let shop = load(&[shared.join("examples/shop")], &Options::default()).unwrap();
+    assert_eq!((shop.objects.pods.len(), shop.objects.policies.len()), (4, 4));
+    assert_eq!(shop.problems, []);
+}

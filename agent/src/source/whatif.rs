@@ -1,0 +1,259 @@
+//! What-ifs: objects changed in memory, before anyone applies them.
+
+use std::fmt;
+use std::str::FromStr;
+
+use npc_compiler::object::{Labels, Objects, Pod};
+
+use super::manifests::{Loaded, ObjectRef};
+
+/// Labels that a controller gives the pods it makes, over and above those of
+/// its template.
+const CONTROLLER_LABELS: [&str; 9] = [
+    "apps.kubernetes.io/pod-index",
+    "batch.kubernetes.io/controller-uid",
+    "batch.kubernetes.io/job-name",
+    "controller-revision-hash",
+    "controller-uid",
+    "job-name",
+    "pod-template-generation",
+    "pod-template-hash",
+    "statefulset.kubernetes.io/pod-name",
+];
+
+/// Applies the objects of an overlay: each one comes in place of the object
+/// of the same kind, namespace and name, or in addition.
+///
+/// A workload also changes the pods it already has: they keep their names,
+/// addresses and nodes, and take over the labels, ports and network of its
+/// template, as after a rollout.
+pub fn apply_overlay(base: &mut Loaded, overlay: Loaded) {
+    let Loaded { objects, positions, problems, skipped } = overlay;
+    let into = &mut base.objects;
+    for namespace in objects.namespaces {
+        // One that the overlay only implies changes nothing about one that is
+        // there.
+        let implied = positions.locate("Namespace", "", &namespace.name, "").is_none();
+        match into.namespaces.iter_mut().find(|n| n.name == namespace.name) {
+            Some(_) if implied => {}
+            Some(old) => *old = namespace,
+            None => into.namespaces.push(namespace),
+        }
+    }
+    for pod in objects.pods {
+        overlay_pod(&mut into.pods, pod);
+    }
+    for policy in objects.policies {
+        let same =
+            |p: &npc_compiler::object::NetworkPolicy| p.name() == policy.name() && p.namespace() == policy.namespace();
+        match into.policies.iter_mut().find(|p| same(p)) {
+            Some(old) => *old = policy,
+            None => into.policies.push(policy),
+        }
+    }
+    for node in objects.nodes {
+        match into.nodes.iter_mut().find(|n| n.name == node.name) {
+            Some(old) => *old = node,
+            None => into.nodes.push(node),
+        }
+    }
+    for service in objects.services {
+        match into.services.iter_mut().find(|s| s.name == service.name && s.namespace == service.namespace) {
+            Some(old) => *old = service,
+            None => into.services.push(service),
+        }
+    }
+    base.positions.merge(positions);
+    base.problems.extend(problems);
+    for (kind, count) in skipped {
+        *base.skipped.entry(kind).or_default() += count;
+    }
+}
+
+fn overlay_pod(pods: &mut Vec<Pod>, new: Pod) {
+    if is_template(&new) {
+        let mut found = false;
+        for old in pods.iter_mut().filter(|old| old.namespace == new.namespace && old.workload == new.workload) {
+            found = true;
+            roll_out(old, &new);
+        }
+        if !found {
+            pods.push(new);
+        }
+        return;
+    }
+    pods.retain(|old| old.namespace != new.namespace || old.name != new.name || is_template(old));
+    pods.push(new);
+}
+
+/// Whether this is the pod that stands for a workload.
+fn is_template(pod: &Pod) -> bool {
+    pod.uid.is_empty() && pod.workload.as_ref().is_some_and(|workload| workload.name == pod.name)
+}
+
+fn roll_out(old: &mut Pod, new: &Pod) {
+    if is_template(old) {
+        *old = new.clone();
+        return;
+    }
+    let own = std::mem::take(&mut old.labels).into_iter();
+    let mut labels: Labels = own.filter(|(key, _)| CONTROLLER_LABELS.contains(&key.as_str())).collect();
+    labels.extend(new.labels.iter().map(|(key, value)| (key.clone(), value.clone())));
+    old.labels = labels;
+    old.ports.clone_from(&new.ports);
+    old.host_network = new.host_network;
+}
+
+/// Why there is nothing to remove.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RemoveError {
+    /// The text does not name an object.
+    #[error("{0:?} names no object; write KIND/NAMESPACE/NAME, as in netpol/shop/api, or ns/NAME, node/NAME")]
+    Syntax(String),
+    /// There is no such kind here.
+    #[error("{0:?} is no kind that decides about connectivity")]
+    Kind(String),
+    /// The input has no such object.
+    #[error("there is no {0} in the input")]
+    Absent(ObjectRef),
+}
+
+/// Takes an object away, as `kubectl delete` would: a namespace with all that
+/// is in it, a workload with its pods. The kind may be short or plural, in
+/// any case (`netpol`, `deployments`).
+///
+/// # Errors
+///
+/// If there is no such kind, or no such object.
+pub fn remove(objects: &mut Objects, kind: &str, namespace: &str, name: &str) -> Result<(), RemoveError> {
+    let kind = Removable::parse(kind)?;
+    let before = count(objects);
+    match kind {
+        Removable::Namespace => {
+            objects.namespaces.retain(|n| n.name != name);
+            objects.pods.retain(|p| p.namespace != name);
+            objects.policies.retain(|p| p.namespace() != name);
+            objects.services.retain(|s| s.namespace != name);
+        }
+        Removable::Node => objects.nodes.retain(|n| n.name != name),
+        Removable::Pod => objects.pods.retain(|p| p.namespace != namespace || p.name != name || is_template(p)),
+        Removable::Service => objects.services.retain(|s| s.namespace != namespace || s.name != name),
+        Removable::Policy => objects.policies.retain(|p| p.namespace() != namespace || p.name() != name),
+        Removable::Workload(kind) => objects.pods.retain(|p| {
+            let of_it = p.workload.as_ref().is_some_and(|w| w.kind == kind && w.name == name);
+            p.namespace != namespace || !of_it
+        }),
+    }
+    if count(objects) == before {
+        let namespace = if matches!(kind, Removable::Namespace | Removable::Node) { "" } else { namespace };
+        return Err(RemoveError::Absent(ObjectRef::new(kind.name(), namespace, name)));
+    }
+    Ok(())
+}
+
+fn count(objects: &Objects) -> usize {
+    objects.namespaces.len()
+        + objects.pods.len()
+        + objects.policies.len()
+        + objects.nodes.len()
+        + objects.services.len()
+}
+
+/// The kinds that can be taken away.
+#[derive(Debug, Clone, Copy)]
+enum Removable {
+    Namespace,
+    Node,
+    Pod,
+    Service,
+    Policy,
+    Workload(&'static str),
+}
+
+impl Removable {
+    fn parse(kind: &str) -> Result<Self, RemoveError> {
+        Ok(match kind.to_ascii_lowercase().as_str() {
+            "ns" | "namespace" | "namespaces" => Self::Namespace,
+            "no" | "node" | "nodes" => Self::Node,
+            "po" | "pod" | "pods" => Self::Pod,
+            "svc" | "service" | "services" => Self::Service,
+            "netpol" | "networkpolicy" | "networkpolicies" => Self::Policy,
+            "deploy" | "deployment" | "deployments" => Self::Workload("Deployment"),
+            "sts" | "statefulset" | "statefulsets" => Self::Workload("StatefulSet"),
+            "ds" | "daemonset" | "daemonsets" => Self::Workload("DaemonSet"),
+            "rs" | "replicaset" | "replicasets" => Self::Workload("ReplicaSet"),
+            "rc" | "replicationcontroller" | "replicationcontrollers" => Self::Workload("ReplicationController"),
+            "job" | "jobs" => Self::Workload("Job"),
+            "cj" | "cronjob" | "cronjobs" => Self::Workload("CronJob"),
+            _ => return Err(RemoveError::Kind(kind.to_owned())),
+        })
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Namespace => "Namespace",
+            Self::Node => "Node",
+            Self::Pod => "Pod",
+            Self::Service => "Service",
+            Self::Policy => "NetworkPolicy",
+            Self::Workload(kind) => kind,
+        }
+    }
+}
+
+/// What `--remove KIND/NS/NAME` names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Removal {
+    /// The kind as it was written.
+    pub kind: String,
+    /// Empty for a Namespace and a Node.
+    pub namespace: String,
+    /// The name.
+    pub name: String,
+}
+
+impl Removal {
+    /// Takes the object away; see [`remove`].
+    ///
+    /// # Errors
+    ///
+    /// If there is no such object.
+    pub fn apply(&self, objects: &mut Objects) -> Result<(), RemoveError> {
+        remove(objects, &self.kind, &self.namespace, &self.name)
+    }
+}
+
+impl FromStr for Removal {
+    type Err = RemoveError;
+
+    fn from_str(text: &str) -> Result<Self, RemoveError> {
+        let syntax = || RemoveError::Syntax(text.to_owned());
+        let parts: Vec<&str> = text.split('/').collect();
+        if parts.iter().any(|part| part.is_empty()) {
+            return Err(syntax());
+        }
+        let (kind, namespace, name) = match *parts.as_slice() {
+            [kind, namespace, name] => (kind, namespace, name),
+            [kind, name] => (kind, "", name),
+            _ => return Err(syntax()),
+        };
+        let scoped = !matches!(Removable::parse(kind)?, Removable::Namespace | Removable::Node);
+        if scoped != (parts.len() == 3) {
+            return Err(syntax());
+        }
+        Ok(Self { kind: kind.to_owned(), namespace: namespace.to_owned(), name: name.to_owned() })
+    }
+}
+
+impl fmt::Display for Removal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.namespace.is_empty() {
+            write!(f, "{}/{}", self.kind, self.name)
+        } else {
+            write!(f, "{}/{}/{}", self.kind, self.namespace, self.name)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
