@@ -1,6 +1,9 @@
 //! Taking everything of ours out of the kernel, and nothing else.
 
+use std::collections::BTreeSet;
+
 use npc_compiler::object::Family;
+use npc_compiler::plan::ChainWrites;
 use npc_compiler::program::{ChainName, SetName};
 
 use super::backend::{self, Backend};
@@ -82,29 +85,25 @@ fn unhook(table: &Iptables) -> Result<bool, iptables::Error> {
 
 /// In one commit if nothing of others leads to them; else each that can go.
 fn delete_chains(table: &Iptables, removed: &mut Removed) -> Result<(), iptables::Error> {
-    let chains: Vec<ChainName> = table.chains()?.into_keys().collect();
+    let chains: BTreeSet<ChainName> = table.chains()?.into_keys().collect();
     if chains.is_empty() {
         return Ok(());
     }
     let (backend, family) = (table.backend(), table.family());
-    if table.restore(&deletion(&chains, &chains)).is_ok() {
+    let all = ChainWrites { delete: chains.iter().cloned().collect(), ..ChainWrites::default() };
+    if table.restore(&all.restore_text()).is_ok() {
         removed.chains.extend(chains.into_iter().map(|chain| (backend, family, chain)));
         return Ok(());
     }
     // Empty, none of them leads to another or does anything.
-    table.restore(&deletion(&chains, &[]))?;
+    let replace = chains.iter().map(|chain| (chain.clone(), Vec::new())).collect();
+    table.restore(&ChainWrites { replace, ..ChainWrites::default() }.restore_text())?;
     for chain in chains {
-        match table.restore(&deletion(&[], std::slice::from_ref(&chain))) {
+        let one = ChainWrites { delete: [chain.clone()].into_iter().collect(), ..ChainWrites::default() };
+        match table.restore(&one.restore_text()) {
             Ok(()) => removed.chains.push((backend, family, chain)),
             Err(error) => removed.errors.push(error.into()),
         }
     }
     Ok(())
-}
-
-fn deletion(emptied: &[ChainName], deleted: &[ChainName]) -> String {
-    // Declaring a chain empties it.
-    let emptied: String = emptied.iter().map(|chain| format!(":{chain} - [0:0]\n")).collect();
-    let deleted: String = deleted.iter().map(|chain| format!("-X {chain}\n")).collect();
-    format!("*filter\n{emptied}{deleted}COMMIT\n")
 }

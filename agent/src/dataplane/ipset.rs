@@ -104,6 +104,7 @@ pub fn write(writes: &[&SetWrite]) -> Result<(), Error> {
 
 /// Removes sets, going on past those that cannot go; answers those that went
 /// and why others did not.
+#[must_use]
 pub fn destroy(names: &[SetName]) -> (Vec<SetName>, Vec<Error>) {
     let (mut gone, mut errors) = (Vec::new(), Vec::new());
     let deadline = Instant::now() + PATIENCE;

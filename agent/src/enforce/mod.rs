@@ -14,6 +14,8 @@
 pub mod agent;
 pub mod enforcer;
 mod ready;
+#[cfg(test)]
+mod tests;
 mod view;
 
 pub use agent::{Event, Settings, run};

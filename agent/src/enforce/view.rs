@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnetwork::IpNetwork;
 use npc_compiler::object::{Family, Node, Objects};
 
 use crate::dataplane::network::{self, Network};
@@ -68,7 +69,7 @@ impl View {
         // Shared with a pass only while one runs, and none does here.
         let objects = Arc::make_mut(objects);
         objects.nodes.clone_from(&self.declared);
-        let of_kernel = network.addresses.iter().map(|prefix| prefix.ip());
+        let of_kernel = network.addresses.iter().map(IpNetwork::ip);
         match objects.nodes.iter_mut().find(|node| node.name == self.node) {
             Some(node) => {
                 node.addresses.extend(of_kernel);

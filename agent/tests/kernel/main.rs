@@ -28,7 +28,7 @@ use on_both_backends;
 
 /// What a backend and ipset hold, as their own tools print it, less what
 /// changes by itself: dates, counters and hash seeds.
-fn dump(backend: Backend) -> String {
+fn dump(backend: Backend) -> Vec<String> {
     let mut text = String::new();
     for family in ["iptables", "ip6tables"] {
         text.push_str(&namespace::output(&format!("{family}-{backend}-save"), &[]));
@@ -39,5 +39,5 @@ fn dump(backend: Backend) -> String {
         Some((chain, _)) if line.starts_with(':') => chain,
         _ => line.split(" initval ").next().unwrap_or_default(),
     });
-    lines.map(|line| format!("{line}\n")).collect()
+    lines.map(str::to_owned).collect()
 }

@@ -1,0 +1,275 @@
+//! The loop against a kernel that records, in a time that stands still until
+//! everybody waits.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::PodSpec;
+use k8s_openapi::api::networking::{self, v1::NetworkPolicySpec};
+use npc_compiler::layout::Options;
+use npc_compiler::object::{Family, Labels, NetworkPolicy, Objects, Pod};
+use npc_compiler::plan::{Held, KernelState, Plan, SetWrite, Step};
+use npc_compiler::program::{Member, SetName};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use super::agent::Error;
+use super::{Enforcer, Event, Settings, run};
+use crate::dataplane::iptables::Hook;
+use crate::dataplane::network::Network;
+use crate::dataplane::{self, Kernel, ipset};
+
+/// What was asked of a kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Call {
+    Read,
+    Apply,
+    Refused,
+    Hook,
+}
+use Call::{Apply, Hook as Hooked, Read, Refused};
+
+/// What a recording kernel holds.
+struct Memory {
+    state: KernelState,
+    hook: Hook,
+}
+
+/// A kernel that does in memory what it is told, and tells of every call.
+struct Recording {
+    memory: Arc<Mutex<Memory>>,
+    /// How many plans it will refuse, each at its first write of chains.
+    refusals: usize,
+    calls: mpsc::UnboundedSender<Call>,
+}
+
+impl Kernel for Recording {
+    fn read(&mut self) -> Result<KernelState, dataplane::Error> {
+        self.calls.send(Read).expect("the test listens");
+        Ok(self.memory.lock().expect("nobody panicked").state.clone())
+    }
+
+    fn apply(&mut self, plan: &Plan) -> Result<(), dataplane::Error> {
+        let mut memory = self.memory.lock().expect("nobody panicked");
+        for step in &plan.steps {
+            if self.refusals > 0 && matches!(step, Step::Chains(..)) {
+                self.refusals -= 1;
+                self.calls.send(Refused).expect("the test listens");
+                let error = ipset::Error::Command { arguments: "restore", message: "no".to_owned() };
+                return Err(error.into());
+            }
+            carry_out(&mut memory.state, step);
+        }
+        self.calls.send(Apply).expect("the test listens");
+        Ok(())
+    }
+
+    fn put_hook_first(&mut self) -> Result<Vec<(Family, Hook)>, dataplane::Error> {
+        self.calls.send(Hooked).expect("the test listens");
+        let mut memory = self.memory.lock().expect("nobody panicked");
+        Ok(vec![(Family::V4, std::mem::replace(&mut memory.hook, Hook::First))])
+    }
+}
+
+fn held<'a>(state: &'a mut KernelState, name: &SetName) -> &'a mut Held {
+    match SetName::ours(name.as_str()).expect("a set of ours").1 {
+        Family::V4 => &mut state.v4,
+        Family::V6 => &mut state.v6,
+    }
+}
+
+fn carry_out(state: &mut KernelState, step: &Step) {
+    match step {
+        Step::Sets(writes) => {
+            for write in writes {
+                match write {
+                    SetWrite::Create(name, _, kind) => {
+                        held(state, name).sets.entry(name.clone()).or_insert((*kind, [].into()));
+                    }
+                    SetWrite::Add(name, member) => {
+                        held(state, name).sets.get_mut(name).expect("it was created").1.insert(*member);
+                    }
+                    SetWrite::Delete(name, member) => {
+                        held(state, name).sets.get_mut(name).expect("it was created").1.remove(member);
+                    }
+                    SetWrite::Destroy(name) => {
+                        held(state, name).sets.remove(name).expect("it was created");
+                    }
+                }
+            }
+        }
+        Step::Chains(family, writes) => {
+            let chains = match family {
+                Family::V4 => &mut state.v4.chains,
+                Family::V6 => &mut state.v6.chains,
+            };
+            chains.extend(writes.replace.clone());
+            chains.retain(|name, _| !writes.delete.contains(name));
+        }
+    }
+}
+
+/// An agent that is to run, and both ends of its world.
+struct World {
+    memory: Arc<Mutex<Memory>>,
+    events: mpsc::Sender<Event>,
+    calls: mpsc::UnboundedReceiver<Call>,
+    agent: JoinHandle<Result<(), Error>>,
+}
+
+impl World {
+    fn new(settings: Settings, refusals: usize, queued: Vec<Event>) -> Self {
+        let (events, receiver) = mpsc::channel(16);
+        let (sender, calls) = mpsc::unbounded_channel();
+        for event in queued {
+            events.try_send(event).expect("there is room");
+        }
+        let memory = Arc::new(Mutex::new(Memory { state: KernelState::default(), hook: Hook::Absent }));
+        let kernel = Recording { memory: Arc::clone(&memory), refusals, calls: sender };
+        let settings = Settings { node: "node-1".to_owned(), ..settings };
+        let enforcer = Enforcer::new(kernel, "node-1", Options::default());
+        Self { memory, events, calls, agent: tokio::spawn(run(enforcer, settings, receiver)) }
+    }
+
+    async fn send(&self, event: Event) {
+        self.events.send(event).await.expect("the agent listens");
+    }
+
+    async fn calls<const N: usize>(&mut self, wanted: [Call; N]) {
+        for (n, call) in wanted.into_iter().enumerate() {
+            assert_eq!(self.calls.recv().await, Some(call), "call {n} of {wanted:?}");
+        }
+    }
+
+    /// Ends the agent, which must not have called the kernel again.
+    async fn end(mut self) {
+        self.send(Event::Shutdown).await;
+        self.agent.await.expect("no panic").expect("a quiet end");
+        assert_eq!(self.calls.recv().await, None);
+    }
+
+    fn ingress(&self) -> Vec<String> {
+        let memory = self.memory.lock().expect("nobody panicked");
+        let (_, members) = &memory.state.v4.sets[&SetName::new(Family::V4, "ingress")];
+        members.iter().map(Member::to_string).collect()
+    }
+}
+
+/// A policy that isolates every pod of a namespace with these addresses.
+fn objects(addresses: &[&str]) -> Objects {
+    let mut policy = networking::v1::NetworkPolicy::default();
+    policy.metadata.name = Some("deny".to_owned());
+    policy.spec = Some(NetworkPolicySpec::default());
+    let pod = |address: &&str| Pod {
+        node: Some("node-1".to_owned()),
+        ipv4: Some(address.parse().expect("an address")),
+        ..Pod::from_template("default".to_owned(), format!("p{address}"), Labels::new(), PodSpec::default())
+    };
+    let mut objects = Objects {
+        pods: addresses.iter().map(pod).collect(),
+        policies: vec![NetworkPolicy::from(policy)],
+        ..Objects::default()
+    };
+    objects.declare_namespaces();
+    objects
+}
+
+fn network() -> Event {
+    Event::Network(Network { bridged: BTreeMap::new(), ..Network::default() })
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_asked_of_the_kernel_before_both_sides_were_heard() {
+    for first in [network(), Event::Objects(objects(&["10.0.0.1"]))] {
+        let world = World::new(Settings::default(), 0, vec![first]);
+        tokio::time::sleep(Duration::from_secs(3600)).await;
+        world.end().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_jump_goes_in_after_the_chains_and_once() {
+    let mut world = World::new(Settings::default(), 0, vec![network(), Event::Objects(objects(&["10.0.0.1"]))]);
+    world.calls([Read, Apply, Hooked]).await;
+    world.send(Event::Objects(objects(&["10.0.0.2"]))).await;
+    world.calls([Apply]).await;
+    assert_eq!(world.ingress(), ["10.0.0.2"]);
+    world.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_came_while_a_pass_ran_is_one_change_and_all_of_it_counts() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let ready = folder.path().join("ready");
+    let settings = Settings { ready_file: Some(ready.clone()), ..Settings::default() };
+    let states = ["10.0.0.1", "10.0.0.2", "10.0.0.3"].map(|address| Event::Objects(objects(&[address])));
+    let mut world = World::new(settings, 0, [network()].into_iter().chain(states).collect());
+    world.calls([Read, Apply, Hooked]).await;
+    assert_eq!(world.ingress(), ["10.0.0.3"]);
+    // The same again: nothing is written, and it counts as handled.
+    world.send(Event::Objects(objects(&["10.0.0.3"]))).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(fs::read_to_string(&ready).expect("it is ready"), "4\n");
+    world.end().await;
+    assert!(ready.exists(), "what is in the kernel stays true");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_is_tried_again_later_and_later_on_what_the_kernel_holds_then() {
+    let begun = Instant::now();
+    let mut world = World::new(Settings::default(), 3, vec![network(), Event::Objects(objects(&["10.0.0.1"]))]);
+    world.calls([Read, Refused]).await;
+    // More to do does not make it hurry.
+    world.send(Event::Objects(objects(&["10.0.0.1", "10.0.0.2"]))).await;
+    world.calls([Read, Refused, Read, Refused, Read, Apply, Hooked]).await;
+    assert_eq!(begun.elapsed().as_millis(), 250 + 500 + 1000);
+    assert_eq!(world.ingress(), ["10.0.0.1", "10.0.0.2"]);
+    world.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_wait_has_an_upper_bound() {
+    let begun = Instant::now();
+    let mut world = World::new(Settings::default(), 20, vec![network(), Event::Objects(objects(&["10.0.0.1"]))]);
+    for _ in 0..20 {
+        world.calls([Read, Refused]).await;
+    }
+    world.calls([Read, Apply, Hooked]).await;
+    assert!(begun.elapsed() < Duration::from_secs(20 * 10), "{:?}", begun.elapsed());
+    world.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_jump_is_looked_after_and_if_it_was_gone_so_may_be_the_rest() {
+    let mut world = World::new(Settings::default(), 0, vec![network(), Event::Objects(objects(&["10.0.0.1"]))]);
+    world.calls([Read, Apply, Hooked]).await;
+    let begun = Instant::now();
+    world.calls([Hooked, Hooked]).await;
+    assert!(begun.elapsed() <= Duration::from_secs(20));
+    *world.memory.lock().expect("nobody panicked") = Memory { state: KernelState::default(), hook: Hook::Absent };
+    world.calls([Hooked, Read, Apply]).await;
+    assert_eq!(world.ingress(), ["10.0.0.1"]);
+    world.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn once_ends_after_one_pass_well_or_not() {
+    let once = Settings { once: true, ..Settings::default() };
+    let queued = || vec![network(), Event::Objects(objects(&["10.0.0.1"]))];
+    let mut world = World::new(once.clone(), 0, queued());
+    world.calls([Read, Apply, Hooked]).await;
+    world.agent.await.expect("no panic").expect("it went well");
+    let world = World::new(once, 1, queued());
+    let error = world.agent.await.expect("no panic").expect_err("it was refused");
+    assert!(matches!(error, Error::Kernel(_)), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_hears_nothing_any_more_ends_with_an_error() {
+    let world = World::new(Settings::default(), 0, Vec::new());
+    drop(world.events);
+    assert!(matches!(world.agent.await.expect("no panic"), Err(Error::Deaf)));
+}
