@@ -12,7 +12,7 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand, ValueEnum};
 use npc_agent::source::manifests;
 use npc_compiler::object::{Family, Objects};
-use npc_lab::lab::{Backend, Enforcer, Lab, Mode, cleanup, judge, plan, report};
+use npc_lab::lab::{Backend, Enforcer, Lab, Mode, cleanup, report};
 
 /// A cluster as network namespaces, with real agents and real packets.
 #[derive(Debug, Parser)]
@@ -98,8 +98,7 @@ impl Run {
             for mode in modes {
                 let lab = Lab::builder(objects.clone()).mode(*mode).backend(*backend).enforcer(enforcer.clone());
                 let mut lab = lab.start()?;
-                let probes = plan::all(&lab);
-                let judgement = judge::judge(&mut lab, &probes)?;
+                let judgement = lab.judge()?;
                 say(&report::table(&lab, &judgement))?;
                 say("\n")?;
                 counts.extend(&report::Counts::of(&judgement));

@@ -207,13 +207,15 @@ impl Pool {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
+    use k8s_openapi::api::core::v1::PodSpec;
     use npc_compiler::object::{Labels, Workload};
 
     use super::*;
 
     fn pod(name: &str) -> Pod {
-        Pod::from_template("shop".to_owned(), name.to_owned(), Labels::new(), Default::default())
+        Pod::from_template("shop".to_owned(), name.to_owned(), Labels::new(), PodSpec::default())
     }
 
     fn names(cluster: &Cluster) -> Vec<String> {

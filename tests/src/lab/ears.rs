@@ -25,7 +25,7 @@ const OUTGOING: u64 = 1 << 63;
 #[derive(Debug)]
 pub(super) struct Ears {
     epoll: Epoll,
-    ears: Vec<Ear>,
+    listeners: Vec<Ear>,
     open: BTreeSet<(usize, Protocol, u16)>,
     accepted: BTreeMap<u64, (Socket, usize)>,
     next_accepted: u64,
@@ -65,7 +65,7 @@ impl Ears {
     pub(super) fn new(places: &[Place]) -> Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).doing(|| "make an epoll instance".to_owned())?;
         let mut ears =
-            Self { epoll, ears: Vec::new(), open: BTreeSet::new(), accepted: BTreeMap::new(), next_accepted: ACCEPTED };
+            Self { epoll, listeners: Vec::new(), open: BTreeSet::new(), accepted: BTreeMap::new(), next_accepted: ACCEPTED };
         for (place, at) in places.iter().enumerate() {
             let sockets = at.netns.within(|| {
                 let raw = |family, protocol: u8| raw_socket(family, protocol).doing(|| raw_purpose(protocol, at));
@@ -113,8 +113,8 @@ impl Ears {
     }
 
     fn add(&mut self, ear: Ear) -> Result<()> {
-        self.watch(&ear.socket, EpollFlags::EPOLLIN, self.ears.len() as u64)?;
-        self.ears.push(ear);
+        self.watch(&ear.socket, EpollFlags::EPOLLIN, self.listeners.len() as u64)?;
+        self.listeners.push(ear);
         Ok(())
     }
 
@@ -162,7 +162,7 @@ impl Ears {
             }
             return Ok(());
         }
-        let Some(ear) = usize::try_from(token).ok().and_then(|index| self.ears.get(index)) else { return Ok(()) };
+        let Some(ear) = usize::try_from(token).ok().and_then(|index| self.listeners.get(index)) else { return Ok(()) };
         let place = ear.place;
         if matches!(ear.hears, Hears::Connections) {
             let mut fresh = Vec::new();

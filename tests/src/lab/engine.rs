@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -135,7 +135,7 @@ impl<'a> Round<'a> {
             (None, Payload::Port(_, port)) => port,
             (None, Payload::Icmp) => 0,
         };
-        let to = SocketAddr::new(address, port);
+        let to = scoped(address, port)?;
         let family = Family::of(&address);
         if probe.forged {
             let from = SocketAddr::new(probe.source.unwrap_or(address), self.engine.source_port(id));
@@ -162,7 +162,7 @@ impl<'a> Round<'a> {
                 send_to(
                     socket(shared, key("icmp"), open)?,
                     &wire::echo_request(family, id),
-                    SocketAddr::new(address, 0),
+                    scoped(address, 0)?,
                 )
             }
         }
@@ -235,6 +235,16 @@ impl<'a> Round<'a> {
         self.connections.clear();
         Ok(())
     }
+}
+
+/// An address to send to; a link-local one needs the interface to send by.
+fn scoped(address: IpAddr, port: u16) -> io::Result<SocketAddr> {
+    Ok(match address {
+        IpAddr::V6(v6) if v6.is_unicast_link_local() => {
+            SocketAddrV6::new(v6, port, 0, nix::net::if_::if_nametoindex("eth0")?).into()
+        }
+        _ => SocketAddr::new(address, port),
+    })
 }
 
 /// The socket that probes of this kind share, opened where there is none.

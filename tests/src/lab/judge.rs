@@ -44,12 +44,19 @@ pub struct Judgement {
     pub retried: usize,
 }
 
+impl Judgement {
+    /// The probes that were not as they should be.
+    pub fn mismatches(&self) -> impl Iterator<Item = &Judged> {
+        self.judged.iter().filter(|judged| !judged.agrees())
+    }
+}
+
 /// Sends probes and compares what is seen with what the oracle expects.
 ///
 /// # Errors
 /// When the lab fails.
 pub fn judge(lab: &mut Lab, probes: &[Probe]) -> Result<Judgement> {
-    let expected = expect(lab.cluster().objects.clone(), lab.places(), probes);
+    let expected = expect(&lab.cluster().objects, lab.places(), probes);
     let mut seen = lab.probe(probes)?;
     let mut retried = 0;
     for _ in 0..RETRIES {
@@ -72,9 +79,9 @@ pub fn judge(lab: &mut Lab, probes: &[Probe]) -> Result<Judgement> {
 
 /// What the oracle expects of probes between the places of a cluster.
 #[must_use]
-pub fn expect(objects: Objects, places: &[Place], probes: &[Probe]) -> Vec<Verdict> {
+pub fn expect(objects: &Objects, places: &[Place], probes: &[Probe]) -> Vec<Verdict> {
     let strangers = without_nodes(objects.clone());
-    let honest = Oracle::new(&objects);
+    let honest = Oracle::new(objects);
     let distrustful = Oracle::new(&strangers);
     probes
         .iter()

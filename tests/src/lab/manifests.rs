@@ -105,8 +105,8 @@ fn insert(root: &mut Value, path: &str, value: Value) {
         root[path] = value;
         return;
     };
-    let pointer: String = (parents.split(['.', '['])).map(|part| format!("/{}", part.trim_end_matches(']'))).collect();
-    if let Some(Value::Object(parent)) = root.pointer_mut(&pointer) {
+    let pointer = parents.replace(['.', '['], "/").replace(']', "");
+    if let Some(Value::Object(parent)) = root.pointer_mut(&format!("/{pointer}")) {
         parent.insert(name.to_owned(), value);
     }
 }

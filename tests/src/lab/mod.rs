@@ -57,6 +57,21 @@ pub use topology::{Kind, Mode, Place};
 
 use error::Doing;
 
+/// Whether this machine lets this process build a lab. Tests that need one and
+/// cannot have it say so with `SKIPPED:` on standard error, and pass.
+#[must_use]
+pub fn can_run() -> bool {
+    let lack = if !nix::unistd::geteuid().is_root() {
+        Some(Error::NotRoot.to_string())
+    } else {
+        netns::find_program("ip").is_none().then(|| "the lab needs iproute2".to_owned())
+    };
+    if let Some(lack) = &lack {
+        eprintln!("SKIPPED: {lack}");
+    }
+    lack.is_none()
+}
+
 /// Who keeps the policies.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Enforcer {
@@ -299,8 +314,8 @@ impl Lab {
     }
 
     /// Replaces the manifests. Namespaces, nodes and pods' networks stay as
-    /// they were built; policies and labels may change at will. Agents follow:
-    /// see [`Lab::wait_generation`].
+    /// they were built; policies and labels may change at will. Agents follow
+    /// when they do: see [`Lab::apply`].
     ///
     /// # Errors
     /// When the file cannot be written.
@@ -308,6 +323,31 @@ impl Lab {
         manifests::write(&self.manifests, &objects)?;
         self.cluster.objects = objects;
         Ok(())
+    }
+
+    /// Replaces the manifests and waits until every agent has applied them.
+    ///
+    /// # Errors
+    /// When the file cannot be written, or an agent does not follow.
+    pub fn apply(&mut self, objects: Objects) -> Result<()> {
+        let before: Vec<Option<u64>> = self.agents.iter().map(|agent| agent.as_ref()?.generation()).collect();
+        self.write_manifests(objects)?;
+        for (agent, before) in self.agents.iter_mut().zip(before) {
+            if let Some(agent) = agent {
+                agent.wait_generation(before.map_or(0, |generation| generation + 1))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends all probes that [`plan::all`] finds worth sending, and judges
+    /// them.
+    ///
+    /// # Errors
+    /// When the lab itself fails.
+    pub fn judge(&mut self) -> Result<judge::Judgement> {
+        let probes = plan::all(self);
+        judge::judge(self, &probes)
     }
 
     /// The agent of a node, if one runs.
@@ -319,7 +359,7 @@ impl Lab {
         Ok(self.agents[index].as_mut())
     }
 
-    /// Waits until every agent has applied this many changes.
+    /// Waits until every agent has applied this many states of the objects.
     ///
     /// # Errors
     /// When one ends before, or takes too long.

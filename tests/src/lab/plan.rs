@@ -8,19 +8,20 @@ use k8s_openapi::api::networking::v1::NetworkPolicyPort;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use npc_compiler::object::{Family, Objects, Protocol, TargetPort};
 
-use super::{Kind, Lab, Payload, Place, Probe, Via};
+use super::{Kind, Lab, Mode, Payload, Place, Probe, Via, judge};
 
 /// A port that objects hardly name, so that "all ports" differs from a list.
 const PLAIN_PORT: u16 = 7777;
 
 /// All probes for a lab: pods, nodes and outside addresses with each other,
-/// through Services, and with forged sources.
+/// through Services, with forged sources, and by link-local addresses.
 #[must_use]
 pub fn all(lab: &Lab) -> Vec<Probe> {
     let payloads = payloads(&lab.cluster().objects);
     let mut probes = direct(lab.places(), &payloads);
     probes.extend(through_services(lab));
     probes.extend(forged(lab, &payloads));
+    probes.extend(link_local(lab, &payloads));
     probes
 }
 
@@ -139,9 +140,10 @@ fn forged(lab: &Lab, payloads: &[Payload]) -> Vec<Probe> {
                         pods().filter(|(pod, node)| *pod != from && *pod != to && (*node == own_node) == local);
                     others.find_map(|(pod, _)| places[pod].address(family))
                 };
-                let nodes = [own_node, other_node].map(|node| places[node].address(family));
-                let claims: BTreeSet<IpAddr> =
-                    nodes.into_iter().chain([other_pod(true), other_pod(false)]).flatten().collect();
+                let nodes = [own_node, other_node].into_iter().flat_map(|node| places[node].addresses.iter().copied());
+                let nodes = nodes.filter(|address| Family::of(address) == family);
+                let pods = [other_pod(true), other_pod(false)].into_iter().flatten();
+                let claims: BTreeSet<IpAddr> = nodes.chain(pods).collect();
                 for claim in claims {
                     let probe = |payload: &Payload| Probe {
                         source: Some(claim),
@@ -161,4 +163,26 @@ fn forged(lab: &Lab, payloads: &[Payload]) -> Vec<Probe> {
         Some(Probe { source: Some(claim), forged: true, ..probe })
     }));
     probes
+}
+
+/// Bridged pods of one node to each other by link-local addresses, where they
+/// may not reach each other by their own. Where they may, an enforcer is free
+/// to deny the detour, so there is nothing to judge.
+fn link_local(lab: &Lab, payloads: &[Payload]) -> Vec<Probe> {
+    if lab.mode() == Mode::Routed {
+        return Vec::new();
+    }
+    let mut probes = Vec::new();
+    let pods = || lab.places().iter().enumerate().filter(|(_, place)| place.node().is_some());
+    for (from, sender) in pods() {
+        for (to, receiver) in pods().filter(|(to, place)| *to != from && place.node() == sender.node()) {
+            let both = sender.address(Family::V6).and(receiver.address(Family::V6));
+            let Some(address) = both.and(receiver.link_local()) else { continue };
+            // Raw SCTP sockets would need the interface, too; the rest will do.
+            let carried = payloads.iter().filter(|payload| !matches!(payload, Payload::Port(Protocol::Sctp, _)));
+            probes.extend(carried.map(|payload| Probe::new(from, to, address.into(), *payload)));
+        }
+    }
+    let expected = judge::expect(&lab.cluster().objects, lab.places(), &probes);
+    probes.into_iter().zip(expected).filter(|(_, verdict)| !verdict.allowed()).map(|(probe, _)| probe).collect()
 }

@@ -75,6 +75,12 @@ impl Probe {
         Self { from, source: None, to, address, payload, via: None, forged: false }
     }
 
+    /// Whether it goes to a link-local address.
+    #[must_use]
+    pub const fn is_link_local(&self) -> bool {
+        matches!(self.address, IpAddr::V6(address) if address.is_unicast_link_local())
+    }
+
     /// The family of its packets.
     #[must_use]
     pub const fn family(&self) -> Family {

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use npc_compiler::object::Protocol;
 
 use super::judge::{Judged, Judgement, RETRIES};
-use super::{Kind, Lab, Payload, Place, Seen};
+use super::{Kind, Lab, Payload, Place, Probe, Seen};
 
 /// Everything was denied, as it should be.
 const DENIED: &str = "·";
@@ -18,8 +18,10 @@ const PARTLY: &str = "◐";
 const WRONG: &str = "✗";
 /// How many ports a cell lists at most.
 const LISTED: usize = 2;
-/// How many mismatches are named.
+/// How many flows are named that were not as they should be.
 const NAMED: usize = 50;
+/// How many ports of each.
+const NAMED_PORTS: usize = 6;
 
 /// How many probes agreed, of how many.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -93,21 +95,51 @@ pub fn table(lab: &Lab, judgement: &Judgement) -> String {
     let judged = &judgement.judged;
     let cells = cells(judged);
     text.push_str(&grid(lab.places(), &cells));
-    for (what, chosen) in [
-        ("through Services", judged.iter().filter(|j| j.probe.via.is_some() && !j.probe.forged).collect::<Vec<_>>()),
-        ("with forged sources", judged.iter().filter(|j| j.probe.forged).collect()),
-    ] {
+    for way in [Way::Service, Way::Forged, Way::LinkLocal] {
+        let chosen: Vec<&Judged> = judged.iter().filter(|one| Way::of(&one.probe) == way).collect();
+        if chosen.is_empty() {
+            continue;
+        }
         let wrong = chosen.iter().filter(|j| !j.agrees()).count();
         let allowed = chosen.iter().filter(|j| j.expected.allowed()).count();
         let mark = if wrong == 0 { ALLOWED.to_owned() } else { format!("{WRONG} {wrong} wrong") };
         let _ =
-            writeln!(text, "{what}: {} probes, {} of them allowed  {mark}", grouped(chosen.len()), grouped(allowed));
+            writeln!(text, "{}: {} probes, {} of them allowed  {mark}", way.as_str(), grouped(chosen.len()), grouped(allowed));
     }
     if judgement.retried > 0 {
         let _ = writeln!(text, "{} probes were sent again, at most {RETRIES} times", grouped(judgement.retried));
     }
     text.push_str(&mismatches(lab.places(), judged));
     text
+}
+
+/// The ways that a probe can take. Only the direct one has cells in the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Direct,
+    Service,
+    Forged,
+    LinkLocal,
+}
+
+impl Way {
+    fn of(probe: &Probe) -> Self {
+        match probe {
+            _ if probe.forged => Self::Forged,
+            _ if probe.via.is_some() => Self::Service,
+            _ if probe.is_link_local() => Self::LinkLocal,
+            _ => Self::Direct,
+        }
+    }
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Direct => "directly",
+            Self::Service => "through Services",
+            Self::Forged => "with forged sources",
+            Self::LinkLocal => "by link-local addresses",
+        }
+    }
 }
 
 fn heading(lab: &Lab, judgement: &Judgement) -> String {
@@ -134,7 +166,7 @@ struct Cell {
 
 fn cells(judged: &[Judged]) -> BTreeMap<(usize, usize), Cell> {
     let mut cells: BTreeMap<(usize, usize), Cell> = BTreeMap::new();
-    for one in judged.iter().filter(|one| !one.probe.forged && one.probe.via.is_none()) {
+    for one in judged.iter().filter(|one| Way::of(&one.probe) == Way::Direct) {
         let cell = cells.entry((one.probe.from, one.probe.to)).or_default();
         cell.wrong |= !one.agrees();
         let side = if one.expected.allowed() { &mut cell.allowed } else { &mut cell.denied };
@@ -213,14 +245,22 @@ fn rank(place: &Place) -> u8 {
     }
 }
 
+/// The mismatches, one line for those that differ in nothing but the port.
 fn mismatches(places: &[Place], judged: &[Judged]) -> String {
-    let wrong: Vec<&Judged> = judged.iter().filter(|one| !one.agrees()).collect();
-    let mut text = String::new();
-    for one in wrong.iter().take(NAMED) {
-        let _ = writeln!(text, "{WRONG} {}", sentence(places, one));
+    let mut lines: BTreeMap<(String, String), Vec<Payload>> = BTreeMap::new();
+    for one in judged.iter().filter(|one| !one.agrees()) {
+        lines.entry((flow(places, one), verdicts(places, one))).or_default().push(one.probe.payload);
     }
-    if wrong.len() > NAMED {
-        let _ = writeln!(text, "{WRONG} … and {} more", grouped(wrong.len() - NAMED));
+    let mut text = String::new();
+    for ((flow, verdicts), payloads) in lines.iter().take(NAMED) {
+        let mut ports: Vec<String> = payloads.iter().take(NAMED_PORTS).map(ToString::to_string).collect();
+        if payloads.len() > NAMED_PORTS {
+            ports.push(format!("and {} more", payloads.len() - NAMED_PORTS));
+        }
+        let _ = writeln!(text, "{WRONG} {flow}  {}: {verdicts}", ports.join(", "));
+    }
+    if lines.len() > NAMED {
+        let _ = writeln!(text, "{WRONG} … and {} more flows", grouped(lines.len() - NAMED));
     }
     text
 }
@@ -228,24 +268,35 @@ fn mismatches(places: &[Place], judged: &[Judged]) -> String {
 /// One probe in words.
 #[must_use]
 pub fn sentence(places: &[Place], judged: &Judged) -> String {
-    let Judged { probe, expected, seen } = judged;
+    format!("{}  {}: {}", flow(places, judged), judged.probe.payload, verdicts(places, judged))
+}
+
+/// Who sends what to whom, but for the port.
+fn flow(places: &[Place], judged: &Judged) -> String {
+    let probe = &judged.probe;
     let from = &places[probe.from];
-    let source = probe.source.or(from.address(probe.family()));
     let mut text = from.name.clone();
-    if let Some(source) = source {
+    if let Some(source) = probe.source.or(from.address(probe.family())) {
         let _ = write!(text, " ({}{source})", if probe.forged { "forged as " } else { "" });
     }
-    let _ = write!(text, " -> {} ({})  {}", places[probe.to].name, probe.address, probe.payload);
+    let _ = write!(text, " -> {} ({})", places[probe.to].name, probe.address);
     if let Some(via) = probe.via {
         let _ = write!(text, " through {} port {}", via.address, via.port);
     }
-    let word = |yes| if yes { "allows" } else { "denies" };
-    let _ = write!(text, ": expected {}", if expected.allowed() { "allowed" } else { "denied" });
-    let _ = write!(text, " (egress {}, ingress {})", word(expected.egress), word(expected.ingress));
-    text.push_str(", seen ");
+    text
+}
+
+/// What was expected, and what was seen.
+fn verdicts(places: &[Place], judged: &Judged) -> String {
+    let Judged { expected, seen, .. } = judged;
+    let says = |yes| if yes { "allows" } else { "denies" };
+    let mut text = format!("expected {}", if expected.allowed() { "allowed" } else { "denied" });
+    let _ = write!(text, " (egress {}, ingress {}), seen ", says(expected.egress), says(expected.ingress));
     match seen {
         Seen::Arrived => text.push_str("arriving"),
-        Seen::Astray(place) => text.push_str(&format!("arriving at {}", places[*place].name)),
+        Seen::Astray(place) => {
+            let _ = write!(text, "arriving at {}", places[*place].name);
+        }
         Seen::Nothing => text.push_str("nothing"),
         Seen::Refused(why) => text.push_str(why),
     }

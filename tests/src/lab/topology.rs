@@ -16,7 +16,7 @@
 //! are written down too, except between bridged pods and their gateway, where
 //! neighbour discovery is part of what an enforcer must let through.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Mutex;
 
 use npc_compiler::object::Family;
@@ -74,6 +74,8 @@ pub struct Place {
     pub addresses: Vec<IpAddr>,
     /// Its namespace.
     pub netns: Netns,
+    /// Its index among the places.
+    number: usize,
 }
 
 impl Place {
@@ -81,6 +83,14 @@ impl Place {
     #[must_use]
     pub fn address(&self, family: Family) -> Option<IpAddr> {
         self.addresses.iter().copied().find(|address| Family::of(address) == family)
+    }
+
+    /// The link-local address of a pod, by which bridged pods of a node reach
+    /// each other (RFC 4291, appendix A).
+    #[must_use]
+    pub fn link_local(&self) -> Option<Ipv6Addr> {
+        let number = u16::try_from(self.number).ok().filter(|_| matches!(self.kind, Kind::Pod { .. }))?;
+        Some(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0xff, 0xfe00 | Link::Pod as u16, number))
     }
 
     /// The place of the node whose firewall it is behind: a pod's node.
@@ -100,14 +110,16 @@ const GATEWAY_V6: &str = "fe80::1";
 /// Builds the namespaces, with names that begin with `prefix`, and joins them.
 /// The places come in the order: nodes, pods, the outside.
 pub(super) fn build(prefix: &str, cluster: &Cluster, outside: &[IpAddr], mode: Mode) -> Result<Vec<Place>> {
-    let plan = Plan::new(cluster, outside);
+    let plan = Plan::new(cluster, outside, mode);
     let names = plan.places.iter().map(|(name, ..)| format!("{prefix}-{}", name.replace(['/', ':'], ".")));
     let mut namespaces = Netns::create(names.chain([format!("{prefix}-fabric")]))?;
     let fabric = namespaces.pop().ok_or_else(|| Error::Unknown("fabric".to_owned()))?;
-    let places: Vec<Place> = (plan.places.into_iter().zip(namespaces))
-        .map(|((name, kind, addresses), netns)| Place { name, kind, addresses, netns })
+    let places: Vec<Place> = (plan.places.into_iter().zip(namespaces).enumerate())
+        .map(|(number, ((name, kind, addresses), netns))| Place { name, kind, addresses, netns, number })
         .collect();
     let wiring = Wiring { places: &places, cluster, mode };
+    // Interfaces take their settings from the namespace when they come into it.
+    places.iter().try_for_each(|place| wiring.settings(place))?;
     wiring.fabric(&fabric)?;
     // A node's batch makes the veths of its pods, whose batches come next.
     for round in [|kind| !matches!(kind, Kind::Pod { .. }), |kind| matches!(kind, Kind::Pod { .. })] {
@@ -122,10 +134,17 @@ struct Plan {
 }
 
 impl Plan {
-    fn new(cluster: &Cluster, outside: &[IpAddr]) -> Self {
+    fn new(cluster: &Cluster, outside: &[IpAddr], mode: Mode) -> Self {
         let nodes = &cluster.objects.nodes;
-        let mut places: Vec<(String, Kind, Vec<IpAddr>)> =
-            nodes.iter().map(|node| (format!("node/{}", node.name), Kind::Node, node.addresses.clone())).collect();
+        let mut places = Vec::new();
+        for node in nodes {
+            let mut addresses = node.addresses.clone();
+            if mode == Mode::Bridge {
+                let (v4, v6) = cluster.gateways[&node.name];
+                addresses.extend([IpAddr::V4(v4), IpAddr::V6(v6)]);
+            }
+            places.push((format!("node/{}", node.name), Kind::Node, addresses));
+        }
         for (index, pod) in cluster.objects.pods.iter().enumerate().filter(|(_, pod)| pod.is_endpoint()) {
             let node = nodes.iter().position(|node| Some(&node.name) == pod.node.as_ref()).unwrap_or_default();
             places.push((pod_name(pod), Kind::Pod { index, node }, pod.addresses().collect()));
@@ -155,17 +174,21 @@ impl Wiring<'_> {
         fabric.ip(&lines)
     }
 
+    fn settings(&self, place: &Place) -> Result<()> {
+        place.netns.sysctl(EVERYWHERE)?;
+        if place.kind == Kind::Node {
+            place.netns.sysctl(NODE)?;
+            bridge_filter(&place.netns, "1")?;
+        }
+        Ok(())
+    }
+
     fn place(&self, index: usize) -> Result<()> {
         let place = &self.places[index];
         let netns = &place.netns;
-        netns.sysctl(EVERYWHERE)?;
         let mut lines = vec!["link set lo up".to_owned(), "link set eth0 up".to_owned()];
         match place.kind {
-            Kind::Node => {
-                netns.sysctl(NODE)?;
-                bridge_filter(netns, "1")?;
-                self.node(index, &mut lines);
-            }
+            Kind::Node => self.node(index, &mut lines),
             Kind::Pod { .. } => self.pod(index, &mut lines),
             Kind::Outside => self.outside(index, &mut lines),
         }
@@ -186,17 +209,18 @@ impl Wiring<'_> {
     }
 
     fn node(&self, index: usize, lines: &mut Vec<String>) {
-        let place = &self.places[index];
-        lines.extend(place.addresses.iter().map(|address| own(*address, "eth0")));
+        // The nodes come first among the places.
+        let node = &self.cluster.objects.nodes[index];
+        lines.extend(node.addresses.iter().map(|address| own(*address, "eth0")));
         let outside = self.places.iter().position(|place| place.kind == Kind::Outside).unwrap_or_default();
         for gateway in [GATEWAY_V4.to_string(), GATEWAY_V6.to_owned()] {
-            lines.push(format!("neigh add {gateway} lladdr {} dev eth0 nud permanent", mac(Link::Fabric, outside)));
+            lines.push(format!("neigh replace {gateway} lladdr {} dev eth0 nud permanent", mac(Link::Fabric, outside)));
         }
         lines.push(format!("route add default via {GATEWAY_V4} dev eth0 onlink"));
         lines.push(format!("route add ::/0 via {GATEWAY_V6} dev eth0"));
         self.routes_to_nodes(index, lines);
         if self.mode == Mode::Bridge {
-            let (v4, v6) = self.cluster.gateways[&self.cluster.objects.nodes[index].name];
+            let (v4, v6) = self.cluster.gateways[&node.name];
             lines.push("link add cbr0 type bridge forward_delay 0 mcast_snooping 0".to_owned());
             lines.push(format!("link set cbr0 address {} up", mac(Link::Bridge, index)));
             lines.extend([own(v4.into(), "cbr0"), own(v6.into(), "cbr0")]);
@@ -213,7 +237,7 @@ impl Wiring<'_> {
                     lines.push(format!("addr add {GATEWAY_V6}/64 dev {veth} nodad"));
                     for address in &pod.addresses {
                         lines.push(route(*address, &format!("dev {veth}")));
-                        lines.push(format!("neigh add {address} lladdr {inner} dev {veth} nud permanent"));
+                        lines.push(format!("neigh replace {address} lladdr {inner} dev {veth} nud permanent"));
                     }
                 }
                 Mode::Bridge => {
@@ -233,7 +257,7 @@ impl Wiring<'_> {
             Mode::Routed => {
                 for gateway in [GATEWAY_V4.to_string(), GATEWAY_V6.to_owned()] {
                     let host = mac(Link::Host, index);
-                    lines.push(format!("neigh add {gateway} lladdr {host} dev eth0 nud permanent"));
+                    lines.push(format!("neigh replace {gateway} lladdr {host} dev eth0 nud permanent"));
                 }
                 (GATEWAY_V4, GATEWAY_V6.to_owned())
             }
@@ -267,7 +291,7 @@ impl Wiring<'_> {
             for address in &node.addresses {
                 let mac = mac(Link::Fabric, number);
                 lines.push(route(*address, "dev eth0"));
-                lines.push(format!("neigh add {address} lladdr {mac} dev eth0 nud permanent"));
+                lines.push(format!("neigh replace {address} lladdr {mac} dev eth0 nud permanent"));
             }
             for address in self.pods_of(number).flat_map(|(_, pod)| &pod.addresses) {
                 if let Some(via) = node.address(Family::of(address)) {
