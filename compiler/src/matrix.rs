@@ -11,6 +11,7 @@ use std::cell::RefCell;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use indexmap::IndexMap;
 use serde::Serialize;
 use serde::ser::{SerializeSeq as _, SerializeStruct as _, Serializer};
 
@@ -173,8 +174,21 @@ impl<'a> Matrix<'a> {
         })
     }
 
+    /// The endpoints that no rule can tell apart, by their places, each in
+    /// exactly one list: two of a list exchange the same with every other
+    /// endpoint, and with each other the same either way.
+    #[must_use]
+    pub fn alike(&self) -> Vec<Vec<usize>> {
+        let addresses: Vec<End> = (self.rows.iter().filter(|row| row.is_address)).map(|row| row.views[0].end).collect();
+        let mut alike = IndexMap::<_, Vec<usize>>::new();
+        for (place, row) in self.rows.iter().enumerate() {
+            alike.entry(row.likeness(self.cluster, place, &addresses)).or_default().push(place);
+        }
+        alike.into_values().collect()
+    }
+
     /// What is allowed from one endpoint to another, by family.
-    fn between(&self, from: usize, to: usize) -> impl Iterator<Item = Cell> + use<> {
+    pub fn between(&self, from: usize, to: usize) -> impl Iterator<Item = Cell> + use<> {
         let mut known = self.known.borrow_mut();
         let traffic = row::between(self.cluster, &self.judge, &mut known, &self.rows[from], &self.rows[to], from == to);
         let families = [None, Some(Family::V4), Some(Family::V6)];

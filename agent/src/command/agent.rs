@@ -206,7 +206,13 @@ fn log_problems(problems: &[manifests::Problem]) {
 
 fn log_to_stderr(format: LogFormat) {
     let filter = EnvFilter::try_from_env("NPC_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false);
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_target(false)
+        // Told on the same standard error, and a panic if nobody reads that
+        // any more; policies are enforced all the same.
+        .log_internal_errors(false);
     match format {
         LogFormat::Text => log.with_ansi(io::stderr().is_terminal()).init(),
         LogFormat::Json => log.json().flatten_event(true).init(),

@@ -22,7 +22,11 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
     let removed = cleanup();
     if !args.quiet {
-        report(&mut io::stdout().lock(), &removed)?;
+        match report(&mut io::stdout().lock(), &removed) {
+            // That nobody reads on changes nothing of what failed.
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(error.into()),
+            _ => {}
+        }
     }
     for error in &removed.errors {
         eprintln!("npc: {:#}", anyhow::anyhow!("{error}"));

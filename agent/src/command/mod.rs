@@ -2,6 +2,10 @@
 
 mod agent;
 mod cleanup;
+mod input;
+mod matrix;
+mod output;
+mod outside;
 
 use std::io;
 use std::process::ExitCode;
@@ -22,6 +26,7 @@ pub(crate) struct Cli {
 enum Command {
     Agent(agent::Args),
     Cleanup(cleanup::Args),
+    Matrix(matrix::Args),
 }
 
 /// What a command's end says to its caller; a contract.
@@ -34,6 +39,22 @@ enum Exit {
     Not = 1,
     /// Bad flags or input.
     Input = 2,
+    /// The API server could not be asked.
+    Cluster = 5,
+}
+
+/// Why a command stops without an answer.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+struct Stop {
+    exit: Exit,
+    message: String,
+}
+
+impl Stop {
+    fn new(exit: Exit, message: impl Into<String>) -> Self {
+        Self { exit, message: message.into() }
+    }
 }
 
 impl Cli {
@@ -42,6 +63,7 @@ impl Cli {
         let done = match self.command {
             Command::Agent(args) => agent::run(args),
             Command::Cleanup(args) => cleanup::run(&args),
+            Command::Matrix(args) => matrix::run(&args),
         };
         let exit = done.unwrap_or_else(|error| {
             let exit = Exit::of(&error);
@@ -58,6 +80,9 @@ impl Exit {
     /// The exit code for an error.
     fn of(error: &anyhow::Error) -> Self {
         for cause in error.chain() {
+            if let Some(stop) = cause.downcast_ref::<Stop>() {
+                return stop.exit;
+            }
             if cause.is::<manifests::Errors>() {
                 return Self::Input;
             }

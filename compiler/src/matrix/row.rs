@@ -27,9 +27,9 @@ type Census = BTreeMap<KindId, usize>;
 #[derive(Debug)]
 pub(super) struct Row {
     pub(super) views: Vec<View>,
-    is_address: bool,
-    /// It is one pod, whose traffic to itself no policy judges.
-    is_one_pod: bool,
+    pub(super) is_address: bool,
+    /// It is one pod that stands for any number of replicas.
+    is_template: bool,
     /// Its ends with an address, by family and kind.
     census: [Vec<(KindId, usize)>; 2],
     /// Its ends without one.
@@ -48,8 +48,7 @@ impl View {
 }
 
 impl Row {
-    /// A row of these ends. A template is one pod that stands for any number
-    /// of replicas, which may talk to each other.
+    /// A row of these ends. The replicas of a template may talk to each other.
     fn new(views: Vec<View>, is_template: bool) -> Self {
         let copies = if is_template { 2 } else { 1 };
         let mut census = [Census::new(), Census::new()];
@@ -61,11 +60,33 @@ impl Row {
             view.bare.into_iter().for_each(|kind| *bare.entry(kind).or_default() += copies);
         }
         Self {
-            is_one_pod: views.len() == 1 && !is_template,
             views,
+            is_template,
             is_address: false,
             census: census.map(|census| census.into_iter().collect()),
             bare: bare.into_iter().collect(),
+        }
+    }
+}
+
+/// What two rows have in common that no rule can tell apart.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub(super) struct Likeness {
+    census: [Vec<(KindId, usize)>; 3],
+    is_template: bool,
+    /// The place of a row that has no like: an address, or a pod that an
+    /// address or its node's address stands for in another row.
+    alone: Option<usize>,
+}
+
+impl Row {
+    pub(super) fn likeness(&self, cluster: &Cluster, place: usize, addresses: &[End]) -> Likeness {
+        let exempt = |view: &View| addresses.iter().any(|address| exemption(cluster, view.end, *address).is_some());
+        let [v4, v6] = self.census.clone();
+        Likeness {
+            census: [v4, v6, self.bare.clone()],
+            is_template: self.is_template,
+            alone: (self.is_address || self.views.iter().any(exempt)).then_some(place),
         }
     }
 }
@@ -149,7 +170,8 @@ pub(super) fn between(
     if from.is_address || to.is_address {
         return by_ends(cluster, judge, known, from, to);
     }
-    if same && from.is_one_pod {
+    if same && from.views.len() == 1 && !from.is_template {
+        // No policy judges what a pod sends to itself.
         let all = |ends: &[(KindId, usize)]| if ends.is_empty() { TrafficId::NONE } else { TrafficId::ALL };
         return [all(&from.bare), all(&from.census[0]), all(&from.census[1])];
     }

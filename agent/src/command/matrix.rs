@@ -1,0 +1,99 @@
+//! `npc matrix`: every allowed connection.
+
+mod table;
+
+use std::io::{self, Write};
+use std::net::IpAddr;
+
+use npc_compiler::group::Groups;
+use npc_compiler::matrix::{self, Matrix};
+use npc_compiler::object::parse_address;
+
+use super::outside::Outside;
+use super::{Exit, input, output};
+
+/// Show every allowed connection.
+///
+/// Endpoints are workloads or pods; `outside` stands for all addresses that
+/// belong to none of them. In a table `.` is nothing, `*` everything, 5432 a
+/// TCP port, 53/udp a UDP port.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    input: input::Args,
+
+    /// What is one endpoint.
+    #[arg(long, value_enum, default_value_t)]
+    by: By,
+
+    /// Show this address as an endpoint too; may be given more than once.
+    #[arg(long, value_name = "IP", value_parser = address)]
+    address: Vec<IpAddr>,
+
+    /// How to write it. A table that is too wide becomes one line per allowed
+    /// pair; wide never does.
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Format,
+}
+
+#[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
+enum By {
+    #[default]
+    Workload,
+    Pod,
+}
+
+#[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
+enum Format {
+    #[default]
+    Table,
+    Wide,
+    Json,
+    Csv,
+    Dot,
+    Md,
+}
+
+fn address(text: &str) -> Result<IpAddr, String> {
+    parse_address(text).ok_or_else(|| "this is no IP address".to_owned())
+}
+
+/// Prints the matrix.
+pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
+    let input = args.input.read()?;
+    let cluster = &input.cluster;
+    let by = match args.by {
+        By::Workload => matrix::By::Workload,
+        By::Pod => matrix::By::Pod,
+    };
+    let groups = Groups::new(cluster, cluster.endpoints().map(|(id, _)| id));
+    let options = matrix::Options { by, addresses: args.address.clone() };
+    let matrix = Matrix::of_groups(cluster, &groups, &options);
+    let view = table::View::new(&matrix, Outside { groups: &groups });
+    match args.output {
+        Format::Json => output::json(&matrix)?,
+        Format::Csv => csv(&matrix, &mut output::raw())?,
+        Format::Dot => view.dot(&mut output::raw())?,
+        Format::Md => view.markdown(&mut output::raw())?,
+        Format::Wide => view.table(&mut output::stdout(), None)?,
+        Format::Table => view.table(&mut output::stdout(), Some(output::width()))?,
+    }
+    Ok(Exit::Fine)
+}
+
+fn csv(matrix: &Matrix<'_>, out: &mut impl Write) -> io::Result<()> {
+    writeln!(out, "from,to,family,protocol,ports")?;
+    for row in matrix.connections() {
+        let family = row.family.map(|family| family.to_string()).unwrap_or_default();
+        write!(out, "{},{},{family},{},", row.from, row.to, row.protocol)?;
+        for (i, [first, last]) in row.ports.iter().flatten().enumerate() {
+            let space = if i == 0 { "" } else { " " };
+            match first == last {
+                true => write!(out, "{space}{first}")?,
+                false => write!(out, "{space}{first}-{last}")?,
+            }
+        }
+        writeln!(out)?;
+    }
+    out.flush()
+}

@@ -1,0 +1,203 @@
+//! The matrix for people: a table, or one line for each allowed pair where a
+//! table would be too wide.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+
+use indexmap::IndexMap;
+use npc_compiler::flow::End;
+use npc_compiler::matrix::Matrix;
+use npc_compiler::object::Family;
+use npc_compiler::policy::Direction;
+
+use crate::command::output::Columns;
+use crate::command::outside::Outside;
+
+/// More endpoints than this are no table that anyone reads.
+const TABLE_ENDPOINTS: usize = 16;
+
+/// So many names or prefixes are written out; of more, how many they are.
+const LISTED: usize = 4;
+
+const OUTSIDE: &str = "outside";
+
+/// A matrix with names that are short and tell all endpoints apart.
+pub(super) struct View<'a> {
+    matrix: &'a Matrix<'a>,
+    outside: Outside<'a>,
+    names: Vec<String>,
+}
+
+impl<'a> View<'a> {
+    pub(super) fn new(matrix: &'a Matrix<'a>, outside: Outside<'a>) -> Self {
+        // The kind of a workload is left out where the rest tells it.
+        let short = |id: &str| match id.split('/').collect::<Vec<_>>().as_slice() {
+            [namespace, _, name] => format!("{namespace}/{name}"),
+            _ => id.to_owned(),
+        };
+        let mut count = BTreeMap::<String, usize>::new();
+        for endpoint in matrix.endpoints() {
+            *count.entry(short(&endpoint.id)).or_default() += 1;
+        }
+        let name = |id: &str| Some(short(id)).filter(|short| count[short] == 1).unwrap_or_else(|| id.to_owned());
+        let names = matrix.endpoints().iter().map(|endpoint| name(&endpoint.id)).collect();
+        Self { matrix, outside, names }
+    }
+
+    /// A table, unless a limit is given and it is too wide: more endpoints
+    /// than a person reads, or than the terminal (where there is one) shows.
+    pub(super) fn table(&self, out: &mut impl Write, limit: Option<Option<usize>>) -> io::Result<()> {
+        if self.names.is_empty() {
+            writeln!(out, "there are no endpoints")?;
+        } else if limit.is_some() && self.names.len() > TABLE_ENDPOINTS {
+            self.lines(out)?;
+        } else {
+            let mut columns = Columns::default();
+            let listed = if limit.is_some() { LISTED } else { usize::MAX };
+            columns.push(std::iter::once(String::new()).chain(self.names.iter().cloned()).chain([OUTSIDE.to_owned()]));
+            for line in self.grid(listed) {
+                columns.push(line);
+            }
+            // One more space sets the names of the lines apart.
+            if limit.flatten().is_some_and(|width| columns.width(1) > width) {
+                self.lines(out)?;
+            } else {
+                columns.write(out, "", 1)?;
+            }
+        }
+        out.flush()
+    }
+
+    /// The lines of the table, each with its name.
+    fn grid(&self, listed: usize) -> Vec<Vec<String>> {
+        let dot = |text: String| if text.is_empty() { ".".to_owned() } else { text };
+        let places = 0..self.names.len();
+        let mut lines: Vec<Vec<String>> = places
+            .clone()
+            .map(|from| {
+                let cell = |to| if from == to { "-".to_owned() } else { dot(self.cell(from, to)) };
+                let outside = dot(self.with_outside(from, Direction::Egress, listed));
+                std::iter::once(self.names[from].clone()).chain(places.clone().map(cell)).chain([outside]).collect()
+            })
+            .collect();
+        let from_outside = places.map(|to| dot(self.with_outside(to, Direction::Ingress, listed)));
+        lines.push(std::iter::once(OUTSIDE.to_owned()).chain(from_outside).chain(["-".to_owned()]).collect());
+        lines
+    }
+
+    /// What passes from one endpoint to another; empty where nothing does.
+    fn cell(&self, from: usize, to: usize) -> String {
+        let cells: Vec<_> = self.matrix.between(from, to).collect();
+        let Some(first) = cells.first() else { return String::new() };
+        let has = |place: usize, family| {
+            self.matrix.endpoints()[place].addresses.iter().any(|address| Family::of(address) == family)
+        };
+        let possible = Family::ALL.into_iter().filter(|family| has(from, *family) && has(to, *family)).count();
+        if cells.len() >= possible && cells.iter().all(|cell| cell.traffic == first.traffic) {
+            return first.traffic.to_string();
+        }
+        let by_family = cells.iter().map(|cell| match cell.family {
+            Some(family) => format!("{family}:{}", cell.traffic),
+            None => cell.traffic.to_string(),
+        });
+        by_family.collect::<Vec<_>>().join(" ")
+    }
+
+    fn with_outside(&self, place: usize, direction: Direction, listed: usize) -> String {
+        // Between two addresses there is nothing to say.
+        let ends: Vec<End> = self.matrix.ends(place).collect();
+        if ends.iter().any(|end| matches!(end, End::Address(_))) {
+            return "-".to_owned();
+        }
+        shorten(&self.outside.entries(ends, direction), listed, " ")
+    }
+
+    /// One line for each allowed pair. Endpoints that no rule can tell apart
+    /// are one, and sources with the same lines share them.
+    fn lines(&self, out: &mut impl Write) -> io::Result<()> {
+        let alike = self.matrix.alike();
+        let mut by_row = IndexMap::<BTreeMap<String, Vec<usize>>, Vec<usize>>::new();
+        let outside = alike.len();
+        for (place, sources) in alike.iter().enumerate() {
+            let mut row = BTreeMap::<String, Vec<usize>>::new();
+            for (other, targets) in alike.iter().enumerate() {
+                let text = match (place == other, sources.as_slice()) {
+                    (true, [_]) => continue,
+                    (true, [one, another, ..]) => self.cell(*one, *another),
+                    _ => self.cell(sources[0], targets[0]),
+                };
+                row.entry(text).or_default().push(other);
+            }
+            row.entry(self.with_outside(sources[0], Direction::Egress, LISTED)).or_default().push(outside);
+            by_row.entry(row).or_default().extend(sources);
+        }
+        let mut from_outside = BTreeMap::<String, Vec<usize>>::new();
+        for (place, targets) in alike.iter().enumerate() {
+            let text = self.with_outside(targets[0], Direction::Ingress, LISTED);
+            from_outside.entry(text).or_default().push(place);
+        }
+
+        let mut columns = Columns::default();
+        let mut add = |source: String, row: BTreeMap<String, Vec<usize>>| {
+            for (text, targets) in row.into_iter().filter(|(text, _)| !text.is_empty() && text != "-") {
+                let names = targets.iter().flat_map(|target| match alike.get(*target) {
+                    Some(places) => places.iter().map(|place| self.names[*place].clone()).collect(),
+                    None => vec![OUTSIDE.to_owned()],
+                });
+                let targets = shorten(&names.collect::<Vec<_>>(), LISTED, ", ");
+                columns.push([source.clone(), format!("-> {targets}"), text]);
+            }
+        };
+        for (row, sources) in by_row {
+            let names: Vec<String> = sources.iter().map(|place| self.names[*place].clone()).collect();
+            add(shorten(&names, LISTED, ", "), row);
+        }
+        add(OUTSIDE.to_owned(), from_outside);
+        columns.write(out, "", 0)
+    }
+
+    pub(super) fn markdown(&self, out: &mut impl Write) -> io::Result<()> {
+        let line = |cells: &mut dyn Iterator<Item = &String>| {
+            let escaped = cells.map(|cell| cell.replace('|', "\\|").replace('*', "\\*"));
+            format!("| {} |", escaped.collect::<Vec<_>>().join(" | "))
+        };
+        let (from, outside) = ("from \\ to".to_owned(), OUTSIDE.to_owned());
+        writeln!(out, "{}", line(&mut std::iter::once(&from).chain(&self.names).chain([&outside])))?;
+        writeln!(out, "|{}", " --- |".repeat(self.names.len() + 2))?;
+        for cells in self.grid(usize::MAX) {
+            writeln!(out, "{}", line(&mut cells.iter()))?;
+        }
+        out.flush()
+    }
+
+    pub(super) fn dot(&self, out: &mut impl Write) -> io::Result<()> {
+        writeln!(out, "digraph connectivity {{")?;
+        let quoted = |text: &str| format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""));
+        for name in &self.names {
+            writeln!(out, "  {};", quoted(name))?;
+        }
+        writeln!(out, "  {} [shape=box];", quoted(OUTSIDE))?;
+        let mut edge = |from: &str, to: &str, text: &str| match text {
+            "" | "-" => Ok(()),
+            _ => writeln!(out, "  {} -> {} [label={}];", quoted(from), quoted(to), quoted(text)),
+        };
+        for (from, name) in self.names.iter().enumerate() {
+            for (to, other) in self.names.iter().enumerate().filter(|(to, _)| *to != from) {
+                edge(name, other, &self.cell(from, to))?;
+            }
+            edge(name, OUTSIDE, &self.with_outside(from, Direction::Egress, LISTED))?;
+            edge(OUTSIDE, name, &self.with_outside(from, Direction::Ingress, LISTED))?;
+        }
+        writeln!(out, "}}")?;
+        out.flush()
+    }
+}
+
+/// The first few of a list, and how many more there are.
+fn shorten(all: &[String], listed: usize, separator: &str) -> String {
+    // A line that says "1 more" could as well say what it is.
+    if all.len() <= listed.saturating_add(1) {
+        return all.join(separator);
+    }
+    format!("{}{separator}+{} more", all[..listed].join(separator), all.len() - listed)
+}
