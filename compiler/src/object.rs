@@ -172,6 +172,16 @@ impl Protocol {
         }
     }
 
+    /// Its number in the IP header.
+    #[must_use]
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+            Self::Sctp => 132,
+        }
+    }
+
     /// The protocol that the API spells so; `None` for any other text, other
     /// case included, because the API server refuses it.
     #[must_use]

@@ -194,7 +194,9 @@ impl fmt::Display for Member {
         match self {
             Self::Address(address) => write!(f, "{address}"),
             Self::Prefix(prefix) => write!(f, "{prefix}"),
-            Self::AddressPort(address, protocol, port) => write!(f, "{address},{}:{port}", protocol.lower()),
+            // By number: ipset looks names up in /etc/protocols, which a small
+            // image does not have.
+            Self::AddressPort(address, protocol, port) => write!(f, "{address},{}:{port}", protocol.number()),
         }
     }
 }
