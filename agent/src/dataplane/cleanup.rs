@@ -66,7 +66,7 @@ pub fn cleanup() -> Removed {
     // Sets last: rules of either backend may have named them.
     match ipset::names() {
         Ok(names) => {
-            let (gone, errors) = ipset::destroy(&names);
+            let (gone, errors) = ipset::destroy(&names, ipset::PATIENCE);
             removed.sets = gone;
             removed.errors.extend(errors.into_iter().map(Error::from));
         }

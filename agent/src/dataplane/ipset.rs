@@ -15,7 +15,7 @@ use super::process;
 const IPSET: &str = "ipset";
 
 /// How long a set may stay in use after the last rule that names it is gone.
-const PATIENCE: Duration = Duration::from_secs(2);
+pub const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What ipset says of a set that a rule names.
 const IN_USE: &str = "in use by a kernel component";
@@ -103,11 +103,12 @@ pub fn write(writes: &[&SetWrite]) -> Result<(), Error> {
 }
 
 /// Removes sets, going on past those that cannot go; answers those that went
-/// and why others did not.
+/// and why others did not. Sets in use are waited for, all together for so
+/// long.
 #[must_use]
-pub fn destroy(names: &[SetName]) -> (Vec<SetName>, Vec<Error>) {
+pub fn destroy(names: &[SetName], patience: Duration) -> (Vec<SetName>, Vec<Error>) {
     let (mut gone, mut errors) = (Vec::new(), Vec::new());
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + patience;
     let mut rest = names;
     while !rest.is_empty() {
         let lines: Vec<String> = rest.iter().map(|name| format!("destroy {name}")).collect();
@@ -314,7 +315,7 @@ add npc6-b fd00::1,132:80
         );
         assert_eq!(
             texts(&reading.v6),
-            [("npc6-b".to_owned(), SetKind::HashIpPort, strings(&["fd00::1,tcp:80", "fd00::1,sctp:80"]))]
+            [("npc6-b".to_owned(), SetKind::HashIpPort, strings(&["fd00::1,6:80", "fd00::1,132:80"]))]
         );
         assert_eq!(reading.odd, []);
     }

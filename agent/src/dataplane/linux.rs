@@ -1,7 +1,7 @@
 //! The real kernel, by way of `iptables-restore` and `ipset restore`.
 
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use npc_compiler::object::Family;
 use npc_compiler::plan::{Held, KernelState, Plan, SetWrite, Step};
@@ -82,7 +82,7 @@ impl Kernel for Linux {
             warn!(set = %odd.name, header = odd.header, "a set under our name is not as we make them; if nothing uses it, it goes");
         }
         let odd: Vec<SetName> = sets.odd.into_iter().map(|odd| odd.name).collect();
-        for error in ipset::destroy(&odd).1 {
+        for error in ipset::destroy(&odd, Duration::ZERO).1 {
             warn!("{error}");
         }
         let mut state = KernelState {

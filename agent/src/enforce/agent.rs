@@ -136,6 +136,7 @@ struct Agent<K> {
     findings: BTreeSet<Finding>,
     bridges: BTreeSet<(String, Family)>,
     ipvs: bool,
+    misnamed: bool,
 }
 
 impl<K: Kernel> Agent<K> {
@@ -152,6 +153,7 @@ impl<K: Kernel> Agent<K> {
             findings: BTreeSet::new(),
             bridges: BTreeSet::new(),
             ipvs: false,
+            misnamed: false,
         })
     }
 
@@ -259,6 +261,10 @@ impl<K: Kernel> Agent<K> {
             );
         }
         self.bridges = bridges;
+        let was_misnamed = std::mem::replace(&mut self.misnamed, self.view.is_misnamed());
+        if self.misnamed && !was_misnamed {
+            warn!(node = self.settings.node, "no Node has this name, so no pod is found to be here; is --node right?");
+        }
     }
 
     /// Says in the ready file what is in the kernel, unless that is not all

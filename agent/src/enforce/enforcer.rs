@@ -149,6 +149,12 @@ pub struct Writes {
 }
 
 impl Writes {
+    /// Whether there was nothing to write.
+    #[must_use]
+    pub fn is_nothing(&self) -> bool {
+        *self == Self::default()
+    }
+
     /// Counts a plan's writes.
     #[must_use]
     pub fn of(plan: &Plan) -> Self {

@@ -50,6 +50,11 @@ impl View {
         self.network.as_ref().is_some_and(|network| network.ipvs)
     }
 
+    /// There are nodes, and none has this node's name.
+    pub(super) fn is_misnamed(&self) -> bool {
+        !self.declared.is_empty() && !self.declared.iter().any(|node| node.name == self.node)
+    }
+
     /// Bridges behind which pods of this node reach each other past iptables.
     pub(super) fn unfiltered_bridges(&self) -> BTreeSet<(String, Family)> {
         let (Some(objects), Some(network)) = (&self.objects, &self.network) else { return BTreeSet::new() };

@@ -1,21 +1,30 @@
 //! Programs go into the kernel, come back as they went in, and only
 //! differences are written.
 
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::path::Path;
+use std::thread;
+
+use k8s_openapi::api::core::v1::PodSpec;
+use k8s_openapi::api::networking::{self, v1::NetworkPolicySpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use npc_agent::dataplane::backend::Backend;
 use npc_agent::dataplane::iptables::Hook;
 use npc_agent::dataplane::{Kernel, Linux};
 use npc_agent::enforce::Enforcer;
 use npc_agent::enforce::enforcer::Writes;
 use npc_compiler::layout::Options;
-use npc_compiler::object::Family;
+use npc_compiler::object::{Family, Labels, NetworkPolicy, Objects, Pod};
 use npc_compiler::plan::{KernelState, Plan};
 
-use super::namespace::{Namespace, feed, output, run};
+use super::namespace::{Namespace, feed, hide_file, output, run};
 use super::programs::{dropping, everything};
 use super::{dump, on_both_backends};
 
 on_both_backends!(
     a_program_is_read_back_as_it_was_written,
+    a_thousand_groups_load_and_one_more_pod_writes_members_only,
+    programs_load_where_no_file_names_protocols,
     an_edit_writes_the_difference_and_the_same_again_nothing,
     what_others_have_in_the_kernel_stays_as_it_is,
     the_jump_is_first_comes_back_and_is_there_once,
@@ -54,6 +63,58 @@ fn a_program_is_read_back_as_it_was_written(backend: Backend) {
         assert_eq!(held, wanted);
     }
     assert!(Plan::new(&held, &program).is_empty());
+}
+
+/// Pods of this node, each of which a policy of its own isolates both ways.
+fn groups(count: u16) -> Objects {
+    let each = |n: u16| {
+        let labels = Labels::from([("app".to_owned(), format!("a{n}"))]);
+        let selector = LabelSelector { match_labels: Some(labels.clone()), ..LabelSelector::default() };
+        let pod = Pod {
+            node: Some("node-1".to_owned()),
+            ipv4: Some(Ipv4Addr::from(0x0a00_0000 + u32::from(n))),
+            ipv6: Some(Ipv6Addr::from(0xfd << 120 | u128::from(n))),
+            ..Pod::from_template("shop".to_owned(), format!("p{n}"), labels, PodSpec::default())
+        };
+        let mut policy = networking::v1::NetworkPolicy::default();
+        policy.metadata.namespace = Some("shop".to_owned());
+        policy.metadata.name = Some(format!("n{n}"));
+        let both = vec!["Ingress".to_owned(), "Egress".to_owned()];
+        let spec = NetworkPolicySpec { pod_selector: Some(selector), policy_types: Some(both), ..Default::default() };
+        policy.spec = Some(spec);
+        (pod, NetworkPolicy::from(policy))
+    };
+    let (pods, policies) = (1..=count).map(each).unzip();
+    let mut objects = Objects { pods, policies, ..Objects::default() };
+    objects.declare_namespaces();
+    objects
+}
+
+fn a_thousand_groups_load_and_one_more_pod_writes_members_only(backend: Backend) {
+    let _namespace = Namespace::enter();
+    let mut enforcer = enforcer(backend);
+    let mut objects = groups(1000);
+    let pass = enforcer.pass(&objects).unwrap();
+    assert!(pass.writes.chains_written >= 4 * 1000, "{}", pass.writes);
+    assert!(enforcer.pass(&objects).unwrap().writes.is_nothing());
+    let twin =
+        Pod { name: "twin".to_owned(), ipv4: Some(Ipv4Addr::new(10, 9, 9, 9)), ipv6: None, ..objects.pods[7].clone() };
+    objects.pods.push(twin);
+    let writes = enforcer.pass(&objects).unwrap().writes;
+    assert_eq!(Writes { members_added: 0, ..writes }, Writes::default(), "{writes}");
+    assert!(writes.members_added > 0);
+}
+
+fn programs_load_where_no_file_names_protocols(backend: Backend) {
+    // In a thread of its own, because it leaves the file system of the others.
+    let test = move || {
+        let _namespace = Namespace::enter();
+        hide_file(Path::new("/etc/protocols"));
+        let mut kernel = open(backend);
+        kernel.apply(&Plan::new(&KernelState::default(), &everything())).unwrap();
+        assert_eq!(kernel.read().unwrap(), KernelState::from(&everything()));
+    };
+    thread::spawn(test).join().unwrap();
 }
 
 fn an_edit_writes_the_difference_and_the_same_again_nothing(backend: Backend) {

@@ -3,8 +3,10 @@
 use std::fs::File;
 use std::io::Write as _;
 use std::marker::PhantomData;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
+use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 
 /// The calling thread is in a fresh network namespace until this is dropped;
@@ -30,6 +32,23 @@ impl Drop for Namespace {
         setns(&self.before, CloneFlags::CLONE_NEWNET).expect("back to where we came from");
     }
 }
+
+/// Gives the calling thread a view of the file system of its own, for good.
+pub(crate) fn leave_file_system() {
+    unshare(CloneFlags::CLONE_NEWNS).expect("root");
+    mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE).unwrap();
+}
+
+/// Gives the calling thread, for good, a file system in which this file is
+/// empty, if it is there at all.
+pub(crate) fn hide_file(path: &Path) {
+    leave_file_system();
+    if path.exists() {
+        mount(Some("/dev/null"), path, NONE, MsFlags::MS_BIND, NONE).unwrap();
+    }
+}
+
+const NONE: Option<&str> = None;
 
 /// Runs a command that has to work.
 pub(crate) fn run(program: &str, args: &[&str]) {

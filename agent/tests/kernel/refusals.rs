@@ -5,16 +5,15 @@ use std::thread;
 
 use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
 use npc_agent::dataplane::backend::Backend;
 use npc_agent::dataplane::iptables::{Error, Iptables};
-use npc_agent::dataplane::{Kernel, Linux};
+use npc_agent::dataplane::{Kernel, Linux, ipset};
 use npc_agent::enforce::Enforcer;
 use npc_compiler::layout::Options;
 use npc_compiler::object::Family;
 use npc_compiler::plan::KernelState;
 
-use super::namespace::{Namespace, run};
+use super::namespace::{Namespace, leave_file_system, run};
 use super::on_both_backends;
 use super::programs::dropping;
 
@@ -52,7 +51,7 @@ fn after_a_refusal_the_kernel_is_read_again(backend: Backend) {
         run(&iptables, &["-F", "NPC-FORWARD"]);
     }
     // nft lets go of it a little later, and cleanup waits for that.
-    let removed = npc_agent::dataplane::ipset::destroy(&npc_agent::dataplane::ipset::names().unwrap());
+    let removed = ipset::destroy(&ipset::names().unwrap(), ipset::PATIENCE);
     assert_eq!(removed.0.len(), 2, "{:?}", removed.1);
     let error = enforcer.enforce(&dropping(&[1, 2])).unwrap_err().to_string();
     assert!(error.contains("refused line 1 (`add npc4-dropped 10.0.0.2`)"), "{error}");
@@ -67,10 +66,8 @@ fn a_lock_that_is_never_released_is_given_up_in_words() {
     let test = || {
         let _namespace = Namespace::enter();
         // A /run of our own: the real lock is for everybody.
-        unshare(CloneFlags::CLONE_NEWNS).unwrap();
-        let none = None::<&str>;
-        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
-        mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), none).unwrap();
+        leave_file_system();
+        mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
         let lock = File::create("/run/xtables.lock").unwrap();
         let _held = Flock::lock(lock, FlockArg::LockExclusive).unwrap();
         let table = Iptables::new(Backend::Legacy, Family::V4).unwrap().with_lock_wait(1);
