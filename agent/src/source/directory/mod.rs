@@ -11,9 +11,11 @@
 //! on; a directory that is gone, or cannot be listed, keeps them all. Only a
 //! file that is certainly removed takes its objects with it.
 
+mod look;
 mod state;
 mod watch;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::mpsc as blocking;
@@ -23,14 +25,15 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 use super::manifests::{Loaded, Options, Problem};
+use look::Look;
 use state::State;
 use watch::{Change, Watch};
 
 /// How long nothing may happen before a burst of changes counts as over.
 const QUIET: Duration = Duration::from_millis(50);
 
-/// How long a burst may last, or a file stay open after a write, before what
-/// is there is read anyway.
+/// How long a burst may last before the files that are not part of it are
+/// read, and how long a file may stay open after a write before it is.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// How long to wait before asking for watches again that the kernel refused.
@@ -81,23 +84,14 @@ impl Drop for Updates {
 ///
 /// If the kernel gives no thread.
 pub fn follow(root: PathBuf, options: Options) -> io::Result<Updates> {
-    // The watches name absolute paths; what people see is the path they gave.
-    let absolute = std::path::absolute(&root)?;
-    let (changes, incoming) = blocking::channel();
-    let (sender, receiver) = mpsc::channel(1);
-    let follower = Follower {
-        absolute,
-        state: State::new(root, options),
-        watch: None,
-        changes: changes.clone(),
-        incoming,
-        sender,
-    };
+    let (follower, updates) = Follower::new(root, options)?;
     thread::Builder::new().name("npc-manifests".to_owned()).spawn(move || follower.run())?;
-    Ok(Updates { receiver, changes })
+    Ok(updates)
 }
 
 struct Follower {
+    root: PathBuf,
+    /// The watches name absolute paths; people see the path they gave.
     absolute: PathBuf,
     state: State,
     watch: Option<Watch>,
@@ -105,18 +99,48 @@ struct Follower {
     changes: blocking::Sender<Change>,
     incoming: blocking::Receiver<Change>,
     sender: mpsc::Sender<Update>,
+    /// The files that were written to and not closed yet, and since when.
+    open: BTreeMap<PathBuf, Instant>,
 }
 
+/// Whoever listened has stopped.
+struct Stopped;
+
 impl Follower {
+    fn new(root: PathBuf, options: Options) -> io::Result<(Self, Updates)> {
+        let absolute = std::path::absolute(&root)?;
+        let (changes, incoming) = blocking::channel();
+        let (sender, receiver) = mpsc::channel(1);
+        let updates = Updates { receiver, changes: changes.clone() };
+        let state = State::new(root.clone(), options);
+        let open = BTreeMap::new();
+        Ok((Self { root, absolute, state, watch: None, changes, incoming, sender, open }, updates))
+    }
+
     fn run(mut self) {
+        // Since when the directory has not been quiet.
+        let mut begun = Instant::now();
         loop {
             let refused = self.renew_watch().err();
-            if let Some(update) = self.state.refresh(refused.as_ref())
-                && self.sender.blocking_send(update).is_err()
-            {
-                return;
+            let open = self.open.keys().map(PathBuf::as_path).collect();
+            let look = Look::at(&self.root, &open, QUIET);
+            let restless = look.restless;
+            if !restless || begun.elapsed() >= PATIENCE {
+                // What is busy even now stays as it was, and the rest goes on.
+                if let Some(update) = self.state.take(look, refused.as_ref())
+                    && self.sender.blocking_send(update).is_err()
+                {
+                    return;
+                }
+                // A file that keeps changing, and watches that were refused,
+                // are looked at again even if no event comes.
+                let again = (restless.then_some(PATIENCE)).or(refused.is_some().then_some(RETRY));
+                if self.wait(again).is_err() {
+                    return;
+                }
+                begun = Instant::now();
             }
-            if self.wait(refused.is_some()).is_stop() {
+            if self.settle(begun).is_err() {
                 return;
             }
         }
@@ -139,37 +163,42 @@ impl Follower {
         Ok(())
     }
 
-    /// Waits for a change and for the end of the burst that it begins.
-    fn wait(&mut self, refused: bool) -> Change {
-        let first = if refused {
-            match self.incoming.recv_timeout(RETRY) {
-                Err(blocking::RecvTimeoutError::Timeout) => return Change::Other,
-                received => received.ok(),
-            }
-        } else {
-            self.incoming.recv().ok()
+    /// Waits for a change, or for some time if one is given.
+    fn wait(&mut self, limit: Option<Duration>) -> Result<(), Stopped> {
+        let change = match limit {
+            Some(limit) => self.incoming.recv_timeout(limit).unwrap_or(Change::Other),
+            // The other end lives in `self`, so the channel cannot be closed.
+            None => self.incoming.recv().unwrap_or(Change::Stop),
         };
-        let begun = Instant::now();
-        let mut open = std::collections::BTreeSet::new();
-        let mut next = first;
+        self.note(change)
+    }
+
+    /// Waits until the burst of changes that began then is over: until nothing
+    /// has come for a moment and no file has a writer, or patience ends.
+    fn settle(&mut self, begun: Instant) -> Result<(), Stopped> {
         loop {
-            match next {
-                // The sender lives in `self`, so the channel cannot be closed.
-                Some(Change::Stop) | None => return Change::Stop,
-                Some(Change::Written(path)) => drop(open.insert(path)),
-                Some(Change::Closed(path)) => drop(open.remove(&path)),
-                // A directory made anew may have the inode of the old one.
-                Some(Change::Moved) => self.watch = None,
-                Some(Change::Other) => {}
-            }
             let left = PATIENCE.saturating_sub(begun.elapsed());
-            let pause = if open.is_empty() { QUIET.min(left) } else { left };
+            let pause = if self.open.is_empty() { QUIET.min(left) } else { left };
             match self.incoming.recv_timeout(pause) {
-                Ok(change) if !left.is_zero() => next = Some(change),
-                Ok(change) if change.is_stop() => return Change::Stop,
-                _ => return Change::Other,
+                Ok(change) => self.note(change)?,
+                Err(_) => break,
             }
         }
+        // Some keep a file open for good.
+        self.open.retain(|_, since| since.elapsed() < PATIENCE);
+        Ok(())
+    }
+
+    fn note(&mut self, change: Change) -> Result<(), Stopped> {
+        match change {
+            Change::Stop => return Err(Stopped),
+            Change::Written(path) => drop(self.open.entry(path).or_insert_with(Instant::now)),
+            Change::Closed(path) => drop(self.open.remove(&path)),
+            // A directory made anew may have the inode of the old one.
+            Change::Moved => self.watch = None,
+            Change::Other => {}
+        }
+        Ok(())
     }
 }
 

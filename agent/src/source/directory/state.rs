@@ -2,13 +2,13 @@
 //! last.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::path::PathBuf;
 
 use npc_compiler::object::Objects;
 
 use super::Update;
-use crate::source::manifests::{Options, Parsed, Problem, Severity, assemble, parse, shown, walk};
+use super::look::{Look, Seen};
+use crate::source::manifests::{Options, Parsed, Problem, Severity, assemble, parse, shown};
 
 /// What is known of the directory.
 #[derive(Debug)]
@@ -41,21 +41,25 @@ impl State {
         Self { root, options, files: BTreeMap::new(), problems: BTreeSet::new(), objects: None }
     }
 
-    /// Looks at the directory again; the update, if there is anything to say.
+    /// Takes over what was seen; the update, if there is anything to say.
     /// `unwatched` is why changes will not be seen, if so.
-    pub(super) fn refresh(&mut self, unwatched: Option<&notify::Error>) -> Option<Update> {
+    pub(super) fn take(&mut self, look: Look, unwatched: Option<&notify::Error>) -> Option<Update> {
         let mut problems = Vec::new();
         if let Some(error) = unwatched {
             let message = format!("its changes cannot be seen: {error}");
             let help = "more watches may be needed: sysctl fs.inotify.max_user_watches, max_user_instances";
             problems.push(self.root_problem(&message, help));
         }
-        let listed = match walk(&self.root) {
-            Ok(listing) => {
-                let there: BTreeSet<PathBuf> = listing.files.into_iter().collect();
-                self.files.retain(|path, _| there.contains(path));
-                for path in there {
-                    self.read(path);
+        let mut never_read = Vec::new();
+        let listed = match look.files {
+            Ok(files) => {
+                self.files.retain(|path, _| files.contains_key(path));
+                for (path, seen) in files {
+                    if matches!(seen, Seen::Busy) && !self.files.contains_key(&path) {
+                        never_read.push(path);
+                    } else {
+                        self.read(path, seen);
+                    }
                 }
                 true
             }
@@ -88,24 +92,28 @@ impl State {
         if loaded.is_none() && new.is_empty() {
             return None;
         }
-        let never_read = self.files.iter().filter(|(_, file)| !file.was_good).map(|(path, _)| path.clone());
-        Some(Update { loaded, problems: new, never_read: never_read.collect() })
+        never_read.extend(self.files.iter().filter(|(_, file)| !file.was_good).map(|(path, _)| path.clone()));
+        never_read.sort_unstable();
+        Some(Update { loaded, problems: new, never_read })
     }
 
-    /// Reads a file, and parses it if it is not what it was.
-    fn read(&mut self, path: PathBuf) {
-        let (bytes, parsed) = match fs::read(&path) {
-            Ok(bytes) => {
-                let known = self.files.get(&path).and_then(|file| file.bytes.as_ref());
-                if known == Some(&bytes) {
-                    return;
-                }
+    /// Parses a file, if it is not what it was.
+    fn read(&mut self, path: PathBuf, seen: Seen) {
+        let known = self.files.get(&path);
+        let (bytes, parsed) = match seen {
+            Seen::Busy => return,
+            Seen::Bytes(bytes) if known.is_some_and(|file| file.bytes.as_ref() == Some(&bytes)) => return,
+            // A full disk leaves files behind that are empty. Nobody removes
+            // objects so, or if someone does, they are told how.
+            Seen::Bytes(bytes) if bytes.is_empty() && known.is_some_and(|file| file.was_good) => {
+                let help = "to remove its objects, remove the file";
+                (Some(bytes), Parsed::failed(&path, "the file is empty", help))
+            }
+            Seen::Bytes(bytes) => {
                 let parsed = parse(&shown(&path), bytes.clone(), &self.options.default_namespace);
                 (Some(bytes), parsed)
             }
-            // The next look at the directory will not find it at all.
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound && !path.is_symlink() => return,
-            Err(error) => (None, Parsed::failed(&path, &format!("cannot be read: {error}"), "")),
+            Seen::Unreadable(error) => (None, Parsed::failed(&path, &format!("cannot be read: {error}"), "")),
         };
         let is_good = parsed.problems.iter().all(|problem| problem.severity == Severity::Warning);
         let mut problems = parsed.problems.clone();

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::symlink;
@@ -323,34 +324,69 @@ async fn one_name_in_two_files_is_told_once() {
     assert_eq!(followed.pods().await, "a=2 b=2");
 }
 
-/// A follower that nobody reads, and the way to tell it of changes.
-fn follower(root: PathBuf) -> (Follower, Updates) {
-    let (changes, incoming) = blocking::channel();
-    let (sender, receiver) = mpsc::channel(1);
-    let state = State::new(root.clone(), Options::default());
-    let follower = Follower { absolute: root, state, watch: None, changes: changes.clone(), incoming, sender };
-    (follower, Updates { receiver, changes })
+#[tokio::test]
+async fn a_file_that_is_empty_all_of_a_sudden_keeps_its_objects() {
+    let mut followed = Followed::new(two);
+    assert_eq!(followed.pods().await, "a=1 b=1");
+    followed.write("a.yaml", "");
+    let problem = "a.yaml: error: the file is empty; to remove its objects, remove the file; \
+                   the last good version of this file stays in force";
+    assert_eq!(followed.next().await, (None, vec![problem.to_owned()]));
+    // Comments are an answer, nothing is not.
+    followed.write("a.yaml", "# nothing any more\n");
+    assert_eq!(followed.pods().await, "b=1");
 }
 
 #[test]
-fn a_file_that_stays_open_after_a_write_is_given_time() {
-    let (mut follower, updates) = follower(PathBuf::from("/nowhere"));
-    let file = PathBuf::from("/nowhere/a.yaml");
+fn a_file_with_a_writer_is_not_read_until_patience_ends() {
+    let temporary = tempfile::tempdir().unwrap();
+    let root = temporary.path().canonicalize().unwrap();
+    let (mut follower, updates) = Follower::new(root.clone(), Options::default()).unwrap();
+    let file = root.join("a.yaml");
+    fs::write(&file, pod("a", "1")).unwrap();
+    let look = |follower: &Follower| {
+        let open = follower.open.keys().map(PathBuf::as_path).collect();
+        let seen = Look::at(&root, &open, Duration::ZERO);
+        (seen.restless, matches!(seen.files.unwrap()[&file], look::Seen::Busy))
+    };
+    assert_eq!(look(&follower), (false, false));
+    updates.changes.send(Change::Written(file.clone())).unwrap();
+    assert!(follower.wait(None).is_ok());
+    assert_eq!(look(&follower), (true, true));
+    updates.changes.send(Change::Closed(file.clone())).unwrap();
+    assert!(follower.wait(None).is_ok());
+    assert_eq!(look(&follower), (false, false));
     updates.changes.send(Change::Written(file.clone())).unwrap();
     let begun = Instant::now();
-    assert_eq!(follower.wait(false), Change::Other);
-    assert!(begun.elapsed() >= PATIENCE);
-    for change in [Change::Written(file.clone()), Change::Closed(file), Change::Stop] {
-        updates.changes.send(change).unwrap();
+    assert!(follower.settle(begun).is_ok());
+    assert!(begun.elapsed() >= PATIENCE, "it was given time");
+    updates.changes.send(Change::Stop).unwrap();
+    assert!(follower.wait(None).is_err());
+}
+
+#[test]
+fn a_file_that_changed_just_now_is_not_read() {
+    let temporary = tempfile::tempdir().unwrap();
+    let file = temporary.path().join("a.yaml");
+    fs::write(&file, pod("a", "1")).unwrap();
+    let look = |quiet| {
+        let seen = Look::at(temporary.path(), &BTreeSet::new(), quiet);
+        (seen.restless, matches!(seen.files.unwrap()[&file], look::Seen::Busy))
+    };
+    assert_eq!(look(LONG), (true, true));
+    assert_eq!(look(Duration::ZERO), (false, false));
+    // A time in the future says nothing about now.
+    for path in [file.as_path(), temporary.path()] {
+        fs::File::open(path).unwrap().set_modified(std::time::SystemTime::now() + 9 * LONG).unwrap();
     }
-    assert_eq!(follower.wait(false), Change::Stop);
+    assert_eq!(look(LONG), (false, false));
 }
 
 #[test]
 fn whoever_stops_listening_ends_the_thread() {
     let temporary = tempfile::tempdir().unwrap();
     two(&temporary.path().join("d"));
-    let (follower, updates) = follower(temporary.path().join("d"));
+    let (follower, updates) = Follower::new(temporary.path().join("d"), Options::default()).unwrap();
     let thread = thread::spawn(move || follower.run());
     drop(updates);
     thread.join().unwrap();

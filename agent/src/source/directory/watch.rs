@@ -27,12 +27,6 @@ pub(super) enum Change {
     Stop,
 }
 
-impl Change {
-    pub(super) fn is_stop(&self) -> bool {
-        *self == Self::Stop
-    }
-}
-
 /// How many symlinks may lead to a directory, as the kernel has it.
 const MAX_LINKS: usize = 40;
 

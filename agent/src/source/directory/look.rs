@@ -1,0 +1,70 @@
+//! One look at a directory: the bytes of its files, and whether somebody was
+//! writing to them just then.
+//!
+//! A file that is written in place is empty or half for a moment. Whoever
+//! reads it then sees objects vanish that nobody removed, and a policy that
+//! vanishes opens what it closed. So a file that changed a moment ago, or that
+//! has a writer, is not read but looked at again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use crate::source::manifests::walk;
+
+/// What was seen.
+#[derive(Debug)]
+pub(super) struct Look {
+    /// The files, or why the directory cannot be listed.
+    pub(super) files: io::Result<BTreeMap<PathBuf, Seen>>,
+    /// Files or directories changed just now, so there may be more to come.
+    pub(super) restless: bool,
+}
+
+/// What was seen of a file.
+#[derive(Debug)]
+pub(super) enum Seen {
+    Bytes(Vec<u8>),
+    Unreadable(io::Error),
+    /// Somebody is writing to it.
+    Busy,
+}
+
+impl Look {
+    /// Looks at a directory. Files with a path (symlinks resolved) in `open`
+    /// are busy, and so are those that changed less than `quiet` ago.
+    pub(super) fn at(root: &Path, open: &BTreeSet<&Path>, quiet: Duration) -> Self {
+        let listing = match walk(root) {
+            Ok(listing) => listing,
+            Err(error) => return Self { files: Err(error), restless: false },
+        };
+        let mut restless = listing.directories.iter().any(|directory| is_fresh(directory, quiet));
+        let mut files = BTreeMap::new();
+        for path in listing.files {
+            let seen = match fs::canonicalize(&path) {
+                Ok(real) if open.contains(real.as_path()) => Seen::Busy,
+                _ => match fs::read(&path) {
+                    // After reading, so that a write meanwhile shows.
+                    Ok(_) if is_fresh(&path, quiet) => Seen::Busy,
+                    Ok(bytes) => Seen::Bytes(bytes),
+                    // It was removed since the directory was listed, and a
+                    // link that leads nowhere was not.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound && !path.is_symlink() => continue,
+                    Err(error) => Seen::Unreadable(error),
+                },
+            };
+            restless |= matches!(seen, Seen::Busy);
+            files.insert(path, seen);
+        }
+        Self { files: Ok(files), restless }
+    }
+}
+
+/// Whether a file or directory changed less than a moment ago. A time in the
+/// future says nothing: clocks differ.
+fn is_fresh(path: &Path, moment: Duration) -> bool {
+    let changed = fs::metadata(path).and_then(|metadata| metadata.modified());
+    changed.is_ok_and(|changed| SystemTime::now().duration_since(changed).is_ok_and(|age| age < moment))
+}
