@@ -66,9 +66,9 @@ pub fn cleanup() -> Removed {
     // Sets last: rules of either backend may have named them.
     match ipset::names() {
         Ok(names) => {
-            let (gone, errors) = ipset::destroy(&names, ipset::PATIENCE);
-            removed.sets = gone;
-            removed.errors.extend(errors.into_iter().map(Error::from));
+            let stuck = ipset::destroy(&names, ipset::PATIENCE);
+            removed.sets = names.into_iter().filter(|name| !stuck.iter().any(|(stuck, _)| stuck == name)).collect();
+            removed.errors.extend(stuck.into_iter().map(|(_, error)| error.into()));
         }
         Err(error) => removed.errors.push(error.into()),
     }
@@ -83,27 +83,15 @@ fn unhook(table: &Iptables) -> Result<bool, iptables::Error> {
     Ok(hooked)
 }
 
-/// In one commit if nothing of others leads to them; else each that can go.
 fn delete_chains(table: &Iptables, removed: &mut Removed) -> Result<(), iptables::Error> {
-    let chains: BTreeSet<ChainName> = table.chains()?.into_keys().collect();
-    if chains.is_empty() {
+    let delete: BTreeSet<ChainName> = table.chains()?.into_keys().collect();
+    if delete.is_empty() {
         return Ok(());
     }
-    let (backend, family) = (table.backend(), table.family());
-    let all = ChainWrites { delete: chains.iter().cloned().collect(), ..ChainWrites::default() };
-    if table.restore(&all.restore_text()).is_ok() {
-        removed.chains.extend(chains.into_iter().map(|chain| (backend, family, chain)));
-        return Ok(());
-    }
-    // Empty, none of them leads to another or does anything.
-    let replace = chains.iter().map(|chain| (chain.clone(), Vec::new())).collect();
-    table.restore(&ChainWrites { replace, ..ChainWrites::default() }.restore_text())?;
-    for chain in chains {
-        let one = ChainWrites { delete: [chain.clone()].into_iter().collect(), ..ChainWrites::default() };
-        match table.restore(&one.restore_text()) {
-            Ok(()) => removed.chains.push((backend, family, chain)),
-            Err(error) => removed.errors.push(error.into()),
-        }
-    }
+    let writes = ChainWrites { delete, ..ChainWrites::default() };
+    let stuck = table.write(&writes)?;
+    let gone = writes.delete.into_iter().filter(|chain| !stuck.iter().any(|(stuck, _)| stuck == chain));
+    removed.chains.extend(gone.map(|chain| (table.backend(), table.family(), chain)));
+    removed.errors.extend(stuck.into_iter().map(|(_, error)| error.into()));
     Ok(())
 }

@@ -102,33 +102,30 @@ pub fn write(writes: &[&SetWrite]) -> Result<(), Error> {
     restore_patiently(&lines, Instant::now() + PATIENCE)
 }
 
-/// Removes sets, going on past those that cannot go; answers those that went
-/// and why others did not. Sets in use are waited for, all together for so
-/// long.
+/// Removes sets, going on past those that cannot go; answers them, and why.
+/// Sets in use are waited for, all together for so long.
 #[must_use]
-pub fn destroy(names: &[SetName], patience: Duration) -> (Vec<SetName>, Vec<Error>) {
-    let (mut gone, mut errors) = (Vec::new(), Vec::new());
+pub fn destroy(names: &[SetName], patience: Duration) -> Vec<(SetName, Error)> {
+    let mut stuck = Vec::new();
     let deadline = Instant::now() + patience;
     let mut rest = names;
     while !rest.is_empty() {
         let lines: Vec<String> = rest.iter().map(|name| format!("destroy {name}")).collect();
-        match restore_patiently(&lines, deadline) {
-            Ok(()) => {
-                gone.extend_from_slice(rest);
-                rest = &[];
-            }
-            Err(error) => {
-                // The lines before the refused one were carried out; go on
-                // behind it.
-                let done = if let Error::Restore { number, .. } = &error { number - 1 } else { rest.len() };
-                errors.push(error);
-                let (before, behind) = rest.split_at(done);
-                gone.extend_from_slice(if behind.is_empty() { &[] } else { before });
-                rest = behind.get(1..).unwrap_or_default();
-            }
-        }
+        let Err(error) = restore_patiently(&lines, deadline) else { break };
+        // The lines before the refused one were carried out; go on behind it.
+        let done = if let Error::Restore { number, .. } = &error { number - 1 } else { 0 };
+        stuck.push((rest[done].clone(), error));
+        rest = &rest[done + 1..];
     }
-    (gone, errors)
+    stuck
+}
+
+/// Empties a set.
+///
+/// # Errors
+/// If ipset refuses.
+pub fn flush(name: &SetName) -> Result<(), Error> {
+    restore(&format!("flush {name}\n"))
 }
 
 /// Feeds lines to `ipset restore`, and waits where a set is still in use: nft

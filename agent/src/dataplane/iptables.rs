@@ -1,10 +1,11 @@
 //! The filter table of one backend and family: chains in bulk by one
 //! `iptables-restore`, the hook by single commands.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::error;
 
 use npc_compiler::object::Family;
+use npc_compiler::plan::ChainWrites;
 use npc_compiler::program::{CHAIN_PREFIX, ChainName, FORWARD_CHAIN};
 
 use super::backend::{self, Backend, Commands};
@@ -159,6 +160,32 @@ impl Iptables {
             return Err(self.locked(command));
         }
         Err(Error::Restore { command, place: place(text, &output.stderr), message: message(&output.stderr) })
+    }
+
+    /// Writes and deletes chains, all in one commit. A chain that a rule of
+    /// somebody else leads to cannot be deleted, and must not hold up the rest:
+    /// it is emptied, which does as little, and answered with the reason.
+    ///
+    /// # Errors
+    /// As [`Iptables::restore`].
+    pub fn write(&self, writes: &ChainWrites) -> Result<Vec<(ChainName, Error)>, Error> {
+        match self.restore(&writes.restore_text()) {
+            Err(Error::Restore { .. }) if !writes.delete.is_empty() => {}
+            answer => return answer.map(|()| Vec::new()),
+        }
+        let mut emptied = ChainWrites { delete: BTreeSet::new(), ..writes.clone() };
+        emptied.replace.extend(writes.delete.iter().map(|chain| (chain.clone(), Vec::new())));
+        self.restore(&emptied.restore_text())?;
+        let mut stuck = Vec::new();
+        for chain in &writes.delete {
+            let one = ChainWrites { delete: BTreeSet::from([chain.clone()]), ..ChainWrites::default() };
+            match self.restore(&one.restore_text()) {
+                Ok(()) => {}
+                Err(error @ Error::Restore { .. }) => stuck.push((chain.clone(), error)),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(stuck)
     }
 
     /// Our chains and their rules, in the words of `iptables-save`.

@@ -82,7 +82,7 @@ impl Kernel for Linux {
             warn!(set = %odd.name, header = odd.header, "a set under our name is not as we make them; if nothing uses it, it goes");
         }
         let odd: Vec<SetName> = sets.odd.into_iter().map(|odd| odd.name).collect();
-        for error in ipset::destroy(&odd, Duration::ZERO).1 {
+        for (_, error) in ipset::destroy(&odd, Duration::ZERO) {
             warn!("{error}");
         }
         let mut state = KernelState {
@@ -106,12 +106,14 @@ impl Kernel for Linux {
             match step {
                 Step::Sets(writes) => {
                     let writes: Vec<&SetWrite> = writes.iter().filter(|write| self.concerns_us(write)).collect();
-                    ipset::write(&writes)?;
+                    write_sets(&writes)?;
                     debug!(writes = writes.len(), took = ?begun.elapsed(), "wrote sets");
                 }
                 Step::Chains(family, writes) => {
                     let Some(table) = self.table(*family) else { continue };
-                    table.restore(&writes.restore_text())?;
+                    for (chain, error) in table.write(writes)? {
+                        warn!(%family, %chain, %error, "a chain that is not needed any more cannot go; it is empty");
+                    }
                     let (replaced, deleted) = (writes.replace.len(), writes.delete.len());
                     debug!(%family, replaced, deleted, took = ?begun.elapsed(), "wrote chains");
                 }
@@ -124,4 +126,23 @@ impl Kernel for Linux {
         let put = self.tables.iter().map(|table| Ok((table.family(), table.put_hook_first()?)));
         put.collect()
     }
+}
+
+/// Writes to sets; one that somebody else's rule uses cannot be destroyed, and
+/// must not hold up the rest. Empty, it is as good as one that is created later.
+fn write_sets(writes: &[&SetWrite]) -> Result<(), Error> {
+    let mut destroyed = Vec::new();
+    let mut others = Vec::new();
+    for write in writes {
+        match write {
+            SetWrite::Destroy(name) => destroyed.push(name.clone()),
+            _ => others.push(*write),
+        }
+    }
+    ipset::write(&others)?;
+    for (set, error) in ipset::destroy(&destroyed, ipset::PATIENCE) {
+        ipset::flush(&set)?;
+        warn!(%set, %error, "a set that is not needed any more cannot go; it is empty");
+    }
+    Ok(())
 }

@@ -164,8 +164,8 @@ impl Sets {
     fn destroy(&self) -> Result<(), Error> {
         let there = ipset::names()?;
         let ours: Vec<SetName> = KINDS.map(|kind| self.name(kind)).into_iter().filter(|s| there.contains(s)).collect();
-        match ipset::destroy(&ours, ipset::PATIENCE).1.pop() {
-            Some(error) => Err(error.into()),
+        match ipset::destroy(&ours, ipset::PATIENCE).pop() {
+            Some((_, error)) => Err(error.into()),
             None => Ok(()),
         }
     }

@@ -12,15 +12,17 @@ use npc_agent::enforce::Enforcer;
 use npc_compiler::layout::Options;
 use npc_compiler::object::Family;
 use npc_compiler::plan::KernelState;
+use npc_compiler::program::{ChainName, SetName};
 
 use super::namespace::{Namespace, leave_file_system, run};
 use super::on_both_backends;
-use super::programs::dropping;
+use super::programs::{dropping, everything};
 
 on_both_backends!(
     a_refused_line_is_quoted_and_nothing_of_the_restore_is_there,
     a_chain_that_is_not_there_is_blamed_on_the_line_that_leads_to_it,
     after_a_refusal_the_kernel_is_read_again,
+    what_somebody_else_uses_of_ours_is_emptied_and_holds_nothing_up,
 );
 
 fn a_refused_line_is_quoted_and_nothing_of_the_restore_is_there(backend: Backend) {
@@ -51,13 +53,33 @@ fn after_a_refusal_the_kernel_is_read_again(backend: Backend) {
         run(&iptables, &["-F", "NPC-FORWARD"]);
     }
     // nft lets go of it a little later, and cleanup waits for that.
-    let removed = ipset::destroy(&ipset::names().unwrap(), ipset::PATIENCE);
-    assert_eq!(removed.0.len(), 2, "{:?}", removed.1);
+    let stuck = ipset::destroy(&ipset::names().unwrap(), ipset::PATIENCE);
+    assert!(stuck.is_empty(), "{stuck:?}");
     let error = enforcer.enforce(&dropping(&[1, 2])).unwrap_err().to_string();
     assert!(error.contains("refused line 1 (`add npc4-dropped 10.0.0.2`)"), "{error}");
     enforcer.enforce(&dropping(&[1, 2])).unwrap();
     let held = Linux::open(Some(backend)).unwrap().read().unwrap();
     assert_eq!(held, KernelState::from(&dropping(&[1, 2])));
+}
+
+fn what_somebody_else_uses_of_ours_is_emptied_and_holds_nothing_up(backend: Backend) {
+    let _namespace = Namespace::enter();
+    let mut enforcer = Enforcer::new(Linux::open(Some(backend)).unwrap(), "node-1", Options::default());
+    enforcer.enforce(&everything()).unwrap();
+    let iptables = format!("iptables-{backend}");
+    run(&iptables, &["-A", "OUTPUT", "-j", "NPC-INGRESS"]);
+    run(&iptables, &["-A", "OUTPUT", "-m", "set", "--match-set", "npc4-peers", "dst", "-j", "DROP"]);
+    enforcer.enforce(&dropping(&[1])).unwrap();
+    let mut held = Linux::open(Some(backend)).unwrap().read().unwrap();
+    let left = held.v4.chains.remove(&ChainName::new("INGRESS")).unwrap();
+    assert!(left.is_empty(), "{left:?}");
+    let (_, left) = held.v4.sets.remove(&SetName::new(Family::V4, "peers")).unwrap();
+    assert!(left.is_empty(), "{left:?}");
+    assert_eq!(held, KernelState::from(&dropping(&[1])));
+    // And back: what is left over becomes what is wanted.
+    enforcer.enforce(&everything()).unwrap();
+    let held = Linux::open(Some(backend)).unwrap().read().unwrap();
+    assert_eq!(held, KernelState::from(&everything()));
 }
 
 #[test]
