@@ -247,6 +247,18 @@ impl Rule {
     }
 }
 
+/// The addresses of a family whose traffic with an endpoint no policy judges:
+/// its own, and those of the node that it runs on. They come before every pair
+/// set.
+#[must_use]
+pub fn exempt(cluster: &Cluster, subject: PodId, family: Family) -> AddressSet {
+    let nodes = cluster.pod(subject).node.iter().filter_map(|node| cluster.nodes().get(node)).flatten().copied();
+    // Where a pod and a node claim one address, it is the pod's.
+    let nodes = nodes.filter(|address| Family::of(address) == family && cluster.owner(*address).is_none());
+    let numbers = nodes.chain(cluster.address(subject, family)).map(cidr::number);
+    RangeSet::from_ranges(numbers.map(|number| (number, number)))
+}
+
 impl Region {
     /// Whether it holds nobody.
     #[must_use]
@@ -273,7 +285,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::flow::{End, directed};
+    use crate::flow::{End, directed, exemption};
     use crate::sample::{cluster, objects};
 
     proptest! {
@@ -331,6 +343,12 @@ mod tests {
                         }
                         if matches!(other, End::Address(address) if Family::of(address) != family) {
                             continue;
+                        }
+                        let address = other.address(&cluster, family).map(cidr::number);
+                        let is_exempt = address.is_some_and(|number| exempt(&cluster, subject, family).contains(number));
+                        // What has no address of the family exchanges nothing in it.
+                        if address.is_some() && End::Pod(subject).address(&cluster, family).is_some() {
+                            prop_assert_eq!(is_exempt, exemption(&cluster, from, to).is_some());
                         }
                         prop_assert_eq!(&allowed, &expected);
                         prop_assert_eq!(denied, Traffic::all().difference(&expected));

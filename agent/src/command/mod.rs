@@ -2,10 +2,12 @@
 
 mod agent;
 mod cleanup;
+mod compile;
 mod input;
 mod matrix;
 mod output;
 mod outside;
+mod words;
 
 use std::io;
 use std::process::ExitCode;
@@ -26,6 +28,7 @@ pub(crate) struct Cli {
 enum Command {
     Agent(agent::Args),
     Cleanup(cleanup::Args),
+    Compile(compile::Args),
     Matrix(matrix::Args),
 }
 
@@ -39,6 +42,8 @@ enum Exit {
     Not = 1,
     /// Bad flags or input.
     Input = 2,
+    /// An endpoint was not found, or is ambiguous.
+    NotFound = 3,
     /// The API server could not be asked.
     Cluster = 5,
 }
@@ -63,6 +68,7 @@ impl Cli {
         let done = match self.command {
             Command::Agent(args) => agent::run(args),
             Command::Cleanup(args) => cleanup::run(&args),
+            Command::Compile(args) => compile::run(&args),
             Command::Matrix(args) => matrix::run(&args),
         };
         let exit = done.unwrap_or_else(|error| {

@@ -41,18 +41,23 @@ pub(super) fn json(value: &impl serde::Serialize) -> io::Result<()> {
 /// Text in columns, two spaces apart; nothing after the last column.
 #[derive(Debug, Default)]
 pub(super) struct Columns {
-    lines: Vec<Vec<String>>,
+    lines: Vec<(String, Vec<String>)>,
 }
 
 impl Columns {
     pub(super) fn push(&mut self, line: impl IntoIterator<Item = String>) {
-        self.lines.push(line.into_iter().collect());
+        self.after(String::new(), line);
+    }
+
+    /// A line after some text of its own, whose width does not count.
+    pub(super) fn after(&mut self, text: String, line: impl IntoIterator<Item = String>) {
+        self.lines.push((text, line.into_iter().collect()));
     }
 
     /// How wide each column is.
     fn widths(&self) -> Vec<usize> {
         let mut widths = Vec::new();
-        for line in &self.lines {
+        for (_, line) in &self.lines {
             for (i, cell) in line.iter().enumerate() {
                 if i == widths.len() {
                     widths.push(0);
@@ -72,8 +77,8 @@ impl Columns {
 
     pub(super) fn write(&self, out: &mut impl Write, indent: &str, first: usize) -> io::Result<()> {
         let widths = self.widths();
-        for line in &self.lines {
-            let mut text = indent.to_owned();
+        for (before, line) in &self.lines {
+            let mut text = format!("{indent}{before}");
             for (i, cell) in line.iter().enumerate() {
                 let gap = if i == 0 { 2 + first } else { 2 };
                 text.push_str(cell);

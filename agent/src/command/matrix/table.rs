@@ -12,6 +12,7 @@ use npc_compiler::policy::Direction;
 
 use crate::command::output::Columns;
 use crate::command::outside::Outside;
+use crate::command::words::shorten;
 
 /// More endpoints than this are no table that anyone reads.
 const TABLE_ENDPOINTS: usize = 16;
@@ -191,13 +192,4 @@ impl<'a> View<'a> {
         writeln!(out, "}}")?;
         out.flush()
     }
-}
-
-/// The first few of a list, and how many more there are.
-fn shorten(all: &[String], listed: usize, separator: &str) -> String {
-    // A line that says "1 more" could as well say what it is.
-    if all.len() <= listed.saturating_add(1) {
-        return all.join(separator);
-    }
-    format!("{}{separator}+{} more", all[..listed].join(separator), all.len() - listed)
 }

@@ -1,0 +1,86 @@
+//! `npc compile`: what the compiler makes of the objects: pair sets, or one
+//! node's program.
+
+mod expand;
+mod pairs;
+mod program;
+
+use npc_compiler::group::Groups;
+use npc_compiler::layout;
+use npc_compiler::pairs::pair_sets;
+
+use super::{Exit, Stop, input, output};
+
+/// Show what the policies compile to.
+///
+/// Pair sets: for every group of endpoints that the same policies isolate, who
+/// may exchange what with it, and who may not. Or, with --node, the sets and
+/// chains of one node's kernel, as text that ipset and iptables load.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    input: input::Args,
+
+    /// What to write, and how.
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Format,
+
+    /// With -o pairs: write every pair of addresses.
+    #[arg(long)]
+    expand: bool,
+
+    /// With -o iptables and json: the node, as pods have it in spec.nodeName.
+    #[arg(long, value_name = "NAME", required_if_eq_any([("output", "iptables"), ("output", "json")]))]
+    node: Option<String>,
+
+    /// With -o iptables: only what this program loads.
+    #[arg(long, value_enum, value_name = "PROGRAM")]
+    only: Option<program::Section>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+enum Format {
+    /// The pair sets, for people.
+    #[default]
+    Pairs,
+    /// The pair sets, as JSON.
+    PairsJson,
+    /// One node's program as text for ipset, iptables-restore and
+    /// ip6tables-restore.
+    Iptables,
+    /// One node's program as JSON.
+    Json,
+}
+
+/// Prints pair sets or a program.
+pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
+    let input = args.input.read()?;
+    let cluster = &input.cluster;
+    match args.output {
+        Format::Pairs | Format::PairsJson => {
+            let groups = Groups::new(cluster, cluster.endpoints().map(|(id, _)| id));
+            let sets = pair_sets(cluster, &groups);
+            match (args.output, args.expand) {
+                (Format::Pairs, true) => expand::text(cluster, &sets, &mut output::raw())?,
+                (_, true) => return Err(Stop::new(Exit::Input, "--expand goes with -o pairs").into()),
+                (Format::Pairs, false) => pairs::text(cluster, &groups, &sets, &mut output::stdout())?,
+                _ => output::json(&pairs::json(cluster, &sets))?,
+            }
+        }
+        Format::Iptables | Format::Json => {
+            let node = args.node.as_deref().unwrap_or_default();
+            if !cluster.nodes().contains_key(node) {
+                let known: Vec<&str> = cluster.nodes().keys().map(String::as_str).collect();
+                let known = if known.is_empty() { "no node at all".to_owned() } else { known.join(", ") };
+                let message = format!("the input says nothing of a node {node:?}; it knows {known}");
+                return Err(Stop::new(Exit::NotFound, message).into());
+            }
+            let program = layout::program(cluster, node, &layout::Options::default());
+            match args.output {
+                Format::Json => output::json(&program::json(node, &program))?,
+                _ => program::text(node, &program, args.only, &mut output::raw())?,
+            }
+        }
+    }
+    Ok(Exit::Fine)
+}

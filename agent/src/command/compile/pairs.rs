@@ -1,0 +1,165 @@
+//! Pair sets for people, and as JSON.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+
+use npc_compiler::API_VERSION;
+use npc_compiler::cidr::{self, AddressSet};
+use npc_compiler::cluster::{Cluster, PodId};
+use npc_compiler::group::Groups;
+use npc_compiler::object::{Family, Protocol};
+use npc_compiler::pairs::{Because, PairSet, Region, Verdict};
+use npc_compiler::policy::Direction;
+use npc_compiler::ranges::RangeSet;
+use npc_compiler::traffic::Traffic;
+use serde_json::{Map, Value, json};
+
+use crate::command::output::{BAD, Columns, FAINT, GOOD};
+use crate::command::words::{policy_name, shorten};
+
+/// So many names or prefixes are written out.
+const LISTED: usize = 8;
+
+/// The pair sets by direction and group; families of which the same is said
+/// are said together.
+pub(super) fn text(cluster: &Cluster, groups: &Groups, sets: &[PairSet], out: &mut impl Write) -> io::Result<()> {
+    let mut blocks = BTreeMap::<(Direction, &[PodId]), [Vec<&PairSet>; 2]>::new();
+    for set in sets {
+        blocks.entry((set.direction, &set.subjects)).or_default()[set.family as usize].push(set);
+    }
+    for (i, ((direction, subjects), families)) in blocks.iter().enumerate() {
+        if i > 0 {
+            writeln!(out)?;
+        }
+        let names = shorten(&names(cluster, subjects), LISTED, ", ");
+        let group = subjects.first().and_then(|subject| groups.of(*subject, *direction));
+        let isolated = match group {
+            None => "isolated by no policy".to_owned(),
+            Some(group) => {
+                let policies = groups.get(group).key.policies.iter().map(|id| policy_name(cluster, *id));
+                format!("isolated by {}", policies.collect::<Vec<_>>().join(", "))
+            }
+        };
+        writeln!(out, "{}  {names}  {FAINT}{isolated}{FAINT:#}", direction.as_str().to_lowercase())?;
+        let said = families.each_ref().map(|sets| lines(cluster, sets));
+        let mut columns = Columns::default();
+        if said[0] == said[1] {
+            add(&mut columns, &said[0], "IPv4 IPv6");
+        } else {
+            add(&mut columns, &said[0], "IPv4");
+            add(&mut columns, &said[1], "IPv6");
+        }
+        columns.write(out, "  ", 0)?;
+    }
+    out.flush()
+}
+
+fn add(columns: &mut Columns, lines: &[(Verdict, [String; 3])], families: &str) {
+    for (verdict, cells) in lines {
+        let (style, word) = if *verdict == Verdict::Allowed { (GOOD, "allow") } else { (BAD, "deny ") };
+        let line = std::iter::once(families.to_owned()).chain(cells.iter().cloned());
+        columns.after(format!("{style}{word}{style:#}  "), line);
+    }
+}
+
+fn lines(cluster: &Cluster, sets: &[&PairSet]) -> Vec<(Verdict, [String; 3])> {
+    let line = |set: &&PairSet| {
+        let way = if set.direction == Direction::Ingress { "from" } else { "to" };
+        let because: Vec<String> = set
+            .because
+            .iter()
+            .filter_map(|Because { policy, rule }| {
+                Some(format!("{} {}", policy_name(cluster, *policy), rule.as_ref()?))
+            })
+            .collect();
+        let peers = format!("{way} {}", peers(cluster, &set.peers, set.family));
+        (set.verdict, [traffic(&set.traffic), peers, shorten(&because, LISTED, ", ")])
+    };
+    let mut lines: Vec<_> = sets.iter().map(line).collect();
+    lines.sort_by_key(|(verdict, _)| *verdict);
+    lines
+}
+
+/// Traffic, or what it lacks where that is shorter.
+fn traffic(traffic: &Traffic) -> String {
+    let text = traffic.to_string();
+    let rest = Traffic::all().difference(traffic).to_string();
+    if !traffic.is_all() && rest.len() < text.len() { format!("all but {rest}") } else { text }
+}
+
+fn peers(cluster: &Cluster, peers: &Region, family: Family) -> String {
+    let mut words = Vec::new();
+    if peers.pods.len() > 1 && peers.pods.len() == cluster.endpoints().count() {
+        words.push("all pods".to_owned());
+    } else if !peers.pods.is_empty() {
+        words.push(shorten(&names(cluster, &peers.pods), LISTED, ", "));
+    }
+    words.extend(outside(&peers.outside, family));
+    words.join(", ")
+}
+
+/// Addresses outside, or what they lack of everything where that is shorter.
+fn outside(addresses: &AddressSet, family: Family) -> Option<String> {
+    let everything = RangeSet::range(0, cidr::last_number(family));
+    let listed = |set: &AddressSet| cidr::prefixes(family, set).iter().map(ToString::to_string).collect::<Vec<_>>();
+    let (inside, rest) = (listed(addresses), listed(&everything.difference(addresses)));
+    if inside.is_empty() {
+        None
+    } else if rest.is_empty() {
+        Some("all outside".to_owned())
+    } else if rest.len() < inside.len() {
+        Some(format!("outside but {}", shorten(&rest, LISTED, ", ")))
+    } else {
+        Some(format!("outside {}", shorten(&inside, LISTED, ", ")))
+    }
+}
+
+fn names(cluster: &Cluster, pods: &[PodId]) -> Vec<String> {
+    let name = |id: &PodId| format!("{}/{}", cluster.pod(*id).namespace, cluster.pod(*id).name);
+    pods.iter().map(name).collect()
+}
+
+/// The pair sets as JSON. A region's prefixes mean addresses that belong to no
+/// endpoint.
+pub(super) fn json(cluster: &Cluster, sets: &[PairSet]) -> Value {
+    let one = |set: &PairSet| {
+        let because: Vec<Value> = (set.because.iter())
+            .map(|Because { policy, rule }| {
+                let policy = cluster.policy(*policy);
+                json!({
+                    "policy": {"kind": "NetworkPolicy", "namespace": policy.namespace, "name": policy.name},
+                    "path": rule,
+                })
+            })
+            .collect();
+        let prefixes: Vec<String> =
+            cidr::prefixes(set.family, &set.peers.outside).iter().map(ToString::to_string).collect();
+        json!({
+            "direction": set.direction.as_str(),
+            "family": set.family,
+            "verdict": if set.verdict == Verdict::Allowed { "Allowed" } else { "Denied" },
+            "subjects": names(cluster, &set.subjects),
+            "peers": {"pods": names(cluster, &set.peers.pods), "prefixes": prefixes},
+            "traffic": traffic_json(&set.traffic),
+            "because": because,
+        })
+    };
+    let sets: Vec<Value> = sets.iter().map(one).collect();
+    json!({"apiVersion": API_VERSION, "kind": "PairSets", "pairSets": sets})
+}
+
+/// Protocols to ranges of ports; ICMP and all others have none.
+fn traffic_json(traffic: &Traffic) -> Value {
+    let mut all: Map<String, Value> = (Protocol::ALL.into_iter())
+        .map(|protocol| {
+            let ranges = traffic.of(protocol).ranges().iter().map(|(first, last)| (*first.max(&1), *last));
+            let ranges: Vec<(u16, u16)> = ranges.filter(|(first, last)| first <= last).collect();
+            (protocol.as_str().to_owned(), json!(ranges))
+        })
+        .filter(|(_, ranges)| ranges.as_array().is_some_and(|ranges| !ranges.is_empty()))
+        .collect();
+    if traffic.other {
+        all.insert("ICMP".to_owned(), Value::Null);
+    }
+    Value::Object(all)
+}

@@ -1,0 +1,79 @@
+//! One node's program as text and as JSON.
+
+use std::io::{self, Write};
+
+use npc_compiler::API_VERSION;
+use npc_compiler::object::Family;
+use npc_compiler::program::{FORWARD_CHAIN, FamilyProgram, Program};
+use npc_compiler::text::rule_line;
+use serde_json::{Map, Value, json};
+
+/// The program that loads a part of the text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Section {
+    /// For `ipset restore`.
+    Ipset,
+    /// For `iptables-restore --noflush`.
+    Iptables,
+    /// For `ip6tables-restore --noflush`.
+    Ip6tables,
+}
+
+/// The program as each of the three programs reads it; all of them pass over
+/// the comments.
+pub(super) fn text(node: &str, program: &Program, only: Option<Section>, out: &mut impl Write) -> io::Result<()> {
+    let wanted = |section| only.is_none_or(|only| only == section);
+    if only.is_none() {
+        writeln!(out, "# What npc keeps in the kernel of node {node}.")?;
+        writeln!(out, "# Load it in this order; --only ipset|iptables|ip6tables prints each part alone.")?;
+        writeln!(out, "# Each built-in FORWARD chain begins with the rule: -A FORWARD -j {FORWARD_CHAIN}")?;
+        writeln!(out)?;
+    }
+    if wanted(Section::Ipset) {
+        writeln!(out, "# 1. ipset restore")?;
+        for family in Family::ALL {
+            let family = program.family(family);
+            writeln!(out, "#")?;
+            for (name, set) in &family.sets {
+                // A meaning holds what users chose, but never a line's end.
+                let meaning = set.meaning.replace(char::is_control, " ");
+                writeln!(out, "# {name}: {meaning} ({} members)", set.members.len())?;
+            }
+            write!(out, "{}", family.ipset_text())?;
+        }
+    }
+    for (section, family, command, number) in [
+        (Section::Iptables, Family::V4, "iptables-restore", 2),
+        (Section::Ip6tables, Family::V6, "ip6tables-restore", 3),
+    ] {
+        if wanted(section) {
+            writeln!(out, "# {number}. {command} --noflush")?;
+            write!(out, "{}", program.family(family).restore_text())?;
+        }
+    }
+    out.flush()
+}
+
+/// The program as JSON, by family.
+pub(super) fn json(node: &str, program: &Program) -> Value {
+    let families: Map<String, Value> =
+        Family::ALL.into_iter().map(|f| (f.to_string(), of_family(program.family(f)))).collect();
+    json!({"apiVersion": API_VERSION, "kind": "NodeProgram", "node": node, "families": families})
+}
+
+fn of_family(program: &FamilyProgram) -> Value {
+    let family = program.family;
+    let sets: Map<String, Value> = (program.sets.iter())
+        .map(|(name, set)| {
+            let members: Vec<String> = set.members.iter().map(ToString::to_string).collect();
+            let set = json!({
+                "type": set.kind.as_str(), "family": family, "meaning": set.meaning, "members": members,
+            });
+            (name.to_string(), set)
+        })
+        .collect();
+    let chains: Map<String, Value> = (program.chains.iter())
+        .map(|(name, rules)| (name.to_string(), rules.iter().map(|rule| rule_line(family, name, rule)).collect()))
+        .collect();
+    json!({"sets": sets, "chains": chains})
+}
