@@ -123,4 +123,17 @@ mod tests {
         view.network_is(network(&["fd00::1/64"]));
         assert_eq!(addresses(&view), ["192.0.2.1", "fd00::1"]);
     }
+
+    #[test]
+    fn a_node_is_misnamed_where_others_are_known_and_it_is_not() {
+        let mut view = View::new("n1".to_owned());
+        view.network_is(network(&["10.0.0.1/24"]));
+        view.objects_are(Objects::default());
+        assert!(!view.is_misnamed(), "files need not name nodes");
+        let node = |name: &str| Node { name: name.to_owned(), addresses: Vec::new() };
+        view.objects_are(Objects { nodes: vec![node("n2")], ..Objects::default() });
+        assert!(view.is_misnamed());
+        view.objects_are(Objects { nodes: vec![node("n2"), node("n1")], ..Objects::default() });
+        assert!(!view.is_misnamed());
+    }
 }
