@@ -98,7 +98,10 @@ pub(super) fn rules(policy: &NetworkPolicy, direction: Direction) -> Vec<Rule<'_
             }
         }
     }
-    rules.retain(|rule| !unknown::in_rule(policy, &rule.path, rule.peers_field));
+    rules.retain(|rule| {
+        let lists = [(rule.peers_field, rule.peers.len()), ("ports", rule.ports.len())];
+        !unknown::in_rule(policy, &rule.path, lists)
+    });
     rules
 }
 

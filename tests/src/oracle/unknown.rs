@@ -8,11 +8,12 @@ pub(super) fn at_or_below(policy: &NetworkPolicy, path: &str) -> bool {
 }
 
 /// Whether some unknown field belongs to the rule itself: below it, but not in
-/// one of its peers or ports.
-pub(super) fn in_rule(policy: &NetworkPolicy, rule: &str, peers: &str) -> bool {
+/// one of the peers or ports that it has.
+pub(super) fn in_rule(policy: &NetworkPolicy, rule: &str, lists: [(&str, usize); 2]) -> bool {
     policy.unknown_fields.iter().any(|field| {
-        let in_list = |list: &str| field.starts_with(&format!("{rule}.{list}["));
-        is_at_or_below(field, rule) && !in_list(peers) && !in_list("ports")
+        let mut items = lists.iter().flat_map(|(list, length)| (0..*length).map(move |index| (list, index)));
+        is_at_or_below(field, rule)
+            && !items.any(|(list, index)| is_at_or_below(field, &format!("{rule}.{list}[{index}]")))
     })
 }
 

@@ -69,7 +69,7 @@ fn rule() -> impl Strategy<Value = Rule> {
         3 => Just(Vec::new()),
         20 => vec(port(), 1..=3),
         // More than one multiport match holds.
-        1 => vec(port(), 14..=20),
+        1 => vec(many(), 14..=20),
     ];
     let peers = prop_oneof![1 => Just(Vec::new()), 6 => vec(peer(), 1..=3)];
     (option::weighted(0.8, peers), option::weighted(0.85, ports))
@@ -166,6 +166,17 @@ fn port() -> impl Strategy<Value = NetworkPolicyPort> {
     })
 }
 
+/// One of many ports: seldom the same or beside another, often a range, which
+/// takes two places in a match.
+fn many() -> impl Strategy<Value = NetworkPolicyPort> {
+    let protocol = prop_oneof![4 => Just(None), 1 => Just(Some("UDP".to_owned()))];
+    (protocol, 1..=1000, option::of(0..=9)).prop_map(|(protocol, place, more)| NetworkPolicyPort {
+        end_port: more.map(|more| 60 * place + more),
+        port: Some(IntOrString::Int(60 * place)),
+        protocol,
+    })
+}
+
 /// Paths at which an unknown field of this policy could stand.
 fn places(policy: &NetworkPolicy) -> Vec<String> {
     let mut places = vec!["spec.podSelectors".to_owned(), "status".to_owned()];
@@ -181,6 +192,9 @@ fn places(policy: &NetworkPolicy) -> Vec<String> {
     for (path, peers_field, (peers, ports)) in rules {
         places.push(format!("{path}.fromm"));
         places.push(format!("{path}.port"));
+        // One key with a dot, and one with brackets.
+        places.push(format!("{path}.{peers_field}.podSelector"));
+        places.push(format!("{path}.{peers_field}[9]"));
         for index in 0..peers.map_or(0, <[_]>::len) {
             places.push(format!("{path}.{peers_field}[{index}].ipBlok"));
             places.push(format!("{path}.{peers_field}[{index}].ipBlock.excepts"));

@@ -120,7 +120,9 @@ fn a_block_matches_addresses_of_pods_and_an_exception_leaves_them_out() {
 
 #[test]
 fn a_block_together_with_a_selector_matches_nothing() {
-    let shop = admitting(&json!([{"ipBlock": {"cidr": "0.0.0.0/0"}, "podSelector": {}}]));
-    assert!(!shop.allows("shop/web", "shop/db", tcp(1)));
-    assert!(!shop.allows("203.0.113.9", "shop/db", tcp(1)));
+    for selector in ["podSelector", "namespaceSelector"] {
+        let shop = admitting(&json!([{"ipBlock": {"cidr": "0.0.0.0/0"}, selector: {}}]));
+        assert!(!shop.allows("shop/web", "shop/db", tcp(1)));
+        assert!(!shop.allows("203.0.113.9", "shop/db", tcp(1)));
+    }
 }

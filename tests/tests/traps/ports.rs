@@ -95,6 +95,18 @@ fn a_named_port_is_the_destinations_own() {
 }
 
 #[test]
+fn a_named_port_may_differ_between_pods_with_the_same_labels() {
+    let shop = named()
+        .pod_with("shop/db-1", "app=db", |pod| pod.ports = vec![container_port("pg", Protocol::Tcp, 5433)])
+        .policy("shop", json!({"podSelector": {}, "ingress": [{"ports": [{"port": "pg"}]}]}))
+        .policy("other", json!({"podSelector": {}, "egress": [{"ports": [{"port": "pg"}]}]}));
+    assert!(shop.allows("other/web", "shop/db", tcp(5432)));
+    assert!(!shop.allows("other/web", "shop/db", tcp(5433)));
+    assert!(shop.allows("other/web", "shop/db-1", tcp(5433)));
+    assert!(!shop.allows("other/web", "shop/db-1", tcp(5432)));
+}
+
+#[test]
 fn a_name_of_several_ports_is_all_of_them_and_may_be_digits() {
     let mut shop = admitting(&json!([{"port": "80"}]));
     shop.0.pods[0].ports = vec![container_port("80", Protocol::Tcp, 8080), container_port("80", Protocol::Tcp, 8081)];
@@ -155,4 +167,9 @@ fn more_ports_than_one_match_holds_all_count() {
     assert!(shop.allows("other/web", "shop/db", tcp(1000)));
     assert!(shop.allows("other/web", "shop/db", tcp(1390)));
     assert!(!shop.allows("other/web", "shop/db", tcp(1391)));
+    let ranges: Vec<Value> =
+        (0..20).map(|index| json!({"port": 1000 + 10 * index, "endPort": 1001 + 10 * index})).collect();
+    let shop = admitting(&json!(ranges));
+    assert!(shop.allows("other/web", "shop/db", tcp(1191)));
+    assert!(!shop.allows("other/web", "shop/db", tcp(1192)));
 }

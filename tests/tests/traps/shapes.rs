@@ -159,10 +159,13 @@ fn a_misspelt_field_of_a_port_leaves_the_list_non_empty() {
 
 #[test]
 fn a_misspelt_field_of_a_rule_makes_that_rule_match_nothing() {
-    let spec = json!({"podSelector": {}, "ingress": [{}, {"ports": [{"port": 80}]}]});
-    let shop = shop().misspelt_policy("shop", spec, &["spec.ingress[0].form"]);
-    assert!(!shop.allows("shop/db", "shop/web", tcp(1)));
-    assert!(shop.allows("shop/db", "shop/web", tcp(80)));
+    // Keys may hold dots and brackets.
+    for field in ["form", "from.podSelector", "from[0]", "from[0].podSelector", "ports[0]"] {
+        let spec = json!({"podSelector": {}, "ingress": [{}, {"ports": [{"port": 80}]}]});
+        let shop = shop().misspelt_policy("shop", spec, &[&format!("spec.ingress[0].{field}")]);
+        assert!(!shop.allows("shop/db", "shop/web", tcp(1)), "{field}");
+        assert!(shop.allows("shop/db", "shop/web", tcp(80)), "{field}");
+    }
 }
 
 #[test]
