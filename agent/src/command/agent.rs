@@ -11,7 +11,6 @@ use npc_agent::dataplane::backend::Backend;
 use npc_agent::dataplane::network::{self, Follower};
 use npc_agent::enforce::{self, Enforcer, Event, Settings};
 use npc_agent::source::{directory, manifests};
-use npc_compiler::layout::{self, SelfMatch};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time;
@@ -108,8 +107,7 @@ async fn agent(args: Args) -> anyhow::Result<()> {
         BackendArg::Legacy => Some(Backend::Legacy),
     };
     let kernel = tokio::task::spawn_blocking(move || Linux::open(backend)).await??;
-    let self_match = if kernel.capabilities().bpf { SelfMatch::Bpf } else { SelfMatch::PerEndpoint };
-    let enforcer = Enforcer::new(kernel, node.clone(), layout::Options { self_match });
+    let enforcer = Enforcer::new(kernel, node.clone());
     let settings = Settings { node, once: args.once, ready_file: args.ready_file };
     Ok(enforce::run(enforcer, settings, events).await?)
 }

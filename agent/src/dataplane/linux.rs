@@ -18,28 +18,22 @@ use super::{Error, Kernel, ipset};
 pub struct Linux {
     /// One for each family that the kernel has.
     tables: Vec<Iptables>,
-    capabilities: Capabilities,
 }
 
 impl Linux {
-    /// Finds the backend, unless one is given, and probes what the kernel can
-    /// do; what is missing and can be worked around is logged.
+    /// Finds the backend, unless one is given. The kernel is only looked at.
     ///
     /// # Errors
-    /// If there is no backend, or the kernel lacks what policies need.
+    /// If there is no backend.
     pub fn open(backend: Option<Backend>) -> Result<Self, Error> {
         let (backend, reason) = match backend {
             Some(backend) => (backend, "as told".to_owned()),
             None => backend::detect()?,
         };
         let tables = Self::tables(backend)?;
-        let capabilities = probe::probe(&tables)?;
-        for missing in &capabilities.missing {
-            warn!("this kernel lacks {missing}");
-        }
         let families: Vec<String> = tables.iter().map(|table| table.family().to_string()).collect();
-        info!(%backend, reason, families = families.join(" "), bpf = capabilities.bpf, "found the packet filter");
-        Ok(Self { tables, capabilities })
+        info!(%backend, reason, families = families.join(" "), "found the packet filter");
+        Ok(Self { tables })
     }
 
     fn tables(backend: Backend) -> Result<Vec<Iptables>, Error> {
@@ -56,12 +50,6 @@ impl Linux {
         Ok(tables)
     }
 
-    /// What the kernel can do.
-    #[must_use]
-    pub fn capabilities(&self) -> &Capabilities {
-        &self.capabilities
-    }
-
     fn table(&self, family: Family) -> Option<&Iptables> {
         self.tables.iter().find(|table| table.family() == family)
     }
@@ -75,6 +63,16 @@ impl Linux {
 }
 
 impl Kernel for Linux {
+    fn probe(&mut self) -> Result<Capabilities, Error> {
+        let begun = Instant::now();
+        let capabilities = probe::probe(&self.tables)?;
+        for missing in &capabilities.missing {
+            warn!("this kernel lacks {missing}");
+        }
+        debug!(bpf = capabilities.bpf, took = ?begun.elapsed(), "asked the kernel what it can do");
+        Ok(capabilities)
+    }
+
     fn read(&mut self) -> Result<KernelState, Error> {
         let begun = Instant::now();
         let sets = ipset::read()?;

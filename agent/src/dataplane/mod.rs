@@ -29,6 +29,13 @@ pub use linux::Linux;
 ///
 /// Calls block; callers keep them off the tasks that must stay awake.
 pub trait Kernel: Send + 'static {
+    /// Asks what it can do, before anything else is asked of it. What is
+    /// missing and can be worked around is logged.
+    ///
+    /// # Errors
+    /// If it lacks what policies need, or cannot be asked.
+    fn probe(&mut self) -> Result<probe::Capabilities, Error>;
+
     /// What it holds of ours. Costly; once at the start and after a failure.
     ///
     /// # Errors

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use npc_compiler::cluster::Cluster;
 use npc_compiler::finding::Finding;
-use npc_compiler::layout;
+use npc_compiler::layout::{self, SelfMatch};
 use npc_compiler::object::{Family, Objects};
 use npc_compiler::plan::{KernelState, Plan, SetWrite, Step};
 use npc_compiler::program::Program;
@@ -19,7 +19,8 @@ use crate::dataplane::{Error, Kernel};
 pub struct Enforcer<K> {
     kernel: K,
     node: String,
-    options: layout::Options,
+    /// What programs may use; `None` before the kernel was asked.
+    options: Option<layout::Options>,
     /// What the kernel holds; `None` before it was first read, and after a
     /// failure left it unknown.
     held: Option<KernelState>,
@@ -50,8 +51,8 @@ pub struct Pass {
 impl<K: Kernel> Enforcer<K> {
     /// Will write the programs of this node to this kernel. Nothing is read or
     /// written yet.
-    pub fn new(kernel: K, node: impl Into<String>, options: layout::Options) -> Self {
-        Self { kernel, node: node.into(), options, held: None, hooked: false }
+    pub fn new(kernel: K, node: impl Into<String>) -> Self {
+        Self { kernel, node: node.into(), options: None, held: None, hooked: false }
     }
 
     /// Makes the kernel equal to what the objects ask for.
@@ -61,9 +62,10 @@ impl<K: Kernel> Enforcer<K> {
     /// change, in the order in which a plan is safe; the next pass reads it
     /// again.
     pub fn pass(&mut self, objects: &Objects) -> Result<Pass, Error> {
+        let options = self.options()?;
         let begun = Instant::now();
         let cluster = Cluster::new(objects);
-        let program = layout::program(&cluster, &self.node, &self.options);
+        let program = layout::program(&cluster, &self.node, &options);
         let compiled = begun.elapsed();
         let (writes, rehooked) = self.enforce(&program)?;
         let ours = |pod: &npc_compiler::object::Pod| pod.node.as_deref() == Some(&self.node);
@@ -76,6 +78,16 @@ impl<K: Kernel> Enforcer<K> {
             compiled,
             applied: begun.elapsed().saturating_sub(compiled),
         })
+    }
+
+    /// What programs may use on this kernel. Asked for no sooner than it is
+    /// needed, because asking writes, if only what no packet meets.
+    fn options(&mut self) -> Result<layout::Options, Error> {
+        if let Some(options) = &self.options {
+            return Ok(options.clone());
+        }
+        let self_match = if self.kernel.probe()?.bpf { SelfMatch::Bpf } else { SelfMatch::PerEndpoint };
+        Ok(self.options.insert(layout::Options { self_match }).clone())
     }
 
     /// Makes the kernel equal to a program; only what differs is written. The

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::PodSpec;
 use k8s_openapi::api::networking::{self, v1::NetworkPolicySpec};
-use npc_compiler::layout::Options;
 use npc_compiler::object::{Family, Labels, NetworkPolicy, Objects, Pod};
 use npc_compiler::plan::{Held, KernelState, Plan, SetWrite, Step};
 use npc_compiler::program::{Member, SetName};
@@ -20,17 +19,19 @@ use super::agent::Error;
 use super::{Enforcer, Event, Settings, run};
 use crate::dataplane::iptables::Hook;
 use crate::dataplane::network::Network;
+use crate::dataplane::probe::Capabilities;
 use crate::dataplane::{self, Kernel, ipset};
 
 /// What was asked of a kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Call {
+    Probe,
     Read,
     Apply,
     Refused,
     Hook,
 }
-use Call::{Apply, Hook as Hooked, Read, Refused};
+use Call::{Apply, Hook as Hooked, Probe, Read, Refused};
 
 /// What a recording kernel holds.
 struct Memory {
@@ -49,6 +50,11 @@ struct Recording {
 }
 
 impl Kernel for Recording {
+    fn probe(&mut self) -> Result<Capabilities, dataplane::Error> {
+        self.calls.send(Probe).expect("the test listens");
+        Ok(Capabilities { bpf: true, missing: Vec::new() })
+    }
+
     fn read(&mut self) -> Result<KernelState, dataplane::Error> {
         let memory = self.memory.lock().expect("nobody panicked");
         self.calls.send(Read).expect("the test listens");
@@ -133,7 +139,7 @@ impl World {
         let memory = Arc::new(Mutex::new(Memory { state: KernelState::default(), hook: Hook::Absent }));
         let kernel = Recording { memory: Arc::clone(&memory), refusals, calls: sender };
         let settings = Settings { node: "node-1".to_owned(), ..settings };
-        let enforcer = Enforcer::new(kernel, "node-1", Options::default());
+        let enforcer = Enforcer::new(kernel, "node-1");
         Self { memory, events, calls, agent: tokio::spawn(run(enforcer, settings, receiver)) }
     }
 
@@ -200,7 +206,7 @@ async fn nothing_is_asked_of_the_kernel_before_both_sides_were_heard() {
 #[tokio::test(start_paused = true)]
 async fn the_jump_goes_in_after_the_chains_and_once() {
     let mut world = World::new(Settings::default(), 0, vec![network(), Event::Objects(objects(&["10.0.0.1"]))]);
-    world.calls([Read, Apply, Hooked]).await;
+    world.calls([Probe, Read, Apply, Hooked]).await;
     world.send(Event::Objects(objects(&["10.0.0.2"]))).await;
     world.calls([Apply]).await;
     assert_eq!(world.ingress(), ["10.0.0.2"]);
@@ -214,7 +220,7 @@ async fn what_came_while_a_pass_ran_is_one_change_and_all_of_it_counts() {
     let settings = Settings { ready_file: Some(ready.clone()), ..Settings::default() };
     let states = ["10.0.0.1", "10.0.0.2", "10.0.0.3"].map(|address| Event::Objects(objects(&[address])));
     let mut world = World::new(settings, 0, [network()].into_iter().chain(states).collect());
-    world.calls([Read, Apply, Hooked]).await;
+    world.calls([Probe, Read, Apply, Hooked]).await;
     assert_eq!(world.ingress(), ["10.0.0.3"]);
     // The same again: nothing is written, and it counts as handled.
     world.send(Event::Objects(objects(&["10.0.0.3"]))).await;
@@ -228,7 +234,7 @@ async fn what_came_while_a_pass_ran_is_one_change_and_all_of_it_counts() {
 async fn a_refusal_is_tried_again_later_and_later_on_what_the_kernel_holds_then() {
     let begun = Instant::now();
     let mut world = World::new(Settings::default(), 3, vec![network(), Event::Objects(objects(&["10.0.0.1"]))]);
-    world.calls([Read, Refused]).await;
+    world.calls([Probe, Read, Refused]).await;
     // More to do does not make it hurry.
     world.send(Event::Objects(objects(&["10.0.0.1", "10.0.0.2"]))).await;
     world.calls([Read, Refused, Read, Refused, Read, Apply, Hooked]).await;
@@ -241,6 +247,7 @@ async fn a_refusal_is_tried_again_later_and_later_on_what_the_kernel_holds_then(
 async fn the_wait_has_an_upper_bound() {
     let begun = Instant::now();
     let mut world = World::new(Settings::default(), 20, vec![network(), Event::Objects(objects(&["10.0.0.1"]))]);
+    world.calls([Probe]).await;
     for _ in 0..20 {
         world.calls([Read, Refused]).await;
     }
@@ -252,7 +259,7 @@ async fn the_wait_has_an_upper_bound() {
 #[tokio::test(start_paused = true)]
 async fn the_jump_is_looked_after_and_if_it_was_gone_so_may_be_the_rest() {
     let mut world = World::new(Settings::default(), 0, vec![network(), Event::Objects(objects(&["10.0.0.1"]))]);
-    world.calls([Read, Apply, Hooked]).await;
+    world.calls([Probe, Read, Apply, Hooked]).await;
     let begun = Instant::now();
     world.calls([Hooked, Hooked]).await;
     assert!(begun.elapsed() <= Duration::from_secs(20));
@@ -267,7 +274,7 @@ async fn once_ends_after_one_pass_well_or_not() {
     let once = Settings { once: true, ..Settings::default() };
     let queued = || vec![network(), Event::Objects(objects(&["10.0.0.1"]))];
     let mut world = World::new(once.clone(), 0, queued());
-    world.calls([Read, Apply, Hooked]).await;
+    world.calls([Probe, Read, Apply, Hooked]).await;
     world.agent.await.expect("no panic").expect("it went well");
     let world = World::new(once, 1, queued());
     let error = world.agent.await.expect("no panic").expect_err("it was refused");

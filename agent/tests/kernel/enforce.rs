@@ -13,7 +13,6 @@ use npc_agent::dataplane::iptables::Hook;
 use npc_agent::dataplane::{Kernel, Linux};
 use npc_agent::enforce::Enforcer;
 use npc_agent::enforce::enforcer::Writes;
-use npc_compiler::layout::Options;
 use npc_compiler::object::{Family, Labels, NetworkPolicy, Objects, Pod};
 use npc_compiler::plan::{KernelState, Plan};
 
@@ -38,7 +37,7 @@ fn open(backend: Backend) -> Linux {
 }
 
 fn enforcer(backend: Backend) -> Enforcer<Linux> {
-    Enforcer::new(open(backend), "node-1", Options::default())
+    Enforcer::new(open(backend), "node-1")
 }
 
 fn forward(backend: Backend) -> Vec<String> {
@@ -196,8 +195,10 @@ fn an_agent_takes_over_what_an_earlier_one_left(backend: Backend) {
     let _namespace = Namespace::enter();
     enforcer(backend).enforce(&dropping(&[1, 2])).unwrap();
     let before = dump(backend);
-    let mut next = enforcer(backend);
-    assert_eq!(dump(backend), before, "opening leaves no trace");
+    let mut kernel = open(backend);
+    kernel.probe().unwrap();
+    assert_eq!(dump(backend), before, "asking leaves no trace");
+    let mut next = Enforcer::new(kernel, "node-1");
     let (writes, rehooked) = next.enforce(&dropping(&[2])).unwrap();
     assert_eq!(writes, Writes { members_removed: 2, ..Writes::default() });
     assert_eq!(rehooked, []);
