@@ -3,38 +3,31 @@
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use tempfile::TempDir;
 
-use super::error::Result;
+use super::error::{Doing, Result};
 use super::netns::{NETNS_DIR, names_with, run};
 
-/// What the names of all labs' namespaces begin with; the process id and a
-/// number of the lab in the process follow.
+/// What the names of all labs' namespaces and folders begin with; the process
+/// id and a number of the lab in the process follow.
 const PREFIX: &str = "npc-lab-";
 
-/// The labs of this process, for the day it is interrupted.
-static LABS: Mutex<Labs> = Mutex::new(Labs { next: 0, folders: Vec::new() });
+/// How many labs this process has begun.
+static LABS: AtomicUsize = AtomicUsize::new(0);
 
-struct Labs {
-    next: usize,
-    folders: Vec<(String, PathBuf)>,
-}
-
-/// The prefix of a new lab's namespaces. Its folder goes with it.
-pub(super) fn register(folder: PathBuf) -> String {
-    let mut labs = LABS.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let prefix = format!("{PREFIX}{}-{}", std::process::id(), labs.next);
-    labs.next += 1;
-    labs.folders.push((prefix.clone(), folder));
-    prefix
+/// The prefix of a new lab's namespaces, and a folder whose name begins so.
+pub(super) fn register() -> Result<(String, TempDir)> {
+    let prefix = format!("{PREFIX}{}-{}", std::process::id(), LABS.fetch_add(1, Ordering::Relaxed));
+    let folder = TempDir::with_prefix(format!("{prefix}-")).doing(|| "make a temporary folder".to_owned())?;
+    Ok((prefix, folder))
 }
 
 /// Removes the namespaces of one lab, with the processes in them.
 pub(super) fn remove(prefix: &str) -> Result<()> {
-    LABS.lock().unwrap_or_else(std::sync::PoisonError::into_inner).folders.retain(|(name, _)| name != prefix);
     delete(&names_with(&format!("{prefix}-")))
 }
 
@@ -44,12 +37,9 @@ pub(super) fn remove(prefix: &str) -> Result<()> {
 /// # Errors
 /// When a namespace cannot be deleted.
 pub fn remove_own() -> Result<()> {
-    let mut labs = LABS.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    for (_, folder) in labs.folders.drain(..) {
-        // A folder in /tmp is the smaller evil.
-        let _ = std::fs::remove_dir_all(folder);
-    }
-    delete(&names_with(&format!("{PREFIX}{}-", std::process::id())))
+    let own = format!("{PREFIX}{}-", std::process::id());
+    remove_folders(|name| name.starts_with(&own));
+    delete(&names_with(&own))
 }
 
 /// Removes what labs left behind whose processes are dead, and answers the
@@ -58,13 +48,24 @@ pub fn remove_own() -> Result<()> {
 /// # Errors
 /// When a namespace cannot be deleted.
 pub fn remove_dead() -> Result<Vec<String>> {
-    let mut names = names_with(PREFIX);
-    names.retain(|name| {
-        let id = name[PREFIX.len()..].split('-').next().and_then(|id| id.parse::<i32>().ok());
+    let dead = |name: &str| {
+        let id = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next()?.parse::<i32>().ok());
         id.is_some_and(|id| !runs(id))
-    });
+    };
+    remove_folders(dead);
+    let mut names = names_with(PREFIX);
+    names.retain(|name| dead(name));
     delete(&names)?;
     Ok(names)
+}
+
+fn remove_folders(which: impl Fn(&str) -> bool) {
+    for entry in std::fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
+        if entry.file_name().to_str().is_some_and(&which) {
+            // A folder that stays is the smaller evil.
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
 }
 
 /// Whether a process runs.

@@ -64,8 +64,13 @@ impl Ears {
     /// Ears for what needs no port: SCTP as a whole, and echo requests.
     pub(super) fn new(places: &[Place]) -> Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).doing(|| "make an epoll instance".to_owned())?;
-        let mut ears =
-            Self { epoll, listeners: Vec::new(), open: BTreeSet::new(), accepted: BTreeMap::new(), next_accepted: ACCEPTED };
+        let mut ears = Self {
+            epoll,
+            listeners: Vec::new(),
+            open: BTreeSet::new(),
+            accepted: BTreeMap::new(),
+            next_accepted: ACCEPTED,
+        };
         for (place, at) in places.iter().enumerate() {
             let sockets = at.netns.within(|| {
                 let raw = |family, protocol: u8| raw_socket(family, protocol).doing(|| raw_purpose(protocol, at));

@@ -25,8 +25,8 @@ use super::wire;
 /// How long nothing may arrive until what has not is taken for lost. Packets
 /// cross the namespaces in microseconds; a busy machine may take longer.
 const QUIET: Duration = Duration::from_millis(250);
-/// Connections that are open at once.
-const CONNECTIONS: usize = 8192;
+/// Files that are left to all else when connections take the rest.
+const SPARE_FILES: usize = 1024;
 /// Probes sent between two looks into the ears.
 const BURST: usize = 32;
 
@@ -36,12 +36,14 @@ pub(super) struct Engine {
     ears: Ears,
     next_id: u32,
     reserved: BTreeSet<u16>,
+    /// How many connections may be open at once.
+    connections: usize,
 }
 
 impl Engine {
     pub(super) fn new(places: &[Place]) -> Result<Self> {
         allow_many_files()?;
-        Ok(Self { ears: Ears::new(places)?, next_id: 1, reserved: BTreeSet::new() })
+        Ok(Self { ears: Ears::new(places)?, next_id: 1, reserved: BTreeSet::new(), connections: SPARE_FILES })
     }
 
     /// Sends all probes and waits until it is clear what became of them. The
@@ -55,6 +57,9 @@ impl Engine {
             .collect();
         self.reserved.extend(wanted.iter().map(|(.., port)| *port));
         self.ears.listen(places, &wanted)?;
+        // Only those that do not arrive stay open for long.
+        let open = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
+        self.connections = allow_many_files()?.saturating_sub(open + SPARE_FILES).max(SPARE_FILES);
         // A thread that has entered a namespace is of no other use.
         let sent = std::thread::scope(|scope| scope.spawn(|| Round::new(self, probes).run(places)).join());
         sent.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
@@ -107,11 +112,18 @@ impl<'a> Round<'a> {
             places[self.probes[group[0]].from].netns.enter()?;
             let mut shared = Shared::new();
             for (count, index) in group.iter().enumerate() {
-                if self.connections.len() == CONNECTIONS {
+                if self.connections.len() >= self.engine.connections {
                     self.settle()?;
                 }
-                if let Err(error) = self.send(*index, &mut shared) {
-                    self.note(*index, Seen::Refused(error.to_string()));
+                let mut sent = self.send(*index, &mut shared);
+                if sent.as_ref().is_err_and(is_exhaustion) {
+                    // Another lab of this process may have the files; ours go.
+                    self.settle()?;
+                    shared.clear();
+                    sent = self.send(*index, &mut shared);
+                }
+                if let Err(error) = sent {
+                    self.note(*index, Seen::Unsent(error.to_string()));
                 }
                 if count % BURST == 0 {
                     self.hear(Duration::ZERO)?;
@@ -159,11 +171,7 @@ impl<'a> Round<'a> {
             Payload::Icmp => {
                 let protocol = if family == Family::V4 { wire::ICMP } else { wire::ICMPV6 };
                 let open = || prepare(raw_socket(family, protocol)?);
-                send_to(
-                    socket(shared, key("icmp"), open)?,
-                    &wire::echo_request(family, id),
-                    scoped(address, 0)?,
-                )
+                send_to(socket(shared, key("icmp"), open)?, &wire::echo_request(family, id), scoped(address, 0)?)
             }
         }
     }
@@ -203,6 +211,7 @@ impl<'a> Round<'a> {
                         let seen = if probe.to == place { Seen::Arrived } else { Seen::Astray(place) };
                         self.last_arrival = Instant::now();
                         self.note(index, seen);
+                        self.connections.remove(&index);
                     }
                 }
             }
@@ -282,15 +291,24 @@ fn send_to(socket: &Socket, packet: &[u8], to: SocketAddr) -> io::Result<()> {
     socket.send_to(packet, &to.into()).map(drop)
 }
 
-/// Every ear and every connection is a file.
-fn allow_many_files() -> Result<()> {
+/// Whether it was our own lack of something that made sending fail.
+fn is_exhaustion(error: &io::Error) -> bool {
+    let codes = [Errno::EMFILE, Errno::ENFILE, Errno::ENOBUFS, Errno::ENOMEM, Errno::EAGAIN, Errno::EADDRNOTAVAIL];
+    codes.iter().any(|code| error.raw_os_error() == Some(*code as i32))
+}
+
+/// Every ear and every connection is a file. Answers how many there may be.
+fn allow_many_files() -> Result<usize> {
     const ENOUGH: u64 = 1 << 17;
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).doing(|| "read the limit of open files".to_owned())?;
+    let mut limit = soft;
     if soft < ENOUGH {
-        // Where even root may not raise the hard limit, that has to do.
-        setrlimit(Resource::RLIMIT_NOFILE, ENOUGH, hard.max(ENOUGH))
-            .or_else(|_| setrlimit(Resource::RLIMIT_NOFILE, hard, hard))
-            .doing(|| "raise the limit of open files".to_owned())?;
+        // Not even every root may raise the hard limit; then that has to do.
+        limit = hard.max(ENOUGH);
+        if setrlimit(Resource::RLIMIT_NOFILE, limit, limit).is_err() {
+            limit = hard;
+            setrlimit(Resource::RLIMIT_NOFILE, hard, hard).doing(|| "raise the limit of open files".to_owned())?;
+        }
     }
-    Ok(())
+    Ok(usize::try_from(limit).unwrap_or(usize::MAX))
 }

@@ -28,8 +28,8 @@ impl Judged {
     pub fn agrees(&self) -> bool {
         match self.seen {
             Seen::Arrived => self.expected.allowed(),
-            // Wherever it went, it should not have.
-            Seen::Astray(_) => false,
+            // Wherever it went, it should not have; what never left proves nothing.
+            Seen::Astray(_) | Seen::Unsent(_) => false,
             Seen::Nothing | Seen::Refused(_) => !self.expected.allowed(),
         }
     }
@@ -60,8 +60,11 @@ pub fn judge(lab: &mut Lab, probes: &[Probe]) -> Result<Judgement> {
     let mut seen = lab.probe(probes)?;
     let mut retried = 0;
     for _ in 0..RETRIES {
-        let lost =
-            |index: &usize| expected[*index].allowed() && matches!(seen[*index], Seen::Nothing | Seen::Refused(_));
+        let lost = |index: &usize| match seen[*index] {
+            Seen::Nothing | Seen::Refused(_) => expected[*index].allowed(),
+            Seen::Unsent(_) => true,
+            Seen::Arrived | Seen::Astray(_) => false,
+        };
         let lost: Vec<usize> = (0..probes.len()).filter(lost).collect();
         if lost.is_empty() {
             break;

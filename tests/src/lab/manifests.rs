@@ -98,17 +98,19 @@ fn policy(policy: &NetworkPolicy) -> Value {
     value
 }
 
-/// Puts a value at a path like `spec.ingress[0].from[1].ipBlok`, as far as its
-/// parents exist.
+/// Puts a value at a path like `spec.ingress[0].from[1].ipBlok`. Where an
+/// object lacks the way there, the rest of the path becomes the name: who reads
+/// it and joins names by dots arrives at the same path.
 fn insert(root: &mut Value, path: &str, value: Value) {
-    let Some((parents, name)) = path.rsplit_once('.') else {
-        root[path] = value;
-        return;
-    };
-    let pointer = parents.replace(['.', '['], "/").replace(']', "");
-    if let Some(Value::Object(parent)) = root.pointer_mut(&format!("/{pointer}")) {
-        parent.insert(name.to_owned(), value);
+    for (dot, _) in path.rmatch_indices('.') {
+        let (parents, name) = (&path[..dot], &path[dot + 1..]);
+        let pointer = parents.replace(['.', '['], "/").replace(']', "");
+        if let Some(Value::Object(parent)) = root.pointer_mut(&format!("/{pointer}")) {
+            parent.insert(name.to_owned(), value);
+            return;
+        }
     }
+    root[path] = value;
 }
 
 #[cfg(test)]
@@ -120,5 +122,11 @@ mod tests {
         let mut value = json!({"spec": {"ingress": [{"from": [{}, {}]}]}});
         insert(&mut value, "spec.ingress[0].from[1].ipBlok", json!({}));
         assert_eq!(value, json!({"spec": {"ingress": [{"from": [{}, {"ipBlok": {}}]}]}}));
+    }
+    #[test]
+    fn a_field_below_a_list_keeps_its_path() {
+        let mut value = json!({"spec": {"egress": [{"to": [{}]}]}});
+        insert(&mut value, "spec.egress[0].to.podSelector", json!({}));
+        assert_eq!(value, json!({"spec": {"egress": [{"to": [{}], "to.podSelector": {}}]}}));
     }
 }

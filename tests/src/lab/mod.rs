@@ -44,7 +44,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use npc_compiler::object::Objects;
+use npc_compiler::object::{Family, Objects};
 use tempfile::TempDir;
 
 pub use agent::Agent;
@@ -61,15 +61,30 @@ use error::Doing;
 /// cannot have it say so with `SKIPPED:` on standard error, and pass.
 #[must_use]
 pub fn can_run() -> bool {
-    let lack = if !nix::unistd::geteuid().is_root() {
-        Some(Error::NotRoot.to_string())
-    } else {
-        netns::find_program("ip").is_none().then(|| "the lab needs iproute2".to_owned())
-    };
+    let lack = check_machine(Backend::Nft).and(check_machine(Backend::Legacy)).err();
     if let Some(lack) = &lack {
         eprintln!("SKIPPED: {lack}");
     }
     lack.is_none()
+}
+
+/// Looks for what the lab needs before it begins, because it can say it better
+/// than the first thing that fails.
+fn check_machine(backend: Backend) -> Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        return Err(Error::NotRoot);
+    }
+    if netns::find_program("ip").is_none() {
+        return Err(Error::Missing { what: "ip".to_owned(), remedy: "install iproute2".to_owned() });
+    }
+    for family in Family::ALL {
+        backend.program(family, "-restore")?;
+    }
+    if !Path::new("/proc/sys/net/ipv6").exists() {
+        let remedy = "boot without ipv6.disable=1, or load its module";
+        return Err(Error::Missing { what: "IPv6 in this kernel".to_owned(), remedy: remedy.to_owned() });
+    }
+    Ok(())
 }
 
 /// Who keeps the policies.
@@ -152,21 +167,19 @@ impl Builder {
     /// Without root or kernel support, when the cluster cannot be built, or
     /// when an agent does not come up.
     pub fn start(self) -> Result<Lab> {
-        if !nix::unistd::geteuid().is_root() {
-            return Err(Error::NotRoot);
-        }
+        check_machine(self.backend)?;
         let cluster = Cluster::complete(self.objects)?;
         let mut outside = outside::edges(&cluster.objects);
         outside.extend(self.outside);
         outside.sort_unstable();
         outside.dedup();
-        let folder = TempDir::with_prefix("npc-lab-").doing(|| "make a temporary folder".to_owned())?;
-        let manifests = folder.path().join("manifests");
-        std::fs::create_dir(&manifests).doing(|| format!("make {}", manifests.display()))?;
-        manifests::write(&manifests, &cluster.objects)?;
-        let prefix = cleanup::register(folder.path().to_owned());
+        let (prefix, folder) = cleanup::register()?;
         // From here on a failure has something to clean up.
         let ground = Ground { prefix, folder };
+        let folder = ground.folder.path();
+        let manifests = folder.join("manifests");
+        std::fs::create_dir(&manifests).doing(|| format!("make {}", manifests.display()))?;
+        manifests::write(&manifests, &cluster.objects)?;
         let places = topology::build(&ground.prefix, &cluster, &outside, self.mode)?;
         let targets = services::targets(&cluster.objects);
         for node in places.iter().filter(|place| place.kind == Kind::Node) {
@@ -177,7 +190,7 @@ impl Builder {
             Enforcer::None => None,
             Enforcer::Agent(npc) => Some(agent::Recipe {
                 npc,
-                folder: ground.folder.path().to_owned(),
+                folder: folder.to_owned(),
                 manifests: manifests.clone(),
                 backend: self.backend,
                 patience: self.patience,

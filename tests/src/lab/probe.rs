@@ -97,6 +97,8 @@ pub enum Seen {
     Astray(usize),
     /// Nothing arrived until everything had been quiet for a while.
     Nothing,
-    /// It could not be sent, or was refused on the way.
+    /// It was refused on the way, by an answer that said no.
     Refused(String),
+    /// It could not even be sent, which says nothing about anything.
+    Unsent(String),
 }

@@ -103,8 +103,13 @@ pub fn table(lab: &Lab, judgement: &Judgement) -> String {
         let wrong = chosen.iter().filter(|j| !j.agrees()).count();
         let allowed = chosen.iter().filter(|j| j.expected.allowed()).count();
         let mark = if wrong == 0 { ALLOWED.to_owned() } else { format!("{WRONG} {wrong} wrong") };
-        let _ =
-            writeln!(text, "{}: {} probes, {} of them allowed  {mark}", way.as_str(), grouped(chosen.len()), grouped(allowed));
+        let _ = writeln!(
+            text,
+            "{}: {} probes, {} of them allowed  {mark}",
+            way.as_str(),
+            grouped(chosen.len()),
+            grouped(allowed)
+        );
     }
     if judgement.retried > 0 {
         let _ = writeln!(text, "{} probes were sent again, at most {RETRIES} times", grouped(judgement.retried));
@@ -299,6 +304,9 @@ fn verdicts(places: &[Place], judged: &Judged) -> String {
         }
         Seen::Nothing => text.push_str("nothing"),
         Seen::Refused(why) => text.push_str(why),
+        Seen::Unsent(why) => {
+            let _ = write!(text, "nothing, for it could not be sent: {why}");
+        }
     }
     text
 }

@@ -17,13 +17,14 @@
 //! neighbour discovery is part of what an enforcer must let through.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::Path;
 use std::sync::Mutex;
 
 use npc_compiler::object::Family;
 
 use super::complete::{Cluster, pod_name};
 use super::error::{Error, Result};
-use super::netns::Netns;
+use super::netns::{Netns, run};
 
 /// How pods are attached to their nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -164,7 +165,7 @@ impl Wiring<'_> {
     /// The bridge that joins nodes and outside.
     fn fabric(&self, fabric: &Netns) -> Result<()> {
         fabric.sysctl(&[("net/ipv6/conf/all/disable_ipv6", "1"), ("net/ipv6/conf/default/disable_ipv6", "1")])?;
-        bridge_filter(fabric, "0")?;
+        bridge_filter(fabric, false)?;
         let mut lines = vec!["link add br0 up type bridge forward_delay 0 mcast_snooping 0".to_owned()];
         for (index, place) in self.places.iter().enumerate().filter(|(_, place)| place.node().is_none()) {
             let (netns, mac) = (place.netns.name(), mac(Link::Fabric, index));
@@ -178,7 +179,7 @@ impl Wiring<'_> {
         place.netns.sysctl(EVERYWHERE)?;
         if place.kind == Kind::Node {
             place.netns.sysctl(NODE)?;
-            bridge_filter(&place.netns, "1")?;
+            bridge_filter(&place.netns, self.mode == Mode::Bridge)?;
         }
         Ok(())
     }
@@ -329,16 +330,22 @@ const NODE: &[(&str, &str)] = &[
     ("net/ipv4/conf/default/send_redirects", "0"),
 ];
 
-fn bridge_filter(netns: &Netns, on: &str) -> Result<()> {
+/// Whether iptables sees the packets of bridges. Where the kernel has no
+/// br_netfilter, it does not.
+fn bridge_filter(netns: &Netns, on: bool) -> Result<()> {
     let keys = ["iptables", "ip6tables"].map(|table| format!("net/bridge/bridge-nf-call-{table}"));
-    let missing = || Error::Missing {
-        what: "br_netfilter in this kernel".to_owned(),
-        remedy: "modprobe br_netfilter (bridged packets would go past iptables)".to_owned(),
-    };
-    netns.sysctl(&keys.each_ref().map(|key| (key.as_str(), on))).map_err(|error| match error {
-        Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => missing(),
-        other => other,
-    })
+    if !Path::new("/proc/sys").join(&keys[0]).exists() {
+        if !on {
+            return Ok(());
+        }
+        // What it says does not help; what is missing afterwards does.
+        let _ = run("modprobe", ["br_netfilter"], "");
+        if !Path::new("/proc/sys").join(&keys[0]).exists() {
+            let remedy = "modprobe br_netfilter, or probe routed pods only (--mode routed)";
+            return Err(Error::Missing { what: "br_netfilter in this kernel".to_owned(), remedy: remedy.to_owned() });
+        }
+    }
+    netns.sysctl(&keys.each_ref().map(|key| (key.as_str(), if on { "1" } else { "0" })))
 }
 
 /// Ends of links that have an Ethernet address of ours.
