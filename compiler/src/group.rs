@@ -232,7 +232,7 @@ pub(crate) fn atoms(peers: &Peers) -> Vec<Atom> {
         Peers::AnyOf(peers) => (peers.iter())
             .filter_map(|peer| match peer {
                 Peer::Pods(peer) => Some(Atom::Pods(peer.clone())),
-                Peer::Block(block) => Some(Atom::Block(block.clone())),
+                Peer::Block(written) => Some(Atom::Block(written.block.clone())),
                 Peer::Nobody => None,
             })
             .collect(),

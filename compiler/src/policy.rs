@@ -84,7 +84,7 @@ pub enum Peer {
     /// Pods by their labels and those of their namespaces.
     Pods(PodPeer),
     /// Addresses.
-    Block(Block),
+    Block(IpBlock),
     /// Not understood: nobody.
     Nobody,
 }
@@ -107,7 +107,18 @@ pub enum Namespaces {
     Selected(Selector),
 }
 
-/// An ipBlock: the addresses of `cidr` that are in no `except`.
+/// An ipBlock as it is written, for who explains it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct IpBlock {
+    /// `cidr`
+    pub cidr: Cidr,
+    /// `except`; the index is that in the object.
+    pub except: Vec<Cidr>,
+    /// What it means.
+    pub block: Block,
+}
+
+/// What an ipBlock means: the addresses of `cidr` that are in no `except`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Block {
     /// The family of `cidr`.
@@ -350,7 +361,7 @@ impl Reader<'_> {
         }
     }
 
-    fn block(&mut self, path: &str, block: &api::IPBlock) -> Option<Block> {
+    fn block(&mut self, path: &str, block: &api::IPBlock) -> Option<IpBlock> {
         let cidr = self.cidr(format!("{path}.cidr"), &block.cidr);
         // An exception that is not understood must not let its addresses in,
         // so it takes the whole peer with it. All are read, to report all.
@@ -365,7 +376,8 @@ impl Reader<'_> {
         let cidr = cidr.filter(|_| understood)?;
         let cut = excepts.iter().filter(|except| except.family == cidr.family);
         let cut = RangeSet::from_ranges(cut.map(|except| (except.first, except.last)));
-        Some(Block { family: cidr.family, addresses: cidr.addresses().difference(&cut) })
+        let block = Block { family: cidr.family, addresses: cidr.addresses().difference(&cut) };
+        Some(IpBlock { cidr, except: excepts, block })
     }
 
     fn cidr(&mut self, path: String, text: &str) -> Option<Cidr> {

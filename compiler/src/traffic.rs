@@ -57,6 +57,16 @@ impl Traffic {
         self.other && self.ports.iter().all(|ports| ports.is_range(0, u16::MAX))
     }
 
+    /// The one protocol and range of ports that there is; none where there are
+    /// several, or traffic without ports.
+    #[must_use]
+    pub fn single(&self) -> Option<(Protocol, u16, u16)> {
+        let mut ranges = Protocol::ALL
+            .into_iter()
+            .flat_map(|protocol| self.of(protocol).ranges().iter().map(move |(first, last)| (protocol, *first, *last)));
+        ranges.next().filter(|_| !self.other && ranges.next().is_none())
+    }
+
     /// What is in either.
     #[must_use]
     pub fn union(&self, other: &Self) -> Self {
