@@ -92,13 +92,14 @@ fn direct(places: &[Place], payloads: &[Payload]) -> Vec<Probe> {
     probes
 }
 
-/// The addresses to send from: the outside from each of its own, others as
-/// their kernel chooses.
+/// The addresses to send from: the outside from each of its own, a pod from
+/// the one that its kernel chooses, a node from that and from its others.
 fn sources(sender: &Place, family: Family) -> Vec<Option<IpAddr>> {
     let own = sender.addresses.iter().copied().filter(|address| Family::of(address) == family);
     match sender.kind {
         Kind::Outside => own.map(Some).collect(),
-        Kind::Pod { .. } | Kind::Node => own.take(1).map(|_| None).collect(),
+        Kind::Pod { .. } => own.take(1).map(|_| None).collect(),
+        Kind::Node => own.enumerate().map(|(index, address)| (index > 0).then_some(address)).collect(),
     }
 }
 
@@ -121,10 +122,13 @@ fn through_services(lab: &Lab) -> Vec<Probe> {
     probes
 }
 
-/// From every pod to every other with a source that is not its own: its node's
-/// address, the address of the receiver's node, and another pod's, of its own
-/// node and of another one; directly, and by its node's address through
-/// Services.
+/// From every pod to every other with a source that is not its own: addresses
+/// of its node and of the receiver's, and of another pod of its own node and of
+/// another node; and with its node's address through Services.
+///
+/// A source that claims to be the receiver is left out: a pod's packets to
+/// itself must pass, and by its addresses alone a forged one is such a packet.
+/// IPv4 receivers drop it (a martian), IPv6 ones do not.
 fn forged(lab: &Lab, payloads: &[Payload]) -> Vec<Probe> {
     let places = lab.places();
     let datagrams = payloads.iter().filter(|payload| matches!(payload, Payload::Port(Protocol::Udp, _)));
