@@ -1,15 +1,20 @@
-//! Two opinions about one cluster: the compiler's matrix and node programs,
-//! and the [`oracle`](crate::oracle), flow by flow.
+//! Two opinions about one cluster: the compiler's matrix, pair sets and node
+//! programs, and the [`oracle`](crate::oracle), flow by flow.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 
-use npc_compiler::cluster::Cluster;
+use npc_compiler::cidr;
+use npc_compiler::cluster::{Cluster, PodId};
+use npc_compiler::group::Groups;
 use npc_compiler::layout::{self, SelfMatch};
 use npc_compiler::matrix::{self, By, ConnectivityMatrix};
 use npc_compiler::object::{Family, Objects, Protocol};
+use npc_compiler::pairs::{self, PairSet, Region};
+use npc_compiler::policy::Direction;
 use npc_compiler::program::Program;
+use npc_compiler::traffic::Traffic;
 
 use crate::interpreter::{self, Outcome, State};
 use crate::oracle::{End, Oracle, Packet, Payload, Verdict};
@@ -37,6 +42,7 @@ pub fn differences(objects: &Objects, addresses: &[IpAddr]) -> Vec<String> {
     let mut found = Vec::new();
     question.compare_matrix(&cluster, &mut found);
     question.compare_programs(&cluster, &mut found);
+    question.compare_pairs(&cluster, &mut found);
     question.compare_order(&cluster, &mut found);
     found.truncate(ENOUGH);
     found
@@ -145,6 +151,63 @@ impl<'a> Question<'a> {
         }
     }
 
+    /// Each packet at each endpoint is in exactly one pair set per direction,
+    /// unless no policy judges it.
+    fn compare_pairs(&self, cluster: &Cluster, found: &mut Vec<String>) {
+        let groups = Groups::new(cluster, cluster.endpoints().map(|(id, _)| id));
+        let sets = pairs::pair_sets(cluster, &groups);
+        let ids: BTreeMap<String, PodId> =
+            cluster.endpoints().map(|(id, pod)| (format!("{}/{}", pod.namespace, pod.name), id)).collect();
+        let pods = self.ends.iter().filter_map(|end| Some((end, *ids.get(&end.0)?)));
+        for (((name, pod), id), (other_name, other)) in
+            pods.flat_map(|pod| self.ends.iter().map(move |other| (pod, other)))
+        {
+            for family in Family::ALL {
+                let address = |end| self.oracle.address(end, family);
+                let (Some(own), Some(address)) = (address(pod), address(other)) else { continue };
+                if own == address || self.oracle.own_node(pod, other, family) {
+                    continue;
+                }
+                let other_id = self.oracle.owner(address).map(|index| ids[&self.ends[self.place(index)].0]);
+                let is_peer = |region: &Region| match other_id {
+                    Some(id) => region.pods.contains(&id),
+                    None => region.outside.contains(cidr::number(address)),
+                };
+                for direction in Direction::ALL {
+                    let about: Vec<&PairSet> = (sets.iter())
+                        .filter(|set| set.direction == direction && set.family == family)
+                        .filter(|set| set.subjects.contains(&id) && is_peer(&set.peers))
+                        .collect();
+                    for payload in self.payloads() {
+                        let verdict = |from, to| self.oracle.allows(from, to, Packet { family, payload });
+                        let expected = match direction {
+                            Direction::Ingress => verdict(other, pod).ingress,
+                            Direction::Egress => verdict(pod, other).egress,
+                        };
+                        let seen = about.iter().filter(|set| is_in(&set.traffic, payload)).map(|set| set.verdict);
+                        let seen: Vec<pairs::Verdict> = seen.collect();
+                        let expected = if expected { pairs::Verdict::Allowed } else { pairs::Verdict::Denied };
+                        if seen != [expected] {
+                            let flow = format!("{direction:?} {name} with {other_name} {family} {payload:?}");
+                            found.push(format!("pair sets: {flow}: {expected:?} expected, {seen:?} seen"));
+                            return;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Where a pod stands among the ends.
+    fn place(&self, index: usize) -> usize {
+        self.ends.iter().position(|(_, end)| *end == End::Pod(index)).unwrap_or_else(|| panic!("pod {index} is no end"))
+    }
+
+    fn payloads(&self) -> impl Iterator<Item = Payload> {
+        let of = |protocol| self.ports.iter().map(move |port| Payload::Port(protocol, *port));
+        Protocol::ALL.into_iter().flat_map(of).chain([Payload::Icmp])
+    }
+
     /// The order of objects never matters.
     fn compare_order(&self, cluster: &Cluster, found: &mut Vec<String>) {
         let mut turned = self.objects.clone();
@@ -241,6 +304,13 @@ impl fmt::Display for Different {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { payload, state, expected, seen } = self;
         write!(f, "{payload:?} {state:?}: allowed {expected} expected, {seen} seen")
+    }
+}
+
+fn is_in(traffic: &Traffic, payload: Payload) -> bool {
+    match payload {
+        Payload::Port(protocol, port) => traffic.of(protocol).contains(port),
+        Payload::Icmp => traffic.other,
     }
 }
 
