@@ -210,23 +210,24 @@ impl Reader<'_> {
 
     /// Reports the unknown fields at or below a path; whether there are any.
     fn unknown_below(&mut self, path: &str, effect: Effect) -> bool {
-        let below = |field: &&String| {
-            field.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
-        };
-        self.unknown_fields(below, effect)
+        self.unknown_fields(|field| is_below(field, path), effect)
     }
 
-    /// Reports the unknown fields right under a path.
-    fn unknown_in(&mut self, path: &str, effect: Effect) -> bool {
-        let inside = |field: &&String| {
-            (field.strip_prefix(path).and_then(|rest| rest.strip_prefix('.')))
-                .is_some_and(|field| !field.contains(['.', '[']))
+    /// Reports the unknown fields below a path that are in none of its parts,
+    /// which are read for themselves. (A name may hold dots and brackets of
+    /// its own, so what is left over is what belongs here.)
+    fn unknown_outside(&mut self, path: &str, parts: &[&str], effect: Effect) -> bool {
+        let in_part = |field: &str| {
+            parts.iter().any(|part| {
+                let rest = field.strip_prefix(path).and_then(|rest| rest.strip_prefix('.')).unwrap_or_default();
+                rest.strip_prefix(part).is_some_and(|rest| rest.starts_with('['))
+            })
         };
-        self.unknown_fields(inside, effect)
+        self.unknown_fields(|field| is_below(field, path) && !in_part(field), effect)
     }
 
-    fn unknown_fields(&mut self, which: impl Fn(&&String) -> bool, effect: Effect) -> bool {
-        let fields: Vec<String> = self.unknown.iter().filter(which).cloned().collect();
+    fn unknown_fields(&mut self, which: impl Fn(&str) -> bool, effect: Effect) -> bool {
+        let fields: Vec<String> = self.unknown.iter().filter(|field| which(field)).cloned().collect();
         for field in &fields {
             self.report(field, "the API has no such field; is it misspelt?", effect);
         }
@@ -236,7 +237,10 @@ impl Reader<'_> {
     fn policy(&mut self, spec: Option<&api::NetworkPolicySpec>) -> Policy {
         let empty = api::NetworkPolicySpec::default();
         let spec = spec.unwrap_or(&empty);
-        self.unknown_in("spec", Effect::Ignored);
+        self.unknown_fields(
+            |field| !["spec.podSelector", "spec.ingress", "spec.egress"].iter().any(|part| is_below(field, part)),
+            Effect::Ignored,
+        );
         let (subject, allows) = self.subject(spec.pod_selector.as_ref());
         let isolates = self.isolates(spec);
         let mut rules = [Vec::new(), Vec::new()];
@@ -299,7 +303,7 @@ impl Reader<'_> {
     ) -> PolicyRule {
         let (section, field) = direction.fields();
         let path = format!("spec.{section}[{index}]");
-        let unknown = self.unknown_in(&path, Effect::MatchesNothing);
+        let unknown = self.unknown_outside(&path, &[field, "ports"], Effect::MatchesNothing);
         let peers = match peers.unwrap_or_default() {
             _ if unknown => Peers::AnyOf(Vec::new()),
             [] => Peers::Everyone,
@@ -408,6 +412,11 @@ impl Reader<'_> {
             }
         }
     }
+}
+
+/// Whether a field's path is this path, or leads on from it.
+fn is_below(field: &str, path: &str) -> bool {
+    field.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
 }
 
 /// Reads an item of `ports`, or says which field is wrong and why.
