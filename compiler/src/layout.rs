@@ -115,26 +115,11 @@ struct Side<'a> {
     addresses: BTreeSet<Member>,
 }
 
-/// The words that a direction's sets and chains bear.
-struct Words {
-    /// The set of isolated endpoints.
-    gate: &'static str,
-    /// The chain that leads to the groups.
-    entry: &'static str,
-    /// The beginning of set names.
-    set: char,
-    /// The beginning of chain names.
-    chain: char,
-    /// Where the endpoint's address stands in a packet.
-    field: SetField,
-}
-
-const fn words(direction: Direction) -> Words {
+/// Where the address of an isolated endpoint stands in a packet.
+const fn field(direction: Direction) -> SetField {
     match direction {
-        Direction::Ingress => {
-            Words { gate: "ingress", entry: "INGRESS", set: 'i', chain: 'I', field: SetField::Destination }
-        }
-        Direction::Egress => Words { gate: "egress", entry: "EGRESS", set: 'e', chain: 'E', field: SetField::Source },
+        Direction::Ingress => SetField::Destination,
+        Direction::Egress => SetField::Source,
     }
 }
 
@@ -170,26 +155,24 @@ impl Layout<'_> {
             })),
         }
         for direction in [Direction::Egress, Direction::Ingress] {
-            let words = words(direction);
-            let gate = Match::Set(SetName::new(self.family, words.gate), words.field);
-            rules.push(rule(vec![gate], Target::Jump(ChainName::new(words.entry))));
+            let gate = Match::Set(SetName::gate(self.family, direction), field(direction));
+            rules.push(rule(vec![gate], Target::Jump(ChainName::entry(direction))));
         }
         self.chains.insert(ChainName::forward(), rules);
     }
 
     /// The sets and chains of one direction, from its gate to its groups.
     fn direction(&mut self, direction: Direction, sides: &BTreeMap<Hash, Side<'_>>) {
-        let words = words(direction);
         let address_set = |members, meaning: &str| Set { kind: SetKind::HashIp, members, meaning: meaning.to_owned() };
         let members = |groups: &[Hash]| groups.iter().flat_map(|group| &sides[group].addresses).copied().collect();
 
         let all: Vec<Hash> = sides.keys().copied().collect();
-        let meaning = format!("this node's endpoints that are isolated for {}", words.gate);
-        self.sets.insert(SetName::new(self.family, words.gate), address_set(members(&all), &meaning));
+        let meaning = format!("this node's endpoints that are isolated for {}", direction.as_str());
+        self.sets.insert(SetName::gate(self.family, direction), address_set(members(&all), &meaning));
 
         let chains: BTreeMap<Hash, ChainName> =
-            sides.iter().map(|(hash, side)| (*hash, self.group(&words, side.group))).collect();
-        let entry = ChainName::new(words.entry);
+            sides.iter().map(|(hash, side)| (*hash, self.group(direction, side.group))).collect();
+        let entry = ChainName::entry(direction);
         let Some(tree) = Node::new(all) else {
             // Nothing jumps here, because the gate is empty.
             self.chains.insert(entry, vec![Rule { matches: Vec::new(), target: Target::Drop }]);
@@ -200,15 +183,17 @@ impl Layout<'_> {
                 SetAt::Left(_) => "which endpoints go left",
                 SetAt::Group(_) => "the endpoints of one group",
             };
-            self.sets.insert(set_at(self.family, &words, &at), address_set(members(&groups), meaning));
+            self.sets.insert(set_at(self.family, direction, &at), address_set(members(&groups), meaning));
         }
-        self.node(&words, &chains, &tree, entry);
+        self.node(direction, &chains, &tree, entry);
     }
 
     /// The chain of a node of the tree under this name, and those below it.
-    fn node(&mut self, words: &Words, groups: &BTreeMap<Hash, ChainName>, node: &Node, name: ChainName) {
+    fn node(&mut self, direction: Direction, groups: &BTreeMap<Hash, ChainName>, node: &Node, name: ChainName) {
         let goto = |condition: Option<SetAt>, chain: ChainName| Rule {
-            matches: (condition.iter()).map(|at| Match::Set(set_at(self.family, words, at), words.field)).collect(),
+            matches: (condition.iter())
+                .map(|at| Match::Set(set_at(self.family, direction, at), field(direction)))
+                .collect(),
             target: Target::Goto(chain),
         };
         let rules = match node {
@@ -219,24 +204,24 @@ impl Layout<'_> {
                 tried.iter().enumerate().map(|(i, group)| goto(condition(i, group), groups[group].clone())).collect()
             }
             Node::Inner { path, left, right } => vec![
-                goto(Some(SetAt::Left(path.clone())), chain_of(words, groups, left)),
-                goto(None, chain_of(words, groups, right)),
+                goto(Some(SetAt::Left(path.clone())), chain_of(direction, groups, left)),
+                goto(None, chain_of(direction, groups, right)),
             ],
         };
         self.chains.insert(name, rules);
         if let Node::Inner { left, right, .. } = node {
             for child in [left, right] {
                 if !matches!(**child, Node::Leaf(_)) {
-                    self.node(words, groups, child, chain_of(words, groups, child));
+                    self.node(direction, groups, child, chain_of(direction, groups, child));
                 }
             }
         }
     }
 
     /// The chain of a group, named by its content, and its sets.
-    fn group(&mut self, words: &Words, group: &Group) -> ChainName {
+    fn group(&mut self, direction: Direction, group: &Group) -> ChainName {
         let leaf = Leaf::new(self.cluster, group, self.family);
-        let name = ChainName::new(&format!("{}-{}", words.chain, leaf.hash(self.family).short()));
+        let name = ChainName::new(&format!("{}-{}", letter(direction), leaf.hash(self.family).short()));
         for (set, definition) in &leaf.sets {
             if !self.sets.contains_key(set) {
                 self.sets.insert(set.clone(), definition.resolve(self.cluster, self.family));
@@ -248,18 +233,26 @@ impl Layout<'_> {
 }
 
 /// The chain that leads to a node from above.
-fn chain_of(words: &Words, groups: &BTreeMap<Hash, ChainName>, node: &Node) -> ChainName {
+fn chain_of(direction: Direction, groups: &BTreeMap<Hash, ChainName>, node: &Node) -> ChainName {
     match node {
         Node::Leaf(group) => groups[group].clone(),
-        Node::Inner { path, .. } => ChainName::new(&format!("{}T-{path}", words.chain)),
-        Node::List { path, .. } => ChainName::new(&format!("{}L-{path}", words.chain)),
+        Node::Inner { path, .. } => ChainName::new(&format!("{}T-{path}", letter(direction))),
+        Node::List { path, .. } => ChainName::new(&format!("{}L-{path}", letter(direction))),
     }
 }
 
-fn set_at(family: Family, words: &Words, at: &SetAt) -> SetName {
-    let suffix = match at {
-        SetAt::Left(path) => format!("{}-t{path}", words.set),
-        SetAt::Group(group) => format!("{}-g{}", words.set, group.short()),
+/// What the chains of a direction's tree and groups begin with.
+const fn letter(direction: Direction) -> char {
+    match direction {
+        Direction::Ingress => 'I',
+        Direction::Egress => 'E',
+    }
+}
+
+fn set_at(family: Family, direction: Direction, at: &SetAt) -> SetName {
+    let place = match at {
+        SetAt::Left(path) => format!("t{path}"),
+        SetAt::Group(group) => format!("g{}", group.short()),
     };
-    SetName::new(family, &suffix)
+    SetName::of_tree(family, direction, &place)
 }

@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 
 use crate::object::{Family, Protocol};
+use crate::policy::Direction;
 
 /// What every chain of ours begins with.
 pub const CHAIN_PREFIX: &str = "NPC-";
@@ -44,6 +45,15 @@ impl ChainName {
         let name = format!("{CHAIN_PREFIX}{suffix}");
         assert!(name.len() <= Self::MAX, "chain name {name} is too long");
         Self(name)
+    }
+
+    /// The chain that leads to the groups of a direction.
+    #[must_use]
+    pub fn entry(direction: Direction) -> Self {
+        Self::new(match direction {
+            Direction::Ingress => "INGRESS",
+            Direction::Egress => "EGRESS",
+        })
     }
 
     /// [`FORWARD_CHAIN`].
@@ -83,6 +93,59 @@ impl SetName {
         let name = format!("{prefix}{suffix}");
         assert!(name.len() <= Self::MAX, "set name {name} is too long");
         Self(name)
+    }
+
+    /// The set of a node's endpoints that are isolated in a direction.
+    #[must_use]
+    pub fn gate(family: Family, direction: Direction) -> Self {
+        Self::new(
+            family,
+            match direction {
+                Direction::Ingress => "ingress",
+                Direction::Egress => "egress",
+            },
+        )
+    }
+
+    /// A set of the tree that leads to the groups of a direction.
+    #[must_use]
+    pub fn of_tree(family: Family, direction: Direction, place: &str) -> Self {
+        let direction = match direction {
+            Direction::Ingress => 'i',
+            Direction::Egress => 'e',
+        };
+        Self::new(family, &format!("{direction}-{place}"))
+    }
+
+    /// Whether it is a gate or a set of a tree, of either direction.
+    #[must_use]
+    pub fn is_of_tree(&self) -> bool {
+        Direction::ALL.into_iter().any(|direction| self.is_of(direction))
+    }
+
+    /// Whether it is the gate or a set of the tree of a direction.
+    #[must_use]
+    pub fn is_of(&self, direction: Direction) -> bool {
+        let (gate, tree) = match direction {
+            Direction::Ingress => ("ingress", "i-"),
+            Direction::Egress => ("egress", "e-"),
+        };
+        self.suffix() == gate || self.suffix().starts_with(tree)
+    }
+
+    /// The name without what all sets of a family begin with.
+    fn suffix(&self) -> &str {
+        &self.0[SET_PREFIX_V4.len()..]
+    }
+
+    /// The name of a set that stands in for this one while a plan is carried
+    /// out; one that is not taken, because a plan may have been cut short.
+    #[must_use]
+    pub fn shadow(&self, family: Family, taken: impl Fn(&Self) -> bool) -> Self {
+        let shadow = |letter| Self::new(family, &format!("{letter}-{}", self.suffix()));
+        // Set names begin with e, i, n or p.
+        let mut letters = "stuvwxyz".chars().map(shadow);
+        letters.find(|name| !taken(name)).unwrap_or_else(|| shadow('s'))
     }
 
     /// A name read back from a kernel and its family, if it is one of ours.

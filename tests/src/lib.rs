@@ -9,5 +9,6 @@
 pub mod agreement;
 pub mod interpreter;
 pub mod lab;
+pub mod model;
 pub mod oracle;
 pub mod random;

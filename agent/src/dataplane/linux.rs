@@ -6,12 +6,16 @@ use std::time::{Duration, Instant};
 use npc_compiler::object::Family;
 use npc_compiler::plan::{Held, KernelState, Plan, SetWrite, Step};
 use npc_compiler::program::SetName;
+use rustix::thread::{MembarrierCommand, membarrier};
 use tracing::{debug, info, warn};
 
 use super::backend::{self, Backend};
 use super::iptables::{Hook, Iptables};
 use super::probe::{self, Capabilities};
 use super::{Error, Kernel, ipset};
+
+/// Far longer than a packet takes through the rules.
+const PACKET_TIME: Duration = Duration::from_millis(20);
 
 /// The kernel of the network namespace that the calling threads are in.
 #[derive(Debug)]
@@ -56,9 +60,7 @@ impl Linux {
 
     /// Sets are of use only in a family that the kernel has.
     fn concerns_us(&self, write: &SetWrite) -> bool {
-        let (SetWrite::Create(name, ..) | SetWrite::Add(name, _) | SetWrite::Delete(name, _) | SetWrite::Destroy(name)) =
-            write;
-        SetName::ours(name.as_str()).is_some_and(|(_, family)| self.table(family).is_some())
+        SetName::ours(write.set().as_str()).is_some_and(|(_, family)| self.table(family).is_some())
     }
 }
 
@@ -115,6 +117,7 @@ impl Kernel for Linux {
                     let (replaced, deleted) = (writes.replace.len(), writes.delete.len());
                     debug!(%family, replaced, deleted, took = ?begun.elapsed(), "wrote chains");
                 }
+                Step::Grace => grace(),
             }
         }
         Ok(())
@@ -129,18 +132,28 @@ impl Kernel for Linux {
 /// Writes to sets; one that somebody else's rule uses cannot be destroyed, and
 /// must not hold up the rest. Empty, it is as good as one that is created later.
 fn write_sets(writes: &[&SetWrite]) -> Result<(), Error> {
-    let mut destroyed = Vec::new();
-    let mut others = Vec::new();
-    for write in writes {
-        match write {
-            SetWrite::Destroy(name) => destroyed.push(name.clone()),
-            _ => others.push(*write),
+    let is_destruction = |write: &SetWrite| matches!(write, SetWrite::Destroy(_));
+    for writes in writes.chunk_by(|a, b| is_destruction(a) == is_destruction(b)) {
+        if !writes.iter().any(|write| is_destruction(write)) {
+            ipset::write(writes)?;
+            continue;
+        }
+        let gone: Vec<SetName> = writes.iter().map(|write| write.set().clone()).collect();
+        for (set, error) in ipset::destroy(&gone, ipset::PATIENCE) {
+            ipset::flush(&set)?;
+            warn!(%set, %error, "a set that is not needed any more cannot go; it is empty");
         }
     }
-    ipset::write(&others)?;
-    for (set, error) in ipset::destroy(&destroyed, ipset::PATIENCE) {
-        ipset::flush(&set)?;
-        warn!(%set, %error, "a set that is not needed any more cannot go; it is empty");
-    }
     Ok(())
+}
+
+/// Waits until no packet that was on its way before is still among the rules:
+/// packets pass them in an RCU read section, and a global memory barrier waits
+/// for all of these (membarrier(2)).
+fn grace() {
+    if let Err(error) = membarrier(MembarrierCommand::Global) {
+        // A kernel with isolated cores (nohz_full) refuses.
+        debug!(%error, "no memory barrier; waiting a moment instead");
+        std::thread::sleep(PACKET_TIME);
+    }
 }

@@ -188,6 +188,7 @@ impl Writes {
                     counted.rules_written += writes.replace.values().map(Vec::len).sum::<usize>();
                     counted.chains_deleted += writes.delete.len();
                 }
+                Step::Grace => {}
             }
         }
         counted

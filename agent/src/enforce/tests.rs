@@ -110,6 +110,7 @@ fn carry_out(state: &mut KernelState, step: &Step) {
                 }
             }
         }
+        Step::Grace => {}
         Step::Chains(family, writes) => {
             let chains = match family {
                 Family::V4 => &mut state.v4.chains,

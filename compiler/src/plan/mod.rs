@@ -1,8 +1,12 @@
 //! The plan: from what the kernel holds to what it should hold, as an ordered
 //! list of writes.
 //!
-//! Sets are created and filled before a rule names them, additions come before
-//! removals, all rules of a family change in one commit, destruction is last.
+//! After every single write each packet gets, for each direction, the verdict
+//! of the old state or that of the new one. How, `stages` tells; that it is so,
+//! is tested against a model of the kernel.
+
+mod stages;
+mod walk;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -10,6 +14,8 @@ use std::fmt;
 use crate::object::Family;
 use crate::program::{ChainName, FamilyProgram, Member, Program, SetKind, SetName};
 use crate::text::{create_line, rule_line};
+
+use stages::Stages;
 
 /// What one family of a kernel holds of ours.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -72,6 +78,9 @@ pub enum Step {
     Sets(Vec<SetWrite>),
     /// Rules of one family, all at once; one `iptables-restore --noflush`.
     Chains(Family, ChainWrites),
+    /// Wait until no packet that met the kernel before the last write is
+    /// still on its way through the rules.
+    Grace,
 }
 
 /// One write to a set; displays as a line of `ipset restore`.
@@ -85,6 +94,16 @@ pub enum SetWrite {
     Delete(SetName, Member),
     /// Destroy a set that no rule names any more.
     Destroy(SetName),
+}
+
+impl SetWrite {
+    /// The set that is written to.
+    #[must_use]
+    pub fn set(&self) -> &SetName {
+        match self {
+            Self::Create(name, ..) | Self::Add(name, _) | Self::Delete(name, _) | Self::Destroy(name) => name,
+        }
+    }
 }
 
 impl fmt::Display for SetWrite {
@@ -132,48 +151,43 @@ impl Plan {
     /// The writes that take a kernel from what it holds to the program.
     #[must_use]
     pub fn new(held: &KernelState, program: &Program) -> Self {
-        let wanted = KernelState::from(program);
-        let families = Family::ALL.map(|family| (family, held.family(family), wanted.family(family)));
-        let mut before = Vec::new();
-        let mut commits = Vec::new();
-        let mut after = Vec::new();
-        let mut last = Vec::new();
-        for (family, old, new) in families {
-            for (name, (kind, members)) in &new.sets {
-                let present = old.sets.get(name).map(|(_, members)| members);
-                if present.is_none() {
-                    before.push(SetWrite::Create(name.clone(), family, *kind));
-                }
-                let missing = members.iter().filter(|m| !present.is_some_and(|p| p.contains(m)));
-                before.extend(missing.map(|m| SetWrite::Add(name.clone(), *m)));
-            }
-            for (name, (_, members)) in &old.sets {
-                match new.sets.get(name) {
-                    None => last.push(SetWrite::Destroy(name.clone())),
-                    Some((_, wanted)) => {
-                        after.extend(members.difference(wanted).map(|m| SetWrite::Delete(name.clone(), *m)));
-                    }
-                }
-            }
-            let replace = new.chains.iter().filter(|(name, lines)| old.chains.get(*name) != Some(lines));
-            let writes = ChainWrites {
-                replace: replace.map(|(name, lines)| (name.clone(), lines.clone())).collect(),
-                delete: old.chains.keys().filter(|name| !new.chains.contains_key(*name)).cloned().collect(),
-            };
-            if writes != ChainWrites::default() {
-                commits.push(Step::Chains(family, writes));
-            }
+        Self::between(held, &KernelState::from(program))
+    }
+
+    /// The writes that take a kernel from one state to another.
+    #[must_use]
+    pub fn between(held: &KernelState, wanted: &KernelState) -> Self {
+        let [v4, v6] = Family::ALL.map(|family| Stages::new(family, held.family(family), wanted.family(family)));
+        let mut plan = Self::default();
+        plan.sets([v4.fill, v6.fill, v4.flip, v6.flip]);
+        plan.chains([(Family::V4, v4.switch), (Family::V6, v6.switch)]);
+        plan.grace();
+        plan.sets([v4.settle, v6.settle]);
+        plan.chains([(Family::V4, v4.rename), (Family::V6, v6.rename)]);
+        plan.grace();
+        plan.sets([v4.clear, v6.clear]);
+        if plan.steps.last() == Some(&Step::Grace) {
+            plan.steps.pop();
         }
-        after.append(&mut last);
-        let mut steps = Vec::new();
-        if !before.is_empty() {
-            steps.push(Step::Sets(before));
+        plan
+    }
+
+    fn sets<const N: usize>(&mut self, writes: [Vec<SetWrite>; N]) {
+        let writes: Vec<SetWrite> = writes.into_iter().flatten().collect();
+        if !writes.is_empty() {
+            self.steps.push(Step::Sets(writes));
         }
-        steps.append(&mut commits);
-        if !after.is_empty() {
-            steps.push(Step::Sets(after));
+    }
+
+    fn chains(&mut self, writes: [(Family, ChainWrites); 2]) {
+        let some = writes.into_iter().filter(|(_, writes)| *writes != ChainWrites::default());
+        self.steps.extend(some.map(|(family, writes)| Step::Chains(family, writes)));
+    }
+
+    fn grace(&mut self) {
+        if !matches!(self.steps.last(), None | Some(Step::Grace)) {
+            self.steps.push(Step::Grace);
         }
-        Self { steps }
     }
 
     /// Whether there is nothing to write.

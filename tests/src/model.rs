@@ -1,0 +1,258 @@
+//! A model of a kernel that is being written to: sets and chains as restore
+//! text says, changed write by write, and packets that are on their way
+//! through the rules at any of these moments.
+//!
+//! A packet asks one rule after another. The rules it sees are those of the
+//! commit before it came; the sets it asks are as they are when it asks. So
+//! between two of its look-ups any number of writes may happen, but no grace
+//! period passes while it is on its way. The model follows every packet
+//! through every such interleaving.
+
+mod rule;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::rc::Rc;
+
+use npc_compiler::object::{Family, Protocol};
+use npc_compiler::plan::{Held, Plan, SetWrite, Step};
+use npc_compiler::policy::Direction;
+use npc_compiler::program::{ChainName, Member, SetKind, SetName};
+
+use rule::{Action, Rule};
+
+/// A new connection's first packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Packet {
+    /// Where it comes from.
+    pub source: IpAddr,
+    /// Where it goes.
+    pub destination: IpAddr,
+    /// Its protocol and destination port; `None` for one without ports.
+    pub port: Option<(Protocol, u16)>,
+}
+
+type Rules = BTreeMap<String, Vec<Rule>>;
+
+/// Where a packet is: the rule that it meets next, and those to return to.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    /// The commit whose rules it sees.
+    commit: usize,
+    /// Chain and rule, the innermost last.
+    frames: Vec<(String, usize)>,
+}
+
+/// One family of a kernel.
+#[derive(Debug)]
+pub struct Model {
+    family: Family,
+    sets: BTreeMap<SetName, (SetKind, BTreeSet<Member>)>,
+    /// What `iptables-save` would print of our chains.
+    chains: BTreeMap<ChainName, Vec<String>>,
+    /// The rules after each commit.
+    commits: Vec<Rc<Rules>>,
+}
+
+impl Model {
+    /// A kernel that holds this.
+    #[must_use]
+    pub fn new(family: Family, held: &Held) -> Self {
+        let mut model = Self { family, sets: held.sets.clone(), chains: held.chains.clone(), commits: Vec::new() };
+        model.commit();
+        model
+    }
+
+    /// What it holds.
+    #[must_use]
+    pub fn held(&self) -> Held {
+        Held { sets: self.sets.clone(), chains: self.chains.clone() }
+    }
+
+    fn commit(&mut self) {
+        let parse = |lines: &Vec<String>| lines.iter().map(|line| Rule::parse(line)).collect();
+        let rules = self.chains.iter().map(|(name, lines)| (name.as_str().to_owned(), parse(lines))).collect();
+        self.commits.push(Rc::new(rules));
+    }
+
+    /// Carries a plan out. After every write, `moment` is called with what
+    /// changed in words and whether packets on their way have all arrived.
+    ///
+    /// # Panics
+    /// If the kernel would refuse a write.
+    pub fn apply(&mut self, plan: &Plan, mut moment: impl FnMut(&Self, &str, bool)) {
+        for step in &plan.steps {
+            match step {
+                Step::Sets(writes) => {
+                    for write in writes {
+                        if self.write(write) {
+                            moment(self, &write.to_string(), false);
+                        }
+                    }
+                }
+                Step::Chains(family, writes) if *family == self.family => {
+                    for name in &writes.delete {
+                        assert!(self.chains.remove(name).is_some(), "chain {name} is deleted and is not there");
+                    }
+                    self.chains.extend(writes.replace.clone());
+                    self.commit();
+                    self.check_rules();
+                    moment(self, "commit", false);
+                }
+                Step::Chains(..) => {}
+                Step::Grace => moment(self, "grace", true),
+            }
+        }
+    }
+
+    /// Whether the write was of this family.
+    fn write(&mut self, write: &SetWrite) -> bool {
+        if SetName::ours(write.set().as_str()).is_none_or(|(_, family)| family != self.family) {
+            return false;
+        }
+        match write {
+            SetWrite::Create(name, _, kind) => {
+                let previous = self.sets.insert(name.clone(), (*kind, BTreeSet::new()));
+                assert!(previous.is_none(), "set {name} is created and was there");
+            }
+            SetWrite::Add(name, member) => {
+                let set = self.sets.get_mut(name).map(|(_, members)| members.insert(*member));
+                assert_eq!(set, Some(true), "{write}: the set is not there, or the member was");
+            }
+            SetWrite::Delete(name, member) => {
+                let set = self.sets.get_mut(name).map(|(_, members)| members.remove(member));
+                assert_eq!(set, Some(true), "{write}: the set or the member is not there");
+            }
+            SetWrite::Destroy(name) => {
+                assert!(self.sets.remove(name).is_some(), "set {name} is destroyed and was not there");
+                self.check_rules();
+            }
+        }
+        true
+    }
+
+    /// A rule that names a set or chain which is not there cannot be.
+    fn check_rules(&self) {
+        let Some(rules) = self.commits.last() else { return };
+        for (chain, rules) in &**rules {
+            for rule in rules {
+                if let Some((set, _)) = &rule.set {
+                    assert!(self.sets.contains_key(set), "chain {chain} asks set {set}, which is not there");
+                }
+                if let Action::Jump(target) | Action::Goto(target) = &rule.action {
+                    assert!(self.chains.keys().any(|name| name.as_str() == target), "{chain}: no chain {target}");
+                }
+            }
+        }
+    }
+
+    fn holds(&self, set: &SetName, fields: &str, packet: &Packet) -> bool {
+        let Some((_, members)) = self.sets.get(set) else { return false };
+        match (fields, packet.port) {
+            ("dst,dst", Some((protocol, port))) => {
+                members.contains(&Member::AddressPort(packet.destination, protocol, port))
+            }
+            ("dst,dst", None) => false,
+            (field, _) => {
+                let address = if field == "src" { packet.source } else { packet.destination };
+                members.iter().any(|member| match member {
+                    Member::Address(member) => *member == address,
+                    Member::Prefix(prefix) => prefix.contains(address),
+                    Member::AddressPort(..) => false,
+                })
+            }
+        }
+    }
+
+    /// Where a packet begins in a direction: at the rule of NPC-FORWARD that
+    /// asks whether its endpoint is isolated; `None` where there is no rule.
+    fn begin(&self, direction: Direction) -> Option<Place> {
+        let commit = self.commits.len() - 1;
+        let forward = self.commits[commit].get(ChainName::forward().as_str())?;
+        let entry = ChainName::entry(direction);
+        let jumps = |rule: &Rule| matches!(&rule.action, Action::Jump(chain) if chain == entry.as_str());
+        let rule = forward.iter().position(jumps)?;
+        Some(Place { commit, frames: vec![(ChainName::forward().as_str().to_owned(), rule)] })
+    }
+
+    /// The rule at a place is asked: where the packet is then, or its verdict.
+    fn ask(&self, place: &Place, packet: &Packet) -> Result<Place, bool> {
+        let mut frames = place.frames.clone();
+        let Some((chain, rule)) = frames.pop() else { return Err(true) };
+        let in_forward = frames.is_empty();
+        let rules = self.commits[place.commit].get(&chain).map_or(&[][..], Vec::as_slice);
+        let next = match rules.get(rule) {
+            // The end of a chain of ours returns.
+            None => None,
+            Some(rule_here) if !rule_here.matches(packet) => Some((chain, rule + 1)),
+            Some(Rule { set: Some((set, fields)), .. }) if !self.holds(set, fields, packet) => Some((chain, rule + 1)),
+            Some(rule_here) => match &rule_here.action {
+                Action::Drop => return Err(false),
+                Action::Return => None,
+                Action::Goto(target) => Some((target.clone(), 0)),
+                Action::Jump(target) => {
+                    frames.push((chain, rule + 1));
+                    Some((target.clone(), 0))
+                }
+            },
+        };
+        // Only the one rule of NPC-FORWARD is looked at.
+        match next {
+            Some(frame) if !(in_forward && frame.0 == ChainName::forward().as_str()) => frames.push(frame),
+            _ if frames.len() <= 1 => return Err(true),
+            _ => {}
+        }
+        Ok(Place { commit: place.commit, frames })
+    }
+
+    /// The verdict on a packet that passes while nothing is written.
+    #[must_use]
+    pub fn verdict(&self, direction: Direction, packet: &Packet) -> bool {
+        let Some(mut place) = self.begin(direction) else { return true };
+        loop {
+            match self.ask(&place, packet) {
+                Ok(next) => place = next,
+                Err(verdict) => return verdict,
+            }
+        }
+    }
+}
+
+/// A packet that comes at any moment of a plan: all places where it may be.
+#[derive(Debug)]
+pub struct Flight {
+    packet: Packet,
+    direction: Direction,
+    places: BTreeSet<Place>,
+}
+
+impl Flight {
+    /// Nothing has happened yet.
+    #[must_use]
+    pub fn new(direction: Direction, packet: Packet) -> Self {
+        Self { packet, direction, places: BTreeSet::new() }
+    }
+
+    /// A packet comes now, and those on their way go on or wait. The verdicts
+    /// that are reached.
+    pub fn go_on(&mut self, model: &Model, all_arrive: bool) -> BTreeSet<bool> {
+        let mut verdicts = BTreeSet::new();
+        let Some(begin) = model.begin(self.direction) else { return BTreeSet::from([true]) };
+        let mut open: Vec<Place> = std::mem::take(&mut self.places).into_iter().chain([begin]).collect();
+        while let Some(place) = open.pop() {
+            if !self.places.insert(place.clone()) {
+                continue;
+            }
+            match model.ask(&place, &self.packet) {
+                Ok(next) => open.push(next),
+                Err(verdict) => {
+                    verdicts.insert(verdict);
+                }
+            }
+        }
+        if all_arrive {
+            self.places.clear();
+        }
+        verdicts
+    }
+}

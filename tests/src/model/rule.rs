@@ -1,0 +1,121 @@
+//! A line of `iptables-restore`, as far as our rules go.
+
+use std::net::IpAddr;
+
+use npc_compiler::object::Protocol;
+use npc_compiler::program::SetName;
+
+use super::Packet;
+
+/// A rule.
+#[derive(Debug)]
+pub(super) struct Rule {
+    never: bool,
+    itself: bool,
+    protocol: Option<Protocol>,
+    ports: Option<Vec<(u16, u16)>>,
+    ends: Vec<(bool, String)>,
+    /// The set that is asked, and about which fields.
+    pub(super) set: Option<(SetName, String)>,
+    pub(super) action: Action,
+}
+
+/// What it does.
+#[derive(Debug)]
+pub(super) enum Action {
+    Return,
+    Drop,
+    Jump(String),
+    Goto(String),
+}
+
+impl Rule {
+    /// # Panics
+    /// If the line is not one of ours.
+    pub(super) fn parse(line: &str) -> Self {
+        let mut rule = Self {
+            never: false,
+            itself: false,
+            protocol: None,
+            ports: None,
+            ends: Vec::new(),
+            set: None,
+            action: Action::Return,
+        };
+        let mut words = line.split(' ').skip(2);
+        while let Some(word) = words.next() {
+            let mut value = || words.next().unwrap_or_else(|| panic!("{line}: {word} needs a value"));
+            match word {
+                "-m" => {
+                    value();
+                }
+                // New connections only; neighbour discovery is not asked about.
+                "--ctstate" | "--icmpv6-type" => {
+                    value();
+                    rule.never = true;
+                }
+                "--bytecode" => {
+                    rule.itself = true;
+                    while !value().ends_with('"') {}
+                }
+                "--comment" => {
+                    let first = value();
+                    let mut last = first;
+                    while first.starts_with('"') && !last.ends_with('"') {
+                        last = value();
+                    }
+                }
+                "-s" => rule.ends.push((true, value().to_owned())),
+                "-d" => rule.ends.push((false, value().to_owned())),
+                "-p" => {
+                    let name = value();
+                    rule.protocol = Protocol::ALL.into_iter().find(|protocol| protocol.lower() == name);
+                    rule.never |= rule.protocol.is_none();
+                }
+                "--dport" | "--dports" => {
+                    let port = |text: &str| text.parse().unwrap_or_else(|_| panic!("{line}: port {text}"));
+                    let range = |text: &str| match text.split_once(':') {
+                        Some((first, last)) => (port(first), port(last)),
+                        None => (port(text), port(text)),
+                    };
+                    rule.ports = Some(value().split(',').map(range).collect());
+                }
+                "--match-set" => {
+                    let name = value();
+                    let (name, _) = SetName::ours(name).unwrap_or_else(|| panic!("{line}: set {name} is not ours"));
+                    rule.set = Some((name, value().to_owned()));
+                }
+                "-j" | "-g" => {
+                    let target = value();
+                    rule.action = match (word, target) {
+                        ("-j", "RETURN") => Action::Return,
+                        ("-j", "DROP") => Action::Drop,
+                        ("-j", chain) => Action::Jump(chain.to_owned()),
+                        (_, chain) => Action::Goto(chain.to_owned()),
+                    };
+                }
+                _ => panic!("{line}: {word}"),
+            }
+        }
+        rule
+    }
+
+    /// Whether a packet matches all but the set.
+    pub(super) fn matches(&self, packet: &Packet) -> bool {
+        let port = packet.port;
+        !self.never
+            && (!self.itself || packet.source == packet.destination)
+            && self.protocol.is_none_or(|protocol| port.is_some_and(|(of, _)| of == protocol))
+            && self.ports.as_ref().is_none_or(|ports| {
+                port.is_some_and(|(_, port)| ports.iter().any(|(first, last)| (*first..=*last).contains(&port)))
+            })
+            && self.ends.iter().all(|(source, prefix)| {
+                let address = if *source { packet.source } else { packet.destination };
+                contains(prefix, address)
+            })
+    }
+}
+
+fn contains(prefix: &str, address: IpAddr) -> bool {
+    prefix.parse::<ipnetwork::IpNetwork>().is_ok_and(|prefix| prefix.contains(address))
+}

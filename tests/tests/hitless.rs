@@ -1,0 +1,243 @@
+//! Plans are carried out write by write on a model of the kernel, with packets
+//! on their way at every moment: each gets the old verdict or the new one.
+#![allow(clippy::unwrap_used, reason = "a test that finds nothing has failed")]
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use k8s_openapi::api::core::v1::PodSpec;
+use k8s_openapi::api::networking::v1 as networking;
+use npc_compiler::cluster::Cluster;
+use npc_compiler::layout::{self, Options, SelfMatch};
+use npc_compiler::object::{Family, Labels, Namespace, Objects, Pod, Protocol};
+use npc_compiler::plan::{KernelState, Plan, Step};
+use npc_compiler::policy::Direction;
+use npc_lab::model::{Flight, Model, Packet};
+use npc_lab::random;
+use proptest::prelude::*;
+use proptest::test_runner::TestCaseError;
+
+const NODE: &str = "n1";
+
+fn program(objects: &Objects) -> KernelState {
+    let options = Options { self_match: SelfMatch::Bpf };
+    KernelState::from(&layout::program(&Cluster::new(objects), NODE, &options))
+}
+
+/// All pods run on one node, so that there are groups to move between.
+fn gathered(mut objects: Objects) -> Objects {
+    for pod in &mut objects.pods {
+        pod.node = Some(NODE.to_owned());
+        pod.host_network = false;
+    }
+    objects
+}
+
+/// A cluster, and another in which some of the objects are those of a third.
+fn transition() -> impl Strategy<Value = (Objects, Objects)> {
+    let changes = proptest::collection::vec(any::<bool>(), 24);
+    (random::objects(), random::objects(), changes).prop_map(|(old, other, changes)| {
+        let mut changes = changes.into_iter();
+        let mut new = old.clone();
+        let mut take = |place: usize, len: usize| place < len && changes.next().unwrap_or_default();
+        for (i, pod) in other.pods.into_iter().enumerate() {
+            if take(i, new.pods.len()) {
+                new.pods[i] = pod;
+            }
+        }
+        for (i, policy) in other.policies.into_iter().enumerate() {
+            if i >= new.policies.len() {
+                new.policies.push(policy);
+            } else if take(i, new.policies.len()) {
+                new.policies[i] = policy;
+            }
+        }
+        if take(0, 1) {
+            new.namespaces = other.namespaces;
+        }
+        (gathered(old), gathered(new))
+    })
+}
+
+fn packets(old: &Objects, new: &Objects, family: Family) -> Vec<Packet> {
+    let pods = old.pods.iter().chain(&new.pods);
+    let mut addresses: BTreeSet<IpAddr> = pods.filter_map(|pod| pod.address(family)).collect();
+    let outside = random::addresses(new).into_iter().filter(|address| Family::of(address) == family);
+    addresses.extend(outside.step_by(7).take(2));
+    let ports = [Some((Protocol::Tcp, 80)), Some((Protocol::Udp, 53)), None];
+    let pairs = addresses.iter().flat_map(|a| addresses.iter().map(|b| (*a, *b)));
+    pairs
+        .flat_map(|(source, destination)| ports.map(|port| Packet { source, destination, port }))
+        .filter(|packet| packet.source != packet.destination)
+        .collect()
+}
+
+/// Packets to and from the pods that move; the others are asked about by few.
+fn packets_of_movers(objects: &Objects, family: Family) -> Vec<Packet> {
+    let movers: Vec<IpAddr> = objects.pods[GROUPS..].iter().filter_map(|pod| pod.address(family)).collect();
+    let all = packets(objects, objects, family).into_iter();
+    all.filter(|packet| movers.contains(&packet.source) || movers.contains(&packet.destination))
+        .filter(|packet| packet.port != Some((Protocol::Udp, 53)))
+        .collect()
+}
+
+/// Carries the plan between two states out and watches every packet.
+fn watch(old: &KernelState, new: &KernelState, packets: impl Fn(Family) -> Vec<Packet>) -> Result<(), TestCaseError> {
+    let plan = Plan::between(old, new);
+    for family in Family::ALL {
+        let before = Model::new(family, old.family(family));
+        let after = Model::new(family, new.family(family));
+        let mut model = Model::new(family, old.family(family));
+        let mut flights: Vec<(Flight, Packet, Direction, BTreeSet<bool>)> = Vec::new();
+        for packet in packets(family) {
+            for direction in Direction::ALL {
+                let verdicts = [before.verdict(direction, &packet), after.verdict(direction, &packet)].into();
+                let mut flight = Flight::new(direction, packet);
+                flight.go_on(&model, false);
+                flights.push((flight, packet, direction, verdicts));
+            }
+        }
+        let mut wrong = None;
+        let mut history = Vec::new();
+        model.apply(&plan, |model, what, all_arrive| {
+            history.push(what.to_owned());
+            for (flight, packet, direction, verdicts) in &mut flights {
+                let seen = flight.go_on(model, all_arrive);
+                if wrong.is_none() && !seen.is_subset(verdicts) {
+                    wrong =
+                        Some(format!("{direction:?} of {packet:?}: {seen:?}, not {verdicts:?}, after {history:#?}"));
+                }
+            }
+        });
+        prop_assert!(wrong.is_none(), "{}", wrong.unwrap_or_default());
+        prop_assert_eq!(&model.held(), new.family(family));
+    }
+    Ok(())
+}
+
+const GROUPS: usize = 12;
+
+/// Groups that stay, because each has a pod that stays, and pods that move
+/// between them: which group each is in before and after.
+fn relabelling(movers: usize) -> impl Strategy<Value = (Objects, Objects)> {
+    let cluster = |of: &[usize]| {
+        let mut objects = Objects::default();
+        objects.namespaces.push(Namespace::new("a", Labels::new()));
+        for (i, group) in (0..GROUPS).chain(of.iter().copied()).enumerate() {
+            let labels = Labels::from([("group".to_owned(), group.to_string())]);
+            let mut pod = Pod::from_template("a".to_owned(), format!("p{i}"), labels, PodSpec::default());
+            pod.node = Some(NODE.to_owned());
+            pod.ipv4 = Some([10, 0, 0, u8::try_from(i).unwrap()].into());
+            objects.pods.push(pod);
+        }
+        for group in 0..GROUPS {
+            let policy = serde_json::json!({
+                "metadata": {"namespace": "a", "name": format!("np{group}")},
+                "spec": {
+                    "podSelector": {"matchLabels": {"group": group.to_string()}},
+                    "policyTypes": ["Ingress", "Egress"],
+                    "ingress": [{"from": [{"podSelector": {"matchLabels": {"group": (group / 2).to_string()}}}]}],
+                    "egress": [{"to": [{"podSelector": {"matchLabels": {"group": (group / 3).to_string()}}}],
+                                "ports": [{"port": 80}]}],
+                },
+            });
+            let policy: networking::NetworkPolicy = serde_json::from_value(policy).unwrap();
+            objects.policies.push(policy.into());
+        }
+        objects
+    };
+    // The group after the last is that of pods that nothing isolates.
+    let places = || proptest::collection::vec(0..=GROUPS, movers);
+    (places(), places()).prop_map(move |(old, new)| (cluster(&old), cluster(&new)))
+}
+
+fn cases(default: u32) -> u32 {
+    std::env::var("NPC_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(default)
+}
+
+#[test]
+fn every_packet_gets_the_old_verdict_or_the_new_one() {
+    let mut runner = random::runner(1, cases(200));
+    runner
+        .run(&transition(), |(old, new)| watch(&program(&old), &program(&new), |family| packets(&old, &new, family)))
+        .unwrap();
+}
+
+#[test]
+fn one_relabelled_pod_moves_by_sets_alone() {
+    let mut runner = random::runner(5, cases(30));
+    runner
+        .run(&relabelling(1), |(old, new)| {
+            let (held, wanted) = (program(&old), program(&new));
+            let steps = Plan::between(&held, &wanted).steps;
+            prop_assert!(!steps.iter().any(|step| matches!(step, Step::Chains(..))), "{:#?}", steps);
+            watch(&held, &wanted, |family| packets_of_movers(&new, family))
+        })
+        .unwrap();
+}
+
+#[test]
+fn pods_that_move_at_once_never_meet_a_mixture() {
+    let mut runner = random::runner(6, cases(20));
+    runner
+        .run(&relabelling(3), |(old, new)| watch(&program(&old), &program(&new), |family| packets(&old, &new, family)))
+        .unwrap();
+}
+
+#[test]
+fn setting_up_and_tearing_down_are_transitions_too() {
+    let mut runner = random::runner(2, cases(50));
+    runner
+        .run(&random::objects().prop_map(gathered), |objects| {
+            let (empty, full) = (KernelState::default(), program(&objects));
+            watch(&empty, &full, |family| packets(&objects, &objects, family))?;
+            watch(&full, &empty, |family| packets(&objects, &objects, family))
+        })
+        .unwrap();
+}
+
+#[test]
+fn from_a_kernel_that_somebody_changed() {
+    let mut runner = random::runner(3, cases(100));
+    let damage = proptest::collection::vec(any::<prop::sample::Index>(), 0..6);
+    runner
+        .run(&(transition(), damage), |((old, new), damage)| {
+            let mut held = program(&old);
+            for (i, index) in damage.into_iter().enumerate() {
+                let held = if i % 2 == 0 { &mut held.v4 } else { &mut held.v6 };
+                // Members lost, rules lost; a set or chain that a rule names
+                // cannot be lost.
+                if i % 3 == 0 {
+                    let chain = index.index(held.chains.len());
+                    held.chains.values_mut().nth(chain).unwrap().pop();
+                } else {
+                    let set = index.index(held.sets.len());
+                    held.sets.values_mut().nth(set).unwrap().1.pop_first();
+                }
+            }
+            watch(&held, &program(&new), |family| packets(&old, &new, family))
+        })
+        .unwrap();
+}
+
+#[test]
+fn a_plan_that_was_cut_short_is_taken_up_from_where_it_stopped() {
+    let mut runner = random::runner(4, cases(100));
+    runner
+        .run(&(transition(), any::<prop::sample::Index>()), |((old, new), cut)| {
+            let (held, wanted) = (program(&old), program(&new));
+            let plan = Plan::between(&held, &wanted);
+            if plan.steps.is_empty() {
+                return Ok(());
+            }
+            let cut = Plan { steps: plan.steps[..cut.index(plan.steps.len())].to_vec() };
+            let reached = Family::ALL.map(|family| {
+                let mut model = Model::new(family, held.family(family));
+                model.apply(&cut, |_, _, _| {});
+                model.held()
+            });
+            let [v4, v6] = reached;
+            watch(&KernelState { v4, v6 }, &wanted, |family| packets(&old, &new, family))
+        })
+        .unwrap();
+}
