@@ -213,17 +213,18 @@ impl Reader<'_> {
         self.unknown_fields(|field| is_below(field, path), effect)
     }
 
-    /// Reports the unknown fields below a path that are in none of its parts,
-    /// which are read for themselves. (A name may hold dots and brackets of
-    /// its own, so what is left over is what belongs here.)
-    fn unknown_outside(&mut self, path: &str, parts: &[&str], effect: Effect) -> bool {
-        let in_part = |field: &str| {
-            parts.iter().any(|part| {
-                let rest = field.strip_prefix(path).and_then(|rest| rest.strip_prefix('.')).unwrap_or_default();
-                rest.strip_prefix(part).is_some_and(|rest| rest.starts_with('['))
+    /// Reports the unknown fields below a rule's path that are in none of its
+    /// items, which are read for themselves. (A misspelt name may look like an
+    /// item, so only items that are there count.)
+    fn unknown_in_rule(&mut self, path: &str, lists: [(&str, usize); 2]) -> bool {
+        let in_item = |field: &str| {
+            let rest = field.strip_prefix(path).and_then(|rest| rest.strip_prefix('.')).unwrap_or_default();
+            lists.iter().any(|(list, items)| {
+                let index = rest.strip_prefix(list).and_then(|rest| rest.strip_prefix('[')?.split_once(']'));
+                index.is_some_and(|(index, _)| index.parse::<usize>().is_ok_and(|index| index < *items))
             })
         };
-        self.unknown_fields(|field| is_below(field, path) && !in_part(field), effect)
+        self.unknown_fields(|field| is_below(field, path) && !in_item(field), Effect::MatchesNothing)
     }
 
     fn unknown_fields(&mut self, which: impl Fn(&str) -> bool, effect: Effect) -> bool {
@@ -303,8 +304,9 @@ impl Reader<'_> {
     ) -> PolicyRule {
         let (section, field) = direction.fields();
         let path = format!("spec.{section}[{index}]");
-        let unknown = self.unknown_outside(&path, &[field, "ports"], Effect::MatchesNothing);
-        let peers = match peers.unwrap_or_default() {
+        let (peers, ports) = (peers.unwrap_or_default(), ports.unwrap_or_default());
+        let unknown = self.unknown_in_rule(&path, [(field, peers.len()), ("ports", ports.len())]);
+        let peers = match peers {
             _ if unknown => Peers::AnyOf(Vec::new()),
             [] => Peers::Everyone,
             peers => {
@@ -312,7 +314,7 @@ impl Reader<'_> {
                 Peers::AnyOf(peers.iter().enumerate().map(read).collect())
             }
         };
-        let ports = match ports.unwrap_or_default() {
+        let ports = match ports {
             [] => Ports::Everything,
             ports => {
                 let read = |(i, port)| self.port(&format!("{path}.ports[{i}]"), port);
