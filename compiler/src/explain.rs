@@ -41,6 +41,8 @@ pub struct Question {
     /// The port of the Service that the client asks for, in place of the
     /// backend's that policies see.
     pub service_port: Option<(Protocol, u16)>,
+    /// The ends are two replicas of one pod template, which stands for both.
+    pub replicas: bool,
 }
 
 /// What is said of some traffic.
@@ -94,7 +96,7 @@ pub enum Lack {
 }
 
 /// What one direction says of the traffic that was asked about.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Decision {
     /// The direction.
     pub direction: Direction,
@@ -166,6 +168,7 @@ impl Question {
     #[must_use]
     pub fn exemption(&self, cluster: &Cluster) -> Option<Exemption> {
         match (self.from, self.to) {
+            (from, to) if self.replicas && from == to => None,
             (Party::End(from), Party::End(to)) => exemption(cluster, from, to),
             (from, to) if from == to => Some(Exemption::Itself),
             (Party::Host(host), Party::End(End::Pod(pod))) | (Party::End(End::Pod(pod)), Party::Host(host)) => {

@@ -75,8 +75,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
         Format::Csv => csv(&matrix, &mut output::raw())?,
         Format::Dot => view.dot(&mut output::raw())?,
         Format::Md => view.markdown(&mut output::raw())?,
-        Format::Wide => view.table(&mut output::stdout(), None)?,
-        Format::Table => view.table(&mut output::stdout(), Some(output::width()))?,
+        Format::Wide => view.wide(&mut output::stdout())?,
+        Format::Table => view.fitting(&mut output::stdout(), output::width())?,
     }
     Ok(Exit::Fine)
 }
@@ -88,9 +88,9 @@ fn csv(matrix: &Matrix<'_>, out: &mut impl Write) -> io::Result<()> {
         write!(out, "{},{},{family},{},", row.from, row.to, row.protocol)?;
         for (i, [first, last]) in row.ports.iter().flatten().enumerate() {
             let space = if i == 0 { "" } else { " " };
-            match first == last {
-                true => write!(out, "{space}{first}")?,
-                false => write!(out, "{space}{first}-{last}")?,
+            write!(out, "{space}{first}")?;
+            if first != last {
+                write!(out, "-{last}")?;
             }
         }
         writeln!(out)?;

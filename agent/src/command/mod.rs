@@ -3,6 +3,8 @@
 mod agent;
 mod cleanup;
 mod compile;
+mod endpoint;
+mod explain;
 mod input;
 mod matrix;
 mod output;
@@ -29,6 +31,7 @@ enum Command {
     Agent(agent::Args),
     Cleanup(cleanup::Args),
     Compile(compile::Args),
+    Explain(explain::Args),
     Matrix(matrix::Args),
 }
 
@@ -44,6 +47,8 @@ enum Exit {
     Input = 2,
     /// An endpoint was not found, or is ambiguous.
     NotFound = 3,
+    /// The input lacks a fact.
+    Unknown = 4,
     /// The API server could not be asked.
     Cluster = 5,
 }
@@ -69,6 +74,7 @@ impl Cli {
             Command::Agent(args) => agent::run(args),
             Command::Cleanup(args) => cleanup::run(&args),
             Command::Compile(args) => compile::run(&args),
+            Command::Explain(args) => explain::run(&args),
             Command::Matrix(args) => matrix::run(&args),
         };
         let exit = done.unwrap_or_else(|error| {

@@ -17,7 +17,7 @@ pub(super) struct Outside<'a> {
 impl Outside<'_> {
     /// What some of these ends exchange with the outside, one entry for each
     /// prefix: `*`, `443` with all addresses, `203.0.113.0/25:443`.
-    pub(super) fn entries(&self, ends: impl IntoIterator<Item = End>, direction: Direction) -> Vec<String> {
+    pub(super) fn entries(self, ends: impl IntoIterator<Item = End>, direction: Direction) -> Vec<String> {
         let mut groups = Vec::new();
         for end in ends {
             match end.group(self.groups, direction) {

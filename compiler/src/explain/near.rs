@@ -247,7 +247,7 @@ impl Judge<'_> {
             let missing = |r: &&Requirement| {
                 matches!(r.operator, Operator::In(_) | Operator::Exists) && !class.labels.contains_key(&r.key)
             };
-            let code = if missing(first) || failing.iter().all(|r| missing(r)) {
+            let code = if missing(first) || failing.iter().all(missing) {
                 Code::PeerLabelMissing
             } else {
                 Code::PeerLabelValue
@@ -286,11 +286,12 @@ impl Judge<'_> {
             Some(Conjunct { of: Of::Peer, path: format!("{path}.ipBlock{field}"), part, want, got, code })
         };
         let cidr = written.cidr.network().to_string();
-        let Some(address) = address else { return conjunct("", Part::Block, cidr, Code::IpBlockOutside) };
-        let number = cidr::number(address);
-        if Family::of(&address) != written.cidr.family {
+        let family = address.as_ref().map(Family::of).or(self.question.family);
+        if family.is_some_and(|family| family != written.cidr.family) {
             return conjunct(".cidr", Part::Family, cidr, Code::IpBlockFamily);
         }
+        let Some(address) = address else { return conjunct("", Part::Block, cidr, Code::IpBlockOutside) };
+        let number = cidr::number(address);
         if !written.cidr.addresses().contains(number) {
             return conjunct(".cidr", Part::Block, cidr, Code::IpBlockOutside);
         }
@@ -351,7 +352,7 @@ impl Judge<'_> {
                 }
             }
             None if !self.denied.difference(&Traffic::ports(protocol, first, last)).is_none() => {
-                add(Part::Number, format!("{protocol} {want}"), self.denied.to_string(), Code::PortNumber);
+                add(Part::Number, format!("{protocol} {want}"), "other traffic too".to_owned(), Code::PortNumber);
             }
             None => {}
         }

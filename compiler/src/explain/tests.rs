@@ -45,7 +45,7 @@ proptest! {
                     continue;
                 }
                 let question =
-                    Question { from: source, to: destination, family, traffic: traffic.clone(), service_port: None };
+                    Question { from: source, to: destination, family, traffic: traffic.clone(), service_port: None, replicas: false };
                 for direction in Direction::ALL {
                     let decision = question.decide(&cluster, &groups, direction);
                     let bounds = question.bounds(&cluster, &groups, direction);
@@ -126,6 +126,7 @@ fn code(rules: &str, source: &str, port: (Protocol, u16)) -> &'static str {
         family: Some(Family::V4),
         traffic: Traffic::ports(port.0, port.1, port.1),
         service_port: Some((Protocol::Tcp, 8000)),
+        replicas: false,
     };
     let decision = question.decide(&cluster, &groups, Direction::Ingress);
     decision.reason.as_str().unwrap_or("unknown")

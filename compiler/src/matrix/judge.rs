@@ -43,7 +43,7 @@ pub(super) struct Kinds<'a> {
     /// Where the zones begin, by family; 0 is the first.
     zones: [Vec<u128>; 2],
     ports_matter: bool,
-    kinds: IndexSet<Kind, FxBuildHasher>,
+    seen: IndexSet<Kind, FxBuildHasher>,
 }
 
 impl<'a> Kinds<'a> {
@@ -63,7 +63,7 @@ impl<'a> Kinds<'a> {
             starts.dedup();
         }
         let ports_matter = groups.iter().any(|(_, group)| group.has_named());
-        Self { cluster, groups, zones, ports_matter, kinds: IndexSet::default() }
+        Self { cluster, groups, zones, ports_matter, seen: IndexSet::default() }
     }
 
     /// The kind of an end with its address of a family, or without one.
@@ -80,19 +80,19 @@ impl<'a> Kinds<'a> {
             zone,
             ports: if self.ports_matter { seen.ports.to_vec() } else { Vec::new() },
         };
-        KindId(place(self.kinds.insert_full(kind).0))
+        KindId(place(self.seen.insert_full(kind).0))
     }
 
     /// What every group makes of every kind.
     pub(super) fn judge(&self, known: &mut Known) -> Judge {
         let mut by_class = FxHashMap::<ClassId, Vec<usize>>::default();
-        for (i, kind) in self.kinds.iter().enumerate() {
+        for (i, kind) in self.seen.iter().enumerate() {
             kind.class.into_iter().for_each(|class| by_class.entry(class).or_default().push(i));
         }
         let mut held_by = FxHashMap::<&Atom, Vec<usize>>::default();
         let mut admits = Vec::new();
         for (_, group) in self.groups.iter() {
-            let mut row = vec![TrafficId::NONE; self.kinds.len()];
+            let mut row = vec![TrafficId::NONE; self.seen.len()];
             for (atom, admitted) in &group.admitted {
                 let held = held_by.entry(atom).or_insert_with(|| self.held(atom, &by_class));
                 let plain = known.id(&admitted.traffic);
@@ -106,13 +106,13 @@ impl<'a> Kinds<'a> {
             }
             admits.push(row);
         }
-        Judge { groups: self.kinds.iter().map(|kind| kind.groups).collect(), admits }
+        Judge { groups: self.seen.iter().map(|kind| kind.groups).collect(), admits }
     }
 
     /// The kinds whose ends an atom means.
     fn held(&self, atom: &Atom, by_class: &FxHashMap<ClassId, Vec<usize>>) -> Vec<usize> {
         match atom {
-            Atom::Everyone => (0..self.kinds.len()).collect(),
+            Atom::Everyone => (0..self.seen.len()).collect(),
             Atom::Pods(peer) => {
                 let classes = self.cluster.selected(peer);
                 classes.iter().filter_map(|class| by_class.get(class)).flatten().copied().collect()
@@ -121,7 +121,7 @@ impl<'a> Kinds<'a> {
                 let inside: Vec<bool> =
                     self.zones[block.family as usize].iter().map(|start| block.addresses.contains(*start)).collect();
                 let holds = |zone: Zone| zone.family == block.family && inside[zone.place];
-                let kinds = self.kinds.iter().enumerate();
+                let kinds = self.seen.iter().enumerate();
                 kinds.filter(|(_, kind)| kind.zone.is_some_and(holds)).map(|(i, _)| i).collect()
             }
         }
@@ -129,7 +129,7 @@ impl<'a> Kinds<'a> {
 
     /// What is admitted to a kind whose ends resolve a name of a port.
     fn named(&self, kind: usize, admitted: &Admitted) -> Option<Traffic> {
-        let ports = &self.kinds[kind].ports;
+        let ports = &self.seen[kind].ports;
         (!admitted.named.is_empty() && !ports.is_empty()).then(|| admitted.traffic_to(ports))
     }
 }

@@ -55,9 +55,13 @@ impl Row {
         let mut bare = Census::new();
         for view in &views {
             for (census, kind) in census.iter_mut().zip(view.kinds) {
-                kind.into_iter().for_each(|kind| *census.entry(kind).or_default() += copies);
+                if let Some(kind) = kind {
+                    *census.entry(kind).or_default() += copies;
+                }
             }
-            view.bare.into_iter().for_each(|kind| *bare.entry(kind).or_default() += copies);
+            if let Some(kind) = view.bare {
+                *bare.entry(kind).or_default() += copies;
+            }
         }
         Self {
             views,

@@ -36,9 +36,10 @@ fn slowly(cluster: &Cluster, groups: &Groups, matrix: &Matrix<'_>, by: By) -> BT
                     let bare = |place, end| !Family::ALL.into_iter().any(|family| has(place, end, family));
                     let mut add = |label: Option<Family>, judged: Option<Family>| {
                         let one = |direction| directed(cluster, groups, direction, *x, *y, judged);
-                        let traffic = match exempt {
-                            true => Traffic::all(),
-                            false => one(Direction::Egress).intersection(&one(Direction::Ingress)),
+                        let traffic = if exempt {
+                            Traffic::all()
+                        } else {
+                            one(Direction::Egress).intersection(&one(Direction::Ingress))
                         };
                         let entry = all.entry((from, to, label)).or_default();
                         *entry = entry.union(&traffic);

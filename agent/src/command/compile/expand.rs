@@ -55,9 +55,10 @@ fn pairs(cluster: &Cluster, set: &PairSet, out: &mut impl Write) -> io::Result<(
     let traffic = set.traffic.to_string();
     for subject in &set.subjects {
         let Some(address) = cluster.address(*subject, set.family) else { continue };
-        let judged = match set.because.is_empty() {
-            true => peers.clone(),
-            false => peers.difference(&exempt(cluster, *subject, set.family)),
+        let judged = if set.because.is_empty() {
+            peers.clone()
+        } else {
+            peers.difference(&exempt(cluster, *subject, set.family))
         };
         for peer in cidr::prefixes(set.family, &judged) {
             line(out, set.direction, verdict, address, &peer, &traffic, &because)?;

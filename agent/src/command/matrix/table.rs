@@ -45,28 +45,32 @@ impl<'a> View<'a> {
         Self { matrix, outside, names }
     }
 
-    /// A table, unless a limit is given and it is too wide: more endpoints
-    /// than a person reads, or than the terminal (where there is one) shows.
-    pub(super) fn table(&self, out: &mut impl Write, limit: Option<Option<usize>>) -> io::Result<()> {
-        if self.names.is_empty() {
-            writeln!(out, "there are no endpoints")?;
-        } else if limit.is_some() && self.names.len() > TABLE_ENDPOINTS {
-            self.lines(out)?;
-        } else {
-            let mut columns = Columns::default();
-            let listed = if limit.is_some() { LISTED } else { usize::MAX };
-            columns.push(std::iter::once(String::new()).chain(self.names.iter().cloned()).chain([OUTSIDE.to_owned()]));
-            for line in self.grid(listed) {
-                columns.push(line);
-            }
+    /// A table that says everything, however wide.
+    pub(super) fn wide(&self, out: &mut impl Write) -> io::Result<()> {
+        self.columns(usize::MAX).write(out, "", 1)?;
+        out.flush()
+    }
+
+    /// A table, or lines where that is too wide: for a person, with so many
+    /// endpoints, or for the terminal, where there is one.
+    pub(super) fn fitting(&self, out: &mut impl Write, terminal: Option<usize>) -> io::Result<()> {
+        let table = Some(()).filter(|()| self.names.len() <= TABLE_ENDPOINTS).map(|()| self.columns(LISTED));
+        match table.filter(|table| terminal.is_none_or(|width| table.width(1) <= width)) {
+            _ if self.names.is_empty() => writeln!(out, "there are no endpoints")?,
             // One more space sets the names of the lines apart.
-            if limit.flatten().is_some_and(|width| columns.width(1) > width) {
-                self.lines(out)?;
-            } else {
-                columns.write(out, "", 1)?;
-            }
+            Some(table) => table.write(out, "", 1)?,
+            None => self.lines(out)?,
         }
         out.flush()
+    }
+
+    fn columns(&self, listed: usize) -> Columns {
+        let mut columns = Columns::default();
+        columns.push(std::iter::once(String::new()).chain(self.names.iter().cloned()).chain([OUTSIDE.to_owned()]));
+        for line in self.grid(listed) {
+            columns.push(line);
+        }
+        columns
     }
 
     /// The lines of the table, each with its name.

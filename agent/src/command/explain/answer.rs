@@ -1,0 +1,319 @@
+//! The answer as JSON: `FlowExplanation`.
+
+use std::net::IpAddr;
+
+use npc_compiler::API_VERSION;
+use npc_compiler::cluster::PolicyId;
+use npc_compiler::explain::{Candidate, Conjunct, Decision, Lack, Of, Part, Reason, Verdict};
+use npc_compiler::object::{Family, Protocol, TargetPort};
+use npc_compiler::traffic::Traffic;
+use serde::Serialize;
+
+use super::Context;
+use super::ask::{Asked, Flow, Via};
+use super::ends::Label;
+use crate::command::endpoint::{Port, Resolved, Written};
+
+/// Why flows between two endpoints are or are not allowed.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Answer<'a> {
+    api_version: &'static str,
+    kind: &'static str,
+    query: Query,
+    verdict: Verdict,
+    flows: Vec<FlowJson<'a>>,
+    fixes: [(); 0],
+    warnings: &'a [String],
+    unknowns: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Query {
+    from: String,
+    to: String,
+    source: &'static str,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct FlowJson<'a> {
+    from: EndJson<'a>,
+    to: EndJson<'a>,
+    via: Option<ViaJson<'a>>,
+    family: Option<Family>,
+    protocol: Option<&'static str>,
+    ports: Option<Vec<[u16; 2]>>,
+    port_name: Option<&'a str>,
+    verdict: Verdict,
+    egress: Option<Side>,
+    ingress: Option<Side>,
+}
+
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct EndJson<'a> {
+    kind: &'a str,
+    namespace: Option<&'a str>,
+    name: &'a str,
+    addresses: &'a [IpAddr],
+    host_network: bool,
+}
+
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ViaJson<'a> {
+    kind: &'static str,
+    namespace: &'a str,
+    name: &'a str,
+    port: Option<u16>,
+    target_port: Option<TargetJson<'a>>,
+    backends: usize,
+}
+
+#[derive(Debug, Clone, Serialize)]
+#[serde(untagged)]
+enum TargetJson<'a> {
+    Number(u16),
+    Name(&'a str),
+}
+
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Side {
+    verdict: Verdict,
+    reason: Option<&'static str>,
+    isolated_by: Vec<PolicyJson>,
+    rules: Vec<RuleJson>,
+    candidates: Vec<CandidateJson>,
+}
+
+/// A policy, named.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct PolicyJson {
+    kind: &'static str,
+    namespace: String,
+    name: String,
+}
+
+/// A rule, and where it stands.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct RuleJson {
+    policy: PolicyJson,
+    path: String,
+    location: Option<LocationJson>,
+}
+
+#[derive(Debug, Clone, Serialize)]
+struct LocationJson {
+    file: String,
+    line: u32,
+    column: u32,
+}
+
+#[derive(Debug, Clone, Serialize)]
+struct CandidateJson {
+    policy: PolicyJson,
+    path: String,
+    distance: usize,
+    location: Option<LocationJson>,
+    conjuncts: Vec<ConjunctJson>,
+}
+
+#[derive(Debug, Clone, Serialize)]
+struct ConjunctJson {
+    of: Of,
+    path: String,
+    part: Part,
+    result: &'static str,
+    want: String,
+    got: String,
+}
+
+impl<'a> Answer<'a> {
+    pub(super) fn of(
+        context: &Context<'_>,
+        from: &Resolved,
+        to: &Resolved,
+        written: Option<&Written>,
+        asked: &'a Asked,
+    ) -> Self {
+        let port = written.and_then(|written| written.port.as_ref()).map(port_text);
+        let query = Query {
+            from: from.name.clone(),
+            to: format!("{}{}", bracketed(&to.name, port.is_some()), port.map(|p| format!(":{p}")).unwrap_or_default()),
+            source: "files",
+        };
+        Self {
+            api_version: API_VERSION,
+            kind: "FlowExplanation",
+            query,
+            verdict: asked.verdict(),
+            flows: asked.flows.iter().flat_map(|flow| flows(context, flow)).collect(),
+            fixes: [],
+            warnings: &asked.warnings,
+            unknowns: unknowns(asked),
+        }
+    }
+}
+
+/// An IPv6 address or prefix before a port stands in brackets.
+pub(super) fn bracketed(name: &str, has_port: bool) -> String {
+    if has_port && name.matches(':').count() > 1 { format!("[{name}]") } else { name.to_owned() }
+}
+
+/// A port as it is written.
+pub(super) fn port_text(port: &Port) -> String {
+    match port {
+        Port::Name(name) => name.clone(),
+        Port::Numbers(protocol, first, last) => {
+            let range = if first == last { first.to_string() } else { format!("{first}-{last}") };
+            protocol.map_or(range.clone(), |protocol| format!("{range}/{}", protocol.lower()))
+        }
+    }
+}
+
+/// One entry for each protocol, or one for everything.
+fn flows<'a>(context: &Context<'_>, flow: &'a Flow) -> Vec<FlowJson<'a>> {
+    let sides: Vec<Option<Side>> = match (&flow.decisions, flow.broken) {
+        (Some([egress, ingress]), _) => vec![Some(side(context, egress)), Some(side(context, ingress))],
+        // There is no backend that could receive anything.
+        (None, code) => {
+            let (verdict, reason) = (Verdict::Denied, code.map(npc_compiler::explain::Code::as_str));
+            let (isolated_by, rules, candidates) = (Vec::new(), Vec::new(), Vec::new());
+            vec![None, Some(Side { verdict, reason, isolated_by, rules, candidates })]
+        }
+    };
+    let one = |protocol, ports| FlowJson {
+        from: end(&flow.from),
+        to: end(&flow.to),
+        via: flow.via.as_ref().map(via),
+        family: flow.family,
+        protocol,
+        ports,
+        port_name: flow.port_name.as_deref(),
+        verdict: flow.verdict,
+        egress: sides[0].clone(),
+        ingress: sides[1].clone(),
+    };
+    by_protocol(&flow.traffic).into_iter().map(|(protocol, ports)| one(protocol, ports)).collect()
+}
+
+/// A protocol and its ports; ICMP has none.
+type ByProtocol = (Option<&'static str>, Option<Vec<[u16; 2]>>);
+
+/// Protocols with their ports; nothing where all or none are meant.
+pub(super) fn by_protocol(traffic: &Traffic) -> Vec<ByProtocol> {
+    if traffic.is_all() || traffic.is_none() {
+        return vec![(None, None)];
+    }
+    let mut all = Vec::new();
+    for protocol in Protocol::ALL {
+        let ranges = traffic.of(protocol).ranges().iter().map(|(first, last)| [(*first).max(1), *last]);
+        let ranges: Vec<[u16; 2]> = ranges.filter(|[first, last]| first <= last).collect();
+        if !ranges.is_empty() {
+            all.push((Some(protocol.as_str()), Some(ranges)));
+        }
+    }
+    if traffic.other {
+        all.push((Some("ICMP"), None));
+    }
+    all
+}
+
+fn end(label: &Label) -> EndJson<'_> {
+    EndJson {
+        kind: &label.kind,
+        namespace: label.namespace.as_deref(),
+        name: &label.name,
+        addresses: &label.addresses,
+        host_network: label.host_network,
+    }
+}
+
+fn via(via: &Via) -> ViaJson<'_> {
+    ViaJson {
+        kind: "Service",
+        namespace: &via.namespace,
+        name: &via.name,
+        port: via.port,
+        target_port: via.target.as_ref().map(|target| match target {
+            TargetPort::Number(number) => TargetJson::Number(*number),
+            TargetPort::Name(name) => TargetJson::Name(name),
+        }),
+        backends: via.backends,
+    }
+}
+
+fn side(context: &Context<'_>, decision: &Decision) -> Side {
+    Side {
+        verdict: decision.verdict,
+        reason: decision.reason.as_str(),
+        isolated_by: decision.isolated_by.iter().map(|id| policy(context, *id)).collect(),
+        rules: decision.rules.iter().map(|(id, path)| rule(context, *id, path)).collect(),
+        candidates: decision.candidates.iter().map(|of| candidate(context, of)).collect(),
+    }
+}
+
+pub(super) fn policy(context: &Context<'_>, id: PolicyId) -> PolicyJson {
+    let policy = context.input.cluster.policy(id);
+    PolicyJson { kind: "NetworkPolicy", namespace: policy.namespace.clone(), name: policy.name.clone() }
+}
+
+pub(super) fn rule(context: &Context<'_>, id: PolicyId, path: &str) -> RuleJson {
+    RuleJson { policy: policy(context, id), path: path.to_owned(), location: location(context, id, path) }
+}
+
+fn location(context: &Context<'_>, id: PolicyId, path: &str) -> Option<LocationJson> {
+    let policy = context.input.cluster.policy(id);
+    let place = context.input.loaded.positions.locate("NetworkPolicy", &policy.namespace, &policy.name, path)?;
+    Some(LocationJson { file: place.file.to_string(), line: place.line(), column: place.column() })
+}
+
+fn candidate(context: &Context<'_>, of: &Candidate) -> CandidateJson {
+    let conjunct = |of: &Conjunct| ConjunctJson {
+        of: of.of,
+        path: of.path.clone(),
+        part: of.part,
+        result: "no",
+        want: of.want.clone(),
+        got: of.got.clone(),
+    };
+    // Where its first part that fails stands.
+    let path = of.conjuncts.first().map_or(of.path.clone(), |first| format!("{}.{}", of.path, first.path));
+    CandidateJson {
+        policy: policy(context, of.policy),
+        path: of.path.clone(),
+        distance: of.conjuncts.len(),
+        location: location(context, of.policy, &path),
+        conjuncts: of.conjuncts.iter().map(conjunct).collect(),
+    }
+}
+
+/// The facts that the input lacks, in words.
+pub(super) fn unknowns(asked: &Asked) -> Vec<String> {
+    let mut words = Vec::new();
+    for flow in asked.flows.iter().filter(|flow| flow.verdict == Verdict::Unknown) {
+        for (decision, (subject, other)) in
+            flow.decisions.iter().flatten().zip([(&flow.from, &flow.to), (&flow.to, &flow.from)])
+        {
+            let word = match decision.reason {
+                Reason::Unknown(Lack::Address) => {
+                    format!(
+                        "the address of {}: an ipBlock that applies to {} may hold it",
+                        other.shown(),
+                        subject.shown()
+                    )
+                }
+                Reason::Unknown(Lack::Node) => {
+                    format!("the node that {} runs on: traffic with its own node is always allowed", subject.shown())
+                }
+                _ => continue,
+            };
+            if !words.contains(&word) {
+                words.push(word);
+            }
+        }
+    }
+    words
+}

@@ -1,0 +1,334 @@
+//! The answer for people: the verdict alone on the first line, both
+//! directions, and for each that denies why and where.
+
+use std::io::{self, Write};
+
+use npc_compiler::cluster::PolicyId;
+use npc_compiler::explain::{Candidate, Code, Conjunct, Decision, Of, Part, Reason, Verdict};
+use npc_compiler::object::TargetPort;
+use npc_compiler::policy::Direction;
+use npc_compiler::traffic::Traffic;
+
+use super::Context;
+use super::answer::{bracketed, port_text, unknowns};
+use super::ask::{Asked, Flow, Via};
+use super::excerpt::{Mark, draw};
+use crate::command::endpoint::Resolved;
+use crate::command::output::{BAD, Columns, DOUBT, GOOD};
+
+/// So many flows are shown one by one.
+const SHOWN: usize = 24;
+
+/// Writes the whole answer.
+pub(super) fn write(
+    context: &Context<'_>,
+    from: &Resolved,
+    to: &Resolved,
+    asked: &Asked,
+    out: &mut impl Write,
+) -> io::Result<()> {
+    let shown = merged(asked);
+    if let [(flow, families)] = shown.as_slice() {
+        heading(out, flow, families)?;
+        writeln!(out)?;
+        body(context, flow, out)?;
+    } else {
+        let port = to.port.as_ref().map(|port| format!(":{}", port_text(port))).unwrap_or_default();
+        let to = format!("{}{port}", bracketed(&to.name, !port.is_empty()));
+        writeln!(out, "{}  {} -> {to}", word(asked.verdict()), from.name)?;
+        for (flow, families) in shown.iter().take(SHOWN) {
+            writeln!(out)?;
+            heading(out, flow, families)?;
+            body(context, flow, out)?;
+        }
+        if shown.len() > SHOWN {
+            writeln!(out, "\nand {} more; -o json has them all", shown.len() - SHOWN)?;
+        }
+    }
+    for text in unknowns(asked) {
+        writeln!(out, "\nunknown: {text}")?;
+    }
+    for text in &asked.warnings {
+        writeln!(out, "\nwarning: {text}")?;
+    }
+    out.flush()
+}
+
+/// The flows, those of both families in one where the same is said of them.
+fn merged(asked: &Asked) -> Vec<(&Flow, String)> {
+    let mut shown: Vec<(&Flow, String)> = Vec::new();
+    for flow in &asked.flows {
+        let family = flow.family.map(|family| family.to_string()).unwrap_or_default();
+        let same = |other: &&mut (&Flow, String)| Flow { family: flow.family, ..other.0.clone() } == *flow;
+        match shown.iter_mut().find(same) {
+            Some((_, families)) => {
+                families.push(' ');
+                families.push_str(&family);
+            }
+            None => shown.push((flow, family)),
+        }
+    }
+    // Where nothing differs by family, families say nothing.
+    let first = shown.first().map(|(_, families)| families.clone());
+    if shown.iter().all(|(_, families)| Some(families) == first.as_ref()) {
+        for (_, families) in &mut shown {
+            families.clear();
+        }
+    }
+    shown
+}
+
+fn word(verdict: Verdict) -> String {
+    let (style, word) = match verdict {
+        Verdict::Allowed => (GOOD, "ALLOWED"),
+        Verdict::Denied => (BAD, "DENIED"),
+        Verdict::Partial => (DOUBT, "PARTIAL"),
+        Verdict::Unknown => (DOUBT, "UNKNOWN"),
+    };
+    format!("{style}{word}{style:#}")
+}
+
+/// The verdict, the ends and the traffic.
+fn heading(out: &mut impl Write, flow: &Flow, families: &str) -> io::Result<()> {
+    write!(out, "{}  {} -> ", word(flow.verdict), flow.from.shown())?;
+    if let Some(via) = &flow.via {
+        write!(out, "{}", service_name(via))?;
+        if let Some(port) = via.port {
+            write!(out, ":{port}")?;
+        }
+        if flow.decisions.is_some() {
+            write!(out, " -> ")?;
+        }
+    }
+    if flow.decisions.is_some() {
+        write!(out, "{}", flow.to.shown())?;
+    }
+    let name = flow.port_name.as_ref().map(|name| format!(" ({name})")).unwrap_or_default();
+    let traffic = traffic(&flow.traffic);
+    let words = [families.to_owned(), format!("{traffic}{name}")];
+    for word in words.iter().filter(|word| !word.is_empty()) {
+        write!(out, "  {word}")?;
+    }
+    writeln!(out)
+}
+
+fn service_name(via: &Via) -> String {
+    format!("{}/svc/{}", via.namespace, via.name)
+}
+
+/// `TCP 5432`, or a list.
+fn traffic(traffic: &Traffic) -> String {
+    if traffic.is_none() {
+        return String::new();
+    }
+    if traffic.is_all() {
+        return "all protocols and ports".to_owned();
+    }
+    match traffic.single() {
+        Some((protocol, 0 | 1, u16::MAX)) => format!("{protocol} all ports"),
+        Some((protocol, first, last)) if first == last => format!("{protocol} {first}"),
+        Some((protocol, first, last)) => format!("{protocol} {first}-{last}"),
+        None => {
+            let rest = Traffic::all().difference(traffic).to_string();
+            let text = traffic.to_string();
+            if rest.len() < text.len() { format!("all but {rest}") } else { text }
+        }
+    }
+}
+
+/// Both directions, and why a direction denies.
+fn body(context: &Context<'_>, flow: &Flow, out: &mut impl Write) -> io::Result<()> {
+    let mut columns = Columns::default();
+    let line = |words: [String; 3]| words;
+    if let Some(via) = &flow.via {
+        columns.push(line(["service".to_owned(), service_name(via), service(flow, via)]));
+    }
+    for (decision, subject) in flow.decisions.iter().flatten().zip([&flow.from, &flow.to]) {
+        let verdict = match decision.verdict {
+            Verdict::Allowed => "ALLOW",
+            Verdict::Denied => "DENY ",
+            Verdict::Partial => "PART ",
+            Verdict::Unknown => "?    ",
+        };
+        let direction = decision.direction.as_str().to_lowercase();
+        let why = why(context, decision, subject.namespace.is_some());
+        columns.push(line([direction, subject.shown(), format!("{verdict}  {why}")]));
+    }
+    columns.write(out, "  ", 0)?;
+    if let Some(code) = flow.broken {
+        writeln!(out, "\n{BAD}denied[{}]{BAD:#}: {}", code.as_str(), headline(code))?;
+    }
+    for decision in flow.decisions.iter().flatten() {
+        if let Reason::Denied(code) = decision.reason {
+            writeln!(out)?;
+            denied(context, flow, decision, code, out)?;
+        }
+    }
+    Ok(())
+}
+
+fn service(flow: &Flow, via: &Via) -> String {
+    let (Some(port), Some(target)) = (via.port, &via.target) else {
+        return "has no such port".to_owned();
+    };
+    let target = match (target, flow.traffic.single()) {
+        (TargetPort::Name(name), Some((_, number, _))) if flow.decisions.is_some() => {
+            format!("{port} -> targetPort {name} = {number}")
+        }
+        (TargetPort::Name(name), _) => format!("{port} -> targetPort {name}"),
+        (TargetPort::Number(number), _) => format!("{port} -> targetPort {number}"),
+    };
+    let backends = match via.backends {
+        0 => return format!("{target}, no backends"),
+        1 => "1 backend".to_owned(),
+        count => format!("{count} backends"),
+    };
+    let number = flow.traffic.single().map_or(port, |(_, number, _)| number);
+    let note = if number == port {
+        "policy sees the pod, not the Service's address".to_owned()
+    } else {
+        format!("policy sees the pod and {number}, not the Service's address and {port}")
+    };
+    format!("{target}, {backends} ({note})")
+}
+
+/// Why a direction says what it says, in one line.
+fn why(context: &Context<'_>, decision: &Decision, is_pod: bool) -> String {
+    let name = |id| format!("networkpolicy/{}", context.input.cluster.policy(id).name);
+    let isolated = || {
+        // Those that have rules first: they are what one would change.
+        let has_rules = |id: PolicyId| !context.input.cluster.policy(id).rules(decision.direction).is_empty();
+        let (with, without): (Vec<PolicyId>, Vec<_>) = decision.isolated_by.iter().partition(|id| has_rules(**id));
+        with.into_iter().chain(without).map(name).collect::<Vec<_>>().join(", ")
+    };
+    let rules = || {
+        let rules = decision.rules.iter().map(|(id, path)| format!("{} {path}", name(*id)));
+        rules.collect::<Vec<_>>().join(", ")
+    };
+    let direction = decision.direction.as_str().to_lowercase();
+    match decision.reason {
+        Reason::DefaultAllow if is_pod => format!("no policy selects it for {direction}"),
+        Reason::DefaultAllow => "no pod: no policy applies to it".to_owned(),
+        Reason::Rule => rules(),
+        Reason::OwnNode => "a pod and its own node: always allowed".to_owned(),
+        Reason::Itself => "a pod and itself: always allowed".to_owned(),
+        Reason::HostNetworkExempt => "a hostNetwork pod: no policy applies to it".to_owned(),
+        Reason::Denied(_) => {
+            let (matching, all) = (decision.rules.len(), decision.rule_count);
+            let part = if decision.verdict == Verdict::Partial { format!(": {}", rules()) } else { String::new() };
+            format!("isolated by {}; {matching} of {all} rules match{part}", isolated())
+        }
+        Reason::Unknown(_) => format!("isolated by {}; a fact is missing", isolated()),
+    }
+}
+
+/// The nearest miss: code, place, the lines themselves, and what there is
+/// instead.
+fn denied(context: &Context<'_>, flow: &Flow, decision: &Decision, code: Code, out: &mut impl Write) -> io::Result<()> {
+    writeln!(out, "{BAD}denied[{}]{BAD:#}: {}", code.as_str(), headline_of(decision, code))?;
+    let positions = &context.input.loaded.positions;
+    let cluster = &context.input.cluster;
+    let Some(candidate) = decision.candidates.first() else {
+        for id in &decision.isolated_by {
+            let policy = cluster.policy(*id);
+            if let Some(place) = positions.locate("NetworkPolicy", &policy.namespace, &policy.name, "spec") {
+                writeln!(out, "  --> {place}  networkpolicy {}/{}", policy.namespace, policy.name)?;
+            }
+        }
+        return Ok(());
+    };
+    let policy = cluster.policy(candidate.policy);
+    let locate = |path: &str| {
+        let path = format!("{}.{path}", candidate.path);
+        positions.locate("NetworkPolicy", &policy.namespace, &policy.name, &path)
+    };
+    let first = candidate.conjuncts.first().map(|first| first.path.as_str()).unwrap_or_default();
+    let place = locate(first).map(|place| format!("{place}  ")).unwrap_or_default();
+    writeln!(out, "  --> {place}networkpolicy {}/{}  {}.{first}", policy.namespace, policy.name, candidate.path)?;
+    let mut marks = Vec::new();
+    for conjunct in &candidate.conjuncts {
+        let place = locate(&conjunct.path).filter(|place| place.exact);
+        marks.extend(place.map(|place| Mark { place, text: label(conjunct), is_miss: true }));
+    }
+    if let Some(path) = &candidate.matching_port {
+        let text = format!("matches ({})", traffic(&flow.traffic));
+        marks.extend(locate(path).filter(|place| place.exact).map(|place| Mark { place, text, is_miss: false }));
+    }
+    draw(positions, &marks, out)?;
+    if let Some(note) = note(context, flow, decision.direction, candidate) {
+        writeln!(out, "   = note: {note}")?;
+    }
+    Ok(())
+}
+
+/// What a part that fails asks for and gets.
+fn label(conjunct: &Conjunct) -> String {
+    let Conjunct { want, got, code, .. } = conjunct;
+    match code {
+        Code::PeerOtherNamespace => format!("no namespaceSelector: pods of namespace {want} only"),
+        Code::PortIsServicePort => format!("{want} is the Service's port; its pods listen on {got}"),
+        _ => format!("wants {want}, there is {got}"),
+    }
+}
+
+/// Facts about the other end that its part of the rule is about.
+fn note(context: &Context<'_>, flow: &Flow, direction: Direction, candidate: &Candidate) -> Option<String> {
+    use npc_compiler::explain::Party;
+    use npc_compiler::flow::End;
+    let (from, to) = flow.parties?;
+    let (party, role) = match direction {
+        Direction::Ingress => (from, "source"),
+        Direction::Egress => (to, "destination"),
+    };
+    let Party::End(End::Pod(pod)) = party else { return None };
+    let pod = context.input.cluster.pod(pod);
+    let words = |labels: &npc_compiler::object::Labels| {
+        labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(", ")
+    };
+    let of_peer = |part| candidate.conjuncts.iter().any(|c| c.of == Of::Peer && c.part == part);
+    let mut notes = Vec::new();
+    if of_peer(Part::Namespace) {
+        let labels = context.input.cluster.namespace(&pod.namespace).map(words).unwrap_or_default();
+        notes.push(format!("the {role} is in namespace {} ({labels})", pod.namespace));
+    }
+    if of_peer(Part::Pod) {
+        let labels = words(&pod.labels);
+        let labels = if labels.is_empty() { "no labels".to_owned() } else { format!("the labels {labels}") };
+        notes.push(format!("the {role} has {labels}"));
+    }
+    (!notes.is_empty()).then(|| notes.join("; "))
+}
+
+/// What a code says in a few words, and more exactly where the namespace is
+/// all that fails.
+fn headline_of(decision: &Decision, code: Code) -> &'static str {
+    let only = decision.candidates.first().is_some_and(|candidate| candidate.conjuncts.len() == 1);
+    match code {
+        Code::PeerOtherNamespace if only => "the rule's labels match, its namespace does not",
+        _ => headline(code),
+    }
+}
+
+fn headline(code: Code) -> &'static str {
+    match code {
+        Code::DefaultDenyOnly => "the policies that isolate it allow nobody in this direction",
+        Code::PeerLabelMissing => "the other end lacks a label that the nearest rule asks for",
+        Code::PeerLabelValue => "the other end has a label with another value than the nearest rule asks for",
+        Code::PeerOtherNamespace => "the nearest rule means pods of its own namespace",
+        Code::PeerNamespaceLabel => "the other end's namespace is not one that the nearest rule selects",
+        Code::PeerHostNetwork => {
+            "no selector selects a pod in its node's network; only an ipBlock with its node's address does"
+        }
+        Code::IpBlockOutside => "no ipBlock of the nearest rule holds the address",
+        Code::IpBlockExcept => "an except of the nearest rule's ipBlock holds the address",
+        Code::IpBlockFamily => "the nearest rule's ipBlock is of the other address family",
+        Code::PortNumber => "the nearest rule allows another port",
+        Code::PortProtocol => "the nearest rule allows another protocol",
+        Code::PortIsServicePort => "the rule names the Service's port",
+        Code::PortNamedUnresolved => "the destination has no port of the name that the nearest rule allows",
+        Code::PortNamedOtherProtocol => "the destination's port of this name is of another protocol",
+        Code::PortRange => "the port is not in the range that the nearest rule allows",
+        Code::ServiceNoBackends => "the service leads to no pod that has the port",
+        Code::ServicePortUnknown => "the service has no such port",
+    }
+}

@@ -1,0 +1,83 @@
+//! `npc compile`.
+
+use crate::{Files, SHOP};
+
+const NODE: &str = "
+apiVersion: v1
+kind: Pod
+metadata: {name: a, namespace: ns, labels: {app: a}}
+spec: {nodeName: n1, containers: [{name: c}]}
+status: {phase: Running, hostIP: 192.168.0.1, podIP: 10.0.0.1}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: b, namespace: ns, labels: {app: b}}
+spec: {nodeName: n2, containers: [{name: c}]}
+status: {phase: Running, podIP: 10.0.0.2}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: a, namespace: ns}
+spec:
+  podSelector: {matchLabels: {app: a}}
+  ingress:
+  - from: [{podSelector: {matchLabels: {app: b}}}]
+    ports: [{port: 80}]
+";
+
+#[test]
+fn pair_sets_are_allowed_and_denied_by_group() {
+    let text = Files::of(SHOP).npc("compile", &[]).out;
+    let expected = "ingress  shop/db  isolated by shop/db, shop/default-deny
+  allow  IPv4 IPv6  5432          from shop/api                                               shop/db spec.ingress[0]
+  deny   IPv4 IPv6  *             from monitoring/prometheus, shop/db, shop/web, all outside
+  deny   IPv4 IPv6  all but 5432  from shop/api
+";
+    assert!(text.contains(expected), "{text}");
+}
+
+#[test]
+fn expanded_pair_sets_are_address_pairs_with_the_exemptions_first() {
+    let text = Files::of(NODE).npc("compile", &["--expand"]).out;
+    let lines: Vec<&str> = text.lines().filter(|line| line.contains("\t10.0.0.1\t")).collect();
+    let has = |line: &str| assert!(lines.contains(&line), "{line}\n{text}");
+    has("ingress\tallow\t10.0.0.1/32\t10.0.0.1\t*\titself");
+    has("ingress\tallow\t192.168.0.1/32\t10.0.0.1\t*\tits own node");
+    has("ingress\tallow\t10.0.0.2/32\t10.0.0.1\t80\tns/a spec.ingress[0]");
+    has("ingress\tdeny\t10.0.0.2/32\t10.0.0.1\t1-79,81-65535,*/udp,*/sctp,icmp\tns/a");
+    has("ingress\tdeny\t10.0.0.0/32\t10.0.0.1\t*\tns/a");
+    assert!(!lines.iter().any(|line| line.contains("deny") && line.contains("192.168.0.1/32")), "{text}");
+    // What is denied outright covers everything else: the sizes add up.
+    let denied = lines.iter().filter(|line| line.contains("\tdeny\t") && line.contains("\t*\t"));
+    let sizes = denied.map(|line| 1_u64 << (32 - line.split(['/', '\t']).nth(3).unwrap().parse::<u32>().unwrap()));
+    assert_eq!(sizes.sum::<u64>(), (1 << 32) - 3);
+}
+
+#[test]
+fn a_nodes_program_is_text_that_machines_load() {
+    let files = Files::of(NODE);
+    let whole = files.npc("compile", &["-o", "iptables", "--node", "n1"]);
+    assert_eq!(whole.code, 0, "{}", whole.err);
+    for line in
+        ["add npc4-ingress 10.0.0.1", "-A NPC-FORWARD -m set --match-set npc4-ingress dst -j NPC-INGRESS", "COMMIT"]
+    {
+        assert!(whole.out.lines().any(|seen| seen == line), "{line}\n{}", whole.out);
+    }
+    let part = |only| files.npc("compile", &["-o", "iptables", "--node", "n1", "--only", only]).out;
+    let rules: Vec<String> = part("ipset").lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect();
+    assert!(rules.iter().all(|line| line.starts_with("create ") || line.starts_with("add ")), "{rules:?}");
+    assert!(part("iptables").contains("*filter\n") && !part("iptables").contains("npc6-"));
+    assert!(part("ip6tables").contains("npc6-"));
+    let json = files.npc("compile", &["-o", "json", "--node", "n1"]).json();
+    assert_eq!(json["families"]["IPv4"]["sets"]["npc4-ingress"]["members"], serde_json::json!(["10.0.0.1"]));
+    assert!(json["families"]["IPv6"]["chains"]["NPC-FORWARD"].is_array());
+}
+
+#[test]
+fn a_node_must_be_given_and_known() {
+    let files = Files::of(NODE);
+    assert_eq!(files.npc("compile", &["-o", "json"]).code, 2);
+    let answer = files.npc("compile", &["-o", "json", "--node", "n9"]);
+    assert_eq!(answer.code, 3);
+    assert!(answer.err.contains("n1, n2"), "{}", answer.err);
+}

@@ -1,0 +1,266 @@
+//! `npc explain`: the samples of the documentation, and each kind of answer.
+
+use serde_json::{Value, json};
+
+use crate::{Files, SHOP};
+
+/// Pods with addresses: a workload whose replicas differ, a pod in its node's
+/// network, services.
+const LIVE: &str = "
+apiVersion: v1
+kind: Node
+metadata: {name: n1}
+status: {addresses: [{type: InternalIP, address: 192.168.0.1}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: a, labels: {app: a}}
+spec: {nodeName: n1, containers: [{name: c, ports: [{name: http, containerPort: 80}]}]}
+status: {phase: Running, podIPs: [{ip: 10.0.0.1}, {ip: 'fd00::1'}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: b-0, uid: b0, labels: {app: b}, ownerReferences: [{apiVersion: apps/v1, kind: StatefulSet, name: b, uid: x, controller: true}]}
+spec: {nodeName: n2, containers: [{name: c}]}
+status: {phase: Running, podIPs: [{ip: 10.0.0.2}, {ip: 'fd00::2'}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: b-1, uid: b1, labels: {app: b, extra: x}, ownerReferences: [{apiVersion: apps/v1, kind: StatefulSet, name: b, uid: x, controller: true}]}
+spec: {nodeName: n2, containers: [{name: c}]}
+status: {phase: Running, podIPs: [{ip: 10.0.0.3}, {ip: 'fd00::3'}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: host, labels: {app: b}}
+spec: {nodeName: n2, hostNetwork: true, containers: [{name: c}]}
+status: {phase: Running, podIP: 192.168.0.2}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: later}
+spec: {template: {metadata: {labels: {app: later}}, spec: {containers: [{name: c}]}}}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: a}
+spec:
+  podSelector: {matchLabels: {app: a}}
+  ingress:
+  - from: [{podSelector: {matchLabels: {app: b, extra: x}}}]
+    ports: [{port: http}]
+  - from: [{ipBlock: {cidr: 10.0.0.0/30}}]
+    ports: [{port: 443}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: none}
+spec: {selector: {app: nobody}, clusterIP: 10.96.0.1, ports: [{port: 80}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: a}
+spec: {selector: {app: a}, clusterIP: 10.96.0.2, ports: [{name: web, port: 8000, targetPort: http}, {name: tls, port: 443}]}
+";
+
+#[test]
+fn an_allowed_flow_is_explained_as_documented() {
+    let answer = Files::of(SHOP).npc("explain", &["shop/api", "shop/db:5432"]);
+    assert_eq!(answer.code, 0);
+    answer.says(
+        "ALLOWED  shop/deploy/api -> shop/deploy/db  TCP 5432 (pg)
+
+  egress   shop/deploy/api  ALLOW  networkpolicy/api spec.egress[0]
+  ingress  shop/deploy/db   ALLOW  networkpolicy/db spec.ingress[0]
+",
+    );
+}
+
+#[test]
+fn a_denied_flow_is_explained_as_documented() {
+    let answer = Files::of(SHOP).npc("explain", &["monitoring/prometheus", "shop/deploy/api:metrics"]);
+    assert_eq!(answer.code, 1);
+    answer.says(
+        "DENIED  monitoring/deploy/prometheus -> shop/deploy/api  TCP 9090 (metrics)
+
+  egress   monitoring/deploy/prometheus  ALLOW  no policy selects it for egress
+  ingress  shop/deploy/api               DENY   isolated by networkpolicy/api, networkpolicy/default-deny; 0 of 2 rules match
+
+denied[peer-other-namespace]: the rule's labels match, its namespace does not
+  --> in.yaml:83:7  networkpolicy shop/api  spec.ingress[1].from[0]
+   |
+83 |     - podSelector: {matchLabels: {app: prometheus}}
+   |       ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ no namespaceSelector: pods of namespace shop only
+85 |     - port: metrics
+   |       ------------- matches (TCP 9090)
+   = note: the source is in namespace monitoring (kubernetes.io/metadata.name=monitoring, team=sre)
+",
+    );
+}
+
+#[test]
+fn a_flow_through_a_service_is_explained_as_documented() {
+    let answer = Files::of(SHOP).npc("explain", &["shop/web", "shop/svc/api:80"]);
+    assert_eq!(answer.code, 1);
+    let expected = "DENIED  shop/deploy/web -> shop/svc/api:80 -> shop/deploy/api  TCP 8080 (http)
+
+  service  shop/svc/api     80 -> targetPort http = 8080, 1 backend (policy sees the pod and 8080, not the Service's address and 80)
+  egress   shop/deploy/web  DENY   isolated by networkpolicy/web, networkpolicy/default-deny; 0 of 1 rules match
+  ingress  shop/deploy/api  ALLOW  networkpolicy/api spec.ingress[0]
+
+denied[port-is-service-port]: the rule names the Service's port
+  --> in.yaml:69:7  networkpolicy shop/web  spec.egress[0].ports[0]
+";
+    assert!(answer.out.starts_with(expected), "{}", answer.out);
+}
+
+#[test]
+fn json_is_as_documented() {
+    let answer = Files::of(SHOP).npc("explain", &["monitoring/prometheus", "shop/api:metrics", "-o", "json"]);
+    let policy = |name| json!({"kind": "NetworkPolicy", "namespace": "shop", "name": name});
+    let end = |namespace, name| json!({"kind": "Deployment", "namespace": namespace, "name": name, "addresses": [], "hostNetwork": false});
+    assert_eq!(
+        answer.json(),
+        json!({
+            "apiVersion": "npc.dev/v1alpha1", "kind": "FlowExplanation",
+            "query": {"from": "monitoring/deploy/prometheus", "to": "shop/deploy/api:metrics", "source": "files"},
+            "verdict": "Denied",
+            "flows": [{
+                "from": end("monitoring", "prometheus"), "to": end("shop", "api"),
+                "via": null, "family": null, "protocol": "TCP", "ports": [[9090, 9090]], "portName": "metrics",
+                "verdict": "Denied",
+                "egress": {"verdict": "Allowed", "reason": "default-allow", "isolatedBy": [], "rules": [], "candidates": []},
+                "ingress": {
+                    "verdict": "Denied", "reason": "peer-other-namespace",
+                    "isolatedBy": [policy("api"), policy("default-deny")], "rules": [],
+                    "candidates": [{
+                        "policy": policy("api"), "path": "spec.ingress[1]", "distance": 1,
+                        "location": {"file": "in.yaml", "line": 83, "column": 7},
+                        "conjuncts": [{"of": "peer", "path": "from[0]", "part": "namespace", "result": "no",
+                            "want": "shop", "got": "monitoring"}],
+                    }],
+                },
+            }],
+            "fixes": [], "warnings": [], "unknowns": [],
+        })
+    );
+}
+
+/// The exit code, and of each flow its verdict and both reasons.
+fn asked(files: &Files, from: &str, to: &str) -> (i32, Vec<String>) {
+    let answer = files.npc("explain", &[from, to, "-o", "json"]);
+    let word = |value: &Value| value.as_str().unwrap_or("-").to_owned();
+    let flow = |flow: &Value| {
+        let family = word(&flow["family"]);
+        [&flow["verdict"], &flow["egress"]["reason"], &flow["ingress"]["reason"]]
+            .into_iter()
+            .fold(family, |text, value| format!("{text} {}", word(value)))
+    };
+    (answer.code, answer.json()["flows"].as_array().unwrap().iter().map(flow).collect())
+}
+
+#[test]
+fn every_kind_of_end_gets_its_answer() {
+    let files = Files::of(LIVE);
+    for (from, to, code, flows) in [
+        ("a", "a:1", 0, &["IPv4 Allowed self self", "IPv6 Allowed self self"][..]),
+        ("node/n1", "a:1", 0, &["IPv4 Allowed own-node own-node"]),
+        ("192.168.0.1", "a:1", 0, &["IPv4 Allowed own-node own-node"]),
+        ("host", "a:80", 1, &["IPv4 Denied hostnetwork-exempt peer-hostnetwork"]),
+        ("a", "host:80", 0, &["IPv4 Allowed default-allow hostnetwork-exempt"]),
+        ("b-1", "a:http", 0, &["IPv4 Allowed default-allow rule", "IPv6 Allowed default-allow rule"]),
+        (
+            "b",
+            "a:443",
+            1,
+            &[
+                "IPv4 Allowed default-allow rule",
+                "IPv6 Denied default-allow ipblock-family",
+                "IPv4 Allowed default-allow rule",
+                "IPv6 Denied default-allow port-number",
+            ],
+        ),
+        ("10.0.0.2", "a:443", 0, &["IPv4 Allowed default-allow rule"]),
+        ("10.0.0.7", "a:443", 1, &["IPv4 Denied default-allow ipblock-outside"]),
+        ("10.0.0.4/30", "a:443", 1, &["IPv4 Denied default-allow ipblock-outside"]),
+        // The address that it will have may be in the block.
+        ("later", "a:443", 4, &["IPv4 Unknown default-allow -", "IPv6 Denied default-allow ipblock-family"]),
+        ("later", "a:80", 1, &["- Denied default-allow peer-label-value"]),
+        ("b-1", "svc/a:8000", 0, &["IPv4 Allowed default-allow rule", "IPv6 Allowed default-allow rule"]),
+        ("b-1", "svc/a:web", 0, &["IPv4 Allowed default-allow rule", "IPv6 Allowed default-allow rule"]),
+        ("b-0", "10.96.0.2:443", 1, &["IPv4 Allowed default-allow rule", "IPv6 Denied default-allow ipblock-family"]),
+        ("b", "svc/none:80", 1, &["- Denied - service-no-backends"]),
+        ("b", "svc/a:81", 1, &["- Denied - service-port-unknown"]),
+    ] {
+        assert_eq!(asked(&files, from, to), (code, flows.iter().map(ToString::to_string).collect()), "{from} {to}");
+    }
+}
+
+#[test]
+fn a_prefix_is_cut_where_answers_differ() {
+    let answer = Files::of(SHOP).npc("explain", &["-n", "shop", "api", "203.0.113.0/24:443", "-o", "json"]);
+    assert_eq!(answer.code, 1);
+    let json = answer.json();
+    assert_eq!(json["verdict"], "Partial");
+    let parts: Vec<_> = json["flows"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|flow| (flow["to"]["name"].clone(), flow["verdict"].clone()))
+        .collect();
+    assert_eq!(parts, [(json!("203.0.113.0/25"), json!("Allowed")), (json!("203.0.113.128/25"), json!("Denied"))]);
+    assert_eq!(json["flows"][1]["egress"]["reason"], "ipblock-except");
+}
+
+#[test]
+fn without_a_port_the_allowed_part_is_told_from_the_rest() {
+    let answer = Files::of(SHOP).npc("explain", &["shop/api", "shop/db"]);
+    assert_eq!(answer.code, 1);
+    assert!(answer.out.starts_with("PARTIAL  shop/deploy/api -> shop/deploy/db\n"), "{}", answer.out);
+    assert!(answer.out.contains("\nALLOWED  shop/deploy/api -> shop/deploy/db  TCP 5432 (pg)\n"), "{}", answer.out);
+    assert_eq!(Files::of(SHOP).npc("explain", &["shop/api", "shop/db", "--exit-zero"]).code, 0);
+}
+
+#[test]
+fn an_unknown_answer_names_the_fact() {
+    let answer = Files::of(LIVE).npc("explain", &["later", "a:443"]);
+    assert_eq!(answer.code, 4);
+    assert!(answer.out.starts_with("UNKNOWN  default/deploy/later -> default/pod/a:443\n"), "{}", answer.out);
+    assert!(answer.out.contains("unknown: the address of default/deploy/later"), "{}", answer.out);
+}
+
+#[test]
+fn an_endpoint_that_is_not_there_or_not_one_is_told_with_candidates() {
+    let files = Files::of(SHOP);
+    let stops = |arguments: &[&str], words: &str| {
+        let answer = files.npc("explain", arguments);
+        assert_eq!(answer.code, 3, "{arguments:?}");
+        assert!(answer.err.contains(words), "{arguments:?}: {}", answer.err);
+    };
+    stops(&["shop/apj", "shop/db"], "did you mean: shop/deploy/api");
+    stops(&["api", "shop/db"], "did you mean: shop/deploy/api, shop/svc/api");
+    stops(&["shop/api", "shop/db:pgg"], "its ports are pg");
+    let both = Files::of(&format!(
+        "{SHOP}\n---\n{}",
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: api, namespace: shop}\nspec: {containers: []}\n"
+    ));
+    let answer = both.npc("explain", &["shop/api", "shop/db"]);
+    assert_eq!(answer.code, 3);
+    assert!(answer.err.contains("ambiguous; say which: shop/deploy/api, shop/pod/api"), "{}", answer.err);
+    assert_eq!(files.npc("explain", &["shop/api:80", "shop/db"]).code, 2, "a port of the source");
+}
+
+#[test]
+fn one_endpoint_alone_is_told_with_whom_it_exchanges_what() {
+    Files::of(SHOP).npc("explain", &["shop/api"]).says(
+        "shop/deploy/api
+
+  ingress  isolated by shop/api, shop/default-deny
+    nothing
+
+  egress  isolated by shop/api, shop/default-deny
+    5432  to shop/deploy/db
+    443   to outside 203.0.113.0/25
+",
+    );
+}

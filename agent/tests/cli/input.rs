@@ -1,0 +1,42 @@
+//! What the commands read, and how they end.
+
+use crate::{Files, SHOP};
+
+#[test]
+fn without_files_a_cluster_would_be_asked() {
+    let answer = Files::of("").run(&["matrix"]);
+    assert_eq!(answer.code, 5);
+    assert!(answer.err.contains("-f"), "{}", answer.err);
+}
+
+#[test]
+fn what_cannot_be_read_is_an_error_with_its_place() {
+    let files = Files::of("apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {hostNetwork: perhaps}\n");
+    let answer = files.npc("matrix", &[]);
+    assert_eq!(answer.code, 2);
+    assert!(answer.err.contains("in.yaml:4:"), "{}", answer.err);
+    assert_eq!(files.npc("matrix", &["--allow-errors"]).code, 0);
+    assert_eq!(files.npc("matrix", &["--by", "moon"]).code, 2, "a bad flag");
+}
+
+#[test]
+fn what_is_not_understood_of_a_policy_is_said_with_its_place() {
+    let policy = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p}\nspec:\n  podSelector: {}\n  ingress:\n  - from:\n    - ipBlock: {cidr: 10.0.0.0/33}\n";
+    let answer = Files::of(policy).npc("matrix", &[]);
+    assert_eq!(answer.code, 0);
+    assert!(answer.err.contains("in.yaml:8:17: warning: networkpolicy default/p"), "{}", answer.err);
+}
+
+#[test]
+fn overlays_and_removals_are_what_ifs() {
+    let files = Files::of(SHOP);
+    files.add(
+        "open.yaml",
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: db, namespace: shop}\nspec: {podSelector: {matchLabels: {app: db}}, ingress: [{}]}\n",
+    );
+    let asks = |more: &[&str]| files.npc("explain", &[&["monitoring/prometheus", "shop/db:5432"], more].concat()).code;
+    assert_eq!(asks(&[]), 1);
+    assert_eq!(asks(&["--overlay", "open.yaml"]), 0);
+    assert_eq!(asks(&["--remove", "netpol/shop/db", "--remove", "netpol/shop/default-deny"]), 0);
+    assert_eq!(asks(&["--remove", "netpol/shop/nope"]), 2);
+}

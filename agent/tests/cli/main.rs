@@ -1,0 +1,70 @@
+//! The commands on files, by running the real binary.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot run its program has failed")]
+
+mod compile;
+mod explain;
+mod input;
+mod matrix;
+mod schema;
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// The shop: four workloads, a service, four policies.
+const SHOP: &str = include_str!("shop.yaml");
+
+/// Files in a directory of their own, and `npc` run there.
+struct Files(TempDir);
+
+/// What a run of `npc` answered.
+struct Answer {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+impl Files {
+    /// One file, `in.yaml`.
+    fn of(yaml: &str) -> Self {
+        let files = Self(TempDir::new().unwrap());
+        files.add("in.yaml", yaml);
+        files
+    }
+
+    fn add(&self, name: &str, text: &str) {
+        std::fs::write(self.path().join(name), text).unwrap();
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// Runs `npc COMMAND -f in.yaml ARGUMENTS`.
+    fn npc(&self, command: &str, arguments: &[&str]) -> Answer {
+        let mut words = vec![command, "-f", "in.yaml"];
+        words.extend(arguments);
+        self.run(&words)
+    }
+
+    fn run(&self, words: &[&str]) -> Answer {
+        let Output { status, stdout, stderr } =
+            Command::new(env!("CARGO_BIN_EXE_npc")).args(words).current_dir(self.path()).output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        Answer { code: status.code().unwrap(), out: text(stdout), err: text(stderr) }
+    }
+}
+
+impl Answer {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {}{}", self.out, self.err))
+    }
+
+    /// Succeeds with this text.
+    fn says(&self, expected: &str) {
+        assert_eq!(self.out, expected, "{}", self.err);
+    }
+}

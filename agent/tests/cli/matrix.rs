@@ -1,0 +1,113 @@
+//! `npc matrix`.
+
+use serde_json::json;
+
+use crate::{Files, SHOP};
+
+/// Two pods on two nodes, dual-stack, and a policy.
+const PODS: &str = "
+apiVersion: v1
+kind: Pod
+metadata: {name: a, namespace: ns, labels: {app: a}}
+spec: {nodeName: n1, containers: [{name: c}]}
+status: {phase: Running, hostIP: 192.168.0.1, podIP: 10.0.0.1, podIPs: [{ip: 10.0.0.1}, {ip: 'fd00::1'}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: b, namespace: ns, labels: {app: b}}
+spec: {nodeName: n2, containers: [{name: c}]}
+status: {phase: Running, hostIP: 192.168.0.2, podIP: 10.0.0.2, podIPs: [{ip: 10.0.0.2}, {ip: 'fd00::2'}]}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: a, namespace: ns}
+spec:
+  podSelector: {matchLabels: {app: a}}
+  ingress:
+  - from: [{ipBlock: {cidr: 10.0.0.0/24}}]
+    ports: [{port: 80}, {port: 8000, endPort: 8100}, {port: 53, protocol: UDP}]
+";
+
+#[test]
+fn the_table_is_as_documented() {
+    let answer = Files::of(SHOP).npc("matrix", &[]);
+    assert_eq!(answer.code, 0);
+    answer.says(
+        "                        monitoring/prometheus  shop/api  shop/db  shop/web  outside
+monitoring/prometheus   -                      .         .        .         *
+shop/api                .                      -         5432     .         203.0.113.0/25:443
+shop/db                 .                      .         -        .         .
+shop/web                .                      .         .        -         .
+outside                 *                      .         .        .         -
+",
+    );
+}
+
+#[test]
+fn json_has_a_row_for_each_family_and_protocol_that_anything_is_allowed_of() {
+    let json = Files::of(PODS).npc("matrix", &["--by", "pod", "-o", "json"]).json();
+    assert_eq!(json["apiVersion"], "npc.dev/v1alpha1");
+    let ids: Vec<&str> = json["endpoints"].as_array().unwrap().iter().filter_map(|e| e["id"].as_str()).collect();
+    assert_eq!(ids, ["ns/a", "ns/b"]);
+    let row = |family, protocol, ports| json!({"from": "ns/b", "to": "ns/a", "family": family, "protocol": protocol, "ports": ports});
+    let from_b: Vec<_> =
+        json["connections"].as_array().unwrap().iter().filter(|r| r["from"] == "ns/b" && r["to"] == "ns/a").collect();
+    assert_eq!(
+        from_b,
+        [&row("IPv4", "TCP", json!([[80, 80], [8000, 8100]])), &row("IPv4", "UDP", json!([[53, 53]]))],
+        "nothing in IPv6, and no ICMP"
+    );
+    let of_self = json["connections"].as_array().unwrap().iter().filter(|r| r["from"] == "ns/a" && r["to"] == "ns/a");
+    assert_eq!(of_self.count(), 8, "a pod to itself: two families, four protocols");
+}
+
+#[test]
+fn an_address_is_judged_as_whose_it_is() {
+    let arguments = ["--by", "pod", "-o", "csv", "--address", "192.168.0.1", "--address", "192.168.0.2"];
+    let csv =
+        Files::of(PODS).npc("matrix", &[&arguments[..], &["--address", "10.0.0.7", "--address", "10.0.0.2"]].concat());
+    let to_a = |from: &str| csv.out.lines().filter(|line| line.starts_with(&format!("{from},ns/a,"))).count();
+    assert_eq!(to_a("192.168.0.1"), 4, "its own node: everything\n{}", csv.out);
+    assert_eq!(to_a("192.168.0.2"), 0, "another node is in no block");
+    assert_eq!(to_a("10.0.0.7"), 2, "an address in the block");
+    assert_eq!(to_a("10.0.0.2"), 2, "a pod by its address");
+    assert!(!csv.out.lines().any(|line| line.starts_with("192.168.0.1,192.168.0.2")), "no row between addresses");
+}
+
+#[test]
+fn many_endpoints_become_lines_and_equal_ones_share_them() {
+    let pod = |i| {
+        let app = if i < 18 { "web" } else { "db" };
+        format!(
+            "apiVersion: v1
+kind: Pod
+metadata: {{name: p{i:02}, namespace: ns, labels: {{app: {app}}}}}
+spec: {{containers: []}}
+status: {{podIP: 10.0.0.{i}}}
+---
+"
+        )
+    };
+    let policy = "apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: all, namespace: ns}
+spec:
+  podSelector: {}
+  policyTypes: [Ingress, Egress]
+  egress: [{to: [{podSelector: {matchLabels: {app: db}}}], ports: [{port: 5432}]}]
+  ingress: [{from: [{podSelector: {matchLabels: {app: web}}}]}]
+";
+    let yaml: String = (0..20).map(pod).chain([policy.to_owned()]).collect();
+    let files = Files::of(&yaml);
+    files.npc("matrix", &["--by", "pod"]).says("ns/p00, ns/p01, ns/p02, ns/p03, +14 more  -> ns/p18, ns/p19  5432\n");
+    assert_eq!(files.npc("matrix", &["--by", "pod", "-o", "wide"]).out.lines().count(), 22);
+}
+
+#[test]
+fn other_formats_say_the_same() {
+    let files = Files::of(SHOP);
+    let dot = files.npc("matrix", &["-o", "dot"]).out;
+    assert!(dot.contains("\"shop/api\" -> \"shop/db\" [label=\"5432\"];"), "{dot}");
+    let md = files.npc("matrix", &["-o", "md"]).out;
+    assert!(md.contains("| shop/api | . | - | 5432 | . | 203.0.113.0/25:443 |"), "{md}");
+}
