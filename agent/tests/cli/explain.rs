@@ -264,3 +264,21 @@ fn one_endpoint_alone_is_told_with_whom_it_exchanges_what() {
 ",
     );
 }
+
+#[test]
+fn a_place_in_a_very_long_line_is_said_and_not_drawn() {
+    let long = " ".repeat(100_000);
+    let policy = format!(
+        "{{\"apiVersion\": \"networking.k8s.io/v1\", \"kind\": \"NetworkPolicy\", {long} \"metadata\": {{\"name\": \"a\"}}, \
+         \"spec\": {{\"podSelector\": {{}}, \"ingress\": [{{\"ports\": [{{\"port\": 81}}]}}]}}}}"
+    );
+    let files = Files::of(&policy);
+    files.add(
+        "pod.yaml",
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {containers: []}\nstatus: {podIP: 10.0.0.1}\n",
+    );
+    let answer = files.npc("explain", &["-f", "pod.yaml", "10.0.0.2", "a:80"]);
+    assert_eq!(answer.code, 1);
+    assert!(answer.out.contains("--> in.yaml:1:100"), "{}", answer.out);
+    assert!(answer.out.len() < 1000, "{}", answer.out.len());
+}

@@ -49,6 +49,16 @@ pub(super) struct Asked {
     pub(super) warnings: Vec<String>,
 }
 
+impl Flow {
+    /// Whether this says of one family what another flow says of the other.
+    pub(super) fn is_same_in_another_family(&self, other: &Self) -> bool {
+        self.family != other.family
+            && (&self.from, &self.to, &self.via) == (&other.from, &other.to, &other.via)
+            && (&self.traffic, &self.port_name, self.verdict) == (&other.traffic, &other.port_name, other.verdict)
+            && (self.broken, &self.decisions) == (other.broken, &other.decisions)
+    }
+}
+
 impl Asked {
     /// What is said of all flows together.
     pub(super) fn verdict(&self) -> Verdict {
@@ -274,9 +284,11 @@ fn joined(pairs: Vec<(&Unit, &Unit, Said)>) -> Vec<(Unit, Unit, Said)> {
         fits
     };
     for (from, to, said) in pairs {
-        let found = all.iter_mut().any(|(a, b, had)| {
-            alike(had, &said) && (join(a, from, b.label == to.label) || join(b, to, a.label == from.label))
-        });
+        let is_part = [from, to].iter().any(|unit| unit.label.kind == "Block");
+        let found = is_part
+            && all.iter_mut().any(|(a, b, had)| {
+                alike(had, &said) && (join(a, from, b.label == to.label) || join(b, to, a.label == from.label))
+            });
         if !found {
             all.push((from.clone(), to.clone(), said));
         }

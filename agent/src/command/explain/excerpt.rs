@@ -7,6 +7,10 @@ use npc_agent::source::manifests::{Location, Positions};
 
 use crate::command::output::{BAD, FAINT};
 
+/// A longer line helps nobody: the place is said anyway. JSON is often one
+/// line.
+const LINE_MAX: usize = 160;
+
 /// A stretch of the text and what is said of it.
 pub(super) struct Mark {
     pub(super) place: Location,
@@ -18,7 +22,11 @@ pub(super) struct Mark {
 /// Draws the marked lines of one file.
 pub(super) fn draw(positions: &Positions, marks: &[Mark], out: &mut impl Write) -> io::Result<()> {
     let mut lines = BTreeMap::<u32, Vec<&Mark>>::new();
-    for mark in marks {
+    let is_short = |mark: &&Mark| {
+        let line = positions.line(&mark.place.file, mark.place.line());
+        line.is_some_and(|line| line.chars().count() <= LINE_MAX)
+    };
+    for mark in marks.iter().filter(is_short) {
         lines.entry(mark.place.line()).or_default().push(mark);
     }
     let width = lines.keys().last().map_or(1, |line| line.to_string().len());

@@ -1,6 +1,7 @@
 //! The answer for people: the verdict alone on the first line, both
 //! directions, and for each that denies why and where.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use npc_compiler::cluster::PolicyId;
@@ -57,15 +58,21 @@ pub(super) fn write(
 /// The flows, those of both families in one where the same is said of them.
 fn merged(asked: &Asked) -> Vec<(&Flow, String)> {
     let mut shown: Vec<(&Flow, String)> = Vec::new();
+    let mut by_name = BTreeMap::<(&str, &str), Vec<usize>>::new();
     for flow in &asked.flows {
         let family = flow.family.map(|family| family.to_string()).unwrap_or_default();
-        let same = |other: &&mut (&Flow, String)| Flow { family: flow.family, ..other.0.clone() } == *flow;
-        match shown.iter_mut().find(same) {
-            Some((_, families)) => {
+        // Only flows of one name can be the same, and they are few.
+        let names = by_name.entry((&flow.from.name, &flow.to.name)).or_default();
+        match names.iter().find(|place| shown[**place].0.is_same_in_another_family(flow)) {
+            Some(place) => {
+                let families = &mut shown[*place].1;
                 families.push(' ');
                 families.push_str(&family);
             }
-            None => shown.push((flow, family)),
+            None => {
+                names.push(shown.len());
+                shown.push((flow, family));
+            }
         }
     }
     // Where nothing differs by family, families say nothing.
