@@ -231,7 +231,7 @@ impl Definition<'_> {
                 let own = endpoints.filter_map(|pod| cluster.address(*pod, family));
                 // A prefix holds its pods already.
                 let own = own.filter(|address| !addresses.contains(cidr::number(*address))).map(Member::Address);
-                own.chain(prefixes(family, addresses).into_iter().map(Member::Prefix)).collect()
+                own.chain(prefixes(family, addresses).into_iter().map(Member::from)).collect()
             }
             Self::NamedPorts(entries) => named_members(cluster, family, entries),
         };

@@ -246,10 +246,19 @@ impl SetKind {
 pub enum Member {
     /// An address, of `hash:ip` and (as a host prefix) of `hash:net`.
     Address(IpAddr),
-    /// A prefix of `hash:net`, never of length 0, which the kernel refuses.
+    /// A prefix of `hash:net`, never of length 0, which the kernel refuses, and
+    /// never of one address, which the kernel does not tell from the address.
     Prefix(IpNetwork),
     /// An address with a port, of `hash:ip,port`.
     AddressPort(IpAddr, Protocol, u16),
+}
+
+/// The member of `hash:net` for a prefix.
+impl From<IpNetwork> for Member {
+    fn from(prefix: IpNetwork) -> Self {
+        let is_address = prefix.prefix() == if prefix.is_ipv4() { 32 } else { 128 };
+        if is_address { Self::Address(prefix.ip()) } else { Self::Prefix(prefix) }
+    }
 }
 
 impl fmt::Display for Member {

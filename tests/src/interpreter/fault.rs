@@ -60,6 +60,7 @@ fn member_fault(family: Family, set: &Set, member: Member) -> Option<&'static st
     match member {
         Member::Prefix(prefix) if prefix.prefix() == 0 => Some("the kernel refuses length 0"),
         Member::Prefix(prefix) if prefix.network() != prefix.ip() => Some("host bits are set"),
+        Member::Prefix(prefix) if Member::from(prefix) != member => Some("comes back from the kernel as an address"),
         Member::Address(address) if set.kind == SetKind::HashIp && address.is_unspecified() => {
             Some("the kernel refuses the null address")
         }

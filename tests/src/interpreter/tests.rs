@@ -129,7 +129,8 @@ fn what_the_kernel_would_refuse_is_a_fault() {
     let too_many: Vec<(u16, u16)> = (1..=16).map(|port| (port * 2, port * 2)).collect();
     let ports = |ranges| [Match::Protocol(Protocol::Tcp), Match::DestinationPorts(ranges)];
     let zero = Member::Prefix("0.0.0.0/0".parse().unwrap());
-    let bad: [(&str, Program); 6] = [
+    let host = Member::Prefix("10.0.0.1/32".parse().unwrap());
+    let bad: [(&str, Program); 7] = [
         ("no chain", program(&[("FORWARD", &[rule([], Target::Jump(chain_name("A")))])], &[])),
         ("circle", program(&[("FORWARD", &[rule([], Target::Jump(chain_name("FORWARD")))])], &[])),
         ("no such set", program(&[("FORWARD", &[rule([set("s", SetField::Source)], Target::Drop)])], &[])),
@@ -139,6 +140,7 @@ fn what_the_kernel_would_refuse_is_a_fault() {
             program(&[("FORWARD", &[rule([Match::DestinationPorts(vec![(1, 2)])], Target::Drop)])], &[]),
         ),
         ("length 0", program(&[], &[("n", SetKind::HashNet, &[zero])])),
+        ("as an address", program(&[], &[("n", SetKind::HashNet, &[host])])),
     ];
     for (fault, program) in bad {
         let found = faults(&program);
