@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! NPC-FORWARD   established and related, neighbour discovery, a pod itself: RETURN
+//!               TCP that opens nothing      -j NPC-STRAY: DROP at isolated endpoints
 //!               source ∈ npc4-egress        -j NPC-EGRESS
 //!               destination ∈ npc4-ingress  -j NPC-INGRESS
 //! NPC-INGRESS   a tree of set matches, by goto, to the group of the address
@@ -43,6 +44,17 @@ pub enum SelfMatch {
 pub struct Options {
     /// How a pod's traffic to itself is told.
     pub self_match: SelfMatch,
+    /// Whether flows that were established go on under policies that deny
+    /// them. Otherwise their conntrack entries are deleted, and a TCP segment
+    /// of an isolated endpoint that opens no connection and belongs to none is
+    /// dropped: the kernel would take it for a connection and, where the
+    /// server talks, turn the denied one around.
+    pub keep_established: bool,
+    /// Whether endpoints that are isolated for egress may send [`TUNNELS`]
+    /// where a rule admits every protocol.
+    ///
+    /// [`TUNNELS`]: crate::traffic::TUNNELS
+    pub allow_tunnels: bool,
 }
 
 /// ICMPv6 types of neighbour discovery: router and neighbour solicitation and
@@ -64,7 +76,7 @@ pub fn program(cluster: &Cluster, node: &str, options: &Options) -> Program {
     let identities: FxHashMap<GroupId, Hash> =
         groups.iter().map(|(id, group)| (id, identity(cluster, &group.key))).collect();
     let family = |family| {
-        let mut layout = Layout { cluster, family, sets: BTreeMap::new(), chains: BTreeMap::new() };
+        let mut layout = Layout { cluster, options, family, sets: BTreeMap::new(), chains: BTreeMap::new() };
         let mut isolated = BTreeSet::new();
         for direction in Direction::ALL {
             let mut sides = BTreeMap::<Hash, Side<'_>>::new();
@@ -80,7 +92,7 @@ pub fn program(cluster: &Cluster, node: &str, options: &Options) -> Program {
             }
             layout.direction(direction, &sides);
         }
-        layout.forward(options, !identities.is_empty(), &isolated);
+        layout.forward(!identities.is_empty(), &isolated);
         FamilyProgram { family, sets: layout.sets, chains: layout.chains }
     };
     Program { v4: family(Family::V4), v6: family(Family::V6) }
@@ -126,6 +138,7 @@ const fn field(direction: Direction) -> SetField {
 /// One family's program in the making.
 struct Layout<'a> {
     cluster: &'a Cluster,
+    options: &'a Options,
     family: Family,
     sets: BTreeMap<SetName, Set>,
     chains: BTreeMap<ChainName, Vec<Rule>>,
@@ -133,7 +146,7 @@ struct Layout<'a> {
 
 impl Layout<'_> {
     /// The chain that every forwarded packet meets first.
-    fn forward(&mut self, options: &Options, has_groups: bool, isolated: &BTreeSet<IpAddr>) {
+    fn forward(&mut self, has_groups: bool, isolated: &BTreeSet<IpAddr>) {
         let rule = |matches: Vec<Match>, target| Rule { matches, target };
         let mut rules = vec![rule(vec![Match::EstablishedOrRelated], Target::Return)];
         if self.family == Family::V6 {
@@ -147,18 +160,38 @@ impl Layout<'_> {
                 rules.push(rule(vec![Match::Destination(link_local)], Target::Drop));
             }
         }
-        match options.self_match {
+        match self.options.self_match {
             SelfMatch::Bpf => rules.push(rule(vec![Match::SourceIsDestination], Target::Return)),
             SelfMatch::PerEndpoint => rules.extend(isolated.iter().map(|address| {
                 let host = IpNetwork::from(*address);
                 rule(vec![Match::Source(host), Match::Destination(host)], Target::Return)
             })),
         }
+        if !self.options.keep_established {
+            let stray = vec![Match::NotSyn, Match::NewOrInvalid];
+            rules.push(rule(stray, Target::Jump(ChainName::stray())));
+            self.stray();
+        }
         for direction in [Direction::Egress, Direction::Ingress] {
             let gate = Match::Set(SetName::gate(self.family, direction), field(direction));
             rules.push(rule(vec![gate], Target::Jump(ChainName::entry(direction))));
         }
         self.chains.insert(ChainName::forward(), rules);
+    }
+
+    /// The chain for TCP segments that open no connection and belong to none.
+    /// Whichever way it is that an endpoint is isolated, both its own segments
+    /// and those to it could turn a connection around. One rule leads here, so
+    /// that a first packet passes four rules by.
+    fn stray(&mut self) {
+        let comment = || Match::Comment("of no known connection".to_owned());
+        let rules = Direction::ALL.into_iter().flat_map(|direction| {
+            [SetField::Source, SetField::Destination].map(|field| Rule {
+                matches: vec![Match::Set(SetName::gate(self.family, direction), field), comment()],
+                target: Target::Drop,
+            })
+        });
+        self.chains.insert(ChainName::stray(), rules.collect());
     }
 
     /// The sets and chains of one direction, from its gate to its groups.
@@ -220,7 +253,7 @@ impl Layout<'_> {
 
     /// The chain of a group, named by its content, and its sets.
     fn group(&mut self, direction: Direction, group: &Group) -> ChainName {
-        let leaf = Leaf::new(self.cluster, group, self.family);
+        let leaf = Leaf::new(self.cluster, group, self.family, self.options.allow_tunnels);
         let name = ChainName::new(&format!("{}-{}", letter(direction), leaf.hash(self.family).short()));
         for (set, definition) in &leaf.sets {
             if !self.sets.contains_key(set) {

@@ -13,7 +13,7 @@ use crate::program::{Match, Member, Rule, Set, SetField, SetKind, SetName, Targe
 use crate::ranges::RangeSet;
 use crate::selector::{Operator, Selector};
 use crate::text;
-use crate::traffic::{PortSet, Traffic};
+use crate::traffic::{PortSet, TUNNELS, Traffic};
 
 /// How many ports one multiport match takes; a range counts two.
 const MULTIPORT_SLOTS: usize = 15;
@@ -26,6 +26,7 @@ const MEANING_MAX: usize = 200;
 pub(crate) struct Leaf<'a> {
     pub(crate) rules: Vec<Rule>,
     pub(crate) sets: BTreeMap<SetName, Definition<'a>>,
+    drop_tunnels: bool,
 }
 
 /// What a set stands for. Its name is made from this and nothing else, so one
@@ -40,8 +41,9 @@ pub(crate) enum Definition<'a> {
 
 impl<'a> Leaf<'a> {
     /// The chain of a group in one family.
-    pub(crate) fn new(cluster: &Cluster, group: &'a Group, family: Family) -> Self {
-        let mut leaf = Self { rules: Vec::new(), sets: BTreeMap::new() };
+    pub(crate) fn new(cluster: &Cluster, group: &'a Group, family: Family, allow_tunnels: bool) -> Self {
+        let drop_tunnels = !allow_tunnels && group.key.direction == Direction::Egress;
+        let mut leaf = Self { rules: Vec::new(), sets: BTreeMap::new(), drop_tunnels };
         leaf.admit(group, family);
         leaf.rules.push(Rule { matches: vec![Match::Comment(isolated_by(cluster, group))], target: Target::Drop });
         leaf
@@ -63,6 +65,7 @@ impl<'a> Leaf<'a> {
         let to_anyone = (group.admitted.iter().filter(|(atom, _)| anyone(atom)))
             .fold(Traffic::none(), |traffic, (_, admitted)| traffic.union(&admitted.traffic));
         if to_anyone.is_all() {
+            self.tunnels();
             self.rules.push(Rule { matches: Vec::new(), target: Target::Return });
             return;
         }
@@ -98,9 +101,23 @@ impl<'a> Leaf<'a> {
                 .push(Rule { matches: vec![Match::Set(name, SetField::DestinationPort)], target: Target::Return });
         }
         if !whole.is_empty() {
+            self.tunnels();
             let peers = self.peers(family, field, whole.into_iter().map(|(atom, _)| atom));
             self.rules.push(Rule { matches: peers.into_iter().collect(), target: Target::Return });
         }
+    }
+
+    /// The rules that keep tunnels out. They stand before the rules without
+    /// ports and nowhere else, because no other rule would admit them.
+    fn tunnels(&mut self) {
+        if !self.drop_tunnels {
+            return;
+        }
+        let rule = |number| Rule {
+            matches: vec![Match::ProtocolNumber(number), Match::Comment("a tunnel past policies".to_owned())],
+            target: Target::Drop,
+        };
+        self.rules.extend(TUNNELS.map(rule));
     }
 
     /// The rules that admit some ports of a protocol, to everyone or to peers.

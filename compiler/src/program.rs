@@ -56,6 +56,13 @@ impl ChainName {
         })
     }
 
+    /// The chain that drops the TCP segments of connections that the kernel
+    /// does not know.
+    #[must_use]
+    pub fn stray() -> Self {
+        Self::new("STRAY")
+    }
+
     /// [`FORWARD_CHAIN`].
     #[must_use]
     pub fn forward() -> Self {
@@ -287,6 +294,9 @@ pub struct Rule {
 pub enum Match {
     /// `-m conntrack --ctstate ESTABLISHED,RELATED`
     EstablishedOrRelated,
+    /// `-m conntrack --ctstate INVALID,NEW`: all but that and what somebody
+    /// exempts from tracking.
+    NewOrInvalid,
     /// `-s PREFIX`
     Source(IpNetwork),
     /// `-d PREFIX`
@@ -295,6 +305,11 @@ pub enum Match {
     Icmpv6Type(u8),
     /// `-p PROTOCOL`
     Protocol(Protocol),
+    /// `-p NUMBER`, of a protocol without ports.
+    ProtocolNumber(u8),
+    /// A TCP segment that opens no connection:
+    /// `-p tcp -m tcp ! --tcp-flags FIN,SYN,RST,ACK SYN`
+    NotSyn,
     /// Destination ports, after [`Match::Protocol`]: sorted, disjoint inclusive
     /// ranges; `--dport` for one, `-m multiport --dports` for more, at most 15
     /// slots of which a range takes two.

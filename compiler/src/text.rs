@@ -46,6 +46,8 @@ pub fn rule_line(family: Family, chain: &ChainName, rule: &Rule) -> String {
             Match::Source(prefix) => push(&mut line, format_args!(" -s {}", Canonical(prefix))),
             Match::Destination(prefix) => push(&mut line, format_args!(" -d {}", Canonical(prefix))),
             Match::Protocol(protocol) => push(&mut line, format_args!(" -p {}", protocol.lower())),
+            Match::ProtocolNumber(number) => push(&mut line, format_args!(" -p {number}")),
+            Match::NotSyn => line.push_str(" -p tcp"),
             Match::Icmpv6Type(_) => line.push_str(" -p ipv6-icmp"),
             _ => {}
         }
@@ -53,9 +55,11 @@ pub fn rule_line(family: Family, chain: &ChainName, rule: &Rule) -> String {
     let mut protocol = None;
     for m in &rule.matches {
         match m {
-            Match::Source(_) | Match::Destination(_) => {}
+            Match::Source(_) | Match::Destination(_) | Match::ProtocolNumber(_) => {}
             Match::Protocol(p) => protocol = Some(*p),
             Match::EstablishedOrRelated => line.push_str(" -m conntrack --ctstate RELATED,ESTABLISHED"),
+            Match::NewOrInvalid => line.push_str(" -m conntrack --ctstate INVALID,NEW"),
+            Match::NotSyn => line.push_str(" -m tcp ! --tcp-flags FIN,SYN,RST,ACK SYN"),
             Match::Icmpv6Type(kind) => push(&mut line, format_args!(" -m icmp6 --icmpv6-type {kind}")),
             Match::DestinationPorts(ranges) => ports(&mut line, protocol, ranges),
             Match::SourceIsDestination => {

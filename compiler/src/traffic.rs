@@ -5,6 +5,14 @@ use std::fmt;
 use crate::object::Protocol;
 use crate::ranges::RangeSet;
 
+/// The IP protocols that carry packets of others, by which a pod could go past
+/// the policies for its egress: IPv4 (IPIP), IPv6 and GRE, inside of either
+/// family.
+///
+/// VXLAN is not among them: it is UDP, a policy can name its port, and the
+/// same rules that admit it admit any other tunnel over UDP or TCP.
+pub const TUNNELS: [u8; 3] = [4, 41, 47];
+
 /// A set of ports.
 pub type PortSet = RangeSet<u16>;
 

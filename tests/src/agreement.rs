@@ -14,7 +14,7 @@ use npc_compiler::object::{Family, Objects, Protocol};
 use npc_compiler::pairs::{self, PairSet, Region};
 use npc_compiler::policy::Direction;
 use npc_compiler::program::Program;
-use npc_compiler::traffic::Traffic;
+use npc_compiler::traffic::{TUNNELS, Traffic};
 
 use crate::interpreter::{self, Outcome, State};
 use crate::oracle::{End, Oracle, Packet, Payload, Verdict};
@@ -130,7 +130,7 @@ impl<'a> Question<'a> {
     fn compare_programs(&self, cluster: &Cluster, found: &mut Vec<String>) {
         let nodes: BTreeSet<&str> = self.objects.pods.iter().filter_map(|pod| pod.node.as_deref()).collect();
         for (node, self_match) in nodes.iter().flat_map(|node| SELF_MATCHES.map(|self_match| (*node, self_match))) {
-            let program = layout::program(cluster, node, &layout::Options { self_match });
+            let program = layout::program(cluster, node, &layout::Options { self_match, ..layout::Options::default() });
             let faults = interpreter::faults(&program);
             if !faults.is_empty() {
                 found.extend(faults.into_iter().map(|fault| format!("program of {node}: {fault}")));
@@ -276,6 +276,17 @@ impl Flow<'_> {
         let portless = judge(Payload::Icmp);
         expect(portless, interpreter::Payload::Icmp(echo), State::New)?;
         expect(portless, interpreter::Payload::Other, State::New)?;
+        // No tunnel leads past policies for egress, whatever they admit; and no
+        // isolated endpoint gets or sends what conntrack does not know.
+        let itself = source == destination;
+        let isolated = |end, is_here| if is_here { self.oracle.isolated(end, self.family) } else { [false; 2] };
+        let [sender, receiver] = [isolated(self.from, sends), isolated(self.to, receives)];
+        for number in TUNNELS {
+            let expected = itself || portless && !sender[0];
+            expect(expected, interpreter::Payload::Tunnel(number), State::New)?;
+        }
+        let expected = itself || !(sender.contains(&true) || receiver.contains(&true));
+        expect(expected, interpreter::Payload::Port(Protocol::Tcp, 1), State::Stray)?;
         for number in discovery.into_iter().flatten() {
             expect(true, interpreter::Payload::Icmp(number), State::New)?;
         }

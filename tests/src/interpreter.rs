@@ -23,6 +23,8 @@ pub enum State {
     Established,
     /// Of another flow that belongs to a known one, as an ICMP error does.
     Related,
+    /// A later TCP segment of a flow that conntrack does not know.
+    Stray,
 }
 
 /// What a packet carries.
@@ -32,6 +34,8 @@ pub enum Payload {
     Port(Protocol, u16),
     /// ICMP, or ICMPv6 in an IPv6 packet, of this type.
     Icmp(u8),
+    /// Another IP protocol that carries packets.
+    Tunnel(u8),
     /// Any other IP protocol.
     Other,
 }
@@ -117,13 +121,16 @@ fn matches_all(program: &FamilyProgram, rule: &Rule, packet: &Packet) -> bool {
 fn matches(program: &FamilyProgram, one: &Match, packet: &Packet) -> bool {
     match one {
         Match::EstablishedOrRelated => matches!(packet.state, State::Established | State::Related),
+        Match::NewOrInvalid => matches!(packet.state, State::New | State::Stray),
+        Match::NotSyn => packet.state != State::New && matches!(packet.payload, Payload::Port(Protocol::Tcp, _)),
+        Match::ProtocolNumber(number) => packet.payload == Payload::Tunnel(*number),
         Match::Source(prefix) => prefix.contains(packet.source),
         Match::Destination(prefix) => prefix.contains(packet.destination),
         Match::Icmpv6Type(number) => packet.source.is_ipv6() && packet.payload == Payload::Icmp(*number),
         Match::Protocol(wanted) => matches!(packet.payload, Payload::Port(protocol, _) if protocol == *wanted),
         Match::DestinationPorts(ranges) => match packet.payload {
             Payload::Port(_, port) => ranges.iter().any(|(first, last)| (*first..=*last).contains(&port)),
-            Payload::Icmp(_) | Payload::Other => false,
+            Payload::Icmp(_) | Payload::Tunnel(_) | Payload::Other => false,
         },
         Match::SourceIsDestination => packet.source == packet.destination,
         Match::Set(name, field) => in_set(program, name, *field, packet),

@@ -143,6 +143,15 @@ impl<'a> Oracle<'a> {
         }
     }
 
+    /// Whether some policy isolates an end for egress, and for ingress.
+    #[must_use]
+    pub fn isolated(&self, end: &End, family: Family) -> [bool; 2] {
+        let pod = self.side(end, family).and_then(|side| side.pod);
+        [Direction::Egress, Direction::Ingress].map(|direction| {
+            pod.is_some_and(|pod| self.objects.policies.iter().any(|policy| policy::isolates(policy, direction, pod)))
+        })
+    }
+
     /// Judges a packet. Where an end has no address of the packet's family
     /// there is no such packet, and nothing is allowed.
     #[must_use]

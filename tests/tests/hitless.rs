@@ -20,7 +20,7 @@ use proptest::test_runner::TestCaseError;
 const NODE: &str = "n1";
 
 fn program(objects: &Objects) -> KernelState {
-    let options = Options { self_match: SelfMatch::Bpf };
+    let options = Options { self_match: SelfMatch::Bpf, ..Options::default() };
     KernelState::from(&layout::program(&Cluster::new(objects), NODE, &options))
 }
 

@@ -11,6 +11,7 @@ use npc_agent::dataplane::backend::Backend;
 use npc_agent::dataplane::network::{self, Follower};
 use npc_agent::enforce::{self, Enforcer, Event, Settings};
 use npc_agent::source::{directory, manifests};
+use npc_compiler::layout;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time;
@@ -45,6 +46,15 @@ pub(super) struct Args {
     /// Which iptables to use; auto looks at what lives in the kernel.
     #[arg(long, value_enum, default_value_t)]
     backend: BackendArg,
+
+    /// Let flows that are established go on under policies that deny them.
+    #[arg(long)]
+    keep_established: bool,
+
+    /// Let pods that are isolated for egress send IPIP, 6in4 and GRE where a
+    /// rule without ports admits it.
+    #[arg(long)]
+    allow_tunnels: bool,
 
     /// Program the kernel once and exit.
     #[arg(long)]
@@ -107,7 +117,12 @@ async fn agent(args: Args) -> anyhow::Result<()> {
         BackendArg::Legacy => Some(Backend::Legacy),
     };
     let kernel = tokio::task::spawn_blocking(move || Linux::open(backend)).await??;
-    let enforcer = Enforcer::new(kernel, node.clone());
+    let options = layout::Options {
+        keep_established: args.keep_established,
+        allow_tunnels: args.allow_tunnels,
+        ..layout::Options::default()
+    };
+    let enforcer = Enforcer::new(kernel, node.clone()).with_options(options);
     let settings = Settings { node, once: args.once, ready_file: args.ready_file };
     Ok(enforce::run(enforcer, settings, events).await?)
 }

@@ -317,10 +317,24 @@ fn our_chains(save: &str) -> BTreeMap<ChainName, Vec<String>> {
             && rule.starts_with(CHAIN_PREFIX)
             && let Some(name) = rule.split(' ').next().and_then(ChainName::ours)
         {
-            chains.entry(name).or_default().push(line.to_owned());
+            chains.entry(name).or_default().push(by_number(line));
         }
     }
     chains
+}
+
+/// Protocols without ports that our rules name by number, by the names that
+/// `iptables-save` finds for them in one /etc/protocols or another.
+const PROTOCOL_NAMES: [(&str, u8); 4] = [("ipencap", 4), ("ipv4", 4), ("ipv6", 41), ("gre", 47)];
+
+/// A rule with the number of its protocol, as we write it.
+fn by_number(line: &str) -> String {
+    for (name, number) in PROTOCOL_NAMES {
+        if line.contains(&format!(" -p {name} ")) {
+            return line.replacen(&format!(" -p {name} "), &format!(" -p {number} "), 1);
+        }
+    }
+    line.to_owned()
 }
 
 /// The line of a restore's input that a failed restore complains about.
@@ -414,6 +428,15 @@ mod tests {
         assert_eq!(hook("-P FORWARD ACCEPT\n-A FORWARD -j X\n-A FORWARD -j NPC-FORWARD\n"), Hook::Displaced(1));
         assert_eq!(hook("-A FORWARD -j NPC-FORWARD\n-A FORWARD -j NPC-FORWARD\n"), Hook::Displaced(2));
         assert_eq!(hook("-P FORWARD ACCEPT\n-A FORWARD -s 10.0.0.1/32 -j NPC-FORWARD\n"), Hook::Absent);
+    }
+
+    #[test]
+    fn protocols_are_read_by_number_whatever_this_system_calls_them() {
+        for (read, number) in [("ipencap", 4), ("ipv4", 4), ("4", 4), ("ipv6", 41), ("gre", 47), ("47", 47)] {
+            assert_eq!(by_number(&format!("-A NPC-E-X -p {read} -j DROP")), format!("-A NPC-E-X -p {number} -j DROP"));
+        }
+        let other = "-A NPC-E-X -p tcp -m comment --comment \"a -p grease \" -j DROP";
+        assert_eq!(by_number(other), other);
     }
 
     #[test]

@@ -61,6 +61,10 @@ fn questions(family: Family, set: &SetName) -> Vec<Question> {
             vec![Match::Protocol(Protocol::Tcp), Match::DestinationPorts(vec![(1, 1)])],
         ),
         needed(
+            "the states INVALID and NEW in the match conntrack (connections that are not known)",
+            vec![Match::NotSyn, Match::NewOrInvalid],
+        ),
+        needed(
             "the match udp (single ports)",
             vec![Match::Protocol(Protocol::Udp), Match::DestinationPorts(vec![(1, 1)])],
         ),

@@ -19,8 +19,10 @@ use crate::dataplane::{Error, Kernel};
 pub struct Enforcer<K> {
     kernel: K,
     node: String,
-    /// What programs may use; `None` before the kernel was asked.
-    options: Option<layout::Options>,
+    /// What programs depend on besides the objects.
+    options: layout::Options,
+    /// The kernel was asked what programs may use.
+    probed: bool,
     /// What the kernel holds; `None` before it was first read, and after a
     /// failure left it unknown.
     held: Option<KernelState>,
@@ -52,7 +54,15 @@ impl<K: Kernel> Enforcer<K> {
     /// Will write the programs of this node to this kernel. Nothing is read or
     /// written yet.
     pub fn new(kernel: K, node: impl Into<String>) -> Self {
-        Self { kernel, node: node.into(), options: None, held: None, hooked: false }
+        let options = layout::Options::default();
+        Self { kernel, node: node.into(), options, probed: false, held: None, hooked: false }
+    }
+
+    /// The same, with what whoever runs it has chosen; what the kernel can do
+    /// is found out.
+    #[must_use]
+    pub fn with_options(self, options: layout::Options) -> Self {
+        Self { options, ..self }
     }
 
     /// Makes the kernel equal to what the objects ask for.
@@ -83,11 +93,12 @@ impl<K: Kernel> Enforcer<K> {
     /// What programs may use on this kernel. Asked for no sooner than it is
     /// needed, because asking writes, if only what no packet meets.
     fn options(&mut self) -> Result<layout::Options, Error> {
-        if let Some(options) = &self.options {
-            return Ok(options.clone());
+        if !self.probed {
+            let bpf = self.kernel.probe()?.bpf;
+            self.options.self_match = if bpf { SelfMatch::Bpf } else { SelfMatch::PerEndpoint };
+            self.probed = true;
         }
-        let self_match = if self.kernel.probe()?.bpf { SelfMatch::Bpf } else { SelfMatch::PerEndpoint };
-        Ok(self.options.insert(layout::Options { self_match }).clone())
+        Ok(self.options.clone())
     }
 
     /// Makes the kernel equal to a program; only what differs is written. The

@@ -101,7 +101,11 @@ fn rule_faults(program: &FamilyProgram, rule: &Rule, found: &mut Vec<String>) {
                 Some("of the other family")
             }
             Match::Icmpv6Type(_) if program.family == Family::V4 => Some("ICMPv6 in an IPv4 packet"),
-            Match::Icmpv6Type(_) | Match::Protocol(_) if protocols(rule) > 1 => Some("two protocols"),
+            Match::Icmpv6Type(_) | Match::Protocol(_) | Match::ProtocolNumber(_) | Match::NotSyn
+                if protocols(rule) > 1 =>
+            {
+                Some("two protocols")
+            }
             Match::DestinationPorts(_) if !rule.matches[..index].iter().any(|m| matches!(m, Match::Protocol(_))) => {
                 Some("ports before a protocol")
             }
@@ -121,7 +125,10 @@ fn rule_faults(program: &FamilyProgram, rule: &Rule, found: &mut Vec<String>) {
 }
 
 fn protocols(rule: &Rule) -> usize {
-    rule.matches.iter().filter(|one| matches!(one, Match::Protocol(_) | Match::Icmpv6Type(_))).count()
+    let is_protocol = |one: &&Match| {
+        matches!(one, Match::Protocol(_) | Match::ProtocolNumber(_) | Match::NotSyn | Match::Icmpv6Type(_))
+    };
+    rule.matches.iter().filter(is_protocol).count()
 }
 
 fn ports_fault(ranges: &[(u16, u16)]) -> Option<&'static str> {

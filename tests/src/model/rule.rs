@@ -49,8 +49,15 @@ impl Rule {
                 "-m" => {
                     value();
                 }
-                // New connections only; neighbour discovery is not asked about.
+                "!" => {}
+                // First packets of connections only; neighbour discovery is
+                // not asked about.
                 "--ctstate" | "--icmpv6-type" => {
+                    value();
+                    rule.never = true;
+                }
+                "--tcp-flags" => {
+                    value();
                     value();
                     rule.never = true;
                 }
