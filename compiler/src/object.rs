@@ -272,7 +272,9 @@ impl From<core::Pod> for Pod {
             .filter(|owner| owner.kind != "Node")
             .map(|owner| Workload::of_owner(&owner.kind, &owner.name, &made.labels));
         let listed = status.pod_ips.unwrap_or_default().into_iter().map(|ip| ip.ip);
-        for ip in listed.chain(status.pod_ip).filter_map(|text| parse_address(&text)) {
+        let addresses = listed.chain(status.pod_ip).filter_map(|text| parse_address(&text));
+        // The null address is nobody's, and no set takes it.
+        for ip in addresses.filter(|ip| !ip.is_unspecified()) {
             // The API has at most one of each family; the first one counts.
             match ip {
                 IpAddr::V4(ip) => made.ipv4 = made.ipv4.or(Some(ip)),

@@ -63,6 +63,13 @@ spec: {podSelector: {}}
 }
 
 #[test]
+fn what_is_no_address_of_a_pod_is_left_out() {
+    let status = "status: {podIPs: [{ip: 0.0.0.0}, {ip: '::'}, {ip: ''}, {ip: x}, {ip: 10.1.0.1}]}\n";
+    let addresses: Vec<_> = read(&(pod("a", "") + status)).objects.pods[0].addresses().collect();
+    assert_eq!(addresses, ["10.1.0.1".parse::<std::net::IpAddr>().unwrap()]);
+}
+
+#[test]
 fn kinds_go_by_their_group() {
     let doc =
         |api_version: &str, kind: &str| format!("apiVersion: {api_version}\nkind: {kind}\nmetadata: {{name: x}}\n");
