@@ -13,7 +13,7 @@ need iptables-nft-restore iptables
 need iptables-legacy-restore iptables
 need ipset ipset
 need ip iproute2
-need cc gcc
+need cc "gcc libc6-dev"
 
 [ -n "$missing" ] || exit 0
 if [ "$(id -u)" -ne 0 ]; then
