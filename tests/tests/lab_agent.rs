@@ -8,7 +8,7 @@ use std::path::Path;
 use nix::sys::signal::Signal;
 use npc_agent::source::manifests;
 use npc_compiler::object::Objects;
-use npc_lab::lab::{Backend, Enforcer, Lab, Mode, can_run, report};
+use npc_lab::lab::{Backend, Enforcer, Lab, Mode, can_run, report, skipped};
 
 fn shop() -> Objects {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/examples/shop");
@@ -30,7 +30,7 @@ fn start(mode: Mode, backend: Backend) -> Option<Lab> {
     let agent = match Enforcer::sibling() {
         Ok(agent) => agent,
         Err(error) => {
-            eprintln!("SKIPPED: {error}");
+            skipped(&error);
             return None;
         }
     };

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use npc_compiler::object::Objects;
-use npc_lab::lab::{Backend, Enforcer, Lab, Mode, can_run, report};
+use npc_lab::lab::{Backend, Enforcer, Lab, Mode, can_run, report, skipped};
 use npc_lab::random;
 
 /// One of each combination of mode and backend.
@@ -44,7 +44,7 @@ fn random_clusters_are_kept() {
     let agent = match Enforcer::sibling() {
         Ok(agent) => agent,
         Err(error) => {
-            eprintln!("SKIPPED: {error}");
+            skipped(&error);
             return;
         }
     };

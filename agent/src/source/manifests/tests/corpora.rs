@@ -1,6 +1,7 @@
 //! Real files, on disk.
 
 use std::fs;
+use std::io::Write as _;
 
 use super::*;
 
@@ -65,7 +66,8 @@ fn the_shared_corpora_are_read() {
     let shared = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared");
     let cases = shared.join("corpora/np-guard/cases");
     let Ok(cases) = fs::read_dir(cases) else {
-        return eprintln!("SKIPPED: no corpora beside the repository");
+        // Past the test harness, which shows only what failing tests print.
+        return io::stderr().write_all(b"SKIPPED: no corpora beside the repository\n").unwrap();
     };
     let (mut read, mut policies) = (0, 0);
     for case in cases {
