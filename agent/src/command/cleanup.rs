@@ -28,10 +28,12 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
             _ => {}
         }
     }
-    for error in &removed.errors {
-        eprintln!("npc: {:#}", anyhow::anyhow!("{error}"));
+    let exit = if removed.errors.is_empty() { Exit::Fine } else { Exit::Not };
+    for error in removed.errors {
+        // With its causes.
+        eprintln!("npc: {:#}", anyhow::Error::new(error));
     }
-    Ok(if removed.errors.is_empty() { Exit::Fine } else { Exit::Not })
+    Ok(exit)
 }
 
 fn report(out: &mut impl Write, removed: &Removed) -> io::Result<()> {
