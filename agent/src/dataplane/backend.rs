@@ -12,6 +12,7 @@ use std::fmt;
 use std::fs;
 
 use npc_compiler::object::Family;
+use npc_compiler::program::{CHAIN_PREFIX, FORWARD_CHAIN};
 
 use super::process;
 
@@ -146,15 +147,23 @@ struct Residents {
     /// Kubelet's chains are there: it puts them where the node's rules belong,
     /// for others to find.
     hint: bool,
-    /// How many rules there are, in all tables and both families.
+    /// How many rules of others there are, in all tables and both families.
     rules: usize,
+    /// Rules of ours are there, from an earlier run.
+    ours: bool,
 }
 
 impl Residents {
     fn count(&mut self, save: &str) {
         self.hint |= (save.lines())
             .any(|line| line.starts_with(":KUBE-IPTABLES-HINT ") || line.starts_with(":KUBE-KUBELET-CANARY "));
-        self.rules += save.lines().filter(|line| line.starts_with("-A ")).count();
+        for rule in save.lines().filter_map(|line| line.strip_prefix("-A ")) {
+            if rule.starts_with(CHAIN_PREFIX) || rule.rsplit(' ').next() == Some(FORWARD_CHAIN) {
+                self.ours = true;
+            } else {
+                self.rules += 1;
+            }
+        }
     }
 }
 
@@ -179,6 +188,10 @@ fn choose(nft: Residents, legacy: Residents, default: Option<Backend>) -> (Backe
     match nft.rules.cmp(&legacy.rules) {
         std::cmp::Ordering::Greater => (Backend::Nft, counts),
         std::cmp::Ordering::Less => (Backend::Legacy, format!("{} rules there, {} in nft", legacy.rules, nft.rules)),
+        // Where others have nothing to say, to stay is better than to move.
+        std::cmp::Ordering::Equal if nft.ours != legacy.ours => {
+            (if nft.ours { Backend::Nft } else { Backend::Legacy }, "our own rules are there".to_owned())
+        }
         std::cmp::Ordering::Equal => match default {
             Some(default) => (default, "the system's default".to_owned()),
             None => (Backend::Nft, "the kernel tells nothing and the system has no default".to_owned()),
@@ -247,7 +260,7 @@ mod tests {
     use super::*;
 
     fn holds(hint: bool, rules: usize) -> Residents {
-        Residents { hint, rules }
+        Residents { hint, rules, ours: false }
     }
 
     #[test]
@@ -262,6 +275,15 @@ mod tests {
         assert_eq!(choose(holds(true, 2), holds(true, 3), Some(Backend::Nft)).0, Backend::Legacy);
         assert_eq!(choose(holds(false, 0), holds(false, 0), Some(Backend::Legacy)).0, Backend::Legacy);
         assert_eq!(choose(holds(false, 0), holds(false, 0), None).0, Backend::Nft);
+    }
+
+    #[test]
+    fn where_others_tell_nothing_an_agent_stays_where_it_was() {
+        let mut ours = Residents::default();
+        ours.count("*filter\n-A FORWARD -j NPC-FORWARD\n-A NPC-FORWARD -j RETURN\nCOMMIT\n");
+        assert_eq!(ours, Residents { ours: true, ..holds(false, 0) });
+        assert_eq!(choose(holds(false, 0), ours, Some(Backend::Nft)).0, Backend::Legacy);
+        assert_eq!(choose(ours, holds(false, 1), Some(Backend::Nft)).0, Backend::Legacy);
     }
 
     #[test]
