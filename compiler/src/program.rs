@@ -130,6 +130,12 @@ impl SetName {
         Direction::ALL.into_iter().any(|direction| self.is_of(direction))
     }
 
+    /// Whether it is the gate of a direction.
+    #[must_use]
+    pub fn is_gate(&self) -> bool {
+        matches!(self.suffix(), "ingress" | "egress")
+    }
+
     /// Whether it is the gate or a set of the tree of a direction.
     #[must_use]
     pub fn is_of(&self, direction: Direction) -> bool {

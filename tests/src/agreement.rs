@@ -7,6 +7,7 @@ use std::net::IpAddr;
 
 use npc_compiler::cidr;
 use npc_compiler::cluster::{Cluster, PodId};
+use npc_compiler::established::{Judge, Tuple};
 use npc_compiler::group::Groups;
 use npc_compiler::layout::{self, SelfMatch};
 use npc_compiler::matrix::{self, By, ConnectivityMatrix};
@@ -136,6 +137,8 @@ impl<'a> Question<'a> {
                 found.extend(faults.into_iter().map(|fault| format!("program of {node}: {fault}")));
                 continue;
             }
+            let (options, nobody) = (layout::Options::default(), BTreeSet::new());
+            let mut judge = Judge::new(cluster, node, &options, &nobody);
             for ((from_name, from), (to_name, to)) in self.pairs() {
                 // The two programs differ in traffic of an end to itself only.
                 if self_match != SelfMatch::default() && from_name != to_name {
@@ -145,6 +148,9 @@ impl<'a> Question<'a> {
                     let flow = Flow { oracle: &self.oracle, objects: self.objects, node, family, from, to };
                     if let Err(difference) = flow.compare(&program, &self.ports) {
                         found.push(format!("program of {node}: {from_name} -> {to_name} {difference}"));
+                    }
+                    if let Err(difference) = flow.compare_established(&mut judge, &self.ports) {
+                        found.push(format!("flows of {node}: {from_name} -> {to_name} {difference}"));
                     }
                 }
             }
@@ -293,6 +299,45 @@ impl Flow<'_> {
         for state in [State::Established, State::Related] {
             expect(true, interpreter::Payload::Icmp(echo), state)?;
             expect(true, interpreter::Payload::Port(Protocol::Tcp, 1), state)?;
+        }
+        Ok(())
+    }
+
+    /// What of the flows that are established is forbidden, which is what the
+    /// oracle would not let begin.
+    fn compare_established(&self, judge: &mut Judge<'_>, ports: &[u16]) -> Result<(), Different> {
+        let address = |end| self.oracle.address(end, self.family);
+        let (Some(source), Some(destination)) = (address(self.from), address(self.to)) else { return Ok(()) };
+        // A node's own by definition, and never forwarded.
+        if source.is_loopback() || destination.is_loopback() {
+            return Ok(());
+        }
+        let (sends, receives) = (self.is_here(source), self.is_here(destination));
+        let allowed = |payload| {
+            let verdict = self.oracle.allows(self.from, self.to, Packet { family: self.family, payload });
+            (verdict.egress || !sends) && (verdict.ingress || !receives)
+        };
+        let mut expect = |expected: bool, payload, protocol, port| {
+            let seen = !judge.forbids(&Tuple { source, destination, protocol, port });
+            if seen == expected {
+                Ok(())
+            } else {
+                Err(Different { payload, state: State::Established, expected, seen })
+            }
+        };
+        for protocol in Protocol::ALL {
+            for &port in if sends || receives { ports } else { &ports[..1] } {
+                let expected = allowed(Payload::Port(protocol, port));
+                expect(expected, interpreter::Payload::Port(protocol, port), protocol.number(), port)?;
+            }
+        }
+        let portless = allowed(Payload::Icmp);
+        let icmp = if self.family == Family::V4 { 1 } else { 58 };
+        expect(portless, interpreter::Payload::Icmp(0), icmp, 0)?;
+        let exempt = source == destination || self.oracle.own_node(self.from, self.to, self.family);
+        let isolated = sends && self.oracle.isolated(self.from, self.family)[0];
+        for number in TUNNELS {
+            expect(exempt || portless && !isolated, interpreter::Payload::Tunnel(number), number, 0)?;
         }
         Ok(())
     }
