@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use npc_compiler::established::Tuple;
 use npc_compiler::object::Family;
 use npc_compiler::plan::{Held, KernelState, Plan, SetWrite, Step};
 use npc_compiler::program::SetName;
@@ -12,7 +13,7 @@ use tracing::{debug, info, warn};
 use super::backend::{self, Backend};
 use super::iptables::{Hook, Iptables};
 use super::probe::{self, Capabilities};
-use super::{Error, Kernel, ipset};
+use super::{Error, Kernel, conntrack, ipset};
 
 /// Far longer than a packet takes through the rules.
 const PACKET_TIME: Duration = Duration::from_millis(20);
@@ -22,6 +23,8 @@ const PACKET_TIME: Duration = Duration::from_millis(20);
 pub struct Linux {
     /// One for each family that the kernel has.
     tables: Vec<Iptables>,
+    /// That flows cannot be cut was said.
+    said_uncut: bool,
 }
 
 impl Linux {
@@ -37,7 +40,7 @@ impl Linux {
         let tables = Self::tables(backend)?;
         let families: Vec<String> = tables.iter().map(|table| table.family().to_string()).collect();
         info!(%backend, reason, families = families.join(" "), "found the packet filter");
-        Ok(Self { tables })
+        Ok(Self { tables, said_uncut: false })
     }
 
     fn tables(backend: Backend) -> Result<Vec<Iptables>, Error> {
@@ -126,6 +129,27 @@ impl Kernel for Linux {
     fn put_hook_first(&mut self) -> Result<Vec<(Family, Hook)>, Error> {
         let put = self.tables.iter().map(|table| Ok((table.family(), table.put_hook_first()?)));
         put.collect()
+    }
+
+    fn cut(&mut self, forbids: &mut dyn FnMut(&Tuple) -> bool) -> Result<conntrack::Swept, Error> {
+        let begun = Instant::now();
+        // The kernel lists a flow once its first packet has passed the last
+        // hook; one that met the rules of before may still be on its way there.
+        grace();
+        let mut all = conntrack::Swept::default();
+        for table in &self.tables {
+            match conntrack::sweep(table.family(), forbids) {
+                Ok(swept) => all += swept,
+                Err(error @ conntrack::Error::Unsupported(_)) => {
+                    if !std::mem::replace(&mut self.said_uncut, true) {
+                        warn!("{error}");
+                    }
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        debug!(judged = all.judged, cut = all.cut, stuck = all.stuck, took = ?begun.elapsed(), "judged the flows");
+        Ok(all)
     }
 }
 

@@ -4,18 +4,21 @@
 //! ```text
 //! backend  which iptables             probe    what this kernel can do
 //!    └─▶ iptables, ipset ─▶ linux ────────▶ the Kernel that the agent writes to
-//!              └──────────▶ cleanup            network  addresses, links, routes
+//!              └──────────▶ cleanup      ▲     network  addresses, links, routes
+//!                             conntrack ─┘
 //! ```
 //!
 //! Everything acts on the network namespace of the calling thread, and what it
 //! acts on bears our names: `NPC-` chains, the jump to them, `npc4-` and
 //! `npc6-` sets.
 
+use npc_compiler::established::Tuple;
 use npc_compiler::object::Family;
 use npc_compiler::plan::{KernelState, Plan};
 
 pub mod backend;
 pub mod cleanup;
+pub mod conntrack;
 pub mod ipset;
 pub mod iptables;
 mod linux;
@@ -55,6 +58,14 @@ pub trait Kernel: Send + 'static {
     /// # Errors
     /// If FORWARD cannot be read or written.
     fn put_hook_first(&mut self) -> Result<Vec<(Family, iptables::Hook)>, Error>;
+
+    /// Judges every flow that it knows and deletes those that are forbidden,
+    /// with all that passed before the last write among them. Their next packet
+    /// meets the rules.
+    ///
+    /// # Errors
+    /// If the flows cannot be listed or deleted.
+    fn cut(&mut self, forbids: &mut dyn FnMut(&Tuple) -> bool) -> Result<conntrack::Swept, Error>;
 }
 
 /// Why the kernel could not be read or written.
@@ -69,6 +80,9 @@ pub enum Error {
     /// The sets.
     #[error(transparent)]
     Ipset(#[from] ipset::Error),
+    /// The flows that it knows.
+    #[error(transparent)]
+    Conntrack(#[from] conntrack::Error),
     /// Something without which no policy can be enforced.
     #[error("this kernel cannot enforce policies: it lacks {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Lacks(Vec<probe::Missing>),

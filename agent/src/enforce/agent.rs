@@ -16,7 +16,6 @@ use tracing::{error, info, warn};
 use super::enforcer::{Enforcer, Pass};
 use super::ready::ReadyFile;
 use super::view::View;
-use crate::dataplane::iptables::Hook;
 use crate::dataplane::network::Network;
 use crate::dataplane::{self, Kernel};
 
@@ -202,7 +201,7 @@ impl<K: Kernel> Agent<K> {
                 for (family, hook) in &found {
                     warn!(%family, found = ?hook, "somebody moved the jump to our chains; it is first in FORWARD again");
                 }
-                if found.iter().any(|(_, hook)| *hook == Hook::Absent) {
+                if !found.is_empty() {
                     self.in_sync = false;
                     self.due = Some(Instant::now());
                 }
@@ -244,6 +243,15 @@ impl<K: Kernel> Agent<K> {
             applied = ?pass.applied,
             "the kernel is up to date"
         );
+        if let Some(flows) = pass.flows.filter(|flows| flows.cut > 0) {
+            info!(cut = flows.cut, judged = flows.judged, "cut the established flows that policies deny by now");
+        }
+        if let Some(flows) = pass.flows.filter(|flows| flows.stuck > 0) {
+            warn!(
+                flows = flows.stuck,
+                "policies deny these flows by now, but a flowtable or the network card forwards them; they go on"
+            );
+        }
         for (family, hook) in pass.rehooked {
             info!(%family, found = ?hook, "put the jump to our chains first in FORWARD");
         }

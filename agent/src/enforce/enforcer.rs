@@ -1,5 +1,5 @@
 //! One pass: compile the objects, plan against what the kernel holds, write
-//! the difference.
+//! the difference, cut the established flows that it denies.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -11,6 +11,8 @@ use npc_compiler::object::{Family, Objects};
 use npc_compiler::plan::{KernelState, Plan, SetWrite, Step};
 use npc_compiler::program::Program;
 
+use super::established::Established;
+use crate::dataplane::conntrack::Swept;
 use crate::dataplane::iptables::Hook;
 use crate::dataplane::{Error, Kernel};
 
@@ -28,6 +30,7 @@ pub struct Enforcer<K> {
     held: Option<KernelState>,
     /// The jump to our chains was seen first in FORWARD after they were loaded.
     hooked: bool,
+    established: Established,
 }
 
 /// What a pass did.
@@ -41,6 +44,8 @@ pub struct Pass {
     pub findings: Vec<Finding>,
     /// What was written.
     pub writes: Writes,
+    /// What became of the flows that the kernel knew, if they had to be judged.
+    pub flows: Option<Swept>,
     /// Where the jump to our chains was, in the families where it was not in
     /// its place.
     pub rehooked: Vec<(Family, Hook)>,
@@ -55,7 +60,15 @@ impl<K: Kernel> Enforcer<K> {
     /// written yet.
     pub fn new(kernel: K, node: impl Into<String>) -> Self {
         let options = layout::Options::default();
-        Self { kernel, node: node.into(), options, probed: false, held: None, hooked: false }
+        Self {
+            kernel,
+            node: node.into(),
+            options,
+            probed: false,
+            held: None,
+            hooked: false,
+            established: Established::new(),
+        }
     }
 
     /// The same, with what whoever runs it has chosen; what the kernel can do
@@ -77,13 +90,20 @@ impl<K: Kernel> Enforcer<K> {
         let cluster = Cluster::new(objects);
         let program = layout::program(&cluster, &self.node, &options);
         let compiled = begun.elapsed();
+        self.established.owned_as(&cluster, &self.node);
         let (writes, rehooked) = self.enforce(&program)?;
+        let flows = if options.keep_established {
+            None
+        } else {
+            self.established.cut(&mut self.kernel, &cluster, &self.node, &options)?
+        };
         let ours = |pod: &npc_compiler::object::Pod| pod.node.as_deref() == Some(&self.node);
         Ok(Pass {
             policies: cluster.policies().count(),
             endpoints: cluster.endpoints().filter(|(_, pod)| ours(pod)).count(),
             findings: cluster.findings().to_vec(),
             writes,
+            flows,
             rehooked,
             compiled,
             applied: begun.elapsed().saturating_sub(compiled),
@@ -109,9 +129,13 @@ impl<K: Kernel> Enforcer<K> {
     pub fn enforce(&mut self, program: &Program) -> Result<(Writes, Vec<(Family, Hook)>), Error> {
         let held = match self.held.take() {
             Some(held) => held,
-            None => self.kernel.read()?,
+            None => {
+                self.established.rules_were_lost();
+                self.kernel.read()?
+            }
         };
         let plan = Plan::new(&held, program);
+        self.established.planned(&plan);
         if plan.is_empty() {
             self.held = Some(held);
         } else {
@@ -131,7 +155,17 @@ impl<K: Kernel> Enforcer<K> {
         let mut found = self.kernel.put_hook_first()?;
         self.hooked = true;
         found.retain(|(_, hook)| *hook != Hook::First);
+        if !found.is_empty() {
+            self.established.rules_were_lost();
+        }
         Ok(found)
+    }
+
+    /// How many established flows were cut since this enforcer began, because
+    /// policies denied them by then.
+    #[must_use]
+    pub fn flows_cut(&self) -> u64 {
+        self.established.cut
     }
 
     /// Puts the jump back in its place if somebody took it away or inserted
@@ -139,7 +173,8 @@ impl<K: Kernel> Enforcer<K> {
     ///
     /// Who took it away may have taken more, as a flush of the whole table
     /// does; so what the kernel holds is unknown then, as it is after an error,
-    /// and another pass is due.
+    /// and another pass is due. So it is where rules were inserted above, which
+    /// may have let through what ours deny.
     ///
     /// # Errors
     /// If FORWARD cannot be read or written.

@@ -13,6 +13,7 @@
 
 pub mod agent;
 pub mod enforcer;
+mod established;
 mod ready;
 #[cfg(test)]
 mod tests;

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::PodSpec;
 use k8s_openapi::api::networking::{self, v1::NetworkPolicySpec};
+use npc_compiler::established::Tuple;
+use npc_compiler::layout;
 use npc_compiler::object::{Family, Labels, NetworkPolicy, Objects, Pod};
 use npc_compiler::plan::{Held, KernelState, Plan, SetWrite, Step};
 use npc_compiler::program::{Member, SetName};
@@ -17,6 +19,7 @@ use tokio::time::Instant;
 
 use super::agent::Error;
 use super::{Enforcer, Event, Settings, run};
+use crate::dataplane::conntrack::Swept;
 use crate::dataplane::iptables::Hook;
 use crate::dataplane::network::Network;
 use crate::dataplane::probe::Capabilities;
@@ -30,13 +33,21 @@ enum Call {
     Apply,
     Refused,
     Hook,
+    Cut,
 }
-use Call::{Apply, Hook as Hooked, Probe, Read, Refused};
+use Call::{Apply, Cut, Hook as Hooked, Probe, Read, Refused};
 
 /// What a recording kernel holds.
 struct Memory {
     state: KernelState,
     hook: Hook,
+    flows: Vec<Tuple>,
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self { state: KernelState::default(), hook: Hook::Absent, flows: Vec::new() }
+    }
 }
 
 /// A kernel that does in memory what it is told, and tells of every call. It
@@ -80,6 +91,15 @@ impl Kernel for Recording {
         let mut memory = self.memory.lock().expect("nobody panicked");
         self.calls.send(Hooked).expect("the test listens");
         Ok(vec![(Family::V4, std::mem::replace(&mut memory.hook, Hook::First))])
+    }
+
+    fn cut(&mut self, forbids: &mut dyn FnMut(&Tuple) -> bool) -> Result<Swept, dataplane::Error> {
+        let mut memory = self.memory.lock().expect("nobody panicked");
+        let judged = memory.flows.len();
+        memory.flows.retain(|flow| !forbids(flow));
+        let cut = judged - memory.flows.len();
+        self.calls.send(Cut).expect("the test listens");
+        Ok(Swept { judged: judged as u64, cut: cut as u64, stuck: 0 })
     }
 }
 
@@ -132,15 +152,19 @@ struct World {
 
 impl World {
     fn new(settings: Settings, refusals: usize, queued: Vec<Event>) -> Self {
+        Self::with_options(settings, layout::Options::default(), refusals, queued)
+    }
+
+    fn with_options(settings: Settings, options: layout::Options, refusals: usize, queued: Vec<Event>) -> Self {
         let (events, receiver) = mpsc::channel(16);
         let (sender, calls) = mpsc::unbounded_channel();
         for event in queued {
             events.try_send(event).expect("there is room");
         }
-        let memory = Arc::new(Mutex::new(Memory { state: KernelState::default(), hook: Hook::Absent }));
+        let memory = Arc::new(Mutex::new(Memory::default()));
         let kernel = Recording { memory: Arc::clone(&memory), refusals, calls: sender };
         let settings = Settings { node: "node-1".to_owned(), ..settings };
-        let enforcer = Enforcer::new(kernel, "node-1");
+        let enforcer = Enforcer::new(kernel, "node-1").with_options(options);
         Self { memory, events, calls, agent: tokio::spawn(run(enforcer, settings, receiver)) }
     }
 
@@ -207,9 +231,10 @@ async fn nothing_is_asked_of_the_kernel_before_both_sides_were_heard() {
 #[tokio::test(start_paused = true)]
 async fn the_jump_goes_in_after_the_chains_and_once() {
     let mut world = World::new(Settings::default(), 0, vec![network(), Event::Objects(objects(&["10.0.0.1"]))]);
-    world.calls([Probe, Read, Apply, Hooked]).await;
+    world.calls([Probe, Read, Apply, Hooked, Cut]).await;
     world.send(Event::Objects(objects(&["10.0.0.2"]))).await;
-    world.calls([Apply]).await;
+    // What flows the first pod had are not the second one's.
+    world.calls([Apply, Cut]).await;
     assert_eq!(world.ingress(), ["10.0.0.2"]);
     world.end().await;
 }
@@ -221,7 +246,7 @@ async fn what_came_while_a_pass_ran_is_one_change_and_all_of_it_counts() {
     let settings = Settings { ready_file: Some(ready.clone()), ..Settings::default() };
     let states = ["10.0.0.1", "10.0.0.2", "10.0.0.3"].map(|address| Event::Objects(objects(&[address])));
     let mut world = World::new(settings, 0, [network()].into_iter().chain(states).collect());
-    world.calls([Probe, Read, Apply, Hooked]).await;
+    world.calls([Probe, Read, Apply, Hooked, Cut]).await;
     assert_eq!(world.ingress(), ["10.0.0.3"]);
     // The same again: nothing is written, and it counts as handled.
     world.send(Event::Objects(objects(&["10.0.0.3"]))).await;
@@ -238,7 +263,7 @@ async fn a_refusal_is_tried_again_later_and_later_on_what_the_kernel_holds_then(
     world.calls([Probe, Read, Refused]).await;
     // More to do does not make it hurry.
     world.send(Event::Objects(objects(&["10.0.0.1", "10.0.0.2"]))).await;
-    world.calls([Read, Refused, Read, Refused, Read, Apply, Hooked]).await;
+    world.calls([Read, Refused, Read, Refused, Read, Apply, Hooked, Cut]).await;
     assert_eq!(begun.elapsed().as_millis(), 250 + 500 + 1000);
     assert_eq!(world.ingress(), ["10.0.0.1", "10.0.0.2"]);
     world.end().await;
@@ -252,7 +277,7 @@ async fn the_wait_has_an_upper_bound() {
     for _ in 0..20 {
         world.calls([Read, Refused]).await;
     }
-    world.calls([Read, Apply, Hooked]).await;
+    world.calls([Read, Apply, Hooked, Cut]).await;
     assert!(begun.elapsed() < Duration::from_secs(20 * 10), "{:?}", begun.elapsed());
     world.end().await;
 }
@@ -260,12 +285,12 @@ async fn the_wait_has_an_upper_bound() {
 #[tokio::test(start_paused = true)]
 async fn the_jump_is_looked_after_and_if_it_was_gone_so_may_be_the_rest() {
     let mut world = World::new(Settings::default(), 0, vec![network(), Event::Objects(objects(&["10.0.0.1"]))]);
-    world.calls([Probe, Read, Apply, Hooked]).await;
+    world.calls([Probe, Read, Apply, Hooked, Cut]).await;
     let begun = Instant::now();
     world.calls([Hooked, Hooked]).await;
     assert!(begun.elapsed() <= Duration::from_secs(20));
-    *world.memory.lock().expect("nobody panicked") = Memory { state: KernelState::default(), hook: Hook::Absent };
-    world.calls([Hooked, Read, Apply]).await;
+    *world.memory.lock().expect("nobody panicked") = Memory::default();
+    world.calls([Hooked, Read, Apply, Cut]).await;
     assert_eq!(world.ingress(), ["10.0.0.1"]);
     world.end().await;
 }
@@ -275,7 +300,7 @@ async fn once_ends_after_one_pass_well_or_not() {
     let once = Settings { once: true, ..Settings::default() };
     let queued = || vec![network(), Event::Objects(objects(&["10.0.0.1"]))];
     let mut world = World::new(once.clone(), 0, queued());
-    world.calls([Probe, Read, Apply, Hooked]).await;
+    world.calls([Probe, Read, Apply, Hooked, Cut]).await;
     world.agent.await.expect("no panic").expect("it went well");
     let world = World::new(once, 1, queued());
     let error = world.agent.await.expect("no panic").expect_err("it was refused");
@@ -287,4 +312,67 @@ async fn an_agent_that_hears_nothing_any_more_ends_with_an_error() {
     let world = World::new(Settings::default(), 0, Vec::new());
     drop(world.events);
     assert!(matches!(world.agent.await.expect("no panic"), Err(Error::Deaf)));
+}
+
+/// A flow from outside to an address.
+fn flow(to: &str) -> Tuple {
+    let address = |text: &str| text.parse().expect("an address");
+    Tuple { source: address("192.0.2.1"), destination: address(to), protocol: 6, port: 80 }
+}
+
+impl World {
+    fn flows(&self, flows: &[Tuple]) {
+        self.memory.lock().expect("nobody panicked").flows.extend(flows);
+    }
+
+    fn left(&self) -> Vec<Tuple> {
+        self.memory.lock().expect("nobody panicked").flows.clone()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn flows_are_judged_at_the_start_and_when_something_may_have_become_narrower() {
+    let mut world = World::new(Settings::default(), 0, Vec::new());
+    let (one, two, other) = (flow("10.0.0.1"), flow("10.0.0.2"), flow("10.0.0.9"));
+    world.flows(&[one, two, other]);
+    world.send(network()).await;
+    let mut open = objects(&["10.0.0.1", "10.0.0.2"]);
+    let policies = std::mem::take(&mut open.policies);
+    world.send(Event::Objects(open.clone())).await;
+    world.calls([Probe, Read, Apply, Hooked, Cut]).await;
+    assert_eq!(world.left(), [one, two, other], "nobody denies anything");
+    // A pod that nobody isolates comes: nothing is written, nothing narrower.
+    let mut more = open.clone();
+    more.pods.extend(objects(&["10.0.0.3"]).pods);
+    world.send(Event::Objects(more)).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(world.calls.is_empty());
+    // It goes, and its flows with it.
+    world.flows(&[flow("10.0.0.3")]);
+    world.send(Event::Objects(open.clone())).await;
+    world.calls([Cut]).await;
+    assert_eq!(world.left(), [one, two, other]);
+    let isolated = Objects { policies, ..open.clone() };
+    world.send(Event::Objects(isolated.clone())).await;
+    world.calls([Apply, Cut]).await;
+    assert_eq!(world.left(), [other]);
+    // Another pod under the address and name of the first.
+    world.flows(&[flow("10.0.0.1")]);
+    let mut again = isolated;
+    again.policies.clear();
+    again.pods[0].uid = "another".to_owned();
+    world.send(Event::Objects(again)).await;
+    world.calls([Apply, Cut]).await;
+    assert_eq!(world.left(), [other]);
+    world.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn flows_are_let_be_where_that_is_asked_for() {
+    let options = layout::Options { keep_established: true, ..layout::Options::default() };
+    let queued = vec![network(), Event::Objects(objects(&["10.0.0.1"]))];
+    let mut world = World::with_options(Settings::default(), options, 0, queued);
+    world.flows(&[flow("10.0.0.1")]);
+    world.calls([Probe, Read, Apply, Hooked]).await;
+    world.end().await;
 }

@@ -1,0 +1,291 @@
+//! The flows that the kernel knows: dumped, judged and deleted over netlink.
+//!
+//! A dump is flow-controlled: the kernel makes the next part when the last one
+//! was read. So a table of any size passes through one buffer, and what is to
+//! go is deleted, over a second socket, before the next part is asked for.
+
+use std::io;
+use std::net::IpAddr;
+use std::ops::AddAssign;
+
+use netlink_packet_netfilter::conntrack::{ConntrackAttribute, ConntrackMessage, IPTuple, ProtoTuple, Tuple as Part};
+use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily};
+use npc_compiler::established::Tuple;
+use npc_compiler::object::Family;
+use rtnetlink::packet_core::{
+    DefaultNla, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload, Nla,
+};
+use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
+use rustix::io::Errno;
+
+/// As much as the kernel puts into one part of a dump.
+const PART: usize = 32 * 1024;
+
+/// Attributes of an entry that the crate leaves as they are; see
+/// linux/netfilter/nfnetlink_conntrack.h.
+const CTA_ID: u16 = 12;
+const CTA_TUPLE_MASTER: u16 = 14;
+const CTA_ZONE: u16 = 18;
+const CTA_TUPLE_ZONE: u16 = 3;
+
+/// Why flows could not be judged.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The kernel does not let its table be read or changed.
+    #[error(
+        "this kernel does not tell what connections it knows (load nf_conntrack_netlink), so those that policies deny \
+         by now go on until they end"
+    )]
+    Unsupported(#[source] io::Error),
+    /// The socket failed.
+    #[error("cannot speak to the kernel's connection tracking")]
+    Socket(#[source] io::Error),
+    /// A request was refused.
+    #[error("cannot {doing} the connections that the kernel knows")]
+    Refused {
+        /// What was asked for.
+        doing: &'static str,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// What the kernel said makes no sense.
+    #[error("cannot understand what the kernel tells of a connection: {0}")]
+    Malformed(String),
+}
+
+/// What became of the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Swept {
+    /// How many entries were judged.
+    pub judged: u64,
+    /// How many of them were deleted.
+    pub cut: u64,
+    /// How many were to go and cannot, because hardware or a flowtable has
+    /// taken them over.
+    pub stuck: u64,
+}
+
+impl AddAssign for Swept {
+    fn add_assign(&mut self, other: Self) {
+        self.judged += other.judged;
+        self.cut += other.cut;
+        self.stuck += other.stuck;
+    }
+}
+
+/// Judges every flow of a family that the kernel knows, in this network
+/// namespace, and deletes those that are forbidden.
+///
+/// Left alone are the entries of other zones, which FORWARD never asks about,
+/// and those that a helper expected (FTP's data connections), which follow the
+/// connection that they belong to.
+///
+/// # Errors
+/// If the table cannot be read or written.
+pub fn sweep(family: Family, forbids: &mut dyn FnMut(&Tuple) -> bool) -> Result<Swept, Error> {
+    let (dump, mut delete) = (Connection::open()?, Connection::open()?);
+    dump.send(family, NLM_F_DUMP, ConntrackMessage::Get(Vec::new()))?;
+    let mut buffer = vec![0; PART];
+    let mut swept = Swept::default();
+    let mut forbidden = Vec::new();
+    loop {
+        let done = dump.receive(&mut buffer, |payload| match payload {
+            NetlinkPayload::InnerMessage(message) => {
+                if let NetfilterMessageInner::Conntrack(ConntrackMessage::New(entry)) = message.inner
+                    && let Some(tuple) = forwarded(&entry)
+                {
+                    swept.judged += 1;
+                    if forbids(&tuple) {
+                        forbidden.push(name(entry));
+                    }
+                }
+                Ok(false)
+            }
+            NetlinkPayload::Done(done) if done.code == 0 => Ok(true),
+            NetlinkPayload::Done(done) => Err(refused("list", done.code)),
+            NetlinkPayload::Error(error) => Err(refused("list", error.raw_code())),
+            _ => Ok(false),
+        })?;
+        for entry in forbidden.drain(..) {
+            match delete.delete(family, entry)? {
+                Deleted::Gone => swept.cut += 1,
+                Deleted::Ended => {}
+                Deleted::Busy => swept.stuck += 1,
+            }
+        }
+        if done {
+            return Ok(swept);
+        }
+    }
+}
+
+/// What became of one entry.
+enum Deleted {
+    Gone,
+    /// It ended by itself before.
+    Ended,
+    /// It is not the kernel's software path that forwards it.
+    Busy,
+}
+
+/// A socket to the kernel's netfilter.
+struct Connection {
+    socket: Socket,
+    buffer: Vec<u8>,
+}
+
+impl Connection {
+    fn open() -> Result<Self, Error> {
+        let open = || {
+            let socket = Socket::new(NETLINK_NETFILTER)?;
+            socket.connect(&SocketAddr::new(0, 0))?;
+            Ok(socket)
+        };
+        let socket = open().map_err(|error: io::Error| match Errno::from_io_error(&error) {
+            Some(Errno::PROTONOSUPPORT) => Error::Unsupported(error),
+            _ => Error::Socket(error),
+        })?;
+        Ok(Self { socket, buffer: vec![0; PART] })
+    }
+
+    fn send(&self, family: Family, flags: u16, message: ConntrackMessage) -> Result<(), Error> {
+        let family = match family {
+            Family::V4 => NetfilterProtoFamily::IPv4,
+            Family::V6 => NetfilterProtoFamily::IPv6,
+        };
+        let mut header = NetlinkHeader::default();
+        header.flags = NLM_F_REQUEST | flags;
+        let message = NetfilterMessage::new(NetfilterHeader::new(family, 0, 0), message);
+        let mut message = NetlinkMessage::new(header, NetlinkPayload::from(message));
+        message.finalize();
+        let mut bytes = vec![0; message.buffer_len()];
+        message.serialize(&mut bytes);
+        self.socket.send(&bytes, 0).map(drop).map_err(Error::Socket)
+    }
+
+    /// Receives once; whether one of the messages was the last.
+    fn receive(
+        &self,
+        buffer: &mut [u8],
+        mut take: impl FnMut(NetlinkPayload<NetfilterMessage>) -> Result<bool, Error>,
+    ) -> Result<bool, Error> {
+        let length = loop {
+            match self.socket.recv(&mut &mut *buffer, 0) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                received => break received.map_err(Error::Socket)?,
+            }
+        };
+        let mut rest = buffer.get(..length).ok_or_else(|| Error::Malformed("a part is too long".to_owned()))?;
+        while !rest.is_empty() {
+            let message = NetlinkMessage::<NetfilterMessage>::deserialize(rest)
+                .map_err(|error| Error::Malformed(error.to_string()))?;
+            // Lengths are padded to four bytes, in the last message too.
+            let end = usize::try_from(message.header.length).unwrap_or(usize::MAX).next_multiple_of(4);
+            rest = rest.get(end..).unwrap_or_default();
+            if take(message.payload)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn delete(&mut self, family: Family, entry: Vec<ConntrackAttribute>) -> Result<Deleted, Error> {
+        self.send(family, NLM_F_ACK, ConntrackMessage::Delete(entry))?;
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let mut answer = None;
+        while answer.is_none() {
+            self.receive(&mut buffer, |payload| {
+                if let NetlinkPayload::Error(error) = payload {
+                    answer = Some(error.raw_code());
+                }
+                Ok(answer.is_some())
+            })?;
+        }
+        self.buffer = buffer;
+        match answer.unwrap_or_default() {
+            0 => Ok(Deleted::Gone),
+            code if code == -Errno::NOENT.raw_os_error() => Ok(Deleted::Ended),
+            code if code == -Errno::BUSY.raw_os_error() => Ok(Deleted::Busy),
+            code => Err(refused("delete", code)),
+        }
+    }
+}
+
+fn refused(doing: &'static str, code: i32) -> Error {
+    let source = io::Error::from_raw_os_error(code.saturating_abs());
+    match Errno::from_io_error(&source) {
+        // What nfnetlink says of a subsystem that is not there.
+        Some(Errno::INVAL | Errno::OPNOTSUPP) if doing == "list" => Error::Unsupported(source),
+        _ => Error::Refused { doing, source },
+    }
+}
+
+/// The flow as FORWARD saw it: the sender's own address, and the address and
+/// port that answers come from, which is where it went after translation.
+fn forwarded(entry: &[ConntrackAttribute]) -> Option<Tuple> {
+    let (mut original, mut reply) = (None, None);
+    for attribute in entry {
+        match attribute {
+            ConntrackAttribute::CtaTupleOrig(parts) => original = Some(Half::of(parts)?),
+            ConntrackAttribute::CtaTupleReply(parts) => reply = Some(Half::of(parts)?),
+            ConntrackAttribute::Other(other) if matches!(other.kind(), CTA_ZONE | CTA_TUPLE_MASTER) => return None,
+            _ => {}
+        }
+    }
+    let (original, reply) = (original?, reply?);
+    Some(Tuple {
+        source: original.source,
+        destination: reply.source,
+        protocol: original.protocol,
+        port: reply.source_port,
+    })
+}
+
+/// One direction of an entry, as far as it matters.
+struct Half {
+    source: IpAddr,
+    protocol: u8,
+    source_port: u16,
+}
+
+impl Half {
+    /// `None` for one of a zone.
+    fn of(parts: &[Part]) -> Option<Self> {
+        let (mut source, mut protocol, mut source_port) = (None, None, 0);
+        for part in parts {
+            match part {
+                Part::Ip(ends) => source = ends.iter().find_map(as_source).or(source),
+                Part::Proto(facts) => {
+                    for fact in facts {
+                        match fact {
+                            ProtoTuple::Protocol(number) => protocol = Some(u8::from(*number)),
+                            ProtoTuple::SourcePort(port) => source_port = *port,
+                            _ => {}
+                        }
+                    }
+                }
+                Part::Other(other) if other.kind() == CTA_TUPLE_ZONE => return None,
+                _ => {}
+            }
+        }
+        Some(Self { source: source?, protocol: protocol?, source_port })
+    }
+}
+
+fn as_source(end: &IPTuple) -> Option<IpAddr> {
+    match end {
+        IPTuple::SourceAddress(address) => Some(*address),
+        _ => None,
+    }
+}
+
+/// What names this entry and no later one with the same tuple.
+fn name(entry: Vec<ConntrackAttribute>) -> Vec<ConntrackAttribute> {
+    let is_name = |attribute: &ConntrackAttribute| match attribute {
+        ConntrackAttribute::CtaTupleOrig(_) => true,
+        ConntrackAttribute::Other(other) => DefaultNla::kind(other) == CTA_ID,
+        _ => false,
+    };
+    entry.into_iter().filter(is_name).collect()
+}
