@@ -6,9 +6,10 @@ use npc_compiler::object::Family;
 use npc_compiler::plan::ChainWrites;
 use npc_compiler::program::{ChainName, SetName};
 
+use super::Error;
 use super::backend::{self, Backend};
+use super::ipset::{self, Ipset};
 use super::iptables::{self, Iptables};
-use super::{Error, ipset};
 
 /// What was removed, and what could not be.
 #[derive(Debug, Default)]
@@ -64,15 +65,21 @@ pub fn cleanup() -> Removed {
         }
     }
     // Sets last: rules of either backend may have named them.
-    match ipset::names() {
-        Ok(names) => {
-            let stuck = ipset::destroy(&names, ipset::PATIENCE);
-            removed.sets = names.into_iter().filter(|name| !stuck.iter().any(|(stuck, _)| stuck == name)).collect();
-            removed.errors.extend(stuck.into_iter().map(|(_, error)| error.into()));
-        }
+    match destroy_sets(&mut removed) {
+        // A kernel without ipset holds no sets.
+        Ok(()) | Err(ipset::Error::Absent(_)) => {}
         Err(error) => removed.errors.push(error.into()),
     }
     removed
+}
+
+fn destroy_sets(removed: &mut Removed) -> Result<(), ipset::Error> {
+    let mut ipset = Ipset::open()?;
+    let names = ipset.names()?;
+    let stuck = ipset.destroy(&names, ipset::PATIENCE)?;
+    removed.sets = names.into_iter().filter(|name| !stuck.iter().any(|(stuck, _)| stuck == name)).collect();
+    removed.errors.extend(stuck.into_iter().map(|(_, error)| error.into()));
+    Ok(())
 }
 
 fn unhook(table: &Iptables) -> Result<bool, iptables::Error> {

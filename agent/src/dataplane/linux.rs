@@ -1,4 +1,4 @@
-//! The real kernel, by way of `iptables-restore` and `ipset restore`.
+//! The real kernel, by way of `iptables-restore` and netlink.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -11,18 +11,21 @@ use rustix::thread::{MembarrierCommand, membarrier};
 use tracing::{debug, info, warn};
 
 use super::backend::{self, Backend};
+use super::ipset::{self, Ipset};
 use super::iptables::{Hook, Iptables};
 use super::probe::{self, Capabilities};
-use super::{Error, Kernel, conntrack, ipset};
+use super::{Error, Kernel, conntrack};
 
 /// Far longer than a packet takes through the rules.
 const PACKET_TIME: Duration = Duration::from_millis(20);
 
-/// The kernel of the network namespace that the calling threads are in.
+/// The kernel of the network namespace in which it was opened, and in which
+/// the calling threads have to be.
 #[derive(Debug)]
 pub struct Linux {
     /// One for each family that the kernel has.
     tables: Vec<Iptables>,
+    ipset: Ipset,
     /// That flows cannot be cut was said.
     said_uncut: bool,
 }
@@ -31,7 +34,7 @@ impl Linux {
     /// Finds the backend, unless one is given. The kernel is only looked at.
     ///
     /// # Errors
-    /// If there is no backend.
+    /// If there is no backend, or no ipset.
     pub fn open(backend: Option<Backend>) -> Result<Self, Error> {
         let (backend, reason) = match backend {
             Some(backend) => (backend, "as told".to_owned()),
@@ -40,7 +43,7 @@ impl Linux {
         let tables = Self::tables(backend)?;
         let families: Vec<String> = tables.iter().map(|table| table.family().to_string()).collect();
         info!(%backend, reason, families = families.join(" "), "found the packet filter");
-        Ok(Self { tables, said_uncut: false })
+        Ok(Self { tables, ipset: Ipset::open()?, said_uncut: false })
     }
 
     fn tables(backend: Backend) -> Result<Vec<Iptables>, Error> {
@@ -70,7 +73,7 @@ impl Linux {
 impl Kernel for Linux {
     fn probe(&mut self) -> Result<Capabilities, Error> {
         let begun = Instant::now();
-        let capabilities = probe::probe(&self.tables)?;
+        let capabilities = probe::probe(&self.tables, &mut self.ipset)?;
         for missing in &capabilities.missing {
             warn!("this kernel lacks {missing}");
         }
@@ -80,12 +83,12 @@ impl Kernel for Linux {
 
     fn read(&mut self) -> Result<KernelState, Error> {
         let begun = Instant::now();
-        let sets = ipset::read()?;
+        let sets = self.ipset.read()?;
         for odd in &sets.odd {
             warn!(set = %odd.name, header = odd.header, "a set under our name is not as we make them; if nothing uses it, it goes");
         }
         let odd: Vec<SetName> = sets.odd.into_iter().map(|odd| odd.name).collect();
-        for (_, error) in ipset::destroy(&odd, Duration::ZERO) {
+        for (_, error) in self.ipset.destroy(&odd, Duration::ZERO)? {
             warn!("{error}");
         }
         let mut state = KernelState {
@@ -109,7 +112,7 @@ impl Kernel for Linux {
             match step {
                 Step::Sets(writes) => {
                     let writes: Vec<&SetWrite> = writes.iter().filter(|write| self.concerns_us(write)).collect();
-                    write_sets(&writes)?;
+                    write_sets(&mut self.ipset, &writes)?;
                     debug!(writes = writes.len(), took = ?begun.elapsed(), "wrote sets");
                 }
                 Step::Chains(family, writes) => {
@@ -155,16 +158,16 @@ impl Kernel for Linux {
 
 /// Writes to sets; one that somebody else's rule uses cannot be destroyed, and
 /// must not hold up the rest. Empty, it is as good as one that is created later.
-fn write_sets(writes: &[&SetWrite]) -> Result<(), Error> {
+fn write_sets(ipset: &mut Ipset, writes: &[&SetWrite]) -> Result<(), Error> {
     let is_destruction = |write: &SetWrite| matches!(write, SetWrite::Destroy(_));
     for writes in writes.chunk_by(|a, b| is_destruction(a) == is_destruction(b)) {
         if !writes.iter().any(|write| is_destruction(write)) {
-            ipset::write(writes)?;
+            ipset.write(writes)?;
             continue;
         }
         let gone: Vec<SetName> = writes.iter().map(|write| write.set().clone()).collect();
-        for (set, error) in ipset::destroy(&gone, ipset::PATIENCE) {
-            ipset::flush(&set)?;
+        for (set, error) in ipset.destroy(&gone, ipset::PATIENCE)? {
+            ipset.flush(&set)?;
             warn!(%set, %error, "a set that is not needed any more cannot go; it is empty");
         }
     }

@@ -1,5 +1,5 @@
-//! The kernel: the only module that starts processes and touches ipset,
-//! iptables and netlink.
+//! The kernel: the only module that starts processes (iptables) and speaks
+//! netlink (sets, flows and the network).
 //!
 //! ```text
 //! backend  which iptables             probe    what this kernel can do
@@ -8,9 +8,9 @@
 //!                             conntrack ─┘
 //! ```
 //!
-//! Everything acts on the network namespace of the calling thread, and what it
-//! acts on bears our names: `NPC-` chains, the jump to them, `npc4-` and
-//! `npc6-` sets.
+//! Everything acts on the network namespace of the calling thread, sockets on
+//! that in which they were opened. What it acts on bears our names: `NPC-`
+//! chains, the jump to them, `npc4-` and `npc6-` sets.
 
 use npc_compiler::established::Tuple;
 use npc_compiler::object::Family;

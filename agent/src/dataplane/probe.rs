@@ -7,11 +7,13 @@
 use std::fmt;
 
 use npc_compiler::object::{Family, Protocol};
+use npc_compiler::plan::SetWrite;
 use npc_compiler::program::{ChainName, Match, Rule, SetField, SetKind, SetName, Target};
-use npc_compiler::text::{create_line, rule_line};
+use npc_compiler::text::rule_line;
 
+use super::Error;
+use super::ipset::{self, Ipset};
 use super::iptables::{self, Iptables};
-use super::{Error, ipset};
 
 /// What a kernel can do, beyond what every one can that we run on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,11 +89,11 @@ fn questions(family: Family, set: &SetName) -> Vec<Question> {
 /// # Errors
 /// If something is missing without which policies cannot be enforced, or
 /// nothing can be asked.
-pub fn probe(tables: &[Iptables]) -> Result<Capabilities, Error> {
+pub fn probe(tables: &[Iptables], ipset: &mut Ipset) -> Result<Capabilities, Error> {
     let mut capabilities = Capabilities { bpf: true, missing: Vec::new() };
     let mut fatal = Vec::new();
     for table in tables {
-        let sets = Sets::create(table.family(), &mut fatal)?;
+        let sets = Sets::create(ipset, table.family(), &mut fatal)?;
         // Without sets there is no asking for the match.
         if fatal.is_empty() {
             for (question, why) in ask(table, questions(table.family(), &sets.name(SetKind::HashIp)))? {
@@ -104,7 +106,7 @@ pub fn probe(tables: &[Iptables]) -> Result<Capabilities, Error> {
                 }
             }
         }
-        sets.destroy()?;
+        sets.destroy(ipset)?;
     }
     if fatal.is_empty() { Ok(capabilities) } else { Err(Error::Lacks(fatal)) }
 }
@@ -142,13 +144,14 @@ struct Sets(Family);
 const KINDS: [SetKind; 3] = [SetKind::HashIp, SetKind::HashNet, SetKind::HashIpPort];
 
 impl Sets {
-    fn create(family: Family, fatal: &mut Vec<Missing>) -> Result<Self, Error> {
+    fn create(ipset: &mut Ipset, family: Family, fatal: &mut Vec<Missing>) -> Result<Self, Error> {
         let sets = Self(family);
         for kind in KINDS {
-            match ipset::restore(&format!("{}\n", create_line(&sets.name(kind), family, kind))) {
+            match ipset.write(&[&SetWrite::Create(sets.name(kind), family, kind)]) {
                 Ok(()) => {}
-                Err(ipset::Error::Restore { message, .. }) => {
-                    fatal.push(Missing { family, what: format!("the set type {}", kind.as_str()), why: message });
+                Err(ipset::Error::Refused { refusal, .. }) => {
+                    let what = format!("the set type {}", kind.as_str());
+                    fatal.push(Missing { family, what, why: refusal.to_string() });
                 }
                 Err(error) => return Err(error.into()),
             }
@@ -165,10 +168,8 @@ impl Sets {
         SetName::new(self.0, suffix)
     }
 
-    fn destroy(&self) -> Result<(), Error> {
-        let there = ipset::names()?;
-        let ours: Vec<SetName> = KINDS.map(|kind| self.name(kind)).into_iter().filter(|s| there.contains(s)).collect();
-        match ipset::destroy(&ours, ipset::PATIENCE).pop() {
+    fn destroy(&self, ipset: &mut Ipset) -> Result<(), Error> {
+        match ipset.destroy(&KINDS.map(|kind| self.name(kind)), ipset::PATIENCE)?.pop() {
             Some((_, error)) => Err(error.into()),
             None => Ok(()),
         }

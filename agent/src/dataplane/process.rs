@@ -12,7 +12,7 @@ use std::{env, thread};
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Nothing of that name lies on the path.
-    #[error("{program} is not installed (Debian has it in the package {})", package(.program))]
+    #[error("{program} is not installed (Debian has it in the package iptables)")]
     Missing {
         /// The program.
         program: String,
@@ -26,10 +26,6 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
-}
-
-fn package(program: &str) -> &'static str {
-    if program.starts_with("ipset") { "ipset" } else { "iptables" }
 }
 
 /// How a program ended.
@@ -104,7 +100,7 @@ mod tests {
 
     #[test]
     fn a_missing_program_is_named_with_its_package() {
-        let error = run("ipset-nowhere", &[], "").expect_err("there is none");
-        assert_eq!(error.to_string(), "ipset-nowhere is not installed (Debian has it in the package ipset)");
+        let error = run("iptables-nowhere", &[], "").expect_err("there is none");
+        assert_eq!(error.to_string(), "iptables-nowhere is not installed (Debian has it in the package iptables)");
     }
 }

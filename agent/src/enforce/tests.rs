@@ -78,7 +78,7 @@ impl Kernel for Recording {
             if self.refusals > 0 && matches!(step, Step::Chains(..)) {
                 self.refusals -= 1;
                 self.calls.send(Refused).expect("the test listens");
-                let error = ipset::Error::Command { arguments: "restore", message: "no".to_owned() };
+                let error = ipset::Error::Silent(Duration::ZERO);
                 return Err(error.into());
             }
             carry_out(&mut memory.state, step);

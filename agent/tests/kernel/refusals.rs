@@ -6,8 +6,9 @@ use std::thread;
 use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MsFlags, mount};
 use npc_agent::dataplane::backend::Backend;
+use npc_agent::dataplane::ipset::{self, Ipset};
 use npc_agent::dataplane::iptables::{Error, Iptables};
-use npc_agent::dataplane::{Kernel, Linux, ipset};
+use npc_agent::dataplane::{Kernel, Linux};
 use npc_agent::enforce::Enforcer;
 use npc_compiler::object::Family;
 use npc_compiler::plan::KernelState;
@@ -52,10 +53,12 @@ fn after_a_refusal_the_kernel_is_read_again(backend: Backend) {
         run(&iptables, &["-F", "NPC-FORWARD"]);
     }
     // nft lets go of it a little later, and cleanup waits for that.
-    let stuck = ipset::destroy(&ipset::names().unwrap(), ipset::PATIENCE);
+    let mut ipset = Ipset::open().unwrap();
+    let names = ipset.names().unwrap();
+    let stuck = ipset.destroy(&names, ipset::PATIENCE).unwrap();
     assert!(stuck.is_empty(), "{stuck:?}");
     let error = enforcer.enforce(&dropping(&[1, 2])).unwrap_err().to_string();
-    assert!(error.contains("refused line 1 (`add npc4-dropped 10.0.0.2`)"), "{error}");
+    assert!(error.contains("refused `add npc4-dropped 10.0.0.2`: there is no set of that name"), "{error}");
     enforcer.enforce(&dropping(&[1, 2])).unwrap();
     let held = Linux::open(Some(backend)).unwrap().read().unwrap();
     assert_eq!(held, KernelState::from(&dropping(&[1, 2])));

@@ -74,7 +74,7 @@ pub struct Plan {
 /// One step of a plan.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
-    /// Writes to sets, in this order; one `ipset restore`.
+    /// Writes to sets, in this order.
     Sets(Vec<SetWrite>),
     /// Rules of one family, all at once; one `iptables-restore --noflush`.
     Chains(Family, ChainWrites),

@@ -1,0 +1,141 @@
+//! The numbers of ipset's netlink messages, from the kernel's
+//! `linux/netfilter/ipset/ip_set.h`, and the writing of attributes.
+
+/// The kernel's number for ipset among the parts of netfilter.
+pub(super) const SUBSYSTEM: u8 = 6;
+
+/// The length of the netlink header in front of every message.
+pub(super) const NETLINK_HEADER_LENGTH: usize = 16;
+
+/// Of every netfilter message, behind the netlink header: family, version and
+/// a resource of 16 bits. ipset looks at none of them.
+pub(super) const NETFILTER_HEADER: [u8; 4] = [2, 0, 0, 0];
+
+/// What a message asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Command {
+    Protocol = 1,
+    Create = 2,
+    Destroy = 3,
+    Flush = 4,
+    List = 7,
+    Add = 9,
+    Delete = 10,
+    Type = 13,
+}
+
+/// Attributes of a whole message.
+pub(super) mod message {
+    pub(in super::super) const PROTOCOL: u16 = 1;
+    pub(in super::super) const SET: u16 = 2;
+    pub(in super::super) const TYPE: u16 = 3;
+    pub(in super::super) const REVISION: u16 = 4;
+    pub(in super::super) const FAMILY: u16 = 5;
+    pub(in super::super) const FLAGS: u16 = 6;
+    /// Options of a set, or one member.
+    pub(in super::super) const DATA: u16 = 7;
+    /// Several members, each in a [`DATA`].
+    pub(in super::super) const MEMBERS: u16 = 8;
+    /// Where the kernel says which member it refused: a number that we gave
+    /// each of them.
+    pub(in super::super) const LINE: u16 = 9;
+    /// The oldest version or revision that the kernel has.
+    pub(in super::super) const MINIMUM: u16 = 10;
+}
+
+/// Attributes of a set's options, under [`message::DATA`].
+pub(super) mod option {
+    pub(in super::super) const TIMEOUT: u16 = 6;
+    pub(in super::super) const FLAGS: u16 = 8;
+    pub(in super::super) const MARK_MASK: u16 = 11;
+    pub(in super::super) const BIT_MASK: u16 = 12;
+    pub(in super::super) const SEED: u16 = 17;
+    pub(in super::super) const HASH_SIZE: u16 = 18;
+    pub(in super::super) const MAXELEM: u16 = 19;
+    pub(in super::super) const NET_MASK: u16 = 20;
+    pub(in super::super) const BUCKET_SIZE: u16 = 21;
+    pub(in super::super) const SIZE: u16 = 23;
+    pub(in super::super) const ELEMENTS: u16 = 24;
+    pub(in super::super) const REFERENCES: u16 = 25;
+    pub(in super::super) const MEMORY: u16 = 26;
+}
+
+/// Attributes of a member, under [`message::DATA`].
+pub(super) mod member {
+    pub(in super::super) const ADDRESS: u16 = 1;
+    pub(in super::super) const PREFIX_LENGTH: u16 = 3;
+    pub(in super::super) const PORT: u16 = 4;
+    pub(in super::super) const PROTOCOL: u16 = 7;
+    pub(in super::super) const LINE: u16 = 9;
+}
+
+/// Attributes of an address, under [`member::ADDRESS`].
+pub(super) mod address {
+    pub(in super::super) const V4: u16 = 1;
+    pub(in super::super) const V6: u16 = 2;
+}
+
+/// For a list: names only.
+pub(super) const LIST_NAMES: u32 = 1 << 1;
+
+/// A flag of a number whose bytes are in the order of the network.
+const NETWORK_ORDER: u16 = rtnetlink::packet_core::NLA_F_NET_BYTEORDER;
+/// A flag of an attribute that holds attributes.
+const NESTED: u16 = rtnetlink::packet_core::NLA_F_NESTED;
+
+/// The length and the kind in front of each attribute.
+pub(super) const HEADER_LENGTH: usize = rtnetlink::packet_core::NLA_HEADER_SIZE;
+
+/// Appends attributes to a message.
+pub(super) trait WriteAttributes {
+    /// One attribute.
+    fn put(&mut self, kind: u16, value: &[u8]);
+
+    /// Text, ended by a zero.
+    fn put_text(&mut self, kind: u16, text: &str);
+
+    /// A number in the order of the network, which the kernel wants marked.
+    fn put_network_order(&mut self, kind: u16, number: &[u8]) {
+        self.put(kind | NETWORK_ORDER, number);
+    }
+
+    /// An attribute that holds those which are written inside.
+    fn put_nested(&mut self, kind: u16, inside: impl FnOnce(&mut Self));
+}
+
+impl WriteAttributes for Vec<u8> {
+    fn put(&mut self, kind: u16, value: &[u8]) {
+        let begin = begin(self, kind);
+        self.extend_from_slice(value);
+        end(self, begin);
+    }
+
+    fn put_text(&mut self, kind: u16, text: &str) {
+        let begin = begin(self, kind);
+        self.extend_from_slice(text.as_bytes());
+        self.push(0);
+        end(self, begin);
+    }
+
+    fn put_nested(&mut self, kind: u16, inside: impl FnOnce(&mut Self)) {
+        let begin = begin(self, kind | NESTED);
+        inside(self);
+        end(self, begin);
+    }
+}
+
+fn begin(bytes: &mut Vec<u8>, kind: u16) -> usize {
+    let begin = bytes.len();
+    bytes.extend_from_slice(&[0; 2]);
+    bytes.extend_from_slice(&kind.to_ne_bytes());
+    begin
+}
+
+/// Notes the length and pads to four bytes.
+fn end(bytes: &mut Vec<u8>, begin: usize) {
+    // Requests are kept far shorter; what were not would be refused.
+    let length = u16::try_from(bytes.len() - begin).unwrap_or(u16::MAX);
+    bytes[begin..begin + 2].copy_from_slice(&length.to_ne_bytes());
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+}

@@ -1,0 +1,214 @@
+//! What the kernel's ipset answers: messages, and the sets and members in them.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnetwork::IpNetwork;
+use npc_compiler::object::{Family, Protocol};
+use npc_compiler::program::{Member, SetKind};
+use npc_compiler::text::MAXELEM;
+use rtnetlink::packet_core::{DecodeError, NlaBuffer, NlasIterator};
+
+use super::attribute::{self, member, message, option};
+use super::request;
+
+/// The attributes of one message, or of an attribute that holds some.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Attributes<'a>(pub &'a [u8]);
+
+impl<'a> Attributes<'a> {
+    fn each(self) -> impl Iterator<Item = Result<(u16, &'a [u8]), DecodeError>> {
+        NlasIterator::new(self.0).map(|attribute| attribute.map(|attribute| (attribute.kind(), value(&attribute))))
+    }
+
+    /// The value of one, if it is there.
+    pub(super) fn get(self, kind: u16) -> Result<Option<&'a [u8]>, DecodeError> {
+        for attribute in self.each() {
+            let (found, value) = attribute?;
+            if found == kind {
+                return Ok(Some(value));
+            }
+        }
+        Ok(None)
+    }
+
+    /// A byte.
+    pub(super) fn byte(self, kind: u16) -> Result<Option<u8>, DecodeError> {
+        self.get(kind)?.map(|value| array::<1>(value).map(|[byte]| byte)).transpose()
+    }
+
+    /// A text, without the zero that ends it.
+    pub(super) fn text(self, kind: u16) -> Result<Option<&'a str>, DecodeError> {
+        let Some(value) = self.get(kind)? else { return Ok(None) };
+        let text = value.split(|byte| *byte == 0).next().unwrap_or_default();
+        std::str::from_utf8(text).map(Some).map_err(|_| DecodeError::from("a name is no text"))
+    }
+
+    /// The head of a set's list: in the first of its messages only.
+    pub(super) fn header(self) -> Result<Option<Header>, DecodeError> {
+        let Some(type_name) = self.text(message::TYPE)? else { return Ok(None) };
+        let mut header = Header {
+            type_name: type_name.to_owned(),
+            family: self.byte(message::FAMILY)?.unwrap_or_default(),
+            maxelem: None,
+            options: Vec::new(),
+        };
+        for attribute in Attributes(self.get(message::DATA)?.unwrap_or_default()).each() {
+            let (kind, value) = attribute?;
+            match kind {
+                option::MAXELEM => header.maxelem = Some(u32::from_be_bytes(array(value)?)),
+                // How the kernel lays the set out, which it changes by itself,
+                // and what it counts.
+                option::HASH_SIZE
+                | option::BUCKET_SIZE
+                | option::SEED
+                | option::ELEMENTS
+                | option::REFERENCES
+                | option::MEMORY => {}
+                other => header.options.push(other),
+            }
+        }
+        Ok(Some(header))
+    }
+
+    /// The members in a message of a set's list.
+    pub(super) fn members(self) -> Result<impl Iterator<Item = Result<Entry, DecodeError>>, DecodeError> {
+        let members = Attributes(self.get(message::MEMBERS)?.unwrap_or_default());
+        Ok(members.each().map(|member| Entry::parse(Attributes(member?.1))))
+    }
+}
+
+fn value<'a>(attribute: &NlaBuffer<&'a [u8]>) -> &'a [u8] {
+    // Its length was checked when it was found.
+    &attribute.into_inner()[attribute::HEADER_LENGTH..usize::from(attribute.length())]
+}
+
+fn array<const N: usize>(value: &[u8]) -> Result<[u8; N], DecodeError> {
+    value.try_into().map_err(|_| DecodeError::from(format!("{} bytes where {N} belong", value.len())))
+}
+
+/// How a set was made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Header {
+    type_name: String,
+    family: u8,
+    maxelem: Option<u32>,
+    /// Options that no set of ours has: a time-out would lose members,
+    /// counters would cost.
+    options: Vec<u16>,
+}
+
+impl Header {
+    /// The kind of the set, if it is as we make those of a family.
+    pub(super) fn kind(&self, family: Family) -> Option<SetKind> {
+        let kinds = [SetKind::HashIp, SetKind::HashNet, SetKind::HashIpPort];
+        let kind = kinds.into_iter().find(|kind| kind.as_str() == self.type_name)?;
+        let same = self.family == request::number(family) && self.maxelem == Some(MAXELEM) && self.options.is_empty();
+        same.then_some(kind)
+    }
+}
+
+impl fmt::Display for Header {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.type_name)?;
+        match self.family {
+            0 => {}
+            2 => f.write_str(" family inet")?,
+            10 => f.write_str(" family inet6")?,
+            other => write!(f, " family {other}")?,
+        }
+        if let Some(maxelem) = self.maxelem {
+            write!(f, " maxelem {maxelem}")?;
+        }
+        for option in &self.options {
+            match *option {
+                option::TIMEOUT => f.write_str(" with a timeout")?,
+                option::FLAGS => f.write_str(" with counters, comments, skbinfo or forceadd")?,
+                option::MARK_MASK => f.write_str(" with a markmask")?,
+                option::BIT_MASK => f.write_str(" with a bitmask")?,
+                option::NET_MASK => f.write_str(" with a netmask")?,
+                option::SIZE => f.write_str(" with a size")?,
+                other => write!(f, " with the option {other}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A member as the kernel lists it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Entry {
+    address: Option<IpAddr>,
+    prefix: Option<u8>,
+    protocol: Option<u8>,
+    port: Option<u16>,
+    /// Whether it has more than that: `nomatch`, a time-out, a comment.
+    more: bool,
+}
+
+impl Entry {
+    fn parse(attributes: Attributes<'_>) -> Result<Self, DecodeError> {
+        let mut entry = Self::default();
+        for attribute in attributes.each() {
+            let (kind, value) = attribute?;
+            match kind {
+                member::ADDRESS => entry.address = Attributes(value).address()?,
+                member::PREFIX_LENGTH => entry.prefix = Some(u8::from_be_bytes(array(value)?)),
+                member::PORT => entry.port = Some(u16::from_be_bytes(array(value)?)),
+                member::PROTOCOL => entry.protocol = Some(u8::from_be_bytes(array(value)?)),
+                _ => entry.more = true,
+            }
+        }
+        Ok(entry)
+    }
+
+    /// The member of a set of this kind, if it is one that we could have
+    /// written.
+    pub(super) fn member(&self, kind: SetKind) -> Option<Member> {
+        let address = self.address?;
+        match (kind, self) {
+            (_, Self { more: true, .. }) => None,
+            (SetKind::HashIp, Self { prefix: None, protocol: None, port: None, .. }) => Some(Member::Address(address)),
+            (SetKind::HashNet, Self { prefix, protocol: None, port: None, .. }) => match prefix {
+                // ipset(8) does not print a host's length either.
+                Some(32) if address.is_ipv4() => Some(Member::Address(address)),
+                Some(128) | None => Some(Member::Address(address)),
+                Some(length) => IpNetwork::new(address, *length).ok().map(Member::Prefix),
+            },
+            (SetKind::HashIpPort, Self { prefix: None, protocol: Some(protocol), port: Some(port), .. }) => {
+                let protocol = Protocol::ALL.into_iter().find(|known| known.number() == *protocol)?;
+                Some(Member::AddressPort(address, protocol, *port))
+            }
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.address {
+            Some(address) => write!(f, "{address}")?,
+            None => f.write_str("something without an address")?,
+        }
+        if let Some(length) = self.prefix {
+            write!(f, "/{length}")?;
+        }
+        if let Some(protocol) = self.protocol {
+            write!(f, ",{protocol}")?;
+        }
+        if let Some(port) = self.port {
+            write!(f, ":{port}")?;
+        }
+        f.write_str(if self.more { " with an option (nomatch, timeout, …)" } else { "" })
+    }
+}
+
+impl Attributes<'_> {
+    fn address(self) -> Result<Option<IpAddr>, DecodeError> {
+        if let Some(value) = self.get(attribute::address::V4)? {
+            return Ok(Some(Ipv4Addr::from(array(value)?).into()));
+        }
+        let v6 = self.get(attribute::address::V6)?;
+        v6.map(|value| Ok(Ipv6Addr::from(array::<16>(value)?).into())).transpose()
+    }
+}
