@@ -10,6 +10,7 @@ mod namespace;
 mod network;
 mod programs;
 mod refusals;
+mod sets;
 
 use npc_agent::dataplane::backend::Backend;
 
