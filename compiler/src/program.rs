@@ -2,6 +2,7 @@
 //! as plain data with deterministic names, and its text for `ipset restore`
 //! and `iptables-restore`.
 
+use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
@@ -172,6 +173,13 @@ impl SetName {
     /// The name.
     #[must_use]
     pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// A chain is looked up by its name; the order is that of the text.
+impl Borrow<str> for ChainName {
+    fn borrow(&self) -> &str {
         &self.0
     }
 }

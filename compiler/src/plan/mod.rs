@@ -5,6 +5,7 @@
 //! of the old state or that of the new one. How, `stages` tells; that it is so,
 //! is tested against a model of the kernel.
 
+mod delta;
 mod stages;
 mod walk;
 
@@ -15,6 +16,7 @@ use crate::object::Family;
 use crate::program::{ChainName, FamilyProgram, Member, Program, SetKind, SetName};
 use crate::text::{create_line, rule_line};
 
+pub use delta::{Delta, SetDelta};
 use stages::Stages;
 
 /// What one family of a kernel holds of ours.
@@ -157,7 +159,14 @@ impl Plan {
     /// The writes that take a kernel from one state to another.
     #[must_use]
     pub fn between(held: &KernelState, wanted: &KernelState) -> Self {
-        let [v4, v6] = Family::ALL.map(|family| Stages::new(family, held.family(family), wanted.family(family)));
+        let delta = |family| Delta::between(held.family(family), wanted.family(family));
+        Self::of_deltas(held, &delta(Family::V4), &delta(Family::V6))
+    }
+
+    /// The writes that change a kernel by these deltas of IPv4 and IPv6.
+    #[must_use]
+    pub fn of_deltas(held: &KernelState, v4: &Delta, v6: &Delta) -> Self {
+        let (v4, v6) = (Stages::new(Family::V4, &held.v4, v4), Stages::new(Family::V6, &held.v6, v6));
         let mut plan = Self::default();
         plan.sets([v4.fill, v6.fill, v4.flip, v6.flip]);
         plan.chains([(Family::V4, v4.switch), (Family::V6, v6.switch)]);

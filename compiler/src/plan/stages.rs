@@ -24,6 +24,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use super::delta::{Delta, SetDelta, View};
 use super::walk::Tree;
 use super::{ChainWrites, Held, SetWrite};
 use crate::object::Family;
@@ -47,84 +48,90 @@ pub(super) struct Stages {
     pub(super) clear: Vec<SetWrite>,
 }
 
-/// How a set that stays changes.
+/// How the members of a set that stays change.
+#[derive(Clone, Copy)]
 struct Change<'a> {
-    kind: SetKind,
-    old: &'a BTreeSet<Member>,
-    new: &'a BTreeSet<Member>,
+    added: &'a BTreeSet<Member>,
+    removed: &'a BTreeSet<Member>,
 }
 
 impl Change<'_> {
-    fn added(&self) -> impl Iterator<Item = Member> + '_ {
-        self.new.difference(self.old).copied()
+    fn members(self) -> impl Iterator<Item = Member> {
+        self.added.iter().chain(self.removed).copied().collect::<Vec<_>>().into_iter()
     }
 
-    fn removed(&self) -> impl Iterator<Item = Member> + '_ {
-        self.old.difference(self.new).copied()
+    fn writes(self, name: &SetName) -> impl Iterator<Item = (Member, SetWrite)> {
+        let added = self.added.iter().map(|member| (*member, SetWrite::Add(name.clone(), *member)));
+        let removed = self.removed.iter().map(|member| (*member, SetWrite::Delete(name.clone(), *member)));
+        added.chain(removed)
     }
 }
 
+type Changes<'a> = BTreeMap<&'a SetName, Change<'a>>;
+
 impl Stages {
-    pub(super) fn new(family: Family, old: &Held, new: &Held) -> Self {
+    pub(super) fn new(family: Family, old: &Held, delta: &Delta) -> Self {
         let mut stages = Self::default();
-        let mut tree = BTreeMap::new();
-        let mut peers = BTreeMap::new();
+        let (mut tree, mut peers) = (Changes::new(), Changes::new());
         let mut remade = BTreeMap::new();
-        for (name, (kind, members)) in &new.sets {
-            match old.sets.get(name) {
-                None => stages.create(name, family, *kind, members),
-                Some((present, _)) if present != kind => {
+        for (name, change) in &delta.sets {
+            match change {
+                SetDelta::Created(kind, members) => stages.create(name, family, *kind, members),
+                SetDelta::Remade(kind, members) => {
                     remade.insert(name, (*kind, members));
                 }
-                Some((_, present)) if present != members => {
+                SetDelta::Changed { added, removed } => {
                     let changes = if name.is_of_tree() { &mut tree } else { &mut peers };
-                    changes.insert(name, Change { kind: *kind, old: present, new: members });
+                    changes.insert(name, Change { added, removed });
                 }
-                Some(_) => {}
+                SetDelta::Gone => {}
             }
         }
-        let rules_change = old.chains != new.chains || !remade.is_empty();
-        let shadow_peers = conflict(family, old, new, &tree, &peers, rules_change);
+        let rules_change = !delta.chains.is_empty() || !remade.is_empty();
+        let (was, is) = (View { family, held: old, delta: None }, View { family, held: old, delta: Some(delta) });
+        let shadow_peers = conflict(was, is, &tree, &peers, rules_change);
+        let shadow_tree = rules_change || shadow_peers;
 
         let mut shadows = BTreeMap::new();
-        let shadowed = (tree.iter().filter(|_| rules_change || shadow_peers))
-            .chain(peers.iter().filter(|_| shadow_peers))
-            .map(|(name, change)| (*name, (change.kind, change.new)))
-            .chain(remade.iter().map(|(name, set)| (*name, *set)));
-        for (name, (kind, members)) in shadowed {
-            let shadow = name.shadow(family, |name| old.sets.contains_key(name));
+        let mut shadow = |stages: &mut Self, name, kind, members: &BTreeSet<Member>| {
+            let shadow = SetName::shadow(name, family, |name| old.sets.contains_key(name));
             stages.create(&shadow, family, kind, members);
             shadows.insert(name, shadow);
+        };
+        let changed = tree.iter().filter(|_| shadow_tree).chain(peers.iter().filter(|_| shadow_peers));
+        for (name, change) in changed {
+            let Some((kind, present)) = old.sets.get(*name) else { continue };
+            let members = present.difference(change.removed).chain(change.added).copied().collect();
+            shadow(&mut stages, *name, *kind, &members);
         }
-        for (name, (kind, members)) in &remade {
-            stages.settle.push(SetWrite::Destroy((*name).clone()));
-            stages.settle.push(SetWrite::Create((*name).clone(), family, *kind));
-            stages.settle.extend(members.iter().map(|member| SetWrite::Add((*name).clone(), *member)));
+        for (name, (kind, members)) in remade {
+            shadow(&mut stages, name, kind, members);
+            stages.settle.push(SetWrite::Destroy(name.clone()));
+            stages.settle.push(SetWrite::Create(name.clone(), family, kind));
+            stages.settle.extend(members.iter().map(|member| SetWrite::Add(name.clone(), *member)));
         }
 
         for (name, change) in &peers {
-            let adds = change.added().map(|member| SetWrite::Add((*name).clone(), member));
-            let removes = change.removed().map(|member| SetWrite::Delete((*name).clone(), member));
-            if shadow_peers {
-                stages.settle.extend(adds.chain(removes));
-            } else {
-                stages.fill.extend(adds);
-                stages.clear.extend(removes);
+            for (_, write) in change.writes(name) {
+                match write {
+                    _ if shadow_peers => stages.settle.push(write),
+                    SetWrite::Delete(..) => stages.clear.push(write),
+                    _ => stages.fill.push(write),
+                }
             }
         }
-        if rules_change || shadow_peers {
+        if shadow_tree {
             for (name, change) in &tree {
-                stages.settle.extend(change.added().map(|member| SetWrite::Add((*name).clone(), member)));
-                stages.settle.extend(change.removed().map(|member| SetWrite::Delete((*name).clone(), member)));
+                stages.settle.extend(change.writes(name).map(|(_, write)| write));
             }
         } else {
-            stages.ways(family, old, new, &tree);
+            stages.ways(was, is, &tree);
         }
-        stages.commits(old, new, &shadows);
+        stages.commits(old, delta, &shadows);
 
         stages.clear.extend(shadows.into_values().map(SetWrite::Destroy));
-        let gone = old.sets.keys().filter(|name| !new.sets.contains_key(*name));
-        stages.clear.extend(gone.cloned().map(SetWrite::Destroy));
+        let gone = delta.sets.iter().filter(|(_, change)| **change == SetDelta::Gone);
+        stages.clear.extend(gone.map(|(name, _)| SetWrite::Destroy(name.clone())));
         stages
     }
 
@@ -134,8 +141,11 @@ impl Stages {
     }
 
     /// The two commits: to the new rules with shadows, and to their names.
-    fn commits(&mut self, old: &Held, new: &Held, shadows: &BTreeMap<&SetName, SetName>) {
-        for (chain, lines) in &new.chains {
+    fn commits(&mut self, old: &Held, delta: &Delta, shadows: &BTreeMap<&SetName, SetName>) {
+        let unchanged =
+            old.chains.iter().filter(|(chain, _)| !shadows.is_empty() && !delta.chains.contains_key(*chain));
+        let changed = delta.chains.iter().filter_map(|(chain, lines)| Some((chain, lines.as_ref()?)));
+        for (chain, lines) in unchanged.chain(changed) {
             let shadowed: Vec<String> = lines.iter().map(|line| with_shadows(line, shadows)).collect();
             if shadowed != *lines {
                 self.rename.replace.insert(chain.clone(), lines.clone());
@@ -144,25 +154,23 @@ impl Stages {
                 self.switch.replace.insert(chain.clone(), shadowed);
             }
         }
-        let gone = old.chains.keys().filter(|name| !new.chains.contains_key(*name));
-        self.switch.delete = gone.cloned().collect();
+        let gone = delta.chains.iter().filter(|(_, lines)| lines.is_none());
+        self.switch.delete = gone.map(|(chain, _)| chain.clone()).collect();
     }
 
     /// The writes that lead endpoints to other groups by sets alone.
-    fn ways(&mut self, family: Family, old: &Held, new: &Held, changes: &BTreeMap<&SetName, Change<'_>>) {
+    fn ways(&mut self, was: View<'_>, is: View<'_>, changes: &Changes<'_>) {
         for direction in Direction::ALL {
-            let mut of_address = BTreeMap::<IpAddr, BTreeMap<SetName, SetWrite>>::new();
+            let mut of_address = BTreeMap::<IpAddr, BTreeMap<&SetName, SetWrite>>::new();
             for (name, change) in changes.iter().filter(|(name, _)| name.is_of(direction)) {
-                let adds = change.added().map(|member| (member, SetWrite::Add((*name).clone(), member)));
-                let removes = change.removed().map(|member| (member, SetWrite::Delete((*name).clone(), member)));
-                for (member, write) in adds.chain(removes) {
+                for (member, write) in change.writes(name) {
                     if let Member::Address(address) = member {
-                        of_address.entry(address).or_default().insert((*name).clone(), write);
+                        of_address.entry(address).or_default().insert(name, write);
                     }
                 }
             }
-            let (was, is) = (Tree::new(family, direction, old), Tree::new(family, direction, new));
-            let gate = SetName::gate(family, direction);
+            let gate = SetName::gate(was.family, direction);
+            let (was, is) = (Tree::new(was, direction), Tree::new(is, direction));
             for (address, mut writes) in of_address {
                 let gate = writes.remove(&gate);
                 let way = is.way(address).asked;
@@ -192,19 +200,11 @@ impl Stages {
 /// Whether a new peer could meet old rules, or an old peer new ones: some
 /// address's membership in a peer set changes, and the rules of another
 /// endpoint do.
-fn conflict(
-    family: Family,
-    old: &Held,
-    new: &Held,
-    tree: &BTreeMap<&SetName, Change<'_>>,
-    peers: &BTreeMap<&SetName, Change<'_>>,
-    rules_change: bool,
-) -> bool {
+fn conflict(was: View<'_>, is: View<'_>, tree: &Changes<'_>, peers: &Changes<'_>, rules_change: bool) -> bool {
     if peers.is_empty() || (tree.is_empty() && !rules_change) {
         return false;
     }
-    let members = peers.values().flat_map(|change| change.added().chain(change.removed()));
-    let mut moved = members.map(|member| match member {
+    let mut moved = peers.values().flat_map(|change| change.members()).map(|member| match member {
         Member::Address(address) | Member::AddressPort(address, ..) => Some(address),
         Member::Prefix(_) => None,
     });
@@ -212,20 +212,20 @@ fn conflict(
     let first = moved.next().flatten();
     let only = first.filter(|first| moved.all(|address| address == Some(*first)));
     Direction::ALL.into_iter().any(|direction| {
-        let (was, is) = (Tree::new(family, direction, old), Tree::new(family, direction, new));
-        let stays = |address: &IpAddr| was.is_gated(*address) && is.is_gated(*address);
+        let (was, is) = (Tree::new(was, direction), Tree::new(is, direction));
         let candidates: Vec<IpAddr> = if rules_change {
-            is.gated().collect()
+            is.gated()
         } else {
             let changes = tree.iter().filter(|(name, _)| name.is_of(direction));
-            let members = changes.flat_map(|(_, change)| change.added().chain(change.removed()));
+            let members = changes.flat_map(|(_, change)| change.members());
             let addresses = members.filter_map(|member| match member {
                 Member::Address(address) => Some(address),
                 Member::Prefix(_) | Member::AddressPort(..) => None,
             });
             addresses.collect()
         };
-        candidates.into_iter().filter(stays).filter(|address| Some(*address) != only).any(|address| {
+        let stay = candidates.into_iter().filter(|address| was.is_gated(*address) && is.is_gated(*address));
+        stay.filter(|address| Some(*address) != only).any(|address| {
             let (before, after) = (was.way(address).rules, is.way(address).rules);
             before.is_none() || before != after
         })

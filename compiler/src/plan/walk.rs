@@ -1,24 +1,17 @@
 //! Where the tree of a state leads an address.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use super::Held;
-use crate::object::Family;
+use super::delta::View;
 use crate::policy::Direction;
-use crate::program::{ChainName, Member, SetName};
-
-/// A rule of the tree: `goto` this chain, if the set holds the address.
-type Branch<'a> = (Option<SetName>, &'a str);
+use crate::program::{ChainName, SetName};
 
 /// The tree of one direction, as the rules have it.
 #[derive(Debug)]
 pub(super) struct Tree<'a> {
-    held: &'a Held,
+    view: View<'a>,
     gate: Option<SetName>,
     entry: ChainName,
-    /// The chains whose rules only lead on.
-    branches: BTreeMap<&'a str, Vec<Branch<'a>>>,
 }
 
 /// How an address comes to its group.
@@ -32,45 +25,24 @@ pub(super) struct Way<'a> {
 }
 
 impl<'a> Tree<'a> {
-    pub(super) fn new(family: Family, direction: Direction, held: &'a Held) -> Self {
+    pub(super) fn new(view: View<'a>, direction: Direction) -> Self {
         let entry = ChainName::entry(direction);
-        let forward = held.chains.get(&ChainName::forward()).map_or(&[][..], Vec::as_slice);
+        let forward = view.chain(ChainName::forward().as_str()).unwrap_or_default();
         // The rule in NPC-FORWARD tells which set is the gate: in the middle
         // of a plan it may be another than usual.
         let jump = format!(" -j {entry}");
-        let gate = forward.iter().find(|line| line.ends_with(&jump)).and_then(|line| asked(family, line));
-        let mut branches = BTreeMap::new();
-        for (chain, lines) in &held.chains {
-            let leads: Option<Vec<Branch<'a>>> = lines
-                .iter()
-                .map(|line| {
-                    let (_, target) = line.rsplit_once(" -g ")?;
-                    Some((asked(family, line), target))
-                })
-                .collect();
-            if let Some(leads) = leads {
-                branches.insert(chain.as_str(), leads);
-            }
-        }
-        Self { held, gate, entry, branches }
-    }
-
-    fn holds(&self, set: &SetName, address: IpAddr) -> bool {
-        self.held.sets.get(set).is_some_and(|(_, members)| members.contains(&Member::Address(address)))
+        let gate = forward.iter().find(|line| line.ends_with(&jump)).and_then(|line| asked(view, line));
+        Self { view, gate, entry }
     }
 
     /// Whether the address is isolated at all.
     pub(super) fn is_gated(&self, address: IpAddr) -> bool {
-        self.gate.as_ref().is_some_and(|gate| self.holds(gate, address))
+        self.gate.as_ref().is_some_and(|gate| self.view.holds(gate, address))
     }
 
     /// The addresses that are isolated.
-    pub(super) fn gated(&self) -> impl Iterator<Item = IpAddr> + '_ {
-        let members = self.gate.as_ref().and_then(|gate| self.held.sets.get(gate)).map(|(_, members)| members);
-        members.into_iter().flatten().filter_map(|member| match member {
-            Member::Address(address) => Some(*address),
-            Member::Prefix(_) | Member::AddressPort(..) => None,
-        })
+    pub(super) fn gated(&self) -> Vec<IpAddr> {
+        self.gate.as_ref().map(|gate| self.view.addresses(gate)).unwrap_or_default()
     }
 
     /// The way of an address, gated or not.
@@ -79,24 +51,20 @@ impl<'a> Tree<'a> {
         let mut chain = self.entry.as_str();
         // A kernel that somebody else changed could lead in a circle.
         for _ in 0..64 {
-            let Some(branches) = self.branches.get(chain) else {
-                let rules = ChainName::ours(chain).and_then(|name| self.held.chains.get(&name));
-                way.rules = rules.map(|rules| rules.iter().map(|line| without_chain(line)).collect());
+            let Some(lines) = self.view.chain(chain) else { return way };
+            if !lines.iter().all(|line| line.contains(" -g ")) {
+                way.rules = Some(lines.iter().map(|line| without_chain(line)).collect());
                 return way;
-            };
-            let mut next = None;
-            for (set, target) in branches {
-                let taken = set.as_ref().is_none_or(|set| {
-                    way.asked.push(set.clone());
-                    self.holds(set, address)
-                });
-                if taken {
-                    next = Some(*target);
-                    break;
-                }
             }
-            match next {
-                Some(target) => chain = target,
+            let taken = lines.iter().find(|line| {
+                asked(self.view, line).is_none_or(|set| {
+                    let holds = self.view.holds(&set, address);
+                    way.asked.push(set);
+                    holds
+                })
+            });
+            match taken.and_then(|line| line.rsplit_once(" -g ")) {
+                Some((_, target)) => chain = target,
                 None => return way,
             }
         }
@@ -105,10 +73,10 @@ impl<'a> Tree<'a> {
 }
 
 /// The set that a rule line asks.
-fn asked(family: Family, line: &str) -> Option<SetName> {
+fn asked(view: View<'_>, line: &str) -> Option<SetName> {
     let (_, rest) = line.split_once(" --match-set ")?;
     let name = rest.split(' ').next()?;
-    SetName::ours(name).filter(|(_, of)| *of == family).map(|(name, _)| name)
+    SetName::ours(name).filter(|(_, of)| *of == view.family).map(|(name, _)| name)
 }
 
 /// A rule line from behind `-A CHAIN`.

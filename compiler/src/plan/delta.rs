@@ -1,0 +1,150 @@
+//! What differs between two states of one family.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use super::Held;
+use crate::object::Family;
+use crate::program::{ChainName, Member, SetKind, SetName};
+
+/// What differs between two states of one family.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Delta {
+    /// The sets that differ.
+    pub sets: BTreeMap<SetName, SetDelta>,
+    /// The chains that differ, with their new rules; `None` for one that goes.
+    pub chains: BTreeMap<ChainName, Option<Vec<String>>>,
+}
+
+/// What differs of a set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SetDelta {
+    /// It is new.
+    Created(SetKind, BTreeSet<Member>),
+    /// Its members differ: these come and those go, and not both are empty.
+    Changed {
+        /// New members.
+        added: BTreeSet<Member>,
+        /// Members that go.
+        removed: BTreeSet<Member>,
+    },
+    /// It is there as another type, which only somebody else can have made.
+    Remade(SetKind, BTreeSet<Member>),
+    /// It goes.
+    Gone,
+}
+
+impl Delta {
+    /// What leads from one state to another.
+    #[must_use]
+    pub fn between(old: &Held, new: &Held) -> Self {
+        let mut delta = Self::default();
+        for (name, (kind, members)) in &new.sets {
+            let change = match old.sets.get(name) {
+                None => SetDelta::Created(*kind, members.clone()),
+                Some((present, _)) if present != kind => SetDelta::Remade(*kind, members.clone()),
+                Some((_, present)) if present != members => SetDelta::Changed {
+                    added: members.difference(present).copied().collect(),
+                    removed: present.difference(members).copied().collect(),
+                },
+                Some(_) => continue,
+            };
+            delta.sets.insert(name.clone(), change);
+        }
+        for name in old.sets.keys().filter(|name| !new.sets.contains_key(*name)) {
+            delta.sets.insert(name.clone(), SetDelta::Gone);
+        }
+        for (name, lines) in new.chains.iter().filter(|(name, lines)| old.chains.get(*name) != Some(lines)) {
+            delta.chains.insert(name.clone(), Some(lines.clone()));
+        }
+        for name in old.chains.keys().filter(|name| !new.chains.contains_key(*name)) {
+            delta.chains.insert(name.clone(), None);
+        }
+        delta
+    }
+
+    /// Whether nothing differs.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.sets.is_empty() && self.chains.is_empty()
+    }
+
+    /// Turns the old state into the new one.
+    pub fn apply(self, held: &mut Held) {
+        for (name, change) in self.sets {
+            match change {
+                SetDelta::Created(kind, members) | SetDelta::Remade(kind, members) => {
+                    held.sets.insert(name, (kind, members));
+                }
+                SetDelta::Gone => {
+                    held.sets.remove(&name);
+                }
+                SetDelta::Changed { mut added, removed } => {
+                    if let Some((_, members)) = held.sets.get_mut(&name) {
+                        for member in &removed {
+                            members.remove(member);
+                        }
+                        members.append(&mut added);
+                    }
+                }
+            }
+        }
+        for (name, lines) in self.chains {
+            match lines {
+                Some(lines) => held.chains.insert(name, lines),
+                None => held.chains.remove(&name),
+            };
+        }
+    }
+}
+
+/// A state, as it is or as a delta will make it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct View<'a> {
+    pub(super) family: Family,
+    pub(super) held: &'a Held,
+    pub(super) delta: Option<&'a Delta>,
+}
+
+impl<'a> View<'a> {
+    /// The rules of a chain.
+    pub(super) fn chain(&self, name: &str) -> Option<&'a [String]> {
+        match self.delta.and_then(|delta| delta.chains.get(name)) {
+            Some(changed) => changed.as_deref(),
+            None => self.held.chains.get(name).map(Vec::as_slice),
+        }
+    }
+
+    /// Whether a set holds an address itself.
+    pub(super) fn holds(&self, set: &SetName, address: IpAddr) -> bool {
+        let member = Member::Address(address);
+        let held = || self.held.sets.get(set).is_some_and(|(_, members)| members.contains(&member));
+        match self.delta.and_then(|delta| delta.sets.get(set)) {
+            None => held(),
+            Some(SetDelta::Created(_, members) | SetDelta::Remade(_, members)) => members.contains(&member),
+            Some(SetDelta::Changed { added, removed }) => {
+                added.contains(&member) || (held() && !removed.contains(&member))
+            }
+            Some(SetDelta::Gone) => false,
+        }
+    }
+
+    /// The addresses in a set.
+    pub(super) fn addresses(&self, set: &SetName) -> Vec<IpAddr> {
+        let address = |member: &Member| match member {
+            Member::Address(address) => Some(*address),
+            Member::Prefix(_) | Member::AddressPort(..) => None,
+        };
+        let held = self.held.sets.get(set).into_iter().flat_map(|(_, members)| members);
+        match self.delta.and_then(|delta| delta.sets.get(set)) {
+            None => held.filter_map(address).collect(),
+            Some(SetDelta::Created(_, members) | SetDelta::Remade(_, members)) => {
+                members.iter().filter_map(address).collect()
+            }
+            Some(SetDelta::Changed { added, removed }) => {
+                held.filter(|member| !removed.contains(member)).chain(added).filter_map(address).collect()
+            }
+            Some(SetDelta::Gone) => Vec::new(),
+        }
+    }
+}
