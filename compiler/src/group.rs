@@ -40,7 +40,7 @@ pub struct Admitted {
 }
 
 /// A named port and the numbers it has on a pod.
-type Resolution = BTreeMap<(Protocol, String), BTreeSet<u16>>;
+pub type Resolution = BTreeMap<(Protocol, String), BTreeSet<u16>>;
 
 /// What makes a group: equal keys, equal treatment.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -133,23 +133,8 @@ impl Groups {
 
 impl Group {
     fn new(cluster: &Cluster, key: GroupKey) -> Self {
-        let mut admitted = BTreeMap::<Atom, Admitted>::new();
-        let mut add = |atom: Atom, ports: &Admitted| {
-            let entry = admitted.entry(atom).or_default();
-            entry.traffic = entry.traffic.union(&ports.traffic);
-            entry.named.extend(ports.named.iter().cloned());
-        };
-        for policy in &key.policies {
-            for rule in cluster.policy(*policy).rules(key.direction) {
-                let ports = Admitted::of_ports(&rule.ports, key.direction, &key.resolution);
-                if ports.traffic.is_none() && ports.named.is_empty() {
-                    continue;
-                }
-                for atom in atoms(&rule.peers) {
-                    add(atom, &ports);
-                }
-            }
-        }
+        let rules = key.policies.iter().flat_map(|policy| cluster.policy(*policy).rules(key.direction));
+        let admitted = melt(rules, key.direction, &key.resolution);
         Self { key, admitted }
     }
 
@@ -225,6 +210,27 @@ impl Atom {
     }
 }
 
+/// What rules admit together.
+pub(crate) fn melt<'a>(
+    rules: impl IntoIterator<Item = &'a PolicyRule>,
+    direction: Direction,
+    resolution: &Resolution,
+) -> BTreeMap<Atom, Admitted> {
+    let mut all = BTreeMap::<Atom, Admitted>::new();
+    for rule in rules {
+        let ports = Admitted::of_ports(&rule.ports, direction, resolution);
+        if ports.traffic.is_none() && ports.named.is_empty() {
+            continue;
+        }
+        for atom in atoms(&rule.peers) {
+            let admitted = all.entry(atom).or_default();
+            admitted.traffic = admitted.traffic.union(&ports.traffic);
+            admitted.named.extend(ports.named.iter().cloned());
+        }
+    }
+    all
+}
+
 /// The atoms of a rule's peers.
 pub(crate) fn atoms(peers: &Peers) -> Vec<Atom> {
     match peers {
@@ -242,14 +248,24 @@ pub(crate) fn atoms(peers: &Peers) -> Vec<Atom> {
 /// The names in the ingress rules of policies; for egress none, because there
 /// the other end resolves them.
 fn named_ports(cluster: &Cluster, policies: &[PolicyId], direction: Direction) -> BTreeSet<(Protocol, String)> {
+    let rules = policies.iter().flat_map(|policy| cluster.policy(*policy).rules(direction));
+    names_to_resolve(rules, direction)
+}
+
+/// The names in rules that their subjects resolve.
+pub(crate) fn names_to_resolve<'a>(
+    rules: impl IntoIterator<Item = &'a PolicyRule>,
+    direction: Direction,
+) -> BTreeSet<(Protocol, String)> {
     if direction == Direction::Egress {
         return BTreeSet::new();
     }
-    let rules = policies.iter().flat_map(|policy| cluster.policy(*policy).rules(direction));
-    rules.flat_map(PolicyRule::named_ports).map(|(protocol, name)| (protocol, name.to_owned())).collect()
+    let names = rules.into_iter().flat_map(PolicyRule::named_ports);
+    names.map(|(protocol, name)| (protocol, name.to_owned())).collect()
 }
 
-fn resolve(names: &BTreeSet<(Protocol, String)>, ports: &[ContainerPort]) -> Resolution {
+/// What names are on a pod with these ports.
+pub(crate) fn resolve(names: &BTreeSet<(Protocol, String)>, ports: &[ContainerPort]) -> Resolution {
     let mut resolution = Resolution::new();
     for port in ports {
         let key = (port.protocol, port.name.clone());

@@ -20,8 +20,8 @@ use std::net::{IpAddr, Ipv6Addr};
 use ipnetwork::{IpNetwork, Ipv6Network};
 use rustc_hash::FxHashMap;
 
-use crate::cluster::{Cluster, PodId};
-use crate::group::{Group, GroupId, GroupKey, Groups};
+use crate::cluster::{Cluster, PodId, PolicyId};
+use crate::group::{Group, GroupId, GroupKey, Groups, Resolution};
 use crate::leaf::Leaf;
 use crate::name::{Fields, Hash};
 use crate::object::Family;
@@ -74,7 +74,7 @@ pub fn program(cluster: &Cluster, node: &str, options: &Options) -> Program {
     let local: Vec<PodId> = local.map(|(id, _)| id).collect();
     let groups = Groups::new(cluster, local.iter().copied());
     let identities: FxHashMap<GroupId, Hash> =
-        groups.iter().map(|(id, group)| (id, identity(cluster, &group.key))).collect();
+        groups.iter().map(|(id, group)| (id, identity_of(cluster, &group.key))).collect();
     let family = |family| {
         let mut layout = Layout { cluster, options, family, sets: BTreeMap::new(), chains: BTreeMap::new() };
         let mut isolated = BTreeSet::new();
@@ -92,25 +92,40 @@ pub fn program(cluster: &Cluster, node: &str, options: &Options) -> Program {
             }
             layout.direction(direction, &sides);
         }
-        layout.forward(!identities.is_empty(), &isolated);
+        layout.chains.extend(forward(family, options, !identities.is_empty(), &isolated));
         FamilyProgram { family, sets: layout.sets, chains: layout.chains }
     };
     Program { v4: family(Family::V4), v6: family(Family::V6) }
 }
 
+/// The names of policies.
+fn names<'a>(cluster: &'a Cluster, policies: &'a [PolicyId]) -> impl ExactSizeIterator<Item = (&'a str, &'a str)> {
+    policies.iter().map(|id| {
+        let policy = cluster.policy(*id);
+        (policy.namespace.as_str(), policy.name.as_str())
+    })
+}
+
+fn identity_of(cluster: &Cluster, key: &GroupKey) -> Hash {
+    identity(key.direction, names(cluster, &key.policies), &key.resolution)
+}
+
 /// What a group is, whatever its policies say today: where it stands in the
 /// tree depends on this, so that an edited policy moves no endpoint.
-fn identity(cluster: &Cluster, key: &GroupKey) -> Hash {
+pub(crate) fn identity<'a>(
+    direction: Direction,
+    policies: impl ExactSizeIterator<Item = (&'a str, &'a str)>,
+    resolution: &Resolution,
+) -> Hash {
     let mut fields = Fields::of("group");
-    fields.add(key.direction.as_str());
-    fields.count(key.policies.len());
-    for id in &key.policies {
-        let policy = cluster.policy(*id);
-        fields.add(&policy.namespace);
-        fields.add(&policy.name);
+    fields.add(direction.as_str());
+    fields.count(policies.len());
+    for (namespace, name) in policies {
+        fields.add(namespace);
+        fields.add(name);
     }
-    fields.count(key.resolution.len());
-    for ((protocol, name), numbers) in &key.resolution {
+    fields.count(resolution.len());
+    for ((protocol, name), numbers) in resolution {
         fields.add(protocol.as_str());
         fields.add(name);
         fields.count(numbers.len());
@@ -135,6 +150,110 @@ const fn field(direction: Direction) -> SetField {
     }
 }
 
+/// The chain that every forwarded packet meets first, and that for strays.
+pub(crate) fn forward(
+    family: Family,
+    options: &Options,
+    has_groups: bool,
+    isolated: &BTreeSet<IpAddr>,
+) -> BTreeMap<ChainName, Vec<Rule>> {
+    let mut chains = BTreeMap::new();
+    let rule = |matches: Vec<Match>, target| Rule { matches, target };
+    let mut rules = vec![rule(vec![Match::EstablishedOrRelated], Target::Return)];
+    if family == Family::V6 {
+        rules.extend(NEIGHBOUR_DISCOVERY.map(|kind| rule(vec![Match::Icmpv6Type(kind)], Target::Return)));
+        // Bridged pods reach each other by addresses that no set holds. A
+        // router never forwards them (RFC 4291, section 2.5.6), so nothing
+        // else is lost.
+        if has_groups {
+            let link_local = IpNetwork::V6(LINK_LOCAL);
+            rules.push(rule(vec![Match::Source(link_local)], Target::Drop));
+            rules.push(rule(vec![Match::Destination(link_local)], Target::Drop));
+        }
+    }
+    match options.self_match {
+        SelfMatch::Bpf => rules.push(rule(vec![Match::SourceIsDestination], Target::Return)),
+        SelfMatch::PerEndpoint => rules.extend(isolated.iter().map(|address| {
+            let host = IpNetwork::from(*address);
+            rule(vec![Match::Source(host), Match::Destination(host)], Target::Return)
+        })),
+    }
+    if !options.keep_established {
+        let stray = vec![Match::NotSyn, Match::NewOrInvalid];
+        rules.push(rule(stray, Target::Jump(ChainName::stray())));
+        chains.insert(ChainName::stray(), strays(family));
+    }
+    for direction in [Direction::Egress, Direction::Ingress] {
+        let gate = Match::Set(SetName::gate(family, direction), field(direction));
+        rules.push(rule(vec![gate], Target::Jump(ChainName::entry(direction))));
+    }
+    chains.insert(ChainName::forward(), rules);
+    chains
+}
+
+/// The rules for TCP segments that open no connection and belong to none.
+/// Whichever way it is that an endpoint is isolated, both its own segments
+/// and those to it could turn a connection around. One rule leads here, so
+/// that a first packet passes four rules by.
+fn strays(family: Family) -> Vec<Rule> {
+    let comment = || Match::Comment("of no known connection".to_owned());
+    let rules = Direction::ALL.into_iter().flat_map(|direction| {
+        [SetField::Source, SetField::Destination].map(|field| Rule {
+            matches: vec![Match::Set(SetName::gate(family, direction), field), comment()],
+            target: Target::Drop,
+        })
+    });
+    rules.collect()
+}
+
+/// The chains that lead from a direction's entry to the chains of its groups.
+pub(crate) fn lead(
+    family: Family,
+    direction: Direction,
+    tree: Option<&Node>,
+    groups: &BTreeMap<Hash, ChainName>,
+) -> BTreeMap<ChainName, Vec<Rule>> {
+    let entry = ChainName::entry(direction);
+    let Some(tree) = tree else {
+        // Nothing jumps here, because the gate is empty.
+        return BTreeMap::from([(entry, vec![Rule { matches: Vec::new(), target: Target::Drop }])]);
+    };
+    let goto = |condition: Option<SetAt>, chain: ChainName| Rule {
+        matches: condition.iter().map(|at| Match::Set(set_at(family, direction, at), field(direction))).collect(),
+        target: Target::Goto(chain),
+    };
+    let chain_of = |node: &Node| match node {
+        Node::Leaf(group) => groups[group].clone(),
+        Node::Inner { path, .. } => ChainName::new(&format!("{}T-{path}", letter(direction))),
+        Node::List { path, .. } => ChainName::new(&format!("{}L-{path}", letter(direction))),
+    };
+    let mut chains = BTreeMap::new();
+    tree.walk(&mut |node| {
+        let is_root = std::ptr::eq(node, tree);
+        let name = if is_root { entry.clone() } else { chain_of(node) };
+        let rules = match node {
+            // Its chain is the group's own, except at the root.
+            Node::Leaf(_) if !is_root => return,
+            Node::Leaf(group) => vec![goto(None, groups[group].clone())],
+            Node::List { groups: tried, .. } => {
+                let last = tried.len() - 1;
+                let condition = |place, group: &Hash| (place < last).then_some(SetAt::Group(*group));
+                tried.iter().enumerate().map(|(i, group)| goto(condition(i, group), groups[group].clone())).collect()
+            }
+            Node::Inner { path, left, right } => {
+                vec![goto(Some(SetAt::Left(path.clone())), chain_of(left)), goto(None, chain_of(right))]
+            }
+        };
+        chains.insert(name, rules);
+    });
+    chains
+}
+
+/// The chain of a group, named by its content.
+pub(crate) fn chain_of_leaf(family: Family, direction: Direction, leaf: &Leaf) -> ChainName {
+    ChainName::new(&format!("{}-{}", letter(direction), leaf.hash(family).short()))
+}
+
 /// One family's program in the making.
 struct Layout<'a> {
     cluster: &'a Cluster,
@@ -145,55 +264,6 @@ struct Layout<'a> {
 }
 
 impl Layout<'_> {
-    /// The chain that every forwarded packet meets first.
-    fn forward(&mut self, has_groups: bool, isolated: &BTreeSet<IpAddr>) {
-        let rule = |matches: Vec<Match>, target| Rule { matches, target };
-        let mut rules = vec![rule(vec![Match::EstablishedOrRelated], Target::Return)];
-        if self.family == Family::V6 {
-            rules.extend(NEIGHBOUR_DISCOVERY.map(|kind| rule(vec![Match::Icmpv6Type(kind)], Target::Return)));
-            // Bridged pods reach each other by addresses that no set holds. A
-            // router never forwards them (RFC 4291, section 2.5.6), so nothing
-            // else is lost.
-            if has_groups {
-                let link_local = IpNetwork::V6(LINK_LOCAL);
-                rules.push(rule(vec![Match::Source(link_local)], Target::Drop));
-                rules.push(rule(vec![Match::Destination(link_local)], Target::Drop));
-            }
-        }
-        match self.options.self_match {
-            SelfMatch::Bpf => rules.push(rule(vec![Match::SourceIsDestination], Target::Return)),
-            SelfMatch::PerEndpoint => rules.extend(isolated.iter().map(|address| {
-                let host = IpNetwork::from(*address);
-                rule(vec![Match::Source(host), Match::Destination(host)], Target::Return)
-            })),
-        }
-        if !self.options.keep_established {
-            let stray = vec![Match::NotSyn, Match::NewOrInvalid];
-            rules.push(rule(stray, Target::Jump(ChainName::stray())));
-            self.stray();
-        }
-        for direction in [Direction::Egress, Direction::Ingress] {
-            let gate = Match::Set(SetName::gate(self.family, direction), field(direction));
-            rules.push(rule(vec![gate], Target::Jump(ChainName::entry(direction))));
-        }
-        self.chains.insert(ChainName::forward(), rules);
-    }
-
-    /// The chain for TCP segments that open no connection and belong to none.
-    /// Whichever way it is that an endpoint is isolated, both its own segments
-    /// and those to it could turn a connection around. One rule leads here, so
-    /// that a first packet passes four rules by.
-    fn stray(&mut self) {
-        let comment = || Match::Comment("of no known connection".to_owned());
-        let rules = Direction::ALL.into_iter().flat_map(|direction| {
-            [SetField::Source, SetField::Destination].map(|field| Rule {
-                matches: vec![Match::Set(SetName::gate(self.family, direction), field), comment()],
-                target: Target::Drop,
-            })
-        });
-        self.chains.insert(ChainName::stray(), rules.collect());
-    }
-
     /// The sets and chains of one direction, from its gate to its groups.
     fn direction(&mut self, direction: Direction, sides: &BTreeMap<Hash, Side<'_>>) {
         let address_set = |members, meaning: &str| Set { kind: SetKind::HashIp, members, meaning: meaning.to_owned() };
@@ -205,72 +275,28 @@ impl Layout<'_> {
 
         let chains: BTreeMap<Hash, ChainName> =
             sides.iter().map(|(hash, side)| (*hash, self.group(direction, side.group))).collect();
-        let entry = ChainName::entry(direction);
-        let Some(tree) = Node::new(all) else {
-            // Nothing jumps here, because the gate is empty.
-            self.chains.insert(entry, vec![Rule { matches: Vec::new(), target: Target::Drop }]);
-            return;
-        };
-        for (at, groups) in tree.sets() {
+        let tree = Node::new(all);
+        for (at, groups) in tree.iter().flat_map(Node::sets) {
             let meaning = match &at {
                 SetAt::Left(_) => "which endpoints go left",
                 SetAt::Group(_) => "the endpoints of one group",
             };
             self.sets.insert(set_at(self.family, direction, &at), address_set(members(&groups), meaning));
         }
-        self.node(direction, &chains, &tree, entry);
+        self.chains.extend(lead(self.family, direction, tree.as_ref(), &chains));
     }
 
-    /// The chain of a node of the tree under this name, and those below it.
-    fn node(&mut self, direction: Direction, groups: &BTreeMap<Hash, ChainName>, node: &Node, name: ChainName) {
-        let goto = |condition: Option<SetAt>, chain: ChainName| Rule {
-            matches: (condition.iter())
-                .map(|at| Match::Set(set_at(self.family, direction, at), field(direction)))
-                .collect(),
-            target: Target::Goto(chain),
-        };
-        let rules = match node {
-            Node::Leaf(group) => vec![goto(None, groups[group].clone())],
-            Node::List { groups: tried, .. } => {
-                let last = tried.len() - 1;
-                let condition = |place, group: &Hash| (place < last).then_some(SetAt::Group(*group));
-                tried.iter().enumerate().map(|(i, group)| goto(condition(i, group), groups[group].clone())).collect()
-            }
-            Node::Inner { path, left, right } => vec![
-                goto(Some(SetAt::Left(path.clone())), chain_of(direction, groups, left)),
-                goto(None, chain_of(direction, groups, right)),
-            ],
-        };
-        self.chains.insert(name, rules);
-        if let Node::Inner { left, right, .. } = node {
-            for child in [left, right] {
-                if !matches!(**child, Node::Leaf(_)) {
-                    self.node(direction, groups, child, chain_of(direction, groups, child));
-                }
-            }
-        }
-    }
-
-    /// The chain of a group, named by its content, and its sets.
+    /// The chain of a group and its sets.
     fn group(&mut self, direction: Direction, group: &Group) -> ChainName {
-        let leaf = Leaf::new(self.cluster, group, self.family, self.options.allow_tunnels);
-        let name = ChainName::new(&format!("{}-{}", letter(direction), leaf.hash(self.family).short()));
-        for (set, definition) in &leaf.sets {
-            if !self.sets.contains_key(set) {
-                self.sets.insert(set.clone(), definition.resolve(self.cluster, self.family));
-            }
+        let policies = names(self.cluster, &group.key.policies);
+        let leaf = Leaf::new(self.family, direction, self.options.allow_tunnels, &group.admitted, policies);
+        let name = chain_of_leaf(self.family, direction, &leaf);
+        for (set, definition) in leaf.sets {
+            let resolve = || definition.resolve(self.cluster, self.family);
+            self.sets.entry(set).or_insert_with(resolve);
         }
         self.chains.insert(name.clone(), leaf.rules);
         name
-    }
-}
-
-/// The chain that leads to a node from above.
-fn chain_of(direction: Direction, groups: &BTreeMap<Hash, ChainName>, node: &Node) -> ChainName {
-    match node {
-        Node::Leaf(group) => groups[group].clone(),
-        Node::Inner { path, .. } => ChainName::new(&format!("{}T-{path}", letter(direction))),
-        Node::List { path, .. } => ChainName::new(&format!("{}L-{path}", letter(direction))),
     }
 }
 
@@ -282,7 +308,8 @@ const fn letter(direction: Direction) -> char {
     }
 }
 
-fn set_at(family: Family, direction: Direction, at: &SetAt) -> SetName {
+/// The name of a set that the tree asks.
+pub(crate) fn set_at(family: Family, direction: Direction, at: &SetAt) -> SetName {
     let place = match at {
         SetAt::Left(path) => format!("t{path}"),
         SetAt::Group(group) => format!("g{}", group.short()),

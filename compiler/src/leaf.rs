@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use crate::cidr::{self, AddressSet};
 use crate::cluster::Cluster;
-use crate::group::{Atom, Group};
+use crate::group::{Admitted, Atom};
 use crate::name::{Fields, Hash};
 use crate::object::{Family, Protocol};
 use crate::policy::{Direction, Namespaces, PodPeer};
@@ -23,34 +23,43 @@ const MEANING_MAX: usize = 200;
 
 /// The rules of a group in one family, and the sets that they name.
 #[derive(Debug)]
-pub(crate) struct Leaf<'a> {
+pub(crate) struct Leaf {
     pub(crate) rules: Vec<Rule>,
-    pub(crate) sets: BTreeMap<SetName, Definition<'a>>,
+    pub(crate) sets: BTreeMap<SetName, Definition>,
     drop_tunnels: bool,
 }
 
 /// What a set stands for. Its name is made from this and nothing else, so one
 /// name always has one meaning, and equal sets of many groups are one.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Definition<'a> {
+pub(crate) enum Definition {
     /// Peers: the addresses of pods, and prefixes.
-    Peers { pods: BTreeSet<&'a PodPeer>, addresses: AddressSet },
+    Peers { pods: BTreeSet<PodPeer>, addresses: AddressSet },
     /// The named ports of peers: address, protocol and number of each.
-    NamedPorts(BTreeSet<(&'a Atom, Protocol, &'a str)>),
+    NamedPorts(BTreeSet<(Atom, Protocol, String)>),
 }
 
-impl<'a> Leaf<'a> {
-    /// The chain of a group in one family.
-    pub(crate) fn new(cluster: &Cluster, group: &'a Group, family: Family, allow_tunnels: bool) -> Self {
-        let drop_tunnels = !allow_tunnels && group.key.direction == Direction::Egress;
+impl Leaf {
+    /// The chain of a group in one family, from what the group admits and the
+    /// names of the policies that isolate it.
+    pub(crate) fn new<'n>(
+        family: Family,
+        direction: Direction,
+        allow_tunnels: bool,
+        admitted: &BTreeMap<Atom, Admitted>,
+        policies: impl IntoIterator<Item = (&'n str, &'n str)>,
+    ) -> Self {
+        let drop_tunnels = !allow_tunnels && direction == Direction::Egress;
         let mut leaf = Self { rules: Vec::new(), sets: BTreeMap::new(), drop_tunnels };
-        leaf.admit(group, family);
-        leaf.rules.push(Rule { matches: vec![Match::Comment(isolated_by(cluster, group))], target: Target::Drop });
+        leaf.admit(family, direction, admitted);
+        let names: Vec<String> = policies.into_iter().map(|(namespace, name)| format!("{namespace}/{name}")).collect();
+        let comment = text::comment(&format!("{} isolated by {}", direction.as_str(), names.join(", ")));
+        leaf.rules.push(Rule { matches: vec![Match::Comment(comment)], target: Target::Drop });
         leaf
     }
 
-    fn admit(&mut self, group: &'a Group, family: Family) {
-        let field = match group.key.direction {
+    fn admit(&mut self, family: Family, direction: Direction, admitted: &BTreeMap<Atom, Admitted>) {
+        let field = match direction {
             Direction::Ingress => SetField::Source,
             Direction::Egress => SetField::Destination,
         };
@@ -62,7 +71,7 @@ impl<'a> Leaf<'a> {
         };
         let present =
             |atom: &Atom| !matches!(atom, Atom::Block(block) if block.family != family || block.addresses.is_empty());
-        let to_anyone = (group.admitted.iter().filter(|(atom, _)| anyone(atom)))
+        let to_anyone = (admitted.iter().filter(|(atom, _)| anyone(atom)))
             .fold(Traffic::none(), |traffic, (_, admitted)| traffic.union(&admitted.traffic));
         if to_anyone.is_all() {
             self.tunnels();
@@ -73,13 +82,13 @@ impl<'a> Leaf<'a> {
             self.ports(protocol, to_anyone.of(protocol), None);
         }
 
-        let rest = || group.admitted.iter().filter(|(atom, _)| present(atom));
+        let rest = || admitted.iter().filter(|(atom, _)| present(atom));
         let to_some = || rest().filter(|(atom, _)| !anyone(atom));
         let (whole, partly): (Vec<_>, Vec<_>) = to_some().partition(|(_, admitted)| admitted.traffic.is_all());
         // Joined by definition, never by today's members: otherwise a pod that
         // comes or goes would change rules.
         for protocol in Protocol::ALL {
-            let mut by_ports = BTreeMap::<PortSet, Vec<&'a Atom>>::new();
+            let mut by_ports = BTreeMap::<PortSet, Vec<&Atom>>::new();
             for (atom, admitted) in &partly {
                 let ports = admitted.traffic.of(protocol).difference(to_anyone.of(protocol));
                 if !ports.is_empty() {
@@ -93,7 +102,9 @@ impl<'a> Leaf<'a> {
         }
         let named: BTreeSet<_> = rest()
             .filter(|(_, admitted)| !admitted.traffic.is_all())
-            .flat_map(|(atom, admitted)| admitted.named.iter().map(move |(p, name)| (atom, *p, name.as_str())))
+            .flat_map(|(atom, admitted)| {
+                admitted.named.iter().map(move |(p, name)| ((*atom).clone(), *p, name.clone()))
+            })
             .collect();
         if !named.is_empty() {
             let name = self.set(family, Definition::NamedPorts(named));
@@ -133,14 +144,19 @@ impl<'a> Leaf<'a> {
     }
 
     /// The match for some peers; `None` where together they are everyone.
-    fn peers(&mut self, family: Family, field: SetField, atoms: impl IntoIterator<Item = &'a Atom>) -> Option<Match> {
+    fn peers<'p>(
+        &mut self,
+        family: Family,
+        field: SetField,
+        atoms: impl IntoIterator<Item = &'p Atom>,
+    ) -> Option<Match> {
         let mut pods = BTreeSet::new();
         let mut addresses = AddressSet::default();
         for atom in atoms {
             match atom {
                 Atom::Everyone => return None,
                 Atom::Pods(peer) => {
-                    pods.insert(peer);
+                    pods.insert(peer.clone());
                 }
                 Atom::Block(block) => addresses = addresses.union(&block.addresses),
             }
@@ -151,7 +167,7 @@ impl<'a> Leaf<'a> {
         Some(Match::Set(self.set(family, Definition::Peers { pods, addresses }), field))
     }
 
-    fn set(&mut self, family: Family, definition: Definition<'a>) -> SetName {
+    fn set(&mut self, family: Family, definition: Definition) -> SetName {
         let name = definition.name(family);
         self.sets.entry(name.clone()).or_insert(definition);
         name
@@ -166,15 +182,6 @@ impl<'a> Leaf<'a> {
         }
         fields.finish()
     }
-}
-
-fn isolated_by(cluster: &Cluster, group: &Group) -> String {
-    let names = group.key.policies.iter().map(|id| {
-        let policy = cluster.policy(*id);
-        format!("{}/{}", policy.namespace, policy.name)
-    });
-    let names = names.collect::<Vec<_>>().join(", ");
-    text::comment(&format!("{} isolated by {names}", group.key.direction.as_str()))
 }
 
 /// Ports in portions that fit one match.
@@ -195,10 +202,10 @@ fn chunks(ports: &PortSet) -> Vec<Vec<(u16, u16)>> {
     chunks
 }
 
-impl Definition<'_> {
+impl Definition {
     /// The type of the set: by what it is defined to hold, not by what it
     /// holds today.
-    fn kind(&self) -> SetKind {
+    pub(crate) fn kind(&self) -> SetKind {
         match self {
             Self::Peers { addresses, .. } if addresses.is_empty() => SetKind::HashIp,
             Self::Peers { .. } => SetKind::HashNet,
@@ -259,7 +266,7 @@ impl Definition<'_> {
         let mut words: Vec<String> = Vec::new();
         match self {
             Self::Peers { pods, addresses } => {
-                words.extend(pods.iter().map(|peer| describe(peer)));
+                words.extend(pods.iter().map(describe));
                 words.extend(cidr::prefixes(family, addresses).iter().take(8).map(ToString::to_string));
             }
             Self::NamedPorts(entries) => words.extend(entries.iter().map(|(atom, protocol, name)| {
@@ -282,7 +289,7 @@ impl Definition<'_> {
 }
 
 /// The prefixes of a set, without one of length 0, which `hash:net` refuses.
-fn prefixes(family: Family, addresses: &AddressSet) -> Vec<ipnetwork::IpNetwork> {
+pub(crate) fn prefixes(family: Family, addresses: &AddressSet) -> Vec<ipnetwork::IpNetwork> {
     let half = cidr::last_number(family) / 2;
     let (low, high) = (RangeSet::range(0, half), RangeSet::range(half + 1, cidr::last_number(family)));
     let mut both = cidr::prefixes(family, &addresses.intersection(&low));
@@ -290,7 +297,7 @@ fn prefixes(family: Family, addresses: &AddressSet) -> Vec<ipnetwork::IpNetwork>
     both
 }
 
-fn named_members(cluster: &Cluster, family: Family, entries: &BTreeSet<(&Atom, Protocol, &str)>) -> BTreeSet<Member> {
+fn named_members(cluster: &Cluster, family: Family, entries: &BTreeSet<(Atom, Protocol, String)>) -> BTreeSet<Member> {
     let mut members = BTreeSet::new();
     for (id, pod) in cluster.endpoints().filter(|(_, pod)| !pod.ports.is_empty()) {
         let Some(address) = cluster.address(id, family) else { continue };

@@ -117,6 +117,27 @@ impl Node {
         sets
     }
 
+    /// The sets of the tree that the addresses of one of its groups are in.
+    #[must_use]
+    pub fn sets_of(&self, group: &Hash) -> Vec<SetAt> {
+        let mut sets = Vec::new();
+        let mut node = self;
+        loop {
+            node = match node {
+                Self::Inner { path, right, .. } if group.bit(path.0.len()) => right,
+                Self::Inner { path, left, .. } => {
+                    sets.push(SetAt::Left(path.clone()));
+                    left
+                }
+                Self::List { groups, .. } => {
+                    sets.extend((groups.last() != Some(group)).then_some(SetAt::Group(*group)));
+                    return sets;
+                }
+                Self::Leaf(_) => return sets,
+            }
+        }
+    }
+
     /// All groups below.
     fn groups(&self) -> Vec<Hash> {
         let mut all = Vec::new();

@@ -1,0 +1,245 @@
+//! The sets that rules name now, and who is in them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use rustc_hash::FxHashMap;
+use slab::Slab;
+
+use super::peers::{PeerId, PeerIndex};
+use super::store::{PodId, Store};
+use crate::cidr::{self, AddressSet};
+use crate::group::Atom;
+use crate::leaf::{self, Definition};
+use crate::object::{Family, Protocol};
+use crate::program::{Member, SetKind, SetName};
+
+/// A set's place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct SetId(usize);
+
+/// Whose port a name is looked up on.
+#[derive(Debug)]
+enum Whose {
+    Everyone,
+    Peer(PeerId),
+    Block(AddressSet),
+}
+
+#[derive(Debug)]
+enum Content {
+    /// The addresses of these peers' pods, and these prefixes.
+    Peers(Vec<PeerId>, AddressSet),
+    /// Ports by protocol and name.
+    Named(Vec<(Whose, Protocol, String)>),
+}
+
+#[derive(Debug)]
+struct Entry {
+    family: Family,
+    name: SetName,
+    kind: SetKind,
+    content: Content,
+    uses: usize,
+    /// It was made since the last commit; its members are found then.
+    is_new: bool,
+}
+
+/// The sets in use.
+#[derive(Debug, Default)]
+pub(super) struct LiveSets {
+    entries: Slab<Entry>,
+    by_name: BTreeMap<SetName, SetId>,
+    /// The sets of peers that name a selector.
+    of_peer: FxHashMap<PeerId, Vec<SetId>>,
+    /// The sets of named ports, by family.
+    named: [Vec<SetId>; 2],
+    fresh: Vec<SetId>,
+    /// Sets that lost their last use since the last commit.
+    unused: BTreeSet<SetId>,
+}
+
+impl LiveSets {
+    /// One use more of a set.
+    pub(super) fn keep(
+        &mut self,
+        store: &mut Store,
+        peers: &mut PeerIndex,
+        family: Family,
+        name: &SetName,
+        definition: &Definition,
+    ) {
+        if let Some(id) = self.by_name.get(name) {
+            self.entries[id.0].uses += 1;
+            self.unused.remove(id);
+            return;
+        }
+        let content = match definition {
+            Definition::Peers { pods, addresses } => {
+                Content::Peers(pods.iter().map(|peer| peers.keep(store, peer)).collect(), addresses.clone())
+            }
+            Definition::NamedPorts(entries) => {
+                let entries = entries.iter().map(|(atom, protocol, name)| {
+                    let whose = match atom {
+                        Atom::Everyone => Whose::Everyone,
+                        Atom::Pods(peer) => Whose::Peer(peers.keep(store, peer)),
+                        Atom::Block(block) => Whose::Block(block.addresses.clone()),
+                    };
+                    (whose, *protocol, name.clone())
+                });
+                Content::Named(entries.collect())
+            }
+        };
+        let kind = definition.kind();
+        let entry = Entry { family, name: name.clone(), kind, content, uses: 1, is_new: true };
+        let id = SetId(self.entries.insert(entry));
+        self.by_name.insert(name.clone(), id);
+        match &self.entries[id.0].content {
+            Content::Peers(peers, _) => {
+                for peer in peers {
+                    self.of_peer.entry(*peer).or_default().push(id);
+                }
+            }
+            Content::Named(_) => self.named[family as usize].push(id),
+        }
+        self.fresh.push(id);
+    }
+
+    /// One use less; the set stays until [`LiveSets::sweep`], in case that it
+    /// is wanted again.
+    pub(super) fn release(&mut self, name: &SetName) {
+        if let Some(id) = self.by_name.get(name) {
+            let entry = &mut self.entries[id.0];
+            entry.uses -= 1;
+            if entry.uses == 0 {
+                self.unused.insert(*id);
+            }
+        }
+    }
+
+    /// Takes out what has no use; the names of those that were there at the
+    /// last commit.
+    pub(super) fn sweep(&mut self, store: &mut Store, peers: &mut PeerIndex) -> Vec<(Family, SetName)> {
+        let mut gone = Vec::new();
+        for id in std::mem::take(&mut self.unused) {
+            let entry = self.entries.remove(id.0);
+            self.by_name.remove(&entry.name);
+            self.fresh.retain(|fresh| *fresh != id);
+            let kept = match entry.content {
+                Content::Peers(kept, _) => {
+                    for peer in &kept {
+                        if let Some(sets) = self.of_peer.get_mut(peer) {
+                            sets.retain(|set| *set != id);
+                            if sets.is_empty() {
+                                self.of_peer.remove(peer);
+                            }
+                        }
+                    }
+                    kept
+                }
+                Content::Named(entries) => {
+                    self.named[entry.family as usize].retain(|set| *set != id);
+                    let peer = |whose| match whose {
+                        Whose::Peer(peer) => Some(peer),
+                        Whose::Everyone | Whose::Block(_) => None,
+                    };
+                    entries.into_iter().filter_map(|(whose, ..)| peer(whose)).collect()
+                }
+            };
+            for peer in kept {
+                peers.release(&mut store.strings, peer);
+            }
+            if !entry.is_new {
+                gone.push((entry.family, entry.name));
+            }
+        }
+        gone
+    }
+
+    /// The sets that are new since the last commit, with all their members.
+    pub(super) fn materialise(
+        &mut self,
+        store: &Store,
+        peers: &PeerIndex,
+    ) -> Vec<(Family, SetName, SetKind, BTreeSet<Member>)> {
+        let fresh = std::mem::take(&mut self.fresh);
+        let made = fresh.into_iter().map(|id| {
+            self.entries[id.0].is_new = false;
+            let entry = &self.entries[id.0];
+            (entry.family, entry.name.clone(), entry.kind, entry.members(store, peers))
+        });
+        made.collect()
+    }
+
+    /// The sets, but for the new ones, that an address is in, and as what.
+    pub(super) fn memberships(&self, store: &Store, peers: &PeerIndex, address: IpAddr) -> Vec<(SetId, Member)> {
+        let Some(owner) = store.owner(address) else { return Vec::new() };
+        let family = Family::of(&address);
+        let pod = store.pod(owner);
+        let mut found = Vec::new();
+        for peer in peers.of_class(pod.class) {
+            for id in self.of_peer.get(peer).into_iter().flatten() {
+                let entry = &self.entries[id.0];
+                let Content::Peers(_, prefixes) = &entry.content else { continue };
+                // A prefix holds its pods already.
+                if entry.family == family && !entry.is_new && !prefixes.contains(cidr::number(address)) {
+                    found.push((*id, Member::Address(address)));
+                }
+            }
+        }
+        if !pod.ports().is_empty() {
+            for id in &self.named[family as usize] {
+                if !self.entries[id.0].is_new {
+                    let ports = self.entries[id.0].ports(store, peers, owner, address);
+                    found.extend(ports.into_iter().map(|member| (*id, member)));
+                }
+            }
+        }
+        found.sort_unstable();
+        found.dedup();
+        found
+    }
+
+    /// A set's family and name, if it is still there.
+    pub(super) fn name(&self, id: SetId) -> Option<(Family, &SetName)> {
+        self.entries.get(id.0).map(|entry| (entry.family, &entry.name))
+    }
+}
+
+impl Entry {
+    fn members(&self, store: &Store, peers: &PeerIndex) -> BTreeSet<Member> {
+        match &self.content {
+            Content::Peers(of, prefixes) => {
+                let classes = of.iter().flat_map(|peer| peers.classes(*peer));
+                let pods = classes.flat_map(|class| &store.class(*class).pods);
+                let own = pods.filter_map(|pod| store.address(*pod, self.family));
+                let own = own.filter(|address| !prefixes.contains(cidr::number(*address))).map(Member::Address);
+                own.chain(leaf::prefixes(self.family, prefixes).into_iter().map(Member::from)).collect()
+            }
+            Content::Named(_) => {
+                let pods = store.pods().filter(|(_, pod)| !pod.ports().is_empty());
+                let addresses = pods.filter_map(|(id, _)| Some((id, store.address(id, self.family)?)));
+                addresses.flat_map(|(id, address)| self.ports(store, peers, id, address)).collect()
+            }
+        }
+    }
+
+    /// The members that a pod's named ports make.
+    fn ports(&self, store: &Store, peers: &PeerIndex, pod: PodId, address: IpAddr) -> Vec<Member> {
+        let Content::Named(entries) = &self.content else { return Vec::new() };
+        let pod = store.pod(pod);
+        let holds = |whose: &Whose| match whose {
+            Whose::Everyone => true,
+            Whose::Peer(peer) => peers.of_class(pod.class).contains(peer),
+            Whose::Block(block) => block.contains(cidr::number(address)),
+        };
+        let mut members = Vec::new();
+        for (whose, protocol, name) in entries {
+            let ports = pod.ports().iter().filter(|port| port.protocol == *protocol && port.name == *name);
+            if holds(whose) {
+                members.extend(ports.map(|port| Member::AddressPort(address, *protocol, port.port)));
+            }
+        }
+        members
+    }
+}

@@ -1,0 +1,280 @@
+//! The engine: events in, the smallest difference between two programs out.
+//!
+//! What an event costs follows what it touches. A pod is a few dozen bytes and
+//! its class; an index leads from a class to the selectors in use that select
+//! it, and from these to their sets. Only pods of this node have groups, and
+//! only their policies' peers have sets.
+//!
+//! ```text
+//! event ─▶ store (pods, classes, namespaces) ─▶ which addresses are touched
+//!      └─▶ policies ─▶ groups of this node's pods ─▶ chains, sets in use
+//! commit: touched addresses × sets before and now ─▶ delta
+//! ```
+//!
+//! After any sequence of events the state equals [`crate::layout::program`] of
+//! the final objects, byte for byte.
+
+mod groups;
+mod intern;
+mod live;
+mod peers;
+mod selector;
+mod store;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use crate::finding::Finding;
+use crate::layout::Options;
+use crate::name::Hash;
+use crate::object::{Family, Namespace, NetworkPolicy, Pod};
+use crate::plan::{Delta, KernelState, Plan, SetDelta};
+use crate::policy::{Direction, Policy};
+use crate::program::Member;
+
+use groups::LocalGroups;
+use live::{LiveSets, SetId};
+use peers::PeerIndex;
+pub use store::PodKey;
+use store::{PodId, Store};
+
+/// Something changed in the cluster. Events may come repeated and in any
+/// order; of two about one object the later counts.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// A pod is there, or is different.
+    Pod(Box<Pod>),
+    /// A pod is gone.
+    PodGone(PodKey),
+    /// A namespace is there, or is different.
+    Namespace(Namespace),
+    /// A namespace is gone.
+    NamespaceGone(String),
+    /// A policy is there, or is different.
+    Policy(Box<NetworkPolicy>),
+    /// The policy of this namespace and name is gone.
+    PolicyGone(String, String),
+}
+
+/// How an address stood at the last commit.
+#[derive(Debug, Default)]
+struct Before {
+    memberships: Vec<(SetId, Member)>,
+    groups: [Option<Hash>; 2],
+}
+
+/// Follows a cluster for one node.
+#[derive(Debug)]
+pub struct Engine {
+    store: Store,
+    peers: PeerIndex,
+    sets: LiveSets,
+    groups: LocalGroups,
+    findings: BTreeMap<(String, String), Vec<Finding>>,
+    /// The addresses that events touched since the last commit.
+    touched: BTreeMap<IpAddr, Before>,
+    state: KernelState,
+    is_first: bool,
+}
+
+impl Engine {
+    /// An engine for a node; of a cluster of which nothing is known yet.
+    #[must_use]
+    pub fn new(node: &str, options: Options) -> Self {
+        let mut store = Store::default();
+        let groups = LocalGroups::new(&mut store.strings, node, options);
+        Self {
+            store,
+            peers: PeerIndex::default(),
+            sets: LiveSets::default(),
+            groups,
+            findings: BTreeMap::new(),
+            touched: BTreeMap::new(),
+            state: KernelState::default(),
+            is_first: true,
+        }
+    }
+
+    /// The state as of the last commit.
+    #[must_use]
+    pub fn state(&self) -> &KernelState {
+        &self.state
+    }
+
+    /// What is not understood of the policies, by policy.
+    pub fn findings(&self) -> impl Iterator<Item = &Finding> {
+        self.findings.values().flatten()
+    }
+
+    /// Takes an event in. Nothing comes of it before [`Engine::commit`].
+    pub fn apply(&mut self, event: Event) {
+        match event {
+            Event::Pod(pod) => self.pod(&pod),
+            Event::PodGone(key) => {
+                if let Some(pod) = self.store.find(&key) {
+                    self.remove_pod(pod);
+                }
+            }
+            Event::Namespace(namespace) => self.namespace(&namespace.name, Some(&namespace)),
+            Event::NamespaceGone(name) => self.namespace(&name, None),
+            Event::Policy(policy) => {
+                let (policy, findings) = Policy::read(&policy);
+                let key = (policy.namespace.clone(), policy.name.clone());
+                if findings.is_empty() {
+                    self.findings.remove(&key);
+                } else {
+                    self.findings.insert(key, findings);
+                }
+                self.groups.set_policy(policy);
+            }
+            Event::PolicyGone(namespace, name) => {
+                self.groups.remove_policy(&namespace, &name);
+                self.findings.remove(&(namespace, name));
+            }
+        }
+    }
+
+    fn pod(&mut self, pod: &Pod) {
+        let known = self.store.find(&PodKey::of(pod));
+        if !pod.is_endpoint() {
+            if let Some(known) = known {
+                self.remove_pod(known);
+            }
+            return;
+        }
+        // What the new object lists is touched while its owner is still known.
+        for address in pod.addresses() {
+            self.touch(address);
+        }
+        if let Some(known) = known {
+            self.remove_pod(known);
+        }
+        let (id, new_class) = self.store.insert(pod);
+        if let Some(class) = new_class {
+            self.peers.update(&self.store, class);
+        }
+        self.groups.pod_came(&self.store, id);
+    }
+
+    fn remove_pod(&mut self, pod: PodId) {
+        for family in Family::ALL {
+            if let Some(address) = self.store.pod(pod).listed(family) {
+                self.touch(address);
+            }
+        }
+        self.groups.pod_goes(&self.store, pod);
+        if let Some(class) = self.store.remove(pod) {
+            self.peers.remove_class(class);
+            self.store.remove_class(class);
+        }
+    }
+
+    fn namespace(&mut self, name: &str, namespace: Option<&Namespace>) {
+        let old = self.store.strings.find(name).and_then(|name| self.store.spaces.get(&name));
+        let classes = old.map(|space| space.classes.clone()).unwrap_or_default();
+        // Touched while the old labels are still known.
+        let mut addresses = Vec::new();
+        for class in &classes {
+            for pod in &self.store.class(*class).pods {
+                addresses.extend(Family::ALL.into_iter().filter_map(|family| self.store.pod(*pod).listed(family)));
+            }
+        }
+        let labels = namespace.map(|namespace| &namespace.labels);
+        if self.store.namespace_has(name, labels) {
+            return;
+        }
+        for address in addresses {
+            self.touch(address);
+        }
+        self.store.set_namespace(name, labels);
+        for class in classes {
+            self.peers.update(&self.store, class);
+        }
+    }
+
+    /// Notes how an address stands, before something about it changes.
+    fn touch(&mut self, address: IpAddr) {
+        // Sets that are all new are filled when they are made.
+        if self.is_first || self.touched.contains_key(&address) {
+            return;
+        }
+        let owner = self.store.owner(address);
+        let before = Before {
+            memberships: self.sets.memberships(&self.store, &self.peers, address),
+            groups: owner.map(|owner| self.groups.of(owner)).unwrap_or_default(),
+        };
+        self.touched.insert(address, before);
+    }
+
+    /// Brings the state up to date, and plans the writes that do so in the
+    /// kernel, which holds the state of the last commit.
+    pub fn commit(&mut self) -> Plan {
+        let [v4, v6] = self.deltas();
+        let plan = Plan::of_deltas(&self.state, &v4, &v6);
+        v4.apply(&mut self.state.v4);
+        v6.apply(&mut self.state.v6);
+        plan
+    }
+
+    fn deltas(&mut self) -> [Delta; 2] {
+        // Endpoints whose groups change without an event of their own, because
+        // a policy did.
+        let moving: Vec<PodId> = self.groups.restless().collect();
+        for pod in moving {
+            for family in Family::ALL {
+                if let Some(address) = self.store.address(pod, family) {
+                    self.touch(address);
+                }
+            }
+        }
+        let mut deltas = [Delta::default(), Delta::default()];
+        self.groups.regroup(&mut self.store, &mut self.peers, &mut self.sets, &self.state, &mut deltas);
+        for (family, name) in self.sets.sweep(&mut self.store, &mut self.peers) {
+            deltas[family as usize].sets.insert(name, SetDelta::Gone);
+        }
+
+        let mut changes = Changes::default();
+        for (address, before) in std::mem::take(&mut self.touched) {
+            let family = Family::of(&address);
+            let now = self.sets.memberships(&self.store, &self.peers, address);
+            changes.differ(&before.memberships, &now);
+            let owner = self.store.owner(address);
+            let groups = owner.map(|owner| self.groups.of(owner)).unwrap_or_default();
+            for direction in Direction::ALL {
+                let (old, new) = (before.groups[direction as usize], groups[direction as usize]);
+                let delta = &mut deltas[family as usize];
+                self.groups.lead(direction, Member::Address(address), family, old, new, delta);
+            }
+        }
+        for (id, (added, removed)) in changes.of_set {
+            // A set that went took its members with it.
+            if let Some((family, name)) = self.sets.name(id) {
+                let change = SetDelta::Changed { added, removed };
+                deltas[family as usize].sets.insert(name.clone(), change);
+            }
+        }
+        for (family, name, kind, members) in self.sets.materialise(&self.store, &self.peers) {
+            deltas[family as usize].sets.insert(name, SetDelta::Created(kind, members));
+        }
+        self.groups.committed();
+        self.is_first = false;
+        deltas
+    }
+}
+
+/// The members that come and go, by set.
+#[derive(Debug, Default)]
+struct Changes {
+    of_set: BTreeMap<SetId, (BTreeSet<Member>, BTreeSet<Member>)>,
+}
+
+impl Changes {
+    fn differ(&mut self, before: &[(SetId, Member)], now: &[(SetId, Member)]) {
+        for (id, member) in now.iter().filter(|member| before.binary_search(member).is_err()) {
+            self.of_set.entry(*id).or_default().0.insert(*member);
+        }
+        for (id, member) in before.iter().filter(|member| now.binary_search(member).is_err()) {
+            self.of_set.entry(*id).or_default().1.insert(*member);
+        }
+    }
+}

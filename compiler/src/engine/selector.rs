@@ -1,0 +1,91 @@
+//! Selectors over interned labels.
+
+use super::intern::{Interner, Text};
+use crate::object::Labels;
+use crate::selector::{Operator, Selector};
+
+/// A label: key and value.
+pub(super) type Pair = (Text, Text);
+
+/// Labels, sorted by the numbers of their keys.
+pub(super) type Pairs = Box<[Pair]>;
+
+/// Interns labels; [`release`] them.
+pub(super) fn keep(strings: &mut Interner, labels: &Labels) -> Pairs {
+    let mut pairs: Vec<Pair> = labels.iter().map(|(key, value)| (strings.keep(key), strings.keep(value))).collect();
+    pairs.sort_unstable();
+    pairs.into()
+}
+
+/// Gives interned labels back.
+pub(super) fn release(strings: &mut Interner, pairs: &[Pair]) {
+    for (key, value) in pairs {
+        strings.release(*key);
+        strings.release(*value);
+    }
+}
+
+/// A selector whose strings are kept.
+#[derive(Debug)]
+pub(super) struct Compiled {
+    requirements: Vec<Requirement>,
+}
+
+#[derive(Debug)]
+struct Requirement {
+    key: Text,
+    /// Whether having one of the values, or any at all, is asked for.
+    values: Option<Vec<Text>>,
+    wanted: bool,
+}
+
+impl Compiled {
+    pub(super) fn new(strings: &mut Interner, selector: &Selector) -> Self {
+        let mut requirements = Vec::new();
+        for requirement in selector.requirements() {
+            let (values, wanted) = match &requirement.operator {
+                Operator::In(values) => (Some(values), true),
+                Operator::NotIn(values) => (Some(values), false),
+                Operator::Exists => (None, true),
+                Operator::DoesNotExist => (None, false),
+            };
+            requirements.push(Requirement {
+                key: strings.keep(&requirement.key),
+                values: values.map(|values| values.iter().map(|value| strings.keep(value)).collect()),
+                wanted,
+            });
+        }
+        Self { requirements }
+    }
+
+    pub(super) fn release(self, strings: &mut Interner) {
+        for requirement in self.requirements {
+            strings.release(requirement.key);
+            requirement.values.into_iter().flatten().for_each(|value| strings.release(value));
+        }
+    }
+
+    /// As [`Selector::matches`].
+    pub(super) fn matches(&self, labels: &[Pair]) -> bool {
+        self.requirements.iter().all(|requirement| {
+            let value = labels.binary_search_by_key(&requirement.key, |(key, _)| *key).ok().map(|at| labels[at].1);
+            let has = match &requirement.values {
+                None => value.is_some(),
+                Some(values) => value.is_some_and(|value| values.contains(&value)),
+            };
+            has == requirement.wanted
+        })
+    }
+
+    /// Labels of which whoever is selected has one; none where nothing can be
+    /// said, or too much.
+    pub(super) fn needs(&self) -> Option<Vec<Pair>> {
+        const MANY: usize = 16;
+        let needs = |requirement: &&Requirement| {
+            requirement.wanted && requirement.values.as_ref().is_some_and(|values| values.len() <= MANY)
+        };
+        let requirement = self.requirements.iter().find(needs)?;
+        let values = requirement.values.iter().flatten();
+        Some(values.map(|value| (requirement.key, *value)).collect())
+    }
+}
