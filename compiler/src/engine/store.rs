@@ -102,6 +102,8 @@ pub(super) struct Class {
     pub(super) namespace: Text,
     pub(super) labels: Pairs,
     pub(super) pods: Vec<PodId>,
+    /// Its place among the classes of its namespace.
+    place: u32,
 }
 
 /// A namespace that is known, or that some pod lives in.
@@ -189,13 +191,15 @@ impl Store {
             }
             None => {
                 let place = hash((namespace, &*labels));
-                let class = ClassId(id(self.classes.insert(Class { namespace, labels, pods: Vec::new() })));
+                let siblings = &mut self.spaces.entry(namespace).or_default().classes;
+                let class = Class { namespace, labels, pods: Vec::new(), place: id(siblings.len()) };
+                let class = ClassId(id(self.classes.insert(class)));
+                siblings.push(class);
                 let classes = &self.classes;
                 self.by_labels.insert_unique(place, class.0, |id| {
                     let class = &classes[*id as usize];
                     hash((class.namespace, &*class.labels))
                 });
-                self.spaces.entry(namespace).or_default().classes.push(class);
                 (class, true)
             }
         };
@@ -258,7 +262,10 @@ impl Store {
             found.remove();
         }
         if let Some(space) = self.spaces.get_mut(&entry.namespace) {
-            space.classes.retain(|id| *id != class);
+            space.classes.swap_remove(entry.place as usize);
+            if let Some(moved) = space.classes.get(entry.place as usize) {
+                self.classes[moved.0 as usize].place = entry.place;
+            }
             if space.classes.is_empty() && space.labels.is_none() {
                 self.spaces.remove(&entry.namespace);
             }
