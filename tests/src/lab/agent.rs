@@ -26,6 +26,8 @@ pub(super) struct Recipe {
     pub(super) folder: PathBuf,
     /// Its `--backend`.
     pub(super) backend: Backend,
+    /// More of its arguments.
+    pub(super) arguments: Vec<String>,
     /// How long it may take until a change is in the kernel.
     pub(super) patience: Duration,
 }
@@ -62,6 +64,7 @@ impl Agent {
             .arg(&recipe.manifests)
             .arg("--ready-file")
             .arg(&ready)
+            .args(&recipe.arguments)
             // Nobody writes to it: it tells of the process's end.
             .stdin(Stdio::piped())
             .stdout(output)

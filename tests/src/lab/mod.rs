@@ -128,6 +128,7 @@ pub struct Builder {
     backend: Backend,
     enforcer: Enforcer,
     outside: Vec<IpAddr>,
+    arguments: Vec<String>,
     patience: Duration,
 }
 
@@ -158,6 +159,13 @@ impl Builder {
     #[must_use]
     pub fn outside(mut self, addresses: impl IntoIterator<Item = IpAddr>) -> Self {
         self.outside.extend(addresses);
+        self
+    }
+
+    /// Another argument for every agent.
+    #[must_use]
+    pub fn agent_argument(mut self, argument: impl Into<String>) -> Self {
+        self.arguments.push(argument.into());
         self
     }
 
@@ -201,6 +209,7 @@ impl Builder {
                 folder: folder.to_owned(),
                 manifests: manifests.clone(),
                 backend: self.backend,
+                arguments: self.arguments,
                 patience: self.patience,
             }),
         };
@@ -262,6 +271,7 @@ impl Lab {
             backend: Backend::Nft,
             enforcer: Enforcer::None,
             outside: Vec::new(),
+            arguments: Vec::new(),
             patience: Duration::from_secs(30),
         }
     }

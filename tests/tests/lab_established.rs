@@ -1,0 +1,463 @@
+//! Established flows under real agents: what policies deny by now stops, what
+//! they still allow goes on without a loss.
+//!
+//! Nothing here waits by the clock. That something does not arrive is told by
+//! what was sent beside it, on a flow that goes on: both cross the same nodes,
+//! one right after the other, again and again.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::PodSpec;
+use k8s_openapi::api::networking::v1 as networking;
+use npc_compiler::object::{
+    Family, Labels, Namespace, NetworkPolicy, Objects, Pod, Protocol, Service, ServicePort, TargetPort,
+};
+use npc_lab::lab::{Backend, Enforcer, Lab, Mode, can_run};
+use serde_json::{Value, json};
+use socket2::{Domain, Socket, Type};
+
+/// How long a flow that is allowed may take for one exchange: a TCP segment
+/// that is lost comes again sooner, a datagram never.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// So often everything is sent side by side.
+const ROUNDS: usize = 100;
+
+/// So many flows may begin while a plan is carried out.
+const FLOWS: usize = 4000;
+
+const ADMITTED: u16 = 5432;
+const CONTROL: u16 = 8080;
+
+fn pod(namespace: &str, name: &str, node: &str) -> Pod {
+    let labels = Labels::from([("app".to_owned(), name.trim_end_matches(char::is_numeric).to_owned())]);
+    Pod {
+        node: Some(node.to_owned()),
+        ..Pod::from_template(namespace.to_owned(), name.to_owned(), labels, PodSpec::default())
+    }
+}
+
+fn policy(name: &str, spec: &Value) -> NetworkPolicy {
+    let policy = json!({"metadata": {"namespace": "shop", "name": name}, "spec": spec});
+    let policy: networking::NetworkPolicy = serde_json::from_value(policy).unwrap();
+    policy.into()
+}
+
+/// Who may send to db, as a peer, and to which ports.
+fn db(from: &Value, ports: &[u16]) -> NetworkPolicy {
+    let port = |port: &u16| [json!({"port": port}), json!({"port": port, "protocol": "UDP"})];
+    let ports: Vec<Value> = ports.iter().flat_map(port).collect();
+    let control = json!({"from": [{"namespaceSelector": {}}], "ports": [{"port": CONTROL, "protocol": "UDP"}]});
+    policy(
+        "db",
+        &json!({
+            "podSelector": {"matchLabels": {"app": "db"}},
+            "policyTypes": ["Ingress"],
+            "ingress": [{"from": [from], "ports": ports}, control],
+        }),
+    )
+}
+
+/// A database with a client on its own node and clients on another, one of
+/// them of another namespace.
+fn shop(policies: Vec<NetworkPolicy>) -> Objects {
+    let service = Service {
+        namespace: "shop".to_owned(),
+        name: "db".to_owned(),
+        selector: Some(Labels::from([("app".to_owned(), "db".to_owned())])),
+        addresses: Vec::new(),
+        ports: [Protocol::Tcp, Protocol::Udp]
+            .map(|protocol| ServicePort { name: None, protocol, port: 80, target: TargetPort::Number(ADMITTED) })
+            .to_vec(),
+    };
+    Objects {
+        namespaces: vec![
+            Namespace::new("shop", Labels::new()),
+            Namespace::new("team", Labels::from([("may".to_owned(), "read".to_owned())])),
+        ],
+        pods: vec![
+            pod("shop", "db", "node-1"),
+            pod("shop", "web1", "node-1"),
+            pod("shop", "web2", "node-2"),
+            pod("team", "web3", "node-2"),
+        ],
+        services: vec![service],
+        policies,
+        ..Objects::default()
+    }
+}
+
+fn web() -> Value {
+    json!({"podSelector": {"matchLabels": {"app": "web"}}, "namespaceSelector": {}})
+}
+
+fn start(policies: Vec<NetworkPolicy>, backend: Backend, mode: Mode, arguments: &[&str]) -> Option<Lab> {
+    if !can_run() {
+        return None;
+    }
+    let agent = match Enforcer::sibling() {
+        Ok(agent) => agent,
+        Err(error) => {
+            eprintln!("SKIPPED: {error}");
+            return None;
+        }
+    };
+    let builder = Lab::builder(shop(policies)).mode(mode).backend(backend).enforcer(agent);
+    let builder = arguments.iter().fold(builder, |builder, argument| builder.agent_argument(*argument));
+    Some(builder.start().unwrap())
+}
+
+/// Both ends of a flow, each of which sends.
+enum Flow {
+    Tcp(TcpStream, TcpStream),
+    Udp(UdpSocket, UdpSocket),
+}
+
+const MESSAGE: &[u8] = b"8 bytes.";
+
+impl Flow {
+    /// From a pod to the database: to its own address and this port, or, if
+    /// `service` is so, to the Service's.
+    fn open(lab: &Lab, from: &str, family: Family, protocol: Protocol, port: u16, service: bool) -> Self {
+        Self::try_open(lab, from, family, protocol, port, service).unwrap()
+    }
+
+    fn try_open(
+        lab: &Lab,
+        from: &str,
+        family: Family,
+        protocol: Protocol,
+        port: u16,
+        service: bool,
+    ) -> std::io::Result<Self> {
+        let (client, server) = (&lab.places()[lab.find(from).unwrap()], &lab.places()[lab.find("shop/db").unwrap()]);
+        let at = SocketAddr::new(server.address(family).unwrap(), port);
+        let of_family = |address: &&IpAddr| Family::of(address) == family;
+        let dialled = if service {
+            let service = &lab.cluster().objects.services[0];
+            SocketAddr::new(*service.addresses.iter().find(of_family).unwrap(), service.ports[0].port)
+        } else {
+            at
+        };
+        let own = SocketAddr::new(client.address(family).unwrap(), 0);
+        Ok(match protocol {
+            Protocol::Tcp => {
+                let listener = server.netns.within(|| TcpListener::bind(at)).unwrap()?;
+                let connect = || TcpStream::connect_timeout(&dialled, PATIENCE / 5);
+                let client = client.netns.within(connect).unwrap()?;
+                let (server, _) = listener.accept()?;
+                for stream in [&client, &server] {
+                    stream.set_nodelay(true)?;
+                    stream.set_read_timeout(Some(PATIENCE))?;
+                }
+                Self::Tcp(client, server)
+            }
+            _ => {
+                let server = server.netns.within(|| shared(at)).unwrap()?;
+                let client = client.netns.within(|| UdpSocket::bind(own)).unwrap()?;
+                client.connect(dialled)?;
+                server.connect(SocketAddr::new(own.ip(), client.local_addr()?.port()))?;
+                for socket in [&client, &server] {
+                    socket.set_read_timeout(Some(PATIENCE))?;
+                }
+                Self::Udp(client, server)
+            }
+        })
+    }
+
+    /// Sends one message each way and waits for each.
+    fn exchange(&mut self) -> std::io::Result<()> {
+        let mut buffer = [0; MESSAGE.len()];
+        match self {
+            Self::Tcp(client, server) => {
+                client.write_all(MESSAGE)?;
+                server.read_exact(&mut buffer)?;
+                server.write_all(MESSAGE)?;
+                client.read_exact(&mut buffer)
+            }
+            Self::Udp(client, server) => {
+                client.send(MESSAGE)?;
+                server.recv(&mut buffer)?;
+                server.send(MESSAGE)?;
+                client.recv(&mut buffer).map(drop)
+            }
+        }
+    }
+
+    /// Sends a message, by TCP each way, and waits for nothing. A datagram of
+    /// the database's would begin a flow the other way, which nobody denies.
+    fn push(&mut self) {
+        // What cannot be sent does not get through.
+        match self {
+            Self::Tcp(client, server) => {
+                let _ = server.write(MESSAGE);
+                let _ = client.write(MESSAGE);
+            }
+            Self::Udp(client, _) => {
+                let _ = client.send(MESSAGE);
+            }
+        }
+    }
+
+    /// How much has arrived at either end that nobody has read.
+    fn heard(&mut self) -> usize {
+        let mut buffer = vec![0; 65536];
+        let mut drain = |receive: &mut dyn FnMut(&mut [u8]) -> std::io::Result<usize>| {
+            let mut total = 0;
+            loop {
+                match receive(&mut buffer) {
+                    Ok(0) => return total,
+                    Ok(length) => total += length,
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => return total,
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        };
+        match self {
+            Self::Tcp(client, server) => [client, server].map(|end| {
+                end.set_nonblocking(true).unwrap();
+                let total = drain(&mut |buffer| end.read(buffer));
+                end.set_nonblocking(false).unwrap();
+                total
+            }),
+            Self::Udp(client, server) => [client, server].map(|end| {
+                end.set_nonblocking(true).unwrap();
+                let total = drain(&mut |buffer| end.recv(buffer));
+                end.set_nonblocking(false).unwrap();
+                total
+            }),
+        }
+        .into_iter()
+        .sum()
+    }
+}
+
+/// A socket that shares its port with others, which each have a peer.
+fn shared(at: SocketAddr) -> std::io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::for_address(at), Type::DGRAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&at.into())?;
+    Ok(socket.into())
+}
+
+/// A flow that every state allows, from the clients' node to the database's.
+fn control(lab: &Lab) -> Flow {
+    Flow::open(lab, "shop/web2", Family::V4, Protocol::Udp, CONTROL, false)
+}
+
+/// Every kind of flow from these clients to the database.
+fn flows(lab: &Lab, clients: &[&str]) -> Vec<(String, Flow)> {
+    let mut flows = Vec::new();
+    for client in clients {
+        for (family, protocol, service) in [
+            (Family::V4, Protocol::Tcp, false),
+            (Family::V6, Protocol::Tcp, false),
+            (Family::V4, Protocol::Tcp, true),
+            (Family::V4, Protocol::Udp, false),
+            (Family::V6, Protocol::Udp, true),
+        ] {
+            let name = format!("{client} {family} {protocol} {}", if service { "by the service" } else { "" });
+            let mut flow = Flow::open(lab, client, family, protocol, ADMITTED, service);
+            flow.exchange().unwrap_or_else(|error| panic!("{name}: {error}"));
+            flows.push((name, flow));
+        }
+    }
+    flows
+}
+
+/// Changes the objects while a flow that goes on is in use, which must not
+/// lose a packet.
+fn apply(lab: &mut Lab, objects: Objects, through: &mut Flow) {
+    meanwhile(lab, objects, || {
+        through.exchange().unwrap_or_else(|error| panic!("a flow that goes on lost a packet: {error}"));
+    });
+}
+
+/// Does something again and again until every agent has said that the new
+/// objects are in the kernel.
+fn meanwhile(lab: &mut Lab, objects: Objects, mut again: impl FnMut() + Send) {
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let traffic = scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                again();
+            }
+        });
+        let applied = lab.apply(objects);
+        done.store(true, Ordering::Relaxed);
+        traffic.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        applied.unwrap();
+    });
+}
+
+fn all_are_cut(flows: &mut [(String, Flow)], control: &mut Flow) {
+    for _ in 0..ROUNDS {
+        for (_, flow) in &mut *flows {
+            flow.push();
+        }
+        control.exchange().unwrap();
+    }
+    let heard: Vec<(&String, usize)> = flows.iter_mut().map(|(name, flow)| (&*name, flow.heard())).collect();
+    assert!(heard.iter().all(|(_, heard)| *heard == 0), "{heard:#?}");
+}
+
+fn all_go_on(flows: &mut [(String, Flow)]) {
+    for _ in 0..ROUNDS / 10 {
+        for (name, flow) in &mut *flows {
+            flow.exchange().unwrap_or_else(|error| panic!("{name}: {error}"));
+        }
+    }
+}
+
+fn a_narrowed_policy_cuts_what_it_denies(backend: Backend, mode: Mode) {
+    let Some(mut lab) = start(vec![db(&web(), &[ADMITTED])], backend, mode, &[]) else { return };
+    let mut control = control(&lab);
+    let mut denied = flows(&lab, &["shop/web1", "shop/web2"]);
+    let narrowed = shop_of(&lab, vec![db(&web(), &[1])]);
+    apply(&mut lab, narrowed, &mut control);
+    all_are_cut(&mut denied, &mut control);
+}
+
+/// The same cluster under other policies.
+fn shop_of(lab: &Lab, policies: Vec<NetworkPolicy>) -> Objects {
+    Objects { policies, ..lab.cluster().objects.clone() }
+}
+
+fn a_relabelled_pod_loses_its_flows_and_others_keep_theirs(backend: Backend, mode: Mode) {
+    let Some(mut lab) = start(vec![db(&web(), &[ADMITTED])], backend, mode, &[]) else { return };
+    let mut control = control(&lab);
+    let mut denied = flows(&lab, &["shop/web2"]);
+    let mut kept = flows(&lab, &["shop/web1", "team/web3"]);
+    let mut relabelled = lab.cluster().objects.clone();
+    let web2 = relabelled.pods.iter_mut().find(|pod| pod.name == "web2").unwrap();
+    web2.labels.insert("app".to_owned(), "other".to_owned());
+    apply(&mut lab, relabelled, &mut control);
+    all_are_cut(&mut denied, &mut control);
+    all_go_on(&mut kept);
+}
+
+fn a_relabelled_namespace_loses_its_flows_and_others_keep_theirs(backend: Backend, mode: Mode) {
+    let readers = json!({"namespaceSelector": {"matchExpressions": [
+        {"key": "may", "operator": "NotIn", "values": ["nothing"]}]}});
+    let Some(mut lab) = start(vec![db(&readers, &[ADMITTED])], backend, mode, &[]) else { return };
+    let mut control = control(&lab);
+    let mut denied = flows(&lab, &["team/web3"]);
+    let mut kept = flows(&lab, &["shop/web1", "shop/web2"]);
+    let mut relabelled = lab.cluster().objects.clone();
+    let team = relabelled.namespaces.iter_mut().find(|namespace| namespace.name == "team").unwrap();
+    team.labels.insert("may".to_owned(), "nothing".to_owned());
+    apply(&mut lab, relabelled, &mut control);
+    all_are_cut(&mut denied, &mut control);
+    all_go_on(&mut kept);
+}
+
+/// The clients' side, and pods that nobody isolated when their flows began.
+fn a_first_policy_for_egress_cuts_what_it_denies(backend: Backend, mode: Mode) {
+    let Some(mut lab) = start(Vec::new(), backend, mode, &[]) else { return };
+    let mut control = control(&lab);
+    let mut denied = flows(&lab, &["shop/web1", "shop/web2"]);
+    let mut kept = flows(&lab, &["team/web3"]);
+    let egress = json!({
+        "podSelector": {"matchLabels": {"app": "web"}},
+        "policyTypes": ["Egress"],
+        "egress": [{"ports": [{"port": CONTROL, "protocol": "UDP"}]}],
+    });
+    let isolated = shop_of(&lab, vec![policy("web", &egress)]);
+    apply(&mut lab, isolated, &mut control);
+    all_are_cut(&mut denied, &mut control);
+    all_go_on(&mut kept);
+}
+
+fn an_agent_that_starts_judges_what_is_there(backend: Backend, mode: Mode) {
+    let Some(mut lab) = start(vec![db(&web(), &[ADMITTED])], backend, mode, &[]) else { return };
+    let mut control = control(&lab);
+    let mut denied = flows(&lab, &["shop/web1", "shop/web2"]);
+    // While no agent is there, policies change.
+    for node in ["node-1", "node-2"] {
+        lab.take_agent(node).unwrap().unwrap().stop(nix::sys::signal::Signal::SIGKILL).unwrap();
+    }
+    let narrowed = shop_of(&lab, vec![db(&web(), &[1])]);
+    lab.write_manifests(narrowed).unwrap();
+    all_go_on(&mut denied);
+    lab.start_agents().unwrap();
+    all_are_cut(&mut denied, &mut control);
+}
+
+fn established_flows_are_let_be_if_that_is_asked_for(backend: Backend, mode: Mode) {
+    let policies = vec![db(&web(), &[ADMITTED])];
+    let Some(mut lab) = start(policies, backend, mode, &["--keep-established"]) else { return };
+    let mut control = control(&lab);
+    let mut kept = flows(&lab, &["shop/web1", "shop/web2"]);
+    let narrowed = shop_of(&lab, vec![db(&web(), &[1])]);
+    apply(&mut lab, narrowed, &mut control);
+    all_go_on(&mut kept);
+    // The port is free again, and no new flow begins.
+    drop(kept);
+    let new = Flow::try_open(&lab, "shop/web2", Family::V4, Protocol::Tcp, ADMITTED, false);
+    assert!(new.is_err());
+}
+
+/// Flows that begin while the plan is carried out are cut as well.
+fn flows_that_begin_meanwhile_are_cut_as_well(backend: Backend, mode: Mode) {
+    let Some(mut lab) = start(vec![db(&web(), &[ADMITTED])], backend, mode, &[]) else { return };
+    let mut control = control(&lab);
+    let [client, server] = ["shop/web2", "shop/db"].map(|name| &lab.places()[lab.find(name).unwrap()]);
+    let [own, at] =
+        [(client, 0), (server, ADMITTED)].map(|(pod, port)| SocketAddr::new(pod.address(Family::V4).unwrap(), port));
+    let server = server.netns.within(|| UdpSocket::bind(at)).unwrap().unwrap();
+    server.set_nonblocking(true).unwrap();
+    let open = || (0..FLOWS).map(|_| UdpSocket::bind(own).unwrap()).collect();
+    let clients: Vec<UdpSocket> = client.netns.within(open).unwrap();
+    for client in &clients {
+        client.connect(at).unwrap();
+    }
+    let heard = || {
+        let mut buffer = [0; MESSAGE.len()];
+        std::iter::repeat_with(|| server.recv(&mut buffer)).take_while(std::io::Result::is_ok).count()
+    };
+
+    let (mut begun, mut arrived) = (0, 0);
+    let narrowed = shop_of(&lab, vec![db(&web(), &[1])]);
+    meanwhile(&mut lab, narrowed, || {
+        if let Some(client) = clients.get(begun) {
+            client.send(MESSAGE).unwrap();
+            begun += 1;
+        }
+        control.exchange().unwrap();
+        arrived += heard();
+    });
+    assert!(arrived > 0, "none of {begun} flows began in time");
+    for client in &clients[..begun] {
+        client.send(MESSAGE).unwrap();
+        control.exchange().unwrap();
+    }
+    assert_eq!(heard(), 0, "of {begun} flows, {arrived} of which began in time");
+}
+
+macro_rules! on_both_backends {
+    ($($test:ident: $mode:ident),+ $(,)?) => {
+        mod nft {
+            use super::*;
+            $(#[test] fn $test() { super::$test(Backend::Nft, Mode::$mode); })+
+        }
+        mod legacy {
+            use super::*;
+            $(#[test] fn $test() { super::$test(Backend::Legacy, Mode::$mode); })+
+        }
+    };
+}
+
+on_both_backends!(
+    a_narrowed_policy_cuts_what_it_denies: Routed,
+    a_relabelled_pod_loses_its_flows_and_others_keep_theirs: Bridge,
+    a_relabelled_namespace_loses_its_flows_and_others_keep_theirs: Routed,
+    a_first_policy_for_egress_cuts_what_it_denies: Bridge,
+    an_agent_that_starts_judges_what_is_there: Routed,
+    flows_that_begin_meanwhile_are_cut_as_well: Routed,
+    established_flows_are_let_be_if_that_is_asked_for: Routed,
+);
