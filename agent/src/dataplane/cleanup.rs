@@ -38,30 +38,8 @@ impl Removed {
 pub fn cleanup() -> Removed {
     let mut removed = Removed::default();
     for backend in Backend::ALL {
-        for family in Family::ALL {
-            // A legacy command would create the tables that it looks into.
-            if !backend::is_live(backend, family) {
-                continue;
-            }
-            let table = match Iptables::new(backend, family) {
-                Ok(table) => table,
-                // That nft is there is a guess, and what has no commands was
-                // not written by us. That legacy tables are there is certain.
-                Err(iptables::Error::Backend(backend::Error::Missing { .. })) if backend == Backend::Nft => continue,
-                Err(error) => {
-                    removed.errors.push(error.into());
-                    continue;
-                }
-            };
-            // First the jump: from then on no packet meets the rest.
-            match unhook(&table) {
-                Ok(true) => removed.jumps.push((backend, family)),
-                Ok(false) => {}
-                Err(error) => removed.errors.push(error.into()),
-            }
-            if let Err(error) = delete_chains(&table, &mut removed) {
-                removed.errors.push(error.into());
-            }
+        for table in live_tables(backend, &mut removed) {
+            remove(&table, &mut removed);
         }
     }
     // Sets last: rules of either backend may have named them.
@@ -80,6 +58,49 @@ fn destroy_sets(removed: &mut Removed) -> Result<(), ipset::Error> {
     removed.sets = names.into_iter().filter(|name| !stuck.iter().any(|(stuck, _)| stuck == name)).collect();
     removed.errors.extend(stuck.into_iter().map(|(_, error)| error.into()));
     Ok(())
+}
+
+/// Removes our jump and our chains from one backend, and no sets. Where none of
+/// our chains are, nothing is written.
+#[must_use]
+pub(super) fn leave(backend: Backend) -> Removed {
+    let mut removed = Removed::default();
+    for table in live_tables(backend, &mut removed) {
+        match table.chains() {
+            Ok(chains) if chains.is_empty() => {}
+            Ok(_) => remove(&table, &mut removed),
+            Err(error) => removed.errors.push(error.into()),
+        }
+    }
+    removed
+}
+
+/// The filter tables of a backend that are in use in this network namespace.
+fn live_tables(backend: Backend, removed: &mut Removed) -> Vec<Iptables> {
+    let mut tables = Vec::new();
+    // A legacy command would create the tables that it looks into.
+    for family in Family::ALL.into_iter().filter(|family| backend::is_live(backend, *family)) {
+        match Iptables::new(backend, family) {
+            Ok(table) => tables.push(table),
+            // That nft is there is a guess, and what has no commands was not
+            // written by us. That legacy tables are there is certain.
+            Err(iptables::Error::Backend(backend::Error::Missing { .. })) if backend == Backend::Nft => {}
+            Err(error) => removed.errors.push(error.into()),
+        }
+    }
+    tables
+}
+
+fn remove(table: &Iptables, removed: &mut Removed) {
+    // First the jump: from then on no packet meets the rest.
+    match unhook(table) {
+        Ok(true) => removed.jumps.push((table.backend(), table.family())),
+        Ok(false) => {}
+        Err(error) => removed.errors.push(error.into()),
+    }
+    if let Err(error) = delete_chains(table, removed) {
+        removed.errors.push(error.into());
+    }
 }
 
 fn unhook(table: &Iptables) -> Result<bool, iptables::Error> {

@@ -14,7 +14,7 @@ use super::backend::{self, Backend};
 use super::ipset::{self, Ipset};
 use super::iptables::{Hook, Iptables};
 use super::probe::{self, Capabilities};
-use super::{Error, Kernel, conntrack};
+use super::{Error, Kernel, cleanup, conntrack};
 
 /// Far longer than a packet takes through the rules.
 const PACKET_TIME: Duration = Duration::from_millis(20);
@@ -23,9 +23,12 @@ const PACKET_TIME: Duration = Duration::from_millis(20);
 /// the calling threads have to be.
 #[derive(Debug)]
 pub struct Linux {
+    backend: Backend,
     /// One for each family that the kernel has.
     tables: Vec<Iptables>,
     ipset: Ipset,
+    /// No rules of ours are left in the other backend.
+    alone: bool,
     /// That flows cannot be cut was said.
     said_uncut: bool,
 }
@@ -43,7 +46,7 @@ impl Linux {
         let tables = Self::tables(backend)?;
         let families: Vec<String> = tables.iter().map(|table| table.family().to_string()).collect();
         info!(%backend, reason, families = families.join(" "), "found the packet filter");
-        Ok(Self { tables, ipset: Ipset::open()?, said_uncut: false })
+        Ok(Self { backend, tables, ipset: Ipset::open()?, alone: false, said_uncut: false })
     }
 
     fn tables(backend: Backend) -> Result<Vec<Iptables>, Error> {
@@ -58,6 +61,23 @@ impl Linux {
             tables.push(Iptables::new(backend, family)?);
         }
         Ok(tables)
+    }
+
+    /// Removes what an agent left in the other backend: a packet meets both,
+    /// and rules that nobody keeps up to date any more ask the very sets that
+    /// we write.
+    fn leave_other_backend(&mut self) {
+        for other in Backend::ALL.into_iter().filter(|other| *other != self.backend) {
+            let removed = cleanup::leave(other);
+            if !removed.chains.is_empty() {
+                let chains = removed.chains.len();
+                warn!(backend = %other, chains, "removed the rules that an agent left in the other packet filter");
+            }
+            for error in removed.errors {
+                warn!(backend = %other, %error, "cannot tell that no rules of ours are left in the other packet filter");
+            }
+        }
+        self.alone = true;
     }
 
     fn table(&self, family: Family) -> Option<&Iptables> {
@@ -131,7 +151,11 @@ impl Kernel for Linux {
 
     fn put_hook_first(&mut self) -> Result<Vec<(Family, Hook)>, Error> {
         let put = self.tables.iter().map(|table| Ok((table.family(), table.put_hook_first()?)));
-        put.collect()
+        let found: Result<_, Error> = put.collect();
+        if found.is_ok() && !self.alone {
+            self.leave_other_backend();
+        }
+        found
     }
 
     fn cut(&mut self, forbids: &mut dyn FnMut(&Tuple) -> bool) -> Result<conntrack::Swept, Error> {

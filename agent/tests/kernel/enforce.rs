@@ -29,6 +29,7 @@ on_both_backends!(
     what_others_have_in_the_kernel_stays_as_it_is,
     the_jump_is_first_comes_back_and_is_there_once,
     an_agent_takes_over_what_an_earlier_one_left,
+    an_agent_that_moves_to_the_other_backend_leaves_nothing_behind,
     a_set_that_is_not_ours_under_our_name_goes_if_nobody_uses_it,
     detection_finds_the_backend_with_rules_and_wakes_no_other,
 );
@@ -232,6 +233,22 @@ fn an_agent_takes_over_what_an_earlier_one_left(backend: Backend) {
     run(&format!("ip6tables-{backend}"), &["-F", "NPC-FORWARD"]);
     let (writes, _) = enforcer(backend).enforce(&dropping(&[2])).unwrap();
     assert_eq!(writes, Writes { members_added: 1, chains_written: 1, rules_written: 1, ..Writes::default() });
+}
+
+fn an_agent_that_moves_to_the_other_backend_leaves_nothing_behind(backend: Backend) {
+    let _namespace = Namespace::enter();
+    let other = if backend == Backend::Nft { Backend::Legacy } else { Backend::Nft };
+    run(&format!("iptables-{other}"), &["-A", "FORWARD", "-s", "10.9.9.9", "-j", "DROP"]);
+    let before = filter_rules(other);
+    enforcer(other).enforce(&dropping(&[1])).unwrap();
+    enforcer(backend).enforce(&dropping(&[2])).unwrap();
+    assert_eq!(filter_rules(other), before);
+    assert_eq!(open(backend).read().unwrap(), KernelState::from(&dropping(&[2])));
+}
+
+/// All rules and chains of the filter tables of a backend.
+fn filter_rules(backend: Backend) -> [String; 2] {
+    ["iptables", "ip6tables"].map(|tool| output(&format!("{tool}-{backend}"), &["-S"]))
 }
 
 fn a_set_that_is_not_ours_under_our_name_goes_if_nobody_uses_it(backend: Backend) {
