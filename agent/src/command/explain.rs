@@ -23,6 +23,7 @@ use super::{Exit, Stop, output};
 /// ns/NAME or any. A port is a number, a name, 53/udp or 8000-8100; left out,
 /// all ports are meant. The exit code is 0 for allowed, 1 for denied or
 /// partial, 3 where an endpoint is not found or ambiguous, 4 for unknown.
+#[allow(rustdoc::broken_intra_doc_links, reason = "clap prints the brackets as they stand")]
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
