@@ -15,9 +15,9 @@
 //! known group writes set members and no rule.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnetwork::{IpNetwork, Ipv6Network};
+use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 use rustc_hash::FxHashMap;
 
 use crate::cluster::{Cluster, PodId, PolicyId};
@@ -63,6 +63,12 @@ const NEIGHBOUR_DISCOVERY: [u8; 5] = [133, 134, 135, 136, 137];
 
 /// `fe80::/10` (RFC 4291, section 2.5.6).
 const LINK_LOCAL: Ipv6Network = Ipv6Network::new_checked(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10).unwrap();
+
+/// `224.0.0.0/4` (RFC 5771).
+const MULTICAST_V4: Ipv4Network = Ipv4Network::new_checked(Ipv4Addr::new(224, 0, 0, 0), 4).unwrap();
+
+/// `ff00::/8` (RFC 4291, section 2.7).
+const MULTICAST_V6: Ipv6Network = Ipv6Network::new_checked(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0), 8).unwrap();
 
 /// The program of one node.
 ///
@@ -162,14 +168,9 @@ pub(crate) fn forward(
     let mut rules = vec![rule(vec![Match::EstablishedOrRelated], Target::Return)];
     if family == Family::V6 {
         rules.extend(NEIGHBOUR_DISCOVERY.map(|kind| rule(vec![Match::Icmpv6Type(kind)], Target::Return)));
-        // Bridged pods reach each other by addresses that no set holds. A
-        // router never forwards them (RFC 4291, section 2.5.6), so nothing
-        // else is lost.
-        if has_groups {
-            let link_local = IpNetwork::V6(LINK_LOCAL);
-            rules.push(rule(vec![Match::Source(link_local)], Target::Drop));
-            rules.push(rule(vec![Match::Destination(link_local)], Target::Drop));
-        }
+    }
+    if has_groups {
+        rules.extend(past_all_sets(family).into_iter().map(|m| rule(vec![m], Target::Drop)));
     }
     match options.self_match {
         SelfMatch::Bpf => rules.push(rule(vec![Match::SourceIsDestination], Target::Return)),
@@ -189,6 +190,21 @@ pub(crate) fn forward(
     }
     chains.insert(ChainName::forward(), rules);
     chains
+}
+
+/// What reaches a bridged pod by an address that no set holds: from or to a
+/// link-local one, which no router forwards (RFC 4291, section 2.5.6), to all
+/// hosts of a network, or to a multicast group. Such a packet does not tell
+/// which pods it reaches, so where some are isolated none gets it.
+fn past_all_sets(family: Family) -> Vec<Match> {
+    match family {
+        Family::V4 => vec![Match::Destination(IpNetwork::V4(MULTICAST_V4)), Match::ToBroadcast],
+        Family::V6 => {
+            let link_local = IpNetwork::V6(LINK_LOCAL);
+            let multicast = IpNetwork::V6(MULTICAST_V6);
+            vec![Match::Source(link_local), Match::Destination(link_local), Match::Destination(multicast)]
+        }
+    }
 }
 
 /// The rules for TCP segments that open no connection and belong to none.

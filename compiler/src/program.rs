@@ -328,6 +328,8 @@ pub enum Match {
     /// ranges; `--dport` for one, `-m multiport --dports` for more, at most 15
     /// slots of which a range takes two.
     DestinationPorts(Vec<(u16, u16)>),
+    /// `-m addrtype --dst-type BROADCAST`
+    ToBroadcast,
     /// The source address equals the destination address:
     /// `-m bpf --bytecode …`.
     SourceIsDestination,

@@ -62,6 +62,7 @@ pub fn rule_line(family: Family, chain: &ChainName, rule: &Rule) -> String {
             Match::NotSyn => line.push_str(" -m tcp ! --tcp-flags FIN,SYN,RST,ACK SYN"),
             Match::Icmpv6Type(kind) => push(&mut line, format_args!(" -m icmp6 --icmpv6-type {kind}")),
             Match::DestinationPorts(ranges) => ports(&mut line, protocol, ranges),
+            Match::ToBroadcast => line.push_str(" -m addrtype --dst-type BROADCAST"),
             Match::SourceIsDestination => {
                 push(&mut line, format_args!(" -m bpf --bytecode \"{}\"", self_bytecode(family)));
             }

@@ -61,7 +61,7 @@ struct Question<'a> {
 impl<'a> Question<'a> {
     fn new(objects: &'a Objects, addresses: &[IpAddr]) -> Self {
         let oracle = Oracle::new(objects);
-        let edges: Vec<IpAddr> = random::addresses(objects).into_iter().filter(|ip| !is_link_local(*ip)).collect();
+        let edges: Vec<IpAddr> = random::addresses(objects).into_iter().filter(|ip| !is_past_all_sets(*ip)).collect();
         let step = edges.len().div_ceil(ADDRESSES).max(1);
         let mut asked: BTreeSet<IpAddr> = edges.into_iter().step_by(step).chain(addresses.iter().copied()).collect();
         asked.extend(oracle.nodes().into_iter().map(|(_, address)| address));
@@ -403,8 +403,11 @@ fn ranges(starts: &[u16], allowed: impl Fn(u16) -> bool) -> Vec<[u16; 2]> {
     ranges
 }
 
-/// Link-local addresses never leave their link; bridged pods meet rules of
-/// their own there.
-fn is_link_local(address: IpAddr) -> bool {
-    matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())
+/// Link-local, multicast and broadcast addresses reach bridged pods past all
+/// sets; they meet rules of their own, and are no end of a flow.
+fn is_past_all_sets(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_multicast() || address.is_broadcast(),
+        IpAddr::V6(address) => address.is_multicast() || address.is_unicast_link_local(),
+    }
 }

@@ -5,7 +5,7 @@
 
 mod fault;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use npc_compiler::object::{Family, Protocol};
 use npc_compiler::program::{
@@ -132,6 +132,8 @@ fn matches(program: &FamilyProgram, one: &Match, packet: &Packet) -> bool {
             Payload::Port(_, port) => ranges.iter().any(|(first, last)| (*first..=*last).contains(&port)),
             Payload::Icmp(_) | Payload::Tunnel(_) | Payload::Other => false,
         },
+        // A network's own broadcast address takes its routes to tell.
+        Match::ToBroadcast => packet.destination == Ipv4Addr::BROADCAST,
         Match::SourceIsDestination => packet.source == packet.destination,
         Match::Set(name, field) => in_set(program, name, *field, packet),
         Match::Comment(_) => true,

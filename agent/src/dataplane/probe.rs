@@ -78,7 +78,9 @@ fn questions(family: Family, set: &SetName) -> Vec<Question> {
             matches: vec![Match::SourceIsDestination],
         },
     ];
-    if family == Family::V6 {
+    if family == Family::V4 {
+        questions.push(needed("the match addrtype (broadcasts on a bridge)", vec![Match::ToBroadcast]));
+    } else {
         questions.push(needed("the match icmp6 (neighbour discovery)", vec![Match::Icmpv6Type(133)]));
     }
     questions

@@ -106,6 +106,9 @@ fn everything_of(family: Family) -> FamilyProgram {
     if family == Family::V6 {
         forward.extend((133..=137).map(|kind| rule(vec![Match::Icmpv6Type(kind)], Target::Return)));
     }
+    if family == Family::V4 {
+        forward.push(rule(vec![Match::ToBroadcast], Target::Drop));
+    }
     forward.push(rule(vec![Match::SourceIsDestination], Target::Return));
     forward.push(rule(vec![to_blocks], Target::Jump(tree.clone())));
     let chains = BTreeMap::from([

@@ -52,7 +52,7 @@ impl Rule {
                 "!" => {}
                 // First packets of connections only; neighbour discovery is
                 // not asked about.
-                "--ctstate" | "--icmpv6-type" => {
+                "--ctstate" | "--icmpv6-type" | "--dst-type" => {
                     value();
                     rule.never = true;
                 }
