@@ -112,6 +112,25 @@ impl Cluster {
         self.pods().filter(|(_, pod)| pod.is_endpoint())
     }
 
+    /// The pods that are meant where pods are named, by namespace and name. The
+    /// API has one pod of a name at a time; where the input has two that are
+    /// not finished, an old one and its successor, the one that is not being
+    /// deleted is meant, and of two such the later by UID. The other one keeps
+    /// its addresses, by which it can still be asked for, until it is gone. A
+    /// pod that stands for a workload has its own claim to the name.
+    pub fn named(&self) -> impl Iterator<Item = (PodId, &Pod)> {
+        let mut next = 0;
+        let same_name = |a: &Pod, b: &Pod| (&a.namespace, &a.name) == (&b.namespace, &b.name);
+        self.pods.chunk_by(same_name).flat_map(move |pods| {
+            let first = next;
+            next += pods.len();
+            let (templates, real): (Vec<_>, Vec<_>) =
+                pods.iter().enumerate().filter(|(_, pod)| !pod.finished).partition(|(_, pod)| pod.is_template());
+            let meant = real.into_iter().max_by_key(|(_, pod)| (!pod.terminating, &pod.uid));
+            templates.into_iter().chain(meant).map(move |(i, pod)| (PodId(index(first + i)), pod))
+        })
+    }
+
     /// A pod.
     #[must_use]
     pub fn pod(&self, id: PodId) -> &Pod {

@@ -47,11 +47,13 @@ pub struct Options {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Endpoint {
-    /// `NS/NAME` of a pod, `NS/KIND/NAME` of a workload, or the address.
+    /// `NS/NAME` of a pod, `NS/KIND/NAME` of a workload, or the address; no
+    /// two have the same. By pod, a workload without pods has `NS/NAME` too,
+    /// unless another endpoint has that name.
     pub id: Arc<str>,
     /// `Pod`, the workload's kind, or `Address`.
     pub kind: String,
-    /// Its addresses, IPv4 first.
+    /// Its addresses, IPv4 first, without those that another pod owns by now.
     pub addresses: Vec<IpAddr>,
     /// The node of a pod that is bound to one.
     pub node: Option<String>,

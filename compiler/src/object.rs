@@ -253,6 +253,13 @@ impl Pod {
     pub fn is_endpoint(&self) -> bool {
         !self.finished && !self.host_network
     }
+
+    /// Whether it is the pod that stands for a workload, and bears its name,
+    /// not one that there is.
+    #[must_use]
+    pub fn is_template(&self) -> bool {
+        self.uid.is_empty() && self.workload.as_ref().is_some_and(|workload| workload.name == self.name)
+    }
 }
 
 impl From<core::Pod> for Pod {

@@ -157,7 +157,14 @@ fn pods() -> impl Strategy<Value = Vec<Pod>> {
             }
             let mut pod = pod(&text);
             pod.host_network = host;
-            pod.uid = format!("u{i}");
+            match &mut pod.workload {
+                // A workload whose pods are not there yet.
+                Some(workload) if pod.ipv4.is_none() && pod.ipv6.is_none() => {
+                    workload.name = format!("t{i}");
+                    pod.name = format!("t{i}");
+                }
+                _ => pod.uid = format!("u{i}"),
+            }
             let labels = labels.as_object().cloned().unwrap_or_default();
             pod.labels = labels.into_iter().map(|(k, v)| (k, v.as_str().unwrap_or_default().to_owned())).collect();
             pod

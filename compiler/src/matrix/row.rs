@@ -8,7 +8,7 @@ use super::Endpoint;
 use super::judge::{Judge, KindId, Kinds, Known, TrafficId};
 use crate::cluster::{Cluster, PodId};
 use crate::flow::{End, Exemption, exemption};
-use crate::object::Family;
+use crate::object::{Family, Pod};
 
 /// An end as the rules of others see it.
 #[derive(Debug)]
@@ -95,20 +95,37 @@ impl Row {
     }
 }
 
+/// The addresses that an endpoint has, not only lists.
+fn addresses(cluster: &Cluster, pod: PodId) -> impl Iterator<Item = IpAddr> {
+    Family::ALL.into_iter().filter_map(move |family| cluster.address(pod, family))
+}
+
 /// Each pod is a row.
 pub(super) fn pods(kinds: &mut Kinds<'_>) -> Vec<(Endpoint, Row)> {
     let cluster = kinds.cluster;
-    let row = |(id, pod): (PodId, &crate::object::Pod)| {
-        let endpoint = Endpoint {
-            id: format!("{}/{}", pod.namespace, pod.name).into(),
-            kind: "Pod".to_owned(),
-            addresses: pod.addresses().collect(),
-            node: pod.node.clone(),
-            host_network: false,
-        };
-        (endpoint, Row::new(vec![View::new(kinds, End::Pod(id), false)], false))
-    };
-    cluster.endpoints().map(row).collect()
+    let pods: Vec<(PodId, &Pod)> = cluster.named().filter(|(_, pod)| pod.is_endpoint()).collect();
+    let mut rows = Vec::with_capacity(pods.len());
+    for same in pods.chunk_by(|(_, a), (_, b)| (&a.namespace, &a.name) == (&b.namespace, &b.name)) {
+        for (id, pod) in same {
+            let Pod { namespace, name, .. } = pod;
+            let endpoint = Endpoint {
+                id: match &pod.workload {
+                    // Only its kind tells it from the pod, or from the
+                    // workload of another kind, that has its name.
+                    Some(workload) if same.len() > 1 && pod.is_template() => {
+                        format!("{namespace}/{}/{name}", workload.kind).into()
+                    }
+                    _ => format!("{namespace}/{name}").into(),
+                },
+                kind: "Pod".to_owned(),
+                addresses: addresses(cluster, *id).collect(),
+                node: pod.node.clone(),
+                host_network: false,
+            };
+            rows.push((endpoint, Row::new(vec![View::new(kinds, End::Pod(*id), false)], false)));
+        }
+    }
+    rows
 }
 
 /// The endpoints by the workload that they belong to; a pod of no workload is
@@ -116,7 +133,7 @@ pub(super) fn pods(kinds: &mut Kinds<'_>) -> Vec<(Endpoint, Row)> {
 pub(super) fn workloads(kinds: &mut Kinds<'_>) -> Vec<(Endpoint, Row)> {
     let cluster = kinds.cluster;
     let mut rows = BTreeMap::<(&str, &str, &str), Vec<PodId>>::new();
-    for (id, pod) in cluster.endpoints() {
+    for (id, pod) in cluster.named().filter(|(_, pod)| pod.is_endpoint()) {
         let (kind, name) = match &pod.workload {
             Some(workload) => (workload.kind.as_str(), &workload.name),
             None => ("Pod", &pod.name),
@@ -124,9 +141,9 @@ pub(super) fn workloads(kinds: &mut Kinds<'_>) -> Vec<(Endpoint, Row)> {
         rows.entry((&pod.namespace, kind, name)).or_default().push(id);
     }
     let row = |((namespace, kind, name), pods): ((&str, &str, &str), Vec<PodId>)| {
-        let mut addresses: Vec<IpAddr> = pods.iter().flat_map(|pod| cluster.pod(*pod).addresses()).collect();
+        let mut addresses: Vec<IpAddr> = pods.iter().flat_map(|pod| addresses(cluster, *pod)).collect();
         addresses.sort_unstable();
-        let is_template = kind != "Pod" && pods.len() == 1 && addresses.is_empty();
+        let is_template = pods.len() == 1 && cluster.pod(pods[0]).is_template() && addresses.is_empty();
         let endpoint = Endpoint {
             id: format!("{namespace}/{kind}/{name}").into(),
             kind: kind.to_owned(),

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::flow::{directed, exemption};
 use crate::policy::Direction;
-use crate::sample::{cluster, objects};
+use crate::sample::{cluster, objects, pod};
 
 /// What passes from one endpoint to another, by asking about each pair of
 /// ends alone.
@@ -21,7 +21,7 @@ fn slowly(cluster: &Cluster, groups: &Groups, matrix: &Matrix<'_>, by: By) -> BT
             }
             let ends = |place: usize| matrix.ends(place).collect::<Vec<End>>();
             let (a, b) = (ends(from), ends(to));
-            let is_template = from == to && a.len() == 1 && source.kind != "Pod" && source.addresses.is_empty();
+            let is_template = from == to && by == By::Workload && stands_for_replicas(cluster, &a);
             for x in &a {
                 for y in &b {
                     if x == y && a.len() + b.len() > 2 {
@@ -62,6 +62,10 @@ fn slowly(cluster: &Cluster, groups: &Groups, matrix: &Matrix<'_>, by: By) -> BT
     }
     all.retain(|_, traffic| !traffic.is_none());
     all
+}
+
+fn stands_for_replicas(cluster: &Cluster, ends: &[End]) -> bool {
+    matches!(ends, [End::Pod(pod)] if cluster.pod(*pod).is_template() && cluster.pod(*pod).addresses().next().is_none())
 }
 
 type Key = (usize, usize, Option<Family>);
@@ -118,4 +122,52 @@ fn an_address_meets_the_blocks_of_a_pod_that_has_no_address_yet() {
     let row = serde_json::json!(
         {"from": "192.0.2.1", "to": "ns/Pod/a", "family": null, "protocol": "TCP", "ports": [[80, 80]]});
     assert!(json["connections"].as_array().is_some_and(|rows| rows.contains(&row)), "{json}");
+}
+
+/// The ids of a matrix, each with its addresses.
+fn ids(pods: Vec<crate::object::Pod>, by: By) -> Vec<String> {
+    let cluster = Cluster::new(&crate::object::Objects { pods, ..Default::default() });
+    let shown = |endpoint: &Endpoint| format!("{} {:?}", endpoint.id, endpoint.addresses);
+    Matrix::new(&cluster, &Options { by, addresses: Vec::new() }).endpoints().iter().map(shown).collect()
+}
+
+#[test]
+fn no_two_endpoints_have_one_id() {
+    let pods = |texts: &[&str]| texts.iter().map(|text| pod(text)).collect::<Vec<_>>();
+    let all = pods(&["ns/web 10.0.0.1", "ns/web Deployment/web", "ns/web StatefulSet/web", "ns/api Deployment/api"]);
+    assert_eq!(
+        ids(all, By::Pod),
+        ["ns/Deployment/web []", "ns/StatefulSet/web []", "ns/api []", "ns/web [10.0.0.1]"],
+        "a workload gives way to others of its name"
+    );
+    let one = pods(&["ns/web Deployment/web", "ns/web DaemonSet/web hostNetwork"]);
+    assert_eq!(ids(one, By::Pod), ["ns/web []"], "what is no endpoint takes no name");
+}
+
+#[test]
+fn of_two_pods_of_one_name_the_one_that_stays_is_the_endpoint() {
+    let mut old = pod("ns/web-0 10.0.0.1 StatefulSet/web");
+    let mut new = pod("ns/web-0 10.0.0.2 StatefulSet/web");
+    (old.uid, new.uid) = ("b".to_owned(), "a".to_owned());
+    let both = |by, old: &crate::object::Pod| {
+        let seen = ids(vec![old.clone(), new.clone()], by);
+        assert_eq!(seen, ids(vec![new.clone(), old.clone()], by));
+        seen
+    };
+    assert_eq!(both(By::Pod, &old), ["ns/web-0 [10.0.0.1]"], "the greater UID");
+    old.terminating = true;
+    assert_eq!(both(By::Pod, &old), ["ns/web-0 [10.0.0.2]"]);
+    assert_eq!(both(By::Workload, &old), ["ns/StatefulSet/web [10.0.0.2]"]);
+    old.terminating = false;
+    old.finished = true;
+    assert_eq!(both(By::Pod, &old), ["ns/web-0 [10.0.0.2]"]);
+}
+
+#[test]
+fn an_address_is_listed_with_its_owner_only() {
+    let mut old = pod("ns/old 10.0.0.1 2001:db8::1 Job/old");
+    old.terminating = true;
+    let pods = vec![old, pod("ns/new 10.0.0.1")];
+    assert_eq!(ids(pods.clone(), By::Pod), ["ns/new [10.0.0.1]", "ns/old [2001:db8::1]"]);
+    assert_eq!(ids(pods, By::Workload), ["ns/Job/old [2001:db8::1]", "ns/Pod/new [10.0.0.1]"]);
 }
