@@ -2,6 +2,8 @@
 //! read once, and everything that was not understood turned into a
 //! [`Finding`] and into whatever fails safe.
 
+mod spelling;
+
 use k8s_openapi::api::networking::v1 as api;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -230,7 +232,11 @@ impl Reader<'_> {
     fn unknown_fields(&mut self, which: impl Fn(&str) -> bool, effect: Effect) -> bool {
         let fields: Vec<String> = self.unknown.iter().filter(|field| which(field)).cloned().collect();
         for field in &fields {
-            self.report(field, "the API has no such field; is it misspelt?", effect);
+            let problem = match spelling::meant(field) {
+                Some(meant) => format!("the API has no such field (did you mean {meant}?)"),
+                None => "the API has no such field".to_owned(),
+            };
+            self.report(field, problem, effect);
         }
         !fields.is_empty()
     }
@@ -245,17 +251,19 @@ impl Reader<'_> {
         let (subject, allows) = self.subject(spec.pod_selector.as_ref());
         let isolates = self.isolates(spec);
         let mut rules = [Vec::new(), Vec::new()];
-        if allows {
-            let ingress = spec.ingress.iter().flatten();
-            rules[Direction::Ingress as usize] = ingress
-                .enumerate()
-                .map(|(i, rule)| self.rule(Direction::Ingress, i, rule.from.as_deref(), rule.ports.as_deref()))
-                .collect();
-            let egress = spec.egress.iter().flatten();
-            rules[Direction::Egress as usize] = egress
-                .enumerate()
-                .map(|(i, rule)| self.rule(Direction::Egress, i, rule.to.as_deref(), rule.ports.as_deref()))
-                .collect();
+        let ingress = spec.ingress.iter().flatten();
+        rules[Direction::Ingress as usize] = ingress
+            .enumerate()
+            .map(|(i, rule)| self.rule(Direction::Ingress, i, rule.from.as_deref(), rule.ports.as_deref()))
+            .collect();
+        let egress = spec.egress.iter().flatten();
+        rules[Direction::Egress as usize] = egress
+            .enumerate()
+            .map(|(i, rule)| self.rule(Direction::Egress, i, rule.to.as_deref(), rule.ports.as_deref()))
+            .collect();
+        if !allows {
+            // They were read for what is wrong with them.
+            rules = [Vec::new(), Vec::new()];
         }
         Policy { namespace: self.namespace.to_owned(), name: self.name.to_owned(), subject, isolates, rules }
     }

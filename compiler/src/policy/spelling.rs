@@ -1,0 +1,80 @@
+//! Which field of the API a misspelt one was meant to be.
+
+/// The fields of the object at a field of this name.
+const FIELDS: [(&str, &[&str]); 11] = [
+    ("", &["apiVersion", "kind", "metadata", "spec"]),
+    ("spec", &["egress", "ingress", "podSelector", "policyTypes"]),
+    ("ingress", &["from", "ports"]),
+    ("egress", &["to", "ports"]),
+    ("from", PEER),
+    ("to", PEER),
+    ("ipBlock", &["cidr", "except"]),
+    ("podSelector", SELECTOR),
+    ("namespaceSelector", SELECTOR),
+    ("matchExpressions", &["key", "operator", "values"]),
+    ("ports", &["endPort", "port", "protocol"]),
+];
+const PEER: &[&str] = &["ipBlock", "namespaceSelector", "podSelector"];
+const SELECTOR: &[&str] = &["matchExpressions", "matchLabels"];
+
+/// The field that was most likely meant by one that the API does not have.
+pub(super) fn meant(path: &str) -> Option<&'static str> {
+    let (parents, key) = path.rsplit_once('.').unwrap_or(("", path));
+    let parent = parents.rsplit('.').next().unwrap_or_default();
+    let parent = parent.split('[').next().unwrap_or_default();
+    let (_, fields) = FIELDS.iter().find(|(name, _)| *name == parent)?;
+    most_similar(key, fields)
+}
+
+/// The field whose name is at most two slips away from a key.
+fn most_similar(key: &str, fields: &'static [&'static str]) -> Option<&'static str> {
+    let close = fields.iter().map(|field| (slips(key, field), *field)).filter(|(slips, _)| *slips <= 2);
+    close.min().map(|(_, field)| field)
+}
+
+/// How many letters must be added, removed or changed, case aside.
+fn slips(a: &str, b: &str) -> usize {
+    // A key may be as long as the file; the fields of the API are short.
+    if a.len() > 64 {
+        return usize::MAX;
+    }
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, y) in b.bytes().enumerate() {
+            let changed = diagonal + usize::from(!x.eq_ignore_ascii_case(&y));
+            diagonal = row[j + 1];
+            row[j + 1] = changed.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slip_or_two_are_seen_through() {
+        for (path, wanted) in [
+            ("spec.Ingress", Some("ingress")),
+            ("spec.ingres", Some("ingress")),
+            ("speck", Some("spec")),
+            ("spec.podSelektor", Some("podSelector")),
+            ("spec.ingress[0].form", Some("from")),
+            ("spec.egress[12].form", None),
+            ("spec.egress[12].port", Some("ports")),
+            ("spec.ingress[0].from[1].ipBlok", Some("ipBlock")),
+            ("spec.egress[0].to[0].ipBlock.exept", Some("except")),
+            ("spec.egress[0].ports[0].endport", Some("endPort")),
+            ("spec.podSelector.matchLabel", Some("matchLabels")),
+            ("spec.ingress[0].from[0].namespaceSelector.matchExpressions[0].value", Some("values")),
+            ("spec.zzz", None),
+            ("spec.x.y", None),
+            ("", None),
+        ] {
+            assert_eq!(meant(path), wanted, "{path}");
+        }
+        assert_eq!(meant(&format!("spec.{}", "ingress".repeat(1000))), None);
+    }
+}
