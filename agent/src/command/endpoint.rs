@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use npc_compiler::cidr::Cidr;
 use npc_compiler::cluster::PodId;
-use npc_compiler::object::{Pod, Service, parse_address};
+use npc_compiler::object::{Service, parse_address};
 
 use super::input::Input;
 use super::{Exit, Stop};
@@ -251,6 +251,16 @@ impl Written {
             return Ok(found.swap_remove(0));
         }
         let ambiguous = !found.is_empty();
+        let fits_idle = |of: &str| kind.is_none_or(|kind| kind == "Workload" || kind == of);
+        let mut idle = input.loaded.idle.iter();
+        if !ambiguous
+            && let Some(idle) = idle.find(|o| o.namespace == namespace && o.name == name && fits_idle(&o.kind))
+        {
+            let number = if idle.kind == "Job" { "parallelism" } else { "replicas" };
+            let shown = format!("{namespace}/{}/{name}", short_kind(&idle.kind));
+            let message = format!("{shown} has no pods to ask about: its {number} is 0");
+            return Err(Stop::new(Exit::NotFound, message));
+        }
         let candidates: BTreeSet<String> = if ambiguous {
             found.iter().map(Found::shown).collect()
         } else {
@@ -288,13 +298,13 @@ fn everything(input: &Input) -> Vec<Found> {
     let mut all: Vec<Found> = Vec::new();
     let mut workloads = std::collections::BTreeMap::<(String, String, String), Vec<PodId>>::new();
     let mut namespaces = std::collections::BTreeMap::<String, Vec<PodId>>::new();
-    for (id, pod) in cluster.pods().filter(|(_, pod)| !pod.finished) {
+    for (id, pod) in cluster.named() {
         namespaces.entry(pod.namespace.clone()).or_default().push(id);
         if let Some(workload) = &pod.workload {
             let key = (pod.namespace.clone(), workload.kind.clone(), workload.name.clone());
             workloads.entry(key).or_default().push(id);
         }
-        if !is_template(pod) {
+        if !pod.is_template() {
             let (namespace, name) = (pod.namespace.clone(), pod.name.clone());
             all.push(Found { kind: "Pod".to_owned(), namespace, name, target: Target::Pod(id) });
         }
@@ -324,11 +334,6 @@ fn everything(input: &Input) -> Vec<Found> {
         target: Target::Node(addresses.iter().copied().collect()),
     }));
     all
-}
-
-/// Whether this is the pod that stands for a workload, and bears its name.
-pub(super) fn is_template(pod: &Pod) -> bool {
-    pod.uid.is_empty() && pod.workload.as_ref().is_some_and(|workload| workload.name == pod.name)
 }
 
 /// Whether two names are a slip or two apart.

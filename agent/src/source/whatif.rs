@@ -26,9 +26,14 @@ const CONTROLLER_LABELS: [&str; 9] = [
 ///
 /// A workload also changes the pods it already has: they keep their names,
 /// addresses and nodes, and take over the labels, ports and network of its
-/// template, as after a rollout.
+/// template, as after a rollout. One that is to have none loses those it has.
 pub fn apply_overlay(base: &mut Loaded, overlay: Loaded) {
-    let Loaded { objects, positions, problems, skipped } = overlay;
+    let Loaded { objects, idle, positions, problems, skipped } = overlay;
+    for workload in objects.pods.iter().filter_map(of_workload) {
+        base.idle.remove(&workload);
+    }
+    base.objects.pods.retain(|pod| of_workload(pod).is_none_or(|workload| !idle.contains(&workload)));
+    base.idle.extend(idle);
     let into = &mut base.objects;
     for namespace in objects.namespaces {
         // One that the overlay only implies changes nothing about one that is
@@ -71,7 +76,7 @@ pub fn apply_overlay(base: &mut Loaded, overlay: Loaded) {
 }
 
 fn overlay_pod(pods: &mut Vec<Pod>, new: Pod) {
-    if is_template(&new) {
+    if new.is_template() {
         let mut found = false;
         for old in pods.iter_mut().filter(|old| old.namespace == new.namespace && old.workload == new.workload) {
             found = true;
@@ -82,17 +87,16 @@ fn overlay_pod(pods: &mut Vec<Pod>, new: Pod) {
         }
         return;
     }
-    pods.retain(|old| old.namespace != new.namespace || old.name != new.name || is_template(old));
+    pods.retain(|old| old.namespace != new.namespace || old.name != new.name || old.is_template());
     pods.push(new);
 }
 
-/// Whether this is the pod that stands for a workload.
-fn is_template(pod: &Pod) -> bool {
-    pod.uid.is_empty() && pod.workload.as_ref().is_some_and(|workload| workload.name == pod.name)
+fn of_workload(pod: &Pod) -> Option<ObjectRef> {
+    pod.workload.as_ref().map(|workload| ObjectRef::new(&workload.kind, &pod.namespace, &workload.name))
 }
 
 fn roll_out(old: &mut Pod, new: &Pod) {
-    if is_template(old) {
+    if old.is_template() {
         *old = new.clone();
         return;
     }
@@ -136,7 +140,7 @@ pub fn remove(objects: &mut Objects, kind: &str, namespace: &str, name: &str) ->
             objects.services.retain(|s| s.namespace != name);
         }
         Removable::Node => objects.nodes.retain(|n| n.name != name),
-        Removable::Pod => objects.pods.retain(|p| p.namespace != namespace || p.name != name || is_template(p)),
+        Removable::Pod => objects.pods.retain(|p| p.namespace != namespace || p.name != name || p.is_template()),
         Removable::Service => objects.services.retain(|s| s.namespace != namespace || s.name != name),
         Removable::Policy => objects.policies.retain(|p| p.namespace() != namespace || p.name() != name),
         Removable::Workload(kind) => objects.pods.retain(|p| {

@@ -247,6 +247,12 @@ fn an_endpoint_that_is_not_there_or_not_one_is_told_with_candidates() {
     let answer = both.npc("explain", &["shop/api", "shop/db"]);
     assert_eq!(answer.code, 3);
     assert!(answer.err.contains("ambiguous; say which: shop/deploy/api, shop/pod/api"), "{}", answer.err);
+    let pod = |uid: &str, more: &str| {
+        format!("---\napiVersion: v1\nkind: Pod\nmetadata: {{name: one, uid: {uid}{more}}}\nspec: {{containers: []}}\n")
+    };
+    let old = pod("b", ", labels: {old: 'yes'}, deletionTimestamp: '2026-01-01T00:00:00Z'");
+    let answer = Files::of(&(old + &pod("a", ""))).npc("explain", &["one", "192.0.2.1"]);
+    assert_eq!(answer.code, 0, "a pod and its successor are not two to choose from: {}", answer.err);
     assert_eq!(files.npc("explain", &["shop/api:80", "shop/db"]).code, 2, "a port of the source");
 }
 

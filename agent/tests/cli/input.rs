@@ -28,6 +28,47 @@ fn what_is_not_understood_of_a_policy_is_said_with_its_place() {
 }
 
 #[test]
+fn a_field_that_the_api_does_not_have_is_told_once() {
+    let check = |spec: &str, wanted: &str| {
+        let policy = format!(
+            "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: p}}\nspec: {{podSelector: {{}}, {spec}}}\n"
+        );
+        let answer = Files::of(&policy).npc("matrix", &[]);
+        let lines: Vec<&str> = answer.err.lines().filter_map(|line| line.split_once("in.yaml:")).map(|l| l.1).collect();
+        assert_eq!(lines, [wanted], "{}", answer.err);
+    };
+    check(
+        "Ingress: [{}]",
+        "4:25: warning: networkpolicy default/p spec.Ingress: the API has no such field (did you mean ingress?); it is ignored",
+    );
+    check(
+        "ingress: [{from: [{ipBlok: {}}]}]",
+        "4:44: warning: networkpolicy default/p spec.ingress[0].from[0].ipBlok: \
+         the API has no such field (did you mean ipBlock?); this part matches nothing",
+    );
+    check(
+        "ingress: [{zzz: 1}]",
+        "4:36: warning: networkpolicy default/p spec.ingress[0].zzz: the API has no such field; this part matches nothing",
+    );
+}
+
+#[test]
+fn a_workload_of_no_replicas_is_told_as_such() {
+    let workload = |kind: &str, number: &str| {
+        format!("apiVersion: apps/v1\nkind: {kind}\nmetadata: {{name: web}}\nspec: {{{number}, template: {{}}}}\n")
+    };
+    let files = Files::of(&workload("Deployment", "replicas: 2"));
+    files.add("none.yaml", &workload("Deployment", "replicas: 0"));
+    files.add("some.yaml", &workload("Deployment", "replicas: 3"));
+    let asks = |more: &[&str]| files.npc("explain", &[&["web"], more].concat());
+    assert_eq!(asks(&[]).code, 0);
+    let answer = asks(&["--overlay", "none.yaml"]);
+    assert_eq!(answer.code, 3);
+    assert!(answer.err.contains("default/deploy/web has no pods to ask about: its replicas is 0"), "{}", answer.err);
+    assert_eq!(asks(&["--overlay", "none.yaml", "--overlay", "some.yaml"]).code, 0, "the later one counts");
+}
+
+#[test]
 fn overlays_and_removals_are_what_ifs() {
     let files = Files::of(SHOP);
     files.add(

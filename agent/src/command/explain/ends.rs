@@ -10,7 +10,7 @@ use npc_compiler::object::{Family, Protocol, Service};
 use npc_compiler::traffic::Traffic;
 
 use super::{Context, zones};
-use crate::command::endpoint::{Port, Resolved, Target, is_template, short_kind};
+use crate::command::endpoint::{Port, Resolved, Target, short_kind};
 use crate::command::{Exit, Stop};
 
 /// What an end is called.
@@ -137,7 +137,7 @@ pub(super) fn units_of_pods(context: &Context<'_>, pods: &[PodId]) -> Vec<Unit> 
             unit.whole.kind.clone_from(&workload.kind);
             unit.whole.name.clone_from(&workload.name);
         }
-        if is_template(pod) {
+        if pod.is_template() {
             unit.label = unit.whole.clone();
             unit.is_template = true;
         }

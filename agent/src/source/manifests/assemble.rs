@@ -53,6 +53,9 @@ pub(in crate::source) fn assemble(files: Vec<Parsed>, options: &Options) -> Load
                     loaded.objects.pods.push(*pod);
                 }
             }
+            Body::Idle => {
+                loaded.idle.insert(item.object.clone());
+            }
             Body::Node(node) => loaded.objects.nodes.push(node),
             Body::Service(service) => loaded.objects.services.push(service),
             Body::Policy(policy) => loaded.objects.policies.push(*policy),
@@ -83,7 +86,7 @@ fn duplicate(earlier: &Item, later: &Item) -> Problem {
 struct Represented {
     /// With live pods, theirs or of a workload that they own.
     live: BTreeSet<ObjectRef>,
-    /// With a pod template in the input.
+    /// In the input themselves.
     declared: BTreeSet<ObjectRef>,
 }
 
@@ -93,7 +96,7 @@ impl Represented {
             |namespace: &str, workload: &Workload| ObjectRef::new(&workload.kind, namespace, &workload.name);
         let mut owners: BTreeMap<&ObjectRef, ObjectRef> = BTreeMap::new();
         let mut declared = BTreeSet::new();
-        for item in items.iter().filter(|item| matches!(item.body, Body::Template(_))) {
+        for item in items.iter().filter(|item| matches!(item.body, Body::Template(_) | Body::Idle)) {
             declared.insert(item.object.clone());
             if let Some(owner) = &item.owner {
                 owners.insert(&item.object, reference(&item.object.namespace, owner));

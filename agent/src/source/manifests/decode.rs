@@ -41,18 +41,10 @@ impl de::Error for Mismatch {
 /// What decoding notices beside the value.
 #[derive(Debug, Default)]
 pub(super) struct Notes {
-    /// Fields that the type does not have.
-    pub(super) unknown: Vec<Unknown>,
+    /// Paths of fields that the type does not have.
+    pub(super) unknown: Vec<String>,
     /// Values that were taken, but may not mean what their author thinks.
     pub(super) doubts: Vec<Doubt>,
-}
-
-/// A field that its type does not have.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Unknown {
-    pub(super) path: String,
-    /// The type's field with the most similar name.
-    pub(super) similar: Option<&'static str>,
 }
 
 /// A value that may not mean what its author thinks.
@@ -67,7 +59,7 @@ pub(super) struct Doubt {
 /// Decodes a node that stands at `path` in its object.
 pub(super) fn decode<T: de::DeserializeOwned>(node: &Node, path: &str, notes: &mut Notes) -> Result<T, Mismatch> {
     let shared = RefCell::new(std::mem::take(notes));
-    let result = T::deserialize(De { node, path: &Path::Root(path), siblings: &[], notes: &shared });
+    let result = T::deserialize(De { node, path: &Path::Root(path), notes: &shared });
     *notes = shared.into_inner();
     result
 }
@@ -94,8 +86,6 @@ impl fmt::Display for Path<'_> {
 struct De<'de, 'p> {
     node: &'de Node,
     path: &'p Path<'p>,
-    /// The fields of the type that holds this one.
-    siblings: &'static [&'static str],
     notes: &'p RefCell<Notes>,
 }
 
@@ -255,7 +245,7 @@ impl<'de> Deserializer<'de> for De<'de, '_> {
     fn deserialize_struct<V: Visitor<'de>>(
         self,
         _: &'static str,
-        fields: &'static [&'static str],
+        _: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Mismatch> {
         let entries: &'de [Entry] = match &self.node.resolved().value {
@@ -268,17 +258,13 @@ impl<'de> Deserializer<'de> for De<'de, '_> {
             }
             _ => return Err(self.wanted("a mapping")),
         };
-        let entries = Entries { rest: entries.iter(), current: None, fields, parent: self };
+        let entries = Entries { rest: entries.iter(), current: None, parent: self };
         visitor.visit_map(entries).map_err(|error| self.here(error))
     }
 
     /// Asked for the value of a field that the type does not have.
     fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Mismatch> {
-        let similar = match self.path {
-            Path::Key(_, key) => most_similar(key, self.siblings),
-            Path::Root(_) | Path::Index(..) => None,
-        };
-        self.notes.borrow_mut().unknown.push(Unknown { path: self.path.to_string(), similar });
+        self.notes.borrow_mut().unknown.push(self.path.to_string());
         visitor.visit_unit()
     }
 
@@ -297,7 +283,7 @@ impl<'de> SeqAccess<'de> for Items<'de, '_> {
 
     fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, Mismatch> {
         let Some((index, node)) = self.items.next() else { return Ok(None) };
-        let child = De { node, path: &Path::Index(self.parent.path, index), siblings: &[], notes: self.parent.notes };
+        let child = De { node, path: &Path::Index(self.parent.path, index), notes: self.parent.notes };
         seed.deserialize(child).map_err(|error| child.here(error)).map(Some)
     }
 }
@@ -305,7 +291,6 @@ impl<'de> SeqAccess<'de> for Items<'de, '_> {
 struct Entries<'de, 'p> {
     rest: std::slice::Iter<'de, Entry>,
     current: Option<&'de Entry>,
-    fields: &'static [&'static str],
     parent: De<'de, 'p>,
 }
 
@@ -322,31 +307,7 @@ impl<'de> MapAccess<'de> for Entries<'de, '_> {
     fn next_value_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<T::Value, Mismatch> {
         let Some(entry) = self.current.take() else { return Err(de::Error::custom("a value without a key")) };
         let path = Path::Key(self.parent.path, &entry.key);
-        let child = De { node: &entry.node, path: &path, siblings: self.fields, notes: self.parent.notes };
+        let child = De { node: &entry.node, path: &path, notes: self.parent.notes };
         seed.deserialize(child).map_err(|error| child.here(error))
     }
-}
-
-/// The field whose name is at most two slips away from a key.
-pub(super) fn most_similar(key: &str, fields: &'static [&'static str]) -> Option<&'static str> {
-    let close = fields.iter().map(|field| (slips(key, field), *field)).filter(|(slips, _)| *slips <= 2);
-    close.min().map(|(_, field)| field)
-}
-
-/// How many letters must be added, removed or changed, case aside.
-fn slips(a: &str, b: &str) -> usize {
-    // A key may be as long as the file; the fields of the API are short.
-    if a.len() > 64 {
-        return usize::MAX;
-    }
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.bytes().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, y) in b.bytes().enumerate() {
-            let changed = diagonal + usize::from(!x.eq_ignore_ascii_case(&y));
-            diagonal = row[j + 1];
-            row[j + 1] = changed.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()]
 }

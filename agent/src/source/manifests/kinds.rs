@@ -6,7 +6,7 @@ use k8s_openapi::api::networking::v1 as networking;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use npc_compiler::object::{Namespace, NetworkPolicy, Node as ClusterNode, Pod, Service, Workload};
 
-use super::decode::{Mismatch, Notes, Unknown, decode, most_similar};
+use super::decode::{Mismatch, Notes, decode};
 use super::position::Span;
 use super::tree::{Node, Value};
 
@@ -59,7 +59,7 @@ const WORKLOAD: Keep = Fields(&[
     ("apiVersion", All),
     ("kind", All),
     ("metadata", METADATA),
-    ("spec", Fields(&[("replicas", All), ("template", TEMPLATE)])),
+    ("spec", Fields(&[("replicas", All), ("parallelism", All), ("template", TEMPLATE)])),
 ]);
 const CRON_JOB: Keep = Fields(&[
     ("apiVersion", All),
@@ -188,6 +188,8 @@ pub(super) enum Body {
     Pod(Box<Pod>),
     /// The pod that a workload would make.
     Template(Box<Pod>),
+    /// A workload that is to have no pods.
+    Idle,
     Node(ClusterNode),
     Service(Service),
     Policy(Box<NetworkPolicy>),
@@ -244,11 +246,12 @@ pub(super) fn read(
             let mut policy =
                 NetworkPolicy::from(networking::NetworkPolicy { metadata, spec: field(node, &["spec"], notes)? });
             unknown_beside_spec(node, notes);
-            policy.unknown_fields = notes.unknown.iter().map(|unknown| unknown.path.clone()).collect();
+            policy.unknown_fields.clone_from(&notes.unknown);
             Body::Policy(Box::new(policy))
         }
         Kind::Workload => {
-            Body::Template(Box::new(template(kind_name, &name, &namespace, node, &["spec", "template"], notes)?))
+            let pod = template(kind_name, &name, &namespace, node, &["spec", "template"], notes)?;
+            if is_idle(kind_name, node, notes)? { Body::Idle } else { Body::Template(Box::new(pod)) }
         }
         Kind::CronJob => {
             let path = ["spec", "jobTemplate", "spec", "template"];
@@ -262,11 +265,20 @@ pub(super) fn read(
 /// Notes the fields of a policy that stand beside its spec, where most likely
 /// a part of it was meant.
 fn unknown_beside_spec(node: &Node, notes: &mut Notes) {
-    let fields = &["apiVersion", "kind", "metadata", "spec"];
     let Value::Map(entries) = &node.resolved().value else { return };
-    for entry in entries.iter().filter(|entry| !fields.contains(&&*entry.key)) {
-        notes.unknown.push(Unknown { path: entry.key.to_string(), similar: most_similar(&entry.key, fields) });
-    }
+    let unknown = entries.iter().filter(|entry| !matches!(&*entry.key, "apiVersion" | "kind" | "metadata" | "spec"));
+    notes.unknown.extend(unknown.map(|entry| entry.key.to_string()));
+}
+
+/// Whether a workload says that it makes no pod. A suspended Job or CronJob
+/// does not: its pods come when it is resumed, as it stands.
+fn is_idle(kind: &str, node: &Node, notes: &mut Notes) -> Result<bool, Mismatch> {
+    let number = match kind {
+        "DaemonSet" => return Ok(false),
+        "Job" => "parallelism",
+        _ => "replicas",
+    };
+    Ok(field::<Option<i32>>(node, &["spec", number], notes)? == Some(0))
 }
 
 /// The pod that a workload would make; it has the workload's name.

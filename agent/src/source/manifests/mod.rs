@@ -11,7 +11,8 @@
 //! `*.yaml`, `*.yml` and `*.json` files and, unlike with kubectl, those of the
 //! directories below it, names that begin with a dot left out. A workload
 //! stands for one pod made after its template and named like the workload,
-//! unless its own pods, or the workload that owns it, are in the input too.
+//! unless its own pods, or the workload that owns it, are in the input too, or
+//! it is to have none (`replicas: 0`).
 //! Kinds that say nothing about connectivity are counted and skipped.
 //!
 //! Values are read as kubectl reads them: `yes` is true where a boolean is
@@ -31,7 +32,7 @@ mod problem;
 mod scalar;
 mod tree;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
@@ -69,6 +70,8 @@ impl Default for Options {
 pub struct Loaded {
     /// The objects, in the order of the input.
     pub objects: Objects,
+    /// The workloads that are to have no pods (`replicas: 0`).
+    pub idle: BTreeSet<ObjectRef>,
     /// Where they and their fields stand.
     pub positions: Positions,
     /// Warnings; and what was left out, where [`Options::allow_errors`] is set.

@@ -207,14 +207,6 @@ impl Reader<'_> {
         }
         match read {
             Ok(decoded) => {
-                if kind == Kind::Policy {
-                    for unknown in notes.unknown {
-                        let span = walk(&node, &unknown.path).0;
-                        let message = "the API has no such field; what holds it matches nothing".to_owned();
-                        let help = unknown.similar.map_or(String::new(), |field| format!("did you mean {field}?"));
-                        self.problem(Severity::Warning, span, Some(&object), &unknown.path, message, help);
-                    }
-                }
                 self.parsed.items.push(Item {
                     object,
                     file: Arc::clone(&self.parsed.file),
