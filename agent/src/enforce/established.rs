@@ -4,11 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use npc_compiler::cluster::Cluster;
+use npc_compiler::engine::Engine;
 use npc_compiler::established::{Judge, may_narrow};
 use npc_compiler::layout::Options;
 use npc_compiler::plan::Plan;
 use tracing::debug;
 
+use super::difference::given_uid;
 use crate::dataplane::conntrack::Swept;
 use crate::dataplane::{Error, Kernel};
 
@@ -28,7 +30,7 @@ pub(super) struct Established {
 }
 
 /// What makes a pod another one: namespace, name and UID.
-type Owner = (String, String, String);
+type Owner = [String; 3];
 
 impl Established {
     /// Nothing is known of any flow.
@@ -47,31 +49,29 @@ impl Established {
     }
 
     /// Takes in who owns the addresses of this node's endpoints now.
-    pub(super) fn owned_as(&mut self, cluster: &Cluster, node: &str) {
-        let local = cluster.endpoints().filter(|(_, pod)| pod.node.as_deref() == Some(node));
-        let owners: BTreeMap<IpAddr, Owner> = local
-            .flat_map(|(id, pod)| {
-                let own = pod.addresses().filter(move |address| cluster.owner(*address) == Some(id));
-                own.map(|address| (address, (pod.namespace.clone(), pod.name.clone(), pod.uid.clone())))
-            })
+    pub(super) fn owned_as(&mut self, engine: &Engine) {
+        let owners: BTreeMap<IpAddr, Owner> = engine
+            .owners_here()
+            .map(|(address, [namespace, name, uid])| (address, [namespace, name, given_uid(&uid).to_owned()]))
             .collect();
         let gone = self.owners.iter().filter(|(address, owner)| owners.get(address) != Some(owner));
         self.departed.extend(gone.map(|(address, _)| *address));
         self.owners = owners;
     }
 
-    /// Deletes what the kernel knows of flows that are forbidden, if there can
-    /// be any; what was done, if anything.
+    /// Whether flows have to be judged.
+    pub(super) fn is_due(&self) -> bool {
+        self.due || !self.departed.is_empty()
+    }
+
+    /// Deletes what the kernel knows of flows that are forbidden.
     pub(super) fn cut<K: Kernel>(
         &mut self,
         kernel: &mut K,
         cluster: &Cluster,
         node: &str,
         options: &Options,
-    ) -> Result<Option<Swept>, Error> {
-        if !self.due && self.departed.is_empty() {
-            return Ok(None);
-        }
+    ) -> Result<Swept, Error> {
         let mut judge = Judge::new(cluster, node, options, &self.departed);
         let swept = kernel.cut(&mut |flow| {
             let forbidden = judge.forbids(flow);
@@ -87,6 +87,6 @@ impl Established {
         self.due = false;
         self.departed.clear();
         self.cut += swept.cut;
-        Ok(Some(swept))
+        Ok(swept)
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! source ──┐ Event                       blocking
-//! network ─┼───────▶ agent ─▶ view ─▶ │ enforcer: compile, plan, apply │ ─▶ Kernel
-//! signals ─┘        (one task)        └────────────────────────────────┘
+//! network ─┼───────▶ agent ─▶ view ─▶ │ enforcer: engine, writer │ ─▶ Kernel
+//! signals ─┘        (one task)        └──────────────────────────┘
 //!                      └─▶ ready file
 //! ```
 //!
@@ -12,12 +12,15 @@
 //! change.
 
 pub mod agent;
+mod difference;
 pub mod enforcer;
 mod established;
 mod ready;
 #[cfg(test)]
 mod tests;
 mod view;
+pub mod writer;
 
 pub use agent::{Event, Settings, run};
 pub use enforcer::Enforcer;
+pub use writer::Writer;

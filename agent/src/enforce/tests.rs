@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::PodSpec;
 use k8s_openapi::api::networking::{self, v1::NetworkPolicySpec};
+use npc_compiler::cluster::Cluster;
 use npc_compiler::established::Tuple;
 use npc_compiler::layout;
 use npc_compiler::object::{Family, Labels, NetworkPolicy, Objects, Pod};
@@ -42,11 +43,21 @@ struct Memory {
     state: KernelState,
     hook: Hook,
     flows: Vec<Tuple>,
+    /// How many plans it will refuse, each at its first write of chains.
+    refusals: usize,
+    /// The last plan that it carried out.
+    plan: Plan,
 }
 
 impl Default for Memory {
     fn default() -> Self {
-        Self { state: KernelState::default(), hook: Hook::Absent, flows: Vec::new() }
+        Self {
+            state: KernelState::default(),
+            hook: Hook::Absent,
+            flows: Vec::new(),
+            refusals: 0,
+            plan: Plan::default(),
+        }
     }
 }
 
@@ -55,8 +66,6 @@ impl Default for Memory {
 /// call done.
 struct Recording {
     memory: Arc<Mutex<Memory>>,
-    /// How many plans it will refuse, each at its first write of chains.
-    refusals: usize,
     calls: mpsc::UnboundedSender<Call>,
 }
 
@@ -75,14 +84,15 @@ impl Kernel for Recording {
     fn apply(&mut self, plan: &Plan) -> Result<(), dataplane::Error> {
         let mut memory = self.memory.lock().expect("nobody panicked");
         for step in &plan.steps {
-            if self.refusals > 0 && matches!(step, Step::Chains(..)) {
-                self.refusals -= 1;
+            if memory.refusals > 0 && matches!(step, Step::Chains(..)) {
+                memory.refusals -= 1;
                 self.calls.send(Refused).expect("the test listens");
                 let error = ipset::Error::Silent(Duration::ZERO);
                 return Err(error.into());
             }
             carry_out(&mut memory.state, step);
         }
+        memory.plan = plan.clone();
         self.calls.send(Apply).expect("the test listens");
         Ok(())
     }
@@ -161,8 +171,8 @@ impl World {
         for event in queued {
             events.try_send(event).expect("there is room");
         }
-        let memory = Arc::new(Mutex::new(Memory::default()));
-        let kernel = Recording { memory: Arc::clone(&memory), refusals, calls: sender };
+        let memory = Arc::new(Mutex::new(Memory { refusals, ..Memory::default() }));
+        let kernel = Recording { memory: Arc::clone(&memory), calls: sender };
         let settings = Settings { node: "node-1".to_owned(), ..settings };
         let enforcer = Enforcer::new(kernel, "node-1").with_options(options);
         Self { memory, events, calls, agent: tokio::spawn(run(enforcer, settings, receiver)) }
@@ -266,6 +276,38 @@ async fn a_refusal_is_tried_again_later_and_later_on_what_the_kernel_holds_then(
     world.calls([Read, Refused, Read, Refused, Read, Apply, Hooked, Cut]).await;
     assert_eq!(begun.elapsed().as_millis(), 250 + 500 + 1000);
     assert_eq!(world.ingress(), ["10.0.0.1", "10.0.0.2"]);
+    world.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_in_a_known_group_writes_to_sets_and_looks_at_no_chain() {
+    let mut world = World::new(Settings::default(), 0, vec![network(), Event::Objects(objects(&["10.0.0.1"]))]);
+    world.calls([Probe, Read, Apply, Hooked, Cut]).await;
+    world.send(Event::Objects(objects(&["10.0.0.1", "10.0.0.2"]))).await;
+    world.calls([Apply, Cut]).await;
+    assert_eq!(world.ingress(), ["10.0.0.1", "10.0.0.2"]);
+    let plan = world.memory.lock().expect("nobody panicked").plan.clone();
+    assert!(plan.steps.iter().all(|step| matches!(step, Step::Sets(_) | Step::Grace)), "{plan:?}");
+    world.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_refusal_the_kernel_gets_to_where_it_would_have_been() {
+    let mut world = World::new(Settings::default(), 0, vec![network(), Event::Objects(objects(&["10.0.0.1"]))]);
+    world.calls([Probe, Read, Apply, Hooked, Cut]).await;
+    world.memory.lock().expect("nobody panicked").refusals = 1;
+    let mut edited = objects(&["10.0.0.2"]);
+    edited.policies[0].object.metadata.name = Some("another".to_owned());
+    let spec = edited.policies[0].object.spec.as_mut().expect("it has one");
+    spec.policy_types = Some(vec!["Ingress".to_owned(), "Egress".to_owned()]);
+    world.send(Event::Objects(edited.clone())).await;
+    world.calls([Refused]).await;
+    // What comes in between counts too.
+    edited.pods.extend(objects(&["10.0.0.3"]).pods);
+    world.send(Event::Objects(edited.clone())).await;
+    world.calls([Read, Apply, Hooked, Cut]).await;
+    let program = layout::program(&Cluster::new(&edited), "node-1", &layout::Options::default());
+    assert_eq!(world.memory.lock().expect("nobody panicked").state, KernelState::from(&program));
     world.end().await;
 }
 

@@ -12,10 +12,11 @@ use npc_agent::dataplane::backend::Backend;
 use npc_agent::dataplane::iptables::Hook;
 use npc_agent::dataplane::{Kernel, Linux};
 use npc_agent::enforce::Enforcer;
-use npc_agent::enforce::enforcer::Writes;
+use npc_agent::enforce::writer::Writes;
 use npc_compiler::object::{Family, Labels, NetworkPolicy, Objects, Pod};
 use npc_compiler::plan::{KernelState, Plan};
 
+use super::by_hand::ByHand;
 use super::namespace::{Namespace, feed, hide_file, output, run};
 use super::programs::{dropping, everything};
 use super::{dump, on_both_backends};
@@ -144,7 +145,7 @@ fn programs_load_where_no_file_names_protocols(backend: Backend) {
 
 fn an_edit_writes_the_difference_and_the_same_again_nothing(backend: Backend) {
     let _namespace = Namespace::enter();
-    let mut enforcer = enforcer(backend);
+    let mut enforcer = ByHand::new(backend);
     let (writes, rehooked) = enforcer.enforce(&dropping(&[1, 2])).unwrap();
     let first = Writes { sets_created: 2, members_added: 4, chains_written: 2, rules_written: 2, ..Writes::default() };
     assert_eq!(writes, first);
@@ -171,7 +172,7 @@ fn what_others_have_in_the_kernel_stays_as_it_is(backend: Backend) {
     run(&format!("ip6tables-{backend}"), &["-P", "FORWARD", "DROP"]);
     let before = dump(backend);
 
-    let mut enforcer = enforcer(backend);
+    let mut enforcer = ByHand::new(backend);
     enforcer.enforce(&everything()).unwrap();
     enforcer.enforce(&dropping(&[7])).unwrap();
     let ours = |line: &String| ["NPC-", "npc4-", "npc6-"].iter().any(|prefix| line.contains(prefix));
@@ -184,7 +185,7 @@ fn the_jump_is_first_comes_back_and_is_there_once(backend: Backend) {
     let _namespace = Namespace::enter();
     let iptables = format!("iptables-{backend}");
     run(&iptables, &["-A", "FORWARD", "-s", "192.0.2.1", "-j", "ACCEPT"]);
-    let mut enforcer = enforcer(backend);
+    let mut enforcer = ByHand::new(backend);
     enforcer.enforce(&dropping(&[1])).unwrap();
     let wanted = ["-A FORWARD -j NPC-FORWARD", "-A FORWARD -s 192.0.2.1/32 -j ACCEPT"];
     assert_eq!(forward(backend), wanted);
@@ -219,19 +220,19 @@ fn the_jump_is_first_comes_back_and_is_there_once(backend: Backend) {
 
 fn an_agent_takes_over_what_an_earlier_one_left(backend: Backend) {
     let _namespace = Namespace::enter();
-    enforcer(backend).enforce(&dropping(&[1, 2])).unwrap();
+    ByHand::new(backend).enforce(&dropping(&[1, 2])).unwrap();
     let before = dump(backend);
     let mut kernel = open(backend);
     kernel.probe().unwrap();
     assert_eq!(dump(backend), before, "asking leaves no trace");
-    let mut next = Enforcer::new(kernel, "node-1");
+    let mut next = ByHand::of(kernel);
     let (writes, rehooked) = next.enforce(&dropping(&[2])).unwrap();
     assert_eq!(writes, Writes { members_removed: 2, ..Writes::default() });
     assert_eq!(rehooked, []);
     // Half of it was removed by hand in between.
     run("ipset", &["del", "npc4-dropped", "10.0.0.2"]);
     run(&format!("ip6tables-{backend}"), &["-F", "NPC-FORWARD"]);
-    let (writes, _) = enforcer(backend).enforce(&dropping(&[2])).unwrap();
+    let (writes, _) = ByHand::new(backend).enforce(&dropping(&[2])).unwrap();
     assert_eq!(writes, Writes { members_added: 1, chains_written: 1, rules_written: 1, ..Writes::default() });
 }
 
@@ -240,8 +241,8 @@ fn an_agent_that_moves_to_the_other_backend_leaves_nothing_behind(backend: Backe
     let other = if backend == Backend::Nft { Backend::Legacy } else { Backend::Nft };
     run(&format!("iptables-{other}"), &["-A", "FORWARD", "-s", "10.9.9.9", "-j", "DROP"]);
     let before = filter_rules(other);
-    enforcer(other).enforce(&dropping(&[1])).unwrap();
-    enforcer(backend).enforce(&dropping(&[2])).unwrap();
+    ByHand::new(other).enforce(&dropping(&[1])).unwrap();
+    ByHand::new(backend).enforce(&dropping(&[2])).unwrap();
     assert_eq!(filter_rules(other), before);
     assert_eq!(open(backend).read().unwrap(), KernelState::from(&dropping(&[2])));
 }
@@ -255,7 +256,7 @@ fn a_set_that_is_not_ours_under_our_name_goes_if_nobody_uses_it(backend: Backend
     let _namespace = Namespace::enter();
     run("ipset", &["create", "npc4-dropped", "hash:ip", "timeout", "30"]);
     run("ipset", &["create", "npc6-old", "hash:ip", "family", "inet6", "maxelem", "7"]);
-    enforcer(backend).enforce(&dropping(&[1])).unwrap();
+    ByHand::new(backend).enforce(&dropping(&[1])).unwrap();
     assert_eq!(open(backend).read().unwrap(), KernelState::from(&dropping(&[1])));
     assert_eq!(output("ipset", &["list", "-name"]), "npc4-dropped\nnpc6-dropped\n");
 }

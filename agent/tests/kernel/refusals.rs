@@ -9,11 +9,11 @@ use npc_agent::dataplane::backend::Backend;
 use npc_agent::dataplane::ipset::{self, Ipset};
 use npc_agent::dataplane::iptables::{Error, Iptables};
 use npc_agent::dataplane::{Kernel, Linux};
-use npc_agent::enforce::Enforcer;
 use npc_compiler::object::Family;
 use npc_compiler::plan::KernelState;
 use npc_compiler::program::{ChainName, SetName};
 
+use super::by_hand::ByHand;
 use super::namespace::{Namespace, leave_file_system, run};
 use super::on_both_backends;
 use super::programs::{dropping, everything};
@@ -46,7 +46,7 @@ fn a_chain_that_is_not_there_is_blamed_on_the_line_that_leads_to_it(backend: Bac
 
 fn after_a_refusal_the_kernel_is_read_again(backend: Backend) {
     let _namespace = Namespace::enter();
-    let mut enforcer = Enforcer::new(Linux::open(Some(backend)).unwrap(), "node-1");
+    let mut enforcer = ByHand::new(backend);
     enforcer.enforce(&dropping(&[1])).unwrap();
     // Somebody takes the set away under us.
     for iptables in [format!("iptables-{backend}"), format!("ip6tables-{backend}")] {
@@ -66,7 +66,7 @@ fn after_a_refusal_the_kernel_is_read_again(backend: Backend) {
 
 fn what_somebody_else_uses_of_ours_is_emptied_and_holds_nothing_up(backend: Backend) {
     let _namespace = Namespace::enter();
-    let mut enforcer = Enforcer::new(Linux::open(Some(backend)).unwrap(), "node-1");
+    let mut enforcer = ByHand::new(backend);
     enforcer.enforce(&everything()).unwrap();
     let iptables = format!("iptables-{backend}");
     run(&iptables, &["-A", "OUTPUT", "-j", "NPC-INGRESS"]);

@@ -94,6 +94,11 @@ impl LocalGroups {
         self.local.get(&pod).copied().unwrap_or_default()
     }
 
+    /// The endpoints of this node.
+    pub(super) fn here(&self) -> impl Iterator<Item = PodId> {
+        self.local.keys().copied()
+    }
+
     pub(super) fn pod_came(&mut self, store: &Store, id: PodId) {
         let pod = store.pod(id);
         if pod.node != Some(self.node) {

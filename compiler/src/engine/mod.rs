@@ -106,6 +106,21 @@ impl Engine {
         self.findings.values().flatten()
     }
 
+    /// The addresses of this node's endpoints, with namespaces, names and
+    /// UIDs of those that they belong to.
+    pub fn owners_here(&self) -> impl Iterator<Item = (IpAddr, [String; 3])> {
+        self.groups.here().flat_map(move |pod| {
+            let own = Family::ALL.into_iter().filter_map(move |family| self.store.address(pod, family));
+            own.map(move |address| (address, self.store.identity(pod)))
+        })
+    }
+
+    /// How many endpoints are on this node.
+    #[must_use]
+    pub fn endpoints_here(&self) -> usize {
+        self.groups.here().count()
+    }
+
     /// Takes an event in. Nothing comes of it before [`Engine::commit`].
     pub fn apply(&mut self, event: Event) {
         match event {

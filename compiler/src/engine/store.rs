@@ -148,6 +148,13 @@ impl Store {
         &self.classes[id.0 as usize]
     }
 
+    /// Namespace, name and UID of a pod.
+    pub(super) fn identity(&self, pod: PodId) -> [String; 3] {
+        let entry = self.pod(pod);
+        let namespace = self.strings.text(self.class(entry.class).namespace);
+        [namespace.to_owned(), entry.name.to_string(), entry.key.uid()]
+    }
+
     pub(super) fn pods(&self) -> impl Iterator<Item = (PodId, &Entry)> {
         self.pods.iter().map(|(place, pod)| (PodId(id(place)), pod))
     }

@@ -1,0 +1,146 @@
+//! What of the objects is not as it was.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+
+use npc_compiler::engine::{Event, PodKey};
+use npc_compiler::object::{Namespace, NetworkPolicy, Objects, Pod};
+
+/// The objects as they were last, by what tells them apart.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    namespaces: BTreeMap<String, Namespace>,
+    pods: BTreeMap<PodKey, Pod>,
+    policies: BTreeMap<(String, String), NetworkPolicy>,
+}
+
+impl Known {
+    /// Takes the objects in; what happened to those that were known.
+    pub(super) fn differ(&mut self, objects: &Objects) -> Vec<Event> {
+        let mut events = Vec::new();
+        let namespaces = objects.namespaces.iter().map(|namespace| (namespace.name.clone(), Cow::Borrowed(namespace)));
+        let (came, gone) = replace(&mut self.namespaces, namespaces.collect());
+        events.extend(came.into_iter().map(Event::Namespace));
+        events.extend(gone.into_iter().map(Event::NamespaceGone));
+        let (came, gone) = replace(&mut self.pods, by_key(&objects.pods));
+        events.extend(came.into_iter().map(|pod| Event::Pod(Box::new(pod))));
+        events.extend(gone.into_iter().map(Event::PodGone));
+        let name = |policy: &NetworkPolicy| (policy.namespace().to_owned(), policy.name().to_owned());
+        let policies = objects.policies.iter().map(|policy| (name(policy), Cow::Borrowed(policy)));
+        let (came, gone) = replace(&mut self.policies, policies.collect());
+        events.extend(came.into_iter().map(|policy| Event::Policy(Box::new(policy))));
+        events.extend(gone.into_iter().map(|(namespace, name)| Event::PolicyGone(namespace, name)));
+        events
+    }
+
+    /// How many policies there are.
+    pub(super) fn policies(&self) -> usize {
+        self.policies.len()
+    }
+}
+
+/// Takes new values in; those that differ, and the keys that went.
+fn replace<K: Ord + Clone, V: Clone + PartialEq>(
+    known: &mut BTreeMap<K, V>,
+    now: BTreeMap<K, Cow<'_, V>>,
+) -> (Vec<V>, Vec<K>) {
+    let gone: Vec<K> = known.keys().filter(|key| !now.contains_key(*key)).cloned().collect();
+    for key in &gone {
+        known.remove(key);
+    }
+    let mut came = Vec::new();
+    for (key, value) in now {
+        if known.get(&key) != Some(value.as_ref()) {
+            came.push(value.as_ref().clone());
+            known.insert(key, value.into_owned());
+        }
+    }
+    (came, gone)
+}
+
+/// A pod's UID as its object has it.
+pub(super) fn given_uid(uid: &str) -> &str {
+    uid.split_once('\0').map_or(uid, |(given, _)| given)
+}
+
+/// The pods by their keys. In files several may bear one UID, where one was
+/// made from a copy of another, or one name and none; each of them counts, so
+/// these get UIDs that tell them apart and sort where theirs did.
+fn by_key(pods: &[Pod]) -> BTreeMap<PodKey, Cow<'_, Pod>> {
+    let mut all = BTreeMap::new();
+    let mut twice = BTreeSet::new();
+    for pod in pods {
+        let key = PodKey::of(pod);
+        if all.insert(key.clone(), Cow::Borrowed(pod)).is_some() {
+            twice.insert(key);
+        }
+    }
+    if twice.is_empty() {
+        return all;
+    }
+    for (n, pod) in pods.iter().enumerate() {
+        let key = PodKey::of(pod);
+        if !twice.contains(&key) {
+            continue;
+        }
+        all.remove(&key);
+        let uid = format!("{}\0{}\0{}", pod.uid, pod.namespace, pod.name);
+        let mut twin = Pod { uid, ..pod.clone() };
+        if all.contains_key(&PodKey::of(&twin)) {
+            twin.uid = format!("{}\0{n}", twin.uid);
+        }
+        all.insert(PodKey::of(&twin), Cow::Owned(twin));
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1::PodSpec;
+    use npc_compiler::object::Labels;
+
+    use super::*;
+
+    fn pod(name: &str, uid: &str) -> Pod {
+        let pod = Pod::from_template("default".to_owned(), name.to_owned(), Labels::new(), PodSpec::default());
+        Pod { uid: uid.to_owned(), ..pod }
+    }
+
+    #[test]
+    fn only_what_differs_makes_an_event() {
+        let mut known = Known::default();
+        let mut objects = Objects { pods: vec![pod("a", ""), pod("b", "u")], ..Objects::default() };
+        objects.declare_namespaces();
+        assert_eq!(known.differ(&objects).len(), 3);
+        assert_eq!(known.differ(&objects), []);
+        objects.pods.reverse();
+        assert_eq!(known.differ(&objects), []);
+        let gone = objects.pods.pop().expect("there are two");
+        objects.pods[0].terminating = true;
+        let events = [Event::Pod(Box::new(objects.pods[0].clone())), Event::PodGone(PodKey::of(&gone))];
+        assert_eq!(known.differ(&objects), events);
+    }
+
+    #[test]
+    fn copies_of_a_pod_are_pods_of_their_own() {
+        let mut known = Known::default();
+        let both = |a, b| Objects { pods: vec![a, b], ..Objects::default() };
+        for objects in [both(pod("a", "u"), pod("b", "u")), both(pod("a", ""), pod("a", ""))] {
+            let came = known.differ(&objects);
+            let keys: BTreeSet<PodKey> = came
+                .iter()
+                .filter_map(|event| match event {
+                    Event::Pod(pod) => Some(PodKey::of(pod)),
+                    _ => None,
+                })
+                .collect();
+            assert_eq!(keys.len(), 2, "{came:?}");
+            let given = |pod: &Pod| given_uid(&pod.uid).to_owned();
+            assert!(came.iter().all(|event| !matches!(event, Event::Pod(pod) if given(pod) != objects.pods[0].uid)));
+            assert_eq!(known.differ(&objects), []);
+        }
+        // And one alone is itself again.
+        let objects = Objects { pods: vec![pod("a", "u")], ..Objects::default() };
+        assert!(known.differ(&objects).contains(&Event::Pod(Box::new(pod("a", "u")))));
+    }
+}
