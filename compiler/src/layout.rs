@@ -293,11 +293,12 @@ impl Layout<'_> {
             sides.iter().map(|(hash, side)| (*hash, self.group(direction, side.group))).collect();
         let tree = Node::new(all);
         for (at, groups) in tree.iter().flat_map(Node::sets) {
-            let meaning = match &at {
-                SetAt::Left(_) => "which endpoints go left",
-                SetAt::Group(_) => "the endpoints of one group",
+            let which = match &at {
+                SetAt::Left(_) => "some of them, to tell by halves which group an endpoint is in",
+                SetAt::Group(_) => "those of one group",
             };
-            self.sets.insert(set_at(self.family, direction, &at), address_set(members(&groups), meaning));
+            let meaning = format!("isolated for {}: {which}", direction.as_str());
+            self.sets.insert(set_at(self.family, direction, &at), address_set(members(&groups), &meaning));
         }
         self.chains.extend(lead(self.family, direction, tree.as_ref(), &chains));
     }

@@ -58,9 +58,13 @@ fn a_nodes_program_is_text_that_machines_load() {
     let files = Files::of(NODE);
     let whole = files.npc("compile", &["-o", "iptables", "--node", "n1"]);
     assert_eq!(whole.code, 0, "{}", whole.err);
-    for line in
-        ["add npc4-ingress 10.0.0.1", "-A NPC-FORWARD -m set --match-set npc4-ingress dst -j NPC-INGRESS", "COMMIT"]
-    {
+    for line in [
+        "# npc4-ingress: this node's endpoints that are isolated for Ingress (1 member)",
+        "# NPC-I-*: one group: what may be sent to it RETURNs to NPC-FORWARD, the rest is dropped",
+        "add npc4-ingress 10.0.0.1",
+        "-A NPC-FORWARD -m set --match-set npc4-ingress dst -j NPC-INGRESS",
+        "COMMIT",
+    ] {
         assert!(whole.out.lines().any(|seen| seen == line), "{line}\n{}", whole.out);
     }
     let part = |only| files.npc("compile", &["-o", "iptables", "--node", "n1", "--only", only]).out;

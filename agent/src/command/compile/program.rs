@@ -19,6 +19,22 @@ pub(super) enum Section {
     Ip6tables,
 }
 
+/// What the chains are for whose names begin so, in the order in which a
+/// packet meets them.
+const CHAINS: [(&str, &str); 8] = [
+    (
+        FORWARD_CHAIN,
+        "every forwarded packet; RETURN leaves it to the rest of FORWARD; -m bpf is a pod's packet to itself",
+    ),
+    ("NPC-STRAY", "TCP of no known connection that opens none, from or to an isolated endpoint"),
+    ("NPC-EGRESS", "leads the packet of an isolated source to the chain of the source's group"),
+    ("NPC-ET-", "on the way there"),
+    ("NPC-E-", "one group: what it may send RETURNs to NPC-FORWARD, the rest is dropped"),
+    ("NPC-INGRESS", "leads the packet to an isolated destination to the chain of the destination's group"),
+    ("NPC-IT-", "on the way there"),
+    ("NPC-I-", "one group: what may be sent to it RETURNs to NPC-FORWARD, the rest is dropped"),
+];
+
 /// The program as each of the three programs reads it; all of them pass over
 /// the comments.
 pub(super) fn text(node: &str, program: &Program, only: Option<Section>, out: &mut impl Write) -> io::Result<()> {
@@ -26,7 +42,8 @@ pub(super) fn text(node: &str, program: &Program, only: Option<Section>, out: &m
     if only.is_none() {
         writeln!(out, "# What npc keeps in the kernel of node {node}.")?;
         writeln!(out, "# Load it in this order; --only ipset|iptables|ip6tables prints each part alone.")?;
-        writeln!(out, "# Each built-in FORWARD chain begins with the rule: -A FORWARD -j {FORWARD_CHAIN}")?;
+        writeln!(out, "# No packet meets it before both of: iptables -I FORWARD -j {FORWARD_CHAIN}")?;
+        writeln!(out, "#                                   ip6tables -I FORWARD -j {FORWARD_CHAIN}")?;
         writeln!(out)?;
     }
     if wanted(Section::Ipset) {
@@ -37,7 +54,8 @@ pub(super) fn text(node: &str, program: &Program, only: Option<Section>, out: &m
             for (name, set) in &family.sets {
                 // A meaning holds what users chose, but never a line's end.
                 let meaning = set.meaning.replace(char::is_control, " ");
-                writeln!(out, "# {name}: {meaning} ({} members)", set.members.len())?;
+                let members = if set.members.len() == 1 { "member" } else { "members" };
+                writeln!(out, "# {name}: {meaning} ({} {members})", set.members.len())?;
             }
             write!(out, "{}", family.ipset_text())?;
         }
@@ -48,6 +66,13 @@ pub(super) fn text(node: &str, program: &Program, only: Option<Section>, out: &m
     ] {
         if wanted(section) {
             writeln!(out, "# {number}. {command} --noflush")?;
+            writeln!(out, "#")?;
+            for (chains, meaning) in CHAINS {
+                if program.family(family).chains.keys().any(|name| name.to_string().starts_with(chains)) {
+                    let more = if chains.ends_with('-') { "*" } else { "" };
+                    writeln!(out, "# {chains}{more}: {meaning}")?;
+                }
+            }
             write!(out, "{}", program.family(family).restore_text())?;
         }
     }
