@@ -183,16 +183,28 @@ async fn read_objects(sender: mpsc::Sender<Event>, folder: PathBuf) -> anyhow::R
 /// Follows the directory.
 ///
 /// What was never understood may be the very policy that denies something, so
-/// nothing is told before every file was read well once. Later a bad file
-/// keeps its last good objects, and the others go on.
+/// nothing is told before every file was read well once. Nor is a directory
+/// without files a cluster without policies, before any was ever there: more
+/// likely it is the wrong one, or not filled yet. Later a bad file keeps its last
+/// good objects and the others go on, and who empties the directory means it.
 fn follow_objects(sender: mpsc::Sender<Event>, folder: PathBuf) -> io::Result<()> {
     let mut updates = directory::follow(folder, manifests::Options::default())?;
     tokio::spawn(async move {
         let mut begun = false;
+        let mut said_empty = false;
         let mut untold = None;
         while let Some(update) = updates.next().await {
             log_problems(&update.problems);
             untold = update.loaded.or(untold);
+            if !begun && update.is_empty {
+                if !std::mem::replace(&mut said_empty, true) {
+                    warn!(
+                        "no *.yaml, *.yml or *.json file is in the directory of manifests; nothing is written to the \
+                         kernel before there is one"
+                    );
+                }
+                continue;
+            }
             if !begun && !update.never_read.is_empty() {
                 let files: Vec<_> = update.never_read.iter().map(|file| file.display().to_string()).collect();
                 error!(files = files.join(" "), "nothing is written to the kernel before these files are correct");

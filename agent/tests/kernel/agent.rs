@@ -22,6 +22,11 @@ on_both_backends!(
     a_kernel_that_refuses_is_asked_again,
 );
 
+/// Makes the db pods of a namespace admit only what comes from web pods.
+const POLICY: &str = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: db, namespace: shop}\n\
+                      spec:\n  podSelector: {matchLabels: {app: db}}\n  \
+                      ingress: [{from: [{podSelector: {matchLabels: {app: web}}}]}]\n";
+
 /// A directory of manifests, and where the ready file is to be.
 struct Folder(TempDir);
 
@@ -30,11 +35,7 @@ impl Folder {
     fn new() -> Self {
         let folder = Self(tempfile::tempdir().unwrap());
         fs::create_dir(folder.manifests()).unwrap();
-        folder.write(
-            "policy.yaml",
-            "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: db, namespace: shop}\nspec:\n  \
-             podSelector: {matchLabels: {app: db}}\n  ingress: [{from: [{podSelector: {matchLabels: {app: web}}}]}]\n",
-        );
+        folder.write("policy.yaml", POLICY);
         folder.write_pod("db-1", "db", 1);
         folder.write_pod("web-1", "web", 2);
         folder
@@ -221,6 +222,38 @@ fn a_kernel_that_refuses_is_asked_again(backend: Backend) {
     agent.wait(1);
     assert!(is_hooked(backend));
     assert_eq!(ready(&folder).as_deref(), Some("1\n"));
+}
+
+#[test]
+fn a_directory_without_files_says_nothing_before_there_was_one() {
+    let _namespace = Namespace::enter();
+    let folder = Folder::new();
+    Agent::start(&folder, Backend::Nft, &[]).wait(1);
+    let enforced = dump(Backend::Nft);
+    let files: Vec<PathBuf> = fs::read_dir(folder.manifests()).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let remove = || files.iter().for_each(|file| fs::remove_file(file).unwrap());
+    remove();
+    let mut agent = Agent::start(&folder, Backend::Nft, &[]);
+    let entry = agent.wait_for("nothing is written to the kernel before");
+    assert_eq!(entry["level"].as_str(), Some("WARN"));
+    assert_eq!((dump(Backend::Nft), ready(&folder)), (enforced, None));
+    folder.write_pod("web-1", "web", 2);
+    agent.wait(1);
+    folder.write("policy.yaml", POLICY);
+    folder.write_pod("db-1", "db", 1);
+    let isolated = |line: &String| line == "add npc4-ingress 10.244.1.1";
+    let mut generation = 2;
+    while !dump(Backend::Nft).iter().any(isolated) {
+        agent.wait(generation);
+        generation += 1;
+    }
+    // Emptied after that, it is a cluster without policies.
+    remove();
+    while dump(Backend::Nft).iter().any(isolated) {
+        agent.wait(generation);
+        generation += 1;
+    }
+    assert!(ready(&folder).is_some());
 }
 
 #[test]

@@ -51,6 +51,8 @@ pub struct Update {
     /// The files some of whose documents have never been read: nobody knows
     /// what they meant to say. Empty is the normal case.
     pub never_read: Vec<PathBuf>,
+    /// The directory was listed, and no manifest is in it.
+    pub is_empty: bool,
 }
 
 /// The updates of a directory, until it is dropped.

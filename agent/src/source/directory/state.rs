@@ -20,6 +20,8 @@ pub(super) struct State {
     problems: BTreeSet<Problem>,
     /// The objects at the last update; `None` before the first.
     objects: Option<Objects>,
+    /// No file was there at the last look.
+    is_empty: bool,
 }
 
 /// One file.
@@ -38,7 +40,7 @@ struct File {
 
 impl State {
     pub(super) fn new(root: PathBuf, options: Options) -> Self {
-        Self { root, options, files: BTreeMap::new(), problems: BTreeSet::new(), objects: None }
+        Self { root, options, files: BTreeMap::new(), problems: BTreeSet::new(), objects: None, is_empty: false }
     }
 
     /// Takes over what was seen; the update, if there is anything to say.
@@ -51,6 +53,8 @@ impl State {
             problems.push(self.root_problem(&message, help));
         }
         let mut never_read = Vec::new();
+        let is_empty = look.files.as_ref().is_ok_and(BTreeMap::is_empty);
+        let was_empty = std::mem::replace(&mut self.is_empty, is_empty);
         let listed = match look.files {
             Ok(files) => {
                 self.files.retain(|path, _| files.contains_key(path));
@@ -89,12 +93,12 @@ impl State {
         if let Some(loaded) = &loaded {
             self.objects = Some(loaded.objects.clone());
         }
-        if loaded.is_none() && new.is_empty() {
+        if loaded.is_none() && new.is_empty() && is_empty == was_empty {
             return None;
         }
         never_read.extend(self.files.iter().filter(|(_, file)| !file.was_good).map(|(path, _)| path.clone()));
         never_read.sort_unstable();
-        Some(Update { loaded, problems: new, never_read })
+        Some(Update { loaded, problems: new, never_read, is_empty })
     }
 
     /// Parses a file, if it is not what it was.

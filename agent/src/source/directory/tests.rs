@@ -156,6 +156,18 @@ async fn of_a_file_that_never_was_good_what_can_be_read_counts() {
 }
 
 #[tokio::test]
+async fn that_no_file_is_there_is_told_and_so_is_the_first_one_that_holds_nothing() {
+    let mut followed = Followed::new(|d| fs::create_dir(d).unwrap());
+    let update = followed.updates.next().await.unwrap();
+    assert!(update.is_empty && update.loaded.is_some());
+    followed.write("a.yaml", "# Nothing yet.\n");
+    let update = followed.updates.next().await.unwrap();
+    assert!(!update.is_empty && update.loaded.is_none() && update.problems.is_empty());
+    fs::remove_file(followed.root().join("a.yaml")).unwrap();
+    assert!(followed.updates.next().await.unwrap().is_empty);
+}
+
+#[tokio::test]
 async fn a_file_that_is_still_being_written_is_waited_for() {
     let mut followed = Followed::new(two);
     assert_eq!(followed.pods().await, "a=1 b=1");
