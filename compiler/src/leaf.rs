@@ -135,7 +135,7 @@ impl Leaf {
     fn ports(&mut self, protocol: Protocol, ports: &PortSet, peers: Option<&Match>) {
         for ports in chunks(ports) {
             let mut matches = vec![Match::Protocol(protocol)];
-            if ports != [(0, u16::MAX)] {
+            if ports != [Traffic::PORTS] {
                 matches.push(Match::DestinationPorts(ports));
             }
             matches.extend(peers.cloned());

@@ -17,8 +17,8 @@ pub const API_VERSION: &str = "npc.dev/v1alpha1";
 
 pub mod cidr;
 pub mod cluster;
-pub mod established;
 pub mod engine;
+pub mod established;
 pub mod explain;
 pub mod finding;
 pub mod flow;

@@ -13,6 +13,7 @@ use crate::finding::{Effect, Finding};
 use crate::object::{Family, NetworkPolicy, Protocol};
 use crate::ranges::RangeSet;
 use crate::selector::Selector;
+use crate::traffic::Traffic;
 
 /// A direction of traffic, seen from the pod that a policy selects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -438,7 +439,7 @@ fn read_port(port: &api::NetworkPolicyPort) -> Result<PortMatch, (&'static str, 
     let protocol =
         Protocol::parse(protocol).ok_or_else(|| ("protocol", format!("\"{protocol}\" is none of TCP, UDP, SCTP")))?;
     match (&port.port, port.end_port) {
-        (None, None) => Ok(PortMatch::Range(protocol, 0, u16::MAX)),
+        (None, None) => Ok(PortMatch::Range(protocol, Traffic::PORTS.0, Traffic::PORTS.1)),
         (None, Some(_)) => Err(("endPort", "endPort needs a port".to_owned())),
         (Some(IntOrString::String(name)), None) => Ok(PortMatch::Named(protocol, name.clone())),
         (Some(IntOrString::String(_)), Some(_)) => Err(("endPort", "endPort needs a numeric port".to_owned())),

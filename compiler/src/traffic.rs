@@ -27,6 +27,10 @@ pub struct Traffic {
 }
 
 impl Traffic {
+    /// The first and the last port that a policy can name. Port 0 is nobody's:
+    /// it passes with all others and never by itself.
+    pub const PORTS: (u16, u16) = (1, u16::MAX);
+
     /// Nothing.
     #[must_use]
     pub fn none() -> Self {
@@ -36,7 +40,8 @@ impl Traffic {
     /// Every protocol and port.
     #[must_use]
     pub fn all() -> Self {
-        Self { other: true, ports: Protocol::ALL.map(|_| RangeSet::range(0, u16::MAX)) }
+        let (first, last) = Self::PORTS;
+        Self { other: true, ports: Protocol::ALL.map(|_| RangeSet::range(first, last)) }
     }
 
     /// A range of ports of one protocol.
@@ -62,7 +67,7 @@ impl Traffic {
     /// Whether there is everything.
     #[must_use]
     pub fn is_all(&self) -> bool {
-        self.other && self.ports.iter().all(|ports| ports.is_range(0, u16::MAX))
+        self.other && self.ports.iter().all(|ports| ports.is_range(Self::PORTS.0, Self::PORTS.1))
     }
 
     /// The one protocol and range of ports that there is; none where there are

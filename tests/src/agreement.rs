@@ -286,12 +286,12 @@ impl Flow<'_> {
         // isolated endpoint gets or sends what conntrack does not know.
         let itself = source == destination;
         let isolated = |end, is_here| if is_here { self.oracle.isolated(end, self.family) } else { [false; 2] };
-        let [sender, receiver] = [isolated(self.from, sends), isolated(self.to, receives)];
+        let [source_is, destination_is] = [isolated(self.from, sends), isolated(self.to, receives)];
         for number in TUNNELS {
-            let expected = itself || portless && !sender[0];
+            let expected = itself || portless && !source_is[0];
             expect(expected, interpreter::Payload::Tunnel(number), State::New)?;
         }
-        let expected = itself || !(sender.contains(&true) || receiver.contains(&true));
+        let expected = itself || !(source_is.contains(&true) || destination_is.contains(&true));
         expect(expected, interpreter::Payload::Port(Protocol::Tcp, 1), State::Stray)?;
         for number in discovery.into_iter().flatten() {
             expect(true, interpreter::Payload::Icmp(number), State::New)?;
