@@ -12,11 +12,11 @@ use npc_lab::lab::{Backend, Enforcer, Lab, Mode, can_run, skipped};
 const PORT: u16 = 9_999;
 
 fn cluster(isolated: bool) -> Objects {
-    let policy = r#"
+    let policy = r"
 ---
 {apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: only-marks, namespace: n},
  spec: {podSelector: {matchLabels: {app: b}}, ingress: [{ports: [{protocol: UDP, port: 9998}]}]}}
-"#;
+";
     let pods = r"
 {apiVersion: v1, kind: Node, metadata: {name: node-1}}
 ---
