@@ -1,5 +1,7 @@
 //! `npc agent`: keeps the kernel of this node equal to the policies.
 
+mod sole;
+
 use std::fs;
 use std::io::{self, IsTerminal};
 use std::path::PathBuf;
@@ -30,7 +32,8 @@ const NETWORK_RETRY: Duration = Duration::from_secs(1);
 /// Enforce the policies on this node.
 ///
 /// Programs the kernel of the network namespace it runs in and follows every
-/// change. Ending it, in whatever way, leaves the rules in place.
+/// change. Ending it, in whatever way, leaves the rules in place. A second one
+/// in the same network namespace is refused.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Read the objects from the YAML and JSON files of this directory, and
@@ -101,6 +104,8 @@ async fn agent(args: Args) -> anyhow::Result<()> {
         None => hostname().context("cannot tell this node's name; give it with --node")?,
     };
     info!(version = env!("CARGO_PKG_VERSION"), node, manifests = %args.manifests.display(), "npc agent starts");
+    // The ready file, too, is another agent's if there is one.
+    sole::be_the_only_one().await?;
     let (sender, events) = mpsc::channel(EVENTS);
     // Before anything else, so that no signal is lost.
     follow_signals(sender.clone())?;

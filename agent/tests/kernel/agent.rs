@@ -1,13 +1,17 @@
 //! The real `npc agent`, followed by its log.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
+use std::thread;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use npc_agent::dataplane::backend::Backend;
+use rustix::thread::{Uid, set_thread_uid};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -222,6 +226,49 @@ fn a_kernel_that_refuses_is_asked_again(backend: Backend) {
     agent.wait(1);
     assert!(is_hooked(backend));
     assert_eq!(ready(&folder).as_deref(), Some("1\n"));
+}
+
+#[test]
+fn a_second_agent_is_refused_in_words_and_the_next_one_is_not() {
+    let _namespace = Namespace::enter();
+    let folder = Folder::new();
+    let mut agent = Agent::start(&folder, Backend::Nft, &[]);
+    agent.wait(1);
+    for more in [&["--once"][..], &[]] {
+        let mut second = Agent::start(&folder, Backend::Legacy, more);
+        let mut said = String::new();
+        second.log.read_to_string(&mut said).unwrap();
+        assert_eq!(second.child.wait().unwrap().code(), Some(2));
+        assert!(said.contains(&format!("already (process {})", agent.child.id())), "{said}");
+    }
+    assert_eq!(ready(&folder).as_deref(), Some("1\n"), "the first one's stays");
+    run(env!("CARGO_BIN_EXE_npc"), &["cleanup"]);
+    assert!(!is_hooked(Backend::Nft));
+    {
+        let _elsewhere = Namespace::enter();
+        let mut once = Agent::start(&folder, Backend::Nft, &["--once"]);
+        assert_eq!(once.child.wait().unwrap().code(), Some(0));
+    }
+    agent.end(Signal::SIGKILL);
+    Agent::start(&folder, Backend::Nft, &[]).wait(1);
+    assert!(is_hooked(Backend::Nft));
+}
+
+#[test]
+fn a_socket_that_somebody_else_holds_hinders_no_agent() {
+    let _namespace = Namespace::enter();
+    let folder = Folder::new();
+    let name = SocketAddr::from_abstract_name("npc-agent").unwrap();
+    let held = thread::spawn(move || {
+        // Of this thread only, by the system call itself.
+        set_thread_uid(Uid::from_raw(65534)).unwrap();
+        UnixListener::bind_addr(&name).unwrap()
+    });
+    let _held = held.join().unwrap();
+    let mut agent = Agent::start(&folder, Backend::Nft, &[]);
+    agent.wait_for("somebody who is not root");
+    agent.wait(1);
+    assert!(is_hooked(Backend::Nft));
 }
 
 #[test]
