@@ -8,7 +8,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -96,7 +96,25 @@ fn web() -> Value {
     json!({"podSelector": {"matchLabels": {"app": "web"}}, "namespaceSelector": {}})
 }
 
-fn start(policies: Vec<NetworkPolicy>, backend: Backend, mode: Mode, arguments: &[&str]) -> Option<Lab> {
+/// Where the database listens, in either family. For as long as the test runs:
+/// a process that another test starts has a copy of every file for a moment,
+/// and a port cannot be listened at twice.
+struct Listeners([TcpListener; 2]);
+
+impl Listeners {
+    fn open(lab: &Lab) -> Self {
+        let db = &lab.places()[lab.find("shop/db").unwrap()];
+        let bind = |family| TcpListener::bind((db.address(family).unwrap(), ADMITTED)).unwrap();
+        Self(db.netns.within(|| Family::ALL.map(bind)).unwrap())
+    }
+
+    fn of(&self, family: Family) -> &TcpListener {
+        let [v4, v6] = &self.0;
+        if family == Family::V4 { v4 } else { v6 }
+    }
+}
+
+fn start(policies: Vec<NetworkPolicy>, backend: Backend, mode: Mode, arguments: &[&str]) -> Option<(Lab, Listeners)> {
     if !can_run() {
         return None;
     }
@@ -109,7 +127,9 @@ fn start(policies: Vec<NetworkPolicy>, backend: Backend, mode: Mode, arguments: 
     };
     let builder = Lab::builder(shop(policies)).mode(mode).backend(backend).enforcer(agent);
     let builder = arguments.iter().fold(builder, |builder, argument| builder.agent_argument(*argument));
-    Some(builder.start().unwrap())
+    let lab = builder.start().unwrap();
+    let listeners = Listeners::open(&lab);
+    Some((lab, listeners))
 }
 
 /// Both ends of a flow, each of which sends.
@@ -121,53 +141,35 @@ enum Flow {
 const MESSAGE: &[u8] = b"8 bytes.";
 
 impl Flow {
-    /// From a pod to the database: to its own address and this port, or, if
-    /// `service` is so, to the Service's.
-    fn open(lab: &Lab, from: &str, family: Family, protocol: Protocol, port: u16, service: bool) -> Self {
-        Self::try_open(lab, from, family, protocol, port, service).unwrap()
+    /// A connection from a pod to the database, by its own address or the
+    /// Service's.
+    fn tcp(lab: &Lab, listeners: &Listeners, from: &str, family: Family, service: bool) -> std::io::Result<Self> {
+        let client = &lab.places()[lab.find(from).unwrap()];
+        let listener = listeners.of(family);
+        let dialled = if service { of_service(lab, family) } else { listener.local_addr()? };
+        let connect = || TcpStream::connect_timeout(&dialled, PATIENCE / 5);
+        let client = client.netns.within(connect).unwrap()?;
+        let (server, _) = listener.accept()?;
+        for stream in [&client, &server] {
+            stream.set_nodelay(true)?;
+            stream.set_read_timeout(Some(PATIENCE))?;
+        }
+        Ok(Self::Tcp(client, server))
     }
 
-    fn try_open(
-        lab: &Lab,
-        from: &str,
-        family: Family,
-        protocol: Protocol,
-        port: u16,
-        service: bool,
-    ) -> std::io::Result<Self> {
-        let (client, server) = (&lab.places()[lab.find(from).unwrap()], &lab.places()[lab.find("shop/db").unwrap()]);
+    /// Datagrams from a pod to a port of the database, or of the Service.
+    fn udp(lab: &Lab, from: &str, family: Family, port: u16, service: bool) -> std::io::Result<Self> {
+        let [client, server] = [from, "shop/db"].map(|name| &lab.places()[lab.find(name).unwrap()]);
         let at = SocketAddr::new(server.address(family).unwrap(), port);
-        let of_family = |address: &&IpAddr| Family::of(address) == family;
-        let dialled = if service {
-            let service = &lab.cluster().objects.services[0];
-            SocketAddr::new(*service.addresses.iter().find(of_family).unwrap(), service.ports[0].port)
-        } else {
-            at
-        };
         let own = SocketAddr::new(client.address(family).unwrap(), 0);
-        Ok(match protocol {
-            Protocol::Tcp => {
-                let listener = server.netns.within(|| TcpListener::bind(at)).unwrap()?;
-                let connect = || TcpStream::connect_timeout(&dialled, PATIENCE / 5);
-                let client = client.netns.within(connect).unwrap()?;
-                let (server, _) = listener.accept()?;
-                for stream in [&client, &server] {
-                    stream.set_nodelay(true)?;
-                    stream.set_read_timeout(Some(PATIENCE))?;
-                }
-                Self::Tcp(client, server)
-            }
-            _ => {
-                let server = server.netns.within(|| shared(at)).unwrap()?;
-                let client = client.netns.within(|| UdpSocket::bind(own)).unwrap()?;
-                client.connect(dialled)?;
-                server.connect(SocketAddr::new(own.ip(), client.local_addr()?.port()))?;
-                for socket in [&client, &server] {
-                    socket.set_read_timeout(Some(PATIENCE))?;
-                }
-                Self::Udp(client, server)
-            }
-        })
+        let server = server.netns.within(|| shared(at)).unwrap()?;
+        let client = client.netns.within(|| UdpSocket::bind(own)).unwrap()?;
+        client.connect(if service { of_service(lab, family) } else { at })?;
+        server.connect(client.local_addr()?)?;
+        for socket in [&client, &server] {
+            socket.set_read_timeout(Some(PATIENCE))?;
+        }
+        Ok(Self::Udp(client, server))
     }
 
     /// Sends one message each way and waits for each.
@@ -237,6 +239,12 @@ impl Flow {
     }
 }
 
+fn of_service(lab: &Lab, family: Family) -> SocketAddr {
+    let service = &lab.cluster().objects.services[0];
+    let address = service.addresses.iter().find(|address| Family::of(address) == family).unwrap();
+    SocketAddr::new(*address, service.ports[0].port)
+}
+
 /// A socket that shares its port with others, which each have a peer.
 fn shared(at: SocketAddr) -> std::io::Result<UdpSocket> {
     let socket = Socket::new(Domain::for_address(at), Type::DGRAM, None)?;
@@ -247,11 +255,11 @@ fn shared(at: SocketAddr) -> std::io::Result<UdpSocket> {
 
 /// A flow that every state allows, from the clients' node to the database's.
 fn control(lab: &Lab) -> Flow {
-    Flow::open(lab, "shop/web2", Family::V4, Protocol::Udp, CONTROL, false)
+    Flow::udp(lab, "shop/web2", Family::V4, CONTROL, false).unwrap()
 }
 
 /// Every kind of flow from these clients to the database.
-fn flows(lab: &Lab, clients: &[&str]) -> Vec<(String, Flow)> {
+fn flows(lab: &Lab, listeners: &Listeners, clients: &[&str]) -> Vec<(String, Flow)> {
     let mut flows = Vec::new();
     for client in clients {
         for (family, protocol, service) in [
@@ -262,7 +270,11 @@ fn flows(lab: &Lab, clients: &[&str]) -> Vec<(String, Flow)> {
             (Family::V6, Protocol::Udp, true),
         ] {
             let name = format!("{client} {family} {protocol} {}", if service { "by the service" } else { "" });
-            let mut flow = Flow::open(lab, client, family, protocol, ADMITTED, service);
+            let flow = match protocol {
+                Protocol::Tcp => Flow::tcp(lab, listeners, client, family, service),
+                _ => Flow::udp(lab, client, family, ADMITTED, service),
+            };
+            let mut flow = flow.unwrap_or_else(|error| panic!("{name}: {error}"));
             flow.exchange().unwrap_or_else(|error| panic!("{name}: {error}"));
             flows.push((name, flow));
         }
@@ -315,9 +327,9 @@ fn all_go_on(flows: &mut [(String, Flow)]) {
 }
 
 fn a_narrowed_policy_cuts_what_it_denies(backend: Backend, mode: Mode) {
-    let Some(mut lab) = start(vec![db(&web(), &[ADMITTED])], backend, mode, &[]) else { return };
+    let Some((mut lab, listeners)) = start(vec![db(&web(), &[ADMITTED])], backend, mode, &[]) else { return };
     let mut control = control(&lab);
-    let mut denied = flows(&lab, &["shop/web1", "shop/web2"]);
+    let mut denied = flows(&lab, &listeners, &["shop/web1", "shop/web2"]);
     let narrowed = shop_of(&lab, vec![db(&web(), &[1])]);
     apply(&mut lab, narrowed, &mut control);
     all_are_cut(&mut denied, &mut control);
@@ -329,10 +341,10 @@ fn shop_of(lab: &Lab, policies: Vec<NetworkPolicy>) -> Objects {
 }
 
 fn a_relabelled_pod_loses_its_flows_and_others_keep_theirs(backend: Backend, mode: Mode) {
-    let Some(mut lab) = start(vec![db(&web(), &[ADMITTED])], backend, mode, &[]) else { return };
+    let Some((mut lab, listeners)) = start(vec![db(&web(), &[ADMITTED])], backend, mode, &[]) else { return };
     let mut control = control(&lab);
-    let mut denied = flows(&lab, &["shop/web2"]);
-    let mut kept = flows(&lab, &["shop/web1", "team/web3"]);
+    let mut denied = flows(&lab, &listeners, &["shop/web2"]);
+    let mut kept = flows(&lab, &listeners, &["shop/web1", "team/web3"]);
     let mut relabelled = lab.cluster().objects.clone();
     let web2 = relabelled.pods.iter_mut().find(|pod| pod.name == "web2").unwrap();
     web2.labels.insert("app".to_owned(), "other".to_owned());
@@ -344,10 +356,10 @@ fn a_relabelled_pod_loses_its_flows_and_others_keep_theirs(backend: Backend, mod
 fn a_relabelled_namespace_loses_its_flows_and_others_keep_theirs(backend: Backend, mode: Mode) {
     let readers = json!({"namespaceSelector": {"matchExpressions": [
         {"key": "may", "operator": "NotIn", "values": ["nothing"]}]}});
-    let Some(mut lab) = start(vec![db(&readers, &[ADMITTED])], backend, mode, &[]) else { return };
+    let Some((mut lab, listeners)) = start(vec![db(&readers, &[ADMITTED])], backend, mode, &[]) else { return };
     let mut control = control(&lab);
-    let mut denied = flows(&lab, &["team/web3"]);
-    let mut kept = flows(&lab, &["shop/web1", "shop/web2"]);
+    let mut denied = flows(&lab, &listeners, &["team/web3"]);
+    let mut kept = flows(&lab, &listeners, &["shop/web1", "shop/web2"]);
     let mut relabelled = lab.cluster().objects.clone();
     let team = relabelled.namespaces.iter_mut().find(|namespace| namespace.name == "team").unwrap();
     team.labels.insert("may".to_owned(), "nothing".to_owned());
@@ -358,10 +370,10 @@ fn a_relabelled_namespace_loses_its_flows_and_others_keep_theirs(backend: Backen
 
 /// The clients' side, and pods that nobody isolated when their flows began.
 fn a_first_policy_for_egress_cuts_what_it_denies(backend: Backend, mode: Mode) {
-    let Some(mut lab) = start(Vec::new(), backend, mode, &[]) else { return };
+    let Some((mut lab, listeners)) = start(Vec::new(), backend, mode, &[]) else { return };
     let mut control = control(&lab);
-    let mut denied = flows(&lab, &["shop/web1", "shop/web2"]);
-    let mut kept = flows(&lab, &["team/web3"]);
+    let mut denied = flows(&lab, &listeners, &["shop/web1", "shop/web2"]);
+    let mut kept = flows(&lab, &listeners, &["team/web3"]);
     let egress = json!({
         "podSelector": {"matchLabels": {"app": "web"}},
         "policyTypes": ["Egress"],
@@ -374,9 +386,9 @@ fn a_first_policy_for_egress_cuts_what_it_denies(backend: Backend, mode: Mode) {
 }
 
 fn an_agent_that_starts_judges_what_is_there(backend: Backend, mode: Mode) {
-    let Some(mut lab) = start(vec![db(&web(), &[ADMITTED])], backend, mode, &[]) else { return };
+    let Some((mut lab, listeners)) = start(vec![db(&web(), &[ADMITTED])], backend, mode, &[]) else { return };
     let mut control = control(&lab);
-    let mut denied = flows(&lab, &["shop/web1", "shop/web2"]);
+    let mut denied = flows(&lab, &listeners, &["shop/web1", "shop/web2"]);
     // While no agent is there, policies change.
     for node in ["node-1", "node-2"] {
         lab.take_agent(node).unwrap().unwrap().stop(nix::sys::signal::Signal::SIGKILL).unwrap();
@@ -390,21 +402,20 @@ fn an_agent_that_starts_judges_what_is_there(backend: Backend, mode: Mode) {
 
 fn established_flows_are_let_be_if_that_is_asked_for(backend: Backend, mode: Mode) {
     let policies = vec![db(&web(), &[ADMITTED])];
-    let Some(mut lab) = start(policies, backend, mode, &["--keep-established"]) else { return };
+    let Some((mut lab, listeners)) = start(policies, backend, mode, &["--keep-established"]) else { return };
     let mut control = control(&lab);
-    let mut kept = flows(&lab, &["shop/web1", "shop/web2"]);
+    let mut kept = flows(&lab, &listeners, &["shop/web1", "shop/web2"]);
     let narrowed = shop_of(&lab, vec![db(&web(), &[1])]);
     apply(&mut lab, narrowed, &mut control);
     all_go_on(&mut kept);
-    // The port is free again, and no new flow begins.
-    drop(kept);
-    let new = Flow::try_open(&lab, "shop/web2", Family::V4, Protocol::Tcp, ADMITTED, false);
+    // No new flow begins.
+    let new = Flow::tcp(&lab, &listeners, "shop/web2", Family::V4, false);
     assert!(new.is_err());
 }
 
 /// Flows that begin while the plan is carried out are cut as well.
 fn flows_that_begin_meanwhile_are_cut_as_well(backend: Backend, mode: Mode) {
-    let Some(mut lab) = start(vec![db(&web(), &[ADMITTED])], backend, mode, &[]) else { return };
+    let Some((mut lab, _)) = start(vec![db(&web(), &[ADMITTED])], backend, mode, &[]) else { return };
     let mut control = control(&lab);
     let [client, server] = ["shop/web2", "shop/db"].map(|name| &lab.places()[lab.find(name).unwrap()]);
     let [own, at] =
@@ -416,9 +427,15 @@ fn flows_that_begin_meanwhile_are_cut_as_well(backend: Backend, mode: Mode) {
     for client in &clients {
         client.connect(at).unwrap();
     }
+    // A flow is established once it was answered.
     let heard = || {
         let mut buffer = [0; MESSAGE.len()];
-        std::iter::repeat_with(|| server.recv(&mut buffer)).take_while(std::io::Result::is_ok).count()
+        let mut count = 0;
+        while let Ok((_, client)) = server.recv_from(&mut buffer) {
+            server.send_to(MESSAGE, client).unwrap();
+            count += 1;
+        }
+        count
     };
 
     let (mut begun, mut arrived) = (0, 0);

@@ -6,6 +6,7 @@
 mod agent;
 mod by_hand;
 mod cleanup;
+mod conntrack;
 mod enforce;
 mod namespace;
 mod network;
