@@ -50,9 +50,9 @@ fn lead(from: &Objects, through: &Objects, to: &Objects, order: &[u32]) -> Vec<E
         // Of one object the order counts, so its events share the beginning of
         // their place.
         let place = number();
-        if let Some((came, gone)) = through.get(key).filter(|_| number() % 2 == 0) {
+        if let Some((came, gone)) = through.get(key).filter(|_| number().is_multiple_of(2)) {
             steps.push((place, 0, came.clone()));
-            if number() % 2 == 0 {
+            if number().is_multiple_of(2) {
                 steps.push((place, 1, gone.clone()));
             }
         }
@@ -62,7 +62,7 @@ fn lead(from: &Objects, through: &Objects, to: &Objects, order: &[u32]) -> Vec<E
             (None, None) => through[key].1.clone(),
         };
         steps.push((place.wrapping_add(number() % 8), 2, last.clone()));
-        if number() % 4 == 0 {
+        if number().is_multiple_of(4) {
             steps.push((place.wrapping_add(8), 3, last));
         }
     }
@@ -100,9 +100,11 @@ fn check(stages: &[Objects], order: &[u32], self_match: SelfMatch) -> Result<(),
         for (n, event) in lead(&was, through, is, order).into_iter().enumerate() {
             engine.apply(event);
             // Now and then in the middle, and always at the end.
-            if order[n % order.len()] % 5 == 0 {
+            if order[n % order.len()].is_multiple_of(5) {
                 let plan = engine.commit();
-                kernels.iter_mut().for_each(|kernel| kernel.apply(&plan, |_, _, _| {}));
+                for kernel in &mut kernels {
+                    kernel.apply(&plan, |_, _, _| {});
+                }
             }
         }
         let plan = engine.commit();
