@@ -182,7 +182,7 @@ async fn read_objects(sender: mpsc::Sender<Event>, folder: PathBuf) -> anyhow::R
     let loaded = tokio::task::spawn_blocking(load).await??;
     log_problems(&loaded.problems);
     // The channel has room: nothing else is in it yet.
-    Ok(sender.send(Event::Objects(loaded.objects)).await?)
+    Ok(sender.send(Event::Manifests(Box::new(loaded))).await?)
 }
 
 /// Follows the directory.
@@ -217,7 +217,7 @@ fn follow_objects(sender: mpsc::Sender<Event>, folder: PathBuf) -> io::Result<()
             }
             let Some(loaded) = untold.take() else { continue };
             begun = true;
-            if sender.send(Event::Objects(loaded.objects)).await.is_err() {
+            if sender.send(Event::Manifests(Box::new(loaded))).await.is_err() {
                 return;
             }
         }

@@ -18,6 +18,7 @@ use super::ready::ReadyFile;
 use super::view::View;
 use crate::dataplane::network::Network;
 use crate::dataplane::{self, Kernel};
+use crate::source::manifests::{Loaded, Positions};
 
 /// How long the first retry after a failure waits, and the longest that one
 /// ever waits; each waits twice as long as the one before.
@@ -33,6 +34,8 @@ const HOOK_CHECK: Duration = Duration::from_secs(10);
 pub enum Event {
     /// The objects of the cluster are now these, all of them.
     Objects(Objects),
+    /// The same, from files; what is wrong with them is said with its place.
+    Manifests(Box<Loaded>),
     /// The network of this node is now this.
     Network(Network),
     /// Leave everything in the kernel as it is, and end.
@@ -133,6 +136,8 @@ struct Agent<K> {
     in_sync: bool,
     /// What was logged and still holds, so that it is logged once.
     findings: BTreeSet<Finding>,
+    /// Where the objects stand, if they are from files.
+    positions: Positions,
     bridges: BTreeSet<(String, Family)>,
     ipvs: bool,
     misnamed: bool,
@@ -150,6 +155,7 @@ impl<K: Kernel> Agent<K> {
             retry: FIRST_RETRY,
             in_sync: false,
             findings: BTreeSet::new(),
+            positions: Positions::default(),
             bridges: BTreeSet::new(),
             ipvs: false,
             misnamed: false,
@@ -162,6 +168,10 @@ impl<K: Kernel> Agent<K> {
             Event::Objects(objects) => {
                 self.generation += 1;
                 self.view.objects_are(objects);
+            }
+            Event::Manifests(loaded) => {
+                self.positions = loaded.positions;
+                return self.take(Event::Objects(loaded.objects));
             }
             Event::Network(network) => self.view.network_is(network),
             Event::Shutdown => return false,
@@ -257,7 +267,10 @@ impl<K: Kernel> Agent<K> {
         }
         let findings: BTreeSet<Finding> = pass.findings.into_iter().collect();
         for finding in findings.difference(&self.findings) {
-            warn!("{finding}");
+            match self.positions.locate("NetworkPolicy", &finding.namespace, &finding.name, &finding.path) {
+                Some(place) => warn!("{place}: {finding}"),
+                None => warn!("{finding}"),
+            }
         }
         self.findings = findings;
         let bridges = self.view.unfiltered_bridges();
