@@ -355,3 +355,19 @@ fn once_writes_and_ends_and_bad_input_is_told_by_the_exit_code() {
     let mut agent = Agent::start(&folder, Backend::Nft, &["--nonsense"]);
     assert_eq!(agent.child.wait().unwrap().code(), Some(2));
 }
+
+#[test]
+fn what_is_not_understood_of_a_policy_is_told_with_its_place() {
+    let _namespace = Namespace::enter();
+    let folder = Folder::new();
+    folder.write(
+        "odd.yaml",
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: odd, namespace: shop}\nspec:\n  \
+         podSelector: {}\n  ingress:\n  - from:\n    - ipBlock: {cidr: 10.0.0.300/8}\n",
+    );
+    let mut agent = Agent::start(&folder, Backend::Nft, &["--once"]);
+    let entry = agent.wait_for("spec.ingress[0].from[0].ipBlock.cidr");
+    let message = entry["message"].as_str().unwrap();
+    assert!(message.contains("odd.yaml:8:17: networkpolicy shop/odd"), "{message}");
+    assert_eq!(agent.child.wait().unwrap().code(), Some(0));
+}
