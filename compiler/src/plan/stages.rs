@@ -57,7 +57,7 @@ struct Change<'a> {
 
 impl Change<'_> {
     fn members(self) -> impl Iterator<Item = Member> {
-        self.added.iter().chain(self.removed).copied().collect::<Vec<_>>().into_iter()
+        self.added.iter().chain(self.removed).copied()
     }
 
     fn writes(self, name: &SetName) -> impl Iterator<Item = (Member, SetWrite)> {
