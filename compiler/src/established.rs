@@ -1,23 +1,20 @@
-//! Established flows: which of them the policies of a node forbid now.
+//! Established flows: which of them the rules of a node forbid now.
 //!
 //! Rules judge the first packet of a flow, and its other packets pass because
-//! the kernel knows the flow. So when policies get narrower, what the kernel
-//! knows has to be judged again, by the same structures as the rules come from.
+//! the kernel knows the flow. So when the rules get narrower, what the kernel
+//! knows has to be judged again. It is judged by the very chains and sets that
+//! are in the kernel: a flow is forbidden where they would drop its first
+//! packet.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use rustc_hash::FxHashMap;
 
-use crate::cluster::{Cluster, PodId};
-use crate::flow::{self, End};
-use crate::group::{GroupId, Groups};
-use crate::layout::Options;
 use crate::object::{Family, Protocol};
-use crate::plan::{Plan, SetWrite, Step};
-use crate::policy::Direction;
-use crate::program::Member;
-use crate::traffic::{TUNNELS, Traffic};
+use crate::parse;
+use crate::plan::{Held, KernelState, Plan, SetWrite, Step};
+use crate::program::{ChainName, FORWARD_CHAIN, Match, Member, Rule, SetField, SetName, Target};
 
 /// A flow as its first packet was when it was forwarded: after the destination
 /// was translated (a Service's address is a pod's by then), before the source
@@ -34,34 +31,41 @@ pub struct Tuple {
     pub port: u16,
 }
 
-/// Judges flows by the policies of one node at one moment.
-#[derive(Debug)]
-pub struct Judge<'a> {
-    cluster: &'a Cluster,
-    node: &'a str,
-    groups: Groups,
-    allow_tunnels: bool,
-    /// Addresses that belonged to an endpoint which does not have them any
-    /// more: whatever flows they have are not those of their owner now.
-    departed: &'a BTreeSet<IpAddr>,
-    /// What a group admits to and from another end. Tables are large, and
-    /// their flows are between few.
-    known: FxHashMap<(GroupId, End, Family), Traffic>,
+/// Whose addresses are whose on a node.
+pub trait Ends {
+    /// Whether an endpoint of this node has it.
+    fn is_local(&self, address: IpAddr) -> bool;
+
+    /// Whether it is the node's own: what goes to or comes from there meets
+    /// INPUT or OUTPUT, and is never forwarded.
+    fn is_own(&self, address: IpAddr) -> bool;
+
+    /// Whether it belonged to an endpoint that does not have it any more:
+    /// whatever flows it has are not those of its owner now.
+    fn is_departed(&self, address: IpAddr) -> bool;
 }
 
-impl<'a> Judge<'a> {
-    /// Will judge by the policies of this node's endpoints.
+/// Judges flows by what the kernel of one node holds at one moment.
+#[derive(Debug)]
+pub struct Judge<'a, E> {
+    state: &'a KernelState,
+    ends: &'a E,
+    /// The chains that were met, read.
+    chains: FxHashMap<(Family, &'a ChainName), Vec<Rule>>,
+}
+
+/// How a walk through chains ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Returned,
+    Dropped,
+}
+
+impl<'a, E: Ends> Judge<'a, E> {
+    /// Will judge by this state, which has to be one that npc made.
     #[must_use]
-    pub fn new(cluster: &'a Cluster, node: &'a str, options: &Options, departed: &'a BTreeSet<IpAddr>) -> Self {
-        let local = cluster.endpoints().filter(|(_, pod)| pod.node.as_deref() == Some(node)).map(|(id, _)| id);
-        Self {
-            cluster,
-            node,
-            groups: Groups::new(cluster, local),
-            allow_tunnels: options.allow_tunnels,
-            departed,
-            known: FxHashMap::default(),
-        }
+    pub fn new(state: &'a KernelState, ends: &'a E) -> Self {
+        Self { state, ends, chains: FxHashMap::default() }
     }
 
     /// Whether the first packet of a flow would be dropped now.
@@ -70,70 +74,103 @@ impl<'a> Judge<'a> {
     /// pod sends to itself is always allowed, so neither is ever forbidden.
     pub fn forbids(&mut self, tuple: &Tuple) -> bool {
         let Tuple { source, destination, .. } = *tuple;
-        if self.departed.contains(&source) || self.departed.contains(&destination) {
+        if self.ends.is_departed(source) || self.ends.is_departed(destination) {
             return true;
         }
-        if source == destination {
+        if !self.ends.is_local(source) && !self.ends.is_local(destination) {
             return false;
         }
-        let (from, to) = (End::of_address(self.cluster, source), End::of_address(self.cluster, destination));
-        if !self.is_local(from) && !self.is_local(to) {
+        let is_own = |address: IpAddr| address.is_loopback() || self.ends.is_own(address);
+        if source == destination || is_own(source) || is_own(destination) {
             return false;
         }
-        if flow::exemption(self.cluster, from, to).is_some() || source.is_loopback() || destination.is_loopback() {
-            return false;
-        }
-        if is_link_local(source) || is_link_local(destination) {
-            // As the rules have it: wherever anything is isolated.
-            return self.groups.iter().next().is_some();
-        }
-        self.forbids_direction(Direction::Egress, from, to, tuple)
-            || self.forbids_direction(Direction::Ingress, from, to, tuple)
+        let family = Family::of(&source);
+        let start = self.state.family(family).chains.get_key_value(FORWARD_CHAIN);
+        start.is_some_and(|(chain, _)| self.walk(family, chain, tuple) == Outcome::Dropped)
     }
 
-    fn forbids_direction(&mut self, direction: Direction, from: End, to: End, tuple: &Tuple) -> bool {
-        let (subject, other) = match direction {
-            Direction::Egress => (from, to),
-            Direction::Ingress => (to, from),
-        };
-        let Some(group) = subject.group(&self.groups, direction) else { return false };
-        if direction == Direction::Egress && !self.allow_tunnels && TUNNELS.contains(&tuple.protocol) {
-            return true;
+    /// Walks a chain and those that it leads to. No chain of ours leads back
+    /// to one before it.
+    fn walk(&mut self, family: Family, chain: &'a ChainName, tuple: &Tuple) -> Outcome {
+        let held = self.state.family(family);
+        let rules = self.chains.remove(&(family, chain)).unwrap_or_else(|| read(held, chain));
+        let mut outcome = Outcome::Returned;
+        for rule in &rules {
+            if !rule.matches.iter().all(|one| matches(held, one, tuple)) {
+                continue;
+            }
+            let mut enter = |next: &ChainName| match held.chains.get_key_value(next) {
+                Some((next, _)) => self.walk(family, next, tuple),
+                None => Outcome::Returned,
+            };
+            match &rule.target {
+                Target::Return => break,
+                Target::Drop => {
+                    outcome = Outcome::Dropped;
+                    break;
+                }
+                Target::Jump(next) => {
+                    if enter(next) == Outcome::Dropped {
+                        outcome = Outcome::Dropped;
+                        break;
+                    }
+                }
+                Target::Goto(next) => {
+                    outcome = enter(next);
+                    break;
+                }
+            }
         }
-        let family = Family::of(&tuple.source);
-        let (cluster, groups) = (self.cluster, &self.groups);
-        let judged = || flow::directed(cluster, groups, direction, from, to, Some(family));
-        let admitted = self.known.entry((group, other, family)).or_insert_with(judged);
-        !match Protocol::ALL.into_iter().find(|protocol| protocol.number() == tuple.protocol) {
-            Some(protocol) => admitted.of(protocol).contains(tuple.port),
-            None => admitted.other,
-        }
-    }
-
-    fn is_local(&self, end: End) -> bool {
-        pod(end).is_some_and(|id| self.cluster.pod(id).node.as_deref() == Some(self.node))
-    }
-
-    /// An address by the name of the endpoint that owns it, for people.
-    #[must_use]
-    pub fn name(&self, address: IpAddr) -> String {
-        match pod(End::of_address(self.cluster, address)) {
-            Some(id) => format!("{}/{}", self.cluster.pod(id).namespace, self.cluster.pod(id).name),
-            None if self.cluster.is_node(address) => format!("node {address}"),
-            None => address.to_string(),
-        }
+        self.chains.insert((family, chain), rules);
+        outcome
     }
 }
 
-fn pod(end: End) -> Option<PodId> {
-    match end {
-        End::Pod(id) => Some(id),
-        End::Address(_) => None,
+/// The rules of a chain. All of them are ours, so all can be read.
+fn read(held: &Held, chain: &ChainName) -> Vec<Rule> {
+    let lines = held.chains.get(chain).into_iter().flatten();
+    lines.filter_map(|line| parse::rule(line).ok()).map(|(_, rule)| rule).collect()
+}
+
+/// Whether the first packet of a flow meets a condition. It opens its flow, and
+/// conntrack has no entries for neighbour discovery.
+fn matches(held: &Held, one: &Match, tuple: &Tuple) -> bool {
+    let ported = Protocol::ALL.into_iter().find(|protocol| protocol.number() == tuple.protocol);
+    match one {
+        Match::EstablishedOrRelated | Match::NotSyn | Match::Icmpv6Type(_) => false,
+        Match::NewOrInvalid | Match::Comment(_) => true,
+        Match::Source(prefix) => prefix.contains(tuple.source),
+        Match::Destination(prefix) => prefix.contains(tuple.destination),
+        Match::Protocol(protocol) => ported == Some(*protocol),
+        Match::ProtocolNumber(number) => tuple.protocol == *number,
+        Match::DestinationPorts(ranges) => {
+            ported.is_some() && ranges.iter().any(|(first, last)| (*first..=*last).contains(&tuple.port))
+        }
+        // A network's own broadcast address takes its routes to tell.
+        Match::ToBroadcast => matches!(tuple.destination, IpAddr::V4(address) if address.is_broadcast()),
+        Match::SourceIsDestination => tuple.source == tuple.destination,
+        Match::Set(name, field) => is_in(held, name, *field, ported, tuple),
     }
 }
 
-fn is_link_local(address: IpAddr) -> bool {
-    matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())
+fn is_in(held: &Held, name: &SetName, field: SetField, ported: Option<Protocol>, tuple: &Tuple) -> bool {
+    let Some((_, members)) = held.sets.get(name) else { return false };
+    let address = match field {
+        SetField::Source => tuple.source,
+        SetField::Destination => tuple.destination,
+        SetField::DestinationPort => {
+            let member = |protocol| Member::AddressPort(tuple.destination, protocol, tuple.port);
+            return ported.is_some_and(|protocol| members.contains(&member(protocol)));
+        }
+    };
+    members.contains(&Member::Address(address)) || prefix_holds(members, address)
+}
+
+/// Whether one of the prefixes, which are disjoint, holds an address: it can
+/// only be the last that does not begin behind it.
+fn prefix_holds(members: &BTreeSet<Member>, address: IpAddr) -> bool {
+    let last = members.range(..=Member::Prefix(address.into())).next_back();
+    matches!(last, Some(Member::Prefix(prefix)) if prefix.contains(address))
 }
 
 /// Whether some packet may be dropped after a plan that was let through

@@ -29,6 +29,7 @@ pub mod matrix;
 pub mod name;
 pub mod object;
 pub mod pairs;
+pub mod parse;
 pub mod plan;
 pub mod policy;
 pub mod program;

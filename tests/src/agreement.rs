@@ -7,12 +7,13 @@ use std::net::IpAddr;
 
 use npc_compiler::cidr;
 use npc_compiler::cluster::{Cluster, PodId};
-use npc_compiler::established::{Judge, Tuple};
+use npc_compiler::established::{Ends, Judge, Tuple};
 use npc_compiler::group::Groups;
 use npc_compiler::layout::{self, SelfMatch};
 use npc_compiler::matrix::{self, By, ConnectivityMatrix};
 use npc_compiler::object::{Family, Objects, Protocol};
 use npc_compiler::pairs::{self, PairSet, Region};
+use npc_compiler::plan::KernelState;
 use npc_compiler::policy::Direction;
 use npc_compiler::program::Program;
 use npc_compiler::traffic::{TUNNELS, Traffic};
@@ -137,8 +138,10 @@ impl<'a> Question<'a> {
                 found.extend(faults.into_iter().map(|fault| format!("program of {node}: {fault}")));
                 continue;
             }
-            let (options, nobody) = (layout::Options::default(), BTreeSet::new());
-            let mut judge = Judge::new(cluster, node, &options, &nobody);
+            let state = KernelState::from(&program);
+            let own = self.oracle.nodes().into_iter().filter(|(name, _)| name == node).map(|(_, address)| address);
+            let here = Here { objects: self.objects, oracle: &self.oracle, node, own: own.collect() };
+            let mut judge = Judge::new(&state, &here);
             for ((from_name, from), (to_name, to)) in self.pairs() {
                 // The two programs differ in traffic of an end to itself only.
                 if self_match != SelfMatch::default() && from_name != to_name {
@@ -305,7 +308,7 @@ impl Flow<'_> {
 
     /// What of the flows that are established is forbidden, which is what the
     /// oracle would not let begin.
-    fn compare_established(&self, judge: &mut Judge<'_>, ports: &[u16]) -> Result<(), Different> {
+    fn compare_established(&self, judge: &mut Judge<'_, Here<'_>>, ports: &[u16]) -> Result<(), Different> {
         let address = |end| self.oracle.address(end, self.family);
         let (Some(source), Some(destination)) = (address(self.from), address(self.to)) else { return Ok(()) };
         // A node's own by definition, and never forwarded.
@@ -344,7 +347,34 @@ impl Flow<'_> {
 
     /// Whether an address is that of an endpoint on this node.
     fn is_here(&self, address: IpAddr) -> bool {
-        self.oracle.owner(address).is_some_and(|pod| self.objects.pods[pod].node.as_deref() == Some(self.node))
+        is_at(self.objects, self.oracle, self.node, address)
+    }
+}
+
+/// Whether an address is that of an endpoint on a node.
+fn is_at(objects: &Objects, oracle: &Oracle<'_>, node: &str, address: IpAddr) -> bool {
+    oracle.owner(address).is_some_and(|pod| objects.pods[pod].node.as_deref() == Some(node))
+}
+
+/// One node's addresses, as the oracle knows them.
+struct Here<'a> {
+    objects: &'a Objects,
+    oracle: &'a Oracle<'a>,
+    node: &'a str,
+    own: BTreeSet<IpAddr>,
+}
+
+impl Ends for Here<'_> {
+    fn is_local(&self, address: IpAddr) -> bool {
+        is_at(self.objects, self.oracle, self.node, address)
+    }
+
+    fn is_own(&self, address: IpAddr) -> bool {
+        self.own.contains(&address) && self.oracle.owner(address).is_none()
+    }
+
+    fn is_departed(&self, _: IpAddr) -> bool {
+        false
     }
 }
 

@@ -12,7 +12,9 @@ use npc_agent::dataplane::Linux;
 use npc_agent::dataplane::backend::Backend;
 use npc_agent::dataplane::network::{self, Follower};
 use npc_agent::enforce::{self, Enforcer, Event, Settings};
-use npc_agent::source::{directory, manifests};
+use npc_agent::source::difference::Known;
+use npc_agent::source::manifests::{self, Loaded};
+use npc_agent::source::{Changes, directory};
 use npc_compiler::layout;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -111,9 +113,9 @@ async fn agent(args: Args) -> anyhow::Result<()> {
     follow_signals(sender.clone())?;
     follow_network(sender.clone()).await?;
     if args.once {
-        read_objects(sender, args.manifests).await?;
+        read_objects(sender, args.manifests, &node).await?;
     } else {
-        follow_objects(sender, args.manifests)?;
+        follow_objects(sender, args.manifests, node.clone())?;
     }
 
     let backend = match args.backend {
@@ -177,12 +179,12 @@ async fn follow_network(sender: mpsc::Sender<Event>) -> Result<(), network::Erro
 }
 
 /// Reads the directory once; what is wrong with it is an error.
-async fn read_objects(sender: mpsc::Sender<Event>, folder: PathBuf) -> anyhow::Result<()> {
+async fn read_objects(sender: mpsc::Sender<Event>, folder: PathBuf, node: &str) -> anyhow::Result<()> {
     let load = move || manifests::load(&[folder], &manifests::Options::default());
     let loaded = tokio::task::spawn_blocking(load).await??;
     log_problems(&loaded.problems);
     // The channel has room: nothing else is in it yet.
-    Ok(sender.send(Event::Manifests(Box::new(loaded))).await?)
+    Ok(sender.send(changes(&mut Known::default(), loaded, node)).await?)
 }
 
 /// Follows the directory.
@@ -192,12 +194,13 @@ async fn read_objects(sender: mpsc::Sender<Event>, folder: PathBuf) -> anyhow::R
 /// without files a cluster without policies, before any was ever there: more
 /// likely it is the wrong one, or not filled yet. Later a bad file keeps its last
 /// good objects and the others go on, and who empties the directory means it.
-fn follow_objects(sender: mpsc::Sender<Event>, folder: PathBuf) -> io::Result<()> {
+fn follow_objects(sender: mpsc::Sender<Event>, folder: PathBuf, node: String) -> io::Result<()> {
     let mut updates = directory::follow(folder, manifests::Options::default())?;
     tokio::spawn(async move {
         let mut begun = false;
         let mut said_empty = false;
         let mut untold = None;
+        let mut known = Known::default();
         while let Some(update) = updates.next().await {
             log_problems(&update.problems);
             untold = update.loaded.or(untold);
@@ -217,12 +220,18 @@ fn follow_objects(sender: mpsc::Sender<Event>, folder: PathBuf) -> io::Result<()
             }
             let Some(loaded) = untold.take() else { continue };
             begun = true;
-            if sender.send(Event::Manifests(Box::new(loaded))).await.is_err() {
+            if sender.send(changes(&mut known, loaded, &node)).await.is_err() {
                 return;
             }
         }
     });
     Ok(())
+}
+
+/// What is different in the files.
+fn changes(known: &mut Known, loaded: Loaded, node: &str) -> Event {
+    let changes = known.changes(&loaded.objects, node);
+    Event::Changes(Changes { positions: Some(loaded.positions), ..changes })
 }
 
 fn log_problems(problems: &[manifests::Problem]) {

@@ -3,11 +3,10 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use npc_compiler::finding::Finding;
-use npc_compiler::object::{Family, Objects};
+use npc_compiler::object::Family;
 use tokio::sync::mpsc;
 use tokio::task::{self, JoinError};
 use tokio::time::{self, Instant, MissedTickBehavior};
@@ -18,7 +17,8 @@ use super::ready::ReadyFile;
 use super::view::View;
 use crate::dataplane::network::Network;
 use crate::dataplane::{self, Kernel};
-use crate::source::manifests::{Loaded, Positions};
+use crate::source::Changes;
+use crate::source::manifests::Positions;
 
 /// How long the first retry after a failure waits, and the longest that one
 /// ever waits; each waits twice as long as the one before.
@@ -32,10 +32,8 @@ const HOOK_CHECK: Duration = Duration::from_secs(10);
 /// What can happen to an agent.
 #[derive(Debug)]
 pub enum Event {
-    /// The objects of the cluster are now these, all of them.
-    Objects(Objects),
-    /// The same, from files; what is wrong with them is said with its place.
-    Manifests(Box<Loaded>),
+    /// This changed in the cluster; the first time, this is all there is.
+    Changes(Changes),
     /// The network of this node is now this.
     Network(Network),
     /// Leave everything in the kernel as it is, and end.
@@ -65,6 +63,9 @@ pub enum Error {
     /// IPVS is in use, and there is to be one try only.
     #[error("{IPVS}")]
     Ipvs,
+    /// No Node has the name, and there is to be one try only.
+    #[error("{}", misnamed(.0))]
+    Misnamed(String),
     /// Every source of events ended.
     #[error("nothing tells of changes any more")]
     Deaf,
@@ -75,6 +76,13 @@ pub enum Error {
 
 const IPVS: &str = "kube-ipvs0 exists: IPVS delivers Services past the FORWARD chain, where policies are enforced, so \
                     traffic through Services is not filtered; run kube-proxy in its iptables or nftables mode";
+
+fn misnamed(node: &str) -> String {
+    format!(
+        "no Node is named {node}, so no pod would be found to be here and nothing would be isolated; nothing is \
+         written to the kernel before there is one. Is --node right?"
+    )
+}
 
 /// Runs an agent until it is told to end.
 ///
@@ -126,7 +134,7 @@ struct Agent<K> {
     enforcer: Option<Enforcer<K>>,
     view: View,
     ready: ReadyFile,
-    /// How many states of the objects were taken in.
+    /// How often the cluster was heard to have changed.
     generation: u64,
     /// When the next pass is due, if something is to be done.
     due: Option<Instant>,
@@ -147,7 +155,7 @@ impl<K: Kernel> Agent<K> {
     fn new(enforcer: Enforcer<K>, settings: Settings) -> Result<Self, Error> {
         Ok(Self {
             enforcer: Some(enforcer),
-            view: View::new(settings.node.clone()),
+            view: View::default(),
             ready: ReadyFile::new(settings.ready_file.clone()).map_err(Error::Ready)?,
             settings,
             generation: 0,
@@ -165,19 +173,19 @@ impl<K: Kernel> Agent<K> {
     /// Takes an event in; whether the agent goes on.
     fn take(&mut self, event: Event) -> bool {
         match event {
-            Event::Objects(objects) => {
+            Event::Changes(mut changes) => {
                 self.generation += 1;
-                self.view.objects_are(objects);
-            }
-            Event::Manifests(loaded) => {
-                self.positions = loaded.positions;
-                return self.take(Event::Objects(loaded.objects));
+                if let Some(positions) = changes.positions.take() {
+                    self.positions = positions;
+                }
+                self.view.hear(changes);
+                self.say_misnamed();
             }
             Event::Network(network) => self.view.network_is(network),
             Event::Shutdown => return false,
         }
         self.in_sync = false;
-        if self.view.complete().is_some() {
+        if self.view.is_complete() || self.settings.once && self.view.waits_for_node() {
             // Not before a retry that is due later: a kernel that refuses is
             // not asked more often because more changes.
             self.due.get_or_insert_with(Instant::now);
@@ -185,11 +193,30 @@ impl<K: Kernel> Agent<K> {
         true
     }
 
+    fn say_misnamed(&mut self) {
+        let was_misnamed = std::mem::replace(&mut self.misnamed, self.view.is_misnamed());
+        if was_misnamed || !self.misnamed {
+            return;
+        }
+        if self.view.waits_for_node() {
+            error!("{}", misnamed(&self.settings.node));
+        } else {
+            warn!(node = self.settings.node, "the Node of this name is gone; its pods are enforced as before");
+        }
+    }
+
     /// Runs one pass, and says whether the agent is ready then.
     async fn pass(&mut self) -> Result<bool, Error> {
         self.due = None;
-        let Some(objects) = self.view.complete().map(Arc::clone) else { return Ok(false) };
-        match self.blocking(move |enforcer| enforcer.pass(&objects)).await? {
+        let Some((changes, network)) = self.view.take() else {
+            return if self.settings.once { Err(Error::Misnamed(self.settings.node.clone())) } else { Ok(false) };
+        };
+        let network = network.clone();
+        let work = move |enforcer: &mut Enforcer<K>| {
+            enforcer.hear(changes);
+            enforcer.pass(&network)
+        };
+        match self.blocking(work).await? {
             Ok(pass) => {
                 self.retry = FIRST_RETRY;
                 self.in_sync = true;
@@ -273,7 +300,7 @@ impl<K: Kernel> Agent<K> {
             }
         }
         self.findings = findings;
-        let bridges = self.view.unfiltered_bridges();
+        let bridges = pass.unfiltered_bridges;
         for (bridge, family) in bridges.difference(&self.bridges) {
             warn!(
                 bridge, %family,
@@ -282,10 +309,6 @@ impl<K: Kernel> Agent<K> {
             );
         }
         self.bridges = bridges;
-        let was_misnamed = std::mem::replace(&mut self.misnamed, self.view.is_misnamed());
-        if self.misnamed && !was_misnamed {
-            warn!(node = self.settings.node, "no Node has this name, so no pod is found to be here; is --node right?");
-        }
     }
 
     /// Says in the ready file what is in the kernel, unless that is not all

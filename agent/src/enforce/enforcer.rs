@@ -1,33 +1,34 @@
-//! One pass: what differs of the objects goes into the engine, what it makes of
-//! that into the kernel, and the established flows that are denied by then are
-//! cut.
+//! One pass: what changed goes into the engine, what it makes of that into the
+//! kernel, and the established flows that are denied by then are cut.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use npc_compiler::cluster::Cluster;
-use npc_compiler::engine::Engine;
+use npc_compiler::engine::{Engine, Event};
 use npc_compiler::finding::Finding;
 use npc_compiler::layout::{self, SelfMatch};
-use npc_compiler::object::{Family, Objects};
+use npc_compiler::object::Family;
 
-use super::difference::Known;
 use super::writer::{Writer, Writes};
 use crate::dataplane::conntrack::Swept;
 use crate::dataplane::iptables::Hook;
+use crate::dataplane::network::{self, Network};
 use crate::dataplane::{Error, Kernel};
 
-/// Keeps a kernel equal to what objects ask for.
+/// Keeps a kernel equal to what a cluster asks for.
 #[derive(Debug)]
 pub struct Enforcer<K> {
     writer: Writer<K>,
     node: String,
-    /// What the state depends on besides the objects.
+    /// What the state depends on besides the cluster.
     options: layout::Options,
-    /// Follows the objects; `None` before the kernel was asked what rules may
+    /// Follows the cluster; `None` before the kernel was asked what rules may
     /// use.
     engine: Option<Engine>,
-    /// The objects that the engine has heard of.
-    known: Known,
+    /// What the engine has not heard of yet.
+    pending: Vec<Event>,
+    /// Pods changed since it was last asked whose addresses are whose.
+    owners_are_stale: bool,
 }
 
 /// What a pass did.
@@ -46,6 +47,9 @@ pub struct Pass {
     /// Where the jump to our chains was, in the families where it was not in
     /// its place.
     pub rehooked: Vec<(Family, Hook)>,
+    /// Bridges behind which endpoints of this node reach each other past
+    /// iptables.
+    pub unfiltered_bridges: BTreeSet<(String, Family)>,
     /// How long it took to get to the writes.
     pub compiled: Duration,
     /// How long it took from there to the kernel.
@@ -61,7 +65,8 @@ impl<K: Kernel> Enforcer<K> {
             node: node.into(),
             options: layout::Options::default(),
             engine: None,
-            known: Known::default(),
+            pending: Vec::new(),
+            owners_are_stale: false,
         }
     }
 
@@ -72,13 +77,20 @@ impl<K: Kernel> Enforcer<K> {
         Self { options, ..self }
     }
 
-    /// Makes the kernel equal to what the objects ask for.
+    /// Takes in what happened in the cluster. Nothing comes of it before the
+    /// next pass.
+    pub fn hear(&mut self, events: impl IntoIterator<Item = Event>) {
+        self.pending.extend(events);
+    }
+
+    /// Makes the kernel equal to what the cluster asks for, as far as it was
+    /// heard of.
     ///
     /// # Errors
     /// If the kernel cannot be read or written. It may then hold a part of the
     /// change, in the order in which a plan is safe; the next pass reads it
     /// again.
-    pub fn pass(&mut self, objects: &Objects) -> Result<Pass, Error> {
+    pub fn pass(&mut self, network: &Network) -> Result<Pass, Error> {
         let engine = match &mut self.engine {
             Some(engine) => engine,
             None => {
@@ -90,29 +102,44 @@ impl<K: Kernel> Enforcer<K> {
             }
         };
         let begun = Instant::now();
-        for event in self.known.differ(objects) {
+        for event in self.pending.drain(..) {
+            self.owners_are_stale |= matches!(event, Event::Pod(_) | Event::PodGone(_));
             engine.apply(event);
         }
         // From here to the writer nothing may fail: it relies on every change.
         let change = engine.commit();
         let compiled = begun.elapsed();
-        self.writer.established.owned_as(engine);
+        if std::mem::take(&mut self.owners_are_stale) {
+            self.writer.established.owned_as(engine);
+        }
         let (writes, rehooked) = self.writer.write(change, engine.state())?;
         let flows = if self.options.keep_established || !self.writer.established.is_due() {
             None
         } else {
-            Some(self.writer.cut(&Cluster::new(objects), &self.node, &self.options)?)
+            Some(self.writer.cut(engine.state(), network)?)
         };
         Ok(Pass {
-            policies: self.known.policies(),
+            policies: engine.policies(),
             endpoints: engine.endpoints_here(),
             findings: engine.findings().cloned().collect(),
             writes,
             flows,
             rehooked,
+            unfiltered_bridges: self.unfiltered_bridges(network),
             compiled,
             applied: begun.elapsed().saturating_sub(compiled),
         })
+    }
+
+    fn unfiltered_bridges(&self, network: &Network) -> BTreeSet<(String, Family)> {
+        if network.bridged.is_empty() {
+            return BTreeSet::new();
+        }
+        let local = self.writer.established.addresses();
+        let mut bridges: BTreeSet<_> =
+            local.filter_map(|address| Some((network.bridge_of(address)?.to_owned(), Family::of(&address)))).collect();
+        bridges.retain(|(_, family)| !network::bridges_are_filtered(*family));
+        bridges
     }
 
     /// How many established flows were cut since this enforcer began, because

@@ -3,16 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use npc_compiler::cluster::Cluster;
 use npc_compiler::engine::Engine;
-use npc_compiler::established::{Judge, may_narrow};
-use npc_compiler::layout::Options;
-use npc_compiler::plan::Plan;
+use npc_compiler::established::{Ends, Judge, may_narrow};
+use npc_compiler::plan::{KernelState, Plan};
 use tracing::debug;
 
-use super::difference::given_uid;
 use crate::dataplane::conntrack::Swept;
+use crate::dataplane::network::Network;
 use crate::dataplane::{Error, Kernel};
+use crate::source::difference::given_uid;
 
 /// What is to be judged of the flows, and what was.
 #[derive(Debug)]
@@ -64,19 +63,28 @@ impl Established {
         self.due || !self.departed.is_empty()
     }
 
-    /// Deletes what the kernel knows of flows that are forbidden.
+    /// The addresses of this node's endpoints.
+    pub(super) fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.owners.keys().copied()
+    }
+
+    /// Deletes what the kernel knows of flows that its rules forbid.
     pub(super) fn cut<K: Kernel>(
         &mut self,
         kernel: &mut K,
-        cluster: &Cluster,
-        node: &str,
-        options: &Options,
+        state: &KernelState,
+        network: &Network,
     ) -> Result<Swept, Error> {
-        let mut judge = Judge::new(cluster, node, options, &self.departed);
+        let here = Here {
+            owners: &self.owners,
+            departed: &self.departed,
+            own: network.addresses.iter().map(ipnetwork::IpNetwork::ip).collect(),
+        };
+        let mut judge = Judge::new(state, &here);
         let swept = kernel.cut(&mut |flow| {
             let forbidden = judge.forbids(flow);
             if forbidden {
-                let (from, to) = (judge.name(flow.source), judge.name(flow.destination));
+                let (from, to) = (here.name(flow.source), here.name(flow.destination));
                 debug!(
                     from, to, source = %flow.source, destination = %flow.destination,
                     protocol = flow.protocol, port = flow.port, "a flow is denied by now"
@@ -88,5 +96,37 @@ impl Established {
         self.departed.clear();
         self.cut += swept.cut;
         Ok(swept)
+    }
+}
+
+/// Whose addresses are whose on this node.
+#[derive(Debug)]
+struct Here<'a> {
+    owners: &'a BTreeMap<IpAddr, Owner>,
+    departed: &'a BTreeSet<IpAddr>,
+    own: BTreeSet<IpAddr>,
+}
+
+impl Ends for Here<'_> {
+    fn is_local(&self, address: IpAddr) -> bool {
+        self.owners.contains_key(&address)
+    }
+
+    fn is_own(&self, address: IpAddr) -> bool {
+        self.own.contains(&address)
+    }
+
+    fn is_departed(&self, address: IpAddr) -> bool {
+        self.departed.contains(&address)
+    }
+}
+
+impl Here<'_> {
+    /// An address by the name of this node's endpoint that owns it, for people.
+    fn name(&self, address: IpAddr) -> String {
+        match self.owners.get(&address) {
+            Some([namespace, name, _]) => format!("{namespace}/{name}"),
+            None => address.to_string(),
+        }
     }
 }

@@ -12,7 +12,6 @@
 //! change.
 
 pub mod agent;
-mod difference;
 pub mod enforcer;
 mod established;
 mod ready;

@@ -25,6 +25,7 @@ use crate::dataplane::iptables::Hook;
 use crate::dataplane::network::Network;
 use crate::dataplane::probe::Capabilities;
 use crate::dataplane::{self, Kernel, ipset};
+use crate::source::difference::Known;
 
 /// What was asked of a kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -152,34 +153,53 @@ fn carry_out(state: &mut KernelState, step: &Step) {
     }
 }
 
+/// What a world tells its agent.
+#[derive(Debug, Clone)]
+enum Told {
+    /// The objects of the cluster are now these, all of them.
+    Objects(Objects),
+    Network(Network),
+}
+
+impl Told {
+    fn event(self, known: &mut Known) -> Event {
+        match self {
+            Self::Objects(objects) => Event::Changes(known.changes(&objects, "node-1")),
+            Self::Network(network) => Event::Network(network),
+        }
+    }
+}
+
 /// An agent that is to run, and both ends of its world.
 struct World {
     memory: Arc<Mutex<Memory>>,
+    known: Known,
     events: mpsc::Sender<Event>,
     calls: mpsc::UnboundedReceiver<Call>,
     agent: JoinHandle<Result<(), Error>>,
 }
 
 impl World {
-    fn new(settings: Settings, refusals: usize, queued: Vec<Event>) -> Self {
+    fn new(settings: Settings, refusals: usize, queued: Vec<Told>) -> Self {
         Self::with_options(settings, layout::Options::default(), refusals, queued)
     }
 
-    fn with_options(settings: Settings, options: layout::Options, refusals: usize, queued: Vec<Event>) -> Self {
+    fn with_options(settings: Settings, options: layout::Options, refusals: usize, queued: Vec<Told>) -> Self {
         let (events, receiver) = mpsc::channel(16);
         let (sender, calls) = mpsc::unbounded_channel();
-        for event in queued {
-            events.try_send(event).expect("there is room");
+        let mut known = Known::default();
+        for told in queued {
+            events.try_send(told.event(&mut known)).expect("there is room");
         }
         let memory = Arc::new(Mutex::new(Memory { refusals, ..Memory::default() }));
         let kernel = Recording { memory: Arc::clone(&memory), calls: sender };
         let settings = Settings { node: "node-1".to_owned(), ..settings };
         let enforcer = Enforcer::new(kernel, "node-1").with_options(options);
-        Self { memory, events, calls, agent: tokio::spawn(run(enforcer, settings, receiver)) }
+        Self { memory, known, events, calls, agent: tokio::spawn(run(enforcer, settings, receiver)) }
     }
 
-    async fn send(&self, event: Event) {
-        self.events.send(event).await.expect("the agent listens");
+    async fn tell(&mut self, told: Told) {
+        self.events.send(told.event(&mut self.known)).await.expect("the agent listens");
     }
 
     async fn calls<const N: usize>(&mut self, wanted: [Call; N]) {
@@ -191,7 +211,7 @@ impl World {
     /// Ends the agent, which must not have read or written again. It may have
     /// looked after the jump: that is due by the clock.
     async fn end(mut self) {
-        self.send(Event::Shutdown).await;
+        self.events.send(Event::Shutdown).await.expect("the agent listens");
         self.agent.await.expect("no panic").expect("a quiet end");
         while let Some(call) = self.calls.recv().await {
             assert_eq!(call, Hooked);
@@ -224,13 +244,13 @@ fn objects(addresses: &[&str]) -> Objects {
     objects
 }
 
-fn network() -> Event {
-    Event::Network(Network { bridged: BTreeMap::new(), ..Network::default() })
+fn network() -> Told {
+    Told::Network(Network { bridged: BTreeMap::new(), ..Network::default() })
 }
 
 #[tokio::test(start_paused = true)]
 async fn nothing_is_asked_of_the_kernel_before_both_sides_were_heard() {
-    for first in [network(), Event::Objects(objects(&["10.0.0.1"]))] {
+    for first in [network(), Told::Objects(objects(&["10.0.0.1"]))] {
         let world = World::new(Settings::default(), 0, vec![first]);
         tokio::time::sleep(Duration::from_secs(3600)).await;
         assert!(world.calls.is_empty());
@@ -240,9 +260,9 @@ async fn nothing_is_asked_of_the_kernel_before_both_sides_were_heard() {
 
 #[tokio::test(start_paused = true)]
 async fn the_jump_goes_in_after_the_chains_and_once() {
-    let mut world = World::new(Settings::default(), 0, vec![network(), Event::Objects(objects(&["10.0.0.1"]))]);
+    let mut world = World::new(Settings::default(), 0, vec![network(), Told::Objects(objects(&["10.0.0.1"]))]);
     world.calls([Probe, Read, Apply, Hooked, Cut]).await;
-    world.send(Event::Objects(objects(&["10.0.0.2"]))).await;
+    world.tell(Told::Objects(objects(&["10.0.0.2"]))).await;
     // What flows the first pod had are not the second one's.
     world.calls([Apply, Cut]).await;
     assert_eq!(world.ingress(), ["10.0.0.2"]);
@@ -254,12 +274,12 @@ async fn what_came_while_a_pass_ran_is_one_change_and_all_of_it_counts() {
     let folder = tempfile::tempdir().expect("a folder");
     let ready = folder.path().join("ready");
     let settings = Settings { ready_file: Some(ready.clone()), ..Settings::default() };
-    let states = ["10.0.0.1", "10.0.0.2", "10.0.0.3"].map(|address| Event::Objects(objects(&[address])));
+    let states = ["10.0.0.1", "10.0.0.2", "10.0.0.3"].map(|address| Told::Objects(objects(&[address])));
     let mut world = World::new(settings, 0, [network()].into_iter().chain(states).collect());
     world.calls([Probe, Read, Apply, Hooked, Cut]).await;
     assert_eq!(world.ingress(), ["10.0.0.3"]);
     // The same again: nothing is written, and it counts as handled.
-    world.send(Event::Objects(objects(&["10.0.0.3"]))).await;
+    world.tell(Told::Objects(objects(&["10.0.0.3"]))).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(fs::read_to_string(&ready).expect("it is ready"), "4\n");
     world.end().await;
@@ -269,10 +289,10 @@ async fn what_came_while_a_pass_ran_is_one_change_and_all_of_it_counts() {
 #[tokio::test(start_paused = true)]
 async fn a_refusal_is_tried_again_later_and_later_on_what_the_kernel_holds_then() {
     let begun = Instant::now();
-    let mut world = World::new(Settings::default(), 3, vec![network(), Event::Objects(objects(&["10.0.0.1"]))]);
+    let mut world = World::new(Settings::default(), 3, vec![network(), Told::Objects(objects(&["10.0.0.1"]))]);
     world.calls([Probe, Read, Refused]).await;
     // More to do does not make it hurry.
-    world.send(Event::Objects(objects(&["10.0.0.1", "10.0.0.2"]))).await;
+    world.tell(Told::Objects(objects(&["10.0.0.1", "10.0.0.2"]))).await;
     world.calls([Read, Refused, Read, Refused, Read, Apply, Hooked, Cut]).await;
     assert_eq!(begun.elapsed().as_millis(), 250 + 500 + 1000);
     assert_eq!(world.ingress(), ["10.0.0.1", "10.0.0.2"]);
@@ -281,9 +301,9 @@ async fn a_refusal_is_tried_again_later_and_later_on_what_the_kernel_holds_then(
 
 #[tokio::test(start_paused = true)]
 async fn a_pod_in_a_known_group_writes_to_sets_and_looks_at_no_chain() {
-    let mut world = World::new(Settings::default(), 0, vec![network(), Event::Objects(objects(&["10.0.0.1"]))]);
+    let mut world = World::new(Settings::default(), 0, vec![network(), Told::Objects(objects(&["10.0.0.1"]))]);
     world.calls([Probe, Read, Apply, Hooked, Cut]).await;
-    world.send(Event::Objects(objects(&["10.0.0.1", "10.0.0.2"]))).await;
+    world.tell(Told::Objects(objects(&["10.0.0.1", "10.0.0.2"]))).await;
     world.calls([Apply, Cut]).await;
     assert_eq!(world.ingress(), ["10.0.0.1", "10.0.0.2"]);
     let plan = world.memory.lock().expect("nobody panicked").plan.clone();
@@ -293,18 +313,18 @@ async fn a_pod_in_a_known_group_writes_to_sets_and_looks_at_no_chain() {
 
 #[tokio::test(start_paused = true)]
 async fn after_a_refusal_the_kernel_gets_to_where_it_would_have_been() {
-    let mut world = World::new(Settings::default(), 0, vec![network(), Event::Objects(objects(&["10.0.0.1"]))]);
+    let mut world = World::new(Settings::default(), 0, vec![network(), Told::Objects(objects(&["10.0.0.1"]))]);
     world.calls([Probe, Read, Apply, Hooked, Cut]).await;
     world.memory.lock().expect("nobody panicked").refusals = 1;
     let mut edited = objects(&["10.0.0.2"]);
     edited.policies[0].object.metadata.name = Some("another".to_owned());
     let spec = edited.policies[0].object.spec.as_mut().expect("it has one");
     spec.policy_types = Some(vec!["Ingress".to_owned(), "Egress".to_owned()]);
-    world.send(Event::Objects(edited.clone())).await;
+    world.tell(Told::Objects(edited.clone())).await;
     world.calls([Refused]).await;
     // What comes in between counts too.
     edited.pods.extend(objects(&["10.0.0.3"]).pods);
-    world.send(Event::Objects(edited.clone())).await;
+    world.tell(Told::Objects(edited.clone())).await;
     world.calls([Read, Apply, Hooked, Cut]).await;
     let program = layout::program(&Cluster::new(&edited), "node-1", &layout::Options::default());
     assert_eq!(world.memory.lock().expect("nobody panicked").state, KernelState::from(&program));
@@ -314,7 +334,7 @@ async fn after_a_refusal_the_kernel_gets_to_where_it_would_have_been() {
 #[tokio::test(start_paused = true)]
 async fn the_wait_has_an_upper_bound() {
     let begun = Instant::now();
-    let mut world = World::new(Settings::default(), 20, vec![network(), Event::Objects(objects(&["10.0.0.1"]))]);
+    let mut world = World::new(Settings::default(), 20, vec![network(), Told::Objects(objects(&["10.0.0.1"]))]);
     world.calls([Probe]).await;
     for _ in 0..20 {
         world.calls([Read, Refused]).await;
@@ -326,7 +346,7 @@ async fn the_wait_has_an_upper_bound() {
 
 #[tokio::test(start_paused = true)]
 async fn the_jump_is_looked_after_and_if_it_was_gone_so_may_be_the_rest() {
-    let mut world = World::new(Settings::default(), 0, vec![network(), Event::Objects(objects(&["10.0.0.1"]))]);
+    let mut world = World::new(Settings::default(), 0, vec![network(), Told::Objects(objects(&["10.0.0.1"]))]);
     world.calls([Probe, Read, Apply, Hooked, Cut]).await;
     let begun = Instant::now();
     world.calls([Hooked, Hooked]).await;
@@ -340,7 +360,7 @@ async fn the_jump_is_looked_after_and_if_it_was_gone_so_may_be_the_rest() {
 #[tokio::test(start_paused = true)]
 async fn once_ends_after_one_pass_well_or_not() {
     let once = Settings { once: true, ..Settings::default() };
-    let queued = || vec![network(), Event::Objects(objects(&["10.0.0.1"]))];
+    let queued = || vec![network(), Told::Objects(objects(&["10.0.0.1"]))];
     let mut world = World::new(once.clone(), 0, queued());
     world.calls([Probe, Read, Apply, Hooked, Cut]).await;
     world.agent.await.expect("no panic").expect("it went well");
@@ -377,25 +397,25 @@ async fn flows_are_judged_at_the_start_and_when_something_may_have_become_narrow
     let mut world = World::new(Settings::default(), 0, Vec::new());
     let (one, two, other) = (flow("10.0.0.1"), flow("10.0.0.2"), flow("10.0.0.9"));
     world.flows(&[one, two, other]);
-    world.send(network()).await;
+    world.tell(network()).await;
     let mut open = objects(&["10.0.0.1", "10.0.0.2"]);
     let policies = std::mem::take(&mut open.policies);
-    world.send(Event::Objects(open.clone())).await;
+    world.tell(Told::Objects(open.clone())).await;
     world.calls([Probe, Read, Apply, Hooked, Cut]).await;
     assert_eq!(world.left(), [one, two, other], "nobody denies anything");
     // A pod that nobody isolates comes: nothing is written, nothing narrower.
     let mut more = open.clone();
     more.pods.extend(objects(&["10.0.0.3"]).pods);
-    world.send(Event::Objects(more)).await;
+    world.tell(Told::Objects(more)).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert!(world.calls.is_empty());
     // It goes, and its flows with it.
     world.flows(&[flow("10.0.0.3")]);
-    world.send(Event::Objects(open.clone())).await;
+    world.tell(Told::Objects(open.clone())).await;
     world.calls([Cut]).await;
     assert_eq!(world.left(), [one, two, other]);
     let isolated = Objects { policies, ..open.clone() };
-    world.send(Event::Objects(isolated.clone())).await;
+    world.tell(Told::Objects(isolated.clone())).await;
     world.calls([Apply, Cut]).await;
     assert_eq!(world.left(), [other]);
     // Another pod under the address and name of the first.
@@ -403,7 +423,7 @@ async fn flows_are_judged_at_the_start_and_when_something_may_have_become_narrow
     let mut again = isolated;
     again.policies.clear();
     again.pods[0].uid = "another".to_owned();
-    world.send(Event::Objects(again)).await;
+    world.tell(Told::Objects(again)).await;
     world.calls([Apply, Cut]).await;
     assert_eq!(world.left(), [other]);
     world.end().await;
@@ -412,7 +432,7 @@ async fn flows_are_judged_at_the_start_and_when_something_may_have_become_narrow
 #[tokio::test(start_paused = true)]
 async fn flows_are_let_be_where_that_is_asked_for() {
     let options = layout::Options { keep_established: true, ..layout::Options::default() };
-    let queued = vec![network(), Event::Objects(objects(&["10.0.0.1"]))];
+    let queued = vec![network(), Told::Objects(objects(&["10.0.0.1"]))];
     let mut world = World::with_options(Settings::default(), options, 0, queued);
     world.flows(&[flow("10.0.0.1")]);
     world.calls([Probe, Read, Apply, Hooked]).await;

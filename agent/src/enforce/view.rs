@@ -1,48 +1,52 @@
-//! What the agent knows: the objects of the cluster, and the network of its
-//! own node.
+//! What the agent was told and has not handed on: the cluster's changes, and
+//! the network of its own node.
 
-use std::collections::BTreeSet;
-use std::net::IpAddr;
-use std::sync::Arc;
+use npc_compiler::engine;
 
-use ipnetwork::IpNetwork;
-use npc_compiler::object::{Family, Node, Objects};
+use crate::dataplane::network::Network;
+use crate::source::Changes;
 
-use crate::dataplane::network::{self, Network};
-
-/// Objects and network as last heard, merged.
-#[derive(Debug)]
+/// What was heard, until it is complete enough to act on.
+#[derive(Debug, Default)]
 pub(super) struct View {
-    node: String,
-    /// The objects, this node's kernel addresses among its own.
-    objects: Option<Arc<Objects>>,
-    /// The nodes as the objects had them.
-    declared: Vec<Node>,
+    /// What happened in the cluster since the last pass.
+    changes: Vec<engine::Event>,
+    /// The source has told what there is.
+    has_cluster: bool,
+    /// Whether there is a Node of this node's name, if the source knows.
+    is_node: Option<bool>,
     network: Option<Network>,
+    /// A pass was made.
+    acted: bool,
 }
 
 impl View {
-    pub(super) fn new(node: String) -> Self {
-        Self { node, objects: None, declared: Vec::new(), network: None }
-    }
-
-    /// Takes in what the source says now.
-    pub(super) fn objects_are(&mut self, objects: Objects) {
-        self.declared.clone_from(&objects.nodes);
-        self.objects = Some(Arc::new(objects));
-        self.merge();
+    /// Takes in what the source says.
+    pub(super) fn hear(&mut self, changes: Changes) {
+        self.changes.extend(changes.changes.into_iter().map(|change| change.event));
+        self.is_node = changes.is_node.or(self.is_node);
+        self.has_cluster = true;
     }
 
     /// Takes in what the kernel says now.
     pub(super) fn network_is(&mut self, network: Network) {
         self.network = Some(network);
-        self.merge();
     }
 
-    /// The objects, once everything was heard of.
-    pub(super) fn complete(&self) -> Option<&Arc<Objects>> {
-        self.network.as_ref()?;
-        self.objects.as_ref()
+    /// What to act on, once everything was heard of. Before the first pass
+    /// there has to be a Node of this node's name: otherwise no pod is found to
+    /// be here, and all that an earlier agent isolated would be open.
+    pub(super) fn take(&mut self) -> Option<(Vec<engine::Event>, &Network)> {
+        if !self.is_complete() {
+            return None;
+        }
+        self.acted = true;
+        Some((std::mem::take(&mut self.changes), self.network.as_ref()?))
+    }
+
+    /// Whether there is something to act on.
+    pub(super) fn is_complete(&self) -> bool {
+        self.has_cluster && self.network.is_some() && (self.acted || !self.is_misnamed())
     }
 
     /// IPVS delivers Services on this node.
@@ -52,37 +56,12 @@ impl View {
 
     /// There are nodes, and none has this node's name.
     pub(super) fn is_misnamed(&self) -> bool {
-        !self.declared.is_empty() && !self.declared.iter().any(|node| node.name == self.node)
+        self.is_node == Some(false)
     }
 
-    /// Bridges behind which pods of this node reach each other past iptables.
-    pub(super) fn unfiltered_bridges(&self) -> BTreeSet<(String, Family)> {
-        let (Some(objects), Some(network)) = (&self.objects, &self.network) else { return BTreeSet::new() };
-        if network.bridged.is_empty() {
-            return BTreeSet::new();
-        }
-        let local = objects.pods.iter().filter(|pod| pod.is_endpoint() && pod.node.as_deref() == Some(&self.node));
-        let bridge = |address: IpAddr| Some((network.bridge_of(address)?.to_owned(), Family::of(&address)));
-        let mut bridges: BTreeSet<_> =
-            local.flat_map(|pod| pod.addresses().filter_map(bridge).collect::<Vec<_>>()).collect();
-        bridges.retain(|(_, family)| !network::bridges_are_filtered(*family));
-        bridges
-    }
-
-    fn merge(&mut self) {
-        let (Some(objects), Some(network)) = (&mut self.objects, &self.network) else { return };
-        // Shared with a pass only while one runs, and none does here.
-        let objects = Arc::make_mut(objects);
-        objects.nodes.clone_from(&self.declared);
-        let of_kernel = network.addresses.iter().map(IpNetwork::ip);
-        match objects.nodes.iter_mut().find(|node| node.name == self.node) {
-            Some(node) => {
-                node.addresses.extend(of_kernel);
-                node.addresses.sort_unstable();
-                node.addresses.dedup();
-            }
-            None => objects.nodes.push(Node { name: self.node.clone(), addresses: of_kernel.collect() }),
-        }
+    /// What is missing was heard of, and nothing was written yet.
+    pub(super) fn waits_for_node(&self) -> bool {
+        self.has_cluster && !self.acted && self.is_misnamed()
     }
 }
 
@@ -90,50 +69,34 @@ impl View {
 mod tests {
     use super::*;
 
-    fn network(addresses: &[&str]) -> Network {
-        let parsed = addresses.iter().map(|text| text.parse().expect("a prefix"));
-        Network { addresses: parsed.collect(), ..Network::default() }
-    }
-
-    fn addresses(view: &View) -> Vec<String> {
-        let objects = view.complete().expect("both were heard");
-        let node = objects.nodes.iter().find(|node| node.name == "n1").expect("the node is there");
-        node.addresses.iter().map(ToString::to_string).collect()
+    fn cluster(is_node: Option<bool>) -> Changes {
+        Changes { is_node, ..Changes::default() }
     }
 
     #[test]
     fn a_view_is_complete_once_both_sides_were_heard() {
-        let mut view = View::new("n1".to_owned());
-        view.network_is(network(&["10.0.0.1/24"]));
-        assert!(view.complete().is_none());
-        view.objects_are(Objects::default());
-        assert_eq!(addresses(&view), ["10.0.0.1"]);
-        let mut view = View::new("n1".to_owned());
-        view.objects_are(Objects::default());
-        assert!(view.complete().is_none());
+        let mut view = View::default();
+        view.network_is(Network::default());
+        assert!(view.take().is_none());
+        view.hear(cluster(None));
+        assert!(view.take().is_some());
+        let mut view = View::default();
+        view.hear(cluster(None));
+        assert!(view.take().is_none());
     }
 
     #[test]
-    fn the_kernels_addresses_join_the_node_objects_and_go_again() {
-        let mut view = View::new("n1".to_owned());
-        let declared = Node { name: "n1".to_owned(), addresses: vec!["192.0.2.1".parse().expect("an address")] };
-        view.objects_are(Objects { nodes: vec![declared], ..Objects::default() });
-        view.network_is(network(&["10.0.0.1/24", "192.0.2.1/32"]));
-        assert_eq!(addresses(&view), ["10.0.0.1", "192.0.2.1"]);
-        view.network_is(network(&["fd00::1/64"]));
-        assert_eq!(addresses(&view), ["192.0.2.1", "fd00::1"]);
-    }
-
-    #[test]
-    fn a_node_is_misnamed_where_others_are_known_and_it_is_not() {
-        let mut view = View::new("n1".to_owned());
-        view.network_is(network(&["10.0.0.1/24"]));
-        view.objects_are(Objects::default());
-        assert!(!view.is_misnamed(), "files need not name nodes");
-        let node = |name: &str| Node { name: name.to_owned(), addresses: Vec::new() };
-        view.objects_are(Objects { nodes: vec![node("n2")], ..Objects::default() });
-        assert!(view.is_misnamed());
-        view.objects_are(Objects { nodes: vec![node("n2"), node("n1")], ..Objects::default() });
-        assert!(!view.is_misnamed());
+    fn nothing_begins_under_a_name_that_no_node_has() {
+        let mut view = View::default();
+        view.network_is(Network::default());
+        view.hear(cluster(Some(false)));
+        assert!(view.take().is_none() && view.waits_for_node());
+        view.hear(cluster(None));
+        assert!(view.take().is_none(), "nothing new of nodes");
+        view.hear(cluster(Some(true)));
+        assert!(view.take().is_some() && !view.waits_for_node());
+        // A Node that is removed later has had its rules.
+        view.hear(cluster(Some(false)));
+        assert!(view.take().is_some());
     }
 }

@@ -2,14 +2,13 @@
 
 use std::fmt;
 
-use npc_compiler::cluster::Cluster;
-use npc_compiler::layout::Options;
 use npc_compiler::object::Family;
 use npc_compiler::plan::{KernelState, Plan, SetWrite, Step};
 
 use super::established::Established;
 use crate::dataplane::conntrack::Swept;
 use crate::dataplane::iptables::Hook;
+use crate::dataplane::network::Network;
 use crate::dataplane::{Error, Kernel};
 
 /// Writes states to a kernel, and knows whether it holds the last one.
@@ -86,9 +85,9 @@ impl<K: Kernel> Writer<K> {
         found
     }
 
-    /// Cuts the established flows that are denied in this cluster.
-    pub(super) fn cut(&mut self, cluster: &Cluster, node: &str, options: &Options) -> Result<Swept, Error> {
-        self.established.cut(&mut self.kernel, cluster, node, options)
+    /// Cuts the established flows that the rules of this state forbid.
+    pub(super) fn cut(&mut self, state: &KernelState, network: &Network) -> Result<Swept, Error> {
+        self.established.cut(&mut self.kernel, state, network)
     }
 }
 

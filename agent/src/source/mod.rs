@@ -3,11 +3,46 @@
 //! ```text
 //!  files, directories, stdin ─▶ manifests ─▶ Loaded: objects, positions, problems
 //!                                   ▲                    │
-//!  inotify ─▶ directory ────────────┘                    ├─ whatif: overlays and removals
+//!  inotify ─▶ directory ────────────┘                    ├─ whatif: overlays and removals ─▶ compiler
 //!             a new Loaded after every change            ▼
-//!                                                    compiler
+//!                                                   difference ─▶ Changes ─▶ agent
 //! ```
 
+use std::time::Instant;
+
+use npc_compiler::engine;
+
+pub mod difference;
 pub mod directory;
 pub mod manifests;
 pub mod whatif;
+
+/// What happened to the objects of a cluster since the source last told; the
+/// first time, all there is.
+#[derive(Debug, Default)]
+pub struct Changes {
+    /// What happened, in order.
+    pub changes: Vec<Change>,
+    /// Whether there is a Node of this node's name. `None` where the source
+    /// knows of no nodes, as files often do not.
+    pub is_node: Option<bool>,
+    /// Where the objects stand, if they are from files.
+    pub positions: Option<manifests::Positions>,
+}
+
+/// One thing that happened.
+#[derive(Debug, Clone)]
+pub struct Change {
+    /// What.
+    pub event: engine::Event,
+    /// When the source heard of it.
+    pub heard: Instant,
+}
+
+impl Change {
+    /// Heard of now.
+    #[must_use]
+    pub fn now(event: engine::Event) -> Self {
+        Self { event, heard: Instant::now() }
+    }
+}

@@ -10,9 +10,12 @@ use k8s_openapi::api::networking::{self, v1::NetworkPolicySpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use npc_agent::dataplane::backend::Backend;
 use npc_agent::dataplane::iptables::Hook;
-use npc_agent::dataplane::{Kernel, Linux};
+use npc_agent::dataplane::network::Network;
+use npc_agent::dataplane::{Error, Kernel, Linux};
 use npc_agent::enforce::Enforcer;
+use npc_agent::enforce::enforcer::Pass;
 use npc_agent::enforce::writer::Writes;
+use npc_agent::source::difference::Known;
 use npc_compiler::object::{Family, Labels, NetworkPolicy, Objects, Pod};
 use npc_compiler::plan::{KernelState, Plan};
 
@@ -39,8 +42,18 @@ fn open(backend: Backend) -> Linux {
     Linux::open(Some(backend)).unwrap()
 }
 
-fn enforcer(backend: Backend) -> Enforcer<Linux> {
-    Enforcer::new(open(backend), "node-1")
+/// An enforcer that is told whole states of the objects.
+struct Told(Enforcer<Linux>, Known);
+
+impl Told {
+    fn pass(&mut self, objects: &Objects) -> Result<Pass, Error> {
+        self.0.hear(self.1.changes(objects, "node-1").changes.into_iter().map(|change| change.event));
+        self.0.pass(&Network::default())
+    }
+}
+
+fn enforcer(backend: Backend) -> Told {
+    Told(Enforcer::new(open(backend), "node-1"), Known::default())
 }
 
 fn forward(backend: Backend) -> Vec<String> {

@@ -51,6 +51,8 @@ pub(super) struct LocalGroups {
     node: Text,
     options: Options,
     policies: BTreeMap<String, BTreeMap<String, Policy>>,
+    /// How many that is.
+    policy_count: usize,
     /// The endpoints of this node, and their groups as of the last commit.
     local: BTreeMap<PodId, [Option<Hash>; 2]>,
     classes: BTreeMap<ClassId, LocalClass>,
@@ -76,6 +78,7 @@ impl LocalGroups {
             node: strings.keep(node),
             options,
             policies: BTreeMap::new(),
+            policy_count: 0,
             local: BTreeMap::new(),
             classes: BTreeMap::new(),
             groups: Default::default(),
@@ -92,6 +95,11 @@ impl LocalGroups {
     /// The groups of an endpoint as of the last commit.
     pub(super) fn of(&self, pod: PodId) -> [Option<Hash>; 2] {
         self.local.get(&pod).copied().unwrap_or_default()
+    }
+
+    /// How many policies there are.
+    pub(super) fn policies(&self) -> usize {
+        self.policy_count
     }
 
     /// The endpoints of this node.
@@ -140,7 +148,7 @@ impl LocalGroups {
             return;
         }
         let (namespace, name) = (policy.namespace.clone(), policy.name.clone());
-        known.insert(name.clone(), policy);
+        self.policy_count += usize::from(known.insert(name.clone(), policy).is_none());
         self.policy_changed(&namespace, &name);
     }
 
@@ -149,6 +157,7 @@ impl LocalGroups {
         if known.remove(name).is_none() {
             return;
         }
+        self.policy_count -= 1;
         if known.is_empty() {
             self.policies.remove(namespace);
         }

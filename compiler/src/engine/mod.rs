@@ -121,6 +121,12 @@ impl Engine {
         self.groups.here().count()
     }
 
+    /// How many policies there are in the cluster.
+    #[must_use]
+    pub fn policies(&self) -> usize {
+        self.groups.policies()
+    }
+
     /// Takes an event in. Nothing comes of it before [`Engine::commit`].
     pub fn apply(&mut self, event: Event) {
         match event {

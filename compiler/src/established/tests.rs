@@ -1,13 +1,12 @@
 //! Verdicts about flows by example; that they are those of the rules, for
 //! random clusters, is tested where the rules are.
 
-use std::collections::BTreeMap;
-
 use k8s_openapi::api::core::v1::PodSpec;
 
 use super::*;
+use crate::cluster::Cluster;
+use crate::layout::Options;
 use crate::object::{Labels, NetworkPolicy, Objects, Pod};
-use crate::plan::KernelState;
 
 fn pod(name: &str, app: &str, address: &str, node: &str) -> Pod {
     let labels = Labels::from([("app".to_owned(), app.to_owned())]);
@@ -53,12 +52,44 @@ fn flow(source: &str, destination: &str, protocol: u8, port: u16) -> Tuple {
     Tuple { source: address(source), destination: address(destination), protocol, port }
 }
 
+/// The endpoints of a node by their last number, and addresses of its own.
+struct World {
+    local: Vec<IpAddr>,
+    departed: Vec<IpAddr>,
+}
+
+impl Ends for World {
+    fn is_local(&self, address: IpAddr) -> bool {
+        self.local.contains(&address)
+    }
+
+    fn is_own(&self, address: IpAddr) -> bool {
+        address == "192.0.2.10".parse::<IpAddr>().expect("an address")
+    }
+
+    fn is_departed(&self, address: IpAddr) -> bool {
+        self.departed.contains(&address)
+    }
+}
+
+fn world(local: [u8; 2], departed: &[&str]) -> World {
+    let both = |n: u8| [format!("10.0.0.{n}"), format!("fd00::{n}")];
+    let address = |text: &str| text.parse().expect("an address");
+    World {
+        local: local.into_iter().flat_map(both).map(|text| address(&text)).collect(),
+        departed: departed.iter().map(|text| address(text)).collect(),
+    }
+}
+
+fn state(node: &str, options: &Options) -> KernelState {
+    KernelState::from(&crate::layout::program(&Cluster::new(&shop()), node, options))
+}
+
 #[test]
 fn a_flow_is_forbidden_where_its_first_packet_would_be_dropped() {
-    let cluster = Cluster::new(&shop());
-    let nobody = BTreeSet::new();
     let options = Options::default();
-    let mut here = Judge::new(&cluster, "n1", &options, &nobody);
+    let (here, near) = (state("n1", &options), world([1, 2], &[]));
+    let mut judge = Judge::new(&here, &near);
     for (forbidden, why, tuple) in [
         (false, "admitted", flow("10.0.0.2", "10.0.0.1", 6, 5432)),
         (false, "admitted", flow("fd00::2", "fd00::1", 6, 5432)),
@@ -74,40 +105,46 @@ fn a_flow_is_forbidden_where_its_first_packet_would_be_dropped() {
         (false, "its own node", flow("10.0.0.1", "192.0.2.10", 17, 53)),
         (false, "its own node, by a translated loopback", flow("127.0.0.1", "10.0.0.1", 6, 1)),
         (true, "link-local, where something is isolated", flow("fe80::1", "fd00::2", 6, 1)),
+        (true, "multicast, where something is isolated", flow("10.0.0.2", "224.0.0.251", 17, 5353)),
+        (false, "of no pod that is here", flow("192.0.2.9", "224.0.0.251", 17, 5353)),
         (false, "of no pod that is here", flow("10.0.0.4", "10.0.0.3", 6, 1)),
         (false, "of a pod that is not isolated", flow("203.0.113.1", "10.0.0.2", 47, 0)),
     ] {
-        assert_eq!(here.forbids(&tuple), forbidden, "{why}: {tuple:?}");
+        assert_eq!(judge.forbids(&tuple), forbidden, "{why}: {tuple:?}");
     }
     // Each node judges its own ends.
-    let mut there = Judge::new(&cluster, "n2", &options, &nobody);
-    assert!(!there.forbids(&flow("10.0.0.1", "10.0.0.3", 6, 1)));
-    assert!(!there.forbids(&flow("10.0.0.4", "10.0.0.1", 6, 5432)));
-    let allow = Options { allow_tunnels: true, ..options };
-    assert!(!Judge::new(&cluster, "n1", &allow, &nobody).forbids(&flow("10.0.0.1", "10.0.0.3", 4, 0)));
+    let (there, beyond) = (state("n2", &options), world([3, 4], &[]));
+    let mut judge = Judge::new(&there, &beyond);
+    assert!(!judge.forbids(&flow("10.0.0.1", "10.0.0.3", 6, 1)));
+    assert!(!judge.forbids(&flow("10.0.0.4", "10.0.0.1", 6, 5432)));
+    let allowing = state("n1", &Options { allow_tunnels: true, ..options });
+    assert!(!Judge::new(&allowing, &near).forbids(&flow("10.0.0.1", "10.0.0.3", 4, 0)));
 }
 
 #[test]
 fn flows_of_a_departed_pod_are_nobodys() {
-    let cluster = Cluster::new(&shop());
-    let departed = BTreeSet::from(["10.0.0.2".parse().expect("an address")]);
-    let mut judge = Judge::new(&cluster, "n1", &Options::default(), &departed);
+    let (here, world) = (state("n1", &Options::default()), world([1, 1], &["10.0.0.2"]));
+    let mut judge = Judge::new(&here, &world);
     assert!(judge.forbids(&flow("10.0.0.2", "10.0.0.1", 6, 5432)));
     assert!(judge.forbids(&flow("203.0.113.1", "10.0.0.2", 6, 1)));
     assert!(!judge.forbids(&flow("10.0.0.1", "10.0.0.3", 17, 1)));
 }
 
 #[test]
-fn ends_have_names() {
-    let cluster = Cluster::new(&shop());
-    let (nobody, options) = (BTreeSet::new(), Options::default());
-    let judge = Judge::new(&cluster, "n1", &options, &nobody);
-    let names: BTreeMap<&str, String> = ["10.0.0.1", "192.0.2.10", "203.0.113.1"]
-        .map(|text| (text, judge.name(text.parse().expect("an address"))))
+fn a_prefix_holds_what_lies_in_it() {
+    let members: BTreeSet<Member> = ["10.0.0.0/24", "10.0.2.0/23", "192.0.2.7/32"]
+        .map(|text| text.parse::<ipnetwork::IpNetwork>().expect("a prefix").into())
         .into();
-    assert_eq!(names["10.0.0.1"], "shop/db");
-    assert_eq!(names["192.0.2.10"], "node 192.0.2.10");
-    assert_eq!(names["203.0.113.1"], "203.0.113.1");
+    for (address, held) in [
+        ("10.0.0.0", true),
+        ("10.0.0.255", true),
+        ("10.0.1.0", false),
+        ("10.0.3.255", true),
+        ("10.0.4.0", false),
+        ("9.255.255.255", false),
+    ] {
+        assert_eq!(prefix_holds(&members, address.parse().expect("an address")), held, "{address}");
+    }
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! What of the objects is not as it was.
+//! From whole states of the objects, as files have them, to what changed.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -6,17 +6,26 @@ use std::collections::{BTreeMap, BTreeSet};
 use npc_compiler::engine::{Event, PodKey};
 use npc_compiler::object::{Namespace, NetworkPolicy, Objects, Pod};
 
+use super::{Change, Changes};
+
 /// The objects as they were last, by what tells them apart.
 #[derive(Debug, Default)]
-pub(super) struct Known {
+pub struct Known {
     namespaces: BTreeMap<String, Namespace>,
     pods: BTreeMap<PodKey, Pod>,
     policies: BTreeMap<(String, String), NetworkPolicy>,
 }
 
 impl Known {
-    /// Takes the objects in; what happened to those that were known.
-    pub(super) fn differ(&mut self, objects: &Objects) -> Vec<Event> {
+    /// Takes the objects in; what happened to those that were known, for the
+    /// node of this name.
+    pub fn changes(&mut self, objects: &Objects, node: &str) -> Changes {
+        let is_node = (!objects.nodes.is_empty()).then(|| objects.nodes.iter().any(|known| known.name == node));
+        let changes = self.differ(objects).into_iter().map(Change::now).collect();
+        Changes { changes, is_node, positions: None }
+    }
+
+    fn differ(&mut self, objects: &Objects) -> Vec<Event> {
         let mut events = Vec::new();
         let namespaces = objects.namespaces.iter().map(|namespace| (namespace.name.clone(), Cow::Borrowed(namespace)));
         let (came, gone) = replace(&mut self.namespaces, namespaces.collect());
@@ -31,11 +40,6 @@ impl Known {
         events.extend(came.into_iter().map(|policy| Event::Policy(Box::new(policy))));
         events.extend(gone.into_iter().map(|(namespace, name)| Event::PolicyGone(namespace, name)));
         events
-    }
-
-    /// How many policies there are.
-    pub(super) fn policies(&self) -> usize {
-        self.policies.len()
     }
 }
 
@@ -59,7 +63,7 @@ fn replace<K: Ord + Clone, V: Clone + PartialEq>(
 }
 
 /// A pod's UID as its object has it.
-pub(super) fn given_uid(uid: &str) -> &str {
+pub(crate) fn given_uid(uid: &str) -> &str {
     uid.split_once('\0').map_or(uid, |(given, _)| given)
 }
 
@@ -119,6 +123,15 @@ mod tests {
         objects.pods[0].terminating = true;
         let events = [Event::Pod(Box::new(objects.pods[0].clone())), Event::PodGone(PodKey::of(&gone))];
         assert_eq!(known.differ(&objects), events);
+    }
+
+    #[test]
+    fn a_node_is_there_where_nodes_are_known_and_one_has_its_name() {
+        let node = |name: &str| npc_compiler::object::Node { name: name.to_owned(), addresses: Vec::new() };
+        let of = |nodes| Known::default().changes(&Objects { nodes, ..Objects::default() }, "n1").is_node;
+        assert_eq!(of(vec![]), None, "files need not name nodes");
+        assert_eq!(of(vec![node("n2")]), Some(false));
+        assert_eq!(of(vec![node("n2"), node("n1")]), Some(true));
     }
 
     #[test]
