@@ -4,4 +4,7 @@
 
 pub mod dataplane;
 pub mod enforce;
+pub mod metrics;
+pub mod serve;
 pub mod source;
+pub mod status;

@@ -1,35 +1,30 @@
 //! `npc agent`: keeps the kernel of this node equal to the policies.
 
+mod follow;
 mod sole;
 
 use std::fs;
 use std::io::{self, IsTerminal};
+use std::net::{AddrParseError, SocketAddr};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::str::FromStr;
 
 use anyhow::Context as _;
 use npc_agent::dataplane::Linux;
 use npc_agent::dataplane::backend::Backend;
-use npc_agent::dataplane::network::{self, Follower};
 use npc_agent::enforce::{self, Enforcer, Event, Settings};
-use npc_agent::source::difference::Known;
-use npc_agent::source::manifests::{self, Loaded};
-use npc_agent::source::{Changes, directory};
+use npc_agent::source::kube;
 use npc_compiler::layout;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
-use tokio::time;
-use tracing::{error, info, warn};
+use tracing::info;
 use tracing_subscriber::EnvFilter;
 
-use super::Exit;
+use super::{Exit, Stop};
+
+pub(super) use sole::SOCKET;
 
 /// How many events may wait while a pass runs; who has more to tell waits too.
 const EVENTS: usize = 16;
-
-/// How long to wait before the kernel's network is asked for anew after its
-/// socket was lost.
-const NETWORK_RETRY: Duration = Duration::from_secs(1);
 
 /// Enforce the policies on this node.
 ///
@@ -39,9 +34,18 @@ const NETWORK_RETRY: Duration = Duration::from_secs(1);
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Read the objects from the YAML and JSON files of this directory, and
-    /// follow its changes.
-    #[arg(long, value_name = "DIR")]
-    manifests: PathBuf,
+    /// follow its changes, instead of a cluster's.
+    #[arg(long, value_name = "DIR", env = "NPC_MANIFESTS", conflicts_with_all = ["kubeconfig", "context"])]
+    manifests: Option<PathBuf>,
+
+    /// The kubeconfig of the cluster to follow [default: as kubectl's; in a
+    /// pod, its service account].
+    #[arg(long, value_name = "FILE", env = "NPC_KUBECONFIG")]
+    kubeconfig: Option<PathBuf>,
+
+    /// The context of the kubeconfig.
+    #[arg(long, value_name = "NAME", env = "NPC_CONTEXT")]
+    context: Option<String>,
 
     /// The name of this node, as pods have it in spec.nodeName [default: the
     /// host's name].
@@ -49,16 +53,16 @@ pub(super) struct Args {
     node: Option<String>,
 
     /// Which iptables to use; auto looks at what lives in the kernel.
-    #[arg(long, value_enum, default_value_t)]
+    #[arg(long, value_enum, default_value_t, env = "NPC_BACKEND")]
     backend: BackendArg,
 
     /// Let flows that are established go on under policies that deny them.
-    #[arg(long)]
+    #[arg(long, env = "NPC_KEEP_ESTABLISHED")]
     keep_established: bool,
 
     /// Let pods that are isolated for egress send IPIP, 6in4 and GRE where a
     /// rule without ports admits it.
-    #[arg(long)]
+    #[arg(long, env = "NPC_ALLOW_TUNNELS")]
     allow_tunnels: bool,
 
     /// Program the kernel once and exit.
@@ -67,13 +71,33 @@ pub(super) struct Args {
 
     /// While the kernel is up to date, keep a file here that holds how many
     /// states of the objects went into it.
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", env = "NPC_READY_FILE")]
     ready_file: Option<PathBuf>,
 
-    /// How to write the log, on standard error. NPC_LOG sets what is logged,
-    /// as in `NPC_LOG=debug`.
-    #[arg(long, value_enum, default_value_t)]
+    /// Serve /metrics, /healthz and /readyz here; `off` serves nothing.
+    #[arg(long, value_name = "ADDRESS:PORT", env = "NPC_METRICS_ADDRESS", default_value = "127.0.0.1:10901")]
+    metrics_address: MetricsAddress,
+
+    /// What to log: `error`, `warn`, `info`, `debug`, `trace`, or directives as
+    /// of RUST_LOG.
+    #[arg(long, value_name = "LEVEL", env = "NPC_LOG", default_value = "info")]
+    log_level: String,
+
+    /// How to write the log, on standard error.
+    #[arg(long, value_enum, default_value_t, env = "NPC_LOG_FORMAT")]
     log_format: LogFormat,
+}
+
+/// An address, or none.
+#[derive(Debug, Clone, Copy)]
+struct MetricsAddress(Option<SocketAddr>);
+
+impl FromStr for MetricsAddress {
+    type Err = AddrParseError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == "off" { Ok(Self(None)) } else { text.parse().map(|address| Self(Some(address))) }
+    }
 }
 
 #[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
@@ -93,7 +117,7 @@ enum LogFormat {
 
 /// Runs the agent until a signal ends it.
 pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
-    log_to_stderr(args.log_format);
+    log_to_stderr(&args.log_level, args.log_format)?;
     // The work is one blocking pass at a time and little beside it.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(agent(args))?;
@@ -105,17 +129,25 @@ async fn agent(args: Args) -> anyhow::Result<()> {
         Some(node) => node,
         None => hostname().context("cannot tell this node's name; give it with --node")?,
     };
-    info!(version = env!("CARGO_PKG_VERSION"), node, manifests = %args.manifests.display(), "npc agent starts");
+    let source = args.manifests.as_ref().map_or_else(|| "cluster".to_owned(), |folder| folder.display().to_string());
+    info!(version = env!("CARGO_PKG_VERSION"), node, source, "npc agent starts");
+    let settings = Settings { once: args.once, ready_file: args.ready_file, ..Settings::new(&node, &source) };
     // The ready file, too, is another agent's if there is one.
-    sole::be_the_only_one().await?;
+    sole::be_the_only_one(settings.status.clone()).await?;
     let (sender, events) = mpsc::channel(EVENTS);
     // Before anything else, so that no signal is lost.
-    follow_signals(sender.clone())?;
-    follow_network(sender.clone()).await?;
-    if args.once {
-        read_objects(sender, args.manifests, &node).await?;
-    } else {
-        follow_objects(sender, args.manifests, node.clone())?;
+    follow::signals(sender.clone())?;
+    if let Some(address) = args.metrics_address.0.filter(|_| !args.once) {
+        follow::requests(address, &settings);
+    }
+    follow::network(sender.clone()).await?;
+    match args.manifests {
+        Some(folder) if args.once => follow::manifests_once(sender, folder, &node).await?,
+        Some(folder) => follow::manifests(sender, folder, node.clone())?,
+        None => {
+            let client = kube::connect(args.kubeconfig.as_deref(), args.context).await?;
+            tokio::spawn(kube::follow(client, node.clone(), sender, Event::Changes, settings.metrics.watches()));
+        }
     }
 
     let backend = match args.backend {
@@ -124,13 +156,13 @@ async fn agent(args: Args) -> anyhow::Result<()> {
         BackendArg::Legacy => Some(Backend::Legacy),
     };
     let kernel = tokio::task::spawn_blocking(move || Linux::open(backend)).await??;
+    settings.status.update(|status| status.backend = Some(kernel.backend().to_string()));
     let options = layout::Options {
         keep_established: args.keep_established,
         allow_tunnels: args.allow_tunnels,
         ..layout::Options::default()
     };
-    let enforcer = Enforcer::new(kernel, node.clone()).with_options(options);
-    let settings = Settings { node, once: args.once, ready_file: args.ready_file };
+    let enforcer = Enforcer::new(kernel, node).with_options(options);
     Ok(enforce::run(enforcer, settings, events).await?)
 }
 
@@ -138,113 +170,9 @@ fn hostname() -> io::Result<String> {
     Ok(fs::read_to_string("/proc/sys/kernel/hostname")?.trim().to_owned())
 }
 
-fn follow_signals(sender: mpsc::Sender<Event>) -> io::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::spawn(async move {
-        let signal = tokio::select! {
-            _ = terminate.recv() => "SIGTERM",
-            _ = interrupt.recv() => "SIGINT",
-        };
-        info!(signal, "told to end");
-        // An agent that does not listen any more has ended.
-        let _ = sender.send(Event::Shutdown).await;
-    });
-    Ok(())
-}
-
-async fn follow_network(sender: mpsc::Sender<Event>) -> Result<(), network::Error> {
-    let mut follower = Follower::start().await?;
-    tokio::spawn(async move {
-        let mut network = follower.network().clone();
-        while sender.send(Event::Network(network)).await.is_ok() {
-            network = loop {
-                let lost = match follower.changed().await {
-                    Ok(network) => break network.clone(),
-                    Err(lost) => lost,
-                };
-                warn!(error = %lost, "lost sight of this node's addresses; looking again");
-                time::sleep(NETWORK_RETRY).await;
-                match Follower::start().await {
-                    Ok(again) => {
-                        follower = again;
-                        break follower.network().clone();
-                    }
-                    Err(error) => error!(%error, "cannot read this node's addresses"),
-                }
-            };
-        }
-    });
-    Ok(())
-}
-
-/// Reads the directory once; what is wrong with it is an error.
-async fn read_objects(sender: mpsc::Sender<Event>, folder: PathBuf, node: &str) -> anyhow::Result<()> {
-    let load = move || manifests::load(&[folder], &manifests::Options::default());
-    let loaded = tokio::task::spawn_blocking(load).await??;
-    log_problems(&loaded.problems);
-    // The channel has room: nothing else is in it yet.
-    Ok(sender.send(changes(&mut Known::default(), loaded, node)).await?)
-}
-
-/// Follows the directory.
-///
-/// What was never understood may be the very policy that denies something, so
-/// nothing is told before every file was read well once. Nor is a directory
-/// without files a cluster without policies, before any was ever there: more
-/// likely it is the wrong one, or not filled yet. Later a bad file keeps its last
-/// good objects and the others go on, and who empties the directory means it.
-fn follow_objects(sender: mpsc::Sender<Event>, folder: PathBuf, node: String) -> io::Result<()> {
-    let mut updates = directory::follow(folder, manifests::Options::default())?;
-    tokio::spawn(async move {
-        let mut begun = false;
-        let mut said_empty = false;
-        let mut untold = None;
-        let mut known = Known::default();
-        while let Some(update) = updates.next().await {
-            log_problems(&update.problems);
-            untold = update.loaded.or(untold);
-            if !begun && update.is_empty {
-                if !std::mem::replace(&mut said_empty, true) {
-                    warn!(
-                        "no *.yaml, *.yml or *.json file is in the directory of manifests; nothing is written to the \
-                         kernel before there is one"
-                    );
-                }
-                continue;
-            }
-            if !begun && !update.never_read.is_empty() {
-                let files: Vec<_> = update.never_read.iter().map(|file| file.display().to_string()).collect();
-                error!(files = files.join(" "), "nothing is written to the kernel before these files are correct");
-                continue;
-            }
-            let Some(loaded) = untold.take() else { continue };
-            begun = true;
-            if sender.send(changes(&mut known, loaded, &node)).await.is_err() {
-                return;
-            }
-        }
-    });
-    Ok(())
-}
-
-/// What is different in the files.
-fn changes(known: &mut Known, loaded: Loaded, node: &str) -> Event {
-    let changes = known.changes(&loaded.objects, node);
-    Event::Changes(Changes { positions: Some(loaded.positions), ..changes })
-}
-
-fn log_problems(problems: &[manifests::Problem]) {
-    for problem in problems {
-        match problem.severity {
-            manifests::Severity::Warning => warn!("{problem}"),
-            manifests::Severity::Error => error!("{problem}"),
-        }
-    }
-}
-
-fn log_to_stderr(format: LogFormat) {
-    let filter = EnvFilter::try_from_env("NPC_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+fn log_to_stderr(level: &str, format: LogFormat) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(level)
+        .map_err(|error| Stop::new(Exit::Input, format!("{level} is not a log level: {error}")))?;
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
@@ -256,4 +184,5 @@ fn log_to_stderr(format: LogFormat) {
         LogFormat::Text => log.with_ansi(io::stderr().is_terminal()).init(),
         LogFormat::Json => log.json().flatten_event(true).init(),
     }
+    Ok(())
 }

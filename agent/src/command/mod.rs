@@ -9,6 +9,7 @@ mod input;
 mod matrix;
 mod output;
 mod outside;
+mod status;
 mod words;
 
 use std::io;
@@ -33,6 +34,7 @@ enum Command {
     Compile(compile::Args),
     Explain(explain::Args),
     Matrix(matrix::Args),
+    Status(status::Args),
 }
 
 /// What a command's end says to its caller; a contract.
@@ -76,6 +78,7 @@ impl Cli {
             Command::Compile(args) => compile::run(&args),
             Command::Explain(args) => explain::run(&args),
             Command::Matrix(args) => matrix::run(&args),
+            Command::Status(args) => status::run(&args),
         };
         let exit = done.unwrap_or_else(|error| {
             let exit = Exit::of(&error);

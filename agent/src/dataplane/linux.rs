@@ -49,6 +49,12 @@ impl Linux {
         Ok(Self { backend, tables, ipset: Ipset::open()?, alone: false, said_uncut: false })
     }
 
+    /// The packet filter that it writes to.
+    #[must_use]
+    pub fn backend(&self) -> Backend {
+        self.backend
+    }
+
     fn tables(backend: Backend) -> Result<Vec<Iptables>, Error> {
         let mut tables = Vec::new();
         for family in Family::ALL {

@@ -1,24 +1,24 @@
 //! The agent's loop.
 
-use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use npc_compiler::finding::Finding;
-use npc_compiler::object::Family;
 use tokio::sync::mpsc;
 use tokio::task::{self, JoinError};
 use tokio::time::{self, Instant, MissedTickBehavior};
 use tracing::{error, info, warn};
 
-use super::enforcer::{Enforcer, Pass};
+use super::enforcer::Enforcer;
 use super::ready::ReadyFile;
+use super::report::Report;
 use super::view::View;
 use crate::dataplane::network::Network;
 use crate::dataplane::{self, Kernel};
+use crate::metrics::{Kind, Metrics};
+use crate::serve::Pulse;
 use crate::source::Changes;
-use crate::source::manifests::Positions;
+use crate::status::{AgentStatus, Shared};
 
 /// How long the first retry after a failure waits, and the longest that one
 /// ever waits; each waits twice as long as the one before.
@@ -41,7 +41,7 @@ pub enum Event {
 }
 
 /// What an agent is told at its start.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Settings {
     /// The name of its node.
     pub node: String,
@@ -49,6 +49,28 @@ pub struct Settings {
     pub once: bool,
     /// Where to say that the kernel is up to date.
     pub ready_file: Option<PathBuf>,
+    /// Where it counts.
+    pub metrics: Metrics,
+    /// Where it tells how it is.
+    pub status: Shared,
+    /// Where it tells that it is alive.
+    pub pulse: Pulse,
+}
+
+impl Settings {
+    /// Those of the agent of a node that follows a source, if nothing else is
+    /// asked for.
+    #[must_use]
+    pub fn new(node: &str, source: &str) -> Self {
+        Self {
+            node: node.to_owned(),
+            once: false,
+            ready_file: None,
+            metrics: Metrics::default(),
+            status: Shared::new(AgentStatus::new(node, source)),
+            pulse: Pulse::default(),
+        }
+    }
 }
 
 /// Why an agent ended, other than by being told to.
@@ -100,6 +122,7 @@ pub async fn run<K: Kernel>(
     let mut hook_check = time::interval_at(Instant::now() + HOOK_CHECK, HOOK_CHECK);
     hook_check.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
+        agent.settings.pulse.beat();
         tokio::select! {
             biased;
             event = events.recv() => {
@@ -122,7 +145,7 @@ pub async fn run<K: Kernel>(
                     return if ready { Ok(()) } else { Err(Error::Ipvs) };
                 }
             }
-            _ = hook_check.tick(), if agent.in_sync => agent.check_hook().await?,
+            _ = hook_check.tick() => if agent.in_sync { agent.check_hook().await? },
         }
     }
 }
@@ -142,11 +165,7 @@ struct Agent<K> {
     retry: Duration,
     /// The last pass went well, and everything heard of is in the kernel.
     in_sync: bool,
-    /// What was logged and still holds, so that it is logged once.
-    findings: BTreeSet<Finding>,
-    /// Where the objects stand, if they are from files.
-    positions: Positions,
-    bridges: BTreeSet<(String, Family)>,
+    report: Report,
     ipvs: bool,
     misnamed: bool,
 }
@@ -157,14 +176,12 @@ impl<K: Kernel> Agent<K> {
             enforcer: Some(enforcer),
             view: View::default(),
             ready: ReadyFile::new(settings.ready_file.clone()).map_err(Error::Ready)?,
+            report: Report::new(settings.metrics.clone(), settings.status.clone()),
             settings,
             generation: 0,
             due: None,
             retry: FIRST_RETRY,
             in_sync: false,
-            findings: BTreeSet::new(),
-            positions: Positions::default(),
-            bridges: BTreeSet::new(),
             ipvs: false,
             misnamed: false,
         })
@@ -176,7 +193,10 @@ impl<K: Kernel> Agent<K> {
             Event::Changes(mut changes) => {
                 self.generation += 1;
                 if let Some(positions) = changes.positions.take() {
-                    self.positions = positions;
+                    self.report.placed(positions);
+                }
+                for change in &changes.changes {
+                    self.report.heard(Kind::of(&change.event), change.heard);
                 }
                 self.view.hear(changes);
                 self.say_misnamed();
@@ -199,7 +219,9 @@ impl<K: Kernel> Agent<K> {
             return;
         }
         if self.view.waits_for_node() {
-            error!("{}", misnamed(&self.settings.node));
+            let words = misnamed(&self.settings.node);
+            self.report.not_ready(&words);
+            error!("{words}");
         } else {
             warn!(node = self.settings.node, "the Node of this name is gone; its pods are enforced as before");
         }
@@ -220,8 +242,9 @@ impl<K: Kernel> Agent<K> {
             Ok(pass) => {
                 self.retry = FIRST_RETRY;
                 self.in_sync = true;
+                // Who reads of it in the log finds the ready file there.
                 let ready = self.say_ready();
-                self.report(pass);
+                self.report.passed(&pass, self.generation);
                 Ok(ready)
             }
             Err(error) if self.settings.once => Err(error.into()),
@@ -237,6 +260,7 @@ impl<K: Kernel> Agent<K> {
             Ok(found) => {
                 for (family, hook) in &found {
                     warn!(%family, found = ?hook, "somebody moved the jump to our chains; it is first in FORWARD again");
+                    self.report.drifted("hook");
                 }
                 if !found.is_empty() {
                     self.in_sync = false;
@@ -266,49 +290,10 @@ impl<K: Kernel> Agent<K> {
     fn failed(&mut self, error: &dataplane::Error) {
         self.in_sync = false;
         self.due = Some(Instant::now() + self.retry);
-        error!(error = %chain(error), retry = ?self.retry, "the kernel is not up to date");
+        let words = chain(error);
+        self.report.failed(&words);
+        error!(error = words, retry = ?self.retry, "the kernel is not up to date");
         self.retry = (self.retry * 2).min(LAST_RETRY);
-    }
-
-    fn report(&mut self, pass: Pass) {
-        info!(
-            generation = self.generation,
-            policies = pass.policies,
-            endpoints = pass.endpoints,
-            writes = %pass.writes,
-            compiled = ?pass.compiled,
-            applied = ?pass.applied,
-            "the kernel is up to date"
-        );
-        if let Some(flows) = pass.flows.filter(|flows| flows.cut > 0) {
-            info!(cut = flows.cut, judged = flows.judged, "cut the established flows that policies deny by now");
-        }
-        if let Some(flows) = pass.flows.filter(|flows| flows.stuck > 0) {
-            warn!(
-                flows = flows.stuck,
-                "policies deny these flows by now, but a flowtable or the network card forwards them; they go on"
-            );
-        }
-        for (family, hook) in pass.rehooked {
-            info!(%family, found = ?hook, "put the jump to our chains first in FORWARD");
-        }
-        let findings: BTreeSet<Finding> = pass.findings.into_iter().collect();
-        for finding in findings.difference(&self.findings) {
-            match self.positions.locate("NetworkPolicy", &finding.namespace, &finding.name, &finding.path) {
-                Some(place) => warn!("{place}: {finding}"),
-                None => warn!("{finding}"),
-            }
-        }
-        self.findings = findings;
-        let bridges = pass.unfiltered_bridges;
-        for (bridge, family) in bridges.difference(&self.bridges) {
-            warn!(
-                bridge, %family,
-                "pods behind this bridge reach each other past iptables, so policies between them do nothing; \
-                 load br_netfilter and set net.bridge.bridge-nf-call-iptables (and -ip6tables) to 1"
-            );
-        }
-        self.bridges = bridges;
     }
 
     /// Says in the ready file what is in the kernel, unless that is not all
@@ -319,8 +304,10 @@ impl<K: Kernel> Agent<K> {
             if !had_ipvs {
                 error!("not ready: {IPVS}");
             }
+            self.report.not_ready(IPVS);
             self.ready.remove()
         } else {
+            self.report.ready();
             self.ready.write(self.generation)
         };
         if let Err(error) = said {

@@ -8,12 +8,14 @@ use npc_compiler::engine::{Engine, Event};
 use npc_compiler::finding::Finding;
 use npc_compiler::layout::{self, SelfMatch};
 use npc_compiler::object::Family;
+use npc_compiler::plan;
 
 use super::writer::{Writer, Writes};
 use crate::dataplane::conntrack::Swept;
 use crate::dataplane::iptables::Hook;
 use crate::dataplane::network::{self, Network};
 use crate::dataplane::{Error, Kernel};
+use crate::metrics::Held;
 
 /// Keeps a kernel equal to what a cluster asks for.
 #[derive(Debug)]
@@ -50,6 +52,8 @@ pub struct Pass {
     /// Bridges behind which endpoints of this node reach each other past
     /// iptables.
     pub unfiltered_bridges: BTreeSet<(String, Family)>,
+    /// How much of ours each family of the kernel holds.
+    pub held: [(Family, Held); 2],
     /// How long it took to get to the writes.
     pub compiled: Duration,
     /// How long it took from there to the kernel.
@@ -125,6 +129,7 @@ impl<K: Kernel> Enforcer<K> {
             writes,
             flows,
             rehooked,
+            held: Family::ALL.map(|family| (family, held(engine.state().family(family)))),
             unfiltered_bridges: self.unfiltered_bridges(network),
             compiled,
             applied: begun.elapsed().saturating_sub(compiled),
@@ -155,5 +160,13 @@ impl<K: Kernel> Enforcer<K> {
     /// If FORWARD cannot be read or written.
     pub fn check_hook(&mut self) -> Result<Vec<(Family, Hook)>, Error> {
         self.writer.check_hook()
+    }
+}
+
+fn held(state: &plan::Held) -> Held {
+    Held {
+        rules: state.chains.values().map(Vec::len).sum(),
+        sets: state.sets.len(),
+        entries: state.sets.values().map(|(_, members)| members.len()).sum(),
     }
 }

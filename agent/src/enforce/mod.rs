@@ -4,7 +4,7 @@
 //! source ──┐ Event                       blocking
 //! network ─┼───────▶ agent ─▶ view ─▶ │ enforcer: engine, writer │ ─▶ Kernel
 //! signals ─┘        (one task)        └──────────────────────────┘
-//!                      └─▶ ready file
+//!                      └─▶ report (log, metrics, status), ready file
 //! ```
 //!
 //! One task owns the state and takes events in turn. The work that blocks runs
@@ -15,6 +15,7 @@ pub mod agent;
 pub mod enforcer;
 mod established;
 mod ready;
+mod report;
 #[cfg(test)]
 mod tests;
 mod view;

@@ -193,7 +193,6 @@ impl World {
         }
         let memory = Arc::new(Mutex::new(Memory { refusals, ..Memory::default() }));
         let kernel = Recording { memory: Arc::clone(&memory), calls: sender };
-        let settings = Settings { node: "node-1".to_owned(), ..settings };
         let enforcer = Enforcer::new(kernel, "node-1").with_options(options);
         Self { memory, known, events, calls, agent: tokio::spawn(run(enforcer, settings, receiver)) }
     }
@@ -244,6 +243,10 @@ fn objects(addresses: &[&str]) -> Objects {
     objects
 }
 
+fn settings() -> Settings {
+    Settings::new("node-1", "a test")
+}
+
 fn network() -> Told {
     Told::Network(Network { bridged: BTreeMap::new(), ..Network::default() })
 }
@@ -251,7 +254,7 @@ fn network() -> Told {
 #[tokio::test(start_paused = true)]
 async fn nothing_is_asked_of_the_kernel_before_both_sides_were_heard() {
     for first in [network(), Told::Objects(objects(&["10.0.0.1"]))] {
-        let world = World::new(Settings::default(), 0, vec![first]);
+        let world = World::new(settings(), 0, vec![first]);
         tokio::time::sleep(Duration::from_secs(3600)).await;
         assert!(world.calls.is_empty());
         world.end().await;
@@ -260,7 +263,7 @@ async fn nothing_is_asked_of_the_kernel_before_both_sides_were_heard() {
 
 #[tokio::test(start_paused = true)]
 async fn the_jump_goes_in_after_the_chains_and_once() {
-    let mut world = World::new(Settings::default(), 0, vec![network(), Told::Objects(objects(&["10.0.0.1"]))]);
+    let mut world = World::new(settings(), 0, vec![network(), Told::Objects(objects(&["10.0.0.1"]))]);
     world.calls([Probe, Read, Apply, Hooked, Cut]).await;
     world.tell(Told::Objects(objects(&["10.0.0.2"]))).await;
     // What flows the first pod had are not the second one's.
@@ -273,7 +276,7 @@ async fn the_jump_goes_in_after_the_chains_and_once() {
 async fn what_came_while_a_pass_ran_is_one_change_and_all_of_it_counts() {
     let folder = tempfile::tempdir().expect("a folder");
     let ready = folder.path().join("ready");
-    let settings = Settings { ready_file: Some(ready.clone()), ..Settings::default() };
+    let settings = Settings { ready_file: Some(ready.clone()), ..settings() };
     let states = ["10.0.0.1", "10.0.0.2", "10.0.0.3"].map(|address| Told::Objects(objects(&[address])));
     let mut world = World::new(settings, 0, [network()].into_iter().chain(states).collect());
     world.calls([Probe, Read, Apply, Hooked, Cut]).await;
@@ -289,7 +292,7 @@ async fn what_came_while_a_pass_ran_is_one_change_and_all_of_it_counts() {
 #[tokio::test(start_paused = true)]
 async fn a_refusal_is_tried_again_later_and_later_on_what_the_kernel_holds_then() {
     let begun = Instant::now();
-    let mut world = World::new(Settings::default(), 3, vec![network(), Told::Objects(objects(&["10.0.0.1"]))]);
+    let mut world = World::new(settings(), 3, vec![network(), Told::Objects(objects(&["10.0.0.1"]))]);
     world.calls([Probe, Read, Refused]).await;
     // More to do does not make it hurry.
     world.tell(Told::Objects(objects(&["10.0.0.1", "10.0.0.2"]))).await;
@@ -301,7 +304,7 @@ async fn a_refusal_is_tried_again_later_and_later_on_what_the_kernel_holds_then(
 
 #[tokio::test(start_paused = true)]
 async fn a_pod_in_a_known_group_writes_to_sets_and_looks_at_no_chain() {
-    let mut world = World::new(Settings::default(), 0, vec![network(), Told::Objects(objects(&["10.0.0.1"]))]);
+    let mut world = World::new(settings(), 0, vec![network(), Told::Objects(objects(&["10.0.0.1"]))]);
     world.calls([Probe, Read, Apply, Hooked, Cut]).await;
     world.tell(Told::Objects(objects(&["10.0.0.1", "10.0.0.2"]))).await;
     world.calls([Apply, Cut]).await;
@@ -313,7 +316,7 @@ async fn a_pod_in_a_known_group_writes_to_sets_and_looks_at_no_chain() {
 
 #[tokio::test(start_paused = true)]
 async fn after_a_refusal_the_kernel_gets_to_where_it_would_have_been() {
-    let mut world = World::new(Settings::default(), 0, vec![network(), Told::Objects(objects(&["10.0.0.1"]))]);
+    let mut world = World::new(settings(), 0, vec![network(), Told::Objects(objects(&["10.0.0.1"]))]);
     world.calls([Probe, Read, Apply, Hooked, Cut]).await;
     world.memory.lock().expect("nobody panicked").refusals = 1;
     let mut edited = objects(&["10.0.0.2"]);
@@ -334,7 +337,7 @@ async fn after_a_refusal_the_kernel_gets_to_where_it_would_have_been() {
 #[tokio::test(start_paused = true)]
 async fn the_wait_has_an_upper_bound() {
     let begun = Instant::now();
-    let mut world = World::new(Settings::default(), 20, vec![network(), Told::Objects(objects(&["10.0.0.1"]))]);
+    let mut world = World::new(settings(), 20, vec![network(), Told::Objects(objects(&["10.0.0.1"]))]);
     world.calls([Probe]).await;
     for _ in 0..20 {
         world.calls([Read, Refused]).await;
@@ -346,7 +349,7 @@ async fn the_wait_has_an_upper_bound() {
 
 #[tokio::test(start_paused = true)]
 async fn the_jump_is_looked_after_and_if_it_was_gone_so_may_be_the_rest() {
-    let mut world = World::new(Settings::default(), 0, vec![network(), Told::Objects(objects(&["10.0.0.1"]))]);
+    let mut world = World::new(settings(), 0, vec![network(), Told::Objects(objects(&["10.0.0.1"]))]);
     world.calls([Probe, Read, Apply, Hooked, Cut]).await;
     let begun = Instant::now();
     world.calls([Hooked, Hooked]).await;
@@ -359,7 +362,7 @@ async fn the_jump_is_looked_after_and_if_it_was_gone_so_may_be_the_rest() {
 
 #[tokio::test(start_paused = true)]
 async fn once_ends_after_one_pass_well_or_not() {
-    let once = Settings { once: true, ..Settings::default() };
+    let once = Settings { once: true, ..settings() };
     let queued = || vec![network(), Told::Objects(objects(&["10.0.0.1"]))];
     let mut world = World::new(once.clone(), 0, queued());
     world.calls([Probe, Read, Apply, Hooked, Cut]).await;
@@ -371,7 +374,7 @@ async fn once_ends_after_one_pass_well_or_not() {
 
 #[tokio::test(start_paused = true)]
 async fn an_agent_that_hears_nothing_any_more_ends_with_an_error() {
-    let world = World::new(Settings::default(), 0, Vec::new());
+    let world = World::new(settings(), 0, Vec::new());
     drop(world.events);
     assert!(matches!(world.agent.await.expect("no panic"), Err(Error::Deaf)));
 }
@@ -394,7 +397,7 @@ impl World {
 
 #[tokio::test(start_paused = true)]
 async fn flows_are_judged_at_the_start_and_when_something_may_have_become_narrower() {
-    let mut world = World::new(Settings::default(), 0, Vec::new());
+    let mut world = World::new(settings(), 0, Vec::new());
     let (one, two, other) = (flow("10.0.0.1"), flow("10.0.0.2"), flow("10.0.0.9"));
     world.flows(&[one, two, other]);
     world.tell(network()).await;
@@ -433,7 +436,7 @@ async fn flows_are_judged_at_the_start_and_when_something_may_have_become_narrow
 async fn flows_are_let_be_where_that_is_asked_for() {
     let options = layout::Options { keep_established: true, ..layout::Options::default() };
     let queued = vec![network(), Told::Objects(objects(&["10.0.0.1"]))];
-    let mut world = World::with_options(Settings::default(), options, 0, queued);
+    let mut world = World::with_options(settings(), options, 0, queued);
     world.flows(&[flow("10.0.0.1")]);
     world.calls([Probe, Read, Apply, Hooked]).await;
     world.end().await;

@@ -1,6 +1,9 @@
-//! Where objects come from: files, and a followed directory of files.
+//! Where objects come from: files, a followed directory of files, and the API
+//! server.
 //!
 //! ```text
+//!  API server ─▶ kube ──────────────────────────────────────────▶ Changes ─▶ agent
+//!
 //!  files, directories, stdin ─▶ manifests ─▶ Loaded: objects, positions, problems
 //!                                   ▲                    │
 //!  inotify ─▶ directory ────────────┘                    ├─ whatif: overlays and removals ─▶ compiler
@@ -14,6 +17,7 @@ use npc_compiler::engine;
 
 pub mod difference;
 pub mod directory;
+pub mod kube;
 pub mod manifests;
 pub mod whatif;
 
@@ -35,14 +39,15 @@ pub struct Changes {
 pub struct Change {
     /// What.
     pub event: engine::Event,
-    /// When the source heard of it.
-    pub heard: Instant,
+    /// When the source heard of it; `None` if it may have happened long before,
+    /// as what a list tells of.
+    pub heard: Option<Instant>,
 }
 
 impl Change {
     /// Heard of now.
     #[must_use]
     pub fn now(event: engine::Event) -> Self {
-        Self { event, heard: Instant::now() }
+        Self { event, heard: Some(Instant::now()) }
     }
 }

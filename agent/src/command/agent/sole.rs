@@ -3,6 +3,8 @@
 use std::io;
 use std::time::Duration;
 
+use npc_agent::status::Shared;
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time;
 use tracing::warn;
@@ -12,6 +14,10 @@ use crate::command::{Exit, Stop};
 /// A name that the network namespace has, not the file system: it is gone with
 /// the process that holds it, however that ends.
 const NAME: &str = "\0npc-agent";
+
+/// The same, without the byte that marks such names. Who connects is told the
+/// agent's status.
+pub(crate) const SOCKET: &str = "npc-agent";
 
 /// How often to try, where who holds the name does not answer; afterwards the
 /// agent goes on without it.
@@ -28,11 +34,11 @@ const PATIENCE: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// If there is an agent, or no socket.
-pub(super) async fn be_the_only_one() -> anyhow::Result<()> {
+pub(super) async fn be_the_only_one(status: Shared) -> anyhow::Result<()> {
     for _ in 0..TRIES {
         match UnixListener::bind(NAME) {
             Ok(listener) => {
-                tokio::spawn(hold(listener));
+                tokio::spawn(hold(listener, status));
                 return Ok(());
             }
             Err(error) if error.kind() != io::ErrorKind::AddrInUse => return Err(error.into()),
@@ -59,12 +65,24 @@ pub(super) async fn be_the_only_one() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Lets whoever asks see who holds the name.
-async fn hold(listener: UnixListener) {
+/// Lets whoever asks see who holds the name, and tells root the status.
+async fn hold(listener: UnixListener, status: Shared) {
     loop {
-        if listener.accept().await.is_err() {
-            time::sleep(PATIENCE).await;
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                tokio::spawn(answer(stream, status.clone()));
+            }
+            Err(_) => time::sleep(PATIENCE).await,
         }
+    }
+}
+
+async fn answer(mut stream: UnixStream, status: Shared) {
+    let is_root = stream.peer_cred().is_ok_and(|peer| peer.uid() == 0);
+    let Ok(text) = serde_json::to_vec(&status.now()) else { return };
+    if is_root {
+        // Who does not read on has gone.
+        let _ = time::timeout(PATIENCE, stream.write_all(&text)).await;
     }
 }
 

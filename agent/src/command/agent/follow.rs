@@ -1,0 +1,142 @@
+//! What the agent follows: signals, the network, the objects; and who asks it
+//! over HTTP.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use npc_agent::dataplane::network::{self, Follower};
+use npc_agent::enforce::{Event, Settings};
+use npc_agent::serve;
+use npc_agent::source::difference::Known;
+use npc_agent::source::manifests::{self, Loaded};
+use npc_agent::source::{Changes, directory};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::time;
+use tracing::{error, info, warn};
+
+/// How long to wait before the kernel's network is asked for anew after its
+/// socket was lost.
+const NETWORK_RETRY: Duration = Duration::from_secs(1);
+
+/// How long to wait before an address that could not be had is tried again.
+const ADDRESS_RETRY: Duration = Duration::from_secs(10);
+
+/// Answers requests. An address that cannot be had keeps no policy from being
+/// enforced.
+pub(super) fn requests(address: SocketAddr, settings: &Settings) {
+    let (metrics, status, pulse) = (settings.metrics.clone(), settings.status.clone(), settings.pulse.clone());
+    tokio::spawn(async move {
+        while let Err(error) = serve::serve(address, &metrics, status.clone(), pulse.clone()).await {
+            error!(%address, %error, retry = ?ADDRESS_RETRY, "cannot serve metrics and health; see --metrics-address");
+            time::sleep(ADDRESS_RETRY).await;
+        }
+    });
+}
+
+pub(super) fn signals(sender: mpsc::Sender<Event>) -> io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::spawn(async move {
+        let signal = tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        };
+        info!(signal, "told to end");
+        // An agent that does not listen any more has ended.
+        let _ = sender.send(Event::Shutdown).await;
+    });
+    Ok(())
+}
+
+pub(super) async fn network(sender: mpsc::Sender<Event>) -> Result<(), network::Error> {
+    let mut follower = Follower::start().await?;
+    tokio::spawn(async move {
+        let mut network = follower.network().clone();
+        while sender.send(Event::Network(network)).await.is_ok() {
+            network = loop {
+                let lost = match follower.changed().await {
+                    Ok(network) => break network.clone(),
+                    Err(lost) => lost,
+                };
+                warn!(error = %lost, "lost sight of this node's addresses; looking again");
+                time::sleep(NETWORK_RETRY).await;
+                match Follower::start().await {
+                    Ok(again) => {
+                        follower = again;
+                        break follower.network().clone();
+                    }
+                    Err(error) => error!(%error, "cannot read this node's addresses"),
+                }
+            };
+        }
+    });
+    Ok(())
+}
+
+/// Reads the directory once; what is wrong with it is an error.
+pub(super) async fn manifests_once(sender: mpsc::Sender<Event>, folder: PathBuf, node: &str) -> anyhow::Result<()> {
+    let load = move || manifests::load(&[folder], &manifests::Options::default());
+    let loaded = tokio::task::spawn_blocking(load).await??;
+    log_problems(&loaded.problems);
+    // The channel has room: nothing else is in it yet.
+    Ok(sender.send(changes(&mut Known::default(), loaded, node)).await?)
+}
+
+/// Follows the directory.
+///
+/// What was never understood may be the very policy that denies something, so
+/// nothing is told before every file was read well once. Nor is a directory
+/// without files a cluster without policies, before any was ever there: more
+/// likely it is the wrong one, or not filled yet. Later a bad file keeps its last
+/// good objects and the others go on, and who empties the directory means it.
+pub(super) fn manifests(sender: mpsc::Sender<Event>, folder: PathBuf, node: String) -> io::Result<()> {
+    let mut updates = directory::follow(folder, manifests::Options::default())?;
+    tokio::spawn(async move {
+        let mut begun = false;
+        let mut said_empty = false;
+        let mut untold = None;
+        let mut known = Known::default();
+        while let Some(update) = updates.next().await {
+            log_problems(&update.problems);
+            untold = update.loaded.or(untold);
+            if !begun && update.is_empty {
+                if !std::mem::replace(&mut said_empty, true) {
+                    warn!(
+                        "no *.yaml, *.yml or *.json file is in the directory of manifests; nothing is written to the \
+                         kernel before there is one"
+                    );
+                }
+                continue;
+            }
+            if !begun && !update.never_read.is_empty() {
+                let files: Vec<_> = update.never_read.iter().map(|file| file.display().to_string()).collect();
+                error!(files = files.join(" "), "nothing is written to the kernel before these files are correct");
+                continue;
+            }
+            let Some(loaded) = untold.take() else { continue };
+            begun = true;
+            if sender.send(changes(&mut known, loaded, &node)).await.is_err() {
+                return;
+            }
+        }
+    });
+    Ok(())
+}
+
+/// What is different in the files.
+fn changes(known: &mut Known, loaded: Loaded, node: &str) -> Event {
+    let changes = known.changes(&loaded.objects, node);
+    Event::Changes(Changes { positions: Some(loaded.positions), ..changes })
+}
+
+fn log_problems(problems: &[manifests::Problem]) {
+    for problem in problems {
+        match problem.severity {
+            manifests::Severity::Warning => warn!("{problem}"),
+            manifests::Severity::Error => error!("{problem}"),
+        }
+    }
+}

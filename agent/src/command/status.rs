@@ -1,0 +1,105 @@
+//! `npc status`: what the agent of this node has programmed.
+
+use std::io::Write as _;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr, UnixStream};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use npc_agent::status::AgentStatus;
+
+use super::{Exit, Stop, agent, output};
+
+/// How long the agent may take to answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What the agent of this node has programmed, from when, how long the last
+/// change took, and what of the policies it rejected.
+///
+/// Asks the agent that runs in this network namespace; in a cluster,
+/// `kubectl exec` into its pod. Exits with 1 if it is not ready.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// How to print it.
+    #[arg(long, short, value_enum, default_value_t)]
+    output: Output,
+}
+
+#[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
+enum Output {
+    #[default]
+    Text,
+    Json,
+}
+
+/// Asks, and prints the answer.
+pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
+    let status = ask()?;
+    match args.output {
+        Output::Json => output::json(&status)?,
+        Output::Text => print(&status)?,
+    }
+    Ok(if status.ready { Exit::Fine } else { Exit::Not })
+}
+
+fn ask() -> anyhow::Result<AgentStatus> {
+    let address = SocketAddr::from_abstract_name(agent::SOCKET)?;
+    let stream = UnixStream::connect_addr(&address).map_err(|error| {
+        Stop::new(
+            Exit::Cluster,
+            format!("no agent answers in this network namespace ({error}); is it running, and are you on its node?"),
+        )
+    })?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    serde_json::from_reader(stream).context("the agent's answer cannot be read; is it of this version?")
+}
+
+fn print(status: &AgentStatus) -> std::io::Result<()> {
+    let mut out = output::stdout();
+    let (style, word) = if status.ready { (output::GOOD, "READY") } else { (output::BAD, "NOT READY") };
+    write!(out, "{style}{word}{style:#}  node {}", status.node)?;
+    match &status.reason {
+        Some(reason) => writeln!(out, "  {reason}\n")?,
+        None => writeln!(out, "\n")?,
+    }
+    let backend = status.backend.as_deref().unwrap_or("not known yet");
+    writeln!(
+        out,
+        "  agent     npc {} since {}, iptables {backend}, follows {}",
+        status.version, status.started, status.source
+    )?;
+    writeln!(out, "  enforces  {} policies, {} endpoints here", status.policies, status.endpoints)?;
+    for held in &status.kernel {
+        writeln!(
+            out,
+            "  kernel    {}: {} rules, {} sets, {} entries",
+            held.family, held.rules, held.sets, held.entries
+        )?;
+    }
+    match &status.synced {
+        Some(at) => writeln!(out, "  in sync   {at}, {} changes heard of", status.generation)?,
+        None => writeln!(out, "  in sync   never")?,
+    }
+    if let Some(last) = &status.last_change {
+        let (compiled, applied) =
+            (Duration::from_micros(last.compile_micros), Duration::from_micros(last.apply_micros));
+        writeln!(
+            out,
+            "  changed   {}: {} (compiled in {compiled:?}, in the kernel {applied:?} later)",
+            last.at, last.writes
+        )?;
+    }
+    writeln!(out, "  flows cut {}, drift repaired {}", status.flows_cut, status.drift_repaired)?;
+    if !status.rejected.is_empty() {
+        writeln!(out, "\nnot understood:")?;
+    }
+    for part in &status.rejected {
+        let place = part.location.as_ref().map(|place| format!("{place}: ")).unwrap_or_default();
+        writeln!(
+            out,
+            "  {place}networkpolicy {}/{} {}: {}; {}",
+            part.namespace, part.name, part.path, part.problem, part.effect
+        )?;
+    }
+    out.flush()
+}

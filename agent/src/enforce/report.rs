@@ -1,0 +1,189 @@
+//! What an agent says of its work: in the log, in metrics, in its status.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use k8s_openapi::jiff::Timestamp;
+use npc_compiler::finding::Finding;
+use npc_compiler::object::Family;
+use tracing::{info, warn};
+
+use super::enforcer::Pass;
+use crate::metrics::{Kind, Metrics};
+use crate::source::manifests::Positions;
+use crate::status::{self, LastChange, Rejected, Shared};
+
+/// More changes than these are not timed one by one, as while a kernel refuses
+/// for long.
+const TIMED: usize = 1 << 16;
+
+/// Says what is new, each thing once while it holds.
+#[derive(Debug)]
+pub(super) struct Report {
+    metrics: Metrics,
+    status: Shared,
+    /// What waits for the kernel, since when.
+    waiting: Vec<(Kind, Instant)>,
+    findings: BTreeSet<Finding>,
+    /// Where the objects stand, if they are from files.
+    positions: Positions,
+    bridges: BTreeSet<(String, Family)>,
+}
+
+impl Report {
+    pub(super) fn new(metrics: Metrics, status: Shared) -> Self {
+        Self {
+            metrics,
+            status,
+            waiting: Vec::new(),
+            findings: BTreeSet::new(),
+            positions: Positions::default(),
+            bridges: BTreeSet::new(),
+        }
+    }
+
+    /// The objects stand here now.
+    pub(super) fn placed(&mut self, positions: Positions) {
+        self.positions = positions;
+    }
+
+    /// Something happened that the kernel is to follow.
+    pub(super) fn heard(&mut self, kind: Kind, since: Option<Instant>) {
+        if let Some(since) = since.filter(|_| self.waiting.len() < TIMED) {
+            self.waiting.push((kind, since));
+        }
+    }
+
+    /// The kernel is up to date.
+    pub(super) fn passed(&mut self, pass: &Pass, generation: u64) {
+        info!(
+            generation,
+            policies = pass.policies,
+            endpoints = pass.endpoints,
+            writes = %pass.writes,
+            compiled = ?pass.compiled,
+            applied = ?pass.applied,
+            "the kernel is up to date"
+        );
+        for (kind, since) in self.waiting.drain(..) {
+            self.metrics.reached_kernel(kind, since.elapsed());
+        }
+        self.flows(pass);
+        for (family, hook) in &pass.rehooked {
+            info!(%family, found = ?hook, "put the jump to our chains first in FORWARD");
+        }
+        self.findings(pass);
+        self.bridges(pass);
+        self.publish(pass, generation);
+    }
+
+    /// The kernel refused, and is asked again.
+    pub(super) fn failed(&self, words: &str) {
+        self.metrics.failed();
+        self.not_ready(words);
+    }
+
+    /// Others changed what is ours.
+    pub(super) fn drifted(&self, what: &str) {
+        self.metrics.drifted(what);
+        self.status.update(|status| status.drift_repaired += 1);
+    }
+
+    /// The kernel does not, or not yet, hold what policies need.
+    pub(super) fn not_ready(&self, reason: &str) {
+        self.metrics.ready_is(false);
+        self.status.update(|status| {
+            status.ready = false;
+            status.reason = Some(reason.to_owned());
+        });
+    }
+
+    /// The kernel holds what the policies ask for.
+    pub(super) fn ready(&self) {
+        self.metrics.ready_is(true);
+        self.status.update(|status| {
+            status.ready = true;
+            status.reason = None;
+        });
+    }
+
+    fn flows(&self, pass: &Pass) {
+        let Some(flows) = pass.flows else { return };
+        self.metrics.cut(flows.cut);
+        if flows.cut > 0 {
+            info!(cut = flows.cut, judged = flows.judged, "cut the established flows that policies deny by now");
+        }
+        if flows.stuck > 0 {
+            warn!(
+                flows = flows.stuck,
+                "policies deny these flows by now, but a flowtable or the network card forwards them; they go on"
+            );
+        }
+    }
+
+    fn findings(&mut self, pass: &Pass) {
+        let findings: BTreeSet<Finding> = pass.findings.iter().cloned().collect();
+        for finding in findings.difference(&self.findings) {
+            match self.place(finding) {
+                Some(place) => warn!("{place}: {finding}"),
+                None => warn!("{finding}"),
+            }
+        }
+        self.findings = findings;
+    }
+
+    fn place(&self, finding: &Finding) -> Option<String> {
+        let Finding { namespace, name, path, .. } = finding;
+        self.positions.locate("NetworkPolicy", namespace, name, path).map(|place| place.to_string())
+    }
+
+    fn bridges(&mut self, pass: &Pass) {
+        for (bridge, family) in pass.unfiltered_bridges.difference(&self.bridges) {
+            warn!(
+                bridge, %family,
+                "pods behind this bridge reach each other past iptables, so policies between them do nothing; \
+                 load br_netfilter and set net.bridge.bridge-nf-call-iptables (and -ip6tables) to 1"
+            );
+        }
+        self.bridges.clone_from(&pass.unfiltered_bridges);
+    }
+
+    fn publish(&self, pass: &Pass, generation: u64) {
+        let policies: BTreeSet<_> = self.findings.iter().map(|found| (&found.namespace, &found.name)).collect();
+        self.metrics.synced(pass.policies, policies.len(), pass.endpoints, &pass.held);
+        self.metrics.took(pass.compiled, pass.applied);
+        let rejected = self.findings.iter().map(|finding| Rejected {
+            namespace: finding.namespace.clone(),
+            name: finding.name.clone(),
+            path: finding.path.clone(),
+            problem: finding.problem.clone(),
+            effect: finding.effect.to_string(),
+            location: self.place(finding),
+        });
+        let kernel = pass.held.iter().map(|(family, held)| status::Held {
+            family: family.to_string(),
+            rules: held.rules,
+            sets: held.sets,
+            entries: held.entries,
+        });
+        let now = Timestamp::now();
+        let micros = |took: std::time::Duration| u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        self.status.update(|status| {
+            status.generation = generation;
+            status.synced = Some(now);
+            status.policies = pass.policies;
+            status.endpoints = pass.endpoints;
+            status.kernel = kernel.collect();
+            status.flows_cut += pass.flows.map_or(0, |flows| flows.cut);
+            status.rejected = rejected.collect();
+            if !pass.writes.is_nothing() {
+                status.last_change = Some(LastChange {
+                    at: now,
+                    writes: pass.writes.to_string(),
+                    compile_micros: micros(pass.compiled),
+                    apply_micros: micros(pass.applied),
+                });
+            }
+        });
+    }
+}

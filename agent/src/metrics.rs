@@ -1,0 +1,328 @@
+//! What Prometheus reads of an agent. Names follow its conventions
+//! (<https://prometheus.io/docs/practices/naming/>), with the prefix `npc_`;
+//! `docs/operate.md` has them as a table.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use npc_compiler::engine::Event;
+use npc_compiler::object::Family as IpFamily;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry;
+
+/// The content type of [`Metrics::text`].
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// The kinds of objects that an agent follows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// Pods of all nodes: they may be peers.
+    Pod,
+    /// Namespaces.
+    Namespace,
+    /// Network policies.
+    NetworkPolicy,
+    /// The Node that the agent runs on.
+    Node,
+}
+
+impl Kind {
+    /// All of them, in the order of their indexes.
+    pub const ALL: [Self; 4] = [Self::Pod, Self::Namespace, Self::NetworkPolicy, Self::Node];
+
+    /// As the API spells it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pod => "Pod",
+            Self::Namespace => "Namespace",
+            Self::NetworkPolicy => "NetworkPolicy",
+            Self::Node => "Node",
+        }
+    }
+
+    /// The kind that something happened to.
+    #[must_use]
+    pub const fn of(event: &Event) -> Self {
+        match event {
+            Event::Pod(_) | Event::PodGone(_) => Self::Pod,
+            Event::Namespace(_) | Event::NamespaceGone(_) => Self::Namespace,
+            Event::Policy(_) | Event::PolicyGone(..) => Self::NetworkPolicy,
+        }
+    }
+}
+
+impl EncodeLabelValue for Kind {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
+        EncodeLabelValue::encode(&self.as_str(), encoder)
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfKind {
+    kind: Kind,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfFamily {
+    family: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfStage {
+    stage: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfWhat {
+    what: String,
+}
+
+/// How much of ours one family of a kernel holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Held {
+    /// Rules.
+    pub rules: usize,
+    /// Sets.
+    pub sets: usize,
+    /// Members of all sets.
+    pub entries: usize,
+}
+
+/// The counts and times of one agent. Cheap to clone; all clones are one.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    ready: Gauge,
+    policies: Gauge,
+    rejected: Gauge,
+    endpoints: Gauge,
+    rules: Family<OfFamily, Gauge>,
+    sets: Family<OfFamily, Gauge>,
+    entries: Family<OfFamily, Gauge>,
+    event_to_kernel: Family<OfKind, Histogram, fn() -> Histogram>,
+    passes: Family<OfStage, Histogram, fn() -> Histogram>,
+    failures: Counter,
+    last_sync: Gauge,
+    cut: Counter,
+    drift_found: Family<OfWhat, Counter>,
+    drift_repaired: Family<OfWhat, Counter>,
+    watches: Watches,
+}
+
+/// What of an agent's metrics its watches write.
+#[derive(Debug, Clone, Default)]
+pub struct Watches {
+    restarts: Family<OfKind, Counter>,
+    failures: Family<OfKind, Counter>,
+    last_event: Family<OfKind, Gauge>,
+}
+
+/// From 50 µs to 26 s.
+fn seconds() -> Histogram {
+    Histogram::new(exponential_buckets(50e-6, 2.0, 20))
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self {
+            ready: Gauge::default(),
+            policies: Gauge::default(),
+            rejected: Gauge::default(),
+            endpoints: Gauge::default(),
+            rules: Family::default(),
+            sets: Family::default(),
+            entries: Family::default(),
+            event_to_kernel: Family::new_with_constructor(seconds),
+            passes: Family::new_with_constructor(seconds),
+            failures: Counter::default(),
+            last_sync: Gauge::default(),
+            cut: Counter::default(),
+            drift_found: Family::default(),
+            drift_repaired: Family::default(),
+            watches: Watches::default(),
+        }
+    }
+}
+
+impl Metrics {
+    /// Makes all of them readable.
+    #[must_use]
+    pub fn registry(&self) -> Registry {
+        let mut registry = Registry::with_prefix("npc");
+        registry.register("build", "The agent's version", Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]));
+        let mut gauge = |name, help, gauge: &Gauge| registry.register(name, help, gauge.clone());
+        gauge("ready", "1 while what the kernel holds is what the policies ask for, as far as heard of", &self.ready);
+        gauge("policies", "NetworkPolicies in the cluster", &self.policies);
+        gauge("rejected_policies", "NetworkPolicies of which a part was not understood", &self.rejected);
+        gauge("endpoints", "Pods of this node that policies can select", &self.endpoints);
+        gauge("last_sync_timestamp_seconds", "When the kernel was last brought up to date", &self.last_sync);
+        let mut by_family = |name, help, gauges: &Family<_, Gauge>| registry.register(name, help, gauges.clone());
+        by_family("rules", "Rules of ours in the filter table", &self.rules);
+        by_family("sets", "Sets of ours", &self.sets);
+        by_family("set_entries", "Members of all sets of ours", &self.entries);
+        registry.register(
+            "event_to_kernel_seconds",
+            "From hearing of a change to the kernel enforcing it",
+            self.event_to_kernel.clone(),
+        );
+        registry.register("pass_duration_seconds", "How long the stages of an update took", self.passes.clone());
+        registry.register("pass_failures", "Updates that the kernel refused", self.failures.clone());
+        registry.register(
+            "conntrack_entries_cut",
+            "Established flows cut because policies deny them by now",
+            self.cut.clone(),
+        );
+        registry.register("drift_found", "Changes of our rules or sets by others", self.drift_found.clone());
+        registry.register("drift_repaired", "Of these, those repaired", self.drift_repaired.clone());
+        self.watches.register(&mut registry);
+        registry
+    }
+
+    /// All of them as text for Prometheus, of type [`CONTENT_TYPE`].
+    ///
+    /// # Errors
+    /// Never, as writing to a `String` does not fail; the library says so.
+    pub fn text(registry: &Registry) -> Result<String, std::fmt::Error> {
+        let mut text = String::new();
+        encode(&mut text, registry)?;
+        Ok(text)
+    }
+
+    /// What the watches write.
+    #[must_use]
+    pub fn watches(&self) -> Watches {
+        self.watches.clone()
+    }
+
+    /// The kernel is up to date.
+    pub(crate) fn synced(&self, policies: usize, rejected: usize, endpoints: usize, held: &[(IpFamily, Held)]) {
+        self.policies.set(count(policies));
+        self.rejected.set(count(rejected));
+        self.endpoints.set(count(endpoints));
+        self.last_sync.set(now());
+        for (family, held) in held {
+            let of = OfFamily { family: family_name(*family) };
+            self.rules.get_or_create(&of).set(count(held.rules));
+            self.sets.get_or_create(&of).set(count(held.sets));
+            self.entries.get_or_create(&of).set(count(held.entries));
+        }
+    }
+
+    /// Whether the agent is ready.
+    pub(crate) fn ready_is(&self, ready: bool) {
+        self.ready.set(i64::from(ready));
+    }
+
+    /// How long an update took.
+    pub(crate) fn took(&self, compiled: Duration, applied: Duration) {
+        for (stage, took) in [("compile", compiled), ("apply", applied)] {
+            self.passes.get_or_create(&OfStage { stage }).observe(took.as_secs_f64());
+        }
+    }
+
+    /// Something that was heard of this long ago is in the kernel.
+    pub(crate) fn reached_kernel(&self, kind: Kind, after: Duration) {
+        self.event_to_kernel.get_or_create(&OfKind { kind }).observe(after.as_secs_f64());
+    }
+
+    /// The kernel refused an update.
+    pub(crate) fn failed(&self) {
+        self.failures.inc();
+    }
+
+    /// Established flows were cut.
+    pub(crate) fn cut(&self, flows: u64) {
+        self.cut.inc_by(flows);
+    }
+
+    /// Others changed what is ours, and it was put right.
+    pub(crate) fn drifted(&self, what: &str) {
+        let of = OfWhat { what: what.to_owned() };
+        self.drift_found.get_or_create(&of).inc();
+        self.drift_repaired.get_or_create(&of).inc();
+    }
+}
+
+impl Watches {
+    fn register(&self, registry: &mut Registry) {
+        registry.register("watch_restarts", "How often a kind was listed anew", self.restarts.clone());
+        registry.register("watch_failures", "Failures of a watch, each tried again", self.failures.clone());
+        registry.register(
+            "watch_last_event_timestamp_seconds",
+            "When a watch last told of something",
+            self.last_event.clone(),
+        );
+    }
+
+    /// A watch told of something.
+    pub(crate) fn heard(&self, kind: Kind) {
+        self.last_event.get_or_create(&OfKind { kind }).set(now());
+    }
+
+    /// A watch begins with a list.
+    pub(crate) fn lists(&self, kind: Kind) {
+        self.restarts.get_or_create(&OfKind { kind }).inc();
+    }
+
+    /// A watch failed.
+    pub(crate) fn failed(&self, kind: Kind) {
+        self.failures.get_or_create(&OfKind { kind }).inc();
+    }
+}
+
+const fn family_name(family: IpFamily) -> &'static str {
+    match family {
+        IpFamily::V4 => "IPv4",
+        IpFamily::V6 => "IPv6",
+    }
+}
+
+fn count(of: usize) -> i64 {
+    i64::try_from(of).unwrap_or(i64::MAX)
+}
+
+fn now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_values_are_those_of_the_table() {
+        let metrics = Metrics::default();
+        let registry = metrics.registry();
+        metrics.synced(3, 1, 7, &[(IpFamily::V4, Held { rules: 10, sets: 2, entries: 5 })]);
+        metrics.ready_is(true);
+        metrics.took(Duration::from_millis(1), Duration::from_millis(2));
+        metrics.reached_kernel(Kind::Pod, Duration::from_micros(300));
+        metrics.cut(4);
+        metrics.drifted("hook");
+        metrics.watches().lists(Kind::NetworkPolicy);
+        let text = Metrics::text(&registry).expect("a String takes it");
+        for line in [
+            "npc_ready 1",
+            "npc_policies 3",
+            "npc_rejected_policies 1",
+            "npc_endpoints 7",
+            "npc_rules{family=\"IPv4\"} 10",
+            "npc_set_entries{family=\"IPv4\"} 5",
+            "npc_event_to_kernel_seconds_count{kind=\"Pod\"} 1",
+            "npc_pass_duration_seconds_count{stage=\"apply\"} 1",
+            "npc_conntrack_entries_cut_total 4",
+            "npc_drift_found_total{what=\"hook\"} 1",
+            "npc_watch_restarts_total{kind=\"NetworkPolicy\"} 1",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line}\n{text}");
+        }
+        assert!(text.contains("npc_build_info{version="));
+        assert!(text.ends_with("# EOF\n"));
+    }
+}

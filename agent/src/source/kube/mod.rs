@@ -1,0 +1,387 @@
+//! The cluster, watched at its API server: Pods, Namespaces, NetworkPolicies
+//! and this node's own Node. The only module that names kube.
+//!
+//! ```text
+//! API server ─▶ watch, one per kind ─▶ slim objects ─▶ follow ─▶ Changes
+//!                 (lists, backoff)                      └ known: what a list leaves out is gone
+//! ```
+//!
+//! **Invariants.** Nothing is told before every kind was listed completely. A
+//! watch that is lost changes nothing: what was told stays true until a list
+//! says otherwise, and only a complete one says that something is gone.
+
+mod known;
+mod slim;
+mod watch;
+
+use std::hash::Hash;
+use std::path::Path;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use futures::stream::{self, BoxStream};
+use kube::config::{InferConfigError, KubeConfigOptions, Kubeconfig, KubeconfigError};
+use kube::core::DeserializeGuard;
+use kube::runtime::watcher::{Error as WatchError, Event as Watched};
+use kube::{Api, Client, Config, ResourceExt as _};
+use npc_compiler::engine::{self, PodKey};
+use npc_compiler::object;
+use tokio::sync::mpsc;
+use tokio::time;
+use tracing::{debug, error, info, warn};
+
+use self::known::{Known, SmallKey};
+use super::{Change, Changes};
+use crate::metrics::{Kind, Watches};
+
+/// How long an answer may take to begin or to go on.
+const READ_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// How long to wait before the API server is asked again for its version, at
+/// first and at most.
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+const LAST_RETRY: Duration = Duration::from_secs(30);
+
+/// How many changes are gathered before the agent is told, if it could be told
+/// at once.
+const GATHERED: usize = 4096;
+
+/// Why there is no client for a cluster.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No kubeconfig, and not in a pod either.
+    #[error("found no cluster: neither a kubeconfig (--kubeconfig, KUBECONFIG, ~/.kube/config) nor a service account")]
+    Infer(#[from] InferConfigError),
+    /// The kubeconfig that was named cannot be used.
+    #[error("cannot use the kubeconfig")]
+    Kubeconfig(#[from] KubeconfigError),
+    /// The client cannot be made.
+    #[error("cannot make a client for the API server")]
+    Client(#[from] kube::Error),
+}
+
+/// A client for the cluster that kubectl would talk to, or, in a pod, for its
+/// own.
+///
+/// # Errors
+/// If nothing tells of a cluster, or what does cannot be read. The API server
+/// is not asked.
+pub async fn connect(kubeconfig: Option<&Path>, context: Option<String>) -> Result<Client, Error> {
+    let options = KubeConfigOptions { context, ..KubeConfigOptions::default() };
+    let mut config = match kubeconfig {
+        Some(path) => Config::from_custom_kubeconfig(Kubeconfig::read_from(path)?, &options).await?,
+        None if options.context.is_some() => Config::from_kubeconfig(&options).await?,
+        None => Config::infer().await?,
+    };
+    config.read_timeout = Some(READ_TIMEOUT);
+    Ok(Client::try_from(config)?)
+}
+
+/// What a watch has to say.
+enum Heard {
+    Pod(Watched<slim::Pod>),
+    Namespace(Watched<slim::Namespace>),
+    Policy(Watched<DeserializeGuard<slim::Policy>>),
+    Node(Watched<slim::Node>),
+    Failed(Kind, WatchError),
+}
+
+/// Watches a cluster for a node and tells of its changes, until nobody listens.
+pub async fn follow<T>(
+    client: Client,
+    node: String,
+    sender: mpsc::Sender<T>,
+    tell: fn(Changes) -> T,
+    watches: Watches,
+) {
+    let streaming = streams_lists(&client).await;
+    let mut heard = stream::select_all(streams(&client, &node, streaming));
+    let mut follower = Follower::new(node, watches);
+    loop {
+        let may_tell = follower.is_in_sync() && !follower.pending.is_empty();
+        tokio::select! {
+            biased;
+            // Whatever is there already is one change; but the agent does not
+            // wait for a cluster that never rests.
+            next = heard.next(), if follower.pending.changes.len() < GATHERED || !may_tell => match next {
+                Some(next) => follower.hear(next),
+                None => unreachable!("watches never end"),
+            },
+            permit = sender.reserve(), if may_tell => match permit {
+                Ok(permit) => permit.send(tell(std::mem::take(&mut follower.pending))),
+                Err(_) => return,
+            },
+        }
+    }
+}
+
+/// Asks the API server for its version until it answers.
+async fn streams_lists(client: &Client) -> bool {
+    let mut wait = FIRST_RETRY;
+    loop {
+        match client.apiserver_version().await {
+            Ok(version) => {
+                let streaming = watch::streams_lists(&version.major, &version.minor);
+                info!(version = version.git_version, streaming, "the API server answers");
+                return streaming;
+            }
+            // It answers, though not this question; pages work with all.
+            Err(kube::Error::Api(status)) if matches!(status.code, 401 | 403 | 404) => {
+                debug!(%status, "the API server does not tell its version");
+                return false;
+            }
+            Err(error) => {
+                warn!(
+                    error = words(&error), retry = ?wait,
+                    "the API server does not answer; what is in the kernel stays as it is"
+                );
+                time::sleep(wait).await;
+                wait = (wait * 2).min(LAST_RETRY);
+            }
+        }
+    }
+}
+
+fn streams(client: &Client, node: &str, streaming: bool) -> [BoxStream<'static, Heard>; 4] {
+    fn of<K: 'static>(
+        kind: Kind,
+        events: impl futures::Stream<Item = Result<Watched<K>, WatchError>> + Send + 'static,
+        heard: fn(Watched<K>) -> Heard,
+    ) -> BoxStream<'static, Heard> {
+        events.map(move |event| event.map_or_else(|error| Heard::Failed(kind, error), heard)).boxed()
+    }
+    let own = format!("metadata.name={node}");
+    [
+        of(Kind::Node, watch::watch(Api::all(client.clone()), Some(own), streaming), Heard::Node),
+        of(Kind::Namespace, watch::watch(Api::all(client.clone()), None, streaming), Heard::Namespace),
+        of(Kind::NetworkPolicy, watch::watch(Api::all(client.clone()), None, streaming), Heard::Policy),
+        of(Kind::Pod, watch::watch(Api::all(client.clone()), None, streaming), Heard::Pod),
+    ]
+}
+
+/// What is known to be there.
+#[derive(Default)]
+struct Cluster {
+    pods: Known<SmallKey>,
+    namespaces: Known<String>,
+    policies: Known<(String, String)>,
+    nodes: Known<String>,
+}
+
+/// What is known of the cluster, and what is to be told of it.
+struct Follower {
+    node: String,
+    known: Cluster,
+    /// Which kinds were listed completely.
+    listed: [bool; Kind::ALL.len()],
+    /// Which watches fail, so that it is said once.
+    failing: [bool; Kind::ALL.len()],
+    pending: Changes,
+    watches: Watches,
+}
+
+/// What comes of an event.
+enum Tracked<K> {
+    Nothing,
+    Happened(engine::Event),
+    Gone(K),
+    Listed(engine::Event),
+    /// A list did not hold these.
+    Missing(Vec<K>),
+}
+
+impl Follower {
+    fn new(node: String, watches: Watches) -> Self {
+        Self {
+            node,
+            known: Cluster::default(),
+            listed: [false; Kind::ALL.len()],
+            failing: [false; Kind::ALL.len()],
+            pending: Changes::default(),
+            watches,
+        }
+    }
+
+    fn is_in_sync(&self) -> bool {
+        self.listed.iter().all(|listed| *listed)
+    }
+
+    fn hear(&mut self, heard: Heard) {
+        match heard {
+            Heard::Pod(event) => {
+                let event = self.track(
+                    Kind::Pod,
+                    |known| &mut known.pods,
+                    event,
+                    |pod| {
+                        let pod = object::Pod::from(pod);
+                        (PodKey::of(&pod).into(), Some(engine::Event::Pod(Box::new(pod))))
+                    },
+                );
+                self.tell(event, |key| engine::Event::PodGone(key.into()));
+            }
+            Heard::Namespace(event) => {
+                let event = self.track(
+                    Kind::Namespace,
+                    |known| &mut known.namespaces,
+                    event,
+                    |namespace| (namespace.name_any(), Some(engine::Event::Namespace(namespace.into()))),
+                );
+                self.tell(event, engine::Event::NamespaceGone);
+            }
+            Heard::Policy(event) => {
+                let event = self.track(Kind::NetworkPolicy, |known| &mut known.policies, event, understood);
+                self.tell(event, |(namespace, name)| engine::Event::PolicyGone(namespace, name));
+            }
+            Heard::Node(event) => {
+                self.track(Kind::Node, |known| &mut known.nodes, event, |node| (node.name_any(), None));
+                if self.listed[Kind::Node as usize] {
+                    self.pending.is_node = Some(!self.known.nodes.is_empty());
+                }
+            }
+            Heard::Failed(kind, error) => self.failed(kind, &error),
+        }
+    }
+
+    /// Keeps the books about one kind; what comes of an event.
+    fn track<K: Eq + Hash + Clone, T>(
+        &mut self,
+        kind: Kind,
+        known: fn(&mut Cluster) -> &mut Known<K>,
+        event: Watched<T>,
+        read: impl Fn(T) -> (K, Option<engine::Event>),
+    ) -> Tracked<K> {
+        self.works(kind, matches!(event, Watched::Init));
+        let known = known(&mut self.known);
+        match event {
+            Watched::Init => {
+                known.list_begins();
+                Tracked::Nothing
+            }
+            Watched::InitApply(object) => {
+                let (key, event) = read(object);
+                known.came(key);
+                event.map_or(Tracked::Nothing, Tracked::Listed)
+            }
+            Watched::Apply(object) => {
+                let (key, event) = read(object);
+                known.came(key);
+                event.map_or(Tracked::Nothing, Tracked::Happened)
+            }
+            Watched::Delete(object) => {
+                let (key, _) = read(object);
+                known.went(&key);
+                Tracked::Gone(key)
+            }
+            Watched::InitDone => {
+                let gone = known.list_ends();
+                let count = known.len();
+                self.is_listed(kind, count);
+                Tracked::Missing(gone)
+            }
+        }
+    }
+
+    fn tell<K>(&mut self, tracked: Tracked<K>, gone: fn(K) -> engine::Event) {
+        let changes = &mut self.pending.changes;
+        match tracked {
+            Tracked::Nothing => {}
+            Tracked::Happened(event) => changes.push(Change::now(event)),
+            Tracked::Gone(key) => changes.push(Change::now(gone(key))),
+            // Who knows how long ago.
+            Tracked::Listed(event) => changes.push(Change { event, heard: None }),
+            Tracked::Missing(keys) => {
+                changes.extend(keys.into_iter().map(|key| Change { event: gone(key), heard: None }));
+            }
+        }
+    }
+
+    fn is_listed(&mut self, kind: Kind, count: usize) {
+        if !std::mem::replace(&mut self.listed[kind as usize], true) {
+            info!(kind = kind.as_str(), count, node = self.node, "listed");
+        }
+    }
+
+    /// A watch has something to say, so it works.
+    fn works(&mut self, kind: Kind, lists: bool) {
+        self.watches.heard(kind);
+        if lists {
+            self.watches.lists(kind);
+        } else if std::mem::take(&mut self.failing[kind as usize]) {
+            info!(kind = kind.as_str(), "watching again");
+        }
+    }
+
+    fn failed(&mut self, kind: Kind, error: &WatchError) {
+        self.watches.failed(kind);
+        let words = words(error);
+        if std::mem::replace(&mut self.failing[kind as usize], true) {
+            debug!(kind = kind.as_str(), error = words, "still cannot watch");
+        } else if is_refusal(error) {
+            error!(
+                kind = kind.as_str(),
+                error = words,
+                "the API server does not let the agent watch, so it learns of no change; what is in the kernel stays \
+                 as it is. Are its ClusterRole and ClusterRoleBinding there?"
+            );
+        } else {
+            warn!(
+                kind = kind.as_str(),
+                error = words,
+                "lost the watch; what is in the kernel stays as it is, and the agent tries again"
+            );
+        }
+    }
+}
+
+impl Changes {
+    fn is_empty(&self) -> bool {
+        self.changes.is_empty() && self.is_node.is_none() && self.positions.is_none()
+    }
+}
+
+/// A policy's name, and the policy if it can be read. What it was before stays
+/// in force otherwise.
+fn understood(policy: DeserializeGuard<slim::Policy>) -> ((String, String), Option<engine::Event>) {
+    let namespace = policy.namespace().unwrap_or_else(|| "default".to_owned());
+    let name = policy.name_any();
+    let event = match policy.0 {
+        Ok(policy) => Some(engine::Event::Policy(Box::new(policy.into()))),
+        Err(invalid) => {
+            error!(
+                namespace,
+                name,
+                error = invalid.error,
+                "cannot read this NetworkPolicy as the API server sent it; its last readable version stays in force"
+            );
+            None
+        }
+    };
+    ((namespace, name), event)
+}
+
+/// Whether the API server answered, and refused.
+fn is_refusal(error: &WatchError) -> bool {
+    match error {
+        WatchError::InitialListFailed(kube::Error::Api(status))
+        | WatchError::WatchStartFailed(kube::Error::Api(status))
+        | WatchError::WatchFailed(kube::Error::Api(status)) => matches!(status.code, 401 | 403),
+        WatchError::WatchError(status) => matches!(status.code, 401 | 403),
+        _ => false,
+    }
+}
+
+/// An error with its causes, each said once.
+fn words(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,202 @@
+//! The kinds that are watched, with the fields that matter and no others: a
+//! pod as the API server sends it takes some 29 kB when decoded whole.
+
+use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::api::networking::v1::{NetworkPolicy, NetworkPolicySpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
+use kube::Resource;
+use npc_compiler::object;
+use serde::{Deserialize, Deserializer};
+use std::collections::BTreeMap;
+
+/// A Pod.
+#[derive(Debug, Clone, Resource, Deserialize)]
+#[resource(inherit = core::Pod)]
+pub(super) struct Pod {
+    #[serde(deserialize_with = "slim")]
+    metadata: ObjectMeta,
+    #[serde(default)]
+    spec: PodSpec,
+    #[serde(default)]
+    status: PodStatus,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct PodSpec {
+    node_name: Option<String>,
+    host_network: Option<bool>,
+    containers: Vec<Container>,
+    init_containers: Vec<Container>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Container {
+    restart_policy: Option<String>,
+    ports: Option<Vec<core::ContainerPort>>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct PodStatus {
+    phase: Option<String>,
+    #[serde(rename = "podIP")]
+    pod_ip: Option<String>,
+    #[serde(rename = "podIPs")]
+    pod_ips: Option<Vec<core::PodIP>>,
+    #[serde(rename = "hostIP")]
+    host_ip: Option<String>,
+    #[serde(rename = "hostIPs")]
+    host_ips: Option<Vec<core::HostIP>>,
+}
+
+/// A Namespace.
+#[derive(Debug, Clone, Resource, Deserialize)]
+#[resource(inherit = core::Namespace)]
+pub(super) struct Namespace {
+    #[serde(deserialize_with = "slim")]
+    metadata: ObjectMeta,
+}
+
+/// A NetworkPolicy: all of it, but its metadata.
+#[derive(Debug, Clone, Resource, Deserialize)]
+#[resource(inherit = NetworkPolicy)]
+pub(super) struct Policy {
+    #[serde(deserialize_with = "slim")]
+    metadata: ObjectMeta,
+    #[serde(default)]
+    spec: Option<NetworkPolicySpec>,
+}
+
+/// A Node.
+#[derive(Debug, Clone, Resource, Deserialize)]
+#[resource(inherit = core::Node)]
+pub(super) struct Node {
+    #[serde(deserialize_with = "slim")]
+    metadata: ObjectMeta,
+}
+
+/// What of an object's metadata is kept.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Metadata {
+    name: Option<String>,
+    namespace: Option<String>,
+    uid: Option<String>,
+    labels: Option<BTreeMap<String, String>>,
+    owner_references: Option<Vec<OwnerReference>>,
+    deletion_timestamp: Option<Time>,
+    resource_version: Option<String>,
+    generation: Option<i64>,
+}
+
+fn slim<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
+    let kept = Metadata::deserialize(deserializer)?;
+    Ok(ObjectMeta {
+        name: kept.name,
+        namespace: kept.namespace,
+        uid: kept.uid,
+        labels: kept.labels,
+        owner_references: kept.owner_references,
+        deletion_timestamp: kept.deletion_timestamp,
+        resource_version: kept.resource_version,
+        generation: kept.generation,
+        ..ObjectMeta::default()
+    })
+}
+
+impl From<Container> for core::Container {
+    fn from(container: Container) -> Self {
+        Self { restart_policy: container.restart_policy, ports: container.ports, ..Self::default() }
+    }
+}
+
+impl From<Pod> for object::Pod {
+    fn from(pod: Pod) -> Self {
+        let Pod { metadata, spec, status } = pod;
+        let containers = |of: Vec<Container>| of.into_iter().map(core::Container::from).collect();
+        Self::from(core::Pod {
+            metadata,
+            spec: Some(core::PodSpec {
+                node_name: spec.node_name,
+                host_network: spec.host_network,
+                containers: containers(spec.containers),
+                init_containers: Some(containers(spec.init_containers)),
+                ..core::PodSpec::default()
+            }),
+            status: Some(core::PodStatus {
+                phase: status.phase,
+                pod_ip: status.pod_ip,
+                pod_ips: status.pod_ips,
+                host_ip: status.host_ip,
+                host_ips: status.host_ips,
+                ..core::PodStatus::default()
+            }),
+        })
+    }
+}
+
+impl From<Namespace> for object::Namespace {
+    fn from(namespace: Namespace) -> Self {
+        Self::from(core::Namespace { metadata: namespace.metadata, ..core::Namespace::default() })
+    }
+}
+
+impl From<Policy> for object::NetworkPolicy {
+    fn from(policy: Policy) -> Self {
+        Self::from(NetworkPolicy { metadata: policy.metadata, spec: policy.spec })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// What the slim type makes of an object is what the whole one does.
+    #[test]
+    fn a_slim_pod_is_the_pod() {
+        let pod = json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {
+                "name": "web-6b8d", "namespace": "shop", "uid": "4be4a5f4-3d8a-4f4c-8cbb-1c9f7b4f8f10",
+                "resourceVersion": "7", "labels": {"app": "web", "pod-template-hash": "6b8d"},
+                "annotations": {"a": "b"}, "deletionTimestamp": "2026-11-01T00:00:00Z",
+                "managedFields": [{"manager": "kubelet", "operation": "Update"}],
+                "ownerReferences": [{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web-6b8d", "uid": "u", "controller": true}],
+            },
+            "spec": {
+                "nodeName": "n1", "hostNetwork": false, "volumes": [{"name": "v", "emptyDir": {}}],
+                "containers": [{"name": "c", "image": "i", "ports": [{"name": "http", "containerPort": 8080}]}],
+                "initContainers": [
+                    {"name": "s", "image": "i", "restartPolicy": "Always", "ports": [{"name": "side", "containerPort": 53, "protocol": "UDP"}]},
+                    {"name": "i", "image": "i", "ports": [{"name": "never", "containerPort": 1}]},
+                ],
+            },
+            "status": {
+                "phase": "Running", "podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.1"}, {"ip": "fd00::1"}],
+                "hostIP": "192.0.2.1", "hostIPs": [{"ip": "192.0.2.1"}],
+                "conditions": [{"type": "Ready", "status": "True"}],
+            },
+        });
+        let whole: core::Pod = serde_json::from_value(pod.clone()).expect("a pod");
+        let slim: Pod = serde_json::from_value(pod).expect("a pod");
+        let slim = object::Pod::from(slim);
+        assert_eq!(slim, object::Pod::from(whole));
+        assert_eq!(slim.ports.len(), 2);
+        assert!(slim.terminating && slim.ipv6.is_some() && slim.workload.is_some());
+    }
+
+    #[test]
+    fn what_is_absent_or_null_is_nothing() {
+        let bare: Pod = serde_json::from_value(json!({"metadata": {"name": "p"}})).expect("a pod");
+        assert_eq!(object::Pod::from(bare).ipv4, None);
+        let null = json!({"metadata": {"name": "p", "labels": null}, "spec": {"containers": [], "hostNetwork": null}});
+        assert!(serde_json::from_value::<Pod>(null).is_ok());
+        let policy: Policy =
+            serde_json::from_value(json!({"metadata": {"name": "n"}, "spec": null})).expect("a policy");
+        assert_eq!(object::NetworkPolicy::from(policy).object.spec, None);
+    }
+}

@@ -1,0 +1,146 @@
+//! What an agent has programmed, from when, and what it rejected: the answer
+//! to `npc status`.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use k8s_openapi::jiff::Timestamp;
+use npc_compiler::API_VERSION;
+use serde::{Deserialize, Serialize};
+
+/// The state of one agent; a contract, as all JSON of npc's.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AgentStatus {
+    /// `npc.dev/v1alpha1`
+    pub api_version: String,
+    /// `AgentStatus`
+    pub kind: String,
+    /// Of the agent.
+    pub version: String,
+    /// The node that it enforces.
+    pub node: String,
+    /// What it follows: `cluster`, or the directory of manifests.
+    pub source: String,
+    /// The packet filter: `nft` or `legacy`; null before it was found.
+    pub backend: Option<String>,
+    /// When it started (RFC 3339).
+    pub started: Timestamp,
+    /// The kernel holds what the policies ask for, as far as heard of.
+    pub ready: bool,
+    /// Why not, if not.
+    pub reason: Option<String>,
+    /// How often the cluster was heard to have changed.
+    pub generation: u64,
+    /// When the kernel was last brought up to date; null before the first time.
+    pub synced: Option<Timestamp>,
+    /// The last change that wrote something; null before the first.
+    pub last_change: Option<LastChange>,
+    /// NetworkPolicies in the cluster.
+    pub policies: usize,
+    /// Pods of this node that policies can select.
+    pub endpoints: usize,
+    /// What the kernel holds of ours, by family.
+    pub kernel: Vec<Held>,
+    /// Established flows that were cut since the start.
+    pub flows_cut: u64,
+    /// How often others changed what is ours.
+    pub drift_repaired: u64,
+    /// What was not understood of policies, sorted.
+    pub rejected: Vec<Rejected>,
+}
+
+/// A change that wrote something to the kernel.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LastChange {
+    /// When it was in the kernel.
+    pub at: Timestamp,
+    /// What was written, in words.
+    pub writes: String,
+    /// How long it took to get to the writes, in microseconds.
+    pub compile_micros: u64,
+    /// How long it took from there to the kernel, in microseconds.
+    pub apply_micros: u64,
+}
+
+/// What one family of the kernel holds of ours.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Held {
+    /// `IPv4` or `IPv6`.
+    pub family: String,
+    /// Rules.
+    pub rules: usize,
+    /// Sets.
+    pub sets: usize,
+    /// Members of all sets.
+    pub entries: usize,
+}
+
+/// A part of a policy that was not understood.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Rejected {
+    /// The policy's namespace.
+    pub namespace: String,
+    /// The policy's name.
+    pub name: String,
+    /// The field, with 0-based indexes.
+    pub path: String,
+    /// What is wrong with it.
+    pub problem: String,
+    /// What happens now.
+    pub effect: String,
+    /// Where it stands (`FILE:LINE:COLUMN`), if it is from a file.
+    pub location: Option<String>,
+}
+
+impl AgentStatus {
+    /// Of an agent that has just started.
+    #[must_use]
+    pub fn new(node: &str, source: &str) -> Self {
+        Self {
+            api_version: API_VERSION.to_owned(),
+            kind: "AgentStatus".to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            node: node.to_owned(),
+            source: source.to_owned(),
+            backend: None,
+            started: Timestamp::now(),
+            ready: false,
+            reason: Some("it has not heard of the whole cluster yet".to_owned()),
+            generation: 0,
+            synced: None,
+            last_change: None,
+            policies: 0,
+            endpoints: 0,
+            kernel: Vec::new(),
+            flows_cut: 0,
+            drift_repaired: 0,
+            rejected: Vec::new(),
+        }
+    }
+}
+
+/// The status of an agent as it is now. All clones are one.
+#[derive(Debug, Clone)]
+pub struct Shared(Arc<Mutex<AgentStatus>>);
+
+impl Shared {
+    /// Of an agent that has just started.
+    #[must_use]
+    pub fn new(status: AgentStatus) -> Self {
+        Self(Arc::new(Mutex::new(status)))
+    }
+
+    /// As it is now.
+    #[must_use]
+    pub fn now(&self) -> AgentStatus {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Changes it.
+    pub fn update(&self, change: impl FnOnce(&mut AgentStatus)) {
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}
