@@ -1,0 +1,23 @@
+#!/bin/sh
+# Compiles npc for an architecture, on any other, in a Debian container of the
+# Rust image: `compile.sh amd64|arm64 FILE`.
+set -eu
+
+case $1 in
+amd64) target=x86_64-unknown-linux-gnu package=gcc-x86-64-linux-gnu cc=x86_64-linux-gnu-gcc ;;
+arm64) target=aarch64-unknown-linux-gnu package=gcc-aarch64-linux-gnu cc=aarch64-linux-gnu-gcc ;;
+*)
+	echo "compile.sh: no image for the architecture $1: amd64 or arm64" >&2
+	exit 2
+	;;
+esac
+if ! command -v "$cc" >/dev/null 2>&1; then
+	apt-get update -qq
+	apt-get install -qq -y --no-install-recommends "$package" "libc6-dev-$1-cross" >/dev/null 2>&1 ||
+		apt-get install -qq -y --no-install-recommends "$package" libc6-dev >/dev/null
+fi
+rustup target add "$target"
+variable=$(echo "$target" | tr 'a-z-' 'A-Z_')
+export "CARGO_TARGET_${variable}_LINKER=$cc" "CC_$(echo "$target" | tr - _)=$cc"
+cargo build --locked --profile dist --target "$target" --package npc-agent --bin npc
+cp "target/$target/dist/npc" "$2"
