@@ -4,10 +4,13 @@
 CARGO ?= cargo
 SHOP := deploy/examples/shop
 
-.PHONY: help run test lint deny bench docs setup clean
+IMAGE ?= npc:0.1.0
+PLATFORMS ?=
+
+.PHONY: help run test lint deny bench docs image image-check dist manifests schemas setup clean
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 run: setup ## a small cluster in network namespaces: real agents, real packets, expected against seen
 	$(CARGO) build --bins
@@ -30,6 +33,23 @@ bench: setup ## the figures in benches/README.md
 
 docs: ## rustdoc of the workspace
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items
+
+image: ## the container image IMAGE, for PLATFORMS, where a container engine is (NPC_PUSH=1 pushes it)
+	@deploy/image/build.sh "$(IMAGE)" "$(PLATFORMS)"
+
+image-check: setup ## npc, run from the image's own root file system, without a container engine
+	$(CARGO) build --package npc-agent --bin npc
+	deploy/image/check.sh target/debug/npc
+
+dist: setup ## release binaries as a tarball, with SBOMs and checksums, in target/dist-files
+	@deploy/dist.sh
+
+manifests: ## write deploy/kustomize from deploy/chart
+	NPC_WRITE=1 $(CARGO) test --package npc-lab --test deploy the_kustomize_folders
+
+schemas: ## write deploy/schemas/kubernetes.json, after k8s-openapi changed
+	CARGO_TARGET_DIR=target/schemas $(CARGO) run --quiet --manifest-path deploy/schemas/Cargo.toml >target/kubernetes.json
+	mv target/kubernetes.json deploy/schemas/kubernetes.json
 
 setup: ## install what is missing
 	@deploy/setup.sh

@@ -1,0 +1,30 @@
+//! What an operator applies: the chart is the one source, the kustomize base is
+//! the chart rendered, and all of it fits the schemas of Kubernetes.
+//!
+//! Nothing here needs Helm, kubectl or promtool; where they are found on the
+//! PATH, they must agree. `NPC_WRITE=1` (`make manifests`) writes what the
+//! chart renders to where the first test looks for it.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod chart;
+mod documents;
+mod drift;
+mod kustomize;
+mod monitoring;
+mod privileges;
+mod schemas;
+mod template;
+mod tools;
+mod yaml;
+
+use std::path::{Path, PathBuf};
+
+/// A file or folder of the repository.
+fn repository(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
+}
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(repository(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
