@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use crate::{read, repository};
+use crate::{read, repository, tools};
 
 /// The rows of the table in docs/configure.md: flag, variable, key.
 fn settings() -> Vec<[String; 3]> {
@@ -34,6 +34,24 @@ fn a_flag_a_variable_and_a_key_have_one_name() {
             camel.push_str(rest);
         }
         assert_eq!(key, &camel);
+    }
+}
+
+#[test]
+fn the_agents_flags_are_documented() {
+    let npc = std::env::current_exe().unwrap().parent().unwrap().join("../npc");
+    if !npc.is_file() {
+        eprintln!("SKIPPED: there is no {}, so its flags are not compared", npc.display());
+        return;
+    }
+    let documented: BTreeSet<_> =
+        settings().into_iter().map(|[flag, ..]| flag.split(' ').next().unwrap().to_owned()).collect();
+    let help = tools::run(&npc, [], &["agent", "--help"]);
+    let flags = help.lines().filter_map(|line| line.trim_start().trim_start_matches("-h, ").strip_prefix("--"));
+    let flags: Vec<_> = flags.map(|flag| format!("--{}", flag.split(' ').next().unwrap())).collect();
+    assert!(flags.len() > 5, "{help}");
+    for flag in flags.iter().filter(|flag| *flag != "--help") {
+        assert!(documented.contains(flag), "docs/configure.md has no {flag}");
     }
 }
 

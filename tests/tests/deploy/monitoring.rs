@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use npc_agent::metrics::Metrics;
 use serde_json::Value;
 
 use crate::{read, repository, tools, yaml};
@@ -50,6 +51,25 @@ fn dashboard() -> Vec<(String, String)> {
     }
     assert!(found.len() > 15);
     found
+}
+
+#[test]
+fn what_the_agent_serves_is_documented() {
+    let documented = documented();
+    let text = Metrics::text(&Metrics::default().registry()).unwrap();
+    let served: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
+    // Those with labels are there once they were counted.
+    assert!(served.len() > 5, "{text}");
+    for line in served {
+        let (name, kind) = line.split_once(' ').unwrap();
+        // A counter and an info bear their type's suffix in the samples only.
+        let name = match kind {
+            "counter" => format!("{name}_total"),
+            "info" => format!("{name}_info"),
+            _ => name.to_owned(),
+        };
+        assert!(documented.contains_key(&name), "docs/operate.md has no {name} ({kind})");
+    }
 }
 
 #[test]
