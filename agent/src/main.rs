@@ -3,10 +3,8 @@
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
-
 mod command;
 
 fn main() -> ExitCode {
-    command::Cli::parse().run()
+    command::Cli::read().run()
 }

@@ -1,10 +1,12 @@
 //! `npc agent`: keeps the kernel of this node equal to the policies.
 
+mod config;
 mod follow;
+mod logging;
 mod sole;
 
 use std::fs;
-use std::io::{self, IsTerminal};
+use std::io;
 use std::net::{AddrParseError, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -17,10 +19,10 @@ use npc_agent::source::kube;
 use npc_compiler::layout;
 use tokio::sync::mpsc;
 use tracing::info;
-use tracing_subscriber::EnvFilter;
 
-use super::{Exit, Stop};
+use super::Exit;
 
+pub(super) use config::Config;
 pub(super) use sole::SOCKET;
 
 /// How many events may wait while a pass runs; who has more to tell waits too.
@@ -33,6 +35,11 @@ const EVENTS: usize = 16;
 /// in the same network namespace is refused.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
+    /// A YAML file of settings, for what neither flags nor environment set: the
+    /// flags' names in camelCase, as in `logLevel: debug`.
+    #[arg(long, value_name = "FILE", env = "NPC_CONFIG")]
+    pub(super) config: Option<PathBuf>,
+
     /// Read the objects from the YAML and JSON files of this directory, and
     /// follow its changes, instead of a cluster's.
     #[arg(long, value_name = "DIR", env = "NPC_MANIFESTS", conflicts_with_all = ["kubeconfig", "context"])]
@@ -117,14 +124,14 @@ enum LogFormat {
 
 /// Runs the agent until a signal ends it.
 pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
-    log_to_stderr(&args.log_level, args.log_format)?;
+    let level = logging::to_stderr(&args.log_level, args.log_format)?;
     // The work is one blocking pass at a time and little beside it.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.block_on(agent(args))?;
+    runtime.block_on(agent(args, level))?;
     Ok(Exit::Fine)
 }
 
-async fn agent(args: Args) -> anyhow::Result<()> {
+async fn agent(args: Args, level: logging::Level) -> anyhow::Result<()> {
     let node = match args.node {
         Some(node) => node,
         None => hostname().context("cannot tell this node's name; give it with --node")?,
@@ -139,6 +146,9 @@ async fn agent(args: Args) -> anyhow::Result<()> {
     follow::signals(sender.clone())?;
     if let Some(address) = args.metrics_address.0.filter(|_| !args.once) {
         follow::requests(address, &settings);
+    }
+    if let Some(path) = args.config.clone() {
+        level.follow(path);
     }
     follow::network(sender.clone()).await?;
     match args.manifests {
@@ -168,21 +178,4 @@ async fn agent(args: Args) -> anyhow::Result<()> {
 
 fn hostname() -> io::Result<String> {
     Ok(fs::read_to_string("/proc/sys/kernel/hostname")?.trim().to_owned())
-}
-
-fn log_to_stderr(level: &str, format: LogFormat) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(level)
-        .map_err(|error| Stop::new(Exit::Input, format!("{level} is not a log level: {error}")))?;
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_target(false)
-        // Told on the same standard error, and a panic if nobody reads that
-        // any more; policies are enforced all the same.
-        .log_internal_errors(false);
-    match format {
-        LogFormat::Text => log.with_ansi(io::stderr().is_terminal()).init(),
-        LogFormat::Json => log.json().flatten_event(true).init(),
-    }
-    Ok(())
 }

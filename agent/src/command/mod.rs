@@ -13,9 +13,10 @@ mod status;
 mod words;
 
 use std::io;
-use std::process::ExitCode;
+use std::path::PathBuf;
+use std::process::{self, ExitCode};
 
-use clap::{Parser, Subcommand};
+use clap::{ArgMatches, Args as _, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use npc_agent::source::manifests;
 
 /// Kubernetes NetworkPolicy by iptables and ipset: the agent of a node, and
@@ -70,6 +71,29 @@ impl Stop {
 }
 
 impl Cli {
+    /// The command as flags, environment and, for the agent, its configuration
+    /// file have it. Ends the process where they make no sense.
+    pub(crate) fn read() -> Self {
+        let matches = Self::command().get_matches();
+        let Some(("agent", given)) = matches.subcommand() else { return Self::of(&matches) };
+        let Some(path) = given.get_one::<PathBuf>("config") else { return Self::of(&matches) };
+        let flags = agent::Args::augment_args(clap::Command::new("agent"));
+        match agent::Config::read(path, &flags) {
+            Ok(config) => {
+                let command = Self::command().mut_subcommand("agent", |agent| config.defaults(agent));
+                Self::of(&command.get_matches())
+            }
+            Err(error) => {
+                eprintln!("npc: {:#}", anyhow::Error::new(error));
+                process::exit(Exit::Input as i32);
+            }
+        }
+    }
+
+    fn of(matches: &ArgMatches) -> Self {
+        Self::from_arg_matches(matches).unwrap_or_else(|error| error.exit())
+    }
+
     /// Runs the command, and answers its exit code.
     pub(crate) fn run(self) -> ExitCode {
         let done = match self.command {
