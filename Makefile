@@ -7,7 +7,7 @@ SHOP := deploy/examples/shop
 IMAGE ?= npc:0.1.0
 PLATFORMS ?=
 
-.PHONY: help run test lint deny bench docs image image-check dist manifests schemas setup clean
+.PHONY: help run test apiserver lint deny bench docs image image-check dist manifests schemas setup clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -19,6 +19,9 @@ run: setup ## a small cluster in network namespaces: real agents, real packets, 
 test: setup ## every test
 	$(CARGO) build --workspace --bins
 	$(CARGO) test --workspace
+
+apiserver: ## a real kube-apiserver and etcd for the tests; prints their folder, for KUBEBUILDER_ASSETS
+	@deploy/apiserver.sh
 
 lint: ## formatting and lints
 	$(CARGO) fmt --all --check

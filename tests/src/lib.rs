@@ -1,12 +1,14 @@
 //! What the tests stand on: a deliberately naive evaluator of NetworkPolicy
 //! ([`oracle`]), random clusters ([`random`]), an interpreter of our own rules
 //! and sets ([`interpreter`]), the comparison of all these with the compiler
-//! ([`agreement`]), and the lab ([`lab`]): a cluster as network namespaces
-//! with real agents and real packets.
+//! ([`agreement`]), the lab ([`lab`]): a cluster as network namespaces with real
+//! agents and real packets, and an API server with faults on demand
+//! ([`apiserver`]).
 
 #![forbid(unsafe_code)]
 
 pub mod agreement;
+pub mod apiserver;
 pub mod interpreter;
 pub mod lab;
 pub mod model;

@@ -1,0 +1,94 @@
+//! The sockets of a server, which can be stopped and started again.
+
+use std::fmt;
+use std::io;
+use std::net::TcpListener;
+use std::thread::JoinHandle;
+
+use axum::Router;
+use axum::serve::ListenerExt as _;
+use tokio::sync::oneshot;
+
+/// Binds a socket to a port; 0 for any.
+pub(crate) type Bind = Box<dyn Fn(u16) -> io::Result<TcpListener> + Send>;
+
+/// Where a server listens, and the thread that serves while it does.
+#[derive(Default)]
+pub(crate) struct Listening {
+    places: Vec<Bind>,
+    port: u16,
+    running: Option<Running>,
+}
+
+#[derive(Debug)]
+struct Running {
+    // Sending or dropping it ends the thread.
+    stop: oneshot::Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+impl fmt::Debug for Listening {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Listening").field("port", &self.port).field("running", &self.running).finish_non_exhaustive()
+    }
+}
+
+impl Listening {
+    /// The port; 0 before the first start.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub(crate) fn add(&mut self, bind: Bind) {
+        self.places.push(bind);
+    }
+
+    /// Binds everywhere and serves.
+    pub(crate) fn start(&mut self, router: &Router) -> io::Result<()> {
+        if self.running.is_some() {
+            return Ok(());
+        }
+        let mut sockets = Vec::new();
+        for bind in &self.places {
+            let socket = bind(self.port)?;
+            socket.set_nonblocking(true)?;
+            self.port = socket.local_addr()?.port();
+            sockets.push(socket);
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (stop, stopped) = oneshot::channel();
+        let router = router.clone();
+        let serve = move || {
+            runtime.block_on(async {
+                for socket in sockets {
+                    let Ok(socket) = tokio::net::TcpListener::from_std(socket) else { continue };
+                    // A watch's events are small and must not wait for each other.
+                    let socket = socket.tap_io(|connection| drop(connection.set_nodelay(true)));
+                    tokio::spawn(axum::serve(socket, router.clone()).into_future());
+                }
+                // An error is the drop of the other end, which means the same.
+                drop(stopped.await);
+            });
+            // With the runtime go all tasks, and with them their sockets.
+        };
+        let thread = std::thread::Builder::new().name("apiserver".to_owned()).spawn(serve)?;
+        self.running = Some(Running { stop, thread });
+        Ok(())
+    }
+
+    /// Closes everything; answers whether there was anything to close.
+    pub(crate) fn stop(&mut self) -> bool {
+        let Some(running) = self.running.take() else { return false };
+        // A thread that has ended already does not hear it, nor need it.
+        let _ = running.stop.send(());
+        // A panic in it was told on standard error.
+        let _ = running.thread.join();
+        true
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}

@@ -1,0 +1,14 @@
+//! The test API server, and that it behaves as the real one.
+//!
+//! [`requests`] and [`watches`] are a contract: each of its clauses is run
+//! against the test server, and all of them against a real kube-apiserver and
+//! etcd where `KUBEBUILDER_ASSETS` names their folder (`make apiserver` makes
+//! one). [`faults`] are the test server's alone.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod endpoint;
+mod faults;
+mod real;
+mod requests;
+mod watches;
