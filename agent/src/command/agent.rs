@@ -63,14 +63,13 @@ pub(super) struct Args {
     #[arg(long, value_enum, default_value_t, env = "NPC_BACKEND")]
     backend: BackendArg,
 
-    /// Let flows that are established go on under policies that deny them.
-    #[arg(long, env = "NPC_KEEP_ESTABLISHED")]
-    keep_established: bool,
+    #[command(flatten)]
+    enforcement: Enforcement,
 
-    /// Let pods that are isolated for egress send IPIP, 6in4 and GRE where a
-    /// rule without ports admits it.
-    #[arg(long, env = "NPC_ALLOW_TUNNELS")]
-    allow_tunnels: bool,
+    /// Remove the taint npc.dev/agent-not-ready from this node as soon as its
+    /// kernel is up to date; takes the right to patch nodes.
+    #[arg(long, env = "NPC_REMOVE_STARTUP_TAINT")]
+    remove_startup_taint: bool,
 
     /// Program the kernel once and exit.
     #[arg(long)]
@@ -107,6 +106,19 @@ impl FromStr for MetricsAddress {
     }
 }
 
+/// How policies are enforced.
+#[derive(Debug, clap::Args)]
+struct Enforcement {
+    /// Let flows that are established go on under policies that deny them.
+    #[arg(long, env = "NPC_KEEP_ESTABLISHED")]
+    keep_established: bool,
+
+    /// Let pods that are isolated for egress send IPIP, 6in4 and GRE where a
+    /// rule without ports admits it.
+    #[arg(long, env = "NPC_ALLOW_TUNNELS")]
+    allow_tunnels: bool,
+}
+
 #[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
 enum BackendArg {
     #[default]
@@ -138,7 +150,7 @@ async fn agent(args: Args, level: logging::Level) -> anyhow::Result<()> {
     };
     let source = args.manifests.as_ref().map_or_else(|| "cluster".to_owned(), |folder| folder.display().to_string());
     info!(version = env!("CARGO_PKG_VERSION"), node, source, "npc agent starts");
-    let settings = Settings { once: args.once, ready_file: args.ready_file, ..Settings::new(&node, &source) };
+    let mut settings = Settings { once: args.once, ready_file: args.ready_file, ..Settings::new(&node, &source) };
     // The ready file, too, is another agent's if there is one.
     sole::be_the_only_one(settings.status.clone()).await?;
     let (sender, events) = mpsc::channel(EVENTS);
@@ -156,6 +168,9 @@ async fn agent(args: Args, level: logging::Level) -> anyhow::Result<()> {
         Some(folder) => follow::manifests(sender, folder, node.clone())?,
         None => {
             let client = kube::connect(args.kubeconfig.as_deref(), args.context).await?;
+            let (notices, heard) = mpsc::unbounded_channel();
+            settings.notices = Some(notices);
+            tokio::spawn(kube::tell(client.clone(), node.clone(), heard, args.remove_startup_taint));
             tokio::spawn(kube::follow(client, node.clone(), sender, Event::Changes, settings.metrics.watches()));
         }
     }
@@ -168,8 +183,8 @@ async fn agent(args: Args, level: logging::Level) -> anyhow::Result<()> {
     let kernel = tokio::task::spawn_blocking(move || Linux::open(backend)).await??;
     settings.status.update(|status| status.backend = Some(kernel.backend().to_string()));
     let options = layout::Options {
-        keep_established: args.keep_established,
-        allow_tunnels: args.allow_tunnels,
+        keep_established: args.enforcement.keep_established,
+        allow_tunnels: args.enforcement.allow_tunnels,
         ..layout::Options::default()
     };
     let enforcer = Enforcer::new(kernel, node).with_options(options);

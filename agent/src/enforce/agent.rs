@@ -18,6 +18,7 @@ use crate::dataplane::{self, Kernel};
 use crate::metrics::{Kind, Metrics};
 use crate::serve::Pulse;
 use crate::source::Changes;
+use crate::source::kube::Notice;
 use crate::status::{AgentStatus, Shared};
 
 /// How long the first retry after a failure waits, and the longest that one
@@ -55,6 +56,8 @@ pub struct Settings {
     pub status: Shared,
     /// Where it tells that it is alive.
     pub pulse: Pulse,
+    /// Who tells the cluster, if there is one.
+    pub notices: Option<mpsc::UnboundedSender<Notice>>,
 }
 
 impl Settings {
@@ -69,6 +72,7 @@ impl Settings {
             metrics: Metrics::default(),
             status: Shared::new(AgentStatus::new(node, source)),
             pulse: Pulse::default(),
+            notices: None,
         }
     }
 }
@@ -176,7 +180,7 @@ impl<K: Kernel> Agent<K> {
             enforcer: Some(enforcer),
             view: View::default(),
             ready: ReadyFile::new(settings.ready_file.clone()).map_err(Error::Ready)?,
-            report: Report::new(settings.metrics.clone(), settings.status.clone()),
+            report: Report::new(&settings),
             settings,
             generation: 0,
             due: None,

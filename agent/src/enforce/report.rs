@@ -6,10 +6,13 @@ use std::time::Instant;
 use k8s_openapi::jiff::Timestamp;
 use npc_compiler::finding::Finding;
 use npc_compiler::object::Family;
+use tokio::sync::mpsc;
 use tracing::{info, warn};
 
+use super::agent::Settings;
 use super::enforcer::Pass;
 use crate::metrics::{Kind, Metrics};
+use crate::source::kube::Notice;
 use crate::source::manifests::Positions;
 use crate::status::{self, LastChange, Rejected, Shared};
 
@@ -22,6 +25,8 @@ const TIMED: usize = 1 << 16;
 pub(super) struct Report {
     metrics: Metrics,
     status: Shared,
+    notices: Option<mpsc::UnboundedSender<Notice>>,
+    was_ready: bool,
     /// What waits for the kernel, since when.
     waiting: Vec<(Kind, Instant)>,
     findings: BTreeSet<Finding>,
@@ -31,10 +36,12 @@ pub(super) struct Report {
 }
 
 impl Report {
-    pub(super) fn new(metrics: Metrics, status: Shared) -> Self {
+    pub(super) fn new(settings: &Settings) -> Self {
         Self {
-            metrics,
-            status,
+            metrics: settings.metrics.clone(),
+            status: settings.status.clone(),
+            notices: settings.notices.clone(),
+            was_ready: false,
             waiting: Vec::new(),
             findings: BTreeSet::new(),
             positions: Positions::default(),
@@ -99,7 +106,10 @@ impl Report {
     }
 
     /// The kernel holds what the policies ask for.
-    pub(super) fn ready(&self) {
+    pub(super) fn ready(&mut self) {
+        if !std::mem::replace(&mut self.was_ready, true) {
+            self.notify(Notice::Ready);
+        }
         self.metrics.ready_is(true);
         self.status.update(|status| {
             status.ready = true;
@@ -128,8 +138,16 @@ impl Report {
                 Some(place) => warn!("{place}: {finding}"),
                 None => warn!("{finding}"),
             }
+            self.notify(Notice::Finding(finding.clone()));
         }
         self.findings = findings;
+    }
+
+    fn notify(&self, notice: Notice) {
+        if let Some(notices) = &self.notices {
+            // Who does not listen has no cluster any more.
+            let _ = notices.send(notice);
+        }
     }
 
     fn place(&self, finding: &Finding) -> Option<String> {

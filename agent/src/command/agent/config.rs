@@ -181,7 +181,7 @@ mod tests {
             parse("logLevel: debug\nkeepEstablished: true\nnode: n1\nallowTunnels: false\n").expect("it is good");
         let args = args(&config, &["--node", "n2"]);
         assert_eq!((args.log_level.as_str(), args.node.as_deref()), ("debug", Some("n2")));
-        assert!(args.keep_established && !args.allow_tunnels);
+        assert!(args.enforcement.keep_established && !args.enforcement.allow_tunnels);
         assert_eq!(parse("# nothing\n").expect("it is good"), Config::default());
     }
 

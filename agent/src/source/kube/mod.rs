@@ -4,6 +4,7 @@
 //! ```text
 //! API server ─▶ watch, one per kind ─▶ slim objects ─▶ follow ─▶ Changes
 //!                 (lists, backoff)                      └ known: what a list leaves out is gone
+//! API server ◀─ tell ◀─ Notices: an Event on a policy, the start-up taint
 //! ```
 //!
 //! **Invariants.** Nothing is told before every kind was listed completely. A
@@ -12,6 +13,7 @@
 
 mod known;
 mod slim;
+mod tell;
 mod watch;
 
 use std::hash::Hash;
@@ -31,6 +33,7 @@ use tokio::time;
 use tracing::{debug, error, info, warn};
 
 use self::known::{Known, SmallKey};
+pub use self::tell::{Notice, STARTUP_TAINT, tell};
 use super::{Change, Changes};
 use crate::metrics::{Kind, Watches};
 
