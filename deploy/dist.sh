@@ -30,14 +30,13 @@ tar --sort=name --mtime="@$SOURCE_DATE_EPOCH" --owner=0 --group=0 --numeric-owne
 	-C "$out" -cf - "$name" | gzip -n -9 >"$out/$name.tar.gz"
 rm -rf "${out:?}/$name"
 
-# The manifest beside each crate is the tool's only place to write to.
+# It writes one beside each crate's manifest, and knows no other place.
 command -v cargo-cyclonedx >/dev/null || "$CARGO" install --quiet --locked cargo-cyclonedx
+"$CARGO" cyclonedx --quiet --manifest-path agent/Cargo.toml --format json --spec-version 1.5 --no-build-deps \
+	--target "$target" --override-filename npc-sbom
 for crate in agent:npc cni-plugin:npc-cni; do
-	"$CARGO" cyclonedx --quiet --manifest-path "${crate%:*}/Cargo.toml" --format json --spec-version 1.5 \
-		--target "$target" --override-filename npc-sbom
-	mv "${crate%:*}/npc-sbom.json" "$out/${crate#*:}-$version-$target.cdx.json"
-	# It writes one beside every crate of the workspace.
-	rm -f ./*/npc-sbom.json
+	sed "s#file://$PWD#file:///npc#g" "${crate%:*}/npc-sbom.json" >"$out/${crate#*:}-$version-$target.cdx.json"
 done
+rm -f ./*/npc-sbom.json
 (cd "$out" && sha256sum ./*.tar.gz ./*.cdx.json | sed 's# \./# #' >SHA256SUMS)
 ls -l "$out"
