@@ -1,10 +1,13 @@
 //! The documents list what there is.
 
 use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use serde_json::Value;
 
-use crate::{read, repository, tools};
+use crate::{chart, read, repository, tools, yaml};
 
 /// The rows of the table in docs/configure.md: flag, variable, key.
 fn settings() -> Vec<[String; 3]> {
@@ -23,7 +26,14 @@ fn a_flag_a_variable_and_a_key_have_one_name() {
     assert!(settings.len() > 10, "the table was not found");
     for [flag, variable, key] in &settings {
         let words = flag.trim_start_matches('-').split(' ').next().unwrap();
-        assert_eq!(variable, &format!("NPC_{}", words.to_uppercase().replace('-', "_")));
+        let expected = format!("NPC_{}", words.to_uppercase().replace('-', "_"));
+        match words {
+            // As others call them.
+            "node" => assert_eq!(variable, "NODE_NAME"),
+            "log-level" => assert_eq!(variable, "NPC_LOG"),
+            "once" => assert_eq!(variable, "–"),
+            _ => assert_eq!(variable, &expected),
+        }
         if key == "–" {
             continue;
         }
@@ -37,22 +47,59 @@ fn a_flag_a_variable_and_a_key_have_one_name() {
     }
 }
 
-#[test]
-fn the_agents_flags_are_documented() {
+/// The binary beside this test's folder, which `make test` builds.
+fn npc() -> Option<PathBuf> {
     let npc = std::env::current_exe().unwrap().parent().unwrap().join("../npc");
     if !npc.is_file() {
-        eprintln!("SKIPPED: there is no {}, so its flags are not compared", npc.display());
-        return;
+        eprintln!("SKIPPED: there is no {}, so it is not asked what it takes", npc.display());
+        return None;
     }
-    let documented: BTreeSet<_> =
-        settings().into_iter().map(|[flag, ..]| flag.split(' ').next().unwrap().to_owned()).collect();
+    Some(npc)
+}
+
+#[test]
+fn the_agents_flags_are_documented() {
+    let Some(npc) = npc() else { return };
     let help = tools::run(&npc, [], &["agent", "--help"]);
-    let flags = help.lines().filter_map(|line| line.trim_start().trim_start_matches("-h, ").strip_prefix("--"));
-    let flags: Vec<_> = flags.map(|flag| format!("--{}", flag.split(' ').next().unwrap())).collect();
-    assert!(flags.len() > 5, "{help}");
-    for flag in flags.iter().filter(|flag| *flag != "--help") {
-        assert!(documented.contains(flag), "docs/configure.md has no {flag}");
+    let settings = settings();
+    let mut flags = 0;
+    // A flag's paragraph begins with it and, if there is one, ends with its variable.
+    for paragraph in help.split("\n      --").skip(1).chain(help.split("\n  -h, --").skip(1)) {
+        let flag = format!("--{}", paragraph.split([' ', '\n']).next().unwrap());
+        if flag == "--help" {
+            continue;
+        }
+        let variable = paragraph.split("[env: ").nth(1).map_or("–", |rest| rest.split('=').next().unwrap());
+        let row = settings.iter().find(|[name, ..]| name.split(' ').next() == Some(&flag));
+        let [_, documented, _] = row.unwrap_or_else(|| panic!("docs/configure.md has no {flag}"));
+        assert_eq!(documented, variable, "{flag}");
+        flags += 1;
     }
+    assert!(flags > 8, "{help}");
+}
+
+#[test]
+fn the_agent_takes_the_charts_configuration() {
+    let Some(npc) = npc() else { return };
+    let schema: Value = serde_json::from_str(&read("deploy/chart/values.schema.json")).unwrap();
+    let known = schema["properties"]["config"]["properties"].as_object().unwrap();
+    let values = chart::values();
+    let shipped = values["config"].as_object().unwrap();
+    assert!(known.keys().eq(shipped.keys()), "the schema has what values.yaml does not set, or the reverse");
+    let folder = tempfile::tempdir().unwrap();
+    let says = |config: &Value| {
+        let file = folder.path().join("config.yaml");
+        fs::write(&file, yaml::text(config)).unwrap();
+        // It ends at the kubeconfig, which it reads after the configuration.
+        let arguments = [Path::new("agent"), Path::new("--kubeconfig=/nowhere"), Path::new("--config"), &file];
+        let output = Command::new(&npc).args(arguments).env("NPC_METRICS_ADDRESS", "off").output().unwrap();
+        assert!(!output.status.success());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let good = says(&values["config"]);
+    assert!(!good.contains("config.yaml"), "{good}");
+    let bad = says(&serde_json::json!({"backnd": "nft"}));
+    assert!(bad.contains("config.yaml") && bad.contains("did you mean backend?"), "{bad}");
 }
 
 #[test]

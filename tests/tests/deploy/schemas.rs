@@ -139,7 +139,7 @@ fn the_values_fit_their_schema_and_mistakes_do_not() {
         "image: {repo: npc}",
         "config: {backend: iptables}",
         "config: {keepEstablishd: true}",
-        "config: {logDenied: 'yes'}",
+        "config: {allowTunnels: 'yes'}",
         // The DaemonSet says these itself.
         "config: {metricsAddress: '0.0.0.0:1'}",
         "metrics: {port: 0}",
