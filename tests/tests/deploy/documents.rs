@@ -103,10 +103,12 @@ fn the_agent_takes_the_charts_configuration() {
 }
 
 #[test]
-fn the_charts_configuration_is_of_documented_keys() {
+fn the_configurations_are_of_documented_keys() {
     let keys: BTreeSet<_> = settings().into_iter().map(|[_, _, key]| key).collect();
     let schema: Value = serde_json::from_str(&read("deploy/chart/values.schema.json")).unwrap();
-    for key in schema["properties"]["config"]["properties"].as_object().unwrap().keys() {
+    let systemd = yaml::documents(&read("deploy/systemd/config.yaml")).remove(0);
+    let configurations = [&schema["properties"]["config"]["properties"], &systemd];
+    for key in configurations.iter().flat_map(|configuration| configuration.as_object().unwrap().keys()) {
         assert!(keys.contains(key), "docs/configure.md has no {key}");
     }
 }
@@ -117,6 +119,7 @@ fn links_lead_somewhere() {
     let documents = [
         "README.md",
         "ARCHITECTURE.md",
+        "deploy/README.md",
         "deploy/aks.md",
         "docs/install.md",
         "docs/configure.md",
