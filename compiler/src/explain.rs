@@ -234,6 +234,18 @@ impl Question {
         Bounds { least: a.least.intersection(&b.least), most: a.most.intersection(&b.most) }
     }
 
+    /// What of the traffic an agent keeps from the source although policies
+    /// allow it: see [`Group::kept_tunnels`].
+    #[must_use]
+    pub fn kept_tunnels(&self, cluster: &Cluster, groups: &Groups) -> Traffic {
+        match (self.from.group(groups, Direction::Egress), self.exemption(cluster)) {
+            (Some(group), None) => {
+                group.kept_tunnels(cluster, self.to.seen(cluster, self.family)).intersection(&self.traffic)
+            }
+            _ => Traffic::none(),
+        }
+    }
+
     /// What a direction says of the traffic, and why.
     #[must_use]
     pub fn decide(&self, cluster: &Cluster, groups: &Groups, direction: Direction) -> Decision {

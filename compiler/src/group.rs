@@ -16,7 +16,7 @@ use crate::cidr;
 use crate::cluster::{ClassId, Cluster, PodId, PolicyId};
 use crate::object::{ContainerPort, Family, Protocol};
 use crate::policy::{Block, Direction, Peer, Peers, PodPeer, PolicyRule, PortMatch, Ports};
-use crate::traffic::Traffic;
+use crate::traffic::{PortSet, TUNNEL_PORTS, Traffic};
 
 /// Who may be at the other end: one peer of a rule.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -37,6 +37,9 @@ pub struct Admitted {
     /// By names that the destination resolves; for egress only, because for
     /// ingress the destination is the group.
     pub named: BTreeSet<(Protocol, String)>,
+    /// The [`TUNNEL_PORTS`] that a rule names by number: by a port, or by a
+    /// range of ports that is not all of them.
+    pub tunnels: PortSet,
 }
 
 /// A named port and the numbers it has on a pod.
@@ -151,6 +154,23 @@ impl Group {
         traffic
     }
 
+    /// What of [`Group::traffic`] is kept from this group's endpoints because
+    /// it is a tunnel's and no rule names its port: UDP to [`TUNNEL_PORTS`],
+    /// for egress. That is no verdict of a NetworkPolicy but an enforcer's
+    /// caution, which `--allow-tunnels` takes away.
+    #[must_use]
+    pub fn kept_tunnels(&self, cluster: &Cluster, other: OtherEnd<'_>) -> Traffic {
+        if self.key.direction == Direction::Ingress {
+            return Traffic::none();
+        }
+        let (mut all, mut rest) = (Traffic::none(), Traffic::none());
+        for (_, admitted) in self.admitted.iter().filter(|(atom, _)| atom.holds(cluster, other)) {
+            all = all.union(&admitted.traffic_to(other.ports));
+            rest = rest.union(&admitted.without_tunnels().traffic_to(other.ports));
+        }
+        all.difference(&rest)
+    }
+
     /// Whether names that the destination resolves play a part.
     #[must_use]
     pub fn has_named(&self) -> bool {
@@ -163,11 +183,15 @@ impl Admitted {
     pub(crate) fn of_ports(ports: &Ports, direction: Direction, resolution: &Resolution) -> Self {
         let mut admitted = Self::default();
         let ports = match ports {
-            Ports::Everything => return Self { traffic: Traffic::all(), named: BTreeSet::new() },
+            Ports::Everything => return Self { traffic: Traffic::all(), ..Self::default() },
             Ports::AnyOf(ports) => ports,
         };
         let mut add = |protocol, first, last| {
             admitted.traffic = admitted.traffic.union(&Traffic::ports(protocol, first, last));
+            if protocol == Protocol::Udp && (first, last) != Traffic::PORTS {
+                let named = tunnel_ports().intersection(&PortSet::range(first, last));
+                admitted.tunnels = admitted.tunnels.union(&named);
+            }
         };
         for port in ports {
             match (port, direction) {
@@ -194,6 +218,24 @@ impl Admitted {
             traffic.union(&Traffic::ports(port.protocol, port.port, port.port))
         })
     }
+
+    /// The [`TUNNEL_PORTS`] that it admits and no rule names.
+    #[must_use]
+    pub fn unnamed_tunnels(&self) -> PortSet {
+        self.traffic.of(Protocol::Udp).intersection(&tunnel_ports()).difference(&self.tunnels)
+    }
+
+    /// The same without tunnels that no rule names.
+    fn without_tunnels(&self) -> Self {
+        let unnamed = (self.unnamed_tunnels().ranges().iter())
+            .fold(Traffic::none(), |all, (first, last)| all.union(&Traffic::ports(Protocol::Udp, *first, *last)));
+        Self { traffic: self.traffic.difference(&unnamed), ..self.clone() }
+    }
+}
+
+/// [`TUNNEL_PORTS`] as a set.
+pub(crate) fn tunnel_ports() -> PortSet {
+    PortSet::from_ranges(TUNNEL_PORTS.map(|port| (port, port)))
 }
 
 impl Atom {
@@ -226,6 +268,7 @@ pub(crate) fn melt<'a>(
             let admitted = all.entry(atom).or_default();
             admitted.traffic = admitted.traffic.union(&ports.traffic);
             admitted.named.extend(ports.named.iter().cloned());
+            admitted.tunnels = admitted.tunnels.union(&ports.tunnels);
         }
     }
     all

@@ -51,9 +51,11 @@ pub struct Options {
     /// server talks, turn the denied one around.
     pub keep_established: bool,
     /// Whether endpoints that are isolated for egress may send [`TUNNELS`]
-    /// where a rule admits every protocol.
+    /// where a rule admits every protocol, and to [`TUNNEL_PORTS`] where one
+    /// admits all of UDP.
     ///
     /// [`TUNNELS`]: crate::traffic::TUNNELS
+    /// [`TUNNEL_PORTS`]: crate::traffic::TUNNEL_PORTS
     pub allow_tunnels: bool,
 }
 

@@ -73,44 +73,45 @@ impl Leaf {
             |atom: &Atom| !matches!(atom, Atom::Block(block) if block.family != family || block.addresses.is_empty());
         let to_anyone = (admitted.iter().filter(|(atom, _)| anyone(atom)))
             .fold(Traffic::none(), |traffic, (_, admitted)| traffic.union(&admitted.traffic));
+        let rest = || admitted.iter().filter(|(atom, _)| present(atom));
+        let to_some = || rest().filter(|(atom, _)| !anyone(atom));
+
+        let kept = if self.drop_tunnels {
+            let named = union(rest().filter(|(atom, _)| anyone(atom)).map(|(_, admitted)| admitted.tunnels.clone()));
+            union(rest().map(|(_, admitted)| admitted.unnamed_tunnels())).difference(&named)
+        } else {
+            PortSet::default()
+        };
+        let is_covered = |admitted: &Admitted, protocol| {
+            let everything = to_anyone.is_all() || admitted.traffic.is_all();
+            everything && (kept.is_empty() || protocol != Protocol::Udp)
+        };
+        let named = rest().flat_map(|(atom, admitted)| {
+            let names = admitted.named.iter().filter(move |(protocol, _)| !is_covered(admitted, *protocol));
+            names.map(|(protocol, name)| (atom.clone(), *protocol, name.clone()))
+        });
+        let mut named = self.named_ports(family, named.collect());
+        if !kept.is_empty() {
+            let by_name = to_some().map(|(atom, admitted)| (atom, admitted.tunnels.intersection(&kept)));
+            self.joined(family, field, Protocol::Udp, by_name);
+            self.rules.extend(named.take());
+            self.keep(&[Match::Protocol(Protocol::Udp), Match::DestinationPorts(kept.ranges().to_vec())]);
+        }
         if to_anyone.is_all() {
             self.tunnels();
             self.rules.push(Rule { matches: Vec::new(), target: Target::Return });
             return;
         }
         for protocol in Protocol::ALL {
-            self.ports(protocol, to_anyone.of(protocol), None);
+            self.ports(protocol, &without(protocol, to_anyone.of(protocol), &kept), None);
         }
-
-        let rest = || admitted.iter().filter(|(atom, _)| present(atom));
-        let to_some = || rest().filter(|(atom, _)| !anyone(atom));
         let (whole, partly): (Vec<_>, Vec<_>) = to_some().partition(|(_, admitted)| admitted.traffic.is_all());
-        // Joined by definition, never by today's members: otherwise a pod that
-        // comes or goes would change rules.
         for protocol in Protocol::ALL {
-            let mut by_ports = BTreeMap::<PortSet, Vec<&Atom>>::new();
-            for (atom, admitted) in &partly {
-                let ports = admitted.traffic.of(protocol).difference(to_anyone.of(protocol));
-                if !ports.is_empty() {
-                    by_ports.entry(ports).or_default().push(atom);
-                }
-            }
-            for (ports, atoms) in by_ports {
-                let peers = self.peers(family, field, atoms);
-                self.ports(protocol, &ports, peers.as_ref());
-            }
+            let ports = |admitted: &Admitted| admitted.traffic.of(protocol).difference(to_anyone.of(protocol));
+            let wanted = partly.iter().map(|(atom, admitted)| (*atom, without(protocol, &ports(admitted), &kept)));
+            self.joined(family, field, protocol, wanted);
         }
-        let named: BTreeSet<_> = rest()
-            .filter(|(_, admitted)| !admitted.traffic.is_all())
-            .flat_map(|(atom, admitted)| {
-                admitted.named.iter().map(move |(p, name)| ((*atom).clone(), *p, name.clone()))
-            })
-            .collect();
-        if !named.is_empty() {
-            let name = self.set(family, Definition::NamedPorts(named));
-            self.rules
-                .push(Rule { matches: vec![Match::Set(name, SetField::DestinationPort)], target: Target::Return });
-        }
+        self.rules.extend(named);
         if !whole.is_empty() {
             self.tunnels();
             let peers = self.peers(family, field, whole.into_iter().map(|(atom, _)| atom));
@@ -118,17 +119,51 @@ impl Leaf {
         }
     }
 
-    /// The rules that keep tunnels out. They stand before the rules without
-    /// ports and nowhere else, because no other rule would admit them.
+    /// The rules that admit peers to ports of a protocol. Peers of the same
+    /// ports are joined by definition, never by today's members: otherwise a
+    /// pod that comes or goes would change rules.
+    fn joined<'p>(
+        &mut self,
+        family: Family,
+        field: SetField,
+        protocol: Protocol,
+        wanted: impl Iterator<Item = (&'p Atom, PortSet)>,
+    ) {
+        let mut by_ports = BTreeMap::<PortSet, Vec<&Atom>>::new();
+        for (atom, ports) in wanted.filter(|(_, ports)| !ports.is_empty()) {
+            by_ports.entry(ports).or_default().push(atom);
+        }
+        for (ports, atoms) in by_ports {
+            let peers = self.peers(family, field, atoms);
+            self.ports(protocol, &ports, peers.as_ref());
+        }
+    }
+
+    /// The rule for ports that each destination resolves for itself.
+    fn named_ports(&mut self, family: Family, named: BTreeSet<(Atom, Protocol, String)>) -> Option<Rule> {
+        if named.is_empty() {
+            return None;
+        }
+        let name = self.set(family, Definition::NamedPorts(named));
+        Some(Rule { matches: vec![Match::Set(name, SetField::DestinationPort)], target: Target::Return })
+    }
+
+    /// The rules that keep tunnels without ports out. They stand before the
+    /// rules without ports and nowhere else, because no other rule would admit
+    /// them.
     fn tunnels(&mut self) {
         if !self.drop_tunnels {
             return;
         }
-        let rule = |number| Rule {
-            matches: vec![Match::ProtocolNumber(number), Match::Comment("a tunnel past policies".to_owned())],
-            target: Target::Drop,
-        };
-        self.rules.extend(TUNNELS.map(rule));
+        for number in TUNNELS {
+            self.keep(&[Match::ProtocolNumber(number)]);
+        }
+    }
+
+    /// A rule that keeps a tunnel from the pods.
+    fn keep(&mut self, tunnel: &[Match]) {
+        let comment = Match::Comment("a tunnel past policies".to_owned());
+        self.rules.push(Rule { matches: [tunnel, &[comment]].concat(), target: Target::Drop });
     }
 
     /// The rules that admit some ports of a protocol, to everyone or to peers.
@@ -182,6 +217,18 @@ impl Leaf {
         }
         fields.finish()
     }
+}
+
+fn union(sets: impl Iterator<Item = PortSet>) -> PortSet {
+    sets.fold(PortSet::default(), |all, set| all.union(&set))
+}
+
+/// The ports of a protocol for a rule that no packet to tunnels kept before
+/// meets: with or without these, whatever is shorter to say.
+fn without(protocol: Protocol, ports: &PortSet, kept: &PortSet) -> PortSet {
+    let others = ports.difference(kept);
+    let is_shorter = protocol == Protocol::Udp && others.ranges().len() < ports.ranges().len();
+    if is_shorter { others } else { ports.clone() }
 }
 
 /// Ports in portions that fit one match.

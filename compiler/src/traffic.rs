@@ -7,11 +7,17 @@ use crate::ranges::RangeSet;
 
 /// The IP protocols that carry packets of others, by which a pod could go past
 /// the policies for its egress: IPv4 (IPIP), IPv6 and GRE, inside of either
-/// family.
-///
-/// VXLAN is not among them: it is UDP, a policy can name its port, and the
-/// same rules that admit it admit any other tunnel over UDP or TCP.
+/// family. No policy can name them: only a rule without ports admits them.
 pub const TUNNELS: [u8; 3] = [4, 41, 47];
+
+/// The UDP ports on which nodes unpack an overlay network's packets: VXLAN's
+/// (RFC 7348, and the one that Linux took before) and Geneve's (RFC 8926). Who
+/// reaches one of them on another node has its packets delivered inside.
+///
+/// Policies can name these ports, and one that does means it; that a rule
+/// admits all of UDP does not say so. Any other port, of UDP or TCP, can carry
+/// a tunnel too, but only to who is in league with the pod.
+pub const TUNNEL_PORTS: [u16; 3] = [4789, 6081, 8472];
 
 /// A set of ports.
 pub type PortSet = RangeSet<u16>;

@@ -268,8 +268,8 @@ impl Flow<'_> {
         };
         let judge = |payload| {
             // What belongs to no pod of this node only passes through.
-            let Verdict { egress, ingress } =
-                self.oracle.allows(self.from, self.to, Packet { family: self.family, payload });
+            let packet = Packet { family: self.family, payload };
+            let Verdict { egress, ingress } = self.oracle.allows_without_tunnels(self.from, self.to, packet);
             (egress || !sends) && (ingress || !receives)
         };
         for protocol in Protocol::ALL {
@@ -317,7 +317,8 @@ impl Flow<'_> {
         }
         let (sends, receives) = (self.is_here(source), self.is_here(destination));
         let allowed = |payload| {
-            let verdict = self.oracle.allows(self.from, self.to, Packet { family: self.family, payload });
+            let packet = Packet { family: self.family, payload };
+            let verdict = self.oracle.allows_without_tunnels(self.from, self.to, packet);
             (verdict.egress || !sends) && (verdict.ingress || !receives)
         };
         let mut expect = |expected: bool, payload, protocol, port| {

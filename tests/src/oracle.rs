@@ -166,9 +166,32 @@ impl<'a> Oracle<'a> {
             return Verdict::YES;
         }
         Verdict {
-            egress: self.direction_allows(Direction::Egress, &source, &destination, packet.payload),
-            ingress: self.direction_allows(Direction::Ingress, &destination, &source, packet.payload),
+            egress: self.direction_allows(Direction::Egress, &source, &destination, |rule, destination| {
+                port::admits(rule, packet.payload, destination)
+            }),
+            ingress: self.direction_allows(Direction::Ingress, &destination, &source, |rule, destination| {
+                port::admits(rule, packet.payload, destination)
+            }),
         }
+    }
+
+    /// What is left of [`Oracle::allows`] where tunnels are kept from pods that
+    /// are isolated for egress, which is no part of the API: UDP to a port of
+    /// VXLAN or Geneve needs a rule that names the port.
+    #[must_use]
+    pub fn allows_without_tunnels(&self, from: &End, to: &End, packet: Packet) -> Verdict {
+        let verdict = self.allows(from, to, packet);
+        let is_tunnel = matches!(packet.payload, Payload::Port(Protocol::Udp, 4789 | 8472 | 6081));
+        let (Some(source), Some(destination)) = (self.side(from, packet.family), self.side(to, packet.family)) else {
+            return verdict;
+        };
+        if !is_tunnel || source.address == destination.address || self.own_node(from, to, packet.family) {
+            return verdict;
+        }
+        let is_named = self.direction_allows(Direction::Egress, &source, &destination, |rule, destination| {
+            port::names(rule, packet.payload, destination)
+        });
+        Verdict { egress: is_named, ..verdict }
     }
 
     /// The ports of a protocol that both directions allow, as sorted, disjoint
@@ -235,8 +258,14 @@ impl<'a> Oracle<'a> {
     }
 
     /// One direction at one pod: not isolated, or some rule of a policy that
-    /// isolates it admits the other end and the payload.
-    fn direction_allows(&self, direction: Direction, subject: &Side<'_>, other: &Side<'_>, payload: Payload) -> bool {
+    /// isolates it admits the other end, and its ports do to a destination.
+    fn direction_allows(
+        &self,
+        direction: Direction,
+        subject: &Side<'_>,
+        other: &Side<'_>,
+        admits: impl Fn(&policy::Rule<'_>, Option<&Pod>) -> bool,
+    ) -> bool {
         let Some(pod) = subject.pod else { return true };
         let mut isolated = false;
         for policy in &self.objects.policies {
@@ -250,7 +279,7 @@ impl<'a> Oracle<'a> {
             };
             for rule in policy::rules(policy, direction) {
                 let peer = self.peers_admit(&rule, other);
-                if peer && port::admits(&rule, payload, destination) {
+                if peer && admits(&rule, destination) {
                     return true;
                 }
             }

@@ -31,7 +31,7 @@ fn namespace() -> impl Strategy<Value = &'static str> {
 const LABEL_KEYS: [&str; 2] = ["app", "role"];
 const LABEL_VALUES: [&str; 3] = ["a", "b", ""];
 const PORT_NAMES: [&str; 3] = ["http", "dns", "80"];
-const CONTAINER_PORTS: [u16; 7] = [1, 53, 80, 81, 443, 8080, 65535];
+const CONTAINER_PORTS: [u16; 9] = [1, 53, 80, 81, 443, 4789, 6081, 8080, 65535];
 
 /// Addresses of pods: at both sides of the edges of likely blocks, and one
 /// (8.0.0.1) that only an octal reading of `010.0.0.0/8` reaches.

@@ -288,3 +288,30 @@ fn a_place_in_a_very_long_line_is_said_and_not_drawn() {
     assert!(answer.out.contains("--> in.yaml:1:100"), "{}", answer.out);
     assert!(answer.out.len() < 1000, "{}", answer.out.len());
 }
+
+#[test]
+fn a_tunnels_port_that_no_rule_names_is_allowed_with_a_warning() {
+    let policy = |ports: &str| {
+        let rule = format!("[{{to: [{{podSelector: {{}}}}], ports: {ports}}}]");
+        let spec = format!("{{podSelector: {{matchLabels: {{app: b}}}}, policyTypes: [Egress], egress: {rule}}}");
+        let policy = "{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: b}";
+        Files::of(&format!("{LIVE}---\n{policy}, spec: {spec}}}\n"))
+    };
+    for (ports, port, is_warned) in [
+        ("[{protocol: UDP}]", "4789/udp", true),
+        ("[{protocol: UDP, port: 1, endPort: 65535}]", "4700-4800/udp", true),
+        ("[{protocol: UDP}]", "53/udp", false),
+        ("[{protocol: UDP, port: 4000, endPort: 5000}]", "4789/udp", false),
+        ("[{protocol: UDP}, {protocol: UDP, port: 4789}]", "4789/udp", false),
+    ] {
+        let files = policy(ports);
+        let answer = files.npc("explain", &["b-0", &format!("b-1:{port}"), "-o", "json"]).json();
+        assert_eq!(answer["verdict"], json!("Allowed"), "{ports} {port}: {answer}");
+        let warnings = answer["warnings"].as_array().expect("a list");
+        let is_told =
+            |warning: &Value| warning.as_str().is_some_and(|text| text.contains("4789/udp is what tunnels use"));
+        assert_eq!(warnings.iter().any(is_told), is_warned, "{ports} {port}: {warnings:?}");
+    }
+    let answer = policy("[]").npc("explain", &["b-0", "b-1", "-o", "json"]).json();
+    assert_eq!(answer["warnings"], json!([]), "all ports are not asked about for the sake of tunnels");
+}

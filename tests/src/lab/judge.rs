@@ -56,7 +56,7 @@ impl Judgement {
 /// # Errors
 /// When the lab fails.
 pub fn judge(lab: &mut Lab, probes: &[Probe]) -> Result<Judgement> {
-    let expected = expect(&lab.cluster().objects, lab.places(), probes);
+    let expected = expect(lab, probes);
     let mut seen = lab.probe(probes)?;
     let mut retried = 0;
     for _ in 0..RETRIES {
@@ -80,20 +80,25 @@ pub fn judge(lab: &mut Lab, probes: &[Probe]) -> Result<Judgement> {
     Ok(Judgement { judged, retried })
 }
 
-/// What the oracle expects of probes between the places of a cluster.
+/// What the oracle expects of probes between the places of a lab.
 #[must_use]
-pub fn expect(objects: &Objects, places: &[Place], probes: &[Probe]) -> Vec<Verdict> {
+pub fn expect(lab: &Lab, probes: &[Probe]) -> Vec<Verdict> {
+    let (objects, places) = (&lab.cluster().objects, lab.places());
+    let allows = if lab.allows_tunnels() { Oracle::allows } else { Oracle::allows_without_tunnels };
     let strangers = without_nodes(objects.clone());
     let honest = Oracle::new(objects);
     let distrustful = Oracle::new(&strangers);
     probes
         .iter()
         .map(|probe| match probe.source.filter(|_| probe.forged) {
-            Some(claim) => forged(&distrustful, places, probe, claim),
-            None => honest.allows(&source(places, probe), &end(&places[probe.to], probe.address), packet(probe)),
+            Some(claim) => forged(&distrustful, allows, places, probe, claim),
+            None => allows(&honest, &source(places, probe), &end(&places[probe.to], probe.address), packet(probe)),
         })
         .collect()
 }
+
+/// Asks an oracle about a packet.
+type Allows<'a> = fn(&Oracle<'a>, &End, &End, Packet) -> Verdict;
 
 fn packet(probe: &Probe) -> Packet {
     let payload = match probe.payload {
@@ -119,8 +124,8 @@ fn end(place: &Place, address: IpAddr) -> End {
 /// A packet counts as what its source claims, and no node trusts a claim to be
 /// itself: that is how a forger would get in. The claimed pod's egress is
 /// judged where the packet crosses the node that this pod is on.
-fn forged(oracle: &Oracle<'_>, places: &[Place], probe: &Probe, claim: IpAddr) -> Verdict {
-    let verdict = oracle.allows(&End::Address(claim), &end(&places[probe.to], probe.address), packet(probe));
+fn forged<'a>(oracle: &Oracle<'a>, allows: Allows<'a>, places: &[Place], probe: &Probe, claim: IpAddr) -> Verdict {
+    let verdict = allows(oracle, &End::Address(claim), &end(&places[probe.to], probe.address), packet(probe));
     let claimed = places.iter().find(|place| place.addresses.contains(&claim)).and_then(Place::node);
     let crosses = [places[probe.from].node(), places[probe.to].node()];
     let judged = claimed.is_some() && crosses.contains(&claimed);

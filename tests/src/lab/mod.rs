@@ -323,6 +323,14 @@ impl Lab {
         self.backend
     }
 
+    /// Whether tunnels are left to policies: by agents that are told so, or
+    /// because there are none.
+    #[must_use]
+    pub fn allows_tunnels(&self) -> bool {
+        let told = |recipe: &agent::Recipe| recipe.arguments.iter().any(|argument| argument == "--allow-tunnels");
+        self.recipe.as_ref().is_none_or(told)
+    }
+
     /// The folder of the agents' logs; it goes with the lab.
     #[must_use]
     pub fn folder(&self) -> &Path {

@@ -13,6 +13,10 @@ use super::{Kind, Lab, Mode, Payload, Place, Probe, Via, judge};
 /// A port that objects hardly name, so that "all ports" differs from a list.
 const PLAIN_PORT: u16 = 7777;
 
+/// UDP to this port is kept from pods that are isolated for egress, unless a
+/// rule names it.
+const VXLAN: u16 = 4789;
+
 /// All probes for a lab: pods, nodes and outside addresses with each other,
 /// through Services, with forged sources, and by link-local addresses.
 #[must_use]
@@ -27,7 +31,7 @@ pub fn all(lab: &Lab) -> Vec<Probe> {
 
 /// What is worth sending: to each port that an object names and to its
 /// neighbours by the protocol it is named with, to the port itself by the
-/// other protocols, to a port that none names, and echo requests.
+/// other protocols, to a port that none names, to VXLAN's, and echo requests.
 #[must_use]
 pub fn payloads(objects: &Objects) -> Vec<Payload> {
     let mut found: BTreeSet<Payload> =
@@ -39,7 +43,7 @@ pub fn payloads(objects: &Objects) -> Vec<Payload> {
         let beside = [first.checked_sub(1), last.checked_add(1)].into_iter().flatten().filter(|port| *port > 0);
         found.extend(beside.map(|port| Payload::Port(protocol, port)));
     }
-    found.insert(Payload::Icmp);
+    found.extend([Payload::Port(Protocol::Udp, VXLAN), Payload::Icmp]);
     found.into_iter().collect()
 }
 
@@ -187,6 +191,6 @@ fn link_local(lab: &Lab, payloads: &[Payload]) -> Vec<Probe> {
             probes.extend(carried.map(|payload| Probe::new(from, to, address.into(), *payload)));
         }
     }
-    let expected = judge::expect(&lab.cluster().objects, lab.places(), &probes);
+    let expected = judge::expect(lab, &probes);
     probes.into_iter().zip(expected).filter(|(_, verdict)| !verdict.allowed()).map(|(probe, _)| probe).collect()
 }

@@ -20,6 +20,19 @@ pub(super) fn admits(rule: &Rule<'_>, payload: Payload, destination: Option<&Pod
         .any(|(index, entry)| !rule.port_is_misspelt(index) && entry_admits(entry, protocol, port, destination))
 }
 
+/// Whether a rule admits a payload and says so by a number or a name, not by
+/// admitting all ports.
+pub(super) fn names(rule: &Rule<'_>, payload: Payload, destination: Option<&Pod>) -> bool {
+    let Payload::Port(protocol, port) = payload else { return false };
+    rule.ports.iter().enumerate().any(|(index, entry)| {
+        let is_all = match (&entry.port, entry.end_port) {
+            (None, _) | (Some(IntOrString::Int(1)), Some(65535)) => true,
+            (Some(_), _) => false,
+        };
+        !is_all && !rule.port_is_misspelt(index) && entry_admits(entry, protocol, port, destination)
+    })
+}
+
 fn entry_admits(entry: &NetworkPolicyPort, protocol: Protocol, port: u16, destination: Option<&Pod>) -> bool {
     if entry.protocol.as_deref().unwrap_or("TCP") != protocol.as_str() {
         return false;

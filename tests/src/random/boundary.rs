@@ -10,7 +10,7 @@ use super::OUTSIDE;
 use crate::oracle::cidr::Block;
 
 /// Every port that some object names, the ends of ranges, the ports beside
-/// them, and the first and the last port.
+/// them, and the first and the last port, and those of tunnels.
 #[must_use]
 pub fn ports(objects: &Objects) -> BTreeSet<u16> {
     let mut named: Vec<i32> = objects.pods.iter().flat_map(|pod| &pod.ports).map(|port| port.port.into()).collect();
@@ -28,6 +28,8 @@ pub fn ports(objects: &Objects) -> BTreeSet<u16> {
     let beside = named.into_iter().flat_map(|number| [number.checked_sub(1), Some(number), number.checked_add(1)]);
     let mut ports: BTreeSet<u16> = beside.flatten().filter_map(|number| u16::try_from(number).ok()).collect();
     ports.extend([1, u16::MAX]);
+    // Here, and not beside, an enforcer may be stricter than the policies.
+    ports.extend([4788, 4789, 6081, 8472]);
     ports.remove(&0);
     ports
 }

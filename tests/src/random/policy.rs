@@ -138,6 +138,7 @@ fn port() -> impl Strategy<Value = NetworkPolicyPort> {
     ];
     let number = prop_oneof![
         6 => select(vec![1, 2, 52, 53, 79, 80, 81, 82, 443, 8080, 65534, 65535]),
+        1 => select(vec![4788, 4789, 6081, 8472]),
         2 => 1..=65535,
         1 => select(vec![0, -1, 65536, i32::MIN, i32::MAX]),
     ];
@@ -150,6 +151,8 @@ fn port() -> impl Strategy<Value = NetworkPolicyPort> {
     let name = prop_oneof![8 => select(&PORT_NAMES[..]), 1 => Just("absent")];
     let port = prop_oneof![
         1 => Just((None, None)),
+        // All of them, written out, and nearly all.
+        1 => (1..=2, 65534..=65535).prop_map(|(first, last)| (Some(IntOrString::Int(first)), Some(last))),
         6 => (number, end).prop_map(|(first, more): (i32, Option<i32>)| {
             (Some(IntOrString::Int(first)), more.map(|more| first.saturating_add(more)))
         }),

@@ -173,3 +173,40 @@ fn more_ports_than_one_match_holds_all_count() {
     assert!(shop.allows("other/web", "shop/db", tcp(1191)));
     assert!(!shop.allows("other/web", "shop/db", tcp(1192)));
 }
+
+/// The verdict is the API's; the node's rules are stricter about tunnels, as
+/// `differences` checks.
+#[test]
+fn all_of_udp_is_all_of_udp_also_at_ports_of_tunnels() {
+    let vxlan = Payload::Port(Protocol::Udp, 4789);
+    for ports in [json!([]), json!([{"protocol": "UDP"}]), json!([{"protocol": "UDP", "port": 4789}])] {
+        let rule = json!([{"to": [{"podSelector": {}}], "ports": ports}, {"ports": [{"protocol": "UDP", "port": 1}]}]);
+        let spec = json!({"podSelector": {}, "policyTypes": ["Egress"], "egress": rule});
+        let shop = named().policy("shop", spec);
+        assert!(shop.allows("shop/db", "shop/web", vxlan), "{ports}");
+        assert!(!shop.allows("shop/db", "other/web", vxlan), "{ports}");
+    }
+}
+
+/// A name says as much as a number where its destination calls a tunnel's port
+/// so, whatever else is admitted.
+#[test]
+fn a_named_port_may_be_that_of_a_tunnel() {
+    let overlay = json!({"protocol": "UDP", "port": "overlay"});
+    for to in [json!([]), json!([{"podSelector": {}}]), json!([{"ipBlock": {"cidr": "10.0.0.0/8"}}])] {
+        let egress = json!([{"to": to}, {"to": [{"podSelector": {}}], "ports": [overlay, {"port": 80}]}]);
+        let mut shop = named();
+        shop.0.pods[1].ports.push(container_port("overlay", Protocol::Udp, 4789));
+        let shop = shop.policy("shop", json!({"podSelector": {}, "policyTypes": ["Egress"], "egress": egress}));
+        assert!(shop.allows("shop/db", "shop/web", Payload::Port(Protocol::Udp, 4789)), "{to}");
+    }
+}
+
+#[test]
+fn a_tunnels_port_that_is_named_to_everyone_is_named_to_all_peers() {
+    let vxlan = json!({"protocol": "UDP", "port": 4700, "endPort": 4800});
+    let egress = json!([{"to": [{"podSelector": {}}]}, {"ports": [vxlan]}]);
+    let shop = named().policy("shop", json!({"podSelector": {}, "policyTypes": ["Egress"], "egress": egress}));
+    assert!(shop.allows("shop/db", "shop/web", Payload::Port(Protocol::Udp, 4789)));
+    assert!(shop.allows("shop/db", "other/web", Payload::Port(Protocol::Udp, 4789)));
+}

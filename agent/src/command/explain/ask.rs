@@ -117,7 +117,31 @@ pub(super) fn ask(context: &Context<'_>, from: &Resolved, to: &Resolved) -> Resu
     if asked.flows.is_empty() {
         asked.warnings.push("the ends have no address family in common, so nothing can pass".to_owned());
     }
+    warn_of_tunnels(context, &mut asked);
     Ok(asked)
+}
+
+/// Where a tunnel's port was asked about, and not all ports: policies allow it
+/// and the rules may still drop it, which the verdict does not say.
+fn warn_of_tunnels(context: &Context<'_>, asked: &mut Asked) {
+    let mut warnings = BTreeSet::new();
+    for flow in asked.flows.iter().filter(|flow| flow.verdict == Verdict::Allowed) {
+        let (Some((from, to)), (first, last)) = (flow.parties, Traffic::PORTS) else { continue };
+        if flow.traffic.of(Protocol::Udp).is_range(first, last) {
+            continue;
+        }
+        let (family, traffic) = (flow.family, flow.traffic.clone());
+        let question = Question { from, to, family, traffic, service_port: None, replicas: false };
+        let kept = question.kept_tunnels(&context.input.cluster, context.groups);
+        if !kept.is_none() {
+            warnings.insert(format!(
+                "{kept} is what tunnels use: policies allow it, but agents drop it where it leaves {}, because no \
+                 rule names the port and they run without --allow-tunnels",
+                flow.from.shown()
+            ));
+        }
+    }
+    asked.warnings.extend(warnings);
 }
 
 fn through_service(context: &Context<'_>, sources: &[Unit], service: &Service, port: Option<&Port>, asked: &mut Asked) {

@@ -1,0 +1,103 @@
+//! VXLAN from pods that are isolated for egress: a rule has to name its port.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use k8s_openapi::api::core::v1::PodSpec;
+use npc_compiler::object::{ContainerPort, Labels, NetworkPolicy, Objects, Pod, Protocol};
+use npc_lab::lab::{Backend, Enforcer, Lab, Mode, Payload, Probe, Seen, can_run, report, skipped};
+use serde_json::{Value, json};
+
+/// So far away that no block of a policy is near.
+const OUTSIDE: &str = "203.0.113.9";
+
+fn pod(name: &str, ports: &[ContainerPort]) -> Pod {
+    let labels = Labels::from([("app".to_owned(), name.to_owned())]);
+    let pod = Pod::from_template("shop".to_owned(), name.to_owned(), labels, PodSpec::default());
+    Pod { ports: ports.to_vec(), ..pod }
+}
+
+/// Four pods by whom their policies let out: all ports, all ports and one by
+/// number, all of UDP and one by name; the last is not isolated.
+fn cluster() -> Objects {
+    let vxlan = ContainerPort { name: "overlay".to_owned(), protocol: Protocol::Udp, port: 4789 };
+    let policy = |name: &str, egress: Value| {
+        let spec = json!({"podSelector": {"matchLabels": {"app": name}}, "policyTypes": ["Egress"], "egress": egress});
+        let policy = json!({"metadata": {"namespace": "shop", "name": name}, "spec": spec});
+        NetworkPolicy::from(serde_json::from_value::<k8s_openapi::api::networking::v1::NetworkPolicy>(policy).unwrap())
+    };
+    Objects {
+        pods: vec![pod("all", &[]), pod("number", &[]), pod("name", &[]), pod("free", &[vxlan])],
+        policies: vec![
+            policy("all", json!([{}])),
+            policy("number", json!([{}, {"ports": [{"protocol": "UDP", "port": 4789}]}])),
+            policy("name", json!([{"ports": [{"protocol": "UDP"}, {"protocol": "UDP", "port": "overlay"}]}])),
+        ],
+        ..Objects::default()
+    }
+}
+
+fn lab(mode: Mode, backend: Backend, arguments: &[&str]) -> Option<Lab> {
+    if !can_run() {
+        return None;
+    }
+    let agent = match Enforcer::sibling() {
+        Ok(agent) => agent,
+        Err(error) => {
+            skipped(&error);
+            return None;
+        }
+    };
+    let builder = Lab::builder(cluster()).mode(mode).backend(backend).outside([OUTSIDE.parse().unwrap()]);
+    let builder = arguments.iter().fold(builder.enforcer(agent), |builder, one| builder.agent_argument(*one));
+    Some(builder.start().unwrap())
+}
+
+/// Which of these pods reach another pod and the outside by UDP to this port.
+fn who_sends(lab: &mut Lab, port: u16) -> Vec<(&'static str, [bool; 2])> {
+    let names = ["all", "number", "name", "free"];
+    let mut probes = Vec::new();
+    for (index, name) in names.iter().enumerate() {
+        let from = lab.find(&format!("shop/{name}")).unwrap();
+        // "free" is who calls the port by name, so the others send to it.
+        let to = lab.find(["shop/free", "shop/all"][usize::from(index == 3)]).unwrap();
+        let address = lab.places()[to].addresses[0];
+        let payload = Payload::Port(Protocol::Udp, port);
+        let outside = lab.find("outside").unwrap();
+        probes.push(Probe::new(from, to, address, payload));
+        probes.push(Probe::new(from, outside, OUTSIDE.parse().unwrap(), payload));
+    }
+    let seen = lab.probe(&probes).unwrap();
+    let arrived = |seen: &Seen| *seen == Seen::Arrived;
+    names.into_iter().zip(seen.chunks(2).map(|pair| [arrived(&pair[0]), arrived(&pair[1])])).collect()
+}
+
+fn vxlan_needs_its_name(mode: Mode, backend: Backend) {
+    let Some(mut lab) = lab(mode, backend, &[]) else { return };
+    let named = [("all", [false; 2]), ("number", [true; 2]), ("name", [true, false]), ("free", [true; 2])];
+    assert_eq!(who_sends(&mut lab, 4789), named);
+    let unnamed = [("all", [false; 2]), ("number", [false; 2]), ("name", [false; 2]), ("free", [true; 2])];
+    assert_eq!(who_sends(&mut lab, 8472), unnamed);
+    assert_eq!(who_sends(&mut lab, 6081), unnamed);
+    let any = ["all", "number", "name", "free"].map(|name| (name, [true; 2]));
+    assert_eq!(who_sends(&mut lab, 4790), any);
+    let judgement = lab.judge().unwrap();
+    assert_eq!(judgement.mismatches().count(), 0, "{}", report::table(&lab, &judgement));
+}
+
+#[test]
+fn vxlan_needs_its_name_routed_by_nft() {
+    vxlan_needs_its_name(Mode::Routed, Backend::Nft);
+}
+
+#[test]
+fn vxlan_needs_its_name_bridged_by_legacy() {
+    vxlan_needs_its_name(Mode::Bridge, Backend::Legacy);
+}
+
+#[test]
+fn vxlan_is_left_to_policies_where_tunnels_are_allowed() {
+    let Some(mut lab) = lab(Mode::Routed, Backend::Nft, &["--allow-tunnels"]) else { return };
+    assert_eq!(who_sends(&mut lab, 4789), ["all", "number", "name", "free"].map(|name| (name, [true; 2])));
+    let judgement = lab.judge().unwrap();
+    assert_eq!(judgement.mismatches().count(), 0, "{}", report::table(&lab, &judgement));
+}
