@@ -3,6 +3,7 @@
 mod config;
 mod follow;
 mod logging;
+mod privileges;
 mod sole;
 
 use std::fs;
@@ -138,6 +139,7 @@ enum LogFormat {
 /// Runs the agent until a signal ends it.
 pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     let level = logging::to_stderr(&args.log_level, args.log_format)?;
+    privileges::drop_all_others();
     // The work is one blocking pass at a time and little beside it.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(agent(args, level))?;

@@ -65,7 +65,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
     let cluster = &input.cluster;
     let groups = Groups::new(cluster, cluster.endpoints().map(|(id, _)| id));
     let context = Context { input: &input, groups: &groups };
-    let from = args.from.resolve(&input, &args.input.namespace)?;
+    let from = args.from.resolve(&input, &input.namespace)?;
     let Some(to) = &args.to else {
         let about = single::about(&context, &from)?;
         match args.output {
@@ -77,7 +77,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
     if from.port.is_some() {
         return Err(Stop::new(Exit::Input, "a port belongs to the destination; the source's does not matter").into());
     }
-    let to = to.resolve(&input, &args.input.namespace)?;
+    let to = to.resolve(&input, &input.namespace)?;
     let asked = ask::ask(&context, &from, &to)?;
     match args.output {
         Format::Json => output::json(&answer::Answer::of(&context, &from, &to, args.to.as_ref(), &asked))?,

@@ -1,8 +1,10 @@
-//! What commands that judge read: files now; the cluster is to come.
+//! What commands that judge read: files, or else the cluster that kubectl would
+//! talk to.
 
 use std::path::PathBuf;
 
 use anyhow::Context as _;
+use npc_agent::source::kube;
 use npc_agent::source::manifests::{self, Loaded};
 use npc_agent::source::whatif::{self, Removal};
 use npc_compiler::cluster::Cluster;
@@ -19,9 +21,22 @@ pub(super) struct Args {
     #[arg(short, long = "filename", value_name = "FILE")]
     files: Vec<PathBuf>,
 
-    /// The namespace of objects and endpoints that name none.
-    #[arg(short, long, value_name = "NAME", default_value = "default")]
-    pub(super) namespace: String,
+    /// The kubeconfig of the cluster to ask [default: as kubectl's].
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+
+    /// The context of the kubeconfig.
+    #[arg(long, value_name = "NAME")]
+    context: Option<String>,
+
+    /// The namespace of objects and endpoints that name none [default: the
+    /// context's, else default].
+    #[arg(short, long, value_name = "NAME")]
+    namespace: Option<String>,
+
+    /// As with kubectl; all namespaces are read with or without it.
+    #[arg(short = 'A', long)]
+    all_namespaces: bool,
 
     /// What if these objects were applied on top; may be given more than once.
     #[arg(long, value_name = "FILE")]
@@ -43,22 +58,21 @@ pub(super) struct Input {
     pub(super) loaded: Loaded,
     /// The cluster.
     pub(super) cluster: Cluster,
+    /// The namespace of endpoints that name none.
+    pub(super) namespace: String,
 }
 
 impl Args {
     /// Reads the objects; says on standard error what is odd about them.
     pub(super) fn read(&self) -> anyhow::Result<Input> {
-        if self.files.is_empty() {
-            let message = "a live cluster cannot be asked yet; give files or directories with -f";
-            return Err(Stop::new(Exit::Cluster, message).into());
-        }
-        let options = manifests::Options {
-            default_namespace: self.namespace.clone(),
-            allow_errors: self.allow_errors,
-            declare_namespaces: true,
+        let (mut loaded, namespace) = if self.files.is_empty() {
+            self.ask()?
+        } else {
+            let namespace = self.namespace.clone().unwrap_or_else(|| "default".to_owned());
+            (manifests::load(&self.files, &self.options(&namespace, true))?, namespace)
         };
-        let mut loaded = manifests::load(&self.files, &options)?;
         if !self.overlay.is_empty() {
+            let options = self.options(&namespace, !self.files.is_empty());
             let overlay = manifests::load(&self.overlay, &options).context("--overlay")?;
             whatif::apply_overlay(&mut loaded, overlay);
         }
@@ -69,7 +83,30 @@ impl Args {
         }
         let cluster = Cluster::new(&loaded.objects);
         report(&loaded, &cluster);
-        Ok(Input { loaded, cluster })
+        Ok(Input { loaded, cluster, namespace })
+    }
+
+    /// A cluster knows its namespaces; files may leave them out.
+    fn options(&self, namespace: &str, declare_namespaces: bool) -> manifests::Options {
+        let default_namespace = namespace.to_owned();
+        manifests::Options { default_namespace, allow_errors: self.allow_errors, declare_namespaces }
+    }
+
+    /// Lists the cluster's objects.
+    fn ask(&self) -> anyhow::Result<(Loaded, String)> {
+        let unreachable = |error: anyhow::Error| Stop::new(Exit::Cluster, format!("{error:#}"));
+        let asked = async {
+            let client = kube::connect(self.kubeconfig.as_deref(), self.context.clone()).await?;
+            let namespace = self.namespace.clone().unwrap_or_else(|| client.default_namespace().to_owned());
+            anyhow::Ok((kube::list(&client).await?, namespace))
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (listed, namespace) = runtime.block_on(asked).map_err(unreachable)?;
+        if !listed.problems.is_empty() && !self.allow_errors {
+            return Err(Stop::new(Exit::Input, listed.problems.join("\n")).into());
+        }
+        listed.problems.iter().for_each(|problem| eprintln!("{problem}"));
+        Ok((Loaded { objects: listed.objects, ..Loaded::default() }, namespace))
     }
 }
 

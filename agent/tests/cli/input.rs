@@ -4,9 +4,9 @@ use crate::{Files, SHOP};
 
 #[test]
 fn without_files_a_cluster_would_be_asked() {
-    let answer = Files::of("").run(&["matrix"]);
+    let answer = Files::of("").run(&["matrix", "--kubeconfig", "/nowhere"]);
     assert_eq!(answer.code, 5);
-    assert!(answer.err.contains("-f"), "{}", answer.err);
+    assert!(answer.err.contains("kubeconfig") && answer.err.contains("/nowhere"), "{}", answer.err);
 }
 
 #[test]

@@ -24,6 +24,7 @@ on_both_backends!(
     a_file_that_breaks_keeps_what_it_held,
     nothing_is_written_before_every_file_was_good_once,
     a_kernel_that_refuses_is_asked_again,
+    it_keeps_the_privileges_to_change_the_network_and_no_others,
 );
 
 /// Makes the db pods of a namespace admit only what comes from web pods.
@@ -370,4 +371,25 @@ fn what_is_not_understood_of_a_policy_is_told_with_its_place() {
     let message = entry["message"].as_str().unwrap();
     assert!(message.contains("odd.yaml:8:17: networkpolicy shop/odd"), "{message}");
     assert_eq!(agent.child.wait().unwrap().code(), Some(0));
+}
+
+fn it_keeps_the_privileges_to_change_the_network_and_no_others(backend: Backend) {
+    let _namespace = Namespace::enter();
+    let folder = Folder::new();
+    let mut agent = Agent::start(&folder, backend, &[]);
+    agent.wait(1);
+    let process = format!("/proc/{}/task", agent.child.id());
+    for thread in fs::read_dir(process).unwrap() {
+        let status = fs::read_to_string(thread.unwrap().path().join("status")).unwrap();
+        let field = |name: &str| {
+            let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+            line.rsplit('\t').next().unwrap().trim().to_owned()
+        };
+        // CAP_NET_ADMIN is bit 12, CAP_NET_RAW 13 (linux/capability.h).
+        for set in ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:"] {
+            assert_eq!(field(set), "0000000000003000", "{set}");
+        }
+        assert_eq!(field("NoNewPrivs:"), "1");
+    }
+    assert!(is_hooked(backend));
 }

@@ -4,6 +4,7 @@
 //! ```text
 //! API server ─▶ watch, one per kind ─▶ slim objects ─▶ follow ─▶ Changes
 //!                 (lists, backoff)                      └ known: what a list leaves out is gone
+//! API server ─▶ list ─▶ Objects, once, for commands
 //! API server ◀─ tell ◀─ Notices: an Event on a policy, the start-up taint
 //! ```
 //!
@@ -12,6 +13,7 @@
 //! says otherwise, and only a complete one says that something is gone.
 
 mod known;
+mod list;
 mod slim;
 mod tell;
 mod watch;
@@ -33,6 +35,7 @@ use tokio::time;
 use tracing::{debug, error, info, warn};
 
 use self::known::{Known, SmallKey};
+pub use self::list::{Error as ListError, Listed, list};
 pub use self::tell::{Notice, STARTUP_TAINT, tell};
 use super::{Change, Changes};
 use crate::metrics::{Kind, Watches};

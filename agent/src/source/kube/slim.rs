@@ -75,6 +75,14 @@ pub(super) struct Policy {
 pub(super) struct Node {
     #[serde(deserialize_with = "slim")]
     metadata: ObjectMeta,
+    #[serde(default)]
+    status: NodeStatus,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct NodeStatus {
+    addresses: Option<Vec<core::NodeAddress>>,
 }
 
 /// What of an object's metadata is kept.
@@ -140,6 +148,13 @@ impl From<Pod> for object::Pod {
 impl From<Namespace> for object::Namespace {
     fn from(namespace: Namespace) -> Self {
         Self::from(core::Namespace { metadata: namespace.metadata, ..core::Namespace::default() })
+    }
+}
+
+impl From<Node> for object::Node {
+    fn from(node: Node) -> Self {
+        let status = core::NodeStatus { addresses: node.status.addresses, ..core::NodeStatus::default() };
+        Self::from(core::Node { metadata: node.metadata, status: Some(status), ..core::Node::default() })
     }
 }
 

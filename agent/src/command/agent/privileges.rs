@@ -1,0 +1,41 @@
+//! The privileges that an agent keeps: those to change the network, and no
+//! other. What it starts (iptables) has no more than it.
+
+use caps::{CapSet, Capability, CapsHashSet};
+use rustix::thread::set_no_new_privs;
+use tracing::warn;
+
+/// To write rules and sets and to read connections; and raw sockets, by which
+/// the legacy tables are written.
+const KEPT: [Capability; 2] = [Capability::CAP_NET_ADMIN, Capability::CAP_NET_RAW];
+
+/// Gives up, for good, all that is not needed. Has to be called while the
+/// process has one thread: each has privileges of its own.
+///
+/// Where something cannot be given up, as by who has little to begin with, that
+/// is said and nothing else comes of it.
+pub(super) fn drop_all_others() {
+    if let Err(error) = drop_capabilities() {
+        warn!(%error, "cannot give up the capabilities that the agent does not need");
+    }
+    if let Err(error) = set_no_new_privs(true) {
+        warn!(%error, "cannot forbid the programs that the agent starts to gain privileges");
+    }
+}
+
+fn drop_capabilities() -> Result<(), caps::errors::CapsError> {
+    let kept: CapsHashSet = KEPT.into_iter().collect();
+    let has = caps::read(None, CapSet::Permitted)?;
+    // Who may not change the bounding set has nothing to gain by it either:
+    // with no_new_privs, no program that is started gets more.
+    if has.contains(&Capability::CAP_SETPCAP) {
+        for capability in caps::read(None, CapSet::Bounding)?.difference(&kept) {
+            caps::drop(None, CapSet::Bounding, *capability)?;
+        }
+    }
+    let left: CapsHashSet = has.intersection(&kept).copied().collect();
+    caps::clear(None, CapSet::Ambient)?;
+    caps::set(None, CapSet::Effective, &left)?;
+    caps::set(None, CapSet::Permitted, &left)?;
+    caps::set(None, CapSet::Inheritable, &left)
+}

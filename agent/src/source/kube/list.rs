@@ -1,0 +1,87 @@
+//! A cluster as it is now, for commands that judge it once.
+
+use std::fmt::Debug;
+
+use k8s_openapi::api::core::v1::Service;
+use kube::api::ListParams;
+use kube::core::DeserializeGuard;
+use kube::{Api, Client, Resource, ResourceExt as _};
+use npc_compiler::object::Objects;
+use serde::de::DeserializeOwned;
+
+use super::{slim, words};
+
+/// How many objects a page has.
+const PAGE: u32 = 500;
+
+/// The objects, and what cannot be read of them, in words.
+#[derive(Debug, Default)]
+pub struct Listed {
+    /// Pods, namespaces, network policies, nodes and services.
+    pub objects: Objects,
+    /// What was left out.
+    pub problems: Vec<String>,
+}
+
+/// Why a cluster cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot list {what}: {}", words(source))]
+pub struct Error {
+    /// The plural of a kind.
+    what: String,
+    /// What the API server said, or why it said nothing.
+    source: Box<kube::Error>,
+}
+
+/// Lists everything that decides about connectivity.
+///
+/// The lists are of slightly different moments, as everything is that asks an
+/// API server for several kinds.
+///
+/// # Errors
+/// If one of them cannot be had.
+pub async fn list(client: &Client) -> Result<Listed, Error> {
+    let mut listed = Listed::default();
+    let objects = &mut listed.objects;
+    objects.namespaces = all::<slim::Namespace>(client).await?.into_iter().map(Into::into).collect();
+    objects.nodes = all::<slim::Node>(client).await?.into_iter().map(Into::into).collect();
+    objects.pods = all::<slim::Pod>(client).await?.into_iter().map(Into::into).collect();
+    objects.services = all::<Service>(client).await?.into_iter().map(Into::into).collect();
+    for policy in all::<DeserializeGuard<slim::Policy>>(client).await? {
+        let (namespace, name) = (policy.namespace().unwrap_or_default(), policy.name_any());
+        match policy.0 {
+            Ok(policy) => objects.policies.push(policy.into()),
+            Err(invalid) => listed.problems.push(format!(
+                "networkpolicy {namespace}/{name}: cannot be read as the API server sent it, and is left out: {}",
+                invalid.error
+            )),
+        }
+    }
+    Ok(listed)
+}
+
+async fn all<K>(client: &Client) -> Result<Vec<K>, Error>
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned,
+{
+    let api: Api<K> = Api::all(client.clone());
+    let mut params = ListParams::default().limit(PAGE);
+    let mut all = Vec::new();
+    loop {
+        match api.list(&params).await {
+            Ok(page) => {
+                all.extend(page.items);
+                match page.metadata.continue_.filter(|token| !token.is_empty()) {
+                    Some(token) => params.continue_token = Some(token),
+                    None => return Ok(all),
+                }
+            }
+            // It took too long over the pages; then all at once.
+            Err(kube::Error::Api(status)) if status.code == 410 && params.continue_token.is_some() => {
+                all.clear();
+                params = ListParams::default();
+            }
+            Err(error) => return Err(Error { what: K::plural(&()).into_owned(), source: Box::new(error) }),
+        }
+    }
+}
