@@ -8,18 +8,19 @@ mod sole;
 
 use std::fs;
 use std::io;
-use std::net::{AddrParseError, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use anyhow::Context as _;
 use npc_agent::dataplane::Linux;
 use npc_agent::dataplane::backend::Backend;
+use npc_agent::dataplane::surroundings;
 use npc_agent::enforce::{self, Enforcer, Event, Settings};
 use npc_agent::source::kube;
 use npc_compiler::layout;
 use tokio::sync::mpsc;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::Exit;
 
@@ -100,10 +101,19 @@ pub(super) struct Args {
 struct MetricsAddress(Option<SocketAddr>);
 
 impl FromStr for MetricsAddress {
-    type Err = AddrParseError;
+    type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if text == "off" { Ok(Self(None)) } else { text.parse().map(|address| Self(Some(address))) }
+        if text == "off" {
+            return Ok(Self(None));
+        }
+        // A DaemonSet writes $(HOST_IP):PORT, without brackets around an IPv6
+        // address.
+        let (address, port) = text.rsplit_once(':').ok_or("ADDRESS:PORT or off is wanted")?;
+        let address = address.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(address);
+        let address: IpAddr = address.parse().map_err(|_| "before the port, an IP address is wanted")?;
+        let port: u16 = port.parse().map_err(|_| "behind the last colon, a port is wanted")?;
+        Ok(Self(Some((address, port).into())))
     }
 }
 
@@ -184,6 +194,7 @@ async fn agent(args: Args, level: logging::Level) -> anyhow::Result<()> {
         BackendArg::Legacy => Some(Backend::Legacy),
     };
     let kernel = tokio::task::spawn_blocking(move || Linux::open(backend)).await??;
+    look_around(kernel.backend());
     settings.status.update(|status| status.backend = Some(kernel.backend().to_string()));
     let options = layout::Options {
         keep_established: args.enforcement.keep_established,
@@ -194,6 +205,51 @@ async fn agent(args: Args, level: logging::Level) -> anyhow::Result<()> {
     Ok(enforce::run(enforcer, settings, events).await?)
 }
 
+/// Says what else on this node an operator should know of. Beside the start,
+/// because a table of others may be long.
+fn look_around(backend: Backend) {
+    if !surroundings::lock_is_shared() {
+        warn!(
+            "/run/xtables.lock of the node is not mounted into this container, so iptables here and on the node do not \
+             take turns and may undo each other's writes; mount it (type FileOrCreate)"
+        );
+    }
+    tokio::task::spawn_blocking(move || match surroundings::other_engines(backend) {
+        Ok(engines) => {
+            for (engine, chain) in engines {
+                warn!(
+                    engine,
+                    chain,
+                    "another network policy engine has rules in this kernel; a packet has to pass both. To leave Azure \
+                     NPM see deploy/aks.md; any other has to be removed from the node"
+                );
+            }
+        }
+        Err(error) => warn!(%error, "cannot tell whether another network policy engine has rules in this kernel"),
+    });
+}
+
 fn hostname() -> io::Result<String> {
     Ok(fs::read_to_string("/proc/sys/kernel/hostname")?.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_read_with_and_without_brackets() {
+        for (text, address) in [
+            ("127.0.0.1:10901", Some("127.0.0.1:10901")),
+            ("[fd00::1]:80", Some("[fd00::1]:80")),
+            ("fd00::1:80", Some("[fd00::1]:80")),
+            ("off", None),
+        ] {
+            let read = text.parse::<MetricsAddress>().expect(text).0;
+            assert_eq!(read, address.map(|address| address.parse().expect(address)), "{text}");
+        }
+        for text in ["127.0.0.1", "localhost:80", "127.0.0.1:http", "", "on"] {
+            assert!(text.parse::<MetricsAddress>().is_err(), "{text}");
+        }
+    }
 }

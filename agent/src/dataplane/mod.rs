@@ -25,6 +25,7 @@ mod linux;
 pub mod network;
 pub mod probe;
 mod process;
+pub mod surroundings;
 
 pub use linux::Linux;
 

@@ -1,0 +1,88 @@
+//! What else is on this node that an operator should know of: other engines
+//! whose rules are in this kernel, and a lock that is not shared.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use npc_compiler::object::Family;
+
+use super::backend::{self, Backend, Commands};
+use super::process;
+
+/// What the chains of other network policy engines in the filter table begin
+/// with. As they are named in the engines' own sources.
+const ENGINES: [(&str, &str); 8] = [
+    ("AZURE-NPM", "Azure NPM"),
+    ("cali-", "Calico"),
+    ("KUBE-ROUTER-", "kube-router"),
+    ("KUBE-NWPLCY-", "kube-router"),
+    ("KUBE-POD-FW-", "kube-router"),
+    ("CILIUM_", "Cilium"),
+    ("WEAVE-NPC", "Weave Net"),
+    ("ANTREA-", "Antrea"),
+];
+
+/// The lock by which all who write legacy tables take turns.
+const LOCK: &str = "/run/xtables.lock";
+
+/// The engines with rules in a packet filter, each with one of its chains. The
+/// whole table is read, so this is for once.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn other_engines(backend: Backend) -> Result<BTreeMap<&'static str, String>, super::Error> {
+    let save = Commands::find(backend, Family::V4)?.save;
+    let output = process::run(save, &["-t", "filter"], "").map_err(backend::Error::from)?;
+    Ok(engines_in(&output.stdout))
+}
+
+fn engines_in(save: &str) -> BTreeMap<&'static str, String> {
+    let chains = save.lines().filter_map(|line| line.strip_prefix(':')?.split(' ').next());
+    let of = |chain: &str| ENGINES.iter().find(|(prefix, _)| chain.starts_with(prefix)).map(|(_, engine)| *engine);
+    let mut found = BTreeMap::new();
+    for chain in chains {
+        if let Some(engine) = of(chain) {
+            found.entry(engine).or_insert_with(|| chain.to_owned());
+        }
+    }
+    found
+}
+
+/// Whether the lock is the node's, and not one that only this container has.
+/// True where nobody can tell.
+#[must_use]
+pub fn lock_is_shared() -> bool {
+    // Set for every container of a pod.
+    let in_pod = std::env::var_os("KUBERNETES_SERVICE_HOST").is_some();
+    !in_pod || fs::read_to_string("/proc/self/mountinfo").map_or(true, |mounts| is_mounted(&mounts))
+}
+
+/// Whether the lock, or a folder that it lies in, is mounted from elsewhere.
+fn is_mounted(mountinfo: &str) -> bool {
+    // The fifth field is the mount point; see proc_pid_mountinfo(5).
+    let points = mountinfo.lines().filter_map(|line| line.split(' ').nth(4));
+    points.into_iter().any(|point| [LOCK, "/run", "/var/run", "/var/run/xtables.lock"].contains(&point))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn engines_are_told_by_their_chains() {
+        let save = "# Generated\n*filter\n:INPUT ACCEPT [0:0]\n:FORWARD ACCEPT [0:0]\n:KUBE-FORWARD - [0:0]\n\
+                    :NPC-FORWARD - [0:0]\n:AZURE-NPM - [0:0]\n:AZURE-NPM-INGRESS - [0:0]\n:cali-FORWARD - [0:0]\n\
+                    -A FORWARD -j AZURE-NPM\n-A cali-FORWARD -m comment --comment \":CILIUM_FORWARD\" -j RETURN\nCOMMIT\n";
+        let found: Vec<_> = engines_in(save).into_iter().collect();
+        assert_eq!(found, [("Azure NPM", "AZURE-NPM".to_owned()), ("Calico", "cali-FORWARD".to_owned())]);
+        assert!(engines_in("").is_empty());
+    }
+
+    #[test]
+    fn a_lock_is_shared_where_it_is_mounted() {
+        let root = "621 520 0:58 / / ro,relatime - overlay overlay rw\n";
+        assert!(!is_mounted(root));
+        let lock = "640 621 0:23 /xtables.lock /run/xtables.lock rw,nosuid - tmpfs tmpfs rw\n";
+        assert!(is_mounted(&format!("{root}{lock}")));
+    }
+}
