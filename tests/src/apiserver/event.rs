@@ -70,9 +70,9 @@ pub(crate) fn check(event: &Value, name: &str) -> Result<(), Failure> {
     }
     let namespace = event["metadata"]["namespace"].as_str().unwrap_or_default();
     let of = event["regarding"]["namespace"].as_str().unwrap_or_default();
-    if of != namespace && !(of.is_empty() && ["default", "kube-system"].contains(&namespace)) {
-        let message = format!("Invalid value: \"{of}\": does not match event.namespace");
-        causes.push(("FieldValueInvalid", message, "regarding.namespace"));
+    if of.is_empty() && !["default", "kube-system"].contains(&namespace) {
+        let message = "Invalid value: \"\": does not match event.namespace".to_owned();
+        causes.push(("FieldValueInvalid", message, "involvedObject.namespace"));
     }
     if causes.is_empty() { Ok(()) } else { Err(Failure::invalid("", "Event", name, &causes)) }
 }

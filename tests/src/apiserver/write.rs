@@ -160,16 +160,23 @@ pub(crate) fn delete(state: &mut State, place: &Place, query: &str, body: &[u8])
     let in_query = query.split('&').find_map(|pair| pair.strip_prefix("gracePeriodSeconds=")?.parse().ok());
     let grace = options["gracePeriodSeconds"].as_u64().or(in_query);
     let grace = grace.or_else(|| object["spec"]["terminationGracePeriodSeconds"].as_u64()).unwrap_or(GRACE);
-    let runs = place.resource == Resource::Pods
-        && !current.field("spec.nodeName").is_empty()
-        && !["Succeeded", "Failed"].contains(&current.field("status.phase"));
-    if runs && grace > 0 {
-        if object["metadata"]["deletionTimestamp"].is_null() {
+    if place.resource == Resource::Pods {
+        let ended = ["Succeeded", "Failed"].contains(&current.field("status.phase"));
+        let grace = if current.field("spec.nodeName").is_empty() || ended { 0 } else { grace };
+        let granted = object["metadata"]["deletionGracePeriodSeconds"].as_u64();
+        // Even where it goes at once, it is told to first; and once told, it can
+        // only be given less time.
+        let told = if granted.is_none_or(|granted| grace < granted) {
             object["metadata"]["deletionTimestamp"] = defaults::now().into();
             object["metadata"]["deletionGracePeriodSeconds"] = grace.into();
-            return Ok(state.put(key, |revision| Object::new(place.resource, object, revision)).whole(place.group));
+            let told = object.clone();
+            state.put(key.clone(), |revision| Object::new(place.resource, told, revision)).whole(place.group)
+        } else {
+            current.whole(place.group)
+        };
+        if grace > 0 {
+            return Ok(told);
         }
-        return Ok(current.whole(place.group));
     }
     let uid = object["metadata"]["uid"].clone();
     let Some(gone) = state.delete(&key) else { return Err(Failure::not_found(place.resource, &place.name)) };

@@ -37,10 +37,16 @@ pub(crate) async fn a_watch_tells_what_comes_after_its_version(at: Endpoint) {
     assert_eq!((&added["type"], &added["object"]), (&json!("ADDED"), &made));
     let modified = next(&mut events).await.unwrap();
     assert_eq!((&modified["type"], &modified["object"]), (&json!("MODIFIED"), &changed));
+    // Even a pod that goes at once is told to end first.
+    let ending = next(&mut events).await.unwrap();
+    assert_eq!(
+        (&ending["type"], &ending["object"]["metadata"]["deletionGracePeriodSeconds"]),
+        (&json!("MODIFIED"), &json!(0))
+    );
     let deleted = next(&mut events).await.unwrap();
     assert_eq!((&deleted["type"], &deleted["object"]["metadata"]["name"]), (&json!("DELETED"), &json!("new")));
     assert_eq!((&deleted["object"]["kind"], &deleted["object"]["apiVersion"]), (&json!("Pod"), &json!("v1")));
-    assert!(version(&deleted["object"]) > version(&changed), "a deletion has a version of its own");
+    assert!(version(&deleted["object"]) > version(&ending["object"]), "a deletion has a version of its own");
 }
 
 pub(crate) async fn a_watch_from_an_earlier_version_catches_up(at: Endpoint) {
@@ -49,8 +55,9 @@ pub(crate) async fn a_watch_from_an_earlier_version_catches_up(at: Endpoint) {
     at.post(&pods, &pod("b", "web")).await;
     at.delete(&format!("{pods}/a")).await;
     let mut events = at.watch(&format!("{pods}?watch=1&resourceVersion={then}")).await;
-    assert_eq!(next_name(&mut events).await, "ADDED b");
-    assert_eq!(next_name(&mut events).await, "DELETED a");
+    for wanted in ["ADDED b", "MODIFIED a", "DELETED a"] {
+        assert_eq!(next_name(&mut events).await, wanted);
+    }
 }
 
 pub(crate) async fn a_watch_without_version_begins_with_what_is_there(at: Endpoint) {
