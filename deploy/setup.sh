@@ -17,6 +17,7 @@ need iptables-nft-restore iptables
 need iptables-legacy-restore iptables
 need ipset ipset
 need ip iproute2
+need faketime faketime # clocks that jump, in a test
 need cc "gcc libc6-dev"
 
 [ -n "$missing" ] || exit 0

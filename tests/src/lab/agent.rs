@@ -1,5 +1,6 @@
 //! One real agent per node, as a process in the node's namespace.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -20,16 +21,27 @@ use super::topology::Place;
 pub(super) struct Recipe {
     /// The `npc` binary.
     pub(super) npc: PathBuf,
-    /// Where the manifests are.
-    pub(super) manifests: PathBuf,
+    /// Where it has the objects from.
+    pub(super) source: Source,
     /// Where logs and ready files go.
     pub(super) folder: PathBuf,
     /// Its `--backend`.
     pub(super) backend: Backend,
     /// More of its arguments.
     pub(super) arguments: Vec<String>,
+    /// More of its environment.
+    pub(super) environment: Vec<(String, OsString)>,
     /// How long it may take until a change is in the kernel.
     pub(super) patience: Duration,
+}
+
+/// Where agents have the objects from.
+#[derive(Debug, Clone)]
+pub(super) enum Source {
+    /// A folder of manifests.
+    Manifests(PathBuf),
+    /// An API server, by a kubeconfig.
+    Kubeconfig(PathBuf),
 }
 
 /// An agent that runs. Dropping it kills it; its rules stay.
@@ -58,13 +70,17 @@ impl Agent {
         let open = File::options().create(true).append(true).open(&log);
         let output = open.doing(|| format!("open {}", log.display()))?;
         let errors = output.try_clone().doing(|| format!("open {}", log.display()))?;
+        let (source, path) = match &recipe.source {
+            Source::Manifests(folder) => ("--manifests", folder),
+            Source::Kubeconfig(file) => ("--kubeconfig", file),
+        };
         let child = (place.netns.command(&recipe.npc))
-            .args(["agent", "--node", &node, "--backend", recipe.backend.as_str()])
-            .arg("--manifests")
-            .arg(&recipe.manifests)
+            .args(["agent", "--node", &node, "--backend", recipe.backend.as_str(), source])
+            .arg(path)
             .arg("--ready-file")
             .arg(&ready)
             .args(&recipe.arguments)
+            .envs(recipe.environment.iter().map(|(name, value)| (name, value)))
             // Nobody writes to it: it tells of the process's end.
             .stdin(Stdio::piped())
             .stdout(output)
@@ -88,6 +104,17 @@ impl Agent {
         super::error::read(&self.log)
     }
 
+    /// Waits until its log has this part.
+    ///
+    /// # Errors
+    /// When it ends before, or takes too long.
+    pub fn wait_log(&mut self, part: &str) -> Result<()> {
+        self.wait_until(|agent| {
+            let log = agent.log()?;
+            Ok((!log.contains(part)).then(|| format!("its log does not say {part:?}")))
+        })
+    }
+
     /// How many changes it has applied; `None` until the first is in the
     /// kernel.
     #[must_use]
@@ -100,12 +127,19 @@ impl Agent {
     /// # Errors
     /// When it ends before, or takes too long.
     pub fn wait_generation(&mut self, generation: u64) -> Result<()> {
+        self.wait_until(|agent| match agent.generation() {
+            Some(now) if now >= generation => Ok(None),
+            now => Ok(Some(format!("it has applied {now:?} of {generation} changes"))),
+        })
+    }
+
+    /// Waits until something is so; `lacks` says what is not, and is asked again
+    /// whenever the agent has applied or logged something.
+    pub(super) fn wait_until(&mut self, mut lacks: impl FnMut(&Self) -> Result<Option<String>>) -> Result<()> {
         let watch = Watch::new(self.ready.parent().unwrap_or(Path::new("/")))?;
         let deadline = Instant::now() + self.patience;
         loop {
-            if self.generation().is_some_and(|now| now >= generation) {
-                return Ok(());
-            }
+            let Some(lack) = lacks(self)? else { return Ok(()) };
             let ended = self.child.try_wait().doing(|| format!("look after the agent of {}", self.node))?;
             if let Some(status) = ended {
                 return Err(self.failure(format!("has ended ({status})")));
@@ -113,7 +147,7 @@ impl Agent {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 let seconds = self.patience.as_secs();
-                return Err(self.failure(format!("was not ready (generation {generation}) within {seconds} s")));
+                return Err(self.failure(format!("was not up to date within {seconds} s: {lack}")));
             }
             if !watch.wait(left, self.child.stdin.as_ref())? {
                 // Its standard input has no reader any more. If it has not
@@ -157,7 +191,7 @@ impl Drop for Agent {
     }
 }
 
-/// Watches a folder for files that are written or renamed into it.
+/// Watches a folder for files that are written to or renamed into it.
 struct Watch {
     inotify: Inotify,
 }
@@ -166,7 +200,8 @@ impl Watch {
     fn new(folder: &Path) -> Result<Self> {
         let watching = || format!("watch {}", folder.display());
         let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).doing(watching)?;
-        let events = AddWatchFlags::IN_CLOSE_WRITE | AddWatchFlags::IN_MOVED_TO;
+        // The agent's log, too, is in the folder.
+        let events = AddWatchFlags::IN_CLOSE_WRITE | AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_MODIFY;
         inotify.add_watch(folder, events).doing(watching)?;
         Ok(Self { inotify })
     }

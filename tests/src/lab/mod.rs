@@ -24,6 +24,7 @@
 //! removes all of it.
 
 pub mod agent;
+mod api;
 pub mod cleanup;
 pub mod complete;
 mod ears;
@@ -40,6 +41,7 @@ pub mod services;
 pub mod topology;
 mod wire;
 
+use std::ffi::OsString;
 use std::io::Write as _;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -47,6 +49,8 @@ use std::time::Duration;
 
 use npc_compiler::object::{Family, Objects};
 use tempfile::TempDir;
+
+use crate::apiserver::Server;
 
 pub use agent::Agent;
 pub use complete::Cluster;
@@ -121,7 +125,7 @@ impl Enforcer {
 }
 
 /// What a lab is made of; [`Builder::start`] builds it.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Builder {
     objects: Objects,
     mode: Mode,
@@ -129,6 +133,8 @@ pub struct Builder {
     enforcer: Enforcer,
     outside: Vec<IpAddr>,
     arguments: Vec<String>,
+    environment: Vec<(String, OsString)>,
+    api_server: Option<Server>,
     patience: Duration,
 }
 
@@ -169,6 +175,21 @@ impl Builder {
         self
     }
 
+    /// A variable of every agent's environment.
+    #[must_use]
+    pub fn agent_variable(mut self, name: impl Into<String>, value: impl Into<OsString>) -> Self {
+        self.environment.push((name.into(), value.into()));
+        self
+    }
+
+    /// Agents have the objects from this API server, which listens on each node
+    /// then; from manifests by default.
+    #[must_use]
+    pub fn api_server(mut self, server: Server) -> Self {
+        self.api_server = Some(server);
+        self
+    }
+
     /// How long an agent may take to apply a change; 30 seconds by default.
     #[must_use]
     pub fn patience(mut self, patience: Duration) -> Self {
@@ -201,15 +222,23 @@ impl Builder {
         for node in places.iter().filter(|place| place.kind == Kind::Node) {
             services::install(node, &targets, self.backend)?;
         }
+        let source = match &self.api_server {
+            None => agent::Source::Manifests(manifests.clone()),
+            Some(server) => {
+                api::store(server, &cluster.objects);
+                agent::Source::Kubeconfig(api::listen(server, &places, folder)?)
+            }
+        };
         let engine = engine::Engine::new(&places)?;
         let recipe = match self.enforcer {
             Enforcer::None => None,
             Enforcer::Agent(npc) => Some(agent::Recipe {
                 npc,
                 folder: folder.to_owned(),
-                manifests: manifests.clone(),
+                source,
                 backend: self.backend,
                 arguments: self.arguments,
+                environment: self.environment,
                 patience: self.patience,
             }),
         };
@@ -224,6 +253,7 @@ impl Builder {
             backend: self.backend,
             recipe,
             manifests,
+            server: self.api_server,
             ground,
         };
         lab.start_agents()?;
@@ -244,6 +274,7 @@ pub struct Lab {
     backend: Backend,
     recipe: Option<agent::Recipe>,
     manifests: PathBuf,
+    server: Option<Server>,
     ground: Ground,
 }
 
@@ -272,6 +303,8 @@ impl Lab {
             enforcer: Enforcer::None,
             outside: Vec::new(),
             arguments: Vec::new(),
+            environment: Vec::new(),
+            api_server: None,
             patience: Duration::from_secs(30),
         }
     }
@@ -337,7 +370,8 @@ impl Lab {
         self.ground.folder.path()
     }
 
-    /// The folder of manifests that the agents watch.
+    /// The folder of manifests that the agents watch, unless they have the
+    /// objects from an API server.
     #[must_use]
     pub fn manifests(&self) -> &Path {
         &self.manifests
@@ -352,25 +386,31 @@ impl Lab {
         self.engine.run(&self.places, probes)
     }
 
-    /// Replaces the manifests. Namespaces, nodes and pods' networks stay as
-    /// they were built; policies and labels may change at will. Agents follow
-    /// when they do: see [`Lab::apply`].
+    /// Replaces the manifests, or what the API server stores. Namespaces, nodes
+    /// and pods' networks stay as they were built; policies and labels may change
+    /// at will. Agents follow when they do: see [`Lab::apply`].
     ///
     /// # Errors
     /// When the file cannot be written.
     pub fn write_manifests(&mut self, objects: Objects) -> Result<()> {
-        manifests::write(&self.manifests, &objects)?;
+        match &self.server {
+            Some(server) => api::store(server, &objects),
+            None => manifests::write(&self.manifests, &objects)?,
+        }
         self.cluster.objects = objects;
         Ok(())
     }
 
-    /// Replaces the manifests and waits until every agent has applied them.
+    /// Replaces the objects and waits until every agent has applied them.
     ///
     /// # Errors
     /// When the file cannot be written, or an agent does not follow.
     pub fn apply(&mut self, objects: Objects) -> Result<()> {
         let before: Vec<Option<u64>> = self.agents.iter().map(|agent| agent.as_ref()?.generation()).collect();
         self.write_manifests(objects)?;
+        if self.server.is_some() {
+            return self.settle();
+        }
         for (agent, before) in self.agents.iter_mut().zip(before) {
             if let Some(agent) = agent {
                 agent.wait_generation(before.map_or(0, |generation| generation + 1))?;
@@ -414,6 +454,18 @@ impl Lab {
     pub fn take_agent(&mut self, node: &str) -> Result<Option<Agent>> {
         let index = self.find(&format!("node/{node}"))?;
         Ok(self.agents[index].take())
+    }
+
+    /// Starts an agent on a node that has none, and does not wait for it.
+    ///
+    /// # Errors
+    /// When there is no such node, or the agent cannot be started.
+    pub fn start_agent(&mut self, node: &str) -> Result<()> {
+        let index = self.find(&format!("node/{node}"))?;
+        if let (Some(recipe), None) = (&self.recipe, &self.agents[index]) {
+            self.agents[index] = Some(Agent::start(recipe, &self.places[index])?);
+        }
+        Ok(())
     }
 
     /// Starts an agent on every node that has none, and waits until all are

@@ -41,6 +41,15 @@ impl Netns {
         Ok(Self { name, file })
     }
 
+    /// The same namespace once more, for another thread to hold.
+    ///
+    /// # Errors
+    /// When this process may open no more files.
+    pub fn try_clone(&self) -> Result<Self> {
+        let file = self.file.try_clone().doing(|| format!("hold namespace {}", self.name))?;
+        Ok(Self { name: self.name.clone(), file })
+    }
+
     /// Its name below `/run/netns`.
     #[must_use]
     pub fn name(&self) -> &str {
