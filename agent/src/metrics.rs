@@ -111,6 +111,9 @@ pub struct Metrics {
     cut: Counter,
     drift_found: Family<OfWhat, Counter>,
     drift_repaired: Family<OfWhat, Counter>,
+    restores: Histogram,
+    restore_failures: Counter,
+    lock_waits: Histogram,
     watches: Watches,
 }
 
@@ -144,6 +147,9 @@ impl Default for Metrics {
             cut: Counter::default(),
             drift_found: Family::default(),
             drift_repaired: Family::default(),
+            restores: seconds(),
+            restore_failures: Counter::default(),
+            lock_waits: seconds(),
             watches: Watches::default(),
         }
     }
@@ -179,6 +185,13 @@ impl Metrics {
         );
         registry.register("drift_found", "Changes of our rules or sets by others", self.drift_found.clone());
         registry.register("drift_repaired", "Of these, those repaired", self.drift_repaired.clone());
+        registry.register("restore_duration_seconds", "How long an iptables-restore took", self.restores.clone());
+        registry.register("restore_failures", "Of these, refused", self.restore_failures.clone());
+        registry.register(
+            "xtables_lock_wait_seconds",
+            "How long an iptables-restore waited for other programs that write rules",
+            self.lock_waits.clone(),
+        );
         self.watches.register(&mut registry);
         registry
     }
@@ -240,11 +253,22 @@ impl Metrics {
         self.cut.inc_by(flows);
     }
 
-    /// Others changed what is ours, and it was put right.
-    pub(crate) fn drifted(&self, what: &str) {
+    /// Others changed what is ours; whether it was put right.
+    pub(crate) fn drifted(&self, what: &str, repaired: bool) {
         let of = OfWhat { what: what.to_owned() };
         self.drift_found.get_or_create(&of).inc();
-        self.drift_repaired.get_or_create(&of).inc();
+        if repaired {
+            self.drift_repaired.get_or_create(&of).inc();
+        }
+    }
+
+    /// Rules were written, or refused, after a wait for the xtables lock.
+    pub(crate) fn restored(&self, took: Duration, waited: Duration, done: bool) {
+        self.restores.observe(took.as_secs_f64());
+        self.lock_waits.observe(waited.as_secs_f64());
+        if !done {
+            self.restore_failures.inc();
+        }
     }
 }
 
@@ -304,7 +328,7 @@ mod tests {
         metrics.took(Duration::from_millis(1), Duration::from_millis(2));
         metrics.reached_kernel(Kind::Pod, Duration::from_micros(300));
         metrics.cut(4);
-        metrics.drifted("hook");
+        metrics.drifted("hook", true);
         metrics.watches().lists(Kind::NetworkPolicy);
         let text = Metrics::text(&registry).expect("a String takes it");
         for line in [

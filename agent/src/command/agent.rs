@@ -20,6 +20,7 @@ use npc_agent::enforce::{self, Enforcer, Event, Settings};
 use npc_agent::source::kube;
 use npc_compiler::layout;
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 use tracing::{info, warn};
 
 use super::Exit;
@@ -167,6 +168,8 @@ async fn agent(args: Args, level: logging::Level) -> anyhow::Result<()> {
     // The ready file, too, is another agent's if there is one.
     sole::be_the_only_one(settings.status.clone()).await?;
     let (sender, events) = mpsc::channel(EVENTS);
+    // By itself it keeps no agent alive that nobody else tells anything.
+    let touched = sender.downgrade();
     // Before anything else, so that no signal is lost.
     follow::signals(sender.clone())?;
     if let Some(address) = args.metrics_address.0.filter(|_| !args.once) {
@@ -193,9 +196,16 @@ async fn agent(args: Args, level: logging::Level) -> anyhow::Result<()> {
         BackendArg::Nft => Some(Backend::Nft),
         BackendArg::Legacy => Some(Backend::Legacy),
     };
-    let kernel = tokio::task::spawn_blocking(move || Linux::open(backend)).await??;
+    let mut kernel = tokio::task::spawn_blocking(move || Linux::open(backend)).await??;
     look_around(kernel.backend());
     settings.status.update(|status| status.backend = Some(kernel.backend().to_string()));
+    if let Some(bell) = kernel.bell()? {
+        bell.ring(move || {
+            // Where it is full, more comes, and what was to be heard waits.
+            let Some(agent) = touched.upgrade() else { return false };
+            !matches!(agent.try_send(Event::Touched), Err(TrySendError::Closed(_)))
+        })?;
+    }
     let options = layout::Options {
         keep_established: args.enforcement.keep_established,
         allow_tunnels: args.enforcement.allow_tunnels,

@@ -93,7 +93,7 @@ fn live_tables(backend: Backend, removed: &mut Removed) -> Vec<Iptables> {
 
 fn remove(table: &Iptables, removed: &mut Removed) {
     // First the jump: from then on no packet meets the rest.
-    match unhook(table) {
+    match table.unhook() {
         Ok(true) => removed.jumps.push((table.backend(), table.family())),
         Ok(false) => {}
         Err(error) => removed.errors.push(error.into()),
@@ -101,14 +101,6 @@ fn remove(table: &Iptables, removed: &mut Removed) {
     if let Err(error) = delete_chains(table, removed) {
         removed.errors.push(error.into());
     }
-}
-
-fn unhook(table: &Iptables) -> Result<bool, iptables::Error> {
-    let hooked = table.is_hooked()?;
-    if hooked {
-        table.unhook()?;
-    }
-    Ok(hooked)
 }
 
 fn delete_chains(table: &Iptables, removed: &mut Removed) -> Result<(), iptables::Error> {

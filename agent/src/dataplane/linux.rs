@@ -1,5 +1,7 @@
 //! The real kernel, by way of `iptables-restore` and netlink.
 
+use std::collections::BTreeSet;
+use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -10,14 +12,25 @@ use npc_compiler::program::SetName;
 use rustix::thread::{MembarrierCommand, membarrier};
 use tracing::{debug, info, warn};
 
+use super::alias::Aliases;
+use super::audit::{Audit, Auditor, Depth};
 use super::backend::{self, Backend};
-use super::ipset::{self, Ipset};
-use super::iptables::{Hook, Iptables};
+use super::ipset::{self, Ipset, OddSet};
+use super::iptables::{self, Hook, Iptables, Restored};
+use super::notifications::Bell;
 use super::probe::{self, Capabilities};
 use super::{Error, Kernel, cleanup, conntrack};
 
 /// Far longer than a packet takes through the rules.
 const PACKET_TIME: Duration = Duration::from_millis(20);
+
+/// How long the xtables lock is waited for at a time. What needs no lock waits
+/// meanwhile; so not for long, and again later.
+const LOCK_WAIT: Duration = Duration::from_millis(250);
+
+/// How long a set of another kind may stay in use, once the rule that asked it
+/// is gone; see [`ipset::PATIENCE`].
+const ODD_WAIT: Duration = Duration::from_millis(50);
 
 /// The kernel of the network namespace in which it was opened, and in which
 /// the calling threads have to be.
@@ -27,6 +40,13 @@ pub struct Linux {
     /// One for each family that the kernel has.
     tables: Vec<Iptables>,
     ipset: Ipset,
+    aliases: Aliases,
+    auditor: Auditor,
+    /// Restores of ours that nobody has asked for yet, and their processes.
+    restores: Vec<Restored>,
+    ours: BTreeSet<u32>,
+    /// Since when the xtables lock has been found to be held.
+    locked: Option<Instant>,
     /// No rules of ours are left in the other backend.
     alone: bool,
     /// That flows cannot be cut was said.
@@ -46,7 +66,110 @@ impl Linux {
         let tables = Self::tables(backend)?;
         let families: Vec<String> = tables.iter().map(|table| table.family().to_string()).collect();
         info!(%backend, reason, families = families.join(" "), "found the packet filter");
-        Ok(Self { backend, tables, ipset: Ipset::open()?, alone: false, said_uncut: false })
+        Ok(Self {
+            backend,
+            tables,
+            ipset: Ipset::open()?,
+            aliases: Aliases::default(),
+            auditor: Auditor::new(backend),
+            restores: Vec::new(),
+            ours: BTreeSet::new(),
+            locked: None,
+            alone: false,
+            said_uncut: false,
+        })
+    }
+
+    /// Rings when others may have written to the packet filter; `None` where
+    /// nothing tells of that.
+    ///
+    /// # Errors
+    /// If there is no other descriptor to be had.
+    pub fn bell(&mut self) -> io::Result<Option<Bell>> {
+        self.auditor.notifications().map(|ears| ears.bell()).transpose()
+    }
+
+    /// Remembers what was just written as ours.
+    fn wrote(&mut self) {
+        for table in &self.tables {
+            self.restores.extend(table.take_restores());
+        }
+        self.ours.extend(self.restores.iter().map(|restored| restored.process));
+        if let Some(ears) = self.auditor.notifications() {
+            ears.forget_own();
+        }
+    }
+
+    /// Notes since when the lock is held, and for how long the first write
+    /// after that has waited.
+    fn contended<T>(&mut self, answer: Result<T, Error>) -> Result<T, Error> {
+        match answer {
+            Err(Error::Iptables(iptables::Error::Locked { waited, holder })) => {
+                let since = *self.locked.get_or_insert_with(Instant::now);
+                Err(iptables::Error::Locked { waited: since.elapsed().max(waited), holder }.into())
+            }
+            answer => {
+                if let Some(first) = self.restores.first_mut()
+                    && let Some(since) = self.locked.take()
+                {
+                    first.waited = since.elapsed().saturating_sub(first.took);
+                    info!(waited = ?first.waited, "the xtables lock is free again; the rules are written");
+                }
+                answer
+            }
+        }
+    }
+
+    /// Removes somebody's sets under our names; those that cannot go keep their
+    /// names, and ours are called otherwise.
+    fn make_room(&mut self, odd: Vec<OddSet>) -> Result<(), Error> {
+        self.aliases.clear();
+        let names: Vec<SetName> = odd.iter().map(|odd| odd.name.clone()).collect();
+        let stuck = self.ipset.destroy(&names, ODD_WAIT)?;
+        for OddSet { name, header } in odd {
+            match stuck.iter().find(|(stuck, _)| *stuck == name) {
+                None => warn!(set = %name, header, "removed a set under our name that is not as we make them"),
+                Some((_, error)) => {
+                    let Some((_, family)) = SetName::ours(name.as_str()) else { continue };
+                    let instead = self.aliases.call(&name, family);
+                    warn!(
+                        set = %name, header, %error, %instead,
+                        "a set under our name is not as we make them, and cannot go while a rule asks it; where ours is \
+                         needed, it has another name until then"
+                    );
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, step: &Step) -> Result<(), Error> {
+        let begun = Instant::now();
+        match step {
+            Step::Sets(writes) => {
+                let writes: Vec<_> = writes
+                    .iter()
+                    .filter(|write| self.concerns_us(write))
+                    .map(|write| self.aliases.write(write))
+                    .collect();
+                let writes: Vec<&SetWrite> = writes.iter().map(AsRef::as_ref).collect();
+                let left = write_sets(&mut self.ipset, &writes)?;
+                self.auditor.left_sets.extend(left);
+                debug!(writes = writes.len(), took = ?begun.elapsed(), "wrote sets");
+            }
+            Step::Chains(family, writes) => {
+                let Some(table) = self.table(*family) else { return Ok(()) };
+                let stuck = table.write(&self.aliases.chains(writes))?;
+                for (chain, error) in stuck {
+                    warn!(%family, %chain, %error, "a chain that is not needed any more cannot go; it is empty");
+                    self.auditor.left_chains.insert((*family, chain));
+                }
+                let (replaced, deleted) = (writes.replace.len(), writes.delete.len());
+                debug!(%family, replaced, deleted, took = ?begun.elapsed(), "wrote chains");
+            }
+            Step::Grace => grace(),
+        }
+        Ok(())
     }
 
     /// The packet filter that it writes to.
@@ -64,7 +187,7 @@ impl Linux {
                 info!("this kernel has no IPv6; only IPv4 is enforced");
                 continue;
             }
-            tables.push(Iptables::new(backend, family)?);
+            tables.push(Iptables::new(backend, family)?.with_lock_wait(LOCK_WAIT));
         }
         Ok(tables)
     }
@@ -99,7 +222,9 @@ impl Linux {
 impl Kernel for Linux {
     fn probe(&mut self) -> Result<Capabilities, Error> {
         let begun = Instant::now();
-        let capabilities = probe::probe(&self.tables, &mut self.ipset)?;
+        let asked = probe::probe(&self.tables, &mut self.ipset);
+        self.wrote();
+        let capabilities = self.contended(asked)?;
         for missing in &capabilities.missing {
             warn!("this kernel lacks {missing}");
         }
@@ -108,15 +233,22 @@ impl Kernel for Linux {
     }
 
     fn read(&mut self) -> Result<KernelState, Error> {
+        self.read_for(&KernelState::default())
+    }
+
+    fn read_for(&mut self, wanted: &KernelState) -> Result<KernelState, Error> {
         let begun = Instant::now();
-        let sets = self.ipset.read()?;
-        for odd in &sets.odd {
-            warn!(set = %odd.name, header = odd.header, "a set under our name is not as we make them; if nothing uses it, it goes");
+        let mut sets = self.ipset.read()?;
+        for (there, wanted) in [(&mut sets.v4, &wanted.v4), (&mut sets.v6, &wanted.v6)] {
+            there.retain(|name, (kind, _)| {
+                let other = wanted.sets.get(name).is_some_and(|(wanted, _)| wanted != kind);
+                if other {
+                    sets.odd.push(OddSet { name: name.clone(), header: kind.as_str().to_owned() });
+                }
+                !other
+            });
         }
-        let odd: Vec<SetName> = sets.odd.into_iter().map(|odd| odd.name).collect();
-        for (_, error) in self.ipset.destroy(&odd, Duration::ZERO)? {
-            warn!("{error}");
-        }
+        self.make_room(sets.odd)?;
         let mut state = KernelState {
             v4: Held { sets: sets.v4, ..Held::default() },
             v6: Held { sets: sets.v6, ..Held::default() },
@@ -128,40 +260,50 @@ impl Kernel for Linux {
                 Family::V6 => state.v6.chains = chains,
             }
         }
+        self.aliases.read(&mut state.v4);
+        self.aliases.read(&mut state.v6);
+        self.auditor.is_known();
         debug!(took = ?begun.elapsed(), "read what the kernel holds");
         Ok(state)
     }
 
     fn apply(&mut self, plan: &Plan) -> Result<(), Error> {
-        for step in &plan.steps {
-            let begun = Instant::now();
-            match step {
-                Step::Sets(writes) => {
-                    let writes: Vec<&SetWrite> = writes.iter().filter(|write| self.concerns_us(write)).collect();
-                    write_sets(&mut self.ipset, &writes)?;
-                    debug!(writes = writes.len(), took = ?begun.elapsed(), "wrote sets");
-                }
-                Step::Chains(family, writes) => {
-                    let Some(table) = self.table(*family) else { continue };
-                    for (chain, error) in table.write(writes)? {
-                        warn!(%family, %chain, %error, "a chain that is not needed any more cannot go; it is empty");
-                    }
-                    let (replaced, deleted) = (writes.replace.len(), writes.delete.len());
-                    debug!(%family, replaced, deleted, took = ?begun.elapsed(), "wrote chains");
-                }
-                Step::Grace => grace(),
-            }
+        let written = plan.steps.iter().try_for_each(|step| self.write(step));
+        self.wrote();
+        self.contended(written)
+    }
+
+    fn wait_for_lock(&mut self) -> Result<(), Error> {
+        let waited = self.tables.iter().try_for_each(|table| table.wait_for_lock().map(drop));
+        if let Some(ears) = self.auditor.notifications() {
+            ears.forget_own();
         }
-        Ok(())
+        match waited {
+            Ok(()) => Ok(()),
+            Err(error) => self.contended(Err(error.into())),
+        }
     }
 
     fn put_hook_first(&mut self) -> Result<Vec<(Family, Hook)>, Error> {
         let put = self.tables.iter().map(|table| Ok((table.family(), table.put_hook_first()?)));
         let found: Result<_, Error> = put.collect();
-        if found.is_ok() && !self.alone {
+        self.wrote();
+        let found = self.contended(found)?;
+        if !self.alone {
             self.leave_other_backend();
         }
-        found
+        Ok(found)
+    }
+
+    fn audit(&mut self, wanted: &KernelState, depth: Depth) -> Result<Audit, Error> {
+        let audit = self.auditor.audit((&self.tables, &mut self.ipset, &self.aliases), &self.ours, wanted, depth);
+        // Their news have been taken.
+        self.ours.clear();
+        audit
+    }
+
+    fn take_restores(&mut self) -> Vec<Restored> {
+        std::mem::take(&mut self.restores)
     }
 
     fn cut(&mut self, forbids: &mut dyn FnMut(&Tuple) -> bool) -> Result<conntrack::Swept, Error> {
@@ -188,8 +330,10 @@ impl Kernel for Linux {
 
 /// Writes to sets; one that somebody else's rule uses cannot be destroyed, and
 /// must not hold up the rest. Empty, it is as good as one that is created later.
-fn write_sets(ipset: &mut Ipset, writes: &[&SetWrite]) -> Result<(), Error> {
+/// Answers those.
+fn write_sets(ipset: &mut Ipset, writes: &[&SetWrite]) -> Result<Vec<SetName>, Error> {
     let is_destruction = |write: &SetWrite| matches!(write, SetWrite::Destroy(_));
+    let mut left = Vec::new();
     for writes in writes.chunk_by(|a, b| is_destruction(a) == is_destruction(b)) {
         if !writes.iter().any(|write| is_destruction(write)) {
             ipset.write(writes)?;
@@ -199,9 +343,10 @@ fn write_sets(ipset: &mut Ipset, writes: &[&SetWrite]) -> Result<(), Error> {
         for (set, error) in ipset.destroy(&gone, ipset::PATIENCE)? {
             ipset.flush(&set)?;
             warn!(%set, %error, "a set that is not needed any more cannot go; it is empty");
+            left.push(set);
         }
     }
-    Ok(())
+    Ok(left)
 }
 
 /// Waits until no packet that was on its way before is still among the rules:

@@ -4,8 +4,10 @@
 //! ```text
 //! backend  which iptables             probe    what this kernel can do
 //!    └─▶ iptables, ipset ─▶ linux ────────▶ the Kernel that the agent writes to
-//!              └──────────▶ cleanup      ▲     network  addresses, links, routes
-//!                             conntrack ─┘
+//!              ├──────────▶ cleanup      ▲     network  addresses, links, routes
+//!              │              conntrack ─┤
+//!              └─ alias ────▶ audit ─────┘     what others did to what is ours
+//!        notifications ──────────┘
 //! ```
 //!
 //! Everything acts on the network namespace of the calling thread, sockets on
@@ -16,6 +18,8 @@ use npc_compiler::established::Tuple;
 use npc_compiler::object::Family;
 use npc_compiler::plan::{KernelState, Plan};
 
+mod alias;
+pub mod audit;
 pub mod backend;
 pub mod cleanup;
 pub mod conntrack;
@@ -23,6 +27,7 @@ pub mod ipset;
 pub mod iptables;
 mod linux;
 pub mod network;
+pub mod notifications;
 pub mod probe;
 mod process;
 pub mod surroundings;
@@ -46,6 +51,16 @@ pub trait Kernel: Send + 'static {
     /// If it cannot be read.
     fn read(&mut self) -> Result<KernelState, Error>;
 
+    /// The same, and makes room where sets of another kind have the names of
+    /// wanted ones.
+    ///
+    /// # Errors
+    /// As [`Kernel::read`].
+    fn read_for(&mut self, wanted: &KernelState) -> Result<KernelState, Error> {
+        let _ = wanted;
+        self.read()
+    }
+
     /// Carries a plan out, step by step.
     ///
     /// # Errors
@@ -59,6 +74,26 @@ pub trait Kernel: Send + 'static {
     /// # Errors
     /// If FORWARD cannot be read or written.
     fn put_hook_first(&mut self) -> Result<Vec<(Family, iptables::Hook)>, Error>;
+
+    /// Looks whether it still holds of ours what was written last; not before it
+    /// was read or written once.
+    ///
+    /// # Errors
+    /// If it cannot be looked at.
+    fn audit(&mut self, wanted: &KernelState, depth: audit::Depth) -> Result<audit::Audit, Error>;
+
+    /// Waits, not for long, until rules can be written.
+    ///
+    /// # Errors
+    /// If somebody holds the xtables lock; see [`Error::is_contention`].
+    fn wait_for_lock(&mut self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// The restores since this was asked last, to be counted.
+    fn take_restores(&mut self) -> Vec<iptables::Restored> {
+        Vec::new()
+    }
 
     /// Judges every flow that it knows and deletes those that are forbidden,
     /// with all that passed before the last write among them. Their next packet
@@ -87,4 +122,13 @@ pub enum Error {
     /// Something without which no policy can be enforced.
     #[error("this kernel cannot enforce policies: it lacks {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Lacks(Vec<probe::Missing>),
+}
+
+impl Error {
+    /// Whether somebody holds the lock that writing rules takes. Nothing is
+    /// wrong then; it may be tried again soon, and sets can be written.
+    #[must_use]
+    pub fn is_contention(&self) -> bool {
+        matches!(self, Self::Iptables(iptables::Error::Locked { .. }))
+    }
 }

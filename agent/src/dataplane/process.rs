@@ -31,6 +31,8 @@ pub enum Error {
 /// How a program ended.
 #[derive(Debug)]
 pub(super) struct Output {
+    /// The number of the process that it was.
+    pub process: u32,
     /// The exit code; `None` when a signal ended it.
     pub code: Option<i32>,
     /// Its standard output.
@@ -57,6 +59,7 @@ pub(super) fn run(program: &str, args: &[&str], input: &str) -> Result<Output, E
         .stderr(Stdio::piped())
         .spawn()
         .map_err(failed)?;
+    let process = child.id();
     let stdin = child.stdin.take();
     let output = thread::scope(|scope| {
         // Written beside the reading, or both sides could wait on full pipes.
@@ -69,6 +72,7 @@ pub(super) fn run(program: &str, args: &[&str], input: &str) -> Result<Output, E
     })
     .map_err(failed)?;
     Ok(Output {
+        process,
         code: output.status.code(),
         stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
         stderr: String::from_utf8_lossy(&output.stderr).into_owned(),

@@ -13,6 +13,7 @@ use super::enforcer::Enforcer;
 use super::ready::ReadyFile;
 use super::report::Report;
 use super::view::View;
+use crate::dataplane::audit::Depth;
 use crate::dataplane::network::Network;
 use crate::dataplane::{self, Kernel};
 use crate::metrics::{Kind, Metrics};
@@ -26,9 +27,12 @@ use crate::status::{AgentStatus, Shared};
 const FIRST_RETRY: Duration = Duration::from_millis(250);
 const LAST_RETRY: Duration = Duration::from_secs(10);
 
-/// How often the jump to our chains is looked after: others insert rules above
-/// it without a word.
-const HOOK_CHECK: Duration = Duration::from_secs(10);
+/// The longest that one waits while somebody holds the xtables lock.
+const LOCK_RETRY: Duration = Duration::from_secs(1);
+
+/// How often the kernel is looked over for what others did to what is ours, and
+/// nobody tells of.
+const AUDIT: Duration = Duration::from_secs(5);
 
 /// What can happen to an agent.
 #[derive(Debug)]
@@ -37,6 +41,8 @@ pub enum Event {
     Changes(Changes),
     /// The network of this node is now this.
     Network(Network),
+    /// Somebody, maybe we, wrote to the packet filter.
+    Touched,
     /// Leave everything in the kernel as it is, and end.
     Shutdown,
 }
@@ -123,8 +129,8 @@ pub async fn run<K: Kernel>(
     mut events: mpsc::Receiver<Event>,
 ) -> Result<(), Error> {
     let mut agent = Agent::new(enforcer, settings)?;
-    let mut hook_check = time::interval_at(Instant::now() + HOOK_CHECK, HOOK_CHECK);
-    hook_check.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut audit = time::interval_at(Instant::now() + AUDIT, AUDIT);
+    audit.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         agent.settings.pulse.beat();
         tokio::select! {
@@ -149,12 +155,14 @@ pub async fn run<K: Kernel>(
                     return if ready { Ok(()) } else { Err(Error::Ipvs) };
                 }
             }
-            _ = hook_check.tick() => if agent.in_sync { agent.check_hook().await? },
+            () = std::future::ready(()), if agent.touched && agent.in_sync => agent.audit(Depth::News).await?,
+            _ = audit.tick() => if agent.in_sync { agent.audit(Depth::Round).await? },
         }
     }
 }
 
 /// The state that the loop owns.
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact that stands by itself")]
 struct Agent<K> {
     settings: Settings,
     /// Away while a pass runs.
@@ -170,6 +178,10 @@ struct Agent<K> {
     /// The last pass went well, and everything heard of is in the kernel.
     in_sync: bool,
     report: Report,
+    /// Somebody may have changed what is ours, and nobody has looked yet.
+    touched: bool,
+    /// It is only that somebody holds the xtables lock.
+    contended: bool,
     ipvs: bool,
     misnamed: bool,
 }
@@ -186,6 +198,8 @@ impl<K: Kernel> Agent<K> {
             due: None,
             retry: FIRST_RETRY,
             in_sync: false,
+            touched: false,
+            contended: false,
             ipvs: false,
             misnamed: false,
         })
@@ -206,6 +220,10 @@ impl<K: Kernel> Agent<K> {
                 self.say_misnamed();
             }
             Event::Network(network) => self.view.network_is(network),
+            Event::Touched => {
+                self.touched = true;
+                return true;
+            }
             Event::Shutdown => return false,
         }
         self.in_sync = false;
@@ -213,6 +231,10 @@ impl<K: Kernel> Agent<K> {
             // Not before a retry that is due later: a kernel that refuses is
             // not asked more often because more changes.
             self.due.get_or_insert_with(Instant::now);
+            if self.contended {
+                // Members of sets need no lock.
+                self.due = Some(Instant::now());
+            }
         }
         true
     }
@@ -246,6 +268,7 @@ impl<K: Kernel> Agent<K> {
             Ok(pass) => {
                 self.retry = FIRST_RETRY;
                 self.in_sync = true;
+                self.contended = false;
                 // Who reads of it in the log finds the ready file there.
                 let ready = self.say_ready();
                 self.report.passed(&pass, self.generation);
@@ -259,17 +282,20 @@ impl<K: Kernel> Agent<K> {
         }
     }
 
-    async fn check_hook(&mut self) -> Result<(), Error> {
-        match self.blocking(Enforcer::check_hook).await? {
-            Ok(found) => {
-                for (family, hook) in &found {
-                    warn!(%family, found = ?hook, "somebody moved the jump to our chains; it is first in FORWARD again");
-                    self.report.drifted("hook");
-                }
-                if !found.is_empty() {
-                    self.in_sync = false;
-                    self.due = Some(Instant::now());
-                }
+    /// Looks whether others changed what is ours, and puts it right.
+    async fn audit(&mut self, depth: Depth) -> Result<(), Error> {
+        self.touched = false;
+        let audited = self.blocking(move |enforcer| enforcer.audit(depth)).await?;
+        if let Ok(Some(repair)) = &audited {
+            self.report.drifted(repair);
+        }
+        match audited.and_then(|repair| repair.map(|repair| repair.repaired).transpose()) {
+            Ok(None) => {}
+            Ok(Some(writes)) => {
+                info!(%writes, "what others changed is as it was");
+                // Flows that came into being meanwhile are judged.
+                self.in_sync = false;
+                self.due = Some(Instant::now());
             }
             Err(error) => self.failed(&error),
         }
@@ -282,21 +308,30 @@ impl<K: Kernel> Agent<K> {
         work: impl FnOnce(&mut Enforcer<K>) -> T + Send + 'static,
     ) -> Result<T, Error> {
         let Some(mut enforcer) = self.enforcer.take() else { unreachable!("one pass at a time") };
-        let (enforcer, done) = task::spawn_blocking(move || {
+        let (enforcer, done, restores) = task::spawn_blocking(move || {
             let done = work(&mut enforcer);
-            (enforcer, done)
+            let restores = enforcer.take_restores();
+            (enforcer, done, restores)
         })
         .await?;
+        self.report.restored(&restores);
         self.enforcer = Some(enforcer);
         Ok(done)
     }
 
     fn failed(&mut self, error: &dataplane::Error) {
         self.in_sync = false;
-        self.due = Some(Instant::now() + self.retry);
+        self.contended = error.is_contention();
         let words = chain(error);
-        self.report.failed(&words);
-        error!(error = words, retry = ?self.retry, "the kernel is not up to date");
+        if self.contended {
+            self.retry = self.retry.min(LOCK_RETRY);
+            self.report.not_ready(&words);
+            warn!(error = words, retry = ?self.retry, "rules have to wait; members of sets do not");
+        } else {
+            self.report.failed(&words);
+            error!(error = words, retry = ?self.retry, "the kernel is not up to date");
+        }
+        self.due = Some(Instant::now() + self.retry);
         self.retry = (self.retry * 2).min(LAST_RETRY);
     }
 

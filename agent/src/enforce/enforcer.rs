@@ -10,9 +10,11 @@ use npc_compiler::layout::{self, SelfMatch};
 use npc_compiler::object::Family;
 use npc_compiler::plan;
 
+use super::drift::Repair;
 use super::writer::{Writer, Writes};
+use crate::dataplane::audit::Depth;
 use crate::dataplane::conntrack::Swept;
-use crate::dataplane::iptables::Hook;
+use crate::dataplane::iptables::{Hook, Restored};
 use crate::dataplane::network::{self, Network};
 use crate::dataplane::{Error, Kernel};
 use crate::metrics::Held;
@@ -154,12 +156,17 @@ impl<K: Kernel> Enforcer<K> {
         self.writer.established.cut
     }
 
-    /// As [`Writer::check_hook`].
+    /// As [`Writer::audit`]; nothing before the first pass.
     ///
     /// # Errors
-    /// If FORWARD cannot be read or written.
-    pub fn check_hook(&mut self) -> Result<Vec<(Family, Hook)>, Error> {
-        self.writer.check_hook()
+    /// If the kernel cannot be looked at.
+    pub fn audit(&mut self, depth: Depth) -> Result<Option<Repair>, Error> {
+        self.engine.as_ref().map_or(Ok(None), |engine| self.writer.audit(engine.state(), depth))
+    }
+
+    /// The restores since this was asked last, those that failed among them.
+    pub fn take_restores(&mut self) -> Vec<Restored> {
+        self.writer.kernel.take_restores()
     }
 }
 

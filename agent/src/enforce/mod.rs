@@ -12,6 +12,7 @@
 //! change.
 
 pub mod agent;
+pub mod drift;
 pub mod enforcer;
 mod established;
 mod ready;

@@ -10,7 +10,9 @@ use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use super::agent::Settings;
+use super::drift::Repair;
 use super::enforcer::Pass;
+use crate::dataplane::iptables::Restored;
 use crate::metrics::{Kind, Metrics};
 use crate::source::kube::Notice;
 use crate::source::manifests::Positions;
@@ -91,9 +93,20 @@ impl Report {
     }
 
     /// Others changed what is ours.
-    pub(super) fn drifted(&self, what: &str) {
-        self.metrics.drifted(what);
-        self.status.update(|status| status.drift_repaired += 1);
+    pub(super) fn drifted(&self, repair: &Repair) {
+        for drift in &repair.found {
+            self.metrics.drifted(drift.kind.as_str(), repair.repaired.is_ok());
+        }
+        if repair.repaired.is_ok() {
+            self.status.update(|status| status.drift_repaired += repair.found.len() as u64);
+        }
+    }
+
+    /// Rules were written.
+    pub(super) fn restored(&self, restores: &[Restored]) {
+        for restored in restores {
+            self.metrics.restored(restored.took, restored.waited, restored.done);
+        }
     }
 
     /// The kernel does not, or not yet, hold what policies need.

@@ -12,7 +12,7 @@ use npc_compiler::cluster::Cluster;
 use npc_compiler::established::Tuple;
 use npc_compiler::layout;
 use npc_compiler::object::{Family, Labels, NetworkPolicy, Objects, Pod};
-use npc_compiler::plan::{Held, KernelState, Plan, SetWrite, Step};
+use npc_compiler::plan::{Delta, Held, KernelState, Plan, SetWrite, Step};
 use npc_compiler::program::{Member, SetName};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -20,6 +20,7 @@ use tokio::time::Instant;
 
 use super::agent::Error;
 use super::{Enforcer, Event, Settings, run};
+use crate::dataplane::audit::{Audit, Depth};
 use crate::dataplane::conntrack::Swept;
 use crate::dataplane::iptables::Hook;
 use crate::dataplane::network::Network;
@@ -35,9 +36,10 @@ enum Call {
     Apply,
     Refused,
     Hook,
+    Audit,
     Cut,
 }
-use Call::{Apply, Cut, Hook as Hooked, Probe, Read, Refused};
+use Call::{Apply, Audit as Audited, Cut, Hook as Hooked, Probe, Read, Refused};
 
 /// What a recording kernel holds.
 struct Memory {
@@ -102,6 +104,15 @@ impl Kernel for Recording {
         let mut memory = self.memory.lock().expect("nobody panicked");
         self.calls.send(Hooked).expect("the test listens");
         Ok(vec![(Family::V4, std::mem::replace(&mut memory.hook, Hook::First))])
+    }
+
+    fn audit(&mut self, wanted: &KernelState, _: Depth) -> Result<Audit, dataplane::Error> {
+        let memory = self.memory.lock().expect("nobody panicked");
+        self.calls.send(Audited).expect("the test listens");
+        let between = |family| Delta::between(wanted.family(family), memory.state.family(family));
+        let hooks = (memory.hook != Hook::First).then_some((Family::V4, memory.hook));
+        let (v4, v6) = (between(Family::V4), between(Family::V6));
+        Ok(Audit { v4, v6, hooks: hooks.into_iter().collect(), ..Audit::default() })
     }
 
     fn cut(&mut self, forbids: &mut dyn FnMut(&Tuple) -> bool) -> Result<Swept, dataplane::Error> {
@@ -208,12 +219,12 @@ impl World {
     }
 
     /// Ends the agent, which must not have read or written again. It may have
-    /// looked after the jump: that is due by the clock.
+    /// audited it: that is due by the clock.
     async fn end(mut self) {
         self.events.send(Event::Shutdown).await.expect("the agent listens");
         self.agent.await.expect("no panic").expect("a quiet end");
         while let Some(call) = self.calls.recv().await {
-            assert_eq!(call, Hooked);
+            assert_eq!(call, Audited);
         }
     }
 
@@ -348,14 +359,14 @@ async fn the_wait_has_an_upper_bound() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_jump_is_looked_after_and_if_it_was_gone_so_may_be_the_rest() {
+async fn what_others_took_is_put_back_and_flows_are_judged_then() {
     let mut world = World::new(settings(), 0, vec![network(), Told::Objects(objects(&["10.0.0.1"]))]);
     world.calls([Probe, Read, Apply, Hooked, Cut]).await;
     let begun = Instant::now();
-    world.calls([Hooked, Hooked]).await;
-    assert!(begun.elapsed() <= Duration::from_secs(20));
+    world.calls([Audited, Audited]).await;
+    assert!(begun.elapsed() <= Duration::from_secs(10));
     *world.memory.lock().expect("nobody panicked") = Memory::default();
-    world.calls([Hooked, Read, Apply, Cut]).await;
+    world.calls([Audited, Apply, Hooked, Cut]).await;
     assert_eq!(world.ingress(), ["10.0.0.1"]);
     world.end().await;
 }

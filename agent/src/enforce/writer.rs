@@ -1,11 +1,15 @@
 //! From the state that a kernel holds to the one that it should hold.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use npc_compiler::object::Family;
 use npc_compiler::plan::{KernelState, Plan, SetWrite, Step};
+use npc_compiler::program::SetName;
 
+use super::drift::{self, Repair};
 use super::established::Established;
+use crate::dataplane::audit::{Audit, Depth};
 use crate::dataplane::conntrack::Swept;
 use crate::dataplane::iptables::Hook;
 use crate::dataplane::network::Network;
@@ -18,6 +22,9 @@ pub struct Writer<K> {
     /// The kernel holds the state that was to be written last. Not so before it
     /// was first read, and after a failure left it unknown.
     in_step: bool,
+    /// What it holds instead, where that is known: somebody held the lock that
+    /// rules need, and the sets were written.
+    held: Option<KernelState>,
     /// The jump to our chains was seen first in FORWARD after they were loaded.
     hooked: bool,
     pub(super) established: Established,
@@ -26,7 +33,7 @@ pub struct Writer<K> {
 impl<K: Kernel> Writer<K> {
     /// Will write to this kernel. Nothing is read or written yet.
     pub fn new(kernel: K) -> Self {
-        Self { kernel, in_step: false, hooked: false, established: Established::new() }
+        Self { kernel, in_step: false, held: None, hooked: false, established: Established::new() }
     }
 
     /// Makes the kernel equal to a state; only what differs is written. The
@@ -39,23 +46,49 @@ impl<K: Kernel> Writer<K> {
     /// If the kernel cannot be read or written. It may then hold a part of the
     /// change, in the order in which a plan is safe.
     pub fn write(&mut self, change: Plan, wanted: &KernelState) -> Result<(Writes, Vec<(Family, Hook)>), Error> {
-        let plan = if std::mem::take(&mut self.in_step) {
-            change
+        let (plan, held) = if std::mem::take(&mut self.in_step) {
+            (change, None)
         } else {
             self.established.rules_were_lost();
-            Plan::between(&self.kernel.read()?, wanted)
+            let held = match self.held.take() {
+                Some(held) => held,
+                None => self.kernel.read_for(wanted)?,
+            };
+            (Plan::between(&held, wanted), Some(held))
         };
         self.established.planned(&plan);
         if !plan.is_empty() {
-            // A chain that could not be written may be one that somebody took
-            // away, the jump with it.
-            let was_hooked = std::mem::take(&mut self.hooked);
-            self.kernel.apply(&plan)?;
-            self.hooked = was_hooked;
+            self.carry_out(&plan, held)?;
         }
         self.in_step = true;
         let rehooked = if self.hooked { Vec::new() } else { self.put_hook_first()? };
         Ok((Writes::of(&plan), rehooked))
+    }
+
+    /// Carries a plan out. Sets take no lock: while somebody keeps the one that
+    /// rules take, the sets that come before the first rules are written, and
+    /// no more.
+    fn carry_out(&mut self, plan: &Plan, held: Option<KernelState>) -> Result<(), Error> {
+        let is_rules = |step: &Step| matches!(step, Step::Chains(..));
+        if let Some(rules) = plan.steps.iter().position(is_rules)
+            && let Err(error) = self.kernel.wait_for_lock()
+        {
+            let before = Plan { steps: plan.steps[..rules].to_vec() };
+            if error.is_contention() && !before.is_empty() {
+                self.kernel.apply(&before)?;
+            }
+            self.held = held.map(|mut held| {
+                before.steps.iter().for_each(|step| write_sets(&mut held, step));
+                held
+            });
+            return Err(error);
+        }
+        // A chain that could not be written may be one that somebody took
+        // away, the jump with it.
+        let was_hooked = std::mem::take(&mut self.hooked);
+        self.kernel.apply(plan)?;
+        self.hooked = was_hooked;
+        Ok(())
     }
 
     fn put_hook_first(&mut self) -> Result<Vec<(Family, Hook)>, Error> {
@@ -69,25 +102,81 @@ impl<K: Kernel> Writer<K> {
         Ok(found)
     }
 
-    /// Puts the jump back in its place if somebody took it away or inserted
-    /// rules above it; answers where it was then.
+    /// Looks whether the kernel still holds what was written last, and puts
+    /// right what others changed: only that, in the order of a plan. Nothing if
+    /// it is not known to hold it, because a pass is due then.
     ///
-    /// Who took it away may have taken more, as a flush of the whole table
-    /// does; so what the kernel holds is unknown then, as it is after an error,
-    /// and another pass is due. So it is where rules were inserted above, which
-    /// may have let through what ours deny.
+    /// Flows may have been let through meanwhile; the next pass judges them.
     ///
     /// # Errors
-    /// If FORWARD cannot be read or written.
-    pub fn check_hook(&mut self) -> Result<Vec<(Family, Hook)>, Error> {
-        let found = self.put_hook_first();
-        self.in_step &= found.as_ref().is_ok_and(|found| found.iter().all(|(_, hook)| *hook != Hook::Absent));
-        found
+    /// If the kernel cannot be looked at. That what was found could not be put
+    /// right is told with it; the next pass has to do it then.
+    pub fn audit(&mut self, wanted: &KernelState, depth: Depth) -> Result<Option<Repair>, Error> {
+        if !self.in_step {
+            return Ok(None);
+        }
+        // What there was news of is forgotten if this fails; so is everything.
+        self.in_step = false;
+        let audit = self.kernel.audit(wanted, depth)?;
+        if audit.is_clean() {
+            self.in_step = true;
+            return Ok(None);
+        }
+        let found = drift::found(&audit, wanted);
+        drift::log(&found);
+        self.established.rules_were_lost();
+        let repaired = self.repair(audit, wanted);
+        self.in_step = repaired.is_ok();
+        Ok(Some(Repair { found, repaired }))
+    }
+
+    fn repair(&mut self, audit: Audit, wanted: &KernelState) -> Result<Writes, Error> {
+        let is_hooked = audit.hooks.is_empty();
+        let held =
+            if audit.usurped.is_empty() { drift::as_found(audit, wanted) } else { self.kernel.read_for(wanted)? };
+        let plan = Plan::between(&held, wanted);
+        if !plan.is_empty() {
+            self.carry_out(&plan, Some(held))?;
+        }
+        if !is_hooked {
+            self.put_hook_first()?;
+        }
+        Ok(Writes::of(&plan))
     }
 
     /// Cuts the established flows that the rules of this state forbid.
     pub(super) fn cut(&mut self, state: &KernelState, network: &Network) -> Result<Swept, Error> {
         self.established.cut(&mut self.kernel, state, network)
+    }
+}
+
+/// What a step on sets does to a state.
+fn write_sets(state: &mut KernelState, step: &Step) {
+    let Step::Sets(writes) = step else { return };
+    for write in writes {
+        let held = match SetName::ours(write.set().as_str()) {
+            Some((_, Family::V4)) => &mut state.v4,
+            Some((_, Family::V6)) => &mut state.v6,
+            None => continue,
+        };
+        match write {
+            SetWrite::Create(name, _, kind) => {
+                held.sets.entry(name.clone()).or_insert((*kind, BTreeSet::new()));
+            }
+            SetWrite::Add(name, member) => {
+                held.sets.entry(name.clone()).and_modify(|(_, members)| {
+                    members.insert(*member);
+                });
+            }
+            SetWrite::Delete(name, member) => {
+                held.sets.entry(name.clone()).and_modify(|(_, members)| {
+                    members.remove(member);
+                });
+            }
+            SetWrite::Destroy(name) => {
+                held.sets.remove(name);
+            }
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
@@ -33,11 +34,11 @@ const POLICY: &str = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmet
                       ingress: [{from: [{podSelector: {matchLabels: {app: web}}}]}]\n";
 
 /// A directory of manifests, and where the ready file is to be.
-struct Folder(TempDir);
+pub(crate) struct Folder(TempDir);
 
 impl Folder {
     /// A namespace whose pods admit only what comes from web pods.
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let folder = Self(tempfile::tempdir().unwrap());
         fs::create_dir(folder.manifests()).unwrap();
         folder.write("policy.yaml", POLICY);
@@ -46,7 +47,7 @@ impl Folder {
         folder
     }
 
-    fn manifests(&self) -> PathBuf {
+    pub(crate) fn manifests(&self) -> PathBuf {
         self.0.path().join("manifests")
     }
 
@@ -55,13 +56,13 @@ impl Folder {
     }
 
     /// All at once, as careful tools do.
-    fn write(&self, name: &str, text: &str) {
+    pub(crate) fn write(&self, name: &str, text: &str) {
         let beside = self.0.path().join("beside");
         fs::write(&beside, text).unwrap();
         fs::rename(&beside, self.manifests().join(name)).unwrap();
     }
 
-    fn write_pod(&self, name: &str, app: &str, n: u8) {
+    pub(crate) fn write_pod(&self, name: &str, app: &str, n: u8) {
         self.write(
             &format!("{name}.yaml"),
             &format!(
@@ -74,7 +75,7 @@ impl Folder {
 }
 
 /// An agent that runs in the namespace of the thread that started it.
-struct Agent {
+pub(crate) struct Agent {
     child: Child,
     log: BufReader<ChildStderr>,
 }
@@ -88,11 +89,16 @@ impl Drop for Agent {
 }
 
 impl Agent {
-    fn start(folder: &Folder, backend: Backend, more: &[&str]) -> Self {
+    pub(crate) fn start(folder: &Folder, backend: Backend, more: &[&str]) -> Self {
+        Self::start_with(folder, backend, more, &[])
+    }
+
+    fn start_with(folder: &Folder, backend: Backend, more: &[&str], environment: &[(&str, &str)]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_npc"))
             .args(["agent", "--node", "node-1", "--log-format", "json", "--backend", backend.as_str()])
             .args([Path::new("--manifests"), &folder.manifests(), Path::new("--ready-file"), &folder.ready()])
             .args(more)
+            .envs(environment.iter().copied())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
@@ -101,7 +107,7 @@ impl Agent {
     }
 
     /// The next log entry of which this holds.
-    fn entry(&mut self, wanted: impl Fn(&Value) -> bool) -> Value {
+    pub(crate) fn entry(&mut self, wanted: impl Fn(&Value) -> bool) -> Value {
         let mut read = String::new();
         loop {
             let begin = read.len();
@@ -115,24 +121,24 @@ impl Agent {
     }
 
     /// Waits until a state of the objects is in the kernel; what was written.
-    fn wait(&mut self, generation: u64) -> String {
+    pub(crate) fn wait(&mut self, generation: u64) -> String {
         let entry = self.entry(|entry| entry["generation"].as_u64() >= Some(generation));
         entry["writes"].as_str().unwrap().to_owned()
     }
 
     /// Waits until it says something with these words.
-    fn wait_for(&mut self, words: &str) -> Value {
+    pub(crate) fn wait_for(&mut self, words: &str) -> Value {
         self.entry(|entry| entry.to_string().contains(words))
     }
 
-    fn end(&mut self, signal: Signal) -> ExitStatus {
+    pub(crate) fn end(&mut self, signal: Signal) -> ExitStatus {
         kill(Pid::from_raw(self.child.id().try_into().unwrap()), signal).unwrap();
         self.child.wait().unwrap()
     }
 }
 
 /// The jump is there.
-fn is_hooked(backend: Backend) -> bool {
+pub(crate) fn is_hooked(backend: Backend) -> bool {
     dump(backend).contains(&"-A FORWARD -j NPC-FORWARD".to_owned())
 }
 
@@ -211,19 +217,23 @@ fn nothing_is_written_before_every_file_was_good_once(backend: Backend) {
 
 fn a_kernel_that_refuses_is_asked_again(backend: Backend) {
     let _namespace = Namespace::enter();
-    // Somebody's set under our name, in somebody's use.
-    run("ipset", &["create", "npc4-ingress", "hash:net"]);
-    let rule = ["OUTPUT", "-m", "set", "--match-set", "npc4-ingress", "dst", "-j", "DROP"];
-    let iptables = format!("iptables-{backend}");
-    run(&iptables, &[&["-A"], &rule[..]].concat());
     let folder = Folder::new();
-    let mut agent = Agent::start(&folder, backend, &[]);
+    // In front of the real command, one that refuses while a file is there.
+    let restore = format!("iptables-{backend}-restore");
+    let (wrapper, refuses) = (folder.0.path().join(&restore), folder.0.path().join("refuses"));
+    let real = output("which", &[&restore]);
+    let script = format!("#!/bin/sh\n[ -e {} ] && {{ echo not today >&2; exit 1; }}\nexec {real}", refuses.display());
+    fs::write(&wrapper, script.trim_end().to_owned() + " \"$@\"\n").unwrap();
+    fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::write(&refuses, "").unwrap();
+    let path = format!("{}:{}", folder.0.path().display(), std::env::var("PATH").unwrap());
+    let mut agent = Agent::start_with(&folder, backend, &[], &[("PATH", &path)]);
     let entry = agent.wait_for("the kernel is not up to date");
     let error = entry["error"].as_str().unwrap();
-    assert!(error.contains("`create npc4-ingress hash:ip"), "{error}");
+    assert!(error.contains("not today"), "{error}");
     assert!(!is_hooked(backend));
     assert_eq!(ready(&folder), None);
-    run(&iptables, &[&["-D"], &rule[..]].concat());
+    fs::remove_file(&refuses).unwrap();
     agent.wait(1);
     assert!(is_hooked(backend));
     assert_eq!(ready(&folder).as_deref(), Some("1\n"));

@@ -1,5 +1,6 @@
 //! Programs made by hand, on their way into the kernel as the engine's are.
 
+use npc_agent::dataplane::audit::Depth;
 use npc_agent::dataplane::backend::Backend;
 use npc_agent::dataplane::iptables::Hook;
 use npc_agent::dataplane::{Error, Linux};
@@ -31,7 +32,25 @@ impl ByHand {
         self.writer.write(change, &self.wanted)
     }
 
-    pub(crate) fn check_hook(&mut self) -> Result<Vec<(Family, Hook)>, Error> {
-        self.writer.check_hook()
+    /// What others changed and was put right, in words.
+    pub(crate) fn audit(&mut self, depth: Depth) -> Vec<String> {
+        let Some(repair) = self.writer.audit(&self.wanted, depth).unwrap() else { return Vec::new() };
+        repair.repaired.unwrap();
+        repair
+            .found
+            .iter()
+            .map(|drift| format!("{} {} {}: {}", drift.family, drift.kind, drift.name, drift.what))
+            .collect()
+    }
+
+    /// As [`Self::audit`], until something was found. A table that was read a
+    /// moment ago is not read again.
+    pub(crate) fn drifted(&mut self) -> Vec<String> {
+        loop {
+            let found = self.audit(Depth::News);
+            if !found.is_empty() {
+                return found;
+            }
+        }
     }
 }

@@ -7,6 +7,7 @@ mod agent;
 mod by_hand;
 mod cleanup;
 mod conntrack;
+mod drift;
 mod enforce;
 mod namespace;
 mod network;

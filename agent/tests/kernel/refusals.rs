@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::thread;
+use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MsFlags, mount};
@@ -84,6 +85,11 @@ fn what_somebody_else_uses_of_ours_is_emptied_and_holds_nothing_up(backend: Back
     assert_eq!(held, KernelState::from(&everything()));
 }
 
+/// The name of this process, as the kernel has it.
+fn program() -> String {
+    std::fs::read_to_string(format!("/proc/{}/comm", std::process::id())).unwrap().trim().to_owned()
+}
+
 #[test]
 fn a_lock_that_is_never_released_is_given_up_in_words() {
     // In a thread of its own, because it leaves the file system of the others.
@@ -94,10 +100,11 @@ fn a_lock_that_is_never_released_is_given_up_in_words() {
         mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
         let lock = File::create("/run/xtables.lock").unwrap();
         let _held = Flock::lock(lock, FlockArg::LockExclusive).unwrap();
-        let table = Iptables::new(Backend::Legacy, Family::V4).unwrap().with_lock_wait(1);
-        for error in [table.restore("*filter\nCOMMIT\n").unwrap_err(), table.hook().unwrap_err()] {
+        let table = Iptables::new(Backend::Legacy, Family::V4).unwrap().with_lock_wait(Duration::from_secs(1));
+        for error in [table.restore("*filter\nCOMMIT\n").unwrap_err(), table.put_hook_first().unwrap_err()] {
             assert!(matches!(error, Error::Locked { .. }), "{error}");
-            assert!(error.to_string().contains("waited 1 s for the xtables lock"), "{error}");
+            let holder = format!("which {} (process {}) holds", program(), std::process::id());
+            assert!(error.to_string().contains(&holder), "{error}");
         }
     };
     thread::spawn(test).join().unwrap();

@@ -79,6 +79,9 @@ pub(super) mod address {
 /// For a list: names only.
 pub(super) const LIST_NAMES: u32 = 1 << 1;
 
+/// For a list: no members.
+pub(super) const LIST_HEADS: u32 = 1 << 2;
+
 /// A flag of a number whose bytes are in the order of the network.
 const NETWORK_ORDER: u16 = rtnetlink::packet_core::NLA_F_NET_BYTEORDER;
 /// A flag of an attribute that holds attributes.

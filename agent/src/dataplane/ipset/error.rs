@@ -4,7 +4,6 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
-use npc_compiler::program::SetName;
 use rtnetlink::packet_core::DecodeError;
 
 /// Why sets could not be read or written.
@@ -31,14 +30,6 @@ pub enum Error {
         minimum: u8,
         /// The newest.
         maximum: u8,
-    },
-    /// A set of ours holds what we do not understand.
-    #[error("cannot read the member `{member}` of the set {set}")]
-    Member {
-        /// The set.
-        set: SetName,
-        /// The member.
-        member: String,
     },
     /// The socket failed.
     #[error("cannot {what} netfilter's netlink socket")]

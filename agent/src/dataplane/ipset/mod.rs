@@ -52,6 +52,9 @@ const TRIES: u32 = 5;
 /// The sets of one family that bear our names and are ours.
 pub type Sets = BTreeMap<SetName, (SetKind, BTreeSet<Member>)>;
 
+/// A set's kind, `None` if it is not as we make sets, and its members then.
+pub type OneSet = (Option<SetKind>, BTreeSet<Member>);
+
 /// What the kernel holds under our names.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Reading {
@@ -70,6 +73,15 @@ pub struct OddSet {
     pub name: SetName,
     /// Its type and options, in words.
     pub header: String,
+}
+
+/// What is told of a set without its members.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Head {
+    /// Its kind, if it is as we make sets.
+    pub kind: Option<SetKind>,
+    /// How many members it has, where the kernel says so.
+    pub members: Option<usize>,
 }
 
 /// The sets of the network namespace in which it was opened.
@@ -241,16 +253,47 @@ impl Ipset {
         })
     }
 
+    /// The sets that bear our names, without their members: as long as there
+    /// are sets, and a little for each member.
+    ///
+    /// # Errors
+    /// If the kernel does not list them.
+    pub fn heads(&mut self) -> Result<BTreeMap<(Family, SetName), Head>, Error> {
+        self.list(Request::heads(self.version), |heads: &mut BTreeMap<_, _>, answer| {
+            let (Some((name, family)), Some(header)) = (ours(answer)?, answer.header()?) else { return Ok(()) };
+            let members = header.elements.and_then(|count| usize::try_from(count).ok());
+            heads.insert((family, name), Head { kind: header.kind(family), members });
+            Ok(())
+        })
+    }
+
+    /// One set, if it is there: its kind, if it is as we make sets, and its
+    /// members.
+    ///
+    /// # Errors
+    /// If the kernel does not list it.
+    pub fn members_of(&mut self, name: &SetName, family: Family) -> Result<Option<OneSet>, Error> {
+        let listed = self.list(Request::one(self.version, name), |set: &mut Listed, answer| match ours(answer)? {
+            Some(_) => set.take(family, answer),
+            None => Ok(()),
+        });
+        match listed {
+            Ok(listed) => Ok(Some((listed.kind, listed.members))),
+            Err(Error::List(Refusal::NO_SUCH_SET)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Reads the sets that bear our names.
     ///
     /// # Errors
-    /// If the kernel does not list them, or a member makes no sense.
+    /// If the kernel does not list them.
     pub fn read(&mut self) -> Result<Reading, Error> {
         // All at once: asked for by name, the kernel looks through all sets for
         // each. Others' sets pass by unread, whatever type they are of.
         let listed = self.list(Request::dump(self.version), |sets: &mut BTreeMap<_, Listed>, answer| {
             let Some((name, family)) = ours(answer)? else { return Ok(()) };
-            sets.entry((name.clone(), family)).or_default().take(&name, family, answer)
+            sets.entry((name.clone(), family)).or_default().take(family, answer)
         })?;
         let mut reading = Reading::default();
         for ((name, family), Listed { header, kind, members }) in listed {
@@ -323,7 +366,7 @@ struct Listed {
 }
 
 impl Listed {
-    fn take(&mut self, name: &SetName, family: Family, answer: Attributes<'_>) -> Result<(), Error> {
+    fn take(&mut self, family: Family, answer: Attributes<'_>) -> Result<(), Error> {
         if let Some(header) = answer.header()? {
             self.kind = header.kind(family);
             self.header = header.to_string();
@@ -332,9 +375,18 @@ impl Listed {
         let Some(kind) = self.kind else { return Ok(()) };
         for entry in answer.members()? {
             let entry = entry?;
-            let member = entry.member(kind);
-            let unreadable = || Error::Member { set: name.clone(), member: entry.to_string() };
-            self.members.insert(member.ok_or_else(unreadable)?);
+            match entry.member(kind) {
+                Some(member) => {
+                    self.members.insert(member);
+                }
+                // One that we cannot write we cannot take back either.
+                None => {
+                    self.kind = None;
+                    self.header = format!("{} with the member `{entry}`", self.header);
+                    self.members.clear();
+                    return Ok(());
+                }
+            }
         }
         Ok(())
     }

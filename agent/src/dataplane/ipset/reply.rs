@@ -51,20 +51,17 @@ impl<'a> Attributes<'a> {
             type_name: type_name.to_owned(),
             family: self.byte(message::FAMILY)?.unwrap_or_default(),
             maxelem: None,
+            elements: None,
             options: Vec::new(),
         };
         for attribute in Attributes(self.get(message::DATA)?.unwrap_or_default()).each() {
             let (kind, value) = attribute?;
             match kind {
                 option::MAXELEM => header.maxelem = Some(u32::from_be_bytes(array(value)?)),
+                option::ELEMENTS => header.elements = Some(u32::from_be_bytes(array(value)?)),
                 // How the kernel lays the set out, which it changes by itself,
                 // and what it counts.
-                option::HASH_SIZE
-                | option::BUCKET_SIZE
-                | option::SEED
-                | option::ELEMENTS
-                | option::REFERENCES
-                | option::MEMORY => {}
+                option::HASH_SIZE | option::BUCKET_SIZE | option::SEED | option::REFERENCES | option::MEMORY => {}
                 other => header.options.push(other),
             }
         }
@@ -93,6 +90,8 @@ pub(super) struct Header {
     type_name: String,
     family: u8,
     maxelem: Option<u32>,
+    /// How many members there are; kernels before 4.10 do not say.
+    pub(super) elements: Option<u32>,
     /// Options that no set of ours has: a time-out would lose members,
     /// counters would cost.
     options: Vec<u16>,

@@ -8,8 +8,8 @@ use npc_compiler::text::MAXELEM;
 use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkBuffer};
 
 use super::attribute::{
-    self, Command, LIST_NAMES, NETFILTER_HEADER, NETLINK_HEADER_LENGTH, SUBSYSTEM, WriteAttributes as _, message,
-    option,
+    self, Command, LIST_HEADS, LIST_NAMES, NETFILTER_HEADER, NETLINK_HEADER_LENGTH, SUBSYSTEM, WriteAttributes as _,
+    message, option,
 };
 
 /// How long a message with many members may get. An attribute, and so the list
@@ -91,6 +91,16 @@ impl Request {
     /// The names of all sets.
     pub(super) fn names(version: u8) -> Self {
         Self::list(version, |bytes| bytes.put_network_order(message::FLAGS, &LIST_NAMES.to_be_bytes()))
+    }
+
+    /// All sets without their members.
+    pub(super) fn heads(version: u8) -> Self {
+        Self::list(version, |bytes| bytes.put_network_order(message::FLAGS, &LIST_HEADS.to_be_bytes()))
+    }
+
+    /// One set with its members.
+    pub(super) fn one(version: u8, name: &SetName) -> Self {
+        Self::list(version, |bytes| bytes.put_text(message::SET, name.as_str()))
     }
 
     /// All sets with their members.

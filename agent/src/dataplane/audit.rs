@@ -1,0 +1,355 @@
+//! Whether the kernel still holds what was last written to it, found out as
+//! cheaply as can be.
+//!
+//! | what | how | noticed within | costs |
+//! |---|---|---|---|
+//! | nft chains, the jump | notifications; then only what they name is listed | the wake of the loop, 0.1 s | nothing while nobody touches them; 3 ms a chain |
+//! | legacy chains, the jump | the table is listed when the xtables lock was used, and in turn | as nft, else 5 s; more in large tables | 5 % of one processor at most |
+//! | sets: gone, emptied, of another kind, more or fewer members | the heads of all sets | 5 s | 2 µs a set, 3 ns a member |
+//! | sets: as many members, others | members, 20,000 each time, in turn | 5 s for each 20,000 members | 20 ms each time |
+//!
+//! Where the kernel tells that it could not tell everything, or tells nothing,
+//! nft chains are listed as legacy ones are. And whatever was heard, they are
+//! listed once in ten minutes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use npc_compiler::object::Family;
+use npc_compiler::plan::{Delta, Held, KernelState, SetDelta};
+use npc_compiler::program::{ChainName, Member, SetName};
+use tracing::{debug, info};
+
+use super::Error;
+use super::alias::Aliases;
+use super::backend::Backend;
+use super::ipset::{Head, Ipset};
+use super::iptables::{self, Hook, Iptables, Listing};
+use super::notifications::{Author, News, Notifications, Touched};
+
+/// A listing of a whole table may take this part of the time, and comes neither
+/// more often nor less often than these.
+const SHARE: u32 = 20;
+const OFTEN: Duration = Duration::from_secs(4);
+const SELDOM: Duration = Duration::from_secs(60);
+
+/// The same where the kernel tells of every change.
+const TOLD: Duration = Duration::from_secs(10 * 60);
+
+/// How many members are compared each time.
+const MEMBERS: usize = 20_000;
+
+/// More chains than this are listed with all others at once.
+const FEW: usize = 8;
+
+/// How much is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Depth {
+    /// What there is news of.
+    News,
+    /// That, and what nobody tells of and is due to be looked at.
+    Round,
+}
+
+/// What the kernel holds otherwise than it was written.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Audit {
+    /// What leads, in IPv4, from what was written to what is there.
+    pub v4: Delta,
+    /// The same in IPv6.
+    pub v6: Delta,
+    /// Where the jump to our chains is, in the families where it is not first.
+    pub hooks: Vec<(Family, Hook)>,
+    /// Sets under our names that are none of ours, and whether they went.
+    pub strangers: Vec<(Family, SetName, bool)>,
+    /// Sets of ours whose names somebody's sets of another kind have. What is
+    /// there has to be read as a whole.
+    pub usurped: Vec<(Family, SetName)>,
+    /// Who did it, where that is told.
+    pub authors: BTreeSet<Author>,
+}
+
+impl Audit {
+    /// Whether everything is as it was written.
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
+        let Self { v4, v6, hooks, strangers, usurped, authors: _ } = self;
+        v4.is_empty() && v6.is_empty() && hooks.is_empty() && strangers.is_empty() && usurped.is_empty()
+    }
+
+    /// What differs in one family.
+    #[must_use]
+    pub fn family(&self, family: Family) -> &Delta {
+        match family {
+            Family::V4 => &self.v4,
+            Family::V6 => &self.v6,
+        }
+    }
+
+    fn family_mut(&mut self, family: Family) -> &mut Delta {
+        match family {
+            Family::V4 => &mut self.v4,
+            Family::V6 => &mut self.v6,
+        }
+    }
+}
+
+/// What goes on from one audit to the next.
+#[derive(Debug)]
+pub(super) struct Auditor {
+    notifications: Option<Notifications>,
+    /// Something was not heard, so everything has to be read.
+    unsure: bool,
+    /// When the tables may and have to be read as a whole next; both at once,
+    /// because who flushes one flushes the other.
+    reading: Option<Reading>,
+    /// The set behind which the round goes on.
+    behind: Option<(Family, SetName)>,
+    /// What is not needed any more and could not go.
+    pub(super) left_sets: BTreeSet<SetName>,
+    pub(super) left_chains: BTreeSet<(Family, ChainName)>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Reading {
+    not_before: Instant,
+    at_last: Instant,
+}
+
+impl Auditor {
+    /// Listens to what a backend tells; where it cannot be heard, tables are
+    /// read in turn.
+    pub(super) fn new(backend: Backend) -> Self {
+        let notifications = Notifications::open(backend)
+            .inspect_err(
+                |error| info!(%backend, %error, "nothing tells of others' changes; our chains are read in turn"),
+            )
+            .ok();
+        Self {
+            notifications,
+            unsure: false,
+            reading: None,
+            behind: None,
+            left_sets: BTreeSet::new(),
+            left_chains: BTreeSet::new(),
+        }
+    }
+
+    pub(super) fn notifications(&mut self) -> Option<&mut Notifications> {
+        self.notifications.as_mut()
+    }
+
+    /// Our chains in a table were read or written just now by other means.
+    pub(super) fn is_known(&mut self) {
+        self.reading = None;
+        self.unsure = false;
+    }
+
+    /// Compares what is due with what was written.
+    pub(super) fn audit(
+        &mut self,
+        (tables, ipset, aliases): (&[Iptables], &mut Ipset, &Aliases),
+        ours: &BTreeSet<u32>,
+        wanted: &KernelState,
+        depth: Depth,
+    ) -> Result<Audit, Error> {
+        let mut audit = Audit::default();
+        let mut news = self.notifications.as_mut().map(|ears| ears.take(ours)).unwrap_or_default();
+        self.unsure |= news.unsure;
+        audit.authors = std::mem::take(&mut news.authors);
+        self.tables(tables, aliases, &news, wanted, depth, &mut audit)?;
+        if depth == Depth::Round {
+            let families: Vec<Family> = tables.iter().map(Iptables::family).collect();
+            self.sets(ipset, aliases, &families, wanted, &mut audit)?;
+        }
+        Ok(audit)
+    }
+
+    /// Compares the tables as far as they are due.
+    fn tables(
+        &mut self,
+        tables: &[Iptables],
+        aliases: &Aliases,
+        news: &News,
+        wanted: &KernelState,
+        depth: Depth,
+        audit: &mut Audit,
+    ) -> Result<(), Error> {
+        let told = self.notifications.as_ref().is_some_and(Notifications::tell_what);
+        let (now, first) = (Instant::now(), if told { TOLD } else { OFTEN });
+        let reading = *self.reading.get_or_insert(Reading { not_before: now, at_last: now + first });
+        let is_much = news.touched.values().any(|touched| touched.table || touched.chains.len() > FEW);
+        let is_allowed = is_much || self.unsure && now >= reading.not_before;
+        if is_allowed || depth == Depth::Round && now >= reading.at_last {
+            for table in tables {
+                self.whole(table, aliases, wanted.family(table.family()), audit)?;
+            }
+            let took = now.elapsed();
+            debug!(?took, "read our chains, to see whether they are as they were written");
+            let pause = took * SHARE;
+            let at_last = now + if told { TOLD.max(pause) } else { pause.clamp(OFTEN, SELDOM) };
+            self.reading = Some(Reading { not_before: now + pause.min(SELDOM), at_last });
+            self.unsure = false;
+            return Ok(());
+        }
+        for (family, touched) in &news.touched {
+            if let Some(table) = tables.iter().find(|table| table.family() == *family) {
+                self.touched(table, aliases, touched, wanted.family(*family), audit)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Compares what was touched of a table.
+    fn touched(
+        &self,
+        table: &Iptables,
+        aliases: &Aliases,
+        touched: &Touched,
+        wanted: &Held,
+        audit: &mut Audit,
+    ) -> Result<(), Error> {
+        let family = table.family();
+        for name in &touched.chains {
+            let found = match table.chain(name) {
+                Ok(found) => found,
+                // Some that have gone are told to be odd.
+                Err(iptables::Error::Command { .. }) => return self.whole(table, aliases, wanted, audit),
+                Err(error) => return Err(error.into()),
+            };
+            let mut chains: BTreeMap<_, _> = found.map(|lines| (name.clone(), lines)).into_iter().collect();
+            aliases.swap(&mut chains);
+            self.chain(family, wanted, name.clone(), chains.remove(name), audit);
+        }
+        if touched.forward {
+            let hook = table.hook()?;
+            if hook != Hook::First {
+                audit.hooks.push((family, hook));
+            }
+        }
+        Ok(())
+    }
+
+    /// Compares a table as a whole.
+    fn whole(&self, table: &Iptables, aliases: &Aliases, wanted: &Held, audit: &mut Audit) -> Result<(), Error> {
+        let family = table.family();
+        let Listing { hook, mut chains } = table.read()?;
+        aliases.swap(&mut chains);
+        for name in wanted.chains.keys().filter(|name| !chains.contains_key(*name)) {
+            audit.family_mut(family).chains.insert(name.clone(), None);
+        }
+        for (name, lines) in chains {
+            self.chain(family, wanted, name, Some(lines), audit);
+        }
+        if hook != Hook::First {
+            audit.hooks.push((family, hook));
+        }
+        Ok(())
+    }
+
+    fn chain(&self, family: Family, wanted: &Held, name: ChainName, found: Option<Vec<String>>, audit: &mut Audit) {
+        let is_left = || found.as_ref().is_none_or(Vec::is_empty) && self.left_chains.contains(&(family, name.clone()));
+        let same = match wanted.chains.get(&name) {
+            Some(lines) => found.as_ref() == Some(lines),
+            None => found.is_none() || is_left(),
+        };
+        if !same {
+            audit.family_mut(family).chains.insert(name, found);
+        }
+    }
+
+    fn sets(
+        &mut self,
+        ipset: &mut Ipset,
+        aliases: &Aliases,
+        families: &[Family],
+        wanted: &KernelState,
+        audit: &mut Audit,
+    ) -> Result<(), Error> {
+        let heads = ipset.heads()?;
+        let mut alike = Vec::new();
+        for family in families {
+            for (name, (kind, members)) in &wanted.family(*family).sets {
+                match heads.get(&(*family, aliases.in_kernel(name).clone())) {
+                    None => {
+                        audit.family_mut(*family).sets.insert(name.clone(), SetDelta::Gone);
+                    }
+                    Some(head) if head.kind != Some(*kind) => audit.usurped.push((*family, name.clone())),
+                    Some(Head { members: Some(count), .. }) if *count == members.len() => {
+                        alike.push((*family, name, members));
+                    }
+                    Some(_) => members_of(ipset, aliases, (*family, name, members), audit)?,
+                }
+            }
+        }
+        self.round(ipset, aliases, &alike, audit)?;
+        for name in aliases.taken().filter(|name| !heads.keys().any(|(_, there)| there == *name)) {
+            // It went, and the set can have its name back.
+            audit.usurped.extend(SetName::ours(name.as_str()).map(|(name, family)| (family, name)));
+        }
+        let known: BTreeSet<&SetName> = families
+            .iter()
+            .flat_map(|family| wanted.family(*family).sets.keys())
+            .map(|name| aliases.in_kernel(name))
+            .collect();
+        let strangers = heads.into_keys().filter(|(family, name)| families.contains(family) && !known.contains(name));
+        for (family, name) in strangers.collect::<Vec<_>>() {
+            let went = ipset.destroy(std::slice::from_ref(&name), Duration::ZERO)?.is_empty();
+            let was_known = aliases.taken().any(|taken| *taken == name)
+                || if went { self.left_sets.remove(&name) } else { !self.left_sets.insert(name.clone()) };
+            if !was_known {
+                audit.strangers.push((family, name, went));
+            }
+        }
+        Ok(())
+    }
+
+    /// Compares the members of some sets that have as many as they should.
+    fn round(
+        &mut self,
+        ipset: &mut Ipset,
+        aliases: &Aliases,
+        alike: &[(Family, &SetName, &BTreeSet<Member>)],
+        audit: &mut Audit,
+    ) -> Result<(), Error> {
+        let is_behind = |(family, name, _): &(Family, &SetName, _)| {
+            self.behind.as_ref().is_none_or(|(last, set)| (*family, *name) > (*last, set))
+        };
+        let begin = alike.iter().position(is_behind).unwrap_or(0);
+        let mut compared = 0;
+        for set in alike.iter().cycle().skip(begin).take(alike.len()) {
+            if compared > 0 && compared + set.2.len() > MEMBERS {
+                break;
+            }
+            // A set costs something by itself.
+            compared += set.2.len() + 10;
+            members_of(ipset, aliases, *set, audit)?;
+            self.behind = Some((set.0, set.1.clone()));
+        }
+        Ok(())
+    }
+}
+
+/// Compares the members of one set.
+fn members_of(
+    ipset: &mut Ipset,
+    aliases: &Aliases,
+    (family, name, wanted): (Family, &SetName, &BTreeSet<Member>),
+    audit: &mut Audit,
+) -> Result<(), Error> {
+    let difference = match ipset.members_of(aliases.in_kernel(name), family)? {
+        Some((Some(_), members)) if members == *wanted => return Ok(()),
+        Some((Some(_), members)) => SetDelta::Changed {
+            added: members.difference(wanted).copied().collect(),
+            removed: wanted.difference(&members).copied().collect(),
+        },
+        Some((None, _)) => {
+            audit.usurped.push((family, name.clone()));
+            return Ok(());
+        }
+        // It went a moment ago.
+        None => SetDelta::Gone,
+    };
+    audit.family_mut(family).sets.insert(name.clone(), difference);
+    Ok(())
+}

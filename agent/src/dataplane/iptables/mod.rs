@@ -1,0 +1,276 @@
+//! The filter table of one backend and family: written by `iptables-restore`,
+//! all at once or not at all, and read chain by chain or as a whole.
+//!
+//! ```text
+//! lock ─▶ Iptables ─▶ listing   what is ours in it
+//!            └──────▶ error     why not, in words
+//! ```
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use npc_compiler::object::Family;
+use npc_compiler::plan::ChainWrites;
+use npc_compiler::program::ChainName;
+
+use super::backend::{Backend, Commands};
+use super::process;
+
+mod error;
+mod listing;
+mod lock;
+
+pub use error::{Error, Place};
+pub use listing::{Hook, Listing};
+pub use lock::Holder;
+pub(super) use lock::path as lock_path;
+
+/// How long a command waits for the xtables lock before it gives up.
+const LOCK_WAIT: Duration = Duration::from_secs(10);
+
+/// The filter table of one backend and family in the network namespace of the
+/// calling thread.
+#[derive(Debug, Clone)]
+pub struct Iptables {
+    backend: Backend,
+    family: Family,
+    commands: Commands,
+    lock_wait: Duration,
+    restores: RefCell<Vec<Restored>>,
+}
+
+/// One `iptables-restore` of ours, for who measures them and for who has to
+/// tell them from others'.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Restored {
+    /// The family.
+    pub family: Family,
+    /// The process, as this one sees it.
+    pub process: u32,
+    /// How long the xtables lock was waited for before.
+    pub waited: Duration,
+    /// How long it took from then on.
+    pub took: Duration,
+    /// Whether it is in the kernel.
+    pub done: bool,
+}
+
+impl Iptables {
+    /// The filter table behind the installed commands of a backend.
+    ///
+    /// # Errors
+    /// If they are not installed.
+    pub fn new(backend: Backend, family: Family) -> Result<Self, Error> {
+        let commands = Commands::find(backend, family)?;
+        Ok(Self { backend, family, commands, lock_wait: LOCK_WAIT, restores: RefCell::default() })
+    }
+
+    /// The same table, with another wait for the xtables lock.
+    #[must_use]
+    pub fn with_lock_wait(self, patience: Duration) -> Self {
+        Self { lock_wait: patience, ..self }
+    }
+
+    /// The backend.
+    #[must_use]
+    pub fn backend(&self) -> Backend {
+        self.backend
+    }
+
+    /// The family.
+    #[must_use]
+    pub fn family(&self) -> Family {
+        self.family
+    }
+
+    /// The restores since this was asked last, those that failed among them.
+    #[must_use]
+    pub fn take_restores(&self) -> Vec<Restored> {
+        self.restores.take()
+    }
+
+    /// Waits until nobody holds the xtables lock; how long that was. The nft
+    /// backend has no such lock.
+    ///
+    /// # Errors
+    /// If it is held for too long, with the name of who does where it can be
+    /// told.
+    pub fn wait_for_lock(&self) -> Result<Duration, Error> {
+        if self.backend == Backend::Nft {
+            return Ok(Duration::ZERO);
+        }
+        let begun = Instant::now();
+        match lock::wait(self.lock_wait) {
+            Ok(()) => Ok(begun.elapsed()),
+            Err(holder) => Err(Error::Locked { waited: begun.elapsed(), holder }),
+        }
+    }
+
+    /// Writes text of `iptables-save`'s form over what is there, all at once or
+    /// not at all; chains that the text does not declare are left alone.
+    ///
+    /// # Errors
+    /// If it is refused, with the line that was, or the lock is kept too long.
+    pub fn restore(&self, text: &str) -> Result<(), Error> {
+        let waited = self.wait_for_lock()?;
+        let begun = Instant::now();
+        let command = self.commands.restore;
+        let output = process::run(command, &["--noflush", "--wait", &self.lock_seconds()], text)?;
+        self.restores.borrow_mut().push(Restored {
+            family: self.family,
+            process: output.process,
+            waited,
+            took: begun.elapsed(),
+            done: output.code == Some(0),
+        });
+        if output.code == Some(0) {
+            return Ok(());
+        }
+        if output.code == Some(error::RESOURCE_PROBLEM) && output.stderr.contains(error::LOCK_WORDS) {
+            return Err(Error::Locked { waited: waited + begun.elapsed(), holder: lock::holder() });
+        }
+        let (place, message) = (error::place(text, &output.stderr), error::message(&output.stderr));
+        Err(Error::Restore { command, place, message })
+    }
+
+    /// Writes and deletes chains, all in one commit. A chain that a rule of
+    /// somebody else leads to cannot be deleted, and must not hold up the rest:
+    /// it is emptied, which does as little, and answered with the reason.
+    ///
+    /// # Errors
+    /// As [`Iptables::restore`].
+    pub fn write(&self, writes: &ChainWrites) -> Result<Vec<(ChainName, Error)>, Error> {
+        match self.restore(&writes.restore_text()) {
+            Err(Error::Restore { .. }) if !writes.delete.is_empty() => {}
+            answer => return answer.map(|()| Vec::new()),
+        }
+        let mut emptied = ChainWrites { delete: BTreeSet::new(), ..writes.clone() };
+        emptied.replace.extend(writes.delete.iter().map(|chain| (chain.clone(), Vec::new())));
+        self.restore(&emptied.restore_text())?;
+        let mut stuck = Vec::new();
+        for chain in &writes.delete {
+            let one = ChainWrites { delete: BTreeSet::from([chain.clone()]), ..ChainWrites::default() };
+            match self.restore(&one.restore_text()) {
+                Ok(()) => {}
+                Err(error @ Error::Restore { .. }) => stuck.push((chain.clone(), error)),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(stuck)
+    }
+
+    /// What of the table is ours, in the words of `iptables-save`. It takes no
+    /// lock, and as long as the table is large, with others' rules in it.
+    ///
+    /// # Errors
+    /// If the table cannot be read.
+    pub fn read(&self) -> Result<Listing, Error> {
+        let output = process::run(self.commands.save, &["-t", "filter"], "")?;
+        if output.code != Some(0) {
+            return Err(Error::Command {
+                command: self.commands.save,
+                arguments: "-t filter".to_owned(),
+                message: error::message(&output.stderr),
+            });
+        }
+        Ok(Listing::of_save(&output.stdout))
+    }
+
+    /// As [`Iptables::read`], our chains alone.
+    ///
+    /// # Errors
+    /// If the table cannot be read.
+    pub fn chains(&self) -> Result<BTreeMap<ChainName, Vec<String>>, Error> {
+        Ok(self.read()?.chains)
+    }
+
+    /// The rules of one chain of ours, in the same words; `None` if it is not
+    /// there. With nft it takes as long as the chain is long.
+    ///
+    /// # Errors
+    /// If it cannot be listed.
+    pub fn chain(&self, name: &ChainName) -> Result<Option<Vec<String>>, Error> {
+        match self.single(&["-S", name.as_str()]) {
+            Ok(listed) => Ok(Listing::of_save(&listed).chains.remove(name)),
+            Err(Error::Command { message, .. }) if error::is_no_chain(&message) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Where the jump to our chains stands.
+    ///
+    /// # Errors
+    /// If FORWARD cannot be listed.
+    pub fn hook(&self) -> Result<Hook, Error> {
+        // With legacy that takes the lock, and a whole listing does not.
+        match self.backend {
+            Backend::Nft => Ok(listing::hook(&self.single(&["-S", "FORWARD"])?)),
+            Backend::Legacy => Ok(self.read()?.hook),
+        }
+    }
+
+    /// Puts the jump to our chains first in FORWARD, whatever became of it, and
+    /// answers where it was. There is never a moment without it, and nothing of
+    /// others is touched.
+    ///
+    /// # Errors
+    /// If FORWARD cannot be read or written, or our chains are not there.
+    pub fn put_hook_first(&self) -> Result<Hook, Error> {
+        let found = self.hook()?;
+        self.move_hook(found)?;
+        Ok(found)
+    }
+
+    /// The same, where it is known how the jump stands.
+    ///
+    /// # Errors
+    /// If FORWARD cannot be written, or our chains are not there.
+    pub fn move_hook(&self, found: Hook) -> Result<(), Error> {
+        let copies = match found {
+            Hook::First => return Ok(()),
+            Hook::Absent => 0,
+            Hook::Displaced(copies) => copies,
+        };
+        // By the rule and not by its number, which others' writes shift; so
+        // the old ones go before the new one comes, in one commit.
+        let rule = listing::hook_rule();
+        let delete = format!("-D FORWARD {rule}\n").repeat(copies);
+        self.restore(&format!("*filter\n{delete}-I FORWARD 1 {rule}\nCOMMIT\n"))
+    }
+
+    /// Removes the jump, as often as it is there; whether it was.
+    ///
+    /// # Errors
+    /// If FORWARD cannot be read or written.
+    pub fn unhook(&self) -> Result<bool, Error> {
+        let copies = match self.hook()? {
+            Hook::Absent => return Ok(false),
+            Hook::First => 1,
+            Hook::Displaced(copies) => copies,
+        };
+        let delete = format!("-D FORWARD {}\n", listing::hook_rule()).repeat(copies);
+        self.restore(&format!("*filter\n{delete}COMMIT\n"))?;
+        Ok(true)
+    }
+
+    /// What one command of plain `iptables` prints.
+    fn single(&self, arguments: &[&str]) -> Result<String, Error> {
+        self.wait_for_lock()?;
+        let (command, seconds) = (self.commands.iptables, self.lock_seconds());
+        let begun = Instant::now();
+        let output = process::run(command, &[&["-w", &seconds], arguments].concat(), "")?;
+        if output.code == Some(0) {
+            return Ok(output.stdout);
+        }
+        if output.stderr.contains(error::LOCK_WORDS) {
+            return Err(Error::Locked { waited: begun.elapsed(), holder: lock::holder() });
+        }
+        Err(Error::Command { command, arguments: arguments.join(" "), message: error::message(&output.stderr) })
+    }
+
+    /// As the commands take it: whole seconds, and zero is no wait at all.
+    fn lock_seconds(&self) -> String {
+        self.lock_wait.as_secs().max(1).to_string()
+    }
+}
