@@ -2,8 +2,8 @@
 //! ([`oracle`]), random clusters ([`random`]), an interpreter of our own rules
 //! and sets ([`interpreter`]), the comparison of all these with the compiler
 //! ([`agreement`]), the lab ([`lab`]): a cluster as network namespaces with real
-//! agents and real packets, and an API server with faults on demand
-//! ([`apiserver`]).
+//! agents and real packets, the same under traffic that never ends ([`live`]),
+//! and an API server with faults on demand ([`apiserver`]).
 
 #![forbid(unsafe_code)]
 
@@ -11,6 +11,7 @@ pub mod agreement;
 pub mod apiserver;
 pub mod interpreter;
 pub mod lab;
+pub mod live;
 pub mod model;
 pub mod oracle;
 pub mod random;

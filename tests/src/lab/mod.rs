@@ -30,6 +30,7 @@ pub mod complete;
 mod ears;
 mod engine;
 mod error;
+mod inspect;
 pub mod judge;
 pub mod manifests;
 mod netns;
@@ -39,6 +40,7 @@ pub mod probe;
 pub mod report;
 pub mod services;
 pub mod topology;
+pub mod weather;
 mod wire;
 
 use std::ffi::OsString;
@@ -60,7 +62,9 @@ pub use probe::{Payload, Probe, Seen, Via};
 pub use services::{Backend, Target};
 pub use topology::{Kind, Mode, Place};
 
-use error::Doing;
+pub(crate) use ears::raw_ip_socket;
+pub(crate) use error::Doing;
+pub(crate) use wire::whole_datagram;
 
 /// Whether this machine lets this process build a lab. Tests that need one and
 /// cannot have it say so with `SKIPPED:` on standard error, and pass.
@@ -134,11 +138,19 @@ pub struct Builder {
     outside: Vec<IpAddr>,
     arguments: Vec<String>,
     environment: Vec<(String, OsString)>,
+    agent_folder: Option<PathBuf>,
     api_server: Option<Server>,
     patience: Duration,
 }
 
 impl Builder {
+    /// Changes the objects.
+    #[must_use]
+    pub fn change(mut self, change: impl FnOnce(Objects) -> Objects) -> Self {
+        self.objects = change(self.objects);
+        self
+    }
+
     /// How pods are attached; routed by default.
     #[must_use]
     pub fn mode(mut self, mode: Mode) -> Self {
@@ -179,6 +191,14 @@ impl Builder {
     #[must_use]
     pub fn agent_variable(mut self, name: impl Into<String>, value: impl Into<OsString>) -> Self {
         self.environment.push((name.into(), value.into()));
+        self
+    }
+
+    /// Where agents keep their logs and ready files; a folder that goes with the
+    /// lab by default.
+    #[must_use]
+    pub fn agent_folder(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.agent_folder = Some(folder.into());
         self
     }
 
@@ -234,7 +254,7 @@ impl Builder {
             Enforcer::None => None,
             Enforcer::Agent(npc) => Some(agent::Recipe {
                 npc,
-                folder: folder.to_owned(),
+                folder: self.agent_folder.unwrap_or_else(|| folder.to_owned()),
                 source,
                 backend: self.backend,
                 arguments: self.arguments,
@@ -304,6 +324,7 @@ impl Lab {
             outside: Vec::new(),
             arguments: Vec::new(),
             environment: Vec::new(),
+            agent_folder: None,
             api_server: None,
             patience: Duration::from_secs(30),
         }
@@ -466,6 +487,14 @@ impl Lab {
             self.agents[index] = Some(Agent::start(recipe, &self.places[index])?);
         }
         Ok(())
+    }
+
+    /// From now on agents that start have these arguments beside those that
+    /// every agent has.
+    pub fn set_agent_arguments(&mut self, arguments: Vec<String>) {
+        if let Some(recipe) = &mut self.recipe {
+            recipe.arguments = arguments;
+        }
     }
 
     /// Starts an agent on every node that has none, and waits until all are

@@ -1,0 +1,297 @@
+//! TCP streams: connections on which both ends talk all the time.
+
+use std::collections::BTreeMap;
+use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use super::message::{Kind, LENGTH, Message};
+use super::record::Record;
+use super::sockets::{Sockets, Token};
+use super::timeline::Sure;
+use crate::lab::{Netns, Result};
+
+/// How long a stream may hear nothing from the other end, which sends all the
+/// time.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a stream that is not allowed any more is kept, to see that nothing
+/// comes through.
+const DOOM: Duration = Duration::from_secs(3);
+
+/// One end of a connection.
+pub(super) struct End {
+    pub(super) socket: TcpStream,
+    inbox: Vec<u8>,
+    outbox: Vec<u8>,
+}
+
+impl End {
+    pub(super) fn new(socket: TcpStream) -> Self {
+        Self { socket, inbox: Vec::new(), outbox: Vec::new() }
+    }
+
+    /// All whole messages that are there. The error is for when there will be
+    /// no more.
+    pub(super) fn read(&mut self) -> (Vec<Message>, io::Result<()>) {
+        let mut buffer = [0; 64 * LENGTH];
+        let ended = loop {
+            match self.socket.read(&mut buffer) {
+                Ok(0) => break Err(ErrorKind::UnexpectedEof.into()),
+                Ok(length) => self.inbox.extend_from_slice(&buffer[..length]),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break Ok(()),
+                Err(error) => break Err(error),
+            }
+        };
+        let whole = self.inbox.len() / LENGTH * LENGTH;
+        let messages = self.inbox.drain(..whole).collect::<Vec<u8>>();
+        (messages.chunks(LENGTH).filter_map(Message::parse).collect(), ended)
+    }
+
+    /// Sends a message, unless earlier ones still wait to be sent.
+    pub(super) fn write(&mut self, message: Message) -> io::Result<()> {
+        if self.outbox.is_empty() {
+            self.outbox.extend(message.to_bytes());
+        }
+        match self.socket.write(&self.outbox) {
+            Ok(length) => drop(self.outbox.drain(..length)),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+}
+
+struct Stream {
+    flow: usize,
+    born: Instant,
+    client: End,
+    server: Option<End>,
+    /// When each end heard from the other last, client first.
+    heard: [Instant; 2],
+    /// Until when it is known to have been allowed without a break.
+    checked: Instant,
+    /// Since when it is not known any more.
+    broken: Option<Instant>,
+}
+
+/// All TCP streams.
+pub(super) struct Streams {
+    live: BTreeMap<u64, Stream>,
+    /// Which stream an accepted connection belongs to.
+    accepted: BTreeMap<u64, u64>,
+    next: u64,
+}
+
+impl Streams {
+    pub(super) fn new() -> Self {
+        Self { live: BTreeMap::new(), accepted: BTreeMap::new(), next: 0 }
+    }
+
+    /// The flows that have a stream.
+    pub(super) fn flows(&self) -> impl Iterator<Item = usize> {
+        self.live.values().map(|stream| stream.flow)
+    }
+
+    /// Begins a stream, from where the thread is.
+    pub(super) fn begin(&mut self, flow: usize, sockets: &mut Sockets, record: &mut Record) -> Result<()> {
+        let now = Instant::now();
+        let parameters = record.flow(flow).clone();
+        match sockets.connection(&parameters) {
+            Ok(socket) => {
+                sockets.watch_beginning(&socket, Token::Connection(self.next))?;
+                let (client, heard) = (End::new(socket), [now, now]);
+                let stream = Stream { flow, born: now, client, server: None, heard, checked: now, broken: None };
+                self.live.insert(self.next, stream);
+                self.next += 1;
+            }
+            Err(error) => {
+                record.report.unsent += 1;
+                record.report.why_unsent = Some(error.to_string());
+            }
+        }
+        Ok(())
+    }
+
+    /// The connection that somebody accepted is the other end of a stream.
+    pub(super) fn attach(&mut self, id: u64, key: u64, end: End) {
+        if let Some(stream) = self.live.get_mut(&id) {
+            stream.server = Some(end);
+            self.accepted.insert(key, id);
+        }
+    }
+
+    /// The first end of a stream has something to tell.
+    pub(super) fn client_heard(&mut self, id: u64, sockets: &Sockets, record: &mut Record) -> Result<()> {
+        let Some(stream) = self.live.get_mut(&id) else { return Ok(()) };
+        if stream.server.is_none() {
+            if let Ok(None) = stream.client.socket.take_error()
+                && stream.client.write(message(id, stream.flow, record)).is_ok()
+            {
+                sockets.watch_from_now(&stream.client.socket, Token::Connection(id))?;
+                return Ok(());
+            }
+            self.ended(id, "could not begin", record);
+            return Ok(());
+        }
+        let (messages, ended) = stream.client.read();
+        self.take(id, 0, &messages, ended, record);
+        Ok(())
+    }
+
+    /// An accepted connection has something to tell; whether it is of a stream.
+    pub(super) fn server_heard(&mut self, key: u64, record: &mut Record) -> bool {
+        let Some(id) = self.accepted.get(&key).copied() else { return false };
+        let Some(server) = self.live.get_mut(&id).and_then(|stream| stream.server.as_mut()) else { return true };
+        let (messages, ended) = server.read();
+        self.take(id, 1, &messages, ended, record);
+        true
+    }
+
+    /// What one end has heard.
+    pub(super) fn take(
+        &mut self,
+        id: u64,
+        side: usize,
+        messages: &[Message],
+        ended: io::Result<()>,
+        record: &mut Record,
+    ) {
+        let Some(stream) = self.live.get_mut(&id) else { return };
+        for message in messages {
+            stream.heard[side] = Instant::now();
+            record.streamed(stream.flow, record.instant(message.sent));
+        }
+        if let Err(error) = ended {
+            self.ended(id, &error.to_string(), record);
+        }
+    }
+
+    /// Sends one message each way on every stream.
+    pub(super) fn talk(&mut self, record: &mut Record) {
+        let mut failed = Vec::new();
+        for (id, stream) in &mut self.live {
+            let Some(server) = &mut stream.server else { continue };
+            let message = message(*id, stream.flow, record);
+            for end in [&mut stream.client, server] {
+                if let Err(error) = end.write(message) {
+                    failed.push((*id, error.to_string()));
+                }
+            }
+        }
+        for (id, how) in failed {
+            self.ended(id, &how, record);
+        }
+    }
+
+    /// Looks which streams are still allowed, and whether those are well.
+    pub(super) fn check(&mut self, record: &mut Record) {
+        let (mut over, mut silent) = (Vec::new(), Vec::new());
+        for (id, stream) in &mut self.live {
+            let now = stream.is_broken(record);
+            if now.is_some_and(|since| since.elapsed() > DOOM) {
+                over.push(*id);
+            } else if now.is_none() {
+                let heard = stream.heard[0].min(stream.heard[1]);
+                if heard.elapsed() > PATIENCE && record.was_awake_since(heard) {
+                    silent.push(*id);
+                }
+            }
+        }
+        for id in silent {
+            if let Some(stream) = self.remove(id) {
+                let sent = stream.heard[0].min(stream.heard[1]);
+                record.violated(stream.flow, sent, "LOST: nothing more came on a TCP stream");
+            }
+        }
+        for id in over {
+            self.remove(id);
+            record.report.streams_ended += 1;
+        }
+    }
+
+    fn ended(&mut self, id: u64, how: &str, record: &mut Record) {
+        let Some(mut stream) = self.remove(id) else { return };
+        if stream.is_broken(record).is_none() {
+            record.violated(stream.flow, stream.checked, &format!("RESET: a TCP stream ended ({how})"));
+        } else {
+            record.report.streams_ended += 1;
+        }
+    }
+
+    fn remove(&mut self, id: u64) -> Option<Stream> {
+        self.accepted.retain(|_, of| *of != id);
+        self.live.remove(&id)
+    }
+
+    /// What the kernel says of the streams that were allowed from their
+    /// beginning until now: a segment that was sent again had been lost, unless
+    /// the other end says that it came twice.
+    pub(super) fn finish(&mut self, netns: &[Netns], record: &mut Record) -> Result<()> {
+        self.check(record);
+        let all: Vec<u64> = self.live.keys().copied().collect();
+        for id in all {
+            let Some(mut stream) = self.remove(id) else { continue };
+            if stream.server.is_none() || stream.is_broken(record).is_some() {
+                continue;
+            }
+            record.report.streams_lived += 1;
+            let flow = record.flow(stream.flow).clone();
+            let Ok(own) = stream.client.socket.local_addr() else { continue };
+            let ends = [(flow.from, own, flow.destination), (flow.to, flow.destination, own)];
+            for (place, here, there) in ends {
+                let lost = segments_lost(&netns[place], here, there)?;
+                if lost > 0 {
+                    let what = format!("LOST: {lost} segments of a TCP stream, from {here}");
+                    record.violated(stream.flow, stream.born, &what);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Stream {
+    /// Since when it is not allowed for sure any more.
+    fn is_broken(&mut self, record: &Record) -> Option<Instant> {
+        let now = Instant::now();
+        if self.broken.is_none() && record.judge(self.flow, self.checked, now).0 != Sure::Allowed {
+            self.broken = Some(now);
+        }
+        self.checked = now;
+        self.broken
+    }
+}
+
+fn message(id: u64, flow: usize, record: &Record) -> Message {
+    let flow = u32::try_from(flow).unwrap_or(u32::MAX);
+    Message { kind: Kind::Stream, is_answer: false, flow, sent: record.since_begun(), id }
+}
+
+/// How many segments of a connection had to be sent again because they were
+/// lost, as far as `ss` can tell.
+fn segments_lost(netns: &Netns, here: SocketAddr, there: SocketAddr) -> Result<u64> {
+    let filter = format!("( sport = :{} and dport = :{} )", here.port(), there.port());
+    let said = netns.exec(["ss", "-tinHO", &filter], "")?;
+    let address = here.ip().to_string();
+    let line = said.lines().find(|line| line.contains(&address)).unwrap_or_default();
+    Ok(count(line, "retrans:").saturating_sub(count(line, "dsack_dups:")))
+}
+
+/// The number, or the last of several, behind a word of `ss`.
+fn count(line: &str, word: &str) -> u64 {
+    let found = line.split_whitespace().find_map(|part| part.strip_prefix(word));
+    found.and_then(|numbers| numbers.rsplit('/').next()?.parse().ok()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_ss_says_of_a_connection_is_understood() {
+        let line = "ESTAB 0 0 10.0.0.1:5 10.0.0.2:6 cubic rto:204 retrans:0/12 dsack_dups:3 reordering:4";
+        assert_eq!((count(line, "retrans:"), count(line, "dsack_dups:")), (12, 3));
+        assert_eq!(count("ESTAB 0 0 10.0.0.1:5 10.0.0.2:6 cubic rto:204", "retrans:"), 0);
+    }
+}
