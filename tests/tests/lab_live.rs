@@ -2,8 +2,9 @@
 //! flows that are allowed throughout lose no packet, and flows that are denied
 //! throughout in one direction get none through.
 //!
-//! `NPC_LIVE_EDITS` says how many edits each of the four clusters sees, and
-//! `NPC_LIVE_SEED` which; `NPC_LIVE_AGENT` is another `npc` to put on trial.
+//! `NPC_LIVE_EDITS` says how many edits each of the four clusters sees,
+//! `NPC_LIVE_SEED` which, `NPC_LIVE_RESTARTS` in how many of a hundred an agent
+//! restarts; `NPC_LIVE_AGENT` is another `npc` to put on trial.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -47,8 +48,9 @@ fn edits_and_restarts(backend: Backend, mode: Mode, seed: u64) {
     }
     let Some(agents) = agents() else { return };
     let (edits, seed) = (number("NPC_LIVE_EDITS", EDITS), number("NPC_LIVE_SEED", 1) + seed);
+    let restarted = usize::try_from(number("NPC_LIVE_RESTARTS", 15)).unwrap();
     let mut editor = Editor::new(seed);
-    let builder = Lab::builder(editor.cluster()).mode(mode).backend(backend).enforcer(agents);
+    let builder = Lab::builder(editor.cluster(4)).mode(mode).backend(backend).enforcer(agents);
     let mut live = Live::start(builder, Load::default(), seed).unwrap();
     let nodes = live.nodes();
     let (mut ahead, mut restarts, mut killed) = (0, 0, 0);
@@ -56,7 +58,7 @@ fn edits_and_restarts(backend: Backend, mode: Mode, seed: u64) {
         let edit = editor.edit(&live.objects());
         live.write(edit.objects, &edit.what).unwrap();
         ahead += 1;
-        if editor.chance(15) {
+        if editor.chance(restarted) {
             let node = &nodes[editor.below(nodes.len())];
             // At whatever point of the update this may be.
             live.wait(Duration::from_millis(editor.below(200) as u64)).unwrap();
@@ -90,7 +92,7 @@ fn edits_and_restarts(backend: Backend, mode: Mode, seed: u64) {
     let (lab, report) = live.finish().unwrap();
     let told =
         format!("{backend:?} {mode:?} seed {seed}: {edits} edits, {restarts} restarts ({killed} by force)\n{report}");
-    println!("{told}");
+    eprintln!("{told}");
     assert_eq!(report.violations, 0, "{told}");
     for node in &nodes {
         let log = std::fs::read_to_string(lab.folder().join(format!("{node}.log"))).unwrap();

@@ -282,6 +282,22 @@ fn a_socket_that_somebody_else_holds_hinders_no_agent() {
     assert!(is_hooked(Backend::Nft));
 }
 
+/// Whoever was killed while it started a process leaves its sockets with that
+/// one for a moment.
+#[test]
+fn a_socket_that_an_ended_agent_leaves_for_a_moment_hinders_none() {
+    let _namespace = Namespace::enter();
+    let folder = Folder::new();
+    let name = SocketAddr::from_abstract_name("npc-agent").unwrap();
+    let held = UnixListener::bind_addr(&name).unwrap();
+    let mut agent = Agent::start(&folder, Backend::Nft, &[]);
+    let asking = held.accept().unwrap();
+    drop(held);
+    drop(asking);
+    agent.wait(1);
+    assert!(is_hooked(Backend::Nft));
+}
+
 #[test]
 fn a_directory_without_files_says_nothing_before_there_was_one() {
     let _namespace = Namespace::enter();

@@ -22,7 +22,6 @@ const NAMESPACES: [&str; 3] = ["red", "green", "blue"];
 /// The namespaces where [`ADMITTED`] is always admitted by policies.
 const ANCHORED: [&str; 2] = ["red", "green"];
 const NODES: [&str; 3] = ["node-1", "node-2", "node-3"];
-const PODS: usize = 4;
 const APPS: [&str; 3] = ["a", "b", "c"];
 const TIERS: [&str; 2] = ["x", "y"];
 const TEAMS: [&str; 2] = ["one", "two"];
@@ -69,13 +68,13 @@ impl Editor {
         &from[self.below(from.len())]
     }
 
-    /// The cluster to begin with.
-    pub fn cluster(&mut self) -> Objects {
+    /// The cluster to begin with, of so many pods in each of three namespaces.
+    pub fn cluster(&mut self, pods: usize) -> Objects {
         let mut objects = Objects::default();
         for namespace in NAMESPACES {
             let team = (*self.pick(&TEAMS)).to_owned();
             objects.namespaces.push(Namespace::new(namespace, Labels::from([("team".to_owned(), team)])));
-            for number in 0..PODS {
+            for number in 0..pods {
                 let mut pod =
                     Pod::from_template(namespace.to_owned(), format!("p{number}"), self.labels(), PodSpec::default());
                 pod.node = Some(NODES[objects.pods.len() % NODES.len()].to_owned());
@@ -190,6 +189,12 @@ impl Editor {
             labels.insert("tier".to_owned(), (*self.pick(&TIERS)).to_owned());
         }
         labels
+    }
+
+    /// A random policy of one of the namespaces.
+    pub fn policy(&mut self, name: &str) -> NetworkPolicy {
+        let (namespace, spec) = (*self.pick(&NAMESPACES), self.spec());
+        policy(namespace, name, &spec)
     }
 
     fn spec(&mut self) -> Value {

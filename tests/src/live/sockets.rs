@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
@@ -198,7 +198,7 @@ fn socket(kind: Type, at: SocketAddr) -> io::Result<Socket> {
     if kind == Type::STREAM {
         socket.set_reuse_address(true)?;
     }
-    if let IpAddr::V6(_) = at.ip() {
+    if at.is_ipv6() {
         socket.set_only_v6(true)?;
     }
     socket.bind(&at.into())?;

@@ -4,7 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use npc_agent::status::Shared;
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time;
 use tracing::warn;
@@ -35,7 +35,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// # Errors
 /// If there is an agent, or no socket.
 pub(super) async fn be_the_only_one(status: Shared) -> anyhow::Result<()> {
-    for _ in 0..TRIES {
+    for left in (0..TRIES).rev() {
         match UnixListener::bind(NAME) {
             Ok(listener) => {
                 tokio::spawn(hold(listener, status));
@@ -45,7 +45,7 @@ pub(super) async fn be_the_only_one(status: Shared) -> anyhow::Result<()> {
             Err(_) => {}
         }
         match holder().await {
-            Ok((0, pid)) => {
+            Ok(Holder { uid: 0, pid, answers }) if answers || left == 0 => {
                 // A process of another PID namespace has no number here.
                 let which = pid.filter(|pid| *pid > 0).map(|pid| format!(" (process {pid})")).unwrap_or_default();
                 let message = format!(
@@ -54,7 +54,8 @@ pub(super) async fn be_the_only_one(status: Shared) -> anyhow::Result<()> {
                 );
                 return Err(Stop::new(Exit::Input, message).into());
             }
-            Ok((uid, pid)) => {
+            Ok(Holder { uid: 0, pid, .. }) => warn!(pid, "who holds the socket @npc-agent does not answer"),
+            Ok(Holder { uid, pid, .. }) => {
                 warn!(uid, pid, "somebody who is not root holds the socket @npc-agent; going on without it");
                 return Ok(());
             }
@@ -86,8 +87,18 @@ async fn answer(mut stream: UnixStream, status: Shared) {
     }
 }
 
-/// User and process that hold the name.
-async fn holder() -> io::Result<(u32, Option<i32>)> {
-    let held = time::timeout(PATIENCE, UnixStream::connect(NAME)).await??.peer_cred()?;
-    Ok((held.uid(), held.pid()))
+/// Who holds the name.
+struct Holder {
+    uid: u32,
+    pid: Option<i32>,
+    /// It says something, as an agent does. An agent that was killed while it
+    /// started a process does not: for a moment that one has its sockets.
+    answers: bool,
+}
+
+async fn holder() -> io::Result<Holder> {
+    let mut stream = time::timeout(PATIENCE, UnixStream::connect(NAME)).await??;
+    let held = stream.peer_cred()?;
+    let answer = time::timeout(PATIENCE, stream.read(&mut [0])).await;
+    Ok(Holder { uid: held.uid(), pid: held.pid(), answers: matches!(answer, Ok(Ok(1..))) })
 }

@@ -1,0 +1,134 @@
+//! What the nodes of a lab hold and say, beside the packets that they let
+//! through.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, TcpStream};
+
+use npc_agent::dataplane::backend::Backend as AgentBackend;
+use npc_agent::dataplane::iptables::{Hook, Iptables};
+use npc_agent::dataplane::{Kernel as _, Linux};
+use npc_compiler::cluster::Cluster;
+use npc_compiler::layout::{self, Options, SelfMatch};
+use npc_compiler::object::Family;
+use npc_compiler::plan::KernelState;
+
+use super::error::{Doing, Error, Result};
+use super::services::Backend;
+use super::{Kind, Lab};
+
+/// Where an agent serves its metrics unless told otherwise.
+const METRICS: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 10_901);
+
+impl Lab {
+    /// Everything in which a node's kernel differs from what its agent is to
+    /// make of the objects, in words; nothing if it is right.
+    ///
+    /// # Errors
+    /// When there is no such node, or its kernel cannot be read.
+    pub fn differences(&self, node: &str, options: &Options) -> Result<Vec<String>> {
+        let backend = match self.backend() {
+            Backend::Nft => AgentBackend::Nft,
+            Backend::Legacy => AgentBackend::Legacy,
+        };
+        let failed = |error: &dyn std::error::Error| Error::Cluster(format!("the kernel of {node}: {error}"));
+        let read = || {
+            let mut linux = Linux::open(Some(backend)).map_err(|error| failed(&error))?;
+            let bpf = linux.probe().map_err(|error| failed(&error))?.bpf;
+            let held = linux.read().map_err(|error| failed(&error))?;
+            let hooks = Family::ALL.map(|family| Iptables::new(backend, family).and_then(|table| table.hook()));
+            Ok::<_, Error>((bpf, held, hooks))
+        };
+        let (bpf, held, hooks) = self.node(node)?.within(read)??;
+        let self_match = if bpf { SelfMatch::Bpf } else { SelfMatch::PerEndpoint };
+        let options = Options { self_match, ..options.clone() };
+        let wanted = KernelState::from(&layout::program(&Cluster::new(&self.cluster().objects), node, &options));
+        let mut differences = Vec::new();
+        for (family, hook) in Family::ALL.into_iter().zip(hooks) {
+            match hook {
+                Ok(Hook::First) => {}
+                Ok(hook) => differences.push(format!("{family}: the jump is {hook:?}")),
+                Err(error) => return Err(failed(&error)),
+            }
+            let (held, wanted) = (held.family(family), wanted.family(family));
+            compare(&format!("{family} set"), &held.sets, &wanted.sets, &mut differences);
+            compare(&format!("{family} chain"), &held.chains, &wanted.chains, &mut differences);
+        }
+        Ok(differences)
+    }
+
+    /// What the agent of a node tells Prometheus.
+    ///
+    /// # Errors
+    /// When no agent answers.
+    pub fn metrics(&self, node: &str) -> Result<String> {
+        let ask = || {
+            let mut stream = TcpStream::connect(METRICS)?;
+            stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n")?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer)?;
+            Ok::<_, std::io::Error>(answer)
+        };
+        self.node(node)?.within(ask)?.doing(|| format!("read the metrics of {node}"))
+    }
+
+    /// The sum of a metric over all its labels.
+    ///
+    /// # Errors
+    /// When no agent answers, or it has no such metric.
+    pub fn metric(&self, node: &str, name: &str) -> Result<f64> {
+        let text = self.metrics(node)?;
+        let of = text.lines().filter_map(|line| line.strip_prefix(name));
+        let values = of.filter(|rest| rest.starts_with([' ', '{'])).filter_map(|rest| rest.rsplit(' ').next());
+        let values: Vec<f64> = values.filter_map(|value| value.parse().ok()).collect();
+        if values.is_empty() {
+            return Err(Error::Unknown(format!("metric {name} of {node}")));
+        }
+        Ok(values.into_iter().sum())
+    }
+
+    /// What the agents of a node have logged.
+    ///
+    /// # Errors
+    /// When there is no log.
+    pub fn log(&self, node: &str) -> Result<String> {
+        super::error::read(&self.folder().join(format!("{node}.log")))
+    }
+
+    /// Has the nodes forget flows that have ended within seconds, so that a
+    /// test which begins thousands has tables as small as they need be.
+    ///
+    /// # Errors
+    /// When a node has no connection tracking.
+    pub fn forget_flows_soon(&self) -> Result<()> {
+        let seconds = [
+            ("udp_timeout", "3"),
+            ("udp_timeout_stream", "10"),
+            ("tcp_timeout_close", "2"),
+            ("tcp_timeout_syn_sent", "5"),
+            ("tcp_timeout_time_wait", "2"),
+        ];
+        let settings = seconds.map(|(name, value)| (format!("net/netfilter/nf_conntrack_{name}"), value));
+        let settings = settings.each_ref().map(|(name, value)| (name.as_str(), *value));
+        let mut nodes = self.places().iter().filter(|place| place.kind == Kind::Node);
+        nodes.try_for_each(|node| node.netns.sysctl(&settings))
+    }
+}
+
+fn compare<N: Ord + std::fmt::Display, T: PartialEq + Debug>(
+    what: &str,
+    held: &BTreeMap<N, T>,
+    wanted: &BTreeMap<N, T>,
+    differences: &mut Vec<String>,
+) {
+    for (name, wanted) in wanted {
+        match held.get(name) {
+            Some(held) if held == wanted => {}
+            Some(held) => differences.push(format!("{what} {name} is {held:?}, not {wanted:?}")),
+            None => differences.push(format!("{what} {name} is not there")),
+        }
+    }
+    let extra = held.keys().filter(|name| !wanted.contains_key(name));
+    differences.extend(extra.map(|name| format!("{what} {name} should not be there")));
+}
