@@ -16,7 +16,7 @@ use npc_lab::lab::{Backend, Enforcer, Lab, Mode, can_run, skipped};
 use npc_lab::live::{Editor, Live, Load};
 
 /// How many edits each cluster sees in `make test`.
-const EDITS: u64 = 75;
+const EDITS: u64 = 50;
 
 /// So many states may be written before somebody has to have followed.
 const AHEAD: usize = 12;

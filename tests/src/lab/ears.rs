@@ -229,6 +229,12 @@ pub(super) fn raw_socket(family: Family, protocol: u8) -> std::io::Result<Socket
     Ok(socket)
 }
 
+/// A raw socket that sends whole packets, of the namespace that the thread is
+/// in.
+pub(crate) fn raw_ip_socket(family: Family) -> Result<Socket> {
+    raw_socket(family, wire::RAW).doing(|| "open a raw socket".to_owned())
+}
+
 fn raw_purpose(protocol: u8, at: &Place) -> String {
     format!("open a raw socket for IP protocol {protocol} in {}", at.name)
 }

@@ -83,8 +83,12 @@ pub fn judge(lab: &mut Lab, probes: &[Probe]) -> Result<Judgement> {
 /// What the oracle expects of probes between the places of a lab.
 #[must_use]
 pub fn expect(lab: &Lab, probes: &[Probe]) -> Vec<Verdict> {
-    let (objects, places) = (&lab.cluster().objects, lab.places());
-    let allows = if lab.allows_tunnels() { Oracle::allows } else { Oracle::allows_without_tunnels };
+    expect_of(&lab.cluster().objects, lab.places(), lab.allows_tunnels(), probes)
+}
+
+/// The same for other objects than the lab has now.
+pub(crate) fn expect_of(objects: &Objects, places: &[Place], tunnels: bool, probes: &[Probe]) -> Vec<Verdict> {
+    let allows = if tunnels { Oracle::allows } else { Oracle::allows_without_tunnels };
     let strangers = without_nodes(objects.clone());
     let honest = Oracle::new(objects);
     let distrustful = Oracle::new(&strangers);

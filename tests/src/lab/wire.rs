@@ -102,13 +102,22 @@ pub(super) fn past_header(family: Family, packet: &[u8]) -> &[u8] {
 /// A whole IP packet with a UDP datagram from `source`, whoever sends it, and
 /// this in the DSCP field. `None` where the families differ.
 pub(super) fn forged_datagram(source: SocketAddr, destination: SocketAddr, dscp: u8, id: u32) -> Option<Vec<u8>> {
-    let length = u16::try_from(8 + MARK).ok()?;
+    datagram(source, destination, dscp, &mark(id))
+}
+
+/// The same with a message of somebody else's, not marked as anything.
+pub(crate) fn whole_datagram(source: SocketAddr, destination: SocketAddr, message: &[u8]) -> Option<Vec<u8>> {
+    datagram(source, destination, 0, message)
+}
+
+fn datagram(source: SocketAddr, destination: SocketAddr, dscp: u8, message: &[u8]) -> Option<Vec<u8>> {
+    let length = u16::try_from(8 + message.len()).ok()?;
     let mut datagram = Vec::with_capacity(usize::from(length));
     datagram.extend(source.port().to_be_bytes());
     datagram.extend(destination.port().to_be_bytes());
     datagram.extend(length.to_be_bytes());
     datagram.extend([0; 2]);
-    datagram.extend(mark(id));
+    datagram.extend(message);
     let (mut pseudo, header) = match (source.ip(), destination.ip()) {
         (IpAddr::V4(from), IpAddr::V4(to)) => {
             let addresses = [from.octets(), to.octets()].concat();

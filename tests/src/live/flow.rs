@@ -96,7 +96,8 @@ impl Flows {
     /// What the oracle says of each in a state of the cluster.
     #[must_use]
     pub fn verdicts(&self, objects: &Objects, places: &[Place]) -> Verdicts {
-        let verdicts = judge::expect(objects, places, &self.probes);
+        // None of the ports is a tunnel's.
+        let verdicts = judge::expect_of(objects, places, true, &self.probes);
         Verdicts { of: verdicts.into_iter().map(|verdict| [verdict.egress, verdict.ingress]).collect() }
     }
 

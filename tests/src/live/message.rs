@@ -14,6 +14,8 @@ pub(super) enum Kind {
     Shot,
     /// A stream that goes on.
     Stream,
+    /// Hail, which nobody answers.
+    Hail,
 }
 
 /// One message.
@@ -34,7 +36,11 @@ impl Message {
     pub(super) fn to_bytes(self) -> [u8; LENGTH] {
         let mut bytes = [0; LENGTH];
         bytes[..8].copy_from_slice(MAGIC);
-        bytes[8] = u8::from(self.kind == Kind::Stream);
+        bytes[8] = match self.kind {
+            Kind::Shot => 0,
+            Kind::Stream => 1,
+            Kind::Hail => 2,
+        };
         bytes[9] = u8::from(self.is_answer);
         bytes[12..16].copy_from_slice(&self.flow.to_be_bytes());
         bytes[16..24].copy_from_slice(&self.sent.to_be_bytes());
@@ -47,7 +53,11 @@ impl Message {
         let number = |from: usize| Some(u64::from_be_bytes(bytes[from..from + 8].try_into().ok()?));
         (bytes[..8] == *MAGIC).then_some(())?;
         Some(Self {
-            kind: if bytes[8] == 0 { Kind::Shot } else { Kind::Stream },
+            kind: match bytes[8] {
+                0 => Kind::Shot,
+                1 => Kind::Stream,
+                _ => Kind::Hail,
+            },
             is_answer: bytes[9] != 0,
             flow: u32::from_be_bytes(bytes[12..16].try_into().ok()?),
             sent: number(16)?,

@@ -90,6 +90,15 @@ impl Shots {
         }
     }
 
+    /// Sends a packet that begins a flow and is not answered, by what can.
+    pub(super) fn hail(&mut self, flow: usize, record: &mut Record, by: impl FnOnce(&[u8]) -> std::io::Result<()>) {
+        let sent = Instant::now();
+        match by(&message(Kind::Hail, flow, self.next, record).to_bytes()) {
+            Ok(()) => self.wait_for(Shot { flow, sent, arrived: false, sender: Sender::Shared }),
+            Err(error) => unsent(record, &error),
+        }
+    }
+
     fn wait_for(&mut self, shot: Shot) {
         self.due.push_back((shot.sent + LATE, self.next));
         self.pending.insert(self.next, shot);
@@ -100,10 +109,12 @@ impl Shots {
     pub(super) fn arrived(&mut self, message: Message, record: &mut Record) {
         let (flow, sent) = (message.flow as usize, record.instant(message.sent));
         match message.kind {
-            Kind::Shot => record.came(flow, sent, "the first packet of a flow"),
+            Kind::Shot | Kind::Hail => record.came(flow, sent, "the first packet of a flow"),
             Kind::Stream => record.came_on_datagrams(flow, sent),
         }
-        if let Some(shot) = self.pending.get_mut(&message.id) {
+        if message.kind == Kind::Hail {
+            self.pending.remove(&message.id);
+        } else if let Some(shot) = self.pending.get_mut(&message.id) {
             shot.arrived = true;
         }
     }

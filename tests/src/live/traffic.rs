@@ -12,6 +12,7 @@ use proptest::prelude::RngExt as _;
 use proptest::test_runner::{RngAlgorithm, TestRng};
 
 use super::flow::Flows;
+use super::hail::Hail;
 use super::message::{Kind, LENGTH, Message};
 use super::record::{Record, Report};
 use super::shots::Shots;
@@ -31,11 +32,14 @@ pub struct Load {
     pub admitted: u16,
     /// How many streams there are, by UDP and by TCP.
     pub streams: [usize; 2],
+    /// How many more packets are sent as fast as they can be made after every
+    /// change.
+    pub hail: usize,
 }
 
 impl Default for Load {
     fn default() -> Self {
-        Self { pace: Duration::from_millis(15), shots: [14, 5], admitted: 7000, streams: [32, 24] }
+        Self { pace: Duration::from_millis(15), shots: [14, 5], admitted: 7000, streams: [32, 24], hail: 3000 }
     }
 }
 
@@ -45,6 +49,8 @@ struct Shared {
     ends: AtomicBool,
     /// Flows that are worth more packets than others.
     focus: Mutex<Vec<usize>>,
+    /// Flows that are to be hailed on from now on.
+    hail: Mutex<Option<Vec<usize>>>,
 }
 
 /// Traffic that runs. Dropping it ends it without a report.
@@ -67,7 +73,8 @@ impl Traffic {
         seed: u64,
     ) -> Result<Self> {
         let sockets = Sockets::open(places, flows)?;
-        let shared = Arc::new(Shared { ends: AtomicBool::new(false), focus: Mutex::new(Vec::new()) });
+        let shared =
+            Arc::new(Shared { ends: AtomicBool::new(false), focus: Mutex::new(Vec::new()), hail: Mutex::new(None) });
         let record = Record::new(Arc::clone(flows), Arc::clone(timeline));
         let mut bytes = [0; 32];
         bytes[..8].copy_from_slice(&seed.to_le_bytes());
@@ -78,6 +85,7 @@ impl Traffic {
             load,
             random: TestRng::from_seed(RngAlgorithm::ChaCha, &bytes),
             shots: Shots::new(),
+            hail: Hail::default(),
             datagrams: Vec::new(),
             streams: Streams::new(),
             accepted: BTreeMap::new(),
@@ -87,9 +95,11 @@ impl Traffic {
         Ok(Self { shared, thread: Some(thread) })
     }
 
-    /// From now on most packets are of these flows.
-    pub fn focus(&self, flows: Vec<usize>) {
+    /// From now on most packets are of these flows, and for a while as many as
+    /// possible are of those.
+    pub fn focus(&self, flows: Vec<usize>, hail: Vec<usize>) {
         *self.shared.focus.lock().unwrap_or_else(PoisonError::into_inner) = flows;
+        *self.shared.hail.lock().unwrap_or_else(PoisonError::into_inner) = Some(hail);
     }
 
     /// Stops sending, waits for what is still on its way, and reports.
@@ -119,6 +129,7 @@ struct Thread {
     load: Load,
     random: TestRng,
     shots: Shots,
+    hail: Hail,
     /// The UDP streams: flow and sending end.
     datagrams: Vec<(usize, UdpSocket)>,
     streams: Streams,
@@ -204,6 +215,9 @@ impl Thread {
     /// Begins new flows: most of those that matter now, and some others.
     fn fire(&mut self) -> Result<()> {
         let focus = self.shared.focus.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(flows) = self.shared.hail.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            self.hail.begin(flows, self.load.hail);
+        }
         let mut left = self.load.shots;
         let mut chosen = Vec::new();
         let all = self.record.flows.all.len();
@@ -232,7 +246,13 @@ impl Thread {
         loop {
             self.record.looks();
             let left = end.saturating_duration_since(Instant::now());
-            for token in self.sockets.wait(left)? {
+            let wait = if left.is_zero() || self.hail.is_over() {
+                left
+            } else {
+                self.hail.fall(&self.sockets, &mut self.shots, &mut self.record)?;
+                Duration::ZERO
+            };
+            for token in self.sockets.wait(wait)? {
                 self.hear(token)?;
             }
             if left.is_zero() {
@@ -268,6 +288,9 @@ impl Thread {
         while let Ok((length, from)) = socket.recv_from(&mut buffer) {
             let Some(message) = Message::parse(&buffer[..length]) else { continue };
             self.shots.arrived(message, &mut self.record);
+            if message.kind == Kind::Hail {
+                continue;
+            }
             // An answer that is not sent is missed by whoever waits for it.
             let _ = socket.send_to(&Message { is_answer: true, ..message }.to_bytes(), from);
         }
