@@ -26,7 +26,7 @@ const PACKET_TIME: Duration = Duration::from_millis(20);
 
 /// How long the xtables lock is waited for at a time. What needs no lock waits
 /// meanwhile; so not for long, and again later.
-const LOCK_WAIT: Duration = Duration::from_millis(250);
+const LOCK_WAIT: Duration = Duration::from_secs(1);
 
 /// How long a set of another kind may stay in use, once the rule that asked it
 /// is gone; see [`ipset::PATIENCE`].

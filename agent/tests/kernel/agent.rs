@@ -253,14 +253,15 @@ fn a_second_agent_is_refused_in_words_and_the_next_one_is_not() {
         assert!(said.contains(&format!("already (process {})", agent.child.id())), "{said}");
     }
     assert_eq!(ready(&folder).as_deref(), Some("1\n"), "the first one's stays");
-    run(env!("CARGO_BIN_EXE_npc"), &["cleanup"]);
-    assert!(!is_hooked(Backend::Nft));
     {
         let _elsewhere = Namespace::enter();
         let mut once = Agent::start(&folder, Backend::Nft, &["--once"]);
         assert_eq!(once.child.wait().unwrap().code(), Some(0));
     }
     agent.end(Signal::SIGKILL);
+    // While it ran, it would have put everything back.
+    run(env!("CARGO_BIN_EXE_npc"), &["cleanup"]);
+    assert!(!is_hooked(Backend::Nft));
     Agent::start(&folder, Backend::Nft, &[]).wait(1);
     assert!(is_hooked(Backend::Nft));
 }
