@@ -105,6 +105,7 @@ impl<'a, E: Ends> Judge<'a, E> {
             };
             match &rule.target {
                 Target::Return => break,
+                Target::Log => {}
                 Target::Drop => {
                     outcome = Outcome::Dropped;
                     break;
@@ -138,7 +139,7 @@ fn matches(held: &Held, one: &Match, tuple: &Tuple) -> bool {
     let ported = Protocol::ALL.into_iter().find(|protocol| protocol.number() == tuple.protocol);
     match one {
         Match::EstablishedOrRelated | Match::NotSyn | Match::Icmpv6Type(_) => false,
-        Match::NewOrInvalid | Match::Comment(_) => true,
+        Match::NewOrInvalid | Match::Limited | Match::Comment(_) => true,
         Match::Source(prefix) => prefix.contains(tuple.source),
         Match::Destination(prefix) => prefix.contains(tuple.destination),
         Match::Protocol(protocol) => ported == Some(*protocol),

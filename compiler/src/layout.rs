@@ -57,6 +57,9 @@ pub struct Options {
     /// [`TUNNELS`]: crate::traffic::TUNNELS
     /// [`TUNNEL_PORTS`]: crate::traffic::TUNNEL_PORTS
     pub allow_tunnels: bool,
+    /// Whether the chains of groups tell of the packets that they drop, by
+    /// NFLOG.
+    pub log_denied: bool,
 }
 
 /// ICMPv6 types of neighbour discovery: router and neighbour solicitation and
@@ -308,7 +311,7 @@ impl Layout<'_> {
     /// The chain of a group and its sets.
     fn group(&mut self, direction: Direction, group: &Group) -> ChainName {
         let policies = names(self.cluster, &group.key.policies);
-        let leaf = Leaf::new(self.family, direction, self.options.allow_tunnels, &group.admitted, policies);
+        let leaf = Leaf::new(self.family, direction, self.options, &group.admitted, policies);
         let name = chain_of_leaf(self.family, direction, &leaf);
         for (set, definition) in leaf.sets {
             let resolve = || definition.resolve(self.cluster, self.family);

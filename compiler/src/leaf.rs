@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use crate::cidr::{self, AddressSet};
 use crate::cluster::Cluster;
 use crate::group::{Admitted, Atom};
+use crate::layout::Options;
 use crate::name::{Fields, Hash};
 use crate::object::{Family, Protocol};
 use crate::policy::{Direction, Namespaces, PodPeer};
@@ -27,6 +28,7 @@ pub(crate) struct Leaf {
     pub(crate) rules: Vec<Rule>,
     pub(crate) sets: BTreeMap<SetName, Definition>,
     drop_tunnels: bool,
+    log_denied: bool,
 }
 
 /// What a set stands for. Its name is made from this and nothing else, so one
@@ -45,16 +47,20 @@ impl Leaf {
     pub(crate) fn new<'n>(
         family: Family,
         direction: Direction,
-        allow_tunnels: bool,
+        options: &Options,
         admitted: &BTreeMap<Atom, Admitted>,
         policies: impl IntoIterator<Item = (&'n str, &'n str)>,
     ) -> Self {
-        let drop_tunnels = !allow_tunnels && direction == Direction::Egress;
-        let mut leaf = Self { rules: Vec::new(), sets: BTreeMap::new(), drop_tunnels };
+        let mut leaf = Self {
+            rules: Vec::new(),
+            sets: BTreeMap::new(),
+            drop_tunnels: !options.allow_tunnels && direction == Direction::Egress,
+            log_denied: options.log_denied,
+        };
         leaf.admit(family, direction, admitted);
         let names: Vec<String> = policies.into_iter().map(|(namespace, name)| format!("{namespace}/{name}")).collect();
         let comment = text::comment(&format!("{} isolated by {}", direction.as_str(), names.join(", ")));
-        leaf.rules.push(Rule { matches: vec![Match::Comment(comment)], target: Target::Drop });
+        leaf.deny(&[], comment);
         leaf
     }
 
@@ -162,8 +168,15 @@ impl Leaf {
 
     /// A rule that keeps a tunnel from the pods.
     fn keep(&mut self, tunnel: &[Match]) {
-        let comment = Match::Comment("a tunnel past policies".to_owned());
-        self.rules.push(Rule { matches: [tunnel, &[comment]].concat(), target: Target::Drop });
+        self.deny(tunnel, "a tunnel past policies".to_owned());
+    }
+
+    /// A rule that drops, and if so wanted one before it that tells of it.
+    fn deny(&mut self, matches: &[Match], comment: String) {
+        if self.log_denied {
+            self.rules.push(Rule { matches: [matches, &[Match::Limited]].concat(), target: Target::Log });
+        }
+        self.rules.push(Rule { matches: [matches, &[Match::Comment(comment)]].concat(), target: Target::Drop });
     }
 
     /// The rules that admit some ports of a protocol, to everyone or to peers.
@@ -208,7 +221,7 @@ impl Leaf {
         name
     }
 
-    /// A hash of the chain's content.
+    /// A hash of the chain's content, which is the same under any name.
     pub(crate) fn hash(&self, family: Family) -> Hash {
         let nowhere = crate::program::ChainName::new("");
         let mut fields = Fields::of("chain");

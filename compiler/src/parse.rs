@@ -127,6 +127,12 @@ impl<'a> Words<'a> {
                 };
                 Ok(Match::Set(name, field))
             }
+            ("limit", "--limit") => {
+                self.next()?;
+                self.expect("--limit-burst")?;
+                self.next()?;
+                Ok(Match::Limited)
+            }
             ("comment", "--comment") => self.quoted().map(Match::Comment),
             (_, other) => Err(self.fault(other)),
         }
@@ -149,6 +155,13 @@ impl<'a> Words<'a> {
         match (word, self.next()?) {
             ("-j", "RETURN") => Ok(Target::Return),
             ("-j", "DROP") => Ok(Target::Drop),
+            ("-j", "NFLOG") => {
+                self.expect("--nflog-prefix")?;
+                self.next()?;
+                self.expect("--nflog-group")?;
+                self.next()?;
+                Ok(Target::Log)
+            }
             (_, name) => {
                 let chain = ChainName::ours(name).ok_or_else(|| self.fault(name))?;
                 Ok(if word == "-g" { Target::Goto(chain) } else { Target::Jump(chain) })
@@ -189,6 +202,8 @@ mod tests {
             "-A NPC-I-abc -p sctp -m multiport --dports 1,5:7 -j RETURN",
             "-A NPC-E-abc -p udp -m set --match-set npc4-n-abc dst,dst -m comment --comment \"a b, c\" -j RETURN",
             "-A NPC-I-abc -m comment --comment plain -j DROP",
+            "-A NPC-I-abc -p 4 -m limit --limit 10/sec --limit-burst 50 -j NFLOG --nflog-prefix NPC-I-abc \
+             --nflog-group 28272",
         ] {
             same(line);
         }

@@ -70,6 +70,16 @@ impl ChainName {
         Self(FORWARD_CHAIN.to_owned())
     }
 
+    /// The direction of the group whose chain this is, if it is a group's.
+    #[must_use]
+    pub fn direction_of_group(&self) -> Option<Direction> {
+        match self.0.strip_prefix(CHAIN_PREFIX)?.get(..2)? {
+            "I-" => Some(Direction::Ingress),
+            "E-" => Some(Direction::Egress),
+            _ => None,
+        }
+    }
+
     /// A name read back from a kernel, if it is one of ours.
     #[must_use]
     pub fn ours(name: &str) -> Option<Self> {
@@ -335,6 +345,8 @@ pub enum Match {
     SourceIsDestination,
     /// `-m set --match-set NAME src|dst|dst,dst`
     Set(SetName, SetField),
+    /// `-m limit`: only so many packets in a second, of all that meet the rule.
+    Limited,
     /// `-m comment --comment TEXT`; at most 255 bytes.
     Comment(String),
 }
@@ -358,6 +370,9 @@ pub enum Target {
     Return,
     /// `-j DROP`
     Drop,
+    /// `-j NFLOG` with the chain's name: tells whoever listens of the packet,
+    /// which then meets the next rule.
+    Log,
     /// `-j CHAIN`
     Jump(ChainName),
     /// `-g CHAIN`: as a jump, but its RETURN lands where ours would.

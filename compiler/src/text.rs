@@ -17,6 +17,15 @@ pub const MAXELEM: u32 = 1 << 24;
 /// less the final zero).
 pub const COMMENT_MAX: usize = 255;
 
+/// The group of NFLOG messages on which our rules tell of denied packets; a
+/// number that nobody else is known to use.
+pub const NFLOG_GROUP: u16 = 28272;
+
+/// How many denied packets each rule tells of: in a second in the long run, and
+/// at once. A client that is denied tries again every other second, so one line
+/// of each of some dozen flows gets through, and a flood costs next to nothing.
+const LIMIT: &str = "--limit 10/sec --limit-burst 50";
+
 /// A classic BPF program that matches an IPv4 packet whose source (offset 12)
 /// equals its destination (16).
 const SELF_V4: &str = "6,32 0 0 16,7 0 0 0,32 0 0 12,29 0 1 0,6 0 0 1,6 0 0 0";
@@ -74,12 +83,15 @@ pub fn rule_line(family: Family, chain: &ChainName, rule: &Rule) -> String {
                 };
                 push(&mut line, format_args!(" -m set --match-set {name} {field}"));
             }
+            Match::Limited => push(&mut line, format_args!(" -m limit {LIMIT}")),
             Match::Comment(text) => push(&mut line, format_args!(" -m comment --comment {}", Quoted(text))),
         }
     }
     match &rule.target {
         Target::Return => line.push_str(" -j RETURN"),
         Target::Drop => line.push_str(" -j DROP"),
+        // The reader knows the direction and the group by the chain.
+        Target::Log => push(&mut line, format_args!(" -j NFLOG --nflog-prefix {chain} --nflog-group {NFLOG_GROUP}")),
         Target::Jump(chain) => push(&mut line, format_args!(" -j {chain}")),
         Target::Goto(chain) => push(&mut line, format_args!(" -g {chain}")),
     }

@@ -104,6 +104,7 @@ pub fn run<'a>(program: &'a Program, packet: &Packet) -> Run<'a> {
                 (chain, index) = (to, 0);
             }
             Target::Goto(to) => (chain, index) = (to, 0),
+            Target::Log => index += 1,
         }
     }
 }
@@ -136,7 +137,8 @@ fn matches(program: &FamilyProgram, one: &Match, packet: &Packet) -> bool {
         Match::ToBroadcast => packet.destination == Ipv4Addr::BROADCAST,
         Match::SourceIsDestination => packet.source == packet.destination,
         Match::Set(name, field) => in_set(program, name, *field, packet),
-        Match::Comment(_) => true,
+        // The first of them is within any limit.
+        Match::Comment(_) | Match::Limited => true,
     }
 }
 

@@ -91,8 +91,8 @@ fn distinct(mut objects: Objects) -> Objects {
     objects
 }
 
-fn check(stages: &[Objects], order: &[u32], self_match: SelfMatch) -> Result<(), TestCaseError> {
-    let mut engine = Engine::new(NODE, Options { self_match, ..Options::default() });
+fn check(stages: &[Objects], order: &[u32], options: &Options) -> Result<(), TestCaseError> {
+    let mut engine = Engine::new(NODE, options.clone());
     let mut kernels = Family::ALL.map(|family| Model::new(family, &npc_compiler::plan::Held::default()));
     let mut was = Objects::default();
     for (i, is) in stages.iter().enumerate() {
@@ -108,8 +108,7 @@ fn check(stages: &[Objects], order: &[u32], self_match: SelfMatch) -> Result<(),
             }
         }
         let plan = engine.commit();
-        let fresh =
-            KernelState::from(&layout::program(&Cluster::new(is), NODE, &Options { self_match, ..Options::default() }));
+        let fresh = KernelState::from(&layout::program(&Cluster::new(is), NODE, options));
         for (family, kernel) in Family::ALL.into_iter().zip(&mut kernels) {
             kernel.apply(&plan, |_, _, _| {});
             let missed = Delta::between(engine.state().family(family), fresh.family(family));
@@ -133,7 +132,8 @@ fn any_sequence_of_events_leads_where_a_fresh_compile_does() {
     runner
         .run(&(objects(), objects(), objects(), order, fallback), |(a, b, c, order, fallback)| {
             let self_match = if fallback { SelfMatch::PerEndpoint } else { SelfMatch::Bpf };
-            check(&[a, b, c], &order, self_match)
+            let options = Options { self_match, log_denied: order[0].is_multiple_of(2), ..Options::default() };
+            check(&[a, b, c], &order, &options)
         })
         .unwrap();
 }

@@ -20,8 +20,11 @@ use proptest::test_runner::TestCaseError;
 const NODE: &str = "n1";
 
 fn program(objects: &Objects) -> KernelState {
-    let options = Options { self_match: SelfMatch::Bpf, ..Options::default() };
-    KernelState::from(&layout::program(&Cluster::new(objects), NODE, &options))
+    program_of(objects, &Options { self_match: SelfMatch::Bpf, ..Options::default() })
+}
+
+fn program_of(objects: &Objects, options: &Options) -> KernelState {
+    KernelState::from(&layout::program(&Cluster::new(objects), NODE, options))
 }
 
 /// All pods run on one node, so that there are groups to move between.
@@ -181,6 +184,21 @@ fn pods_that_move_at_once_never_meet_a_mixture() {
     let mut runner = random::runner(6, cases(20));
     runner
         .run(&relabelling(3), |(old, new)| watch(&program(&old), &program(&new), |family| packets(&old, &new, family)))
+        .unwrap();
+}
+
+#[test]
+fn other_options_are_transitions_too() {
+    let mut runner = random::runner(8, cases(30));
+    let options = || (any::<bool>(), any::<bool>(), any::<bool>());
+    runner
+        .run(&(random::objects().prop_map(gathered), options(), options()), |(objects, old, new)| {
+            let program = |(log_denied, allow_tunnels, keep_established)| {
+                let options = Options { log_denied, allow_tunnels, keep_established, ..Options::default() };
+                program_of(&objects, &options)
+            };
+            watch(&program(old), &program(new), |family| packets(&objects, &objects, family))
+        })
         .unwrap();
 }
 

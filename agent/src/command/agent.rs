@@ -130,6 +130,11 @@ struct Enforcement {
     /// all of UDP without naming the port.
     #[arg(long, env = "NPC_ALLOW_TUNNELS")]
     allow_tunnels: bool,
+
+    /// Log the flows that policies deny, each once a minute at most, with both
+    /// ends and the policies by name.
+    #[arg(long, env = "NPC_LOG_DENIED")]
+    log_denied: bool,
 }
 
 #[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
@@ -179,6 +184,7 @@ async fn agent(args: Args, level: logging::Level) -> anyhow::Result<()> {
         level.follow(path);
     }
     follow::network(sender.clone()).await?;
+    let denied = sender.clone();
     match args.manifests {
         Some(folder) if args.once => follow::manifests_once(sender, folder, &node).await?,
         Some(folder) => follow::manifests(sender, folder, node.clone())?,
@@ -209,6 +215,7 @@ async fn agent(args: Args, level: logging::Level) -> anyhow::Result<()> {
     let options = layout::Options {
         keep_established: args.enforcement.keep_established,
         allow_tunnels: args.enforcement.allow_tunnels,
+        log_denied: args.enforcement.log_denied && follow::denied(denied),
         ..layout::Options::default()
     };
     let enforcer = Enforcer::new(kernel, node).with_options(options);

@@ -27,6 +27,7 @@ pub mod ipset;
 pub mod iptables;
 mod linux;
 pub mod network;
+pub mod nflog;
 pub mod notifications;
 pub mod probe;
 mod process;

@@ -23,6 +23,9 @@ pub struct Capabilities {
     pub bpf: bool,
     /// What is missing and worked around.
     pub missing: Vec<Missing>,
+    /// What is missing to tell of denied packets; nothing where it works in
+    /// every family.
+    pub no_log: Option<Missing>,
 }
 
 /// Something that a kernel lacks.
@@ -42,18 +45,29 @@ impl fmt::Display for Missing {
     }
 }
 
-/// One match that programs use.
+/// One match or target that programs use.
 struct Question {
-    /// The match and what it is for, in words.
+    /// What it is and what it is for, in words.
     what: &'static str,
-    /// Whether no policy can be enforced without it.
-    needed: bool,
+    lack: Lack,
     matches: Vec<Match>,
+    target: Target,
+}
+
+/// What it means that something is missing.
+#[derive(Clone, Copy)]
+enum Lack {
+    /// No policy can be enforced.
+    Fatal,
+    /// There are rules instead.
+    Bpf,
+    /// Nobody is told of denied packets.
+    Log,
 }
 
 fn questions(family: Family, set: &SetName) -> Vec<Question> {
     let ports = |protocol| vec![Match::Protocol(protocol), Match::DestinationPorts(vec![(1, 2), (4, 4)])];
-    let needed = |what, matches| Question { what, needed: true, matches };
+    let needed = |what, matches| Question { what, lack: Lack::Fatal, matches, target: Target::Return };
     let mut questions = vec![
         needed("the match conntrack (established connections)", vec![Match::EstablishedOrRelated]),
         needed("the match set (peers and endpoints)", vec![Match::Set(set.clone(), SetField::Destination)]),
@@ -74,8 +88,15 @@ fn questions(family: Family, set: &SetName) -> Vec<Question> {
         needed("the match comment", vec![Match::Comment("npc probe".to_owned())]),
         Question {
             what: "the match bpf (a pod's traffic to itself; each endpoint gets a rule of its own instead)",
-            needed: false,
+            lack: Lack::Bpf,
             matches: vec![Match::SourceIsDestination],
+            target: Target::Return,
+        },
+        Question {
+            what: "the target NFLOG or the match limit (--log-denied)",
+            lack: Lack::Log,
+            matches: vec![Match::Limited],
+            target: Target::Log,
         },
     ];
     if family == Family::V4 {
@@ -92,7 +113,7 @@ fn questions(family: Family, set: &SetName) -> Vec<Question> {
 /// If something is missing without which policies cannot be enforced, or
 /// nothing can be asked.
 pub fn probe(tables: &[Iptables], ipset: &mut Ipset) -> Result<Capabilities, Error> {
-    let mut capabilities = Capabilities { bpf: true, missing: Vec::new() };
+    let mut capabilities = Capabilities { bpf: true, missing: Vec::new(), no_log: None };
     let mut fatal = Vec::new();
     for table in tables {
         let sets = Sets::create(ipset, table.family(), &mut fatal)?;
@@ -100,11 +121,13 @@ pub fn probe(tables: &[Iptables], ipset: &mut Ipset) -> Result<Capabilities, Err
         if fatal.is_empty() {
             for (question, why) in ask(table, questions(table.family(), &sets.name(SetKind::HashIp)))? {
                 let missing = Missing { family: table.family(), what: question.what.to_owned(), why };
-                if question.needed {
-                    fatal.push(missing);
-                } else {
-                    capabilities.bpf = false;
-                    capabilities.missing.push(missing);
+                match question.lack {
+                    Lack::Fatal => fatal.push(missing),
+                    Lack::Bpf => {
+                        capabilities.bpf = false;
+                        capabilities.missing.push(missing);
+                    }
+                    Lack::Log => capabilities.no_log = Some(missing),
                 }
             }
         }
@@ -119,7 +142,7 @@ fn ask(table: &Iptables, questions: Vec<Question>) -> Result<Vec<(Question, Stri
     let chain = ChainName::new("PROBE");
     let load = |questions: &[Question]| {
         let line = |q: &Question| {
-            let rule = Rule { matches: q.matches.clone(), target: Target::Return };
+            let rule = Rule { matches: q.matches.clone(), target: q.target.clone() };
             format!("{}\n", rule_line(table.family(), &chain, &rule))
         };
         let lines: String = questions.iter().map(line).collect();

@@ -9,12 +9,14 @@ use tokio::task::{self, JoinError};
 use tokio::time::{self, Instant, MissedTickBehavior};
 use tracing::{error, info, warn};
 
+use super::denied::DeniedFlows;
 use super::enforcer::Enforcer;
 use super::ready::ReadyFile;
 use super::report::Report;
 use super::view::View;
 use crate::dataplane::audit::Depth;
 use crate::dataplane::network::Network;
+use crate::dataplane::nflog::Heard;
 use crate::dataplane::{self, Kernel};
 use crate::metrics::{Kind, Metrics};
 use crate::serve::Pulse;
@@ -43,6 +45,8 @@ pub enum Event {
     Network(Network),
     /// Somebody, maybe we, wrote to the packet filter.
     Touched,
+    /// The rules denied something.
+    Denied(Heard),
     /// Leave everything in the kernel as it is, and end.
     Shutdown,
 }
@@ -140,6 +144,7 @@ pub async fn run<K: Kernel>(
                 // Whatever has come by now is one change.
                 loop {
                     if !agent.take(next) {
+                        agent.tell_denied(None);
                         info!("ending; the kernel keeps what it has");
                         return Ok(());
                     }
@@ -157,6 +162,8 @@ pub async fn run<K: Kernel>(
             }
             () = std::future::ready(()), if agent.touched && agent.in_sync => agent.audit(Depth::News).await?,
             _ = audit.tick() => if agent.in_sync { agent.audit(Depth::Round).await? },
+            () = time::sleep_until(agent.denied.next_end().unwrap_or_else(Instant::now)),
+                if agent.denied.next_end().is_some() => agent.tell_denied(Some(Instant::now())),
         }
     }
 }
@@ -182,6 +189,7 @@ struct Agent<K> {
     touched: bool,
     /// It is only that somebody holds the xtables lock.
     contended: bool,
+    denied: DeniedFlows,
     ipvs: bool,
     misnamed: bool,
 }
@@ -200,6 +208,7 @@ impl<K: Kernel> Agent<K> {
             in_sync: false,
             touched: false,
             contended: false,
+            denied: DeniedFlows::default(),
             ipvs: false,
             misnamed: false,
         })
@@ -224,6 +233,11 @@ impl<K: Kernel> Agent<K> {
                 self.touched = true;
                 return true;
             }
+            Event::Denied(heard) => {
+                let names = self.enforcer.as_ref().and_then(Enforcer::engine);
+                self.denied.hear(heard, Instant::now(), &names);
+                return true;
+            }
             Event::Shutdown => return false,
         }
         self.in_sync = false;
@@ -237,6 +251,12 @@ impl<K: Kernel> Agent<K> {
             }
         }
         true
+    }
+
+    /// Tells how often flows were denied of which the first packet was told.
+    fn tell_denied(&mut self, now: Option<Instant>) {
+        let names = self.enforcer.as_ref().and_then(Enforcer::engine);
+        self.denied.end(now, &names);
     }
 
     fn say_misnamed(&mut self) {

@@ -9,6 +9,7 @@ use npc_compiler::finding::Finding;
 use npc_compiler::layout::{self, SelfMatch};
 use npc_compiler::object::Family;
 use npc_compiler::plan;
+use tracing::warn;
 
 use super::drift::Repair;
 use super::writer::{Writer, Writes};
@@ -102,8 +103,12 @@ impl<K: Kernel> Enforcer<K> {
             None => {
                 // No sooner than it is needed, because asking writes, if only
                 // what no packet meets.
-                let bpf = self.writer.kernel.probe()?.bpf;
-                self.options.self_match = if bpf { SelfMatch::Bpf } else { SelfMatch::PerEndpoint };
+                let capabilities = self.writer.kernel.probe()?;
+                self.options.self_match = if capabilities.bpf { SelfMatch::Bpf } else { SelfMatch::PerEndpoint };
+                if let Some(missing) = capabilities.no_log.filter(|_| self.options.log_denied) {
+                    warn!("denied packets are not told of, because this kernel lacks {missing}");
+                    self.options.log_denied = false;
+                }
                 self.engine.insert(Engine::new(&self.node, self.options.clone()))
             }
         };
@@ -147,6 +152,11 @@ impl<K: Kernel> Enforcer<K> {
             local.filter_map(|address| Some((network.bridge_of(address)?.to_owned(), Family::of(&address)))).collect();
         bridges.retain(|(_, family)| !network::bridges_are_filtered(*family));
         bridges
+    }
+
+    /// What it knows of the cluster, as of the last pass.
+    pub(super) fn engine(&self) -> Option<&Engine> {
+        self.engine.as_ref()
     }
 
     /// How many established flows were cut since this enforcer began, because

@@ -12,6 +12,7 @@
 //! change.
 
 pub mod agent;
+mod denied;
 pub mod drift;
 pub mod enforcer;
 mod established;

@@ -75,7 +75,7 @@ struct Recording {
 impl Kernel for Recording {
     fn probe(&mut self) -> Result<Capabilities, dataplane::Error> {
         self.calls.send(Probe).expect("the test listens");
-        Ok(Capabilities { bpf: true, missing: Vec::new() })
+        Ok(Capabilities { bpf: true, missing: Vec::new(), no_log: None })
     }
 
     fn read(&mut self) -> Result<KernelState, dataplane::Error> {

@@ -11,6 +11,7 @@ mod drift;
 mod enforce;
 mod namespace;
 mod network;
+mod nflog;
 mod programs;
 mod refusals;
 mod sets;

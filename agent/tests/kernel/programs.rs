@@ -101,6 +101,9 @@ fn everything_of(family: Family) -> FamilyProgram {
     let chain = |suffix: &str| ChainName::new(suffix);
     let (tree, group, longest) = (chain("INGRESS"), chain("I-7g2q9x"), chain(&"x".repeat(ChainName::MAX - 4)));
     leaf.extend([4, 41, 47].map(|number| rule(vec![Match::ProtocolNumber(number)], Target::Drop)));
+    for matches in [vec![], vec![Match::ProtocolNumber(4)], vec![Match::Protocol(Protocol::Udp)]] {
+        leaf.push(rule([matches, vec![Match::Limited]].concat(), Target::Log));
+    }
     let mut forward = vec![rule(vec![Match::EstablishedOrRelated], Target::Return)];
     forward.push(rule(vec![Match::NotSyn, Match::NewOrInvalid, to_blocks.clone()], Target::Drop));
     if family == Family::V6 {

@@ -102,6 +102,12 @@ impl LocalGroups {
         self.policy_count
     }
 
+    /// Namespaces and names of the policies of a group.
+    pub(super) fn policies_of(&self, group: Hash, direction: Direction) -> impl Iterator<Item = (&str, &str)> {
+        let group = self.groups[direction as usize].get(&group);
+        group.into_iter().flat_map(|group| group.policies.iter().map(|name| (group.namespace.as_str(), name.as_str())))
+    }
+
     /// The endpoints of this node.
     pub(super) fn here(&self) -> impl Iterator<Item = PodId> {
         self.local.keys().copied()
@@ -301,7 +307,7 @@ impl LocalGroups {
             let admitted = melt(rules, direction, &group.resolution);
             let leaves = Family::ALL.map(|family| {
                 let names = group.policies.iter().map(|name| (group.namespace.as_str(), name.as_str()));
-                let leaf = Leaf::new(family, direction, self.options.allow_tunnels, &admitted, names);
+                let leaf = Leaf::new(family, direction, &self.options, &admitted, names);
                 for (name, definition) in &leaf.sets {
                     sets.keep(store, peers, family, name, definition);
                 }

@@ -115,6 +115,20 @@ impl Engine {
         })
     }
 
+    /// Namespace, name and UID of the endpoint that an address belongs to, on
+    /// whichever node.
+    #[must_use]
+    pub fn owner(&self, address: IpAddr) -> Option<[String; 3]> {
+        self.store.owner(address).map(|pod| self.store.identity(pod))
+    }
+
+    /// Namespaces and names of the policies that isolate the endpoint of this
+    /// node that has an address, as of the last commit.
+    pub fn policies_of(&self, address: IpAddr, direction: Direction) -> impl Iterator<Item = (&str, &str)> {
+        let group = self.store.owner(address).and_then(|pod| self.groups.of(pod)[direction as usize]);
+        group.into_iter().flat_map(move |group| self.groups.policies_of(group, direction))
+    }
+
     /// How many endpoints are on this node.
     #[must_use]
     pub fn endpoints_here(&self) -> usize {

@@ -72,6 +72,7 @@ impl Rule {
                         last = value();
                     }
                 }
+                "--limit" | "--limit-burst" | "--nflog-prefix" | "--nflog-group" => drop(value()),
                 "-s" => rule.ends.push((true, value().to_owned())),
                 "-d" => rule.ends.push((false, value().to_owned())),
                 "-p" => {
@@ -94,6 +95,11 @@ impl Rule {
                 }
                 "-j" | "-g" => {
                     let target = value();
+                    if target == "NFLOG" {
+                        // Whoever listens, the packet goes on.
+                        rule.never = true;
+                        continue;
+                    }
                     rule.action = match (word, target) {
                         ("-j", "RETURN") => Action::Return,
                         ("-j", "DROP") => Action::Drop,

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use npc_agent::dataplane::network::{self, Follower};
+use npc_agent::dataplane::nflog::{self, Reader};
 use npc_agent::enforce::{Event, Settings};
 use npc_agent::serve;
 use npc_agent::source::difference::Known;
@@ -48,6 +49,32 @@ pub(super) fn signals(sender: mpsc::Sender<Event>) -> io::Result<()> {
         // An agent that does not listen any more has ended.
         let _ = sender.send(Event::Shutdown).await;
     });
+    Ok(())
+}
+
+/// Tells of the packets that the rules drop; whether that is possible. If not,
+/// policies are enforced all the same.
+pub(super) fn denied(sender: mpsc::Sender<Event>) -> bool {
+    let started = Reader::open().and_then(|reader| {
+        // A thread of its own, which ends with the process: it waits in the
+        // kernel.
+        let thread = std::thread::Builder::new().name("nflog".to_owned());
+        Ok(thread.spawn(move || {
+            if let Err(error) = hear_denied(reader, &sender) {
+                error!(%error, "denied flows are not logged any more");
+            }
+        })?)
+    });
+    if let Err(error) = &started {
+        warn!(%error, "denied flows are not logged");
+    }
+    started.is_ok()
+}
+
+/// Where the agent is busy this waits too, and the kernel says what it could not
+/// keep.
+fn hear_denied(mut reader: Reader, sender: &mpsc::Sender<Event>) -> Result<(), nflog::Error> {
+    while sender.blocking_send(Event::Denied(reader.hear()?)).is_ok() {}
     Ok(())
 }
 

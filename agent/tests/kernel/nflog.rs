@@ -1,0 +1,122 @@
+//! Dropped packets, told by the kernel's own NFLOG.
+
+use std::net::{IpAddr, UdpSocket};
+
+use npc_agent::dataplane::backend::Backend;
+use npc_agent::dataplane::nflog::{Denied, Error, Heard, Reader};
+use npc_compiler::established::Tuple;
+use npc_compiler::object::Family;
+use npc_compiler::policy::Direction;
+use npc_compiler::program::{ChainName, Match, Rule, Target};
+use npc_compiler::text::rule_line;
+
+use super::namespace::{Namespace, feed};
+use super::on_both_backends;
+
+fn loopback(family: Family) -> IpAddr {
+    match family {
+        Family::V4 => "127.0.0.1".parse().unwrap(),
+        Family::V6 => "::1".parse().unwrap(),
+    }
+}
+
+/// Tells of what is sent to this UDP port, as a chain of this name would.
+fn tell(backend: Backend, family: Family, chain: &str, port: u16, matches: Vec<Match>) {
+    let name = ChainName::new(chain);
+    let line = rule_line(family, &name, &Rule { matches, target: Target::Log });
+    let text = format!(
+        "*filter\n:{name} - [0:0]\n{line}\n-A {name} -j DROP\n-A OUTPUT -p udp -m udp --dport {port} -j {name}\nCOMMIT\n"
+    );
+    let program = if family == Family::V4 { "iptables" } else { "ip6tables" };
+    feed(&format!("{program}-{backend}-restore"), &["--noflush"], &text);
+}
+
+fn send(family: Family, port: u16) {
+    let socket = UdpSocket::bind((loopback(family), 0)).unwrap();
+    // That the packet is dropped is an error of the sender's.
+    let _ = socket.send_to(b"hello", (loopback(family), port));
+}
+
+fn denied(family: Family, direction: Direction, port: u16) -> Denied {
+    let (source, destination) = (loopback(family), loopback(family));
+    Denied { direction, tuple: Tuple { source, destination, protocol: 17, port } }
+}
+
+fn packets(reader: &mut Reader, wanted: usize) -> Vec<Denied> {
+    let mut all = Vec::new();
+    while all.len() < wanted {
+        match reader.hear().unwrap() {
+            Heard::Packets(packets) => all.extend(packets),
+            Heard::Lost => panic!("lost some after {all:?}"),
+        }
+    }
+    all
+}
+
+fn a_dropped_packet_is_told_with_its_direction(backend: Backend) {
+    let _namespace = Namespace::enter();
+    let mut reader = Reader::open().unwrap();
+    for family in Family::ALL {
+        tell(backend, family, "I-0123456789", 53, vec![Match::Limited]);
+        tell(backend, family, "E-0123456789", 54, vec![Match::Limited]);
+        // Of chains that are no group's nothing is told.
+        tell(backend, family, "IT-0", 55, vec![]);
+        for port in [55, 53, 54] {
+            send(family, port);
+        }
+        let expected = [denied(family, Direction::Ingress, 53), denied(family, Direction::Egress, 54)];
+        assert_eq!(packets(&mut reader, 2), expected);
+    }
+}
+
+fn a_flood_is_limited_by_each_rule(backend: Backend) {
+    let _namespace = Namespace::enter();
+    let mut reader = Reader::open().unwrap();
+    tell(backend, Family::V4, "I-0123456789", 53, vec![Match::Limited]);
+    tell(backend, Family::V4, "E-0123456789", 54, vec![]);
+    for _ in 0..2000 {
+        send(Family::V4, 53);
+    }
+    send(Family::V4, 54);
+    let mut heard = packets(&mut reader, 1);
+    while heard.last().map(|last| last.direction) != Some(Direction::Egress) {
+        heard.extend(packets(&mut reader, 1));
+    }
+    // The burst, and what a slow machine's seconds add to it.
+    assert!((50..1000).contains(&(heard.len() - 1)), "{}", heard.len());
+}
+
+on_both_backends!(a_dropped_packet_is_told_with_its_direction, a_flood_is_limited_by_each_rule);
+
+#[test]
+fn what_was_not_read_in_time_is_said_to_be_lost() {
+    let _namespace = Namespace::enter();
+    let mut reader = Reader::open().unwrap();
+    tell(Backend::Legacy, Family::V4, "I-0123456789", 53, vec![]);
+    for _ in 0..20_000 {
+        send(Family::V4, 53);
+    }
+    let mut lost = false;
+    while !lost {
+        lost = reader.hear().unwrap() == Heard::Lost;
+    }
+    // And it goes on.
+    tell(Backend::Legacy, Family::V4, "E-0123456789", 54, vec![]);
+    send(Family::V4, 54);
+    let last = denied(Family::V4, Direction::Egress, 54);
+    loop {
+        match reader.hear().unwrap() {
+            Heard::Packets(packets) if packets.contains(&last) => break,
+            Heard::Packets(_) | Heard::Lost => {}
+        }
+    }
+}
+
+#[test]
+fn there_is_one_reader_in_a_network_namespace() {
+    let _namespace = Namespace::enter();
+    let first = Reader::open().unwrap();
+    assert!(matches!(Reader::open(), Err(Error::Taken)));
+    drop(first);
+    Reader::open().unwrap();
+}
