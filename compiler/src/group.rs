@@ -91,7 +91,13 @@ impl Groups {
     /// The groups of these endpoints.
     #[must_use]
     pub fn new(cluster: &Cluster, endpoints: impl IntoIterator<Item = PodId>) -> Self {
-        let mut keys = IndexSet::<GroupKey>::new();
+        Self::with(cluster, endpoints, &[])
+    }
+
+    /// The groups of some endpoints, and others without any.
+    #[must_use]
+    pub fn with(cluster: &Cluster, endpoints: impl IntoIterator<Item = PodId>, others: &[GroupKey]) -> Self {
+        let mut keys: IndexSet<GroupKey> = others.iter().cloned().collect();
         let mut policies = FxHashMap::default();
         let mut of = [FxHashMap::default(), FxHashMap::default()];
         for pod in endpoints {

@@ -81,9 +81,17 @@ const MULTICAST_V6: Ipv6Network = Ipv6Network::new_checked(Ipv6Addr::new(0xff00,
 /// address yet has its group's chains and sets all the same.
 #[must_use]
 pub fn program(cluster: &Cluster, node: &str, options: &Options) -> Program {
+    program_with(cluster, node, options, &[])
+}
+
+/// The program of one node, with chains and sets for these groups as well,
+/// though no endpoint may be in them.
+#[must_use]
+pub fn program_with(cluster: &Cluster, node: &str, options: &Options, lingering: &[GroupKey]) -> Program {
     let local = cluster.endpoints().filter(|(_, pod)| pod.node.as_deref() == Some(node));
     let local: Vec<PodId> = local.map(|(id, _)| id).collect();
-    let groups = Groups::new(cluster, local.iter().copied());
+    let groups = Groups::with(cluster, local.iter().copied(), lingering);
+    let is_isolating = local.iter().any(|pod| Direction::ALL.iter().any(|way| groups.of(*pod, *way).is_some()));
     let identities: FxHashMap<GroupId, Hash> =
         groups.iter().map(|(id, group)| (id, identity_of(cluster, &group.key))).collect();
     let family = |family| {
@@ -103,7 +111,7 @@ pub fn program(cluster: &Cluster, node: &str, options: &Options) -> Program {
             }
             layout.direction(direction, &sides);
         }
-        layout.chains.extend(forward(family, options, !identities.is_empty(), &isolated));
+        layout.chains.extend(forward(family, options, is_isolating, &isolated));
         FamilyProgram { family, sets: layout.sets, chains: layout.chains }
     };
     Program { v4: family(Family::V4), v6: family(Family::V6) }
@@ -165,7 +173,7 @@ const fn field(direction: Direction) -> SetField {
 pub(crate) fn forward(
     family: Family,
     options: &Options,
-    has_groups: bool,
+    is_isolating: bool,
     isolated: &BTreeSet<IpAddr>,
 ) -> BTreeMap<ChainName, Vec<Rule>> {
     let mut chains = BTreeMap::new();
@@ -174,7 +182,7 @@ pub(crate) fn forward(
     if family == Family::V6 {
         rules.extend(NEIGHBOUR_DISCOVERY.map(|kind| rule(vec![Match::Icmpv6Type(kind)], Target::Return)));
     }
-    if has_groups {
+    if is_isolating {
         rules.extend(past_all_sets(family).into_iter().map(|m| rule(vec![m], Target::Drop)));
     }
     match options.self_match {

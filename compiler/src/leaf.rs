@@ -418,7 +418,7 @@ fn add_selector(fields: &mut Fields, selector: &Selector) {
             Operator::DoesNotExist => ("absent", None),
         };
         fields.add(operator);
-        fields.count(values.map_or(0, BTreeSet::len));
-        values.into_iter().flatten().for_each(|value| fields.add(value));
+        fields.count(values.map_or(0, |values| values.len()));
+        values.into_iter().flat_map(|values| &**values).for_each(|value| fields.add(value));
     }
 }

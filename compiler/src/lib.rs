@@ -37,6 +37,7 @@ pub mod ranges;
 #[cfg(test)]
 mod sample;
 pub mod selector;
+mod short;
 pub mod text;
 pub mod traffic;
 pub mod tree;

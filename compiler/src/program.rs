@@ -11,6 +11,7 @@ use ipnetwork::IpNetwork;
 
 use crate::object::{Family, Protocol};
 use crate::policy::Direction;
+use crate::short::Short;
 
 /// What every chain of ours begins with.
 pub const CHAIN_PREFIX: &str = "NPC-";
@@ -26,11 +27,11 @@ pub const SET_PREFIX_V6: &str = "npc6-";
 
 /// A name of a chain in the filter table: at most 28 characters.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ChainName(String);
+pub struct ChainName(Short<{ ChainName::MAX }>);
 
 /// A name of an ipset: at most 31 characters.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SetName(String);
+pub struct SetName(Short<{ SetName::MAX }>);
 
 impl ChainName {
     /// The kernel's limit (`XT_EXTENSION_MAXNAMELEN` less the final zero).
@@ -43,9 +44,8 @@ impl ChainName {
     /// words, never from what a user chose.
     #[must_use]
     pub fn new(suffix: &str) -> Self {
-        let name = format!("{CHAIN_PREFIX}{suffix}");
-        assert!(name.len() <= Self::MAX, "chain name {name} is too long");
-        Self(name)
+        let name = Short::of(&[CHAIN_PREFIX, suffix]);
+        Self(name.unwrap_or_else(|| panic!("chain name {CHAIN_PREFIX}{suffix} is too long")))
     }
 
     /// The chain that leads to the groups of a direction.
@@ -67,7 +67,7 @@ impl ChainName {
     /// [`FORWARD_CHAIN`].
     #[must_use]
     pub fn forward() -> Self {
-        Self(FORWARD_CHAIN.to_owned())
+        Self::new(&FORWARD_CHAIN[CHAIN_PREFIX.len()..])
     }
 
     /// The direction of the group whose chain this is, if it is a group's.
@@ -83,13 +83,13 @@ impl ChainName {
     /// A name read back from a kernel, if it is one of ours.
     #[must_use]
     pub fn ours(name: &str) -> Option<Self> {
-        (name.starts_with(CHAIN_PREFIX) && name.len() <= Self::MAX).then(|| Self(name.to_owned()))
+        Short::of(&[name]).filter(|_| name.starts_with(CHAIN_PREFIX)).map(Self)
     }
 
     /// The name.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        &self.0
+        self.0.as_str()
     }
 }
 
@@ -108,9 +108,8 @@ impl SetName {
             Family::V4 => SET_PREFIX_V4,
             Family::V6 => SET_PREFIX_V6,
         };
-        let name = format!("{prefix}{suffix}");
-        assert!(name.len() <= Self::MAX, "set name {name} is too long");
-        Self(name)
+        let name = Short::of(&[prefix, suffix]);
+        Self(name.unwrap_or_else(|| panic!("set name {prefix}{suffix} is too long")))
     }
 
     /// The set of a node's endpoints that are isolated in a direction.
@@ -159,7 +158,7 @@ impl SetName {
 
     /// The name without what all sets of a family begin with.
     fn suffix(&self) -> &str {
-        &self.0[SET_PREFIX_V4.len()..]
+        &self.as_str()[SET_PREFIX_V4.len()..]
     }
 
     /// The name of a set that stands in for this one while a plan is carried
@@ -177,32 +176,32 @@ impl SetName {
     pub fn ours(name: &str) -> Option<(Self, Family)> {
         let families = [(SET_PREFIX_V4, Family::V4), (SET_PREFIX_V6, Family::V6)];
         let (_, family) = families.into_iter().find(|(prefix, _)| name.starts_with(prefix))?;
-        (name.len() <= Self::MAX).then(|| (Self(name.to_owned()), family))
+        Some((Self(Short::of(&[name])?), family))
     }
 
     /// The name.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        &self.0
+        self.0.as_str()
     }
 }
 
 /// A chain is looked up by its name; the order is that of the text.
 impl Borrow<str> for ChainName {
     fn borrow(&self) -> &str {
-        &self.0
+        self.as_str()
     }
 }
 
 impl fmt::Display for ChainName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(self.as_str())
     }
 }
 
 impl fmt::Display for SetName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(self.as_str())
     }
 }
 

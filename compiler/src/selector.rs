@@ -13,8 +13,9 @@ use crate::object::Labels;
 /// <https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/#label-selectors>
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Selector {
-    /// Sorted, each once.
-    requirements: BTreeSet<Requirement>,
+    /// Sorted, each once. Most selectors have one or none, and a cluster has
+    /// hundreds of thousands of selectors, so nothing bigger than a slice.
+    requirements: Box<[Requirement]>,
 }
 
 /// One requirement on one key.
@@ -29,10 +30,10 @@ pub struct Requirement {
 /// What is required of a key. `matchLabels` is [`Operator::In`] one value.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Operator {
-    /// The key is there with one of these values.
-    In(BTreeSet<String>),
-    /// The key is absent, or has none of these values.
-    NotIn(BTreeSet<String>),
+    /// The key is there with one of these values: sorted, each once.
+    In(Box<[String]>),
+    /// The key is absent, or has none of these values: sorted, each once.
+    NotIn(Box<[String]>),
     /// The key is there.
     Exists,
     /// The key is absent.
@@ -55,14 +56,15 @@ impl Selector {
     /// the whole selector invalid, so the caller decides what fails safe.
     #[must_use]
     pub fn read(selector: &LabelSelector) -> (Self, Vec<BadRequirement>) {
-        let mut requirements = BTreeSet::new();
+        let mut requirements = Vec::new();
         let mut bad = Vec::new();
         for (key, value) in selector.match_labels.iter().flatten() {
-            let operator = Operator::In(BTreeSet::from([value.clone()]));
-            requirements.insert(Requirement { key: key.clone(), operator });
+            let operator = Operator::In(Box::new([value.clone()]));
+            requirements.push(Requirement { key: key.clone(), operator });
         }
         for (i, expression) in selector.match_expressions.iter().flatten().enumerate() {
-            let values: BTreeSet<String> = expression.values.iter().flatten().cloned().collect();
+            let values: BTreeSet<&String> = expression.values.iter().flatten().collect();
+            let values: Box<[String]> = values.into_iter().cloned().collect();
             let operator = match (expression.operator.as_str(), values.is_empty()) {
                 ("In", false) => Operator::In(values),
                 ("NotIn", false) => Operator::NotIn(values),
@@ -78,9 +80,11 @@ impl Selector {
                     continue;
                 }
             };
-            requirements.insert(Requirement { key: expression.key.clone(), operator });
+            requirements.push(Requirement { key: expression.key.clone(), operator });
         }
-        (Self { requirements }, bad)
+        requirements.sort_unstable();
+        requirements.dedup();
+        (Self { requirements: requirements.into() }, bad)
     }
 
     /// The selector `matchLabels: {…}`.
@@ -94,6 +98,11 @@ impl Selector {
     #[must_use]
     pub fn matches(&self, labels: &Labels) -> bool {
         self.requirements.iter().all(|requirement| requirement.matches(labels))
+    }
+
+    /// The same for labels of which this tells the values by their keys.
+    pub(crate) fn matches_by<'l>(&self, value: impl Fn(&str) -> Option<&'l str>) -> bool {
+        self.requirements.iter().all(|requirement| requirement.admits(value(&requirement.key)))
     }
 
     /// The requirements, sorted.
@@ -112,10 +121,15 @@ impl Requirement {
     /// Whether labels meet it.
     #[must_use]
     pub fn matches(&self, labels: &Labels) -> bool {
-        let value = labels.get(&self.key);
+        self.admits(labels.get(&self.key).map(String::as_str))
+    }
+
+    /// Whether the key may have this value, or be absent.
+    fn admits(&self, value: Option<&str>) -> bool {
+        let is_in = |values: &[String], value| values.binary_search_by(|known| known.as_str().cmp(value)).is_ok();
         match &self.operator {
-            Operator::In(values) => value.is_some_and(|value| values.contains(value)),
-            Operator::NotIn(values) => value.is_none_or(|value| !values.contains(value)),
+            Operator::In(values) => value.is_some_and(|value| is_in(values, value)),
+            Operator::NotIn(values) => value.is_none_or(|value| !is_in(values, value)),
             Operator::Exists => value.is_some(),
             Operator::DoesNotExist => value.is_none(),
         }
@@ -138,7 +152,7 @@ impl fmt::Display for Selector {
 impl fmt::Display for Requirement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let key = &self.key;
-        let list = |values: &BTreeSet<String>| values.iter().map(String::as_str).collect::<Vec<_>>().join(",");
+        let list = |values: &[String]| values.join(",");
         match &self.operator {
             Operator::In(values) if values.len() == 1 => write!(f, "{key}={}", list(values)),
             Operator::In(values) => write!(f, "{key} in ({})", list(values)),

@@ -98,6 +98,12 @@ pub fn rule_line(family: Family, chain: &ChainName, rule: &Rule) -> String {
     line
 }
 
+/// The rules of a chain as `iptables-save` prints them.
+#[must_use]
+pub fn rule_lines(family: Family, chain: &ChainName, rules: &[Rule]) -> Vec<String> {
+    rules.iter().map(|rule| rule_line(family, chain, rule)).collect()
+}
+
 /// Ports by the protocol's own match where it takes them, else by multiport.
 /// SCTP always by multiport, because kernels without `xt_sctp` have that.
 fn ports(line: &mut String, protocol: Option<Protocol>, ranges: &[(u16, u16)]) {

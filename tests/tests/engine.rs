@@ -4,11 +4,14 @@
 
 use std::collections::BTreeMap;
 
+use k8s_openapi::api::core::v1::PodSpec;
+use k8s_openapi::api::networking::v1 as networking;
 use npc_compiler::cluster::Cluster;
-use npc_compiler::engine::{Engine, Event, PodKey};
+use npc_compiler::engine::{Engine, Event, Lingering, PodKey};
+use npc_compiler::group::GroupKey;
 use npc_compiler::layout::{self, Options, SelfMatch};
-use npc_compiler::object::{Family, Objects};
-use npc_compiler::plan::{Delta, KernelState};
+use npc_compiler::object::{Family, Objects, Pod};
+use npc_compiler::plan::{Delta, KernelState, Plan, Step};
 use npc_lab::model::Model;
 use npc_lab::random;
 use proptest::prelude::*;
@@ -91,8 +94,37 @@ fn distinct(mut objects: Objects) -> Objects {
     objects
 }
 
-fn check(stages: &[Objects], order: &[u32], options: &Options) -> Result<(), TestCaseError> {
+/// The state that a fresh compile makes of the objects, with the groups that
+/// the engine keeps for the next endpoints.
+fn fresh(objects: &Objects, options: &Options, engine: &Engine) -> KernelState {
+    let cluster = Cluster::new(objects);
+    let place = |namespace: &str, name: &str| {
+        let found = cluster.policies().find(|(_, policy)| policy.namespace == namespace && policy.name == name);
+        found.expect("a group whose policies are gone does not linger").0
+    };
+    let key = |group: Lingering| GroupKey {
+        direction: group.direction,
+        policies: group.policies.iter().map(|name| place(&group.namespace, name)).collect(),
+        resolution: group.resolution,
+    };
+    let lingering: Vec<GroupKey> = engine.lingering().map(key).collect();
+    KernelState::from(&layout::program_with(&cluster, NODE, options, &lingering))
+}
+
+/// How a run of the engine differs from others.
+#[derive(Debug, Clone, Copy)]
+struct Run {
+    self_match: SelfMatch,
+    log_denied: bool,
+    linger: bool,
+}
+
+fn check(stages: &[Objects], order: &[u32], run: Run) -> Result<(), TestCaseError> {
+    let options = Options { self_match: run.self_match, log_denied: run.log_denied, ..Options::default() };
     let mut engine = Engine::new(NODE, options.clone());
+    if run.linger {
+        engine = engine.with_lingering_groups();
+    }
     let mut kernels = Family::ALL.map(|family| Model::new(family, &npc_compiler::plan::Held::default()));
     let mut was = Objects::default();
     for (i, is) in stages.iter().enumerate() {
@@ -106,17 +138,27 @@ fn check(stages: &[Objects], order: &[u32], options: &Options) -> Result<(), Tes
                     kernel.apply(&plan, |_, _, _| {});
                 }
             }
+            if order[n % order.len()].is_multiple_of(7) {
+                engine.retire();
+            }
         }
-        let plan = engine.commit();
-        let fresh = KernelState::from(&layout::program(&Cluster::new(is), NODE, options));
-        for (family, kernel) in Family::ALL.into_iter().zip(&mut kernels) {
-            kernel.apply(&plan, |_, _, _| {});
-            let missed = Delta::between(engine.state().family(family), fresh.family(family));
-            prop_assert!(missed.is_empty(), "stage {i}: the engine missed {missed:#?}");
-            let missed = Delta::between(&kernel.held(), fresh.family(family));
-            prop_assert!(missed.is_empty(), "stage {i}: the plan missed {missed:#?}");
+        // As it is, and once all groups have had their time.
+        for retirements in 0..3 {
+            if retirements > 0 {
+                engine.retire();
+            }
+            let plan = engine.commit();
+            prop_assert!(engine.lingering().count() == 0 || run.linger && retirements < 2);
+            let fresh = fresh(is, &options, &engine);
+            for (family, kernel) in Family::ALL.into_iter().zip(&mut kernels) {
+                kernel.apply(&plan, |_, _, _| {});
+                let missed = Delta::between(engine.state().family(family), fresh.family(family));
+                prop_assert!(missed.is_empty(), "stage {i}: the engine missed {missed:#?}");
+                let missed = Delta::between(&kernel.held(), fresh.family(family));
+                prop_assert!(missed.is_empty(), "stage {i}: the plan missed {missed:#?}");
+            }
+            prop_assert!(engine.commit().is_empty(), "a second commit has nothing to do");
         }
-        prop_assert!(engine.commit().is_empty(), "a second commit has nothing to do");
         was = is.clone();
     }
     Ok(())
@@ -130,10 +172,86 @@ fn any_sequence_of_events_leads_where_a_fresh_compile_does() {
     let order = proptest::collection::vec(any::<u32>(), 16..64);
     let fallback = proptest::bool::weighted(0.2);
     runner
-        .run(&(objects(), objects(), objects(), order, fallback), |(a, b, c, order, fallback)| {
-            let self_match = if fallback { SelfMatch::PerEndpoint } else { SelfMatch::Bpf };
-            let options = Options { self_match, log_denied: order[0].is_multiple_of(2), ..Options::default() };
-            check(&[a, b, c], &order, &options)
-        })
+        .run(
+            &(objects(), objects(), objects(), order, fallback, any::<bool>()),
+            |(a, b, c, order, fallback, linger)| {
+                let self_match = if fallback { SelfMatch::PerEndpoint } else { SelfMatch::Bpf };
+                let log_denied = order[0].is_multiple_of(2);
+                check(&[a, b, c], &order, Run { self_match, log_denied, linger })
+            },
+        )
         .unwrap();
+}
+
+/// The only pod of its kind, one after the other under one name, each with an
+/// address of its own.
+fn alone(number: u8) -> Pod {
+    let labels = [("app".to_owned(), "db".to_owned())].into();
+    let pod = Pod::from_template("a".to_owned(), "db-0".to_owned(), labels, PodSpec::default());
+    let uid = format!("00000000-0000-4000-8000-0000000000{number:02x}");
+    Pod { uid, node: Some(NODE.to_owned()), ipv4: Some([10, 0, 0, number].into()), ..pod }
+}
+
+/// A policy for the pods of an app.
+fn policy(app: &str) -> Event {
+    let policy = serde_json::json!({
+        "metadata": {"namespace": "a", "name": app},
+        "spec": {"podSelector": {"matchLabels": {"app": app}}, "ingress": [{"from": [{"podSelector": {}}]}]},
+    });
+    Event::Policy(Box::new(serde_json::from_value::<networking::NetworkPolicy>(policy).unwrap().into()))
+}
+
+/// Another policy of that name.
+fn policy_of_all(name: &str) -> Event {
+    let policy = serde_json::json!({"metadata": {"namespace": "a", "name": name}, "spec": {"podSelector": {}}});
+    Event::Policy(Box::new(serde_json::from_value::<networking::NetworkPolicy>(policy).unwrap().into()))
+}
+
+fn writes_rules(plan: &Plan) -> bool {
+    plan.steps.iter().any(|step| matches!(step, Step::Chains(..)))
+}
+
+#[test]
+fn a_pod_that_replaces_the_only_one_of_its_kind_writes_set_members_only() {
+    let mut engine = Engine::new(NODE, Options::default()).with_lingering_groups();
+    let labels = [("app".to_owned(), "web".to_owned())].into();
+    let other = Pod { name: "web".to_owned(), labels, ..alone(99) };
+    for event in [policy("db"), policy("web"), Event::Pod(Box::new(alone(1))), Event::Pod(Box::new(other))] {
+        engine.apply(event);
+    }
+    assert!(writes_rules(&engine.commit()));
+    for number in 1..4 {
+        engine.apply(Event::PodGone(PodKey::of(&alone(number))));
+        assert!(!writes_rules(&engine.commit()));
+        assert_eq!(engine.lingering().count(), 1);
+        // Once in between is not twice.
+        engine.retire();
+        engine.apply(Event::Pod(Box::new(alone(number + 1))));
+        assert!(!writes_rules(&engine.commit()));
+        assert_eq!(engine.lingering().count(), 0);
+    }
+    engine.apply(Event::PodGone(PodKey::of(&alone(4))));
+    assert!(!writes_rules(&engine.commit()));
+    engine.retire();
+    assert!(engine.commit().is_empty());
+    engine.retire();
+    assert!(writes_rules(&engine.commit()), "it had its time");
+    assert_eq!(engine.lingering().count(), 0);
+}
+
+#[test]
+fn an_empty_group_goes_with_its_policies() {
+    for change in [policy_of_all("db"), Event::PolicyGone("a".to_owned(), "db".to_owned())] {
+        let mut engine = Engine::new(NODE, Options::default()).with_lingering_groups();
+        for event in [policy("db"), Event::Pod(Box::new(alone(1)))] {
+            engine.apply(event);
+        }
+        engine.commit();
+        engine.apply(Event::PodGone(PodKey::of(&alone(1))));
+        engine.commit();
+        assert_eq!(engine.lingering().count(), 1);
+        engine.apply(change);
+        engine.commit();
+        assert_eq!(engine.lingering().count(), 0);
+    }
 }

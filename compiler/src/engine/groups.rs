@@ -1,48 +1,73 @@
-//! The groups of this node's endpoints, their chains, and the trees that lead
-//! to them.
+//! The groups of this node's endpoints and their chains.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use super::intern::{Interner, Text};
 use super::live::LiveSets;
+use super::local::{LocalClass, LocalNamespace};
 use super::peers::PeerIndex;
 use super::store::{ClassId, PodId, Store};
-use crate::group::{Resolution, melt, names_to_resolve, resolve};
-use crate::layout::{Options, SelfMatch, chain_of_leaf, forward, identity, lead, set_at};
+use super::ways::Ways;
+use crate::group::{Resolution, melt};
+use crate::layout::{Options, SelfMatch, chain_of_leaf, forward, identity};
 use crate::leaf::Leaf;
 use crate::name::Hash;
-use crate::object::{Family, Labels, Protocol};
-use crate::plan::{Delta, KernelState, SetDelta};
+use crate::object::Family;
+use crate::plan::{Delta, KernelState};
 use crate::policy::{Direction, Policy};
-use crate::program::{ChainName, Member, Rule, SetKind, SetName};
-use crate::text::rule_line;
-use crate::tree::Node;
+use crate::program::{ChainName, SetName};
+use crate::text::rule_lines;
 
-/// The rules of chains, as text.
-type Chains = BTreeMap<ChainName, Vec<String>>;
+/// Chains that came, with their rules, or went.
+type Touched = BTreeMap<ChainName, Option<Vec<String>>>;
 
-/// A class with endpoints on this node.
+/// A group of this node.
 #[derive(Debug)]
-struct LocalClass {
-    namespace: String,
-    labels: Labels,
-    pods: BTreeSet<PodId>,
-    /// The policies that isolate it, by direction.
-    policies: [BTreeSet<String>; 2],
-    /// The port names in their ingress rules, once somebody asked.
-    names: Option<BTreeSet<(Protocol, String)>>,
+pub(super) struct LiveGroup {
+    namespace: Arc<str>,
+    policies: Box<[Arc<str>]>,
+    resolution: Resolution,
+    pub(super) pods: BTreeSet<PodId>,
+    /// Its chain in each family, and the sets that it asks.
+    leaves: Option<[(ChainName, Box<[SetName]>); 2]>,
+    age: Age,
 }
 
-/// A group with endpoints on this node.
-#[derive(Debug)]
-struct LiveGroup {
-    namespace: String,
-    policies: BTreeSet<String>,
-    resolution: Resolution,
-    pods: BTreeSet<PodId>,
-    /// Its chain in each family, and the sets that it asks.
-    leaves: Option<[(ChainName, Vec<SetName>); 2]>,
+/// For how long a group has had no endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Age {
+    /// It has some, or lost the last since [`LocalGroups::retire`] was called.
+    Fresh,
+    /// It had none when that was called.
+    Old,
+    /// It had none when that was called twice.
+    Over,
+}
+
+impl LiveGroup {
+    /// Its chain, once it is made.
+    pub(super) fn chain(&self, family: Family) -> Option<&ChainName> {
+        self.leaves.as_ref().map(|leaves| &leaves[family as usize].0)
+    }
+
+    fn names(&self) -> impl ExactSizeIterator<Item = (&str, &str)> {
+        self.policies.iter().map(|name| (&*self.namespace, &**name))
+    }
+}
+
+/// A group without endpoints that is kept for the next ones.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lingering {
+    /// Its direction.
+    pub direction: Direction,
+    /// The namespace of its policies.
+    pub namespace: String,
+    /// Their names, sorted.
+    pub policies: Vec<String>,
+    /// How its endpoints resolve named ports.
+    pub resolution: Resolution,
 }
 
 /// The groups of this node.
@@ -50,8 +75,7 @@ struct LiveGroup {
 pub(super) struct LocalGroups {
     node: Text,
     options: Options,
-    policies: BTreeMap<String, BTreeMap<String, Policy>>,
-    /// How many that is.
+    namespaces: BTreeMap<Arc<str>, LocalNamespace>,
     policy_count: usize,
     /// The endpoints of this node, and their groups as of the last commit.
     local: BTreeMap<PodId, [Option<Hash>; 2]>,
@@ -59,17 +83,17 @@ pub(super) struct LocalGroups {
     groups: [BTreeMap<Hash, LiveGroup>; 2],
     /// How many groups have a chain; two may have one in common.
     uses: [BTreeMap<ChainName, usize>; 2],
-    trees: [Option<Node>; 2],
-    /// The trees as of the last commit, while another is made.
-    before: Option<[Option<Node>; 2]>,
-    /// The chains of the trees, by direction and family.
-    leading: [[Chains; 2]; 2],
+    pub(super) ways: Ways,
     /// Endpoints that are to be grouped anew.
     restless: BTreeSet<PodId>,
-    /// Groups of which a policy was edited.
+    /// Groups that are new, that may have lost their last endpoint or been
+    /// given their first, or of which a policy was edited.
+    changed: [BTreeSet<Hash>; 2],
     edited: [BTreeSet<Hash>; 2],
-    /// Whether groups may have changed since the last commit.
+    /// Whether endpoints came or went since the last commit.
     is_stale: bool,
+    /// Whether groups outlive their last endpoint.
+    linger: bool,
 }
 
 impl LocalGroups {
@@ -77,19 +101,54 @@ impl LocalGroups {
         Self {
             node: strings.keep(node),
             options,
-            policies: BTreeMap::new(),
+            namespaces: BTreeMap::new(),
             policy_count: 0,
             local: BTreeMap::new(),
             classes: BTreeMap::new(),
             groups: Default::default(),
             uses: Default::default(),
-            trees: Default::default(),
-            before: None,
-            leading: Default::default(),
+            ways: Ways::default(),
             restless: BTreeSet::new(),
+            changed: Default::default(),
             edited: Default::default(),
             is_stale: true,
+            linger: false,
         }
+    }
+
+    /// Groups outlive their last endpoint from now on.
+    pub(super) fn linger(&mut self) {
+        self.linger = true;
+    }
+
+    /// Lets go of the groups that had no endpoint at the last call already,
+    /// and have none now; at the next commit.
+    pub(super) fn retire(&mut self) {
+        for direction in Direction::ALL {
+            let empty = self.groups[direction as usize].iter_mut().filter(|(_, group)| group.pods.is_empty());
+            for (hash, group) in empty {
+                if group.age == Age::Fresh {
+                    group.age = Age::Old;
+                } else {
+                    group.age = Age::Over;
+                    self.changed[direction as usize].insert(*hash);
+                    self.is_stale = true;
+                }
+            }
+        }
+    }
+
+    /// The groups without endpoints, as of the last commit.
+    pub(super) fn lingering(&self) -> impl Iterator<Item = Lingering> {
+        Direction::ALL.into_iter().flat_map(|direction| {
+            let empty = self.groups[direction as usize].values().filter(|group| group.pods.is_empty());
+            empty.map(move |group| Lingering {
+                direction,
+                namespace: group.namespace.to_string(),
+                policies: group.policies.iter().map(ToString::to_string).collect(),
+                resolution: group.resolution.clone(),
+            })
+        })
     }
 
     /// The groups of an endpoint as of the last commit.
@@ -118,8 +177,15 @@ impl LocalGroups {
         if pod.node != Some(self.node) {
             return;
         }
-        let policies = &self.policies;
-        let class = self.classes.entry(pod.class).or_insert_with(|| LocalClass::new(store, pod.class, policies));
+        let class = self.classes.entry(pod.class).or_insert_with(|| {
+            let mut class = LocalClass::new(store, pod.class);
+            let namespace = self.namespaces.entry(Arc::clone(&class.namespace)).or_default();
+            namespace.classes.insert(pod.class);
+            for (name, policy) in &namespace.policies {
+                class.judge(name, Some(policy));
+            }
+            class
+        });
         class.pods.insert(id);
         self.local.insert(id, [None; 2]);
         self.restless.insert(id);
@@ -134,65 +200,76 @@ impl LocalGroups {
             self.leave(direction, groups[direction as usize], id);
         }
         let class = store.pod(id).class;
-        if let Some(local) = self.classes.get_mut(&class) {
-            local.pods.remove(&id);
-            if local.pods.is_empty() {
-                self.classes.remove(&class);
+        let Some(local) = self.classes.get_mut(&class) else { return };
+        local.pods.remove(&id);
+        if !local.pods.is_empty() {
+            return;
+        }
+        if let Some(local) = self.classes.remove(&class) {
+            self.in_namespace(&local.namespace, |namespace| namespace.classes.remove(&class));
+        }
+    }
+
+    fn leave(&mut self, direction: Direction, hash: Option<Hash>, pod: PodId) {
+        let Some(hash) = hash else { return };
+        if let Some(group) = self.groups[direction as usize].get_mut(&hash) {
+            group.pods.remove(&pod);
+            if group.pods.is_empty() {
+                self.changed[direction as usize].insert(hash);
             }
         }
     }
 
-    fn leave(&mut self, direction: Direction, group: Option<Hash>, pod: PodId) {
-        if let Some(group) = group.and_then(|group| self.groups[direction as usize].get_mut(&group)) {
-            group.pods.remove(&pod);
+    /// Takes something out of a namespace, and the namespace if it is empty
+    /// then.
+    fn in_namespace<T>(&mut self, name: &str, work: impl FnOnce(&mut LocalNamespace) -> T) -> Option<T> {
+        let namespace = self.namespaces.get_mut(name)?;
+        let done = work(namespace);
+        if namespace.is_empty() {
+            self.namespaces.remove(name);
         }
+        Some(done)
     }
 
     pub(super) fn set_policy(&mut self, policy: Policy) {
-        let known = self.policies.entry(policy.namespace.clone()).or_default();
-        if known.get(&policy.name) == Some(&policy) {
+        let (namespace, name) = (Arc::from(policy.namespace.as_str()), Arc::from(policy.name.as_str()));
+        let known = &mut self.namespaces.entry(Arc::clone(&namespace)).or_default().policies;
+        if known.get(&name).is_some_and(|known| **known == policy) {
             return;
         }
-        let (namespace, name) = (policy.namespace.clone(), policy.name.clone());
-        self.policy_count += usize::from(known.insert(name.clone(), policy).is_none());
+        self.policy_count += usize::from(known.insert(Arc::clone(&name), Box::new(policy)).is_none());
         self.policy_changed(&namespace, &name);
     }
 
     pub(super) fn remove_policy(&mut self, namespace: &str, name: &str) {
-        let Some(known) = self.policies.get_mut(namespace) else { return };
-        if known.remove(name).is_none() {
-            return;
-        }
+        let Some(known) = self.namespaces.get_mut(namespace) else { return };
+        let Some((name, _)) = known.policies.remove_entry(name) else { return };
         self.policy_count -= 1;
-        if known.is_empty() {
-            self.policies.remove(namespace);
-        }
-        self.policy_changed(namespace, name);
+        self.policy_changed(namespace, &name);
+        self.in_namespace(namespace, |_| ());
     }
 
     /// A policy came, went or is another now: who is concerned is restless.
-    fn policy_changed(&mut self, namespace: &str, name: &str) {
-        let policy = self.policies.get(namespace).and_then(|policies| policies.get(name));
-        for class in self.classes.values_mut().filter(|class| class.namespace == namespace) {
-            for direction in Direction::ALL {
-                let applies = policy.is_some_and(|policy| class.is_isolated_by(policy, direction));
-                let policies = &mut class.policies[direction as usize];
-                if applies {
-                    policies.insert(name.to_owned());
-                } else if !policies.remove(name) {
-                    continue;
-                }
-                self.is_stale = true;
-                class.names = None;
+    fn policy_changed(&mut self, namespace: &str, name: &Arc<str>) {
+        let Some(here) = self.namespaces.get(namespace) else { return };
+        let policy = here.policies.get(name).map(|policy| &**policy);
+        for class in &here.classes {
+            let Some(class) = self.classes.get_mut(class) else { continue };
+            if class.judge(name, policy) {
                 self.restless.extend(&class.pods);
+                self.is_stale = true;
             }
         }
         // A group may have lost its endpoints and be given others before the
         // next commit, so all that name the policy count.
         for direction in Direction::ALL {
-            let names = |group: &LiveGroup| group.namespace == namespace && group.policies.contains(name);
-            let groups = self.groups[direction as usize].iter().filter(|(_, group)| names(group));
-            self.edited[direction as usize].extend(groups.map(|(hash, _)| *hash));
+            let groups = &self.groups[direction as usize];
+            let names =
+                |hash: &&Hash| groups.get(*hash).is_some_and(|group| group.policies.binary_search(name).is_ok());
+            let edited: Vec<Hash> = here.groups[direction as usize].iter().filter(names).copied().collect();
+            self.is_stale |= !edited.is_empty();
+            self.changed[direction as usize].extend(&edited);
+            self.edited[direction as usize].extend(edited);
         }
     }
 
@@ -214,12 +291,12 @@ impl LocalGroups {
         if !std::mem::take(&mut self.is_stale) {
             return;
         }
-        self.before = Some(self.trees.clone());
         self.settle(store);
-        let mut touched = [BTreeMap::new(), BTreeMap::new()];
-        for direction in Direction::ALL {
-            self.rewrite(direction, store, peers, sets, &mut touched);
-        }
+        let is_new = self.ways.is_new();
+        let some_changed = self.changed.iter().any(|changed| !changed.is_empty());
+        let mut touched = [Touched::new(), Touched::new()];
+        let lead_elsewhere =
+            Direction::ALL.map(|direction| self.rewrite(direction, store, peers, sets, &mut touched) || is_new);
         for family in Family::ALL {
             let held = &state.family(family).chains;
             let delta = &mut deltas[family as usize].chains;
@@ -233,45 +310,50 @@ impl LocalGroups {
             }
         }
         for direction in Direction::ALL {
-            self.lead_to_groups(direction, store, deltas);
+            if lead_elsewhere[direction as usize] {
+                self.ways.rebuild(direction, &self.groups[direction as usize], store, state, deltas);
+            }
         }
-        self.forward(store, state, deltas);
+        if is_new || some_changed || self.options.self_match == SelfMatch::PerEndpoint {
+            self.forward(store, state, deltas);
+        }
     }
 
     /// Puts the restless endpoints into the groups that they belong to.
     fn settle(&mut self, store: &Store) {
         let mut known = BTreeMap::<(ClassId, Direction, Resolution), Hash>::new();
         for pod in std::mem::take(&mut self.restless) {
-            let entry = store.pod(pod);
-            let Some(class) = self.classes.get_mut(&entry.class) else { continue };
+            let id = store.pod(pod).class;
+            let Some(class) = self.classes.get_mut(&id) else { continue };
+            let Some(namespace) = self.namespaces.get_mut(&class.namespace) else { continue };
             let mut now = [None; 2];
             for direction in Direction::ALL {
-                let policies = &class.policies[direction as usize];
-                if policies.is_empty() {
+                if class.policies[direction as usize].is_empty() {
                     continue;
                 }
-                let resolution = match direction {
-                    Direction::Ingress => {
-                        let here = &self.policies[&class.namespace];
-                        let rules = || policies.iter().flat_map(|name| here[name].rules(direction));
-                        let names = class.names.get_or_insert_with(|| names_to_resolve(rules(), direction));
-                        resolve(names, entry.ports())
-                    }
-                    Direction::Egress => Resolution::new(),
-                };
-                let hash = known.entry((entry.class, direction, resolution.clone())).or_insert_with(|| {
-                    let names: Vec<_> = policies.iter().map(|name| (class.namespace.as_str(), name.as_str())).collect();
+                let resolution = class.resolve(direction, &namespace.policies, store.ports(pod));
+                let hash = *known.entry((id, direction, resolution.clone())).or_insert_with(|| {
+                    let policies = &class.policies[direction as usize];
+                    let names: Vec<_> = policies.iter().map(|name| (&*class.namespace, &**name)).collect();
                     identity(direction, names.into_iter(), &resolution)
                 });
-                let group = self.groups[direction as usize].entry(*hash).or_insert_with(|| LiveGroup {
-                    namespace: class.namespace.clone(),
-                    policies: policies.clone(),
-                    resolution,
-                    pods: BTreeSet::new(),
-                    leaves: None,
+                let group = self.groups[direction as usize].entry(hash).or_insert_with(|| {
+                    namespace.groups[direction as usize].insert(hash);
+                    LiveGroup {
+                        namespace: Arc::clone(&class.namespace),
+                        policies: class.policies[direction as usize].iter().cloned().collect(),
+                        resolution,
+                        pods: BTreeSet::new(),
+                        leaves: None,
+                        age: Age::Fresh,
+                    }
                 });
+                if group.pods.is_empty() {
+                    self.changed[direction as usize].insert(hash);
+                }
+                group.age = Age::Fresh;
                 group.pods.insert(pod);
-                now[direction as usize] = Some(*hash);
+                now[direction as usize] = Some(hash);
             }
             let was = self.local.insert(pod, now).unwrap_or_default();
             for direction in Direction::ALL {
@@ -283,42 +365,53 @@ impl LocalGroups {
     }
 
     /// Makes the chains of groups that are new or edited, and drops the groups
-    /// that have no endpoint. All chains that came or went are noted.
+    /// that have no endpoint and are not to linger. All chains that came or
+    /// went are noted. Whether the tree is to lead elsewhere.
     fn rewrite(
         &mut self,
         direction: Direction,
         store: &mut Store,
         peers: &mut PeerIndex,
         sets: &mut LiveSets,
-        touched: &mut [BTreeMap<ChainName, Option<Vec<String>>>; 2],
-    ) {
+        touched: &mut [Touched; 2],
+    ) -> bool {
         let edited = std::mem::take(&mut self.edited[direction as usize]);
         let mut dropped = Vec::new();
-        for (hash, group) in &mut self.groups[direction as usize] {
+        let mut lead_elsewhere = false;
+        for hash in std::mem::take(&mut self.changed[direction as usize]) {
+            let Some(group) = self.groups[direction as usize].get_mut(&hash) else { continue };
+            let is_edited = edited.contains(&hash);
             if group.pods.is_empty() {
-                dropped.extend(group.leaves.take());
+                // What another policy makes of it is found when it is needed.
+                if self.linger && !is_edited && group.age != Age::Over && group.leaves.is_some() {
+                    continue;
+                }
+                lead_elsewhere |= group.leaves.is_some();
+                if let Some(group) = self.groups[direction as usize].remove(&hash) {
+                    dropped.extend(group.leaves);
+                    self.in_namespace(&group.namespace, |here| here.groups[direction as usize].remove(&hash));
+                }
                 continue;
             }
-            if group.leaves.is_some() && !edited.contains(hash) {
+            if group.leaves.is_some() && !is_edited {
                 continue;
             }
-            let here = &self.policies[&group.namespace];
-            let rules = group.policies.iter().flat_map(|name| here[name].rules(direction));
+            let Some(here) = self.namespaces.get(&group.namespace) else { continue };
+            let rules = group.policies.iter().flat_map(|name| here.policies[name].rules(direction));
             let admitted = melt(rules, direction, &group.resolution);
             let leaves = Family::ALL.map(|family| {
-                let names = group.policies.iter().map(|name| (group.namespace.as_str(), name.as_str()));
-                let leaf = Leaf::new(family, direction, &self.options, &admitted, names);
+                let leaf = Leaf::new(family, direction, &self.options, &admitted, group.names());
                 for (name, definition) in &leaf.sets {
                     sets.keep(store, peers, family, name, definition);
                 }
                 let chain = chain_of_leaf(family, direction, &leaf);
                 *self.uses[family as usize].entry(chain.clone()).or_default() += 1;
-                touched[family as usize].insert(chain.clone(), Some(lines(family, &chain, &leaf.rules)));
+                touched[family as usize].insert(chain.clone(), Some(rule_lines(family, &chain, &leaf.rules)));
                 (chain, leaf.sets.into_keys().collect())
             });
             dropped.extend(group.leaves.replace(leaves));
+            lead_elsewhere = true;
         }
-        self.groups[direction as usize].retain(|_, group| !group.pods.is_empty());
         for leaves in dropped {
             for (family, (chain, names)) in Family::ALL.into_iter().zip(leaves) {
                 for name in &names {
@@ -334,143 +427,24 @@ impl LocalGroups {
                 touched[family as usize].entry(chain).or_insert(None);
             }
         }
-    }
-
-    /// The tree of a direction, its chains, and the sets that are new in it.
-    fn lead_to_groups(&mut self, direction: Direction, store: &Store, deltas: &mut [Delta; 2]) {
-        let groups = &self.groups[direction as usize];
-        let tree = Node::new(groups.keys().copied().collect());
-        for family in Family::ALL {
-            let delta = &mut deltas[family as usize];
-            let chains = groups
-                .iter()
-                .filter_map(|(hash, group)| Some((*hash, group.leaves.as_ref()?[family as usize].0.clone())));
-            let rules = lead(family, direction, tree.as_ref(), &chains.collect());
-            let new: Chains = rules.iter().map(|(chain, rules)| (chain.clone(), lines(family, chain, rules))).collect();
-            let old = std::mem::take(&mut self.leading[direction as usize][family as usize]);
-            for chain in old.keys().filter(|chain| !new.contains_key(*chain)) {
-                delta.chains.insert(chain.clone(), None);
-            }
-            for (chain, lines) in new.iter().filter(|(chain, lines)| old.get(*chain) != Some(lines)) {
-                delta.chains.insert(chain.clone(), Some(lines.clone()));
-            }
-
-            let members = |of: &mut dyn Iterator<Item = &Hash>| -> BTreeSet<Member> {
-                let pods = of.filter_map(|hash| groups.get(hash)).flat_map(|group| &group.pods);
-                pods.filter_map(|pod| store.address(*pod, family)).map(Member::Address).collect()
-            };
-            if old.is_empty() {
-                let all = members(&mut groups.keys());
-                let gate = SetName::gate(family, direction);
-                delta.sets.insert(gate, SetDelta::Created(SetKind::HashIp, all));
-            }
-            if tree == self.trees[direction as usize] {
-                self.leading[direction as usize][family as usize] = new;
-                continue;
-            }
-            let was = self.trees[direction as usize].as_ref().map(Node::sets).unwrap_or_default();
-            let is = tree.as_ref().map(Node::sets).unwrap_or_default();
-            for at in was.keys().filter(|at| !is.contains_key(*at)) {
-                delta.sets.insert(set_at(family, direction, at), SetDelta::Gone);
-            }
-            for (at, of) in is.iter().filter(|(at, _)| !was.contains_key(*at)) {
-                let created = SetDelta::Created(SetKind::HashIp, members(&mut of.iter()));
-                delta.sets.insert(set_at(family, direction, at), created);
-            }
-            self.leading[direction as usize][family as usize] = new;
-        }
-        self.trees[direction as usize] = tree;
-    }
-
-    /// Leads an address that was in one group to another, in the sets that
-    /// were there and stay.
-    pub(super) fn lead(
-        &self,
-        direction: Direction,
-        member: Member,
-        family: Family,
-        was: Option<Hash>,
-        is: Option<Hash>,
-        delta: &mut Delta,
-    ) {
-        let before = match &self.before {
-            None if was == is => return,
-            None => &self.trees,
-            Some(before) => before,
-        };
-        let sets = |tree: &Option<Node>, group: Option<Hash>| -> BTreeSet<SetName> {
-            let (Some(tree), Some(group)) = (tree, group) else { return BTreeSet::new() };
-            let asked = tree.sets_of(&group).into_iter().map(|at| set_at(family, direction, &at));
-            asked.chain([SetName::gate(family, direction)]).collect()
-        };
-        let was = sets(&before[direction as usize], was);
-        let is = sets(&self.trees[direction as usize], is);
-        for (name, comes) in is.difference(&was).map(|n| (n, true)).chain(was.difference(&is).map(|n| (n, false))) {
-            let change = delta
-                .sets
-                .entry(name.clone())
-                .or_insert_with(|| SetDelta::Changed { added: BTreeSet::new(), removed: BTreeSet::new() });
-            // What was created has its members, and what is gone needs none.
-            if let SetDelta::Changed { added, removed } = change {
-                if comes {
-                    added.insert(member)
-                } else {
-                    removed.insert(member)
-                };
-            }
-        }
-    }
-
-    /// The commit is made.
-    pub(super) fn committed(&mut self) {
-        self.before = None;
+        lead_elsewhere
     }
 
     /// The first chains, where they change.
     fn forward(&self, store: &Store, state: &KernelState, deltas: &mut [Delta; 2]) {
-        let has_groups = self.groups.iter().any(|groups| !groups.is_empty());
+        let pods = || self.groups.iter().flat_map(BTreeMap::values).flat_map(|group| &group.pods);
+        let is_isolating = pods().next().is_some();
         for family in Family::ALL {
             let mut isolated = BTreeSet::<IpAddr>::new();
             if self.options.self_match == SelfMatch::PerEndpoint {
-                let pods = self.groups.iter().flat_map(BTreeMap::values).flat_map(|group| &group.pods);
-                isolated.extend(pods.filter_map(|pod| store.address(*pod, family)));
+                isolated.extend(pods().filter_map(|pod| store.address(*pod, family)));
             }
-            for (name, rules) in forward(family, &self.options, has_groups, &isolated) {
-                let lines = lines(family, &name, &rules);
+            for (name, rules) in forward(family, &self.options, is_isolating, &isolated) {
+                let lines = rule_lines(family, &name, &rules);
                 if state.family(family).chains.get(&name) != Some(&lines) {
                     deltas[family as usize].chains.insert(name, Some(lines));
                 }
             }
         }
     }
-}
-
-impl LocalClass {
-    fn new(store: &Store, id: ClassId, policies: &BTreeMap<String, BTreeMap<String, Policy>>) -> Self {
-        let class = store.class(id);
-        let text = |text| store.strings.text(text).to_owned();
-        let mut local = Self {
-            namespace: text(class.namespace),
-            labels: class.labels.iter().map(|(key, value)| (text(*key), text(*value))).collect(),
-            pods: BTreeSet::new(),
-            policies: Default::default(),
-            names: None,
-        };
-        for (name, policy) in policies.get(&local.namespace).into_iter().flatten() {
-            for direction in Direction::ALL {
-                if local.is_isolated_by(policy, direction) {
-                    local.policies[direction as usize].insert(name.clone());
-                }
-            }
-        }
-        local
-    }
-
-    fn is_isolated_by(&self, policy: &Policy, direction: Direction) -> bool {
-        policy.isolates(direction) && policy.subject.matches(&self.labels)
-    }
-}
-
-fn lines(family: Family, chain: &ChainName, rules: &[Rule]) -> Vec<String> {
-    rules.iter().map(|rule| rule_line(family, chain, rule)).collect()
 }

@@ -53,8 +53,9 @@ pub(super) struct LiveSets {
     /// The sets of peers that name a selector.
     of_peer: FxHashMap<PeerId, Vec<SetId>>,
     /// The sets of named ports, by family.
-    named: [Vec<SetId>; 2],
-    fresh: Vec<SetId>,
+    named: [BTreeSet<SetId>; 2],
+    /// Sets that were made since the last commit.
+    fresh: BTreeSet<SetId>,
     /// Sets that lost their last use since the last commit.
     unused: BTreeSet<SetId>,
 }
@@ -100,9 +101,9 @@ impl LiveSets {
                     self.of_peer.entry(*peer).or_default().push(id);
                 }
             }
-            Content::Named(_) => self.named[family as usize].push(id),
+            Content::Named(_) => drop(self.named[family as usize].insert(id)),
         }
-        self.fresh.push(id);
+        self.fresh.insert(id);
     }
 
     /// One use less; the set stays until [`LiveSets::sweep`], in case that it
@@ -124,7 +125,7 @@ impl LiveSets {
         for id in std::mem::take(&mut self.unused) {
             let entry = self.entries.remove(id.0);
             self.by_name.remove(&entry.name);
-            self.fresh.retain(|fresh| *fresh != id);
+            self.fresh.remove(&id);
             let kept = match entry.content {
                 Content::Peers(kept, _) => {
                     for peer in &kept {
@@ -138,7 +139,7 @@ impl LiveSets {
                     kept
                 }
                 Content::Named(entries) => {
-                    self.named[entry.family as usize].retain(|set| *set != id);
+                    self.named[entry.family as usize].remove(&id);
                     let peer = |whose| match whose {
                         Whose::Peer(peer) => Some(peer),
                         Whose::Everyone | Whose::Block(_) => None,
@@ -175,9 +176,8 @@ impl LiveSets {
     pub(super) fn memberships(&self, store: &Store, peers: &PeerIndex, address: IpAddr) -> Vec<(SetId, Member)> {
         let Some(owner) = store.owner(address) else { return Vec::new() };
         let family = Family::of(&address);
-        let pod = store.pod(owner);
         let mut found = Vec::new();
-        for peer in peers.of_class(pod.class) {
+        for peer in peers.of_class(store.pod(owner).class) {
             for id in self.of_peer.get(peer).into_iter().flatten() {
                 let entry = &self.entries[id.0];
                 let Content::Peers(_, prefixes) = &entry.content else { continue };
@@ -187,7 +187,7 @@ impl LiveSets {
                 }
             }
         }
-        if !pod.ports().is_empty() {
+        if !store.ports(owner).is_empty() {
             for id in &self.named[family as usize] {
                 if !self.entries[id.0].is_new {
                     let ports = self.entries[id.0].ports(store, peers, owner, address);
@@ -211,13 +211,13 @@ impl Entry {
         match &self.content {
             Content::Peers(of, prefixes) => {
                 let classes = of.iter().flat_map(|peer| peers.classes(*peer));
-                let pods = classes.flat_map(|class| &store.class(*class).pods);
-                let own = pods.filter_map(|pod| store.address(*pod, self.family));
+                let pods = classes.flat_map(|class| store.members(*class));
+                let own = pods.filter_map(|pod| store.address(pod, self.family));
                 let own = own.filter(|address| !prefixes.contains(cidr::number(*address))).map(Member::Address);
                 own.chain(leaf::prefixes(self.family, prefixes).into_iter().map(Member::from)).collect()
             }
             Content::Named(_) => {
-                let pods = store.pods().filter(|(_, pod)| !pod.ports().is_empty());
+                let pods = store.pods().filter(|(id, _)| !store.ports(*id).is_empty());
                 let addresses = pods.filter_map(|(id, _)| Some((id, store.address(id, self.family)?)));
                 addresses.flat_map(|(id, address)| self.ports(store, peers, id, address)).collect()
             }
@@ -227,15 +227,15 @@ impl Entry {
     /// The members that a pod's named ports make.
     fn ports(&self, store: &Store, peers: &PeerIndex, pod: PodId, address: IpAddr) -> Vec<Member> {
         let Content::Named(entries) = &self.content else { return Vec::new() };
-        let pod = store.pod(pod);
+        let (class, declared) = (store.pod(pod).class, store.ports(pod));
         let holds = |whose: &Whose| match whose {
             Whose::Everyone => true,
-            Whose::Peer(peer) => peers.of_class(pod.class).contains(peer),
+            Whose::Peer(peer) => peers.of_class(class).contains(peer),
             Whose::Block(block) => block.contains(cidr::number(address)),
         };
         let mut members = Vec::new();
         for (whose, protocol, name) in entries {
-            let ports = pod.ports().iter().filter(|port| port.protocol == *protocol && port.name == *name);
+            let ports = declared.iter().filter(|port| port.protocol == *protocol && port.name == *name);
             if holds(whose) {
                 members.extend(ports.map(|port| Member::AddressPort(address, *protocol, port.port)));
             }

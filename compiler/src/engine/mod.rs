@@ -16,10 +16,15 @@
 
 mod groups;
 mod intern;
+mod key;
 mod live;
+mod local;
+mod names;
 mod peers;
+mod ports;
 mod selector;
 mod store;
+mod ways;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -32,10 +37,11 @@ use crate::plan::{Delta, KernelState, Plan, SetDelta};
 use crate::policy::{Direction, Policy};
 use crate::program::Member;
 
+pub use groups::Lingering;
 use groups::LocalGroups;
+pub use key::PodKey;
 use live::{LiveSets, SetId};
 use peers::PeerIndex;
-pub use store::PodKey;
 use store::{PodId, Store};
 
 /// Something changed in the cluster. Events may come repeated and in any
@@ -93,6 +99,31 @@ impl Engine {
             state: KernelState::default(),
             is_first: true,
         }
+    }
+
+    /// Lets groups of this node outlive their last endpoint until
+    /// [`Engine::retire`] has found them empty twice. So a pod that is replaced
+    /// by one of the same kind writes set members only, even if it was the only
+    /// one. A group goes at once if one of its policies changes.
+    ///
+    /// The state is that of [`crate::layout::program_with`] and
+    /// [`Engine::lingering`] then.
+    #[must_use]
+    pub fn with_lingering_groups(mut self) -> Self {
+        self.groups.linger();
+        self
+    }
+
+    /// Lets go, at the next commit, of the groups that had no endpoint when
+    /// this was called before and have none now. Called at intervals, it keeps
+    /// an empty group for one to two of them.
+    pub fn retire(&mut self) {
+        self.groups.retire();
+    }
+
+    /// The groups without endpoints, as of the last commit.
+    pub fn lingering(&self) -> impl Iterator<Item = Lingering> {
+        self.groups.lingering()
     }
 
     /// The state as of the last commit.
@@ -193,7 +224,7 @@ impl Engine {
 
     fn remove_pod(&mut self, pod: PodId) {
         for family in Family::ALL {
-            if let Some(address) = self.store.pod(pod).listed(family) {
+            if let Some(address) = self.store.listed(pod, family) {
                 self.touch(address);
             }
         }
@@ -210,8 +241,8 @@ impl Engine {
         // Touched while the old labels are still known.
         let mut addresses = Vec::new();
         for class in &classes {
-            for pod in &self.store.class(*class).pods {
-                addresses.extend(Family::ALL.into_iter().filter_map(|family| self.store.pod(*pod).listed(family)));
+            for pod in self.store.members(*class) {
+                addresses.extend(Family::ALL.into_iter().filter_map(|family| self.store.listed(pod, family)));
             }
         }
         let labels = namespace.map(|namespace| &namespace.labels);
@@ -278,7 +309,7 @@ impl Engine {
             for direction in Direction::ALL {
                 let (old, new) = (before.groups[direction as usize], groups[direction as usize]);
                 let delta = &mut deltas[family as usize];
-                self.groups.lead(direction, Member::Address(address), family, old, new, delta);
+                self.groups.ways.lead(direction, Member::Address(address), family, old, new, delta);
             }
         }
         for (id, (added, removed)) in changes.of_set {
@@ -291,7 +322,7 @@ impl Engine {
         for (family, name, kind, members) in self.sets.materialise(&self.store, &self.peers) {
             deltas[family as usize].sets.insert(name, SetDelta::Created(kind, members));
         }
-        self.groups.committed();
+        self.groups.ways.committed();
         self.is_first = false;
         deltas
     }

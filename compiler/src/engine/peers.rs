@@ -1,10 +1,13 @@
 //! The selectors that rules on this node name, and the index that leads from
 //! labels to the few of them that could care.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::hash::BuildHasher;
 
-use rustc_hash::FxHashMap;
+use hashbrown::HashTable;
+use rustc_hash::{FxBuildHasher, FxHashMap};
 use slab::Slab;
+use smallvec::SmallVec;
 
 use super::intern::{Interner, Text};
 use super::selector::{Compiled, Pair};
@@ -13,7 +16,7 @@ use crate::policy::{Namespaces, PodPeer};
 
 /// A selector's place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct PeerId(usize);
+pub(super) struct PeerId(u32);
 
 /// Where pods are looked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -30,7 +33,7 @@ enum Scope {
 /// label of the pods if the selector asks for one.
 type Key = (Scope, Option<Pair>);
 
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq, Hash)]
 enum Place {
     Own(Text),
     Selected(Compiled),
@@ -38,43 +41,53 @@ enum Place {
 
 #[derive(Debug)]
 struct Entry {
-    peer: PodPeer,
     namespaces: Place,
     pods: Compiled,
-    keys: Vec<Key>,
     uses: usize,
     /// The classes that it selects now.
     classes: BTreeSet<ClassId>,
 }
 
+/// A few selectors; most classes and keys have no more.
+type PeerIds = SmallVec<[PeerId; 4]>;
+
 /// The selectors in use.
 #[derive(Debug, Default)]
 pub(super) struct PeerIndex {
     entries: Slab<Entry>,
-    by_peer: BTreeMap<PodPeer, PeerId>,
-    by_key: FxHashMap<Key, Vec<PeerId>>,
+    by_content: HashTable<PeerId>,
+    by_key: FxHashMap<Key, PeerIds>,
     /// The selectors that select a class; a class without any is not here.
-    of_class: FxHashMap<ClassId, Vec<PeerId>>,
+    of_class: FxHashMap<ClassId, PeerIds>,
 }
 
 impl PeerIndex {
     /// One use more of a selector.
     pub(super) fn keep(&mut self, store: &mut Store, peer: &PodPeer) -> PeerId {
-        if let Some(id) = self.by_peer.get(peer) {
-            self.entries[id.0].uses += 1;
-            return *id;
-        }
         let strings = &mut store.strings;
         let pods = Compiled::new(strings, &peer.pods);
         let namespaces = match &peer.namespaces {
             Namespaces::Own(name) => Place::Own(strings.keep(name)),
             Namespaces::Selected(selector) => Place::Selected(Compiled::new(strings, selector)),
         };
+        let hashed = hash(&namespaces, &pods);
+        let same = |id: &PeerId| {
+            let entry = &self.entries[id.place()];
+            entry.namespaces == namespaces && entry.pods == pods
+        };
+        if let Some(id) = self.by_content.find(hashed, same).copied() {
+            self.entries[id.place()].uses += 1;
+            give_back(strings, namespaces, pods);
+            return id;
+        }
         let keys = keys(&namespaces, &pods);
-        let entry =
-            Entry { peer: peer.clone(), namespaces, pods, keys: keys.clone(), uses: 1, classes: BTreeSet::new() };
-        let id = PeerId(self.entries.insert(entry));
-        self.by_peer.insert(peer.clone(), id);
+        let place = self.entries.insert(Entry { namespaces, pods, uses: 1, classes: BTreeSet::new() });
+        let id = PeerId(u32::try_from(place).unwrap_or_else(|_| unreachable!("2^32 selectors")));
+        let entries = &self.entries;
+        self.by_content.insert_unique(hashed, id, |id| {
+            let entry = &entries[id.place()];
+            hash(&entry.namespaces, &entry.pods)
+        });
         for key in keys {
             self.by_key.entry(key).or_default().push(id);
         }
@@ -82,63 +95,61 @@ impl PeerIndex {
         for class in &selected {
             self.of_class.entry(*class).or_default().push(id);
         }
-        self.entries[id.0].classes = selected;
+        self.entries[id.place()].classes = selected;
         id
     }
 
     /// One use less.
     pub(super) fn release(&mut self, strings: &mut Interner, id: PeerId) {
-        self.entries[id.0].uses -= 1;
-        if self.entries[id.0].uses > 0 {
+        self.entries[id.place()].uses -= 1;
+        if self.entries[id.place()].uses > 0 {
             return;
         }
-        let entry = self.entries.remove(id.0);
-        self.by_peer.remove(&entry.peer);
-        for key in &entry.keys {
-            remove(&mut self.by_key, key, id);
+        let entry = self.entries.remove(id.place());
+        if let Ok(found) = self.by_content.find_entry(hash(&entry.namespaces, &entry.pods), |other| *other == id) {
+            found.remove();
+        }
+        for key in keys(&entry.namespaces, &entry.pods) {
+            remove(&mut self.by_key, &key, id);
         }
         for class in &entry.classes {
             remove(&mut self.of_class, class, id);
         }
-        match entry.namespaces {
-            Place::Own(name) => strings.release(name),
-            Place::Selected(selector) => selector.release(strings),
-        }
-        entry.pods.release(strings);
+        give_back(strings, entry.namespaces, entry.pods);
     }
 
     /// The classes that a selector selects.
     pub(super) fn classes(&self, id: PeerId) -> &BTreeSet<ClassId> {
-        &self.entries[id.0].classes
+        &self.entries[id.place()].classes
     }
 
     /// The selectors that select a class.
     pub(super) fn of_class(&self, class: ClassId) -> &[PeerId] {
-        self.of_class.get(&class).map_or(&[], Vec::as_slice)
+        self.of_class.get(&class).map_or(&[], |peers| peers.as_slice())
     }
 
     /// Looks a new class up, or one whose namespace changed.
     pub(super) fn update(&mut self, store: &Store, id: ClassId) {
         let class = store.class(id);
-        let mut now = Vec::new();
+        let mut now = PeerIds::new();
         let space = store.spaces.get(&class.namespace).and_then(|space| space.labels.as_deref());
         let labelled = space.unwrap_or_default().iter().map(|pair| Scope::Labelled(*pair));
         for scope in [Scope::Own(class.namespace), Scope::Any].into_iter().chain(labelled) {
             let labels = class.labels.iter().map(|pair| Some(*pair));
             for label in labels.chain([None]) {
                 let found = self.by_key.get(&(scope, label)).into_iter().flatten();
-                now.extend(found.filter(|peer| self.selects(store, **peer, class)));
+                now.extend(found.filter(|peer| self.selects(store, **peer, class)).copied());
             }
         }
         now.sort_unstable();
         now.dedup();
         for peer in self.forget(id) {
             if now.binary_search(&peer).is_err() {
-                self.entries[peer.0].classes.remove(&id);
+                self.entries[peer.place()].classes.remove(&id);
             }
         }
         for peer in &now {
-            self.entries[peer.0].classes.insert(id);
+            self.entries[peer.place()].classes.insert(id);
         }
         if !now.is_empty() {
             self.of_class.insert(id, now);
@@ -148,17 +159,17 @@ impl PeerIndex {
     /// Takes a class out that is gone.
     pub(super) fn remove_class(&mut self, id: ClassId) {
         for peer in self.forget(id) {
-            self.entries[peer.0].classes.remove(&id);
+            self.entries[peer.place()].classes.remove(&id);
         }
     }
 
-    fn forget(&mut self, id: ClassId) -> Vec<PeerId> {
+    fn forget(&mut self, id: ClassId) -> PeerIds {
         self.of_class.remove(&id).unwrap_or_default()
     }
 
     /// As [`crate::cluster::Cluster::selects`].
     fn selects(&self, store: &Store, id: PeerId, class: &Class) -> bool {
-        let entry = &self.entries[id.0];
+        let entry = &self.entries[id.place()];
         let namespace = match &entry.namespaces {
             Place::Own(name) => *name == class.namespace,
             Place::Selected(selector) => {
@@ -171,8 +182,8 @@ impl PeerIndex {
 
     /// The classes that a new selector selects: those of its namespaces.
     fn search(&self, store: &Store, id: PeerId) -> BTreeSet<ClassId> {
-        let pods = |class: &&ClassId| self.entries[id.0].pods.matches(&store.class(**class).labels);
-        match &self.entries[id.0].namespaces {
+        let pods = |class: &&ClassId| self.entries[id.place()].pods.matches(&store.class(**class).labels);
+        match &self.entries[id.place()].namespaces {
             Place::Own(name) => {
                 let classes = store.spaces.get(name).map_or(&[][..], |space| &space.classes);
                 classes.iter().filter(pods).copied().collect()
@@ -189,6 +200,25 @@ impl PeerIndex {
     }
 }
 
+impl PeerId {
+    fn place(self) -> usize {
+        self.0 as usize
+    }
+}
+
+fn hash(namespaces: &Place, pods: &Compiled) -> u64 {
+    FxBuildHasher.hash_one((namespaces, pods))
+}
+
+/// Releases the strings of a selector.
+fn give_back(strings: &mut Interner, namespaces: Place, pods: Compiled) {
+    match namespaces {
+        Place::Own(name) => strings.release(name),
+        Place::Selected(selector) => selector.release(strings),
+    }
+    pods.release(strings);
+}
+
 fn keys(namespaces: &Place, pods: &Compiled) -> Vec<Key> {
     let scopes = match namespaces {
         Place::Own(name) => vec![Scope::Own(*name)],
@@ -201,7 +231,7 @@ fn keys(namespaces: &Place, pods: &Compiled) -> Vec<Key> {
     scopes.into_iter().flat_map(|scope| labels.iter().map(move |label| (scope, *label))).collect()
 }
 
-fn remove<K: std::hash::Hash + Eq>(index: &mut FxHashMap<K, Vec<PeerId>>, key: &K, id: PeerId) {
+fn remove<K: std::hash::Hash + Eq>(index: &mut FxHashMap<K, PeerIds>, key: &K, id: PeerId) {
     if let Some(ids) = index.get_mut(key) {
         ids.retain(|other| *other != id);
         if ids.is_empty() {

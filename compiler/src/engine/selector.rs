@@ -26,16 +26,16 @@ pub(super) fn release(strings: &mut Interner, pairs: &[Pair]) {
 }
 
 /// A selector whose strings are kept.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq, Hash)]
 pub(super) struct Compiled {
-    requirements: Vec<Requirement>,
+    requirements: Box<[Requirement]>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq, Hash)]
 struct Requirement {
     key: Text,
     /// Whether having one of the values, or any at all, is asked for.
-    values: Option<Vec<Text>>,
+    values: Option<Box<[Text]>>,
     wanted: bool,
 }
 
@@ -55,7 +55,7 @@ impl Compiled {
                 wanted,
             });
         }
-        Self { requirements }
+        Self { requirements: requirements.into() }
     }
 
     pub(super) fn release(self, strings: &mut Interner) {
@@ -85,7 +85,7 @@ impl Compiled {
             requirement.wanted && requirement.values.as_ref().is_some_and(|values| values.len() <= MANY)
         };
         let requirement = self.requirements.iter().find(needs)?;
-        let values = requirement.values.iter().flatten();
+        let values = requirement.values.iter().flat_map(|values| &**values);
         Some(values.map(|value| (requirement.key, *value)).collect())
     }
 }

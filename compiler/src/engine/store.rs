@@ -1,17 +1,21 @@
 //! The pods of the whole cluster, small: labels as numbers, pods of one
 //! namespace and labels as one class, and for each pod little more than its
-//! UID, its addresses and its class.
+//! UID, its name, its addresses and its class. Most pods of a cluster are on
+//! other nodes, and all that is kept of them is here.
 
 use std::collections::BTreeMap;
 use std::hash::BuildHasher;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::Arc;
+use std::num::NonZeroU32;
 
 use hashbrown::HashTable;
-use rustc_hash::{FxBuildHasher, FxHashMap};
+use rustc_hash::{FxBuildHasher, FxHashMap, FxHashSet};
 use slab::Slab;
 
 use super::intern::{Interner, Text};
+use super::key::PodKey;
+use super::names::{Name, Names};
+use super::ports::{PortList, PortLists};
 use super::selector::{self, Pairs};
 use crate::object::{ContainerPort, Family, Labels, Pod};
 
@@ -23,87 +27,37 @@ pub(super) struct PodId(u32);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct ClassId(u32);
 
-/// What tells a pod from all others, its successors under its name included.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum PodKey {
-    /// The UID that the API server gave.
-    Uid(u128),
-    /// Any other UID.
-    Text(Box<str>),
-    /// Namespace and name, for pods from files that have no UID.
-    Name(Box<str>, Box<str>),
-}
-
-impl PodKey {
-    /// The key of a pod.
-    #[must_use]
-    pub fn of(pod: &Pod) -> Self {
-        if pod.uid.is_empty() {
-            return Self::Name(pod.namespace.as_str().into(), pod.name.as_str().into());
-        }
-        uuid(&pod.uid).map_or_else(|| Self::Text(pod.uid.as_str().into()), Self::Uid)
-    }
-
-    /// The UID as the object has it.
-    fn uid(&self) -> String {
-        match self {
-            Self::Uid(uid) => {
-                let hex = format!("{uid:032x}");
-                [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-")
-            }
-            Self::Text(text) => text.to_string(),
-            Self::Name(..) => String::new(),
-        }
-    }
-}
-
-/// A UUID in its canonical text, and in no other.
-fn uuid(text: &str) -> Option<u128> {
-    let dashes = [8, 13, 18, 23];
-    let canonical = text.len() == 36
-        && text.bytes().enumerate().all(|(i, byte)| {
-            if dashes.contains(&i) { byte == b'-' } else { byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte) }
-        });
-    canonical.then(|| u128::from_str_radix(&text.replace('-', ""), 16).ok()).flatten()
-}
-
-/// An endpoint.
+/// An endpoint: 48 bytes, of which there may be hundreds of thousands. What few
+/// pods have is elsewhere.
 #[derive(Debug)]
 pub(super) struct Entry {
-    key: PodKey,
-    name: Box<str>,
+    /// The UID; [`NO_UID`] where the key is another, in [`Store::odd_keys`].
+    uid: [u32; 4],
+    name: Name,
     pub(super) class: ClassId,
-    /// Its place among the pods of its class.
-    place: u32,
+    /// The next and the previous pod of its class, in a ring.
+    next: PodId,
+    previous: PodId,
     pub(super) node: Option<Text>,
-    v4: Option<Ipv4Addr>,
-    v6: Option<Box<Ipv6Addr>>,
-    pub(super) ports: Option<Arc<[ContainerPort]>>,
-    terminating: bool,
+    /// The null address, which is nobody's, if it has none.
+    v4: Ipv4Addr,
+    /// The place of its IPv6 address, plus one.
+    v6: Option<NonZeroU32>,
+    ports: Option<PortList>,
 }
 
-impl Entry {
-    pub(super) fn listed(&self, family: Family) -> Option<IpAddr> {
-        match family {
-            Family::V4 => self.v4.map(IpAddr::V4),
-            Family::V6 => self.v6.as_deref().map(|address| IpAddr::V6(*address)),
-        }
-    }
-
-    /// The ports that it declares.
-    pub(super) fn ports(&self) -> &[ContainerPort] {
-        self.ports.as_deref().unwrap_or_default()
-    }
-}
+/// The nil UUID, which no server gives.
+const NO_UID: [u32; 4] = [0; 4];
 
 /// The endpoints of one namespace with the same labels.
 #[derive(Debug)]
 pub(super) struct Class {
     pub(super) namespace: Text,
-    pub(super) labels: Pairs,
-    pub(super) pods: Vec<PodId>,
     /// Its place among the classes of its namespace.
     place: u32,
+    pub(super) labels: Pairs,
+    /// One of its pods, from which the others are found.
+    first: PodId,
 }
 
 /// A namespace that is known, or that some pod lives in.
@@ -120,15 +74,19 @@ pub(super) struct Store {
     pub(super) strings: Interner,
     pub(super) spaces: FxHashMap<Text, Space>,
     pods: Slab<Entry>,
-    by_key: HashTable<u32>,
+    /// The keys that are no UUIDs.
+    odd_keys: FxHashMap<PodId, PodKey>,
+    by_key: HashTable<PodId>,
+    names: Names,
     classes: Slab<Class>,
-    by_labels: HashTable<u32>,
-    owners_v4: FxHashMap<Ipv4Addr, PodId>,
-    owners_v6: FxHashMap<Ipv6Addr, PodId>,
+    by_labels: HashTable<ClassId>,
+    ports: PortLists,
+    v6: Slab<Ipv6Addr>,
+    terminating: FxHashSet<PodId>,
+    /// The owner of each address.
+    owners: [HashTable<PodId>; 2],
     /// All who list an address, where more than one does.
     contested: BTreeMap<IpAddr, Vec<PodId>>,
-    /// Lists of ports, each kept once.
-    ports: FxHashMap<Arc<[ContainerPort]>, u32>,
 }
 
 fn id(place: usize) -> u32 {
@@ -139,133 +97,203 @@ fn hash(value: impl std::hash::Hash) -> u64 {
     FxBuildHasher.hash_one(value)
 }
 
+fn words(uid: u128) -> [u32; 4] {
+    [96, 64, 32, 0].map(|shift| u32::try_from(uid >> shift & u128::from(u32::MAX)).unwrap_or_default())
+}
+
+fn uuid(words: [u32; 4]) -> u128 {
+    words.iter().fold(0, |uid, word| uid << 32 | u128::from(*word))
+}
+
 impl Store {
-    pub(super) fn pod(&self, id: PodId) -> &Entry {
-        &self.pods[id.0 as usize]
+    pub(super) fn pod(&self, pod: PodId) -> &Entry {
+        &self.pods[pod.0 as usize]
     }
 
-    pub(super) fn class(&self, id: ClassId) -> &Class {
-        &self.classes[id.0 as usize]
+    pub(super) fn class(&self, class: ClassId) -> &Class {
+        &self.classes[class.0 as usize]
     }
 
-    /// Namespace, name and UID of a pod.
-    pub(super) fn identity(&self, pod: PodId) -> [String; 3] {
-        let entry = self.pod(pod);
-        let namespace = self.strings.text(self.class(entry.class).namespace);
-        [namespace.to_owned(), entry.name.to_string(), entry.key.uid()]
+    /// The pods of a class.
+    pub(super) fn members(&self, class: ClassId) -> impl Iterator<Item = PodId> {
+        let first = self.class(class).first;
+        let next = move |pod: &PodId| Some(self.pod(*pod).next).filter(|next| *next != first);
+        std::iter::successors(Some(first), next)
     }
 
     pub(super) fn pods(&self) -> impl Iterator<Item = (PodId, &Entry)> {
         self.pods.iter().map(|(place, pod)| (PodId(id(place)), pod))
     }
 
-    pub(super) fn find(&self, key: &PodKey) -> Option<PodId> {
-        self.by_key.find(hash(key), |id| self.pods[*id as usize].key == *key).map(|id| PodId(*id))
+    /// The ports that a pod declares.
+    pub(super) fn ports(&self, pod: PodId) -> &[ContainerPort] {
+        self.pod(pod).ports.map(|list| self.ports.get(list)).unwrap_or_default()
     }
 
-    /// The endpoint that an address belongs to.
-    pub(super) fn owner(&self, address: IpAddr) -> Option<PodId> {
-        match address {
-            IpAddr::V4(address) => self.owners_v4.get(&address).copied(),
-            IpAddr::V6(address) => self.owners_v6.get(&address).copied(),
+    /// The address of a family that a pod lists, whoever owns it.
+    pub(super) fn listed(&self, pod: PodId, family: Family) -> Option<IpAddr> {
+        let pod = self.pod(pod);
+        match family {
+            Family::V4 => Some(IpAddr::V4(pod.v4)).filter(|address| !address.is_unspecified()),
+            Family::V6 => pod.v6.map(|place| IpAddr::V6(self.v6[place.get() as usize - 1])),
         }
     }
 
-    /// The address of a family that a pod lists and owns.
-    pub(super) fn address(&self, pod: PodId, family: Family) -> Option<IpAddr> {
-        self.pod(pod).listed(family).filter(|address| self.owner(*address) == Some(pod))
+    /// Namespace, name and UID of a pod.
+    pub(super) fn identity(&self, pod: PodId) -> [String; 3] {
+        let entry = self.pod(pod);
+        let namespace = self.strings.text(self.class(entry.class).namespace);
+        [namespace.to_owned(), self.names.text(entry.name).to_owned(), self.key(pod).uid()]
+    }
+
+    fn key(&self, pod: PodId) -> PodKey {
+        match self.pod(pod).uid {
+            NO_UID => self.odd_keys[&pod].clone(),
+            uid => PodKey::Uid(uuid(uid)),
+        }
+    }
+
+    /// The hash of a pod's key.
+    fn hash_of(pods: &Slab<Entry>, odd_keys: &FxHashMap<PodId, PodKey>, pod: PodId) -> u64 {
+        match pods[pod.0 as usize].uid {
+            NO_UID => hash(&odd_keys[&pod]),
+            uid => hash(uid),
+        }
+    }
+
+    pub(super) fn find(&self, key: &PodKey) -> Option<PodId> {
+        let found = match key {
+            PodKey::Uid(uid) if *uid != 0 => {
+                let uid = words(*uid);
+                self.by_key.find(hash(uid), |pod| self.pod(*pod).uid == uid)
+            }
+            key => self.by_key.find(hash(key), |pod| self.odd_keys.get(pod) == Some(key)),
+        };
+        found.copied()
     }
 
     /// The class of a namespace and labels, if some endpoint is of it.
     fn find_class(&self, namespace: Text, labels: &[(Text, Text)]) -> Option<ClassId> {
-        let same = |id: &u32| {
-            let class = &self.classes[*id as usize];
+        let same = |class: &ClassId| {
+            let class = self.class(*class);
             class.namespace == namespace && *class.labels == *labels
         };
-        self.by_labels.find(hash((namespace, labels)), same).map(|id| ClassId(*id))
+        self.by_labels.find(hash((namespace, labels)), same).copied()
     }
 
     /// Puts an endpoint in that is not there. Its place, and its class if that
     /// is new.
     pub(super) fn insert(&mut self, pod: &Pod) -> (PodId, Option<ClassId>) {
-        let namespace = self.strings.keep(&pod.namespace);
-        let labels = selector::keep(&mut self.strings, &pod.labels);
-        let (class, is_new) = match self.find_class(namespace, &labels) {
-            Some(class) => {
-                selector::release(&mut self.strings, &labels);
-                self.strings.release(namespace);
-                (class, false)
-            }
-            None => {
-                let place = hash((namespace, &*labels));
-                let siblings = &mut self.spaces.entry(namespace).or_default().classes;
-                let class = Class { namespace, labels, pods: Vec::new(), place: id(siblings.len()) };
-                let class = ClassId(id(self.classes.insert(class)));
-                siblings.push(class);
-                let classes = &self.classes;
-                self.by_labels.insert_unique(place, class.0, |id| {
-                    let class = &classes[*id as usize];
-                    hash((class.namespace, &*class.labels))
-                });
-                (class, true)
+        let place = PodId(id(self.pods.vacant_key()));
+        let (class, is_new) = self.class_for(pod, place);
+        let uid = match PodKey::of(pod) {
+            PodKey::Uid(uid) if uid != 0 => words(uid),
+            key => {
+                self.odd_keys.insert(place, key);
+                NO_UID
             }
         };
-        let ports = (!pod.ports.is_empty()).then(|| self.keep_ports(&pod.ports));
-        let members = &mut self.classes[class.0 as usize].pods;
-        let entry = Entry {
-            key: PodKey::of(pod),
-            name: pod.name.as_str().into(),
+        let v6 = pod.ipv6.and_then(|address| NonZeroU32::new(id(self.v6.insert(address)) + 1));
+        self.pods.insert(Entry {
+            uid,
+            name: self.names.keep(&pod.name),
             class,
-            place: id(members.len()),
+            next: place,
+            previous: place,
             node: pod.node.as_deref().map(|node| self.strings.keep(node)),
-            v4: pod.ipv4,
-            v6: pod.ipv6.map(Box::new),
-            ports,
-            terminating: pod.terminating,
-        };
-        let place = hash(&entry.key);
-        let pod = PodId(id(self.pods.insert(entry)));
-        members.push(pod);
-        let pods = &self.pods;
-        self.by_key.insert_unique(place, pod.0, |id| hash(&pods[*id as usize].key));
+            v4: pod.ipv4.unwrap_or(Ipv4Addr::UNSPECIFIED),
+            v6,
+            ports: self.ports.keep(&pod.ports),
+        });
+        if !is_new {
+            self.join(place, self.class(class).first);
+        }
+        if pod.terminating {
+            self.terminating.insert(place);
+        }
+        let (pods, odd_keys) = (&self.pods, &self.odd_keys);
+        let of = |pod: &PodId| Self::hash_of(pods, odd_keys, *pod);
+        self.by_key.insert_unique(of(&place), place, of);
         for family in Family::ALL {
-            if let Some(address) = self.pod(pod).listed(family) {
-                self.claim(address, pod);
+            if let Some(address) = self.listed(place, family) {
+                self.claim(address, place);
             }
         }
-        (pod, is_new.then_some(class))
+        (place, is_new.then_some(class))
     }
 
-    /// Takes an endpoint out. Its class and the class itself, if it was the
-    /// last one of it.
+    /// The class of a pod that comes to this place, and whether it is new.
+    fn class_for(&mut self, pod: &Pod, place: PodId) -> (ClassId, bool) {
+        let namespace = self.strings.keep(&pod.namespace);
+        let labels = selector::keep(&mut self.strings, &pod.labels);
+        if let Some(class) = self.find_class(namespace, &labels) {
+            selector::release(&mut self.strings, &labels);
+            self.strings.release(namespace);
+            return (class, false);
+        }
+        let hashed = hash((namespace, &*labels));
+        let siblings = &mut self.spaces.entry(namespace).or_default().classes;
+        let class = Class { namespace, labels, first: place, place: id(siblings.len()) };
+        let class = ClassId(id(self.classes.insert(class)));
+        siblings.push(class);
+        let classes = &self.classes;
+        self.by_labels.insert_unique(hashed, class, |class| {
+            let class = &classes[class.0 as usize];
+            hash((class.namespace, &*class.labels))
+        });
+        (class, true)
+    }
+
+    /// Puts a pod into the ring of another, before it.
+    fn join(&mut self, pod: PodId, other: PodId) {
+        let previous = std::mem::replace(&mut self.pods[other.0 as usize].previous, pod);
+        self.pods[previous.0 as usize].next = pod;
+        let entry = &mut self.pods[pod.0 as usize];
+        (entry.next, entry.previous) = (other, previous);
+    }
+
+    /// Takes an endpoint out. Its class, if it was the last one of it.
     pub(super) fn remove(&mut self, pod: PodId) -> Option<ClassId> {
         for family in Family::ALL {
-            if let Some(address) = self.pod(pod).listed(family) {
+            if let Some(address) = self.listed(pod, family) {
                 self.give_up(address, pod);
             }
         }
-        let entry = self.pods.remove(pod.0 as usize);
-        if let Ok(found) = self.by_key.find_entry(hash(&entry.key), |id| *id == pod.0) {
+        let hashed = Self::hash_of(&self.pods, &self.odd_keys, pod);
+        if let Ok(found) = self.by_key.find_entry(hashed, |other| *other == pod) {
             found.remove();
         }
+        let entry = self.pods.remove(pod.0 as usize);
+        if entry.uid == NO_UID {
+            self.odd_keys.remove(&pod);
+        }
+        self.terminating.remove(&pod);
+        self.names.release(entry.name);
         if let Some(node) = entry.node {
             self.strings.release(node);
         }
-        if let Some(ports) = &entry.ports {
-            self.release_ports(ports);
+        if let Some(place) = entry.v6 {
+            self.v6.remove(place.get() as usize - 1);
         }
+        if let Some(ports) = entry.ports {
+            self.ports.release(ports);
+        }
+        if entry.next == pod {
+            return Some(entry.class);
+        }
+        self.pods[entry.next.0 as usize].previous = entry.previous;
+        self.pods[entry.previous.0 as usize].next = entry.next;
         let class = &mut self.classes[entry.class.0 as usize];
-        class.pods.swap_remove(entry.place as usize);
-        if let Some(moved) = class.pods.get(entry.place as usize) {
-            self.pods[moved.0 as usize].place = entry.place;
+        if class.first == pod {
+            class.first = entry.next;
         }
-        class.pods.is_empty().then_some(entry.class)
+        None
     }
 
     /// Takes a class out that has no endpoint any more.
     pub(super) fn remove_class(&mut self, class: ClassId) {
         let entry = self.classes.remove(class.0 as usize);
-        if let Ok(found) = self.by_labels.find_entry(hash((entry.namespace, &*entry.labels)), |id| *id == class.0) {
+        if let Ok(found) = self.by_labels.find_entry(hash((entry.namespace, &*entry.labels)), |other| *other == class) {
             found.remove();
         }
         if let Some(space) = self.spaces.get_mut(&entry.namespace) {
@@ -315,41 +343,37 @@ impl Store {
         }
     }
 
-    fn keep_ports(&mut self, ports: &[ContainerPort]) -> Arc<[ContainerPort]> {
-        if let Some((kept, _)) = self.ports.get_key_value(ports) {
-            let kept = Arc::clone(kept);
-            *self.ports.entry(Arc::clone(&kept)).or_default() += 1;
-            return kept;
-        }
-        let kept: Arc<[ContainerPort]> = ports.into();
-        self.ports.insert(Arc::clone(&kept), 1);
-        kept
+    /// The endpoint that an address belongs to.
+    pub(super) fn owner(&self, address: IpAddr) -> Option<PodId> {
+        let family = Family::of(&address);
+        let owners = &self.owners[family as usize];
+        owners.find(hash(address), |owner| self.listed(*owner, family) == Some(address)).copied()
     }
 
-    fn release_ports(&mut self, ports: &Arc<[ContainerPort]>) {
-        if let Some(uses) = self.ports.get_mut(ports) {
-            *uses -= 1;
-            if *uses == 0 {
-                self.ports.remove(ports);
-            }
+    /// The address of a family that a pod lists and owns.
+    pub(super) fn address(&self, pod: PodId, family: Family) -> Option<IpAddr> {
+        self.listed(pod, family).filter(|address| self.owner(*address) == Some(pod))
+    }
+
+    fn disown(&mut self, address: IpAddr, pod: PodId) {
+        let owners = &mut self.owners[Family::of(&address) as usize];
+        if let Ok(found) = owners.find_entry(hash(address), |owner| *owner == pod) {
+            found.remove();
         }
     }
 
-    fn set_owner(&mut self, address: IpAddr, owner: Option<PodId>) {
-        match (address, owner) {
-            (IpAddr::V4(address), Some(pod)) => drop(self.owners_v4.insert(address, pod)),
-            (IpAddr::V6(address), Some(pod)) => drop(self.owners_v6.insert(address, pod)),
-            (IpAddr::V4(address), None) => drop(self.owners_v4.remove(&address)),
-            (IpAddr::V6(address), None) => drop(self.owners_v6.remove(&address)),
-        }
+    fn own(&mut self, address: IpAddr, pod: PodId) {
+        let family = Family::of(&address);
+        let mut owners = std::mem::take(&mut self.owners[family as usize]);
+        owners.insert_unique(hash(address), pod, |owner| self.listed(*owner, family).map_or(0, hash));
+        self.owners[family as usize] = owners;
     }
 
     fn claim(&mut self, address: IpAddr, pod: PodId) {
         match self.owner(address) {
-            None => self.set_owner(address, Some(pod)),
+            None => self.own(address, pod),
             Some(owner) => {
-                let claimants = self.contested.entry(address).or_insert_with(|| vec![owner]);
-                claimants.push(pod);
+                self.contested.entry(address).or_insert_with(|| vec![owner]).push(pod);
                 self.elect(address);
             }
         }
@@ -357,7 +381,7 @@ impl Store {
 
     fn give_up(&mut self, address: IpAddr, pod: PodId) {
         match self.contested.get_mut(&address) {
-            None => self.set_owner(address, None),
+            None => self.disown(address, pod),
             Some(claimants) => {
                 claimants.retain(|claimant| *claimant != pod);
                 self.elect(address);
@@ -373,9 +397,14 @@ impl Store {
         let claim = |pod: &&PodId| {
             let entry = self.pod(**pod);
             let namespace = self.strings.text(self.class(entry.class).namespace);
-            (!entry.terminating, entry.key.uid(), namespace, &entry.name)
+            (!self.terminating.contains(*pod), self.key(**pod).uid(), namespace, self.names.text(entry.name))
         };
         let owner = self.contested.get(&address).and_then(|claimants| claimants.iter().max_by_key(claim)).copied();
-        self.set_owner(address, owner);
+        if let Some(old) = self.owner(address) {
+            self.disown(address, old);
+        }
+        if let Some(owner) = owner {
+            self.own(address, owner);
+        }
     }
 }

@@ -71,30 +71,43 @@ impl Delta {
 
     /// Turns the old state into the new one.
     pub fn apply(self, held: &mut Held) {
+        // What is new goes in together: trees that are built at once are full.
+        let (mut sets, mut chains) = (Vec::new(), Vec::new());
         for (name, change) in self.sets {
             match change {
                 SetDelta::Created(kind, members) | SetDelta::Remade(kind, members) => {
-                    held.sets.insert(name, (kind, members));
+                    sets.push((name, (kind, members)));
                 }
                 SetDelta::Gone => {
                     held.sets.remove(&name);
                 }
-                SetDelta::Changed { mut added, removed } => {
+                SetDelta::Changed { added, removed } => {
                     if let Some((_, members)) = held.sets.get_mut(&name) {
                         for member in &removed {
                             members.remove(member);
                         }
-                        members.append(&mut added);
+                        // One by one: `append` would walk all that stay.
+                        members.extend(added);
                     }
                 }
             }
         }
         for (name, lines) in self.chains {
             match lines {
-                Some(lines) => held.chains.insert(name, lines),
-                None => held.chains.remove(&name),
-            };
+                Some(lines) => chains.push((name, lines)),
+                None => drop(held.chains.remove(&name)),
+            }
         }
+        put(&mut held.sets, sets);
+        put(&mut held.chains, chains);
+    }
+}
+
+fn put<K: Ord, V>(map: &mut BTreeMap<K, V>, new: Vec<(K, V)>) {
+    if map.is_empty() {
+        *map = new.into_iter().collect();
+    } else {
+        map.extend(new);
     }
 }
 

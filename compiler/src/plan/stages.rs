@@ -234,6 +234,9 @@ fn conflict(was: View<'_>, is: View<'_>, tree: &Changes<'_>, peers: &Changes<'_>
 
 /// A rule line that asks the shadows instead.
 fn with_shadows(line: &str, shadows: &BTreeMap<&SetName, SetName>) -> String {
+    if shadows.is_empty() {
+        return line.to_owned();
+    }
     let shadow = line.split_once(" --match-set ").and_then(|(before, rest)| {
         let (name, after) = rest.split_once(' ')?;
         let (name, _) = SetName::ours(name)?;

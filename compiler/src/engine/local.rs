@@ -1,0 +1,96 @@
+//! What concerns the endpoints of this node: which policies isolate which of
+//! their classes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::store::{ClassId, PodId, Store};
+use crate::group::{Resolution, names_to_resolve, resolve};
+use crate::name::Hash;
+use crate::object::{ContainerPort, Protocol};
+use crate::policy::{Direction, Policy};
+
+/// A namespace: its policies, and what of it is on this node.
+#[derive(Debug, Default)]
+pub(super) struct LocalNamespace {
+    pub(super) policies: BTreeMap<Arc<str>, Box<Policy>>,
+    pub(super) classes: BTreeSet<ClassId>,
+    pub(super) groups: [BTreeSet<Hash>; 2],
+}
+
+impl LocalNamespace {
+    /// Whether nothing is known of it any more.
+    pub(super) fn is_empty(&self) -> bool {
+        self.policies.is_empty() && self.classes.is_empty() && self.groups.iter().all(BTreeSet::is_empty)
+    }
+}
+
+/// A class with endpoints on this node.
+#[derive(Debug)]
+pub(super) struct LocalClass {
+    pub(super) namespace: Arc<str>,
+    /// Its labels, sorted by their keys.
+    labels: Box<[(Box<str>, Box<str>)]>,
+    pub(super) pods: BTreeSet<PodId>,
+    /// The policies that isolate it, by direction.
+    pub(super) policies: [BTreeSet<Arc<str>>; 2],
+    /// The port names in their ingress rules, once somebody asked.
+    names: Option<BTreeSet<(Protocol, String)>>,
+}
+
+impl LocalClass {
+    pub(super) fn new(store: &Store, id: ClassId) -> Self {
+        let class = store.class(id);
+        let text = |text| store.strings.text(text);
+        let mut labels: Box<[_]> =
+            class.labels.iter().map(|(key, value)| (text(*key).into(), text(*value).into())).collect();
+        labels.sort_unstable();
+        Self {
+            namespace: text(class.namespace).into(),
+            labels,
+            pods: BTreeSet::new(),
+            policies: Default::default(),
+            names: None,
+        }
+    }
+
+    /// Takes a policy in, whatever it said before; whether that concerns the
+    /// class in some direction.
+    pub(super) fn judge(&mut self, name: &Arc<str>, policy: Option<&Policy>) -> bool {
+        let value = |key: &str| {
+            let place = self.labels.binary_search_by(|(known, _)| (**known).cmp(key)).ok()?;
+            Some(&*self.labels[place].1)
+        };
+        let selects = policy.is_some_and(|policy| policy.subject.matches_by(value));
+        let mut concerned = false;
+        for direction in Direction::ALL {
+            let policies = &mut self.policies[direction as usize];
+            if selects && policy.is_some_and(|policy| policy.isolates(direction)) {
+                policies.insert(Arc::clone(name));
+                concerned = true;
+            } else {
+                concerned |= policies.remove(name);
+            }
+        }
+        if concerned {
+            self.names = None;
+        }
+        concerned
+    }
+
+    /// How a pod with these ports resolves the names in the rules of a
+    /// direction.
+    pub(super) fn resolve(
+        &mut self,
+        direction: Direction,
+        policies: &BTreeMap<Arc<str>, Box<Policy>>,
+        ports: &[ContainerPort],
+    ) -> Resolution {
+        if direction == Direction::Egress {
+            return Resolution::new();
+        }
+        let here = &self.policies[direction as usize];
+        let rules = || here.iter().flat_map(|name| policies[name].rules(direction));
+        resolve(self.names.get_or_insert_with(|| names_to_resolve(rules(), direction)), ports)
+    }
+}

@@ -1,0 +1,126 @@
+//! The trees that lead addresses to their groups.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::groups::LiveGroup;
+use super::store::Store;
+use crate::layout::{lead, set_at};
+use crate::name::Hash;
+use crate::object::Family;
+use crate::plan::{Delta, KernelState, SetDelta};
+use crate::policy::Direction;
+use crate::program::{ChainName, Member, SetKind, SetName};
+use crate::text::rule_lines;
+use crate::tree::Node;
+
+/// The trees of both directions.
+#[derive(Debug, Default)]
+pub(super) struct Ways {
+    trees: [Option<Node>; 2],
+    /// The trees as of the last commit, while others are made.
+    before: Option<[Option<Node>; 2]>,
+    /// The chains of the trees, by direction and family.
+    chains: [[BTreeSet<ChainName>; 2]; 2],
+}
+
+impl Ways {
+    /// Whether there is no tree yet, not even an empty one.
+    pub(super) fn is_new(&self) -> bool {
+        self.chains[0][0].is_empty()
+    }
+
+    /// Makes the tree of a direction anew over these groups: its chains, and
+    /// the sets that are new in it.
+    pub(super) fn rebuild(
+        &mut self,
+        direction: Direction,
+        groups: &BTreeMap<Hash, LiveGroup>,
+        store: &Store,
+        state: &KernelState,
+        deltas: &mut [Delta; 2],
+    ) {
+        self.before.get_or_insert_with(|| self.trees.clone());
+        let tree = Node::new(groups.keys().copied().collect());
+        let was = self.trees[direction as usize].as_ref().map(Node::sets).unwrap_or_default();
+        let is = tree.as_ref().map(Node::sets).unwrap_or_default();
+        for family in Family::ALL {
+            let delta = &mut deltas[family as usize];
+            let leaves = groups.iter().filter_map(|(hash, group)| Some((*hash, group.chain(family)?.clone())));
+            let rules = lead(family, direction, tree.as_ref(), &leaves.collect());
+            let old = std::mem::take(&mut self.chains[direction as usize][family as usize]);
+            for chain in old.iter().filter(|chain| !rules.contains_key(*chain)) {
+                delta.chains.insert(chain.clone(), None);
+            }
+            let held = &state.family(family).chains;
+            for (chain, rules) in &rules {
+                let lines = rule_lines(family, chain, rules);
+                if held.get(chain) != Some(&lines) {
+                    delta.chains.insert(chain.clone(), Some(lines));
+                }
+            }
+            self.chains[direction as usize][family as usize] = rules.into_keys().collect();
+
+            let members = |of: &mut dyn Iterator<Item = &Hash>| -> BTreeSet<Member> {
+                let pods = of.filter_map(|hash| groups.get(hash)).flat_map(|group| &group.pods);
+                pods.filter_map(|pod| store.address(*pod, family)).map(Member::Address).collect()
+            };
+            if old.is_empty() {
+                let all = members(&mut groups.keys());
+                let gate = SetName::gate(family, direction);
+                delta.sets.insert(gate, SetDelta::Created(SetKind::HashIp, all));
+            }
+            for at in was.keys().filter(|at| !is.contains_key(*at)) {
+                delta.sets.insert(set_at(family, direction, at), SetDelta::Gone);
+            }
+            for (at, of) in is.iter().filter(|(at, _)| !was.contains_key(*at)) {
+                let created = SetDelta::Created(SetKind::HashIp, members(&mut of.iter()));
+                delta.sets.insert(set_at(family, direction, at), created);
+            }
+        }
+        self.trees[direction as usize] = tree;
+    }
+
+    /// Leads an address that was in one group to another, in the sets that
+    /// were there and stay.
+    pub(super) fn lead(
+        &self,
+        direction: Direction,
+        member: Member,
+        family: Family,
+        was: Option<Hash>,
+        is: Option<Hash>,
+        delta: &mut Delta,
+    ) {
+        let before = match &self.before {
+            None if was == is => return,
+            None => &self.trees,
+            Some(before) => before,
+        };
+        let sets = |tree: &Option<Node>, group: Option<Hash>| -> BTreeSet<SetName> {
+            let (Some(tree), Some(group)) = (tree, group) else { return BTreeSet::new() };
+            let asked = tree.sets_of(&group).into_iter().map(|at| set_at(family, direction, &at));
+            asked.chain([SetName::gate(family, direction)]).collect()
+        };
+        let was = sets(&before[direction as usize], was);
+        let is = sets(&self.trees[direction as usize], is);
+        for (name, comes) in is.difference(&was).map(|n| (n, true)).chain(was.difference(&is).map(|n| (n, false))) {
+            let change = delta
+                .sets
+                .entry(name.clone())
+                .or_insert_with(|| SetDelta::Changed { added: BTreeSet::new(), removed: BTreeSet::new() });
+            // What was created has its members, and what is gone needs none.
+            if let SetDelta::Changed { added, removed } = change {
+                if comes {
+                    added.insert(member)
+                } else {
+                    removed.insert(member)
+                };
+            }
+        }
+    }
+
+    /// The commit is made.
+    pub(super) fn committed(&mut self) {
+        self.before = None;
+    }
+}
