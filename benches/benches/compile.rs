@@ -3,20 +3,39 @@
 use std::hint::black_box;
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
-use npc_benches as workload;
+use npc_benches::{objects, shape};
 use npc_compiler::cluster::Cluster;
+use npc_compiler::group::{Atom, Groups};
 use npc_compiler::layout::{self, Options};
 use npc_compiler::object::Objects;
 use npc_compiler::plan::{KernelState, Plan};
 
 fn shapes() -> Vec<(&'static str, &'static str, Objects)> {
     vec![
-        ("1: 25,000 namespaces, 100,000 pods, 75,000 policies", "node-0", workload::many_namespaces(25_000, 1_000)),
-        ("2: 10,000 pods, 10,000 policies, all to all", "node", workload::all_to_all(10_000, 10_000)),
-        ("3: 100,000 pods in 10,000 groups, 10,100 policies", "node-0", workload::label_groups(100, 1_000, 100)),
-        ("4: 200 local and 250,000 remote pods, 10,000 policies", "local", workload::one_node(250_000, 10_000)),
-        ("5: 1,000 ipBlocks with exceptions", "node", workload::many_blocks(1_000)),
+        (
+            "1: 25,000 namespaces, 100,000 pods, 75,000 policies",
+            "node-0",
+            objects(shape::many_namespaces(25_000, 1_000)),
+        ),
+        ("2: 10,000 pods, 10,000 policies, all to all", "node", objects(shape::all_to_all(10_000, 10_000))),
+        ("3: 100,000 pods in 10,000 groups, 10,100 policies", "node-0", objects(shape::label_groups(100, 1_000, 100))),
+        ("4: 200 local and 250,000 remote pods, 10,000 policies", "local", objects(shape::one_node(250_000, 10_000))),
+        ("5: 1,000 ipBlocks with exceptions", "node", objects(shape::many_blocks(1_000))),
     ]
+}
+
+/// What a controller would work out for the whole cluster: every policy
+/// understood, every endpoint in its groups, and for each group the endpoints
+/// that each of its peers means. Answers how many these are.
+fn everything(objects: &Objects) -> usize {
+    let cluster = Cluster::new(objects);
+    let groups = Groups::new(&cluster, cluster.endpoints().map(|(id, _)| id));
+    let atoms = groups.iter().flat_map(|(_, group)| group.admitted.keys());
+    let classes = atoms.flat_map(|atom| match atom {
+        Atom::Pods(peer) => cluster.selected(peer),
+        Atom::Everyone | Atom::Block(_) => Vec::new(),
+    });
+    classes.map(|class| cluster.class(class).endpoints.len()).sum()
 }
 
 fn compile(c: &mut Criterion) {
@@ -24,6 +43,7 @@ fn compile(c: &mut Criterion) {
         let mut group = c.benchmark_group(shape);
         group.sample_size(10);
         group.bench_function("cluster", |b| b.iter(|| Cluster::new(black_box(&objects))));
+        group.bench_function("everything", |b| b.iter(|| everything(black_box(&objects))));
         let cluster = Cluster::new(&objects);
         group.bench_function("program of one node", |b| {
             b.iter(|| layout::program(black_box(&cluster), node, &Options::default()));
