@@ -73,7 +73,7 @@ impl ChainName {
     /// The direction of the group whose chain this is, if it is a group's.
     #[must_use]
     pub fn direction_of_group(&self) -> Option<Direction> {
-        match self.0.strip_prefix(CHAIN_PREFIX)?.get(..2)? {
+        match self.as_str().strip_prefix(CHAIN_PREFIX)?.get(..2)? {
             "I-" => Some(Direction::Ingress),
             "E-" => Some(Direction::Egress),
             _ => None,

@@ -164,7 +164,7 @@ impl LocalGroups {
     /// Namespaces and names of the policies of a group.
     pub(super) fn policies_of(&self, group: Hash, direction: Direction) -> impl Iterator<Item = (&str, &str)> {
         let group = self.groups[direction as usize].get(&group);
-        group.into_iter().flat_map(|group| group.policies.iter().map(|name| (group.namespace.as_str(), name.as_str())))
+        group.into_iter().flat_map(|group| group.policies.iter().map(|name| (&*group.namespace, &**name)))
     }
 
     /// The endpoints of this node.
