@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::PodSpec;
 use k8s_openapi::api::networking::v1::NetworkPolicy as Policy;
 use nix::sys::signal::Signal;
 use npc_compiler::object::{Labels, NetworkPolicy, Objects, Pod, Protocol};
-use npc_lab::lab::{Backend, Enforcer, Lab, Mode, Payload, Probe, Seen, can_run, skipped};
+use npc_lab::lab::{Backend, Builder, Enforcer, Lab, Mode, Payload, Probe, Seen, can_run, skipped};
 use serde_json::{Value, json};
 
 const NODE: &str = "node-1";
@@ -52,7 +52,7 @@ fn denied_flows_are_told(mode: Mode, backend: Backend) {
         }
     };
     let builder = Lab::builder(cluster()).mode(mode).backend(backend).enforcer(agent);
-    let builder = ["--log-denied", "--log-format", "json"].into_iter().fold(builder, |b, one| b.agent_argument(one));
+    let builder = ["--log-denied", "--log-format", "json"].into_iter().fold(builder, Builder::agent_argument);
     let mut lab = builder.start().unwrap();
     let [db, web, job] = ["db", "web", "job"].map(|name| lab.find(&format!("shop/{name}")).unwrap());
     let addresses = |lab: &Lab, place: usize| lab.places()[place].addresses.clone();

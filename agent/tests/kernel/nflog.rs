@@ -103,10 +103,10 @@ fn what_was_not_read_in_time_is_said_to_be_lost() {
     // And it goes on.
     tell(Backend::Legacy, Family::V4, "E-0123456789", 54, vec![]);
     send(Family::V4, 54);
-    let last = denied(Family::V4, Direction::Egress, 54);
+    let final_one = denied(Family::V4, Direction::Egress, 54);
     loop {
         match reader.hear().unwrap() {
-            Heard::Packets(packets) if packets.contains(&last) => break,
+            Heard::Packets(packets) if packets.contains(&final_one) => break,
             Heard::Packets(_) | Heard::Lost => {}
         }
     }

@@ -191,7 +191,7 @@ impl Iptables {
     /// # Errors
     /// If it cannot be listed.
     pub fn chain(&self, name: &ChainName) -> Result<Option<Vec<String>>, Error> {
-        match self.single(&["-S", name.as_str()]) {
+        match self.single(&format!("-S {name}")) {
             Ok(listed) => Ok(Listing::of_save(&listed).chains.remove(name)),
             Err(Error::Command { message, .. }) if error::is_no_chain(&message) => Ok(None),
             Err(error) => Err(error),
@@ -205,7 +205,7 @@ impl Iptables {
     pub fn hook(&self) -> Result<Hook, Error> {
         // With legacy that takes the lock, and a whole listing does not.
         match self.backend {
-            Backend::Nft => Ok(listing::hook(&self.single(&["-S", "FORWARD"])?)),
+            Backend::Nft => Ok(listing::hook(&self.single("-S FORWARD")?)),
             Backend::Legacy => Ok(self.read()?.hook),
         }
     }
@@ -254,19 +254,32 @@ impl Iptables {
         Ok(true)
     }
 
-    /// What one command of plain `iptables` prints.
-    fn single(&self, arguments: &[&str]) -> Result<String, Error> {
+    /// What one command of plain `iptables` prints. Only to look: what writes
+    /// goes by a restore, which is told as ours by its process.
+    fn single(&self, arguments: &str) -> Result<String, Error> {
         self.wait_for_lock()?;
-        let (command, seconds) = (self.commands.iptables, self.lock_seconds());
+        // Made by hand: the crate's own constructor knows the name `iptables`
+        // only, which may be the other backend. The wait that it would add has
+        // no bound, so it goes with the command's text.
+        let tool =
+            ::iptables::IPTables { cmd: self.commands.iptables, has_check: true, has_wait: false, is_numeric: false };
         let begun = Instant::now();
-        let output = process::run(command, &[&["-w", &seconds], arguments].concat(), "")?;
-        if output.code == Some(0) {
-            return Ok(output.stdout);
+        let refused = |message: &str| Error::Command {
+            command: self.commands.iptables,
+            arguments: arguments.to_owned(),
+            message: error::message(message),
+        };
+        let output = tool
+            .execute("filter", &format!("-w {} {arguments}", self.lock_seconds()))
+            .map_err(|error| refused(&error.to_string()))?;
+        if output.status.success() {
+            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
         }
-        if output.stderr.contains(error::LOCK_WORDS) {
+        let words = String::from_utf8_lossy(&output.stderr);
+        if words.contains(error::LOCK_WORDS) {
             return Err(Error::Locked { waited: begun.elapsed(), holder: lock::holder() });
         }
-        Err(Error::Command { command, arguments: arguments.join(" "), message: error::message(&output.stderr) })
+        Err(refused(&words))
     }
 
     /// As the commands take it: whole seconds, and zero is no wait at all.
