@@ -15,6 +15,7 @@
 /// The `apiVersion` of every JSON document that npc prints.
 pub const API_VERSION: &str = "npc.dev/v1alpha1";
 
+pub mod azure;
 pub mod cidr;
 pub mod cluster;
 pub mod engine;

@@ -4,7 +4,7 @@
 //! policies makes of each kind is worked out once; what remains for a pair of
 //! endpoints is two look-ups, so the cost is that of writing the pairs down.
 
-mod judge;
+pub(crate) mod judge;
 mod row;
 
 use std::cell::RefCell;

@@ -417,6 +417,22 @@ pub struct Service {
     pub addresses: Vec<IpAddr>,
     /// `spec.ports`
     pub ports: Vec<ServicePort>,
+    /// How it is reached from outside the cluster.
+    pub exposure: Exposure,
+}
+
+/// How a service is reached from outside the cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Exposure {
+    /// Not at all.
+    #[default]
+    Inside,
+    /// By any node (`externalTrafficPolicy: Cluster`): that node sends the
+    /// traffic on in its own name.
+    AnyNode,
+    /// By the nodes of its backends, with the client's address
+    /// (`externalTrafficPolicy: Local`).
+    OwnNode,
 }
 
 /// A port of a service.
@@ -446,6 +462,13 @@ impl From<core::Service> for Service {
         use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
         let spec = service.spec.unwrap_or_default();
         let port = |number: i32| u16::try_from(number).ok().filter(|p| *p > 0);
+        let is_outside = matches!(spec.type_.as_deref(), Some("NodePort" | "LoadBalancer"))
+            || spec.external_ips.as_ref().is_some_and(|ips| !ips.is_empty());
+        let exposure = match spec.external_traffic_policy.as_deref() {
+            _ if !is_outside => Exposure::Inside,
+            Some("Local") => Exposure::OwnNode,
+            _ => Exposure::AnyNode,
+        };
         let ingress = service.status.and_then(|s| s.load_balancer).and_then(|l| l.ingress).unwrap_or_default();
         let listed = (spec.cluster_ips.unwrap_or_default().into_iter())
             .chain(spec.cluster_ip)
@@ -469,6 +492,7 @@ impl From<core::Service> for Service {
         });
         Self {
             ports: ports.collect(),
+            exposure,
             namespace: service.metadata.namespace.unwrap_or_else(|| "default".to_owned()),
             name: service.metadata.name.unwrap_or_default(),
             selector: spec.selector.filter(|s| !s.is_empty()),

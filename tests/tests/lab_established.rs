@@ -15,7 +15,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::PodSpec;
 use k8s_openapi::api::networking::v1 as networking;
 use npc_compiler::object::{
-    Family, Labels, Namespace, NetworkPolicy, Objects, Pod, Protocol, Service, ServicePort, TargetPort,
+    Exposure, Family, Labels, Namespace, NetworkPolicy, Objects, Pod, Protocol, Service, ServicePort, TargetPort,
 };
 use npc_lab::lab::{Backend, Enforcer, Lab, Mode, can_run};
 use serde_json::{Value, json};
@@ -74,6 +74,7 @@ fn shop(policies: Vec<NetworkPolicy>) -> Objects {
         ports: [Protocol::Tcp, Protocol::Udp]
             .map(|protocol| ServicePort { name: None, protocol, port: 80, target: TargetPort::Number(ADMITTED) })
             .to_vec(),
+        exposure: Exposure::Inside,
     };
     Objects {
         namespaces: vec![

@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::PodSpec;
-use npc_compiler::object::{ContainerPort, Labels, Objects, Pod, Protocol, Service, ServicePort, TargetPort};
+use npc_compiler::object::{ContainerPort, Exposure, Labels, Objects, Pod, Protocol, Service, ServicePort, TargetPort};
 use npc_lab::lab::{Backend, Lab, Mode, Payload, Probe, Seen, can_run, plan};
 
 fn pod(name: &str, app: &str) -> Pod {
@@ -32,6 +32,7 @@ fn cluster(pods: usize) -> Objects {
         selector: Some(Labels::from([("app".to_owned(), "web".to_owned())])),
         addresses: Vec::new(),
         ports: ports.to_vec(),
+        exposure: Exposure::Inside,
     };
     let pods = (0..pods).map(|n| pod(&format!("pod-{n}"), if n < 4 { "web" } else { "api" }));
     Objects { pods: pods.collect(), services: vec![service], ..Objects::default() }

@@ -5,17 +5,23 @@ use std::sync::Arc;
 use indexmap::IndexSet;
 use rustc_hash::{FxBuildHasher, FxHashMap};
 
-use crate::cidr;
+use crate::cidr::{self, AddressSet};
 use crate::cluster::{ClassId, Cluster};
 use crate::flow::End;
-use crate::group::{Admitted, Atom, GroupId, Groups};
+use crate::group::{Admitted, Atom, GroupId, Groups, OtherEnd};
 use crate::object::{ContainerPort, Family};
 use crate::policy::Direction;
 use crate::traffic::Traffic;
 
 /// A kind of ends, by its place among them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct KindId(u32);
+pub(crate) struct KindId(u32);
+
+impl KindId {
+    pub(crate) const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
 
 /// Everything about an end that a rule can see.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -37,8 +43,8 @@ struct Zone {
 }
 
 /// The kinds of the ends that were asked about.
-pub(super) struct Kinds<'a> {
-    pub(super) cluster: &'a Cluster,
+pub(crate) struct Kinds<'a> {
+    pub(crate) cluster: &'a Cluster,
     groups: &'a Groups,
     /// Where the zones begin, by family; 0 is the first.
     zones: [Vec<u128>; 2],
@@ -47,7 +53,7 @@ pub(super) struct Kinds<'a> {
 }
 
 impl<'a> Kinds<'a> {
-    pub(super) fn new(cluster: &'a Cluster, groups: &'a Groups) -> Self {
+    pub(crate) fn new(cluster: &'a Cluster, groups: &'a Groups) -> Self {
         let mut zones = [vec![0], vec![0]];
         for atom in groups.iter().flat_map(|(_, group)| group.admitted.keys()) {
             if let Atom::Block(block) = atom {
@@ -66,8 +72,48 @@ impl<'a> Kinds<'a> {
         Self { cluster, groups, zones, ports_matter, seen: IndexSet::default() }
     }
 
+    /// Makes the zones tell these addresses apart too. Before the first kind.
+    pub(crate) fn cut(&mut self, family: Family, addresses: &AddressSet) {
+        let starts = &mut self.zones[family as usize];
+        starts
+            .extend(addresses.ranges().iter().flat_map(|(first, last)| [Some(*first), last.checked_add(1)]).flatten());
+        starts.sort_unstable();
+        starts.dedup();
+        while starts.last().is_some_and(|start| *start > cidr::last_number(family)) {
+            starts.pop();
+        }
+    }
+
+    /// Makes the kinds tell container ports apart too. Before the first kind.
+    pub(crate) fn tell_ports(&mut self) {
+        self.ports_matter = true;
+    }
+
+    /// The zones of a family, as ranges that together are everything.
+    pub(crate) fn zones(&self, family: Family) -> Vec<(u128, u128)> {
+        let starts = &self.zones[family as usize];
+        let ends = starts.iter().skip(1).map(|next| next - 1).chain([cidr::last_number(family)]);
+        starts.iter().copied().zip(ends).collect()
+    }
+
+    /// The kinds that were asked about, and what a rule sees of each: its
+    /// groups, and the end itself with the first address of its zone.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (KindId, [Option<GroupId>; 2], OtherEnd<'_>)> {
+        self.seen.iter().enumerate().map(|(i, kind)| {
+            let id = KindId(place(i));
+            (id, kind.groups, self.seen(id))
+        })
+    }
+
+    /// What a rule sees of a kind.
+    pub(crate) fn seen(&self, kind: KindId) -> OtherEnd<'_> {
+        let kind = &self.seen[kind.index()];
+        let first = |zone: Zone| cidr::address(zone.family, self.zones[zone.family as usize][zone.place]);
+        OtherEnd { class: kind.class, address: kind.zone.map(first), ports: &kind.ports }
+    }
+
     /// The kind of an end with its address of a family, or without one.
-    pub(super) fn kind(&mut self, end: End, family: Option<Family>) -> KindId {
+    pub(crate) fn kind(&mut self, end: End, family: Option<Family>) -> KindId {
         let seen = end.seen(self.cluster, family);
         let zone = seen.address.map(|address| {
             let family = Family::of(&address);
@@ -84,7 +130,7 @@ impl<'a> Kinds<'a> {
     }
 
     /// What every group makes of every kind.
-    pub(super) fn judge(&self, known: &mut Known) -> Judge {
+    pub(crate) fn judge(&self, known: &mut Known) -> Judge {
         let mut by_class = FxHashMap::<ClassId, Vec<usize>>::default();
         for (i, kind) in self.seen.iter().enumerate() {
             kind.class.into_iter().for_each(|class| by_class.entry(class).or_default().push(i));
@@ -136,7 +182,7 @@ impl<'a> Kinds<'a> {
 
 /// Judges pairs of kinds.
 #[derive(Debug)]
-pub(super) struct Judge {
+pub(crate) struct Judge {
     /// The groups of each kind.
     groups: Vec<[Option<GroupId>; 2]>,
     /// By group, then by the kind at the other end.
@@ -144,8 +190,13 @@ pub(super) struct Judge {
 }
 
 impl Judge {
+    /// What a group exchanges with ends of a kind.
+    pub(crate) fn admitted(&self, group: GroupId, other: KindId) -> TrafficId {
+        self.admits[group.0 as usize][other.0 as usize]
+    }
+
     /// What passes between ends of two kinds, unless they are exempt.
-    pub(super) fn verdict(&self, known: &mut Known, from: KindId, to: KindId) -> TrafficId {
+    pub(crate) fn verdict(&self, known: &mut Known, from: KindId, to: KindId) -> TrafficId {
         let directed = |direction: Direction, subject: KindId, other: KindId| {
             let group = self.groups[subject.0 as usize][direction as usize];
             group.map_or(TrafficId::ALL, |group| self.admits[group.0 as usize][other.0 as usize])
@@ -156,37 +207,37 @@ impl Judge {
 
 /// Traffic that is known, by its place in [`Known`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct TrafficId(u32);
+pub(crate) struct TrafficId(u32);
 
 impl TrafficId {
-    pub(super) const NONE: Self = Self(0);
-    pub(super) const ALL: Self = Self(1);
+    pub(crate) const NONE: Self = Self(0);
+    pub(crate) const ALL: Self = Self(1);
 }
 
 /// All traffic that came up, each once, and what was worked out about it.
 #[derive(Debug)]
-pub(super) struct Known {
+pub(crate) struct Known {
     traffic: IndexSet<Arc<Traffic>, FxBuildHasher>,
     unions: FxHashMap<(TrafficId, TrafficId), TrafficId>,
     intersections: FxHashMap<(TrafficId, TrafficId), TrafficId>,
 }
 
 impl Known {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let traffic = [Traffic::none(), Traffic::all()].into_iter().map(Arc::new).collect();
         Self { traffic, unions: FxHashMap::default(), intersections: FxHashMap::default() }
     }
 
-    pub(super) fn traffic(&self, id: TrafficId) -> Arc<Traffic> {
+    pub(crate) fn traffic(&self, id: TrafficId) -> Arc<Traffic> {
         Arc::clone(&self.traffic[id.0 as usize])
     }
 
-    fn id(&mut self, traffic: &Traffic) -> TrafficId {
+    pub(crate) fn id(&mut self, traffic: &Traffic) -> TrafficId {
         let found = self.traffic.get_index_of(traffic);
         TrafficId(place(found.unwrap_or_else(|| self.traffic.insert_full(Arc::new(traffic.clone())).0)))
     }
 
-    pub(super) fn union(&mut self, a: TrafficId, b: TrafficId) -> TrafficId {
+    pub(crate) fn union(&mut self, a: TrafficId, b: TrafficId) -> TrafficId {
         match (a, b) {
             _ if a == b => return a,
             (TrafficId::NONE, other) | (other, TrafficId::NONE) => return other,
@@ -202,7 +253,7 @@ impl Known {
         id
     }
 
-    fn intersection(&mut self, a: TrafficId, b: TrafficId) -> TrafficId {
+    pub(crate) fn intersection(&mut self, a: TrafficId, b: TrafficId) -> TrafficId {
         match (a, b) {
             _ if a == b => return a,
             (TrafficId::NONE, _) | (_, TrafficId::NONE) => return TrafficId::NONE,

@@ -1,0 +1,78 @@
+//! What Azure NPM 1.4.43 wrote for a known cluster, and the compiler's model
+//! of it. The capture is used where it lies next to the project; it is no part
+//! of it.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{self, Write as _};
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+
+use npc_agent::source::manifests;
+use npc_compiler::azure::{Model, Placement};
+use npc_compiler::cluster::Cluster;
+use npc_compiler::flow::End;
+use npc_compiler::object::{Family, Objects, Protocol};
+use npc_lab::azure::{Capture, Outcome, Packet};
+
+fn corpus() -> Option<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/corpora/azure-npm");
+    if !folder.is_dir() {
+        io::stderr().write_all(format!("SKIPPED: there is no {}\n", folder.display()).as_bytes()).unwrap();
+        return None;
+    }
+    Some(folder)
+}
+
+fn objects(folder: &Path) -> Objects {
+    manifests::load(&[folder.join("cluster.yaml")], &manifests::Options::default()).unwrap().objects
+}
+
+fn capture(folder: &Path) -> Capture {
+    let read = |name: &str| fs::read_to_string(folder.join(name)).unwrap();
+    Capture::read(&read("iptables-nft-save.txt"), &read("ipset-save.txt")).unwrap()
+}
+
+/// Where something can change: the edges of all ports that policies and pods
+/// name, and of everything.
+fn ports() -> Vec<u16> {
+    let named = [53_u16, 443, 3000, 5432, 8080, 9000, 9090, 9100];
+    let edges = named.iter().flat_map(|port| [port - 1, *port, port + 1]);
+    edges.chain([1, u16::MAX]).collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+#[test]
+fn the_model_judges_as_the_captured_rules_do() {
+    let Some(folder) = corpus() else { return };
+    let (objects, capture) = (objects(&folder), capture(&folder));
+    let cluster = Cluster::new(&objects);
+    let model = Model::new(&cluster, &objects.policies, Placement::First);
+    let pods: Vec<Ipv4Addr> = objects.pods.iter().filter_map(|pod| pod.ipv4).collect();
+    assert_eq!(pods.len(), 6);
+    let outside = ["203.0.112.255", "203.0.113.0", "203.0.113.127", "203.0.113.128", "203.0.113.255", "203.0.114.0"];
+    let outside = outside.into_iter().chain(["8.8.8.8", "10.244.1.1", "10.244.1.8", "168.63.129.16"]);
+    let addresses: Vec<Ipv4Addr> = pods.into_iter().chain(outside.map(|text| text.parse().unwrap())).collect();
+    let (mut asked, mut allowed) = (0, 0);
+    for (source, destination) in addresses.iter().flat_map(|from| addresses.iter().map(move |to| (*from, *to))) {
+        let [from, to] = [source, destination].map(|address| End::of_address(&cluster, IpAddr::V4(address)));
+        let traffic = match (from, to) {
+            // No policy is asked about these, so there is no model of them.
+            (End::Address(_), End::Address(_)) => continue,
+            _ => model.verdict(from, to, Some(Family::V4)),
+        };
+        let with_ports = Protocol::ALL.into_iter().flat_map(|protocol| ports().into_iter().map(move |p| (protocol, p)));
+        for port in with_ports.map(Some).chain([None]) {
+            let outcome = capture.run(&Packet { source, destination, port });
+            let modelled = port.map_or(traffic.other, |(protocol, port)| traffic.of(protocol).contains(port));
+            let expected = if modelled { Outcome::Accepted } else { Outcome::Dropped };
+            assert_eq!(outcome, expected, "{source} -> {destination} {port:?}");
+            asked += 1;
+            allowed += usize::from(modelled);
+        }
+    }
+    // Neither is trivial.
+    assert_eq!(asked, (16 * 16 - 10 * 10) * (3 * ports().len() + 1));
+    assert!(allowed > asked / 20 && allowed < asked / 2, "{allowed} of {asked} allowed");
+}
