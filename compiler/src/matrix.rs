@@ -206,8 +206,9 @@ impl<'a> Matrix<'a> {
     }
 }
 
-/// What traffic amounts to, in the order of the names of the protocols.
-fn protocols(traffic: &Traffic) -> impl Iterator<Item = (&'static str, Option<Vec<[u16; 2]>>)> + use<> {
+/// What traffic amounts to, in the order of the names of the protocols, with
+/// ports as sorted, disjoint, inclusive ranges in 1 to 65535; none for ICMP.
+pub fn protocols(traffic: &Traffic) -> impl Iterator<Item = (&'static str, Option<Vec<[u16; 2]>>)> + use<> {
     let icmp = traffic.other.then_some(("ICMP", None));
     let with_ports = [Protocol::Sctp, Protocol::Tcp, Protocol::Udp].map(|protocol| {
         let ports: Vec<[u16; 2]> = (traffic.of(protocol).ranges().iter())

@@ -180,8 +180,7 @@ impl Capture {
             let mut value = || next().ok_or_else(|| format!("{word} without a value"));
             match word {
                 "!" => included = false,
-                "-m" => drop(value()?),
-                "--comment" => drop(value()?),
+                "-m" | "--comment" => drop(value()?),
                 "--ctstate" if value()? == "NEW" => matches.push(Match::New),
                 "-p" => matches.push(Match::Protocol(protocol(value()?)?)),
                 "--dport" => {

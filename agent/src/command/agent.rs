@@ -16,7 +16,7 @@ use anyhow::Context as _;
 use npc_agent::dataplane::Linux;
 use npc_agent::dataplane::backend::Backend;
 use npc_agent::dataplane::surroundings;
-use npc_agent::enforce::{self, Enforcer, Event, Settings};
+use npc_agent::enforce::{self, AzureNpm, Enforcer, Event, Settings};
 use npc_agent::source::kube;
 use npc_compiler::layout;
 use tokio::sync::mpsc;
@@ -73,6 +73,13 @@ pub(super) struct Args {
     /// kernel is up to date; takes the right to patch nodes.
     #[arg(long, env = "NPC_REMOVE_STARTUP_TAINT")]
     remove_startup_taint: bool,
+
+    /// What to do about what Azure NPM left in this kernel, its chains and
+    /// sets: remove it once no pod of it is on this node, where a cluster
+    /// tells of pods (auto); remove it as soon as it is not seen to run; or
+    /// keep it.
+    #[arg(long, value_enum, default_value_t, env = "NPC_AZURE_NPM")]
+    azure_npm: AzureNpmArg,
 
     /// Program the kernel once and exit.
     #[arg(long)]
@@ -146,6 +153,14 @@ enum BackendArg {
 }
 
 #[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
+enum AzureNpmArg {
+    #[default]
+    Auto,
+    Remove,
+    Keep,
+}
+
+#[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
 enum LogFormat {
     #[default]
     Text,
@@ -169,7 +184,14 @@ async fn agent(args: Args, level: logging::Level) -> anyhow::Result<()> {
     };
     let source = args.manifests.as_ref().map_or_else(|| "cluster".to_owned(), |folder| folder.display().to_string());
     info!(version = env!("CARGO_PKG_VERSION"), node, source, "npc agent starts");
-    let mut settings = Settings { once: args.once, ready_file: args.ready_file, ..Settings::new(&node, &source) };
+    let azure_npm = match args.azure_npm {
+        // Files need not tell of its pods.
+        AzureNpmArg::Auto if args.manifests.is_none() => AzureNpm::WhenGone,
+        AzureNpmArg::Auto | AzureNpmArg::Keep => AzureNpm::Keep,
+        AzureNpmArg::Remove => AzureNpm::Remove,
+    };
+    let mut settings =
+        Settings { once: args.once, ready_file: args.ready_file, azure_npm, ..Settings::new(&node, &source) };
     // The ready file, too, is another agent's if there is one.
     sole::be_the_only_one(settings.status.clone()).await?;
     let (sender, events) = mpsc::channel(EVENTS);

@@ -7,6 +7,7 @@ mod endpoint;
 mod explain;
 mod input;
 mod matrix;
+mod migrate;
 mod output;
 mod outside;
 mod status;
@@ -35,6 +36,7 @@ enum Command {
     Compile(compile::Args),
     Explain(explain::Args),
     Matrix(matrix::Args),
+    Migrate(migrate::Args),
     Status(status::Args),
 }
 
@@ -102,6 +104,7 @@ impl Cli {
             Command::Compile(args) => compile::run(&args),
             Command::Explain(args) => explain::run(&args),
             Command::Matrix(args) => matrix::run(&args),
+            Command::Migrate(args) => migrate::run(&args),
             Command::Status(args) => status::run(&args),
         };
         let exit = done.unwrap_or_else(|error| {

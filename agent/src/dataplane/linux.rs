@@ -209,6 +209,14 @@ impl Linux {
         self.alone = true;
     }
 
+    /// Where the jump to our chains stands, in each family.
+    ///
+    /// # Errors
+    /// If FORWARD cannot be listed.
+    pub fn hooks(&self) -> Result<Vec<(Family, Hook)>, Error> {
+        self.tables.iter().map(|table| Ok((table.family(), table.hook()?))).collect()
+    }
+
     fn table(&self, family: Family) -> Option<&Iptables> {
         self.tables.iter().find(|table| table.family() == family)
     }

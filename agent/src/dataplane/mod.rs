@@ -12,7 +12,8 @@
 //!
 //! Everything acts on the network namespace of the calling thread, sockets on
 //! that in which they were opened. What it acts on bears our names: `NPC-`
-//! chains, the jump to them, `npc4-` and `npc6-` sets.
+//! chains, the jump to them, `npc4-` and `npc6-` sets; and where it is told to,
+//! what Azure NPM left behind (`azure`).
 
 use npc_compiler::established::Tuple;
 use npc_compiler::object::Family;
@@ -20,6 +21,7 @@ use npc_compiler::plan::{KernelState, Plan};
 
 mod alias;
 pub mod audit;
+pub mod azure;
 pub mod backend;
 pub mod cleanup;
 pub mod conntrack;

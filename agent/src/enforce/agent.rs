@@ -13,6 +13,7 @@ use super::denied::DeniedFlows;
 use super::enforcer::Enforcer;
 use super::ready::ReadyFile;
 use super::report::Report;
+use super::takeover::{AzureNpm, Takeover};
 use super::view::View;
 use crate::dataplane::audit::Depth;
 use crate::dataplane::network::Network;
@@ -60,6 +61,8 @@ pub struct Settings {
     pub once: bool,
     /// Where to say that the kernel is up to date.
     pub ready_file: Option<PathBuf>,
+    /// What to do about what Azure NPM left.
+    pub azure_npm: AzureNpm,
     /// Where it counts.
     pub metrics: Metrics,
     /// Where it tells how it is.
@@ -79,6 +82,7 @@ impl Settings {
             node: node.to_owned(),
             once: false,
             ready_file: None,
+            azure_npm: AzureNpm::default(),
             metrics: Metrics::default(),
             status: Shared::new(AgentStatus::new(node, source)),
             pulse: Pulse::default(),
@@ -161,7 +165,10 @@ pub async fn run<K: Kernel>(
                 }
             }
             () = std::future::ready(()), if agent.touched && agent.in_sync => agent.audit(Depth::News).await?,
-            _ = audit.tick() => if agent.in_sync { agent.audit(Depth::Round).await? },
+            _ = audit.tick() => if agent.in_sync {
+                agent.audit(Depth::Round).await?;
+                agent.take_over().await?;
+            },
             () = time::sleep_until(agent.denied.next_end().unwrap_or_else(Instant::now)),
                 if agent.denied.next_end().is_some() => agent.tell_denied(Some(Instant::now())),
         }
@@ -176,6 +183,7 @@ struct Agent<K> {
     enforcer: Option<Enforcer<K>>,
     view: View,
     ready: ReadyFile,
+    takeover: Option<Takeover>,
     /// How often the cluster was heard to have changed.
     generation: u64,
     /// When the next pass is due, if something is to be done.
@@ -200,6 +208,7 @@ impl<K: Kernel> Agent<K> {
             enforcer: Some(enforcer),
             view: View::default(),
             ready: ReadyFile::new(settings.ready_file.clone()).map_err(Error::Ready)?,
+            takeover: Some(Takeover::new(settings.azure_npm, &settings.node)),
             report: Report::new(&settings),
             settings,
             generation: 0,
@@ -223,6 +232,9 @@ impl<K: Kernel> Agent<K> {
                     self.report.placed(positions);
                 }
                 for change in &changes.changes {
+                    if let Some(takeover) = &mut self.takeover {
+                        takeover.hear(&change.event);
+                    }
                     self.report.heard(Kind::of(&change.event), change.heard);
                 }
                 self.view.hear(changes);
@@ -322,6 +334,19 @@ impl<K: Kernel> Agent<K> {
         Ok(())
     }
 
+    /// Looks after what Azure NPM left, while our own rules are known to hold.
+    async fn take_over(&mut self) -> Result<(), Error> {
+        let Some(mut takeover) = self.takeover.take_if(|takeover| self.in_sync && takeover.is_due()) else {
+            return Ok(());
+        };
+        let work = move |enforcer: &mut Enforcer<K>| {
+            takeover.step(|| enforcer.holds());
+            takeover
+        };
+        self.takeover = Some(self.blocking(work).await?);
+        Ok(())
+    }
+
     /// Lets the enforcer work where it may block.
     async fn blocking<T: Send + 'static>(
         &mut self,
@@ -377,7 +402,7 @@ impl<K: Kernel> Agent<K> {
 }
 
 /// An error with its causes, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

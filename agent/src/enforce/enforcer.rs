@@ -9,6 +9,7 @@ use npc_compiler::finding::Finding;
 use npc_compiler::layout::{self, SelfMatch};
 use npc_compiler::object::Family;
 use npc_compiler::plan;
+use npc_compiler::plan::Plan;
 use tracing::warn;
 
 use super::drift::Repair;
@@ -164,6 +165,15 @@ impl<K: Kernel> Enforcer<K> {
     #[must_use]
     pub fn flows_cut(&self) -> u64 {
         self.writer.established.cut
+    }
+
+    /// Whether the kernel, read anew, holds what was to be written last.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn holds(&mut self) -> Result<bool, Error> {
+        let held = self.writer.kernel.read()?;
+        Ok(self.engine.as_ref().is_some_and(|engine| Plan::between(&held, engine.state()).is_empty()))
     }
 
     /// As [`Writer::audit`]; nothing before the first pass.

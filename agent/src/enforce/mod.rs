@@ -4,7 +4,8 @@
 //! source ──┐ Event                       blocking
 //! network ─┼───────▶ agent ─▶ view ─▶ │ enforcer: engine, writer │ ─▶ Kernel
 //! signals ─┘        (one task)        └──────────────────────────┘
-//!                      └─▶ report (log, metrics, status), ready file
+//!                      ├─▶ report (log, metrics, status), ready file
+//!                      └─▶ takeover: what Azure NPM left
 //! ```
 //!
 //! One task owns the state and takes events in turn. The work that blocks runs
@@ -18,6 +19,7 @@ pub mod enforcer;
 mod established;
 mod ready;
 mod report;
+mod takeover;
 #[cfg(test)]
 mod tests;
 mod view;
@@ -25,4 +27,5 @@ pub mod writer;
 
 pub use agent::{Event, Settings, run};
 pub use enforcer::Enforcer;
+pub use takeover::AzureNpm;
 pub use writer::Writer;

@@ -6,6 +6,7 @@ mod compile;
 mod explain;
 mod input;
 mod matrix;
+mod migrate;
 mod schema;
 
 use std::path::Path;

@@ -6,6 +6,7 @@ use serde_json::Value;
 use crate::{Files, SHOP};
 
 const EXPLANATION: &str = include_str!("../../schemas/flow-explanation.json");
+const MIGRATION: &str = include_str!("../../schemas/migration-report.json");
 const MATRIX: &str = include_str!("../../schemas/connectivity-matrix.json");
 
 /// What of a value a schema does not allow.
@@ -107,6 +108,13 @@ fn explanations_conform_to_their_schema() {
 fn the_matrix_conforms_to_its_schema() {
     let files = Files::of(SHOP);
     conforms(MATRIX, &files.npc("matrix", &["-o", "json", "--address", "203.0.113.1"]).json());
+}
+
+#[test]
+fn migration_reports_conform_to_their_schema() {
+    for text in [SHOP, crate::migrate::TEAMS] {
+        conforms(MIGRATION, &Files::of(text).npc("migrate", &["-o", "json"]).json());
+    }
 }
 
 #[test]

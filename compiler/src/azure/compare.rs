@@ -211,43 +211,39 @@ impl<'a> Comparison<'a> {
             .filter(|(_, pod)| pod.namespace == service.namespace && selector.matches(&pod.labels))
             .map(|(id, _)| id)
             .collect();
+        let cause = |reason, change, policies, direction| {
+            let service = Some(name.clone());
+            Cause { reason, change, policies, path: None, service, direction, family: Family::V4 }
+        };
+        let behind = self.model.placement == Placement::BehindKubeProxy;
+        // What policies deny each to itself.
+        let mut to_itself = BTreeMap::<(BTreeSet<PolicyId>, Traffic), Vec<PodId>>::new();
         for pod in backends {
             let targets = targets(service, cluster.pod(pod).ports.as_slice());
-            let cause = |reason, change, policies, direction| Cause {
-                reason,
-                change,
-                policies,
-                path: None,
-                service: Some(name.clone()),
-                direction,
-                family: Family::V4,
-            };
-            let behind = self.model.placement == Placement::BehindKubeProxy;
             let denied = targets.difference(&self.model.verdict(End::Pod(pod), End::Pod(pod), Some(Family::V4)));
             if !denied.is_none() {
                 let group = |direction| self.groups.of(pod, direction).map(|group| self.groups.get(group));
                 let policies = Direction::ALL.into_iter().filter_map(group).flat_map(|group| &group.key.policies);
-                let policies: BTreeSet<PolicyId> = policies.copied().collect();
-                let ends = self.workloads.of_pods(&[pod]);
-                let flows = Flows { from: ends.clone(), to: ends, traffic: denied, to_itself: true };
-                let cause = cause(Reason::SelfByService, Change::NewlyAllowed, policies.into_iter().collect(), None);
-                self.flows.entry(cause).or_default().push(flows);
+                to_itself.entry((policies.copied().collect(), denied)).or_default().push(pod);
             }
             let Some(group) = self.groups.of(pod, Direction::Ingress).filter(|_| behind) else { continue };
-            if service.exposure != Exposure::AnyNode {
-                continue;
-            }
-            let policies = self.groups.get(group).key.policies.clone();
-            let Some(to) = self.workloads.kind_of(pod) else { continue };
+            let (Exposure::AnyNode, Some(to)) = (service.exposure, self.workloads.kind_of(pod)) else { continue };
             for from in self.workloads.outside() {
                 let ours = self.known.traffic(self.judge.admitted(group, from));
                 let denied = targets.difference(&ours);
                 if !denied.is_none() {
-                    let key = cause(Reason::NodePort, Change::NewlyDenied, policies.clone(), Some(Direction::Ingress));
+                    let policies = self.groups.get(group).key.policies.clone();
+                    let key = cause(Reason::NodePort, Change::NewlyDenied, policies, Some(Direction::Ingress));
                     let by_traffic = self.by_kind.entry(key).or_default();
                     by_traffic.entry(denied).or_default().entry(from).or_default().insert(to);
                 }
             }
+        }
+        for ((policies, traffic), pods) in to_itself {
+            let ends = self.workloads.of_pods(&pods);
+            let cause = cause(Reason::SelfByService, Change::NewlyAllowed, policies.into_iter().collect(), None);
+            let flows = Flows { from: ends.clone(), to: ends, traffic, to_itself: true };
+            self.flows.entry(cause).or_default().push(flows);
         }
     }
 

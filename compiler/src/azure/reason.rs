@@ -133,7 +133,7 @@ pub struct Note {
 }
 
 /// What is different whatever the policies.
-pub const NOTES: [Note; 4] = [
+pub const NOTES: [Note; 5] = [
     Note {
         code: "terminal-accept",
         text: "Azure NPM ends in ACCEPT, so rules of others behind its jump in FORWARD never see a first packet; \
@@ -149,6 +149,11 @@ pub const NOTES: [Note; 4] = [
         code: "only-new",
         text: "Azure NPM judges packets of conntrack's state NEW only; npc also judges what is INVALID or UNTRACKED, \
                and drops TCP segments of no connection to and from isolated pods",
+    },
+    Note {
+        code: "sidecar-port",
+        text: "Azure NPM knows the named ports of containers only; npc, as the API, also those of sidecars \
+               (restartable init containers)",
     },
     Note {
         code: "pod-start",

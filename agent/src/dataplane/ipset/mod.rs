@@ -151,7 +151,7 @@ impl Ipset {
                 SetWrite::Add(name, _) => self.members(Command::Add, name, rest)?,
                 SetWrite::Delete(name, _) => self.members(Command::Delete, name, rest)?,
                 SetWrite::Destroy(name) => {
-                    self.destroy_by(name, deadline)?.map_err(|refusal| refused(first, refusal))?;
+                    self.destroy_by(name.as_str(), deadline)?.map_err(|refusal| refused(first, refusal))?;
                     1
                 }
             };
@@ -213,7 +213,7 @@ impl Ipset {
         let deadline = Instant::now() + patience;
         let mut stuck = Vec::new();
         for name in names {
-            if let Err(refusal) = self.destroy_by(name, deadline)? {
+            if let Err(refusal) = self.destroy_by(name.as_str(), deadline)? {
                 stuck.push((name.clone(), refused(&SetWrite::Destroy(name.clone()), refusal)));
             }
         }
@@ -222,13 +222,58 @@ impl Ipset {
 
     /// Removes a set, and waits where it is still in use: nft lets go of a
     /// deleted rule's sets a little after the commit that deleted it.
-    fn destroy_by(&mut self, name: &SetName, deadline: Instant) -> Result<Result<(), Refusal>, Error> {
+    fn destroy_by(&mut self, name: &str, deadline: Instant) -> Result<Result<(), Refusal>, Error> {
         loop {
             match self.tell(Request::destroy(self.version, name))? {
                 Err(Refusal::BUSY) if Instant::now() < deadline => thread::sleep(LOOK),
                 // Older kernels mind that it is gone already.
                 Err(Refusal::NO_SUCH_SET) => return Ok(Ok(())),
                 answer => return Ok(answer),
+            }
+        }
+    }
+
+    /// The names of all sets, of whomever, that begin so.
+    ///
+    /// # Errors
+    /// If the kernel does not list them.
+    pub fn names_with(&mut self, prefix: &str) -> Result<BTreeSet<String>, Error> {
+        self.list(Request::names(self.version), |names: &mut BTreeSet<String>, answer| {
+            names.extend(answer.text(message::SET)?.filter(|name| name.starts_with(prefix)).map(str::to_owned));
+            Ok(())
+        })
+    }
+
+    /// Removes sets by name, whoever made them; answers those that cannot go,
+    /// and why. A set of sets holds on to them, so what is in use is tried
+    /// again after the others, for so long.
+    ///
+    /// # Errors
+    /// If the kernel does not answer.
+    pub fn destroy_named(
+        &mut self,
+        names: &BTreeSet<String>,
+        patience: Duration,
+    ) -> Result<Vec<(String, Error)>, Error> {
+        let deadline = Instant::now() + patience;
+        let mut left: Vec<&String> = names.iter().collect();
+        loop {
+            let mut stuck = Vec::new();
+            for name in &left {
+                if let Err(refusal) = self.destroy_by(name, Instant::now())? {
+                    stuck.push((*name, refusal));
+                }
+            }
+            let progress = stuck.len() < left.len();
+            left = stuck.iter().map(|(name, _)| *name).collect();
+            if left.is_empty() || !progress && Instant::now() >= deadline {
+                let error = |(name, refusal): (&String, Refusal)| {
+                    (name.clone(), Error::Refused { write: format!("destroy {name}"), refusal })
+                };
+                return Ok(stuck.into_iter().map(error).collect());
+            }
+            if !progress {
+                thread::sleep(LOOK);
             }
         }
     }

@@ -51,8 +51,8 @@ impl Request {
     }
 
     /// Removes a set.
-    pub(super) fn destroy(version: u8, name: &SetName) -> Self {
-        Self::new(Command::Destroy, version, |bytes| bytes.put_text(message::SET, name.as_str()))
+    pub(super) fn destroy(version: u8, name: &str) -> Self {
+        Self::new(Command::Destroy, version, |bytes| bytes.put_text(message::SET, name))
     }
 
     /// Empties a set.

@@ -166,6 +166,14 @@ impl Iptables {
     /// # Errors
     /// If the table cannot be read.
     pub fn read(&self) -> Result<Listing, Error> {
+        Ok(Listing::of_save(&self.save()?))
+    }
+
+    /// The whole table, of whomever, as `iptables-save` prints it.
+    ///
+    /// # Errors
+    /// If the table cannot be read.
+    pub fn save(&self) -> Result<String, Error> {
         let output = process::run(self.commands.save, &["-t", "filter"], "")?;
         if output.code != Some(0) {
             return Err(Error::Command {
@@ -174,7 +182,7 @@ impl Iptables {
                 message: error::message(&output.stderr),
             });
         }
-        Ok(Listing::of_save(&output.stdout))
+        Ok(output.stdout)
     }
 
     /// As [`Iptables::read`], our chains alone.

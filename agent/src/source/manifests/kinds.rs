@@ -50,7 +50,15 @@ const SERVICE: Keep = Fields(&[
     ("metadata", METADATA),
     (
         "spec",
-        Fields(&[("selector", All), ("clusterIP", All), ("clusterIPs", All), ("externalIPs", All), ("ports", All)]),
+        Fields(&[
+            ("type", All),
+            ("selector", All),
+            ("clusterIP", All),
+            ("clusterIPs", All),
+            ("externalIPs", All),
+            ("externalTrafficPolicy", All),
+            ("ports", All),
+        ]),
     ),
     ("status", Fields(&[("loadBalancer", All)])),
 ]);

@@ -1,0 +1,79 @@
+//! `npc migrate`: what changes for whom when npc takes Azure NPM's place.
+
+mod node;
+mod report;
+mod text;
+
+use npc_compiler::azure::{Model, Placement, differences};
+use npc_compiler::group::Groups;
+
+use super::{Exit, input, output};
+use node::State;
+use report::Report;
+
+/// List the flows whose verdict will differ from Azure NPM's.
+///
+/// Reads the policies as Azure NPM 1.4 to 1.6 does on Linux and as npc does,
+/// and lists what npc will newly deny (-) and newly allow (+), by reason and
+/// policy, with the field. On a node, with --node, it also says whether npc's
+/// rules already hold in this kernel, and what of Azure NPM is in it.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    input: input::Args,
+
+    /// Where Azure NPM's jump stands in FORWARD [default: what this node's
+    /// kernel says, else behind-kube-proxy, which lists more].
+    #[arg(long, value_enum, value_name = "WHERE")]
+    azure_chain: Option<Jump>,
+
+    /// Look into this kernel too, which is that of the node of this name;
+    /// needs root.
+    #[arg(long, value_name = "NAME")]
+    node: Option<String>,
+
+    /// How to write it.
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Format,
+
+    /// Exit with 0 whatever is found.
+    #[arg(long)]
+    exit_zero: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Jump {
+    /// Before everything else (PlaceAzureChainFirst; AKS since 1.27).
+    First,
+    /// Behind kube-proxy's jumps.
+    BehindKubeProxy,
+}
+
+#[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
+enum Format {
+    #[default]
+    Text,
+    Json,
+}
+
+/// Lists the differences.
+pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
+    let input = args.input.read()?;
+    let cluster = &input.cluster;
+    let node = args.node.as_deref().map(|node| State::read(node, cluster)).transpose()?;
+    let placement = match args.azure_chain {
+        Some(Jump::First) => Placement::First,
+        Some(Jump::BehindKubeProxy) => Placement::BehindKubeProxy,
+        None => node.as_ref().and_then(State::placement).unwrap_or_default(),
+    };
+    let groups = Groups::new(cluster, cluster.endpoints().map(|(id, _)| id));
+    let model = Model::new(cluster, &input.loaded.objects.policies, placement);
+    let differences = differences(&model, &groups, &input.loaded.objects.services);
+    let report = Report::new(&input, placement, &differences, node.as_ref());
+    match args.output {
+        Format::Json => output::json(&report)?,
+        Format::Text => text::write(&report, &mut output::stdout())?,
+    }
+    let holds = node.as_ref().is_none_or(|node| node.differs.is_empty());
+    Ok(if (differences.is_empty() && holds) || args.exit_zero { Exit::Fine } else { Exit::Not })
+}

@@ -1,0 +1,183 @@
+//! The answer as data: `MigrationReport`.
+
+use npc_agent::source::manifests::Location;
+use npc_compiler::API_VERSION;
+use npc_compiler::azure::{Change, Difference, Ends, Flows, NOTES, Placement, Share};
+use npc_compiler::cidr;
+use npc_compiler::matrix::protocols;
+use npc_compiler::object::Family;
+use npc_compiler::policy::Direction;
+use npc_compiler::traffic::Traffic;
+use serde::Serialize;
+
+use super::node::State;
+use crate::command::input::Input;
+
+/// What changes when npc takes Azure NPM's place.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Report<'a> {
+    api_version: &'static str,
+    kind: &'static str,
+    /// Where Azure NPM's jump is taken to stand.
+    placement: &'static str,
+    pub(super) differences: Vec<Item>,
+    pub(super) notes: Vec<Note>,
+    pub(super) node: Option<&'a State>,
+}
+
+/// Flows that change for one reason at one place.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Item {
+    pub(super) code: &'static str,
+    pub(super) change: &'static str,
+    pub(super) family: Family,
+    pub(super) direction: Option<&'static str>,
+    pub(super) policies: Vec<Policy>,
+    pub(super) path: Option<String>,
+    pub(super) service: Option<String>,
+    pub(super) location: Option<Place>,
+    pub(super) explanation: &'static str,
+    pub(super) advice: &'static str,
+    source: &'static str,
+    pub(super) flows: Vec<Flow>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Policy {
+    kind: &'static str,
+    pub(super) namespace: String,
+    pub(super) name: String,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Place {
+    pub(super) file: String,
+    pub(super) line: u32,
+    pub(super) column: u32,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Flow {
+    pub(super) from: Side,
+    pub(super) to: Side,
+    /// Each source sends to itself.
+    pub(super) to_itself: bool,
+    traffic: Vec<Ports>,
+    #[serde(skip)]
+    pub(super) text: Traffic,
+}
+
+/// One side: pods by workload, and prefixes whose addresses of no pod are meant.
+#[derive(Debug, Serialize)]
+pub(super) struct Side {
+    pub(super) workloads: Vec<Workload>,
+    pub(super) addresses: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Workload {
+    id: String,
+    #[serde(skip)]
+    pub(super) name: String,
+    kind: String,
+    pub(super) pods: usize,
+    pub(super) of: usize,
+}
+
+#[derive(Debug, Serialize)]
+struct Ports {
+    protocol: &'static str,
+    ports: Option<Vec<[u16; 2]>>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Note {
+    pub(super) code: &'static str,
+    pub(super) text: &'static str,
+}
+
+impl<'a> Report<'a> {
+    pub(super) fn new(
+        input: &Input,
+        placement: Placement,
+        differences: &[Difference],
+        node: Option<&'a State>,
+    ) -> Self {
+        Self {
+            api_version: API_VERSION,
+            kind: "MigrationReport",
+            placement: match placement {
+                Placement::First => "first",
+                Placement::BehindKubeProxy => "behind-kube-proxy",
+            },
+            differences: differences.iter().map(|difference| item(input, difference)).collect(),
+            notes: NOTES.iter().map(|note| Note { code: note.code, text: note.text }).collect(),
+            node,
+        }
+    }
+}
+
+fn item(input: &Input, Difference { cause, flows }: &Difference) -> Item {
+    let policies: Vec<Policy> = (cause.policies.iter())
+        .map(|id| input.cluster.policy(*id))
+        .map(|policy| Policy { kind: "NetworkPolicy", namespace: policy.namespace.clone(), name: policy.name.clone() })
+        .collect();
+    let locate = |kind: &str, namespace: &str, name: &str, path: &str| {
+        input.loaded.positions.locate(kind, namespace, name, path).as_ref().map(place)
+    };
+    let location = match (&cause.service, policies.as_slice()) {
+        (Some(service), _) => service.split_once('/').and_then(|(ns, name)| locate("Service", ns, name, "")),
+        (None, [policy, ..]) => {
+            locate("NetworkPolicy", &policy.namespace, &policy.name, cause.path.as_deref().unwrap_or_default())
+        }
+        (None, []) => None,
+    };
+    Item {
+        code: cause.reason.code(),
+        change: match cause.change {
+            Change::NewlyAllowed => "NewlyAllowed",
+            Change::NewlyDenied => "NewlyDenied",
+        },
+        family: cause.family,
+        direction: cause.direction.map(Direction::as_str),
+        policies,
+        path: cause.path.clone(),
+        service: cause.service.clone(),
+        location,
+        explanation: cause.reason.explanation(),
+        advice: cause.reason.advice(),
+        source: cause.reason.source(),
+        flows: flows.iter().map(|flows| flow(cause.family, flows)).collect(),
+    }
+}
+
+fn place(location: &Location) -> Place {
+    Place { file: location.file.to_string(), line: location.line(), column: location.column() }
+}
+
+fn flow(family: Family, flows: &Flows) -> Flow {
+    Flow {
+        from: side(family, &flows.from),
+        to: side(family, &flows.to),
+        to_itself: flows.to_itself,
+        traffic: protocols(&flows.traffic).map(|(protocol, ports)| Ports { protocol, ports }).collect(),
+        text: flows.traffic.clone(),
+    }
+}
+
+fn side(family: Family, ends: &Ends) -> Side {
+    let workload = |share: &Share| Workload {
+        id: format!("{}/{}/{}", share.namespace, share.kind, share.name),
+        name: format!("{}/{}", share.namespace, share.name),
+        kind: share.kind.clone(),
+        pods: share.pods,
+        of: share.of,
+    };
+    Side {
+        workloads: ends.shares.iter().map(workload).collect(),
+        addresses: cidr::prefixes(family, &ends.outside).iter().map(ToString::to_string).collect(),
+    }
+}

@@ -1,0 +1,218 @@
+//! What Azure NPM has in the kernel: chains `AZURE-NPM*` in the filter table of
+//! either backend, the jump to them in FORWARD, sets `azure-npm-*`. It leaves
+//! all of it behind when it goes. Nothing else is touched here.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::fs;
+
+use npc_compiler::object::Family;
+use npc_compiler::program::FORWARD_CHAIN;
+
+use super::Error;
+use super::backend::{self, Backend};
+use super::ipset::{self, Ipset};
+use super::iptables::{self, Iptables};
+
+/// What its chains' names begin with.
+pub const CHAINS: &str = "AZURE-NPM";
+
+/// What its sets' names begin with.
+pub const SETS: &str = "azure-npm-";
+
+/// What the name of its process is, in /proc.
+const PROCESS: &str = "azure-npm";
+
+/// What there is of it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Remains {
+    /// The tables that hold something of it.
+    pub tables: Vec<Table>,
+    /// Its sets.
+    pub sets: BTreeSet<String>,
+}
+
+/// What a filter table holds of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Table {
+    /// The backend.
+    pub backend: Backend,
+    /// The family.
+    pub family: Family,
+    /// Its jumps in FORWARD, without the chain: `-m conntrack … -j AZURE-NPM`.
+    pub jumps: Vec<String>,
+    /// Whether kube-proxy's jumps stand before the first of them.
+    pub is_behind_kube_proxy: bool,
+    /// Its chains.
+    pub chains: BTreeSet<String>,
+    /// The target of packets that no rule of FORWARD decides about.
+    pub drops_by_default: bool,
+    /// The jump to our chains stands before everything of it.
+    pub is_behind_us: bool,
+}
+
+impl Remains {
+    /// Whether there is nothing.
+    #[must_use]
+    pub fn is_nothing(&self) -> bool {
+        self.tables.is_empty() && self.sets.is_empty()
+    }
+}
+
+/// What was removed, and what could not be.
+#[derive(Debug, Default)]
+pub struct Removed {
+    /// What is gone.
+    pub remains: Remains,
+    /// What failed; everything else was done all the same.
+    pub errors: Vec<Error>,
+}
+
+/// Looks for it in the backends that are in use in this network namespace.
+///
+/// # Errors
+/// If a table or the sets cannot be read.
+pub fn look() -> Result<Remains, Error> {
+    let mut remains = Remains::default();
+    for table in tables()? {
+        remains.tables.extend(read(&table, &table.save()?));
+    }
+    remains.sets = match Ipset::open().and_then(|mut ipset| ipset.names_with(SETS)) {
+        Ok(sets) => sets,
+        // A kernel without ipset holds no sets.
+        Err(ipset::Error::Absent(_)) => BTreeSet::new(),
+        Err(error) => return Err(error.into()),
+    };
+    Ok(remains)
+}
+
+/// The filter tables that are in use.
+fn tables() -> Result<Vec<Iptables>, Error> {
+    let mut tables = Vec::new();
+    for backend in Backend::ALL {
+        // A legacy command would create the tables that it looks into.
+        for family in Family::ALL.into_iter().filter(|family| backend::is_live(backend, *family)) {
+            match Iptables::new(backend, family) {
+                Ok(table) => tables.push(table),
+                // That nft is there is a guess; see `cleanup`.
+                Err(iptables::Error::Backend(backend::Error::Missing { .. })) if backend == Backend::Nft => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+    Ok(tables)
+}
+
+/// What a table holds of it, if anything.
+fn read(table: &Iptables, save: &str) -> Option<Table> {
+    let chains: BTreeSet<String> = save.lines().filter_map(declared).filter(|chain| is_its(chain)).collect();
+    let forward: Vec<&str> = save.lines().filter_map(|line| line.strip_prefix("-A FORWARD ")).collect();
+    let leads = |rule: &str, is: fn(&str) -> bool| target(rule).is_some_and(|target| is(&target));
+    let its = |rule: &&str| leads(rule, is_its);
+    let jumps: Vec<String> = forward.iter().copied().filter(its).map(str::to_owned).collect();
+    if chains.is_empty() && jumps.is_empty() {
+        return None;
+    }
+    let first = forward.iter().position(&its).unwrap_or(forward.len());
+    let before = |is: fn(&str) -> bool| forward[..first].iter().any(|rule| leads(rule, is));
+    Some(Table {
+        backend: table.backend(),
+        family: table.family(),
+        is_behind_kube_proxy: before(|target| target.starts_with("KUBE-")),
+        is_behind_us: before(|target| target == FORWARD_CHAIN),
+        drops_by_default: save.lines().any(|line| line.starts_with(":FORWARD DROP")),
+        jumps,
+        chains,
+    })
+}
+
+fn declared(line: &str) -> Option<String> {
+    line.strip_prefix(':')?.split(' ').next().map(str::to_owned)
+}
+
+/// The chain or target of a rule. What stands in quotes, a comment or a prefix
+/// of a log, may look like anything.
+fn target(rule: &str) -> Option<String> {
+    let bare: String = rule.split('"').step_by(2).collect();
+    let mut words = bare.split(' ').skip_while(|word| !matches!(*word, "-j" | "-g")).skip(1);
+    words.next().map(str::to_owned)
+}
+
+fn is_its(chain: &str) -> bool {
+    chain == CHAINS || chain.strip_prefix(CHAINS).is_some_and(|rest| rest.starts_with('-'))
+}
+
+/// Removes it: of each table the jumps and the chains in one commit, so that no
+/// packet meets a part of them, and then the sets, which nothing asks any more.
+/// What somebody else's rule or set uses stays, empty, and is answered.
+#[must_use]
+pub fn remove(remains: &Remains) -> Removed {
+    let mut removed = Removed::default();
+    for table in &remains.tables {
+        match remove_table(table) {
+            Ok((gone, errors)) => {
+                removed.remains.tables.push(gone);
+                removed.errors.extend(errors.into_iter().map(Error::from));
+            }
+            Err(error) => removed.errors.push(error.into()),
+        }
+    }
+    match Ipset::open().and_then(|mut ipset| ipset.destroy_named(&remains.sets, ipset::PATIENCE)) {
+        Ok(stuck) => {
+            let is_stuck = |name: &String| stuck.iter().any(|(stuck, _)| stuck == name);
+            removed.remains.sets = remains.sets.iter().filter(|name| !is_stuck(name)).cloned().collect();
+            removed.errors.extend(stuck.into_iter().map(|(_, error)| error.into()));
+        }
+        Err(ipset::Error::Absent(_)) if remains.sets.is_empty() => {}
+        Err(error) => removed.errors.push(error.into()),
+    }
+    removed
+}
+
+fn remove_table(table: &Table) -> Result<(Table, Vec<iptables::Error>), iptables::Error> {
+    let iptables = Iptables::new(table.backend, table.family)?;
+    let chains: Vec<&str> = table.chains.iter().map(String::as_str).collect();
+    match iptables.restore(&restore_text(&table.jumps, &chains, &chains)) {
+        Ok(()) => return Ok((table.clone(), Vec::new())),
+        Err(iptables::Error::Restore { .. }) if !chains.is_empty() => {}
+        Err(error) => return Err(error),
+    }
+    // Some rule of others leads to one of the chains: they are emptied, and
+    // those go that can.
+    iptables.restore(&restore_text(&table.jumps, &chains, &[]))?;
+    let (mut gone, mut errors) = (table.clone(), Vec::new());
+    for chain in chains {
+        if let Err(error) = iptables.restore(&restore_text(&[], &[], &[chain])) {
+            gone.chains.remove(chain);
+            errors.push(error);
+        }
+    }
+    Ok((gone, errors))
+}
+
+/// Deletes jumps, empties chains, deletes chains.
+fn restore_text(jumps: &[String], empty: &[&str], delete: &[&str]) -> String {
+    let mut text = String::from("*filter\n");
+    for chain in empty {
+        // A declaration empties a chain.
+        let _ = writeln!(text, ":{chain} - [0:0]");
+    }
+    for jump in jumps {
+        let _ = writeln!(text, "-D FORWARD {jump}");
+    }
+    for chain in delete {
+        let _ = writeln!(text, "-X {chain}");
+    }
+    text.push_str("COMMIT\n");
+    text
+}
+
+/// The processes of that name that can be seen from here: all of the node's
+/// where its PIDs are shared, none of others' otherwise.
+#[must_use]
+pub fn processes() -> Vec<u32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let is_its = |pid: &u32| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == PROCESS);
+    pids.filter(is_its).collect()
+}

@@ -1,0 +1,105 @@
+//! Services: how a client's address and port become a pod's.
+
+use std::net::IpAddr;
+
+use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+use super::{Labels, Protocol, parse_address};
+
+/// A service: how a client's name and port become a pod's address and port.
+/// Policy sees only the latter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Service {
+    /// `metadata.namespace`
+    pub namespace: String,
+    /// `metadata.name`
+    pub name: String,
+    /// `spec.selector`; without one the service has no backends of ours.
+    pub selector: Option<Labels>,
+    /// `spec.clusterIPs`, external and load-balancer addresses.
+    pub addresses: Vec<IpAddr>,
+    /// `spec.ports`
+    pub ports: Vec<ServicePort>,
+    /// How it is reached from outside the cluster.
+    pub exposure: Exposure,
+}
+
+/// How a service is reached from outside the cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Exposure {
+    /// Not at all.
+    #[default]
+    Inside,
+    /// By any node (`externalTrafficPolicy: Cluster`): that node sends the
+    /// traffic on in its own name.
+    AnyNode,
+    /// By the nodes of its backends, with the client's address
+    /// (`externalTrafficPolicy: Local`).
+    OwnNode,
+}
+
+/// A port of a service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServicePort {
+    /// `name`
+    pub name: Option<String>,
+    /// `protocol`
+    pub protocol: Protocol,
+    /// `port`
+    pub port: u16,
+    /// `targetPort`: where backends listen; the port itself where absent.
+    pub target: TargetPort,
+}
+
+/// A service port's `targetPort`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TargetPort {
+    /// A number.
+    Number(u16),
+    /// The name of a container port, looked up in each backend.
+    Name(String),
+}
+
+impl From<core::Service> for Service {
+    fn from(service: core::Service) -> Self {
+        let spec = service.spec.unwrap_or_default();
+        let port = |number: i32| u16::try_from(number).ok().filter(|p| *p > 0);
+        let is_outside = matches!(spec.type_.as_deref(), Some("NodePort" | "LoadBalancer"))
+            || spec.external_ips.as_ref().is_some_and(|ips| !ips.is_empty());
+        let exposure = match spec.external_traffic_policy.as_deref() {
+            _ if !is_outside => Exposure::Inside,
+            Some("Local") => Exposure::OwnNode,
+            _ => Exposure::AnyNode,
+        };
+        let ingress = service.status.and_then(|s| s.load_balancer).and_then(|l| l.ingress).unwrap_or_default();
+        let listed = (spec.cluster_ips.unwrap_or_default().into_iter())
+            .chain(spec.cluster_ip)
+            .chain(spec.external_ips.unwrap_or_default())
+            .chain(ingress.into_iter().filter_map(|i| i.ip));
+        let mut addresses: Vec<IpAddr> = listed.filter_map(|text| parse_address(&text)).collect();
+        addresses.sort_unstable();
+        addresses.dedup();
+        let ports = spec.ports.unwrap_or_default().into_iter().filter_map(|p| {
+            let number = port(p.port)?;
+            Some(ServicePort {
+                name: p.name,
+                protocol: Protocol::parse(p.protocol.as_deref().unwrap_or("TCP"))?,
+                port: number,
+                target: match p.target_port {
+                    None | Some(IntOrString::Int(0)) => TargetPort::Number(number),
+                    Some(IntOrString::Int(target)) => TargetPort::Number(port(target)?),
+                    Some(IntOrString::String(name)) => TargetPort::Name(name),
+                },
+            })
+        });
+        Self {
+            ports: ports.collect(),
+            exposure,
+            namespace: service.metadata.namespace.unwrap_or_else(|| "default".to_owned()),
+            name: service.metadata.name.unwrap_or_default(),
+            selector: spec.selector.filter(|s| !s.is_empty()),
+            addresses,
+        }
+    }
+}
