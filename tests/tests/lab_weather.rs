@@ -129,9 +129,12 @@ fn iptables_is_flushed_by_another(backend: Backend) {
     edit(&mut live, &mut editor);
     live.excuse_no_more();
     edit(&mut live, &mut editor);
-    let lab = all_is_well(live);
-    let log = lab.log("node-1").unwrap();
-    assert!(log.contains(" WARN ") || log.contains(" ERROR the kernel is not up to date"), "{log}");
+    let found = live.lab().metric("node-1", "npc_drift_found_total").unwrap();
+    assert!(found > 0.0, "{found} found");
+    let log = live.lab().log("node-1").unwrap();
+    // The repair may have met the flush on its way, and then a pass ends it.
+    assert!(log.contains(" WARN "), "{log}");
+    all_is_well(live);
 }
 
 #[test]
@@ -164,11 +167,11 @@ fn the_lock_is_held_for_30_s() {
     drop(held);
     live.settle().unwrap();
     edit(&mut live, &mut editor);
-    for node in live.nodes() {
-        assert!(live.lab().metric(&node, "npc_pass_failures_total").unwrap() > 0.0);
-        let log = live.lab().log(&node).unwrap();
-        assert!(log.contains("for the xtables lock, which another program holds"), "{log}");
-    }
+    // A node with nothing to write waits for no lock.
+    let of = |node: &String| live.lab().metric(node, "npc_xtables_lock_wait_seconds_sum").unwrap();
+    let waited: f64 = live.nodes().iter().map(of).sum();
+    let log: String = live.nodes().iter().map(|node| live.lab().log(node).unwrap()).collect();
+    assert!(waited > 1.0 && log.contains("for the xtables lock, which"), "waited {waited} s\n{log}");
     all_is_well(live);
 }
 

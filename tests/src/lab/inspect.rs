@@ -88,6 +88,23 @@ impl Lab {
         Ok(values.into_iter().sum())
     }
 
+    /// Whether tunnels are left to policies: by agents that are told so, or
+    /// because there are none.
+    #[must_use]
+    pub fn allows_tunnels(&self) -> bool {
+        let told =
+            |recipe: &super::agent::Recipe| recipe.arguments.iter().any(|argument| argument == "--allow-tunnels");
+        self.recipe.as_ref().is_none_or(told)
+    }
+
+    /// From now on agents that start have these arguments beside those that
+    /// every agent has.
+    pub fn set_agent_arguments(&mut self, arguments: Vec<String>) {
+        if let Some(recipe) = &mut self.recipe {
+            recipe.arguments = arguments;
+        }
+    }
+
     /// What the agents of a node have logged.
     ///
     /// # Errors

@@ -138,8 +138,8 @@ pub struct Builder {
     outside: Vec<IpAddr>,
     arguments: Vec<String>,
     environment: Vec<(String, OsString)>,
-    agent_folder: Option<PathBuf>,
     api_server: Option<Server>,
+    agent_folder: Option<PathBuf>,
     patience: Duration,
 }
 
@@ -194,19 +194,19 @@ impl Builder {
         self
     }
 
-    /// Where agents keep their logs and ready files; a folder that goes with the
-    /// lab by default.
-    #[must_use]
-    pub fn agent_folder(mut self, folder: impl Into<PathBuf>) -> Self {
-        self.agent_folder = Some(folder.into());
-        self
-    }
-
     /// Agents have the objects from this API server, which listens on each node
     /// then; from manifests by default.
     #[must_use]
     pub fn api_server(mut self, server: Server) -> Self {
         self.api_server = Some(server);
+        self
+    }
+
+    /// Where agents keep their logs and ready files; a folder that goes with the
+    /// lab by default.
+    #[must_use]
+    pub fn agent_folder(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.agent_folder = Some(folder.into());
         self
     }
 
@@ -324,8 +324,8 @@ impl Lab {
             outside: Vec::new(),
             arguments: Vec::new(),
             environment: Vec::new(),
-            agent_folder: None,
             api_server: None,
+            agent_folder: None,
             patience: Duration::from_secs(30),
         }
     }
@@ -375,14 +375,6 @@ impl Lab {
     #[must_use]
     pub fn backend(&self) -> Backend {
         self.backend
-    }
-
-    /// Whether tunnels are left to policies: by agents that are told so, or
-    /// because there are none.
-    #[must_use]
-    pub fn allows_tunnels(&self) -> bool {
-        let told = |recipe: &agent::Recipe| recipe.arguments.iter().any(|argument| argument == "--allow-tunnels");
-        self.recipe.as_ref().is_none_or(told)
     }
 
     /// The folder of the agents' logs; it goes with the lab.
@@ -487,14 +479,6 @@ impl Lab {
             self.agents[index] = Some(Agent::start(recipe, &self.places[index])?);
         }
         Ok(())
-    }
-
-    /// From now on agents that start have these arguments beside those that
-    /// every agent has.
-    pub fn set_agent_arguments(&mut self, arguments: Vec<String>) {
-        if let Some(recipe) = &mut self.recipe {
-            recipe.arguments = arguments;
-        }
     }
 
     /// Starts an agent on every node that has none, and waits until all are

@@ -293,8 +293,22 @@ fn policy(namespace: &str, name: &str, spec: &Value) -> NetworkPolicy {
 }
 
 /// The policies of a namespace that admit [`ADMITTED`] to and from everybody,
-/// in one of several forms.
+/// in one of several forms; and one that admits a port from everybody by two
+/// rules, so that a pod which is relabelled moves from peers to other peers.
 fn anchors(namespace: &str, form: usize) -> Vec<NetworkPolicy> {
+    let from = |operator: &str, protocol: &str, port: u16| {
+        let tier = json!({"matchExpressions": [{"key": "tier", "operator": operator, "values": ["x"]}]});
+        json!({"from": [{"namespaceSelector": {}, "podSelector": tier}],
+            "ports": [{"protocol": "UDP", "port": PORTS[1]}, {"protocol": protocol, "port": port}]})
+    };
+    let ingress = json!([from("In", "UDP", PORTS[2]), from("NotIn", "TCP", PORTS[1])]);
+    let spec = json!({"podSelector": {}, "policyTypes": ["Ingress"], "ingress": ingress});
+    let mut anchors = vec![policy(namespace, "anchor-movers", &spec)];
+    anchors.extend(admitting(namespace, form));
+    anchors
+}
+
+fn admitting(namespace: &str, form: usize) -> Vec<NetworkPolicy> {
     let ports = json!([{"protocol": "TCP", "port": ADMITTED}, {"protocol": "UDP", "port": ADMITTED}]);
     let all = json!([{"namespaceSelector": {}}, {"ipBlock": {"cidr": "0.0.0.0/0"}}, {"ipBlock": {"cidr": "::/0"}}]);
     let ingress = json!([{"ports": ports}]);
