@@ -21,11 +21,6 @@ use crate::dataplane::network::{self, Network};
 use crate::dataplane::{Error, Kernel};
 use crate::metrics::Held;
 
-/// For how long at least a group is kept without endpoints, so that a pod that
-/// is replaced by another of its kind writes no rules. Longer than a pod takes
-/// to come back.
-const LINGER: Duration = Duration::from_secs(60);
-
 /// Keeps a kernel equal to what a cluster asks for.
 #[derive(Debug)]
 pub struct Enforcer<K> {
@@ -40,8 +35,6 @@ pub struct Enforcer<K> {
     pending: Vec<Event>,
     /// Pods changed since it was last asked whose addresses are whose.
     owners_are_stale: bool,
-    /// When the engine was last told to let go of groups without endpoints.
-    retired: Instant,
 }
 
 /// What a pass did.
@@ -82,7 +75,6 @@ impl<K: Kernel> Enforcer<K> {
             engine: None,
             pending: Vec::new(),
             owners_are_stale: false,
-            retired: Instant::now(),
         }
     }
 
@@ -118,18 +110,13 @@ impl<K: Kernel> Enforcer<K> {
                     warn!("denied packets are not told of, because this kernel lacks {missing}");
                     self.options.log_denied = false;
                 }
-                self.engine.insert(Engine::new(&self.node, self.options.clone()).with_lingering_groups())
+                self.engine.insert(Engine::new(&self.node, self.options.clone()))
             }
         };
         let begun = Instant::now();
         for event in self.pending.drain(..) {
             self.owners_are_stale |= matches!(event, Event::Pod(_) | Event::PodGone(_));
             engine.apply(event);
-        }
-        // In a pass, whenever the next one is: until then they harm nobody.
-        if self.retired.elapsed() >= LINGER {
-            engine.retire();
-            self.retired = Instant::now();
         }
         // From here to the writer nothing may fail: it relies on every change.
         let change = engine.commit();
