@@ -65,15 +65,6 @@ impl Report {
 
     /// The kernel is up to date.
     pub(super) fn passed(&mut self, pass: &Pass, generation: u64) {
-        info!(
-            generation,
-            policies = pass.policies,
-            endpoints = pass.endpoints,
-            writes = %pass.writes,
-            compiled = ?pass.compiled,
-            applied = ?pass.applied,
-            "the kernel is up to date"
-        );
         for (kind, since) in self.waiting.drain(..) {
             self.metrics.reached_kernel(kind, since.elapsed());
         }
@@ -84,6 +75,16 @@ impl Report {
         self.findings(pass);
         self.bridges(pass);
         self.publish(pass, generation);
+        // Last: who reads of it in the log finds it in the metrics.
+        info!(
+            generation,
+            policies = pass.policies,
+            endpoints = pass.endpoints,
+            writes = %pass.writes,
+            compiled = ?pass.compiled,
+            applied = ?pass.applied,
+            "the kernel is up to date"
+        );
     }
 
     /// The kernel refused, and is asked again.
