@@ -161,6 +161,17 @@ impl Record {
         }
     }
 
+    /// Whether the answer to a datagram of a UDP stream, which has come, has to
+    /// come as well. If the flow was ever cut, the other end may have turned it
+    /// around, and what policies say of the way back decides on it then: where
+    /// they come to deny that, it is cut once more, under an answer perhaps.
+    pub(super) fn answer_is_due(&self, flow: usize, sent: Instant) -> bool {
+        let now = Instant::now();
+        let is_allowed = |flow: usize, since: Instant| self.judge(flow, since, now).0 == Sure::Allowed;
+        let back = self.flow(flow).back;
+        is_allowed(flow, self.begun) || is_allowed(flow, sent) && back.is_some_and(|back| is_allowed(back, sent))
+    }
+
     /// A message has come on a TCP stream.
     pub(super) fn streamed(&mut self, flow: usize, sent: Instant) {
         match self.judge(flow, sent, Instant::now()) {

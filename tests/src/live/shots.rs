@@ -172,8 +172,13 @@ impl Shots {
         while let Some(id) = pop_due(&mut self.due, now) {
             let Some(shot) = self.pending.get(&id) else { continue };
             let should = if shot.arrived {
-                // Its answer is missing, which passes as long as the flow does.
-                record.judge(shot.flow, shot.sent, now).0 == Sure::Allowed
+                match shot.sender {
+                    // Its answer is missing, which passes as long as the flow does.
+                    Sender::Datagram(_) | Sender::Connection(_) => {
+                        record.judge(shot.flow, shot.sent, now).0 == Sure::Allowed
+                    }
+                    Sender::Shared => record.answer_is_due(shot.flow, shot.sent),
+                }
             } else {
                 record.stayed_away(shot.flow, shot.sent)
             };

@@ -224,9 +224,10 @@ impl Streams {
         self.live.remove(&id)
     }
 
-    /// What the kernel says of the streams that were allowed from their
-    /// beginning until now: a segment that was sent again had been lost, unless
-    /// the other end says that it came twice.
+    /// What the kernels say of the streams that were allowed from their
+    /// beginning until now: what one end sent and the other never got was lost.
+    /// Sent again is not lost: a machine that stalls for longer than the
+    /// retransmission timeout sends again what comes late.
     pub(super) fn finish(&mut self, netns: &[Netns], record: &mut Record) -> Result<()> {
         self.check(record);
         let all: Vec<u64> = self.live.keys().copied().collect();
@@ -238,9 +239,12 @@ impl Streams {
             record.report.streams_lived += 1;
             let flow = record.flow(stream.flow).clone();
             let Ok(own) = stream.client.socket.local_addr() else { continue };
-            let ends = [(flow.from, own, flow.destination), (flow.to, flow.destination, own)];
-            for (place, here, there) in ends {
-                let lost = segments_lost(&netns[place], here, there)?;
+            let seen = [
+                Segments::of(&netns[flow.from], own, flow.destination)?,
+                Segments::of(&netns[flow.to], flow.destination, own)?,
+            ];
+            for (here, sent, got) in [(own, seen[0].sent, seen[1].got), (flow.destination, seen[1].sent, seen[0].got)] {
+                let lost = sent.saturating_sub(got);
                 if lost > 0 {
                     let what = format!("LOST: {lost} segments of a TCP stream, from {here}");
                     record.violated(stream.flow, stream.born, &what);
@@ -268,20 +272,31 @@ fn message(id: u64, flow: usize, record: &Record) -> Message {
     Message { kind: Kind::Stream, is_answer: false, flow, sent: record.since_begun(), id }
 }
 
-/// How many segments of a connection had to be sent again because they were
-/// lost, as far as `ss` can tell.
-fn segments_lost(netns: &Netns, here: SocketAddr, there: SocketAddr) -> Result<u64> {
-    let filter = format!("( sport = :{} and dport = :{} )", here.port(), there.port());
-    let said = netns.exec(["ss", "-tinHO", &filter], "")?;
-    let address = here.ip().to_string();
-    let line = said.lines().find(|line| line.contains(&address)).unwrap_or_default();
-    Ok(count(line, "retrans:").saturating_sub(count(line, "dsack_dups:")))
+/// How many segments with data one end of a connection has sent and got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Segments {
+    sent: u64,
+    got: u64,
 }
 
-/// The number, or the last of several, behind a word of `ss`.
+impl Segments {
+    fn of(netns: &Netns, here: SocketAddr, there: SocketAddr) -> Result<Self> {
+        let filter = format!("( sport = :{} and dport = :{} )", here.port(), there.port());
+        let said = netns.exec(["ss", "-tinHO", &filter], "")?;
+        let address = here.ip().to_string();
+        Ok(Self::told(said.lines().find(|line| line.contains(&address)).unwrap_or_default()))
+    }
+
+    /// What a line of `ss` says.
+    fn told(line: &str) -> Self {
+        Self { sent: count(line, "data_segs_out:"), got: count(line, "data_segs_in:") }
+    }
+}
+
+/// The number behind a word of `ss`; it leaves those out that are 0.
 fn count(line: &str, word: &str) -> u64 {
-    let found = line.split_whitespace().find_map(|part| part.strip_prefix(word));
-    found.and_then(|numbers| numbers.rsplit('/').next()?.parse().ok()).unwrap_or(0)
+    let number = line.split_whitespace().find_map(|part| part.strip_prefix(word));
+    number.and_then(|number| number.parse().ok()).unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -290,8 +305,8 @@ mod tests {
 
     #[test]
     fn what_ss_says_of_a_connection_is_understood() {
-        let line = "ESTAB 0 0 10.0.0.1:5 10.0.0.2:6 cubic rto:204 retrans:0/12 dsack_dups:3 reordering:4";
-        assert_eq!((count(line, "retrans:"), count(line, "dsack_dups:")), (12, 3));
-        assert_eq!(count("ESTAB 0 0 10.0.0.1:5 10.0.0.2:6 cubic rto:204", "retrans:"), 0);
+        let line = "ESTAB 0 0 10.0.0.1:5 10.0.0.2:6 cubic segs_out:17 segs_in:19 data_segs_out:12 data_segs_in:3";
+        assert_eq!(Segments::told(line), Segments { sent: 12, got: 3 });
+        assert_eq!(Segments::told("ESTAB 0 0 10.0.0.1:5 10.0.0.2:6 cubic rto:204"), Segments { sent: 0, got: 0 });
     }
 }
