@@ -1,11 +1,36 @@
 //! What an agent has programmed, from when, and what it rejected: the answer
 //! to `npc status`.
 
+use std::io;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr, UnixStream};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
 use npc_compiler::API_VERSION;
+use npc_compiler::group::Lingering;
+use npc_compiler::object::Protocol;
+use npc_compiler::policy::Direction;
 use serde::{Deserialize, Serialize};
+
+/// The abstract socket on which an agent tells root its status: a name that the
+/// network namespace has, not the file system.
+pub const SOCKET: &str = "npc-agent";
+
+/// How long an agent may take to answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Why an agent's status is not known.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Nobody listens.
+    #[error("no agent answers in this network namespace; is it running, and are you on its node?")]
+    NoAgent(#[source] io::Error),
+    /// It was not understood.
+    #[error("the agent's answer cannot be read; is it of this version?")]
+    Malformed(#[from] serde_json::Error),
+}
 
 /// The state of one agent; a contract, as all JSON of npc's.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -47,6 +72,50 @@ pub struct AgentStatus {
     pub drift_repaired: u64,
     /// What was not understood of policies, sorted.
     pub rejected: Vec<Rejected>,
+    /// Groups that are kept in the kernel for pods that may come back.
+    pub lingering: Vec<LingeringGroup>,
+}
+
+/// A group of endpoints that has none at the moment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LingeringGroup {
+    /// `Ingress` or `Egress`.
+    pub direction: Direction,
+    /// The namespace of its policies.
+    pub namespace: String,
+    /// Their names, sorted.
+    pub policies: Vec<String>,
+    /// How its endpoints resolved the named ports of their rules.
+    pub named_ports: Vec<NamedPort>,
+}
+
+/// A named port and the numbers that it has on a pod.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NamedPort {
+    /// `TCP`, `UDP` or `SCTP`.
+    pub protocol: Protocol,
+    /// The port's name.
+    pub name: String,
+    /// Its numbers; none where the pods have no port of that name.
+    pub numbers: Vec<u16>,
+}
+
+impl From<Lingering> for LingeringGroup {
+    fn from(group: Lingering) -> Self {
+        let Lingering { direction, namespace, policies, resolution } = group;
+        let port = |((protocol, name), numbers)| NamedPort { protocol, name, numbers: Vec::from_iter(numbers) };
+        Self { direction, namespace, policies, named_ports: resolution.into_iter().map(port).collect() }
+    }
+}
+
+impl From<LingeringGroup> for Lingering {
+    fn from(group: LingeringGroup) -> Self {
+        let LingeringGroup { direction, namespace, policies, named_ports } = group;
+        let port = |port: NamedPort| ((port.protocol, port.name), port.numbers.into_iter().collect());
+        Self { direction, namespace, policies, resolution: named_ports.into_iter().map(port).collect() }
+    }
 }
 
 /// A change that wrote something to the kernel.
@@ -118,7 +187,21 @@ impl AgentStatus {
             flows_cut: 0,
             drift_repaired: 0,
             rejected: Vec::new(),
+            lingering: Vec::new(),
         }
+    }
+
+    /// That of the agent in the calling thread's network namespace.
+    ///
+    /// # Errors
+    /// If none answers, or one of another version.
+    pub fn ask() -> Result<Self, Error> {
+        let ask = || {
+            let stream = UnixStream::connect_addr(&SocketAddr::from_abstract_name(SOCKET)?)?;
+            stream.set_read_timeout(Some(PATIENCE))?;
+            Ok(stream)
+        };
+        Ok(serde_json::from_reader(ask().map_err(Error::NoAgent)?)?)
     }
 }
 

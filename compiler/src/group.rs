@@ -56,6 +56,20 @@ pub struct GroupKey {
     pub resolution: Resolution,
 }
 
+/// A group without endpoints, that an [engine](crate::engine::Engine) keeps for
+/// the next ones.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lingering {
+    /// Its direction.
+    pub direction: Direction,
+    /// The namespace of its policies.
+    pub namespace: String,
+    /// Their names, sorted.
+    pub policies: Vec<String>,
+    /// How its endpoints resolved the named ports of their ingress rules.
+    pub resolution: Resolution,
+}
+
 /// A group.
 #[derive(Debug)]
 pub struct Group {
@@ -94,10 +108,11 @@ impl Groups {
         Self::with(cluster, endpoints, &[])
     }
 
-    /// The groups of some endpoints, and others without any.
+    /// The groups of some endpoints, and others without any, except those whose
+    /// policies are gone.
     #[must_use]
-    pub fn with(cluster: &Cluster, endpoints: impl IntoIterator<Item = PodId>, others: &[GroupKey]) -> Self {
-        let mut keys: IndexSet<GroupKey> = others.iter().cloned().collect();
+    pub fn with(cluster: &Cluster, endpoints: impl IntoIterator<Item = PodId>, others: &[Lingering]) -> Self {
+        let mut keys: IndexSet<GroupKey> = keys_of(cluster, others).into_iter().collect();
         let mut policies = FxHashMap::default();
         let mut of = [FxHashMap::default(), FxHashMap::default()];
         for pod in endpoints {
@@ -292,6 +307,23 @@ pub(crate) fn atoms(peers: &Peers) -> Vec<Atom> {
             })
             .collect(),
     }
+}
+
+/// What groups are by name, in a cluster that may not have all their policies
+/// any more.
+fn keys_of(cluster: &Cluster, groups: &[Lingering]) -> Vec<GroupKey> {
+    if groups.is_empty() {
+        return Vec::new();
+    }
+    let places: FxHashMap<_, _> =
+        cluster.policies().map(|(id, policy)| ((policy.namespace.as_str(), policy.name.as_str()), id)).collect();
+    let key = |group: &Lingering| {
+        let place = |name: &String| places.get(&(group.namespace.as_str(), name.as_str())).copied();
+        let mut policies = group.policies.iter().map(place).collect::<Option<Vec<PolicyId>>>()?;
+        policies.sort_unstable();
+        Some(GroupKey { direction: group.direction, policies, resolution: group.resolution.clone() })
+    };
+    groups.iter().filter_map(key).collect()
 }
 
 /// The names in the ingress rules of policies; for egress none, because there

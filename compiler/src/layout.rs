@@ -21,7 +21,7 @@ use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 use rustc_hash::FxHashMap;
 
 use crate::cluster::{Cluster, PodId, PolicyId};
-use crate::group::{Group, GroupId, GroupKey, Groups, Resolution};
+use crate::group::{Group, GroupId, GroupKey, Groups, Lingering, Resolution};
 use crate::leaf::Leaf;
 use crate::name::{Fields, Hash};
 use crate::object::Family;
@@ -85,9 +85,9 @@ pub fn program(cluster: &Cluster, node: &str, options: &Options) -> Program {
 }
 
 /// The program of one node, with chains and sets for these groups as well,
-/// though no endpoint may be in them.
+/// though no endpoint may be in them. One whose policies are gone has none.
 #[must_use]
-pub fn program_with(cluster: &Cluster, node: &str, options: &Options, lingering: &[GroupKey]) -> Program {
+pub fn program_with(cluster: &Cluster, node: &str, options: &Options, lingering: &[Lingering]) -> Program {
     let local = cluster.endpoints().filter(|(_, pod)| pod.node.as_deref() == Some(node));
     let local: Vec<PodId> = local.map(|(id, _)| id).collect();
     let groups = Groups::with(cluster, local.iter().copied(), lingering);

@@ -16,7 +16,7 @@ use crate::selector::Selector;
 use crate::traffic::Traffic;
 
 /// A direction of traffic, seen from the pod that a policy selects.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 pub enum Direction {
     /// To the pod.
     Ingress,

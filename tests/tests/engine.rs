@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::PodSpec;
 use k8s_openapi::api::networking::v1 as networking;
 use npc_compiler::cluster::Cluster;
-use npc_compiler::engine::{Engine, Event, Lingering, PodKey};
-use npc_compiler::group::GroupKey;
+use npc_compiler::engine::{Engine, Event, PodKey};
+use npc_compiler::group::Lingering;
 use npc_compiler::layout::{self, Options, SelfMatch};
 use npc_compiler::object::{Family, Objects, Pod};
 use npc_compiler::plan::{Delta, KernelState, Plan, Step};
@@ -97,17 +97,13 @@ fn distinct(mut objects: Objects) -> Objects {
 /// The state that a fresh compile makes of the objects, with the groups that
 /// the engine keeps for the next endpoints.
 fn fresh(objects: &Objects, options: &Options, engine: &Engine) -> KernelState {
+    let lingering: Vec<Lingering> = engine.lingering().collect();
     let cluster = Cluster::new(objects);
-    let place = |namespace: &str, name: &str| {
-        let found = cluster.policies().find(|(_, policy)| policy.namespace == namespace && policy.name == name);
-        found.expect("a group whose policies are gone does not linger").0
+    let has = |namespace: &str, name: &String| {
+        cluster.policies().any(|(_, policy)| policy.namespace == namespace && policy.name == *name)
     };
-    let key = |group: Lingering| GroupKey {
-        direction: group.direction,
-        policies: group.policies.iter().map(|name| place(&group.namespace, name)).collect(),
-        resolution: group.resolution,
-    };
-    let lingering: Vec<GroupKey> = engine.lingering().map(key).collect();
+    // The engine has let go of those whose policies are gone.
+    assert!(lingering.iter().all(|group| group.policies.iter().all(|name| has(&group.namespace, name))));
     KernelState::from(&layout::program_with(&cluster, NODE, options, &lingering))
 }
 

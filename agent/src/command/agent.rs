@@ -26,7 +26,6 @@ use tracing::{info, warn};
 use super::Exit;
 
 pub(super) use config::Config;
-pub(super) use sole::SOCKET;
 
 /// How many events may wait while a pass runs; who has more to tell waits too.
 const EVENTS: usize = 16;

@@ -1,17 +1,11 @@
 //! `npc status`: what the agent of this node has programmed.
 
 use std::io::Write as _;
-use std::os::linux::net::SocketAddrExt as _;
-use std::os::unix::net::{SocketAddr, UnixStream};
 use std::time::Duration;
 
-use anyhow::Context as _;
-use npc_agent::status::AgentStatus;
+use npc_agent::status::{self, AgentStatus};
 
-use super::{Exit, Stop, agent, output};
-
-/// How long the agent may take to answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+use super::{Exit, Stop, output};
 
 /// What the agent of this node has programmed, from when, how long the last
 /// change took, and what of the policies it rejected.
@@ -43,15 +37,10 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
 }
 
 fn ask() -> anyhow::Result<AgentStatus> {
-    let address = SocketAddr::from_abstract_name(agent::SOCKET)?;
-    let stream = UnixStream::connect_addr(&address).map_err(|error| {
-        Stop::new(
-            Exit::Cluster,
-            format!("no agent answers in this network namespace ({error}); is it running, and are you on its node?"),
-        )
-    })?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    serde_json::from_reader(stream).context("the agent's answer cannot be read; is it of this version?")
+    AgentStatus::ask().map_err(|error| match &error {
+        status::Error::NoAgent(cause) => Stop::new(Exit::Cluster, format!("{error} ({cause})")).into(),
+        status::Error::Malformed(_) => error.into(),
+    })
 }
 
 fn print(status: &AgentStatus) -> std::io::Result<()> {

@@ -168,6 +168,7 @@ pub async fn run<K: Kernel>(
             _ = audit.tick() => if agent.in_sync {
                 agent.audit(Depth::Round).await?;
                 agent.take_over().await?;
+                agent.retire();
             },
             () = time::sleep_until(agent.denied.next_end().unwrap_or_else(Instant::now)),
                 if agent.denied.next_end().is_some() => agent.tell_denied(Some(Instant::now())),
@@ -345,6 +346,13 @@ impl<K: Kernel> Agent<K> {
         };
         self.takeover = Some(self.blocking(work).await?);
         Ok(())
+    }
+
+    /// Lets go of what is kept in vain.
+    fn retire(&mut self) {
+        if self.in_sync && self.enforcer.as_ref().is_some_and(Enforcer::is_to_retire) {
+            self.due.get_or_insert_with(Instant::now);
+        }
     }
 
     /// Lets the enforcer work where it may block.

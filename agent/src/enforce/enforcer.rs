@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use npc_compiler::engine::{Engine, Event};
 use npc_compiler::finding::Finding;
+use npc_compiler::group::Lingering;
 use npc_compiler::layout::{self, SelfMatch};
 use npc_compiler::object::Family;
 use npc_compiler::plan;
@@ -21,6 +22,11 @@ use crate::dataplane::network::{self, Network};
 use crate::dataplane::{Error, Kernel};
 use crate::metrics::Held;
 
+/// For how long at least a group is kept without endpoints, and at most twice,
+/// so that a pod that is replaced by another of its kind writes no rules. Longer
+/// than a pod takes to come back.
+const LINGER: Duration = Duration::from_secs(60);
+
 /// Keeps a kernel equal to what a cluster asks for.
 #[derive(Debug)]
 pub struct Enforcer<K> {
@@ -35,6 +41,8 @@ pub struct Enforcer<K> {
     pending: Vec<Event>,
     /// Pods changed since it was last asked whose addresses are whose.
     owners_are_stale: bool,
+    /// When the engine was last told to let go of groups without endpoints.
+    retired: Instant,
 }
 
 /// What a pass did.
@@ -46,6 +54,8 @@ pub struct Pass {
     pub endpoints: usize,
     /// What the compiler did not understand.
     pub findings: Vec<Finding>,
+    /// The groups that are kept though they have no endpoint.
+    pub lingering: Vec<Lingering>,
     /// What was written.
     pub writes: Writes,
     /// What became of the flows that the kernel knew, if they had to be judged.
@@ -75,6 +85,7 @@ impl<K: Kernel> Enforcer<K> {
             engine: None,
             pending: Vec::new(),
             owners_are_stale: false,
+            retired: Instant::now(),
         }
     }
 
@@ -110,13 +121,17 @@ impl<K: Kernel> Enforcer<K> {
                     warn!("denied packets are not told of, because this kernel lacks {missing}");
                     self.options.log_denied = false;
                 }
-                self.engine.insert(Engine::new(&self.node, self.options.clone()))
+                self.engine.insert(Engine::new(&self.node, self.options.clone()).with_lingering_groups())
             }
         };
         let begun = Instant::now();
         for event in self.pending.drain(..) {
             self.owners_are_stale |= matches!(event, Event::Pod(_) | Event::PodGone(_));
             engine.apply(event);
+        }
+        if self.retired.elapsed() >= LINGER {
+            engine.retire();
+            self.retired = Instant::now();
         }
         // From here to the writer nothing may fail: it relies on every change.
         let change = engine.commit();
@@ -134,6 +149,7 @@ impl<K: Kernel> Enforcer<K> {
             policies: engine.policies(),
             endpoints: engine.endpoints_here(),
             findings: engine.findings().cloned().collect(),
+            lingering: engine.lingering().collect(),
             writes,
             flows,
             rehooked,
@@ -153,6 +169,13 @@ impl<K: Kernel> Enforcer<K> {
             local.filter_map(|address| Some((network.bridge_of(address)?.to_owned(), Family::of(&address)))).collect();
         bridges.retain(|(_, family)| !network::bridges_are_filtered(*family));
         bridges
+    }
+
+    /// Whether a pass is due though nothing happened: to let go of groups that
+    /// have had no endpoint for long.
+    pub(super) fn is_to_retire(&self) -> bool {
+        self.retired.elapsed() >= LINGER
+            && self.engine.as_ref().is_some_and(|engine| engine.lingering().next().is_some())
     }
 
     /// What it knows of the cluster, as of the last pass.

@@ -208,6 +208,7 @@ impl Report {
             status.kernel = kernel.collect();
             status.flows_cut += pass.flows.map_or(0, |flows| flows.cut);
             status.rejected = rejected.collect();
+            status.lingering = pass.lingering.iter().cloned().map(Into::into).collect();
             if !pass.writes.is_nothing() {
                 status.last_change = Some(LastChange {
                     at: now,

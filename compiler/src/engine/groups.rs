@@ -10,7 +10,7 @@ use super::local::{LocalClass, LocalNamespace};
 use super::peers::PeerIndex;
 use super::store::{ClassId, PodId, Store};
 use super::ways::Ways;
-use crate::group::{Resolution, melt};
+use crate::group::{Lingering, Resolution, melt};
 use crate::layout::{Options, SelfMatch, chain_of_leaf, forward, identity};
 use crate::leaf::Leaf;
 use crate::name::Hash;
@@ -55,19 +55,6 @@ impl LiveGroup {
     fn names(&self) -> impl ExactSizeIterator<Item = (&str, &str)> {
         self.policies.iter().map(|name| (&*self.namespace, &**name))
     }
-}
-
-/// A group without endpoints that is kept for the next ones.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Lingering {
-    /// Its direction.
-    pub direction: Direction,
-    /// The namespace of its policies.
-    pub namespace: String,
-    /// Their names, sorted.
-    pub policies: Vec<String>,
-    /// How its endpoints resolve named ports.
-    pub resolution: Resolution,
 }
 
 /// The groups of this node.

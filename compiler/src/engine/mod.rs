@@ -30,6 +30,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use crate::finding::Finding;
+use crate::group::Lingering;
 use crate::layout::Options;
 use crate::name::Hash;
 use crate::object::{Family, Namespace, NetworkPolicy, Pod};
@@ -37,7 +38,6 @@ use crate::plan::{Delta, KernelState, Plan, SetDelta};
 use crate::policy::{Direction, Policy};
 use crate::program::Member;
 
-pub use groups::Lingering;
 use groups::LocalGroups;
 pub use key::PodKey;
 use live::{LiveSets, SetId};

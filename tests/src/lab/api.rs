@@ -11,12 +11,13 @@ use std::path::{Path, PathBuf};
 use npc_agent::dataplane::backend::Backend as AgentBackend;
 use npc_agent::dataplane::{Kernel as _, Linux};
 use npc_compiler::cluster::Cluster;
+use npc_compiler::group::Lingering;
 use npc_compiler::layout::{self, Options, SelfMatch};
 use npc_compiler::object::{Family, Objects};
 use npc_compiler::plan::KernelState;
 
 use super::error::{Doing, Error, Result};
-use super::{Backend, Kind, Lab, Place, manifests};
+use super::{Backend, Kind, Lab, Place, inspect, manifests};
 use crate::apiserver::Server;
 
 /// Has a server store these objects and no others.
@@ -63,17 +64,25 @@ impl Lab {
             let Some(agent) = agent else { continue };
             let node = place.name.trim_start_matches("node/");
             // Which of the two the agent writes depends on the kernel.
-            let wanted = [SelfMatch::Bpf, SelfMatch::PerEndpoint].map(|self_match| {
-                let options = Options { self_match, ..options.clone() };
-                KernelState::from(&layout::program(&cluster, node, &options))
-            });
+            let wanted = |lingering: &[Lingering]| {
+                [SelfMatch::Bpf, SelfMatch::PerEndpoint].map(|self_match| {
+                    let options = Options { self_match, ..options.clone() };
+                    KernelState::from(&layout::program_with(&cluster, node, &options, lingering))
+                })
+            };
+            let settled = wanted(&[]);
             agent.wait_until(|_| {
                 // While the agent writes, a kernel may not be readable.
                 let held = match read(place, self.backend) {
                     Ok(held) => held,
                     Err(error) => return Ok(Some(format!("{error:?}"))),
                 };
-                let differences = wanted.each_ref().map(|wanted| difference(&held, wanted));
+                let lingering = inspect::lingering(&place.netns)?;
+                let differences = if lingering.is_empty() {
+                    settled.each_ref().map(|wanted| difference(&held, wanted))
+                } else {
+                    wanted(&lingering).each_ref().map(|wanted| difference(&held, wanted))
+                };
                 Ok(if differences.iter().any(Option::is_none) {
                     None
                 } else {

@@ -9,12 +9,15 @@ use std::net::{Ipv4Addr, TcpStream};
 use npc_agent::dataplane::backend::Backend as AgentBackend;
 use npc_agent::dataplane::iptables::{Hook, Iptables};
 use npc_agent::dataplane::{Kernel as _, Linux};
+use npc_agent::status::{self, AgentStatus};
 use npc_compiler::cluster::Cluster;
+use npc_compiler::group::Lingering;
 use npc_compiler::layout::{self, Options, SelfMatch};
 use npc_compiler::object::Family;
 use npc_compiler::plan::KernelState;
 
 use super::error::{Doing, Error, Result};
+use super::netns::Netns;
 use super::services::Backend;
 use super::{Kind, Lab};
 
@@ -22,12 +25,35 @@ use super::{Kind, Lab};
 const METRICS: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 10_901);
 
 impl Lab {
+    /// The groups that the agent of a node keeps for pods that may come back;
+    /// none if there is no agent.
+    ///
+    /// # Errors
+    /// When there is no such node, or its agent is not understood.
+    pub fn lingering(&self, node: &str) -> Result<Vec<Lingering>> {
+        lingering(self.node(node)?)
+    }
+
     /// Everything in which a node's kernel differs from what its agent is to
     /// make of the objects, in words; nothing if it is right.
     ///
     /// # Errors
     /// When there is no such node, or its kernel cannot be read.
     pub fn differences(&self, node: &str, options: &Options) -> Result<Vec<String>> {
+        /// Between the two looks at an agent's kernel and at what it says of
+        /// it, it may let go of a group, as it does once a minute at most.
+        const LOOKS: usize = 3;
+        let mut found = Vec::new();
+        for _ in 0..LOOKS {
+            found = self.differences_now(node, options)?;
+            if found.is_empty() {
+                break;
+            }
+        }
+        Ok(found)
+    }
+
+    fn differences_now(&self, node: &str, options: &Options) -> Result<Vec<String>> {
         let backend = match self.backend() {
             Backend::Nft => AgentBackend::Nft,
             Backend::Legacy => AgentBackend::Legacy,
@@ -43,7 +69,8 @@ impl Lab {
         let (bpf, held, hooks) = self.node(node)?.within(read)??;
         let self_match = if bpf { SelfMatch::Bpf } else { SelfMatch::PerEndpoint };
         let options = Options { self_match, ..options.clone() };
-        let wanted = KernelState::from(&layout::program(&Cluster::new(&self.cluster().objects), node, &options));
+        let cluster = Cluster::new(&self.cluster().objects);
+        let wanted = KernelState::from(&layout::program_with(&cluster, node, &options, &self.lingering(node)?));
         let mut differences = Vec::new();
         for (family, hook) in Family::ALL.into_iter().zip(hooks) {
             match hook {
@@ -130,6 +157,16 @@ impl Lab {
         let settings = settings.each_ref().map(|(name, value)| (name.as_str(), *value));
         let mut nodes = self.places().iter().filter(|place| place.kind == Kind::Node);
         nodes.try_for_each(|node| node.netns.sysctl(&settings))
+    }
+}
+
+/// The groups that the agent of a network namespace keeps for pods that may come
+/// back.
+pub(super) fn lingering(node: &Netns) -> Result<Vec<Lingering>> {
+    match node.within(AgentStatus::ask)? {
+        Ok(status) => Ok(status.lingering.into_iter().map(Into::into).collect()),
+        Err(status::Error::NoAgent(_)) => Ok(Vec::new()),
+        Err(error) => Err(Error::Cluster(error.to_string())),
     }
 }
 

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod credentials;
+mod linger;
 mod small;
 mod weather;
 

@@ -11,13 +11,11 @@ use tracing::warn;
 
 use crate::command::{Exit, Stop};
 
-/// A name that the network namespace has, not the file system: it is gone with
-/// the process that holds it, however that ends.
+/// [`status::SOCKET`] with the byte that marks abstract names. It is gone with the
+/// process that holds it, however that ends.
+///
+/// [`status::SOCKET`]: npc_agent::status::SOCKET
 const NAME: &str = "\0npc-agent";
-
-/// The same, without the byte that marks such names. Who connects is told the
-/// agent's status.
-pub(crate) const SOCKET: &str = "npc-agent";
 
 /// How often to try, where who holds the name does not answer; afterwards the
 /// agent goes on without it.

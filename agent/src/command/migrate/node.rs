@@ -6,8 +6,10 @@ use anyhow::Context as _;
 use npc_agent::dataplane::backend::{self, Backend};
 use npc_agent::dataplane::iptables::Hook;
 use npc_agent::dataplane::{self, Kernel as _, Linux, azure};
+use npc_agent::status::AgentStatus;
 use npc_compiler::azure::Placement;
 use npc_compiler::cluster::Cluster;
+use npc_compiler::group::Lingering;
 use npc_compiler::layout::{self, SelfMatch};
 use npc_compiler::object::Family;
 use npc_compiler::plan::{Held, KernelState};
@@ -53,7 +55,10 @@ impl State {
     pub(super) fn read(name: &str, cluster: &Cluster) -> anyhow::Result<Self> {
         let reading = || "cannot look into this kernel; npc migrate --node needs root";
         let (kernel, held) = open().with_context(reading)?;
-        let mut differs = smallest_difference(name, cluster, &held);
+        // Without an agent, what it kept for pods that may come back is too much.
+        let lingering = AgentStatus::ask().map(|status| status.lingering).unwrap_or_default();
+        let lingering: Vec<Lingering> = lingering.into_iter().map(Into::into).collect();
+        let mut differs = smallest_difference(name, cluster, &lingering, &held);
         for (family, hook) in kernel.hooks().with_context(reading)? {
             let expected = !held.family(family).chains.is_empty() || !differs.is_empty();
             if hook != Hook::First && expected {
@@ -114,7 +119,7 @@ fn table(table: &azure::Table) -> Table {
 
 /// Compares with what an agent writes, by whichever of its options comes
 /// nearest: which were chosen, the kernel does not say.
-fn smallest_difference(node: &str, cluster: &Cluster, held: &KernelState) -> Vec<String> {
+fn smallest_difference(node: &str, cluster: &Cluster, lingering: &[Lingering], held: &KernelState) -> Vec<String> {
     let options = (0..16_u8).map(|choice| {
         let is = |bit: u8| choice >> bit & 1 == 1;
         layout::Options {
@@ -125,7 +130,7 @@ fn smallest_difference(node: &str, cluster: &Cluster, held: &KernelState) -> Vec
         }
     });
     let compared = options.map(|options| {
-        let wanted = KernelState::from(&layout::program(cluster, node, &options));
+        let wanted = KernelState::from(&layout::program_with(cluster, node, &options, lingering));
         Family::ALL.into_iter().flat_map(|family| compare(family, wanted.family(family), held.family(family))).collect()
     });
     compared.min_by_key(Vec::len).unwrap_or_default()
