@@ -9,7 +9,7 @@ use super::message::{Kind, LENGTH, Message};
 use super::record::Record;
 use super::sockets::{Sockets, Token};
 use super::timeline::Sure;
-use crate::lab::{Netns, Result};
+use crate::lab::{Error, Netns, Result};
 
 /// How long a stream may hear nothing from the other end, which sends all the
 /// time.
@@ -281,10 +281,13 @@ struct Segments {
 
 impl Segments {
     fn of(netns: &Netns, here: SocketAddr, there: SocketAddr) -> Result<Self> {
-        let filter = format!("( sport = :{} and dport = :{} )", here.port(), there.port());
-        let said = netns.exec(["ss", "-tinHO", &filter], "")?;
-        let address = here.ip().to_string();
-        Ok(Self::told(said.lines().find(|line| line.contains(&address)).unwrap_or_default()))
+        // By both ends: other connections have the same two ports.
+        let (here, there) = (here.to_string(), there.to_string());
+        let said = netns.exec(["ss", "-tinHO", "src", &here, "dst", &there], "")?;
+        if said.trim().is_empty() {
+            return Err(Error::Unknown(format!("connection from {here} to {there}")));
+        }
+        Ok(Self::told(&said))
     }
 
     /// What a line of `ss` says.
