@@ -26,6 +26,7 @@ use tracing::{info, warn};
 use super::Exit;
 
 pub(super) use config::Config;
+pub(super) use sole::refuse_beside_one;
 
 /// How many events may wait while a pass runs; who has more to tell waits too.
 const EVENTS: usize = 16;

@@ -4,13 +4,13 @@ use std::io::{self, Write};
 
 use npc_agent::dataplane::cleanup::{Removed, cleanup};
 
-use super::Exit;
+use super::{Exit, agent};
 
 /// Remove everything of ours from this node's kernel: the jump, the chains and
 /// the sets, from both iptables backends.
 ///
-/// Nothing of others is touched. An agent that still runs would put it all
-/// back: stop it first.
+/// Nothing of others is touched. Beside an agent that still runs, which would
+/// put it all back, this is refused: end that one first.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Say nothing of what was removed.
@@ -20,6 +20,7 @@ pub(super) struct Args {
 
 /// Removes, and reports what was removed and what could not be.
 pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(agent::refuse_beside_one())?;
     let removed = cleanup();
     if !args.quiet {
         match report(&mut io::stdout().lock(), &removed) {

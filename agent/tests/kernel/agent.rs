@@ -267,6 +267,25 @@ fn a_second_agent_is_refused_in_words_and_the_next_one_is_not() {
 }
 
 #[test]
+fn cleanup_beside_an_agent_is_refused_and_removes_nothing() {
+    let _namespace = Namespace::enter();
+    let folder = Folder::new();
+    let mut agent = Agent::start(&folder, Backend::Nft, &[]);
+    agent.wait(1);
+    let before = dump(Backend::Nft);
+    let cleanup = || Command::new(env!("CARGO_BIN_EXE_npc")).arg("cleanup").output().unwrap();
+    let refused = cleanup();
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(2), "{said}");
+    assert!(said.contains(&format!("(process {})", agent.child.id())), "{said}");
+    assert!(said.contains("End it first"), "{said}");
+    assert_eq!(dump(Backend::Nft), before);
+    agent.end(Signal::SIGTERM);
+    assert_eq!(cleanup().status.code(), Some(0));
+    assert!(!is_hooked(Backend::Nft));
+}
+
+#[test]
 fn a_socket_that_somebody_else_holds_hinders_no_agent() {
     let _namespace = Namespace::enter();
     let folder = Folder::new();

@@ -44,11 +44,10 @@ pub(super) async fn be_the_only_one(status: Shared) -> anyhow::Result<()> {
         }
         match holder().await {
             Ok(Holder { uid: 0, pid, answers }) if answers || left == 0 => {
-                // A process of another PID namespace has no number here.
-                let which = pid.filter(|pid| *pid > 0).map(|pid| format!(" (process {pid})")).unwrap_or_default();
                 let message = format!(
-                    "an agent runs in this network namespace already{which}, and two would undo what each other \
-                     wrote; end that one first"
+                    "an agent runs in this network namespace already{}, and two would undo what each other wrote; end \
+                     that one first",
+                    which(pid)
                 );
                 return Err(Stop::new(Exit::Input, message).into());
             }
@@ -62,6 +61,38 @@ pub(super) async fn be_the_only_one(status: Shared) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Refuses if an agent runs in this network namespace, because it would undo
+/// at once what is about to be done.
+///
+/// # Errors
+/// If there is one.
+pub(crate) async fn refuse_beside_one() -> anyhow::Result<()> {
+    for left in (0..TRIES).rev() {
+        match holder().await {
+            Ok(Holder { uid: 0, pid, answers }) if answers || left == 0 => {
+                let message = format!(
+                    "an agent runs in this network namespace{}, and would put back at once whatever is removed; \
+                     nothing was removed. End it first: in a cluster, delete its DaemonSet and wait for its pods to be \
+                     gone; elsewhere, end its service or process. Then run this again",
+                    which(pid)
+                );
+                return Err(Stop::new(Exit::Input, message).into());
+            }
+            // It may have ended just now, with a child that has its sockets.
+            Ok(Holder { uid: 0, .. }) => {}
+            // Nobody, or nobody who could write to the kernel.
+            Ok(_) | Err(_) => return Ok(()),
+        }
+    }
+    Ok(())
+}
+
+/// A process by its number, which one of another PID namespace does not have
+/// here.
+fn which(pid: Option<i32>) -> String {
+    pid.filter(|pid| *pid > 0).map(|pid| format!(" (process {pid})")).unwrap_or_default()
 }
 
 /// Lets whoever asks see who holds the name, and tells root the status.
