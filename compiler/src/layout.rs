@@ -3,11 +3,12 @@
 //!
 //! ```text
 //! NPC-FORWARD   established and related, neighbour discovery, a pod itself: RETURN
-//!               TCP that opens nothing      -j NPC-STRAY: DROP at isolated endpoints
+//!               TCP that opens nothing      -j NPC-STRAY: denied at isolated endpoints
 //!               source ∈ npc4-egress        -j NPC-EGRESS
 //!               destination ∈ npc4-ingress  -j NPC-INGRESS
 //! NPC-INGRESS   a tree of set matches, by goto, to the group of the address
-//! NPC-I-…       the group: what is admitted RETURNs to NPC-FORWARD, the rest is dropped
+//! NPC-I-…       the group: what is admitted RETURNs to NPC-FORWARD, the rest goes on
+//! NPC-DENY-…    DROP: all that is denied ends here, and the kernel counts it
 //! ```
 //!
 //! Rules come from definitions (policies, and the ports that names resolve
@@ -196,6 +197,7 @@ pub(crate) fn forward(
         let stray = vec![Match::NotSyn, Match::NewOrInvalid];
         rules.push(rule(stray, Target::Jump(ChainName::stray())));
         chains.insert(ChainName::stray(), strays(family));
+        chains.insert(ChainName::deny_stray(), drop_all());
     }
     for direction in [Direction::Egress, Direction::Ingress] {
         let gate = Match::Set(SetName::gate(family, direction), field(direction));
@@ -229,23 +231,31 @@ fn strays(family: Family) -> Vec<Rule> {
     let rules = Direction::ALL.into_iter().flat_map(|direction| {
         [SetField::Source, SetField::Destination].map(|field| Rule {
             matches: vec![Match::Set(SetName::gate(family, direction), field), comment()],
-            target: Target::Drop,
+            target: Target::Goto(ChainName::deny_stray()),
         })
     });
     rules.collect()
 }
 
-/// The chains that lead from a direction's entry to the chains of its groups.
+/// The one rule of a chain in which denied packets end.
+fn drop_all() -> Vec<Rule> {
+    vec![Rule { matches: Vec::new(), target: Target::Drop }]
+}
+
+/// The chains that lead from a direction's entry to the chains of its groups,
+/// and the one to which these lead.
 pub(crate) fn lead(
     family: Family,
     direction: Direction,
     tree: Option<&Node>,
     groups: &BTreeMap<Hash, ChainName>,
 ) -> BTreeMap<ChainName, Vec<Rule>> {
-    let entry = ChainName::entry(direction);
+    let (entry, deny) = (ChainName::entry(direction), ChainName::deny(direction));
+    let mut chains = BTreeMap::from([(deny.clone(), drop_all())]);
     let Some(tree) = tree else {
         // Nothing jumps here, because the gate is empty.
-        return BTreeMap::from([(entry, vec![Rule { matches: Vec::new(), target: Target::Drop }])]);
+        chains.insert(entry, vec![Rule { matches: Vec::new(), target: Target::Goto(deny) }]);
+        return chains;
     };
     let goto = |condition: Option<SetAt>, chain: ChainName| Rule {
         matches: condition.iter().map(|at| Match::Set(set_at(family, direction, at), field(direction))).collect(),
@@ -256,7 +266,6 @@ pub(crate) fn lead(
         Node::Inner { path, .. } => ChainName::new(&format!("{}T-{path}", letter(direction))),
         Node::List { path, .. } => ChainName::new(&format!("{}L-{path}", letter(direction))),
     };
-    let mut chains = BTreeMap::new();
     tree.walk(&mut |node| {
         let is_root = std::ptr::eq(node, tree);
         let name = if is_root { entry.clone() } else { chain_of(node) };

@@ -10,7 +10,7 @@ use crate::layout::Options;
 use crate::name::{Fields, Hash};
 use crate::object::{Family, Protocol};
 use crate::policy::{Direction, Namespaces, PodPeer};
-use crate::program::{Match, Member, Rule, Set, SetField, SetKind, SetName, Target};
+use crate::program::{ChainName, Match, Member, Rule, Set, SetField, SetKind, SetName, Target};
 use crate::ranges::RangeSet;
 use crate::selector::{Operator, Selector};
 use crate::text;
@@ -27,6 +27,7 @@ const MEANING_MAX: usize = 200;
 pub(crate) struct Leaf {
     pub(crate) rules: Vec<Rule>,
     pub(crate) sets: BTreeMap<SetName, Definition>,
+    direction: Direction,
     drop_tunnels: bool,
     log_denied: bool,
 }
@@ -54,6 +55,7 @@ impl Leaf {
         let mut leaf = Self {
             rules: Vec::new(),
             sets: BTreeMap::new(),
+            direction,
             drop_tunnels: !options.allow_tunnels && direction == Direction::Egress,
             log_denied: options.log_denied,
         };
@@ -171,12 +173,14 @@ impl Leaf {
         self.deny(tunnel, "a tunnel past policies".to_owned());
     }
 
-    /// A rule that drops, and if so wanted one before it that tells of it.
+    /// A rule that denies, and if so wanted one before it that tells of it: of
+    /// each group, so that a flood of one uses up no other's limit.
     fn deny(&mut self, matches: &[Match], comment: String) {
         if self.log_denied {
             self.rules.push(Rule { matches: [matches, &[Match::Limited]].concat(), target: Target::Log });
         }
-        self.rules.push(Rule { matches: [matches, &[Match::Comment(comment)]].concat(), target: Target::Drop });
+        let target = Target::Goto(ChainName::deny(self.direction));
+        self.rules.push(Rule { matches: [matches, &[Match::Comment(comment)]].concat(), target });
     }
 
     /// The rules that admit some ports of a protocol, to everyone or to peers.
@@ -223,7 +227,7 @@ impl Leaf {
 
     /// A hash of the chain's content, which is the same under any name.
     pub(crate) fn hash(&self, family: Family) -> Hash {
-        let nowhere = crate::program::ChainName::new("");
+        let nowhere = ChainName::new("");
         let mut fields = Fields::of("chain");
         for rule in &self.rules {
             fields.add(text::rule_line(family, &nowhere, rule));

@@ -64,6 +64,23 @@ impl ChainName {
         Self::new("STRAY")
     }
 
+    /// The chain in which the packets end that the groups of a direction deny.
+    /// Its rules never change, so the kernel's count of them goes on.
+    #[must_use]
+    pub fn deny(direction: Direction) -> Self {
+        Self::new(match direction {
+            Direction::Ingress => "DENY-INGRESS",
+            Direction::Egress => "DENY-EGRESS",
+        })
+    }
+
+    /// The chain in which the segments end that [`ChainName::stray`] is about,
+    /// for the same reason.
+    #[must_use]
+    pub fn deny_stray() -> Self {
+        Self::new("DENY-STRAY")
+    }
+
     /// [`FORWARD_CHAIN`].
     #[must_use]
     pub fn forward() -> Self {

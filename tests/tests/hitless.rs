@@ -2,6 +2,7 @@
 //! on their way at every moment: each gets the old verdict or the new one.
 #![allow(clippy::unwrap_used, reason = "a test that finds nothing has failed")]
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
@@ -115,6 +116,26 @@ fn watch(old: &KernelState, new: &KernelState, packets: impl Fn(Family) -> Vec<P
         prop_assert!(wrong.is_none(), "{}", wrong.unwrap_or_default());
         prop_assert_eq!(&model.held(), new.family(family));
     }
+    is_enforced_when_it_says_so(&plan, old, new, packets)
+}
+
+/// What comes behind [`Plan::enforced_by`] changes no verdict.
+fn is_enforced_when_it_says_so(
+    plan: &Plan,
+    old: &KernelState,
+    new: &KernelState,
+    packets: impl Fn(Family) -> Vec<Packet>,
+) -> Result<(), TestCaseError> {
+    let enforcing = Plan { steps: plan.steps[..plan.enforced_by()].to_vec() };
+    for family in Family::ALL {
+        let after = Model::new(family, new.family(family));
+        let mut model = Model::new(family, old.family(family));
+        model.apply(&enforcing, |_, _, _| {});
+        for (packet, direction) in packets(family).iter().flat_map(|packet| Direction::ALL.map(|way| (*packet, way))) {
+            let verdicts = (model.verdict(direction, &packet), after.verdict(direction, &packet));
+            prop_assert_eq!(verdicts.0, verdicts.1, "{:?} of {:?} after {:#?}", direction, packet, enforcing);
+        }
+    }
     Ok(())
 }
 
@@ -169,14 +190,18 @@ fn every_packet_gets_the_old_verdict_or_the_new_one() {
 #[test]
 fn one_relabelled_pod_moves_by_sets_alone() {
     let mut runner = random::runner(5, cases(30));
+    let cleared_later = Cell::new(0);
     runner
         .run(&relabelling(1), |(old, new)| {
             let (held, wanted) = (program(&old), program(&new));
             let steps = Plan::between(&held, &wanted).steps;
             prop_assert!(!steps.iter().any(|step| matches!(step, Step::Chains(..))), "{:#?}", steps);
+            let plan = Plan { steps };
+            cleared_later.set(cleared_later.get() + usize::from(plan.enforced_by() < plan.steps.len()));
             watch(&held, &wanted, |family| packets_of_movers(&new, family))
         })
         .unwrap();
+    assert!(cleared_later.get() > 0, "every plan waited for its clearing up");
 }
 
 #[test]
@@ -210,6 +235,45 @@ fn setting_up_and_tearing_down_are_transitions_too() {
             let (empty, full) = (KernelState::default(), program(&objects));
             watch(&empty, &full, |family| packets(&objects, &objects, family))?;
             watch(&full, &empty, |family| packets(&objects, &objects, family))
+        })
+        .unwrap();
+}
+
+/// What an agent before 0.2 made of a state: its groups dropped by themselves.
+fn without_deny_chains(mut state: KernelState) -> KernelState {
+    for held in [&mut state.v4, &mut state.v6] {
+        held.chains.retain(|name, _| !name.as_str().starts_with("NPC-DENY-"));
+        for line in held.chains.values_mut().flatten() {
+            if let Some((before, _)) = line.split_once(" -g NPC-DENY-") {
+                *line = format!("{before} -j DROP");
+            }
+        }
+    }
+    state
+}
+
+/// Where somebody took what denies away, nothing is denied: the end of a chain
+/// returns.
+fn with_empty_deny_chains(mut state: KernelState) -> KernelState {
+    for held in [&mut state.v4, &mut state.v6] {
+        let deny = held.chains.iter_mut().filter(|(name, _)| name.as_str().starts_with("NPC-DENY-"));
+        deny.for_each(|(_, lines)| lines.clear());
+    }
+    state
+}
+
+#[test]
+fn chains_that_deny_come_without_a_moment_in_which_nothing_is_denied() {
+    let mut runner = random::runner(9, cases(60));
+    runner
+        .run(&transition(), |(old, new)| {
+            let (held, wanted) = (program(&old), program(&new));
+            let packets = |family| packets(&old, &new, family);
+            watch(&without_deny_chains(held.clone()), &program(&old), packets)?;
+            watch(&without_deny_chains(held.clone()), &wanted, packets)?;
+            // And back, as a node does whose agent is downgraded.
+            watch(&held, &without_deny_chains(wanted.clone()), packets)?;
+            watch(&with_empty_deny_chains(held), &wanted, packets)
         })
         .unwrap();
 }

@@ -199,6 +199,21 @@ impl Plan {
         }
     }
 
+    /// How many of the steps it takes until every packet gets the new verdict.
+    /// Those behind them take away what no packet asks any more.
+    ///
+    /// What comes before the first grace period leads packets to the new rules
+    /// and admits new peers. Old peers lose what they had by the last writes,
+    /// unless shadows did that already.
+    #[must_use]
+    pub fn enforced_by(&self) -> usize {
+        let is_peer_gone = |write: &SetWrite| matches!(write, SetWrite::Delete(set, _) if !set.is_of_tree());
+        match self.steps.last() {
+            Some(Step::Sets(writes)) if writes.iter().any(is_peer_gone) => self.steps.len(),
+            _ => self.steps.iter().position(|step| *step == Step::Grace).unwrap_or(self.steps.len()),
+        }
+    }
+
     /// Whether there is nothing to write.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -12,6 +12,7 @@ pub(super) struct Tree<'a> {
     view: View<'a>,
     gate: Option<SetName>,
     entry: ChainName,
+    deny: ChainName,
 }
 
 /// How an address comes to its group.
@@ -19,8 +20,9 @@ pub(super) struct Tree<'a> {
 pub(super) struct Way<'a> {
     /// The sets that are asked, in order.
     pub(super) asked: Vec<SetName>,
-    /// The rules of the group, without the chain's name; `None` if the way
-    /// ends nowhere, in a kernel that somebody else changed.
+    /// The rules of the group and those of the chain to which they lead,
+    /// without the chain's name; `None` if the way ends nowhere, in a kernel
+    /// that somebody else changed.
     pub(super) rules: Option<Vec<&'a str>>,
 }
 
@@ -32,7 +34,7 @@ impl<'a> Tree<'a> {
         // of a plan it may be another than usual.
         let jump = format!(" -j {entry}");
         let gate = forward.iter().find(|line| line.ends_with(&jump)).and_then(|line| asked(view, line));
-        Self { view, gate, entry }
+        Self { view, gate, entry, deny: ChainName::deny(direction) }
     }
 
     /// Whether the address is isolated at all.
@@ -52,8 +54,13 @@ impl<'a> Tree<'a> {
         // A kernel that somebody else changed could lead in a circle.
         for _ in 0..64 {
             let Some(lines) = self.view.chain(chain) else { return way };
-            if !lines.iter().all(|line| line.contains(" -g ")) {
-                way.rules = Some(lines.iter().map(|line| without_chain(line)).collect());
+            let leads_on = |line: &String| goto(line).is_some_and(|chain| chain != self.deny.as_str());
+            if !lines.iter().all(leads_on) {
+                // What denies may be missing in a kernel that somebody else
+                // changed.
+                let denies = lines.iter().any(|line| goto(line) == Some(self.deny.as_str()));
+                let deny = denies.then(|| self.view.chain(self.deny.as_str())).flatten().unwrap_or_default();
+                way.rules = Some(lines.iter().chain(deny).map(|line| without_chain(line)).collect());
                 return way;
             }
             let taken = lines.iter().find(|line| {
@@ -63,13 +70,18 @@ impl<'a> Tree<'a> {
                     holds
                 })
             });
-            match taken.and_then(|line| line.rsplit_once(" -g ")) {
-                Some((_, target)) => chain = target,
+            match taken.and_then(|line| goto(line)) {
+                Some(target) => chain = target,
                 None => return way,
             }
         }
         way
     }
+}
+
+/// The chain to which a rule line leads for good.
+fn goto(line: &str) -> Option<&str> {
+    line.rsplit_once(" -g ").map(|(_, chain)| chain)
 }
 
 /// The set that a rule line asks.

@@ -21,18 +21,21 @@ pub(super) enum Section {
 
 /// What the chains are for whose names begin so, in the order in which a
 /// packet meets them.
-const CHAINS: [(&str, &str); 8] = [
+const CHAINS: [(&str, &str); 11] = [
     (
         FORWARD_CHAIN,
         "every forwarded packet; RETURN leaves it to the rest of FORWARD; -m bpf is a pod's packet to itself",
     ),
     ("NPC-STRAY", "TCP of no known connection that opens none, from or to an isolated endpoint"),
+    ("NPC-DENY-STRAY", "these are dropped, and counted"),
     ("NPC-EGRESS", "leads the packet of an isolated source to the chain of the source's group"),
     ("NPC-ET-", "on the way there"),
-    ("NPC-E-", "one group: what it may send RETURNs to NPC-FORWARD, the rest is dropped"),
+    ("NPC-E-", "one group: what it may send RETURNs to NPC-FORWARD, the rest is denied"),
+    ("NPC-DENY-EGRESS", "what is denied there is dropped, and counted"),
     ("NPC-INGRESS", "leads the packet to an isolated destination to the chain of the destination's group"),
     ("NPC-IT-", "on the way there"),
-    ("NPC-I-", "one group: what may be sent to it RETURNs to NPC-FORWARD, the rest is dropped"),
+    ("NPC-I-", "one group: what may be sent to it RETURNs to NPC-FORWARD, the rest is denied"),
+    ("NPC-DENY-INGRESS", "what is denied there is dropped, and counted"),
 ];
 
 /// The program as each of the three programs reads it; all of them pass over
