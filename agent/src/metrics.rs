@@ -15,6 +15,10 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
+mod packets;
+
+pub use packets::Packets;
+
 /// The content type of [`Metrics::text`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -114,6 +118,9 @@ pub struct Metrics {
     restores: Histogram,
     restore_failures: Counter,
     lock_waits: Histogram,
+    set_writes: Histogram,
+    set_failures: Counter,
+    packets: Packets,
     watches: Watches,
 }
 
@@ -150,6 +157,9 @@ impl Default for Metrics {
             restores: seconds(),
             restore_failures: Counter::default(),
             lock_waits: seconds(),
+            set_writes: seconds(),
+            set_failures: Counter::default(),
+            packets: Packets::default(),
             watches: Watches::default(),
         }
     }
@@ -173,7 +183,7 @@ impl Metrics {
         by_family("set_entries", "Members of all sets of ours", &self.entries);
         registry.register(
             "event_to_kernel_seconds",
-            "From hearing of a change to the kernel enforcing it",
+            "From hearing of a change to the verdict of every new flow",
             self.event_to_kernel.clone(),
         );
         registry.register("pass_duration_seconds", "How long the stages of an update took", self.passes.clone());
@@ -192,6 +202,13 @@ impl Metrics {
             "How long an iptables-restore waited for other programs that write rules",
             self.lock_waits.clone(),
         );
+        registry.register(
+            "ipset_duration_seconds",
+            "How long writing to sets took, all that could go at once",
+            self.set_writes.clone(),
+        );
+        registry.register("ipset_failures", "Of these, refused", self.set_failures.clone());
+        self.packets.register(&mut registry);
         self.watches.register(&mut registry);
         registry
     }
@@ -204,6 +221,12 @@ impl Metrics {
         let mut text = String::new();
         encode(&mut text, registry)?;
         Ok(text)
+    }
+
+    /// What the kernel counts.
+    #[must_use]
+    pub fn packets(&self) -> &Packets {
+        &self.packets
     }
 
     /// What the watches write.
@@ -270,6 +293,14 @@ impl Metrics {
             self.restore_failures.inc();
         }
     }
+
+    /// Members of sets were written, or refused.
+    pub(crate) fn wrote_sets(&self, took: Duration, done: bool) {
+        self.set_writes.observe(took.as_secs_f64());
+        if !done {
+            self.set_failures.inc();
+        }
+    }
 }
 
 impl Watches {
@@ -328,6 +359,8 @@ mod tests {
         metrics.took(Duration::from_millis(1), Duration::from_millis(2));
         metrics.reached_kernel(Kind::Pod, Duration::from_micros(300));
         metrics.cut(4);
+        metrics.wrote_sets(Duration::from_millis(1), true);
+        metrics.wrote_sets(Duration::from_millis(1), false);
         metrics.drifted("hook", true);
         metrics.watches().lists(Kind::NetworkPolicy);
         let text = Metrics::text(&registry).expect("a String takes it");
@@ -341,6 +374,8 @@ mod tests {
             "npc_event_to_kernel_seconds_count{kind=\"Pod\"} 1",
             "npc_pass_duration_seconds_count{stage=\"apply\"} 1",
             "npc_conntrack_entries_cut_total 4",
+            "npc_ipset_duration_seconds_count 2",
+            "npc_ipset_failures_total 1",
             "npc_drift_found_total{what=\"hook\"} 1",
             "npc_watch_restarts_total{kind=\"NetworkPolicy\"} 1",
         ] {

@@ -16,7 +16,7 @@ use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tracing::{info, warn};
 
-use crate::metrics::{self, Metrics};
+use crate::metrics::{self, Metrics, Packets};
 use crate::status::Shared;
 
 /// How long the agent's loop may be busy with one thing. A restore waits for
@@ -54,6 +54,7 @@ impl Pulse {
 #[derive(Clone)]
 struct Served {
     registry: Arc<Registry>,
+    packets: Packets,
     status: Shared,
     pulse: Pulse,
 }
@@ -76,7 +77,7 @@ pub async fn serve(address: SocketAddr, metrics: &Metrics, status: Shared, pulse
 }
 
 fn router(metrics: &Metrics, status: Shared, pulse: Pulse) -> Router {
-    let served = Served { registry: Arc::new(metrics.registry()), status, pulse };
+    let served = Served { registry: Arc::new(metrics.registry()), packets: metrics.packets().clone(), status, pulse };
     Router::new()
         .route("/metrics", get(metrics_text))
         .route("/healthz", get(health))
@@ -85,6 +86,7 @@ fn router(metrics: &Metrics, status: Shared, pulse: Pulse) -> Router {
 }
 
 async fn metrics_text(State(served): State<Served>) -> Response {
+    served.packets.refresh().await;
     match Metrics::text(&served.registry) {
         Ok(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),

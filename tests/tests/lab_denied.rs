@@ -107,6 +107,61 @@ fn denied_flows_are_told(mode: Mode, backend: Backend) {
     assert_eq!((&again[0]["port"], &again[0]["more"]), (&json!(53), &json!(29)));
 }
 
+/// Without `--log-denied`: every packet counts, whatever is logged.
+fn denied_packets_are_counted(mode: Mode, backend: Backend) {
+    if !can_run() {
+        return;
+    }
+    let agent = match Enforcer::sibling() {
+        Ok(agent) => agent,
+        Err(error) => {
+            skipped(&error);
+            return;
+        }
+    };
+    let mut lab = Lab::builder(cluster()).mode(mode).backend(backend).enforcer(agent).start().unwrap();
+    let [db, web, job] = ["db", "web", "job"].map(|name| lab.find(&format!("shop/{name}")).unwrap());
+    let probe = |lab: &Lab, from, to: usize, family: usize, payload| {
+        Probe::new(from, to, lab.places()[to].addresses[family], payload)
+    };
+    let udp = Payload::Port(Protocol::Udp, 53);
+    let denied = [
+        vec![probe(&lab, web, db, 0, udp); 30],
+        vec![probe(&lab, web, db, 1, udp); 2],
+        vec![probe(&lab, job, web, 0, Payload::Icmp)],
+    ];
+    assert!(lab.probe(&denied.concat()).unwrap().iter().all(|seen| *seen == Seen::Nothing));
+    let allowed = probe(&lab, web, db, 0, Payload::Port(Protocol::Tcp, 80));
+    assert_eq!(lab.probe(&[allowed]).unwrap(), [Seen::Arrived]);
+    let expect = |text: &str| {
+        for line in [
+            "npc_denied_packets_total{direction=\"ingress\",family=\"IPv4\"} 30",
+            "npc_denied_packets_total{direction=\"ingress\",family=\"IPv6\"} 2",
+            "npc_denied_packets_total{direction=\"egress\",family=\"IPv4\"} 1",
+            "npc_denied_packets_total{direction=\"egress\",family=\"IPv6\"} 0",
+            "npc_stray_packets_total{family=\"IPv4\"} 0",
+        ] {
+            assert!(text.lines().any(|found| found.trim() == line), "{line}\n{text}");
+        }
+    };
+    // This is the first one who asks, so no older reading is answered.
+    expect(&lab.metrics(NODE).unwrap());
+    // The kernel counted on while there was no agent, and its successor knows.
+    lab.take_agent(NODE).unwrap().unwrap().stop(Signal::SIGKILL).unwrap();
+    lab.start_agents().unwrap();
+    expect(&lab.metrics(NODE).unwrap());
+}
+
+#[test]
+fn denied_packets_are_counted_routed_by_legacy() {
+    denied_packets_are_counted(Mode::Routed, Backend::Legacy);
+}
+
+#[test]
+fn denied_packets_are_counted_bridged_by_nft() {
+    denied_packets_are_counted(Mode::Bridge, Backend::Nft);
+}
+
 #[test]
 fn denied_flows_are_told_routed_by_nft() {
     denied_flows_are_told(Mode::Routed, Backend::Nft);

@@ -226,6 +226,8 @@ async fn agent(args: Args, level: logging::Level) -> anyhow::Result<()> {
     };
     let mut kernel = tokio::task::spawn_blocking(move || Linux::open(backend)).await??;
     look_around(kernel.backend());
+    let counters = kernel.counters();
+    settings.metrics.packets().are_read_by(move || counters.read());
     settings.status.update(|status| status.backend = Some(kernel.backend().to_string()));
     if let Some(bell) = kernel.bell()? {
         bell.ring(move || {

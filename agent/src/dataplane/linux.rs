@@ -15,6 +15,7 @@ use tracing::{debug, info, warn};
 use super::alias::Aliases;
 use super::audit::{Audit, Auditor, Depth};
 use super::backend::{self, Backend};
+use super::counters::Counters;
 use super::ipset::{self, Ipset, OddSet};
 use super::iptables::{self, Hook, Iptables, Restored};
 use super::notifications::Bell;
@@ -44,6 +45,7 @@ pub struct Linux {
     auditor: Auditor,
     /// Restores of ours that nobody has asked for yet, and their processes.
     restores: Vec<Restored>,
+    set_writes: Vec<ipset::Written>,
     ours: BTreeSet<u32>,
     /// Since when the xtables lock has been found to be held.
     locked: Option<Instant>,
@@ -73,6 +75,7 @@ impl Linux {
             aliases: Aliases::default(),
             auditor: Auditor::new(backend),
             restores: Vec::new(),
+            set_writes: Vec::new(),
             ours: BTreeSet::new(),
             locked: None,
             alone: false,
@@ -153,8 +156,11 @@ impl Linux {
                     .map(|write| self.aliases.write(write))
                     .collect();
                 let writes: Vec<&SetWrite> = writes.iter().map(AsRef::as_ref).collect();
-                let left = write_sets(&mut self.ipset, &writes)?;
-                self.auditor.left_sets.extend(left);
+                let written = write_sets(&mut self.ipset, &writes);
+                if !writes.is_empty() {
+                    self.set_writes.push(ipset::Written { took: begun.elapsed(), done: written.is_ok() });
+                }
+                self.auditor.left_sets.extend(written?);
                 debug!(writes = writes.len(), took = ?begun.elapsed(), "wrote sets");
             }
             Step::Chains(family, writes) => {
@@ -176,6 +182,12 @@ impl Linux {
     #[must_use]
     pub fn backend(&self) -> Backend {
         self.backend
+    }
+
+    /// Reads what this kernel has counted, beside whatever is written to it.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        Counters::of(&self.tables)
     }
 
     fn tables(backend: Backend) -> Result<Vec<Iptables>, Error> {
@@ -275,10 +287,13 @@ impl Kernel for Linux {
         Ok(state)
     }
 
-    fn apply(&mut self, plan: &Plan) -> Result<(), Error> {
-        let written = plan.steps.iter().try_for_each(|step| self.write(step));
+    fn apply(&mut self, plan: &Plan) -> Result<Instant, Error> {
+        let (enforcing, clearing) = plan.steps.split_at(plan.enforced_by());
+        let written = enforcing.iter().try_for_each(|step| self.write(step));
+        let enforced = Instant::now();
+        let written = written.and_then(|()| clearing.iter().try_for_each(|step| self.write(step)));
         self.wrote();
-        self.contended(written)
+        self.contended(written.map(|()| enforced))
     }
 
     fn wait_for_lock(&mut self) -> Result<(), Error> {
@@ -312,6 +327,10 @@ impl Kernel for Linux {
 
     fn take_restores(&mut self) -> Vec<Restored> {
         std::mem::take(&mut self.restores)
+    }
+
+    fn take_set_writes(&mut self) -> Vec<ipset::Written> {
+        std::mem::take(&mut self.set_writes)
     }
 
     fn cut(&mut self, forbids: &mut dyn FnMut(&Tuple) -> bool) -> Result<conntrack::Swept, Error> {

@@ -4,6 +4,7 @@
 //! ```text
 //! backend  which iptables             probe    what this kernel can do
 //!    └─▶ iptables, ipset ─▶ linux ────────▶ the Kernel that the agent writes to
+//!              ├──────────▶ counters          what it counted of denied packets
 //!              ├──────────▶ cleanup      ▲     network  addresses, links, routes
 //!              │              conntrack ─┤
 //!              └─ alias ────▶ audit ─────┘     what others did to what is ours
@@ -15,6 +16,8 @@
 //! chains, the jump to them, `npc4-` and `npc6-` sets; and where it is told to,
 //! what Azure NPM left behind (`azure`).
 
+use std::time::Instant;
+
 use npc_compiler::established::Tuple;
 use npc_compiler::object::Family;
 use npc_compiler::plan::{KernelState, Plan};
@@ -25,6 +28,7 @@ pub mod azure;
 pub mod backend;
 pub mod cleanup;
 pub mod conntrack;
+pub mod counters;
 pub mod ipset;
 pub mod iptables;
 mod linux;
@@ -64,12 +68,14 @@ pub trait Kernel: Send + 'static {
         self.read()
     }
 
-    /// Carries a plan out, step by step.
+    /// Carries a plan out, step by step, and answers when every first packet of
+    /// a flow began to get the new verdict: [`Plan::enforced_by`] so many steps,
+    /// which may be long before the last one.
     ///
     /// # Errors
     /// At the first step that fails. What the kernel holds then is unknown, and
     /// has to be read before the next plan.
-    fn apply(&mut self, plan: &Plan) -> Result<(), Error>;
+    fn apply(&mut self, plan: &Plan) -> Result<Instant, Error>;
 
     /// Puts the jump to our chains first in FORWARD, in each family, and
     /// answers where it was. Our chains have to be there.
@@ -95,6 +101,11 @@ pub trait Kernel: Send + 'static {
 
     /// The restores since this was asked last, to be counted.
     fn take_restores(&mut self) -> Vec<iptables::Restored> {
+        Vec::new()
+    }
+
+    /// The writes to sets since this was asked last, to be counted.
+    fn take_set_writes(&mut self) -> Vec<ipset::Written> {
         Vec::new()
     }
 

@@ -361,13 +361,13 @@ impl<K: Kernel> Agent<K> {
         work: impl FnOnce(&mut Enforcer<K>) -> T + Send + 'static,
     ) -> Result<T, Error> {
         let Some(mut enforcer) = self.enforcer.take() else { unreachable!("one pass at a time") };
-        let (enforcer, done, restores) = task::spawn_blocking(move || {
+        let (enforcer, done, restores, set_writes) = task::spawn_blocking(move || {
             let done = work(&mut enforcer);
-            let restores = enforcer.take_restores();
-            (enforcer, done, restores)
+            let (restores, set_writes) = (enforcer.take_restores(), enforcer.take_set_writes());
+            (enforcer, done, restores, set_writes)
         })
         .await?;
-        self.report.restored(&restores);
+        self.report.written(&restores, &set_writes);
         self.enforcer = Some(enforcer);
         Ok(done)
     }
@@ -375,7 +375,7 @@ impl<K: Kernel> Agent<K> {
     fn failed(&mut self, error: &dataplane::Error) {
         self.in_sync = false;
         self.contended = error.is_contention();
-        let words = chain(error);
+        let words = with_causes(error);
         if self.contended {
             self.retry = self.retry.min(LOCK_RETRY);
             self.report.not_ready(&words);
@@ -410,7 +410,7 @@ impl<K: Kernel> Agent<K> {
 }
 
 /// An error with its causes, in one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -19,7 +19,7 @@ use crate::dataplane::audit::Depth;
 use crate::dataplane::conntrack::Swept;
 use crate::dataplane::iptables::{Hook, Restored};
 use crate::dataplane::network::{self, Network};
-use crate::dataplane::{Error, Kernel};
+use crate::dataplane::{Error, Kernel, ipset};
 use crate::metrics::Held;
 
 /// For how long at least a group is kept without endpoints, and at most twice,
@@ -68,6 +68,9 @@ pub struct Pass {
     pub unfiltered_bridges: BTreeSet<(String, Family)>,
     /// How much of ours each family of the kernel holds.
     pub held: [(Family, Held); 2],
+    /// Since when every first packet of a flow gets the new verdict; flows that
+    /// were established are cut, and leftovers cleared away, after that.
+    pub enforced: Instant,
     /// How long it took to get to the writes.
     pub compiled: Duration,
     /// How long it took from there to the kernel.
@@ -140,6 +143,7 @@ impl<K: Kernel> Enforcer<K> {
             self.writer.established.owned_as(engine);
         }
         let (writes, rehooked) = self.writer.write(change, engine.state())?;
+        let enforced = self.writer.enforced();
         let flows = if self.options.keep_established || !self.writer.established.is_due() {
             None
         } else {
@@ -155,6 +159,7 @@ impl<K: Kernel> Enforcer<K> {
             rehooked,
             held: Family::ALL.map(|family| (family, held(engine.state().family(family)))),
             unfiltered_bridges: self.unfiltered_bridges(network),
+            enforced,
             compiled,
             applied: begun.elapsed().saturating_sub(compiled),
         })
@@ -210,6 +215,11 @@ impl<K: Kernel> Enforcer<K> {
     /// The restores since this was asked last, those that failed among them.
     pub fn take_restores(&mut self) -> Vec<Restored> {
         self.writer.kernel.take_restores()
+    }
+
+    /// The same of the writes to sets.
+    pub fn take_set_writes(&mut self) -> Vec<ipset::Written> {
+        self.writer.kernel.take_set_writes()
     }
 }
 

@@ -25,6 +25,7 @@ mod tests;
 mod view;
 pub mod writer;
 
+pub(crate) use agent::with_causes;
 pub use agent::{Event, Settings, run};
 pub use enforcer::Enforcer;
 pub use takeover::AzureNpm;

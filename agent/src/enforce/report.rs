@@ -12,6 +12,7 @@ use tracing::{info, warn};
 use super::agent::Settings;
 use super::drift::Repair;
 use super::enforcer::Pass;
+use crate::dataplane::ipset;
 use crate::dataplane::iptables::Restored;
 use crate::metrics::{Kind, Metrics};
 use crate::source::kube::Notice;
@@ -66,7 +67,7 @@ impl Report {
     /// The kernel is up to date.
     pub(super) fn passed(&mut self, pass: &Pass, generation: u64) {
         for (kind, since) in self.waiting.drain(..) {
-            self.metrics.reached_kernel(kind, since.elapsed());
+            self.metrics.reached_kernel(kind, pass.enforced.saturating_duration_since(since));
         }
         self.flows(pass);
         for (family, hook) in &pass.rehooked {
@@ -103,10 +104,13 @@ impl Report {
         }
     }
 
-    /// Rules were written.
-    pub(super) fn restored(&self, restores: &[Restored]) {
+    /// Rules and sets were written.
+    pub(super) fn written(&self, restores: &[Restored], set_writes: &[ipset::Written]) {
         for restored in restores {
             self.metrics.restored(restored.took, restored.waited, restored.done);
+        }
+        for written in set_writes {
+            self.metrics.wrote_sets(written.took, written.done);
         }
     }
 

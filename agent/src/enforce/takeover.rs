@@ -112,7 +112,7 @@ impl Takeover {
         if let Err(error) = self.try_step(holds) {
             self.due = Some(Instant::now() + LOOK);
             if self.say(Said::Failing) {
-                warn!(error = %super::agent::chain(&error), "cannot tell what Azure NPM left in this kernel");
+                warn!(error = %super::agent::with_causes(&error), "cannot tell what Azure NPM left in this kernel");
             }
         }
     }
@@ -177,7 +177,7 @@ impl Takeover {
         let chains: usize = gone.tables.iter().map(|table| table.chains.len()).sum();
         info!(jumps, chains, sets = gone.sets.len(), "removed what Azure NPM left in this kernel");
         for error in errors {
-            warn!(error = %super::agent::chain(&error), "something that Azure NPM left cannot go");
+            warn!(error = %super::agent::with_causes(&error), "something that Azure NPM left cannot go");
         }
         // If it comes back, it is given longer to be seen.
         self.quiet = if self.removed_before { (self.quiet * 2).min(LONGEST) } else { self.quiet.max(QUIET) };

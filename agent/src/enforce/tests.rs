@@ -50,6 +50,8 @@ struct Memory {
     refusals: usize,
     /// The last plan that it carried out.
     plan: Plan,
+    /// When it says that plans came into force; otherwise when they are done.
+    in_force: Option<std::time::Instant>,
 }
 
 impl Default for Memory {
@@ -60,6 +62,7 @@ impl Default for Memory {
             flows: Vec::new(),
             refusals: 0,
             plan: Plan::default(),
+            in_force: None,
         }
     }
 }
@@ -84,7 +87,7 @@ impl Kernel for Recording {
         Ok(memory.state.clone())
     }
 
-    fn apply(&mut self, plan: &Plan) -> Result<(), dataplane::Error> {
+    fn apply(&mut self, plan: &Plan) -> Result<std::time::Instant, dataplane::Error> {
         let mut memory = self.memory.lock().expect("nobody panicked");
         for step in &plan.steps {
             if memory.refusals > 0 && matches!(step, Step::Chains(..)) {
@@ -97,7 +100,7 @@ impl Kernel for Recording {
         }
         memory.plan = plan.clone();
         self.calls.send(Apply).expect("the test listens");
-        Ok(())
+        Ok(memory.in_force.unwrap_or_else(std::time::Instant::now))
     }
 
     fn put_hook_first(&mut self) -> Result<Vec<(Family, Hook)>, dataplane::Error> {
@@ -322,6 +325,33 @@ async fn a_pod_in_a_known_group_writes_to_sets_and_looks_at_no_chain() {
     assert_eq!(world.ingress(), ["10.0.0.1", "10.0.0.2"]);
     let plan = world.memory.lock().expect("nobody panicked").plan.clone();
     assert!(plan.steps.iter().all(|step| matches!(step, Step::Sets(_) | Step::Grace)), "{plan:?}");
+    world.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_change_takes_is_until_it_is_in_force_and_not_until_all_is_cleared_up() {
+    let settings = settings();
+    let metrics = settings.metrics.clone();
+    let taken = || {
+        let text = crate::metrics::Metrics::text(&metrics.registry()).expect("a String takes it");
+        let value = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(&format!("{name}{{kind=\"Pod\"}} ")));
+            line.and_then(|value| value.parse::<f64>().ok()).unwrap_or_default()
+        };
+        (value("npc_event_to_kernel_seconds_sum"), value("npc_event_to_kernel_seconds_count"))
+    };
+    let mut world = World::new(settings, 0, vec![network(), Told::Objects(objects(&["10.0.0.1"]))]);
+    world.calls([Probe, Read, Apply, Hooked, Cut]).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let before = taken();
+    // In force at the moment at which it was heard of, whatever comes then.
+    world.memory.lock().expect("nobody panicked").in_force = Some(std::time::Instant::now());
+    world.tell(Told::Objects(objects(&["10.0.0.1", "10.0.0.2"]))).await;
+    world.calls([Apply, Cut]).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let after = taken();
+    assert!(after.1 > before.1, "{before:?} {after:?}");
+    assert!((after.0 - before.0).abs() < f64::EPSILON, "{before:?} {after:?}");
     world.end().await;
 }
 

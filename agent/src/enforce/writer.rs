@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::time::Instant;
 
 use npc_compiler::object::Family;
 use npc_compiler::plan::{KernelState, Plan, SetWrite, Step};
@@ -27,13 +28,22 @@ pub struct Writer<K> {
     held: Option<KernelState>,
     /// The jump to our chains was seen first in FORWARD after they were loaded.
     hooked: bool,
+    /// Since when the state that was written last is in force for new flows.
+    enforced: Instant,
     pub(super) established: Established,
 }
 
 impl<K: Kernel> Writer<K> {
     /// Will write to this kernel. Nothing is read or written yet.
     pub fn new(kernel: K) -> Self {
-        Self { kernel, in_step: false, held: None, hooked: false, established: Established::new() }
+        Self {
+            kernel,
+            in_step: false,
+            held: None,
+            hooked: false,
+            enforced: Instant::now(),
+            established: Established::new(),
+        }
     }
 
     /// Makes the kernel equal to a state; only what differs is written. The
@@ -57,18 +67,30 @@ impl<K: Kernel> Writer<K> {
             (Plan::between(&held, wanted), Some(held))
         };
         self.established.planned(&plan);
+        self.enforced = Instant::now();
         if !plan.is_empty() {
-            self.carry_out(&plan, held)?;
+            self.enforced = self.carry_out(&plan, held)?;
         }
         self.in_step = true;
-        let rehooked = if self.hooked { Vec::new() } else { self.put_hook_first()? };
+        let mut rehooked = Vec::new();
+        if !self.hooked {
+            rehooked = self.put_hook_first()?;
+            self.enforced = Instant::now();
+        }
         Ok((Writes::of(&plan), rehooked))
     }
 
-    /// Carries a plan out. Sets take no lock: while somebody keeps the one that
+    /// Since when every first packet of a flow gets the verdict of what was
+    /// written last.
+    #[must_use]
+    pub fn enforced(&self) -> Instant {
+        self.enforced
+    }
+
+    /// Carries a plan out, and answers since when it is in force. Sets take no lock: while somebody keeps the one that
     /// rules take, the sets that come before the first rules are written, and
     /// no more.
-    fn carry_out(&mut self, plan: &Plan, held: Option<KernelState>) -> Result<(), Error> {
+    fn carry_out(&mut self, plan: &Plan, held: Option<KernelState>) -> Result<Instant, Error> {
         let is_rules = |step: &Step| matches!(step, Step::Chains(..));
         if let Some(rules) = plan.steps.iter().position(is_rules)
             && let Err(error) = self.kernel.wait_for_lock()
@@ -86,9 +108,9 @@ impl<K: Kernel> Writer<K> {
         // A chain that could not be written may be one that somebody took
         // away, the jump with it.
         let was_hooked = std::mem::take(&mut self.hooked);
-        self.kernel.apply(plan)?;
+        let enforced = self.kernel.apply(plan)?;
         self.hooked = was_hooked;
-        Ok(())
+        Ok(enforced)
     }
 
     fn put_hook_first(&mut self) -> Result<Vec<(Family, Hook)>, Error> {

@@ -44,16 +44,16 @@ fn open(backend: Backend) -> Linux {
 }
 
 /// An enforcer that is told whole states of the objects.
-struct Told(Enforcer<Linux>, Known);
+pub(crate) struct Told(pub(crate) Enforcer<Linux>, pub(crate) Known);
 
 impl Told {
-    fn pass(&mut self, objects: &Objects) -> Result<Pass, Error> {
+    pub(crate) fn pass(&mut self, objects: &Objects) -> Result<Pass, Error> {
         self.0.hear(self.1.changes(objects, "node-1").changes.into_iter().map(|change| change.event));
         self.0.pass(&Network::default())
     }
 }
 
-fn enforcer(backend: Backend) -> Told {
+pub(crate) fn enforcer(backend: Backend) -> Told {
     Told(Enforcer::new(open(backend), "node-1"), Known::default())
 }
 
@@ -82,7 +82,7 @@ fn a_program_is_read_back_as_it_was_written(backend: Backend) {
 }
 
 /// Pods of this node, each of which a policy of its own isolates both ways.
-fn groups(count: u16) -> Objects {
+pub(crate) fn groups(count: u16) -> Objects {
     let each = |n: u16| {
         let labels = Labels::from([("app".to_owned(), format!("a{n}"))]);
         let selector = LabelSelector { match_labels: Some(labels.clone()), ..LabelSelector::default() };

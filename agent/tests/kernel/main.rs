@@ -8,6 +8,7 @@ mod azure;
 mod by_hand;
 mod cleanup;
 mod conntrack;
+mod denied;
 mod drift;
 mod enforce;
 mod namespace;

@@ -49,6 +49,15 @@ const REVISION: u8 = 1;
 /// How often an answer that was cut short is asked for again.
 const TRIES: u32 = 5;
 
+/// One go at writing to sets, for who measures them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Written {
+    /// How long it took.
+    pub took: Duration,
+    /// Whether all of it is in the kernel.
+    pub done: bool,
+}
+
 /// The sets of one family that bear our names and are ours.
 pub type Sets = BTreeMap<SetName, (SetKind, BTreeSet<Member>)>;
 

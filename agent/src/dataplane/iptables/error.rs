@@ -74,9 +74,17 @@ fn words(holder: Option<&Holder>) -> String {
     holder.map_or_else(|| "another program".to_owned(), ToString::to_string)
 }
 
+const INCOMPATIBLE: &str = "is incompatible, use 'nft' tool";
+
 /// Whether a message says that there is no such chain.
 pub(super) fn is_no_chain(message: &str) -> bool {
     message.contains("No chain/target/match by that name")
+}
+
+/// Whether nft refuses to list a chain that has what iptables does not know. It
+/// says the same of one that is not there (1.8.9).
+pub(super) fn is_incompatible(message: &str) -> bool {
+    message.contains(INCOMPATIBLE)
 }
 
 /// What a message of iptables means for us, where it does not say so itself.
@@ -88,10 +96,7 @@ fn explained(message: &str) -> &'static str {
         ("Too many links", " (chains lead to chains more deeply than nft takes)"),
         ("Device or resource busy", " (a rule of somebody else still leads to the chain)"),
         ("RULE_APPEND failed (No such file", " (the kernel lacks what the rule asks for)"),
-        (
-            "is incompatible, use 'nft' tool",
-            " (somebody wrote to the table with nft, and iptables cannot read it any more)",
-        ),
+        (INCOMPATIBLE, " (somebody wrote to the table with nft, and iptables cannot read it any more)"),
         ("Permission denied", " (npc needs root, or CAP_NET_ADMIN and CAP_NET_RAW)"),
         ("Can't open socket", " (npc needs root, or CAP_NET_ADMIN and CAP_NET_RAW)"),
     ];

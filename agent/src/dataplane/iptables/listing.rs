@@ -64,6 +64,35 @@ fn our_chains(save: &str) -> BTreeMap<ChainName, Vec<String>> {
     chains
 }
 
+/// Reads `iptables -S CHAIN -v` or `iptables-save -c`: for each chain of ours,
+/// how many packets its rules have dropped.
+pub(super) fn dropped(listed: &str) -> BTreeMap<ChainName, u64> {
+    let mut packets = BTreeMap::new();
+    for line in listed.lines() {
+        if let Some(declared) = line.strip_prefix(':').or_else(|| line.strip_prefix("-N ")) {
+            packets.extend(declared.split(' ').next().and_then(ChainName::ours).map(|name| (name, 0)));
+        } else if line.ends_with(" -j DROP")
+            && let Some((name, count)) = counted(line)
+        {
+            *packets.entry(name).or_default() += count;
+        }
+    }
+    packets
+}
+
+/// The chain and the packets of `[PACKETS:BYTES] -A CHAIN …`, as a save has it,
+/// or of `-A CHAIN … -c PACKETS BYTES …`, as a list does.
+fn counted(line: &str) -> Option<(ChainName, u64)> {
+    let saved = line.strip_prefix('[').and_then(|rest| rest.split_once(':'));
+    let (_, rule) = line.split_once("-A ")?;
+    let name = ChainName::ours(rule.split(' ').next()?)?;
+    let packets = match saved {
+        Some((packets, _)) => packets,
+        None => rule.split_once(" -c ")?.1.split(' ').next()?,
+    };
+    Some((name, packets.parse().ok()?))
+}
+
 /// Protocols without ports that our rules name by number, by the names that
 /// `iptables-save` finds for them in one /etc/protocols or another.
 const PROTOCOL_NAMES: [(&str, u8); 4] = [("ipencap", 4), ("ipv4", 4), ("ipv6", 41), ("gre", 47)];
@@ -81,6 +110,19 @@ fn by_number(line: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn packets_are_counted_as_either_tool_prints_them() {
+        let list = "-N NPC-DENY-INGRESS\n-A NPC-DENY-INGRESS -c 12 720 -j DROP\n";
+        let save = ":FORWARD ACCEPT [9:9]\n:NPC-DENY-INGRESS - [0:0]\n:NPC-DENY-EGRESS - [0:0]\n\
+                    [1:2] -A FORWARD -j DROP\n[12:720] -A NPC-DENY-INGRESS -j DROP\n[3:4] -A NPC-I-X -j RETURN\n";
+        let read = |listed| -> Vec<(String, u64)> {
+            dropped(listed).into_iter().map(|(name, packets)| (name.to_string(), packets)).collect()
+        };
+        let ingress = || ("NPC-DENY-INGRESS".to_owned(), 12);
+        assert_eq!(read(list), [ingress()]);
+        assert_eq!(read(save), [("NPC-DENY-EGRESS".to_owned(), 0), ingress()]);
+    }
 
     #[test]
     fn the_hook_is_first_only_alone_and_on_top() {

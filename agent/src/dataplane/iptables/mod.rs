@@ -174,11 +174,15 @@ impl Iptables {
     /// # Errors
     /// If the table cannot be read.
     pub fn save(&self) -> Result<String, Error> {
-        let output = process::run(self.commands.save, &["-t", "filter"], "")?;
+        self.save_with(&["-t", "filter"])
+    }
+
+    fn save_with(&self, arguments: &[&str]) -> Result<String, Error> {
+        let output = process::run(self.commands.save, arguments, "")?;
         if output.code != Some(0) {
             return Err(Error::Command {
                 command: self.commands.save,
-                arguments: "-t filter".to_owned(),
+                arguments: arguments.join(" "),
                 message: error::message(&output.stderr),
             });
         }
@@ -204,6 +208,35 @@ impl Iptables {
             Err(Error::Command { message, .. }) if error::is_no_chain(&message) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// How many packets the rules of these chains have dropped, each since the
+    /// chain was written last. One that is not
+    /// there, or not as we made it, has no number.
+    ///
+    /// With nft each chain is listed, which takes as long as it is long; with
+    /// legacy the whole table, but without the xtables lock, and at once.
+    ///
+    /// # Errors
+    /// If the table cannot be listed.
+    pub fn packets(&self, chains: &[ChainName]) -> Result<BTreeMap<ChainName, u64>, Error> {
+        let mut packets = match self.backend {
+            Backend::Legacy => listing::dropped(&self.save_with(&["-c", "-t", "filter"])?),
+            Backend::Nft => {
+                let mut all = BTreeMap::new();
+                for chain in chains {
+                    match self.single(&format!("-S {chain} -v")) {
+                        Ok(listed) => all.extend(listing::dropped(&listed)),
+                        Err(Error::Command { message, .. })
+                            if error::is_no_chain(&message) || error::is_incompatible(&message) => {}
+                        Err(error) => return Err(error),
+                    }
+                }
+                all
+            }
+        };
+        packets.retain(|chain, _| chains.contains(chain));
+        Ok(packets)
     }
 
     /// Where the jump to our chains stands.
