@@ -32,7 +32,8 @@ deny: ## licences, sources and duplicates of our dependencies
 	$(CARGO) deny check bans licenses sources
 
 bench: setup ## the figures in benches/README.md
-	$(CARGO) bench -p npc-benches
+	$(CARGO) build --workspace --release --bins
+	$(CARGO) bench --workspace --bench '*'
 
 docs: ## rustdoc of the workspace
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items

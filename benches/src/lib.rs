@@ -7,6 +7,7 @@
 pub mod netns;
 pub mod resident;
 pub mod samples;
+pub mod served;
 pub mod shape;
 
 use std::net::Ipv4Addr;

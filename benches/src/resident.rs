@@ -1,23 +1,49 @@
-//! How much memory this process has, as the kernel counts it.
+//! How much memory a process has, as the kernel counts it.
 
-use std::fs;
+use std::{fs, io};
 
-/// The value of a field of `/proc/self/status`, in bytes.
-fn field(name: &str) -> u64 {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-    let kilobytes = line.and_then(|rest| rest.trim().strip_suffix(" kB")?.parse::<u64>().ok());
-    kilobytes.unwrap_or_default() * 1024
+/// The memory of a process, in bytes.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Resident {
+    /// What is resident now.
+    pub now: u64,
+    /// What of that is the process's own, and no pages of files.
+    pub own: u64,
+    /// The most that ever was resident.
+    pub peak: u64,
 }
 
-/// What is resident now.
+impl Resident {
+    /// That of a process.
+    ///
+    /// # Errors
+    /// If there is none of this number.
+    pub fn of(process: u32) -> io::Result<Self> {
+        Ok(Self::read(&fs::read_to_string(format!("/proc/{process}/status"))?))
+    }
+
+    fn read(status: &str) -> Self {
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+            let kilobytes = line.and_then(|rest| rest.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+            kilobytes.unwrap_or_default() * 1024
+        };
+        Self { now: field("VmRSS"), own: field("RssAnon"), peak: field("VmHWM") }
+    }
+}
+
+fn of_this() -> Resident {
+    Resident::read(&fs::read_to_string("/proc/self/status").unwrap_or_default())
+}
+
+/// What is resident of this process now.
 #[must_use]
 pub fn now() -> u64 {
-    field("VmRSS")
+    of_this().now
 }
 
-/// The most that ever was.
+/// The most that ever was of this process.
 #[must_use]
 pub fn peak() -> u64 {
-    field("VmHWM")
+    of_this().peak
 }
