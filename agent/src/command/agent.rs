@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use anyhow::Context as _;
+use clap::builder::RangedI64ValueParser;
 use npc_agent::dataplane::Linux;
 use npc_agent::dataplane::backend::Backend;
 use npc_agent::dataplane::surroundings;
@@ -56,6 +57,12 @@ pub(super) struct Args {
     /// The context of the kubeconfig.
     #[arg(long, value_name = "NAME", env = "NPC_CONTEXT")]
     context: Option<String>,
+
+    /// How many seconds a watch lasts before it is renewed from where it was;
+    /// one that is silent for five more is given up.
+    #[arg(long, value_name = "SECONDS", env = "NPC_WATCH_TIMEOUT", default_value_t = *kube::WATCH_SECONDS.end(),
+        value_parser = watch_seconds())]
+    watch_timeout: u32,
 
     /// The name of this node, as pods have it in spec.nodeName [default: the
     /// host's name].
@@ -215,7 +222,9 @@ async fn agent(args: Args, level: logging::Level) -> anyhow::Result<()> {
             let (notices, heard) = mpsc::unbounded_channel();
             settings.notices = Some(notices);
             tokio::spawn(kube::tell(client.clone(), node.clone(), heard, args.remove_startup_taint));
-            tokio::spawn(kube::follow(client, node.clone(), sender, Event::Changes, settings.metrics.watches()));
+            let watches = settings.metrics.watches();
+            let follow = kube::follow(client, node.clone(), args.watch_timeout, sender, Event::Changes, watches);
+            tokio::spawn(follow);
         }
     }
 
@@ -268,6 +277,11 @@ fn look_around(backend: Backend) {
         }
         Err(error) => warn!(%error, "cannot tell whether another network policy engine has rules in this kernel"),
     });
+}
+
+fn watch_seconds() -> RangedI64ValueParser<u32> {
+    let (first, last) = kube::WATCH_SECONDS.into_inner();
+    RangedI64ValueParser::new().range(i64::from(first)..=i64::from(last))
 }
 
 fn hostname() -> io::Result<String> {

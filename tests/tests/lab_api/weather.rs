@@ -182,6 +182,24 @@ fn watches_that_break_in_a_line_go_on_where_they_were() {
 }
 
 #[test]
+fn watches_that_hang_are_given_up_and_nothing_that_happened_is_missed() {
+    let short = |lab: Builder| lab.agent_argument("--watch-timeout").agent_argument("1");
+    let Some(mut small) = Small::with(Server::in_process(), short) else { return };
+    small.watches();
+    // The server takes their requests and never says anything, to those that
+    // are open and to the next one.
+    let hung = small.server().inject(Fault::hung_watch().on(Resource::NetworkPolicies).times(1));
+    small.server().disturb(None, Disturbance::Hang);
+    small.store("other");
+    small.admits_only("web");
+    small.server().wait("one more has hung", |_| hung.met() > 0).unwrap();
+    small.follows("other");
+    // Nothing was read anew for that.
+    let reads = WATCHED.map(|resource| small.server().full_reads(resource));
+    assert_eq!(reads, [1; 4]);
+}
+
+#[test]
 fn a_kind_that_is_forbidden_keeps_what_it_was_and_the_others_go_on() {
     let Some(mut small) = Small::start() else { return };
     small.watches();

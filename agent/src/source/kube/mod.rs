@@ -37,6 +37,7 @@ use tracing::{debug, error, info, warn};
 use self::known::{Known, SmallKey};
 pub use self::list::{Error as ListError, Listed, list};
 pub use self::tell::{Notice, STARTUP_TAINT, tell};
+pub use self::watch::WATCH_SECONDS;
 use super::{Change, Changes};
 use crate::metrics::{Kind, Watches};
 
@@ -93,15 +94,17 @@ enum Heard {
 }
 
 /// Watches a cluster for a node and tells of its changes, until nobody listens.
+/// Each watch is renewed after so many seconds, of [`WATCH_SECONDS`].
 pub async fn follow<T>(
     client: Client,
     node: String,
+    watch_seconds: u32,
     sender: mpsc::Sender<T>,
     tell: fn(Changes) -> T,
     watches: Watches,
 ) {
     let streaming = streams_lists(&client).await;
-    let mut heard = stream::select_all(streams(&client, &node, streaming));
+    let mut heard = stream::select_all(streams(&client, &node, watch_seconds, streaming));
     let mut follower = Follower::new(node, watches);
     loop {
         let may_tell = follower.is_in_sync() && !follower.pending.is_empty();
@@ -148,7 +151,7 @@ async fn streams_lists(client: &Client) -> bool {
     }
 }
 
-fn streams(client: &Client, node: &str, streaming: bool) -> [BoxStream<'static, Heard>; 4] {
+fn streams(client: &Client, node: &str, watch_seconds: u32, streaming: bool) -> [BoxStream<'static, Heard>; 4] {
     fn of<K: 'static>(
         kind: Kind,
         events: impl futures::Stream<Item = Result<Watched<K>, WatchError>> + Send + 'static,
@@ -158,10 +161,10 @@ fn streams(client: &Client, node: &str, streaming: bool) -> [BoxStream<'static, 
     }
     let own = format!("metadata.name={node}");
     [
-        of(Kind::Node, watch::watch(Api::all(client.clone()), Some(own), streaming), Heard::Node),
-        of(Kind::Namespace, watch::watch(Api::all(client.clone()), None, streaming), Heard::Namespace),
-        of(Kind::NetworkPolicy, watch::watch(Api::all(client.clone()), None, streaming), Heard::Policy),
-        of(Kind::Pod, watch::watch(Api::all(client.clone()), None, streaming), Heard::Pod),
+        of(Kind::Node, watch::watch(Api::all(client.clone()), Some(own), watch_seconds, streaming), Heard::Node),
+        of(Kind::Namespace, watch::watch(Api::all(client.clone()), None, watch_seconds, streaming), Heard::Namespace),
+        of(Kind::NetworkPolicy, watch::watch(Api::all(client.clone()), None, watch_seconds, streaming), Heard::Policy),
+        of(Kind::Pod, watch::watch(Api::all(client.clone()), None, watch_seconds, streaming), Heard::Pod),
     ]
 }
 

@@ -1,6 +1,7 @@
 //! One kind, watched for as long as the agent runs.
 
 use std::fmt::Debug;
+use std::ops::RangeInclusive;
 
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt, stream};
@@ -9,10 +10,9 @@ use kube::runtime::{WatchStreamExt, watcher as watch_from};
 use kube::{Api, Resource};
 use serde::de::DeserializeOwned;
 
-/// How long one watch lasts before it is renewed from where it was, in
-/// seconds; and so the longest time for which a connection that died in
-/// silence goes unnoticed, but for a few seconds.
-const WATCH_SECONDS: u32 = 110;
+/// How long one watch may last before it is renewed from where it was, in
+/// seconds. Longer would be cut off by [`super::READ_TIMEOUT`].
+pub const WATCH_SECONDS: RangeInclusive<u32> = 1..=110;
 
 /// How many objects a page of a list has.
 const PAGE: u32 = 500;
@@ -32,22 +32,22 @@ pub(super) fn streams_lists(major: &str, minor: &str) -> bool {
 /// All that happens to the objects of a kind, errors among it. Whatever fails
 /// is tried again, less and less often.
 ///
+/// One that says nothing for `seconds` and a few more is given up, so no
+/// connection that died in silence goes unnoticed for longer.
+///
 /// A streamed list spares the API server the memory for a whole one. One that
 /// refuses it although its version would have it gets pages instead.
 pub(super) fn watch<K>(
     api: Api<K>,
     field_selector: Option<String>,
+    seconds: u32,
     streaming: bool,
 ) -> impl Stream<Item = Result<Event<K>, Error>> + Send
 where
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
 {
-    let config = watcher::Config {
-        field_selector,
-        timeout: Some(WATCH_SECONDS),
-        page_size: Some(PAGE),
-        ..watcher::Config::default()
-    };
+    let config =
+        watcher::Config { field_selector, timeout: Some(seconds), page_size: Some(PAGE), ..watcher::Config::default() };
     let first = begin(&api, &config, streaming);
     let state = (api, config, streaming, first);
     let tried = stream::unfold(state, async |(api, config, streaming, mut events)| {
