@@ -11,7 +11,7 @@ use kube::{Api, Resource};
 use serde::de::DeserializeOwned;
 
 /// How long one watch may last before it is renewed from where it was, in
-/// seconds. Longer would be cut off by [`super::READ_TIMEOUT`].
+/// seconds. Longer ones would be cut off by the time that an answer may take.
 pub const WATCH_SECONDS: RangeInclusive<u32> = 1..=110;
 
 /// How many objects a page of a list has.
