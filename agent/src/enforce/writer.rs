@@ -87,9 +87,9 @@ impl<K: Kernel> Writer<K> {
         self.enforced
     }
 
-    /// Carries a plan out, and answers since when it is in force. Sets take no lock: while somebody keeps the one that
-    /// rules take, the sets that come before the first rules are written, and
-    /// no more.
+    /// Carries a plan out, and answers since when it is in force. Sets take no
+    /// lock: while somebody keeps the one that rules take, the sets that come
+    /// before the first rules are written, and no more.
     fn carry_out(&mut self, plan: &Plan, held: Option<KernelState>) -> Result<Instant, Error> {
         let is_rules = |step: &Step| matches!(step, Step::Chains(..));
         if let Some(rules) = plan.steps.iter().position(is_rules)
