@@ -138,7 +138,10 @@ fn read(held: &Held, chain: &ChainName) -> Vec<Rule> {
 fn matches(held: &Held, one: &Match, tuple: &Tuple) -> bool {
     let ported = Protocol::ALL.into_iter().find(|protocol| protocol.number() == tuple.protocol);
     match one {
-        Match::EstablishedOrRelated | Match::NotSyn | Match::Icmpv6Type(_) => false,
+        // By which interface it came, no entry tells; what is forged is dropped
+        // whether its flow is known or not.
+        Match::EstablishedOrRelated | Match::NotSyn | Match::Icmpv6Type(_) | Match::FromPods => false,
+        Match::NotInSet(name, field) => !is_in(held, name, *field, ported, tuple),
         Match::NewOrInvalid | Match::Limited | Match::Comment(_) => true,
         Match::Source(prefix) => prefix.contains(tuple.source),
         Match::Destination(prefix) => prefix.contains(tuple.destination),
@@ -163,6 +166,7 @@ fn is_in(held: &Held, name: &SetName, field: SetField, ported: Option<Protocol>,
             let member = |protocol| Member::AddressPort(tuple.destination, protocol, tuple.port);
             return ported.is_some_and(|protocol| members.contains(&member(protocol)));
         }
+        SetField::SourceInterface => return false,
     };
     members.contains(&Member::Address(address)) || prefix_holds(members, address)
 }
@@ -193,6 +197,8 @@ pub fn may_narrow(plan: &Plan) -> bool {
         })
         .collect();
     let narrows = |write: &SetWrite| match write {
+        // Says nothing of flows, but of packets.
+        SetWrite::Add(set, _) | SetWrite::Delete(set, _) if set.is_own() => false,
         SetWrite::Add(set, _) if set.is_gate() => true,
         SetWrite::Add(set, member) => set.is_of_tree() && !freed.contains(member),
         SetWrite::Delete(set, _) if set.is_gate() => false,

@@ -2,7 +2,8 @@
 //! of its kernel.
 //!
 //! ```text
-//! NPC-FORWARD   established and related, neighbour discovery, a pod itself: RETURN
+//! NPC-FORWARD   from a pod's interface with another's source  -j NPC-SPOOF: DROP (if asked for)
+//!               established and related, neighbour discovery, a pod itself: RETURN
 //!               TCP that opens nothing      -j NPC-STRAY: denied at isolated endpoints
 //!               source ∈ npc4-egress        -j NPC-EGRESS
 //!               destination ∈ npc4-ingress  -j NPC-INGRESS
@@ -42,6 +43,7 @@ pub enum SelfMatch {
 
 /// What a program depends on besides the cluster.
 #[derive(Debug, Clone, Default)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a choice that stands by itself")]
 pub struct Options {
     /// How a pod's traffic to itself is told.
     pub self_match: SelfMatch,
@@ -61,6 +63,10 @@ pub struct Options {
     /// Whether the chains of groups tell of the packets that they drop, by
     /// NFLOG.
     pub log_denied: bool,
+    /// Whether what comes from a pod's interface with a source that is not the
+    /// pod's is dropped. Which interfaces these are, and what may come from
+    /// each, no object tells: a program has the set for it, empty.
+    pub anti_spoof: bool,
 }
 
 /// ICMPv6 types of neighbour discovery: router and neighbour solicitation and
@@ -75,6 +81,11 @@ const MULTICAST_V4: Ipv4Network = Ipv4Network::new_checked(Ipv4Addr::new(224, 0,
 
 /// `ff00::/8` (RFC 4291, section 2.7).
 const MULTICAST_V6: Ipv6Network = Ipv6Network::new_checked(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0), 8).unwrap();
+
+/// The address of who has none (RFC 1122, section 3.2.1.3; RFC 4291, section
+/// 2.5.2).
+const UNSPECIFIED_V4: Ipv4Network = Ipv4Network::new_checked(Ipv4Addr::UNSPECIFIED, 32).unwrap();
+const UNSPECIFIED_V6: Ipv6Network = Ipv6Network::new_checked(Ipv6Addr::UNSPECIFIED, 128).unwrap();
 
 /// The program of one node.
 ///
@@ -113,6 +124,9 @@ pub fn program_with(cluster: &Cluster, node: &str, options: &Options, lingering:
             layout.direction(direction, &sides);
         }
         layout.chains.extend(forward(family, options, is_isolating, &isolated));
+        if options.anti_spoof {
+            layout.sets.insert(SetName::own(family), own());
+        }
         FamilyProgram { family, sets: layout.sets, chains: layout.chains }
     };
     Program { v4: family(Family::V4), v6: family(Family::V6) }
@@ -170,7 +184,17 @@ const fn field(direction: Direction) -> SetField {
     }
 }
 
-/// The chain that every forwarded packet meets first, and that for strays.
+/// The set of what may come from the interfaces of pods, as a program has it.
+pub(crate) fn own() -> Set {
+    Set {
+        kind: SetKind::HashNetIface,
+        members: BTreeSet::new(),
+        meaning: "what may come from the interfaces of pods, by address and interface".to_owned(),
+    }
+}
+
+/// The chain that every forwarded packet meets first, and those for strays and
+/// forged sources.
 pub(crate) fn forward(
     family: Family,
     options: &Options,
@@ -179,7 +203,15 @@ pub(crate) fn forward(
 ) -> BTreeMap<ChainName, Vec<Rule>> {
     let mut chains = BTreeMap::new();
     let rule = |matches: Vec<Match>, target| Rule { matches, target };
-    let mut rules = vec![rule(vec![Match::EstablishedOrRelated], Target::Return)];
+    let mut rules = Vec::new();
+    if options.anti_spoof {
+        // Before what belongs to a known flow: who forges the source of one can
+        // end it, or speak in it.
+        let forged = vec![Match::FromPods, Match::NotInSet(SetName::own(family), SetField::SourceInterface)];
+        rules.push(rule(forged, Target::Jump(ChainName::spoof())));
+        chains.insert(ChainName::spoof(), spoofed(family));
+    }
+    rules.push(rule(vec![Match::EstablishedOrRelated], Target::Return));
     if family == Family::V6 {
         rules.extend(NEIGHBOUR_DISCOVERY.map(|kind| rule(vec![Match::Icmpv6Type(kind)], Target::Return)));
     }
@@ -205,6 +237,20 @@ pub(crate) fn forward(
     }
     chains.insert(ChainName::forward(), rules);
     chains
+}
+
+/// The rules for what comes from a pod's interface and not from the pod's
+/// address. Every interface may send from link-local addresses, which no router
+/// forwards, and a host that has no address yet from none (DHCP, duplicate
+/// address detection).
+fn spoofed(family: Family) -> Vec<Rule> {
+    let nobodys: &[IpNetwork] = match family {
+        Family::V4 => &[IpNetwork::V4(UNSPECIFIED_V4)],
+        Family::V6 => &[IpNetwork::V6(LINK_LOCAL), IpNetwork::V6(UNSPECIFIED_V6)],
+    };
+    let nobodys = nobodys.iter().map(|prefix| Rule { matches: vec![Match::Source(*prefix)], target: Target::Return });
+    let comment = Match::Comment("not the source of the pod behind this interface".to_owned());
+    nobodys.chain([Rule { matches: vec![comment], target: Target::Drop }]).collect()
 }
 
 /// What reaches a bridged pod by an address that no set holds: from or to a

@@ -10,6 +10,7 @@ use ipnetwork::IpNetwork;
 
 use crate::object::Protocol;
 use crate::program::{ChainName, Match, Rule, SetField, SetName, Target};
+use crate::text::POD_GROUP;
 
 /// A line that is not one of ours.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -116,16 +117,15 @@ impl<'a> Words<'a> {
             }
             ("addrtype", "--dst-type") => self.expect("BROADCAST").map(|()| Match::ToBroadcast),
             ("bpf", "--bytecode") => self.quoted().map(|_| Match::SourceIsDestination),
-            ("set", "--match-set") => {
+            ("set", "--match-set") => self.set().map(|(name, field)| Match::Set(name, field)),
+            ("set", "!") => {
+                self.expect("--match-set")?;
+                self.set().map(|(name, field)| Match::NotInSet(name, field))
+            }
+            ("devgroup", "--src-group") => {
                 let word = self.next()?;
-                let (name, _) = SetName::ours(word).ok_or_else(|| self.fault(word))?;
-                let field = match self.next()? {
-                    "src" => SetField::Source,
-                    "dst" => SetField::Destination,
-                    "dst,dst" => SetField::DestinationPort,
-                    other => return Err(self.fault(other)),
-                };
-                Ok(Match::Set(name, field))
+                let group = word.strip_prefix("0x").and_then(|digits| u32::from_str_radix(digits, 16).ok());
+                if group == Some(POD_GROUP) { Ok(Match::FromPods) } else { Err(self.fault(word)) }
             }
             ("limit", "--limit") => {
                 self.next()?;
@@ -136,6 +136,20 @@ impl<'a> Words<'a> {
             ("comment", "--comment") => self.quoted().map(Match::Comment),
             (_, other) => Err(self.fault(other)),
         }
+    }
+
+    /// A set of ours and the fields that it is asked about.
+    fn set(&mut self) -> Result<(SetName, SetField), Error> {
+        let word = self.next()?;
+        let (name, _) = SetName::ours(word).ok_or_else(|| self.fault(word))?;
+        let field = match self.next()? {
+            "src" => SetField::Source,
+            "dst" => SetField::Destination,
+            "dst,dst" => SetField::DestinationPort,
+            "src,src" => SetField::SourceInterface,
+            other => return Err(self.fault(other)),
+        };
+        Ok((name, field))
     }
 
     /// One argument that may stand in quotes; ours have none inside.
@@ -197,6 +211,7 @@ mod tests {
             "-A NPC-FORWARD -p tcp -m tcp ! --tcp-flags FIN,SYN,RST,ACK SYN -m conntrack --ctstate INVALID,NEW -j NPC-STRAY",
             "-A NPC-FORWARD -m set --match-set npc4-egress src -j NPC-EGRESS",
             "-A NPC-INGRESS -m set --match-set npc4-i-t dst -g NPC-IT-1",
+            "-A NPC-FORWARD -m devgroup --src-group 0x6e7063 -m set ! --match-set npc4-own src,src -j NPC-SPOOF",
             "-A NPC-I-abc -p 47 -j DROP",
             "-A NPC-I-abc -p tcp -m tcp --dport 80:90 -m set --match-set npc4-p-abc src -j RETURN",
             "-A NPC-I-abc -p sctp -m multiport --dports 1,5:7 -j RETURN",
@@ -223,6 +238,9 @@ mod tests {
             "-A NPC-FORWARD -p nonsense -j DROP",
             "-A NPC-FORWARD -m set --match-set foreign src -j DROP",
             "-A NPC-FORWARD -m mark --mark 1 -j DROP",
+            "-A NPC-FORWARD -m devgroup --src-group 0x1 -j NPC-SPOOF",
+            "-A NPC-FORWARD -m devgroup --dst-group 0x6e7063 -j NPC-SPOOF",
+            "-A NPC-FORWARD -m set ! npc4-own src,src -j NPC-SPOOF",
             "-A NPC-FORWARD -m comment --comment \"no end -j DROP",
             "-A NPC-FORWARD -j DROP more",
         ] {

@@ -25,6 +25,9 @@ pub const SET_PREFIX_V4: &str = "npc4-";
 /// What every IPv6 set of ours begins with.
 pub const SET_PREFIX_V6: &str = "npc6-";
 
+/// What the name of [`SetName::own`] ends with.
+const OWN: &str = "own";
+
 /// A name of a chain in the filter table: at most 28 characters.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ChainName(Short<{ ChainName::MAX }>);
@@ -79,6 +82,13 @@ impl ChainName {
     #[must_use]
     pub fn deny_stray() -> Self {
         Self::new("DENY-STRAY")
+    }
+
+    /// The chain that drops what comes from a pod's interface with a source that
+    /// is not the pod's.
+    #[must_use]
+    pub fn spoof() -> Self {
+        Self::new("SPOOF")
     }
 
     /// [`FORWARD_CHAIN`].
@@ -151,6 +161,18 @@ impl SetName {
         Self::new(family, &format!("{direction}-{place}"))
     }
 
+    /// The set of what may come from the interfaces of pods.
+    #[must_use]
+    pub fn own(family: Family) -> Self {
+        Self::new(family, OWN)
+    }
+
+    /// Whether it is the set of what may come from the interfaces of pods.
+    #[must_use]
+    pub fn is_own(&self) -> bool {
+        self.suffix() == OWN
+    }
+
     /// Whether it is a gate or a set of a tree, of either direction.
     #[must_use]
     pub fn is_of_tree(&self) -> bool {
@@ -183,7 +205,7 @@ impl SetName {
     #[must_use]
     pub fn shadow(&self, family: Family, taken: impl Fn(&Self) -> bool) -> Self {
         let shadow = |letter| Self::new(family, &format!("{letter}-{}", self.suffix()));
-        // Set names begin with e, i, n or p.
+        // Set names begin with e, i, n, o or p.
         let mut letters = "stuvwxyz".chars().map(shadow);
         letters.find(|name| !taken(name)).unwrap_or_else(|| shadow('s'))
     }
@@ -200,6 +222,33 @@ impl SetName {
     #[must_use]
     pub fn as_str(&self) -> &str {
         self.0.as_str()
+    }
+}
+
+/// A name of a network interface: at most 15 bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct InterfaceName(Short<{ InterfaceName::MAX }>);
+
+impl InterfaceName {
+    /// The kernel's limit (`IFNAMSIZ` less the final zero).
+    pub const MAX: usize = 15;
+
+    /// A name, if it is one that an interface can have.
+    #[must_use]
+    pub fn new(name: &str) -> Option<Self> {
+        Short::of(&[name]).filter(|_| !name.is_empty()).map(Self)
+    }
+
+    /// The name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        self.0.as_str()
+    }
+}
+
+impl fmt::Display for InterfaceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 
@@ -274,9 +323,14 @@ pub enum SetKind {
     HashNet,
     /// `hash:ip,port`
     HashIpPort,
+    /// `hash:net,iface`
+    HashNetIface,
 }
 
 impl SetKind {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::HashIp, Self::HashNet, Self::HashIpPort, Self::HashNetIface];
+
     /// As ipset spells it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -284,6 +338,7 @@ impl SetKind {
             Self::HashIp => "hash:ip",
             Self::HashNet => "hash:net",
             Self::HashIpPort => "hash:ip,port",
+            Self::HashNetIface => "hash:net,iface",
         }
     }
 }
@@ -298,6 +353,9 @@ pub enum Member {
     Prefix(IpNetwork),
     /// An address with a port, of `hash:ip,port`.
     AddressPort(IpAddr, Protocol, u16),
+    /// A prefix, be it of one address, with an interface, of `hash:net,iface`.
+    /// The kernel takes one prefix with at most 64 interfaces.
+    PrefixInterface(IpNetwork, InterfaceName),
 }
 
 /// The member of `hash:net` for a prefix.
@@ -316,6 +374,8 @@ impl fmt::Display for Member {
             // By number: ipset looks names up in /etc/protocols, which a small
             // image does not have.
             Self::AddressPort(address, protocol, port) => write!(f, "{address},{}:{port}", protocol.number()),
+            // ipset prints no length of one address.
+            Self::PrefixInterface(prefix, interface) => write!(f, "{},{interface}", Self::from(*prefix)),
         }
     }
 }
@@ -361,6 +421,11 @@ pub enum Match {
     SourceIsDestination,
     /// `-m set --match-set NAME src|dst|dst,dst`
     Set(SetName, SetField),
+    /// `-m set ! --match-set NAME …`
+    NotInSet(SetName, SetField),
+    /// It comes from an interface of pods, which the agent has put into its
+    /// device group: `-m devgroup --src-group GROUP`.
+    FromPods,
     /// `-m limit`: only so many packets in a second, of all that meet the rule.
     Limited,
     /// `-m comment --comment TEXT`; at most 255 bytes.
@@ -376,6 +441,8 @@ pub enum SetField {
     Destination,
     /// The destination address, protocol and port.
     DestinationPort,
+    /// The source address and the interface that it comes from.
+    SourceInterface,
 }
 
 /// What a rule does.

@@ -21,6 +21,14 @@ pub const COMMENT_MAX: usize = 255;
 /// number that nobody else is known to use.
 pub const NFLOG_GROUP: u16 = 28272;
 
+/// The device group of the interfaces of pods, by which rules know them: the
+/// letters "npc", a number that nobody else is known to use.
+///
+/// A set could not hold them: one prefix, and so that of all addresses, goes
+/// into a `hash:net,iface` with 64 interfaces at most. And a group goes with its
+/// interface, where the next one of the same name would be taken for it.
+pub const POD_GROUP: u32 = 0x6e_7063;
+
 /// How many denied packets each rule tells of: in a second in the long run, and
 /// at once. A client that is denied tries again every other second, so one line
 /// of each of some dozen flows gets through, and a flood costs next to nothing.
@@ -75,14 +83,11 @@ pub fn rule_line(family: Family, chain: &ChainName, rule: &Rule) -> String {
             Match::SourceIsDestination => {
                 push(&mut line, format_args!(" -m bpf --bytecode \"{}\"", self_bytecode(family)));
             }
-            Match::Set(name, field) => {
-                let field = match field {
-                    SetField::Source => "src",
-                    SetField::Destination => "dst",
-                    SetField::DestinationPort => "dst,dst",
-                };
-                push(&mut line, format_args!(" -m set --match-set {name} {field}"));
+            Match::Set(name, field) => push(&mut line, format_args!(" -m set --match-set {name} {}", fields(*field))),
+            Match::NotInSet(name, field) => {
+                push(&mut line, format_args!(" -m set ! --match-set {name} {}", fields(*field)));
             }
+            Match::FromPods => push(&mut line, format_args!(" -m devgroup --src-group {POD_GROUP:#x}")),
             Match::Limited => push(&mut line, format_args!(" -m limit {LIMIT}")),
             Match::Comment(text) => push(&mut line, format_args!(" -m comment --comment {}", Quoted(text))),
         }
@@ -117,6 +122,16 @@ fn ports(line: &mut String, protocol: Option<Protocol>, ranges: &[(u16, u16)]) {
                 push(line, format_args!("{}{}", if i == 0 { "" } else { "," }, PortRange(*range)));
             }
         }
+    }
+}
+
+/// The fields that a set is asked about, as iptables spells them.
+const fn fields(field: SetField) -> &'static str {
+    match field {
+        SetField::Source => "src",
+        SetField::Destination => "dst",
+        SetField::DestinationPort => "dst,dst",
+        SetField::SourceInterface => "src,src",
     }
 }
 

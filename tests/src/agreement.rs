@@ -262,7 +262,7 @@ impl Flow<'_> {
         }
         let (sends, receives) = (self.is_here(source), self.is_here(destination));
         let returned = |payload, state| {
-            let packet = interpreter::Packet { source, destination, payload, state };
+            let packet = interpreter::Packet { source, destination, payload, state, interface: None };
             interpreter::run(program, &packet).outcome == Outcome::Returned
         };
         let expect = |expected: bool, payload, state| {

@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use npc_compiler::object::{Family, Protocol};
 use npc_compiler::program::{
-    ChainName, FORWARD_CHAIN, FamilyProgram, Match, Member, Program, Rule, SetField, SetName, Target,
+    ChainName, FORWARD_CHAIN, FamilyProgram, InterfaceName, Match, Member, Program, Rule, SetField, SetName, Target,
 };
 
 pub use fault::faults;
@@ -51,6 +51,8 @@ pub struct Packet {
     pub payload: Payload,
     /// Its flow's state.
     pub state: State,
+    /// The interface of pods that it came by, if it was one.
+    pub interface: Option<InterfaceName>,
 }
 
 /// How our chains leave a packet.
@@ -137,6 +139,8 @@ fn matches(program: &FamilyProgram, one: &Match, packet: &Packet) -> bool {
         Match::ToBroadcast => packet.destination == Ipv4Addr::BROADCAST,
         Match::SourceIsDestination => packet.source == packet.destination,
         Match::Set(name, field) => in_set(program, name, *field, packet),
+        Match::NotInSet(name, field) => !in_set(program, name, *field, packet),
+        Match::FromPods => packet.interface.is_some(),
         // The first of them is within any limit.
         Match::Comment(_) | Match::Limited => true,
     }
@@ -145,13 +149,14 @@ fn matches(program: &FamilyProgram, one: &Match, packet: &Packet) -> bool {
 fn in_set(program: &FamilyProgram, name: &SetName, field: SetField, packet: &Packet) -> bool {
     let set = program.sets.get(name).unwrap_or_else(|| panic!("no set {name}"));
     let address = match field {
-        SetField::Source => packet.source,
+        SetField::Source | SetField::SourceInterface => packet.source,
         SetField::Destination | SetField::DestinationPort => packet.destination,
     };
     set.members.iter().any(|member| match *member {
         Member::Address(of) => of == address,
         Member::Prefix(prefix) => prefix.contains(address),
         Member::AddressPort(of, protocol, port) => of == address && packet.payload == Payload::Port(protocol, port),
+        Member::PrefixInterface(prefix, interface) => prefix.contains(address) && packet.interface == Some(interface),
     })
 }
 

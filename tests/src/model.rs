@@ -158,7 +158,7 @@ impl Model {
                 members.iter().any(|member| match member {
                     Member::Address(member) => *member == address,
                     Member::Prefix(prefix) => prefix.contains(address),
-                    Member::AddressPort(..) => false,
+                    Member::AddressPort(..) | Member::PrefixInterface(..) => false,
                 })
             }
         }

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use ipnetwork::IpNetwork;
 use k8s_openapi::api::core::v1::PodSpec;
 use k8s_openapi::api::networking::v1 as networking;
 use npc_compiler::cluster::Cluster;
@@ -12,6 +13,7 @@ use npc_compiler::group::Lingering;
 use npc_compiler::layout::{self, Options, SelfMatch};
 use npc_compiler::object::{Family, Objects, Pod};
 use npc_compiler::plan::{Delta, KernelState, Plan, Step};
+use npc_compiler::program::{InterfaceName, Member, SetName};
 use npc_lab::model::Model;
 use npc_lab::random;
 use proptest::prelude::*;
@@ -96,7 +98,7 @@ fn distinct(mut objects: Objects) -> Objects {
 
 /// The state that a fresh compile makes of the objects, with the groups that
 /// the engine keeps for the next endpoints.
-fn fresh(objects: &Objects, options: &Options, engine: &Engine) -> KernelState {
+fn fresh(objects: &Objects, options: &Options, engine: &Engine, own: &[(IpNetwork, InterfaceName)]) -> KernelState {
     let lingering: Vec<Lingering> = engine.lingering().collect();
     let cluster = Cluster::new(objects);
     let has = |namespace: &str, name: &String| {
@@ -104,7 +106,23 @@ fn fresh(objects: &Objects, options: &Options, engine: &Engine) -> KernelState {
     };
     // The engine has let go of those whose policies are gone.
     assert!(lingering.iter().all(|group| group.policies.iter().all(|name| has(&group.namespace, name))));
-    KernelState::from(&layout::program_with(&cluster, NODE, options, &lingering))
+    let mut state = KernelState::from(&layout::program_with(&cluster, NODE, options, &lingering));
+    for (family, held) in [(Family::V4, &mut state.v4), (Family::V6, &mut state.v6)] {
+        if let Some((_, members)) = held.sets.get_mut(&SetName::own(family)) {
+            let own = own.iter().filter(|(prefix, _)| Family::of(&prefix.ip()) == family);
+            members.extend(own.map(|(prefix, name)| Member::PrefixInterface(*prefix, *name)));
+        }
+    }
+    state
+}
+
+/// What the network says of interfaces, whatever the pods are.
+fn sources(number: u32) -> Vec<(IpNetwork, InterfaceName)> {
+    let one = |n: u32| {
+        let prefix = if n.is_multiple_of(3) { format!("fd00::{}/128", n % 5) } else { format!("10.0.0.{}/32", n % 7) };
+        (prefix.parse().unwrap(), InterfaceName::new(&format!("azv{}", n % 2)).unwrap())
+    };
+    (0..8).filter(|bit| number >> bit & 1 == 1).map(one).collect()
 }
 
 /// How a run of the engine differs from others.
@@ -112,23 +130,28 @@ fn fresh(objects: &Objects, options: &Options, engine: &Engine) -> KernelState {
 struct Run {
     self_match: SelfMatch,
     log_denied: bool,
+    anti_spoof: bool,
     linger: bool,
 }
 
 fn check(stages: &[Objects], order: &[u32], run: Run) -> Result<(), TestCaseError> {
-    let options = Options { self_match: run.self_match, log_denied: run.log_denied, ..Options::default() };
+    let Run { self_match, log_denied, anti_spoof, .. } = run;
+    let options = Options { self_match, log_denied, anti_spoof, ..Options::default() };
     let mut engine = Engine::new(NODE, options.clone());
     if run.linger {
         engine = engine.with_lingering_groups();
     }
     let mut kernels = Family::ALL.map(|family| Model::new(family, &npc_compiler::plan::Held::default()));
     let mut was = Objects::default();
+    let mut own = Vec::new();
     for (i, is) in stages.iter().enumerate() {
         let through = &stages[(i + 1) % stages.len()];
         for (n, event) in lead(&was, through, is, order).into_iter().enumerate() {
             engine.apply(event);
             // Now and then in the middle, and always at the end.
             if order[n % order.len()].is_multiple_of(5) {
+                own = sources(order[n % order.len()] >> 8);
+                engine.own(own.clone());
                 let plan = engine.commit();
                 for kernel in &mut kernels {
                     kernel.apply(&plan, |_, _, _| {});
@@ -145,7 +168,7 @@ fn check(stages: &[Objects], order: &[u32], run: Run) -> Result<(), TestCaseErro
             }
             let plan = engine.commit();
             prop_assert!(engine.lingering().count() == 0 || run.linger && retirements < 2);
-            let fresh = fresh(is, &options, &engine);
+            let fresh = fresh(is, &options, &engine, &own);
             for (family, kernel) in Family::ALL.into_iter().zip(&mut kernels) {
                 kernel.apply(&plan, |_, _, _| {});
                 let missed = Delta::between(engine.state().family(family), fresh.family(family));
@@ -173,7 +196,8 @@ fn any_sequence_of_events_leads_where_a_fresh_compile_does() {
             |(a, b, c, order, fallback, linger)| {
                 let self_match = if fallback { SelfMatch::PerEndpoint } else { SelfMatch::Bpf };
                 let log_denied = order[0].is_multiple_of(2);
-                check(&[a, b, c], &order, Run { self_match, log_denied, linger })
+                let anti_spoof = order[1].is_multiple_of(2);
+                check(&[a, b, c], &order, Run { self_match, log_denied, anti_spoof, linger })
             },
         )
         .unwrap();

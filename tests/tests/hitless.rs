@@ -13,6 +13,7 @@ use npc_compiler::layout::{self, Options, SelfMatch};
 use npc_compiler::object::{Family, Labels, Namespace, Objects, Pod, Protocol};
 use npc_compiler::plan::{KernelState, Plan, Step};
 use npc_compiler::policy::Direction;
+use npc_compiler::program::{ChainName, InterfaceName, Member, SetName};
 use npc_lab::model::{Flight, Model, Packet};
 use npc_lab::random;
 use proptest::prelude::*;
@@ -215,14 +216,63 @@ fn pods_that_move_at_once_never_meet_a_mixture() {
 #[test]
 fn other_options_are_transitions_too() {
     let mut runner = random::runner(8, cases(30));
-    let options = || (any::<bool>(), any::<bool>(), any::<bool>());
+    let options = || (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
     runner
         .run(&(random::objects().prop_map(gathered), options(), options()), |(objects, old, new)| {
-            let program = |(log_denied, allow_tunnels, keep_established)| {
-                let options = Options { log_denied, allow_tunnels, keep_established, ..Options::default() };
+            let program = |(log_denied, allow_tunnels, keep_established, anti_spoof)| {
+                let options = Options { log_denied, allow_tunnels, keep_established, anti_spoof, ..Options::default() };
                 program_of(&objects, &options)
             };
             watch(&program(old), &program(new), |family| packets(&objects, &objects, family))
+        })
+        .unwrap();
+}
+
+/// States of one cluster and the next, in which interfaces may send from some
+/// addresses and from others.
+fn with_sources() -> impl Strategy<Value = (Objects, Objects, [BTreeSet<Member>; 2])> {
+    let member = (0..6_u8, 0..4_u8).prop_map(|(host, interface)| {
+        let interface = InterfaceName::new(&format!("azv{interface}")).unwrap();
+        Member::PrefixInterface(format!("10.0.0.{host}/32").parse().unwrap(), interface)
+    });
+    let own = || proptest::collection::btree_set(member.clone(), 0..9);
+    (transition(), own(), own()).prop_map(|((old, new), was, is)| (old, new, [was, is]))
+}
+
+#[test]
+fn what_may_come_from_an_interface_before_and_after_may_come_all_the_time() {
+    let mut runner = random::runner(9, cases(100));
+    let options = Options { anti_spoof: true, ..Options::default() };
+    let name = SetName::own(Family::V4);
+    runner
+        .run(&with_sources(), |(old, new, own)| {
+            let state = |objects: &Objects, own: &BTreeSet<Member>| {
+                let mut state = program_of(objects, &options);
+                state.v4.sets.get_mut(&name).unwrap().1.clone_from(own);
+                state
+            };
+            let [was, is] = &own;
+            let (before, after) = (state(&old, was), state(&new, is));
+            // With whatever else changes, and by the name that the rules ask.
+            let mut model = Model::new(Family::V4, &before.v4);
+            let mut wrong = None;
+            model.apply(&Plan::between(&before, &after), |model, what, _| {
+                let held = model.held();
+                let asked = held.chains[&ChainName::forward()][0].contains(" --match-set npc4-own src,src ");
+                let now = &held.sets[&name].1;
+                let all = was.intersection(is).all(|member| now.contains(member));
+                // One that gives its address to another has not lost it before
+                // the other has it.
+                let begun = !was.is_subset(now);
+                let none_lost = !begun || is.is_subset(now);
+                let nothing_else = now.iter().all(|member| was.contains(member) || is.contains(member));
+                if !(asked && all && none_lost && nothing_else) {
+                    wrong = wrong.take().or_else(|| Some(format!("after {what}: {now:?} between {was:?} and {is:?}")));
+                }
+            });
+            prop_assert!(wrong.is_none(), "{}", wrong.unwrap_or_default());
+            prop_assert_eq!(&model.held(), &after.v4);
+            watch(&before, &after, |family| packets(&old, &new, family))
         })
         .unwrap();
 }

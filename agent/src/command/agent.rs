@@ -134,6 +134,7 @@ impl FromStr for MetricsAddress {
 
 /// How policies are enforced.
 #[derive(Debug, clap::Args)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a flag")]
 struct Enforcement {
     /// Let flows that are established go on under policies that deny them.
     #[arg(long, env = "NPC_KEEP_ESTABLISHED")]
@@ -149,6 +150,11 @@ struct Enforcement {
     /// ends and the policies by name.
     #[arg(long, env = "NPC_LOG_DENIED")]
     log_denied: bool,
+
+    /// Drop what leaves a pod's interface with a source address that the node
+    /// does not route to that interface.
+    #[arg(long, env = "NPC_ANTI_SPOOF")]
+    anti_spoof: bool,
 }
 
 #[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
@@ -212,7 +218,7 @@ async fn agent(args: Args, level: logging::Level) -> anyhow::Result<()> {
     if let Some(path) = args.config.clone() {
         level.follow(path);
     }
-    follow::network(sender.clone()).await?;
+    follow::network(sender.clone(), args.enforcement.anti_spoof).await?;
     let denied = sender.clone();
     match args.manifests {
         Some(folder) if args.once => follow::manifests_once(sender, folder, &node).await?,
@@ -249,6 +255,7 @@ async fn agent(args: Args, level: logging::Level) -> anyhow::Result<()> {
         keep_established: args.enforcement.keep_established,
         allow_tunnels: args.enforcement.allow_tunnels,
         log_denied: args.enforcement.log_denied && follow::denied(denied),
+        anti_spoof: args.enforcement.anti_spoof,
         ..layout::Options::default()
     };
     let enforcer = Enforcer::new(kernel, node).with_options(options);

@@ -10,6 +10,7 @@ use super::Error;
 use super::backend::{self, Backend};
 use super::ipset::{self, Ipset};
 use super::iptables::{self, Iptables};
+use super::links;
 
 /// What was removed, and what could not be.
 #[derive(Debug, Default)]
@@ -20,6 +21,8 @@ pub struct Removed {
     pub chains: Vec<(Backend, Family, ChainName)>,
     /// The sets.
     pub sets: Vec<SetName>,
+    /// The network interfaces that are not in the device group of pods any more.
+    pub interfaces: Vec<String>,
     /// What failed; everything else was done all the same.
     pub errors: Vec<Error>,
 }
@@ -28,7 +31,11 @@ impl Removed {
     /// Whether there was nothing of ours.
     #[must_use]
     pub fn is_nothing(&self) -> bool {
-        self.jumps.is_empty() && self.chains.is_empty() && self.sets.is_empty() && self.errors.is_empty()
+        self.jumps.is_empty()
+            && self.chains.is_empty()
+            && self.sets.is_empty()
+            && self.interfaces.is_empty()
+            && self.errors.is_empty()
     }
 }
 
@@ -48,7 +55,18 @@ pub fn cleanup() -> Removed {
         Ok(()) | Err(ipset::Error::Absent(_)) => {}
         Err(error) => removed.errors.push(error.into()),
     }
+    if let Err(error) = leave_group(&mut removed) {
+        removed.errors.push(error.into());
+    }
     removed
+}
+
+fn leave_group(removed: &mut Removed) -> Result<(), links::Error> {
+    for (index, name) in links::in_pod_group()? {
+        links::set_group(&[index], links::NO_GROUP)?;
+        removed.interfaces.push(name);
+    }
+    Ok(())
 }
 
 fn destroy_sets(removed: &mut Removed) -> Result<(), ipset::Error> {

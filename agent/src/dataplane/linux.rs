@@ -20,7 +20,7 @@ use super::ipset::{self, Ipset, OddSet};
 use super::iptables::{self, Hook, Iptables, Restored};
 use super::notifications::Bell;
 use super::probe::{self, Capabilities};
-use super::{Error, Kernel, cleanup, conntrack};
+use super::{Error, Kernel, cleanup, conntrack, links};
 
 /// Far longer than a packet takes through the rules.
 const PACKET_TIME: Duration = Duration::from_millis(20);
@@ -294,6 +294,12 @@ impl Kernel for Linux {
         let written = written.and_then(|()| clearing.iter().try_for_each(|step| self.write(step)));
         self.wrote();
         self.contended(written.map(|()| enforced))
+    }
+
+    fn set_group(&mut self, links: &[u32], group: u32) -> Result<(), Error> {
+        links::set_group(links, group)?;
+        debug!(?links, group = format!("{group:#x}"), "put network interfaces into a device group");
+        Ok(())
     }
 
     fn wait_for_lock(&mut self) -> Result<(), Error> {

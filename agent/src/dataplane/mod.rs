@@ -13,8 +13,9 @@
 //!
 //! Everything acts on the network namespace of the calling thread, sockets on
 //! that in which they were opened. What it acts on bears our names: `NPC-`
-//! chains, the jump to them, `npc4-` and `npc6-` sets; and where it is told to,
-//! what Azure NPM left behind (`azure`).
+//! chains, the jump to them, `npc4-` and `npc6-` sets, and network interfaces in
+//! the device group that is ours (`links`); and where it is told to, what Azure
+//! NPM left behind (`azure`).
 
 use std::time::Instant;
 
@@ -31,6 +32,7 @@ pub mod conntrack;
 pub mod counters;
 pub mod ipset;
 pub mod iptables;
+pub mod links;
 mod linux;
 pub mod network;
 pub mod nflog;
@@ -91,6 +93,13 @@ pub trait Kernel: Send + 'static {
     /// If it cannot be looked at.
     fn audit(&mut self, wanted: &KernelState, depth: audit::Depth) -> Result<audit::Audit, Error>;
 
+    /// Puts network interfaces, by their indexes, into a device group; one that
+    /// is gone needs none.
+    ///
+    /// # Errors
+    /// If the kernel refuses one.
+    fn set_group(&mut self, links: &[u32], group: u32) -> Result<(), Error>;
+
     /// Waits, not for long, until rules can be written.
     ///
     /// # Errors
@@ -133,6 +142,9 @@ pub enum Error {
     /// The flows that it knows.
     #[error(transparent)]
     Conntrack(#[from] conntrack::Error),
+    /// The network interfaces.
+    #[error(transparent)]
+    Links(#[from] links::Error),
     /// Something without which no policy can be enforced.
     #[error("this kernel cannot enforce policies: it lacks {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Lacks(Vec<probe::Missing>),

@@ -1,24 +1,23 @@
 //! This node's own network: its addresses, and how its pods hang on it, read
 //! over rtnetlink and followed by its notifications.
 
+mod tables;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::IpAddr;
 
 use futures::channel::mpsc::UnboundedReceiver;
-use futures::{FutureExt, StreamExt, TryStreamExt};
+use futures::{FutureExt, StreamExt};
 use ipnetwork::IpNetwork;
-use netlink_packet_route::address::{AddressAttribute, AddressMessage};
-use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
-use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use netlink_packet_route::RouteNetlinkMessage;
 use npc_compiler::object::Family;
+use npc_compiler::program::InterfaceName;
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
-use rtnetlink::{Handle, MulticastGroup, RouteMessageBuilder};
+use rtnetlink::{Handle, MulticastGroup};
 use tokio::task::JoinHandle;
 
-/// The device that kube-proxy makes where IPVS delivers Services.
-const IPVS_DEVICE: &str = "kube-ipvs0";
+use tables::Tables;
 
 /// Why the network could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +50,30 @@ pub struct Network {
     pub ipvs: bool,
     /// What lies behind bridges: the bridge's name and its routes.
     pub bridged: BTreeMap<String, BTreeSet<IpNetwork>>,
+    /// The interfaces that can be those of pods, if somebody asked for them
+    /// ([`Follower::of_interfaces`]).
+    pub interfaces: BTreeMap<InterfaceName, Interface>,
+    /// The indexes of the links, whatever they are, that are in the device group
+    /// of pods' interfaces ([`POD_GROUP`]).
+    ///
+    /// [`POD_GROUP`]: npc_compiler::text::POD_GROUP
+    pub in_pod_group: BTreeSet<u32>,
+}
+
+/// An interface behind which there can be nothing but what is routed to it: one
+/// end of a veth to which a route of a single address leads, or a bridge of
+/// which all ports are veths or taps. The node's default route leads elsewhere.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Interface {
+    /// Its number.
+    pub index: u32,
+    /// Its device group.
+    pub group: u32,
+    /// Whether it is a bridge, behind which may be pods, or others.
+    pub is_bridge: bool,
+    /// What the node sends there, and so what may come from there. Pods cannot
+    /// change it.
+    pub routes: BTreeSet<IpNetwork>,
 }
 
 impl Network {
@@ -59,6 +82,24 @@ impl Network {
     pub fn bridge_of(&self, address: IpAddr) -> Option<&str> {
         let behind = |(_, routes): &(&String, &BTreeSet<IpNetwork>)| routes.iter().any(|route| route.contains(address));
         self.bridged.iter().find(behind).map(|(bridge, _)| bridge.as_str())
+    }
+
+    /// The interfaces of pods, if these addresses are those of this node's pods.
+    ///
+    /// A veth's other end was put into another network namespace, and given an
+    /// address by the node's routes, before a container could run there: so
+    /// nothing is waited for until the API tells of the pod. A bridge may be of
+    /// others (docker0); one is of pods when one of them is behind it.
+    pub fn interfaces_of_pods(
+        &self,
+        local: impl IntoIterator<Item = IpAddr>,
+    ) -> impl Iterator<Item = (InterfaceName, &Interface)> {
+        let local: Vec<IpAddr> = local.into_iter().collect();
+        let is_of_pods = move |interface: &Interface| {
+            !interface.is_bridge
+                || local.iter().any(|address| interface.routes.iter().any(|route| route.contains(*address)))
+        };
+        self.interfaces.iter().filter(move |(_, interface)| is_of_pods(interface)).map(|(name, of)| (*name, of))
     }
 }
 
@@ -80,6 +121,8 @@ pub struct Follower {
     notifications: UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, rtnetlink::sys::SocketAddr)>,
     connection: JoinHandle<()>,
     tables: Tables,
+    /// Whether somebody wants to know of interfaces.
+    with_interfaces: bool,
     last: Network,
 }
 
@@ -106,8 +149,16 @@ impl Follower {
         let (connection, handle, notifications) = rtnetlink::new_multicast_connection(&groups).map_err(Error::Open)?;
         let connection = tokio::spawn(connection);
         let tables = Tables::read(&handle).await?;
-        let last = tables.network();
-        Ok(Self { handle, notifications, connection, tables, last })
+        let last = tables.network(false);
+        Ok(Self { handle, notifications, connection, tables, with_interfaces: false, last })
+    }
+
+    /// Tells of the interfaces that can be those of pods, too.
+    #[must_use]
+    pub fn of_interfaces(mut self, wanted: bool) -> Self {
+        self.with_interfaces = wanted;
+        self.last = self.tables.network(wanted);
+        self
     }
 
     /// The network as last seen.
@@ -129,7 +180,7 @@ impl Follower {
             while let Some(notification) = next {
                 let (message, _) = notification.ok_or(Error::Closed)?;
                 match message.payload {
-                    NetlinkPayload::InnerMessage(message) => self.tables.take(&message),
+                    NetlinkPayload::InnerMessage(inner) => self.tables.take(&inner, message.header.flags),
                     NetlinkPayload::Overrun(_) => lost = true,
                     _ => {}
                 }
@@ -138,158 +189,11 @@ impl Follower {
             if lost {
                 self.tables = Tables::read(&self.handle).await?;
             }
-            let network = self.tables.network();
+            let network = self.tables.network(self.with_interfaces);
             if network != self.last {
                 self.last = network;
                 return Ok(&self.last);
             }
         }
     }
-}
-
-/// The kernel's links, addresses and routes, as far as they matter.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Tables {
-    links: BTreeMap<u32, Link>,
-    addresses: BTreeSet<(u32, IpNetwork)>,
-    /// By the link they leave through.
-    routes: BTreeSet<(u32, IpNetwork)>,
-}
-
-#[derive(Debug, PartialEq, Eq)]
-struct Link {
-    name: String,
-    bridge: bool,
-}
-
-impl Tables {
-    async fn read(handle: &Handle) -> Result<Self, Error> {
-        let failed = |what| move |source| Error::Read { what, source };
-        let mut tables = Self::default();
-        let mut links = handle.link().get().execute();
-        while let Some(link) = links.try_next().await.map_err(failed("links"))? {
-            tables.new_link(&link);
-        }
-        let mut addresses = handle.address().get().execute();
-        while let Some(message) = addresses.try_next().await.map_err(failed("addresses"))? {
-            tables.addresses.extend(address(&message));
-        }
-        let every_family = [
-            RouteMessageBuilder::<std::net::Ipv4Addr>::new().build(),
-            RouteMessageBuilder::<std::net::Ipv6Addr>::new().build(),
-        ];
-        for family in every_family {
-            let mut routes = handle.route().get(family).execute();
-            while let Some(message) = routes.try_next().await.map_err(failed("routes"))? {
-                tables.routes.extend(route(&message));
-            }
-        }
-        Ok(tables)
-    }
-
-    fn take(&mut self, message: &RouteNetlinkMessage) {
-        match message {
-            RouteNetlinkMessage::NewLink(link) => self.new_link(link),
-            RouteNetlinkMessage::DelLink(link) => self.del_link(link),
-            RouteNetlinkMessage::NewAddress(message) => self.addresses.extend(address(message)),
-            RouteNetlinkMessage::DelAddress(message) => {
-                if let Some(gone) = address(message) {
-                    self.addresses.remove(&gone);
-                }
-            }
-            RouteNetlinkMessage::NewRoute(message) => self.routes.extend(route(message)),
-            RouteNetlinkMessage::DelRoute(message) => {
-                if let Some(gone) = route(message) {
-                    self.routes.remove(&gone);
-                }
-            }
-            _ => {}
-        }
-    }
-
-    fn new_link(&mut self, message: &LinkMessage) {
-        // The bridge's own news of its ports: the same index, and its DELLINK
-        // says that the port left the bridge, not that the link is gone.
-        if message.header.interface_family == AddressFamily::Bridge {
-            return;
-        }
-        let index = message.header.index;
-        let name = message.attributes.iter().find_map(|attribute| match attribute {
-            LinkAttribute::IfName(name) => Some(name.clone()),
-            _ => None,
-        });
-        let bridge = message.attributes.iter().any(|attribute| match attribute {
-            LinkAttribute::LinkInfo(infos) => infos.contains(&LinkInfo::Kind(InfoKind::Bridge)),
-            _ => false,
-        });
-        self.links.insert(index, Link { name: name.unwrap_or_default(), bridge });
-        if !message.header.flags.contains(LinkFlags::Up) {
-            // A link that goes down takes its IPv4 routes along without a word
-            // for each.
-            self.routes.retain(|(link, route)| *link != index || route.is_ipv6());
-        }
-    }
-
-    fn del_link(&mut self, message: &LinkMessage) {
-        if message.header.interface_family == AddressFamily::Bridge {
-            return;
-        }
-        let index = message.header.index;
-        self.links.remove(&index);
-        self.addresses.retain(|(link, _)| *link != index);
-        self.routes.retain(|(link, _)| *link != index);
-    }
-
-    fn network(&self) -> Network {
-        let counts = |prefix: &IpNetwork| match prefix.ip() {
-            IpAddr::V4(ip) => !ip.is_loopback(),
-            IpAddr::V6(ip) => !ip.is_loopback() && !ip.is_unicast_link_local(),
-        };
-        let mut network = Network {
-            addresses: self.addresses.iter().map(|(_, prefix)| *prefix).filter(counts).collect(),
-            ipvs: self.links.values().any(|link| link.name == IPVS_DEVICE),
-            bridged: BTreeMap::new(),
-        };
-        for (index, route) in self.routes.iter().filter(|(_, route)| counts(route)) {
-            if let Some(link) = self.links.get(index).filter(|link| link.bridge) {
-                network.bridged.entry(link.name.clone()).or_default().insert(*route);
-            }
-        }
-        network
-    }
-}
-
-fn address(message: &AddressMessage) -> Option<(u32, IpNetwork)> {
-    let mut found = None;
-    for attribute in &message.attributes {
-        match attribute {
-            // On a link with a peer, `Address` is the peer's.
-            AddressAttribute::Local(ip) => {
-                found = Some(*ip);
-                break;
-            }
-            AddressAttribute::Address(ip) => found = Some(*ip),
-            _ => {}
-        }
-    }
-    Some((message.header.index, IpNetwork::new(found?, message.header.prefix_len).ok()?))
-}
-
-/// A route to something other than the node itself, with a link of its own.
-fn route(message: &RouteMessage) -> Option<(u32, IpNetwork)> {
-    if message.header.kind != RouteType::Unicast {
-        return None;
-    }
-    let (mut to, mut through) = (None, None);
-    for attribute in &message.attributes {
-        match attribute {
-            RouteAttribute::Destination(RouteAddress::Inet(ip)) => to = Some(IpAddr::V4(*ip)),
-            RouteAttribute::Destination(RouteAddress::Inet6(ip)) => to = Some(IpAddr::V6(*ip)),
-            RouteAttribute::Oif(index) => through = Some(*index),
-            // Behind a gateway lie other nodes, not ports of the bridge.
-            RouteAttribute::Gateway(_) | RouteAttribute::Via(_) => return None,
-            _ => {}
-        }
-    }
-    Some((through?, IpNetwork::new(to?, message.header.destination_prefix_length).ok()?))
 }

@@ -26,6 +26,9 @@ pub struct Capabilities {
     /// What is missing to tell of denied packets; nothing where it works in
     /// every family.
     pub no_log: Option<Missing>,
+    /// What is missing to tell forged sources; nothing where it works in every
+    /// family.
+    pub no_anti_spoof: Option<Missing>,
 }
 
 /// Something that a kernel lacks.
@@ -63,9 +66,12 @@ enum Lack {
     Bpf,
     /// Nobody is told of denied packets.
     Log,
+    /// Forged sources are not told.
+    AntiSpoof,
 }
 
-fn questions(family: Family, set: &SetName) -> Vec<Question> {
+fn questions(family: Family, sets: &Sets) -> Vec<Question> {
+    let set = sets.name(SetKind::HashIp);
     let ports = |protocol| vec![Match::Protocol(protocol), Match::DestinationPorts(vec![(1, 2), (4, 4)])];
     let needed = |what, matches| Question { what, lack: Lack::Fatal, matches, target: Target::Return };
     let mut questions = vec![
@@ -99,6 +105,15 @@ fn questions(family: Family, set: &SetName) -> Vec<Question> {
             target: Target::Log,
         },
     ];
+    if sets.lacks_interfaces.is_none() {
+        let own = sets.name(SetKind::HashNetIface);
+        questions.push(Question {
+            what: "the match devgroup (--anti-spoof)",
+            lack: Lack::AntiSpoof,
+            matches: vec![Match::FromPods, Match::NotInSet(own, SetField::SourceInterface)],
+            target: Target::Return,
+        });
+    }
     if family == Family::V4 {
         questions.push(needed("the match addrtype (broadcasts on a bridge)", vec![Match::ToBroadcast]));
     } else {
@@ -113,13 +128,14 @@ fn questions(family: Family, set: &SetName) -> Vec<Question> {
 /// If something is missing without which policies cannot be enforced, or
 /// nothing can be asked.
 pub fn probe(tables: &[Iptables], ipset: &mut Ipset) -> Result<Capabilities, Error> {
-    let mut capabilities = Capabilities { bpf: true, missing: Vec::new(), no_log: None };
+    let mut capabilities = Capabilities { bpf: true, missing: Vec::new(), no_log: None, no_anti_spoof: None };
     let mut fatal = Vec::new();
     for table in tables {
         let sets = Sets::create(ipset, table.family(), &mut fatal)?;
+        capabilities.no_anti_spoof = capabilities.no_anti_spoof.or_else(|| sets.lacks_interfaces.clone());
         // Without sets there is no asking for the match.
         if fatal.is_empty() {
-            for (question, why) in ask(table, questions(table.family(), &sets.name(SetKind::HashIp)))? {
+            for (question, why) in ask(table, questions(table.family(), &sets))? {
                 let missing = Missing { family: table.family(), what: question.what.to_owned(), why };
                 match question.lack {
                     Lack::Fatal => fatal.push(missing),
@@ -128,6 +144,7 @@ pub fn probe(tables: &[Iptables], ipset: &mut Ipset) -> Result<Capabilities, Err
                         capabilities.missing.push(missing);
                     }
                     Lack::Log => capabilities.no_log = Some(missing),
+                    Lack::AntiSpoof => capabilities.no_anti_spoof = Some(missing),
                 }
             }
         }
@@ -164,19 +181,26 @@ fn ask(table: &Iptables, questions: Vec<Question>) -> Result<Vec<(Question, Stri
 }
 
 /// One scratch set of each kind.
-struct Sets(Family);
-
-const KINDS: [SetKind; 3] = [SetKind::HashIp, SetKind::HashNet, SetKind::HashIpPort];
+struct Sets {
+    family: Family,
+    /// The kind for interfaces is missing, which nothing but `--anti-spoof`
+    /// needs.
+    lacks_interfaces: Option<Missing>,
+}
 
 impl Sets {
     fn create(ipset: &mut Ipset, family: Family, fatal: &mut Vec<Missing>) -> Result<Self, Error> {
-        let sets = Self(family);
-        for kind in KINDS {
+        let mut sets = Self { family, lacks_interfaces: None };
+        for kind in SetKind::ALL {
             match ipset.write(&[&SetWrite::Create(sets.name(kind), family, kind)]) {
                 Ok(()) => {}
                 Err(ipset::Error::Refused { refusal, .. }) => {
                     let what = format!("the set type {}", kind.as_str());
-                    fatal.push(Missing { family, what, why: refusal.to_string() });
+                    let missing = Missing { family, what, why: refusal.to_string() };
+                    match kind {
+                        SetKind::HashNetIface => sets.lacks_interfaces = Some(missing),
+                        SetKind::HashIp | SetKind::HashNet | SetKind::HashIpPort => fatal.push(missing),
+                    }
                 }
                 Err(error) => return Err(error.into()),
             }
@@ -189,12 +213,13 @@ impl Sets {
             SetKind::HashIp => "probe-ip",
             SetKind::HashNet => "probe-net",
             SetKind::HashIpPort => "probe-port",
+            SetKind::HashNetIface => "probe-iface",
         };
-        SetName::new(self.0, suffix)
+        SetName::new(self.family, suffix)
     }
 
     fn destroy(&self, ipset: &mut Ipset) -> Result<(), Error> {
-        match ipset.destroy(&KINDS.map(|kind| self.name(kind)), ipset::PATIENCE)?.pop() {
+        match ipset.destroy(&SetKind::ALL.map(|kind| self.name(kind)), ipset::PATIENCE)?.pop() {
             Some((_, error)) => Err(error.into()),
             None => Ok(()),
         }

@@ -1,7 +1,7 @@
 //! One pass: what changed goes into the engine, what it makes of that into the
 //! kernel, and the established flows that are denied by then are cut.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use npc_compiler::engine::{Engine, Event};
@@ -11,13 +11,17 @@ use npc_compiler::layout::{self, SelfMatch};
 use npc_compiler::object::Family;
 use npc_compiler::plan;
 use npc_compiler::plan::Plan;
+use npc_compiler::program::InterfaceName;
+use npc_compiler::text::POD_GROUP;
 use tracing::warn;
 
 use super::drift::Repair;
+use super::sources::Sources;
 use super::writer::{Writer, Writes};
 use crate::dataplane::audit::Depth;
 use crate::dataplane::conntrack::Swept;
 use crate::dataplane::iptables::{Hook, Restored};
+use crate::dataplane::links::NO_GROUP;
 use crate::dataplane::network::{self, Network};
 use crate::dataplane::{Error, Kernel, ipset};
 use crate::metrics::Held;
@@ -66,6 +70,12 @@ pub struct Pass {
     /// Bridges behind which endpoints of this node reach each other past
     /// iptables.
     pub unfiltered_bridges: BTreeSet<(String, Family)>,
+    /// How many interfaces of pods are held to the pods' sources from now on,
+    /// and how many not any more.
+    pub regrouped: (usize, usize),
+    /// Interfaces of pods that are not held to the pods' sources, though it was
+    /// asked for, and why.
+    pub unheld: BTreeMap<InterfaceName, String>,
     /// How much of ours each family of the kernel holds.
     pub held: [(Family, Held); 2],
     /// Since when every first packet of a flow gets the new verdict; flows that
@@ -124,6 +134,10 @@ impl<K: Kernel> Enforcer<K> {
                     warn!("denied packets are not told of, because this kernel lacks {missing}");
                     self.options.log_denied = false;
                 }
+                if let Some(missing) = capabilities.no_anti_spoof.filter(|_| self.options.anti_spoof) {
+                    warn!("forged sources are not dropped, because this kernel lacks {missing}");
+                    self.options.anti_spoof = false;
+                }
                 self.engine.insert(Engine::new(&self.node, self.options.clone()).with_lingering_groups())
             }
         };
@@ -136,6 +150,15 @@ impl<K: Kernel> Enforcer<K> {
             engine.retire();
             self.retired = Instant::now();
         }
+        let sources = if self.options.anti_spoof {
+            Sources::new(network, engine.addresses_here())
+        } else {
+            Sources::none(network)
+        };
+        // What leaves is not held to anything when its addresses go; if the rest
+        // fails, it joins again with the next pass.
+        self.writer.set_group(&sources.leave, NO_GROUP)?;
+        engine.own(sources.own);
         // From here to the writer nothing may fail: it relies on every change.
         let change = engine.commit();
         let compiled = begun.elapsed();
@@ -144,6 +167,7 @@ impl<K: Kernel> Enforcer<K> {
         }
         let (writes, rehooked) = self.writer.write(change, engine.state())?;
         let enforced = self.writer.enforced();
+        self.writer.set_group(&sources.join, POD_GROUP)?;
         let flows = if self.options.keep_established || !self.writer.established.is_due() {
             None
         } else {
@@ -160,6 +184,8 @@ impl<K: Kernel> Enforcer<K> {
             held: Family::ALL.map(|family| (family, held(engine.state().family(family)))),
             unfiltered_bridges: self.unfiltered_bridges(network),
             enforced,
+            regrouped: (sources.join.len(), sources.leave.len()),
+            unheld: sources.unheld,
             compiled,
             applied: begun.elapsed().saturating_sub(compiled),
         })

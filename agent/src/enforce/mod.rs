@@ -19,6 +19,7 @@ pub mod enforcer;
 mod established;
 mod ready;
 mod report;
+mod sources;
 mod takeover;
 #[cfg(test)]
 mod tests;

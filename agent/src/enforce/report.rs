@@ -1,13 +1,14 @@
 //! What an agent says of its work: in the log, in metrics, in its status.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use k8s_openapi::jiff::Timestamp;
 use npc_compiler::finding::Finding;
 use npc_compiler::object::Family;
+use npc_compiler::program::InterfaceName;
 use tokio::sync::mpsc;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::agent::Settings;
 use super::drift::Repair;
@@ -36,6 +37,9 @@ pub(super) struct Report {
     /// Where the objects stand, if they are from files.
     positions: Positions,
     bridges: BTreeSet<(String, Family)>,
+    unheld: BTreeMap<InterfaceName, String>,
+    /// Of the last pass.
+    generation: Option<u64>,
 }
 
 impl Report {
@@ -49,6 +53,8 @@ impl Report {
             findings: BTreeSet::new(),
             positions: Positions::default(),
             bridges: BTreeSet::new(),
+            unheld: BTreeMap::new(),
+            generation: None,
         }
     }
 
@@ -75,8 +81,15 @@ impl Report {
         }
         self.findings(pass);
         self.bridges(pass);
+        self.unheld(pass);
         self.publish(pass, generation);
+        let is_same = self.generation.replace(generation) == Some(generation);
         // Last: who reads of it in the log finds it in the metrics.
+        if is_same && pass.writes.is_nothing() && pass.flows.is_none() {
+            // As when interfaces come and go.
+            debug!("nothing that matters to the kernel has changed");
+            return;
+        }
         info!(
             generation,
             policies = pass.policies,
@@ -182,6 +195,17 @@ impl Report {
             );
         }
         self.bridges.clone_from(&pass.unfiltered_bridges);
+    }
+
+    fn unheld(&mut self, pass: &Pass) {
+        let (begun, ended) = pass.regrouped;
+        if (begun, ended) != (0, 0) {
+            info!(begun, ended, "interfaces are held to the sources of the pods behind them, or not any more");
+        }
+        for (interface, reason) in pass.unheld.iter().filter(|(name, _)| !self.unheld.contains_key(*name)) {
+            warn!(%interface, reason, "forged sources from the pods behind this interface are not dropped");
+        }
+        self.unheld.clone_from(&pass.unheld);
     }
 
     fn publish(&self, pass: &Pass, generation: u64) {

@@ -38,6 +38,7 @@ enum Call {
     Hook,
     Audit,
     Cut,
+    Group(u32, u32),
 }
 use Call::{Apply, Audit as Audited, Cut, Hook as Hooked, Probe, Read, Refused};
 
@@ -78,13 +79,20 @@ struct Recording {
 impl Kernel for Recording {
     fn probe(&mut self) -> Result<Capabilities, dataplane::Error> {
         self.calls.send(Probe).expect("the test listens");
-        Ok(Capabilities { bpf: true, missing: Vec::new(), no_log: None })
+        Ok(Capabilities { bpf: true, missing: Vec::new(), no_log: None, no_anti_spoof: None })
     }
 
     fn read(&mut self) -> Result<KernelState, dataplane::Error> {
         let memory = self.memory.lock().expect("nobody panicked");
         self.calls.send(Read).expect("the test listens");
         Ok(memory.state.clone())
+    }
+
+    fn set_group(&mut self, links: &[u32], group: u32) -> Result<(), dataplane::Error> {
+        for link in links {
+            self.calls.send(Call::Group(*link, group)).expect("the test listens");
+        }
+        Ok(())
     }
 
     fn apply(&mut self, plan: &Plan) -> Result<std::time::Instant, dataplane::Error> {

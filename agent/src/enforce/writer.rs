@@ -166,6 +166,11 @@ impl<K: Kernel> Writer<K> {
         Ok(Writes::of(&plan))
     }
 
+    /// Puts network interfaces into a device group.
+    pub(super) fn set_group(&mut self, links: &[u32], group: u32) -> Result<(), Error> {
+        if links.is_empty() { Ok(()) } else { self.kernel.set_group(links, group) }
+    }
+
     /// Cuts the established flows that the rules of this state forbid.
     pub(super) fn cut(&mut self, state: &KernelState, network: &Network) -> Result<Swept, Error> {
         self.established.cut(&mut self.kernel, state, network)

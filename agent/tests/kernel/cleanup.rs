@@ -4,6 +4,7 @@ use npc_agent::dataplane::backend::Backend;
 use npc_agent::dataplane::cleanup::cleanup;
 use npc_agent::dataplane::{Kernel, Linux};
 use npc_compiler::plan::{KernelState, Plan};
+use npc_compiler::text::POD_GROUP;
 
 use super::namespace::{Namespace, feed, output, run};
 use super::programs::everything;
@@ -32,13 +33,19 @@ fn the_kernel_is_byte_for_byte_as_before(backend: Backend) {
     let before = dump(backend);
 
     enforce_everything(backend);
+    run("ip", &["link", "add", "azv1", "type", "veth", "peer", "name", "peer1"]);
+    run("ip", &["link", "set", "azv1", "group", &POD_GROUP.to_string()]);
+    run("ip", &["link", "set", "peer1", "group", "7"]);
     // As after a crash in the middle of a probe.
     run(&format!("iptables-{backend}"), &["-N", "NPC-PROBE"]);
     run(&format!("iptables-{backend}"), &["-A", "FORWARD", "-j", "NPC-FORWARD"]);
     let removed = cleanup();
     assert!(removed.errors.is_empty(), "{:?}", removed.errors);
     assert_eq!(removed.jumps.len(), 2);
-    assert_eq!((removed.chains.len(), removed.sets.len()), (9, 8));
+    assert_eq!(removed.interfaces, ["azv1"]);
+    assert!(output("ip", &["link", "show", "group", "7"]).contains("peer1"));
+    assert_eq!(output("ip", &["link", "show", "group", &POD_GROUP.to_string()]), "");
+    assert_eq!((removed.chains.len(), removed.sets.len()), (9, 10));
     assert_eq!(dump(backend), before);
     assert!(cleanup().is_nothing());
 }

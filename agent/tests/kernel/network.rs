@@ -2,8 +2,11 @@
 
 use std::future::Future;
 
-use npc_agent::dataplane::network::{self, Follower, Network};
+use npc_agent::dataplane::links;
+use npc_agent::dataplane::network::{self, Follower, Interface, Network};
 use npc_compiler::object::Family;
+use npc_compiler::program::InterfaceName;
+use npc_compiler::text::POD_GROUP;
 
 use super::namespace::{Namespace, run};
 
@@ -81,6 +84,93 @@ fn what_lies_behind_a_bridge_is_known_and_a_port_that_leaves_it_is_no_link_that_
         // Its routes go without a word each.
         ip("link set cbr0 down");
         until(&mut follower, |network| network.bridged.is_empty()).await;
+    });
+}
+
+fn routes(network: &Network) -> Vec<String> {
+    let each = |(name, interface): (InterfaceName, &Interface)| {
+        let routes: Vec<String> = interface.routes.iter().map(ToString::to_string).collect();
+        format!("{name} {}", routes.join(" "))
+    };
+    network.interfaces_of_pods(["10.244.1.9".parse().unwrap()]).map(each).collect()
+}
+
+#[test]
+fn an_interface_of_pods_is_one_to_which_no_other_way_leads_and_which_leads_nowhere_else() {
+    let _namespace = Namespace::enter();
+    for veth in ["azv1", "azv2", "eth0", "port", "uplink", "plain"] {
+        ip(&format!("link add {veth} type veth peer name {veth}-p"));
+        ip(&format!("link set {veth} up"));
+        ip(&format!("link set {veth}-p up"));
+    }
+    // The node's own way out, with host routes to its neighbours.
+    ip("address add 192.0.2.1/32 dev eth0");
+    ip("route add 192.0.2.254/32 dev eth0");
+    ip("route add default via 192.0.2.254 dev eth0");
+    // IPv6 routes an address to the interface that has it.
+    ip("-6 address add 2001:db8::1/128 dev plain nodad");
+    ip("route add 10.250.0.0/16 dev plain");
+    ip("link add cbr0 type bridge");
+    ip("link set cbr0 up");
+    ip("link set port master cbr0");
+    ip("address add 10.244.1.1/24 dev cbr0");
+    ip("link add docker0 type bridge");
+    ip("link set docker0 up");
+    ip("address add 172.17.0.1/16 dev docker0");
+    block_on(async {
+        let mut follower = Follower::start().await.unwrap().of_interfaces(true);
+        assert_eq!(routes(follower.network()), ["cbr0 10.244.1.0/24"]);
+        ip("route add 10.0.0.1/32 dev azv1");
+        ip("-6 route add fd00::1/128 dev azv1");
+        until(&mut follower, |network| routes(network) == ["azv1 10.0.0.1/32 fd00::1/128", "cbr0 10.244.1.0/24"]).await;
+        // The next pod's address comes, the last one's goes.
+        ip("route add 10.0.0.2/32 dev azv1");
+        ip("route del 10.0.0.1/32 dev azv1");
+        until(&mut follower, |network| routes(network)[0] == "azv1 10.0.0.2/32 fd00::1/128").await;
+        // An address moves without a word of where it was.
+        ip("route replace 10.0.0.2/32 dev azv2");
+        until(&mut follower, |network| routes(network)[1..] == ["azv2 10.0.0.2/32", "cbr0 10.244.1.0/24"]).await;
+        assert_eq!(routes(follower.network())[0], "azv1 fd00::1/128");
+        ip("route add 10.99.0.0/16 via 10.0.0.2 dev azv2 onlink");
+        until(&mut follower, |network| routes(network)[1] == "azv2 10.0.0.2/32 10.99.0.0/16").await;
+        // Behind a port that is no pod's may be anybody.
+        ip("link add link uplink name vlan7 type vlan id 7");
+        ip("link set vlan7 master cbr0");
+        until(&mut follower, |network| routes(network).len() == 2).await;
+        ip("link del vlan7");
+        until(&mut follower, |network| routes(network).len() == 3).await;
+        // The link goes, and another comes by its name.
+        let before = follower.network().interfaces[&InterfaceName::new("azv1").unwrap()].index;
+        ip("link del azv1");
+        until(&mut follower, |network| routes(network).len() == 2).await;
+        ip("link add azv1 type veth peer name azv1-p");
+        ip("link set azv1 up");
+        ip("route add 10.0.0.3/32 dev azv1");
+        until(&mut follower, |network| routes(network)[0] == "azv1 10.0.0.3/32").await;
+        assert_ne!(follower.network().interfaces[&InterfaceName::new("azv1").unwrap()].index, before);
+    });
+}
+
+#[test]
+fn links_join_the_group_of_pods_and_leave_it() {
+    let _namespace = Namespace::enter();
+    ip("link add azv1 type veth peer name peer1");
+    ip("link set azv1 up");
+    ip("route add 10.0.0.1/32 dev azv1");
+    block_on(async {
+        let mut follower = Follower::start().await.unwrap().of_interfaces(true);
+        let azv1 = InterfaceName::new("azv1").unwrap();
+        let index = follower.network().interfaces[&azv1].index;
+        // One that is not there is no failure.
+        links::set_group(&[index + 1000, index], POD_GROUP).unwrap();
+        assert_eq!(links::in_pod_group().unwrap(), [(index, "azv1".to_owned())]);
+        until(&mut follower, |network| network.in_pod_group == [index].into()).await;
+        // Somebody else's wish.
+        ip("link set azv1 group 7");
+        until(&mut follower, |network| network.in_pod_group.is_empty()).await;
+        assert_eq!(follower.network().interfaces[&azv1].group, 7);
+        links::set_group(&[index], links::NO_GROUP).unwrap();
+        until(&mut follower, |network| network.interfaces[&azv1].group == links::NO_GROUP).await;
     });
 }
 

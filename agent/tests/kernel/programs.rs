@@ -5,7 +5,8 @@ use std::net::IpAddr;
 
 use npc_compiler::object::{Family, Protocol};
 use npc_compiler::program::{
-    ChainName, FORWARD_CHAIN, FamilyProgram, Match, Member, Program, Rule, Set, SetField, SetKind, SetName, Target,
+    ChainName, FORWARD_CHAIN, FamilyProgram, InterfaceName, Match, Member, Program, Rule, Set, SetField, SetKind,
+    SetName, Target,
 };
 use npc_compiler::text;
 
@@ -60,12 +61,17 @@ fn everything_of(family: Family) -> FamilyProgram {
     let prefixes = prefixes.map(|text| Member::Prefix(text.parse().unwrap()));
     let host = Member::Address(address(family, 9));
     let named = Protocol::ALL.map(|protocol| Member::AddressPort(address(family, 1), protocol, 8080));
+    let own = [("0.0.0.0/0", "::/0"), ("10.0.0.1/32", "fd00::1/128"), ("10.1.0.0/16", "fd00::/64")];
+    let own = own.map(|(v4, v6)| if family == Family::V4 { v4 } else { v6 }.parse().unwrap());
+    let interfaces = ["azv1", "an-interface.15"].map(|name| InterfaceName::new(name).unwrap());
+    let own = own.into_iter().flat_map(|prefix| interfaces.map(|name| Member::PrefixInterface(prefix, name)));
     let everybody = (1..=1000).map(|n| Member::Address(address(family, n)));
     let sets = BTreeMap::from([
         (peers.clone(), set(SetKind::HashIp, everybody)),
         (blocks.clone(), set(SetKind::HashNet, prefixes.into_iter().chain([host]))),
         (ports.clone(), set(SetKind::HashIpPort, named)),
         (SetName::new(family, "empty"), set(SetKind::HashNet, [])),
+        (SetName::own(family), set(SetKind::HashNetIface, own)),
     ]);
 
     let source = Match::Source(address(family, 1).into());
@@ -104,7 +110,8 @@ fn everything_of(family: Family) -> FamilyProgram {
     for matches in [vec![], vec![Match::ProtocolNumber(4)], vec![Match::Protocol(Protocol::Udp)]] {
         leaf.push(rule([matches, vec![Match::Limited]].concat(), Target::Log));
     }
-    let mut forward = vec![rule(vec![Match::EstablishedOrRelated], Target::Return)];
+    let forged = vec![Match::FromPods, Match::NotInSet(SetName::own(family), SetField::SourceInterface)];
+    let mut forward = vec![rule(forged, Target::Drop), rule(vec![Match::EstablishedOrRelated], Target::Return)];
     forward.push(rule(vec![Match::NotSyn, Match::NewOrInvalid, to_blocks.clone()], Target::Drop));
     if family == Family::V6 {
         forward.extend((133..=137).map(|kind| rule(vec![Match::Icmpv6Type(kind)], Target::Return)));

@@ -9,7 +9,7 @@ use ipnetwork::IpNetwork;
 use npc_agent::dataplane::ipset::{Error, Ipset, PATIENCE, Reading, Refusal, Sets};
 use npc_compiler::object::{Family, Protocol};
 use npc_compiler::plan::SetWrite;
-use npc_compiler::program::{Member, SetKind, SetName};
+use npc_compiler::program::{InterfaceName, Member, SetKind, SetName};
 use npc_compiler::text::MAXELEM;
 use proptest::collection::btree_set;
 use proptest::prelude::*;
@@ -344,15 +344,20 @@ fn any_member(family: Family, kind: SetKind) -> impl Strategy<Value = Member> {
             Member::Prefix(IpNetwork::new(network, length).unwrap())
         }
         SetKind::HashIpPort => Member::AddressPort(address, Protocol::ALL[protocol], port),
+        SetKind::HashNetIface => {
+            // The kernel takes length 0, and few interfaces with one prefix.
+            let length = if port % 2 == 0 { length - 1 } else { length };
+            let network = IpNetwork::new(address, length).unwrap().network();
+            let interface = InterfaceName::new(&format!("veth{}", port % 30)).unwrap();
+            Member::PrefixInterface(IpNetwork::new(network, length).unwrap(), interface)
+        }
     })
 }
-
-const KINDS: [SetKind; 3] = [SetKind::HashIp, SetKind::HashNet, SetKind::HashIpPort];
 
 /// Sets of every kind and family.
 fn any_sets() -> impl Strategy<Value = Reading> {
     let of = |family: Family| {
-        let each = KINDS.map(|kind| {
+        let each = SetKind::ALL.map(|kind| {
             let name = SetName::new(family, &kind.as_str().replace([':', ','], "-"));
             btree_set(any_member(family, kind), 0..700).prop_map(move |members| (name.clone(), (kind, members)))
         });

@@ -12,7 +12,8 @@
 //! ```
 //!
 //! After any sequence of events the state equals [`crate::layout::program`] of
-//! the final objects, byte for byte.
+//! the final objects, byte for byte; but for the set of what may come from the
+//! interfaces of pods, which is as [`Engine::own`] was told.
 
 mod groups;
 mod intern;
@@ -29,6 +30,8 @@ mod ways;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use ipnetwork::IpNetwork;
+
 use crate::finding::Finding;
 use crate::group::Lingering;
 use crate::layout::Options;
@@ -36,7 +39,7 @@ use crate::name::Hash;
 use crate::object::{Family, Namespace, NetworkPolicy, Pod};
 use crate::plan::{Delta, KernelState, Plan, SetDelta};
 use crate::policy::{Direction, Policy};
-use crate::program::Member;
+use crate::program::{InterfaceName, Member, SetKind, SetName};
 
 use groups::LocalGroups;
 pub use key::PodKey;
@@ -79,6 +82,8 @@ pub struct Engine {
     findings: BTreeMap<(String, String), Vec<Finding>>,
     /// The addresses that events touched since the last commit.
     touched: BTreeMap<IpAddr, Before>,
+    /// What may come from which interface of pods; `None` if nobody asks.
+    own: Option<[BTreeSet<Member>; 2]>,
     state: KernelState,
     is_first: bool,
 }
@@ -88,6 +93,7 @@ impl Engine {
     #[must_use]
     pub fn new(node: &str, options: Options) -> Self {
         let mut store = Store::default();
+        let own = options.anti_spoof.then(Default::default);
         let groups = LocalGroups::new(&mut store.strings, node, options);
         Self {
             store,
@@ -96,6 +102,7 @@ impl Engine {
             groups,
             findings: BTreeMap::new(),
             touched: BTreeMap::new(),
+            own,
             state: KernelState::default(),
             is_first: true,
         }
@@ -144,6 +151,23 @@ impl Engine {
             let own = Family::ALL.into_iter().filter_map(move |family| self.store.address(pod, family));
             own.map(move |address| (address, self.store.identity(pod)))
         })
+    }
+
+    /// The addresses of this node's endpoints.
+    pub fn addresses_here(&self) -> impl Iterator<Item = IpAddr> {
+        let of = move |pod| Family::ALL.into_iter().filter_map(move |family| self.store.address(pod, family));
+        self.groups.here().flat_map(of)
+    }
+
+    /// From now on this, and nothing else, may come from the interfaces of pods:
+    /// members of the set [`SetName::own`]. It is of no account where
+    /// [`Options::anti_spoof`] is off. As events, it shows at the next commit.
+    pub fn own(&mut self, sources: impl IntoIterator<Item = (IpNetwork, InterfaceName)>) {
+        let Some(own) = &mut self.own else { return };
+        own.iter_mut().for_each(BTreeSet::clear);
+        for (prefix, interface) in sources {
+            own[Family::of(&prefix.ip()) as usize].insert(Member::PrefixInterface(prefix, interface));
+        }
     }
 
     /// Namespace, name and UID of the endpoint that an address belongs to, on
@@ -321,6 +345,18 @@ impl Engine {
         }
         for (family, name, kind, members) in self.sets.materialise(&self.store, &self.peers) {
             deltas[family as usize].sets.insert(name, SetDelta::Created(kind, members));
+        }
+        for (family, own) in Family::ALL.into_iter().zip(self.own.iter().flatten()) {
+            let name = SetName::own(family);
+            let change = match self.state.family(family).sets.get(&name) {
+                Some((_, present)) if present == own => continue,
+                Some((_, present)) => SetDelta::Changed {
+                    added: own.difference(present).copied().collect(),
+                    removed: present.difference(own).copied().collect(),
+                },
+                None => SetDelta::Created(SetKind::HashNetIface, own.clone()),
+            };
+            deltas[family as usize].sets.insert(name, change);
         }
         self.groups.ways.committed();
         self.is_first = false;

@@ -146,7 +146,7 @@ impl<'a> View<'a> {
     pub(super) fn addresses(&self, set: &SetName) -> Vec<IpAddr> {
         let address = |member: &Member| match member {
             Member::Address(address) => Some(*address),
-            Member::Prefix(_) | Member::AddressPort(..) => None,
+            Member::Prefix(_) | Member::AddressPort(..) | Member::PrefixInterface(..) => None,
         };
         let held = self.held.sets.get(set).into_iter().flat_map(|(_, members)| members);
         match self.delta.and_then(|delta| delta.sets.get(set)) {

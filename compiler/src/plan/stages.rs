@@ -11,6 +11,10 @@
 //!   flipped there by one write, and the old one is cleared after that.
 //! - **Rules** change all at once, in one commit.
 //!
+//! - **Own addresses** of pods' interfaces come before others go, as peers do:
+//!   they too only ever let through. No verdict of a direction depends on them,
+//!   so they need no shadows whatever else changes.
+//!
 //! Where rules change, the sets of the tree change with them in that same
 //! commit: it names *shadows*, sets that hold the new members already. Then
 //! the sets proper, which no rule asks now, take their new members, and a
@@ -79,6 +83,10 @@ impl Stages {
                 SetDelta::Created(kind, members) => stages.create(name, family, *kind, members),
                 SetDelta::Remade(kind, members) => {
                     remade.insert(name, (*kind, members));
+                }
+                SetDelta::Changed { added, removed } if name.is_own() => {
+                    stages.fill.extend(added.iter().map(|member| SetWrite::Add(name.clone(), *member)));
+                    stages.clear.extend(removed.iter().map(|member| SetWrite::Delete(name.clone(), *member)));
                 }
                 SetDelta::Changed { added, removed } => {
                     let changes = if name.is_of_tree() { &mut tree } else { &mut peers };
@@ -206,7 +214,7 @@ fn conflict(was: View<'_>, is: View<'_>, tree: &Changes<'_>, peers: &Changes<'_>
     }
     let mut moved = peers.values().flat_map(|change| change.members()).map(|member| match member {
         Member::Address(address) | Member::AddressPort(address, ..) => Some(address),
-        Member::Prefix(_) => None,
+        Member::Prefix(_) | Member::PrefixInterface(..) => None,
     });
     // All the changed members may be one address.
     let first = moved.next().flatten();
@@ -220,7 +228,7 @@ fn conflict(was: View<'_>, is: View<'_>, tree: &Changes<'_>, peers: &Changes<'_>
             let members = changes.flat_map(|(_, change)| change.members());
             let addresses = members.filter_map(|member| match member {
                 Member::Address(address) => Some(address),
-                Member::Prefix(_) | Member::AddressPort(..) => None,
+                Member::Prefix(_) | Member::AddressPort(..) | Member::PrefixInterface(..) => None,
             });
             addresses.collect()
         };

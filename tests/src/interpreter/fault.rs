@@ -50,6 +50,7 @@ fn member_fault(family: Family, set: &Set, member: Member) -> Option<&'static st
         Member::Address(address) => (address, matches!(set.kind, SetKind::HashIp | SetKind::HashNet)),
         Member::Prefix(prefix) => (prefix.ip(), set.kind == SetKind::HashNet),
         Member::AddressPort(address, _, _) => (address, set.kind == SetKind::HashIpPort),
+        Member::PrefixInterface(prefix, _) => (prefix.ip(), set.kind == SetKind::HashNetIface),
     };
     if !fits {
         return Some("not a member of this type of set");
@@ -59,7 +60,9 @@ fn member_fault(family: Family, set: &Set, member: Member) -> Option<&'static st
     }
     match member {
         Member::Prefix(prefix) if prefix.prefix() == 0 => Some("the kernel refuses length 0"),
-        Member::Prefix(prefix) if prefix.network() != prefix.ip() => Some("host bits are set"),
+        Member::Prefix(prefix) | Member::PrefixInterface(prefix, _) if prefix.network() != prefix.ip() => {
+            Some("host bits are set")
+        }
         Member::Prefix(prefix) if Member::from(prefix) != member => Some("comes back from the kernel as an address"),
         Member::Address(address) if set.kind == SetKind::HashIp && address.is_unspecified() => {
             Some("the kernel refuses the null address")
@@ -111,11 +114,17 @@ fn rule_faults(program: &FamilyProgram, rule: &Rule, found: &mut Vec<String>) {
             }
             Match::DestinationPorts(ranges) => ports_fault(ranges),
             Match::Comment(text) if text.len() > LONGEST_COMMENT => Some("the comment is too long"),
-            Match::Set(name, field) => match program.sets.get(name) {
+            Match::Set(name, field) | Match::NotInSet(name, field) => match program.sets.get(name) {
                 None => Some("no such set"),
                 Some(set) => {
-                    let with_port = *field == SetField::DestinationPort;
-                    (with_port != (set.kind == SetKind::HashIpPort)).then_some("the set has other fields")
+                    let fits = match field {
+                        SetField::Source | SetField::Destination => {
+                            matches!(set.kind, SetKind::HashIp | SetKind::HashNet)
+                        }
+                        SetField::DestinationPort => set.kind == SetKind::HashIpPort,
+                        SetField::SourceInterface => set.kind == SetKind::HashNetIface,
+                    };
+                    (!fits).then_some("the set has other fields")
                 }
             },
             _ => None,

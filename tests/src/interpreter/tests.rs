@@ -40,6 +40,7 @@ fn packet() -> Packet {
         destination: "10.0.0.2".parse().unwrap(),
         payload: Payload::Port(Protocol::Tcp, 80),
         state: State::New,
+        interface: None,
     }
 }
 

@@ -135,7 +135,10 @@ impl Agent {
 
     /// Waits until something is so; `lacks` says what is not, and is asked again
     /// whenever the agent has applied or logged something.
-    pub(super) fn wait_until(&mut self, mut lacks: impl FnMut(&Self) -> Result<Option<String>>) -> Result<()> {
+    ///
+    /// # Errors
+    /// When it ends before, or takes too long; and those of `lacks`.
+    pub fn wait_until(&mut self, mut lacks: impl FnMut(&Self) -> Result<Option<String>>) -> Result<()> {
         let watch = Watch::new(self.ready.parent().unwrap_or(Path::new("/")))?;
         let deadline = Instant::now() + self.patience;
         loop {

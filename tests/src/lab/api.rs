@@ -3,6 +3,7 @@
 //! The server listens on the loopback of each node's namespace, so agents reach
 //! it whatever the policies say.
 
+use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::io;
 use std::net::{Ipv4Addr, TcpListener};
@@ -17,7 +18,7 @@ use npc_compiler::object::{Family, Objects};
 use npc_compiler::plan::KernelState;
 
 use super::error::{Doing, Error, Result};
-use super::{Backend, Kind, Lab, Place, inspect, manifests};
+use super::{Backend, Kind, Lab, Place, inspect, manifests, own};
 use crate::apiserver::Server;
 
 /// Has a server store these objects and no others.
@@ -58,25 +59,34 @@ impl Lab {
         let options = Options {
             keep_established: has("--keep-established"),
             allow_tunnels: has("--allow-tunnels"),
+            anti_spoof: has("--anti-spoof"),
             ..Options::default()
         };
-        for (agent, place) in self.agents.iter_mut().zip(&self.places) {
+        let wiring = (&self.places[..], self.mode);
+        for (index, (agent, place)) in self.agents.iter_mut().zip(&self.places).enumerate() {
             let Some(agent) = agent else { continue };
             let node = place.name.trim_start_matches("node/");
             // Which of the two the agent writes depends on the kernel.
             let wanted = |lingering: &[Lingering]| {
                 [SelfMatch::Bpf, SelfMatch::PerEndpoint].map(|self_match| {
                     let options = Options { self_match, ..options.clone() };
-                    KernelState::from(&layout::program_with(&cluster, node, &options, lingering))
+                    let mut wanted = KernelState::from(&layout::program_with(&cluster, node, &options, lingering));
+                    own::fill(&mut wanted, wiring, index);
+                    wanted
                 })
             };
             let settled = wanted(&[]);
+            let interfaces = if options.anti_spoof { own::interfaces(wiring, index) } else { BTreeSet::new() };
             agent.wait_until(|_| {
                 // While the agent writes, a kernel may not be readable.
                 let held = match read(place, self.backend) {
                     Ok(held) => held,
                     Err(error) => return Ok(Some(format!("{error:?}"))),
                 };
+                let held_interfaces = own::in_group(place)?;
+                if held_interfaces != interfaces {
+                    return Ok(Some(format!("{held_interfaces:?} are held to their sources, not {interfaces:?}")));
+                }
                 let lingering = inspect::lingering(&place.netns)?;
                 let differences = if lingering.is_empty() {
                     settled.each_ref().map(|wanted| difference(&held, wanted))

@@ -1,7 +1,7 @@
 //! What the nodes of a lab hold and say, beside the packets that they let
 //! through.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpStream};
@@ -19,7 +19,7 @@ use npc_compiler::plan::KernelState;
 use super::error::{Doing, Error, Result};
 use super::netns::Netns;
 use super::services::Backend;
-use super::{Kind, Lab};
+use super::{Kind, Lab, own};
 
 /// Where an agent serves its metrics unless told otherwise.
 const METRICS: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 10_901);
@@ -70,8 +70,15 @@ impl Lab {
         let self_match = if bpf { SelfMatch::Bpf } else { SelfMatch::PerEndpoint };
         let options = Options { self_match, ..options.clone() };
         let cluster = Cluster::new(&self.cluster().objects);
-        let wanted = KernelState::from(&layout::program_with(&cluster, node, &options, &self.lingering(node)?));
+        let mut wanted = KernelState::from(&layout::program_with(&cluster, node, &options, &self.lingering(node)?));
         let mut differences = Vec::new();
+        let (wiring, index) = ((self.places(), self.mode()), self.find(&format!("node/{node}"))?);
+        own::fill(&mut wanted, wiring, index);
+        let interfaces = if options.anti_spoof { own::interfaces(wiring, index) } else { BTreeSet::new() };
+        let held_interfaces = own::in_group(&self.places()[index])?;
+        if held_interfaces != interfaces {
+            differences.push(format!("{held_interfaces:?} are held to their sources, not {interfaces:?}"));
+        }
         for (family, hook) in Family::ALL.into_iter().zip(hooks) {
             match hook {
                 Ok(Hook::First) => {}

@@ -35,6 +35,7 @@ pub mod judge;
 pub mod manifests;
 mod netns;
 pub mod outside;
+mod own;
 pub mod plan;
 pub mod probe;
 pub mod report;

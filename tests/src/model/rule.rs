@@ -50,9 +50,9 @@ impl Rule {
                     value();
                 }
                 "!" => {}
-                // First packets of connections only; neighbour discovery is
-                // not asked about.
-                "--ctstate" | "--icmpv6-type" | "--dst-type" => {
+                // First packets of connections only, and of no pod's interface;
+                // neighbour discovery is not asked about.
+                "--ctstate" | "--icmpv6-type" | "--dst-type" | "--src-group" => {
                     value();
                     rule.never = true;
                 }

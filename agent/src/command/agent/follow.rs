@@ -78,8 +78,9 @@ fn hear_denied(mut reader: Reader, sender: &mpsc::Sender<Event>) -> Result<(), n
     Ok(())
 }
 
-pub(super) async fn network(sender: mpsc::Sender<Event>) -> Result<(), network::Error> {
-    let mut follower = Follower::start().await?;
+pub(super) async fn network(sender: mpsc::Sender<Event>, with_interfaces: bool) -> Result<(), network::Error> {
+    let start = move || async move { Ok(Follower::start().await?.of_interfaces(with_interfaces)) };
+    let mut follower = start().await?;
     tokio::spawn(async move {
         let mut network = follower.network().clone();
         while sender.send(Event::Network(network)).await.is_ok() {
@@ -90,12 +91,12 @@ pub(super) async fn network(sender: mpsc::Sender<Event>) -> Result<(), network::
                 };
                 warn!(error = %lost, "lost sight of this node's addresses; looking again");
                 time::sleep(NETWORK_RETRY).await;
-                match Follower::start().await {
+                match start().await {
                     Ok(again) => {
                         follower = again;
                         break follower.network().clone();
                     }
-                    Err(error) => error!(%error, "cannot read this node's addresses"),
+                    Err::<_, network::Error>(error) => error!(%error, "cannot read this node's addresses"),
                 }
             };
         }

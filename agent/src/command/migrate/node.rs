@@ -120,13 +120,14 @@ fn table(table: &azure::Table) -> Table {
 /// Compares with what an agent writes, by whichever of its options comes
 /// nearest: which were chosen, the kernel does not say.
 fn smallest_difference(node: &str, cluster: &Cluster, lingering: &[Lingering], held: &KernelState) -> Vec<String> {
-    let options = (0..16_u8).map(|choice| {
+    let options = (0..32_u8).map(|choice| {
         let is = |bit: u8| choice >> bit & 1 == 1;
         layout::Options {
             self_match: if is(0) { SelfMatch::PerEndpoint } else { SelfMatch::Bpf },
             keep_established: is(1),
             allow_tunnels: is(2),
             log_denied: is(3),
+            anti_spoof: is(4),
         }
     });
     let compared = options.map(|options| {
@@ -152,6 +153,8 @@ fn compare(family: Family, wanted: &Held, held: &Held) -> Vec<String> {
     }
     for set in wanted.sets.keys().chain(held.sets.keys()).collect::<BTreeSet<_>>() {
         match (wanted.sets.get(set), held.sets.get(set)) {
+            // What may come from an interface, no object tells.
+            (Some((a, _)), Some((b, _))) if set.is_own() && a == b => {}
             (Some(a), Some(b)) if a == b => {}
             (Some((_, a)), Some((_, b))) => lines.push(format!(
                 "{family}: set {set} lacks {} members and has {} others",

@@ -68,6 +68,7 @@ pub(super) mod member {
     pub(in super::super) const PORT: u16 = 4;
     pub(in super::super) const PROTOCOL: u16 = 7;
     pub(in super::super) const LINE: u16 = 9;
+    pub(in super::super) const INTERFACE: u16 = 23;
 }
 
 /// Attributes of an address, under [`member::ADDRESS`].

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
 use npc_compiler::object::{Family, Protocol};
-use npc_compiler::program::{Member, SetKind};
+use npc_compiler::program::{InterfaceName, Member, SetKind};
 use npc_compiler::text::MAXELEM;
 use rtnetlink::packet_core::{DecodeError, NlaBuffer, NlasIterator};
 
@@ -100,8 +100,7 @@ pub(super) struct Header {
 impl Header {
     /// The kind of the set, if it is as we make those of a family.
     pub(super) fn kind(&self, family: Family) -> Option<SetKind> {
-        let kinds = [SetKind::HashIp, SetKind::HashNet, SetKind::HashIpPort];
-        let kind = kinds.into_iter().find(|kind| kind.as_str() == self.type_name)?;
+        let kind = SetKind::ALL.into_iter().find(|kind| kind.as_str() == self.type_name)?;
         let same = self.family == request::number(family) && self.maxelem == Some(MAXELEM) && self.options.is_empty();
         same.then_some(kind)
     }
@@ -141,6 +140,7 @@ pub(super) struct Entry {
     prefix: Option<u8>,
     protocol: Option<u8>,
     port: Option<u16>,
+    interface: Option<InterfaceName>,
     /// Whether it has more than that: `nomatch`, a time-out, a comment.
     more: bool,
 }
@@ -155,6 +155,12 @@ impl Entry {
                 member::PREFIX_LENGTH => entry.prefix = Some(u8::from_be_bytes(array(value)?)),
                 member::PORT => entry.port = Some(u16::from_be_bytes(array(value)?)),
                 member::PROTOCOL => entry.protocol = Some(u8::from_be_bytes(array(value)?)),
+                member::INTERFACE => {
+                    let name = value.split(|byte| *byte == 0).next().unwrap_or_default();
+                    entry.interface = std::str::from_utf8(name).ok().and_then(InterfaceName::new);
+                    // A name that is no text is none of ours.
+                    entry.more |= entry.interface.is_none();
+                }
                 _ => entry.more = true,
             }
         }
@@ -167,14 +173,24 @@ impl Entry {
         let address = self.address?;
         match (kind, self) {
             (_, Self { more: true, .. }) => None,
-            (SetKind::HashIp, Self { prefix: None, protocol: None, port: None, .. }) => Some(Member::Address(address)),
-            (SetKind::HashNet, Self { prefix, protocol: None, port: None, .. }) => match prefix {
+            (SetKind::HashIp, Self { prefix: None, protocol: None, port: None, interface: None, .. }) => {
+                Some(Member::Address(address))
+            }
+            (SetKind::HashNetIface, Self { prefix, protocol: None, port: None, interface: Some(interface), .. }) => {
+                let whole = if address.is_ipv4() { 32 } else { 128 };
+                let prefix = IpNetwork::new(address, prefix.unwrap_or(whole)).ok()?;
+                Some(Member::PrefixInterface(prefix, *interface))
+            }
+            (SetKind::HashNet, Self { prefix, protocol: None, port: None, interface: None, .. }) => match prefix {
                 // ipset(8) does not print a host's length either.
                 Some(32) if address.is_ipv4() => Some(Member::Address(address)),
                 Some(128) | None => Some(Member::Address(address)),
                 Some(length) => IpNetwork::new(address, *length).ok().map(Member::Prefix),
             },
-            (SetKind::HashIpPort, Self { prefix: None, protocol: Some(protocol), port: Some(port), .. }) => {
+            (
+                SetKind::HashIpPort,
+                Self { prefix: None, protocol: Some(protocol), port: Some(port), interface: None, .. },
+            ) => {
                 let protocol = Protocol::ALL.into_iter().find(|known| known.number() == *protocol)?;
                 Some(Member::AddressPort(address, protocol, *port))
             }
@@ -197,6 +213,9 @@ impl fmt::Display for Entry {
         }
         if let Some(port) = self.port {
             write!(f, ":{port}")?;
+        }
+        if let Some(interface) = self.interface {
+            write!(f, ",{interface}")?;
         }
         f.write_str(if self.more { " with an option (nomatch, timeout, …)" } else { "" })
     }

@@ -17,9 +17,9 @@ use super::attribute::{
 /// memory that has to be in one piece. Longer ones are no faster (measured).
 const LIMIT: usize = 16 << 10;
 
-/// The longest that a member gets: an IPv6 address with protocol, port and
+/// The longest that a member gets: an IPv6 address with length, interface and
 /// line.
-const LONGEST_MEMBER: usize = 52;
+const LONGEST_MEMBER: usize = 64;
 
 /// One message, all but its number.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -157,6 +157,11 @@ fn put_member(bytes: &mut Vec<u8>, member: &Member, line: u32) {
                 put_address(bytes, *address);
                 bytes.put_network_order(attribute::member::PORT, &port.to_be_bytes());
                 bytes.put(attribute::member::PROTOCOL, &[protocol.number()]);
+            }
+            Member::PrefixInterface(prefix, interface) => {
+                put_address(bytes, prefix.network());
+                bytes.put(attribute::member::PREFIX_LENGTH, &[prefix.prefix()]);
+                bytes.put_text(attribute::member::INTERFACE, interface.as_str());
             }
         }
         bytes.put_network_order(attribute::member::LINE, &line.to_be_bytes());

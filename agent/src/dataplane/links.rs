@@ -1,0 +1,137 @@
+//! Device groups: by them a rule knows the interfaces of pods.
+//!
+//! A link is in one group, 0 unless somebody says otherwise. Those of pods are
+//! put into ours ([`POD_GROUP`]), where they are in none, and out of it again.
+
+use std::io;
+
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::{LinkAttribute, LinkMessage};
+use npc_compiler::text::POD_GROUP;
+use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use rustix::io::Errno;
+
+/// As much as the kernel puts into one part of a dump.
+const PART: usize = 64 * 1024;
+
+/// The group of links that are in none.
+pub const NO_GROUP: u32 = 0;
+
+/// Why the groups of links could not be read or set.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The socket failed.
+    #[error("cannot speak to the kernel's network interfaces")]
+    Socket(#[source] io::Error),
+    /// A request was refused.
+    #[error("cannot {doing}")]
+    Refused {
+        /// What was asked for.
+        doing: String,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// What the kernel said makes no sense.
+    #[error("cannot understand what the kernel tells of a network interface: {0}")]
+    Malformed(String),
+}
+
+/// Puts links, by their indexes, into a group. One that is gone needs none.
+///
+/// # Errors
+/// If the kernel refuses one; those before it are in the group.
+pub fn set_group(indexes: &[u32], group: u32) -> Result<(), Error> {
+    if indexes.is_empty() {
+        return Ok(());
+    }
+    let socket = open()?;
+    for index in indexes {
+        let mut link = LinkMessage::default();
+        link.header.index = *index;
+        link.attributes.push(LinkAttribute::Group(group));
+        let doing = || format!("put the network interface of number {index} into the device group {group:#x}");
+        match exchange(&socket, RouteNetlinkMessage::SetLink(link), NLM_F_ACK, |_| ())? {
+            Ok(()) | Err(Errno::NODEV) => {}
+            Err(errno) => return Err(Error::Refused { doing: doing(), source: errno.into() }),
+        }
+    }
+    Ok(())
+}
+
+/// The links of this network namespace that are in the group of pods'
+/// interfaces: index and name.
+///
+/// # Errors
+/// If the kernel does not list them.
+pub fn in_pod_group() -> Result<Vec<(u32, String)>, Error> {
+    let mut found = Vec::new();
+    let take = |message| {
+        let RouteNetlinkMessage::NewLink(link) = message else { return };
+        let name = link.attributes.iter().find_map(|attribute| match attribute {
+            LinkAttribute::IfName(name) => Some(name.clone()),
+            _ => None,
+        });
+        if link.attributes.contains(&LinkAttribute::Group(POD_GROUP)) {
+            found.push((link.header.index, name.unwrap_or_default()));
+        }
+    };
+    let all = RouteNetlinkMessage::GetLink(LinkMessage::default());
+    let listed = exchange(&open()?, all, NLM_F_DUMP, take)?;
+    let refused =
+        |errno: Errno| Error::Refused { doing: "list the network interfaces".to_owned(), source: errno.into() };
+    listed.map_err(refused)?;
+    Ok(found)
+}
+
+fn open() -> Result<Socket, Error> {
+    let open = || {
+        let socket = Socket::new(NETLINK_ROUTE)?;
+        socket.connect(&SocketAddr::new(0, 0))?;
+        Ok(socket)
+    };
+    open().map_err(Error::Socket)
+}
+
+/// Sends a request and hands out what comes for an answer.
+fn exchange(
+    socket: &Socket,
+    request: RouteNetlinkMessage,
+    flags: u16,
+    mut take: impl FnMut(RouteNetlinkMessage),
+) -> Result<Result<(), Errno>, Error> {
+    let mut header = NetlinkHeader::default();
+    header.flags = NLM_F_REQUEST | flags;
+    let mut message = NetlinkMessage::new(header, NetlinkPayload::from(request));
+    message.finalize();
+    let mut bytes = vec![0; message.buffer_len()];
+    message.serialize(&mut bytes);
+    socket.send(&bytes, 0).map_err(Error::Socket)?;
+    let mut buffer = vec![0; PART];
+    let malformed = |error: &dyn ToString| Error::Malformed(error.to_string());
+    let answer = |code: i32| match code {
+        0 => Ok(()),
+        code => Err(Errno::from_raw_os_error(code.saturating_abs())),
+    };
+    loop {
+        let length = match socket.recv(&mut &mut buffer[..], 0) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            received => received.map_err(Error::Socket)?,
+        };
+        let mut rest = buffer.get(..length).ok_or_else(|| malformed(&"a part is too long"))?;
+        while !rest.is_empty() {
+            let message =
+                NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest).map_err(|error| malformed(&error))?;
+            // Lengths are padded to four bytes, in the last message too.
+            let end = usize::try_from(message.header.length).unwrap_or(usize::MAX).next_multiple_of(4);
+            rest = rest.get(end..).unwrap_or_default();
+            match message.payload {
+                NetlinkPayload::InnerMessage(message) => take(message),
+                NetlinkPayload::Done(done) => return Ok(answer(done.code)),
+                NetlinkPayload::Error(error) => return Ok(answer(error.raw_code())),
+                _ => {}
+            }
+        }
+    }
+}

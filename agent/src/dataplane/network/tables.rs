@@ -1,0 +1,271 @@
+//! The kernel's links, addresses and routes, as far as they matter, and what
+//! they say of the node's network.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use futures::TryStreamExt;
+use ipnetwork::IpNetwork;
+use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use npc_compiler::program::InterfaceName;
+use npc_compiler::text::POD_GROUP;
+use rtnetlink::packet_core::NLM_F_REPLACE;
+use rtnetlink::{Handle, RouteMessageBuilder};
+
+use super::{Error, Interface, Network};
+
+/// The device that kube-proxy makes where IPVS delivers Services.
+const IPVS_DEVICE: &str = "kube-ipvs0";
+
+/// What was read and heard of.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Tables {
+    links: BTreeMap<u32, Link>,
+    addresses: BTreeSet<(u32, IpNetwork)>,
+    routes: BTreeSet<Route>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Link {
+    name: String,
+    kind: Kind,
+    group: u32,
+    /// The bridge that it is a port of, or another link that rules it.
+    controller: Option<u32>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Bridge,
+    Veth,
+    Tap,
+    Other,
+}
+
+/// A route to something other than the node itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Route {
+    /// The link that it leaves by.
+    link: u32,
+    to: IpNetwork,
+    /// Over a gateway. Behind it lie other nodes, not ports of a bridge.
+    onward: bool,
+    table: u32,
+    priority: u32,
+}
+
+impl Tables {
+    pub(super) async fn read(handle: &Handle) -> Result<Self, Error> {
+        let failed = |what| move |source| Error::Read { what, source };
+        let mut tables = Self::default();
+        let mut links = handle.link().get().execute();
+        while let Some(link) = links.try_next().await.map_err(failed("links"))? {
+            tables.new_link(&link);
+        }
+        let mut addresses = handle.address().get().execute();
+        while let Some(message) = addresses.try_next().await.map_err(failed("addresses"))? {
+            tables.addresses.extend(address(&message));
+        }
+        let every_family =
+            [RouteMessageBuilder::<Ipv4Addr>::new().build(), RouteMessageBuilder::<Ipv6Addr>::new().build()];
+        for family in every_family {
+            let mut routes = handle.route().get(family).execute();
+            while let Some(message) = routes.try_next().await.map_err(failed("routes"))? {
+                tables.routes.extend(routes_of(&message));
+            }
+        }
+        Ok(tables)
+    }
+
+    pub(super) fn take(&mut self, message: &RouteNetlinkMessage, flags: u16) {
+        match message {
+            RouteNetlinkMessage::NewLink(link) => self.new_link(link),
+            RouteNetlinkMessage::DelLink(link) => self.del_link(link),
+            RouteNetlinkMessage::NewAddress(message) => self.addresses.extend(address(message)),
+            RouteNetlinkMessage::DelAddress(message) => {
+                if let Some(gone) = address(message) {
+                    self.addresses.remove(&gone);
+                }
+            }
+            RouteNetlinkMessage::NewRoute(message) => {
+                let new = routes_of(message);
+                // Of the one that it takes the place of there is no other word.
+                if let Some(one) = new.first().filter(|_| flags & NLM_F_REPLACE != 0) {
+                    let same = |old: &Route| (old.to, old.table, old.priority) == (one.to, one.table, one.priority);
+                    self.routes.retain(|old| !same(old));
+                }
+                self.routes.extend(new);
+            }
+            RouteNetlinkMessage::DelRoute(message) => {
+                for gone in routes_of(message) {
+                    self.routes.remove(&gone);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn new_link(&mut self, message: &LinkMessage) {
+        // The bridge's own news of its ports: the same index, and its DELLINK
+        // says that the port left the bridge, not that the link is gone.
+        if message.header.interface_family == AddressFamily::Bridge {
+            return;
+        }
+        let index = message.header.index;
+        let mut link = Link { name: String::new(), kind: Kind::Other, group: 0, controller: None };
+        for attribute in &message.attributes {
+            match attribute {
+                LinkAttribute::IfName(name) => link.name.clone_from(name),
+                LinkAttribute::Group(group) => link.group = *group,
+                LinkAttribute::Controller(of) => link.controller = Some(*of).filter(|of| *of != 0),
+                LinkAttribute::LinkInfo(infos) => {
+                    for info in infos {
+                        match info {
+                            LinkInfo::Kind(InfoKind::Bridge) => link.kind = Kind::Bridge,
+                            LinkInfo::Kind(InfoKind::Veth) => link.kind = Kind::Veth,
+                            LinkInfo::Kind(InfoKind::Tun) => link.kind = Kind::Tap,
+                            _ => {}
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+        self.links.insert(index, link);
+        if !message.header.flags.contains(LinkFlags::Up) {
+            // A link that goes down takes its IPv4 routes along without a word
+            // for each.
+            self.routes.retain(|route| route.link != index || route.to.is_ipv6());
+        }
+    }
+
+    fn del_link(&mut self, message: &LinkMessage) {
+        if message.header.interface_family == AddressFamily::Bridge {
+            return;
+        }
+        let index = message.header.index;
+        self.links.remove(&index);
+        self.addresses.retain(|(link, _)| *link != index);
+        self.routes.retain(|route| route.link != index);
+    }
+
+    pub(super) fn network(&self, with_interfaces: bool) -> Network {
+        let mut network = Network {
+            addresses: self.addresses.iter().map(|(_, prefix)| *prefix).filter(counts).collect(),
+            ipvs: self.links.values().any(|link| link.name == IPVS_DEVICE),
+            bridged: BTreeMap::new(),
+            interfaces: if with_interfaces { self.interfaces() } else { BTreeMap::new() },
+            in_pod_group: self
+                .links
+                .iter()
+                .filter(|(_, link)| link.group == POD_GROUP)
+                .map(|(index, _)| *index)
+                .collect(),
+        };
+        // The node's default route leads to other nodes, with or without a
+        // gateway.
+        let behind = |route: &&Route| !route.onward && route.to.prefix() > 0 && counts(&route.to);
+        for route in self.routes.iter().filter(behind) {
+            if let Some(link) = self.links.get(&route.link).filter(|link| link.kind == Kind::Bridge) {
+                network.bridged.entry(link.name.clone()).or_default().insert(route.to);
+            }
+        }
+        network
+    }
+
+    /// The interfaces that can be those of pods; see [`Interface`].
+    fn interfaces(&self) -> BTreeMap<InterfaceName, Interface> {
+        // Where a port leads out of the node, or is a VLAN or a bond that does,
+        // come packets of anybody.
+        let is_port_of_pod = |link: &Link| matches!(link.kind, Kind::Veth | Kind::Tap);
+        let open: BTreeSet<u32> =
+            self.links.values().filter(|link| !is_port_of_pod(link)).filter_map(|link| link.controller).collect();
+        let is_host = |route: &IpNetwork| route.prefix() == if route.is_ipv4() { 32 } else { 128 };
+        // An IPv6 address of the node's own comes with a route to itself, by the
+        // interface that has it.
+        let own: BTreeSet<IpAddr> = self.addresses.iter().map(|(_, address)| address.ip()).collect();
+        let leads_elsewhere =
+            |route: &Route| counts(&route.to) && !(is_host(&route.to) && own.contains(&route.to.ip()));
+        let mut of_link = BTreeMap::<u32, Vec<&Route>>::new();
+        for route in self.routes.iter().filter(|route| leads_elsewhere(route)) {
+            of_link.entry(route.link).or_default().push(route);
+        }
+        let interface = |(index, routes): (u32, Vec<&Route>)| {
+            let link = self.links.get(&index)?;
+            let can_be = match link.kind {
+                Kind::Veth => {
+                    link.controller.is_none() && routes.iter().any(|route| !route.onward && is_host(&route.to))
+                }
+                Kind::Bridge => link.controller.is_none() && !open.contains(&index),
+                Kind::Tap | Kind::Other => false,
+            };
+            let leads_everywhere = routes.iter().any(|route| route.to.prefix() == 0);
+            let routes = routes.into_iter().map(|route| route.to).collect();
+            let is_bridge = link.kind == Kind::Bridge;
+            let interface = Interface { index, group: link.group, is_bridge, routes };
+            let name = InterfaceName::new(&link.name)?;
+            (can_be && !leads_everywhere).then_some((name, interface))
+        };
+        of_link.into_iter().filter_map(interface).collect()
+    }
+}
+
+/// Whether an address or prefix tells one link from another: loopback's and IPv6
+/// link-local ones, which every link has, do not, and neither do groups.
+fn counts(prefix: &IpNetwork) -> bool {
+    match prefix.ip() {
+        IpAddr::V4(ip) => !ip.is_loopback() && !ip.is_multicast(),
+        IpAddr::V6(ip) => !ip.is_loopback() && !ip.is_unicast_link_local() && !ip.is_multicast(),
+    }
+}
+
+fn address(message: &AddressMessage) -> Option<(u32, IpNetwork)> {
+    let mut found = None;
+    for attribute in &message.attributes {
+        match attribute {
+            // On a link with a peer, `Address` is the peer's.
+            AddressAttribute::Local(ip) => {
+                found = Some(*ip);
+                break;
+            }
+            AddressAttribute::Address(ip) => found = Some(*ip),
+            _ => {}
+        }
+    }
+    Some((message.header.index, IpNetwork::new(found?, message.header.prefix_len).ok()?))
+}
+
+/// The routes of a message: one for each link that they may leave by.
+fn routes_of(message: &RouteMessage) -> Vec<Route> {
+    if message.header.kind != RouteType::Unicast {
+        return Vec::new();
+    }
+    let mut to = match message.header.address_family {
+        AddressFamily::Inet => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        AddressFamily::Inet6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        _ => return Vec::new(),
+    };
+    let (mut links, mut onward) = (Vec::new(), false);
+    let (mut table, mut priority) = (u32::from(message.header.table), 0);
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Destination(RouteAddress::Inet(ip)) => to = IpAddr::V4(*ip),
+            RouteAttribute::Destination(RouteAddress::Inet6(ip)) => to = IpAddr::V6(*ip),
+            RouteAttribute::Oif(index) => links.push((*index, false)),
+            RouteAttribute::Gateway(_) | RouteAttribute::Via(_) => onward = true,
+            RouteAttribute::MultiPath(hops) => links.extend(hops.iter().map(|hop| {
+                let is_gateway =
+                    |one: &RouteAttribute| matches!(one, RouteAttribute::Gateway(_) | RouteAttribute::Via(_));
+                (hop.interface_index, hop.attributes.iter().any(is_gateway))
+            })),
+            RouteAttribute::Table(number) => table = *number,
+            RouteAttribute::Priority(number) => priority = *number,
+            _ => {}
+        }
+    }
+    let Ok(to) = IpNetwork::new(to, message.header.destination_prefix_length) else { return Vec::new() };
+    links.into_iter().map(|(link, own)| Route { link, to, onward: onward || own, table, priority }).collect()
+}

@@ -1,0 +1,137 @@
+//! Which interfaces are held to the sources of the pods behind them, and what
+//! has to be done so that they are.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+use npc_compiler::program::InterfaceName;
+use npc_compiler::text::POD_GROUP;
+
+use crate::dataplane::links::NO_GROUP;
+use crate::dataplane::network::{Interface, Network};
+
+/// How many interfaces may share a prefix. A set takes one with 64 of them, and
+/// while one takes another's place it holds both.
+const SHARED: usize = 32;
+
+/// What an update of the interfaces of pods takes.
+///
+/// Only what is in the group is held to anything. So who leaves it leaves before
+/// its addresses go out of the set, and who joins it joins when they are in.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Sources {
+    /// What may come from which interface.
+    pub(super) own: Vec<(IpNetwork, InterfaceName)>,
+    /// The links that are to leave the group.
+    pub(super) leave: Vec<u32>,
+    /// The links that are to join it.
+    pub(super) join: Vec<u32>,
+    /// Interfaces of pods that are not held to anything, and why.
+    pub(super) unheld: BTreeMap<InterfaceName, String>,
+}
+
+impl Sources {
+    /// Nobody is held to anything, now or from now on.
+    pub(super) fn none(network: &Network) -> Self {
+        Self { leave: network.in_pod_group.iter().copied().collect(), ..Self::default() }
+    }
+
+    /// Every interface of pods is held to what the node routes to it.
+    pub(super) fn new(network: &Network, local: impl IntoIterator<Item = IpAddr>) -> Self {
+        let of_pods: Vec<(InterfaceName, &Interface)> = network.interfaces_of_pods(local).collect();
+        let mut shared = BTreeMap::<IpNetwork, usize>::new();
+        for route in of_pods.iter().flat_map(|(_, interface)| &interface.routes) {
+            *shared.entry(*route).or_default() += 1;
+        }
+        let mut sources = Self::default();
+        let mut held = BTreeSet::new();
+        for (name, interface) in of_pods {
+            let too_shared = interface.routes.iter().find(|route| shared[route] > SHARED);
+            let why_not = match (interface.group, too_shared) {
+                (NO_GROUP | POD_GROUP, None) => None,
+                (NO_GROUP | POD_GROUP, Some(route)) => {
+                    Some(format!("{route} is routed to more than {SHARED} interfaces, which no set can hold"))
+                }
+                (group, _) => Some(format!("it is in the device group {group} of somebody else")),
+            };
+            if let Some(why_not) = why_not {
+                sources.unheld.insert(name, why_not);
+                continue;
+            }
+            held.insert(interface.index);
+            sources.own.extend(interface.routes.iter().map(|route| (*route, name)));
+            if interface.group == NO_GROUP {
+                sources.join.push(interface.index);
+            }
+        }
+        sources.leave = network.in_pod_group.difference(&held).copied().collect();
+        sources
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(text: &str) -> InterfaceName {
+        InterfaceName::new(text).expect("a name")
+    }
+
+    fn network(interfaces: &[(&str, u32, u32, &[&str])]) -> Network {
+        let interface = |(text, index, group, routes): &(&str, u32, u32, &[&str])| {
+            let routes = routes.iter().map(|route| route.parse().expect("a route")).collect();
+            let is_bridge = text.starts_with("br");
+            (name(text), Interface { index: *index, group: *group, is_bridge, routes })
+        };
+        let in_pod_group =
+            interfaces.iter().filter(|(_, _, group, _)| *group == POD_GROUP).map(|(_, index, ..)| *index);
+        Network {
+            interfaces: interfaces.iter().map(interface).collect(),
+            in_pod_group: in_pod_group.collect(),
+            ..Network::default()
+        }
+    }
+
+    fn own(sources: &Sources) -> Vec<String> {
+        sources.own.iter().map(|(prefix, interface)| format!("{prefix} {interface}")).collect()
+    }
+
+    #[test]
+    fn an_interface_is_held_to_what_is_routed_to_it_and_joins_once() {
+        let network = network(&[("a", 1, 0, &["10.0.0.1/32", "fd00::1/128"]), ("b", 2, POD_GROUP, &["10.0.0.2/32"])]);
+        let sources = Sources::new(&network, []);
+        assert_eq!(own(&sources), ["10.0.0.1/32 a", "fd00::1/128 a", "10.0.0.2/32 b"]);
+        assert_eq!((sources.join, sources.leave), (vec![1], vec![]));
+        let none = Sources::none(&network);
+        assert_eq!((own(&none), none.join, none.leave), (vec![], vec![], vec![2]));
+    }
+
+    #[test]
+    fn a_bridge_is_of_pods_while_one_is_behind_it() {
+        let network = network(&[("br", 1, POD_GROUP, &["10.0.0.0/24"])]);
+        let here = Sources::new(&network, ["10.0.0.7".parse().expect("an address")]);
+        assert_eq!((own(&here), here.leave), (vec!["10.0.0.0/24 br".to_owned()], vec![]));
+        let elsewhere = Sources::new(&network, ["10.0.1.7".parse().expect("an address")]);
+        assert_eq!((own(&elsewhere), elsewhere.leave), (vec![], vec![1]));
+    }
+
+    #[test]
+    fn what_is_in_the_group_and_no_interface_of_pods_leaves_it() {
+        let mut network = network(&[]);
+        network.in_pod_group.insert(9);
+        assert_eq!(Sources::new(&network, []).leave, [9]);
+    }
+
+    #[test]
+    fn what_cannot_be_held_is_told_and_left_alone() {
+        let crowd: Vec<(String, u32)> = (0..40).map(|n| (format!("v{n}"), n)).collect();
+        let mut interfaces: Vec<_> =
+            crowd.iter().map(|(name, n)| (name.as_str(), *n, 0, &["10.0.0.1/32"][..])).collect();
+        interfaces.push(("x", 77, 5, &["10.0.0.2/32"]));
+        let sources = Sources::new(&network(&interfaces), []);
+        assert_eq!((sources.own.len(), sources.join.len(), sources.unheld.len()), (0, 0, 41));
+        assert!(sources.unheld[&name("x")].contains("group 5"));
+        assert!(sources.unheld[&name("v3")].contains("10.0.0.1/32"));
+    }
+}
