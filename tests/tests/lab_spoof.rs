@@ -3,18 +3,20 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr, SocketAddrV4, UdpSocket};
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use npc_agent::source::manifests;
 use npc_compiler::layout::Options;
-use npc_compiler::object::{Family, Objects, Protocol};
+use npc_compiler::object::{self, Family, Objects};
 use npc_compiler::text::POD_GROUP;
 use npc_lab::lab::{Backend, Enforcer, Lab, Mode, Payload, Probe, Seen, can_run, skipped};
+use socket2::{Domain, Protocol, Socket, Type};
 
 const OUTSIDE: [&str; 2] = ["203.0.113.9", "2001:db8:ffff::9"];
 
-const UDP: Payload = Payload::Port(Protocol::Udp, 53);
+const UDP: Payload = Payload::Port(object::Protocol::Udp, 53);
 
 /// What a pod on another node may reach, its neighbours may not; another pod
 /// lets everybody in.
@@ -167,6 +169,7 @@ fn without_the_flag_forged_sources_do_what_the_policies_let_them() {
     for (mode, backend) in [(Mode::Routed, Backend::Legacy), (Mode::Bridge, Backend::Nft)] {
         let Some(mut lab) = lab(mode, backend, &[]) else { return };
         assert_eq!(sorted(forged(&mut lab)), unhindered(), "{mode:?}");
+        assert_eq!(heard_in_a_flow(&lab), ["forged", "last"]);
     }
 }
 
@@ -176,6 +179,7 @@ fn a_routed_pod_sends_by_its_own_address_and_no_other() {
         let Some(mut lab) = lab(Mode::Routed, backend, &["--anti-spoof"]) else { return };
         lab.settle().unwrap();
         check(&mut lab, backend, &[]);
+        assert_eq!(heard_in_a_flow(&lab), ["last"], "of an established flow, too");
 
         // Without an agent, and with the next one.
         lab.take_agent("node-1").unwrap().unwrap().stop(Signal::SIGKILL).unwrap();
@@ -203,6 +207,53 @@ fn bridged_pods_send_by_the_addresses_behind_their_bridge_and_no_others() {
         lab.settle().unwrap();
         check(&mut lab, backend, &among_neighbours(unhindered()));
     }
+}
+
+/// A datagram that the kernel gives its lengths and checksum.
+fn datagram(source: SocketAddrV4, destination: SocketAddrV4, text: &[u8]) -> Vec<u8> {
+    let mut packet = vec![0x45, 0, 0, 0, 0, 0, 0, 0, 64, 17, 0, 0];
+    packet.extend(source.ip().octets());
+    packet.extend(destination.ip().octets());
+    packet.extend(source.port().to_be_bytes());
+    packet.extend(destination.port().to_be_bytes());
+    packet.extend(u16::try_from(8 + text.len()).unwrap().to_be_bytes());
+    packet.extend([0; 2]);
+    packet.extend(text);
+    packet
+}
+
+/// What a pod hears on a flow that another has with it, when the thief speaks in
+/// it too.
+fn heard_in_a_flow(lab: &Lab) -> Vec<String> {
+    let address = |name| match addresses(lab, name)[0] {
+        IpAddr::V4(address) => address,
+        IpAddr::V6(_) => panic!("IPv4 comes first"),
+    };
+    let netns = |name| &lab.places()[lab.find(name).unwrap()].netns;
+    let (from, to) = (SocketAddrV4::new(address("n/open"), 4_000), SocketAddrV4::new(address("n/friend"), 4_001));
+    let bind = |name, address| netns(name).within(|| UdpSocket::bind(address).unwrap()).unwrap();
+    let (open, friend) = (bind("n/open", from), bind("n/friend", to));
+    let mut buffer = [0; 32];
+    friend.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    open.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    // Both ways, so that the kernel knows the flow.
+    open.send_to(b"question", to).unwrap();
+    assert_eq!(friend.recv_from(&mut buffer).unwrap(), (8, from.into()));
+    friend.send_to(b"answer", from).unwrap();
+    assert_eq!(open.recv_from(&mut buffer).unwrap(), (6, to.into()));
+    netns("n/thief")
+        .within(|| {
+            let raw = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(255))).unwrap();
+            raw.send_to(&datagram(from, to, b"forged"), &SocketAddr::V4(to).into()).unwrap();
+        })
+        .unwrap();
+    open.send_to(b"last", to).unwrap();
+    let mut heard = Vec::new();
+    while heard.last().is_none_or(|last| last != "last") {
+        let length = friend.recv(&mut buffer).unwrap();
+        heard.push(String::from_utf8_lossy(&buffer[..length]).into_owned());
+    }
+    heard
 }
 
 /// Policies decide on what is honest, and of what is forged only this arrives.

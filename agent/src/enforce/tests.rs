@@ -13,7 +13,8 @@ use npc_compiler::established::Tuple;
 use npc_compiler::layout;
 use npc_compiler::object::{Family, Labels, NetworkPolicy, Objects, Pod};
 use npc_compiler::plan::{Delta, Held, KernelState, Plan, SetWrite, Step};
-use npc_compiler::program::{Member, SetName};
+use npc_compiler::program::{InterfaceName, Member, SetName};
+use npc_compiler::text::POD_GROUP;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -23,7 +24,8 @@ use super::{Enforcer, Event, Settings, run};
 use crate::dataplane::audit::{Audit, Depth};
 use crate::dataplane::conntrack::Swept;
 use crate::dataplane::iptables::Hook;
-use crate::dataplane::network::Network;
+use crate::dataplane::links::NO_GROUP;
+use crate::dataplane::network::{Interface, Network};
 use crate::dataplane::probe::Capabilities;
 use crate::dataplane::{self, Kernel, ipset};
 use crate::source::difference::Known;
@@ -488,5 +490,41 @@ async fn flows_are_let_be_where_that_is_asked_for() {
     let mut world = World::with_options(settings(), options, 0, queued);
     world.flows(&[flow("10.0.0.1")]);
     world.calls([Probe, Read, Apply, Hooked]).await;
+    world.end().await;
+}
+
+/// A veth of pods to which these addresses are routed.
+fn veth(index: u32, group: u32, addresses: &[&str]) -> Told {
+    let routes = addresses.iter().map(|address| address.parse().expect("an address")).collect();
+    let name = InterfaceName::new("azv1").expect("a name");
+    let interface = Interface { index, group, is_bridge: false, routes };
+    let in_pod_group = (group == POD_GROUP).then_some(index).into_iter().collect();
+    Told::Network(Network { interfaces: [(name, interface)].into(), in_pod_group, ..Network::default() })
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_interface_joins_after_its_addresses_came_and_leaves_before_they_go() {
+    let options = layout::Options { anti_spoof: true, keep_established: true, ..layout::Options::default() };
+    let queued = vec![veth(7, 0, &["10.0.0.1/32"]), Told::Objects(objects(&["10.0.0.1"]))];
+    let mut world = World::with_options(settings(), options, 0, queued);
+    world.calls([Probe, Read, Apply, Hooked, Call::Group(7, POD_GROUP)]).await;
+    // The echo of that.
+    world.tell(veth(7, POD_GROUP, &["10.0.0.1/32"])).await;
+    // Another link of its name, which is in no group.
+    world.tell(veth(8, 0, &["10.0.0.2/32"])).await;
+    world.calls([Apply, Call::Group(8, POD_GROUP)]).await;
+    // The pod goes, the link not yet.
+    let gone = Told::Network(Network { in_pod_group: [8].into(), ..Network::default() });
+    world.tell(gone).await;
+    world.calls([Call::Group(8, NO_GROUP), Apply]).await;
+    world.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_joins_while_the_kernel_refuses() {
+    let options = layout::Options { anti_spoof: true, keep_established: true, ..layout::Options::default() };
+    let queued = vec![veth(7, 0, &["10.0.0.1/32"]), Told::Objects(objects(&["10.0.0.1"]))];
+    let mut world = World::with_options(settings(), options, 1, queued);
+    world.calls([Probe, Read, Refused, Read, Apply, Hooked, Call::Group(7, POD_GROUP)]).await;
     world.end().await;
 }

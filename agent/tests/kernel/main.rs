@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod agent;
+mod anti_spoof;
 mod azure;
 mod by_hand;
 mod cleanup;

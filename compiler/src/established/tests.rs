@@ -164,6 +164,17 @@ fn a_plan_narrows_where_something_that_passed_may_be_dropped() {
     assert!(narrows(&shop, &more));
     assert!(!narrows(&more, &shop), "isolated no more");
     assert!(!narrows(&shop, &shop));
+    // What may come from an interface concerns packets, not flows.
+    let own = |hosts: &[&str]| {
+        let options = Options { anti_spoof: true, ..Options::default() };
+        let mut state = KernelState::from(&crate::layout::program(&Cluster::new(&shop), "n1", &options));
+        let name = crate::program::InterfaceName::new("azv1").expect("a name");
+        let members = hosts.iter().map(|host| Member::PrefixInterface(host.parse().expect("a prefix"), name));
+        state.v4.sets.get_mut(&SetName::own(Family::V4)).expect("it is there").1.extend(members);
+        state
+    };
+    let plan = Plan::between(&own(&["10.0.0.1/32", "10.0.0.2/32"]), &own(&["10.0.0.2/32", "10.0.0.3/32"]));
+    assert!(!plan.is_empty() && !may_narrow(&plan));
     // Rules.
     let mut open = shop.clone();
     open.policies.clear();

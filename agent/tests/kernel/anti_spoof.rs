@@ -1,0 +1,126 @@
+//! Interfaces that are held to the sources of the pods behind them.
+
+use std::path::PathBuf;
+use std::thread;
+
+use npc_agent::dataplane::backend::Backend;
+use npc_agent::dataplane::network::{Follower, Network};
+use npc_agent::dataplane::{Kernel, Linux, links};
+use npc_agent::enforce::Enforcer;
+use npc_agent::enforce::enforcer::Pass;
+use npc_compiler::layout::Options;
+use npc_compiler::object::Family;
+use npc_compiler::program::{ChainName, SetName};
+
+use super::namespace::{Namespace, hide_file, output, run};
+use super::on_both_backends;
+
+on_both_backends!(
+    an_interface_joins_with_its_addresses_and_leaves_without,
+    more_interfaces_than_a_set_takes_with_one_prefix_are_held,
+    without_the_match_everything_else_is_enforced,
+);
+
+fn ip(command: &str) {
+    run("ip", &command.split(' ').collect::<Vec<_>>());
+}
+
+fn enforcer(backend: Backend, anti_spoof: bool) -> Enforcer<Linux> {
+    let options = Options { anti_spoof, ..Options::default() };
+    Enforcer::new(Linux::open(Some(backend)).unwrap(), "node-1").with_options(options)
+}
+
+/// The network as it is, with what an agent of this mind asks about.
+fn network() -> Network {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async { Follower::start().await.unwrap().of_interfaces(true).network().clone() })
+}
+
+fn pass(enforcer: &mut Enforcer<Linux>) -> Pass {
+    enforcer.pass(&network()).unwrap()
+}
+
+fn held() -> Vec<String> {
+    links::in_pod_group().unwrap().into_iter().map(|(_, name)| name).collect()
+}
+
+fn own(family: Family) -> Vec<String> {
+    let save = output("ipset", &["save", SetName::own(family).as_str()]);
+    let mut members: Vec<String> =
+        save.lines().filter_map(|line| line.strip_prefix("add ")?.split_once(' ')).map(|(_, m)| m.to_owned()).collect();
+    members.sort();
+    members
+}
+
+fn an_interface_joins_with_its_addresses_and_leaves_without(backend: Backend) {
+    let _namespace = Namespace::enter();
+    ip("link add azv1 type veth peer name peer1");
+    ip("link set azv1 up");
+    ip("route add 10.0.0.1/32 dev azv1");
+    ip("-6 route add fd00::1/128 dev azv1");
+    let mut agent = enforcer(backend, true);
+    let first = pass(&mut agent);
+    assert_eq!((first.regrouped, first.unheld.len()), ((1, 0), 0));
+    assert_eq!(
+        (held(), own(Family::V4), own(Family::V6)),
+        (vec!["azv1".into()], vec!["10.0.0.1,azv1".into()], vec!["fd00::1,azv1".into()])
+    );
+    let rules = output(&format!("iptables-{backend}"), &["-S", "NPC-FORWARD"]);
+    let rule = "-A NPC-FORWARD -m devgroup --src-group 0x6e7063 -m set ! --match-set npc4-own src,src -j NPC-SPOOF";
+    assert_eq!(rules.lines().nth(1), Some(rule));
+    // Nothing has changed, for this agent or for the next.
+    for agent in [&mut agent, &mut enforcer(backend, true)] {
+        let again = pass(agent);
+        assert!(again.writes.is_nothing() && again.regrouped == (0, 0), "{again:?}");
+        assert!(agent.holds().unwrap());
+    }
+    // The pod goes, by its route.
+    ip("route del 10.0.0.1/32 dev azv1");
+    ip("-6 route del fd00::1/128 dev azv1");
+    assert_eq!(pass(&mut agent).regrouped, (0, 1));
+    assert_eq!((held(), own(Family::V4)), (vec![], vec![]));
+    ip("route add 10.0.0.2/32 dev azv1");
+    assert_eq!(pass(&mut agent).regrouped, (1, 0));
+    // An agent that is not asked for it leaves nothing of it.
+    let other = pass(&mut enforcer(backend, false));
+    assert_eq!((other.regrouped, held()), ((0, 1), vec![]));
+    let state = Linux::open(Some(backend)).unwrap().read().unwrap();
+    assert!(!state.v4.sets.contains_key(&SetName::own(Family::V4)));
+    assert!(!state.v4.chains.contains_key(&ChainName::spoof()));
+}
+
+fn more_interfaces_than_a_set_takes_with_one_prefix_are_held(backend: Backend) {
+    let _namespace = Namespace::enter();
+    for n in 1..=100 {
+        ip(&format!("link add azv{n} type veth peer name peer{n}"));
+        ip(&format!("link set azv{n} up"));
+        ip(&format!("route add 10.0.0.{n}/32 dev azv{n}"));
+    }
+    assert_eq!(pass(&mut enforcer(backend, true)).regrouped, (100, 0));
+    assert_eq!((held().len(), own(Family::V4).len()), (100, 100));
+}
+
+fn without_the_match_everything_else_is_enforced(backend: Backend) {
+    let folders = ["/usr/lib/x86_64-linux-gnu/xtables", "/usr/lib/aarch64-linux-gnu/xtables", "/usr/lib/xtables"];
+    let extension = folders.iter().map(|folder| PathBuf::from(folder).join("libxt_devgroup.so"));
+    let Some(extension) = extension.into_iter().find(|file| file.exists()) else {
+        panic!("where does this system keep the extensions of iptables?")
+    };
+    // In a thread of its own, because it leaves the file system of the others.
+    let test = move || {
+        let _namespace = Namespace::enter();
+        hide_file(&extension);
+        ip("link add azv1 type veth peer name peer1");
+        ip("link set azv1 up");
+        ip("route add 10.0.0.1/32 dev azv1");
+        let mut kernel = Linux::open(Some(backend)).unwrap();
+        let missing = kernel.probe().unwrap().no_anti_spoof.unwrap().to_string();
+        assert!(missing.contains("the match devgroup (--anti-spoof)"), "{missing}");
+        let pass = pass(&mut enforcer(backend, true));
+        assert!(pass.writes.chains_written > 0, "{pass:?}");
+        assert_eq!((pass.regrouped, held()), ((0, 0), vec![]));
+        let state = Linux::open(Some(backend)).unwrap().read().unwrap();
+        assert!(!state.v4.chains.contains_key(&ChainName::spoof()));
+    };
+    thread::spawn(test).join().unwrap();
+}
