@@ -8,7 +8,7 @@ use npc_compiler::finding::Finding;
 use npc_compiler::object::Family;
 use npc_compiler::program::InterfaceName;
 use tokio::sync::mpsc;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 use super::agent::Settings;
 use super::drift::Repair;
@@ -38,8 +38,6 @@ pub(super) struct Report {
     positions: Positions,
     bridges: BTreeSet<(String, Family)>,
     unheld: BTreeMap<InterfaceName, String>,
-    /// Of the last pass.
-    generation: Option<u64>,
 }
 
 impl Report {
@@ -54,7 +52,6 @@ impl Report {
             positions: Positions::default(),
             bridges: BTreeSet::new(),
             unheld: BTreeMap::new(),
-            generation: None,
         }
     }
 
@@ -83,13 +80,7 @@ impl Report {
         self.bridges(pass);
         self.unheld(pass);
         self.publish(pass, generation);
-        let is_same = self.generation.replace(generation) == Some(generation);
         // Last: who reads of it in the log finds it in the metrics.
-        if is_same && pass.writes.is_nothing() && pass.flows.is_none() {
-            // As when interfaces come and go.
-            debug!("nothing that matters to the kernel has changed");
-            return;
-        }
         info!(
             generation,
             policies = pass.policies,
