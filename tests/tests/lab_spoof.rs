@@ -273,6 +273,7 @@ fn check(lab: &mut Lab, backend: Backend, forgeries: &[String]) {
     let after = dropped(lab, backend, "node-1");
     assert!(before[0] < after[0] && before[1] < after[1], "{before:?} {after:?}");
     assert_eq!(dropped(lab, backend, "node-2"), [0, 0]);
+    assert!(lab.metric("node-1", "npc_spoofed_packets_total").unwrap() > 0.0);
 }
 
 /// The interface of the thief, on its node.

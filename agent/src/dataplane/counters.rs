@@ -14,11 +14,14 @@ pub enum Reason {
     Denied(Direction),
     /// They are TCP segments of no known connection.
     Stray,
+    /// They come from a pod's interface with a source that is not the pod's.
+    Spoofed,
 }
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Denied(Direction::Ingress), Self::Denied(Direction::Egress), Self::Stray];
+    pub const ALL: [Self; 4] =
+        [Self::Denied(Direction::Ingress), Self::Denied(Direction::Egress), Self::Stray, Self::Spoofed];
 
     /// The chain that counts them.
     #[must_use]
@@ -26,6 +29,7 @@ impl Reason {
         match self {
             Self::Denied(direction) => ChainName::deny(direction),
             Self::Stray => ChainName::deny_stray(),
+            Self::Spoofed => ChainName::spoof(),
         }
     }
 }

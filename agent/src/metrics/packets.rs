@@ -37,6 +37,7 @@ struct OfEnd {
 pub struct Packets {
     denied: Family<OfEnd, Counter>,
     stray: Family<OfFamily, Counter>,
+    spoofed: Family<OfFamily, Counter>,
     source: Arc<Mutex<Source>>,
 }
 
@@ -66,6 +67,11 @@ impl Packets {
             "stray_packets",
             "TCP segments of no known connection that were dropped at isolated pods",
             self.stray.clone(),
+        );
+        registry.register(
+            "spoofed_packets",
+            "Packets from pods' interfaces that were dropped because their sources are not the pods'",
+            self.spoofed.clone(),
         );
     }
 
@@ -131,6 +137,7 @@ impl Packets {
                 self.denied.get_or_create(&OfEnd { direction, family }).inc_by(new)
             }
             Reason::Stray => self.stray.get_or_create(&OfFamily { family }).inc_by(new),
+            Reason::Spoofed => self.spoofed.get_or_create(&OfFamily { family }).inc_by(new),
         };
     }
 }
