@@ -178,6 +178,24 @@ impl Linux {
         Ok(())
     }
 
+    /// Tries again to delete chains that could not go when nobody needed them
+    /// any more.
+    fn delete_left(&mut self, wanted: &KernelState) {
+        for (family, chain) in std::mem::take(&mut self.auditor.left_chains) {
+            let Some(table) = self.table(family).filter(|_| !wanted.family(family).chains.contains_key(&chain)) else {
+                continue;
+            };
+            match table.delete(&chain) {
+                Ok(()) => info!(%family, %chain, "a chain that could not go before is gone now"),
+                Err(error) => {
+                    debug!(%family, %chain, %error, "a chain that nobody needs still cannot go");
+                    self.auditor.left_chains.insert((family, chain));
+                }
+            }
+        }
+        self.wrote();
+    }
+
     /// The packet filter that it writes to.
     #[must_use]
     pub fn backend(&self) -> Backend {
@@ -325,6 +343,9 @@ impl Kernel for Linux {
     }
 
     fn audit(&mut self, wanted: &KernelState, depth: Depth) -> Result<Audit, Error> {
+        if depth == Depth::Round && !self.auditor.left_chains.is_empty() {
+            self.delete_left(wanted);
+        }
         let audit = self.auditor.audit((&self.tables, &mut self.ipset, &self.aliases), &self.ours, wanted, depth);
         // Their news have been taken.
         self.ours.clear();

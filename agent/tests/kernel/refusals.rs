@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MsFlags, mount};
+use npc_agent::dataplane::audit::Depth;
 use npc_agent::dataplane::backend::Backend;
 use npc_agent::dataplane::ipset::{self, Ipset};
 use npc_agent::dataplane::iptables::{Error, Iptables};
@@ -83,6 +84,12 @@ fn what_somebody_else_uses_of_ours_is_emptied_and_holds_nothing_up(backend: Back
     enforcer.enforce(&everything()).unwrap();
     let held = Linux::open(Some(backend)).unwrap().read().unwrap();
     assert_eq!(held, KernelState::from(&everything()));
+    // What nobody uses any more goes with the next round.
+    enforcer.enforce(&dropping(&[1])).unwrap();
+    run(&iptables, &["-F", "OUTPUT"]);
+    assert_eq!(enforcer.audit(Depth::Round), [""; 0]);
+    let held = Linux::open(Some(backend)).unwrap().read().unwrap();
+    assert_eq!(held, KernelState::from(&dropping(&[1])));
 }
 
 /// The name of this process, as the kernel has it.

@@ -150,14 +150,22 @@ impl Iptables {
         self.restore(&emptied.restore_text())?;
         let mut stuck = Vec::new();
         for chain in &writes.delete {
-            let one = ChainWrites { delete: BTreeSet::from([chain.clone()]), ..ChainWrites::default() };
-            match self.restore(&one.restore_text()) {
+            match self.delete(chain) {
                 Ok(()) => {}
                 Err(error @ Error::Restore { .. }) => stuck.push((chain.clone(), error)),
                 Err(error) => return Err(error),
             }
         }
         Ok(stuck)
+    }
+
+    /// Deletes a chain with all its rules, if it is there.
+    ///
+    /// # Errors
+    /// If some rule still leads to it, or the table cannot be written.
+    pub fn delete(&self, chain: &ChainName) -> Result<(), Error> {
+        let one = ChainWrites { delete: BTreeSet::from([chain.clone()]), ..ChainWrites::default() };
+        self.restore(&one.restore_text())
     }
 
     /// What of the table is ours, in the words of `iptables-save`. It takes no
