@@ -192,7 +192,7 @@ pub fn may_narrow(plan: &Plan) -> bool {
     };
     let freed: BTreeSet<Member> = writes()
         .filter_map(|write| match write {
-            SetWrite::Delete(set, member) if set.is_gate() => Some(*member),
+            SetWrite::Delete(set, member) if set.is_gate() => Some(member.clone()),
             _ => None,
         })
         .collect();

@@ -351,7 +351,7 @@ impl Layout<'_> {
     /// The sets and chains of one direction, from its gate to its groups.
     fn direction(&mut self, direction: Direction, sides: &BTreeMap<Hash, Side<'_>>) {
         let address_set = |members, meaning: &str| Set { kind: SetKind::HashIp, members, meaning: meaning.to_owned() };
-        let members = |groups: &[Hash]| groups.iter().flat_map(|group| &sides[group].addresses).copied().collect();
+        let members = |groups: &[Hash]| groups.iter().flat_map(|group| &sides[group].addresses).cloned().collect();
 
         let all: Vec<Hash> = sides.keys().copied().collect();
         let meaning = format!("this node's endpoints that are isolated for {}", direction.as_str());

@@ -6,6 +6,7 @@ use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
 
@@ -343,8 +344,9 @@ impl SetKind {
     }
 }
 
-/// One member of a set.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// One member of a set. There may be millions, so the kind of which there are few
+/// must not make all of them larger.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Member {
     /// An address, of `hash:ip` and (as a host prefix) of `hash:net`.
     Address(IpAddr),
@@ -355,7 +357,15 @@ pub enum Member {
     AddressPort(IpAddr, Protocol, u16),
     /// A prefix, be it of one address, with an interface, of `hash:net,iface`.
     /// The kernel takes one prefix with at most 64 interfaces.
-    PrefixInterface(IpNetwork, InterfaceName),
+    PrefixInterface(Arc<(IpNetwork, InterfaceName)>),
+}
+
+impl Member {
+    /// The member of `hash:net,iface` for a prefix and an interface.
+    #[must_use]
+    pub fn of_interface(prefix: IpNetwork, interface: InterfaceName) -> Self {
+        Self::PrefixInterface(Arc::new((prefix, interface)))
+    }
 }
 
 /// The member of `hash:net` for a prefix.
@@ -375,7 +385,7 @@ impl fmt::Display for Member {
             // image does not have.
             Self::AddressPort(address, protocol, port) => write!(f, "{address},{}:{port}", protocol.number()),
             // ipset prints no length of one address.
-            Self::PrefixInterface(prefix, interface) => write!(f, "{},{interface}", Self::from(*prefix)),
+            Self::PrefixInterface(both) => write!(f, "{},{}", Self::from(both.0), both.1),
         }
     }
 }

@@ -152,11 +152,11 @@ fn in_set(program: &FamilyProgram, name: &SetName, field: SetField, packet: &Pac
         SetField::Source | SetField::SourceInterface => packet.source,
         SetField::Destination | SetField::DestinationPort => packet.destination,
     };
-    set.members.iter().any(|member| match *member {
+    set.members.iter().any(|member| match member.clone() {
         Member::Address(of) => of == address,
         Member::Prefix(prefix) => prefix.contains(address),
         Member::AddressPort(of, protocol, port) => of == address && packet.payload == Payload::Port(protocol, port),
-        Member::PrefixInterface(prefix, interface) => prefix.contains(address) && packet.interface == Some(interface),
+        Member::PrefixInterface(both) => both.0.contains(address) && packet.interface == Some(both.1),
     })
 }
 

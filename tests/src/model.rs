@@ -116,7 +116,7 @@ impl Model {
                 assert!(previous.is_none(), "set {name} is created and was there");
             }
             SetWrite::Add(name, member) => {
-                let set = self.sets.get_mut(name).map(|(_, members)| members.insert(*member));
+                let set = self.sets.get_mut(name).map(|(_, members)| members.insert(member.clone()));
                 assert_eq!(set, Some(true), "{write}: the set is not there, or the member was");
             }
             SetWrite::Delete(name, member) => {

@@ -37,7 +37,7 @@ fn program(anti_spoof: bool) -> Program {
         let Some(own) = part.sets.get_mut(&SetName::own(family)) else { continue };
         for pod in &objects.pods {
             let address = pod.address(family).unwrap();
-            own.members.insert(Member::PrefixInterface(address.into(), interface(&pod.name).unwrap()));
+            own.members.insert(Member::of_interface(address.into(), interface(&pod.name).unwrap()));
         }
     }
     assert_eq!(faults(&program), Vec::<String>::new());

@@ -110,7 +110,7 @@ fn fresh(objects: &Objects, options: &Options, engine: &Engine, own: &[(IpNetwor
     for (family, held) in [(Family::V4, &mut state.v4), (Family::V6, &mut state.v6)] {
         if let Some((_, members)) = held.sets.get_mut(&SetName::own(family)) {
             let own = own.iter().filter(|(prefix, _)| Family::of(&prefix.ip()) == family);
-            members.extend(own.map(|(prefix, name)| Member::PrefixInterface(*prefix, *name)));
+            members.extend(own.map(|(prefix, name)| Member::of_interface(*prefix, *name)));
         }
     }
     state

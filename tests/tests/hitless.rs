@@ -233,7 +233,7 @@ fn other_options_are_transitions_too() {
 fn with_sources() -> impl Strategy<Value = (Objects, Objects, [BTreeSet<Member>; 2])> {
     let member = (0..6_u8, 0..4_u8).prop_map(|(host, interface)| {
         let interface = InterfaceName::new(&format!("azv{interface}")).unwrap();
-        Member::PrefixInterface(format!("10.0.0.{host}/32").parse().unwrap(), interface)
+        Member::of_interface(format!("10.0.0.{host}/32").parse().unwrap(), interface)
     });
     let own = || proptest::collection::btree_set(member.clone(), 0..9);
     (transition(), own(), own()).prop_map(|((old, new), was, is)| (old, new, [was, is]))

@@ -56,8 +56,8 @@ impl Aliases {
         let alias = alias.clone();
         Cow::Owned(match write {
             SetWrite::Create(_, family, kind) => SetWrite::Create(alias, *family, *kind),
-            SetWrite::Add(_, member) => SetWrite::Add(alias, *member),
-            SetWrite::Delete(_, member) => SetWrite::Delete(alias, *member),
+            SetWrite::Add(_, member) => SetWrite::Add(alias, member.clone()),
+            SetWrite::Delete(_, member) => SetWrite::Delete(alias, member.clone()),
             SetWrite::Destroy(_) => SetWrite::Destroy(alias),
         })
     }

@@ -340,8 +340,8 @@ fn members_of(
     let difference = match ipset.members_of(aliases.in_kernel(name), family)? {
         Some((Some(_), members)) if members == *wanted => return Ok(()),
         Some((Some(_), members)) => SetDelta::Changed {
-            added: members.difference(wanted).copied().collect(),
-            removed: wanted.difference(&members).copied().collect(),
+            added: members.difference(wanted).cloned().collect(),
+            removed: wanted.difference(&members).cloned().collect(),
         },
         Some((None, _)) => {
             audit.usurped.push((family, name.clone()));

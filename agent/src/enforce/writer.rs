@@ -80,6 +80,11 @@ impl<K: Kernel> Writer<K> {
         Ok((Writes::of(&plan), rehooked))
     }
 
+    /// Whether the kernel is known, and nobody holds the lock that rules need.
+    pub(super) fn can_write_rules(&mut self) -> bool {
+        self.in_step && self.kernel.wait_for_lock().is_ok()
+    }
+
     /// Since when every first packet of a flow gets the verdict of what was
     /// written last.
     #[must_use]
@@ -192,7 +197,7 @@ fn write_sets(state: &mut KernelState, step: &Step) {
             }
             SetWrite::Add(name, member) => {
                 held.sets.entry(name.clone()).and_modify(|(_, members)| {
-                    members.insert(*member);
+                    members.insert(member.clone());
                 });
             }
             SetWrite::Delete(name, member) => {

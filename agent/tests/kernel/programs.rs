@@ -64,7 +64,7 @@ fn everything_of(family: Family) -> FamilyProgram {
     let own = [("0.0.0.0/0", "::/0"), ("10.0.0.1/32", "fd00::1/128"), ("10.1.0.0/16", "fd00::/64")];
     let own = own.map(|(v4, v6)| if family == Family::V4 { v4 } else { v6 }.parse().unwrap());
     let interfaces = ["azv1", "an-interface.15"].map(|name| InterfaceName::new(name).unwrap());
-    let own = own.into_iter().flat_map(|prefix| interfaces.map(|name| Member::PrefixInterface(prefix, name)));
+    let own = own.into_iter().flat_map(|prefix| interfaces.map(|name| Member::of_interface(prefix, name)));
     let everybody = (1..=1000).map(|n| Member::Address(address(family, n)));
     let sets = BTreeMap::from([
         (peers.clone(), set(SetKind::HashIp, everybody)),

@@ -46,7 +46,7 @@ fn making(sets: &Sets) -> Vec<SetWrite> {
     let family = |name: &SetName| SetName::ours(name.as_str()).unwrap().1;
     let each = |(name, (kind, members)): (&SetName, &(SetKind, BTreeSet<Member>))| {
         let mut writes = vec![create(name, family(name), *kind)];
-        writes.extend(adds(name, members.iter().copied()));
+        writes.extend(adds(name, members.iter().cloned()));
         writes
     };
     sets.iter().flat_map(each).collect()
@@ -119,7 +119,7 @@ fn a_set_outgrows_65_536_members_in_both_families() {
     // And most of it goes again.
     for sets in &mut sets {
         let (name, (_, members)) = sets.iter_mut().next().unwrap();
-        let gone = members.split_off(&members.iter().nth(7).copied().unwrap());
+        let gone = members.split_off(&members.iter().nth(7).cloned().unwrap());
         write(&mut ipset, &deletes(name, gone).collect::<Vec<_>>()).unwrap();
     }
     let [v4, v6] = sets;
@@ -137,16 +137,16 @@ fn a_refused_member_is_named_and_nothing_behind_it_is_written() {
             let (before, after) = good.split_at(before.into());
             let bad = IpNetwork::new(address(family, 0), 0).unwrap();
             let mut writes = vec![create(&blocks, family, SetKind::HashNet), create(&next, family, SetKind::HashIp)];
-            writes.extend(adds(&blocks, before.iter().copied()));
+            writes.extend(adds(&blocks, before.iter().cloned()));
             writes.extend(adds(&blocks, [Member::Prefix(bad)]));
-            writes.extend(adds(&blocks, after.iter().copied()));
+            writes.extend(adds(&blocks, after.iter().cloned()));
             writes.extend(adds(&next, [Member::Address(address(family, 1))]));
             let error = write(&mut ipset, &writes).unwrap_err().to_string();
             let named = format!("the kernel refused `add {blocks} {bad}`: no such prefix length (");
             assert!(error.starts_with(&named), "{error}");
             let mut held = ipset.read().unwrap();
             let sets = if family == Family::V4 { &mut held.v4 } else { &mut held.v6 };
-            assert_eq!(sets[&blocks].1, before.iter().copied().collect());
+            assert_eq!(sets[&blocks].1, before.iter().cloned().collect());
             assert_eq!(sets[&next].1, BTreeSet::new());
         }
     }
@@ -211,18 +211,18 @@ fn writes_are_carried_out_in_the_order_given() {
     let (add, delete) = (SetWrite::Add, SetWrite::Delete);
     let writes = [
         create(&a, Family::V6, SetKind::HashIp),
-        add(a.clone(), one),
-        delete(a.clone(), one),
-        add(a.clone(), two),
-        delete(a.clone(), two),
-        add(a.clone(), two),
+        add(a.clone(), one.clone()),
+        delete(a.clone(), one.clone()),
+        add(a.clone(), two.clone()),
+        delete(a.clone(), two.clone()),
+        add(a.clone(), two.clone()),
         create(&b, Family::V6, SetKind::HashIp),
-        add(b.clone(), one),
+        add(b.clone(), one.clone()),
         SetWrite::Destroy(b.clone()),
         create(&b, Family::V6, SetKind::HashNet),
-        add(b.clone(), two),
-        add(a.clone(), one),
-        delete(a.clone(), two),
+        add(b.clone(), two.clone()),
+        add(a.clone(), one.clone()),
+        delete(a.clone(), two.clone()),
     ];
     write(&mut ipset, &writes).unwrap();
     let held = Sets::from([(a, (SetKind::HashIp, [one].into())), (b, (SetKind::HashNet, [two].into()))]);
@@ -349,7 +349,7 @@ fn any_member(family: Family, kind: SetKind) -> impl Strategy<Value = Member> {
             let length = if port % 2 == 0 { length - 1 } else { length };
             let network = IpNetwork::new(address, length).unwrap().network();
             let interface = InterfaceName::new(&format!("veth{}", port % 30)).unwrap();
-            Member::PrefixInterface(IpNetwork::new(network, length).unwrap(), interface)
+            Member::of_interface(IpNetwork::new(network, length).unwrap(), interface)
         }
     })
 }
@@ -381,8 +381,8 @@ fn random_sets_are_read_back_as_written_and_as_changed() {
         prop_assert_eq!(ipset.read().unwrap(), before.clone());
         let mut changes = Vec::new();
         for ((name, (_, before)), (_, after)) in all(&before).iter().zip(all(&after).values()) {
-            changes.extend(adds(name, after.difference(before).copied()));
-            changes.extend(deletes(name, before.difference(after).copied()));
+            changes.extend(adds(name, after.difference(before).cloned()));
+            changes.extend(deletes(name, before.difference(after).cloned()));
         }
         write(&mut ipset, &changes).unwrap();
         prop_assert_eq!(saved(), printed(&all(&after)));

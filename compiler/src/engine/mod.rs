@@ -166,7 +166,7 @@ impl Engine {
         let Some(own) = &mut self.own else { return };
         own.iter_mut().for_each(BTreeSet::clear);
         for (prefix, interface) in sources {
-            own[Family::of(&prefix.ip()) as usize].insert(Member::PrefixInterface(prefix, interface));
+            own[Family::of(&prefix.ip()) as usize].insert(Member::of_interface(prefix, interface));
         }
     }
 
@@ -333,7 +333,7 @@ impl Engine {
             for direction in Direction::ALL {
                 let (old, new) = (before.groups[direction as usize], groups[direction as usize]);
                 let delta = &mut deltas[family as usize];
-                self.groups.ways.lead(direction, Member::Address(address), family, old, new, delta);
+                self.groups.ways.lead(direction, &Member::Address(address), family, old, new, delta);
             }
         }
         for (id, (added, removed)) in changes.of_set {
@@ -351,8 +351,8 @@ impl Engine {
             let change = match self.state.family(family).sets.get(&name) {
                 Some((_, present)) if present == own => continue,
                 Some((_, present)) => SetDelta::Changed {
-                    added: own.difference(present).copied().collect(),
-                    removed: present.difference(own).copied().collect(),
+                    added: own.difference(present).cloned().collect(),
+                    removed: present.difference(own).cloned().collect(),
                 },
                 None => SetDelta::Created(SetKind::HashNetIface, own.clone()),
             };
@@ -373,10 +373,10 @@ struct Changes {
 impl Changes {
     fn differ(&mut self, before: &[(SetId, Member)], now: &[(SetId, Member)]) {
         for (id, member) in now.iter().filter(|member| before.binary_search(member).is_err()) {
-            self.of_set.entry(*id).or_default().0.insert(*member);
+            self.of_set.entry(*id).or_default().0.insert(member.clone());
         }
         for (id, member) in before.iter().filter(|member| now.binary_search(member).is_err()) {
-            self.of_set.entry(*id).or_default().1.insert(*member);
+            self.of_set.entry(*id).or_default().1.insert(member.clone());
         }
     }
 }

@@ -85,7 +85,7 @@ impl Ways {
     pub(super) fn lead(
         &self,
         direction: Direction,
-        member: Member,
+        member: &Member,
         family: Family,
         was: Option<Hash>,
         is: Option<Hash>,
@@ -111,9 +111,9 @@ impl Ways {
             // What was created has its members, and what is gone needs none.
             if let SetDelta::Changed { added, removed } = change {
                 if comes {
-                    added.insert(member)
+                    added.insert(member.clone())
                 } else {
-                    removed.insert(member)
+                    removed.insert(member.clone())
                 };
             }
         }

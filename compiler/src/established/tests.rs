@@ -169,7 +169,7 @@ fn a_plan_narrows_where_something_that_passed_may_be_dropped() {
         let options = Options { anti_spoof: true, ..Options::default() };
         let mut state = KernelState::from(&crate::layout::program(&Cluster::new(&shop), "n1", &options));
         let name = crate::program::InterfaceName::new("azv1").expect("a name");
-        let members = hosts.iter().map(|host| Member::PrefixInterface(host.parse().expect("a prefix"), name));
+        let members = hosts.iter().map(|host| Member::of_interface(host.parse().expect("a prefix"), name));
         state.v4.sets.get_mut(&SetName::own(Family::V4)).expect("it is there").1.extend(members);
         state
     };

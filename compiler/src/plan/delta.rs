@@ -44,8 +44,8 @@ impl Delta {
                 None => SetDelta::Created(*kind, members.clone()),
                 Some((present, _)) if present != kind => SetDelta::Remade(*kind, members.clone()),
                 Some((_, present)) if present != members => SetDelta::Changed {
-                    added: members.difference(present).copied().collect(),
-                    removed: present.difference(members).copied().collect(),
+                    added: members.difference(present).cloned().collect(),
+                    removed: present.difference(members).cloned().collect(),
                 },
                 Some(_) => continue,
             };

@@ -59,14 +59,14 @@ struct Change<'a> {
     removed: &'a BTreeSet<Member>,
 }
 
-impl Change<'_> {
-    fn members(self) -> impl Iterator<Item = Member> {
-        self.added.iter().chain(self.removed).copied()
+impl<'a> Change<'a> {
+    fn members(self) -> impl Iterator<Item = &'a Member> {
+        self.added.iter().chain(self.removed)
     }
 
-    fn writes(self, name: &SetName) -> impl Iterator<Item = (Member, SetWrite)> {
-        let added = self.added.iter().map(|member| (*member, SetWrite::Add(name.clone(), *member)));
-        let removed = self.removed.iter().map(|member| (*member, SetWrite::Delete(name.clone(), *member)));
+    fn writes(self, name: &SetName) -> impl Iterator<Item = (&'a Member, SetWrite)> {
+        let added = self.added.iter().map(|member| (member, SetWrite::Add(name.clone(), member.clone())));
+        let removed = self.removed.iter().map(|member| (member, SetWrite::Delete(name.clone(), member.clone())));
         added.chain(removed)
     }
 }
@@ -85,8 +85,8 @@ impl Stages {
                     remade.insert(name, (*kind, members));
                 }
                 SetDelta::Changed { added, removed } if name.is_own() => {
-                    stages.fill.extend(added.iter().map(|member| SetWrite::Add(name.clone(), *member)));
-                    stages.clear.extend(removed.iter().map(|member| SetWrite::Delete(name.clone(), *member)));
+                    stages.fill.extend(added.iter().map(|member| SetWrite::Add(name.clone(), member.clone())));
+                    stages.clear.extend(removed.iter().map(|member| SetWrite::Delete(name.clone(), member.clone())));
                 }
                 SetDelta::Changed { added, removed } => {
                     let changes = if name.is_of_tree() { &mut tree } else { &mut peers };
@@ -109,14 +109,14 @@ impl Stages {
         let changed = tree.iter().filter(|_| shadow_tree).chain(peers.iter().filter(|_| shadow_peers));
         for (name, change) in changed {
             let Some((kind, present)) = old.sets.get(*name) else { continue };
-            let members = present.difference(change.removed).chain(change.added).copied().collect();
+            let members = present.difference(change.removed).chain(change.added).cloned().collect();
             shadow(&mut stages, *name, *kind, &members);
         }
         for (name, (kind, members)) in remade {
             shadow(&mut stages, name, kind, members);
             stages.settle.push(SetWrite::Destroy(name.clone()));
             stages.settle.push(SetWrite::Create(name.clone(), family, kind));
-            stages.settle.extend(members.iter().map(|member| SetWrite::Add(name.clone(), *member)));
+            stages.settle.extend(members.iter().map(|member| SetWrite::Add(name.clone(), member.clone())));
         }
 
         for (name, change) in &peers {
@@ -145,7 +145,7 @@ impl Stages {
 
     fn create(&mut self, name: &SetName, family: Family, kind: SetKind, members: &BTreeSet<Member>) {
         self.fill.push(SetWrite::Create(name.clone(), family, kind));
-        self.fill.extend(members.iter().map(|member| SetWrite::Add(name.clone(), *member)));
+        self.fill.extend(members.iter().map(|member| SetWrite::Add(name.clone(), member.clone())));
     }
 
     /// The two commits: to the new rules with shadows, and to their names.
@@ -173,7 +173,7 @@ impl Stages {
             for (name, change) in changes.iter().filter(|(name, _)| name.is_of(direction)) {
                 for (member, write) in change.writes(name) {
                     if let Member::Address(address) = member {
-                        of_address.entry(address).or_default().insert(name, write);
+                        of_address.entry(*address).or_default().insert(name, write);
                     }
                 }
             }
@@ -213,7 +213,7 @@ fn conflict(was: View<'_>, is: View<'_>, tree: &Changes<'_>, peers: &Changes<'_>
         return false;
     }
     let mut moved = peers.values().flat_map(|change| change.members()).map(|member| match member {
-        Member::Address(address) | Member::AddressPort(address, ..) => Some(address),
+        Member::Address(address) | Member::AddressPort(address, ..) => Some(*address),
         Member::Prefix(_) | Member::PrefixInterface(..) => None,
     });
     // All the changed members may be one address.
@@ -227,7 +227,7 @@ fn conflict(was: View<'_>, is: View<'_>, tree: &Changes<'_>, peers: &Changes<'_>
             let changes = tree.iter().filter(|(name, _)| name.is_of(direction));
             let members = changes.flat_map(|(_, change)| change.members());
             let addresses = members.filter_map(|member| match member {
-                Member::Address(address) => Some(address),
+                Member::Address(address) => Some(*address),
                 Member::Prefix(_) | Member::AddressPort(..) | Member::PrefixInterface(..) => None,
             });
             addresses.collect()

@@ -38,19 +38,19 @@ pub fn faults(program: &Program) -> Vec<String> {
 fn sets(program: &FamilyProgram, found: &mut Vec<String>) {
     for (name, set) in &program.sets {
         for member in &set.members {
-            if let Some(fault) = member_fault(program.family, set, *member) {
+            if let Some(fault) = member_fault(program.family, set, member) {
                 found.push(format!("set {name}: {member}: {fault}"));
             }
         }
     }
 }
 
-fn member_fault(family: Family, set: &Set, member: Member) -> Option<&'static str> {
+fn member_fault(family: Family, set: &Set, member: &Member) -> Option<&'static str> {
     let (address, fits) = match member {
-        Member::Address(address) => (address, matches!(set.kind, SetKind::HashIp | SetKind::HashNet)),
+        Member::Address(address) => (*address, matches!(set.kind, SetKind::HashIp | SetKind::HashNet)),
         Member::Prefix(prefix) => (prefix.ip(), set.kind == SetKind::HashNet),
-        Member::AddressPort(address, _, _) => (address, set.kind == SetKind::HashIpPort),
-        Member::PrefixInterface(prefix, _) => (prefix.ip(), set.kind == SetKind::HashNetIface),
+        Member::AddressPort(address, _, _) => (*address, set.kind == SetKind::HashIpPort),
+        Member::PrefixInterface(both) => (both.0.ip(), set.kind == SetKind::HashNetIface),
     };
     if !fits {
         return Some("not a member of this type of set");
@@ -60,10 +60,9 @@ fn member_fault(family: Family, set: &Set, member: Member) -> Option<&'static st
     }
     match member {
         Member::Prefix(prefix) if prefix.prefix() == 0 => Some("the kernel refuses length 0"),
-        Member::Prefix(prefix) | Member::PrefixInterface(prefix, _) if prefix.network() != prefix.ip() => {
-            Some("host bits are set")
-        }
-        Member::Prefix(prefix) if Member::from(prefix) != member => Some("comes back from the kernel as an address"),
+        Member::Prefix(prefix) if prefix.network() != prefix.ip() => Some("host bits are set"),
+        Member::PrefixInterface(both) if both.0.network() != both.0.ip() => Some("host bits are set"),
+        Member::Prefix(prefix) if Member::from(*prefix) != *member => Some("comes back from the kernel as an address"),
         Member::Address(address) if set.kind == SetKind::HashIp && address.is_unspecified() => {
             Some("the kernel refuses the null address")
         }

@@ -28,7 +28,7 @@ fn program(chains: &[(&str, &[Rule])], sets: &[(&str, SetKind, &[Member])]) -> P
     }
     for (name, kind, members) in sets {
         let set =
-            Set { kind: *kind, members: members.iter().copied().collect::<BTreeSet<_>>(), meaning: String::new() };
+            Set { kind: *kind, members: members.iter().cloned().collect::<BTreeSet<_>>(), meaning: String::new() };
         v4.sets.insert(SetName::new(Family::V4, name), set);
     }
     Program { v4, v6: family(Family::V6) }

@@ -30,7 +30,7 @@ pub(super) fn fill(state: &mut KernelState, (places, mode): (&[Place], Mode), no
         for (number, pod) in pods_of(places, node) {
             let addresses = pod.addresses.iter().filter(|address| Family::of(address) == family);
             let name = InterfaceName::new(&interface(mode, number));
-            members.extend(addresses.filter_map(|address| Some(Member::PrefixInterface((*address).into(), name?))));
+            members.extend(addresses.filter_map(|address| Some(Member::of_interface((*address).into(), name?))));
         }
     }
 }

@@ -179,7 +179,7 @@ impl Entry {
             (SetKind::HashNetIface, Self { prefix, protocol: None, port: None, interface: Some(interface), .. }) => {
                 let whole = if address.is_ipv4() { 32 } else { 128 };
                 let prefix = IpNetwork::new(address, prefix.unwrap_or(whole)).ok()?;
-                Some(Member::PrefixInterface(prefix, *interface))
+                Some(Member::of_interface(prefix, *interface))
             }
             (SetKind::HashNet, Self { prefix, protocol: None, port: None, interface: None, .. }) => match prefix {
                 // ipset(8) does not print a host's length either.

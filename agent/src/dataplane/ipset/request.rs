@@ -158,7 +158,8 @@ fn put_member(bytes: &mut Vec<u8>, member: &Member, line: u32) {
                 bytes.put_network_order(attribute::member::PORT, &port.to_be_bytes());
                 bytes.put(attribute::member::PROTOCOL, &[protocol.number()]);
             }
-            Member::PrefixInterface(prefix, interface) => {
+            Member::PrefixInterface(both) => {
+                let (prefix, interface) = &**both;
                 put_address(bytes, prefix.network());
                 bytes.put(attribute::member::PREFIX_LENGTH, &[prefix.prefix()]);
                 bytes.put_text(attribute::member::INTERFACE, interface.as_str());
