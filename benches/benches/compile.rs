@@ -3,9 +3,8 @@
 use std::hint::black_box;
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
-use npc_benches::{objects, shape};
+use npc_benches::{everything, objects, shape};
 use npc_compiler::cluster::Cluster;
-use npc_compiler::group::{Atom, Groups};
 use npc_compiler::layout::{self, Options};
 use npc_compiler::object::Objects;
 use npc_compiler::plan::{KernelState, Plan};
@@ -22,20 +21,6 @@ fn shapes() -> Vec<(&'static str, &'static str, Objects)> {
         ("4: 200 local and 250,000 remote pods, 10,000 policies", "local", objects(shape::one_node(250_000, 10_000))),
         ("5: 1,000 ipBlocks with exceptions", "node", objects(shape::many_blocks(1_000))),
     ]
-}
-
-/// What a controller would work out for the whole cluster: every policy
-/// understood, every endpoint in its groups, and for each group the endpoints
-/// that each of its peers means. Answers how many these are.
-fn everything(objects: &Objects) -> usize {
-    let cluster = Cluster::new(objects);
-    let groups = Groups::new(&cluster, cluster.endpoints().map(|(id, _)| id));
-    let atoms = groups.iter().flat_map(|(_, group)| group.admitted.keys());
-    let classes = atoms.flat_map(|atom| match atom {
-        Atom::Pods(peer) => cluster.selected(peer),
-        Atom::Everyone | Atom::Block(_) => Vec::new(),
-    });
-    classes.map(|class| cluster.class(class).endpoints.len()).sum()
 }
 
 fn compile(c: &mut Criterion) {

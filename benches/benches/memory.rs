@@ -1,6 +1,7 @@
-//! The memory that an engine takes: resident after the first program, at its
-//! peak on the way there, and for each remote pod. Every figure is that of a
-//! process of its own, because what one gave back another would use again.
+//! The memory that it takes to compile: of an engine after the first program and
+//! at its peak on the way there, for each remote pod, and of all that a controller
+//! works out. Every figure is that of a process of its own, because what one gave
+//! back another would use again.
 #![allow(clippy::print_stdout, reason = "a bench prints its figures")]
 
 use std::env;
@@ -9,7 +10,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use npc_benches::shape::{all_to_all, few_kinds, label_groups, many_blocks, many_namespaces, one_node};
-use npc_benches::{engine, resident};
+use npc_benches::{engine, everything, objects, resident};
 use npc_compiler::engine::Event;
 
 /// Names the case to the process that is to measure it.
@@ -29,6 +30,9 @@ const SHAPES: [Case; 6] = [
     ("4: 200 local and 250,000 remote pods, 10,000 policies", "local", || Box::new(one_node(REMOTE, 10_000))),
     ("5: 1,000 ipBlocks with exceptions", "node", || Box::new(many_blocks(1_000))),
 ];
+
+/// Shape 1 as a controller works it out, from objects that it has.
+const CONTROLLER: &str = "1: everything, with the objects";
 
 /// Remote pods beside the same without them, and how many labels of its own
 /// each pod has.
@@ -61,11 +65,13 @@ fn main() {
     if let Ok(name) = env::var(CASE) {
         if let Some((_, node, objects)) = SHAPES.iter().chain(remotes).find(|(known, ..)| *known == name) {
             measure(node, objects());
+        } else if name == CONTROLLER {
+            measure_controller(many_namespaces(25_000, 1_000));
         }
         return;
     }
     println!("first program: resident, peak");
-    for (name, ..) in &SHAPES {
+    for name in SHAPES.iter().map(|(name, ..)| *name).chain([CONTROLLER]) {
         let Measured { resident, peak } = ask(name);
         println!("{name:56} {:6} MB {:6} MB", resident >> 20, peak >> 20);
     }
@@ -87,6 +93,15 @@ fn ask(name: &str) -> Measured {
         (Some(resident), Some(peak)) => Measured { resident, peak },
         _ => panic!("{name} was not measured: {text}{}", String::from_utf8_lossy(&output.stderr)),
     }
+}
+
+fn measure_controller(events: impl Iterator<Item = Event>) {
+    let before = resident::now();
+    let objects = objects(events);
+    let (given, begun) = (resident::now().saturating_sub(before), Instant::now());
+    black_box(everything(&objects));
+    eprintln!("{:?}, {} MB of objects", begun.elapsed(), given >> 20);
+    println!("{} {}", resident::now().saturating_sub(before), resident::peak().saturating_sub(before));
 }
 
 fn measure(node: &str, objects: impl Iterator<Item = Event>) {

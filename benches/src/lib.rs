@@ -15,7 +15,9 @@ use std::net::Ipv4Addr;
 use k8s_openapi::api::networking::v1 as api;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use npc_compiler::cluster::Cluster;
 use npc_compiler::engine::{Engine, Event};
+use npc_compiler::group::{Atom, Groups};
 use npc_compiler::layout::Options;
 use npc_compiler::object::{Labels, NetworkPolicy, Objects, Pod};
 
@@ -131,4 +133,19 @@ pub fn engine(node: &str, events: impl IntoIterator<Item = Event>) -> Engine {
         engine.apply(event);
     }
     engine
+}
+
+/// What a controller would work out for the whole cluster: every policy
+/// understood, every endpoint in its groups, and for each group the endpoints
+/// that each of its peers means. Answers how many these are.
+#[must_use]
+pub fn everything(objects: &Objects) -> usize {
+    let cluster = Cluster::new(objects);
+    let groups = Groups::new(&cluster, cluster.endpoints().map(|(id, _)| id));
+    let atoms = groups.iter().flat_map(|(_, group)| group.admitted.keys());
+    let classes = atoms.flat_map(|atom| match atom {
+        Atom::Pods(peer) => cluster.selected(peer),
+        Atom::Everyone | Atom::Block(_) => Vec::new(),
+    });
+    classes.map(|class| cluster.class(class).endpoints.len()).sum()
 }
