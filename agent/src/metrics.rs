@@ -276,13 +276,17 @@ impl Metrics {
         self.cut.inc_by(flows);
     }
 
-    /// Others changed what is ours; whether it was put right.
-    pub(crate) fn drifted(&self, what: &str, repaired: bool) {
+    /// Others changed what is ours.
+    pub(crate) fn drifted(&self, what: &str) {
         let of = OfWhat { what: what.to_owned() };
         self.drift_found.get_or_create(&of).inc();
-        if repaired {
-            self.drift_repaired.get_or_create(&of).inc();
-        }
+        // Who subtracts one from the other needs both.
+        drop(self.drift_repaired.get_or_create(&of));
+    }
+
+    /// It was put right.
+    pub(crate) fn repaired(&self, what: &str) {
+        self.drift_repaired.get_or_create(&OfWhat { what: what.to_owned() }).inc();
     }
 
     /// Rules were written, or refused, after a wait for the xtables lock.
@@ -361,7 +365,9 @@ mod tests {
         metrics.cut(4);
         metrics.wrote_sets(Duration::from_millis(1), true);
         metrics.wrote_sets(Duration::from_millis(1), false);
-        metrics.drifted("hook", true);
+        metrics.drifted("hook");
+        metrics.drifted("set");
+        metrics.repaired("hook");
         metrics.watches().lists(Kind::NetworkPolicy);
         let text = Metrics::text(&registry).expect("a String takes it");
         for line in [
@@ -377,6 +383,8 @@ mod tests {
             "npc_ipset_duration_seconds_count 2",
             "npc_ipset_failures_total 1",
             "npc_drift_found_total{what=\"hook\"} 1",
+            "npc_drift_repaired_total{what=\"hook\"} 1",
+            "npc_drift_repaired_total{what=\"set\"} 0",
             "npc_watch_restarts_total{kind=\"NetworkPolicy\"} 1",
         ] {
             assert!(text.lines().any(|found| found == line), "{line}\n{text}");

@@ -29,6 +29,9 @@ const PACKET_TIME: Duration = Duration::from_millis(20);
 /// meanwhile; so not for long, and again later.
 const LOCK_WAIT: Duration = Duration::from_secs(1);
 
+/// How soon chains that could not go are tried again, and how seldom at most.
+const LEFT_WAIT: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(600));
+
 /// How long a set of another kind may stay in use, once the rule that asked it
 /// is gone; see [`ipset::PATIENCE`].
 const ODD_WAIT: Duration = Duration::from_millis(50);
@@ -49,6 +52,9 @@ pub struct Linux {
     ours: BTreeSet<u32>,
     /// Since when the xtables lock has been found to be held.
     locked: Option<Instant>,
+    /// When chains that could not go are tried again, and how long after that.
+    left_due: Option<Instant>,
+    left_wait: Duration,
     /// No rules of ours are left in the other backend.
     alone: bool,
     /// That flows cannot be cut was said.
@@ -78,6 +84,8 @@ impl Linux {
             set_writes: Vec::new(),
             ours: BTreeSet::new(),
             locked: None,
+            left_due: None,
+            left_wait: Duration::ZERO,
             alone: false,
             said_uncut: false,
         })
@@ -169,6 +177,7 @@ impl Linux {
                 for (chain, error) in stuck {
                     warn!(%family, %chain, %error, "a chain that is not needed any more cannot go; it is empty");
                     self.auditor.left_chains.insert((*family, chain));
+                    (self.left_due, self.left_wait) = (None, Duration::ZERO);
                 }
                 let (replaced, deleted) = (writes.replace.len(), writes.delete.len());
                 debug!(%family, replaced, deleted, took = ?begun.elapsed(), "wrote chains");
@@ -179,20 +188,32 @@ impl Linux {
     }
 
     /// Tries again to delete chains that could not go when nobody needed them
-    /// any more.
+    /// any more; less and less often, because who holds on to them may do so
+    /// for ever.
     fn delete_left(&mut self, wanted: &KernelState) {
-        for (family, chain) in std::mem::take(&mut self.auditor.left_chains) {
-            let Some(table) = self.table(family).filter(|_| !wanted.family(family).chains.contains_key(&chain)) else {
-                continue;
-            };
-            match table.delete(&chain) {
-                Ok(()) => info!(%family, %chain, "a chain that could not go before is gone now"),
-                Err(error) => {
-                    debug!(%family, %chain, %error, "a chain that nobody needs still cannot go");
-                    self.auditor.left_chains.insert((family, chain));
-                }
-            }
+        let now = Instant::now();
+        if self.left_due.is_some_and(|due| now < due) {
+            return;
         }
+        let mut left = std::mem::take(&mut self.auditor.left_chains);
+        left.retain(|(family, chain)| {
+            let Some(table) = self.table(*family).filter(|_| !wanted.family(*family).chains.contains_key(chain)) else {
+                return false;
+            };
+            let deleted = table.delete_empty(chain);
+            match &deleted {
+                Ok(()) => info!(%family, %chain, "a chain that could not go before is gone now"),
+                Err(error) => debug!(%family, %chain, %error, "a chain that nobody needs still cannot go"),
+            }
+            deleted.is_err()
+        });
+        self.left_wait =
+            if left.is_empty() { Duration::ZERO } else { (self.left_wait * 2).clamp(LEFT_WAIT.0, LEFT_WAIT.1) };
+        self.left_due = Some(now + self.left_wait);
+        self.auditor.left_chains = left;
+        // Nobody waits for these, so they are no failures of writes.
+        let restores: Vec<Restored> = self.tables.iter().flat_map(Iptables::take_restores).collect();
+        self.ours.extend(restores.iter().map(|restored| restored.process));
         self.wrote();
     }
 
@@ -301,6 +322,8 @@ impl Kernel for Linux {
         self.aliases.read(&mut state.v4);
         self.aliases.read(&mut state.v6);
         self.auditor.is_known();
+        // What could not go is there again, and to go again.
+        self.auditor.left_chains.clear();
         debug!(took = ?begun.elapsed(), "read what the kernel holds");
         Ok(state)
     }

@@ -17,6 +17,7 @@ use tracing::warn;
 
 use super::drift::Repair;
 use super::sources::Sources;
+use super::with_causes;
 use super::writer::{Writer, Writes};
 use crate::dataplane::audit::Depth;
 use crate::dataplane::conntrack::Swept;
@@ -142,23 +143,34 @@ impl<K: Kernel> Enforcer<K> {
             }
         };
         let begun = Instant::now();
+        // By itself, and when rules can be written: members of sets that come in
+        // one plan with rules wait as long as these.
+        if self.pending.is_empty() && self.retired.elapsed() >= LINGER && self.writer.can_write_rules() {
+            engine.retire();
+            self.retired = Instant::now();
+        }
         for event in self.pending.drain(..) {
             self.owners_are_stale |= matches!(event, Event::Pod(_) | Event::PodGone(_));
             engine.apply(event);
         }
-        if self.retired.elapsed() >= LINGER {
-            engine.retire();
-            self.retired = Instant::now();
-        }
-        let sources = if self.options.anti_spoof {
+        let mut sources = if self.options.anti_spoof {
             Sources::new(network, engine.addresses_here())
         } else {
             Sources::none(network)
         };
         // What leaves is not held to anything when its addresses go; if the rest
         // fails, it joins again with the next pass.
-        self.writer.set_group(&sources.leave, NO_GROUP)?;
-        engine.own(sources.own);
+        match self.writer.set_group(&sources.leave, NO_GROUP) {
+            Ok(()) => engine.own(sources.own),
+            Err(error) => {
+                warn!(
+                    error = with_causes(&error),
+                    "interfaces are held to the sources that they had, until the kernel lets them out of the group of \
+                     pods' interfaces; policies are enforced all the same"
+                );
+                (sources.join, sources.leave) = Default::default();
+            }
+        }
         // From here to the writer nothing may fail: it relies on every change.
         let change = engine.commit();
         let compiled = begun.elapsed();
@@ -167,7 +179,14 @@ impl<K: Kernel> Enforcer<K> {
         }
         let (writes, rehooked) = self.writer.write(change, engine.state())?;
         let enforced = self.writer.enforced();
-        self.writer.set_group(&sources.join, POD_GROUP)?;
+        if let Err(error) = self.writer.set_group(&sources.join, POD_GROUP) {
+            warn!(
+                error = with_causes(&error),
+                "forged sources from new pods are not dropped, until the kernel lets their interfaces into the group of \
+                 pods' interfaces; policies are enforced all the same"
+            );
+            sources.join.clear();
+        }
         let flows = if self.options.keep_established || !self.writer.established.is_due() {
             None
         } else {

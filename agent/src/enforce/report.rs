@@ -33,6 +33,8 @@ pub(super) struct Report {
     was_ready: bool,
     /// What waits for the kernel, since when.
     waiting: Vec<(Kind, Instant)>,
+    /// What sorts of things others changed that are not yet as they were.
+    unrepaired: Vec<&'static str>,
     findings: BTreeSet<Finding>,
     /// Where the objects stand, if they are from files.
     positions: Positions,
@@ -48,6 +50,7 @@ impl Report {
             notices: settings.notices.clone(),
             was_ready: false,
             waiting: Vec::new(),
+            unrepaired: Vec::new(),
             findings: BTreeSet::new(),
             positions: Positions::default(),
             bridges: BTreeSet::new(),
@@ -72,6 +75,8 @@ impl Report {
         for (kind, since) in self.waiting.drain(..) {
             self.metrics.reached_kernel(kind, pass.enforced.saturating_duration_since(since));
         }
+        // What an audit could not put right, a pass does, which reads the kernel.
+        self.repaired();
         self.flows(pass);
         for (family, hook) in &pass.rehooked {
             info!(%family, found = ?hook, "put the jump to our chains first in FORWARD");
@@ -99,13 +104,20 @@ impl Report {
     }
 
     /// Others changed what is ours.
-    pub(super) fn drifted(&self, repair: &Repair) {
+    pub(super) fn drifted(&mut self, repair: &Repair) {
         for drift in &repair.found {
-            self.metrics.drifted(drift.kind.as_str(), repair.repaired.is_ok());
+            self.metrics.drifted(drift.kind.as_str());
+            self.unrepaired.push(drift.kind.as_str());
         }
         if repair.repaired.is_ok() {
-            self.status.update(|status| status.drift_repaired += repair.found.len() as u64);
+            self.repaired();
         }
+    }
+
+    /// What others changed is as it was.
+    fn repaired(&mut self) {
+        self.status.update(|status| status.drift_repaired += self.unrepaired.len() as u64);
+        self.unrepaired.drain(..).for_each(|what| self.metrics.repaired(what));
     }
 
     /// Rules and sets were written.

@@ -28,6 +28,7 @@ use crate::dataplane::links::NO_GROUP;
 use crate::dataplane::network::{Interface, Network};
 use crate::dataplane::probe::Capabilities;
 use crate::dataplane::{self, Kernel, ipset};
+use crate::metrics::Metrics;
 use crate::source::difference::Known;
 
 /// What was asked of a kernel.
@@ -154,7 +155,7 @@ fn carry_out(state: &mut KernelState, step: &Step) {
                         held(state, name).sets.entry(name.clone()).or_insert((*kind, [].into()));
                     }
                     SetWrite::Add(name, member) => {
-                        held(state, name).sets.get_mut(name).expect("it was created").1.insert(*member);
+                        held(state, name).sets.get_mut(name).expect("it was created").1.insert(member.clone());
                     }
                     SetWrite::Delete(name, member) => {
                         held(state, name).sets.get_mut(name).expect("it was created").1.remove(member);
@@ -409,6 +410,26 @@ async fn what_others_took_is_put_back_and_flows_are_judged_then() {
     world.calls([Audited, Apply, Hooked, Cut]).await;
     assert_eq!(world.ingress(), ["10.0.0.1"]);
     world.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_audit_could_not_put_back_counts_as_repaired_once_a_pass_has() {
+    let settings = settings();
+    let registry = settings.metrics.registry();
+    let sum = |name: &str| {
+        let text = Metrics::text(&registry).expect("a String takes it");
+        let values = text.lines().filter(|line| line.starts_with(name)).filter_map(|line| line.rsplit(' ').next());
+        values.map(|value| value.parse::<u64>().expect("a count")).sum::<u64>()
+    };
+    let mut world = World::new(settings, 0, vec![network(), Told::Objects(objects(&["10.0.0.1"]))]);
+    world.calls([Probe, Read, Apply, Hooked, Cut, Audited]).await;
+    *world.memory.lock().expect("nobody panicked") = Memory { refusals: 1, ..Memory::default() };
+    world.calls([Audited, Refused, Read]).await;
+    let found = sum("npc_drift_found_total");
+    assert!(found > 0);
+    world.calls([Apply, Hooked, Cut]).await;
+    world.end().await;
+    assert_eq!((sum("npc_drift_found_total"), sum("npc_drift_repaired_total")), (found, found));
 }
 
 #[tokio::test(start_paused = true)]

@@ -14,7 +14,7 @@ use npc_compiler::object::Family;
 use npc_compiler::plan::ChainWrites;
 use npc_compiler::program::ChainName;
 
-use super::backend::{Backend, Commands};
+use super::backend::{self, Backend, Commands};
 use super::process;
 
 mod error;
@@ -64,6 +64,27 @@ impl Iptables {
     pub fn new(backend: Backend, family: Family) -> Result<Self, Error> {
         let commands = Commands::find(backend, family)?;
         Ok(Self { backend, family, commands, lock_wait: LOCK_WAIT, restores: RefCell::default() })
+    }
+
+    /// Those of all backends and families in which somebody has rules, as far as
+    /// commands for them are installed.
+    ///
+    /// # Errors
+    /// If the legacy commands are missing, though there are tables for them.
+    pub fn live() -> Result<Vec<Self>, Error> {
+        let mut tables = Vec::new();
+        for backend in Backend::ALL {
+            // A legacy command would create the tables that it looks into.
+            for family in Family::ALL.into_iter().filter(|family| backend::is_live(backend, *family)) {
+                match Self::new(backend, family) {
+                    Ok(table) => tables.push(table),
+                    // That nft is there is a guess; see `cleanup`.
+                    Err(Error::Backend(backend::Error::Missing { .. })) if backend == Backend::Nft => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(tables)
     }
 
     /// The same table, with another wait for the xtables lock.
@@ -150,7 +171,8 @@ impl Iptables {
         self.restore(&emptied.restore_text())?;
         let mut stuck = Vec::new();
         for chain in &writes.delete {
-            match self.delete(chain) {
+            let one = ChainWrites { delete: BTreeSet::from([chain.clone()]), ..ChainWrites::default() };
+            match self.restore(&one.restore_text()) {
                 Ok(()) => {}
                 Err(error @ Error::Restore { .. }) => stuck.push((chain.clone(), error)),
                 Err(error) => return Err(error),
@@ -159,13 +181,13 @@ impl Iptables {
         Ok(stuck)
     }
 
-    /// Deletes a chain with all its rules, if it is there.
+    /// Deletes an empty chain.
     ///
     /// # Errors
-    /// If some rule still leads to it, or the table cannot be written.
-    pub fn delete(&self, chain: &ChainName) -> Result<(), Error> {
-        let one = ChainWrites { delete: BTreeSet::from([chain.clone()]), ..ChainWrites::default() };
-        self.restore(&one.restore_text())
+    /// If it has rules or some rule leads to it, if it is not there, or if the
+    /// table cannot be written.
+    pub fn delete_empty(&self, chain: &ChainName) -> Result<(), Error> {
+        self.restore(&format!("*filter\n-X {chain}\nCOMMIT\n"))
     }
 
     /// What of the table is ours, in the words of `iptables-save`. It takes no
