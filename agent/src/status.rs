@@ -1,7 +1,7 @@
 //! What an agent has programmed, from when, and what it rejected: the answer
 //! to `npc status`.
 
-use std::io;
+use std::io::{self, Read as _};
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixStream};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,6 +12,7 @@ use npc_compiler::API_VERSION;
 use npc_compiler::group::Lingering;
 use npc_compiler::object::Protocol;
 use npc_compiler::policy::Direction;
+use rustix::net::sockopt::socket_peercred;
 use serde::{Deserialize, Serialize};
 
 /// The abstract socket on which an agent tells root its status: a name that the
@@ -20,6 +21,9 @@ pub const SOCKET: &str = "npc-agent";
 
 /// How long an agent may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// More than any status has, in bytes.
+const LONGEST: u64 = 64 << 20;
 
 /// Why an agent's status is not known.
 #[derive(Debug, thiserror::Error)]
@@ -199,9 +203,14 @@ impl AgentStatus {
         let ask = || {
             let stream = UnixStream::connect_addr(&SocketAddr::from_abstract_name(SOCKET)?)?;
             stream.set_read_timeout(Some(PATIENCE))?;
+            let uid = socket_peercred(&stream)?.uid.as_raw();
+            // Anybody may take the name.
+            if uid != 0 {
+                return Err(io::Error::other(format!("user {uid}, who is not root, holds the socket @{SOCKET}")));
+            }
             Ok(stream)
         };
-        Ok(serde_json::from_reader(ask().map_err(Error::NoAgent)?)?)
+        Ok(serde_json::from_reader(ask().map_err(Error::NoAgent)?.take(LONGEST))?)
     }
 }
 

@@ -11,6 +11,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::builder::RangedI64ValueParser;
@@ -28,6 +29,9 @@ use super::Exit;
 
 pub(super) use config::Config;
 pub(super) use sole::refuse_beside_one;
+
+/// How long what still runs at the end is waited for.
+const SHUTDOWN: Duration = Duration::from_secs(5);
 
 /// How many events may wait while a pass runs; who has more to tell waits too.
 const EVENTS: usize = 16;
@@ -186,8 +190,10 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     privileges::drop_all_others();
     // The work is one blocking pass at a time and little beside it.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.block_on(agent(args, level))?;
-    Ok(Exit::Fine)
+    let ended = runtime.block_on(agent(args, level));
+    // Not for as long as an iptables hangs that only counts packets.
+    runtime.shutdown_timeout(SHUTDOWN);
+    ended.map(|()| Exit::Fine)
 }
 
 async fn agent(args: Args, level: logging::Level) -> anyhow::Result<()> {
@@ -240,7 +246,7 @@ async fn agent(args: Args, level: logging::Level) -> anyhow::Result<()> {
         BackendArg::Legacy => Some(Backend::Legacy),
     };
     let mut kernel = tokio::task::spawn_blocking(move || Linux::open(backend)).await??;
-    look_around(kernel.backend());
+    look_around();
     let counters = kernel.counters();
     settings.metrics.packets().are_read_by(move || counters.read());
     settings.status.update(|status| status.backend = Some(kernel.backend().to_string()));
@@ -264,20 +270,20 @@ async fn agent(args: Args, level: logging::Level) -> anyhow::Result<()> {
 
 /// Says what else on this node an operator should know of. Beside the start,
 /// because a table of others may be long.
-fn look_around(backend: Backend) {
+fn look_around() {
     if !surroundings::lock_is_shared() {
         warn!(
             "/run/xtables.lock of the node is not mounted into this container, so iptables here and on the node do not \
              take turns and may undo each other's writes; mount it (type FileOrCreate)"
         );
     }
-    tokio::task::spawn_blocking(move || match surroundings::other_engines(backend) {
+    tokio::task::spawn_blocking(move || match surroundings::other_engines() {
         Ok(engines) => {
-            for (engine, chain) in engines {
+            for (engine, has) in engines {
                 warn!(
                     engine,
-                    chain,
-                    "another network policy engine has rules in this kernel; a packet has to pass both. To leave Azure \
+                    has,
+                    "another network policy engine has rules or sets in this kernel; a packet has to pass both. To leave Azure \
                      NPM see deploy/aks.md; any other has to be removed from the node"
                 );
             }

@@ -10,7 +10,7 @@ use npc_compiler::object::Family;
 use npc_compiler::program::FORWARD_CHAIN;
 
 use super::Error;
-use super::backend::{self, Backend};
+use super::backend::Backend;
 use super::ipset::{self, Ipset};
 use super::iptables::{self, Iptables};
 
@@ -74,7 +74,7 @@ pub struct Removed {
 /// If a table or the sets cannot be read.
 pub fn look() -> Result<Remains, Error> {
     let mut remains = Remains::default();
-    for table in tables()? {
+    for table in Iptables::live()? {
         remains.tables.extend(read(&table, &table.save()?));
     }
     remains.sets = match Ipset::open().and_then(|mut ipset| ipset.names_with(SETS)) {
@@ -84,23 +84,6 @@ pub fn look() -> Result<Remains, Error> {
         Err(error) => return Err(error.into()),
     };
     Ok(remains)
-}
-
-/// The filter tables that are in use.
-fn tables() -> Result<Vec<Iptables>, Error> {
-    let mut tables = Vec::new();
-    for backend in Backend::ALL {
-        // A legacy command would create the tables that it looks into.
-        for family in Family::ALL.into_iter().filter(|family| backend::is_live(backend, *family)) {
-            match Iptables::new(backend, family) {
-                Ok(table) => tables.push(table),
-                // That nft is there is a guess; see `cleanup`.
-                Err(iptables::Error::Backend(backend::Error::Missing { .. })) if backend == Backend::Nft => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-    }
-    Ok(tables)
 }
 
 /// What a table holds of it, if anything.

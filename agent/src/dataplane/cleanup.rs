@@ -63,8 +63,10 @@ pub fn cleanup() -> Removed {
 
 fn leave_group(removed: &mut Removed) -> Result<(), links::Error> {
     for (index, name) in links::in_pod_group()? {
-        links::set_group(&[index], links::NO_GROUP)?;
-        removed.interfaces.push(name);
+        match links::set_group(&[index], links::NO_GROUP) {
+            Ok(()) => removed.interfaces.push(name),
+            Err(error) => removed.errors.push(error.into()),
+        }
     }
     Ok(())
 }

@@ -117,7 +117,8 @@ pub fn bridges_are_filtered(family: Family) -> bool {
 /// Follows the network of the namespace that it was started in.
 #[derive(Debug)]
 pub struct Follower {
-    handle: Handle,
+    /// Without one the connection would end.
+    _handle: Handle,
     notifications: UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, rtnetlink::sys::SocketAddr)>,
     connection: JoinHandle<()>,
     tables: Tables,
@@ -150,7 +151,7 @@ impl Follower {
         let connection = tokio::spawn(connection);
         let tables = Tables::read(&handle).await?;
         let last = tables.network(false);
-        Ok(Self { handle, notifications, connection, tables, with_interfaces: false, last })
+        Ok(Self { _handle: handle, notifications, connection, tables, with_interfaces: false, last })
     }
 
     /// Tells of the interfaces that can be those of pods, too.
@@ -187,7 +188,11 @@ impl Follower {
                 next = self.notifications.next().now_or_never();
             }
             if lost {
-                self.tables = Tables::read(&self.handle).await?;
+                // By another socket: what was told before the loss and not read
+                // yet must not be taken for news.
+                let fresh = Self::start().await?;
+                let before = std::mem::replace(self, fresh);
+                (self.last, self.with_interfaces) = (before.last.clone(), before.with_interfaces);
             }
             let network = self.tables.network(self.with_interfaces);
             if network != self.last {

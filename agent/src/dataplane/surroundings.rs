@@ -4,10 +4,8 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use npc_compiler::object::Family;
-
-use super::backend::{self, Backend, Commands};
-use super::process;
+use super::ipset::Ipset;
+use super::iptables::Iptables;
 
 /// What the chains of other network policy engines in the filter table begin
 /// with. As they are named in the engines' own sources.
@@ -25,15 +23,36 @@ const ENGINES: [(&str, &str); 8] = [
 /// The lock by which all who write legacy tables take turns.
 const LOCK: &str = "/run/xtables.lock";
 
-/// The engines with rules in a packet filter, each with one of its chains. The
-/// whole table is read, so this is for once.
+/// What sets of theirs begin with.
+const SETS: [(&str, &str); 6] = [
+    ("azure-npm-", "Azure NPM"),
+    ("cali40", "Calico"),
+    ("cali60", "Calico"),
+    ("kube-router-", "kube-router"),
+    ("KUBE-SRC-", "kube-router"),
+    ("weave-", "Weave Net"),
+];
+
+/// The engines with rules or sets in this kernel, each with one thing of its
+/// own. Whole tables of both backends are read, so this is for once.
 ///
 /// # Errors
-/// If it cannot be read.
-pub fn other_engines(backend: Backend) -> Result<BTreeMap<&'static str, String>, super::Error> {
-    let save = Commands::find(backend, Family::V4)?.save;
-    let output = process::run(save, &["-t", "filter"], "").map_err(backend::Error::from)?;
-    Ok(engines_in(&output.stdout))
+/// If they cannot be read.
+pub fn other_engines() -> Result<BTreeMap<&'static str, String>, super::Error> {
+    let mut found = BTreeMap::new();
+    for table in Iptables::live()? {
+        for (engine, chain) in engines_in(&table.save()?) {
+            let of = |table: &Iptables| format!("chain {chain} ({}, iptables-{})", table.family(), table.backend());
+            found.entry(engine).or_insert_with(|| of(&table));
+        }
+    }
+    let mut ipset = Ipset::open()?;
+    for (prefix, engine) in SETS {
+        if let Some(set) = ipset.names_with(prefix)?.first() {
+            found.entry(engine).or_insert_with(|| format!("set {set}"));
+        }
+    }
+    Ok(found)
 }
 
 fn engines_in(save: &str) -> BTreeMap<&'static str, String> {

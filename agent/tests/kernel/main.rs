@@ -18,6 +18,7 @@ mod nflog;
 mod programs;
 mod refusals;
 mod sets;
+mod surroundings;
 
 use npc_agent::dataplane::backend::Backend;
 

@@ -158,6 +158,6 @@ pub const NOTES: [Note; 5] = [
     Note {
         code: "pod-start",
         text: "Azure NPM learns a pod's address after the pod runs, so its first packets pass unjudged; \
-               npc with its CNI plugin judges them",
+               npc learns it from the API server too, unless its CNI plugin is installed",
     },
 ];

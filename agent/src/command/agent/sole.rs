@@ -82,8 +82,10 @@ pub(crate) async fn refuse_beside_one() -> anyhow::Result<()> {
             }
             // It may have ended just now, with a child that has its sockets.
             Ok(Holder { uid: 0, .. }) => {}
-            // Nobody, or nobody who could write to the kernel.
-            Ok(_) | Err(_) => return Ok(()),
+            // Nobody who could write to the kernel.
+            Ok(_) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => return Ok(()),
+            Err(error) => warn!(%error, "cannot tell who holds the socket @npc-agent"),
         }
     }
     Ok(())
