@@ -333,7 +333,30 @@ fn a_narrowed_policy_cuts_what_it_denies(backend: Backend, mode: Mode) {
     let mut denied = flows(&lab, &listeners, &["shop/web1", "shop/web2"]);
     let narrowed = shop_of(&lab, vec![db(&web(), &[1])]);
     apply(&mut lab, narrowed, &mut control);
+    let before = strays(&lab);
     all_are_cut(&mut denied, &mut control);
+    // Their segments end at the node of the database, in either family, and are
+    // no one's elsewhere: nobody isolates the clients.
+    let [here, there] = strays(&lab);
+    assert!(here.iter().zip(before[0]).all(|(now, before)| *now > before), "{before:?}, then {here:?}");
+    assert_eq!(there, [0, 0]);
+    // The agent looks at its kernel between two looks of ours: segments are sent
+    // again meanwhile.
+    let told = lab.metric("node-1", "npc_stray_packets_total").unwrap();
+    let [least, most] = [here, strays(&lab)[0]].map(|counts| counts.into_iter().map(f64::from).sum::<f64>());
+    assert!(told >= least && told <= most, "{told}, not {least} to {most}");
+}
+
+/// How many segments of no known connection each node has dropped, by family.
+fn strays(lab: &Lab) -> [[u32; 2]; 2] {
+    ["node-1", "node-2"].map(|node| {
+        ["iptables", "ip6tables"].map(|tool| {
+            let tool = format!("{tool}-{}", lab.backend().as_str());
+            let listed = lab.node(node).unwrap().exec([&tool, "-nvxL", "NPC-DENY-STRAY"], "").unwrap();
+            let rule = listed.lines().find(|line| line.contains("DROP")).unwrap();
+            rule.split_ascii_whitespace().next().unwrap().parse().unwrap()
+        })
+    })
 }
 
 /// The same cluster under other policies.
@@ -367,6 +390,34 @@ fn a_relabelled_namespace_loses_its_flows_and_others_keep_theirs(backend: Backen
     apply(&mut lab, relabelled, &mut control);
     all_are_cut(&mut denied, &mut control);
     all_go_on(&mut kept);
+}
+
+/// Whoever gets the address of a pod that is gone gets none of its connections,
+/// though the policies allow them to both. The sockets are there still: nobody
+/// but the agents can end this.
+fn an_address_that_changes_its_owner_loses_its_connections(backend: Backend, mode: Mode) {
+    let Some((mut lab, listeners)) = start(vec![db(&web(), &[ADMITTED])], backend, mode, &[]) else { return };
+    let mut control = control(&lab);
+    let open = |lab: &Lab, client: &str| {
+        let flow = |family| (format!("{client} {family}"), Flow::tcp(lab, &listeners, client, family, false).unwrap());
+        Vec::from(Family::ALL.map(flow))
+    };
+    let mut others = [open(&lab, "shop/web2"), open(&lab, "team/web3")].into_iter().flatten().collect::<Vec<_>>();
+    // First by the name of the old one, as in a StatefulSet.
+    for (old, new) in [("web1", "web1"), ("web1", "web4"), ("db", "db")] {
+        let mut connections = open(&lab, "shop/web1");
+        all_go_on(&mut connections);
+        all_go_on(&mut others);
+        let mut replaced = lab.cluster().objects.clone();
+        let pod = replaced.pods.iter_mut().find(|pod| pod.name == old).unwrap();
+        pod.name = new.to_owned();
+        pod.uid.push_str("-again");
+        apply(&mut lab, replaced, &mut control);
+        all_are_cut(&mut connections, &mut control);
+        all_go_on(&mut open(&lab, "shop/web1"));
+    }
+    // Of the clients only one was replaced, and the database in the end.
+    all_are_cut(&mut others, &mut control);
 }
 
 /// The clients' side, and pods that nobody isolated when their flows began.
@@ -478,4 +529,5 @@ on_both_backends!(
     an_agent_that_starts_judges_what_is_there: Routed,
     flows_that_begin_meanwhile_are_cut_as_well: Routed,
     established_flows_are_let_be_if_that_is_asked_for: Routed,
+    an_address_that_changes_its_owner_loses_its_connections: Routed,
 );
