@@ -5,7 +5,9 @@
 
 mod credentials;
 mod linger;
+mod pages;
 mod small;
+mod tell;
 mod weather;
 
 use std::path::Path;

@@ -109,12 +109,12 @@ fn an_expired_watch_is_read_anew_and_nothing_else_is() {
     small.admit("other");
     let reads = WATCHED.map(|resource| small.server().full_reads(resource));
     assert_eq!(reads, [1, 1, 2, 1]);
-    // Now with pages, the second of which has expired when it is asked for.
-    let pages = small.server().inject(Fault::no_streaming_lists());
+    // Now by lists, the first two of which are of a version that has expired.
+    let lists = small.server().inject(Fault::no_streaming_lists());
     small.server().inject(Fault::expired().verbs(&[Verb::Watch, Verb::List]).on(Resource::Pods).times(2));
     small.server().disturb(None, Disturbance::Expire);
     small.admit("web");
-    assert!(pages.met() > 0);
+    assert!(lists.met() > 0);
     assert!(small.server().count(Resource::NetworkPolicies, Verb::List) > 0);
 }
 
