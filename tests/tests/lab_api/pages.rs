@@ -85,8 +85,8 @@ fn an_agent_that_runs_lists_anew_if_its_second_page_has_expired() {
 fn an_agent_that_starts_lists_anew_if_its_second_page_has_expired() {
     let Some(mut small) = Small::start() else { return };
     fill(&mut small);
+    let (before, passes) = (small.kernel(), small.writes().len());
     small.lab.take_agent(NODE).unwrap().unwrap().stop(Signal::SIGKILL).unwrap();
-    let before = small.kernel();
     small.server().inject(Fault::no_streaming_lists());
     let held = small.server().inject(Fault::held().on(Resource::Pods).verbs(&[Verb::Page]));
     small.lab.start_agent(NODE).unwrap();
@@ -95,7 +95,11 @@ fn an_agent_that_starts_lists_anew_if_its_second_page_has_expired() {
     assert_eq!((small.kernel(), small.agent().generation()), (before, None));
     delete_unseen(&mut small);
     held.lift();
+    small.agent().wait_generation(1).unwrap();
     is_right(&mut small);
+    // It was told of a whole cluster at once, and never of half a list.
+    assert_eq!(small.agent().generation(), Some(1));
+    assert_eq!(small.writes()[passes..], ["70 members removed"]);
     assert_eq!(pages(small.server()), [Some(410), Some(200)]);
     assert_eq!(small.server().count(Resource::Pods, Verb::List), 2);
     small.admit("other");
