@@ -410,7 +410,7 @@ fn an_address_that_changes_its_owner_loses_its_connections(backend: Backend, mod
         all_go_on(&mut others);
         let mut replaced = lab.cluster().objects.clone();
         let pod = replaced.pods.iter_mut().find(|pod| pod.name == old).unwrap();
-        pod.name = new.to_owned();
+        new.clone_into(&mut pod.name);
         pod.uid.push_str("-again");
         apply(&mut lab, replaced, &mut control);
         all_are_cut(&mut connections, &mut control);
