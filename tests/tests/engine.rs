@@ -11,7 +11,7 @@ use npc_compiler::cluster::Cluster;
 use npc_compiler::engine::{Engine, Event, PodKey};
 use npc_compiler::group::Lingering;
 use npc_compiler::layout::{self, Options, SelfMatch};
-use npc_compiler::object::{Family, Objects, Pod};
+use npc_compiler::object::{Family, NetworkPolicy, Objects, Pod};
 use npc_compiler::plan::{Delta, KernelState, Plan, Step};
 use npc_compiler::program::{InterfaceName, Member, SetName};
 use npc_lab::model::Model;
@@ -82,6 +82,33 @@ fn lead(from: &Objects, through: &Objects, to: &Objects, order: &[u32]) -> Vec<E
     sorted
 }
 
+/// What is there after an event.
+fn follow(there: &mut Objects, event: &Event) {
+    let gone = |there: &mut Objects, gone: &Event| match gone {
+        Event::NamespaceGone(name) => there.namespaces.retain(|namespace| namespace.name != *name),
+        Event::PodGone(key) => there.pods.retain(|pod| PodKey::of(pod) != *key),
+        Event::PolicyGone(namespace, name) => {
+            there.policies.retain(|policy| (policy.namespace(), policy.name()) != (namespace, name));
+        }
+        _ => {}
+    };
+    match event {
+        Event::Namespace(namespace) => {
+            gone(there, &Event::NamespaceGone(namespace.name.clone()));
+            there.namespaces.push(namespace.clone());
+        }
+        Event::Pod(pod) => {
+            gone(there, &Event::PodGone(PodKey::of(pod)));
+            there.pods.push(Pod::clone(pod));
+        }
+        Event::Policy(policy) => {
+            gone(there, &Event::PolicyGone(policy.namespace().to_owned(), policy.name().to_owned()));
+            there.policies.push(NetworkPolicy::clone(policy));
+        }
+        event => gone(there, event),
+    }
+}
+
 fn distinct(mut objects: Objects) -> Objects {
     // UIDs are what an API server makes: never given twice.
     for (i, pod) in objects.pods.iter_mut().enumerate() {
@@ -144,17 +171,24 @@ fn check(stages: &[Objects], order: &[u32], run: Run) -> Result<(), TestCaseErro
     let mut kernels = Family::ALL.map(|family| Model::new(family, &npc_compiler::plan::Held::default()));
     let mut was = Objects::default();
     let mut own = Vec::new();
+    let mut there = Objects::default();
     for (i, is) in stages.iter().enumerate() {
         let through = &stages[(i + 1) % stages.len()];
         for (n, event) in lead(&was, through, is, order).into_iter().enumerate() {
+            follow(&mut there, &event);
             engine.apply(event);
             // Now and then in the middle, and always at the end.
             if order[n % order.len()].is_multiple_of(5) {
                 own = sources(order[n % order.len()] >> 8);
                 engine.own(own.clone());
                 let plan = engine.commit();
-                for kernel in &mut kernels {
+                let fresh = fresh(&there, &options, &engine, &own);
+                for (family, kernel) in Family::ALL.into_iter().zip(&mut kernels) {
                     kernel.apply(&plan, |_, _, _| {});
+                    let missed = Delta::between(engine.state().family(family), fresh.family(family));
+                    prop_assert!(missed.is_empty(), "stage {i}, after event {n}: the engine missed {missed:#?}");
+                    let missed = Delta::between(&kernel.held(), fresh.family(family));
+                    prop_assert!(missed.is_empty(), "stage {i}, after event {n}: the plan missed {missed:#?}");
                 }
             }
             if order[n % order.len()].is_multiple_of(7) {

@@ -275,7 +275,9 @@ impl LocalGroups {
         state: &KernelState,
         deltas: &mut [Delta; 2],
     ) {
-        if !std::mem::take(&mut self.is_stale) {
+        // Rules for single endpoints follow their addresses, which come and
+        // change without a change of groups.
+        if !std::mem::take(&mut self.is_stale) && self.options.self_match == SelfMatch::Bpf {
             return;
         }
         self.settle(store);
