@@ -1,11 +1,17 @@
-//! VXLAN from pods that are isolated for egress: a rule has to name its port.
+//! Tunnels from pods that are isolated for egress: VXLAN needs a rule that names
+//! its port, and IPIP and GRE do not leave.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::io::Read as _;
+use std::net::SocketAddr;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::PodSpec;
 use npc_compiler::object::{ContainerPort, Labels, NetworkPolicy, Objects, Pod, Protocol};
 use npc_lab::lab::{Backend, Enforcer, Lab, Mode, Payload, Probe, Seen, can_run, report, skipped};
 use serde_json::{Value, json};
+use socket2::{Domain, Socket, Type};
 
 /// So far away that no block of a policy is near.
 const OUTSIDE: &str = "203.0.113.9";
@@ -100,4 +106,43 @@ fn vxlan_is_left_to_policies_where_tunnels_are_allowed() {
     assert_eq!(who_sends(&mut lab, 4789), ["all", "number", "name", "free"].map(|name| (name, [true; 2])));
     let judgement = lab.judge().unwrap();
     assert_eq!(judgement.mismatches().count(), 0, "{}", report::table(&lab, &judgement));
+}
+
+/// Whose packets of this protocol, without ports, arrive at a pod, of one that is
+/// isolated for egress with all ports let out and one that is not.
+fn who_tunnels(lab: &Lab, protocol: i32) -> Vec<String> {
+    let netns = |name: &str| &lab.places()[lab.find(name).unwrap()].netns;
+    let raw = |name: &str| {
+        let open = || Socket::new(Domain::IPV4, Type::RAW, Some(socket2::Protocol::from(protocol))).unwrap();
+        netns(name).within(open).unwrap()
+    };
+    let to = &lab.places()[lab.find("shop/number").unwrap()].addresses;
+    let to = SocketAddr::new(*to.iter().find(|address| address.is_ipv4()).unwrap(), 0);
+    let mut ear = raw("shop/number");
+    ear.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    // The one that is let through comes last.
+    for name in ["all", "free"] {
+        // A GRE header without options; IPIP's content is nobody's business here.
+        let packet = [&[0; 4], name.as_bytes()].concat();
+        raw(&format!("shop/{name}")).send_to(&packet, &to.into()).unwrap();
+    }
+    let mut heard = Vec::new();
+    while heard.last().is_none_or(|last| last != "free") {
+        let mut packet = [0; 64];
+        let length = ear.read(&mut packet).unwrap();
+        heard.push(String::from_utf8_lossy(&packet[24..length]).into_owned());
+    }
+    heard
+}
+
+#[test]
+fn ipip_and_gre_do_not_leave_a_pod_that_is_isolated_for_egress() {
+    for (mode, backend) in [(Mode::Routed, Backend::Nft), (Mode::Bridge, Backend::Legacy)] {
+        for (arguments, heard) in [(&[][..], &["free"][..]), (&["--allow-tunnels"], &["all", "free"])] {
+            let Some(lab) = lab(mode, backend, arguments) else { return };
+            for protocol in [4, 47] {
+                assert_eq!(who_tunnels(&lab, protocol), heard, "{protocol} {mode:?} {backend:?} {arguments:?}");
+            }
+        }
+    }
 }

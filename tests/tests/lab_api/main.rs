@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod burst;
 mod credentials;
 mod linger;
 mod pages;

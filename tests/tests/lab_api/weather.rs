@@ -183,7 +183,7 @@ fn watches_that_break_in_a_line_go_on_where_they_were() {
 
 #[test]
 fn watches_that_hang_are_given_up_and_nothing_that_happened_is_missed() {
-    let short = |lab: Builder| lab.agent_argument("--watch-timeout").agent_argument("30");
+    let short = |lab: Builder| lab.agent_argument("--watch-timeout").agent_argument("10");
     let Some(mut small) = Small::with(Server::in_process(), short) else { return };
     small.watches();
     // The server takes their requests and never says anything, to those that

@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 /// How long one watch may last before it is renewed from where it was, in
 /// seconds. Longer ones would be cut off by the time that an answer may take; and
 /// a streamed list has to be complete by then, or it begins again.
-pub const WATCH_SECONDS: RangeInclusive<u32> = 30..=110;
+pub const WATCH_SECONDS: RangeInclusive<u32> = 10..=110;
 
 /// How many objects a page of a list has.
 const PAGE: u32 = 500;

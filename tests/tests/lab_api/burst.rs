@@ -1,0 +1,55 @@
+//! Bursts: much that changes at once is few plans, and one if it is one event.
+
+use std::net::Ipv4Addr;
+
+use k8s_openapi::api::core::v1::PodSpec;
+use k8s_openapi::api::networking::v1 as networking;
+use npc_compiler::object::{Labels, Namespace, NetworkPolicy, Pod};
+use serde_json::json;
+
+use super::small::Small;
+
+/// How many members the passes since then have added.
+fn members_added(writes: &[String]) -> usize {
+    let words = writes.iter().flat_map(|writes| writes.split(", "));
+    words.filter_map(|words| words.strip_suffix(" members added")?.parse::<usize>().ok()).sum()
+}
+
+#[test]
+fn a_rollout_of_1000_pods_is_few_plans_and_a_relabelled_namespace_of_them_is_one() {
+    const PODS: usize = 1000;
+    /// As many as there can be while a busy machine hands events on in parts.
+    const FEW: usize = 50;
+    let Some(mut small) = Small::start() else { return };
+    let mut objects = small.lab.cluster().objects.clone();
+    let policy = json!({
+        "metadata": {"namespace": "shop", "name": "far"},
+        "spec": {
+            "podSelector": {"matchLabels": {"app": "api"}},
+            "ingress": [{"from": [{"namespaceSelector": {"matchLabels": {"team": "b"}}}]}],
+        },
+    });
+    objects.policies.push(NetworkPolicy::from(serde_json::from_value::<networking::NetworkPolicy>(policy).unwrap()));
+    let team = |team: &str| Namespace { name: "far".to_owned(), labels: [("team".to_owned(), team.to_owned())].into() };
+    objects.namespaces.push(team("b"));
+    small.lab.write_manifests(objects.clone()).unwrap();
+    small.lab.settle().unwrap();
+
+    let before = small.writes().len();
+    objects.pods.extend((0..PODS).map(|number| {
+        let pod = Pod::from_template("far".to_owned(), format!("far-{number}"), Labels::new(), PodSpec::default());
+        let ipv4 = Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 99, 0, 0)) + u32::try_from(number).unwrap());
+        Pod { uid: format!("far-{number}"), node: Some("elsewhere".to_owned()), ipv4: Some(ipv4), ..pod }
+    }));
+    small.lab.write_manifests(objects.clone()).unwrap();
+    small.lab.settle().unwrap();
+    objects.namespaces.retain(|namespace| namespace.name != "far");
+    objects.namespaces.push(team("a"));
+    small.lab.write_manifests(objects).unwrap();
+    small.agent().wait_log("1000 members removed").unwrap();
+    let mut writes = small.writes().split_off(before);
+    assert_eq!(writes.pop().unwrap(), "1000 members removed");
+    assert_eq!(members_added(&writes), PODS, "{writes:?}");
+    assert!(writes.len() <= FEW, "{} plans: {writes:?}", writes.len());
+    small.lab.settle().unwrap();
+}
