@@ -8,7 +8,7 @@ use std::path::Path;
 use nix::sys::signal::Signal;
 use npc_agent::source::manifests;
 use npc_compiler::object::Objects;
-use npc_lab::lab::{Backend, Enforcer, Lab, Mode, can_run, report, skipped};
+use npc_lab::lab::{Backend, Enforcer, Lab, Mode, report};
 
 fn shop() -> Objects {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/examples/shop");
@@ -24,16 +24,7 @@ fn all_agree(lab: &mut Lab) {
 }
 
 fn start(mode: Mode, backend: Backend) -> Option<Lab> {
-    if !can_run() {
-        return None;
-    }
-    let agent = match Enforcer::sibling() {
-        Ok(agent) => agent,
-        Err(error) => {
-            skipped(&error);
-            return None;
-        }
-    };
+    let agent = Enforcer::for_test()?;
     Some(Lab::builder(shop()).mode(mode).backend(backend).enforcer(agent).start().unwrap())
 }
 

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::PodSpec;
 use k8s_openapi::api::networking::v1::NetworkPolicy as Policy;
 use nix::sys::signal::Signal;
 use npc_compiler::object::{Labels, NetworkPolicy, Objects, Pod, Protocol};
-use npc_lab::lab::{Backend, Builder, Enforcer, Lab, Mode, Payload, Probe, Seen, can_run, skipped};
+use npc_lab::lab::{Backend, Builder, Enforcer, Lab, Mode, Payload, Probe, Seen};
 use serde_json::{Value, json};
 
 const NODE: &str = "node-1";
@@ -41,16 +41,7 @@ fn lines(log: &str) -> Vec<Value> {
 }
 
 fn denied_flows_are_told(mode: Mode, backend: Backend) {
-    if !can_run() {
-        return;
-    }
-    let agent = match Enforcer::sibling() {
-        Ok(agent) => agent,
-        Err(error) => {
-            skipped(&error);
-            return;
-        }
-    };
+    let Some(agent) = Enforcer::for_test() else { return };
     let builder = Lab::builder(cluster()).mode(mode).backend(backend).enforcer(agent);
     let builder = ["--log-denied", "--log-format", "json"].into_iter().fold(builder, Builder::agent_argument);
     let mut lab = builder.start().unwrap();
@@ -109,16 +100,7 @@ fn denied_flows_are_told(mode: Mode, backend: Backend) {
 
 /// Without `--log-denied`: every packet counts, whatever is logged.
 fn denied_packets_are_counted(mode: Mode, backend: Backend) {
-    if !can_run() {
-        return;
-    }
-    let agent = match Enforcer::sibling() {
-        Ok(agent) => agent,
-        Err(error) => {
-            skipped(&error);
-            return;
-        }
-    };
+    let Some(agent) = Enforcer::for_test() else { return };
     let mut lab = Lab::builder(cluster()).mode(mode).backend(backend).enforcer(agent).start().unwrap();
     let [db, web, job] = ["db", "web", "job"].map(|name| lab.find(&format!("shop/{name}")).unwrap());
     let probe = |lab: &Lab, from, to: usize, family: usize, payload| {

@@ -17,7 +17,7 @@ use k8s_openapi::api::networking::v1 as networking;
 use npc_compiler::object::{
     Exposure, Family, Labels, Namespace, NetworkPolicy, Objects, Pod, Protocol, Service, ServicePort, TargetPort,
 };
-use npc_lab::lab::{Backend, Enforcer, Lab, Mode, can_run};
+use npc_lab::lab::{Backend, Enforcer, Lab, Mode};
 use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
 
@@ -116,16 +116,7 @@ impl Listeners {
 }
 
 fn start(policies: Vec<NetworkPolicy>, backend: Backend, mode: Mode, arguments: &[&str]) -> Option<(Lab, Listeners)> {
-    if !can_run() {
-        return None;
-    }
-    let agent = match Enforcer::sibling() {
-        Ok(agent) => agent,
-        Err(error) => {
-            eprintln!("SKIPPED: {error}");
-            return None;
-        }
-    };
+    let agent = Enforcer::for_test()?;
     let builder = Lab::builder(shop(policies)).mode(mode).backend(backend).enforcer(agent);
     let builder = arguments.iter().fold(builder, |builder, argument| builder.agent_argument(*argument));
     let lab = builder.start().unwrap();

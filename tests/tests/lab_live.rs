@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use npc_lab::lab::{Backend, Enforcer, Lab, Mode, can_run, skipped};
+use npc_lab::lab::{Backend, Enforcer, Lab, Mode, can_run};
 use npc_lab::live::{Editor, Live, Load};
 
 /// How many edits each cluster sees in `make test`.
@@ -29,13 +29,7 @@ fn agents() -> Option<Enforcer> {
     if let Some(path) = std::env::var_os("NPC_LIVE_AGENT") {
         return Some(Enforcer::Agent(PathBuf::from(path)));
     }
-    match Enforcer::sibling() {
-        Ok(agents) => Some(agents),
-        Err(error) => {
-            skipped(&error);
-            None
-        }
-    }
+    Enforcer::for_test()
 }
 
 /// Agents restart with other flags now and then, which change their chains as

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use npc_compiler::object::Objects;
-use npc_lab::lab::{Backend, Enforcer, Lab, Mode, can_run, report, skipped};
+use npc_lab::lab::{Backend, Enforcer, Lab, Mode, report};
 use npc_lab::random;
 
 /// One of each combination of mode and backend.
@@ -38,16 +38,7 @@ fn buildable(mut objects: Objects) -> Objects {
 
 #[test]
 fn random_clusters_are_kept() {
-    if !can_run() {
-        return;
-    }
-    let agent = match Enforcer::sibling() {
-        Ok(agent) => agent,
-        Err(error) => {
-            skipped(&error);
-            return;
-        }
-    };
+    let Some(agent) = Enforcer::for_test() else { return };
     let first = number("NPC_LAB_SEED", 0);
     let mut counts = report::Counts::default();
     for seed in first..first + number("NPC_LAB_CASES", CASES) {

@@ -11,7 +11,7 @@ use npc_agent::source::manifests;
 use npc_compiler::layout::Options;
 use npc_compiler::object::{self, Family, Objects};
 use npc_compiler::text::POD_GROUP;
-use npc_lab::lab::{Backend, Enforcer, Lab, Mode, Payload, Probe, Seen, can_run, skipped};
+use npc_lab::lab::{Backend, Enforcer, Lab, Mode, Payload, Probe, Seen};
 use socket2::{Domain, Protocol, Socket, Type};
 
 const OUTSIDE: [&str; 2] = ["203.0.113.9", "2001:db8:ffff::9"];
@@ -45,16 +45,7 @@ fn cluster() -> Objects {
 }
 
 fn lab(mode: Mode, backend: Backend, arguments: &[&str]) -> Option<Lab> {
-    if !can_run() {
-        return None;
-    }
-    let agent = match Enforcer::sibling() {
-        Ok(agent) => agent,
-        Err(error) => {
-            skipped(&error);
-            return None;
-        }
-    };
+    let agent = Enforcer::for_test()?;
     let builder = Lab::builder(cluster()).mode(mode).backend(backend).enforcer(agent);
     let builder = builder.outside(OUTSIDE.map(|address| address.parse().unwrap()));
     let builder = arguments.iter().fold(builder, |builder, one| builder.agent_argument(*one));

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::PodSpec;
 use npc_compiler::object::{ContainerPort, Labels, NetworkPolicy, Objects, Pod, Protocol};
-use npc_lab::lab::{Backend, Enforcer, Lab, Mode, Payload, Probe, Seen, can_run, report, skipped};
+use npc_lab::lab::{Backend, Enforcer, Lab, Mode, Payload, Probe, Seen, report};
 use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
 
@@ -43,16 +43,7 @@ fn cluster() -> Objects {
 }
 
 fn lab(mode: Mode, backend: Backend, arguments: &[&str]) -> Option<Lab> {
-    if !can_run() {
-        return None;
-    }
-    let agent = match Enforcer::sibling() {
-        Ok(agent) => agent,
-        Err(error) => {
-            skipped(&error);
-            return None;
-        }
-    };
+    let agent = Enforcer::for_test()?;
     let builder = Lab::builder(cluster()).mode(mode).backend(backend).outside([OUTSIDE.parse().unwrap()]);
     let builder = arguments.iter().fold(builder.enforcer(agent), |builder, one| builder.agent_argument(*one));
     Some(builder.start().unwrap())

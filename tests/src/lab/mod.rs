@@ -127,6 +127,13 @@ impl Enforcer {
             remedy: "cargo build, or give its path with --npc".to_owned(),
         })
     }
+
+    /// The same where a lab can be built, for tests; where not, says that the
+    /// test is skipped.
+    #[must_use]
+    pub fn for_test() -> Option<Self> {
+        can_run().then(Self::sibling)?.inspect_err(skipped).ok()
+    }
 }
 
 /// What a lab is made of; [`Builder::start`] builds it.

@@ -20,7 +20,7 @@ fn a_pod_that_leaves_a_group_and_comes_back_writes_set_members_only() {
     policy.object.spec.as_mut().unwrap().pod_selector = Some(serde_json::from_value(selector).unwrap());
     objects.policies.push(policy);
     small.lab.write_manifests(objects).unwrap();
-    small.lab.settle().unwrap();
+    small.agent().wait_log("policies=2").unwrap();
     let whole = small.kernel();
     let passes = small.writes().len();
     let label = |small: &mut Small, app: &str| {
@@ -35,7 +35,7 @@ fn a_pod_that_leaves_a_group_and_comes_back_writes_set_members_only() {
     assert!(lingering.len() == 1 && lingering[0].direction == Direction::Ingress, "{lingering:?}");
     assert_eq!(small.lab.differences(NODE, &Options::default()).unwrap(), Vec::<String>::new());
     // Who compares the kernel with the policies knows of it.
-    let Some(Enforcer::Agent(npc)) = super::agents() else { return };
+    let Some(Enforcer::Agent(npc)) = Enforcer::for_test() else { return };
     let kubeconfig = small.lab.folder().join("kubeconfig");
     let words = ["migrate", "-A", "--node", NODE, "--exit-zero", "--kubeconfig"].map(OsStr::new);
     let words = [&[npc.as_os_str()], &words[..], &[kubeconfig.as_os_str()]].concat();

@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::PodSpec;
 use k8s_openapi::api::networking::v1 as networking;
 use npc_compiler::object::{Labels, NetworkPolicy, Objects, Pod, Protocol};
 use npc_lab::apiserver::{Resource, Server};
-use npc_lab::lab::{Agent, Backend, Builder, Lab, Payload, Probe, Seen};
+use npc_lab::lab::{Agent, Backend, Builder, Enforcer, Lab, Payload, Probe, Seen};
 use serde_json::json;
 
 pub(crate) const NODE: &str = "node-1";
@@ -45,7 +45,7 @@ impl Small {
     }
 
     pub(crate) fn with(server: Server, more: impl FnOnce(Builder) -> Builder) -> Option<Self> {
-        let lab = Lab::builder(objects("web")).backend(Backend::Nft).enforcer(super::agents()?);
+        let lab = Lab::builder(objects("web")).backend(Backend::Nft).enforcer(Enforcer::for_test()?);
         let lab = more(lab.api_server(server)).start().unwrap();
         let mut small = Self { lab };
         small.admits_only("web");

@@ -57,7 +57,7 @@ fn restart(lab: &mut Lab, node: &str) {
 
 #[test]
 fn a_policy_that_is_partly_understood_gets_one_event_of_all_agents() {
-    let Some(agents) = super::agents() else { return };
+    let Some(agents) = Enforcer::for_test() else { return };
     let mut objects = small::objects("web");
     for (number, pod) in (1..).zip(&mut objects.pods) {
         pod.node = Some(format!("node-{number}"));
@@ -105,7 +105,7 @@ fn a_policy_that_is_partly_understood_gets_one_event_of_all_agents() {
 
 /// `npc status` on the node; what it printed, and how it ended.
 fn status(lab: &Lab, arguments: &[&str]) -> (String, Option<i32>) {
-    let Some(Enforcer::Agent(npc)) = super::agents() else { panic!("there was one") };
+    let Some(Enforcer::Agent(npc)) = Enforcer::for_test() else { panic!("there was one") };
     let mut command = lab.node(NODE).unwrap().command(npc);
     let Output { status, stdout, stderr } = command.arg("status").args(arguments).output().unwrap();
     let text = [stdout, stderr].map(|text| String::from_utf8(text).unwrap()).concat();
