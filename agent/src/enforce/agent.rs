@@ -157,6 +157,7 @@ pub async fn run<K: Kernel>(
                         Err(_) => break,
                     }
                 }
+                agent.absorb().await?;
             }
             () = time::sleep_until(agent.due.unwrap_or_else(Instant::now)), if agent.due.is_some() => {
                 let ready = agent.pass().await?;
@@ -228,7 +229,7 @@ impl<K: Kernel> Agent<K> {
     fn take(&mut self, event: Event) -> bool {
         match event {
             Event::Changes(mut changes) => {
-                self.generation += 1;
+                self.generation += u64::from(!changes.is_part);
                 if let Some(positions) = changes.positions.take() {
                     self.report.placed(positions);
                 }
@@ -247,7 +248,7 @@ impl<K: Kernel> Agent<K> {
                 return true;
             }
             Event::Denied(heard) => {
-                let names = self.enforcer.as_ref().and_then(Enforcer::engine);
+                let names = self.enforcer.as_ref().map(Enforcer::engine);
                 self.denied.hear(heard, Instant::now(), &names);
                 return true;
             }
@@ -268,11 +269,14 @@ impl<K: Kernel> Agent<K> {
 
     /// Tells how often flows were denied of which the first packet was told.
     fn tell_denied(&mut self, now: Option<Instant>) {
-        let names = self.enforcer.as_ref().and_then(Enforcer::engine);
+        let names = self.enforcer.as_ref().map(Enforcer::engine);
         self.denied.end(now, &names);
     }
 
     fn say_misnamed(&mut self) {
+        if !self.view.has_cluster() {
+            return;
+        }
         let was_misnamed = std::mem::replace(&mut self.misnamed, self.view.is_misnamed());
         if was_misnamed || !self.misnamed {
             return;
@@ -284,6 +288,16 @@ impl<K: Kernel> Agent<K> {
         } else {
             warn!(node = self.settings.node, "the Node of this name is gone; its pods are enforced as before");
         }
+    }
+
+    /// Lets the engine know of what may not be acted on yet, because it keeps
+    /// much less of an object than there is of it here.
+    async fn absorb(&mut self) -> Result<(), Error> {
+        if self.due.is_some_and(|due| due <= Instant::now()) {
+            return Ok(());
+        }
+        let changes = self.view.take_changes();
+        if changes.is_empty() { Ok(()) } else { self.blocking(|enforcer| enforcer.hear(changes)).await }
     }
 
     /// Runs one pass, and says whether the agent is ready then.

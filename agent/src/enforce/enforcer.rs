@@ -36,14 +36,15 @@ const LINGER: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub struct Enforcer<K> {
     writer: Writer<K>,
-    node: String,
     /// What the state depends on besides the cluster.
     options: layout::Options,
-    /// Follows the cluster; `None` before the kernel was asked what rules may
-    /// use.
-    engine: Option<Engine>,
-    /// What the engine has not heard of yet.
-    pending: Vec<Event>,
+    /// Follows the cluster.
+    engine: Engine,
+    /// The kernel was asked what rules may use. The engine commits nothing
+    /// before.
+    is_probed: bool,
+    /// The engine heard of something since the last pass.
+    has_news: bool,
     /// Pods changed since it was last asked whose addresses are whose.
     owners_are_stale: bool,
     /// When the engine was last told to let go of groups without endpoints.
@@ -94,10 +95,10 @@ impl<K: Kernel> Enforcer<K> {
     pub fn new(kernel: K, node: impl Into<String>) -> Self {
         Self {
             writer: Writer::new(kernel),
-            node: node.into(),
             options: layout::Options::default(),
-            engine: None,
-            pending: Vec::new(),
+            engine: Engine::new(&node.into(), layout::Options::default()).with_lingering_groups(),
+            is_probed: false,
+            has_news: false,
             owners_are_stale: false,
             retired: Instant::now(),
         }
@@ -113,7 +114,11 @@ impl<K: Kernel> Enforcer<K> {
     /// Takes in what happened in the cluster. Nothing comes of it before the
     /// next pass.
     pub fn hear(&mut self, events: impl IntoIterator<Item = Event>) {
-        self.pending.extend(events);
+        for event in events {
+            self.has_news = true;
+            self.owners_are_stale |= matches!(event, Event::Pod(_) | Event::PodGone(_));
+            self.engine.apply(event);
+        }
     }
 
     /// Makes the kernel equal to what the cluster asks for, as far as it was
@@ -124,34 +129,16 @@ impl<K: Kernel> Enforcer<K> {
     /// change, in the order in which a plan is safe; the next pass reads it
     /// again.
     pub fn pass(&mut self, network: &Network) -> Result<Pass, Error> {
-        let engine = match &mut self.engine {
-            Some(engine) => engine,
-            None => {
-                // No sooner than it is needed, because asking writes, if only
-                // what no packet meets.
-                let capabilities = self.writer.kernel.probe()?;
-                self.options.self_match = if capabilities.bpf { SelfMatch::Bpf } else { SelfMatch::PerEndpoint };
-                if let Some(missing) = capabilities.no_log.filter(|_| self.options.log_denied) {
-                    warn!("denied packets are not told of, because this kernel lacks {missing}");
-                    self.options.log_denied = false;
-                }
-                if let Some(missing) = capabilities.no_anti_spoof.filter(|_| self.options.anti_spoof) {
-                    warn!("forged sources are not dropped, because this kernel lacks {missing}");
-                    self.options.anti_spoof = false;
-                }
-                self.engine.insert(Engine::new(&self.node, self.options.clone()).with_lingering_groups())
-            }
-        };
+        if !self.is_probed {
+            self.probe()?;
+        }
+        let engine = &mut self.engine;
         let begun = Instant::now();
         // By itself, and when rules can be written: members of sets that come in
         // one plan with rules wait as long as these.
-        if self.pending.is_empty() && self.retired.elapsed() >= LINGER && self.writer.can_write_rules() {
+        if !std::mem::take(&mut self.has_news) && self.retired.elapsed() >= LINGER && self.writer.can_write_rules() {
             engine.retire();
             self.retired = Instant::now();
-        }
-        for event in self.pending.drain(..) {
-            self.owners_are_stale |= matches!(event, Event::Pod(_) | Event::PodGone(_));
-            engine.apply(event);
         }
         let mut sources = if self.options.anti_spoof {
             Sources::new(network, engine.addresses_here())
@@ -210,6 +197,25 @@ impl<K: Kernel> Enforcer<K> {
         })
     }
 
+    /// Finds out what rules may use. No sooner than it is needed, because asking
+    /// writes, if only what no packet meets.
+    fn probe(&mut self) -> Result<(), Error> {
+        let capabilities = self.writer.kernel.probe()?;
+        let options = &mut self.options;
+        options.self_match = if capabilities.bpf { SelfMatch::Bpf } else { SelfMatch::PerEndpoint };
+        if let Some(missing) = capabilities.no_log.filter(|_| options.log_denied) {
+            warn!("denied packets are not told of, because this kernel lacks {missing}");
+            options.log_denied = false;
+        }
+        if let Some(missing) = capabilities.no_anti_spoof.filter(|_| options.anti_spoof) {
+            warn!("forged sources are not dropped, because this kernel lacks {missing}");
+            options.anti_spoof = false;
+        }
+        self.engine.set_options(options.clone());
+        self.is_probed = true;
+        Ok(())
+    }
+
     fn unfiltered_bridges(&self, network: &Network) -> BTreeSet<(String, Family)> {
         if network.bridged.is_empty() {
             return BTreeSet::new();
@@ -224,13 +230,12 @@ impl<K: Kernel> Enforcer<K> {
     /// Whether a pass is due though nothing happened: to let go of groups that
     /// have had no endpoint for long.
     pub(super) fn is_to_retire(&self) -> bool {
-        self.retired.elapsed() >= LINGER
-            && self.engine.as_ref().is_some_and(|engine| engine.lingering().next().is_some())
+        self.retired.elapsed() >= LINGER && self.engine.lingering().next().is_some()
     }
 
     /// What it knows of the cluster, as of the last pass.
-    pub(super) fn engine(&self) -> Option<&Engine> {
-        self.engine.as_ref()
+    pub(super) fn engine(&self) -> &Engine {
+        &self.engine
     }
 
     /// How many established flows were cut since this enforcer began, because
@@ -246,7 +251,7 @@ impl<K: Kernel> Enforcer<K> {
     /// If it cannot be read.
     pub fn holds(&mut self) -> Result<bool, Error> {
         let held = self.writer.kernel.read()?;
-        Ok(self.engine.as_ref().is_some_and(|engine| Plan::between(&held, engine.state()).is_empty()))
+        Ok(self.is_probed && Plan::between(&held, self.engine.state()).is_empty())
     }
 
     /// As [`Writer::audit`]; nothing before the first pass.
@@ -254,7 +259,7 @@ impl<K: Kernel> Enforcer<K> {
     /// # Errors
     /// If the kernel cannot be looked at.
     pub fn audit(&mut self, depth: Depth) -> Result<Option<Repair>, Error> {
-        self.engine.as_ref().map_or(Ok(None), |engine| self.writer.audit(engine.state(), depth))
+        if self.is_probed { self.writer.audit(self.engine.state(), depth) } else { Ok(None) }
     }
 
     /// The restores since this was asked last, those that failed among them.

@@ -29,6 +29,7 @@ use crate::dataplane::network::{Interface, Network};
 use crate::dataplane::probe::Capabilities;
 use crate::dataplane::{self, Kernel, ipset};
 use crate::metrics::Metrics;
+use crate::source::Changes;
 use crate::source::difference::Known;
 
 /// What was asked of a kernel.
@@ -284,6 +285,31 @@ async fn nothing_is_asked_of_the_kernel_before_both_sides_were_heard() {
         assert!(world.calls.is_empty());
         world.end().await;
     }
+}
+
+/// A part of `objects`, as a list that is not complete.
+fn part(known: &mut Known, objects: &Objects) -> Event {
+    Event::Changes(Changes { is_part: true, ..known.changes(objects, "node-1") })
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_comes_of_a_part_before_the_whole() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let ready = folder.path().join("ready");
+    let mut world = World::new(Settings { ready_file: Some(ready.clone()), ..settings() }, 0, vec![network()]);
+    for addresses in [&["10.0.0.1"] as &[_], &["10.0.0.1", "10.0.0.2"]] {
+        let event = part(&mut world.known, &objects(addresses));
+        world.events.send(event).await.expect("the agent listens");
+        tokio::time::sleep(Duration::from_secs(3600)).await;
+        assert!(world.calls.is_empty());
+    }
+    // Of what is told last, only the last pod is new.
+    world.tell(Told::Objects(objects(&["10.0.0.1", "10.0.0.2", "10.0.0.3"]))).await;
+    world.calls([Probe, Read, Apply, Hooked, Cut]).await;
+    assert_eq!(world.ingress(), ["10.0.0.1", "10.0.0.2", "10.0.0.3"]);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(fs::read_to_string(&ready).expect("it is ready"), "1\n");
+    world.end().await;
 }
 
 #[tokio::test(start_paused = true)]

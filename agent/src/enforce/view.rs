@@ -25,7 +25,12 @@ impl View {
     pub(super) fn hear(&mut self, changes: Changes) {
         self.changes.extend(changes.changes.into_iter().map(|change| change.event));
         self.is_node = changes.is_node.or(self.is_node);
-        self.has_cluster = true;
+        self.has_cluster |= !changes.is_part;
+    }
+
+    /// What happened in the cluster, whether it may be acted on or not.
+    pub(super) fn take_changes(&mut self) -> Vec<engine::Event> {
+        std::mem::take(&mut self.changes)
     }
 
     /// Takes in what the kernel says now.
@@ -41,7 +46,12 @@ impl View {
             return None;
         }
         self.acted = true;
-        Some((std::mem::take(&mut self.changes), self.network.as_ref()?))
+        Some((self.take_changes(), self.network.as_ref()?))
+    }
+
+    /// The source has told all there is.
+    pub(super) fn has_cluster(&self) -> bool {
+        self.has_cluster
     }
 
     /// Whether there is something to act on.

@@ -22,7 +22,7 @@ impl Known {
     pub fn changes(&mut self, objects: &Objects, node: &str) -> Changes {
         let is_node = (!objects.nodes.is_empty()).then(|| objects.nodes.iter().any(|known| known.name == node));
         let changes = self.differ(objects).into_iter().map(Change::now).collect();
-        Changes { changes, is_node, positions: None }
+        Changes { changes, is_node, ..Changes::default() }
     }
 
     fn differ(&mut self, objects: &Objects) -> Vec<Event> {

@@ -21,10 +21,13 @@ pub mod kube;
 pub mod manifests;
 pub mod whatif;
 
-/// What happened to the objects of a cluster since the source last told; the
-/// first time, all there is.
+/// What happened to the objects of a cluster since the source last told; at
+/// first, all there is.
 #[derive(Debug, Default)]
 pub struct Changes {
+    /// A part of what there is at first: nothing may come of it before one that
+    /// is not.
+    pub is_part: bool,
     /// What happened, in order.
     pub changes: Vec<Change>,
     /// Whether there is a Node of this node's name. `None` where the source

@@ -103,6 +103,10 @@ impl LocalGroups {
         }
     }
 
+    pub(super) fn set_options(&mut self, options: Options) {
+        self.options = options;
+    }
+
     /// Groups outlive their last endpoint from now on.
     pub(super) fn linger(&mut self) {
         self.linger = true;

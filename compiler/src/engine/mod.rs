@@ -108,6 +108,14 @@ impl Engine {
         }
     }
 
+    /// Decides otherwise on what the state depends on besides the cluster.
+    /// Only before the first [`Engine::commit`]: what was made of other options
+    /// by then stays as it is.
+    pub fn set_options(&mut self, options: Options) {
+        self.own = options.anti_spoof.then(Default::default);
+        self.groups.set_options(options);
+    }
+
     /// Lets groups of this node outlive their last endpoint until
     /// [`Engine::retire`] has found them empty twice. So a pod that is replaced
     /// by one of the same kind writes set members only, even if it was the only

@@ -8,9 +8,11 @@
 //! API server ◀─ tell ◀─ Notices: an Event on a policy, the start-up taint
 //! ```
 //!
-//! **Invariants.** Nothing is told before every kind was listed completely. A
-//! watch that is lost changes nothing: what was told stays true until a list
-//! says otherwise, and only a complete one says that something is gone.
+//! **Invariants.** What is told before every kind was listed completely says that
+//! it is a part, so nothing comes of it yet; the agent's engine takes it in, which
+//! keeps much less of an object than there is of it here. A watch that is lost
+//! changes nothing: what was told stays true until a list says otherwise, and only
+//! a complete one says that something is gone.
 
 mod known;
 mod list;
@@ -107,17 +109,19 @@ pub async fn follow<T>(
     let mut heard = stream::select_all(streams(&client, &node, watch_seconds, streaming));
     let mut follower = Follower::new(node, watches);
     loop {
-        let may_tell = follower.is_in_sync() && !follower.pending.is_empty();
+        let may_tell = follower.has_something_to_tell();
         tokio::select! {
             biased;
             // Whatever is there already is one change; but the agent does not
-            // wait for a cluster that never rests.
+            // wait for a cluster that never rests, and what there is at first
+            // is not gathered here: an object takes several times what the agent
+            // makes of it.
             next = heard.next(), if follower.pending.changes.len() < GATHERED || !may_tell => match next {
                 Some(next) => follower.hear(next),
                 None => unreachable!("watches never end"),
             },
             permit = sender.reserve(), if may_tell => match permit {
-                Ok(permit) => permit.send(tell(std::mem::take(&mut follower.pending))),
+                Ok(permit) => permit.send(tell(follower.take())),
                 Err(_) => return,
             },
         }
@@ -186,6 +190,8 @@ struct Follower {
     /// Which watches fail, so that it is said once.
     failing: [bool; Kind::ALL.len()],
     pending: Changes,
+    /// All there is was told.
+    told: bool,
     watches: Watches,
 }
 
@@ -207,12 +213,23 @@ impl Follower {
             listed: [false; Kind::ALL.len()],
             failing: [false; Kind::ALL.len()],
             pending: Changes::default(),
+            told: false,
             watches,
         }
     }
 
     fn is_in_sync(&self) -> bool {
         self.listed.iter().all(|listed| *listed)
+    }
+
+    fn has_something_to_tell(&self) -> bool {
+        !self.pending.is_empty() || self.is_in_sync() && !self.told
+    }
+
+    /// What is to be told.
+    fn take(&mut self) -> Changes {
+        self.told = self.is_in_sync();
+        Changes { is_part: !self.told, ..std::mem::take(&mut self.pending) }
     }
 
     fn hear(&mut self, heard: Heard) {
