@@ -2,6 +2,7 @@
 //! (<https://prometheus.io/docs/practices/naming/>), with the prefix `npc_`;
 //! `docs/operate.md` has them as a table.
 
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use npc_compiler::engine::Event;
@@ -130,6 +131,7 @@ pub struct Watches {
     restarts: Family<OfKind, Counter>,
     failures: Family<OfKind, Counter>,
     last_event: Family<OfKind, Gauge>,
+    last_heard: Family<OfKind, Gauge<f64, AtomicU64>>,
 }
 
 /// From 50 µs to 26 s.
@@ -316,11 +318,22 @@ impl Watches {
             "When a watch last told of something",
             self.last_event.clone(),
         );
+        registry.register(
+            "watch_last_heard_timestamp_seconds",
+            "When the API server last said anything in a watch or a list",
+            self.last_heard.clone(),
+        );
     }
 
     /// A watch told of something.
-    pub(crate) fn heard(&self, kind: Kind) {
+    pub(crate) fn told(&self, kind: Kind) {
         self.last_event.get_or_create(&OfKind { kind }).set(now());
+    }
+
+    /// The API server said something about a kind, if only that there is
+    /// nothing new.
+    pub(crate) fn heard(&self, kind: Kind) {
+        self.last_heard.get_or_create(&OfKind { kind }).set(since_1970().as_secs_f64());
     }
 
     /// A watch begins with a list.
@@ -346,8 +359,11 @@ fn count(of: usize) -> i64 {
 }
 
 fn now() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+    i64::try_from(since_1970().as_secs()).unwrap_or(i64::MAX)
+}
+
+fn since_1970() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 
 mod burst;
 mod credentials;
+mod hearing;
 mod linger;
 mod pages;
 mod small;

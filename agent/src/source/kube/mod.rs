@@ -14,6 +14,7 @@
 //! changes nothing: what was told stays true until a list says otherwise, and only
 //! a complete one says that something is gone.
 
+mod hearing;
 mod known;
 mod list;
 mod slim;
@@ -28,7 +29,7 @@ use futures::StreamExt as _;
 use futures::stream::{self, BoxStream};
 use kube::config::{InferConfigError, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::core::DeserializeGuard;
-use kube::runtime::watcher::{Error as WatchError, Event as Watched};
+use kube::runtime::watcher::{DefaultBackoff, Error as WatchError, Event as Watched};
 use kube::{Api, Client, Config, ResourceExt as _};
 use npc_compiler::engine::{self, PodKey};
 use npc_compiler::object;
@@ -45,11 +46,6 @@ use crate::metrics::{Kind, Watches};
 
 /// How long an answer may take to begin or to go on.
 const READ_TIMEOUT: Duration = Duration::from_secs(120);
-
-/// How long to wait before the API server is asked again for its version, at
-/// first and at most.
-const FIRST_RETRY: Duration = Duration::from_secs(1);
-const LAST_RETRY: Duration = Duration::from_secs(30);
 
 /// How many changes are gathered before the agent is told, if it could be told
 /// at once.
@@ -105,6 +101,7 @@ pub async fn follow<T>(
     tell: fn(Changes) -> T,
     watches: Watches,
 ) {
+    let client = hearing::noted(&client, watches.clone());
     let streaming = streams_lists(&client).await;
     let mut heard = stream::select_all(streams(&client, &node, watch_seconds, streaming));
     let mut follower = Follower::new(node, watches);
@@ -128,9 +125,16 @@ pub async fn follow<T>(
     }
 }
 
+/// How long to wait before each further try of what the API server did not do:
+/// from about a second to about a minute, longer and longer, and by chance, so
+/// that the agents of all nodes do not come back at the same moment. Never ends.
+fn backoff() -> DefaultBackoff {
+    DefaultBackoff::default()
+}
+
 /// Asks the API server for its version until it answers.
 async fn streams_lists(client: &Client) -> bool {
-    let mut wait = FIRST_RETRY;
+    let mut waits = backoff();
     loop {
         match client.apiserver_version().await {
             Ok(version) => {
@@ -144,12 +148,12 @@ async fn streams_lists(client: &Client) -> bool {
                 return false;
             }
             Err(error) => {
+                let wait = waits.next().unwrap_or_default();
                 warn!(
                     error = words(&error), retry = ?wait,
                     "the API server does not answer; what is in the kernel stays as it is"
                 );
                 time::sleep(wait).await;
-                wait = (wait * 2).min(LAST_RETRY);
             }
         }
     }
@@ -330,7 +334,7 @@ impl Follower {
 
     /// A watch has something to say, so it works.
     fn works(&mut self, kind: Kind, lists: bool) {
-        self.watches.heard(kind);
+        self.watches.told(kind);
         if lists {
             self.watches.lists(kind);
         } else if std::mem::take(&mut self.failing[kind as usize]) {

@@ -2,8 +2,6 @@
 //! which it understood only a part, and, where that is asked for, its own Node
 //! without the start-up taint. Nothing else.
 
-use std::time::Duration;
-
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::{Node, ObjectReference, Taint};
@@ -20,7 +18,7 @@ use tokio::time;
 use tracing::{debug, info, warn};
 
 use super::slim::Policy;
-use super::words;
+use super::{backoff, words};
 
 /// The taint that keeps pods off a node until its agent enforces.
 pub const STARTUP_TAINT: &str = "npc.dev/agent-not-ready";
@@ -31,10 +29,8 @@ const CONTROLLER: &str = "npc.dev/agent";
 /// The longest note of an Event, in bytes (events.k8s.io/v1).
 const NOTE_MAX: usize = 1024;
 
-/// How often a write is tried, and how long to wait before the second time;
-/// twice as long before each further one.
+/// How often a write is tried.
 const TRIES: u32 = 6;
-const RETRY: Duration = Duration::from_secs(1);
 
 /// What an agent has to tell its cluster.
 #[derive(Debug, Clone, PartialEq)]
@@ -67,7 +63,7 @@ pub async fn tell(client: Client, node: String, mut notices: mpsc::UnboundedRece
 
 /// Tries a write until it succeeds, or it is clear that it will not.
 async fn tried(what: &str, write: impl Fn() -> BoxFuture<'static, kube::Result<()>>) {
-    let mut wait = RETRY;
+    let mut waits = backoff();
     for left in (0..TRIES).rev() {
         match write().await {
             Ok(()) => return,
@@ -79,9 +75,9 @@ async fn tried(what: &str, write: impl Fn() -> BoxFuture<'static, kube::Result<(
                 warn!(error = words(&error), "cannot {what}; policies are enforced all the same");
             }
             Err(error) => {
+                let wait = waits.next().unwrap_or_default();
                 debug!(error = words(&error), retry = ?wait, "cannot {what} yet");
                 time::sleep(wait).await;
-                wait *= 2;
             }
         }
     }
@@ -168,6 +164,31 @@ mod tests {
             problem: problem.to_owned(),
             effect: Effect::MatchesNothing,
         }
+    }
+
+    /// When a write was tried that always fails, in seconds since the first.
+    async fn tries() -> Vec<f64> {
+        let tried_at = std::sync::Mutex::new(Vec::new());
+        let begin = time::Instant::now();
+        let write = || {
+            tried_at.lock().expect("nobody panicked").push(begin.elapsed().as_secs_f64());
+            async { Err(kube::Error::LinesCodecMaxLineLengthExceeded) }.boxed()
+        };
+        tried("be of use", write).await;
+        tried_at.into_inner().expect("nobody panicked")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn agents_that_fail_together_do_not_come_back_together() {
+        let (one, other) = (tries().await, tries().await);
+        assert_eq!((one.len(), other.len()), (6, 6));
+        assert!(
+            one.iter().zip(&other).skip(1).all(|(one, other)| (one - other).abs() > f64::EPSILON),
+            "{one:?} {other:?}"
+        );
+        // Longer and longer, and not for long.
+        let waits: Vec<f64> = one.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        assert!(waits[0] < 2.0 && waits[4] > 10.0 && one[5] < 60.0, "{waits:?}");
     }
 
     #[test]

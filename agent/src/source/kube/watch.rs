@@ -57,7 +57,7 @@ where
         let events = if refused { begin(&api, &config, false) } else { events };
         Some((event, (api, config, streaming && !refused, events)))
     });
-    tried.default_backoff()
+    tried.backoff(super::backoff())
 }
 
 fn begin<K>(api: &Api<K>, config: &watcher::Config, streaming: bool) -> BoxStream<'static, Result<Event<K>, Error>>
