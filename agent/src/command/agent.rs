@@ -48,6 +48,10 @@ pub(super) struct Args {
     #[arg(long, value_name = "FILE", env = "NPC_CONFIG")]
     pub(super) config: Option<PathBuf>,
 
+    /// What was read of that file.
+    #[arg(skip)]
+    pub(super) file: Config,
+
     /// Read the objects from the YAML and JSON files of this directory, and
     /// follow its changes, instead of a cluster's.
     #[arg(long, value_name = "DIR", env = "NPC_MANIFESTS", conflicts_with_all = ["kubeconfig", "context"])]
@@ -221,8 +225,8 @@ async fn agent(args: Args, level: logging::Level) -> anyhow::Result<()> {
     if let Some(address) = args.metrics_address.0.filter(|_| !args.once) {
         follow::requests(address, &settings);
     }
-    if let Some(path) = args.config.clone() {
-        level.follow(path);
+    if let Some(path) = args.config {
+        level.follow(path, args.file);
     }
     follow::network(sender.clone(), args.enforcement.anti_spoof).await?;
     let denied = sender.clone();

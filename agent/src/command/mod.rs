@@ -83,7 +83,11 @@ impl Cli {
         match agent::Config::read(path, &flags) {
             Ok(config) => {
                 let command = Self::command().mut_subcommand("agent", |agent| config.defaults(agent));
-                Self::of(&command.get_matches())
+                let mut read = Self::of(&command.get_matches());
+                if let Command::Agent(args) = &mut read.command {
+                    args.file = config;
+                }
+                read
             }
             Err(error) => {
                 eprintln!("npc: {:#}", anyhow::Error::new(error));

@@ -2,13 +2,16 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _};
+use std::os::fd::AsFd as _;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::thread;
+use std::time::Duration;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use npc_agent::dataplane::backend::Backend;
@@ -33,6 +36,9 @@ const POLICY: &str = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmet
                       spec:\n  podSelector: {matchLabels: {app: db}}\n  \
                       ingress: [{from: [{podSelector: {matchLabels: {app: web}}}]}]\n";
 
+/// How long an agent may be silent while something is expected of it.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// A directory of manifests, and where the ready file is to be.
 pub(crate) struct Folder(TempDir);
 
@@ -49,6 +55,11 @@ impl Folder {
 
     pub(crate) fn manifests(&self) -> PathBuf {
         self.0.path().join("manifests")
+    }
+
+    /// Beside the manifests.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
     }
 
     fn ready(&self) -> PathBuf {
@@ -94,14 +105,18 @@ impl Agent {
     }
 
     fn start_with(folder: &Folder, backend: Backend, more: &[&str], environment: &[(&str, &str)]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_npc"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_npc"));
+        command
             .args(["agent", "--node", "node-1", "--log-format", "json", "--backend", backend.as_str()])
             .args([Path::new("--manifests"), &folder.manifests(), Path::new("--ready-file"), &folder.ready()])
             .args(more)
-            .envs(environment.iter().copied())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+            .envs(environment.iter().copied());
+        Self::run(&mut command)
+    }
+
+    /// Starts a command that logs in JSON.
+    pub(crate) fn run(command: &mut Command) -> Self {
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let log = BufReader::new(child.stderr.take().unwrap());
         Self { child, log }
     }
@@ -111,6 +126,11 @@ impl Agent {
         let mut read = String::new();
         loop {
             let begin = read.len();
+            if self.log.buffer().is_empty() {
+                let mut files = [PollFd::new(self.log.get_ref().as_fd(), PollFlags::POLLIN)];
+                let says = poll(&mut files, PollTimeout::try_from(PATIENCE).unwrap()).unwrap() > 0;
+                assert!(says, "the agent has not said so for {PATIENCE:?}:\n{read}");
+            }
             let ended = self.log.read_line(&mut read).unwrap() == 0;
             assert!(!ended, "the agent ended before it said so:\n{read}");
             let entry = serde_json::from_str(&read[begin..]).unwrap();
@@ -131,9 +151,48 @@ impl Agent {
         self.entry(|entry| entry.to_string().contains(words))
     }
 
+    /// Waits for its end; its exit code, and what it has said since.
+    pub(crate) fn ended(&mut self) -> (Option<i32>, String) {
+        let mut said = String::new();
+        self.log.read_to_string(&mut said).unwrap();
+        (self.child.wait().unwrap().code(), said)
+    }
+
     pub(crate) fn end(&mut self, signal: Signal) -> ExitStatus {
         kill(Pid::from_raw(self.child.id().try_into().unwrap()), signal).unwrap();
         self.child.wait().unwrap()
+    }
+}
+
+/// In front of the real restore command, one that refuses while a file is
+/// there.
+pub(crate) struct Refusing {
+    path: String,
+    refuses: PathBuf,
+}
+
+impl Refusing {
+    pub(crate) fn new(folder: &Folder, backend: Backend) -> Self {
+        let restore = format!("iptables-{backend}-restore");
+        let (wrapper, refuses) = (folder.path(&restore), folder.path("refuses"));
+        let real = output("which", &[&restore]);
+        let script =
+            format!("#!/bin/sh\n[ -e {} ] && {{ echo not today >&2; exit 1; }}\nexec {real}", refuses.display());
+        fs::write(&wrapper, script.trim_end().to_owned() + " \"$@\"\n").unwrap();
+        fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)).unwrap();
+        fs::write(&refuses, "").unwrap();
+        let path = format!("{}:{}", folder.0.path().display(), std::env::var("PATH").unwrap());
+        Self { path, refuses }
+    }
+
+    /// Starts an agent that is refused.
+    pub(crate) fn start(&self, folder: &Folder, backend: Backend) -> Agent {
+        Agent::start_with(folder, backend, &[], &[("PATH", &self.path)])
+    }
+
+    /// Refuses no more.
+    pub(crate) fn lift(&self) {
+        fs::remove_file(&self.refuses).unwrap();
     }
 }
 
@@ -218,22 +277,14 @@ fn nothing_is_written_before_every_file_was_good_once(backend: Backend) {
 fn a_kernel_that_refuses_is_asked_again(backend: Backend) {
     let _namespace = Namespace::enter();
     let folder = Folder::new();
-    // In front of the real command, one that refuses while a file is there.
-    let restore = format!("iptables-{backend}-restore");
-    let (wrapper, refuses) = (folder.0.path().join(&restore), folder.0.path().join("refuses"));
-    let real = output("which", &[&restore]);
-    let script = format!("#!/bin/sh\n[ -e {} ] && {{ echo not today >&2; exit 1; }}\nexec {real}", refuses.display());
-    fs::write(&wrapper, script.trim_end().to_owned() + " \"$@\"\n").unwrap();
-    fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)).unwrap();
-    fs::write(&refuses, "").unwrap();
-    let path = format!("{}:{}", folder.0.path().display(), std::env::var("PATH").unwrap());
-    let mut agent = Agent::start_with(&folder, backend, &[], &[("PATH", &path)]);
+    let refusing = Refusing::new(&folder, backend);
+    let mut agent = refusing.start(&folder, backend);
     let entry = agent.wait_for("the kernel is not up to date");
     let error = entry["error"].as_str().unwrap();
     assert!(error.contains("not today"), "{error}");
     assert!(!is_hooked(backend));
     assert_eq!(ready(&folder), None);
-    fs::remove_file(&refuses).unwrap();
+    refusing.lift();
     agent.wait(1);
     assert!(is_hooked(backend));
     assert_eq!(ready(&folder).as_deref(), Some("1\n"));
@@ -247,9 +298,8 @@ fn a_second_agent_is_refused_in_words_and_the_next_one_is_not() {
     agent.wait(1);
     for more in [&["--once"][..], &[]] {
         let mut second = Agent::start(&folder, Backend::Legacy, more);
-        let mut said = String::new();
-        second.log.read_to_string(&mut said).unwrap();
-        assert_eq!(second.child.wait().unwrap().code(), Some(2));
+        let (code, said) = second.ended();
+        assert_eq!(code, Some(2));
         assert!(said.contains(&format!("already (process {})", agent.child.id())), "{said}");
     }
     assert_eq!(ready(&folder).as_deref(), Some("1\n"), "the first one's stays");

@@ -8,6 +8,7 @@ mod anti_spoof;
 mod azure;
 mod by_hand;
 mod cleanup;
+mod config;
 mod conntrack;
 mod denied;
 mod drift;

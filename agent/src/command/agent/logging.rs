@@ -1,6 +1,7 @@
 //! The agent's log, whose level its configuration file may change while it
 //! runs.
 
+use std::collections::BTreeSet;
 use std::io::{self, IsTerminal as _};
 use std::path::{Path, PathBuf};
 
@@ -43,17 +44,17 @@ pub(super) fn to_stderr(level: &str, format: LogFormat) -> anyhow::Result<Level>
 }
 
 impl Level {
-    /// Follows a configuration file: its log level takes effect, what else it
-    /// changes is told to wait for a restart.
-    pub(super) fn follow(self, path: PathBuf) {
+    /// Follows a configuration file that was read already: its log level takes
+    /// effect, what else it changes is told to wait for a restart.
+    pub(super) fn follow(self, path: PathBuf, known: Config) {
         tokio::spawn(async move {
-            if let Err(error) = self.watch(&path).await {
+            if let Err(error) = self.watch(&path, known).await {
                 warn!(%error, path = %path.display(), "cannot follow the configuration file; a restart reads it again");
             }
         });
     }
 
-    async fn watch(&self, path: &Path) -> notify::Result<()> {
+    async fn watch(&self, path: &Path, mut known: Config) -> notify::Result<()> {
         let (sender, mut changes) = mpsc::unbounded_channel();
         // What a ConfigMap's files lead through is turned as one link.
         let concerned = [path.file_name().map(ToOwned::to_owned), Some("..data".into())];
@@ -69,29 +70,36 @@ impl Level {
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         watcher.watch(folder, RecursiveMode::NonRecursive)?;
         let command = Args::augment_args(clap::Command::new("agent"));
-        let mut known = Config::read(path, &command).unwrap_or_default();
-        let fixed = level_is_fixed();
-        while changes.recv().await.is_some() {
-            while changes.try_recv().is_ok() {}
+        let given = given();
+        // It may have changed before anybody watched it.
+        loop {
             match Config::read(path, &command) {
                 Ok(config) => {
-                    self.changed(&known, &config, fixed);
+                    self.changed(&known, &config, &given);
                     known = config;
                 }
                 Err(error) => error!("{:#}; the last good configuration goes on", anyhow::Error::new(error)),
             }
+            if changes.recv().await.is_none() {
+                return Ok(());
+            }
+            while changes.try_recv().is_ok() {}
         }
-        Ok(())
     }
 
-    fn changed(&self, old: &Config, new: &Config, fixed: bool) {
+    fn changed(&self, old: &Config, new: &Config, given: &BTreeSet<String>) {
         for id in old.differences(new) {
-            if id != LEVEL {
+            if given.contains(id) {
+                info!(
+                    setting = id,
+                    "the configuration file changed, and a flag or the environment goes before what it says of this setting"
+                );
+            } else if id != LEVEL {
                 warn!(
                     setting = id,
                     "the configuration file changed; this setting takes effect when the agent restarts"
                 );
-            } else if !fixed {
+            } else {
                 let level = new.get(LEVEL).unwrap_or("info");
                 match EnvFilter::try_new(level).map(|filter| self.0.reload(filter)) {
                     Ok(_) => info!(level, "the configuration file changed what is logged"),
@@ -102,10 +110,11 @@ impl Level {
     }
 }
 
-/// Whether a flag or the environment sets the level, which the file then cannot
-/// change.
-fn level_is_fixed() -> bool {
-    let matches = Cli::command().try_get_matches();
-    let source = matches.ok().and_then(|matches| matches.subcommand()?.1.value_source(LEVEL));
-    matches!(source, Some(ValueSource::CommandLine | ValueSource::EnvVariable))
+/// What flags or the environment set, which the file then cannot change.
+fn given() -> BTreeSet<String> {
+    let Ok(matches) = Cli::command().try_get_matches() else { return BTreeSet::new() };
+    let Some((_, matches)) = matches.subcommand() else { return BTreeSet::new() };
+    let is_given =
+        |id: &&str| matches!(matches.value_source(id), Some(ValueSource::CommandLine | ValueSource::EnvVariable));
+    matches.ids().map(clap::Id::as_str).filter(is_given).map(str::to_owned).collect()
 }
