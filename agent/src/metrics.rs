@@ -16,6 +16,8 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
+use crate::enforce::drift;
+
 mod packets;
 
 pub use packets::Packets;
@@ -141,7 +143,7 @@ fn seconds() -> Histogram {
 
 impl Default for Metrics {
     fn default() -> Self {
-        Self {
+        let metrics = Self {
             ready: Gauge::default(),
             policies: Gauge::default(),
             rejected: Gauge::default(),
@@ -163,7 +165,15 @@ impl Default for Metrics {
             set_failures: Counter::default(),
             packets: Packets::default(),
             watches: Watches::default(),
+        };
+        // A counter that begins with its first event has grown by nothing, for
+        // who asks how much it grew: no alert would tell of that one.
+        for what in drift::Kind::ALL {
+            let of = OfWhat { what: what.as_str().to_owned() };
+            drop(metrics.drift_found.get_or_create(&of));
+            drop(metrics.drift_repaired.get_or_create(&of));
         }
+        metrics
     }
 }
 
@@ -280,10 +290,7 @@ impl Metrics {
 
     /// Others changed what is ours.
     pub(crate) fn drifted(&self, what: &str) {
-        let of = OfWhat { what: what.to_owned() };
-        self.drift_found.get_or_create(&of).inc();
-        // Who subtracts one from the other needs both.
-        drop(self.drift_repaired.get_or_create(&of));
+        self.drift_found.get_or_create(&OfWhat { what: what.to_owned() }).inc();
     }
 
     /// It was put right.

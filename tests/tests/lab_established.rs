@@ -326,6 +326,9 @@ fn a_narrowed_policy_cuts_what_it_denies(backend: Backend, mode: Mode) {
     apply(&mut lab, narrowed, &mut control);
     let before = strays(&lab);
     all_are_cut(&mut denied, &mut control);
+    let cut = lab.metric("node-1", "npc_conntrack_entries_cut_total").unwrap();
+    let count = u32::try_from(denied.len()).unwrap();
+    assert!(cut >= f64::from(count), "{cut} entries of {count} flows were cut");
     // Their segments end at the node of the database, in either family, and are
     // no one's elsewhere: nobody isolates the clients.
     let [here, there] = strays(&lab);

@@ -13,6 +13,7 @@ mod conntrack;
 mod denied;
 mod drift;
 mod enforce;
+mod metrics;
 mod namespace;
 mod network;
 mod nflog;
