@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use k8s_openapi::api::core::v1::PodSpec;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::Signal;
 use npc_agent::source::manifests;
@@ -21,9 +22,10 @@ use npc_compiler::azure::{Model, Placement};
 use npc_compiler::cluster::Cluster;
 use npc_compiler::flow::{End, directed};
 use npc_compiler::group::Groups;
-use npc_compiler::object::{Family, Objects, Protocol};
+use npc_compiler::object::{Family, Labels, Objects, Pod, Protocol};
 use npc_compiler::policy::Direction;
 use npc_compiler::traffic::Traffic;
+use npc_lab::apiserver::Server;
 use npc_lab::lab::{Backend, Enforcer, Lab, Mode, Netns, Payload, Probe, Seen, can_run, report, skipped};
 
 const NODE: &str = "bnode";
@@ -409,4 +411,51 @@ fn azure_npm_is_taken_over_from_under_traffic() {
 #[test]
 fn azure_npm_is_taken_over_from_by_the_other_backend() {
     taken_over_under_traffic(Backend::Legacy);
+}
+
+/// The pod of Azure NPM's DaemonSet on the node.
+fn npm_pod() -> Pod {
+    let labels = Labels::from([("k8s-app".to_owned(), "azure-npm".to_owned())]);
+    let pod = Pod::from_template("kube-system".to_owned(), "azure-npm-x".to_owned(), labels, PodSpec::default());
+    Pod { node: Some(NODE.to_owned()), host_network: true, ..pod }
+}
+
+/// As the DaemonSet does it: nobody says that Azure NPM is off, its pod tells.
+#[test]
+fn azure_npm_is_taken_over_from_when_its_pod_has_gone() {
+    let Some(folder) = corpus() else { return };
+    let agent = match Enforcer::sibling() {
+        Ok(agent) => agent,
+        Err(error) => return skipped(&error),
+    };
+    let without = objects(&folder);
+    let with = Objects { pods: [without.pods.clone(), vec![npm_pod()]].concat(), ..without };
+    // It has to be quiet for a minute.
+    let lab = Lab::builder(with).enforcer(agent).patience(Duration::from_secs(180));
+    let mut lab = lab.api_server(Server::in_process()).start().unwrap();
+    let log = |lab: &mut Lab| lab.agent(NODE).unwrap().unwrap().log().unwrap();
+    let wait = |lab: &mut Lab, words: &str| lab.agent(NODE).unwrap().unwrap().wait_log(words).unwrap();
+    // Nothing is there: nothing is said of it.
+    assert!(!log(&mut lab).contains("Azure NPM"), "{}", log(&mut lab));
+    lab.take_agent(NODE).unwrap().unwrap().stop(Signal::SIGTERM).unwrap();
+    let before = of_others(lab.node(NODE).unwrap());
+    load(&folder, lab.node(NODE).unwrap());
+    let both = of_others(lab.node(NODE).unwrap());
+
+    // It runs: nothing of it is touched.
+    lab.start_agents().unwrap();
+    wait(&mut lab, "another network policy engine");
+    wait(&mut lab, "Azure NPM enforces here too");
+    lab.settle().unwrap();
+    assert_eq!(of_others(lab.node(NODE).unwrap()), both);
+
+    // It is gone: what it left goes, and nothing else.
+    let mut without = lab.cluster().objects.clone();
+    without.pods.retain(|pod| pod.name != "azure-npm-x");
+    lab.write_manifests(without).unwrap();
+    wait(&mut lab, "no Azure NPM is seen to run here");
+    assert_eq!(of_others(lab.node(NODE).unwrap()), both, "not at once");
+    wait(&mut lab, "removed what Azure NPM left");
+    assert_eq!(of_others(lab.node(NODE).unwrap()), before);
+    lab.settle().unwrap();
 }
