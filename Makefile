@@ -7,7 +7,7 @@ SHOP := deploy/examples/shop
 IMAGE ?= npc:0.1.0
 PLATFORMS ?=
 
-.PHONY: help run test apiserver lint deny bench docs image image-check dist manifests schemas setup clean
+.PHONY: help run test apiserver promtool lint deny bench docs image image-check dist manifests schemas setup clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -22,6 +22,9 @@ test: setup ## every test
 
 apiserver: ## a real kube-apiserver and etcd for the tests; prints their folder, for KUBEBUILDER_ASSETS
 	@deploy/apiserver.sh
+
+promtool: ## promtool for the tests of the alert rules; prints its path
+	@deploy/promtool.sh
 
 lint: ## formatting and lints
 	$(CARGO) fmt --all --check

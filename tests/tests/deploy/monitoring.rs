@@ -1,10 +1,11 @@
 //! The dashboard and the alert rules speak of metrics that there are.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::path::Path;
 
 use npc_agent::metrics::Metrics;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{read, repository, tools, yaml};
 
@@ -92,6 +93,13 @@ fn the_dashboard_and_the_alerts_speak_of_documented_metrics() {
                 let of_any = ["node", "le"].contains(&by);
                 assert!(of_any || labels.contains(by), "{name} has no label {by}: {expression}");
             }
+            // As must what is asked for: `name{label="value"}`.
+            for asked in expression.split(&format!("{word}{{")).skip(1) {
+                for matcher in asked.split('}').next().unwrap().split(',') {
+                    let label = words(matcher).next().unwrap();
+                    assert!(label == "node" || labels.contains(label), "{name} has no label {label}: {expression}");
+                }
+            }
             shown.insert(name.to_owned());
         }
     }
@@ -135,13 +143,39 @@ fn every_alert_leads_to_a_section_that_is_there() {
     }
 }
 
+/// What the dashboard asks, as rules, with its variables in place.
+fn dashboard_as_rules() -> String {
+    let rule = |(number, (expression, _)): (usize, (String, String))| {
+        let expression = expression.replace("$__rate_interval", "5m").replace("$node", "a");
+        assert!(!expression.contains('$'), "a variable that nobody replaced: {expression}");
+        json!({"record": format!("panel_{number}"), "expr": expression})
+    };
+    let rules: Vec<Value> = dashboard().into_iter().enumerate().map(rule).collect();
+    yaml::text(&json!({"groups": [{"name": "dashboard", "rules": rules}]}))
+}
+
 #[test]
-fn promtool_takes_the_alerts_and_they_fire_when_they_should() {
+fn promtool_takes_the_queries_and_the_alerts_fire_when_they_should() {
     let Some(promtool) = tools::find("promtool") else { return };
-    tools::run(&promtool, [Path::new("check"), Path::new("rules"), &repository("deploy/chart/files/alerts.yaml")], &[]);
+    let folder = tempfile::tempdir().unwrap();
+    let queries = folder.path().join("dashboard.yaml");
+    fs::write(&queries, dashboard_as_rules()).unwrap();
+    for rules in [&repository("deploy/chart/files/alerts.yaml"), &queries] {
+        tools::run(&promtool, [Path::new("check"), Path::new("rules"), rules], &[]);
+    }
     tools::run(
         &promtool,
         [Path::new("test"), Path::new("rules"), &repository("tests/tests/deploy/alerts.test.yaml")],
         &[],
     );
+}
+
+#[test]
+fn every_alert_is_tried() {
+    let tried = read("tests/tests/deploy/alerts.test.yaml");
+    for alert in alerts() {
+        let name = alert["alert"].as_str().unwrap();
+        assert!(tried.contains(&format!("alertname: {name}}}")), "{name} is not tried where all is well");
+        assert!(tried.contains(&format!("alertname: {name}\n    exp_alerts:")), "{name} is not seen to fire");
+    }
 }
