@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
 
-use crate::{chart, read, repository, tools, yaml};
+use crate::{chart, npc, read, repository, tools, yaml};
 
 /// The rows of the table in docs/configure.md: flag, variable, key.
 fn settings() -> Vec<[String; 3]> {
@@ -45,16 +45,6 @@ fn a_flag_a_variable_and_a_key_have_one_name() {
         }
         assert_eq!(key, &camel);
     }
-}
-
-/// The binary beside this test's folder, which `make test` builds.
-fn npc() -> Option<PathBuf> {
-    let npc = std::env::current_exe().unwrap().parent().unwrap().join("../npc");
-    if !npc.is_file() {
-        eprintln!("SKIPPED: there is no {}, so it is not asked what it takes", npc.display());
-        return None;
-    }
-    Some(npc)
 }
 
 #[test]

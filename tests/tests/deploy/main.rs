@@ -8,6 +8,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod chart;
+mod dist;
 mod documents;
 mod drift;
 mod kustomize;
@@ -27,4 +28,14 @@ fn repository(path: &str) -> PathBuf {
 
 fn read(path: &str) -> String {
     std::fs::read_to_string(repository(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// The binary beside this test's folder, which `make test` builds.
+fn npc() -> Option<PathBuf> {
+    let npc = std::env::current_exe().unwrap().parent().unwrap().join("../npc");
+    if !npc.is_file() {
+        eprintln!("SKIPPED: there is no {}, so it is not asked what it takes", npc.display());
+        return None;
+    }
+    Some(npc)
 }
