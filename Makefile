@@ -26,9 +26,10 @@ apiserver: ## a real kube-apiserver and etcd for the tests; prints their folder,
 promtool: ## promtool for the tests of the alert rules; prints its path
 	@deploy/promtool.sh
 
-lint: ## formatting and lints
+lint: ## formatting, lints and rustdoc
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	@$(MAKE) --no-print-directory docs
 
 deny: ## licences, sources and duplicates of our dependencies
 	command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny
@@ -38,8 +39,9 @@ bench: setup ## the figures in benches/README.md
 	$(CARGO) build --workspace --release --bins
 	$(CARGO) bench --workspace --bench '*'
 
+# Private items are documented, so what links to one leads somewhere.
 docs: ## rustdoc of the workspace
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" $(CARGO) doc --workspace --no-deps --document-private-items
 
 image: ## the container image IMAGE, for PLATFORMS, where a container engine is (NPC_PUSH=1 pushes it)
 	@deploy/image/build.sh "$(IMAGE)" "$(PLATFORMS)"

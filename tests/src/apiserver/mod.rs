@@ -6,6 +6,11 @@
 //! subresource, `Status` objects for whatever goes wrong. `tests/apiserver.rs`
 //! holds it, and a real kube-apiserver where there is one, to the same contract.
 //!
+//! The real one that it was compared with is 1.20.2, which Debian has. What came
+//! later is from the documentation and the source of Kubernetes, and was never
+//! seen beside a real server: streaming lists (on by default since 1.32) above
+//! all. Of them, the real one showed only how a server refuses that lacks them.
+//!
 //! What it does not do: it keeps fields that the real server would not know,
 //! and validates only names and events, so that tests can store what older
 //! servers let in. Nobody owns fields (`managedFields`); a namespace is deleted
@@ -35,7 +40,7 @@
 //! ```
 //!
 //! Reading order: [`resource`] names what there is, [`object`] and [`store`]
-//! keep it, [`path`], [`read`], [`write`] and [`watch`] are the API, [`fault`]
+//! keep it, [`path`], [`read`], [`mod@write`] and [`watch`] are the API, [`fault`]
 //! and [`failure`] what goes wrong, [`answer`] joins them.
 
 mod answer;

@@ -7,18 +7,19 @@ use npc_lab::lab::Builder;
 
 use super::small::{NODE, Small};
 
-/// When the agent last heard of pods, and of policies.
-fn heard(small: &Small) -> [f64; 2] {
+/// When the agent last heard of pods, and of policies, since 1970.
+fn heard(small: &Small) -> [Duration; 2] {
     let name = |kind| format!("npc_watch_last_heard_timestamp_seconds{{kind=\"{kind}\"}} ");
     let text = small.lab.metrics(NODE).unwrap();
     ["Pod", "NetworkPolicy"].map(|kind| {
         let value = text.lines().find_map(|line| line.strip_prefix(&name(kind)));
-        value.unwrap_or_else(|| panic!("nothing was heard of {kind}\n{text}")).parse().unwrap()
+        let value = value.unwrap_or_else(|| panic!("nothing was heard of {kind}\n{text}"));
+        Duration::from_secs_f64(value.parse().unwrap())
     })
 }
 
 /// Waits until the agent has heard what is so; Prometheus, too, has to ask.
-fn wait(small: &Small, is_so: impl Fn([f64; 2]) -> bool) -> [f64; 2] {
+fn wait(small: &Small, is_so: impl Fn([Duration; 2]) -> bool) -> [Duration; 2] {
     let begin = Instant::now();
     loop {
         let now = heard(small);
@@ -35,7 +36,7 @@ fn a_quiet_watch_is_heard_and_a_dead_one_is_not() {
     let short = |lab: Builder| lab.agent_argument("--watch-timeout").agent_argument("10");
     let Some(small) = Small::with(Server::in_process(), short) else { return };
     small.watches();
-    let told = |small: &Small| small.lab.metric(NODE, "npc_watch_last_event_timestamp_seconds").unwrap();
+    let told = |small: &Small| small.lab.metric(NODE, "npc_watch_last_event_timestamp_seconds").unwrap().to_string();
     let (first, events) = (heard(&small), told(&small));
     // Nothing happens, and bookmarks say so.
     small.server().send_bookmarks();
