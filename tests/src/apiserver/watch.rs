@@ -20,6 +20,9 @@ use super::store::{Change, Message, Subscription};
 /// How long a watch lasts that does not say; the real server chooses between
 /// 30 and 60 minutes.
 const TIME_LIMIT: u64 = 2700;
+/// How long before its time limit a watch gets a bookmark, so that who goes on
+/// from there misses least.
+const PARTING: Duration = Duration::from_secs(2);
 /// How much of the initial events goes into one chunk.
 const CHUNK: usize = 64 << 10;
 
@@ -45,6 +48,8 @@ struct Watch {
     initial_end: Option<u64>,
     end: End,
     break_in_next: bool,
+    /// When the bookmark before the end is due, if it is still to come.
+    parting: Option<Instant>,
     deadline: Instant,
     period: Interval,
 }
@@ -98,6 +103,7 @@ pub(crate) fn begin(shared: &Arc<Shared>, place: &Place, options: &ListOptions, 
     };
     drop(state);
     let now = Instant::now();
+    let deadline = now + Duration::from_secs(seconds);
     let every = shared.settings().bookmark_period;
     let watch = Watch {
         shared: Arc::clone(shared),
@@ -110,7 +116,8 @@ pub(crate) fn begin(shared: &Arc<Shared>, place: &Place, options: &ListOptions, 
         initial_end: streaming_list.then_some(current),
         end: End::NotYet,
         break_in_next: false,
-        deadline: now + Duration::from_secs(seconds),
+        parting: deadline.checked_sub(PARTING).filter(|due| *due > now),
+        deadline,
         period: tokio::time::interval_at(now + every, every),
     };
     shared.changes.announce();
@@ -175,6 +182,11 @@ impl Watch {
                     String::new()
                 }
             },
+            () = tokio::time::sleep_until(self.parting.unwrap_or(self.deadline)), if self.parting.is_some() => {
+                self.parting = None;
+                self.shared.store.state().bookmark(self.subscription.id);
+                String::new()
+            }
             () = tokio::time::sleep_until(self.deadline) => {
                 self.end = End::Orderly;
                 String::new()

@@ -156,6 +156,7 @@ contract![
     watches::a_watch_without_version_begins_with_what_is_there,
     watches::a_selected_watch_sees_objects_come_and_go,
     watches::a_watch_ends_at_its_time_limit,
+    watches::a_quiet_watch_gets_a_bookmark_before_it_ends,
     watches::a_watch_that_has_expired_says_so,
     watches::kube_lists_in_pages_and_watches,
     watches::streaming_lists_end_with_a_bookmark_or_are_refused,

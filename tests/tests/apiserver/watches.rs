@@ -101,6 +101,21 @@ pub(crate) async fn a_watch_ends_at_its_time_limit(at: Endpoint) {
     assert_eq!(next(&mut events).await, None);
 }
 
+/// One that is told of nothing, while its kind changes: where that is quiet too,
+/// servers before 1.24 may have nothing to say, and only the end is certain.
+pub(crate) async fn a_quiet_watch_gets_a_bookmark_before_it_ends(at: Endpoint) {
+    let pods = pods_with(&at, "quiet", &["a"]).await;
+    let query = "&labelSelector=app%3Dnone&timeoutSeconds=5";
+    let mut events = watch_from_now(&at, &pods, &format!("{query}&allowWatchBookmarks=true")).await;
+    let mut without = watch_from_now(&at, &pods, query).await;
+    let changed = label(&at, &format!("{pods}/a"), "api").await;
+    let bookmark = next(&mut events).await.unwrap();
+    assert_eq!((&bookmark["type"], &bookmark["object"]["kind"]), (&json!("BOOKMARK"), &json!("Pod")));
+    assert!(version(&bookmark["object"]) >= version(&changed));
+    assert_eq!(next(&mut events).await, None);
+    assert_eq!(next(&mut without).await, None);
+}
+
 pub(crate) async fn a_watch_that_has_expired_says_so(at: Endpoint) {
     let pods = pods_with(&at, "expired", &["a"]).await;
     let then = version(&at.get(&pods).await.body);

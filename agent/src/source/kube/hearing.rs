@@ -1,13 +1,14 @@
 //! When the API server was last heard, kind by kind.
 //!
 //! kube tells of objects and of failures. Where nothing changes it tells of
-//! nothing, whether the watch lives or its connection is dead: the bookmarks
-//! that a server sends about every minute end in it. So it is noted a level
-//! below, where bytes come in.
+//! nothing, whether the watch lives or its connection is dead: bookmarks, and
+//! that a watch has lasted its time, end in it. So it is noted a level below,
+//! where bytes come in.
 //!
 //! That a watch begins says little: who accepts it may still never tell of
-//! anything. What counts is what comes in it, and an end in good order, as
-//! after its time.
+//! anything. What counts is what comes in it, and an end in good order. The
+//! latter, because there may be no bookmark: a server before 1.24, or one whose
+//! etcd does not tell it of progress, sends none of a kind that does not change.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
