@@ -108,6 +108,7 @@ pub struct Metrics {
     policies: Gauge,
     rejected: Gauge,
     endpoints: Gauge,
+    spoofable: Gauge,
     rules: Family<OfFamily, Gauge>,
     sets: Family<OfFamily, Gauge>,
     entries: Family<OfFamily, Gauge>,
@@ -148,6 +149,7 @@ impl Default for Metrics {
             policies: Gauge::default(),
             rejected: Gauge::default(),
             endpoints: Gauge::default(),
+            spoofable: Gauge::default(),
             rules: Family::default(),
             sets: Family::default(),
             entries: Family::default(),
@@ -188,6 +190,7 @@ impl Metrics {
         gauge("policies", "NetworkPolicies in the cluster", &self.policies);
         gauge("rejected_policies", "NetworkPolicies of which a part was not understood", &self.rejected);
         gauge("endpoints", "Pods of this node that policies can select", &self.endpoints);
+        gauge("spoofable_endpoints", "Of these, those whose forged sources are not dropped", &self.spoofable);
         gauge("last_sync_timestamp_seconds", "When the kernel was last brought up to date", &self.last_sync);
         let mut by_family = |name, help, gauges: &Family<_, Gauge>| registry.register(name, help, gauges.clone());
         by_family("rules", "Rules of ours in the filter table", &self.rules);
@@ -259,6 +262,11 @@ impl Metrics {
             self.sets.get_or_create(&of).set(count(held.sets));
             self.entries.get_or_create(&of).set(count(held.entries));
         }
+    }
+
+    /// So many endpoints can send by another's address, though nobody wants it.
+    pub(crate) fn spoofable(&self, endpoints: usize) {
+        self.spoofable.set(count(endpoints));
     }
 
     /// Whether the agent is ready.

@@ -2,6 +2,7 @@
 //! to `npc status`.
 
 use std::io::{self, Read as _};
+use std::net::IpAddr;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixStream};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -76,8 +77,27 @@ pub struct AgentStatus {
     pub drift_repaired: u64,
     /// What was not understood of policies, sorted.
     pub rejected: Vec<Rejected>,
+    /// With `--anti-spoof`: the pods of this node whose forged sources are not
+    /// dropped, sorted.
+    #[serde(default)]
+    pub spoofable: Vec<Spoofable>,
     /// Groups that are kept in the kernel for pods that may come back.
     pub lingering: Vec<LingeringGroup>,
+}
+
+/// A pod that can send by another's source address, as far as it is up to this
+/// node.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Spoofable {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub pod: String,
+    /// Its address.
+    pub address: IpAddr,
+    /// Why what comes from there is not held to this address.
+    pub reason: String,
 }
 
 /// A group of endpoints that has none at the moment.
@@ -191,6 +211,7 @@ impl AgentStatus {
             flows_cut: 0,
             drift_repaired: 0,
             rejected: Vec::new(),
+            spoofable: Vec::new(),
             lingering: Vec::new(),
         }
     }

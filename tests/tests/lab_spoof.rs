@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use npc_agent::source::manifests;
+use npc_agent::status::AgentStatus;
 use npc_compiler::layout::Options;
 use npc_compiler::object::{self, Family, Objects};
 use npc_compiler::text::POD_GROUP;
@@ -290,10 +291,24 @@ fn an_interface_that_somebody_else_has_put_into_a_group_is_left_to_policies_and_
     let line = log.lines().find(|line| line.contains(told)).unwrap();
     assert!(line.contains(&thief) && line.contains("device group 77"), "{line}");
     assert_eq!(sorted(forged(&mut lab)), unhindered());
+    // Of the pod, too, and once however often the agent looks.
+    let told = "forged sources from this pod are not dropped";
+    lab.agent("node-1").unwrap().unwrap().wait_log(told).unwrap();
+    let log = lab.log("node-1").unwrap();
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains(told)).collect();
+    assert!(lines.len() <= 2 && lines[0].contains("n/thief") && lines[0].contains("device group 77"), "{lines:?}");
+    assert_eq!(lab.metric("node-1", "npc_spoofable_endpoints").unwrap().to_string(), "1");
+    let status = || lab.node("node-1").unwrap().within(AgentStatus::ask).unwrap().unwrap();
+    let told: Vec<_> = status().spoofable.into_iter().map(|pod| (pod.pod, pod.address)).collect();
+    assert_eq!(
+        told,
+        addresses(&lab, "n/thief").into_iter().map(|address| ("thief".to_owned(), address)).collect::<Vec<_>>()
+    );
     // Whoever it was lets go of it; and then tampers with ours.
     ip(&lab, &format!("link set {thief} group 0"));
     lab.settle().unwrap();
     assert_eq!(forged(&mut lab), Vec::<String>::new());
+    assert_eq!(lab.metric("node-1", "npc_spoofable_endpoints").unwrap().to_string(), "0");
     ip(&lab, &format!("link set {thief} group 0"));
     lab.settle().unwrap();
     assert_eq!(forged(&mut lab), Vec::<String>::new());

@@ -3,7 +3,7 @@
 use std::io::Write as _;
 use std::time::Duration;
 
-use npc_agent::status::{self, AgentStatus};
+use npc_agent::status::{self, AgentStatus, Spoofable};
 
 use super::{Exit, Stop, output};
 
@@ -89,6 +89,12 @@ fn print(status: &AgentStatus) -> std::io::Result<()> {
             "  {place}networkpolicy {}/{} {}: {}; {}",
             part.namespace, part.name, part.path, part.problem, part.effect
         )?;
+    }
+    if !status.spoofable.is_empty() {
+        writeln!(out, "\nforged sources are not dropped from:")?;
+    }
+    for Spoofable { namespace, pod, address, reason } in &status.spoofable {
+        writeln!(out, "  pod {namespace}/{pod} {address}: {reason}")?;
     }
     out.flush()
 }

@@ -4,6 +4,7 @@
 mod tables;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::fs;
 use std::net::IpAddr;
 
@@ -53,6 +54,8 @@ pub struct Network {
     /// The interfaces that can be those of pods, if somebody asked for them
     /// ([`Follower::of_interfaces`]).
     pub interfaces: BTreeMap<InterfaceName, Interface>,
+    /// The other interfaces to which something is routed, if somebody asked.
+    pub elsewhere: BTreeMap<InterfaceName, Elsewhere>,
     /// The indexes of the links, whatever they are, that are in the device group
     /// of pods' interfaces ([`POD_GROUP`]).
     ///
@@ -62,7 +65,10 @@ pub struct Network {
 
 /// An interface behind which there can be nothing but what is routed to it: one
 /// end of a veth to which a route of a single address leads, or a bridge of
-/// which all ports are veths or taps. The node's default route leads elsewhere.
+/// which all ports are veths or taps. The other end of a veth, of one that is a
+/// port too, is in another network namespace: by a pair within one come packets
+/// of anybody, as by the tunnels of VPN software. The node's default route leads
+/// elsewhere.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Interface {
     /// Its number.
@@ -74,6 +80,46 @@ pub struct Interface {
     /// What the node sends there, and so what may come from there. Pods cannot
     /// change it.
     pub routes: BTreeSet<IpNetwork>,
+}
+
+/// An interface that is not taken for one of pods, though addresses lie behind
+/// it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Elsewhere {
+    /// Why it is not.
+    pub why: NotOfPods,
+    /// What the node sends there without a gateway, less the default route.
+    pub routes: BTreeSet<IpNetwork>,
+}
+
+/// Why an interface cannot be held to the sources of the pods behind it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotOfPods {
+    /// It is no veth and no bridge, as with ipvlan, macvlan and taps.
+    Kind,
+    /// It is a veth of which both ends are here.
+    PairHere,
+    /// It is a veth to which prefixes are routed and no single address.
+    NoHostRoute,
+    /// A port of the bridge may lead anywhere.
+    OpenBridge,
+    /// It is a port of a bridge, a bond or a VRF itself.
+    Ruled,
+    /// The node's default route leads there.
+    Default,
+}
+
+impl fmt::Display for NotOfPods {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Kind => "which is neither a veth nor a bridge",
+            Self::PairHere => "a veth with both ends in this network namespace",
+            Self::NoHostRoute => "a veth to which the node routes no single address",
+            Self::OpenBridge => "a bridge with ports other than taps and veths into other network namespaces",
+            Self::Ruled => "which is a port of another interface",
+            Self::Default => "over which the node's default route leads",
+        })
+    }
 }
 
 impl Network {

@@ -131,10 +131,11 @@ pub fn probe(tables: &[Iptables], ipset: &mut Ipset) -> Result<Capabilities, Err
     let mut capabilities = Capabilities { bpf: true, missing: Vec::new(), no_log: None, no_anti_spoof: None };
     let mut fatal = Vec::new();
     for table in tables {
+        let known = fatal.len();
         let sets = Sets::create(ipset, table.family(), &mut fatal)?;
         capabilities.no_anti_spoof = capabilities.no_anti_spoof.or_else(|| sets.lacks_interfaces.clone());
         // Without sets there is no asking for the match.
-        if fatal.is_empty() {
+        if fatal.len() == known {
             for (question, why) in ask(table, questions(table.family(), &sets))? {
                 let missing = Missing { family: table.family(), what: question.what.to_owned(), why };
                 match question.lack {

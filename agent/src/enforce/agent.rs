@@ -170,6 +170,7 @@ pub async fn run<K: Kernel>(
                 agent.audit(Depth::Round).await?;
                 agent.take_over().await?;
                 agent.retire();
+                agent.report.tell_spoofable();
             },
             () = time::sleep_until(agent.denied.next_end().unwrap_or_else(Instant::now)),
                 if agent.denied.next_end().is_some() => agent.tell_denied(Some(Instant::now())),

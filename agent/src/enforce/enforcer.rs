@@ -26,6 +26,7 @@ use crate::dataplane::links::NO_GROUP;
 use crate::dataplane::network::{self, Network};
 use crate::dataplane::{Error, Kernel, ipset};
 use crate::metrics::Held;
+use crate::status::Spoofable;
 
 /// For how long at least a group is kept without endpoints, and at most twice,
 /// so that a pod that is replaced by another of its kind writes no rules. Longer
@@ -38,6 +39,9 @@ pub struct Enforcer<K> {
     writer: Writer<K>,
     /// What the state depends on besides the cluster.
     options: layout::Options,
+    /// What the kernel lacks of what [`layout::Options::anti_spoof`] takes, where
+    /// it was asked for.
+    no_anti_spoof: Option<String>,
     /// Follows the cluster.
     engine: Engine,
     /// The kernel was asked what rules may use. The engine commits nothing
@@ -78,6 +82,9 @@ pub struct Pass {
     /// Interfaces of pods that are not held to the pods' sources, though it was
     /// asked for, and why.
     pub unheld: BTreeMap<InterfaceName, String>,
+    /// Pods of this node whose forged sources are not dropped, though it was asked
+    /// for.
+    pub spoofable: Vec<Spoofable>,
     /// How much of ours each family of the kernel holds.
     pub held: [(Family, Held); 2],
     /// Since when every first packet of a flow gets the new verdict; flows that
@@ -96,6 +103,7 @@ impl<K: Kernel> Enforcer<K> {
         Self {
             writer: Writer::new(kernel),
             options: layout::Options::default(),
+            no_anti_spoof: None,
             engine: Engine::new(&node.into(), layout::Options::default()).with_lingering_groups(),
             is_probed: false,
             has_news: false,
@@ -148,7 +156,7 @@ impl<K: Kernel> Enforcer<K> {
         // What leaves is not held to anything when its addresses go; if the rest
         // fails, it joins again with the next pass.
         match self.writer.set_group(&sources.leave, NO_GROUP) {
-            Ok(()) => engine.own(sources.own),
+            Ok(()) => engine.own(sources.own.iter().copied()),
             Err(error) => {
                 warn!(
                     error = with_causes(&error),
@@ -172,14 +180,24 @@ impl<K: Kernel> Enforcer<K> {
                 "forged sources from new pods are not dropped, until the kernel lets their interfaces into the group of \
                  pods' interfaces; policies are enforced all the same"
             );
-            sources.join.clear();
+            sources.not_joined(network, "which the kernel does not let into the device group of pods' interfaces");
         }
         let flows = if self.options.keep_established || !self.writer.established.is_due() {
             None
         } else {
             Some(self.writer.cut(engine.state(), network)?)
         };
+        let spoofable = match &self.no_anti_spoof {
+            Some(lack) => engine.addresses_here().map(|address| (address, lack.clone())).collect(),
+            None if self.options.anti_spoof => sources.spoofable(network, engine.addresses_here()),
+            None => Vec::new(),
+        };
+        let spoofable = spoofable.into_iter().filter_map(|(address, reason)| {
+            let [namespace, pod, _] = engine.owner(address)?;
+            Some(Spoofable { namespace, pod, address, reason })
+        });
         Ok(Pass {
+            spoofable: spoofable.collect(),
             policies: engine.policies(),
             endpoints: engine.endpoints_here(),
             findings: engine.findings().cloned().collect(),
@@ -210,6 +228,7 @@ impl<K: Kernel> Enforcer<K> {
         if let Some(missing) = capabilities.no_anti_spoof.filter(|_| options.anti_spoof) {
             warn!("forged sources are not dropped, because this kernel lacks {missing}");
             options.anti_spoof = false;
+            self.no_anti_spoof = Some(format!("this kernel lacks {missing}"));
         }
         self.engine.set_options(options.clone());
         self.is_probed = true;

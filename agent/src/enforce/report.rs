@@ -1,7 +1,7 @@
 //! What an agent says of its work: in the log, in metrics, in its status.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::jiff::Timestamp;
 use npc_compiler::finding::Finding;
@@ -18,11 +18,14 @@ use crate::dataplane::iptables::Restored;
 use crate::metrics::{Kind, Metrics};
 use crate::source::kube::Notice;
 use crate::source::manifests::Positions;
-use crate::status::{self, LastChange, Rejected, Shared};
+use crate::status::{self, LastChange, Rejected, Shared, Spoofable};
 
 /// More changes than these are not timed one by one, as while a kernel refuses
 /// for long.
 const TIMED: usize = 1 << 16;
+
+/// For how long an interface may be missing before it is told of.
+const SETTLED: Duration = Duration::from_secs(10);
 
 /// Says what is new, each thing once while it holds.
 #[derive(Debug)]
@@ -40,6 +43,8 @@ pub(super) struct Report {
     positions: Positions,
     bridges: BTreeSet<(String, Family)>,
     unheld: BTreeMap<InterfaceName, String>,
+    /// Pods that can forge sources: since when, and whether that was told.
+    spoofable: BTreeMap<Spoofable, (Instant, bool)>,
 }
 
 impl Report {
@@ -55,6 +60,7 @@ impl Report {
             positions: Positions::default(),
             bridges: BTreeSet::new(),
             unheld: BTreeMap::new(),
+            spoofable: BTreeMap::new(),
         }
     }
 
@@ -84,6 +90,7 @@ impl Report {
         self.findings(pass);
         self.bridges(pass);
         self.unheld(pass);
+        self.spoofable(pass);
         self.publish(pass, generation);
         // Last: who reads of it in the log finds it in the metrics.
         info!(
@@ -211,6 +218,25 @@ impl Report {
         self.unheld.clone_from(&pass.unheld);
     }
 
+    fn spoofable(&mut self, pass: &Pass) {
+        let now = Instant::now();
+        let of = |pod: &Spoofable| (pod.clone(), self.spoofable.get(pod).copied().unwrap_or((now, false)));
+        self.spoofable = pass.spoofable.iter().map(of).collect();
+        let pods: BTreeSet<_> = self.spoofable.keys().map(|pod| (&pod.namespace, &pod.pod)).collect();
+        self.metrics.spoofable(pods.len());
+    }
+
+    /// Warns of pods that have been able to forge sources for a while. One that
+    /// goes has lost its interface when the API still tells of it.
+    pub(super) fn tell_spoofable(&mut self) {
+        for (pod, (since, told)) in &mut self.spoofable {
+            if since.elapsed() >= SETTLED && !std::mem::replace(told, true) {
+                let Spoofable { namespace, pod, address, reason } = pod;
+                warn!(pod = format!("{namespace}/{pod}"), %address, reason, "forged sources from this pod are not dropped");
+            }
+        }
+    }
+
     fn publish(&self, pass: &Pass, generation: u64) {
         let policies: BTreeSet<_> = self.findings.iter().map(|found| (&found.namespace, &found.name)).collect();
         self.metrics.synced(pass.policies, policies.len(), pass.endpoints, &pass.held);
@@ -239,6 +265,7 @@ impl Report {
             status.kernel = kernel.collect();
             status.flows_cut += pass.flows.map_or(0, |flows| flows.cut);
             status.rejected = rejected.collect();
+            status.spoofable = self.spoofable.keys().cloned().collect();
             status.lingering = pass.lingering.iter().cloned().map(Into::into).collect();
             if !pass.writes.is_nothing() {
                 status.last_change = Some(LastChange {

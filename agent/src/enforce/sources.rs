@@ -2,6 +2,7 @@
 //! has to be done so that they are.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
@@ -9,7 +10,7 @@ use npc_compiler::program::InterfaceName;
 use npc_compiler::text::POD_GROUP;
 
 use crate::dataplane::links::NO_GROUP;
-use crate::dataplane::network::{Interface, Network};
+use crate::dataplane::network::{Elsewhere, Interface, Network};
 
 /// How many interfaces may share a prefix. A set takes one with 64 of them, and
 /// while one takes another's place it holds both.
@@ -51,9 +52,9 @@ impl Sources {
             let why_not = match (interface.group, too_shared) {
                 (NO_GROUP | POD_GROUP, None) => None,
                 (NO_GROUP | POD_GROUP, Some(route)) => {
-                    Some(format!("{route} is routed to more than {SHARED} interfaces, which no set can hold"))
+                    Some(format!("which shares its route {route} with more than {SHARED} others, too many for a set"))
                 }
-                (group, _) => Some(format!("it is in the device group {group} of somebody else")),
+                (group, _) => Some(format!("which is in the device group {group} of somebody else")),
             };
             if let Some(why_not) = why_not {
                 sources.unheld.insert(name, why_not);
@@ -68,11 +69,52 @@ impl Sources {
         sources.leave = network.in_pod_group.difference(&held).copied().collect();
         sources
     }
+
+    /// Those that were to join could not.
+    pub(super) fn not_joined(&mut self, network: &Network, why: &str) {
+        let not_joined = network.interfaces.iter().filter(|(_, interface)| self.join.contains(&interface.index));
+        self.unheld.extend(not_joined.map(|(name, _)| (*name, why.to_owned())));
+        self.join.clear();
+    }
+
+    /// The addresses of this node's pods that lie behind no interface that is held
+    /// to anything, and why not: what comes from there may claim any source.
+    pub(super) fn spoofable(
+        &self,
+        network: &Network,
+        local: impl IntoIterator<Item = IpAddr>,
+    ) -> Vec<(IpAddr, String)> {
+        let mut ways = BTreeMap::<IpNetwork, Option<(InterfaceName, &dyn fmt::Display)>>::new();
+        ways.extend(self.own.iter().map(|(route, _)| (*route, None)));
+        for (name, Elsewhere { why, routes }) in &network.elsewhere {
+            ways.extend(routes.iter().map(|route| (*route, Some((*name, why as &dyn fmt::Display)))));
+        }
+        for (name, why) in &self.unheld {
+            let routes = network.interfaces.get(name).map(|interface| &interface.routes);
+            ways.extend(routes.into_iter().flatten().map(|route| (*route, Some((*name, why as &dyn fmt::Display)))));
+        }
+        // The longest prefix leads: one look-up for each length that there is.
+        let lengths: BTreeSet<u8> = ways.keys().map(IpNetwork::prefix).collect();
+        let way = |address: IpAddr| {
+            let prefixes = lengths.iter().rev().filter_map(|length| {
+                let prefix = IpNetwork::new(address, *length).ok()?;
+                IpNetwork::new(prefix.network(), *length).ok()
+            });
+            prefixes.into_iter().find_map(|prefix| ways.get(&prefix))
+        };
+        let why = |address| match way(address) {
+            Some(None) => None,
+            Some(Some((name, why))) => Some(format!("it is behind {name}, {why}")),
+            None => Some("the node routes its address to no interface".to_owned()),
+        };
+        local.into_iter().filter_map(|address| Some((address, why(address)?))).collect()
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dataplane::network::NotOfPods;
 
     fn name(text: &str) -> InterfaceName {
         InterfaceName::new(text).expect("a name")
@@ -121,6 +163,27 @@ mod tests {
         let mut network = network(&[]);
         network.in_pod_group.insert(9);
         assert_eq!(Sources::new(&network, []).leave, [9]);
+    }
+
+    #[test]
+    fn a_pod_is_told_of_by_the_longest_prefix_that_leads_to_it() {
+        let mut network = network(&[("a", 1, 0, &["10.0.0.1/32"]), ("x", 2, 5, &["10.0.0.2/32"])]);
+        let routes = ["10.0.0.0/24".parse().expect("a route")].into();
+        network.elsewhere.insert(name("eth0"), Elsewhere { why: NotOfPods::Default, routes });
+        let sources = Sources::new(&network, []);
+        let local = ["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.1.4", "fd00::1"];
+        let local = local.map(|address| address.parse().expect("an address"));
+        let told: Vec<String> =
+            sources.spoofable(&network, local).into_iter().map(|(address, why)| format!("{address}: {why}")).collect();
+        assert_eq!(
+            told,
+            [
+                "10.0.0.2: it is behind x, which is in the device group 5 of somebody else",
+                "10.0.0.3: it is behind eth0, over which the node's default route leads",
+                "10.0.1.4: the node routes its address to no interface",
+                "fd00::1: the node routes its address to no interface",
+            ]
+        );
     }
 
     #[test]

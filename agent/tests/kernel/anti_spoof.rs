@@ -1,22 +1,26 @@
 //! Interfaces that are held to the sources of the pods behind them.
 
-use std::path::PathBuf;
 use std::thread;
 
+use k8s_openapi::api::core::v1::PodSpec;
+use k8s_openapi::api::networking::v1 as networking;
 use npc_agent::dataplane::backend::Backend;
 use npc_agent::dataplane::network::{Follower, Network};
 use npc_agent::dataplane::{Kernel, Linux, links};
 use npc_agent::enforce::Enforcer;
 use npc_agent::enforce::enforcer::Pass;
+use npc_compiler::engine::Event;
 use npc_compiler::layout::Options;
-use npc_compiler::object::Family;
+use npc_compiler::object::{Family, Labels, Pod};
 use npc_compiler::program::{ChainName, SetName};
 
-use super::namespace::{Namespace, hide_file, output, run};
+use super::namespace::{Beyond, Namespace, hide_file, output, run};
 use super::on_both_backends;
+use super::probing::extension;
 
 on_both_backends!(
     an_interface_joins_with_its_addresses_and_leaves_without,
+    pods_behind_anything_else_are_told_of,
     more_interfaces_than_a_set_takes_with_one_prefix_are_held,
     without_the_match_everything_else_is_enforced,
 );
@@ -31,7 +35,7 @@ fn enforcer(backend: Backend, anti_spoof: bool) -> Enforcer<Linux> {
 }
 
 /// The network as it is, with what an agent of this mind asks about.
-fn network() -> Network {
+pub(crate) fn network() -> Network {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async { Follower::start().await.unwrap().of_interfaces(true).network().clone() })
 }
@@ -54,8 +58,8 @@ fn own(family: Family) -> Vec<String> {
 
 fn an_interface_joins_with_its_addresses_and_leaves_without(backend: Backend) {
     let _namespace = Namespace::enter();
-    ip("link add azv1 type veth peer name peer1");
-    ip("link set azv1 up");
+    let beyond = Beyond::new();
+    beyond.veth("azv1");
     ip("route add 10.0.0.1/32 dev azv1");
     ip("-6 route add fd00::1/128 dev azv1");
     let mut agent = enforcer(backend, true);
@@ -89,11 +93,63 @@ fn an_interface_joins_with_its_addresses_and_leaves_without(backend: Backend) {
     assert!(!state.v4.chains.contains_key(&ChainName::spoof()));
 }
 
+fn pods_behind_anything_else_are_told_of(backend: Backend) {
+    let _namespace = Namespace::enter();
+    let beyond = Beyond::new();
+    beyond.veth("azv1");
+    ip("route add 10.0.0.1/32 dev azv1");
+    // Software that talks to itself: what comes by it may be of anybody.
+    ip("link add vpn0 type veth peer name vpn1");
+    ip("link set vpn0 up");
+    ip("link set vpn1 up");
+    ip("route add 10.0.0.2/32 dev vpn0");
+    ip("tuntap add tap0 mode tap");
+    ip("link set tap0 up");
+    ip("route add 10.0.0.3/32 dev tap0");
+    // A pod by ipvlan or the like: the node's own subnet leads to it.
+    beyond.veth("eth0");
+    ip("address add 192.0.2.1/24 dev eth0");
+    ip("route add default via 192.0.2.254 dev eth0");
+    let mut agent = enforcer(backend, true);
+    let addresses = ["10.0.0.1", "10.0.0.2", "10.0.0.3", "192.0.2.7", "10.9.9.9"];
+    agent.hear(addresses.iter().enumerate().map(|(n, address)| pod(&format!("p{n}"), address)));
+    let pass = pass(&mut agent);
+    assert_eq!((held(), own(Family::V4)), (vec!["azv1".into()], vec!["10.0.0.1,azv1".into()]));
+    let told: Vec<String> = pass.spoofable.iter().map(|pod| format!("{}: {}", pod.pod, pod.reason)).collect();
+    assert_eq!(
+        told,
+        [
+            "p1: it is behind vpn0, a veth with both ends in this network namespace",
+            "p2: it is behind tap0, which is neither a veth nor a bridge",
+            "p3: it is behind eth0, over which the node's default route leads",
+            "p4: the node routes its address to no interface",
+        ]
+    );
+    // Who does not ask for it is told of nobody.
+    let mut other = enforcer(backend, false);
+    other.hear([pod("p1", "10.0.0.2")]);
+    assert_eq!(other.pass(&network()).unwrap().spoofable, []);
+}
+
+/// A pod of this node that a policy isolates, and nobody may reach.
+pub(crate) fn guarded(address: &str) -> [Event; 2] {
+    let policy = serde_json::json!({"metadata": {"namespace": "n", "name": "guard"}, "spec": {"podSelector": {}}});
+    let policy: networking::NetworkPolicy = serde_json::from_value(policy).unwrap();
+    [pod("guarded", address), Event::Policy(Box::new(policy.into()))]
+}
+
+fn pod(name: &str, address: &str) -> Event {
+    let mut pod = Pod::from_template("n".to_owned(), name.to_owned(), Labels::new(), PodSpec::default());
+    pod.node = Some("node-1".to_owned());
+    pod.ipv4 = Some(address.parse().unwrap());
+    Event::Pod(Box::new(pod))
+}
+
 fn more_interfaces_than_a_set_takes_with_one_prefix_are_held(backend: Backend) {
     let _namespace = Namespace::enter();
+    let beyond = Beyond::new();
     for n in 1..=100 {
-        ip(&format!("link add azv{n} type veth peer name peer{n}"));
-        ip(&format!("link set azv{n} up"));
+        beyond.veth(&format!("azv{n}"));
         ip(&format!("route add 10.0.0.{n}/32 dev azv{n}"));
     }
     assert_eq!(pass(&mut enforcer(backend, true)).regrouped, (100, 0));
@@ -101,23 +157,22 @@ fn more_interfaces_than_a_set_takes_with_one_prefix_are_held(backend: Backend) {
 }
 
 fn without_the_match_everything_else_is_enforced(backend: Backend) {
-    let folders = ["/usr/lib/x86_64-linux-gnu/xtables", "/usr/lib/aarch64-linux-gnu/xtables", "/usr/lib/xtables"];
-    let extension = folders.iter().map(|folder| PathBuf::from(folder).join("libxt_devgroup.so"));
-    let Some(extension) = extension.into_iter().find(|file| file.exists()) else {
-        panic!("where does this system keep the extensions of iptables?")
-    };
+    let extension = extension("libxt_devgroup.so");
     // In a thread of its own, because it leaves the file system of the others.
     let test = move || {
         let _namespace = Namespace::enter();
         hide_file(&extension);
-        ip("link add azv1 type veth peer name peer1");
-        ip("link set azv1 up");
+        let beyond = Beyond::new();
+        beyond.veth("azv1");
         ip("route add 10.0.0.1/32 dev azv1");
         let mut kernel = Linux::open(Some(backend)).unwrap();
         let missing = kernel.probe().unwrap().no_anti_spoof.unwrap().to_string();
         assert!(missing.contains("the match devgroup (--anti-spoof)"), "{missing}");
-        let pass = pass(&mut enforcer(backend, true));
+        let mut agent = enforcer(backend, true);
+        agent.hear([pod("p", "10.0.0.1")]);
+        let pass = pass(&mut agent);
         assert!(pass.writes.chains_written > 0, "{pass:?}");
+        assert!(pass.spoofable[0].reason.contains("this kernel lacks the match devgroup"), "{pass:?}");
         assert_eq!((pass.regrouped, held()), ((0, 0), vec![]));
         let state = Linux::open(Some(backend)).unwrap().read().unwrap();
         assert!(!state.v4.chains.contains_key(&ChainName::spoof()));

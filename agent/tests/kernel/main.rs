@@ -17,6 +17,7 @@ mod metrics;
 mod namespace;
 mod network;
 mod nflog;
+mod probing;
 mod programs;
 mod refusals;
 mod sets;

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::Write as _;
 use std::marker::PhantomData;
+use std::os::fd::AsRawFd as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -30,6 +31,42 @@ impl Namespace {
 impl Drop for Namespace {
     fn drop(&mut self) {
         setns(&self.before, CloneFlags::CLONE_NEWNET).expect("back to where we came from");
+    }
+}
+
+/// Another network namespace, for the other ends of veths, as long as this lasts.
+pub(crate) struct Beyond(File);
+
+impl Beyond {
+    pub(crate) fn new() -> Self {
+        let make = || {
+            unshare(CloneFlags::CLONE_NEWNET).expect("these tests need root, to make network namespaces");
+            File::open("/proc/thread-self/ns/net").unwrap()
+        };
+        Self(std::thread::spawn(make).join().unwrap())
+    }
+
+    /// A veth of this name, up, of which the other end is over there, up too, by
+    /// the name with `-p` behind it.
+    pub(crate) fn veth(&self, name: &str) {
+        let peer = format!("{name}-p");
+        run("ip", &["link", "add", name, "type", "veth", "peer", "name", &peer, "netns", &self.path()]);
+        run("ip", &["link", "set", name, "up"]);
+        self.up(&peer);
+    }
+
+    /// Puts a link of the calling thread's namespace over there.
+    pub(crate) fn take(&self, name: &str) {
+        run("ip", &["link", "set", name, "netns", &self.path()]);
+    }
+
+    /// Lets a link that is there be up.
+    pub(crate) fn up(&self, name: &str) {
+        run("nsenter", &[&format!("--net={}", self.path()), "ip", "link", "set", name, "up"]);
+    }
+
+    fn path(&self) -> String {
+        format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd())
     }
 }
 

@@ -3,12 +3,12 @@
 use std::future::Future;
 
 use npc_agent::dataplane::links;
-use npc_agent::dataplane::network::{self, Follower, Interface, Network};
+use npc_agent::dataplane::network::{self, Follower, Interface, Network, NotOfPods};
 use npc_compiler::object::Family;
 use npc_compiler::program::InterfaceName;
 use npc_compiler::text::POD_GROUP;
 
-use super::namespace::{Namespace, run};
+use super::namespace::{Beyond, Namespace, run};
 
 fn ip(command: &str) {
     run("ip", &command.split(' ').collect::<Vec<_>>());
@@ -98,10 +98,9 @@ fn routes(network: &Network) -> Vec<String> {
 #[test]
 fn an_interface_of_pods_is_one_to_which_no_other_way_leads_and_which_leads_nowhere_else() {
     let _namespace = Namespace::enter();
+    let beyond = Beyond::new();
     for veth in ["azv1", "azv2", "eth0", "port", "plain"] {
-        ip(&format!("link add {veth} type veth peer name {veth}-p"));
-        ip(&format!("link set {veth} up"));
-        ip(&format!("link set {veth}-p up"));
+        beyond.veth(veth);
     }
     // The node's own way out, with host routes to its neighbours.
     ip("address add 192.0.2.1/32 dev eth0");
@@ -139,12 +138,19 @@ fn an_interface_of_pods_is_one_to_which_no_other_way_leads_and_which_leads_nowhe
         until(&mut follower, |network| routes(network).len() == 2).await;
         ip("link del vx5");
         until(&mut follower, |network| routes(network).len() == 3).await;
+        // And neither may who is behind a pair that joins it to another link.
+        ip("link add up1 type veth peer name up2");
+        ip("link set up1 master cbr0");
+        until(&mut follower, |network| routes(network).len() == 2).await;
+        let why = follower.network().elsewhere[&InterfaceName::new("cbr0").unwrap()].why;
+        assert_eq!(why, NotOfPods::OpenBridge);
+        ip("link del up1");
+        until(&mut follower, |network| routes(network).len() == 3).await;
         // The link goes, and another comes by its name.
         let before = follower.network().interfaces[&InterfaceName::new("azv1").unwrap()].index;
         ip("link del azv1");
         until(&mut follower, |network| routes(network).len() == 2).await;
-        ip("link add azv1 type veth peer name azv1-p");
-        ip("link set azv1 up");
+        beyond.veth("azv1");
         ip("route add 10.0.0.3/32 dev azv1");
         until(&mut follower, |network| routes(network)[0] == "azv1 10.0.0.3/32").await;
         assert_ne!(follower.network().interfaces[&InterfaceName::new("azv1").unwrap()].index, before);
@@ -152,10 +158,28 @@ fn an_interface_of_pods_is_one_to_which_no_other_way_leads_and_which_leads_nowhe
 }
 
 #[test]
+fn a_pair_is_of_pods_when_one_end_is_in_another_namespace() {
+    let _namespace = Namespace::enter();
+    let beyond = Beyond::new();
+    ip("link add azv1 type veth peer name azv1-p");
+    ip("link set azv1 up");
+    ip("route add 10.0.0.1/32 dev azv1");
+    block_on(async {
+        let mut follower = Follower::start().await.unwrap().of_interfaces(true);
+        assert_eq!(routes(follower.network()), [""; 0]);
+        // As a CNI plugin does that makes the pair on the node first. Nothing is
+        // said of the end that stays, until there is somebody at the other.
+        beyond.take("azv1-p");
+        beyond.up("azv1-p");
+        until(&mut follower, |network| routes(network) == ["azv1 10.0.0.1/32"]).await;
+    });
+}
+
+#[test]
 fn links_join_the_group_of_pods_and_leave_it() {
     let _namespace = Namespace::enter();
-    ip("link add azv1 type veth peer name peer1");
-    ip("link set azv1 up");
+    let beyond = Beyond::new();
+    beyond.veth("azv1");
     ip("route add 10.0.0.1/32 dev azv1");
     block_on(async {
         let mut follower = Follower::start().await.unwrap().of_interfaces(true);

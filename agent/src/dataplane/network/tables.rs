@@ -15,7 +15,7 @@ use npc_compiler::text::POD_GROUP;
 use rtnetlink::packet_core::NLM_F_REPLACE;
 use rtnetlink::{Handle, RouteMessageBuilder};
 
-use super::{Error, Interface, Network};
+use super::{Elsewhere, Error, Interface, Network, NotOfPods};
 
 /// The device that kube-proxy makes where IPVS delivers Services.
 const IPVS_DEVICE: &str = "kube-ipvs0";
@@ -35,6 +35,17 @@ struct Link {
     group: u32,
     /// The bridge that it is a port of, or another link that rules it.
     controller: Option<u32>,
+    /// It is one end of a pair, or stands on another link, and that is in another
+    /// network namespace.
+    leads_away: bool,
+}
+
+impl Link {
+    /// Whether nothing can come from this port of a bridge but what a pod, or a
+    /// machine, behind it sends.
+    fn is_port_of_pod(&self) -> bool {
+        self.kind == Kind::Tap || self.kind == Kind::Veth && self.leads_away
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,12 +126,14 @@ impl Tables {
             return;
         }
         let index = message.header.index;
-        let mut link = Link { name: String::new(), kind: Kind::Other, group: 0, controller: None };
+        let mut link = Link { name: String::new(), kind: Kind::Other, group: 0, controller: None, leads_away: false };
         for attribute in &message.attributes {
             match attribute {
                 LinkAttribute::IfName(name) => link.name.clone_from(name),
                 LinkAttribute::Group(group) => link.group = *group,
                 LinkAttribute::Controller(of) => link.controller = Some(*of).filter(|of| *of != 0),
+                // Whatever the number: one that was not given is told as -1.
+                LinkAttribute::LinkNetNsId(_) => link.leads_away = true,
                 LinkAttribute::LinkInfo(infos) => {
                     for info in infos {
                         match info {
@@ -157,7 +170,8 @@ impl Tables {
             addresses: self.addresses.iter().map(|(_, prefix)| *prefix).filter(counts).collect(),
             ipvs: self.links.values().any(|link| link.name == IPVS_DEVICE),
             bridged: BTreeMap::new(),
-            interfaces: if with_interfaces { self.interfaces() } else { BTreeMap::new() },
+            interfaces: BTreeMap::new(),
+            elsewhere: BTreeMap::new(),
             in_pod_group: self
                 .links
                 .iter()
@@ -165,6 +179,9 @@ impl Tables {
                 .map(|(index, _)| *index)
                 .collect(),
         };
+        if with_interfaces {
+            self.interfaces(&mut network);
+        }
         // The node's default route leads to other nodes, with or without a
         // gateway.
         let behind = |route: &&Route| !route.onward && route.to.prefix() > 0 && counts(&route.to);
@@ -176,13 +193,12 @@ impl Tables {
         network
     }
 
-    /// The interfaces that can be those of pods; see [`Interface`].
-    fn interfaces(&self) -> BTreeMap<InterfaceName, Interface> {
-        // Where a port leads out of the node, or is a VLAN or a bond that does,
-        // come packets of anybody.
-        let is_port_of_pod = |link: &Link| matches!(link.kind, Kind::Veth | Kind::Tap);
+    /// The interfaces that can be those of pods, and the others; see [`Interface`].
+    fn interfaces(&self, network: &mut Network) {
+        // Where a port leads out of the node, or is a VLAN or a bond that does, or
+        // is joined to another link of the node, come packets of anybody.
         let open: BTreeSet<u32> =
-            self.links.values().filter(|link| !is_port_of_pod(link)).filter_map(|link| link.controller).collect();
+            self.links.values().filter(|link| !link.is_port_of_pod()).filter_map(|link| link.controller).collect();
         let is_host = |route: &IpNetwork| route.prefix() == if route.is_ipv4() { 32 } else { 128 };
         // An IPv6 address of the node's own comes with a route to itself, by the
         // interface that has it.
@@ -193,23 +209,36 @@ impl Tables {
         for route in self.routes.iter().filter(|route| leads_elsewhere(route)) {
             of_link.entry(route.link).or_default().push(route);
         }
-        let interface = |(index, routes): (u32, Vec<&Route>)| {
-            let link = self.links.get(&index)?;
-            let can_be = match link.kind {
-                Kind::Veth => {
-                    link.controller.is_none() && routes.iter().any(|route| !route.onward && is_host(&route.to))
-                }
-                Kind::Bridge => link.controller.is_none() && !open.contains(&index),
-                Kind::Tap | Kind::Other => false,
+        for (index, routes) in of_link {
+            let Some((link, name)) =
+                self.links.get(&index).and_then(|link| Some((link, InterfaceName::new(&link.name)?)))
+            else {
+                continue;
             };
-            let leads_everywhere = routes.iter().any(|route| route.to.prefix() == 0);
-            let routes = routes.into_iter().map(|route| route.to).collect();
-            let is_bridge = link.kind == Kind::Bridge;
-            let interface = Interface { index, group: link.group, is_bridge, routes };
-            let name = InterfaceName::new(&link.name)?;
-            (can_be && !leads_everywhere).then_some((name, interface))
-        };
-        of_link.into_iter().filter_map(interface).collect()
+            let why_not = match link.kind {
+                _ if link.controller.is_some() => Some(NotOfPods::Ruled),
+                _ if routes.iter().any(|route| route.to.prefix() == 0) => Some(NotOfPods::Default),
+                Kind::Veth if !link.leads_away => Some(NotOfPods::PairHere),
+                Kind::Veth if !routes.iter().any(|route| !route.onward && is_host(&route.to)) => {
+                    Some(NotOfPods::NoHostRoute)
+                }
+                Kind::Bridge if open.contains(&index) => Some(NotOfPods::OpenBridge),
+                Kind::Veth | Kind::Bridge => None,
+                Kind::Tap | Kind::Other => Some(NotOfPods::Kind),
+            };
+            let Some(why) = why_not else {
+                let routes = routes.into_iter().map(|route| route.to).collect();
+                let is_bridge = link.kind == Kind::Bridge;
+                network.interfaces.insert(name, Interface { index, group: link.group, is_bridge, routes });
+                continue;
+            };
+            // Over a gateway, and by default, come other nodes.
+            let behind = routes.into_iter().filter(|route| !route.onward && route.to.prefix() > 0);
+            let routes: BTreeSet<IpNetwork> = behind.map(|route| route.to).collect();
+            if !routes.is_empty() {
+                network.elsewhere.insert(name, Elsewhere { why, routes });
+            }
+        }
     }
 }
 

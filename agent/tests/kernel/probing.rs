@@ -1,0 +1,127 @@
+//! Kernels and iptables that lack something: it is worked around, or nothing is
+//! written and whoever runs the agent is told what is missing.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::thread;
+
+use nix::mount::{MsFlags, mount};
+use npc_agent::dataplane::backend::Backend;
+use npc_agent::dataplane::{Error, Kernel, Linux};
+use npc_agent::enforce::Enforcer;
+use npc_compiler::layout::Options;
+use npc_compiler::object::Family;
+use npc_compiler::plan::{Held, KernelState};
+use npc_compiler::program::ChainName;
+
+use super::by_hand::ByHand;
+use super::namespace::{Namespace, hide_file, leave_file_system};
+use super::on_both_backends;
+use super::programs::everything;
+use super::{anti_spoof, dump};
+
+on_both_backends!(
+    without_what_every_policy_needs_nothing_is_written_and_the_words_name_it,
+    without_bpf_each_endpoint_has_a_rule_of_its_own,
+    without_the_log_everything_else_is_enforced,
+    without_ipv6_the_other_family_is_enforced,
+);
+
+/// The file of an extension of iptables.
+pub(crate) fn extension(name: &str) -> PathBuf {
+    let folders = ["/usr/lib/x86_64-linux-gnu/xtables", "/usr/lib/aarch64-linux-gnu/xtables", "/usr/lib/xtables"];
+    let file = folders.iter().map(|folder| Path::new(folder).join(name)).find(|file| file.exists());
+    file.unwrap_or_else(|| panic!("where does this system keep {name}?"))
+}
+
+/// Runs a test where iptables lacks an extension, as where it was not installed
+/// or the kernel has no module of that name; in a thread of its own, because it
+/// leaves the file system of the others.
+fn without(name: &str, test: impl FnOnce() + Send + 'static) {
+    let file = extension(name);
+    let hidden = move || {
+        let _namespace = Namespace::enter();
+        hide_file(&file);
+        test();
+    };
+    thread::spawn(hidden).join().unwrap();
+}
+
+fn agent(backend: Backend, options: Options) -> Enforcer<Linux> {
+    let mut agent = Enforcer::new(Linux::open(Some(backend)).unwrap(), "node-1").with_options(options);
+    agent.hear(anti_spoof::guarded("10.0.0.1"));
+    agent
+}
+
+fn without_what_every_policy_needs_nothing_is_written_and_the_words_name_it(backend: Backend) {
+    for (file, words, families) in [
+        ("libxt_conntrack.so", "the match conntrack (established connections)", &Family::ALL[..]),
+        ("libxt_set.so", "the match set (peers and endpoints)", &Family::ALL),
+        ("libxt_multiport.so", "the match multiport (several ports)", &Family::ALL),
+        ("libxt_tcp.so", "the match tcp (single ports)", &Family::ALL),
+        ("libxt_udp.so", "the match udp (single ports)", &Family::ALL),
+        ("libxt_comment.so", "the match comment", &Family::ALL),
+        ("libxt_addrtype.so", "the match addrtype (broadcasts on a bridge)", &[Family::V4]),
+        ("libip6t_icmp6.so", "the match icmp6 (neighbour discovery)", &[Family::V6]),
+    ] {
+        without(file, move || {
+            let error = agent(backend, Options::default()).pass(&anti_spoof::network()).unwrap_err();
+            let Error::Lacks(missing) = &error else { panic!("{file}: {error}") };
+            assert!(missing.iter().all(|missing| families.contains(&missing.family)), "{file}: {error}");
+            for family in families {
+                let named = format!("{words} for {family} (");
+                assert!(error.to_string().contains(&named), "{file}: {error}");
+            }
+            let left = dump(backend);
+            let ours = |line: &&String| line.contains("NPC-") || line.contains("npc4-") || line.contains("npc6-");
+            assert_eq!(left.iter().find(ours), None, "{file}");
+        });
+    }
+}
+
+fn without_bpf_each_endpoint_has_a_rule_of_its_own(backend: Backend) {
+    without("libxt_bpf.so", move || {
+        let capabilities = Linux::open(Some(backend)).unwrap().probe().unwrap();
+        assert!(!capabilities.bpf && capabilities.missing.iter().all(|lack| lack.what.contains("the match bpf")));
+        assert_eq!(capabilities.missing.len(), 2, "in either family: {:?}", capabilities.missing);
+        let mut agent = agent(backend, Options::default());
+        assert!(agent.pass(&anti_spoof::network()).unwrap().writes.chains_written > 0);
+        assert!(agent.holds().unwrap());
+        let state = Linux::open(Some(backend)).unwrap().read().unwrap();
+        let own = "-A NPC-FORWARD -s 10.0.0.1/32 -d 10.0.0.1/32 -j RETURN";
+        let forward = &state.v4.chains[&ChainName::forward()];
+        assert!(forward.iter().any(|line| line == own), "{forward:#?}");
+    });
+}
+
+fn without_the_log_everything_else_is_enforced(backend: Backend) {
+    for file in ["libxt_NFLOG.so", "libxt_limit.so"] {
+        without(file, move || {
+            let lack = Linux::open(Some(backend)).unwrap().probe().unwrap().no_log.unwrap().to_string();
+            assert!(lack.contains("the target NFLOG or the match limit (--log-denied)"), "{lack}");
+            let mut agent = agent(backend, Options { log_denied: true, ..Options::default() });
+            assert!(agent.pass(&anti_spoof::network()).unwrap().writes.chains_written > 0);
+            assert!(agent.holds().unwrap());
+            assert!(!dump(backend).iter().any(|line| line.contains("NFLOG")));
+        });
+    }
+}
+
+/// As with `ipv6.disable=1`, where ip6tables would only fail.
+fn without_ipv6_the_other_family_is_enforced(backend: Backend) {
+    let test = move || {
+        let _namespace = Namespace::enter();
+        leave_file_system();
+        mount(Some("tmpfs"), "/proc/thread-self/net", Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+        assert!(fs::read_dir("/proc/thread-self/net").unwrap().next().is_none());
+        let mut agent = ByHand::new(backend);
+        agent.enforce(&everything()).unwrap();
+        let held = Linux::open(Some(backend)).unwrap().read().unwrap();
+        let mut wanted = KernelState::from(&everything());
+        wanted.v6 = Held::default();
+        assert_eq!(held, wanted);
+        let dump = dump(backend);
+        assert!(!dump.iter().any(|line| line.contains("npc6-")), "{dump:#?}");
+    };
+    thread::spawn(test).join().unwrap();
+}
