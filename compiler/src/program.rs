@@ -108,6 +108,13 @@ impl ChainName {
         }
     }
 
+    /// Whether it belongs to the tree that leads to the groups of a direction.
+    #[must_use]
+    pub fn is_of_tree(&self) -> bool {
+        let suffix = self.as_str().get(CHAIN_PREFIX.len()..).unwrap_or_default();
+        matches!(suffix, "INGRESS" | "EGRESS") || suffix.starts_with("IT-") || suffix.starts_with("ET-")
+    }
+
     /// A name read back from a kernel, if it is one of ours.
     #[must_use]
     pub fn ours(name: &str) -> Option<Self> {

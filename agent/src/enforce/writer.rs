@@ -61,7 +61,8 @@ impl<K: Kernel> Writer<K> {
         } else {
             self.established.rules_were_lost();
             let held = match self.held.take() {
-                Some(held) => held,
+                // Who kept the lock may keep it still.
+                Some(held) => self.write_ahead(held, wanted)?,
                 None => self.kernel.read_for(wanted)?,
             };
             (Plan::between(&held, wanted), Some(held))
@@ -69,7 +70,7 @@ impl<K: Kernel> Writer<K> {
         self.established.planned(&plan);
         self.enforced = Instant::now();
         if !plan.is_empty() {
-            self.enforced = self.carry_out(&plan, held)?;
+            self.enforced = self.carry_out(&plan, held, wanted)?;
         }
         self.in_step = true;
         let mut rehooked = Vec::new();
@@ -93,21 +94,19 @@ impl<K: Kernel> Writer<K> {
     }
 
     /// Carries a plan out, and answers since when it is in force. Sets take no
-    /// lock: while somebody keeps the one that rules take, the sets that come
-    /// before the first rules are written, and no more.
-    fn carry_out(&mut self, plan: &Plan, held: Option<KernelState>) -> Result<Instant, Error> {
-        let is_rules = |step: &Step| matches!(step, Step::Chains(..));
-        if let Some(rules) = plan.steps.iter().position(is_rules)
+    /// lock: while somebody keeps the one that rules take, as much as they can do
+    /// without the rules is written to sets, and no more.
+    fn carry_out(&mut self, plan: &Plan, held: Option<KernelState>, wanted: &KernelState) -> Result<Instant, Error> {
+        if plan.steps.iter().any(is_rules)
             && let Err(error) = self.kernel.wait_for_lock()
         {
-            let before = Plan { steps: plan.steps[..rules].to_vec() };
-            if error.is_contention() && !before.is_empty() {
-                self.kernel.apply(&before)?;
+            if error.is_contention() {
+                let held = match held {
+                    Some(held) => held,
+                    None => self.kernel.read_for(wanted)?,
+                };
+                self.held = Some(self.write_ahead(held, wanted)?);
             }
-            self.held = held.map(|mut held| {
-                before.steps.iter().for_each(|step| write_sets(&mut held, step));
-                held
-            });
             return Err(error);
         }
         // A chain that could not be written may be one that somebody took
@@ -116,6 +115,19 @@ impl<K: Kernel> Writer<K> {
         let enforced = self.kernel.apply(plan)?;
         self.hooked = was_hooked;
         Ok(enforced)
+    }
+
+    /// Writes what sets can do ahead of rules, and answers what the kernel holds
+    /// then.
+    fn write_ahead(&mut self, mut held: KernelState, wanted: &KernelState) -> Result<KernelState, Error> {
+        let mut plan = Plan::between(&held, &held.ahead_of_rules(wanted));
+        let without_rules = plan.steps.iter().position(is_rules).unwrap_or(plan.steps.len());
+        plan.steps.truncate(without_rules);
+        if !plan.is_empty() {
+            self.kernel.apply(&plan)?;
+        }
+        plan.steps.iter().for_each(|step| write_sets(&mut held, step));
+        Ok(held)
     }
 
     fn put_hook_first(&mut self) -> Result<Vec<(Family, Hook)>, Error> {
@@ -163,7 +175,7 @@ impl<K: Kernel> Writer<K> {
             if audit.usurped.is_empty() { drift::as_found(audit, wanted) } else { self.kernel.read_for(wanted)? };
         let plan = Plan::between(&held, wanted);
         if !plan.is_empty() {
-            self.carry_out(&plan, Some(held))?;
+            self.carry_out(&plan, Some(held), wanted)?;
         }
         if !is_hooked {
             self.put_hook_first()?;
@@ -180,6 +192,10 @@ impl<K: Kernel> Writer<K> {
     pub(super) fn cut(&mut self, state: &KernelState, network: &Network) -> Result<Swept, Error> {
         self.established.cut(&mut self.kernel, state, network)
     }
+}
+
+fn is_rules(step: &Step) -> bool {
+    matches!(step, Step::Chains(..))
 }
 
 /// What a step on sets does to a state.

@@ -14,6 +14,7 @@ mod denied;
 mod drift;
 mod enforce;
 mod metrics;
+mod lock;
 mod namespace;
 mod network;
 mod nflog;

@@ -1,10 +1,15 @@
 //! Where the tree of a state leads an address.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::delta::View;
 use crate::policy::Direction;
 use crate::program::{ChainName, SetName};
+
+/// More chains than the tree of a node has, whose groups are of its few hundred
+/// endpoints.
+const CHAINS: usize = 1 << 14;
 
 /// The tree of one direction, as the rules have it.
 #[derive(Debug)]
@@ -54,13 +59,8 @@ impl<'a> Tree<'a> {
         // A kernel that somebody else changed could lead in a circle.
         for _ in 0..64 {
             let Some(lines) = self.view.chain(chain) else { return way };
-            let leads_on = |line: &String| goto(line).is_some_and(|chain| chain != self.deny.as_str());
-            if !lines.iter().all(leads_on) {
-                // What denies may be missing in a kernel that somebody else
-                // changed.
-                let denies = lines.iter().any(|line| goto(line) == Some(self.deny.as_str()));
-                let deny = denies.then(|| self.view.chain(self.deny.as_str())).flatten().unwrap_or_default();
-                way.rules = Some(lines.iter().chain(deny).map(|line| without_chain(line)).collect());
+            if !lines.iter().all(|line| self.leads_on(line)) {
+                way.rules = Some(self.rules(lines));
                 return way;
             }
             let taken = lines.iter().find(|line| {
@@ -77,11 +77,64 @@ impl<'a> Tree<'a> {
         }
         way
     }
+
+    /// To which rules the tree leads, as [`Way::rules`] has them, and by which
+    /// answers of its sets; one way to each.
+    pub(super) fn leaves(&self) -> BTreeMap<Vec<&'a str>, Vec<(SetName, bool)>> {
+        let mut leaves = BTreeMap::new();
+        let mut open = vec![(self.entry.as_str().to_owned(), Vec::new())];
+        let mut visited = 0;
+        while let Some((chain, mut answers)) = open.pop() {
+            // As above.
+            visited += 1;
+            if visited > CHAINS || answers.len() > 64 {
+                break;
+            }
+            let Some(lines) = self.view.chain(&chain) else { continue };
+            if !lines.iter().all(|line| self.leads_on(line)) {
+                leaves.entry(self.rules(lines)).or_insert(answers);
+                continue;
+            }
+            for line in lines {
+                let Some(target) = goto(line) else { break };
+                let Some(set) = asked(self.view, line) else {
+                    open.push((target.to_owned(), answers));
+                    break;
+                };
+                let yes = answers.iter().cloned().chain([(set.clone(), true)]).collect();
+                open.push((target.to_owned(), yes));
+                answers.push((set, false));
+            }
+        }
+        leaves
+    }
+
+    /// Whether a line leads to another chain of the tree, or to a group's.
+    fn leads_on(&self, line: &str) -> bool {
+        goto(line).is_some_and(|chain| chain != self.deny.as_str())
+    }
+
+    /// The rules of a group, and those of the chain to which they lead.
+    fn rules(&self, lines: &'a [String]) -> Vec<&'a str> {
+        // What denies may be missing in a kernel that somebody else changed.
+        let denies = lines.iter().any(|line| goto(line) == Some(self.deny.as_str()));
+        let deny = denies.then(|| self.view.chain(self.deny.as_str())).flatten().unwrap_or_default();
+        lines.iter().chain(deny).map(|line| without_chain(line)).collect()
+    }
 }
 
 /// The chain to which a rule line leads for good.
 fn goto(line: &str) -> Option<&str> {
     line.rsplit_once(" -g ").map(|(_, chain)| chain)
+}
+
+/// The sets that rules, as [`Way::rules`] has them, ask.
+pub(super) fn sets_of(rules: &[&str]) -> impl Iterator<Item = SetName> {
+    let set = |rule: &&str| {
+        let (_, rest) = rule.split_once("--match-set ")?;
+        SetName::ours(rest.split(' ').next()?).map(|(name, _)| name)
+    };
+    rules.iter().filter_map(set)
 }
 
 /// The set that a rule line asks.

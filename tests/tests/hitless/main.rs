@@ -2,6 +2,8 @@
 //! on their way at every moment: each gets the old verdict or the new one.
 #![allow(clippy::unwrap_used, reason = "a test that finds nothing has failed")]
 
+mod ahead;
+
 use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -366,6 +368,17 @@ fn from_a_kernel_that_somebody_changed() {
         .unwrap();
 }
 
+/// What a kernel holds after so many steps of a plan.
+fn cut_short(held: &KernelState, plan: &Plan, steps: usize) -> KernelState {
+    let cut = Plan { steps: plan.steps[..steps].to_vec() };
+    let [v4, v6] = Family::ALL.map(|family| {
+        let mut model = Model::new(family, held.family(family));
+        model.apply(&cut, |_, _, _| {});
+        model.held()
+    });
+    KernelState { v4, v6 }
+}
+
 #[test]
 fn a_plan_that_was_cut_short_is_taken_up_from_where_it_stopped() {
     let mut runner = random::runner(4, cases(100));
@@ -376,14 +389,8 @@ fn a_plan_that_was_cut_short_is_taken_up_from_where_it_stopped() {
             if plan.steps.is_empty() {
                 return Ok(());
             }
-            let cut = Plan { steps: plan.steps[..cut.index(plan.steps.len())].to_vec() };
-            let reached = Family::ALL.map(|family| {
-                let mut model = Model::new(family, held.family(family));
-                model.apply(&cut, |_, _, _| {});
-                model.held()
-            });
-            let [v4, v6] = reached;
-            watch(&KernelState { v4, v6 }, &wanted, |family| packets(&old, &new, family))
+            let reached = cut_short(&held, &plan, cut.index(plan.steps.len()));
+            watch(&reached, &wanted, |family| packets(&old, &new, family))
         })
         .unwrap();
 }

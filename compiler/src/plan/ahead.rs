@@ -1,0 +1,138 @@
+//! What of a state can be in force before its rules can be written.
+//!
+//! Somebody may keep the lock that rules take. Sets take none, so as much of the
+//! next state as old rules express truly goes into them meanwhile: an endpoint
+//! whose group is there as it is to be joins it, one that nothing isolates any
+//! more leaves, and peers change where all who ask about them keep their rules.
+//! Who is in between, by its own rules or its peers, stays as it is.
+//!
+//! That is a state of its own, in which every packet gets, for each direction,
+//! the old verdict or the new one; the plan to it writes sets alone.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use super::delta::{Delta, SetDelta, View};
+use super::walk::{Tree, sets_of};
+use super::{Held, KernelState};
+use crate::object::Family;
+use crate::policy::Direction;
+use crate::program::{ChainName, Member, SetName};
+
+impl KernelState {
+    /// The state nearest to a wanted one that has the rules of this one.
+    #[must_use]
+    pub fn ahead_of_rules(&self, wanted: &Self) -> Self {
+        let of = |family| of_family(family, self.family(family), wanted.family(family));
+        Self { v4: of(Family::V4), v6: of(Family::V6) }
+    }
+}
+
+fn of_family(family: Family, held: &Held, wanted: &Held) -> Held {
+    let delta = Delta::between(held, wanted);
+    let mut ahead = held.clone();
+    for (name, change) in &delta.sets {
+        let is_free = match change {
+            // No rule asks it yet.
+            SetDelta::Created(..) => true,
+            // No verdict of a policy depends on it.
+            SetDelta::Changed { .. } => name.is_own(),
+            SetDelta::Remade(..) | SetDelta::Gone => false,
+        };
+        if is_free && let Some(set) = wanted.sets.get(name) {
+            ahead.sets.insert(name.clone(), set.clone());
+        }
+    }
+    // Where more changes than groups, an endpoint's verdict is not its group's
+    // alone: its packets to itself may need a rule that is not there.
+    let is_of_groups = |chain: &ChainName| chain.direction_of_group().is_some() || chain.is_of_tree();
+    let is_remade = |(name, change): (&SetName, &SetDelta)| name.is_of_tree() && matches!(change, SetDelta::Remade(..));
+    if delta.chains.keys().all(is_of_groups) && !delta.sets.iter().any(is_remade) {
+        let (was, is) = (View { family, held, delta: None }, View { family, held, delta: Some(&delta) });
+        let peers_change = peers(&mut ahead, was, is, &delta);
+        for direction in Direction::ALL {
+            endpoints(&mut ahead, wanted, [was, is], direction, peers_change);
+        }
+    }
+    ahead
+}
+
+/// Changes the peers about which nobody asks whose own rules change; whether
+/// there are any.
+fn peers(ahead: &mut Held, was: View<'_>, is: View<'_>, delta: &Delta) -> bool {
+    let mut between = BTreeSet::new();
+    for direction in Direction::ALL {
+        let (was, is) = (Tree::new(was, direction), Tree::new(is, direction));
+        for address in was.gated().into_iter().filter(|address| is.is_gated(*address)) {
+            let (before, after) = (was.way(address).rules, is.way(address).rules);
+            if before != after {
+                between.extend(before.iter().flat_map(|rules| sets_of(rules)));
+            }
+        }
+    }
+    let is_peers = |name: &SetName| !name.is_of_tree() && !name.is_own();
+    // Who moves from a set that may change to one that may not would be in
+    // neither.
+    let is_gain = |(name, change): (&SetName, &SetDelta)| match change {
+        SetDelta::Remade(..) => true,
+        SetDelta::Changed { added, .. } => between.contains(name) && !added.is_empty(),
+        SetDelta::Created(..) | SetDelta::Gone => false,
+    };
+    let may_go = !delta.sets.iter().filter(|(name, _)| is_peers(name)).any(is_gain);
+    let mut changed = false;
+    for (name, change) in delta.sets.iter().filter(|(name, _)| is_peers(name) && !between.contains(*name)) {
+        let (SetDelta::Changed { added, removed }, Some((_, members))) = (change, ahead.sets.get_mut(name)) else {
+            continue;
+        };
+        members.extend(added.iter().cloned());
+        if may_go {
+            members.retain(|member| !removed.contains(member));
+        }
+        changed |= !added.is_empty() || may_go;
+    }
+    changed
+}
+
+/// Has endpoints leave, and join groups that are there as they are to be.
+fn endpoints(ahead: &mut Held, wanted: &Held, [was, is]: [View<'_>; 2], direction: Direction, peers_change: bool) {
+    let family = was.family;
+    let gate = SetName::gate(family, direction);
+    let (was, is) = (Tree::new(was, direction), Tree::new(is, direction));
+    let leaves = was.leaves();
+    let addresses: BTreeSet<IpAddr> = was.gated().into_iter().chain(is.gated()).collect();
+    for address in addresses {
+        let joins = match (was.is_gated(address), is.is_gated(address)) {
+            (true, false) => {
+                put(ahead, &gate, address, false);
+                continue;
+            }
+            (false, joins) => joins,
+            // Who changes groups while peers change takes rules, too.
+            (true, true) => !peers_change && was.way(address).rules != is.way(address).rules,
+        };
+        let after = is.way(address).rules;
+        let Some(answers) = after.as_ref().and_then(|rules| leaves.get(rules)).filter(|_| joins) else { continue };
+        let is_as_wanted = |set: SetName| ahead.sets.get(&set) == wanted.sets.get(&set);
+        // Another's name in the tree is that of a plan that was cut short.
+        let is_known = |(set, _): &(SetName, bool)| set.is_of(direction);
+        if !after.iter().flat_map(|rules| sets_of(rules)).all(is_as_wanted) || !answers.iter().all(is_known) {
+            continue;
+        }
+        let answers = answers.iter().map(|(set, yes)| (set, *yes)).chain([(&gate, true)]);
+        let before: Vec<(&SetName, bool)> = answers.map(|(set, yes)| (set, put(ahead, set, address, yes))).collect();
+        // In a kernel that somebody changed a way can ask one set twice.
+        let now = Tree::new(View { family, held: ahead, delta: None }, direction);
+        if !now.is_gated(address) || now.way(address).rules != after {
+            for (set, was_there) in before {
+                put(ahead, set, address, was_there);
+            }
+        }
+    }
+}
+
+/// Has an address be in a set or not; whether it was.
+fn put(held: &mut Held, set: &SetName, address: IpAddr, is_there: bool) -> bool {
+    let Some((_, members)) = held.sets.get_mut(set) else { return false };
+    let member = Member::Address(address);
+    if is_there { !members.insert(member) } else { members.remove(&member) }
+}
