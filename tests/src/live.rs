@@ -26,6 +26,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use npc_compiler::object::{Objects, Protocol};
+use npc_compiler::plan::KernelState;
 
 use crate::lab::{Builder, Kind, Lab, Result};
 
@@ -186,6 +187,29 @@ impl Live {
     /// When it cannot be started.
     pub fn start_agent(&mut self, node: &str) -> Result<()> {
         self.lab.start_agent(node)
+    }
+
+    /// Somebody changes what a node's kernel holds of ours: this is there when he
+    /// has done it, and until the agent has followed the next state that is
+    /// written down. Nothing can be promised of the moment in which he does it.
+    ///
+    /// # Errors
+    /// What he fails with.
+    pub fn meddle(
+        &mut self,
+        node: &str,
+        made: &KernelState,
+        what: &str,
+        does: impl FnOnce(&Lab) -> Result<()>,
+    ) -> Result<()> {
+        let place = self.lab.find(&format!("node/{node}"))?;
+        let verdicts = self.flows.verdicts_with(self.timeline().verdicts(), place, made);
+        self.timeline().excuse();
+        does(&self.lab)?;
+        let mut timeline = self.timeline();
+        timeline.begin(verdicts, what.to_owned());
+        timeline.excuse_no_more();
+        Ok(())
     }
 
     /// The lab, for what nothing else here does.

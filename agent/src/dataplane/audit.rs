@@ -26,6 +26,7 @@ use super::backend::Backend;
 use super::ipset::{Head, Ipset};
 use super::iptables::{self, Hook, Iptables, Listing};
 use super::notifications::{Author, News, Notifications, Touched};
+use super::probe;
 
 /// A listing of a whole table may take this part of the time, and comes neither
 /// more often nor less often than these.
@@ -49,6 +50,8 @@ pub enum Depth {
     News,
     /// That, and what nobody tells of and is due to be looked at.
     Round,
+    /// Everything.
+    Whole,
 }
 
 /// What the kernel holds otherwise than it was written.
@@ -158,9 +161,10 @@ impl Auditor {
         self.unsure |= news.unsure;
         audit.authors = std::mem::take(&mut news.authors);
         self.tables(tables, aliases, &news, wanted, depth, &mut audit)?;
-        if depth == Depth::Round {
+        if depth != Depth::News {
             let families: Vec<Family> = tables.iter().map(Iptables::family).collect();
-            self.sets(ipset, aliases, &families, wanted, &mut audit)?;
+            let most = if depth == Depth::Whole { usize::MAX } else { MEMBERS };
+            self.sets(ipset, aliases, (&families, most), wanted, &mut audit)?;
         }
         Ok(audit)
     }
@@ -180,7 +184,7 @@ impl Auditor {
         let reading = *self.reading.get_or_insert(Reading { not_before: now, at_last: now + first });
         let is_much = news.touched.values().any(|touched| touched.table || touched.chains.len() > FEW);
         let is_allowed = is_much || self.unsure && now >= reading.not_before;
-        if is_allowed || depth == Depth::Round && now >= reading.at_last {
+        if is_allowed || depth == Depth::Whole || depth == Depth::Round && now >= reading.at_last {
             for table in tables {
                 self.whole(table, aliases, wanted.family(table.family()), audit)?;
             }
@@ -251,7 +255,7 @@ impl Auditor {
         let is_left = || found.as_ref().is_none_or(Vec::is_empty) && self.left_chains.contains(&(family, name.clone()));
         let same = match wanted.chains.get(&name) {
             Some(lines) => found.as_ref() == Some(lines),
-            None => found.is_none() || is_left(),
+            None => found.is_none() || is_left() || name == probe::scratch_chain(),
         };
         if !same {
             audit.family_mut(family).chains.insert(name, found);
@@ -262,7 +266,7 @@ impl Auditor {
         &mut self,
         ipset: &mut Ipset,
         aliases: &Aliases,
-        families: &[Family],
+        (families, most): (&[Family], usize),
         wanted: &KernelState,
         audit: &mut Audit,
     ) -> Result<(), Error> {
@@ -282,7 +286,7 @@ impl Auditor {
                 }
             }
         }
-        self.round(ipset, aliases, &alike, audit)?;
+        self.round(ipset, aliases, &alike, most, audit)?;
         for name in aliases.taken().filter(|name| !heads.keys().any(|(_, there)| there == *name)) {
             // It went, and the set can have its name back.
             audit.usurped.extend(SetName::ours(name.as_str()).map(|(name, family)| (family, name)));
@@ -292,7 +296,10 @@ impl Auditor {
             .flat_map(|family| wanted.family(*family).sets.keys())
             .map(|name| aliases.in_kernel(name))
             .collect();
-        let strangers = heads.into_keys().filter(|(family, name)| families.contains(family) && !known.contains(name));
+        let is_strange = |(family, name): &(Family, SetName)| {
+            families.contains(family) && !known.contains(name) && !probe::is_scratch_set(name)
+        };
+        let strangers = heads.into_keys().filter(is_strange);
         for (family, name) in strangers.collect::<Vec<_>>() {
             let went = ipset.destroy(std::slice::from_ref(&name), Duration::ZERO)?.is_empty();
             let was_known = aliases.taken().any(|taken| *taken == name)
@@ -304,12 +311,13 @@ impl Auditor {
         Ok(())
     }
 
-    /// Compares the members of some sets that have as many as they should.
+    /// Compares so many members of sets that have as many as they should.
     fn round(
         &mut self,
         ipset: &mut Ipset,
         aliases: &Aliases,
         alike: &[(Family, &SetName, &BTreeSet<Member>)],
+        most: usize,
         audit: &mut Audit,
     ) -> Result<(), Error> {
         let is_behind = |(family, name, _): &(Family, &SetName, _)| {
@@ -318,7 +326,7 @@ impl Auditor {
         let begin = alike.iter().position(is_behind).unwrap_or(0);
         let mut compared = 0;
         for set in alike.iter().cycle().skip(begin).take(alike.len()) {
-            if compared > 0 && compared + set.2.len() > MEMBERS {
+            if compared > 0 && compared + set.2.len() > most {
                 break;
             }
             // A set costs something by itself.

@@ -122,6 +122,28 @@ fn questions(family: Family, sets: &Sets) -> Vec<Question> {
     questions
 }
 
+/// The chain into which everything is loaded.
+pub(super) fn scratch_chain() -> ChainName {
+    ChainName::new("PROBE")
+}
+
+/// Whether a set is one of those that are made for the asking. While another
+/// asks, as `npc migrate --node` does, an agent leaves them to it; what one leaves
+/// that was killed goes when an agent starts.
+pub(super) fn is_scratch_set(name: &SetName) -> bool {
+    Family::ALL.into_iter().any(|family| SetKind::ALL.into_iter().any(|kind| scratch_set(family, kind) == *name))
+}
+
+fn scratch_set(family: Family, kind: SetKind) -> SetName {
+    let suffix = match kind {
+        SetKind::HashIp => "probe-ip",
+        SetKind::HashNet => "probe-net",
+        SetKind::HashIpPort => "probe-port",
+        SetKind::HashNetIface => "probe-iface",
+    };
+    SetName::new(family, suffix)
+}
+
 /// Asks the kernel for everything that programs use.
 ///
 /// # Errors
@@ -157,7 +179,7 @@ pub fn probe(tables: &[Iptables], ipset: &mut Ipset) -> Result<Capabilities, Err
 /// The questions that the kernel answered with no, and its words. All at once
 /// first, because most kernels can do all.
 fn ask(table: &Iptables, questions: Vec<Question>) -> Result<Vec<(Question, String)>, Error> {
-    let chain = ChainName::new("PROBE");
+    let chain = scratch_chain();
     let load = |questions: &[Question]| {
         let line = |q: &Question| {
             let rule = Rule { matches: q.matches.clone(), target: q.target.clone() };
@@ -210,13 +232,7 @@ impl Sets {
     }
 
     fn name(&self, kind: SetKind) -> SetName {
-        let suffix = match kind {
-            SetKind::HashIp => "probe-ip",
-            SetKind::HashNet => "probe-net",
-            SetKind::HashIpPort => "probe-port",
-            SetKind::HashNetIface => "probe-iface",
-        };
-        SetName::new(self.family, suffix)
+        scratch_set(self.family, kind)
     }
 
     fn destroy(&self, ipset: &mut Ipset) -> Result<(), Error> {

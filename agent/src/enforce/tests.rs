@@ -433,7 +433,8 @@ async fn what_others_took_is_put_back_and_flows_are_judged_then() {
     world.calls([Audited, Audited]).await;
     assert!(begun.elapsed() <= Duration::from_secs(10));
     *world.memory.lock().expect("nobody panicked") = Memory::default();
-    world.calls([Audited, Apply, Hooked, Cut]).await;
+    // What was noticed is followed by a look at everything.
+    world.calls([Audited, Audited, Apply, Hooked, Cut]).await;
     assert_eq!(world.ingress(), ["10.0.0.1"]);
     world.end().await;
 }
@@ -450,7 +451,7 @@ async fn what_an_audit_could_not_put_back_counts_as_repaired_once_a_pass_has() {
     let mut world = World::new(settings, 0, vec![network(), Told::Objects(objects(&["10.0.0.1"]))]);
     world.calls([Probe, Read, Apply, Hooked, Cut, Audited]).await;
     *world.memory.lock().expect("nobody panicked") = Memory { refusals: 1, ..Memory::default() };
-    world.calls([Audited, Refused, Read]).await;
+    world.calls([Audited, Audited, Refused, Read]).await;
     let found = sum("npc_drift_found_total");
     assert!(found > 0);
     world.calls([Apply, Hooked, Cut]).await;

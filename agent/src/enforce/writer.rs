@@ -156,7 +156,14 @@ impl<K: Kernel> Writer<K> {
         }
         // What there was news of is forgotten if this fails; so is everything.
         self.in_step = false;
-        let audit = self.kernel.audit(wanted, depth)?;
+        let mut audit = self.kernel.audit(wanted, depth)?;
+        if !(audit.v4.is_empty() && audit.v6.is_empty()) {
+            // Who changed this may have changed more with it. A plan shows nothing
+            // but old and new if it knows all that is old.
+            let first = std::mem::replace(&mut audit, self.kernel.audit(wanted, Depth::Whole)?);
+            audit.authors.extend(first.authors);
+            audit.strangers.extend(first.strangers);
+        }
         if audit.is_clean() {
             self.in_step = true;
             return Ok(None);

@@ -29,6 +29,7 @@ on_both_backends!(
     a_set_whose_name_somebody_elses_rule_holds_has_another_until_it_goes,
     a_member_that_we_would_never_write_goes_with_its_set,
     a_set_of_somebody_under_our_name_goes_or_is_left_alone_in_words,
+    what_another_asks_the_kernel_with_is_left_to_it,
     a_jump_that_was_moved_or_taken_is_first_again,
     what_an_agent_of_another_layout_left_becomes_ours,
     a_set_outgrows_65536_members,
@@ -99,6 +100,22 @@ impl Drifting {
 
 fn found(entry: &Value) -> [&str; 3] {
     ["kind", "name", "found"].map(|key| entry[key].as_str().unwrap())
+}
+
+/// As `npc migrate --node` does beside an agent.
+fn what_another_asks_the_kernel_with_is_left_to_it(backend: Backend) {
+    let mut world = Drifting::new(backend);
+    run("ipset", &["create", "npc4-probe-ip", "hash:ip"]);
+    world.iptables(&["-N", "NPC-PROBE"]);
+    world.iptables(&["-A", "NPC-PROBE", "-m", "set", "--match-set", "npc4-probe-ip", "src", "-j", "RETURN"]);
+    // With this the agent looks at everything.
+    world.iptables(&["-F", "NPC-DENY-INGRESS"]);
+    let found = world.agent.wait_for("somebody changed");
+    assert_eq!(found["name"], "NPC-DENY-INGRESS");
+    world.agent.wait_for("is as it was");
+    let left = state(backend);
+    let missing: Vec<&String> = world.enforced.iter().filter(|line| !left.contains(line)).collect();
+    assert_eq!((missing, left.len()), (Vec::new(), world.enforced.len() + 3), "{left:#?}");
 }
 
 fn half_of_the_chains_come_back(backend: Backend) {

@@ -5,8 +5,11 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use npc_compiler::object::{Family, Objects, Protocol};
+use npc_compiler::plan::KernelState;
+use npc_compiler::policy::Direction;
 
 use crate::lab::{Kind, Payload, Place, Probe, judge};
+use crate::model::{Model, Packet};
 
 /// One kind of packet: from one place to a port of another.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,6 +102,27 @@ impl Flows {
         // None of the ports is a tunnel's.
         let verdicts = judge::expect_of(objects, places, true, &self.probes);
         Verdicts { of: verdicts.into_iter().map(|verdict| [verdict.egress, verdict.ingress]).collect() }
+    }
+
+    /// The same verdicts, but for a node's, whose kernel holds this.
+    pub(super) fn verdicts_with(&self, verdicts: &Verdicts, node: usize, held: &KernelState) -> Verdicts {
+        let models = Family::ALL.map(|family| Model::new(family, held.family(family)));
+        let mut verdicts = verdicts.clone();
+        for (flow, verdicts) in self.all.iter().zip(&mut verdicts.of) {
+            let packet = Packet {
+                source: flow.source,
+                destination: flow.destination.ip(),
+                port: Some((flow.protocol, flow.destination.port())),
+            };
+            // Egress first, as the judges are.
+            let directions = [Direction::Egress, Direction::Ingress];
+            let judged =
+                directions.into_iter().zip(flow.judges).zip(verdicts).filter(|((_, judge), _)| *judge == Some(node));
+            for ((direction, _), verdict) in judged {
+                *verdict = models[Family::of(&flow.source) as usize].verdict(direction, &packet);
+            }
+        }
+        verdicts
     }
 
     /// The flows to a port by a protocol, by number.
