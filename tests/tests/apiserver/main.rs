@@ -3,10 +3,11 @@
 //! [`requests`] and [`watches`] are a contract: each of its clauses is run
 //! against the test server, and all of them against a real kube-apiserver and
 //! etcd where `KUBEBUILDER_ASSETS` names their folder (`make apiserver` makes
-//! one). [`faults`] are the test server's alone.
+//! one). [`agent`] needs such a one, [`faults`] are the test server's alone.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod agent;
 mod endpoint;
 mod faults;
 mod real;

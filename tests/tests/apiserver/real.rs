@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use super::endpoint::{Endpoint, config};
 use super::{requests, watches};
 
-const TOKEN: &str = "npc-contract";
+pub(crate) const TOKEN: &str = "npc-contract";
 /// How long the server may take to come up.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -45,7 +45,7 @@ fn free_port() -> u16 {
 }
 
 impl Real {
-    async fn start(assets: &Path) -> Self {
+    pub(crate) async fn start(assets: &Path) -> Self {
         let folder = TempDir::new().unwrap();
         let (etcd_port, peer, port) = (free_port(), free_port(), free_port());
         let (etcd_url, peer_url) = (format!("http://127.0.0.1:{etcd_port}"), format!("http://127.0.0.1:{peer}"));
@@ -66,6 +66,15 @@ impl Real {
         let real = Self { assets: assets.to_owned(), etcd_port, port, server, _etcd: etcd, folder };
         real.ready(&Client::try_from(real.config()).unwrap()).await;
         real
+    }
+
+    pub(crate) const fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// What it shows to clients, and its authority behind it.
+    pub(crate) fn certificate(&self) -> PathBuf {
+        self.folder.path().join("certificates/apiserver.crt")
     }
 
     pub(crate) fn config(&self) -> Config {
@@ -162,17 +171,22 @@ contract![
     watches::streaming_lists_end_with_a_bookmark_or_are_refused,
 ];
 
+/// The folder of a real kube-apiserver and etcd; it is said where there is none.
+pub(crate) fn assets() -> Option<PathBuf> {
+    let assets = std::env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from);
+    if assets.is_none() {
+        // Past the test harness, which shows only what failing tests print.
+        let _ = std::io::stderr().write_all(
+            b"SKIPPED: nothing was compared with a real kube-apiserver: KUBEBUILDER_ASSETS does not name a folder with \
+              kube-apiserver and etcd; make apiserver makes one\n",
+        );
+    }
+    assets
+}
+
 #[tokio::test]
 async fn the_real_server_keeps_the_contract() {
-    let say = |text: &str| {
-        // Past the test harness, which shows only what failing tests print.
-        let _ = std::io::stderr().write_all(text.as_bytes());
-    };
-    let Some(assets) = std::env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from) else {
-        say("SKIPPED: the contract of the test API server was not compared with a real kube-apiserver: \
-             KUBEBUILDER_ASSETS does not name a folder with kube-apiserver and etcd; make apiserver makes one\n");
-        return;
-    };
+    let Some(assets) = assets() else { return };
     let real = Arc::new(Real::start(&assets).await);
     let mut failed = Vec::new();
     for (name, clause) in CONTRACT {
