@@ -21,6 +21,10 @@ use rustix::io::Errno;
 /// As much as the kernel puts into one part of a dump.
 const PART: usize = 32 * 1024;
 
+/// How often a request is made for which, or for whose answer, the kernel had no
+/// room.
+const TRIES: u32 = 5;
+
 /// Attributes of an entry that the crate leaves as they are; see
 /// linux/netfilter/nfnetlink_conntrack.h.
 const CTA_ID: u16 = 12;
@@ -49,9 +53,22 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// Requests or answers were lost, again and again.
+    #[error(
+        "the kernel had no room for a request about the connections that it knows, or its answer, {0} times in a row"
+    )]
+    Lost(u32),
     /// What the kernel said makes no sense.
     #[error("cannot understand what the kernel tells of a connection: {0}")]
     Malformed(String),
+}
+
+impl Error {
+    /// Whether the kernel had no room, for a request or an answer, and may have
+    /// in a moment.
+    fn is_lost(&self) -> bool {
+        matches!(self, Self::Socket(error) if Errno::from_io_error(error) == Some(Errno::NOBUFS))
+    }
 }
 
 /// What became of the table.
@@ -84,11 +101,34 @@ impl AddAssign for Swept {
 /// # Errors
 /// If the table cannot be read or written.
 pub fn sweep(family: Family, forbids: &mut dyn FnMut(&Tuple) -> bool) -> Result<Swept, Error> {
-    let (dump, mut delete) = (Connection::open()?, Connection::open()?);
+    let mut delete = Connection::open()?;
+    let mut cut = 0;
+    for _ in 0..TRIES {
+        // What is listed twice is judged twice, and what was deleted is not there
+        // any more.
+        match list(family, &mut delete, forbids, &mut cut) {
+            Ok(swept) => return Ok(Swept { cut, ..swept }),
+            Err(error) if error.is_lost() => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(Error::Lost(TRIES))
+}
+
+/// Lists the flows of a family once, and deletes those that are forbidden;
+/// `cut` counts these, also where the list breaks off.
+fn list(
+    family: Family,
+    delete: &mut Connection,
+    forbids: &mut dyn FnMut(&Tuple) -> bool,
+    cut: &mut u64,
+) -> Result<Swept, Error> {
+    let dump = Connection::open()?;
     dump.send(family, NLM_F_DUMP, ConntrackMessage::Get(Vec::new()))?;
     let mut buffer = vec![0; PART];
     let mut swept = Swept::default();
     let mut forbidden = Vec::new();
+    let mut failed = None;
     loop {
         let done = dump.receive(&mut buffer, |payload| match payload {
             NetlinkPayload::InnerMessage(message) => {
@@ -108,14 +148,17 @@ pub fn sweep(family: Family, forbids: &mut dyn FnMut(&Tuple) -> bool) -> Result<
             _ => Ok(false),
         })?;
         for entry in forbidden.drain(..) {
-            match delete.delete(family, entry)? {
-                Deleted::Gone => swept.cut += 1,
-                Deleted::Ended => {}
-                Deleted::Busy => swept.stuck += 1,
+            match delete.delete(family, &entry) {
+                Ok(Deleted::Gone) => *cut += 1,
+                Ok(Deleted::Ended) => {}
+                Ok(Deleted::Busy) => swept.stuck += 1,
+                // One that stays is no reason to let the others go on.
+                Err(error @ Error::Refused { .. }) => failed = Some(error),
+                Err(error) => return Err(error),
             }
         }
         if done {
-            return Ok(swept);
+            return failed.map_or(Ok(swept), Err);
         }
     }
 }
@@ -161,7 +204,7 @@ impl Connection {
         message.finalize();
         let mut bytes = vec![0; message.buffer_len()];
         message.serialize(&mut bytes);
-        self.socket.send(&bytes, 0).map(drop).map_err(Error::Socket)
+        uninterrupted(|| self.socket.send(&bytes, 0)).map(drop).map_err(Error::Socket)
     }
 
     /// Receives once; whether one of the messages was the last.
@@ -170,12 +213,7 @@ impl Connection {
         buffer: &mut [u8],
         mut take: impl FnMut(NetlinkPayload<NetfilterMessage>) -> Result<bool, Error>,
     ) -> Result<bool, Error> {
-        let length = loop {
-            match self.socket.recv(&mut &mut *buffer, 0) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                received => break received.map_err(Error::Socket)?,
-            }
-        };
+        let length = uninterrupted(|| self.socket.recv(&mut &mut *buffer, 0)).map_err(Error::Socket)?;
         let mut rest = buffer.get(..length).ok_or_else(|| Error::Malformed("a part is too long".to_owned()))?;
         while !rest.is_empty() {
             let message = NetlinkMessage::<NetfilterMessage>::deserialize(rest)
@@ -190,7 +228,21 @@ impl Connection {
         Ok(false)
     }
 
-    fn delete(&mut self, family: Family, entry: Vec<ConntrackAttribute>) -> Result<Deleted, Error> {
+    /// Deletes an entry. Whose answer is lost is deleted once more: either it is
+    /// gone then, or it goes.
+    fn delete(&mut self, family: Family, entry: &[ConntrackAttribute]) -> Result<Deleted, Error> {
+        for tries in 0..TRIES {
+            match self.try_delete(family, entry.to_vec()) {
+                // A late answer would be taken for the next one's.
+                Err(error) if error.is_lost() => *self = Self::open()?,
+                Ok(Deleted::Ended) if tries > 0 => return Ok(Deleted::Gone),
+                done => return done,
+            }
+        }
+        Err(Error::Lost(TRIES))
+    }
+
+    fn try_delete(&mut self, family: Family, entry: Vec<ConntrackAttribute>) -> Result<Deleted, Error> {
         self.send(family, NLM_F_ACK, ConntrackMessage::Delete(entry))?;
         let mut buffer = std::mem::take(&mut self.buffer);
         let mut answer = None;
@@ -208,6 +260,16 @@ impl Connection {
             code if code == -Errno::NOENT.raw_os_error() => Ok(Deleted::Ended),
             code if code == -Errno::BUSY.raw_os_error() => Ok(Deleted::Busy),
             code => Err(refused("delete", code)),
+        }
+    }
+}
+
+/// Does it again where a signal came first.
+fn uninterrupted(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            done => return done,
         }
     }
 }

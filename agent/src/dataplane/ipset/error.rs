@@ -43,8 +43,11 @@ pub enum Error {
     /// No answer came.
     #[error("the kernel's ipset has not answered for {0:?}")]
     Silent(Duration),
-    /// Answers were lost, again and again.
-    #[error("the kernel's answers about sets were cut short {0} times in a row")]
+    /// Requests or answers were lost, again and again.
+    #[error(
+        "the kernel had no room for a request about sets or its answer, or the sets changed while they were listed, \
+         {0} times in a row"
+    )]
     Interrupted(u32),
     /// An answer that nobody can read.
     #[error("the kernel's answer about sets makes no sense")]

@@ -93,7 +93,12 @@ impl Socket {
     ) -> Result<Outcome, Error> {
         self.number = self.number.wrapping_add(1);
         let bytes = request.numbered(self.number);
-        retry_on_intr(|| send(&self.fd, bytes, SendFlags::empty())).map_err(failed("write to"))?;
+        match retry_on_intr(|| send(&self.fd, bytes, SendFlags::empty())) {
+            Ok(_) => {}
+            // There was no room for the request, and there may be in a moment.
+            Err(Errno::NOBUFS) => return Ok(Outcome::Interrupted),
+            Err(error) => return Err(failed("write to")(error)),
+        }
         let mut interrupted = false;
         loop {
             let length = match retry_on_intr(|| recv(&self.fd, &mut self.buffer[..], RecvFlags::TRUNC)) {
