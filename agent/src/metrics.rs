@@ -124,6 +124,8 @@ pub struct Metrics {
     lock_waits: Histogram,
     set_writes: Histogram,
     set_failures: Counter,
+    ready_file_failures: Counter,
+    lost_lines: Counter,
     packets: Packets,
     watches: Watches,
 }
@@ -165,6 +167,8 @@ impl Default for Metrics {
             lock_waits: seconds(),
             set_writes: seconds(),
             set_failures: Counter::default(),
+            ready_file_failures: Counter::default(),
+            lost_lines: Counter::default(),
             packets: Packets::default(),
             watches: Watches::default(),
         };
@@ -223,6 +227,12 @@ impl Metrics {
             self.set_writes.clone(),
         );
         registry.register("ipset_failures", "Of these, refused", self.set_failures.clone());
+        registry.register(
+            "ready_file_failures",
+            "Times that the ready file could not be written or removed",
+            self.ready_file_failures.clone(),
+        );
+        registry.register("log_lines_lost", "Lines of the log that could not be written", self.lost_lines.clone());
         self.packets.register(&mut registry);
         self.watches.register(&mut registry);
         registry
@@ -248,6 +258,23 @@ impl Metrics {
     #[must_use]
     pub fn watches(&self) -> Watches {
         self.watches.clone()
+    }
+
+    /// Whoever writes the log counts here what is lost of it.
+    #[must_use]
+    pub fn lost_lines(&self) -> Counter {
+        self.lost_lines.clone()
+    }
+
+    /// The same, with what was lost before there were metrics.
+    #[must_use]
+    pub fn with_lost_lines(self, lost_lines: Counter) -> Self {
+        Self { lost_lines, ..self }
+    }
+
+    /// The ready file could not be written or removed.
+    pub(crate) fn ready_file_failed(&self) {
+        self.ready_file_failures.inc();
     }
 
     /// The kernel is up to date.

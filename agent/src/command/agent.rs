@@ -215,6 +215,7 @@ async fn agent(args: Args, level: logging::Level) -> anyhow::Result<()> {
     };
     let mut settings =
         Settings { once: args.once, ready_file: args.ready_file, azure_npm, ..Settings::new(&node, &source) };
+    settings.metrics = settings.metrics.with_lost_lines(level.lost.clone());
     // The ready file, too, is another agent's if there is one.
     sole::be_the_only_one(settings.status.clone()).await?;
     let (sender, events) = mpsc::channel(EVENTS);

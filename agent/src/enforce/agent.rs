@@ -166,12 +166,15 @@ pub async fn run<K: Kernel>(
                 }
             }
             () = std::future::ready(()), if agent.touched && agent.in_sync => agent.audit(Depth::News).await?,
-            _ = audit.tick() => if agent.in_sync {
-                agent.audit(Depth::Round).await?;
-                agent.take_over().await?;
-                agent.retire();
-                agent.report.tell_spoofable();
-            },
+            _ = audit.tick() => {
+                agent.report.lost_lines();
+                if agent.in_sync {
+                    agent.audit(Depth::Round).await?;
+                    agent.take_over().await?;
+                    agent.retire();
+                    agent.report.tell_spoofable();
+                }
+            }
             () = time::sleep_until(agent.denied.next_end().unwrap_or_else(Instant::now)),
                 if agent.denied.next_end().is_some() => agent.tell_denied(Some(Instant::now())),
         }
@@ -418,7 +421,8 @@ impl<K: Kernel> Agent<K> {
             self.ready.write(self.generation)
         };
         if let Err(error) = said {
-            error!(%error, "cannot write the ready file");
+            self.report.ready_file_failed();
+            error!(%error, "cannot write the ready file, so who waits for it does not learn of this; policies are enforced");
         }
         !self.ipvs
     }

@@ -34,6 +34,8 @@ pub(super) struct Report {
     status: Shared,
     notices: Option<mpsc::UnboundedSender<Notice>>,
     was_ready: bool,
+    /// So many lines of the log are known to be lost by who reads it.
+    told_lost: u64,
     /// What waits for the kernel, since when.
     waiting: Vec<(Kind, Instant)>,
     /// What sorts of things others changed that are not yet as they were.
@@ -54,6 +56,7 @@ impl Report {
             status: settings.status.clone(),
             notices: settings.notices.clone(),
             was_ready: false,
+            told_lost: 0,
             waiting: Vec::new(),
             unrepaired: Vec::new(),
             findings: BTreeSet::new(),
@@ -108,6 +111,25 @@ impl Report {
     pub(super) fn failed(&self, words: &str) {
         self.metrics.failed();
         self.not_ready(words);
+    }
+
+    /// The ready file could not be written or removed.
+    pub(super) fn ready_file_failed(&self) {
+        self.metrics.ready_file_failed();
+    }
+
+    /// Says that lines of the log were lost, until that is not lost itself.
+    pub(super) fn lost_lines(&mut self) {
+        let lost = self.metrics.lost_lines().get();
+        if lost > self.told_lost {
+            warn!(
+                lines = lost - self.told_lost,
+                "lines of this log could not be written before this one; is its disk full?"
+            );
+            if self.metrics.lost_lines().get() == lost {
+                self.told_lost = lost;
+            }
+        }
     }
 
     /// Others changed what is ours.

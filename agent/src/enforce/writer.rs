@@ -5,8 +5,9 @@ use std::fmt;
 use std::time::Instant;
 
 use npc_compiler::object::Family;
-use npc_compiler::plan::{KernelState, Plan, SetWrite, Step};
+use npc_compiler::plan::{Held, KernelState, Plan, SetWrite, Step};
 use npc_compiler::program::SetName;
+use tracing::info;
 
 use super::drift::{self, Repair};
 use super::established::Established;
@@ -26,6 +27,8 @@ pub struct Writer<K> {
     /// What it holds instead, where that is known: somebody held the lock that
     /// rules need, and the sets were written.
     held: Option<KernelState>,
+    /// It was read once, and what was found in it told.
+    has_read: bool,
     /// The jump to our chains was seen first in FORWARD after they were loaded.
     hooked: bool,
     /// Since when the state that was written last is in force for new flows.
@@ -40,6 +43,7 @@ impl<K: Kernel> Writer<K> {
             kernel,
             in_step: false,
             held: None,
+            has_read: false,
             hooked: false,
             enforced: Instant::now(),
             established: Established::new(),
@@ -65,6 +69,9 @@ impl<K: Kernel> Writer<K> {
                 Some(held) => self.write_ahead(held, wanted)?,
                 None => self.kernel.read_for(wanted)?,
             };
+            if !std::mem::replace(&mut self.has_read, true) {
+                took_over(&held);
+            }
             (Plan::between(&held, wanted), Some(held))
         };
         self.established.planned(&plan);
@@ -203,6 +210,20 @@ impl<K: Kernel> Writer<K> {
 
 fn is_rules(step: &Step) -> bool {
     matches!(step, Step::Chains(..))
+}
+
+/// Says what an agent before this one left.
+fn took_over(held: &KernelState) {
+    let of =
+        |count: fn(&Held) -> usize| Family::ALL.into_iter().map(|family| count(held.family(family))).sum::<usize>();
+    let (chains, sets) = (of(|held| held.chains.len()), of(|held| held.sets.len()));
+    if chains + sets > 0 {
+        let members = of(|held| held.sets.values().map(|(_, members)| members.len()).sum());
+        info!(
+            chains,
+            sets, members, "took over what an agent before left in this kernel; only what differs is written"
+        );
+    }
 }
 
 /// What a step on sets does to a state.

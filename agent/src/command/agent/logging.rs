@@ -2,12 +2,14 @@
 //! runs.
 
 use std::collections::BTreeSet;
-use std::io::{self, IsTerminal as _};
+use std::io::{self, IsTerminal as _, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::parser::ValueSource;
 use clap::{Args as _, CommandFactory as _};
 use notify::{RecursiveMode, Watcher as _};
+use prometheus_client::metrics::counter::Counter;
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -22,25 +24,63 @@ const LEVEL: &str = "log_level";
 
 /// What is logged, to be changed.
 #[derive(Debug, Clone)]
-pub(super) struct Level(reload::Handle<EnvFilter, Registry>);
+pub(super) struct Level {
+    filter: reload::Handle<EnvFilter, Registry>,
+    /// How many lines could not be written.
+    pub(super) lost: Counter,
+}
+
+/// Writes lines, and counts those that cannot be written.
+#[derive(Debug)]
+struct Lines<W> {
+    out: W,
+    lost: Counter,
+    /// A part of a line may have been written, and nothing behind it.
+    torn: &'static AtomicBool,
+}
+
+impl<W: Write> Write for Lines<W> {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.write_all(line).map(|()| line.len())
+    }
+
+    fn write_all(&mut self, line: &[u8]) -> io::Result<()> {
+        let was_torn = self.torn.load(Ordering::Relaxed);
+        let written = if was_torn { self.out.write_all(b"\n") } else { Ok(()) };
+        let written = written.and_then(|()| self.out.write_all(line));
+        self.torn.store(written.is_err(), Ordering::Relaxed);
+        if written.is_err() {
+            self.lost.inc();
+        }
+        written
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
 
 /// Logs to standard error from now on.
 ///
 /// # Errors
 /// If the level is none.
 pub(super) fn to_stderr(level: &str, format: LogFormat) -> anyhow::Result<Level> {
+    static TORN: AtomicBool = AtomicBool::new(false);
     let filter = EnvFilter::try_new(level)
         .map_err(|error| Stop::new(Exit::Input, format!("{level} is not a log level: {error}")))?;
     let (filter, handle) = reload::Layer::new(filter);
+    let lost = Counter::default();
+    let counted = lost.clone();
+    let lines = move || Lines { out: io::stderr(), lost: counted.clone(), torn: &TORN };
     // An error to write is told on the same standard error, and a panic if
     // nobody reads that any more; policies are enforced all the same.
-    let lines = fmt::layer().with_writer(io::stderr).with_target(false).log_internal_errors(false);
+    let lines = fmt::layer().with_writer(lines).with_target(false).log_internal_errors(false);
     let registry = tracing_subscriber::registry().with(filter);
     match format {
         LogFormat::Text => registry.with(lines.with_ansi(io::stderr().is_terminal())).init(),
         LogFormat::Json => registry.with(lines.json().flatten_event(true)).init(),
     }
-    Ok(Level(handle))
+    Ok(Level { filter: handle, lost })
 }
 
 impl Level {
@@ -101,7 +141,7 @@ impl Level {
                 );
             } else {
                 let level = new.get(LEVEL).unwrap_or("info");
-                match EnvFilter::try_new(level).map(|filter| self.0.reload(filter)) {
+                match EnvFilter::try_new(level).map(|filter| self.filter.reload(filter)) {
                     Ok(_) => info!(level, "the configuration file changed what is logged"),
                     Err(error) => error!(level, %error, "this is not a log level; the last one goes on"),
                 }
@@ -117,4 +157,39 @@ fn given() -> BTreeSet<String> {
     let is_given =
         |id: &&str| matches!(matches.value_source(id), Some(ValueSource::CommandLine | ValueSource::EnvVariable));
     matches.ids().map(clap::Id::as_str).filter(is_given).map(str::to_owned).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A disk with room for so many bytes.
+    struct Disk(Vec<u8>, usize);
+
+    impl Write for &mut Disk {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let room = self.1.saturating_sub(self.0.len()).min(bytes.len());
+            self.0.extend_from_slice(&bytes[..room]);
+            if room == 0 { Err(io::ErrorKind::StorageFull.into()) } else { Ok(room) }
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn lines_that_are_lost_are_counted_and_a_torn_one_is_ended() {
+        static TORN: AtomicBool = AtomicBool::new(false);
+        let (lost, mut disk) = (Counter::default(), Disk(Vec::new(), 8));
+        let write = |disk: &mut Disk, line: &str| {
+            Lines { out: disk, lost: lost.clone(), torn: &TORN }.write_all(line.as_bytes()).is_ok()
+        };
+        assert!(write(&mut disk, "one\n"));
+        assert!(!write(&mut disk, "two, long\n") && !write(&mut disk, "three\n"));
+        disk.1 = 100;
+        assert!(write(&mut disk, "four\n") && write(&mut disk, "five\n"));
+        assert_eq!(lost.get(), 2);
+        assert_eq!(String::from_utf8_lossy(&disk.0), "one\ntwo,\nfour\nfive\n");
+    }
 }
