@@ -3,11 +3,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+use std::fs::File;
 use std::net::IpAddr;
+use std::process::Command;
 
 use k8s_openapi::api::core::v1::PodSpec;
 use npc_compiler::object::{ContainerPort, Exposure, Labels, Objects, Pod, Protocol, Service, ServicePort, TargetPort};
 use npc_lab::lab::{Backend, Lab, Mode, Payload, Probe, Seen, can_run, plan};
+use serde_json::json;
 
 fn pod(name: &str, app: &str) -> Pod {
     let labels = Labels::from([("app".to_owned(), app.to_owned())]);
@@ -151,4 +154,42 @@ fn a_dropped_lab_leaves_nothing() {
     drop(lab);
     assert!(!names.iter().any(there));
     assert!(!folder.exists());
+}
+
+/// A lab that was killed has left a namespace, a process in it and a folder, and
+/// its number is another's by now.
+#[test]
+fn what_a_killed_lab_has_left_is_in_nobodys_way() {
+    if !can_run() {
+        return;
+    }
+    let objects = tempfile::tempdir().unwrap();
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "web", "namespace": "shop"},
+        "spec": {"nodeName": "node-1", "containers": [{"name": "web", "image": "web"}]}});
+    std::fs::write(objects.path().join("pod.json"), pod.to_string()).unwrap();
+    // The shell's number is that of the program that takes its place.
+    let script = "name=npc-lab-$$-0; \
+        echo $$ >$TMPDIR/number && mkfifo $TMPDIR/there && mkdir $TMPDIR/$name-left || exit; \
+        ip netns add $name-node.node-1 || exit; \
+        ip netns exec $name-node.node-1 sh -c 'echo >$TMPDIR/there; exec sleep 1000' & \
+        echo $! >$TMPDIR/sleeper; read there <$TMPDIR/there; \
+        exec \"$0\" run --no-agent --mode routed --backend nft -f \"$1\"";
+    let folder = tempfile::tempdir().unwrap();
+    let output = Command::new("sh")
+        .args(["-c", script, env!("CARGO_BIN_EXE_npc-lab")])
+        .arg(objects.path())
+        .env("TMPDIR", folder.path())
+        // The one that sleeps would keep a pipe open if it stayed.
+        .stdout(File::create(folder.path().join("out")).unwrap())
+        .stderr(File::create(folder.path().join("errors")).unwrap())
+        .status()
+        .unwrap();
+    let read = |file: &str| std::fs::read_to_string(folder.path().join(file)).unwrap();
+    assert!(output.success(), "{}{}", read("out"), read("errors"));
+    let name = format!("npc-lab-{}-0", read("number").trim());
+    assert!(!folder.path().join(format!("{name}-left")).exists());
+    assert!(!std::path::Path::new("/run/netns").join(format!("{name}-node.node-1")).exists());
+    // Nobody has waited for it yet, perhaps, but it has ended.
+    let sleeps = std::fs::read_to_string(format!("/proc/{}/cmdline", read("sleeper").trim()));
+    assert!(!sleeps.is_ok_and(|command| command.contains("sleep")), "it went with its namespace");
 }
