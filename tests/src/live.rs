@@ -7,7 +7,11 @@
 //! both ends talk. The [`Timeline`] knows which states of the cluster each node
 //! may be in at what time. A packet breaks the promise only if all of these
 //! agree about it, from when it was sent until it was seen.
+//!
+//! Agents have the objects from manifests, or, where the [`Builder`] was given an
+//! API server, from that: it can be gone for a while ([`Live::write_unheard`]).
 
+mod api;
 mod edits;
 mod flow;
 mod hail;
@@ -25,10 +29,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use npc_compiler::object::{Objects, Protocol};
+use npc_agent::dataplane::conntrack;
+use npc_compiler::established::Tuple;
+use npc_compiler::object::{Family, Objects, Protocol};
 use npc_compiler::plan::KernelState;
 
-use crate::lab::{Builder, Kind, Lab, Result};
+use crate::lab::{Builder, Doing as _, Kind, Lab, Result};
 
 pub use edits::{ADMITTED, Edit, Editor, PORTS};
 pub use flow::{Flow, Flows, UNNAMED_PORT, Verdicts};
@@ -46,6 +52,11 @@ pub struct Live {
     timeline: Arc<Mutex<Timeline>>,
     traffic: Traffic,
     progress: Progress,
+    /// Where there is an API server: what is stored beside the objects.
+    marks: Option<api::Marks>,
+    /// The states that agents have not been told of, behind the last one that
+    /// they have.
+    unheard: Vec<Objects>,
     /// How long an agent may take to follow.
     patience: Duration,
 }
@@ -56,20 +67,31 @@ impl Live {
     /// # Errors
     /// When the lab cannot be built.
     pub fn start(builder: Builder, load: Load, seed: u64) -> Result<Self> {
-        let lab = builder.change(|objects| progress::marked(objects, 0)).start()?;
+        let has_server = builder.has_api_server();
+        let builder = if has_server { builder } else { builder.change(|objects| progress::marked(objects, 0)) };
+        let lab = builder.start()?;
         lab.forget_flows_soon()?;
         let flows = Arc::new(Flows::between(lab.places(), &PORTS));
         let verdicts = flows.verdicts(&lab.cluster().objects, lab.places());
         let timeline = Arc::new(Mutex::new(Timeline::new(lab.places().len(), verdicts)));
         let progress = Progress::follow(&lab)?;
         let traffic = Traffic::start(lab.places(), &flows, &timeline, load, seed)?;
-        Ok(Self { lab, flows, timeline, traffic, progress, patience: Duration::from_secs(60) })
+        let marks = has_server.then(api::Marks::default);
+        let patience = Duration::from_secs(60);
+        Ok(Self { lab, flows, timeline, traffic, progress, marks, unheard: Vec::new(), patience })
     }
 
     /// How long an agent may take to follow; a minute by default.
     #[must_use]
     pub fn with_patience(self, patience: Duration) -> Self {
         Self { patience, ..self }
+    }
+
+    /// Asks the agents how far they are, because they cannot write their logs.
+    #[must_use]
+    pub fn asking(mut self) -> Self {
+        self.progress.ask();
+        self
     }
 
     /// The lab.
@@ -82,10 +104,11 @@ impl Live {
         self.timeline.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The objects that the agents are to read by now.
+    /// The objects as they are by now, whether agents can read them or not.
     #[must_use]
     pub fn objects(&self) -> Objects {
-        progress::unmarked(self.lab.cluster().objects.clone())
+        let objects = self.lab.cluster().objects.clone();
+        if self.marks.is_some() { api::without_marks(objects) } else { progress::unmarked(objects) }
     }
 
     /// Writes the next state of the cluster down, and waits for nobody. What
@@ -94,13 +117,66 @@ impl Live {
     /// # Errors
     /// When the manifests cannot be written.
     pub fn write(&mut self, objects: Objects, what: &str) -> Result<()> {
-        let verdicts = self.flows.verdicts(&objects, self.lab.places());
-        let number = self.timeline().last() + 1;
-        let touched = self.touched(&self.objects(), &objects);
+        let way = [self.objects(), objects];
+        self.goes(&way, what);
+        let [_, objects] = way;
+        let objects = match &mut self.marks {
+            Some(marks) => marks.turn(objects),
+            None => progress::marked(objects, self.timeline().last()),
+        };
+        self.lab.write_manifests(objects)
+    }
+
+    /// From now on agents may be on their way along these states of the cluster,
+    /// the first of which they have heard of.
+    fn goes(&mut self, way: &[Objects], what: &str) {
+        let (Some(before), Some(after)) = (way.first(), way.last()) else { return };
+        let verdicts = self.flows.verdicts(after, self.lab.places());
+        let touched = self.touched(before, after);
         let steady = self.steady(&touched, &verdicts);
+        let between = if self.marks.is_some() { api::between(way) } else { Vec::new() };
+        let of = |objects: &Objects| self.flows.verdicts(objects, self.lab.places());
+        let between: Vec<Verdicts> = between.iter().map(of).collect();
         self.traffic.focus(touched, steady);
-        self.timeline().begin(verdicts, what.to_owned());
-        self.lab.write_manifests(progress::marked(objects, number))
+        let mut timeline = self.timeline();
+        for verdicts in between {
+            timeline.begin(verdicts, format!("on the way: {what}"));
+        }
+        timeline.begin(verdicts, what.to_owned());
+    }
+
+    /// Stores the next state of the cluster at an API server that no agent
+    /// reaches. For them nothing changes before [`Live::hear`].
+    ///
+    /// # Errors
+    /// When there is no API server.
+    pub fn write_unheard(&mut self, objects: Objects) -> Result<()> {
+        self.lab.api_server()?;
+        if self.unheard.is_empty() {
+            self.unheard.push(self.objects());
+        }
+        self.unheard.push(objects.clone());
+        let Some(marks) = &mut self.marks else { return Ok(()) };
+        let objects = marks.turn(objects);
+        self.lab.write_manifests(objects)
+    }
+
+    /// Lets agents reach the API server again. If it has forgotten its history,
+    /// they learn how things are, and not how they came to be so.
+    ///
+    /// # Errors
+    /// When the server cannot start again.
+    pub fn hear(&mut self, forgotten: bool) -> Result<()> {
+        let mut way = std::mem::take(&mut self.unheard);
+        if forgotten && way.len() > 2 {
+            way.drain(1..way.len() - 1);
+        }
+        self.goes(&way, "the API server is back");
+        let server = self.lab.api_server()?;
+        if forgotten {
+            server.compact();
+        }
+        server.restart().doing(|| "start the API server again".to_owned())
     }
 
     /// The flows of pods that something happens to: they or their namespaces
@@ -147,7 +223,45 @@ impl Live {
     /// # Errors
     /// When one ends, or takes too long.
     pub fn settle(&mut self) -> Result<()> {
+        let Some(marks) = &mut self.marks else {
+            return self.progress.settle(&mut self.lab, &self.timeline, self.patience);
+        };
+        self.lab.settle()?;
+        let (objects, policies) = marks.count(self.lab.cluster().objects.clone());
+        self.progress.take_in(&self.lab, &self.timeline)?;
+        // They hold it; who says so of more policies than there ever were has
+        // heard of all, and judged the flows.
+        self.progress.only_confirms(policies);
+        self.lab.write_manifests(objects)?;
         self.progress.settle(&mut self.lab, &self.timeline, self.patience)
+    }
+
+    /// The flows that a node's kernel knows though its policies deny them, so
+    /// that their packets pass; none once all has settled.
+    ///
+    /// # Errors
+    /// When a kernel does not tell what it knows.
+    pub fn known_but_denied(&self) -> Result<Vec<String>> {
+        let mut known = Vec::new();
+        for (node, place) in self.lab.places().iter().enumerate().filter(|(_, place)| place.kind == Kind::Node) {
+            let mut tuples = BTreeSet::new();
+            for family in Family::ALL {
+                let mut list = |tuple: &Tuple| {
+                    tuples.insert((tuple.source, tuple.destination, tuple.protocol, tuple.port));
+                    false
+                };
+                let listed = place.netns.within(|| conntrack::sweep(family, &mut list))?;
+                listed.map_err(std::io::Error::other).doing(|| format!("list the flows of {}", place.name))?;
+            }
+            let timeline = self.timeline();
+            let denied = self.flows.all.iter().zip(&timeline.verdicts().of).filter(|(flow, verdicts)| {
+                let denies = |direction: usize| flow.judges[direction] == Some(node) && !verdicts[direction];
+                let (to, protocol) = (flow.destination, flow.protocol.number());
+                (denies(0) || denies(1)) && tuples.contains(&(flow.source, to.ip(), protocol, to.port()))
+            });
+            known.extend(denied.map(|(flow, _)| format!("{}: {}", place.name, flow.name)));
+        }
+        Ok(known)
     }
 
     /// Waits so long, and takes in what the agents say meanwhile.
@@ -157,10 +271,10 @@ impl Live {
     pub fn wait(&mut self, time: Duration) -> Result<()> {
         let end = Instant::now() + time;
         while !end.saturating_duration_since(Instant::now()).is_zero() {
-            self.progress.take_in(&self.timeline)?;
+            self.progress.take_in(&self.lab, &self.timeline)?;
             self.progress.wait(end.saturating_duration_since(Instant::now()))?;
         }
-        self.progress.take_in(&self.timeline)
+        self.progress.take_in(&self.lab, &self.timeline)
     }
 
     /// The names of the nodes.

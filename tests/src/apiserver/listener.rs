@@ -4,10 +4,14 @@ use std::fmt;
 use std::io;
 use std::net::TcpListener;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::serve::ListenerExt as _;
 use tokio::sync::oneshot;
+
+/// How long a port may be held by a process that is being started.
+const HELD: Duration = Duration::from_secs(5);
 
 /// Binds a socket to a port; 0 for any.
 pub(crate) type Bind = Box<dyn Fn(u16) -> io::Result<TcpListener> + Send>;
@@ -50,7 +54,7 @@ impl Listening {
         }
         let mut sockets = Vec::new();
         for bind in &self.places {
-            let socket = bind(self.port)?;
+            let socket = self.bind(bind)?;
             socket.set_nonblocking(true)?;
             self.port = socket.local_addr()?.port();
             sockets.push(socket);
@@ -74,6 +78,21 @@ impl Listening {
         let thread = std::thread::Builder::new().name("apiserver".to_owned()).spawn(serve)?;
         self.running = Some(Running { stop, thread });
         Ok(())
+    }
+
+    /// Binds in one place. A process that another thread has just begun to start
+    /// holds the sockets that were closed here until it runs its program, and
+    /// nothing tells when; so a port that was ours is asked for again.
+    fn bind(&self, bind: &Bind) -> io::Result<TcpListener> {
+        let begun = Instant::now();
+        loop {
+            match bind(self.port) {
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse && self.port != 0 && begun.elapsed() < HELD => {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                bound => return bound,
+            }
+        }
     }
 
     /// Closes everything; answers whether there was anything to close.

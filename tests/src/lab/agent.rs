@@ -21,6 +21,8 @@ use super::topology::Place;
 pub(super) struct Recipe {
     /// The `npc` binary.
     pub(super) npc: PathBuf,
+    /// A program that is given the binary and its arguments, and becomes it.
+    pub(super) through: Option<PathBuf>,
     /// Where it has the objects from.
     pub(super) source: Source,
     /// Where logs and ready files go.
@@ -74,7 +76,11 @@ impl Agent {
             Source::Manifests(folder) => ("--manifests", folder),
             Source::Kubeconfig(file) => ("--kubeconfig", file),
         };
-        let child = (place.netns.command(&recipe.npc))
+        let mut command = place.netns.command(recipe.through.as_ref().unwrap_or(&recipe.npc));
+        if recipe.through.is_some() {
+            command.arg(&recipe.npc);
+        }
+        let child = command
             .args(["agent", "--node", &node, "--backend", recipe.backend.as_str(), source])
             .arg(path)
             .arg("--ready-file")

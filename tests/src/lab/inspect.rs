@@ -34,6 +34,15 @@ impl Lab {
         lingering(self.node(node)?)
     }
 
+    /// What the agent of a node says of itself, if one runs.
+    ///
+    /// # Errors
+    /// When there is no such node.
+    pub fn status(&self, node: &str) -> Result<Option<AgentStatus>> {
+        // One that ends meanwhile says nothing.
+        Ok(self.node(node)?.within(AgentStatus::ask)?.ok())
+    }
+
     /// Everything in which a node's kernel differs from what its agent is to
     /// make of the objects, in words; nothing if it is right.
     ///
@@ -61,13 +70,15 @@ impl Lab {
         let failed = |error: &dyn std::error::Error| Error::Cluster(format!("the kernel of {node}: {error}"));
         let read = || {
             let mut linux = Linux::open(Some(backend)).map_err(|error| failed(&error))?;
-            let bpf = linux.probe().map_err(|error| failed(&error))?.bpf;
             let held = linux.read().map_err(|error| failed(&error))?;
             let hooks = Family::ALL.map(|family| Iptables::new(backend, family).and_then(|table| table.hook()));
-            Ok::<_, Error>((bpf, held, hooks))
+            Ok::<_, Error>((held, hooks))
         };
-        let (bpf, held, hooks) = self.node(node)?.within(read)??;
-        let self_match = if bpf { SelfMatch::Bpf } else { SelfMatch::PerEndpoint };
+        let (held, hooks) = self.node(node)?.within(read)??;
+        // Which of the two the agent writes depends on the kernel. To ask that
+        // takes sets and chains of our names, which the agent would remove.
+        let is_per_endpoint = !held.v4.chains.values().flatten().any(|rule| rule.contains("-m bpf"));
+        let self_match = if is_per_endpoint { SelfMatch::PerEndpoint } else { SelfMatch::Bpf };
         let options = Options { self_match, ..options.clone() };
         let cluster = Cluster::new(&self.cluster().objects);
         let mut wanted = KernelState::from(&layout::program_with(&cluster, node, &options, &self.lingering(node)?));

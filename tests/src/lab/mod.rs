@@ -120,12 +120,7 @@ impl Enforcer {
     /// # Errors
     /// When there is none.
     pub fn sibling() -> Result<Self> {
-        let own = std::env::current_exe().doing(|| "find this program's own path".to_owned())?;
-        let beside = own.ancestors().skip(1).take(2).map(|folder| folder.join("npc"));
-        beside.into_iter().find(|file| file.is_file()).map(Self::Agent).ok_or_else(|| Error::Missing {
-            what: format!("npc beside {}", own.display()),
-            remedy: "cargo build, or give its path with --npc".to_owned(),
-        })
+        sibling("npc", "cargo build, or give its path with --npc").map(Self::Agent)
     }
 
     /// The same where a lab can be built, for tests; where not, says that the
@@ -134,6 +129,17 @@ impl Enforcer {
     pub fn for_test() -> Option<Self> {
         can_run().then(Self::sibling)?.inspect_err(skipped).ok()
     }
+}
+
+/// A binary of ours that lies beside this program, or beside the folder of this
+/// program as for tests.
+fn sibling(name: &str, remedy: &str) -> Result<PathBuf> {
+    let own = std::env::current_exe().doing(|| "find this program's own path".to_owned())?;
+    let beside = own.ancestors().skip(1).take(2).map(|folder| folder.join(name));
+    beside
+        .into_iter()
+        .find(|file| file.is_file())
+        .ok_or_else(|| Error::Missing { what: format!("{name} beside {}", own.display()), remedy: remedy.to_owned() })
 }
 
 /// What a lab is made of; [`Builder::start`] builds it.
@@ -146,6 +152,7 @@ pub struct Builder {
     outside: Vec<IpAddr>,
     arguments: Vec<String>,
     environment: Vec<(String, OsString)>,
+    through: Option<PathBuf>,
     api_server: Option<Server>,
     agent_folder: Option<PathBuf>,
     patience: Duration,
@@ -202,12 +209,26 @@ impl Builder {
         self
     }
 
+    /// Agents are run by this program, which is given the command and becomes
+    /// it.
+    #[must_use]
+    pub fn agent_through(mut self, program: impl Into<PathBuf>) -> Self {
+        self.through = Some(program.into());
+        self
+    }
+
     /// Agents have the objects from this API server, which listens on each node
     /// then; from manifests by default.
     #[must_use]
     pub fn api_server(mut self, server: Server) -> Self {
         self.api_server = Some(server);
         self
+    }
+
+    /// Whether they have them from one.
+    #[must_use]
+    pub fn has_api_server(&self) -> bool {
+        self.api_server.is_some()
     }
 
     /// Where agents keep their logs and ready files; a folder that goes with the
@@ -262,6 +283,7 @@ impl Builder {
             Enforcer::None => None,
             Enforcer::Agent(npc) => Some(agent::Recipe {
                 npc,
+                through: self.through,
                 folder: self.agent_folder.unwrap_or_else(|| folder.to_owned()),
                 source,
                 backend: self.backend,
@@ -332,6 +354,7 @@ impl Lab {
             outside: Vec::new(),
             arguments: Vec::new(),
             environment: Vec::new(),
+            through: None,
             api_server: None,
             agent_folder: None,
             patience: Duration::from_secs(30),

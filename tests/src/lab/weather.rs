@@ -1,5 +1,6 @@
 //! Bad weather: what befalls an agent that is not its fault.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{self, File, Permissions};
 use std::io::{self, Write as _};
@@ -9,8 +10,9 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
-use super::error::{Doing, Result};
+use super::error::{Doing, Result, read};
 use super::netns::find_program;
+use super::{Builder, sibling};
 
 /// The programs that an agent may start.
 const PROGRAMS: [&str; 3] = ["", "-save", "-restore"];
@@ -48,6 +50,57 @@ pub fn failing_programs(folder: &Path, percent: usize) -> Result<OsString> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders = std::iter::once(folder.to_owned()).chain(std::env::split_paths(&path));
     std::env::join_paths(folders).map_err(io::Error::other).doing(|| "join the PATH".to_owned())
+}
+
+/// Agents whose netlink messages to ipset and conntrack fail at random, as in a
+/// kernel short of memory: not sent, carried out in part, or carried out
+/// without an answer. `npc-storm` sees to that; nobody but the agents meets it.
+#[derive(Debug)]
+pub struct Storm {
+    percent: PathBuf,
+    told: PathBuf,
+}
+
+impl Storm {
+    /// Has the agents of a lab meet faults, none before [`Storm::blow`]. Its
+    /// files are in this folder.
+    ///
+    /// # Errors
+    /// When `npc-storm` has not been built.
+    pub fn over(builder: Builder, folder: &Path, seed: u64) -> Result<(Self, Builder)> {
+        let program = sibling("npc-storm", "cargo build --workspace --bins")?;
+        let storm = Self { percent: folder.join("percent"), told: folder.join("told") };
+        let builder = builder
+            .agent_through(program)
+            .agent_variable("NPC_STORM", &storm.percent)
+            .agent_variable("NPC_STORM_SEED", seed.to_string())
+            .agent_variable("NPC_STORM_TOLD", &storm.told);
+        Ok((storm, builder))
+    }
+
+    /// From now on so many of a hundred requests meet a fault.
+    ///
+    /// # Errors
+    /// When that cannot be written down.
+    pub fn blow(&self, percent: u32) -> Result<()> {
+        let fresh = self.percent.with_extension("new");
+        fs::write(&fresh, percent.to_string()).doing(|| format!("write {}", fresh.display()))?;
+        fs::rename(&fresh, &self.percent).doing(|| format!("put {} in place", self.percent.display()))
+    }
+
+    /// How often each fault was met, by its name and what was asked for.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn met(&self) -> Result<BTreeMap<String, usize>> {
+        let mut met = BTreeMap::new();
+        for line in read(&self.told)?.lines() {
+            // The process comes first.
+            let what = line.split_once(' ').map_or(line, |(_, what)| what);
+            *met.entry(what.to_owned()).or_default() += 1;
+        }
+        Ok(met)
+    }
 }
 
 /// The xtables lock, held by somebody else until this is dropped. The file is
@@ -93,13 +146,14 @@ impl SmallDisk {
         &self.path
     }
 
-    /// Fills it to the last byte.
+    /// Fills it to the last byte, once more if room has been made.
     ///
     /// # Errors
     /// When that fails otherwise than by its being full.
     pub fn fill(&self) -> Result<()> {
         let filling = || "fill a disk".to_owned();
-        let mut file = File::create(self.path.join("filler")).doing(filling)?;
+        let open = File::options().create(true).append(true).open(self.path.join("filler"));
+        let mut file = open.doing(filling)?;
         loop {
             match file.write(&[0; 4096]) {
                 Ok(_) => {}

@@ -3,6 +3,9 @@
 //!
 //! An agent says in its log how many policies the state has that it wrote. So
 //! policies that select nothing make every state's number of policies its own.
+//! With an API server there are states between those that were written, whose
+//! numbers say nothing; so there only one number counts, which is none of theirs
+//! ([`Progress::only_confirms`]). Where no log can be written, the agent is asked.
 
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom};
@@ -58,7 +61,14 @@ fn state(policies: usize, last: usize) -> Option<usize> {
 pub(super) struct Progress {
     logs: Vec<Log>,
     inotify: Inotify,
+    /// With an API server: the number that tells the last state.
+    only: Option<usize>,
+    /// Logs cannot be written.
+    asks: bool,
 }
+
+/// How soon an agent is asked again.
+const ASK: Duration = Duration::from_millis(50);
 
 #[derive(Debug)]
 struct Log {
@@ -81,15 +91,37 @@ impl Progress {
         let watching = || format!("watch {}", lab.folder().display());
         let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).doing(watching)?;
         inotify.add_watch(lab.folder(), AddWatchFlags::IN_MODIFY).doing(watching)?;
-        Ok(Self { logs: nodes.map(log).collect(), inotify })
+        let only = lab.api_server().is_ok().then_some(usize::MAX);
+        Ok(Self { logs: nodes.map(log).collect(), inotify, only, asks: false })
+    }
+
+    /// From now on who has so many policies has the last state, and nobody else
+    /// has.
+    pub(super) fn only_confirms(&mut self, policies: usize) {
+        self.only = Some(policies);
+    }
+
+    /// From now on agents are asked how far they are.
+    pub(super) fn ask(&mut self) {
+        self.asks = true;
     }
 
     /// Reads what the agents have said since the last time.
-    pub(super) fn take_in(&mut self, timeline: &Mutex<Timeline>) -> Result<()> {
+    pub(super) fn take_in(&mut self, lab: &Lab, timeline: &Mutex<Timeline>) -> Result<()> {
         for log in &mut self.logs {
-            for policies in log.new_states()? {
+            let states = if self.asks {
+                lab.status(&log.node)?.iter().map(|status| status.policies).collect()
+            } else {
+                log.new_states()?
+            };
+            for policies in states {
                 let mut timeline = timeline.lock().unwrap_or_else(PoisonError::into_inner);
-                if let Some(state) = state(policies, timeline.last())
+                let last = timeline.last();
+                let state = match self.only {
+                    Some(only) => (only == policies).then_some(last),
+                    None => state(policies, last),
+                };
+                if let Some(state) = state
                     && state > timeline.confirmed(log.place)
                 {
                     timeline.confirm(log.place, state);
@@ -102,6 +134,7 @@ impl Progress {
     /// Waits until an agent says something, at most so long.
     pub(super) fn wait(&self, time: Duration) -> Result<()> {
         let mut files = [PollFd::new(self.inotify.as_fd(), PollFlags::POLLIN)];
+        let time = if self.asks { time.min(ASK) } else { time };
         match poll(&mut files, PollTimeout::try_from(time).unwrap_or(PollTimeout::MAX)) {
             Ok(_) | Err(nix::errno::Errno::EINTR) => {}
             Err(error) => return Err(error).doing(|| "wait for a log".to_owned()),
@@ -115,7 +148,7 @@ impl Progress {
     pub(super) fn settle(&mut self, lab: &mut Lab, timeline: &Mutex<Timeline>, patience: Duration) -> Result<()> {
         let deadline = Instant::now() + patience;
         loop {
-            self.take_in(timeline)?;
+            self.take_in(lab, timeline)?;
             let mut behind = None;
             for log in &self.logs {
                 let timeline = timeline.lock().unwrap_or_else(PoisonError::into_inner);
