@@ -389,6 +389,7 @@ impl Kernel for Linux {
         // hook; one that met the rules of before may still be on its way there.
         grace();
         let mut all = conntrack::Swept::default();
+        let mut failed = None;
         for table in &self.tables {
             match conntrack::sweep(table.family(), forbids) {
                 Ok(swept) => all += swept,
@@ -397,11 +398,12 @@ impl Kernel for Linux {
                         warn!("{error}");
                     }
                 }
-                Err(error) => return Err(error.into()),
+                // The other family's flows are cut all the same.
+                Err(error) => drop(failed.get_or_insert(error)),
             }
         }
         debug!(judged = all.judged, cut = all.cut, stuck = all.stuck, took = ?begun.elapsed(), "judged the flows");
-        Ok(all)
+        failed.map_or(Ok(all), |error| Err(error.into()))
     }
 }
 

@@ -55,6 +55,10 @@ struct Memory {
     refusals: usize,
     /// The last plan that it carried out.
     plan: Plan,
+    /// The next look at everything fails.
+    is_blind: bool,
+    /// Somebody makes this of it before the next look at everything.
+    put_back: Option<KernelState>,
     /// When it says that plans came into force; otherwise when they are done.
     in_force: Option<std::time::Instant>,
 }
@@ -67,6 +71,8 @@ impl Default for Memory {
             flows: Vec::new(),
             refusals: 0,
             plan: Plan::default(),
+            is_blind: false,
+            put_back: None,
             in_force: None,
         }
     }
@@ -121,9 +127,17 @@ impl Kernel for Recording {
         Ok(vec![(Family::V4, std::mem::replace(&mut memory.hook, Hook::First))])
     }
 
-    fn audit(&mut self, wanted: &KernelState, _: Depth) -> Result<Audit, dataplane::Error> {
-        let memory = self.memory.lock().expect("nobody panicked");
+    fn audit(&mut self, wanted: &KernelState, depth: Depth) -> Result<Audit, dataplane::Error> {
+        let mut memory = self.memory.lock().expect("nobody panicked");
         self.calls.send(Audited).expect("the test listens");
+        if depth == Depth::Whole {
+            if std::mem::take(&mut memory.is_blind) {
+                return Err(ipset::Error::Silent(Duration::ZERO).into());
+            }
+            if let Some(state) = memory.put_back.take() {
+                memory.state = state;
+            }
+        }
         let between = |family| Delta::between(wanted.family(family), memory.state.family(family));
         let hooks = (memory.hook != Hook::First).then_some((Family::V4, memory.hook));
         let (v4, v6) = (between(Family::V4), between(Family::V6));
@@ -437,6 +451,35 @@ async fn what_others_took_is_put_back_and_flows_are_judged_then() {
     world.calls([Audited, Audited, Apply, Hooked, Cut]).await;
     assert_eq!(world.ingress(), ["10.0.0.1"]);
     world.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_look_at_everything_that_fails_forgets_nothing() {
+    let mut world = World::new(settings(), 0, vec![network(), Told::Objects(objects(&["10.0.0.1"]))]);
+    world.calls([Probe, Read, Apply, Hooked, Cut, Audited]).await;
+    *world.memory.lock().expect("nobody panicked") = Memory { is_blind: true, ..Memory::default() };
+    // The jump is gone as well.
+    world.calls([Audited, Audited, Read, Apply, Hooked, Cut]).await;
+    assert_eq!(world.ingress(), ["10.0.0.1"]);
+    world.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn flows_are_judged_that_came_while_something_was_gone_that_somebody_has_put_back() {
+    let settings = settings();
+    let registry = settings.metrics.registry();
+    let mut world = World::new(settings, 0, vec![network(), Told::Objects(objects(&["10.0.0.1"]))]);
+    world.calls([Probe, Read, Apply, Hooked, Cut, Audited]).await;
+    {
+        let mut memory = world.memory.lock().expect("nobody panicked");
+        memory.put_back = Some(std::mem::take(&mut memory.state));
+    }
+    world.calls([Audited, Audited, Cut]).await;
+    world.end().await;
+    let text = Metrics::text(&registry).expect("a String takes it");
+    let count = |line: &str| line.rsplit(' ').next().and_then(|count| count.parse::<u64>().ok());
+    let found = text.lines().filter(|line| line.starts_with("npc_drift_found_total{what=\"chain\"}")).find_map(count);
+    assert!(found > Some(0), "{text}");
 }
 
 #[tokio::test(start_paused = true)]

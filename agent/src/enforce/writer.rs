@@ -9,7 +9,7 @@ use npc_compiler::plan::{Held, KernelState, Plan, SetWrite, Step};
 use npc_compiler::program::SetName;
 use tracing::info;
 
-use super::drift::{self, Repair};
+use super::drift::{self, Drift, Repair};
 use super::established::Established;
 use crate::dataplane::audit::{Audit, Depth};
 use crate::dataplane::conntrack::Swept;
@@ -65,8 +65,7 @@ impl<K: Kernel> Writer<K> {
         } else {
             self.established.rules_were_lost();
             let held = match self.held.take() {
-                // Who kept the lock may keep it still.
-                Some(held) => self.write_ahead(held, wanted)?,
+                Some(held) => self.after_contention(held, wanted)?,
                 None => self.kernel.read_for(wanted)?,
             };
             if !std::mem::replace(&mut self.has_read, true) {
@@ -107,6 +106,8 @@ impl<K: Kernel> Writer<K> {
         if plan.steps.iter().any(is_rules)
             && let Err(error) = self.kernel.wait_for_lock()
         {
+            // Nobody hears of what whoever keeps it does to the jump.
+            self.hooked = false;
             if error.is_contention() {
                 let held = match held {
                     Some(held) => held,
@@ -122,6 +123,23 @@ impl<K: Kernel> Writer<K> {
         let enforced = self.kernel.apply(plan)?;
         self.hooked = was_hooked;
         Ok(enforced)
+    }
+
+    /// What the kernel holds after somebody kept the lock, who may keep it still:
+    /// then as much is written as sets can do.
+    fn after_contention(&mut self, held: KernelState, wanted: &KernelState) -> Result<KernelState, Error> {
+        let held = self.write_ahead(held, wanted)?;
+        if !Plan::between(&held, wanted).steps.iter().any(is_rules) {
+            return Ok(held);
+        }
+        match self.kernel.wait_for_lock() {
+            // Whoever kept it may have written after it was read.
+            Ok(()) => self.kernel.read_for(wanted),
+            Err(error) => {
+                self.held = error.is_contention().then_some(held);
+                Err(error)
+            }
+        }
     }
 
     /// Writes what sets can do ahead of rules, and answers what the kernel holds
@@ -161,22 +179,35 @@ impl<K: Kernel> Writer<K> {
         if !self.in_step {
             return Ok(None);
         }
-        // What there was news of is forgotten if this fails; so is everything.
+        // What there was news of is forgotten if this fails; so is everything, and
+        // the jump is looked at again.
         self.in_step = false;
+        let was_hooked = std::mem::take(&mut self.hooked);
         let mut audit = self.kernel.audit(wanted, depth)?;
+        let mut first = None;
         if !(audit.v4.is_empty() && audit.v6.is_empty()) {
             // Who changed this may have changed more with it. A plan shows nothing
             // but old and new if it knows all that is old.
-            let first = std::mem::replace(&mut audit, self.kernel.audit(wanted, Depth::Whole)?);
-            audit.authors.extend(first.authors);
-            audit.strangers.extend(first.strangers);
+            self.established.rules_were_lost();
+            let whole = match self.kernel.audit(wanted, Depth::Whole) {
+                Ok(whole) => whole,
+                Err(error) => return Ok(Some(Repair { found: told(&audit, wanted), repaired: Err(error) })),
+            };
+            let seen = std::mem::replace(&mut audit, whole);
+            audit.authors.extend(seen.authors.iter().cloned());
+            audit.strangers.extend(seen.strangers.iter().cloned());
+            first = Some(seen);
         }
-        if audit.is_clean() {
+        self.hooked = was_hooked && audit.hooks.is_empty();
+        if first.is_none() && audit.is_clean() {
             self.in_step = true;
             return Ok(None);
         }
-        let found = drift::found(&audit, wanted);
-        drift::log(&found);
+        // Where somebody has put it back meanwhile, it was gone all the same.
+        let found = match &first {
+            Some(first) if audit.v4.is_empty() && audit.v6.is_empty() => told(first, wanted),
+            _ => told(&audit, wanted),
+        };
         self.established.rules_were_lost();
         let repaired = self.repair(audit, wanted);
         self.in_step = repaired.is_ok();
@@ -210,6 +241,13 @@ impl<K: Kernel> Writer<K> {
 
 fn is_rules(step: &Step) -> bool {
     matches!(step, Step::Chains(..))
+}
+
+/// What an audit found, said in the log.
+fn told(audit: &Audit, wanted: &KernelState) -> Vec<Drift> {
+    let found = drift::found(audit, wanted);
+    drift::log(&found);
+    found
 }
 
 /// Says what an agent before this one left.

@@ -123,7 +123,8 @@ fn endpoints(ahead: &mut Held, wanted: &Held, [was, is]: [View<'_>; 2], directio
         // In a kernel that somebody changed a way can ask one set twice.
         let now = Tree::new(View { family, held: ahead, delta: None }, direction);
         if !now.is_gated(address) || now.way(address).rules != after {
-            for (set, was_there) in before {
+            // The last first: of a set that was asked twice, that is what it was.
+            for (set, was_there) in before.into_iter().rev() {
                 put(ahead, set, address, was_there);
             }
         }
