@@ -29,7 +29,7 @@ const CONTROLLER: &str = "npc.dev/agent";
 /// The longest note of an Event, in bytes (events.k8s.io/v1).
 const NOTE_MAX: usize = 1024;
 
-/// How often a write is tried.
+/// How often an Event is tried.
 const TRIES: u32 = 6;
 
 /// What an agent has to tell its cluster.
@@ -48,7 +48,7 @@ pub async fn tell(client: Client, node: String, mut notices: mpsc::UnboundedRece
             Notice::Ready if remove_taint => {
                 let (nodes, node) = (Api::all(client.clone()), node.clone());
                 let write = move || remove_startup_taint(nodes.clone(), node.clone()).boxed();
-                tokio::spawn(async move { tried("remove the start-up taint of its node", write).await });
+                tokio::spawn(async move { insisted("remove the start-up taint of its node", write).await });
             }
             Notice::Ready => {}
             // What works, or makes no difference, is the log's business.
@@ -80,6 +80,26 @@ async fn tried(what: &str, write: impl Fn() -> BoxFuture<'static, kube::Result<(
                 time::sleep(wait).await;
             }
         }
+    }
+}
+
+/// Tries a write until it succeeds, however long that takes, and even if the
+/// API server forbids it: the right may be granted yet, and without this write
+/// no pod comes to the node.
+async fn insisted(what: &str, write: impl Fn() -> BoxFuture<'static, kube::Result<()>>) {
+    let mut waits = backoff();
+    let mut said = false;
+    while let Err(error) = write().await {
+        let wait = waits.next().unwrap_or_default();
+        if std::mem::replace(&mut said, true) {
+            debug!(error = words(&error), retry = ?wait, "still cannot {what}");
+        } else {
+            warn!(
+                error = words(&error), retry = ?wait,
+                "cannot {what} yet, and tries until it can; policies are enforced all the same"
+            );
+        }
+        time::sleep(wait).await;
     }
 }
 
@@ -189,6 +209,22 @@ mod tests {
         // Longer and longer, and not for long.
         let waits: Vec<f64> = one.windows(2).map(|pair| pair[1] - pair[0]).collect();
         assert!(waits[0] < 2.0 && waits[4] > 10.0 && one[5] < 60.0, "{waits:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_node_waits_for_is_tried_until_it_works() {
+        let tries = std::sync::atomic::AtomicU32::new(0);
+        let write = || {
+            let forbidden = kube::core::Status::failure("no right yet", "Forbidden").with_code(403);
+            let answer = match tries.fetch_add(1, std::sync::atomic::Ordering::Relaxed) {
+                0 => Err(kube::Error::Api(forbidden.boxed())),
+                n if n < 3 * TRIES => Err(kube::Error::LinesCodecMaxLineLengthExceeded),
+                _ => Ok(()),
+            };
+            async { answer }.boxed()
+        };
+        insisted("be of use", write).await;
+        assert_eq!(tries.into_inner(), 3 * TRIES + 1);
     }
 
     #[test]
