@@ -82,7 +82,7 @@ impl Cli {
         let flags = agent::Args::augment_args(clap::Command::new("agent"));
         match agent::Config::read(path, &flags) {
             Ok(config) => {
-                let command = Self::command().mut_subcommand("agent", |agent| config.defaults(agent));
+                let command = Self::command().mut_subcommand("agent", |agent| config.defaults(agent, given));
                 let mut read = Self::of(&command.get_matches());
                 if let Command::Agent(args) = &mut read.command {
                     args.file = config;

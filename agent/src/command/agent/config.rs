@@ -10,7 +10,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use clap::builder::ArgAction;
-use clap::{Arg, Command};
+use clap::parser::ValueSource;
+use clap::{Arg, ArgMatches, Command, Id};
 use serde_json::Value;
 use serde_saphyr::Spanned;
 
@@ -99,14 +100,27 @@ impl Config {
                 _ => return Err(fault("a text is wanted")),
             };
             check(command, arg, &text).map_err(|what| fault(&what))?;
-            values.insert(arg.get_id().to_string(), text);
+            let id = arg.get_id().as_str();
+            if let Some(other) = flags().find(|other| {
+                let other = other.get_id().as_str();
+                values.contains_key(other) && exclude(command, id, other)
+            }) {
+                return Err(fault(&format!("it cannot be set together with {}", name(other))));
+            }
+            values.insert(id.to_owned(), text);
         }
         Ok(Self { values })
     }
 
-    /// The command, with what the file says as the defaults of its flags.
-    pub(crate) fn defaults(&self, mut command: Command) -> Command {
+    /// The command, with what the file says as the defaults of its flags. What
+    /// cannot be together with a flag or a variable that is given goes without
+    /// saying.
+    pub(crate) fn defaults(&self, mut command: Command, given: &ArgMatches) -> Command {
+        let given: Vec<&str> = given.ids().map(Id::as_str).filter(|id| is_given(given, id)).collect();
         for (id, value) in &self.values {
+            if given.iter().any(|given| exclude(&command, id, given)) {
+                continue;
+            }
             let value = value.clone();
             command = command.mut_arg(id, |arg| arg.default_value(value));
         }
@@ -123,6 +137,21 @@ impl Config {
         let either = self.values.keys().chain(other.values.keys().filter(|id| !self.values.contains_key(*id)));
         either.filter(|id| self.values.get(*id) != other.values.get(*id)).map(String::as_str)
     }
+}
+
+/// Whether flags or the environment set a flag, by its id.
+pub(super) fn is_given(matches: &ArgMatches, id: &str) -> bool {
+    matches!(matches.value_source(id), Some(ValueSource::CommandLine | ValueSource::EnvVariable))
+}
+
+/// Whether two flags, by their ids, cannot be set together. Of defaults the
+/// parser of flags does not ask that.
+fn exclude(command: &Command, one: &str, other: &str) -> bool {
+    let names = |of: &str, other: &str| {
+        let of = command.get_arguments().find(|arg| arg.get_id() == of);
+        of.is_some_and(|of| command.get_arg_conflicts_with(of).iter().any(|arg| arg.get_id() == other))
+    };
+    names(one, other) || names(other, one)
 }
 
 /// Whether the flag takes the value; otherwise why not.
@@ -171,7 +200,8 @@ mod tests {
     }
 
     fn args(config: &Config, flags: &[&str]) -> Args {
-        let matches = config.defaults(command()).get_matches_from(["agent"].iter().chain(flags));
+        let given = || ["agent"].iter().chain(flags);
+        let matches = config.defaults(command(), &command().get_matches_from(given())).get_matches_from(given());
         Args::from_arg_matches(&matches).expect("they match")
     }
 
@@ -183,6 +213,23 @@ mod tests {
         assert_eq!((args.log_level.as_str(), args.node.as_deref()), ("debug", Some("n2")));
         assert!(args.enforcement.keep_established && !args.enforcement.allow_tunnels);
         assert_eq!(parse("# nothing\n").expect("it is good"), Config::default());
+    }
+
+    #[test]
+    fn what_cannot_be_set_together_is_an_error_in_a_file_and_else_the_flag_counts() {
+        for (text, said) in [
+            ("manifests: /m\nkubeconfig: /k\n", "it cannot be set together with"),
+            ("context: c\nmanifests: /m\n", "config.yaml:2:12: manifests: it cannot be set together with context"),
+        ] {
+            let error = parse(text).expect_err(text).to_string();
+            assert!(error.contains(said), "{error}");
+        }
+        let config = parse("manifests: /m\n").expect("it is good");
+        let given = args(&config, &["--kubeconfig", "/k"]);
+        assert_eq!((given.manifests, given.kubeconfig.as_deref()), (None, Some(Path::new("/k"))));
+        let config = parse("kubeconfig: /k\ncontext: c\n").expect("it is good");
+        let given = args(&config, &["--manifests", "/m"]);
+        assert_eq!((given.manifests.as_deref(), given.kubeconfig, given.context), (Some(Path::new("/m")), None, None));
     }
 
     #[test]

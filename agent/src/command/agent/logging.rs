@@ -6,7 +6,6 @@ use std::io::{self, IsTerminal as _, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use clap::parser::ValueSource;
 use clap::{Args as _, CommandFactory as _};
 use notify::{RecursiveMode, Watcher as _};
 use prometheus_client::metrics::counter::Counter;
@@ -16,6 +15,7 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
 
+use super::config::is_given;
 use super::{Args, Config, LogFormat};
 use crate::command::{Cli, Exit, Stop};
 
@@ -154,9 +154,7 @@ impl Level {
 fn given() -> BTreeSet<String> {
     let Ok(matches) = Cli::command().try_get_matches() else { return BTreeSet::new() };
     let Some((_, matches)) = matches.subcommand() else { return BTreeSet::new() };
-    let is_given =
-        |id: &&str| matches!(matches.value_source(id), Some(ValueSource::CommandLine | ValueSource::EnvVariable));
-    matches.ids().map(clap::Id::as_str).filter(is_given).map(str::to_owned).collect()
+    matches.ids().map(clap::Id::as_str).filter(|id| is_given(matches, id)).map(str::to_owned).collect()
 }
 
 #[cfg(test)]
