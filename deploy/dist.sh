@@ -40,8 +40,10 @@ mkdir -p "$out/$name/deploy"
 for each in $shipped; do
 	cp "$binaries/${each#*:}" "$out/$name/"
 done
-cp LICENSE README.md CHANGELOG.md "$out/$name/"
-cp -R deploy/systemd deploy/kustomize deploy/chart "$out/$name/deploy/"
+cp LICENSE README.md CHANGELOG.md ARCHITECTURE.md "$out/$name/"
+# All that the documents lead to, but for what takes the sources.
+cp -R docs "$out/$name/"
+cp -R deploy/README.md deploy/aks.md deploy/systemd deploy/kustomize deploy/chart "$out/$name/deploy/"
 tar --sort=name --mtime="@$SOURCE_DATE_EPOCH" --owner=0 --group=0 --numeric-owner --mode=go-w \
 	-C "$out" -cf - "$name" | gzip -n -9 >"$out/$name.tar.gz"
 rm -rf "${out:?}/$name"

@@ -34,7 +34,18 @@ if [ -z "$engine" ]; then
 fi
 echo "npc: building $name with $engine${platforms:+ for $platforms}" >&2
 case $engine in
-docker) exec docker buildx build --file deploy/Dockerfile --tag "$name" ${platforms:+--platform "$platforms"} ${NPC_PUSH:+--push} . ;;
+docker)
+	# A builder of its own keeps what it made unless it is told where to.
+	case ${NPC_PUSH:+push}$platforms in
+	push*) out=--push ;;
+	*,*)
+		echo "npc: docker keeps no image of several platforms here; push it (NPC_PUSH=1)" >&2
+		exit 2
+		;;
+	*) out=--load ;;
+	esac
+	exec docker buildx build --file deploy/Dockerfile --tag "$name" ${platforms:+--platform "$platforms"} "$out" .
+	;;
 podman | buildah)
 	if [ -n "$platforms" ]; then
 		# Several architectures are one manifest list.

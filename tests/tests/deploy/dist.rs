@@ -75,9 +75,10 @@ fn a_release_holds_what_is_made_and_nothing_that_is_not() {
     tools::run(Path::new("tar"), arguments, &[]);
     let root = unpacked.path().join(&release.name);
 
-    let mut expected: BTreeSet<PathBuf> =
-        ["npc", "LICENSE", "README.md", "CHANGELOG.md"].into_iter().map(PathBuf::from).collect();
-    for folder in ["deploy/systemd", "deploy/kustomize", "deploy/chart"] {
+    let single =
+        ["npc", "LICENSE", "README.md", "CHANGELOG.md", "ARCHITECTURE.md", "deploy/README.md", "deploy/aks.md"];
+    let mut expected: BTreeSet<PathBuf> = single.into_iter().map(PathBuf::from).collect();
+    for folder in ["docs", "deploy/systemd", "deploy/kustomize", "deploy/chart"] {
         expected.extend(files(&repository(folder)).into_iter().map(|file| Path::new(folder).join(file)));
     }
     assert_eq!(files(&root), expected);

@@ -92,6 +92,19 @@ fn the_agent_takes_the_charts_configuration() {
     assert!(bad.contains("config.yaml") && bad.contains("did you mean backend?"), "{bad}");
 }
 
+/// The patch that has the DaemonSet clean up replaces what is there.
+#[test]
+fn the_patch_to_remove_everything_fits_the_daemonset() {
+    let text = read("docs/operate.md");
+    let (_, rest) = text.split_once("-p '").expect("the patch was not found");
+    let patch: Value = serde_json::from_str(rest.split_once('\'').unwrap().0).unwrap();
+    let daemonset = yaml::file(&repository("deploy/kustomize/base/daemonset.yaml")).remove(0);
+    for operation in patch.as_array().unwrap() {
+        let replaced = daemonset.pointer(operation["path"].as_str().unwrap());
+        assert!(operation["op"] == "replace" && replaced.is_some(), "{operation}");
+    }
+}
+
 #[test]
 fn the_configurations_are_of_documented_keys() {
     let keys: BTreeSet<_> = settings().into_iter().map(|[_, _, key]| key).collect();

@@ -7,7 +7,7 @@ use std::path::Path;
 use npc_agent::metrics::Metrics;
 use serde_json::{Value, json};
 
-use crate::{read, repository, tools, yaml};
+use crate::{chart, read, repository, tools, yaml};
 
 /// The metrics of the table in docs/operate.md, with their labels.
 fn documented() -> BTreeMap<String, BTreeSet<String>> {
@@ -24,6 +24,18 @@ fn documented() -> BTreeMap<String, BTreeSet<String>> {
     }
     assert!(metrics.len() > 15, "the table of metrics was not found: {metrics:?}");
     metrics
+}
+
+/// Some Prometheus operators read only what has their label.
+#[test]
+fn what_a_prometheus_looks_for_can_be_labelled() {
+    let labelled = "{enabled: true, labels: {release: stack}}";
+    let values = chart::values_with(&format!("podMonitor: {labelled}\nprometheusRule: {labelled}\n"));
+    let objects = chart::objects(&values);
+    let of = |kind: &str| objects.values().find(|object| object["kind"] == kind).unwrap();
+    for kind in ["PodMonitor", "PrometheusRule"] {
+        assert_eq!(of(kind)["metadata"]["labels"], json!({"app.kubernetes.io/name": "npc", "release": "stack"}));
+    }
 }
 
 /// The words of an expression, as PromQL separates them.
