@@ -94,7 +94,13 @@ fn pods_join_and_leave_groups_whose_rules_do_not_wait() {
         assert!(pass(&mut agent, [gone("web-1"), gone("cart-1")]).unwrap_err().is_contention());
         assert_eq!(isolated(&held()), [2, 11].into());
         assert_eq!(held().v4.chains, before.v4.chains);
-        // Whoever it was lets go.
+        // Whoever it was has written, the jump among it, and lets go.
+        let writes = |what: &[&str]| {
+            let own_lock = ["XTABLES_LOCKFILE=/run/somebodys.lock", "iptables-legacy"];
+            run("env", &[&own_lock, what].concat());
+        };
+        writes(&["-D", "FORWARD", "-j", "NPC-FORWARD"]);
+        writes(&["-F", "NPC-DENY-INGRESS"]);
         drop(somebody);
         pass(&mut agent, []).unwrap();
         assert_eq!(isolated(&held()), [2, 11, 12].into());
