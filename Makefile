@@ -17,8 +17,9 @@ run: setup ## a small cluster in network namespaces: real agents, real packets, 
 	target/debug/npc-lab run -f $(SHOP)
 
 test: setup ## every test
-	$(CARGO) build --workspace --bins
-	$(CARGO) test --workspace
+	previous=$$(deploy/previous.sh) || previous=; \
+	$(CARGO) build --workspace --bins && \
+	$${previous:+env NPC_PREVIOUS=$$previous} $(CARGO) test --workspace
 
 apiserver: ## a real kube-apiserver and etcd for the tests; prints their folder, for KUBEBUILDER_ASSETS
 	@deploy/apiserver.sh

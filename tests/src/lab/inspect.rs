@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpStream};
+use std::path::PathBuf;
 
 use npc_agent::dataplane::backend::Backend as AgentBackend;
 use npc_agent::dataplane::iptables::{Hook, Iptables};
@@ -147,6 +148,13 @@ impl Lab {
     pub fn set_agent_arguments(&mut self, arguments: Vec<String>) {
         if let Some(recipe) = &mut self.recipe {
             recipe.arguments = arguments;
+        }
+    }
+
+    /// From now on agents that start are this `npc`, as in an upgrade.
+    pub fn set_agent(&mut self, npc: PathBuf) {
+        if let Some(recipe) = &mut self.recipe {
+            recipe.npc = npc;
         }
     }
 

@@ -1,0 +1,35 @@
+#!/bin/sh
+# The npc of an earlier commit, built from this repository's history: the tests of
+# upgrades and rollbacks run it beside today's. Prints its path.
+#
+# Kept in ~/.cache/npc/previous, or $NPC_PREVIOUS_CACHE.
+set -eu
+
+# Before the chains of NPC-FORWARD were laid out anew. Move it on when nodes no
+# longer run agents that old.
+commit=117c793bee1f7fd9aceef384160f4235832a9c84
+
+top=$(cd "$(dirname "$0")/.." && pwd)
+folder=${NPC_PREVIOUS_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/npc/previous}/$commit
+if [ -x "$folder/npc" ]; then
+	echo "$folder/npc"
+	exit 0
+fi
+if ! git -C "$top" cat-file -e "$commit^{commit}" 2>/dev/null; then
+	echo "npc: no npc of an earlier commit: this checkout lacks $commit (fetch the whole history)" >&2
+	exit 1
+fi
+mkdir -p "$folder"
+work=$(mktemp -d "$folder/work.XXXXXX")
+trap 'rm -rf "$work"' EXIT
+echo "npc: building the npc of $commit" >&2
+git -C "$top" archive "$commit" | tar -x -C "$work"
+# In our own target folder, whose build of the registry's crates serves both; with
+# the features of the whole workspace, or they would be built again. Cargo puts
+# today's npc back in its place at the next build.
+target=${CARGO_TARGET_DIR:-$top/target}
+"${CARGO:-cargo}" build --quiet --locked --manifest-path "$work/Cargo.toml" --target-dir "$target" --workspace --bin npc >&2
+# Whole or not at all, if it is killed.
+cp "$target/debug/npc" "$folder/npc.new"
+mv "$folder/npc.new" "$folder/npc"
+echo "$folder/npc"
