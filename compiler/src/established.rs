@@ -139,10 +139,22 @@ fn matches(held: &Held, one: &Match, tuple: &Tuple) -> bool {
     let ported = Protocol::ALL.into_iter().find(|protocol| protocol.number() == tuple.protocol);
     match one {
         // By which interface it came, no entry tells; what is forged is dropped
-        // whether its flow is known or not.
-        Match::EstablishedOrRelated | Match::NotSyn | Match::Icmpv6Type(_) | Match::FromPods => false,
+        // whether its flow is known or not. Errors and neighbour discovery have
+        // no entries, and lengths and hop limits are asked of these alone.
+        Match::EstablishedOrRelated
+        | Match::Established
+        | Match::RelatedError
+        | Match::ErrorFromQuotedDestination
+        | Match::NotSyn
+        | Match::Icmpv6Type(_)
+        | Match::HopLimit255
+        | Match::Length(..)
+        | Match::NotLength(..)
+        | Match::FromPods
+        | Match::NotFromPods => false,
         Match::NotInSet(name, field) => !is_in(held, name, *field, ported, tuple),
-        Match::NewOrInvalid | Match::Limited | Match::Comment(_) => true,
+        // Only of a pod and itself is it asked whether a flow was translated.
+        Match::NewOrInvalid | Match::Translated | Match::Limited | Match::Comment(_) => true,
         Match::Source(prefix) => prefix.contains(tuple.source),
         Match::Destination(prefix) => prefix.contains(tuple.destination),
         Match::Protocol(protocol) => ported == Some(*protocol),

@@ -3,7 +3,8 @@
 //!
 //! ```text
 //! NPC-FORWARD   from a pod's interface with another's source  -j NPC-SPOOF: DROP (if asked for)
-//!               established and related, neighbour discovery, a pod itself: RETURN
+//!               established, neighbour discovery, a pod itself by a Service: RETURN
+//!               ICMP errors                 goto NPC-RELATED: by whom and how long
 //!               TCP that opens nothing      -j NPC-STRAY: denied at isolated endpoints
 //!               source ∈ npc4-egress        -j NPC-EGRESS
 //!               destination ∈ npc4-ingress  -j NPC-INGRESS
@@ -15,6 +16,8 @@
 //! Rules come from definitions (policies, and the ports that names resolve
 //! to); addresses of pods are in sets only. So a pod that comes or goes in a
 //! known group writes set members and no rule.
+
+mod icmp;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -31,13 +34,18 @@ use crate::policy::Direction;
 use crate::program::{ChainName, FamilyProgram, Match, Member, Program, Rule, Set, SetField, SetKind, SetName, Target};
 use crate::tree::{Node, SetAt};
 
-/// How a pod's traffic to itself is told.
+pub use icmp::Lacks;
+use icmp::{errors, neighbour_discovery};
+
+/// How a pod's traffic to itself is told, and an ICMP error about what was sent
+/// to its sender.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum SelfMatch {
-    /// One `-m bpf` rule for every pod.
+    /// One `-m bpf` rule for every pod, and one for errors.
     #[default]
     Bpf,
-    /// One rule for each isolated endpoint, for kernels without `xt_bpf`.
+    /// One rule for each isolated endpoint, for kernels without `xt_bpf`. Errors
+    /// from pods' interfaces are dropped, since nothing tells what they quote.
     PerEndpoint,
 }
 
@@ -47,6 +55,8 @@ pub enum SelfMatch {
 pub struct Options {
     /// How a pod's traffic to itself is told.
     pub self_match: SelfMatch,
+    /// What rules have to do without.
+    pub lacks: Lacks,
     /// Whether flows that were established go on under policies that deny
     /// them. Otherwise their conntrack entries are deleted, and a TCP segment
     /// of an isolated endpoint that opens no connection and belongs to none is
@@ -68,10 +78,6 @@ pub struct Options {
     /// each, no object tells: a program has the set for it, empty.
     pub anti_spoof: bool,
 }
-
-/// ICMPv6 types of neighbour discovery: router and neighbour solicitation and
-/// advertisement, redirect (RFC 4861, section 4).
-const NEIGHBOUR_DISCOVERY: [u8; 5] = [133, 134, 135, 136, 137];
 
 /// `fe80::/10` (RFC 4291, section 2.5.6).
 const LINK_LOCAL: Ipv6Network = Ipv6Network::new_checked(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10).unwrap();
@@ -193,8 +199,8 @@ pub(crate) fn own() -> Set {
     }
 }
 
-/// The chain that every forwarded packet meets first, and those for strays and
-/// forged sources.
+/// The chain that every forwarded packet meets first, and those for ICMP errors,
+/// strays and forged sources.
 pub(crate) fn forward(
     family: Family,
     options: &Options,
@@ -211,18 +217,30 @@ pub(crate) fn forward(
         rules.push(rule(forged, Target::Jump(ChainName::spoof())));
         chains.insert(ChainName::spoof(), spoofed(family));
     }
-    rules.push(rule(vec![Match::EstablishedOrRelated], Target::Return));
+    // As the chains that deny, it is there before anything leads to it.
+    chains.insert(ChainName::related(), errors(family, options));
+    if is_isolating {
+        rules.push(rule(vec![Match::Established], Target::Return));
+        // By goto: what returns there is back in FORWARD, as what returns here.
+        rules.push(rule(vec![Match::RelatedError], Target::Goto(ChainName::related())));
+    } else {
+        rules.push(rule(vec![Match::EstablishedOrRelated], Target::Return));
+    }
     if family == Family::V6 {
-        rules.extend(NEIGHBOUR_DISCOVERY.map(|kind| rule(vec![Match::Icmpv6Type(kind)], Target::Return)));
+        // There before anything is isolated, as the look-ups below are: in the
+        // plan that isolates the first endpoint, sets come before rules.
+        rules.extend(neighbour_discovery(options));
     }
     if is_isolating {
         rules.extend(past_all_sets(family).into_iter().map(|m| rule(vec![m], Target::Drop)));
     }
+    // A pod's packet to itself is forwarded only where this node's own rules turned
+    // a Service's address into the pod's. Any other one is forged.
     match options.self_match {
-        SelfMatch::Bpf => rules.push(rule(vec![Match::SourceIsDestination], Target::Return)),
+        SelfMatch::Bpf => rules.push(rule(vec![Match::Translated, Match::SourceIsDestination], Target::Return)),
         SelfMatch::PerEndpoint => rules.extend(isolated.iter().map(|address| {
             let host = IpNetwork::from(*address);
-            rule(vec![Match::Source(host), Match::Destination(host)], Target::Return)
+            rule(vec![Match::Source(host), Match::Destination(host), Match::Translated], Target::Return)
         })),
     }
     if !options.keep_established {

@@ -8,9 +8,9 @@ use std::str::SplitAsciiWhitespace;
 
 use ipnetwork::IpNetwork;
 
-use crate::object::Protocol;
+use crate::object::{Family, Protocol};
 use crate::program::{ChainName, Match, Rule, SetField, SetName, Target};
-use crate::text::POD_GROUP;
+use crate::text::{self, POD_GROUP};
 
 /// A line that is not one of ours.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -95,6 +95,12 @@ impl<'a> Words<'a> {
         match (module, self.next()?) {
             ("conntrack", "--ctstate") => match self.next()? {
                 "RELATED,ESTABLISHED" => Ok(Match::EstablishedOrRelated),
+                "ESTABLISHED" => Ok(Match::Established),
+                "RELATED" if matches!(protocol, Some("icmp" | "ipv6-icmp")) => {
+                    *protocol = None;
+                    Ok(Match::RelatedError)
+                }
+                "DNAT" => Ok(Match::Translated),
                 "INVALID,NEW" => Ok(Match::NewOrInvalid),
                 other => Err(self.fault(other)),
             },
@@ -116,16 +122,31 @@ impl<'a> Words<'a> {
                 ranges.map(Match::DestinationPorts).ok_or_else(|| self.fault(word))
             }
             ("addrtype", "--dst-type") => self.expect("BROADCAST").map(|()| Match::ToBroadcast),
-            ("bpf", "--bytecode") => self.quoted().map(|_| Match::SourceIsDestination),
+            ("bpf", "--bytecode") => {
+                let code = self.quoted()?;
+                let is_one_of =
+                    |program: fn(Family) -> &'static str| Family::ALL.into_iter().any(|family| program(family) == code);
+                match () {
+                    () if is_one_of(text::self_bytecode) => Ok(Match::SourceIsDestination),
+                    () if is_one_of(text::error_bytecode) => Ok(Match::ErrorFromQuotedDestination),
+                    () => Err(self.fault(&code)),
+                }
+            }
+            ("hl", "--hl-eq") => self.expect("255").map(|()| Match::HopLimit255),
+            ("length", "--length") => self.length().map(|(first, last)| Match::Length(first, last)),
+            ("length", "!") => {
+                self.expect("--length")?;
+                self.length().map(|(first, last)| Match::NotLength(first, last))
+            }
             ("set", "--match-set") => self.set().map(|(name, field)| Match::Set(name, field)),
             ("set", "!") => {
                 self.expect("--match-set")?;
                 self.set().map(|(name, field)| Match::NotInSet(name, field))
             }
-            ("devgroup", "--src-group") => {
-                let word = self.next()?;
-                let group = word.strip_prefix("0x").and_then(|digits| u32::from_str_radix(digits, 16).ok());
-                if group == Some(POD_GROUP) { Ok(Match::FromPods) } else { Err(self.fault(word)) }
+            ("devgroup", "--src-group") => self.pod_group().map(|()| Match::FromPods),
+            ("devgroup", "!") => {
+                self.expect("--src-group")?;
+                self.pod_group().map(|()| Match::NotFromPods)
             }
             ("limit", "--limit") => {
                 self.next()?;
@@ -150,6 +171,19 @@ impl<'a> Words<'a> {
             other => return Err(self.fault(other)),
         };
         Ok((name, field))
+    }
+
+    /// The device group of pods' interfaces.
+    fn pod_group(&mut self) -> Result<(), Error> {
+        let word = self.next()?;
+        let group = word.strip_prefix("0x").and_then(|digits| u32::from_str_radix(digits, 16).ok());
+        if group == Some(POD_GROUP) { Ok(()) } else { Err(self.fault(word)) }
+    }
+
+    /// A range of lengths.
+    fn length(&mut self) -> Result<(u16, u16), Error> {
+        let word = self.next()?;
+        port_range(word).ok_or_else(|| self.fault(word))
     }
 
     /// One argument that may stand in quotes; ours have none inside.
@@ -205,7 +239,13 @@ mod tests {
     fn what_was_written_is_read_again() {
         for line in [
             "-A NPC-FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN",
+            "-A NPC-FORWARD -m conntrack --ctstate ESTABLISHED -j RETURN",
+            "-A NPC-FORWARD -p icmp -m conntrack --ctstate RELATED -g NPC-RELATED",
             "-A NPC-FORWARD -p ipv6-icmp -m icmp6 --icmpv6-type 135 -j RETURN",
+            "-A NPC-FORWARD -p ipv6-icmp -m icmp6 --icmpv6-type 135 -m hl --hl-eq 255 -m length --length 64:128 -j RETURN",
+            "-A NPC-FORWARD -p ipv6-icmp -m icmp6 --icmpv6-type 134 -m devgroup ! --src-group 0x6e7063 -j RETURN",
+            "-A NPC-FORWARD -s 10.0.0.1/32 -d 10.0.0.1/32 -m conntrack --ctstate DNAT -j RETURN",
+            "-A NPC-RELATED -m length ! --length 48:576 -j DROP",
             "-A NPC-FORWARD -s 10.0.0.1/32 -d 10.0.0.1/32 -j RETURN",
             "-A NPC-FORWARD -m addrtype --dst-type BROADCAST -j DROP",
             "-A NPC-FORWARD -p tcp -m tcp ! --tcp-flags FIN,SYN,RST,ACK SYN -m conntrack --ctstate INVALID,NEW -j NPC-STRAY",
@@ -226,6 +266,12 @@ mod tests {
         assert_eq!(forward.matches, [Match::Protocol(Protocol::Udp)]);
         let bpf = format!("-A NPC-FORWARD -m bpf --bytecode \"{}\" -j RETURN", crate::text::self_bytecode(Family::V4));
         assert_eq!(same(&bpf).matches, [Match::SourceIsDestination]);
+        let bpf = format!("-A NPC-RELATED -m bpf --bytecode \"{}\" -j RETURN", text::error_bytecode(Family::V4));
+        assert_eq!(same(&bpf).matches, [Match::ErrorFromQuotedDestination]);
+        let (chain, read) =
+            rule("-A NPC-FORWARD -p ipv6-icmp -m conntrack --ctstate RELATED -g NPC-RELATED").expect("one of ours");
+        assert_eq!(read.matches, [Match::RelatedError]);
+        assert!(rule_line(Family::V6, &chain, &read).contains(" -p ipv6-icmp "));
     }
 
     #[test]
@@ -240,6 +286,12 @@ mod tests {
             "-A NPC-FORWARD -m mark --mark 1 -j DROP",
             "-A NPC-FORWARD -m devgroup --src-group 0x1 -j NPC-SPOOF",
             "-A NPC-FORWARD -m devgroup --dst-group 0x6e7063 -j NPC-SPOOF",
+            "-A NPC-FORWARD -m devgroup ! --src-group 0x1 -j RETURN",
+            "-A NPC-FORWARD -m conntrack --ctstate RELATED -j RETURN",
+            "-A NPC-FORWARD -p tcp -m conntrack --ctstate RELATED -j RETURN",
+            "-A NPC-FORWARD -m bpf --bytecode \"1,6 0 0 1\" -j RETURN",
+            "-A NPC-FORWARD -m hl --hl-eq 64 -j RETURN",
+            "-A NPC-FORWARD -m length --length 64 more -j RETURN",
             "-A NPC-FORWARD -m set ! npc4-own src,src -j NPC-SPOOF",
             "-A NPC-FORWARD -m comment --comment \"no end -j DROP",
             "-A NPC-FORWARD -j DROP more",

@@ -92,6 +92,12 @@ impl ChainName {
         Self::new("SPOOF")
     }
 
+    /// The chain that judges ICMP errors about flows that the kernel knows.
+    #[must_use]
+    pub fn related() -> Self {
+        Self::new("RELATED")
+    }
+
     /// [`FORWARD_CHAIN`].
     #[must_use]
     pub fn forward() -> Self {
@@ -411,6 +417,15 @@ pub struct Rule {
 pub enum Match {
     /// `-m conntrack --ctstate ESTABLISHED,RELATED`
     EstablishedOrRelated,
+    /// `-m conntrack --ctstate ESTABLISHED`
+    Established,
+    /// An ICMP error (ICMPv6 in IPv6) about a flow that conntrack knows:
+    /// `-p icmp -m conntrack --ctstate RELATED`. An ICMPv6 redirect counts as
+    /// one, a connection that a helper expects does not.
+    RelatedError,
+    /// This node has translated the destination of the packet's flow:
+    /// `-m conntrack --ctstate DNAT`.
+    Translated,
     /// `-m conntrack --ctstate INVALID,NEW`: all but that and what somebody
     /// exempts from tracking.
     NewOrInvalid,
@@ -436,6 +451,17 @@ pub enum Match {
     /// The source address equals the destination address:
     /// `-m bpf --bytecode …`.
     SourceIsDestination,
+    /// An ICMP error (and no redirect) whose quoted packet went to the address
+    /// that the error comes from: `-m bpf --bytecode …`. One behind IPv6
+    /// extension headers is none.
+    ErrorFromQuotedDestination,
+    /// No router has forwarded the packet: `-m hl --hl-eq 255`, of IPv6.
+    HopLimit255,
+    /// The packet with its IP header has so many bytes, inclusive:
+    /// `-m length --length FIRST:LAST`.
+    Length(u16, u16),
+    /// It has fewer or more: `-m length ! --length FIRST:LAST`.
+    NotLength(u16, u16),
     /// `-m set --match-set NAME src|dst|dst,dst`
     Set(SetName, SetField),
     /// `-m set ! --match-set NAME …`
@@ -443,6 +469,8 @@ pub enum Match {
     /// It comes from an interface of pods, which the agent has put into its
     /// device group: `-m devgroup --src-group GROUP`.
     FromPods,
+    /// It does not: `-m devgroup ! --src-group GROUP`.
+    NotFromPods,
     /// `-m limit`: only so many packets in a second, of all that meet the rule.
     Limited,
     /// `-m comment --comment TEXT`; at most 255 bytes.

@@ -43,6 +43,31 @@ const SELF_V4: &str = "6,32 0 0 16,7 0 0 0,32 0 0 12,29 0 1 0,6 0 0 1,6 0 0 0";
 const SELF_V6: &str = "18,32 0 0 24,7 0 0 0,32 0 0 8,29 0 13 0,32 0 0 28,7 0 0 0,32 0 0 12,29 0 9 0,\
                        32 0 0 32,7 0 0 0,32 0 0 16,29 0 5 0,32 0 0 36,7 0 0 0,32 0 0 20,29 0 1 0,6 0 0 1,6 0 0 0";
 
+/// A classic BPF program that matches an IPv4 packet with an ICMP error, if the
+/// packet that it quotes went to where the error comes from. The header may have
+/// options, so its length goes into X first; then the type (a redirect, 5, is no
+/// error), and the destination of the quoted packet (16 bytes into it, behind 8
+/// of ICMP) against the source (offset 12).
+const ERROR_V4: &str = "9,177 0 0 0,80 0 0 0,21 5 0 5,64 0 0 24,7 0 0 0,32 0 0 12,29 0 1 0,6 0 0 1,6 0 0 0";
+
+/// The same for IPv6: ICMPv6 right behind the header (58 at offset 6), a type
+/// below 128 (offset 40), and the four words of the quoted packet's destination
+/// (24 bytes into it, which begins at 48) against those of the source (offset
+/// 8).
+const ERROR_V6: &str = "22,48 0 0 6,21 0 19 58,48 0 0 40,53 17 0 128,\
+                        32 0 0 72,7 0 0 0,32 0 0 8,29 0 13 0,32 0 0 76,7 0 0 0,32 0 0 12,29 0 9 0,\
+                        32 0 0 80,7 0 0 0,32 0 0 16,29 0 5 0,32 0 0 84,7 0 0 0,32 0 0 20,29 0 1 0,6 0 0 1,6 0 0 0";
+
+/// The classic BPF program behind [`Match::ErrorFromQuotedDestination`], in the
+/// text form of `-m bpf --bytecode`.
+#[must_use]
+pub fn error_bytecode(family: Family) -> &'static str {
+    match family {
+        Family::V4 => ERROR_V4,
+        Family::V6 => ERROR_V6,
+    }
+}
+
 /// The classic BPF program behind [`Match::SourceIsDestination`], in the text
 /// form of `-m bpf --bytecode`.
 #[must_use]
@@ -65,6 +90,10 @@ pub fn rule_line(family: Family, chain: &ChainName, rule: &Rule) -> String {
             Match::Protocol(protocol) => push(&mut line, format_args!(" -p {}", protocol.lower())),
             Match::ProtocolNumber(number) => push(&mut line, format_args!(" -p {number}")),
             Match::NotSyn => line.push_str(" -p tcp"),
+            Match::RelatedError => line.push_str(match family {
+                Family::V4 => " -p icmp",
+                Family::V6 => " -p ipv6-icmp",
+            }),
             Match::Icmpv6Type(_) => line.push_str(" -p ipv6-icmp"),
             _ => {}
         }
@@ -75,6 +104,9 @@ pub fn rule_line(family: Family, chain: &ChainName, rule: &Rule) -> String {
             Match::Source(_) | Match::Destination(_) | Match::ProtocolNumber(_) => {}
             Match::Protocol(p) => protocol = Some(*p),
             Match::EstablishedOrRelated => line.push_str(" -m conntrack --ctstate RELATED,ESTABLISHED"),
+            Match::Established => line.push_str(" -m conntrack --ctstate ESTABLISHED"),
+            Match::RelatedError => line.push_str(" -m conntrack --ctstate RELATED"),
+            Match::Translated => line.push_str(" -m conntrack --ctstate DNAT"),
             Match::NewOrInvalid => line.push_str(" -m conntrack --ctstate INVALID,NEW"),
             Match::NotSyn => line.push_str(" -m tcp ! --tcp-flags FIN,SYN,RST,ACK SYN"),
             Match::Icmpv6Type(kind) => push(&mut line, format_args!(" -m icmp6 --icmpv6-type {kind}")),
@@ -83,11 +115,18 @@ pub fn rule_line(family: Family, chain: &ChainName, rule: &Rule) -> String {
             Match::SourceIsDestination => {
                 push(&mut line, format_args!(" -m bpf --bytecode \"{}\"", self_bytecode(family)));
             }
+            Match::ErrorFromQuotedDestination => {
+                push(&mut line, format_args!(" -m bpf --bytecode \"{}\"", error_bytecode(family)));
+            }
+            Match::HopLimit255 => line.push_str(" -m hl --hl-eq 255"),
+            Match::Length(first, last) => push(&mut line, format_args!(" -m length --length {first}:{last}")),
+            Match::NotLength(first, last) => push(&mut line, format_args!(" -m length ! --length {first}:{last}")),
             Match::Set(name, field) => push(&mut line, format_args!(" -m set --match-set {name} {}", fields(*field))),
             Match::NotInSet(name, field) => {
                 push(&mut line, format_args!(" -m set ! --match-set {name} {}", fields(*field)));
             }
             Match::FromPods => push(&mut line, format_args!(" -m devgroup --src-group {POD_GROUP:#x}")),
+            Match::NotFromPods => push(&mut line, format_args!(" -m devgroup ! --src-group {POD_GROUP:#x}")),
             Match::Limited => push(&mut line, format_args!(" -m limit {LIMIT}")),
             Match::Comment(text) => push(&mut line, format_args!(" -m comment --comment {}", Quoted(text))),
         }

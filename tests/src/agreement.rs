@@ -15,7 +15,7 @@ use npc_compiler::object::{Family, Objects, Protocol};
 use npc_compiler::pairs::{self, PairSet, Region};
 use npc_compiler::plan::KernelState;
 use npc_compiler::policy::Direction;
-use npc_compiler::program::Program;
+use npc_compiler::program::{InterfaceName, Program};
 use npc_compiler::traffic::{TUNNELS, Traffic};
 
 use crate::interpreter::{self, Outcome, State};
@@ -151,7 +151,8 @@ impl<'a> Question<'a> {
                     continue;
                 }
                 for family in Family::ALL {
-                    let flow = Flow { oracle: &self.oracle, objects: self.objects, node, family, from, to };
+                    let (oracle, objects) = (&self.oracle, self.objects);
+                    let flow = Flow { oracle, objects, node, self_match, family, from, to };
                     if let Err(difference) = flow.compare(&program, &self.ports) {
                         found.push(format!("program of {node}: {from_name} -> {to_name} {difference}"));
                     }
@@ -247,6 +248,7 @@ struct Flow<'a> {
     oracle: &'a Oracle<'a>,
     objects: &'a Objects,
     node: &'a str,
+    self_match: SelfMatch,
     family: Family,
     from: &'a End,
     to: &'a End,
@@ -261,14 +263,19 @@ impl Flow<'_> {
             return Ok(());
         }
         let (sends, receives) = (self.is_here(source), self.is_here(destination));
-        let returned = |payload, state| {
-            let packet = interpreter::Packet { source, destination, payload, state, interface: None };
-            interpreter::run(program, &packet).outcome == Outcome::Returned
+        // A pod reaches itself by a Service, whose address the node has translated.
+        let itself = source == destination;
+        let packet = |payload, state| interpreter::Packet {
+            state,
+            translated: itself,
+            ..interpreter::Packet::first(source, destination, payload)
         };
-        let expect = |expected: bool, payload, state| {
-            let seen = returned(payload, state);
+        let expect_of = |expected: bool, packet: interpreter::Packet| {
+            let seen = interpreter::run(program, &packet).outcome == Outcome::Returned;
+            let interpreter::Packet { payload, state, .. } = packet;
             if seen == expected { Ok(()) } else { Err(Different { payload, state, expected, seen }) }
         };
+        let expect = |expected: bool, payload, state| expect_of(expected, packet(payload, state));
         let judge = |payload| {
             // What belongs to no pod of this node only passes through.
             let packet = Packet { family: self.family, payload };
@@ -281,16 +288,12 @@ impl Flow<'_> {
                 expect(expected, interpreter::Payload::Port(protocol, port), State::New)?;
             }
         }
-        let (echo, discovery) = match self.family {
-            Family::V4 => (8, None),
-            Family::V6 => (128, Some(133..=137)),
-        };
+        let echo = if self.family == Family::V4 { 8 } else { 128 };
         let portless = judge(Payload::Icmp);
         expect(portless, interpreter::Payload::Icmp(echo), State::New)?;
         expect(portless, interpreter::Payload::Other, State::New)?;
         // No tunnel leads past policies for egress, whatever they admit; and no
         // isolated endpoint gets or sends what conntrack does not know.
-        let itself = source == destination;
         let isolated = |end, is_here| if is_here { self.oracle.isolated(end, self.family) } else { [false; 2] };
         let [source_is, destination_is] = [isolated(self.from, sends), isolated(self.to, receives)];
         for number in TUNNELS {
@@ -299,14 +302,90 @@ impl Flow<'_> {
         }
         let expected = itself || !(source_is.contains(&true) || destination_is.contains(&true));
         expect(expected, interpreter::Payload::Port(Protocol::Tcp, 1), State::Stray)?;
-        for number in discovery.into_iter().flatten() {
-            expect(true, interpreter::Payload::Icmp(number), State::New)?;
+        expect(true, interpreter::Payload::Icmp(echo), State::Established)?;
+        expect(true, interpreter::Payload::Port(Protocol::Tcp, 1), State::Established)?;
+        // What a helper expects is a first packet where anything is isolated.
+        let first = !self.is_isolating() || judge(Payload::Port(Protocol::Tcp, 1));
+        expect(first, interpreter::Payload::Port(Protocol::Tcp, 1), State::Related)?;
+        self.compare_errors(|expected, error| {
+            expect_of(expected, interpreter::Packet { translated: itself, ..error })
+        })?;
+        if self.family == Family::V6 && (sends || receives) {
+            self.compare_discovery(portless, expect_of, &packet)?;
         }
-        for state in [State::Established, State::Related] {
-            expect(true, interpreter::Payload::Icmp(echo), state)?;
-            expect(true, interpreter::Payload::Port(Protocol::Tcp, 1), state)?;
+        if itself && (sends || receives) {
+            // Forged, as it comes by no Service.
+            for payload in
+                [Payload::Port(Protocol::Tcp, ports[0]), Payload::Port(Protocol::Sctp, ports[0]), Payload::Icmp]
+            {
+                let forwarded = Packet { family: self.family, payload };
+                let expected = self.oracle.allows_forwarded(self.from, self.to, forwarded).allowed();
+                let payload = match payload {
+                    Payload::Port(protocol, port) => interpreter::Payload::Port(protocol, port),
+                    Payload::Icmp => interpreter::Payload::Icmp(echo),
+                };
+                let forged = packet(payload, State::New);
+                expect_of(expected, interpreter::Packet { translated: false, ..forged })?;
+            }
         }
         Ok(())
+    }
+
+    /// ICMP errors about known flows: none is longer than a router's, and from a
+    /// pod's interface comes none but about what went to its sender.
+    fn compare_errors(
+        &self,
+        expect: impl Fn(bool, interpreter::Packet) -> Result<(), Different>,
+    ) -> Result<(), Different> {
+        let address = |end| self.oracle.address(end, self.family);
+        let (Some(source), Some(destination)) = (address(self.from), address(self.to)) else { return Ok(()) };
+        let (kind, longest) = if self.family == Family::V4 { (3, 576) } else { (2, 1280) };
+        for interface in [None, InterfaceName::new("azv1")] {
+            for quoted_destination in [Some(source), Some(destination), None] {
+                for length in [100, longest, longest + 1] {
+                    // Without bpf nothing tells what a pod's error quotes.
+                    let is_about_own = self.self_match == SelfMatch::Bpf && quoted_destination == Some(source);
+                    let passes = length <= longest && (interface.is_none() || is_about_own);
+                    let first = interpreter::Packet::first(source, destination, interpreter::Payload::Icmp(kind));
+                    let state = State::Related;
+                    let error = interpreter::Packet { state, interface, length, quoted_destination, ..first };
+                    expect(passes || !self.is_isolating(), error)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Neighbour discovery that no router has forwarded passes, and a router's if
+    /// it comes from no pod. Otherwise it is judged as anything without ports.
+    fn compare_discovery(
+        &self,
+        portless: bool,
+        expect: impl Fn(bool, interpreter::Packet) -> Result<(), Different>,
+        packet: impl Fn(interpreter::Payload, State) -> interpreter::Packet,
+    ) -> Result<(), Different> {
+        for (kind, lengths) in [(133, 48..=128), (135, 64..=128), (136, 64..=128), (134, 56..=1280), (137, 80..=1280)] {
+            for interface in [None, InterfaceName::new("azv1")] {
+                for hop_limit in [254, 255] {
+                    for length in [lengths.start() - 1, *lengths.start(), *lengths.end(), lengths.end() + 1] {
+                        let may_send = interface.is_none() || !matches!(kind, 134 | 137);
+                        let passes = hop_limit == 255 && lengths.contains(&length) && may_send;
+                        let first = packet(interpreter::Payload::Icmp(kind), State::New);
+                        let sent = interpreter::Packet { interface, hop_limit, length, ..first };
+                        expect(passes || portless, sent)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether an endpoint of this node is isolated, be it in the other family.
+    fn is_isolating(&self) -> bool {
+        self.oracle
+            .endpoints()
+            .into_iter()
+            .any(|index| self.objects.pods[index].node.as_deref() == Some(self.node) && self.oracle.is_isolated(index))
     }
 
     /// What of the flows that are established is forbidden, which is what the

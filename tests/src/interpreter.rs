@@ -53,6 +53,34 @@ pub struct Packet {
     pub state: State,
     /// The interface of pods that it came by, if it was one.
     pub interface: Option<InterfaceName>,
+    /// Its hop limit (IPv6).
+    pub hop_limit: u8,
+    /// Its length with its IP header.
+    pub length: u16,
+    /// The node has translated the destination of its flow.
+    pub translated: bool,
+    /// Of an ICMP error: where the packet went that it quotes, if that stands
+    /// where headers without extensions have it.
+    pub quoted_destination: Option<IpAddr>,
+}
+
+impl Packet {
+    /// The first packet of a flow, forwarded by a router and of no interface of
+    /// pods, short and not translated.
+    #[must_use]
+    pub fn first(source: IpAddr, destination: IpAddr, payload: Payload) -> Self {
+        Self {
+            source,
+            destination,
+            payload,
+            state: State::New,
+            interface: None,
+            hop_limit: 63,
+            length: 100,
+            translated: false,
+            quoted_destination: None,
+        }
+    }
 }
 
 /// How our chains leave a packet.
@@ -124,6 +152,15 @@ fn matches_all(program: &FamilyProgram, rule: &Rule, packet: &Packet) -> bool {
 fn matches(program: &FamilyProgram, one: &Match, packet: &Packet) -> bool {
     match one {
         Match::EstablishedOrRelated => matches!(packet.state, State::Established | State::Related),
+        Match::Established => packet.state == State::Established,
+        Match::RelatedError => packet.state == State::Related && matches!(packet.payload, Payload::Icmp(_)),
+        Match::Translated => packet.translated,
+        Match::HopLimit255 => packet.source.is_ipv6() && packet.hop_limit == 255,
+        Match::Length(first, last) => (*first..=*last).contains(&packet.length),
+        Match::NotLength(first, last) => !(*first..=*last).contains(&packet.length),
+        Match::ErrorFromQuotedDestination => {
+            matches!(packet.payload, Payload::Icmp(_)) && packet.quoted_destination == Some(packet.source)
+        }
         Match::NewOrInvalid => matches!(packet.state, State::New | State::Stray),
         Match::NotSyn => packet.state != State::New && matches!(packet.payload, Payload::Port(Protocol::Tcp, _)),
         Match::ProtocolNumber(number) => packet.payload == Payload::Tunnel(*number),
@@ -141,6 +178,7 @@ fn matches(program: &FamilyProgram, one: &Match, packet: &Packet) -> bool {
         Match::Set(name, field) => in_set(program, name, *field, packet),
         Match::NotInSet(name, field) => !in_set(program, name, *field, packet),
         Match::FromPods => packet.interface.is_some(),
+        Match::NotFromPods => packet.interface.is_none(),
         // The first of them is within any limit.
         Match::Comment(_) | Match::Limited => true,
     }

@@ -152,6 +152,17 @@ impl<'a> Oracle<'a> {
         })
     }
 
+    /// Whether some policy isolates a pod, whichever way and whether it has an
+    /// address or not.
+    #[must_use]
+    pub fn is_isolated(&self, pod: usize) -> bool {
+        let isolates = |direction| {
+            let pod = &self.objects.pods[pod];
+            self.objects.policies.iter().any(|policy| policy::isolates(policy, direction, pod))
+        };
+        [Direction::Egress, Direction::Ingress].into_iter().any(isolates)
+    }
+
     /// Judges a packet. Where an end has no address of the packet's family
     /// there is no such packet, and nothing is allowed.
     #[must_use]
@@ -159,10 +170,21 @@ impl<'a> Oracle<'a> {
         let (Some(source), Some(destination)) = (self.side(from, packet.family), self.side(to, packet.family)) else {
             return Verdict::NO;
         };
-        if source.address == destination.address
-            || self.runs_on(&source, &destination)
-            || self.runs_on(&destination, &source)
-        {
+        if source.address == destination.address {
+            return Verdict::YES;
+        }
+        self.allows_forwarded(from, to, packet)
+    }
+
+    /// What is left of [`Oracle::allows`] of a packet that comes by a pod's
+    /// interface and from no Service: a pod sends none to itself, so one that
+    /// claims to is judged as any other.
+    #[must_use]
+    pub fn allows_forwarded(&self, from: &End, to: &End, packet: Packet) -> Verdict {
+        let (Some(source), Some(destination)) = (self.side(from, packet.family), self.side(to, packet.family)) else {
+            return Verdict::NO;
+        };
+        if self.runs_on(&source, &destination) || self.runs_on(&destination, &source) {
             return Verdict::YES;
         }
         Verdict {

@@ -50,8 +50,14 @@ fn interface(pod: &str) -> Option<InterfaceName> {
 
 fn passes(program: &Program, interface: Option<InterfaceName>, source: &str, destination: &str, state: State) -> bool {
     let (source, destination): (IpAddr, IpAddr) = (source.parse().unwrap(), destination.parse().unwrap());
-    let packet = Packet { source, destination, payload: Payload::Port(Protocol::Udp, 53), state, interface };
-    run(program, &packet).outcome == Outcome::Returned
+    // What is related is an error about a datagram that went to its sender.
+    let payload = match state {
+        State::Related => Payload::Icmp(3),
+        _ => Payload::Port(Protocol::Udp, 53),
+    };
+    let quoted_destination = (state == State::Related).then_some(source);
+    let first = Packet::first(source, destination, payload);
+    run(program, &Packet { state, interface, quoted_destination, ..first }).outcome == Outcome::Returned
 }
 
 #[test]

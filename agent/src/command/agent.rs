@@ -229,7 +229,7 @@ async fn agent(args: Args, level: logging::Level) -> anyhow::Result<()> {
     if let Some(path) = args.config {
         level.follow(path, args.file);
     }
-    follow::network(sender.clone(), args.enforcement.anti_spoof).await?;
+    follow::network(sender.clone()).await?;
     let denied = sender.clone();
     match args.manifests {
         Some(folder) if args.once => follow::manifests_once(sender, folder, &node).await?,

@@ -6,6 +6,7 @@
 
 use std::fmt;
 
+use npc_compiler::layout::Lacks;
 use npc_compiler::object::{Family, Protocol};
 use npc_compiler::plan::SetWrite;
 use npc_compiler::program::{ChainName, Match, Rule, SetField, SetKind, SetName, Target};
@@ -19,8 +20,10 @@ use super::iptables::{self, Iptables};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Capabilities {
     /// `-m bpf` works in every family, so one rule serves the self traffic of
-    /// all pods.
+    /// all pods, and one the errors that they send.
     pub bpf: bool,
+    /// Matches that some family lacks and that rules do without.
+    pub lacks: Lacks,
     /// What is missing and worked around.
     pub missing: Vec<Missing>,
     /// What is missing to tell of denied packets; nothing where it works in
@@ -64,6 +67,12 @@ enum Lack {
     Fatal,
     /// There are rules instead.
     Bpf,
+    /// Neighbour discovery is told by less.
+    HopLimit,
+    /// What passes without a policy may be of any length.
+    Length,
+    /// Errors from pods' interfaces are as any.
+    DeviceGroup,
     /// Nobody is told of denied packets.
     Log,
     /// Forged sources are not told.
@@ -76,6 +85,8 @@ fn questions(family: Family, sets: &Sets) -> Vec<Question> {
     let needed = |what, matches| Question { what, lack: Lack::Fatal, matches, target: Target::Return };
     let mut questions = vec![
         needed("the match conntrack (established connections)", vec![Match::EstablishedOrRelated]),
+        needed("the state RELATED of ICMP in the match conntrack (ICMP errors)", vec![Match::RelatedError]),
+        needed("the state DNAT in the match conntrack (a pod's traffic to itself)", vec![Match::Translated]),
         needed("the match set (peers and endpoints)", vec![Match::Set(set.clone(), SetField::Destination)]),
         needed("the match multiport (several ports)", ports(Protocol::Tcp)),
         needed(
@@ -93,9 +104,29 @@ fn questions(family: Family, sets: &Sets) -> Vec<Question> {
         needed("SCTP in the match multiport", ports(Protocol::Sctp)),
         needed("the match comment", vec![Match::Comment("npc probe".to_owned())]),
         Question {
-            what: "the match bpf (a pod's traffic to itself; each endpoint gets a rule of its own instead)",
+            what: "the match bpf (a pod's traffic to itself; each endpoint gets a rule of its own instead, and pods' \
+                   ICMP errors are dropped where anything is isolated)",
             lack: Lack::Bpf,
             matches: vec![Match::SourceIsDestination],
+            target: Target::Return,
+        },
+        Question {
+            what: "the match bpf with a longer program (pods' ICMP errors, which are dropped instead where anything is \
+                   isolated)",
+            lack: Lack::Bpf,
+            matches: vec![Match::ErrorFromQuotedDestination],
+            target: Target::Return,
+        },
+        Question {
+            what: "the match length (ICMP errors and neighbour discovery, which pass at any length instead)",
+            lack: Lack::Length,
+            matches: vec![Match::NotLength(1, 2)],
+            target: Target::Return,
+        },
+        Question {
+            what: "the match devgroup (ICMP errors from pods' interfaces, which pass as any other instead)",
+            lack: Lack::DeviceGroup,
+            matches: vec![Match::NotFromPods],
             target: Target::Return,
         },
         Question {
@@ -118,6 +149,12 @@ fn questions(family: Family, sets: &Sets) -> Vec<Question> {
         questions.push(needed("the match addrtype (broadcasts on a bridge)", vec![Match::ToBroadcast]));
     } else {
         questions.push(needed("the match icmp6 (neighbour discovery)", vec![Match::Icmpv6Type(133)]));
+        questions.push(Question {
+            what: "the match hl (neighbour discovery, which passes from any hop limit instead)",
+            lack: Lack::HopLimit,
+            matches: vec![Match::HopLimit255],
+            target: Target::Return,
+        });
     }
     questions
 }
@@ -150,7 +187,8 @@ fn scratch_set(family: Family, kind: SetKind) -> SetName {
 /// If something is missing without which policies cannot be enforced, or
 /// nothing can be asked.
 pub fn probe(tables: &[Iptables], ipset: &mut Ipset) -> Result<Capabilities, Error> {
-    let mut capabilities = Capabilities { bpf: true, missing: Vec::new(), no_log: None, no_anti_spoof: None };
+    let mut capabilities =
+        Capabilities { bpf: true, lacks: Lacks::default(), missing: Vec::new(), no_log: None, no_anti_spoof: None };
     let mut fatal = Vec::new();
     for table in tables {
         let known = fatal.len();
@@ -164,6 +202,18 @@ pub fn probe(tables: &[Iptables], ipset: &mut Ipset) -> Result<Capabilities, Err
                     Lack::Fatal => fatal.push(missing),
                     Lack::Bpf => {
                         capabilities.bpf = false;
+                        capabilities.missing.push(missing);
+                    }
+                    Lack::HopLimit => {
+                        capabilities.lacks.hop_limit = true;
+                        capabilities.missing.push(missing);
+                    }
+                    Lack::Length => {
+                        capabilities.lacks.length = true;
+                        capabilities.missing.push(missing);
+                    }
+                    Lack::DeviceGroup => {
+                        capabilities.lacks.device_group = true;
                         capabilities.missing.push(missing);
                     }
                     Lack::Log => capabilities.no_log = Some(missing),

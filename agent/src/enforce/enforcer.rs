@@ -16,7 +16,7 @@ use npc_compiler::text::POD_GROUP;
 use tracing::warn;
 
 use super::drift::Repair;
-use super::sources::Sources;
+use super::sources::{Asked, Sources};
 use super::with_causes;
 use super::writer::{Writer, Writes};
 use crate::dataplane::audit::Depth;
@@ -76,12 +76,13 @@ pub struct Pass {
     /// Bridges behind which endpoints of this node reach each other past
     /// iptables.
     pub unfiltered_bridges: BTreeSet<(String, Family)>,
-    /// How many interfaces of pods are held to the pods' sources from now on,
-    /// and how many not any more.
+    /// How many interfaces of pods are in their device group from now on, and how
+    /// many not any more.
     pub regrouped: (usize, usize),
-    /// Interfaces of pods that are not held to the pods' sources, though it was
-    /// asked for, and why.
+    /// Interfaces of pods that are not in it, and why.
     pub unheld: BTreeMap<InterfaceName, String>,
+    /// Whether what is in it is held to the pods' sources.
+    pub anti_spoof: bool,
     /// Pods of this node whose forged sources are not dropped, though it was asked
     /// for.
     pub spoofable: Vec<Spoofable>,
@@ -148,11 +149,12 @@ impl<K: Kernel> Enforcer<K> {
             engine.retire();
             self.retired = Instant::now();
         }
-        let mut sources = if self.options.anti_spoof {
-            Sources::new(network, engine.addresses_here())
-        } else {
-            Sources::none(network)
+        let asked = match &self.options {
+            options if options.anti_spoof => Asked::Sources,
+            options if options.lacks.device_group => Asked::Nothing,
+            _ => Asked::Group,
         };
+        let mut sources = Sources::new(asked, network, engine.addresses_here());
         // What leaves is not held to anything when its addresses go; if the rest
         // fails, it joins again with the next pass.
         match self.writer.set_group(&sources.leave, NO_GROUP) {
@@ -160,8 +162,8 @@ impl<K: Kernel> Enforcer<K> {
             Err(error) => {
                 warn!(
                     error = with_causes(&error),
-                    "interfaces are held to the sources that they had, until the kernel lets them out of the group of \
-                     pods' interfaces; policies are enforced all the same"
+                    "interfaces that are no pods' any more count as such, with the sources that they had, until the \
+                     kernel lets them out of the device group of pods' interfaces; policies are enforced all the same"
                 );
                 (sources.join, sources.leave) = Default::default();
             }
@@ -177,8 +179,9 @@ impl<K: Kernel> Enforcer<K> {
         if let Err(error) = self.writer.set_group(&sources.join, POD_GROUP) {
             warn!(
                 error = with_causes(&error),
-                "forged sources from new pods are not dropped, until the kernel lets their interfaces into the group of \
-                 pods' interfaces; policies are enforced all the same"
+                "forged ICMP errors from new pods, and with --anti-spoof forged sources, are not dropped, until the \
+                 kernel lets their interfaces into the device group of pods' interfaces; policies are enforced all the \
+                 same"
             );
             sources.not_joined(network, "which the kernel does not let into the device group of pods' interfaces");
         }
@@ -210,6 +213,7 @@ impl<K: Kernel> Enforcer<K> {
             enforced,
             regrouped: (sources.join.len(), sources.leave.len()),
             unheld: sources.unheld,
+            anti_spoof: self.options.anti_spoof,
             compiled,
             applied: begun.elapsed().saturating_sub(compiled),
         })
@@ -221,6 +225,7 @@ impl<K: Kernel> Enforcer<K> {
         let capabilities = self.writer.kernel.probe()?;
         let options = &mut self.options;
         options.self_match = if capabilities.bpf { SelfMatch::Bpf } else { SelfMatch::PerEndpoint };
+        options.lacks = capabilities.lacks;
         if let Some(missing) = capabilities.no_log.filter(|_| options.log_denied) {
             warn!("denied packets are not told of, because this kernel lacks {missing}");
             options.log_denied = false;

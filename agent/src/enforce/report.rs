@@ -232,10 +232,13 @@ impl Report {
     fn unheld(&mut self, pass: &Pass) {
         let (begun, ended) = pass.regrouped;
         if (begun, ended) != (0, 0) {
-            info!(begun, ended, "interfaces are held to the sources of the pods behind them, or not any more");
+            info!(begun, ended, "interfaces joined the device group of pods' interfaces, or left it");
         }
         for (interface, reason) in pass.unheld.iter().filter(|(name, _)| !self.unheld.contains_key(*name)) {
-            warn!(%interface, reason, "forged sources from the pods behind this interface are not dropped");
+            if pass.anti_spoof {
+                warn!(%interface, reason, "forged sources from the pods behind this interface are not dropped");
+            }
+            info!(%interface, reason, "ICMP errors from the pods behind this interface are told from forged ones by length only");
         }
         self.unheld.clone_from(&pass.unheld);
     }

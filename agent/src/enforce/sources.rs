@@ -1,5 +1,6 @@
-//! Which interfaces are held to the sources of the pods behind them, and what
-//! has to be done so that they are.
+//! Which interfaces are in the device group of pods' interfaces, which of them are
+//! held to the sources of the pods behind them, and what has to be done so that
+//! they are.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -16,10 +17,22 @@ use crate::dataplane::network::{Elsewhere, Interface, Network};
 /// while one takes another's place it holds both.
 const SHARED: usize = 32;
 
+/// What the rules of a node ask of the interfaces of pods.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asked {
+    /// Nothing: the kernel cannot tell them from others.
+    Nothing,
+    /// Whether a packet came from one, for ICMP errors.
+    Group,
+    /// That, and whether its source is one of those behind it.
+    Sources,
+}
+
 /// What an update of the interfaces of pods takes.
 ///
-/// Only what is in the group is held to anything. So who leaves it leaves before
-/// its addresses go out of the set, and who joins it joins when they are in.
+/// Only what is in the group is held to anything, and where rules ask for sources,
+/// all of it is. So who leaves it leaves before its addresses go out of the set,
+/// and who joins it joins when they are in.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Sources {
     /// What may come from which interface.
@@ -28,18 +41,19 @@ pub(super) struct Sources {
     pub(super) leave: Vec<u32>,
     /// The links that are to join it.
     pub(super) join: Vec<u32>,
-    /// Interfaces of pods that are not held to anything, and why.
+    /// Interfaces of pods that are not in the group, and so not held to anything,
+    /// and why.
     pub(super) unheld: BTreeMap<InterfaceName, String>,
 }
 
 impl Sources {
-    /// Nobody is held to anything, now or from now on.
-    pub(super) fn none(network: &Network) -> Self {
-        Self { leave: network.in_pod_group.iter().copied().collect(), ..Self::default() }
-    }
-
-    /// Every interface of pods is held to what the node routes to it.
-    pub(super) fn new(network: &Network, local: impl IntoIterator<Item = IpAddr>) -> Self {
+    /// Every interface of pods is in the group, if rules ask for that, and held to
+    /// what the node routes to it, if they ask for that too.
+    pub(super) fn new(asked: Asked, network: &Network, local: impl IntoIterator<Item = IpAddr>) -> Self {
+        if asked == Asked::Nothing {
+            return Self { leave: network.in_pod_group.iter().copied().collect(), ..Self::default() };
+        }
+        let is_held = asked == Asked::Sources;
         let of_pods: Vec<(InterfaceName, &Interface)> = network.interfaces_of_pods(local).collect();
         let mut shared = BTreeMap::<IpNetwork, usize>::new();
         for route in of_pods.iter().flat_map(|(_, interface)| &interface.routes) {
@@ -48,7 +62,7 @@ impl Sources {
         let mut sources = Self::default();
         let mut held = BTreeSet::new();
         for (name, interface) in of_pods {
-            let too_shared = interface.routes.iter().find(|route| shared[route] > SHARED);
+            let too_shared = interface.routes.iter().find(|route| is_held && shared[route] > SHARED);
             let why_not = match (interface.group, too_shared) {
                 (NO_GROUP | POD_GROUP, None) => None,
                 (NO_GROUP | POD_GROUP, Some(route)) => {
@@ -61,7 +75,9 @@ impl Sources {
                 continue;
             }
             held.insert(interface.index);
-            sources.own.extend(interface.routes.iter().map(|route| (*route, name)));
+            if is_held {
+                sources.own.extend(interface.routes.iter().map(|route| (*route, name)));
+            }
             if interface.group == NO_GROUP {
                 sources.join.push(interface.index);
             }
@@ -142,19 +158,32 @@ mod tests {
     #[test]
     fn an_interface_is_held_to_what_is_routed_to_it_and_joins_once() {
         let network = network(&[("a", 1, 0, &["10.0.0.1/32", "fd00::1/128"]), ("b", 2, POD_GROUP, &["10.0.0.2/32"])]);
-        let sources = Sources::new(&network, []);
+        let sources = Sources::new(Asked::Sources, &network, []);
         assert_eq!(own(&sources), ["10.0.0.1/32 a", "fd00::1/128 a", "10.0.0.2/32 b"]);
         assert_eq!((sources.join, sources.leave), (vec![1], vec![]));
-        let none = Sources::none(&network);
+        let none = Sources::new(Asked::Nothing, &network, []);
         assert_eq!((own(&none), none.join, none.leave), (vec![], vec![], vec![2]));
+    }
+
+    #[test]
+    fn without_a_question_about_sources_an_interface_is_in_the_group_and_held_to_nothing() {
+        let crowd: Vec<(String, u32)> = (0..40).map(|n| (format!("v{n}"), n)).collect();
+        let mut interfaces: Vec<_> =
+            crowd.iter().map(|(name, n)| (name.as_str(), *n, 0, &["10.0.0.1/32"][..])).collect();
+        interfaces.push(("x", 77, 5, &["10.0.0.2/32"]));
+        let mut network = network(&interfaces);
+        network.in_pod_group.insert(99);
+        let sources = Sources::new(Asked::Group, &network, []);
+        assert_eq!((sources.own.len(), sources.join.len(), sources.leave), (0, 40, vec![99]));
+        assert_eq!(sources.unheld.keys().copied().collect::<Vec<_>>(), [name("x")]);
     }
 
     #[test]
     fn a_bridge_is_of_pods_while_one_is_behind_it() {
         let network = network(&[("br", 1, POD_GROUP, &["10.0.0.0/24"])]);
-        let here = Sources::new(&network, ["10.0.0.7".parse().expect("an address")]);
+        let here = Sources::new(Asked::Sources, &network, ["10.0.0.7".parse().expect("an address")]);
         assert_eq!((own(&here), here.leave), (vec!["10.0.0.0/24 br".to_owned()], vec![]));
-        let elsewhere = Sources::new(&network, ["10.0.1.7".parse().expect("an address")]);
+        let elsewhere = Sources::new(Asked::Sources, &network, ["10.0.1.7".parse().expect("an address")]);
         assert_eq!((own(&elsewhere), elsewhere.leave), (vec![], vec![1]));
     }
 
@@ -162,7 +191,7 @@ mod tests {
     fn what_is_in_the_group_and_no_interface_of_pods_leaves_it() {
         let mut network = network(&[]);
         network.in_pod_group.insert(9);
-        assert_eq!(Sources::new(&network, []).leave, [9]);
+        assert_eq!(Sources::new(Asked::Sources, &network, []).leave, [9]);
     }
 
     #[test]
@@ -170,7 +199,7 @@ mod tests {
         let mut network = network(&[("a", 1, 0, &["10.0.0.1/32"]), ("x", 2, 5, &["10.0.0.2/32"])]);
         let routes = ["10.0.0.0/24".parse().expect("a route")].into();
         network.elsewhere.insert(name("eth0"), Elsewhere { why: NotOfPods::Default, routes });
-        let sources = Sources::new(&network, []);
+        let sources = Sources::new(Asked::Sources, &network, []);
         let local = ["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.1.4", "fd00::1"];
         let local = local.map(|address| address.parse().expect("an address"));
         let told: Vec<String> =
@@ -192,7 +221,7 @@ mod tests {
         let mut interfaces: Vec<_> =
             crowd.iter().map(|(name, n)| (name.as_str(), *n, 0, &["10.0.0.1/32"][..])).collect();
         interfaces.push(("x", 77, 5, &["10.0.0.2/32"]));
-        let sources = Sources::new(&network(&interfaces), []);
+        let sources = Sources::new(Asked::Sources, &network(&interfaces), []);
         assert_eq!((sources.own.len(), sources.join.len(), sources.unheld.len()), (0, 0, 41));
         assert!(sources.unheld[&name("x")].contains("group 5"));
         assert!(sources.unheld[&name("v3")].contains("10.0.0.1/32"));

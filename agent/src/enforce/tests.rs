@@ -89,7 +89,13 @@ struct Recording {
 impl Kernel for Recording {
     fn probe(&mut self) -> Result<Capabilities, dataplane::Error> {
         self.calls.send(Probe).expect("the test listens");
-        Ok(Capabilities { bpf: true, missing: Vec::new(), no_log: None, no_anti_spoof: None })
+        Ok(Capabilities {
+            bpf: true,
+            lacks: layout::Lacks::default(),
+            missing: Vec::new(),
+            no_log: None,
+            no_anti_spoof: None,
+        })
     }
 
     fn read(&mut self) -> Result<KernelState, dataplane::Error> {

@@ -85,9 +85,9 @@ fn an_interface_joins_with_its_addresses_and_leaves_without(backend: Backend) {
     assert_eq!((held(), own(Family::V4)), (vec![], vec![]));
     ip("route add 10.0.0.2/32 dev azv1");
     assert_eq!(pass(&mut agent).regrouped, (1, 0));
-    // An agent that is not asked for it leaves nothing of it.
+    // An agent that is not asked for it asks only whether a packet is from a pod.
     let other = pass(&mut enforcer(backend, false));
-    assert_eq!((other.regrouped, held()), ((0, 1), vec![]));
+    assert_eq!((other.regrouped, held()), ((0, 0), vec!["azv1".into()]));
     let state = Linux::open(Some(backend)).unwrap().read().unwrap();
     assert!(!state.v4.sets.contains_key(&SetName::own(Family::V4)));
     assert!(!state.v4.chains.contains_key(&ChainName::spoof()));
@@ -166,7 +166,9 @@ fn without_the_match_everything_else_is_enforced(backend: Backend) {
         beyond.veth("azv1");
         ip("route add 10.0.0.1/32 dev azv1");
         let mut kernel = Linux::open(Some(backend)).unwrap();
-        let missing = kernel.probe().unwrap().no_anti_spoof.unwrap().to_string();
+        let capabilities = kernel.probe().unwrap();
+        assert!(capabilities.lacks.device_group);
+        let missing = capabilities.no_anti_spoof.unwrap().to_string();
         assert!(missing.contains("the match devgroup (--anti-spoof)"), "{missing}");
         let mut agent = enforcer(backend, true);
         agent.hear([pod("p", "10.0.0.1")]);
@@ -176,6 +178,13 @@ fn without_the_match_everything_else_is_enforced(backend: Backend) {
         assert_eq!((pass.regrouped, held()), ((0, 0), vec![]));
         let state = Linux::open(Some(backend)).unwrap().read().unwrap();
         assert!(!state.v4.chains.contains_key(&ChainName::spoof()));
+        // What comes from a pod's interface is as what comes from elsewhere.
+        let related = &state.v4.chains[&ChainName::related()];
+        assert_eq!(related.len(), 2, "{related:#?}");
+        assert!(
+            related[0].contains("-m length ! --length 48:576") && related[1].ends_with("-j RETURN"),
+            "{related:#?}"
+        );
     };
     thread::spawn(test).join().unwrap();
 }

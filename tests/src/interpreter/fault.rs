@@ -103,7 +103,13 @@ fn rule_faults(program: &FamilyProgram, rule: &Rule, found: &mut Vec<String>) {
                 Some("of the other family")
             }
             Match::Icmpv6Type(_) if program.family == Family::V4 => Some("ICMPv6 in an IPv4 packet"),
-            Match::Icmpv6Type(_) | Match::Protocol(_) | Match::ProtocolNumber(_) | Match::NotSyn
+            Match::HopLimit255 if program.family == Family::V4 => Some("a hop limit in an IPv4 packet"),
+            Match::Length(first, last) | Match::NotLength(first, last) if first > last => Some("an empty range"),
+            Match::Icmpv6Type(_)
+            | Match::Protocol(_)
+            | Match::ProtocolNumber(_)
+            | Match::NotSyn
+            | Match::RelatedError
                 if protocols(rule) > 1 =>
             {
                 Some("two protocols")
@@ -134,7 +140,10 @@ fn rule_faults(program: &FamilyProgram, rule: &Rule, found: &mut Vec<String>) {
 
 fn protocols(rule: &Rule) -> usize {
     let is_protocol = |one: &&Match| {
-        matches!(one, Match::Protocol(_) | Match::ProtocolNumber(_) | Match::NotSyn | Match::Icmpv6Type(_))
+        matches!(
+            one,
+            Match::Protocol(_) | Match::ProtocolNumber(_) | Match::NotSyn | Match::Icmpv6Type(_) | Match::RelatedError
+        )
     };
     rule.matches.iter().filter(is_protocol).count()
 }

@@ -35,13 +35,8 @@ fn program(chains: &[(&str, &[Rule])], sets: &[(&str, SetKind, &[Member])]) -> P
 }
 
 fn packet() -> Packet {
-    Packet {
-        source: "10.0.0.1".parse().unwrap(),
-        destination: "10.0.0.2".parse().unwrap(),
-        payload: Payload::Port(Protocol::Tcp, 80),
-        state: State::New,
-        interface: None,
-    }
+    let (source, destination) = ("10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap());
+    Packet::first(source, destination, Payload::Port(Protocol::Tcp, 80))
 }
 
 fn set(name: &str, field: SetField) -> Match {

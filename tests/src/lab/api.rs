@@ -3,7 +3,6 @@
 //! The server listens on the loopback of each node's namespace, so agents reach
 //! it whatever the policies say.
 
-use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::io;
 use std::net::{Ipv4Addr, TcpListener};
@@ -76,7 +75,7 @@ impl Lab {
                 })
             };
             let settled = wanted(&[]);
-            let interfaces = if options.anti_spoof { own::interfaces(wiring, index) } else { BTreeSet::new() };
+            let interfaces = own::interfaces(wiring, index);
             agent.wait_until(|_| {
                 // While the agent writes, a kernel may not be readable.
                 let held = match read(place, self.backend) {
@@ -85,7 +84,9 @@ impl Lab {
                 };
                 let held_interfaces = own::in_group(place)?;
                 if held_interfaces != interfaces {
-                    return Ok(Some(format!("{held_interfaces:?} are held to their sources, not {interfaces:?}")));
+                    return Ok(Some(format!(
+                        "{held_interfaces:?} are in the group of pods' interfaces, not {interfaces:?}"
+                    )));
                 }
                 let lingering = inspect::lingering(&place.netns)?;
                 let differences = if lingering.is_empty() {

@@ -1,7 +1,7 @@
 //! What the nodes of a lab hold and say, beside the packets that they let
 //! through.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpStream};
@@ -86,10 +86,10 @@ impl Lab {
         let mut differences = Vec::new();
         let (wiring, index) = ((self.places(), self.mode()), self.find(&format!("node/{node}"))?);
         own::fill(&mut wanted, wiring, index);
-        let interfaces = if options.anti_spoof { own::interfaces(wiring, index) } else { BTreeSet::new() };
+        let interfaces = own::interfaces(wiring, index);
         let held_interfaces = own::in_group(&self.places()[index])?;
         if held_interfaces != interfaces {
-            differences.push(format!("{held_interfaces:?} are held to their sources, not {interfaces:?}"));
+            differences.push(format!("{held_interfaces:?} are in the group of pods' interfaces, not {interfaces:?}"));
         }
         for (family, hook) in Family::ALL.into_iter().zip(hooks) {
             match hook {

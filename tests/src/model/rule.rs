@@ -52,7 +52,7 @@ impl Rule {
                 "!" => {}
                 // First packets of connections only, and of no pod's interface;
                 // neighbour discovery is not asked about.
-                "--ctstate" | "--icmpv6-type" | "--dst-type" | "--src-group" => {
+                "--ctstate" | "--icmpv6-type" | "--dst-type" | "--src-group" | "--hl-eq" | "--length" => {
                     value();
                     rule.never = true;
                 }

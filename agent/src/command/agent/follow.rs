@@ -78,8 +78,8 @@ fn hear_denied(mut reader: Reader, sender: &mpsc::Sender<Event>) -> Result<(), n
     Ok(())
 }
 
-pub(super) async fn network(sender: mpsc::Sender<Event>, with_interfaces: bool) -> Result<(), network::Error> {
-    let start = move || async move { Ok(Follower::start().await?.of_interfaces(with_interfaces)) };
+pub(super) async fn network(sender: mpsc::Sender<Event>) -> Result<(), network::Error> {
+    let start = || async { Ok(Follower::start().await?.of_interfaces(true)) };
     let mut follower = start().await?;
     tokio::spawn(async move {
         let mut network = follower.network().clone();

@@ -21,11 +21,13 @@ pub(super) enum Section {
 
 /// What the chains are for whose names begin so, in the order in which a
 /// packet meets them.
-const CHAINS: [(&str, &str); 11] = [
+const CHAINS: [(&str, &str); 12] = [
     (
         FORWARD_CHAIN,
-        "every forwarded packet; RETURN leaves it to the rest of FORWARD; -m bpf is a pod's packet to itself",
+        "every forwarded packet; RETURN leaves it to the rest of FORWARD; -m bpf is a pod's packet to itself, \
+         by a Service",
     ),
+    ("NPC-RELATED", "ICMP errors about known flows: from a pod only about what was sent to it, and of any short ones"),
     ("NPC-STRAY", "TCP of no known connection that opens none, from or to an isolated endpoint"),
     ("NPC-DENY-STRAY", "these are dropped, and counted"),
     ("NPC-EGRESS", "leads the packet of an isolated source to the chain of the source's group"),

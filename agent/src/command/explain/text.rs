@@ -218,7 +218,7 @@ fn why(context: &Context<'_>, decision: &Decision, is_pod: bool) -> String {
         Reason::DefaultAllow => "no pod: no policy applies to it".to_owned(),
         Reason::Rule => rules(),
         Reason::OwnNode => "a pod and its own node: always allowed".to_owned(),
-        Reason::Itself => "a pod and itself: always allowed".to_owned(),
+        Reason::Itself => "a pod and itself, inside the pod or by a Service on its node: always allowed".to_owned(),
         Reason::HostNetworkExempt => "a hostNetwork pod: no policy applies to it".to_owned(),
         Reason::Denied(_) => {
             let (matching, all) = (decision.rules.len(), decision.rule_count);

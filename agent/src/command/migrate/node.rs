@@ -128,6 +128,7 @@ fn smallest_difference(node: &str, cluster: &Cluster, lingering: &[Lingering], h
             allow_tunnels: is(2),
             log_denied: is(3),
             anti_spoof: is(4),
+            lacks: layout::Lacks::of_held(held),
         }
     });
     let compared = options.map(|options| {
