@@ -34,6 +34,7 @@ on_both_backends!(
     what_others_have_in_the_kernel_stays_as_it_is,
     the_jump_is_first_comes_back_and_is_there_once,
     an_agent_takes_over_what_an_earlier_one_left,
+    an_agent_takes_over_the_layout_of_an_older_one,
     an_agent_that_moves_to_the_other_backend_leaves_nothing_behind,
     a_set_that_is_not_ours_under_our_name_goes_if_nobody_uses_it,
     detection_finds_the_backend_with_rules_and_wakes_no_other,
@@ -247,6 +248,32 @@ fn an_agent_takes_over_what_an_earlier_one_left(backend: Backend) {
     run(&format!("ip6tables-{backend}"), &["-F", "NPC-FORWARD"]);
     let (writes, _) = ByHand::new(backend).enforce(&dropping(&[2])).unwrap();
     assert_eq!(writes, Writes { members_added: 1, chains_written: 1, rules_written: 1, ..Writes::default() });
+}
+
+/// What an agent wrote before its first chain judged ICMP errors, and of which
+/// cluster.
+const OLDER: &str = include_str!("../../../tests/tests/takeover/before.txt");
+const OLDER_CLUSTER: &str = include_str!("../../../tests/tests/takeover/cluster.yaml");
+
+fn an_agent_takes_over_the_layout_of_an_older_one(backend: Backend) {
+    let _namespace = Namespace::enter();
+    let mut sections = OLDER.split("*filter\n");
+    feed("ipset", &["restore"], sections.next().unwrap());
+    for (tool, rules) in ["iptables", "ip6tables"].into_iter().zip(sections) {
+        feed(&format!("{tool}-{backend}-restore"), &["--noflush"], &format!("*filter\n{rules}"));
+        run(&format!("{tool}-{backend}"), &["-I", "FORWARD", "-j", "NPC-FORWARD"]);
+    }
+    let objects = npc_agent::source::manifests::parse_text("cluster", OLDER_CLUSTER, &Default::default()).unwrap();
+    let mut agent = enforcer(backend);
+    let pass = agent.pass(&objects.objects).unwrap();
+    assert_eq!((pass.rehooked.len(), pass.writes.sets_destroyed, pass.writes.members_removed), (0, 0, 0), "{pass:?}");
+    assert!(agent.0.holds().unwrap());
+    for (tool, protocol) in [("iptables", "icmp"), ("ip6tables", "ipv6-icmp")] {
+        let forward = output(&format!("{tool}-{backend}"), &["-S", "NPC-FORWARD"]);
+        let errors = format!("-A NPC-FORWARD -p {protocol} -m conntrack --ctstate RELATED -g NPC-RELATED");
+        assert!(forward.lines().any(|line| line == errors), "{forward}");
+    }
+    assert!(agent.pass(&objects.objects).unwrap().writes.is_nothing());
 }
 
 fn an_agent_that_moves_to_the_other_backend_leaves_nothing_behind(backend: Backend) {
