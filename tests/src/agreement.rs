@@ -311,7 +311,7 @@ impl Flow<'_> {
             expect_of(expected, interpreter::Packet { translated: itself, ..error })
         })?;
         if self.family == Family::V6 && (sends || receives) {
-            self.compare_discovery(portless, expect_of, &packet)?;
+            compare_discovery(portless, expect_of, packet)?;
         }
         if itself && (sends || receives) {
             // Forged, as it comes by no Service.
@@ -350,30 +350,6 @@ impl Flow<'_> {
                     let state = State::Related;
                     let error = interpreter::Packet { state, interface, length, quoted_destination, ..first };
                     expect(passes || !self.is_isolating(), error)?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Neighbour discovery that no router has forwarded passes, and a router's if
-    /// it comes from no pod. Otherwise it is judged as anything without ports.
-    fn compare_discovery(
-        &self,
-        portless: bool,
-        expect: impl Fn(bool, interpreter::Packet) -> Result<(), Different>,
-        packet: impl Fn(interpreter::Payload, State) -> interpreter::Packet,
-    ) -> Result<(), Different> {
-        for (kind, lengths) in [(133, 48..=128), (135, 64..=128), (136, 64..=128), (134, 56..=1280), (137, 80..=1280)] {
-            for interface in [None, InterfaceName::new("azv1")] {
-                for hop_limit in [254, 255] {
-                    for length in [lengths.start() - 1, *lengths.start(), *lengths.end(), lengths.end() + 1] {
-                        let may_send = interface.is_none() || !matches!(kind, 134 | 137);
-                        let passes = hop_limit == 255 && lengths.contains(&length) && may_send;
-                        let first = packet(interpreter::Payload::Icmp(kind), State::New);
-                        let sent = interpreter::Packet { interface, hop_limit, length, ..first };
-                        expect(passes || portless, sent)?;
-                    }
                 }
             }
         }
@@ -432,6 +408,29 @@ impl Flow<'_> {
     fn is_here(&self, address: IpAddr) -> bool {
         is_at(self.objects, self.oracle, self.node, address)
     }
+}
+
+/// Neighbour discovery that no router has forwarded passes, and a router's if
+/// it comes from no pod. Otherwise it is judged as anything without ports.
+fn compare_discovery(
+    portless: bool,
+    expect: impl Fn(bool, interpreter::Packet) -> Result<(), Different>,
+    packet: impl Fn(interpreter::Payload, State) -> interpreter::Packet,
+) -> Result<(), Different> {
+    for (kind, lengths) in [(133, 48..=128), (135, 64..=128), (136, 64..=128), (134, 56..=1280), (137, 80..=1280)] {
+        for interface in [None, InterfaceName::new("azv1")] {
+            for hop_limit in [254, 255] {
+                for length in [lengths.start() - 1, *lengths.start(), *lengths.end(), lengths.end() + 1] {
+                    let may_send = interface.is_none() || !matches!(kind, 134 | 137);
+                    let passes = hop_limit == 255 && lengths.contains(&length) && may_send;
+                    let first = packet(interpreter::Payload::Icmp(kind), State::New);
+                    let sent = interpreter::Packet { interface, hop_limit, length, ..first };
+                    expect(passes || portless, sent)?;
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Whether an address is that of an endpoint on a node.

@@ -17,6 +17,7 @@ use npc_agent::enforce::Enforcer;
 use npc_agent::enforce::enforcer::Pass;
 use npc_agent::enforce::writer::Writes;
 use npc_agent::source::difference::Known;
+use npc_agent::source::manifests;
 use npc_compiler::object::{Family, Labels, NetworkPolicy, Objects, Pod};
 use npc_compiler::plan::{KernelState, Plan};
 
@@ -263,7 +264,7 @@ fn an_agent_takes_over_the_layout_of_an_older_one(backend: Backend) {
         feed(&format!("{tool}-{backend}-restore"), &["--noflush"], &format!("*filter\n{rules}"));
         run(&format!("{tool}-{backend}"), &["-I", "FORWARD", "-j", "NPC-FORWARD"]);
     }
-    let objects = npc_agent::source::manifests::parse_text("cluster", OLDER_CLUSTER, &Default::default()).unwrap();
+    let objects = manifests::parse_text("cluster", OLDER_CLUSTER, &manifests::Options::default()).unwrap();
     let mut agent = enforcer(backend);
     let pass = agent.pass(&objects.objects).unwrap();
     assert_eq!((pass.rehooked.len(), pass.writes.sets_destroyed, pass.writes.members_removed), (0, 0, 0), "{pass:?}");

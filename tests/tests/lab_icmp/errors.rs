@@ -26,37 +26,44 @@ fn make_known(lab: &Lab, from: &str, to: &str, family: Family, port: u16) {
     assert!(sent.is_ok() || sent.is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused));
 }
 
-/// An error that `from` sends to `to`, about a datagram from `to` to `about`.
-fn error(
-    lab: &Lab,
-    (from, to, about): (&str, &str, &str),
+/// An error that `from` sends to `to`, about a datagram from `to` to `about`: that
+/// the host or network is not reachable, or that there is a better way.
+struct Error<'a> {
+    ends: (&'a str, &'a str, &'a str),
     port: u16,
-    family: Family,
-    between: Between,
-    length: usize,
-) -> Icmp<'static> {
-    let [source, destination, about] = [from, to, about].map(|name| address(lab, name, family));
-    let quote = quoted(SocketAddr::new(destination, FLOW.0), SocketAddr::new(about, port));
-    let body: &'static [u8] = [&[0; 4], &quote[..]].concat().leak();
-    let kind = if family == Family::V4 { 3 } else { 1 };
-    Icmp { source, destination, hop_limit: 64, kind, body, between, length }
+    is_redirect: bool,
+}
+
+impl Error<'_> {
+    fn build(&self, lab: &Lab, family: Family, between: Between, length: usize, number: u8) -> Shot {
+        let (from, to, about) = self.ends;
+        let [source, destination, about] = [from, to, about].map(|name| address(lab, name, family));
+        let quote = quoted(SocketAddr::new(destination, FLOW.0), SocketAddr::new(about, self.port));
+        let body = [&[0; 4], &quote[..]].concat();
+        let kind = match family {
+            Family::V4 if self.is_redirect => 5,
+            Family::V4 => 3,
+            Family::V6 => 1,
+        };
+        let message = Icmp { source, destination, hop_limit: 64, kind, body: &body, between, length };
+        let how = if between == Between::Nothing { "" } else { " behind more" };
+        Shot { what: format!("{family}{how} {length}"), to: destination, packet: message.build(number) }
+    }
 }
 
 /// What arrives of errors of both lengths, in words: family and length.
 fn errors(lab: &Lab, ends: (&str, &str, &str), port: u16) -> Vec<String> {
+    let error = Error { ends, port, is_redirect: false };
     let mut shots = Vec::new();
     for family in Family::ALL {
         let extra = match family {
             Family::V4 => Between::Options,
             Family::V6 => Between::Extension(address(lab, ends.0, family)),
         };
-        for (between, how) in [(Between::Nothing, ""), (extra, " behind more")] {
-            for length in [SHORT, LONG] {
-                let error = error(lab, ends, port, family, between, length);
-                let (what, to) = (format!("{family}{how} {length}"), error.destination);
-                let number = u8::try_from(shots.len()).unwrap();
-                shots.push(Shot { what, to, packet: error.build(number) });
-            }
+        for (between, length) in
+            [Between::Nothing, extra].into_iter().flat_map(|between| [(between, SHORT), (between, LONG)])
+        {
+            shots.push(error.build(lab, family, between, length, u8::try_from(shots.len()).unwrap()));
         }
     }
     let known = || Family::ALL.into_iter().for_each(|family| make_known(lab, ends.1, ends.2, family, port));
@@ -82,6 +89,14 @@ fn an_error_from_a_pod_is_about_what_was_sent_to_it_and_short() {
         let own = ["IPv4 300", "IPv4 behind more 300", "IPv6 300"];
         for ends in [("n/a", "n/open", "n/a"), ("n/open", "n/b", "n/open"), ("n/a", "n/far", "n/a")] {
             assert_eq!(errors(&lab, ends, CLOSED), own, "{ends:?} {mode:?} {backend:?}");
+        }
+        // A pod that tells others to go another way is no router.
+        for (from, arrives) in [("n/a", false), ("outside", true)] {
+            let ends = (from, "n/open", from);
+            let redirect = Error { ends, port: CLOSED, is_redirect: true };
+            let shot = redirect.build(&lab, Family::V4, Between::Nothing, SHORT, 0);
+            let known = || make_known(&lab, "n/open", from, Family::V4, CLOSED);
+            assert_eq!(arrived(&lab, (from, "n/open"), &[shot], known).len(), usize::from(arrives), "{from} {mode:?}");
         }
         // From beyond the node any that is short, since any router may send one.
         let any = ["IPv4 300", "IPv4 behind more 300", "IPv6 300", "IPv6 behind more 300"];
