@@ -1,14 +1,14 @@
 //! ICMP errors about flows that the nodes know, forged and honest.
 
 use std::io::ErrorKind;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use npc_compiler::object::Family;
 use npc_lab::lab::{Lab, Netns};
 
 use super::packet::{Between, Icmp, quoted};
-use super::{CLOSED, Shot, TO_CLOSED, WAYS, address, any, arrived, lab, netns, service_address};
+use super::{CLOSED, Shot, TO_CLOSED, WAYS, address, any, arrived, bind, lab, netns, service_address};
 
 const SHORT: usize = 300;
 const LONG: usize = 1_400;
@@ -20,7 +20,7 @@ const FLOW: (u16, u16) = (4_001, 4_000);
 fn make_known(lab: &Lab, from: &str, to: &str, family: Family, port: u16) {
     let own = SocketAddr::new(any(family), FLOW.0);
     let to = SocketAddr::new(address(lab, to, family), port);
-    let send = || UdpSocket::bind(own).unwrap().send_to(b"known", to).map(drop);
+    let send = || bind(own).send_to(b"known", to).map(drop);
     // An answer to the one before may be an error.
     let sent = netns(lab, from).within(send).unwrap();
     assert!(sent.is_ok() || sent.is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused));
@@ -108,7 +108,7 @@ fn an_error_from_a_pod_is_about_what_was_sent_to_it_and_short() {
 /// Whether a datagram that a closed port answers is told to be refused.
 fn is_refused(from: &Netns, to: SocketAddr) -> bool {
     let ask = || {
-        let socket = UdpSocket::bind((any(Family::of(&to.ip())), 0)).unwrap();
+        let socket = bind(SocketAddr::new(any(Family::of(&to.ip())), 0));
         socket.connect(to).unwrap();
         socket.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
         // A datagram or its answer can get lost on a busy machine.

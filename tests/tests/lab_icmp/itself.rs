@@ -1,12 +1,12 @@
 //! A pod's packets to itself: by a Service of its own, and forged by others.
 
-use std::net::{SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use npc_compiler::object::Family;
 
 use super::packet::datagram;
-use super::{DENIED, Shot, TO_DENIED, WAYS, address, any, arrived, lab, netns, service_address};
+use super::{DENIED, Shot, TO_DENIED, WAYS, address, any, arrived, bind, lab, netns, service_address};
 
 #[test]
 fn who_claims_to_be_its_destination_is_judged_by_policies() {
@@ -36,8 +36,8 @@ fn an_isolated_pod_reaches_itself_by_its_service() {
         for family in Family::ALL {
             let service = SocketAddr::new(service_address(&lab, "n/b", family), TO_DENIED);
             let exchange = || {
-                let server = UdpSocket::bind((any(family), DENIED)).unwrap();
-                let client = UdpSocket::bind((address(&lab, "n/b", family), 0)).unwrap();
+                let server = bind(SocketAddr::new(any(family), DENIED));
+                let client = bind(SocketAddr::new(address(&lab, "n/b", family), 0));
                 for socket in [&server, &client] {
                     socket.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
                 }

@@ -125,6 +125,15 @@ fn raw(family: Family, protocol: i32) -> Socket {
     Socket::new(domain, Type::RAW, Some(protocol.into())).unwrap()
 }
 
+/// A socket at this address, be it taken: a process that another test starts has a
+/// copy of every file for a moment.
+fn bind(at: SocketAddr) -> UdpSocket {
+    let socket = Socket::new(Domain::for_address(at), Type::DGRAM, None).unwrap();
+    socket.set_reuse_address(true).unwrap();
+    socket.bind(&at.into()).unwrap();
+    socket.into()
+}
+
 /// A packet with its IP header, and what it is, in words.
 struct Shot {
     what: String,
@@ -141,10 +150,10 @@ fn arrived(lab: &Lab, (from, to): (&str, &str), shots: &[Shot], before: impl Fn(
     let own = Family::ALL.map(|family| SocketAddr::new(address(lab, to, family), DENIED));
     let ears = || {
         let icmp = [raw(Family::V4, 1), raw(Family::V6, 58)];
-        let udp = own.map(|own| Socket::from(UdpSocket::bind(own).unwrap()));
+        let udp = own.map(|own| Socket::from(bind(own)));
         let ears: Vec<Socket> = icmp.into_iter().chain(udp).collect();
         ears.iter().for_each(|ear| ear.set_nonblocking(true).unwrap());
-        let marks = UdpSocket::bind(mark_at).unwrap();
+        let marks = bind(mark_at);
         marks.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
         (ears, marks)
     };
@@ -159,7 +168,7 @@ fn arrived(lab: &Lab, (from, to): (&str, &str), shots: &[Shot], before: impl Fn(
                 let to = SocketAddr::new(shot.to, 0).into();
                 socket.send_to(&shot.packet, &to).unwrap_or_else(|error| panic!("{}: {error}", shot.what));
             }
-            UdpSocket::bind((any(Family::V6), 0)).unwrap().send_to(&[round], mark_at).unwrap();
+            bind(SocketAddr::new(any(Family::V6), 0)).send_to(&[round], mark_at).unwrap();
         };
         let mut mark = [0; 8];
         let mut tries = 0;

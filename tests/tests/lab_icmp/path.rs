@@ -22,11 +22,17 @@ fn make_smaller(lab: &Lab) {
     lab.node("node-2").unwrap().exec(["ip", "link", "set", &link, "mtu", &SMALL.to_string()], "").unwrap();
 }
 
+/// Where `far` listens, in either family. For as long as the test runs: a process
+/// that another test starts has a copy of every file for a moment, and a port
+/// cannot be listened at twice.
+fn listen(lab: &Lab) -> [TcpListener; 2] {
+    let at = Family::ALL.map(|family| SocketAddr::new(address(lab, "n/far", family), STREAM));
+    netns(lab, "n/far").within(|| at.map(|at| TcpListener::bind(at).unwrap())).unwrap()
+}
+
 /// Sends from `a` to `far`, by this address; what the pod knows of the path then.
-fn send(lab: &Lab, to: SocketAddr) -> String {
-    let (a, far) = (netns(lab, "n/a"), netns(lab, "n/far"));
-    let at = SocketAddr::new(address(lab, "n/far", Family::of(&to.ip())), STREAM);
-    let listener = far.within(|| TcpListener::bind(at).unwrap()).unwrap();
+fn send(lab: &Lab, listener: &TcpListener, to: SocketAddr) -> String {
+    let a = netns(lab, "n/a");
     let sender = a.within(|| TcpStream::connect(to).unwrap()).unwrap();
     let (mut receiver, _) = listener.accept().unwrap();
     receiver.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
@@ -46,13 +52,13 @@ fn forget(lab: &Lab) {
     }
 }
 
-fn check(lab: &Lab) {
-    for family in Family::ALL {
+fn check(lab: &Lab, listeners: &[TcpListener; 2]) {
+    for (family, listener) in Family::ALL.into_iter().zip(listeners) {
         let own: IpAddr = address(lab, "n/far", family);
         let service = service_address(lab, "n/far", family);
         for to in [SocketAddr::new(own, STREAM), SocketAddr::new(service, TO_STREAM)] {
             forget(lab);
-            let path = send(lab, to);
+            let path = send(lab, listener, to);
             assert!(path.contains(&format!("mtu {SMALL}")), "{to}: {path}");
         }
     }
@@ -63,7 +69,8 @@ fn an_isolated_pod_learns_the_mtu_of_its_path() {
     for (mode, backend) in WAYS {
         let Some(mut lab) = lab(mode, backend) else { return };
         make_smaller(&lab);
-        check(&lab);
+        let listeners = listen(&lab);
+        check(&lab, &listeners);
         // An interface in a group of others is none that the agent knows.
         let interface = match mode {
             Mode::Routed => format!("azv{}", lab.find("n/a").unwrap()),
@@ -71,6 +78,6 @@ fn an_isolated_pod_learns_the_mtu_of_its_path() {
         };
         lab.node("node-1").unwrap().exec(["ip", "link", "set", &interface, "group", "77"], "").unwrap();
         lab.agent("node-1").unwrap().unwrap().wait_log("which is in the device group 77 of somebody else").unwrap();
-        check(&lab);
+        check(&lab, &listeners);
     }
 }
