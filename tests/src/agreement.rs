@@ -270,12 +270,17 @@ impl Flow<'_> {
             translated: itself,
             ..interpreter::Packet::first(source, destination, payload)
         };
+        let passes = |packet: &interpreter::Packet| interpreter::run(program, packet).outcome == Outcome::Returned;
+        let returned = |payload, state| passes(&packet(payload, state));
+        let expect = |expected: bool, payload, state| {
+            let seen = returned(payload, state);
+            if seen == expected { Ok(()) } else { Err(Different { payload, state, expected, seen }) }
+        };
         let expect_of = |expected: bool, packet: interpreter::Packet| {
-            let seen = interpreter::run(program, &packet).outcome == Outcome::Returned;
+            let seen = passes(&packet);
             let interpreter::Packet { payload, state, .. } = packet;
             if seen == expected { Ok(()) } else { Err(Different { payload, state, expected, seen }) }
         };
-        let expect = |expected: bool, payload, state| expect_of(expected, packet(payload, state));
         let judge = |payload| {
             // What belongs to no pod of this node only passes through.
             let packet = Packet { family: self.family, payload };

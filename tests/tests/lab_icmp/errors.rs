@@ -22,8 +22,8 @@ fn make_known(lab: &Lab, from: &str, to: &str, family: Family, port: u16) {
     let to = SocketAddr::new(address(lab, to, family), port);
     let send = || bind(own).send_to(b"known", to).map(drop);
     // An answer to the one before may be an error.
-    let sent = netns(lab, from).within(send).unwrap();
-    assert!(sent.is_ok() || sent.is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused));
+    let outcome = netns(lab, from).within(send).unwrap();
+    assert!(outcome.is_ok() || outcome.is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused));
 }
 
 /// An error that `from` sends to `to`, about a datagram from `to` to `about`: that

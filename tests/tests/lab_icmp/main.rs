@@ -152,7 +152,9 @@ fn arrived(lab: &Lab, (from, to): (&str, &str), shots: &[Shot], before: impl Fn(
         let icmp = [raw(Family::V4, 1), raw(Family::V6, 58)];
         let udp = own.map(|own| Socket::from(bind(own)));
         let ears: Vec<Socket> = icmp.into_iter().chain(udp).collect();
-        ears.iter().for_each(|ear| ear.set_nonblocking(true).unwrap());
+        for ear in &ears {
+            ear.set_nonblocking(true).unwrap();
+        }
         let marks = bind(mark_at);
         marks.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
         (ears, marks)

@@ -81,7 +81,7 @@ impl Icmp<'_> {
             }
         };
         let mut header = ip_header(self.source, self.destination, next, self.hop_limit, self.length);
-        header[0] += if self.between == Between::Options { 1 } else { 0 };
+        header[0] += u8::from(self.between == Between::Options);
         header.extend(between);
         header
     }

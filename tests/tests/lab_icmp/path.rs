@@ -39,9 +39,9 @@ fn send(lab: &Lab, listener: &TcpListener, to: SocketAddr) -> String {
     sender.set_write_timeout(Some(Duration::from_secs(30))).unwrap();
     std::thread::scope(|scope| {
         scope.spawn(|| (&sender).write_all(&vec![7; BYTES]).and_then(|()| sender.shutdown(std::net::Shutdown::Write)));
-        let mut received = Vec::new();
-        receiver.read_to_end(&mut received).unwrap_or_else(|error| panic!("after {} bytes: {error}", received.len()));
-        assert_eq!(received.len(), BYTES);
+        let mut bytes = Vec::new();
+        receiver.read_to_end(&mut bytes).unwrap_or_else(|error| panic!("after {} bytes: {error}", bytes.len()));
+        assert_eq!(bytes.len(), BYTES);
     });
     a.exec(["ip", "route", "get", &to.ip().to_string()], "").unwrap()
 }
