@@ -7,6 +7,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+#[macro_use]
+#[path = "lab_established/backends.rs"]
+mod backends;
+#[path = "lab_established/zones.rs"]
+mod zones;
+
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -501,19 +507,6 @@ fn flows_that_begin_meanwhile_are_cut_as_well(backend: Backend, mode: Mode) {
         control.exchange().unwrap();
     }
     assert_eq!(heard(), 0, "of {begun} flows, {arrived} of which began in time");
-}
-
-macro_rules! on_both_backends {
-    ($($test:ident: $mode:ident),+ $(,)?) => {
-        mod nft {
-            use super::*;
-            $(#[test] fn $test() { super::$test(Backend::Nft, Mode::$mode); })+
-        }
-        mod legacy {
-            use super::*;
-            $(#[test] fn $test() { super::$test(Backend::Legacy, Mode::$mode); })+
-        }
-    };
 }
 
 on_both_backends!(
