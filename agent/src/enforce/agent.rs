@@ -366,9 +366,10 @@ impl<K: Kernel> Agent<K> {
         Ok(())
     }
 
-    /// Lets go of what is kept in vain.
+    /// Lets go of what is kept in vain, and of flows that are to be judged.
     fn retire(&mut self) {
-        if self.in_sync && self.enforcer.as_ref().is_some_and(Enforcer::is_to_retire) {
+        let is_due = |enforcer: &Enforcer<K>| enforcer.is_to_retire() || enforcer.is_to_judge();
+        if self.in_sync && self.enforcer.as_ref().is_some_and(is_due) {
             self.due.get_or_insert_with(Instant::now);
         }
     }

@@ -182,11 +182,8 @@ impl<K: Kernel> Enforcer<K> {
             );
             sources.not_joined(network, "which the kernel does not let into the device group of pods' interfaces");
         }
-        let flows = if self.options.keep_established || !self.writer.established.is_due() {
-            None
-        } else {
-            Some(self.writer.cut(engine.state(), network)?)
-        };
+        let flows = self.cut(network)?;
+        let engine = &self.engine;
         let spoofable = match &self.no_anti_spoof {
             Some(lack) => engine.addresses_here().map(|address| (address, lack.clone())).collect(),
             None if self.options.anti_spoof => sources.spoofable(network, engine.addresses_here()),
@@ -235,6 +232,14 @@ impl<K: Kernel> Enforcer<K> {
         Ok(())
     }
 
+    /// Cuts the established flows that the rules forbid, if some may be forbidden.
+    fn cut(&mut self, network: &Network) -> Result<Option<Swept>, Error> {
+        if self.options.keep_established {
+            self.writer.established.let_be();
+        }
+        if self.writer.established.is_due() { self.writer.cut(&self.engine, network).map(Some) } else { Ok(None) }
+    }
+
     fn unfiltered_bridges(&self, network: &Network) -> BTreeSet<(String, Family)> {
         if network.bridged.is_empty() {
             return BTreeSet::new();
@@ -244,6 +249,11 @@ impl<K: Kernel> Enforcer<K> {
             local.filter_map(|address| Some((network.bridge_of(address)?.to_owned(), Family::of(&address)))).collect();
         bridges.retain(|(_, family)| !network::bridges_are_filtered(*family));
         bridges
+    }
+
+    /// Whether a pass is due though nothing happened in the cluster: to judge flows.
+    pub(super) fn is_to_judge(&self) -> bool {
+        self.writer.established.is_due()
     }
 
     /// Whether a pass is due though nothing happened: to let go of groups that
