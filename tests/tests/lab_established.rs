@@ -10,6 +10,8 @@
 #[macro_use]
 #[path = "lab_established/backends.rs"]
 mod backends;
+#[path = "lab_established/bridges.rs"]
+mod bridges;
 #[path = "lab_established/owners.rs"]
 mod owners;
 #[path = "lab_established/zones.rs"]

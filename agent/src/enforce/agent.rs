@@ -180,6 +180,7 @@ pub async fn run<K: Kernel>(
         }
     }
 }
+                agent.look_at_bridges();
 
 /// The state that the loop owns.
 #[allow(clippy::struct_excessive_bools, reason = "each is a fact that stands by itself")]
@@ -390,6 +391,14 @@ impl<K: Kernel> Agent<K> {
         self.enforcer = Some(enforcer);
         Ok(done)
     }
+    /// Looks whether iptables sees what bridges forward. This alone is found out by
+    /// asking again and again: for a sysctl the kernel sends no notification.
+    fn look_at_bridges(&mut self) {
+        if let (Some(enforcer), Some(network)) = (&mut self.enforcer, self.view.network()) {
+            self.report.bridges(enforcer.look_at_bridges(network));
+        }
+    }
+
 
     fn failed(&mut self, error: &dataplane::Error) {
         self.in_sync = false;

@@ -44,6 +44,27 @@ impl View {
     pub(super) fn take(&mut self) -> Option<(Vec<engine::Event>, &Network)> {
         if !self.is_complete() {
             return None;
+    /// The network as the kernel said last.
+    pub(super) fn network(&self) -> Option<&Network> {
+        self.network.as_ref()
+    }
+
+    /// What to act on, once everything was heard of. Before the first pass
+    /// there has to be a Node of this node's name: otherwise no pod is found to
+    /// be here, and all that an earlier agent isolated would be open.
+    pub(super) fn take(&mut self) -> Option<(Vec<engine::Event>, &Network)> {
+        if !self.is_complete() {
+            return None;
+    /// The network as the kernel said last.
+    pub(super) fn network(&self) -> Option<&Network> {
+        self.network.as_ref()
+    }
+
+    /// The nodes that files name, where they do not name this one.
+    pub(super) fn other_nodes(&self) -> &BTreeSet<String> {
+        &self.other_nodes
+    }
+
         }
         self.acted = true;
         Some((self.take_changes(), self.network.as_ref()?))
