@@ -1,5 +1,6 @@
 //! The agent's loop.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -20,6 +21,7 @@ use crate::dataplane::network::Network;
 use crate::dataplane::nflog::Heard;
 use crate::dataplane::{self, Kernel};
 use crate::metrics::{Kind, Metrics};
+use crate::near;
 use crate::serve::Pulse;
 use crate::source::Changes;
 use crate::source::kube::Notice;
@@ -103,8 +105,8 @@ pub enum Error {
     /// IPVS is in use, and there is to be one try only.
     #[error("{IPVS}")]
     Ipvs,
-    /// No Node has the name, and there is to be one try only.
-    #[error("{}", misnamed(.0))]
+    /// Nothing has the node's name, and there is to be one try only.
+    #[error("{0}")]
     Misnamed(String),
     /// Every source of events ended.
     #[error("nothing tells of changes any more")]
@@ -117,10 +119,20 @@ pub enum Error {
 const IPVS: &str = "kube-ipvs0 exists: IPVS delivers Services past the FORWARD chain, where policies are enforced, so \
                     traffic through Services is not filtered; run kube-proxy in its iptables or nftables mode";
 
-fn misnamed(node: &str) -> String {
+/// Why nothing is written under a name that nothing bears, where these names are
+/// borne.
+fn misnamed(node: &str, others: &BTreeSet<String>) -> String {
+    let effect = "so no pod would be found to be here and nothing would be isolated; nothing is written to the kernel \
+                  before there is one. Is --node right?";
+    if others.is_empty() {
+        return format!("no Node is named {node}, {effect}");
+    }
+    let known = near::listed(others.iter().map(String::as_str));
+    let nearest = near::nearest(node, others.iter().map(String::as_str));
+    let meant = nearest.map(|name| format!(" Did you mean {name}?")).unwrap_or_default();
     format!(
-        "no Node is named {node}, so no pod would be found to be here and nothing would be isolated; nothing is \
-         written to the kernel before there is one. Is --node right?"
+        "no Node is named {node} and no pod names it in spec.nodeName, {effect} The files name {known}.{meant} A node \
+         without pods needs a Node object in the files"
     )
 }
 
@@ -168,6 +180,7 @@ pub async fn run<K: Kernel>(
             () = std::future::ready(()), if agent.touched && agent.in_sync => agent.audit(Depth::News).await?,
             _ = audit.tick() => {
                 agent.report.lost_lines();
+                agent.look_at_bridges();
                 if agent.in_sync {
                     agent.audit(Depth::Round).await?;
                     agent.take_over().await?;
@@ -180,7 +193,6 @@ pub async fn run<K: Kernel>(
         }
     }
 }
-                agent.look_at_bridges();
 
 /// The state that the loop owns.
 #[allow(clippy::struct_excessive_bools, reason = "each is a fact that stands by itself")]
@@ -287,9 +299,12 @@ impl<K: Kernel> Agent<K> {
             return;
         }
         if self.view.waits_for_node() {
-            let words = misnamed(&self.settings.node);
+            let words = misnamed(&self.settings.node, self.view.other_nodes());
             self.report.not_ready(&words);
             error!("{words}");
+        } else if !self.view.other_nodes().is_empty() {
+            // The last pod of a node whose files have no Nodes has gone.
+            info!(node = self.settings.node, "no object names this node any more; its pods are enforced as before");
         } else {
             warn!(node = self.settings.node, "the Node of this name is gone; its pods are enforced as before");
         }
@@ -309,7 +324,8 @@ impl<K: Kernel> Agent<K> {
     async fn pass(&mut self) -> Result<bool, Error> {
         self.due = None;
         let Some((changes, network)) = self.view.take() else {
-            return if self.settings.once { Err(Error::Misnamed(self.settings.node.clone())) } else { Ok(false) };
+            let words = || misnamed(&self.settings.node, self.view.other_nodes());
+            return if self.settings.once { Err(Error::Misnamed(words())) } else { Ok(false) };
         };
         let network = network.clone();
         let work = move |enforcer: &mut Enforcer<K>| {
@@ -375,6 +391,14 @@ impl<K: Kernel> Agent<K> {
         }
     }
 
+    /// Looks whether iptables sees what bridges forward. This alone is found out by
+    /// asking again and again: for a sysctl the kernel sends no notification.
+    fn look_at_bridges(&mut self) {
+        if let (Some(enforcer), Some(network)) = (&mut self.enforcer, self.view.network()) {
+            self.report.bridges(enforcer.look_at_bridges(network));
+        }
+    }
+
     /// Lets the enforcer work where it may block.
     async fn blocking<T: Send + 'static>(
         &mut self,
@@ -391,14 +415,6 @@ impl<K: Kernel> Agent<K> {
         self.enforcer = Some(enforcer);
         Ok(done)
     }
-    /// Looks whether iptables sees what bridges forward. This alone is found out by
-    /// asking again and again: for a sysctl the kernel sends no notification.
-    fn look_at_bridges(&mut self) {
-        if let (Some(enforcer), Some(network)) = (&mut self.enforcer, self.view.network()) {
-            self.report.bridges(enforcer.look_at_bridges(network));
-        }
-    }
-
 
     fn failed(&mut self, error: &dataplane::Error) {
         self.in_sync = false;

@@ -16,6 +16,7 @@ mod drift;
 mod enforce;
 mod lock;
 mod metrics;
+mod misnamed;
 mod namespace;
 mod network;
 mod nflog;
