@@ -5,6 +5,7 @@
 pub mod dataplane;
 pub mod enforce;
 pub mod metrics;
+pub mod near;
 pub mod serve;
 pub mod source;
 pub mod status;

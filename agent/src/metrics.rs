@@ -109,6 +109,7 @@ pub struct Metrics {
     rejected: Gauge,
     endpoints: Gauge,
     spoofable: Gauge,
+    unfiltered: Family<OfFamily, Gauge>,
     rules: Family<OfFamily, Gauge>,
     sets: Family<OfFamily, Gauge>,
     entries: Family<OfFamily, Gauge>,
@@ -152,6 +153,7 @@ impl Default for Metrics {
             rejected: Gauge::default(),
             endpoints: Gauge::default(),
             spoofable: Gauge::default(),
+            unfiltered: Family::default(),
             rules: Family::default(),
             sets: Family::default(),
             entries: Family::default(),
@@ -179,6 +181,7 @@ impl Default for Metrics {
             drop(metrics.drift_found.get_or_create(&of));
             drop(metrics.drift_repaired.get_or_create(&of));
         }
+        metrics.unfiltered(std::iter::empty());
         metrics
     }
 }
@@ -197,6 +200,7 @@ impl Metrics {
         gauge("spoofable_endpoints", "Of these, those whose forged sources are not dropped", &self.spoofable);
         gauge("last_sync_timestamp_seconds", "When the kernel was last brought up to date", &self.last_sync);
         let mut by_family = |name, help, gauges: &Family<_, Gauge>| registry.register(name, help, gauges.clone());
+        by_family("unfiltered_bridges", "Bridges by which isolated pods are reached past iptables", &self.unfiltered);
         by_family("rules", "Rules of ours in the filter table", &self.rules);
         by_family("sets", "Sets of ours", &self.sets);
         by_family("set_entries", "Members of all sets of ours", &self.entries);
@@ -294,6 +298,16 @@ impl Metrics {
     /// So many endpoints can send by another's address, though nobody wants it.
     pub(crate) fn spoofable(&self, endpoints: usize) {
         self.spoofable.set(count(endpoints));
+    }
+
+    /// By bridges of these families packets get past policies, one each.
+    pub(crate) fn unfiltered(&self, bridges: impl Iterator<Item = IpFamily>) {
+        let mut counts = [0; 2];
+        bridges.for_each(|family| counts[family as usize] += 1);
+        for family in IpFamily::ALL {
+            let of = OfFamily { family: family_name(family) };
+            self.unfiltered.get_or_create(&of).set(counts[family as usize]);
+        }
     }
 
     /// Whether the agent is ready.

@@ -83,6 +83,24 @@ pub struct AgentStatus {
     pub spoofable: Vec<Spoofable>,
     /// Groups that are kept in the kernel for pods that may come back.
     pub lingering: Vec<LingeringGroup>,
+    /// Bridges behind which pods of this node reach each other past iptables,
+    /// sorted.
+    #[serde(default)]
+    pub unfiltered_bridges: Vec<UnfilteredBridge>,
+}
+
+/// A bridge of which iptables sees no frame that goes from one port to another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UnfilteredBridge {
+    /// Its name.
+    pub bridge: String,
+    /// `IPv4` or `IPv6`.
+    pub family: String,
+    /// How many ports it has, counted to two.
+    pub ports: u8,
+    /// How many isolated pods of this node are behind it.
+    pub isolated: usize,
 }
 
 /// A pod that can send by another's source address, as far as it is up to this
@@ -213,6 +231,7 @@ impl AgentStatus {
             rejected: Vec::new(),
             spoofable: Vec::new(),
             lingering: Vec::new(),
+            unfiltered_bridges: Vec::new(),
         }
     }
 

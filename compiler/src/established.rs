@@ -40,8 +40,9 @@ pub trait Ends {
     /// INPUT or OUTPUT, and is never forwarded.
     fn is_own(&self, address: IpAddr) -> bool;
 
-    /// Whether it belonged to an endpoint that does not have it any more:
-    /// whatever flows it has are not those of its owner now.
+    /// Whether it belonged to an endpoint of this node that has gone for good, and
+    /// belongs to none now: its flows are those of the endpoint that is gone. Not
+    /// so where another endpoint may have it, whose own flows may be among them.
     fn is_departed(&self, address: IpAddr) -> bool;
 }
 

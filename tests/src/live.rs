@@ -138,6 +138,11 @@ impl Live {
         let of = |objects: &Objects| self.flows.verdicts(objects, self.lab.places());
         let between: Vec<Verdicts> = between.iter().map(of).collect();
         self.traffic.focus(touched, steady);
+        if self.marks.is_some() {
+            // The states before may have had as many policies, and so may one on the
+            // way, whose flows have not all been judged.
+            self.progress.only_confirms(usize::MAX);
+        }
         let mut timeline = self.timeline();
         for verdicts in between {
             timeline.begin(verdicts, format!("on the way: {what}"));

@@ -7,6 +7,16 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+#[macro_use]
+#[path = "lab_established/backends.rs"]
+mod backends;
+#[path = "lab_established/bridges.rs"]
+mod bridges;
+#[path = "lab_established/owners.rs"]
+mod owners;
+#[path = "lab_established/zones.rs"]
+mod zones;
+
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -387,34 +397,6 @@ fn a_relabelled_namespace_loses_its_flows_and_others_keep_theirs(backend: Backen
     all_go_on(&mut kept);
 }
 
-/// Whoever gets the address of a pod that is gone gets none of its connections,
-/// though the policies allow them to both. The sockets are there still: nobody
-/// but the agents can end this.
-fn an_address_that_changes_its_owner_loses_its_connections(backend: Backend, mode: Mode) {
-    let Some((mut lab, listeners)) = start(vec![db(&web(), &[ADMITTED])], backend, mode, &[]) else { return };
-    let mut control = control(&lab);
-    let open = |lab: &Lab, client: &str| {
-        let flow = |family| (format!("{client} {family}"), Flow::tcp(lab, &listeners, client, family, false).unwrap());
-        Vec::from(Family::ALL.map(flow))
-    };
-    let mut others = [open(&lab, "shop/web2"), open(&lab, "team/web3")].into_iter().flatten().collect::<Vec<_>>();
-    // First by the name of the old one, as in a StatefulSet.
-    for (old, new) in [("web1", "web1"), ("web1", "web4"), ("db", "db")] {
-        let mut connections = open(&lab, "shop/web1");
-        all_go_on(&mut connections);
-        all_go_on(&mut others);
-        let mut replaced = lab.cluster().objects.clone();
-        let pod = replaced.pods.iter_mut().find(|pod| pod.name == old).unwrap();
-        new.clone_into(&mut pod.name);
-        pod.uid.push_str("-again");
-        apply(&mut lab, replaced, &mut control);
-        all_are_cut(&mut connections, &mut control);
-        all_go_on(&mut open(&lab, "shop/web1"));
-    }
-    // Of the clients only one was replaced, and the database in the end.
-    all_are_cut(&mut others, &mut control);
-}
-
 /// The clients' side, and pods that nobody isolated when their flows began.
 fn a_first_policy_for_egress_cuts_what_it_denies(backend: Backend, mode: Mode) {
     let Some((mut lab, listeners)) = start(Vec::new(), backend, mode, &[]) else { return };
@@ -503,19 +485,6 @@ fn flows_that_begin_meanwhile_are_cut_as_well(backend: Backend, mode: Mode) {
     assert_eq!(heard(), 0, "of {begun} flows, {arrived} of which began in time");
 }
 
-macro_rules! on_both_backends {
-    ($($test:ident: $mode:ident),+ $(,)?) => {
-        mod nft {
-            use super::*;
-            $(#[test] fn $test() { super::$test(Backend::Nft, Mode::$mode); })+
-        }
-        mod legacy {
-            use super::*;
-            $(#[test] fn $test() { super::$test(Backend::Legacy, Mode::$mode); })+
-        }
-    };
-}
-
 on_both_backends!(
     a_narrowed_policy_cuts_what_it_denies: Routed,
     a_relabelled_pod_loses_its_flows_and_others_keep_theirs: Bridge,
@@ -524,5 +493,4 @@ on_both_backends!(
     an_agent_that_starts_judges_what_is_there: Routed,
     flows_that_begin_meanwhile_are_cut_as_well: Routed,
     established_flows_are_let_be_if_that_is_asked_for: Routed,
-    an_address_that_changes_its_owner_loses_its_connections: Routed,
 );

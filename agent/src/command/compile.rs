@@ -9,7 +9,7 @@ use npc_compiler::group::Groups;
 use npc_compiler::layout;
 use npc_compiler::pairs::pair_sets;
 
-use super::{Exit, Stop, input, output};
+use super::{Exit, Stop, input, nodes, output};
 
 /// Show what the policies compile to.
 ///
@@ -69,12 +69,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
         }
         Format::Iptables | Format::Json => {
             let node = args.node.as_deref().unwrap_or_default();
-            if !cluster.nodes().contains_key(node) {
-                let known: Vec<&str> = cluster.nodes().keys().map(String::as_str).collect();
-                let known = if known.is_empty() { "no node at all".to_owned() } else { known.join(", ") };
-                let message = format!("the input says nothing of a node {node:?}; it knows {known}");
-                return Err(Stop::new(Exit::NotFound, message).into());
-            }
+            nodes::is_known(cluster, node)?;
             let program = layout::program(cluster, node, &layout::Options::default());
             match args.output {
                 Format::Json => output::json(&program::json(node, &program))?,

@@ -7,7 +7,7 @@ mod text;
 use npc_compiler::azure::{Model, Placement, differences};
 use npc_compiler::group::Groups;
 
-use super::{Exit, input, output};
+use super::{Exit, input, nodes, output};
 use node::State;
 use report::Report;
 
@@ -60,6 +60,9 @@ enum Format {
 pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
     let input = args.input.read()?;
     let cluster = &input.cluster;
+    if let Some(node) = &args.node {
+        nodes::is_known(cluster, node)?;
+    }
     let node = args.node.as_deref().map(|node| State::read(node, cluster)).transpose()?;
     let placement = match args.azure_chain {
         Some(Jump::First) => Placement::First,

@@ -8,6 +8,7 @@ mod explain;
 mod input;
 mod matrix;
 mod migrate;
+mod nodes;
 mod output;
 mod outside;
 mod status;
@@ -18,6 +19,7 @@ use std::path::PathBuf;
 use std::process::{self, ExitCode};
 
 use clap::{ArgMatches, Args as _, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use npc_agent::enforce;
 use npc_agent::source::manifests;
 
 /// Kubernetes NetworkPolicy by iptables and ipset: the agent of a node, and
@@ -50,7 +52,7 @@ enum Exit {
     Not = 1,
     /// Bad flags or input.
     Input = 2,
-    /// An endpoint was not found, or is ambiguous.
+    /// An endpoint or a node was not found, or is ambiguous.
     NotFound = 3,
     /// The input lacks a fact.
     Unknown = 4,
@@ -131,6 +133,9 @@ impl Exit {
             }
             if cause.is::<manifests::Errors>() {
                 return Self::Input;
+            }
+            if matches!(cause.downcast_ref(), Some(enforce::agent::Error::Misnamed(_))) {
+                return Self::NotFound;
             }
             // Who reads has read enough, as `head` does.
             if cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {

@@ -3,7 +3,7 @@
 use std::io::Write as _;
 use std::time::Duration;
 
-use npc_agent::status::{self, AgentStatus, Spoofable};
+use npc_agent::status::{self, AgentStatus, Spoofable, UnfilteredBridge};
 
 use super::{Exit, Stop, output};
 
@@ -89,6 +89,12 @@ fn print(status: &AgentStatus) -> std::io::Result<()> {
             "  {place}networkpolicy {}/{} {}: {}; {}",
             part.namespace, part.name, part.path, part.problem, part.effect
         )?;
+    }
+    if !status.unfiltered_bridges.is_empty() {
+        writeln!(out, "\niptables does not see what goes from port to port of:")?;
+    }
+    for UnfilteredBridge { bridge, family, isolated, .. } in &status.unfiltered_bridges {
+        writeln!(out, "  bridge {bridge} {family}: {isolated} isolated pods behind it")?;
     }
     if !status.spoofable.is_empty() {
         writeln!(out, "\nforged sources are not dropped from:")?;

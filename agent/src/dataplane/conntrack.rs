@@ -28,9 +28,7 @@ const TRIES: u32 = 5;
 /// Attributes of an entry that the crate leaves as they are; see
 /// linux/netfilter/nfnetlink_conntrack.h.
 const CTA_ID: u16 = 12;
-const CTA_TUPLE_MASTER: u16 = 14;
 const CTA_ZONE: u16 = 18;
-const CTA_TUPLE_ZONE: u16 = 3;
 
 /// Why flows could not be judged.
 #[derive(Debug, thiserror::Error)]
@@ -94,9 +92,10 @@ impl AddAssign for Swept {
 /// Judges every flow of a family that the kernel knows, in this network
 /// namespace, and deletes those that are forbidden.
 ///
-/// Left alone are the entries of other zones, which FORWARD never asks about,
-/// and those that a helper expected (FTP's data connections), which follow the
-/// connection that they belong to.
+/// All entries of the family are judged. Those of a zone (`CT --zone`) are among
+/// them, because FORWARD goes by the state of a packet in the packet's own zone.
+/// So are those that a helper expected (FTP's data connections), which go on when
+/// the connection that they belong to is gone.
 ///
 /// # Errors
 /// If the table cannot be read or written.
@@ -291,7 +290,6 @@ fn forwarded(entry: &[ConntrackAttribute]) -> Option<Tuple> {
         match attribute {
             ConntrackAttribute::CtaTupleOrig(parts) => original = Some(Half::of(parts)?),
             ConntrackAttribute::CtaTupleReply(parts) => reply = Some(Half::of(parts)?),
-            ConntrackAttribute::Other(other) if matches!(other.kind(), CTA_ZONE | CTA_TUPLE_MASTER) => return None,
             _ => {}
         }
     }
@@ -312,7 +310,6 @@ struct Half {
 }
 
 impl Half {
-    /// `None` for one of a zone.
     fn of(parts: &[Part]) -> Option<Self> {
         let (mut source, mut protocol, mut source_port) = (None, None, 0);
         for part in parts {
@@ -327,7 +324,6 @@ impl Half {
                         }
                     }
                 }
-                Part::Other(other) if other.kind() == CTA_TUPLE_ZONE => return None,
                 _ => {}
             }
         }
@@ -343,10 +339,16 @@ fn as_source(end: &IPTuple) -> Option<IpAddr> {
 }
 
 /// What names this entry and no later one with the same tuple.
+///
+/// The kernel looks an entry up by the zone of the tuple that it is given. A zone
+/// of both directions is an attribute of the entry, one of the original direction
+/// is a part of that direction's tuple, and one of the reply's does not count where
+/// the original tuple is given. So the zone goes back in the place where the kernel
+/// listed it: in another place no entry is found, in both the request is refused.
 fn name(entry: Vec<ConntrackAttribute>) -> Vec<ConntrackAttribute> {
     let is_name = |attribute: &ConntrackAttribute| match attribute {
         ConntrackAttribute::CtaTupleOrig(_) => true,
-        ConntrackAttribute::Other(other) => DefaultNla::kind(other) == CTA_ID,
+        ConntrackAttribute::Other(other) => matches!(DefaultNla::kind(other), CTA_ID | CTA_ZONE),
         _ => false,
     };
     entry.into_iter().filter(is_name).collect()

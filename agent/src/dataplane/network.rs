@@ -51,6 +51,8 @@ pub struct Network {
     pub ipvs: bool,
     /// What lies behind bridges: the bridge's name and its routes.
     pub bridged: BTreeMap<String, BTreeSet<IpNetwork>>,
+    /// The bridges themselves, by their names.
+    pub bridges: BTreeMap<String, Bridge>,
     /// The interfaces that can be those of pods, if somebody asked for them
     /// ([`Follower::of_interfaces`]).
     pub interfaces: BTreeMap<InterfaceName, Interface>,
@@ -61,6 +63,39 @@ pub struct Network {
     ///
     /// [`POD_GROUP`]: npc_compiler::text::POD_GROUP
     pub in_pod_group: BTreeSet<u32>,
+}
+
+/// A bridge, as far as it decides which frames iptables sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Bridge {
+    /// How many ports it has, counted to two: with two, frames go from one to
+    /// another. A third one changes nothing here, and so is no news.
+    pub ports: u8,
+    /// Its own `nf_call_iptables`: frames meet iptables whatever the sysctl of the
+    /// network namespace says.
+    pub calls_iptables: bool,
+    /// Its own `nf_call_ip6tables`.
+    pub calls_ip6tables: bool,
+}
+
+impl Bridge {
+    /// Whether frames from one of its ports to another meet iptables in the network
+    /// namespace of the calling thread: br_netfilter is there, and turned on for
+    /// all bridges or for this one.
+    ///
+    /// The kernel tells nobody that a sysctl changed, and inotify does not see
+    /// `/proc/sys`. So this is to be asked again and again, which costs a read of
+    /// one small file. What a bridge says for itself comes by rtnetlink.
+    #[must_use]
+    pub fn is_filtered(&self, family: Family) -> bool {
+        let (switch, own) = match family {
+            Family::V4 => ("/proc/sys/net/bridge/bridge-nf-call-iptables", self.calls_iptables),
+            Family::V6 => ("/proc/sys/net/bridge/bridge-nf-call-ip6tables", self.calls_ip6tables),
+        };
+        // Without the file there is no br_netfilter, and a bridge's own switch turns
+        // nothing on.
+        fs::read_to_string(switch).is_ok_and(|value| own || value.trim() != "0")
+    }
 }
 
 /// An interface behind which there can be nothing but what is routed to it: one
@@ -147,17 +182,6 @@ impl Network {
         };
         self.interfaces.iter().filter(move |(_, interface)| is_of_pods(interface)).map(|(name, of)| (*name, of))
     }
-}
-
-/// Whether frames between two ports of one bridge meet iptables in this
-/// network namespace: br_netfilter is there and turned on.
-#[must_use]
-pub fn bridges_are_filtered(family: Family) -> bool {
-    let switch = match family {
-        Family::V4 => "/proc/sys/net/bridge/bridge-nf-call-iptables",
-        Family::V6 => "/proc/sys/net/bridge/bridge-nf-call-ip6tables",
-    };
-    fs::read_to_string(switch).is_ok_and(|value| value.trim() == "1")
 }
 
 /// Follows the network of the namespace that it was started in.

@@ -1,5 +1,6 @@
 //! The agent's loop.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -20,6 +21,7 @@ use crate::dataplane::network::Network;
 use crate::dataplane::nflog::Heard;
 use crate::dataplane::{self, Kernel};
 use crate::metrics::{Kind, Metrics};
+use crate::near;
 use crate::serve::Pulse;
 use crate::source::Changes;
 use crate::source::kube::Notice;
@@ -103,8 +105,8 @@ pub enum Error {
     /// IPVS is in use, and there is to be one try only.
     #[error("{IPVS}")]
     Ipvs,
-    /// No Node has the name, and there is to be one try only.
-    #[error("{}", misnamed(.0))]
+    /// Nothing has the node's name, and there is to be one try only.
+    #[error("{0}")]
     Misnamed(String),
     /// Every source of events ended.
     #[error("nothing tells of changes any more")]
@@ -117,10 +119,20 @@ pub enum Error {
 const IPVS: &str = "kube-ipvs0 exists: IPVS delivers Services past the FORWARD chain, where policies are enforced, so \
                     traffic through Services is not filtered; run kube-proxy in its iptables or nftables mode";
 
-fn misnamed(node: &str) -> String {
+/// Why nothing is written under a name that nothing bears, where these names are
+/// borne.
+fn misnamed(node: &str, others: &BTreeSet<String>) -> String {
+    let effect = "so no pod would be found to be here and nothing would be isolated; nothing is written to the kernel \
+                  before there is one. Is --node right?";
+    if others.is_empty() {
+        return format!("no Node is named {node}, {effect}");
+    }
+    let known = near::listed(others.iter().map(String::as_str));
+    let nearest = near::nearest(node, others.iter().map(String::as_str));
+    let meant = nearest.map(|name| format!(" Did you mean {name}?")).unwrap_or_default();
     format!(
-        "no Node is named {node}, so no pod would be found to be here and nothing would be isolated; nothing is \
-         written to the kernel before there is one. Is --node right?"
+        "no Node is named {node} and no pod names it in spec.nodeName, {effect} The files name {known}.{meant} A node \
+         without pods needs a Node object in the files"
     )
 }
 
@@ -168,6 +180,7 @@ pub async fn run<K: Kernel>(
             () = std::future::ready(()), if agent.touched && agent.in_sync => agent.audit(Depth::News).await?,
             _ = audit.tick() => {
                 agent.report.lost_lines();
+                agent.look_at_bridges();
                 if agent.in_sync {
                     agent.audit(Depth::Round).await?;
                     agent.take_over().await?;
@@ -286,9 +299,12 @@ impl<K: Kernel> Agent<K> {
             return;
         }
         if self.view.waits_for_node() {
-            let words = misnamed(&self.settings.node);
+            let words = misnamed(&self.settings.node, self.view.other_nodes());
             self.report.not_ready(&words);
             error!("{words}");
+        } else if !self.view.other_nodes().is_empty() {
+            // The last pod of a node whose files have no Nodes has gone.
+            info!(node = self.settings.node, "no object names this node any more; its pods are enforced as before");
         } else {
             warn!(node = self.settings.node, "the Node of this name is gone; its pods are enforced as before");
         }
@@ -308,7 +324,8 @@ impl<K: Kernel> Agent<K> {
     async fn pass(&mut self) -> Result<bool, Error> {
         self.due = None;
         let Some((changes, network)) = self.view.take() else {
-            return if self.settings.once { Err(Error::Misnamed(self.settings.node.clone())) } else { Ok(false) };
+            let words = || misnamed(&self.settings.node, self.view.other_nodes());
+            return if self.settings.once { Err(Error::Misnamed(words())) } else { Ok(false) };
         };
         let network = network.clone();
         let work = move |enforcer: &mut Enforcer<K>| {
@@ -366,10 +383,19 @@ impl<K: Kernel> Agent<K> {
         Ok(())
     }
 
-    /// Lets go of what is kept in vain.
+    /// Lets go of what is kept in vain, and of flows that are to be judged.
     fn retire(&mut self) {
-        if self.in_sync && self.enforcer.as_ref().is_some_and(Enforcer::is_to_retire) {
+        let is_due = |enforcer: &Enforcer<K>| enforcer.is_to_retire() || enforcer.is_to_judge();
+        if self.in_sync && self.enforcer.as_ref().is_some_and(is_due) {
             self.due.get_or_insert_with(Instant::now);
+        }
+    }
+
+    /// Looks whether iptables sees what bridges forward. This alone is found out by
+    /// asking again and again: for a sysctl the kernel sends no notification.
+    fn look_at_bridges(&mut self) {
+        if let (Some(enforcer), Some(network)) = (&mut self.enforcer, self.view.network()) {
+            self.report.bridges(enforcer.look_at_bridges(network));
         }
     }
 

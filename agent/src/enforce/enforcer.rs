@@ -15,6 +15,7 @@ use npc_compiler::program::InterfaceName;
 use npc_compiler::text::POD_GROUP;
 use tracing::warn;
 
+use super::bridges::{self, UnfilteredBridge};
 use super::drift::Repair;
 use super::sources::{Asked, Sources};
 use super::with_causes;
@@ -23,7 +24,7 @@ use crate::dataplane::audit::Depth;
 use crate::dataplane::conntrack::Swept;
 use crate::dataplane::iptables::{Hook, Restored};
 use crate::dataplane::links::NO_GROUP;
-use crate::dataplane::network::{self, Network};
+use crate::dataplane::network::Network;
 use crate::dataplane::{Error, Kernel, ipset};
 use crate::metrics::Held;
 use crate::status::Spoofable;
@@ -53,6 +54,8 @@ pub struct Enforcer<K> {
     owners_are_stale: bool,
     /// When the engine was last told to let go of groups without endpoints.
     retired: Instant,
+    /// The bridges whose frames passed iptables by when that was looked at last.
+    unfiltered: BTreeSet<UnfilteredBridge>,
 }
 
 /// What a pass did.
@@ -75,7 +78,7 @@ pub struct Pass {
     pub rehooked: Vec<(Family, Hook)>,
     /// Bridges behind which endpoints of this node reach each other past
     /// iptables.
-    pub unfiltered_bridges: BTreeSet<(String, Family)>,
+    pub unfiltered_bridges: BTreeSet<UnfilteredBridge>,
     /// How many interfaces of pods are in their device group from now on, and how
     /// many not any more.
     pub regrouped: (usize, usize),
@@ -110,6 +113,7 @@ impl<K: Kernel> Enforcer<K> {
             has_news: false,
             owners_are_stale: false,
             retired: Instant::now(),
+            unfiltered: BTreeSet::new(),
         }
     }
 
@@ -185,11 +189,9 @@ impl<K: Kernel> Enforcer<K> {
             );
             sources.not_joined(network, "which the kernel does not let into the device group of pods' interfaces");
         }
-        let flows = if self.options.keep_established || !self.writer.established.is_due() {
-            None
-        } else {
-            Some(self.writer.cut(engine.state(), network)?)
-        };
+        let unfiltered_bridges = self.look_at_bridges(network).clone();
+        let flows = self.cut(network)?;
+        let engine = &self.engine;
         let spoofable = match &self.no_anti_spoof {
             Some(lack) => engine.addresses_here().map(|address| (address, lack.clone())).collect(),
             None if self.options.anti_spoof => sources.spoofable(network, engine.addresses_here()),
@@ -209,7 +211,7 @@ impl<K: Kernel> Enforcer<K> {
             flows,
             rehooked,
             held: Family::ALL.map(|family| (family, held(engine.state().family(family)))),
-            unfiltered_bridges: self.unfiltered_bridges(network),
+            unfiltered_bridges,
             enforced,
             regrouped: (sources.join.len(), sources.leave.len()),
             unheld: sources.unheld,
@@ -240,15 +242,34 @@ impl<K: Kernel> Enforcer<K> {
         Ok(())
     }
 
-    fn unfiltered_bridges(&self, network: &Network) -> BTreeSet<(String, Family)> {
-        if network.bridged.is_empty() {
-            return BTreeSet::new();
+    /// Cuts the established flows that the rules forbid, if some may be forbidden.
+    fn cut(&mut self, network: &Network) -> Result<Option<Swept>, Error> {
+        if self.options.keep_established {
+            self.writer.established.let_be();
         }
-        let local = self.writer.established.addresses();
-        let mut bridges: BTreeSet<_> =
-            local.filter_map(|address| Some((network.bridge_of(address)?.to_owned(), Family::of(&address)))).collect();
-        bridges.retain(|(_, family)| !network::bridges_are_filtered(*family));
-        bridges
+        if self.writer.established.is_due() { self.writer.cut(&self.engine, network).map(Some) } else { Ok(None) }
+    }
+
+    /// Looks which bridges with endpoints of this node behind them iptables does
+    /// not see. Cheap, and to be done again and again, because another program can
+    /// turn a sysctl and the kernel tells nobody: see
+    /// [`Bridge::is_filtered`](crate::dataplane::network::Bridge::is_filtered).
+    ///
+    /// Where iptables sees one again, the next pass judges all flows: what tracks
+    /// connections in the bridge itself has let them begin meanwhile.
+    pub fn look_at_bridges(&mut self, network: &Network) -> &BTreeSet<UnfilteredBridge> {
+        let endpoints = self.writer.established.addresses();
+        let now = bridges::unfiltered(network, endpoints, self.engine.state());
+        let before = std::mem::replace(&mut self.unfiltered, now);
+        if !before.iter().all(|was| self.unfiltered.iter().any(|is| is.key() == was.key())) {
+            self.writer.established.rules_were_lost();
+        }
+        &self.unfiltered
+    }
+
+    /// Whether a pass is due though nothing happened in the cluster: to judge flows.
+    pub(super) fn is_to_judge(&self) -> bool {
+        self.writer.established.is_due()
     }
 
     /// Whether a pass is due though nothing happened: to let go of groups that

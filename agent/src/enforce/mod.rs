@@ -13,6 +13,7 @@
 //! change.
 
 pub mod agent;
+pub mod bridges;
 mod denied;
 pub mod drift;
 pub mod enforcer;

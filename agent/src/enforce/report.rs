@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 
 use k8s_openapi::jiff::Timestamp;
 use npc_compiler::finding::Finding;
-use npc_compiler::object::Family;
 use npc_compiler::program::InterfaceName;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use super::agent::Settings;
+use super::bridges::UnfilteredBridge;
 use super::drift::Repair;
 use super::enforcer::Pass;
 use crate::dataplane::ipset;
@@ -43,7 +43,7 @@ pub(super) struct Report {
     findings: BTreeSet<Finding>,
     /// Where the objects stand, if they are from files.
     positions: Positions,
-    bridges: BTreeSet<(String, Family)>,
+    bridges: BTreeSet<UnfilteredBridge>,
     unheld: BTreeMap<InterfaceName, String>,
     /// Pods that can forge sources: since when, and whether that was told.
     spoofable: BTreeMap<Spoofable, (Instant, bool)>,
@@ -86,12 +86,12 @@ impl Report {
         }
         // What an audit could not put right, a pass does, which reads the kernel.
         self.repaired();
+        self.bridges(&pass.unfiltered_bridges);
         self.flows(pass);
         for (family, hook) in &pass.rehooked {
             info!(%family, found = ?hook, "put the jump to our chains first in FORWARD");
         }
         self.findings(pass);
-        self.bridges(pass);
         self.unheld(pass);
         self.spoofable(pass);
         self.publish(pass, generation);
@@ -218,15 +218,34 @@ impl Report {
         self.positions.locate("NetworkPolicy", namespace, name, path).map(|place| place.to_string())
     }
 
-    fn bridges(&mut self, pass: &Pass) {
-        for (bridge, family) in pass.unfiltered_bridges.difference(&self.bridges) {
+    /// Iptables does not see what goes from port to port of these bridges.
+    pub(super) fn bridges(&mut self, now: &BTreeSet<UnfilteredBridge>) {
+        if *now == self.bridges {
+            return;
+        }
+        let is_in = |all: &BTreeSet<UnfilteredBridge>, one: &UnfilteredBridge| all.iter().any(|b| b.key() == one.key());
+        // First: who reads of it in the log finds it in the metrics.
+        self.metrics.unfiltered(now.iter().filter(|bridge| bridge.evades_policies()).map(|bridge| bridge.family));
+        let told = now.iter().map(|bridge| status::UnfilteredBridge {
+            bridge: bridge.bridge.clone(),
+            family: bridge.family.to_string(),
+            ports: bridge.ports,
+            isolated: bridge.isolated,
+        });
+        self.status.update(|status| status.unfiltered_bridges = told.collect());
+        for new in now.iter().filter(|new| !is_in(&self.bridges, new)) {
+            let UnfilteredBridge { bridge, family, ports, isolated } = new;
             warn!(
-                bridge, %family,
+                bridge, %family, ports, isolated,
                 "pods behind this bridge reach each other past iptables, so policies between them do nothing; \
-                 load br_netfilter and set net.bridge.bridge-nf-call-iptables (and -ip6tables) to 1"
+                 load br_netfilter and set net.bridge.bridge-nf-call-iptables (and -ip6tables) to 1, or nf_call_iptables \
+                 (and nf_call_ip6tables) of the bridge"
             );
         }
-        self.bridges.clone_from(&pass.unfiltered_bridges);
+        for UnfilteredBridge { bridge, family, .. } in self.bridges.iter().filter(|old| !is_in(now, old)) {
+            info!(bridge, %family, "iptables sees what pods behind this bridge send to each other");
+        }
+        self.bridges.clone_from(now);
     }
 
     fn unheld(&mut self, pass: &Pass) {

@@ -1,6 +1,8 @@
 //! What the agent was told and has not handed on: the cluster's changes, and
 //! the network of its own node.
 
+use std::collections::BTreeSet;
+
 use npc_compiler::engine;
 
 use crate::dataplane::network::Network;
@@ -15,6 +17,8 @@ pub(super) struct View {
     has_cluster: bool,
     /// Whether there is a Node of this node's name, if the source knows.
     is_node: Option<bool>,
+    /// The nodes that files name instead.
+    other_nodes: BTreeSet<String>,
     network: Option<Network>,
     /// A pass was made.
     acted: bool,
@@ -24,7 +28,9 @@ impl View {
     /// Takes in what the source says.
     pub(super) fn hear(&mut self, changes: Changes) {
         self.changes.extend(changes.changes.into_iter().map(|change| change.event));
-        self.is_node = changes.is_node.or(self.is_node);
+        if changes.is_node.is_some() {
+            (self.is_node, self.other_nodes) = (changes.is_node, changes.other_nodes);
+        }
         self.has_cluster |= !changes.is_part;
     }
 
@@ -38,9 +44,20 @@ impl View {
         self.network = Some(network);
     }
 
+    /// The network as the kernel said last.
+    pub(super) fn network(&self) -> Option<&Network> {
+        self.network.as_ref()
+    }
+
+    /// The nodes that files name, where they do not name this one.
+    pub(super) fn other_nodes(&self) -> &BTreeSet<String> {
+        &self.other_nodes
+    }
+
     /// What to act on, once everything was heard of. Before the first pass
-    /// there has to be a Node of this node's name: otherwise no pod is found to
-    /// be here, and all that an earlier agent isolated would be open.
+    /// something has to bear this node's name where nodes are named: otherwise no
+    /// pod is found to be here, and all that an earlier agent isolated would be
+    /// open.
     pub(super) fn take(&mut self) -> Option<(Vec<engine::Event>, &Network)> {
         if !self.is_complete() {
             return None;

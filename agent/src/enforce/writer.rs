@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Instant;
 
+use npc_compiler::engine::Engine;
 use npc_compiler::object::Family;
 use npc_compiler::plan::{Held, KernelState, Plan, SetWrite, Step};
 use npc_compiler::program::SetName;
@@ -233,9 +234,10 @@ impl<K: Kernel> Writer<K> {
         if links.is_empty() { Ok(()) } else { self.kernel.set_group(links, group) }
     }
 
-    /// Cuts the established flows that the rules of this state forbid.
-    pub(super) fn cut(&mut self, state: &KernelState, network: &Network) -> Result<Swept, Error> {
-        self.established.cut(&mut self.kernel, state, network)
+    /// Cuts the established flows that the rules which the engine has committed
+    /// forbid.
+    pub(super) fn cut(&mut self, engine: &Engine, network: &Network) -> Result<Swept, Error> {
+        self.established.cut(&mut self.kernel, engine, network)
     }
 }
 

@@ -20,9 +20,12 @@ impl Known {
     /// Takes the objects in; what happened to those that were known, for the
     /// node of this name.
     pub fn changes(&mut self, objects: &Objects, node: &str) -> Changes {
-        let is_node = (!objects.nodes.is_empty()).then(|| objects.nodes.iter().any(|known| known.name == node));
+        let names = node_names(objects);
+        let is_node = (!names.is_empty()).then(|| names.contains(node));
+        let other_nodes =
+            if is_node == Some(false) { names.into_iter().map(str::to_owned).collect() } else { [].into() };
         let changes = self.differ(objects).into_iter().map(Change::now).collect();
-        Changes { changes, is_node, ..Changes::default() }
+        Changes { changes, is_node, other_nodes, ..Changes::default() }
     }
 
     fn differ(&mut self, objects: &Objects) -> Vec<Event> {
@@ -41,6 +44,13 @@ impl Known {
         events.extend(gone.into_iter().map(|(namespace, name)| Event::PolicyGone(namespace, name)));
         events
     }
+}
+
+/// The nodes that objects name: Nodes by their own names, and those that pods are
+/// bound to, because files often have no Nodes.
+fn node_names(objects: &Objects) -> BTreeSet<&str> {
+    let bound = objects.pods.iter().filter_map(|pod| pod.node.as_deref());
+    objects.nodes.iter().map(|node| node.name.as_str()).chain(bound).collect()
 }
 
 /// Takes new values in; those that differ, and the keys that went.
@@ -126,12 +136,29 @@ mod tests {
     }
 
     #[test]
-    fn a_node_is_there_where_nodes_are_known_and_one_has_its_name() {
-        let node = |name: &str| npc_compiler::object::Node { name: name.to_owned(), addresses: Vec::new() };
-        let of = |nodes| Known::default().changes(&Objects { nodes, ..Objects::default() }, "n1").is_node;
-        assert_eq!(of(vec![]), None, "files need not name nodes");
-        assert_eq!(of(vec![node("n2")]), Some(false));
-        assert_eq!(of(vec![node("n2"), node("n1")]), Some(true));
+    fn a_node_is_there_where_nodes_are_named_and_one_has_its_name() {
+        let node = |name: &&str| npc_compiler::object::Node { name: (*name).to_owned(), addresses: Vec::new() };
+        let on = |name: &&str| Pod { node: Some((*name).to_owned()), ..pod(name, name) };
+        for (nodes, pods, is_node, others) in [
+            (&[][..], &[][..], None, &[][..]),
+            (&["n2"], &[], Some(false), &["n2"]),
+            (&["n2", "n1"], &[], Some(true), &[]),
+            // Files need not have Nodes, but pods may be on one.
+            (&[], &["n2", "n3"], Some(false), &["n2", "n3"]),
+            (&[], &["n2", "n1"], Some(true), &[]),
+            // A node without pods among others is declared by itself.
+            (&["n1"], &["n2"], Some(true), &[]),
+            (&["n2"], &["n1"], Some(true), &[]),
+            (&["n3"], &["n2"], Some(false), &["n2", "n3"]),
+        ] {
+            let mut pods: Vec<Pod> = pods.iter().map(on).collect();
+            // Of one that is bound to none nothing is learned.
+            pods.push(pod("pending", "pending"));
+            let objects = Objects { nodes: nodes.iter().map(node).collect(), pods, ..Objects::default() };
+            let changes = Known::default().changes(&objects, "n1");
+            let named: Vec<&str> = changes.other_nodes.iter().map(String::as_str).collect();
+            assert_eq!((changes.is_node, named.as_slice()), (is_node, others));
+        }
     }
 
     #[test]

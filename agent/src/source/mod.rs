@@ -11,6 +11,7 @@
 //!                                                   difference ─▶ Changes ─▶ agent
 //! ```
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use npc_compiler::engine;
@@ -30,9 +31,12 @@ pub struct Changes {
     pub is_part: bool,
     /// What happened, in order.
     pub changes: Vec<Change>,
-    /// Whether there is a Node of this node's name. `None` where the source
-    /// knows of no nodes, as files often do not.
+    /// Whether there is a Node of this node's name, or in files a pod on it.
+    /// `None` where the source knows of no node, as files without pods do not, and
+    /// where there is no news of it.
     pub is_node: Option<bool>,
+    /// The nodes that files name, where they do not name this one.
+    pub other_nodes: BTreeSet<String>,
     /// Where the objects stand, if they are from files.
     pub positions: Option<manifests::Positions>,
 }

@@ -85,3 +85,20 @@ fn a_node_must_be_given_and_known() {
     assert_eq!(answer.code, 3);
     assert!(answer.err.contains("n1, n2"), "{}", answer.err);
 }
+
+#[test]
+fn a_node_that_the_input_does_not_name_is_an_error_with_the_nearest() {
+    let pod = |name: &str, node: &str| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec: {{nodeName: {node}, containers: []}}\n---\n"
+        )
+    };
+    let files = Files::of(&format!("{}{}", pod("a", "worker-1"), pod("b", "gateway")));
+    for command in ["compile", "migrate"] {
+        let output: &[&str] = if command == "compile" { &["-o", "iptables"] } else { &[] };
+        let answer = files.npc(command, &[&["--node", "worker1"], output].concat());
+        assert_eq!((answer.code, answer.out.as_str()), (3, ""), "{}", answer.err);
+        let words = "the input says nothing of a node \"worker1\"; it knows gateway, worker-1; did you mean worker-1?";
+        assert!(answer.err.contains(words), "{}", answer.err);
+    }
+}

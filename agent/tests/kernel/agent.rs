@@ -424,19 +424,6 @@ fn it_is_not_ready_while_ipvs_delivers_services() {
 }
 
 #[test]
-fn pods_behind_an_unfiltered_bridge_are_warned_of() {
-    let _namespace = Namespace::enter();
-    run("ip", &["link", "add", "cbr0", "type", "bridge"]);
-    run("ip", &["address", "add", "10.244.1.254/24", "dev", "cbr0"]);
-    run("ip", &["link", "set", "cbr0", "up"]);
-    fs::write("/proc/sys/net/bridge/bridge-nf-call-iptables", "0").unwrap();
-    let folder = Folder::new();
-    let mut agent = Agent::start(&folder, Backend::Nft, &[]);
-    let entry = agent.wait_for("reach each other past iptables");
-    assert_eq!((entry["bridge"].as_str(), entry["family"].as_str()), (Some("cbr0"), Some("IPv4")));
-}
-
-#[test]
 fn once_writes_and_ends_and_bad_input_is_told_by_the_exit_code() {
     let _namespace = Namespace::enter();
     let folder = Folder::new();

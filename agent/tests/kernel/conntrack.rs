@@ -12,7 +12,8 @@ use npc_agent::dataplane::conntrack::{Swept, sweep};
 use npc_compiler::established::Tuple;
 use npc_compiler::object::Family;
 use rtnetlink::packet_core::{
-    DefaultNla, NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+    DefaultNla, Emitable as _, NLA_F_NESTED, NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkHeader,
+    NetlinkMessage, NetlinkPayload,
 };
 use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 
@@ -22,17 +23,17 @@ const UDP: u8 = 17;
 const TCP: u8 = 6;
 
 /// A table that can be written to.
-struct Table(Socket);
+pub(crate) struct Table(Socket);
 
 impl Table {
-    fn open() -> Self {
+    pub(crate) fn open() -> Self {
         let socket = Socket::new(NETLINK_NETFILTER).unwrap();
         socket.connect(&SocketAddr::new(0, 0)).unwrap();
         Self(socket)
     }
 
     /// A flow that was sent to one socket and goes to another.
-    fn insert(
+    pub(crate) fn insert(
         &self,
         protocol: u8,
         from: (IpAddr, u16),
@@ -40,24 +41,30 @@ impl Table {
         goes_to: (IpAddr, u16),
         more: Option<DefaultNla>,
     ) {
-        let half = |(source, source_port): (IpAddr, u16), (destination, destination_port): (IpAddr, u16)| {
-            vec![
-                Part::Ip(vec![IPTuple::SourceAddress(source), IPTuple::DestinationAddress(destination)]),
-                Part::Proto(vec![
-                    ProtoTuple::Protocol(Protocol::from(protocol)),
-                    ProtoTuple::SourcePort(source_port),
-                    ProtoTuple::DestinationPort(destination_port),
-                ]),
-            ]
-        };
+        self.insert_in(Zone::None, [half(protocol, from, sent_to), half(protocol, goes_to, from)], more);
+    }
+
+    /// A flow by its tuples, in a zone.
+    fn insert_in(&self, zone: Zone, [mut original, mut reply]: [Vec<Part>; 2], more: Option<DefaultNla>) {
+        let is_ipv4 = original.iter().any(|part| {
+            let is_source = |end: &IPTuple| matches!(end, IPTuple::SourceAddress(address) if address.is_ipv4());
+            matches!(part, Part::Ip(ends) if ends.iter().any(is_source))
+        });
+        let mut more: Vec<ConntrackAttribute> = more.into_iter().map(ConntrackAttribute::Other).collect();
+        match zone {
+            Zone::None => {}
+            Zone::Original(id) => original.push(Part::Other(of_zone(CTA_TUPLE_ZONE, id))),
+            Zone::Reply(id) => reply.push(Part::Other(of_zone(CTA_TUPLE_ZONE, id))),
+            Zone::Both(id) => more.push(ConntrackAttribute::Other(of_zone(CTA_ZONE, id))),
+        }
         let mut entry = vec![
-            ConntrackAttribute::CtaTupleOrig(half(from, sent_to)),
-            ConntrackAttribute::CtaTupleReply(half(goes_to, from)),
+            ConntrackAttribute::CtaTupleOrig(original),
+            ConntrackAttribute::CtaTupleReply(reply),
             ConntrackAttribute::CtaStatus(Status::Confirmed | Status::SeenReply),
             ConntrackAttribute::CtaTimeout(600),
         ];
-        entry.extend(more.map(ConntrackAttribute::Other));
-        let family = if from.0.is_ipv4() { NetfilterProtoFamily::IPv4 } else { NetfilterProtoFamily::IPv6 };
+        entry.extend(more);
+        let family = if is_ipv4 { NetfilterProtoFamily::IPv4 } else { NetfilterProtoFamily::IPv6 };
         let mut header = NetlinkHeader::default();
         header.flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL;
         let message = NetfilterMessage::new(NetfilterHeader::new(family, 0, 0), ConntrackMessage::New(entry));
@@ -72,6 +79,38 @@ impl Table {
         let NetlinkPayload::Error(answer) = answer.payload else { panic!("{answer:?}") };
         assert_eq!(answer.raw_code(), 0, "{}", answer.to_io());
     }
+}
+
+/// Attributes that the crate leaves as they are; see
+/// linux/netfilter/nfnetlink_conntrack.h.
+const CTA_TUPLE_ZONE: u16 = 3;
+const CTA_TUPLE_MASTER: u16 = 14;
+const CTA_ZONE: u16 = 18;
+
+/// A flow's zone, and for which of its directions.
+#[derive(Clone, Copy)]
+enum Zone {
+    None,
+    Original(u16),
+    Reply(u16),
+    Both(u16),
+}
+
+fn of_zone(kind: u16, id: u16) -> DefaultNla {
+    DefaultNla::new(kind, id.to_be_bytes().to_vec())
+}
+
+fn half(protocol: u8, (source, source_port): (IpAddr, u16), (destination, port): (IpAddr, u16)) -> Vec<Part> {
+    let ports = [ProtoTuple::SourcePort(source_port), ProtoTuple::DestinationPort(port)];
+    bare(protocol, source, destination, ports.to_vec())
+}
+
+/// One direction of a protocol with facts of its own.
+fn bare(protocol: u8, source: IpAddr, destination: IpAddr, facts: Vec<ProtoTuple>) -> Vec<Part> {
+    let ends = vec![IPTuple::SourceAddress(source), IPTuple::DestinationAddress(destination)];
+    let mut all = vec![ProtoTuple::Protocol(Protocol::from(protocol))];
+    all.extend(facts);
+    vec![Part::Ip(ends), Part::Proto(all)]
 }
 
 fn address(text: &str) -> IpAddr {
@@ -114,14 +153,93 @@ fn flows_are_seen_as_they_were_forwarded_and_the_forbidden_ones_go() {
     assert_eq!(list(Family::V6).len(), 1);
 }
 
+/// FORWARD goes by the state of a packet in its own zone, so an entry of a zone
+/// lets packets pass as any other does.
 #[test]
-fn flows_of_other_zones_are_none_of_ours() {
+fn flows_of_zones_are_judged_and_go() {
     let _namespace = Namespace::enter();
     let table = Table::open();
-    let (client, pod) = ((address("10.0.0.1"), 4000), (address("10.0.0.2"), 8080));
-    // CTA_ZONE
-    table.insert(UDP, client, pod, pod, Some(DefaultNla::new(18, 7_u16.to_be_bytes().to_vec())));
+    let (pod, service) = ((address("10.0.0.2"), 8080), (address("10.96.0.1"), 80));
+    let (pod6, service6) = ((address("fd00::2"), 8080), (address("fd00:96::1"), 80));
+    let zones = [Zone::None, Zone::Original(7), Zone::Reply(7), Zone::Both(7), Zone::Both(65_535)];
+    for (n, zone) in (1..).zip(zones) {
+        for (client, pod, service) in
+            [(IpAddr::from([10, 0, 1, n]), pod, service), (address(&format!("fd00:1::{n}")), pod6, service6)]
+        {
+            let from = |port| (client, port);
+            table.insert_in(zone, [half(TCP, from(4000), pod), half(TCP, pod, from(4000))], None);
+            // Translated, and both again: what is in no zone is another flow.
+            table.insert_in(zone, [half(TCP, from(4001), service), half(TCP, pod, from(4001))], None);
+            table.insert_in(zone, [half(UDP, from(4000), pod), half(UDP, pod, from(4000))], None);
+        }
+    }
+    // The same ends, in a zone of its own.
+    let twin = (IpAddr::from([10, 0, 1, 1]), 4000);
+    table.insert_in(Zone::Both(9), [half(UDP, twin, pod), half(UDP, pod, twin)], None);
+    let all = |protocol| -> BTreeSet<Tuple> {
+        let port = 8080;
+        (1..=5).map(|n| tuple(&format!("10.0.1.{n}"), "10.0.0.2", protocol, port)).collect()
+    };
+    assert_eq!(list(Family::V4), all(TCP).union(&all(UDP)).copied().collect());
+    let swept = sweep(Family::V4, &mut |tuple| tuple.protocol == TCP).unwrap();
+    assert_eq!(swept, Swept { judged: 16, cut: 10, stuck: 0 });
+    assert_eq!(list(Family::V4), all(UDP));
+    let swept = sweep(Family::V6, &mut |_| true).unwrap();
+    assert_eq!(swept, Swept { judged: 15, cut: 15, stuck: 0 });
+    let swept = sweep(Family::V4, &mut |_| true).unwrap();
+    assert_eq!(swept, Swept { judged: 6, cut: 6, stuck: 0 });
     assert_eq!(sweep(Family::V4, &mut |_| true).unwrap(), Swept::default());
+}
+
+/// What a helper expected, as FTP's data connections are, is judged like any
+/// other flow, and goes without the one that it belongs to.
+#[test]
+fn expected_flows_are_judged_and_go() {
+    let _namespace = Namespace::enter();
+    let table = Table::open();
+    let (client, server) = (address("10.0.0.1"), address("10.0.0.2"));
+    let control = half(TCP, (client, 4000), (server, 21));
+    table.insert_in(Zone::None, [control.clone(), half(TCP, (server, 21), (client, 4000))], None);
+    let mut of_control = vec![0; control.as_slice().buffer_len()];
+    control.as_slice().emit(&mut of_control);
+    let master = DefaultNla::new(CTA_TUPLE_MASTER | NLA_F_NESTED, of_control);
+    let (from, to) = ((server, 20), (client, 5000));
+    table.insert_in(Zone::None, [half(TCP, from, to), half(TCP, to, from)], Some(master));
+    let data = tuple("10.0.0.2", "10.0.0.1", TCP, 5000);
+    let control = tuple("10.0.0.1", "10.0.0.2", TCP, 21);
+    assert_eq!(list(Family::V4), BTreeSet::from([data, control]));
+    let swept = sweep(Family::V4, &mut |tuple| *tuple == data).unwrap();
+    assert_eq!(swept, Swept { judged: 2, cut: 1, stuck: 0 });
+    assert_eq!(list(Family::V4), BTreeSet::from([control]));
+}
+
+/// Protocols that name their flows otherwise than by ports, or not at all.
+#[test]
+fn flows_of_every_protocol_are_judged_and_go() {
+    /// CTA_PROTO_ICMP_ID, -TYPE and -CODE, and the same of ICMPv6.
+    fn echo(kinds: [u16; 3], type_: u8) -> Vec<ProtoTuple> {
+        let fact = |kind, value: &[u8]| ProtoTuple::Other(DefaultNla::new(kind, value.to_vec()));
+        vec![fact(kinds[0], &[0, 7]), fact(kinds[1], &[type_]), fact(kinds[2], &[0])]
+    }
+    let _namespace = Namespace::enter();
+    let table = Table::open();
+    let (a, b, six_a, six_b) = (address("10.0.0.1"), address("10.0.0.2"), address("fd00::1"), address("fd00::2"));
+    // Confirmed first: a key of GRE is two ports.
+    for (zone, protocol) in [(Zone::None, 47), (Zone::Both(7), 47), (Zone::None, 132), (Zone::None, 136)] {
+        table.insert_in(zone, [half(protocol, (a, 1), (b, 2)), half(protocol, (b, 2), (a, 1))], None);
+    }
+    for protocol in [4, 50, 99] {
+        table.insert_in(Zone::None, [bare(protocol, a, b, Vec::new()), bare(protocol, b, a, Vec::new())], None);
+    }
+    let icmp = [bare(1, a, b, echo([4, 5, 6], 8)), bare(1, b, a, echo([4, 5, 6], 0))];
+    table.insert_in(Zone::Original(7), icmp, None);
+    let icmpv6 = [bare(58, six_a, six_b, echo([7, 8, 9], 128)), bare(58, six_b, six_a, echo([7, 8, 9], 129))];
+    table.insert_in(Zone::Reply(7), icmpv6, None);
+    let numbers: Vec<u8> = list(Family::V4).into_iter().map(|tuple| tuple.protocol).collect();
+    assert_eq!(numbers, [1, 4, 47, 50, 99, 132, 136]);
+    assert_eq!(sweep(Family::V4, &mut |_| true).unwrap(), Swept { judged: 8, cut: 8, stuck: 0 });
+    assert_eq!(sweep(Family::V6, &mut |_| true).unwrap(), Swept { judged: 1, cut: 1, stuck: 0 });
+    assert_eq!((list(Family::V4), list(Family::V6)), Default::default());
 }
 
 #[test]

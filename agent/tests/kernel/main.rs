@@ -6,6 +6,7 @@
 mod agent;
 mod anti_spoof;
 mod azure;
+mod bridges;
 mod by_hand;
 mod cleanup;
 mod config;
@@ -15,6 +16,7 @@ mod drift;
 mod enforce;
 mod lock;
 mod metrics;
+mod misnamed;
 mod namespace;
 mod network;
 mod nflog;

@@ -17,10 +17,10 @@ on_both_backends!(
 );
 
 /// All of them; the agent is in this namespace.
-struct Told(String);
+pub(crate) struct Told(String);
 
 impl Told {
-    fn now() -> Self {
+    pub(crate) fn now() -> Self {
         let mut stream = TcpStream::connect("127.0.0.1:10901").unwrap();
         stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").unwrap();
         let mut text = String::new();
@@ -35,7 +35,7 @@ impl Told {
     }
 
     /// One that is a number of things.
-    fn count(&self, name: &str) -> u64 {
+    pub(crate) fn count(&self, name: &str) -> u64 {
         let value = self.of(name);
         assert!(value >= 0.0 && value.fract() == 0.0, "{name} {value}");
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a small whole number")]

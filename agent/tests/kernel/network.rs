@@ -3,7 +3,7 @@
 use std::future::Future;
 
 use npc_agent::dataplane::links;
-use npc_agent::dataplane::network::{self, Follower, Interface, Network, NotOfPods};
+use npc_agent::dataplane::network::{Bridge, Follower, Interface, Network, NotOfPods};
 use npc_compiler::object::Family;
 use npc_compiler::program::InterfaceName;
 use npc_compiler::text::POD_GROUP;
@@ -213,11 +213,36 @@ fn ipvs_is_seen_by_its_device() {
 }
 
 #[test]
-fn whether_bridges_are_filtered_is_the_namespaces_own_setting() {
+fn a_bridge_is_filtered_by_the_namespaces_setting_or_its_own() {
     let _namespace = Namespace::enter();
+    let beyond = Beyond::new();
     let set = |value: &str| std::fs::write("/proc/sys/net/bridge/bridge-nf-call-iptables", value).unwrap();
-    set("1");
-    assert!(network::bridges_are_filtered(Family::V4));
-    set("0");
-    assert!(!network::bridges_are_filtered(Family::V4));
+    ip("link add cbr0 type bridge");
+    ip("link set cbr0 up");
+    block_on(async {
+        let mut follower = Follower::start().await.unwrap();
+        let bridge = |follower: &Follower| follower.network().bridges["cbr0"];
+        assert_eq!(bridge(&follower), Bridge::default());
+        for (value, is_filtered) in [("1", true), ("0", false)] {
+            set(value);
+            assert_eq!(bridge(&follower).is_filtered(Family::V4), is_filtered);
+        }
+        // The kernel tells of what a bridge says for itself.
+        ip("link set cbr0 type bridge nf_call_iptables 1");
+        until(&mut follower, |network| network.bridges["cbr0"].calls_iptables).await;
+        assert!(bridge(&follower).is_filtered(Family::V4) && !bridge(&follower).calls_ip6tables);
+        std::fs::write("/proc/sys/net/bridge/bridge-nf-call-ip6tables", "0").unwrap();
+        assert!(!bridge(&follower).is_filtered(Family::V6));
+        ip("link set cbr0 type bridge nf_call_ip6tables 1 nf_call_iptables 0");
+        until(&mut follower, |network| !network.bridges["cbr0"].calls_iptables).await;
+        assert!(bridge(&follower).is_filtered(Family::V6) && !bridge(&follower).is_filtered(Family::V4));
+        for (n, name) in [(1, "pod1"), (2, "pod2"), (2, "pod3")] {
+            beyond.veth(name);
+            ip(&format!("link set {name} master cbr0"));
+            until(&mut follower, |network| network.bridges["cbr0"].ports == n).await;
+        }
+        ip("link del pod1");
+        ip("link set pod2 nomaster");
+        until(&mut follower, |network| network.bridges["cbr0"].ports == 1).await;
+    });
 }

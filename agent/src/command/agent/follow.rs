@@ -13,6 +13,7 @@ use npc_agent::serve;
 use npc_agent::source::difference::Known;
 use npc_agent::source::manifests::{self, Loaded};
 use npc_agent::source::{Changes, directory};
+use npc_compiler::object::Objects;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time;
@@ -109,6 +110,9 @@ pub(super) async fn manifests_once(sender: mpsc::Sender<Event>, folder: PathBuf,
     let load = move || manifests::load(&[folder], &manifests::Options::default());
     let loaded = tokio::task::spawn_blocking(load).await??;
     log_problems(&loaded.problems);
+    if let Some(words) = says_nowhere(&loaded.objects) {
+        warn!("{words}");
+    }
     // The channel has room: nothing else is in it yet.
     Ok(sender.send(changes(&mut Known::default(), loaded, node)).await?)
 }
@@ -125,6 +129,7 @@ pub(super) fn manifests(sender: mpsc::Sender<Event>, folder: PathBuf, node: Stri
     tokio::spawn(async move {
         let mut begun = false;
         let mut said_empty = false;
+        let mut nowhere = None;
         let mut untold = None;
         let mut known = Known::default();
         while let Some(update) = updates.next().await {
@@ -146,12 +151,26 @@ pub(super) fn manifests(sender: mpsc::Sender<Event>, folder: PathBuf, node: Stri
             }
             let Some(loaded) = untold.take() else { continue };
             begun = true;
+            let was_nowhere = std::mem::replace(&mut nowhere, says_nowhere(&loaded.objects));
+            if let Some(words) = nowhere.filter(|_| was_nowhere.is_none()) {
+                warn!("{words}");
+            }
             if sender.send(changes(&mut known, loaded, &node)).await.is_err() {
                 return;
             }
         }
     });
     Ok(())
+}
+
+/// What to say of pods of which none is on any node, as those that workloads stand
+/// for are: nothing can be isolated then, here or elsewhere.
+fn says_nowhere(objects: &Objects) -> Option<&'static str> {
+    let is_nowhere = !objects.pods.is_empty() && objects.pods.iter().all(|pod| pod.node.is_none());
+    is_nowhere.then_some(
+        "no pod in the files says which node it is on (spec.nodeName), so nothing is isolated here; pods of workloads, \
+         as a Deployment's, are on none",
+    )
 }
 
 /// What is different in the files.

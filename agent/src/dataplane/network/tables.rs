@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use futures::TryStreamExt;
 use ipnetwork::IpNetwork;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
-use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use netlink_packet_route::link::{InfoBridge, InfoData, InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use npc_compiler::program::InterfaceName;
@@ -15,7 +15,7 @@ use npc_compiler::text::POD_GROUP;
 use rtnetlink::packet_core::NLM_F_REPLACE;
 use rtnetlink::{Handle, RouteMessageBuilder};
 
-use super::{Elsewhere, Error, Interface, Network, NotOfPods};
+use super::{Bridge, Elsewhere, Error, Interface, Network, NotOfPods};
 
 /// The device that kube-proxy makes where IPVS delivers Services.
 const IPVS_DEVICE: &str = "kube-ipvs0";
@@ -38,6 +38,8 @@ struct Link {
     /// It is one end of a pair, or stands on another link, and that is in another
     /// network namespace.
     leads_away: bool,
+    /// A bridge's own switches, for iptables and ip6tables.
+    calls: [bool; 2],
 }
 
 impl Link {
@@ -126,7 +128,14 @@ impl Tables {
             return;
         }
         let index = message.header.index;
-        let mut link = Link { name: String::new(), kind: Kind::Other, group: 0, controller: None, leads_away: false };
+        let mut link = Link {
+            name: String::new(),
+            kind: Kind::Other,
+            group: 0,
+            controller: None,
+            leads_away: false,
+            calls: [false; 2],
+        };
         for attribute in &message.attributes {
             match attribute {
                 LinkAttribute::IfName(name) => link.name.clone_from(name),
@@ -140,6 +149,15 @@ impl Tables {
                             LinkInfo::Kind(InfoKind::Bridge) => link.kind = Kind::Bridge,
                             LinkInfo::Kind(InfoKind::Veth) => link.kind = Kind::Veth,
                             LinkInfo::Kind(InfoKind::Tun) => link.kind = Kind::Tap,
+                            LinkInfo::Data(InfoData::Bridge(facts)) => {
+                                for fact in facts {
+                                    match fact {
+                                        InfoBridge::NfCallIpTables(on) => link.calls[0] = *on,
+                                        InfoBridge::NfCallIp6Tables(on) => link.calls[1] = *on,
+                                        _ => {}
+                                    }
+                                }
+                            }
                             _ => {}
                         }
                     }
@@ -170,6 +188,7 @@ impl Tables {
             addresses: self.addresses.iter().map(|(_, prefix)| *prefix).filter(counts).collect(),
             ipvs: self.links.values().any(|link| link.name == IPVS_DEVICE),
             bridged: BTreeMap::new(),
+            bridges: self.bridges(),
             interfaces: BTreeMap::new(),
             elsewhere: BTreeMap::new(),
             in_pod_group: self
@@ -191,6 +210,17 @@ impl Tables {
             }
         }
         network
+    }
+
+    fn bridges(&self) -> BTreeMap<String, Bridge> {
+        let mut bridges = BTreeMap::new();
+        for (index, link) in self.links.iter().filter(|(_, link)| link.kind == Kind::Bridge) {
+            let ports =
+                self.links.values().filter(|port| port.controller == Some(*index)).take(2).fold(0, |n, _| n + 1);
+            let [v4, v6] = link.calls;
+            bridges.insert(link.name.clone(), Bridge { ports, calls_iptables: v4, calls_ip6tables: v6 });
+        }
+        bridges
     }
 
     /// The interfaces that can be those of pods, and the others; see [`Interface`].

@@ -1,0 +1,73 @@
+//! Bridges behind which endpoints of this node reach each other past iptables.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use npc_compiler::object::Family;
+use npc_compiler::plan::KernelState;
+use npc_compiler::policy::Direction;
+use npc_compiler::program::{Member, SetName};
+
+use crate::dataplane::network::Network;
+
+/// A bridge of which iptables sees no frame that goes from one port to another,
+/// with endpoints of this node behind it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct UnfilteredBridge {
+    /// Its name.
+    pub bridge: String,
+    /// Of which family's frames iptables sees none.
+    pub family: Family,
+    /// How many ports it has, counted to two.
+    pub ports: u8,
+    /// How many of the endpoints behind it are isolated.
+    pub isolated: usize,
+}
+
+impl UnfilteredBridge {
+    /// Whether packets get past policies there: from one port to another, to or
+    /// from an isolated endpoint. Otherwise there is nothing to enforce between
+    /// the ports.
+    #[must_use]
+    pub fn evades_policies(&self) -> bool {
+        self.ports > 1 && self.isolated > 0
+    }
+
+    /// Which one it is, whatever else changes.
+    pub(super) fn key(&self) -> (&str, Family) {
+        (&self.bridge, self.family)
+    }
+}
+
+/// The bridges that frames pass by iptables, of those with these endpoints behind
+/// them, by what the kernel says now.
+pub(super) fn unfiltered(
+    network: &Network,
+    endpoints: impl Iterator<Item = IpAddr>,
+    state: &KernelState,
+) -> BTreeSet<UnfilteredBridge> {
+    if network.bridged.is_empty() {
+        return BTreeSet::new();
+    }
+    let mut behind = BTreeMap::<(&str, Family), usize>::new();
+    for address in endpoints {
+        if let Some(bridge) = network.bridge_of(address) {
+            *behind.entry((bridge, Family::of(&address))).or_default() += usize::from(is_isolated(state, address));
+        }
+    }
+    let of = |((name, family), isolated): ((&str, Family), usize)| {
+        let bridge = network.bridges.get(name).copied().unwrap_or_default();
+        let ports = bridge.ports;
+        (!bridge.is_filtered(family)).then(|| UnfilteredBridge { bridge: name.to_owned(), family, ports, isolated })
+    };
+    behind.into_iter().filter_map(of).collect()
+}
+
+fn is_isolated(state: &KernelState, address: IpAddr) -> bool {
+    let family = Family::of(&address);
+    let sets = &state.family(family).sets;
+    [Direction::Ingress, Direction::Egress].into_iter().any(|direction| {
+        let gate = sets.get(&SetName::gate(family, direction));
+        gate.is_some_and(|(_, members)| members.contains(&Member::Address(address)))
+    })
+}
