@@ -11,12 +11,12 @@ use npc_compiler::plan::SetWrite;
 use npc_compiler::program::{ChainName, Match, Rule, SetField, SetKind, SetName, Target};
 use npc_compiler::text::rule_line;
 
-use super::Error;
 use super::ipset::{self, Ipset};
 use super::iptables::{self, Iptables};
+use super::{Error, Failures};
 
 /// What a kernel can do, beyond what every one can that we run on.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Capabilities {
     /// `-m bpf` works in every family, so one rule serves the self traffic of
     /// all pods.
@@ -144,36 +144,48 @@ fn scratch_set(family: Family, kind: SetKind) -> SetName {
     SetName::new(family, suffix)
 }
 
-/// Asks the kernel for everything that programs use.
-///
-/// # Errors
-/// If something is missing without which policies cannot be enforced, or
-/// nothing can be asked.
-pub fn probe(tables: &[Iptables], ipset: &mut Ipset) -> Result<Capabilities, Error> {
+/// Asks the kernel for everything that programs use; nothing if that is possible
+/// in no family. A family that lacks what policies need, or cannot be asked, has
+/// failed.
+pub(super) fn probe(tables: &[Iptables], ipset: &mut Ipset, failed: &mut Failures) -> Option<Capabilities> {
     let mut capabilities = Capabilities { bpf: true, missing: Vec::new(), no_log: None, no_anti_spoof: None };
-    let mut fatal = Vec::new();
+    let mut asked = false;
     for table in tables {
-        let known = fatal.len();
-        let sets = Sets::create(ipset, table.family(), &mut fatal)?;
-        capabilities.no_anti_spoof = capabilities.no_anti_spoof.or_else(|| sets.lacks_interfaces.clone());
-        // Without sets there is no asking for the match.
-        if fatal.len() == known {
-            for (question, why) in ask(table, questions(table.family(), &sets))? {
-                let missing = Missing { family: table.family(), what: question.what.to_owned(), why };
-                match question.lack {
-                    Lack::Fatal => fatal.push(missing),
-                    Lack::Bpf => {
-                        capabilities.bpf = false;
-                        capabilities.missing.push(missing);
-                    }
-                    Lack::Log => capabilities.no_log = Some(missing),
-                    Lack::AntiSpoof => capabilities.no_anti_spoof = Some(missing),
-                }
-            }
-        }
-        sets.destroy(ipset)?;
+        let answer = probe_family(table, ipset, &mut capabilities);
+        asked |= failed.take(table.family(), answer).is_some();
     }
-    if fatal.is_empty() { Ok(capabilities) } else { Err(Error::Lacks(fatal)) }
+    asked.then_some(capabilities)
+}
+
+fn probe_family(table: &Iptables, ipset: &mut Ipset, capabilities: &mut Capabilities) -> Result<(), Error> {
+    let mut fatal = Vec::new();
+    let sets = Sets::create(ipset, table.family(), &mut fatal)?;
+    let no_interfaces = sets.lacks_interfaces.clone();
+    // Without sets there is no asking for the match.
+    let answers = if fatal.is_empty() { ask(table, questions(table.family(), &sets)) } else { Ok(Vec::new()) };
+    sets.destroy(ipset)?;
+    let (mut bpf, mut missing_bpf, mut no_log, mut no_anti_spoof) = (true, Vec::new(), None, no_interfaces);
+    for (question, why) in answers? {
+        let missing = Missing { family: table.family(), what: question.what.to_owned(), why };
+        match question.lack {
+            Lack::Fatal => fatal.push(missing),
+            Lack::Bpf => {
+                bpf = false;
+                missing_bpf.push(missing);
+            }
+            Lack::Log => no_log = Some(missing),
+            Lack::AntiSpoof => no_anti_spoof = Some(missing),
+        }
+    }
+    // What a family lacks counts only if it can be enforced.
+    if !fatal.is_empty() {
+        return Err(Error::Lacks(fatal));
+    }
+    capabilities.bpf &= bpf;
+    capabilities.missing.extend(missing_bpf);
+    capabilities.no_log = capabilities.no_log.take().or(no_log);
+    capabilities.no_anti_spoof = capabilities.no_anti_spoof.take().or(no_anti_spoof);
+    Ok(())
 }
 
 /// The questions that the kernel answered with no, and its words. All at once

@@ -13,6 +13,7 @@
 //! change.
 
 pub mod agent;
+mod alert;
 mod denied;
 pub mod drift;
 pub mod enforcer;
