@@ -12,12 +12,12 @@ use npc_compiler::plan::SetWrite;
 use npc_compiler::program::{ChainName, Match, Rule, SetField, SetKind, SetName, Target};
 use npc_compiler::text::rule_line;
 
-use super::Error;
 use super::ipset::{self, Ipset};
 use super::iptables::{self, Iptables};
+use super::{Error, Failures};
 
 /// What a kernel can do, beyond what every one can that we run on.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Capabilities {
     /// `-m bpf` works in every family, so one rule serves the self traffic of
     /// all pods, and one the errors that they send.
@@ -32,6 +32,20 @@ pub struct Capabilities {
     /// What is missing to tell forged sources; nothing where it works in every
     /// family.
     pub no_anti_spoof: Option<Missing>,
+}
+
+impl Capabilities {
+    /// What rules for this family too have to do without.
+    fn add(&mut self, other: Self) {
+        let Self { bpf, lacks, missing, no_log, no_anti_spoof } = other;
+        self.bpf &= bpf;
+        self.lacks.hop_limit |= lacks.hop_limit;
+        self.lacks.length |= lacks.length;
+        self.lacks.device_group |= lacks.device_group;
+        self.missing.extend(missing);
+        self.no_log = self.no_log.take().or(no_log);
+        self.no_anti_spoof = self.no_anti_spoof.take().or(no_anti_spoof);
+    }
 }
 
 /// Something that a kernel lacks.
@@ -181,49 +195,60 @@ fn scratch_set(family: Family, kind: SetKind) -> SetName {
     SetName::new(family, suffix)
 }
 
-/// Asks the kernel for everything that programs use.
-///
-/// # Errors
-/// If something is missing without which policies cannot be enforced, or
-/// nothing can be asked.
-pub fn probe(tables: &[Iptables], ipset: &mut Ipset) -> Result<Capabilities, Error> {
-    let mut capabilities =
-        Capabilities { bpf: true, lacks: Lacks::default(), missing: Vec::new(), no_log: None, no_anti_spoof: None };
-    let mut fatal = Vec::new();
+/// Asks the kernel for everything that programs use; nothing if that is possible
+/// in no family. A family that lacks what policies need, or cannot be asked, has
+/// failed.
+pub(super) fn probe(tables: &[Iptables], ipset: &mut Ipset, failed: &mut Failures) -> Option<Capabilities> {
+    let mut capabilities = Capabilities { bpf: true, ..Capabilities::default() };
+    let mut asked = false;
     for table in tables {
-        let known = fatal.len();
-        let sets = Sets::create(ipset, table.family(), &mut fatal)?;
-        capabilities.no_anti_spoof = capabilities.no_anti_spoof.or_else(|| sets.lacks_interfaces.clone());
-        // Without sets there is no asking for the match.
-        if fatal.len() == known {
-            for (question, why) in ask(table, questions(table.family(), &sets))? {
-                let missing = Missing { family: table.family(), what: question.what.to_owned(), why };
-                match question.lack {
-                    Lack::Fatal => fatal.push(missing),
-                    Lack::Bpf => {
-                        capabilities.bpf = false;
-                        capabilities.missing.push(missing);
-                    }
-                    Lack::HopLimit => {
-                        capabilities.lacks.hop_limit = true;
-                        capabilities.missing.push(missing);
-                    }
-                    Lack::Length => {
-                        capabilities.lacks.length = true;
-                        capabilities.missing.push(missing);
-                    }
-                    Lack::DeviceGroup => {
-                        capabilities.lacks.device_group = true;
-                        capabilities.missing.push(missing);
-                    }
-                    Lack::Log => capabilities.no_log = Some(missing),
-                    Lack::AntiSpoof => capabilities.no_anti_spoof = Some(missing),
-                }
-            }
-        }
-        sets.destroy(ipset)?;
+        let answer = probe_family(table, ipset, &mut capabilities);
+        asked |= failed.take(table.family(), answer).is_some();
     }
-    if fatal.is_empty() { Ok(capabilities) } else { Err(Error::Lacks(fatal)) }
+    asked.then_some(capabilities)
+}
+
+fn probe_family(table: &Iptables, ipset: &mut Ipset, capabilities: &mut Capabilities) -> Result<(), Error> {
+    let mut fatal = Vec::new();
+    let sets = Sets::create(ipset, table.family(), &mut fatal)?;
+    let mut of_family = Capabilities { bpf: true, ..Capabilities::default() };
+    of_family.no_anti_spoof.clone_from(&sets.lacks_interfaces);
+    // Without sets there is no asking for the match.
+    let answers = if fatal.is_empty() { ask(table, questions(table.family(), &sets)) } else { Ok(Vec::new()) };
+    sets.destroy(ipset)?;
+    for (question, why) in answers? {
+        let missing = Missing { family: table.family(), what: question.what.to_owned(), why };
+        let is_lacking = match question.lack {
+            Lack::Fatal => {
+                fatal.push(missing);
+                continue;
+            }
+            Lack::Log => {
+                of_family.no_log = Some(missing);
+                continue;
+            }
+            Lack::AntiSpoof => {
+                of_family.no_anti_spoof = Some(missing);
+                continue;
+            }
+            Lack::Bpf => {
+                of_family.bpf = false;
+                of_family.missing.push(missing);
+                continue;
+            }
+            Lack::HopLimit => &mut of_family.lacks.hop_limit,
+            Lack::Length => &mut of_family.lacks.length,
+            Lack::DeviceGroup => &mut of_family.lacks.device_group,
+        };
+        *is_lacking = true;
+        of_family.missing.push(missing);
+    }
+    // What a family lacks counts only if it can be enforced.
+    if !fatal.is_empty() {
+        return Err(Error::Lacks(fatal));
+    }
+    capabilities.add(of_family);
+    Ok(())
 }
 
 /// The questions that the kernel answered with no, and its words. All at once

@@ -25,7 +25,7 @@ use crate::dataplane::conntrack::Swept;
 use crate::dataplane::iptables::{Hook, Restored};
 use crate::dataplane::links::NO_GROUP;
 use crate::dataplane::network::Network;
-use crate::dataplane::{Error, Kernel, ipset};
+use crate::dataplane::{Error, Failures, Kernel, ipset};
 use crate::metrics::Held;
 use crate::status::Spoofable;
 
@@ -33,6 +33,19 @@ use crate::status::Spoofable;
 /// so that a pod that is replaced by another of its kind writes no rules. Longer
 /// than a pod takes to come back.
 const LINGER: Duration = Duration::from_secs(60);
+
+/// Whether the kernel was asked what rules may use. The engine commits nothing before
+/// it was, in one family at least.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Probed {
+    /// It was not, or could not be.
+    Not,
+    /// In one family it could not be asked, or lacked what policies need; there it is
+    /// asked again.
+    InPart,
+    /// It was, and has what policies need.
+    Whole,
+}
 
 /// Keeps a kernel equal to what a cluster asks for.
 #[derive(Debug)]
@@ -45,9 +58,7 @@ pub struct Enforcer<K> {
     no_anti_spoof: Option<String>,
     /// Follows the cluster.
     engine: Engine,
-    /// The kernel was asked what rules may use. The engine commits nothing
-    /// before.
-    is_probed: bool,
+    probed: Probed,
     /// The engine heard of something since the last pass.
     has_news: bool,
     /// Pods changed since it was last asked whose addresses are whose.
@@ -109,7 +120,7 @@ impl<K: Kernel> Enforcer<K> {
             options: layout::Options::default(),
             no_anti_spoof: None,
             engine: Engine::new(&node.into(), layout::Options::default()).with_lingering_groups(),
-            is_probed: false,
+            probed: Probed::Not,
             has_news: false,
             owners_are_stale: false,
             retired: Instant::now(),
@@ -140,10 +151,11 @@ impl<K: Kernel> Enforcer<K> {
     /// # Errors
     /// If the kernel cannot be read or written. It may then hold a part of the
     /// change, in the order in which a plan is safe; the next pass reads it
-    /// again.
+    /// again. Where that is so in one family, the other is as it should be.
     pub fn pass(&mut self, network: &Network) -> Result<Pass, Error> {
-        if !self.is_probed {
-            self.probe()?;
+        let mut failed = Failures::default();
+        if self.probed != Probed::Whole {
+            self.probe(&mut failed)?;
         }
         let engine = &mut self.engine;
         let begun = Instant::now();
@@ -178,9 +190,11 @@ impl<K: Kernel> Enforcer<K> {
         if std::mem::take(&mut self.owners_are_stale) {
             self.writer.established.owned_as(engine);
         }
-        let (writes, rehooked) = self.writer.write(change, engine.state())?;
+        let (writes, rehooked) = self.writer.write_each(change, engine.state(), &mut failed)?;
         let enforced = self.writer.enforced();
-        if let Err(error) = self.writer.set_group(&sources.join, POD_GROUP) {
+        // An interface is of both families, and joins once the sources of both are known.
+        let join = if failed.is_empty() { &sources.join[..] } else { &[] };
+        if let Err(error) = self.writer.set_group(join, POD_GROUP) {
             warn!(
                 error = with_causes(&error),
                 "forged ICMP errors from new pods, and with --anti-spoof forged sources, are not dropped, until the \
@@ -191,6 +205,7 @@ impl<K: Kernel> Enforcer<K> {
         }
         let unfiltered_bridges = self.look_at_bridges(network).clone();
         let flows = self.cut(network)?;
+        failed.into_result()?;
         let engine = &self.engine;
         let spoofable = match &self.no_anti_spoof {
             Some(lack) => engine.addresses_here().map(|address| (address, lack.clone())).collect(),
@@ -223,8 +238,14 @@ impl<K: Kernel> Enforcer<K> {
 
     /// Finds out what rules may use. No sooner than it is needed, because asking
     /// writes, if only what no packet meets.
-    fn probe(&mut self) -> Result<(), Error> {
-        let capabilities = self.writer.kernel.probe()?;
+    fn probe(&mut self, failed: &mut Failures) -> Result<(), Error> {
+        let capabilities = self.writer.kernel.probe_each(failed);
+        let Some(capabilities) = capabilities else { return std::mem::take(failed).into_result() };
+        let probed = if failed.is_empty() { Probed::Whole } else { Probed::InPart };
+        // A family that answers only later has the rules of the first.
+        if std::mem::replace(&mut self.probed, probed) != Probed::Not {
+            return Ok(());
+        }
         let options = &mut self.options;
         options.self_match = if capabilities.bpf { SelfMatch::Bpf } else { SelfMatch::PerEndpoint };
         options.lacks = capabilities.lacks;
@@ -238,7 +259,6 @@ impl<K: Kernel> Enforcer<K> {
             self.no_anti_spoof = Some(format!("this kernel lacks {missing}"));
         }
         self.engine.set_options(options.clone());
-        self.is_probed = true;
         Ok(())
     }
 
@@ -296,7 +316,7 @@ impl<K: Kernel> Enforcer<K> {
     /// If it cannot be read.
     pub fn holds(&mut self) -> Result<bool, Error> {
         let held = self.writer.kernel.read()?;
-        Ok(self.is_probed && Plan::between(&held, self.engine.state()).is_empty())
+        Ok(self.probed != Probed::Not && Plan::between(&held, self.engine.state()).is_empty())
     }
 
     /// As [`Writer::audit`]; nothing before the first pass.
@@ -304,7 +324,17 @@ impl<K: Kernel> Enforcer<K> {
     /// # Errors
     /// If the kernel cannot be looked at.
     pub fn audit(&mut self, depth: Depth) -> Result<Option<Repair>, Error> {
-        if self.is_probed { self.writer.audit(self.engine.state(), depth) } else { Ok(None) }
+        if self.probed == Probed::Not { Ok(None) } else { self.writer.audit(self.engine.state(), depth) }
+    }
+
+    /// As [`Writer::is_in_sync`].
+    pub(super) fn is_in_sync(&self) -> bool {
+        self.writer.is_in_sync()
+    }
+
+    /// As [`Writer::is_proved`].
+    pub(super) fn is_proved(&self) -> bool {
+        self.writer.is_proved()
     }
 
     /// The restores since this was asked last, those that failed among them.
