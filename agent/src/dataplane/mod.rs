@@ -36,6 +36,7 @@ pub mod links;
 mod linux;
 pub mod network;
 pub mod nflog;
+pub mod nftables;
 pub mod notifications;
 pub mod probe;
 mod process;
