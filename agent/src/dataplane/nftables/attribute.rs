@@ -156,10 +156,13 @@ mod tests {
         });
         assert_eq!(bytes.len() % 4, 0);
         let all = Attributes(&bytes);
-        assert_eq!(all.text(1), Ok(Some("npc")));
+        assert_eq!(all.text(1).expect("a text"), Some("npc"));
         let inside = all.nested(2).expect("it is there");
-        assert_eq!((inside.u32(1), inside.u64(2), inside.i32(3)), (Ok(Some(7)), Ok(Some(1 << 40)), Ok(Some(-300))));
-        assert_eq!((inside.get(4), inside.get(5)), (Ok(Some(&[1, 2, 3][..])), Ok(None)));
+        assert_eq!(inside.u32(1).expect("a number"), Some(7));
+        assert_eq!(inside.i32(3).expect("a number"), Some(-300));
+        assert_eq!(inside.u64(2).expect("a number"), Some(1 << 40));
+        assert_eq!(inside.get(4).expect("bytes"), Some(&[1, 2, 3][..]));
+        assert_eq!(inside.get(5).expect("nothing"), None);
         assert!(inside.u32(4).is_err(), "three bytes are no number");
     }
 
