@@ -174,6 +174,7 @@ impl Linux {
             Step::Chains(family, writes) => {
                 let Some(table) = self.table(*family) else { return Ok(()) };
                 let stuck = table.write(&self.aliases.chains(writes))?;
+                writes.replace.keys().for_each(|chain| self.auditor.spellings.is_written(*family, chain));
                 for (chain, error) in stuck {
                     warn!(%family, %chain, %error, "a chain that is not needed any more cannot go; it is empty");
                     self.auditor.left_chains.insert((*family, chain));
@@ -260,12 +261,11 @@ impl Linux {
         self.alone = true;
     }
 
-    /// Where the jump to our chains stands, in each family.
-    ///
-    /// # Errors
-    /// If FORWARD cannot be listed.
-    pub fn hooks(&self) -> Result<Vec<(Family, Hook)>, Error> {
-        self.tables.iter().map(|table| Ok((table.family(), table.hook()?))).collect()
+    /// Where the jump to our chains stands, in each family, or why that cannot be
+    /// told.
+    #[must_use]
+    pub fn hooks(&self) -> Vec<(Family, Result<Hook, Error>)> {
+        self.tables.iter().map(|table| (table.family(), table.hook().map_err(Error::from))).collect()
     }
 
     fn table(&self, family: Family) -> Option<&Iptables> {
@@ -321,6 +321,12 @@ impl Kernel for Linux {
         }
         self.aliases.read(&mut state.v4);
         self.aliases.read(&mut state.v6);
+        for (family, held) in [(Family::V4, &mut state.v4), (Family::V6, &mut state.v6)] {
+            if let Some(table) = self.tables.iter().find(|table| table.family() == family) {
+                self.auditor.as_written(table, &self.aliases, wanted.family(family), &mut held.chains);
+            }
+        }
+        self.wrote();
         self.auditor.is_known();
         // What could not go is there again, and to go again.
         self.auditor.left_chains.clear();
@@ -355,10 +361,17 @@ impl Kernel for Linux {
     }
 
     fn put_hook_first(&mut self) -> Result<Vec<(Family, Hook)>, Error> {
-        let put = self.tables.iter().map(|table| Ok((table.family(), table.put_hook_first()?)));
-        let found: Result<_, Error> = put.collect();
+        let mut found = Vec::new();
+        let mut failed = None;
+        for table in &self.tables {
+            match table.put_hook_first() {
+                Ok(hook) => found.push((table.family(), hook)),
+                // The other family is enforced all the same.
+                Err(error) => drop(failed.get_or_insert(error)),
+            }
+        }
         self.wrote();
-        let found = self.contended(found)?;
+        let found = self.contended(failed.map_or(Ok(found), |error| Err(error.into())))?;
         if !self.alone {
             self.leave_other_backend();
         }
@@ -370,8 +383,9 @@ impl Kernel for Linux {
             self.delete_left(wanted);
         }
         let audit = self.auditor.audit((&self.tables, &mut self.ipset, &self.aliases), &self.ours, wanted, depth);
-        // Their news have been taken.
+        // Their news have been taken; not those of what was asked of iptables meanwhile.
         self.ours.clear();
+        self.wrote();
         audit
     }
 

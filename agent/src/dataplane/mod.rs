@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! backend  which iptables             probe    what this kernel can do
+//! nftables nf_tables by netlink       spelling how iptables prints our rules
 //!    └─▶ iptables, ipset ─▶ linux ────────▶ the Kernel that the agent writes to
 //!              ├──────────▶ counters          what it counted of denied packets
 //!              ├──────────▶ cleanup      ▲     network  addresses, links, routes
@@ -40,6 +41,7 @@ pub mod nftables;
 pub mod notifications;
 pub mod probe;
 mod process;
+mod spelling;
 pub mod surroundings;
 
 pub use linux::Linux;

@@ -62,7 +62,7 @@ impl Folder {
         self.0.path().join(name)
     }
 
-    fn ready(&self) -> PathBuf {
+    pub(crate) fn ready(&self) -> PathBuf {
         self.0.path().join("ready")
     }
 
@@ -104,7 +104,7 @@ impl Agent {
         Self::start_with(folder, backend, more, &[])
     }
 
-    fn start_with(folder: &Folder, backend: Backend, more: &[&str], environment: &[(&str, &str)]) -> Self {
+    pub(crate) fn start_with(folder: &Folder, backend: Backend, more: &[&str], environment: &[(&str, &str)]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_npc"));
         command
             .args(["agent", "--node", "node-1", "--log-format", "json", "--backend", backend.as_str()])

@@ -13,6 +13,7 @@ mod conntrack;
 mod denied;
 mod drift;
 mod enforce;
+mod foreign;
 mod lock;
 mod metrics;
 mod namespace;
@@ -22,6 +23,7 @@ mod probing;
 mod programs;
 mod refusals;
 mod sets;
+mod spelling;
 mod surroundings;
 
 use npc_agent::dataplane::backend::Backend;
