@@ -19,8 +19,9 @@ use super::counters::Counters;
 use super::ipset::{self, Ipset, OddSet};
 use super::iptables::{self, Hook, Iptables, Restored};
 use super::notifications::Bell;
+use super::other_backend::OtherBackend;
 use super::probe::{self, Capabilities};
-use super::{Error, Kernel, cleanup, conntrack, links};
+use super::{Error, Kernel, conntrack, links};
 
 /// Far longer than a packet takes through the rules.
 const PACKET_TIME: Duration = Duration::from_millis(20);
@@ -55,8 +56,8 @@ pub struct Linux {
     /// When chains that could not go are tried again, and how long after that.
     left_due: Option<Instant>,
     left_wait: Duration,
-    /// No rules of ours are left in the other backend.
-    alone: bool,
+    /// Rules of ours in the other backend.
+    others: OtherBackend,
     /// That flows cannot be cut was said.
     said_uncut: bool,
 }
@@ -86,7 +87,7 @@ impl Linux {
             locked: None,
             left_due: None,
             left_wait: Duration::ZERO,
-            alone: false,
+            others: OtherBackend::default(),
             said_uncut: false,
         })
     }
@@ -244,23 +245,6 @@ impl Linux {
         Ok(tables)
     }
 
-    /// Removes what an agent left in the other backend: a packet meets both,
-    /// and rules that nobody keeps up to date any more ask the very sets that
-    /// we write.
-    fn leave_other_backend(&mut self) {
-        for other in Backend::ALL.into_iter().filter(|other| *other != self.backend) {
-            let removed = cleanup::leave(other);
-            if !removed.chains.is_empty() {
-                let chains = removed.chains.len();
-                warn!(backend = %other, chains, "removed the rules that an agent left in the other packet filter");
-            }
-            for error in removed.errors {
-                warn!(backend = %other, %error, "cannot tell that no rules of ours are left in the other packet filter");
-            }
-        }
-        self.alone = true;
-    }
-
     /// Where the jump to our chains stands, in each family, or why that cannot be
     /// told.
     #[must_use]
@@ -372,15 +356,18 @@ impl Kernel for Linux {
         }
         self.wrote();
         let found = self.contended(failed.map_or(Ok(found), |error| Err(error.into())))?;
-        if !self.alone {
-            self.leave_other_backend();
+        if !self.others.was_looked_for() {
+            self.others.leave(self.backend);
         }
         Ok(found)
     }
 
     fn audit(&mut self, wanted: &KernelState, depth: Depth) -> Result<Audit, Error> {
-        if depth == Depth::Round && !self.auditor.left_chains.is_empty() {
-            self.delete_left(wanted);
+        if depth == Depth::Round {
+            if !self.auditor.left_chains.is_empty() {
+                self.delete_left(wanted);
+            }
+            self.others.look(self.backend);
         }
         let audit = self.auditor.audit((&self.tables, &mut self.ipset, &self.aliases), &self.ours, wanted, depth);
         // Their news have been taken; not those of what was asked of iptables meanwhile.

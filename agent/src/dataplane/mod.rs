@@ -39,6 +39,7 @@ pub mod network;
 pub mod nflog;
 pub mod nftables;
 pub mod notifications;
+mod other_backend;
 pub mod probe;
 mod process;
 mod spelling;

@@ -19,6 +19,7 @@ mod metrics;
 mod namespace;
 mod network;
 mod nflog;
+mod other_backend;
 mod probing;
 mod programs;
 mod refusals;
