@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs what npc needs of a Debian machine and that is not there yet:
-# both iptables backends, ipset, and ip(8) for the lab. Does nothing, and asks
+# both iptables backends, ipset, ip(8) and nft(8) for the lab. Does nothing, and asks
 # no registry, where all of it is.
 set -eu
 
@@ -17,6 +17,7 @@ need iptables-nft-restore iptables
 need iptables-legacy-restore iptables
 need ipset ipset
 need ip iproute2
+need nft nftables # what other programs write, in tests
 need faketime faketime # clocks that jump, in a test
 need cc "gcc libc6-dev"
 

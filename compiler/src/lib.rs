@@ -39,6 +39,7 @@ pub mod ranges;
 mod sample;
 pub mod selector;
 mod short;
+pub mod spelling;
 pub mod text;
 pub mod traffic;
 pub mod tree;

@@ -128,7 +128,7 @@ pub fn rule_line(family: Family, chain: &ChainName, rule: &Rule) -> String {
             Match::FromPods => push(&mut line, format_args!(" -m devgroup --src-group {POD_GROUP:#x}")),
             Match::NotFromPods => push(&mut line, format_args!(" -m devgroup ! --src-group {POD_GROUP:#x}")),
             Match::Limited => push(&mut line, format_args!(" -m limit {LIMIT}")),
-            Match::Comment(text) => push(&mut line, format_args!(" -m comment --comment {}", Quoted(text))),
+            Match::Comment(text) => push(&mut line, format_args!(" -m comment --comment {}", quoted(text))),
         }
     }
     match &rule.target {
@@ -198,15 +198,11 @@ impl fmt::Display for Canonical<'_> {
 }
 
 /// A string argument as iptables prints it: bare where nothing needs quotes.
-struct Quoted<'a>(&'a str);
-
-impl fmt::Display for Quoted<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-') && !self.0.is_empty() {
-            f.write_str(self.0)
-        } else {
-            write!(f, "\"{}\"", self.0)
-        }
+pub(crate) fn quoted(text: &str) -> String {
+    if text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-') && !text.is_empty() {
+        text.to_owned()
+    } else {
+        format!("\"{text}\"")
     }
 }
 

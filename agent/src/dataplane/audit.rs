@@ -14,6 +14,10 @@
 //! Where the kernel tells that it could not tell everything, or tells nothing,
 //! nft chains are listed as legacy ones are. And whatever was heard, they are
 //! listed once in ten minutes.
+//!
+//! Only our chains are listed, and of FORWARD only where our jump stands: what other
+//! programs have in a table need not be understood. A table that cannot be read does
+//! not keep the other family's from being compared.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -27,9 +31,10 @@ use super::Error;
 use super::alias::Aliases;
 use super::backend::Backend;
 use super::ipset::{Head, Ipset};
-use super::iptables::{self, Hook, Iptables, Listing};
+use super::iptables::{Hook, Iptables, Listing};
 use super::notifications::{Author, News, Notifications, Touched};
 use super::probe;
+use super::spelling::{Differing, Others, Spellings};
 
 /// A listing of a whole table may take this part of the time, and comes neither
 /// more often nor less often than these.
@@ -116,6 +121,8 @@ pub(super) struct Auditor {
     notifications: Option<Notifications>,
     /// Something was not heard, so everything has to be read.
     unsure: bool,
+    /// Whether others wrote what is being looked at.
+    by_others: Others,
     /// When the tables may and have to be read as a whole next; both at once,
     /// because who flushes one flushes the other.
     reading: Option<Reading>,
@@ -124,6 +131,8 @@ pub(super) struct Auditor {
     /// What is not needed any more and could not go.
     pub(super) left_sets: BTreeSet<SetName>,
     pub(super) left_chains: BTreeSet<(Family, ChainName)>,
+    /// How iptables prints our rules.
+    pub(super) spellings: Spellings,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -146,10 +155,12 @@ impl Auditor {
         Self {
             notifications,
             unsure: false,
+            by_others: Others::MayHaveWritten,
             reading: None,
             behind: None,
             left_sets: BTreeSet::new(),
             left_chains: BTreeSet::new(),
+            spellings: Spellings::default(),
         }
     }
 
@@ -214,9 +225,17 @@ impl Auditor {
         let is_much = news.touched.values().any(|touched| touched.table || touched.chains.len() > FEW);
         let is_alert = depth == Depth::Alert && !told && reading.alert.is_none_or(|alert| now >= alert);
         let is_allowed = is_much || is_alert || self.unsure && now >= reading.not_before;
+        self.by_others = match (told && !self.unsure, audit.authors.is_empty()) {
+            (_, false) => Others::Wrote,
+            (true, true) => Others::WroteNothing,
+            (false, true) => Others::MayHaveWritten,
+        };
+        let mut failed = None;
         if is_allowed || depth == Depth::Whole || depth == Depth::Round && now >= reading.at_last {
             for table in tables {
-                self.whole(table, aliases, wanted.family(table.family()), audit)?;
+                if let Err(error) = self.whole(table, aliases, wanted.family(table.family()), audit) {
+                    failed.get_or_insert(error);
+                }
             }
             let took = now.elapsed();
             debug!(?took, "read our chains, to see whether they are as they were written");
@@ -224,21 +243,25 @@ impl Auditor {
             let at_last = now + if told { TOLD.max(pause) } else { pause.clamp(OFTEN, SELDOM) };
             let alert = Some(now + took * (ALERT_SHARE + 1));
             self.reading = Some(Reading { not_before: now + pause.min(SELDOM), at_last, alert });
-            self.unsure = false;
-            return Ok(());
+            self.unsure = failed.is_some();
+            return failed.map_or(Ok(()), Err);
         }
         audit.rules_unread = !told || self.unsure;
         for (family, touched) in &news.touched {
-            if let Some(table) = tables.iter().find(|table| table.family() == *family) {
-                self.touched(table, aliases, touched, wanted.family(*family), audit)?;
+            if let Some(table) = tables.iter().find(|table| table.family() == *family)
+                && let Err(error) = self.touched(table, aliases, touched, wanted.family(*family), audit)
+            {
+                // What else there is news of is looked at all the same.
+                self.unsure = true;
+                failed.get_or_insert(error);
             }
         }
-        Ok(())
+        failed.map_or(Ok(()), Err)
     }
 
     /// Compares what was touched of a table.
     fn touched(
-        &self,
+        &mut self,
         table: &Iptables,
         aliases: &Aliases,
         touched: &Touched,
@@ -246,15 +269,11 @@ impl Auditor {
         audit: &mut Audit,
     ) -> Result<(), Error> {
         let family = table.family();
+        let names: Vec<ChainName> = touched.chains.iter().cloned().collect();
+        let mut chains = table.listed_chains(&names)?;
+        aliases.swap(&mut chains);
+        self.learn(table, aliases, wanted, &chains);
         for name in &touched.chains {
-            let found = match table.chain(name) {
-                Ok(found) => found,
-                // Some that have gone are told to be odd.
-                Err(iptables::Error::Command { .. }) => return self.whole(table, aliases, wanted, audit),
-                Err(error) => return Err(error.into()),
-            };
-            let mut chains: BTreeMap<_, _> = found.map(|lines| (name.clone(), lines)).into_iter().collect();
-            aliases.swap(&mut chains);
             self.chain(family, wanted, name.clone(), chains.remove(name), audit);
         }
         if touched.forward {
@@ -269,7 +288,7 @@ impl Auditor {
     /// Reads what of a table is ours, to see whether what was just written is there,
     /// the jump too if it was written.
     pub(super) fn prove(
-        &self,
+        &mut self,
         table: &Iptables,
         aliases: &Aliases,
         wanted: &Held,
@@ -285,27 +304,66 @@ impl Auditor {
     }
 
     /// Compares a table as a whole.
-    fn whole(&self, table: &Iptables, aliases: &Aliases, wanted: &Held, audit: &mut Audit) -> Result<(), Error> {
+    fn whole(&mut self, table: &Iptables, aliases: &Aliases, wanted: &Held, audit: &mut Audit) -> Result<(), Error> {
         let family = table.family();
         let Listing { hook, mut chains } = table.read()?;
         aliases.swap(&mut chains);
+        self.learn(table, aliases, wanted, &chains);
         for name in wanted.chains.keys().filter(|name| !chains.contains_key(*name)) {
             audit.family_mut(family).chains.insert(name.clone(), None);
         }
         for (name, lines) in chains {
             self.chain(family, wanted, name, Some(lines), audit);
         }
+        let hook = hook?;
         if hook != Hook::First {
             audit.hooks.push((family, hook));
         }
         Ok(())
     }
 
-    fn chain(&self, family: Family, wanted: &Held, name: ChainName, found: Option<Vec<String>>, audit: &mut Audit) {
+    /// Puts what was written in the place of what iptables prints for it, where that
+    /// is known or can be found out.
+    pub(super) fn as_written(
+        &mut self,
+        table: &Iptables,
+        aliases: &Aliases,
+        wanted: &Held,
+        found: &mut BTreeMap<ChainName, Vec<String>>,
+    ) {
+        self.learn(table, aliases, wanted, found);
+        self.spellings.translate(table.family(), wanted, found);
+    }
+
+    /// Finds out how iptables prints the rules that are not found as they were
+    /// written.
+    fn learn(&mut self, table: &Iptables, aliases: &Aliases, wanted: &Held, found: &BTreeMap<ChainName, Vec<String>>) {
+        // With other names for sets, rules are not written as they are wanted.
+        if !aliases.is_empty() {
+            return;
+        }
+        let pairs = found.iter().filter_map(|(name, found)| Some((name, wanted.chains.get(name)?, found)));
+        let differing = pairs.filter(|(_, wanted, found)| wanted != found);
+        let differing: Vec<_> = differing.map(|(name, wanted, found)| Differing { name, wanted, found }).collect();
+        if !differing.is_empty() {
+            self.spellings.learn(table, &differing);
+        }
+    }
+
+    fn chain(&mut self, family: Family, wanted: &Held, name: ChainName, found: Option<Vec<String>>, audit: &mut Audit) {
         let is_left = || found.as_ref().is_none_or(Vec::is_empty) && self.left_chains.contains(&(family, name.clone()));
-        let same = match wanted.chains.get(&name) {
-            Some(lines) => found.as_ref() == Some(lines),
-            None => found.is_none() || is_left() || name == probe::scratch_chain(),
+        let same = match (wanted.chains.get(&name), &found) {
+            (Some(wanted), Some(found)) if self.spellings.is_same(family, wanted, found) => {
+                self.spellings.is_as_written(family, &name);
+                true
+            }
+            (Some(wanted), Some(found)) => {
+                let chain = Differing { name: &name, wanted, found };
+                let by_others = self.by_others;
+                !self.spellings.is_to_repair(family, &chain, by_others)
+            }
+            (Some(_), None) => false,
+            (None, found) => found.is_none() || is_left() || name == probe::scratch_chain(),
         };
         if !same {
             audit.family_mut(family).chains.insert(name, found);

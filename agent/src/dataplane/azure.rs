@@ -12,7 +12,7 @@ use npc_compiler::program::FORWARD_CHAIN;
 use super::Error;
 use super::backend::Backend;
 use super::ipset::{self, Ipset};
-use super::iptables::{self, Iptables};
+use super::iptables::{self, Iptables, Jump, Overview};
 
 /// What its chains' names begin with.
 pub const CHAINS: &str = "AZURE-NPM";
@@ -39,8 +39,8 @@ pub struct Table {
     pub backend: Backend,
     /// The family.
     pub family: Family,
-    /// Its jumps in FORWARD, without the chain: `-m conntrack … -j AZURE-NPM`.
-    pub jumps: Vec<String>,
+    /// Its jumps in FORWARD.
+    pub jumps: Vec<Jump>,
     /// Whether kube-proxy's jumps stand before the first of them.
     pub is_behind_kube_proxy: bool,
     /// Its chains.
@@ -75,7 +75,7 @@ pub struct Removed {
 pub fn look() -> Result<Remains, Error> {
     let mut remains = Remains::default();
     for table in Iptables::live()? {
-        remains.tables.extend(read(&table, &table.save()?));
+        remains.tables.extend(read(&table, &table.overview()?));
     }
     remains.sets = match Ipset::open().and_then(|mut ipset| ipset.names_with(SETS)) {
         Ok(sets) => sets,
@@ -87,38 +87,24 @@ pub fn look() -> Result<Remains, Error> {
 }
 
 /// What a table holds of it, if anything.
-fn read(table: &Iptables, save: &str) -> Option<Table> {
-    let chains: BTreeSet<String> = save.lines().filter_map(declared).filter(|chain| is_its(chain)).collect();
-    let forward: Vec<&str> = save.lines().filter_map(|line| line.strip_prefix("-A FORWARD ")).collect();
-    let leads = |rule: &str, is: fn(&str) -> bool| target(rule).is_some_and(|target| is(&target));
-    let its = |rule: &&str| leads(rule, is_its);
-    let jumps: Vec<String> = forward.iter().copied().filter(its).map(str::to_owned).collect();
+fn read(table: &Iptables, overview: &Overview) -> Option<Table> {
+    let chains: BTreeSet<String> = overview.chains.iter().filter(|chain| is_its(chain)).cloned().collect();
+    let forward = &overview.forward;
+    let jumps: Vec<Jump> = forward.iter().filter(|(_, to)| is_its(to)).map(|(jump, _)| jump.clone()).collect();
     if chains.is_empty() && jumps.is_empty() {
         return None;
     }
-    let first = forward.iter().position(&its).unwrap_or(forward.len());
-    let before = |is: fn(&str) -> bool| forward[..first].iter().any(|rule| leads(rule, is));
+    let first = forward.iter().position(|(_, to)| is_its(to)).unwrap_or(forward.len());
+    let before = |is: fn(&str) -> bool| forward[..first].iter().any(|(_, to)| is(to));
     Some(Table {
         backend: table.backend(),
         family: table.family(),
         is_behind_kube_proxy: before(|target| target.starts_with("KUBE-")),
         is_behind_us: before(|target| target == FORWARD_CHAIN),
-        drops_by_default: save.lines().any(|line| line.starts_with(":FORWARD DROP")),
+        drops_by_default: overview.drops_by_default,
         jumps,
         chains,
     })
-}
-
-fn declared(line: &str) -> Option<String> {
-    line.strip_prefix(':')?.split(' ').next().map(str::to_owned)
-}
-
-/// The chain or target of a rule. What stands in quotes, a comment or a prefix
-/// of a log, may look like anything.
-fn target(rule: &str) -> Option<String> {
-    let bare: String = rule.split('"').step_by(2).collect();
-    let mut words = bare.split(' ').skip_while(|word| !matches!(*word, "-j" | "-g")).skip(1);
-    words.next().map(str::to_owned)
 }
 
 fn is_its(chain: &str) -> bool {
@@ -154,15 +140,30 @@ pub fn remove(remains: &Remains) -> Removed {
 
 fn remove_table(table: &Table) -> Result<(Table, Vec<iptables::Error>), iptables::Error> {
     let iptables = Iptables::new(table.backend, table.family)?;
+    // With nft the jumps go first, all of them at once: from then on no packet meets
+    // the rest. iptables deletes only rules that it can read.
+    let handles = table.jumps.iter().filter_map(|jump| match jump {
+        Jump::Handle(handle) => Some(*handle),
+        Jump::Rule(_) => None,
+    });
+    iptables.delete_from_forward(&handles.collect::<Vec<_>>())?;
+    let rules = table.jumps.iter().filter_map(|jump| match jump {
+        Jump::Rule(rule) => Some(rule.as_str()),
+        Jump::Handle(_) => None,
+    });
+    let jumps: Vec<&str> = rules.collect();
     let chains: Vec<&str> = table.chains.iter().map(String::as_str).collect();
-    match iptables.restore(&restore_text(&table.jumps, &chains, &chains)) {
+    if jumps.is_empty() && chains.is_empty() {
+        return Ok((table.clone(), Vec::new()));
+    }
+    match iptables.restore(&restore_text(&jumps, &chains, &chains)) {
         Ok(()) => return Ok((table.clone(), Vec::new())),
         Err(iptables::Error::Restore { .. }) if !chains.is_empty() => {}
         Err(error) => return Err(error),
     }
     // Some rule of others leads to one of the chains: they are emptied, and
     // those go that can.
-    iptables.restore(&restore_text(&table.jumps, &chains, &[]))?;
+    iptables.restore(&restore_text(&jumps, &chains, &[]))?;
     let (mut gone, mut errors) = (table.clone(), Vec::new());
     for chain in chains {
         if let Err(error) = iptables.restore(&restore_text(&[], &[], &[chain])) {
@@ -174,7 +175,7 @@ fn remove_table(table: &Table) -> Result<(Table, Vec<iptables::Error>), iptables
 }
 
 /// Deletes jumps, empties chains, deletes chains.
-fn restore_text(jumps: &[String], empty: &[&str], delete: &[&str]) -> String {
+fn restore_text(jumps: &[&str], empty: &[&str], delete: &[&str]) -> String {
     let mut text = String::from("*filter\n");
     for chain in empty {
         // A declaration empties a chain.

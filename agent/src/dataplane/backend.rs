@@ -14,7 +14,7 @@ use std::fs;
 use npc_compiler::object::Family;
 use npc_compiler::program::{CHAIN_PREFIX, FORWARD_CHAIN};
 
-use super::process;
+use super::{iptables, nftables, process};
 
 /// One of the two packet filters behind `iptables`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -70,6 +70,9 @@ pub enum Error {
     /// A command could not be run.
     #[error(transparent)]
     Process(#[from] process::Error),
+    /// nf_tables could not be asked.
+    #[error("cannot tell which packet filter this node uses")]
+    Kernel(#[from] nftables::Error),
 }
 
 /// The commands of one backend and family.
@@ -141,6 +144,9 @@ fn default_backend(family: Family) -> Result<Option<Backend>, Error> {
     Ok(Some(of_version.unwrap_or(Backend::Legacy)))
 }
 
+/// Chains that kubelet makes, in one backend only.
+const HINTS: [&str; 2] = ["KUBE-IPTABLES-HINT", "KUBE-KUBELET-CANARY"];
+
 /// What lives in one backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 struct Residents {
@@ -154,11 +160,25 @@ struct Residents {
 }
 
 impl Residents {
+    /// Counts what `iptables-save` printed.
     fn count(&mut self, save: &str) {
-        self.hint |= (save.lines())
-            .any(|line| line.starts_with(":KUBE-IPTABLES-HINT ") || line.starts_with(":KUBE-KUBELET-CANARY "));
+        let chains = save.lines().filter_map(|line| line.strip_prefix(':')?.split(' ').next());
+        self.hint |= chains.into_iter().any(|chain| HINTS.contains(&chain));
         for rule in save.lines().filter_map(|line| line.strip_prefix("-A ")) {
             if rule.starts_with(CHAIN_PREFIX) || rule.rsplit(' ').next() == Some(FORWARD_CHAIN) {
+                self.ours = true;
+            } else {
+                self.rules += 1;
+            }
+        }
+    }
+
+    /// Counts what nf_tables lists of the tables of iptables, rules among it that
+    /// iptables could not print.
+    fn count_native(&mut self, chains: &[iptables::NativeChain], rules: &[iptables::NativeRule]) {
+        self.hint |= chains.iter().any(|chain| HINTS.contains(&chain.name.as_str()));
+        for rule in rules {
+            if rule.chain.starts_with(CHAIN_PREFIX) || rule.leads_to.as_deref() == Some(FORWARD_CHAIN) {
                 self.ours = true;
             } else {
                 self.rules += 1;
@@ -211,9 +231,15 @@ fn residents(backend: Backend) -> Result<Residents, Error> {
             Err(Error::Missing { .. }) => continue,
             Err(error) => return Err(error),
         };
-        // A failure here is most often a table that nft holds and iptables
-        // cannot read; what could be read counts.
-        residents.count(&process::run(commands.save, &[], "")?.stdout);
+        match backend {
+            Backend::Nft => {
+                let (chains, rules) = iptables::native_residents(family)?;
+                residents.count_native(&chains, &rules);
+            }
+            // It stops at a rule whose extension is not installed here; what it
+            // printed before counts.
+            Backend::Legacy => residents.count(&process::run(commands.save, &[], "")?.stdout),
+        }
     }
     Ok(residents)
 }
@@ -225,6 +251,16 @@ pub fn is_live(backend: Backend, family: Family) -> bool {
     match backend {
         Backend::Nft => nf_tables_is_loaded(),
         Backend::Legacy => !legacy_tables(family).is_empty(),
+    }
+}
+
+/// The same of the filter table alone: with legacy, only to look into one that is
+/// not there would create it.
+#[must_use]
+pub fn has_filter(backend: Backend, family: Family) -> bool {
+    match backend {
+        Backend::Nft => nf_tables_is_loaded(),
+        Backend::Legacy => legacy_tables(family).contains("filter"),
     }
 }
 

@@ -99,7 +99,7 @@ pub(super) fn leave(backend: Backend) -> Removed {
 fn live_tables(backend: Backend, removed: &mut Removed) -> Vec<Iptables> {
     let mut tables = Vec::new();
     // A legacy command would create the tables that it looks into.
-    for family in Family::ALL.into_iter().filter(|family| backend::is_live(backend, *family)) {
+    for family in Family::ALL.into_iter().filter(|family| backend::has_filter(backend, *family)) {
         match Iptables::new(backend, family) {
             Ok(table) => tables.push(table),
             // That nft is there is a guess, and what has no commands was not

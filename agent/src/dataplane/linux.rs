@@ -19,8 +19,9 @@ use super::counters::Counters;
 use super::ipset::{self, Ipset, OddSet};
 use super::iptables::{self, Hook, Iptables, Restored};
 use super::notifications::Bell;
+use super::other_backend::OtherBackend;
 use super::probe::{self, Capabilities};
-use super::{Error, Failures, Kernel, cleanup, conntrack, links};
+use super::{Error, Failures, Kernel, conntrack, links};
 
 /// Far longer than a packet takes through the rules.
 const PACKET_TIME: Duration = Duration::from_millis(20);
@@ -58,8 +59,8 @@ pub struct Linux {
     /// When chains that could not go are tried again, and how long after that.
     left_due: Option<Instant>,
     left_wait: Duration,
-    /// No rules of ours are left in the other backend.
-    alone: bool,
+    /// Rules of ours in the other backend.
+    others: OtherBackend,
     /// That flows cannot be cut was said.
     said_uncut: bool,
 }
@@ -90,7 +91,7 @@ impl Linux {
             locked: None,
             left_due: None,
             left_wait: Duration::ZERO,
-            alone: false,
+            others: OtherBackend::default(),
             said_uncut: false,
         })
     }
@@ -208,6 +209,7 @@ impl Linux {
         let begun = Instant::now();
         let Some(table) = self.table(family) else { return Ok(()) };
         let stuck = table.write(&self.aliases.chains(writes))?;
+        writes.replace.keys().for_each(|chain| self.auditor.spellings.is_written(family, chain));
         for (chain, error) in stuck {
             warn!(%family, %chain, %error, "a chain that is not needed any more cannot go; it is empty");
             self.auditor.left_chains.insert((family, chain));
@@ -274,29 +276,11 @@ impl Linux {
         Ok(tables)
     }
 
-    /// Removes what an agent left in the other backend: a packet meets both,
-    /// and rules that nobody keeps up to date any more ask the very sets that
-    /// we write.
-    fn leave_other_backend(&mut self) {
-        for other in Backend::ALL.into_iter().filter(|other| *other != self.backend) {
-            let removed = cleanup::leave(other);
-            if !removed.chains.is_empty() {
-                let chains = removed.chains.len();
-                warn!(backend = %other, chains, "removed the rules that an agent left in the other packet filter");
-            }
-            for error in removed.errors {
-                warn!(backend = %other, %error, "cannot tell that no rules of ours are left in the other packet filter");
-            }
-        }
-        self.alone = true;
-    }
-
-    /// Where the jump to our chains stands, in each family.
-    ///
-    /// # Errors
-    /// If FORWARD cannot be listed.
-    pub fn hooks(&self) -> Result<Vec<(Family, Hook)>, Error> {
-        self.tables.iter().map(|table| Ok((table.family(), table.hook()?))).collect()
+    /// Where the jump to our chains stands, in each family, or why that cannot be
+    /// told.
+    #[must_use]
+    pub fn hooks(&self) -> Vec<(Family, Result<Hook, Error>)> {
+        self.tables.iter().map(|table| (table.family(), table.hook().map_err(Error::from))).collect()
     }
 
     fn table(&self, family: Family) -> Option<&Iptables> {
@@ -348,6 +332,12 @@ impl Kernel for Linux {
         }
         self.aliases.read(&mut state.v4);
         self.aliases.read(&mut state.v6);
+        for (family, held) in [(Family::V4, &mut state.v4), (Family::V6, &mut state.v6)] {
+            if let Some(table) = self.tables.iter().find(|table| table.family() == family) {
+                self.auditor.as_written(table, &self.aliases, wanted.family(family), &mut held.chains);
+            }
+        }
+        self.wrote(false);
         self.auditor.is_known();
         // What could not go is there again, and to go again.
         self.auditor.left_chains.clear();
@@ -385,8 +375,8 @@ impl Kernel for Linux {
         }
         self.wrote(true);
         self.contended(failed);
-        if !self.alone && failed.is_empty() {
-            self.leave_other_backend();
+        if !self.others.was_looked_for() && failed.is_empty() {
+            self.others.leave(self.backend);
         }
         found
     }
@@ -422,12 +412,16 @@ impl Kernel for Linux {
     }
 
     fn audit(&mut self, wanted: &KernelState, depth: Depth) -> Result<Audit, Error> {
-        if depth == Depth::Round && !self.auditor.left_chains.is_empty() {
-            self.delete_left(wanted);
+        if depth == Depth::Round {
+            if !self.auditor.left_chains.is_empty() {
+                self.delete_left(wanted);
+            }
+            self.others.look(self.backend);
         }
         let audit = self.auditor.audit((&self.tables, &mut self.ipset, &self.aliases), &self.ours, wanted, depth);
-        // Their news have been taken.
+        // Their news have been taken; not those of what was asked of iptables meanwhile.
         self.ours.clear();
+        self.wrote(false);
         audit
     }
 

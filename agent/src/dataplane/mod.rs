@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! backend  which iptables             probe    what this kernel can do
+//! nftables nf_tables by netlink       spelling how iptables prints our rules
 //!    └─▶ iptables, ipset ─▶ linux ────────▶ the Kernel that the agent writes to
 //!              │              └─ failures    what of it failed, by family
 //!              ├──────────▶ counters          what it counted of denied packets
@@ -38,9 +39,12 @@ pub mod links;
 mod linux;
 pub mod network;
 pub mod nflog;
+pub mod nftables;
 pub mod notifications;
+mod other_backend;
 pub mod probe;
 mod process;
+mod spelling;
 pub mod surroundings;
 
 pub use failures::Failures;

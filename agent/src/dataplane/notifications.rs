@@ -34,6 +34,7 @@ const GROUP: u32 = 1 << (7 - 1);
 
 /// Messages and attributes; see linux/netfilter/nf_tables.h.
 mod message {
+    pub(super) const NEW_TABLE: u8 = 0;
     pub(super) const DELETED_TABLE: u8 = 2;
     pub(super) const NEW_CHAIN: u8 = 3;
     pub(super) const DELETED_CHAIN: u8 = 5;
@@ -243,7 +244,7 @@ impl Commit {
         let name = match kind {
             message::NEW_CHAIN | message::DELETED_CHAIN => attribute::NAME_OF_CHAIN,
             message::NEW_RULE | message::DELETED_RULE => attribute::CHAIN_OF_RULE,
-            message::DELETED_TABLE => attribute::TABLE,
+            message::NEW_TABLE | message::DELETED_TABLE => attribute::TABLE,
             _ => return,
         };
         let family = match body.first() {
@@ -256,6 +257,8 @@ impl Commit {
         }
         match text(body, name) {
             Some(_) if kind == message::DELETED_TABLE => self.touched.entry(family).or_default().table = true,
+            // It may be dormant now.
+            Some(_) if kind == message::NEW_TABLE => self.touched.entry(family).or_default().forward = true,
             Some(chain) if chain == "FORWARD" => self.touched.entry(family).or_default().forward = true,
             Some(chain) if chain.starts_with(CHAIN_PREFIX) => {
                 self.touched.entry(family).or_default().chains.extend(ChainName::ours(&chain));

@@ -1,7 +1,7 @@
 //! What else is on this node that an operator should know of: other engines
 //! whose rules are in this kernel, and a lock that is not shared.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
 use super::ipset::Ipset;
@@ -41,7 +41,7 @@ const SETS: [(&str, &str); 6] = [
 pub fn other_engines() -> Result<BTreeMap<&'static str, String>, super::Error> {
     let mut found = BTreeMap::new();
     for table in Iptables::live()? {
-        for (engine, chain) in engines_in(&table.save()?) {
+        for (engine, chain) in engines_in(&table.chain_names()?) {
             let of = |table: &Iptables| format!("chain {chain} ({}, iptables-{})", table.family(), table.backend());
             found.entry(engine).or_insert_with(|| of(&table));
         }
@@ -55,13 +55,12 @@ pub fn other_engines() -> Result<BTreeMap<&'static str, String>, super::Error> {
     Ok(found)
 }
 
-fn engines_in(save: &str) -> BTreeMap<&'static str, String> {
-    let chains = save.lines().filter_map(|line| line.strip_prefix(':')?.split(' ').next());
+fn engines_in(chains: &BTreeSet<String>) -> BTreeMap<&'static str, String> {
     let of = |chain: &str| ENGINES.iter().find(|(prefix, _)| chain.starts_with(prefix)).map(|(_, engine)| *engine);
     let mut found = BTreeMap::new();
     for chain in chains {
         if let Some(engine) = of(chain) {
-            found.entry(engine).or_insert_with(|| chain.to_owned());
+            found.entry(engine).or_insert_with(|| chain.clone());
         }
     }
     found
@@ -89,12 +88,11 @@ mod tests {
 
     #[test]
     fn engines_are_told_by_their_chains() {
-        let save = "# Generated\n*filter\n:INPUT ACCEPT [0:0]\n:FORWARD ACCEPT [0:0]\n:KUBE-FORWARD - [0:0]\n\
-                    :NPC-FORWARD - [0:0]\n:AZURE-NPM - [0:0]\n:AZURE-NPM-INGRESS - [0:0]\n:cali-FORWARD - [0:0]\n\
-                    -A FORWARD -j AZURE-NPM\n-A cali-FORWARD -m comment --comment \":CILIUM_FORWARD\" -j RETURN\nCOMMIT\n";
-        let found: Vec<_> = engines_in(save).into_iter().collect();
+        let chains =
+            ["INPUT", "FORWARD", "KUBE-FORWARD", "NPC-FORWARD", "AZURE-NPM", "AZURE-NPM-INGRESS", "cali-FORWARD"];
+        let found: Vec<_> = engines_in(&chains.map(str::to_owned).into()).into_iter().collect();
         assert_eq!(found, [("Azure NPM", "AZURE-NPM".to_owned()), ("Calico", "cali-FORWARD".to_owned())]);
-        assert!(engines_in("").is_empty());
+        assert!(engines_in(&BTreeSet::new()).is_empty());
     }
 
     #[test]

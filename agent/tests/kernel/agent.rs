@@ -62,7 +62,7 @@ impl Folder {
         self.0.path().join(name)
     }
 
-    fn ready(&self) -> PathBuf {
+    pub(crate) fn ready(&self) -> PathBuf {
         self.0.path().join("ready")
     }
 

@@ -194,8 +194,8 @@ impl World {
                 Ok(Some(repair)) => said.push(format!("{} found, {:?}", repair.found.len(), repair.repaired)),
                 Err(error) => said.push(error.to_string()),
             }
-            let hooks = self.kernel.with(|faulty| faulty.linux.hooks()).unwrap();
-            let is_hooked = hooks.iter().all(|(_, hook)| *hook == Hook::First);
+            let hooks = self.kernel.with(|faulty| faulty.linux.hooks());
+            let is_hooked = hooks.iter().all(|(_, hook)| matches!(hook, Ok(Hook::First)));
             if is_hooked && self.enforcer.holds().unwrap() {
                 return;
             }

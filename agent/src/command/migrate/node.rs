@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use anyhow::Context as _;
 use npc_agent::dataplane::backend::{self, Backend};
-use npc_agent::dataplane::iptables::Hook;
+use npc_agent::dataplane::iptables::{self, Hook};
 use npc_agent::dataplane::{self, Kernel as _, Linux, azure};
 use npc_agent::status::AgentStatus;
 use npc_compiler::azure::Placement;
@@ -59,10 +59,19 @@ impl State {
         let lingering = AgentStatus::ask().map(|status| status.lingering).unwrap_or_default();
         let lingering: Vec<Lingering> = lingering.into_iter().map(Into::into).collect();
         let mut differs = smallest_difference(name, cluster, &lingering, &held);
-        for (family, hook) in kernel.hooks().with_context(reading)? {
+        for (family, hook) in kernel.hooks() {
             let expected = !held.family(family).chains.is_empty() || !differs.is_empty();
-            if hook != Hook::First && expected {
-                differs.push(format!("{family}: the jump to NPC-FORWARD is not first in FORWARD ({hook:?})"));
+            match hook {
+                Ok(Hook::First) => {}
+                Ok(hook) if expected => {
+                    differs.push(format!("{family}: the jump to NPC-FORWARD is not first in FORWARD ({hook:?})"));
+                }
+                Ok(_) => {}
+                // One family of which no packet meets the rules is no reason to tell nothing.
+                Err(dataplane::Error::Iptables(error @ iptables::Error::Misplaced { .. })) => {
+                    differs.push(error.to_string());
+                }
+                Err(error) => return Err(error).with_context(reading),
             }
         }
         let remains = azure::look().with_context(reading)?;

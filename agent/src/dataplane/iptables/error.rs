@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
-use super::super::{backend, process};
+use npc_compiler::object::Family;
+
+use super::super::{backend, nftables, process};
 use super::lock::Holder;
+use super::native::Misplaced;
 
 /// The exit code with which iptables says that it gave up waiting, and the
 /// words that go with it; nft uses the same code for what the kernel refuses.
@@ -41,6 +44,42 @@ pub enum Error {
         /// What it said.
         message: String,
     },
+    /// A table was not printed to its end, because of a rule of another program.
+    #[error(
+        "{command} stopped at a rule of another program in {family}'s table filter: {message}{}; is there a rule in it \
+         that needs an extension which is not installed beside the agent?",
+        explained(.message)
+    )]
+    Unreadable {
+        /// The command.
+        command: &'static str,
+        /// The family.
+        family: Family,
+        /// What it said.
+        message: String,
+        /// What it had printed before.
+        printed: String,
+    },
+    /// No packet that is forwarded would meet our rules where they belong.
+    #[error(
+        "{family} cannot be enforced: {found}. What npc has written of {family} stays as it is, and the other family is \
+         enforced. Remove what that program made (`nft list table {} filter` shows it), or have it use a table of its own",
+        nft_name(*.family)
+    )]
+    Misplaced {
+        /// The family.
+        family: Family,
+        /// What is there instead.
+        found: Misplaced,
+    },
+    /// nf_tables could not be asked, or refused a write.
+    #[error("nf_tables of {family}: {source}")]
+    Kernel {
+        /// The family.
+        family: Family,
+        /// What failed.
+        source: nftables::Error,
+    },
     /// A command could not be run.
     #[error(transparent)]
     Process(#[from] process::Error),
@@ -74,17 +113,31 @@ fn words(holder: Option<&Holder>) -> String {
     holder.map_or_else(|| "another program".to_owned(), ToString::to_string)
 }
 
-const INCOMPATIBLE: &str = "is incompatible, use 'nft' tool";
-
 /// Whether a message says that there is no such chain.
 pub(super) fn is_no_chain(message: &str) -> bool {
     message.contains("No chain/target/match by that name")
 }
 
-/// Whether nft refuses to list a chain that has what iptables does not know. It
-/// says the same of one that is not there (1.8.9).
-pub(super) fn is_incompatible(message: &str) -> bool {
-    message.contains(INCOMPATIBLE)
+/// Whether a message says that there is no such rule.
+pub(super) fn is_no_rule(message: &str) -> bool {
+    // What `-C` says; of a chain or target that is not there it says the same.
+    message.contains("Bad rule") || is_no_chain(message)
+}
+
+/// Whether iptables cannot print a chain, because it does not know what a rule in it
+/// does. Of a chain that is not there some versions say the same (1.8.7, 1.8.9).
+pub(super) fn is_unreadable(message: &str) -> bool {
+    ["is incompatible, use 'nft' tool", "Parsing nftables rule failed", "Can't find library for"]
+        .iter()
+        .any(|words| message.contains(words))
+}
+
+/// A family as nft names it.
+const fn nft_name(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "ip",
+        Family::V6 => "ip6",
+    }
 }
 
 /// What a message of iptables means for us, where it does not say so itself.
@@ -96,7 +149,7 @@ fn explained(message: &str) -> &'static str {
         ("Too many links", " (chains lead to chains more deeply than nft takes)"),
         ("Device or resource busy", " (a rule of somebody else still leads to the chain)"),
         ("RULE_APPEND failed (No such file", " (the kernel lacks what the rule asks for)"),
-        (INCOMPATIBLE, " (somebody wrote to the table with nft, and iptables cannot read it any more)"),
+        ("is incompatible, use 'nft' tool", " (another program wrote a rule with nft that iptables cannot read)"),
         ("Permission denied", " (npc needs root, or CAP_NET_ADMIN and CAP_NET_RAW)"),
         ("Can't open socket", " (npc needs root, or CAP_NET_ADMIN and CAP_NET_RAW)"),
     ];

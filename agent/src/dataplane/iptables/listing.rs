@@ -2,24 +2,18 @@
 
 use std::collections::BTreeMap;
 
-use npc_compiler::program::{CHAIN_PREFIX, ChainName, FORWARD_CHAIN};
+use npc_compiler::program::{CHAIN_PREFIX, ChainName};
+use npc_compiler::spelling::canonical;
 
-/// Where the jump to our chains stands in FORWARD.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Hook {
-    /// It is the first rule, and there once.
-    First,
-    /// It is there so many times and not, or not only, as the first rule.
-    Displaced(usize),
-    /// It is not there.
-    Absent,
-}
+use super::Error;
+use super::hook::{self, Hook};
+use super::reading::{Jump, Overview};
 
 /// What of a filter table is ours.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Listing {
-    /// Where the jump to our chains stands.
-    pub hook: Hook,
+    /// Where the jump to our chains stands, or why that cannot be told.
+    pub hook: Result<Hook, Error>,
     /// Our chains and their rules, as `iptables-save` prints them.
     pub chains: BTreeMap<ChainName, Vec<String>>,
 }
@@ -27,28 +21,24 @@ pub struct Listing {
 impl Listing {
     /// Reads `iptables-save`.
     pub(super) fn of_save(save: &str) -> Self {
-        Self { hook: hook(save), chains: our_chains(save) }
+        Self { hook: Ok(hook(save)), chains: our_chains(save) }
     }
-}
-
-pub(super) fn hook_rule() -> String {
-    format!("-j {FORWARD_CHAIN}")
 }
 
 /// Reads the rules of FORWARD in `iptables -S` or `iptables-save`.
 pub(super) fn hook(listed: &str) -> Hook {
-    let ours = format!("-A FORWARD {}", hook_rule());
-    let rules: Vec<&str> = listed.lines().filter(|line| line.starts_with("-A FORWARD ")).collect();
-    let copies = rules.iter().filter(|line| **line == ours).count();
-    match (copies, rules.first()) {
-        (0, _) => Hook::Absent,
-        (1, Some(first)) if *first == ours => Hook::First,
-        _ => Hook::Displaced(copies),
-    }
+    let ours = hook::rule();
+    Hook::of(listed.lines().filter_map(|line| line.strip_prefix("-A FORWARD ")).map(|rule| canonical(rule) == ours))
+}
+
+/// The chains that `iptables -S` or `iptables-save` declares, in their order.
+pub(super) fn declared(listed: &str) -> impl Iterator<Item = &str> {
+    let declared = listed.lines().filter_map(|line| line.strip_prefix(':').or_else(|| line.strip_prefix("-N ")));
+    declared.filter_map(|rest| rest.split(' ').next())
 }
 
 /// Reads `iptables -S` or `iptables-save`: our chains and their rules, line by line.
-fn our_chains(save: &str) -> BTreeMap<ChainName, Vec<String>> {
+pub(super) fn our_chains(save: &str) -> BTreeMap<ChainName, Vec<String>> {
     let mut chains: BTreeMap<ChainName, Vec<String>> = BTreeMap::new();
     for line in save.lines() {
         // `iptables -S` and `iptables-save` declare chains differently.
@@ -58,7 +48,7 @@ fn our_chains(save: &str) -> BTreeMap<ChainName, Vec<String>> {
             && rule.starts_with(CHAIN_PREFIX)
             && let Some(name) = rule.split(' ').next().and_then(ChainName::ours)
         {
-            chains.entry(name).or_default().push(by_number(line));
+            chains.entry(name).or_default().push(canonical(line));
         }
     }
     chains
@@ -93,18 +83,22 @@ fn counted(line: &str) -> Option<(ChainName, u64)> {
     Some((name, packets.parse().ok()?))
 }
 
-/// Protocols without ports that our rules name by number, by the names that
-/// `iptables-save` finds for them in one /etc/protocols or another.
-const PROTOCOL_NAMES: [(&str, u8); 4] = [("ipencap", 4), ("ipv4", 4), ("ipv6", 41), ("gre", 47)];
-
-/// A rule with the number of its protocol, as we write it.
-fn by_number(line: &str) -> String {
-    for (name, number) in PROTOCOL_NAMES {
-        if line.contains(&format!(" -p {name} ")) {
-            return line.replacen(&format!(" -p {name} "), &format!(" -p {number} "), 1);
-        }
+/// Reads `iptables-save` as far as it tells which programs use a table.
+pub(super) fn overview(save: &str) -> Overview {
+    let forward = save.lines().filter_map(|line| line.strip_prefix("-A FORWARD "));
+    Overview {
+        chains: declared(save).map(str::to_owned).collect(),
+        forward: forward.filter_map(|rule| Some((Jump::Rule(rule.to_owned()), target(rule)?))).collect(),
+        drops_by_default: save.lines().any(|line| line.starts_with(":FORWARD DROP")),
     }
-    line.to_owned()
+}
+
+/// The chain or target of a rule. What stands in quotes, a comment or a prefix
+/// of a log, may look like anything.
+fn target(rule: &str) -> Option<String> {
+    let bare: String = rule.split('"').step_by(2).collect();
+    let mut words = bare.split(' ').skip_while(|word| !matches!(*word, "-j" | "-g")).skip(1);
+    words.next().map(str::to_owned)
 }
 
 #[cfg(test)]
@@ -130,15 +124,6 @@ mod tests {
         assert_eq!(hook("-P FORWARD ACCEPT\n-A FORWARD -j X\n-A FORWARD -j NPC-FORWARD\n"), Hook::Displaced(1));
         assert_eq!(hook("-A FORWARD -j NPC-FORWARD\n-A FORWARD -j NPC-FORWARD\n"), Hook::Displaced(2));
         assert_eq!(hook("-P FORWARD ACCEPT\n-A FORWARD -s 10.0.0.1/32 -j NPC-FORWARD\n"), Hook::Absent);
-    }
-
-    #[test]
-    fn protocols_are_read_by_number_whatever_this_system_calls_them() {
-        for (read, number) in [("ipencap", 4), ("ipv4", 4), ("4", 4), ("ipv6", 41), ("gre", 47), ("47", 47)] {
-            assert_eq!(by_number(&format!("-A NPC-E-X -p {read} -j DROP")), format!("-A NPC-E-X -p {number} -j DROP"));
-        }
-        let other = "-A NPC-E-X -p tcp -m comment --comment \"a -p grease \" -j DROP";
-        assert_eq!(by_number(other), other);
     }
 
     #[test]

@@ -1,13 +1,21 @@
 //! The filter table of one backend and family: written by `iptables-restore`,
-//! all at once or not at all, and read chain by chain or as a whole.
+//! all at once or not at all, and read chain by chain.
 //!
 //! ```text
-//! lock ─▶ Iptables ─▶ listing   what is ours in it
+//! lock ─▶ Iptables ─▶ reading   our chains, others' as far as they matter
+//!            │           ├───▶ listing   what iptables prints
+//!            │           └───▶ native    what nf_tables says itself
+//!            ├──────▶ hook      the jump to our chains
 //!            └──────▶ error     why not, in words
 //! ```
+//!
+//! Nothing here needs to understand a rule of another program. iptables does: it
+//! prints nothing of a table in which one rule is not in its language (nft), or
+//! stops at a rule whose extension is not installed (legacy). So only our own
+//! chains are ever listed by their rules.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use npc_compiler::object::Family;
@@ -18,13 +26,22 @@ use super::backend::{self, Backend, Commands};
 use super::process;
 
 mod error;
+mod hook;
 mod listing;
 mod lock;
+mod native;
+mod reading;
 
 pub use error::{Error, Place};
-pub use listing::{Hook, Listing};
+pub use hook::Hook;
+pub use listing::Listing;
 pub use lock::Holder;
 pub(super) use lock::path as lock_path;
+pub use native::Misplaced;
+
+pub(super) use native::{Chain as NativeChain, Native, Rule as NativeRule};
+pub use reading::{Jump, UNREADABLE};
+pub(super) use reading::{Overview, native_residents};
 
 /// How long a command waits for the xtables lock before it gives up.
 const LOCK_WAIT: Duration = Duration::from_secs(10);
@@ -75,7 +92,7 @@ impl Iptables {
         let mut tables = Vec::new();
         for backend in Backend::ALL {
             // A legacy command would create the tables that it looks into.
-            for family in Family::ALL.into_iter().filter(|family| backend::is_live(backend, *family)) {
+            for family in Family::ALL.into_iter().filter(|family| backend::has_filter(backend, *family)) {
                 match Self::new(backend, family) {
                     Ok(table) => tables.push(table),
                     // That nft is there is a guess; see `cleanup`.
@@ -188,141 +205,6 @@ impl Iptables {
     /// table cannot be written.
     pub fn delete_empty(&self, chain: &ChainName) -> Result<(), Error> {
         self.restore(&format!("*filter\n-X {chain}\nCOMMIT\n"))
-    }
-
-    /// What of the table is ours, in the words of `iptables-save`. It takes no
-    /// lock, and as long as the table is large, with others' rules in it.
-    ///
-    /// # Errors
-    /// If the table cannot be read.
-    pub fn read(&self) -> Result<Listing, Error> {
-        Ok(Listing::of_save(&self.save()?))
-    }
-
-    /// The whole table, of whomever, as `iptables-save` prints it.
-    ///
-    /// # Errors
-    /// If the table cannot be read.
-    pub fn save(&self) -> Result<String, Error> {
-        self.save_with(&["-t", "filter"])
-    }
-
-    fn save_with(&self, arguments: &[&str]) -> Result<String, Error> {
-        let output = process::run(self.commands.save, arguments, "")?;
-        if output.code != Some(0) {
-            return Err(Error::Command {
-                command: self.commands.save,
-                arguments: arguments.join(" "),
-                message: error::message(&output.stderr),
-            });
-        }
-        Ok(output.stdout)
-    }
-
-    /// As [`Iptables::read`], our chains alone.
-    ///
-    /// # Errors
-    /// If the table cannot be read.
-    pub fn chains(&self) -> Result<BTreeMap<ChainName, Vec<String>>, Error> {
-        Ok(self.read()?.chains)
-    }
-
-    /// The rules of one chain of ours, in the same words; `None` if it is not
-    /// there. With nft it takes as long as the chain is long.
-    ///
-    /// # Errors
-    /// If it cannot be listed.
-    pub fn chain(&self, name: &ChainName) -> Result<Option<Vec<String>>, Error> {
-        match self.single(&format!("-S {name}")) {
-            Ok(listed) => Ok(Listing::of_save(&listed).chains.remove(name)),
-            Err(Error::Command { message, .. }) if error::is_no_chain(&message) => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// How many packets the rules of these chains have dropped, each since the
-    /// chain was written last. One that is not
-    /// there, or not as we made it, has no number.
-    ///
-    /// With nft each chain is listed, which takes as long as it is long; with
-    /// legacy the whole table, but without the xtables lock, and at once.
-    ///
-    /// # Errors
-    /// If the table cannot be listed.
-    pub fn packets(&self, chains: &[ChainName]) -> Result<BTreeMap<ChainName, u64>, Error> {
-        let mut packets = match self.backend {
-            Backend::Legacy => listing::dropped(&self.save_with(&["-c", "-t", "filter"])?),
-            Backend::Nft => {
-                let mut all = BTreeMap::new();
-                for chain in chains {
-                    match self.single(&format!("-S {chain} -v")) {
-                        Ok(listed) => all.extend(listing::dropped(&listed)),
-                        Err(Error::Command { message, .. })
-                            if error::is_no_chain(&message) || error::is_incompatible(&message) => {}
-                        Err(error) => return Err(error),
-                    }
-                }
-                all
-            }
-        };
-        packets.retain(|chain, _| chains.contains(chain));
-        Ok(packets)
-    }
-
-    /// Where the jump to our chains stands.
-    ///
-    /// # Errors
-    /// If FORWARD cannot be listed.
-    pub fn hook(&self) -> Result<Hook, Error> {
-        // With legacy that takes the lock, and a whole listing does not.
-        match self.backend {
-            Backend::Nft => Ok(listing::hook(&self.single("-S FORWARD")?)),
-            Backend::Legacy => Ok(self.read()?.hook),
-        }
-    }
-
-    /// Puts the jump to our chains first in FORWARD, whatever became of it, and
-    /// answers where it was. There is never a moment without it, and nothing of
-    /// others is touched.
-    ///
-    /// # Errors
-    /// If FORWARD cannot be read or written, or our chains are not there.
-    pub fn put_hook_first(&self) -> Result<Hook, Error> {
-        let found = self.hook()?;
-        self.move_hook(found)?;
-        Ok(found)
-    }
-
-    /// The same, where it is known how the jump stands.
-    ///
-    /// # Errors
-    /// If FORWARD cannot be written, or our chains are not there.
-    pub fn move_hook(&self, found: Hook) -> Result<(), Error> {
-        let copies = match found {
-            Hook::First => return Ok(()),
-            Hook::Absent => 0,
-            Hook::Displaced(copies) => copies,
-        };
-        // By the rule and not by its number, which others' writes shift; so
-        // the old ones go before the new one comes, in one commit.
-        let rule = listing::hook_rule();
-        let delete = format!("-D FORWARD {rule}\n").repeat(copies);
-        self.restore(&format!("*filter\n{delete}-I FORWARD 1 {rule}\nCOMMIT\n"))
-    }
-
-    /// Removes the jump, as often as it is there; whether it was.
-    ///
-    /// # Errors
-    /// If FORWARD cannot be read or written.
-    pub fn unhook(&self) -> Result<bool, Error> {
-        let copies = match self.hook()? {
-            Hook::Absent => return Ok(false),
-            Hook::First => 1,
-            Hook::Displaced(copies) => copies,
-        };
-        let delete = format!("-D FORWARD {}\n", listing::hook_rule()).repeat(copies);
-        self.restore(&format!("*filter\n{delete}COMMIT\n"))?;
-        Ok(true)
     }
 
     /// What one command of plain `iptables` prints. Only to look: what writes

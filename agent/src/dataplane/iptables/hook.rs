@@ -1,0 +1,181 @@
+//! The jump to our chains: found, put first and removed, beside any rule of others.
+
+use npc_compiler::program::FORWARD_CHAIN;
+
+use super::super::backend::Backend;
+use super::super::nftables;
+use super::{Error, Iptables, error, listing, native};
+
+/// How often jumps are looked for again after some were removed.
+const TRIES: u32 = 5;
+
+/// Where the jump to our chains stands in FORWARD.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hook {
+    /// It is the first rule, and there once.
+    First,
+    /// It is there so many times and not, or not only, as the first rule.
+    Displaced(usize),
+    /// It is not there.
+    Absent,
+}
+
+impl Hook {
+    /// Of the rules of FORWARD, which of them are ours.
+    pub(super) fn of(ours: impl IntoIterator<Item = bool>) -> Self {
+        let mut ours = ours.into_iter();
+        let first = ours.next().unwrap_or_default();
+        match (first, ours.filter(|ours| *ours).count()) {
+            (true, 0) => Self::First,
+            (false, 0) => Self::Absent,
+            (first, others) => Self::Displaced(others + usize::from(first)),
+        }
+    }
+}
+
+pub(super) fn rule() -> String {
+    format!("-j {FORWARD_CHAIN}")
+}
+
+impl Iptables {
+    /// Where the jump to our chains stands.
+    ///
+    /// # Errors
+    /// If FORWARD cannot be listed, or is not where it filters.
+    pub fn hook(&self) -> Result<Hook, Error> {
+        // With legacy to list FORWARD takes the lock, and a whole listing does not.
+        match self.backend {
+            Backend::Legacy => self.read()?.hook,
+            Backend::Nft => {
+                let mut native = self.native()?;
+                if let Some(found) = native.misplaced().map_err(|source| self.of_kernel(source))? {
+                    return Err(Error::Misplaced { family: self.family, found });
+                }
+                let rules = native.rules(Some("FORWARD")).map_err(|source| self.of_kernel(source))?;
+                Ok(Hook::of(rules.iter().map(native::Rule::is_our_jump)))
+            }
+        }
+    }
+
+    /// With legacy, the same where a rule of another program cannot be listed. How
+    /// often the jump is there cannot be counted then: where it is first, a second
+    /// one further down does nothing.
+    pub(super) fn hook_without_others(&self) -> Result<Hook, Error> {
+        match self.single("-S FORWARD 1") {
+            Ok(first) if listing::hook(&first) == Hook::First => return Ok(Hook::First),
+            Ok(_) => {}
+            // That rule is another program's.
+            Err(Error::Command { message, .. }) if error::is_unreadable(&message) => {}
+            Err(error) => return Err(error),
+        }
+        match self.single(&format!("-C FORWARD {}", rule())) {
+            Ok(_) => Ok(Hook::Displaced(1)),
+            Err(Error::Command { message, .. }) if error::is_no_rule(&message) => Ok(Hook::Absent),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Puts the jump to our chains first in FORWARD, whatever became of it, and
+    /// answers where it was. There is never a moment without it, and nothing of
+    /// others is touched.
+    ///
+    /// # Errors
+    /// If FORWARD cannot be read or written, or our chains are not there.
+    pub fn put_hook_first(&self) -> Result<Hook, Error> {
+        let found = self.hook()?;
+        self.move_hook(found)?;
+        Ok(found)
+    }
+
+    /// The same, where it is known how the jump stands.
+    ///
+    /// # Errors
+    /// If FORWARD cannot be written, or our chains are not there.
+    pub fn move_hook(&self, found: Hook) -> Result<(), Error> {
+        let copies = match found {
+            Hook::First => return Ok(()),
+            Hook::Absent => 0,
+            Hook::Displaced(copies) => copies,
+        };
+        let rule = rule();
+        if self.backend == Backend::Nft {
+            self.restore(&format!("*filter\n-I FORWARD 1 {rule}\nCOMMIT\n"))?;
+            return if copies == 0 { Ok(()) } else { self.delete_jumps(1).map(drop) };
+        }
+        // By the rule and not by its number, which others' writes shift; so the
+        // old ones go before the new one comes, in one commit.
+        let delete = format!("-D FORWARD {rule}\n").repeat(copies);
+        self.restore(&format!("*filter\n{delete}-I FORWARD 1 {rule}\nCOMMIT\n"))
+    }
+
+    /// Removes the jump, as often as it is there; whether it was.
+    ///
+    /// # Errors
+    /// If FORWARD cannot be read or written.
+    pub fn unhook(&self) -> Result<bool, Error> {
+        if self.backend == Backend::Nft {
+            return self.delete_jumps(0);
+        }
+        let mut was_there = false;
+        for _ in 0..TRIES {
+            let copies = match self.hook()? {
+                Hook::Absent => break,
+                Hook::First => 1,
+                Hook::Displaced(copies) => copies,
+            };
+            let delete = format!("-D FORWARD {}\n", rule()).repeat(copies);
+            self.restore(&format!("*filter\n{delete}COMMIT\n"))?;
+            // Where rules of others cannot be listed, there may be more.
+            was_there = true;
+        }
+        Ok(was_there)
+    }
+
+    /// With nft, removes the jumps to our chains but for the first few; whether
+    /// there were any to remove. By their handles, because iptables deletes by a
+    /// rule only where it understands all that stand before it.
+    fn delete_jumps(&self, keep: usize) -> Result<bool, Error> {
+        let mut native = self.native()?;
+        let mut tried = 0;
+        loop {
+            let rules = native.rules(Some("FORWARD")).map_err(|source| self.of_kernel(source))?;
+            let ours = rules.iter().filter(|rule| rule.is_our_jump());
+            let handles: Vec<u64> = ours.skip(keep).map(|rule| rule.handle).collect();
+            if handles.is_empty() {
+                return Ok(tried > 0);
+            }
+            tried += 1;
+            match native.delete_from_forward(&handles) {
+                Ok(()) => return Ok(true),
+                // Another program was faster with one of them.
+                Err(error @ nftables::Error::Refused { .. }) if error.is_absent() && tried < TRIES => {}
+                Err(source) => return Err(self.of_kernel(source)),
+            }
+        }
+    }
+
+    /// Removes these rules of FORWARD.
+    ///
+    /// # Errors
+    /// If one is not there, or FORWARD cannot be written.
+    pub(in super::super) fn delete_from_forward(&self, handles: &[u64]) -> Result<(), Error> {
+        if handles.is_empty() {
+            return Ok(());
+        }
+        self.native()?.delete_from_forward(handles).map_err(|source| self.of_kernel(source))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hook_is_first_only_alone_and_on_top() {
+        assert_eq!(Hook::of([true, false, false]), Hook::First);
+        assert_eq!(Hook::of([false, true]), Hook::Displaced(1));
+        assert_eq!(Hook::of([true, true]), Hook::Displaced(2));
+        assert_eq!(Hook::of([false]), Hook::Absent);
+        assert_eq!(Hook::of([]), Hook::Absent);
+    }
+}

@@ -1,0 +1,293 @@
+//! Reading a filter table of which any rule may be another program's: our chains
+//! by their rules, the others by their names.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+
+use npc_compiler::object::Family;
+use npc_compiler::program::{CHAIN_PREFIX, ChainName};
+
+use super::super::backend::Backend;
+use super::super::process;
+use super::listing::{self, Listing};
+use super::native::{self, Native};
+use super::{Error, Iptables, error, lock};
+
+/// A filter table as far as it tells which programs use it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(in super::super) struct Overview {
+    /// All chains.
+    pub(in super::super) chains: BTreeSet<String>,
+    /// The rules of FORWARD that lead to a chain, in their order, and the chain.
+    pub(in super::super) forward: Vec<(Jump, String)>,
+    /// Packets that no rule of FORWARD decides about are dropped.
+    pub(in super::super) drops_by_default: bool,
+}
+
+/// A rule of FORWARD that leads to a chain, as it can be deleted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Jump {
+    /// By its text, without the chain that it is in.
+    Rule(String),
+    /// By its number in nf_tables.
+    Handle(u64),
+}
+
+/// What was listed of chains.
+struct Listed {
+    /// As `iptables -S` prints them, one after another.
+    text: String,
+    /// Those of which nothing can be listed.
+    unread: Vec<(ChainName, Unread)>,
+}
+
+/// Why nothing of a chain can be listed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unread {
+    Absent,
+    /// iptables does not understand a rule in it.
+    Unreadable,
+    /// One or the other; nft versions of iptables do not tell them apart.
+    Either,
+}
+
+/// What stands for the rules of a chain of ours in which there is one that iptables
+/// cannot print. No rule that we want reads so, so the chain is written anew.
+pub const UNREADABLE: &str = "a rule that iptables cannot read";
+
+impl Iptables {
+    /// What of the table is ours, in the words of `iptables-save`.
+    ///
+    /// # Errors
+    /// If our chains cannot be read.
+    pub fn read(&self) -> Result<Listing, Error> {
+        Ok(match self.backend {
+            Backend::Nft => Listing { chains: self.chains()?, hook: self.hook() },
+            Backend::Legacy => match self.save() {
+                Ok(save) => Listing::of_save(&save),
+                Err(Error::Unreadable { printed, .. }) => {
+                    Listing { chains: self.chains_declared(&printed)?, hook: self.hook_without_others() }
+                }
+                Err(error) => return Err(error),
+            },
+        })
+    }
+
+    /// As [`Iptables::read`], our chains alone. It takes no lock, unless a rule of
+    /// another program is in the way (legacy).
+    ///
+    /// # Errors
+    /// If the table cannot be read.
+    pub fn chains(&self) -> Result<BTreeMap<ChainName, Vec<String>>, Error> {
+        match self.backend {
+            Backend::Nft => {
+                let ours = self.native_chains()?;
+                self.listed_chains(&ours)
+            }
+            Backend::Legacy => match self.save() {
+                Ok(save) => Ok(listing::our_chains(&save)),
+                Err(Error::Unreadable { printed, .. }) => self.chains_declared(&printed),
+                Err(error) => Err(error),
+            },
+        }
+    }
+
+    /// The rules of one chain of ours, in the same words; `None` if it is not
+    /// there. It takes as long as the chain is long.
+    ///
+    /// # Errors
+    /// If it cannot be listed.
+    pub fn chain(&self, name: &ChainName) -> Result<Option<Vec<String>>, Error> {
+        Ok(self.listed_chains(std::slice::from_ref(name))?.remove(name))
+    }
+
+    /// How many packets the rules of these chains have dropped, each since the
+    /// chain was written last. One that is not there, or not as we made it, has no
+    /// number.
+    ///
+    /// With nft only they are listed; with legacy the whole table, but without the
+    /// xtables lock, and at once.
+    ///
+    /// # Errors
+    /// If the table cannot be listed.
+    pub fn packets(&self, chains: &[ChainName]) -> Result<BTreeMap<ChainName, u64>, Error> {
+        let saved = match self.backend {
+            Backend::Nft => None,
+            Backend::Legacy => match self.save_with(&["-c", "-t", "filter"]) {
+                Ok(save) => Some(save),
+                Err(Error::Unreadable { .. }) => None,
+                Err(error) => return Err(error),
+            },
+        };
+        let mut packets = match saved {
+            Some(save) => listing::dropped(&save),
+            None => listing::dropped(&self.list(chains, " -v")?.text),
+        };
+        packets.retain(|chain, _| chains.contains(chain));
+        Ok(packets)
+    }
+
+    /// The chains of all programs, and where FORWARD leads.
+    ///
+    /// # Errors
+    /// If the table cannot be read.
+    pub(in super::super) fn overview(&self) -> Result<Overview, Error> {
+        if self.backend == Backend::Legacy {
+            return Ok(listing::overview(&self.save()?));
+        }
+        let mut native = self.native()?;
+        let chains = native.chains().map_err(|source| self.of_kernel(source))?;
+        let rules = native.rules(Some("FORWARD")).map_err(|source| self.of_kernel(source))?;
+        let of_filter = || chains.iter().filter(|chain| chain.table == native::FILTER);
+        Ok(Overview {
+            chains: of_filter().map(|chain| chain.name.clone()).collect(),
+            forward: rules.into_iter().filter_map(|rule| Some((Jump::Handle(rule.handle), rule.leads_to?))).collect(),
+            drops_by_default: of_filter().any(|chain| chain.name == "FORWARD" && chain.drops),
+        })
+    }
+
+    /// The names of all chains, of all programs.
+    ///
+    /// # Errors
+    /// If they cannot be listed.
+    pub(in super::super) fn chain_names(&self) -> Result<BTreeSet<String>, Error> {
+        if self.backend == Backend::Nft {
+            return Ok(self.overview()?.chains);
+        }
+        match self.save() {
+            Ok(printed) | Err(Error::Unreadable { printed, .. }) => {
+                Ok(listing::declared(&printed).map(str::to_owned).collect())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(super) fn native(&self) -> Result<Native, Error> {
+        Native::open(self.family).map_err(|source| self.of_kernel(source))
+    }
+
+    pub(super) fn of_kernel(&self, source: super::super::nftables::Error) -> Error {
+        Error::Kernel { family: self.family, source }
+    }
+
+    /// The names of our chains, as nf_tables has them.
+    fn native_chains(&self) -> Result<Vec<ChainName>, Error> {
+        let chains = self.native()?.chains().map_err(|source| self.of_kernel(source))?;
+        let of_filter = chains.into_iter().filter(|chain| chain.table == native::FILTER);
+        let mut names: Vec<ChainName> = of_filter.filter_map(|chain| ChainName::ours(&chain.name)).collect();
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    /// Our chains among those that a save declared before it broke off. All chains
+    /// of a table come before its rules.
+    fn chains_declared(&self, printed: &str) -> Result<BTreeMap<ChainName, Vec<String>>, Error> {
+        let declared: Vec<ChainName> = listing::declared(printed).filter_map(ChainName::ours).collect();
+        self.listed_chains(&declared)
+    }
+
+    /// The rules of these chains of ours, of those that are there.
+    ///
+    /// # Errors
+    /// If they cannot be listed.
+    pub fn listed_chains(&self, names: &[ChainName]) -> Result<BTreeMap<ChainName, Vec<String>>, Error> {
+        if names.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let listed = self.list(names, "")?;
+        let mut chains = listing::our_chains(&listed.text);
+        let is_doubtful = listed.unread.iter().any(|(_, why)| *why == Unread::Either);
+        let there: BTreeSet<ChainName> =
+            if is_doubtful { self.native_chains()?.into_iter().collect() } else { BTreeSet::new() };
+        for (name, why) in listed.unread {
+            // What was printed of it before iptables gave up.
+            chains.remove(&name);
+            if why == Unread::Unreadable || why == Unread::Either && there.contains(&name) {
+                chains.insert(name, vec![UNREADABLE.to_owned()]);
+            }
+        }
+        Ok(chains)
+    }
+
+    /// Lists chains by as few processes as can be: a restore carries out `-S`, too,
+    /// one for each line, and stops at the first chain of which it understands a
+    /// rule not. The next process goes on behind that chain.
+    fn list(&self, names: &[ChainName], option: &str) -> Result<Listed, Error> {
+        let mut listed = Listed { text: String::new(), unread: Vec::new() };
+        let mut rest = names;
+        while !rest.is_empty() {
+            self.wait_for_lock()?;
+            let mut text = String::from("*filter\n");
+            for name in rest {
+                let _ = writeln!(text, "-S {name}{option}");
+            }
+            text.push_str("COMMIT\n");
+            let command = self.commands.restore;
+            let output = process::run(command, &["--noflush", "--wait", &self.lock_seconds()], &text)?;
+            listed.text.push_str(&output.stdout);
+            if output.code == Some(0) {
+                break;
+            }
+            if output.code == Some(error::RESOURCE_PROBLEM) && output.stderr.contains(error::LOCK_WORDS) {
+                return Err(Error::Locked { waited: self.lock_wait, holder: lock::holder() });
+            }
+            let place = error::place(&text, &output.stderr);
+            let why = if error::is_unreadable(&output.stderr) {
+                if self.backend == Backend::Nft { Unread::Either } else { Unread::Unreadable }
+            // Of an absent chain a legacy restore tells the line alone.
+            } else if error::is_no_chain(&output.stderr) || self.backend == Backend::Legacy && place.number.is_some() {
+                Unread::Absent
+            } else {
+                return Err(Error::Restore { command, place, message: error::message(&output.stderr) });
+            };
+            let culprit = culprit(rest, &place, &output);
+            listed.unread.push((rest[culprit].clone(), why));
+            // What it printed of that chain may be a part, which ends in no line.
+            listed.text.push('\n');
+            rest = &rest[culprit + 1..];
+        }
+        Ok(listed)
+    }
+
+    /// The whole table, of all programs, as `iptables-save` prints it.
+    ///
+    /// # Errors
+    /// If the table cannot be read.
+    fn save(&self) -> Result<String, Error> {
+        self.save_with(&["-t", "filter"])
+    }
+
+    fn save_with(&self, arguments: &[&str]) -> Result<String, Error> {
+        let command = self.commands.save;
+        let output = process::run(command, arguments, "")?;
+        let message = error::message(&output.stderr);
+        if output.code == Some(0) {
+            Ok(output.stdout)
+        } else if error::is_unreadable(&output.stderr) {
+            Err(Error::Unreadable { command, family: self.family, message, printed: output.stdout })
+        } else {
+            Err(Error::Command { command, arguments: arguments.join(" "), message })
+        }
+    }
+}
+
+/// The place among these chains at which listing them stopped.
+fn culprit(names: &[ChainName], place: &error::Place, output: &process::Output) -> usize {
+    let quoted = output.stderr.split(['\'', '`']).find(|word| word.starts_with(CHAIN_PREFIX));
+    let by_name = quoted.and_then(|word| names.iter().position(|name| name.as_str() == word));
+    // The first line names the table.
+    let by_line = || place.number.and_then(|number| number.checked_sub(2)).filter(|place| *place < names.len());
+    let by_print = || {
+        let last = listing::declared(&output.stdout).filter_map(ChainName::ours).last()?;
+        names.iter().position(|name| *name == last)
+    };
+    by_name.or_else(by_line).or_else(by_print).unwrap_or(0)
+}
+
+/// Counts what one backend and family hold in all tables of iptables, over netlink.
+pub(in super::super) fn native_residents(
+    family: Family,
+) -> Result<(Vec<native::Chain>, Vec<native::Rule>), super::super::nftables::Error> {
+    let mut native = Native::open(family)?;
+    Ok((native.chains()?, native.rules(None)?))
+}

@@ -1,0 +1,129 @@
+//! Versions of iptables that print a rule otherwise than it was written.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+
+use nix::sys::signal::Signal;
+use npc_agent::dataplane::backend::Backend;
+use serde_json::Value;
+
+use super::agent::{Agent, Folder};
+use super::namespace::{Namespace, output, run};
+use super::{dump, on_both_backends};
+
+on_both_backends!(two_blanks_before_a_prefix_are_no_drift, what_a_version_prints_otherwise_is_named_once_and_no_drift,);
+
+/// In front of the real commands, some that print otherwise: what they print goes
+/// through this program of sed.
+fn printing(folder: &Folder, backend: Backend, sed: &str) -> String {
+    for family in ["iptables", "ip6tables"] {
+        for part in ["", "-save", "-restore"] {
+            let name = format!("{family}-{backend}{part}");
+            let real = output("which", &[&name]);
+            let wrapper = folder.path(&name);
+            // The process stays the one that writes, by which the kernel knows it.
+            let script = format!("#!/bin/bash\nexec {} \"$@\" > >(exec sed -u '{sed}')\n", real.trim());
+            fs::write(&wrapper, script).unwrap();
+            fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+    }
+    let folder = folder.path("").display().to_string();
+    format!("{folder}:{}", std::env::var("PATH").unwrap())
+}
+
+/// Waits until what others changed is as it was; what was found.
+fn repaired(agent: &mut Agent) -> Vec<String> {
+    let mut found = Vec::new();
+    loop {
+        let entry = agent.entry(|entry| {
+            let text = entry.to_string();
+            text.contains("somebody changed") || text.contains("is as it was")
+        });
+        if entry.to_string().contains("is as it was") {
+            return found;
+        }
+        found.push(entry["name"].as_str().unwrap().to_owned());
+    }
+}
+
+fn flush(backend: Backend) {
+    run(&format!("iptables-{backend}"), &["-F", "NPC-DENY-INGRESS"]);
+}
+
+/// As iptables 1.8.7 does.
+fn two_blanks_before_a_prefix_are_no_drift(backend: Backend) {
+    let _namespace = Namespace::enter();
+    let folder = Folder::new();
+    let path = printing(&folder, backend, "s/--nflog-prefix /--nflog-prefix  /");
+    let start = || Agent::start_with(&folder, backend, &["--log-denied"], &[("PATH", &path)]);
+    let mut agent = start();
+    agent.wait(1);
+    let enforced = dump(backend);
+    assert!(enforced.iter().any(|line| line.contains("--nflog-prefix")));
+    flush(backend);
+    assert_eq!(repaired(&mut agent), ["NPC-DENY-INGRESS"]);
+    agent.end(Signal::SIGTERM);
+    let mut agent = start();
+    assert_eq!(agent.wait(1), "nothing");
+    assert_eq!(dump(backend), enforced);
+}
+
+const OTHERWISE: &str = "s/--ctstate RELATED,ESTABLISHED/--ctstate ESTABLISHED,RELATED/";
+
+fn what_a_version_prints_otherwise_is_named_once_and_no_drift(backend: Backend) {
+    let _namespace = Namespace::enter();
+    let folder = Folder::new();
+    let path = printing(&folder, backend, OTHERWISE);
+    let start = || Agent::start_with(&folder, backend, &[], &[("PATH", &path)]);
+    let mut agent = start();
+    agent.wait(1);
+    let enforced = dump(backend);
+    flush(backend);
+    // In the first audit it is found out, once in each family.
+    let mut told = Vec::new();
+    let is_end = |entry: &Value| entry.to_string().contains("is as it was");
+    loop {
+        let entry = agent.entry(|entry| is_end(entry) || entry["level"] == "WARN");
+        if is_end(&entry) {
+            break;
+        }
+        told.push(entry);
+    }
+    let otherwise = told.iter().filter(|entry| entry.to_string().contains("prints rules otherwise"));
+    let printed: Vec<&str> = otherwise.map(|entry| entry["printed"].as_str().unwrap()).collect();
+    assert_eq!(printed, ["-m conntrack --ctstate ESTABLISHED,RELATED -j RETURN"; 2]);
+    let drifted = told.iter().filter(|entry| entry.to_string().contains("somebody changed"));
+    assert_eq!(drifted.map(|entry| entry["name"].as_str().unwrap()).collect::<Vec<_>>(), ["NPC-DENY-INGRESS"]);
+    // A real change of the same chain is found, and that of no other.
+    run(&format!("iptables-{backend}"), &["-R", "NPC-FORWARD", "1", "-s", "192.0.2.7", "-j", "ACCEPT"]);
+    assert_eq!(repaired(&mut agent), ["NPC-FORWARD"]);
+    assert_eq!(dump(backend), enforced);
+    agent.end(Signal::SIGTERM);
+    let mut agent = start();
+    assert_eq!(agent.wait(1), "nothing");
+    assert_eq!(dump(backend), enforced);
+}
+
+/// Where it cannot be found out how rules are printed: the chain in which that is
+/// tried is printed as it is written, the others are not.
+#[test]
+fn a_repair_that_does_not_help_three_times_is_given_up_for_a_while() {
+    let _namespace = Namespace::enter();
+    let folder = Folder::new();
+    let path = printing(&folder, Backend::Nft, &format!("/NPC-PROBE/!{OTHERWISE}"));
+    let mut agent = Agent::start_with(&folder, Backend::Nft, &[], &[("PATH", &path)]);
+    agent.wait(1);
+    let enforced = dump(Backend::Nft);
+    let mut found = Vec::new();
+    for _ in 0..6 {
+        flush(Backend::Nft);
+        found.push(repaired(&mut agent));
+    }
+    let times = |names: &[String]| names.iter().filter(|name| *name == "NPC-FORWARD").count();
+    let of_forward: Vec<usize> = found.iter().map(|names| times(names)).collect();
+    assert_eq!(of_forward, [2, 2, 2, 0, 0, 0], "{found:?}");
+    // Meanwhile a real change is found.
+    run("iptables-nft", &["-I", "NPC-FORWARD", "-s", "192.0.2.7", "-j", "ACCEPT"]);
+    assert!(repaired(&mut agent).contains(&"NPC-FORWARD".to_owned()));
+    assert_eq!(dump(Backend::Nft), enforced);
+}
