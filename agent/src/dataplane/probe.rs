@@ -34,20 +34,6 @@ pub struct Capabilities {
     pub no_anti_spoof: Option<Missing>,
 }
 
-impl Capabilities {
-    /// What rules for this family too have to do without.
-    fn add(&mut self, other: Self) {
-        let Self { bpf, lacks, missing, no_log, no_anti_spoof } = other;
-        self.bpf &= bpf;
-        self.lacks.hop_limit |= lacks.hop_limit;
-        self.lacks.length |= lacks.length;
-        self.lacks.device_group |= lacks.device_group;
-        self.missing.extend(missing);
-        self.no_log = self.no_log.take().or(no_log);
-        self.no_anti_spoof = self.no_anti_spoof.take().or(no_anti_spoof);
-    }
-}
-
 /// Something that a kernel lacks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Missing {
@@ -202,53 +188,49 @@ pub(super) fn probe(tables: &[Iptables], ipset: &mut Ipset, failed: &mut Failure
     let mut capabilities = Capabilities { bpf: true, ..Capabilities::default() };
     let mut asked = false;
     for table in tables {
-        let answer = probe_family(table, ipset, &mut capabilities);
-        asked |= failed.take(table.family(), answer).is_some();
+        let answer = probe_family(table, ipset, &capabilities);
+        if let Some(with_this) = failed.take(table.family(), answer) {
+            (capabilities, asked) = (with_this, true);
+        }
     }
     asked.then_some(capabilities)
 }
 
-fn probe_family(table: &Iptables, ipset: &mut Ipset, capabilities: &mut Capabilities) -> Result<(), Error> {
+/// What kernels can do that can do what was found before, and what this family can.
+fn probe_family(table: &Iptables, ipset: &mut Ipset, before: &Capabilities) -> Result<Capabilities, Error> {
+    let mut capabilities = before.clone();
     let mut fatal = Vec::new();
     let sets = Sets::create(ipset, table.family(), &mut fatal)?;
-    let mut of_family = Capabilities { bpf: true, ..Capabilities::default() };
-    of_family.no_anti_spoof.clone_from(&sets.lacks_interfaces);
+    capabilities.no_anti_spoof = capabilities.no_anti_spoof.or_else(|| sets.lacks_interfaces.clone());
     // Without sets there is no asking for the match.
     let answers = if fatal.is_empty() { ask(table, questions(table.family(), &sets)) } else { Ok(Vec::new()) };
     sets.destroy(ipset)?;
     for (question, why) in answers? {
         let missing = Missing { family: table.family(), what: question.what.to_owned(), why };
-        let is_lacking = match question.lack {
-            Lack::Fatal => {
-                fatal.push(missing);
-                continue;
-            }
-            Lack::Log => {
-                of_family.no_log = Some(missing);
-                continue;
-            }
-            Lack::AntiSpoof => {
-                of_family.no_anti_spoof = Some(missing);
-                continue;
-            }
+        match question.lack {
+            Lack::Fatal => fatal.push(missing),
             Lack::Bpf => {
-                of_family.bpf = false;
-                of_family.missing.push(missing);
-                continue;
+                capabilities.bpf = false;
+                capabilities.missing.push(missing);
             }
-            Lack::HopLimit => &mut of_family.lacks.hop_limit,
-            Lack::Length => &mut of_family.lacks.length,
-            Lack::DeviceGroup => &mut of_family.lacks.device_group,
-        };
-        *is_lacking = true;
-        of_family.missing.push(missing);
+            Lack::HopLimit => {
+                capabilities.lacks.hop_limit = true;
+                capabilities.missing.push(missing);
+            }
+            Lack::Length => {
+                capabilities.lacks.length = true;
+                capabilities.missing.push(missing);
+            }
+            Lack::DeviceGroup => {
+                capabilities.lacks.device_group = true;
+                capabilities.missing.push(missing);
+            }
+            Lack::Log => capabilities.no_log = Some(missing),
+            Lack::AntiSpoof => capabilities.no_anti_spoof = Some(missing),
+        }
     }
     // What a family lacks counts only if it can be enforced.
-    if !fatal.is_empty() {
-        return Err(Error::Lacks(fatal));
-    }
-    capabilities.add(of_family);
-    Ok(())
+    if fatal.is_empty() { Ok(capabilities) } else { Err(Error::Lacks(fatal)) }
 }
 
 /// The questions that the kernel answered with no, and its words. All at once

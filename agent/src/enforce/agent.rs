@@ -499,7 +499,9 @@ impl<K: Kernel> Agent<K> {
         let (Some(enforcer), Some(network)) = (&mut self.enforcer, self.view.network()) else { return };
         let unfiltered = enforcer.look_at_bridges(network).clone();
         self.report.bridges(&unfiltered);
-        if self.readiness.is_obstructed(self.obstacle(&unfiltered)) {
+        let before = self.readiness.reason().map(str::to_owned);
+        self.readiness.obstacle_is(self.obstacle(&unfiltered));
+        if self.readiness.reason() != before.as_deref() {
             self.say_ready();
         }
     }

@@ -93,19 +93,11 @@ impl Readiness {
         self.unready = obstacle;
     }
 
-    /// This, or nothing, makes rules pointless that are in the kernel, without a pass;
-    /// whether that changes anything.
-    pub(super) fn is_obstructed(&mut self, obstacle: Option<(Unready, String)>) -> bool {
-        let is_obstacle = |(cause, _): &(Unready, String)| matches!(cause, Unready::Ipvs | Unready::Bridge);
-        match &self.unready {
-            // Until that is put right, nothing else counts.
-            Some(unready) if !is_obstacle(unready) => false,
-            unready if *unready == obstacle => false,
-            _ => {
-                self.unready = obstacle;
-                self.expire();
-                true
-            }
+    /// This speaks against being ready now, or nothing that did any more.
+    pub(super) fn obstacle_is(&mut self, obstacle: Option<(Unready, String)>) {
+        if matches!(self.unready, None | Some((Unready::Ipvs | Unready::Bridge, _))) {
+            self.unready = obstacle;
+            self.expire();
         }
     }
 
