@@ -1,11 +1,19 @@
 //! The only place that starts processes: one child, fed by its standard input,
-//! run to its end.
+//! run to its end or, if that does not come, killed.
 
-use std::io::{self, Write};
-use std::os::unix::process::CommandExt;
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
 use std::{env, thread};
+
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
+
+/// How long a child may take. Far longer than to load the largest table, and than
+/// the longest that it waits for the xtables lock.
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// Why a program could not be run at all. That it ran and failed is in
 /// [`Output`], for its caller to judge.
@@ -26,6 +34,14 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// It did not end, and was killed with all that it had started.
+    #[error("{program} had not ended after {limit:?} and was killed; whether it did what it was to do is not known")]
+    Hung {
+        /// The program.
+        program: String,
+        /// For how long it could run.
+        limit: Duration,
+    },
 }
 
 /// How a program ended.
@@ -43,6 +59,10 @@ pub(super) struct Output {
 
 /// Runs a program to its end, with this text as its standard input.
 pub(super) fn run(program: &str, args: &[&str], input: &str) -> Result<Output, Error> {
+    run_within(LIMIT, program, args, input)
+}
+
+fn run_within(limit: Duration, program: &str, args: &[&str], input: &str) -> Result<Output, Error> {
     let failed = |source: io::Error| match source.kind() {
         io::ErrorKind::NotFound => Error::Missing { program: program.to_owned() },
         _ => Error::Run { program: program.to_owned(), source },
@@ -52,7 +72,8 @@ pub(super) fn run(program: &str, args: &[&str], input: &str) -> Result<Output, E
         // Messages are parsed for the failing line.
         .env("LC_ALL", "C")
         // A Ctrl-C at the terminal is for the agent, which finishes its step,
-        // not for a restore in the middle of its lines.
+        // not for a restore in the middle of its lines. And what hangs is killed
+        // with all that it started.
         .process_group(0)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -60,7 +81,37 @@ pub(super) fn run(program: &str, args: &[&str], input: &str) -> Result<Output, E
         .spawn()
         .map_err(failed)?;
     let process = child.id();
-    let stdin = child.stdin.take();
+    let (ended, end) = mpsc::channel::<()>();
+    let (output, was_killed) = thread::scope(|scope| {
+        let watch = scope.spawn(move || {
+            let hangs = end.recv_timeout(limit) == Err(RecvTimeoutError::Timeout);
+            if hangs {
+                kill_group(process);
+            }
+            hangs
+        });
+        let output = communicate(&mut child, input);
+        // Before it is reaped: after that its number may be another process's.
+        drop(ended);
+        let was_killed = watch.join().unwrap_or(true);
+        (output.and_then(|output| Ok((child.wait()?, output))), was_killed)
+    });
+    if was_killed {
+        return Err(Error::Hung { program: program.to_owned(), limit });
+    }
+    let (status, (stdout, stderr)): (ExitStatus, _) = output.map_err(failed)?;
+    Ok(Output {
+        process,
+        code: status.code(),
+        stdout: String::from_utf8_lossy(&stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&stderr).into_owned(),
+    })
+}
+
+/// Feeds a child and takes what it prints until it, and all that it has started,
+/// prints no more and it has ended. It is not reaped.
+fn communicate(child: &mut Child, input: &str) -> io::Result<(Vec<u8>, Vec<u8>)> {
+    let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let output = thread::scope(|scope| {
         // Written beside the reading, or both sides could wait on full pipes.
         scope.spawn(move || {
@@ -68,15 +119,28 @@ pub(super) fn run(program: &str, args: &[&str], input: &str) -> Result<Output, E
             // code and words say more than the broken pipe does.
             stdin.map(|mut stdin| stdin.write_all(input.as_bytes()))
         });
-        child.wait_with_output()
-    })
-    .map_err(failed)?;
-    Ok(Output {
-        process,
-        code: output.status.code(),
-        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-    })
+        let read = |mut pipe: Option<Box<dyn io::Read + Send>>| {
+            let mut bytes = Vec::new();
+            pipe.as_mut().map_or(Ok(0), |pipe| pipe.read_to_end(&mut bytes)).map(|_| bytes)
+        };
+        let words = scope.spawn(move || read(stderr.map(|pipe| Box::new(pipe) as _)));
+        let printed = read(stdout.map(|pipe| Box::new(pipe) as _));
+        let words = words.join().unwrap_or_else(|_| Err(io::Error::other("the thread that read its errors broke off")));
+        Ok::<_, io::Error>((printed?, words?))
+    })?;
+    if let Some(pid) = pid_of(child.id()) {
+        waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT)?;
+    }
+    Ok(output)
+}
+
+fn pid_of(process: u32) -> Option<Pid> {
+    Pid::from_raw(i32::try_from(process).ok()?)
+}
+
+fn kill_group(process: u32) {
+    // Of one that ended a moment ago there is nothing left to kill.
+    let _ = pid_of(process).map(|group| kill_process_group(group, Signal::KILL));
 }
 
 /// Where a program lies on the path, if it does.
@@ -100,6 +164,20 @@ mod tests {
     fn a_child_that_answers_while_it_reads_does_not_hang() {
         let input = "line\n".repeat(1 << 18);
         assert_eq!(run("cat", &[], &input).expect("cat runs").stdout, input);
+    }
+
+    #[test]
+    fn a_child_that_hangs_is_killed_with_its_own_children() {
+        // The grandchild holds the pipes open when the child is gone.
+        let script = "sleep 1000 & echo $! >&2; wait";
+        let limit = Duration::from_millis(200);
+        let error = run_within(limit, "sh", &["-c", script], "").expect_err("it hangs");
+        assert!(matches!(error, Error::Hung { .. }), "{error}");
+        assert!(error.to_string().starts_with("sh had not ended after 200ms and was killed"), "{error}");
+        let error = run_within(limit, "sh", &["-c", "sleep 1000 & exit 0"], "").expect_err("its child hangs");
+        assert!(matches!(error, Error::Hung { .. }), "{error}");
+        let output = run_within(Duration::from_secs(1000), "sh", &["-c", "kill -9 $$"], "").expect("it runs");
+        assert_eq!(output.code, None, "it was killed by itself");
     }
 
     #[test]
