@@ -193,7 +193,11 @@ impl Metrics {
         let mut registry = Registry::with_prefix("npc");
         registry.register("build", "The agent's version", Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]));
         let mut gauge = |name, help, gauge: &Gauge| registry.register(name, help, gauge.clone());
-        gauge("ready", "1 while what the kernel holds is what the policies ask for, as far as heard of", &self.ready);
+        gauge(
+            "ready",
+            "1 while what the policies ask for is proved to be in the kernel, as far as it is known",
+            &self.ready,
+        );
         gauge("policies", "NetworkPolicies in the cluster", &self.policies);
         gauge("rejected_policies", "NetworkPolicies of which a part was not understood", &self.rejected);
         gauge("endpoints", "Pods of this node that policies can select", &self.endpoints);

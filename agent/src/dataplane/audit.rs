@@ -4,9 +4,12 @@
 //! | what | how | noticed within | costs |
 //! |---|---|---|---|
 //! | nft chains, the jump | notifications; then only what they name is listed | the wake of the loop, 0.1 s | nothing while nobody touches them; 3 ms a chain |
-//! | legacy chains, the jump | the table is listed when the xtables lock was used, and in turn | as nft, else 5 s; more in large tables | 5 % of one processor at most |
+//! | legacy chains, the jump | the table is listed when the xtables lock was used, and in turn | as nft, else 5 s; 8 s in large tables | 5 % of one processor; more where one listing takes over 0.4 s |
 //! | sets: gone, emptied, of another kind, more or fewer members | the heads of all sets | 5 s | 2,000 sets with 100,000 members: 30 ms (ipset 7.17) |
 //! | sets: as many members, others | members, 20,000 each time, in turn | 5 s for each 20,000 members | 100,000 members: 0.13 s (ipset 7.17) |
+//!
+//! For a while after something was found all of that is looked at again every 0.1 s,
+//! as far as it takes a fifth of the time at most, but for members ([`Depth::Alert`]).
 //!
 //! Where the kernel tells that it could not tell everything, or tells nothing,
 //! nft chains are listed as legacy ones are. And whatever was heard, they are
@@ -32,7 +35,11 @@ use super::probe;
 /// more often nor less often than these.
 const SHARE: u32 = 20;
 const OFTEN: Duration = Duration::from_secs(4);
-const SELDOM: Duration = Duration::from_secs(60);
+const SELDOM: Duration = Duration::from_secs(8);
+
+/// The same for a while after something was found, when whoever did it may do it
+/// again.
+const ALERT_SHARE: u32 = 4;
 
 /// The same where the kernel tells of every change.
 const TOLD: Duration = Duration::from_secs(10 * 60);
@@ -48,6 +55,9 @@ const FEW: usize = 8;
 pub enum Depth {
     /// What there is news of.
     News,
+    /// That, and the heads of all sets, and tables of which nothing tells: what a
+    /// program that has just undone something of ours would undo again.
+    Alert,
     /// That, and what nobody tells of and is due to be looked at.
     Round,
     /// Everything.
@@ -70,13 +80,16 @@ pub struct Audit {
     pub usurped: Vec<(Family, SetName)>,
     /// Who did it, where that is told.
     pub authors: BTreeSet<Author>,
+    /// The rules were not read, because they were a moment ago, and nothing tells of
+    /// changes.
+    pub rules_unread: bool,
 }
 
 impl Audit {
     /// Whether everything is as it was written.
     #[must_use]
     pub fn is_clean(&self) -> bool {
-        let Self { v4, v6, hooks, strangers, usurped, authors: _ } = self;
+        let Self { v4, v6, hooks, strangers, usurped, authors: _, rules_unread: _ } = self;
         v4.is_empty() && v6.is_empty() && hooks.is_empty() && strangers.is_empty() && usurped.is_empty()
     }
 
@@ -117,6 +130,8 @@ pub(super) struct Auditor {
 struct Reading {
     not_before: Instant,
     at_last: Instant,
+    /// The same while the agent is alert, where nothing tells of changes.
+    alert: Option<Instant>,
 }
 
 impl Auditor {
@@ -144,8 +159,19 @@ impl Auditor {
 
     /// Our chains in a table were read or written just now by other means.
     pub(super) fn is_known(&mut self) {
-        self.reading = None;
+        let now = Instant::now();
+        self.reading = Some(Reading { not_before: now, at_last: now + self.first(), alert: None });
         self.unsure = false;
+    }
+
+    /// Whether every change of rules is told, with its place.
+    fn is_told(&self) -> bool {
+        self.notifications.as_ref().is_some_and(Notifications::tell_what)
+    }
+
+    /// How long after a reading the next one is due at last, where it took no time.
+    fn first(&self) -> Duration {
+        if self.is_told() { TOLD } else { OFTEN }
     }
 
     /// Compares what is due with what was written.
@@ -163,7 +189,11 @@ impl Auditor {
         self.tables(tables, aliases, &news, wanted, depth, &mut audit)?;
         if depth != Depth::News {
             let families: Vec<Family> = tables.iter().map(Iptables::family).collect();
-            let most = if depth == Depth::Whole { usize::MAX } else { MEMBERS };
+            let most = match depth {
+                Depth::Whole => usize::MAX,
+                Depth::Round => MEMBERS,
+                Depth::News | Depth::Alert => 0,
+            };
             self.sets(ipset, aliases, (&families, most), wanted, &mut audit)?;
         }
         Ok(audit)
@@ -179,11 +209,11 @@ impl Auditor {
         depth: Depth,
         audit: &mut Audit,
     ) -> Result<(), Error> {
-        let told = self.notifications.as_ref().is_some_and(Notifications::tell_what);
-        let (now, first) = (Instant::now(), if told { TOLD } else { OFTEN });
-        let reading = *self.reading.get_or_insert(Reading { not_before: now, at_last: now + first });
+        let (told, now, first) = (self.is_told(), Instant::now(), self.first());
+        let reading = *self.reading.get_or_insert(Reading { not_before: now, at_last: now + first, alert: None });
         let is_much = news.touched.values().any(|touched| touched.table || touched.chains.len() > FEW);
-        let is_allowed = is_much || self.unsure && now >= reading.not_before;
+        let is_alert = depth == Depth::Alert && !told && reading.alert.is_none_or(|alert| now >= alert);
+        let is_allowed = is_much || is_alert || self.unsure && now >= reading.not_before;
         if is_allowed || depth == Depth::Whole || depth == Depth::Round && now >= reading.at_last {
             for table in tables {
                 self.whole(table, aliases, wanted.family(table.family()), audit)?;
@@ -192,10 +222,12 @@ impl Auditor {
             debug!(?took, "read our chains, to see whether they are as they were written");
             let pause = took * SHARE;
             let at_last = now + if told { TOLD.max(pause) } else { pause.clamp(OFTEN, SELDOM) };
-            self.reading = Some(Reading { not_before: now + pause.min(SELDOM), at_last });
+            let alert = Some(now + took * (ALERT_SHARE + 1));
+            self.reading = Some(Reading { not_before: now + pause.min(SELDOM), at_last, alert });
             self.unsure = false;
             return Ok(());
         }
+        audit.rules_unread = !told || self.unsure;
         for (family, touched) in &news.touched {
             if let Some(table) = tables.iter().find(|table| table.family() == *family) {
                 self.touched(table, aliases, touched, wanted.family(*family), audit)?;
@@ -232,6 +264,24 @@ impl Auditor {
             }
         }
         Ok(())
+    }
+
+    /// Reads what of a table is ours, to see whether what was just written is there,
+    /// the jump too if it was written.
+    pub(super) fn prove(
+        &self,
+        table: &Iptables,
+        aliases: &Aliases,
+        wanted: &Held,
+        is_hooked: bool,
+    ) -> Result<(), Error> {
+        let mut audit = Audit::default();
+        self.whole(table, aliases, wanted, &mut audit)?;
+        let mut missing: Vec<String> = audit.family(table.family()).chains.keys().map(ToString::to_string).collect();
+        if is_hooked && !audit.hooks.is_empty() {
+            missing.push("the jump from FORWARD".to_owned());
+        }
+        if missing.is_empty() { Ok(()) } else { Err(Error::Unproven(missing)) }
     }
 
     /// Compares a table as a whole.
@@ -326,7 +376,8 @@ impl Auditor {
         let begin = alike.iter().position(is_behind).unwrap_or(0);
         let mut compared = 0;
         for set in alike.iter().cycle().skip(begin).take(alike.len()) {
-            if compared > 0 && compared + set.2.len() > most {
+            // One at least, however large it is, or it would never be compared.
+            if compared + set.2.len() > most && (compared > 0 || most == 0) {
                 break;
             }
             // A set costs something by itself.

@@ -1,13 +1,13 @@
 //! The real kernel, by way of `iptables-restore` and netlink.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use npc_compiler::established::Tuple;
 use npc_compiler::object::Family;
-use npc_compiler::plan::{Held, KernelState, Plan, SetWrite, Step};
+use npc_compiler::plan::{ChainWrites, Held, KernelState, Plan, SetWrite, Step};
 use npc_compiler::program::SetName;
 use rustix::thread::{MembarrierCommand, membarrier};
 use tracing::{debug, info, warn};
@@ -20,7 +20,7 @@ use super::ipset::{self, Ipset, OddSet};
 use super::iptables::{self, Hook, Iptables, Restored};
 use super::notifications::Bell;
 use super::probe::{self, Capabilities};
-use super::{Error, Kernel, cleanup, conntrack, links};
+use super::{Error, Failures, Kernel, cleanup, conntrack, links};
 
 /// Far longer than a packet takes through the rules.
 const PACKET_TIME: Duration = Duration::from_millis(20);
@@ -50,6 +50,9 @@ pub struct Linux {
     restores: Vec<Restored>,
     set_writes: Vec<ipset::Written>,
     ours: BTreeSet<u32>,
+    /// Families to which a child says that it wrote rules, of which the kernel has
+    /// not told; and whether the jump is among what it wrote.
+    unproven: BTreeMap<Family, bool>,
     /// Since when the xtables lock has been found to be held.
     locked: Option<Instant>,
     /// When chains that could not go are tried again, and how long after that.
@@ -83,6 +86,7 @@ impl Linux {
             restores: Vec::new(),
             set_writes: Vec::new(),
             ours: BTreeSet::new(),
+            unproven: BTreeMap::new(),
             locked: None,
             left_due: None,
             left_wait: Duration::ZERO,
@@ -100,12 +104,23 @@ impl Linux {
         self.auditor.notifications().map(|ears| ears.bell()).transpose()
     }
 
-    /// Remembers what was just written as ours.
-    fn wrote(&mut self) {
+    /// Remembers what was just written as ours, and what of it the kernel has not
+    /// confirmed.
+    fn wrote(&mut self, is_hook: bool) {
         for table in &self.tables {
-            self.restores.extend(table.take_restores());
+            let restores = table.take_restores();
+            self.ours.extend(restores.iter().map(|restored| restored.process));
+            for restored in restores.iter().filter(|restored| restored.done) {
+                let confirmed = self
+                    .auditor
+                    .notifications()
+                    .is_some_and(|notifications| notifications.has_committed(restored.process, &self.ours));
+                if !confirmed {
+                    *self.unproven.entry(table.family()).or_default() |= is_hook;
+                }
+            }
+            self.restores.extend(restores);
         }
-        self.ours.extend(self.restores.iter().map(|restored| restored.process));
         if let Some(ears) = self.auditor.notifications() {
             ears.forget_own();
         }
@@ -113,21 +128,21 @@ impl Linux {
 
     /// Notes since when the lock is held, and for how long the first write
     /// after that has waited.
-    fn contended<T>(&mut self, answer: Result<T, Error>) -> Result<T, Error> {
-        match answer {
-            Err(Error::Iptables(iptables::Error::Locked { waited, holder })) => {
+    fn contended(&mut self, failed: &mut Failures) {
+        let mut is_held = false;
+        for error in failed.iter_mut() {
+            if let Error::Iptables(iptables::Error::Locked { waited, .. }) = error {
                 let since = *self.locked.get_or_insert_with(Instant::now);
-                Err(iptables::Error::Locked { waited: since.elapsed().max(waited), holder }.into())
+                *waited = since.elapsed().max(*waited);
+                is_held = true;
             }
-            answer => {
-                if let Some(first) = self.restores.first_mut()
-                    && let Some(since) = self.locked.take()
-                {
-                    first.waited = since.elapsed().saturating_sub(first.took);
-                    info!(waited = ?first.waited, "the xtables lock is free again; the rules are written");
-                }
-                answer
-            }
+        }
+        if !is_held
+            && let Some(first) = self.restores.first_mut()
+            && let Some(since) = self.locked.take()
+        {
+            first.waited = since.elapsed().saturating_sub(first.took);
+            info!(waited = ?first.waited, "the xtables lock is free again; the rules are written");
         }
     }
 
@@ -154,36 +169,52 @@ impl Linux {
         Ok(())
     }
 
-    fn write(&mut self, step: &Step) -> Result<(), Error> {
-        let begun = Instant::now();
+    /// Carries a step out in the families that have not failed.
+    fn write(&mut self, step: &Step, failed: &mut Failures) {
         match step {
             Step::Sets(writes) => {
-                let writes: Vec<_> = writes
-                    .iter()
-                    .filter(|write| self.concerns_us(write))
-                    .map(|write| self.aliases.write(write))
-                    .collect();
-                let writes: Vec<&SetWrite> = writes.iter().map(AsRef::as_ref).collect();
-                let written = write_sets(&mut self.ipset, &writes);
-                if !writes.is_empty() {
-                    self.set_writes.push(ipset::Written { took: begun.elapsed(), done: written.is_ok() });
+                let families: Vec<Family> = self.tables.iter().map(Iptables::family).collect();
+                for family in families.into_iter().filter(|family| !failed.contains(*family)).collect::<Vec<_>>() {
+                    let written = self.write_sets(family, writes);
+                    failed.take(family, written);
                 }
-                self.auditor.left_sets.extend(written?);
-                debug!(writes = writes.len(), took = ?begun.elapsed(), "wrote sets");
             }
-            Step::Chains(family, writes) => {
-                let Some(table) = self.table(*family) else { return Ok(()) };
-                let stuck = table.write(&self.aliases.chains(writes))?;
-                for (chain, error) in stuck {
-                    warn!(%family, %chain, %error, "a chain that is not needed any more cannot go; it is empty");
-                    self.auditor.left_chains.insert((*family, chain));
-                    (self.left_due, self.left_wait) = (None, Duration::ZERO);
-                }
-                let (replaced, deleted) = (writes.replace.len(), writes.delete.len());
-                debug!(%family, replaced, deleted, took = ?begun.elapsed(), "wrote chains");
+            Step::Chains(family, writes) if !failed.contains(*family) => {
+                let written = self.write_chains(*family, writes);
+                self.wrote(false);
+                failed.take(*family, written);
             }
+            Step::Chains(..) => {}
             Step::Grace => grace(),
         }
+    }
+
+    fn write_sets(&mut self, family: Family, writes: &[SetWrite]) -> Result<(), Error> {
+        let begun = Instant::now();
+        let of_family = |write: &&SetWrite| SetName::ours(write.set().as_str()).is_some_and(|(_, of)| of == family);
+        let writes: Vec<_> = writes.iter().filter(of_family).map(|write| self.aliases.write(write)).collect();
+        if writes.is_empty() {
+            return Ok(());
+        }
+        let writes: Vec<&SetWrite> = writes.iter().map(AsRef::as_ref).collect();
+        let written = write_sets(&mut self.ipset, &writes);
+        self.set_writes.push(ipset::Written { took: begun.elapsed(), done: written.is_ok() });
+        self.auditor.left_sets.extend(written?);
+        debug!(%family, writes = writes.len(), took = ?begun.elapsed(), "wrote sets");
+        Ok(())
+    }
+
+    fn write_chains(&mut self, family: Family, writes: &ChainWrites) -> Result<(), Error> {
+        let begun = Instant::now();
+        let Some(table) = self.table(family) else { return Ok(()) };
+        let stuck = table.write(&self.aliases.chains(writes))?;
+        for (chain, error) in stuck {
+            warn!(%family, %chain, %error, "a chain that is not needed any more cannot go; it is empty");
+            self.auditor.left_chains.insert((family, chain));
+            (self.left_due, self.left_wait) = (None, Duration::ZERO);
+        }
+        let (replaced, deleted) = (writes.replace.len(), writes.delete.len());
+        debug!(%family, replaced, deleted, took = ?begun.elapsed(), "wrote chains");
         Ok(())
     }
 
@@ -214,7 +245,7 @@ impl Linux {
         // Nobody waits for these, so they are no failures of writes.
         let restores: Vec<Restored> = self.tables.iter().flat_map(Iptables::take_restores).collect();
         self.ours.extend(restores.iter().map(|restored| restored.process));
-        self.wrote();
+        self.wrote(false);
     }
 
     /// The packet filter that it writes to.
@@ -271,31 +302,24 @@ impl Linux {
     fn table(&self, family: Family) -> Option<&Iptables> {
         self.tables.iter().find(|table| table.family() == family)
     }
-
-    /// Sets are of use only in a family that the kernel has.
-    fn concerns_us(&self, write: &SetWrite) -> bool {
-        SetName::ours(write.set().as_str()).is_some_and(|(_, family)| self.table(family).is_some())
-    }
 }
 
 impl Kernel for Linux {
-    fn probe(&mut self) -> Result<Capabilities, Error> {
+    fn probe_each(&mut self, failed: &mut Failures) -> Option<Capabilities> {
         let begun = Instant::now();
-        let asked = probe::probe(&self.tables, &mut self.ipset);
-        self.wrote();
-        let capabilities = self.contended(asked)?;
-        for missing in &capabilities.missing {
+        let capabilities = probe::probe(&self.tables, &mut self.ipset, failed);
+        self.wrote(false);
+        self.contended(failed);
+        // What was written for the asking is gone again.
+        self.unproven.clear();
+        for missing in capabilities.iter().flat_map(|capabilities| &capabilities.missing) {
             warn!("this kernel lacks {missing}");
         }
-        debug!(bpf = capabilities.bpf, took = ?begun.elapsed(), "asked the kernel what it can do");
-        Ok(capabilities)
+        debug!(bpf = capabilities.as_ref().is_some_and(|it| it.bpf), took = ?begun.elapsed(), "asked the kernel what it can do");
+        capabilities
     }
 
-    fn read(&mut self) -> Result<KernelState, Error> {
-        self.read_for(&KernelState::default())
-    }
-
-    fn read_for(&mut self, wanted: &KernelState) -> Result<KernelState, Error> {
+    fn read_each(&mut self, wanted: &KernelState, failed: &mut Failures) -> Result<KernelState, Error> {
         let begun = Instant::now();
         let mut sets = self.ipset.read()?;
         for (there, wanted) in [(&mut sets.v4, &wanted.v4), (&mut sets.v6, &wanted.v6)] {
@@ -313,7 +337,10 @@ impl Kernel for Linux {
             v6: Held { sets: sets.v6, ..Held::default() },
         };
         for table in &self.tables {
-            let chains = table.chains()?;
+            if failed.contains(table.family()) {
+                continue;
+            }
+            let Some(chains) = failed.take(table.family(), table.chains()) else { continue };
             match table.family() {
                 Family::V4 => state.v4.chains = chains,
                 Family::V6 => state.v6.chains = chains,
@@ -324,17 +351,51 @@ impl Kernel for Linux {
         self.auditor.is_known();
         // What could not go is there again, and to go again.
         self.auditor.left_chains.clear();
+        // What was written before counts only as far as it was found now.
+        self.unproven.clear();
         debug!(took = ?begun.elapsed(), "read what the kernel holds");
         Ok(state)
     }
 
-    fn apply(&mut self, plan: &Plan) -> Result<Instant, Error> {
+    fn apply_each(&mut self, plan: &Plan, failed: &mut Failures) -> Instant {
         let (enforcing, clearing) = plan.steps.split_at(plan.enforced_by());
-        let written = enforcing.iter().try_for_each(|step| self.write(step));
+        enforcing.iter().for_each(|step| self.write(step, failed));
         let enforced = Instant::now();
-        let written = written.and_then(|()| clearing.iter().try_for_each(|step| self.write(step)));
-        self.wrote();
-        self.contended(written.map(|()| enforced))
+        clearing.iter().for_each(|step| self.write(step, failed));
+        self.contended(failed);
+        enforced
+    }
+
+    fn hook_each(&mut self, failed: &mut Failures) -> Vec<(Family, Hook)> {
+        let mut found = Vec::new();
+        for table in &self.tables {
+            let family = table.family();
+            if failed.contains(family) {
+                continue;
+            }
+            match table.put_hook_first() {
+                Ok(hook) => found.push((family, hook)),
+                Err(error @ iptables::Error::Locked { .. }) => failed.add(family, error.into()),
+                Err(error) => failed.add(family, Error::Unhooked(Box::new(error.into()))),
+            }
+        }
+        self.wrote(true);
+        self.contended(failed);
+        if !self.alone && failed.is_empty() {
+            self.leave_other_backend();
+        }
+        found
+    }
+
+    fn prove(&mut self, wanted: &KernelState, failed: &mut Failures) {
+        for (family, is_hooked) in std::mem::take(&mut self.unproven) {
+            let Some(table) = self.tables.iter().find(|table| table.family() == family) else { continue };
+            if failed.contains(family) {
+                continue;
+            }
+            let proof = self.auditor.prove(table, &self.aliases, wanted.family(family), is_hooked);
+            failed.take(family, proof);
+        }
     }
 
     fn set_group(&mut self, links: &[u32], group: u32) -> Result<(), Error> {
@@ -348,21 +409,12 @@ impl Kernel for Linux {
         if let Some(ears) = self.auditor.notifications() {
             ears.forget_own();
         }
-        match waited {
-            Ok(()) => Ok(()),
-            Err(error) => self.contended(Err(error.into())),
-        }
-    }
-
-    fn put_hook_first(&mut self) -> Result<Vec<(Family, Hook)>, Error> {
-        let put = self.tables.iter().map(|table| Ok((table.family(), table.put_hook_first()?)));
-        let found: Result<_, Error> = put.collect();
-        self.wrote();
-        let found = self.contended(found)?;
-        if !self.alone {
-            self.leave_other_backend();
-        }
-        Ok(found)
+        let Err(error) = waited else { return Ok(()) };
+        let mut failed = Failures::default();
+        // The families have one lock.
+        failed.add(Family::V4, error.into());
+        self.contended(&mut failed);
+        failed.into_first()
     }
 
     fn audit(&mut self, wanted: &KernelState, depth: Depth) -> Result<Audit, Error> {

@@ -4,6 +4,7 @@
 //! ```text
 //! backend  which iptables             probe    what this kernel can do
 //!    └─▶ iptables, ipset ─▶ linux ────────▶ the Kernel that the agent writes to
+//!              │              └─ failures    what of it failed, by family
 //!              ├──────────▶ counters          what it counted of denied packets
 //!              ├──────────▶ cleanup      ▲     network  addresses, links, routes
 //!              │              conntrack ─┤
@@ -30,6 +31,7 @@ pub mod backend;
 pub mod cleanup;
 pub mod conntrack;
 pub mod counters;
+mod failures;
 pub mod ipset;
 pub mod iptables;
 pub mod links;
@@ -41,50 +43,85 @@ pub mod probe;
 mod process;
 pub mod surroundings;
 
+pub use failures::Failures;
 pub use linux::Linux;
 
 /// A kernel that holds rules of ours: the real one, or one that records.
 ///
+/// What fails in one family is noted with it ([`Failures`]), and the other goes on.
+/// What the kernel holds of a family that failed is unknown, and has to be read
+/// before the next plan.
+///
 /// Calls block; callers keep them off the tasks that must stay awake.
 pub trait Kernel: Send + 'static {
-    /// Asks what it can do, before anything else is asked of it. What is
-    /// missing and can be worked around is logged.
-    ///
-    /// # Errors
-    /// If it lacks what policies need, or cannot be asked.
-    fn probe(&mut self) -> Result<probe::Capabilities, Error>;
+    /// Asks what it can do, before anything else is asked of it; nothing if it
+    /// cannot be asked in any family. What is missing and can be worked around is
+    /// logged; a family that lacks what policies need has failed.
+    fn probe_each(&mut self, failed: &mut Failures) -> Option<probe::Capabilities>;
 
-    /// What it holds of ours. Costly; once at the start and after a failure.
+    /// What it holds of ours in the families that have not failed; costly, at the
+    /// start and after a failure. Makes room where sets of another kind have the
+    /// names of wanted ones.
     ///
     /// # Errors
-    /// If it cannot be read.
-    fn read(&mut self) -> Result<KernelState, Error>;
-
-    /// The same, and makes room where sets of another kind have the names of
-    /// wanted ones.
-    ///
-    /// # Errors
-    /// As [`Kernel::read`].
-    fn read_for(&mut self, wanted: &KernelState) -> Result<KernelState, Error> {
-        let _ = wanted;
-        self.read()
-    }
+    /// If the sets cannot be read, which come for both families at once.
+    fn read_each(&mut self, wanted: &KernelState, failed: &mut Failures) -> Result<KernelState, Error>;
 
     /// Carries a plan out, step by step, and answers when every first packet of
     /// a flow began to get the new verdict: [`Plan::enforced_by`] so many steps,
-    /// which may be long before the last one.
-    ///
-    /// # Errors
-    /// At the first step that fails. What the kernel holds then is unknown, and
-    /// has to be read before the next plan.
-    fn apply(&mut self, plan: &Plan) -> Result<Instant, Error>;
+    /// which may be long before the last one. A family stops at the first step
+    /// that fails in it.
+    fn apply_each(&mut self, plan: &Plan, failed: &mut Failures) -> Instant;
 
     /// Puts the jump to our chains first in FORWARD, in each family, and
     /// answers where it was. Our chains have to be there.
+    fn hook_each(&mut self, failed: &mut Failures) -> Vec<(Family, iptables::Hook)>;
+
+    /// Reads back what was written since this was called last and the kernel has
+    /// not confirmed by itself; a family in which that is not as wanted has failed.
+    /// That a program which was to write it said so is no proof.
+    fn prove(&mut self, wanted: &KernelState, failed: &mut Failures);
+
+    /// As [`Kernel::probe_each`].
     ///
     /// # Errors
-    /// If FORWARD cannot be read or written.
-    fn put_hook_first(&mut self) -> Result<Vec<(Family, iptables::Hook)>, Error>;
+    /// If a family failed.
+    fn probe(&mut self) -> Result<probe::Capabilities, Error> {
+        let mut failed = Failures::default();
+        let capabilities = self.probe_each(&mut failed);
+        failed.into_result()?;
+        Ok(capabilities.unwrap_or_default())
+    }
+
+    /// What it holds of ours.
+    ///
+    /// # Errors
+    /// If it cannot be read, in either family.
+    fn read(&mut self) -> Result<KernelState, Error> {
+        let mut failed = Failures::default();
+        let state = self.read_each(&KernelState::default(), &mut failed)?;
+        failed.into_result().map(|()| state)
+    }
+
+    /// As [`Kernel::apply_each`].
+    ///
+    /// # Errors
+    /// If a family failed.
+    fn apply(&mut self, plan: &Plan) -> Result<Instant, Error> {
+        let mut failed = Failures::default();
+        let enforced = self.apply_each(plan, &mut failed);
+        failed.into_result().map(|()| enforced)
+    }
+
+    /// As [`Kernel::hook_each`].
+    ///
+    /// # Errors
+    /// If a family failed.
+    fn put_hook_first(&mut self) -> Result<Vec<(Family, iptables::Hook)>, Error> {
+        let mut failed = Failures::default();
+        let found = self.hook_each(&mut failed);
+        failed.into_result().map(|()| found)
+    }
 
     /// Looks whether it still holds of ours what was written last; not before it
     /// was read or written once.
@@ -148,6 +185,19 @@ pub enum Error {
     /// Something without which no policy can be enforced.
     #[error("this kernel cannot enforce policies: it lacks {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Lacks(Vec<probe::Missing>),
+    /// The jump to our chains is not, or may not be, in its place: what else we
+    /// wrote, no packet meets.
+    #[error("the jump from FORWARD to our chains cannot be put in its place")]
+    Unhooked(#[source] Box<Error>),
+    /// What was written is not there.
+    #[error(
+        "it was written and is not in the kernel: {}; the program that was to write it did not, or another program \
+         undid it at once. All of it is read and written again", .0.join(", ")
+    )]
+    Unproven(Vec<String>),
+    /// Something failed, in one family or in both.
+    #[error("{0}")]
+    Families(Failures),
 }
 
 impl Error {
@@ -155,6 +205,27 @@ impl Error {
     /// wrong then; it may be tried again soon, and sets can be written.
     #[must_use]
     pub fn is_contention(&self) -> bool {
-        matches!(self, Self::Iptables(iptables::Error::Locked { .. }))
+        match self {
+            Self::Iptables(iptables::Error::Locked { .. }) => true,
+            Self::Unhooked(error) => error.is_contention(),
+            Self::Families(failed) => failed.iter().all(|(_, error)| error.is_contention()),
+            _ => false,
+        }
+    }
+
+    /// Whether one family is enforced as it should be although the other failed.
+    #[must_use]
+    pub fn is_of_one_family(&self) -> bool {
+        matches!(self, Self::Families(failed) if !failed.is_of_all())
+    }
+
+    /// Whether a jump to our chains is known to be missing, or not to be first.
+    #[must_use]
+    pub fn is_unhooked(&self) -> bool {
+        match self {
+            Self::Unhooked(_) => true,
+            Self::Families(failed) => failed.iter().any(|(_, error)| error.is_unhooked()),
+            _ => false,
+        }
     }
 }

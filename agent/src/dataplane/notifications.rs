@@ -111,6 +111,9 @@ pub struct Notifications {
     buffer: Vec<u8>,
     /// The commit that has not ended yet.
     open: Commit,
+    /// What came while a commit of our own was waited for, and which of those came.
+    news: News,
+    own: BTreeSet<u32>,
 }
 
 /// What was heard of a commit.
@@ -129,7 +132,8 @@ impl Notifications {
             Backend::Nft => nf_tables()?,
             Backend::Legacy => lock_file()?,
         };
-        Ok(Self { backend, fd, buffer: vec![0; BUFFER], open: Commit::default() })
+        let (open, news, own) = Default::default();
+        Ok(Self { backend, fd, buffer: vec![0; BUFFER], open, news, own })
     }
 
     /// Whether it is told what was changed, and not only that something was.
@@ -149,9 +153,24 @@ impl Notifications {
     /// wrote for us.
     pub fn take(&mut self, ours: &BTreeSet<u32>) -> News {
         match self.backend {
-            Backend::Nft => self.take_commits(ours),
+            Backend::Nft => {
+                self.receive(ours);
+                self.own.clear();
+                std::mem::take(&mut self.news)
+            }
             Backend::Legacy => News { unsure: self.drain() > 0, ..News::default() },
         }
+    }
+
+    /// Whether the kernel has told of a commit by this process of ours that changed
+    /// what is ours. It does so before the process ends. A commit that changes
+    /// nothing is not told of; nor is one known to be ours if another program in this
+    /// network namespace had the process's number for its netlink socket.
+    pub(super) fn has_committed(&mut self, process: u32, ours: &BTreeSet<u32>) -> bool {
+        if self.backend == Backend::Nft {
+            self.receive(ours);
+        }
+        self.own.contains(&process)
     }
 
     /// With legacy, lets pass what has been heard: our own command closed the
@@ -171,8 +190,9 @@ impl Notifications {
         heard
     }
 
-    fn take_commits(&mut self, ours: &BTreeSet<u32>) -> News {
-        let mut news = News::default();
+    /// Takes in what has come.
+    fn receive(&mut self, ours: &BTreeSet<u32>) {
+        let mut news = std::mem::take(&mut self.news);
         let mut buffer = std::mem::take(&mut self.buffer);
         loop {
             match retry_on_intr(|| recv(&self.fd, &mut buffer[..], RecvFlags::DONTWAIT)) {
@@ -187,7 +207,7 @@ impl Notifications {
             }
         }
         self.buffer = buffer;
-        news
+        self.news = news;
     }
 
     /// Takes in the messages of one datagram.
@@ -203,8 +223,11 @@ impl Notifications {
                 let body = message.payload();
                 if kind == message::GENERATION {
                     let commit = std::mem::take(&mut self.open);
-                    if !ours.contains(&message.port_number()) {
+                    let process = message.port_number();
+                    if !ours.contains(&process) {
                         commit.tell(Author::read(body), news);
+                    } else if !commit.touched.is_empty() {
+                        self.own.insert(process);
                     }
                 } else {
                     self.open.hear(kind, body);
@@ -359,12 +382,28 @@ mod tests {
             fd: fd.expect("a socket"),
             buffer: Vec::new(),
             open: Commit::default(),
+            news: News::default(),
+            own: BTreeSet::new(),
         };
         let mut news = News::default();
         for datagram in datagrams {
             ears.hear(datagram, &BTreeSet::from([7]), &mut news);
         }
+        assert!(ears.own.iter().all(|process| *process == 7), "another's commit is no proof of ours");
         news
+    }
+
+    #[test]
+    fn a_commit_of_ours_is_proof_once_it_has_ended_and_only_if_it_changed_something() {
+        let mut ears = Notifications::open(Backend::Nft).expect("a socket");
+        let ours = BTreeSet::from([7, 8]);
+        let mut hear = |bytes: &[u8]| {
+            ears.hear(bytes, &ours, &mut News::default());
+            ears.own.clone()
+        };
+        assert_eq!(hear(&generation(8)), BTreeSet::new(), "it changed nothing");
+        assert_eq!(hear(&rule(b"filter\0", b"NPC-X\0", 7)), BTreeSet::new(), "it has not ended");
+        assert_eq!(hear(&generation(7)), BTreeSet::from([7]));
     }
 
     #[test]

@@ -12,12 +12,12 @@ use npc_compiler::plan::SetWrite;
 use npc_compiler::program::{ChainName, Match, Rule, SetField, SetKind, SetName, Target};
 use npc_compiler::text::rule_line;
 
-use super::Error;
 use super::ipset::{self, Ipset};
 use super::iptables::{self, Iptables};
+use super::{Error, Failures};
 
 /// What a kernel can do, beyond what every one can that we run on.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Capabilities {
     /// `-m bpf` works in every family, so one rule serves the self traffic of
     /// all pods, and one the errors that they send.
@@ -181,48 +181,55 @@ fn scratch_set(family: Family, kind: SetKind) -> SetName {
     SetName::new(family, suffix)
 }
 
-/// Asks the kernel for everything that programs use.
-///
-/// # Errors
-/// If something is missing without which policies cannot be enforced, or
-/// nothing can be asked.
-pub fn probe(tables: &[Iptables], ipset: &mut Ipset) -> Result<Capabilities, Error> {
-    let mut capabilities =
-        Capabilities { bpf: true, lacks: Lacks::default(), missing: Vec::new(), no_log: None, no_anti_spoof: None };
-    let mut fatal = Vec::new();
+/// Asks the kernel for everything that programs use; nothing if that is possible
+/// in no family. A family that lacks what policies need, or cannot be asked, has
+/// failed.
+pub(super) fn probe(tables: &[Iptables], ipset: &mut Ipset, failed: &mut Failures) -> Option<Capabilities> {
+    let mut capabilities = Capabilities { bpf: true, ..Capabilities::default() };
+    let mut asked = false;
     for table in tables {
-        let known = fatal.len();
-        let sets = Sets::create(ipset, table.family(), &mut fatal)?;
-        capabilities.no_anti_spoof = capabilities.no_anti_spoof.or_else(|| sets.lacks_interfaces.clone());
-        // Without sets there is no asking for the match.
-        if fatal.len() == known {
-            for (question, why) in ask(table, questions(table.family(), &sets))? {
-                let missing = Missing { family: table.family(), what: question.what.to_owned(), why };
-                match question.lack {
-                    Lack::Fatal => fatal.push(missing),
-                    Lack::Bpf => {
-                        capabilities.bpf = false;
-                        capabilities.missing.push(missing);
-                    }
-                    Lack::HopLimit => {
-                        capabilities.lacks.hop_limit = true;
-                        capabilities.missing.push(missing);
-                    }
-                    Lack::Length => {
-                        capabilities.lacks.length = true;
-                        capabilities.missing.push(missing);
-                    }
-                    Lack::DeviceGroup => {
-                        capabilities.lacks.device_group = true;
-                        capabilities.missing.push(missing);
-                    }
-                    Lack::Log => capabilities.no_log = Some(missing),
-                    Lack::AntiSpoof => capabilities.no_anti_spoof = Some(missing),
-                }
-            }
+        let answer = probe_family(table, ipset, &capabilities);
+        if let Some(with_this) = failed.take(table.family(), answer) {
+            (capabilities, asked) = (with_this, true);
         }
-        sets.destroy(ipset)?;
     }
+    asked.then_some(capabilities)
+}
+
+/// What kernels can do that can do what was found before, and what this family can.
+fn probe_family(table: &Iptables, ipset: &mut Ipset, before: &Capabilities) -> Result<Capabilities, Error> {
+    let mut capabilities = before.clone();
+    let mut fatal = Vec::new();
+    let sets = Sets::create(ipset, table.family(), &mut fatal)?;
+    capabilities.no_anti_spoof = capabilities.no_anti_spoof.or_else(|| sets.lacks_interfaces.clone());
+    // Without sets there is no asking for the match.
+    let answers = if fatal.is_empty() { ask(table, questions(table.family(), &sets)) } else { Ok(Vec::new()) };
+    sets.destroy(ipset)?;
+    for (question, why) in answers? {
+        let missing = Missing { family: table.family(), what: question.what.to_owned(), why };
+        match question.lack {
+            Lack::Fatal => fatal.push(missing),
+            Lack::Bpf => {
+                capabilities.bpf = false;
+                capabilities.missing.push(missing);
+            }
+            Lack::HopLimit => {
+                capabilities.lacks.hop_limit = true;
+                capabilities.missing.push(missing);
+            }
+            Lack::Length => {
+                capabilities.lacks.length = true;
+                capabilities.missing.push(missing);
+            }
+            Lack::DeviceGroup => {
+                capabilities.lacks.device_group = true;
+                capabilities.missing.push(missing);
+            }
+            Lack::Log => capabilities.no_log = Some(missing),
+            Lack::AntiSpoof => capabilities.no_anti_spoof = Some(missing),
+        }
+    }
+    // What a family lacks counts only if it can be enforced.
     if fatal.is_empty() { Ok(capabilities) } else { Err(Error::Lacks(fatal)) }
 }
 

@@ -10,9 +10,12 @@ use tokio::task::{self, JoinError};
 use tokio::time::{self, Instant, MissedTickBehavior};
 use tracing::{error, info, warn};
 
+use super::alert::Alert;
 use super::denied::DeniedFlows;
+use super::drift;
+use super::bridges::UnfilteredBridge;
 use super::enforcer::Enforcer;
-use super::ready::ReadyFile;
+use super::ready::{Readiness, ReadyFile, UNPROVEN, Unready};
 use super::report::Report;
 use super::takeover::{AzureNpm, Takeover};
 use super::view::View;
@@ -30,14 +33,19 @@ use crate::status::{AgentStatus, Shared};
 /// How long the first retry after a failure waits, and the longest that one
 /// ever waits; each waits twice as long as the one before.
 const FIRST_RETRY: Duration = Duration::from_millis(250);
-const LAST_RETRY: Duration = Duration::from_secs(10);
+const LAST_RETRY: Duration = Duration::from_secs(5);
+
+/// A try waits at least this many times as long as the one before it took, up to a
+/// limit: one that hung took long, and cost nothing.
+const RETRY_SHARE: u32 = 4;
+const LONGEST_SHARE: Duration = Duration::from_secs(10);
 
 /// The longest that one waits while somebody holds the xtables lock.
 const LOCK_RETRY: Duration = Duration::from_secs(1);
 
 /// How often the kernel is looked over for what others did to what is ours, and
 /// nobody tells of.
-const AUDIT: Duration = Duration::from_secs(5);
+pub(super) const AUDIT: Duration = Duration::from_secs(5);
 
 /// What can happen to an agent.
 #[derive(Debug)]
@@ -172,17 +180,22 @@ pub async fn run<K: Kernel>(
                 agent.absorb().await?;
             }
             () = time::sleep_until(agent.due.unwrap_or_else(Instant::now)), if agent.due.is_some() => {
-                let ready = agent.pass().await?;
+                agent.pass().await?;
                 if agent.settings.once {
-                    return if ready { Ok(()) } else { Err(Error::Ipvs) };
+                    return if agent.ipvs { Err(Error::Ipvs) } else { Ok(()) };
                 }
             }
-            () = std::future::ready(()), if agent.touched && agent.in_sync => agent.audit(Depth::News).await?,
+            () = time::sleep_until(agent.alert.not_before()), if agent.touched => agent.audit(Depth::News).await?,
+            () = time::sleep_until(agent.alert.due().unwrap_or_else(Instant::now)), if agent.alert.due().is_some() =>
+                agent.audit(Depth::Alert).await?,
+            () = time::sleep_until(agent.readiness.expires().unwrap_or_else(Instant::now)),
+                if agent.readiness.expires().is_some() => agent.expire(),
             _ = audit.tick() => {
                 agent.report.lost_lines();
                 agent.look_at_bridges();
+                // Also while writes fail, and while changes wait for the next pass.
+                agent.audit(Depth::Round).await?;
                 if agent.in_sync {
-                    agent.audit(Depth::Round).await?;
                     agent.take_over().await?;
                     agent.retire();
                     agent.report.tell_spoofable();
@@ -202,6 +215,8 @@ struct Agent<K> {
     enforcer: Option<Enforcer<K>>,
     view: View,
     ready: ReadyFile,
+    readiness: Readiness,
+    alert: Alert,
     takeover: Option<Takeover>,
     /// How often the cluster was heard to have changed.
     generation: u64,
@@ -216,6 +231,12 @@ struct Agent<K> {
     touched: bool,
     /// It is only that somebody holds the xtables lock.
     contended: bool,
+    /// One family is as it should be, and the other failed.
+    halved: bool,
+    /// How long the last pass took.
+    took: Duration,
+    /// The agent was said to be ready.
+    was_ready: bool,
     denied: DeniedFlows,
     ipvs: bool,
     misnamed: bool,
@@ -227,6 +248,8 @@ impl<K: Kernel> Agent<K> {
             enforcer: Some(enforcer),
             view: View::default(),
             ready: ReadyFile::new(settings.ready_file.clone()).map_err(Error::Ready)?,
+            readiness: Readiness::new(),
+            alert: Alert::default(),
             takeover: Some(Takeover::new(settings.azure_npm, &settings.node)),
             report: Report::new(&settings),
             settings,
@@ -236,6 +259,9 @@ impl<K: Kernel> Agent<K> {
             in_sync: false,
             touched: false,
             contended: false,
+            halved: false,
+            took: Duration::ZERO,
+            was_ready: false,
             denied: DeniedFlows::default(),
             ipvs: false,
             misnamed: false,
@@ -279,6 +305,8 @@ impl<K: Kernel> Agent<K> {
             if self.contended {
                 // Members of sets need no lock.
                 self.due = Some(Instant::now());
+            } else if self.halved {
+                self.hurry();
             }
         }
         true
@@ -320,54 +348,128 @@ impl<K: Kernel> Agent<K> {
         if changes.is_empty() { Ok(()) } else { self.blocking(|enforcer| enforcer.hear(changes)).await }
     }
 
-    /// Runs one pass, and says whether the agent is ready then.
-    async fn pass(&mut self) -> Result<bool, Error> {
+    /// How long the next try waits because of what the last one cost.
+    fn pause(&self) -> Duration {
+        (self.took * RETRY_SHARE).min(LONGEST_SHARE)
+    }
+
+    /// Has a try that is due come earlier, though not at once: it reads everything.
+    fn hurry(&mut self) {
+        let soon = Instant::now() + FIRST_RETRY.max(self.pause());
+        self.due = self.due.map(|due| due.min(soon));
+    }
+
+    /// Runs one pass.
+    async fn pass(&mut self) -> Result<(), Error> {
         self.due = None;
         let Some((changes, network)) = self.view.take() else {
             let words = || misnamed(&self.settings.node, self.view.other_nodes());
-            return if self.settings.once { Err(Error::Misnamed(words())) } else { Ok(false) };
+            return if self.settings.once { Err(Error::Misnamed(words())) } else { Ok(()) };
         };
+        let begun = Instant::now();
         let network = network.clone();
         let work = move |enforcer: &mut Enforcer<K>| {
             enforcer.hear(changes);
             enforcer.pass(&network)
         };
-        match self.blocking(work).await? {
+        let passed = self.blocking(work).await?;
+        self.took = begun.elapsed();
+        match passed {
             Ok(pass) => {
+                if self.retry > FIRST_RETRY {
+                    // What made it fail may go on.
+                    self.alert.found(self.took);
+                }
                 self.retry = FIRST_RETRY;
                 self.in_sync = true;
-                self.contended = false;
+                (self.contended, self.halved) = (false, false);
+                self.ipvs = self.view.has_ipvs();
+                self.readiness.passed(begun, self.obstacle(&pass.unfiltered_bridges));
                 // Who reads of it in the log finds the ready file there.
-                let ready = self.say_ready();
+                self.say_ready();
                 self.report.passed(&pass, self.generation);
-                Ok(ready)
             }
-            Err(error) if self.settings.once => Err(error.into()),
+            Err(error) if self.settings.once => return Err(error.into()),
             Err(error) => {
-                self.failed(&error);
-                Ok(false)
+                let words = self.failed(&error);
+                self.readiness.pass_failed(begun, error.is_unhooked(), &words);
+                self.say_ready();
             }
         }
+        Ok(())
     }
 
-    /// Looks whether others changed what is ours, and puts it right.
-    async fn audit(&mut self, depth: Depth) -> Result<(), Error> {
-        self.touched = false;
-        let audited = self.blocking(move |enforcer| enforcer.audit(depth)).await?;
-        if let Ok(Some(repair)) = &audited {
-            self.report.drifted(repair);
+    /// What makes rules that are in the kernel pointless.
+    fn obstacle(&self, unfiltered: &BTreeSet<UnfilteredBridge>) -> Option<(Unready, String)> {
+        if self.ipvs {
+            return Some((Unready::Ipvs, IPVS.to_owned()));
         }
-        match audited.and_then(|repair| repair.map(|repair| repair.repaired).transpose()) {
-            Ok(None) => {}
-            Ok(Some(writes)) => {
-                info!(%writes, "what others changed is as it was");
+        let UnfilteredBridge { bridge, family, .. } = unfiltered.iter().find(|bridge| bridge.evades_policies())?;
+        let words = format!(
+            "pods that policies isolate reach each other over the bridge {bridge} past iptables ({family}): load \
+             br_netfilter and set net.bridge.bridge-nf-call-iptables and -ip6tables to 1"
+        );
+        Some((Unready::Bridge, words))
+    }
+
+    /// Becomes unready for what was not put right in time.
+    fn expire(&mut self) {
+        self.readiness.expire();
+        self.say_ready();
+    }
+
+    /// Looks whether others changed what is ours, and puts it right. Where nothing is
+    /// known of the kernel, because writing or reading it failed, the next try does
+    /// that; if there is news it comes soon.
+    async fn audit(&mut self, depth: Depth) -> Result<(), Error> {
+        let has_news = std::mem::take(&mut self.touched);
+        let begun = Instant::now();
+        let work = move |enforcer: &mut Enforcer<K>| {
+            let audited = enforcer.audit(depth);
+            (audited, enforcer.is_in_sync(), enforcer.is_proved())
+        };
+        let (audited, is_in_sync, is_proved) = self.blocking(work).await?;
+        let took = begun.elapsed();
+        if is_proved {
+            self.readiness.proved(begun);
+        }
+        let repair = match audited {
+            Ok(None) => {
+                self.alert.found_nothing(depth, took);
+                if has_news && !is_in_sync {
+                    self.hurry();
+                }
+                return Ok(());
+            }
+            Ok(Some(repair)) => repair,
+            Err(error) => {
+                self.audit_failed(&error, false);
+                return Ok(());
+            }
+        };
+        self.alert.found(took);
+        self.report.drifted(&repair);
+        let is_unhooked = repair.count(drift::Kind::Hook) > 0;
+        match repair.repaired {
+            Ok(writes) => {
+                if let Some(writes) = writes {
+                    info!(%writes, "what others changed is as it was");
+                }
                 // Flows that came into being meanwhile are judged.
                 self.in_sync = false;
                 self.due = Some(Instant::now());
             }
-            Err(error) => self.failed(&error),
+            Err(error) => {
+                self.audit_failed(&error, is_unhooked);
+            }
         }
         Ok(())
+    }
+
+    fn audit_failed(&mut self, error: &dataplane::Error, is_unhooked: bool) {
+        let words = self.failed(error);
+        self.readiness.audit_failed(is_unhooked || error.is_unhooked(), &words);
+        self.say_ready();
     }
 
     /// Looks after what Azure NPM left, while our own rules are known to hold.
@@ -394,8 +496,13 @@ impl<K: Kernel> Agent<K> {
     /// Looks whether iptables sees what bridges forward. This alone is found out by
     /// asking again and again: for a sysctl the kernel sends no notification.
     fn look_at_bridges(&mut self) {
-        if let (Some(enforcer), Some(network)) = (&mut self.enforcer, self.view.network()) {
-            self.report.bridges(enforcer.look_at_bridges(network));
+        let (Some(enforcer), Some(network)) = (&mut self.enforcer, self.view.network()) else { return };
+        let unfiltered = enforcer.look_at_bridges(network).clone();
+        self.report.bridges(&unfiltered);
+        let before = self.readiness.reason().map(str::to_owned);
+        self.readiness.obstacle_is(self.obstacle(&unfiltered));
+        if self.readiness.reason() != before.as_deref() {
+            self.say_ready();
         }
     }
 
@@ -405,52 +512,69 @@ impl<K: Kernel> Agent<K> {
         work: impl FnOnce(&mut Enforcer<K>) -> T + Send + 'static,
     ) -> Result<T, Error> {
         let Some(mut enforcer) = self.enforcer.take() else { unreachable!("one pass at a time") };
-        let (enforcer, done, restores, set_writes) = task::spawn_blocking(move || {
+        let begun = Instant::now();
+        let mut working = task::spawn_blocking(move || {
             let done = work(&mut enforcer);
             let (restores, set_writes) = (enforcer.take_restores(), enforcer.take_set_writes());
             (enforcer, done, restores, set_writes)
-        })
-        .await?;
+        });
+        let (enforcer, done, restores, set_writes) = loop {
+            // What hangs cannot say so itself.
+            let hangs = begun + UNPROVEN;
+            let next = self.readiness.expires().map_or(hangs, |expires| expires.min(hangs));
+            tokio::select! {
+                done = &mut working => break done?,
+                () = time::sleep_until(next), if self.was_ready => {
+                    if next == hangs {
+                        self.readiness.hangs(begun);
+                    }
+                    self.expire();
+                }
+            }
+        };
         self.report.written(&restores, &set_writes);
         self.enforcer = Some(enforcer);
         Ok(done)
     }
 
-    fn failed(&mut self, error: &dataplane::Error) {
+    /// Something failed, and is tried again; answers the error in words.
+    fn failed(&mut self, error: &dataplane::Error) -> String {
         self.in_sync = false;
-        self.contended = error.is_contention();
+        (self.contended, self.halved) = (error.is_contention(), error.is_of_one_family());
         let words = with_causes(error);
+        let retry = if self.contended { self.retry.min(LOCK_RETRY) } else { self.retry.max(self.pause()) };
         if self.contended {
-            self.retry = self.retry.min(LOCK_RETRY);
-            self.report.not_ready(&words);
-            warn!(error = words, retry = ?self.retry, "rules have to wait; members of sets do not");
+            warn!(error = words, ?retry, "rules have to wait; members of sets do not");
         } else {
-            self.report.failed(&words);
-            error!(error = words, retry = ?self.retry, "the kernel is not up to date");
+            self.report.failed();
+            error!(error = words, ?retry, "the kernel is not up to date");
         }
-        self.due = Some(Instant::now() + self.retry);
-        self.retry = (self.retry * 2).min(LAST_RETRY);
+        self.due = Some(Instant::now() + retry);
+        self.retry = (retry.min(LAST_RETRY) * 2).min(LAST_RETRY);
+        words
     }
 
-    /// Says in the ready file what is in the kernel, unless that is not all
-    /// that policies need.
-    fn say_ready(&mut self) -> bool {
-        let had_ipvs = std::mem::replace(&mut self.ipvs, self.view.has_ipvs());
-        let said = if self.ipvs {
-            if !had_ipvs {
-                error!("not ready: {IPVS}");
+    /// Says whether the agent is ready, in the ready file too: that is there, and says
+    /// what is in the kernel, only while it is.
+    fn say_ready(&mut self) {
+        let was_ready = std::mem::replace(&mut self.was_ready, self.readiness.reason().is_none());
+        let said = match self.readiness.reason() {
+            None => {
+                self.report.ready();
+                if self.in_sync { self.ready.write(self.generation) } else { Ok(()) }
             }
-            self.report.not_ready(IPVS);
-            self.ready.remove()
-        } else {
-            self.report.ready();
-            self.ready.write(self.generation)
+            Some(reason) => {
+                if was_ready || self.report.is_news(reason) && self.in_sync {
+                    error!("not ready: {reason}");
+                }
+                self.report.not_ready(reason);
+                self.ready.remove()
+            }
         };
         if let Err(error) = said {
             self.report.ready_file_failed();
             error!(%error, "cannot write the ready file, so who waits for it does not learn of this; policies are enforced");
         }
-        !self.ipvs
     }
 }
 

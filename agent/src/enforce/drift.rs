@@ -73,9 +73,9 @@ pub struct Drift {
 pub struct Repair {
     /// What was found.
     pub found: Vec<Drift>,
-    /// What was written to put it right; or why it could not be, and the next
-    /// pass has to.
-    pub repaired: Result<Writes, Error>,
+    /// What was written to put it right; nothing where that is left to the next
+    /// pass; or why it could not be, and the next pass has to.
+    pub repaired: Result<Option<Writes>, Error>,
 }
 
 impl Repair {

@@ -25,7 +25,7 @@ use crate::dataplane::conntrack::Swept;
 use crate::dataplane::iptables::{Hook, Restored};
 use crate::dataplane::links::NO_GROUP;
 use crate::dataplane::network::Network;
-use crate::dataplane::{Error, Kernel, ipset};
+use crate::dataplane::{Error, Failures, Kernel, ipset};
 use crate::metrics::Held;
 use crate::status::Spoofable;
 
@@ -45,9 +45,12 @@ pub struct Enforcer<K> {
     no_anti_spoof: Option<String>,
     /// Follows the cluster.
     engine: Engine,
-    /// The kernel was asked what rules may use. The engine commits nothing
-    /// before.
+    /// The kernel was asked what rules may use, in one family at least. The engine
+    /// commits nothing before.
     is_probed: bool,
+    /// It could not be asked in a family, or lacked what policies need, and is asked
+    /// again.
+    is_to_probe: bool,
     /// The engine heard of something since the last pass.
     has_news: bool,
     /// Pods changed since it was last asked whose addresses are whose.
@@ -110,6 +113,7 @@ impl<K: Kernel> Enforcer<K> {
             no_anti_spoof: None,
             engine: Engine::new(&node.into(), layout::Options::default()).with_lingering_groups(),
             is_probed: false,
+            is_to_probe: true,
             has_news: false,
             owners_are_stale: false,
             retired: Instant::now(),
@@ -140,10 +144,11 @@ impl<K: Kernel> Enforcer<K> {
     /// # Errors
     /// If the kernel cannot be read or written. It may then hold a part of the
     /// change, in the order in which a plan is safe; the next pass reads it
-    /// again.
+    /// again. Where that is so in one family, the other is as it should be.
     pub fn pass(&mut self, network: &Network) -> Result<Pass, Error> {
-        if !self.is_probed {
-            self.probe()?;
+        let mut failed = Failures::default();
+        if self.is_to_probe {
+            self.probe(&mut failed)?;
         }
         let engine = &mut self.engine;
         let begun = Instant::now();
@@ -178,9 +183,11 @@ impl<K: Kernel> Enforcer<K> {
         if std::mem::take(&mut self.owners_are_stale) {
             self.writer.established.owned_as(engine);
         }
-        let (writes, rehooked) = self.writer.write(change, engine.state())?;
+        let (writes, rehooked) = self.writer.write_each(change, engine.state(), &mut failed)?;
         let enforced = self.writer.enforced();
-        if let Err(error) = self.writer.set_group(&sources.join, POD_GROUP) {
+        // An interface is of both families, and joins once the sources of both are known.
+        let join = if failed.is_empty() { &sources.join[..] } else { &[] };
+        if let Err(error) = self.writer.set_group(join, POD_GROUP) {
             warn!(
                 error = with_causes(&error),
                 "forged ICMP errors from new pods, and with --anti-spoof forged sources, are not dropped, until the \
@@ -191,6 +198,7 @@ impl<K: Kernel> Enforcer<K> {
         }
         let unfiltered_bridges = self.look_at_bridges(network).clone();
         let flows = self.cut(network)?;
+        failed.into_result()?;
         let engine = &self.engine;
         let spoofable = match &self.no_anti_spoof {
             Some(lack) => engine.addresses_here().map(|address| (address, lack.clone())).collect(),
@@ -223,8 +231,14 @@ impl<K: Kernel> Enforcer<K> {
 
     /// Finds out what rules may use. No sooner than it is needed, because asking
     /// writes, if only what no packet meets.
-    fn probe(&mut self) -> Result<(), Error> {
-        let capabilities = self.writer.kernel.probe()?;
+    fn probe(&mut self, failed: &mut Failures) -> Result<(), Error> {
+        let capabilities = self.writer.kernel.probe_each(failed);
+        self.is_to_probe = !failed.is_empty();
+        // A family that is only heard of later has the rules of the first.
+        if self.is_probed {
+            return Ok(());
+        }
+        let Some(capabilities) = capabilities else { return std::mem::take(failed).into_result() };
         let options = &mut self.options;
         options.self_match = if capabilities.bpf { SelfMatch::Bpf } else { SelfMatch::PerEndpoint };
         options.lacks = capabilities.lacks;
@@ -305,6 +319,16 @@ impl<K: Kernel> Enforcer<K> {
     /// If the kernel cannot be looked at.
     pub fn audit(&mut self, depth: Depth) -> Result<Option<Repair>, Error> {
         if self.is_probed { self.writer.audit(self.engine.state(), depth) } else { Ok(None) }
+    }
+
+    /// As [`Writer::is_in_sync`].
+    pub(super) fn is_in_sync(&self) -> bool {
+        self.writer.is_in_sync()
+    }
+
+    /// As [`Writer::is_proved`].
+    pub(super) fn is_proved(&self) -> bool {
+        self.writer.is_proved()
     }
 
     /// The restores since this was asked last, those that failed among them.

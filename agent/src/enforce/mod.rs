@@ -13,6 +13,7 @@
 //! change.
 
 pub mod agent;
+mod alert;
 pub mod bridges;
 mod denied;
 pub mod drift;

@@ -1,8 +1,142 @@
-//! The ready file: how others on the node see that the kernel is up to date.
+//! Whether the agent is ready, how others on the node see that, and why it is not.
+//!
+//! Ready means: what policies need is in the kernel, and was read there or confirmed
+//! by it. `docs/operate.md` has what makes an agent unready, and what does not, as a
+//! table.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// For how long writes may be refused, hang or be unproven before the agent is
+/// unready. The rules of before enforce meanwhile, and an unready agent stalls a
+/// rollout.
+pub(super) const UNPROVEN: Duration = Duration::from_secs(10);
+
+/// The same once it was found that the kernel lost something that could not be put
+/// back at once: finding it has taken most of that time.
+const LOST: Duration = Duration::from_secs(1);
+
+/// Why an agent is not ready.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Unready {
+    /// Nothing was written yet: it does not know the whole cluster, or could not write.
+    FirstView,
+    /// What policies need may not be in the kernel.
+    Kernel,
+    /// The jump to our chains is missing, or not first.
+    Hook,
+    /// IPVS delivers Services past our rules.
+    Ipvs,
+    /// Endpoints that are isolated reach each other over a bridge past our rules.
+    Bridge,
+}
+
+/// Something went wrong, and the agent is unready from a moment on, if it is not put
+/// right before.
+#[derive(Debug)]
+struct Doubt {
+    cause: Unready,
+    words: String,
+    from: Instant,
+}
+
+/// Whether an agent is ready, as far as that is its kernel's business.
+#[derive(Debug)]
+pub(super) struct Readiness {
+    /// Why not, and in words.
+    unready: Option<(Unready, String)>,
+    doubt: Option<Doubt>,
+    /// When the last look began that found or made everything as it should be.
+    proved: Instant,
+}
+
+impl Readiness {
+    /// Of an agent that has just started.
+    pub(super) fn new() -> Self {
+        let words = "it does not know the whole cluster yet".to_owned();
+        Self { unready: Some((Unready::FirstView, words)), doubt: None, proved: Instant::now() }
+    }
+
+    /// Why the agent is not ready, in words; nothing if it is.
+    pub(super) fn reason(&self) -> Option<&str> {
+        self.unready.as_ref().map(|(_, words)| words.as_str())
+    }
+
+    /// When [`Readiness::expire`] has something to do, if nothing else happens.
+    pub(super) fn expires(&self) -> Option<Instant> {
+        self.doubt.as_ref().filter(|_| self.unready.is_none()).map(|doubt| doubt.from)
+    }
+
+    /// Becomes unready for what has not been put right in time.
+    pub(super) fn expire(&mut self) {
+        if self.unready.is_none()
+            && let Some(Doubt { cause, words, .. }) = self.doubt.take_if(|doubt| doubt.from <= Instant::now())
+        {
+            self.unready = Some((cause, words));
+        }
+    }
+
+    /// A look that began then found or made everything as it should be.
+    pub(super) fn proved(&mut self, begun: Instant) {
+        self.proved = self.proved.max(begun);
+    }
+
+    /// A pass that began then has written everything; this speaks against being
+    /// ready all the same.
+    pub(super) fn passed(&mut self, begun: Instant, obstacle: Option<(Unready, String)>) {
+        self.proved(begun);
+        self.doubt = None;
+        self.unready = obstacle;
+    }
+
+    /// This speaks against being ready now, or nothing that did any more.
+    pub(super) fn obstacle_is(&mut self, obstacle: Option<(Unready, String)>) {
+        if matches!(self.unready, None | Some((Unready::Ipvs | Unready::Bridge, _))) {
+            self.unready = obstacle;
+            self.expire();
+        }
+    }
+
+    /// A pass that began then has failed.
+    pub(super) fn pass_failed(&mut self, begun: Instant, is_unhooked: bool, words: &str) {
+        self.doubt(if is_unhooked { Unready::Hook } else { Unready::Kernel }, begun + UNPROVEN, words);
+    }
+
+    /// The kernel could not be looked at, or has lost something that could not be put
+    /// back.
+    pub(super) fn audit_failed(&mut self, is_unhooked: bool, words: &str) {
+        let from = (self.proved + UNPROVEN).max(Instant::now() + LOST);
+        self.doubt(if is_unhooked { Unready::Hook } else { Unready::Kernel }, from, words);
+    }
+
+    fn doubt(&mut self, cause: Unready, from: Instant, words: &str) {
+        let words = words.to_owned();
+        match &mut self.unready {
+            // The newest words tell most, but not of the kernel where it has something else.
+            Some((Unready::Ipvs | Unready::Bridge, _)) => {}
+            Some(unready) => *unready = (cause.clone(), words.clone()),
+            // Without the jump no packet meets any rule.
+            None if cause == Unready::Hook => self.unready = Some((cause.clone(), words.clone())),
+            None => {}
+        }
+        let from = self.doubt.as_ref().map_or(from, |doubt| doubt.from.min(from));
+        self.doubt = Some(Doubt { cause, words, from });
+        self.expire();
+    }
+
+    /// What began then has not ended, for [`UNPROVEN`].
+    pub(super) fn hangs(&mut self, begun: Instant) {
+        self.pass_failed(
+            begun,
+            false,
+            &format!("the kernel was asked something {UNPROVEN:?} ago and has not answered"),
+        );
+    }
+}
 
 /// A file that is there while the agent is ready, and holds how many states of
 /// the objects have gone into the kernel.

@@ -108,9 +108,8 @@ impl Report {
     }
 
     /// The kernel refused, and is asked again.
-    pub(super) fn failed(&self, words: &str) {
+    pub(super) fn failed(&self) {
         self.metrics.failed();
-        self.not_ready(words);
     }
 
     /// The ready file could not be written or removed.
@@ -138,7 +137,7 @@ impl Report {
             self.metrics.drifted(drift.kind.as_str());
             self.unrepaired.push(drift.kind.as_str());
         }
-        if repair.repaired.is_ok() {
+        if matches!(repair.repaired, Ok(Some(_))) {
             self.repaired();
         }
     }
@@ -157,6 +156,11 @@ impl Report {
         for written in set_writes {
             self.metrics.wrote_sets(written.took, written.done);
         }
+    }
+
+    /// Whether the agent was not said before to be unready for this reason.
+    pub(super) fn is_news(&self, reason: &str) -> bool {
+        self.status.now().reason.as_deref() != Some(reason)
     }
 
     /// The kernel does not, or not yet, hold what policies need.

@@ -13,7 +13,7 @@ use npc_compiler::established::Tuple;
 use npc_compiler::layout;
 use npc_compiler::object::{Family, Labels, NetworkPolicy, Objects, Pod};
 use npc_compiler::plan::{Delta, Held, KernelState, Plan, SetWrite, Step};
-use npc_compiler::program::{InterfaceName, Member, SetName};
+use npc_compiler::program::{ChainName, InterfaceName, Member, SetName};
 use npc_compiler::text::POD_GROUP;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -27,12 +27,16 @@ use crate::dataplane::iptables::Hook;
 use crate::dataplane::links::NO_GROUP;
 use crate::dataplane::network::{Interface, Network};
 use crate::dataplane::probe::Capabilities;
-use crate::dataplane::{self, Kernel, ipset};
+use crate::dataplane::{self, Failures, Kernel, ipset};
 use crate::metrics::Metrics;
 use crate::source::Changes;
 use crate::source::difference::Known;
 
+mod faults;
 mod owners;
+mod readiness;
+
+use faults::Fault;
 
 /// What was asked of a kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,7 +55,7 @@ use Call::{Apply, Audit as Audited, Cut, Hook as Hooked, Probe, Read, Refused};
 /// What a recording kernel holds.
 struct Memory {
     state: KernelState,
-    hook: Hook,
+    hooks: [Hook; 2],
     flows: Vec<Tuple>,
     /// How many plans it will refuse, each at its first write of chains.
     refusals: usize,
@@ -63,21 +67,52 @@ struct Memory {
     put_back: Option<KernelState>,
     /// When it says that plans came into force; otherwise when they are done.
     in_force: Option<std::time::Instant>,
+    /// What another program does after so many more steps.
+    fault: Option<(usize, Fault)>,
+    /// Plans are said to be carried out, and are not.
+    lies: bool,
+    /// Plans are begun, and end when this says so.
+    hangs: Option<std::sync::mpsc::Receiver<()>>,
+    /// The jump cannot be put into its place.
+    unhookable: bool,
 }
 
 impl Default for Memory {
     fn default() -> Self {
         Self {
             state: KernelState::default(),
-            hook: Hook::Absent,
+            hooks: [Hook::Absent; 2],
             flows: Vec::new(),
             refusals: 0,
             plan: Plan::default(),
             is_blind: false,
             put_back: None,
             in_force: None,
+            fault: None,
+            lies: false,
+            hangs: None,
+            unhookable: false,
         }
     }
+}
+
+impl Memory {
+    /// One step more is done, and another program does what it is to do after it.
+    fn stepped(&mut self) {
+        match &mut self.fault {
+            Some((0, fault)) => {
+                let fault = *fault;
+                self.fault = None;
+                fault.befall(self);
+            }
+            Some((steps, _)) => *steps -= 1,
+            None => {}
+        }
+    }
+}
+
+fn refused() -> dataplane::Error {
+    ipset::Error::Silent(Duration::ZERO).into()
 }
 
 /// A kernel that does in memory what it is told, and tells of every call. It
@@ -89,21 +124,17 @@ struct Recording {
 }
 
 impl Kernel for Recording {
-    fn probe(&mut self) -> Result<Capabilities, dataplane::Error> {
+    fn probe_each(&mut self, _: &mut Failures) -> Option<Capabilities> {
         self.calls.send(Probe).expect("the test listens");
-        Ok(Capabilities {
-            bpf: true,
-            lacks: layout::Lacks::default(),
-            missing: Vec::new(),
-            no_log: None,
-            no_anti_spoof: None,
-        })
+        Some(Capabilities { bpf: true, ..Capabilities::default() })
     }
 
-    fn read(&mut self) -> Result<KernelState, dataplane::Error> {
-        let memory = self.memory.lock().expect("nobody panicked");
+    fn read_each(&mut self, _: &KernelState, _: &mut Failures) -> Result<KernelState, dataplane::Error> {
+        let mut memory = self.memory.lock().expect("nobody panicked");
         self.calls.send(Read).expect("the test listens");
-        Ok(memory.state.clone())
+        let state = memory.state.clone();
+        memory.stepped();
+        Ok(state)
     }
 
     fn set_group(&mut self, links: &[u32], group: u32) -> Result<(), dataplane::Error> {
@@ -113,26 +144,60 @@ impl Kernel for Recording {
         Ok(())
     }
 
-    fn apply(&mut self, plan: &Plan) -> Result<std::time::Instant, dataplane::Error> {
+    fn apply_each(&mut self, plan: &Plan, failed: &mut Failures) -> std::time::Instant {
+        let hangs = self.memory.lock().expect("nobody panicked").hangs.take();
+        if let Some(end) = hangs {
+            // Once the test is done, it does not matter.
+            let _ = end.recv();
+        }
         let mut memory = self.memory.lock().expect("nobody panicked");
-        for step in &plan.steps {
+        for step in plan.steps.iter().filter(|_| !memory.lies).collect::<Vec<_>>() {
             if memory.refusals > 0 && matches!(step, Step::Chains(..)) {
                 memory.refusals -= 1;
                 self.calls.send(Refused).expect("the test listens");
-                let error = ipset::Error::Silent(Duration::ZERO);
-                return Err(error.into());
+                Family::ALL.into_iter().for_each(|family| failed.add(family, refused()));
+                return std::time::Instant::now();
             }
-            carry_out(&mut memory.state, step);
+            carry_out(&mut memory.state, step, failed);
+            memory.stepped();
         }
         memory.plan = plan.clone();
         self.calls.send(Apply).expect("the test listens");
-        Ok(memory.in_force.unwrap_or_else(std::time::Instant::now))
+        memory.in_force.unwrap_or_else(std::time::Instant::now)
     }
 
-    fn put_hook_first(&mut self) -> Result<Vec<(Family, Hook)>, dataplane::Error> {
+    fn hook_each(&mut self, failed: &mut Failures) -> Vec<(Family, Hook)> {
+        if failed.is_of_all() {
+            return Vec::new();
+        }
         let mut memory = self.memory.lock().expect("nobody panicked");
         self.calls.send(Hooked).expect("the test listens");
-        Ok(vec![(Family::V4, std::mem::replace(&mut memory.hook, Hook::First))])
+        let mut found = Vec::new();
+        for (n, family) in
+            Family::ALL.into_iter().enumerate().filter(|(_, family)| !failed.contains(*family)).collect::<Vec<_>>()
+        {
+            let leads_somewhere = memory.state.family(family).chains.contains_key(&ChainName::forward());
+            if memory.unhookable || !leads_somewhere && !memory.lies {
+                failed.add(family, dataplane::Error::Unhooked(Box::new(refused())));
+                continue;
+            }
+            found.push((family, memory.hooks[n]));
+            if !memory.lies {
+                memory.hooks[n] = Hook::First;
+            }
+            memory.stepped();
+        }
+        found
+    }
+
+    fn prove(&mut self, wanted: &KernelState, failed: &mut Failures) {
+        let memory = self.memory.lock().expect("nobody panicked");
+        // That a restore was done is no proof.
+        for family in Family::ALL.into_iter().filter(|_| memory.lies) {
+            if memory.state.family(family).chains != wanted.family(family).chains {
+                failed.add(family, dataplane::Error::Unproven(vec!["NPC-X".to_owned()]));
+            }
+        }
     }
 
     fn audit(&mut self, wanted: &KernelState, depth: Depth) -> Result<Audit, dataplane::Error> {
@@ -147,9 +212,9 @@ impl Kernel for Recording {
             }
         }
         let between = |family| Delta::between(wanted.family(family), memory.state.family(family));
-        let hooks = (memory.hook != Hook::First).then_some((Family::V4, memory.hook));
+        let hooks = Family::ALL.into_iter().zip(memory.hooks).filter(|(_, hook)| *hook != Hook::First).collect();
         let (v4, v6) = (between(Family::V4), between(Family::V6));
-        Ok(Audit { v4, v6, hooks: hooks.into_iter().collect(), ..Audit::default() })
+        Ok(Audit { v4, v6, hooks, ..Audit::default() })
     }
 
     fn cut(&mut self, forbids: &mut dyn FnMut(&Tuple) -> bool) -> Result<Swept, dataplane::Error> {
@@ -162,41 +227,58 @@ impl Kernel for Recording {
     }
 }
 
-fn held<'a>(state: &'a mut KernelState, name: &SetName) -> &'a mut Held {
-    match SetName::ours(name.as_str()).expect("a set of ours").1 {
+fn held_mut(state: &mut KernelState, family: Family) -> &mut Held {
+    match family {
         Family::V4 => &mut state.v4,
         Family::V6 => &mut state.v6,
     }
 }
 
-fn carry_out(state: &mut KernelState, step: &Step) {
+/// Does what a kernel does, and refuses what a kernel refuses.
+fn carry_out(state: &mut KernelState, step: &Step, failed: &mut Failures) {
     match step {
         Step::Sets(writes) => {
             for write in writes {
-                match write {
-                    SetWrite::Create(name, _, kind) => {
-                        held(state, name).sets.entry(name.clone()).or_insert((*kind, [].into()));
-                    }
-                    SetWrite::Add(name, member) => {
-                        held(state, name).sets.get_mut(name).expect("it was created").1.insert(member.clone());
-                    }
-                    SetWrite::Delete(name, member) => {
-                        held(state, name).sets.get_mut(name).expect("it was created").1.remove(member);
-                    }
-                    SetWrite::Destroy(name) => {
-                        held(state, name).sets.remove(name).expect("it was created");
-                    }
+                let family = SetName::ours(write.set().as_str()).expect("a set of ours").1;
+                if !failed.contains(family) && !write_set(held_mut(state, family), write) {
+                    failed.add(family, refused());
                 }
             }
         }
         Step::Grace => {}
+        Step::Chains(family, _) if failed.contains(*family) => {}
         Step::Chains(family, writes) => {
-            let chains = match family {
-                Family::V4 => &mut state.v4.chains,
-                Family::V6 => &mut state.v6.chains,
-            };
+            let held = held_mut(state, *family);
+            let mut chains = held.chains.clone();
             chains.extend(writes.replace.clone());
             chains.retain(|name, _| !writes.delete.contains(name));
+            let known = |word: &str| {
+                chains.keys().any(|name| name.as_str() == word)
+                    || held.sets.keys().any(|name| name.as_str() == word)
+                    || !["NPC-", "npc4-", "npc6-"].iter().any(|ours| word.starts_with(ours))
+            };
+            // What a rule names has to be there.
+            if chains.values().flatten().flat_map(|line| line.split(' ')).all(known) {
+                held.chains = chains;
+            } else {
+                failed.add(*family, refused());
+            }
+        }
+    }
+}
+
+/// Whether it was done.
+fn write_set(held: &mut Held, write: &SetWrite) -> bool {
+    match write {
+        SetWrite::Create(name, _, kind) => {
+            held.sets.entry(name.clone()).or_insert((*kind, [].into()));
+            true
+        }
+        SetWrite::Add(name, member) => held.sets.get_mut(name).map(|(_, all)| all.insert(member.clone())).is_some(),
+        SetWrite::Delete(name, member) => held.sets.get_mut(name).map(|(_, all)| all.remove(member)).is_some(),
+        SetWrite::Destroy(name) => {
+            held.sets.remove(name);
+            true
         }
     }
 }

@@ -16,36 +16,48 @@ use crate::dataplane::audit::{Audit, Depth};
 use crate::dataplane::conntrack::Swept;
 use crate::dataplane::iptables::Hook;
 use crate::dataplane::network::Network;
-use crate::dataplane::{Error, Kernel};
+use crate::dataplane::{Error, Failures, Kernel};
+
+/// What is known of the kernel.
+#[derive(Debug)]
+enum SyncState {
+    /// Nothing: before it was read, and after any read, write or proof that failed.
+    /// It is read next, and the jump is put first.
+    Unknown,
+    /// Another program keeps the lock that rules need. So the rules are older ones,
+    /// and the sets are as far ahead as these allow. This is what it holds. Where the
+    /// jump is, is unknown, because of what that program writes comes no word.
+    SetsAhead(KernelState),
+    /// It holds what was to be written last, and the jump is first in FORWARD: each
+    /// was read there, or the kernel told of it.
+    InSync,
+}
 
 /// Writes states to a kernel, and knows whether it holds the last one.
 #[derive(Debug)]
 pub struct Writer<K> {
     pub(super) kernel: K,
-    /// The kernel holds the state that was to be written last. Not so before it
-    /// was first read, and after a failure left it unknown.
-    in_step: bool,
-    /// What it holds instead, where that is known: somebody held the lock that
-    /// rules need, and the sets were written.
-    held: Option<KernelState>,
-    /// It was read once, and what was found in it told.
-    has_read: bool,
-    /// The jump to our chains was seen first in FORWARD after they were loaded.
-    hooked: bool,
+    state: SyncState,
+    /// The last call found or made all of it so: the rules too.
+    is_proved: bool,
+    /// What an agent before this one left was logged.
+    has_taken_over: bool,
     /// Since when the state that was written last is in force for new flows.
     enforced: Instant,
     pub(super) established: Established,
 }
+
+/// What a write did, and where the jump was that was not in its place.
+type Written = (Writes, Vec<(Family, Hook)>);
 
 impl<K: Kernel> Writer<K> {
     /// Will write to this kernel. Nothing is read or written yet.
     pub fn new(kernel: K) -> Self {
         Self {
             kernel,
-            in_step: false,
-            held: None,
-            has_read: false,
-            hooked: false,
+            state: SyncState::Unknown,
+            is_proved: false,
+            has_taken_over: false,
             enforced: Instant::now(),
             established: Established::new(),
         }
@@ -58,39 +70,89 @@ impl<K: Kernel> Writer<K> {
     /// is used if the kernel holds that one; otherwise the kernel is read.
     ///
     /// # Errors
-    /// If the kernel cannot be read or written. It may then hold a part of the
-    /// change, in the order in which a plan is safe.
-    pub fn write(&mut self, change: Plan, wanted: &KernelState) -> Result<(Writes, Vec<(Family, Hook)>), Error> {
-        let (plan, held) = if std::mem::take(&mut self.in_step) {
-            (change, None)
-        } else {
-            self.established.rules_were_lost();
-            let held = match self.held.take() {
-                Some(held) => self.after_contention(held, wanted)?,
-                None => self.kernel.read_for(wanted)?,
-            };
-            if !std::mem::replace(&mut self.has_read, true) {
-                took_over(&held);
+    /// If the kernel cannot be read or written, in a family at least. It may then
+    /// hold a part of the change, in the order in which a plan is safe.
+    pub fn write(&mut self, change: Plan, wanted: &KernelState) -> Result<Written, Error> {
+        let mut failed = Failures::default();
+        let written = self.write_each(change, wanted, &mut failed)?;
+        failed.into_result().map(|()| written)
+    }
+
+    /// The same, family by family: those that have failed already are left alone,
+    /// and what fails in one does not keep the other.
+    ///
+    /// # Errors
+    /// If it fails in both families at once. As after a failure in one, nothing is
+    /// known of the kernel then, and the next call reads it.
+    pub(super) fn write_each(
+        &mut self,
+        change: Plan,
+        wanted: &KernelState,
+        failed: &mut Failures,
+    ) -> Result<Written, Error> {
+        self.is_proved = false;
+        let (plan, held) = match std::mem::replace(&mut self.state, SyncState::Unknown) {
+            SyncState::InSync => (change, None),
+            state => {
+                self.established.rules_were_lost();
+                let held = match state {
+                    SyncState::SetsAhead(held) => self.after_contention(held, wanted, failed)?,
+                    _ => self.read(wanted, failed)?,
+                };
+                if failed.is_empty() && !std::mem::replace(&mut self.has_taken_over, true) {
+                    took_over(&held);
+                }
+                (Plan::between(&held, wanted), Some(held))
             }
-            (Plan::between(&held, wanted), Some(held))
         };
+        let was_in_sync = held.is_none();
         self.established.planned(&plan);
         self.enforced = Instant::now();
         if !plan.is_empty() {
-            self.enforced = self.carry_out(&plan, held, wanted)?;
+            self.enforced = self.carry_out(&plan, held, wanted, failed)?;
         }
-        self.in_step = true;
         let mut rehooked = Vec::new();
-        if !self.hooked {
-            rehooked = self.put_hook_first()?;
+        if !was_in_sync {
+            rehooked = self.put_hook_first(failed);
             self.enforced = Instant::now();
+        }
+        self.kernel.prove(wanted, failed);
+        if failed.is_of_all() {
+            std::mem::take(failed).into_result()?;
+        }
+        if failed.is_empty() {
+            (self.state, self.is_proved) = (SyncState::InSync, true);
         }
         Ok((Writes::of(&plan), rehooked))
     }
 
+    /// What the kernel holds. A family that failed is left alone: for a plan it is as
+    /// wanted.
+    fn read(&mut self, wanted: &KernelState, failed: &mut Failures) -> Result<KernelState, Error> {
+        let mut held = self.kernel.read_each(wanted, failed)?;
+        for family in failed.families() {
+            match family {
+                Family::V4 => held.v4.clone_from(&wanted.v4),
+                Family::V6 => held.v6.clone_from(&wanted.v6),
+            }
+        }
+        Ok(held)
+    }
+
     /// Whether the kernel is known, and nobody holds the lock that rules need.
     pub(super) fn can_write_rules(&mut self) -> bool {
-        self.in_step && self.kernel.wait_for_lock().is_ok()
+        self.is_in_sync() && self.kernel.wait_for_lock().is_ok()
+    }
+
+    /// Whether the kernel is known to hold what was to be written last.
+    pub(super) fn is_in_sync(&self) -> bool {
+        matches!(self.state, SyncState::InSync)
+    }
+
+    /// Whether the last write or audit has shown that. An audit that is due too often
+    /// for a large table to be read each time does not.
+    pub(super) fn is_proved(&self) -> bool {
+        self.is_proved
     }
 
     /// Since when every first packet of a flow gets the verdict of what was
@@ -103,41 +165,50 @@ impl<K: Kernel> Writer<K> {
     /// Carries a plan out, and answers since when it is in force. Sets take no
     /// lock: while somebody keeps the one that rules take, as much as they can do
     /// without the rules is written to sets, and no more.
-    fn carry_out(&mut self, plan: &Plan, held: Option<KernelState>, wanted: &KernelState) -> Result<Instant, Error> {
+    fn carry_out(
+        &mut self,
+        plan: &Plan,
+        held: Option<KernelState>,
+        wanted: &KernelState,
+        failed: &mut Failures,
+    ) -> Result<Instant, Error> {
         if plan.steps.iter().any(is_rules)
             && let Err(error) = self.kernel.wait_for_lock()
         {
-            // Nobody hears of what whoever keeps it does to the jump.
-            self.hooked = false;
             if error.is_contention() {
                 let held = match held {
                     Some(held) => held,
-                    None => self.kernel.read_for(wanted)?,
+                    None => self.read(wanted, failed)?,
                 };
-                self.held = Some(self.write_ahead(held, wanted)?);
+                let held = self.write_ahead(held, wanted, failed)?;
+                if failed.is_empty() {
+                    self.state = SyncState::SetsAhead(held);
+                }
             }
             return Err(error);
         }
-        // A chain that could not be written may be one that somebody took
-        // away, the jump with it.
-        let was_hooked = std::mem::take(&mut self.hooked);
-        let enforced = self.kernel.apply(plan)?;
-        self.hooked = was_hooked;
-        Ok(enforced)
+        Ok(self.kernel.apply_each(plan, failed))
     }
 
     /// What the kernel holds after somebody kept the lock, who may keep it still:
     /// then as much is written as sets can do.
-    fn after_contention(&mut self, held: KernelState, wanted: &KernelState) -> Result<KernelState, Error> {
-        let held = self.write_ahead(held, wanted)?;
+    fn after_contention(
+        &mut self,
+        held: KernelState,
+        wanted: &KernelState,
+        failed: &mut Failures,
+    ) -> Result<KernelState, Error> {
+        let held = self.write_ahead(held, wanted, failed)?;
         if !Plan::between(&held, wanted).steps.iter().any(is_rules) {
             return Ok(held);
         }
         match self.kernel.wait_for_lock() {
             // Whoever kept it may have written after it was read.
-            Ok(()) => self.kernel.read_for(wanted),
+            Ok(()) => self.read(wanted, failed),
             Err(error) => {
-                self.held = error.is_contention().then_some(held);
+                if error.is_contention() {
+                    self.state = SyncState::SetsAhead(held);
+                }
                 Err(error)
             }
         }
@@ -145,31 +216,35 @@ impl<K: Kernel> Writer<K> {
 
     /// Writes what sets can do ahead of rules, and answers what the kernel holds
     /// then.
-    fn write_ahead(&mut self, mut held: KernelState, wanted: &KernelState) -> Result<KernelState, Error> {
+    fn write_ahead(
+        &mut self,
+        mut held: KernelState,
+        wanted: &KernelState,
+        failed: &mut Failures,
+    ) -> Result<KernelState, Error> {
         let mut plan = Plan::between(&held, &held.ahead_of_rules(wanted));
         let without_rules = plan.steps.iter().position(is_rules).unwrap_or(plan.steps.len());
         plan.steps.truncate(without_rules);
         if !plan.is_empty() {
-            self.kernel.apply(&plan)?;
+            self.kernel.apply_each(&plan, failed);
+            std::mem::take(failed).into_result()?;
         }
         plan.steps.iter().for_each(|step| write_sets(&mut held, step));
         Ok(held)
     }
 
-    fn put_hook_first(&mut self) -> Result<Vec<(Family, Hook)>, Error> {
-        self.hooked = false;
-        let mut found = self.kernel.put_hook_first()?;
-        self.hooked = true;
+    fn put_hook_first(&mut self, failed: &mut Failures) -> Vec<(Family, Hook)> {
+        let mut found = self.kernel.hook_each(failed);
         found.retain(|(_, hook)| *hook != Hook::First);
         if !found.is_empty() {
             self.established.rules_were_lost();
         }
-        Ok(found)
+        found
     }
 
-    /// Looks whether the kernel still holds what was written last, and puts
+    /// Looks whether the kernel still holds what is known of it, and puts
     /// right what others changed: only that, in the order of a plan. Nothing if
-    /// it is not known to hold it, because a pass is due then.
+    /// nothing is known, because a pass is due then, which reads it.
     ///
     /// Flows may have been let through meanwhile; the next pass judges them.
     ///
@@ -177,13 +252,30 @@ impl<K: Kernel> Writer<K> {
     /// If the kernel cannot be looked at. That what was found could not be put
     /// right is told with it; the next pass has to do it then.
     pub fn audit(&mut self, wanted: &KernelState, depth: Depth) -> Result<Option<Repair>, Error> {
-        if !self.in_step {
+        // Whatever fails, everything is forgotten.
+        self.is_proved = false;
+        match std::mem::replace(&mut self.state, SyncState::Unknown) {
+            SyncState::Unknown => Ok(None),
+            SyncState::SetsAhead(held) => self.audit_ahead(held, depth),
+            SyncState::InSync => self.audit_in_sync(wanted, depth),
+        }
+    }
+
+    /// While rules wait, sets are looked after all the same. What differs is left to
+    /// the next pass, which reads everything.
+    fn audit_ahead(&mut self, held: KernelState, depth: Depth) -> Result<Option<Repair>, Error> {
+        let mut audit = self.kernel.audit(&held, depth)?;
+        // It goes first once the rules are in.
+        audit.hooks.clear();
+        if audit.is_clean() {
+            self.state = SyncState::SetsAhead(held);
             return Ok(None);
         }
-        // What there was news of is forgotten if this fails; so is everything, and
-        // the jump is looked at again.
-        self.in_step = false;
-        let was_hooked = std::mem::take(&mut self.hooked);
+        self.established.rules_were_lost();
+        Ok(Some(Repair { found: told(&audit, &held), repaired: Ok(None) }))
+    }
+
+    fn audit_in_sync(&mut self, wanted: &KernelState, depth: Depth) -> Result<Option<Repair>, Error> {
         let mut audit = self.kernel.audit(wanted, depth)?;
         let mut first = None;
         if !(audit.v4.is_empty() && audit.v6.is_empty()) {
@@ -199,9 +291,8 @@ impl<K: Kernel> Writer<K> {
             audit.strangers.extend(seen.strangers.iter().cloned());
             first = Some(seen);
         }
-        self.hooked = was_hooked && audit.hooks.is_empty();
         if first.is_none() && audit.is_clean() {
-            self.in_step = true;
+            (self.state, self.is_proved) = (SyncState::InSync, !audit.rules_unread && depth != Depth::News);
             return Ok(None);
         }
         // Where somebody has put it back meanwhile, it was gone all the same.
@@ -210,22 +301,25 @@ impl<K: Kernel> Writer<K> {
             _ => told(&audit, wanted),
         };
         self.established.rules_were_lost();
-        let repaired = self.repair(audit, wanted);
-        self.in_step = repaired.is_ok();
+        let repaired = self.repair(audit, wanted).map(Some);
         Ok(Some(Repair { found, repaired }))
     }
 
     fn repair(&mut self, audit: Audit, wanted: &KernelState) -> Result<Writes, Error> {
+        let mut failed = Failures::default();
         let is_hooked = audit.hooks.is_empty();
         let held =
-            if audit.usurped.is_empty() { drift::as_found(audit, wanted) } else { self.kernel.read_for(wanted)? };
+            if audit.usurped.is_empty() { drift::as_found(audit, wanted) } else { self.read(wanted, &mut failed)? };
         let plan = Plan::between(&held, wanted);
         if !plan.is_empty() {
-            self.carry_out(&plan, Some(held), wanted)?;
+            self.carry_out(&plan, Some(held), wanted, &mut failed)?;
         }
         if !is_hooked {
-            self.put_hook_first()?;
+            self.put_hook_first(&mut failed);
         }
+        self.kernel.prove(wanted, &mut failed);
+        failed.into_result()?;
+        (self.state, self.is_proved) = (SyncState::InSync, true);
         Ok(Writes::of(&plan))
     }
 
