@@ -60,6 +60,7 @@ impl Kind {
             Event::Pod(_) | Event::PodGone(_) => Self::Pod,
             Event::Namespace(_) | Event::NamespaceGone(_) => Self::Namespace,
             Event::Policy(_) | Event::PolicyGone(..) => Self::NetworkPolicy,
+            Event::Node(_) | Event::NodeGone(_) => Self::Node,
         }
     }
 }
@@ -110,6 +111,7 @@ pub struct Metrics {
     endpoints: Gauge,
     spoofable: Gauge,
     unfiltered: Family<OfFamily, Gauge>,
+    contested: Gauge,
     rules: Family<OfFamily, Gauge>,
     sets: Family<OfFamily, Gauge>,
     entries: Family<OfFamily, Gauge>,
@@ -154,6 +156,7 @@ impl Default for Metrics {
             endpoints: Gauge::default(),
             spoofable: Gauge::default(),
             unfiltered: Family::default(),
+            contested: Gauge::default(),
             rules: Family::default(),
             sets: Family::default(),
             entries: Family::default(),
@@ -202,6 +205,7 @@ impl Metrics {
         gauge("rejected_policies", "NetworkPolicies of which a part was not understood", &self.rejected);
         gauge("endpoints", "Pods of this node that policies can select", &self.endpoints);
         gauge("spoofable_endpoints", "Of these, those whose forged sources are not dropped", &self.spoofable);
+        gauge("contested_addresses", "Addresses that several pods of the cluster list", &self.contested);
         gauge("last_sync_timestamp_seconds", "When the kernel was last brought up to date", &self.last_sync);
         let mut by_family = |name, help, gauges: &Family<_, Gauge>| registry.register(name, help, gauges.clone());
         by_family("unfiltered_bridges", "Bridges by which isolated pods are reached past iptables", &self.unfiltered);
@@ -312,6 +316,11 @@ impl Metrics {
             let of = OfFamily { family: family_name(family) };
             self.unfiltered.get_or_create(&of).set(counts[family as usize]);
         }
+    }
+
+    /// So many addresses are listed by several pods.
+    pub(crate) fn contested(&self, addresses: usize) {
+        self.contested.set(count(addresses));
     }
 
     /// Whether the agent is ready.

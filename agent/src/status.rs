@@ -81,6 +81,9 @@ pub struct AgentStatus {
     /// dropped, sorted.
     #[serde(default)]
     pub spoofable: Vec<Spoofable>,
+    /// Addresses that several pods of the cluster list, sorted.
+    #[serde(default)]
+    pub contested: Vec<ContestedAddress>,
     /// Groups that are kept in the kernel for pods that may come back.
     pub lingering: Vec<LingeringGroup>,
     /// Bridges behind which pods of this node reach each other past iptables,
@@ -101,6 +104,19 @@ pub struct UnfilteredBridge {
     pub ports: u8,
     /// How many isolated pods of this node are behind it.
     pub isolated: usize,
+}
+
+/// An address that several pods list.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ContestedAddress {
+    /// The address.
+    pub address: IpAddr,
+    /// The pods that list it (`NS/NAME`), sorted.
+    pub pods: Vec<String>,
+    /// Those that have it as this node sees it: one, or several where nothing
+    /// tells which of them.
+    pub held_by: Vec<String>,
 }
 
 /// A pod that can send by another's source address, as far as it is up to this
@@ -230,6 +246,7 @@ impl AgentStatus {
             drift_repaired: 0,
             rejected: Vec::new(),
             spoofable: Vec::new(),
+            contested: Vec::new(),
             lingering: Vec::new(),
             unfiltered_bridges: Vec::new(),
         }

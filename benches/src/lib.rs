@@ -50,6 +50,7 @@ pub fn pod(number: usize, namespace: &str, labels: Labels, node: &str) -> Pod {
         ports: Vec::new(),
         finished: false,
         terminating: false,
+        started: None,
         host_network: false,
     }
 }

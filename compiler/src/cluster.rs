@@ -1,16 +1,20 @@
 //! The cluster: objects brought into the shape that questions are asked of.
 //!
 //! Pods of one namespace with the same labels are one [`Class`]: no selector
-//! can tell them apart, so it is evaluated once per class. An address has one
-//! owner. Nothing here depends on the order of the objects.
+//! can tell them apart, so it is evaluated once per class. An address that one
+//! pod lists is that pod's; who *holds* one that several list depends on the
+//! node that asks (see [`Contest`]). Nothing here depends on the order of the
+//! objects.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use ipnetwork::IpNetwork;
 use rustc_hash::FxHashMap;
 
+use crate::claim::{self, Claim, Standing};
 use crate::finding::Finding;
-use crate::object::{Family, Labels, Objects, Pod};
+use crate::object::{ContainerPort, Family, Labels, Objects, Pod};
 use crate::policy::{Direction, Namespaces, PodPeer, Policy};
 
 /// A pod, by its place in [`Cluster::pods`].
@@ -36,6 +40,27 @@ pub struct Class {
     pub endpoints: Vec<PodId>,
 }
 
+/// An address that several endpoints list. Which of them hold it depends on the
+/// node that asks: a node knows its own pods.
+#[derive(Debug)]
+pub struct Contest {
+    /// All endpoints that list it, in order.
+    pub claimants: Vec<PodId>,
+    /// Who holds it as seen from each node that has one of them.
+    here: BTreeMap<String, Holders>,
+    /// Who holds it as seen from any other node.
+    elsewhere: Holders,
+}
+
+/// The endpoints that hold an address, at least one, and what all of them have
+/// in common as peers.
+#[derive(Debug)]
+struct Holders {
+    pods: Vec<PodId>,
+    classes: Vec<ClassId>,
+    ports: Vec<ContainerPort>,
+}
+
 /// A cluster at one moment.
 #[derive(Debug)]
 pub struct Cluster {
@@ -46,7 +71,9 @@ pub struct Cluster {
     classes: Vec<Class>,
     /// The classes of each namespace.
     classes_in: BTreeMap<String, Vec<ClassId>>,
+    /// The endpoint that lists each address that one alone lists.
     owners: FxHashMap<IpAddr, PodId>,
+    contests: BTreeMap<IpAddr, Contest>,
     /// The addresses of each node.
     nodes: BTreeMap<String, BTreeSet<IpAddr>>,
     node_addresses: BTreeSet<IpAddr>,
@@ -81,9 +108,11 @@ impl Cluster {
         for (i, policy) in policies.iter().enumerate() {
             policies_in.entry(policy.namespace.clone()).or_default().push(PolicyId(index(i)));
         }
+        let (owners, contests) = owners(&pods, &class_of, objects);
         Self {
             namespaces,
-            owners: owners(&pods),
+            owners,
+            contests,
             pods,
             class_of,
             classes,
@@ -143,23 +172,75 @@ impl Cluster {
         self.class_of[id.0 as usize]
     }
 
+    /// The same as a list.
+    #[must_use]
+    pub fn classes_of(&self, id: PodId) -> &[ClassId] {
+        self.class_of[id.0 as usize].as_slice()
+    }
+
     /// A class.
     #[must_use]
     pub fn class(&self, id: ClassId) -> &Class {
         &self.classes[id.0 as usize]
     }
 
-    /// The endpoint that an address belongs to.
+    /// The endpoints that hold an address, as seen from a node: none if no
+    /// endpoint lists it, several where nothing tells which of them has it.
+    /// Without a node, as seen from one that has none of them.
     #[must_use]
-    pub fn owner(&self, address: IpAddr) -> Option<PodId> {
-        self.owners.get(&address).copied()
+    pub fn holders(&self, address: IpAddr, node: Option<&str>) -> &[PodId] {
+        match self.owners.get(&address) {
+            Some(owner) => std::slice::from_ref(owner),
+            None => self.contests.get(&address).map_or(&[], |contest| &contest.seen_from(node).pods),
+        }
     }
 
-    /// An endpoint's address of a family; none where another pod owns what its
-    /// object lists.
+    /// As whom rules of a node mean an address that endpoints hold: the classes
+    /// of these, and the container ports that all of them have.
+    #[must_use]
+    pub fn seen(&self, address: IpAddr, node: Option<&str>) -> Option<(&[ClassId], &[ContainerPort])> {
+        match self.owners.get(&address) {
+            Some(owner) => Some((self.class_of[owner.0 as usize].as_slice(), &self.pod(*owner).ports)),
+            None => {
+                let holders = self.contests.get(&address)?.seen_from(node);
+                Some((&holders.classes, &holders.ports))
+            }
+        }
+    }
+
+    /// The node that knows whose a contested address is: that of all claimants,
+    /// if they are on one.
+    #[must_use]
+    pub fn home(&self, address: IpAddr) -> Option<&str> {
+        let mut nodes = self.contest(address)?.claimants.iter().map(|pod| self.pod(*pod).node.as_deref());
+        let first = nodes.next()??;
+        nodes.all(|node| node == Some(first)).then_some(first)
+    }
+
+    /// The addresses that several endpoints list.
+    pub fn contests(&self) -> impl Iterator<Item = (IpAddr, &Contest)> {
+        self.contests.iter().map(|(address, contest)| (*address, contest))
+    }
+
+    /// The contest about an address, if several endpoints list it.
+    #[must_use]
+    pub fn contest(&self, address: IpAddr) -> Option<&Contest> {
+        self.contests.get(&address)
+    }
+
+    /// The nodes that see some address otherwise than the others do, because
+    /// one of its claimants is theirs.
+    #[must_use]
+    pub fn own_views(&self) -> BTreeSet<&str> {
+        self.contests.values().flat_map(|contest| contest.here.keys()).map(String::as_str).collect()
+    }
+
+    /// An endpoint's address of a family, as its own node sees it; none where
+    /// another pod holds what its object lists.
     #[must_use]
     pub fn address(&self, id: PodId, family: Family) -> Option<IpAddr> {
-        self.pod(id).address(family).filter(|address| self.owner(*address) == Some(id))
+        let pod = self.pod(id);
+        pod.address(family).filter(|address| self.holders(*address, pod.node.as_deref()).contains(&id))
     }
 
     /// Whether an address is one of the node that a pod runs on.
@@ -257,26 +338,83 @@ fn classify(pods: &[Pod]) -> (Vec<Class>, Vec<Option<ClassId>>) {
     (classes, class_of)
 }
 
-/// Who owns each address. Two live pods can list one for a while, when an old
-/// pod's deletion is seen after a new pod's start: the one that is not being
-/// deleted owns it, and of two such the later by UID, so that the answer
-/// depends on the objects alone.
-fn owners(pods: &[Pod]) -> FxHashMap<IpAddr, PodId> {
-    let claim = |id: PodId| {
-        let pod = &pods[id.0 as usize];
-        (!pod.terminating, &pod.uid, &pod.namespace, &pod.name)
-    };
+/// Who lists each address: one endpoint, or several.
+fn owners(
+    pods: &[Pod],
+    class_of: &[Option<ClassId>],
+    objects: &Objects,
+) -> (FxHashMap<IpAddr, PodId>, BTreeMap<IpAddr, Contest>) {
     let mut owners = FxHashMap::<IpAddr, PodId>::default();
+    let mut claimants = BTreeMap::<IpAddr, Vec<PodId>>::new();
     for (i, pod) in pods.iter().enumerate().filter(|(_, pod)| pod.is_endpoint()) {
         let id = PodId(index(i));
         for address in pod.addresses() {
-            let owner = owners.entry(address).or_insert(id);
-            if claim(id) > claim(*owner) {
-                *owner = id;
+            let first = *owners.entry(address).or_insert(id);
+            if first != id {
+                claimants.entry(address).or_insert_with(|| vec![first]).push(id);
             }
         }
     }
-    owners
+    let pod_cidrs: BTreeMap<&str, &[IpNetwork]> =
+        objects.nodes.iter().map(|node| (node.name.as_str(), node.pod_cidrs.as_slice())).collect();
+    let contest = |(address, claimants): (IpAddr, Vec<PodId>)| {
+        owners.remove(&address);
+        (address, Contest::new(address, claimants, pods, class_of, &pod_cidrs))
+    };
+    let contests = claimants.into_iter().map(contest).collect();
+    (owners, contests)
+}
+
+impl Contest {
+    fn new(
+        address: IpAddr,
+        claimants: Vec<PodId>,
+        pods: &[Pod],
+        class_of: &[Option<ClassId>],
+        pod_cidrs: &BTreeMap<&str, &[IpNetwork]>,
+    ) -> Self {
+        let holders = |held: Vec<PodId>| {
+            let mut classes: Vec<ClassId> = held.iter().filter_map(|id| class_of[id.0 as usize]).collect();
+            classes.sort_unstable();
+            classes.dedup();
+            let ports = |id: &PodId| pods[id.0 as usize].ports.as_slice();
+            let (first, others) = held.split_first().map_or((&[][..], &[][..]), |(id, others)| (ports(id), others));
+            let of_all = |port: &&ContainerPort| others.iter().all(|other| ports(other).contains(port));
+            let ports = first.iter().filter(of_all).cloned().collect();
+            Holders { classes, ports, pods: held }
+        };
+        let mut all = Vec::with_capacity(claimants.len());
+        let mut by_node = BTreeMap::<&str, Vec<(PodId, Claim)>>::new();
+        for id in &claimants {
+            let pod = &pods[id.0 as usize];
+            let node = pod.node.as_deref();
+            let of_node = |node| Standing::of(pod_cidrs.get(node).copied(), address);
+            let standing = node.map_or(Standing::Silent, of_node);
+            let claim = Claim { terminating: pod.terminating, started: pod.started, standing };
+            all.push((*id, claim));
+            if let Some(node) = node {
+                by_node.entry(node).or_default().push((*id, claim));
+            }
+        }
+        let here = by_node.into_iter().map(|(node, claims)| (node.to_owned(), holders(claim::here(&claims))));
+        Self { here: here.collect(), elsewhere: holders(claim::elsewhere(&all)), claimants }
+    }
+
+    fn seen_from(&self, node: Option<&str>) -> &Holders {
+        node.and_then(|node| self.here.get(node)).unwrap_or(&self.elsewhere)
+    }
+
+    /// Who holds the address as seen from each node that has a claimant, by
+    /// the node's name.
+    pub fn holders_by_node(&self) -> impl Iterator<Item = (&str, &[PodId])> {
+        self.here.iter().map(|(node, holders)| (node.as_str(), holders.pods.as_slice()))
+    }
+
+    /// Who holds the address as seen from any other node.
+    #[must_use]
+    pub fn holders_elsewhere(&self) -> &[PodId] {
+        &self.elsewhere.pods
+    }
 }
 
 /// The addresses of each node: those of its object, those that its pods report

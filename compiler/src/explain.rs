@@ -130,20 +130,31 @@ impl Party {
         Family::ALL.into_iter().any(|family| self.address(cluster, family).is_some())
     }
 
-    fn seen(self, cluster: &Cluster, family: Option<Family>) -> OtherEnd<'_> {
+    fn seen(self, cluster: &Cluster, from: Self, family: Option<Family>) -> OtherEnd<'_> {
         match self {
-            Self::End(end) => end.seen(cluster, family),
+            Self::End(end) => end.seen(cluster, from.node(cluster), family),
             Self::Host(_) => {
                 let address = family.and_then(|family| self.address(cluster, family));
-                OtherEnd { class: None, address, ports: &[] }
+                OtherEnd { classes: &[], address, ports: &[] }
             }
         }
     }
 
-    fn group(self, groups: &Groups, direction: Direction) -> Option<&Group> {
+    /// The groups that decide about it together; none where nothing isolates
+    /// it.
+    fn groups<'g>(
+        self,
+        cluster: &Cluster,
+        groups: &'g Groups,
+        direction: Direction,
+        family: Option<Family>,
+    ) -> Vec<&'g Group> {
         match self {
-            Self::End(end) => end.group(groups, direction).map(|group| groups.get(group)),
-            Self::Host(_) => None,
+            Self::End(end) => {
+                let found = end.groups(cluster, groups, direction, family);
+                found.into_iter().map(|group| groups.get(group)).collect()
+            }
+            Self::Host(_) => Vec::new(),
         }
     }
 
@@ -186,34 +197,42 @@ impl Question {
     #[must_use]
     pub fn bounds(&self, cluster: &Cluster, groups: &Groups, direction: Direction) -> Bounds {
         let (subject, other) = self.ends(direction);
-        let group = subject.group(groups, direction);
-        let (Some(group), None) = (group, self.exemption(cluster)) else {
-            return Bounds { least: Traffic::all(), most: Traffic::all() };
+        let everything = || Bounds { least: Traffic::all(), most: Traffic::all() };
+        if self.exemption(cluster).is_some() {
+            return everything();
+        }
+        let seen = other.seen(cluster, subject, self.family);
+        let lack = self.lack(cluster, groups, direction);
+        let of_group = |group: &Group| {
+            let least = group.traffic(cluster, seen);
+            let most = match lack {
+                None => least.clone(),
+                Some(Lack::Node) => Traffic::all(),
+                Some(Lack::Address) => self.by_blocks(group, seen).union(&least),
+            };
+            Bounds { least, most }
         };
-        let least = group.traffic(cluster, other.seen(cluster, self.family));
-        let most = match self.lack(cluster, groups, direction) {
-            None => least.clone(),
-            Some(Lack::Node) => Traffic::all(),
-            Some(Lack::Address) => self.by_blocks(cluster, group, other).union(&least),
-        };
-        Bounds { least, most }
+        let groups = subject.groups(cluster, groups, direction, self.family).into_iter();
+        groups.map(of_group).reduce(|one, other| one.and(&other)).unwrap_or_else(everything)
     }
 
     /// What blocks would admit if one of them held the other end's address.
-    fn by_blocks(&self, cluster: &Cluster, group: &Group, other: Party) -> Traffic {
-        let ports = other.seen(cluster, self.family).ports;
+    fn by_blocks(&self, group: &Group, other: OtherEnd<'_>) -> Traffic {
         let possible = |atom: &Atom| match atom {
             Atom::Block(block) => self.family.is_none_or(|f| f == block.family) && !block.addresses.is_empty(),
             Atom::Everyone | Atom::Pods(_) => false,
         };
         (group.admitted.iter().filter(|(atom, _)| possible(atom)))
-            .fold(Traffic::none(), |all, (_, admitted)| all.union(&admitted.traffic_to(ports)))
+            .fold(Traffic::none(), |all, (_, admitted)| all.union(&admitted.traffic_to(other.ports)))
     }
 
     /// The fact that decides in a direction and that the input lacks.
     fn lack(&self, cluster: &Cluster, groups: &Groups, direction: Direction) -> Option<Lack> {
         let (subject, other) = self.ends(direction);
-        let group = subject.group(groups, direction)?;
+        let groups = subject.groups(cluster, groups, direction, self.family);
+        if groups.is_empty() {
+            return None;
+        }
         let could_be_own_node = match other {
             Party::End(End::Pod(_)) => false,
             Party::End(End::Address(address)) => cluster.is_node(address) && subject.node(cluster).is_none(),
@@ -222,8 +241,9 @@ impl Question {
         if could_be_own_node {
             return Some(Lack::Node);
         }
-        let by_blocks = || self.by_blocks(cluster, group, other);
-        let unknown = !other.has_address(cluster) && !by_blocks().is_none();
+        let seen = other.seen(cluster, subject, self.family);
+        let by_blocks = || groups.iter().any(|group| !self.by_blocks(group, seen).is_none());
+        let unknown = !other.has_address(cluster) && by_blocks();
         unknown.then_some(Lack::Address)
     }
 
@@ -231,19 +251,20 @@ impl Question {
     #[must_use]
     pub fn passes(&self, cluster: &Cluster, groups: &Groups) -> Bounds {
         let [a, b] = Direction::ALL.map(|direction| self.bounds(cluster, groups, direction));
-        Bounds { least: a.least.intersection(&b.least), most: a.most.intersection(&b.most) }
+        a.and(&b)
     }
 
     /// What of the traffic an agent keeps from the source although policies
     /// allow it: see [`Group::kept_tunnels`].
     #[must_use]
     pub fn kept_tunnels(&self, cluster: &Cluster, groups: &Groups) -> Traffic {
-        match (self.from.group(groups, Direction::Egress), self.exemption(cluster)) {
-            (Some(group), None) => {
-                group.kept_tunnels(cluster, self.to.seen(cluster, self.family)).intersection(&self.traffic)
-            }
-            _ => Traffic::none(),
+        if self.exemption(cluster).is_some() {
+            return Traffic::none();
         }
+        let seen = self.to.seen(cluster, self.from, self.family);
+        let groups = self.from.groups(cluster, groups, Direction::Egress, self.family).into_iter();
+        let kept = groups.fold(Traffic::none(), |all, group| all.union(&group.kept_tunnels(cluster, seen)));
+        kept.intersection(&self.traffic)
     }
 
     /// What a direction says of the traffic, and why.
@@ -261,12 +282,20 @@ impl Question {
             rule_count: 0,
             candidates: Vec::new(),
         };
-        let group = subject.group(groups, direction);
-        if let Some(group) = group {
-            decision.isolated_by.clone_from(&group.key.policies);
+        let deciding = subject.groups(cluster, groups, direction, self.family);
+        for group in &deciding {
+            decision.isolated_by.extend(&group.key.policies);
             decision.add_rules(self, cluster, group, other);
         }
-        decision.reason = match (self.exemption(cluster), subject, group) {
+        if deciding.len() > 1 {
+            decision.isolated_by.sort_unstable();
+            decision.isolated_by.dedup();
+            decision.rules.sort();
+            decision.rules.dedup();
+        }
+        let rules = |policy: &PolicyId| cluster.policy(*policy).rules(direction).len();
+        decision.rule_count = decision.isolated_by.iter().map(rules).sum();
+        decision.reason = match (self.exemption(cluster), subject, deciding.first()) {
             (Some(Exemption::Itself), _, _) => Reason::Itself,
             (Some(Exemption::OwnNode), _, _) => Reason::OwnNode,
             (None, Party::Host(_), _) => Reason::HostNetworkExempt,
@@ -275,8 +304,13 @@ impl Question {
             _ if verdict == Verdict::Unknown => {
                 Reason::Unknown(self.lack(cluster, groups, direction).unwrap_or(Lack::Address))
             }
-            (None, _, Some(group)) => {
+            (None, _, Some(first)) => {
                 let denied = self.traffic.difference(&bounds.most);
+                // Of several that decide together, one that denies some of it.
+                let seen = other.seen(cluster, subject, self.family);
+                let is_why = |group: &&&Group| !denied.difference(&group.traffic(cluster, seen)).is_none();
+                let group = deciding.iter().find(is_why).unwrap_or(first);
+                let denied = denied.difference(&group.traffic(cluster, seen));
                 decision.candidates = near::nearest(cluster, group, self, other, &denied);
                 let code = decision.candidates.first().and_then(Candidate::code);
                 Reason::Denied(code.unwrap_or(Code::DefaultDenyOnly))
@@ -288,10 +322,9 @@ impl Question {
 
 impl Decision {
     fn add_rules(&mut self, question: &Question, cluster: &Cluster, group: &Group, other: Party) {
-        let seen = other.seen(cluster, question.family);
+        let seen = other.seen(cluster, question.ends(self.direction).0, question.family);
         for policy in &group.key.policies {
             for rule in cluster.policy(*policy).rules(self.direction) {
-                self.rule_count += 1;
                 let admitted = Admitted::of_ports(&rule.ports, self.direction, &group.key.resolution);
                 let meets = !admitted.traffic_to(seen.ports).intersection(&question.traffic).is_none();
                 if meets && atoms(&rule.peers).iter().any(|atom| atom.holds(cluster, seen)) {
@@ -303,6 +336,11 @@ impl Decision {
 }
 
 impl Bounds {
+    /// What both allow.
+    fn and(&self, other: &Self) -> Self {
+        Self { least: self.least.intersection(&other.least), most: self.most.intersection(&other.most) }
+    }
+
     /// What is said of some traffic. Where some is allowed and some denied for
     /// certain, that some is unknown changes nothing.
     #[must_use]

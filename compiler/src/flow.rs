@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use smallvec::SmallVec;
+
 use crate::cluster::{Cluster, PodId};
 use crate::group::{GroupId, Groups, OtherEnd};
 use crate::object::Family;
@@ -13,7 +15,8 @@ use crate::traffic::Traffic;
 pub enum End {
     /// An endpoint of the cluster.
     Pod(PodId),
-    /// An address that belongs to no endpoint: a node's, or one outside.
+    /// An address that belongs to no endpoint: a node's, or one outside. Or one
+    /// that several endpoints hold, which are judged together then.
     Address(IpAddr),
 }
 
@@ -21,7 +24,10 @@ impl End {
     /// What an address stands for.
     #[must_use]
     pub fn of_address(cluster: &Cluster, address: IpAddr) -> Self {
-        cluster.owner(address).map_or(Self::Address(address), Self::Pod)
+        match cluster.holders(address, cluster.home(address)) {
+            [pod] => Self::Pod(*pod),
+            _ => Self::Address(address),
+        }
     }
 
     /// Its address of a family.
@@ -33,23 +39,57 @@ impl End {
         }
     }
 
-    /// The group that decides about it in a direction; `None` where nothing
-    /// isolates it.
+    /// The node that it is on, as far as its object says.
     #[must_use]
-    pub fn group(self, groups: &Groups, direction: Direction) -> Option<GroupId> {
+    pub fn node(self, cluster: &Cluster) -> Option<&str> {
         match self {
-            Self::Pod(pod) => groups.of(pod, direction),
+            Self::Pod(pod) => cluster.pod(pod).node.as_deref(),
             Self::Address(_) => None,
         }
     }
 
-    /// As the rules of the group at the other end see it.
-    #[must_use]
-    pub fn seen(self, cluster: &Cluster, family: Option<Family>) -> OtherEnd<'_> {
-        let address = family.and_then(|family| self.address(cluster, family));
+    /// The address by which it is known: an address is what it is in questions
+    /// about no family, too.
+    fn known_by(self, cluster: &Cluster, family: Option<Family>) -> Option<IpAddr> {
         match self {
-            Self::Pod(pod) => OtherEnd { class: cluster.class_of(pod), address, ports: &cluster.pod(pod).ports },
-            Self::Address(_) => OtherEnd { class: None, address, ports: &[] },
+            Self::Pod(pod) => family.and_then(|family| cluster.address(pod, family)),
+            Self::Address(address) => Some(address),
+        }
+    }
+
+    /// The groups that decide about it in a direction, sorted; none where
+    /// nothing isolates it. Several only where several pods hold its address:
+    /// what passes then is what each of them lets pass.
+    #[must_use]
+    pub fn groups(
+        self,
+        cluster: &Cluster,
+        groups: &Groups,
+        direction: Direction,
+        family: Option<Family>,
+    ) -> SmallVec<[GroupId; 1]> {
+        let holders = self
+            .known_by(cluster, family)
+            .map_or(&[][..], |address| cluster.holders(address, self.node(cluster).or_else(|| cluster.home(address))));
+        let mut found: SmallVec<[GroupId; 1]> = match (self, holders) {
+            (Self::Pod(pod), [] | [_]) => groups.of(pod, direction).into_iter().collect(),
+            (_, holders) => holders.iter().filter_map(|pod| groups.of(*pod, direction)).collect(),
+        };
+        found.sort_unstable();
+        found.dedup();
+        found
+    }
+
+    /// As the rules of the group at the other end, on a node, see it.
+    #[must_use]
+    pub fn seen<'c>(self, cluster: &'c Cluster, from: Option<&str>, family: Option<Family>) -> OtherEnd<'c> {
+        let address = family.and_then(|family| self.address(cluster, family));
+        match (self, self.known_by(cluster, family).and_then(|address| cluster.seen(address, from))) {
+            (_, Some((classes, ports))) => OtherEnd { classes, address, ports },
+            (Self::Pod(pod), None) => {
+                OtherEnd { classes: cluster.classes_of(pod), address, ports: &cluster.pod(pod).ports }
+            }
+            (Self::Address(_), None) => OtherEnd { classes: &[], address, ports: &[] },
         }
     }
 }
@@ -69,7 +109,11 @@ pub fn exemption(cluster: &Cluster, from: End, to: End) -> Option<Exemption> {
     match (from, to) {
         _ if from == to => Some(Exemption::Itself),
         (End::Pod(pod), End::Address(address)) | (End::Address(address), End::Pod(pod)) => {
-            cluster.is_own_node(pod, address).then_some(Exemption::OwnNode)
+            // Where a pod and a node claim one address, it is the pod's.
+            match cluster.holders(address, None) {
+                [] => cluster.is_own_node(pod, address).then_some(Exemption::OwnNode),
+                _ => (cluster.address(pod, Family::of(&address)) == Some(address)).then_some(Exemption::Itself),
+            }
         }
         _ => None,
     }
@@ -91,8 +135,7 @@ pub fn directed(
         Direction::Egress => (from, to),
         Direction::Ingress => (to, from),
     };
-    match subject.group(groups, direction) {
-        None => Traffic::all(),
-        Some(group) => groups.get(group).traffic(cluster, other.seen(cluster, family)),
-    }
+    let other = other.seen(cluster, subject.node(cluster), family);
+    (subject.groups(cluster, groups, direction, family).into_iter())
+        .fold(Traffic::all(), |all, group| all.intersection(&groups.get(group).traffic(cluster, other)))
 }

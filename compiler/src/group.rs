@@ -86,11 +86,13 @@ pub struct GroupId(pub(crate) u32);
 /// The other end of a flow, as the rules of a group see it.
 #[derive(Debug, Clone, Copy)]
 pub struct OtherEnd<'a> {
-    /// Its class, if it is an endpoint of the cluster.
-    pub class: Option<ClassId>,
+    /// The classes of the endpoints that hold its address: one; none if it is
+    /// no endpoint; several where nothing tells which of them has it, and then
+    /// a peer means it only if it means all of them.
+    pub classes: &'a [ClassId],
     /// Its address in the family in question, if it has one yet.
     pub address: Option<IpAddr>,
-    /// Its container ports, if it is an endpoint.
+    /// The container ports of these endpoints, that all of them have.
     pub ports: &'a [ContainerPort],
 }
 
@@ -265,7 +267,9 @@ impl Atom {
     pub fn holds(&self, cluster: &Cluster, other: OtherEnd<'_>) -> bool {
         match self {
             Self::Everyone => true,
-            Self::Pods(peer) => other.class.is_some_and(|class| cluster.selects(peer, class)),
+            Self::Pods(peer) => {
+                !other.classes.is_empty() && other.classes.iter().all(|class| cluster.selects(peer, *class))
+            }
             Self::Block(block) => other.address.is_some_and(|address| {
                 block.family == Family::of(&address) && block.addresses.contains(cidr::number(address))
             }),

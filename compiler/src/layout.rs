@@ -112,19 +112,31 @@ pub fn program_with(cluster: &Cluster, node: &str, options: &Options, lingering:
     let is_isolating = local.iter().any(|pod| Direction::ALL.iter().any(|way| groups.of(*pod, *way).is_some()));
     let identities: FxHashMap<GroupId, Hash> =
         groups.iter().map(|(id, group)| (id, identity_of(cluster, &group.key))).collect();
+    // Where each address of this node is led, by direction.
+    let listed = local.iter().flat_map(|pod| cluster.pod(*pod).addresses());
+    let addresses: BTreeSet<IpAddr> = listed.collect();
+    let ways = Direction::ALL.map(|direction| {
+        let way = |address: &IpAddr| {
+            let holders = cluster.holders(*address, Some(node)).iter();
+            let groups = holders.filter_map(|pod| groups.of(*pod, direction)).map(|group| identities[&group]);
+            Some((*address, Way::of(direction, groups)?))
+        };
+        addresses.iter().filter_map(way).collect::<BTreeMap<IpAddr, Way>>()
+    });
     let family = |family| {
-        let mut layout = Layout { cluster, options, family, sets: BTreeMap::new(), chains: BTreeMap::new() };
+        let mut layout = Layout { cluster, node, options, family, sets: BTreeMap::new(), chains: BTreeMap::new() };
         let mut isolated = BTreeSet::new();
-        for direction in Direction::ALL {
+        for (direction, ways) in Direction::ALL.into_iter().zip(&ways) {
             let mut sides = BTreeMap::<Hash, Side<'_>>::new();
             for (id, group) in groups.iter().filter(|(_, group)| group.key.direction == direction) {
-                sides.insert(identities[&id], Side { group, addresses: BTreeSet::new() });
+                sides.insert(identities[&id], Side { rules: Rules::Of(group), addresses: BTreeSet::new() });
             }
-            for pod in &local {
-                let side = groups.of(*pod, direction).and_then(|group| sides.get_mut(&identities[&group]));
-                if let (Some(side), Some(address)) = (side, cluster.address(*pod, family)) {
-                    side.addresses.insert(Member::Address(address));
-                    isolated.insert(address);
+            for (address, way) in ways {
+                let new = || Side { rules: Rules::Joint(&way.groups), addresses: BTreeSet::new() };
+                let side = sides.entry(way.identity).or_insert_with(new);
+                if Family::of(address) == family {
+                    side.addresses.insert(Member::Address(*address));
+                    isolated.insert(*address);
                 }
             }
             layout.direction(direction, &sides);
@@ -176,10 +188,69 @@ pub(crate) fn identity<'a>(
     fields.finish()
 }
 
-/// One group and the addresses of its endpoints.
+/// Where an address of this node is led in a direction: to the group of the pod
+/// that holds it, or to several, where several pods of this node hold it and
+/// what passes is what the policies of each admit. Those that nothing isolates
+/// have no say.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Way {
+    /// What it is in the tree.
+    pub(crate) identity: Hash,
+    /// The groups, sorted; at least one.
+    pub(crate) groups: Vec<Hash>,
+}
+
+impl Way {
+    /// The way of an address whose holders are of these groups; `None` if there
+    /// are none.
+    pub(crate) fn of(direction: Direction, groups: impl Iterator<Item = Hash>) -> Option<Self> {
+        let mut groups: Vec<Hash> = groups.collect();
+        groups.sort_unstable();
+        groups.dedup();
+        let identity = match groups.as_slice() {
+            [] => return None,
+            [group] => *group,
+            several => {
+                let mut fields = Fields::of("joint");
+                fields.add(direction.as_str());
+                fields.count(several.len());
+                for group in several {
+                    fields.add(group.bytes());
+                }
+                fields.finish()
+            }
+        };
+        Some(Self { identity, groups })
+    }
+}
+
+/// The rules of a joint group, and the chain that they make: what one group's
+/// chain admits comes back here, and the last one's verdict stands. `None`
+/// where one of them has no chain.
+pub(crate) fn joint(direction: Direction, chains: &[ChainName]) -> Option<(ChainName, Vec<Rule>)> {
+    let mut fields = Fields::of("joint chain");
+    fields.count(chains.len());
+    for chain in chains {
+        fields.add(chain.as_str());
+    }
+    let name = ChainName::new(&format!("{}-{}", letter(direction), fields.finish().short()));
+    let comment = || Match::Comment("several pods of this node list one address".to_owned());
+    let (last, others) = chains.split_last()?;
+    let others = others.iter().map(|chain| Target::Jump(chain.clone()));
+    let targets = others.chain([Target::Goto(last.clone())]);
+    Some((name, targets.map(|target| Rule { matches: vec![comment()], target }).collect()))
+}
+
+/// The chain of one group or of several, and the addresses of its endpoints.
 struct Side<'a> {
-    group: &'a Group,
+    rules: Rules<'a>,
     addresses: BTreeSet<Member>,
+}
+
+/// What decides about addresses.
+enum Rules<'a> {
+    Of(&'a Group),
+    Joint(&'a [Hash]),
 }
 
 /// Where the address of an isolated endpoint stands in a packet.
@@ -359,6 +430,7 @@ pub(crate) fn chain_of_leaf(family: Family, direction: Direction, leaf: &Leaf) -
 /// One family's program in the making.
 struct Layout<'a> {
     cluster: &'a Cluster,
+    node: &'a str,
     options: &'a Options,
     family: Family,
     sets: BTreeMap<SetName, Set>,
@@ -375,8 +447,21 @@ impl Layout<'_> {
         let meaning = format!("this node's endpoints that are isolated for {}", direction.as_str());
         self.sets.insert(SetName::gate(self.family, direction), address_set(members(&all), &meaning));
 
-        let chains: BTreeMap<Hash, ChainName> =
-            sides.iter().map(|(hash, side)| (*hash, self.group(direction, side.group))).collect();
+        let mut chains = BTreeMap::<Hash, ChainName>::new();
+        for (hash, side) in sides {
+            if let Rules::Of(group) = side.rules {
+                chains.insert(*hash, self.group(direction, group));
+            }
+        }
+        for (hash, side) in sides {
+            if let Rules::Joint(groups) = side.rules
+                && let Some((name, rules)) =
+                    joint(direction, &groups.iter().map(|group| chains[group].clone()).collect::<Vec<_>>())
+            {
+                chains.insert(*hash, name.clone());
+                self.chains.insert(name, rules);
+            }
+        }
         let tree = Node::new(all);
         for (at, groups) in tree.iter().flat_map(Node::sets) {
             let which = match &at {
@@ -395,7 +480,7 @@ impl Layout<'_> {
         let leaf = Leaf::new(self.family, direction, self.options, &group.admitted, policies);
         let name = chain_of_leaf(self.family, direction, &leaf);
         for (set, definition) in leaf.sets {
-            let resolve = || definition.resolve(self.cluster, self.family);
+            let resolve = || definition.resolve(self.cluster, self.node, self.family);
             self.sets.entry(set).or_insert_with(resolve);
         }
         self.chains.insert(name.clone(), leaf.rules);

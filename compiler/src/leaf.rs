@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::net::IpAddr;
 
 use crate::cidr::{self, AddressSet};
 use crate::cluster::Cluster;
+use crate::flow::End;
 use crate::group::{Admitted, Atom};
 use crate::layout::Options;
 use crate::name::{Fields, Hash};
@@ -310,18 +312,26 @@ impl Definition {
         }
     }
 
-    /// The set as it is today.
-    pub(crate) fn resolve(&self, cluster: &Cluster, family: Family) -> Set {
+    /// The set as it is today on a node.
+    pub(crate) fn resolve(&self, cluster: &Cluster, node: &str, family: Family) -> Set {
         let members = match self {
             Self::Peers { pods, addresses } => {
                 let classes: BTreeSet<_> = pods.iter().flat_map(|peer| cluster.selected(peer)).collect();
                 let endpoints = classes.into_iter().flat_map(|class| &cluster.class(class).endpoints);
-                let own = endpoints.filter_map(|pod| cluster.address(*pod, family));
+                let own = endpoints.filter_map(|pod| cluster.pod(*pod).address(family));
+                let is_meant = |address: &IpAddr| {
+                    // What one pod alone lists is that pod's.
+                    cluster.contest(*address).is_none() || {
+                        let other = End::Address(*address).seen(cluster, Some(node), Some(family));
+                        pods.iter().any(|peer| Atom::Pods(peer.clone()).holds(cluster, other))
+                    }
+                };
                 // A prefix holds its pods already.
-                let own = own.filter(|address| !addresses.contains(cidr::number(*address))).map(Member::Address);
+                let own = own.filter(|address| !addresses.contains(cidr::number(*address)) && is_meant(address));
+                let own = own.map(Member::Address);
                 own.chain(prefixes(family, addresses).into_iter().map(Member::from)).collect()
             }
-            Self::NamedPorts(entries) => named_members(cluster, family, entries),
+            Self::NamedPorts(entries) => named_members(cluster, node, family, entries),
         };
         Set { kind: self.kind(), members, meaning: self.meaning(family) }
     }
@@ -361,13 +371,18 @@ pub(crate) fn prefixes(family: Family, addresses: &AddressSet) -> Vec<ipnetwork:
     both
 }
 
-fn named_members(cluster: &Cluster, family: Family, entries: &BTreeSet<(Atom, Protocol, String)>) -> BTreeSet<Member> {
+fn named_members(
+    cluster: &Cluster,
+    node: &str,
+    family: Family,
+    entries: &BTreeSet<(Atom, Protocol, String)>,
+) -> BTreeSet<Member> {
     let mut members = BTreeSet::new();
-    for (id, pod) in cluster.endpoints().filter(|(_, pod)| !pod.ports.is_empty()) {
-        let Some(address) = cluster.address(id, family) else { continue };
-        let other = crate::flow::End::Pod(id).seen(cluster, Some(family));
+    for (_, pod) in cluster.endpoints().filter(|(_, pod)| !pod.ports.is_empty()) {
+        let Some(address) = pod.address(family) else { continue };
+        let other = End::Address(address).seen(cluster, Some(node), Some(family));
         for (atom, protocol, name) in entries {
-            let ports = pod.ports.iter().filter(|port| port.protocol == *protocol && port.name == *name);
+            let ports = other.ports.iter().filter(|port| port.protocol == *protocol && port.name == *name);
             for port in ports {
                 if atom.holds(cluster, other) {
                     members.insert(Member::AddressPort(address, *protocol, port.port));

@@ -17,6 +17,7 @@ pub const API_VERSION: &str = "npc.dev/v1alpha1";
 
 pub mod azure;
 pub mod cidr;
+mod claim;
 pub mod cluster;
 pub mod engine;
 pub mod established;

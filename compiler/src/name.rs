@@ -54,6 +54,11 @@ impl Hash {
         (0..16).rev().map(|i| char::from(ALPHABET[(bits >> (5 * i) & 31) as usize])).collect()
     }
 
+    /// All of it, as a field of another.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
     /// Its bit at a place, the most significant one first.
     #[must_use]
     pub fn bit(&self, place: usize) -> bool {

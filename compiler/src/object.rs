@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use ipnetwork::IpNetwork;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::networking::v1 as networking;
 
@@ -114,6 +115,8 @@ pub struct Pod {
     /// `metadata.deletionTimestamp` is set: it goes away, and keeps its
     /// network until it is gone.
     pub terminating: bool,
+    /// `status.startTime`, in seconds since 1970: when kubelet took it on.
+    pub started: Option<i64>,
     /// `spec.hostNetwork`: it has its node's network and is no endpoint.
     pub host_network: bool,
 }
@@ -298,6 +301,7 @@ impl From<core::Pod> for Pod {
         made.host_addresses.dedup();
         made.finished = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
         made.terminating = metadata.deletion_timestamp.is_some();
+        made.started = status.start_time.map(|time| time.0.as_second());
         made
     }
 }
@@ -334,6 +338,7 @@ impl Pod {
             ports,
             finished: false,
             terminating: false,
+            started: None,
             host_network: spec.host_network.unwrap_or(false),
         }
     }
@@ -362,15 +367,23 @@ pub struct Node {
     /// The addresses in `status.addresses`, of whatever type, that are IP
     /// addresses.
     pub addresses: Vec<IpAddr>,
+    /// `spec.podCIDRs`, else `spec.podCIDR`: the prefixes from which its pods
+    /// have their addresses. None where the network assigns them otherwise.
+    pub pod_cidrs: Vec<IpNetwork>,
 }
 
 impl From<core::Node> for Node {
     fn from(node: core::Node) -> Self {
+        let spec = node.spec.unwrap_or_default();
+        let prefixes = spec.pod_cidrs.unwrap_or_default().into_iter().chain(spec.pod_cidr);
+        let mut pod_cidrs: Vec<IpNetwork> = prefixes.filter_map(|text| text.parse().ok()).collect();
+        pod_cidrs.sort_unstable();
+        pod_cidrs.dedup();
         let listed = node.status.and_then(|s| s.addresses).unwrap_or_default();
         let mut addresses: Vec<IpAddr> = listed.iter().filter_map(|a| parse_address(&a.address)).collect();
         addresses.sort_unstable();
         addresses.dedup();
-        Self { name: node.metadata.name.unwrap_or_default(), addresses }
+        Self { name: node.metadata.name.unwrap_or_default(), addresses, pod_cidrs }
     }
 }
 

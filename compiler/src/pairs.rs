@@ -8,12 +8,17 @@
 //! A region holds pods and addresses outside. The two are kept apart: a pod's
 //! address lies in some prefix outside as well, but what a pod gets is said of
 //! the pod. So a region of addresses means those that belong to no endpoint.
+//!
+//! Where several pods list one address, nodes can see it differently; what is
+//! said of a group's peers holds for the subjects of one such view.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use crate::cidr::{self, AddressSet};
 use crate::cluster::{Cluster, PodId, PolicyId};
-use crate::group::{Admitted, Atom, Group, GroupId, Groups, atoms};
+use crate::flow::End;
+use crate::group::{Admitted, Atom, Group, GroupId, Groups, OtherEnd, atoms};
 use crate::object::Family;
 use crate::policy::Direction;
 use crate::ranges::RangeSet;
@@ -73,9 +78,9 @@ pub struct Because {
     pub rule: Option<String>,
 }
 
-/// The regions of a group in a family.
+/// The regions of a group in a family, as seen from a node.
 #[must_use]
-pub fn regions(cluster: &Cluster, group: &Group, family: Family) -> Regions {
+pub fn regions(cluster: &Cluster, group: &Group, node: Option<&str>, family: Family) -> Regions {
     let everyone = group.admitted.get(&Atom::Everyone);
     let base = everyone.map(|admitted| admitted.traffic.clone()).unwrap_or_default();
     let mut regions: Regions = outside(group.admitted.iter(), family)
@@ -85,9 +90,9 @@ pub fn regions(cluster: &Cluster, group: &Group, family: Family) -> Regions {
 
     let mut of_pods: BTreeMap<PodId, Traffic> = cluster.endpoints().map(|(id, _)| (id, base.clone())).collect();
     for (atom, admitted) in &group.admitted {
-        for pod in held(cluster, atom, family) {
+        for pod in held(cluster, atom, node, family) {
             if let Some(traffic) = of_pods.get_mut(&pod) {
-                *traffic = traffic.union(&admitted.traffic_to(&cluster.pod(pod).ports));
+                *traffic = traffic.union(&admitted.traffic_to(seen(cluster, pod, node, family).ports));
             }
         }
     }
@@ -95,6 +100,41 @@ pub fn regions(cluster: &Cluster, group: &Group, family: Family) -> Regions {
         regions.entry(traffic).or_default().pods.push(pod);
     }
     regions
+}
+
+/// The regions of groups that decide together: what each of them exchanges.
+fn together(all: impl Iterator<Item = Regions>) -> Regions {
+    let both = |one: Regions, other: Regions| {
+        let mut both = Regions::new();
+        for (a, region) in &one {
+            for (b, more) in &other {
+                let pods: Vec<PodId> =
+                    region.pods.iter().filter(|pod| more.pods.binary_search(pod).is_ok()).copied().collect();
+                let outside = region.outside.intersection(&more.outside);
+                if pods.is_empty() && outside.is_empty() {
+                    continue;
+                }
+                let entry = both.entry(a.intersection(b)).or_default();
+                entry.pods.extend(pods);
+                entry.outside = entry.outside.union(&outside);
+            }
+        }
+        for region in both.values_mut() {
+            region.pods.sort_unstable();
+        }
+        both
+    };
+    all.reduce(both).unwrap_or_default()
+}
+
+/// An endpoint as rules of a node see it.
+fn seen<'c>(cluster: &'c Cluster, pod: PodId, node: Option<&str>, family: Family) -> OtherEnd<'c> {
+    End::Pod(pod).seen(cluster, node, Some(family))
+}
+
+/// Whether several endpoints list the address of one.
+fn is_contested(cluster: &Cluster, pod: PodId, family: Family) -> bool {
+    cluster.address(pod, family).is_some_and(|address| cluster.contest(address).is_some())
 }
 
 /// All addresses of a family that belong to no endpoint, by what is exchanged
@@ -136,12 +176,54 @@ pub fn outside<'a>(
     parts
 }
 
-/// The endpoints that an atom means.
-fn held(cluster: &Cluster, atom: &Atom, family: Family) -> Vec<PodId> {
+/// What both of two divisions of all addresses ([`outside`]) let pass.
+#[must_use]
+pub fn both(
+    one: &BTreeMap<Traffic, AddressSet>,
+    other: &BTreeMap<Traffic, AddressSet>,
+) -> BTreeMap<Traffic, AddressSet> {
+    combine(one, other, Traffic::intersection)
+}
+
+/// What either of two divisions of all addresses ([`outside`]) lets pass.
+#[must_use]
+pub fn either(
+    one: &BTreeMap<Traffic, AddressSet>,
+    other: &BTreeMap<Traffic, AddressSet>,
+) -> BTreeMap<Traffic, AddressSet> {
+    combine(one, other, Traffic::union)
+}
+
+fn combine(
+    one: &BTreeMap<Traffic, AddressSet>,
+    other: &BTreeMap<Traffic, AddressSet>,
+    join: impl Fn(&Traffic, &Traffic) -> Traffic,
+) -> BTreeMap<Traffic, AddressSet> {
+    let mut all = BTreeMap::<Traffic, AddressSet>::new();
+    for (a, addresses) in one {
+        for (b, more) in other {
+            let part = addresses.intersection(more);
+            if !part.is_empty() {
+                let entry = all.entry(join(a, b)).or_default();
+                *entry = entry.union(&part);
+            }
+        }
+    }
+    all
+}
+
+/// The endpoints that an atom means, as seen from a node.
+fn held(cluster: &Cluster, atom: &Atom, node: Option<&str>, family: Family) -> Vec<PodId> {
     match atom {
         Atom::Everyone => cluster.endpoints().map(|(id, _)| id).collect(),
         Atom::Pods(peer) => {
-            cluster.selected(peer).into_iter().flat_map(|class| &cluster.class(class).endpoints).copied().collect()
+            let classes = cluster.selected(peer).into_iter();
+            let selected = classes.flat_map(|class| &cluster.class(class).endpoints).copied();
+            // What a contested address means is no matter of one pod's labels.
+            let selected = selected.filter(|id| !is_contested(cluster, *id, family));
+            let claimants = cluster.contests().flat_map(|(_, contest)| contest.claimants.iter().copied());
+            let claimants = claimants.filter(|id| is_contested(cluster, *id, family));
+            selected.chain(claimants.filter(|id| atom.holds(cluster, seen(cluster, *id, node, family)))).collect()
         }
         Atom::Block(block) if block.family == family => {
             let inside = |id: &PodId| {
@@ -158,16 +240,25 @@ fn held(cluster: &Cluster, atom: &Atom, family: Family) -> Vec<PodId> {
 #[must_use]
 pub fn pair_sets(cluster: &Cluster, groups: &Groups) -> Vec<PairSet> {
     let mut all = Vec::new();
+    let own_views = cluster.own_views();
     for direction in Direction::ALL {
-        let mut subjects = BTreeMap::<Option<GroupId>, Vec<PodId>>::new();
-        for (id, _) in cluster.endpoints() {
-            subjects.entry(groups.of(id, direction)).or_default().push(id);
-        }
-        for (group, subjects) in subjects {
+        // By the groups that decide together, and where.
+        let mut subjects = BTreeMap::<(Vec<GroupId>, Option<&str>), [Vec<PodId>; 2]>::new();
+        for (id, pod) in cluster.endpoints() {
             for family in Family::ALL {
-                match group {
-                    None => all.push(unisolated(cluster, direction, family, subjects.clone())),
-                    Some(group) => of_group(cluster, groups.get(group), family, &subjects, &mut all),
+                let groups = End::Pod(id).groups(cluster, groups, direction, Some(family)).to_vec();
+                // What nothing isolates exchanges everything, whoever looks.
+                let node = pod.node.as_deref().filter(|node| !groups.is_empty() && own_views.contains(node));
+                subjects.entry((groups, node)).or_default()[family as usize].push(id);
+            }
+        }
+        for ((together, node), subjects) in subjects {
+            let together: Vec<&Group> = together.into_iter().map(|group| groups.get(group)).collect();
+            for (family, subjects) in Family::ALL.into_iter().zip(subjects).filter(|(_, pods)| !pods.is_empty()) {
+                if together.is_empty() {
+                    all.push(unisolated(cluster, direction, family, subjects));
+                } else {
+                    of_groups(cluster, &together, node, family, &subjects, &mut all);
                 }
             }
         }
@@ -183,11 +274,19 @@ fn unisolated(cluster: &Cluster, direction: Direction, family: Family, subjects:
     PairSet { direction, family, subjects, peers: Region { pods, outside }, traffic, verdict, because: Vec::new() }
 }
 
-fn of_group(cluster: &Cluster, group: &Group, family: Family, subjects: &[PodId], all: &mut Vec<PairSet>) {
-    let direction = group.key.direction;
-    let isolating = || group.key.policies.iter().map(|policy| Because { policy: *policy, rule: None }).collect();
-    let rules = rules(cluster, group, family);
-    for (traffic, peers) in regions(cluster, group, family) {
+fn of_groups(
+    cluster: &Cluster,
+    groups: &[&Group],
+    node: Option<&str>,
+    family: Family,
+    subjects: &[PodId],
+    all: &mut Vec<PairSet>,
+) {
+    let Some(direction) = groups.first().map(|group| group.key.direction) else { return };
+    let policies: BTreeSet<PolicyId> = groups.iter().flat_map(|group| &group.key.policies).copied().collect();
+    let isolating = || policies.iter().map(|policy| Because { policy: *policy, rule: None }).collect();
+    let rules: Vec<Rule<'_>> = groups.iter().flat_map(|group| rules(cluster, group, node, family)).collect();
+    for (traffic, peers) in together(groups.iter().map(|group| regions(cluster, group, node, family))) {
         let denied = Traffic::all().difference(&traffic);
         let mut add = |traffic: Traffic, verdict, because| {
             if !traffic.is_none() {
@@ -196,14 +295,16 @@ fn of_group(cluster: &Cluster, group: &Group, family: Family, subjects: &[PodId]
             }
         };
         let admitting = rules.iter().filter(|rule| rule.admits(cluster, &peers, &traffic));
-        let admitting = admitting.map(|rule| rule.because.clone()).collect();
-        add(traffic, Verdict::Allowed, admitting);
+        let admitting: BTreeSet<Because> = admitting.map(|rule| rule.because.clone()).collect();
+        add(traffic, Verdict::Allowed, admitting.into_iter().collect());
         add(denied, Verdict::Denied, isolating());
     }
 }
 
 /// One rule of a group's policies, as far as it matters in a family.
-struct Rule {
+struct Rule<'a> {
+    node: Option<&'a str>,
+    family: Family,
     because: Because,
     admitted: Admitted,
     everyone: bool,
@@ -211,12 +312,12 @@ struct Rule {
     outside: AddressSet,
 }
 
-fn rules(cluster: &Cluster, group: &Group, family: Family) -> Vec<Rule> {
+fn rules<'a>(cluster: &Cluster, group: &Group, node: Option<&'a str>, family: Family) -> Vec<Rule<'a>> {
     let mut rules = Vec::new();
     for policy in &group.key.policies {
         for rule in cluster.policy(*policy).rules(group.key.direction) {
             let atoms = atoms(&rule.peers);
-            let mut pods: Vec<PodId> = atoms.iter().flat_map(|atom| held(cluster, atom, family)).collect();
+            let mut pods: Vec<PodId> = atoms.iter().flat_map(|atom| held(cluster, atom, node, family)).collect();
             pods.sort_unstable();
             pods.dedup();
             let blocks = atoms.iter().filter_map(|atom| match atom {
@@ -224,6 +325,8 @@ fn rules(cluster: &Cluster, group: &Group, family: Family) -> Vec<Rule> {
                 _ => None,
             });
             rules.push(Rule {
+                node,
+                family,
                 because: Because { policy: *policy, rule: Some(rule.path.clone()) },
                 admitted: Admitted::of_ports(&rule.ports, group.key.direction, &group.key.resolution),
                 everyone: atoms.contains(&Atom::Everyone),
@@ -235,7 +338,7 @@ fn rules(cluster: &Cluster, group: &Group, family: Family) -> Vec<Rule> {
     rules
 }
 
-impl Rule {
+impl Rule<'_> {
     /// Whether some of what a region is admitted is admitted by this rule.
     fn admits(&self, cluster: &Cluster, region: &Region, traffic: &Traffic) -> bool {
         let meets = |admitted: &Traffic| !admitted.intersection(traffic).is_none();
@@ -243,7 +346,10 @@ impl Rule {
             (self.everyone && !region.outside.is_empty()) || !self.outside.intersection(&region.outside).is_empty();
         let is_peer = |pod: &PodId| self.pods.binary_search(pod).is_ok();
         (outside && meets(&self.admitted.traffic))
-            || region.pods.iter().any(|pod| is_peer(pod) && meets(&self.admitted.traffic_to(&cluster.pod(*pod).ports)))
+            || region.pods.iter().any(|pod| {
+                let ports = || seen(cluster, *pod, self.node, self.family).ports;
+                is_peer(pod) && meets(&self.admitted.traffic_to(ports()))
+            })
     }
 }
 
@@ -254,7 +360,8 @@ impl Rule {
 pub fn exempt(cluster: &Cluster, subject: PodId, family: Family) -> AddressSet {
     let nodes = cluster.pod(subject).node.iter().filter_map(|node| cluster.nodes().get(node)).flatten().copied();
     // Where a pod and a node claim one address, it is the pod's.
-    let nodes = nodes.filter(|address| Family::of(address) == family && cluster.owner(*address).is_none());
+    let is_a_pods = |address: &IpAddr| !cluster.holders(*address, None).is_empty();
+    let nodes = nodes.filter(|address| Family::of(address) == family && !is_a_pods(address));
     let numbers = nodes.chain(cluster.address(subject, family)).map(cidr::number);
     RangeSet::from_ranges(numbers.map(|number| (number, number)))
 }
@@ -280,8 +387,6 @@ impl Region {
 
 #[cfg(test)]
 mod tests {
-    use std::net::IpAddr;
-
     use proptest::prelude::*;
 
     use super::*;
@@ -297,7 +402,7 @@ mod tests {
             let groups = Groups::new(&cluster, cluster.endpoints().map(|(id, _)| id));
             for (_, group) in groups.iter() {
                 for family in Family::ALL {
-                    let regions = regions(&cluster, group, family);
+                    let regions = regions(&cluster, group, None, family);
                     let mut seen = AddressSet::default();
                     for region in regions.values() {
                         let addresses = region.addresses(&cluster, family);
@@ -331,11 +436,19 @@ mod tests {
                             let about = set.direction == direction && set.family == family && set.subjects.contains(&subject);
                             let holds = match other {
                                 End::Pod(pod) => set.peers.pods.contains(pod),
+                                // Of those that list one address, any that holds it at home.
+                                End::Address(address) if cluster.contest(*address).is_some() => {
+                                    let mut pods = cluster.contest(*address).into_iter().flat_map(|of| &of.claimants);
+                                    let holds = |pod: &&PodId| cluster.address(**pod, Family::of(address)) == Some(*address);
+                                    Family::of(address) == family
+                                        && pods.find(holds).is_some_and(|pod| set.peers.pods.contains(pod))
+                                }
                                 End::Address(address) => Family::of(address) == family
                                     && set.peers.outside.contains(cidr::number(*address)),
                             };
                             if about && holds {
-                                prop_assert!(set.because.is_empty() == groups.of(subject, direction).is_none(), "{set:?}");
+                                let deciding = End::Pod(subject).groups(&cluster, &groups, direction, Some(family));
+                                prop_assert_eq!(set.because.is_empty(), deciding.is_empty(), "{:?}", set);
                                 let of = if set.verdict == Verdict::Allowed { &mut allowed } else { &mut denied };
                                 prop_assert!(of.intersection(&set.traffic).is_none());
                                 *of = of.union(&set.traffic);
@@ -344,7 +457,13 @@ mod tests {
                         if matches!(other, End::Address(address) if Family::of(address) != family) {
                             continue;
                         }
-                        let address = other.address(&cluster, family).map(cidr::number);
+                        let address = other.address(&cluster, family);
+                        // Of two pods that list one address, packets show one.
+                        let is_shared = address.is_some() && address == cluster.address(subject, family);
+                        if is_shared && *other != End::Pod(subject) {
+                            continue;
+                        }
+                        let address = address.map(cidr::number);
                         let is_exempt = address.is_some_and(|number| exempt(&cluster, subject, family).contains(number));
                         // What has no address of the family exchanges nothing in it.
                         if address.is_some() && End::Pod(subject).address(&cluster, family).is_some() {
@@ -366,7 +485,7 @@ mod tests {
         let cluster = cluster(&["ns/a app=a 10.0.0.1", "ns/b app=b 10.0.0.2", "ns/c app=c 10.1.0.3"], &[policy]);
         let groups = Groups::new(&cluster, cluster.endpoints().map(|(id, _)| id));
         let (_, group) = groups.iter().next().unwrap_or_else(|| panic!("a group"));
-        let text: Vec<String> = regions(&cluster, group, Family::V4)
+        let text: Vec<String> = regions(&cluster, group, None, Family::V4)
             .iter()
             .map(|(traffic, region)| {
                 let pods: Vec<&str> = region.pods.iter().map(|pod| cluster.pod(*pod).name.as_str()).collect();

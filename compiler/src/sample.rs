@@ -146,38 +146,43 @@ fn pods() -> impl Strategy<Value = Vec<Pod>> {
         ports,
         proptest::option::of(select(vec!["Deployment/d", "StatefulSet/s", "DaemonSet/t"])),
         prop::bool::weighted(0.1),
-        prop::bool::ANY,
+        (prop::bool::ANY, prop::bool::weighted(0.2), proptest::option::of(0..3_i64)),
     );
     proptest::collection::vec(one, 1..7).prop_map(|pods| {
-        let made = pods.into_iter().enumerate().map(|(i, (namespace, labels, v4, v6, ports, owner, host, first))| {
-            let mut text = format!("{namespace}/p{i} @n{}", u8::from(first));
-            for word in [v4, v6, owner].into_iter().flatten().chain(ports) {
-                text.push(' ');
-                text.push_str(word);
-            }
-            let mut pod = pod(&text);
-            pod.host_network = host;
-            match &mut pod.workload {
-                // A workload whose pods are not there yet.
-                Some(workload) if pod.ipv4.is_none() && pod.ipv6.is_none() => {
-                    workload.name = format!("t{i}");
-                    pod.name = format!("t{i}");
+        let made = pods.into_iter().enumerate().map(
+            |(i, (namespace, labels, v4, v6, ports, owner, host, (first, terminating, started)))| {
+                let mut text = format!("{namespace}/p{i} @n{}", u8::from(first));
+                for word in [v4, v6, owner].into_iter().flatten().chain(ports) {
+                    text.push(' ');
+                    text.push_str(word);
                 }
-                _ => pod.uid = format!("u{i}"),
-            }
-            let labels = labels.as_object().cloned().unwrap_or_default();
-            pod.labels = labels.into_iter().map(|(k, v)| (k, v.as_str().unwrap_or_default().to_owned())).collect();
-            pod
-        });
+                let mut pod = pod(&text);
+                pod.host_network = host;
+                (pod.terminating, pod.started) = (terminating, started);
+                match &mut pod.workload {
+                    // A workload whose pods are not there yet.
+                    Some(workload) if pod.ipv4.is_none() && pod.ipv6.is_none() => {
+                        workload.name = format!("t{i}");
+                        pod.name = format!("t{i}");
+                    }
+                    _ => pod.uid = format!("u{i}"),
+                }
+                let labels = labels.as_object().cloned().unwrap_or_default();
+                pod.labels = labels.into_iter().map(|(k, v)| (k, v.as_str().unwrap_or_default().to_owned())).collect();
+                pod
+            },
+        );
         made.collect()
     })
 }
 
 /// Clusters of a few pods and policies that have much to do with each other.
 pub(crate) fn objects() -> impl Strategy<Value = Objects> {
-    (pods(), proptest::collection::vec(policies(), 0..5)).prop_map(|(pods, policies)| {
+    let blocks = subsequence(vec!["10.0.0.0/30", "10.9.0.0/16", "2001:db8::/64"], 0..=2);
+    (pods(), proptest::collection::vec(policies(), 0..5), blocks).prop_map(|(pods, policies, blocks)| {
         let mut objects = Objects { pods, policies, ..Objects::default() };
-        objects.nodes.push(Node { name: "n0".to_owned(), addresses: vec![IpAddr::from([192, 0, 2, 1])] });
+        let pod_cidrs = blocks.iter().filter_map(|text| text.parse().ok()).collect();
+        objects.nodes.push(Node { name: "n0".to_owned(), addresses: vec![IpAddr::from([192, 0, 2, 1])], pod_cidrs });
         let labels = Labels::from([("app".to_owned(), "a".to_owned())]);
         objects.namespaces.push(Namespace::new("ns", labels));
         objects.declare_namespaces();

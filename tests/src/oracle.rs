@@ -85,11 +85,13 @@ pub struct Oracle<'a> {
 }
 
 /// An end with its facts: its address of the packet's family and whose it is.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Side<'a> {
     address: IpAddr,
-    /// The endpoint that owns the address.
-    pod: Option<&'a Pod>,
+    /// The endpoints that may have the address: each of them has to allow.
+    pods: Vec<&'a Pod>,
+    /// The node that judges it.
+    judge: Option<&'a str>,
     /// The node that the end was said to be.
     node: Option<&'a str>,
 }
@@ -127,10 +129,17 @@ impl<'a> Oracle<'a> {
         self.side(end, family).map(|side| side.address)
     }
 
-    /// The endpoint that an address belongs to.
+    /// The endpoints that may have an address as a node sees it, or one that has
+    /// none of them.
     #[must_use]
-    pub fn owner(&self, address: IpAddr) -> Option<usize> {
-        self.addresses.of_pods.get(&address).copied()
+    pub fn holders(&self, address: IpAddr, node: Option<&str>) -> Vec<usize> {
+        self.addresses.holders(self.objects, address, node)
+    }
+
+    /// The endpoints that list an address.
+    #[must_use]
+    pub fn claimants(&self, address: IpAddr) -> &[usize] {
+        self.addresses.of_pods.get(&address).map_or(&[], Vec::as_slice)
     }
 
     /// Whether the two ends are a pod and the node that it runs on, whose
@@ -146,9 +155,11 @@ impl<'a> Oracle<'a> {
     /// Whether some policy isolates an end for egress, and for ingress.
     #[must_use]
     pub fn isolated(&self, end: &End, family: Family) -> [bool; 2] {
-        let pod = self.side(end, family).and_then(|side| side.pod);
+        let pods = self.side(end, family).map(|side| side.pods).unwrap_or_default();
         [Direction::Egress, Direction::Ingress].map(|direction| {
-            pod.is_some_and(|pod| self.objects.policies.iter().any(|policy| policy::isolates(policy, direction, pod)))
+            let isolates =
+                |pod: &&Pod| self.objects.policies.iter().any(|policy| policy::isolates(policy, direction, pod));
+            pods.iter().any(isolates)
         })
     }
 
@@ -256,27 +267,36 @@ impl<'a> Oracle<'a> {
                     Family::V4 => pod.ipv4.map(IpAddr::V4),
                     Family::V6 => pod.ipv6.map(IpAddr::V6),
                 }?;
+                let judge = pod.node.as_deref();
                 if pod.host_network && !pod.finished {
-                    return Some(Side { address: listed, pod: None, node: pod.node.as_deref() });
+                    return Some(Side { address: listed, pods: Vec::new(), judge: None, node: judge });
                 }
-                let owner = self.owner(listed)?;
-                (owner == *index).then_some(Side { address: listed, pod: Some(pod), node: None })
+                let holders = self.holders(listed, judge);
+                let pods = holders.iter().map(|index| &objects.pods[*index]).collect();
+                holders.contains(index).then_some(Side { address: listed, pods, judge, node: None })
             }
             End::Node { name, address } => {
-                let side = Side { address: *address, pod: None, node: Some(name) };
+                let side = Side { address: *address, pods: Vec::new(), judge: None, node: Some(name) };
                 of_family(address).then_some(side)
             }
             End::Address(address) => {
-                let pod = self.owner(*address).map(|index| &objects.pods[index]);
-                of_family(address).then_some(Side { address: *address, pod, node: None })
+                let node = |index: &usize| objects.pods[*index].node.as_deref();
+                let claimants = self.claimants(*address);
+                let is_of_one = claimants.windows(2).all(|two| node(&two[0]) == node(&two[1]));
+                let judge = match self.holders(*address, None).as_slice() {
+                    [pod] => node(pod),
+                    _ => claimants.first().filter(|_| is_of_one).and_then(node),
+                };
+                let pods = self.holders(*address, judge).into_iter().map(|index| &objects.pods[index]).collect();
+                of_family(address).then_some(Side { address: *address, pods, judge, node: None })
             }
         }
     }
 
     /// Whether `pod` is a pod and `other` the node that it runs on.
     fn runs_on(&self, pod: &Side<'_>, other: &Side<'_>) -> bool {
-        let Some(node) = pod.pod.and_then(|pod| pod.node.as_deref()) else { return false };
-        other.pod.is_none() && (other.node == Some(node) || self.addresses.is_of_node(node, other.address))
+        let Some(node) = pod.judge.filter(|_| !pod.pods.is_empty()) else { return false };
+        other.pods.is_empty() && (other.node == Some(node) || self.addresses.is_of_node(node, other.address))
     }
 
     /// One direction at one pod: not isolated, or some rule of a policy that
@@ -288,7 +308,26 @@ impl<'a> Oracle<'a> {
         other: &Side<'_>,
         admits: impl Fn(&policy::Rule<'_>, Option<&Pod>) -> bool,
     ) -> bool {
-        let Some(pod) = subject.pod else { return true };
+        // Whom the node of the subject takes the other end for.
+        let others = self.holders(other.address, subject.judge);
+        let others: Vec<&Pod> = others.iter().map(|index| &self.objects.pods[*index]).collect();
+        subject.pods.iter().all(|pod| self.pod_allows(direction, pod, other.address, &others, &admits))
+    }
+
+    fn pod_allows(
+        &self,
+        direction: Direction,
+        pod: &Pod,
+        address: IpAddr,
+        others: &[&Pod],
+        admits: impl Fn(&policy::Rule<'_>, Option<&Pod>) -> bool,
+    ) -> bool {
+        // A name of a port counts where each of them has it.
+        let together = others.split_first().map(|(first, rest)| {
+            let mut together = Pod::clone(first);
+            together.ports.retain(|port| rest.iter().all(|pod| pod.ports.contains(port)));
+            together
+        });
         let mut isolated = false;
         for policy in &self.objects.policies {
             if !policy::isolates(policy, direction, pod) {
@@ -296,11 +335,11 @@ impl<'a> Oracle<'a> {
             }
             isolated = true;
             let destination = match direction {
-                Direction::Ingress => subject.pod,
-                Direction::Egress => other.pod,
+                Direction::Ingress => Some(pod),
+                Direction::Egress => together.as_ref(),
             };
             for rule in policy::rules(policy, direction) {
-                let peer = self.peers_admit(&rule, other);
+                let peer = self.peers_admit(&rule, address, others);
                 if peer && admits(&rule, destination) {
                     return true;
                 }
@@ -309,11 +348,12 @@ impl<'a> Oracle<'a> {
         !isolated
     }
 
-    fn peers_admit(&self, rule: &policy::Rule<'_>, other: &Side<'_>) -> bool {
+    fn peers_admit(&self, rule: &policy::Rule<'_>, address: IpAddr, others: &[&Pod]) -> bool {
         rule.peers.is_empty()
             || rule.peers.iter().enumerate().any(|(index, peer)| {
+                let admits = |pod| policy::peer_admits(self.objects, rule.namespace, peer, address, pod);
                 !rule.peer_is_misspelt(index)
-                    && policy::peer_admits(self.objects, rule.namespace, peer, other.address, other.pod)
+                    && if others.is_empty() { admits(None) } else { others.iter().all(|pod| admits(Some(*pod))) }
             })
     }
 }

@@ -58,6 +58,8 @@ const POD_V6: [Ipv6Addr; 7] = [
     Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0xa00, 1),
 ];
 const NODES: [&str; 3] = ["n1", "n2", "n3"];
+/// Prefixes of nodes' pods, which hold some of their addresses.
+const POD_CIDRS: [&str; 5] = ["10.0.0.0/25", "10.0.0.0/8", "172.16.0.0/16", "fd00::/112", "2001:db8::/32"];
 /// Addresses of each node.
 const NODE_V4: [[Ipv4Addr; 2]; 3] = [
     [Ipv4Addr::new(192, 168, 0, 1), Ipv4Addr::new(10, 0, 0, 64)],
@@ -129,7 +131,10 @@ fn labels() -> impl Strategy<Value = Labels> {
 
 /// A node's object, which may be missing or list only some of its addresses.
 fn node(index: usize) -> impl Strategy<Value = Option<Node>> {
-    let node = node_addresses(index).prop_map(move |addresses| Node { name: NODES[index].to_owned(), addresses });
+    let node = (node_addresses(index), subsequence(&POD_CIDRS[..], 0..=2)).prop_map(move |(addresses, prefixes)| {
+        let pod_cidrs = prefixes.into_iter().filter_map(|text| text.parse().ok()).collect();
+        Node { name: NODES[index].to_owned(), addresses, pod_cidrs }
+    });
     option::weighted(0.8, node)
 }
 
@@ -151,14 +156,14 @@ fn place() -> impl Strategy<Value = (Option<usize>, Vec<IpAddr>)> {
 }
 
 fn pod() -> impl Strategy<Value = Pod> {
-    let flags = (rarely(0.07), rarely(0.1), rarely(0.1));
+    let flags = (rarely(0.07), rarely(0.15), rarely(0.1), option::weighted(0.8, 0..2_i64));
     let owned = (option::weighted(0.85, select(&POD_V4[..])), option::weighted(0.6, select(&POD_V6[..])));
     let identity = (namespace(), select(vec!["", "1", "2"]), labels());
     (identity, place(), owned, vec(container_port(), 0..=3), flags).prop_map(
         |((namespace, uid, labels), (node, host_addresses), (ipv4, ipv6), mut ports, flags)| {
             ports.sort_unstable();
             ports.dedup();
-            let (finished, terminating, host_network) = flags;
+            let (finished, terminating, host_network, started) = flags;
             let mut pod = Pod {
                 uid: uid.to_owned(),
                 namespace: namespace.to_owned(),
@@ -172,6 +177,7 @@ fn pod() -> impl Strategy<Value = Pod> {
                 ports,
                 finished,
                 terminating,
+                started,
                 host_network,
             };
             if host_network {

@@ -37,6 +37,10 @@ fn events(objects: &Objects) -> BTreeMap<String, (Event, Event)> {
         let name = format!("policy {}/{}", policy.namespace(), policy.name());
         all.insert(name, (Event::Policy(Box::new(policy.clone())), gone));
     }
+    for node in &objects.nodes {
+        let gone = Event::NodeGone(node.name.clone());
+        all.insert(format!("node {}", node.name), (Event::Node(node.clone()), gone));
+    }
     all
 }
 
@@ -90,6 +94,7 @@ fn follow(there: &mut Objects, event: &Event) {
         Event::PolicyGone(namespace, name) => {
             there.policies.retain(|policy| (policy.namespace(), policy.name()) != (namespace, name));
         }
+        Event::NodeGone(name) => there.nodes.retain(|node| node.name != *name),
         _ => {}
     };
     match event {
@@ -100,6 +105,10 @@ fn follow(there: &mut Objects, event: &Event) {
         Event::Pod(pod) => {
             gone(there, &Event::PodGone(PodKey::of(pod)));
             there.pods.push(Pod::clone(pod));
+        }
+        Event::Node(node) => {
+            gone(there, &Event::NodeGone(node.name.clone()));
+            there.nodes.push(node.clone());
         }
         Event::Policy(policy) => {
             gone(there, &Event::PolicyGone(policy.namespace().to_owned(), policy.name().to_owned()));

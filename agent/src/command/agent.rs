@@ -239,6 +239,8 @@ async fn agent(args: Args, level: logging::Level) -> anyhow::Result<()> {
             let (notices, heard) = mpsc::unbounded_channel();
             settings.notices = Some(notices);
             tokio::spawn(kube::tell(client.clone(), node.clone(), heard, args.remove_startup_taint));
+            let wanted = settings.wanted_nodes.subscribe();
+            tokio::spawn(kube::look_up(client.clone(), wanted, sender.clone(), Event::Changes));
             let watches = settings.metrics.watches();
             let follow = kube::follow(client, node.clone(), args.watch_timeout, sender, Event::Changes, watches);
             tokio::spawn(follow);

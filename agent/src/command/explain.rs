@@ -2,6 +2,7 @@
 
 mod answer;
 mod ask;
+mod contests;
 mod ends;
 mod excerpt;
 mod single;

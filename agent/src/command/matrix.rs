@@ -69,7 +69,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
     let groups = Groups::new(cluster, cluster.endpoints().map(|(id, _)| id));
     let options = matrix::Options { by, addresses: args.address.clone() };
     let matrix = Matrix::of_groups(cluster, &groups, &options);
-    let view = table::View::new(&matrix, Outside { groups: &groups });
+    let view = table::View::new(&matrix, Outside { cluster, groups: &groups });
     match args.output {
         Format::Json => output::json(&matrix)?,
         Format::Csv => csv(&matrix, &mut output::raw())?,

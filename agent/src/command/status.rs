@@ -3,7 +3,7 @@
 use std::io::Write as _;
 use std::time::Duration;
 
-use npc_agent::status::{self, AgentStatus, Spoofable, UnfilteredBridge};
+use npc_agent::status::{self, AgentStatus, ContestedAddress, Spoofable, UnfilteredBridge};
 
 use super::{Exit, Stop, output};
 
@@ -101,6 +101,16 @@ fn print(status: &AgentStatus) -> std::io::Result<()> {
     }
     for Spoofable { namespace, pod, address, reason } in &status.spoofable {
         writeln!(out, "  pod {namespace}/{pod} {address}: {reason}")?;
+    }
+    if !status.contested.is_empty() {
+        writeln!(out, "\nseveral pods list one address:")?;
+    }
+    for ContestedAddress { address, pods, held_by } in &status.contested {
+        let held_by = match held_by.as_slice() {
+            [pod] => format!("{pod} has it"),
+            _ => "nothing tells which of them has it".to_owned(),
+        };
+        writeln!(out, "  {address}: {}; {held_by}", pods.join(", "))?;
     }
     out.flush()
 }

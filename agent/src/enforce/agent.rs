@@ -5,7 +5,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::{self, JoinError};
 use tokio::time::{self, Instant, MissedTickBehavior};
 use tracing::{error, info, warn};
@@ -81,6 +81,9 @@ pub struct Settings {
     pub pulse: Pulse,
     /// Who tells the cluster, if there is one.
     pub notices: Option<mpsc::UnboundedSender<Notice>>,
+    /// The Nodes that it has to know, because pods of theirs list an address
+    /// that others list too; where the source does not tell of all Nodes.
+    pub wanted_nodes: watch::Sender<BTreeSet<String>>,
 }
 
 impl Settings {
@@ -97,6 +100,7 @@ impl Settings {
             status: Shared::new(AgentStatus::new(node, source)),
             pulse: Pulse::default(),
             notices: None,
+            wanted_nodes: watch::Sender::default(),
         }
     }
 }

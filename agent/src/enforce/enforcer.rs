@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use npc_compiler::engine::{Engine, Event};
+use npc_compiler::engine::{Contested, Engine, Event};
 use npc_compiler::finding::Finding;
 use npc_compiler::group::Lingering;
 use npc_compiler::layout::{self, SelfMatch};
@@ -100,6 +100,8 @@ pub struct Pass {
     /// Pods of this node whose forged sources are not dropped, though it was asked
     /// for.
     pub spoofable: Vec<Spoofable>,
+    /// Addresses that several pods of the cluster list.
+    pub contests: Vec<Contested>,
     /// How much of ours each family of the kernel holds.
     pub held: [(Family, Held); 2],
     /// Since when every first packet of a flow gets the new verdict; flows that
@@ -222,6 +224,7 @@ impl<K: Kernel> Enforcer<K> {
             endpoints: engine.endpoints_here(),
             findings: engine.findings().cloned().collect(),
             lingering: engine.lingering().collect(),
+            contests: engine.contests().collect(),
             writes,
             flows,
             rehooked,

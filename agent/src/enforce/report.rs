@@ -1,12 +1,14 @@
 //! What an agent says of its work: in the log, in metrics, in its status.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::jiff::Timestamp;
+use npc_compiler::engine::Contested;
 use npc_compiler::finding::Finding;
 use npc_compiler::program::InterfaceName;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
 use super::agent::Settings;
@@ -45,6 +47,9 @@ pub(super) struct Report {
     positions: Positions,
     bridges: BTreeSet<UnfilteredBridge>,
     unheld: BTreeMap<InterfaceName, String>,
+    /// Addresses that several pods list, and who they are.
+    contests: BTreeMap<IpAddr, Vec<[String; 2]>>,
+    wanted_nodes: watch::Sender<BTreeSet<String>>,
     /// Pods that can forge sources: since when, and whether that was told.
     spoofable: BTreeMap<Spoofable, (Instant, bool)>,
 }
@@ -63,6 +68,8 @@ impl Report {
             positions: Positions::default(),
             bridges: BTreeSet::new(),
             unheld: BTreeMap::new(),
+            contests: BTreeMap::new(),
+            wanted_nodes: settings.wanted_nodes.clone(),
             spoofable: BTreeMap::new(),
         }
     }
@@ -94,6 +101,7 @@ impl Report {
         self.findings(pass);
         self.unheld(pass);
         self.spoofable(pass);
+        self.contested(pass);
         self.publish(pass, generation);
         // Last: who reads of it in the log finds it in the metrics.
         info!(
@@ -266,6 +274,44 @@ impl Report {
         self.unheld.clone_from(&pass.unheld);
     }
 
+    /// Says once of each address that several pods list it, and which of them
+    /// this node takes to have it.
+    fn contested(&mut self, pass: &Pass) {
+        for contest in pass.contests.iter().filter(|contest| !self.contests.contains_key(&contest.address)) {
+            let Contested { address, is_here, .. } = contest;
+            let pods = names(&contest.claimants);
+            let held_by = names(&contest.holders);
+            match (contest.holders.len(), is_here) {
+                (1, true) => {
+                    info!(%address, pods, held_by, "several pods list one address; this node's own pod has it");
+                }
+                (1, false) => info!(%address, pods, held_by, "several pods list one address"),
+                (_, true) => warn!(
+                    %address, pods,
+                    "several pods of this node list one address, and nothing tells which of them has it; it is isolated \
+                     if any of them is, and admitted only what the policies of each admit"
+                ),
+                (_, false) => warn!(
+                    %address, pods,
+                    "several pods list one address, and nothing tells which of them has it; rules of this node admit it \
+                     only where they admit each of these pods. Delete the objects of pods that do not run"
+                ),
+            }
+        }
+        let contests = pass.contests.iter();
+        self.contests = contests.clone().map(|contest| (contest.address, contest.claimants.clone())).collect();
+        self.metrics.contested(self.contests.len());
+        // Of pods of its own, a node knows by itself; and Nodes of pods about
+        // which no rule asks change nothing.
+        let wanted = contests.filter(|contest| contest.is_asked && !contest.is_here).flat_map(|contest| &contest.nodes);
+        let wanted: BTreeSet<String> = wanted.cloned().collect();
+        self.wanted_nodes.send_if_modified(|nodes| {
+            let is_other = *nodes != wanted;
+            *nodes = wanted;
+            is_other
+        });
+    }
+
     fn spoofable(&mut self, pass: &Pass) {
         let now = Instant::now();
         let of = |pod: &Spoofable| (pod.clone(), self.spoofable.get(pod).copied().unwrap_or((now, false)));
@@ -314,6 +360,7 @@ impl Report {
             status.flows_cut += pass.flows.map_or(0, |flows| flows.cut);
             status.rejected = rejected.collect();
             status.spoofable = self.spoofable.keys().cloned().collect();
+            status.contested = pass.contests.iter().map(contested).collect();
             status.lingering = pass.lingering.iter().cloned().map(Into::into).collect();
             if !pass.writes.is_nothing() {
                 status.last_change = Some(LastChange {
@@ -324,5 +371,21 @@ impl Report {
                 });
             }
         });
+    }
+}
+
+fn name([namespace, name]: &[String; 2]) -> String {
+    format!("{namespace}/{name}")
+}
+
+fn names(pods: &[[String; 2]]) -> String {
+    pods.iter().map(name).collect::<Vec<_>>().join(", ")
+}
+
+fn contested(contest: &Contested) -> status::ContestedAddress {
+    status::ContestedAddress {
+        address: contest.address,
+        pods: contest.claimants.iter().map(name).collect(),
+        held_by: contest.holders.iter().map(name).collect(),
     }
 }

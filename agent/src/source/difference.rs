@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use npc_compiler::engine::{Event, PodKey};
-use npc_compiler::object::{Namespace, NetworkPolicy, Objects, Pod};
+use npc_compiler::object::{Namespace, NetworkPolicy, Node, Objects, Pod};
 
 use super::{Change, Changes};
 
@@ -14,6 +14,7 @@ pub struct Known {
     namespaces: BTreeMap<String, Namespace>,
     pods: BTreeMap<PodKey, Pod>,
     policies: BTreeMap<(String, String), NetworkPolicy>,
+    nodes: BTreeMap<String, Node>,
 }
 
 impl Known {
@@ -37,6 +38,10 @@ impl Known {
         let (came, gone) = replace(&mut self.pods, by_key(&objects.pods));
         events.extend(came.into_iter().map(|pod| Event::Pod(Box::new(pod))));
         events.extend(gone.into_iter().map(Event::PodGone));
+        let nodes = objects.nodes.iter().map(|node| (node.name.clone(), Cow::Borrowed(node)));
+        let (came, gone) = replace(&mut self.nodes, nodes.collect());
+        events.extend(came.into_iter().map(Event::Node));
+        events.extend(gone.into_iter().map(Event::NodeGone));
         let name = |policy: &NetworkPolicy| (policy.namespace().to_owned(), policy.name().to_owned());
         let policies = objects.policies.iter().map(|policy| (name(policy), Cow::Borrowed(policy)));
         let (came, gone) = replace(&mut self.policies, policies.collect());
@@ -137,7 +142,7 @@ mod tests {
 
     #[test]
     fn a_node_is_there_where_nodes_are_named_and_one_has_its_name() {
-        let node = |name: &&str| npc_compiler::object::Node { name: (*name).to_owned(), addresses: Vec::new() };
+        let node = |name: &&str| Node { name: (*name).to_owned(), addresses: Vec::new(), pod_cidrs: Vec::new() };
         let on = |name: &&str| Pod { node: Some((*name).to_owned()), ..pod(name, name) };
         for (nodes, pods, is_node, others) in [
             (&[][..], &[][..], None, &[][..]),

@@ -315,3 +315,69 @@ fn a_tunnels_port_that_no_rule_names_is_allowed_with_a_warning() {
     let answer = policy("[]").npc("explain", &["b-0", "b-1", "-o", "json"]).json();
     assert_eq!(answer["warnings"], json!([]), "all ports are not asked about for the sake of tunnels");
 }
+
+/// An isolated pod, and what a lost node left with its address, which admits
+/// all.
+const CONTESTED: &str = "
+apiVersion: v1
+kind: Pod
+metadata: {name: real, uid: a, labels: {app: real}}
+spec: {nodeName: n1, containers: [{name: c}]}
+status: {phase: Running, podIPs: [{ip: 10.0.0.1}], startTime: '2026-11-01T00:00:00Z'}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: stale, uid: z, labels: {app: stale}}
+spec: {nodeName: lost, containers: [{name: c}]}
+status: {phase: Running, podIPs: [{ip: 10.0.0.1}], startTime: '2026-11-02T00:00:00Z'}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: other, uid: o, labels: {app: other}}
+spec: {nodeName: n2, containers: [{name: c}]}
+status: {phase: Running, podIPs: [{ip: 10.0.0.2}]}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: real}
+spec: {podSelector: {matchLabels: {app: real}}, policyTypes: [Ingress]}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: other}
+spec: {podSelector: {matchLabels: {app: other}}, policyTypes: [Ingress], ingress: [{from: [{podSelector: {matchLabels: {app: stale}}}]}]}
+";
+
+#[test]
+fn who_else_lists_an_address_is_said_and_decides_nothing() {
+    let files = Files::of(CONTESTED);
+    let answer = files.npc("explain", &["other", "real:80"]);
+    assert_eq!(answer.code, 1);
+    answer.says(
+        "DENIED  default/pod/other -> default/pod/real  TCP 80
+
+  egress   default/pod/other  ALLOW  no policy selects it for egress
+  ingress  default/pod/real   DENY   isolated by networkpolicy/real; 0 of 0 rules match
+
+denied[default-deny-only]: the policies that isolate it allow nobody in this direction
+  --> in.yaml:23:1  networkpolicy default/real
+
+warning: pod default/real on n1 and pod default/stale on lost list 10.0.0.1: node lost judges it as pod \
+         default/stale on lost; node n1 judges it as pod default/real on n1; rules of other nodes admit it only where \
+         they admit pod default/real on n1 and pod default/stale on lost
+",
+    );
+    // As a peer it is what both are.
+    let answer = files.npc("explain", &["real", "other:80", "-o", "json"]);
+    assert_eq!(answer.code, 1);
+    let json = answer.json();
+    assert_eq!(json["verdict"], "Denied");
+    let warnings = json["warnings"].as_array().unwrap();
+    assert!(warnings.len() == 1 && warnings[0].as_str().unwrap().contains("default/stale"), "{json}");
+    // The address by itself: nothing is known of it for certain but what is
+    // true of both.
+    assert_eq!(files.npc("explain", &["10.0.0.1", "other:80"]).code, 1);
+    assert_eq!(files.npc("explain", &["other", "10.0.0.1:80"]).code, 1);
+    let about = files.npc("explain", &["real", "-o", "json"]).json();
+    assert_eq!(about["warnings"].as_array().map(Vec::len), Some(1), "{about}");
+}

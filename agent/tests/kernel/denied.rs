@@ -139,11 +139,13 @@ fn depth(program: &FamilyProgram, chain: &ChainName) -> usize {
 fn the_deepest_tree_loads(backend: Backend) {
     let _namespace = Namespace::enter();
     // So many that in some place the tree has all ten levels, with a list of
-    // groups that agree in all ten bits below, and then what denies.
-    let objects = groups(3_000);
+    // groups that agree in all ten bits below, and then what denies. One of the
+    // groups is several that decide together, which is a level more.
+    let mut objects = groups(3_000);
+    objects.pods[1].ipv4 = objects.pods[0].ipv4;
     let program = layout::program(&Cluster::new(&objects), "node-1", &Options::default());
     let entry = ChainName::entry(Direction::Ingress);
-    assert_eq!(depth(&program.v4, &entry), 10 + 1 + 1 + 1);
+    assert_eq!(depth(&program.v4, &entry), 10 + 1 + 1 + 1 + 1);
     enforcer(backend).pass(&objects).unwrap();
     let mut kernel = Linux::open(Some(backend)).unwrap();
     let held = kernel.read().unwrap();

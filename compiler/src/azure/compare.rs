@@ -267,7 +267,7 @@ impl<'a> Comparison<'a> {
                 direction: Some(group.key.direction),
                 family: Family::V6,
             };
-            for (traffic, region) in pairs::regions(cluster, group, Family::V6) {
+            for (traffic, region) in pairs::regions(cluster, group, None, Family::V6) {
                 let denied = Traffic::all().difference(&traffic);
                 let peers = region.pods.into_iter().filter(has_address).filter(|pod| subjects != [*pod]);
                 let mut peers = self.workloads.of_pods(&peers.collect::<Vec<_>>());

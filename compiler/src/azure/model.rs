@@ -66,7 +66,7 @@ impl<'a> Model<'a> {
         if isolating.is_empty() {
             return Traffic::all();
         }
-        let other = other.seen(self.cluster, family);
+        let other = other.seen(self.cluster, self.cluster.pod(subject).node.as_deref(), family);
         let resolution = resolution(&isolating, direction, &self.cluster.pod(subject).ports);
         let terms = isolating.iter().flat_map(|(_, translation)| &translation.terms[direction as usize]);
         terms.filter(|term| self.holds(&term.peer, other)).fold(Traffic::none(), |traffic, term| {
@@ -93,7 +93,7 @@ impl<'a> Model<'a> {
     pub(super) fn holds(&self, peer: &Peer, other: OtherEnd<'_>) -> bool {
         match peer {
             Peer::Everyone => true,
-            Peer::Sets(matches) => matches.iter().all(|set| set.included == self.is_member(set, other.class)),
+            Peer::Sets(matches) => matches.iter().all(|set| set.included == self.is_member(set, other.classes)),
             Peer::Block(addresses) => other
                 .address
                 .is_some_and(|address| Family::of(&address) == Family::V4 && addresses.contains(cidr::number(address))),
@@ -102,9 +102,9 @@ impl<'a> Model<'a> {
 
     /// Whether the set holds the endpoints of a class; no set holds the address
     /// of anybody else.
-    fn is_member(&self, set: &SetMatch, class: Option<ClassId>) -> bool {
-        class.is_some_and(|class| {
-            let class = self.cluster.class(class);
+    fn is_member(&self, set: &SetMatch, classes: &[ClassId]) -> bool {
+        classes.first().is_some_and(|class| {
+            let class = self.cluster.class(*class);
             set.member.holds(&class.namespace, self.cluster.namespace(&class.namespace), &class.labels)
         })
     }

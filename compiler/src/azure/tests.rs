@@ -191,6 +191,13 @@ proptest! {
             pod.workload = None;
             pod.name = format!("{}-{}", pod.name, pod.uid);
         }
+        // And each address by itself: Azure NPM decides about one that several
+        // pods list by which of their events came last.
+        let mut listed = std::collections::BTreeSet::new();
+        for pod in &mut objects.pods {
+            pod.ipv4 = pod.ipv4.filter(|address| pod.host_network || listed.insert(IpAddr::from(*address)));
+            pod.ipv6 = pod.ipv6.filter(|address| pod.host_network || listed.insert(IpAddr::from(*address)));
+        }
         agrees(&objects)?;
     }
 }

@@ -4,20 +4,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::intern::{Interner, Text};
 use super::live::LiveSets;
 use super::local::{LocalClass, LocalNamespace};
 use super::peers::PeerIndex;
 use super::store::{ClassId, PodId, Store};
-use super::ways::Ways;
+use super::ways::{Leaves, Ways};
 use crate::group::{Lingering, Resolution, melt};
-use crate::layout::{Options, SelfMatch, chain_of_leaf, forward, identity};
+use crate::layout::{Options, SelfMatch, Way, chain_of_leaf, forward, identity, joint};
 use crate::leaf::Leaf;
 use crate::name::Hash;
 use crate::object::Family;
 use crate::plan::{Delta, KernelState};
 use crate::policy::{Direction, Policy};
-use crate::program::{ChainName, SetName};
+use crate::program::{ChainName, Member, SetName};
 use crate::text::rule_lines;
 
 /// Chains that came, with their rules, or went.
@@ -57,10 +56,17 @@ impl LiveGroup {
     }
 }
 
+/// Several groups that decide together about an address that pods of each of
+/// them hold; and the chain of that, in each family.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Joint {
+    groups: Vec<Hash>,
+    chains: Option<[ChainName; 2]>,
+}
+
 /// The groups of this node.
 #[derive(Debug)]
 pub(super) struct LocalGroups {
-    node: Text,
     options: Options,
     namespaces: BTreeMap<Arc<str>, LocalNamespace>,
     policy_count: usize,
@@ -68,6 +74,7 @@ pub(super) struct LocalGroups {
     local: BTreeMap<PodId, [Option<Hash>; 2]>,
     classes: BTreeMap<ClassId, LocalClass>,
     groups: [BTreeMap<Hash, LiveGroup>; 2],
+    joints: [BTreeMap<Hash, Joint>; 2],
     /// How many groups have a chain; two may have one in common.
     uses: [BTreeMap<ChainName, usize>; 2],
     pub(super) ways: Ways,
@@ -84,15 +91,15 @@ pub(super) struct LocalGroups {
 }
 
 impl LocalGroups {
-    pub(super) fn new(strings: &mut Interner, node: &str, options: Options) -> Self {
+    pub(super) fn new(options: Options) -> Self {
         Self {
-            node: strings.keep(node),
             options,
             namespaces: BTreeMap::new(),
             policy_count: 0,
             local: BTreeMap::new(),
             classes: BTreeMap::new(),
             groups: Default::default(),
+            joints: Default::default(),
             uses: Default::default(),
             ways: Ways::default(),
             restless: BTreeSet::new(),
@@ -147,6 +154,16 @@ impl LocalGroups {
         self.local.get(&pod).copied().unwrap_or_default()
     }
 
+    /// Where an address of this node is led, by direction, as of the last commit.
+    pub(super) fn ways_of(&self, store: &Store, address: IpAddr) -> [Option<Hash>; 2] {
+        Direction::ALL.map(|direction| Some(self.way_of(store, address, direction)?.identity))
+    }
+
+    fn way_of(&self, store: &Store, address: IpAddr, direction: Direction) -> Option<Way> {
+        let groups = store.holders(address).iter().filter_map(|pod| self.of(*pod)[direction as usize]);
+        Way::of(direction, groups)
+    }
+
     /// How many policies there are.
     pub(super) fn policies(&self) -> usize {
         self.policy_count
@@ -165,7 +182,7 @@ impl LocalGroups {
 
     pub(super) fn pod_came(&mut self, store: &Store, id: PodId) {
         let pod = store.pod(id);
-        if pod.node != Some(self.node) {
+        if !store.is_here(id) {
             return;
         }
         let class = self.classes.entry(pod.class).or_insert_with(|| {
@@ -288,8 +305,11 @@ impl LocalGroups {
         let is_new = self.ways.is_new();
         let some_changed = self.changed.iter().any(|changed| !changed.is_empty());
         let mut touched = [Touched::new(), Touched::new()];
-        let lead_elsewhere =
-            Direction::ALL.map(|direction| self.rewrite(direction, store, peers, sets, &mut touched) || is_new);
+        let lead_elsewhere = Direction::ALL.map(|direction| {
+            let rewritten = self.rewrite(direction, store, peers, sets, &mut touched);
+            let joined = self.join(direction, store, &mut touched);
+            rewritten || joined || is_new
+        });
         for family in Family::ALL {
             let held = &state.family(family).chains;
             let delta = &mut deltas[family as usize].chains;
@@ -304,7 +324,8 @@ impl LocalGroups {
         }
         for direction in Direction::ALL {
             if lead_elsewhere[direction as usize] {
-                self.ways.rebuild(direction, &self.groups[direction as usize], store, state, deltas);
+                let leaves = self.leaves(direction, store);
+                self.ways.rebuild(direction, &leaves, state, deltas);
             }
         }
         if is_new || some_changed || self.options.self_match == SelfMatch::PerEndpoint {
@@ -410,17 +431,83 @@ impl LocalGroups {
                 for name in &names {
                     sets.release(name);
                 }
-                let uses = &mut self.uses[family as usize];
-                if let Some(count) = uses.get_mut(&chain) {
-                    *count -= 1;
-                    if *count == 0 {
-                        uses.remove(&chain);
-                    }
-                }
-                touched[family as usize].entry(chain).or_insert(None);
+                self.drop_chain(family, chain, touched);
             }
         }
         lead_elsewhere
+    }
+
+    /// Has groups decide together where pods of several hold one address, and no
+    /// longer where they do not. Whether the tree is to lead elsewhere.
+    fn join(&mut self, direction: Direction, store: &Store, touched: &mut [Touched; 2]) -> bool {
+        let mut now = BTreeMap::new();
+        let several = store.contests().iter().filter(|(_, contest)| contest.holders.len() > 1);
+        for (address, _) in several {
+            let Some(way) = self.way_of(store, *address, direction).filter(|way| way.groups.len() > 1) else {
+                continue;
+            };
+            now.entry(way.identity).or_insert_with(|| {
+                let made = Family::ALL.map(|family| {
+                    let chain = |group: &Hash| self.groups[direction as usize].get(group)?.chain(family).cloned();
+                    joint(direction, &way.groups.iter().map(chain).collect::<Option<Vec<_>>>()?)
+                });
+                (way.groups, made)
+            });
+        }
+        let mut made = BTreeMap::new();
+        for (identity, (groups, rules)) in now {
+            let [v4, v6] = rules;
+            let mut chains = Vec::new();
+            for (family, (chain, rules)) in Family::ALL.into_iter().zip([v4, v6].into_iter().flatten()) {
+                *self.uses[family as usize].entry(chain.clone()).or_default() += 1;
+                touched[family as usize].insert(chain.clone(), Some(rule_lines(family, &chain, &rules)));
+                chains.push(chain);
+            }
+            made.insert(identity, Joint { groups, chains: chains.try_into().ok() });
+        }
+        let was = std::mem::replace(&mut self.joints[direction as usize], made);
+        let lead_elsewhere = was != self.joints[direction as usize];
+        for chains in was.into_values().filter_map(|joint| joint.chains) {
+            for (family, chain) in Family::ALL.into_iter().zip(chains) {
+                self.drop_chain(family, chain, touched);
+            }
+        }
+        lead_elsewhere
+    }
+
+    /// One use less of a chain.
+    fn drop_chain(&mut self, family: Family, chain: ChainName, touched: &mut [Touched; 2]) {
+        let uses = &mut self.uses[family as usize];
+        if let Some(count) = uses.get_mut(&chain) {
+            *count -= 1;
+            if *count == 0 {
+                uses.remove(&chain);
+            }
+        }
+        touched[family as usize].entry(chain).or_insert(None);
+    }
+
+    /// Where the tree of a direction is to lead, and which addresses.
+    fn leaves(&self, direction: Direction, store: &Store) -> BTreeMap<Hash, Leaves> {
+        let of_groups = self.groups[direction as usize].iter().filter_map(|(hash, group)| {
+            let chains = group.leaves.as_ref()?.each_ref().map(|(chain, _)| chain.clone());
+            Some((*hash, Leaves { chains, members: Default::default() }))
+        });
+        let joint = self.joints[direction as usize].iter();
+        let of_joint = joint.filter_map(|(identity, joint)| {
+            Some((*identity, Leaves { chains: joint.chains.clone()?, members: Default::default() }))
+        });
+        let mut leaves: BTreeMap<Hash, Leaves> = of_groups.chain(of_joint).collect();
+        for pod in self.here() {
+            for family in Family::ALL {
+                let Some(address) = store.address(pod, family) else { continue };
+                let way = self.way_of(store, address, direction);
+                if let Some(leaf) = way.and_then(|way| leaves.get_mut(&way.identity)) {
+                    leaf.members[family as usize].insert(Member::Address(address));
+                }
+            }
+        }
+        leaves
     }
 
     /// The first chains, where they change.

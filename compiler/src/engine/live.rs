@@ -7,11 +7,11 @@ use rustc_hash::FxHashMap;
 use slab::Slab;
 
 use super::peers::{PeerId, PeerIndex};
-use super::store::{PodId, Store};
+use super::store::Store;
 use crate::cidr::{self, AddressSet};
 use crate::group::Atom;
 use crate::leaf::{self, Definition};
-use crate::object::{Family, Protocol};
+use crate::object::{ContainerPort, Family, Protocol};
 use crate::program::{Member, SetKind, SetName};
 
 /// A set's place.
@@ -174,10 +174,14 @@ impl LiveSets {
 
     /// The sets, but for the new ones, that an address is in, and as what.
     pub(super) fn memberships(&self, store: &Store, peers: &PeerIndex, address: IpAddr) -> Vec<(SetId, Member)> {
-        let Some(owner) = store.owner(address) else { return Vec::new() };
+        let holders = store.holders(address);
+        let Some(first) = holders.first() else { return Vec::new() };
         let family = Family::of(&address);
         let mut found = Vec::new();
-        for peer in peers.of_class(store.pod(owner).class) {
+        for peer in peers.of_class(store.pod(*first).class) {
+            if !peers.selects_all(store, *peer, holders) {
+                continue;
+            }
             for id in self.of_peer.get(peer).into_iter().flatten() {
                 let entry = &self.entries[id.0];
                 let Content::Peers(_, prefixes) = &entry.content else { continue };
@@ -187,10 +191,10 @@ impl LiveSets {
                 }
             }
         }
-        if !store.ports(owner).is_empty() {
+        if !store.ports(*first).is_empty() {
             for id in &self.named[family as usize] {
                 if !self.entries[id.0].is_new {
-                    let ports = self.entries[id.0].ports(store, peers, owner, address);
+                    let ports = self.entries[id.0].ports(store, peers, address);
                     found.extend(ports.into_iter().map(|member| (*id, member)));
                 }
             }
@@ -213,24 +217,32 @@ impl Entry {
                 let classes = of.iter().flat_map(|peer| peers.classes(*peer));
                 let pods = classes.flat_map(|class| store.members(*class));
                 let own = pods.filter_map(|pod| store.address(pod, self.family));
-                let own = own.filter(|address| !prefixes.contains(cidr::number(*address))).map(Member::Address);
+                let is_meant = |address: &IpAddr| match store.holders(*address) {
+                    [_] => true,
+                    holders => of.iter().any(|peer| peers.selects_all(store, *peer, holders)),
+                };
+                let own = own.filter(|address| !prefixes.contains(cidr::number(*address)) && is_meant(address));
+                let own = own.map(Member::Address);
                 own.chain(leaf::prefixes(self.family, prefixes).into_iter().map(Member::from)).collect()
             }
             Content::Named(_) => {
                 let pods = store.pods().filter(|(id, _)| !store.ports(*id).is_empty());
-                let addresses = pods.filter_map(|(id, _)| Some((id, store.address(id, self.family)?)));
-                addresses.flat_map(|(id, address)| self.ports(store, peers, id, address)).collect()
+                let addresses = pods.filter_map(|(id, _)| store.address(id, self.family));
+                addresses.flat_map(|address| self.ports(store, peers, address)).collect()
             }
         }
     }
 
-    /// The members that a pod's named ports make.
-    fn ports(&self, store: &Store, peers: &PeerIndex, pod: PodId, address: IpAddr) -> Vec<Member> {
+    /// The members that the named ports of the pod that holds an address make;
+    /// of several pods, the ports that all of them have.
+    fn ports(&self, store: &Store, peers: &PeerIndex, address: IpAddr) -> Vec<Member> {
         let Content::Named(entries) = &self.content else { return Vec::new() };
-        let (class, declared) = (store.pod(pod).class, store.ports(pod));
+        let Some((first, others)) = store.holders(address).split_first() else { return Vec::new() };
+        let of_all = |port: &&ContainerPort| others.iter().all(|pod| store.ports(*pod).contains(port));
+        let declared: Vec<&ContainerPort> = store.ports(*first).iter().filter(of_all).collect();
         let holds = |whose: &Whose| match whose {
             Whose::Everyone => true,
-            Whose::Peer(peer) => peers.of_class(class).contains(peer),
+            Whose::Peer(peer) => peers.selects_all(store, *peer, store.holders(address)),
             Whose::Block(block) => block.contains(cidr::number(address)),
         };
         let mut members = Vec::new();

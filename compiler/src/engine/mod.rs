@@ -36,7 +36,7 @@ use crate::finding::Finding;
 use crate::group::Lingering;
 use crate::layout::Options;
 use crate::name::Hash;
-use crate::object::{Family, Namespace, NetworkPolicy, Pod};
+use crate::object::{Family, Namespace, NetworkPolicy, Node, Pod};
 use crate::plan::{Delta, KernelState, Plan, SetDelta};
 use crate::policy::{Direction, Policy};
 use crate::program::{InterfaceName, Member, SetKind, SetName};
@@ -63,6 +63,29 @@ pub enum Event {
     Policy(Box<NetworkPolicy>),
     /// The policy of this namespace and name is gone.
     PolicyGone(String, String),
+    /// A Node is there, or is different. Only those matter whose pods list an
+    /// address that others list too ([`Engine::contests`]).
+    Node(Node),
+    /// The Node of this name is not there, or is not known any more.
+    NodeGone(String),
+}
+
+/// An address that several pods list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Contested {
+    /// The address.
+    pub address: IpAddr,
+    /// All that list it: namespaces and names, sorted.
+    pub claimants: Vec<[String; 2]>,
+    /// Those that hold it as this node sees it: one, or several where nothing
+    /// tells which of them has it.
+    pub holders: Vec<[String; 2]>,
+    /// The nodes of the claimants, sorted.
+    pub nodes: Vec<String>,
+    /// Whether this node has a claimant.
+    pub is_here: bool,
+    /// Whether rules of this node ask about some claimant as a peer.
+    pub is_asked: bool,
 }
 
 /// How an address stood at the last commit.
@@ -92,9 +115,9 @@ impl Engine {
     /// An engine for a node; of a cluster of which nothing is known yet.
     #[must_use]
     pub fn new(node: &str, options: Options) -> Self {
-        let mut store = Store::default();
+        let store = Store::new(node);
         let own = options.anti_spoof.then(Default::default);
-        let groups = LocalGroups::new(&mut store.strings, node, options);
+        let groups = LocalGroups::new(options);
         Self {
             store,
             peers: PeerIndex::default(),
@@ -152,19 +175,55 @@ impl Engine {
         self.findings.values().flatten()
     }
 
-    /// The addresses of this node's endpoints, with namespaces, names and
-    /// UIDs of those that they belong to.
+    /// The addresses of this node's endpoints, each once, with namespaces,
+    /// names and UIDs of those that they belong to: of several that hold one,
+    /// the first.
     pub fn owners_here(&self) -> impl Iterator<Item = (IpAddr, [String; 3])> {
+        self.held_here().map(move |(address, pod)| (address, self.store.identity(pod)))
+    }
+
+    /// The addresses of this node's endpoints, each once.
+    pub fn addresses_here(&self) -> impl Iterator<Item = IpAddr> {
+        self.held_here().map(|(address, _)| address)
+    }
+
+    fn held_here(&self) -> impl Iterator<Item = (IpAddr, PodId)> {
         self.groups.here().flat_map(move |pod| {
-            let own = Family::ALL.into_iter().filter_map(move |family| self.store.address(pod, family));
-            own.map(move |address| (address, self.store.identity(pod)))
+            let listed = Family::ALL.into_iter().filter_map(move |family| self.store.listed(pod, family));
+            let held = listed.filter(move |address| self.store.holders(*address).first() == Some(&pod));
+            held.map(move |address| (address, pod))
         })
     }
 
-    /// The addresses of this node's endpoints.
-    pub fn addresses_here(&self) -> impl Iterator<Item = IpAddr> {
-        let of = move |pod| Family::ALL.into_iter().filter_map(move |family| self.store.address(pod, family));
-        self.groups.here().flat_map(of)
+    /// The addresses that several pods list.
+    #[must_use]
+    pub fn contests(&self) -> impl ExactSizeIterator<Item = Contested> {
+        self.store.contests().iter().map(|(address, contest)| {
+            let sorted = |pods: &[PodId]| {
+                let name = |pod: &PodId| {
+                    let [namespace, name, _] = self.store.identity(*pod);
+                    [namespace, name]
+                };
+                let mut names: Vec<[String; 2]> = pods.iter().map(name).collect();
+                names.sort_unstable();
+                names
+            };
+            let nodes = contest.claimants.iter().filter_map(|pod| self.store.pod(*pod).node);
+            let mut nodes: Vec<String> = nodes.map(|node| self.store.strings.text(node).to_owned()).collect();
+            nodes.sort_unstable();
+            nodes.dedup();
+            Contested {
+                address: *address,
+                claimants: sorted(&contest.claimants),
+                holders: sorted(&contest.holders),
+                nodes,
+                is_here: contest.claimants.iter().any(|pod| self.store.is_here(*pod)),
+                is_asked: {
+                    let of_class = |pod: &PodId| self.peers.of_class(self.store.pod(*pod).class);
+                    contest.claimants.iter().any(|pod| !of_class(pod).is_empty())
+                },
+            }
+        })
     }
 
     /// From now on this, and nothing else, may come from the interfaces of pods:
@@ -179,17 +238,19 @@ impl Engine {
     }
 
     /// Namespace, name and UID of the endpoint that an address belongs to, on
-    /// whichever node.
+    /// whichever node; of several that hold it, of the first.
     #[must_use]
     pub fn owner(&self, address: IpAddr) -> Option<[String; 3]> {
-        self.store.owner(address).map(|pod| self.store.identity(pod))
+        self.store.holders(address).first().map(|pod| self.store.identity(*pod))
     }
 
     /// Namespaces and names of the policies that isolate the endpoint of this
-    /// node that has an address, as of the last commit.
+    /// node that has an address, or some of those that hold it, as of the last
+    /// commit.
     pub fn policies_of(&self, address: IpAddr, direction: Direction) -> impl Iterator<Item = (&str, &str)> {
-        let group = self.store.owner(address).and_then(|pod| self.groups.of(pod)[direction as usize]);
-        group.into_iter().flat_map(move |group| self.groups.policies_of(group, direction))
+        let pods = self.store.holders(address).iter();
+        let groups: BTreeSet<Hash> = pods.filter_map(|pod| self.groups.of(*pod)[direction as usize]).collect();
+        groups.into_iter().flat_map(move |group| self.groups.policies_of(group, direction))
     }
 
     /// How many endpoints are on this node.
@@ -229,6 +290,19 @@ impl Engine {
                 self.groups.remove_policy(&namespace, &name);
                 self.findings.remove(&(namespace, name));
             }
+            Event::Node(node) => self.node(&node.name, Some(&node.pod_cidrs)),
+            Event::NodeGone(name) => self.node(&name, None),
+        }
+    }
+
+    fn node(&mut self, name: &str, pod_cidrs: Option<&[IpNetwork]>) {
+        let concerned = self.store.concerned_by(name);
+        for address in &concerned {
+            self.touch(*address);
+        }
+        self.store.set_node(name, pod_cidrs);
+        for address in concerned {
+            self.store.decide(address);
         }
     }
 
@@ -296,10 +370,9 @@ impl Engine {
         if self.is_first || self.touched.contains_key(&address) {
             return;
         }
-        let owner = self.store.owner(address);
         let before = Before {
             memberships: self.sets.memberships(&self.store, &self.peers, address),
-            groups: owner.map(|owner| self.groups.of(owner)).unwrap_or_default(),
+            groups: self.groups.ways_of(&self.store, address),
         };
         self.touched.insert(address, before);
     }
@@ -336,8 +409,7 @@ impl Engine {
             let family = Family::of(&address);
             let now = self.sets.memberships(&self.store, &self.peers, address);
             changes.differ(&before.memberships, &now);
-            let owner = self.store.owner(address);
-            let groups = owner.map(|owner| self.groups.of(owner)).unwrap_or_default();
+            let groups = self.groups.ways_of(&self.store, address);
             for direction in Direction::ALL {
                 let (old, new) = (before.groups[direction as usize], groups[direction as usize]);
                 let delta = &mut deltas[family as usize];

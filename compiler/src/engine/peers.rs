@@ -11,7 +11,7 @@ use smallvec::SmallVec;
 
 use super::intern::{Interner, Text};
 use super::selector::{Compiled, Pair};
-use super::store::{Class, ClassId, Store};
+use super::store::{Class, ClassId, PodId, Store};
 use crate::policy::{Namespaces, PodPeer};
 
 /// A selector's place.
@@ -126,6 +126,11 @@ impl PeerIndex {
     /// The selectors that select a class.
     pub(super) fn of_class(&self, class: ClassId) -> &[PeerId] {
         self.of_class.get(&class).map_or(&[], |peers| peers.as_slice())
+    }
+
+    /// Whether a selector selects all of some pods.
+    pub(super) fn selects_all(&self, store: &Store, id: PeerId, pods: &[PodId]) -> bool {
+        pods.iter().all(|pod| self.of_class(store.pod(*pod).class).contains(&id))
     }
 
     /// Looks a new class up, or one whose namespace changed.

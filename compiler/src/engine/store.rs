@@ -9,6 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU32;
 
 use hashbrown::HashTable;
+use ipnetwork::IpNetwork;
 use rustc_hash::{FxBuildHasher, FxHashMap, FxHashSet};
 use slab::Slab;
 
@@ -17,6 +18,7 @@ use super::key::PodKey;
 use super::names::{Name, Names};
 use super::ports::{PortList, PortLists};
 use super::selector::{self, Pairs};
+use crate::claim::{self, Claim, Standing};
 use crate::object::{ContainerPort, Family, Labels, Pod};
 
 /// A pod's place; it is given anew after the pod is gone.
@@ -68,10 +70,21 @@ pub(super) struct Space {
     pub(super) classes: Vec<ClassId>,
 }
 
-/// All endpoints.
-#[derive(Debug, Default)]
+/// An address that several endpoints list.
+#[derive(Debug)]
+pub(super) struct Contest {
+    /// All that list it.
+    pub(super) claimants: Vec<PodId>,
+    /// Those that hold it, as this node sees it.
+    pub(super) holders: Vec<PodId>,
+}
+
+/// All endpoints, as one node sees them.
+#[derive(Debug)]
 pub(super) struct Store {
     pub(super) strings: Interner,
+    /// The name of this node.
+    here: Text,
     pub(super) spaces: FxHashMap<Text, Space>,
     pods: Slab<Entry>,
     /// The keys that are no UUIDs.
@@ -83,10 +96,13 @@ pub(super) struct Store {
     ports: PortLists,
     v6: Slab<Ipv6Addr>,
     terminating: FxHashSet<PodId>,
-    /// The owner of each address.
+    /// When the pods of this node started.
+    started: FxHashMap<PodId, i64>,
+    /// The prefixes of the Nodes that are known.
+    nodes: FxHashMap<Text, Box<[IpNetwork]>>,
+    /// The endpoint that lists each address; one of them, where several do.
     owners: [HashTable<PodId>; 2],
-    /// All who list an address, where more than one does.
-    contested: BTreeMap<IpAddr, Vec<PodId>>,
+    contests: BTreeMap<IpAddr, Contest>,
 }
 
 fn id(place: usize) -> u32 {
@@ -106,6 +122,35 @@ fn uuid(words: [u32; 4]) -> u128 {
 }
 
 impl Store {
+    /// The endpoints of a cluster without any, as the node of this name sees
+    /// them.
+    pub(super) fn new(node: &str) -> Self {
+        let mut strings = Interner::default();
+        Self {
+            here: strings.keep(node),
+            strings,
+            spaces: FxHashMap::default(),
+            pods: Slab::new(),
+            odd_keys: FxHashMap::default(),
+            by_key: HashTable::new(),
+            names: Names::default(),
+            classes: Slab::new(),
+            by_labels: HashTable::new(),
+            ports: PortLists::default(),
+            v6: Slab::new(),
+            terminating: FxHashSet::default(),
+            started: FxHashMap::default(),
+            nodes: FxHashMap::default(),
+            owners: Default::default(),
+            contests: BTreeMap::new(),
+        }
+    }
+
+    /// Whether a pod is on this node.
+    pub(super) fn is_here(&self, pod: PodId) -> bool {
+        self.pod(pod).node == Some(self.here)
+    }
+
     pub(super) fn pod(&self, pod: PodId) -> &Entry {
         &self.pods[pod.0 as usize]
     }
@@ -211,6 +256,9 @@ impl Store {
         if pod.terminating {
             self.terminating.insert(place);
         }
+        if let Some(started) = pod.started.filter(|_| self.is_here(place)) {
+            self.started.insert(place, started);
+        }
         let (pods, odd_keys) = (&self.pods, &self.odd_keys);
         let of = |pod: &PodId| Self::hash_of(pods, odd_keys, *pod);
         self.by_key.insert_unique(of(&place), place, of);
@@ -268,6 +316,7 @@ impl Store {
             self.odd_keys.remove(&pod);
         }
         self.terminating.remove(&pod);
+        self.started.remove(&pod);
         self.names.release(entry.name);
         if let Some(node) = entry.node {
             self.strings.release(node);
@@ -343,16 +392,56 @@ impl Store {
         }
     }
 
-    /// The endpoint that an address belongs to.
-    pub(super) fn owner(&self, address: IpAddr) -> Option<PodId> {
+    /// One of the endpoints that list an address.
+    fn lister(&self, address: IpAddr) -> Option<&PodId> {
         let family = Family::of(&address);
         let owners = &self.owners[family as usize];
-        owners.find(hash(address), |owner| self.listed(*owner, family) == Some(address)).copied()
+        owners.find(hash(address), |owner| self.listed(*owner, family) == Some(address))
     }
 
-    /// The address of a family that a pod lists and owns.
+    /// The endpoints that hold an address: none if no endpoint lists it, several
+    /// where nothing tells which of them has it.
+    pub(super) fn holders(&self, address: IpAddr) -> &[PodId] {
+        match self.contests.get(&address) {
+            Some(contest) => &contest.holders,
+            None => self.lister(address).map(std::slice::from_ref).unwrap_or_default(),
+        }
+    }
+
+    /// The addresses that several endpoints list.
+    pub(super) fn contests(&self) -> &BTreeMap<IpAddr, Contest> {
+        &self.contests
+    }
+
+    /// The address of a family that a pod lists and holds.
     pub(super) fn address(&self, pod: PodId, family: Family) -> Option<IpAddr> {
-        self.listed(pod, family).filter(|address| self.owner(*address) == Some(pod))
+        self.listed(pod, family).filter(|address| self.holders(*address).contains(&pod))
+    }
+
+    /// The addresses about which the Node of this name has a say.
+    pub(super) fn concerned_by(&self, node: &str) -> Vec<IpAddr> {
+        let Some(node) = self.strings.find(node) else { return Vec::new() };
+        let concerned = |contest: &Contest| contest.claimants.iter().any(|pod| self.pod(*pod).node == Some(node));
+        self.contests.iter().filter(|(_, contest)| concerned(contest)).map(|(address, _)| *address).collect()
+    }
+
+    /// Makes a Node known by the prefixes of its pods, or unknown.
+    pub(super) fn set_node(&mut self, name: &str, pod_cidrs: Option<&[IpNetwork]>) {
+        match pod_cidrs {
+            Some(pod_cidrs) => {
+                let name = self.strings.keep(name);
+                if self.nodes.insert(name, pod_cidrs.into()).is_some() {
+                    // It keeps its name once.
+                    self.strings.release(name);
+                }
+            }
+            None => {
+                let Some(name) = self.strings.find(name) else { return };
+                if self.nodes.remove(&name).is_some() {
+                    self.strings.release(name);
+                }
+            }
+        }
     }
 
     fn disown(&mut self, address: IpAddr, pod: PodId) {
@@ -370,41 +459,53 @@ impl Store {
     }
 
     fn claim(&mut self, address: IpAddr, pod: PodId) {
-        match self.owner(address) {
+        match self.lister(address).copied() {
             None => self.own(address, pod),
-            Some(owner) => {
-                self.contested.entry(address).or_insert_with(|| vec![owner]).push(pod);
-                self.elect(address);
+            Some(lister) => {
+                let new = || Contest { claimants: vec![lister], holders: Vec::new() };
+                self.contests.entry(address).or_insert_with(new).claimants.push(pod);
+                self.decide(address);
             }
         }
     }
 
     fn give_up(&mut self, address: IpAddr, pod: PodId) {
-        match self.contested.get_mut(&address) {
-            None => self.disown(address, pod),
-            Some(claimants) => {
-                claimants.retain(|claimant| *claimant != pod);
-                self.elect(address);
-                if self.contested.get(&address).is_some_and(|claimants| claimants.len() < 2) {
-                    self.contested.remove(&address);
-                }
-            }
+        let is_lister = self.lister(address) == Some(&pod);
+        if is_lister {
+            self.disown(address, pod);
+        }
+        let Some(contest) = self.contests.get_mut(&address) else { return };
+        contest.claimants.retain(|claimant| *claimant != pod);
+        let (other, count) = (contest.claimants.first().copied(), contest.claimants.len());
+        if let Some(other) = other.filter(|_| is_lister) {
+            self.own(address, other);
+        }
+        if count < 2 {
+            self.contests.remove(&address);
+        } else {
+            self.decide(address);
         }
     }
 
-    /// The same choice that [`crate::cluster`] makes.
-    fn elect(&mut self, address: IpAddr) {
-        let claim = |pod: &&PodId| {
-            let entry = self.pod(**pod);
-            let namespace = self.strings.text(self.class(entry.class).namespace);
-            (!self.terminating.contains(*pod), self.key(**pod).uid(), namespace, self.names.text(entry.name))
+    /// Decides anew who holds a contested address.
+    pub(super) fn decide(&mut self, address: IpAddr) {
+        let Some(contest) = self.contests.get(&address) else { return };
+        let claim = |pod: &PodId| {
+            let node = self.pod(*pod).node;
+            let of_node = |node| Standing::of(self.nodes.get(&node).map(|cidrs| &**cidrs), address);
+            let standing = node.map_or(Standing::Silent, of_node);
+            let terminating = self.terminating.contains(pod);
+            (*pod, Claim { terminating, started: self.started.get(pod).copied(), standing })
         };
-        let owner = self.contested.get(&address).and_then(|claimants| claimants.iter().max_by_key(claim)).copied();
-        if let Some(old) = self.owner(address) {
-            self.disown(address, old);
-        }
-        if let Some(owner) = owner {
-            self.own(address, owner);
+        let own: Vec<_> = contest.claimants.iter().filter(|pod| self.is_here(**pod)).map(claim).collect();
+        let mut holders = if own.is_empty() {
+            claim::elsewhere(&contest.claimants.iter().map(claim).collect::<Vec<_>>())
+        } else {
+            claim::here(&own)
+        };
+        holders.sort_by_cached_key(|pod| self.identity(*pod));
+        if let Some(contest) = self.contests.get_mut(&address) {
+            contest.holders = holders;
         }
     }
 }

@@ -2,8 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::groups::LiveGroup;
-use super::store::Store;
 use crate::layout::{lead, set_at};
 use crate::name::Hash;
 use crate::object::Family;
@@ -12,6 +10,14 @@ use crate::policy::Direction;
 use crate::program::{ChainName, Member, SetKind, SetName};
 use crate::text::rule_lines;
 use crate::tree::Node;
+
+/// The chain of a group, or of several that decide together, and the addresses
+/// that are led there, by family.
+#[derive(Debug)]
+pub(super) struct Leaves {
+    pub(super) chains: [ChainName; 2],
+    pub(super) members: [BTreeSet<Member>; 2],
+}
 
 /// The trees of both directions.
 #[derive(Debug, Default)]
@@ -34,8 +40,7 @@ impl Ways {
     pub(super) fn rebuild(
         &mut self,
         direction: Direction,
-        groups: &BTreeMap<Hash, LiveGroup>,
-        store: &Store,
+        groups: &BTreeMap<Hash, Leaves>,
         state: &KernelState,
         deltas: &mut [Delta; 2],
     ) {
@@ -45,7 +50,7 @@ impl Ways {
         let is = tree.as_ref().map(Node::sets).unwrap_or_default();
         for family in Family::ALL {
             let delta = &mut deltas[family as usize];
-            let leaves = groups.iter().filter_map(|(hash, group)| Some((*hash, group.chain(family)?.clone())));
+            let leaves = groups.iter().map(|(hash, group)| (*hash, group.chains[family as usize].clone()));
             let rules = lead(family, direction, tree.as_ref(), &leaves.collect());
             let old = std::mem::take(&mut self.chains[direction as usize][family as usize]);
             for chain in old.iter().filter(|chain| !rules.contains_key(*chain)) {
@@ -61,8 +66,8 @@ impl Ways {
             self.chains[direction as usize][family as usize] = rules.into_keys().collect();
 
             let members = |of: &mut dyn Iterator<Item = &Hash>| -> BTreeSet<Member> {
-                let pods = of.filter_map(|hash| groups.get(hash)).flat_map(|group| &group.pods);
-                pods.filter_map(|pod| store.address(*pod, family)).map(Member::Address).collect()
+                let groups = of.filter_map(|hash| groups.get(hash));
+                groups.flat_map(|group| &group.members[family as usize]).cloned().collect()
             };
             if old.is_empty() {
                 let all = members(&mut groups.keys());

@@ -6,7 +6,7 @@
 //! and of those the one for which fewest labels would have to change.
 
 use crate::cidr;
-use crate::cluster::{Cluster, PolicyId};
+use crate::cluster::{ClassId, Cluster, PolicyId};
 use crate::flow::End;
 use crate::group::{Admitted, Group};
 use crate::object::{ContainerPort, Family, Labels, Protocol};
@@ -158,11 +158,14 @@ pub(super) fn judged(
     let direction = group.key.direction;
     // Names mean ports of the destination. All endpoints of a group resolve
     // those of its ingress rules alike, so any subject will do.
-    let destination = match question.to {
-        Party::End(End::Pod(pod)) => Some(cluster.pod(pod).ports.as_slice()),
+    let seen = other.seen(cluster, question.ends(direction).0, question.family);
+    let destination = match (direction, question.to) {
+        (Direction::Egress, Party::End(_)) if !seen.classes.is_empty() => Some(seen.ports),
+        (Direction::Ingress, Party::End(End::Pod(pod))) => Some(cluster.pod(pod).ports.as_slice()),
         _ => None,
     };
-    let judge = Judge { cluster, question, direction, other, denied, destination };
+    let classes = seen.classes;
+    let judge = Judge { cluster, question, direction, other, classes, denied, destination };
     let mut all = Vec::new();
     for policy in &group.key.policies {
         for rule in cluster.policy(*policy).rules(direction) {
@@ -184,6 +187,8 @@ struct Judge<'a> {
     question: &'a Question,
     direction: Direction,
     other: Party,
+    /// The classes of the endpoints that the other end may be.
+    classes: &'a [ClassId],
     denied: &'a Traffic,
     /// The container ports of the destination, if it is an endpoint.
     destination: Option<&'a [ContainerPort]>,
@@ -213,11 +218,13 @@ impl Judge<'_> {
     }
 
     fn pod_peer(&self, path: &str, peer: &PodPeer) -> (Vec<Conjunct>, usize) {
-        let class = match self.other {
-            Party::End(End::Pod(pod)) => self.cluster.class_of(pod),
-            _ => None,
-        };
-        let Some(class) = class else { return (vec![self.no_endpoint(path, peer)], 1) };
+        // Of several pods that hold the address, the one that fails by most.
+        let judged = self.classes.iter().map(|class| self.class_peer(path, peer, *class));
+        let worst = judged.max_by_key(|(conjuncts, labels)| (conjuncts.len(), *labels));
+        worst.unwrap_or_else(|| (vec![self.no_endpoint(path, peer)], 1))
+    }
+
+    fn class_peer(&self, path: &str, peer: &PodPeer, class: ClassId) -> (Vec<Conjunct>, usize) {
         let class = self.cluster.class(class);
         let (mut conjuncts, mut labels) = (Vec::new(), 0);
         let peer_conjunct =

@@ -69,13 +69,16 @@ proptest! {
                     // The rules that are named are those that admit it.
                     let isolated = !decision.isolated_by.is_empty();
                     if isolated && exemption(&cluster, from, to).is_none() {
-                        prop_assert_eq!(decision.rules.is_empty(), expected.intersection(&traffic).is_none());
+                        let admits = !expected.intersection(&traffic).is_none();
+                        let deciding = question.ends(direction).0.groups(&cluster, &groups, direction, family);
+                        prop_assert!(deciding.len() > 1 || decision.rules.is_empty() != admits);
+                        prop_assert!(!admits || !decision.rules.is_empty());
                     }
                     // A rule that is denied by has something that fails, and
                     // one that admits all has nothing.
                     let other = question.ends(direction).1;
-                    let group = question.ends(direction).0.group(&groups, direction);
-                    if let (Some(group), true, true) = (group, known, exemption(&cluster, from, to).is_none()) {
+                    let deciding = question.ends(direction).0.groups(&cluster, &groups, direction, family);
+                    if let ([group], true, true) = (deciding.as_slice(), known, exemption(&cluster, from, to).is_none()) {
                         let denied = traffic.difference(&bounds.most);
                         if !denied.is_none() {
                             for candidate in near::judged(&cluster, group, &question, other, &denied) {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use indexmap::IndexSet;
 use rustc_hash::{FxBuildHasher, FxHashMap};
+use smallvec::SmallVec;
 
 use crate::cidr::{self, AddressSet};
 use crate::cluster::{ClassId, Cluster};
@@ -23,16 +24,35 @@ impl KindId {
     }
 }
 
-/// Everything about an end that a rule can see.
+/// Everything about an end that decides.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Kind {
-    /// Its groups, in the order of [`Direction::ALL`].
-    groups: [Option<GroupId>; 2],
-    class: Option<ClassId>,
+    /// The groups that decide about it together, in the order of
+    /// [`Direction::ALL`].
+    groups: [SmallVec<[GroupId; 1]>; 2],
+    /// Its node, if that sees some address otherwise than other nodes do.
+    node: Option<Viewer>,
+    /// As rules of most nodes see it, and as those of these nodes do.
+    face: FaceId,
+    faces: SmallVec<[(Viewer, FaceId); 0]>,
+}
+
+/// Everything about an end that a rule at the other one can see.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Face {
+    /// The classes of those that hold its address.
+    classes: SmallVec<[ClassId; 1]>,
     zone: Option<Zone>,
     /// Container ports, where some egress rule names ports.
     ports: Vec<ContainerPort>,
 }
+
+/// A face, by its place among them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct FaceId(u32);
+
+/// A node with a view of its own, by its place among them.
+type Viewer = u32;
 
 /// One of the intervals into which the edges of all blocks cut a family's
 /// addresses: no rule can tell two addresses of a zone apart.
@@ -49,6 +69,8 @@ pub(crate) struct Kinds<'a> {
     /// Where the zones begin, by family; 0 is the first.
     zones: [Vec<u128>; 2],
     ports_matter: bool,
+    viewers: Vec<&'a str>,
+    faces: IndexSet<Face, FxBuildHasher>,
     seen: IndexSet<Kind, FxBuildHasher>,
 }
 
@@ -69,7 +91,8 @@ impl<'a> Kinds<'a> {
             starts.dedup();
         }
         let ports_matter = groups.iter().any(|(_, group)| group.has_named());
-        Self { cluster, groups, zones, ports_matter, seen: IndexSet::default() }
+        let viewers = cluster.own_views().into_iter().collect();
+        Self { cluster, groups, zones, ports_matter, viewers, faces: IndexSet::default(), seen: IndexSet::default() }
     }
 
     /// Makes the zones tell these addresses apart too. Before the first kind.
@@ -96,86 +119,113 @@ impl<'a> Kinds<'a> {
         starts.iter().copied().zip(ends).collect()
     }
 
-    /// The kinds that were asked about, and what a rule sees of each: its
-    /// groups, and the end itself with the first address of its zone.
+    /// The kinds that were asked about, and what a rule of most nodes sees of
+    /// each: its groups, the first of those that decide together, and the end
+    /// itself with the first address of its zone.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (KindId, [Option<GroupId>; 2], OtherEnd<'_>)> {
         self.seen.iter().enumerate().map(|(i, kind)| {
             let id = KindId(place(i));
-            (id, kind.groups, self.seen(id))
+            (id, kind.groups.each_ref().map(|groups| groups.first().copied()), self.seen(id))
         })
     }
 
-    /// What a rule sees of a kind.
+    /// What a rule of most nodes sees of a kind.
     pub(crate) fn seen(&self, kind: KindId) -> OtherEnd<'_> {
-        let kind = &self.seen[kind.index()];
+        let face = &self.faces[self.seen[kind.index()].face.0 as usize];
         let first = |zone: Zone| cidr::address(zone.family, self.zones[zone.family as usize][zone.place]);
-        OtherEnd { class: kind.class, address: kind.zone.map(first), ports: &kind.ports }
+        OtherEnd { classes: &face.classes, address: face.zone.map(first), ports: &face.ports }
     }
 
     /// The kind of an end with its address of a family, or without one.
     pub(crate) fn kind(&mut self, end: End, family: Option<Family>) -> KindId {
-        let seen = end.seen(self.cluster, family);
+        let cluster = self.cluster;
+        let address = family.and_then(|family| end.address(cluster, family));
+        let contest = address.and_then(|address| cluster.contest(address));
+        let nodes: Vec<&str> = contest.iter().flat_map(|of| of.holders_by_node()).map(|(node, _)| node).collect();
+        let face = self.face(end.seen(cluster, None, family));
+        let faces = nodes.into_iter().filter_map(|node| {
+            let viewer = self.viewer(node)?;
+            Some((viewer, self.face(end.seen(cluster, Some(node), family))))
+        });
+        let kind = Kind {
+            faces: faces.collect(),
+            face,
+            groups: Direction::ALL.map(|direction| end.groups(cluster, self.groups, direction, family)),
+            node: end.node(cluster).and_then(|node| self.viewer(node)),
+        };
+        KindId(place(self.seen.insert_full(kind).0))
+    }
+
+    /// The place of a node among those with views of their own.
+    fn viewer(&self, node: &str) -> Option<Viewer> {
+        self.viewers.binary_search(&node).ok().map(place)
+    }
+
+    fn face(&mut self, seen: OtherEnd<'_>) -> FaceId {
         let zone = seen.address.map(|address| {
             let family = Family::of(&address);
             let starts = &self.zones[family as usize];
             Zone { family, place: starts.partition_point(|start| *start <= cidr::number(address)) - 1 }
         });
-        let kind = Kind {
-            groups: Direction::ALL.map(|direction| end.group(self.groups, direction)),
-            class: seen.class,
-            zone,
-            ports: if self.ports_matter { seen.ports.to_vec() } else { Vec::new() },
-        };
-        KindId(place(self.seen.insert_full(kind).0))
+        let classes = seen.classes.iter().copied().collect();
+        let ports = if self.ports_matter { seen.ports.to_vec() } else { Vec::new() };
+        FaceId(place(self.faces.insert_full(Face { classes, zone, ports }).0))
     }
 
     /// What every group makes of every kind.
     pub(crate) fn judge(&self, known: &mut Known) -> Judge {
         let mut by_class = FxHashMap::<ClassId, Vec<usize>>::default();
-        for (i, kind) in self.seen.iter().enumerate() {
-            kind.class.into_iter().for_each(|class| by_class.entry(class).or_default().push(i));
+        for (i, face) in self.faces.iter().enumerate() {
+            face.classes.iter().for_each(|class| by_class.entry(*class).or_default().push(i));
         }
         let mut held_by = FxHashMap::<&Atom, Vec<usize>>::default();
         let mut admits = Vec::new();
         for (_, group) in self.groups.iter() {
-            let mut row = vec![TrafficId::NONE; self.seen.len()];
+            let mut row = vec![TrafficId::NONE; self.faces.len()];
             for (atom, admitted) in &group.admitted {
                 let held = held_by.entry(atom).or_insert_with(|| self.held(atom, &by_class));
                 let plain = known.id(&admitted.traffic);
-                for kind in held {
-                    let more = match self.named(*kind, admitted) {
+                for face in held {
+                    let more = match self.named(*face, admitted) {
                         Some(traffic) => known.id(&traffic),
                         None => plain,
                     };
-                    row[*kind] = known.union(row[*kind], more);
+                    row[*face] = known.union(row[*face], more);
                 }
             }
             admits.push(row);
         }
-        Judge { groups: self.seen.iter().map(|kind| kind.groups).collect(), admits }
+        Judge { kinds: self.seen.iter().cloned().collect(), admits }
     }
 
-    /// The kinds whose ends an atom means.
+    /// The faces of ends that an atom means.
     fn held(&self, atom: &Atom, by_class: &FxHashMap<ClassId, Vec<usize>>) -> Vec<usize> {
         match atom {
-            Atom::Everyone => (0..self.seen.len()).collect(),
+            Atom::Everyone => (0..self.faces.len()).collect(),
             Atom::Pods(peer) => {
                 let classes = self.cluster.selected(peer);
-                classes.iter().filter_map(|class| by_class.get(class)).flatten().copied().collect()
+                let some = classes.iter().filter_map(|class| by_class.get(class)).flatten().copied();
+                // One of several classes is not enough, and finds its face more
+                // than once.
+                let selects = |class: &ClassId| classes.binary_search(class).is_ok();
+                let mut held: Vec<usize> = some.filter(|face| self.faces[*face].classes.iter().all(selects)).collect();
+                held.sort_unstable();
+                held.dedup();
+                held
             }
             Atom::Block(block) => {
                 let inside: Vec<bool> =
                     self.zones[block.family as usize].iter().map(|start| block.addresses.contains(*start)).collect();
                 let holds = |zone: Zone| zone.family == block.family && inside[zone.place];
-                let kinds = self.seen.iter().enumerate();
-                kinds.filter(|(_, kind)| kind.zone.is_some_and(holds)).map(|(i, _)| i).collect()
+                let faces = self.faces.iter().enumerate();
+                faces.filter(|(_, face)| face.zone.is_some_and(holds)).map(|(i, _)| i).collect()
             }
         }
     }
 
-    /// What is admitted to a kind whose ends resolve a name of a port.
-    fn named(&self, kind: usize, admitted: &Admitted) -> Option<Traffic> {
-        let ports = &self.seen[kind].ports;
+    /// What is admitted to a face whose ends resolve a name of a port.
+    fn named(&self, face: usize, admitted: &Admitted) -> Option<Traffic> {
+        let ports = &self.faces[face].ports;
         (!admitted.named.is_empty() && !ports.is_empty()).then(|| admitted.traffic_to(ports))
     }
 }
@@ -183,25 +233,29 @@ impl<'a> Kinds<'a> {
 /// Judges pairs of kinds.
 #[derive(Debug)]
 pub(crate) struct Judge {
-    /// The groups of each kind.
-    groups: Vec<[Option<GroupId>; 2]>,
-    /// By group, then by the kind at the other end.
+    kinds: Vec<Kind>,
+    /// By group, then by the face of the other end.
     admits: Vec<Vec<TrafficId>>,
 }
 
 impl Judge {
-    /// What a group exchanges with ends of a kind.
+    /// What a group exchanges with ends of a kind, on most nodes.
     pub(crate) fn admitted(&self, group: GroupId, other: KindId) -> TrafficId {
-        self.admits[group.0 as usize][other.0 as usize]
+        self.admits[group.0 as usize][self.kinds[other.index()].face.0 as usize]
     }
 
     /// What passes between ends of two kinds, unless they are exempt.
     pub(crate) fn verdict(&self, known: &mut Known, from: KindId, to: KindId) -> TrafficId {
-        let directed = |direction: Direction, subject: KindId, other: KindId| {
-            let group = self.groups[subject.0 as usize][direction as usize];
-            group.map_or(TrafficId::ALL, |group| self.admits[group.0 as usize][other.0 as usize])
+        let mut directed = |direction: Direction, subject: KindId, other: KindId| {
+            let (subject, other) = (&self.kinds[subject.index()], &self.kinds[other.index()]);
+            let own = other.faces.iter().find(|(viewer, _)| subject.node == Some(*viewer));
+            let face = own.map_or(other.face, |(_, face)| *face);
+            (subject.groups[direction as usize].iter()).fold(TrafficId::ALL, |all, group| {
+                known.intersection(all, self.admits[group.0 as usize][face.0 as usize])
+            })
         };
-        known.intersection(directed(Direction::Egress, from, to), directed(Direction::Ingress, to, from))
+        let (egress, ingress) = (directed(Direction::Egress, from, to), directed(Direction::Ingress, to, from));
+        known.intersection(egress, ingress)
     }
 }
 

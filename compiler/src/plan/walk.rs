@@ -114,13 +114,33 @@ impl<'a> Tree<'a> {
         goto(line).is_some_and(|chain| chain != self.deny.as_str())
     }
 
-    /// The rules of a group, and those of the chain to which they lead.
+    /// The rules of a group, and those of the chain to which they lead. Where
+    /// several groups decide together, behind each rule that leads to one of
+    /// them the rules of that.
     fn rules(&self, lines: &'a [String]) -> Vec<&'a str> {
+        let mut all = Vec::with_capacity(lines.len());
+        let mut denies = false;
+        for line in lines {
+            all.push(line);
+            match chain_of(line) {
+                Some(chain) if chain == self.deny.as_str() => denies = true,
+                Some(chain) => {
+                    let of_group = self.view.chain(chain).unwrap_or_default();
+                    denies |= of_group.iter().any(|line| goto(line) == Some(self.deny.as_str()));
+                    all.extend(of_group);
+                }
+                None => {}
+            }
+        }
         // What denies may be missing in a kernel that somebody else changed.
-        let denies = lines.iter().any(|line| goto(line) == Some(self.deny.as_str()));
         let deny = denies.then(|| self.view.chain(self.deny.as_str())).flatten().unwrap_or_default();
-        lines.iter().chain(deny).map(|line| without_chain(line)).collect()
+        all.into_iter().chain(deny).map(|line| without_chain(line)).collect()
     }
+}
+
+/// The chain to which a rule line leads, for good or to come back.
+fn chain_of(line: &str) -> Option<&str> {
+    goto(line).or_else(|| line.rsplit_once(" -j ").map(|(_, chain)| chain))
 }
 
 /// The chain to which a rule line leads for good.

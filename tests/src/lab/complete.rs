@@ -79,7 +79,7 @@ fn name_nodes(objects: &mut Objects) {
     for node in &objects.nodes {
         names.remove(&node.name);
     }
-    objects.nodes.extend(names.into_iter().map(|name| Node { name, addresses: Vec::new() }));
+    objects.nodes.extend(names.into_iter().map(|name| Node { name, addresses: Vec::new(), pod_cidrs: Vec::new() }));
 }
 
 /// The pods of a workload; a pod that is one stays alone. A template has

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use k8s_openapi::jiff::Timestamp;
 use k8s_openapi::serde_json::to_value;
 use npc_compiler::object::{Labels, NetworkPolicy, Node, Objects, Pod, Service, TargetPort};
 use serde_json::{Value, json};
@@ -46,6 +47,10 @@ fn node(node: &Node) -> Value {
     let addresses: Vec<Value> =
         node.addresses.iter().map(|a| json!({"type": "InternalIP", "address": a.to_string()})).collect();
     value["status"] = json!({"addresses": addresses});
+    if !node.pod_cidrs.is_empty() {
+        let pod_cidrs: Vec<String> = node.pod_cidrs.iter().map(ToString::to_string).collect();
+        value["spec"] = json!({"podCIDRs": pod_cidrs});
+    }
     value
 }
 
@@ -70,6 +75,9 @@ fn pod(pod: &Pod) -> Value {
     let hosts: Vec<Value> = pod.host_addresses.iter().map(|ip| json!({"ip": ip.to_string()})).collect();
     let phase = if pod.finished { "Succeeded" } else { "Running" };
     value["status"] = json!({"phase": phase, "podIPs": ips, "hostIPs": hosts});
+    if let Some(started) = pod.started.and_then(|seconds| Timestamp::from_second(seconds).ok()) {
+        value["status"]["startTime"] = started.to_string().into();
+    }
     value
 }
 

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod burst;
+mod contested;
 mod credentials;
 mod hearing;
 mod linger;

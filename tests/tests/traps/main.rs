@@ -64,6 +64,7 @@ impl Cluster {
             ports: Vec::new(),
             finished: false,
             terminating: false,
+            started: None,
             host_network: false,
         };
         change(&mut pod);
@@ -73,7 +74,7 @@ impl Cluster {
 
     fn node(mut self, name: &str, addresses: &[&str]) -> Self {
         let addresses = addresses.iter().map(|text| text.parse().unwrap()).collect();
-        self.0.nodes.push(Node { name: name.to_owned(), addresses });
+        self.0.nodes.push(Node { name: name.to_owned(), addresses, pod_cidrs: Vec::new() });
         self
     }
 

@@ -103,7 +103,10 @@ fn of_two_pods_with_one_address_the_one_that_stays_owns_it() {
     let mut shop = shop().policy("shop", json!({"podSelector": {"matchLabels": {"app": "db"}}}));
     shop.0.pods[1].ipv4 = shop.0.pods[0].ipv4;
     shop.0.pods[0].uid = "z".to_owned();
-    assert!(!shop.allows("other/web", "10.0.0.1", tcp(1)), "the greater uid is the isolated one's");
+    assert!(!shop.allows("other/web", "10.0.0.1", tcp(1)), "nothing tells, and one of them is isolated");
+    assert!(!shop.allows("other/web", "shop/web", tcp(1)));
+    shop.0.pods[0].started = Some(1);
+    assert!(!shop.allows("other/web", "10.0.0.1", tcp(1)), "the one that started later is isolated");
     assert!(!shop.allows("other/web", "shop/web", tcp(1)), "it has no address of this family");
     assert!(shop.allows_v6("other/web", "shop/web", tcp(1)));
     shop.0.pods[0].terminating = true;

@@ -1,11 +1,12 @@
 //! Pair sets for people, and as JSON.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 
 use npc_compiler::API_VERSION;
 use npc_compiler::cidr::{self, AddressSet};
 use npc_compiler::cluster::{Cluster, PodId};
+use npc_compiler::flow::End;
 use npc_compiler::group::Groups;
 use npc_compiler::object::{Family, Protocol};
 use npc_compiler::pairs::{Because, PairSet, Region, Verdict};
@@ -32,13 +33,15 @@ pub(super) fn text(cluster: &Cluster, groups: &Groups, sets: &[PairSet], out: &m
             writeln!(out)?;
         }
         let names = shorten(&names(cluster, subjects), LISTED, ", ");
-        let group = subjects.first().and_then(|subject| groups.of(*subject, *direction));
-        let isolated = match group {
-            None => "isolated by no policy".to_owned(),
-            Some(group) => {
-                let policies = groups.get(group).key.policies.iter().map(|id| policy_name(cluster, *id));
-                format!("isolated by {}", policies.collect::<Vec<_>>().join(", "))
-            }
+        let family = families.iter().flatten().map(|set| set.family).next();
+        let deciding = |subject: &PodId| End::Pod(*subject).groups(cluster, groups, *direction, family);
+        let deciding = subjects.first().map(deciding).unwrap_or_default();
+        let policies: BTreeSet<_> = deciding.iter().flat_map(|group| &groups.get(*group).key.policies).collect();
+        let isolated = if policies.is_empty() {
+            "isolated by no policy".to_owned()
+        } else {
+            let policies = policies.into_iter().map(|id| policy_name(cluster, *id));
+            format!("isolated by {}", policies.collect::<Vec<_>>().join(", "))
         };
         writeln!(out, "{}  {names}  {FAINT}{isolated}{FAINT:#}", direction.as_str().to_lowercase())?;
         let said = families.each_ref().map(|sets| lines(cluster, sets));

@@ -9,8 +9,8 @@ use npc_compiler::object::{Family, Protocol, Service, ServicePort, TargetPort};
 use npc_compiler::policy::Direction;
 use npc_compiler::traffic::Traffic;
 
-use super::Context;
 use super::ends::{Label, Unit, backends, no_such_port, port_name, traffic, units, units_of_pods};
+use super::{Context, contests};
 use crate::command::Stop;
 use crate::command::endpoint::{Port, Resolved, Target};
 
@@ -91,7 +91,8 @@ pub(super) fn ask(context: &Context<'_>, from: &Resolved, to: &Resolved) -> Resu
         }
         _ => units(context, from)?,
     };
-    let mut asked = Asked::default();
+    let cluster = &context.input.cluster;
+    let mut asked = Asked { flows: Vec::new(), warnings: contests::warnings(cluster, &sources) };
     match &to.target {
         Target::Service(place) => {
             let service = &context.input.loaded.objects.services[*place];
@@ -99,6 +100,9 @@ pub(super) fn ask(context: &Context<'_>, from: &Resolved, to: &Resolved) -> Resu
         }
         _ => {
             let destinations = units(context, to)?;
+            let known: BTreeSet<String> = asked.warnings.iter().cloned().collect();
+            let contests = contests::warnings(cluster, &destinations).into_iter();
+            asked.warnings.extend(contests.filter(|warning| !known.contains(warning)));
             let questions = destinations.iter().map(|unit| (unit, traffic(context, unit, to.port.as_ref())));
             let questions: Vec<(&Unit, Option<Traffic>)> = questions.collect();
             if questions.iter().all(|(_, traffic)| traffic.is_none()) {
@@ -146,6 +150,7 @@ fn warn_of_tunnels(context: &Context<'_>, asked: &mut Asked) {
 
 fn through_service(context: &Context<'_>, sources: &[Unit], service: &Service, port: Option<&Port>, asked: &mut Asked) {
     let backends = units_of_pods(context, &backends(context, service));
+    asked.warnings.extend(contests::warnings(&context.input.cluster, &backends));
     let meant = |of: &&ServicePort| match port {
         None => true,
         Some(Port::Numbers(protocol, first, last)) => {

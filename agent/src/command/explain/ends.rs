@@ -61,14 +61,14 @@ pub(super) fn units(context: &Context<'_>, of: &Resolved) -> Result<Vec<Unit>, S
             let unit = |address: &IpAddr| unit_of_address(context, *address, "Node", &name);
             addresses.iter().map(unit).collect()
         }
-        Target::Address(address) => match cluster.owner(*address) {
-            Some(pod) => {
+        Target::Address(address) => match End::of_address(cluster, *address) {
+            End::Pod(pod) => {
                 let mut unit = unit_of_pod(context, pod);
                 unit.only = Some(Family::of(address));
                 unit.label.addresses = vec![*address];
                 vec![unit]
             }
-            None => vec![unit_of_address(context, *address, "Address", &address.to_string())],
+            End::Address(_) => vec![unit_of_address(context, *address, "Address", &address.to_string())],
         },
         Target::Blocks(blocks) => {
             let mut units = Vec::new();

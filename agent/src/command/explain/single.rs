@@ -11,8 +11,9 @@ use npc_compiler::matrix::{self, By, Matrix};
 use npc_compiler::policy::Direction;
 use serde_json::{Value, json};
 
-use super::Context;
 use super::answer::{by_protocol, policy};
+use super::ends::units_of_pods;
+use super::{Context, contests};
 use crate::command::endpoint::{Resolved, Target, short_kind};
 use crate::command::output::Columns;
 use crate::command::outside::Outside;
@@ -27,6 +28,7 @@ pub(super) struct About<'a> {
     context: &'a Context<'a>,
     name: String,
     sides: Vec<Side>,
+    warnings: Vec<String>,
 }
 
 /// What there is to say of a direction.
@@ -46,7 +48,7 @@ pub(super) fn about<'a>(context: &'a Context<'a>, of: &Resolved) -> Result<About
     let pods: Vec<PodId> = match &of.target {
         Target::Pod(pod) => vec![*pod],
         Target::Pods(pods) => pods.clone(),
-        Target::Address(address) => cluster.owner(*address).into_iter().collect(),
+        Target::Address(address) => cluster.holders(*address, cluster.home(*address)).to_vec(),
         Target::Service(_) | Target::Node(_) | Target::Blocks(_) => Vec::new(),
     };
     let pods: Vec<PodId> = pods.into_iter().filter(|pod| cluster.class_of(*pod).is_some()).collect();
@@ -63,10 +65,12 @@ pub(super) fn about<'a>(context: &'a Context<'a>, of: &Resolved) -> Result<About
                 *isolated.entry(*id).or_default() += 1;
             }
         }
-        let outside = Outside { groups: context.groups }.entries(pods.iter().map(|pod| End::Pod(*pod)), direction);
+        let outside =
+            Outside { cluster, groups: context.groups }.entries(pods.iter().map(|pod| End::Pod(*pod)), direction);
         Side { direction, isolated, pods: pods.len(), peers: peers(&matrix, &pods, direction), outside }
     };
-    Ok(About { context, name: of.name.clone(), sides: Direction::ALL.map(side).into() })
+    let warnings = contests::warnings(cluster, &units_of_pods(context, &pods));
+    Ok(About { context, name: of.name.clone(), sides: Direction::ALL.map(side).into(), warnings })
 }
 
 /// The workloads that may be at the other end, by what is allowed.
@@ -134,6 +138,9 @@ impl About<'_> {
             }
             columns.write(out, "    ", 0)?;
         }
+        for text in &self.warnings {
+            writeln!(out, "\nwarning: {text}")?;
+        }
         out.flush()
     }
 
@@ -151,7 +158,7 @@ impl About<'_> {
         };
         json!({
             "apiVersion": API_VERSION, "kind": "EndpointExplanation", "endpoint": self.name,
-            "ingress": side(&self.sides[0]), "egress": side(&self.sides[1]),
+            "ingress": side(&self.sides[0]), "egress": side(&self.sides[1]), "warnings": self.warnings,
         })
     }
 }

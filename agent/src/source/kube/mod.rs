@@ -4,6 +4,7 @@
 //! ```text
 //! API server ─▶ watch, one per kind ─▶ slim objects ─▶ follow ─▶ Changes
 //!                 (lists, backoff)                      └ known: what a list leaves out is gone
+//! API server ─▶ nodes ─▶ Changes: the Nodes of pods that list one address, while they do
 //! API server ─▶ list ─▶ Objects, once, for commands
 //! API server ◀─ tell ◀─ Notices: an Event on a policy, the start-up taint
 //! ```
@@ -17,6 +18,7 @@
 mod hearing;
 mod known;
 mod list;
+mod nodes;
 mod slim;
 mod tell;
 mod watch;
@@ -39,6 +41,7 @@ use tracing::{debug, error, info, warn};
 
 use self::known::{Known, SmallKey};
 pub use self::list::{Error as ListError, Listed, list};
+pub use self::nodes::look_up;
 pub use self::tell::{Notice, STARTUP_TAINT, tell};
 pub use self::watch::WATCH_SECONDS;
 use super::{Change, Changes};

@@ -49,6 +49,7 @@ struct PodStatus {
     host_ip: Option<String>,
     #[serde(rename = "hostIPs")]
     host_ips: Option<Vec<core::HostIP>>,
+    start_time: Option<Time>,
 }
 
 /// A Namespace.
@@ -76,7 +77,18 @@ pub(super) struct Node {
     #[serde(deserialize_with = "slim")]
     metadata: ObjectMeta,
     #[serde(default)]
+    spec: NodeSpec,
+    #[serde(default)]
     status: NodeStatus,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct NodeSpec {
+    #[serde(rename = "podCIDR")]
+    pod_cidr: Option<String>,
+    #[serde(rename = "podCIDRs")]
+    pod_cidrs: Option<Vec<String>>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -139,6 +151,7 @@ impl From<Pod> for object::Pod {
                 pod_ips: status.pod_ips,
                 host_ip: status.host_ip,
                 host_ips: status.host_ips,
+                start_time: status.start_time,
                 ..core::PodStatus::default()
             }),
         })
@@ -153,8 +166,10 @@ impl From<Namespace> for object::Namespace {
 
 impl From<Node> for object::Node {
     fn from(node: Node) -> Self {
-        let status = core::NodeStatus { addresses: node.status.addresses, ..core::NodeStatus::default() };
-        Self::from(core::Node { metadata: node.metadata, status: Some(status), ..core::Node::default() })
+        let Node { metadata, spec: NodeSpec { pod_cidr, pod_cidrs }, status } = node;
+        let spec = core::NodeSpec { pod_cidr, pod_cidrs, ..core::NodeSpec::default() };
+        let status = core::NodeStatus { addresses: status.addresses, ..core::NodeStatus::default() };
+        Self::from(core::Node { metadata, spec: Some(spec), status: Some(status) })
     }
 }
 
@@ -192,7 +207,7 @@ mod tests {
             },
             "status": {
                 "phase": "Running", "podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.1"}, {"ip": "fd00::1"}],
-                "hostIP": "192.0.2.1", "hostIPs": [{"ip": "192.0.2.1"}],
+                "hostIP": "192.0.2.1", "hostIPs": [{"ip": "192.0.2.1"}], "startTime": "2026-11-01T00:00:00Z",
                 "conditions": [{"type": "Ready", "status": "True"}],
             },
         });
@@ -201,7 +216,21 @@ mod tests {
         let slim = object::Pod::from(slim);
         assert_eq!(slim, object::Pod::from(whole));
         assert_eq!(slim.ports.len(), 2);
-        assert!(slim.terminating && slim.ipv6.is_some() && slim.workload.is_some());
+        assert!(slim.terminating && slim.ipv6.is_some() && slim.workload.is_some() && slim.started.is_some());
+    }
+
+    #[test]
+    fn a_slim_node_is_the_node() {
+        let node = json!({
+            "apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1", "labels": {"a": "b"}},
+            "spec": {"podCIDR": "10.1.0.0/24", "podCIDRs": ["10.1.0.0/24", "fd00:1::/64"], "providerID": "x"},
+            "status": {"addresses": [{"type": "InternalIP", "address": "192.0.2.1"}], "images": []},
+        });
+        let whole: core::Node = serde_json::from_value(node.clone()).expect("a node");
+        let slim: Node = serde_json::from_value(node).expect("a node");
+        let slim = object::Node::from(slim);
+        assert_eq!(slim, object::Node::from(whole));
+        assert_eq!((slim.pod_cidrs.len(), slim.addresses.len()), (2, 1));
     }
 
     #[test]

@@ -39,11 +39,26 @@ const POD: Keep = Fields(&[
     ("kind", All),
     ("metadata", METADATA),
     ("spec", POD_SPEC),
-    ("status", Fields(&[("phase", All), ("podIP", All), ("podIPs", All), ("hostIP", All), ("hostIPs", All)])),
+    (
+        "status",
+        Fields(&[
+            ("phase", All),
+            ("podIP", All),
+            ("podIPs", All),
+            ("hostIP", All),
+            ("hostIPs", All),
+            ("startTime", All),
+        ]),
+    ),
 ]);
 const NAMESPACE: Keep = Fields(&[("apiVersion", All), ("kind", All), ("metadata", METADATA)]);
-const NODE: Keep =
-    Fields(&[("apiVersion", All), ("kind", All), ("metadata", METADATA), ("status", Fields(&[("addresses", All)]))]);
+const NODE: Keep = Fields(&[
+    ("apiVersion", All),
+    ("kind", All),
+    ("metadata", METADATA),
+    ("spec", Fields(&[("podCIDR", All), ("podCIDRs", All)])),
+    ("status", Fields(&[("addresses", All)])),
+]);
 const SERVICE: Keep = Fields(&[
     ("apiVersion", All),
     ("kind", All),
@@ -243,8 +258,8 @@ pub(super) fn read(
             Body::Pod(Box::new(core::Pod { metadata, spec: Some(spec), status: Some(status) }.into()))
         }
         Kind::Node => {
-            let status = field(node, &["status"], notes)?;
-            Body::Node(core::Node { metadata, status: Some(status), ..Default::default() }.into())
+            let (spec, status) = (field(node, &["spec"], notes)?, field(node, &["status"], notes)?);
+            Body::Node(core::Node { metadata, spec: Some(spec), status: Some(status) }.into())
         }
         Kind::Service => {
             let (spec, status) = (field(node, &["spec"], notes)?, field(node, &["status"], notes)?);

@@ -102,9 +102,9 @@ impl Finder<'_> {
 
     fn reason(&self, term: &Term, change: Change) -> Reason {
         let is_sets = matches!(term.peer, Peer::Sets(_));
-        match (change, self.other.class) {
-            (Change::NewlyDenied, None) if term.peer.is_negative() => Reason::NegativeSelectorOutside,
-            (Change::NewlyDenied, Some(_)) if is_sets && term.flattened => Reason::NamespaceNotIn,
+        match (change, self.other.classes) {
+            (Change::NewlyDenied, []) if term.peer.is_negative() => Reason::NegativeSelectorOutside,
+            (Change::NewlyDenied, [_, ..]) if is_sets && term.flattened => Reason::NamespaceNotIn,
             _ => Reason::OddText,
         }
     }
