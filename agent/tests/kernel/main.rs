@@ -7,6 +7,7 @@ mod agent;
 mod anti_spoof;
 mod azure;
 mod bridges;
+mod bridge;
 mod by_hand;
 mod cleanup;
 mod config;
