@@ -6,8 +6,8 @@
 mod agent;
 mod anti_spoof;
 mod azure;
-mod bridges;
 mod bridge;
+mod bridges;
 mod by_hand;
 mod cleanup;
 mod config;

@@ -9,9 +9,7 @@
 //! that of the node and so in all below it.
 //!
 //! A pod with `CAP_NET_ADMIN` of its own can give itself any address. So these are
-//! claims, and hold only as far as the API says the same ([`enforce::bridge`]).
-//!
-//! [`enforce::bridge`]: crate::enforce
+//! claims, and hold only as far as the API says the same (`enforce::frames`).
 
 use std::collections::BTreeSet;
 use std::io;
