@@ -112,6 +112,9 @@ pub struct Metrics {
     spoofable: Gauge,
     unfiltered: Family<OfFamily, Gauge>,
     contested: Gauge,
+    bridge_ports: Gauge,
+    bridge_held: Gauge,
+    bridge_missing: Gauge,
     rules: Family<OfFamily, Gauge>,
     sets: Family<OfFamily, Gauge>,
     entries: Family<OfFamily, Gauge>,
@@ -157,6 +160,9 @@ impl Default for Metrics {
             spoofable: Gauge::default(),
             unfiltered: Family::default(),
             contested: Gauge::default(),
+            bridge_ports: Gauge::default(),
+            bridge_held: Gauge::default(),
+            bridge_missing: Gauge::default(),
             rules: Family::default(),
             sets: Family::default(),
             entries: Family::default(),
@@ -206,6 +212,17 @@ impl Metrics {
         gauge("endpoints", "Pods of this node that policies can select", &self.endpoints);
         gauge("spoofable_endpoints", "Of these, those whose forged sources are not dropped", &self.spoofable);
         gauge("contested_addresses", "Addresses that several pods of the cluster list", &self.contested);
+        gauge(
+            "bridge_ports",
+            "Ports of bridges from which only plain frames come in, because they are pods'",
+            &self.bridge_ports,
+        );
+        gauge("bridge_held_ports", "Ports of bridges that are held to their pods' own addresses", &self.bridge_held);
+        gauge(
+            "bridge_table_missing",
+            "1 while foreign frames between bridged pods pass, because the kernel refuses the table of the bridge family",
+            &self.bridge_missing,
+        );
         gauge("last_sync_timestamp_seconds", "When the kernel was last brought up to date", &self.last_sync);
         let mut by_family = |name, help, gauges: &Family<_, Gauge>| registry.register(name, help, gauges.clone());
         by_family("unfiltered_bridges", "Bridges by which isolated pods are reached past iptables", &self.unfiltered);
@@ -321,6 +338,13 @@ impl Metrics {
     /// So many addresses are listed by several pods.
     pub(crate) fn contested(&self, addresses: usize) {
         self.contested.set(count(addresses));
+    }
+
+    /// How the table of the bridge family stands.
+    pub(crate) fn bridge(&self, ports: usize, held: usize, missing: bool) {
+        self.bridge_ports.set(count(ports));
+        self.bridge_held.set(count(held));
+        self.bridge_missing.set(i64::from(missing));
     }
 
     /// Whether the agent is ready.

@@ -84,6 +84,9 @@ pub struct AgentStatus {
     /// Addresses that several pods of the cluster list, sorted.
     #[serde(default)]
     pub contested: Vec<ContestedAddress>,
+    /// The table of the bridge family.
+    #[serde(default)]
+    pub bridge: Bridge,
     /// Groups that are kept in the kernel for pods that may come back.
     pub lingering: Vec<LingeringGroup>,
     /// Bridges behind which pods of this node reach each other past iptables,
@@ -117,6 +120,22 @@ pub struct ContestedAddress {
     /// Those that have it as this node sees it: one, or several where nothing
     /// tells which of them.
     pub held_by: Vec<String>,
+}
+
+/// What the table of the bridge family says; all zero where it is not needed:
+/// where nothing is isolated, or no pod is behind a bridge.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Bridge {
+    /// Ports of pods from which nothing but plain IPv4, IPv6 and ARP comes.
+    pub ports: usize,
+    /// Of these, those from which nothing comes but by their pods' own addresses.
+    pub held: usize,
+    /// Of these, those to which nothing goes but what is for their pods' own
+    /// addresses.
+    pub guarded: usize,
+    /// Why the table is not in the kernel, though it is needed; null if it is.
+    pub lack: Option<String>,
 }
 
 /// A pod that can send by another's source address, as far as it is up to this
@@ -247,6 +266,7 @@ impl AgentStatus {
             rejected: Vec::new(),
             spoofable: Vec::new(),
             contested: Vec::new(),
+            bridge: Bridge::default(),
             lingering: Vec::new(),
             unfiltered_bridges: Vec::new(),
         }

@@ -7,8 +7,8 @@ use npc_agent::dataplane::cleanup::{Removed, cleanup};
 use super::{Exit, agent};
 
 /// Remove everything of ours from this node's kernel: the jump, the chains and
-/// the sets, from both iptables backends, and the device group of pods'
-/// interfaces.
+/// the sets, from both iptables backends, the table for bridges, and the device
+/// group of pods' interfaces.
 ///
 /// Nothing of others is touched. Beside an agent that still runs, which would
 /// put it all back, this is refused: end that one first.
@@ -50,6 +50,9 @@ fn report(out: &mut impl Write, removed: &Removed) -> io::Result<()> {
     }
     for interface in &removed.interfaces {
         writeln!(out, "took interface {interface} out of the device group of pods")?;
+    }
+    if removed.bridge {
+        writeln!(out, "removed the table bridge npc (nf_tables)")?;
     }
     if removed.is_nothing() {
         writeln!(out, "there is nothing of npc in this kernel")?;

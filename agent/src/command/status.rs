@@ -3,7 +3,7 @@
 use std::io::Write as _;
 use std::time::Duration;
 
-use npc_agent::status::{self, AgentStatus, ContestedAddress, Spoofable, UnfilteredBridge};
+use npc_agent::status::{self, AgentStatus, Bridge, ContestedAddress, Spoofable, UnfilteredBridge};
 
 use super::{Exit, Stop, output};
 
@@ -64,6 +64,16 @@ fn print(status: &AgentStatus) -> std::io::Result<()> {
             "  kernel    {}: {} rules, {} sets, {} entries",
             held.family, held.rules, held.sets, held.entries
         )?;
+    }
+    let Bridge { ports, held, guarded, lack } = &status.bridge;
+    match lack {
+        Some(lack) => writeln!(out, "  bridges   foreign frames are not dropped: {lack}")?,
+        None if *ports + *held == 0 => {}
+        None => writeln!(
+            out,
+            "  bridges   {ports} ports of pods: plain frames only; {guarded} get what is for them only; {held} are held to \
+             their sources"
+        )?,
     }
     match &status.synced {
         Some(at) => writeln!(out, "  in sync   {at}, {} changes heard of", status.generation)?,

@@ -277,7 +277,7 @@ fn legacy_tables(family: Family) -> BTreeSet<String> {
 
 /// A kernel without modules has what it has, and asking loads nothing. In one
 /// with modules, nf_tables is loaded or built in, or there are no nft rules.
-fn nf_tables_is_loaded() -> bool {
+pub(super) fn nf_tables_is_loaded() -> bool {
     let Ok(modules) = fs::read_to_string("/proc/modules") else { return true };
     if modules.lines().any(|line| line.split(' ').next() == Some("nf_tables")) {
         return true;

@@ -8,6 +8,7 @@ use npc_compiler::program::{ChainName, SetName};
 
 use super::Error;
 use super::backend::{self, Backend};
+use super::bridge;
 use super::ipset::{self, Ipset};
 use super::iptables::{self, Iptables};
 use super::links;
@@ -23,6 +24,8 @@ pub struct Removed {
     pub sets: Vec<SetName>,
     /// The network interfaces that are not in the device group of pods any more.
     pub interfaces: Vec<String>,
+    /// Whether there was a table in the bridge family.
+    pub bridge: bool,
     /// What failed; everything else was done all the same.
     pub errors: Vec<Error>,
 }
@@ -35,6 +38,7 @@ impl Removed {
             && self.chains.is_empty()
             && self.sets.is_empty()
             && self.interfaces.is_empty()
+            && !self.bridge
             && self.errors.is_empty()
     }
 }
@@ -53,6 +57,10 @@ pub fn cleanup() -> Removed {
     match destroy_sets(&mut removed) {
         // A kernel without ipset holds no sets.
         Ok(()) | Err(ipset::Error::Absent(_)) => {}
+        Err(error) => removed.errors.push(error.into()),
+    }
+    match bridge::remove() {
+        Ok(was_there) => removed.bridge = was_there,
         Err(error) => removed.errors.push(error.into()),
     }
     if let Err(error) = leave_group(&mut removed) {

@@ -15,6 +15,7 @@ use tracing::{debug, info, warn};
 use super::alias::Aliases;
 use super::audit::{Audit, Auditor, Depth};
 use super::backend::{self, Backend};
+use super::bridge::{self, Bridge, BridgeTable};
 use super::counters::Counters;
 use super::ipset::{self, Ipset, OddSet};
 use super::iptables::{self, Hook, Iptables, Restored};
@@ -63,6 +64,7 @@ pub struct Linux {
     others: OtherBackend,
     /// That flows cannot be cut was said.
     said_uncut: bool,
+    bridge: Bridge,
 }
 
 impl Linux {
@@ -93,6 +95,7 @@ impl Linux {
             left_wait: Duration::ZERO,
             others: OtherBackend::default(),
             said_uncut: false,
+            bridge: Bridge::default(),
         })
     }
 
@@ -396,6 +399,17 @@ impl Kernel for Linux {
         links::set_group(links, group)?;
         debug!(?links, group = format!("{group:#x}"), "put network interfaces into a device group");
         Ok(())
+    }
+
+    fn set_bridge(&mut self, wanted: &BridgeTable) -> Result<bridge::Written, Error> {
+        Ok(self.bridge.set(wanted)?)
+    }
+
+    fn peers(&mut self, ports: &[u32]) -> Vec<(u32, bridge::peer::Peer)> {
+        bridge::peer::of(ports).unwrap_or_else(|error| {
+            warn!(%error, "the kernel does not tell which addresses are behind the ports of bridges");
+            Vec::new()
+        })
     }
 
     fn wait_for_lock(&mut self) -> Result<(), Error> {

@@ -11,13 +11,15 @@
 //!              │              conntrack ─┤
 //!              └─ alias ────▶ audit ─────┘     what others did to what is ours
 //!        notifications ──────────┘
+//!
+//! nftables  the kernel's nf_tables ──▶ bridge  a table for what iptables cannot see
 //! ```
 //!
 //! Everything acts on the network namespace of the calling thread, sockets on
 //! that in which they were opened. What it acts on bears our names: `NPC-`
-//! chains, the jump to them, `npc4-` and `npc6-` sets, and network interfaces in
-//! the device group that is ours (`links`); and where it is told to, what Azure
-//! NPM left behind (`azure`).
+//! chains, the jump to them, `npc4-` and `npc6-` sets, the table `bridge npc`, and
+//! network interfaces in the device group that is ours (`links`); and where it is
+//! told to, what Azure NPM left behind (`azure`).
 
 use std::time::Instant;
 
@@ -29,6 +31,7 @@ mod alias;
 pub mod audit;
 pub mod azure;
 pub mod backend;
+pub mod bridge;
 pub mod cleanup;
 pub mod conntrack;
 pub mod counters;
@@ -141,6 +144,23 @@ pub trait Kernel: Send + 'static {
     /// If the kernel refuses one.
     fn set_group(&mut self, links: &[u32], group: u32) -> Result<(), Error>;
 
+    /// Makes the table of the bridge family equal to this one, and looks whether
+    /// another program has changed what was written before.
+    ///
+    /// # Errors
+    /// If the kernel has no bridge family, or refuses.
+    fn set_bridge(&mut self, wanted: &bridge::BridgeTable) -> Result<bridge::Written, Error> {
+        let _ = wanted;
+        Ok(bridge::Written::default())
+    }
+
+    /// What is at the other ends of these ports of bridges, as far as the kernel
+    /// tells.
+    fn peers(&mut self, ports: &[u32]) -> Vec<(u32, bridge::peer::Peer)> {
+        let _ = ports;
+        Vec::new()
+    }
+
     /// Waits, not for long, until rules can be written.
     ///
     /// # Errors
@@ -186,6 +206,9 @@ pub enum Error {
     /// The network interfaces.
     #[error(transparent)]
     Links(#[from] links::Error),
+    /// The table of the bridge family.
+    #[error(transparent)]
+    Bridge(#[from] nftables::Error),
     /// Something without which no policy can be enforced.
     #[error("this kernel cannot enforce policies: it lacks {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Lacks(Vec<probe::Missing>),

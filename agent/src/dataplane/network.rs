@@ -53,6 +53,10 @@ pub struct Network {
     pub bridged: BTreeMap<String, BTreeSet<IpNetwork>>,
     /// The bridges themselves, by their names.
     pub bridges: BTreeMap<String, Bridge>,
+    /// The ports of bridges that lead to pods, or machines, and to nothing else: by
+    /// the bridge's name, their indexes. They are taps, and veths whose other end
+    /// is in another network namespace.
+    pub bridge_ports: BTreeMap<String, BTreeSet<u32>>,
     /// The interfaces that can be those of pods, if somebody asked for them
     /// ([`Follower::of_interfaces`]).
     pub interfaces: BTreeMap<InterfaceName, Interface>,

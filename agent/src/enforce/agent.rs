@@ -430,9 +430,12 @@ impl<K: Kernel> Agent<K> {
         let begun = Instant::now();
         let work = move |enforcer: &mut Enforcer<K>| {
             let audited = enforcer.audit(depth);
-            (audited, enforcer.is_in_sync(), enforcer.is_proved())
+            (audited, enforcer.audit_bridge(), enforcer.is_in_sync(), enforcer.is_proved())
         };
-        let (audited, is_in_sync, is_proved) = self.blocking(work).await?;
+        let (audited, bridge, is_in_sync, is_proved) = self.blocking(work).await?;
+        if let Some((drifted, state)) = bridge {
+            self.report.bridge_audited(drifted, &state);
+        }
         let took = begun.elapsed();
         if is_proved {
             self.readiness.proved(begun);

@@ -29,11 +29,13 @@ pub enum Kind {
     Set,
     /// Members of a set.
     Members,
+    /// The table of the bridge family.
+    Bridge,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Hook, Self::Chain, Self::Set, Self::Members];
+    pub const ALL: [Self; 5] = [Self::Hook, Self::Chain, Self::Set, Self::Members, Self::Bridge];
 
     /// As in the log and as a label of metrics.
     #[must_use]
@@ -43,6 +45,7 @@ impl Kind {
             Self::Chain => "chain",
             Self::Set => "set",
             Self::Members => "members",
+            Self::Bridge => "bridge",
         }
     }
 }

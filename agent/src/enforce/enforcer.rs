@@ -17,6 +17,7 @@ use tracing::warn;
 
 use super::bridges::{self, UnfilteredBridge};
 use super::drift::Repair;
+use super::frames::{BridgeState, Frames};
 use super::sources::{Asked, Sources};
 use super::with_causes;
 use super::writer::{Writer, Writes};
@@ -67,6 +68,7 @@ pub struct Enforcer<K> {
     retired: Instant,
     /// The bridges whose frames passed iptables by when that was looked at last.
     unfiltered: BTreeSet<UnfilteredBridge>,
+    frames: Frames,
 }
 
 /// What a pass did.
@@ -90,6 +92,8 @@ pub struct Pass {
     /// Bridges behind which endpoints of this node reach each other past
     /// iptables.
     pub unfiltered_bridges: BTreeSet<UnfilteredBridge>,
+    /// How the table of the bridge family stands.
+    pub bridge: BridgeState,
     /// How many interfaces of pods are in their device group from now on, and how
     /// many not any more.
     pub regrouped: (usize, usize),
@@ -127,6 +131,7 @@ impl<K: Kernel> Enforcer<K> {
             owners_are_stale: false,
             retired: Instant::now(),
             unfiltered: BTreeSet::new(),
+            frames: Frames::default(),
         }
     }
 
@@ -192,6 +197,11 @@ impl<K: Kernel> Enforcer<K> {
         if std::mem::take(&mut self.owners_are_stale) {
             self.writer.established.owned_as(engine);
         }
+        // One commit of its own, so each frame meets the old table or the new one.
+        // Before the rules: what of a flow passes by frames that they do not see
+        // would be ESTABLISHED for them. And for a pod that is isolated now, or is
+        // new, nothing of it is to come later than its rules.
+        self.frames.update(&mut self.writer.kernel, network, engine, self.options.anti_spoof);
         let (writes, rehooked) = self.writer.write_each(change, engine.state(), &mut failed)?;
         let enforced = self.writer.enforced();
         // An interface is of both families, and joins once the sources of both are known.
@@ -211,7 +221,12 @@ impl<K: Kernel> Enforcer<K> {
         let engine = &self.engine;
         let spoofable = match &self.no_anti_spoof {
             Some(lack) => engine.addresses_here().map(|address| (address, lack.clone())).collect(),
-            None if self.options.anti_spoof => sources.spoofable(network, engine.addresses_here()),
+            None if self.options.anti_spoof => {
+                let mut all = sources.spoofable(network, engine.addresses_here());
+                let told: BTreeSet<_> = all.iter().map(|(address, _)| *address).collect();
+                all.extend(self.frames.spoofable(engine.addresses_here().filter(|address| !told.contains(address))));
+                all
+            }
             None => Vec::new(),
         };
         let spoofable = spoofable.into_iter().filter_map(|(address, reason)| {
@@ -230,6 +245,7 @@ impl<K: Kernel> Enforcer<K> {
             rehooked,
             held: Family::ALL.map(|family| (family, held(engine.state().family(family)))),
             unfiltered_bridges,
+            bridge: self.frames.state(),
             enforced,
             regrouped: (sources.join.len(), sources.leave.len()),
             unheld: sources.unheld,
@@ -338,6 +354,24 @@ impl<K: Kernel> Enforcer<K> {
     /// As [`Writer::is_proved`].
     pub(super) fn is_proved(&self) -> bool {
         self.writer.is_proved()
+    }
+
+    /// Looks whether the kernel still holds the table of the bridge family, and
+    /// puts it right; whether another program had changed it, and how it stands
+    /// now. Nothing before the first pass.
+    ///
+    /// The next pass judges the flows that came into being while it was not there.
+    pub fn audit_bridge(&mut self) -> Option<(bool, BridgeState)> {
+        if self.probed == Probed::Not {
+            return None;
+        }
+        let lacked = self.frames.state().lack.is_some();
+        let drifted = self.frames.audit(&mut self.writer.kernel, &self.engine, self.options.anti_spoof);
+        let state = self.frames.state();
+        if drifted || lacked && state.lack.is_none() {
+            self.writer.established.rules_were_lost();
+        }
+        Some((drifted, state))
     }
 
     /// The restores since this was asked last, those that failed among them.

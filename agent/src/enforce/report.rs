@@ -13,8 +13,9 @@ use tracing::{info, warn};
 
 use super::agent::Settings;
 use super::bridges::UnfilteredBridge;
-use super::drift::Repair;
+use super::drift::{self, Repair};
 use super::enforcer::Pass;
+use super::frames::BridgeState;
 use crate::dataplane::ipset;
 use crate::dataplane::iptables::Restored;
 use crate::metrics::{Kind, Metrics};
@@ -99,6 +100,7 @@ impl Report {
             info!(%family, found = ?hook, "put the jump to our chains first in FORWARD");
         }
         self.findings(pass);
+        self.bridge_is(&pass.bridge);
         self.unheld(pass);
         self.spoofable(pass);
         self.contested(pass);
@@ -258,6 +260,27 @@ impl Report {
             info!(bridge, %family, "iptables sees what pods behind this bridge send to each other");
         }
         self.bridges.clone_from(now);
+    }
+
+    /// The table of the bridge family was looked at.
+    pub(super) fn bridge_audited(&self, drifted: bool, state: &BridgeState) {
+        if drifted {
+            let kind = drift::Kind::Bridge;
+            warn!(%kind, name = "bridge npc", "another program changed the table of ours for bridges");
+            self.metrics.drifted(kind.as_str());
+            if state.lack.is_none() {
+                info!("the table bridge npc is as it was");
+                self.metrics.repaired(kind.as_str());
+                self.status.update(|status| status.drift_repaired += 1);
+            }
+        }
+        self.bridge_is(state);
+    }
+
+    fn bridge_is(&self, state: &BridgeState) {
+        self.metrics.bridge(state.ports, state.held, state.lack.is_some());
+        let BridgeState { ports, held, guarded, lack } = state.clone();
+        self.status.update(|status| status.bridge = status::Bridge { ports, held, guarded, lack });
     }
 
     fn unheld(&mut self, pass: &Pass) {

@@ -22,12 +22,13 @@ use tokio::time::Instant;
 use super::agent::Error;
 use super::{Enforcer, Event, Settings, run};
 use crate::dataplane::audit::{Audit, Depth};
+use crate::dataplane::bridge::{self, BridgeTable, peer::Peer};
 use crate::dataplane::conntrack::Swept;
 use crate::dataplane::iptables::Hook;
 use crate::dataplane::links::NO_GROUP;
 use crate::dataplane::network::{Interface, Network};
 use crate::dataplane::probe::Capabilities;
-use crate::dataplane::{self, Failures, Kernel, ipset};
+use crate::dataplane::{self, Failures, Kernel, ipset, nftables};
 use crate::metrics::Metrics;
 use crate::source::Changes;
 use crate::source::difference::Known;
@@ -75,6 +76,9 @@ struct Memory {
     hangs: Option<std::sync::mpsc::Receiver<()>>,
     /// The jump cannot be put into its place.
     unhookable: bool,
+    bridge: BridgeTable,
+    /// It refuses that table, with this number.
+    no_bridge: Option<i32>,
 }
 
 impl Default for Memory {
@@ -92,6 +96,8 @@ impl Default for Memory {
             lies: false,
             hangs: None,
             unhookable: false,
+            bridge: BridgeTable::default(),
+            no_bridge: None,
         }
     }
 }
@@ -142,6 +148,23 @@ impl Kernel for Recording {
             self.calls.send(Call::Group(*link, group)).expect("the test listens");
         }
         Ok(())
+    }
+
+    fn set_bridge(&mut self, wanted: &BridgeTable) -> Result<bridge::Written, dataplane::Error> {
+        let mut memory = self.memory.lock().expect("nobody panicked");
+        if let Some(errno) = memory.no_bridge.filter(|_| !wanted.is_empty()) {
+            return Err(nftables::Error::Refused { what: "make the table".to_owned(), errno }.into());
+        }
+        memory.bridge = wanted.clone();
+        Ok(bridge::Written::default())
+    }
+
+    fn peers(&mut self, ports: &[u32]) -> Vec<(u32, Peer)> {
+        let peer = |port: &u32| {
+            let last = u8::try_from(*port).expect("it is small");
+            (*port, Peer { ethernet: [2, 0, 0, 0, 0, last], addresses: [[10, 0, 0, last].into()].into() })
+        };
+        ports.iter().map(peer).collect()
     }
 
     fn apply_each(&mut self, plan: &Plan, failed: &mut Failures) -> std::time::Instant {
@@ -713,5 +736,58 @@ async fn nothing_joins_while_the_kernel_refuses() {
     let queued = vec![veth(7, 0, &["10.0.0.1/32"]), Told::Objects(objects(&["10.0.0.1"]))];
     let mut world = World::with_options(settings(), options, 1, queued);
     world.calls([Probe, Read, Refused, Read, Apply, Hooked, Call::Group(7, POD_GROUP)]).await;
+    world.end().await;
+}
+
+/// A bridge with these ports.
+fn bridge(ports: &[u32]) -> Told {
+    let bridge_ports = [("cbr0".to_owned(), ports.iter().copied().collect())].into();
+    Told::Network(Network { bridge_ports, ..Network::default() })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_port_is_in_the_table_when_its_link_comes_and_guarded_when_its_pod_does() {
+    let queued = vec![bridge(&[1]), Told::Objects(objects(&["10.0.0.1"]))];
+    let mut world = World::new(settings(), 0, queued);
+    let table = |world: &World| world.memory.lock().expect("nobody panicked").bridge.clone();
+    world.calls([Probe, Read]).await;
+    // Before the first write of a rule or a set.
+    assert_eq!((table(&world).ports, table(&world).guarded), ([1].into(), [1].into()));
+    world.calls([Apply, Hooked, Cut]).await;
+    world.tell(bridge(&[1, 2])).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!((table(&world).ports, table(&world).guarded), ([1, 2].into(), [1].into()));
+    world.tell(Told::Objects(objects(&["10.0.0.1", "10.0.0.2"]))).await;
+    world.calls([Apply, Cut]).await;
+    assert_eq!(table(&world).guarded, [1, 2].into());
+    assert_eq!(table(&world).addresses, [1, 2].map(|last| (last.into(), [10, 0, 0, last].into())).into());
+    world.tell(bridge(&[])).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(table(&world).is_empty());
+    world.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_bridge_family_all_else_is_enforced_and_the_lack_is_told() {
+    let settings = settings();
+    let (status, metrics) = (settings.status.clone(), settings.metrics.clone());
+    let missing = move || {
+        let text = Metrics::text(&metrics.registry()).expect("a text");
+        text.lines().find_map(|line| line.strip_prefix("npc_bridge_table_missing ").map(str::to_owned))
+    };
+    let mut world = World::new(settings, 0, vec![bridge(&[1]), Told::Objects(objects(&["10.0.0.1"]))]);
+    world.memory.lock().expect("nobody panicked").no_bridge = Some(95);
+    world.calls([Probe, Read, Apply, Hooked, Cut]).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(world.ingress(), ["10.0.0.1"]);
+    let now = status.now();
+    assert!(now.ready && now.bridge.lack.expect("it is told").contains("this kernel lacks nf_tables"));
+    assert_eq!((now.bridge.ports, missing().as_deref()), (0, Some("1")));
+    // It is tried again, by the clock.
+    world.memory.lock().expect("nobody panicked").no_bridge = None;
+    world.calls([Audited, Audited]).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let now = status.now();
+    assert_eq!((now.bridge.lack, now.bridge.ports, missing().as_deref()), (None, 1, Some("0")));
     world.end().await;
 }

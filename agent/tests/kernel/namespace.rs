@@ -62,7 +62,13 @@ impl Beyond {
 
     /// Lets a link that is there be up.
     pub(crate) fn up(&self, name: &str) {
-        run("nsenter", &[&format!("--net={}", self.path()), "ip", "link", "set", name, "up"]);
+        self.ip(&format!("link set {name} up"));
+    }
+
+    /// Runs `ip` over there.
+    pub(crate) fn ip(&self, command: &str) {
+        let net = format!("--net={}", self.path());
+        run("nsenter", &[&[net.as_str(), "ip"], &command.split(' ').collect::<Vec<_>>()[..]].concat());
     }
 
     fn path(&self) -> String {

@@ -189,6 +189,7 @@ impl Tables {
             ipvs: self.links.values().any(|link| link.name == IPVS_DEVICE),
             bridged: BTreeMap::new(),
             bridges: self.bridges(),
+            bridge_ports: self.bridge_ports(),
             interfaces: BTreeMap::new(),
             elsewhere: BTreeMap::new(),
             in_pod_group: self
@@ -221,6 +222,17 @@ impl Tables {
             bridges.insert(link.name.clone(), Bridge { ports, calls_iptables: v4, calls_ip6tables: v6 });
         }
         bridges
+    }
+
+    fn bridge_ports(&self) -> BTreeMap<String, BTreeSet<u32>> {
+        let mut ports = BTreeMap::<String, BTreeSet<u32>>::new();
+        for (index, link) in self.links.iter().filter(|(_, link)| link.is_port_of_pod()) {
+            let bridge = link.controller.and_then(|of| self.links.get(&of)).filter(|of| of.kind == Kind::Bridge);
+            if let Some(bridge) = bridge {
+                ports.entry(bridge.name.clone()).or_default().insert(*index);
+            }
+        }
+        ports
     }
 
     /// The interfaces that can be those of pods, and the others; see [`Interface`].

@@ -1,0 +1,199 @@
+//! What iptables cannot see on a bridge, and a table of our own that sees it:
+//! `bridge npc` in nf_tables, beside either flavour of iptables.
+//!
+//! br_netfilter hands iptables only frames whose type is IPv4, IPv6 or ARP, and
+//! iptables knows the port of a bridge by no set. So where anything is isolated
+//! this table drops, of frames from *pods' ports* and no others, what is none of
+//! these three (tags, MPLS, PPPoE, LLC), odd ARP, and what only routers send; and
+//! of frames *to* isolated pods those which are for none of their addresses. With
+//! `--anti-spoof` it holds each port to its pod's addresses.
+//!
+//! ```text
+//! PREROUTING, -300:  from ports    type other than IPv4, IPv6, ARP         DROP
+//!                                  ARP not Ethernet/IPv4, or over 46 bytes DROP
+//!                                  ICMPv6 134, 137                         DROP
+//!                                  a frame for many with a packet for one  DROP
+//!                                  a source that is many                   DROP
+//!                    from held     Ethernet source ∉ senders               DROP
+//!                                  ARP sender, source, ND target ∉ addresses  DROP
+//!                                  no source, and not of the link          DROP
+//! FORWARD, -300:     to guarded    unicast destination ∉ addresses         DROP
+//!          from confined to known  the same                                DROP
+//! ```
+//!
+//! Ports are members by their *indexes*. The kernel gives an index once, while a
+//! name may be the next pod's again: so what is left here, by an agent that ended
+//! or by one whose successor is older and does not know the table, holds no pod
+//! that comes later.
+//!
+//! Which addresses are a port's, the kernel says ([`peer`]).
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use tracing::{debug, info};
+
+pub mod peer;
+mod rules;
+mod table;
+
+use super::nftables::{Error, Socket};
+
+/// The name of the table, in the family `bridge`.
+pub const TABLE: &str = "npc";
+
+/// An Ethernet address.
+pub type EthernetAddress = [u8; 6];
+
+/// What the table is to say of the ports of this node's bridges. All of them are
+/// indexes of network interfaces.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct BridgeTable {
+    /// Ports of pods.
+    pub ports: BTreeSet<u32>,
+    /// Of these, those from which nothing comes but by their own addresses.
+    pub held: BTreeSet<u32>,
+    /// Of these, those to which nothing goes but what is for their own addresses.
+    pub guarded: BTreeSet<u32>,
+    /// Of these, those of pods from which nothing goes to a known port but what is
+    /// for that one's own addresses.
+    pub confined: BTreeSet<u32>,
+    /// Of these, those of which the addresses are known.
+    pub known: BTreeSet<u32>,
+    /// The Ethernet addresses of ports that are held.
+    pub senders: BTreeSet<(u32, EthernetAddress)>,
+    /// The addresses of the ports of which they are known.
+    pub addresses: BTreeSet<(u32, IpAddr)>,
+}
+
+impl BridgeTable {
+    /// Whether no table is needed.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.ports.is_empty() && self.held.is_empty()
+    }
+}
+
+/// What became of the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Written {
+    /// Something was written.
+    pub wrote: bool,
+    /// Another program had changed it, or removed it.
+    pub drifted: bool,
+}
+
+/// The table of one network namespace.
+#[derive(Debug, Default)]
+pub(super) struct Bridge {
+    socket: Option<Socket>,
+    /// What the kernel holds, as far as that is known.
+    known: Option<BridgeTable>,
+    /// The number of nf_tables' last commit when that was read. The next commit,
+    /// of whatever program, has another.
+    generation: Option<u32>,
+    /// It was written by us, and so can drift.
+    is_ours: bool,
+}
+
+impl Bridge {
+    /// Makes the kernel's table equal to what is wanted; reads it where it is not
+    /// known, or where anything of nf_tables was changed since it was read.
+    ///
+    /// Each change is one commit, so a frame meets the table before or after it.
+    pub(super) fn set(&mut self, wanted: &BridgeTable) -> Result<Written, Error> {
+        if wanted.is_empty() && self.socket.is_none() && !super::backend::nf_tables_is_loaded() {
+            // To ask would load the module.
+            return Ok(Written::default());
+        }
+        let mut socket = match self.socket.take() {
+            Some(socket) => socket,
+            None => Socket::open()?,
+        };
+        let written = self.set_over(&mut socket, wanted);
+        if written.is_err() {
+            // What the kernel holds now is not known.
+            (self.known, self.generation) = (None, None);
+        }
+        self.socket = Some(socket);
+        written
+    }
+
+    fn set_over(&mut self, socket: &mut Socket, wanted: &BridgeTable) -> Result<Written, Error> {
+        let mut drifted = false;
+        let generation = match table::generation(socket) {
+            Ok(generation) => generation,
+            // Without nf_tables there is no table of ours.
+            Err(error) if error.is_unsupported() && wanted.is_empty() => return Ok(Written::default()),
+            Err(error) => return Err(error),
+        };
+        if self.known.is_none() || self.generation != Some(generation) {
+            let found = table::read(socket)?;
+            let as_known = match (&self.known, &found) {
+                (Some(known), table::Found::Sound(found)) => known == found,
+                (Some(known), table::Found::Absent) => known.is_empty(),
+                (Some(_), table::Found::Changed(_)) => false,
+                (None, _) => true,
+            };
+            drifted = self.is_ours && !as_known;
+            if let (table::Found::Changed(what), false) = (&found, drifted) {
+                info!(what, "the table bridge npc is not as this version makes it; it is made anew");
+            }
+            let held = match found {
+                table::Found::Sound(held) => Some(held),
+                table::Found::Absent => Some(BridgeTable::default()),
+                table::Found::Changed(_) => None,
+            };
+            // From here on it is what is written that counts.
+            self.generation = held.is_some().then_some(generation);
+            if held.as_ref() != Some(wanted) {
+                self.write(socket, held.as_ref(), wanted)?;
+                return Ok(Written { wrote: true, drifted });
+            }
+            self.known = held;
+            self.is_ours = true;
+            return Ok(Written { wrote: false, drifted });
+        }
+        let known = self.known.take();
+        if known.as_ref() == Some(wanted) {
+            self.known = known;
+            return Ok(Written::default());
+        }
+        self.write(socket, known.as_ref(), wanted)?;
+        Ok(Written { wrote: true, drifted })
+    }
+
+    fn write(&mut self, socket: &mut Socket, held: Option<&BridgeTable>, wanted: &BridgeTable) -> Result<(), Error> {
+        let batch = table::batch(held, wanted);
+        socket.commit(&batch)?;
+        debug!(
+            writes = batch.len(),
+            ports = wanted.ports.len(),
+            held = wanted.held.len(),
+            "wrote the table bridge npc"
+        );
+        // The commit has a number that is not known, and another program may have
+        // committed after it: the next time it is read.
+        self.generation = None;
+        self.known = Some(wanted.clone());
+        self.is_ours = true;
+        Ok(())
+    }
+}
+
+/// Removes the table; whether it was there.
+///
+/// # Errors
+/// If the kernel does not list it or does not let it go.
+pub fn remove() -> Result<bool, Error> {
+    if !super::backend::nf_tables_is_loaded() {
+        return Ok(false);
+    }
+    let mut socket = Socket::open()?;
+    match table::exists(&mut socket) {
+        Ok(true) => socket.commit(&table::batch(None, &BridgeTable::default())).map(|()| true),
+        Ok(false) => Ok(false),
+        Err(error) if error.is_unsupported() => Ok(false),
+        Err(error) => Err(error),
+    }
+}
