@@ -12,10 +12,11 @@ use std::fmt;
 use crate::name::Hash;
 
 /// How many bits of an identity the tree tells apart. nft refuses a hook from
-/// which gotos nest too deep: below the entry 13 load and 14 do not. Ten inner
-/// levels, a list and a group's chain stay below that whatever the groups are,
-/// so nobody can deepen the tree by choosing names or labels.
-pub const DEPTH: usize = 10;
+/// which chains nest too deep: below the entry 13 load and 14 do not. Eight inner
+/// levels, a list, the chain of several pods that list one address, a group's chain
+/// and the two after it are 13 whatever the groups are, so no choice of names or labels
+/// deepens the tree.
+pub const DEPTH: usize = 9;
 
 /// The bits that lead to a node.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]

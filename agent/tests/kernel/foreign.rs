@@ -247,7 +247,8 @@ fn a_forward_chain_elsewhere_is_told_in_words_and_the_other_family_is_enforced()
             let mut agent = Agent::start(&folder, Backend::Nft, &[]);
             let entry = agent.wait_for("the kernel is not up to date");
             let error = entry["error"].as_str().unwrap();
-            let named = error.starts_with(&format!("{name}: ")) && error.contains(&format!("{name} cannot be enforced: "));
+            let named =
+                error.starts_with(&format!("{name}: ")) && error.contains(&format!("{name} cannot be enforced: "));
             assert!(named && error.contains(told), "{error}");
             assert_eq!(jumps(theirs), [] as [usize; 0]);
             assert_enforced(other);
