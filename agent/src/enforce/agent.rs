@@ -429,16 +429,21 @@ impl<K: Kernel> Agent<K> {
             (audited, enforcer.audit_bridge(), enforcer.is_in_sync(), enforcer.is_proved())
         };
         let (audited, bridge, is_in_sync, is_proved) = self.blocking(work).await?;
-        if let Some((drifted, state)) = bridge {
+        let is_table_drifted = bridge.is_some_and(|(drifted, state)| {
             self.report.bridge_audited(drifted, &state);
-        }
+            drifted
+        });
         let took = begun.elapsed();
         if is_proved {
             self.readiness.proved(begun);
         }
         let repair = match audited {
             Ok(None) => {
-                self.alert.found_nothing(depth, took);
+                if is_table_drifted {
+                    self.alert.found(took);
+                } else {
+                    self.alert.found_nothing(depth, took);
+                }
                 if has_news && !is_in_sync {
                     self.hurry();
                 }

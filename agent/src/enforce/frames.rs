@@ -286,7 +286,7 @@ mod tests {
         let each = |(port, bound): (&u32, &Bound)| {
             format!("{port} {}", bound.pods.iter().map(|pod| pod[1].as_str()).collect::<Vec<_>>().join(" "))
         };
-        bridges.bound.iter().map(each).collect()
+        frames.bound.iter().map(each).collect()
     }
 
     const BOTH: &[(&str, &[&str])] = &[("a", &["10.0.0.1", "fd00::1"]), ("b", &["10.0.0.2", "fd00::2"])];
@@ -374,7 +374,7 @@ mod tests {
         bridges.wanted = bridges.table(&both, &unclear, &Isolated::default(), true);
         let told = |frames: &Frames| -> Vec<IpAddr> {
             let local = ["10.0.0.1", "10.0.0.2", "192.0.2.1"].map(ip);
-            bridges.spoofable(local).into_iter().map(|(address, _)| address).collect()
+            frames.spoofable(local).into_iter().map(|(address, _)| address).collect()
         };
         assert_eq!(told(&bridges), [ip("10.0.0.2")]);
         bridges.lack = Some("it has none".to_owned());

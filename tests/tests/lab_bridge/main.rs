@@ -127,7 +127,6 @@ fn only_plain_frames_come_from_the_ports_of_pods_and_only_its_own_go_to_an_isola
         }
         let router = pod(&lab, "n/a").router();
         let uplink = Wire::open(lab.node("node-1").unwrap(), "up1", router.mac);
-        lab.settle().unwrap();
         let of_router = frames::foreign(&router, &b);
         let expected: Vec<&str> = names(&of_router)
             .into_iter()
