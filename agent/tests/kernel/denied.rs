@@ -3,6 +3,8 @@
 use std::fs::File;
 use std::net::{IpAddr, UdpSocket};
 
+use k8s_openapi::api::networking::v1::{NetworkPolicyIngressRule, NetworkPolicyPeer};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use npc_agent::dataplane::backend::Backend;
 use npc_agent::dataplane::counters::{Counters, Reason};
 use npc_agent::dataplane::{Kernel as _, Linux};
@@ -138,14 +140,20 @@ fn depth(program: &FamilyProgram, chain: &ChainName) -> usize {
 
 fn the_deepest_tree_loads(backend: Backend) {
     let _namespace = Namespace::enter();
-    // So many that in some place the tree has all ten levels, with a list of
-    // groups that agree in all ten bits below, and then what denies. One of the
-    // groups is several that decide together, which is a level more.
+    // So many that in some place the tree has all nine levels, with a list of
+    // groups that agree in all nine bits below. One of the groups is several that
+    // decide together, which is a level more; and each has a rule without ports, so
+    // two chains decide of segments in the middle of a connection.
     let mut objects = groups(3_000);
+    for policy in &mut objects.policies {
+        let from = vec![NetworkPolicyPeer { pod_selector: Some(LabelSelector::default()), ..Default::default() }];
+        let rule = NetworkPolicyIngressRule { from: Some(from), ports: None };
+        policy.object.spec.as_mut().unwrap().ingress = Some(vec![rule]);
+    }
     objects.pods[1].ipv4 = objects.pods[0].ipv4;
     let program = layout::program(&Cluster::new(&objects), "node-1", &Options::default());
     let entry = ChainName::entry(Direction::Ingress);
-    assert_eq!(depth(&program.v4, &entry), 10 + 1 + 1 + 1 + 1);
+    assert_eq!(depth(&program.v4, &entry), 9 + 1 + 1 + 1 + 2);
     enforcer(backend).pass(&objects).unwrap();
     let mut kernel = Linux::open(Some(backend)).unwrap();
     let held = kernel.read().unwrap();
