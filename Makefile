@@ -7,7 +7,7 @@ SHOP := deploy/examples/shop
 IMAGE ?= npc:0.1.0
 PLATFORMS ?=
 
-.PHONY: help run test apiserver promtool lint deny bench docs image image-check dist manifests schemas setup clean
+.PHONY: help run test test-full apiserver promtool lint deny bench docs image image-check dist manifests schemas setup clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -20,6 +20,9 @@ test: setup ## every test
 	previous=$$(deploy/previous.sh) || previous=; \
 	$(CARGO) build --workspace --bins && \
 	$${previous:+env NPC_PREVIOUS=$$previous} $(CARGO) test --workspace
+
+test-full: ## every test, with a million shapes of packets instead of a sample
+	NPC_FUZZ_SHAPES=1000000 $(MAKE) --no-print-directory test
 
 apiserver: ## a real kube-apiserver and etcd for the tests; prints their folder, for KUBEBUILDER_ASSETS
 	@deploy/apiserver.sh

@@ -65,7 +65,7 @@ pub use topology::{Kind, Mode, Place};
 
 pub(crate) use ears::raw_ip_socket;
 pub(crate) use error::Doing;
-pub(crate) use wire::whole_datagram;
+pub(crate) use wire::{ones_complement, whole_datagram};
 
 /// Whether this machine lets this process build a lab. Tests that need one and
 /// cannot have it say so with `SKIPPED:` on standard error, and pass.

@@ -151,7 +151,7 @@ fn datagram(source: SocketAddr, destination: SocketAddr, dscp: u8, message: &[u8
 }
 
 /// The checksum of IP, UDP and ICMP (RFC 1071).
-fn ones_complement(bytes: &[u8]) -> u16 {
+pub(crate) fn ones_complement(bytes: &[u8]) -> u16 {
     let words = bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0)));
     let mut sum: u32 = words.sum();
     while sum > 0xffff {
