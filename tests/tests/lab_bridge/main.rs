@@ -97,6 +97,8 @@ fn only_plain_frames_come_from_the_ports_of_pods_and_only_its_own_go_to_an_isola
         lab.apply(objects).unwrap();
         assert_eq!(arrived(&from, &to, &last(&a, &b), &foreign), Vec::<&str>::new(), "{backend:?}");
         assert_eq!(arrived(&from, &to, &last(&a, &b), &own), names(&own), "{backend:?}");
+        // The ready file is there before the status is.
+        wait_for_ports(&mut lab, 3);
         let bridge = status(&lab).bridge;
         assert_eq!((bridge.ports, bridge.guarded, bridge.held, bridge.lack), (3, 1, 0, None));
 
@@ -169,6 +171,7 @@ fn with_anti_spoof_a_bridged_pod_is_held_to_its_own_addresses() {
         let of_nobody = [("echo request", echo_request(Ipv6Addr::UNSPECIFIED, &a, &c))];
         let to_c = wire(&lab, "n/c");
         assert_eq!(arrived(&from, &to_c, &last(&a, &c), &of_nobody), Vec::<&str>::new(), "{backend:?}");
+        wait_for_ports(&mut lab, 3);
         assert_eq!(status(&lab).bridge.held, 3);
         // A pod that gives itself its neighbour's address wins nothing, also when a
         // new agent finds both at once.
