@@ -24,7 +24,7 @@ use super::{Enforcer, Event, Settings, run};
 use crate::dataplane::audit::{Audit, Depth};
 use crate::dataplane::bridge::{self, BridgeTable, peer::Peer};
 use crate::dataplane::conntrack::Swept;
-use crate::dataplane::iptables::Hook;
+use crate::dataplane::iptables::{self, Hook};
 use crate::dataplane::links::NO_GROUP;
 use crate::dataplane::network::{Interface, Network};
 use crate::dataplane::probe::Capabilities;
@@ -79,6 +79,8 @@ struct Memory {
     bridge: BridgeTable,
     /// It refuses that table, with this number.
     no_bridge: Option<i32>,
+    /// Another program keeps the lock that rules need.
+    locked: bool,
 }
 
 impl Default for Memory {
@@ -98,6 +100,7 @@ impl Default for Memory {
             unhookable: false,
             bridge: BridgeTable::default(),
             no_bridge: None,
+            locked: false,
         }
     }
 }
@@ -189,6 +192,12 @@ impl Kernel for Recording {
         memory.plan = plan.clone();
         self.calls.send(Apply).expect("the test listens");
         memory.in_force.unwrap_or_else(std::time::Instant::now)
+    }
+
+    fn wait_for_lock(&mut self) -> Result<(), dataplane::Error> {
+        let locked = self.memory.lock().expect("nobody panicked").locked;
+        let error = || iptables::Error::Locked { waited: Duration::ZERO, holder: None };
+        if locked { Err(error().into()) } else { Ok(()) }
     }
 
     fn hook_each(&mut self, failed: &mut Failures) -> Vec<(Family, Hook)> {
