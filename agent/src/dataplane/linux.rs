@@ -359,9 +359,13 @@ impl Kernel for Linux {
 
     fn apply_each(&mut self, plan: &Plan, failed: &mut Failures) -> Instant {
         let (enforcing, clearing) = plan.steps.split_at(plan.enforced_by());
-        enforcing.iter().for_each(|step| self.write(step, failed));
+        for step in enforcing {
+            self.write(step, failed);
+        }
         let enforced = Instant::now();
-        clearing.iter().for_each(|step| self.write(step, failed));
+        for step in clearing {
+            self.write(step, failed);
+        }
         self.contended(failed);
         enforced
     }

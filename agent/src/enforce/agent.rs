@@ -11,9 +11,9 @@ use tokio::time::{self, Instant, MissedTickBehavior};
 use tracing::{error, info, warn};
 
 use super::alert::Alert;
+use super::bridges::UnfilteredBridge;
 use super::denied::DeniedFlows;
 use super::drift;
-use super::bridges::UnfilteredBridge;
 use super::enforcer::Enforcer;
 use super::ready::{Readiness, ReadyFile, UNPROVEN, Unready};
 use super::report::Report;

@@ -34,6 +34,19 @@ use crate::status::Spoofable;
 /// than a pod takes to come back.
 const LINGER: Duration = Duration::from_secs(60);
 
+/// Whether the kernel was asked what rules may use. The engine commits nothing before
+/// it was, in one family at least.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Probed {
+    /// It was not, or could not be.
+    Not,
+    /// In one family it could not be asked, or lacked what policies need; there it is
+    /// asked again.
+    InPart,
+    /// It was, and has what policies need.
+    Whole,
+}
+
 /// Keeps a kernel equal to what a cluster asks for.
 #[derive(Debug)]
 pub struct Enforcer<K> {
@@ -45,12 +58,7 @@ pub struct Enforcer<K> {
     no_anti_spoof: Option<String>,
     /// Follows the cluster.
     engine: Engine,
-    /// The kernel was asked what rules may use, in one family at least. The engine
-    /// commits nothing before.
-    is_probed: bool,
-    /// It could not be asked in a family, or lacked what policies need, and is asked
-    /// again.
-    is_to_probe: bool,
+    probed: Probed,
     /// The engine heard of something since the last pass.
     has_news: bool,
     /// Pods changed since it was last asked whose addresses are whose.
@@ -112,8 +120,7 @@ impl<K: Kernel> Enforcer<K> {
             options: layout::Options::default(),
             no_anti_spoof: None,
             engine: Engine::new(&node.into(), layout::Options::default()).with_lingering_groups(),
-            is_probed: false,
-            is_to_probe: true,
+            probed: Probed::Not,
             has_news: false,
             owners_are_stale: false,
             retired: Instant::now(),
@@ -147,7 +154,7 @@ impl<K: Kernel> Enforcer<K> {
     /// again. Where that is so in one family, the other is as it should be.
     pub fn pass(&mut self, network: &Network) -> Result<Pass, Error> {
         let mut failed = Failures::default();
-        if self.is_to_probe {
+        if self.probed != Probed::Whole {
             self.probe(&mut failed)?;
         }
         let engine = &mut self.engine;
@@ -233,12 +240,12 @@ impl<K: Kernel> Enforcer<K> {
     /// writes, if only what no packet meets.
     fn probe(&mut self, failed: &mut Failures) -> Result<(), Error> {
         let capabilities = self.writer.kernel.probe_each(failed);
-        self.is_to_probe = !failed.is_empty();
-        // A family that is only heard of later has the rules of the first.
-        if self.is_probed {
+        let Some(capabilities) = capabilities else { return std::mem::take(failed).into_result() };
+        let probed = if failed.is_empty() { Probed::Whole } else { Probed::InPart };
+        // A family that answers only later has the rules of the first.
+        if std::mem::replace(&mut self.probed, probed) != Probed::Not {
             return Ok(());
         }
-        let Some(capabilities) = capabilities else { return std::mem::take(failed).into_result() };
         let options = &mut self.options;
         options.self_match = if capabilities.bpf { SelfMatch::Bpf } else { SelfMatch::PerEndpoint };
         options.lacks = capabilities.lacks;
@@ -252,7 +259,6 @@ impl<K: Kernel> Enforcer<K> {
             self.no_anti_spoof = Some(format!("this kernel lacks {missing}"));
         }
         self.engine.set_options(options.clone());
-        self.is_probed = true;
         Ok(())
     }
 
@@ -310,7 +316,7 @@ impl<K: Kernel> Enforcer<K> {
     /// If it cannot be read.
     pub fn holds(&mut self) -> Result<bool, Error> {
         let held = self.writer.kernel.read()?;
-        Ok(self.is_probed && Plan::between(&held, self.engine.state()).is_empty())
+        Ok(self.probed != Probed::Not && Plan::between(&held, self.engine.state()).is_empty())
     }
 
     /// As [`Writer::audit`]; nothing before the first pass.
@@ -318,7 +324,7 @@ impl<K: Kernel> Enforcer<K> {
     /// # Errors
     /// If the kernel cannot be looked at.
     pub fn audit(&mut self, depth: Depth) -> Result<Option<Repair>, Error> {
-        if self.is_probed { self.writer.audit(self.engine.state(), depth) } else { Ok(None) }
+        if self.probed == Probed::Not { Ok(None) } else { self.writer.audit(self.engine.state(), depth) }
     }
 
     /// As [`Writer::is_in_sync`].

@@ -155,7 +155,9 @@ impl Kernel for Recording {
             if memory.refusals > 0 && matches!(step, Step::Chains(..)) {
                 memory.refusals -= 1;
                 self.calls.send(Refused).expect("the test listens");
-                Family::ALL.into_iter().for_each(|family| failed.add(family, refused()));
+                for family in Family::ALL {
+                    failed.add(family, refused());
+                }
                 return std::time::Instant::now();
             }
             carry_out(&mut memory.state, step, failed);
