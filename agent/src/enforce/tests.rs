@@ -23,7 +23,7 @@ use super::agent::Error;
 use super::{Enforcer, Event, Settings, run};
 use crate::dataplane::audit::{Audit, Depth};
 use crate::dataplane::conntrack::Swept;
-use crate::dataplane::iptables::Hook;
+use crate::dataplane::iptables::{self, Hook};
 use crate::dataplane::links::NO_GROUP;
 use crate::dataplane::network::{Interface, Network};
 use crate::dataplane::probe::Capabilities;
@@ -75,6 +75,8 @@ struct Memory {
     hangs: Option<std::sync::mpsc::Receiver<()>>,
     /// The jump cannot be put into its place.
     unhookable: bool,
+    /// Another program keeps the lock that rules need.
+    locked: bool,
 }
 
 impl Default for Memory {
@@ -92,6 +94,7 @@ impl Default for Memory {
             lies: false,
             hangs: None,
             unhookable: false,
+            locked: false,
         }
     }
 }
@@ -166,6 +169,12 @@ impl Kernel for Recording {
         memory.plan = plan.clone();
         self.calls.send(Apply).expect("the test listens");
         memory.in_force.unwrap_or_else(std::time::Instant::now)
+    }
+
+    fn wait_for_lock(&mut self) -> Result<(), dataplane::Error> {
+        let locked = self.memory.lock().expect("nobody panicked").locked;
+        let error = || iptables::Error::Locked { waited: Duration::ZERO, holder: None };
+        if locked { Err(error().into()) } else { Ok(()) }
     }
 
     fn hook_each(&mut self, failed: &mut Failures) -> Vec<(Family, Hook)> {

@@ -164,3 +164,30 @@ async fn what_is_flushed_each_second_is_back_most_of_the_time() {
     }
     assert!(open * 5 < seen, "open {open} of {seen} times");
 }
+
+#[tokio::test(start_paused = true)]
+async fn sets_that_are_flushed_while_rules_wait_for_the_lock_are_filled_again() {
+    let before = objects(&["10.0.0.1", "10.0.0.2"]);
+    let mut world = World::new(settings(), 0, vec![network(), Told::Objects(before.clone())]);
+    time::sleep(Duration::from_secs(1)).await;
+    let isolated = world.ingress();
+    assert_eq!(isolated, ["10.0.0.1", "10.0.0.2"]);
+    world.memory.lock().expect("nobody panicked").locked = true;
+    // Rules of the other direction: those of this one do not wait.
+    let mut edited = before;
+    let mut egress = edited.policies[0].clone();
+    egress.object.metadata.name = Some("egress".to_owned());
+    let spec = egress.object.spec.as_mut().expect("it has one");
+    spec.policy_types = Some(vec!["Egress".to_owned()]);
+    edited.policies.push(egress);
+    world.tell(Told::Objects(edited.clone())).await;
+    time::sleep(SOON).await;
+    assert_ne!(world.memory.lock().expect("nobody panicked").state, wanted(&edited));
+    Fault::FlushSets.befall(&mut world.memory.lock().expect("nobody panicked"));
+    time::sleep(SOON).await;
+    assert_eq!(world.ingress(), isolated);
+    world.memory.lock().expect("nobody panicked").locked = false;
+    time::sleep(SOON).await;
+    let memory = world.memory.lock().expect("nobody panicked");
+    assert_eq!((&memory.state, memory.hooks), (&wanted(&edited), [Hook::First; 2]));
+}
