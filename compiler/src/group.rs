@@ -16,7 +16,7 @@ use crate::cidr;
 use crate::cluster::{ClassId, Cluster, PodId, PolicyId};
 use crate::object::{ContainerPort, Family, Protocol};
 use crate::policy::{Block, Direction, Peer, Peers, PodPeer, PolicyRule, PortMatch, Ports};
-use crate::traffic::{PortSet, TUNNEL_PORTS, Traffic};
+use crate::traffic::{NAMED_RANGE, PortSet, TUNNEL_PORTS, Traffic};
 
 /// Who may be at the other end: one peer of a rule.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -40,6 +40,10 @@ pub struct Admitted {
     /// The [`TUNNEL_PORTS`] that a rule names by number: by a port, or by a
     /// range of ports that is not all of them.
     pub tunnels: PortSet,
+    /// The TCP ports that a rule names by number: by a range of at most
+    /// [`NAMED_RANGE`] ports. What such a rule admits goes to a server there,
+    /// also in the middle of a connection.
+    pub named_tcp: PortSet,
 }
 
 /// A named port and the numbers it has on a pod.
@@ -192,6 +196,17 @@ impl Group {
         all.difference(&rest)
     }
 
+    /// Whether its policies admit tunnels that are kept from its endpoints, as in
+    /// [`Group::kept_tunnels`], or by an IP protocol of
+    /// [`TUNNELS`](crate::traffic::TUNNELS).
+    #[must_use]
+    pub fn keeps_tunnels(&self) -> bool {
+        let named = self.admitted.get(&Atom::Everyone).map(|admitted| admitted.tunnels.clone()).unwrap_or_default();
+        let is_kept =
+            |admitted: &Admitted| admitted.traffic.other || !admitted.unnamed_tunnels().difference(&named).is_empty();
+        self.key.direction == Direction::Egress && self.admitted.values().any(is_kept)
+    }
+
     /// Whether names that the destination resolves play a part.
     #[must_use]
     pub fn has_named(&self) -> bool {
@@ -212,6 +227,9 @@ impl Admitted {
             if protocol == Protocol::Udp && (first, last) != Traffic::PORTS {
                 let named = tunnel_ports().intersection(&PortSet::range(first, last));
                 admitted.tunnels = admitted.tunnels.union(&named);
+            }
+            if protocol == Protocol::Tcp && last.saturating_sub(first) < NAMED_RANGE {
+                admitted.named_tcp = admitted.named_tcp.union(&PortSet::range(first, last));
             }
         };
         for port in ports {
@@ -290,6 +308,7 @@ pub(crate) fn melt<'a>(
             admitted.traffic = admitted.traffic.union(&ports.traffic);
             admitted.named.extend(ports.named.iter().cloned());
             admitted.tunnels = admitted.tunnels.union(&ports.tunnels);
+            admitted.named_tcp = admitted.named_tcp.union(&ports.named_tcp);
         }
     }
     all

@@ -43,3 +43,4 @@ pub mod spelling;
 pub mod text;
 pub mod traffic;
 pub mod tree;
+pub mod tunnel;

@@ -5,19 +5,11 @@ use std::fmt;
 use crate::object::Protocol;
 use crate::ranges::RangeSet;
 
-/// The IP protocols that carry packets of others, by which a pod could go past
-/// the policies for its egress: IPv4 (IPIP), IPv6 and GRE, inside of either
-/// family. No policy can name them: only a rule without ports admits them.
-pub const TUNNELS: [u8; 3] = [4, 41, 47];
+pub use crate::tunnel::{TUNNEL_PORTS, TUNNELS};
 
-/// The UDP ports on which nodes unpack an overlay network's packets: VXLAN's
-/// (RFC 7348, and the one that Linux took before) and Geneve's (RFC 8926). Who
-/// reaches one of them on another node has its packets delivered inside.
-///
-/// Policies can name these ports, and one that does means it; that a rule
-/// admits all of UDP does not say so. Any other port, of UDP or TCP, can carry
-/// a tunnel too, but only to who is in league with the pod.
-pub const TUNNEL_PORTS: [u16; 3] = [4789, 6081, 8472];
+/// As many ports a range may have for a rule to name them. A wider one says
+/// nothing of who listens: some client's own port may well be one of them.
+pub const NAMED_RANGE: u16 = 1024;
 
 /// A set of ports.
 pub type PortSet = RangeSet<u16>;

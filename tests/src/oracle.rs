@@ -66,6 +66,39 @@ pub struct Verdict {
     pub ingress: bool,
 }
 
+/// What a packet has to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Demand {
+    /// It has to pass.
+    Pass,
+    /// It must not.
+    Stop,
+    /// Either does no harm.
+    Free,
+}
+
+impl Demand {
+    /// What two together demand, each of which can stop the packet.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Stop, _) | (_, Self::Stop) => Self::Stop,
+            (Self::Pass, Self::Pass) => Self::Pass,
+            _ => Self::Free,
+        }
+    }
+
+    /// Whether it is met.
+    #[must_use]
+    pub fn is_met(self, passes: bool) -> bool {
+        match self {
+            Self::Pass => passes,
+            Self::Stop => !passes,
+            Self::Free => true,
+        }
+    }
+}
+
 impl Verdict {
     const YES: Self = Self { egress: true, ingress: true };
     const NO: Self = Self { egress: false, ingress: false };
@@ -199,11 +232,11 @@ impl<'a> Oracle<'a> {
 
     /// What is left of [`Oracle::allows`] where tunnels are kept from pods that
     /// are isolated for egress, which is no part of the API: UDP to a port of
-    /// VXLAN or Geneve needs a rule that names the port.
+    /// VXLAN, Geneve, GUE or GRE needs a rule that names the port.
     #[must_use]
     pub fn allows_without_tunnels(&self, from: &End, to: &End, packet: Packet) -> Verdict {
         let verdict = self.allows(from, to, packet);
-        let is_tunnel = matches!(packet.payload, Payload::Port(Protocol::Udp, 4789 | 8472 | 6081));
+        let is_tunnel = matches!(packet.payload, Payload::Port(Protocol::Udp, 4754 | 4789 | 8472 | 6080 | 6081));
         let (Some(source), Some(destination)) = (self.side(from, packet.family), self.side(to, packet.family)) else {
             return verdict;
         };
@@ -214,6 +247,49 @@ impl<'a> Oracle<'a> {
             port::names(rule, packet.payload, destination)
         });
         Verdict { egress: is_named, ..verdict }
+    }
+
+    /// What an end must do with a TCP segment to this port of which no connection
+    /// is known: the source's end, or the destination's.
+    ///
+    /// The segment goes to a server, or it is the answer of one; its ports do not
+    /// tell which. So it may pass only if either reading is allowed at this end:
+    /// as the answer in a connection the other way, its destination port could be
+    /// any client's, and its source port any server's. One thing tells that it is
+    /// no answer: a rule that admits it and names the port. And where it goes to a
+    /// server, is allowed and cannot be an answer that is denied, it has to pass,
+    /// or an allowed connection never goes on.
+    #[must_use]
+    pub fn mid_stream(&self, from: &End, to: &End, family: Family, port: u16) -> [Demand; 2] {
+        let (Some(source), Some(destination)) = (self.side(from, family), self.side(to, family)) else {
+            return [Demand::Free; 2];
+        };
+        let at_end = |direction, subject: &Side<'_>, other: &Side<'_>| {
+            let payload = Payload::Port(Protocol::Tcp, port);
+            let opposite = match direction {
+                Direction::Ingress => Direction::Egress,
+                Direction::Egress => Direction::Ingress,
+            };
+            let is_isolated = |direction| {
+                let policies = &self.objects.policies;
+                subject.pod.is_some_and(|pod| policies.iter().any(|one| policy::isolates(one, direction, pod)))
+            };
+            let is_admitted = self.direction_allows(direction, subject, other, |rule, destination| {
+                port::admits(rule, payload, destination)
+            });
+            let is_server = is_isolated(direction)
+                && self.direction_allows(direction, subject, other, |rule, destination| {
+                    port::names_a_server(rule, port, destination)
+                });
+            let is_any_answer = self.direction_allows(opposite, subject, other, |rule, _| port::admits_all_tcp(rule));
+            match (is_admitted, is_isolated(opposite)) {
+                (true, false) => Demand::Pass,
+                (true, true) if is_server => Demand::Pass,
+                (true, true) if is_any_answer => Demand::Free,
+                _ => Demand::Stop,
+            }
+        };
+        [at_end(Direction::Egress, &source, &destination), at_end(Direction::Ingress, &destination, &source)]
     }
 
     /// The ports of a protocol that both directions allow, as sorted, disjoint

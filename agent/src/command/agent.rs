@@ -149,8 +149,8 @@ struct Enforcement {
     keep_established: bool,
 
     /// Let pods that are isolated for egress send IPIP, 6in4 and GRE where a
-    /// rule without ports admits it, and VXLAN and Geneve where a rule admits
-    /// all of UDP without naming the port.
+    /// rule without ports admits it, and VXLAN, Geneve, GUE and GRE in UDP where a
+    /// rule admits all of UDP without naming the port.
     #[arg(long, env = "NPC_ALLOW_TUNNELS")]
     allow_tunnels: bool,
 

@@ -5,9 +5,12 @@ mod table;
 use std::io::{self, Write};
 use std::net::IpAddr;
 
+use npc_compiler::cluster::Cluster;
 use npc_compiler::group::Groups;
 use npc_compiler::matrix::{self, Matrix};
 use npc_compiler::object::parse_address;
+use npc_compiler::policy::Direction;
+use npc_compiler::traffic::{TUNNEL_PORTS, TUNNELS};
 
 use super::outside::Outside;
 use super::{Exit, input, output};
@@ -78,7 +81,31 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
         Format::Wide => view.wide(&mut output::stdout())?,
         Format::Table => view.fitting(&mut output::stdout(), output::width())?,
     }
+    warn_of_tunnels(cluster, &groups);
     Ok(Exit::Fine)
+}
+
+/// Says once where the rules of nodes are stricter than the policies that this
+/// matrix shows.
+fn warn_of_tunnels(cluster: &Cluster, groups: &Groups) {
+    let kept = cluster.endpoints().filter(|(id, _)| {
+        let group = groups.of(*id, Direction::Egress);
+        group.is_some_and(|group| groups.get(group).keeps_tunnels())
+    });
+    let mut pods: Vec<String> = kept.map(|(_, pod)| format!("{}/{}", pod.namespace, pod.name)).collect();
+    pods.sort_unstable();
+    let Some(first) = pods.first() else { return };
+    let whose = match pods.len() {
+        1 => first.clone(),
+        more => format!("{more} pods isolated for egress, such as {first}"),
+    };
+    let list = |numbers: &[String]| numbers.join(", ");
+    eprintln!(
+        "warning: this is what policies allow. From {whose}, agents that run without --allow-tunnels drop tunnels: IP \
+         protocols {}, and UDP to {} where no rule names the port",
+        list(&TUNNELS.map(|number| number.to_string())),
+        list(&TUNNEL_PORTS.map(|port| port.to_string())),
+    );
 }
 
 fn csv(matrix: &Matrix<'_>, out: &mut impl Write) -> io::Result<()> {

@@ -312,6 +312,11 @@ fn a_tunnels_port_that_no_rule_names_is_allowed_with_a_warning() {
             |warning: &Value| warning.as_str().is_some_and(|text| text.contains("4789/udp is what tunnels use"));
         assert_eq!(warnings.iter().any(is_told), is_warned, "{ports} {port}: {warnings:?}");
     }
+    for (port, is_warned) in [("6080/udp", true), ("4754/udp", true), ("1701/udp", false), ("51820/udp", false)] {
+        let answer = policy("[{protocol: UDP}]").npc("explain", &["b-0", &format!("b-1:{port}"), "-o", "json"]).json();
+        let warnings = answer["warnings"].as_array().expect("a list");
+        assert_eq!(!warnings.is_empty(), is_warned, "{port}: {warnings:?}");
+    }
     let answer = policy("[]").npc("explain", &["b-0", "b-1", "-o", "json"]).json();
     assert_eq!(answer["warnings"], json!([]), "all ports are not asked about for the sake of tunnels");
 }

@@ -111,3 +111,30 @@ fn other_formats_say_the_same() {
     let md = files.npc("matrix", &["-o", "md"]).out;
     assert!(md.contains("| shop/api | . | - | 5432 | . | 203.0.113.0/25:443 |"), "{md}");
 }
+
+/// The matrix is the policies'; where nodes are stricter, it says so once, and not
+/// among the rows.
+#[test]
+fn tunnels_that_agents_keep_are_warned_of_once() {
+    let policy = |egress: &str| {
+        let spec = format!("{{podSelector: {{}}, policyTypes: [Egress], egress: {egress}}}");
+        let policy = "{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: out, namespace: ns}";
+        Files::of(&format!("{PODS}---\n{policy}, spec: {spec}}}\n"))
+    };
+    let ports = "[4754, 4789, 6080, 6081, 8472]";
+    let named = |number| format!("{{protocol: UDP, port: {number}}}");
+    let all_named: Vec<String> = serde_json::from_str::<Vec<u16>>(ports).unwrap().into_iter().map(named).collect();
+    for (egress, is_warned) in [
+        ("[{}]".to_owned(), true),
+        ("[{ports: [{protocol: UDP}]}]".to_owned(), true),
+        ("[{ports: [{protocol: UDP, port: 1, endPort: 65535}]}]".to_owned(), true),
+        (format!("[{{ports: [{{protocol: UDP}}, {}]}}]", all_named.join(", ")), false),
+        ("[{ports: [{protocol: UDP, port: 53}]}]".to_owned(), false),
+        ("[]".to_owned(), false),
+    ] {
+        let answer = policy(&egress).npc("matrix", &["-o", "json"]);
+        assert_eq!(answer.json()["kind"], "ConnectivityMatrix");
+        let warnings = answer.err.lines().filter(|line| line.contains("--allow-tunnels")).count();
+        assert_eq!(warnings, usize::from(is_warned), "{egress}: {}", answer.err);
+    }
+}

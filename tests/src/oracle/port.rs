@@ -33,6 +33,29 @@ pub(super) fn names(rule: &Rule<'_>, payload: Payload, destination: Option<&Pod>
     })
 }
 
+/// Whether a rule admits every port of TCP.
+pub(super) fn admits_all_tcp(rule: &Rule<'_>) -> bool {
+    let is_all = |entry: &NetworkPolicyPort| {
+        let all = matches!((&entry.port, entry.end_port), (None, None) | (Some(IntOrString::Int(1)), Some(65535)));
+        all && entry.protocol.as_deref().unwrap_or("TCP") == "TCP"
+    };
+    let mut entries = rule.ports.iter().enumerate();
+    rule.ports.is_empty() || entries.any(|(index, entry)| !rule.port_is_misspelt(index) && is_all(entry))
+}
+
+/// Whether a rule admits a TCP port and says that a server listens there: by a
+/// name, or by so few numbers that a client's own port is hardly one of them.
+pub(super) fn names_a_server(rule: &Rule<'_>, port: u16, destination: Option<&Pod>) -> bool {
+    rule.ports.iter().enumerate().any(|(index, entry)| {
+        let names = match (&entry.port, entry.end_port) {
+            (None, _) => false,
+            (Some(IntOrString::String(_)), _) | (Some(IntOrString::Int(_)), None) => true,
+            (Some(IntOrString::Int(first)), Some(last)) => last - first < 1024,
+        };
+        names && !rule.port_is_misspelt(index) && entry_admits(entry, Protocol::Tcp, port, destination)
+    })
+}
+
 fn entry_admits(entry: &NetworkPolicyPort, protocol: Protocol, port: u16, destination: Option<&Pod>) -> bool {
     if entry.protocol.as_deref().unwrap_or("TCP") != protocol.as_str() {
         return false;

@@ -29,7 +29,7 @@ pub fn ports(objects: &Objects) -> BTreeSet<u16> {
     let mut ports: BTreeSet<u16> = beside.flatten().filter_map(|number| u16::try_from(number).ok()).collect();
     ports.extend([1, u16::MAX]);
     // Here, and not beside, an enforcer may be stricter than the policies.
-    ports.extend([4788, 4789, 6081, 8472]);
+    ports.extend([4754, 4788, 4789, 6080, 6081, 8472]);
     ports.remove(&0);
     ports
 }
