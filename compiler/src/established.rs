@@ -29,6 +29,9 @@ pub struct Tuple {
     pub protocol: u8,
     /// The destination port, of a protocol that has ports.
     pub port: u16,
+    /// Whether the kernel took it up in its middle, so that the first packet
+    /// that it saw was any segment of a TCP connection, perhaps an answer.
+    pub mid_stream: bool,
 }
 
 /// Whose addresses are whose on a node.
@@ -134,8 +137,9 @@ fn read(held: &Held, chain: &ChainName) -> Vec<Rule> {
     lines.filter_map(|line| parse::rule(line).ok()).map(|(_, rule)| rule).collect()
 }
 
-/// Whether the first packet of a flow meets a condition. It opens its flow, and
-/// conntrack has no entries for neighbour discovery.
+/// Whether the first packet of a flow meets a condition. It opens its flow, unless
+/// that was taken up in its middle, and conntrack has no entries for neighbour
+/// discovery.
 fn matches(held: &Held, one: &Match, tuple: &Tuple) -> bool {
     let ported = Protocol::ALL.into_iter().find(|protocol| protocol.number() == tuple.protocol);
     match one {
@@ -146,13 +150,13 @@ fn matches(held: &Held, one: &Match, tuple: &Tuple) -> bool {
         | Match::Established
         | Match::RelatedError
         | Match::ErrorFromQuotedDestination
-        | Match::NotSyn
         | Match::Icmpv6Type(_)
         | Match::HopLimit255
         | Match::Length(..)
         | Match::NotLength(..)
         | Match::FromPods
         | Match::NotFromPods => false,
+        Match::NotSyn => tuple.mid_stream && ported == Some(Protocol::Tcp),
         Match::NotInSet(name, field) => !is_in(held, name, *field, ported, tuple),
         // Only of a pod and itself is it asked whether a flow was translated.
         Match::NewOrInvalid | Match::Translated | Match::Limited | Match::Comment(_) => true,

@@ -5,9 +5,10 @@
 //! NPC-FORWARD   from a pod's interface with another's source  -j NPC-SPOOF: DROP (if asked for)
 //!               established, neighbour discovery, a pod itself by a Service: RETURN
 //!               ICMP errors                 goto NPC-RELATED: by whom and how long
-//!               TCP that opens nothing      -j NPC-STRAY: denied at isolated endpoints
+//!               TCP that opens nothing      -j NPC-STRAY: denied where no rule can judge it
 //!               source ∈ npc4-egress        -j NPC-EGRESS
 //!               destination ∈ npc4-ingress  -j NPC-INGRESS
+//!               TCP that opens nothing      -j NPC-STRAY
 //! NPC-INGRESS   a tree of set matches, by goto, to the group of the address
 //! NPC-I-…       the group: what is admitted RETURNs to NPC-FORWARD, the rest goes on
 //! NPC-DENY-…    DROP: all that is denied ends here, and the kernel counts it
@@ -60,8 +61,9 @@ pub struct Options {
     /// Whether flows that were established go on under policies that deny
     /// them. Otherwise their conntrack entries are deleted, and a TCP segment
     /// of an isolated endpoint that opens no connection and belongs to none is
-    /// dropped: the kernel would take it for a connection and, where the
-    /// server talks, turn the denied one around.
+    /// dropped unless a rule tells that it goes to a server: the kernel would
+    /// take it for a connection and, where the server talks, turn the denied one
+    /// around.
     pub keep_established: bool,
     /// Whether endpoints that are isolated for egress may send [`TUNNELS`]
     /// where a rule admits every protocol, and to [`TUNNEL_PORTS`] where one
@@ -243,15 +245,20 @@ pub(crate) fn forward(
             rule(vec![Match::Source(host), Match::Destination(host), Match::Translated], Target::Return)
         })),
     }
+    let stray = || rule(vec![Match::NotSyn, Match::NewOrInvalid], Target::Jump(ChainName::stray()));
     if !options.keep_established {
-        let stray = vec![Match::NotSyn, Match::NewOrInvalid];
-        rules.push(rule(stray, Target::Jump(ChainName::stray())));
-        chains.insert(ChainName::stray(), strays(family));
-        chains.insert(ChainName::deny_stray(), drop_all());
+        rules.push(stray());
+        chains.extend(strays(family));
     }
     for direction in [Direction::Egress, Direction::Ingress] {
         let gate = Match::Set(SetName::gate(family, direction), field(direction));
         rules.push(rule(vec![gate], Target::Jump(ChainName::entry(direction))));
+    }
+    if !options.keep_established {
+        // Once more, because each question is one look-up, and a write may come
+        // between two: who left a direction after the first question was not
+        // judged in it.
+        rules.push(stray());
     }
     chains.insert(ChainName::forward(), rules);
     chains
@@ -286,19 +293,32 @@ fn past_all_sets(family: Family) -> Vec<Match> {
     }
 }
 
-/// The rules for TCP segments that open no connection and belong to none.
-/// Whichever way it is that an endpoint is isolated, both its own segments
-/// and those to it could turn a connection around. One rule leads here, so
-/// that a first packet passes four rules by.
-fn strays(family: Family) -> Vec<Rule> {
+/// The chains for TCP segments that open no connection and belong to none. One
+/// rule leads here, so that a first packet passes all of theirs by.
+///
+/// Such a segment does not tell whether it goes to a server or comes from one. So
+/// each end that is isolated has it judged in both ways: as one that the end
+/// sends or gets, which the groups' rules do, and as an answer in a connection
+/// that its policies for the other direction would have to admit. Where an end is
+/// isolated in that other direction only, nothing judges what it sends or gets, so
+/// nothing passes; where in both, only what a rule admits by naming the port
+/// does, which the groups ask about by their part of this.
+fn strays(family: Family) -> BTreeMap<ChainName, Vec<Rule>> {
     let comment = || Match::Comment("of no known connection".to_owned());
-    let rules = Direction::ALL.into_iter().flat_map(|direction| {
-        [SetField::Source, SetField::Destination].map(|field| Rule {
-            matches: vec![Match::Set(SetName::gate(family, direction), field), comment()],
-            target: Target::Goto(ChainName::deny_stray()),
-        })
-    });
-    rules.collect()
+    let gate = |direction, field| Match::Set(SetName::gate(family, direction), field);
+    let deny = |matches: Vec<Match>| Rule { matches, target: Target::Goto(ChainName::deny_stray()) };
+    let only = |direction: Direction| {
+        let (own, other) = (field(direction.opposite()), direction.opposite());
+        deny(vec![gate(direction, own), Match::NotInSet(SetName::gate(family, other), own), comment()])
+    };
+    let both = |direction: Direction| {
+        let rules = vec![deny(vec![gate(direction.opposite(), field(direction)), comment()])];
+        (ChainName::stray_of(direction), rules)
+    };
+    let mut chains = BTreeMap::from(Direction::ALL.map(both));
+    chains.insert(ChainName::stray(), Direction::ALL.map(only).into());
+    chains.insert(ChainName::deny_stray(), drop_all());
+    chains
 }
 
 /// The one rule of a chain in which denied packets end.

@@ -29,6 +29,9 @@ pub(crate) struct Leaf {
     pub(crate) sets: BTreeMap<SetName, Definition>,
     direction: Direction,
     drop_tunnels: bool,
+    /// Whether TCP segments that belong to no known connection have rules of
+    /// their own.
+    judge_strays: bool,
     log_denied: bool,
 }
 
@@ -57,6 +60,7 @@ impl Leaf {
             sets: BTreeMap::new(),
             direction,
             drop_tunnels: !options.allow_tunnels && direction == Direction::Egress,
+            judge_strays: !options.keep_established,
             log_denied: options.log_denied,
         };
         leaf.admit(family, direction, admitted);
@@ -92,13 +96,36 @@ impl Leaf {
         };
         let is_covered = |admitted: &Admitted, protocol| {
             let everything = to_anyone.is_all() || admitted.traffic.is_all();
-            everything && (kept.is_empty() || protocol != Protocol::Udp)
+            let is_asked_apart = match protocol {
+                Protocol::Tcp => self.judge_strays,
+                Protocol::Udp => !kept.is_empty(),
+                Protocol::Sctp => false,
+            };
+            everything && !is_asked_apart
         };
         let named = rest().flat_map(|(atom, admitted)| {
             let names = admitted.named.iter().filter(move |(protocol, _)| !is_covered(admitted, *protocol));
             names.map(|(protocol, name)| (atom.clone(), *protocol, name.clone()))
         });
-        let mut named = self.named_ports(family, named.collect());
+        let named: BTreeSet<_> = named.collect();
+        let mut named = self.named_ports(family, named);
+
+        // What names a TCP port comes first, because it alone admits strays.
+        let mut done = PortSet::default();
+        let mut is_wide = false;
+        if self.judge_strays {
+            done = union(rest().filter(|(atom, _)| anyone(atom)).map(|(_, admitted)| admitted.named_tcp.clone()));
+            self.ports(Protocol::Tcp, &done, None);
+            let by_number = to_some().map(|(atom, admitted)| (atom, admitted.named_tcp.difference(&done)));
+            self.joined(family, field, Protocol::Tcp, by_number);
+            self.rules.extend(named.take());
+            let unnamed = |admitted: &Admitted| {
+                let all = admitted.traffic.of(Protocol::Tcp);
+                !all.difference(&done).difference(&admitted.named_tcp).is_empty()
+            };
+            is_wide = rest().any(|(_, admitted)| unnamed(admitted));
+            self.stray(if is_wide { Target::Jump(ChainName::stray_of(direction)) } else { deny_stray() });
+        }
         if !kept.is_empty() {
             let by_name = to_some().map(|(atom, admitted)| (atom, admitted.tunnels.intersection(&kept)));
             self.joined(family, field, Protocol::Udp, by_name);
@@ -110,13 +137,22 @@ impl Leaf {
             self.rules.push(Rule { matches: Vec::new(), target: Target::Return });
             return;
         }
+        // No packet to ports that were asked about before meets what follows.
+        let judge_strays = self.judge_strays;
+        let asked = |protocol, admitted: Option<&Admitted>| match protocol {
+            Protocol::Tcp if judge_strays => admitted.map_or(done.clone(), |admitted| done.union(&admitted.named_tcp)),
+            Protocol::Udp => kept.clone(),
+            _ => PortSet::default(),
+        };
         for protocol in Protocol::ALL {
-            self.ports(protocol, &without(protocol, to_anyone.of(protocol), &kept), None);
+            self.ports(protocol, &without(to_anyone.of(protocol), &asked(protocol, None)), None);
         }
         let (whole, partly): (Vec<_>, Vec<_>) = to_some().partition(|(_, admitted)| admitted.traffic.is_all());
         for protocol in Protocol::ALL {
-            let ports = |admitted: &Admitted| admitted.traffic.of(protocol).difference(to_anyone.of(protocol));
-            let wanted = partly.iter().map(|(atom, admitted)| (*atom, without(protocol, &ports(admitted), &kept)));
+            let wanted = partly.iter().map(|(atom, admitted)| {
+                let ports = admitted.traffic.of(protocol).difference(to_anyone.of(protocol));
+                (*atom, without(&ports, &asked(protocol, Some(admitted))))
+            });
             self.joined(family, field, protocol, wanted);
         }
         self.rules.extend(named);
@@ -125,6 +161,14 @@ impl Leaf {
             let peers = self.peers(family, field, whole.into_iter().map(|(atom, _)| atom));
             self.rules.push(Rule { matches: peers.into_iter().collect(), target: Target::Return });
         }
+        if is_wide {
+            self.stray(deny_stray());
+        }
+    }
+
+    /// A rule for TCP segments that open no connection and belong to none.
+    fn stray(&mut self, target: Target) {
+        self.rules.push(Rule { matches: vec![Match::NotSyn, Match::NewOrInvalid], target });
     }
 
     /// The rules that admit peers to ports of a protocol. Peers of the same
@@ -240,12 +284,16 @@ fn union(sets: impl Iterator<Item = PortSet>) -> PortSet {
     sets.fold(PortSet::default(), |all, set| all.union(&set))
 }
 
-/// The ports of a protocol for a rule that no packet to tunnels kept before
-/// meets: with or without these, whatever is shorter to say.
-fn without(protocol: Protocol, ports: &PortSet, kept: &PortSet) -> PortSet {
-    let others = ports.difference(kept);
-    let is_shorter = protocol == Protocol::Udp && others.ranges().len() < ports.ranges().len();
-    if is_shorter { others } else { ports.clone() }
+/// The ports for a rule that no packet to some of them meets: with or without
+/// these, whatever is shorter to say.
+fn without(ports: &PortSet, asked: &PortSet) -> PortSet {
+    let others = ports.difference(asked);
+    if others.is_empty() || others.ranges().len() < ports.ranges().len() { others } else { ports.clone() }
+}
+
+/// Where denied strays end.
+fn deny_stray() -> Target {
+    Target::Goto(ChainName::deny_stray())
 }
 
 /// Ports in portions that fit one match.

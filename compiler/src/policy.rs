@@ -28,6 +28,15 @@ impl Direction {
     /// Both of them.
     pub const ALL: [Self; 2] = [Self::Ingress, Self::Egress];
 
+    /// The other one.
+    #[must_use]
+    pub const fn opposite(self) -> Self {
+        match self {
+            Self::Ingress => Self::Egress,
+            Self::Egress => Self::Ingress,
+        }
+    }
+
     /// As policyTypes spells it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

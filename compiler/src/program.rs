@@ -62,10 +62,21 @@ impl ChainName {
     }
 
     /// The chain that drops the TCP segments of connections that the kernel
-    /// does not know.
+    /// does not know, where nothing tells which end is the server.
     #[must_use]
     pub fn stray() -> Self {
         Self::new("STRAY")
+    }
+
+    /// The chain that a group of a direction asks about such a segment, before
+    /// its rules without ports: whether its endpoint is isolated in the other
+    /// direction too.
+    #[must_use]
+    pub fn stray_of(direction: Direction) -> Self {
+        Self::new(match direction {
+            Direction::Ingress => "STRAY-INGRESS",
+            Direction::Egress => "STRAY-EGRESS",
+        })
     }
 
     /// The chain in which the packets end that the groups of a direction deny.

@@ -12,9 +12,9 @@ use std::fmt;
 use crate::name::Hash;
 
 /// How many bits of an identity the tree tells apart. nft refuses a hook from
-/// which gotos nest too deep: below the entry 13 load and 14 do not. Ten inner
-/// levels, a list and a group's chain stay below that whatever the groups are,
-/// so nobody can deepen the tree by choosing names or labels.
+/// which chains nest too deep: below the entry 13 load and 14 do not. Nine inner
+/// levels, a list, a group's chain and the two after it are 13 whatever the groups
+/// are, so no choice of names or labels deepens the tree.
 pub const DEPTH: usize = 10;
 
 /// The bits that lead to a node.

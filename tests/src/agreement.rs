@@ -16,10 +16,10 @@ use npc_compiler::pairs::{self, PairSet, Region};
 use npc_compiler::plan::KernelState;
 use npc_compiler::policy::Direction;
 use npc_compiler::program::{InterfaceName, Program};
-use npc_compiler::traffic::{TUNNELS, Traffic};
+use npc_compiler::traffic::Traffic;
 
 use crate::interpreter::{self, Outcome, State};
-use crate::oracle::{End, Oracle, Packet, Payload, Verdict};
+use crate::oracle::{Demand, End, Oracle, Packet, Payload, Verdict};
 use crate::random;
 
 /// After so many differences the rest says nothing new.
@@ -29,6 +29,12 @@ const ENOUGH: usize = 10;
 const ADDRESSES: usize = 24;
 
 const SELF_MATCHES: [SelfMatch; 2] = [SelfMatch::Bpf, SelfMatch::PerEndpoint];
+
+/// IP protocols that carry packets of others, and whether a kernel unpacks what any
+/// sender sends, without a key: IPIP, 6in4 and GRE. ESP, AH, EtherIP, L2TP and MPLS
+/// in IP take a key, a session, a program or an operator.
+const CARRIERS: [(u8, bool); 8] =
+    [(4, true), (41, true), (47, true), (50, false), (51, false), (97, false), (115, false), (137, false)];
 
 /// The rows that should be there: from, to, family and protocol to ports.
 type Rows = BTreeMap<(String, String, Family, String), Option<Vec<[u16; 2]>>>;
@@ -297,16 +303,19 @@ impl Flow<'_> {
         let portless = judge(Payload::Icmp);
         expect(portless, interpreter::Payload::Icmp(echo), State::New)?;
         expect(portless, interpreter::Payload::Other, State::New)?;
-        // No tunnel leads past policies for egress, whatever they admit; and no
-        // isolated endpoint gets or sends what conntrack does not know.
-        let isolated = |end, is_here| if is_here { self.oracle.isolated(end, self.family) } else { [false; 2] };
-        let [source_is, destination_is] = [isolated(self.from, sends), isolated(self.to, receives)];
-        for number in TUNNELS {
-            let expected = itself || portless && !source_is[0];
+        // No tunnel leads past policies for egress, whatever they admit.
+        let source_is = sends && self.oracle.isolated(self.from, self.family)[0];
+        for (number, is_kept) in CARRIERS {
+            let expected = itself || portless && !(source_is && is_kept);
             expect(expected, interpreter::Payload::Tunnel(number), State::New)?;
         }
-        let expected = itself || !(source_is.contains(&true) || destination_is.contains(&true));
-        expect(expected, interpreter::Payload::Port(Protocol::Tcp, 1), State::Stray)?;
+        for &port in if sends || receives { ports } else { &ports[..1] } {
+            let payload = interpreter::Payload::Port(Protocol::Tcp, port);
+            let seen = returned(payload, State::Stray);
+            if !itself && !self.mid_stream(port, sends, receives).is_met(seen) || itself && !seen {
+                return Err(Different { payload, state: State::Stray, expected: !seen, seen });
+            }
+        }
         expect(true, interpreter::Payload::Icmp(echo), State::Established)?;
         expect(true, interpreter::Payload::Port(Protocol::Tcp, 1), State::Established)?;
         // What a helper expects is a first packet where anything is isolated.
@@ -369,6 +378,13 @@ impl Flow<'_> {
             .any(|index| self.objects.pods[index].node.as_deref() == Some(self.node) && self.oracle.is_isolated(index))
     }
 
+    /// What a segment that opens no connection and belongs to none has to do.
+    fn mid_stream(&self, port: u16, sends: bool, receives: bool) -> Demand {
+        let [source, destination] = self.oracle.mid_stream(self.from, self.to, self.family, port);
+        let at = |is_here, demand| if is_here { demand } else { Demand::Pass };
+        at(sends, source).and(at(receives, destination))
+    }
+
     /// What of the flows that are established is forbidden, which is what the
     /// oracle would not let begin.
     fn compare_established(&self, judge: &mut Judge<'_, Here<'_>>, ports: &[u16]) -> Result<(), Different> {
@@ -385,7 +401,7 @@ impl Flow<'_> {
             (verdict.egress || !sends) && (verdict.ingress || !receives)
         };
         let mut expect = |expected: bool, payload, protocol, port| {
-            let seen = !judge.forbids(&Tuple { source, destination, protocol, port });
+            let seen = !judge.forbids(&Tuple { source, destination, protocol, port, mid_stream: false });
             if seen == expected {
                 Ok(())
             } else {
@@ -398,13 +414,34 @@ impl Flow<'_> {
                 expect(expected, interpreter::Payload::Port(protocol, port), protocol.number(), port)?;
             }
         }
+        // What the kernel took up in its middle goes on where what it took up
+        // would pass again, and is cut where that must not.
+        let exempt = source == destination || self.oracle.own_node(self.from, self.to, self.family);
+        for &port in if sends || receives { ports } else { &ports[..1] } {
+            let protocol = Protocol::Tcp.number();
+            let tuple = Tuple { source, destination, protocol, port, mid_stream: true };
+            let demand = if exempt { Demand::Pass } else { self.mid_stream(port, sends, receives) };
+            let seen = !judge.forbids(&tuple);
+            if !demand.is_met(seen) {
+                let payload = interpreter::Payload::Port(Protocol::Tcp, port);
+                return Err(Different { payload, state: State::Stray, expected: !seen, seen });
+            }
+        }
+        let mut expect = |expected: bool, payload, protocol, port| {
+            let seen = !judge.forbids(&Tuple { source, destination, protocol, port, mid_stream: false });
+            if seen == expected {
+                Ok(())
+            } else {
+                Err(Different { payload, state: State::Established, expected, seen })
+            }
+        };
         let portless = allowed(Payload::Icmp);
         let icmp = if self.family == Family::V4 { 1 } else { 58 };
         expect(portless, interpreter::Payload::Icmp(0), icmp, 0)?;
-        let exempt = source == destination || self.oracle.own_node(self.from, self.to, self.family);
         let isolated = sends && self.oracle.isolated(self.from, self.family)[0];
-        for number in TUNNELS {
-            expect(exempt || portless && !isolated, interpreter::Payload::Tunnel(number), number, 0)?;
+        for (number, is_kept) in CARRIERS {
+            let expected = exempt || portless && !(isolated && is_kept);
+            expect(expected, interpreter::Payload::Tunnel(number), number, 0)?;
         }
         Ok(())
     }

@@ -21,7 +21,7 @@ use npc_compiler::program::{ChainName, Member, SetKind, SetName};
 
 use rule::{Action, Rule};
 
-/// A new connection's first packet.
+/// A packet of no known connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Packet {
     /// Where it comes from.
@@ -30,6 +30,30 @@ pub struct Packet {
     pub destination: IpAddr,
     /// Its protocol and destination port; `None` for one without ports.
     pub port: Option<(Protocol, u16)>,
+}
+
+/// Which packet of a connection it is, and in which direction it is judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Question {
+    /// The first, by the rules of a direction.
+    First(Direction),
+    /// One in its middle, by all rules that judge the end that a direction is
+    /// about, but for what they ask about the other end's isolation.
+    MidStream(Direction),
+}
+
+impl Question {
+    /// The direction.
+    #[must_use]
+    pub fn direction(self) -> Direction {
+        match self {
+            Self::First(direction) | Self::MidStream(direction) => direction,
+        }
+    }
+
+    fn is_mid_stream(self) -> bool {
+        matches!(self, Self::MidStream(_))
+    }
 }
 
 type Rules = BTreeMap<String, Vec<Rule>>;
@@ -41,6 +65,8 @@ struct Place {
     commit: usize,
     /// Chain and rule, the innermost last.
     frames: Vec<(String, usize)>,
+    /// How many of the rule's sets were asked and said yes.
+    asked: usize,
 }
 
 /// One family of a kernel.
@@ -136,7 +162,7 @@ impl Model {
         let Some(rules) = self.commits.last() else { return };
         for (chain, rules) in &**rules {
             for rule in rules {
-                if let Some((set, _)) = &rule.set {
+                for (set, ..) in &rule.sets {
                     assert!(self.sets.contains_key(set), "chain {chain} asks set {set}, which is not there");
                 }
                 if let Action::Jump(target) | Action::Goto(target) = &rule.action {
@@ -164,19 +190,28 @@ impl Model {
         }
     }
 
-    /// Where a packet begins in a direction: at the rule of NPC-FORWARD that
-    /// asks whether its endpoint is isolated; `None` where there is no rule.
-    fn begin(&self, direction: Direction) -> Option<Place> {
+    /// Where a packet begins: at the rule of NPC-FORWARD that asks whether its
+    /// endpoint is isolated in the direction, and one in the middle of a connection
+    /// at the first of the rules about those; `None` where there is no rule.
+    fn begin(&self, question: Question) -> Option<Place> {
         let commit = self.commits.len() - 1;
         let forward = self.commits[commit].get(ChainName::forward().as_str())?;
-        let entry = ChainName::entry(direction);
-        let jumps = |rule: &Rule| matches!(&rule.action, Action::Jump(chain) if chain == entry.as_str());
+        let chains = match question {
+            Question::First(direction) => vec![ChainName::entry(direction)],
+            Question::MidStream(_) => {
+                vec![ChainName::stray(), ChainName::entry(Direction::Egress), ChainName::entry(Direction::Ingress)]
+            }
+        };
+        let jumps = |rule: &Rule| match &rule.action {
+            Action::Jump(to) => chains.iter().any(|chain| to == chain.as_str()),
+            _ => false,
+        };
         let rule = forward.iter().position(jumps)?;
-        Some(Place { commit, frames: vec![(ChainName::forward().as_str().to_owned(), rule)] })
+        Some(Place { commit, frames: vec![(ChainName::forward().as_str().to_owned(), rule)], asked: 0 })
     }
 
     /// The rule at a place is asked: where the packet is then, or its verdict.
-    fn ask(&self, place: &Place, packet: &Packet) -> Result<Place, bool> {
+    fn ask(&self, question: Question, place: &Place, packet: &Packet) -> Result<Place, bool> {
         let mut frames = place.frames.clone();
         let Some((chain, rule)) = frames.pop() else { return Err(true) };
         let in_forward = frames.is_empty();
@@ -184,37 +219,72 @@ impl Model {
         let next = match rules.get(rule) {
             // The end of a chain of ours returns.
             None => None,
-            Some(rule_here) if !rule_here.matches(packet) => Some((chain, rule + 1)),
-            Some(Rule { set: Some((set, fields)), .. }) if !self.holds(set, fields, packet) => Some((chain, rule + 1)),
-            Some(rule_here) => match &rule_here.action {
-                Action::Drop => return Err(false),
-                Action::Return => None,
-                Action::Goto(target) => Some((target.clone(), 0)),
-                Action::Jump(target) => {
-                    frames.push((chain, rule + 1));
-                    Some((target.clone(), 0))
+            Some(rule_here) if !rule_here.matches(packet, question.is_mid_stream()) => Some((chain, rule + 1)),
+            Some(rule_here) => {
+                if let Some((set, fields, is_in)) = rule_here.sets.get(place.asked) {
+                    let is_asked = is_about(question, &chain, fields);
+                    if (is_asked && self.holds(set, fields, packet)) == *is_in {
+                        frames.push((chain, rule));
+                        return Ok(Place { commit: place.commit, frames, asked: place.asked + 1 });
+                    }
+                    Some((chain, rule + 1))
+                } else {
+                    match &rule_here.action {
+                        Action::Drop => return Err(false),
+                        Action::Return => None,
+                        Action::Goto(target) => Some((target.clone(), 0)),
+                        Action::Jump(target) => {
+                            frames.push((chain, rule + 1));
+                            Some((target.clone(), 0))
+                        }
+                    }
                 }
-            },
+            }
         };
-        // Only the one rule of NPC-FORWARD is looked at.
         match next {
-            Some(frame) if !(in_forward && frame.0 == ChainName::forward().as_str()) => frames.push(frame),
-            _ if frames.len() <= 1 => return Err(true),
+            // For first packets only the one rule of NPC-FORWARD is looked at.
+            Some(frame) if question.is_mid_stream() || !(in_forward && frame.0 == ChainName::forward().as_str()) => {
+                frames.push(frame);
+            }
+            None if question.is_mid_stream() && !frames.is_empty() => {}
+            _ if question.is_mid_stream() || frames.len() <= 1 => return Err(true),
             _ => {}
         }
-        Ok(Place { commit: place.commit, frames })
+        Ok(Place { commit: place.commit, frames, asked: 0 })
     }
 
     /// The verdict on a packet that passes while nothing is written.
     #[must_use]
-    pub fn verdict(&self, direction: Direction, packet: &Packet) -> bool {
-        let Some(mut place) = self.begin(direction) else { return true };
+    pub fn verdict(&self, question: Question, packet: &Packet) -> bool {
+        let Some(mut place) = self.begin(question) else { return true };
         loop {
-            match self.ask(&place, packet) {
+            match self.ask(question, &place, packet) {
                 Ok(next) => place = next,
                 Err(verdict) => return verdict,
             }
         }
+    }
+
+    /// Whether a packet's end is isolated in a direction, the end that another
+    /// direction is about.
+    #[must_use]
+    pub fn isolates(&self, direction: Direction, end: Direction, packet: &Packet) -> bool {
+        let Some(place) = self.begin(Question::First(direction)) else { return false };
+        let (chain, rule) = &place.frames[0];
+        let field = if end == Direction::Egress { "src" } else { "dst" };
+        let gate = self.commits[place.commit].get(chain).and_then(|rules| rules[*rule].sets.first());
+        gate.is_some_and(|(set, ..)| self.holds(set, field, packet))
+    }
+}
+
+/// Whether a chain's set is about the end in question. The first chains ask about
+/// both ends of a packet in the middle of a connection.
+fn is_about(question: Question, chain: &str, fields: &str) -> bool {
+    let is_first = chain == ChainName::forward().as_str() || chain == ChainName::stray().as_str();
+    match question {
+        Question::MidStream(Direction::Egress) if is_first => fields == "src",
+        Question::MidStream(Direction::Ingress) if is_first => fields == "dst",
+        _ => true,
     }
 }
 
@@ -222,28 +292,28 @@ impl Model {
 #[derive(Debug)]
 pub struct Flight {
     packet: Packet,
-    direction: Direction,
+    question: Question,
     places: BTreeSet<Place>,
 }
 
 impl Flight {
     /// Nothing has happened yet.
     #[must_use]
-    pub fn new(direction: Direction, packet: Packet) -> Self {
-        Self { packet, direction, places: BTreeSet::new() }
+    pub fn new(question: Question, packet: Packet) -> Self {
+        Self { packet, question, places: BTreeSet::new() }
     }
 
     /// A packet comes now, and those on their way go on or wait. The verdicts
     /// that are reached.
     pub fn go_on(&mut self, model: &Model, all_arrive: bool) -> BTreeSet<bool> {
         let mut verdicts = BTreeSet::new();
-        let Some(begin) = model.begin(self.direction) else { return BTreeSet::from([true]) };
+        let Some(begin) = model.begin(self.question) else { return BTreeSet::from([true]) };
         let mut open: Vec<Place> = std::mem::take(&mut self.places).into_iter().chain([begin]).collect();
         while let Some(place) = open.pop() {
             if !self.places.insert(place.clone()) {
                 continue;
             }
-            match model.ask(&place, &self.packet) {
+            match model.ask(self.question, &place, &self.packet) {
                 Ok(next) => open.push(next),
                 Err(verdict) => {
                     verdicts.insert(verdict);

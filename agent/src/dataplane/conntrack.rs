@@ -8,7 +8,9 @@ use std::io;
 use std::net::IpAddr;
 use std::ops::AddAssign;
 
-use netlink_packet_netfilter::conntrack::{ConntrackAttribute, ConntrackMessage, IPTuple, ProtoTuple, Tuple as Part};
+use netlink_packet_netfilter::conntrack::{
+    ConntrackAttribute, ConntrackMessage, IPTuple, ProtoInfo, ProtoInfoTCP, ProtoTuple, Tuple as Part,
+};
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily};
 use npc_compiler::established::Tuple;
 use npc_compiler::object::Family;
@@ -29,6 +31,10 @@ const TRIES: u32 = 5;
 /// linux/netfilter/nfnetlink_conntrack.h.
 const CTA_ID: u16 = 12;
 const CTA_ZONE: u16 = 18;
+
+/// What the kernel notes of a direction of a connection where it does not look at
+/// its window; see linux/netfilter/nf_conntrack_tcp.h.
+const IP_CT_TCP_FLAG_BE_LIBERAL: u8 = 0x08;
 
 /// Why flows could not be judged.
 #[derive(Debug, thiserror::Error)]
@@ -299,7 +305,27 @@ fn forwarded(entry: &[ConntrackAttribute]) -> Option<Tuple> {
         destination: reply.source,
         protocol: original.protocol,
         port: reply.source_port,
+        mid_stream: is_mid_stream(entry),
     })
+}
+
+/// Whether the kernel took a connection up in its middle. It saw no window scale
+/// then, so it looks at no window in either direction; of a connection whose
+/// beginning it saw, only a flowtable makes it do so.
+fn is_mid_stream(entry: &[ConntrackAttribute]) -> bool {
+    let facts = entry.iter().filter_map(|attribute| match attribute {
+        ConntrackAttribute::CtaProtoInfo(infos) => Some(infos.iter()),
+        _ => None,
+    });
+    let of_tcp = facts.flatten().filter_map(|info| match info {
+        ProtoInfo::TCP(facts) => Some(facts.iter()),
+        _ => None,
+    });
+    let flags = of_tcp.flatten().filter_map(|fact| match fact {
+        ProtoInfoTCP::OriginalFlags(flags) | ProtoInfoTCP::ReplyFlags(flags) => Some(flags.flags),
+        _ => None,
+    });
+    flags.filter(|flags| flags & IP_CT_TCP_FLAG_BE_LIBERAL != 0).count() == 2
 }
 
 /// One direction of an entry, as far as it matters.

@@ -199,7 +199,7 @@ fn tuple(packet: &[u8]) -> Option<Tuple> {
         [_, _, high, low, ..] if has_ports => u16::from_be_bytes([*high, *low]),
         _ => 0,
     };
-    Some(Tuple { source, destination, protocol, port })
+    Some(Tuple { source, destination, protocol, port, mid_stream: false })
 }
 
 /// The upper-layer protocol of an IPv6 packet and what follows from there on

@@ -178,7 +178,10 @@ mod tests {
 
     fn packet(n: u32) -> Denied {
         let [source, destination] = [n, u32::MAX].map(|bits| IpAddr::V4(bits.into()));
-        Denied { direction: Direction::Ingress, tuple: Tuple { source, destination, protocol: 6, port: 80 } }
+        Denied {
+            direction: Direction::Ingress,
+            tuple: Tuple { source, destination, protocol: 6, port: 80, mid_stream: false },
+        }
     }
 
     #[test]

@@ -616,7 +616,7 @@ async fn an_agent_that_hears_nothing_any_more_ends_with_an_error() {
 /// A flow from outside to an address.
 fn flow(to: &str) -> Tuple {
     let address = |text: &str| text.parse().expect("an address");
-    Tuple { source: address("192.0.2.1"), destination: address(to), protocol: 6, port: 80 }
+    Tuple { source: address("192.0.2.1"), destination: address(to), protocol: 6, port: 80, mid_stream: false }
 }
 
 impl World {

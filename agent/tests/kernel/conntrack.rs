@@ -129,7 +129,7 @@ fn list(family: Family) -> BTreeSet<Tuple> {
 }
 
 fn tuple(source: &str, destination: &str, protocol: u8, port: u16) -> Tuple {
-    Tuple { source: address(source), destination: address(destination), protocol, port }
+    Tuple { source: address(source), destination: address(destination), protocol, port, mid_stream: false }
 }
 
 #[test]

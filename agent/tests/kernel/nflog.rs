@@ -39,7 +39,7 @@ fn send(family: Family, port: u16) {
 
 fn denied(family: Family, direction: Direction, port: u16) -> Denied {
     let (source, destination) = (loopback(family), loopback(family));
-    Denied { direction, tuple: Tuple { source, destination, protocol: 17, port } }
+    Denied { direction, tuple: Tuple { source, destination, protocol: 17, port, mid_stream: false } }
 }
 
 fn packets(reader: &mut Reader, wanted: usize) -> Vec<Denied> {

@@ -49,7 +49,7 @@ fn shop() -> Objects {
 
 fn flow(source: &str, destination: &str, protocol: u8, port: u16) -> Tuple {
     let address = |text: &str| text.parse().expect("an address");
-    Tuple { source: address(source), destination: address(destination), protocol, port }
+    Tuple { source: address(source), destination: address(destination), protocol, port, mid_stream: false }
 }
 
 /// The endpoints of a node by their last number, and addresses of its own.

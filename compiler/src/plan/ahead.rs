@@ -94,21 +94,43 @@ fn peers(ahead: &mut Held, was: View<'_>, is: View<'_>, delta: &Delta) -> bool {
 }
 
 /// Has endpoints leave, and join groups that are there as they are to be.
+///
+/// How one direction judges a segment in the middle of a TCP connection depends
+/// on whether the endpoint is isolated in the other. So one leaves only if it is
+/// in the other as it is to be, and changes groups only once it has joined the
+/// other; and while peers change, isolation changes only where the other direction
+/// has no say.
 fn endpoints(ahead: &mut Held, wanted: &Held, [was, is]: [View<'_>; 2], direction: Direction, peers_change: bool) {
     let family = was.family;
     let gate = SetName::gate(family, direction);
+    let [other_was, other_is] = [was, is].map(|view| Tree::new(view, direction.opposite()));
     let (was, is) = (Tree::new(was, direction), Tree::new(is, direction));
     let leaves = was.leaves();
+    let stays_in_other = |address| other_was.is_gated(address) && other_is.is_gated(address);
+    let may_leave = |ahead: &Held, address| {
+        let (before, after) = (other_was.way(address).rules, other_is.way(address).rules);
+        let sets_are_as_wanted =
+            || after.iter().flat_map(|rules| sets_of(rules)).all(|set| ahead.sets.get(&set) == wanted.sets.get(&set));
+        !other_is.is_gated(address)
+            || (other_was.is_gated(address) && !peers_change && before == after && sets_are_as_wanted())
+    };
     let addresses: BTreeSet<IpAddr> = was.gated().into_iter().chain(is.gated()).collect();
     for address in addresses {
         let joins = match (was.is_gated(address), is.is_gated(address)) {
             (true, false) => {
-                put(ahead, &gate, address, false);
+                if may_leave(ahead, address) {
+                    put(ahead, &gate, address, false);
+                }
                 continue;
             }
-            (false, joins) => joins,
+            (false, joins) => joins && !(peers_change && stays_in_other(address)),
             // Who changes groups while peers change takes rules, too.
-            (true, true) => !peers_change && was.way(address).rules != is.way(address).rules,
+            (true, true) => {
+                let has_joined = || holds(ahead, &SetName::gate(family, direction.opposite()), address);
+                !peers_change
+                    && was.way(address).rules != is.way(address).rules
+                    && (!other_is.is_gated(address) || has_joined())
+            }
         };
         let after = is.way(address).rules;
         let Some(answers) = after.as_ref().and_then(|rules| leaves.get(rules)).filter(|_| joins) else { continue };
@@ -129,6 +151,11 @@ fn endpoints(ahead: &mut Held, wanted: &Held, [was, is]: [View<'_>; 2], directio
             }
         }
     }
+}
+
+/// Whether a set has an address.
+fn holds(held: &Held, set: &SetName, address: IpAddr) -> bool {
+    held.sets.get(set).is_some_and(|(_, members)| members.contains(&Member::Address(address)))
 }
 
 /// Has an address be in a set or not; whether it was.

@@ -169,7 +169,7 @@ impl Plan {
     pub fn of_deltas(held: &KernelState, v4: &Delta, v6: &Delta) -> Self {
         let (v4, v6) = (Stages::new(Family::V4, &held.v4, v4), Stages::new(Family::V6, &held.v6, v6));
         let mut plan = Self::default();
-        plan.sets([v4.fill, v6.fill, v4.flip, v6.flip]);
+        plan.sets([v4.fill, v6.fill, v4.join, v6.join, v4.flip, v6.flip, v4.leave, v6.leave]);
         plan.chains([(Family::V4, v4.switch), (Family::V6, v6.switch)]);
         plan.grace();
         plan.sets([v4.settle, v6.settle]);

@@ -10,6 +10,10 @@
 //! - **A way** is filled below the place where it leaves the old one, then
 //!   flipped there by one write, and the old one is cleared after that.
 //! - **Rules** change all at once, in one commit.
+//! - **Isolation** in a direction comes before other groups do, and goes after
+//!   them. A segment in the middle of a TCP connection is judged in one direction
+//!   by whether its endpoint is isolated in the other, so between old and new an
+//!   endpoint is isolated too much rather than too little.
 //!
 //! - **Own addresses** of pods' interfaces come before others go, as peers do:
 //!   they too only ever let through. No verdict of a direction depends on them,
@@ -40,8 +44,12 @@ use crate::program::{Member, SetKind, SetName};
 pub(super) struct Stages {
     /// New sets, new peers, and what no packet asks yet.
     pub(super) fill: Vec<SetWrite>,
+    /// Endpoints that are isolated in a direction from now on.
+    pub(super) join: Vec<SetWrite>,
     /// One write for each endpoint whose group changes.
     pub(super) flip: Vec<SetWrite>,
+    /// Endpoints that are isolated in a direction no more.
+    pub(super) leave: Vec<SetWrite>,
     /// The new rules.
     pub(super) switch: ChainWrites,
     /// After a grace period: new members for the sets that have shadows.
@@ -62,6 +70,10 @@ struct Change<'a> {
 impl<'a> Change<'a> {
     fn members(self) -> impl Iterator<Item = &'a Member> {
         self.added.iter().chain(self.removed)
+    }
+
+    fn addresses(self) -> impl Iterator<Item = IpAddr> {
+        self.members().filter_map(address)
     }
 
     fn writes(self, name: &SetName) -> impl Iterator<Item = (&'a Member, SetWrite)> {
@@ -98,7 +110,7 @@ impl Stages {
         let rules_change = !delta.chains.is_empty() || !remade.is_empty();
         let (was, is) = (View { family, held: old, delta: None }, View { family, held: old, delta: Some(delta) });
         let shadow_peers = conflict(was, is, &tree, &peers, rules_change);
-        let shadow_tree = rules_change || shadow_peers;
+        let shadow_tree = rules_change || shadow_peers || leaves_and_moves(was, is, &tree);
 
         let mut shadows = BTreeMap::new();
         let mut shadow = |stages: &mut Self, name, kind, members: &BTreeSet<Member>| {
@@ -187,10 +199,10 @@ impl Stages {
                     // Nobody asks for its way until it is in the gate.
                     (false, _) => {
                         self.fill.append(&mut on_way);
-                        self.flip.extend(gate);
+                        self.join.extend(gate);
                     }
                     (true, false) => {
-                        self.flip.extend(gate);
+                        self.leave.extend(gate);
                         self.clear.append(&mut on_way);
                     }
                     (true, true) => {
@@ -220,38 +232,60 @@ fn conflict(was: View<'_>, is: View<'_>, tree: &Changes<'_>, peers: &Changes<'_>
     let first = moved.next().flatten();
     let only = first.filter(|first| moved.all(|address| address == Some(*first)));
     Direction::ALL.into_iter().any(|direction| {
+        let [gates_were, gates_are] = [was, is].map(|view| Tree::new(view, direction.opposite()));
         let (was, is) = (Tree::new(was, direction), Tree::new(is, direction));
         let candidates: Vec<IpAddr> = if rules_change {
             is.gated()
         } else {
-            let changes = tree.iter().filter(|(name, _)| name.is_of(direction));
-            let members = changes.flat_map(|(_, change)| change.members());
-            let addresses = members.filter_map(|member| match member {
-                Member::Address(address) => Some(*address),
-                Member::Prefix(_) | Member::AddressPort(..) | Member::PrefixInterface(..) => None,
-            });
-            addresses.collect()
+            let gate = SetName::gate(was.family(), direction.opposite());
+            let changes = tree.iter().filter(|(name, _)| name.is_of(direction) || ***name == gate);
+            changes.flat_map(|(_, change)| change.addresses()).collect()
         };
         let stay = candidates.into_iter().filter(|address| was.is_gated(*address) && is.is_gated(*address));
         stay.filter(|address| Some(*address) != only).any(|address| {
             let (before, after) = (was.way(address).rules, is.way(address).rules);
-            before.is_none() || before != after
+            before.is_none() || before != after || gates_were.is_gated(address) != gates_are.is_gated(address)
         })
     })
 }
 
-/// A rule line that asks the shadows instead.
+/// Whether some endpoint is isolated no more in a direction, and changes groups
+/// in the other: a packet that has met its old group's chain must not find that
+/// it has left already.
+fn leaves_and_moves(was: View<'_>, is: View<'_>, changes: &Changes<'_>) -> bool {
+    Direction::ALL.into_iter().any(|direction| {
+        let Some(change) = changes.get(&SetName::gate(was.family, direction)) else { return false };
+        let (was, is) = (Tree::new(was, direction.opposite()), Tree::new(is, direction.opposite()));
+        change.removed.iter().filter_map(address).any(|address| {
+            was.is_gated(address) && is.is_gated(address) && was.way(address).rules != is.way(address).rules
+        })
+    })
+}
+
+/// The address that a member of a tree's set is.
+fn address(member: &Member) -> Option<IpAddr> {
+    match member {
+        Member::Address(address) => Some(*address),
+        Member::Prefix(_) | Member::AddressPort(..) | Member::PrefixInterface(..) => None,
+    }
+}
+
+/// What stands before a set's name in a rule line.
+const ASK: &str = " --match-set ";
+
+/// A rule line that asks the shadows instead, of every set that it asks.
 fn with_shadows(line: &str, shadows: &BTreeMap<&SetName, SetName>) -> String {
     if shadows.is_empty() {
         return line.to_owned();
     }
-    let shadow = line.split_once(" --match-set ").and_then(|(before, rest)| {
-        let (name, after) = rest.split_once(' ')?;
-        let (name, _) = SetName::ours(name)?;
-        Some((before, shadows.get(&name)?, after))
-    });
-    match shadow {
-        Some((before, shadow, after)) => format!("{before} --match-set {shadow} {after}"),
-        None => line.to_owned(),
+    let mut parts = line.split(ASK);
+    let mut shadowed = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        shadowed.push_str(ASK);
+        let (name, after) = part.split_at(part.find(' ').unwrap_or(part.len()));
+        let shadow = SetName::ours(name).and_then(|(name, _)| shadows.get(&name));
+        shadowed.push_str(shadow.map_or(name, SetName::as_str));
+        shadowed.push_str(after);
     }
+    shadowed
 }

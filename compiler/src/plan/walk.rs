@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::delta::View;
+use crate::object::Family;
 use crate::policy::Direction;
 use crate::program::{ChainName, SetName};
 
@@ -40,6 +41,11 @@ impl<'a> Tree<'a> {
         let jump = format!(" -j {entry}");
         let gate = forward.iter().find(|line| line.ends_with(&jump)).and_then(|line| asked(view, line));
         Self { view, gate, entry, deny: ChainName::deny(direction) }
+    }
+
+    /// The family.
+    pub(super) fn family(&self) -> Family {
+        self.view.family
     }
 
     /// Whether the address is isolated at all.

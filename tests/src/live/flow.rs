@@ -9,7 +9,7 @@ use npc_compiler::plan::KernelState;
 use npc_compiler::policy::Direction;
 
 use crate::lab::{Kind, Payload, Place, Probe, judge};
-use crate::model::{Model, Packet};
+use crate::model::{Model, Packet, Question};
 
 /// One kind of packet: from one place to a port of another.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -119,7 +119,7 @@ impl Flows {
             let judged =
                 directions.into_iter().zip(flow.judges).zip(verdicts).filter(|((_, judge), _)| *judge == Some(node));
             for ((direction, _), verdict) in judged {
-                *verdict = models[Family::of(&flow.source) as usize].verdict(direction, &packet);
+                *verdict = models[Family::of(&flow.source) as usize].verdict(Question::First(direction), &packet);
             }
         }
         verdicts

@@ -11,12 +11,14 @@ use super::Packet;
 #[derive(Debug)]
 pub(super) struct Rule {
     never: bool,
+    mid_stream: bool,
     itself: bool,
     protocol: Option<Protocol>,
     ports: Option<Vec<(u16, u16)>>,
     ends: Vec<(bool, String)>,
-    /// The set that is asked, and about which fields.
-    pub(super) set: Option<(SetName, String)>,
+    /// The sets that are asked in order, about which fields, and whether the
+    /// packet has to be in.
+    pub(super) sets: Vec<(SetName, String, bool)>,
     pub(super) action: Action,
 }
 
@@ -35,31 +37,37 @@ impl Rule {
     pub(super) fn parse(line: &str) -> Self {
         let mut rule = Self {
             never: false,
+            mid_stream: false,
             itself: false,
             protocol: None,
             ports: None,
             ends: Vec::new(),
-            set: None,
+            sets: Vec::new(),
             action: Action::Return,
         };
         let mut words = line.split(' ').skip(2);
+        let mut is_negated = false;
         while let Some(word) = words.next() {
             let mut value = || words.next().unwrap_or_else(|| panic!("{line}: {word} needs a value"));
             match word {
                 "-m" => {
                     value();
                 }
-                "!" => {}
-                // First packets of connections only, and of no pod's interface;
-                // neighbour discovery is not asked about.
-                "--ctstate" | "--icmpv6-type" | "--dst-type" | "--src-group" | "--hl-eq" | "--length" => {
+                "!" => {
+                    is_negated = true;
+                    continue;
+                }
+                // Packets that belong to no known connection only, and of no pod's
+                // interface; neighbour discovery is not asked about.
+                "--ctstate" => rule.never |= value() != "INVALID,NEW",
+                "--icmpv6-type" | "--dst-type" | "--src-group" | "--hl-eq" | "--length" => {
                     value();
                     rule.never = true;
                 }
                 "--tcp-flags" => {
                     value();
                     value();
-                    rule.never = true;
+                    rule.mid_stream = true;
                 }
                 "--bytecode" => {
                     rule.itself = true;
@@ -91,7 +99,7 @@ impl Rule {
                 "--match-set" => {
                     let name = value();
                     let (name, _) = SetName::ours(name).unwrap_or_else(|| panic!("{line}: set {name} is not ours"));
-                    rule.set = Some((name, value().to_owned()));
+                    rule.sets.push((name, value().to_owned(), !is_negated));
                 }
                 "-j" | "-g" => {
                     let target = value();
@@ -109,14 +117,17 @@ impl Rule {
                 }
                 _ => panic!("{line}: {word}"),
             }
+            is_negated = false;
         }
         rule
     }
 
-    /// Whether a packet matches all but the set.
-    pub(super) fn matches(&self, packet: &Packet) -> bool {
+    /// Whether a packet, be it one in the middle of a connection, matches all but
+    /// the sets.
+    pub(super) fn matches(&self, packet: &Packet, is_mid_stream: bool) -> bool {
         let port = packet.port;
         !self.never
+            && (is_mid_stream || !self.mid_stream)
             && (!self.itself || packet.source == packet.destination)
             && self.protocol.is_none_or(|protocol| port.is_some_and(|(of, _)| of == protocol))
             && self.ports.as_ref().is_none_or(|ports| {

@@ -21,14 +21,16 @@ pub(super) enum Section {
 
 /// What the chains are for whose names begin so, in the order in which a
 /// packet meets them.
-const CHAINS: [(&str, &str); 12] = [
+const CHAINS: [(&str, &str); 14] = [
     (
         FORWARD_CHAIN,
         "every forwarded packet; RETURN leaves it to the rest of FORWARD; -m bpf is a pod's packet to itself, \
          by a Service",
     ),
     ("NPC-RELATED", "ICMP errors about known flows: from a pod only about what was sent to it, and of any short ones"),
-    ("NPC-STRAY", "TCP of no known connection that opens none, from or to an isolated endpoint"),
+    ("NPC-STRAY", "TCP of no known connection that opens none, where no rule can tell which end is the server"),
+    ("NPC-STRAY-EGRESS", "the same before rules without ports, where the source is isolated for ingress too"),
+    ("NPC-STRAY-INGRESS", "the same where the destination is isolated for egress too"),
     ("NPC-DENY-STRAY", "these are dropped, and counted"),
     ("NPC-EGRESS", "leads the packet of an isolated source to the chain of the source's group"),
     ("NPC-ET-", "on the way there"),
