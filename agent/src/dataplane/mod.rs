@@ -28,6 +28,7 @@ use npc_compiler::object::Family;
 use npc_compiler::plan::{KernelState, Plan};
 
 mod alias;
+mod attribute;
 pub mod audit;
 pub mod azure;
 pub mod backend;

@@ -1,5 +1,7 @@
 //! The numbers of ipset's netlink messages, from the kernel's
-//! `linux/netfilter/ipset/ip_set.h`, and the writing of attributes.
+//! `linux/netfilter/ipset/ip_set.h`.
+
+pub(super) use super::super::attribute::WriteAttributes;
 
 /// The kernel's number for ipset among the parts of netfilter.
 pub(super) const SUBSYSTEM: u8 = 6;
@@ -83,63 +85,5 @@ pub(super) const LIST_NAMES: u32 = 1 << 1;
 /// For a list: no members.
 pub(super) const LIST_HEADS: u32 = 1 << 2;
 
-/// A flag of a number whose bytes are in the order of the network.
-const NETWORK_ORDER: u16 = rtnetlink::packet_core::NLA_F_NET_BYTEORDER;
-/// A flag of an attribute that holds attributes.
-const NESTED: u16 = rtnetlink::packet_core::NLA_F_NESTED;
-
 /// The length and the kind in front of each attribute.
 pub(super) const HEADER_LENGTH: usize = rtnetlink::packet_core::NLA_HEADER_SIZE;
-
-/// Appends attributes to a message.
-pub(super) trait WriteAttributes {
-    /// One attribute.
-    fn put(&mut self, kind: u16, value: &[u8]);
-
-    /// Text, ended by a zero.
-    fn put_text(&mut self, kind: u16, text: &str);
-
-    /// A number in the order of the network, which the kernel wants marked.
-    fn put_network_order(&mut self, kind: u16, number: &[u8]) {
-        self.put(kind | NETWORK_ORDER, number);
-    }
-
-    /// An attribute that holds those which are written inside.
-    fn put_nested(&mut self, kind: u16, inside: impl FnOnce(&mut Self));
-}
-
-impl WriteAttributes for Vec<u8> {
-    fn put(&mut self, kind: u16, value: &[u8]) {
-        let begin = begin(self, kind);
-        self.extend_from_slice(value);
-        end(self, begin);
-    }
-
-    fn put_text(&mut self, kind: u16, text: &str) {
-        let begin = begin(self, kind);
-        self.extend_from_slice(text.as_bytes());
-        self.push(0);
-        end(self, begin);
-    }
-
-    fn put_nested(&mut self, kind: u16, inside: impl FnOnce(&mut Self)) {
-        let begin = begin(self, kind | NESTED);
-        inside(self);
-        end(self, begin);
-    }
-}
-
-fn begin(bytes: &mut Vec<u8>, kind: u16) -> usize {
-    let begin = bytes.len();
-    bytes.extend_from_slice(&[0; 2]);
-    bytes.extend_from_slice(&kind.to_ne_bytes());
-    begin
-}
-
-/// Notes the length and pads to four bytes.
-fn end(bytes: &mut Vec<u8>, begin: usize) {
-    // Requests are kept far shorter; what were not would be refused.
-    let length = u16::try_from(bytes.len() - begin).unwrap_or(u16::MAX);
-    bytes[begin..begin + 2].copy_from_slice(&length.to_ne_bytes());
-    bytes.resize(bytes.len().next_multiple_of(4), 0);
-}

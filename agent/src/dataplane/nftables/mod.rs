@@ -12,10 +12,9 @@
 //! program, fails the whole answer; and what we read of others we mostly do not
 //! need to understand.
 
-mod attribute;
 mod socket;
 
-pub use attribute::{Attributes, WriteAttributes};
+pub use super::attribute::{Attributes, WriteAttributes};
 pub use socket::{Answer, Error, Request, Socket};
 
 /// The families of tables.

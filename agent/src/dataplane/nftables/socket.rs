@@ -18,7 +18,7 @@ use rustix::net::sockopt::{
 };
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send, socket_with};
 
-use super::attribute::Attributes;
+use super::Attributes;
 
 /// The kernel's number for nf_tables among the parts of netfilter.
 const SUBSYSTEM: u8 = 10;

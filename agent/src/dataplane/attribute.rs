@@ -1,10 +1,12 @@
-//! Attributes: a length, a kind and a value, which may be attributes again.
+//! Attributes of netfilter's netlink messages: a length, a kind and a value, which may
+//! be attributes again.
 
-use rtnetlink::packet_core::{DecodeError, NLA_F_NESTED, NLA_HEADER_SIZE, NlasIterator};
+use rtnetlink::packet_core::{DecodeError, NLA_F_NESTED, NLA_F_NET_BYTEORDER, NLA_HEADER_SIZE, NlasIterator};
 
 /// Appends attributes to a message.
 ///
-/// nf_tables wants numbers in the order of the network.
+/// nf_tables and ipset want numbers in the order of the network, and ipset wants it
+/// marked.
 pub trait WriteAttributes {
     /// One attribute.
     fn put(&mut self, kind: u16, value: &[u8]);
@@ -15,6 +17,11 @@ pub trait WriteAttributes {
     /// A number of 32 bits.
     fn put_u32(&mut self, kind: u16, number: u32) {
         self.put(kind, &number.to_be_bytes());
+    }
+
+    /// A number in the order of the network, which is marked as such.
+    fn put_network_order(&mut self, kind: u16, number: &[u8]) {
+        self.put(kind | NLA_F_NET_BYTEORDER, number);
     }
 
     /// A number of 64 bits.
