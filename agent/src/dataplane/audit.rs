@@ -46,6 +46,9 @@ const SELDOM: Duration = Duration::from_secs(8);
 /// again.
 const ALERT_SHARE: u32 = 4;
 
+/// How often the agent has a round done.
+pub(crate) const ROUND: Duration = Duration::from_secs(5);
+
 /// The same where the kernel tells of every change.
 const TOLD: Duration = Duration::from_secs(10 * 60);
 
@@ -230,8 +233,10 @@ impl Auditor {
             (true, true) => Others::WroteNothing,
             (false, true) => Others::MayHaveWritten,
         };
+        // The next round may be too late.
+        let is_due = depth == Depth::Round && now + if told { Duration::ZERO } else { ROUND } >= reading.at_last;
         let mut failed = None;
-        if is_allowed || depth == Depth::Whole || depth == Depth::Round && now >= reading.at_last {
+        if is_allowed || depth == Depth::Whole || is_due {
             for table in tables {
                 if let Err(error) = self.whole(table, aliases, wanted.family(table.family()), audit) {
                     failed.get_or_insert(error);
@@ -285,19 +290,13 @@ impl Auditor {
         Ok(())
     }
 
-    /// Reads what of a table is ours, to see whether what was just written is there,
-    /// the jump too if it was written.
-    pub(super) fn prove(
-        &mut self,
-        table: &Iptables,
-        aliases: &Aliases,
-        wanted: &Held,
-        is_hooked: bool,
-    ) -> Result<(), Error> {
+    /// Reads what of a table is ours, to see whether what was just written is there, and
+    /// the jump that leads to it.
+    pub(super) fn prove(&mut self, table: &Iptables, aliases: &Aliases, wanted: &Held) -> Result<(), Error> {
         let mut audit = Audit::default();
         self.whole(table, aliases, wanted, &mut audit)?;
         let mut missing: Vec<String> = audit.family(table.family()).chains.keys().map(ToString::to_string).collect();
-        if is_hooked && !audit.hooks.is_empty() {
+        if !audit.hooks.is_empty() {
             missing.push("the jump from FORWARD".to_owned());
         }
         if missing.is_empty() { Ok(()) } else { Err(Error::Unproven(missing)) }

@@ -1,6 +1,6 @@
 //! The real kernel, by way of `iptables-restore` and netlink.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -53,8 +53,8 @@ pub struct Linux {
     set_writes: Vec<ipset::Written>,
     ours: BTreeSet<u32>,
     /// Families to which a child says that it wrote rules, of which the kernel has
-    /// not told; and whether the jump is among what it wrote.
-    unproven: BTreeMap<Family, bool>,
+    /// not told.
+    unproven: BTreeSet<Family>,
     /// Since when the xtables lock has been found to be held.
     locked: Option<Instant>,
     /// When chains that could not go are tried again, and how long after that.
@@ -89,7 +89,7 @@ impl Linux {
             restores: Vec::new(),
             set_writes: Vec::new(),
             ours: BTreeSet::new(),
-            unproven: BTreeMap::new(),
+            unproven: BTreeSet::new(),
             locked: None,
             left_due: None,
             left_wait: Duration::ZERO,
@@ -110,23 +110,28 @@ impl Linux {
 
     /// Remembers what was just written as ours, and what of it the kernel has not
     /// confirmed.
-    fn wrote(&mut self, is_hook: bool) {
-        for table in &self.tables {
-            let restores = table.take_restores();
-            self.ours.extend(restores.iter().map(|restored| restored.process));
-            for restored in restores.iter().filter(|restored| restored.done) {
-                let confirmed = self
-                    .auditor
-                    .notifications()
-                    .is_some_and(|notifications| notifications.has_committed(restored.process, &self.ours));
-                if !confirmed {
-                    *self.unproven.entry(table.family()).or_default() |= is_hook;
-                }
+    fn wrote(&mut self) {
+        let restores: Vec<Restored> = self.tables.iter().flat_map(Iptables::take_restores).collect();
+        // All of them before any notification is read: what is not known to be ours
+        // then counts as another program's.
+        self.ours.extend(restores.iter().map(|restored| restored.process));
+        for restored in restores.iter().filter(|restored| restored.done) {
+            let confirmed = self
+                .auditor
+                .notifications()
+                .is_some_and(|notifications| notifications.has_committed(restored.process, &self.ours));
+            if !confirmed {
+                self.unproven.insert(restored.family);
             }
-            self.restores.extend(restores);
         }
+        self.restores.extend(restores);
         if let Some(ears) = self.auditor.notifications() {
             ears.forget_own();
+        }
+        // The kernel told of these before they ended. A process of another namespace of
+        // processes may have the same number later.
+        if self.backend == Backend::Nft {
+            self.ours.clear();
         }
     }
 
@@ -185,7 +190,7 @@ impl Linux {
             }
             Step::Chains(family, writes) if !failed.contains(*family) => {
                 let written = self.write_chains(*family, writes);
-                self.wrote(false);
+                self.wrote();
                 failed.take(*family, written);
             }
             Step::Chains(..) => {}
@@ -250,7 +255,7 @@ impl Linux {
         // Nobody waits for these, so they are no failures of writes.
         let restores: Vec<Restored> = self.tables.iter().flat_map(Iptables::take_restores).collect();
         self.ours.extend(restores.iter().map(|restored| restored.process));
-        self.wrote(false);
+        self.wrote();
     }
 
     /// The packet filter that it writes to.
@@ -295,7 +300,7 @@ impl Kernel for Linux {
     fn probe_each(&mut self, failed: &mut Failures) -> Option<Capabilities> {
         let begun = Instant::now();
         let capabilities = probe::probe(&self.tables, &mut self.ipset, failed);
-        self.wrote(false);
+        self.wrote();
         self.contended(failed);
         // What was written for the asking is gone again.
         self.unproven.clear();
@@ -340,7 +345,7 @@ impl Kernel for Linux {
                 self.auditor.as_written(table, &self.aliases, wanted.family(family), &mut held.chains);
             }
         }
-        self.wrote(false);
+        self.wrote();
         self.auditor.is_known();
         // What could not go is there again, and to go again.
         self.auditor.left_chains.clear();
@@ -370,13 +375,19 @@ impl Kernel for Linux {
             if failed.contains(family) {
                 continue;
             }
-            match table.put_hook_first() {
-                Ok(hook) => found.push((family, hook)),
-                Err(error @ iptables::Error::Locked { .. }) => failed.add(family, error.into()),
-                Err(error) => failed.add(family, Error::Unhooked(Box::new(error.into()))),
+            let unhooked = |error: iptables::Error| Error::Unhooked(Box::new(error.into()));
+            match table.hook() {
+                Ok(hook) => match table.move_hook(hook) {
+                    Ok(()) => found.push((family, hook)),
+                    Err(error @ iptables::Error::Locked { .. }) => failed.add(family, error.into()),
+                    Err(error) => failed.add(family, unhooked(error)),
+                },
+                Err(error @ iptables::Error::Misplaced { .. }) => failed.add(family, unhooked(error)),
+                // That FORWARD cannot be looked at says nothing of the jump.
+                Err(error) => failed.add(family, error.into()),
             }
         }
-        self.wrote(true);
+        self.wrote();
         self.contended(failed);
         if !self.others.was_looked_for() && failed.is_empty() {
             self.others.leave(self.backend);
@@ -385,12 +396,12 @@ impl Kernel for Linux {
     }
 
     fn prove(&mut self, wanted: &KernelState, failed: &mut Failures) {
-        for (family, is_hooked) in std::mem::take(&mut self.unproven) {
+        for family in std::mem::take(&mut self.unproven) {
             let Some(table) = self.tables.iter().find(|table| table.family() == family) else { continue };
             if failed.contains(family) {
                 continue;
             }
-            let proof = self.auditor.prove(table, &self.aliases, wanted.family(family), is_hooked);
+            let proof = self.auditor.prove(table, &self.aliases, wanted.family(family));
             failed.take(family, proof);
         }
     }
@@ -435,7 +446,7 @@ impl Kernel for Linux {
         let audit = self.auditor.audit((&self.tables, &mut self.ipset, &self.aliases), &self.ours, wanted, depth);
         // Their news have been taken; not those of what was asked of iptables meanwhile.
         self.ours.clear();
-        self.wrote(false);
+        self.wrote();
         audit
     }
 

@@ -19,7 +19,7 @@ use super::ready::{Readiness, ReadyFile, UNPROVEN, Unready};
 use super::report::Report;
 use super::takeover::{AzureNpm, Takeover};
 use super::view::View;
-use crate::dataplane::audit::Depth;
+use crate::dataplane::audit::{Depth, ROUND};
 use crate::dataplane::network::Network;
 use crate::dataplane::nflog::Heard;
 use crate::dataplane::{self, Kernel};
@@ -40,12 +40,16 @@ const LAST_RETRY: Duration = Duration::from_secs(5);
 const RETRY_SHARE: u32 = 4;
 const LONGEST_SHARE: Duration = Duration::from_secs(10);
 
+/// For how long after a pass the packet filter's notifications may be of what that pass
+/// wrote itself.
+const ECHO: Duration = Duration::from_millis(400);
+
 /// The longest that one waits while somebody holds the xtables lock.
 const LOCK_RETRY: Duration = Duration::from_secs(1);
 
 /// How often the kernel is looked over for what others did to what is ours, and
 /// nobody tells of.
-pub(super) const AUDIT: Duration = Duration::from_secs(5);
+pub(super) const AUDIT: Duration = ROUND;
 
 /// What can happen to an agent.
 #[derive(Debug)]
@@ -183,17 +187,8 @@ pub async fn run<K: Kernel>(
                 }
                 agent.absorb().await?;
             }
-            () = time::sleep_until(agent.due.unwrap_or_else(Instant::now)), if agent.due.is_some() => {
-                agent.pass().await?;
-                if agent.settings.once {
-                    return if agent.ipvs { Err(Error::Ipvs) } else { Ok(()) };
-                }
-            }
-            () = time::sleep_until(agent.alert.not_before()), if agent.touched => agent.audit(Depth::News).await?,
-            () = time::sleep_until(agent.alert.due().unwrap_or_else(Instant::now)), if agent.alert.due().is_some() =>
-                agent.audit(Depth::Alert).await?,
-            () = time::sleep_until(agent.readiness.expires().unwrap_or_else(Instant::now)),
-                if agent.readiness.expires().is_some() => agent.expire(),
+            // Before passes: while changes come without a pause, the kernel is looked at all the
+            // same.
             _ = audit.tick() => {
                 agent.report.lost_lines();
                 agent.look_at_bridges();
@@ -205,6 +200,17 @@ pub async fn run<K: Kernel>(
                     agent.report.tell_spoofable();
                 }
             }
+            () = time::sleep_until(agent.due.unwrap_or_else(Instant::now)), if agent.due.is_some() => {
+                agent.pass().await?;
+                if agent.settings.once {
+                    return if agent.ipvs { Err(Error::Ipvs) } else { Ok(()) };
+                }
+            }
+            () = time::sleep_until(agent.alert.not_before()), if agent.touched => agent.audit(Depth::News).await?,
+            () = time::sleep_until(agent.alert.due().unwrap_or_else(Instant::now)), if agent.alert.due().is_some() =>
+                agent.audit(Depth::Alert).await?,
+            () = time::sleep_until(agent.readiness.expires().unwrap_or_else(Instant::now)),
+                if agent.readiness.expires().is_some() => agent.expire(),
             () = time::sleep_until(agent.denied.next_end().unwrap_or_else(Instant::now)),
                 if agent.denied.next_end().is_some() => agent.tell_denied(Some(Instant::now())),
         }
@@ -237,8 +243,9 @@ struct Agent<K> {
     contended: bool,
     /// One family is as it should be, and the other failed.
     halved: bool,
-    /// How long the last pass took.
+    /// How long the last pass took, and when it ended.
     took: Duration,
+    tried: Instant,
     /// The agent was said to be ready.
     was_ready: bool,
     denied: DeniedFlows,
@@ -265,6 +272,7 @@ impl<K: Kernel> Agent<K> {
             contended: false,
             halved: false,
             took: Duration::ZERO,
+            tried: Instant::now(),
             was_ready: false,
             denied: DeniedFlows::default(),
             ipvs: false,
@@ -378,6 +386,7 @@ impl<K: Kernel> Agent<K> {
         };
         let passed = self.blocking(work).await?;
         self.took = begun.elapsed();
+        self.tried = Instant::now();
         match passed {
             Ok(pass) => {
                 if self.retry > FIRST_RETRY {
@@ -448,7 +457,7 @@ impl<K: Kernel> Agent<K> {
                 } else {
                     self.alert.found_nothing(depth, took);
                 }
-                if has_news && !is_in_sync {
+                if has_news && !is_in_sync && self.tried.elapsed() > ECHO {
                     self.hurry();
                 }
                 return Ok(());
@@ -525,6 +534,7 @@ impl<K: Kernel> Agent<K> {
     ) -> Result<T, Error> {
         let Some(mut enforcer) = self.enforcer.take() else { unreachable!("one pass at a time") };
         let begun = Instant::now();
+        let mut was_hanging = false;
         let mut working = task::spawn_blocking(move || {
             let done = work(&mut enforcer);
             let (restores, set_writes) = (enforcer.take_restores(), enforcer.take_set_writes());
@@ -539,6 +549,7 @@ impl<K: Kernel> Agent<K> {
                 () = time::sleep_until(next), if self.was_ready => {
                     if next == hangs {
                         self.readiness.hangs(begun);
+                        was_hanging = true;
                     }
                     self.expire();
                 }
@@ -546,6 +557,10 @@ impl<K: Kernel> Agent<K> {
         };
         self.report.written(&restores, &set_writes);
         self.enforcer = Some(enforcer);
+        if was_hanging {
+            // Nothing but a pass shows that it is ready again.
+            self.due.get_or_insert_with(Instant::now);
+        }
         Ok(done)
     }
 
@@ -554,7 +569,9 @@ impl<K: Kernel> Agent<K> {
         self.in_sync = false;
         (self.contended, self.halved) = (error.is_contention(), error.is_of_one_family());
         let words = with_causes(error);
-        let retry = if self.contended { self.retry.min(LOCK_RETRY) } else { self.retry.max(self.pause()) };
+        // What a try costs counts from the second failure on: most first ones are over at once.
+        let cost = if self.retry > FIRST_RETRY { self.pause() } else { Duration::ZERO };
+        let retry = if self.contended { self.retry.min(LOCK_RETRY) } else { self.retry.max(cost) };
         if self.contended {
             warn!(error = words, ?retry, "rules have to wait; members of sets do not");
         } else {

@@ -76,19 +76,22 @@ fn what_a_version_prints_otherwise_is_named_once_and_no_drift(backend: Backend) 
     let path = printing(&folder, backend, OTHERWISE);
     let start = || Agent::start_with(&folder, backend, &[], &[("PATH", &path)]);
     let mut agent = start();
-    agent.wait(1);
+    let mut told = Vec::new();
+    let mut warnings_until = |agent: &mut Agent, is_end: &dyn Fn(&Value) -> bool| {
+        loop {
+            let entry = agent.entry(|entry| is_end(entry) || entry["level"] == "WARN");
+            if is_end(&entry) {
+                return;
+            }
+            told.push(entry);
+        }
+    };
+    // With legacy it is found out when what was written is read back, with nft in the
+    // first audit; once in each family.
+    warnings_until(&mut agent, &|entry| entry["generation"].as_u64() == Some(1));
     let enforced = dump(backend);
     flush(backend);
-    // In the first audit it is found out, once in each family.
-    let mut told = Vec::new();
-    let is_end = |entry: &Value| entry.to_string().contains("is as it was");
-    loop {
-        let entry = agent.entry(|entry| is_end(entry) || entry["level"] == "WARN");
-        if is_end(&entry) {
-            break;
-        }
-        told.push(entry);
-    }
+    warnings_until(&mut agent, &|entry| entry.to_string().contains("is as it was"));
     let otherwise = told.iter().filter(|entry| entry.to_string().contains("prints rules otherwise"));
     let printed: Vec<&str> = otherwise.map(|entry| entry["printed"].as_str().unwrap()).collect();
     assert_eq!(printed, ["-m conntrack --ctstate established -j RETURN"; 2]);
