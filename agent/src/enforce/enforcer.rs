@@ -50,6 +50,7 @@ enum Probed {
 
 /// Keeps a kernel equal to what a cluster asks for.
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact that stands by itself")]
 pub struct Enforcer<K> {
     writer: Writer<K>,
     /// What the state depends on besides the cluster.
@@ -57,6 +58,11 @@ pub struct Enforcer<K> {
     /// What the kernel lacks of what [`layout::Options::anti_spoof`] takes, where
     /// it was asked for.
     no_anti_spoof: Option<String>,
+    /// Ports of bridges are to be held to their pods' addresses, which takes nothing of
+    /// iptables.
+    hold_ports: bool,
+    /// What may come from the interfaces of pods was said once.
+    has_sources: bool,
     /// Follows the cluster.
     engine: Engine,
     probed: Probed,
@@ -125,6 +131,8 @@ impl<K: Kernel> Enforcer<K> {
             writer: Writer::new(kernel),
             options: layout::Options::default(),
             no_anti_spoof: None,
+            hold_ports: false,
+            has_sources: false,
             engine: Engine::new(&node.into(), layout::Options::default()).with_lingering_groups(),
             probed: Probed::Not,
             has_news: false,
@@ -139,7 +147,7 @@ impl<K: Kernel> Enforcer<K> {
     /// is found out.
     #[must_use]
     pub fn with_options(self, options: layout::Options) -> Self {
-        Self { options, ..self }
+        Self { hold_ports: options.anti_spoof, options, ..self }
     }
 
     /// Takes in what happened in the cluster. Nothing comes of it before the
@@ -181,8 +189,15 @@ impl<K: Kernel> Enforcer<K> {
         // What leaves is not held to anything when its addresses go; if the rest
         // fails, it joins again with the next pass.
         match self.writer.set_group(&sources.leave, NO_GROUP) {
-            Ok(()) => engine.own(sources.own.iter().copied()),
+            Ok(()) => {
+                engine.own(sources.own.iter().copied());
+                self.has_sources = true;
+            }
             Err(error) => {
+                // Without any, all that is in the group would be dropped.
+                if !std::mem::replace(&mut self.has_sources, true) {
+                    engine.own(sources.own.iter().copied());
+                }
                 warn!(
                     error = with_causes(&error),
                     "interfaces that are no pods' any more count as such, with the sources that they had, until the \
@@ -197,23 +212,22 @@ impl<K: Kernel> Enforcer<K> {
         if std::mem::take(&mut self.owners_are_stale) {
             self.writer.established.owned_as(engine);
         }
+        // Nothing is waited for where no sources are held: an error of one family must
+        // not let forged ICMP errors through the other.
+        if asked == Asked::Group {
+            self.join(&mut sources, network);
+        }
+        let engine = &mut self.engine;
         // One commit of its own, so each frame meets the old table or the new one.
         // Before the rules: what of a flow passes by frames that they do not see
         // would be ESTABLISHED for them. And for a pod that is isolated now, or is
         // new, nothing of it is to come later than its rules.
-        self.frames.update(&mut self.writer.kernel, network, engine, self.options.anti_spoof);
+        self.frames.update(&mut self.writer.kernel, network, engine, self.hold_ports);
         let (writes, rehooked) = self.writer.write_each(change, engine.state(), &mut failed)?;
         let enforced = self.writer.enforced();
         // An interface is of both families, and joins once the sources of both are known.
-        let join = if failed.is_empty() { &sources.join[..] } else { &[] };
-        if let Err(error) = self.writer.set_group(join, POD_GROUP) {
-            warn!(
-                error = with_causes(&error),
-                "forged ICMP errors from new pods, and with --anti-spoof forged sources, are not dropped, until the \
-                 kernel lets their interfaces into the device group of pods' interfaces; policies are enforced all the \
-                 same"
-            );
-            sources.not_joined(network, "which the kernel does not let into the device group of pods' interfaces");
+        if asked == Asked::Sources && failed.is_empty() {
+            self.join(&mut sources, network);
         }
         let unfiltered_bridges = self.look_at_bridges(network).clone();
         let flows = self.cut(network)?;
@@ -279,6 +293,19 @@ impl<K: Kernel> Enforcer<K> {
         }
         self.engine.set_options(options.clone());
         Ok(())
+    }
+
+    /// Has the interfaces of pods join their device group.
+    fn join(&mut self, sources: &mut Sources, network: &Network) {
+        if let Err(error) = self.writer.set_group(&sources.join, POD_GROUP) {
+            warn!(
+                error = with_causes(&error),
+                "forged ICMP errors from new pods, and with --anti-spoof forged sources, are not dropped, until the \
+                 kernel lets their interfaces into the device group of pods' interfaces; policies are enforced all the \
+                 same"
+            );
+            sources.not_joined(network, "which the kernel does not let into the device group of pods' interfaces");
+        }
     }
 
     /// Cuts the established flows that the rules forbid, if some may be forbidden.
@@ -366,7 +393,7 @@ impl<K: Kernel> Enforcer<K> {
             return None;
         }
         let lacked = self.frames.state().lack.is_some();
-        let drifted = self.frames.audit(&mut self.writer.kernel, &self.engine, self.options.anti_spoof);
+        let drifted = self.frames.audit(&mut self.writer.kernel, &self.engine, self.hold_ports);
         let state = self.frames.state();
         if drifted || lacked && state.lack.is_none() {
             self.writer.established.rules_were_lost();

@@ -169,8 +169,15 @@ impl Frames {
             })
             .collect();
         loop {
+            let mut rivals = BTreeMap::<Pod, usize>::new();
+            for pod in claims.values().filter(|bound| bound.pods.len() == 1).flat_map(|bound| &bound.pods) {
+                *rivals.entry(pod.clone()).or_default() += 1;
+            }
+            // Where two ports claim one pod alone, nothing tells whose it is; they are
+            // asked again.
+            let is_sure = |bound: &Bound| bound.pods.len() == 1 && bound.pods.iter().all(|pod| rivals[pod] == 1);
             let (sure, mut rest): (BTreeMap<_, _>, BTreeMap<_, _>) =
-                claims.into_iter().partition(|(_, bound)| bound.pods.len() == 1);
+                claims.into_iter().partition(|(_, bound)| is_sure(bound));
             if sure.is_empty() {
                 rest.retain(|_, bound| !bound.pods.is_empty());
                 return rest;

@@ -54,6 +54,7 @@ enum Call {
 use Call::{Apply, Audit as Audited, Cut, Hook as Hooked, Probe, Read, Refused};
 
 /// What a recording kernel holds.
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact that stands by itself")]
 struct Memory {
     state: KernelState,
     hooks: [Hook; 2],

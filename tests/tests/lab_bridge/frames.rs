@@ -250,6 +250,26 @@ pub(crate) fn as_neighbour(from: &Pod, to: &Pod, neighbour: &Pod) -> Vec<(&'stat
     ]
 }
 
+/// A neighbour advertisement in its neighbour's name, cut in two, so that its target is in
+/// another fragment than its type.
+pub(crate) fn in_two(from: &Pod, to: &Pod, neighbour: &Pod) -> [Vec<u8>; 2] {
+    let whole = discovery(from.v6, to.v6, 136, neighbour.v6, 1, false);
+    let (header, payload) = whole.split_at(40);
+    let (first, rest) = payload.split_at(8);
+    let fragment = |part: &[u8], offset: u16| {
+        let mut packet = header.to_vec();
+        let length = u16::try_from(8 + part.len()).unwrap();
+        packet[4..6].copy_from_slice(&length.to_be_bytes());
+        packet[6] = 44;
+        packet.extend([58, 0]);
+        packet.extend(offset.to_be_bytes());
+        packet.extend([0, 0, 7, 7]);
+        packet.extend(part);
+        frame(to.mac, from.mac, &[IPV6], &packet)
+    };
+    [fragment(first, 1), fragment(rest, 8)]
+}
+
 /// What a pod may always send.
 pub(crate) fn own(from: &Pod, to: &Pod) -> Vec<(&'static str, Vec<u8>)> {
     let arp = |from_v4, number| arp(ETHERNET_IPV4, from.mac, from_v4, to.v4, number, 46);

@@ -92,6 +92,10 @@ fn only_plain_frames_come_from_the_ports_of_pods_and_only_its_own_go_to_an_isola
         let (from, to) = (wire(&lab, "n/a"), wire(&lab, "n/b"));
         let (foreign, own) = (foreign(&a, &b), own(&a, &b));
         assert_eq!(arrived(&from, &to, &last(&a, &b), &foreign), names(&foreign), "nothing is isolated");
+        let [first, second] = frames::in_two(&a, &b, &pod(&lab, "n/c"));
+        let second = [("in two", second)];
+        from.send(&first);
+        assert_eq!(arrived(&from, &to, &last(&a, &b), &second), names(&second), "nothing is isolated");
         let mut objects = lab.cluster().objects.clone();
         objects.policies = cluster(true).policies;
         lab.apply(objects).unwrap();
@@ -167,6 +171,9 @@ fn with_anti_spoof_a_bridged_pod_is_held_to_its_own_addresses() {
         let own = own(&a, &b);
         assert_eq!(arrived(&from, &to, &last(&a, &b), &own), names(&own), "{backend:?}");
         assert_eq!(arrived(&from, &to, &last(&a, &b), &forged), Vec::<&str>::new(), "{backend:?}");
+        let [first, second] = frames::in_two(&a, &b, &c);
+        from.send(&first);
+        assert_eq!(arrived(&from, &to, &last(&a, &b), &[("in two", second)]), Vec::<&str>::new(), "{backend:?}");
         // To a pod that is not isolated, so no policy drops it.
         let of_nobody = [("echo request", echo_request(Ipv6Addr::UNSPECIFIED, &a, &c))];
         let to_c = wire(&lab, "n/c");

@@ -14,9 +14,11 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
 
 use rtnetlink::packet_core::{DoneBuffer, ErrorBuffer, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkBuffer};
 use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use tracing::debug;
 
 use super::super::nftables::{Attributes, WriteAttributes};
@@ -47,6 +49,13 @@ const DONE: u16 = 3;
 /// As much as the kernel puts into one part of a dump.
 const PART: usize = 64 << 10;
 
+/// How many parts of an answer are read: far more addresses than any pod has. One that
+/// gives itself more is left out, because a pod must not keep the agent busy.
+const MOST: usize = 4096;
+
+/// How long an answer may take.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 /// The other end of a port.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Peer {
@@ -65,21 +74,30 @@ pub fn of(ports: &[u32]) -> io::Result<Vec<(u32, Peer)>> {
     if ports.is_empty() {
         return Ok(Vec::new());
     }
-    let socket = Socket::new(NETLINK_ROUTE)?;
-    socket.connect(&SocketAddr::new(0, 0))?;
-    // Without it the kernel lists the addresses of our own namespace, whatever we
-    // ask for.
-    socket.set_netlink_get_strict_chk(true)?;
-    let mut asker = Asker { socket, number: 0, buffer: vec![0; PART] };
+    let mut asker = Asker { socket: open()?, number: 0, buffer: vec![0; PART] };
     let mut found = Vec::new();
     for port in ports {
         match asker.peer(*port) {
             Ok(Some(peer)) => found.push((*port, peer)),
             Ok(None) => {}
-            Err(error) => debug!(port, %error, "the kernel does not tell what is behind a port"),
+            Err(error) => {
+                debug!(port, %error, "the kernel does not tell what is behind a port");
+                // What is left of the answer goes with the socket.
+                asker.socket = open()?;
+            }
         }
     }
     Ok(found)
+}
+
+fn open() -> io::Result<Socket> {
+    let socket = Socket::new(NETLINK_ROUTE)?;
+    socket.connect(&SocketAddr::new(0, 0))?;
+    // Without it the kernel lists the addresses of our own namespace, whatever we
+    // ask for.
+    socket.set_netlink_get_strict_chk(true)?;
+    set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE))?;
+    Ok(socket)
 }
 
 struct Asker {
@@ -133,6 +151,7 @@ impl Asker {
         header.set_flags(NLM_F_REQUEST | flags);
         header.set_sequence_number(self.number);
         self.socket.send(&bytes, 0)?;
+        let mut parts = 0;
         loop {
             let length = match self.socket.recv(&mut &mut self.buffer[..], 0) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -152,6 +171,10 @@ impl Asker {
                     }
                     DONE => DoneBuffer::new_checked(message.payload()).map_err(malformed)?.code(),
                     _ => {
+                        parts += 1;
+                        if parts > MOST {
+                            return Err(malformed("the answer has no end"));
+                        }
                         each(message.payload());
                         continue;
                     }

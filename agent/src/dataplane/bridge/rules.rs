@@ -27,6 +27,7 @@ const FROM_PODS: Chain = led_to("from-pods");
 const FROM_PODS_ARP: Chain = led_to("from-pods-arp");
 const FROM_PODS_IPV4: Chain = led_to("from-pods-ip");
 const FROM_PODS_IPV6: Chain = led_to("from-pods-ip6");
+const FRAGMENTS: Chain = led_to("fragments");
 const HELD: Chain = led_to("held");
 const HELD_ARP: Chain = led_to("held-arp");
 const HELD_IPV4: Chain = led_to("held-ip");
@@ -38,13 +39,14 @@ const fn led_to(name: &'static str) -> Chain {
 }
 
 /// All of them.
-pub(super) const CHAINS: [Chain; 11] = [
+pub(super) const CHAINS: [Chain; 12] = [
     RECEIVED,
     FORWARDED,
     FROM_PODS,
     FROM_PODS_ARP,
     FROM_PODS_IPV4,
     FROM_PODS_IPV6,
+    FRAGMENTS,
     HELD,
     HELD_ARP,
     HELD_IPV4,
@@ -128,6 +130,9 @@ enum Step {
     Meta(Meta, u32),
     /// Loads bytes of a header.
     Payload(Header, u32, u32, u32),
+    /// Loads the first byte of an IPv6 extension header; not so where there is none of
+    /// this number.
+    Extension(u8, u32),
     /// Keeps these bits.
     Mask(u32, Vec<u8>),
     /// From the order of this machine to that of the network, four bytes.
@@ -164,21 +169,28 @@ enum Header {
 enum Comparison {
     Equal = 0,
     NotEqual = 1,
-    Less = 2,
     Greater = 4,
-    NotLess = 5,
 }
-use Comparison::{Equal, Greater, Less, NotEqual, NotLess};
+use Comparison::{Equal, Greater, NotEqual};
 
 const IPV4: [u8; 2] = [0x08, 0x00];
 const IPV6: [u8; 2] = [0x86, 0xdd];
 const ARP: [u8; 2] = [0x08, 0x06];
+
+/// The fragment header, and what may follow one only to hide what is behind it: further
+/// extension headers (RFC 8200, section 4; RFC 4302; RFC 6275).
+const FRAGMENT: u8 = 44;
+const HEADERS: [u8; 6] = [0, 43, FRAGMENT, 51, 60, 135];
 
 const ICMPV6: u8 = 58;
 const ROUTER_ADVERTISEMENT: u8 = 134;
 const NEIGHBOUR_SOLICITATION: u8 = 135;
 const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
 const REDIRECT: u8 = 137;
+
+/// Of routers and of hosts (RFC 4861, section 4).
+const NEIGHBOUR_DISCOVERY: [u8; 5] =
+    [133, ROUTER_ADVERTISEMENT, NEIGHBOUR_SOLICITATION, NEIGHBOUR_ADVERTISEMENT, REDIRECT];
 
 /// What a pod sends by no address: neighbour discovery, and the groups that it
 /// listens to, without which a bridge that snoops would not hand it neighbour
@@ -188,9 +200,10 @@ const OF_THE_LINK: [u8; 6] = [131, 132, 133, NEIGHBOUR_SOLICITATION, NEIGHBOUR_A
 /// The longest payload that an ARP frame has: what Ethernet fills it up to.
 const LONGEST_ARP: u32 = 46;
 
-/// From here on IPv4 addresses are for many: multicast, the reserved ones, and the
-/// broadcast address.
-const MANY_IPV4: [u8; 4] = [224, 0, 0, 0];
+/// The first four bits of an IPv4 multicast address (RFC 5771).
+const MULTICAST_IPV4: [u8; 1] = [0xe0];
+/// All hosts of the link.
+const BROADCAST_IPV4: [u8; 4] = [0xff; 4];
 /// The first byte of IPv6 addresses that are for many.
 const MANY_IPV6: u8 = 0xff;
 
@@ -224,6 +237,12 @@ fn bytes(header: Header, offset: u32, how: Comparison, with: &[u8]) -> Vec<Step>
 /// The Ethernet destination is a group.
 fn for_many() -> Vec<Step> {
     vec![Step::Payload(Header::Ethernet, 0, 1, 0), Step::Mask(0, vec![1]), Step::Is(NotEqual, 0, vec![0])]
+}
+
+/// An IPv4 address at this place of its header is, or is not, a multicast one.
+fn multicast_ipv4(offset: u32, how: Comparison) -> Vec<Step> {
+    let mask = Step::Mask(0, vec![0xf0]);
+    vec![Step::Payload(Header::Network, offset, 1, 0), mask, Step::Is(how, 0, MULTICAST_IPV4.to_vec())]
 }
 
 /// It is ICMPv6, behind whatever extension headers.
@@ -274,10 +293,24 @@ fn from_pods(add: &mut impl FnMut(Chain, &[Vec<Step>], Step)) {
     // (br_nf_local_in), whatever FORWARD says of the others. What claims to be for one
     // in such a frame would make that one's denied flow ESTABLISHED; and so would an
     // answer from the many.
-    add(FROM_PODS_IPV4, &[for_many(), bytes(Header::Network, 16, Less, &MANY_IPV4)], Step::Drop);
-    add(FROM_PODS_IPV4, &[bytes(Header::Network, 12, NotLess, &MANY_IPV4)], Step::Drop);
+    let for_one = [multicast_ipv4(16, NotEqual), bytes(Header::Network, 16, NotEqual, &BROADCAST_IPV4)].concat();
+    add(FROM_PODS_IPV4, &[for_many(), for_one], Step::Drop);
+    add(FROM_PODS_IPV4, &[multicast_ipv4(12, Equal)], Step::Drop);
+    add(FROM_PODS_IPV4, &[bytes(Header::Network, 12, Equal, &BROADCAST_IPV4)], Step::Drop);
     add(FROM_PODS_IPV6, &[for_many(), bytes(Header::Network, 24, NotEqual, &[MANY_IPV6])], Step::Drop);
     add(FROM_PODS_IPV6, &[bytes(Header::Network, 8, Equal, &[MANY_IPV6])], Step::Drop);
+    // What is cut into fragments behind further headers does not tell here what it is, and
+    // neighbour discovery in fragments not what it is about. It is whole again before
+    // ip6tables sees it, and at the receiver. No host sends either (RFC 6980).
+    let fragment = || vec![Step::Extension(FRAGMENT, 0)];
+    add(FROM_PODS_IPV6, &[fragment()], Step::Jump(FRAGMENTS));
+    add(HELD_IPV6, &[fragment()], Step::Jump(FRAGMENTS));
+    for header in HEADERS {
+        add(FRAGMENTS, &[fragment(), vec![Step::Is(Equal, 0, vec![header])]], Step::Drop);
+    }
+    for kind in NEIGHBOUR_DISCOVERY {
+        add(FRAGMENTS, &[icmpv6_of(kind)], Step::Drop);
+    }
     // No pod is a router.
     for kind in [ROUTER_ADVERTISEMENT, REDIRECT] {
         add(FROM_PODS_IPV6, &[icmpv6_of(kind)], Step::Drop);
@@ -345,6 +378,10 @@ mod attribute {
     pub(super) const PAYLOAD_BASE: u16 = 2;
     pub(super) const PAYLOAD_OFFSET: u16 = 3;
     pub(super) const PAYLOAD_LENGTH: u16 = 4;
+    pub(super) const EXTENSION_REGISTER: u16 = 1;
+    pub(super) const EXTENSION_NUMBER: u16 = 2;
+    pub(super) const EXTENSION_OFFSET: u16 = 3;
+    pub(super) const EXTENSION_LENGTH: u16 = 4;
     pub(super) const COMPARE_REGISTER: u16 = 1;
     pub(super) const COMPARE_HOW: u16 = 2;
     pub(super) const COMPARE_WITH: u16 = 3;
@@ -421,6 +458,12 @@ impl Step {
                 data.put_u32(attribute::PAYLOAD_BASE, *header as u32);
                 data.put_u32(attribute::PAYLOAD_OFFSET, *offset);
                 data.put_u32(attribute::PAYLOAD_LENGTH, *length);
+            }),
+            Self::Extension(number, to) => named("exthdr", &|data| {
+                data.put_u32(attribute::EXTENSION_REGISTER, register(*to));
+                data.put(attribute::EXTENSION_NUMBER, &[*number]);
+                data.put_u32(attribute::EXTENSION_OFFSET, 0);
+                data.put_u32(attribute::EXTENSION_LENGTH, 1);
             }),
             Self::Mask(at, mask) => named("bitwise", &|data| {
                 data.put_u32(attribute::BITWISE_FROM, register(*at));
