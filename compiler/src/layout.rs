@@ -352,14 +352,25 @@ fn spoofed(family: Family) -> Vec<Rule> {
 /// What reaches a bridged pod by an address that no set holds: from or to a
 /// link-local one, which no router forwards (RFC 4291, section 2.5.6), to all
 /// hosts of a network, or to a multicast group. Such a packet does not tell
-/// which pods it reaches, so where some are isolated none gets it.
+/// which pods it reaches, so where some are isolated none gets it. Nor does it tell
+/// which pod sends it, if it comes from no address; a node routes that, too, back to the
+/// bridge that it came from.
 fn past_all_sets(family: Family) -> Vec<Match> {
     match family {
-        Family::V4 => vec![Match::Destination(IpNetwork::V4(MULTICAST_V4)), Match::ToBroadcast],
+        Family::V4 => vec![
+            Match::Source(IpNetwork::V4(UNSPECIFIED_V4)),
+            Match::Destination(IpNetwork::V4(MULTICAST_V4)),
+            Match::ToBroadcast,
+        ],
         Family::V6 => {
             let link_local = IpNetwork::V6(LINK_LOCAL);
             let multicast = IpNetwork::V6(MULTICAST_V6);
-            vec![Match::Source(link_local), Match::Destination(link_local), Match::Destination(multicast)]
+            vec![
+                Match::Source(IpNetwork::V6(UNSPECIFIED_V6)),
+                Match::Source(link_local),
+                Match::Destination(link_local),
+                Match::Destination(multicast),
+            ]
         }
     }
 }

@@ -598,11 +598,12 @@ fn ranges(starts: &[u16], allowed: impl Fn(u16) -> bool) -> Vec<[u16; 2]> {
     ranges
 }
 
-/// Link-local, multicast and broadcast addresses reach bridged pods past all
-/// sets; they meet rules of their own, and are no end of a flow.
+/// Link-local, multicast and broadcast addresses, and none at all, reach bridged pods
+/// past all sets; they meet rules of their own, and are no end of a flow.
 fn is_past_all_sets(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(address) => address.is_multicast() || address.is_broadcast(),
-        IpAddr::V6(address) => address.is_multicast() || address.is_unicast_link_local(),
-    }
+    address.is_unspecified()
+        || match address {
+            IpAddr::V4(address) => address.is_multicast() || address.is_broadcast(),
+            IpAddr::V6(address) => address.is_multicast() || address.is_unicast_link_local(),
+        }
 }

@@ -295,11 +295,11 @@ fn go_on_when_nodes_forget_them(policies: fn(&[u16]) -> Vec<NetworkPolicy>, back
     nothing_arrives(&mut connections, &control);
     // And what is allowed again goes on, as far as anything can tell.
     apply(&mut lab, policies(&admitted));
-    connections.iter_mut().for_each(|connection| {
+    for connection in &mut connections {
         connection.client.set_read_timeout(Some(PATIENCE * 3)).unwrap();
         connection.server.set_read_timeout(Some(PATIENCE * 3)).unwrap();
         connection.go_on();
-    });
+    }
 }
 
 fn of_an_isolated_server(backend: Backend, mode: Mode) {

@@ -340,6 +340,6 @@ fn a_denied_connection_never_goes_on_and_an_allowed_one_does() {
             died += usize::from(!revives);
         }
     }
-    println!("denied {denied}, admitted by name {by_name}, lived {lived}, died {died}");
+    eprintln!("denied {denied}, admitted by name {by_name}, lived {lived}, died {died}");
     assert!(denied > 5000 && lived > 1000, "{denied} denied, {lived} lived");
 }

@@ -51,7 +51,9 @@ fn slowly(cluster: &Cluster, groups: &Groups, matrix: &Matrix<'_>, by: By) -> BT
                             if families.is_empty() {
                                 add(None, None);
                             }
-                            families.into_iter().for_each(|family| add(None, Some(family)));
+                            for family in families {
+                                add(None, Some(family));
+                            }
                         }
                         continue;
                     }

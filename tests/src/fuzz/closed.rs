@@ -35,8 +35,9 @@ pub const CLOSED: [Entry; 8] = [
     Entry { name: "forged-self-by-service", explains: forged_self_by_service },
 ];
 
-/// What arrives on today's code and should not. Empty when all is closed.
-pub const KNOWN_OPEN: [Entry; 9] = [
+/// Names for what is on no list, to tell findings apart: the ways around that were
+/// open once.
+const ONCE_OPEN: [Entry; 9] = [
     Entry { name: "icmpv6-133-to-137", explains: icmpv6_133_to_137 },
     Entry { name: "odd-arp", explains: odd_arp },
     Entry { name: "foreign-frame", explains: foreign_frame },
@@ -48,13 +49,13 @@ pub const KNOWN_OPEN: [Entry; 9] = [
     Entry { name: "begun-by-a-frame-to-many", explains: begun_by_many },
 ];
 
-/// The name of what explains an arrival: of the closed list, of what is known to
-/// be open, or nothing.
+/// The name of what explains an arrival, and whether that is on the closed list;
+/// nothing, if it is like nothing that arrived before.
 #[must_use]
 pub fn explain(ground: &Ground<'_>, arrival: &Arrival<'_>) -> Option<(&'static str, bool)> {
     let closed = CLOSED.iter().find(|entry| (entry.explains)(ground, arrival)).map(|entry| (entry.name, true));
     closed.or_else(|| {
-        let open = KNOWN_OPEN.iter().find(|entry| (entry.explains)(ground, arrival));
+        let open = ONCE_OPEN.iter().find(|entry| (entry.explains)(ground, arrival));
         open.map(|entry| (entry.name, false))
     })
 }

@@ -53,12 +53,12 @@ fn cluster(roles: &[Role], edited: bool) -> Objects {
     }
     for kind in 0..KINDS {
         for (way, label, section, peers) in [("Ingress", "in", "ingress", "from"), ("Egress", "out", "egress", "to")] {
-            let mut rules = admits(kind, peers);
+            let mut section_rules = admits(kind, peers);
             if edited && kind == 1 {
-                rules[0]["ports"] = json!([{"port": 81}]);
+                section_rules[0]["ports"] = json!([{"port": 81}]);
             }
             let mut spec = json!({"podSelector": {"matchLabels": {label: kind.to_string()}}, "policyTypes": [way]});
-            spec[section] = rules;
+            spec[section] = section_rules;
             let policy = json!({"metadata": {"namespace": "a", "name": format!("{label}-{kind}")}, "spec": spec});
             let policy: networking::NetworkPolicy = serde_json::from_value(policy).unwrap();
             objects.policies.push(policy.into());
