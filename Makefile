@@ -21,8 +21,8 @@ test: setup ## every test
 	$(CARGO) build --workspace --bins && \
 	$${previous:+env NPC_PREVIOUS=$$previous} $(CARGO) test --workspace
 
-test-full: ## every test, with a million shapes of packets instead of a sample
-	NPC_FUZZ_SHAPES=1000000 $(MAKE) --no-print-directory test
+test-full: ## every test, with a million shapes of packets and thousands of clusters instead of samples
+	NPC_FUZZ_SHAPES=1000000 NPC_CASES=5000 $(MAKE) --no-print-directory test
 
 apiserver: ## a real kube-apiserver and etcd for the tests; prints their folder, for KUBEBUILDER_ASSETS
 	@deploy/apiserver.sh

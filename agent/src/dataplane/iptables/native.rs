@@ -265,8 +265,11 @@ fn text(attributes: Attributes<'_>, kind: u16) -> Option<String> {
 mod tests {
     use super::*;
 
+    /// A verdict and the chain that it leads to, if any.
+    type Verdict<'a> = (i32, Option<&'a str>);
+
     /// A rule of these expressions: its name and, for an immediate one, its verdict.
-    fn leads(expressions: &[(&str, Option<(i32, Option<&str>)>)]) -> (Option<String>, bool) {
+    fn leads(expressions: &[(&str, Option<Verdict<'_>>)]) -> (Option<String>, bool) {
         let mut bytes = Vec::new();
         bytes.put_text(rule::TABLE, FILTER);
         bytes.put_text(rule::CHAIN, "FORWARD");
