@@ -39,12 +39,13 @@ impl End {
         }
     }
 
-    /// The node that it is on, as far as its object says.
+    /// The node that it is on, as far as its object says, or those of all pods that list
+    /// the address.
     #[must_use]
     pub fn node(self, cluster: &Cluster) -> Option<&str> {
         match self {
             Self::Pod(pod) => cluster.pod(pod).node.as_deref(),
-            Self::Address(_) => None,
+            Self::Address(address) => cluster.home(address),
         }
     }
 
@@ -70,7 +71,7 @@ impl End {
     ) -> SmallVec<[GroupId; 1]> {
         let holders = self
             .known_by(cluster, family)
-            .map_or(&[][..], |address| cluster.holders(address, self.node(cluster).or_else(|| cluster.home(address))));
+            .map_or(&[][..], |address| cluster.holders(address, self.node(cluster)));
         let mut found: SmallVec<[GroupId; 1]> = match (self, holders) {
             (Self::Pod(pod), [] | [_]) => groups.of(pod, direction).into_iter().collect(),
             (_, holders) => holders.iter().filter_map(|pod| groups.of(*pod, direction)).collect(),

@@ -17,7 +17,7 @@ use npc_lab::oracle::{Oracle, Packet, Payload};
 use npc_lab::random;
 use proptest::test_runner::{TestCaseError, TestError};
 
-const CASES: u32 = 400;
+const CASES: u32 = 150;
 
 fn from_environment<T: std::str::FromStr>(name: &str, default: T) -> T {
     env::var(name).ok().map_or(default, |text| text.parse().ok().unwrap_or_else(|| panic!("{name}={text}")))
