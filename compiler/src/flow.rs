@@ -69,9 +69,8 @@ impl End {
         direction: Direction,
         family: Option<Family>,
     ) -> SmallVec<[GroupId; 1]> {
-        let holders = self
-            .known_by(cluster, family)
-            .map_or(&[][..], |address| cluster.holders(address, self.node(cluster)));
+        let holders =
+            self.known_by(cluster, family).map_or(&[][..], |address| cluster.holders(address, self.node(cluster)));
         let mut found: SmallVec<[GroupId; 1]> = match (self, holders) {
             (Self::Pod(pod), [] | [_]) => groups.of(pod, direction).into_iter().collect(),
             (_, holders) => holders.iter().filter_map(|pod| groups.of(*pod, direction)).collect(),

@@ -116,10 +116,26 @@ impl Flows {
             };
             // Egress first, as the judges are.
             let directions = [Direction::Egress, Direction::Ingress];
+            let model = &models[Family::of(&flow.source) as usize];
+            // What answers in a connection that is known no more may begin it anew, the
+            // other way round; then its packets pass both ways.
+            let answer = Packet {
+                source: packet.destination,
+                destination: packet.source,
+                port: Some((flow.protocol, UNNAMED_PORT)),
+            };
+            let is_of_node = |direction: Direction| flow.judges[1 - direction_index(direction)] == Some(node);
+            let answers = flow.protocol == Protocol::Tcp
+                && directions
+                    .into_iter()
+                    .filter(|direction| is_of_node(*direction))
+                    .all(|direction| model.verdict(Question::MidStream(direction), &answer));
             let judged =
                 directions.into_iter().zip(flow.judges).zip(verdicts).filter(|((_, judge), _)| *judge == Some(node));
             for ((direction, _), verdict) in judged {
-                *verdict = models[Family::of(&flow.source) as usize].verdict(Question::First(direction), &packet);
+                // Of a flow that was denied it may be so; of another, first packets decide.
+                let first = model.verdict(Question::First(direction), &packet);
+                *verdict = first || answers && !*verdict;
             }
         }
         verdicts
@@ -130,6 +146,11 @@ impl Flows {
         let flows = self.all.iter().enumerate();
         flows.filter(move |(_, flow)| flow.protocol == protocol && flow.destination.port() == port).map(|(n, _)| n)
     }
+}
+
+/// The place of a direction among a flow's verdicts and judges.
+fn direction_index(direction: Direction) -> usize {
+    usize::from(direction == Direction::Ingress)
 }
 
 impl Verdicts {
