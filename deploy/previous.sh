@@ -24,12 +24,10 @@ work=$(mktemp -d "$folder/work.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 echo "npc: building the npc of $commit" >&2
 git -C "$top" archive "$commit" | tar -x -C "$work"
-# In our own target folder, whose build of the registry's crates serves both; with
-# the features of the whole workspace, or they would be built again. Cargo puts
-# today's npc back in its place at the next build.
-target=${CARGO_TARGET_DIR:-$top/target}
-"${CARGO:-cargo}" build --quiet --locked --manifest-path "$work/Cargo.toml" --target-dir "$target" --workspace --bin npc >&2
+# In a target folder of its own: its crates have the names of today's, and cargo would
+# take the ones for the others.
+"${CARGO:-cargo}" build --quiet --locked --manifest-path "$work/Cargo.toml" --target-dir "$work/target" --package npc-agent --bin npc >&2
 # Whole or not at all, if it is killed.
-cp "$target/debug/npc" "$folder/npc.new"
+cp "$work/target/debug/npc" "$folder/npc.new"
 mv "$folder/npc.new" "$folder/npc"
 echo "$folder/npc"
