@@ -24,7 +24,7 @@ pub struct Entry {
 }
 
 /// What may arrive.
-pub const CLOSED: [Entry; 8] = [
+pub const CLOSED: [Entry; 9] = [
     Entry { name: "answer-of-a-node", explains: answer_of_a_node },
     Entry { name: "answer-of-a-pod", explains: answer_of_a_pod },
     Entry { name: "neighbour-discovery", explains: neighbour_discovery },
@@ -33,6 +33,7 @@ pub const CLOSED: [Entry; 8] = [
     Entry { name: "admitted", explains: admitted },
     Entry { name: "of-a-flow", explains: of_a_flow },
     Entry { name: "forged-self-by-service", explains: forged_self_by_service },
+    Entry { name: "flooded-by-the-node", explains: flooded_by_the_node },
 ];
 
 /// Names for what is on no list, to tell findings apart: the ways around that were
@@ -143,6 +144,19 @@ fn forged_self_by_service(ground: &Ground<'_>, arrival: &Arrival<'_>) -> bool {
     let is_by_service =
         ground.world.service.contains(&packet.destination) || is_back && packet.source != packet.destination;
     ground.may_claim(arrival.shape.from, packet.source) && is_self && is_by_service
+}
+
+/// What the node hands to a pod whose port the bridge does not know goes to all ports, in
+/// a frame for that pod.
+fn flooded_by_the_node(ground: &Ground<'_>, arrival: &Arrival<'_>) -> bool {
+    let Some(packet) = arrival.packet.filter(|_| on_a_bridge(ground, arrival) && arrival.is_others) else {
+        return false;
+    };
+    let from = arrival.shape.from;
+    ground.world.owner(packet.destination).filter(|owner| *owner != arrival.at).is_some_and(|owner| {
+        ground.may_claim(from, packet.source)
+            && (ground.world.admits(from, packet, owner) || ground.is_of_a_flow(packet))
+    })
 }
 
 fn icmpv6_133_to_137(_: &Ground<'_>, arrival: &Arrival<'_>) -> bool {
