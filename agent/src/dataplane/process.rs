@@ -9,7 +9,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 use std::{env, thread};
 
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, kill_process_group, waitid};
 
 /// How long a child may take. Far longer than to load the largest table, and than
 /// the longest that it waits for the xtables lock.
@@ -60,6 +60,39 @@ pub(super) struct Output {
 /// Runs a program to its end, with this text as its standard input.
 pub(super) fn run(program: &str, args: &[&str], input: &str) -> Result<Output, Error> {
     run_within(LIMIT, program, args, input)
+}
+
+/// Waits for work that runs a program by a library, which knows no limit. If it does not
+/// end, the program is killed.
+pub(super) fn bounded<T: Send + 'static>(program: &str, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
+    bounded_within(LIMIT, program, work)
+}
+
+fn bounded_within<T: Send + 'static>(
+    limit: Duration,
+    program: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Error> {
+    let failed = |source| Error::Run { program: program.to_owned(), source };
+    let (begun, begins) = mpsc::channel();
+    let (done, ends) = mpsc::channel();
+    let body = move || {
+        // The caller may have given up.
+        let _ = begun.send(rustix::thread::gettid());
+        let _ = done.send(work());
+    };
+    thread::Builder::new().name("npc-program".to_owned()).spawn(body).map_err(failed)?;
+    ends.recv_timeout(limit).map_err(|_| {
+        if let Ok(thread) = begins.try_recv() {
+            let children = format!("/proc/self/task/{}/children", thread.as_raw_nonzero());
+            let children = std::fs::read_to_string(children).unwrap_or_default();
+            for child in children.split_ascii_whitespace().filter_map(|id| Pid::from_raw(id.parse().ok()?)) {
+                // It may have ended by itself.
+                let _ = kill_process(child, Signal::KILL);
+            }
+        }
+        Error::Hung { program: program.to_owned(), limit }
+    })
 }
 
 fn run_within(limit: Duration, program: &str, args: &[&str], input: &str) -> Result<Output, Error> {
@@ -178,6 +211,19 @@ mod tests {
         assert!(matches!(error, Error::Hung { .. }), "{error}");
         let output = run_within(Duration::from_secs(1000), "sh", &["-c", "kill -9 $$"], "").expect("it runs");
         assert_eq!(output.code, None, "it was killed by itself");
+    }
+
+    #[test]
+    fn a_program_that_a_library_runs_is_killed_if_it_does_not_end() {
+        let limit = Duration::from_millis(300);
+        let (told, tells) = mpsc::channel();
+        let work = move || {
+            let ended = Command::new("sleep").arg("1000").status();
+            told.send(ended.is_ok_and(|status| status.code().is_none())).expect("the test listens");
+        };
+        assert!(matches!(bounded_within(limit, "sleep", work), Err(Error::Hung { .. })));
+        assert!(tells.recv().expect("it ends"), "a signal ended it");
+        assert_eq!(bounded("nothing", || 7).expect("it ends"), 7);
     }
 
     #[test]

@@ -211,22 +211,28 @@ impl Iptables {
     /// goes by a restore, which is told as ours by its process.
     fn single(&self, arguments: &str) -> Result<String, Error> {
         self.wait_for_lock()?;
+        // Made by hand: the crate's own constructor knows the name `iptables`
+        // only, which may be the other backend. The wait that it would add has
+        // no bound, so it goes with the command's text.
+        let command = self.commands.iptables;
+        let tool = ::iptables::IPTables { cmd: command, has_check: true, has_wait: false, is_numeric: false };
         let begun = Instant::now();
-        let wait = self.lock_seconds();
-        let mut words = vec!["-t", "filter", "-w", &wait];
-        words.extend(arguments.split(' '));
-        let output = process::run(self.commands.iptables, &words, "")?;
-        if output.code == Some(0) {
-            return Ok(output.stdout);
+        let text = format!("-w {} {arguments}", self.lock_seconds());
+        let refused = |message: &str| Error::Command {
+            command,
+            arguments: arguments.to_owned(),
+            message: error::message(message),
+        };
+        let run = move || tool.execute("filter", &text).map_err(|error| error.to_string());
+        let output = process::bounded(command, run)?.map_err(|error| refused(&error))?;
+        if output.status.success() {
+            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
         }
-        if output.stderr.contains(error::LOCK_WORDS) {
+        let words = String::from_utf8_lossy(&output.stderr);
+        if words.contains(error::LOCK_WORDS) {
             return Err(Error::Locked { waited: begun.elapsed(), holder: lock::holder() });
         }
-        Err(Error::Command {
-            command: self.commands.iptables,
-            arguments: arguments.to_owned(),
-            message: error::message(&output.stderr),
-        })
+        Err(refused(&words))
     }
 
     /// As the commands take it: whole seconds, and zero is no wait at all.
