@@ -1,7 +1,7 @@
 //! Which of several pods that list one address has it.
 //!
 //! The API lets any number of pod objects list one address: that of a lost
-//! node that nobody has deleted yet, one whose status lags, or one that a
+//! node whose object is not deleted yet, one whose status lags, or one that a
 //! compromised kubelet wrote. So what a packet's address means is decided from
 //! what can be known, and the answer depends on the node that asks:
 //!

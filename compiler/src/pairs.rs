@@ -247,7 +247,7 @@ pub fn pair_sets(cluster: &Cluster, groups: &Groups) -> Vec<PairSet> {
         for (id, pod) in cluster.endpoints() {
             for family in Family::ALL {
                 let groups = End::Pod(id).groups(cluster, groups, direction, Some(family)).to_vec();
-                // What nothing isolates exchanges everything, whoever looks.
+                // What nothing isolates exchanges everything, as seen from any node.
                 let node = pod.node.as_deref().filter(|node| !groups.is_empty() && own_views.contains(node));
                 subjects.entry((groups, node)).or_default()[family as usize].push(id);
             }

@@ -188,7 +188,7 @@ impl<'a> Question<'a> {
     }
 
     /// An end as packets on a node show it: by its address, which is that of a
-    /// pod of the node if one lists it, whoever else does. `None` for a pod of
+    /// pod of the node if one lists it, even if others do. `None` for a pod of
     /// another node that cannot be told from it.
     fn on(&self, node: &str, end: &End, family: Family) -> Option<End> {
         let Some(address) = self.oracle.address(end, family) else { return Some(end.clone()) };

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use npc_agent::source::manifests;
 use npc_compiler::object::{self, Family, Labels, Objects, Pod};
-use npc_lab::lab::{Backend, Enforcer, Lab, Mode, Payload, Probe, Seen, can_run};
+use npc_lab::lab::{Backend, Enforcer, Lab, Mode, Payload, Probe, can_run};
 use npc_lab::live::{Editor, Live, Load};
 
 const UDP: Payload = Payload::Port(object::Protocol::Udp, 53);
@@ -65,16 +65,7 @@ fn reached(lab: &mut Lab) -> Vec<String> {
         let addresses = Family::ALL.map(|family| lab.places()[to].address(family).unwrap());
         probes.extend(addresses.map(|address| Probe::new(from, to, address, UDP)));
     }
-    let mut arrived = vec![false; probes.len()];
-    // A packet can get lost on a busy machine.
-    for _ in 0..3 {
-        let left: Vec<usize> = (0..probes.len()).filter(|index| !arrived[*index]).collect();
-        let again: Vec<Probe> = left.iter().map(|index| probes[*index]).collect();
-        for (index, seen) in left.into_iter().zip(lab.probe(&again).unwrap()) {
-            assert!(!matches!(seen, Seen::Unsent(_) | Seen::Astray(_)), "{:?}: {seen:?}", probes[index]);
-            arrived[index] = seen == Seen::Arrived;
-        }
-    }
+    let arrived = lab.arrived(&probes).unwrap();
     let both = |pair: usize| arrived[2 * pair..2 * pair + 2].to_vec();
     let reached = pairs.iter().enumerate().filter(|(pair, _)| {
         assert_eq!(both(*pair)[0], both(*pair)[1], "both families alike: {}", pairs[*pair]);

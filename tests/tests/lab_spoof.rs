@@ -12,7 +12,7 @@ use npc_agent::status::AgentStatus;
 use npc_compiler::layout::Options;
 use npc_compiler::object::{self, Family, Objects};
 use npc_compiler::text::POD_GROUP;
-use npc_lab::lab::{Backend, Enforcer, Lab, Mode, Payload, Probe, Seen};
+use npc_lab::lab::{Backend, Enforcer, Lab, Mode, Payload, Probe};
 use socket2::{Domain, Protocol, Socket, Type};
 
 const OUTSIDE: [&str; 2] = ["203.0.113.9", "2001:db8:ffff::9"];
@@ -66,28 +66,14 @@ fn honest(lab: &mut Lab, pairs: &[(&str, &str)]) -> Vec<bool> {
         let (from, place) = (lab.find(from).unwrap(), lab.find(to).unwrap());
         probes.extend(addresses(lab, to).into_iter().map(|address| Probe::new(from, place, address, UDP)));
     }
-    arrived(lab, &probes)
+    lab.arrived(&probes)
+        .unwrap()
         .chunks(2)
         .map(|both| {
             assert_eq!(both[0], both[1], "both families alike: {pairs:?}");
             both[0]
         })
         .collect()
-}
-
-/// Whether each arrived; that it did not is tried thrice, because a packet can
-/// get lost on a busy machine.
-fn arrived(lab: &mut Lab, probes: &[Probe]) -> Vec<bool> {
-    let mut arrived = vec![false; probes.len()];
-    for _ in 0..3 {
-        let left: Vec<usize> = (0..probes.len()).filter(|index| !arrived[*index]).collect();
-        let again: Vec<Probe> = left.iter().map(|index| probes[*index]).collect();
-        for (index, seen) in left.into_iter().zip(lab.probe(&again).unwrap()) {
-            assert!(!matches!(seen, Seen::Unsent(_) | Seen::Astray(_)), "{:?}: {seen:?}", probes[index]);
-            arrived[index] = seen == Seen::Arrived;
-        }
-    }
-    arrived
 }
 
 /// What the thief sends, as whom, to whom: `TO as CLAIM` of what arrived.
@@ -105,7 +91,7 @@ fn forged(lab: &mut Lab) -> Vec<String> {
             }
         }
     }
-    let arrived = arrived(lab, &probes);
+    let arrived = lab.arrived(&probes).unwrap();
     names.into_iter().zip(arrived).filter_map(|(name, arrived)| arrived.then_some(name)).collect()
 }
 
@@ -359,7 +345,7 @@ fn the_next_pod_has_the_interface_of_the_last_by_name_only() {
         let old = [old[0].as_str(), old[1].as_str()];
         // Its link is in no group, whatever the sets say of the name.
         let (of_new, of_old) = (probes(&lab, new), probes(&lab, old));
-        assert_eq!(arrived(&mut lab, &of_new), [true, true]);
+        assert_eq!(lab.arrived(&of_new).unwrap(), [true, true]);
         agent.signal(Signal::SIGCONT).unwrap();
         let group = POD_GROUP.to_string();
         let mut agent = agent;
@@ -369,7 +355,7 @@ fn the_next_pod_has_the_interface_of_the_last_by_name_only() {
                 Ok((!held.contains(&format!("{thief}@"))).then(|| format!("{thief} is not held to anything: {held}")))
             })
             .unwrap();
-        assert_eq!(arrived(&mut lab, &of_new), [true, true]);
-        assert_eq!(arrived(&mut lab, &of_old), [false, false], "the last pod's address is nobody's here");
+        assert_eq!(lab.arrived(&of_new).unwrap(), [true, true]);
+        assert_eq!(lab.arrived(&of_old).unwrap(), [false, false], "the last pod's address is nobody's here");
     }
 }

@@ -42,7 +42,7 @@ const SHARE: u32 = 20;
 const OFTEN: Duration = Duration::from_secs(4);
 const SELDOM: Duration = Duration::from_secs(8);
 
-/// The same for a while after something was found, when whoever did it may do it
+/// The same for a while after something was found, when the same program may do it
 /// again.
 const ALERT_SHARE: u32 = 4;
 
@@ -88,7 +88,7 @@ pub struct Audit {
     pub usurped: Vec<(Family, SetName)>,
     /// Who did it, where that is told.
     pub authors: BTreeSet<Author>,
-    /// The rules were not read, because they were a moment ago, and nothing tells of
+    /// The rules were not read, because they were a moment ago, and the kernel reports no
     /// changes.
     pub rules_unread: bool,
 }
@@ -142,7 +142,7 @@ pub(super) struct Auditor {
 struct Reading {
     not_before: Instant,
     at_last: Instant,
-    /// The same while the agent is alert, where nothing tells of changes.
+    /// The same while the agent is alert, where the kernel reports no changes.
     alert: Option<Instant>,
 }
 

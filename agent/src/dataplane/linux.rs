@@ -128,7 +128,7 @@ impl Linux {
         if let Some(ears) = self.auditor.notifications() {
             ears.forget_own();
         }
-        // The kernel told of these before they ended. A process of another namespace of
+        // The kernel reported these before they ended. A process of another namespace of
         // processes may have the same number later.
         if self.backend == Backend::Nft {
             self.ours.clear();

@@ -87,7 +87,7 @@ impl Bridge {
     /// namespace of the calling thread: br_netfilter is there, and turned on for
     /// all bridges or for this one.
     ///
-    /// The kernel tells nobody that a sysctl changed, and inotify does not see
+    /// The kernel sends no notification when a sysctl changes, and inotify does not see
     /// `/proc/sys`. So this is to be asked again and again, which costs a read of
     /// one small file. What a bridge says for itself comes by rtnetlink.
     #[must_use]

@@ -163,9 +163,9 @@ impl Notifications {
         }
     }
 
-    /// Whether the kernel has told of a commit by this process of ours that changed
-    /// what is ours. It does so before the process ends. A commit that changes
-    /// nothing is not told of; nor is one known to be ours if another program in this
+    /// Whether the kernel has reported a commit by this process of ours that changed
+    /// what is ours. It does so before the process ends. It reports no commit that
+    /// changes nothing, and one is not known to be ours if another program in this
     /// network namespace had the process's number for its netlink socket.
     pub(super) fn has_committed(&mut self, process: u32, ours: &BTreeSet<u32>) -> bool {
         if self.backend == Backend::Nft {

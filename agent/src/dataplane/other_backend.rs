@@ -1,6 +1,6 @@
 //! Rules of ours in the backend that we do not write to.
 //!
-//! A packet meets both backends, and rules of ours that nobody keeps up to date deny
+//! A packet meets both backends, and rules of ours that no agent keeps up to date deny
 //! what policies allow by now. An agent that moves finds those of the agent before;
 //! and another program may restore a table that it saved long ago, while we run.
 
@@ -14,7 +14,7 @@ use super::backend::{self, Backend};
 use super::cleanup;
 use super::iptables::{Iptables, Native};
 
-/// How often it is looked for where the kernel tells of no change: legacy tables are
+/// How often it is looked for where the kernel reports no change: legacy tables are
 /// read, which takes no lock.
 const LOOK: Duration = Duration::from_secs(5);
 

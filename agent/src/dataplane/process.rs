@@ -63,7 +63,8 @@ pub(super) fn run(program: &str, args: &[&str], input: &str) -> Result<Output, E
 }
 
 /// Waits for work that runs a program by a library, which knows no limit. If it does not
-/// end, the program is killed.
+/// end, the program is killed, as far as the kernel lists a thread's children
+/// (`CONFIG_PROC_CHILDREN`); otherwise it is left behind.
 pub(super) fn bounded<T: Send + 'static>(program: &str, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
     bounded_within(LIMIT, program, work)
 }

@@ -56,7 +56,7 @@ struct Stubborn {
 /// Whether other programs wrote rules since they were looked at last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Others {
-    /// The kernel told of it.
+    /// The kernel reported it.
     Wrote,
     /// Nothing tells.
     MayHaveWritten,

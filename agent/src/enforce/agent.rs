@@ -86,7 +86,7 @@ pub struct Settings {
     /// Who tells the cluster, if there is one.
     pub notices: Option<mpsc::UnboundedSender<Notice>>,
     /// The Nodes that it has to know, because pods of theirs list an address
-    /// that others list too; where the source does not tell of all Nodes.
+    /// that others list too; where the source does not have all Nodes.
     pub wanted_nodes: watch::Sender<BTreeSet<String>>,
 }
 

@@ -318,7 +318,7 @@ impl<K: Kernel> Enforcer<K> {
 
     /// Looks which bridges with endpoints of this node behind them iptables does
     /// not see. Cheap, and to be done again and again, because another program can
-    /// turn a sysctl and the kernel tells nobody: see
+    /// turn a sysctl and the kernel sends no notification: see
     /// [`Bridge::is_filtered`](crate::dataplane::network::Bridge::is_filtered).
     ///
     /// Where iptables sees one again, the next pass judges all flows: what tracks

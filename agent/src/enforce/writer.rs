@@ -29,7 +29,7 @@ enum SyncState {
     /// jump is, is unknown, because of what that program writes comes no word.
     SetsAhead(KernelState),
     /// It holds what was to be written last, and the jump is first in FORWARD: each
-    /// was read there, or the kernel told of it.
+    /// was read there, or the kernel reported it.
     InSync,
 }
 

@@ -157,6 +157,21 @@ impl Agent {
         self.entry(|entry| entry.to_string().contains(words))
     }
 
+    /// Waits until what others changed is as it was; what was found.
+    pub(crate) fn repaired(&mut self) -> Vec<Value> {
+        let mut found = Vec::new();
+        loop {
+            let entry = self.entry(|entry| {
+                let text = entry.to_string();
+                text.contains("somebody changed") || text.contains("is as it was")
+            });
+            if entry.to_string().contains("is as it was") {
+                return found;
+            }
+            found.push(entry);
+        }
+    }
+
     /// Waits for its end; its exit code, and what it has said since.
     pub(crate) fn ended(&mut self) -> (Option<i32>, String) {
         let mut said = String::new();

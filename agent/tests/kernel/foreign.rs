@@ -105,21 +105,6 @@ fn assert_both_enforced() {
     }
 }
 
-/// Waits until what others changed is as it was; what was found.
-fn repaired(agent: &mut Agent) -> Vec<Value> {
-    let mut found = Vec::new();
-    loop {
-        let entry = agent.entry(|entry| {
-            let text = entry.to_string();
-            text.contains("somebody changed") || text.contains("is as it was")
-        });
-        if entry.to_string().contains("is as it was") {
-            return found;
-        }
-        found.push(entry);
-    }
-}
-
 fn names(found: &[Value]) -> Vec<&str> {
     found.iter().map(|entry| entry["name"].as_str().unwrap()).collect()
 }
@@ -137,7 +122,7 @@ fn rules_that_were_there_before_the_start_keep_nothing_from_being_enforced() {
         let enforced = ruleset();
         // Everything is looked at once one thing has changed, and nothing else is found.
         run("iptables-nft", &["-F", "NPC-DENY-INGRESS"]);
-        assert_eq!(names(&repaired(&mut agent)), ["NPC-DENY-INGRESS"], "{place:?}");
+        assert_eq!(names(&agent.repaired()), ["NPC-DENY-INGRESS"], "{place:?}");
         assert_eq!(ruleset(), enforced, "{place:?}");
         agent.end(Signal::SIGTERM);
         // The next one finds everything, and writes nothing.
@@ -166,14 +151,14 @@ fn rules_that_come_while_it_runs_are_no_drift_but_in_our_place() {
         if place.first && place.chain == "FORWARD" {
             let mut found = Vec::new();
             while found.len() < place.families.len() {
-                found.extend(repaired(&mut agent));
+                found.extend(agent.repaired());
             }
             assert!(found.iter().all(|entry| entry["kind"] == "hook"), "{found:?}");
             let text = found[0].to_string();
             assert!(text.contains("is not its first rule") && text.contains("nft (process"), "{found:?}");
         }
         run("ip6tables-nft", &["-F", "NPC-DENY-INGRESS"]);
-        let found = repaired(&mut agent);
+        let found = agent.repaired();
         assert_eq!(names(&found), ["NPC-DENY-INGRESS"], "{place:?} {found:?}");
         assert_both_enforced();
         for family in place.families {
@@ -194,7 +179,7 @@ fn a_rule_in_a_chain_of_ours_goes_and_is_told() {
     let enforced = ruleset();
     for (family, verb) in [("ip", "insert"), ("ip6", "add")] {
         run("nft", &[verb, "rule", family, "filter", "NPC-FORWARD", NATIVE]);
-        let found = repaired(&mut agent);
+        let found = agent.repaired();
         assert_eq!(names(&found), ["NPC-FORWARD"]);
         let told = found[0]["found"].as_str().unwrap();
         assert!(told.starts_with("foreign: a rule that iptables cannot read; missing: "), "{told}");
@@ -227,7 +212,7 @@ fn a_jump_that_is_there_twice_is_there_once_again() {
     let some = "ip saddr 192.0.2.1 counter jump NPC-FORWARD";
     run("nft", &["add", "rule", "ip", "filter", "FORWARD", some]);
     run("iptables-nft", &["-F", "NPC-DENY-INGRESS"]);
-    assert_eq!(names(&repaired(&mut agent)), ["NPC-DENY-INGRESS"]);
+    assert_eq!(names(&agent.repaired()), ["NPC-DENY-INGRESS"]);
     assert_eq!(jumps("ip").len(), 2);
     let last = rules("ip", "FORWARD").len() - 1;
     assert_eq!(jumps("ip"), [0, last]);
@@ -395,14 +380,14 @@ fn a_rule_whose_extension_is_not_installed_here_is_left_alone(backend: Backend) 
     let first = || output(&iptables, &["-S", "FORWARD", "1"]);
     assert_eq!(first(), "-A FORWARD -j NPC-FORWARD\n");
     run(&iptables, &["-F", "NPC-DENY-INGRESS"]);
-    assert_eq!(names(&repaired(&mut agent)), ["NPC-DENY-INGRESS"]);
+    assert_eq!(names(&agent.repaired()), ["NPC-DENY-INGRESS"]);
     run(&iptables, &[&["-I", "FORWARD"], &unknown[..]].concat());
     agent.wait_for("is as it was");
     assert_eq!(first(), "-A FORWARD -j NPC-FORWARD\n");
     run(&iptables, &[&["-D", "FORWARD"], &unknown[..]].concat());
     // In a chain of ours it is found, and goes.
     run(&iptables, &[&["-A", "NPC-FORWARD"], &unknown[..]].concat());
-    let found = repaired(&mut agent);
+    let found = agent.repaired();
     assert_eq!(names(&found), ["NPC-FORWARD"]);
     assert!(found[0]["found"].as_str().unwrap().starts_with("foreign: a rule that iptables cannot read"), "{found:?}");
     agent.end(Signal::SIGTERM);

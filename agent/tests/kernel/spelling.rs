@@ -31,19 +31,9 @@ fn printing(folder: &Folder, backend: Backend, sed: &str) -> String {
     format!("{folder}:{}", std::env::var("PATH").unwrap())
 }
 
-/// Waits until what others changed is as it was; what was found.
+/// The names of what was found, once that is as it was.
 fn repaired(agent: &mut Agent) -> Vec<String> {
-    let mut found = Vec::new();
-    loop {
-        let entry = agent.entry(|entry| {
-            let text = entry.to_string();
-            text.contains("somebody changed") || text.contains("is as it was")
-        });
-        if entry.to_string().contains("is as it was") {
-            return found;
-        }
-        found.push(entry["name"].as_str().unwrap().to_owned());
-    }
+    agent.repaired().iter().map(|entry| entry["name"].as_str().unwrap().to_owned()).collect()
 }
 
 fn flush(backend: Backend) {

@@ -235,7 +235,7 @@ fn outside(rng: &mut Rng, family: Family) -> IpAddr {
 }
 
 /// Addresses that no set holds: broadcast, multicast, link-local, loopback,
-/// mapped, nobody's.
+/// mapped, of no host.
 fn odd(rng: &mut Rng, family: Family) -> IpAddr {
     const V4: [[u8; 4]; 10] = [
         [255, 255, 255, 255],

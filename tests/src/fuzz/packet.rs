@@ -12,7 +12,7 @@ use super::shape::{
     TCP, Upper,
 };
 
-/// Sizes of what ends a packet: around every bound that somebody may have set.
+/// Sizes of what ends a packet: around every bound that a rule may have.
 const SIZES: [usize; 16] = [8, 8, 8, 16, 32, 40, 64, 72, 80, 128, 256, 512, 552, 576, 1_256, 1_448];
 /// Ports that mean something: those of flows, of policies, of the Service, of
 /// name servers, of DHCP.

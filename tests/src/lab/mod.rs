@@ -430,6 +430,26 @@ impl Lab {
         self.engine.run(&self.places, probes)
     }
 
+    /// Whether each of these arrives; that one does not is tried thrice, because a packet
+    /// can get lost on a busy machine.
+    ///
+    /// # Errors
+    /// When the lab itself fails, or a probe cannot be sent or arrives elsewhere.
+    pub fn arrived(&mut self, probes: &[Probe]) -> Result<Vec<bool>> {
+        let mut arrived = vec![false; probes.len()];
+        for _ in 0..3 {
+            let left: Vec<usize> = (0..probes.len()).filter(|index| !arrived[*index]).collect();
+            let again: Vec<Probe> = left.iter().map(|index| probes[*index]).collect();
+            for (index, seen) in left.into_iter().zip(self.probe(&again)?) {
+                if matches!(seen, Seen::Unsent(_) | Seen::Astray(_)) {
+                    return Err(Error::Cluster(format!("{:?}: {seen:?}", probes[index])));
+                }
+                arrived[index] = seen == Seen::Arrived;
+            }
+        }
+        Ok(arrived)
+    }
+
     /// Replaces the manifests, or what the API server stores. Namespaces, nodes
     /// and pods' networks stay as they were built; policies and labels may change
     /// at will. Agents follow when they do: see [`Lab::apply`].

@@ -27,7 +27,7 @@ use socket2::{Domain, Socket, Type};
 
 const OUTSIDE: [&str; 2] = ["203.0.113.9", "2001:db8:ffff::9"];
 
-/// What policies let through: UDP for marks, UDP where nobody listens, TCP.
+/// What policies let through: UDP for marks, UDP where no socket listens, TCP.
 const MARKS: u16 = 9998;
 const CLOSED: u16 = 9997;
 const STREAM: u16 = 9996;

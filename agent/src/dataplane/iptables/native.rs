@@ -165,7 +165,7 @@ impl Native {
     /// # Errors
     /// If it cannot be asked about.
     pub(in super::super) fn misplaced(&mut self) -> Result<Option<Misplaced>, Error> {
-        let what = format!("tell of the table filter of {}", self.family);
+        let what = format!("list the table filter of {}", self.family);
         let request = Request::get(message::GET_TABLE, self.number(), what, |attributes| {
             attributes.put_text(table::NAME, FILTER);
         });
@@ -176,7 +176,7 @@ impl Native {
             Err(error) if error.is_absent() => return Ok(None),
             Err(error) => return Err(error),
         }
-        let what = format!("tell of the chain FORWARD of {}", self.family);
+        let what = format!("list the chain FORWARD of {}", self.family);
         let request = Request::get(message::GET_CHAIN, self.number(), what, |attributes| {
             attributes.put_text(chain::TABLE, FILTER);
             attributes.put_text(chain::NAME, "FORWARD");

@@ -27,39 +27,39 @@ pub mod family {
     pub const IPV6: u8 = 10;
 }
 
-/// What a message asks for, or tells of.
+/// What a message asks for, or reports.
 pub mod message {
-    /// Makes a table, or tells of one.
+    /// Makes a table, or reports one.
     pub const NEW_TABLE: u8 = 0;
     /// Asks for tables.
     pub const GET_TABLE: u8 = 1;
     /// Removes a table with all that is in it.
     pub const DELETE_TABLE: u8 = 2;
-    /// Makes a chain, or tells of one.
+    /// Makes a chain, or reports one.
     pub const NEW_CHAIN: u8 = 3;
     /// Asks for chains.
     pub const GET_CHAIN: u8 = 4;
     /// Removes a chain.
     pub const DELETE_CHAIN: u8 = 5;
-    /// Makes a rule, or tells of one.
+    /// Makes a rule, or reports one.
     pub const NEW_RULE: u8 = 6;
     /// Asks for rules.
     pub const GET_RULE: u8 = 7;
     /// Removes a rule, or all of a chain.
     pub const DELETE_RULE: u8 = 8;
-    /// Makes a set, or tells of one.
+    /// Makes a set, or reports one.
     pub const NEW_SET: u8 = 9;
     /// Asks for sets.
     pub const GET_SET: u8 = 10;
     /// Removes a set.
     pub const DELETE_SET: u8 = 11;
-    /// Adds members to a set, or tells of some.
+    /// Adds members to a set, or reports some.
     pub const NEW_ELEMENTS: u8 = 12;
     /// Asks for a set's members.
     pub const GET_ELEMENTS: u8 = 13;
     /// Removes members from a set.
     pub const DELETE_ELEMENTS: u8 = 14;
-    /// Asks for the number of the last commit, or tells of one.
+    /// Asks for the number of the last commit, or reports one.
     pub const GET_GENERATION: u8 = 16;
 }
 
