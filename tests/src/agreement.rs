@@ -71,6 +71,7 @@ impl<'a> Question<'a> {
         let edges: Vec<IpAddr> = random::addresses(objects).into_iter().filter(|ip| !is_past_all_sets(*ip)).collect();
         let step = edges.len().div_ceil(ADDRESSES).max(1);
         let mut asked: BTreeSet<IpAddr> = edges.into_iter().step_by(step).chain(addresses.iter().copied()).collect();
+        asked.retain(|ip| !is_past_all_sets(*ip));
         asked.extend(oracle.nodes().into_iter().map(|(_, address)| address));
         // One address of a pod, and what a pod without address lists.
         asked.extend(objects.pods.iter().filter_map(|pod| pod.ipv4.map(IpAddr::V4)).take(2));

@@ -137,17 +137,32 @@ fn names_with_and_without_a_separator_do_not_collide() {
     assert!(shop.allows("teama/c", "teama/b", tcp(1)));
 }
 
+fn on(cluster: Cluster, name: &str, app: &str, node: &str, ip: &str) -> Cluster {
+    cluster.pod_with(name, app, |pod| {
+        pod.node = Some(node.to_owned());
+        pod.ipv4 = Some(ip.parse().unwrap());
+    })
+}
+
 #[test]
 fn an_address_of_several_pods_of_a_node_sees_others_as_that_node_does() {
-    let on = |cluster: Cluster, name: &str, node: &str, ip: &str| {
-        cluster.pod_with(name, "", |pod| {
-            pod.node = Some(node.to_owned());
-            pod.ipv4 = Some(ip.parse().unwrap());
-        })
-    };
-    let shop = on(on(shop(), "shop/one", "node-1", "10.0.0.50"), "shop/other", "node-1", "10.0.0.50");
-    let shop = on(on(shop, "shop/here", "node-1", "10.0.0.60"), "other/there", "node-2", "10.0.0.60");
+    let shop = on(on(shop(), "shop/one", "", "node-1", "10.0.0.50"), "shop/other", "", "node-1", "10.0.0.50");
+    let shop = on(on(shop, "shop/here", "", "node-1", "10.0.0.60"), "other/there", "", "node-2", "10.0.0.60");
     let to = json!([{"to": [{"podSelector": {}}]}]);
     let shop = shop.policy("shop", json!({"podSelector": {}, "policyTypes": ["Egress"], "egress": to}));
     assert!(shop.allows("10.0.0.50", "shop/here", tcp(1)));
+}
+
+#[test]
+fn an_address_of_several_pods_gets_what_each_of_them_admits() {
+    let shop = on(shop(), "shop/one", "app=one", "node-1", "10.0.0.50");
+    let shop = on(shop, "shop/other", "app=other", "node-1", "10.0.0.50");
+    let admits = |shop: Cluster, app: &str, ports: [u16; 2]| {
+        let ports = ports.map(|port| json!({"port": port}));
+        let subject = json!({"matchLabels": {"app": app}});
+        shop.policy("shop", json!({"podSelector": subject, "ingress": [{"ports": ports}]}))
+    };
+    let shop = admits(admits(shop, "one", [80, 81]), "other", [81, 82]);
+    let allowed = [80, 81, 82].map(|port| shop.allows("other/web", "10.0.0.50", tcp(port)));
+    assert_eq!(allowed, [false, true, false]);
 }
