@@ -364,7 +364,8 @@ fn the_deepest_tree_is_loaded_with_the_chains_about_such_segments() {
     }
     let of = |n: usize| {
         let mut pod = pod(&format!("p{n}"), NODES[0]);
-        pod.ipv4 = Some(Ipv4Addr::from(0x0a00_0000 + u32::try_from(n).unwrap() + 1));
+        // Two pods list each address, so a chain for both stands before their groups'.
+        pod.ipv4 = Some(Ipv4Addr::from(0x0a00_0000 + u32::try_from(n / 2).unwrap() + 1));
         let select = json!({"podSelector": {"matchLabels": {"app": format!("p{n}")}}, "policyTypes": ["Ingress"],
             "ingress": [{"ports": [{"port": 80}]}, {"from": [{"podSelector": {}}]}]});
         (pod, policy(&format!("p{n}"), &select))
