@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
 use npc_compiler::API_VERSION;
-use npc_compiler::group::Lingering;
+use npc_compiler::cluster::group::Lingering;
 use npc_compiler::object::Protocol;
 use npc_compiler::policy::Direction;
 use rustix::net::sockopt::socket_peercred;

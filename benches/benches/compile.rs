@@ -5,9 +5,9 @@ use std::hint::black_box;
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use npc_benches::{everything, objects, shape};
 use npc_compiler::cluster::Cluster;
-use npc_compiler::layout::{self, Options};
 use npc_compiler::object::Objects;
 use npc_compiler::plan::{KernelState, Plan};
+use npc_compiler::ruleset::layout::{self, Options};
 
 fn shapes() -> Vec<(&'static str, &'static str, Objects)> {
     vec![

@@ -16,10 +16,10 @@ use k8s_openapi::api::networking::v1 as api;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use npc_compiler::cluster::Cluster;
+use npc_compiler::cluster::group::{Atom, Groups};
 use npc_compiler::engine::{Engine, Event};
-use npc_compiler::group::{Atom, Groups};
-use npc_compiler::layout::Options;
 use npc_compiler::object::{Labels, NetworkPolicy, Objects, Pod};
+use npc_compiler::ruleset::layout::Options;
 
 /// Labels from pairs.
 #[must_use]

@@ -5,18 +5,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 
-use npc_compiler::cidr;
+use npc_compiler::algebra::cidr;
+use npc_compiler::algebra::traffic::Traffic;
+use npc_compiler::cluster::group::Groups;
 use npc_compiler::cluster::{Cluster, PodId};
-use npc_compiler::established::{Ends, Judge, Tuple};
-use npc_compiler::group::Groups;
-use npc_compiler::layout::{self, SelfMatch};
-use npc_compiler::matrix::{self, By, ConnectivityMatrix};
 use npc_compiler::object::{Family, Objects, Protocol};
-use npc_compiler::pairs::{self, PairSet, Region};
 use npc_compiler::plan::KernelState;
+use npc_compiler::plan::conntrack::{Ends, Judge, Tuple};
 use npc_compiler::policy::Direction;
-use npc_compiler::program::{InterfaceName, Program};
-use npc_compiler::traffic::Traffic;
+use npc_compiler::ruleset::layout::{self, SelfMatch};
+use npc_compiler::ruleset::program::{InterfaceName, Program};
+use npc_compiler::verdict::matrix::{self, By, ConnectivityMatrix};
+use npc_compiler::verdict::pairs::{self, PairSet, Region};
 
 use crate::interpreter::{self, Outcome, State};
 use crate::oracle::{Demand, End, Oracle, Packet, Payload, Verdict};

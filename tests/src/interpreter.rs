@@ -8,7 +8,7 @@ mod fault;
 use std::net::{IpAddr, Ipv4Addr};
 
 use npc_compiler::object::{Family, Protocol};
-use npc_compiler::program::{
+use npc_compiler::ruleset::program::{
     ChainName, FORWARD_CHAIN, FamilyProgram, InterfaceName, Match, Member, Program, Rule, SetField, SetName, Target,
 };
 

@@ -30,9 +30,9 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use npc_agent::dataplane::conntrack;
-use npc_compiler::established::Tuple;
 use npc_compiler::object::{Family, Objects, Protocol};
 use npc_compiler::plan::KernelState;
+use npc_compiler::plan::conntrack::Tuple;
 
 use crate::lab::{Builder, Doing as _, Kind, Lab, Result};
 

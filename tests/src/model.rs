@@ -17,7 +17,7 @@ use std::rc::Rc;
 use npc_compiler::object::{Family, Protocol};
 use npc_compiler::plan::{Held, Plan, SetWrite, Step};
 use npc_compiler::policy::Direction;
-use npc_compiler::program::{ChainName, Member, SetKind, SetName};
+use npc_compiler::ruleset::program::{ChainName, Member, SetKind, SetName};
 
 use rule::{Action, Rule};
 

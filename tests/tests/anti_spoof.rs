@@ -7,9 +7,9 @@ use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::PodSpec;
 use npc_compiler::cluster::Cluster;
-use npc_compiler::layout::{self, Options};
 use npc_compiler::object::{Family, Labels, NetworkPolicy, Objects, Pod, Protocol};
-use npc_compiler::program::{ChainName, InterfaceName, Match, Member, Program, SetName, Target};
+use npc_compiler::ruleset::layout::{self, Options};
+use npc_compiler::ruleset::program::{ChainName, InterfaceName, Match, Member, Program, SetName, Target};
 use npc_lab::interpreter::{Outcome, Packet, Payload, State, faults, run};
 
 const NODE: &str = "n1";

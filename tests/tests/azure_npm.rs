@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 use npc_agent::source::manifests;
 use npc_compiler::azure::{Model, Placement};
 use npc_compiler::cluster::Cluster;
-use npc_compiler::flow::End;
 use npc_compiler::object::{Family, Objects, Protocol};
+use npc_compiler::verdict::flow::End;
 use npc_lab::azure::{Capture, Outcome, Packet};
 
 fn corpus() -> Option<PathBuf> {

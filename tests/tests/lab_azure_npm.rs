@@ -18,13 +18,13 @@ use k8s_openapi::api::core::v1::PodSpec;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::Signal;
 use npc_agent::source::manifests;
+use npc_compiler::algebra::traffic::Traffic;
 use npc_compiler::azure::{Model, Placement};
 use npc_compiler::cluster::Cluster;
-use npc_compiler::flow::{End, directed};
-use npc_compiler::group::Groups;
+use npc_compiler::cluster::group::Groups;
 use npc_compiler::object::{Family, Labels, Objects, Pod, Protocol};
 use npc_compiler::policy::Direction;
-use npc_compiler::traffic::Traffic;
+use npc_compiler::verdict::flow::{End, directed};
 use npc_lab::apiserver::Server;
 use npc_lab::lab::{Backend, Enforcer, Lab, Mode, Netns, Payload, Probe, Seen, can_run, report, skipped};
 

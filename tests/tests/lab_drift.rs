@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use npc_agent::dataplane::backend::Backend as AgentBackend;
 use npc_agent::dataplane::{Kernel as _, Linux};
-use npc_compiler::layout::Options;
 use npc_compiler::object::Family;
 use npc_compiler::plan::KernelState;
-use npc_compiler::program::ChainName;
+use npc_compiler::ruleset::layout::Options;
+use npc_compiler::ruleset::program::ChainName;
 use npc_lab::lab::{Backend, Enforcer, Lab, Mode};
 use npc_lab::live::{Editor, Live, Load};
 

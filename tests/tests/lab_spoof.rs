@@ -9,9 +9,9 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use npc_agent::source::manifests;
 use npc_agent::status::AgentStatus;
-use npc_compiler::layout::Options;
 use npc_compiler::object::{self, Family, Objects};
-use npc_compiler::text::POD_GROUP;
+use npc_compiler::ruleset::layout::Options;
+use npc_compiler::ruleset::text::POD_GROUP;
 use npc_lab::lab::{Backend, Enforcer, Lab, Mode, Payload, Probe};
 use socket2::{Domain, Protocol, Socket, Type};
 

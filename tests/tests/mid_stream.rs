@@ -13,11 +13,11 @@ use std::net::{IpAddr, Ipv4Addr};
 use k8s_openapi::api::core::v1::PodSpec;
 use k8s_openapi::api::networking::v1 as networking;
 use npc_compiler::cluster::Cluster;
-use npc_compiler::established::{Ends, Judge, Tuple};
-use npc_compiler::layout::{self, Options};
 use npc_compiler::object::{Labels, NetworkPolicy, Objects, Pod, Protocol};
 use npc_compiler::plan::KernelState;
-use npc_compiler::program::Program;
+use npc_compiler::plan::conntrack::{Ends, Judge, Tuple};
+use npc_compiler::ruleset::layout::{self, Options};
+use npc_compiler::ruleset::program::Program;
 use npc_lab::interpreter::{self, Outcome, Packet, Payload, State};
 use serde_json::{Value, json};
 

@@ -18,8 +18,8 @@ use std::path::{Path, PathBuf};
 
 use npc_agent::source::manifests;
 use npc_compiler::cluster::Cluster;
-use npc_compiler::matrix::{self, By};
 use npc_compiler::object::{Family, Objects, Pod, Protocol};
+use npc_compiler::verdict::matrix::{self, By};
 use npc_lab::random;
 use serde::Deserialize;
 

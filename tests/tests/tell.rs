@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use npc_agent::source::kube::{Notice, STARTUP_TAINT, connect, tell};
-use npc_compiler::finding::{Effect, Finding};
+use npc_compiler::policy::finding::{Effect, Finding};
 use npc_lab::apiserver::{Fault, Resource, Server, Verb};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;

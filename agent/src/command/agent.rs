@@ -20,7 +20,7 @@ use npc_agent::dataplane::backend::Backend;
 use npc_agent::dataplane::surroundings;
 use npc_agent::enforce::{self, AzureNpm, Enforcer, Event, Settings};
 use npc_agent::source::kube;
-use npc_compiler::layout;
+use npc_compiler::ruleset::layout;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 use tracing::{info, warn};

@@ -5,9 +5,9 @@ mod expand;
 mod pairs;
 mod program;
 
-use npc_compiler::group::Groups;
-use npc_compiler::layout;
-use npc_compiler::pairs::pair_sets;
+use npc_compiler::cluster::group::Groups;
+use npc_compiler::ruleset::layout;
+use npc_compiler::verdict::pairs::pair_sets;
 
 use super::{Exit, Stop, input, nodes, output};
 

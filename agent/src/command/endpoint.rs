@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use npc_compiler::cidr::Cidr;
+use npc_compiler::algebra::cidr::Cidr;
 use npc_compiler::cluster::PodId;
 use npc_compiler::object::{Service, parse_address};
 

@@ -9,8 +9,8 @@ mod single;
 mod text;
 mod zones;
 
-use npc_compiler::explain::Verdict;
-use npc_compiler::group::Groups;
+use npc_compiler::cluster::group::Groups;
+use npc_compiler::verdict::explain::Verdict;
 
 use super::endpoint::Written;
 use super::input::{self, Input};

@@ -5,12 +5,12 @@ mod table;
 use std::io::{self, Write};
 use std::net::IpAddr;
 
+use npc_compiler::algebra::traffic::{TUNNEL_PORTS, TUNNELS};
 use npc_compiler::cluster::Cluster;
-use npc_compiler::group::Groups;
-use npc_compiler::matrix::{self, Matrix};
+use npc_compiler::cluster::group::Groups;
 use npc_compiler::object::parse_address;
 use npc_compiler::policy::Direction;
-use npc_compiler::traffic::{TUNNEL_PORTS, TUNNELS};
+use npc_compiler::verdict::matrix::{self, Matrix};
 
 use super::outside::Outside;
 use super::{Exit, input, output};

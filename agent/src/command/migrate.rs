@@ -5,7 +5,7 @@ mod report;
 mod text;
 
 use npc_compiler::azure::{Model, Placement, differences};
-use npc_compiler::group::Groups;
+use npc_compiler::cluster::group::Groups;
 
 use super::{Exit, input, nodes, output};
 use node::State;

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use npc_compiler::cidr;
+use npc_compiler::algebra::cidr;
+use npc_compiler::algebra::traffic::Traffic;
 use npc_compiler::cluster::Cluster;
-use npc_compiler::flow::End;
-use npc_compiler::group::{Atom, GroupId, Groups};
+use npc_compiler::cluster::group::{Atom, GroupId, Groups};
 use npc_compiler::object::Family;
-use npc_compiler::pairs;
 use npc_compiler::policy::Direction;
-use npc_compiler::traffic::Traffic;
+use npc_compiler::verdict::flow::End;
+use npc_compiler::verdict::pairs;
 
 /// Says what passes between endpoints and the outside.
 #[derive(Debug, Clone, Copy)]

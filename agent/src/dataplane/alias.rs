@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use npc_compiler::object::Family;
 use npc_compiler::plan::{ChainWrites, Held, SetWrite};
-use npc_compiler::program::{ChainName, SetName};
+use npc_compiler::ruleset::program::{ChainName, SetName};
 
 /// The sets that go by another name in the kernel.
 #[derive(Debug, Default, PartialEq, Eq)]

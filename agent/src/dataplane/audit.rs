@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 use npc_compiler::object::Family;
 use npc_compiler::plan::{Delta, Held, KernelState, SetDelta};
-use npc_compiler::program::{ChainName, Member, SetName};
+use npc_compiler::ruleset::program::{ChainName, Member, SetName};
 use tracing::{debug, info};
 
 use super::Error;

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::fs;
 
 use npc_compiler::object::Family;
-use npc_compiler::program::FORWARD_CHAIN;
+use npc_compiler::ruleset::program::FORWARD_CHAIN;
 
 use super::Error;
 use super::backend::Backend;

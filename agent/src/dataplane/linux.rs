@@ -5,10 +5,10 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use npc_compiler::established::Tuple;
 use npc_compiler::object::Family;
+use npc_compiler::plan::conntrack::Tuple;
 use npc_compiler::plan::{ChainWrites, Held, KernelState, Plan, SetWrite, Step};
-use npc_compiler::program::SetName;
+use npc_compiler::ruleset::program::SetName;
 use rustix::thread::{MembarrierCommand, membarrier};
 use tracing::{debug, info, warn};
 

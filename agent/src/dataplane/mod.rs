@@ -23,8 +23,8 @@
 
 use std::time::Instant;
 
-use npc_compiler::established::Tuple;
 use npc_compiler::object::Family;
+use npc_compiler::plan::conntrack::Tuple;
 use npc_compiler::plan::{KernelState, Plan};
 
 mod alias;

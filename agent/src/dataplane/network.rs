@@ -13,7 +13,7 @@ use futures::{FutureExt, StreamExt};
 use ipnetwork::IpNetwork;
 use netlink_packet_route::RouteNetlinkMessage;
 use npc_compiler::object::Family;
-use npc_compiler::program::InterfaceName;
+use npc_compiler::ruleset::program::InterfaceName;
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use rtnetlink::{Handle, MulticastGroup};
 use tokio::task::JoinHandle;
@@ -65,7 +65,7 @@ pub struct Network {
     /// The indexes of the links, whatever they are, that are in the device group
     /// of pods' interfaces ([`POD_GROUP`]).
     ///
-    /// [`POD_GROUP`]: npc_compiler::text::POD_GROUP
+    /// [`POD_GROUP`]: npc_compiler::ruleset::text::POD_GROUP
     pub in_pod_group: BTreeSet<u32>,
 }
 

@@ -10,11 +10,11 @@ use std::time::Duration;
 
 use netlink_packet_netfilter::nflog::{ConfigCmd, ConfigMode, PacketNla, Timeout, ULogMessage, config_request};
 use netlink_packet_netfilter::{NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily};
-use npc_compiler::established::Tuple;
 use npc_compiler::object::Protocol;
+use npc_compiler::plan::conntrack::Tuple;
 use npc_compiler::policy::Direction;
-use npc_compiler::program::ChainName;
-use npc_compiler::text::NFLOG_GROUP;
+use npc_compiler::ruleset::program::ChainName;
+use npc_compiler::ruleset::text::NFLOG_GROUP;
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use rtnetlink::sys::{Socket, protocols::NETLINK_NETFILTER};
 use rustix::io::Errno;

@@ -14,7 +14,7 @@ use std::thread;
 use std::time::Duration;
 
 use npc_compiler::object::Family;
-use npc_compiler::program::{CHAIN_PREFIX, ChainName};
+use npc_compiler::ruleset::program::{CHAIN_PREFIX, ChainName};
 use rtnetlink::packet_core::{NetlinkBuffer, NlaBuffer, NlasIterator};
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll;

@@ -7,7 +7,7 @@
 use std::time::{Duration, Instant};
 
 use npc_compiler::object::Family;
-use npc_compiler::program::ChainName;
+use npc_compiler::ruleset::program::ChainName;
 use tracing::warn;
 
 use super::backend::{self, Backend};

@@ -6,11 +6,11 @@
 
 use std::fmt;
 
-use npc_compiler::layout::Lacks;
 use npc_compiler::object::{Family, Protocol};
 use npc_compiler::plan::SetWrite;
-use npc_compiler::program::{ChainName, Match, Rule, SetField, SetKind, SetName, Target};
-use npc_compiler::text::rule_line;
+use npc_compiler::ruleset::layout::Lacks;
+use npc_compiler::ruleset::program::{ChainName, Match, Rule, SetField, SetKind, SetName, Target};
+use npc_compiler::ruleset::text::rule_line;
 
 use super::ipset::{self, Ipset};
 use super::iptables::{self, Iptables};

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use npc_compiler::object::Family;
 use npc_compiler::plan::Held;
-use npc_compiler::program::ChainName;
+use npc_compiler::ruleset::program::ChainName;
 use tracing::{debug, warn};
 
 use super::iptables::{Error, Iptables};

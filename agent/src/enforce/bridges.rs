@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use npc_compiler::object::Family;
 use npc_compiler::plan::KernelState;
 use npc_compiler::policy::Direction;
-use npc_compiler::program::{Member, SetName};
+use npc_compiler::ruleset::program::{Member, SetName};
 
 use crate::dataplane::network::Network;
 

@@ -172,7 +172,7 @@ fn say(word: &Word, names: &impl Names) {
 
 #[cfg(test)]
 mod tests {
-    use npc_compiler::established::Tuple;
+    use npc_compiler::plan::conntrack::Tuple;
 
     use super::*;
 

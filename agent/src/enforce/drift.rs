@@ -4,7 +4,7 @@ use std::fmt;
 
 use npc_compiler::object::Family;
 use npc_compiler::plan::{Held, KernelState, SetDelta};
-use npc_compiler::program::{ChainName, FORWARD_CHAIN};
+use npc_compiler::ruleset::program::{ChainName, FORWARD_CHAIN};
 use tracing::warn;
 
 use super::writer::Writes;
@@ -183,7 +183,7 @@ pub(super) fn as_found(audit: Audit, wanted: &KernelState) -> KernelState {
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
-    use npc_compiler::program::{Member, SetKind, SetName};
+    use npc_compiler::ruleset::program::{Member, SetKind, SetName};
 
     use super::*;
     use crate::dataplane::notifications::Author;

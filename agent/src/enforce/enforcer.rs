@@ -4,15 +4,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use npc_compiler::cluster::group::Lingering;
 use npc_compiler::engine::{Contested, Engine, Event};
-use npc_compiler::finding::Finding;
-use npc_compiler::group::Lingering;
-use npc_compiler::layout::{self, SelfMatch};
 use npc_compiler::object::Family;
 use npc_compiler::plan;
 use npc_compiler::plan::Plan;
-use npc_compiler::program::InterfaceName;
-use npc_compiler::text::POD_GROUP;
+use npc_compiler::policy::finding::Finding;
+use npc_compiler::ruleset::layout::{self, SelfMatch};
+use npc_compiler::ruleset::program::InterfaceName;
+use npc_compiler::ruleset::text::POD_GROUP;
 use tracing::warn;
 
 use super::bridges::{self, UnfilteredBridge};

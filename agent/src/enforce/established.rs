@@ -13,8 +13,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use npc_compiler::engine::Engine;
-use npc_compiler::established::{Ends, Judge, may_narrow};
 use npc_compiler::plan::Plan;
+use npc_compiler::plan::conntrack::{Ends, Judge, may_narrow};
 use tokio::time::Instant;
 use tracing::debug;
 

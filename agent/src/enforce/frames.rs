@@ -8,7 +8,7 @@ use npc_compiler::engine::Engine;
 use npc_compiler::object::Family;
 use npc_compiler::plan::KernelState;
 use npc_compiler::policy::Direction;
-use npc_compiler::program::{Member, SetName};
+use npc_compiler::ruleset::program::{Member, SetName};
 use tracing::{info, warn};
 
 use super::with_causes;
@@ -394,7 +394,7 @@ mod tests {
         assert!(!Isolated::of(&state).is_anything);
         let gate = SetName::gate(Family::V4, Direction::Egress);
         let members = [Member::Address(ip("10.0.0.1"))].into();
-        state.v4.sets.insert(gate, (npc_compiler::program::SetKind::HashIp, members));
+        state.v4.sets.insert(gate, (npc_compiler::ruleset::program::SetKind::HashIp, members));
         let isolated = Isolated::of(&state);
         assert!(isolated.is_anything && isolated.ingress.is_empty() && isolated.egress.len() == 1);
     }

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use k8s_openapi::jiff::Timestamp;
 use npc_compiler::engine::Contested;
-use npc_compiler::finding::Finding;
-use npc_compiler::program::InterfaceName;
+use npc_compiler::policy::finding::Finding;
+use npc_compiler::ruleset::program::InterfaceName;
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 

@@ -7,8 +7,8 @@ use std::fmt;
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
-use npc_compiler::program::InterfaceName;
-use npc_compiler::text::POD_GROUP;
+use npc_compiler::ruleset::program::InterfaceName;
+use npc_compiler::ruleset::text::POD_GROUP;
 
 use crate::dataplane::links::NO_GROUP;
 use crate::dataplane::network::{Elsewhere, Interface, Network};

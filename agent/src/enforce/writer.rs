@@ -7,7 +7,7 @@ use std::time::Instant;
 use npc_compiler::engine::Engine;
 use npc_compiler::object::Family;
 use npc_compiler::plan::{Held, KernelState, Plan, SetWrite, Step};
-use npc_compiler::program::SetName;
+use npc_compiler::ruleset::program::SetName;
 use tracing::info;
 
 use super::drift::{self, Drift, Repair};

@@ -10,9 +10,9 @@ use npc_agent::dataplane::{Kernel, Linux, links};
 use npc_agent::enforce::Enforcer;
 use npc_agent::enforce::enforcer::Pass;
 use npc_compiler::engine::Event;
-use npc_compiler::layout::Options;
 use npc_compiler::object::{Family, Labels, Pod};
-use npc_compiler::program::{ChainName, SetName};
+use npc_compiler::ruleset::layout::Options;
+use npc_compiler::ruleset::program::{ChainName, SetName};
 
 use super::namespace::{Beyond, Namespace, hide_file, output, run};
 use super::on_both_backends;

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 
 use npc_agent::dataplane::backend::Backend;
 use npc_agent::dataplane::conntrack::sweep;
-use npc_compiler::established::Tuple;
 use npc_compiler::object::Family;
+use npc_compiler::plan::conntrack::Tuple;
 
 use super::agent::{Agent, Folder};
 use super::conntrack::Table;

@@ -8,7 +8,7 @@ use npc_agent::enforce::Writer;
 use npc_agent::enforce::writer::Writes;
 use npc_compiler::object::Family;
 use npc_compiler::plan::{KernelState, Plan};
-use npc_compiler::program::Program;
+use npc_compiler::ruleset::program::Program;
 
 /// Writes programs, and remembers the last one that it was to write.
 pub(crate) struct ByHand {

@@ -9,8 +9,8 @@ use netlink_packet_netfilter::conntrack::{
 };
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterProtoFamily};
 use npc_agent::dataplane::conntrack::{Swept, sweep};
-use npc_compiler::established::Tuple;
 use npc_compiler::object::Family;
+use npc_compiler::plan::conntrack::Tuple;
 use rtnetlink::packet_core::{
     DefaultNla, Emitable as _, NLA_F_NESTED, NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkHeader,
     NetlinkMessage, NetlinkPayload,

@@ -11,10 +11,10 @@ use npc_agent::dataplane::{Kernel as _, Linux};
 use npc_agent::enforce::Enforcer;
 use npc_agent::source::difference::Known;
 use npc_compiler::cluster::Cluster;
-use npc_compiler::layout::{self, Options};
 use npc_compiler::object::{Family, Objects};
 use npc_compiler::policy::Direction;
-use npc_compiler::program::{ChainName, FamilyProgram, Target};
+use npc_compiler::ruleset::layout::{self, Options};
+use npc_compiler::ruleset::program::{ChainName, FamilyProgram, Target};
 
 use super::enforce::{Told, enforcer, groups};
 use super::namespace::{Namespace, leave_file_system, output, run};

@@ -14,8 +14,8 @@ use npc_agent::dataplane::probe::Capabilities;
 use npc_agent::dataplane::{Error, Failures, Kernel, Linux};
 use npc_agent::enforce::Enforcer;
 use npc_agent::source::difference::Known;
-use npc_compiler::established::Tuple;
 use npc_compiler::object::{Family, Objects};
+use npc_compiler::plan::conntrack::Tuple;
 use npc_compiler::plan::{KernelState, Plan};
 
 use super::enforce::groups;

@@ -279,7 +279,7 @@ fn programs_are_read_beside_a_foreign_rule_as_they_were_written() {
         for (name, lines) in &KernelState::from(&everything()).family(family).chains {
             assert_eq!(table.chain(name).unwrap().as_ref(), Some(lines));
         }
-        let absent = npc_compiler::program::ChainName::new("ABSENT");
+        let absent = npc_compiler::ruleset::program::ChainName::new("ABSENT");
         assert_eq!(table.chain(&absent).unwrap(), None);
     }
 }

@@ -16,7 +16,7 @@ use npc_compiler::engine::{Event, PodKey};
 use npc_compiler::object::{Family, Labels, Pod};
 use npc_compiler::plan::KernelState;
 use npc_compiler::policy::Direction;
-use npc_compiler::program::{Member, SetName};
+use npc_compiler::ruleset::program::{Member, SetName};
 use serde_json::json;
 
 use super::namespace::{Namespace, leave_file_system, run};

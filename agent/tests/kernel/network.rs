@@ -5,8 +5,8 @@ use std::future::Future;
 use npc_agent::dataplane::links;
 use npc_agent::dataplane::network::{Bridge, Follower, Interface, Network, NotOfPods};
 use npc_compiler::object::Family;
-use npc_compiler::program::InterfaceName;
-use npc_compiler::text::POD_GROUP;
+use npc_compiler::ruleset::program::InterfaceName;
+use npc_compiler::ruleset::text::POD_GROUP;
 
 use super::namespace::{Beyond, Namespace, run};
 

@@ -4,11 +4,11 @@ use std::net::{IpAddr, UdpSocket};
 
 use npc_agent::dataplane::backend::Backend;
 use npc_agent::dataplane::nflog::{Denied, Error, Heard, Reader};
-use npc_compiler::established::Tuple;
 use npc_compiler::object::Family;
+use npc_compiler::plan::conntrack::Tuple;
 use npc_compiler::policy::Direction;
-use npc_compiler::program::{ChainName, Match, Rule, Target};
-use npc_compiler::text::rule_line;
+use npc_compiler::ruleset::program::{ChainName, Match, Rule, Target};
+use npc_compiler::ruleset::text::rule_line;
 
 use super::namespace::{Namespace, feed};
 use super::on_both_backends;

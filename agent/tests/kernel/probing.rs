@@ -9,10 +9,10 @@ use nix::mount::{MsFlags, mount};
 use npc_agent::dataplane::backend::Backend;
 use npc_agent::dataplane::{Error, Kernel, Linux};
 use npc_agent::enforce::Enforcer;
-use npc_compiler::layout::Options;
 use npc_compiler::object::Family;
 use npc_compiler::plan::{Held, KernelState};
-use npc_compiler::program::ChainName;
+use npc_compiler::ruleset::layout::Options;
+use npc_compiler::ruleset::program::ChainName;
 
 use super::by_hand::ByHand;
 use super::namespace::{Namespace, hide_file, leave_file_system, output};
@@ -122,7 +122,7 @@ fn without_what_tells_neighbour_discovery_and_errors_everything_else_is_enforced
             assert!(agent.pass(&anti_spoof::network()).unwrap().writes.chains_written > 0);
             assert!(agent.holds().unwrap());
             let state = Linux::open(Some(backend)).unwrap().read().unwrap();
-            let lacks = npc_compiler::layout::Lacks::of_held(&state);
+            let lacks = npc_compiler::ruleset::layout::Lacks::of_held(&state);
             assert_eq!(lacks, capabilities.lacks, "{file}");
             let lines = || [&state.v4, &state.v6].into_iter().flat_map(|held| held.chains.values().flatten());
             assert!(!lines().any(|line| line.contains(&format!(" -m {module} "))), "{file}");

@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use npc_compiler::object::{Family, Protocol};
-use npc_compiler::program::{
+use npc_compiler::ruleset::program::{
     ChainName, FORWARD_CHAIN, FamilyProgram, InterfaceName, Match, Member, Program, Rule, Set, SetField, SetKind,
     SetName, Target,
 };
-use npc_compiler::text;
+use npc_compiler::ruleset::text;
 
 /// An address of a family, by a small number.
 pub(crate) fn address(family: Family, n: u16) -> IpAddr {

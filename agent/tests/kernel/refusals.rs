@@ -13,7 +13,7 @@ use npc_agent::dataplane::iptables::{Error, Iptables};
 use npc_agent::dataplane::{Kernel, Linux};
 use npc_compiler::object::Family;
 use npc_compiler::plan::KernelState;
-use npc_compiler::program::{ChainName, SetName};
+use npc_compiler::ruleset::program::{ChainName, SetName};
 
 use super::by_hand::ByHand;
 use super::namespace::{Namespace, leave_file_system, run};

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 
 use super::Placement;
 use super::translate::{Peer, Refusal, SetMatch, Term, Translation};
-use crate::cidr;
+use crate::algebra::cidr;
+use crate::algebra::traffic::Traffic;
+use crate::cluster::group::{Admitted, OtherEnd, Resolution, resolve};
 use crate::cluster::{ClassId, Cluster, PolicyId};
-use crate::flow::{End, Exemption, exemption};
-use crate::group::{Admitted, OtherEnd, Resolution, resolve};
 use crate::object::{ContainerPort, Family, NetworkPolicy, Protocol};
 use crate::policy::{Direction, PortMatch, Ports};
-use crate::traffic::Traffic;
+use crate::verdict::flow::{End, Exemption, exemption};
 
 /// Azure NPM with the policies of a cluster.
 #[derive(Debug)]

@@ -9,14 +9,14 @@ use std::net::IpAddr;
 use proptest::prelude::*;
 
 use super::*;
-use crate::cidr;
+use crate::algebra::cidr;
+use crate::algebra::traffic::Traffic;
 use crate::cluster::Cluster;
-use crate::flow::{End, directed, exemption};
-use crate::group::Groups;
+use crate::cluster::group::Groups;
 use crate::object::{Exposure, Family, Labels, Namespace, Objects, Service, ServicePort, TargetPort};
 use crate::policy::Direction;
 use crate::sample;
-use crate::traffic::Traffic;
+use crate::verdict::flow::{End, directed, exemption};
 
 fn objects(pods: &[&str], policies: &[&str]) -> Objects {
     let mut objects = Objects {

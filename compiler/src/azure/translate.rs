@@ -7,11 +7,11 @@ use k8s_openapi::api::networking::v1 as api;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use crate::cidr::{AddressSet, Cidr};
+use crate::algebra::cidr::{AddressSet, Cidr};
+use crate::algebra::ranges::RangeSet;
+use crate::algebra::traffic::Traffic;
 use crate::object::{Family, Labels, NetworkPolicy, Protocol};
 use crate::policy::{Direction, PortMatch, Ports};
-use crate::ranges::RangeSet;
-use crate::traffic::Traffic;
 
 /// A policy that Azure NPM programs.
 #[derive(Debug, Clone, PartialEq, Eq)]

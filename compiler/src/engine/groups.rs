@@ -9,15 +9,15 @@ use super::local::{LocalClass, LocalNamespace};
 use super::peers::PeerIndex;
 use super::store::{ClassId, PodId, Store};
 use super::ways::{Leaves, Ways};
-use crate::group::{Lingering, Resolution, melt};
-use crate::layout::{Options, SelfMatch, Way, chain_of_leaf, forward, identity, joint};
-use crate::leaf::Leaf;
-use crate::name::Hash;
+use crate::cluster::group::{Lingering, Resolution, melt};
 use crate::object::Family;
 use crate::plan::{Delta, KernelState};
 use crate::policy::{Direction, Policy};
-use crate::program::{ChainName, Member, SetName};
-use crate::text::rule_lines;
+use crate::ruleset::group_chain::Leaf;
+use crate::ruleset::layout::{Options, SelfMatch, Way, chain_of_leaf, forward, identity, joint};
+use crate::ruleset::name::Hash;
+use crate::ruleset::program::{ChainName, Member, SetName};
+use crate::ruleset::text::rule_lines;
 
 /// Chains that came, with their rules, or went.
 type Touched = BTreeMap<ChainName, Option<Vec<String>>>;

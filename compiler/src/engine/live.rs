@@ -8,11 +8,11 @@ use slab::Slab;
 
 use super::peers::{PeerId, PeerIndex};
 use super::store::Store;
-use crate::cidr::{self, AddressSet};
-use crate::group::Atom;
-use crate::leaf::{self, Definition};
+use crate::algebra::cidr::{self, AddressSet};
+use crate::cluster::group::Atom;
 use crate::object::{ContainerPort, Family, Protocol};
-use crate::program::{Member, SetKind, SetName};
+use crate::ruleset::group_chain::{self, Definition};
+use crate::ruleset::program::{Member, SetKind, SetName};
 
 /// A set's place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -223,7 +223,7 @@ impl Entry {
                 };
                 let own = own.filter(|address| !prefixes.contains(cidr::number(*address)) && is_meant(address));
                 let own = own.map(Member::Address);
-                own.chain(leaf::prefixes(self.family, prefixes).into_iter().map(Member::from)).collect()
+                own.chain(group_chain::prefixes(self.family, prefixes).into_iter().map(Member::from)).collect()
             }
             Content::Named(_) => {
                 let pods = store.pods().filter(|(id, _)| !store.ports(*id).is_empty());

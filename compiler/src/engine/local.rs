@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::store::{ClassId, PodId, Store};
-use crate::group::{Resolution, names_to_resolve, resolve};
-use crate::name::Hash;
+use crate::cluster::group::{Resolution, names_to_resolve, resolve};
 use crate::object::{ContainerPort, Protocol};
 use crate::policy::{Direction, Policy};
+use crate::ruleset::name::Hash;
 
 /// A namespace: its policies, and what of it is on this node.
 #[derive(Debug, Default)]

@@ -11,7 +11,7 @@
 //! commit: touched addresses × sets before and now ─▶ delta
 //! ```
 //!
-//! After any sequence of events the state equals [`crate::layout::program`] of
+//! After any sequence of events the state equals [`crate::ruleset::layout::program`] of
 //! the final objects, byte for byte; but for the set of what may come from the
 //! interfaces of pods, which is as [`Engine::own`] was told.
 
@@ -32,14 +32,14 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
-use crate::finding::Finding;
-use crate::group::Lingering;
-use crate::layout::Options;
-use crate::name::Hash;
+use crate::cluster::group::Lingering;
 use crate::object::{Family, Namespace, NetworkPolicy, Node, Pod};
 use crate::plan::{Delta, KernelState, Plan, SetDelta};
+use crate::policy::finding::Finding;
 use crate::policy::{Direction, Policy};
-use crate::program::{InterfaceName, Member, SetKind, SetName};
+use crate::ruleset::layout::Options;
+use crate::ruleset::name::Hash;
+use crate::ruleset::program::{InterfaceName, Member, SetKind, SetName};
 
 use groups::LocalGroups;
 pub use key::PodKey;
@@ -144,7 +144,7 @@ impl Engine {
     /// by one of the same kind writes set members only, even if it was the only
     /// one. A group goes at once if one of its policies changes.
     ///
-    /// The state is that of [`crate::layout::program_with`] and
+    /// The state is that of [`crate::ruleset::layout::program_with`] and
     /// [`Engine::lingering`] then.
     #[must_use]
     pub fn with_lingering_groups(mut self) -> Self {

@@ -1,8 +1,8 @@
 //! Selectors over interned labels.
 
 use super::intern::{Interner, Text};
+use crate::algebra::selector::{Operator, Selector};
 use crate::object::Labels;
-use crate::selector::{Operator, Selector};
 
 /// A label: key and value.
 pub(super) type Pair = (Text, Text);

@@ -18,7 +18,7 @@ use super::key::PodKey;
 use super::names::{Name, Names};
 use super::ports::{PortList, PortLists};
 use super::selector::{self, Pairs};
-use crate::claim::{self, Claim, Standing};
+use crate::cluster::claim::{self, Claim, Standing};
 use crate::object::{ContainerPort, Family, Labels, Pod};
 
 /// A pod's place; it is given anew after the pod is gone.

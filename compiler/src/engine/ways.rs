@@ -2,14 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::layout::{lead, set_at};
-use crate::name::Hash;
 use crate::object::Family;
 use crate::plan::{Delta, KernelState, SetDelta};
 use crate::policy::Direction;
-use crate::program::{ChainName, Member, SetKind, SetName};
-use crate::text::rule_lines;
-use crate::tree::Node;
+use crate::ruleset::dispatch::Node;
+use crate::ruleset::layout::{lead, set_at};
+use crate::ruleset::name::Hash;
+use crate::ruleset::program::{ChainName, Member, SetKind, SetName};
+use crate::ruleset::text::rule_lines;
 
 /// The chain of a group, or of several that decide together, and the addresses
 /// that are led there, by family.

@@ -17,7 +17,7 @@ use super::walk::{Tree, sets_of};
 use super::{Held, KernelState};
 use crate::object::Family;
 use crate::policy::Direction;
-use crate::program::{ChainName, Member, SetName};
+use crate::ruleset::program::{ChainName, Member, SetName};
 
 impl KernelState {
     /// The state nearest to a wanted one that has the rules of this one.

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use super::Held;
 use crate::object::Family;
-use crate::program::{ChainName, Member, SetKind, SetName};
+use crate::ruleset::program::{ChainName, Member, SetKind, SetName};
 
 /// What differs between two states of one family.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -6,6 +6,7 @@
 //! is tested against a model of the kernel.
 
 mod ahead;
+pub mod conntrack;
 mod delta;
 mod stages;
 mod walk;
@@ -14,8 +15,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use crate::object::Family;
-use crate::program::{ChainName, FamilyProgram, Member, Program, SetKind, SetName};
-use crate::text::{create_line, rule_line};
+use crate::ruleset::program::{ChainName, FamilyProgram, Member, Program, SetKind, SetName};
+use crate::ruleset::text::{create_line, rule_line};
 
 pub use delta::{Delta, SetDelta};
 use stages::Stages;

@@ -37,7 +37,7 @@ use super::walk::Tree;
 use super::{ChainWrites, Held, SetWrite};
 use crate::object::Family;
 use crate::policy::Direction;
-use crate::program::{Member, SetKind, SetName};
+use crate::ruleset::program::{Member, SetKind, SetName};
 
 /// The writes of one family, in the order of their stages.
 #[derive(Debug, Default)]

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use super::delta::View;
 use crate::object::Family;
 use crate::policy::Direction;
-use crate::program::{ChainName, SetName};
+use crate::ruleset::program::{ChainName, SetName};
 
 /// More chains than the tree of a node has, whose groups are of its few hundred
 /// endpoints.

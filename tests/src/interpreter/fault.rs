@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use npc_compiler::object::Family;
-use npc_compiler::program::{
+use npc_compiler::ruleset::program::{
     ChainName, FORWARD_CHAIN, FamilyProgram, Match, Member, Program, Rule, Set, SetField, SetKind, Target,
 };
 

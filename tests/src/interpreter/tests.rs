@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use npc_compiler::program::{Set, SetKind};
+use npc_compiler::ruleset::program::{Set, SetKind};
 
 use super::*;
 

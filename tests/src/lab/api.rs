@@ -11,10 +11,10 @@ use std::path::{Path, PathBuf};
 use npc_agent::dataplane::backend::Backend as AgentBackend;
 use npc_agent::dataplane::{Kernel as _, Linux};
 use npc_compiler::cluster::Cluster;
-use npc_compiler::group::Lingering;
-use npc_compiler::layout::{self, Options, SelfMatch};
+use npc_compiler::cluster::group::Lingering;
 use npc_compiler::object::{Family, Objects};
 use npc_compiler::plan::KernelState;
+use npc_compiler::ruleset::layout::{self, Options, SelfMatch};
 
 use super::error::{Doing, Error, Result};
 use super::{Backend, Kind, Lab, Place, inspect, manifests, own};

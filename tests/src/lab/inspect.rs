@@ -12,10 +12,10 @@ use npc_agent::dataplane::iptables::{Hook, Iptables};
 use npc_agent::dataplane::{Kernel as _, Linux};
 use npc_agent::status::{self, AgentStatus};
 use npc_compiler::cluster::Cluster;
-use npc_compiler::group::Lingering;
-use npc_compiler::layout::{self, Options, SelfMatch};
+use npc_compiler::cluster::group::Lingering;
 use npc_compiler::object::Family;
 use npc_compiler::plan::KernelState;
+use npc_compiler::ruleset::layout::{self, Options, SelfMatch};
 
 use super::error::{Doing, Error, Result};
 use super::netns::Netns;

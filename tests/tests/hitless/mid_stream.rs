@@ -7,9 +7,9 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use k8s_openapi::api::core::v1::PodSpec;
 use k8s_openapi::api::networking::v1 as networking;
-use npc_compiler::layout::Options;
 use npc_compiler::object::{Family, Labels, Namespace, Objects, Pod, Protocol};
 use npc_compiler::plan::{Plan, Step};
+use npc_compiler::ruleset::layout::Options;
 use npc_lab::model::Packet;
 use npc_lab::random;
 use proptest::prelude::*;

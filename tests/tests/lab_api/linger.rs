@@ -2,8 +2,8 @@
 
 use std::ffi::OsStr;
 
-use npc_compiler::layout::Options;
 use npc_compiler::policy::Direction;
+use npc_compiler::ruleset::layout::Options;
 use npc_lab::lab::Enforcer;
 use serde_json::json;
 

@@ -5,8 +5,8 @@ use std::net::Ipv4Addr;
 
 use k8s_openapi::api::core::v1::PodSpec;
 use nix::sys::signal::Signal;
-use npc_compiler::layout::Options;
 use npc_compiler::object::{Labels, Pod};
+use npc_compiler::ruleset::layout::Options;
 use npc_lab::apiserver::{Disturbance, Fault, Resource, Server, Verb};
 
 use super::small::{NODE, Small};

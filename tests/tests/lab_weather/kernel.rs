@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use npc_compiler::layout::Options;
+use npc_compiler::ruleset::layout::Options;
 use npc_lab::lab::weather::{LockHeld, Storm, failing_programs};
 use npc_lab::lab::{Backend, Mode};
 use npc_lab::live::{Editor, Live, Load};

@@ -12,8 +12,8 @@ mod size;
 
 use std::time::{Duration, Instant};
 
-use npc_compiler::layout::Options;
 use npc_compiler::object::Objects;
+use npc_compiler::ruleset::layout::Options;
 use npc_lab::lab::{Backend, Builder, Enforcer, Lab, Mode, report};
 use npc_lab::live::{Editor, Live, Load};
 

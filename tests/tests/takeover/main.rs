@@ -9,11 +9,11 @@ use std::net::IpAddr;
 
 use npc_agent::source::manifests;
 use npc_compiler::cluster::Cluster;
-use npc_compiler::layout::{self, Options};
 use npc_compiler::object::{Family, Protocol};
-use npc_compiler::parse;
 use npc_compiler::plan::{Held, KernelState, Plan};
-use npc_compiler::program::{ChainName, FamilyProgram, InterfaceName, Member, Program, Set, SetKind, SetName};
+use npc_compiler::ruleset::layout::{self, Options};
+use npc_compiler::ruleset::parse;
+use npc_compiler::ruleset::program::{ChainName, FamilyProgram, InterfaceName, Member, Program, Set, SetKind, SetName};
 use npc_lab::interpreter::{Outcome, Packet, Payload, State, faults, run};
 use npc_lab::model::Model;
 

@@ -5,11 +5,11 @@ use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::net::IpAddr;
 
-use npc_compiler::cidr;
+use npc_compiler::algebra::cidr;
 use npc_compiler::cluster::{Cluster, PodId};
 use npc_compiler::object::Family;
-use npc_compiler::pairs::{Because, PairSet, Verdict, exempt};
 use npc_compiler::policy::Direction;
+use npc_compiler::verdict::pairs::{Because, PairSet, Verdict, exempt};
 
 use crate::command::words::policy_name;
 

@@ -4,15 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 
 use npc_compiler::API_VERSION;
-use npc_compiler::cidr::{self, AddressSet};
+use npc_compiler::algebra::cidr::{self, AddressSet};
+use npc_compiler::algebra::ranges::RangeSet;
+use npc_compiler::algebra::traffic::Traffic;
+use npc_compiler::cluster::group::Groups;
 use npc_compiler::cluster::{Cluster, PodId};
-use npc_compiler::flow::End;
-use npc_compiler::group::Groups;
 use npc_compiler::object::{Family, Protocol};
-use npc_compiler::pairs::{Because, PairSet, Region, Verdict};
 use npc_compiler::policy::Direction;
-use npc_compiler::ranges::RangeSet;
-use npc_compiler::traffic::Traffic;
+use npc_compiler::verdict::flow::End;
+use npc_compiler::verdict::pairs::{Because, PairSet, Region, Verdict};
 use serde_json::{Map, Value, json};
 
 use crate::command::output::{BAD, Columns, FAINT, GOOD};

@@ -4,8 +4,8 @@ use std::io::{self, Write};
 
 use npc_compiler::API_VERSION;
 use npc_compiler::object::Family;
-use npc_compiler::program::{FORWARD_CHAIN, FamilyProgram, Program};
-use npc_compiler::text::rule_line;
+use npc_compiler::ruleset::program::{FORWARD_CHAIN, FamilyProgram, Program};
+use npc_compiler::ruleset::text::rule_line;
 use serde_json::{Map, Value, json};
 
 /// The program that loads a part of the text.

@@ -3,10 +3,10 @@
 use std::net::IpAddr;
 
 use npc_compiler::API_VERSION;
+use npc_compiler::algebra::traffic::Traffic;
 use npc_compiler::cluster::PolicyId;
-use npc_compiler::explain::{Candidate, Conjunct, Decision, Lack, Of, Part, Reason, Verdict};
 use npc_compiler::object::{Family, Protocol, TargetPort};
-use npc_compiler::traffic::Traffic;
+use npc_compiler::verdict::explain::{Candidate, Conjunct, Decision, Lack, Of, Part, Reason, Verdict};
 use serde::Serialize;
 
 use super::Context;
@@ -179,7 +179,7 @@ fn flows<'a>(context: &Context<'_>, flow: &'a Flow) -> Vec<FlowJson<'a>> {
         (Some([egress, ingress]), _) => vec![Some(side(context, egress)), Some(side(context, ingress))],
         // There is no backend that could receive anything.
         (None, code) => {
-            let (verdict, reason) = (Verdict::Denied, code.map(npc_compiler::explain::Code::as_str));
+            let (verdict, reason) = (Verdict::Denied, code.map(npc_compiler::verdict::explain::Code::as_str));
             let (isolated_by, rules, candidates) = (Vec::new(), Vec::new(), Vec::new());
             vec![None, Some(Side { verdict, reason, isolated_by, rules, candidates })]
         }

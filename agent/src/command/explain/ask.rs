@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 
 use indexmap::IndexMap;
-use npc_compiler::explain::{Code, Decision, Party, Question, Verdict};
-use npc_compiler::flow::End;
+use npc_compiler::algebra::traffic::Traffic;
 use npc_compiler::object::{Family, Protocol, Service, ServicePort, TargetPort};
 use npc_compiler::policy::Direction;
-use npc_compiler::traffic::Traffic;
+use npc_compiler::verdict::explain::{Code, Decision, Party, Question, Verdict};
+use npc_compiler::verdict::flow::End;
 
 use super::ends::{Label, Unit, backends, no_such_port, port_name, traffic, units, units_of_pods};
 use super::{Context, contests};

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use npc_compiler::cluster::{Cluster, PodId};
-use npc_compiler::explain::Party;
-use npc_compiler::flow::End;
+use npc_compiler::verdict::explain::Party;
+use npc_compiler::verdict::flow::End;
 
 use super::ends::Unit;
 

@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use npc_compiler::algebra::traffic::Traffic;
 use npc_compiler::cluster::PodId;
-use npc_compiler::explain::Party;
-use npc_compiler::flow::End;
 use npc_compiler::object::{Family, Protocol, Service};
-use npc_compiler::traffic::Traffic;
+use npc_compiler::verdict::explain::Party;
+use npc_compiler::verdict::flow::End;
 
 use super::{Context, zones};
 use crate::command::endpoint::{Port, Resolved, Target, short_kind};
@@ -82,7 +82,7 @@ pub(super) fn units(context: &Context<'_>, of: &Resolved) -> Result<Vec<Unit>, S
                     units.push(unit);
                 }
                 let inside = |address: &&IpAddr| {
-                    let number = npc_compiler::cidr::number(**address);
+                    let number = npc_compiler::algebra::cidr::number(**address);
                     Family::of(address) == block.family && block.addresses().contains(number)
                 };
                 for address in taken.iter().filter(inside) {

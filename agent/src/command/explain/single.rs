@@ -6,9 +6,9 @@ use std::io::{self, Write};
 
 use npc_compiler::API_VERSION;
 use npc_compiler::cluster::PodId;
-use npc_compiler::flow::End;
-use npc_compiler::matrix::{self, By, Matrix};
 use npc_compiler::policy::Direction;
+use npc_compiler::verdict::flow::End;
+use npc_compiler::verdict::matrix::{self, By, Matrix};
 use serde_json::{Value, json};
 
 use super::answer::{by_protocol, policy};
@@ -38,7 +38,7 @@ struct Side {
     isolated: BTreeMap<npc_compiler::cluster::PolicyId, usize>,
     pods: usize,
     /// Who, by what is allowed.
-    peers: BTreeMap<npc_compiler::traffic::Traffic, Vec<String>>,
+    peers: BTreeMap<npc_compiler::algebra::traffic::Traffic, Vec<String>>,
     outside: Vec<String>,
 }
 
@@ -78,14 +78,14 @@ fn peers(
     matrix: &Matrix<'_>,
     pods: &[PodId],
     direction: Direction,
-) -> BTreeMap<npc_compiler::traffic::Traffic, Vec<String>> {
+) -> BTreeMap<npc_compiler::algebra::traffic::Traffic, Vec<String>> {
     let rows = 0..matrix.endpoints().len();
     let own: Vec<usize> = (rows.clone())
         .filter(|row| matrix.ends(*row).any(|end| matches!(end, End::Pod(pod) if pods.contains(&pod))))
         .collect();
     let mut peers = BTreeMap::<_, Vec<String>>::new();
     for other in rows {
-        let mut traffic = npc_compiler::traffic::Traffic::none();
+        let mut traffic = npc_compiler::algebra::traffic::Traffic::none();
         for own in own.iter().filter(|own| **own != other || matrix.ends(other).count() > 1) {
             let (from, to) = if direction == Direction::Ingress { (other, *own) } else { (*own, other) };
             for cell in matrix.between(from, to) {

@@ -4,11 +4,11 @@
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 
+use npc_compiler::algebra::traffic::Traffic;
 use npc_compiler::cluster::PolicyId;
-use npc_compiler::explain::{Candidate, Code, Conjunct, Decision, Of, Part, Reason, Verdict};
 use npc_compiler::object::TargetPort;
 use npc_compiler::policy::Direction;
-use npc_compiler::traffic::Traffic;
+use npc_compiler::verdict::explain::{Candidate, Code, Conjunct, Decision, Of, Part, Reason, Verdict};
 
 use super::Context;
 use super::answer::{bracketed, port_text, unknowns};
@@ -280,8 +280,8 @@ fn label(conjunct: &Conjunct) -> String {
 
 /// Facts about the other end that its part of the rule is about.
 fn note(context: &Context<'_>, flow: &Flow, direction: Direction, candidate: &Candidate) -> Option<String> {
-    use npc_compiler::explain::Party;
-    use npc_compiler::flow::End;
+    use npc_compiler::verdict::explain::Party;
+    use npc_compiler::verdict::flow::End;
     let (from, to) = flow.parties?;
     let (party, role) = match direction {
         Direction::Ingress => (from, "source"),

@@ -4,10 +4,10 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use npc_compiler::cidr::{self, AddressSet, Cidr};
-use npc_compiler::group::{Atom, Groups};
+use npc_compiler::algebra::cidr::{self, AddressSet, Cidr};
+use npc_compiler::algebra::ranges::RangeSet;
+use npc_compiler::cluster::group::{Atom, Groups};
 use npc_compiler::object::Family;
-use npc_compiler::ranges::RangeSet;
 
 /// Addresses that are treated alike.
 pub(super) struct Zone {

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use indexmap::IndexMap;
-use npc_compiler::flow::End;
-use npc_compiler::matrix::Matrix;
 use npc_compiler::object::Family;
 use npc_compiler::policy::Direction;
+use npc_compiler::verdict::flow::End;
+use npc_compiler::verdict::matrix::Matrix;
 
 use crate::command::output::Columns;
 use crate::command::outside::Outside;

@@ -9,10 +9,10 @@ use npc_agent::dataplane::{self, Kernel as _, Linux, azure};
 use npc_agent::status::AgentStatus;
 use npc_compiler::azure::Placement;
 use npc_compiler::cluster::Cluster;
-use npc_compiler::group::Lingering;
-use npc_compiler::layout::{self, SelfMatch};
+use npc_compiler::cluster::group::Lingering;
 use npc_compiler::object::Family;
 use npc_compiler::plan::{Held, KernelState};
+use npc_compiler::ruleset::layout::{self, SelfMatch};
 use serde::Serialize;
 
 /// The state of this node's kernel.

@@ -2,12 +2,12 @@
 
 use npc_agent::source::manifests::Location;
 use npc_compiler::API_VERSION;
+use npc_compiler::algebra::cidr;
+use npc_compiler::algebra::traffic::Traffic;
 use npc_compiler::azure::{Change, Difference, Ends, Flows, NOTES, Placement, Share};
-use npc_compiler::cidr;
-use npc_compiler::matrix::protocols;
 use npc_compiler::object::Family;
 use npc_compiler::policy::Direction;
-use npc_compiler::traffic::Traffic;
+use npc_compiler::verdict::matrix::protocols;
 use serde::Serialize;
 
 use super::node::State;

@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
 use npc_compiler::object::{Family, Protocol};
-use npc_compiler::program::{InterfaceName, Member, SetKind};
-use npc_compiler::text::MAXELEM;
+use npc_compiler::ruleset::program::{InterfaceName, Member, SetKind};
+use npc_compiler::ruleset::text::MAXELEM;
 use rtnetlink::packet_core::{DecodeError, NlaBuffer, NlasIterator};
 
 use super::attribute::{self, member, message, option};

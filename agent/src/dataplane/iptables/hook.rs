@@ -1,6 +1,6 @@
 //! The jump to our chains: found, put first and removed, beside any rule of others.
 
-use npc_compiler::program::FORWARD_CHAIN;
+use npc_compiler::ruleset::program::FORWARD_CHAIN;
 
 use super::super::backend::Backend;
 use super::super::nftables;

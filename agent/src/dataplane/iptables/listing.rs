@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use npc_compiler::program::{CHAIN_PREFIX, ChainName};
-use npc_compiler::spelling::canonical;
+use npc_compiler::ruleset::program::{CHAIN_PREFIX, ChainName};
+use npc_compiler::ruleset::spelling::canonical;
 
 use super::Error;
 use super::hook::{self, Hook};

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use npc_compiler::object::Family;
 use npc_compiler::plan::ChainWrites;
-use npc_compiler::program::ChainName;
+use npc_compiler::ruleset::program::ChainName;
 
 use super::backend::{self, Backend, Commands};
 use super::process;

@@ -9,7 +9,7 @@
 use std::fmt;
 
 use npc_compiler::object::Family;
-use npc_compiler::program::FORWARD_CHAIN;
+use npc_compiler::ruleset::program::FORWARD_CHAIN;
 
 use super::super::nftables::{
     Attributes, Error, LIST_ELEMENT, Request, Socket, WriteAttributes, chain, data, expression, family, hook, message,

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use npc_compiler::object::Family;
-use npc_compiler::program::{CHAIN_PREFIX, ChainName};
+use npc_compiler::ruleset::program::{CHAIN_PREFIX, ChainName};
 
 use super::super::backend::Backend;
 use super::super::process;

@@ -10,8 +10,8 @@ use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{InfoBridge, InfoData, InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-use npc_compiler::program::InterfaceName;
-use npc_compiler::text::POD_GROUP;
+use npc_compiler::ruleset::program::InterfaceName;
+use npc_compiler::ruleset::text::POD_GROUP;
 use rtnetlink::packet_core::NLM_F_REPLACE;
 use rtnetlink::{Handle, RouteMessageBuilder};
 

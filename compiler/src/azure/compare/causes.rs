@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use rustc_hash::FxHashMap;
 
 use super::{Cause, Change};
+use crate::algebra::traffic::Traffic;
 use crate::azure::translate::{Peer, Term};
 use crate::azure::{Model, Reason};
 use crate::cluster::PolicyId;
-use crate::group::{Admitted, Atom, Group, GroupId, OtherEnd, atoms};
-use crate::matrix::judge::{KindId, TrafficId};
+use crate::cluster::group::{Admitted, Atom, Group, GroupId, OtherEnd, atoms};
 use crate::object::Family;
 use crate::policy::{Direction, Peers, PolicyRule};
-use crate::traffic::Traffic;
+use crate::verdict::matrix::judge::{KindId, TrafficId};
 
 /// Causes, with what of the flows is due to each.
 pub(super) type Causes = BTreeMap<Cause, Traffic>;

@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::without_pods;
-use crate::cidr::{self, AddressSet};
+use crate::algebra::cidr::{self, AddressSet};
+use crate::algebra::ranges::RangeSet;
 use crate::cluster::{Cluster, PodId};
-use crate::flow::End;
-use crate::matrix::judge::{KindId, Kinds};
 use crate::object::Family;
-use crate::ranges::RangeSet;
+use crate::verdict::flow::End;
+use crate::verdict::matrix::judge::{KindId, Kinds};
 
 /// One side of some flows.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default)]

@@ -1,0 +1,8 @@
+//! Exact algebra: prefixes and ranges, what passes by protocol and port, and label
+//! selectors. It knows no policy.
+
+pub mod cidr;
+pub mod ranges;
+pub mod selector;
+pub mod traffic;
+pub mod tunnel;

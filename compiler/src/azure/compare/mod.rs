@@ -1,0 +1,366 @@
+//! The flows whose verdict changes from Azure NPM to npc, and why.
+//!
+//! Ends that neither of the two can tell apart are one kind, so the work is
+//! that of pairs of kinds, and only where a group judges a kind differently.
+//! What the two judge differently in one direction and the other direction
+//! denies anyway is no difference.
+
+mod causes;
+mod ends;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rustc_hash::FxHashMap;
+
+use super::model::{Model, named};
+use super::translate::Peer;
+use super::{Placement, Reason};
+use crate::algebra::cidr::{self, AddressSet};
+use crate::algebra::ranges::RangeSet;
+use crate::algebra::selector::Selector;
+use crate::algebra::traffic::Traffic;
+use crate::cluster::group::{Admitted, GroupId, Groups};
+use crate::cluster::{PodId, PolicyId};
+use crate::object::{Exposure, Family, Service, TargetPort};
+use crate::policy::Direction;
+use crate::verdict::flow::End;
+use crate::verdict::matrix::judge::{Judge, KindId, Kinds, Known, TrafficId};
+use crate::verdict::pairs;
+use ends::Workloads;
+
+pub use ends::{Ends, Share};
+
+/// What becomes of a flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Change {
+    /// Azure NPM denies it and npc allows it.
+    NewlyAllowed,
+    /// Azure NPM allows it and npc denies it.
+    NewlyDenied,
+}
+
+/// Flows that change for one reason at one place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Difference {
+    /// Where and why.
+    pub cause: Cause,
+    /// The flows.
+    pub flows: Vec<Flows>,
+}
+
+/// Where and why flows change.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Cause {
+    /// Why.
+    pub reason: Reason,
+    /// What becomes of them.
+    pub change: Change,
+    /// The policies that decide; one where a field is named.
+    pub policies: Vec<PolicyId>,
+    /// The field (`spec.ingress[1].from[0]`), where it is one field.
+    pub path: Option<String>,
+    /// The Service (`NS/NAME`) by which they come, where that matters.
+    pub service: Option<String>,
+    /// The direction that decides; none where both do.
+    pub direction: Option<Direction>,
+    /// The family.
+    pub family: Family,
+}
+
+/// Sources × destinations × traffic. A pod is not meant as its own peer,
+/// unless it alone is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Flows {
+    /// The sources.
+    pub from: Ends,
+    /// The destinations.
+    pub to: Ends,
+    /// By protocol and destination port.
+    pub traffic: Traffic,
+    /// Each source sends to itself.
+    pub to_itself: bool,
+}
+
+/// Every difference, by reason, policies and place.
+#[must_use]
+pub fn differences(model: &Model<'_>, groups: &Groups, services: &[Service]) -> Vec<Difference> {
+    let mut comparison = Comparison::new(model, groups);
+    comparison.by_policies();
+    for service in services {
+        comparison.by_service(service);
+    }
+    comparison.by_ipv6();
+    comparison.finish()
+}
+
+/// Flows between kinds, by traffic and source.
+type ByKind = BTreeMap<Traffic, BTreeMap<KindId, BTreeSet<KindId>>>;
+
+struct Comparison<'a> {
+    model: &'a Model<'a>,
+    groups: &'a Groups,
+    kinds: Kinds<'a>,
+    workloads: Workloads<'a>,
+    judge: Judge,
+    known: Known,
+    /// What Azure NPM lets each group exchange with each kind.
+    azure: Vec<Vec<TrafficId>>,
+    by_kind: BTreeMap<Cause, ByKind>,
+    flows: BTreeMap<Cause, Vec<Flows>>,
+}
+
+impl<'a> Comparison<'a> {
+    fn new(model: &'a Model<'a>, groups: &'a Groups) -> Self {
+        let mut kinds = Kinds::new(model.cluster, groups);
+        for (id, _) in model.cluster.policies() {
+            for term in model.translation(id).iter().flat_map(|translation| translation.terms.iter().flatten()) {
+                if let Peer::Block(addresses) = &term.peer {
+                    kinds.cut(Family::V4, addresses);
+                }
+                if named(term).next().is_some() {
+                    kinds.tell_ports();
+                }
+            }
+        }
+        let workloads = Workloads::new(model.cluster, &mut kinds);
+        let mut known = Known::new();
+        let judge = kinds.judge(&mut known);
+        let azure = azure_admits(model, groups, &kinds, &mut known);
+        let (by_kind, flows) = (BTreeMap::new(), BTreeMap::new());
+        Self { model, groups, kinds, workloads, judge, known, azure, by_kind, flows }
+    }
+
+    /// Flows that are sent straight to an IPv4 address.
+    fn by_policies(&mut self) {
+        let seen: Vec<_> = self.kinds.iter().map(|(kind, groups, _)| (kind, groups)).collect();
+        let mut pairs = BTreeSet::new();
+        for direction in Direction::ALL {
+            let mut subjects = FxHashMap::<GroupId, Vec<KindId>>::default();
+            for (kind, groups) in &seen {
+                groups[direction as usize].into_iter().for_each(|group| subjects.entry(group).or_default().push(*kind));
+            }
+            for (group, subjects) in subjects.iter().collect::<BTreeMap<_, _>>() {
+                for (other, _) in &seen {
+                    if self.judge.admitted(*group, *other) == self.azure[group.0 as usize][other.index()] {
+                        continue;
+                    }
+                    let other_pods = |subject: &&KindId| **subject != *other || self.workloads.has_several(*other);
+                    pairs.extend(subjects.iter().filter(other_pods).map(|subject| match direction {
+                        Direction::Ingress => (*other, *subject),
+                        Direction::Egress => (*subject, *other),
+                    }));
+                }
+            }
+        }
+        let groups: Vec<[Option<GroupId>; 2]> = seen.into_iter().map(|(_, groups)| groups).collect();
+        let mut causes = FxHashMap::default();
+        for (from, to) in pairs {
+            self.pair(from, to, &groups, &mut causes);
+        }
+    }
+
+    /// Two kinds that differ in some direction.
+    fn pair(&mut self, from: KindId, to: KindId, groups: &[[Option<GroupId>; 2]], causes: &mut causes::Found) {
+        let directions = [(Direction::Ingress, to, from), (Direction::Egress, from, to)];
+        let (mut ours, mut theirs) = (TrafficId::ALL, TrafficId::ALL);
+        for (direction, subject, other) in directions {
+            if let Some(group) = groups[subject.index()][direction as usize] {
+                ours = self.known.intersection(ours, self.judge.admitted(group, other));
+                theirs = self.known.intersection(theirs, self.azure[group.0 as usize][other.index()]);
+            }
+        }
+        if ours == theirs {
+            return;
+        }
+        let (ours, theirs) = (self.known.traffic(ours), self.known.traffic(theirs));
+        for (change, flows) in
+            [(Change::NewlyAllowed, ours.difference(&theirs)), (Change::NewlyDenied, theirs.difference(&ours))]
+        {
+            if flows.is_none() {
+                continue;
+            }
+            for (direction, subject, other) in directions {
+                let Some(group) = groups[subject.index()][direction as usize] else { continue };
+                let denying = match change {
+                    Change::NewlyAllowed => self.azure[group.0 as usize][other.index()],
+                    Change::NewlyDenied => self.judge.admitted(group, other),
+                };
+                let part = flows.difference(&self.known.traffic(denying));
+                if part.is_none() {
+                    continue;
+                }
+                let key = (group, other, self.known.id(&part), change);
+                let found = causes.entry(key).or_insert_with(|| {
+                    causes::of(self.model, self.groups.get(group), self.kinds.seen(other), &part, change)
+                });
+                for (cause, traffic) in found {
+                    let by_traffic = self.by_kind.entry(cause.clone()).or_default();
+                    by_traffic.entry(traffic.clone()).or_default().entry(from).or_default().insert(to);
+                }
+            }
+        }
+    }
+
+    /// Flows that come by way of a Service.
+    fn by_service(&mut self, service: &Service) {
+        let Some(labels) = &service.selector else { return };
+        let cluster = self.model.cluster;
+        let selector = Selector::of_labels(labels);
+        let name = format!("{}/{}", service.namespace, service.name);
+        let backends: Vec<PodId> = (cluster.endpoints())
+            .filter(|(_, pod)| pod.namespace == service.namespace && selector.matches(&pod.labels))
+            .map(|(id, _)| id)
+            .collect();
+        let cause = |reason, change, policies, direction| {
+            let service = Some(name.clone());
+            Cause { reason, change, policies, path: None, service, direction, family: Family::V4 }
+        };
+        let behind = self.model.placement == Placement::BehindKubeProxy;
+        // What policies deny each to itself.
+        let mut to_itself = BTreeMap::<(BTreeSet<PolicyId>, Traffic), Vec<PodId>>::new();
+        for pod in backends {
+            let targets = targets(service, cluster.pod(pod).ports.as_slice());
+            let denied = targets.difference(&self.model.verdict(End::Pod(pod), End::Pod(pod), Some(Family::V4)));
+            if !denied.is_none() {
+                let group = |direction| self.groups.of(pod, direction).map(|group| self.groups.get(group));
+                let policies = Direction::ALL.into_iter().filter_map(group).flat_map(|group| &group.key.policies);
+                to_itself.entry((policies.copied().collect(), denied)).or_default().push(pod);
+            }
+            let Some(group) = self.groups.of(pod, Direction::Ingress).filter(|_| behind) else { continue };
+            let (Exposure::AnyNode, Some(to)) = (service.exposure, self.workloads.kind_of(pod)) else { continue };
+            for from in self.workloads.outside() {
+                let ours = self.known.traffic(self.judge.admitted(group, from));
+                let denied = targets.difference(&ours);
+                if !denied.is_none() {
+                    let policies = self.groups.get(group).key.policies.clone();
+                    let key = cause(Reason::NodePort, Change::NewlyDenied, policies, Some(Direction::Ingress));
+                    let by_traffic = self.by_kind.entry(key).or_default();
+                    by_traffic.entry(denied).or_default().entry(from).or_default().insert(to);
+                }
+            }
+        }
+        for ((policies, traffic), pods) in to_itself {
+            let ends = self.workloads.of_pods(&pods);
+            let cause = cause(Reason::SelfByService, Change::NewlyAllowed, policies.into_iter().collect(), None);
+            let flows = Flows { from: ends.clone(), to: ends, traffic, to_itself: true };
+            self.flows.entry(cause).or_default().push(flows);
+        }
+    }
+
+    /// Flows over IPv6, all of which Azure NPM lets pass.
+    fn by_ipv6(&mut self) {
+        let cluster = self.model.cluster;
+        let has_address = |pod: &PodId| cluster.address(*pod, Family::V6).is_some();
+        let mut subjects = BTreeMap::<GroupId, Vec<PodId>>::new();
+        for (pod, _) in cluster.endpoints().filter(|(pod, _)| has_address(pod)) {
+            let groups = Direction::ALL.into_iter().filter_map(|direction| self.groups.of(pod, direction));
+            groups.for_each(|group| subjects.entry(group).or_default().push(pod));
+        }
+        for (group, subjects) in subjects {
+            let group = self.groups.get(group);
+            let cause = Cause {
+                reason: Reason::Ipv6,
+                change: Change::NewlyDenied,
+                policies: group.key.policies.clone(),
+                path: None,
+                service: None,
+                direction: Some(group.key.direction),
+                family: Family::V6,
+            };
+            for (traffic, region) in pairs::regions(cluster, group, None, Family::V6) {
+                let denied = Traffic::all().difference(&traffic);
+                let peers = region.pods.into_iter().filter(has_address).filter(|pod| subjects != [*pod]);
+                let mut peers = self.workloads.of_pods(&peers.collect::<Vec<_>>());
+                peers.outside = region.outside;
+                if denied.is_none() || peers.is_empty() {
+                    continue;
+                }
+                let subjects = self.workloads.of_pods(&subjects);
+                let (from, to) = match group.key.direction {
+                    Direction::Ingress => (peers, subjects),
+                    Direction::Egress => (subjects, peers),
+                };
+                let flows = Flows { from, to, traffic: denied, to_itself: false };
+                self.flows.entry(cause.clone()).or_default().push(flows);
+            }
+        }
+    }
+
+    /// All of them, with equal ends joined.
+    fn finish(mut self) -> Vec<Difference> {
+        for (cause, by_traffic) in std::mem::take(&mut self.by_kind) {
+            for (traffic, by_source) in by_traffic {
+                let mut joined = BTreeMap::<BTreeSet<KindId>, Vec<KindId>>::new();
+                for (from, to) in by_source {
+                    joined.entry(to).or_default().push(from);
+                }
+                for (to, from) in joined {
+                    let (from, to) = (self.workloads.of_kinds(from), self.workloads.of_kinds(to));
+                    let flows = Flows { from, to, traffic: traffic.clone(), to_itself: false };
+                    self.flows.entry(cause.clone()).or_default().push(flows);
+                }
+            }
+        }
+        let mut all: Vec<Difference> =
+            self.flows.into_iter().map(|(cause, flows)| Difference { cause, flows }).collect();
+        for difference in &mut all {
+            difference.flows.sort_by(|a, b| (&a.from, &a.to, &a.traffic).cmp(&(&b.from, &b.to, &b.traffic)));
+        }
+        all
+    }
+}
+
+/// What Azure NPM lets each group exchange with each kind.
+fn azure_admits(model: &Model<'_>, groups: &Groups, kinds: &Kinds<'_>, known: &mut Known) -> Vec<Vec<TrafficId>> {
+    let count = kinds.iter().count();
+    let mut meant_by = FxHashMap::<&Peer, Vec<KindId>>::default();
+    let mut admits = Vec::new();
+    for (_, group) in groups.iter() {
+        let isolating = model.isolating(&group.key.policies, group.key.direction);
+        if isolating.is_empty() {
+            admits.push(vec![TrafficId::ALL; count]);
+            continue;
+        }
+        let mut row = vec![TrafficId::NONE; count];
+        for term in isolating.iter().flat_map(|(_, translation)| &translation.terms[group.key.direction as usize]) {
+            let admitted = Admitted::of_ports(&term.ports, group.key.direction, &group.key.resolution);
+            let plain = known.id(&admitted.traffic);
+            let meant = meant_by.entry(&term.peer).or_insert_with(|| {
+                kinds.iter().filter(|(_, _, seen)| model.holds(&term.peer, *seen)).map(|(kind, _, _)| kind).collect()
+            });
+            for kind in meant {
+                let more = match kinds.seen(*kind).ports {
+                    [] => plain,
+                    ports if admitted.named.is_empty() || ports.is_empty() => plain,
+                    ports => known.id(&admitted.traffic_to(ports)),
+                };
+                row[kind.index()] = known.union(row[kind.index()], more);
+            }
+        }
+        admits.push(row);
+    }
+    admits
+}
+
+/// What a service sends to a backend.
+fn targets(service: &Service, ports: &[crate::object::ContainerPort]) -> Traffic {
+    let mut targets = Traffic::none();
+    for port in &service.ports {
+        let numbers: Vec<u16> = match &port.target {
+            TargetPort::Number(number) => vec![*number],
+            TargetPort::Name(name) => {
+                ports.iter().filter(|p| p.name == *name && p.protocol == port.protocol).map(|p| p.port).collect()
+            }
+        };
+        for number in numbers {
+            targets = targets.union(&Traffic::ports(port.protocol, number, number));
+        }
+    }
+    targets
+}
+
+/// A zone without the addresses of pods, if there is any.
+fn without_pods(zone: (u128, u128), pods: &AddressSet) -> Option<std::net::IpAddr> {
+    let rest = RangeSet::range(zone.0, zone.1).difference(pods);
+    rest.ranges().first().map(|(first, _)| cidr::address(Family::V4, *first))
+}

@@ -1,0 +1,450 @@
+//! The cluster: objects brought into the shape that questions are asked of.
+//!
+//! Pods of one namespace with the same labels are one [`Class`]: no selector
+//! can tell them apart, so it is evaluated once per class. An address that one
+//! pod lists is that pod's; who *holds* one that several list depends on the
+//! node that asks (see [`Contest`]). Nothing here depends on the order of the
+//! objects.
+
+pub(crate) mod claim;
+pub mod group;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+use rustc_hash::FxHashMap;
+
+use crate::cluster::claim::{Claim, Standing};
+use crate::object::{ContainerPort, Family, Labels, Objects, Pod};
+use crate::policy::finding::Finding;
+use crate::policy::{Direction, Namespaces, PodPeer, Policy};
+
+/// A pod, by its place in [`Cluster::pods`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PodId(pub(crate) u32);
+
+/// A class, by its place in the order of namespace and labels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClassId(pub(crate) u32);
+
+/// A policy, by its place in [`Cluster::policies`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PolicyId(pub(crate) u32);
+
+/// The endpoints of one namespace with the same labels.
+#[derive(Debug)]
+pub struct Class {
+    /// Their namespace.
+    pub namespace: String,
+    /// Their labels.
+    pub labels: Labels,
+    /// They themselves, in order.
+    pub endpoints: Vec<PodId>,
+}
+
+/// An address that several endpoints list. Which of them hold it depends on the
+/// node that asks: a node knows its own pods.
+#[derive(Debug)]
+pub struct Contest {
+    /// All endpoints that list it, in order.
+    pub claimants: Vec<PodId>,
+    /// Who holds it as seen from each node that has one of them.
+    here: BTreeMap<String, Holders>,
+    /// Who holds it as seen from any other node.
+    elsewhere: Holders,
+}
+
+/// The endpoints that hold an address, at least one, and what all of them have
+/// in common as peers.
+#[derive(Debug)]
+struct Holders {
+    pods: Vec<PodId>,
+    classes: Vec<ClassId>,
+    ports: Vec<ContainerPort>,
+}
+
+/// A cluster at one moment.
+#[derive(Debug)]
+pub struct Cluster {
+    namespaces: BTreeMap<String, Labels>,
+    pods: Vec<Pod>,
+    /// The class of each pod; none for a pod that is no endpoint.
+    class_of: Vec<Option<ClassId>>,
+    classes: Vec<Class>,
+    /// The classes of each namespace.
+    classes_in: BTreeMap<String, Vec<ClassId>>,
+    /// The endpoint that lists each address that one alone lists.
+    owners: FxHashMap<IpAddr, PodId>,
+    contests: BTreeMap<IpAddr, Contest>,
+    /// The addresses of each node.
+    nodes: BTreeMap<String, BTreeSet<IpAddr>>,
+    node_addresses: BTreeSet<IpAddr>,
+    policies: Vec<Policy>,
+    /// The policies of each namespace.
+    policies_in: BTreeMap<String, Vec<PolicyId>>,
+    findings: Vec<Finding>,
+}
+
+/// A place in a vector that a cluster never outgrows.
+#[allow(clippy::cast_possible_truncation, reason = "no cluster holds 2^32 objects of a kind")]
+fn index(place: usize) -> u32 {
+    place as u32
+}
+
+impl Cluster {
+    /// The cluster that the objects describe. Of several policies with one
+    /// name and namespace the last counts.
+    #[must_use]
+    pub fn new(objects: &Objects) -> Self {
+        let namespaces = objects.namespaces.iter().map(|n| (n.name.clone(), n.labels.clone())).collect();
+        let mut pods = objects.pods.clone();
+        pods.sort_by(|a, b| (&a.namespace, &a.name, &a.uid).cmp(&(&b.namespace, &b.name, &b.uid)));
+        let (classes, class_of) = classify(&pods);
+        let mut classes_in = BTreeMap::<String, Vec<ClassId>>::new();
+        for (i, class) in classes.iter().enumerate() {
+            classes_in.entry(class.namespace.clone()).or_default().push(ClassId(index(i)));
+        }
+        let nodes = node_addresses(objects);
+        let (policies, findings) = read_policies(objects);
+        let mut policies_in = BTreeMap::<String, Vec<PolicyId>>::new();
+        for (i, policy) in policies.iter().enumerate() {
+            policies_in.entry(policy.namespace.clone()).or_default().push(PolicyId(index(i)));
+        }
+        let (owners, contests) = owners(&pods, &class_of, objects);
+        Self {
+            namespaces,
+            owners,
+            contests,
+            pods,
+            class_of,
+            classes,
+            classes_in,
+            node_addresses: nodes.values().flatten().copied().collect(),
+            nodes,
+            policies,
+            policies_in,
+            findings,
+        }
+    }
+
+    /// What was not understood of the policies, by policy.
+    #[must_use]
+    pub fn findings(&self) -> &[Finding] {
+        &self.findings
+    }
+
+    /// All pods, by namespace, name and UID.
+    pub fn pods(&self) -> impl Iterator<Item = (PodId, &Pod)> {
+        self.pods.iter().enumerate().map(|(i, pod)| (PodId(index(i)), pod))
+    }
+
+    /// The pods that policies can apply to: live, with a network of their own.
+    pub fn endpoints(&self) -> impl Iterator<Item = (PodId, &Pod)> {
+        self.pods().filter(|(_, pod)| pod.is_endpoint())
+    }
+
+    /// The pods that are meant where pods are named, by namespace and name. The
+    /// API has one pod of a name at a time; where the input has two that are
+    /// not finished, an old one and its successor, the one that is not being
+    /// deleted is meant, and of two such the later by UID. The other one keeps
+    /// its addresses, by which it can still be asked for, until it is gone. A
+    /// pod that stands for a workload has its own claim to the name.
+    pub fn named(&self) -> impl Iterator<Item = (PodId, &Pod)> {
+        let mut next = 0;
+        let same_name = |a: &Pod, b: &Pod| (&a.namespace, &a.name) == (&b.namespace, &b.name);
+        self.pods.chunk_by(same_name).flat_map(move |pods| {
+            let first = next;
+            next += pods.len();
+            let (templates, real): (Vec<_>, Vec<_>) =
+                pods.iter().enumerate().filter(|(_, pod)| !pod.finished).partition(|(_, pod)| pod.is_template());
+            let meant = real.into_iter().max_by_key(|(_, pod)| (!pod.terminating, &pod.uid));
+            templates.into_iter().chain(meant).map(move |(i, pod)| (PodId(index(first + i)), pod))
+        })
+    }
+
+    /// A pod.
+    #[must_use]
+    pub fn pod(&self, id: PodId) -> &Pod {
+        &self.pods[id.0 as usize]
+    }
+
+    /// The class of an endpoint; `None` for other pods.
+    #[must_use]
+    pub fn class_of(&self, id: PodId) -> Option<ClassId> {
+        self.class_of[id.0 as usize]
+    }
+
+    /// The same as a list.
+    #[must_use]
+    pub fn classes_of(&self, id: PodId) -> &[ClassId] {
+        self.class_of[id.0 as usize].as_slice()
+    }
+
+    /// A class.
+    #[must_use]
+    pub fn class(&self, id: ClassId) -> &Class {
+        &self.classes[id.0 as usize]
+    }
+
+    /// The endpoints that hold an address, as seen from a node: none if no
+    /// endpoint lists it, several where nothing tells which of them has it.
+    /// Without a node, as seen from one that has none of them.
+    #[must_use]
+    pub fn holders(&self, address: IpAddr, node: Option<&str>) -> &[PodId] {
+        match self.owners.get(&address) {
+            Some(owner) => std::slice::from_ref(owner),
+            None => self.contests.get(&address).map_or(&[], |contest| &contest.seen_from(node).pods),
+        }
+    }
+
+    /// As whom rules of a node mean an address that endpoints hold: the classes
+    /// of these, and the container ports that all of them have.
+    #[must_use]
+    pub fn seen(&self, address: IpAddr, node: Option<&str>) -> Option<(&[ClassId], &[ContainerPort])> {
+        match self.owners.get(&address) {
+            Some(owner) => Some((self.class_of[owner.0 as usize].as_slice(), &self.pod(*owner).ports)),
+            None => {
+                let holders = self.contests.get(&address)?.seen_from(node);
+                Some((&holders.classes, &holders.ports))
+            }
+        }
+    }
+
+    /// The node that knows whose a contested address is: that of all claimants,
+    /// if they are on one.
+    #[must_use]
+    pub fn home(&self, address: IpAddr) -> Option<&str> {
+        let mut nodes = self.contest(address)?.claimants.iter().map(|pod| self.pod(*pod).node.as_deref());
+        let first = nodes.next()??;
+        nodes.all(|node| node == Some(first)).then_some(first)
+    }
+
+    /// The addresses that several endpoints list.
+    pub fn contests(&self) -> impl Iterator<Item = (IpAddr, &Contest)> {
+        self.contests.iter().map(|(address, contest)| (*address, contest))
+    }
+
+    /// The contest about an address, if several endpoints list it.
+    #[must_use]
+    pub fn contest(&self, address: IpAddr) -> Option<&Contest> {
+        self.contests.get(&address)
+    }
+
+    /// The nodes that see some address otherwise than the others do, because
+    /// one of its claimants is theirs.
+    #[must_use]
+    pub fn own_views(&self) -> BTreeSet<&str> {
+        self.contests.values().flat_map(|contest| contest.here.keys()).map(String::as_str).collect()
+    }
+
+    /// An endpoint's address of a family, as its own node sees it; none where
+    /// another pod holds what its object lists.
+    #[must_use]
+    pub fn address(&self, id: PodId, family: Family) -> Option<IpAddr> {
+        let pod = self.pod(id);
+        pod.address(family).filter(|address| self.holders(*address, pod.node.as_deref()).contains(&id))
+    }
+
+    /// Whether an address is one of the node that a pod runs on.
+    #[must_use]
+    pub fn is_own_node(&self, id: PodId, address: IpAddr) -> bool {
+        let node = self.pod(id).node.as_ref().and_then(|name| self.nodes.get(name));
+        node.is_some_and(|addresses| addresses.contains(&address))
+    }
+
+    /// Whether an address is one of some node.
+    #[must_use]
+    pub fn is_node(&self, address: IpAddr) -> bool {
+        self.node_addresses.contains(&address)
+    }
+
+    /// The nodes that are known, with their addresses.
+    #[must_use]
+    pub fn nodes(&self) -> &BTreeMap<String, BTreeSet<IpAddr>> {
+        &self.nodes
+    }
+
+    /// The labels of a namespace, if the namespace is known.
+    #[must_use]
+    pub fn namespace(&self, name: &str) -> Option<&Labels> {
+        self.namespaces.get(name)
+    }
+
+    /// All policies, by namespace and name.
+    pub fn policies(&self) -> impl Iterator<Item = (PolicyId, &Policy)> {
+        self.policies.iter().enumerate().map(|(i, policy)| (PolicyId(index(i)), policy))
+    }
+
+    /// A policy.
+    #[must_use]
+    pub fn policy(&self, id: PolicyId) -> &Policy {
+        &self.policies[id.0 as usize]
+    }
+
+    /// The policies that isolate the endpoints of a class in a direction.
+    #[must_use]
+    pub fn policies_of(&self, class: ClassId, direction: Direction) -> Vec<PolicyId> {
+        let class = self.class(class);
+        let here = self.policies_in.get(&class.namespace).map_or(&[][..], Vec::as_slice);
+        let selects = |policy: &Policy| policy.isolates(direction) && policy.subject.matches(&class.labels);
+        here.iter().copied().filter(|id| selects(self.policy(*id))).collect()
+    }
+
+    /// Whether a rule's pod peer selects the endpoints of a class. The labels
+    /// of a namespace that is not known are not known either, so no
+    /// namespaceSelector selects it, not even one that asks for absence.
+    #[must_use]
+    pub fn selects(&self, peer: &PodPeer, class: ClassId) -> bool {
+        let class = self.class(class);
+        let namespace = match &peer.namespaces {
+            Namespaces::Own(name) => *name == class.namespace,
+            Namespaces::Selected(selector) => {
+                self.namespace(&class.namespace).is_some_and(|labels| selector.matches(labels))
+            }
+        };
+        namespace && peer.pods.matches(&class.labels)
+    }
+
+    /// The classes that a rule's pod peer selects, in order.
+    #[must_use]
+    pub fn selected(&self, peer: &PodPeer) -> Vec<ClassId> {
+        let in_namespace = |name: &str| self.classes_in.get(name).map_or(&[][..], Vec::as_slice);
+        let matching = |class: &ClassId| peer.pods.matches(&self.class(*class).labels);
+        match &peer.namespaces {
+            Namespaces::Own(name) => in_namespace(name).iter().copied().filter(matching).collect(),
+            Namespaces::Selected(selector) => {
+                let names = self.namespaces.iter().filter(|(_, labels)| selector.matches(labels));
+                let classes = names.flat_map(|(name, _)| in_namespace(name)).copied();
+                let mut classes: Vec<ClassId> = classes.filter(matching).collect();
+                classes.sort_unstable();
+                classes
+            }
+        }
+    }
+}
+
+/// Sorts the endpoints into classes.
+fn classify(pods: &[Pod]) -> (Vec<Class>, Vec<Option<ClassId>>) {
+    let mut endpoints = BTreeMap::<(&str, &Labels), Vec<PodId>>::new();
+    for (i, pod) in pods.iter().enumerate().filter(|(_, pod)| pod.is_endpoint()) {
+        endpoints.entry((&pod.namespace, &pod.labels)).or_default().push(PodId(index(i)));
+    }
+    let mut class_of = vec![None; pods.len()];
+    let mut classes = Vec::with_capacity(endpoints.len());
+    for ((namespace, labels), endpoints) in endpoints {
+        for pod in &endpoints {
+            class_of[pod.0 as usize] = Some(ClassId(index(classes.len())));
+        }
+        classes.push(Class { namespace: namespace.to_owned(), labels: labels.clone(), endpoints });
+    }
+    (classes, class_of)
+}
+
+/// Who lists each address: one endpoint, or several.
+fn owners(
+    pods: &[Pod],
+    class_of: &[Option<ClassId>],
+    objects: &Objects,
+) -> (FxHashMap<IpAddr, PodId>, BTreeMap<IpAddr, Contest>) {
+    let mut owners = FxHashMap::<IpAddr, PodId>::default();
+    let mut claimants = BTreeMap::<IpAddr, Vec<PodId>>::new();
+    for (i, pod) in pods.iter().enumerate().filter(|(_, pod)| pod.is_endpoint()) {
+        let id = PodId(index(i));
+        for address in pod.addresses() {
+            let first = *owners.entry(address).or_insert(id);
+            if first != id {
+                claimants.entry(address).or_insert_with(|| vec![first]).push(id);
+            }
+        }
+    }
+    let pod_cidrs: BTreeMap<&str, &[IpNetwork]> =
+        objects.nodes.iter().map(|node| (node.name.as_str(), node.pod_cidrs.as_slice())).collect();
+    let contest = |(address, claimants): (IpAddr, Vec<PodId>)| {
+        owners.remove(&address);
+        (address, Contest::new(address, claimants, pods, class_of, &pod_cidrs))
+    };
+    let contests = claimants.into_iter().map(contest).collect();
+    (owners, contests)
+}
+
+impl Contest {
+    fn new(
+        address: IpAddr,
+        claimants: Vec<PodId>,
+        pods: &[Pod],
+        class_of: &[Option<ClassId>],
+        pod_cidrs: &BTreeMap<&str, &[IpNetwork]>,
+    ) -> Self {
+        let holders = |held: Vec<PodId>| {
+            let mut classes: Vec<ClassId> = held.iter().filter_map(|id| class_of[id.0 as usize]).collect();
+            classes.sort_unstable();
+            classes.dedup();
+            let ports = |id: &PodId| pods[id.0 as usize].ports.as_slice();
+            let (first, others) = held.split_first().map_or((&[][..], &[][..]), |(id, others)| (ports(id), others));
+            let of_all = |port: &&ContainerPort| others.iter().all(|other| ports(other).contains(port));
+            let ports = first.iter().filter(of_all).cloned().collect();
+            Holders { classes, ports, pods: held }
+        };
+        let mut all = Vec::with_capacity(claimants.len());
+        let mut by_node = BTreeMap::<&str, Vec<(PodId, Claim)>>::new();
+        for id in &claimants {
+            let pod = &pods[id.0 as usize];
+            let node = pod.node.as_deref();
+            let of_node = |node| Standing::of(pod_cidrs.get(node).copied(), address);
+            let standing = node.map_or(Standing::Silent, of_node);
+            let claim = Claim { terminating: pod.terminating, started: pod.started, standing };
+            all.push((*id, claim));
+            if let Some(node) = node {
+                by_node.entry(node).or_default().push((*id, claim));
+            }
+        }
+        let here = by_node.into_iter().map(|(node, claims)| (node.to_owned(), holders(claim::here(&claims))));
+        Self { here: here.collect(), elsewhere: holders(claim::elsewhere(&all)), claimants }
+    }
+
+    fn seen_from(&self, node: Option<&str>) -> &Holders {
+        node.and_then(|node| self.here.get(node)).unwrap_or(&self.elsewhere)
+    }
+
+    /// Who holds the address as seen from each node that has a claimant, by
+    /// the node's name.
+    pub fn holders_by_node(&self) -> impl Iterator<Item = (&str, &[PodId])> {
+        self.here.iter().map(|(node, holders)| (node.as_str(), holders.pods.as_slice()))
+    }
+
+    /// Who holds the address as seen from any other node.
+    #[must_use]
+    pub fn holders_elsewhere(&self) -> &[PodId] {
+        &self.elsewhere.pods
+    }
+}
+
+/// The addresses of each node: those of its object, those that its pods report
+/// as their host's, and those of its hostNetwork pods.
+fn node_addresses(objects: &Objects) -> BTreeMap<String, BTreeSet<IpAddr>> {
+    let mut nodes = BTreeMap::<String, BTreeSet<IpAddr>>::new();
+    for node in &objects.nodes {
+        nodes.entry(node.name.clone()).or_default().extend(&node.addresses);
+    }
+    for pod in &objects.pods {
+        if let Some(node) = &pod.node {
+            let addresses = nodes.entry(node.clone()).or_default();
+            addresses.extend(&pod.host_addresses);
+            if pod.host_network {
+                addresses.extend(pod.addresses());
+            }
+        }
+    }
+    nodes
+}
+
+fn read_policies(objects: &Objects) -> (Vec<Policy>, Vec<Finding>) {
+    let mut read = BTreeMap::new();
+    for policy in &objects.policies {
+        let (policy, findings) = Policy::read(policy);
+        read.insert((policy.namespace.clone(), policy.name.clone()), (policy, findings));
+    }
+    let (policies, findings): (Vec<_>, Vec<_>) = read.into_values().unzip();
+    (policies, findings.into_iter().flatten().collect())
+}

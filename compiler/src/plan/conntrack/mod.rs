@@ -1,0 +1,229 @@
+//! Established flows: which of them the rules of a node forbid now.
+//!
+//! Rules judge the first packet of a flow, and its other packets pass because
+//! the kernel knows the flow. So when the rules get narrower, what the kernel
+//! knows has to be judged again. It is judged by the very chains and sets that
+//! are in the kernel: a flow is forbidden where they would drop its first
+//! packet.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use rustc_hash::FxHashMap;
+
+use crate::object::{Family, Protocol};
+use crate::plan::{Held, KernelState, Plan, SetWrite, Step};
+use crate::ruleset::parse;
+use crate::ruleset::program::{ChainName, FORWARD_CHAIN, Match, Member, Rule, SetField, SetName, Target};
+
+/// A flow as its first packet was when it was forwarded: after the destination
+/// was translated (a Service's address is a pod's by then), before the source
+/// is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Tuple {
+    /// From where.
+    pub source: IpAddr,
+    /// To where, of the same family.
+    pub destination: IpAddr,
+    /// The number of its IP protocol.
+    pub protocol: u8,
+    /// The destination port, of a protocol that has ports.
+    pub port: u16,
+    /// Whether the kernel took it up in its middle, so that the first packet
+    /// that it saw was any segment of a TCP connection, perhaps an answer.
+    pub mid_stream: bool,
+}
+
+/// Whose addresses are whose on a node.
+pub trait Ends {
+    /// Whether an endpoint of this node has it.
+    fn is_local(&self, address: IpAddr) -> bool;
+
+    /// Whether it is the node's own: what goes to or comes from there meets
+    /// INPUT or OUTPUT, and is never forwarded.
+    fn is_own(&self, address: IpAddr) -> bool;
+
+    /// Whether it belonged to an endpoint of this node that has gone for good, and
+    /// belongs to none now: its flows are those of the endpoint that is gone. Not
+    /// so where another endpoint may have it, whose own flows may be among them.
+    fn is_departed(&self, address: IpAddr) -> bool;
+}
+
+/// Judges flows by what the kernel of one node holds at one moment.
+#[derive(Debug)]
+pub struct Judge<'a, E> {
+    state: &'a KernelState,
+    ends: &'a E,
+    /// The chains that were met, read.
+    chains: FxHashMap<(Family, &'a ChainName), Vec<Rule>>,
+}
+
+/// How a walk through chains ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Returned,
+    Dropped,
+}
+
+impl<'a, E: Ends> Judge<'a, E> {
+    /// Will judge by this state, which has to be one that npc made.
+    #[must_use]
+    pub fn new(state: &'a KernelState, ends: &'a E) -> Self {
+        Self { state, ends, chains: FxHashMap::default() }
+    }
+
+    /// Whether the first packet of a flow would be dropped now.
+    ///
+    /// What is between a pod and its own node is never forwarded, and what a
+    /// pod sends to itself is always allowed, so neither is ever forbidden.
+    pub fn forbids(&mut self, tuple: &Tuple) -> bool {
+        let Tuple { source, destination, .. } = *tuple;
+        if self.ends.is_departed(source) || self.ends.is_departed(destination) {
+            return true;
+        }
+        if !self.ends.is_local(source) && !self.ends.is_local(destination) {
+            return false;
+        }
+        let is_own = |address: IpAddr| address.is_loopback() || self.ends.is_own(address);
+        if source == destination || is_own(source) || is_own(destination) {
+            return false;
+        }
+        let family = Family::of(&source);
+        let start = self.state.family(family).chains.get_key_value(FORWARD_CHAIN);
+        start.is_some_and(|(chain, _)| self.walk(family, chain, tuple) == Outcome::Dropped)
+    }
+
+    /// Walks a chain and those that it leads to. No chain of ours leads back
+    /// to one before it.
+    fn walk(&mut self, family: Family, chain: &'a ChainName, tuple: &Tuple) -> Outcome {
+        let held = self.state.family(family);
+        let rules = self.chains.remove(&(family, chain)).unwrap_or_else(|| read(held, chain));
+        let mut outcome = Outcome::Returned;
+        for rule in &rules {
+            if !rule.matches.iter().all(|one| matches(held, one, tuple)) {
+                continue;
+            }
+            let mut enter = |next: &ChainName| match held.chains.get_key_value(next) {
+                Some((next, _)) => self.walk(family, next, tuple),
+                None => Outcome::Returned,
+            };
+            match &rule.target {
+                Target::Return => break,
+                Target::Log => {}
+                Target::Drop => {
+                    outcome = Outcome::Dropped;
+                    break;
+                }
+                Target::Jump(next) => {
+                    if enter(next) == Outcome::Dropped {
+                        outcome = Outcome::Dropped;
+                        break;
+                    }
+                }
+                Target::Goto(next) => {
+                    outcome = enter(next);
+                    break;
+                }
+            }
+        }
+        self.chains.insert((family, chain), rules);
+        outcome
+    }
+}
+
+/// The rules of a chain. All of them are ours, so all can be read.
+fn read(held: &Held, chain: &ChainName) -> Vec<Rule> {
+    let lines = held.chains.get(chain).into_iter().flatten();
+    lines.filter_map(|line| parse::rule(line).ok()).map(|(_, rule)| rule).collect()
+}
+
+/// Whether the first packet of a flow meets a condition. It opens its flow, unless
+/// that was taken up in its middle, and conntrack has no entries for neighbour
+/// discovery.
+fn matches(held: &Held, one: &Match, tuple: &Tuple) -> bool {
+    let ported = Protocol::ALL.into_iter().find(|protocol| protocol.number() == tuple.protocol);
+    match one {
+        // By which interface it came, no entry tells; what is forged is dropped
+        // whether its flow is known or not. Errors and neighbour discovery have
+        // no entries, and lengths and hop limits are asked of these alone.
+        Match::EstablishedOrRelated
+        | Match::Established
+        | Match::RelatedError
+        | Match::ErrorFromQuotedDestination
+        | Match::Icmpv6Type(_)
+        | Match::HopLimit255
+        | Match::Length(..)
+        | Match::NotLength(..)
+        | Match::FromPods
+        | Match::NotFromPods => false,
+        Match::NotSyn => tuple.mid_stream && ported == Some(Protocol::Tcp),
+        Match::NotInSet(name, field) => !is_in(held, name, *field, ported, tuple),
+        // Only of a pod and itself is it asked whether a flow was translated.
+        Match::NewOrInvalid | Match::Translated | Match::Limited | Match::Comment(_) => true,
+        Match::Source(prefix) => prefix.contains(tuple.source),
+        Match::Destination(prefix) => prefix.contains(tuple.destination),
+        Match::Protocol(protocol) => ported == Some(*protocol),
+        Match::ProtocolNumber(number) => tuple.protocol == *number,
+        Match::DestinationPorts(ranges) => {
+            ported.is_some() && ranges.iter().any(|(first, last)| (*first..=*last).contains(&tuple.port))
+        }
+        // A network's own broadcast address takes its routes to tell.
+        Match::ToBroadcast => matches!(tuple.destination, IpAddr::V4(address) if address.is_broadcast()),
+        Match::SourceIsDestination => tuple.source == tuple.destination,
+        Match::Set(name, field) => is_in(held, name, *field, ported, tuple),
+    }
+}
+
+fn is_in(held: &Held, name: &SetName, field: SetField, ported: Option<Protocol>, tuple: &Tuple) -> bool {
+    let Some((_, members)) = held.sets.get(name) else { return false };
+    let address = match field {
+        SetField::Source => tuple.source,
+        SetField::Destination => tuple.destination,
+        SetField::DestinationPort => {
+            let member = |protocol| Member::AddressPort(tuple.destination, protocol, tuple.port);
+            return ported.is_some_and(|protocol| members.contains(&member(protocol)));
+        }
+        SetField::SourceInterface => return false,
+    };
+    members.contains(&Member::Address(address)) || prefix_holds(members, address)
+}
+
+/// Whether one of the prefixes, which are disjoint, holds an address: it can
+/// only be the last that does not begin behind it.
+fn prefix_holds(members: &BTreeSet<Member>, address: IpAddr) -> bool {
+    let last = members.range(..=Member::Prefix(address.into())).next_back();
+    matches!(last, Some(Member::Prefix(prefix)) if prefix.contains(address))
+}
+
+/// Whether some packet may be dropped after a plan that was let through
+/// before it. Of writes to sets alone it is told exactly enough: peers that
+/// come and endpoints that are isolated no more, as the most frequent changes
+/// are, narrow nothing. New rules may always do.
+#[must_use]
+pub fn may_narrow(plan: &Plan) -> bool {
+    let writes = || {
+        plan.steps.iter().flat_map(|step| match step {
+            Step::Sets(writes) => writes.as_slice(),
+            Step::Chains(..) | Step::Grace => &[],
+        })
+    };
+    let freed: BTreeSet<Member> = writes()
+        .filter_map(|write| match write {
+            SetWrite::Delete(set, member) if set.is_gate() => Some(member.clone()),
+            _ => None,
+        })
+        .collect();
+    let narrows = |write: &SetWrite| match write {
+        // Says nothing of flows, but of packets.
+        SetWrite::Add(set, _) | SetWrite::Delete(set, _) if set.is_own() => false,
+        SetWrite::Add(set, _) if set.is_gate() => true,
+        SetWrite::Add(set, member) => set.is_of_tree() && !freed.contains(member),
+        SetWrite::Delete(set, _) if set.is_gate() => false,
+        SetWrite::Delete(set, member) => !set.is_of_tree() || !freed.contains(member),
+        SetWrite::Create(..) | SetWrite::Destroy(_) => false,
+    };
+    plan.steps.iter().any(|step| matches!(step, Step::Chains(..))) || writes().any(narrows)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,92 @@
+//! What of ICMP passes though no policy admits it: neighbour discovery, and errors
+//! about flows that the kernel knows. Both as narrowly as a rule can say, because
+//! by type and state alone either is a tunnel past all policies.
+
+use super::{Options, SelfMatch};
+use crate::object::Family;
+use crate::plan::KernelState;
+use crate::ruleset::program::{Match, Rule, Target};
+
+/// ICMPv6 types of neighbour discovery that any host sends, and the lengths of
+/// such a packet (RFC 4861, section 4): a router solicitation of 8 bytes,
+/// neighbour solicitation and advertisement of 24, each behind an IPv6 header and
+/// before options. Those of link-layer addresses and nonces are well below the
+/// most that passes.
+const OF_HOSTS: [(u8, u16); 3] = [(133, 48), (135, 64), (136, 64)];
+const DISCOVERY_MAX: u16 = 128;
+
+/// The same of routers: advertisement of 16 bytes, redirect of 40.
+const OF_ROUTERS: [(u8, u16); 2] = [(134, 56), (137, 80)];
+
+/// How long an ICMP error may be, with its IP header. At most 576 bytes (RFC
+/// 1812, section 4.3.2.3) and IPv6's least MTU (RFC 4443, section 2.4): these are
+/// what routers send. At least two IP headers and that of ICMP; the kernel takes
+/// less for no error about a known flow. A lower bound has to be there, because
+/// the length of an IPv6 packet above 65,535 bytes is told as a small number.
+const ERROR_LENGTHS: [(u16, u16); 2] = [(48, 576), (88, 1280)];
+
+/// Matches that a kernel lacks and that rules do without. What holds then is
+/// said with each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Lacks {
+    /// `hl`: neighbour discovery is told by its type and length alone, so
+    /// routed packets of these types pass too.
+    pub hop_limit: bool,
+    /// `length`: neighbour discovery and ICMP errors may be of any length.
+    pub length: bool,
+    /// `devgroup`: an ICMP error from a pod's interface is one from anywhere, and
+    /// so is a router's advertisement.
+    pub device_group: bool,
+}
+
+impl Lacks {
+    /// What the rules of a kernel that an agent wrote do without. Those for
+    /// neighbour discovery, which are always there, use all of it.
+    #[must_use]
+    pub fn of_held(held: &KernelState) -> Self {
+        let lines = || [&held.v4, &held.v6].into_iter().flat_map(|held| held.chains.values().flatten());
+        let lacks = |module: &str| !lines().any(|line| line.contains(module));
+        Self { hop_limit: lacks(" -m hl "), length: lacks(" -m length "), device_group: lacks(" -m devgroup ") }
+    }
+}
+
+/// The rules that let neighbour discovery through, which conntrack does not
+/// track. Hosts take none that a router has forwarded (RFC 4861, section 6.1),
+/// so the rest is a tunnel. What routers say never comes from a pod rightly; of
+/// the ports of a bridge that leads elsewhere too no rule here can tell which
+/// are pods'.
+pub(super) fn neighbour_discovery(options: &Options) -> Vec<Rule> {
+    let Lacks { hop_limit, length, device_group } = options.lacks;
+    let rule = |kind, lengths: (u16, u16), is_routers: bool| {
+        let mut matches = vec![Match::Icmpv6Type(kind)];
+        matches.extend((!hop_limit).then_some(Match::HopLimit255));
+        matches.extend((!length).then_some(Match::Length(lengths.0, lengths.1)));
+        matches.extend((is_routers && !device_group).then_some(Match::NotFromPods));
+        Rule { matches, target: Target::Return }
+    };
+    let [_, (_, longest)] = ERROR_LENGTHS;
+    let of_hosts = OF_HOSTS.iter().map(|(kind, least)| rule(*kind, (*least, DISCOVERY_MAX), false));
+    of_hosts.chain(OF_ROUTERS.iter().map(|(kind, least)| rule(*kind, (*least, longest), true))).collect()
+}
+
+/// The rules for ICMP errors about known flows. The kernel asks of them no more
+/// than that the packet they quote belongs to a flow whose sender they go to;
+/// what else they hold is as their sender likes. So none is longer than a
+/// router's, and a pod sends none but about packets that came to it.
+pub(super) fn errors(family: Family, options: &Options) -> Vec<Rule> {
+    let mut rules = Vec::new();
+    if !options.lacks.length {
+        let (first, last) = ERROR_LENGTHS[family as usize];
+        let comment = Match::Comment("longer than an ICMP error".to_owned());
+        rules.push(Rule { matches: vec![Match::NotLength(first, last), comment], target: Target::Drop });
+    }
+    if !options.lacks.device_group {
+        if options.self_match == SelfMatch::Bpf {
+            rules.push(Rule { matches: vec![Match::ErrorFromQuotedDestination], target: Target::Return });
+        }
+        let comment = Match::Comment("about a packet that did not go to this pod".to_owned());
+        rules.push(Rule { matches: vec![Match::FromPods, comment], target: Target::Drop });
+    }
+    rules.push(Rule { matches: Vec::new(), target: Target::Return });
+    rules
+}

@@ -1,0 +1,539 @@
+//! The layout: from the groups of one node's endpoints to the sets and chains
+//! of its kernel.
+//!
+//! ```text
+//! NPC-FORWARD   from a pod's interface with another's source  -j NPC-SPOOF: DROP (if asked for)
+//!               established, neighbour discovery, a pod itself by a Service: RETURN
+//!               ICMP errors                 goto NPC-RELATED: by whom and how long
+//!               TCP that opens nothing      -j NPC-STRAY: denied where no rule can judge it
+//!               source ∈ npc4-egress        -j NPC-EGRESS
+//!               destination ∈ npc4-ingress  -j NPC-INGRESS
+//!               TCP that opens nothing      -j NPC-STRAY
+//! NPC-INGRESS   a tree of set matches, by goto, to the group of the address
+//! NPC-I-…       the group: what is admitted RETURNs to NPC-FORWARD, the rest goes on
+//! NPC-DENY-…    DROP: all that is denied ends here, and the kernel counts it
+//! ```
+//!
+//! Rules come from definitions (policies, and the ports that names resolve
+//! to); addresses of pods are in sets only. So a pod that comes or goes in a
+//! known group writes set members and no rule.
+
+mod icmp;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
+use rustc_hash::FxHashMap;
+
+use crate::cluster::group::{Group, GroupId, GroupKey, Groups, Lingering, Resolution};
+use crate::cluster::{Cluster, PodId, PolicyId};
+use crate::object::Family;
+use crate::policy::Direction;
+use crate::ruleset::dispatch::{Node, SetAt};
+use crate::ruleset::group_chain::Leaf;
+use crate::ruleset::name::{Fields, Hash};
+use crate::ruleset::program::{
+    ChainName, FamilyProgram, Match, Member, Program, Rule, Set, SetField, SetKind, SetName, Target,
+};
+
+pub use icmp::Lacks;
+use icmp::{errors, neighbour_discovery};
+
+/// How a pod's traffic to itself is told, and an ICMP error about what was sent
+/// to its sender.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SelfMatch {
+    /// One `-m bpf` rule for every pod, and one for errors.
+    #[default]
+    Bpf,
+    /// One rule for each isolated endpoint, for kernels without `xt_bpf`. Errors
+    /// from pods' interfaces are dropped, since nothing tells what they quote.
+    PerEndpoint,
+}
+
+/// What a program depends on besides the cluster.
+#[derive(Debug, Clone, Default)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a choice that stands by itself")]
+pub struct Options {
+    /// How a pod's traffic to itself is told.
+    pub self_match: SelfMatch,
+    /// What rules have to do without.
+    pub lacks: Lacks,
+    /// Whether flows that were established go on under policies that deny
+    /// them. Otherwise their conntrack entries are deleted, and a TCP segment
+    /// of an isolated endpoint that opens no connection and belongs to none is
+    /// dropped unless a rule tells that it goes to a server: the kernel would
+    /// take it for a connection and, where the server talks, turn the denied one
+    /// around.
+    pub keep_established: bool,
+    /// Whether endpoints that are isolated for egress may send [`TUNNELS`]
+    /// where a rule admits every protocol, and to [`TUNNEL_PORTS`] where one
+    /// admits all of UDP.
+    ///
+    /// [`TUNNELS`]: crate::algebra::traffic::TUNNELS
+    /// [`TUNNEL_PORTS`]: crate::algebra::traffic::TUNNEL_PORTS
+    pub allow_tunnels: bool,
+    /// Whether the chains of groups tell of the packets that they drop, by
+    /// NFLOG.
+    pub log_denied: bool,
+    /// Whether what comes from a pod's interface with a source that is not the
+    /// pod's is dropped. Which interfaces these are, and what may come from
+    /// each, no object tells: a program has the set for it, empty.
+    pub anti_spoof: bool,
+}
+
+/// `fe80::/10` (RFC 4291, section 2.5.6).
+const LINK_LOCAL: Ipv6Network = Ipv6Network::new_checked(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10).unwrap();
+
+/// `224.0.0.0/4` (RFC 5771).
+const MULTICAST_V4: Ipv4Network = Ipv4Network::new_checked(Ipv4Addr::new(224, 0, 0, 0), 4).unwrap();
+
+/// `ff00::/8` (RFC 4291, section 2.7).
+const MULTICAST_V6: Ipv6Network = Ipv6Network::new_checked(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0), 8).unwrap();
+
+/// The address of who has none (RFC 1122, section 3.2.1.3; RFC 4291, section
+/// 2.5.2).
+const UNSPECIFIED_V4: Ipv4Network = Ipv4Network::new_checked(Ipv4Addr::UNSPECIFIED, 32).unwrap();
+const UNSPECIFIED_V6: Ipv6Network = Ipv6Network::new_checked(Ipv6Addr::UNSPECIFIED, 128).unwrap();
+
+/// The program of one node.
+///
+/// It isolates the endpoints that are bound to the node; one that has no
+/// address yet has its group's chains and sets all the same.
+#[must_use]
+pub fn program(cluster: &Cluster, node: &str, options: &Options) -> Program {
+    program_with(cluster, node, options, &[])
+}
+
+/// The program of one node, with chains and sets for these groups as well,
+/// though no endpoint may be in them. One whose policies are gone has none.
+#[must_use]
+pub fn program_with(cluster: &Cluster, node: &str, options: &Options, lingering: &[Lingering]) -> Program {
+    let local = cluster.endpoints().filter(|(_, pod)| pod.node.as_deref() == Some(node));
+    let local: Vec<PodId> = local.map(|(id, _)| id).collect();
+    let groups = Groups::with(cluster, local.iter().copied(), lingering);
+    let is_isolating = local.iter().any(|pod| Direction::ALL.iter().any(|way| groups.of(*pod, *way).is_some()));
+    let identities: FxHashMap<GroupId, Hash> =
+        groups.iter().map(|(id, group)| (id, identity_of(cluster, &group.key))).collect();
+    // Where each address of this node is led, by direction.
+    let listed = local.iter().flat_map(|pod| cluster.pod(*pod).addresses());
+    let addresses: BTreeSet<IpAddr> = listed.collect();
+    let ways = Direction::ALL.map(|direction| {
+        let way = |address: &IpAddr| {
+            let holders = cluster.holders(*address, Some(node)).iter();
+            let groups = holders.filter_map(|pod| groups.of(*pod, direction)).map(|group| identities[&group]);
+            Some((*address, Way::of(direction, groups)?))
+        };
+        addresses.iter().filter_map(way).collect::<BTreeMap<IpAddr, Way>>()
+    });
+    let family = |family| {
+        let mut layout = Layout { cluster, node, options, family, sets: BTreeMap::new(), chains: BTreeMap::new() };
+        let mut isolated = BTreeSet::new();
+        for (direction, ways) in Direction::ALL.into_iter().zip(&ways) {
+            let mut sides = BTreeMap::<Hash, Side<'_>>::new();
+            for (id, group) in groups.iter().filter(|(_, group)| group.key.direction == direction) {
+                sides.insert(identities[&id], Side { rules: Rules::Of(group), addresses: BTreeSet::new() });
+            }
+            for (address, way) in ways {
+                let new = || Side { rules: Rules::Joint(&way.groups), addresses: BTreeSet::new() };
+                let side = sides.entry(way.identity).or_insert_with(new);
+                if Family::of(address) == family {
+                    side.addresses.insert(Member::Address(*address));
+                    isolated.insert(*address);
+                }
+            }
+            layout.direction(direction, &sides);
+        }
+        layout.chains.extend(forward(family, options, is_isolating, &isolated));
+        if options.anti_spoof {
+            layout.sets.insert(SetName::own(family), own());
+        }
+        FamilyProgram { family, sets: layout.sets, chains: layout.chains }
+    };
+    Program { v4: family(Family::V4), v6: family(Family::V6) }
+}
+
+/// The names of policies.
+fn names<'a>(cluster: &'a Cluster, policies: &'a [PolicyId]) -> impl ExactSizeIterator<Item = (&'a str, &'a str)> {
+    policies.iter().map(|id| {
+        let policy = cluster.policy(*id);
+        (policy.namespace.as_str(), policy.name.as_str())
+    })
+}
+
+fn identity_of(cluster: &Cluster, key: &GroupKey) -> Hash {
+    identity(key.direction, names(cluster, &key.policies), &key.resolution)
+}
+
+/// What a group is, whatever its policies say today: where it stands in the
+/// tree depends on this, so that an edited policy moves no endpoint.
+pub(crate) fn identity<'a>(
+    direction: Direction,
+    policies: impl ExactSizeIterator<Item = (&'a str, &'a str)>,
+    resolution: &Resolution,
+) -> Hash {
+    let mut fields = Fields::of("group");
+    fields.add(direction.as_str());
+    fields.count(policies.len());
+    for (namespace, name) in policies {
+        fields.add(namespace);
+        fields.add(name);
+    }
+    fields.count(resolution.len());
+    for ((protocol, name), numbers) in resolution {
+        fields.add(protocol.as_str());
+        fields.add(name);
+        fields.count(numbers.len());
+        for number in numbers {
+            fields.add(number.to_le_bytes());
+        }
+    }
+    fields.finish()
+}
+
+/// Where an address of this node is led in a direction: to the group of the pod
+/// that holds it, or to several, where several pods of this node hold it and
+/// what passes is what the policies of each admit. Those that nothing isolates
+/// have no say.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Way {
+    /// What it is in the tree.
+    pub(crate) identity: Hash,
+    /// The groups, sorted; at least one.
+    pub(crate) groups: Vec<Hash>,
+}
+
+impl Way {
+    /// The way of an address whose holders are of these groups; `None` if there
+    /// are none.
+    pub(crate) fn of(direction: Direction, groups: impl Iterator<Item = Hash>) -> Option<Self> {
+        let mut groups: Vec<Hash> = groups.collect();
+        groups.sort_unstable();
+        groups.dedup();
+        let identity = match groups.as_slice() {
+            [] => return None,
+            [group] => *group,
+            several => {
+                let mut fields = Fields::of("joint");
+                fields.add(direction.as_str());
+                fields.count(several.len());
+                for group in several {
+                    fields.add(group.bytes());
+                }
+                fields.finish()
+            }
+        };
+        Some(Self { identity, groups })
+    }
+}
+
+/// The rules of a joint group, and the chain that they make: what one group's
+/// chain admits comes back here, and the last one's verdict stands. `None`
+/// where one of them has no chain.
+pub(crate) fn joint(direction: Direction, chains: &[ChainName]) -> Option<(ChainName, Vec<Rule>)> {
+    let mut fields = Fields::of("joint chain");
+    fields.count(chains.len());
+    for chain in chains {
+        fields.add(chain.as_str());
+    }
+    let name = ChainName::new(&format!("{}-{}", letter(direction), fields.finish().short()));
+    let comment = || Match::Comment("several pods of this node list one address".to_owned());
+    let (last, others) = chains.split_last()?;
+    let others = others.iter().map(|chain| Target::Jump(chain.clone()));
+    let targets = others.chain([Target::Goto(last.clone())]);
+    Some((name, targets.map(|target| Rule { matches: vec![comment()], target }).collect()))
+}
+
+/// The chain of one group or of several, and the addresses of its endpoints.
+struct Side<'a> {
+    rules: Rules<'a>,
+    addresses: BTreeSet<Member>,
+}
+
+/// What decides about addresses.
+enum Rules<'a> {
+    Of(&'a Group),
+    Joint(&'a [Hash]),
+}
+
+/// Where the address of an isolated endpoint stands in a packet.
+const fn field(direction: Direction) -> SetField {
+    match direction {
+        Direction::Ingress => SetField::Destination,
+        Direction::Egress => SetField::Source,
+    }
+}
+
+/// The set of what may come from the interfaces of pods, as a program has it.
+pub(crate) fn own() -> Set {
+    Set {
+        kind: SetKind::HashNetIface,
+        members: BTreeSet::new(),
+        meaning: "what may come from the interfaces of pods, by address and interface".to_owned(),
+    }
+}
+
+/// The chain that every forwarded packet meets first, and those for ICMP errors,
+/// strays and forged sources.
+pub(crate) fn forward(
+    family: Family,
+    options: &Options,
+    is_isolating: bool,
+    isolated: &BTreeSet<IpAddr>,
+) -> BTreeMap<ChainName, Vec<Rule>> {
+    let mut chains = BTreeMap::new();
+    let rule = |matches: Vec<Match>, target| Rule { matches, target };
+    let mut rules = Vec::new();
+    if options.anti_spoof {
+        // Before what belongs to a known flow: who forges the source of one can
+        // end it, or speak in it.
+        let forged = vec![Match::FromPods, Match::NotInSet(SetName::own(family), SetField::SourceInterface)];
+        rules.push(rule(forged, Target::Jump(ChainName::spoof())));
+        chains.insert(ChainName::spoof(), spoofed(family));
+    }
+    // As the chains that deny, it is there before anything leads to it.
+    chains.insert(ChainName::related(), errors(family, options));
+    if is_isolating {
+        rules.push(rule(vec![Match::Established], Target::Return));
+        // By goto: what returns there is back in FORWARD, as what returns here.
+        rules.push(rule(vec![Match::RelatedError], Target::Goto(ChainName::related())));
+    } else {
+        rules.push(rule(vec![Match::EstablishedOrRelated], Target::Return));
+    }
+    if family == Family::V6 {
+        // There before anything is isolated, as the look-ups below are: in the
+        // plan that isolates the first endpoint, sets come before rules.
+        rules.extend(neighbour_discovery(options));
+    }
+    if is_isolating {
+        rules.extend(past_all_sets(family).into_iter().map(|m| rule(vec![m], Target::Drop)));
+    }
+    // A pod's packet to itself is forwarded only where this node's own rules turned
+    // a Service's address into the pod's. Any other one is forged.
+    match options.self_match {
+        SelfMatch::Bpf => rules.push(rule(vec![Match::Translated, Match::SourceIsDestination], Target::Return)),
+        SelfMatch::PerEndpoint => rules.extend(isolated.iter().map(|address| {
+            let host = IpNetwork::from(*address);
+            rule(vec![Match::Source(host), Match::Destination(host), Match::Translated], Target::Return)
+        })),
+    }
+    let stray = || rule(vec![Match::NotSyn, Match::NewOrInvalid], Target::Jump(ChainName::stray()));
+    if !options.keep_established {
+        rules.push(stray());
+        chains.extend(strays(family));
+    }
+    for direction in [Direction::Egress, Direction::Ingress] {
+        let gate = Match::Set(SetName::gate(family, direction), field(direction));
+        rules.push(rule(vec![gate], Target::Jump(ChainName::entry(direction))));
+    }
+    if !options.keep_established {
+        // Once more, because each question is one look-up, and a write may come
+        // between two: who left a direction after the first question was not
+        // judged in it.
+        rules.push(stray());
+    }
+    chains.insert(ChainName::forward(), rules);
+    chains
+}
+
+/// The rules for what comes from a pod's interface and not from the pod's
+/// address. Every interface may send from link-local addresses, which no router
+/// forwards, and a host that has no address yet from none (DHCP, duplicate
+/// address detection).
+fn spoofed(family: Family) -> Vec<Rule> {
+    let nobodys: &[IpNetwork] = match family {
+        Family::V4 => &[IpNetwork::V4(UNSPECIFIED_V4)],
+        Family::V6 => &[IpNetwork::V6(LINK_LOCAL), IpNetwork::V6(UNSPECIFIED_V6)],
+    };
+    let nobodys = nobodys.iter().map(|prefix| Rule { matches: vec![Match::Source(*prefix)], target: Target::Return });
+    let comment = Match::Comment("not the source of the pod behind this interface".to_owned());
+    nobodys.chain([Rule { matches: vec![comment], target: Target::Drop }]).collect()
+}
+
+/// What reaches a bridged pod by an address that no set holds: from or to a
+/// link-local one, which no router forwards (RFC 4291, section 2.5.6), to all
+/// hosts of a network, or to a multicast group. Such a packet does not tell
+/// which pods it reaches, so where some are isolated none gets it. Nor does it tell
+/// which pod sends it, if it comes from no address; a node routes that, too, back to the
+/// bridge that it came from.
+fn past_all_sets(family: Family) -> Vec<Match> {
+    match family {
+        Family::V4 => vec![
+            Match::Source(IpNetwork::V4(UNSPECIFIED_V4)),
+            Match::Destination(IpNetwork::V4(MULTICAST_V4)),
+            Match::ToBroadcast,
+        ],
+        Family::V6 => {
+            let link_local = IpNetwork::V6(LINK_LOCAL);
+            let multicast = IpNetwork::V6(MULTICAST_V6);
+            vec![
+                Match::Source(IpNetwork::V6(UNSPECIFIED_V6)),
+                Match::Source(link_local),
+                Match::Destination(link_local),
+                Match::Destination(multicast),
+            ]
+        }
+    }
+}
+
+/// The chains for TCP segments that open no connection and belong to none. One
+/// rule leads here, so that a first packet passes all of theirs by.
+///
+/// Such a segment does not tell whether it goes to a server or comes from one. So
+/// each end that is isolated has it judged in both ways: as one that the end
+/// sends or gets, which the groups' rules do, and as an answer in a connection
+/// that its policies for the other direction would have to admit. Where an end is
+/// isolated in that other direction only, nothing judges what it sends or gets, so
+/// nothing passes; where in both, only what a rule admits by naming the port
+/// does, which the groups ask about by their part of this.
+fn strays(family: Family) -> BTreeMap<ChainName, Vec<Rule>> {
+    let comment = || Match::Comment("of no known connection".to_owned());
+    let gate = |direction, field| Match::Set(SetName::gate(family, direction), field);
+    let deny = |matches: Vec<Match>| Rule { matches, target: Target::Goto(ChainName::deny_stray()) };
+    let only = |direction: Direction| {
+        let (own, other) = (field(direction.opposite()), direction.opposite());
+        deny(vec![gate(direction, own), Match::NotInSet(SetName::gate(family, other), own), comment()])
+    };
+    let both = |direction: Direction| {
+        let rules = vec![deny(vec![gate(direction.opposite(), field(direction)), comment()])];
+        (ChainName::stray_of(direction), rules)
+    };
+    let mut chains = BTreeMap::from(Direction::ALL.map(both));
+    chains.insert(ChainName::stray(), Direction::ALL.map(only).into());
+    chains.insert(ChainName::deny_stray(), drop_all());
+    chains
+}
+
+/// The one rule of a chain in which denied packets end.
+fn drop_all() -> Vec<Rule> {
+    vec![Rule { matches: Vec::new(), target: Target::Drop }]
+}
+
+/// The chains that lead from a direction's entry to the chains of its groups,
+/// and the one to which these lead.
+pub(crate) fn lead(
+    family: Family,
+    direction: Direction,
+    tree: Option<&Node>,
+    groups: &BTreeMap<Hash, ChainName>,
+) -> BTreeMap<ChainName, Vec<Rule>> {
+    let (entry, deny) = (ChainName::entry(direction), ChainName::deny(direction));
+    let mut chains = BTreeMap::from([(deny.clone(), drop_all())]);
+    let Some(tree) = tree else {
+        // Nothing jumps here, because the gate is empty.
+        chains.insert(entry, vec![Rule { matches: Vec::new(), target: Target::Goto(deny) }]);
+        return chains;
+    };
+    let goto = |condition: Option<SetAt>, chain: ChainName| Rule {
+        matches: condition.iter().map(|at| Match::Set(set_at(family, direction, at), field(direction))).collect(),
+        target: Target::Goto(chain),
+    };
+    let chain_of = |node: &Node| match node {
+        Node::Leaf(group) => groups[group].clone(),
+        Node::Inner { path, .. } => ChainName::new(&format!("{}T-{path}", letter(direction))),
+        Node::List { path, .. } => ChainName::new(&format!("{}L-{path}", letter(direction))),
+    };
+    tree.walk(&mut |node| {
+        let is_root = std::ptr::eq(node, tree);
+        let name = if is_root { entry.clone() } else { chain_of(node) };
+        let rules = match node {
+            // Its chain is the group's own, except at the root.
+            Node::Leaf(_) if !is_root => return,
+            Node::Leaf(group) => vec![goto(None, groups[group].clone())],
+            Node::List { groups: tried, .. } => {
+                let last = tried.len() - 1;
+                let condition = |place, group: &Hash| (place < last).then_some(SetAt::Group(*group));
+                tried.iter().enumerate().map(|(i, group)| goto(condition(i, group), groups[group].clone())).collect()
+            }
+            Node::Inner { path, left, right } => {
+                vec![goto(Some(SetAt::Left(path.clone())), chain_of(left)), goto(None, chain_of(right))]
+            }
+        };
+        chains.insert(name, rules);
+    });
+    chains
+}
+
+/// The chain of a group, named by its content.
+pub(crate) fn chain_of_leaf(family: Family, direction: Direction, leaf: &Leaf) -> ChainName {
+    ChainName::new(&format!("{}-{}", letter(direction), leaf.hash(family).short()))
+}
+
+/// One family's program in the making.
+struct Layout<'a> {
+    cluster: &'a Cluster,
+    node: &'a str,
+    options: &'a Options,
+    family: Family,
+    sets: BTreeMap<SetName, Set>,
+    chains: BTreeMap<ChainName, Vec<Rule>>,
+}
+
+impl Layout<'_> {
+    /// The sets and chains of one direction, from its gate to its groups.
+    fn direction(&mut self, direction: Direction, sides: &BTreeMap<Hash, Side<'_>>) {
+        let address_set = |members, meaning: &str| Set { kind: SetKind::HashIp, members, meaning: meaning.to_owned() };
+        let members = |groups: &[Hash]| groups.iter().flat_map(|group| &sides[group].addresses).cloned().collect();
+
+        let all: Vec<Hash> = sides.keys().copied().collect();
+        let meaning = format!("this node's endpoints that are isolated for {}", direction.as_str());
+        self.sets.insert(SetName::gate(self.family, direction), address_set(members(&all), &meaning));
+
+        let mut chains = BTreeMap::<Hash, ChainName>::new();
+        for (hash, side) in sides {
+            if let Rules::Of(group) = side.rules {
+                chains.insert(*hash, self.group(direction, group));
+            }
+        }
+        for (hash, side) in sides {
+            if let Rules::Joint(groups) = side.rules
+                && let Some((name, rules)) =
+                    joint(direction, &groups.iter().map(|group| chains[group].clone()).collect::<Vec<_>>())
+            {
+                chains.insert(*hash, name.clone());
+                self.chains.insert(name, rules);
+            }
+        }
+        let tree = Node::new(all);
+        for (at, groups) in tree.iter().flat_map(Node::sets) {
+            let which = match &at {
+                SetAt::Left(_) => "some of them, to tell by halves which group an endpoint is in",
+                SetAt::Group(_) => "those of one group",
+            };
+            let meaning = format!("isolated for {}: {which}", direction.as_str());
+            self.sets.insert(set_at(self.family, direction, &at), address_set(members(&groups), &meaning));
+        }
+        self.chains.extend(lead(self.family, direction, tree.as_ref(), &chains));
+    }
+
+    /// The chain of a group and its sets.
+    fn group(&mut self, direction: Direction, group: &Group) -> ChainName {
+        let policies = names(self.cluster, &group.key.policies);
+        let leaf = Leaf::new(self.family, direction, self.options, &group.admitted, policies);
+        let name = chain_of_leaf(self.family, direction, &leaf);
+        for (set, definition) in leaf.sets {
+            let resolve = || definition.resolve(self.cluster, self.node, self.family);
+            self.sets.entry(set).or_insert_with(resolve);
+        }
+        self.chains.insert(name.clone(), leaf.rules);
+        name
+    }
+}
+
+/// What the chains of a direction's tree and groups begin with.
+const fn letter(direction: Direction) -> char {
+    match direction {
+        Direction::Ingress => 'I',
+        Direction::Egress => 'E',
+    }
+}
+
+/// The name of a set that the tree asks.
+pub(crate) fn set_at(family: Family, direction: Direction, at: &SetAt) -> SetName {
+    let place = match at {
+        SetAt::Left(path) => format!("t{path}"),
+        SetAt::Group(group) => format!("g{}", group.short()),
+    };
+    SetName::of_tree(family, direction, &place)
+}

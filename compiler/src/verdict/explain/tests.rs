@@ -1,0 +1,183 @@
+//! Explanations against verdicts, and each code by name.
+
+use proptest::prelude::*;
+use proptest::sample::select;
+
+use super::*;
+use crate::sample::{cluster, objects};
+use crate::verdict::flow::directed;
+
+fn groups(cluster: &Cluster) -> Groups {
+    Groups::new(cluster, cluster.endpoints().map(|(id, _)| id))
+}
+
+fn asked() -> impl Strategy<Value = Traffic> {
+    let tcp = |first, last| Traffic::ports(Protocol::Tcp, first, last);
+    select(vec![
+        tcp(80, 80),
+        tcp(8080, 8080),
+        tcp(8000, 8100),
+        tcp(443, 443),
+        Traffic::ports(Protocol::Udp, 53, 53),
+        Traffic::ports(Protocol::Sctp, 1, 1),
+        Traffic::all(),
+    ])
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn explanations_say_what_verdicts_say(objects in objects(), traffic in asked()) {
+        let cluster = Cluster::new(&objects);
+        let groups = groups(&cluster);
+        let outside = ["10.0.0.0", "10.0.0.129", "192.0.2.1", "8.8.8.8", "2001:db8::", "2001:db9::"];
+        let outside = outside.iter().filter_map(|text| text.parse().ok()).map(|ip| End::of_address(&cluster, ip));
+        let ends: Vec<End> = cluster.endpoints().map(|(id, _)| End::Pod(id)).chain(outside).collect();
+        for (from, to) in ends.iter().flat_map(|from| ends.iter().map(move |to| (*from, *to))) {
+            for family in [None, Some(Family::V4), Some(Family::V6)] {
+                let (source, destination) = (Party::End(from), Party::End(to));
+                let fits = match family {
+                    Some(family) => source.address(&cluster, family).is_some() && destination.address(&cluster, family).is_some(),
+                    None => !source.has_address(&cluster) || !destination.has_address(&cluster),
+                };
+                if !fits {
+                    continue;
+                }
+                let question =
+                    Question { from: source, to: destination, family, traffic: traffic.clone(), service_port: None, replicas: false };
+                for direction in Direction::ALL {
+                    let decision = question.decide(&cluster, &groups, direction);
+                    let bounds = question.bounds(&cluster, &groups, direction);
+                    let expected = match exemption(&cluster, from, to) {
+                        Some(_) => Traffic::all(),
+                        None => directed(&cluster, &groups, direction, from, to, family),
+                    };
+                    prop_assert_eq!(&bounds.least, &expected);
+                    prop_assert_eq!(bounds.most.intersection(&expected), expected.clone());
+                    let known = bounds.least == bounds.most;
+                    prop_assert!(known || family.is_none() || cluster.node_of(from, to), "{decision:?}");
+                    if known {
+                        let passing = expected.intersection(&traffic);
+                        let verdict = match (passing == traffic, passing.is_none()) {
+                            (true, _) => Verdict::Allowed,
+                            (_, true) => Verdict::Denied,
+                            _ => Verdict::Partial,
+                        };
+                        prop_assert_eq!(decision.verdict, verdict);
+                    }
+                    // The rules that are named are those that admit it.
+                    let isolated = !decision.isolated_by.is_empty();
+                    if isolated && exemption(&cluster, from, to).is_none() {
+                        let admits = !expected.intersection(&traffic).is_none();
+                        let deciding = question.ends(direction).0.groups(&cluster, &groups, direction, family);
+                        prop_assert!(deciding.len() > 1 || decision.rules.is_empty() != admits);
+                        prop_assert!(!admits || !decision.rules.is_empty());
+                    }
+                    // A rule that is denied by has something that fails, and
+                    // one that admits all has nothing.
+                    let other = question.ends(direction).1;
+                    let deciding = question.ends(direction).0.groups(&cluster, &groups, direction, family);
+                    if let ([group], true, true) = (deciding.as_slice(), known, exemption(&cluster, from, to).is_none()) {
+                        let denied = traffic.difference(&bounds.most);
+                        if !denied.is_none() {
+                            for candidate in near::judged(&cluster, group, &question, other, &denied) {
+                                prop_assert!(!candidate.conjuncts.is_empty(), "{candidate:?}");
+                            }
+                        } else if traffic.single().is_some_and(|(_, first, last)| first == last) {
+                            let all = near::judged(&cluster, group, &question, other, &traffic);
+                            prop_assert!(all.iter().any(|c| c.conjuncts.is_empty()), "{all:?}");
+                        }
+                        prop_assert!(matches!(decision.reason, Reason::Denied(_)) != denied.is_none());
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Cluster {
+    /// Whether one end is a node's address and the other a pod bound to none.
+    fn node_of(&self, from: End, to: End) -> bool {
+        [(from, to), (to, from)].iter().any(|(pod, address)| match (pod, address) {
+            (End::Pod(pod), End::Address(address)) => self.pod(*pod).node.is_none() && self.is_node(*address),
+            _ => false,
+        })
+    }
+}
+
+/// The code by which a pod `ns/a`, isolated for ingress by one policy with
+/// these rules, denies another end.
+fn code(rules: &str, source: &str, port: (Protocol, u16)) -> &'static str {
+    let policy = format!(r#"ns/p {{"podSelector": {{"matchLabels": {{"app": "a"}}}}, "ingress": {rules}}}"#);
+    let pods = [
+        "ns/a app=a :http=80 :dns=53/UDP 10.0.0.1 @n1",
+        "ns/b app=b 10.0.0.2 @n2",
+        "other/c app=c 10.0.0.3 @n2",
+        "ns/host app=b hostNetwork 192.0.2.2 @n2",
+    ];
+    let cluster = cluster(&pods, &[&policy]);
+    let groups = groups(&cluster);
+    let party = |name: &str| match cluster.pods().find(|(_, pod)| pod.name == name) {
+        Some((id, pod)) if pod.host_network => Party::Host(id),
+        Some((id, _)) => Party::End(End::Pod(id)),
+        None => Party::End(End::of_address(&cluster, name.parse().unwrap_or_else(|_| panic!("{name}")))),
+    };
+    let question = Question {
+        from: party(source),
+        to: party("a"),
+        family: Some(Family::V4),
+        traffic: Traffic::ports(port.0, port.1, port.1),
+        service_port: Some((Protocol::Tcp, 8000)),
+        replicas: false,
+    };
+    let decision = question.decide(&cluster, &groups, Direction::Ingress);
+    decision.reason.as_str().unwrap_or("unknown")
+}
+
+#[test]
+fn every_miss_has_its_code() {
+    let peer = |peer: &str| format!(r#"[{{"from": [{peer}]}}]"#);
+    let port = |port: &str| format!(r#"[{{"ports": [{port}]}}]"#);
+    let tcp = |number| (Protocol::Tcp, number);
+    for (rules, source, asked, expected) in [
+        ("[]".to_owned(), "b", tcp(80), "default-deny-only"),
+        (peer(r#"{"podSelector": {"matchLabels": {"team": "x"}}}"#), "b", tcp(80), "peer-label-missing"),
+        (peer(r#"{"podSelector": {"matchLabels": {"app": "x"}}}"#), "b", tcp(80), "peer-label-value"),
+        (
+            peer(r#"{"podSelector": {"matchExpressions": [{"key": "app", "operator": "DoesNotExist"}]}}"#),
+            "b",
+            tcp(80),
+            "peer-label-value",
+        ),
+        (peer(r#"{"podSelector": {"matchLabels": {"app": "c"}}}"#), "c", tcp(80), "peer-other-namespace"),
+        (peer(r#"{"namespaceSelector": {"matchLabels": {"team": "x"}}}"#), "c", tcp(80), "peer-namespace-label"),
+        (peer(r#"{"podSelector": {}}"#), "host", tcp(80), "peer-hostnetwork"),
+        (peer(r#"{"podSelector": {}}"#), "192.0.2.2", tcp(80), "peer-hostnetwork"),
+        (peer(r#"{"podSelector": {}}"#), "203.0.113.1", tcp(80), "ipblock-outside"),
+        (peer(r#"{"ipBlock": {"cidr": "10.1.0.0/16"}}"#), "b", tcp(80), "ipblock-outside"),
+        (
+            peer(r#"{"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16", "10.0.0.0/24"]}}"#),
+            "b",
+            tcp(80),
+            "ipblock-except",
+        ),
+        (peer(r#"{"ipBlock": {"cidr": "::/0"}}"#), "b", tcp(80), "ipblock-family"),
+        (port(r#"{"port": 81}"#), "b", tcp(80), "port-number"),
+        (port(r#"{"port": "http"}"#), "b", tcp(81), "port-number"),
+        (port(r#"{"port": 80, "protocol": "UDP"}"#), "b", tcp(80), "port-protocol"),
+        (port(r#"{"port": 8000}"#), "b", tcp(80), "port-is-service-port"),
+        (port(r#"{"port": "metrics"}"#), "b", tcp(80), "port-named-unresolved"),
+        (port(r#"{"port": "dns"}"#), "b", tcp(53), "port-named-other-protocol"),
+        (port(r#"{"port": 81, "endPort": 90}"#), "b", tcp(80), "port-range"),
+    ] {
+        assert_eq!(code(&rules, source, asked), expected, "{rules} from {source}");
+    }
+}
+
+#[test]
+fn the_nearest_rule_is_the_one_of_which_fewest_parts_fail() {
+    let rules = r#"[{"from": [{"podSelector": {"matchLabels": {"app": "x"}}}], "ports": [{"port": 81}]},
+        {"from": [{"podSelector": {"matchLabels": {"app": "b"}}}], "ports": [{"port": 81}, {"port": 80, "protocol": "SCTP"}]}]"#;
+    assert_eq!(code(rules, "b", (Protocol::Tcp, 80)), "port-number");
+}

@@ -1,0 +1,141 @@
+//! Verdicts: what passes from one end to another.
+
+use std::net::IpAddr;
+
+use smallvec::SmallVec;
+
+use crate::algebra::traffic::Traffic;
+use crate::cluster::group::{GroupId, Groups, OtherEnd};
+use crate::cluster::{Cluster, PodId};
+use crate::object::Family;
+use crate::policy::Direction;
+
+/// One end of a flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum End {
+    /// An endpoint of the cluster.
+    Pod(PodId),
+    /// An address that belongs to no endpoint: a node's, or one outside. Or one
+    /// that several endpoints hold, which are judged together then.
+    Address(IpAddr),
+}
+
+impl End {
+    /// What an address stands for.
+    #[must_use]
+    pub fn of_address(cluster: &Cluster, address: IpAddr) -> Self {
+        match cluster.holders(address, cluster.home(address)) {
+            [pod] => Self::Pod(*pod),
+            _ => Self::Address(address),
+        }
+    }
+
+    /// Its address of a family.
+    #[must_use]
+    pub fn address(self, cluster: &Cluster, family: Family) -> Option<IpAddr> {
+        match self {
+            Self::Pod(pod) => cluster.address(pod, family),
+            Self::Address(address) => Some(address).filter(|address| Family::of(address) == family),
+        }
+    }
+
+    /// The node that it is on, as far as its object says, or those of all pods that list
+    /// the address.
+    #[must_use]
+    pub fn node(self, cluster: &Cluster) -> Option<&str> {
+        match self {
+            Self::Pod(pod) => cluster.pod(pod).node.as_deref(),
+            Self::Address(address) => cluster.home(address),
+        }
+    }
+
+    /// The address by which it is known: an address is what it is in questions
+    /// about no family, too.
+    fn known_by(self, cluster: &Cluster, family: Option<Family>) -> Option<IpAddr> {
+        match self {
+            Self::Pod(pod) => family.and_then(|family| cluster.address(pod, family)),
+            Self::Address(address) => Some(address),
+        }
+    }
+
+    /// The groups that decide about it in a direction, sorted; none where
+    /// nothing isolates it. Several only where several pods hold its address:
+    /// what passes then is what each of them lets pass.
+    #[must_use]
+    pub fn groups(
+        self,
+        cluster: &Cluster,
+        groups: &Groups,
+        direction: Direction,
+        family: Option<Family>,
+    ) -> SmallVec<[GroupId; 1]> {
+        let holders =
+            self.known_by(cluster, family).map_or(&[][..], |address| cluster.holders(address, self.node(cluster)));
+        let mut found: SmallVec<[GroupId; 1]> = match (self, holders) {
+            (Self::Pod(pod), [] | [_]) => groups.of(pod, direction).into_iter().collect(),
+            (_, holders) => holders.iter().filter_map(|pod| groups.of(*pod, direction)).collect(),
+        };
+        found.sort_unstable();
+        found.dedup();
+        found
+    }
+
+    /// As the rules of the group at the other end, on a node, see it.
+    #[must_use]
+    pub fn seen<'c>(self, cluster: &'c Cluster, from: Option<&str>, family: Option<Family>) -> OtherEnd<'c> {
+        let address = family.and_then(|family| self.address(cluster, family));
+        match (self, self.known_by(cluster, family).and_then(|address| cluster.seen(address, from))) {
+            (_, Some((classes, ports))) => OtherEnd { classes, address, ports },
+            (Self::Pod(pod), None) => {
+                OtherEnd { classes: cluster.classes_of(pod), address, ports: &cluster.pod(pod).ports }
+            }
+            (Self::Address(_), None) => OtherEnd { classes: &[], address, ports: &[] },
+        }
+    }
+}
+
+/// Why a flow is exempt from all policies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exemption {
+    /// A pod's traffic to itself.
+    Itself,
+    /// Traffic between a pod and the node that it runs on.
+    OwnNode,
+}
+
+/// Whether policies have no say between two ends.
+#[must_use]
+pub fn exemption(cluster: &Cluster, from: End, to: End) -> Option<Exemption> {
+    match (from, to) {
+        _ if from == to => Some(Exemption::Itself),
+        (End::Pod(pod), End::Address(address)) | (End::Address(address), End::Pod(pod)) => {
+            // Where a pod and a node claim one address, it is the pod's.
+            match cluster.holders(address, None) {
+                [] => cluster.is_own_node(pod, address).then_some(Exemption::OwnNode),
+                _ => (cluster.address(pod, Family::of(&address)) == Some(address)).then_some(Exemption::Itself),
+            }
+        }
+        _ => None,
+    }
+}
+
+/// What one direction's policies let pass from one end to another: for egress
+/// those of the source, for ingress those of the destination. Family `None` is
+/// that of ends without addresses, which no ipBlock can meet.
+#[must_use]
+pub fn directed(
+    cluster: &Cluster,
+    groups: &Groups,
+    direction: Direction,
+    from: End,
+    to: End,
+    family: Option<Family>,
+) -> Traffic {
+    let (subject, other) = match direction {
+        Direction::Egress => (from, to),
+        Direction::Ingress => (to, from),
+    };
+    let other = other.seen(cluster, subject.node(cluster), family);
+    (subject.groups(cluster, groups, direction, family).into_iter())
+        .fold(Traffic::all(), |all, group| all.intersection(&groups.get(group).traffic(cluster, other)))
+}

@@ -1,0 +1,245 @@
+//! Every allowed connection of a cluster.
+//!
+//! Ends that no rule can tell apart are one *kind*. What each group of
+//! policies makes of each kind is worked out once; what remains for a pair of
+//! endpoints is two look-ups, so the cost is that of writing the pairs down.
+
+pub(crate) mod judge;
+mod row;
+
+use std::cell::RefCell;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use indexmap::IndexMap;
+use serde::Serialize;
+use serde::ser::{SerializeSeq as _, SerializeStruct as _, Serializer};
+
+use crate::API_VERSION;
+use crate::algebra::traffic::Traffic;
+use crate::cluster::Cluster;
+use crate::cluster::group::Groups;
+use crate::object::{Family, Protocol};
+use crate::verdict::flow::End;
+use judge::{Judge, Kinds, Known, TrafficId};
+use row::Row;
+
+/// What is one endpoint of the matrix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum By {
+    /// All pods of a workload together.
+    #[default]
+    Workload,
+    /// Each pod.
+    Pod,
+}
+
+/// What the matrix shows.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// What is one endpoint.
+    pub by: By,
+    /// Addresses to show as endpoints too.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// A row and column of the matrix.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Endpoint {
+    /// `NS/NAME` of a pod, `NS/KIND/NAME` of a workload, or the address; no
+    /// two have the same. By pod, a workload without pods has `NS/NAME` too,
+    /// unless another endpoint has that name.
+    pub id: Arc<str>,
+    /// `Pod`, the workload's kind, or `Address`.
+    pub kind: String,
+    /// Its addresses, IPv4 first, without those that another pod owns by now.
+    pub addresses: Vec<IpAddr>,
+    /// The node of a pod that is bound to one.
+    pub node: Option<String>,
+    /// Always false: hostNetwork pods are no endpoints.
+    pub host_network: bool,
+}
+
+/// What is allowed from one endpoint to another, of one family and protocol.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Connection {
+    /// The id of the source.
+    pub from: Arc<str>,
+    /// The id of the destination.
+    pub to: Arc<str>,
+    /// None where an end has no address yet.
+    pub family: Option<Family>,
+    /// `ICMP`, `SCTP`, `TCP` or `UDP`.
+    pub protocol: &'static str,
+    /// Destination ports as sorted, disjoint, inclusive ranges in 1 to 65535;
+    /// none for ICMP.
+    pub ports: Option<Vec<[u16; 2]>>,
+}
+
+/// All that one endpoint may send to another in one family.
+#[derive(Debug, Clone)]
+pub struct Cell {
+    /// The source, by its place in [`Matrix::endpoints`].
+    pub from: usize,
+    /// The destination.
+    pub to: usize,
+    /// None where an end has no address yet.
+    pub family: Option<Family>,
+    /// What is allowed; something is.
+    pub traffic: Arc<Traffic>,
+}
+
+/// The matrix, not yet written down: in a large cluster that is open, its
+/// cells are too many to hold. Serialises as the documented JSON.
+#[derive(Debug)]
+pub struct Matrix<'a> {
+    cluster: &'a Cluster,
+    endpoints: Vec<Endpoint>,
+    rows: Vec<Row>,
+    judge: Judge,
+    known: RefCell<Known>,
+}
+
+/// The matrix written down.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConnectivityMatrix {
+    /// Sorted by id.
+    pub endpoints: Vec<Endpoint>,
+    /// Sorted by from, to, family and protocol; no row, nothing allowed.
+    pub connections: Vec<Connection>,
+}
+
+/// All allowed connections among the endpoints of the cluster, and between
+/// them and the given addresses.
+#[must_use]
+pub fn connectivity(cluster: &Cluster, options: &Options) -> ConnectivityMatrix {
+    let matrix = Matrix::new(cluster, options);
+    let connections = matrix.connections().collect();
+    ConnectivityMatrix { endpoints: matrix.endpoints, connections }
+}
+
+impl<'a> Matrix<'a> {
+    /// The matrix of a cluster.
+    #[must_use]
+    pub fn new(cluster: &'a Cluster, options: &Options) -> Self {
+        let groups = Groups::new(cluster, cluster.endpoints().map(|(id, _)| id));
+        Self::of_groups(cluster, &groups, options)
+    }
+
+    /// The matrix of a cluster with the groups of all its endpoints.
+    #[must_use]
+    pub fn of_groups(cluster: &'a Cluster, groups: &Groups, options: &Options) -> Self {
+        let mut kinds = Kinds::new(cluster, groups);
+        let mut rows = match options.by {
+            By::Pod => row::pods(&mut kinds),
+            By::Workload => row::workloads(&mut kinds),
+        };
+        let mut addresses: Vec<IpAddr> = options.addresses.iter().map(IpAddr::to_canonical).collect();
+        addresses.sort_unstable();
+        addresses.dedup();
+        rows.extend(addresses.into_iter().map(|address| row::address(&mut kinds, address)));
+        rows.sort_by(|(a, _), (b, _)| a.id.cmp(&b.id));
+        let (endpoints, rows) = rows.into_iter().unzip();
+        let mut known = Known::new();
+        let judge = kinds.judge(&mut known);
+        Self { cluster, endpoints, rows, judge, known: RefCell::new(known) }
+    }
+
+    /// The endpoints, sorted by id.
+    #[must_use]
+    pub fn endpoints(&self) -> &[Endpoint] {
+        &self.endpoints
+    }
+
+    /// The pods and addresses that an endpoint stands for.
+    pub fn ends(&self, endpoint: usize) -> impl Iterator<Item = End> {
+        self.rows[endpoint].views.iter().map(|view| view.end)
+    }
+
+    /// What is allowed, by source, destination and family.
+    pub fn cells(&self) -> impl Iterator<Item = Cell> {
+        (0..self.rows.len()).flat_map(move |from| (0..self.rows.len()).flat_map(move |to| self.between(from, to)))
+    }
+
+    /// The same, by protocol.
+    pub fn connections(&self) -> impl Iterator<Item = Connection> {
+        self.cells().flat_map(move |cell| {
+            let (from, to) = (&self.endpoints[cell.from].id, &self.endpoints[cell.to].id);
+            protocols(&cell.traffic).map(move |(protocol, ports)| Connection {
+                from: Arc::clone(from),
+                to: Arc::clone(to),
+                family: cell.family,
+                protocol,
+                ports,
+            })
+        })
+    }
+
+    /// The endpoints that no rule can tell apart, by their places, each in
+    /// exactly one list: two of a list exchange the same with every other
+    /// endpoint, and with each other the same either way.
+    #[must_use]
+    pub fn alike(&self) -> Vec<Vec<usize>> {
+        let addresses: Vec<End> = (self.rows.iter().filter(|row| row.is_address)).map(|row| row.views[0].end).collect();
+        let mut alike = IndexMap::<_, Vec<usize>>::new();
+        for (place, row) in self.rows.iter().enumerate() {
+            alike.entry(row.likeness(self.cluster, place, &addresses)).or_default().push(place);
+        }
+        alike.into_values().collect()
+    }
+
+    /// What is allowed from one endpoint to another, by family.
+    pub fn between(&self, from: usize, to: usize) -> impl Iterator<Item = Cell> + use<> {
+        let mut known = self.known.borrow_mut();
+        let traffic = row::between(self.cluster, &self.judge, &mut known, &self.rows[from], &self.rows[to], from == to);
+        let families = [None, Some(Family::V4), Some(Family::V6)];
+        let cells = std::array::from_fn::<_, 3, _>(|i| {
+            (traffic[i] != TrafficId::NONE).then(|| Cell {
+                from,
+                to,
+                family: families[i],
+                traffic: known.traffic(traffic[i]),
+            })
+        });
+        cells.into_iter().flatten()
+    }
+}
+
+/// What traffic amounts to, in the order of the names of the protocols, with
+/// ports as sorted, disjoint, inclusive ranges in 1 to 65535; none for ICMP.
+pub fn protocols(traffic: &Traffic) -> impl Iterator<Item = (&'static str, Option<Vec<[u16; 2]>>)> + use<> {
+    let icmp = traffic.other.then_some(("ICMP", None));
+    let with_ports = [Protocol::Sctp, Protocol::Tcp, Protocol::Udp].map(|protocol| {
+        let ports: Vec<[u16; 2]> = (traffic.of(protocol).ranges().iter())
+            .map(|(first, last)| [(*first).max(1), *last])
+            .filter(|[first, last]| first <= last)
+            .collect();
+        (!ports.is_empty()).then_some((protocol.as_str(), Some(ports)))
+    });
+    icmp.into_iter().chain(with_ports.into_iter().flatten())
+}
+
+impl Serialize for Matrix<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        struct Connections<'a>(&'a Matrix<'a>);
+        impl Serialize for Connections<'_> {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                let mut list = serializer.serialize_seq(None)?;
+                for connection in self.0.connections() {
+                    list.serialize_element(&connection)?;
+                }
+                list.end()
+            }
+        }
+        let mut object = serializer.serialize_struct("ConnectivityMatrix", 4)?;
+        object.serialize_field("apiVersion", API_VERSION)?;
+        object.serialize_field("kind", "ConnectivityMatrix")?;
+        object.serialize_field("endpoints", &self.endpoints)?;
+        object.serialize_field("connections", &Connections(self))?;
+        object.end()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,182 @@
+//! The matrix against [`flow::directed`], pair by pair.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::policy::Direction;
+use crate::sample::{cluster, objects, pod};
+use crate::verdict::flow::{Exemption, directed, exemption};
+
+/// What passes from one endpoint to another, by asking about each pair of
+/// ends alone.
+fn slowly(cluster: &Cluster, groups: &Groups, matrix: &Matrix<'_>, by: By) -> BTreeMap<Key, Traffic> {
+    let mut all = BTreeMap::<Key, Traffic>::new();
+    for (from, source) in matrix.endpoints.iter().enumerate() {
+        for (to, destination) in matrix.endpoints.iter().enumerate() {
+            if source.kind == "Address" && destination.kind == "Address" {
+                continue;
+            }
+            let ends = |place: usize| matrix.ends(place).collect::<Vec<End>>();
+            let (a, b) = (ends(from), ends(to));
+            let is_template = from == to && by == By::Workload && stands_for_replicas(cluster, &a);
+            for x in &a {
+                for y in &b {
+                    if exemption(cluster, *x, *y) == Some(Exemption::Itself) && a.len() + b.len() > 2 {
+                        continue;
+                    }
+                    let exempt = exemption(cluster, *x, *y).is_some() && !is_template;
+                    let has = |place: usize, end: End, family: Family| {
+                        let shown = &matrix.endpoints[place];
+                        let meant = shown.kind != "Address" || Family::of(&shown.addresses[0]) == family;
+                        meant && end.address(cluster, family).is_some()
+                    };
+                    let bare = |place, end| !Family::ALL.into_iter().any(|family| has(place, end, family));
+                    let mut add = |label: Option<Family>, judged: Option<Family>| {
+                        let one = |direction| directed(cluster, groups, direction, *x, *y, judged);
+                        let traffic = if exempt {
+                            Traffic::all()
+                        } else {
+                            one(Direction::Egress).intersection(&one(Direction::Ingress))
+                        };
+                        let entry = all.entry((from, to, label)).or_default();
+                        *entry = entry.union(&traffic);
+                    };
+                    if bare(from, *x) || bare(to, *y) {
+                        if by == By::Workload {
+                            let families = Family::ALL.into_iter().filter(|f| has(from, *x, *f) || has(to, *y, *f));
+                            let families: Vec<Family> = families.collect();
+                            if families.is_empty() {
+                                add(None, None);
+                            }
+                            for family in families {
+                                add(None, Some(family));
+                            }
+                        }
+                        continue;
+                    }
+                    for family in Family::ALL.into_iter().filter(|f| has(from, *x, *f) && has(to, *y, *f)) {
+                        add(Some(family), Some(family));
+                    }
+                }
+            }
+        }
+    }
+    all.retain(|_, traffic| !traffic.is_none());
+    all
+}
+
+fn stands_for_replicas(cluster: &Cluster, ends: &[End]) -> bool {
+    matches!(ends, [End::Pod(pod)] if cluster.pod(*pod).is_template() && cluster.pod(*pod).addresses().next().is_none())
+}
+
+type Key = (usize, usize, Option<Family>);
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn each_pair_gets_what_it_gets_alone(objects in objects(), by_pod: bool) {
+        let cluster = Cluster::new(&objects);
+        let groups = Groups::new(&cluster, cluster.endpoints().map(|(id, _)| id));
+        let by = if by_pod { By::Pod } else { By::Workload };
+        let outside = ["10.0.0.1", "10.0.0.200", "192.0.2.1", "10.9.0.1", "2001:db8::1", "2001:db8:f::1"];
+        let addresses: Vec<IpAddr> = outside.iter().filter_map(|text| text.parse().ok()).collect();
+        let matrix = Matrix::new(&cluster, &Options { by, addresses });
+        let fast: BTreeMap<Key, Traffic> =
+            matrix.cells().map(|cell| ((cell.from, cell.to, cell.family), (*cell.traffic).clone())).collect();
+        let slow = slowly(&cluster, &groups, &matrix, by);
+        let name = |place: usize| &matrix.endpoints[place].id;
+        for key in fast.keys().chain(slow.keys()) {
+            let (from, to, family) = *key;
+            prop_assert_eq!(fast.get(key), slow.get(key), "{} -> {} {:?}", name(from), name(to), family);
+        }
+    }
+}
+
+/// What the JSON says of a small cluster.
+fn json(pods: &[&str], policies: &[&str], options: &Options) -> serde_json::Value {
+    let cluster = cluster(pods, policies);
+    serde_json::to_value(Matrix::new(&cluster, options)).unwrap_or_default()
+}
+
+#[test]
+fn the_address_of_a_dual_stack_pod_is_one_address() {
+    let options = Options { by: By::Pod, addresses: vec![IpAddr::from([10, 0, 0, 1])] };
+    let json = json(&["ns/a app=a 10.0.0.1 2001:db8::1", "ns/b app=b 10.0.0.2 2001:db8::2"], &[], &options);
+    let rows = json["connections"].as_array().cloned().unwrap_or_default();
+    let families: Vec<_> =
+        rows.iter().filter(|row| row["from"] == "10.0.0.1").map(|row| row["family"].clone()).collect();
+    assert_eq!(families.len(), 8, "to each of two pods, four protocols");
+    assert!(families.iter().all(|family| family == "IPv4"), "{families:?}");
+}
+
+#[test]
+fn a_pod_without_address_has_rows_only_by_workload() {
+    let pods = ["ns/a app=a", "ns/b app=b 10.0.0.2"];
+    let rows = |by| json(&pods, &[], &Options { by, addresses: Vec::new() })["connections"].clone();
+    let from_a = |by| rows(by).as_array().map_or(0, |rows| rows.iter().filter(|r| r["from"] == "ns/Pod/a").count());
+    assert_eq!(from_a(By::Workload), 8);
+    let by_pod = rows(By::Pod);
+    assert!(by_pod.as_array().is_some_and(|rows| rows.iter().all(|row| row["from"] == "ns/b")), "{by_pod}");
+}
+
+#[test]
+fn an_address_meets_the_blocks_of_a_pod_that_has_no_address_yet() {
+    let policy = r#"ns/p {"podSelector": {}, "ingress": [{"from": [{"ipBlock": {"cidr": "192.0.2.0/24"}}], "ports": [{"port": 80}]}]}"#;
+    let options = Options { by: By::Workload, addresses: vec![IpAddr::from([192, 0, 2, 1])] };
+    let json = json(&["ns/a app=a"], &[policy], &options);
+    let row = serde_json::json!(
+        {"from": "192.0.2.1", "to": "ns/Pod/a", "family": null, "protocol": "TCP", "ports": [[80, 80]]});
+    assert!(json["connections"].as_array().is_some_and(|rows| rows.contains(&row)), "{json}");
+}
+
+/// The ids of a matrix, each with its addresses.
+fn ids(pods: Vec<crate::object::Pod>, by: By) -> Vec<String> {
+    let cluster = Cluster::new(&crate::object::Objects { pods, ..Default::default() });
+    let shown = |endpoint: &Endpoint| format!("{} {:?}", endpoint.id, endpoint.addresses);
+    Matrix::new(&cluster, &Options { by, addresses: Vec::new() }).endpoints().iter().map(shown).collect()
+}
+
+#[test]
+fn no_two_endpoints_have_one_id() {
+    let pods = |texts: &[&str]| texts.iter().map(|text| pod(text)).collect::<Vec<_>>();
+    let all = pods(&["ns/web 10.0.0.1", "ns/web Deployment/web", "ns/web StatefulSet/web", "ns/api Deployment/api"]);
+    assert_eq!(
+        ids(all, By::Pod),
+        ["ns/Deployment/web []", "ns/StatefulSet/web []", "ns/api []", "ns/web [10.0.0.1]"],
+        "a workload gives way to others of its name"
+    );
+    let one = pods(&["ns/web Deployment/web", "ns/web DaemonSet/web hostNetwork"]);
+    assert_eq!(ids(one, By::Pod), ["ns/web []"], "what is no endpoint takes no name");
+}
+
+#[test]
+fn of_two_pods_of_one_name_the_one_that_stays_is_the_endpoint() {
+    let mut old = pod("ns/web-0 10.0.0.1 StatefulSet/web");
+    let mut new = pod("ns/web-0 10.0.0.2 StatefulSet/web");
+    (old.uid, new.uid) = ("b".to_owned(), "a".to_owned());
+    let both = |by, old: &crate::object::Pod| {
+        let seen = ids(vec![old.clone(), new.clone()], by);
+        assert_eq!(seen, ids(vec![new.clone(), old.clone()], by));
+        seen
+    };
+    assert_eq!(both(By::Pod, &old), ["ns/web-0 [10.0.0.1]"], "the greater UID");
+    old.terminating = true;
+    assert_eq!(both(By::Pod, &old), ["ns/web-0 [10.0.0.2]"]);
+    assert_eq!(both(By::Workload, &old), ["ns/StatefulSet/web [10.0.0.2]"]);
+    old.terminating = false;
+    old.finished = true;
+    assert_eq!(both(By::Pod, &old), ["ns/web-0 [10.0.0.2]"]);
+}
+
+#[test]
+fn an_address_is_listed_with_its_owner_only() {
+    let mut old = pod("ns/old 10.0.0.1 2001:db8::1 Job/old");
+    old.terminating = true;
+    let pods = vec![old, pod("ns/new 10.0.0.1")];
+    assert_eq!(ids(pods.clone(), By::Pod), ["ns/new [10.0.0.1]", "ns/old [2001:db8::1]"]);
+    assert_eq!(ids(pods, By::Workload), ["ns/Job/old [2001:db8::1]", "ns/Pod/new [10.0.0.1]"]);
+}
