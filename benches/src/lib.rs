@@ -4,6 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod hostile;
 pub mod netns;
 pub mod resident;
 pub mod samples;

@@ -78,6 +78,26 @@ impl Traffic {
         ranges.next().filter(|_| !self.other && ranges.next().is_none())
     }
 
+    /// What is in any of these.
+    #[must_use]
+    pub fn union_of<'a>(all: impl IntoIterator<Item = &'a Self>) -> Self {
+        let all: Vec<&Self> = all.into_iter().collect();
+        Self {
+            other: all.iter().any(|traffic| traffic.other),
+            ports: Protocol::ALL.map(|protocol| RangeSet::union_of(all.iter().map(|traffic| traffic.of(protocol)))),
+        }
+    }
+
+    /// The ports of these ranges by protocol, in any order, overlapping or not.
+    #[must_use]
+    pub fn of_ranges(ranges: impl IntoIterator<Item = (Protocol, u16, u16)>) -> Self {
+        let mut of_protocol = [Vec::new(), Vec::new(), Vec::new()];
+        for (protocol, first, last) in ranges {
+            of_protocol[protocol as usize].push((first, last));
+        }
+        Self { other: false, ports: of_protocol.map(RangeSet::from_ranges) }
+    }
+
     /// What is in either.
     #[must_use]
     pub fn union(&self, other: &Self) -> Self {

@@ -8,6 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use indexmap::IndexSet;
 use rustc_hash::FxHashMap;
@@ -79,8 +80,8 @@ pub struct Lingering {
 pub struct Group {
     /// What makes it.
     pub key: GroupKey,
-    /// What its policies admit.
-    pub admitted: BTreeMap<Atom, Admitted>,
+    /// What its policies admit. The atoms of the same rules share one value.
+    pub admitted: BTreeMap<Atom, Arc<Admitted>>,
 }
 
 /// A group, by its place in [`Groups`].
@@ -172,13 +173,9 @@ impl Group {
     /// group's direction.
     #[must_use]
     pub fn traffic(&self, cluster: &Cluster, other: OtherEnd<'_>) -> Traffic {
-        let mut traffic = Traffic::none();
-        for (atom, admitted) in &self.admitted {
-            if atom.holds(cluster, other) {
-                traffic = traffic.union(&admitted.traffic_to(other.ports));
-            }
-        }
-        traffic
+        let holding = self.admitted.iter().filter(|(atom, _)| atom.holds(cluster, other));
+        let parts: Vec<Traffic> = holding.map(|(_, admitted)| admitted.traffic_to(other.ports)).collect();
+        Traffic::union_of(&parts)
     }
 
     /// What of [`Group::traffic`] is kept from this group's endpoints because
@@ -190,12 +187,12 @@ impl Group {
         if self.key.direction == Direction::Ingress {
             return Traffic::none();
         }
-        let (mut all, mut rest) = (Traffic::none(), Traffic::none());
-        for (_, admitted) in self.admitted.iter().filter(|(atom, _)| atom.holds(cluster, other)) {
-            all = all.union(&admitted.traffic_to(other.ports));
-            rest = rest.union(&admitted.without_tunnels().traffic_to(other.ports));
-        }
-        all.difference(&rest)
+        let holding = self.admitted.iter().filter(|(atom, _)| atom.holds(cluster, other));
+        let parts = holding.map(|(_, admitted)| {
+            (admitted.traffic_to(other.ports), admitted.without_tunnels().traffic_to(other.ports))
+        });
+        let (all, rest): (Vec<Traffic>, Vec<Traffic>) = parts.unzip();
+        Traffic::union_of(&all).difference(&Traffic::union_of(&rest))
     }
 
     /// Whether its policies admit tunnels that are kept from its endpoints, as in
@@ -206,7 +203,7 @@ impl Group {
         let named = self.admitted.get(&Atom::Everyone).map(|admitted| admitted.tunnels.clone()).unwrap_or_default();
         let is_kept =
             |admitted: &Admitted| admitted.traffic.other || !admitted.unnamed_tunnels().difference(&named).is_empty();
-        self.key.direction == Direction::Egress && self.admitted.values().any(is_kept)
+        self.key.direction == Direction::Egress && self.admitted.values().any(|admitted| is_kept(admitted))
     }
 
     /// Whether names that the destination resolves play a part.
@@ -219,45 +216,17 @@ impl Group {
 impl Admitted {
     /// What a rule's ports admit, in a group that resolves names like this.
     pub(crate) fn of_ports(ports: &Ports, direction: Direction, resolution: &Resolution) -> Self {
-        let mut admitted = Self::default();
-        let ports = match ports {
-            Ports::Everything => return Self { traffic: Traffic::all(), ..Self::default() },
-            Ports::AnyOf(ports) => ports,
-        };
-        let mut add = |protocol, first, last| {
-            admitted.traffic = admitted.traffic.union(&Traffic::ports(protocol, first, last));
-            if protocol == Protocol::Udp && (first, last) != Traffic::PORTS {
-                let named = tunnel_ports().intersection(&PortSet::range(first, last));
-                admitted.tunnels = admitted.tunnels.union(&named);
-            }
-            if protocol == Protocol::Tcp && last.saturating_sub(first) < NAMED_RANGE {
-                admitted.named_tcp = admitted.named_tcp.union(&PortSet::range(first, last));
-            }
-        };
-        for port in ports {
-            match (port, direction) {
-                (PortMatch::Nothing, _) => {}
-                (PortMatch::Range(protocol, first, last), _) => add(*protocol, *first, *last),
-                (PortMatch::Named(protocol, name), Direction::Ingress) => {
-                    for number in resolution.get(&(*protocol, name.clone())).into_iter().flatten() {
-                        add(*protocol, *number, *number);
-                    }
-                }
-                (PortMatch::Named(protocol, name), Direction::Egress) => {
-                    admitted.named.insert((*protocol, name.clone()));
-                }
-            }
-        }
-        admitted
+        let mut admitted = Collected::default();
+        admitted.add_ports(ports, direction, resolution);
+        admitted.finish()
     }
 
     /// What is admitted to a destination with these container ports.
     #[must_use]
     pub fn traffic_to(&self, ports: &[ContainerPort]) -> Traffic {
         let named = ports.iter().filter(|port| self.named.contains(&(port.protocol, port.name.clone())));
-        named.fold(self.traffic.clone(), |traffic, port| {
-            traffic.union(&Traffic::ports(port.protocol, port.port, port.port))
-        })
+        let named = Traffic::of_ranges(named.map(|port| (port.protocol, port.port, port.port)));
+        self.traffic.union(&named)
     }
 
     /// The [`TUNNEL_PORTS`] that it admits and no rule names.
@@ -268,8 +237,8 @@ impl Admitted {
 
     /// The same without tunnels that no rule names.
     fn without_tunnels(&self) -> Self {
-        let unnamed = (self.unnamed_tunnels().ranges().iter())
-            .fold(Traffic::none(), |all, (first, last)| all.union(&Traffic::ports(Protocol::Udp, *first, *last)));
+        let unnamed = self.unnamed_tunnels();
+        let unnamed = Traffic::of_ranges(unnamed.ranges().iter().map(|(first, last)| (Protocol::Udp, *first, *last)));
         Self { traffic: self.traffic.difference(&unnamed), ..self.clone() }
     }
 }
@@ -300,22 +269,96 @@ pub(crate) fn melt<'a>(
     rules: impl IntoIterator<Item = &'a PolicyRule>,
     direction: Direction,
     resolution: &Resolution,
-) -> BTreeMap<Atom, Admitted> {
-    let mut all = BTreeMap::<Atom, Admitted>::new();
+) -> BTreeMap<Atom, Arc<Admitted>> {
+    let mut of_rules = Vec::new();
+    let mut of_atoms = BTreeMap::<Atom, Vec<usize>>::new();
     for rule in rules {
-        let ports = Admitted::of_ports(&rule.ports, direction, resolution);
-        if ports.traffic.is_none() && ports.named.is_empty() {
+        let mut ports = Collected::default();
+        ports.add_ports(&rule.ports, direction, resolution);
+        if ports.is_nothing() {
             continue;
         }
         for atom in atoms(&rule.peers) {
-            let admitted = all.entry(atom).or_default();
-            admitted.traffic = admitted.traffic.union(&ports.traffic);
-            admitted.named.extend(ports.named.iter().cloned());
-            admitted.tunnels = admitted.tunnels.union(&ports.tunnels);
-            admitted.named_tcp = admitted.named_tcp.union(&ports.named_tcp);
+            let places = of_atoms.entry(atom).or_default();
+            // A rule may name a peer twice.
+            if places.last() != Some(&of_rules.len()) {
+                places.push(of_rules.len());
+            }
+        }
+        of_rules.push(ports);
+    }
+    // Peers times ports may be a thousand times what the rules say in text.
+    let mut made = FxHashMap::<Vec<usize>, Arc<Admitted>>::default();
+    let admitted = of_atoms.into_iter().map(|(atom, places)| {
+        let admitted = made.entry(places).or_insert_with_key(|places| {
+            let mut together = Collected::default();
+            for place in places {
+                together.add(&of_rules[*place]);
+            }
+            Arc::new(together.finish())
+        });
+        (atom, Arc::clone(admitted))
+    });
+    admitted.collect()
+}
+
+/// What will be an [`Admitted`]: ranges in the order in which they come, which are sorted
+/// once. A union for each would cost their number squared.
+#[derive(Debug, Clone, Default)]
+struct Collected {
+    is_everything: bool,
+    ranges: Vec<(Protocol, u16, u16)>,
+    named: BTreeSet<(Protocol, String)>,
+}
+
+impl Collected {
+    fn add_ports(&mut self, ports: &Ports, direction: Direction, resolution: &Resolution) {
+        let ports = match ports {
+            Ports::Everything => {
+                self.is_everything = true;
+                return;
+            }
+            Ports::AnyOf(ports) => ports,
+        };
+        for port in ports {
+            match (port, direction) {
+                (PortMatch::Nothing, _) => {}
+                (PortMatch::Range(protocol, first, last), _) => self.ranges.push((*protocol, *first, *last)),
+                (PortMatch::Named(protocol, name), Direction::Ingress) => {
+                    let numbers = resolution.get(&(*protocol, name.clone())).into_iter().flatten();
+                    self.ranges.extend(numbers.map(|number| (*protocol, *number, *number)));
+                }
+                (PortMatch::Named(protocol, name), Direction::Egress) => {
+                    self.named.insert((*protocol, name.clone()));
+                }
+            }
         }
     }
-    all
+
+    fn add(&mut self, other: &Self) {
+        self.is_everything |= other.is_everything;
+        self.ranges.extend(&other.ranges);
+        self.named.extend(other.named.iter().cloned());
+    }
+
+    fn is_nothing(&self) -> bool {
+        !self.is_everything && self.ranges.is_empty() && self.named.is_empty()
+    }
+
+    fn finish(self) -> Admitted {
+        let ranges = self.ranges.iter().filter(|(_, first, last)| first <= last);
+        let of = |wanted| ranges.clone().filter(move |(protocol, ..)| *protocol == wanted);
+        let range = |(_, first, last): &(Protocol, u16, u16)| (*first, *last);
+        // A range of all ports names none of them.
+        let naming_udp = of(Protocol::Udp).map(range).filter(|range| *range != Traffic::PORTS);
+        let naming_tcp = of(Protocol::Tcp).map(range).filter(|(first, last)| last - first < NAMED_RANGE);
+        Admitted {
+            tunnels: PortSet::from_ranges(naming_udp).intersection(&tunnel_ports()),
+            named_tcp: PortSet::from_ranges(naming_tcp),
+            traffic: if self.is_everything { Traffic::all() } else { Traffic::of_ranges(self.ranges) },
+            named: self.named,
+        }
+    }
 }
 
 /// The atoms of a rule's peers.

@@ -10,11 +10,15 @@ pub(crate) mod claim;
 pub mod group;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::BuildHasher;
 use std::net::IpAddr;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use ipnetwork::IpNetwork;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxBuildHasher, FxHashMap};
 
+use crate::algebra::selector::{Operator, Selector};
 use crate::cluster::claim::{Claim, Standing};
 use crate::object::{ContainerPort, Family, Labels, Objects, Pod};
 use crate::policy::finding::Finding;
@@ -72,8 +76,7 @@ pub struct Cluster {
     /// The class of each pod; none for a pod that is no endpoint.
     class_of: Vec<Option<ClassId>>,
     classes: Vec<Class>,
-    /// The classes of each namespace.
-    classes_in: BTreeMap<String, Vec<ClassId>>,
+    classes_in: BTreeMap<String, ClassesOfNamespace>,
     /// The endpoint that lists each address that one alone lists.
     owners: FxHashMap<IpAddr, PodId>,
     contests: BTreeMap<IpAddr, Contest>,
@@ -101,9 +104,9 @@ impl Cluster {
         let mut pods = objects.pods.clone();
         pods.sort_by(|a, b| (&a.namespace, &a.name, &a.uid).cmp(&(&b.namespace, &b.name, &b.uid)));
         let (classes, class_of) = classify(&pods);
-        let mut classes_in = BTreeMap::<String, Vec<ClassId>>::new();
+        let mut classes_in = BTreeMap::<String, ClassesOfNamespace>::new();
         for (i, class) in classes.iter().enumerate() {
-            classes_in.entry(class.namespace.clone()).or_default().push(ClassId(index(i)));
+            classes_in.entry(class.namespace.clone()).or_default().all.push(ClassId(index(i)));
         }
         let nodes = node_addresses(objects);
         let (policies, findings) = read_policies(objects);
@@ -309,19 +312,64 @@ impl Cluster {
     /// The classes that a rule's pod peer selects, in order.
     #[must_use]
     pub fn selected(&self, peer: &PodPeer) -> Vec<ClassId> {
-        let in_namespace = |name: &str| self.classes_in.get(name).map_or(&[][..], Vec::as_slice);
-        let matching = |class: &ClassId| peer.pods.matches(&self.class(*class).labels);
+        let in_namespace = |name: &str| {
+            let classes = self.classes_in.get(name).map(|classes| classes.candidates(&peer.pods, &self.classes));
+            classes.into_iter().flatten().filter(|class| peer.pods.matches(&self.class(*class).labels))
+        };
         match &peer.namespaces {
-            Namespaces::Own(name) => in_namespace(name).iter().copied().filter(matching).collect(),
+            Namespaces::Own(name) => in_namespace(name).collect(),
             Namespaces::Selected(selector) => {
                 let names = self.namespaces.iter().filter(|(_, labels)| selector.matches(labels));
-                let classes = names.flat_map(|(name, _)| in_namespace(name)).copied();
-                let mut classes: Vec<ClassId> = classes.filter(matching).collect();
+                let mut classes: Vec<ClassId> = names.flat_map(|(name, _)| in_namespace(name)).collect();
                 classes.sort_unstable();
                 classes
             }
         }
     }
+}
+
+/// The classes of a namespace.
+#[derive(Debug, Default)]
+struct ClassesOfNamespace {
+    all: Vec<ClassId>,
+    /// How often selectors were tried on all of them.
+    searches: AtomicUsize,
+    /// Those that have a label, by the label's hash.
+    by_label: OnceLock<FxHashMap<u64, Vec<ClassId>>>,
+}
+
+impl ClassesOfNamespace {
+    /// The classes among which those are that a selector selects, in order. Where many
+    /// selectors ask, an index by labels answers: each of 10,000 peers tried on each of
+    /// 10,000 classes takes seconds.
+    fn candidates(&self, selector: &Selector, classes: &[Class]) -> Vec<ClassId> {
+        /// After how many searches an index pays.
+        const SEARCHES: usize = 4;
+        let label = selector.requirements().find_map(|requirement| match &requirement.operator {
+            Operator::In(values) => match &**values {
+                [value] => Some(label_hash(&requirement.key, value)),
+                _ => None,
+            },
+            Operator::NotIn(_) | Operator::Exists | Operator::DoesNotExist => None,
+        });
+        let Some(label) = label.filter(|_| self.searches.fetch_add(1, Ordering::Relaxed) >= SEARCHES) else {
+            return self.all.clone();
+        };
+        let by_label = self.by_label.get_or_init(|| {
+            let mut by_label = FxHashMap::<u64, Vec<ClassId>>::default();
+            for id in &self.all {
+                for (key, value) in &classes[id.0 as usize].labels {
+                    by_label.entry(label_hash(key, value)).or_default().push(*id);
+                }
+            }
+            by_label
+        });
+        by_label.get(&label).cloned().unwrap_or_default()
+    }
+}
+
+fn label_hash(key: &str, value: &str) -> u64 {
+    FxBuildHasher.hash_one((key, value))
 }
 
 /// Sorts the endpoints into classes.

@@ -7,7 +7,7 @@ use rustc_hash::FxHashMap;
 use slab::Slab;
 
 use super::peers::{PeerId, PeerIndex};
-use super::store::Store;
+use super::store::{PodId, Store};
 use crate::algebra::cidr::{self, AddressSet};
 use crate::cluster::group::Atom;
 use crate::object::{ContainerPort, Family, Protocol};
@@ -19,11 +19,27 @@ use crate::ruleset::program::{Member, SetKind, SetName};
 pub(super) struct SetId(usize);
 
 /// Whose port a name is looked up on.
-#[derive(Debug)]
-enum Whose {
-    Everyone,
-    Peer(PeerId),
-    Block(AddressSet),
+#[derive(Debug, Default)]
+struct Whose {
+    is_everyones: bool,
+    peers: BTreeSet<PeerId>,
+    blocks: AddressSet,
+}
+
+impl Whose {
+    /// Whether it is looked up on the pods that hold an address.
+    fn holds(&self, store: &Store, index: &PeerIndex, address: IpAddr, holders: &[PodId]) -> bool {
+        let of_class = holders.first().map_or(&[][..], |first| index.of_class(store.pod(*first).class));
+        let is_meant = |peer: &PeerId| index.selects_all(store, *peer, holders);
+        let by_peers = || {
+            if self.peers.len() < of_class.len() {
+                self.peers.iter().any(is_meant)
+            } else {
+                of_class.iter().any(|peer| self.peers.contains(peer) && is_meant(peer))
+            }
+        };
+        self.is_everyones || self.blocks.contains(cidr::number(address)) || by_peers()
+    }
 }
 
 #[derive(Debug)]
@@ -31,7 +47,7 @@ enum Content {
     /// The addresses of these peers' pods, and these prefixes.
     Peers(Vec<PeerId>, AddressSet),
     /// Ports by protocol and name.
-    Named(Vec<(Whose, Protocol, String)>),
+    Named(BTreeMap<(Protocol, String), Whose>),
 }
 
 #[derive(Debug)]
@@ -50,7 +66,7 @@ struct Entry {
 pub(super) struct LiveSets {
     entries: Slab<Entry>,
     by_name: BTreeMap<SetName, SetId>,
-    /// The sets of peers that name a selector.
+    /// The sets of peers that name a selector, sorted.
     of_peer: FxHashMap<PeerId, Vec<SetId>>,
     /// The sets of named ports, by family.
     named: [BTreeSet<SetId>; 2],
@@ -80,15 +96,22 @@ impl LiveSets {
                 Content::Peers(pods.iter().map(|peer| peers.keep(store, peer)).collect(), addresses.clone())
             }
             Definition::NamedPorts(entries) => {
-                let entries = entries.iter().map(|(atom, protocol, name)| {
-                    let whose = match atom {
-                        Atom::Everyone => Whose::Everyone,
-                        Atom::Pods(peer) => Whose::Peer(peers.keep(store, peer)),
-                        Atom::Block(block) => Whose::Block(block.addresses.clone()),
-                    };
-                    (whose, *protocol, name.clone())
-                });
-                Content::Named(entries.collect())
+                let mut ports = BTreeMap::<(Protocol, String), Whose>::new();
+                let mut blocks = BTreeMap::<(Protocol, &str), Vec<&AddressSet>>::new();
+                for (atom, protocol, name) in entries {
+                    let whose = ports.entry((*protocol, name.clone())).or_default();
+                    match atom {
+                        Atom::Everyone => whose.is_everyones = true,
+                        Atom::Pods(peer) => drop(whose.peers.insert(peers.keep(store, peer))),
+                        Atom::Block(block) => blocks.entry((*protocol, name)).or_default().push(&block.addresses),
+                    }
+                }
+                for ((protocol, name), blocks) in blocks {
+                    if let Some(whose) = ports.get_mut(&(protocol, name.to_owned())) {
+                        whose.blocks = AddressSet::union_of(blocks);
+                    }
+                }
+                Content::Named(ports)
             }
         };
         let kind = definition.kind();
@@ -98,7 +121,10 @@ impl LiveSets {
         match &self.entries[id.0].content {
             Content::Peers(peers, _) => {
                 for peer in peers {
-                    self.of_peer.entry(*peer).or_default().push(id);
+                    let sets = self.of_peer.entry(*peer).or_default();
+                    if let Err(place) = sets.binary_search(&id) {
+                        sets.insert(place, id);
+                    }
                 }
             }
             Content::Named(_) => drop(self.named[family as usize].insert(id)),
@@ -130,7 +156,9 @@ impl LiveSets {
                 Content::Peers(kept, _) => {
                     for peer in &kept {
                         if let Some(sets) = self.of_peer.get_mut(peer) {
-                            sets.retain(|set| *set != id);
+                            if let Ok(place) = sets.binary_search(&id) {
+                                sets.remove(place);
+                            }
                             if sets.is_empty() {
                                 self.of_peer.remove(peer);
                             }
@@ -140,11 +168,7 @@ impl LiveSets {
                 }
                 Content::Named(entries) => {
                     self.named[entry.family as usize].remove(&id);
-                    let peer = |whose| match whose {
-                        Whose::Peer(peer) => Some(peer),
-                        Whose::Everyone | Whose::Block(_) => None,
-                    };
-                    entries.into_iter().filter_map(|(whose, ..)| peer(whose)).collect()
+                    entries.into_values().flat_map(|whose| whose.peers).collect()
                 }
             };
             for peer in kept {
@@ -237,21 +261,14 @@ impl Entry {
     /// of several pods, the ports that all of them have.
     fn ports(&self, store: &Store, peers: &PeerIndex, address: IpAddr) -> Vec<Member> {
         let Content::Named(entries) = &self.content else { return Vec::new() };
-        let Some((first, others)) = store.holders(address).split_first() else { return Vec::new() };
+        let holders = store.holders(address);
+        let Some((first, others)) = holders.split_first() else { return Vec::new() };
         let of_all = |port: &&ContainerPort| others.iter().all(|pod| store.ports(*pod).contains(port));
-        let declared: Vec<&ContainerPort> = store.ports(*first).iter().filter(of_all).collect();
-        let holds = |whose: &Whose| match whose {
-            Whose::Everyone => true,
-            Whose::Peer(peer) => peers.selects_all(store, *peer, store.holders(address)),
-            Whose::Block(block) => block.contains(cidr::number(address)),
+        let is_named = |port: &&ContainerPort| {
+            let whose = entries.get(&(port.protocol, port.name.clone()));
+            whose.is_some_and(|whose| whose.holds(store, peers, address, holders))
         };
-        let mut members = Vec::new();
-        for (whose, protocol, name) in entries {
-            let ports = declared.iter().filter(|port| port.protocol == *protocol && port.name == *name);
-            if holds(whose) {
-                members.extend(ports.map(|port| Member::AddressPort(address, *protocol, port.port)));
-            }
-        }
-        members
+        let ports = store.ports(*first).iter().filter(of_all).filter(is_named);
+        ports.map(|port| Member::AddressPort(address, port.protocol, port.port)).collect()
     }
 }

@@ -404,6 +404,7 @@ impl Engine {
             deltas[family as usize].sets.insert(name, SetDelta::Gone);
         }
 
+        self.peers.settle(&self.store);
         let mut changes = Changes::default();
         for (address, before) in std::mem::take(&mut self.touched) {
             let family = Family::of(&address);

@@ -59,10 +59,17 @@ pub(super) struct PeerIndex {
     by_key: FxHashMap<Key, PeerIds>,
     /// The selectors that select a class; a class without any is not here.
     of_class: FxHashMap<ClassId, PeerIds>,
+    /// Selectors that are new since the last [`PeerIndex::settle`].
+    fresh: Vec<PeerId>,
 }
 
+/// A selector that is new alone is tried on every class of its namespaces. Of more than
+/// this many, each class is led to those that could care by the index.
+const FEW: usize = 4;
+
 impl PeerIndex {
-    /// One use more of a selector.
+    /// One use more of a selector. Which classes a new one selects is known after the next
+    /// [`PeerIndex::settle`].
     pub(super) fn keep(&mut self, store: &mut Store, peer: &PodPeer) -> PeerId {
         let strings = &mut store.strings;
         let pods = Compiled::new(strings, &peer.pods);
@@ -89,14 +96,50 @@ impl PeerIndex {
             hash(&entry.namespaces, &entry.pods)
         });
         for key in keys {
-            self.by_key.entry(key).or_default().push(id);
+            insert(self.by_key.entry(key).or_default(), id);
         }
-        let selected = self.search(store, id);
-        for class in &selected {
-            self.of_class.entry(*class).or_default().push(id);
-        }
-        self.entries[id.place()].classes = selected;
+        self.fresh.push(id);
         id
+    }
+
+    /// Finds the classes that new selectors select.
+    pub(super) fn settle(&mut self, store: &Store) {
+        let mut fresh = std::mem::take(&mut self.fresh);
+        fresh.sort_unstable();
+        fresh.dedup();
+        fresh.retain(|id| self.entries.contains(id.place()));
+        if fresh.len() <= FEW {
+            for id in fresh {
+                for class in self.search(store, id) {
+                    self.select(id, class);
+                }
+            }
+            return;
+        }
+        let mut by_key = FxHashMap::<Key, PeerIds>::default();
+        let mut spaces = BTreeSet::new();
+        for id in &fresh {
+            let entry = &self.entries[id.place()];
+            for key in keys(&entry.namespaces, &entry.pods) {
+                by_key.entry(key).or_default().push(*id);
+            }
+            match &entry.namespaces {
+                Place::Own(name) => spaces.extend(store.spaces.get_key_value(name).map(|(name, _)| *name)),
+                Place::Selected(_) => spaces.extend(store.spaces.keys()),
+            }
+        }
+        for class in spaces.iter().flat_map(|name| &store.spaces[name].classes) {
+            for id in self.candidates(&by_key, store, *class) {
+                self.select(id, *class);
+            }
+        }
+    }
+
+    /// Notes that a selector selects a class.
+    fn select(&mut self, id: PeerId, class: ClassId) {
+        if self.entries[id.place()].classes.insert(class) {
+            insert(self.of_class.entry(class).or_default(), id);
+        }
     }
 
     /// One use less.
@@ -130,24 +173,12 @@ impl PeerIndex {
 
     /// Whether a selector selects all of some pods.
     pub(super) fn selects_all(&self, store: &Store, id: PeerId, pods: &[PodId]) -> bool {
-        pods.iter().all(|pod| self.of_class(store.pod(*pod).class).contains(&id))
+        pods.iter().all(|pod| self.entries[id.place()].classes.contains(&store.pod(*pod).class))
     }
 
     /// Looks a new class up, or one whose namespace changed.
     pub(super) fn update(&mut self, store: &Store, id: ClassId) {
-        let class = store.class(id);
-        let mut now = PeerIds::new();
-        let space = store.spaces.get(&class.namespace).and_then(|space| space.labels.as_deref());
-        let labelled = space.unwrap_or_default().iter().map(|pair| Scope::Labelled(*pair));
-        for scope in [Scope::Own(class.namespace), Scope::Any].into_iter().chain(labelled) {
-            let labels = class.labels.iter().map(|pair| Some(*pair));
-            for label in labels.chain([None]) {
-                let found = self.by_key.get(&(scope, label)).into_iter().flatten();
-                now.extend(found.filter(|peer| self.selects(store, **peer, class)).copied());
-            }
-        }
-        now.sort_unstable();
-        now.dedup();
+        let now = self.candidates(&self.by_key, store, id);
         for peer in self.forget(id) {
             if now.binary_search(&peer).is_err() {
                 self.entries[peer.place()].classes.remove(&id);
@@ -159,6 +190,24 @@ impl PeerIndex {
         if !now.is_empty() {
             self.of_class.insert(id, now);
         }
+    }
+
+    /// The selectors of an index that select a class, sorted.
+    fn candidates(&self, by_key: &FxHashMap<Key, PeerIds>, store: &Store, id: ClassId) -> PeerIds {
+        let class = store.class(id);
+        let mut found = PeerIds::new();
+        let space = store.spaces.get(&class.namespace).and_then(|space| space.labels.as_deref());
+        let labelled = space.unwrap_or_default().iter().map(|pair| Scope::Labelled(*pair));
+        for scope in [Scope::Own(class.namespace), Scope::Any].into_iter().chain(labelled) {
+            let labels = class.labels.iter().map(|pair| Some(*pair));
+            for label in labels.chain([None]) {
+                let peers = by_key.get(&(scope, label)).into_iter().flatten();
+                found.extend(peers.filter(|peer| self.selects(store, **peer, class)).copied());
+            }
+        }
+        found.sort_unstable();
+        found.dedup();
+        found
     }
 
     /// Takes a class out that is gone.
@@ -236,9 +285,19 @@ fn keys(namespaces: &Place, pods: &Compiled) -> Vec<Key> {
     scopes.into_iter().flat_map(|scope| labels.iter().map(move |label| (scope, *label))).collect()
 }
 
+/// Puts a selector among others, sorted and each once: a namespace may have tens of
+/// thousands under one key.
+fn insert(ids: &mut PeerIds, id: PeerId) {
+    if let Err(place) = ids.binary_search(&id) {
+        ids.insert(place, id);
+    }
+}
+
 fn remove<K: std::hash::Hash + Eq>(index: &mut FxHashMap<K, PeerIds>, key: &K, id: PeerId) {
     if let Some(ids) = index.get_mut(key) {
-        ids.retain(|other| *other != id);
+        if let Ok(place) = ids.binary_search(&id) {
+            ids.remove(place);
+        }
         if ids.is_empty() {
             index.remove(key);
         }

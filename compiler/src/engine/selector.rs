@@ -34,7 +34,7 @@ pub(super) struct Compiled {
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Requirement {
     key: Text,
-    /// Whether having one of the values, or any at all, is asked for.
+    /// Whether having one of the values, sorted, or any at all, is asked for.
     values: Option<Box<[Text]>>,
     wanted: bool,
 }
@@ -51,7 +51,11 @@ impl Compiled {
             };
             requirements.push(Requirement {
                 key: strings.keep(&requirement.key),
-                values: values.map(|values| values.iter().map(|value| strings.keep(value)).collect()),
+                values: values.map(|values| {
+                    let mut values: Box<[Text]> = values.iter().map(|value| strings.keep(value)).collect();
+                    values.sort_unstable();
+                    values
+                }),
                 wanted,
             });
         }
@@ -71,7 +75,7 @@ impl Compiled {
             let value = labels.binary_search_by_key(&requirement.key, |(key, _)| *key).ok().map(|at| labels[at].1);
             let has = match &requirement.values {
                 None => value.is_some(),
-                Some(values) => value.is_some_and(|value| values.contains(&value)),
+                Some(values) => value.is_some_and(|value| values.binary_search(&value).is_ok()),
             };
             has == requirement.wanted
         })

@@ -165,12 +165,9 @@ impl Policy {
     /// matches nothing, and pods that the policy was to isolate are isolated.
     #[must_use]
     pub fn read(policy: &NetworkPolicy) -> (Self, Vec<Finding>) {
-        let mut reader = Reader {
-            namespace: policy.namespace(),
-            name: policy.name(),
-            unknown: &policy.unknown_fields,
-            findings: Vec::new(),
-        };
+        let mut unknown: Vec<&str> = policy.unknown_fields.iter().map(String::as_str).collect();
+        unknown.sort_unstable();
+        let mut reader = Reader { namespace: policy.namespace(), name: policy.name(), unknown, findings: Vec::new() };
         let read = reader.policy(policy.object.spec.as_ref());
         (read, reader.findings)
     }
@@ -206,7 +203,8 @@ impl PolicyRule {
 struct Reader<'a> {
     namespace: &'a str,
     name: &'a str,
-    unknown: &'a [String],
+    /// The unknown fields, sorted.
+    unknown: Vec<&'a str>,
     findings: Vec<Finding>,
 }
 
@@ -223,7 +221,7 @@ impl Reader<'_> {
 
     /// Reports the unknown fields at or below a path; whether there are any.
     fn unknown_below(&mut self, path: &str, effect: Effect) -> bool {
-        self.unknown_fields(|field| is_below(field, path), effect)
+        self.unknown_fields(path, |_| true, effect)
     }
 
     /// Reports the unknown fields below a rule's path that are in none of its
@@ -237,17 +235,23 @@ impl Reader<'_> {
                 index.is_some_and(|(index, _)| index.parse::<usize>().is_ok_and(|index| index < *items))
             })
         };
-        self.unknown_fields(|field| is_below(field, path) && !in_item(field), Effect::MatchesNothing)
+        self.unknown_fields(path, |field| !in_item(field), Effect::MatchesNothing)
     }
 
-    fn unknown_fields(&mut self, which: impl Fn(&str) -> bool, effect: Effect) -> bool {
-        let fields: Vec<String> = self.unknown.iter().filter(|field| which(field)).cloned().collect();
+    /// Reports those unknown fields at or below a path, or without one all, that are
+    /// wanted. It looks at no
+    /// others: an object may have as many unknown fields as places that may hold one.
+    fn unknown_fields(&mut self, path: &str, wanted: impl Fn(&str) -> bool, effect: Effect) -> bool {
+        let first = self.unknown.partition_point(|field| *field < path);
+        let below = self.unknown[first..].iter().copied().take_while(|field| field.starts_with(path));
+        let fields: Vec<&str> =
+            below.filter(|field| (path.is_empty() || is_below(field, path)) && wanted(field)).collect();
         for field in &fields {
             let problem = match spelling::meant(field) {
                 Some(meant) => format!("the API has no such field (did you mean {meant}?)"),
                 None => "the API has no such field".to_owned(),
             };
-            self.report(field, problem, effect);
+            self.report(*field, problem, effect);
         }
         !fields.is_empty()
     }
@@ -256,6 +260,7 @@ impl Reader<'_> {
         let empty = api::NetworkPolicySpec::default();
         let spec = spec.unwrap_or(&empty);
         self.unknown_fields(
+            "",
             |field| !["spec.podSelector", "spec.ingress", "spec.egress"].iter().any(|part| is_below(field, part)),
             Effect::Ignored,
         );

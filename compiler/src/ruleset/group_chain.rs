@@ -3,6 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::net::IpAddr;
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
 
 use crate::algebra::cidr::{self, AddressSet};
 use crate::algebra::ranges::RangeSet;
@@ -10,7 +13,7 @@ use crate::algebra::selector::{Operator, Selector};
 use crate::algebra::traffic::{PortSet, TUNNELS, Traffic};
 use crate::cluster::Cluster;
 use crate::cluster::group::{Admitted, Atom};
-use crate::object::{Family, Protocol};
+use crate::object::{ContainerPort, Family, Protocol};
 use crate::policy::{Direction, Namespaces, PodPeer};
 use crate::ruleset::layout::Options;
 use crate::ruleset::name::{Fields, Hash};
@@ -54,7 +57,7 @@ impl Leaf {
         family: Family,
         direction: Direction,
         options: &Options,
-        admitted: &BTreeMap<Atom, Admitted>,
+        admitted: &BTreeMap<Atom, Arc<Admitted>>,
         policies: impl IntoIterator<Item = (&'n str, &'n str)>,
     ) -> Self {
         let mut leaf = Self {
@@ -72,7 +75,7 @@ impl Leaf {
         leaf
     }
 
-    fn admit(&mut self, family: Family, direction: Direction, admitted: &BTreeMap<Atom, Admitted>) {
+    fn admit(&mut self, family: Family, direction: Direction, admitted: &BTreeMap<Atom, Arc<Admitted>>) {
         let field = match direction {
             Direction::Ingress => SetField::Source,
             Direction::Egress => SetField::Destination,
@@ -85,14 +88,17 @@ impl Leaf {
         };
         let present =
             |atom: &Atom| !matches!(atom, Atom::Block(block) if block.family != family || block.addresses.is_empty());
-        let to_anyone = (admitted.iter().filter(|(atom, _)| anyone(atom)))
-            .fold(Traffic::none(), |traffic, (_, admitted)| traffic.union(&admitted.traffic));
-        let rest = || admitted.iter().filter(|(atom, _)| present(atom));
-        let to_some = || rest().filter(|(atom, _)| !anyone(atom));
+        let (of_anyone, of_some): (Vec<_>, Vec<_>) =
+            admitted.iter().filter(|(atom, _)| present(atom)).partition(|(atom, _)| anyone(atom));
+        let to_anyone = Traffic::union_of(of_anyone.iter().map(|(_, admitted)| &admitted.traffic));
+        let to_some = by_admitted(of_some);
+        let rest =
+            || of_anyone.iter().map(|(_, admitted)| &***admitted).chain(to_some.iter().map(|(admitted, _)| *admitted));
 
         let kept = if self.drop_tunnels {
-            let named = union(rest().filter(|(atom, _)| anyone(atom)).map(|(_, admitted)| admitted.tunnels.clone()));
-            union(rest().map(|(_, admitted)| admitted.unnamed_tunnels())).difference(&named)
+            let named = PortSet::union_of(of_anyone.iter().map(|(_, admitted)| &admitted.tunnels));
+            let unnamed: Vec<PortSet> = rest().map(Admitted::unnamed_tunnels).collect();
+            PortSet::union_of(&unnamed).difference(&named)
         } else {
             PortSet::default()
         };
@@ -105,7 +111,7 @@ impl Leaf {
             };
             everything && !is_asked_apart
         };
-        let named = rest().flat_map(|(atom, admitted)| {
+        let named = admitted.iter().filter(|(atom, _)| present(atom)).flat_map(|(atom, admitted)| {
             let names = admitted.named.iter().filter(move |(protocol, _)| !is_covered(admitted, *protocol));
             names.map(|(protocol, name)| (atom.clone(), *protocol, name.clone()))
         });
@@ -116,21 +122,19 @@ impl Leaf {
         let mut done = PortSet::default();
         let mut is_wide = false;
         if self.judge_strays {
-            done = union(rest().filter(|(atom, _)| anyone(atom)).map(|(_, admitted)| admitted.named_tcp.clone()));
+            done = PortSet::union_of(of_anyone.iter().map(|(_, admitted)| &admitted.named_tcp));
             self.ports(Protocol::Tcp, &done, None);
-            let by_number = to_some().map(|(atom, admitted)| (atom, admitted.named_tcp.difference(&done)));
-            self.joined(family, field, Protocol::Tcp, by_number);
+            self.joined(family, field, Protocol::Tcp, &to_some, |admitted| admitted.named_tcp.difference(&done));
             self.rules.extend(named.take());
             let unnamed = |admitted: &Admitted| {
                 let all = admitted.traffic.of(Protocol::Tcp);
                 !all.difference(&done).difference(&admitted.named_tcp).is_empty()
             };
-            is_wide = rest().any(|(_, admitted)| unnamed(admitted));
+            is_wide = rest().any(unnamed);
             self.stray(if is_wide { Target::Jump(ChainName::stray_of(direction)) } else { deny_stray() });
         }
         if !kept.is_empty() {
-            let by_name = to_some().map(|(atom, admitted)| (atom, admitted.tunnels.intersection(&kept)));
-            self.joined(family, field, Protocol::Udp, by_name);
+            self.joined(family, field, Protocol::Udp, &to_some, |admitted| admitted.tunnels.intersection(&kept));
             self.rules.extend(named.take());
             self.keep(&[Match::Protocol(Protocol::Udp), Match::DestinationPorts(kept.ranges().to_vec())]);
         }
@@ -141,26 +145,29 @@ impl Leaf {
         }
         // No packet to ports that were asked about before meets what follows.
         let judge_strays = self.judge_strays;
-        let asked = |protocol, admitted: Option<&Admitted>| match protocol {
-            Protocol::Tcp if judge_strays => admitted.map_or(done.clone(), |admitted| done.union(&admitted.named_tcp)),
-            Protocol::Udp => kept.clone(),
-            _ => PortSet::default(),
+        let nothing = PortSet::default();
+        let asked = |protocol, admitted: Option<&Admitted>, ports: &PortSet| match protocol {
+            Protocol::Tcp if judge_strays => {
+                without(ports, &done, admitted.map_or(&nothing, |admitted| &admitted.named_tcp))
+            }
+            Protocol::Udp => without(ports, &kept, &nothing),
+            _ => ports.clone(),
         };
         for protocol in Protocol::ALL {
-            self.ports(protocol, &without(to_anyone.of(protocol), &asked(protocol, None)), None);
+            self.ports(protocol, &asked(protocol, None, to_anyone.of(protocol)), None);
         }
-        let (whole, partly): (Vec<_>, Vec<_>) = to_some().partition(|(_, admitted)| admitted.traffic.is_all());
+        let (whole, partly): (Vec<_>, Vec<_>) =
+            to_some.into_iter().partition(|(admitted, _)| admitted.traffic.is_all());
         for protocol in Protocol::ALL {
-            let wanted = partly.iter().map(|(atom, admitted)| {
+            self.joined(family, field, protocol, &partly, |admitted| {
                 let ports = admitted.traffic.of(protocol).difference(to_anyone.of(protocol));
-                (*atom, without(&ports, &asked(protocol, Some(admitted))))
+                asked(protocol, Some(admitted), &ports)
             });
-            self.joined(family, field, protocol, wanted);
         }
         self.rules.extend(named);
         if !whole.is_empty() {
             self.tunnels();
-            let peers = self.peers(family, field, whole.into_iter().map(|(atom, _)| atom));
+            let peers = self.peers(family, field, whole.into_iter().flat_map(|(_, atoms)| atoms));
             self.rules.push(Rule { matches: peers.into_iter().collect(), target: Target::Return });
         }
         if is_wide {
@@ -176,16 +183,20 @@ impl Leaf {
     /// The rules that admit peers to ports of a protocol. Peers of the same
     /// ports are joined by definition, never by today's members: otherwise a
     /// pod that comes or goes would change rules.
-    fn joined<'p>(
+    fn joined(
         &mut self,
         family: Family,
         field: SetField,
         protocol: Protocol,
-        wanted: impl Iterator<Item = (&'p Atom, PortSet)>,
+        peers: &[(&Admitted, Vec<&Atom>)],
+        wanted: impl Fn(&Admitted) -> PortSet,
     ) {
         let mut by_ports = BTreeMap::<PortSet, Vec<&Atom>>::new();
-        for (atom, ports) in wanted.filter(|(_, ports)| !ports.is_empty()) {
-            by_ports.entry(ports).or_default().push(atom);
+        for (admitted, atoms) in peers {
+            let ports = wanted(admitted);
+            if !ports.is_empty() {
+                by_ports.entry(ports).or_default().extend(atoms);
+            }
         }
         for (ports, atoms) in by_ports {
             let peers = self.peers(family, field, atoms);
@@ -249,16 +260,17 @@ impl Leaf {
         atoms: impl IntoIterator<Item = &'p Atom>,
     ) -> Option<Match> {
         let mut pods = BTreeSet::new();
-        let mut addresses = AddressSet::default();
+        let mut blocks = Vec::new();
         for atom in atoms {
             match atom {
                 Atom::Everyone => return None,
                 Atom::Pods(peer) => {
                     pods.insert(peer.clone());
                 }
-                Atom::Block(block) => addresses = addresses.union(&block.addresses),
+                Atom::Block(block) => blocks.push(&block.addresses),
             }
         }
+        let addresses = AddressSet::union_of(blocks);
         if cidr::is_everything(family, &addresses) {
             return None;
         }
@@ -282,14 +294,24 @@ impl Leaf {
     }
 }
 
-fn union(sets: impl Iterator<Item = PortSet>) -> PortSet {
-    sets.fold(PortSet::default(), |all, set| all.union(&set))
+/// Atoms that may send or get the same, together: what, and which.
+fn by_admitted<'a>(admitted: Vec<(&'a Atom, &'a Arc<Admitted>)>) -> Vec<(&'a Admitted, Vec<&'a Atom>)> {
+    let mut places = FxHashMap::<*const Admitted, usize>::default();
+    let mut together = Vec::<(&Admitted, Vec<&Atom>)>::new();
+    for (atom, admitted) in admitted {
+        let place = *places.entry(Arc::as_ptr(admitted)).or_insert(together.len());
+        match together.get_mut(place) {
+            Some((_, atoms)) => atoms.push(atom),
+            None => together.push((&**admitted, vec![atom])),
+        }
+    }
+    together
 }
 
-/// The ports for a rule that no packet to some of them meets: with or without
-/// these, whatever is shorter to say.
-fn without(ports: &PortSet, asked: &PortSet) -> PortSet {
-    let others = ports.difference(asked);
+/// The ports for a rule that no packet to some of them meets, those in either set: with
+/// or without these, whatever is shorter to say.
+fn without(ports: &PortSet, asked: &PortSet, also_asked: &PortSet) -> PortSet {
+    let others = ports.difference(asked).difference(also_asked);
     if others.is_empty() || others.ranges().len() < ports.ranges().len() { others } else { ports.clone() }
 }
 
@@ -425,18 +447,20 @@ fn named_members(
     family: Family,
     entries: &BTreeSet<(Atom, Protocol, String)>,
 ) -> BTreeSet<Member> {
+    let mut atoms = BTreeMap::<(Protocol, &str), Vec<&Atom>>::new();
+    for (atom, protocol, name) in entries {
+        atoms.entry((*protocol, name)).or_default().push(atom);
+    }
     let mut members = BTreeSet::new();
     for (_, pod) in cluster.endpoints().filter(|(_, pod)| !pod.ports.is_empty()) {
         let Some(address) = pod.address(family) else { continue };
         let other = End::Address(address).seen(cluster, Some(node), Some(family));
-        for (atom, protocol, name) in entries {
-            let ports = other.ports.iter().filter(|port| port.protocol == *protocol && port.name == *name);
-            for port in ports {
-                if atom.holds(cluster, other) {
-                    members.insert(Member::AddressPort(address, *protocol, port.port));
-                }
-            }
-        }
+        let is_named = |port: &&ContainerPort| {
+            let atoms = atoms.get(&(port.protocol, port.name.as_str())).into_iter().flatten();
+            atoms.into_iter().any(|atom| atom.holds(cluster, other))
+        };
+        let ports = other.ports.iter().filter(is_named);
+        members.extend(ports.map(|port| Member::AddressPort(address, port.protocol, port.port)));
     }
     members
 }

@@ -83,7 +83,8 @@ pub struct Because {
 pub fn regions(cluster: &Cluster, group: &Group, node: Option<&str>, family: Family) -> Regions {
     let everyone = group.admitted.get(&Atom::Everyone);
     let base = everyone.map(|admitted| admitted.traffic.clone()).unwrap_or_default();
-    let mut regions: Regions = outside(group.admitted.iter(), family)
+    let admitted = group.admitted.iter().map(|(atom, admitted)| (atom, &**admitted));
+    let mut regions: Regions = outside(admitted, family)
         .into_iter()
         .map(|(traffic, outside)| (traffic, Region { pods: Vec::new(), outside }))
         .collect();
