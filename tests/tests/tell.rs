@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+use std::collections::BTreeSet;
+
 use npc_agent::source::kube::{Notice, STARTUP_TAINT, connect, tell};
 use npc_compiler::policy::finding::{Effect, Finding};
 use npc_lab::apiserver::{Fault, Resource, Server, Verb};
@@ -74,6 +76,9 @@ async fn what_many_agents_do_not_understand_is_one_event_on_its_policy() {
     assert_eq!(event["type"], "Warning");
     assert!(event["note"].as_str().unwrap().contains("10.0.0.0/33"), "{event}");
     assert_eq!(taints(&server), [STARTUP_TAINT, "other"], "nobody asked for it");
+    let name = concat!("npc/", env!("CARGO_PKG_VERSION"));
+    let names: BTreeSet<String> = server.requests().into_iter().map(|request| request.user_agent).collect();
+    assert_eq!(names, BTreeSet::from([name.to_owned()]), "each request says which program sent it");
 }
 
 #[tokio::test(flavor = "multi_thread")]

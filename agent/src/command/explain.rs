@@ -16,21 +16,21 @@ use super::endpoint::Written;
 use super::input::{self, Input};
 use super::{Exit, Stop, output};
 
-/// Explain why a flow is or is not allowed; of one endpoint, what isolates it
-/// and with whom it may exchange what.
+/// Explain why a flow is or is not allowed; for one endpoint alone, what isolates it,
+/// and what it may send and receive.
 ///
 /// An endpoint is [NS/][TYPE/]NAME[:PORT], an address or prefix
 /// (203.0.113.7:443, [2001:db8::1]:443, 10.0.0.0/8), svc/NAME, node/NAME,
-/// ns/NAME or any. A port is a number, a name, 53/udp or 8000-8100; left out,
-/// all ports are meant. The exit code is 0 for allowed, 1 for denied or
-/// partial, 3 where an endpoint is not found or ambiguous, 4 for unknown.
+/// ns/NAME or any. A port is a number, a name, 53/udp or 8000-8100; without a
+/// port, all ports are meant. The exit code is 0 for allowed, 1 for denied or
+/// partial, 3 if an endpoint is not found or ambiguous, 4 for unknown.
 #[allow(rustdoc::broken_intra_doc_links, reason = "clap prints the brackets as they stand")]
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
     input: input::Args,
 
-    /// The source; alone, the endpoint that is asked about.
+    /// The source. Without a destination: the endpoint to explain.
     #[arg(value_name = "SRC")]
     from: Written,
 
@@ -38,11 +38,11 @@ pub(super) struct Args {
     #[arg(value_name = "DST[:PORT]")]
     to: Option<Written>,
 
-    /// How to write it.
+    /// The format of the output.
     #[arg(short, long, value_enum, default_value_t)]
     output: Format,
 
-    /// Exit with 0 where it would be 1.
+    /// Exit with 0 instead of 1.
     #[arg(long)]
     exit_zero: bool,
 }

@@ -17,24 +17,25 @@ use super::{Exit, input, output};
 
 /// Show every allowed connection.
 ///
-/// Endpoints are workloads or pods; `outside` stands for all addresses that
-/// belong to none of them. In a table `.` is nothing, `*` everything, 5432 a
-/// TCP port, 53/udp a UDP port.
+/// Rows are sources, columns are destinations. Endpoints are workloads or pods;
+/// `outside` stands for all addresses that belong to none of them. In a table `.`
+/// is nothing, `*` everything, 5432 a TCP port, 53/udp a UDP port, `-` the endpoint
+/// itself.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
     input: input::Args,
 
-    /// What is one endpoint.
+    /// What one row and column stands for.
     #[arg(long, value_enum, default_value_t)]
     by: By,
 
-    /// Show this address as an endpoint too; may be given more than once.
+    /// Show this address as an endpoint too; may be repeated.
     #[arg(long, value_name = "IP", value_parser = address)]
     address: Vec<IpAddr>,
 
-    /// How to write it. A table that is too wide becomes one line per allowed
-    /// pair; wide never does.
+    /// The format of the output. `table` turns into one line per allowed pair if it
+    /// is too wide for the terminal; `wide` does not.
     #[arg(short, long, value_enum, default_value_t)]
     output: Format,
 }

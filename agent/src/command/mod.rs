@@ -22,8 +22,8 @@ use clap::{ArgMatches, Args as _, CommandFactory as _, FromArgMatches as _, Pars
 use npc_agent::enforce;
 use npc_agent::source::manifests;
 
-/// Kubernetes NetworkPolicy by iptables and ipset: the agent of a node, and
-/// answers to what policies allow.
+/// Enforces Kubernetes NetworkPolicy with iptables and ipset, and explains what
+/// policies allow.
 #[derive(Debug, Parser)]
 #[command(name = "npc", version, disable_help_subcommand = true)]
 pub(crate) struct Cli {

@@ -7,14 +7,15 @@ use npc_agent::status::{self, AgentStatus, Bridge, ContestedAddress, Spoofable, 
 
 use super::{Exit, Stop, output};
 
-/// What the agent of this node has programmed, from when, how long the last
-/// change took, and what of the policies it rejected.
+/// Show what the agent on this node has programmed.
 ///
-/// Asks the agent that runs in this network namespace; in a cluster,
-/// `kubectl exec` into its pod. Exits with 1 if it is not ready.
+/// It shows since when, how long the last change took, and which parts of policies
+/// the agent rejected. The command asks the agent that runs in this network
+/// namespace; in a cluster, run it in the agent's pod with `kubectl exec`. It exits
+/// with 1 if the agent is not ready.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// How to print it.
+    /// The format of the output.
     #[arg(long, short, value_enum, default_value_t)]
     output: Output,
 }

@@ -23,14 +23,14 @@ pub struct Listed {
     pub problems: Vec<String>,
 }
 
-/// Why a cluster cannot be read.
+/// Why a cluster cannot be read. The text has the cause in it.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot list {what}: {}", words(source))]
+#[error("cannot list {what}: {}", words(cause.as_ref()))]
 pub struct Error {
     /// The plural of a kind.
     what: String,
-    /// What the API server said, or why it said nothing.
-    source: Box<kube::Error>,
+    /// What the API server answered, or why it did not.
+    cause: Box<kube::Error>,
 }
 
 /// Lists everything that decides about connectivity.
@@ -81,7 +81,7 @@ where
                 all.clear();
                 params = ListParams::default();
             }
-            Err(error) => return Err(Error { what: K::plural(&()).into_owned(), source: Box::new(error) }),
+            Err(error) => return Err(Error { what: K::plural(&()).into_owned(), cause: Box::new(error) }),
         }
     }
 }
