@@ -19,6 +19,7 @@ use tracing::{debug, info, warn};
 
 use super::slim::Policy;
 use super::{backoff, words};
+pub use crate::notice::Notice;
 
 /// The taint that keeps pods off a node until its agent enforces.
 pub const STARTUP_TAINT: &str = "npc.dev/agent-not-ready";
@@ -31,15 +32,6 @@ const NOTE_MAX: usize = 1024;
 
 /// How often an Event is tried.
 const TRIES: u32 = 6;
-
-/// What an agent has to tell its cluster.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Notice {
-    /// The kernel holds what the policies ask for, for the first time.
-    Ready,
-    /// A part of a policy was not understood.
-    Finding(Finding),
-}
 
 /// Tells the cluster what the agent has to tell, until it ends.
 pub async fn tell(client: Client, node: String, mut notices: mpsc::UnboundedReceiver<Notice>, remove_taint: bool) {
