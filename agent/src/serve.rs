@@ -1,5 +1,5 @@
 //! What an agent serves over HTTP: `/metrics`, `/healthz` and `/readyz`, and
-//! nothing else. Nothing of the cluster's contents is told.
+//! nothing else. None of them shows the cluster's contents.
 
 use std::io;
 use std::net::SocketAddr;
@@ -17,27 +17,27 @@ use tokio::net::TcpListener;
 use tracing::{info, warn};
 
 use crate::metrics::{self, Metrics, Packets};
-use crate::status::Shared;
+use crate::status::SharedStatus;
 
 /// How long the agent's loop may be busy with one thing. A restore waits for
 /// the lock much less long.
 const BUSY: Duration = Duration::from_secs(300);
 
-/// Tells that the agent's loop is alive. All clones are one.
+/// Whether the agent's loop is alive. All clones are one.
 #[derive(Debug, Clone)]
-pub struct Pulse {
+pub struct Liveness {
     begun: Instant,
     /// Milliseconds from then to the last beat.
     last: Arc<AtomicU64>,
 }
 
-impl Default for Pulse {
+impl Default for Liveness {
     fn default() -> Self {
         Self { begun: Instant::now(), last: Arc::default() }
     }
 }
 
-impl Pulse {
+impl Liveness {
     /// The loop is alive.
     pub fn beat(&self) {
         let since = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -55,29 +55,30 @@ impl Pulse {
 struct Served {
     registry: Arc<Registry>,
     packets: Packets,
-    status: Shared,
-    pulse: Pulse,
+    status: SharedStatus,
+    liveness: Liveness,
 }
 
 /// Serves on an address until the process ends.
 ///
 /// # Errors
 /// If the address cannot be had.
-pub async fn serve(address: SocketAddr, metrics: &Metrics, status: Shared, pulse: Pulse) -> io::Result<()> {
+pub async fn serve(address: SocketAddr, metrics: &Metrics, status: SharedStatus, liveness: Liveness) -> io::Result<()> {
     let listener = TcpListener::bind(address).await?;
     info!(address = %listener.local_addr()?, "serving /metrics, /healthz and /readyz");
-    let router = router(metrics, status, pulse);
+    let router = router(metrics, status, liveness);
     tokio::spawn(async move {
         // Ends only if the socket does; policies are enforced all the same.
         if let Err(error) = axum::serve(listener, router).await {
-            warn!(%error, "metrics are served no more");
+            warn!(%error, "the HTTP server ended; policies are enforced all the same");
         }
     });
     Ok(())
 }
 
-fn router(metrics: &Metrics, status: Shared, pulse: Pulse) -> Router {
-    let served = Served { registry: Arc::new(metrics.registry()), packets: metrics.packets().clone(), status, pulse };
+fn router(metrics: &Metrics, status: SharedStatus, liveness: Liveness) -> Router {
+    let served =
+        Served { registry: Arc::new(metrics.registry()), packets: metrics.packets().clone(), status, liveness };
     Router::new()
         .route("/metrics", get(metrics_text))
         .route("/healthz", get(health))
@@ -94,7 +95,7 @@ async fn metrics_text(State(served): State<Served>) -> Response {
 }
 
 async fn health(State(served): State<Served>) -> Response {
-    if served.pulse.is_alive() {
+    if served.liveness.is_alive() {
         "ok\n".into_response()
     } else {
         (StatusCode::INTERNAL_SERVER_ERROR, format!("the agent has done nothing for {BUSY:?}\n")).into_response()
@@ -129,10 +130,10 @@ mod tests {
 
     #[tokio::test]
     async fn readiness_follows_the_status_and_nothing_else_is_served() {
-        let status = Shared::new(AgentStatus::new("node-1", "cluster"));
+        let status = SharedStatus::new(AgentStatus::new("node-1", "cluster"));
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("it has one");
-        let router = router(&Metrics::default(), status.clone(), Pulse::default());
+        let router = router(&Metrics::default(), status.clone(), Liveness::default());
         tokio::spawn(async move { axum::serve(listener, router).await });
         assert!(ask(address, "/readyz").await.starts_with("HTTP/1.1 503"));
         assert!(ask(address, "/healthz").await.starts_with("HTTP/1.1 200"));

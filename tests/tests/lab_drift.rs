@@ -150,7 +150,7 @@ fn a_running_agent_repairs_half_a_kernel(backend: Backend, mode: Mode, seed: u64
         live.lab_mut().agent(NODE).unwrap().unwrap().signal(Signal::SIGSTOP).unwrap();
         let before = halve(&mut live, round);
         live.wait(HALVED).unwrap();
-        let repairs = |live: &Live| live.lab().log(NODE).unwrap().matches("what others changed is as it was").count();
+        let repairs = |live: &Live| live.lab().log(NODE).unwrap().matches("drift repaired writes=").count();
         let done = repairs(&live);
         live.lab_mut().agent(NODE).unwrap().unwrap().signal(Signal::SIGCONT).unwrap();
         let begun = Instant::now();

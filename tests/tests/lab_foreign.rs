@@ -41,7 +41,7 @@ fn rules_that_come_while_agents_run(mode: Mode) {
     for node in NODES {
         let agent = lab.agent(node).unwrap().unwrap();
         agent.wait_log("the jump from FORWARD is not its first rule").unwrap();
-        agent.wait_log("is as it was").unwrap();
+        agent.wait_log("drift repaired").unwrap();
     }
     all_agree(&mut lab);
 }

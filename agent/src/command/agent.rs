@@ -33,7 +33,7 @@ pub(super) use sole::refuse_beside_one;
 /// How long what still runs at the end is waited for.
 const SHUTDOWN: Duration = Duration::from_secs(5);
 
-/// How many events may wait while a pass runs; who has more to tell waits too.
+/// How many events may wait while a pass runs. A sender of more waits too.
 const EVENTS: usize = 16;
 
 /// Run the agent, which enforces the policies on this node.
@@ -204,12 +204,12 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
 async fn agent(args: Args, level: logging::Level) -> anyhow::Result<()> {
     let node = match args.node {
         Some(node) => node,
-        None => hostname().context("cannot tell this node's name; give it with --node")?,
+        None => hostname().context("cannot read this node's name; give it with --node")?,
     };
     let source = args.manifests.as_ref().map_or_else(|| "cluster".to_owned(), |folder| folder.display().to_string());
     info!(version = env!("CARGO_PKG_VERSION"), node, source, "npc agent starts");
     let azure_npm = match args.azure_npm {
-        // Files need not tell of its pods.
+        // Files need not have its pods.
         AzureNpmArg::Auto if args.manifests.is_none() => AzureNpm::WhenGone,
         AzureNpmArg::Auto | AzureNpmArg::Keep => AzureNpm::Keep,
         AzureNpmArg::Remove => AzureNpm::Remove,
@@ -220,8 +220,8 @@ async fn agent(args: Args, level: logging::Level) -> anyhow::Result<()> {
     // The ready file, too, is another agent's if there is one.
     sole::be_the_only_one(settings.status.clone()).await?;
     let (sender, events) = mpsc::channel(EVENTS);
-    // By itself it keeps no agent alive that nobody else tells anything.
-    let touched = sender.downgrade();
+    // Weak: by itself it does not keep the channel open when all other senders have ended.
+    let notified = sender.downgrade();
     // Before anything else, so that no signal is lost.
     follow::signals(sender.clone())?;
     if let Some(address) = args.metrics_address.0.filter(|_| !args.once) {
@@ -237,9 +237,9 @@ async fn agent(args: Args, level: logging::Level) -> anyhow::Result<()> {
         Some(folder) => follow::manifests(sender, folder, node.clone())?,
         None => {
             let client = kube::connect(args.kubeconfig.as_deref(), args.context).await?;
-            let (notices, heard) = mpsc::unbounded_channel();
+            let (notices, received) = mpsc::unbounded_channel();
             settings.notices = Some(notices);
-            tokio::spawn(kube::tell(client.clone(), node.clone(), heard, args.remove_startup_taint));
+            tokio::spawn(kube::tell(client.clone(), node.clone(), received, args.remove_startup_taint));
             let wanted = settings.wanted_nodes.subscribe();
             tokio::spawn(kube::look_up(client.clone(), wanted, sender.clone(), Event::Changes));
             let watches = settings.metrics.watches();
@@ -260,9 +260,10 @@ async fn agent(args: Args, level: logging::Level) -> anyhow::Result<()> {
     settings.status.update(|status| status.backend = Some(kernel.backend().to_string()));
     if let Some(bell) = kernel.bell()? {
         bell.ring(move || {
-            // Where it is full, more comes, and what was to be heard waits.
-            let Some(agent) = touched.upgrade() else { return false };
-            !matches!(agent.try_send(Event::Touched), Err(TrySendError::Closed(_)))
+            // If it is full, the notification stays with the kernel's others, and the next audit
+            // reads it.
+            let Some(agent) = notified.upgrade() else { return false };
+            !matches!(agent.try_send(Event::PacketFilterChanged), Err(TrySendError::Closed(_)))
         })?;
     }
     let options = layout::Options {
@@ -276,8 +277,8 @@ async fn agent(args: Args, level: logging::Level) -> anyhow::Result<()> {
     Ok(enforce::run(enforcer, settings, events).await?)
 }
 
-/// Says what else on this node an operator should know of. Beside the start,
-/// because a table of others may be long.
+/// Warns of what else on this node an operator should know. Not before the start, because
+/// other programs' tables may be long.
 fn look_around() {
     if !surroundings::lock_is_shared() {
         warn!(
@@ -296,7 +297,7 @@ fn look_around() {
                 );
             }
         }
-        Err(error) => warn!(%error, "cannot tell whether another network policy engine has rules in this kernel"),
+        Err(error) => warn!(%error, "cannot read whether another network policy engine has rules in this kernel"),
     });
 }
 

@@ -134,7 +134,7 @@ impl Exit {
             if cause.is::<manifests::Errors>() {
                 return Self::Input;
             }
-            if matches!(cause.downcast_ref(), Some(enforce::agent::Error::Misnamed(_))) {
+            if matches!(cause.downcast_ref(), Some(enforce::Error::Misnamed(_))) {
                 return Self::NotFound;
             }
             // Who reads has read enough, as `head` does.

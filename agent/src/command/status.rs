@@ -77,7 +77,7 @@ fn print(status: &AgentStatus) -> std::io::Result<()> {
         )?,
     }
     match &status.synced {
-        Some(at) => writeln!(out, "  in sync   {at}, {} changes heard of", status.generation)?,
+        Some(at) => writeln!(out, "  in sync   {at}, {} changes received", status.generation)?,
         None => writeln!(out, "  in sync   never")?,
     }
     if let Some(last) = &status.last_change {
@@ -90,16 +90,20 @@ fn print(status: &AgentStatus) -> std::io::Result<()> {
         )?;
     }
     writeln!(out, "  flows cut {}, drift repaired {}", status.flows_cut, status.drift_repaired)?;
-    if !status.rejected.is_empty() {
-        writeln!(out, "\nnot understood:")?;
-    }
-    for part in &status.rejected {
-        let place = part.location.as_ref().map(|place| format!("{place}: ")).unwrap_or_default();
-        writeln!(
-            out,
-            "  {place}networkpolicy {}/{} {}: {}; {}",
-            part.namespace, part.name, part.path, part.problem, part.effect
-        )?;
+    for (heading, parts) in
+        [("not understood", &status.rejected), ("understood, but to be corrected", &status.deprecated)]
+    {
+        if !parts.is_empty() {
+            writeln!(out, "\n{heading}:")?;
+        }
+        for part in parts {
+            let place = part.location.as_ref().map(|place| format!("{place}: ")).unwrap_or_default();
+            writeln!(
+                out,
+                "  {place}networkpolicy {}/{} {}: {}; {}",
+                part.namespace, part.name, part.path, part.problem, part.effect
+            )?;
+        }
     }
     if !status.unfiltered_bridges.is_empty() {
         writeln!(out, "\niptables does not see what goes from port to port of:")?;

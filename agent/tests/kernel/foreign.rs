@@ -206,7 +206,7 @@ fn a_jump_that_is_there_twice_is_there_once_again() {
     run("nft", &["add", "rule", "ip", "filter", "FORWARD", "counter", "jump", "NPC-FORWARD"]);
     run("nft", &["insert", "rule", "ip", "filter", "FORWARD", "counter", "jump", "NPC-FORWARD"]);
     while jumps("ip") != [0] {
-        agent.wait_for("is as it was");
+        agent.wait_for("drift repaired");
     }
     // One for some packets only is none of ours.
     let some = "ip saddr 192.0.2.1 counter jump NPC-FORWARD";
@@ -230,7 +230,7 @@ fn a_forward_chain_elsewhere_is_told_in_words_and_the_other_family_is_enforced()
             run("nft", &["add", "chain", theirs, "filter", "FORWARD", made]);
             let folder = Folder::new();
             let mut agent = Agent::start(&folder, Backend::Nft, &[]);
-            let entry = agent.wait_for("the kernel is not up to date");
+            let entry = agent.wait_for("ruleset not programmed");
             let error = entry["error"].as_str().unwrap();
             let named =
                 error.starts_with(&format!("{name}: ")) && error.contains(&format!("{name} cannot be enforced: "));
@@ -242,7 +242,7 @@ fn a_forward_chain_elsewhere_is_told_in_words_and_the_other_family_is_enforced()
             let flush = if other == "ip" { "iptables-nft" } else { "ip6tables-nft" };
             run(flush, &["-F", "FORWARD"]);
             while jumps(other) != [0] {
-                agent.wait_for("the kernel is not up to date");
+                agent.wait_for("ruleset not programmed");
             }
             run("nft", &["delete", "chain", theirs, "filter", "FORWARD"]);
             agent.wait(1);
@@ -259,7 +259,7 @@ fn a_table_that_is_put_to_sleep_is_told_of() {
     let mut agent = Agent::start(&folder, Backend::Nft, &[]);
     agent.wait(1);
     run("nft", &["add", "table", "ip", "filter", "{ flags dormant; }"]);
-    let entry = agent.wait_for("the kernel is not up to date");
+    let entry = agent.wait_for("ruleset not programmed");
     assert!(entry["error"].as_str().unwrap().contains("is dormant"), "{entry}");
     run("nft", &["add", "table", "ip", "filter"]);
     agent.wait(1);
@@ -382,7 +382,7 @@ fn a_rule_whose_extension_is_not_installed_here_is_left_alone(backend: Backend) 
     run(&iptables, &["-F", "NPC-DENY-INGRESS"]);
     assert_eq!(names(&agent.repaired()), ["NPC-DENY-INGRESS"]);
     run(&iptables, &[&["-I", "FORWARD"], &unknown[..]].concat());
-    agent.wait_for("is as it was");
+    agent.wait_for("drift repaired");
     assert_eq!(first(), "-A FORWARD -j NPC-FORWARD\n");
     run(&iptables, &[&["-D", "FORWARD"], &unknown[..]].concat());
     // In a chain of ours it is found, and goes.

@@ -50,7 +50,7 @@ fn without(name: &str, test: impl FnOnce() + Send + 'static) {
 
 fn agent(backend: Backend, options: Options) -> Enforcer<Linux> {
     let mut agent = Enforcer::new(Linux::open(Some(backend)).unwrap(), "node-1").with_options(options);
-    agent.hear(anti_spoof::guarded("10.0.0.1"));
+    agent.take(anti_spoof::guarded("10.0.0.1"));
     agent
 }
 

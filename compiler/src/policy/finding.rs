@@ -34,6 +34,15 @@ pub enum Effect {
     Ignored,
 }
 
+impl Effect {
+    /// Whether the part was not understood. Otherwise only its spelling is at fault, and
+    /// it means what its author meant.
+    #[must_use]
+    pub fn is_rejected(self) -> bool {
+        self != Self::Works
+    }
+}
+
 impl fmt::Display for Effect {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -86,6 +86,8 @@ impl Agent {
             .arg("--ready-file")
             .arg(&ready)
             .args(&recipe.arguments)
+            // Also the passes that wrote nothing: these tell how far the agent is.
+            .env("NPC_LOG", "info,npc_agent::enforce::report=debug")
             .envs(recipe.environment.iter().map(|(name, value)| (name, value)))
             // Nobody writes to it: it tells of the process's end.
             .stdin(Stdio::piped())

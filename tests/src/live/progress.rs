@@ -191,11 +191,14 @@ impl Log {
     }
 }
 
+/// What an agent logs of a pass that succeeded; the last is of agents of earlier versions.
+const PASSED: [&str; 3] = ["programmed ruleset", "ruleset unchanged", "the kernel is up to date"];
+
 /// How many policies the state has that a line of the log says is in the
 /// kernel.
 fn policies(line: &str) -> Option<usize> {
-    let (_, said) = line.split_once("the kernel is up to date")?;
-    said.split_whitespace().find_map(|word| word.strip_prefix("policies=")?.parse().ok())
+    let (_, fields) = PASSED.iter().find_map(|message| line.split_once(message))?;
+    fields.split_whitespace().find_map(|word| word.strip_prefix("policies=")?.parse().ok())
 }
 
 #[cfg(test)]
@@ -219,8 +222,12 @@ mod tests {
 
     #[test]
     fn a_log_tells_what_is_in_the_kernel() {
-        let line = "2026-11-23T10:00:00Z  INFO the kernel is up to date generation=3 policies=71 endpoints=4";
-        assert_eq!(policies(line), Some(71));
-        assert_eq!(policies("2026-11-23T10:00:00Z ERROR the kernel is not up to date policies=71"), None);
+        for message in ["INFO programmed ruleset", "DEBUG ruleset unchanged", "INFO the kernel is up to date"] {
+            let line = format!("2026-11-23T10:00:00Z {message} generation=3 policies=71 endpoints=4");
+            assert_eq!(policies(&line), Some(71), "{message}");
+        }
+        for message in ["ERROR ruleset not programmed", "ERROR the kernel is not up to date", "INFO ready"] {
+            assert_eq!(policies(&format!("2026-11-23T10:00:00Z {message} policies=71")), None, "{message}");
+        }
     }
 }

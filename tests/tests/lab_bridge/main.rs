@@ -231,7 +231,7 @@ fn a_restart_writes_nothing_and_what_another_program_changes_is_repaired() {
             // Nothing but the table is nf_tables'.
             assert_eq!(generation(&lab), number);
         }
-        let told = "the table bridge npc is as it was";
+        let told = "drift repaired kind=bridge";
         let without_handles = |table: String| {
             let lines = table.lines().map(|line| line.split(" # handle").next().unwrap().to_owned());
             lines.collect::<Vec<_>>()

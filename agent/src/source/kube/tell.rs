@@ -20,6 +20,7 @@ use tracing::{debug, info, warn};
 
 use super::slim::Policy;
 use super::{backoff, words};
+pub use crate::notice::Notice;
 
 /// The taint that keeps pods off a node until its agent enforces.
 pub const STARTUP_TAINT: &str = "npc.dev/agent-not-ready";
@@ -32,15 +33,6 @@ const NOTE_MAX: usize = 1024;
 
 /// How often the agent tries to create an Event.
 const TRIES: u32 = 6;
-
-/// A notice: something that the agent writes to the cluster.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Notice {
-    /// The kernel holds what the policies ask for, for the first time.
-    Ready,
-    /// The compiler did not understand a part of a policy.
-    Finding(Finding),
-}
 
 /// Writes notices to the cluster, until their sender is dropped.
 pub async fn tell(client: Client, node: String, mut notices: mpsc::UnboundedReceiver<Notice>, remove_taint: bool) {

@@ -7,7 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use npc_compiler::object::{Namespace, NetworkPolicy, Node as ClusterNode, Pod, Service, Workload};
 
 use super::decode::{Mismatch, Notes, decode};
-use super::position::Span;
+use super::span::Span;
 use super::tree::{Node, Value};
 
 /// The part of a kind's fields that is kept.
