@@ -2,6 +2,8 @@
 //! and their text for iptables and ipset.
 
 pub mod dispatch;
+#[cfg(test)]
+mod golden;
 pub(crate) mod group_chain;
 pub mod layout;
 pub mod name;
