@@ -8,11 +8,15 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+
 use crate::cluster::Cluster;
 use crate::object::{Family, Objects};
 use crate::plan::{KernelState, Plan, Step};
 use crate::ruleset::layout::{self, Lacks, Options, SelfMatch};
-use crate::sample::{pod, policy};
+use crate::ruleset::text;
+use crate::sample::{self, pod, policy};
 
 /// Compares a text with the file of that name.
 fn check(name: &str, text: &str) {
@@ -95,6 +99,9 @@ fn crowd() -> Objects {
 fn text(objects: &Objects, options: &Options) -> String {
     let program = layout::program(&Cluster::new(objects), "n", options);
     let families = Family::ALL.map(|family| program.family(family));
+    for part in families {
+        assert_eq!(text::chains(part.family, &part.restore_text()), part.chains);
+    }
     let texts = families.iter().map(|family| family.ipset_text());
     texts.chain(families.iter().map(|family| family.restore_text())).collect()
 }
@@ -114,6 +121,35 @@ fn sets_and_rules_are_what_they_were() {
     check("empty.txt", &text(&Objects::default(), &Options::default()));
 }
 
+/// What is read is what was written, whatever it is: otherwise an agent would write rules
+/// again and again that are there.
+#[test]
+fn rules_are_read_as_they_were_written() {
+    let mut runner = TestRunner::new(Config { cases: 500, failure_persistence: None, ..Config::default() });
+    let flags = || (any::<bool>(), any::<bool>(), any::<bool>());
+    runner
+        .run(&(sample::objects(), flags(), flags(), flags()), |(objects, lacks, choices, (is_poor, log_denied, _))| {
+            let (hop_limit, length, device_group) = lacks;
+            let (keep_established, allow_tunnels, anti_spoof) = choices;
+            let options = Options {
+                self_match: if is_poor { SelfMatch::PerEndpoint } else { SelfMatch::Bpf },
+                lacks: Lacks { hop_limit, length, device_group },
+                keep_established,
+                allow_tunnels,
+                log_denied,
+                anti_spoof,
+            };
+            for node in ["n0", "n1"] {
+                let program = layout::program(&Cluster::new(&objects), node, &options);
+                for part in Family::ALL.map(|family| program.family(family)) {
+                    prop_assert_eq!(text::chains(part.family, &part.restore_text()), part.chains.clone());
+                }
+            }
+            Ok(())
+        })
+        .unwrap();
+}
+
 /// The names of sets that stand in for others while a plan is carried out are seen too.
 #[test]
 fn the_writes_of_a_plan_are_what_they_were() {
@@ -121,15 +157,14 @@ fn the_writes_of_a_plan_are_what_they_were() {
     edited.policies.remove(3);
     edited.pods.remove(1);
     edited.pods[0].labels.insert("app".to_owned(), "db".to_owned());
-    let state = |objects: &Objects| {
-        KernelState::from(&layout::program(&Cluster::new(objects), "n", &Options::default()))
-    };
+    let state =
+        |objects: &Objects| KernelState::from(&layout::program(&Cluster::new(objects), "n", &Options::default()));
     let plan = Plan::between(&state(&shop()), &state(&edited));
     let mut text = String::new();
     for step in &plan.steps {
         match step {
             Step::Sets(writes) => writes.iter().for_each(|write| writeln!(text, "{write}").unwrap()),
-            Step::Chains(family, writes) => write!(text, "# {family}\n{}", writes.restore_text()).unwrap(),
+            Step::Chains(family, writes) => write!(text, "# {family}\n{}", writes.restore_text(*family)).unwrap(),
             Step::Grace => text.push_str("# grace\n"),
         }
     }
