@@ -165,7 +165,7 @@ impl<'a> Question<'a> {
             let state = KernelState::from(&program);
             let own = self.oracle.nodes().into_iter().filter(|(name, _)| name == node).map(|(_, address)| address);
             let here = Here { objects: self.objects, oracle: &self.oracle, node, own: own.collect() };
-            let mut judge = Judge::new(&state, &here);
+            let judge = Judge::new(&state, &here);
             for ((from_name, from), (to_name, to)) in self.pairs() {
                 // The two programs differ in traffic of an end to itself only.
                 if self_match != SelfMatch::default() && from_name != to_name {
@@ -180,7 +180,7 @@ impl<'a> Question<'a> {
                     if let Err(difference) = flow.compare(&program, &self.ports) {
                         found.push(format!("program of {node}: {from_name} -> {to_name} {difference}"));
                     }
-                    if let Err(difference) = flow.compare_established(&mut judge, &self.ports) {
+                    if let Err(difference) = flow.compare_established(&judge, &self.ports) {
                         found.push(format!("flows of {node}: {from_name} -> {to_name} {difference}"));
                     }
                 }
@@ -429,7 +429,7 @@ impl Flow<'_> {
 
     /// What of the flows that are established is forbidden, which is what the
     /// oracle would not let begin.
-    fn compare_established(&self, judge: &mut Judge<'_, Here<'_>>, ports: &[u16]) -> Result<(), Different> {
+    fn compare_established(&self, judge: &Judge<'_, Here<'_>>, ports: &[u16]) -> Result<(), Different> {
         let address = |end| self.oracle.address(end, self.family);
         let (Some(source), Some(destination)) = (address(self.from), address(self.to)) else { return Ok(()) };
         // A node's own by definition, and never forwarded.
@@ -442,7 +442,7 @@ impl Flow<'_> {
             let verdict = self.oracle.allows_without_tunnels(self.from, self.to, packet);
             (verdict.egress || !sends) && (verdict.ingress || !receives)
         };
-        let mut expect = |expected: bool, payload, protocol, port| {
+        let expect = |expected: bool, payload, protocol, port| {
             let seen = !judge.forbids(&Tuple { source, destination, protocol, port, mid_stream: false });
             if seen == expected {
                 Ok(())
@@ -469,7 +469,7 @@ impl Flow<'_> {
                 return Err(Different { payload, state: State::Stray, expected: !seen, seen });
             }
         }
-        let mut expect = |expected: bool, payload, protocol, port| {
+        let expect = |expected: bool, payload, protocol, port| {
             let seen = !judge.forbids(&Tuple { source, destination, protocol, port, mid_stream: false });
             if seen == expected {
                 Ok(())

@@ -220,7 +220,7 @@ impl Network {
             // What is taken up in its middle goes on while it would be again.
             let state = KernelState::from(&program);
             let pods = Pods(case, name);
-            let mut judge = Judge::new(&state, &pods);
+            let judge = Judge::new(&state, &pods);
             let stays = Way::BOTH.map(|way| {
                 let (source, destination, port) = case.ends(way);
                 !judge.forbids(&Tuple { source, destination, protocol: 6, port, mid_stream: true })

@@ -4,7 +4,8 @@ use std::fmt;
 
 use npc_compiler::object::Family;
 use npc_compiler::plan::{Held, KernelState, SetDelta};
-use npc_compiler::ruleset::program::{ChainName, FORWARD_CHAIN};
+use npc_compiler::ruleset::program::{ChainName, FORWARD_CHAIN, Rule};
+use npc_compiler::ruleset::text::rule_line;
 use tracing::warn;
 
 use super::writes::Writes;
@@ -71,8 +72,8 @@ pub(super) fn found(audit: &Audit, wanted: &KernelState) -> Vec<Drift> {
     }
     for family in Family::ALL {
         let (delta, wanted) = (audit.family(family), wanted.family(family));
-        for (chain, lines) in &delta.chains {
-            push(Kind::Chain, family, chain.as_str(), of_chain(chain, lines.as_deref(), wanted));
+        for (chain, rules) in &delta.chains {
+            push(Kind::Chain, family, chain.as_str(), of_chain(family, chain, rules.as_deref(), wanted));
         }
         for (set, change) in &delta.sets {
             match change {
@@ -98,12 +99,14 @@ pub(super) fn found(audit: &Audit, wanted: &KernelState) -> Vec<Drift> {
     all
 }
 
-fn of_chain(chain: &ChainName, lines: Option<&[String]>, wanted: &Held) -> String {
-    let Some(lines) = lines else { return "it is gone".to_owned() };
+fn of_chain(family: Family, chain: &ChainName, rules: Option<&[Rule]>, wanted: &Held) -> String {
+    let Some(rules) = rules else { return "it is gone".to_owned() };
     let Some(wanted) = wanted.chains.get(chain) else { return "no policy needs it".to_owned() };
-    let foreign = named(lines.iter().filter(|line| !wanted.contains(line)));
-    let missing = named(wanted.iter().filter(|line| !lines.contains(line)));
-    match in_words([("foreign", foreign), ("missing", missing)]) {
+    let only_in = |some: &[Rule], others: &[Rule]| {
+        let missing = some.iter().filter(|rule| !others.contains(rule));
+        named(missing.map(|rule| rule_line(family, chain, rule)))
+    };
+    match in_words([("foreign", only_in(rules, wanted)), ("missing", only_in(wanted, rules))]) {
         none if none.is_empty() => "its rules are in another order, or there twice".to_owned(),
         what => what,
     }
@@ -151,6 +154,7 @@ mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
     use npc_compiler::ruleset::program::{Member, SetKind, SetName};
+    use npc_compiler::ruleset::text::printed_in;
 
     use super::*;
     use crate::dataplane::notifications::Author;
@@ -162,14 +166,15 @@ mod tests {
     #[test]
     fn what_differs_is_named_and_counted() {
         let (chain, set) = (ChainName::new("X"), SetName::new(Family::V4, "p"));
-        let lines: Vec<String> = ["-A NPC-X -j RETURN", "-A NPC-X -j DROP"].map(str::to_owned).into();
+        let rule = |text| printed_in(Family::V4, &chain, text);
+        let rules: Vec<Rule> = vec![rule("-j RETURN"), rule("-j DROP")];
         let v4 = Held {
             sets: BTreeMap::from([(set.clone(), (SetKind::HashIp, BTreeSet::from([member(1)])))]),
-            chains: BTreeMap::from([(chain.clone(), lines.clone())]),
+            chains: BTreeMap::from([(chain.clone(), rules.clone())]),
         };
         let wanted = KernelState { v4, v6: Held::default() };
         let mut audit = Audit::default();
-        audit.v4.chains.insert(chain.clone(), Some(vec![lines[0].clone(), "-A NPC-X -j ACCEPT".to_owned()]));
+        audit.v4.chains.insert(chain.clone(), Some(vec![rules[0].clone(), rule("-j ACCEPT")]));
         let added = (2..9).map(member).collect();
         audit.v4.sets.insert(set, SetDelta::Changed { added, removed: [member(1)].into() });
         audit.hooks.push((Family::V6, Hook::Absent));

@@ -101,7 +101,7 @@ impl Established {
             departed: departed.map(|(address, _)| *address).collect(),
             own: network.addresses.iter().map(ipnetwork::IpNetwork::ip).collect(),
         };
-        let mut judge = Judge::new(engine.state(), &here);
+        let judge = Judge::new(engine.state(), &here);
         let swept = kernel.cut(&mut |flow| {
             let forbidden = judge.forbids(flow);
             if forbidden {

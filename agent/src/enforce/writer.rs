@@ -1,12 +1,10 @@
 //! From the ruleset that a kernel holds to the one that it should hold.
 
-use std::collections::BTreeSet;
 use std::time::Instant;
 
 use npc_compiler::engine::Engine;
 use npc_compiler::object::Family;
-use npc_compiler::plan::{Held, KernelState, Plan, SetWrite, Step};
-use npc_compiler::ruleset::program::SetName;
+use npc_compiler::plan::{Held, KernelState, Plan, Step};
 use tracing::info;
 
 use super::drift::{self, Drift, Repair};
@@ -251,7 +249,11 @@ impl<K: Kernel> Writer<K> {
             self.kernel.apply_each(&plan, failed);
             std::mem::take(failed).into_result()?;
         }
-        plan.steps.iter().for_each(|step| write_sets(&mut held, step));
+        for step in &plan.steps {
+            // It was read a moment ago, or written by us. What another program changed
+            // since is found by the next read.
+            let _ = step.apply(&mut held);
+        }
         Ok(held)
     }
 
@@ -388,35 +390,5 @@ fn took_over(held: &KernelState) {
             chains,
             sets, members, "took over what an agent before left in this kernel; only what differs is written"
         );
-    }
-}
-
-/// What a step on sets does to a ruleset.
-fn write_sets(state: &mut KernelState, step: &Step) {
-    let Step::Sets(writes) = step else { return };
-    for write in writes {
-        let held = match SetName::ours(write.set().as_str()) {
-            Some((_, Family::V4)) => &mut state.v4,
-            Some((_, Family::V6)) => &mut state.v6,
-            None => continue,
-        };
-        match write {
-            SetWrite::Create(name, _, kind) => {
-                held.sets.entry(name.clone()).or_insert((*kind, BTreeSet::new()));
-            }
-            SetWrite::Add(name, member) => {
-                held.sets.entry(name.clone()).and_modify(|(_, members)| {
-                    members.insert(member.clone());
-                });
-            }
-            SetWrite::Delete(name, member) => {
-                held.sets.entry(name.clone()).and_modify(|(_, members)| {
-                    members.remove(member);
-                });
-            }
-            SetWrite::Destroy(name) => {
-                held.sets.remove(name);
-            }
-        }
     }
 }

@@ -12,7 +12,7 @@ use npc_agent::enforce::enforcer::Pass;
 use npc_compiler::engine::Event;
 use npc_compiler::object::{Family, Labels, Pod};
 use npc_compiler::ruleset::layout::Options;
-use npc_compiler::ruleset::program::{ChainName, SetName};
+use npc_compiler::ruleset::program::{ChainName, Match, SetName, Target};
 
 use super::namespace::{Beyond, Namespace, hide_file, output, run};
 use super::on_both_backends;
@@ -182,7 +182,7 @@ fn without_the_match_everything_else_is_enforced(backend: Backend) {
         let related = &state.v4.chains[&ChainName::related()];
         assert_eq!(related.len(), 2, "{related:#?}");
         assert!(
-            related[0].contains("-m length ! --length 48:576") && related[1].ends_with("-j RETURN"),
+            related[0].matches[0] == Match::NotLength(48, 576) && related[1].target == Target::Return,
             "{related:#?}"
         );
     };

@@ -13,7 +13,7 @@
 //!
 //! After any sequence of events the state equals [`crate::ruleset::layout::program`] of
 //! the final objects, byte for byte; but for the set of what may come from the
-//! interfaces of pods, which is as [`Engine::own`] was told.
+//! interfaces of pods, which [`Engine::own`] sets.
 
 mod groups;
 mod intern;
@@ -105,7 +105,7 @@ pub struct Engine {
     findings: BTreeMap<(String, String), Vec<Finding>>,
     /// The addresses that events touched since the last commit.
     touched: BTreeMap<IpAddr, Before>,
-    /// What may come from which interface of pods; `None` if nobody asks.
+    /// What may come from which interface of pods; `None` if no rule asks.
     own: Option<[BTreeSet<Member>; 2]>,
     state: KernelState,
     is_first: bool,

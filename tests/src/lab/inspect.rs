@@ -16,6 +16,7 @@ use npc_compiler::cluster::group::Lingering;
 use npc_compiler::object::Family;
 use npc_compiler::plan::KernelState;
 use npc_compiler::ruleset::layout::{self, Options, SelfMatch};
+use npc_compiler::ruleset::program::Match;
 
 use super::error::{Doing, Error, Result};
 use super::netns::Netns;
@@ -78,7 +79,8 @@ impl Lab {
         let (held, hooks) = self.node(node)?.within(read)??;
         // Which of the two the agent writes depends on the kernel. To ask that
         // takes sets and chains of our names, which the agent would remove.
-        let is_per_endpoint = !held.v4.chains.values().flatten().any(|rule| rule.contains("-m bpf"));
+        let uses_bpf = |one: &Match| matches!(one, Match::SourceIsDestination | Match::ErrorFromQuotedDestination);
+        let is_per_endpoint = !held.v4.chains.values().flatten().flat_map(|rule| &rule.matches).any(uses_bpf);
         let self_match = if is_per_endpoint { SelfMatch::PerEndpoint } else { SelfMatch::Bpf };
         let options = Options { self_match, ..options.clone() };
         let cluster = Cluster::new(&self.cluster().objects);

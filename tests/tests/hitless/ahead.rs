@@ -17,8 +17,8 @@ use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
 
 use super::{
-    GROUPS, NODE, cases, changes_isolation, cut_short, gathered, packets, packets_of_movers, program, program_of,
-    questions, relabelling, transition, watch, with_half_of_it,
+    Moves, NODE, cases, changes_isolation, count_lists, cut_short, gathered, packets, program, program_of, questions,
+    regrouping, relabelling, transition, watch, with_half_of_it,
 };
 
 /// Has sets go ahead of rules, and watches every packet. Answers what the kernel
@@ -73,43 +73,65 @@ fn sets_that_go_ahead_of_rules_show_old_and_new_only() {
         .unwrap();
 }
 
+/// Groups come and go, and pods move, while rules wait.
+#[test]
+fn groups_that_come_and_go_show_old_and_new_only_while_rules_wait() {
+    let mut runner = random::runner(13, cases(30));
+    let (at_once, lists) = (Cell::new(0), Cell::new(0));
+    runner
+        .run(&regrouping(2), |moves| {
+            let (held, wanted) = (program(&moves.old), program(&moves.new));
+            let ahead = watch_ahead(&held, &wanted, |family| moves.packets(family))?;
+            let went = !Plan::between(&held, &ahead).is_empty();
+            at_once.set(at_once.get() + usize::from(went));
+            lists.set(lists.get() + usize::from(went && count_lists(&held) != count_lists(&wanted)));
+            watch(&ahead, &wanted, |family| moves.packets(family))
+        })
+        .unwrap();
+    assert!(at_once.get() > 0 && lists.get() > 0, "{at_once:?} went ahead, {lists:?} of them where lists changed");
+}
+
 /// Pods come and go in groups that stay, while a policy of another is edited.
 #[test]
-fn who_joins_a_group_that_stays_does_not_wait_for_the_rules_of_others() {
-    let (at_once, later) = (Cell::new(0), Cell::new(0));
-    let mut runner = random::runner(11, cases(60));
+fn a_pod_that_joins_a_group_that_stays_does_not_wait_for_the_rules_of_others() {
+    let (at_once, later, beside_lists) = (Cell::new(0), Cell::new(0), Cell::new(0));
+    let mut runner = random::runner(11, cases(90));
+    // The first two groups are in a list of egress.
+    let edited = || prop_oneof![0..2_usize, 0..200_usize];
     runner
-        .run(&(relabelling(2), 0..GROUPS), |((old, mut new), edited)| {
-            let spec = new.policies[edited].object.spec.as_mut().unwrap();
+        .run(&(relabelling(2), edited()), |(mut moves, edited)| {
+            let (groups, edited) = (moves.groups, edited % moves.groups);
+            let spec = moves.new.policies[edited].object.spec.as_mut().unwrap();
             spec.egress.as_mut().unwrap()[0].ports.as_mut().unwrap()[0].port = Some(IntOrString::Int(81));
-            let (held, wanted) = (program(&old), program(&new));
-            let ahead = watch_ahead(&held, &wanted, |family| packets_of_movers(&new, family))?;
+            let (held, wanted) = (program(&moves.old), program(&moves.new));
+            let ahead = watch_ahead(&held, &wanted, |family| moves.packets(family))?;
             let group = |pod: &Pod| pod.labels["group"].parse::<usize>().unwrap();
-            let moves: Vec<_> =
-                old.pods.iter().zip(&new.pods).skip(GROUPS).map(|(old, new)| (group(old), group(new))).collect();
+            let places: Vec<_> = moves.movers().map(|(old, new)| (group(old), group(new))).collect();
             let is_gated = |pod: &Pod| {
                 let (_, members) = &ahead.v4.sets[&SetName::gate(Family::V4, Direction::Egress)];
                 members.contains(&Member::Address(pod.address(Family::V4).unwrap()))
             };
             // Rules that wait are those of the edited policy, and of who goes from
             // one group to another; who is asked about by them waits as well.
-            let changes_groups = |(from, to): &(usize, usize)| from != to && *from != GROUPS && *to != GROUPS;
-            let is_asked_about = moves.iter().any(|(from, to)| from != to && [*from, *to].contains(&(edited / 3)));
-            for (pod, (from, to)) in new.pods.iter().skip(GROUPS).zip(&moves) {
-                if *to == GROUPS {
-                    prop_assert!(!is_gated(pod), "who leaves has left");
-                } else if *from == GROUPS {
+            let changes_groups = |(from, to): &(usize, usize)| from != to && *from != groups && *to != groups;
+            let is_asked_about = places.iter().any(|(from, to)| from != to && [*from, *to].contains(&(edited / 3)));
+            for ((_, pod), (from, to)) in moves.movers().zip(&places) {
+                if *to == groups {
+                    prop_assert!(!is_gated(pod), "a pod that leaves has left");
+                } else if *from == groups {
                     let count = if is_gated(pod) { &at_once } else { &later };
                     count.set(count.get() + 1);
                     prop_assert!(*to != edited || !is_gated(pod), "it met rules that are not its own");
-                    let may_wait = *to == edited || is_asked_about || moves.iter().any(changes_groups);
-                    prop_assert!(may_wait || is_gated(pod), "nothing held it up: {:?}, {} edited", moves, edited);
+                    let may_wait = *to == edited || is_asked_about || places.iter().any(changes_groups);
+                    prop_assert!(may_wait || is_gated(pod), "nothing held it up: {:?}, {} edited", places, edited);
+                    beside_lists.set(beside_lists.get() + usize::from(edited < 2 && is_gated(pod)));
                 }
             }
             Ok(())
         })
         .unwrap();
-    assert!(at_once.get() > 0 && later.get() > 0, "{at_once:?} joined at once, {later:?} waited");
+    let counts = [at_once.get(), later.get(), beside_lists.get()];
+    assert!(counts.iter().all(|count| *count > 0), "joined at once, waited, joined beside an edited list: {counts:?}");
 }
 
 /// Who moves from one set of peers to another, of which the second has to wait
@@ -146,14 +168,14 @@ fn a_peer_between_a_set_that_waits_and_one_that_does_not_is_in_one_of_them() {
 
 /// Without `xt_bpf` an endpoint's packets to itself need a rule.
 #[test]
-fn who_needs_a_rule_of_its_own_waits_for_it() {
+fn an_endpoint_that_needs_a_rule_of_its_own_waits_for_it() {
     let options = Options { self_match: SelfMatch::PerEndpoint, ..Options::default() };
     let mut runner = random::runner(12, cases(30));
     let came = Cell::new(0);
     runner
-        .run(&relabelling(1), |(mut old, new)| {
+        .run(&relabelling(1), |Moves { groups, mut old, new }| {
             // Nothing isolates it yet.
-            old.pods[GROUPS].labels.insert("group".to_owned(), GROUPS.to_string());
+            old.pods[groups].labels.insert("group".to_owned(), groups.to_string());
             let (held, wanted) = (program_of(&old, &options), program_of(&new, &options));
             let ahead = held.ahead_of_rules(&wanted);
             for direction in Direction::ALL {
@@ -164,5 +186,5 @@ fn who_needs_a_rule_of_its_own_waits_for_it() {
             Ok(())
         })
         .unwrap();
-    assert!(came.get() > 0, "nobody was to come");
+    assert!(came.get() > 0, "no endpoint was to come");
 }

@@ -9,6 +9,7 @@ mod takeover;
 use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::OnceLock;
 
 use k8s_openapi::api::core::v1::PodSpec;
 use k8s_openapi::api::networking::v1 as networking;
@@ -17,7 +18,7 @@ use npc_compiler::object::{Family, Labels, Namespace, Objects, Pod, Protocol};
 use npc_compiler::plan::{KernelState, Plan, Step};
 use npc_compiler::policy::Direction;
 use npc_compiler::ruleset::layout::{self, Options, SelfMatch};
-use npc_compiler::ruleset::program::{ChainName, InterfaceName, Member, SetName};
+use npc_compiler::ruleset::program::{ChainName, ChainRole, InterfaceName, Match, Member, Rule, SetName, Target};
 use npc_lab::model::{Flight, Model, Packet, Question};
 use npc_lab::random;
 use proptest::prelude::*;
@@ -78,15 +79,6 @@ fn packets(old: &Objects, new: &Objects, family: Family) -> Vec<Packet> {
     pairs
         .flat_map(|(source, destination)| ports.map(|port| Packet { source, destination, port }))
         .filter(|packet| packet.source != packet.destination)
-        .collect()
-}
-
-/// Packets to and from the pods that move; the others are asked about by few.
-fn packets_of_movers(objects: &Objects, family: Family) -> Vec<Packet> {
-    let movers: Vec<IpAddr> = objects.pods[GROUPS..].iter().filter_map(|pod| pod.address(family)).collect();
-    let all = packets(objects, objects, family).into_iter();
-    all.filter(|packet| movers.contains(&packet.source) || movers.contains(&packet.destination))
-        .filter(|packet| packet.port != Some((Protocol::Udp, 53)))
         .collect()
 }
 
@@ -167,40 +159,139 @@ fn is_enforced_when_it_says_so(
     Ok(())
 }
 
-const GROUPS: usize = 12;
+/// A cluster of groups that stay, because each has a pod that stays, and pods that move
+/// between them.
+#[derive(Debug, Clone)]
+struct Moves {
+    /// How many groups there are. The number after the last is that of pods that nothing
+    /// isolates.
+    groups: usize,
+    /// Before.
+    old: Objects,
+    /// After: the same pods and policies, in other groups.
+    new: Objects,
+}
 
-/// Groups that stay, because each has a pod that stays, and pods that move
-/// between them: which group each is in before and after.
-fn relabelling(movers: usize) -> impl Strategy<Value = (Objects, Objects)> {
-    let cluster = |of: &[usize]| {
-        let mut objects = Objects::default();
-        objects.namespaces.push(Namespace::new("a", Labels::new()));
-        for (i, group) in (0..GROUPS).chain(of.iter().copied()).enumerate() {
-            let labels = Labels::from([("group".to_owned(), group.to_string())]);
-            let mut pod = Pod::from_template("a".to_owned(), format!("p{i}"), labels, PodSpec::default());
-            pod.node = Some(NODE.to_owned());
-            pod.ipv4 = Some([10, 0, 0, u8::try_from(i).unwrap()].into());
-            objects.pods.push(pod);
+impl Moves {
+    /// The pods that move, before and after.
+    fn movers(&self) -> impl Iterator<Item = (&Pod, &Pod)> {
+        self.old.pods.iter().zip(&self.new.pods).skip(self.groups)
+    }
+
+    /// Packets between pods that move and some others, outsiders among them.
+    fn packets(&self, family: Family) -> Vec<Packet> {
+        let mut some = self.new.clone();
+        // The first groups are those in lists.
+        let movers = some.pods.split_off(self.groups);
+        some.pods.truncate(6);
+        some.pods.extend(movers.iter().cloned());
+        let movers: Vec<IpAddr> = movers.iter().filter_map(|pod| pod.address(family)).collect();
+        let all = packets(&some, &some, family).into_iter();
+        all.filter(|packet| movers.contains(&packet.source) || movers.contains(&packet.destination))
+            .filter(|packet| packet.port != Some((Protocol::Udp, 53)))
+            .collect()
+    }
+}
+
+/// The policy of a group, by the number of its name.
+fn policy_of(group: usize, name: usize) -> networking::NetworkPolicy {
+    let policy = serde_json::json!({
+        "metadata": {"namespace": "a", "name": format!("np{name}")},
+        "spec": {
+            "podSelector": {"matchLabels": {"group": group.to_string()}},
+            "policyTypes": ["Ingress", "Egress"],
+            "ingress": [{"from": [{"podSelector": {"matchLabels": {"group": (group / 2).to_string()}}}]}],
+            "egress": [{"to": [{"podSelector": {"matchLabels": {"group": (group / 3).to_string()}}}],
+                        "ports": [{"port": 80}]}],
+        },
+    });
+    serde_json::from_value(policy).unwrap()
+}
+
+fn pod_of(group: usize, number: usize) -> Pod {
+    let labels = Labels::from([("group".to_owned(), group.to_string())]);
+    let mut pod = Pod::from_template("a".to_owned(), format!("p{number}"), labels, PodSpec::default());
+    pod.node = Some(NODE.to_owned());
+    pod.ipv4 = Some([10, 0, 0, u8::try_from(number).unwrap()].into());
+    pod
+}
+
+/// Groups with policies of these names, and pods: which group each is in.
+fn cluster_of(names: &[usize], pods: impl IntoIterator<Item = usize>) -> Objects {
+    let mut objects = Objects::default();
+    objects.namespaces.push(Namespace::new("a", Labels::new()));
+    objects.pods.extend(pods.into_iter().enumerate().map(|(number, group)| pod_of(group, number)));
+    let policies = names.iter().enumerate().map(|(group, name)| policy_of(group, *name));
+    objects.policies.extend(policies.map(Into::into));
+    objects
+}
+
+/// Names of policies whose groups the dispatch tree cannot tell apart by its bits, so that
+/// it has a list for them: two for egress, two for ingress, then names without an order.
+fn names() -> &'static [usize] {
+    static NAMES: OnceLock<Vec<usize>> = OnceLock::new();
+    NAMES.get_or_init(|| {
+        let all: Vec<usize> = (0..200).collect();
+        let state = program(&cluster_of(&all, 0..all.len()));
+        let mut names = Vec::new();
+        for direction in [Direction::Egress, Direction::Ingress] {
+            let list = lists(&state, direction).next().unwrap();
+            for rule in &list[..2] {
+                let by = |one: &Match| match one {
+                    Match::Comment(text) => text.split_once("isolated by a/np")?.1.parse::<usize>().ok(),
+                    _ => None,
+                };
+                let of_group = &state.v4.chains[rule.goes_to().unwrap()];
+                names.extend(of_group.iter().flat_map(|rule| &rule.matches).find_map(by));
+            }
         }
-        for group in 0..GROUPS {
-            let policy = serde_json::json!({
-                "metadata": {"namespace": "a", "name": format!("np{group}")},
-                "spec": {
-                    "podSelector": {"matchLabels": {"group": group.to_string()}},
-                    "policyTypes": ["Ingress", "Egress"],
-                    "ingress": [{"from": [{"podSelector": {"matchLabels": {"group": (group / 2).to_string()}}}]}],
-                    "egress": [{"to": [{"podSelector": {"matchLabels": {"group": (group / 3).to_string()}}}],
-                                "ports": [{"port": 80}]}],
-                },
-            });
-            let policy: networking::NetworkPolicy = serde_json::from_value(policy).unwrap();
-            objects.policies.push(policy.into());
+        let others: Vec<usize> = all.into_iter().filter(|name| !names.contains(name)).collect();
+        names.extend(others);
+        names
+    })
+}
+
+/// The lists at the end of the dispatch tree of a direction.
+fn lists(state: &KernelState, direction: Direction) -> impl Iterator<Item = &Vec<Rule>> {
+    let is_list = move |name: &ChainName| name.role() == ChainRole::DispatchList(direction);
+    state.v4.chains.iter().filter(move |(name, _)| is_list(name)).map(|(_, rules)| rules)
+}
+
+/// How many lists the dispatch trees have.
+fn count_lists(state: &KernelState) -> usize {
+    Direction::ALL.into_iter().map(|direction| lists(state, direction).count()).sum()
+}
+
+/// How many groups a node has: few, some dozens, as many as it can have pods.
+fn how_many() -> impl Strategy<Value = usize> {
+    prop_oneof![20 => 3..6_usize, 10 => 6..40_usize, 1 => Just(200)]
+}
+
+/// Groups that stay and pods that move between them.
+fn relabelling(movers: usize) -> impl Strategy<Value = Moves> {
+    let places = move |groups: usize| proptest::collection::vec(0..=groups, movers);
+    how_many().prop_flat_map(move |groups| (Just(groups), places(groups), places(groups))).prop_map(
+        |(groups, old, new)| {
+            let cluster = |of: Vec<usize>| cluster_of(&names()[..groups], (0..groups).chain(of));
+            Moves { groups, old: cluster(old), new: cluster(new) }
+        },
+    )
+}
+
+/// The same, where the pods that stay may be missing before or after. So groups come and
+/// go, those in lists too.
+fn regrouping(movers: usize) -> impl Strategy<Value = Moves> {
+    let stays = || proptest::collection::vec(any::<bool>(), 6);
+    (relabelling(movers), stays(), stays()).prop_map(|(mut moves, before, after)| {
+        for (objects, stays) in [(&mut moves.old, before), (&mut moves.new, after)] {
+            for (pod, stays) in objects.pods[..moves.groups].iter_mut().zip(stays) {
+                if !stays {
+                    pod.labels.insert("group".to_owned(), moves.groups.to_string());
+                }
+            }
         }
-        objects
-    };
-    // The group after the last is that of pods that nothing isolates.
-    let places = || proptest::collection::vec(0..=GROUPS, movers);
-    (places(), places()).prop_map(move |(old, new)| (cluster(&old), cluster(&new)))
+        moves
+    })
 }
 
 fn cases(default: u32) -> u32 {
@@ -220,13 +311,13 @@ fn one_relabelled_pod_moves_by_sets_alone() {
     let mut runner = random::runner(5, cases(30));
     let cleared_later = Cell::new(0);
     runner
-        .run(&relabelling(1), |(old, new)| {
-            let (held, wanted) = (program(&old), program(&new));
+        .run(&relabelling(1), |moves| {
+            let (held, wanted) = (program(&moves.old), program(&moves.new));
             let steps = Plan::between(&held, &wanted).steps;
             prop_assert!(!steps.iter().any(|step| matches!(step, Step::Chains(..))), "{:#?}", steps);
             let plan = Plan { steps };
             cleared_later.set(cleared_later.get() + usize::from(plan.enforced_by() < plan.steps.len()));
-            watch(&held, &wanted, |family| packets_of_movers(&new, family))
+            watch(&held, &wanted, |family| moves.packets(family))
         })
         .unwrap();
     assert!(cleared_later.get() > 0, "every plan waited for its clearing up");
@@ -236,8 +327,22 @@ fn one_relabelled_pod_moves_by_sets_alone() {
 fn pods_that_move_at_once_never_meet_a_mixture() {
     let mut runner = random::runner(6, cases(20));
     runner
-        .run(&relabelling(3), |(old, new)| watch(&program(&old), &program(&new), |family| packets(&old, &new, family)))
+        .run(&relabelling(3), |moves| watch(&program(&moves.old), &program(&moves.new), |family| moves.packets(family)))
         .unwrap();
+}
+
+#[test]
+fn groups_come_and_go_among_many() {
+    let mut runner = random::runner(7, cases(20));
+    let lists = Cell::new(0);
+    runner
+        .run(&regrouping(2), |moves| {
+            let (held, wanted) = (program(&moves.old), program(&moves.new));
+            lists.set(lists.get() + usize::from(count_lists(&held) != count_lists(&wanted)));
+            watch(&held, &wanted, |family| moves.packets(family))
+        })
+        .unwrap();
+    assert!(lists.get() > 0, "no list came or went");
 }
 
 #[test]
@@ -285,7 +390,7 @@ fn what_may_come_from_an_interface_before_and_after_may_come_all_the_time() {
             let mut wrong = None;
             model.apply(&Plan::between(&before, &after), |model, what, _| {
                 let held = model.held();
-                let asked = held.chains[&ChainName::forward()][0].contains(" --match-set npc4-own src,src ");
+                let asked = held.chains[&ChainName::forward()][0].sets().eq([&name]);
                 let now = &held.sets[&name].1;
                 let all = was.intersection(is).all(|member| now.contains(member));
                 // One that gives its address to another has not lost it before
@@ -316,13 +421,17 @@ fn setting_up_and_tearing_down_are_transitions_too() {
         .unwrap();
 }
 
+fn denies(chain: &ChainName) -> bool {
+    matches!(chain.role(), ChainRole::Deny(_) | ChainRole::DenyStray)
+}
+
 /// What an agent before 0.2 made of a state: its groups dropped by themselves.
 fn without_deny_chains(mut state: KernelState) -> KernelState {
     for held in [&mut state.v4, &mut state.v6] {
-        held.chains.retain(|name, _| !name.as_str().starts_with("NPC-DENY-"));
-        for line in held.chains.values_mut().flatten() {
-            if let Some((before, _)) = line.split_once(" -g NPC-DENY-") {
-                *line = format!("{before} -j DROP");
+        held.chains.retain(|name, _| !denies(name));
+        for rule in held.chains.values_mut().flatten() {
+            if rule.goes_to().is_some_and(denies) {
+                rule.target = Target::Drop;
             }
         }
     }
@@ -333,8 +442,8 @@ fn without_deny_chains(mut state: KernelState) -> KernelState {
 /// returns.
 fn with_empty_deny_chains(mut state: KernelState) -> KernelState {
     for held in [&mut state.v4, &mut state.v6] {
-        let deny = held.chains.iter_mut().filter(|(name, _)| name.as_str().starts_with("NPC-DENY-"));
-        deny.for_each(|(_, lines)| lines.clear());
+        let deny = held.chains.iter_mut().filter(|(name, _)| denies(name));
+        deny.for_each(|(_, rules)| rules.clear());
     }
     state
 }
@@ -367,7 +476,7 @@ fn with_half_of_it(mut state: KernelState) -> KernelState {
 }
 
 #[test]
-fn from_a_kernel_that_somebody_changed() {
+fn from_a_kernel_that_another_program_changed() {
     let mut runner = random::runner(3, cases(100));
     let damage = proptest::collection::vec(any::<prop::sample::Index>(), 0..6);
     runner

@@ -9,6 +9,7 @@ use npc_compiler::object::{Family, Objects, Protocol};
 use npc_compiler::plan::{KernelState, Plan};
 use npc_compiler::policy::Direction;
 use npc_compiler::ruleset::program::{ChainName, Member, SetKind, SetName};
+use npc_compiler::ruleset::text;
 use npc_lab::model::{Model, Packet, Question};
 
 use super::{cut_short, program, watch};
@@ -30,30 +31,26 @@ fn earlier() -> KernelState {
             ["create", name, kind, ..] => {
                 let (name, family) = SetName::ours(name).unwrap();
                 let kind = SetKind::ALL.into_iter().find(|one| one.as_str() == kind).unwrap();
-                held(&mut state, family).sets.insert(name, (kind, [].into()));
+                state.family_mut(family).sets.insert(name, (kind, [].into()));
             }
             ["add", name, text] => {
                 let (name, family) = SetName::ours(name).unwrap();
-                held(&mut state, family).sets.get_mut(&name).unwrap().1.insert(member(text));
+                state.family_mut(family).sets.get_mut(&name).unwrap().1.insert(member(text));
             }
             // The first table is that of IPv4.
             ["COMMIT"] => family = Family::V6,
             [name, "-", "[0:0]"] => {
                 let name = ChainName::ours(name.trim_start_matches(':')).unwrap();
-                held(&mut state, family).chains.insert(name, Vec::new());
+                state.family_mut(family).chains.insert(name, Vec::new());
             }
-            ["-A", name, ..] => {
-                let name = ChainName::ours(name).unwrap();
-                held(&mut state, family).chains.get_mut(&name).unwrap().push(line.to_owned());
+            ["-A", ..] => {
+                let (name, rule) = text::rule(line).unwrap();
+                state.family_mut(family).chains.get_mut(&name).unwrap().push(rule);
             }
             _ => assert!(line.starts_with('#') || line.starts_with('*'), "{line}"),
         }
     }
     state
-}
-
-fn held(state: &mut KernelState, family: Family) -> &mut npc_compiler::plan::Held {
-    if family == Family::V4 { &mut state.v4 } else { &mut state.v6 }
 }
 
 fn member(text: &str) -> Member {

@@ -4,7 +4,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that finds nothing has failed")]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use npc_agent::source::manifests;
@@ -12,8 +12,10 @@ use npc_compiler::cluster::Cluster;
 use npc_compiler::object::{Family, Protocol};
 use npc_compiler::plan::{Held, KernelState, Plan};
 use npc_compiler::ruleset::layout::{self, Options};
-use npc_compiler::ruleset::parse;
-use npc_compiler::ruleset::program::{ChainName, FamilyProgram, InterfaceName, Member, Program, Set, SetKind, SetName};
+use npc_compiler::ruleset::program::{
+    ChainName, FamilyProgram, InterfaceName, Match, Member, Program, Set, SetKind, SetName,
+};
+use npc_compiler::ruleset::text;
 use npc_lab::interpreter::{Outcome, Packet, Payload, State, faults, run};
 use npc_lab::model::Model;
 
@@ -44,8 +46,8 @@ fn state(text: &str) -> KernelState {
             if let Some(declared) = line.strip_prefix(':') {
                 held.chains.insert(ChainName::ours(declared.split(' ').next().unwrap()).unwrap(), Vec::new());
             } else if line.starts_with("-A ") {
-                let (chain, _) = parse::rule(line).unwrap();
-                held.chains.get_mut(&chain).unwrap().push(line.to_owned());
+                let (chain, rule) = text::rule(line).unwrap();
+                held.chains.get_mut(&chain).unwrap().push(rule);
             }
         }
     }
@@ -55,7 +57,6 @@ fn state(text: &str) -> KernelState {
 /// The program whose text a kernel holds.
 fn program(state: &KernelState) -> Program {
     let family = |family, held: &Held| {
-        let rules = |lines: &Vec<String>| lines.iter().map(|line| parse::rule(line).unwrap().1).collect();
         let set = |(kind, members): &(SetKind, BTreeSet<Member>)| Set {
             kind: *kind,
             members: members.clone(),
@@ -64,7 +65,7 @@ fn program(state: &KernelState) -> Program {
         FamilyProgram {
             family,
             sets: held.sets.iter().map(|(name, held)| (name.clone(), set(held))).collect(),
-            chains: held.chains.iter().map(|(name, lines)| (name.clone(), rules(lines))).collect::<BTreeMap<_, _>>(),
+            chains: held.chains.clone(),
         }
     };
     let program = Program { v4: family(Family::V4, &state.v4), v6: family(Family::V6, &state.v6) };
@@ -139,7 +140,7 @@ fn what_an_older_agent_wrote_becomes_what_this_one_writes_and_back_with_nothing_
     let before = state(BEFORE);
     // It is the older layout, of this very cluster.
     let first = &before.v4.chains[&ChainName::forward()][0];
-    assert!(first.contains("RELATED,ESTABLISHED"), "{first}");
+    assert_eq!(first.matches, [Match::EstablishedOrRelated]);
     assert_eq!(before.v4.sets, wanted.v4.sets);
     assert!(watch(&before, &wanted) > 0);
     // An agent of before takes what it does not want away, as this one does.

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use npc_compiler::object::Family;
 use npc_compiler::plan::conntrack::Tuple;
-use npc_compiler::plan::{Delta, Held, KernelState, Plan, SetWrite, Step};
-use npc_compiler::ruleset::program::{ChainName, SetName};
+use npc_compiler::plan::{Delta, KernelState, Plan, SetWrite, Step, Unexpected};
+use npc_compiler::ruleset::program::ChainName;
 use tokio::sync::mpsc;
 
 use super::faults::Fault;
@@ -239,58 +239,36 @@ impl Kernel for Recording {
     }
 }
 
-fn held_mut(state: &mut KernelState, family: Family) -> &mut Held {
-    match family {
-        Family::V4 => &mut state.v4,
-        Family::V6 => &mut state.v6,
-    }
-}
-
 /// Does what a kernel does, and refuses what a kernel refuses.
 fn carry_out(state: &mut KernelState, step: &Step, failed: &mut Failures) {
     match step {
         Step::Sets(writes) => {
             for write in writes {
-                let family = SetName::ours(write.set().as_str()).expect("a set of ours").1;
-                if !failed.contains(family) && !write_set(held_mut(state, family), write) {
-                    failed.add(family, refused());
+                let family = write.set().family();
+                if failed.contains(family) {
+                    continue;
+                }
+                match write.apply(state.family_mut(family)) {
+                    Err(Unexpected::NoSet(_)) if !matches!(write, SetWrite::Destroy(_)) => {
+                        failed.add(family, refused());
+                    }
+                    // A write that says nothing new is done.
+                    _ => {}
                 }
             }
         }
         Step::Grace => {}
         Step::Chains(family, _) if failed.contains(*family) => {}
         Step::Chains(family, writes) => {
-            let held = held_mut(state, *family);
-            let mut chains = held.chains.clone();
-            chains.extend(writes.replace.clone());
-            chains.retain(|name, _| !writes.delete.contains(name));
-            let known = |word: &str| {
-                chains.keys().any(|name| name.as_str() == word)
-                    || held.sets.keys().any(|name| name.as_str() == word)
-                    || !["NPC-", "npc4-", "npc6-"].iter().any(|ours| word.starts_with(ours))
-            };
+            let held = state.family_mut(*family);
+            let before = held.chains.clone();
+            // A chain that is not there is declared, and then deleted.
+            let _ = writes.apply(held);
             // What a rule names has to be there.
-            if chains.values().flatten().flat_map(|line| line.split(' ')).all(known) {
-                held.chains = chains;
-            } else {
+            if held.dangling().is_some() {
+                held.chains = before;
                 failed.add(*family, refused());
             }
-        }
-    }
-}
-
-/// Whether it was done.
-fn write_set(held: &mut Held, write: &SetWrite) -> bool {
-    match write {
-        SetWrite::Create(name, _, kind) => {
-            held.sets.entry(name.clone()).or_insert((*kind, [].into()));
-            true
-        }
-        SetWrite::Add(name, member) => held.sets.get_mut(name).map(|(_, all)| all.insert(member.clone())).is_some(),
-        SetWrite::Delete(name, member) => held.sets.get_mut(name).map(|(_, all)| all.remove(member)).is_some(),
-        SetWrite::Destroy(name) => {
-            held.sets.remove(name);
-            true
         }
     }
 }

@@ -1,16 +1,13 @@
-//! The way back of [`crate::ruleset::text`]: a line of ours, as `iptables-save` prints
-//! it, to the rule that it was.
-//!
-//! What a kernel or a plan holds is text; who wants to know what that does to a
-//! packet reads it with this.
+//! From a line of `iptables-save` to the rule that it was.
 
 use std::str::SplitAsciiWhitespace;
 
 use ipnetwork::IpNetwork;
 
+use super::spelling::canonical;
+use super::{POD_GROUP, error_bytecode, rule_line, self_bytecode};
 use crate::object::{Family, Protocol};
-use crate::ruleset::program::{ChainName, Match, Rule, SetField, SetName, Target};
-use crate::ruleset::text::{self, POD_GROUP};
+use crate::ruleset::program::{ChainName, Foreign, Match, Rule, SetField, SetName, Target};
 
 /// A line that is not one of ours.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -22,7 +19,29 @@ pub struct Error {
     line: String,
 }
 
-/// Reads a line that [`crate::ruleset::text::rule_line`] made.
+/// A line of a chain of ours as iptables prints it; nothing if it is of another chain.
+/// What npc does not write so is a foreign rule.
+pub(super) fn printed(family: Family, line: &str) -> Option<(ChainName, Rule)> {
+    let rest = line.strip_prefix("-A ")?;
+    // Nothing is behind the name of a rule that only counts.
+    let (name, text) = rest.split_once(' ').unwrap_or((rest, ""));
+    let chain = ChainName::ours(name)?;
+    let rule = printed_in(family, &chain, text);
+    Some((chain, rule))
+}
+
+/// What iptables prints of a rule behind its chain's name, read as a rule of this chain.
+/// What npc does not write so is a foreign rule.
+#[must_use]
+pub fn printed_in(family: Family, chain: &ChainName, text: &str) -> Rule {
+    let line = canonical(&format!("-A {chain} {text}"));
+    // What is read is written again, because reading is lenient: a limit of other numbers,
+    // or the program of another family, must not pass for a rule of ours.
+    let ours = rule(&line).ok().map(|(_, rule)| rule).filter(|rule| rule_line(family, chain, rule) == line);
+    ours.unwrap_or_else(|| Rule::foreign(Foreign::Line(line.splitn(3, ' ').nth(2).unwrap_or_default().into())))
+}
+
+/// Reads a line that [`rule_line`] made.
 ///
 /// # Errors
 /// If it is a line that npc does not write.
@@ -31,8 +50,8 @@ pub fn rule(line: &str) -> Result<(ChainName, Rule), Error> {
     words.expect("-A")?;
     let chain = ChainName::ours(words.next()?).ok_or_else(|| words.fault("a chain of others"))?;
     let mut matches = Vec::new();
-    // `-p tcp` is told from `-p tcp -m tcp ! --tcp-flags …`, and so with
-    // ICMPv6, by what follows.
+    // What follows shows whether `-p tcp` is a match of its own or the beginning of
+    // `-p tcp -m tcp ! --tcp-flags …`, and the same for ICMPv6.
     let mut protocol = None;
     loop {
         match words.next()? {
@@ -127,8 +146,8 @@ impl<'a> Words<'a> {
                 let is_one_of =
                     |program: fn(Family) -> &'static str| Family::ALL.into_iter().any(|family| program(family) == code);
                 match () {
-                    () if is_one_of(text::self_bytecode) => Ok(Match::SourceIsDestination),
-                    () if is_one_of(text::error_bytecode) => Ok(Match::ErrorFromQuotedDestination),
+                    () if is_one_of(self_bytecode) => Ok(Match::SourceIsDestination),
+                    () if is_one_of(error_bytecode) => Ok(Match::ErrorFromQuotedDestination),
                     () => Err(self.fault(&code)),
                 }
             }
@@ -186,17 +205,23 @@ impl<'a> Words<'a> {
         port_range(word).ok_or_else(|| self.fault(word))
     }
 
-    /// One argument that may stand in quotes; ours have none inside.
+    /// One argument that may stand in quotes. Ours have none inside, and no backslash,
+    /// which iptables puts before one.
     fn quoted(&mut self) -> Result<String, Error> {
         let first = self.next()?;
-        let Some(inside) = first.strip_prefix('"') else { return Ok(first.to_owned()) };
-        let mut text = inside.to_owned();
-        while !text.ends_with('"') {
-            text.push(' ');
-            text.push_str(self.next()?);
-        }
-        text.pop();
-        Ok(text)
+        let text = match first.strip_prefix('"') {
+            None => first.to_owned(),
+            Some(inside) => {
+                let mut text = inside.to_owned();
+                while !text.ends_with('"') {
+                    text.push(' ');
+                    text.push_str(self.next()?);
+                }
+                text.pop();
+                text
+            }
+        };
+        if text.contains(['"', '\\']) { Err(self.fault(&text)) } else { Ok(text) }
     }
 
     fn target(&mut self, word: &str) -> Result<Target, Error> {
@@ -227,7 +252,6 @@ fn port_range(text: &str) -> Option<(u16, u16)> {
 mod tests {
     use super::*;
     use crate::object::Family;
-    use crate::ruleset::text::rule_line;
 
     fn same(line: &str) -> Rule {
         let (chain, rule) = rule(line).expect("one of ours");
@@ -264,17 +288,48 @@ mod tests {
         }
         let forward = same("-A NPC-FORWARD -p udp -j DROP");
         assert_eq!(forward.matches, [Match::Protocol(Protocol::Udp)]);
-        let bpf = format!(
-            "-A NPC-FORWARD -m bpf --bytecode \"{}\" -j RETURN",
-            crate::ruleset::text::self_bytecode(Family::V4)
-        );
+        let bpf = format!("-A NPC-FORWARD -m bpf --bytecode \"{}\" -j RETURN", self_bytecode(Family::V4));
         assert_eq!(same(&bpf).matches, [Match::SourceIsDestination]);
-        let bpf = format!("-A NPC-RELATED -m bpf --bytecode \"{}\" -j RETURN", text::error_bytecode(Family::V4));
+        let bpf = format!("-A NPC-RELATED -m bpf --bytecode \"{}\" -j RETURN", error_bytecode(Family::V4));
         assert_eq!(same(&bpf).matches, [Match::ErrorFromQuotedDestination]);
         let (chain, read) =
             rule("-A NPC-FORWARD -p ipv6-icmp -m conntrack --ctstate RELATED -g NPC-RELATED").expect("one of ours");
         assert_eq!(read.matches, [Match::RelatedError]);
         assert!(rule_line(Family::V6, &chain, &read).contains(" -p ipv6-icmp "));
+    }
+
+    #[test]
+    fn a_line_that_is_not_written_again_as_it_was_read_is_foreign() {
+        let bpf = |family| format!("-A NPC-FORWARD -m bpf --bytecode \"{}\" -j RETURN", self_bytecode(family));
+        let log = "-A NPC-I-abc -m limit --limit 10/sec --limit-burst 50 -j NFLOG --nflog-prefix NPC-I-abc --nflog-group 28272";
+        let lines = [
+            (true, bpf(Family::V4)),
+            // It compares other bytes of the packet.
+            (false, bpf(Family::V6)),
+            (true, log.to_owned()),
+            (true, log.replace("NPC-I-abc --nflog", "\"NPC-I-abc\"  --nflog")),
+            (false, log.replace("10/sec", "11/sec")),
+            (false, log.replace("prefix NPC-I-abc", "prefix NPC-I-abd")),
+            (false, log.replace("28272", "28273")),
+            (true, "-A NPC-I-abc -p tcp -m tcp --dport 80 -j RETURN".to_owned()),
+            (false, "-A NPC-I-abc -p tcp -m multiport --dports 80 -j RETURN".to_owned()),
+            (true, "-A NPC-E-abc -p gre -j DROP".to_owned()),
+            (false, "-A NPC-E-abc -p esp -j DROP".to_owned()),
+            (false, "-A NPC-X -s 10.0.0.1/24 -j DROP".to_owned()),
+            (false, "-A NPC-X -m comment --comment \"it is \\\"so\\\"\" -j DROP".to_owned()),
+            (false, "-A NPC-X -m comment --comment \"no end -j DROP".to_owned()),
+            (false, "-A NPC-X -j ACCEPT".to_owned()),
+            (false, "-A NPC-X".to_owned()),
+        ];
+        for (is_ours, line) in lines {
+            let (chain, rule) = printed(Family::V4, &line).expect("of a chain of ours");
+            assert_eq!(!matches!(rule.target, Target::Foreign(_)), is_ours, "{line}");
+            // And nothing of it is lost.
+            let again = rule_line(Family::V4, &chain, &rule);
+            assert_eq!(canonical(&again), canonical(&line));
+        }
+        assert_eq!(printed(Family::V4, "-A FORWARD -j NPC-FORWARD"), None);
+        assert_eq!(printed(Family::V4, ":NPC-X - [0:0]"), None);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! blanks, quotes or names of protocols, and a kernel is compared with a ruleset
 //! by values, not by how a version prints them.
 
-use crate::ruleset::text::quoted;
+use super::write::quoted;
 
 /// Protocols as our rules name them, for what iptables finds in one /etc/protocols
 /// or another: by number those without ports, by name the others.
@@ -30,8 +30,7 @@ const TEXTS: [&str; 3] = ["--comment", "--nflog-prefix", "--log-prefix"];
 /// A line of `iptables -S` or `iptables-save` as [`crate::ruleset::text::rule_line`] spells
 /// it. A line with quotes that do not end, or with signs that rules of ours never
 /// have, is a rule of another program: it stays as it is.
-#[must_use]
-pub fn canonical(line: &str) -> String {
+pub(super) fn canonical(line: &str) -> String {
     // As nearly every line is, so that the others may cost what they cost.
     let is_plain = !line.contains(['"', '\\', '\'', '\0', '\t']) && !line.contains("  ") && !line.ends_with(' ');
     if is_plain && !line.contains(" -p ") {
