@@ -13,8 +13,8 @@ use super::{Exit, Stop, input, nodes, output};
 
 /// Show what the policies compile to.
 ///
-/// Pair sets: for every group of endpoints that the same policies isolate, who
-/// may exchange what with it, and who may not. Or, with --node, the sets and
+/// Pair sets: for every group of endpoints that the same policies isolate, what
+/// it may exchange with which ends, and what not. Or, with --node, the sets and
 /// chains of one node's kernel, as text that ipset and iptables load.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -58,7 +58,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
     let cluster = &input.cluster;
     match args.output {
         Format::Pairs | Format::PairsJson => {
-            let groups = Groups::new(cluster, cluster.endpoints().map(|(id, _)| id));
+            let groups = Groups::of_cluster(cluster);
             let sets = pair_sets(cluster, &groups);
             match (args.output, args.expand) {
                 (Format::Pairs, true) => expand::text(cluster, &sets, &mut output::raw())?,

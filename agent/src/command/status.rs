@@ -76,7 +76,7 @@ fn print(status: &AgentStatus) -> std::io::Result<()> {
         )?,
     }
     match &status.synced {
-        Some(at) => writeln!(out, "  in sync   {at}, {} changes heard of", status.generation)?,
+        Some(at) => writeln!(out, "  in sync   {at}, {} changes seen", status.generation)?,
         None => writeln!(out, "  in sync   never")?,
     }
     if let Some(last) = &status.last_change {
@@ -118,7 +118,7 @@ fn print(status: &AgentStatus) -> std::io::Result<()> {
     for ContestedAddress { address, pods, held_by } in &status.contested {
         let held_by = match held_by.as_slice() {
             [pod] => format!("{pod} has it"),
-            _ => "nothing tells which of them has it".to_owned(),
+            _ => "no object says which of them has it".to_owned(),
         };
         writeln!(out, "  {address}: {}; {held_by}", pods.join(", "))?;
     }

@@ -364,7 +364,7 @@ fn who_else_lists_an_address_is_said_and_decides_nothing() {
   egress   default/pod/other  ALLOW  no policy selects it for egress
   ingress  default/pod/real   DENY   isolated by networkpolicy/real; 0 of 0 rules match
 
-denied[default-deny-only]: the policies that isolate it allow nobody in this direction
+denied[default-deny-only]: the policies that isolate it allow nothing in this direction
   --> in.yaml:23:1  networkpolicy default/real
 
 warning: pod default/real on n1 and pod default/stale on lost list 10.0.0.1: node lost judges it as pod \
@@ -385,4 +385,56 @@ warning: pod default/real on n1 and pod default/stale on lost list 10.0.0.1: nod
     assert_eq!(files.npc("explain", &["other", "10.0.0.1:80"]).code, 1);
     let about = files.npc("explain", &["real", "-o", "json"]).json();
     assert_eq!(about["warnings"].as_array().map(Vec::len), Some(1), "{about}");
+}
+
+/// A pod behind the Service `api`, being deleted or not.
+fn behind_api(name: &str, address: &str, terminating: bool) -> String {
+    let deletion = if terminating { ", deletionTimestamp: 2026-11-01T00:00:00Z" } else { "" };
+    format!(
+        "
+---
+apiVersion: v1
+kind: Pod
+metadata: {{name: {name}, uid: {name}, labels: {{app: api}}{deletion}}}
+spec: {{nodeName: n1, containers: [{{name: c, ports: [{{name: http, containerPort: 9000}}]}}, {{name: d, ports: [{{name: http, containerPort: 8000}}]}}]}}
+status: {{phase: Running, podIP: {address}}}
+"
+    )
+}
+
+const API_SERVICE: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: api}
+spec: {type: LoadBalancer, selector: {app: api}, clusterIP: 10.96.0.9, ports: [{port: 80, targetPort: http}]}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: api}
+spec: {podSelector: {matchLabels: {app: api}}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: client}
+spec: {nodeName: n2, containers: [{name: c}]}
+status: {phase: Running, podIP: 10.0.0.9}
+";
+
+#[test]
+fn a_service_leads_where_kube_proxy_sends_its_traffic_and_all_commands_agree() {
+    let (going, here) = (behind_api("going", "10.0.0.1", true), behind_api("here", "10.0.0.2", false));
+    for (pods, backend) in [(format!("{going}{here}"), "here"), (going, "going")] {
+        let files = Files::of(&format!("{API_SERVICE}{pods}"));
+        let flows = files.npc("explain", &["client", "svc/api", "-o", "json"]).json()["flows"].clone();
+        let ends: Vec<_> = flows.as_array().unwrap().iter().map(|flow| (&flow["to"]["name"], &flow["ports"])).collect();
+        assert_eq!(ends, [(&json!(backend), &json!([[9000, 9000]]))], "the first container's port, on {backend}");
+        // With its jump behind kube-proxy's, Azure NPM sees no packet that comes by a node's port.
+        let report = files.npc("migrate", &["-o", "json", "--exit-zero"]).json();
+        let by_service: Vec<&Value> =
+            report["differences"].as_array().unwrap().iter().filter(|of| of["code"] == "node-port").collect();
+        let [difference] = by_service.as_slice() else { panic!("{report:#}") };
+        let flow = &difference["flows"][0];
+        assert_eq!(flow["to"]["workloads"][0]["id"], json!(format!("default/Pod/{backend}")));
+        assert_eq!(flow["traffic"], json!([{"protocol": "TCP", "ports": [[9000, 9000]]}]));
+    }
 }

@@ -27,6 +27,7 @@ pub struct Service {
 
 /// How a service is reached from outside the cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum Exposure {
     /// Not at all.
     #[default]
