@@ -88,6 +88,8 @@ pub struct Pass {
     pub findings: Vec<Finding>,
     /// The groups that are kept though they have no endpoint.
     pub lingering: Vec<Lingering>,
+    /// What the rules depend on besides the cluster.
+    pub options: layout::Options,
     /// What was written.
     pub writes: Writes,
     /// What became of the flows that the kernel knew, if they had to be judged.
@@ -253,6 +255,7 @@ impl<K: Kernel> Enforcer<K> {
             endpoints: engine.endpoints_here(),
             findings: engine.findings().cloned().collect(),
             lingering: engine.lingering().collect(),
+            options: self.options.clone(),
             contests: engine.contests().collect(),
             writes,
             flows,

@@ -384,6 +384,7 @@ impl Report {
             status.rejected = rejected.collect();
             status.spoofable = self.spoofable.keys().cloned().collect();
             status.contested = pass.contests.iter().map(contested).collect();
+            status.options = Some((&pass.options).into());
             status.lingering = pass.lingering.iter().cloned().map(Into::into).collect();
             if !pass.writes.is_nothing() {
                 status.last_change = Some(LastChange {
