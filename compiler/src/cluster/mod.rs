@@ -21,7 +21,7 @@ use rustc_hash::{FxBuildHasher, FxHashMap};
 
 use crate::algebra::selector::{Operator, Selector};
 use crate::cluster::claim::{Claim, Standing};
-use crate::object::{ContainerPort, Family, Labels, Objects, Pod};
+use crate::object::{ContainerPort, EndpointSlice, Family, Labels, Objects, Pod};
 use crate::policy::finding::Finding;
 use crate::policy::{Direction, Namespaces, PodPeer, Policy};
 
@@ -88,6 +88,8 @@ pub struct Cluster {
     /// The policies of each namespace.
     policies_in: BTreeMap<String, Vec<PolicyId>>,
     findings: Vec<Finding>,
+    /// By namespace and name of their service.
+    endpoint_slices: BTreeMap<(String, String), Vec<EndpointSlice>>,
 }
 
 /// A place in a vector that a cluster never outgrows.
@@ -116,6 +118,11 @@ impl Cluster {
             policies_in.entry(policy.namespace.clone()).or_default().push(PolicyId(index(i)));
         }
         let (owners, contests) = owners(&pods, &class_of, objects);
+        let mut endpoint_slices = BTreeMap::<_, Vec<EndpointSlice>>::new();
+        for slice in &objects.endpoint_slices {
+            let service = (slice.namespace.clone(), slice.service.clone());
+            endpoint_slices.entry(service).or_default().push(slice.clone());
+        }
         Self {
             namespaces,
             owners,
@@ -129,6 +136,7 @@ impl Cluster {
             policies,
             policies_in,
             findings,
+            endpoint_slices,
         }
     }
 

@@ -10,8 +10,10 @@ use ipnetwork::IpNetwork;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::networking::v1 as networking;
 
+mod endpoint_slice;
 mod service;
 
+pub use endpoint_slice::{EndpointSlice, SliceEndpoint, SlicePort};
 pub use service::{Exposure, Service, ServicePort, TargetPort};
 
 /// Labels of a pod or namespace.
@@ -37,6 +39,8 @@ pub struct Objects {
     pub nodes: Vec<Node>,
     /// The services; only explanations and migration reports use them.
     pub services: Vec<Service>,
+    /// Where services lead, as far as the input says it.
+    pub endpoint_slices: Vec<EndpointSlice>,
 }
 
 impl Objects {
@@ -54,6 +58,18 @@ impl Objects {
         }
         let made: Vec<Namespace> = missing.into_iter().map(|name| Namespace::new(name, Labels::new())).collect();
         self.namespaces.extend(made);
+    }
+
+    /// Drops the EndpointSlices of the services that have a selector. Their controller
+    /// writes them anew when pods change, so after a change that is only imagined they are
+    /// not what they would be.
+    pub fn forget_computed_slices(&mut self) {
+        let Self { services, endpoint_slices, .. } = self;
+        let is_of = |slice: &EndpointSlice, service: &Service| {
+            slice.namespace == service.namespace && slice.service == service.name
+        };
+        endpoint_slices
+            .retain(|slice| !services.iter().any(|service| service.selector.is_some() && is_of(slice, service)));
     }
 }
 

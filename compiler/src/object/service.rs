@@ -15,7 +15,7 @@ pub struct Service {
     pub namespace: String,
     /// `metadata.name`
     pub name: String,
-    /// `spec.selector`; without one the service has no backends of ours.
+    /// `spec.selector`; without one EndpointSlices alone say where the service leads.
     pub selector: Option<Labels>,
     /// `spec.clusterIPs`, external and load-balancer addresses.
     pub addresses: Vec<IpAddr>,

@@ -6,9 +6,7 @@ use npc_compiler::API_VERSION;
 use npc_compiler::algebra::traffic::Traffic;
 use npc_compiler::cluster::PolicyId;
 use npc_compiler::object::{Family, Protocol, TargetPort};
-use npc_compiler::verdict::explain::{
-    Candidate, Code, Conjunct, Decision, EndName, Flow, Of, Part, Port, Verdict, Via,
-};
+use npc_compiler::verdict::explain::{Candidate, Conjunct, Decision, EndName, Flow, Of, Part, Port, Verdict, Via};
 use serde::Serialize;
 
 use super::{Context, Said, warning};
@@ -171,9 +169,11 @@ pub(super) fn port_text(port: &Port) -> String {
 fn flows<'a>(context: &Context<'_>, flow: &'a Flow) -> Vec<FlowJson<'a>> {
     let sides: Vec<Option<Side>> = match (&flow.decisions, flow.broken) {
         (Some([egress, ingress]), _) => vec![Some(side(context, egress)), Some(side(context, ingress))],
+        // The input does not say where the Service leads.
+        (None, None) => vec![None, None],
         // There is no backend that could receive anything.
-        (None, code) => {
-            let (verdict, reason) = (Verdict::Denied, code.map(Code::as_str));
+        (None, Some(code)) => {
+            let (verdict, reason) = (Verdict::Denied, Some(code.as_str()));
             let (isolated_by, rules, candidates) = (Vec::new(), Vec::new(), Vec::new());
             vec![None, Some(Side { verdict, reason, isolated_by, rules, candidates })]
         }

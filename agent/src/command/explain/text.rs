@@ -183,6 +183,7 @@ fn service(flow: &Flow, via: &Via) -> String {
         (TargetPort::Number(number), _) => format!("{port} -> targetPort {number}"),
     };
     let backends = match via.backends {
+        0 if flow.verdict == Verdict::Unknown => return format!("{target}, no EndpointSlice says where that is"),
         0 => return format!("{target}, no backends"),
         1 => "1 backend".to_owned(),
         count => format!("{count} backends"),

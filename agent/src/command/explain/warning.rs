@@ -27,6 +27,9 @@ fn text(cluster: &Cluster, warning: &Warning) -> String {
             let ports: Vec<String> = ports.iter().map(ToString::to_string).collect();
             format!("service {namespace}/{name} has no such port; its ports are {}", ports.join(", "))
         }
+        Warning::SourceWithoutPods => {
+            "the source is a Service that leads to no pod of the input, so nothing is sent from there".to_owned()
+        }
         Warning::NoCommonFamily => "the ends have no address family in common, so nothing can pass".to_owned(),
         Warning::TunnelDropped { from, traffic } => format!(
             "{traffic} is what tunnels use: policies allow it, but agents drop it where it leaves {}, because no rule \
@@ -70,6 +73,10 @@ pub(super) fn unknowns(missing: &[Missing]) -> Vec<String> {
         let (subject, other) = (shown(subject), shown(other));
         let word = match lack {
             Lack::Address => format!("the address of {other}: an ipBlock that applies to {subject} may hold it"),
+            Lack::Backends => format!(
+                "where {other} leads: no EndpointSlice of it is in the input, and it has no selector (an ExternalName leads \
+                 to a DNS name, and no object has its addresses)"
+            ),
             Lack::Node => format!("the node that {subject} runs on: traffic with its own node is always allowed"),
         };
         if !words.contains(&word) {

@@ -16,7 +16,7 @@ use super::model::{Model, named};
 use super::translate::Peer;
 use super::{Placement, Reason};
 use crate::algebra::traffic::Traffic;
-use crate::cluster::backend::Backend;
+use crate::cluster::backend::{Backend, BackendEnd};
 use crate::cluster::group::{Admitted, GroupId, Groups};
 use crate::cluster::{PodId, PolicyId};
 use crate::object::{Exposure, Family, Service};
@@ -207,9 +207,11 @@ impl<'a> Comparison<'a> {
         for port in &service.ports {
             // No policy applies to a pod in its node's network, so neither of the two
             // engines denies it anything.
-            let endpoints =
-                cluster.backends(service, port).into_iter().filter(|backend| cluster.class_of(backend.pod).is_some());
-            for Backend { pod, port: number } in endpoints {
+            for Backend { end, port: number } in cluster.backends(service, port).unwrap_or_default() {
+                let BackendEnd::Pod(pod) = end else { continue };
+                if cluster.class_of(pod).is_none() {
+                    continue;
+                }
                 let targets = backends.entry(pod).or_default();
                 *targets = targets.union(&Traffic::ports(port.protocol, number, number));
             }

@@ -35,9 +35,10 @@ pub struct Flow {
     pub port_name: Option<String>,
     /// What becomes of it.
     pub verdict: Verdict,
-    /// Why the flow cannot exist at all.
+    /// Why the flow cannot exist at all; none where the input does not say.
     pub broken: Option<Code>,
-    /// Egress and ingress; none where the flow cannot exist.
+    /// Egress and ingress; none where the flow cannot exist, or the input does not say
+    /// where its Service leads.
     pub decisions: Option<[Decision; 2]>,
     /// The source and destination of one of the flows that this one stands for.
     pub parties: Option<(Party, Party)>,
@@ -54,7 +55,7 @@ pub struct Via {
     pub port: Option<u16>,
     /// Where the port leads.
     pub target: Option<TargetPort>,
-    /// To how many pods it leads.
+    /// To how many places it leads; 0 too where the input does not say.
     pub backends: usize,
 }
 
@@ -78,6 +79,8 @@ pub enum Warning {
         /// The ports that it has.
         ports: Vec<u16>,
     },
+    /// The source is a Service, and nothing in the input says where it leads.
+    SourceWithoutPods,
     /// The ends have no address family in common, so no packet can pass.
     NoCommonFamily,
     /// Policies allow it, and agents drop it where it leaves the source, because it is
@@ -156,6 +159,10 @@ impl FlowExplanation {
     pub fn missing(&self) -> Vec<Missing> {
         let mut missing = Vec::new();
         for flow in self.flows.iter().filter(|flow| flow.verdict == Verdict::Unknown) {
+            if flow.decisions.is_none() {
+                let (subject, other) = (flow.from.clone(), flow.to.clone());
+                missing.push(Missing { lack: Lack::Backends, subject, other });
+            }
             let ends = [(&flow.from, &flow.to), (&flow.to, &flow.from)];
             for (decision, (subject, other)) in flow.decisions.iter().flatten().zip(ends) {
                 if let Reason::Unknown(lack) = decision.reason {

@@ -8,6 +8,7 @@ use super::question::Party;
 use crate::algebra::cidr::{self, AddressSet, Cidr};
 use crate::algebra::ranges::RangeSet;
 use crate::algebra::traffic::Traffic;
+use crate::cluster::backend::BackendEnd;
 use crate::cluster::group::Groups;
 use crate::cluster::{Cluster, PodId};
 use crate::object::{ContainerPort, Family, Protocol, Service};
@@ -91,7 +92,7 @@ impl<'a> Finder<'a> {
         Ok(match target {
             Target::Pod(pod) => vec![self.pod(*pod)],
             Target::Pods(pods) => self.pods(pods),
-            Target::Service(service) => self.pods(&self.cluster.pods_behind(service)),
+            Target::Service(service) => self.backends(self.cluster.behind(service).unwrap_or_default()),
             Target::Node { name, addresses } if addresses.is_empty() => {
                 return Err(Unanswerable::NodeWithoutAddress(name.clone()));
             }
@@ -201,6 +202,15 @@ impl<'a> Finder<'a> {
             unit
         };
         pods.iter().map(unit).collect()
+    }
+
+    /// The places where a Service leads; pods as parts of their workloads.
+    pub(super) fn backends(self, ends: impl IntoIterator<Item = BackendEnd>) -> Vec<Unit> {
+        let unit = |end| match end {
+            BackendEnd::Pod(pod) => self.pods(&[pod]).remove(0),
+            BackendEnd::Address(address) => self.address(address),
+        };
+        ends.into_iter().map(unit).collect()
     }
 
     /// The traffic that a port means at a destination; none where the destination has no

@@ -92,6 +92,8 @@ pub enum Lack {
     Address,
     /// The node that the pod runs on, whose traffic is always allowed.
     Node,
+    /// Where a Service leads that has no selector, or whose EndpointSlices are missing.
+    Backends,
 }
 
 /// What one direction says of the traffic that was asked about.
@@ -205,7 +207,8 @@ impl Question {
         let of_group = |group: &Group| {
             let least = group.traffic(cluster, seen);
             let most = match lack {
-                None => least.clone(),
+                // A question has ends; only a flow through a Service may lack them.
+                None | Some(Lack::Backends) => least.clone(),
                 Some(Lack::Node) => Traffic::all(),
                 Some(Lack::Address) => self.by_blocks(group, seen).union(&least),
             };

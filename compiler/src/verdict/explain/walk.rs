@@ -34,7 +34,9 @@ pub fn explain(
         Target::Service(service) => walk.through(&sources, service),
         _ => walk.directly(&sources, &ends.units(to)?)?,
     }
-    if walk.explanation.flows.is_empty() {
+    if sources.is_empty() && matches!(from, Target::Service(_)) {
+        walk.explanation.warn(Warning::SourceWithoutPods);
+    } else if walk.explanation.flows.is_empty() {
         walk.explanation.warn(Warning::NoCommonFamily);
     }
     walk.warn_of_tunnels();
@@ -90,8 +92,8 @@ impl Walk<'_> {
     /// Flows through a Service to its backends.
     fn through(&mut self, sources: &[Unit], service: &Service) {
         let cluster = self.ends.cluster;
-        let behind = cluster.pods_behind(service);
-        self.warn(self.ends.contested(&self.ends.pods(&behind)));
+        let behind = cluster.behind(service).unwrap_or_default();
+        self.warn(self.ends.contested(&self.ends.backends(behind.iter().copied())));
         let is_meant = |of: &&ServicePort| match self.port {
             None => true,
             Some(Port::Numbers(protocol, first, last)) => {
@@ -108,7 +110,7 @@ impl Walk<'_> {
             backends,
         };
         if ports.is_empty() {
-            self.broken(sources, service, Code::ServicePortUnknown, Traffic::none(), &via(None, behind.len()));
+            self.broken(sources, service, Some(Code::ServicePortUnknown), &Traffic::none(), &via(None, behind.len()));
             let Service { namespace, name, ports, .. } = service;
             self.explanation.warn(Warning::NoSuchServicePort {
                 namespace: namespace.clone(),
@@ -119,13 +121,14 @@ impl Walk<'_> {
         }
         for port in ports {
             let backends = cluster.backends(service, port);
+            let code = backends.as_ref().map(|_| Code::ServiceNoBackends);
+            let backends = backends.unwrap_or_default();
             if backends.is_empty() {
                 let traffic = Traffic::ports(port.protocol, port.port, port.port);
-                self.broken(sources, service, Code::ServiceNoBackends, traffic, &via(Some(port), 0));
+                self.broken(sources, service, code, &traffic, &via(Some(port), 0));
                 continue;
             }
-            let pods: Vec<_> = backends.iter().map(|backend| backend.pod).collect();
-            let units = self.ends.pods(&pods).into_iter().zip(&backends);
+            let units = self.ends.backends(backends.iter().map(|backend| backend.end)).into_iter().zip(&backends);
             let destinations: Vec<Destination> = units
                 .map(|(unit, backend)| Destination {
                     unit,
@@ -137,8 +140,9 @@ impl Walk<'_> {
         }
     }
 
-    /// Flows that cannot exist, because the Service leads nowhere.
-    fn broken(&mut self, sources: &[Unit], service: &Service, code: Code, traffic: Traffic, via: &Via) {
+    /// Flows that cannot exist, because the Service leads nowhere; without a code, flows
+    /// through a Service of which the input does not say where it leads.
+    fn broken(&mut self, sources: &[Unit], service: &Service, code: Option<Code>, traffic: &Traffic, via: &Via) {
         let to = EndName {
             kind: "Service".to_owned(),
             namespace: Some(service.namespace.clone()),
@@ -154,8 +158,8 @@ impl Walk<'_> {
             family: None,
             traffic: traffic.clone(),
             port_name: None,
-            verdict: Verdict::Denied,
-            broken: Some(code),
+            verdict: if code.is_some() { Verdict::Denied } else { Verdict::Unknown },
+            broken: code,
             decisions: None,
             parties: None,
         }));
