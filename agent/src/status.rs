@@ -16,6 +16,10 @@ use npc_compiler::policy::Direction;
 use rustix::net::sockopt::socket_peercred;
 use serde::{Deserialize, Serialize};
 
+mod options;
+
+pub use options::RuleOptions;
+
 /// The abstract socket on which an agent sends root its status. The network namespace has
 /// the name, not the file system.
 pub const SOCKET: &str = "npc-agent";
@@ -91,6 +95,10 @@ pub struct AgentStatus {
     /// The table of the bridge family.
     #[serde(default)]
     pub bridge: Bridge,
+    /// What the rules depend on besides the cluster; null before the first were written.
+    /// Agents up to 0.1.0 do not say it.
+    #[serde(default)]
+    pub options: Option<RuleOptions>,
     /// Groups that are kept in the kernel for pods that may come back.
     pub lingering: Vec<LingeringGroup>,
     /// Bridges behind which pods of this node reach each other past iptables,
@@ -272,6 +280,7 @@ impl AgentStatus {
             spoofable: Vec::new(),
             contested: Vec::new(),
             bridge: Bridge::default(),
+            options: None,
             lingering: Vec::new(),
             unfiltered_bridges: Vec::new(),
         }

@@ -25,7 +25,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
     let removed = cleanup();
     if !args.quiet {
         match report(&mut io::stdout().lock(), &removed) {
-            // That nobody reads on changes nothing of what failed.
+            // A reader that closes the pipe changes nothing of what failed.
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(error.into()),
             _ => {}
         }

@@ -59,7 +59,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
     let cluster = &input.cluster;
     match args.output {
         Format::Pairs | Format::PairsJson => {
-            let groups = Groups::new(cluster, cluster.endpoints().map(|(id, _)| id));
+            let groups = Groups::of_cluster(cluster);
             let sets = pair_sets(cluster, &groups);
             match (args.output, args.expand) {
                 (Format::Pairs, true) => expand::text(cluster, &sets, &mut output::raw())?,

@@ -1,18 +1,15 @@
 //! `npc explain`: why a flow is or is not allowed.
 
 mod answer;
-mod ask;
-mod contests;
-mod ends;
 mod excerpt;
 mod single;
 mod text;
-mod zones;
+mod warning;
 
 use npc_compiler::cluster::group::Groups;
-use npc_compiler::verdict::explain::Verdict;
+use npc_compiler::verdict::explain::{FlowExplanation, Unanswerable, Verdict, explain, explain_endpoint};
 
-use super::endpoint::Written;
+use super::endpoint::{Resolved, Written, short_kind};
 use super::input::{self, Input};
 use super::{Exit, Stop, output};
 
@@ -54,21 +51,30 @@ enum Format {
     Json,
 }
 
-/// What an explanation looks things up in.
+/// What names and places of policies are looked up in.
 struct Context<'a> {
     input: &'a Input,
-    groups: &'a Groups,
+}
+
+/// A question and its answer.
+struct Said<'a> {
+    context: &'a Context<'a>,
+    from: &'a Resolved<'a>,
+    to: &'a Resolved<'a>,
+    explanation: &'a FlowExplanation,
 }
 
 /// Explains.
 pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
     let input = args.input.read()?;
     let cluster = &input.cluster;
-    let groups = Groups::new(cluster, cluster.endpoints().map(|(id, _)| id));
-    let context = Context { input: &input, groups: &groups };
+    let groups = Groups::of_cluster(cluster);
+    let context = Context { input: &input };
     let from = args.from.resolve(&input, &input.namespace)?;
     let Some(to) = &args.to else {
-        let about = single::about(&context, &from)?;
+        let explanation =
+            explain_endpoint(cluster, &groups, &from.target).map_err(|error| stop(&error, &from.name, &from.name))?;
+        let about = single::About { context: &context, name: &from.name, explanation: &explanation };
         match args.output {
             Format::Json => output::json(&about.json())?,
             Format::Text => about.text(&mut output::stdout())?,
@@ -79,15 +85,36 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
         return Err(Stop::new(Exit::Input, "a port belongs to the destination; the source's does not matter").into());
     }
     let to = to.resolve(&input, &input.namespace)?;
-    let asked = ask::ask(&context, &from, &to)?;
+    let explanation = explain(cluster, &groups, &from.target, &to.target, to.port.as_ref())
+        .map_err(|error| stop(&error, &to.name, &from.name))?;
+    let said = Said { context: &context, from: &from, to: &to, explanation: &explanation };
     match args.output {
-        Format::Json => output::json(&answer::Answer::of(&context, &from, &to, args.to.as_ref(), &asked))?,
-        Format::Text => text::write(&context, &from, &to, &asked, &mut output::stdout())?,
+        Format::Json => output::json(&answer::Answer::of(&said))?,
+        Format::Text => text::write(&said, &mut output::stdout())?,
     }
-    Ok(match asked.verdict() {
+    Ok(match explanation.verdict() {
         Verdict::Allowed => Exit::Fine,
         Verdict::Unknown => Exit::Unknown,
         Verdict::Denied | Verdict::Partial if args.exit_zero => Exit::Fine,
         Verdict::Denied | Verdict::Partial => Exit::Not,
     })
+}
+
+/// Why a question has no answer, as the command says it.
+fn stop(error: &Unanswerable, to: &str, about: &str) -> Stop {
+    match error {
+        Unanswerable::NodeWithoutAddress(name) => {
+            Stop::new(Exit::Unknown, format!("the input says no address of {}/{name}", short_kind("Node")))
+        }
+        Unanswerable::NoPortNamed { name, known } => {
+            let known = match known.as_slice() {
+                [] => "it names no ports".to_owned(),
+                known => format!("its ports are {}", known.join(", ")),
+            };
+            Stop::new(Exit::NotFound, format!("{to} has no port named {name:?}; {known}"))
+        }
+        Unanswerable::NoEndpoint => {
+            Stop::new(Exit::Input, format!("no policy applies to {about}; ask about it together with a pod"))
+        }
+    }
 }

@@ -81,6 +81,9 @@ impl Args {
                 .apply(&mut loaded.objects)
                 .map_err(|error| Stop::new(Exit::Input, format!("--remove {removal}: {error}")))?;
         }
+        if !self.overlay.is_empty() || !self.remove.is_empty() {
+            loaded.objects.forget_computed_slices();
+        }
         let cluster = Cluster::new(&loaded.objects);
         report(&loaded, &cluster);
         Ok(Input { loaded, cluster, namespace })

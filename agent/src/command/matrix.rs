@@ -12,7 +12,6 @@ use npc_compiler::object::parse_address;
 use npc_compiler::policy::Direction;
 use npc_compiler::verdict::matrix::{self, Matrix};
 
-use super::outside::Outside;
 use super::{Exit, input, output};
 
 /// Show every allowed connection.
@@ -70,10 +69,10 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
         By::Workload => matrix::By::Workload,
         By::Pod => matrix::By::Pod,
     };
-    let groups = Groups::new(cluster, cluster.endpoints().map(|(id, _)| id));
+    let groups = Groups::of_cluster(cluster);
     let options = matrix::Options { by, addresses: args.address.clone() };
     let matrix = Matrix::of_groups(cluster, &groups, &options);
-    let view = table::View::new(&matrix, Outside { cluster, groups: &groups });
+    let view = table::View::new(&matrix, cluster, &groups);
     match args.output {
         Format::Json => output::json(&matrix)?,
         Format::Csv => csv(&matrix, &mut output::raw())?,

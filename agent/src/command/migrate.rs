@@ -1,6 +1,7 @@
-//! `npc migrate`: what changes for whom when npc takes Azure NPM's place.
+//! `npc migrate`: which flows change when npc takes Azure NPM's place.
 
 mod node;
+mod options;
 mod report;
 mod text;
 
@@ -68,7 +69,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
         Some(Jump::BehindKubeProxy) => Placement::BehindKubeProxy,
         None => node.as_ref().and_then(State::placement).unwrap_or_default(),
     };
-    let groups = Groups::new(cluster, cluster.endpoints().map(|(id, _)| id));
+    let groups = Groups::of_cluster(cluster);
     let model = Model::new(cluster, &input.loaded.objects.policies, placement);
     let differences = differences(&model, &groups, &input.loaded.objects.services);
     let report = Report::new(&input, placement, &differences, node.as_ref());

@@ -10,7 +10,6 @@ mod matrix;
 mod migrate;
 mod nodes;
 mod output;
-mod outside;
 mod status;
 mod words;
 
@@ -137,7 +136,7 @@ impl Exit {
             if matches!(cause.downcast_ref(), Some(enforce::Error::Misnamed(_))) {
                 return Self::NotFound;
             }
-            // Who reads has read enough, as `head` does.
+            // The reader has read enough and closed the pipe, as `head` does.
             if cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
                 return Self::Fine;
             }

@@ -123,7 +123,7 @@ fn print(status: &AgentStatus) -> std::io::Result<()> {
     for ContestedAddress { address, pods, held_by } in &status.contested {
         let held_by = match held_by.as_slice() {
             [pod] => format!("{pod} has it"),
-            _ => "nothing tells which of them has it".to_owned(),
+            _ => "no object says which of them has it".to_owned(),
         };
         writeln!(out, "  {address}: {}; {held_by}", pods.join(", "))?;
     }

@@ -78,6 +78,8 @@ pub struct Pass {
     pub findings: Vec<Finding>,
     /// The empty groups that are retained.
     pub lingering: Vec<Lingering>,
+    /// What the rules depend on besides the cluster.
+    pub options: layout::Options,
     /// What was written.
     pub writes: Writes,
     /// How many established flows were judged and cut, if they had to be judged.
@@ -219,6 +221,7 @@ impl<K: Kernel> Enforcer<K> {
             endpoints: engine.endpoints_here(),
             findings: engine.findings().cloned().collect(),
             lingering: engine.lingering().collect(),
+            options: self.options.clone(),
             contests: engine.contests().collect(),
             writes,
             flows,

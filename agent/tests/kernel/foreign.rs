@@ -328,7 +328,7 @@ fn migrate_compares_the_kernel_beside_a_foreign_rule() {
     let _namespace = Namespace::enter();
     PLACES[3].write();
     let folder = Folder::new();
-    Agent::start(&folder, Backend::Nft, &[]).wait(1);
+    Agent::start(&folder, Backend::Nft, &["--log-denied"]).wait(1);
     let migrate = || {
         let manifests = folder.manifests();
         let args = ["migrate", "--node", "node-1", "--exit-zero", "-o", "json", "-f"].map(Path::new);
@@ -336,7 +336,9 @@ fn migrate_compares_the_kernel_beside_a_foreign_rule() {
         assert!(answer.status.success(), "{}", String::from_utf8_lossy(&answer.stderr));
         serde_json::from_slice::<Value>(&answer.stdout).unwrap()["node"].clone()
     };
-    assert_eq!(migrate()["holds"], true, "{}", migrate());
+    let found = migrate();
+    assert_eq!(found["holds"], true, "{found}");
+    assert_eq!((&found["options"]["logDenied"], &found["optionsGuessed"]), (&true.into(), &Value::Null), "{found}");
     run("nft", &["add", "rule", "ip", "filter", "NPC-FORWARD", NATIVE]);
     let differs = migrate()["differs"].to_string();
     assert_eq!(differs, "[\"IPv4: chain NPC-FORWARD has other rules\"]");

@@ -33,6 +33,7 @@ pub struct Plan {
 
 /// One step of a plan.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum Step {
     /// Writes to sets, in this order.
     Sets(Vec<SetWrite>),

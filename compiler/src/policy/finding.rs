@@ -20,6 +20,7 @@ pub struct Finding {
 
 /// What npc makes of a part that it does not understand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum Effect {
     /// This peer, port or rule matches nothing.
     MatchesNothing,

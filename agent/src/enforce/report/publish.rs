@@ -46,6 +46,7 @@ impl Report {
                 self.findings.iter().filter(|finding| !finding.effect.is_rejected()).map(part).collect();
             status.spoofable = self.spoofable.keys().cloned().collect();
             status.contested = pass.contests.iter().map(contested).collect();
+            status.options = Some((&pass.options).into());
             status.lingering = pass.lingering.iter().cloned().map(Into::into).collect();
             if !pass.writes.is_nothing() {
                 status.last_change = Some(LastChange {
