@@ -12,9 +12,9 @@ use std::fmt::Write as _;
 use std::thread;
 
 use npc_compiler::object::{Family, Objects, Protocol};
-use npc_lab::agreement::differences;
-use npc_lab::oracle::{Oracle, Packet, Payload};
-use npc_lab::random;
+use npc_tests::agreement::differences;
+use npc_tests::oracle::{Oracle, Packet, Payload};
+use npc_tests::random;
 use proptest::test_runner::{TestCaseError, TestError};
 
 const CASES: u32 = 150;
@@ -79,7 +79,7 @@ fn the_oracles_ranges_of_ports_are_what_it_says_of_every_single_port() {
     for seed in 0..4 {
         let objects = random::cluster(seed);
         let oracle = Oracle::new(&objects);
-        let ends: Vec<_> = oracle.endpoints().into_iter().map(npc_lab::oracle::End::Pod).collect();
+        let ends: Vec<_> = oracle.endpoints().into_iter().map(npc_tests::oracle::End::Pod).collect();
         for (from, to) in ends.iter().flat_map(|from| ends.iter().map(move |to| (from, to))).take(6) {
             let ranges = oracle.allowed_ports(from, to, Family::V4, Protocol::Tcp);
             for port in 1..=u16::MAX {
@@ -98,7 +98,7 @@ fn random_clusters_hold_every_kind_of_verdict() {
     for seed in 0..200 {
         let objects = random::cluster(seed);
         let oracle = Oracle::new(&objects);
-        let ends: Vec<_> = oracle.endpoints().into_iter().map(npc_lab::oracle::End::Pod).collect();
+        let ends: Vec<_> = oracle.endpoints().into_iter().map(npc_tests::oracle::End::Pod).collect();
         for (from, to) in ends.iter().flat_map(|from| ends.iter().map(move |to| (from, to))) {
             if from == to || oracle.address(from, Family::V4).is_none() || oracle.address(to, Family::V4).is_none() {
                 continue;

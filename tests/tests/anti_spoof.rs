@@ -10,7 +10,7 @@ use npc_compiler::cluster::Cluster;
 use npc_compiler::object::{Family, Labels, NetworkPolicy, Objects, Pod, Protocol};
 use npc_compiler::ruleset::layout::{self, Options};
 use npc_compiler::ruleset::program::{ChainName, InterfaceName, Match, Member, Program, SetName, Target};
-use npc_lab::interpreter::{Outcome, Packet, Payload, State, faults, run};
+use npc_tests::interpreter::{Outcome, Packet, Payload, State, faults, run};
 
 const NODE: &str = "n1";
 

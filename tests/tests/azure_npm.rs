@@ -15,7 +15,7 @@ use npc_compiler::azure::{Model, Placement};
 use npc_compiler::cluster::Cluster;
 use npc_compiler::object::{Family, Objects, Protocol};
 use npc_compiler::verdict::flow::End;
-use npc_lab::azure::{Capture, Outcome, Packet};
+use npc_tests::azure::{Capture, Outcome, Packet};
 
 fn corpus() -> Option<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/corpora/azure-npm");

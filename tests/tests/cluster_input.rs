@@ -6,8 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use npc_lab::apiserver::{Fault, Resource, Server, Verb};
-use npc_lab::lab::Enforcer;
+use npc_tests::apiserver::{Fault, Resource, Server, Verb};
+use npc_tests::lab::Enforcer;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 

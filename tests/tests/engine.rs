@@ -14,8 +14,8 @@ use npc_compiler::object::{Family, NetworkPolicy, Objects, Pod};
 use npc_compiler::plan::{Delta, KernelState, Plan, Step};
 use npc_compiler::ruleset::layout::{self, Options, SelfMatch};
 use npc_compiler::ruleset::program::{InterfaceName, Member, SetName};
-use npc_lab::model::Model;
-use npc_lab::random;
+use npc_tests::model::Model;
+use npc_tests::random;
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
 

@@ -8,7 +8,7 @@ use std::path::Path;
 use nix::sys::signal::Signal;
 use npc_agent::source::manifests;
 use npc_compiler::object::Objects;
-use npc_lab::lab::{Backend, Enforcer, Lab, Mode, report};
+use npc_tests::lab::{Backend, Enforcer, Lab, Mode, report};
 
 fn shop() -> Objects {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/examples/shop");

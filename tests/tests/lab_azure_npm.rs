@@ -25,8 +25,8 @@ use npc_compiler::cluster::group::Groups;
 use npc_compiler::object::{Family, Labels, Objects, Pod, Protocol};
 use npc_compiler::policy::Direction;
 use npc_compiler::verdict::flow::{End, directed};
-use npc_lab::apiserver::Server;
-use npc_lab::lab::{Backend, Enforcer, Lab, Mode, Netns, Payload, Probe, Seen, can_run, report, skipped};
+use npc_tests::apiserver::Server;
+use npc_tests::lab::{Backend, Enforcer, Lab, Mode, Netns, Payload, Probe, Seen, can_run, report, skipped};
 
 const NODE: &str = "bnode";
 
@@ -145,7 +145,7 @@ impl Streams {
         let over = Arc::new(AtomicBool::new(false));
         let drained = Arc::new(AtomicBool::new(false));
         let namespace = |address: Ipv4Addr| {
-            let holds = |place: &&npc_lab::lab::Place| place.addresses.contains(&IpAddr::V4(address));
+            let holds = |place: &&npc_tests::lab::Place| place.addresses.contains(&IpAddr::V4(address));
             lab.places().iter().find(holds).unwrap().netns.name().to_owned()
         };
         let streams: Vec<Arc<Stream>> = streams.into_iter().map(Arc::new).collect();

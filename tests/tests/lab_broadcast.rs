@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use npc_agent::source::manifests;
 use npc_compiler::object::{Family, Objects};
-use npc_lab::lab::{Backend, Enforcer, Lab, Mode, can_run, skipped};
+use npc_tests::lab::{Backend, Enforcer, Lab, Mode, can_run, skipped};
 
 const PORT: u16 = 9_999;
 

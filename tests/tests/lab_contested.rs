@@ -10,8 +10,8 @@ use std::path::PathBuf;
 
 use npc_agent::source::manifests;
 use npc_compiler::object::{self, Family, Labels, Objects, Pod};
-use npc_lab::lab::{Backend, Enforcer, Lab, Mode, Payload, Probe, can_run};
-use npc_lab::live::{Editor, Live, Load};
+use npc_tests::lab::{Backend, Enforcer, Lab, Mode, Payload, Probe, can_run};
+use npc_tests::live::{Editor, Live, Load};
 
 const UDP: Payload = Payload::Port(object::Protocol::Udp, 53);
 

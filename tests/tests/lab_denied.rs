@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::PodSpec;
 use k8s_openapi::api::networking::v1::NetworkPolicy as Policy;
 use nix::sys::signal::Signal;
 use npc_compiler::object::{Labels, NetworkPolicy, Objects, Pod, Protocol};
-use npc_lab::lab::{Backend, Builder, Enforcer, Lab, Mode, Payload, Probe, Seen};
+use npc_tests::lab::{Backend, Builder, Enforcer, Lab, Mode, Payload, Probe, Seen};
 use serde_json::{Value, json};
 
 const NODE: &str = "node-1";

@@ -16,8 +16,8 @@ use npc_compiler::object::Family;
 use npc_compiler::plan::KernelState;
 use npc_compiler::ruleset::layout::Options;
 use npc_compiler::ruleset::program::ChainName;
-use npc_lab::lab::{Backend, Enforcer, Lab, Mode};
-use npc_lab::live::{Editor, Live, Load};
+use npc_tests::lab::{Backend, Enforcer, Lab, Mode};
+use npc_tests::live::{Editor, Live, Load};
 
 /// How often somebody does it in each lab.
 const ROUNDS: u64 = 4;

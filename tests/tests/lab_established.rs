@@ -27,7 +27,7 @@ use k8s_openapi::api::networking::v1 as networking;
 use npc_compiler::object::{
     Exposure, Family, Labels, Namespace, NetworkPolicy, Objects, Pod, Protocol, Service, ServicePort, TargetPort,
 };
-use npc_lab::lab::{Backend, Enforcer, Lab, Mode};
+use npc_tests::lab::{Backend, Enforcer, Lab, Mode};
 use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
 

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use nix::sys::signal::Signal;
 use npc_agent::source::manifests;
-use npc_lab::lab::{Backend, Enforcer, Lab, Mode, report};
+use npc_tests::lab::{Backend, Enforcer, Lab, Mode, report};
 
 const NODES: [&str; 2] = ["node-1", "node-2"];
 

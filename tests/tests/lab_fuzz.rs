@@ -7,10 +7,10 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use nix::sys::signal::Signal;
-use npc_lab::fuzz::closed::CLOSED;
-use npc_lab::fuzz::shape::KINDS;
-use npc_lab::fuzz::{Fuzzer, Report, UNKNOWN, world};
-use npc_lab::lab::{Backend, Enforcer, Lab, Mode, can_run};
+use npc_tests::fuzz::closed::CLOSED;
+use npc_tests::fuzz::shape::KINDS;
+use npc_tests::fuzz::{Fuzzer, Report, UNKNOWN, world};
+use npc_tests::lab::{Backend, Enforcer, Lab, Mode, can_run};
 
 /// How many shapes are sent in all, unless `NPC_FUZZ_SHAPES` says otherwise.
 const SHAPES: u64 = 120_000;

@@ -23,7 +23,7 @@ use npc_compiler::plan::conntrack::Tuple;
 use npc_compiler::policy::Direction;
 use npc_compiler::ruleset::layout::{self, Options};
 use npc_compiler::ruleset::program::{ChainName, Rule, Target};
-use npc_lab::lab::{Backend, Enforcer, Lab, Mode, can_run};
+use npc_tests::lab::{Backend, Enforcer, Lab, Mode, can_run};
 use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
 

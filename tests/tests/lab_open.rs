@@ -9,7 +9,7 @@ use std::process::Command;
 
 use k8s_openapi::api::core::v1::PodSpec;
 use npc_compiler::object::{ContainerPort, Exposure, Labels, Objects, Pod, Protocol, Service, ServicePort, TargetPort};
-use npc_lab::lab::{Backend, Lab, Mode, Payload, Probe, Seen, can_run, plan};
+use npc_tests::lab::{Backend, Lab, Mode, Payload, Probe, Seen, can_run, plan};
 use serde_json::json;
 
 fn pod(name: &str, app: &str) -> Pod {

@@ -8,8 +8,8 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use npc_compiler::object::Objects;
-use npc_lab::lab::{Backend, Enforcer, Lab, Mode, report};
-use npc_lab::random;
+use npc_tests::lab::{Backend, Enforcer, Lab, Mode, report};
+use npc_tests::random;
 
 /// One of each combination of mode and backend.
 const CASES: u64 = 4;

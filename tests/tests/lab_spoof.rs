@@ -12,7 +12,7 @@ use npc_agent::status::AgentStatus;
 use npc_compiler::object::{self, Family, Objects};
 use npc_compiler::ruleset::layout::Options;
 use npc_compiler::ruleset::text::POD_GROUP;
-use npc_lab::lab::{Backend, Enforcer, Lab, Mode, Payload, Probe};
+use npc_tests::lab::{Backend, Enforcer, Lab, Mode, Payload, Probe};
 use socket2::{Domain, Protocol, Socket, Type};
 
 const OUTSIDE: [&str; 2] = ["203.0.113.9", "2001:db8:ffff::9"];

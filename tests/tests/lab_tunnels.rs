@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::PodSpec;
 use npc_compiler::object::{ContainerPort, Family, Labels, NetworkPolicy, Objects, Pod, Protocol};
-use npc_lab::lab::{Backend, Enforcer, Lab, Mode, Payload, Probe, Seen, report};
+use npc_tests::lab::{Backend, Enforcer, Lab, Mode, Payload, Probe, Seen, report};
 use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
 

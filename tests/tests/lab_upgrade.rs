@@ -12,8 +12,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use npc_lab::lab::{Backend, Enforcer, Error, Lab, Mode, skipped};
-use npc_lab::live::{Editor, Live, Load};
+use npc_tests::lab::{Backend, Enforcer, Error, Lab, Mode, skipped};
+use npc_tests::live::{Editor, Live, Load};
 
 /// How many edits an agent sees before the other takes over, in `make test`.
 const EDITS: u64 = 6;

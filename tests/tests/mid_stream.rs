@@ -18,7 +18,7 @@ use npc_compiler::plan::KernelState;
 use npc_compiler::plan::conntrack::{Ends, Judge, Tuple};
 use npc_compiler::ruleset::layout::{self, Options};
 use npc_compiler::ruleset::program::Program;
-use npc_lab::interpreter::{self, Outcome, Packet, Payload, State};
+use npc_tests::interpreter::{self, Outcome, Packet, Payload, State};
 use serde_json::{Value, json};
 
 const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);

@@ -20,7 +20,7 @@ use npc_agent::source::manifests;
 use npc_compiler::cluster::Cluster;
 use npc_compiler::object::{Family, Objects, Pod, Protocol};
 use npc_compiler::verdict::matrix::{self, By};
-use npc_lab::random;
+use npc_tests::random;
 use serde::Deserialize;
 
 /// One line of `index.json`.

@@ -4,7 +4,7 @@
 
 use npc_agent::source::kube::{Notice, STARTUP_TAINT, connect, tell};
 use npc_compiler::policy::finding::{Effect, Finding};
-use npc_lab::apiserver::{Fault, Resource, Server, Verb};
+use npc_tests::apiserver::{Fault, Resource, Server, Verb};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;

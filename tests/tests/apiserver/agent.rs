@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
-use npc_lab::lab::Enforcer;
+use npc_tests::lab::Enforcer;
 use serde_json::json;
 
 use super::endpoint::Endpoint;

@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client};
-use npc_lab::apiserver::{Disturbance, Fault, Resource, Server, Verb};
+use npc_tests::apiserver::{Disturbance, Fault, Resource, Server, Verb};
 use serde_json::{Value, json};
 
 use super::endpoint::config;

@@ -11,8 +11,8 @@ use npc_compiler::plan::{KernelState, Plan, Step};
 use npc_compiler::policy::Direction;
 use npc_compiler::ruleset::layout::{Options, SelfMatch};
 use npc_compiler::ruleset::program::{Member, SetName};
-use npc_lab::model::{Model, Packet};
-use npc_lab::random;
+use npc_tests::model::{Model, Packet};
+use npc_tests::random;
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
 

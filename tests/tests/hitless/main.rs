@@ -18,8 +18,8 @@ use npc_compiler::plan::{KernelState, Plan, Step};
 use npc_compiler::policy::Direction;
 use npc_compiler::ruleset::layout::{self, Options, SelfMatch};
 use npc_compiler::ruleset::program::{ChainName, InterfaceName, Member, SetName};
-use npc_lab::model::{Flight, Model, Packet, Question};
-use npc_lab::random;
+use npc_tests::model::{Flight, Model, Packet, Question};
+use npc_tests::random;
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
 

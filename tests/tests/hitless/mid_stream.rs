@@ -10,8 +10,8 @@ use k8s_openapi::api::networking::v1 as networking;
 use npc_compiler::object::{Family, Labels, Namespace, Objects, Pod, Protocol};
 use npc_compiler::plan::{Plan, Step};
 use npc_compiler::ruleset::layout::Options;
-use npc_lab::model::Packet;
-use npc_lab::random;
+use npc_tests::model::Packet;
+use npc_tests::random;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 

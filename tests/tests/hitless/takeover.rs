@@ -9,7 +9,7 @@ use npc_compiler::object::{Family, Objects, Protocol};
 use npc_compiler::plan::{KernelState, Plan};
 use npc_compiler::policy::Direction;
 use npc_compiler::ruleset::program::{ChainName, Member, SetKind, SetName};
-use npc_lab::model::{Model, Packet, Question};
+use npc_tests::model::{Model, Packet, Question};
 
 use super::{cut_short, program, watch};
 

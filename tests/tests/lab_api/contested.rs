@@ -3,8 +3,8 @@
 
 use k8s_openapi::api::core::v1::PodSpec;
 use npc_compiler::object::{Labels, Node, Pod, Protocol};
-use npc_lab::apiserver::{Resource, Server, Verb};
-use npc_lab::lab::{Backend, Enforcer, Lab, Payload, Probe, Seen};
+use npc_tests::apiserver::{Resource, Server, Verb};
+use npc_tests::lab::{Backend, Enforcer, Lab, Payload, Probe, Seen};
 
 use super::small::objects;
 

@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use npc_lab::apiserver::{Disturbance, Resource, Server};
+use npc_tests::apiserver::{Disturbance, Resource, Server};
 
 use super::small::Small;
 
@@ -43,7 +43,7 @@ fn a_clock_that_jumps_changes_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let clock = folder.path().join("clock");
     std::fs::write(&clock, "+0").unwrap();
-    let with_clock = |lab: npc_lab::lab::Builder| {
+    let with_clock = |lab: npc_tests::lab::Builder| {
         lab.agent_variable("LD_PRELOAD", library)
             .agent_variable("FAKETIME_TIMESTAMP_FILE", &clock)
             .agent_variable("FAKETIME_NO_CACHE", "1")

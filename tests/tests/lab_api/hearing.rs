@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use npc_lab::apiserver::{Disturbance, Fault, Resource, Server};
-use npc_lab::lab::Builder;
+use npc_tests::apiserver::{Disturbance, Fault, Resource, Server};
+use npc_tests::lab::Builder;
 
 use super::small::{NODE, Small};
 

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 
 use npc_compiler::policy::Direction;
 use npc_compiler::ruleset::layout::Options;
-use npc_lab::lab::Enforcer;
+use npc_tests::lab::Enforcer;
 use serde_json::json;
 
 use super::small::{NODE, Small};

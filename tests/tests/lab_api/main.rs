@@ -17,8 +17,8 @@ use std::path::Path;
 
 use npc_agent::source::manifests;
 use npc_compiler::object::Objects;
-use npc_lab::apiserver::{Resource, Server, Verb};
-use npc_lab::lab::{Backend, Enforcer, Lab, Mode, report};
+use npc_tests::apiserver::{Resource, Server, Verb};
+use npc_tests::lab::{Backend, Enforcer, Lab, Mode, report};
 
 fn all_agree(lab: &mut Lab) {
     let judgement = lab.judge().unwrap();

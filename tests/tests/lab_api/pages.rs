@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::PodSpec;
 use nix::sys::signal::Signal;
 use npc_compiler::object::{Labels, Pod};
 use npc_compiler::ruleset::layout::Options;
-use npc_lab::apiserver::{Disturbance, Fault, Resource, Server, Verb};
+use npc_tests::apiserver::{Disturbance, Fault, Resource, Server, Verb};
 
 use super::small::{NODE, Small};
 

@@ -3,8 +3,8 @@
 use k8s_openapi::api::core::v1::PodSpec;
 use k8s_openapi::api::networking::v1 as networking;
 use npc_compiler::object::{Labels, NetworkPolicy, Objects, Pod, Protocol};
-use npc_lab::apiserver::{Resource, Server};
-use npc_lab::lab::{Agent, Backend, Builder, Enforcer, Lab, Payload, Probe, Seen};
+use npc_tests::apiserver::{Resource, Server};
+use npc_tests::lab::{Agent, Backend, Builder, Enforcer, Lab, Payload, Probe, Seen};
 use serde_json::json;
 
 pub(crate) const NODE: &str = "node-1";

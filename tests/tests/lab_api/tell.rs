@@ -9,8 +9,8 @@ use nix::sys::signal::Signal;
 use npc_agent::source::kube::STARTUP_TAINT;
 use npc_agent::status::AgentStatus;
 use npc_compiler::object::{Labels, NetworkPolicy, Objects, Pod};
-use npc_lab::apiserver::{Failure, Fault, Resource, Server, Verb};
-use npc_lab::lab::{Backend, Enforcer, Lab};
+use npc_tests::apiserver::{Failure, Fault, Resource, Server, Verb};
+use npc_tests::lab::{Backend, Enforcer, Lab};
 use serde_json::{Value, json};
 
 use super::small::{self, NODE, Small, WATCHED};
@@ -177,7 +177,7 @@ fn taints(server: &Server) -> Vec<String> {
 
 #[test]
 fn the_startup_taint_goes_when_the_first_sync_is_in_the_kernel_and_not_before() {
-    let with_flag = |lab: npc_lab::lab::Builder| lab.agent_argument("--remove-startup-taint");
+    let with_flag = |lab: npc_tests::lab::Builder| lab.agent_argument("--remove-startup-taint");
     let Some(mut small) = Small::with(Server::in_process(), with_flag) else { return };
     for held in WATCHED {
         small.lab.take_agent(NODE).unwrap().unwrap().stop(Signal::SIGKILL).unwrap();

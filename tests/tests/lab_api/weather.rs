@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use npc_lab::apiserver::{Disturbance, Fault, Resource, Server, Verb};
-use npc_lab::lab::Builder;
+use npc_tests::apiserver::{Disturbance, Fault, Resource, Server, Verb};
+use npc_tests::lab::Builder;
 
 use super::small::{NODE, Small, WATCHED};
 

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use npc_compiler::object::Family;
-use npc_lab::lab::Lab;
+use npc_tests::lab::Lab;
 
 use crate::wire::{LAST, MAGIC};
 

@@ -14,7 +14,7 @@ use npc_agent::dataplane::nftables::{Request, Socket as NfTables, message};
 use npc_agent::source::manifests;
 use npc_agent::status::AgentStatus;
 use npc_compiler::object::Objects;
-use npc_lab::lab::{Agent, Backend, Enforcer, Lab, Mode};
+use npc_tests::lab::{Agent, Backend, Enforcer, Lab, Mode};
 
 use frames::{
     ADMITTED, ARP, ETHERNET_IPV4, IPV4, answers, arp, as_neighbour, datagram4, echo_request, foreign, frame, last,

@@ -3,7 +3,7 @@
 use std::io::{Read as _, Write as _};
 use std::time::Duration;
 
-use npc_lab::lab::Netns;
+use npc_tests::lab::Netns;
 use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
 
 /// Tells our frames from all others; a number follows.

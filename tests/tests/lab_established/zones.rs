@@ -62,8 +62,8 @@ fn a_flow_that_a_helper_expected_is_cut_like_others(backend: Backend, mode: Mode
     let mut control = control(&lab);
     let [client, server] = ["shop/web2", "shop/db"].map(|name| &lab.places()[lab.find(name).unwrap()]);
     let [from, at] = [(client, 0), (server, 21)].map(|(pod, port)| (pod.address(Family::V4).unwrap(), port));
-    let listen = |pod: &npc_lab::lab::Place, at| pod.netns.within(|| TcpListener::bind(at)).unwrap().unwrap();
-    let connect = |pod: &npc_lab::lab::Place, at: SocketAddr| {
+    let listen = |pod: &npc_tests::lab::Place, at| pod.netns.within(|| TcpListener::bind(at)).unwrap().unwrap();
+    let connect = |pod: &npc_tests::lab::Place, at: SocketAddr| {
         let stream = pod.netns.within(|| TcpStream::connect_timeout(&at, PATIENCE)).unwrap().unwrap();
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use npc_compiler::object::Family;
 use npc_compiler::ruleset::text::POD_GROUP;
-use npc_lab::lab::{Backend, Lab, Mode};
+use npc_tests::lab::{Backend, Lab, Mode};
 
 use super::packet::{Between, Icmp};
 use super::{Shot, WAYS, address, arrived, lab, netns, raw};

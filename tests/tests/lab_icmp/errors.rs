@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use npc_compiler::object::Family;
-use npc_lab::lab::{Lab, Netns};
+use npc_tests::lab::{Lab, Netns};
 
 use super::packet::{Between, Icmp, quoted};
 use super::{CLOSED, Shot, TO_CLOSED, WAYS, address, any, arrived, bind, lab, netns, service_address};

@@ -21,7 +21,7 @@ use k8s_openapi::api::core::v1::PodSpec;
 use npc_compiler::object::{
     Exposure, Family, Labels, NetworkPolicy, Objects, Pod, Protocol, Service, ServicePort, TargetPort,
 };
-use npc_lab::lab::{Backend, Enforcer, Lab, Mode, Netns};
+use npc_tests::lab::{Backend, Enforcer, Lab, Mode, Netns};
 use serde_json::json;
 use socket2::{Domain, Socket, Type};
 

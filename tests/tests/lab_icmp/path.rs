@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use npc_compiler::object::Family;
-use npc_lab::lab::{Lab, Mode};
+use npc_tests::lab::{Lab, Mode};
 
 use super::{STREAM, TO_STREAM, WAYS, address, lab, netns, service_address};
 

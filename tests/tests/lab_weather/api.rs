@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use npc_compiler::object::{Objects, Pod};
-use npc_lab::apiserver::Server;
-use npc_lab::lab::{Backend, Mode};
-use npc_lab::live::{Editor, Live};
+use npc_tests::apiserver::Server;
+use npc_tests::lab::{Backend, Mode};
+use npc_tests::live::{Editor, Live};
 
 use super::{PODS, all_is_well, builder, edit, logs, start};
 

@@ -4,9 +4,9 @@
 use std::time::{Duration, Instant};
 
 use npc_compiler::ruleset::layout::Options;
-use npc_lab::lab::weather::{LockHeld, Storm, failing_programs};
-use npc_lab::lab::{Backend, Mode};
-use npc_lab::live::{Editor, Live, Load};
+use npc_tests::lab::weather::{LockHeld, Storm, failing_programs};
+use npc_tests::lab::{Backend, Mode};
+use npc_tests::live::{Editor, Live, Load};
 
 use super::{PATIENCE, PODS, all_is_well, as_written, builder, edit, logs, metric, start};
 

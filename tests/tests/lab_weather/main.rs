@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use npc_compiler::object::Objects;
 use npc_compiler::ruleset::layout::Options;
-use npc_lab::lab::{Backend, Builder, Enforcer, Lab, Mode, report};
-use npc_lab::live::{Editor, Live, Load};
+use npc_tests::lab::{Backend, Builder, Enforcer, Lab, Mode, report};
+use npc_tests::live::{Editor, Live, Load};
 
 /// Agents that are held up get this long.
 const PATIENCE: Duration = Duration::from_secs(180);

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use npc_lab::lab::weather::SmallDisk;
-use npc_lab::lab::{Backend, Mode};
-use npc_lab::live::Editor;
+use npc_tests::lab::weather::SmallDisk;
+use npc_tests::lab::{Backend, Mode};
+use npc_tests::live::Editor;
 
 use super::{PODS, all_is_well, builder, edit, logs, start};
 

@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use k8s_openapi::api::core::v1::PodSpec;
 use npc_compiler::object::{Labels, Namespace, NetworkPolicy, Objects, Pod};
-use npc_lab::lab::{Backend, Mode};
-use npc_lab::live::{ADMITTED, Editor};
+use npc_tests::lab::{Backend, Mode};
+use npc_tests::live::{ADMITTED, Editor};
 use serde_json::{Value, json};
 
 use super::{PODS, all_is_well, builder, metric, start};

@@ -14,8 +14,8 @@ use npc_compiler::plan::{Held, KernelState, Plan};
 use npc_compiler::ruleset::layout::{self, Options};
 use npc_compiler::ruleset::parse;
 use npc_compiler::ruleset::program::{ChainName, FamilyProgram, InterfaceName, Member, Program, Set, SetKind, SetName};
-use npc_lab::interpreter::{Outcome, Packet, Payload, State, faults, run};
-use npc_lab::model::Model;
+use npc_tests::interpreter::{Outcome, Packet, Payload, State, faults, run};
+use npc_tests::model::Model;
 
 const BEFORE: &str = include_str!("before.txt");
 const CLUSTER: &str = include_str!("cluster.yaml");

@@ -14,8 +14,8 @@ mod shapes;
 use std::net::IpAddr;
 
 use npc_compiler::object::{ContainerPort, Family, Labels, Namespace, NetworkPolicy, Node, Objects, Pod, Protocol};
-use npc_lab::agreement;
-use npc_lab::oracle::{End, Oracle, Packet, Payload};
+use npc_tests::agreement;
+use npc_tests::oracle::{End, Oracle, Packet, Payload};
 use serde_json::{Value, json};
 
 /// A cluster that is being written down.

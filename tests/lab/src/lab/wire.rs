@@ -105,8 +105,9 @@ pub(super) fn forged_datagram(source: SocketAddr, destination: SocketAddr, dscp:
     datagram(source, destination, dscp, &mark(id))
 }
 
-/// The same with a message of somebody else's, not marked as anything.
-pub(crate) fn whole_datagram(source: SocketAddr, destination: SocketAddr, message: &[u8]) -> Option<Vec<u8>> {
+/// The same with any message, which is not marked. `None` where the families differ.
+#[must_use]
+pub fn whole_datagram(source: SocketAddr, destination: SocketAddr, message: &[u8]) -> Option<Vec<u8>> {
     datagram(source, destination, 0, message)
 }
 
@@ -151,7 +152,8 @@ fn datagram(source: SocketAddr, destination: SocketAddr, dscp: u8, message: &[u8
 }
 
 /// The checksum of IP, UDP and ICMP (RFC 1071).
-pub(crate) fn ones_complement(bytes: &[u8]) -> u16 {
+#[must_use]
+pub fn ones_complement(bytes: &[u8]) -> u16 {
     let words = bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0)));
     let mut sum: u32 = words.sum();
     while sum > 0xffff {

@@ -231,7 +231,10 @@ pub(super) fn raw_socket(family: Family, protocol: u8) -> std::io::Result<Socket
 
 /// A raw socket that sends whole packets, of the namespace that the thread is
 /// in.
-pub(crate) fn raw_ip_socket(family: Family) -> Result<Socket> {
+///
+/// # Errors
+/// Without root, or when this process may open no more files.
+pub fn raw_ip_socket(family: Family) -> Result<Socket> {
     raw_socket(family, wire::RAW).doing(|| "open a raw socket".to_owned())
 }
 

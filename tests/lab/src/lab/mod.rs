@@ -45,7 +45,6 @@ pub mod weather;
 mod wire;
 
 use std::ffi::OsString;
-use std::io::Write as _;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -54,21 +53,20 @@ use npc_compiler::object::{Family, Objects};
 use tempfile::TempDir;
 
 use crate::apiserver::Server;
+use crate::skip::{self, Lack};
 
 pub use agent::Agent;
 pub use complete::Cluster;
-pub use error::{Error, Result};
+pub use ears::raw_ip_socket;
+pub use error::{Doing, Error, Result};
 pub use netns::Netns;
 pub use probe::{Payload, Probe, Seen, Via};
 pub use services::{Backend, Target};
 pub use topology::{Kind, Mode, Place};
+pub use wire::{ones_complement, whole_datagram};
 
-pub(crate) use ears::raw_ip_socket;
-pub(crate) use error::Doing;
-pub(crate) use wire::{ones_complement, whole_datagram};
-
-/// Whether this machine lets this process build a lab. Tests that need one and
-/// cannot have it say so with `SKIPPED:` on standard error, and pass.
+/// Whether this machine lets this process build a lab. If not, the calling test is
+/// skipped, or fails in strict mode.
 #[must_use]
 pub fn can_run() -> bool {
     let lack = check_machine(Backend::Nft).and(check_machine(Backend::Legacy)).err();
@@ -78,11 +76,12 @@ pub fn can_run() -> bool {
     lack.is_none()
 }
 
-/// Says that a test is skipped, past the test harness, which shows only what
-/// failing tests print.
+/// Skips the calling test because the lab lacks something.
+///
+/// # Panics
+/// In strict mode: see [`skip`](crate::skip).
 pub fn skipped(why: &Error) {
-    // Where nobody reads standard error, nobody is there to be told.
-    let _ = std::io::stderr().write_all(format!("SKIPPED: {why}\n").as_bytes());
+    skip::skipped(Lack::Lab, why);
 }
 
 /// Looks for what the lab needs before it begins, because it can say it better

@@ -87,7 +87,8 @@ pub fn expect(lab: &Lab, probes: &[Probe]) -> Vec<Verdict> {
 }
 
 /// The same for other objects than the lab has now.
-pub(crate) fn expect_of(objects: &Objects, places: &[Place], tunnels: bool, probes: &[Probe]) -> Vec<Verdict> {
+#[must_use]
+pub fn expect_of(objects: &Objects, places: &[Place], tunnels: bool, probes: &[Probe]) -> Vec<Verdict> {
     let allows = if tunnels { Oracle::allows } else { Oracle::allows_without_tunnels };
     let strangers = without_nodes(objects.clone());
     let honest = Oracle::new(objects);

@@ -60,8 +60,11 @@ pub enum Error {
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Says what was being done when a system call failed.
-pub(crate) trait Doing<T> {
+pub trait Doing<T> {
     /// Turns the error into one that says `doing` first.
+    ///
+    /// # Errors
+    /// The one that there was.
     fn doing(self, doing: impl FnOnce() -> String) -> Result<T>;
 }
 

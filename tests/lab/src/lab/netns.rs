@@ -58,7 +58,10 @@ impl Netns {
 
     /// Moves the calling thread into the namespace, for good. Only for threads
     /// made for the purpose.
-    pub(crate) fn enter(&self) -> Result<()> {
+    ///
+    /// # Errors
+    /// Without root, or when the namespace is gone.
+    pub fn enter(&self) -> Result<()> {
         setns(self.file.as_fd(), CloneFlags::CLONE_NEWNET).doing(|| format!("enter namespace {}", self.name))
     }
 
