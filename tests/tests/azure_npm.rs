@@ -6,7 +6,6 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
@@ -16,11 +15,12 @@ use npc_compiler::cluster::Cluster;
 use npc_compiler::object::{Family, Objects, Protocol};
 use npc_compiler::verdict::flow::End;
 use npc_tests::azure::{Capture, Outcome, Packet};
+use npc_tests::skip::{Lack, skipped};
 
 fn corpus() -> Option<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/corpora/azure-npm");
     if !folder.is_dir() {
-        io::stderr().write_all(format!("SKIPPED: there is no {}\n", folder.display()).as_bytes()).unwrap();
+        skipped(Lack::Corpora, &format!("there is no {}", folder.display()));
         return None;
     }
     Some(folder)

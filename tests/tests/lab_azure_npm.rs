@@ -26,7 +26,8 @@ use npc_compiler::object::{Family, Labels, Objects, Pod, Protocol};
 use npc_compiler::policy::Direction;
 use npc_compiler::verdict::flow::{End, directed};
 use npc_tests::apiserver::Server;
-use npc_tests::lab::{Backend, Enforcer, Lab, Mode, Netns, Payload, Probe, Seen, can_run, report, skipped};
+use npc_tests::lab::{self, Backend, Enforcer, Lab, Mode, Netns, Payload, Probe, Seen, can_run, report};
+use npc_tests::skip::{Lack, skipped};
 
 const NODE: &str = "bnode";
 
@@ -36,7 +37,7 @@ const OUTSIDE: Ipv4Addr = Ipv4Addr::new(8, 8, 8, 8);
 fn corpus() -> Option<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/corpora/azure-npm");
     if !folder.is_dir() {
-        io::stderr().write_all(format!("SKIPPED: there is no {}\n", folder.display()).as_bytes()).unwrap();
+        skipped(Lack::Corpora, &format!("there is no {}", folder.display()));
         return None;
     }
     can_run().then_some(folder)
@@ -326,7 +327,7 @@ fn taken_over_under_traffic(backend: Backend) {
     let Some(folder) = corpus() else { return };
     let agent = match Enforcer::sibling() {
         Ok(agent) => agent,
-        Err(error) => return skipped(&error),
+        Err(error) => return lab::skipped(&error),
     };
     let Enforcer::Agent(npc) = agent.clone() else { unreachable!() };
     let npc = npc.to_str().unwrap().to_owned();
@@ -426,7 +427,7 @@ fn azure_npm_is_taken_over_from_when_its_pod_has_gone() {
     let Some(folder) = corpus() else { return };
     let agent = match Enforcer::sibling() {
         Ok(agent) => agent,
-        Err(error) => return skipped(&error),
+        Err(error) => return lab::skipped(&error),
     };
     let without = objects(&folder);
     let with = Objects { pods: [without.pods.clone(), vec![npm_pod()]].concat(), ..without };

@@ -1,26 +1,25 @@
-//! np-guard's corpus: clusters with the connections that another analyser of
-//! NetworkPolicy found in them, which yet another one confirmed. Used where it
-//! lies next to the project; it is no part of it.
+//! Small clusters with the connections that their policies allow, compared with the
+//! compiler's matrix: our own cases in `tests/corpus`, and those of np-guard, another
+//! analyser of NetworkPolicy, if they lie beside the repository.
 //!
-//! np-guard sees some things otherwise than a cluster does, so the clusters
-//! are bent before they are compared: pods on the host's network count as any
-//! other, nodes do not matter, and a block never matches a pod. For the last,
-//! pods talk to each other by IPv6 here, and to the outside by IPv4, which all
-//! blocks of the corpus are of.
+//! np-guard treats some things otherwise than a cluster does, so the test changes the
+//! clusters before it compares them: pods on the host's network count as any other,
+//! nodes do not matter, and a block never matches a pod. For the last, pods talk to
+//! each other by IPv6 here, and to the outside by IPv4, the family of all blocks.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
-use npc_agent::source::manifests;
+use npc_agent::source::manifests::{self, Severity};
 use npc_compiler::cluster::Cluster;
 use npc_compiler::object::{Family, Objects, Pod, Protocol};
 use npc_compiler::verdict::matrix::{self, By};
 use npc_tests::random;
+use npc_tests::skip::{Lack, skipped};
 use serde::Deserialize;
 
 /// One line of `index.json`.
@@ -46,50 +45,86 @@ type Ports = BTreeMap<Protocol, BTreeSet<(u16, u16)>>;
 /// entry.
 type Allowed = BTreeMap<(String, String), Ports>;
 
-fn corpus() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/corpora/np-guard")
+/// The files that others keep beside the repository. If they are not there, the
+/// calling test is skipped.
+fn beside(path: &str) -> Option<PathBuf> {
+    let found = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared").join(path);
+    if !found.exists() {
+        skipped(Lack::Corpora, &format!("there is no {}", found.display()));
+        return None;
+    }
+    Some(found)
 }
 
-/// To standard error past the test harness, which shows only what failing
-/// tests print.
-fn say(text: &str) {
-    io::stderr().write_all(format!("np-guard corpus: {text}\n").as_bytes()).unwrap();
+/// Compares each case; how many pairs that were.
+fn compare_all(cases: &[(PathBuf, PathBuf)]) -> usize {
+    assert!(!cases.is_empty(), "the corpus is empty");
+    let mut pairs = 0;
+    let mut failed = Vec::new();
+    for (manifests, expected) in cases {
+        match compare(manifests, expected) {
+            Ok(compared) => pairs += compared,
+            Err(differences) => failed.push(format!("{}:\n  {}", manifests.display(), differences.join("\n  "))),
+        }
+    }
+    assert!(failed.is_empty(), "{} of {} cases differ:\n{}", failed.len(), cases.len(), failed.join("\n"));
+    pairs
+}
+
+#[test]
+fn the_matrix_is_what_our_cases_expect() {
+    let folders = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus")).unwrap();
+    let folders = folders.map(|entry| entry.unwrap().path()).filter(|path| path.is_dir());
+    let cases: Vec<_> = folders.map(|folder| (folder.join("cluster.yaml"), folder.join("expected.json"))).collect();
+    assert!(cases.len() > 15, "{} cases", cases.len());
+    assert!(compare_all(&cases) > 200);
 }
 
 #[test]
 fn the_matrix_is_what_np_guard_expects() {
-    let corpus = corpus();
-    let Ok(index) = fs::read_to_string(corpus.join("index.json")) else {
-        say(&format!("SKIPPED, it is not at {}", corpus.display()));
-        return;
-    };
+    let Some(corpus) = beside("corpora/np-guard") else { return };
+    let index = fs::read_to_string(corpus.join("index.json")).unwrap();
     let cases: Vec<Case> = serde_json::from_str(&index).unwrap();
-    let (mut ran, mut skipped, mut flows) = (0, 0, 0);
-    let mut failed = Vec::new();
-    for case in &cases {
-        if case.anp {
-            skipped += 1;
-            continue;
-        }
-        ran += 1;
-        match compare(&corpus.join("cases").join(&case.case)) {
-            Ok(compared) => flows += compared,
-            Err(differences) => failed.push(format!("{}:\n  {}", case.case, differences.join("\n  "))),
-        }
+    // Other kinds than NetworkPolicy decide in the rest.
+    let folders = cases.iter().filter(|case| !case.anp).map(|case| corpus.join("cases").join(&case.case));
+    let cases: Vec<_> = folders.map(|folder| (folder.join("manifests"), folder.join("expected.json"))).collect();
+    eprintln!("{} cases, {} pairs", cases.len(), compare_all(&cases));
+}
+
+/// Every file of others is read, also those of the cases that are not compared.
+#[test]
+fn the_manifests_of_others_are_read() {
+    let Some(cases) = beside("corpora/np-guard/cases") else { return };
+    let (mut read, mut policies) = (0, 0);
+    for case in fs::read_dir(cases).unwrap() {
+        let folder = case.unwrap().path().join("manifests");
+        // One case holds another tool's output among its manifests.
+        let allow_errors = folder.ends_with("onlineboutique/manifests");
+        let options = manifests::Options { allow_errors, ..manifests::Options::default() };
+        let loaded = manifests::load(&[folder], &options).unwrap_or_else(|errors| panic!("{errors}"));
+        assert!(!loaded.objects.pods.is_empty() || !loaded.objects.policies.is_empty());
+        let errors = loaded.problems.iter().filter(|problem| problem.severity == Severity::Error).count();
+        assert_eq!(errors, usize::from(allow_errors));
+        read += 1;
+        policies += loaded.objects.policies.len();
     }
-    say(&format!("{ran} cases ran, {flows} pairs compared; {skipped} skipped (not NetworkPolicy v1 alone)"));
-    assert!(failed.is_empty(), "{} of {ran} cases differ:\n{}", failed.len(), failed.join("\n"));
-    assert!(ran > 0, "the corpus is empty");
+    assert!(read > 100 && policies > 100, "{read} cases, {policies} policies");
+    let load = |path: &str| Some(manifests::load(&[beside(path)?], &manifests::Options::default()).unwrap());
+    let Some(cluster) = load("corpora/azure-npm/cluster.yaml") else { return };
+    assert_eq!((cluster.objects.pods.len(), cluster.objects.policies.len()), (6, 5));
+    let Some(shop) = load("examples/shop") else { return };
+    assert_eq!((shop.objects.pods.len(), shop.objects.policies.len()), (4, 4));
+    assert_eq!(shop.problems, []);
 }
 
 /// How many pairs were compared, or what differs.
-fn compare(case: &Path) -> Result<usize, Vec<String>> {
+fn compare(cluster: &Path, rows: &Path) -> Result<usize, Vec<String>> {
     let options = manifests::Options { allow_errors: true, ..manifests::Options::default() };
-    let loaded = manifests::load(&[case.join("manifests")], &options);
+    let loaded = manifests::load(&[cluster.to_owned()], &options);
     let mut objects = loaded.map_err(|errors| vec![format!("does not load: {errors}")])?.objects;
-    let owners = bend(&mut objects);
+    let owners = as_np_guard_takes_them(&mut objects);
 
-    let text = fs::read_to_string(case.join("expected.json")).unwrap();
+    let text = fs::read_to_string(rows).unwrap();
     let rows: Vec<Row> = serde_json::from_str(&text).unwrap();
     // The edges that np-guard knows, and ours, should it have joined ranges.
     let ranges = rows.iter().flat_map(|row| [external(&row.src), external(&row.dst)]).flatten();
@@ -149,9 +184,9 @@ fn expected(rows: &[Row], addresses: &BTreeSet<Ipv4Addr>) -> Allowed {
     expected
 }
 
-/// Makes the objects what np-guard takes them for; the names that it gives to
-/// the owners of the pods.
-fn bend(objects: &mut Objects) -> Vec<String> {
+/// Changes the objects to what np-guard takes them for; answers the names that it gives
+/// to the owners of the pods.
+fn as_np_guard_takes_them(objects: &mut Objects) -> Vec<String> {
     objects.nodes.clear();
     let mut owners = Vec::new();
     for (index, pod) in objects.pods.iter_mut().enumerate() {

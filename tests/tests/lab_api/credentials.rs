@@ -1,10 +1,10 @@
 //! Credentials that rotate, and clocks that jump.
 
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use npc_tests::apiserver::{Disturbance, Resource, Server};
+use npc_tests::skip::{Lack, skipped};
 
 use super::small::Small;
 
@@ -36,8 +36,7 @@ fn faketime() -> Option<PathBuf> {
 #[test]
 fn a_clock_that_jumps_changes_nothing() {
     let Some(library) = faketime() else {
-        // Past the test harness, which shows only what failing tests print.
-        let _ = std::io::stderr().write_all(b"SKIPPED: no clock can jump here: install libfaketime\n");
+        skipped(Lack::FakeTime, &"no clock can jump here: install libfaketime");
         return;
     };
     let folder = tempfile::tempdir().unwrap();
