@@ -1,7 +1,8 @@
 //! Upgrades and rollbacks: the `npc` of an earlier commit, today's, the earlier one
 //! again, under traffic and edits. Flows that are allowed throughout lose no packet,
 //! flows that are denied throughout get none through, and today's `npc cleanup`
-//! removes what either left.
+//! removes what either left: at the end one node has today's agent, another has been
+//! rolled back.
 //!
 //! `NPC_PREVIOUS` is the earlier binary, which `deploy/previous.sh` builds;
 //! `NPC_UPGRADE_EDITS` says how many edits each agent sees, `NPC_UPGRADE_SEED` which.
@@ -12,8 +13,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use npc_tests::lab::{Backend, Enforcer, Error, Lab, Mode, skipped};
+use npc_tests::lab::{Backend, Enforcer, Lab, Mode};
 use npc_tests::live::{Editor, Live, Load};
+use npc_tests::skip::{Lack, skipped};
 
 /// How many edits an agent sees before the other takes over, in `make test`.
 const EDITS: u64 = 6;
@@ -26,10 +28,10 @@ fn number(variable: &str, default: u64) -> u64 {
 fn binaries() -> Option<[PathBuf; 2]> {
     let Enforcer::Agent(today) = Enforcer::for_test()? else { return None };
     let Some(previous) = std::env::var_os("NPC_PREVIOUS") else {
-        skipped(&Error::Missing {
-            what: "the npc of an earlier commit".to_owned(),
-            remedy: "NPC_PREVIOUS=$(deploy/previous.sh)".to_owned(),
-        });
+        skipped(
+            Lack::Previous,
+            &"the npc of an earlier commit is missing: NPC_PREVIOUS=$(deploy/previous.sh) names it",
+        );
         return None;
     };
     Some([today, PathBuf::from(previous)])
@@ -45,9 +47,13 @@ fn there_and_back(backend: Backend, mode: Mode, arguments: &[&str], seed: u64) {
     let builder = arguments.iter().fold(builder, |builder, one| builder.agent_argument(*one));
     let mut live = Live::start(builder.enforcer(Enforcer::Agent(previous.clone())), Load::default(), seed).unwrap();
     let nodes = live.nodes();
-    for next in [&previous, &today, &previous, &today] {
+    assert!(nodes.len() > 1, "{nodes:?}");
+    let rolled_back = &nodes[1..];
+    let rounds =
+        [(&previous, &nodes[..]), (&today, &nodes), (&previous, &nodes), (&today, &nodes), (&previous, rolled_back)];
+    for (next, nodes) in rounds {
         live.lab_mut().set_agent(next.clone());
-        for node in &nodes {
+        for node in nodes {
             // At whatever point of an update this may be.
             live.wait(Duration::from_millis(editor.below(150) as u64)).unwrap();
             let signal = if editor.chance(50) { Signal::SIGKILL } else { Signal::SIGTERM };
@@ -78,6 +84,7 @@ fn there_and_back(backend: Backend, mode: Mode, arguments: &[&str], seed: u64) {
         let log = std::fs::read_to_string(lab.folder().join(format!("{node}.log"))).unwrap();
         assert!(!log.contains(" ERROR "), "{log}");
         let netns = lab.node(node).unwrap();
+        assert_ne!(left(&lab, node, backend), "", "the agent of {node} left nothing to remove");
         netns.exec([today.to_str().unwrap(), "cleanup"], "").unwrap();
         assert_eq!(left(&lab, node, backend), "", "what npc cleanup left on {node}");
     }
@@ -93,6 +100,8 @@ fn left(lab: &Lab, node: &str, backend: Backend) -> String {
     }
     let sets = netns.exec(["ipset", "list", "-name"], "").unwrap();
     left.extend(sets.lines().filter(|name| name.starts_with("npc")).map(|name| format!("{name}\n")));
+    let tables = netns.exec(["nft", "list", "tables"], "").unwrap();
+    left.extend(tables.lines().filter(|table| table.ends_with(" npc")).map(|table| format!("{table}\n")));
     left
 }
 
