@@ -117,7 +117,7 @@ impl<'a> Question<'a> {
     }
 
     /// Whether two ends have one address that several pods list: no packet
-    /// between them can be told from one of an end to itself.
+    /// between them can be distinguished from one of an end to itself.
     fn is_among_claimants(&self, from: &str, to: &str, family: Family) -> bool {
         let address = |name: &str| {
             let end = self.ends.iter().find(|(of, _)| of == name)?;
@@ -190,7 +190,7 @@ impl<'a> Question<'a> {
 
     /// An end as packets on a node show it: by its address, which is that of a
     /// pod of the node if one lists it, even if others do. `None` for a pod of
-    /// another node that cannot be told from it.
+    /// another node that looks the same from here.
     fn on(&self, node: &str, end: &End, family: Family) -> Option<End> {
         let Some(address) = self.oracle.address(end, family) else { return Some(end.clone()) };
         let own = |index: &&usize| self.objects.pods[**index].node.as_deref() == Some(node);

@@ -45,7 +45,7 @@ struct Run {
     /// The npc binary; the one beside this program, if left out.
     #[arg(long, value_name = "PATH")]
     npc: Option<PathBuf>,
-    /// Start no agents: shows what the policies forbid and nobody stops.
+    /// Start no agents: shows what the policies forbid and nothing stops.
     #[arg(long, conflicts_with = "npc")]
     no_agent: bool,
 }

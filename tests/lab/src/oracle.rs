@@ -150,7 +150,7 @@ impl<'a> Oracle<'a> {
         pods.filter(|(_, pod)| !pod.finished && !pod.host_network).map(|(index, _)| index).collect()
     }
 
-    /// All nodes with their addresses, whichever object told of them.
+    /// All nodes with their addresses, whichever object names them.
     #[must_use]
     pub fn nodes(&self) -> Vec<(String, IpAddr)> {
         self.addresses.of_nodes.iter().cloned().collect()
@@ -384,7 +384,7 @@ impl<'a> Oracle<'a> {
         other: &Side<'_>,
         admits: impl Fn(&policy::Rule<'_>, Option<&Pod>) -> bool,
     ) -> bool {
-        // Whom the node of the subject takes the other end for.
+        // What the node of the subject takes the other end for.
         let others = self.holders(other.address, subject.judge);
         let others: Vec<&Pod> = others.iter().map(|index| &self.objects.pods[*index]).collect();
         subject.pods.iter().all(|pod| self.pod_allows(direction, pod, other.address, &others, &admits))

@@ -49,7 +49,7 @@ pub struct Ground<'w> {
     /// The flows that live.
     pub flows: &'w [Quote],
     /// Flows that forged sources may have begun, with nodes, and with pods that
-    /// admit who they claim to be: the kernel knows those from then on.
+    /// admit the sender that they claim: the kernel knows those from then on.
     begun: BTreeSet<Tuple>,
     /// What a frame to many stations of a bridge may have begun: the copy for
     /// the node itself is confirmed without a look at FORWARD.

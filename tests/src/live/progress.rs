@@ -26,10 +26,10 @@ use crate::lab::{Doing as _, Error, Kind, Lab, Result};
 /// Where the policies are that only count; no pod is there.
 const NAMESPACE: &str = "npc-marks";
 
-/// So many states can be told apart.
+/// So many states can be distinguished.
 const STATES: usize = 32;
 
-/// The objects of a state, so that it can be told from the states before.
+/// The objects of a state, so that it differs from the states before.
 pub(super) fn marked(objects: Objects, number: usize) -> Objects {
     let mut objects = unmarked(objects);
     let real = objects.policies.len();
@@ -95,7 +95,7 @@ impl Progress {
         Ok(Self { logs: nodes.map(log).collect(), inotify, only, asks: false })
     }
 
-    /// From now on who has so many policies has the last state, and nobody else
+    /// From now on a node with so many policies has the last state, and no other
     /// has.
     pub(super) fn only_confirms(&mut self, policies: usize) {
         self.only = Some(policies);
@@ -203,7 +203,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_state_is_told_by_its_number_of_policies() {
+    fn a_state_is_recognised_by_its_number_of_policies() {
         for real in [0, 63, 64, 10_000] {
             for number in [0, 1, 31, 32, 33, 77] {
                 let mut objects = Objects::default();
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_tells_what_is_in_the_kernel() {
+    fn a_log_says_what_is_in_the_kernel() {
         let line = "2026-11-23T10:00:00Z  INFO the kernel is up to date generation=3 policies=71 endpoints=4";
         assert_eq!(policies(line), Some(71));
         assert_eq!(policies("2026-11-23T10:00:00Z ERROR the kernel is not up to date policies=71"), None);

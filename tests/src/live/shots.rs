@@ -26,7 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// one again after a second.
 const SENT_AGAIN: Duration = Duration::from_millis(900);
 
-/// What sends a shot, and hears the answer.
+/// What sends a shot, and receives the answer.
 enum Sender {
     Datagram(UdpSocket),
     Connection(TcpStream),
@@ -91,9 +91,9 @@ impl Shots {
     }
 
     /// Sends a packet that begins a flow and is not answered, by what can.
-    pub(super) fn hail(&mut self, flow: usize, record: &mut Record, by: impl FnOnce(&[u8]) -> std::io::Result<()>) {
+    pub(super) fn burst(&mut self, flow: usize, record: &mut Record, by: impl FnOnce(&[u8]) -> std::io::Result<()>) {
         let sent = Instant::now();
-        match by(&message(Kind::Hail, flow, self.next, record).to_bytes()) {
+        match by(&message(Kind::Burst, flow, self.next, record).to_bytes()) {
             Ok(()) => self.wait_for(Shot { flow, sent, arrived: false, sender: Sender::Shared }),
             Err(error) => unsent(record, &error),
         }
@@ -109,10 +109,10 @@ impl Shots {
     pub(super) fn arrived(&mut self, message: Message, record: &mut Record) {
         let (flow, sent) = (message.flow as usize, record.instant(message.sent));
         match message.kind {
-            Kind::Shot | Kind::Hail => record.came(flow, sent, "the first packet of a flow"),
+            Kind::Shot | Kind::Burst => record.came(flow, sent, "the first packet of a flow"),
             Kind::Stream => record.came_on_datagrams(flow, sent),
         }
-        if message.kind == Kind::Hail {
+        if message.kind == Kind::Burst {
             self.pending.remove(&message.id);
         } else if let Some(shot) = self.pending.get_mut(&message.id) {
             shot.arrived = true;
@@ -120,7 +120,7 @@ impl Shots {
     }
 
     /// The sender of a shot has something to tell.
-    pub(super) fn heard(&mut self, id: u64, sockets: &Sockets, record: &mut Record) -> Result<()> {
+    pub(super) fn received(&mut self, id: u64, sockets: &Sockets, record: &mut Record) -> Result<()> {
         let Some(shot) = self.pending.get(&id) else { return Ok(()) };
         let mut buffer = [0; LENGTH];
         match &shot.sender {

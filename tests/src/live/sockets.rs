@@ -1,4 +1,4 @@
-//! The sockets of live traffic, in all places, heard by one thread.
+//! The sockets of live traffic, in all places, received by one thread.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -16,10 +16,10 @@ use crate::lab::{Netns, Place, Result};
 
 use crate::lab::Doing;
 
-/// The receive buffer of those who answer: no packet is to be lost here.
+/// The receive buffer of the answering sockets: no packet may be lost here.
 const BUFFER: usize = 4 << 20;
 
-/// The ports to send from: no policy names them, and nobody listens there.
+/// The ports to send from: no policy names them, and no socket listens there.
 const PORTS: std::ops::Range<u16> = 32_000..60_000;
 
 /// Whose socket has something to tell.
@@ -66,7 +66,7 @@ impl Token {
     }
 }
 
-/// The sockets of those who answer, and the means to make more.
+/// The answering sockets, and the means to make more.
 pub(super) struct Sockets {
     epoll: Epoll,
     pub(super) netns: Vec<Netns>,

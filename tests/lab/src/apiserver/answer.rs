@@ -15,7 +15,7 @@ use super::path::{ListOptions, Path, Place};
 use super::read;
 use super::resource::Verb;
 use super::shared::{Request, Shared};
-use super::watch::{self, Ills};
+use super::watch::{self, WatchFaults};
 use super::write::{self, PatchKind};
 
 /// How much a request may bring: as much as the real server takes.
@@ -90,7 +90,7 @@ async fn objects(
     options: &ListOptions,
     request: HttpRequest,
 ) -> Result<Response, Failure> {
-    let mut ills = Ills::default();
+    let mut faults = WatchFaults::default();
     let mut torn = false;
     for (fault, action) in shared.faults.strike(place.resource, verb) {
         shared.changes.announce();
@@ -101,20 +101,20 @@ async fn objects(
                 let why = "sendInitialEvents is forbidden for watch unless the WatchList feature gate is enabled";
                 return Err(ListOptions::forbidden("sendInitialEvents", why));
             }
-            Action::Expire if verb.is_watch() => ills.expired = true,
+            Action::Expire if verb.is_watch() => faults.expired = true,
             Action::Expire => {
                 return Err(Failure::expired("The resourceVersion for the provided list is too old."));
             }
             Action::Delay(delay) => tokio::time::sleep(delay).await,
             Action::Hold => shared.changes.until(|| !shared.faults.is_active(fault)).await,
             Action::Tear => torn = true,
-            Action::WithholdBookmarks => ills.no_bookmarks = true,
-            Action::Hang => ills.hangs = true,
-            Action::BreakAfter(lines) => ills.lines_left = Some(lines),
+            Action::WithholdBookmarks => faults.no_bookmarks = true,
+            Action::Hang => faults.hangs = true,
+            Action::BreakAfter(lines) => faults.lines_left = Some(lines),
         }
     }
     if verb.is_watch() {
-        return watch::begin(shared, place, options, ills).map(json);
+        return watch::begin(shared, place, options, faults).map(json);
     }
     let (parts, body) = request.into_parts();
     let body = to_bytes(body, BODY_LIMIT).await.map_err(|error| Failure::bad_request(error.to_string()))?;

@@ -1,4 +1,4 @@
-//! Faults on demand: what a server does wrong, for whom and how often.
+//! Faults on demand: what a server does wrong, for which requests and how often.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -8,8 +8,8 @@ use super::resource::{Resource, Verb};
 
 /// Something that goes wrong with requests that are to come.
 ///
-/// A fault concerns every request, unless it is told which, and goes on until
-/// it is lifted, unless it is told how often. Where several concern a request,
+/// A fault concerns every request, unless it names some, and goes on until
+/// it is lifted, unless it has a number of times. Where several concern a request,
 /// all do, in the order in which they were injected, until one answers it.
 ///
 /// ```
@@ -257,7 +257,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_fault_strikes_whom_it_is_meant_for_and_as_often() {
+    fn a_fault_affects_the_requests_that_it_names_and_as_many() {
         let faults = Faults::default();
         let id = faults.inject(Fault::internal_error().on(Resource::Pods).verbs(&[Verb::List]).times(2));
         assert!(faults.strike(Resource::Nodes, Verb::List).is_empty());

@@ -98,9 +98,9 @@ impl Listening {
     /// Closes everything; answers whether there was anything to close.
     pub(crate) fn stop(&mut self) -> bool {
         let Some(running) = self.running.take() else { return false };
-        // A thread that has ended already does not hear it, nor need it.
+        // A thread that has ended already does not need it.
         let _ = running.stop.send(());
-        // A panic in it was told on standard error.
+        // A panic in it was printed on standard error.
         let _ = running.thread.join();
         true
     }

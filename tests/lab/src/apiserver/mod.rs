@@ -13,7 +13,7 @@
 //!
 //! What it does not do: it keeps fields that the real server would not know,
 //! and validates only names and events, so that tests can store what older
-//! servers let in. Nobody owns fields (`managedFields`); a namespace is deleted
+//! servers let in. Fields have no owners (`managedFields`); a namespace is deleted
 //! alone and at once; a strategic merge patch is refused with 415.
 //!
 //! ```
@@ -148,7 +148,7 @@ impl Server {
     /// Starts a server that was stopped, on the same port.
     ///
     /// # Errors
-    /// When somebody else has the port by now.
+    /// When another process has the port by now.
     pub fn restart(&self) -> io::Result<()> {
         self.listening().start(&self.router())
     }
@@ -176,14 +176,14 @@ impl Server {
         Ok(file)
     }
 
-    /// Lets in only who bears this token; others are answered 401. `None` lets
-    /// in everybody.
+    /// Accepts only requests with this token; others are answered 401. `None` accepts
+    /// all.
     pub fn require_token(&self, token: Option<&str>) {
         self.shared.settings().token = token.map(str::to_owned);
     }
 
     /// Sends bookmarks so often, to watches that begin from now on; once a
-    /// minute if nobody says.
+    /// minute by default.
     pub fn set_bookmark_period(&self, period: Duration) {
         self.shared.settings().bookmark_period = period;
     }
@@ -206,7 +206,7 @@ impl Server {
         self.shared.store.state().revision()
     }
 
-    /// Counts the version on without a change that anybody could see, as writes
+    /// Counts the version on without a visible change, as writes
     /// to other resources do.
     pub fn skip_versions(&self, versions: u64) {
         self.shared.store.state().skip(versions);

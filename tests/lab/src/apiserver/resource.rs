@@ -178,7 +178,7 @@ impl Verb {
         }
     }
 
-    /// Whether the answer goes on until somebody ends it.
+    /// Whether the answer goes on until one end closes it.
     #[must_use]
     pub fn is_watch(self) -> bool {
         matches!(self, Self::Watch | Self::StreamingList)

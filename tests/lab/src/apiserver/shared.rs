@@ -24,7 +24,7 @@ pub(crate) struct Shared {
 
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
-    /// The only bearer token that is let in; without, everybody is.
+    /// The only bearer token that is accepted; without, every request is.
     pub(crate) token: Option<String>,
     pub(crate) bookmark_period: Duration,
 }
@@ -85,7 +85,7 @@ impl Shared {
     }
 }
 
-/// Tells whoever waits that something of the server has changed.
+/// Wakes what waits for a change of the server.
 #[derive(Debug)]
 pub(crate) struct Changes {
     sender: watch::Sender<()>,

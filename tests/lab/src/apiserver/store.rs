@@ -32,11 +32,11 @@ impl Change {
     }
 }
 
-/// What a watch is told.
+/// What a watch gets.
 #[derive(Debug)]
 pub(crate) enum Message {
     Changed(Arc<Change>),
-    /// Everything up to this revision was told.
+    /// Everything up to this revision was sent.
     Bookmark(u64),
     Disturbed(Disturbance),
 }
@@ -53,7 +53,7 @@ pub(crate) struct Store {
     state: Mutex<State>,
 }
 
-/// The store while nobody else writes.
+/// The store, locked against other writers.
 #[derive(Debug)]
 pub(crate) struct State {
     revision: u64,
@@ -160,7 +160,7 @@ impl State {
         self.log.clear();
     }
 
-    /// Counts the revision on, as if others had written what nobody here sees.
+    /// Counts the revision on, as if others had written to other kinds.
     pub(crate) fn skip(&mut self, revisions: u64) {
         self.revision += revisions;
     }
@@ -198,10 +198,10 @@ impl State {
         told.filter(|watcher| watcher.sender.send(message()).is_ok()).count()
     }
 
-    /// Sends one watch a bookmark, after all that it was told before.
+    /// Sends one watch a bookmark, after all that was sent to it before.
     pub(crate) fn bookmark(&self, id: u64) {
         if let Some(watcher) = self.watchers.iter().find(|watcher| watcher.id == id) {
-            // Who does not listen any more needs none.
+            // A watch that has ended needs none.
             let _ = watcher.sender.send(Message::Bookmark(self.revision));
         }
     }
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn a_watch_is_told_what_came_after_its_revision_and_nothing_else() {
+    fn a_watch_gets_what_came_after_its_revision_and_nothing_else() {
         let store = Store::new();
         let mut state = store.state();
         put(&mut state, "a"); // 2

@@ -20,7 +20,7 @@ use super::store::{Change, Message, Subscription};
 /// How long a watch lasts that does not say; the real server chooses between
 /// 30 and 60 minutes.
 const TIME_LIMIT: u64 = 2700;
-/// How long before its time limit a watch gets a bookmark, so that who goes on
+/// How long before its time limit a watch gets a bookmark, so that a client that goes on
 /// from there misses least.
 const PARTING: Duration = Duration::from_secs(2);
 /// How much of the initial events goes into one chunk.
@@ -28,7 +28,7 @@ const CHUNK: usize = 64 << 10;
 
 /// What faults do to a watch from its beginning.
 #[derive(Debug, Default)]
-pub(crate) struct Ills {
+pub(crate) struct WatchFaults {
     pub(crate) hangs: bool,
     pub(crate) expired: bool,
     pub(crate) no_bookmarks: bool,
@@ -42,7 +42,7 @@ struct Watch {
     place: Place,
     selector: Selector,
     bookmarks: bool,
-    ills: Ills,
+    faults: WatchFaults,
     initial: VecDeque<Arc<Object>>,
     /// The revision of the initial events, if their end is to be marked.
     initial_end: Option<u64>,
@@ -69,7 +69,12 @@ impl Drop for Watch {
 }
 
 /// Begins a watch; the body is its lines.
-pub(crate) fn begin(shared: &Arc<Shared>, place: &Place, options: &ListOptions, ills: Ills) -> Result<Body, Failure> {
+pub(crate) fn begin(
+    shared: &Arc<Shared>,
+    place: &Place,
+    options: &ListOptions,
+    faults: WatchFaults,
+) -> Result<Body, Failure> {
     let selector = Selector::parse(place.resource, &options.label_selector, &options.field_selector)?;
     check_match(options)?;
     let version = ListOptions::number(&options.resource_version)?;
@@ -92,9 +97,9 @@ pub(crate) fn begin(shared: &Arc<Shared>, place: &Place, options: &ListOptions, 
         VecDeque::new()
     };
     let after = if listed || from_now { current } else { version };
-    // Once a watch is let in, it is told of errors by events.
+    // Once a watch is accepted, errors come to it as events.
     let too_old = |oldest| Ok(Body::from(error_line(&Failure::too_old(after, oldest))));
-    if ills.expired {
+    if faults.expired {
         return too_old(current);
     }
     let subscription = match state.watch(place.resource, after) {
@@ -111,7 +116,7 @@ pub(crate) fn begin(shared: &Arc<Shared>, place: &Place, options: &ListOptions, 
         place: place.clone(),
         selector,
         bookmarks: ListOptions::is_on(&options.allow_watch_bookmarks),
-        ills,
+        faults,
         initial,
         initial_end: streaming_list.then_some(current),
         end: End::NotYet,
@@ -149,7 +154,7 @@ impl Watch {
                     return Some((Err(io::ErrorKind::ConnectionReset.into()), self));
                 }
             }
-            if self.ills.hangs {
+            if self.faults.hangs {
                 return std::future::pending().await;
             }
             let lines = self.lines().await;
@@ -171,7 +176,7 @@ impl Watch {
                     let Some(line) = self.change_line(&change) else { return String::new() };
                     self.sound(line)
                 }
-                Some(Message::Bookmark(revision)) if self.bookmarks && !self.ills.no_bookmarks => {
+                Some(Message::Bookmark(revision)) if self.bookmarks && !self.faults.no_bookmarks => {
                     let line = self.bookmark_line(revision, false);
                     self.sound(line)
                 }
@@ -220,8 +225,8 @@ impl Watch {
 
     /// A line, or as much of it as faults let through.
     fn sound(&mut self, line: String) -> String {
-        let breaks = self.break_in_next || self.ills.lines_left == Some(0);
-        self.ills.lines_left = self.ills.lines_left.map(|left| left.saturating_sub(1));
+        let breaks = self.break_in_next || self.faults.lines_left == Some(0);
+        self.faults.lines_left = self.faults.lines_left.map(|left| left.saturating_sub(1));
         if !breaks {
             return line;
         }
@@ -234,7 +239,7 @@ impl Watch {
             Disturbance::End => self.end = End::Orderly,
             Disturbance::Break => self.end = End::Broken,
             Disturbance::BreakInLine => self.break_in_next = true,
-            Disturbance::Hang => self.ills.hangs = true,
+            Disturbance::Hang => self.faults.hangs = true,
             Disturbance::Expire => {
                 self.end = End::Orderly;
                 let current = self.shared.store.state().revision();
@@ -244,7 +249,7 @@ impl Watch {
         String::new()
     }
 
-    /// What a change means to who sees only what is selected.
+    /// What a change means to a watch that sees only what is selected.
     fn change_line(&self, change: &Change) -> Option<String> {
         let selected = |object: &Object| self.place.shows(object) && self.selector.matches(object);
         let before = change.before.as_ref().filter(|before| selected(before));

@@ -10,7 +10,7 @@ use super::path::Place;
 use super::resource::{Group, Resource};
 use super::store::State;
 
-/// How long a pod may take to end, in seconds, if nobody says.
+/// How long a pod may take to end, in seconds, by default.
 const GRACE: u64 = 30;
 
 /// How a patch is written: the media type of its body.
@@ -21,7 +21,7 @@ pub(crate) enum PatchKind {
     /// RFC 6902, `application/json-patch+json`
     Json,
     /// `application/apply-patch+yaml`. Limited: the body must be JSON, it is
-    /// merged, and nobody owns fields.
+    /// merged, and fields have no owners.
     Apply,
 }
 
@@ -125,7 +125,7 @@ fn replace(
         take_over(&mut new, &old, "status");
     }
     if new == old {
-        // Nothing is written, and no watch is told.
+        // Nothing is written, and no watch gets an event.
         return Ok(current.whole(place.group));
     }
     if new["spec"] != old["spec"]
@@ -164,7 +164,7 @@ pub(crate) fn delete(state: &mut State, place: &Place, query: &str, body: &[u8])
         let ended = ["Succeeded", "Failed"].contains(&current.field("status.phase"));
         let grace = if current.field("spec.nodeName").is_empty() || ended { 0 } else { grace };
         let granted = object["metadata"]["deletionGracePeriodSeconds"].as_u64();
-        // Even where it goes at once, it is told to first; and once told, it can
+        // Even where it goes at once, it is asked to end first; and once asked, it can
         // only be given less time.
         let told = if granted.is_none_or(|granted| grace < granted) {
             object["metadata"]["deletionTimestamp"] = defaults::now().into();

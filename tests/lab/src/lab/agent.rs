@@ -87,7 +87,7 @@ impl Agent {
             .arg(&ready)
             .args(&recipe.arguments)
             .envs(recipe.environment.iter().map(|(name, value)| (name, value)))
-            // Nobody writes to it: it tells of the process's end.
+            // Nothing writes to it: it closes when the process ends.
             .stdin(Stdio::piped())
             .stdout(output)
             .stderr(errors)
@@ -194,7 +194,7 @@ impl Agent {
 
 impl Drop for Agent {
     fn drop(&mut self) {
-        // It may have ended by itself; either way nobody is left to tell.
+        // It may have ended by itself; either way there is nothing to report.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -22,7 +22,7 @@ static LABS: AtomicUsize = AtomicUsize::new(0);
 /// The prefix of a new lab's namespaces, and a folder whose name begins so.
 pub(super) fn register() -> Result<(String, TempDir)> {
     let prefix = format!("{PREFIX}{}-{}", std::process::id(), LABS.fetch_add(1, Ordering::Relaxed));
-    // Whoever has left this was killed, and had our number before us.
+    // The process that left this was killed, and had our number before us.
     remove_folders(|name| name.starts_with(&format!("{prefix}-")));
     remove(&prefix)?;
     let folder = TempDir::with_prefix(format!("{prefix}-")).doing(|| "make a temporary folder".to_owned())?;

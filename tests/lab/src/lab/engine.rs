@@ -1,7 +1,7 @@
 //! Sends probes, thousands at once, and says what became of each.
 //!
 //! One thread does all of it: it enters a sender's namespace, sends, looks
-//! into all ears now and then so that no buffer fills, and goes on to the next
+//! from all receivers now and then so that no buffer fills, and goes on to the next
 //! sender. A probe has not arrived when everything has been quiet for a while
 //! after the last arrival.
 
@@ -16,9 +16,9 @@ use nix::sys::socket::{setsockopt, sockopt};
 use npc_compiler::object::{Family, Protocol};
 use socket2::{Domain, Socket, Type};
 
-use super::ears::{Ears, Heard, raw_socket};
 use super::error::{Doing, Result};
 use super::probe::{Payload, Probe, Seen};
+use super::receivers::{Received, Receivers, raw_socket};
 use super::topology::Place;
 use super::wire;
 
@@ -27,13 +27,13 @@ use super::wire;
 const QUIET: Duration = Duration::from_millis(250);
 /// Files that are left to all else when connections take the rest.
 const SPARE_FILES: usize = 1024;
-/// Probes sent between two looks into the ears.
+/// Probes sent between two reads of the receivers.
 const BURST: usize = 32;
 
-/// Sends probes and hears them arrive.
+/// Sends probes and receives them.
 #[derive(Debug)]
 pub(super) struct Engine {
-    ears: Ears,
+    receivers: Receivers,
     next_id: u32,
     reserved: BTreeSet<u16>,
     /// How many connections may be open at once.
@@ -43,7 +43,7 @@ pub(super) struct Engine {
 impl Engine {
     pub(super) fn new(places: &[Place]) -> Result<Self> {
         allow_many_files()?;
-        Ok(Self { ears: Ears::new(places)?, next_id: 1, reserved: BTreeSet::new(), connections: SPARE_FILES })
+        Ok(Self { receivers: Receivers::new(places)?, next_id: 1, reserved: BTreeSet::new(), connections: SPARE_FILES })
     }
 
     /// Sends all probes and waits until it is clear what became of them. The
@@ -56,7 +56,7 @@ impl Engine {
             })
             .collect();
         self.reserved.extend(wanted.iter().map(|(.., port)| *port));
-        self.ears.listen(places, &wanted)?;
+        self.receivers.listen(places, &wanted)?;
         // Only those that do not arrive stay open for long.
         let open = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
         self.connections = allow_many_files()?.saturating_sub(open + SPARE_FILES).max(SPARE_FILES);
@@ -126,7 +126,7 @@ impl<'a> Round<'a> {
                     self.note(*index, Seen::Unsent(error.to_string()));
                 }
                 if count % BURST == 0 {
-                    self.hear(Duration::ZERO)?;
+                    self.receive(Duration::ZERO)?;
                 }
             }
         }
@@ -185,7 +185,7 @@ impl<'a> Round<'a> {
             Err(error) if error.raw_os_error() != Some(Errno::EINPROGRESS as i32) => return Err(error),
             _ => {}
         }
-        self.engine.ears.watch_connection(&socket, index).map_err(io::Error::other)?;
+        self.engine.receivers.watch_connection(&socket, index).map_err(io::Error::other)?;
         self.connections.insert(index, socket);
         Ok(())
     }
@@ -197,14 +197,14 @@ impl<'a> Round<'a> {
         }
     }
 
-    /// Hears what there is, waiting at most so long for the first of it.
-    fn hear(&mut self, wait: Duration) -> Result<()> {
-        let mut heard = Vec::new();
-        self.engine.ears.hear(wait, |event| heard.push(event))?;
-        for event in heard {
+    /// Expects what there is, waiting at most so long for the first of it.
+    fn receive(&mut self, wait: Duration) -> Result<()> {
+        let mut received = Vec::new();
+        self.engine.receivers.receive(wait, |event| received.push(event))?;
+        for event in received {
             match event {
-                Heard::Connected(index) => self.connected(index),
-                Heard::Mark { id, place } => {
+                Received::Connected(index) => self.connected(index),
+                Received::Mark { id, place } => {
                     let index = usize::try_from(id.wrapping_sub(self.first_id)).unwrap_or(usize::MAX);
                     // A straggler of an earlier round is not ours to count.
                     if let Some(probe) = self.probes.get(index) {
@@ -236,7 +236,7 @@ impl<'a> Round<'a> {
     fn settle(&mut self) -> Result<()> {
         self.last_arrival = Instant::now();
         while self.missing > 0 {
-            self.hear(QUIET.saturating_sub(self.last_arrival.elapsed()))?;
+            self.receive(QUIET.saturating_sub(self.last_arrival.elapsed()))?;
             if self.last_arrival.elapsed() >= QUIET {
                 break;
             }
@@ -297,7 +297,7 @@ fn is_exhaustion(error: &io::Error) -> bool {
     codes.iter().any(|code| error.raw_os_error() == Some(*code as i32))
 }
 
-/// Every ear and every connection is a file. Answers how many there may be.
+/// Every receiver and every connection is a file. Answers how many there may be.
 fn allow_many_files() -> Result<usize> {
     const ENOUGH: u64 = 1 << 17;
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).doing(|| "read the limit of open files".to_owned())?;

@@ -1,4 +1,4 @@
-//! What can go wrong in the lab, said to the person who runs it.
+//! What can go wrong in the lab, for the person who runs it.
 
 use std::io;
 use std::path::Path;

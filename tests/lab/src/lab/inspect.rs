@@ -22,7 +22,7 @@ use super::netns::Netns;
 use super::services::Backend;
 use super::{Kind, Lab, own};
 
-/// Where an agent serves its metrics unless told otherwise.
+/// Where an agent serves its metrics by default.
 const METRICS: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 10_901);
 
 impl Lab {
@@ -134,7 +134,7 @@ impl Lab {
         Ok(values.into_iter().sum())
     }
 
-    /// Whether tunnels are left to policies: by agents that are told so, or
+    /// Whether tunnels are left to policies: by agents with that flag, or
     /// because there are none.
     #[must_use]
     pub fn allows_tunnels(&self) -> bool {

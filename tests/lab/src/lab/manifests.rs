@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::error::{Doing, Result};
 
-/// Writes the objects to `cluster.json` in a folder, at once: whoever watches
+/// Writes the objects to `cluster.json` in a folder, at once: an agent that watches
 /// the folder sees the old cluster or the new one.
 ///
 /// # Errors

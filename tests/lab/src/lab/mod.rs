@@ -18,7 +18,7 @@
 //!
 //! [`complete`] fills in what manifests leave out, [`topology`] builds the
 //! namespaces, [`services`] has the nodes translate Service addresses,
-//! [`agent`] starts the enforcers, the engine sends and hears packets,
+//! [`agent`] starts the enforcers, the engine sends and receives packets,
 //! [`plan`] chooses them, [`judge`] says what the oracle
 //! expects of each, and [`report`] prints the table. Dropping a [`Lab`]
 //! removes all of it.
@@ -27,9 +27,9 @@ pub mod agent;
 mod api;
 pub mod cleanup;
 pub mod complete;
-mod ears;
 mod engine;
 mod error;
+pub mod faults;
 mod inspect;
 pub mod judge;
 pub mod manifests;
@@ -38,10 +38,10 @@ pub mod outside;
 mod own;
 pub mod plan;
 pub mod probe;
+mod receivers;
 pub mod report;
 pub mod services;
 pub mod topology;
-pub mod weather;
 mod wire;
 
 use std::ffi::OsString;
@@ -57,10 +57,10 @@ use crate::skip::{self, Lack};
 
 pub use agent::Agent;
 pub use complete::Cluster;
-pub use ears::raw_ip_socket;
 pub use error::{Doing, Error, Result};
 pub use netns::Netns;
 pub use probe::{Payload, Probe, Seen, Via};
+pub use receivers::raw_ip_socket;
 pub use services::{Backend, Target};
 pub use topology::{Kind, Mode, Place};
 pub use wire::{ones_complement, whole_datagram};
@@ -103,10 +103,10 @@ fn check_machine(backend: Backend) -> Result<()> {
     Ok(())
 }
 
-/// Who keeps the policies.
+/// What enforces the policies.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Enforcer {
-    /// Nobody: everything passes.
+    /// Nothing: everything passes.
     None,
     /// An `npc agent` on each node, by the path of the binary.
     Agent(PathBuf),
@@ -122,8 +122,7 @@ impl Enforcer {
         sibling("npc", "cargo build, or give its path with --npc").map(Self::Agent)
     }
 
-    /// The same where a lab can be built, for tests; where not, says that the
-    /// test is skipped.
+    /// The same for tests. If no lab can be built here, the calling test is skipped.
     #[must_use]
     pub fn for_test() -> Option<Self> {
         can_run().then(Self::sibling)?.inspect_err(skipped).ok()
@@ -132,7 +131,10 @@ impl Enforcer {
 
 /// A binary of ours that lies beside this program, or beside the folder of this
 /// program as for tests.
-fn sibling(name: &str, remedy: &str) -> Result<PathBuf> {
+///
+/// # Errors
+/// When there is none; it says the remedy.
+pub fn sibling(name: &str, remedy: &str) -> Result<PathBuf> {
     let own = std::env::current_exe().doing(|| "find this program's own path".to_owned())?;
     let beside = own.ancestors().skip(1).take(2).map(|folder| folder.join(name));
     beside
@@ -179,7 +181,7 @@ impl Builder {
         self
     }
 
-    /// Who keeps the policies; nobody by default.
+    /// What enforces the policies; nothing by default.
     #[must_use]
     pub fn enforcer(mut self, enforcer: Enforcer) -> Self {
         self.enforcer = enforcer;

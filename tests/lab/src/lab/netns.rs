@@ -156,7 +156,7 @@ fn finish(mut command: Command, namespace: &str, input: &str) -> Result<String> 
 }
 
 /// The line of the input that an error message points at (`Command failed -:3`
-/// of ip, `line 3` of iptables-restore), because nobody sees the input.
+/// of ip, `line 3` of iptables-restore), because the input is not shown.
 fn quote_line(said: &str, input: &str) -> String {
     let number = ["failed -:", "line: ", "line "].iter().find_map(|before| {
         let rest = &said[said.find(before)? + before.len()..];

@@ -1,4 +1,4 @@
-//! The table: who reaches whom, and whether that is as it should be.
+//! The table: which pod reaches which, expected against seen.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -276,7 +276,7 @@ pub fn sentence(places: &[Place], judged: &Judged) -> String {
     format!("{}  {}: {}", flow(places, judged), judged.probe.payload, verdicts(places, judged))
 }
 
-/// Who sends what to whom, but for the port.
+/// Sender, receiver and protocol of a probe, without the port.
 fn flow(places: &[Place], judged: &Judged) -> String {
     let probe = &judged.probe;
     let from = &places[probe.from];

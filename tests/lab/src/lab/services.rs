@@ -119,7 +119,7 @@ fn rules(targets: &[Target], family: Family) -> String {
              -j DNAT --to-destination {backend}"
         );
     }
-    // Whoever chooses none, as a person who tries curl, gets the first.
+    // A probe that chooses none, like a person with curl, gets the first.
     for target in targets.iter().filter(|t| t.number == 1) {
         let Target { address, port, backend, .. } = target;
         let protocol = target.protocol.lower();

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use npc_compiler::object::Family;
 
-/// Tells our packets from anybody else's.
+/// Marks our packets, so that they are known from others.
 const MAGIC: &[u8; 8] = b"npc-lab\x01";
 /// The length of a probe's mark.
 pub(super) const MARK: usize = MAGIC.len() + 4;
@@ -99,7 +99,7 @@ pub(super) fn past_header(family: Family, packet: &[u8]) -> &[u8] {
     }
 }
 
-/// A whole IP packet with a UDP datagram from `source`, whoever sends it, and
+/// A whole IP packet with a UDP datagram from `source`, which may be forged, and
 /// this in the DSCP field. `None` where the families differ.
 pub(super) fn forged_datagram(source: SocketAddr, destination: SocketAddr, dscp: u8, id: u32) -> Option<Vec<u8>> {
     datagram(source, destination, dscp, &mark(id))

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use npc_compiler::object::{Objects, Pod};
 
-/// Who lists which address.
+/// Which object lists which address.
 #[derive(Debug)]
 pub(super) struct Addresses {
     /// The endpoints (indexes in `Objects::pods`) that list each address.
