@@ -153,7 +153,7 @@ impl<'a> Question<'a> {
     fn compare_programs(&self, cluster: &Cluster, found: &mut Vec<String>) {
         let nodes: BTreeSet<&str> = self.objects.pods.iter().filter_map(|pod| pod.node.as_deref()).collect();
         for (node, self_match) in nodes.iter().flat_map(|node| SELF_MATCHES.map(|self_match| (*node, self_match))) {
-            // That rules tell of what they drop changes no verdict.
+            // Rules that log what they drop change no verdict.
             let log_denied = nodes.first() != Some(&node);
             let options = layout::Options { self_match, log_denied, ..layout::Options::default() };
             let program = layout::program(cluster, node, &options);
@@ -399,7 +399,7 @@ impl Flow<'_> {
         for interface in [None, InterfaceName::new("azv1")] {
             for quoted_destination in [Some(source), Some(destination), None] {
                 for length in [100, longest, longest + 1] {
-                    // Without bpf nothing tells what a pod's error quotes.
+                    // Without bpf no rule can match what a pod's error quotes.
                     let is_about_own = self.self_match == SelfMatch::Bpf && quoted_destination == Some(source);
                     let passes = length <= longest && (interface.is_none() || is_about_own);
                     let first = interpreter::Packet::first(source, destination, interpreter::Payload::Icmp(kind));

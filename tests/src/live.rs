@@ -245,7 +245,7 @@ impl Live {
     /// that their packets pass; none once all has settled.
     ///
     /// # Errors
-    /// When a kernel does not tell what it knows.
+    /// When a kernel's table cannot be listed.
     pub fn known_but_denied(&self) -> Result<Vec<String>> {
         let mut known = Vec::new();
         for (node, place) in self.lab.places().iter().enumerate().filter(|(_, place)| place.kind == Kind::Node) {

@@ -3,7 +3,7 @@
 //!
 //! [`world`] is the cluster that they are sent in, [`flows`] what goes on in it
 //! meanwhile. [`grammar`] makes a shape of a seed and a number, [`frame`] its
-//! bytes, with a mark all over the payload; packet sockets send it, and look
+//! bytes, with a mark all over the payload; packet sockets send it, and search
 //! for marks in all that comes in anywhere. [`closed`] has the exceptions, as
 //! data. What arrives and is none is sent again in simpler shapes, until none of
 //! them arrives, and printed.
@@ -36,9 +36,9 @@ use shape::Shape;
 use wire::Port;
 use world::World;
 
-/// How many shapes are sent between two looks at what came in.
+/// How many shapes are sent between two reads of what came in.
 const BATCH: u32 = 250;
-/// For how many milliseconds nothing comes in until a look is over, and the last one.
+/// For how many milliseconds nothing comes in until a read is over, and the last one.
 const QUIET: [u8; 2] = [4, 250];
 /// Marks of shapes that are tried again begin here.
 const AGAIN: u32 = 1 << 31;

@@ -204,7 +204,7 @@ impl World {
         found.ok_or_else(|| Error::Unknown(format!("station {name}")))
     }
 
-    /// Whose address this is.
+    /// The station that has this address.
     #[must_use]
     pub fn owner(&self, address: IpAddr) -> Option<usize> {
         let is_own = |station: &Station| {

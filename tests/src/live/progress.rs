@@ -43,7 +43,7 @@ pub(super) fn marked(objects: Objects, number: usize) -> Objects {
     objects
 }
 
-/// The objects without what tells the state.
+/// The objects without what marks the state.
 pub(super) fn unmarked(mut objects: Objects) -> Objects {
     objects.policies.retain(|policy| policy.namespace() != NAMESPACE);
     objects
@@ -61,7 +61,7 @@ fn state(policies: usize, last: usize) -> Option<usize> {
 pub(super) struct Progress {
     logs: Vec<Log>,
     inotify: Inotify,
-    /// With an API server: the number that tells the last state.
+    /// With an API server: the number that marks the last state.
     only: Option<usize>,
     /// Logs cannot be written.
     asks: bool,
@@ -139,7 +139,7 @@ impl Progress {
             Ok(_) | Err(nix::errno::Errno::EINTR) => {}
             Err(error) => return Err(error).doing(|| "wait for a log".to_owned()),
         }
-        // What happened does not matter: the caller looks for itself.
+        // What happened does not matter: the caller checks.
         let _ = self.inotify.read_events();
         Ok(())
     }

@@ -114,7 +114,7 @@ impl Record {
         self.begun + Duration::from_nanos(sent)
     }
 
-    /// The thread looks at its sockets.
+    /// The thread reads its sockets.
     pub(super) fn looks(&mut self) {
         let pause = self.looked.elapsed();
         self.looked = Instant::now();
@@ -124,7 +124,7 @@ impl Record {
         }
     }
 
-    /// Whether the thread has looked at its sockets in time ever since.
+    /// Whether the thread has read its sockets in time ever since.
     pub(super) fn was_awake_since(&self, then: Instant) -> bool {
         self.stalled < then
     }

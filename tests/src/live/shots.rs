@@ -14,7 +14,7 @@ use super::sockets::{Sockets, Token};
 use super::timeline::Sure;
 use crate::lab::Result;
 
-/// How long after it was sent a packet that has not come yet is looked for: it
+/// How long after it was sent a packet is counted as missing that has not come: it
 /// takes microseconds, and on a busy machine longer. Its verdict has fallen by
 /// then, so what comes about later has no part in it.
 const LATE: Duration = Duration::from_millis(1300);
@@ -44,7 +44,7 @@ struct Shot {
 /// All shots that have not been answered.
 pub(super) struct Shots {
     pending: BTreeMap<u64, Shot>,
-    /// When each is to be looked for, in order.
+    /// When each counts as missing, in order.
     due: VecDeque<(Instant, u64)>,
     /// Those that should have come, and until when they are waited for.
     missing: VecDeque<(Instant, u64)>,
@@ -119,7 +119,7 @@ impl Shots {
         }
     }
 
-    /// The sender of a shot has something to tell.
+    /// The sender's socket of a shot is ready.
     pub(super) fn received(&mut self, id: u64, sockets: &Sockets, record: &mut Record) -> Result<()> {
         let Some(shot) = self.pending.get(&id) else { return Ok(()) };
         let mut buffer = [0; LENGTH];
@@ -166,7 +166,7 @@ impl Shots {
         self.pending.remove(&id);
     }
 
-    /// Looks for what has not come in time.
+    /// Records what has not come in time.
     pub(super) fn expire(&mut self, record: &mut Record) {
         let now = Instant::now();
         while let Some(id) = pop_due(&mut self.due, now) {

@@ -121,7 +121,7 @@ impl Streams {
         }
     }
 
-    /// The first end of a stream has something to tell.
+    /// The first end of a stream is ready.
     pub(super) fn client_received(&mut self, id: u64, sockets: &Sockets, record: &mut Record) -> Result<()> {
         let Some(stream) = self.live.get_mut(&id) else { return Ok(()) };
         if stream.server.is_none() {
@@ -139,7 +139,7 @@ impl Streams {
         Ok(())
     }
 
-    /// An accepted connection has something to tell; whether it is of a stream.
+    /// An accepted connection is ready; whether it is of a stream.
     pub(super) fn server_received(&mut self, key: u64, record: &mut Record) -> bool {
         let Some(id) = self.accepted.get(&key).copied() else { return false };
         let Some(server) = self.live.get_mut(&id).and_then(|stream| stream.server.as_mut()) else { return true };
@@ -184,7 +184,7 @@ impl Streams {
         }
     }
 
-    /// Looks which streams are still allowed, and whether those are well.
+    /// Checks which streams are still allowed, and whether those live.
     pub(super) fn check(&mut self, record: &mut Record) {
         let (mut over, mut silent) = (Vec::new(), Vec::new());
         for (id, stream) in &mut self.live {

@@ -1,7 +1,7 @@
 //! The `Status` objects by which an API server says no.
 //!
-//! Their words follow `k8s.io/apimachinery/pkg/api/errors`: clients tell errors
-//! apart by code, reason and details, people by the message.
+//! Their words follow `k8s.io/apimachinery/pkg/api/errors`: clients distinguish errors
+//! by code, reason and details, people by the message.
 
 use serde_json::{Value, json};
 

@@ -76,7 +76,7 @@ pub(crate) fn list(state: &State, place: &Place, options: &ListOptions) -> Resul
     if let (Some(last), true) = (last, rest.peek().is_some()) {
         let token = Token { revision: Some(view.revision), namespace: last.namespace.clone(), name: last.name.clone() };
         metadata["continue"] = token.write().into();
-        // With a selector the real server would have to look at all of them.
+        // With a selector the real server would have to read all of them.
         if selector.is_empty() {
             metadata["remainingItemCount"] = rest.count().into();
         }

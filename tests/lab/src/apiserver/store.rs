@@ -192,7 +192,7 @@ impl State {
         self.watchers.iter().filter(|watcher| resource.is_none_or(|resource| watcher.resource == resource)).count()
     }
 
-    /// Tells watches something; answers how many.
+    /// Sends watches a message; answers how many.
     pub(crate) fn tell(&self, resource: Option<Resource>, message: impl Fn() -> Message) -> usize {
         let told = self.watchers.iter().filter(|watcher| resource.is_none_or(|resource| watcher.resource == resource));
         told.filter(|watcher| watcher.sender.send(message()).is_ok()).count()

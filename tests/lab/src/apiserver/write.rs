@@ -137,7 +137,7 @@ fn replace(
     Ok(written.whole(place.group))
 }
 
-/// Removes an object, or tells a running pod to end; answers JSON.
+/// Removes an object, or asks a running pod to end; answers JSON.
 pub(crate) fn delete(state: &mut State, place: &Place, query: &str, body: &[u8]) -> Result<String, Failure> {
     let options: Value = match body {
         [] => Value::Null,

@@ -215,8 +215,8 @@ impl Watch {
         Ok(Self { inotify })
     }
 
-    /// Waits for an event, at most this long; false when what tells of the
-    /// process's end has been closed.
+    /// Waits for an event, at most this long; false when the pipe shows that the process
+    /// has ended.
     fn wait(&self, wait: Duration, process: Option<&ChildStdin>) -> Result<bool> {
         let mut files = vec![PollFd::new(self.inotify.as_fd(), PollFlags::POLLIN)];
         files.extend(process.map(|pipe| PollFd::new(pipe.as_fd(), PollFlags::empty())));
@@ -225,7 +225,7 @@ impl Watch {
             Ok(_) | Err(nix::errno::Errno::EINTR) => {}
             Err(error) => return Err(error).doing(|| "wait for a file".to_owned()),
         }
-        // What happened does not matter: the caller looks for itself.
+        // What happened does not matter: the caller checks.
         let _ = self.inotify.read_events();
         Ok(!files.get(1).and_then(PollFd::any).unwrap_or(false))
     }

@@ -50,11 +50,11 @@ impl Lab {
     /// # Errors
     /// When there is no such node, or its kernel cannot be read.
     pub fn differences(&self, node: &str, options: &Options) -> Result<Vec<String>> {
-        /// Between the two looks at an agent's kernel and at what it says of
+        /// Between reading an agent's kernel and reading what it says of
         /// it, it may let go of a group, as it does once a minute at most.
-        const LOOKS: usize = 3;
+        const READS: usize = 3;
         let mut found = Vec::new();
-        for _ in 0..LOOKS {
+        for _ in 0..READS {
             found = self.differences_now(node, options)?;
             if found.is_empty() {
                 break;
@@ -104,7 +104,7 @@ impl Lab {
         Ok(differences)
     }
 
-    /// What the agent of a node tells Prometheus.
+    /// The metrics of a node's agent.
     ///
     /// # Errors
     /// When no agent answers.

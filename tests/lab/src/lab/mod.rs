@@ -84,7 +84,7 @@ pub fn skipped(why: &Error) {
     skip::skipped(Lack::Lab, why);
 }
 
-/// Looks for what the lab needs before it begins, because it can say it better
+/// Checks for what the lab needs before it begins, because it can say it better
 /// than the first thing that fails.
 fn check_machine(backend: Backend) -> Result<()> {
     if !nix::unistd::geteuid().is_root() {

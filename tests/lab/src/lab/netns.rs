@@ -177,7 +177,7 @@ pub(crate) fn names_with(prefix: &str) -> Vec<String> {
     names
 }
 
-/// Looks for a program on the `PATH`, where root's may lack the sbin folders.
+/// Finds a program on the `PATH`, where root's may lack the sbin folders.
 pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders = std::env::split_paths(&path).chain(["/usr/sbin", "/sbin"].map(PathBuf::from));

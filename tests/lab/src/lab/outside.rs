@@ -11,7 +11,7 @@ use npc_compiler::object::Objects;
 const FAR: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::new(192, 0, 2, 251)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 0x251))];
 
-/// The outside addresses that tell blocks apart, and one of each family that
+/// The outside addresses at the edges of blocks, and one of each family that
 /// is in none most likely; without those that belong to the cluster.
 #[must_use]
 pub fn edges(objects: &Objects) -> Vec<IpAddr> {

@@ -1,4 +1,4 @@
-//! Which probes tell most: every pair of ends, every address, every port at
+//! Which probes are worth sending: every pair of ends, every address, every port at
 //! which a verdict could change, and the packets of forgers.
 
 use std::collections::BTreeSet;

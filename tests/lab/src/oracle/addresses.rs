@@ -1,4 +1,4 @@
-//! Whose an address is.
+//! Which object has an address.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
