@@ -74,7 +74,21 @@ impl<T, E: Into<io::Error>> Doing<T> for std::result::Result<T, E> {
     }
 }
 
-/// Reads a file, naming it where that fails.
+/// Reads a file, naming it where that fails. On a full disk a log can end in the middle
+/// of a character, which is replaced.
 pub(crate) fn read(path: &Path) -> Result<String> {
-    std::fs::read_to_string(path).doing(|| format!("read {}", path.display()))
+    let bytes = std::fs::read(path).doing(|| format!("read {}", path.display()))?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::read;
+
+    #[test]
+    fn a_log_that_ends_in_the_middle_of_a_character_can_be_read() {
+        let file = tempfile::NamedTempFile::new().expect("a file can be made");
+        std::fs::write(file.path(), &"a line …".as_bytes()[..8]).expect("it can be written");
+        assert!(read(file.path()).expect("it can be read").starts_with("a line "));
+    }
 }
