@@ -86,12 +86,12 @@ pub(crate) fn arrived(
         sender.send(frame);
     }
     sender.send(last);
-    let received = receiver.received();
+    let marks = receiver.received();
     let number = |frame: &[u8]| {
         let at = frame.windows(MAGIC.len()).position(|window| window == MAGIC).unwrap();
         frame[at + MAGIC.len()]
     };
-    frames.iter().filter(|(_, frame)| received.contains(&number(frame))).map(|(name, _)| *name).collect()
+    frames.iter().filter(|(_, frame)| marks.contains(&number(frame))).map(|(name, _)| *name).collect()
 }
 
 pub(crate) fn names(frames: &[(&'static str, Vec<u8>)]) -> Vec<&'static str> {
