@@ -117,7 +117,7 @@ impl<'a> Question<'a> {
     }
 
     /// Whether two ends have one address that several pods list: no packet
-    /// between them can be told from one of an end to itself.
+    /// between them can be distinguished from one of an end to itself.
     fn is_among_claimants(&self, from: &str, to: &str, family: Family) -> bool {
         let address = |name: &str| {
             let end = self.ends.iter().find(|(of, _)| of == name)?;
@@ -153,7 +153,7 @@ impl<'a> Question<'a> {
     fn compare_programs(&self, cluster: &Cluster, found: &mut Vec<String>) {
         let nodes: BTreeSet<&str> = self.objects.pods.iter().filter_map(|pod| pod.node.as_deref()).collect();
         for (node, self_match) in nodes.iter().flat_map(|node| SELF_MATCHES.map(|self_match| (*node, self_match))) {
-            // That rules tell of what they drop changes no verdict.
+            // Rules that log what they drop change no verdict.
             let log_denied = nodes.first() != Some(&node);
             let options = layout::Options { self_match, log_denied, ..layout::Options::default() };
             let program = layout::program(cluster, node, &options);
@@ -190,7 +190,7 @@ impl<'a> Question<'a> {
 
     /// An end as packets on a node show it: by its address, which is that of a
     /// pod of the node if one lists it, even if others do. `None` for a pod of
-    /// another node that cannot be told from it.
+    /// another node that looks the same from here.
     fn on(&self, node: &str, end: &End, family: Family) -> Option<End> {
         let Some(address) = self.oracle.address(end, family) else { return Some(end.clone()) };
         let own = |index: &&usize| self.objects.pods[**index].node.as_deref() == Some(node);
@@ -399,7 +399,7 @@ impl Flow<'_> {
         for interface in [None, InterfaceName::new("azv1")] {
             for quoted_destination in [Some(source), Some(destination), None] {
                 for length in [100, longest, longest + 1] {
-                    // Without bpf nothing tells what a pod's error quotes.
+                    // Without bpf no rule can match what a pod's error quotes.
                     let is_about_own = self.self_match == SelfMatch::Bpf && quoted_destination == Some(source);
                     let passes = length <= longest && (interface.is_none() || is_about_own);
                     let first = interpreter::Packet::first(source, destination, interpreter::Payload::Icmp(kind));

@@ -253,8 +253,8 @@ fn an_agent_takes_over_what_an_earlier_one_left(backend: Backend) {
 
 /// What an agent wrote before its first chain judged ICMP errors, and of which
 /// cluster.
-const OLDER: &str = include_str!("../../../tests/tests/takeover/before.txt");
-const OLDER_CLUSTER: &str = include_str!("../../../tests/tests/takeover/cluster.yaml");
+const OLDER: &str = include_str!("../../../tests/tests/rules/takeover/before.txt");
+const OLDER_CLUSTER: &str = include_str!("../../../tests/tests/rules/takeover/cluster.yaml");
 
 fn an_agent_takes_over_the_layout_of_an_older_one(backend: Backend) {
     let _namespace = Namespace::enter();

@@ -72,7 +72,12 @@ impl Restore {
     }
 
     fn start(&self, folder: &Folder, backend: Backend) -> Agent {
-        Agent::start_with(folder, backend, &[], &[("PATH", &self.path), ("XTABLES_LOCKFILE", &self.lock)])
+        self.start_with(folder, backend, &[])
+    }
+
+    fn start_with(&self, folder: &Folder, backend: Backend, environment: &[(&str, &str)]) -> Agent {
+        let ours = [("PATH", self.path.as_str()), ("XTABLES_LOCKFILE", &self.lock)];
+        Agent::start_with(folder, backend, &[], &[&ours[..], environment].concat())
     }
 }
 
@@ -153,7 +158,8 @@ fn a_restore_that_hangs_makes_unready_and_is_killed_with_its_children(backend: B
     let _namespace = Namespace::enter();
     let folder = Folder::new();
     let restore = Restore::new(&folder, backend, &["iptables", "ip6tables"]);
-    let mut agent = restore.start(&folder, backend);
+    // Longer than until an agent is unready whose update is not done.
+    let mut agent = restore.start_with(&folder, backend, &[("NPC_PROGRAM_LIMIT", "15")]);
     agent.wait(1);
     assert!(is_ready(&folder));
     restore.does("hang");
@@ -161,7 +167,8 @@ fn a_restore_that_hangs_makes_unready_and_is_killed_with_its_children(backend: B
     wait_until("it is not ready", || is_unready(&folder));
     let group: i32 = fs::read_to_string(&restore.hanging).unwrap().trim().parse().unwrap();
     restore.does("work");
-    agent.wait_for("was killed");
+    let killed = agent.wait_for("was killed");
+    assert!(killed.to_string().contains("had not ended after 15s"), "{killed}");
     wait_until("its children are gone too", || running(group).is_empty());
     agent.wait(2);
     assert!(is_ready(&folder));
