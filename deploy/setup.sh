@@ -18,6 +18,7 @@ need iptables-legacy-restore iptables
 need ipset ipset
 need ip iproute2
 need nft nftables # what other programs write, in tests
+need /usr/lib/cni/bridge containernetworking-plugins # the chain of CNI plugins, in a test
 need faketime faketime # clocks that jump, in a test
 need cc "gcc libc6-dev"
 

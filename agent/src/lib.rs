@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod causes;
+pub mod cni;
 pub mod dataplane;
 pub mod enforce;
 pub mod metrics;

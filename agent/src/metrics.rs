@@ -13,10 +13,12 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
+mod cni;
 mod labels;
 mod packets;
 mod watches;
 
+pub use cni::Cni;
 pub use labels::{DriftKind, Kind};
 use labels::{OfFamily, OfKind, OfStage, OfWhat, family_name};
 pub use packets::Packets;
@@ -68,6 +70,7 @@ pub struct Metrics {
     lost_lines: Counter,
     packets: Packets,
     watches: Watches,
+    cni: Cni,
 }
 
 /// From 50 µs to 26 s.
@@ -107,6 +110,7 @@ impl Default for Metrics {
             lost_lines: Counter::default(),
             packets: Packets::default(),
             watches: Watches::default(),
+            cni: Cni::default(),
         };
         // Prometheus sees no increase in a counter that appears with its first event, so no
         // alert would fire for that event.
@@ -189,6 +193,7 @@ impl Metrics {
         registry.register("log_lines_lost", "Lines of the log that could not be written", self.lost_lines.clone());
         self.packets.register(&mut registry);
         self.watches.register(&mut registry);
+        self.cni.register(&mut registry);
         registry
     }
 
@@ -206,6 +211,12 @@ impl Metrics {
     #[must_use]
     pub fn packets(&self) -> &Packets {
         &self.packets
+    }
+
+    /// What the server of the CNI plugin writes.
+    #[must_use]
+    pub fn cni(&self) -> Cni {
+        self.cni.clone()
     }
 
     /// What the watches write.

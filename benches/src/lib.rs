@@ -53,6 +53,7 @@ pub fn pod(number: usize, namespace: &str, labels: Labels, node: &str) -> Pod {
         terminating: false,
         started: None,
         host_network: false,
+        config_hash: None,
     }
 }
 

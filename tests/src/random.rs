@@ -180,6 +180,7 @@ fn pod() -> impl Strategy<Value = Pod> {
                 terminating,
                 started,
                 host_network,
+                config_hash: None,
             };
             if host_network {
                 // It shows the node's addresses as its own.

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::builder::RangedI64ValueParser;
+use npc_agent::cni::{self, AskPolicies};
 use npc_agent::dataplane::Linux;
 use npc_agent::dataplane::backend::Backend;
 use npc_agent::dataplane::surroundings;
@@ -108,6 +109,11 @@ pub(super) struct Args {
     /// Serve /metrics, /healthz and /readyz here; `off` serves none of them.
     #[arg(long, value_name = "ADDRESS:PORT", env = "NPC_METRICS_ADDRESS", default_value = "127.0.0.1:10901")]
     metrics_address: MetricsAddress,
+
+    /// Serve the CNI plugin npc-cni on this unix socket, as /run/npc/cni.sock [default:
+    /// none]. Its folder is root's alone and holds what the plugin reported.
+    #[arg(long, value_name = "PATH", env = "NPC_CNI_SOCKET")]
+    cni_socket: Option<PathBuf>,
 
     /// The level of npc's own log lines: `error`, `warn`, `info`, `debug`,
     /// `trace`. Lines of a library appear only if a directive as in RUST_LOG names
@@ -232,11 +238,25 @@ async fn agent(args: Args, level: logging::Level) -> anyhow::Result<()> {
     }
     follow::network(sender.clone()).await?;
     let denied = sender.clone();
+    let client = match &args.manifests {
+        Some(_) => None,
+        None => Some(kube::connect(args.kubeconfig.as_deref(), args.context).await?),
+    };
+    let sender = match args.cni_socket.filter(|_| !args.once) {
+        Some(socket) => {
+            let ask = client.clone().map(|client| AskPolicies::new(move |space| kube::policies_of(&client, &space)));
+            let shown = socket.display().to_string();
+            let options = cni::Options { socket, node: node.clone(), ask, metrics: settings.metrics.cni() };
+            cni::start(options, sender)
+                .with_context(|| format!("cannot serve the CNI plugin on {shown}; see --cni-socket"))?
+        }
+        None => sender,
+    };
     match args.manifests {
         Some(folder) if args.once => follow::manifests_once(sender, folder, &node).await?,
         Some(folder) => follow::manifests(sender, folder, node.clone())?,
         None => {
-            let client = kube::connect(args.kubeconfig.as_deref(), args.context).await?;
+            let Some(client) = client else { unreachable!("no manifests") };
             let (notices, received) = mpsc::unbounded_channel();
             settings.notices = Some(notices);
             tokio::spawn(kube::tell(client.clone(), node.clone(), received, args.remove_startup_taint));

@@ -3,6 +3,7 @@
 //! A link is in one group, 0 unless somebody says otherwise. Those of pods are
 //! put into ours ([`POD_GROUP`]), where they are in none, and out of it again.
 
+use std::collections::BTreeSet;
 use std::io;
 
 use netlink_packet_route::RouteNetlinkMessage;
@@ -11,6 +12,7 @@ use npc_compiler::ruleset::text::POD_GROUP;
 use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketType, netdevice};
 
 /// As much as the kernel puts into one part of a dump.
 const PART: usize = 64 * 1024;
@@ -36,6 +38,18 @@ pub enum Error {
     /// What the kernel said makes no sense.
     #[error("cannot understand what the kernel tells of a network interface: {0}")]
     Malformed(String),
+}
+
+/// Those of these links, by their indexes, that are not there any more.
+///
+/// # Errors
+/// If the kernel cannot be asked.
+pub fn gone(indexes: BTreeSet<u32>) -> Result<BTreeSet<u32>, Error> {
+    // Of whatever kind the socket is, the kernel answers for its network namespace.
+    let socket = rustix::net::socket(AddressFamily::UNIX, SocketType::DGRAM, None);
+    let socket = socket.map_err(|errno| Error::Socket(errno.into()))?;
+    let is_gone = |index: &u32| matches!(netdevice::index_to_name(&socket, *index), Err(Errno::NODEV | Errno::NXIO));
+    Ok(indexes.into_iter().filter(is_gone).collect())
 }
 
 /// Puts links, by their indexes, into a group. One that is gone needs none.

@@ -16,6 +16,7 @@ use super::schedule::{Audit, Failure, Schedule, Task};
 use super::settings::{Error, Event, Settings};
 use super::takeover::Takeover;
 use super::view::View;
+use super::waiters::Waiters;
 use crate::dataplane::audit::Depth;
 use crate::dataplane::{self, Kernel};
 use crate::serve::Liveness;
@@ -51,10 +52,12 @@ pub async fn run<K: Kernel>(
                     }
                 }
                 agent.absorb().await?;
+                agent.check().await?;
             }
             () = time::sleep_until(agent.schedule.next()) => match agent.schedule.take_due(Instant::now()) {
                 Some(Task::Pass) => {
                     agent.pass().await?;
+                    agent.check().await?;
                     if agent.once {
                         return if agent.view.has_ipvs() { Err(Error::Ipvs) } else { Ok(()) };
                     }
@@ -91,6 +94,7 @@ struct Agent<K> {
     takeover: Option<Takeover>,
     report: Report,
     denied: DeniedFlows,
+    waiters: Waiters,
 }
 
 impl<K: Kernel> Agent<K> {
@@ -102,6 +106,7 @@ impl<K: Kernel> Agent<K> {
             readiness: Readiness::new(),
             takeover: Some(Takeover::new(settings.azure_npm, &settings.node)),
             denied: DeniedFlows::default(),
+            waiters: Waiters::default(),
             node: settings.node.clone(),
             once: settings.once,
             liveness: settings.liveness.clone(),
@@ -134,6 +139,11 @@ impl<K: Kernel> Agent<K> {
             Event::Denied(heard) => {
                 let names = self.enforcer.as_ref().map(Enforcer::engine);
                 self.denied.take(heard, now, &names);
+                return true;
+            }
+            Event::Waiter(waiter) => self.waiters.add(waiter),
+            Event::Check(reply) => {
+                self.waiters.check(reply);
                 return true;
             }
             Event::Shutdown => return false,
@@ -185,10 +195,12 @@ impl<K: Kernel> Agent<K> {
                 self.readiness.passed(begun, self.obstacle(&pass.unfiltered_bridges));
                 // A reader of this pass's line in the log finds the ready file there.
                 self.report_readiness();
+                self.waiters.passed();
                 self.report.passed(&pass, self.view.generation());
             }
             Err(error) if self.once => return Err(error.into()),
             Err(error) => {
+                self.waiters.failed(&error);
                 let retry = self.schedule.pass_failed(now, now - begun, failure(&error));
                 let words = self.report.failed(&error, retry);
                 self.readiness.pass_failed(begun, self.is_unhooked(), &words);
@@ -264,6 +276,16 @@ impl<K: Kernel> Agent<K> {
                 }
             }
             Err(error) => self.audit_failed(&error),
+        }
+        Ok(())
+    }
+
+    /// Answers those that want to know whether the kernel holds everything. While
+    /// something waits to be written they wait too.
+    async fn check(&mut self) -> Result<(), Error> {
+        if self.is_settled() && self.waiters.has_checks() {
+            self.audit(Audit { depth: Depth::Whole, is_notified: false }).await?;
+            self.waiters.checked(self.is_settled());
         }
         Ok(())
     }

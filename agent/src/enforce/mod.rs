@@ -31,6 +31,7 @@ mod takeover;
 #[cfg(test)]
 mod tests;
 mod view;
+mod waiters;
 pub mod writer;
 mod writes;
 
@@ -39,5 +40,6 @@ pub use enforcer::Enforcer;
 pub use frames::BridgeState;
 pub use settings::{Error, Event, Settings};
 pub use takeover::AzureNpm;
+pub use waiters::Waiter;
 pub use writer::Writer;
 pub use writes::Writes;

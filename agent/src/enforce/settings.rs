@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinError;
 
 use super::obstacle::IPVS;
 use super::takeover::AzureNpm;
+use super::waiters::Waiter;
 use crate::dataplane;
 use crate::dataplane::network::Network;
 use crate::dataplane::nflog::Heard;
@@ -29,6 +30,10 @@ pub enum Event {
     PacketFilterChanged,
     /// The rules denied something.
     Denied(Heard),
+    /// Answer when the events before this one are in the kernel.
+    Waiter(Waiter),
+    /// Answer whether the kernel holds what it should, once everything was read anew.
+    Check(oneshot::Sender<bool>),
     /// End, and leave everything in the kernel as it is.
     Shutdown,
 }

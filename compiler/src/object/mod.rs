@@ -136,7 +136,15 @@ pub struct Pod {
     pub started: Option<i64>,
     /// `spec.hostNetwork`: it has its node's network and is no endpoint.
     pub host_network: bool,
+    /// The annotation [`CONFIG_HASH`]. Of the mirror of a static pod it is the UID that
+    /// kubelet and container runtime give the pod.
+    pub config_hash: Option<String>,
 }
+
+/// The annotation by which kubelet ties the mirror of a static pod to its manifest.
+///
+/// <https://kubernetes.io/docs/reference/labels-annotations-taints/#kubernetes-io-config-hash>
+pub const CONFIG_HASH: &str = "kubernetes.io/config.hash";
 
 /// The kind and name of a workload.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -297,6 +305,7 @@ impl From<core::Pod> for Pod {
             pod.spec.unwrap_or_default(),
         );
         made.uid = metadata.uid.unwrap_or_default();
+        made.config_hash = metadata.annotations.and_then(|mut annotations| annotations.remove(CONFIG_HASH));
         let owners = metadata.owner_references.unwrap_or_default();
         made.workload = (owners.iter().find(|owner| owner.controller == Some(true)))
             .or(owners.first())
@@ -360,6 +369,7 @@ impl Pod {
             terminating: false,
             started: None,
             host_network: spec.host_network.unwrap_or(false),
+            config_hash: None,
         }
     }
 }

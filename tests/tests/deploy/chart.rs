@@ -70,5 +70,6 @@ startupTaint: {enabled: true}
 podMonitor: {enabled: true, azure: true}
 prometheusRule: {enabled: true}
 dashboard: {enabled: true}
+cni: {enabled: true}
 imagePullSecrets: [{name: registry}]
 ";

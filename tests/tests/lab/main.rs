@@ -8,6 +8,7 @@ mod api;
 mod azure_npm;
 mod bridge;
 mod broadcast;
+mod cni;
 mod contested;
 mod denied;
 mod drift;

@@ -99,7 +99,7 @@ impl Memory {
     }
 }
 
-fn refused() -> dataplane::Error {
+pub(super) fn refused() -> dataplane::Error {
     ipset::Error::Silent(Duration::ZERO).into()
 }
 

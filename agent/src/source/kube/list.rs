@@ -2,12 +2,14 @@
 
 use std::fmt::Debug;
 
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::ListParams;
 use kube::core::DeserializeGuard;
 use kube::{Api, Client, Resource, ResourceExt as _};
-use npc_compiler::object::Objects;
+use npc_compiler::object::{NetworkPolicy, Objects};
 use serde::de::DeserializeOwned;
 
 use super::{slim, words};
@@ -68,6 +70,18 @@ pub async fn list(client: &Client) -> Result<Listed, Error> {
         }
     }
     Ok(listed)
+}
+
+/// The policies of a namespace as they are now. One that cannot be read is left out, as
+/// the watch of policies does it.
+#[must_use]
+pub fn policies_of(client: &Client, namespace: &str) -> BoxFuture<'static, Result<Vec<NetworkPolicy>, String>> {
+    let api: Api<DeserializeGuard<slim::Policy>> = Api::namespaced(client.clone(), namespace);
+    async move {
+        let listed = api.list(&ListParams::default()).await.map_err(|error| words(&error))?;
+        Ok(listed.items.into_iter().filter_map(|policy| policy.0.ok()).map(NetworkPolicy::from).collect())
+    }
+    .boxed()
 }
 
 async fn all<K>(client: &Client) -> Result<Vec<K>, Error>

@@ -42,7 +42,7 @@ use tokio::time;
 use tracing::{debug, error, info, warn};
 
 use self::known::{Known, SmallKey};
-pub use self::list::{Error as ListError, Listed, list};
+pub use self::list::{Error as ListError, Listed, list, policies_of};
 pub use self::nodes::look_up;
 pub use self::tell::{Notice, STARTUP_TAINT, tell};
 pub use self::watch::WATCH_SECONDS;

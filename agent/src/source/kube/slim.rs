@@ -105,6 +105,7 @@ struct Metadata {
     namespace: Option<String>,
     uid: Option<String>,
     labels: Option<BTreeMap<String, String>>,
+    annotations: Option<BTreeMap<String, String>>,
     owner_references: Option<Vec<OwnerReference>>,
     deletion_timestamp: Option<Time>,
     resource_version: Option<String>,
@@ -112,12 +113,14 @@ struct Metadata {
 }
 
 fn slim<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
-    let kept = Metadata::deserialize(deserializer)?;
+    let mut kept = Metadata::deserialize(deserializer)?;
+    let hash = kept.annotations.as_mut().and_then(|annotations| annotations.remove_entry(object::CONFIG_HASH));
     Ok(ObjectMeta {
         name: kept.name,
         namespace: kept.namespace,
         uid: kept.uid,
         labels: kept.labels,
+        annotations: hash.map(|hash| [hash].into()),
         owner_references: kept.owner_references,
         deletion_timestamp: kept.deletion_timestamp,
         resource_version: kept.resource_version,
@@ -192,7 +195,7 @@ mod tests {
             "metadata": {
                 "name": "web-6b8d", "namespace": "shop", "uid": "4be4a5f4-3d8a-4f4c-8cbb-1c9f7b4f8f10",
                 "resourceVersion": "7", "labels": {"app": "web", "pod-template-hash": "6b8d"},
-                "annotations": {"a": "b"}, "deletionTimestamp": "2026-11-01T00:00:00Z",
+                "annotations": {"a": "b", "kubernetes.io/config.hash": "c0ffee"}, "deletionTimestamp": "2026-11-01T00:00:00Z",
                 "managedFields": [{"manager": "kubelet", "operation": "Update"}],
                 "ownerReferences": [{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web-6b8d", "uid": "u", "controller": true}],
             },
@@ -215,7 +218,13 @@ mod tests {
         let slim = object::Pod::from(slim);
         assert_eq!(slim, object::Pod::from(whole));
         assert_eq!(slim.ports.len(), 2);
-        assert!(slim.terminating && slim.ipv6.is_some() && slim.workload.is_some() && slim.started.is_some());
+        assert!(
+            slim.config_hash.is_some()
+                && slim.terminating
+                && slim.ipv6.is_some()
+                && slim.workload.is_some()
+                && slim.started.is_some()
+        );
     }
 
     #[test]

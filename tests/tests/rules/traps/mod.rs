@@ -66,6 +66,7 @@ impl Cluster {
             terminating: false,
             started: None,
             host_network: false,
+            config_hash: None,
         };
         change(&mut pod);
         self.0.pods.push(pod);

@@ -1,0 +1,121 @@
+//! Lists of policies, requested from the API server: of each namespace one at a time,
+//! and one more for all pods that came while it ran. So a burst of pods costs two.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use npc_compiler::object::NetworkPolicy;
+use tokio::task::JoinHandle;
+use tokio::time;
+
+use super::policies::Policies;
+
+/// How long the API server may take to list the policies of a namespace. Then those that
+/// the watch has delivered are used.
+pub(super) const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Asks the API server for the policies of a namespace as they are now.
+#[derive(Clone)]
+pub struct AskPolicies(Arc<dyn Fn(String) -> Answer + Send + Sync>);
+
+/// The policies, or why there is no answer.
+type Answer = BoxFuture<'static, Result<Vec<NetworkPolicy>, String>>;
+
+impl AskPolicies {
+    /// Asks in this way.
+    pub fn new(ask: impl Fn(String) -> Answer + Send + Sync + 'static) -> Self {
+        Self(Arc::new(ask))
+    }
+}
+
+impl fmt::Debug for AskPolicies {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AskPolicies")
+    }
+}
+
+/// The list that runs for a namespace.
+#[derive(Debug, Default)]
+struct Running {
+    /// How many ran before it.
+    turn: u64,
+    /// Another is wanted after it.
+    is_wanted: bool,
+}
+
+/// A list that was requested.
+pub(super) struct Listed {
+    /// The namespace.
+    pub(super) namespace: String,
+    /// Which of the namespace's lists it is.
+    pub(super) turn: u64,
+    /// The moment of the request ([`Policies::ask`]).
+    pub(super) since: u64,
+    /// What came.
+    pub(super) policies: Result<Vec<NetworkPolicy>, String>,
+}
+
+/// The lists that are requested.
+pub(super) struct Asking {
+    ask: Option<AskPolicies>,
+    running: BTreeMap<String, Running>,
+    answers: FuturesUnordered<JoinHandle<Listed>>,
+}
+
+impl Asking {
+    /// None yet. Without an API server there will be none.
+    pub(super) fn new(ask: Option<AskPolicies>) -> Self {
+        Self { ask, running: BTreeMap::new(), answers: FuturesUnordered::new() }
+    }
+
+    /// Requests the policies of a namespace; the turn of the list that begins after
+    /// this. `None` without an API server.
+    pub(super) fn want(&mut self, namespace: &str, policies: &mut Policies) -> Option<u64> {
+        self.ask.as_ref()?;
+        if let Some(running) = self.running.get_mut(namespace) {
+            // The one that runs may have been answered before this pod came.
+            running.is_wanted = true;
+            return Some(running.turn + 1);
+        }
+        self.request(namespace.to_owned(), 0, policies);
+        Some(0)
+    }
+
+    fn request(&mut self, namespace: String, turn: u64, policies: &mut Policies) {
+        let Some(AskPolicies(ask)) = &self.ask else { return };
+        let since = policies.ask();
+        let asked = ask(namespace.clone());
+        self.running.insert(namespace.clone(), Running { turn, is_wanted: false });
+        self.answers.push(tokio::spawn(async move {
+            let listed = time::timeout(PATIENCE, asked).await;
+            let policies = listed.unwrap_or_else(|_| Err(format!("no answer within {PATIENCE:?}")));
+            Listed { namespace, turn, since, policies }
+        }));
+    }
+
+    /// The next list that has come. Never, while none runs.
+    pub(super) async fn next(&mut self) -> Listed {
+        loop {
+            match self.answers.next().await {
+                Some(Ok(listed)) => return listed,
+                // It panicked; the requests that wait for it time out.
+                Some(Err(_)) => {}
+                None => std::future::pending::<()>().await,
+            }
+        }
+    }
+
+    /// A list is over. Begins the next one of its namespace, if that is wanted.
+    pub(super) fn over(&mut self, namespace: String, policies: &mut Policies) {
+        if let Some(running) = self.running.remove(&namespace)
+            && running.is_wanted
+        {
+            self.request(namespace, running.turn + 1, policies);
+        }
+    }
+}

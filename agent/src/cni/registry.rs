@@ -1,0 +1,459 @@
+//! The task that owns what CNI reports. It stands between the source of objects and the
+//! agent's loop, and answers the plugin.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use npc_cni::note;
+use npc_cni::protocol::{Add, Answer, Attachment, Command, Reason};
+use npc_compiler::engine;
+use npc_compiler::object::Family;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{self, Instant, MissedTickBehavior};
+use tracing::{error, info, warn};
+
+use super::asking::{AskPolicies, Asking, Listed};
+use super::policies::Policies;
+use super::sandboxes::{Sandboxes, Saved};
+use super::saved::StateFile;
+use super::server::{self, Asked};
+use crate::causes::with_causes;
+use crate::dataplane::links;
+use crate::enforce::{Event, Waiter};
+use crate::metrics::Cni;
+use crate::source::{Change, Changes};
+
+/// How long the pod of an ADD whose UID is the hash of a manifest may be unknown. Its
+/// mirror may be long in coming, because that needs the API server, which may be that
+/// pod.
+const MIRROR: Duration = Duration::from_secs(5);
+
+/// An answer comes this long before the plugin stops waiting for it.
+const MARGIN: Duration = Duration::from_millis(200);
+
+/// The longest that a request waits, whatever it asks for.
+const LONGEST: Duration = Duration::from_secs(110);
+
+/// How often the agent finds out which interfaces and notes are there.
+const ROUND: Duration = Duration::from_secs(1);
+
+/// How many requests are taken at once.
+const REQUESTS: usize = 256;
+
+/// How an agent serves the CNI plugin.
+#[derive(Debug)]
+pub struct Options {
+    /// Where the socket is to be.
+    pub socket: PathBuf,
+    /// The name of the node.
+    pub node: String,
+    /// How to ask for the policies of a namespace, where there is an API server.
+    pub ask: Option<AskPolicies>,
+    /// Where it counts.
+    pub metrics: Cni,
+}
+
+/// Serves the plugin. Answers where the source of objects and the network are to send
+/// their events; they come to `agent` with what CNI reports.
+///
+/// # Errors
+/// If the socket cannot be made.
+pub fn start(options: Options, agent: mpsc::Sender<Event>) -> io::Result<mpsc::Sender<Event>> {
+    let listener = server::bind(&options.socket)?;
+    let file = StateFile::beside(&options.socket);
+    let saved = file.read().unwrap_or_else(|error| {
+        error!(
+            error = with_causes(&error),
+            "what CNI reported before this agent started is not known, so pods have the addresses that the API reports"
+        );
+        Saved::default()
+    });
+    let (sender, events) = mpsc::channel(1);
+    let (asks, requests) = mpsc::channel(REQUESTS);
+    info!(socket = %options.socket.display(), sandboxes = saved.sandboxes.len(), "serving the CNI plugin");
+    tokio::spawn(server::serve(listener, asks));
+    let registry = Registry {
+        sandboxes: Sandboxes::new(&options.node, saved),
+        policies: Policies::default(),
+        file,
+        agent,
+        pending: Vec::new(),
+        asking: Asking::new(options.ask),
+        socket: options.socket,
+        metrics: options.metrics,
+    };
+    tokio::spawn(registry.run(events, requests));
+    Ok(sender)
+}
+
+/// An ADD that is not answered yet.
+#[derive(Debug)]
+struct Pending {
+    add: Add,
+    answer: oneshot::Sender<Answer>,
+    since: Instant,
+    deadline: Instant,
+    awaits: Awaits,
+}
+
+/// What an ADD waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Awaits {
+    /// The object of its pod.
+    Object,
+    /// The policies of its pod's namespace, asked for in this turn of that namespace.
+    Policies(u64),
+}
+
+struct Registry {
+    sandboxes: Sandboxes,
+    policies: Policies,
+    file: StateFile,
+    agent: mpsc::Sender<Event>,
+    pending: Vec<Pending>,
+    asking: Asking,
+    socket: PathBuf,
+    metrics: Cni,
+}
+
+/// The agent's loop has ended.
+struct Ended;
+
+impl From<mpsc::error::SendError<Event>> for Ended {
+    fn from(_: mpsc::error::SendError<Event>) -> Self {
+        Self
+    }
+}
+
+impl Registry {
+    async fn run(mut self, mut events: mpsc::Receiver<Event>, mut requests: mpsc::Receiver<Asked>) {
+        let mut round = time::interval(ROUND);
+        round.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let next = self.next_deadline();
+            let done = tokio::select! {
+                biased;
+                Some(asked) = requests.recv() => self.request(asked).await,
+                listed = self.asking.next() => self.listed(listed).await,
+                event = events.recv() => match event {
+                    Some(Event::Changes(changes)) => self.changes(changes).await,
+                    Some(other) => self.agent.send(other).await.map_err(Into::into),
+                    None => return,
+                },
+                _ = round.tick() => self.inspect().await,
+                () = time::sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => self.advance().await,
+            };
+            if done.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// When something is due about a request that waits.
+    fn next_deadline(&self) -> Option<Instant> {
+        let due = self.pending.iter().map(|pending| {
+            let mirror = pending.since + MIRROR;
+            let waits_for_mirror = pending.awaits == Awaits::Object && is_static(&pending.add);
+            if waits_for_mirror { pending.deadline.min(mirror) } else { pending.deadline }
+        });
+        due.min()
+    }
+
+    /// Forwards what the source delivers, with the addresses that CNI reports.
+    async fn changes(&mut self, mut changes: Changes) -> Result<(), Ended> {
+        let mut passed = Vec::with_capacity(changes.changes.len());
+        let mut since = None;
+        for change in changes.changes {
+            let Some(Change { event, heard: when }) = self.policies.watch_event(change) else { continue };
+            match self.sandboxes.object(event) {
+                Some(event) => passed.push(Change { event, heard: when }),
+                None => since = when,
+            }
+        }
+        if !changes.is_part {
+            self.sandboxes.synced();
+        }
+        passed.extend(self.sandboxes.update().into_iter().map(|event| Change { event, heard: since }));
+        changes.changes = passed;
+        self.agent.send(Event::Changes(changes)).await?;
+        self.advance().await
+    }
+
+    async fn request(&mut self, Asked { command, answer }: Asked) -> Result<(), Ended> {
+        match command {
+            Command::Add(add) => {
+                let since = Instant::now();
+                let wait = Duration::from_millis(add.wait).min(LONGEST);
+                let deadline = since + wait.saturating_sub(MARGIN);
+                // A later try of the same is the one that counts.
+                self.pending.retain(|pending| pending.add.attachment != add.attachment);
+                self.pending.push(Pending { add, answer, since, deadline, awaits: Awaits::Object });
+                self.advance().await
+            }
+            Command::Delete { attachment } => {
+                self.delete(&attachment).await?;
+                // The plugin waits for nothing more than that it is known.
+                let _ = answer.send(Answer::done());
+                Ok(())
+            }
+            Command::Check(add) => self.check(&add, answer).await,
+            Command::Gc { network, valid } => {
+                let gone = self.sandboxes.collect(&network, &valid.into_iter().collect());
+                if gone > 0 {
+                    info!(network, gone, "the runtime collected sandboxes that had no DEL");
+                }
+                let published = self.publish().await;
+                let _ = answer.send(Answer::done());
+                published
+            }
+        }
+    }
+
+    async fn delete(&mut self, attachment: &Attachment) -> Result<(), Ended> {
+        self.pending.retain(|pending| pending.add.attachment != *attachment);
+        self.sandboxes.delete(attachment);
+        self.publish().await?;
+        // An earlier note about it is past.
+        let path = note::path(&note::folder(&self.socket), attachment);
+        if let Err(error) = std::fs::remove_file(path)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            warn!(%error, "cannot remove a note of the CNI plugin");
+        }
+        Ok(())
+    }
+
+    async fn check(&mut self, add: &Add, answer: oneshot::Sender<Answer>) -> Result<(), Ended> {
+        let known = self.sandboxes.sandbox(&add.attachment);
+        let sorted = |addresses: &[IpAddr]| addresses.iter().copied().collect::<BTreeSet<_>>();
+        if known.is_none_or(|known| sorted(&known.addresses) != sorted(&add.addresses)) {
+            let words = match known {
+                None => "the agent knows no such container".to_owned(),
+                Some(known) => format!("the agent knows this container with the addresses {:?}", known.addresses),
+            };
+            let _ = answer.send(Answer::refused(Reason::Unknown, words));
+            return Ok(());
+        }
+        let (reply, checked) = oneshot::channel();
+        self.agent.send(Event::Check(reply)).await?;
+        tokio::spawn(async move {
+            let reply = match checked.await {
+                Ok(true) => Answer::done(),
+                Ok(false) => Answer::refused(
+                    Reason::NotEnforced,
+                    "another program had changed npc's rules or sets in the kernel; the agent puts them back now",
+                ),
+                Err(_) => return,
+            };
+            let _ = answer.send(reply);
+        });
+        Ok(())
+    }
+
+    /// Goes on with the requests that wait, as far as that is possible now.
+    async fn advance(&mut self) -> Result<(), Ended> {
+        let now = Instant::now();
+        let mut ready = Vec::new();
+        for mut pending in std::mem::take(&mut self.pending) {
+            if pending.answer.is_closed() {
+                continue;
+            }
+            if pending.deadline <= now {
+                self.metrics.refused();
+                let _ = pending.answer.send(Answer::refused(Reason::Timeout, late(pending.awaits)));
+                continue;
+            }
+            if pending.awaits == Awaits::Object {
+                if self.sandboxes.is_known(&pending.add) {
+                    match self.asking.want(&pending.add.namespace, &mut self.policies) {
+                        Some(turn) => pending.awaits = Awaits::Policies(turn),
+                        None => {
+                            ready.push(pending);
+                            continue;
+                        }
+                    }
+                } else if is_static(&pending.add) && pending.since + MIRROR <= now {
+                    warn!(
+                        namespace = pending.add.namespace,
+                        pod = pending.add.name,
+                        "the mirror of a static pod is not known, so its policies are not either; it starts isolated in \
+                         both directions, and only its own node reaches it until the mirror is read"
+                    );
+                    ready.push(pending);
+                    continue;
+                }
+            }
+            self.pending.push(pending);
+        }
+        self.admit(ready, Vec::new()).await
+    }
+
+    /// Policies were listed; those that waited for them go on.
+    async fn listed(&mut self, Listed { namespace, turn, since, policies }: Listed) -> Result<(), Ended> {
+        let events = match policies {
+            Ok(policies) => self.policies.listed(since, policies),
+            Err(error) => {
+                self.policies.done();
+                warn!(
+                    namespace,
+                    error, "cannot ask for the newest policies, so new pods start with those that the agent knows"
+                );
+                Vec::new()
+            }
+        };
+        let is_over = |pending: &Pending| {
+            pending.add.namespace == namespace && matches!(pending.awaits, Awaits::Policies(of) if of <= turn)
+        };
+        let (ready, rest) = std::mem::take(&mut self.pending).into_iter().partition(is_over);
+        self.pending = rest;
+        self.asking.over(namespace, &mut self.policies);
+        self.admit(ready, events).await
+    }
+
+    /// These sandboxes live from now on. They are answered when their rules are in the
+    /// kernel.
+    async fn admit(&mut self, ready: Vec<Pending>, policies: Vec<engine::Event>) -> Result<(), Ended> {
+        for pending in &ready {
+            self.sandboxes.add(pending.add.clone());
+        }
+        let mut events = policies;
+        events.extend(self.sandboxes.update());
+        if events.is_empty() && ready.is_empty() {
+            return Ok(());
+        }
+        // Before the answer, so that no agent after this one knows less than the runtime.
+        self.save();
+        self.send(events).await?;
+        for pending in ready {
+            let (reply, enforced) = oneshot::channel();
+            let families = pending.add.addresses.iter().map(Family::of).collect();
+            self.agent.send(Event::Waiter(Waiter { families, reply })).await?;
+            let metrics = self.metrics.clone();
+            tokio::spawn(async move {
+                let reply = match time::timeout_at(pending.deadline, enforced).await {
+                    Ok(Ok(())) => {
+                        metrics.added(pending.since.elapsed());
+                        Answer::done()
+                    }
+                    // The agent ends. The plugin asks the next one.
+                    Ok(Err(_)) => return,
+                    Err(_) => {
+                        metrics.refused();
+                        let words = "the agent cannot bring the rules of this pod into the kernel; its log and `npc \
+                                     status` on this node have the reason";
+                        Answer::refused(Reason::Timeout, words)
+                    }
+                };
+                let _ = pending.answer.send(reply);
+            });
+        }
+        Ok(())
+    }
+
+    /// Gives what changed to the agent's loop and to the file.
+    async fn publish(&mut self) -> Result<(), Ended> {
+        let events = self.sandboxes.update();
+        self.save();
+        self.send(events).await
+    }
+
+    async fn send(&mut self, events: Vec<engine::Event>) -> Result<(), Ended> {
+        if events.is_empty() {
+            return Ok(());
+        }
+        // Of itself it makes nothing complete.
+        let changes = events.into_iter().map(Change::now).collect();
+        Ok(self.agent.send(Event::Changes(Changes { is_part: true, changes, ..Changes::default() })).await?)
+    }
+
+    fn save(&mut self) {
+        self.metrics.has(self.sandboxes.len());
+        if let Err(error) = self.file.write(self.sandboxes.saved()) {
+            error!(
+                error = with_causes(&error),
+                "cannot save what CNI reported; an agent that starts now goes by the addresses that the API reports"
+            );
+        }
+    }
+
+    /// Finds interfaces that are gone, and notes that the plugin left.
+    async fn inspect(&mut self) -> Result<(), Ended> {
+        self.read_notes().await?;
+        let links = self.sandboxes.links();
+        if links.is_empty() {
+            return Ok(());
+        }
+        let gone = match links::gone(links) {
+            Ok(gone) => gone,
+            Err(error) => {
+                warn!(error = with_causes(&error), "cannot find out which interfaces of sandboxes are gone");
+                return Ok(());
+            }
+        };
+        if gone.is_empty() {
+            return Ok(());
+        }
+        let ended = self.sandboxes.links_gone(&gone);
+        if ended > 0 {
+            info!(ended, "the interfaces of sandboxes are gone, and there was no DEL");
+        }
+        self.publish().await
+    }
+
+    async fn read_notes(&mut self) -> Result<(), Ended> {
+        let notes = match note::read_all(&self.socket) {
+            Ok(notes) => notes,
+            Err(error) => {
+                warn!(%error, "cannot read the notes of the CNI plugin");
+                return Ok(());
+            }
+        };
+        for (path, request) in notes {
+            match request.map(|request| request.command) {
+                Ok(Command::Add(add)) => {
+                    warn!(
+                        namespace = add.namespace,
+                        pod = add.name,
+                        "this pod was started without an agent; its policies are enforced from now on"
+                    );
+                    self.sandboxes.add(add);
+                }
+                Ok(Command::Delete { attachment }) => drop(self.sandboxes.delete(&attachment)),
+                Ok(Command::Check(_) | Command::Gc { .. }) => {}
+                Err(error) => {
+                    warn!(%error, file = %path.display(), "a note of the CNI plugin cannot be read; it is removed");
+                }
+            }
+            self.publish().await?;
+            // After its content is saved.
+            if let Err(error) = std::fs::remove_file(&path) {
+                warn!(%error, file = %path.display(), "cannot remove a note of the CNI plugin");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether the UID of an ADD is the hash of a static pod's manifest: an API server's
+/// UIDs have dashes.
+fn is_static(add: &Add) -> bool {
+    add.uid.as_ref().is_some_and(|uid| uid.len() == 32 && uid.bytes().all(|byte| byte.is_ascii_hexdigit()))
+}
+
+/// Why an ADD is not answered in time.
+fn late(awaits: Awaits) -> &'static str {
+    match awaits {
+        Awaits::Object => {
+            "the agent has not read this pod from the API server yet; if that goes on, its watch of pods is behind, or the API \
+             server is away (metric npc_watch_last_heard_timestamp_seconds)"
+        }
+        Awaits::Policies(_) => "the API server has not listed the policies of the pod's namespace yet",
+    }
+}
+
+#[cfg(test)]
+#[path = "registry_tests.rs"]
+mod tests;

@@ -1,0 +1,313 @@
+use npc_compiler::engine::PodKey;
+use npc_compiler::object::{Labels, NetworkPolicy, Pod};
+use std::sync::{Arc, Mutex};
+
+use super::super::asking::PATIENCE;
+use super::*;
+
+const HASH: &str = "5f0b0d1ea9a7f1d9c8f7a6b5c4d3e2f1";
+
+/// A registry between a source and an agent's loop, which the test plays, and without a
+/// socket.
+struct World {
+    source: mpsc::Sender<Event>,
+    plugin: mpsc::Sender<Asked>,
+    agent: mpsc::Receiver<Event>,
+    /// Lists of policies that were asked for and are not answered yet.
+    lists: Arc<Mutex<Vec<(String, oneshot::Sender<Result<Vec<NetworkPolicy>, String>>)>>>,
+    folder: tempfile::TempDir,
+}
+
+impl World {
+    fn new(has_api_server: bool) -> Self {
+        Self::within(has_api_server, tempfile::tempdir().unwrap())
+    }
+
+    fn within(has_api_server: bool, folder: tempfile::TempDir) -> Self {
+        let socket = folder.path().join("cni.sock");
+        let (source, events) = mpsc::channel(1);
+        let (plugin, requests) = mpsc::channel(1);
+        let (sender, agent) = mpsc::channel(64);
+        let lists: Arc<Mutex<Vec<_>>> = Arc::default();
+        let asked = Arc::clone(&lists);
+        let ask = AskPolicies::new(move |namespace| {
+            let (reply, answer) = oneshot::channel();
+            asked.lock().unwrap().push((namespace, reply));
+            Box::pin(async move { answer.await.unwrap() })
+        });
+        let file = StateFile::beside(&socket);
+        let registry = Registry {
+            sandboxes: Sandboxes::new("n1", file.read().unwrap()),
+            policies: Policies::default(),
+            file,
+            agent: sender,
+            pending: Vec::new(),
+            asking: Asking::new(has_api_server.then_some(ask)),
+            socket,
+            metrics: Cni::default(),
+        };
+        tokio::spawn(registry.run(events, requests));
+        Self { source, plugin, agent, lists, folder }
+    }
+
+    async fn objects(&self, events: Vec<engine::Event>) {
+        let changes = events.into_iter().map(Change::now).collect();
+        self.source.send(Event::Changes(Changes { changes, ..Changes::default() })).await.unwrap();
+    }
+
+    async fn ask(&self, command: Command) -> oneshot::Receiver<Answer> {
+        let (answer, answered) = oneshot::channel();
+        self.plugin.send(Asked { command, answer }).await.unwrap();
+        answered
+    }
+
+    /// The next event for the agent's loop.
+    async fn next(&mut self) -> Event {
+        time::timeout(Duration::from_secs(60), self.agent.recv()).await.expect("an event").unwrap()
+    }
+
+    /// The addresses of pods in the next changes, by name.
+    async fn pods(&mut self) -> Vec<(String, Vec<IpAddr>)> {
+        let Event::Changes(changes) = self.next().await else { panic!("no changes") };
+        let pods = changes.changes.into_iter().filter_map(|change| match change.event {
+            engine::Event::Pod(pod) => Some((pod.name.clone(), pod.addresses().collect())),
+            _ => None,
+        });
+        pods.collect()
+    }
+
+    async fn waiter(&mut self) -> Waiter {
+        match self.next().await {
+            Event::Waiter(waiter) => waiter,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Waits until so many lists are asked for, and takes the first.
+    async fn list(&self, count: usize) -> (String, oneshot::Sender<Result<Vec<NetworkPolicy>, String>>) {
+        while self.lists.lock().unwrap().len() < count {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(self.lists.lock().unwrap().len(), count);
+        self.lists.lock().unwrap().remove(0)
+    }
+
+    fn is_silent(&mut self) -> bool {
+        self.agent.try_recv().is_err()
+    }
+}
+
+fn pod(name: &str, uid: &str) -> Pod {
+    let spec = k8s_openapi::api::core::v1::PodSpec::default();
+    let pod = Pod::from_template("shop".to_owned(), name.to_owned(), Labels::new(), spec);
+    Pod { uid: uid.to_owned(), node: Some("n1".to_owned()), ..pod }
+}
+
+fn came(pod: &Pod) -> engine::Event {
+    engine::Event::Pod(Box::new(pod.clone()))
+}
+
+fn add(container: &str, pod: &Pod, address: &str) -> Add {
+    Add {
+        attachment: attachment(container),
+        network: "net".to_owned(),
+        netns: String::new(),
+        namespace: pod.namespace.clone(),
+        name: pod.name.clone(),
+        uid: Some(pod.uid.clone()),
+        addresses: vec![address.parse().unwrap()],
+        host_interface: None,
+        wait: 30_000,
+    }
+}
+
+fn attachment(container: &str) -> Attachment {
+    Attachment { container_id: container.to_owned(), interface: "eth0".to_owned() }
+}
+
+fn policy(name: &str, version: u64) -> NetworkPolicy {
+    let mut policy = NetworkPolicy::default();
+    policy.object.metadata.namespace = Some("shop".to_owned());
+    policy.object.metadata.name = Some(name.to_owned());
+    policy.object.metadata.resource_version = Some(version.to_string());
+    policy
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_add_is_answered_when_the_rules_are_in_the_kernel() {
+    let mut world = World::new(false);
+    let web = pod("web", "u1");
+    world.objects(vec![came(&web)]).await;
+    assert_eq!(world.pods().await, [("web".to_owned(), vec![])]);
+    let mut answer = world.ask(Command::Add(add("c1", &web, "10.0.0.1"))).await;
+    assert_eq!(world.pods().await, [("web".to_owned(), vec!["10.0.0.1".parse().unwrap()])]);
+    let waiter = world.waiter().await;
+    assert_eq!(waiter.families, [Family::V4].into());
+    assert!(answer.try_recv().is_err(), "nothing is in the kernel yet");
+    waiter.reply.send(()).unwrap();
+    assert_eq!(answer.await.unwrap(), Answer::done());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_add_waits_for_the_object_of_its_pod() {
+    let mut world = World::new(false);
+    let (old, new) = (pod("db-0", "u1"), pod("db-0", "u2"));
+    world.objects(vec![came(&old)]).await;
+    world.pods().await;
+    let mut answer = world.ask(Command::Add(add("c2", &new, "10.0.0.2"))).await;
+    world.objects(vec![engine::Event::PodGone(PodKey::of(&old))]).await;
+    assert_eq!(world.pods().await, []);
+    assert!(answer.try_recv().is_err() && world.is_silent());
+    world.objects(vec![came(&new)]).await;
+    world.pods().await;
+    assert_eq!(world.pods().await, [("db-0".to_owned(), vec!["10.0.0.2".parse().unwrap()])]);
+    world.waiter().await.reply.send(()).unwrap();
+    assert_eq!(answer.await.unwrap(), Answer::done());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_add_whose_pod_does_not_come_is_refused_before_the_plugin_gives_up() {
+    let world = World::new(false);
+    let begun = Instant::now();
+    let answer = world.ask(Command::Add(add("c1", &pod("web", "u1"), "10.0.0.1"))).await.await.unwrap();
+    let refusal = answer.error.unwrap();
+    assert_eq!(refusal.kind, Reason::Timeout);
+    assert!(refusal.message.contains("has not read this pod"), "{}", refusal.message);
+    assert!(begun.elapsed() < Duration::from_secs(30));
+    // So is one whose rules the kernel refuses.
+    let mut world = World::new(false);
+    let web = pod("web", "u1");
+    world.objects(vec![came(&web)]).await;
+    world.pods().await;
+    let answer = world.ask(Command::Add(add("c1", &web, "10.0.0.1"))).await;
+    world.pods().await;
+    let _unanswered = world.waiter().await;
+    assert_eq!(answer.await.unwrap().error.unwrap().kind, Reason::Timeout);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_static_pod_starts_isolated_after_five_seconds() {
+    let mut world = World::new(true);
+    world.objects(vec![]).await;
+    world.pods().await;
+    let begun = Instant::now();
+    let answer = world.ask(Command::Add(add("c1", &pod("etcd-n1", HASH), "10.0.0.1"))).await;
+    let Event::Changes(changes) = world.next().await else { panic!("no changes") };
+    assert!(begun.elapsed() >= MIRROR);
+    let has_policy = changes.changes.iter().any(|change| matches!(change.event, engine::Event::Policy(_)));
+    assert!(has_policy && changes.is_part);
+    world.waiter().await.reply.send(()).unwrap();
+    assert_eq!(answer.await.unwrap(), Answer::done());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_policies_of_the_namespace_are_asked_for_once_in_a_burst() {
+    let mut world = World::new(true);
+    let pods: Vec<Pod> = (0..20).map(|n| pod(&format!("web-{n}"), &format!("u{n}"))).collect();
+    world.objects(pods.iter().map(came).collect()).await;
+    world.pods().await;
+    let mut answers = Vec::new();
+    for (n, pod) in pods.iter().enumerate() {
+        answers.push(world.ask(Command::Add(add(&format!("c{n}"), pod, &format!("10.0.0.{n}")))).await);
+    }
+    // The first list was asked for before the others came, so it does not do for them.
+    let (namespace, list) = world.list(1).await;
+    assert!(world.is_silent(), "nothing before the list");
+    assert_eq!(namespace, "shop");
+    list.send(Ok(vec![policy("deny", 7)])).unwrap();
+    let Event::Changes(changes) = world.next().await else { panic!("no changes") };
+    assert!(matches!(changes.changes[0].event, engine::Event::Policy(_)), "the policy goes with the pod or before it");
+    assert!(matches!(changes.changes[1].event, engine::Event::Pod(_)));
+    world.waiter().await.reply.send(()).unwrap();
+    assert_eq!(answers.remove(0).await.unwrap(), Answer::done());
+    let (_, list) = world.list(1).await;
+    list.send(Err("away".to_owned())).unwrap();
+    assert_eq!(world.pods().await.len(), 19, "an API server that is away keeps no pod from starting");
+    for answer in answers {
+        world.waiter().await.reply.send(()).unwrap();
+        assert_eq!(answer.await.unwrap(), Answer::done());
+    }
+    assert_eq!(world.lists.lock().unwrap().len(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_api_server_that_hangs_delays_an_add_by_two_seconds() {
+    let mut world = World::new(true);
+    let web = pod("web", "u1");
+    world.objects(vec![came(&web)]).await;
+    world.pods().await;
+    let begun = Instant::now();
+    let answer = world.ask(Command::Add(add("c1", &web, "10.0.0.1"))).await;
+    world.pods().await;
+    assert!((PATIENCE..PATIENCE * 2).contains(&begun.elapsed()));
+    world.waiter().await.reply.send(()).unwrap();
+    assert_eq!(answer.await.unwrap(), Answer::done());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_add_that_is_taken_back_makes_no_sandbox() {
+    let mut world = World::new(false);
+    let web = pod("web", "u1");
+    let answer = world.ask(Command::Add(add("c1", &web, "10.0.0.1"))).await;
+    // The plugin was killed.
+    drop(answer);
+    let done = world.ask(Command::Delete { attachment: attachment("c1") }).await;
+    assert_eq!(done.await.unwrap(), Answer::done());
+    world.objects(vec![came(&web)]).await;
+    assert_eq!(world.pods().await, [("web".to_owned(), vec![])]);
+    assert!(world.is_silent());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_check_compares_and_then_asks_the_loop() {
+    let mut world = World::new(false);
+    let web = pod("web", "u1");
+    world.objects(vec![came(&web)]).await;
+    world.pods().await;
+    let unknown = world.ask(Command::Check(add("c1", &web, "10.0.0.1"))).await.await.unwrap();
+    assert_eq!(unknown.error.unwrap().kind, Reason::Unknown);
+    let answer = world.ask(Command::Add(add("c1", &web, "10.0.0.1"))).await;
+    world.pods().await;
+    world.waiter().await.reply.send(()).unwrap();
+    answer.await.unwrap();
+    let other = world.ask(Command::Check(add("c1", &web, "10.0.0.2"))).await.await.unwrap();
+    assert_eq!(other.error.unwrap().kind, Reason::Unknown);
+    for (holds, expected) in [(true, None), (false, Some(Reason::NotEnforced))] {
+        let answer = world.ask(Command::Check(add("c1", &web, "10.0.0.1"))).await;
+        let Event::Check(reply) = world.next().await else { panic!("no check") };
+        reply.send(holds).unwrap();
+        assert_eq!(answer.await.unwrap().error.map(|error| error.kind), expected);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn notes_of_the_plugin_are_read_once() {
+    let mut world = World::new(false);
+    let web = pod("web", "u1");
+    world.objects(vec![came(&web)]).await;
+    world.pods().await;
+    let socket = world.folder.path().join("cni.sock");
+    let request = npc_cni::protocol::Request::new(Command::Add(add("c1", &web, "10.0.0.1")));
+    note::leave(&socket, &attachment("c1"), &request).unwrap();
+    std::fs::write(note::folder(&socket).join("x@eth0.json"), "{").unwrap();
+    assert_eq!(world.pods().await, [("web".to_owned(), vec!["10.0.0.1".parse().unwrap()])]);
+    // The file goes after the event.
+    while !note::read_all(&socket).unwrap().is_empty() {
+        time::sleep(ROUND).await;
+    }
+    assert!(world.is_silent());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_next_agent_knows_a_sandbox_before_the_plugin_has_its_answer() {
+    let mut world = World::new(false);
+    let web = pod("web", "u1");
+    world.objects(vec![came(&web)]).await;
+    world.pods().await;
+    let _answer = world.ask(Command::Add(add("c1", &web, "10.0.0.1"))).await;
+    world.pods().await;
+    let World { folder, .. } = world;
+    let mut next = World::within(false, folder);
+    next.objects(vec![came(&web)]).await;
+    assert_eq!(next.pods().await, [("web".to_owned(), vec!["10.0.0.1".parse().unwrap()])]);
+}

@@ -1,0 +1,359 @@
+//! Which addresses belong to which pod of this node now, as CNI reports it.
+//!
+//! The API reports a pod's address after its container has started, and goes on
+//! reporting it after the address has gone to another pod. CNI reports it before, and
+//! also when it ends. So while CNI knows a sandbox, its addresses decide; the API's decide
+//! only for pods that CNI never reported.
+//!
+//! Sandboxes are known by container id and interface, never by a pod's UID: a sandbox
+//! that is made again has the same UID, and the DEL of the old one may come after the
+//! ADD of the new one.
+//!
+//! Objects go in, and come out with the addresses that the engine is to know. What is
+//! to be isolated although no object decides how (a static pod whose mirror is not there
+//! yet, a pod whose object went before its sandbox, an address whose interface is still
+//! there) is an endpoint of a namespace of its own ([`UNIDENTIFIED`]), whose only policy
+//! denies everything. No selector of a policy selects it, because that namespace has no
+//! labels.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use k8s_openapi::api::networking::v1 as networking;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use npc_cni::protocol::{Add, Attachment, HostInterface};
+use npc_compiler::engine::{Event, PodKey};
+use npc_compiler::object::{Labels, NetworkPolicy, Pod};
+use serde::{Deserialize, Serialize};
+
+/// The namespace of endpoints without an object. No namespace of a
+/// cluster has a dot or a slash in its name.
+pub const UNIDENTIFIED: &str = "npc.dev/unidentified";
+
+/// The policy of that namespace.
+const DENY_ALL: &str = "deny-all";
+
+/// What CNI reports about the pods of one node, and their objects.
+#[derive(Debug)]
+pub struct Sandboxes {
+    node: String,
+    /// The objects of this node's pods, as the source has them.
+    pods: BTreeMap<PodKey, Pod>,
+    /// The sandboxes, by container and interface; each with its place in the order of
+    /// ADDs, because of two that have one address the later has it.
+    live: BTreeMap<Attachment, (u64, Add)>,
+    order: u64,
+    /// Addresses whose sandbox has gone and whose interface may still be there.
+    released: BTreeMap<IpAddr, HostInterface>,
+    /// The pods that CNI reported once ([`mark`]): the API's addresses do not count.
+    reported: BTreeSet<String>,
+    /// What the engine was given for this node.
+    given: BTreeMap<PodKey, Pod>,
+    has_policy: bool,
+    /// The source has delivered everything once.
+    is_synced: bool,
+    /// Something changed since the last [`Sandboxes::update`].
+    is_dirty: bool,
+}
+
+/// What outlives an agent: all that CNI reported and no object has.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Saved {
+    /// The sandboxes, in the order of their ADDs.
+    pub sandboxes: Vec<Add>,
+    /// Addresses without a sandbox whose interface may still be there.
+    pub released: Vec<(IpAddr, HostInterface)>,
+    /// The pods that CNI reported once, by UID; by namespace and name where files have
+    /// none.
+    pub reported: BTreeSet<String>,
+}
+
+impl Sandboxes {
+    /// Nothing is known yet.
+    #[must_use]
+    pub fn new(node: &str, saved: Saved) -> Self {
+        let sandboxes = saved.sandboxes.into_iter().zip(1..);
+        let live: BTreeMap<_, _> = sandboxes.map(|(add, order)| (add.attachment.clone(), (order, add))).collect();
+        Self {
+            node: node.to_owned(),
+            pods: BTreeMap::new(),
+            order: live.len() as u64,
+            live,
+            released: saved.released.into_iter().collect(),
+            reported: saved.reported,
+            given: BTreeMap::new(),
+            has_policy: false,
+            is_synced: false,
+            is_dirty: true,
+        }
+    }
+
+    /// What an agent after this one has to know.
+    #[must_use]
+    pub fn saved(&self) -> Saved {
+        let mut sandboxes: Vec<_> = self.live.values().collect();
+        sandboxes.sort_by_key(|(order, _)| *order);
+        Saved {
+            sandboxes: sandboxes.into_iter().map(|(_, add)| add.clone()).collect(),
+            released: self.released.iter().map(|(address, link)| (*address, link.clone())).collect(),
+            reported: self.reported.clone(),
+        }
+    }
+
+    /// Takes in an event of the source. Events that are not about pods of this node are
+    /// answered as they are, the others come with [`Sandboxes::update`].
+    pub fn object(&mut self, event: Event) -> Option<Event> {
+        match event {
+            Event::Pod(pod) if pod.node.as_deref() == Some(&self.node) => {
+                self.pods.insert(PodKey::of(&pod), *pod);
+                self.is_dirty = true;
+                None
+            }
+            Event::PodGone(key) => match self.pods.remove(&key) {
+                Some(pod) => {
+                    self.reported.remove(&mark(&pod));
+                    self.is_dirty = true;
+                    None
+                }
+                None => Some(Event::PodGone(key)),
+            },
+            other => Some(other),
+        }
+    }
+
+    /// The source has delivered everything. What was saved of pods that are gone is
+    /// forgotten; a sandbox without an object is isolated from now on.
+    pub fn synced(&mut self) {
+        if std::mem::replace(&mut self.is_synced, true) {
+            return;
+        }
+        let there: BTreeSet<String> = self.pods.values().map(mark).collect();
+        self.reported.retain(|pod| there.contains(pod));
+        self.is_dirty = true;
+    }
+
+    /// Whether the object of the pod that this ADD is about is here.
+    #[must_use]
+    pub fn is_known(&self, add: &Add) -> bool {
+        self.object_of(add).is_some()
+    }
+
+    /// The addresses of this ADD are its pod's from now on, whatever any object lists.
+    /// The same container reported twice is one sandbox, with the later addresses.
+    pub fn add(&mut self, add: Add) {
+        self.order += 1;
+        for address in &add.addresses {
+            self.released.remove(address);
+        }
+        let known = self.object_of(&add).map(mark);
+        self.reported.extend(known);
+        self.live.insert(add.attachment.clone(), (self.order, add));
+        self.is_dirty = true;
+    }
+
+    /// A sandbox is gone; whether it was known. Its addresses leave the sets of peers at
+    /// once. They stay isolated while the node's end of its interface is there, or until
+    /// they are another sandbox's.
+    pub fn delete(&mut self, attachment: &Attachment) -> bool {
+        let Some((_, add)) = self.live.remove(attachment) else { return false };
+        self.is_dirty = true;
+        let Some(link) = add.host_interface else { return true };
+        for address in add.addresses {
+            // The DEL of an old sandbox takes nothing from a new one.
+            if self.owner(address).is_none() {
+                self.released.insert(address, link.clone());
+            }
+        }
+        true
+    }
+
+    /// All sandboxes of a network that are not among these are gone; how many.
+    pub fn collect(&mut self, network: &str, valid: &BTreeSet<Attachment>) -> usize {
+        let is_gone = |(_, add): &&(u64, Add)| add.network == network && !valid.contains(&add.attachment);
+        let gone: Vec<_> = self.live.values().filter(is_gone).map(|(_, add)| add.attachment.clone()).collect();
+        gone.iter().filter(|attachment| self.delete(attachment)).count()
+    }
+
+    /// The interfaces of the node that sandboxes have or had.
+    #[must_use]
+    pub fn links(&self) -> BTreeSet<u32> {
+        let live = self.live.values().filter_map(|(_, add)| add.host_interface.as_ref());
+        live.chain(self.released.values()).map(|link| link.index).collect()
+    }
+
+    /// These interfaces are gone, and so are the sandboxes that had them: the other end
+    /// goes with its network namespace. How many sandboxes.
+    pub fn links_gone(&mut self, gone: &BTreeSet<u32>) -> usize {
+        let is_gone = |link: &HostInterface| gone.contains(&link.index);
+        let before = self.live.len();
+        self.live.retain(|_, (_, add)| !add.host_interface.as_ref().is_some_and(is_gone));
+        let held = self.released.len();
+        self.released.retain(|_, link| !is_gone(link));
+        let ended = before - self.live.len();
+        self.is_dirty |= ended > 0 || held != self.released.len();
+        ended
+    }
+
+    /// The sandbox of a container and interface, as CNI reported it.
+    #[must_use]
+    pub fn sandbox(&self, attachment: &Attachment) -> Option<&Add> {
+        self.live.get(attachment).map(|(_, add)| add)
+    }
+
+    /// How many sandboxes there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.live.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.live.is_empty()
+    }
+
+    /// What the engine has to be given, so that it knows this node's pods as they are
+    /// now.
+    pub fn update(&mut self) -> Vec<Event> {
+        if !std::mem::take(&mut self.is_dirty) {
+            return Vec::new();
+        }
+        // Also of a sandbox that was known before its object.
+        let objects = self.live.values().filter_map(|(_, add)| self.object_of(add));
+        let reported: Vec<String> = objects.map(mark).collect();
+        self.reported.extend(reported);
+        let wanted = self.wanted();
+        let mut events = Vec::new();
+        if !self.has_policy && wanted.values().any(|pod| pod.namespace == UNIDENTIFIED) {
+            self.has_policy = true;
+            events.push(Event::Policy(Box::new(deny_all())));
+        }
+        let gone = self.given.keys().filter(|key| !wanted.contains_key(*key));
+        events.extend(gone.map(|key| Event::PodGone(key.clone())));
+        let different = wanted.iter().filter(|(key, pod)| self.given.get(*key) != Some(*pod));
+        events.extend(different.map(|(_, pod)| Event::Pod(Box::new(pod.clone()))));
+        self.given = wanted;
+        events
+    }
+
+    /// The pods of this node with the addresses that are theirs.
+    fn wanted(&self) -> BTreeMap<PodKey, Pod> {
+        let mut owners: BTreeMap<IpAddr, &Attachment> = BTreeMap::new();
+        let mut in_order: Vec<_> = self.live.values().collect();
+        in_order.sort_by_key(|(order, _)| *order);
+        for (_, add) in &in_order {
+            owners.extend(add.addresses.iter().map(|address| (*address, &add.attachment)));
+        }
+        let mut of_pods: BTreeMap<PodKey, Vec<IpAddr>> = BTreeMap::new();
+        let mut unidentified: BTreeSet<IpAddr> = BTreeSet::new();
+        for (_, add) in in_order {
+            let own = add.addresses.iter().copied().filter(|address| owners.get(address) == Some(&&add.attachment));
+            match self.object_of(add).filter(|pod| pod.is_endpoint()) {
+                Some(pod) => of_pods.entry(PodKey::of(pod)).or_default().extend(own),
+                None => unidentified.extend(own),
+            }
+        }
+        let mut wanted = BTreeMap::new();
+        let mut claimed: BTreeSet<IpAddr> = BTreeSet::new();
+        for (key, pod) in &self.pods {
+            let addresses = match of_pods.remove(key) {
+                Some(addresses) => addresses,
+                None if self.reported.contains(&mark(pod)) => Vec::new(),
+                None => pod.addresses().filter(|address| !owners.contains_key(address)).collect(),
+            };
+            if pod.is_endpoint() {
+                claimed.extend(&addresses);
+            }
+            for pod in with_addresses(pod, &addresses) {
+                wanted.insert(PodKey::of(&pod), pod);
+            }
+        }
+        if self.is_synced {
+            let released = self.released.keys().copied();
+            unidentified.extend(released.filter(|address| !owners.contains_key(address) && !claimed.contains(address)));
+            let held = unidentified.into_iter().map(|address| unidentified_pod(&self.node, address));
+            wanted.extend(held.map(|pod| (PodKey::of(&pod), pod)));
+        }
+        wanted
+    }
+
+    /// The sandbox that has an address: of several, the latest.
+    fn owner(&self, address: IpAddr) -> Option<&Add> {
+        let have = self.live.values().filter(|(_, add)| add.addresses.contains(&address));
+        have.max_by_key(|(order, _)| *order).map(|(_, add)| add)
+    }
+
+    /// The object of the pod that an ADD is about. A UID distinguishes a pod from its
+    /// successor under the same name. A runtime that gives none means the pod of this name that is
+    /// not terminating, if there is one.
+    fn object_of(&self, add: &Add) -> Option<&Pod> {
+        let named = || self.pods.values().filter(|pod| pod.namespace == add.namespace && pod.name == add.name);
+        match &add.uid {
+            Some(uid) => {
+                // Objects from files may have none.
+                let is_meant =
+                    |pod: &&Pod| pod.uid == *uid || pod.uid.is_empty() || pod.config_hash.as_ref() == Some(uid);
+                named().find(is_meant)
+            }
+            None => named().find(|pod| !pod.terminating).or_else(|| named().next()),
+        }
+    }
+}
+
+/// What a pod is remembered by. No UID has a slash.
+fn mark(pod: &Pod) -> String {
+    if pod.uid.is_empty() { format!("{}/{}", pod.namespace, pod.name) } else { pod.uid.clone() }
+}
+
+/// A pod with these addresses and no others: an endpoint has one of each family, so
+/// more of them are more endpoints, which differ in nothing else.
+fn with_addresses(pod: &Pod, addresses: &[IpAddr]) -> Vec<Pod> {
+    let (mut v4, mut v6) = (Vec::new(), Vec::new());
+    for address in addresses {
+        match address {
+            IpAddr::V4(address) => v4.push(*address),
+            IpAddr::V6(address) => v6.push(*address),
+        }
+    }
+    let count = v4.len().max(v6.len()).max(1);
+    let one = |place: usize| {
+        // What stands behind a zero byte is no part of a UID for any message.
+        let uid = if place == 0 { pod.uid.clone() } else { format!("{}\0cni{place}", pod.uid) };
+        Pod { uid, ipv4: v4.get(place).copied(), ipv6: v6.get(place).copied(), ..pod.clone() }
+    };
+    (0..count).map(one).collect()
+}
+
+/// An endpoint of which only the address is known.
+fn unidentified_pod(node: &str, address: IpAddr) -> Pod {
+    let name = address.to_string();
+    let spec = k8s_openapi::api::core::v1::PodSpec::default();
+    let mut pod = Pod::from_template(UNIDENTIFIED.to_owned(), name, Labels::new(), spec);
+    pod.uid = format!("{UNIDENTIFIED}/{address}");
+    pod.node = Some(node.to_owned());
+    match address {
+        IpAddr::V4(address) => pod.ipv4 = Some(address),
+        IpAddr::V6(address) => pod.ipv6 = Some(address),
+    }
+    pod
+}
+
+/// Isolates all pods of its namespace in both directions, and admits nothing.
+fn deny_all() -> NetworkPolicy {
+    NetworkPolicy::from(networking::NetworkPolicy {
+        metadata: ObjectMeta {
+            name: Some(DENY_ALL.to_owned()),
+            namespace: Some(UNIDENTIFIED.to_owned()),
+            ..ObjectMeta::default()
+        },
+        spec: Some(networking::NetworkPolicySpec {
+            policy_types: Some(vec!["Ingress".to_owned(), "Egress".to_owned()]),
+            ..networking::NetworkPolicySpec::default()
+        }),
+    })
+}
+
+#[cfg(test)]
+#[path = "sandboxes_tests.rs"]
+mod tests;

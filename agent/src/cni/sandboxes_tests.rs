@@ -1,0 +1,432 @@
+use npc_compiler::engine::Engine;
+use npc_compiler::object::{Family, Namespace};
+use npc_compiler::plan::KernelState;
+use npc_compiler::ruleset::layout::Options;
+use npc_compiler::ruleset::program::{Member, SetName};
+use proptest::prelude::*;
+
+use super::*;
+
+const NODE: &str = "node-1";
+
+/// Sandboxes and the engine that is given their pods.
+struct World {
+    sandboxes: Sandboxes,
+    engine: Engine,
+}
+
+impl World {
+    fn new() -> Self {
+        Self::after(Saved::default())
+    }
+
+    /// An agent that starts with what one before it saved.
+    fn after(saved: Saved) -> Self {
+        let mut world = Self { sandboxes: Sandboxes::new(NODE, saved), engine: Engine::new(NODE, Options::default()) };
+        world.engine.apply(Event::Namespace(Namespace::new("shop", Labels::new())));
+        let mut all = deny_all();
+        all.object.metadata.namespace = Some("shop".to_owned());
+        all.object.metadata.name = Some("all".to_owned());
+        if let Some(spec) = &mut all.object.spec {
+            // Pods with this label are peers of all pods of the namespace.
+            let labels = [("peer".to_owned(), "yes".to_owned())].into();
+            let selector = k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector {
+                match_labels: Some(labels),
+                ..Default::default()
+            };
+            let peer = networking::NetworkPolicyPeer {
+                pod_selector: Some(selector),
+                ..networking::NetworkPolicyPeer::default()
+            };
+            let rule = networking::NetworkPolicyIngressRule { from: Some(vec![peer]), ports: None };
+            spec.ingress = Some(vec![rule]);
+        }
+        world.engine.apply(Event::Policy(Box::new(all)));
+        world
+    }
+
+    fn synced(mut self) -> Self {
+        self.sandboxes.synced();
+        self
+    }
+
+    fn object(&mut self, pod: &Pod) {
+        if let Some(event) = self.sandboxes.object(Event::Pod(Box::new(pod.clone()))) {
+            self.engine.apply(event);
+        }
+    }
+
+    fn gone(&mut self, pod: &Pod) {
+        if let Some(event) = self.sandboxes.object(Event::PodGone(PodKey::of(pod))) {
+            self.engine.apply(event);
+        }
+    }
+
+    /// What the engine makes of it.
+    fn state(&mut self) -> &KernelState {
+        for event in self.sandboxes.update() {
+            self.engine.apply(event);
+        }
+        self.engine.commit();
+        self.engine.state()
+    }
+
+    fn owner(&mut self, text: &str) -> Option<String> {
+        self.state();
+        let [namespace, name, _] = self.engine.owner(address(text))?;
+        Some(format!("{namespace}/{name}"))
+    }
+
+    fn is_isolated(&mut self, text: &str) -> bool {
+        let address = address(text);
+        let family = Family::of(&address);
+        let sets = &self.state().family(family).sets;
+        let holds =
+            |name: SetName| sets.get(&name).is_some_and(|(_, members)| members.contains(&Member::Address(address)));
+        let gates = ["npc4-ingress", "npc4-egress", "npc6-ingress", "npc6-egress"];
+        let gates = gates.into_iter().filter_map(SetName::ours).filter(|(_, of)| *of == family);
+        gates.map(|(name, _)| name).all(holds)
+    }
+
+    /// Whether the address is in a set of peers.
+    fn is_peer(&mut self, text: &str) -> bool {
+        let address = Member::Address(address(text));
+        let sets = &self.state().v4.sets;
+        sets.iter().any(|(name, (_, members))| name.as_str().starts_with("npc4-p") && members.contains(&address))
+    }
+}
+
+fn address(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn pod(name: &str, uid: &str, listed: Option<&str>) -> Pod {
+    let labels = [("peer".to_owned(), "yes".to_owned())].into();
+    let spec = k8s_openapi::api::core::v1::PodSpec::default();
+    let pod = Pod::from_template("shop".to_owned(), name.to_owned(), labels, spec);
+    let ipv4 = listed.map(|text| text.parse().unwrap());
+    Pod { uid: uid.to_owned(), node: Some(NODE.to_owned()), ipv4, ..pod }
+}
+
+fn add(container: &str, pod: &Pod, addresses: &[&str], link: u32) -> Add {
+    Add {
+        attachment: attachment(container),
+        network: "net".to_owned(),
+        netns: String::new(),
+        namespace: pod.namespace.clone(),
+        name: pod.name.clone(),
+        uid: Some(pod.uid.clone()),
+        addresses: addresses.iter().map(|text| address(text)).collect(),
+        host_interface: (link > 0).then(|| HostInterface { name: format!("veth{link}"), index: link }),
+        wait: 0,
+    }
+}
+
+fn attachment(container: &str) -> Attachment {
+    Attachment { container_id: container.to_owned(), interface: "eth0".to_owned() }
+}
+
+fn links<const N: usize>(links: [u32; N]) -> BTreeSet<u32> {
+    links.into()
+}
+
+#[test]
+fn a_pod_has_its_address_before_the_api_says_so() {
+    let mut world = World::new().synced();
+    let web = pod("web", "u1", None);
+    world.object(&web);
+    assert_eq!(world.owner("10.0.0.1"), None);
+    world.sandboxes.add(add("c1", &web, &["10.0.0.1", "fd00::1"], 1));
+    assert_eq!(world.owner("10.0.0.1").as_deref(), Some("shop/web"));
+    assert!(world.is_isolated("10.0.0.1") && world.is_isolated("fd00::1"));
+    // The API catches up, and nothing changes.
+    world.object(&pod("web", "u1", Some("10.0.0.1")));
+    world.state();
+    assert!(world.is_isolated("fd00::1"), "the API's list does not shorten CNI's");
+}
+
+#[test]
+fn all_addresses_of_a_sandbox_are_isolated() {
+    let mut world = World::new().synced();
+    let web = pod("web", "u1", None);
+    world.object(&web);
+    world.sandboxes.add(add("c1", &web, &["10.0.0.1", "10.0.0.2", "10.0.0.3", "fd00::1"], 1));
+    for each in ["10.0.0.1", "10.0.0.2", "10.0.0.3", "fd00::1"] {
+        assert!(world.is_isolated(each), "{each}");
+        assert_eq!(world.owner(each).as_deref(), Some("shop/web"));
+    }
+    world.sandboxes.add(add("c1", &web, &["10.0.0.1"], 1));
+    assert_eq!(world.owner("10.0.0.2"), None);
+}
+
+#[test]
+fn an_address_is_the_new_pods_though_the_api_lists_it_for_the_old_one() {
+    let mut world = World::new().synced();
+    let (old, new) = (pod("old", "u1", Some("10.0.0.1")), pod("new", "u2", None));
+    world.object(&old);
+    world.object(&new);
+    assert_eq!(world.owner("10.0.0.1").as_deref(), Some("shop/old"), "CNI never reported it");
+    world.sandboxes.add(add("c2", &new, &["10.0.0.1"], 2));
+    assert_eq!(world.owner("10.0.0.1").as_deref(), Some("shop/new"));
+    // A claim of the API that comes later changes nothing either.
+    world.object(&Pod { started: Some(i64::MAX), ..old });
+    assert_eq!(world.owner("10.0.0.1").as_deref(), Some("shop/new"));
+}
+
+#[test]
+fn a_late_del_of_the_old_sandbox_takes_nothing_from_the_new_one() {
+    let mut world = World::new().synced();
+    let web = pod("web", "u1", None);
+    world.object(&web);
+    world.sandboxes.add(add("c1", &web, &["10.0.0.1"], 1));
+    world.sandboxes.add(add("c2", &web, &["10.0.0.1"], 2));
+    assert!(world.sandboxes.delete(&attachment("c1")));
+    assert_eq!(world.owner("10.0.0.1").as_deref(), Some("shop/web"));
+    assert!(!world.sandboxes.delete(&attachment("c1")), "twice");
+    assert!(!world.sandboxes.delete(&attachment("never")), "unknown");
+    world.sandboxes.links_gone(&links([1]));
+    assert!(world.is_isolated("10.0.0.1"));
+}
+
+#[test]
+fn a_sandbox_made_again_with_another_address_has_that_one_only() {
+    let mut world = World::new().synced();
+    let web = pod("web", "u1", None);
+    world.object(&web);
+    world.sandboxes.add(add("c1", &web, &["10.0.0.1"], 1));
+    world.object(&pod("web", "u1", Some("10.0.0.1")));
+    world.sandboxes.add(add("c2", &web, &["10.0.0.2"], 2));
+    world.sandboxes.delete(&attachment("c1"));
+    world.sandboxes.links_gone(&links([1]));
+    assert_eq!(world.owner("10.0.0.2").as_deref(), Some("shop/web"));
+    assert_eq!(world.owner("10.0.0.1"), None, "though the API still lists it");
+}
+
+#[test]
+fn a_released_address_is_no_peer_and_stays_isolated_until_its_interface_is_gone() {
+    let mut world = World::new().synced();
+    let web = pod("web", "u1", Some("10.0.0.1"));
+    world.object(&web);
+    world.sandboxes.add(add("c1", &web, &["10.0.0.1"], 1));
+    assert!(world.is_peer("10.0.0.1"));
+    world.sandboxes.delete(&attachment("c1"));
+    assert!(!world.is_peer("10.0.0.1") && world.is_isolated("10.0.0.1"));
+    world.sandboxes.links_gone(&links([7]));
+    assert!(world.is_isolated("10.0.0.1"), "another interface");
+    world.sandboxes.links_gone(&links([1]));
+    assert!(!world.is_isolated("10.0.0.1"));
+    assert_eq!(world.owner("10.0.0.1"), None);
+}
+
+#[test]
+fn a_released_address_is_its_next_owners_at_once() {
+    let mut world = World::new().synced();
+    let (old, new) = (pod("old", "u1", Some("10.0.0.1")), pod("new", "u2", None));
+    world.object(&old);
+    world.object(&new);
+    world.sandboxes.add(add("c1", &old, &["10.0.0.1"], 1));
+    world.sandboxes.delete(&attachment("c1"));
+    world.sandboxes.add(add("c2", &new, &["10.0.0.1"], 2));
+    assert_eq!(world.owner("10.0.0.1").as_deref(), Some("shop/new"));
+    assert!(world.is_peer("10.0.0.1"));
+}
+
+#[test]
+fn a_pod_made_again_under_its_name_waits_for_its_own_object() {
+    let mut world = World::new().synced();
+    world.object(&pod("db-0", "u1", Some("10.0.0.1")));
+    let again = add("c2", &pod("db-0", "u2", None), &["10.0.0.2"], 2);
+    assert!(!world.sandboxes.is_known(&again));
+    world.object(&pod("db-0", "u2", None));
+    assert!(world.sandboxes.is_known(&again));
+    // A runtime that gives no UID means the one that stays.
+    let nameless = Add { uid: None, ..again };
+    assert!(world.sandboxes.is_known(&nameless));
+}
+
+#[test]
+fn a_static_pod_is_isolated_until_its_mirror_is_read() {
+    let mut world = World::new().synced();
+    let hash = "5f0b0d1ea9a7f1d9c8f7a6b5c4d3e2f1";
+    let etcd = add("c1", &pod("etcd-node-1", hash, None), &["10.0.0.1"], 1);
+    assert!(!world.sandboxes.is_known(&etcd));
+    world.sandboxes.add(etcd);
+    assert!(world.is_isolated("10.0.0.1") && !world.is_peer("10.0.0.1"));
+    assert_eq!(world.owner("10.0.0.1").as_deref(), Some("npc.dev/unidentified/10.0.0.1"));
+    // The mirror of an older manifest is another pod.
+    let stale = Pod { config_hash: Some("0".repeat(32)), ..pod("etcd-node-1", "m0", None) };
+    world.object(&stale);
+    assert_eq!(world.owner("10.0.0.1").as_deref(), Some("npc.dev/unidentified/10.0.0.1"));
+    world.gone(&stale);
+    world.object(&Pod { config_hash: Some(hash.to_owned()), ..pod("etcd-node-1", "m1", None) });
+    assert_eq!(world.owner("10.0.0.1").as_deref(), Some("shop/etcd-node-1"));
+    assert!(world.is_peer("10.0.0.1"));
+}
+
+#[test]
+fn a_pod_whose_object_went_first_stays_isolated_while_its_sandbox_lives() {
+    let mut world = World::new().synced();
+    let web = pod("web", "u1", Some("10.0.0.1"));
+    world.object(&web);
+    world.sandboxes.add(add("c1", &web, &["10.0.0.1"], 1));
+    world.gone(&web);
+    assert!(world.is_isolated("10.0.0.1") && !world.is_peer("10.0.0.1"));
+    // So does one that is finished in the API.
+    world.object(&Pod { finished: true, ..web });
+    assert!(world.is_isolated("10.0.0.1"));
+    world.sandboxes.delete(&attachment("c1"));
+    world.sandboxes.links_gone(&links([1]));
+    assert!(!world.is_isolated("10.0.0.1"));
+}
+
+#[test]
+fn an_agent_after_this_one_knows_the_same() {
+    let mut world = World::new().synced();
+    let (web, old) = (pod("web", "u1", Some("10.0.0.9")), pod("old", "u2", Some("10.0.0.2")));
+    world.object(&web);
+    world.object(&old);
+    world.sandboxes.add(add("c2", &old, &["10.0.0.2"], 2));
+    world.sandboxes.add(add("c1", &web, &["10.0.0.1"], 1));
+    world.sandboxes.delete(&attachment("c2"));
+    let before = world.state().clone();
+    let text = serde_json::to_string(&world.sandboxes.saved()).unwrap();
+    let mut after = World::after(serde_json::from_str(&text).unwrap());
+    after.object(&old);
+    after.object(&web);
+    let mut after = after.synced();
+    assert_eq!(after.state(), &before);
+    assert_eq!(after.owner("10.0.0.2").as_deref(), Some("npc.dev/unidentified/10.0.0.2"));
+    // What became of it while no agent ran: the interfaces are gone.
+    assert_eq!(after.sandboxes.links_gone(&links([1, 2])), 1);
+    assert_eq!(after.owner("10.0.0.1"), None);
+}
+
+#[test]
+fn a_sandbox_that_was_known_before_its_object_counts_as_any_other() {
+    let mut world = World::new();
+    let web = pod("web", "u1", Some("10.0.0.1"));
+    world.sandboxes.add(add("c1", &web, &["10.0.0.1"], 1));
+    world.object(&web);
+    let mut world = world.synced();
+    assert_eq!(world.owner("10.0.0.1").as_deref(), Some("shop/web"));
+    world.sandboxes.delete(&attachment("c1"));
+    world.sandboxes.links_gone(&links([1]));
+    assert_eq!(world.owner("10.0.0.1"), None, "the API lists it in vain");
+}
+
+#[test]
+fn pods_from_files_without_uids_are_known_by_their_names() {
+    let mut world = World::new().synced();
+    let (one, other) = (pod("one", "", None), pod("other", "", Some("10.0.0.2")));
+    world.object(&one);
+    world.object(&other);
+    world.sandboxes.add(Add { uid: Some("u1".to_owned()), ..add("c1", &one, &["10.0.0.1"], 1) });
+    assert_eq!(world.owner("10.0.0.1").as_deref(), Some("shop/one"));
+    world.state();
+    assert_eq!(world.owner("10.0.0.2").as_deref(), Some("shop/other"), "CNI never reported it");
+}
+
+#[test]
+fn before_the_source_is_complete_no_pod_is_unidentified() {
+    let mut world = World::new();
+    world.sandboxes.add(add("c1", &pod("web", "u1", None), &["10.0.0.1"], 1));
+    assert_eq!(world.sandboxes.update(), []);
+    let mut world = world.synced();
+    assert!(world.is_isolated("10.0.0.1"));
+}
+
+#[test]
+fn a_gc_ends_what_it_does_not_list_of_its_network() {
+    let mut world = World::new().synced();
+    let web = pod("web", "u1", None);
+    world.object(&web);
+    world.sandboxes.add(add("c1", &web, &["10.0.0.1"], 1));
+    world.sandboxes.add(add("c2", &web, &["10.0.0.2"], 2));
+    world.sandboxes.add(Add { network: "other".to_owned(), ..add("c3", &web, &["10.0.0.3"], 3) });
+    assert_eq!(world.sandboxes.collect("net", &[attachment("c2")].into()), 1);
+    assert_eq!(world.sandboxes.len(), 2);
+    assert!(world.sandboxes.sandbox(&attachment("c1")).is_none());
+}
+
+#[test]
+fn pods_of_other_nodes_and_other_objects_pass_as_they_are() {
+    let mut sandboxes = Sandboxes::new(NODE, Saved::default());
+    let elsewhere = Event::Pod(Box::new(Pod { node: Some("node-2".to_owned()), ..pod("web", "u1", Some("10.1.0.1")) }));
+    assert_eq!(sandboxes.object(elsewhere.clone()), Some(elsewhere));
+    let gone = Event::PodGone(PodKey::Name("a".into(), "b".into()));
+    assert_eq!(sandboxes.object(gone.clone()), Some(gone));
+    let namespace = Event::NamespaceGone("a".to_owned());
+    assert_eq!(sandboxes.object(namespace.clone()), Some(namespace));
+}
+
+/// What can happen, about three pods, three containers, two addresses and links.
+#[derive(Debug, Clone)]
+enum Happening {
+    Object(usize, Option<usize>, bool),
+    Gone(usize),
+    Add(usize, usize, usize),
+    Delete(usize),
+    Link(usize),
+    Restart,
+}
+
+fn happenings() -> impl Strategy<Value = Vec<Happening>> {
+    let one = prop_oneof![
+        (0..3_usize, proptest::option::of(0..2_usize), any::<bool>()).prop_map(|(p, a, f)| Happening::Object(p, a, f)),
+        (0..3_usize).prop_map(Happening::Gone),
+        (0..3_usize, 0..3_usize, 0..2_usize).prop_map(|(c, p, a)| Happening::Add(c, p, a)),
+        (0..3_usize).prop_map(Happening::Delete),
+        (0..3_usize).prop_map(Happening::Link),
+        Just(Happening::Restart),
+    ];
+    proptest::collection::vec(one, 0..24)
+}
+
+proptest! {
+    /// Step by step and at once lead to one state; and whatever the API lists, a live
+    /// sandbox's address is isolated, and is its pod's where the object is known.
+    #[test]
+    fn a_live_sandboxs_address_is_never_open(steps in happenings()) {
+        let texts = ["10.0.0.1", "10.0.0.2"];
+        let mut world = World::new().synced();
+        let mut objects: BTreeMap<usize, Pod> = BTreeMap::new();
+        for step in steps {
+            let of = |p: usize, a: Option<usize>| pod(&format!("p{p}"), &format!("u{p}"), a.map(|a| texts[a]));
+            match step {
+                Happening::Object(p, a, finished) => {
+                    let pod = Pod { finished, ..of(p, a) };
+                    world.object(&pod);
+                    objects.insert(p, pod);
+                }
+                Happening::Gone(p) => {
+                    world.gone(&of(p, None));
+                    objects.remove(&p);
+                }
+                Happening::Add(c, p, a) => {
+                    let link = u32::try_from(c).unwrap() + 1;
+                    world.sandboxes.add(add(&format!("c{c}"), &of(p, None), &[texts[a]], link));
+                }
+                Happening::Delete(c) => drop(world.sandboxes.delete(&attachment(&format!("c{c}")))),
+                Happening::Link(c) => drop(world.sandboxes.links_gone(&links([u32::try_from(c).unwrap() + 1]))),
+                Happening::Restart => {
+                    world = World::after(world.sandboxes.saved());
+                    objects.values().for_each(|pod| world.object(pod));
+                    world = world.synced();
+                }
+            }
+            world.state();
+            let live: Vec<Add> = world.sandboxes.saved().sandboxes;
+            for text in texts {
+                let Some(add) = live.iter().rev().find(|add| add.addresses.contains(&address(text))) else { continue };
+                prop_assert!(world.is_isolated(text), "{text}");
+                let known = objects.values().any(|pod| Some(&pod.uid) == add.uid.as_ref() && !pod.finished);
+                let owner = world.owner(text);
+                let expected = if known { format!("shop/{}", add.name) } else { format!("{UNIDENTIFIED}/{text}") };
+                prop_assert_eq!(owner, Some(expected));
+            }
+            // What was given is what is wanted.
+            let wanted = world.sandboxes.wanted();
+            prop_assert_eq!(&wanted, &world.sandboxes.given);
+        }
+    }
+}

@@ -1,0 +1,155 @@
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+
+use npc_cni::protocol::Attachment;
+use proptest::prelude::*;
+
+use super::*;
+
+/// A server before a registry that answers each DEL at once, and nothing else.
+struct Served {
+    socket: PathBuf,
+    folder: tempfile::TempDir,
+}
+
+impl Served {
+    fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("npc/cni.sock");
+        let listener = bind(&socket).unwrap();
+        let (sender, mut requests) = mpsc::channel(1);
+        tokio::spawn(serve(listener, sender));
+        tokio::spawn(async move {
+            let mut kept = Vec::new();
+            while let Some(Asked { command, answer }) = requests.recv().await {
+                match command {
+                    Command::Delete { .. } => drop(answer.send(Answer::done())),
+                    _ => kept.push(answer),
+                }
+            }
+        });
+        Self { socket, folder: folder }
+    }
+
+    async fn connect(&self) -> UnixStream {
+        UnixStream::connect(&self.socket).await.unwrap()
+    }
+
+    /// What comes back for these bytes. They may not all be taken.
+    async fn send(&self, bytes: &[u8]) -> Vec<u8> {
+        let mut stream = self.connect().await;
+        let _ = stream.write_all(bytes).await;
+        let _ = stream.shutdown().await;
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer).await;
+        answer
+    }
+
+    async fn is_alive(&self) -> bool {
+        let attachment = Attachment { container_id: "c1".to_owned(), interface: "eth0".to_owned() };
+        let mut line = serde_json::to_vec(&Request::new(Command::Delete { attachment })).unwrap();
+        line.push(b'\n');
+        let mut stream = self.connect().await;
+        stream.write_all(&line).await.unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.unwrap();
+        serde_json::from_slice::<Answer>(&answer).unwrap() == Answer::done()
+    }
+}
+
+fn kind(answer: &[u8]) -> Option<Reason> {
+    serde_json::from_slice::<Answer>(answer).unwrap().error.map(|error| error.kind)
+}
+
+#[tokio::test]
+async fn bad_requests_are_refused_and_the_next_is_answered() {
+    let served = Served::start();
+    for line in [
+        "\n",
+        "{\n",
+        "null\n",
+        "[]\n",
+        "{}\n",
+        "{\"version\":1}\n",
+        "{\"version\":1,\"command\":\"dance\"}\n",
+        "{\"version\":-1,\"command\":\"gc\",\"network\":\"n\",\"valid\":[]}\n",
+        "{\"version\":1,\"command\":\"add\",\"containerId\":\"c\",\"interface\":\"e\",\"namespace\":\"a\",\"name\":\"b\",\"addresses\":[\"10.0.0.300\"]}\n",
+    ] {
+        assert_eq!(kind(&served.send(line.as_bytes()).await), Some(Reason::Malformed), "{line}");
+    }
+    let long = vec![b' '; LONGEST_REQUEST + 1];
+    let answer = served.send(&long).await;
+    // It may have gone on writing when the server closed.
+    assert!(answer.is_empty() || kind(&answer) == Some(Reason::Malformed));
+    assert!(served.is_alive().await);
+}
+
+#[tokio::test]
+async fn connections_that_hang_delay_no_other() {
+    let served = Served::start();
+    let mut hanging = Vec::new();
+    for n in 0..CONNECTIONS / 2 {
+        let mut stream = served.connect().await;
+        if n % 2 == 0 {
+            stream.write_all(b"{\"version\":").await.unwrap();
+        }
+        hanging.push(stream);
+    }
+    assert!(served.is_alive().await);
+    // They are closed after their time.
+    let mut last = hanging.pop().unwrap();
+    assert_eq!(last.read(&mut [0]).await.unwrap_or_default(), 0);
+}
+
+#[tokio::test]
+async fn a_socket_that_was_left_is_replaced_and_is_roots_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("npc/cni.sock");
+    for _ in 0..2 {
+        drop(bind(&socket).unwrap());
+    }
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!([mode(&socket), mode(socket.parent().unwrap())], [0o600, 0o700]);
+}
+
+/// The folder keeps others out. If it did not, the server would.
+#[tokio::test]
+async fn root_only_is_answered() {
+    let served = Served::start();
+    for path in [served.folder.path(), served.socket.parent().unwrap(), &served.socket] {
+        fs::set_permissions(path, Permissions::from_mode(0o777)).unwrap();
+    }
+    let socket = served.socket.clone();
+    let asking = std::thread::spawn(move || {
+        use std::io::{Read as _, Write as _};
+        // Of this thread alone, which ends.
+        let nobody = rustix::process::Uid::from_raw(65534);
+        rustix::thread::set_thread_res_uid(nobody, nobody, nobody).unwrap();
+        let mut stream = std::os::unix::net::UnixStream::connect(socket).unwrap();
+        let _ = stream.write_all(b"{}\n");
+        let mut answer = String::new();
+        let _ = stream.read_to_string(&mut answer);
+        answer
+    });
+    let answer = tokio::task::spawn_blocking(|| asking.join().unwrap()).await.unwrap();
+    assert_eq!(answer, "");
+    assert!(served.is_alive().await);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Whatever bytes come, the server answers or closes, and goes on.
+    #[test]
+    fn no_bytes_end_the_server(bytes in prop_oneof![
+        proptest::collection::vec(any::<u8>(), 0..512),
+        "\\{\"version\":[0-9]{1,20},\"command\":\"(add|delete|check|gc)\"[ -~]{0,80}\\}\n".prop_map(String::into_bytes),
+    ]) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let served = Served::start();
+            served.send(&bytes).await;
+            assert!(served.is_alive().await);
+        });
+    }
+}

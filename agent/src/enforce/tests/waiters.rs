@@ -1,0 +1,74 @@
+//! What waits until its events are in the kernel is answered then, and not before.
+
+use tokio::sync::oneshot;
+
+use super::super::Waiter;
+use super::faults::Fault;
+use super::kernel::refused;
+use super::*;
+use crate::dataplane::{self, Failures};
+
+impl World {
+    async fn wait_for(&self, families: &[Family]) -> oneshot::Receiver<()> {
+        let (reply, answered) = oneshot::channel();
+        let waiter = Waiter { families: families.iter().copied().collect(), reply };
+        self.events.send(Event::Waiter(waiter)).await.expect("the agent listens");
+        answered
+    }
+
+    async fn check(&self) -> oneshot::Receiver<bool> {
+        let (reply, answered) = oneshot::channel();
+        self.events.send(Event::Check(reply)).await.expect("the agent listens");
+        answered
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_waiter_is_answered_when_the_kernel_holds_what_came_before_it() {
+    let mut world = World::new(settings(), 3, vec![network(), Input::Objects(objects(&[]))]);
+    world.send(Input::Objects(objects(&["10.0.0.1"]))).await;
+    let answered = world.wait_for(&[Family::V4]).await;
+    answered.await.expect("an answer, after three refusals");
+    assert_eq!(world.ingress(), ["10.0.0.1"]);
+    // One that has nothing to wait for is answered as well.
+    world.wait_for(&Family::ALL).await.await.expect("an answer");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_waiter_waits_for_the_whole_cluster() {
+    let mut world = World::new(settings(), 0, vec![network()]);
+    let mut answered = world.wait_for(&[Family::V4]).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(answered.try_recv().is_err());
+    world.send(Input::Objects(objects(&["10.0.0.1"]))).await;
+    answered.await.expect("an answer");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_fails_in_one_family_keeps_no_waiter_of_the_other() {
+    let world = World::new(settings(), 0, vec![network(), Input::Objects(objects(&["10.0.0.1"]))]);
+    world.wait_for(&[Family::V4]).await.await.expect("an answer");
+    let mut waiters = super::super::waiters::Waiters::default();
+    let mut failed = Failures::default();
+    failed.add(Family::V6, refused());
+    let (reply, mut v4) = oneshot::channel();
+    waiters.add(Waiter { families: [Family::V4].into(), reply });
+    let (reply, mut both) = oneshot::channel();
+    waiters.add(Waiter { families: Family::ALL.into(), reply });
+    waiters.failed(&dataplane::Error::Families(failed));
+    assert_eq!((v4.try_recv().is_ok(), both.try_recv().is_ok()), (true, false));
+    // What fails in both, or before it is known in which, answers none.
+    waiters.failed(&refused());
+    assert!(both.try_recv().is_err());
+    waiters.passed();
+    assert!(both.try_recv().is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_check_reads_the_kernel_and_finds_what_is_missing() {
+    let world = World::new(settings(), 0, vec![network(), Input::Objects(objects(&["10.0.0.1"]))]);
+    assert!(world.check().await.await.expect("an answer"), "after the first pass");
+    Fault::FlushSets.befall(&mut world.memory.lock().expect("nobody panicked"));
+    assert!(!world.check().await.await.expect("an answer"), "the sets were flushed");
+    assert!(world.check().await.await.expect("an answer"), "they were put back");
+}

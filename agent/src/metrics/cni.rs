@@ -1,0 +1,59 @@
+//! What the CNI plugin asked, and how long it took.
+
+use std::time::Duration;
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+use super::seconds;
+
+/// The counts of the CNI plugin's requests. Cheap to clone; all clones are one.
+#[derive(Debug, Clone)]
+pub struct Cni {
+    adds: Histogram,
+    refused: Counter,
+    sandboxes: Gauge,
+}
+
+impl Default for Cni {
+    fn default() -> Self {
+        Self { adds: seconds(), refused: Counter::default(), sandboxes: Gauge::default() }
+    }
+}
+
+impl Cni {
+    pub(super) fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "cni_add_seconds",
+            "How long an ADD of the CNI plugin took until the pod's rules were in the kernel",
+            self.adds.clone(),
+        );
+        registry.register(
+            "cni_adds_refused",
+            "ADDs of the CNI plugin that the agent could not answer in time, so the pod did not start",
+            self.refused.clone(),
+        );
+        registry.register(
+            "cni_sandboxes",
+            "Pods of this node whose addresses the CNI plugin reported",
+            self.sandboxes.clone(),
+        );
+    }
+
+    /// An ADD was answered after this time.
+    pub(crate) fn added(&self, took: Duration) {
+        self.adds.observe(took.as_secs_f64());
+    }
+
+    /// An ADD was not answered in time.
+    pub(crate) fn refused(&self) {
+        self.refused.inc();
+    }
+
+    /// So many sandboxes are known.
+    pub(crate) fn has(&self, sandboxes: usize) {
+        self.sandboxes.set(i64::try_from(sandboxes).unwrap_or(i64::MAX));
+    }
+}

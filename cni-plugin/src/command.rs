@@ -1,0 +1,199 @@
+//! The commands of the specification.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use crate::configuration::{FailurePolicy, Input, Settings, VERSIONS};
+use crate::environment::Environment;
+use crate::error::Failure;
+use crate::previous::Previous;
+use crate::protocol::{Add, Answer, Attachment, Command, Reason, Request};
+use crate::{Code, Error, client, note};
+
+/// For how long a DEL tries to reach the agent. It has to be over within a second.
+const DELETE_PATIENCE: Duration = Duration::from_millis(700);
+
+/// For how long a pod of `openNamespaces` waits for the agent at most: the agent may
+/// wait for that very pod.
+const OPEN_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Runs the command of the environment; answers what goes to standard output.
+///
+/// # Errors
+/// In the form that the specification wants.
+pub fn run(environment: &Environment, input: io::Result<Vec<u8>>) -> Result<String, Failure> {
+    let mut version = VERSIONS[VERSIONS.len() - 1].to_owned();
+    let done = read(environment, input, &mut version);
+    done.map_err(|error| Failure { version, error })
+}
+
+fn read(environment: &Environment, input: io::Result<Vec<u8>>, version: &mut String) -> Result<String, Error> {
+    let Some(command) = environment.command.as_deref() else {
+        return Err(Error::new(
+            Code::InvalidEnvironment,
+            "npc-cni: the environment variable CNI_COMMAND is missing. This is a CNI plugin: a container runtime starts \
+             it, after its entry is last in the plugins of a conflist",
+        ));
+    };
+    let input = input.map_err(|error| {
+        Error::new(Code::Io, format!("npc-cni: the network configuration cannot be read from standard input: {error}"))
+    })?;
+    let input = Input::parse(&input)?;
+    if command == "VERSION" {
+        return Ok(versions(input.version().unwrap_or(VERSIONS[VERSIONS.len() - 1])));
+    }
+    let spoken = input.version()?;
+    spoken.clone_into(version);
+    match (command, spoken) {
+        ("ADD", _) => add(environment, &input),
+        ("DEL", _) => delete(environment, &input),
+        ("CHECK", "0.4.0" | "1.0.0" | "1.1.0") => check(environment, &input),
+        // The agent's state never enters into it: a runtime that reads an error here makes
+        // the whole node NotReady.
+        ("STATUS", "1.1.0") => input.settings().map(|_| String::new()),
+        ("GC", "1.1.0") => gc(&input),
+        _ => Err(Error::new(
+            Code::InvalidEnvironment,
+            format!("npc-cni: CNI_COMMAND {command:?} is not one of the CNI specification {spoken}"),
+        )),
+    }
+}
+
+fn versions(spoken: &str) -> String {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Versions<'a> {
+        cni_version: &'a str,
+        supported_versions: [&'a str; VERSIONS.len()],
+    }
+    let versions = Versions { cni_version: spoken, supported_versions: VERSIONS };
+    serde_json::to_string(&versions).unwrap_or_default()
+}
+
+/// The runtime's description of a container, as a request without a time.
+fn described(environment: &Environment, input: &Input) -> Result<Add, Error> {
+    let (container_id, interface) = (environment.container_id()?, environment.interface()?);
+    let netns = environment.netns()?;
+    let pod = environment.pod()?;
+    let Some(previous) = input.previous() else {
+        return Err(Error::new(
+            Code::InvalidConfiguration,
+            "npc-cni: prevResult is missing. This plugin gives no pod a network: its entry belongs last in the plugins of \
+             a conflist, behind one that does",
+        ));
+    };
+    let previous = Previous::parse(previous)?;
+    let addresses = previous.addresses(interface, netns)?;
+    let host_interface = previous.host_interface(&addresses);
+    Ok(Add {
+        attachment: Attachment { container_id: container_id.to_owned(), interface: interface.to_owned() },
+        network: input.network().to_owned(),
+        netns: netns.to_owned(),
+        namespace: pod.namespace,
+        name: pod.name,
+        uid: pod.uid,
+        addresses,
+        host_interface,
+        wait: 0,
+    })
+}
+
+fn add(environment: &Environment, input: &Input) -> Result<String, Error> {
+    let settings = input.settings()?;
+    let add = described(environment, input)?;
+    if add.addresses.is_empty() {
+        eprintln!(
+            "npc-cni: {} of pod {}/{} has no address, so policies do not apply to it",
+            add.attachment.interface, add.namespace, add.name
+        );
+    } else {
+        wait_for_rules(&settings, &add)?;
+    }
+    // As the plugin before wrote it.
+    Ok(input.previous().map(|previous| previous.get().to_owned()).unwrap_or_default())
+}
+
+fn wait_for_rules(settings: &Settings, add: &Add) -> Result<(), Error> {
+    let is_open_namespace = settings.open_namespaces.contains(&add.namespace);
+    let patience = if is_open_namespace { settings.timeout.min(OPEN_PATIENCE) } else { settings.timeout };
+    let asked = client::ask(&settings.socket, Instant::now() + patience, |left| {
+        let wait = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
+        Request::new(Command::Add(Add { wait, ..add.clone() }))
+    });
+    let reason = match asked {
+        Ok(Answer { error: None, .. }) => return Ok(()),
+        Ok(Answer { error: Some(refusal), .. }) => format!("the agent answered: {}", refusal.message),
+        Err(error) => format!("the npc agent of this node, at {}, cannot be asked: {error}", settings.socket.display()),
+    };
+    let pod = format!("{}/{}", add.namespace, add.name);
+    if is_open_namespace || settings.failure_policy == FailurePolicy::Open {
+        eprintln!("npc-cni: pod {pod} starts before its policies are enforced: {reason}");
+        let request = Request::new(Command::Add(add.clone()));
+        if let Err(error) = note::leave(&settings.socket, &add.attachment, &request) {
+            eprintln!("npc-cni: the agent cannot be left a note about pod {pod}: {error}");
+        }
+        return Ok(());
+    }
+    Err(Error::new(
+        Code::TryAgain,
+        format!(
+            "npc-cni: the network policies of pod {pod} are not in the kernel after {} s, so the pod does not start yet; \
+             kubelet tries again. {reason}. Is the npc agent of this node ready? (docs/cni.md has how to let pods start \
+             without it.)",
+            patience.as_secs()
+        ),
+    ))
+}
+
+fn delete(environment: &Environment, input: &Input) -> Result<String, Error> {
+    let (container_id, interface) = (environment.container_id()?, environment.interface()?);
+    let attachment = Attachment { container_id: container_id.to_owned(), interface: interface.to_owned() };
+    let socket = input.socket();
+    let request = Request::new(Command::Delete { attachment: attachment.clone() });
+    match client::ask_once(&socket, Instant::now() + DELETE_PATIENCE, &request) {
+        Ok(Answer { error: None, .. }) => {}
+        // Whatever it is, a pod can always be removed.
+        _ => {
+            if let Err(error) = note::leave(&socket, &attachment, &request) {
+                eprintln!("npc-cni: the agent cannot be left a note about the removed {container_id}: {error}");
+            }
+        }
+    }
+    Ok(String::new())
+}
+
+fn check(environment: &Environment, input: &Input) -> Result<String, Error> {
+    let settings = input.settings()?;
+    let add = described(environment, input)?;
+    if add.addresses.is_empty() {
+        return Ok(String::new());
+    }
+    let asked = client::ask(&settings.socket, Instant::now() + settings.timeout, |left| {
+        let wait = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
+        Request::new(Command::Check(Add { wait, ..add.clone() }))
+    });
+    let (code, reason) = match asked {
+        Ok(Answer { error: None, .. }) => return Ok(String::new()),
+        Ok(Answer { error: Some(refusal), .. }) => {
+            let code = if refusal.kind == Reason::Unknown { Code::UnknownContainer } else { Code::TryAgain };
+            (code, refusal.message)
+        }
+        Err(error) => (
+            Code::TryAgain,
+            format!("the npc agent of this node, at {}, cannot be asked: {error}", settings.socket.display()),
+        ),
+    };
+    Err(Error::new(code, format!("npc-cni: the network policies of pod {}/{}: {reason}", add.namespace, add.name)))
+}
+
+fn gc(input: &Input) -> Result<String, Error> {
+    let settings = input.settings()?;
+    let command = Command::Gc { network: input.network().to_owned(), valid: input.attachments()? };
+    // An agent that is away finds by itself what is gone.
+    if let Err(error) = client::ask_once(&settings.socket, Instant::now() + DELETE_PATIENCE, &Request::new(command)) {
+        eprintln!("npc-cni: the agent cannot be asked to forget what is gone: {error}");
+    }
+    Ok(String::new())
+}

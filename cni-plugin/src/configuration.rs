@@ -1,0 +1,246 @@
+//! The network configuration that the runtime gives on standard input: the plugin's
+//! entry of the conflist, with what the plugins before it answered.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::protocol::Attachment;
+use crate::{Code, Error};
+
+/// The versions of the specification that the plugin speaks, oldest first.
+pub const VERSIONS: [&str; 5] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
+
+/// How many bytes a configuration may have. A GC lists every attachment of the node.
+pub const LONGEST: u64 = 4 << 20;
+
+/// Where the agent's socket is, if nothing else is configured.
+pub const SOCKET: &str = "/run/npc/cni.sock";
+
+/// For how long the plugin waits for the agent: usually, and at most. The kubelet gives
+/// a sandbox 4 minutes in all.
+const TIMEOUT: u64 = 30;
+const LONGEST_TIMEOUT: u64 = 100;
+
+/// What to do with a pod where the agent does not answer in time.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum FailurePolicy {
+    /// The pod does not start; kubelet tries again.
+    #[default]
+    Closed,
+    /// The pod starts, and the agent gets a note about it.
+    Open,
+}
+
+/// The JSON, of which only the version is understood.
+#[derive(Debug)]
+pub struct Input(Raw);
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Raw {
+    cni_version: Option<String>,
+    #[serde(default)]
+    name: String,
+    socket: Option<PathBuf>,
+    timeout_seconds: Option<serde_json::Value>,
+    failure_policy: Option<serde_json::Value>,
+    open_namespaces: Option<serde_json::Value>,
+    prev_result: Option<Box<RawValue>>,
+    #[serde(rename = "cni.dev/valid-attachments", alias = "cni.dev/attachments")]
+    attachments: Option<serde_json::Value>,
+}
+
+/// The settings of the plugin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Where the agent's socket is.
+    pub socket: PathBuf,
+    /// For how long to wait for the agent.
+    pub timeout: Duration,
+    /// What to do if it does not answer.
+    pub failure_policy: FailurePolicy,
+    /// The namespaces whose pods start without it.
+    pub open_namespaces: Vec<String>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            socket: SOCKET.into(),
+            timeout: Duration::from_secs(TIMEOUT),
+            failure_policy: FailurePolicy::default(),
+            open_namespaces: Vec::new(),
+        }
+    }
+}
+
+impl Input {
+    /// Reads the JSON. Keys that the plugin does not know are of no account: runtimes
+    /// add some.
+    ///
+    /// # Errors
+    /// If it is no JSON object of this shape, or too long.
+    pub fn parse(input: &[u8]) -> Result<Self, Error> {
+        if input.len() as u64 > LONGEST {
+            return Err(Error::new(
+                Code::Decode,
+                format!("npc-cni: the network configuration has more than {LONGEST} bytes"),
+            ));
+        }
+        let wrong = |what: &str| {
+            Error::new(Code::Decode, format!("npc-cni: the network configuration is not the expected JSON: {what}"))
+        };
+        // serde would take an array for an object.
+        if input.trim_ascii_start().first() != Some(&b'{') {
+            return Err(wrong("an object is expected"));
+        }
+        serde_json::from_slice(input).map(Self).map_err(|error| wrong(&error.to_string()))
+    }
+
+    /// The version that the runtime speaks, if the plugin speaks it too.
+    ///
+    /// # Errors
+    /// If it is missing or another one.
+    pub fn version(&self) -> Result<&'static str, Error> {
+        let given = self.0.cni_version.as_deref().unwrap_or("0.1.0");
+        VERSIONS.into_iter().find(|version| *version == given).ok_or_else(|| {
+            Error::new(
+                Code::IncompatibleVersion,
+                format!(
+                    "npc-cni: cniVersion {given} is not supported; set one of {} in the network configuration",
+                    VERSIONS.join(", ")
+                ),
+            )
+        })
+    }
+
+    /// The name of the network.
+    #[must_use]
+    pub fn network(&self) -> &str {
+        &self.0.name
+    }
+
+    /// What the plugins before this one answered, as they wrote it.
+    #[must_use]
+    pub fn previous(&self) -> Option<&RawValue> {
+        self.0.prev_result.as_deref()
+    }
+
+    /// The attachments that a GC is to keep.
+    ///
+    /// # Errors
+    /// If there is no such list.
+    pub fn attachments(&self) -> Result<Vec<Attachment>, Error> {
+        #[derive(Deserialize)]
+        struct Listed {
+            #[serde(rename = "containerID")]
+            container_id: String,
+            ifname: String,
+        }
+        let list =
+            self.0.attachments.clone().ok_or_else(|| wrong("cni.dev/valid-attachments", "a list is expected"))?;
+        let list: Vec<Listed> =
+            serde_json::from_value(list).map_err(|error| wrong("cni.dev/valid-attachments", &error.to_string()))?;
+        let attachment = |one: Listed| Attachment { container_id: one.container_id, interface: one.ifname };
+        Ok(list.into_iter().map(attachment).collect())
+    }
+
+    /// The plugin's settings.
+    ///
+    /// # Errors
+    /// If one of them has a value that it does not take.
+    pub fn settings(&self) -> Result<Settings, Error> {
+        let Raw { socket, timeout_seconds, failure_policy, open_namespaces, .. } = &self.0;
+        let mut settings = Settings::default();
+        if let Some(socket) = socket {
+            if !socket.is_absolute() {
+                return Err(wrong("socket", "an absolute path is expected"));
+            }
+            settings.socket.clone_from(socket);
+        }
+        if let Some(value) = timeout_seconds {
+            let seconds = value.as_u64().filter(|seconds| (1..=LONGEST_TIMEOUT).contains(seconds));
+            let seconds = seconds.ok_or_else(|| wrong("timeoutSeconds", "a number from 1 to 100 is expected"))?;
+            settings.timeout = Duration::from_secs(seconds);
+        }
+        if let Some(value) = failure_policy {
+            settings.failure_policy = serde_json::from_value(value.clone())
+                .map_err(|_| wrong("failurePolicy", "\"closed\" or \"open\" is expected"))?;
+        }
+        if let Some(value) = open_namespaces {
+            settings.open_namespaces = serde_json::from_value(value.clone())
+                .map_err(|_| wrong("openNamespaces", "a list of names is expected"))?;
+        }
+        Ok(settings)
+    }
+
+    /// The socket alone, where it can be used: a DEL does not fail because of a wrong
+    /// setting.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.0.socket.clone().filter(|socket| socket.is_absolute()).unwrap_or_else(|| SOCKET.into())
+    }
+}
+
+fn wrong(key: &str, what: &str) -> Error {
+    Error::new(
+        Code::InvalidConfiguration,
+        format!("npc-cni: {key} in the network configuration has a wrong value: {what}"),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(text: &str) -> Result<Settings, Error> {
+        Input::parse(text.as_bytes())?.settings()
+    }
+
+    #[test]
+    fn settings_have_defaults_and_limits() {
+        assert_eq!(settings("{}"), Ok(Settings::default()));
+        let all = settings(
+            r#"{"socket":"/s","timeoutSeconds":100,"failurePolicy":"open","openNamespaces":["a"],"capabilities":{}}"#,
+        )
+        .unwrap();
+        assert_eq!((all.timeout.as_secs(), all.failure_policy), (100, FailurePolicy::Open));
+        assert_eq!((all.socket.to_str(), &*all.open_namespaces), (Some("/s"), &["a".to_owned()][..]));
+        for text in [
+            r#"{"timeoutSeconds":0}"#,
+            r#"{"timeoutSeconds":101}"#,
+            r#"{"timeoutSeconds":"5"}"#,
+            r#"{"timeoutSeconds":-1}"#,
+            r#"{"failurePolicy":"ajar"}"#,
+            r#"{"openNamespaces":"kube-system"}"#,
+            r#"{"socket":"relative"}"#,
+        ] {
+            assert_eq!(settings(text).unwrap_err().code, Code::InvalidConfiguration, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_configuration_is_an_error() {
+        for text in ["", "{", "null", "[]", "[\"1.0.0\",\"n\"]", "{\"name\":1}", "\u{0}", "{}{}"] {
+            assert_eq!(Input::parse(text.as_bytes()).unwrap_err().code, Code::Decode, "{text}");
+        }
+        assert_eq!(Input::parse(&[b' '; 5 << 20]).unwrap_err().code, Code::Decode);
+        let deep = "[".repeat(100_000);
+        assert_eq!(Input::parse(format!("{{\"x\":{deep}").as_bytes()).unwrap_err().code, Code::Decode);
+    }
+
+    #[test]
+    fn five_versions_are_spoken() {
+        let version = |text: &str| Input::parse(text.as_bytes()).unwrap().version().map_err(|error| error.code);
+        for known in VERSIONS {
+            assert_eq!(version(&format!(r#"{{"cniVersion":"{known}"}}"#)), Ok(known));
+        }
+        for text in [r#"{"cniVersion":"0.2.0"}"#, r#"{"cniVersion":"2.0.0"}"#, "{}"] {
+            assert_eq!(version(text), Err(Code::IncompatibleVersion), "{text}");
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! Notes for an agent that is away: a file for each attachment, which holds the last
+//! request about it. The agent reads and removes them.
+
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use crate::protocol::{Attachment, LONGEST_REQUEST, Request};
+
+/// The folder beside the socket.
+const FOLDER: &str = "notes";
+
+/// How the name of a note ends. Other files are half written.
+const SUFFIX: &str = ".json";
+
+/// The folder of the notes for the agent that has this socket.
+#[must_use]
+pub fn folder(socket: &Path) -> PathBuf {
+    socket.parent().unwrap_or_else(|| Path::new("/")).join(FOLDER)
+}
+
+/// The file of the note about an attachment. Neither part has a slash, and only the
+/// interface may have an `@`, so no two attachments have one file.
+#[must_use]
+pub fn path(folder: &Path, attachment: &Attachment) -> PathBuf {
+    folder.join(format!("{}@{}{SUFFIX}", attachment.container_id, attachment.interface))
+}
+
+/// Leaves a note, in place of an earlier one about the same attachment. It is there
+/// whole or not at all.
+///
+/// # Errors
+/// If it cannot be written.
+pub fn leave(socket: &Path, attachment: &Attachment, request: &Request) -> io::Result<()> {
+    let folder = folder(socket);
+    DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
+    let path = path(&folder, attachment);
+    let half = path.with_extension(format!("{}.half", std::process::id()));
+    let written = write(&half, &serde_json::to_vec(request)?).and_then(|()| fs::rename(&half, &path));
+    if written.is_err() {
+        // It is of no use, and takes room.
+        let _ = fs::remove_file(&half);
+    }
+    written
+}
+
+fn write(path: &Path, content: &[u8]) -> io::Result<()> {
+    let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    file.write_all(content)
+}
+
+/// The notes that were left, each with its file. What cannot be read as one comes as
+/// an error with its file, which is to be removed too.
+///
+/// # Errors
+/// If the folder cannot be read. One that is not there has no notes.
+pub fn read_all(socket: &Path) -> io::Result<Vec<(PathBuf, io::Result<Request>)>> {
+    let entries = match fs::read_dir(folder(socket)) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut notes = Vec::new();
+    for entry in entries {
+        let path = entry?.path();
+        if path.as_os_str().as_encoded_bytes().ends_with(SUFFIX.as_bytes()) {
+            notes.push((path.clone(), read(&path)));
+        }
+    }
+    notes.sort_by(|(one, _), (other, _)| one.cmp(other));
+    Ok(notes)
+}
+
+fn read(path: &Path) -> io::Result<Request> {
+    if fs::metadata(path)?.len() > LONGEST_REQUEST as u64 {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is too long"));
+    }
+    Ok(serde_json::from_slice(&fs::read(path)?)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::Command;
+
+    fn request(id: &str) -> (Attachment, Request) {
+        let attachment = Attachment { container_id: id.to_owned(), interface: "eth0".to_owned() };
+        (attachment.clone(), Request::new(Command::Delete { attachment }))
+    }
+
+    #[test]
+    fn a_note_replaces_the_one_before_and_half_ones_do_not_count() {
+        let folder_of_socket = tempfile::tempdir().unwrap();
+        let socket = folder_of_socket.path().join("run/cni.sock");
+        assert_eq!(read_all(&socket).unwrap().len(), 0);
+        let (attachment, delete) = request("a");
+        for _ in 0..2 {
+            leave(&socket, &attachment, &delete).unwrap();
+        }
+        fs::write(folder(&socket).join("b@eth0.17.half"), "{").unwrap();
+        fs::write(folder(&socket).join("c@eth0.json"), "{").unwrap();
+        let notes = read_all(&socket).unwrap();
+        let read: Vec<_> = notes.iter().map(|(_, note)| note.as_ref().ok()).collect();
+        assert_eq!(read, [Some(&delete), None]);
+    }
+}

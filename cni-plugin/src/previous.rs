@@ -1,0 +1,205 @@
+//! What the plugins before this one made: the addresses of the container's interface,
+//! and the node's end of it.
+
+use std::net::IpAddr;
+use std::path::Path;
+
+use rustix::net::{AddressFamily, SocketType, netdevice};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::protocol::HostInterface;
+use crate::{Code, Error, route};
+
+/// The result of an ADD, as far as it matters here. In 0.3.x an address also has a
+/// `version`, and often no interface.
+#[derive(Debug, Deserialize)]
+pub struct Previous {
+    #[serde(default)]
+    interfaces: Option<Vec<Interface>>,
+    #[serde(default)]
+    ips: Option<Vec<Ip>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Interface {
+    #[serde(default)]
+    name: String,
+    /// The network namespace; empty for interfaces of the node.
+    #[serde(default)]
+    sandbox: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Ip {
+    /// With the length of a prefix.
+    address: String,
+    #[serde(default)]
+    interface: Option<i64>,
+}
+
+impl Interface {
+    fn is_of_node(&self) -> bool {
+        self.sandbox.as_deref().unwrap_or_default().is_empty()
+    }
+}
+
+impl Previous {
+    /// Reads a result.
+    ///
+    /// # Errors
+    /// If it has another shape.
+    pub fn parse(text: &RawValue) -> Result<Self, Error> {
+        let wrong = |what: &str| {
+            Error::new(
+                Code::Decode,
+                format!(
+                    "npc-cni: prevResult is not the result of a CNI plugin, so the pod's addresses are unknown: {what}"
+                ),
+            )
+        };
+        // serde would take an array for an object.
+        if !text.get().starts_with('{') {
+            return Err(wrong("an object is expected"));
+        }
+        serde_json::from_str(text.get()).map_err(|error| wrong(&error.to_string()))
+    }
+
+    /// The addresses of the interface of this name in this network namespace, and those
+    /// that name no interface; each once, in order. Link-local ones are not among them,
+    /// because each interface of each pod may have the same.
+    ///
+    /// # Errors
+    /// If one of them is none.
+    pub fn addresses(&self, interface: &str, netns: &str) -> Result<Vec<IpAddr>, Error> {
+        let interfaces = self.interfaces.as_deref().unwrap_or_default();
+        let mut addresses = Vec::new();
+        for ip in self.ips.as_deref().unwrap_or_default() {
+            let text = ip.address.split_once('/').map_or(&*ip.address, |(address, _)| address);
+            let address: IpAddr = text.parse().map_err(|_| {
+                let what = ip.address.chars().take(64).collect::<String>();
+                Error::new(Code::Decode, format!("npc-cni: {what:?} in prevResult is no address"))
+            })?;
+            let is_of_pod = match ip.interface.and_then(|index| usize::try_from(index).ok()) {
+                None => true,
+                Some(index) => interfaces.get(index).is_some_and(|found| {
+                    found.name == interface && found.sandbox.as_deref().is_some_and(|sandbox| is_same(sandbox, netns))
+                }),
+            };
+            let address = address.to_canonical();
+            if is_of_pod && !is_link_local(address) && !addresses.contains(&address) {
+                addresses.push(address);
+            }
+        }
+        Ok(addresses)
+    }
+
+    /// The node's end of the container's interface: the last interface of the node in
+    /// the result that is no bridge, else that by which the node reaches the pod.
+    #[must_use]
+    pub fn host_interface(&self, addresses: &[IpAddr]) -> Option<HostInterface> {
+        let listed = self.interfaces.as_deref().unwrap_or_default();
+        let of_node = listed.iter().rev().filter(|interface| interface.is_of_node() && !is_bridge(&interface.name));
+        // A name and an index are asked of the kernel by a socket of any kind.
+        let socket = rustix::net::socket(AddressFamily::UNIX, SocketType::DGRAM, None).ok()?;
+        let found = of_node.filter_map(|interface| {
+            let index = netdevice::name_to_index(&socket, &interface.name).ok()?;
+            Some(HostInterface { name: interface.name.clone(), index })
+        });
+        let by_route = || {
+            let index = addresses.iter().find_map(|address| route::interface_to(*address).ok().flatten())?;
+            let name = netdevice::index_to_name(&socket, index).ok()?;
+            // Behind a bridge or an uplink are others, and it does not go with the pod.
+            let leads_to_pod = !is_bridge(&name) && is_virtual(&name);
+            leads_to_pod.then_some(HostInterface { name, index })
+        };
+        found.into_iter().next().or_else(by_route)
+    }
+}
+
+/// Whether two paths of network namespaces are one: `/var/run` is `/run` on most nodes,
+/// and one plugin may have resolved it.
+fn is_same(one: &str, other: &str) -> bool {
+    let plain =
+        |path: &str| path.strip_prefix("/var/run/").map_or_else(|| path.to_owned(), |rest| format!("/run/{rest}"));
+    plain(one) == plain(other)
+}
+
+fn is_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    }
+}
+
+fn is_bridge(name: &str) -> bool {
+    is_plain(name) && Path::new("/sys/class/net").join(name).join("bridge").exists()
+}
+
+/// Whether no device of the machine is behind an interface.
+fn is_virtual(name: &str) -> bool {
+    is_plain(name) && !Path::new("/sys/class/net").join(name).join("device").exists()
+}
+
+/// Whether a name can be that of an interface, and is no path.
+fn is_plain(name: &str) -> bool {
+    !name.is_empty() && name.len() <= 15 && !name.contains('/') && name != "." && name != ".."
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addresses(text: &str) -> Result<Vec<String>, Code> {
+        let raw: Box<RawValue> = serde_json::from_str(text).unwrap();
+        let previous = Previous::parse(&raw).map_err(|error| error.code)?;
+        let addresses = previous.addresses("eth0", "/var/run/netns/pod").map_err(|error| error.code)?;
+        Ok(addresses.iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn addresses_of_the_pods_interface_count() {
+        let text = r#"{
+            "interfaces": [{"name":"cni0","mac":"a"},{"name":"veth1","sandbox":""},
+                           {"name":"eth0","sandbox":"/run/netns/pod"},{"name":"eth1","sandbox":"/run/netns/pod"},
+                           {"name":"eth0","sandbox":"/run/netns/other"}],
+            "ips": [{"address":"10.0.0.5/24","interface":2,"gateway":"10.0.0.1"},{"address":"fd00::5/64","interface":2},
+                    {"address":"fe80::5/64","interface":2},{"address":"169.254.3.4/16","interface":2},
+                    {"address":"10.9.0.5/24","interface":3},{"address":"10.9.0.6/24","interface":4},
+                    {"address":"10.9.0.7/24","interface":0},{"address":"10.9.0.8/24","interface":17},
+                    {"address":"10.0.0.5/24","interface":2}]}"#;
+        assert_eq!(addresses(text).unwrap(), ["10.0.0.5", "fd00::5"]);
+    }
+
+    #[test]
+    fn in_old_results_addresses_name_no_interface() {
+        let text = r#"{"cniVersion":"0.3.0","ips":[{"version":"4","address":"10.0.0.5/24"},{"version":"6","address":"fd00::5/64"}]}"#;
+        assert_eq!(addresses(text).unwrap(), ["10.0.0.5", "fd00::5"]);
+        assert_eq!(
+            addresses(r#"{"interfaces":null,"ips":[{"address":"fd00::5/64","interface":-1}]}"#).unwrap(),
+            ["fd00::5"]
+        );
+        assert_eq!(addresses("{}").unwrap(), [""; 0]);
+        assert_eq!(addresses(r#"{"ips":null,"interfaces":null}"#).unwrap(), [""; 0]);
+    }
+
+    #[test]
+    fn what_is_no_result_is_an_error() {
+        for text in
+            ["[]", "7", r#"{"ips":{}}"#, r#"{"ips":[{"address":"10.0.0.300/24"}]}"#, r#"{"ips":[{"address":7}]}"#]
+        {
+            assert_eq!(addresses(text), Err(Code::Decode), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_loopback_is_reached_by_its_interface() {
+        assert_eq!(route::interface_to("127.0.0.1".parse().unwrap()).ok().flatten(), Some(1));
+        assert_eq!(route::interface_to("::1".parse().unwrap()).ok().flatten(), Some(1));
+    }
+
+    #[test]
+    fn a_hostile_name_of_an_interface_is_no_path() {
+        assert!(!is_plain("../../../etc") && !is_plain("..") && !is_plain("") && is_plain("veth0"));
+    }
+}

@@ -1,0 +1,346 @@
+//! The binary, called as a runtime calls it, before an agent that the test plays.
+
+#![allow(clippy::unwrap_used, reason = "a test that finds nothing has failed")]
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::thread::{self, JoinHandle};
+use std::time::Instant;
+
+use npc_cni::note;
+use npc_cni::protocol::{Answer, Command as Asked, Reason, Request};
+use serde_json::{Value, json};
+
+const PREVIOUS: &str = r#"{"cniVersion":"1.0.0","interfaces":[{"name":"eth0","mac":"0a:00:00:00:00:01","sandbox":"/run/netns/pod"}],"ips":[{"address":"10.0.0.5/24","gateway":"10.0.0.1","interface":0},{"address":"fd00::5/64","interface":0}],"routes":[{"dst":"0.0.0.0/0"}],"dns":{},"unknown":{"x":1.0e1}}"#;
+
+/// A folder with a socket, and what the plugin is given.
+struct Node {
+    _folder: tempfile::TempDir,
+    socket: PathBuf,
+}
+
+impl Node {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("npc/cni.sock");
+        fs::create_dir(folder.path().join("npc")).unwrap();
+        Self { _folder: folder, socket }
+    }
+
+    /// A network configuration with these settings; `prevResult` as the plugin before
+    /// wrote it.
+    fn configuration(&self, version: &str, settings: &Value, previous: Option<&str>) -> String {
+        let mut text = json!({"cniVersion": version, "name": "net", "type": "npc-cni", "socket": self.socket});
+        for (key, value) in settings.as_object().unwrap() {
+            text[key] = value.clone();
+        }
+        let text = text.to_string();
+        match previous {
+            Some(previous) => format!("{},\"prevResult\":{previous}}}", text.strip_suffix('}').unwrap()),
+            None => text,
+        }
+    }
+
+    /// An agent that answers one request after another, and hands each on.
+    fn agent(&self, answers: Vec<Answer>) -> JoinHandle<Vec<Request>> {
+        let listener = UnixListener::bind(&self.socket).unwrap();
+        thread::spawn(move || answers.iter().map(|answer| serve(&listener.accept().unwrap().0, answer)).collect())
+    }
+
+    fn notes(&self) -> Vec<Request> {
+        let notes = note::read_all(&self.socket).unwrap();
+        notes.into_iter().map(|(_, request)| request.unwrap()).collect()
+    }
+}
+
+fn serve(mut stream: &UnixStream, answer: &Answer) -> Request {
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line).unwrap();
+    writeln!(stream, "{}", serde_json::to_string(answer).unwrap()).unwrap();
+    serde_json::from_str(&line).unwrap()
+}
+
+const ENVIRONMENT: [(&str, &str); 5] = [
+    ("CNI_CONTAINERID", "c1"),
+    ("CNI_NETNS", "/var/run/netns/pod"),
+    ("CNI_IFNAME", "eth0"),
+    ("CNI_ARGS", "IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web-0;K8S_POD_UID=u1;MORE=x"),
+    ("CNI_PATH", "/opt/cni/bin"),
+];
+
+fn call_with(command: &str, environment: &[(&str, &str)], input: &[u8]) -> Output {
+    let mut plugin = Command::new(env!("CARGO_BIN_EXE_npc-cni"))
+        .env_clear()
+        .envs(environment.iter().copied())
+        .env("CNI_COMMAND", command)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // One that has read enough closes the pipe.
+    let _ = plugin.stdin.take().unwrap().write_all(input);
+    plugin.wait_with_output().unwrap()
+}
+
+fn call(command: &str, input: &str) -> Output {
+    call_with(command, &ENVIRONMENT, input.as_bytes())
+}
+
+/// The number and the text of an error.
+fn error(output: &Output) -> (u64, String) {
+    assert!(!output.status.success());
+    let error: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(error["cniVersion"].is_string());
+    (error["code"].as_u64().unwrap(), error["msg"].as_str().unwrap().to_owned())
+}
+
+#[test]
+fn an_add_reports_to_the_agent_and_passes_the_result_on_untouched() {
+    for version in ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"] {
+        let node = Node::new();
+        let agent = node.agent(vec![Answer::done()]);
+        let output = call("ADD", &node.configuration(version, &json!({}), Some(PREVIOUS)));
+        assert!(output.status.success(), "{output:?}");
+        assert_eq!(String::from_utf8(output.stdout).unwrap(), PREVIOUS);
+        let requests = agent.join().unwrap();
+        let Asked::Add(add) = &requests[0].command else { panic!("{requests:?}") };
+        let addresses: Vec<String> = add.addresses.iter().map(ToString::to_string).collect();
+        assert_eq!(addresses, ["10.0.0.5", "fd00::5"]);
+        assert_eq!([&*add.namespace, &*add.name, add.uid.as_deref().unwrap()], ["shop", "web-0", "u1"]);
+        assert_eq!([&*add.attachment.container_id, &*add.attachment.interface, &*add.network], ["c1", "eth0", "net"]);
+        assert!((1..=30_000).contains(&add.wait));
+    }
+}
+
+#[test]
+fn an_ipv6_only_pod_and_one_without_addresses_start() {
+    let node = Node::new();
+    let agent = node.agent(vec![Answer::done()]);
+    let v6 = r#"{"ips":[{"address":"fd00::5/64"},{"address":"fe80::5/64"}]}"#;
+    assert!(call("ADD", &node.configuration("0.3.1", &json!({}), Some(v6))).status.success());
+    let requests = agent.join().unwrap();
+    assert!(
+        matches!(&requests[0].command, Asked::Add(add) if add.addresses == ["fd00::5".parse::<std::net::IpAddr>().unwrap()])
+    );
+    // The agent is not asked.
+    let output = call("ADD", &node.configuration("1.0.0", &json!({}), Some("{}")));
+    assert!(output.status.success());
+    assert!(String::from_utf8(output.stderr).unwrap().contains("has no address"));
+}
+
+#[test]
+fn without_an_agent_an_add_fails_with_11_after_its_time() {
+    let node = Node::new();
+    let input = node.configuration("1.1.0", &json!({"timeoutSeconds": 1}), Some(PREVIOUS));
+    let (code, message) = error(&call("ADD", &input));
+    assert_eq!(code, 11);
+    for part in ["shop/web-0", "1 s", "kubelet tries again", "No such file", "npc agent of this node"] {
+        assert!(message.contains(part), "{part}: {message}");
+    }
+    assert_eq!(node.notes(), []);
+    // A socket that takes connections and sends nothing.
+    let _silent = UnixListener::bind(&node.socket).unwrap();
+    let (code, message) = error(&call("ADD", &input));
+    assert_eq!(code, 11);
+    assert!(message.contains("did not answer in time"), "{message}");
+}
+
+#[test]
+fn an_agent_that_comes_in_time_is_found() {
+    let node = Node::new();
+    let input = node.configuration("1.0.0", &json!({"timeoutSeconds": 100}), Some(PREVIOUS));
+    let plugin = thread::spawn(move || call("ADD", &input));
+    // The first one ends before it answers.
+    let listener = UnixListener::bind(&node.socket).unwrap();
+    drop(listener.accept().unwrap());
+    drop(listener);
+    fs::remove_file(&node.socket).unwrap();
+    node.agent(vec![Answer::done()]).join().unwrap();
+    assert!(plugin.join().unwrap().status.success());
+}
+
+#[test]
+fn the_agents_reason_is_in_the_error() {
+    let node = Node::new();
+    let agent = node.agent(vec![Answer::refused(Reason::Timeout, "the moon is full")]);
+    let (code, message) = error(&call("ADD", &node.configuration("1.0.0", &json!({}), Some(PREVIOUS))));
+    assert!(code == 11 && message.contains("the moon is full"), "{message}");
+    agent.join().unwrap();
+}
+
+#[test]
+fn open_namespaces_and_an_open_policy_start_pods_and_leave_a_note() {
+    for settings in [
+        json!({"timeoutSeconds": 1, "failurePolicy": "open"}),
+        json!({"timeoutSeconds": 1, "openNamespaces": ["a", "shop"]}),
+    ] {
+        let node = Node::new();
+        let output = call("ADD", &node.configuration("1.0.0", &settings, Some(PREVIOUS)));
+        assert!(output.status.success(), "{output:?}");
+        assert_eq!(String::from_utf8(output.stdout).unwrap(), PREVIOUS);
+        let notes = node.notes();
+        assert!(matches!(&notes[0].command, Asked::Add(add) if add.name == "web-0"), "{notes:?}");
+        // A DEL takes its place.
+        assert!(call("DEL", &node.configuration("1.0.0", &settings, None)).status.success());
+        let notes = node.notes();
+        assert!(matches!(&notes[..], [Request { command: Asked::Delete { .. }, .. }]), "{notes:?}");
+    }
+    let node = Node::new();
+    let closed = json!({"timeoutSeconds": 1, "openNamespaces": ["kube-system"]});
+    assert_eq!(error(&call("ADD", &node.configuration("1.0.0", &closed, Some(PREVIOUS)))).0, 11);
+}
+
+#[test]
+fn a_del_succeeds_whatever_is_wrong() {
+    let node = Node::new();
+    // No agent, no prevResult, no namespace any more, a wrong setting.
+    let input = node.configuration("0.3.0", &json!({"failurePolicy": 7}), None);
+    let environment = [("CNI_CONTAINERID", "c1"), ("CNI_IFNAME", "eth0")];
+    for _ in 0..2 {
+        let output = call_with("DEL", &environment, input.as_bytes());
+        assert!(output.status.success() && output.stdout.is_empty(), "{output:?}");
+    }
+    assert_eq!(node.notes().len(), 1);
+    // An agent that sends nothing.
+    let _silent = UnixListener::bind(&node.socket).unwrap();
+    assert!(call_with("DEL", &environment, input.as_bytes()).status.success());
+    // No room for a note.
+    fs::remove_dir_all(note::folder(&node.socket)).unwrap();
+    fs::write(note::folder(&node.socket), "").unwrap();
+    assert!(call_with("DEL", &environment, input.as_bytes()).status.success());
+}
+
+#[test]
+fn a_del_that_the_agent_takes_leaves_no_note() {
+    let node = Node::new();
+    let agent = node.agent(vec![Answer::done()]);
+    assert!(call("DEL", &node.configuration("1.0.0", &json!({}), Some(PREVIOUS))).status.success());
+    let requests = agent.join().unwrap();
+    assert!(matches!(&requests[0].command, Asked::Delete { attachment } if attachment.container_id == "c1"));
+    assert_eq!(node.notes(), []);
+}
+
+#[test]
+fn status_depends_on_the_configuration_alone() {
+    let node = Node::new();
+    let begun = Instant::now();
+    assert!(
+        call_with("STATUS", &[], node.configuration("1.1.0", &json!({"timeoutSeconds": 100}), None).as_bytes())
+            .status
+            .success()
+    );
+    assert!(begun.elapsed().as_secs() < 100);
+    assert_eq!(error(&call("STATUS", &node.configuration("1.1.0", &json!({"timeoutSeconds": 0}), None))).0, 7);
+    assert_eq!(error(&call("STATUS", &node.configuration("1.0.0", &json!({}), None))).0, 4);
+}
+
+#[test]
+fn a_check_asks_and_a_gc_reports() {
+    let node = Node::new();
+    let answers = vec![
+        Answer::done(),
+        Answer::refused(Reason::NotEnforced, "flushed"),
+        Answer::refused(Reason::Unknown, "no such container"),
+        Answer::done(),
+    ];
+    let agent = node.agent(answers);
+    let input = node.configuration("1.1.0", &json!({}), Some(PREVIOUS));
+    assert!(call("CHECK", &input).status.success());
+    let (code, message) = error(&call("CHECK", &input));
+    assert!(code == 11 && message.contains("flushed"), "{message}");
+    assert_eq!(error(&call("CHECK", &input)).0, 3);
+    let valid = json!({"cni.dev/valid-attachments": [{"containerID": "c1", "ifname": "eth0", "x": 1}]});
+    assert!(call_with("GC", &[], node.configuration("1.1.0", &valid, None).as_bytes()).status.success());
+    let requests = agent.join().unwrap();
+    assert!(matches!(&requests[3].command, Asked::Gc { network, valid } if network == "net" && valid.len() == 1));
+    // Older versions know neither.
+    assert_eq!(error(&call("CHECK", &node.configuration("0.3.1", &json!({}), Some(PREVIOUS)))).0, 4);
+    assert_eq!(error(&call("GC", &node.configuration("1.0.0", &valid, None))).0, 4);
+    // Without an agent a GC succeeds, and a CHECK does not.
+    fs::remove_file(&node.socket).unwrap();
+    assert!(call("GC", &node.configuration("1.1.0", &valid, None)).status.success());
+    let input = node.configuration("1.1.0", &json!({"timeoutSeconds": 1}), Some(PREVIOUS));
+    assert_eq!(error(&call("CHECK", &input)).0, 11);
+}
+
+#[test]
+fn version_needs_nothing_else() {
+    let output = call_with("VERSION", &[], br#"{"cniVersion":"1.0.0"}"#);
+    let versions: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(versions["cniVersion"], "1.0.0");
+    assert_eq!(versions["supportedVersions"].as_array().unwrap().len(), 5);
+}
+
+#[test]
+fn bad_input_is_an_error_that_says_what_is_wrong() {
+    let node = Node::new();
+    let good = node.configuration("1.0.0", &json!({"timeoutSeconds": 1}), Some(PREVIOUS));
+    let without = |name: &str| ENVIRONMENT.iter().filter(|(key, _)| *key != name).copied().collect::<Vec<_>>();
+    for name in ["CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_ARGS"] {
+        let (code, message) = error(&call_with("ADD", &without(name), good.as_bytes()));
+        assert!(code == 4 && message.contains(name), "{message}");
+    }
+    let with = |name: &'static str, value: &'static str| [without(name), vec![(name, value)]].concat();
+    for (name, value) in
+        [("CNI_CONTAINERID", "../../../etc/cron.d/x"), ("CNI_IFNAME", "../eth0"), ("CNI_ARGS", "K8S_POD_NAME=x")]
+    {
+        assert_eq!(error(&call_with("ADD", &with(name, value), good.as_bytes())).0, 4, "{value}");
+        let code = if name == "CNI_ARGS" {
+            None
+        } else {
+            Some(error(&call_with("DEL", &with(name, value), good.as_bytes())).0)
+        };
+        assert_eq!(code.unwrap_or(4), 4);
+    }
+    for (input, expected) in [
+        (&good[..good.len() / 2], 6),
+        ("", 6),
+        ("[]", 6),
+        (r#"{"cniVersion":"0.2.0"}"#, 1),
+        (r#"{"cniVersion":"9.0.0"}"#, 1),
+        (r#"{"name":"net"}"#, 1),
+        (&node.configuration("1.0.0", &json!({}), None), 7),
+        (&node.configuration("1.0.0", &json!({"timeoutSeconds": 101}), Some(PREVIOUS)), 7),
+        (&node.configuration("1.0.0", &json!({}), Some("[1]")), 6),
+        (&node.configuration("1.0.0", &json!({}), Some(r#"{"ips":[{"address":"x"}]}"#)), 6),
+    ] {
+        assert_eq!(error(&call("ADD", input)).0, expected, "{input}");
+    }
+    for input in [vec![0xff; 100], vec![b'['; 1 << 20], vec![b' '; 5 << 20]] {
+        assert_eq!(error(&call_with("ADD", &ENVIRONMENT, &input)).0, 6);
+    }
+    assert_eq!(error(&call("DANCE", &good)).0, 4);
+    assert_eq!(error(&call("", &good)).0, 4);
+}
+
+#[test]
+fn a_hostile_answer_is_an_error_in_time() {
+    for answer in ["", "{", "{}\n", "null\n", "{\"version\":1,\"error\":7}\n", &"x".repeat(1 << 20)] {
+        let node = Node::new();
+        let listener = UnixListener::bind(&node.socket).unwrap();
+        let input = node.configuration("1.0.0", &json!({"timeoutSeconds": 1}), Some(PREVIOUS));
+        let answer = answer.to_owned();
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let _ = stream.unwrap().write_all(answer.as_bytes());
+            }
+        });
+        assert_eq!(error(&call("ADD", &input)).0, 11);
+    }
+}
+
+#[test]
+fn the_folder_of_notes_is_roots_alone() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let node = Node::new();
+    assert!(call("DEL", &node.configuration("1.0.0", &json!({}), None)).status.success());
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let folder = note::folder(&node.socket);
+    assert_eq!(mode(&folder), 0o700);
+    let file = fs::read_dir(&folder).unwrap().next().unwrap().unwrap().path();
+    assert_eq!(mode(&file), 0o600);
+}

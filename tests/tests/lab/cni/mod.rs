@@ -1,0 +1,257 @@
+//! A pod is isolated from the instant at which the chain of CNI plugins returns: the
+//! reference plugins and ours, a real agent, and packets.
+
+#![allow(clippy::unwrap_used, reason = "a test that finds nothing has failed")]
+
+mod api;
+mod node;
+mod traffic;
+
+use std::net::IpAddr;
+use std::thread;
+
+use k8s_openapi::api::networking::v1::NetworkPolicy as Api;
+use npc_compiler::object::{Labels, Namespace, NetworkPolicy, Objects, Pod};
+use serde_json::{Value, json};
+
+use node::{Mode, Node, OUTSIDE, OWN, wait};
+use traffic::{Pings, listen, passes, reaches};
+
+/// A pod that the API knows without an address: it is bound, and not started.
+fn pod(name: &str) -> Pod {
+    let labels = Labels::from([("app".to_owned(), "web".to_owned())]);
+    let spec = k8s_openapi::api::core::v1::PodSpec::default();
+    let pod = Pod::from_template("shop".to_owned(), name.to_owned(), labels, spec);
+    Pod { uid: format!("uid-{name}"), node: Some("n1".to_owned()), ..pod }
+}
+
+/// Isolates all pods, and admits TCP 8080 to the outside and 7000 from there.
+fn policy() -> NetworkPolicy {
+    let outside = json!([{"ipBlock": {"cidr": "192.0.2.2/32"}}, {"ipBlock": {"cidr": "2001:db8:2::2/128"}}]);
+    let policy: Api = serde_json::from_value(json!({
+        "metadata": {"namespace": "shop", "name": "some"},
+        "spec": {
+            "podSelector": {}, "policyTypes": ["Ingress", "Egress"],
+            "egress": [{"to": outside, "ports": [{"port": 8080}]}],
+            "ingress": [{"from": outside, "ports": [{"port": 7000}]}],
+        },
+    }))
+    .unwrap();
+    policy.into()
+}
+
+fn objects(pods: &[&str]) -> Objects {
+    Objects {
+        namespaces: vec![Namespace::new("shop", Labels::new())],
+        pods: pods.iter().map(|name| pod(name)).collect(),
+        policies: vec![policy()],
+        ..Objects::default()
+    }
+}
+
+fn addresses(texts: [&str; 2]) -> [IpAddr; 2] {
+    texts.map(|text| text.parse().unwrap())
+}
+
+fn mappings() -> Value {
+    json!([{"hostPort": 7777, "containerPort": 7000, "protocol": "tcp"},
+           {"hostPort": 7778, "containerPort": 7001, "protocol": "tcp"}])
+}
+
+/// The addresses that the first pod gets: the node's end of the network has the first of
+/// the prefix.
+fn first() -> [IpAddr; 2] {
+    addresses(["10.0.0.2", "fd00::2"])
+}
+
+/// From the first instant to the end of a sandbox.
+fn the_policies_hold_at_once(mode: Mode, backend: &'static str) {
+    let Some(node) = Node::new(mode, backend) else { return };
+    node.write(&objects(&["web"]));
+    node.start_agent();
+    node.wait_ready();
+    listen(node.outside(), &[8080, 9090]);
+    // Each address is pinged in one flow before there is anything behind it.
+    let pings = first().map(|address| Pings::start(node.outside(), address));
+
+    let mut web = node.sandbox("web", mappings());
+    listen(&web.netns, &[7000, 7001]);
+    node.add(&mut web).unwrap();
+    let last = pings.each_ref().map(Pings::sent);
+
+    assert_eq!(web.addresses(), first());
+    thread::scope(|scope| {
+        for to in addresses(OUTSIDE) {
+            let netns = &web.netns;
+            scope.spawn(move || assert!(!passes(netns, to, 9090), "{to}:9090 is denied"));
+            scope.spawn(move || assert!(reaches(netns, to, 8080), "{to}:8080 is allowed"));
+        }
+        for to in first() {
+            let netns = node.outside();
+            scope.spawn(move || assert!(!passes(netns, to, 7001), "{to}:7001 is denied"));
+            scope.spawn(move || assert!(reaches(netns, to, 7000), "{to}:7000 is allowed"));
+        }
+        let (netns, own) = (node.outside(), addresses(OWN)[0]);
+        scope.spawn(move || assert!(!passes(netns, own, 7778), "the hostPort of 7001 is denied"));
+        scope.spawn(move || assert!(reaches(netns, own, 7777), "the hostPort of 7000 is allowed"));
+    });
+    for (pings, last) in pings.into_iter().zip(last) {
+        assert!(pings.sent() > last + 100, "pings went on");
+        assert_eq!(pings.answered_after(last), 0, "pings that began before the rules were answered after ADD");
+    }
+    node.check(&web).unwrap();
+    node.delete(&web).unwrap();
+    node.delete(&web).unwrap();
+    // With the sandbox its interface has gone, and then the address has no owner.
+    wait("the address leaves all sets", || {
+        !node::sets(node.netns()).values().flatten().any(|member| member.starts_with("10.0.0.2"))
+    });
+}
+
+#[test]
+fn the_policies_hold_at_once_routed_by_nft() {
+    the_policies_hold_at_once(Mode::Routed, "nft");
+}
+
+#[test]
+fn the_policies_hold_at_once_routed_by_legacy() {
+    the_policies_hold_at_once(Mode::Routed, "legacy");
+}
+
+#[test]
+fn the_policies_hold_at_once_bridged_by_nft() {
+    the_policies_hold_at_once(Mode::Bridged, "nft");
+}
+
+#[test]
+fn the_policies_hold_at_once_bridged_by_legacy() {
+    the_policies_hold_at_once(Mode::Bridged, "legacy");
+}
+
+/// What the test above would see of a plugin that does not wait.
+#[test]
+fn without_an_agent_pods_of_open_namespaces_start_and_are_open() {
+    let Some(mut node) = Node::new(Mode::Routed, "nft") else { return };
+    node.write(&objects(&["web"]));
+    node.settings = json!({"timeoutSeconds": 1, "openNamespaces": ["shop"]});
+    listen(node.outside(), &[9090]);
+    let [to, _] = first();
+    let pings = Pings::start(node.outside(), to);
+    let mut web = node.sandbox("web", json!([]));
+    node.add(&mut web).unwrap();
+    assert!(passes(&web.netns, addresses(OUTSIDE)[0], 9090));
+    wait("pings are answered", || pings.answered() > 100);
+    // The agent that comes then reads the note, and cuts what goes on.
+    node.start_agent();
+    node.wait_ready();
+    wait("the note is read", || node.log().contains("started without an agent"));
+    wait("connections are denied", || !passes(&web.netns, addresses(OUTSIDE)[0], 9090));
+    wait("the pings end", || {
+        let before = pings.answered();
+        thread::sleep(std::time::Duration::from_millis(200));
+        pings.answered() == before
+    });
+}
+
+#[test]
+fn a_pod_does_not_start_without_an_agent_and_does_with_the_next() {
+    let Some(mut node) = Node::new(Mode::Routed, "nft") else { return };
+    node.write(&objects(&["web", "old"]));
+    node.start_agent();
+    node.wait_ready();
+    let mut old = node.sandbox("old", json!([]));
+    node.add(&mut old).unwrap();
+    node.kill_agent();
+    node.settings = json!({"timeoutSeconds": 1});
+    let mut web = node.sandbox("web", json!([]));
+    let error = node.add(&mut web).unwrap_err();
+    assert!(error.contains("\"code\":11") && error.contains("kubelet tries again"), "{error}");
+    // A DEL succeeds all the same, of either.
+    node.delete(&web).unwrap();
+    node.delete(&old).unwrap();
+    // A later try waits for the agent that is being started.
+    node.settings = json!({"timeoutSeconds": 100});
+    thread::scope(|scope| {
+        let plugin = scope.spawn(|| node.add(&mut web));
+        node.start_agent();
+        plugin.join().unwrap().unwrap();
+    });
+    let sets = node::sets(node.netns());
+    let has = |address: &IpAddr| sets.values().flatten().any(|member| *member == address.to_string());
+    assert!(web.addresses().iter().all(has), "{sets:?}");
+    // The note about the one that went meanwhile was read.
+    wait("the old address leaves all sets", || {
+        let sets = node::sets(node.netns());
+        !old.addresses().iter().any(|old| sets.values().flatten().any(|member| *member == old.to_string()))
+    });
+}
+
+#[test]
+fn an_agent_after_a_kill_knows_the_sandboxes() {
+    let Some(node) = Node::new(Mode::Routed, "legacy") else { return };
+    node.write(&objects(&["web"]));
+    node.start_agent();
+    node.wait_ready();
+    listen(node.outside(), &[8080, 9090]);
+    let mut web = node.sandbox("web", json!([]));
+    node.add(&mut web).unwrap();
+    let before = node::sets(node.netns());
+    assert!(before.values().flatten().any(|member| member == "10.0.0.2"));
+    node.kill_agent();
+    // The API does not list the address yet.
+    node.start_agent();
+    node.wait_ready();
+    assert_eq!(node::sets(node.netns()), before);
+    for to in addresses(OUTSIDE) {
+        assert!(!passes(&web.netns, to, 9090) && reaches(&web.netns, to, 8080));
+    }
+    node.check(&web).unwrap();
+}
+
+#[test]
+fn a_released_address_stays_isolated_while_its_interface_is_there() {
+    let Some(node) = Node::new(Mode::Routed, "nft") else { return };
+    node.write(&objects(&["web"]));
+    node.start_agent();
+    node.wait_ready();
+    listen(node.outside(), &[8080]);
+    let mut web = node.sandbox("web", json!([]));
+    node.add(&mut web).unwrap();
+    let to = addresses(OUTSIDE)[0];
+    assert!(reaches(&web.netns, to, 8080));
+    // Ours is the first of the plugins to have its DEL: the interface is there still.
+    node.delete_own(&web).unwrap();
+    wait("nothing is admitted any more", || !passes(&web.netns, to, 8080));
+    let isolated = |text: &str| {
+        let sets = node::sets(node.netns());
+        ["npc4-ingress", "npc4-egress"]
+            .iter()
+            .all(|set| sets.get(*set).is_some_and(|members| members.iter().any(|member| member == text)))
+    };
+    assert!(isolated("10.0.0.2"));
+    node.delete(&web).unwrap();
+    wait("the address leaves the sets", || !isolated("10.0.0.2"));
+}
+
+#[test]
+fn a_burst_of_pods_starts_and_none_is_open() {
+    const PODS: usize = 24;
+    let Some(node) = Node::new(Mode::Routed, "nft") else { return };
+    let names: Vec<String> = (0..PODS).map(|n| format!("web-{n}")).collect();
+    node.write(&objects(&names.iter().map(String::as_str).collect::<Vec<_>>()));
+    node.start_agent();
+    node.wait_ready();
+    listen(node.outside(), &[8080, 9090]);
+    let sandboxes: Vec<_> = names.iter().map(|name| node.sandbox(name, json!([]))).collect();
+    thread::scope(|scope| {
+        for mut web in sandboxes {
+            let node = &node;
+            scope.spawn(move || {
+                node.add(&mut web).unwrap();
+                let [to, _] = addresses(OUTSIDE);
+                assert!(!passes(&web.netns, to, 9090));
+                assert!(reaches(&web.netns, to, 8080));
+            });
+        }
+    });
+}

@@ -1,0 +1,354 @@
+//! A node as a network namespace, with an agent, a host outside, and a chain of CNI
+//! plugins that is called as a runtime calls it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write as _;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use npc_compiler::object::Objects;
+use npc_tests::lab::{Netns, can_run, manifests};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// Where Debian has the reference plugins.
+const REFERENCE: &str = "/usr/lib/cni";
+
+/// How long an event may take that a test waits for.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Numbers the nodes of one process.
+static NODES: AtomicUsize = AtomicUsize::new(0);
+
+/// How pods hang on a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// A veth and a route for each (`ptp`).
+    Routed,
+    /// A bridge (`bridge`).
+    Bridged,
+}
+
+pub(crate) struct Node {
+    mode: Mode,
+    backend: &'static str,
+    name: String,
+    netns: Netns,
+    outside: Netns,
+    folder: TempDir,
+    agent: Mutex<Option<Child>>,
+    /// The plugin's settings.
+    pub(crate) settings: Value,
+}
+
+/// A pod that was given a network.
+pub(crate) struct Pod {
+    name: String,
+    pub(crate) netns: Netns,
+    /// What the chain answered last, which a runtime keeps.
+    result: Value,
+    mappings: Value,
+}
+
+/// The host outside, and the node's address towards it.
+pub(crate) const OUTSIDE: [&str; 2] = ["192.0.2.2", "2001:db8:2::2"];
+pub(crate) const OWN: [&str; 2] = ["192.0.2.1", "2001:db8:2::1"];
+
+impl Node {
+    /// A node without an agent. `None` where this machine cannot have it.
+    pub(crate) fn new(mode: Mode, backend: &'static str) -> Option<Self> {
+        if !can_run() {
+            return None;
+        }
+        if !Path::new(REFERENCE).join("ptp").exists() {
+            eprintln!("SKIPPED: no CNI plugins in {REFERENCE}; install containernetworking-plugins (make setup)");
+            return None;
+        }
+        let name = format!("npc-lab-{}-cni{}", std::process::id(), NODES.fetch_add(1, Ordering::Relaxed));
+        let names = ["node", "outside"].map(|part| format!("{name}-{part}"));
+        let [netns, outside]: [Netns; 2] = Netns::create(names).unwrap().try_into().unwrap();
+        let node = Self {
+            mode,
+            backend,
+            netns,
+            outside,
+            name,
+            folder: tempfile::tempdir().unwrap(),
+            agent: Mutex::default(),
+            settings: json!({"timeoutSeconds": 30}),
+        };
+        node.connect();
+        for folder in ["manifests", "cni"] {
+            fs::create_dir(node.folder.path().join(folder)).unwrap();
+        }
+        Some(node)
+    }
+
+    fn connect(&self) {
+        let (node, outside) = (self.netns.name(), self.outside.name());
+        ip(&format!("link add out netns {node} type veth peer name eth0 netns {outside}"));
+        let (own, other) = (OWN, OUTSIDE);
+        for (netns, link, addresses) in [(node, "out", own), (outside, "eth0", other)] {
+            ip(&format!("-n {netns} addr add {}/24 dev {link}", addresses[0]));
+            ip(&format!("-n {netns} addr add {}/64 dev {link} nodad", addresses[1]));
+            ip(&format!("-n {netns} link set {link} up"));
+            ip(&format!("-n {netns} link set lo up"));
+        }
+        ip(&format!("-n {outside} route add 10.0.0.0/16 via {}", own[0]));
+        ip(&format!("-6 -n {outside} route add fd00::/64 via {}", own[1]));
+        // The reference plugins do not wait until the node's end has its IPv6 address.
+        let sysctls = [
+            ("net/ipv4/ip_forward", "1"),
+            ("net/ipv6/conf/all/forwarding", "1"),
+            ("net/ipv6/conf/default/accept_dad", "0"),
+        ];
+        for (key, value) in sysctls {
+            self.set(key, value);
+        }
+        if self.mode == Mode::Bridged {
+            // Where the kernel lacks br_netfilter the agent is not ready.
+            self.set("net/bridge/bridge-nf-call-iptables", "1");
+            self.set("net/bridge/bridge-nf-call-ip6tables", "1");
+        }
+    }
+
+    fn set(&self, key: &str, value: &str) {
+        let path = Path::new("/proc/sys").join(key);
+        self.netns.within(|| fs::write(path, value)).unwrap().unwrap();
+    }
+
+    pub(crate) fn outside(&self) -> &Netns {
+        &self.outside
+    }
+
+    pub(crate) fn netns(&self) -> &Netns {
+        &self.netns
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.folder.path().join("run/npc/cni.sock")
+    }
+
+    /// The folder of manifests, and of whatever a test keeps.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub(crate) fn write(&self, objects: &Objects) {
+        manifests::write(&self.folder.path().join("manifests"), objects).unwrap();
+    }
+
+    /// Starts an agent that follows the manifests.
+    pub(crate) fn start_agent(&self) {
+        let manifests = self.folder.path().join("manifests").display().to_string();
+        self.start_agent_with(&["--manifests", &manifests]);
+    }
+
+    pub(crate) fn start_agent_with(&self, source: &[&str]) {
+        let log = fs::File::options().create(true).append(true).open(self.log_file()).unwrap();
+        let child = self
+            .netns
+            .command(binary("npc"))
+            .args(["agent", "--node", "n1", "--metrics-address", "off", "--backend", self.backend, "--cni-socket"])
+            .arg(self.socket())
+            .arg("--ready-file")
+            .arg(self.ready_file())
+            .args(source)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        *self.agent.lock().unwrap() = Some(child);
+    }
+
+    pub(crate) fn wait_ready(&self) {
+        wait("the agent is ready", || self.ready_file().exists());
+    }
+
+    /// Kills the agent, as a node that is short of memory does.
+    pub(crate) fn kill_agent(&self) {
+        if let Some(mut agent) = self.agent.lock().unwrap().take() {
+            agent.kill().unwrap();
+            agent.wait().unwrap();
+            // The next one makes it again.
+            let _ = fs::remove_file(self.ready_file());
+        }
+    }
+
+    fn ready_file(&self) -> PathBuf {
+        self.folder.path().join("ready")
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.folder.path().join("agent.log")
+    }
+
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.log_file()).unwrap_or_default()
+    }
+
+    /// The chain: the plugin that gives the network, portmap, and ours.
+    fn chain(&self) -> Vec<Value> {
+        let ipam = json!({
+            "type": "host-local", "dataDir": self.folder.path().join("ipam"),
+            "ranges": [[{"subnet": "10.0.0.0/24"}], [{"subnet": "fd00::/64"}]],
+            "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}],
+        });
+        let network = match self.mode {
+            Mode::Routed => json!({"type": "ptp", "ipam": ipam}),
+            Mode::Bridged => {
+                json!({"type": "bridge", "bridge": "cni0", "isGateway": true, "hairpinMode": true, "ipam": ipam})
+            }
+        };
+        let mut own = json!({"type": "npc-cni", "socket": self.socket()});
+        for (key, value) in self.settings.as_object().unwrap() {
+            own[key] = value.clone();
+        }
+        vec![network, json!({"type": "portmap", "capabilities": {"portMappings": true}}), own]
+    }
+
+    /// A network namespace, before any plugin was called for it.
+    pub(crate) fn sandbox(&self, name: &str, mappings: Value) -> Pod {
+        let netns = Netns::create([format!("{}-{name}", self.name)]).unwrap().remove(0);
+        ip(&format!("-n {} link set lo up", netns.name()));
+        Pod { name: name.to_owned(), netns, result: Value::Null, mappings }
+    }
+
+    /// ADD, by one plugin after another; the error of the one that failed.
+    pub(crate) fn add(&self, pod: &mut Pod) -> Result<(), String> {
+        let mut previous = None;
+        for plugin in self.chain() {
+            previous = Some(self.call("ADD", pod, plugin, previous)?);
+        }
+        pod.result = previous.unwrap_or_default();
+        Ok(())
+    }
+
+    /// DEL, in the opposite order, with the result that the runtime kept.
+    pub(crate) fn delete(&self, pod: &Pod) -> Result<(), String> {
+        let kept = Some(pod.result.clone()).filter(|result| !result.is_null());
+        for plugin in self.chain().into_iter().rev() {
+            self.call("DEL", pod, plugin, kept.clone())?;
+        }
+        Ok(())
+    }
+
+    /// DEL of our plugin only.
+    pub(crate) fn delete_own(&self, pod: &Pod) -> Result<(), String> {
+        let own = self.chain().pop().unwrap_or_default();
+        self.call("DEL", pod, own, Some(pod.result.clone())).map(drop)
+    }
+
+    pub(crate) fn check(&self, pod: &Pod) -> Result<(), String> {
+        let own = self.chain().pop().unwrap_or_default();
+        self.call("CHECK", pod, own, Some(pod.result.clone())).map(drop)
+    }
+
+    fn call(&self, command: &str, pod: &Pod, mut plugin: Value, previous: Option<Value>) -> Result<Value, String> {
+        plugin["cniVersion"] = json!("1.0.0");
+        plugin["name"] = json!("net");
+        if let Some(previous) = previous {
+            plugin["prevResult"] = previous;
+        }
+        if plugin["type"] == "portmap" {
+            plugin["runtimeConfig"] = json!({"portMappings": pod.mappings});
+        }
+        let kind = plugin["type"].as_str().unwrap_or_default().to_owned();
+        let program = if kind == "npc-cni" { binary("npc-cni") } else { Path::new(REFERENCE).join(&kind) };
+        let mut child = self
+            .netns
+            .command(program)
+            .env("CNI_COMMAND", command)
+            .env("CNI_CONTAINERID", format!("container-{}", pod.netns.name()))
+            .env("CNI_NETNS", Path::new("/run/netns").join(pod.netns.name()))
+            .env("CNI_IFNAME", "eth0")
+            .env("CNI_PATH", REFERENCE)
+            .env(
+                "CNI_ARGS",
+                format!(
+                    "IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME={};K8S_POD_UID=uid-{}",
+                    pod.name, pod.name
+                ),
+            )
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(plugin.to_string().as_bytes()).unwrap();
+        let Output { status, stdout, stderr } = child.wait_with_output().unwrap();
+        let (stdout, stderr) = (String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
+        if !status.success() {
+            return Err(format!("{command} by {kind}: {stdout} {stderr}"));
+        }
+        Ok(if stdout.trim().is_empty() { Value::Null } else { serde_json::from_str(&stdout).unwrap() })
+    }
+}
+
+impl Pod {
+    /// Its addresses, IPv4 first.
+    pub(crate) fn addresses(&self) -> Vec<IpAddr> {
+        let ips = self.result["ips"].as_array().cloned().unwrap_or_default();
+        let text = |ip: &Value| ip["address"].as_str().unwrap_or_default().split('/').next().map(str::to_owned);
+        let mut addresses: Vec<IpAddr> = ips.iter().filter_map(text).map(|text| text.parse().unwrap()).collect();
+        addresses.sort_unstable();
+        addresses
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the agent's log:\n{}", self.log());
+        }
+        self.kill_agent();
+        let list = Command::new("ip").args(["netns", "list"]).output().unwrap();
+        let list = String::from_utf8_lossy(&list.stdout).into_owned();
+        let own = list.lines().filter_map(|line| line.split(' ').next()).filter(|name| name.starts_with(&self.name));
+        for name in own {
+            ip(&format!("netns del {name}"));
+        }
+    }
+}
+
+/// One command of ip(8).
+pub(crate) fn ip(arguments: &str) {
+    let output = Command::new("ip").args(arguments.split(' ')).output().unwrap();
+    assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Waits until something is so.
+pub(crate) fn wait(what: &str, mut is_so: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !is_so() {
+        assert!(begun.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A binary of ours, which lies beside the folder of this test.
+fn binary(name: &str) -> PathBuf {
+    let own = std::env::current_exe().unwrap();
+    let file = own.ancestors().nth(2).unwrap().join(name);
+    assert!(file.is_file(), "{} is missing; build it with cargo build --workspace --bins", file.display());
+    file
+}
+
+/// The members of all sets of ours, by set.
+pub(crate) fn sets(netns: &Netns) -> BTreeMap<String, Vec<String>> {
+    let text = netns.exec(["ipset", "save"], "").unwrap();
+    let mut sets: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for line in text.lines() {
+        let words: Vec<&str> = line.split(' ').collect();
+        if let ["add", set, member, ..] = words[..] {
+            sets.entry(set.to_owned()).or_default().push(member.to_owned());
+        }
+    }
+    sets
+}

@@ -1,0 +1,132 @@
+//! Packets of a test: connections, listeners, and pings without a pause.
+
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use npc_tests::lab::Netns;
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+/// How long a connection is tried that policies deny. A second SYN follows after a
+/// second, so this is one.
+const DENIED: Duration = Duration::from_millis(300);
+
+/// How long one is tried that they allow: two SYNs at most.
+const ALLOWED: Duration = Duration::from_millis(900);
+
+/// Accepts connections on these ports, of both families, for as long as the test runs.
+pub(crate) fn listen(netns: &Netns, ports: &[u16]) {
+    let listeners: Vec<TcpListener> = netns
+        .within(|| {
+            let bind = |port: &u16| TcpListener::bind(("::", *port)).unwrap();
+            ports.iter().map(bind).collect()
+        })
+        .unwrap();
+    for listener in listeners {
+        thread::spawn(move || listener.incoming().for_each(drop));
+    }
+}
+
+/// Whether a connection that is to be refused comes to be all the same.
+pub(crate) fn passes(netns: &Netns, to: IpAddr, port: u16) -> bool {
+    connects(netns, to, port, DENIED)
+}
+
+/// Whether a connection comes to be by its first SYN or the second.
+pub(crate) fn reaches(netns: &Netns, to: IpAddr, port: u16) -> bool {
+    connects(netns, to, port, ALLOWED)
+}
+
+fn connects(netns: &Netns, to: IpAddr, port: u16, within: Duration) -> bool {
+    netns.within(|| TcpStream::connect_timeout(&SocketAddr::new(to, port), within).is_ok()).unwrap()
+}
+
+/// Pings an address without a pause, all in one flow, as conntrack sees it.
+pub(crate) struct Pings {
+    stop: Arc<AtomicBool>,
+    sent: Arc<AtomicU16>,
+    answered: Arc<Mutex<Vec<u16>>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Pings {
+    pub(crate) fn start(netns: &Netns, to: IpAddr) -> Self {
+        let (domain, protocol, request, reply) = match to {
+            IpAddr::V4(_) => (Domain::IPV4, Protocol::ICMPV4, 8, 0),
+            IpAddr::V6(_) => (Domain::IPV6, Protocol::ICMPV6, 128, 129),
+        };
+        let socket = netns.within(|| Socket::new(domain, Type::RAW, Some(protocol)).unwrap()).unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+        let (stop, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU16::new(0)));
+        let answered = Arc::new(Mutex::new(Vec::new()));
+        let is_over = Arc::clone(&stop);
+        let receiver = socket.try_clone().unwrap();
+        let replies = Arc::clone(&answered);
+        let receiving = thread::spawn(move || {
+            let mut buffer = [0; 256];
+            while !is_over.load(Ordering::Relaxed) {
+                let Ok(length) = std::io::Read::read(&mut &receiver, &mut buffer) else { continue };
+                // IPv4 comes with its header.
+                let begin = if reply == 0 { usize::from(buffer[0] & 15) * 4 } else { 0 };
+                let Some(message) = buffer[..length].get(begin..begin + 8) else { continue };
+                if message[0] == reply && message[4..6] == ID {
+                    replies.lock().unwrap().push(u16::from_be_bytes([message[6], message[7]]));
+                }
+            }
+        });
+        let (is_over, number) = (Arc::clone(&stop), Arc::clone(&sent));
+        let sending = thread::spawn(move || {
+            let address = SockAddr::from(SocketAddr::new(to, 0));
+            while !is_over.load(Ordering::Relaxed) {
+                let next = number.load(Ordering::Relaxed).wrapping_add(1);
+                let [high, low] = next.to_be_bytes();
+                let mut message = [request, 0, 0, 0, ID[0], ID[1], high, low];
+                if request == 8 {
+                    let sum =
+                        message.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum::<u32>();
+                    let folded = (sum & 0xffff) + (sum >> 16);
+                    message[2..4].copy_from_slice(&(!u16::try_from(folded).unwrap()).to_be_bytes());
+                }
+                // Before the pod has its address there is no way to it.
+                let _ = socket.send_to(&message, &address);
+                number.store(next, Ordering::Relaxed);
+                thread::sleep(Duration::from_millis(1));
+            }
+        });
+        Self { stop, sent, answered, threads: vec![receiving, sending] }
+    }
+
+    /// How many were answered.
+    pub(crate) fn answered(&self) -> usize {
+        self.answered.lock().unwrap().len()
+    }
+
+    /// The number of the last that was sent.
+    pub(crate) fn sent(&self) -> u16 {
+        self.sent.load(Ordering::Relaxed)
+    }
+
+    /// Ends; how many were answered that were sent after this one.
+    pub(crate) fn answered_after(mut self, last: u16) -> usize {
+        self.end();
+        self.answered.lock().unwrap().iter().filter(|number| **number > last + 1).count()
+    }
+
+    fn end(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            thread.join().unwrap();
+        }
+    }
+}
+
+impl Drop for Pings {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// The identifier of the echo requests.
+const ID: [u8; 2] = [0x4e, 0x50];
