@@ -30,13 +30,13 @@ fn rights(over: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn the_agent_reads_five_kinds_and_writes_events_only() {
+fn the_agent_reads_six_kinds_and_writes_events_only() {
     let mut expected = BTreeSet::from(["events.k8s.io/events create".to_owned()]);
     for resource in ["/pods", "/namespaces", "/nodes", "networking.k8s.io/networkpolicies"] {
         expected.extend(["get", "list", "watch"].map(|verb| format!("{resource} {verb}")));
     }
     // What commands in its pod list besides.
-    expected.insert("/services list".to_owned());
+    expected.extend(["/services list", "discovery.k8s.io/endpointslices list"].map(str::to_owned));
     assert_eq!(rights(""), expected);
     expected.insert("/nodes patch".to_owned());
     assert_eq!(rights("startupTaint: {enabled: true}"), expected, "the taint takes one right more");
