@@ -80,6 +80,7 @@ fn read(path: &Path) -> io::Result<Request> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that finds nothing has failed")]
 mod tests {
     use super::*;
     use crate::protocol::Command;

@@ -158,6 +158,7 @@ impl Answer {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that finds nothing has failed")]
 mod tests {
     use proptest::prelude::*;
 

@@ -111,6 +111,7 @@ fn version(policy: &NetworkPolicy) -> u64 {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that finds nothing has failed")]
 mod tests {
     use super::*;
 

@@ -1,3 +1,7 @@
+//! The registry between a source and an agent's loop, which the tests play.
+
+#![allow(clippy::unwrap_used, reason = "a test that finds nothing has failed")]
+
 use npc_compiler::engine::PodKey;
 use npc_compiler::object::{Labels, NetworkPolicy, Pod};
 use std::sync::{Arc, Mutex};
@@ -7,6 +11,9 @@ use super::*;
 
 const HASH: &str = "5f0b0d1ea9a7f1d9c8f7a6b5c4d3e2f1";
 
+/// A list of policies that was asked for: the namespace, and where its answer goes.
+type List = (String, oneshot::Sender<Result<Vec<NetworkPolicy>, String>>);
+
 /// A registry between a source and an agent's loop, which the test plays, and without a
 /// socket.
 struct World {
@@ -14,7 +21,7 @@ struct World {
     plugin: mpsc::Sender<Asked>,
     agent: mpsc::Receiver<Event>,
     /// Lists of policies that were asked for and are not answered yet.
-    lists: Arc<Mutex<Vec<(String, oneshot::Sender<Result<Vec<NetworkPolicy>, String>>)>>>,
+    lists: Arc<Mutex<Vec<List>>>,
     folder: tempfile::TempDir,
 }
 

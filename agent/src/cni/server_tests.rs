@@ -1,3 +1,7 @@
+//! The socket, as plugins and other clients use it.
+
+#![allow(clippy::unwrap_used, reason = "a test that finds nothing has failed")]
+
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 
@@ -28,7 +32,7 @@ impl Served {
                 }
             }
         });
-        Self { socket, folder: folder }
+        Self { socket, folder }
     }
 
     async fn connect(&self) -> UnixStream {

@@ -339,7 +339,7 @@ mod tests {
         for (name, expected) in [("X", &log), ("Y", &read)] {
             let mut chains = BTreeMap::from([(ChainName::new(name), vec![read.clone()])]);
             spellings.translate(Family::V4, &Held::default(), &mut chains);
-            assert_eq!(chains[&ChainName::new(name)], [expected.clone()]);
+            assert_eq!(chains[&ChainName::new(name)], std::slice::from_ref(expected));
         }
     }
 

@@ -124,7 +124,7 @@ mod tests {
 
     use super::*;
 
-    fn slice(endpoints: serde_json::Value) -> EndpointSlice {
+    fn slice(endpoints: &serde_json::Value) -> EndpointSlice {
         let object = json!({
             "metadata": {"namespace": "shop", "name": "api-x", "labels": {"kubernetes.io/service-name": "api"}},
             "addressType": "IPv4",
@@ -143,7 +143,7 @@ mod tests {
             (json!({"ready": false, "serving": true, "terminating": true}), (false, true)),
         ];
         for (conditions, expected) in conditions {
-            let slice = slice(json!([{"addresses": ["192.0.2.1", "192.0.2.2"], "conditions": conditions}]));
+            let slice = slice(&json!([{"addresses": ["192.0.2.1", "192.0.2.2"], "conditions": conditions}]));
             let [endpoint] = slice.endpoints.as_slice() else { panic!("{slice:?}") };
             assert_eq!((endpoint.is_ready, endpoint.serves_until_gone), expected, "{conditions}");
             assert_eq!(endpoint.address.to_string(), "192.0.2.1");
@@ -153,7 +153,7 @@ mod tests {
     #[test]
     fn a_slice_names_its_service_its_ports_and_its_pods() {
         let target = json!({"kind": "Pod", "name": "api-1"});
-        let slice = slice(json!([{"addresses": ["192.0.2.1"], "targetRef": target}, {"addresses": ["a.example"]}]));
+        let slice = slice(&json!([{"addresses": ["192.0.2.1"], "targetRef": target}, {"addresses": ["a.example"]}]));
         assert_eq!((slice.namespace.as_str(), slice.service.as_str()), ("shop", "api"));
         let ports: Vec<_> = slice.ports.iter().map(|port| (port.name.as_deref(), port.protocol, port.port)).collect();
         assert_eq!(ports, [(None, Protocol::Tcp, 6443), (Some("dns"), Protocol::Udp, 53)]);
