@@ -33,6 +33,9 @@ pub(crate) struct Ills {
     pub(crate) expired: bool,
     pub(crate) no_bookmarks: bool,
     pub(crate) lines_left: Option<usize>,
+    /// The ERROR event with which the answer ends.
+    pub(crate) refused: Option<Failure>,
+    pub(crate) lists_nothing: bool,
 }
 
 /// A watch that is open.
@@ -86,7 +89,7 @@ pub(crate) fn begin(shared: &Arc<Shared>, place: &Place, options: &ListOptions, 
     }
     let listed = streaming_list || (version == 0 && !from_now);
     let selected = |(_, object): &(&_, &Arc<Object>)| place.shows(object) && selector.matches(object);
-    let initial: VecDeque<Arc<Object>> = if listed {
+    let initial: VecDeque<Arc<Object>> = if listed && !ills.lists_nothing {
         state.all(place.resource).filter(selected).map(|(_, object)| Arc::clone(object)).collect()
     } else {
         VecDeque::new()
@@ -96,6 +99,9 @@ pub(crate) fn begin(shared: &Arc<Shared>, place: &Place, options: &ListOptions, 
     let too_old = |oldest| Ok(Body::from(error_line(&Failure::too_old(after, oldest))));
     if ills.expired {
         return too_old(current);
+    }
+    if let Some(failure) = &ills.refused {
+        return Ok(Body::from(error_line(failure)));
     }
     let subscription = match state.watch(place.resource, after) {
         Ok(subscription) => subscription,
