@@ -165,14 +165,12 @@ impl Policy {
     /// matches nothing, and pods that the policy was to isolate are isolated.
     #[must_use]
     pub fn read(policy: &NetworkPolicy) -> (Self, Vec<Finding>) {
-        let mut reader = Reader {
-            namespace: policy.namespace(),
-            name: policy.name(),
-            unknown: &policy.unknown_fields,
-            findings: Vec::new(),
-        };
+        let mut unknown: Vec<(&str, usize)> = policy.unknown_fields.iter().map(String::as_str).zip(0..).collect();
+        unknown.sort_unstable();
+        let mut reader =
+            Reader { namespace: policy.namespace(), name: policy.name(), unknown, findings: Vec::new(), more: 0 };
         let read = reader.policy(policy.object.spec.as_ref());
-        (read, reader.findings)
+        (read, reader.findings())
     }
 
     /// Whether it isolates its pods in this direction.
@@ -202,16 +200,38 @@ impl PolicyRule {
     }
 }
 
+/// How many findings of one policy are reported each for itself. A policy can hold
+/// hundreds of thousands, and each is a line of the log and an Event.
+const MOST_FINDINGS: usize = 100;
+
 /// Reads one policy and collects what is wrong with it.
 struct Reader<'a> {
     namespace: &'a str,
     name: &'a str,
-    unknown: &'a [String],
+    /// The paths of unknown fields, sorted, so that those below a path are found without
+    /// a look at all others; and their places in the document.
+    unknown: Vec<(&'a str, usize)>,
     findings: Vec<Finding>,
+    /// How many findings there are beyond [`MOST_FINDINGS`].
+    more: usize,
 }
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
+    /// What was found, and how much more there is.
+    fn findings(mut self) -> Vec<Finding> {
+        if let (Some(last), 1..) = (self.findings.last(), self.more) {
+            let problem = format!("{} more parts of this policy were not understood", self.more);
+            let path = "spec".to_owned();
+            self.findings.push(Finding { path, problem, ..last.clone() });
+        }
+        self.findings
+    }
+
     fn report(&mut self, path: impl Into<String>, problem: impl Into<String>, effect: Effect) {
+        if self.findings.len() >= MOST_FINDINGS {
+            self.more += 1;
+            return;
+        }
         self.findings.push(Finding {
             namespace: self.namespace.to_owned(),
             name: self.name.to_owned(),
@@ -223,7 +243,8 @@ impl Reader<'_> {
 
     /// Reports the unknown fields at or below a path; whether there are any.
     fn unknown_below(&mut self, path: &str, effect: Effect) -> bool {
-        self.unknown_fields(|field| is_below(field, path), effect)
+        let fields = self.unknown_at(path, |_| true);
+        self.report_unknown(&fields, effect)
     }
 
     /// Reports the unknown fields below a rule's path that are in none of its
@@ -237,17 +258,30 @@ impl Reader<'_> {
                 index.is_some_and(|(index, _)| index.parse::<usize>().is_ok_and(|index| index < *items))
             })
         };
-        self.unknown_fields(|field| is_below(field, path) && !in_item(field), Effect::MatchesNothing)
+        let fields = self.unknown_at(path, |field| !in_item(field));
+        self.report_unknown(&fields, Effect::MatchesNothing)
     }
 
-    fn unknown_fields(&mut self, which: impl Fn(&str) -> bool, effect: Effect) -> bool {
-        let fields: Vec<String> = self.unknown.iter().filter(|field| which(field)).cloned().collect();
-        for field in &fields {
+    /// The unknown fields at or below a path that are wanted, in the order of the
+    /// document.
+    fn unknown_at(&self, path: &str, is_wanted: impl Fn(&str) -> bool) -> Vec<&'a str> {
+        let first = self.unknown.partition_point(|(field, _)| *field < path);
+        let below = self.unknown[first..].iter().take_while(|(field, _)| field.starts_with(path));
+        let mut below: Vec<(usize, &str)> = below
+            .filter(|(field, _)| is_below(field, path) && is_wanted(field))
+            .map(|(field, at)| (*at, *field))
+            .collect();
+        below.sort_unstable();
+        below.into_iter().map(|(_, field)| field).collect()
+    }
+
+    fn report_unknown(&mut self, fields: &[&str], effect: Effect) -> bool {
+        for field in fields {
             let problem = match spelling::meant(field) {
                 Some(meant) => format!("the API has no such field (did you mean {meant}?)"),
                 None => "the API has no such field".to_owned(),
             };
-            self.report(field, problem, effect);
+            self.report(*field, problem, effect);
         }
         !fields.is_empty()
     }
@@ -255,10 +289,10 @@ impl Reader<'_> {
     fn policy(&mut self, spec: Option<&api::NetworkPolicySpec>) -> Policy {
         let empty = api::NetworkPolicySpec::default();
         let spec = spec.unwrap_or(&empty);
-        self.unknown_fields(
-            |field| !["spec.podSelector", "spec.ingress", "spec.egress"].iter().any(|part| is_below(field, part)),
-            Effect::Ignored,
-        );
+        let fields = self.unknown_at("", |field| {
+            !["spec.podSelector", "spec.ingress", "spec.egress"].iter().any(|part| is_below(field, part))
+        });
+        self.report_unknown(&fields, Effect::Ignored);
         let (subject, allows) = self.subject(spec.pod_selector.as_ref());
         let isolates = self.isolates(spec);
         let mut rules = [Vec::new(), Vec::new()];
@@ -437,7 +471,7 @@ impl Reader<'_> {
 
 /// Whether a field's path is this path, or leads on from it.
 fn is_below(field: &str, path: &str) -> bool {
-    field.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+    path.is_empty() || field.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
 }
 
 /// Reads an item of `ports`, or says which field is wrong and why.
