@@ -143,6 +143,7 @@ pub struct Watches {
     failures: Family<OfKind, Counter>,
     last_event: Family<OfKind, Gauge>,
     last_heard: Family<OfKind, Gauge<f64, AtomicU64>>,
+    held: Family<OfKind, Gauge>,
 }
 
 /// From 50 µs to 26 s.
@@ -191,6 +192,9 @@ impl Default for Metrics {
             drop(metrics.drift_repaired.get_or_create(&of));
         }
         metrics.unfiltered(std::iter::empty());
+        for kind in Kind::ALL {
+            metrics.watches.held(kind, 0);
+        }
         metrics
     }
 }
@@ -416,6 +420,16 @@ impl Watches {
             "When the API server last said anything in a watch or a list",
             self.last_heard.clone(),
         );
+        registry.register(
+            "source_held",
+            "Objects that a doubtful list lacks, whose removal is held back",
+            self.held.clone(),
+        );
+    }
+
+    /// So many removals of a kind are held back.
+    pub fn held(&self, kind: Kind, objects: usize) {
+        self.held.get_or_create(&OfKind { kind }).set(count(objects));
     }
 
     /// A watch told of something.

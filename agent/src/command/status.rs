@@ -3,7 +3,7 @@
 use std::io::Write as _;
 use std::time::Duration;
 
-use npc_agent::status::{self, AgentStatus, Bridge, ContestedAddress, Spoofable, UnfilteredBridge};
+use npc_agent::status::{self, AgentStatus, Bridge, ContestedAddress, HeldRemovals, Spoofable, UnfilteredBridge};
 
 use super::{Exit, Stop, output};
 
@@ -89,6 +89,9 @@ fn print(status: &AgentStatus) -> std::io::Result<()> {
         )?;
     }
     writeln!(out, "  flows cut {}, drift repaired {}", status.flows_cut, status.drift_repaired)?;
+    for HeldRemovals { kind, objects, since } in &status.held_removals {
+        writeln!(out, "  held back {objects} {kind} since {since}: the list without them is doubtful")?;
+    }
     if !status.rejected.is_empty() {
         writeln!(out, "\nnot understood:")?;
     }

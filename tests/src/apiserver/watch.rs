@@ -28,6 +28,7 @@ const CHUNK: usize = 64 << 10;
 
 /// What faults do to a watch from its beginning.
 #[derive(Debug, Default)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a fault that stands by itself")]
 pub(crate) struct Ills {
     pub(crate) hangs: bool,
     pub(crate) expired: bool,

@@ -86,6 +86,9 @@ impl Agent {
             .arg("--ready-file")
             .arg(&ready)
             .args(&recipe.arguments)
+            // Labs do not wait for a spread over many nodes, and they replace objects at
+            // will. An older agent does not know these.
+            .envs([("NPC_RELIST_SPREAD", "0"), ("NPC_HOLD_REMOVALS", "0")])
             .envs(recipe.environment.iter().map(|(name, value)| (name, value)))
             // Nobody writes to it: it tells of the process's end.
             .stdin(Stdio::piped())

@@ -136,6 +136,8 @@ async fn comes_about(what: &str) -> Watched {
         }
         "IPVS delivers Services" => watched.world.tell(network_with(|network| network.ipvs = true)).await,
         "The API server is away" => {}
+        // The source reports what is new, and no removal: that is all the agent sees of it.
+        "A list lacks much, and is [not believed yet](#a-list-that-lacks-much)" => {}
         "A policy is understood in part" => {
             let mut odd = objects(&["10.0.0.1"]);
             let spec = odd.policies[0].object.spec.as_mut().expect("it has one");
