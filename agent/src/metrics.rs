@@ -120,6 +120,9 @@ impl Default for Metrics {
             drop(metrics.drift_repaired.get_or_create(&of));
         }
         metrics.unfiltered(std::iter::empty());
+        for kind in Kind::ALL {
+            metrics.watches.held(kind, 0);
+        }
         metrics
     }
 }

@@ -105,6 +105,22 @@ pub struct AgentStatus {
     /// sorted.
     #[serde(default)]
     pub unfiltered_bridges: Vec<UnfilteredBridge>,
+    /// Removals that are held back because the list that implies them is doubtful, by
+    /// kind.
+    #[serde(default)]
+    pub held_removals: Vec<HeldRemovals>,
+}
+
+/// Removals of one kind that are held back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HeldRemovals {
+    /// `Pod`, `Namespace`, `NetworkPolicy` or `Node`.
+    pub kind: String,
+    /// How many objects.
+    pub objects: usize,
+    /// Since when (RFC 3339).
+    pub since: Timestamp,
 }
 
 /// A bridge where iptables sees no frame that goes from one port to another.
@@ -283,6 +299,7 @@ impl AgentStatus {
             options: None,
             lingering: Vec::new(),
             unfiltered_bridges: Vec::new(),
+            held_removals: Vec::new(),
         }
     }
 

@@ -20,6 +20,7 @@ use npc_agent::dataplane::Linux;
 use npc_agent::dataplane::backend::Backend;
 use npc_agent::dataplane::surroundings;
 use npc_agent::enforce::{self, AzureNpm, Enforcer, Event, Settings};
+use npc_agent::source::held::Times;
 use npc_agent::source::kube;
 use npc_compiler::ruleset::layout;
 use tokio::sync::mpsc;
@@ -72,6 +73,31 @@ pub(super) struct Args {
     #[arg(long, value_name = "SECONDS", env = "NPC_WATCH_TIMEOUT", default_value_t = *kube::WATCH_SECONDS.end(),
         value_parser = watch_seconds())]
     watch_timeout: u32,
+
+    /// When the API server no longer has the history that a watch was to go on from,
+    /// list that kind after a random time of up to so many seconds, so that not all
+    /// nodes list at once.
+    #[arg(long, value_name = "SECONDS", env = "NPC_RELIST_SPREAD", default_value_t = 30,
+        value_parser = RangedI64ValueParser::<u32>::new().range(0..=600))]
+    relist_spread: u32,
+
+    /// Hold back what a list removes if it lacks all policies, more than half of the
+    /// pods, or this node's Node, until a list that begins so many seconds later
+    /// agrees; 0 holds nothing back.
+    #[arg(long, value_name = "SECONDS", env = "NPC_HOLD_REMOVALS", default_value_t = 30,
+        value_parser = RangedI64ValueParser::<u32>::new().range(0..=3600))]
+    hold_removals: u32,
+
+    /// Believe it after so many seconds even if no second list agrees, unless the
+    /// API server's cluster seems to be another one.
+    #[arg(long, value_name = "SECONDS", env = "NPC_HOLD_REMOVALS_AT_MOST", default_value_t = 120,
+        value_parser = RangedI64ValueParser::<u32>::new().range(1..=86_400))]
+    hold_removals_at_most: u32,
+
+    /// Take a directory of manifests without any object for a cluster without any.
+    /// Otherwise the last objects stay in force.
+    #[arg(long, env = "NPC_ALLOW_EMPTY")]
+    allow_empty: bool,
 
     /// The name of this node, as in spec.nodeName of its pods [default: the
     /// host's name].
@@ -238,10 +264,11 @@ async fn agent(args: Args, level: logging::Level) -> anyhow::Result<()> {
     }
     follow::network(sender.clone()).await?;
     let denied = sender.clone();
-    let client = match &args.manifests {
+    let connector = match &args.manifests {
         Some(_) => None,
         None => Some(kube::connect(args.kubeconfig.as_deref(), args.context).await?),
     };
+    let client = connector.as_ref().map(kube::Connector::client).transpose()?;
     let sender = match args.cni_socket.filter(|_| !args.once) {
         Some(socket) => {
             let ask = client.clone().map(|client| AskPolicies::new(move |space| kube::policies_of(&client, &space)));
@@ -252,19 +279,29 @@ async fn agent(args: Args, level: logging::Level) -> anyhow::Result<()> {
         }
         None => sender,
     };
+    let mut cluster = None;
     match args.manifests {
-        Some(folder) if args.once => follow::manifests_once(sender, folder, &node).await?,
-        Some(folder) => follow::manifests(sender, folder, node.clone())?,
+        Some(folder) if args.once => follow::manifests_once(sender, folder, &node, args.allow_empty).await?,
+        Some(folder) => follow::manifests(sender, folder, node.clone(), args.allow_empty, &settings)?,
         None => {
-            let Some(client) = client else { unreachable!("no manifests") };
+            let (Some(connector), Some(client)) = (connector, client) else { unreachable!("no manifests") };
             let (notices, received) = mpsc::unbounded_channel();
             settings.notices = Some(notices);
             tokio::spawn(kube::tell(client.clone(), node.clone(), received, args.remove_startup_taint));
             let wanted = settings.wanted_nodes.subscribe();
-            tokio::spawn(kube::look_up(client.clone(), wanted, sender.clone(), Event::Changes));
-            let watches = settings.metrics.watches();
-            let follow = kube::follow(client, node.clone(), args.watch_timeout, sender, Event::Changes, watches);
-            tokio::spawn(follow);
+            tokio::spawn(kube::look_up(client, wanted, sender.clone(), Event::Changes));
+            let seconds = |seconds: u32| Duration::from_secs(seconds.into());
+            let follow = kube::Settings {
+                watch_seconds: args.watch_timeout,
+                relist_spread: seconds(args.relist_spread),
+                hold: Times {
+                    confirm_after: seconds(args.hold_removals),
+                    at_most: seconds(args.hold_removals_at_most),
+                },
+                status: Some(settings.status.clone()),
+                ..kube::Settings::new(&node)
+            };
+            cluster = Some((connector, follow, sender));
         }
     }
 
@@ -274,6 +311,11 @@ async fn agent(args: Args, level: logging::Level) -> anyhow::Result<()> {
         BackendArg::Legacy => Some(Backend::Legacy),
     };
     let mut kernel = tokio::task::spawn_blocking(move || Linux::open(backend)).await??;
+    if let Some((connector, mut follow, sender)) = cluster {
+        // What an earlier agent isolated, before this one changes anything.
+        follow.kernel_isolates = tokio::task::spawn_blocking(follow::kernel_isolates).await?;
+        tokio::spawn(kube::follow(connector, follow, sender, Event::Changes, settings.metrics.watches()));
+    }
     look_around();
     let counters = kernel.counters();
     settings.metrics.packets().are_read_by(move || counters.read());

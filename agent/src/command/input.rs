@@ -99,7 +99,7 @@ impl Args {
     fn ask(&self) -> anyhow::Result<(Loaded, String)> {
         let unreachable = |error: anyhow::Error| Stop::new(Exit::Cluster, format!("{error:#}"));
         let asked = async {
-            let client = kube::connect(self.kubeconfig.as_deref(), self.context.clone()).await?;
+            let client = kube::connect(self.kubeconfig.as_deref(), self.context.clone()).await?.client()?;
             let namespace = self.namespace.clone().unwrap_or_else(|| client.default_namespace().to_owned());
             anyhow::Ok((kube::list(&client).await?, namespace))
         };

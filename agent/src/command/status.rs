@@ -3,7 +3,7 @@
 use std::io::Write as _;
 use std::time::Duration;
 
-use npc_agent::status::{self, AgentStatus, Bridge, ContestedAddress, Spoofable, UnfilteredBridge};
+use npc_agent::status::{self, AgentStatus, Bridge, ContestedAddress, HeldRemovals, Spoofable, UnfilteredBridge};
 
 use super::{Exit, Stop, output};
 
@@ -90,6 +90,9 @@ fn print(status: &AgentStatus) -> std::io::Result<()> {
         )?;
     }
     writeln!(out, "  flows cut {}, drift repaired {}", status.flows_cut, status.drift_repaired)?;
+    for HeldRemovals { kind, objects, since } in &status.held_removals {
+        writeln!(out, "  held back {objects} {kind} since {since}: the list without them is doubtful")?;
+    }
     for (heading, parts) in
         [("not understood", &status.rejected), ("understood, but to be corrected", &status.deprecated)]
     {

@@ -8,7 +8,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use super::labels::{Kind, OfKind};
-use super::{now, since_1970};
+use super::{count, now, since_1970};
 
 /// The part of an agent's metrics that its watches write.
 #[derive(Debug, Clone, Default)]
@@ -17,6 +17,7 @@ pub struct Watches {
     failures: Family<OfKind, Counter>,
     last_event: Family<OfKind, Gauge>,
     last_heard: Family<OfKind, Gauge<f64, AtomicU64>>,
+    held: Family<OfKind, Gauge>,
 }
 
 impl Watches {
@@ -33,6 +34,16 @@ impl Watches {
             "When the API server last said anything in a watch or a list",
             self.last_heard.clone(),
         );
+        registry.register(
+            "source_held",
+            "Objects that a doubtful list lacks, whose removal is held back",
+            self.held.clone(),
+        );
+    }
+
+    /// So many removals of a kind are held back.
+    pub fn held(&self, kind: Kind, objects: usize) {
+        self.held.get_or_create(&OfKind { kind }).set(count(objects));
     }
 
     /// A watch delivered an event.

@@ -19,6 +19,7 @@ use npc_compiler::engine;
 
 pub mod difference;
 pub mod directory;
+pub mod held;
 pub mod kube;
 pub mod manifests;
 pub mod whatif;

@@ -418,13 +418,23 @@ fn a_directory_without_files_says_nothing_before_there_was_one() {
         agent.wait(generation);
         generation += 1;
     }
-    // Emptied after that, it is a cluster without policies.
+    // Another directory in its place, without objects, changes nothing.
+    let away = folder.manifests().with_extension("away");
+    fs::rename(folder.manifests(), &away).unwrap();
+    fs::create_dir(folder.manifests()).unwrap();
+    let entry = agent.wait_for("the last objects stay in force");
+    assert_eq!(entry["level"].as_str(), Some("ERROR"));
+    assert!(dump(Backend::Nft).iter().any(isolated) && ready(&folder).is_some());
+    // The files are back, and are followed.
+    fs::remove_dir(folder.manifests()).unwrap();
+    fs::rename(&away, folder.manifests()).unwrap();
+    agent.wait_for("the directory of manifests holds objects again");
+    // An operator may mean it.
+    drop(agent);
     remove();
-    while dump(Backend::Nft).iter().any(isolated) {
-        agent.wait(generation);
-        generation += 1;
-    }
-    assert!(ready(&folder).is_some());
+    let mut agent = Agent::start(&folder, Backend::Nft, &["--allow-empty"]);
+    agent.wait(1);
+    assert!(!dump(Backend::Nft).iter().any(isolated));
 }
 
 #[test]

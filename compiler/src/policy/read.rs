@@ -9,6 +9,10 @@ use super::{Direction, Namespaces, Peer, Peers, PodPeer, Policy, PolicyRule, Por
 use crate::algebra::selector::Selector;
 use crate::object::NetworkPolicy;
 
+/// How many findings of one policy are reported each for itself. A policy can hold
+/// hundreds of thousands, and each is a line of the log and an Event.
+const MOST_FINDINGS: usize = 100;
+
 /// Reads one policy and collects what is wrong with it.
 pub(super) struct Reader<'a> {
     namespace: &'a str,
@@ -16,19 +20,36 @@ pub(super) struct Reader<'a> {
     /// The unknown fields, sorted.
     unknown: Vec<&'a str>,
     findings: Vec<Finding>,
+    /// How many findings there are beyond [`MOST_FINDINGS`].
+    more: usize,
 }
 
 /// Reads a policy, and says what of it was not understood.
 pub(super) fn read(policy: &NetworkPolicy) -> (Policy, Vec<Finding>) {
     let mut unknown: Vec<&str> = policy.unknown_fields.iter().map(String::as_str).collect();
     unknown.sort_unstable();
-    let mut reader = Reader { namespace: policy.namespace(), name: policy.name(), unknown, findings: Vec::new() };
+    let (namespace, name) = (policy.namespace(), policy.name());
+    let mut reader = Reader { namespace, name, unknown, findings: Vec::new(), more: 0 };
     let read = reader.policy(policy.object.spec.as_ref());
-    (read, reader.findings)
+    (read, reader.findings())
 }
 
 impl Reader<'_> {
+    /// What was found, and how much more there is.
+    fn findings(mut self) -> Vec<Finding> {
+        if let (Some(last), 1..) = (self.findings.last(), self.more) {
+            let problem = format!("{} more parts of this policy were not understood", self.more);
+            let path = "spec".to_owned();
+            self.findings.push(Finding { path, problem, ..last.clone() });
+        }
+        self.findings
+    }
+
     pub(super) fn report(&mut self, path: impl Into<String>, problem: impl Into<String>, effect: Effect) {
+        if self.findings.len() >= MOST_FINDINGS {
+            self.more += 1;
+            return;
+        }
         self.findings.push(Finding {
             namespace: self.namespace.to_owned(),
             name: self.name.to_owned(),

@@ -15,4 +15,5 @@ mod faults;
 mod notices;
 mod real;
 mod requests;
+mod source;
 mod watches;

@@ -41,7 +41,7 @@ fn cluster() -> Server {
 async fn teller(server: &Server, node: &str, remove_taint: bool, notices: &[Notice]) -> JoinHandle<()> {
     let folder = tempfile::tempdir().unwrap();
     let kubeconfig = server.write_kubeconfig(folder.path()).unwrap();
-    let client = connect(Some(&kubeconfig), None).await.unwrap();
+    let connector = connect(Some(&kubeconfig), None).await.unwrap();
     let (sender, received) = mpsc::unbounded_channel();
     for notice in notices {
         sender.send(notice.clone()).unwrap();
@@ -50,7 +50,7 @@ async fn teller(server: &Server, node: &str, remove_taint: bool, notices: &[Noti
     tokio::spawn(async move {
         // The token is read from there.
         let _folder = folder;
-        tell(client, node, received, remove_taint).await;
+        tell(connector.client().unwrap(), node, received, remove_taint).await;
     })
 }
 

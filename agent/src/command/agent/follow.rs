@@ -5,18 +5,24 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use k8s_openapi::jiff::Timestamp;
+use npc_agent::dataplane::ipset::Ipset;
 use npc_agent::dataplane::network::{self, Follower};
 use npc_agent::dataplane::nflog::{self, Reader};
 use npc_agent::enforce::{Event, Settings};
+use npc_agent::metrics::{Kind, Watches};
 use npc_agent::serve;
 use npc_agent::source::difference::Known;
 use npc_agent::source::manifests::{self, Loaded};
 use npc_agent::source::{Changes, directory};
+use npc_agent::status::{HeldRemovals, SharedStatus};
 use npc_compiler::object::Objects;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time;
 use tracing::{error, info, warn};
+
+use crate::command::{Exit, Stop};
 
 /// How long to wait before the kernel's network is asked for anew after its
 /// socket was lost.
@@ -103,10 +109,38 @@ pub(super) async fn network(sender: mpsc::Sender<Event>) -> Result<(), network::
     Ok(())
 }
 
+/// Whether this kernel isolates pods now, since an earlier agent.
+pub(super) fn kernel_isolates() -> bool {
+    let heads = Ipset::open().and_then(|mut sets| sets.heads());
+    match heads {
+        Ok(heads) => heads.iter().any(|((_, name), head)| name.is_gate() && head.members != Some(0)),
+        Err(error) => {
+            // What cannot be read is doubted: at worst the first list is asked for twice.
+            let error = format!("{:#}", anyhow::Error::new(error));
+            warn!(error, "cannot read which pods the kernel isolates");
+            true
+        }
+    }
+}
+
+/// Why a directory is not believed that holds no object.
+const EMPTY: &str = "the directory of manifests holds no object; if it is meant, give --allow-empty";
+
 /// Reads the directory once; what is wrong with it is an error.
-pub(super) async fn manifests_once(sender: mpsc::Sender<Event>, folder: PathBuf, node: &str) -> anyhow::Result<()> {
-    let load = move || manifests::load(&[folder], &manifests::Options::default());
+pub(super) async fn manifests_once(
+    sender: mpsc::Sender<Event>,
+    folder: PathBuf,
+    node: &str,
+    allow_empty: bool,
+) -> anyhow::Result<()> {
+    let load = move || match directory::is_empty(&folder) {
+        Ok(true) if allow_empty => Ok(Loaded::default()),
+        _ => manifests::load(&[folder], &manifests::Options::default()),
+    };
     let loaded = tokio::task::spawn_blocking(load).await??;
+    if is_empty(&loaded.objects) && !allow_empty {
+        return Err(Stop::new(Exit::Input, EMPTY.to_owned()).into());
+    }
     log_problems(&loaded.problems);
     if let Some(words) = says_nowhere(&loaded.objects) {
         warn!("{words}");
@@ -118,37 +152,45 @@ pub(super) async fn manifests_once(sender: mpsc::Sender<Event>, folder: PathBuf,
 /// Follows the directory.
 ///
 /// What was never understood may be the very policy that denies something, so
-/// nothing is told before every file was read well once. Nor is a directory
-/// without files a cluster without policies, before any was ever there: more
-/// likely it is the wrong one, or not filled yet. Later a bad file keeps its last
-/// good objects and the others go on, and who empties the directory means it.
-pub(super) fn manifests(sender: mpsc::Sender<Event>, folder: PathBuf, node: String) -> io::Result<()> {
+/// nothing is reported before every file was read well once. Later a bad file keeps its
+/// last good objects and the others go on. A directory without any object is no cluster
+/// without policies: more likely it is the wrong one, not filled yet, or another was
+/// mounted in its place. So it changes nothing, unless the operator allows it.
+pub(super) fn manifests(
+    sender: mpsc::Sender<Event>,
+    folder: PathBuf,
+    node: String,
+    allow_empty: bool,
+    settings: &Settings,
+) -> io::Result<()> {
     let mut updates = directory::follow(folder, manifests::Options::default())?;
+    let (watches, status) = (settings.metrics.watches(), settings.status.clone());
     tokio::spawn(async move {
         let mut begun = false;
-        let mut said_empty = false;
         let mut nowhere = None;
         let mut untold = None;
         let mut known = Known::default();
+        let mut in_force = Objects::default();
+        let mut is_held = false;
         while let Some(update) = updates.next().await {
             log_problems(&update.problems);
             untold = update.loaded.or(untold);
-            if !begun && update.is_empty {
-                if !std::mem::replace(&mut said_empty, true) {
-                    warn!(
-                        "no *.yaml, *.yml or *.json file is in the directory of manifests; nothing is written to the \
-                         kernel before there is one"
-                    );
-                }
-                continue;
-            }
             if !begun && !update.never_read.is_empty() {
                 let files: Vec<_> = update.never_read.iter().map(|file| file.display().to_string()).collect();
                 error!(files = files.join(" "), "nothing is written to the kernel before these files are correct");
                 continue;
             }
+            let is_empty = update.is_empty || untold.as_ref().is_some_and(|loaded| is_empty(&loaded.objects));
+            let holds = is_empty && !allow_empty;
+            if holds != std::mem::replace(&mut is_held, holds) {
+                say_held(holds.then_some(&in_force), &watches, &status);
+            }
+            if holds {
+                continue;
+            }
             let Some(loaded) = untold.take() else { continue };
             begun = true;
+            in_force.clone_from(&loaded.objects);
             let was_nowhere = std::mem::replace(&mut nowhere, says_nowhere(&loaded.objects));
             if let Some(words) = nowhere.filter(|_| was_nowhere.is_none()) {
                 warn!("{words}");
@@ -159,6 +201,40 @@ pub(super) fn manifests(sender: mpsc::Sender<Event>, folder: PathBuf, node: Stri
         }
     });
     Ok(())
+}
+
+/// How many objects of each kind that an agent follows there are.
+fn counts(objects: &Objects) -> [(Kind, usize); 4] {
+    [
+        (Kind::Pod, objects.pods.len()),
+        (Kind::Namespace, objects.namespaces.len()),
+        (Kind::NetworkPolicy, objects.policies.len()),
+        (Kind::Node, objects.nodes.len()),
+    ]
+}
+
+fn is_empty(objects: &Objects) -> bool {
+    counts(objects).iter().all(|(_, count)| *count == 0)
+}
+
+/// Says that the directory holds no object while these are in force, or that it holds
+/// some again.
+fn say_held(in_force: Option<&Objects>, watches: &Watches, status: &SharedStatus) {
+    let held = counts(in_force.unwrap_or(&Objects::default()));
+    let mut removals = Vec::new();
+    for (kind, objects) in held {
+        watches.held(kind, objects);
+        if objects > 0 {
+            let (kind, since) = (kind.as_str().to_owned(), Timestamp::now());
+            removals.push(HeldRemovals { kind, objects, since });
+        }
+    }
+    match (in_force, removals.is_empty()) {
+        (None, _) => info!("the directory of manifests holds objects again"),
+        (_, true) => warn!("{EMPTY}; nothing is written to the kernel before it holds one"),
+        (_, false) => error!("{EMPTY}; the last objects stay in force"),
+    }
+    status.update(|status| status.held_removals = removals);
 }
 
 /// A warning if no pod is on any node, as those that workloads stand for are: nothing can be

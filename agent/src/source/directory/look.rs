@@ -12,7 +12,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use crate::source::manifests::walk;
+use crate::source::manifests::{FOLLOWED, read_regular, walk};
 
 /// What was seen.
 #[derive(Debug)]
@@ -28,6 +28,8 @@ pub(super) struct Look {
 pub(super) enum Seen {
     Bytes(Vec<u8>),
     Unreadable(io::Error),
+    /// It is no regular file, so it holds no objects.
+    Special(io::Error),
     /// Somebody is writing to it.
     Busy,
 }
@@ -45,13 +47,14 @@ impl Look {
         for path in listing.files {
             let seen = match fs::canonicalize(&path) {
                 Ok(real) if open.contains(real.as_path()) => Seen::Busy,
-                _ => match fs::read(&path) {
+                _ => match read_regular(&path, FOLLOWED) {
                     // After reading, so that a write meanwhile shows.
                     Ok(_) if is_fresh(&path, quiet) => Seen::Busy,
                     Ok(bytes) => Seen::Bytes(bytes),
                     // It was removed since the directory was listed, and a
                     // link that leads nowhere was not.
                     Err(error) if error.kind() == io::ErrorKind::NotFound && !path.is_symlink() => continue,
+                    Err(error) if error.kind() == io::ErrorKind::InvalidInput => Seen::Special(error),
                     Err(error) => Seen::Unreadable(error),
                 },
             };

@@ -17,14 +17,14 @@ mod watch;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc as blocking;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-use super::manifests::{Loaded, Options, Problem};
+use super::manifests::{Loaded, Options, Problem, walk};
 use look::Look;
 use state::State;
 use watch::{Change, Watch};
@@ -89,6 +89,14 @@ pub fn follow(root: PathBuf, options: Options) -> io::Result<Updates> {
     let (follower, updates) = Follower::new(root, options)?;
     thread::Builder::new().name("npc-manifests".to_owned()).spawn(move || follower.run())?;
     Ok(updates)
+}
+
+/// Whether no manifest is in a directory.
+///
+/// # Errors
+/// If it cannot be listed.
+pub fn is_empty(root: &Path) -> io::Result<bool> {
+    Ok(walk(root)?.files.is_empty())
 }
 
 struct Follower {

@@ -104,6 +104,8 @@ impl State {
     /// Parses a file, if it is not what it was.
     fn read(&mut self, path: PathBuf, seen: Seen) {
         let known = self.files.get(&path);
+        // Nothing was ever to be read of it, so nothing waits for it.
+        let is_special = matches!(seen, Seen::Special(_));
         let (bytes, parsed) = match seen {
             Seen::Busy => return,
             Seen::Bytes(bytes) if known.is_some_and(|file| file.bytes.as_ref() == Some(&bytes)) => return,
@@ -117,19 +119,23 @@ impl State {
                 let parsed = parse(&shown(&path), bytes.clone(), &self.options.default_namespace);
                 (Some(bytes), parsed)
             }
-            Seen::Unreadable(error) => (None, Parsed::failed(&path, &format!("cannot be read: {error}"), "")),
+            Seen::Unreadable(error) | Seen::Special(error) => {
+                (None, Parsed::failed(&path, &format!("cannot be read: {error}"), ""))
+            }
         };
         let is_good = parsed.problems.iter().all(|problem| problem.severity == Severity::Warning);
+        let was_good = is_good || is_special;
         let mut problems = parsed.problems.clone();
         match self.files.get_mut(&path) {
-            Some(file) if file.was_good && !is_good => {
+            // What was never a file has no version that could stay.
+            Some(file) if file.was_good && !is_good && !(is_special && file.in_force.is_empty()) => {
                 for problem in problems.iter_mut().filter(|problem| problem.severity == Severity::Error) {
                     keep_said(problem);
                 }
                 (file.bytes, file.problems) = (bytes, problems);
             }
             _ => {
-                self.files.insert(path, File { bytes, in_force: parsed, was_good: is_good, problems });
+                self.files.insert(path, File { bytes, in_force: parsed, was_good, problems });
             }
         }
     }

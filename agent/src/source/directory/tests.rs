@@ -403,3 +403,42 @@ fn whoever_stops_listening_ends_the_thread() {
     drop(updates);
     thread.join().unwrap();
 }
+
+/// A pipe that nobody writes to, a device without an end, a file of a terabyte.
+#[tokio::test]
+async fn what_is_no_file_or_too_long_keeps_the_others_current() {
+    let mut followed = Followed::new(two);
+    followed.pods().await;
+    let root = followed.root();
+    rustix::fs::mknodat(rustix::fs::CWD, root.join("pipe.yaml"), rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    let (pods, problems) = followed.next().await;
+    assert_eq!(pods, None);
+    assert!(
+        problems.len() == 1 && problems[0].contains("pipe.yaml: error: cannot be read: it is a pipe"),
+        "{problems:?}"
+    );
+    symlink("/dev/zero", root.join("zero.yaml")).unwrap();
+    let (_, problems) = followed.next().await;
+    assert!(problems.len() == 1 && problems[0].contains("it is a device"), "{problems:?}");
+    fs::File::create(root.join("long.yaml")).unwrap().set_len(1 << 40).unwrap();
+    let long = |problems: &[String]| problems.iter().any(|problem| problem.contains("longer than 64 MiB"));
+    loop {
+        let (_, problems) = followed.next().await;
+        if long(&problems) {
+            break;
+        }
+    }
+    // The others go on.
+    followed.write("a.yaml", &pod("a", "7"));
+    followed.until(&format!("a=7 {}", "b=1")).await;
+}
+
+#[tokio::test]
+async fn nothing_waits_for_what_is_no_file() {
+    let mut followed = Followed::new(|root| {
+        two(root);
+        symlink("/dev/zero", root.join("zero.yaml")).unwrap();
+    });
+    let update = tokio::time::timeout(LONG, followed.updates.next()).await.unwrap().unwrap();
+    assert!(update.never_read.is_empty() && update.problems.len() == 1 && update.loaded.is_some());
+}

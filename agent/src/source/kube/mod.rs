@@ -2,142 +2,158 @@
 //! and this node's own Node. The only module that names kube.
 //!
 //! ```text
-//! API server ─▶ watch, one per kind ─▶ slim objects ─▶ follow ─▶ Changes
-//!                 (lists, backoff)                      └ known: what a list leaves out is gone
+//! client: connections, bounds ─▶ watch, one per kind ─▶ slim objects ─▶ follower ─▶ Changes
+//!                                  (lists, pace)                          └ known: what a list leaves out is gone
 //! API server ─▶ nodes ─▶ Changes: the Nodes of pods that list one address, while they do
 //! API server ─▶ list ─▶ Objects, once, for commands
 //! API server ◀─ tell ◀─ Notices: an Event on a policy, the start-up taint
 //! ```
 //!
-//! **Invariants.** What is told before every kind was listed completely says that
+//! **Invariants.** What is reported before every kind was listed completely says that
 //! it is a part, so nothing comes of it yet; the agent's engine takes it in, which
 //! keeps much less of an object than there is of it here. A watch that is lost
-//! changes nothing: what was told stays true until a list says otherwise, and only
-//! a complete one says that something is gone.
+//! changes nothing: what was reported stays true until a list says otherwise, and only
+//! a complete one says that something is gone. Whatever the API server answers, the
+//! agent sends it few requests (`limits`, `pace`).
 
-mod hearing;
+mod client;
+mod failure;
+mod follower;
+mod identity;
 mod known;
+mod limits;
 mod list;
 mod nodes;
+mod pace;
 mod slim;
+mod start;
 mod tell;
 mod watch;
 
-use std::hash::Hash;
-use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt as _;
-use futures::stream::{self, BoxStream};
-use http::HeaderValue;
-use http::header::USER_AGENT;
-use kube::config::{InferConfigError, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::core::{DeserializeGuard, Status};
-use kube::runtime::watcher::{DefaultBackoff, Error as WatchError, Event as Watched};
-use kube::{Api, Client, Config, ResourceExt as _};
-use npc_compiler::engine::{self, PodKey};
-use npc_compiler::object;
-use tokio::sync::mpsc;
-use tokio::time;
-use tracing::{debug, error, info, warn};
+use kube::runtime::watcher::DefaultBackoff;
+use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinSet;
+use tokio::time::{self, Instant};
+use tracing::{debug, info, warn};
 
-use self::known::{Known, SmallKey};
+pub use self::client::{Connector, Error, connect};
+use self::failure::Failure;
+use self::follower::Follower;
 pub use self::list::{Error as ListError, Listed, list, policies_of};
 pub use self::nodes::look_up;
+use self::pace::{Ended, Pace, Reach};
 pub use self::tell::{Notice, STARTUP_TAINT, tell};
 pub use self::watch::WATCH_SECONDS;
-use super::{Change, Changes};
+use self::watch::{Common, Event, Lister};
+use super::Changes;
+use super::held::Times;
 use crate::metrics::{Kind, Watches};
-
-/// How long an answer may take to begin or to go on.
-const READ_TIMEOUT: Duration = Duration::from_secs(120);
-
-/// How npc names itself to the API server. Its audit log shows this, and its
-/// `managedFields` show the part before the slash for what npc writes.
-const AGENT_NAME: HeaderValue = HeaderValue::from_static(concat!("npc/", env!("CARGO_PKG_VERSION")));
+use crate::status::SharedStatus;
 
 /// How many changes are gathered before the agent is told, if it could be told
 /// at once.
 const GATHERED: usize = 4096;
 
-/// Why there is no client for a cluster. The text has the cause in it, so no error
-/// has it as a source that would be printed again.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// No kubeconfig, and not in a pod either.
-    #[error(
-        "found no cluster: neither a kubeconfig (--kubeconfig, KUBECONFIG, ~/.kube/config) nor a service account: {}",
-        words(.0)
-    )]
-    Infer(InferConfigError),
-    /// The kubeconfig that was named cannot be used.
-    #[error("cannot use the kubeconfig: {}", words(.0))]
-    Kubeconfig(KubeconfigError),
-    /// The client cannot be made.
-    #[error("cannot make a client for the API server: {}", words(.0))]
-    Client(kube::Error),
+/// How many events of all watches may wait.
+const EVENTS: usize = 64;
+
+/// How a cluster is followed.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The name of this node.
+    pub node: String,
+    /// After so many seconds, of [`WATCH_SECONDS`], each watch is renewed.
+    pub watch_seconds: u32,
+    /// When the history that a watch was to go on from has expired, the lists of all
+    /// nodes are spread over this time.
+    pub relist_spread: Duration,
+    /// When removals are believed that a doubtful list implies.
+    pub hold: Times,
+    /// The kernel isolates pods since an earlier agent.
+    pub kernel_isolates: bool,
+    /// Where the agent says how it is.
+    pub status: Option<SharedStatus>,
 }
 
-/// A client for the cluster that kubectl would talk to, or, in a pod, for its
-/// own.
-///
-/// # Errors
-/// If nothing tells of a cluster, or what does cannot be read. The API server
-/// is not asked.
-pub async fn connect(kubeconfig: Option<&Path>, context: Option<String>) -> Result<Client, Error> {
-    let options = KubeConfigOptions { context, ..KubeConfigOptions::default() };
-    let mut config = match kubeconfig {
-        Some(path) => {
-            let kubeconfig = Kubeconfig::read_from(path).map_err(Error::Kubeconfig)?;
-            Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(Error::Kubeconfig)?
+impl Settings {
+    /// Those of an agent to which nothing else is said.
+    #[must_use]
+    pub fn new(node: &str) -> Self {
+        Self {
+            node: node.to_owned(),
+            watch_seconds: *WATCH_SECONDS.end(),
+            relist_spread: Duration::from_secs(30),
+            hold: Times::default(),
+            kernel_isolates: false,
+            status: None,
         }
-        None if options.context.is_some() => Config::from_kubeconfig(&options).await.map_err(Error::Kubeconfig)?,
-        None => Config::infer().await.map_err(Error::Infer)?,
-    };
-    config.read_timeout = Some(READ_TIMEOUT);
-    config.headers.push((USER_AGENT, AGENT_NAME));
-    Client::try_from(config).map_err(Error::Client)
+    }
 }
 
-/// What a watch has to say.
+/// What a watch reports.
 enum Heard {
-    Pod(Watched<slim::Pod>),
-    Namespace(Watched<slim::Namespace>),
-    Policy(Watched<DeserializeGuard<slim::Policy>>),
-    Node(Watched<slim::Node>),
-    Failed(Kind, WatchError),
+    Pod(Event<slim::Pod>),
+    Namespace(Event<slim::Namespace>),
+    Policy(Event<DeserializeGuard<slim::Policy>>),
+    Node(Event<slim::Node>),
+    Failed(Kind, Failure),
 }
 
-/// Watches a cluster for a node and tells of its changes, until nobody listens.
-/// Each watch is renewed after so many seconds, of [`WATCH_SECONDS`].
+/// Watches a cluster for a node and reports its changes, until nothing takes them any
+/// more.
 pub async fn follow<T>(
-    client: Client,
-    node: String,
-    watch_seconds: u32,
+    connector: Connector,
+    settings: Settings,
     sender: mpsc::Sender<T>,
-    tell: fn(Changes) -> T,
+    report: fn(Changes) -> T,
     watches: Watches,
 ) {
-    let client = hearing::noted(&client, watches.clone());
-    let streaming = streams_lists(&client).await;
-    let mut heard = stream::select_all(streams(&client, &node, watch_seconds, streaming));
-    let mut follower = Follower::new(node, watches);
+    let streams = streams_lists(&connector).await;
+    let (events, mut heard) = mpsc::channel(EVENTS);
+    let common = Common {
+        connector,
+        watches: watches.clone(),
+        sender: events,
+        reach: Reach::default(),
+        seconds: settings.watch_seconds,
+        spread: settings.relist_spread,
+        streams,
+    };
+    // They end with this set.
+    let mut listers = JoinSet::new();
+    let asked: [Arc<Notify>; Kind::ALL.len()] = Default::default();
+    let asks = |kind: Kind| Arc::clone(&asked[kind as usize]);
+    listers.spawn(Lister::new(&common, Kind::Node, Heard::Node, asks(Kind::Node)).of_one(&settings.node).run());
+    listers.spawn(Lister::new(&common, Kind::Namespace, Heard::Namespace, asks(Kind::Namespace)).run());
+    listers.spawn(Lister::new(&common, Kind::NetworkPolicy, Heard::Policy, asks(Kind::NetworkPolicy)).run());
+    listers.spawn(Lister::new(&common, Kind::Pod, Heard::Pod, asks(Kind::Pod)).run());
+    drop(common);
+    let mut follower = Follower::new(&settings, watches);
     loop {
-        let may_tell = follower.has_something_to_tell();
+        let (has_news, due) = (follower.has_news(), follower.due());
         tokio::select! {
             biased;
             // Whatever is there already is one change; but the agent does not
             // wait for a cluster that never rests, and what there is at first
             // is not gathered here: an object takes several times what the agent
             // makes of it.
-            next = heard.next(), if follower.pending.changes.len() < GATHERED || !may_tell => match next {
+            next = heard.recv(), if follower.pending() < GATHERED || !has_news => match next {
                 Some(next) => follower.hear(next),
-                None => unreachable!("watches never end"),
+                None => unreachable!("a lister ends only after this"),
             },
-            permit = sender.reserve(), if may_tell => match permit {
-                Ok(permit) => permit.send(tell(follower.take())),
+            permit = sender.reserve(), if has_news => match permit {
+                Ok(permit) => permit.send(report(follower.take())),
                 Err(_) => return,
             },
+            () = time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                for kind in follower.act() {
+                    asked[kind as usize].notify_one();
+                }
+            }
         }
     }
 }
@@ -150,10 +166,12 @@ fn backoff() -> DefaultBackoff {
 }
 
 /// Asks the API server for its version until it answers.
-async fn streams_lists(client: &Client) -> bool {
-    let mut waits = backoff();
+async fn streams_lists(connector: &Connector) -> bool {
+    let mut pace = Pace::default();
     loop {
-        match client.apiserver_version().await {
+        pace.starts(Instant::now());
+        let asked = async { connector.client()?.apiserver_version().await };
+        match asked.await {
             Ok(version) => {
                 let streaming = watch::streams_lists(&version.major, &version.minor);
                 info!(version = version.git_version, streaming, "the API server answers");
@@ -165,256 +183,14 @@ async fn streams_lists(client: &Client) -> bool {
                 return false;
             }
             Err(error) => {
-                let wait = waits.next().unwrap_or_default();
+                let next = pace.ended(Ended::Failed, Instant::now(), fastrand::f64());
                 warn!(
-                    error = words(&error), retry = ?wait,
+                    error = words(&error), retry = ?next.saturating_duration_since(Instant::now()),
                     "the API server does not answer; what is in the kernel stays as it is"
                 );
-                time::sleep(wait).await;
+                time::sleep_until(next).await;
             }
         }
-    }
-}
-
-fn streams(client: &Client, node: &str, watch_seconds: u32, streaming: bool) -> [BoxStream<'static, Heard>; 4] {
-    fn of<K: 'static>(
-        kind: Kind,
-        events: impl futures::Stream<Item = Result<Watched<K>, WatchError>> + Send + 'static,
-        heard: fn(Watched<K>) -> Heard,
-    ) -> BoxStream<'static, Heard> {
-        events.map(move |event| event.map_or_else(|error| Heard::Failed(kind, error), heard)).boxed()
-    }
-    let own = format!("metadata.name={node}");
-    [
-        of(Kind::Node, watch::watch(Api::all(client.clone()), Some(own), watch_seconds, streaming), Heard::Node),
-        of(Kind::Namespace, watch::watch(Api::all(client.clone()), None, watch_seconds, streaming), Heard::Namespace),
-        of(Kind::NetworkPolicy, watch::watch(Api::all(client.clone()), None, watch_seconds, streaming), Heard::Policy),
-        of(Kind::Pod, watch::watch(Api::all(client.clone()), None, watch_seconds, streaming), Heard::Pod),
-    ]
-}
-
-/// What is known to be there.
-#[derive(Default)]
-struct Cluster {
-    pods: Known<SmallKey>,
-    namespaces: Known<String>,
-    policies: Known<(String, String)>,
-    nodes: Known<String>,
-}
-
-/// What is known of the cluster, and what is to be told of it.
-struct Follower {
-    node: String,
-    known: Cluster,
-    /// Which kinds were listed completely.
-    listed: [bool; Kind::ALL.len()],
-    /// Which watches fail, so that it is said once.
-    failing: [bool; Kind::ALL.len()],
-    pending: Changes,
-    /// All there is was told.
-    told: bool,
-    watches: Watches,
-}
-
-/// What comes of an event.
-enum Tracked<K> {
-    Nothing,
-    Happened(engine::Event),
-    Gone(K),
-    Listed(engine::Event),
-    /// A list did not hold these.
-    Missing(Vec<K>),
-}
-
-impl Follower {
-    fn new(node: String, watches: Watches) -> Self {
-        Self {
-            node,
-            known: Cluster::default(),
-            listed: [false; Kind::ALL.len()],
-            failing: [false; Kind::ALL.len()],
-            pending: Changes::default(),
-            told: false,
-            watches,
-        }
-    }
-
-    fn is_in_sync(&self) -> bool {
-        self.listed.iter().all(|listed| *listed)
-    }
-
-    fn has_something_to_tell(&self) -> bool {
-        !self.pending.is_empty() || self.is_in_sync() && !self.told
-    }
-
-    /// What is to be told.
-    fn take(&mut self) -> Changes {
-        self.told = self.is_in_sync();
-        Changes { is_part: !self.told, ..std::mem::take(&mut self.pending) }
-    }
-
-    fn hear(&mut self, heard: Heard) {
-        match heard {
-            Heard::Pod(event) => {
-                let event = self.track(
-                    Kind::Pod,
-                    |known| &mut known.pods,
-                    event,
-                    |pod| {
-                        let pod = object::Pod::from(pod);
-                        (PodKey::of(&pod).into(), Some(engine::Event::Pod(Box::new(pod))))
-                    },
-                );
-                self.tell(event, |key| engine::Event::PodGone(key.into()));
-            }
-            Heard::Namespace(event) => {
-                let event = self.track(
-                    Kind::Namespace,
-                    |known| &mut known.namespaces,
-                    event,
-                    |namespace| (namespace.name_any(), Some(engine::Event::Namespace(namespace.into()))),
-                );
-                self.tell(event, engine::Event::NamespaceGone);
-            }
-            Heard::Policy(event) => {
-                let event = self.track(Kind::NetworkPolicy, |known| &mut known.policies, event, understood);
-                self.tell(event, |(namespace, name)| engine::Event::PolicyGone(namespace, name));
-            }
-            Heard::Node(event) => {
-                self.track(Kind::Node, |known| &mut known.nodes, event, |node| (node.name_any(), None));
-                if self.listed[Kind::Node as usize] {
-                    self.pending.is_node = Some(!self.known.nodes.is_empty());
-                }
-            }
-            Heard::Failed(kind, error) => self.failed(kind, &error),
-        }
-    }
-
-    /// Keeps the books about one kind; what comes of an event.
-    fn track<K: Eq + Hash + Clone, T>(
-        &mut self,
-        kind: Kind,
-        known: fn(&mut Cluster) -> &mut Known<K>,
-        event: Watched<T>,
-        read: impl Fn(T) -> (K, Option<engine::Event>),
-    ) -> Tracked<K> {
-        self.works(kind, matches!(event, Watched::Init));
-        let known = known(&mut self.known);
-        match event {
-            Watched::Init => {
-                known.list_begins();
-                Tracked::Nothing
-            }
-            Watched::InitApply(object) => {
-                let (key, event) = read(object);
-                known.came(key);
-                event.map_or(Tracked::Nothing, Tracked::Listed)
-            }
-            Watched::Apply(object) => {
-                let (key, event) = read(object);
-                known.came(key);
-                event.map_or(Tracked::Nothing, Tracked::Happened)
-            }
-            Watched::Delete(object) => {
-                let (key, _) = read(object);
-                known.went(&key);
-                Tracked::Gone(key)
-            }
-            Watched::InitDone => {
-                let gone = known.list_ends();
-                let count = known.len();
-                self.is_listed(kind, count);
-                Tracked::Missing(gone)
-            }
-        }
-    }
-
-    fn tell<K>(&mut self, tracked: Tracked<K>, gone: fn(K) -> engine::Event) {
-        let changes = &mut self.pending.changes;
-        match tracked {
-            Tracked::Nothing => {}
-            Tracked::Happened(event) => changes.push(Change::now(event)),
-            Tracked::Gone(key) => changes.push(Change::now(gone(key))),
-            // Who knows how long ago.
-            Tracked::Listed(event) => changes.push(Change { event, heard: None }),
-            Tracked::Missing(keys) => {
-                changes.extend(keys.into_iter().map(|key| Change { event: gone(key), heard: None }));
-            }
-        }
-    }
-
-    fn is_listed(&mut self, kind: Kind, count: usize) {
-        if !std::mem::replace(&mut self.listed[kind as usize], true) {
-            info!(kind = kind.as_str(), count, node = self.node, "listed");
-        }
-    }
-
-    /// A watch has something to say, so it works.
-    fn works(&mut self, kind: Kind, lists: bool) {
-        self.watches.told(kind);
-        if lists {
-            self.watches.lists(kind);
-        } else if std::mem::take(&mut self.failing[kind as usize]) {
-            info!(kind = kind.as_str(), "watching again");
-        }
-    }
-
-    fn failed(&mut self, kind: Kind, error: &WatchError) {
-        self.watches.failed(kind);
-        let words = words(error);
-        if std::mem::replace(&mut self.failing[kind as usize], true) {
-            debug!(kind = kind.as_str(), error = words, "still cannot watch");
-        } else if is_refusal(error) {
-            error!(
-                kind = kind.as_str(),
-                error = words,
-                "the API server does not let the agent watch, so it learns of no change; what is in the kernel stays \
-                 as it is. Are its ClusterRole and ClusterRoleBinding there?"
-            );
-        } else {
-            warn!(
-                kind = kind.as_str(),
-                error = words,
-                "lost the watch; what is in the kernel stays as it is, and the agent tries again"
-            );
-        }
-    }
-}
-
-impl Changes {
-    fn is_empty(&self) -> bool {
-        self.changes.is_empty() && self.is_node.is_none() && self.positions.is_none()
-    }
-}
-
-/// A policy's name, and the policy if it can be read. What it was before stays
-/// in force otherwise.
-fn understood(policy: DeserializeGuard<slim::Policy>) -> ((String, String), Option<engine::Event>) {
-    let namespace = policy.namespace().unwrap_or_else(|| "default".to_owned());
-    let name = policy.name_any();
-    let event = match policy.0 {
-        Ok(policy) => Some(engine::Event::Policy(Box::new(policy.into()))),
-        Err(invalid) => {
-            error!(
-                namespace,
-                name,
-                error = invalid.error,
-                "cannot read this NetworkPolicy as the API server sent it; its last readable version stays in force"
-            );
-            None
-        }
-    };
-    ((namespace, name), event)
-}
-
-/// Whether the API server answered, and refused.
-fn is_refusal(error: &WatchError) -> bool {
-    match error {
-        WatchError::InitialListFailed(kube::Error::Api(status))
-        | WatchError::WatchStartFailed(kube::Error::Api(status))
-        | WatchError::WatchFailed(kube::Error::Api(status)) => matches!(status.code, 401 | 403),
-        WatchError::WatchError(status) => matches!(status.code, 401 | 403),
-        _ => false,
     }
 }
 
@@ -424,13 +200,11 @@ fn is_refusal(error: &WatchError) -> bool {
 /// text of the cause, or a `Status` as Rust prints it.
 fn words(error: &(dyn std::error::Error + 'static)) -> String {
     let client = error.downcast_ref();
-    let watch = error.downcast_ref();
-    if let (Some(kube::Error::Api(status)), _) | (_, Some(WatchError::WatchError(status))) = (client, watch) {
+    if let Some(kube::Error::Api(status)) = client {
         return words_of(status);
     }
     let repeats =
-        matches!(client, Some(kube::Error::Service(_) | kube::Error::HyperError(_) | kube::Error::HttpError(_)))
-            || watch.is_some();
+        matches!(client, Some(kube::Error::Service(_) | kube::Error::HyperError(_) | kube::Error::HttpError(_)));
     if let Some(cause) = error.source().filter(|_| repeats) {
         return words(cause);
     }
@@ -468,16 +242,9 @@ mod tests {
         let forbidden = "pods is forbidden (403 Forbidden)";
         for (error, expected) in [
             (Box::new(kube::Error::Api(status())) as Box<dyn std::error::Error>, forbidden),
-            (Box::new(WatchError::WatchError(status())), forbidden),
-            (Box::new(WatchError::InitialListFailed(kube::Error::Api(status()))), forbidden),
             (Box::new(kube::Error::Service(Box::new(kube::Error::Api(status())))), forbidden),
             (Box::new(refused()), "Connection refused"),
-            (Box::new(WatchError::WatchFailed(refused())), "Connection refused"),
             (Box::new(kube::Error::Api(Status::failure("", "").with_code(502).boxed())), "502"),
-            (
-                Box::new(WatchError::NoResourceVersion),
-                "no metadata.resourceVersion in watch result (does resource support watch?)",
-            ),
         ] {
             assert_eq!(words(error.as_ref()), expected);
         }
@@ -486,14 +253,16 @@ mod tests {
     /// As commands print it: with all causes.
     #[tokio::test]
     async fn an_error_says_each_thing_once() {
-        let Err(error) = connect(Some(Path::new("/nowhere")), None).await else { panic!("there is no such file") };
+        let Err(error) = connect(Some(std::path::Path::new("/nowhere")), None).await else {
+            panic!("there is no such file")
+        };
         let printed = format!("{:#}", anyhow::Error::new(error));
         let expected = "cannot use the kubeconfig: failed to read kubeconfig from '/nowhere': No such file or directory (os error 2)";
         assert_eq!(printed, expected);
         let refused = tower::service_fn(|_: http::Request<kube::client::Body>| async {
             Err::<http::Response<kube::client::Body>, _>(std::io::Error::other("Connection refused"))
         });
-        let error = list(&Client::new(refused, "default")).await.expect_err("nothing answers");
+        let error = list(&kube::Client::new(refused, "default")).await.expect_err("nothing answers");
         assert_eq!(format!("{:#}", anyhow::Error::new(error)), "cannot list namespaces: Connection refused");
     }
 }

@@ -1,9 +1,20 @@
-//! Which files there are to read.
+//! Which files there are to read, and reading them within bounds.
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::io;
+use std::fs::{self, FileType, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
+
+/// The longest file that is read of a directory that an agent follows, in bytes. Objects
+/// of a node with all its peers take a few.
+pub(in crate::source) const FOLLOWED: u64 = 64 << 20;
+
+/// The longest input of a command, in bytes: what `kubectl get -A -o yaml` prints of a
+/// cluster of 100,000 pods.
+pub(super) const GIVEN: u64 = 2 << 30;
 
 /// The file endings that are read in a directory, as kubectl does.
 const ENDINGS: [&str; 3] = ["json", "yaml", "yml"];
@@ -55,4 +66,48 @@ pub(in crate::source) fn walk(root: &Path) -> io::Result<Listing> {
 pub(in crate::source) struct Listing {
     pub(in crate::source) files: Vec<PathBuf>,
     pub(in crate::source) directories: Vec<PathBuf>,
+}
+
+/// Reads a regular file of at most so many bytes.
+///
+/// # Errors
+/// If it cannot be read, is longer, or is no regular file: a pipe would never end, and a
+/// device holds no objects.
+pub(in crate::source) fn read_regular(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    // Opening may have effects of its own, so look first; and again at what was opened.
+    check_regular(fs::metadata(path)?.file_type())?;
+    let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
+    let flags = i32::try_from(flags.bits()).unwrap_or_default();
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    let metadata = file.metadata()?;
+    check_regular(metadata.file_type())?;
+    if metadata.len() > limit {
+        return Err(too_long(limit));
+    }
+    read_bounded(file, limit)
+}
+
+/// Reads to the end, if that comes within so many bytes.
+pub(super) fn read_bounded(from: impl Read, limit: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    from.take(limit + 1).read_to_end(&mut bytes)?;
+    let is_within = u64::try_from(bytes.len()).is_ok_and(|length| length <= limit);
+    if is_within { Ok(bytes) } else { Err(too_long(limit)) }
+}
+
+fn too_long(limit: u64) -> io::Error {
+    let message = format!("it is longer than {} MiB, the most that is read of one file; split it", limit >> 20);
+    io::Error::new(io::ErrorKind::FileTooLarge, message)
+}
+
+fn check_regular(kind: FileType) -> io::Result<()> {
+    let what = match kind {
+        _ if kind.is_file() => return Ok(()),
+        _ if kind.is_fifo() => "a pipe (FIFO)",
+        _ if kind.is_socket() => "a socket",
+        _ if kind.is_char_device() || kind.is_block_device() => "a device",
+        _ => "no file",
+    };
+    let message = format!("it is {what}, and only regular files are read; remove it, or give it another name");
+    Err(io::Error::new(io::ErrorKind::InvalidInput, message))
 }

@@ -13,7 +13,8 @@
 //! stands for one pod made after its template and named like the workload,
 //! unless its own pods, or the workload that owns it, are in the input too, or
 //! it is to have none (`replicas: 0`).
-//! Kinds that say nothing about connectivity are counted and skipped.
+//! Kinds that say nothing about connectivity are counted and skipped; a kind or version
+//! that never existed and looks like one that is read is an error.
 //!
 //! Values are read as kubectl reads them: `yes` is true where a boolean is
 //! wanted, nothing (`null`) is the empty value of any type, a number where
@@ -32,10 +33,11 @@ mod problem;
 mod scalar;
 mod span;
 mod tree;
+mod types;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::io::{self, Read as _};
+use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -46,7 +48,9 @@ pub use problem::{Errors, ObjectRef, Problem, Severity};
 pub use span::{Mark, Span};
 
 pub(super) use assemble::assemble;
-pub(super) use files::walk;
+use files::{GIVEN, read_bounded};
+
+pub(super) use files::{FOLLOWED, read_regular, walk};
 pub(super) use parse::{Parsed, parse};
 
 /// How to read.
@@ -92,21 +96,22 @@ pub fn load(paths: &[PathBuf], options: &Options) -> Result<Loaded, Errors> {
     let mut parsed = Vec::new();
     for path in paths {
         if path.as_os_str() == "-" {
-            let mut bytes = Vec::new();
-            let read = io::stdin().lock().read_to_end(&mut bytes).map(|_| bytes);
-            parsed.push(parse_read(path, read, options));
+            parsed.push(parse_read(path, read_bounded(io::stdin().lock(), GIVEN), options));
         } else if path.is_dir() {
             match walk(path) {
                 Ok(listing) if listing.files.is_empty() => {
                     parsed.push(Parsed::failed(path, "no *.yaml, *.yml or *.json file is in this directory", ""));
                 }
                 Ok(listing) => {
-                    parsed.extend(listing.files.iter().map(|file| parse_read(file, fs::read(file), options)));
+                    parsed
+                        .extend(listing.files.iter().map(|file| parse_read(file, read_regular(file, GIVEN), options)));
                 }
                 Err(error) => parsed.push(unreadable(path, &error)),
             }
         } else {
-            parsed.push(parse_read(path, fs::read(path), options));
+            // A pipe may be given by its path, as a shell does with `<(…)`.
+            let read = File::open(path).and_then(|file| read_bounded(file, GIVEN));
+            parsed.push(parse_read(path, read, options));
         }
     }
     finish(parsed, options)

@@ -11,6 +11,7 @@ use super::position::walk;
 use super::problem::{ObjectRef, Problem, Severity};
 use super::span::{Mark, Span};
 use super::tree::{self, Node, Value};
+use super::types::{Misspelt, misspelt};
 use npc_compiler::object::Workload;
 
 /// What a file holds.
@@ -37,6 +38,11 @@ pub(super) struct Item {
 impl Parsed {
     fn empty(file: Arc<str>) -> Self {
         Self { file, text: Arc::default(), items: Vec::new(), problems: Vec::new(), skipped: BTreeMap::new() }
+    }
+
+    /// Whether no object was read.
+    pub(in crate::source) fn is_empty(&self) -> bool {
+        self.items.is_empty()
     }
 
     /// The same objects, with no word about what is wrong.
@@ -143,6 +149,10 @@ impl Reader<'_> {
         {
             let of = TypeMeta { api_version: types.api_version, kind: of.to_owned() };
             return self.list(node, (!of.kind.is_empty()).then_some(&of), lists);
+        }
+        if let Some(Misspelt { path, message, help }) = misspelt(&types.api_version, &types.kind) {
+            let span = walk(&node, path).0;
+            return self.problem(Severity::Error, span, None, path, message, help);
         }
         let kind = Kind::of(&types.api_version, &types.kind);
         if kind == Kind::Other {

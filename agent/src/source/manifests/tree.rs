@@ -278,8 +278,11 @@ impl Builder {
             Inside::List(items) => Value::List(items),
             Inside::Map { entries, merged, .. } => {
                 let mut entries = distinct(entries)?;
-                for source in &merged {
-                    merge(&mut entries, source)?;
+                if !merged.is_empty() {
+                    let mut keys: HashSet<Box<str>> = entries.iter().map(|entry| entry.key.clone()).collect();
+                    for source in &merged {
+                        merge(&mut entries, &mut keys, source)?;
+                    }
                 }
                 Value::Map(entries)
             }
@@ -361,8 +364,8 @@ fn distinct(entries: Vec<Entry>) -> Result<Vec<Entry>, Fault> {
 }
 
 /// Adds the entries of the mapping (or list of mappings) behind a `<<`; what
-/// is there stays.
-fn merge(entries: &mut Vec<Entry>, source: &Node) -> Result<(), Fault> {
+/// is there stays. `keys` are those of `entries`.
+fn merge(entries: &mut Vec<Entry>, keys: &mut HashSet<Box<str>>, source: &Node) -> Result<(), Fault> {
     let mappings = match &source.resolved().value {
         Value::List(items) => items.as_slice(),
         _ => std::slice::from_ref(source),
@@ -376,7 +379,7 @@ fn merge(entries: &mut Vec<Entry>, source: &Node) -> Result<(), Fault> {
             });
         };
         for entry in from {
-            if !entries.iter().any(|own| own.key == entry.key) {
+            if keys.insert(entry.key.clone()) {
                 entries.push(entry.clone());
             }
         }

@@ -10,7 +10,7 @@ use axum::response::Response;
 
 use super::discovery;
 use super::failure::Failure;
-use super::fault::Action;
+use super::fault::{Action, Answer};
 use super::path::{ListOptions, Path, Place};
 use super::read;
 use super::resource::Verb;
@@ -91,7 +91,7 @@ async fn objects(
     request: HttpRequest,
 ) -> Result<Response, Failure> {
     let mut faults = WatchFaults::default();
-    let mut torn = false;
+    let (mut torn, mut endless) = (false, false);
     for (fault, action) in shared.faults.strike(place.resource, verb) {
         shared.changes.announce();
         match action {
@@ -111,6 +111,10 @@ async fn objects(
             Action::WithholdBookmarks => faults.no_bookmarks = true,
             Action::Hang => faults.hangs = true,
             Action::BreakAfter(lines) => faults.lines_left = Some(lines),
+            Action::Answer(answer) => return Ok(raw(answer)),
+            Action::RefuseInStream(failure) => faults.refused = Some(failure),
+            Action::ListNothing => faults.lists_nothing = true,
+            Action::EndlessPages => endless = true,
         }
     }
     if verb.is_watch() {
@@ -120,6 +124,10 @@ async fn objects(
     let body = to_bytes(body, BODY_LIMIT).await.map_err(|error| Failure::bad_request(error.to_string()))?;
     let query = parts.uri.query().unwrap_or_default();
     let media_type = parts.headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+    if faults.lists_nothing || endless {
+        let revision = shared.store.state().revision();
+        return Ok(json(read::nothing(place, revision, endless)));
+    }
     let mut state = shared.store.state();
     let made = match verb {
         Verb::Get => read::get(&state, place),
@@ -151,6 +159,28 @@ fn tear(answer: &str) -> Body {
         Err(io::Error::from(io::ErrorKind::ConnectionReset))
     });
     Body::from_stream(futures::StreamExt::chain(half, end))
+}
+
+/// An answer that no API server gives.
+fn raw(answer: Answer) -> Response {
+    match answer {
+        Answer::Empty => json(Body::empty()),
+        Answer::Redirect => {
+            let mut response = Response::new(Body::empty());
+            *response.status_mut() = StatusCode::FOUND;
+            let location = header::HeaderValue::from_static("https://login.example/");
+            response.headers_mut().insert(header::LOCATION, location);
+            response
+        }
+        Answer::Page => Response::new(Body::from("<html>\n<body>Please sign in.</body>\n</html>\n")),
+        Answer::Reset => {
+            let end = futures::stream::once(async {
+                tokio::task::yield_now().await;
+                Err::<Vec<u8>, _>(io::Error::from(io::ErrorKind::ConnectionReset))
+            });
+            json(Body::from_stream(end))
+        }
+    }
 }
 
 fn patch_kind(media_type: Option<&str>) -> Result<PatchKind, Failure> {

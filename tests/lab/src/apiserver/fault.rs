@@ -43,6 +43,23 @@ pub(crate) enum Action {
     WithholdBookmarks,
     Hang,
     BreakAfter(usize),
+    Answer(Answer),
+    RefuseInStream(Failure),
+    ListNothing,
+    EndlessPages,
+}
+
+/// An answer that no API server gives; something between it and its client does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// 200 and nothing else.
+    Empty,
+    /// 302 to another address.
+    Redirect,
+    /// 200 and a page for people.
+    Page,
+    /// 200, and the connection breaks before the first byte of the body.
+    Reset,
 }
 
 #[derive(Debug, Clone)]
@@ -129,6 +146,82 @@ impl Fault {
     #[must_use]
     pub fn broken_after(lines: usize) -> Self {
         Self::new(Action::BreakAfter(lines)).verbs(&[Verb::Watch, Verb::StreamingList])
+    }
+
+    /// 200 without a body.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self::new(Action::Answer(Answer::Empty))
+    }
+
+    /// 302 to another address, as by a proxy that wants a login.
+    #[must_use]
+    pub fn redirect() -> Self {
+        Self::new(Action::Answer(Answer::Redirect))
+    }
+
+    /// 200 with a page of HTML, as by a proxy.
+    #[must_use]
+    pub fn page_of_html() -> Self {
+        Self::new(Action::Answer(Answer::Page))
+    }
+
+    /// 200, and then the connection breaks before the body begins.
+    #[must_use]
+    pub fn reset() -> Self {
+        Self::new(Action::Answer(Answer::Reset))
+    }
+
+    /// Streaming lists are accepted and then refused by an ERROR event, as by a
+    /// server whose etcd does not know RequestWatchProgress.
+    #[must_use]
+    pub fn refused_in_stream(failure: Failure) -> Self {
+        Self::new(Action::RefuseInStream(failure)).verbs(&[Verb::StreamingList])
+    }
+
+    /// Lists hold no objects, as of a server over another store.
+    #[must_use]
+    pub fn lists_nothing() -> Self {
+        Self::new(Action::ListNothing).verbs(&[Verb::List, Verb::StreamingList])
+    }
+
+    /// After each page of a list there is another.
+    #[must_use]
+    pub fn endless_pages() -> Self {
+        Self::new(Action::EndlessPages).verbs(&[Verb::List, Verb::Page])
+    }
+
+    /// Every fault that there is, by name: those above, and the failures that are
+    /// answers.
+    #[must_use]
+    pub fn every() -> Vec<(&'static str, Self)> {
+        vec![
+            ("internal error", Self::internal_error()),
+            ("unavailable", Self::failure(Failure::unavailable())),
+            ("too many requests", Self::too_many_requests(1)),
+            ("too many requests, at once", Self::too_many_requests(0)),
+            ("unauthorized", Self::failure(Failure::unauthorized())),
+            ("forbidden", Self::forbidden()),
+            ("not found", Self::failure(Failure::no_such_path())),
+            ("gone", Self::failure(Failure::expired("too old resource version"))),
+            ("a version from the future", Self::failure(Failure::too_large(9, 1))),
+            ("no streaming lists", Self::no_streaming_lists()),
+            ("expired", Self::expired()),
+            ("slow", Self::slow(Duration::from_secs(3))),
+            ("torn", Self::torn()),
+            ("no bookmarks", Self::no_bookmarks()),
+            ("hung watch", Self::hung_watch()),
+            ("broken at once", Self::broken_after(0)),
+            ("broken after a line", Self::broken_after(1)),
+            ("empty", Self::empty()),
+            ("redirect", Self::redirect()),
+            ("page of HTML", Self::page_of_html()),
+            ("reset", Self::reset()),
+            ("refused in the stream", Self::refused_in_stream(Failure::internal("no progress notification"))),
+            ("expired in the stream", Self::refused_in_stream(Failure::expired("too old resource version"))),
+            ("lists nothing", Self::lists_nothing()),
+            ("endless pages", Self::endless_pages()),
+        ]
     }
 
     /// Only requests for this resource.

@@ -16,6 +16,16 @@ pub(crate) fn get(state: &State, place: &Place) -> Result<String, Failure> {
     Ok(object.whole(place.group))
 }
 
+/// A list without objects, and if it is asked for, with a page behind it.
+pub(crate) fn nothing(place: &Place, revision: u64, has_more: bool) -> String {
+    let mut metadata = serde_json::json!({"resourceVersion": revision.to_string()});
+    if has_more {
+        metadata["continue"] = "more".into();
+    }
+    let (kind, api_version) = (place.resource.kind(), place.group.api_version());
+    format!(r#"{{"kind":"{kind}List","apiVersion":"{api_version}","metadata":{metadata},"items":[]}}"#)
+}
+
 /// Where a list goes on.
 #[derive(Serialize, Deserialize)]
 struct Token {

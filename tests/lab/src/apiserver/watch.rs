@@ -28,11 +28,15 @@ const CHUNK: usize = 64 << 10;
 
 /// What faults do to a watch from its beginning.
 #[derive(Debug, Default)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a fault that stands by itself")]
 pub(crate) struct WatchFaults {
     pub(crate) hangs: bool,
     pub(crate) expired: bool,
     pub(crate) no_bookmarks: bool,
     pub(crate) lines_left: Option<usize>,
+    /// The ERROR event with which the answer ends.
+    pub(crate) refused: Option<Failure>,
+    pub(crate) lists_nothing: bool,
 }
 
 /// A watch that is open.
@@ -91,7 +95,7 @@ pub(crate) fn begin(
     }
     let listed = streaming_list || (version == 0 && !from_now);
     let selected = |(_, object): &(&_, &Arc<Object>)| place.shows(object) && selector.matches(object);
-    let initial: VecDeque<Arc<Object>> = if listed {
+    let initial: VecDeque<Arc<Object>> = if listed && !faults.lists_nothing {
         state.all(place.resource).filter(selected).map(|(_, object)| Arc::clone(object)).collect()
     } else {
         VecDeque::new()
@@ -101,6 +105,9 @@ pub(crate) fn begin(
     let too_old = |oldest| Ok(Body::from(error_line(&Failure::too_old(after, oldest))));
     if faults.expired {
         return too_old(current);
+    }
+    if let Some(failure) = &faults.refused {
+        return Ok(Body::from(error_line(failure)));
     }
     let subscription = match state.watch(place.resource, after) {
         Ok(subscription) => subscription,

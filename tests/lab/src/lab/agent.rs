@@ -88,6 +88,9 @@ impl Agent {
             .args(&recipe.arguments)
             // Also the passes that wrote nothing: these tell how far the agent is.
             .env("NPC_LOG", "info,npc_agent::enforce::report=debug")
+            // Labs do not wait for a spread over many nodes, and they replace objects at
+            // will. An older agent does not know these.
+            .envs([("NPC_RELIST_SPREAD", "0"), ("NPC_HOLD_REMOVALS", "0")])
             .envs(recipe.environment.iter().map(|(name, value)| (name, value)))
             // Nothing writes to it: it closes when the process ends.
             .stdin(Stdio::piped())

@@ -82,12 +82,21 @@ fn kinds_go_by_their_group() {
     check("serving.knative.dev/v1", "Service", "Service.serving.knative.dev");
     check("crd.projectcalico.org/v1", "NetworkPolicy", "NetworkPolicy.crd.projectcalico.org");
     check("extensions/v1beta1", "NetworkPolicy", "NetworkPolicy.extensions");
-    check("v1", "Deployment", "Deployment");
     assert!(
         problem(&doc("extensions/v1beta1", "NetworkPolicy"))
             .starts_with("f.yaml:1:1: warning: apiVersion: no Kubernetes serves")
     );
     assert!(problems(&doc("crd.projectcalico.org/v1", "NetworkPolicy")).is_empty());
+    assert!(
+        problem(&doc("networking/v1", "NetworkPolicy")).starts_with(
+            "f.yaml:1:1: error: apiVersion: apiVersion networking/v1 never had a NetworkPolicy; write apiVersion: networking.k8s.io/v1"
+        ),
+        "{}",
+        problem(&doc("networking/v1", "NetworkPolicy"))
+    );
+    for (api_version, kind) in [("networking.k8s.io/v1", "NetworkPolicyy"), ("v1", "Deployment")] {
+        assert!(problem(&doc(api_version, kind)).contains(": error: "), "{api_version} {kind}");
+    }
     let two = doc("v1", "ConfigMap") + "---\n" + &doc("v1", "ConfigMap");
     assert_eq!(read(&two).skipped["ConfigMap"], 2);
 }

@@ -1,0 +1,218 @@
+//! Clients of one API server, and what holds for each of their requests.
+//!
+//! - The bound of [`Limits`] holds for all clients of a [`Connector`] together.
+//! - An answer that leads elsewhere (3xx) is an error: kube would take it for a watch
+//!   that has ended, and begin the next one at once.
+//! - Where bytes come in answer to a list or a watch, that is noted with the time.
+//!   kube reports objects and failures. Where nothing changes it reports nothing,
+//!   whether the watch lives or its connection is dead. Bytes, and an end in good
+//!   order, show that it lives. That a watch was accepted shows little, and bookmarks
+//!   may be missing: a server before 1.24 sends none of a kind that does not change.
+
+use std::fmt;
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use http::{HeaderValue, Request, Response, header};
+use http_body::{Frame, SizeHint};
+use kube::client::Body;
+use kube::config::{InferConfigError, KubeConfigOptions, Kubeconfig, KubeconfigError};
+use kube::core::Status;
+use kube::{Client, Config, Resource};
+use tower::{BoxError, service_fn};
+
+use super::limits::Limits;
+use super::{slim, words};
+use crate::metrics::{Kind, Watches};
+
+/// How long an answer may take to begin or to go on.
+const READ_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// How long a connection may take. An API server that comes back is found at the next
+/// try, so tries are short.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How npc names itself to the API server. Its audit log shows this, and its
+/// `managedFields` show the part before the slash for what npc writes.
+const AGENT_NAME: HeaderValue = HeaderValue::from_static(concat!("npc/", env!("CARGO_PKG_VERSION")));
+
+/// Why there is no client for a cluster. The text has the cause in it, so no error
+/// has it as a source that would be printed again.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No kubeconfig, and not in a pod either.
+    #[error(
+        "found no cluster: neither a kubeconfig (--kubeconfig, KUBECONFIG, ~/.kube/config) nor a service account: {}",
+        words(.0)
+    )]
+    Infer(InferConfigError),
+    /// The kubeconfig that was named cannot be used.
+    #[error("cannot use the kubeconfig: {}", words(.0))]
+    Kubeconfig(KubeconfigError),
+    /// The client cannot be made.
+    #[error("cannot make a client for the API server: {}", words(.0))]
+    Client(kube::Error),
+}
+
+/// Makes clients of one API server. Each has connections of its own, so behind a load
+/// balancer each may reach another server.
+#[derive(Clone)]
+pub struct Connector {
+    make: Arc<dyn Fn() -> kube::Result<Client> + Send + Sync>,
+    pub(super) limits: Arc<Limits>,
+}
+
+impl fmt::Debug for Connector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connector").field("limits", &self.limits).finish_non_exhaustive()
+    }
+}
+
+impl Connector {
+    /// Makes clients in this way.
+    pub fn new(make: impl Fn() -> kube::Result<Client> + Send + Sync + 'static) -> Self {
+        Self { make: Arc::new(make), limits: Arc::default() }
+    }
+
+    /// A new client.
+    ///
+    /// # Errors
+    /// If it cannot be made, as without the files that its configuration names.
+    pub fn client(&self) -> kube::Result<Client> {
+        self.noting(None)
+    }
+
+    /// A new client that notes what comes in answer to lists and watches.
+    pub(super) fn noting(&self, watches: Option<&Watches>) -> kube::Result<Client> {
+        let client = (self.make)()?;
+        Ok(restrained(client, Arc::clone(&self.limits), watches.cloned()))
+    }
+}
+
+/// Reads how to reach the cluster that kubectl would talk to, or, in a pod, its own.
+///
+/// # Errors
+/// If nothing names a cluster, or what does cannot be read. The API server is not
+/// asked.
+pub async fn connect(kubeconfig: Option<&Path>, context: Option<String>) -> Result<Connector, Error> {
+    let options = KubeConfigOptions { context, ..KubeConfigOptions::default() };
+    let mut config = match kubeconfig {
+        Some(path) => {
+            let kubeconfig = Kubeconfig::read_from(path).map_err(Error::Kubeconfig)?;
+            Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(Error::Kubeconfig)?
+        }
+        None if options.context.is_some() => Config::from_kubeconfig(&options).await.map_err(Error::Kubeconfig)?,
+        None => Config::infer().await.map_err(Error::Infer)?,
+    };
+    config.headers.push((header::USER_AGENT, AGENT_NAME));
+    config.read_timeout = Some(READ_TIMEOUT);
+    config.connect_timeout = Some(CONNECT_TIMEOUT);
+    // kube would repeat a request up to 15 times, the first time after 5 ms, below the
+    // place where requests are counted and bounded.
+    config.default_retry = false;
+    let connector = Connector::new(move || Client::try_from(config.clone()));
+    // What is wrong with the configuration shows now.
+    drop(connector.client().map_err(Error::Client)?);
+    Ok(connector)
+}
+
+fn restrained(client: Client, limits: Arc<Limits>, watches: Option<Watches>) -> Client {
+    let namespace = client.default_namespace().to_owned();
+    let service = service_fn(move |request: Request<Body>| {
+        let (client, limits, watches) = (client.clone(), Arc::clone(&limits), watches.clone());
+        let kind = listed_kind(request.uri().path());
+        async move {
+            limits.wait(kind).await;
+            let response: Response<Body> = client.send(request).await?;
+            limits.answered(kind, response.headers());
+            if response.status().is_redirection() {
+                return Err(redirected(&response));
+            }
+            // A refusal says nothing about objects.
+            let of = kind.zip(watches).filter(|_| response.status().is_success());
+            Ok(response.map(|body| Noted { body, of }))
+        }
+    });
+    Client::new(service, namespace)
+}
+
+/// The error of an answer that leads elsewhere.
+fn redirected(response: &Response<Body>) -> kube::Error {
+    let to = response.headers().get(header::LOCATION).and_then(|to| to.to_str().ok()).unwrap_or("nowhere");
+    let message = format!(
+        "the answer leads to {to} instead; an API server does not do this, so a proxy between may want a login"
+    );
+    kube::Error::Api(Status::failure(&message, "Redirected").with_code(response.status().as_u16()).boxed())
+}
+
+/// The kind that a list or a watch is of; none where it is one object.
+fn listed_kind(path: &str) -> Option<Kind> {
+    fn lists<K: Resource<DynamicType = ()>>(path: &str) -> bool {
+        path == K::url_path(&(), None)
+    }
+    let kinds = [
+        (Kind::Pod, lists::<slim::Pod> as fn(&str) -> bool),
+        (Kind::Namespace, lists::<slim::Namespace>),
+        (Kind::NetworkPolicy, lists::<slim::Policy>),
+        (Kind::Node, lists::<slim::Node>),
+    ];
+    kinds.into_iter().find(|(_, lists)| lists(path)).map(|(kind, _)| kind)
+}
+
+/// The body of an answer, of which every piece is noted.
+struct Noted {
+    body: Body,
+    of: Option<(Kind, Watches)>,
+}
+
+impl http_body::Body for Noted {
+    type Data = <Body as http_body::Body>::Data;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        if let (None | Some(Ok(_)), Some((kind, watches))) = (&frame, &self.of) {
+            watches.heard(*kind);
+        }
+        // Wrapped once is enough: the outer client does it again.
+        Poll::Ready(frame.map(|frame| {
+            frame.map_err(|error| match error {
+                kube::Error::Service(error) => error,
+                error => error.into(),
+            })
+        }))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_and_watches_are_told_by_their_paths() {
+        for (path, kind) in [
+            ("/api/v1/pods", Some(Kind::Pod)),
+            ("/api/v1/namespaces", Some(Kind::Namespace)),
+            ("/apis/networking.k8s.io/v1/networkpolicies", Some(Kind::NetworkPolicy)),
+            ("/api/v1/nodes", Some(Kind::Node)),
+            ("/api/v1/nodes/node-1", None),
+            ("/version", None),
+        ] {
+            assert_eq!(listed_kind(path), kind, "{path}");
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! Why a list or a watch ended before its time, and what that means for the next try.
+
+use std::time::Duration;
+
+use kube::core::Status;
+
+/// Why a try ended before its time.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    /// The API server could not be asked, or it refused.
+    #[error("{}", super::words(.0))]
+    Request(#[from] kube::Error),
+    /// The API server accepted, and refused inside its answer.
+    #[error("{0}")]
+    Refused(Box<Status>),
+    /// The answer did not begin.
+    #[error("the API server did not answer for {0:?}")]
+    NoAnswer(Duration),
+    /// The watch ended at once.
+    #[error("the API server ended the watch after {0:?}")]
+    Short(Duration),
+    /// A streamed list ended before it was complete.
+    #[error("the API server ended the list before it was complete")]
+    Incomplete,
+    /// A page leads to itself, or holds nothing and leads on.
+    #[error("the API server's list has no end: a page without objects, or the same page again")]
+    Endless,
+    /// Nothing came for longer than a watch lasts.
+    #[error("the connection was silent for {0:?}")]
+    Silent(Duration),
+    /// Without it there is nothing to watch from.
+    #[error("the API server sent a list or an object without metadata.resourceVersion")]
+    NoVersion,
+}
+
+impl Failure {
+    pub(super) fn code(&self) -> Option<u16> {
+        match self {
+            Self::Request(kube::Error::Api(status)) | Self::Refused(status) => Some(status.code),
+            _ => None,
+        }
+    }
+
+    /// Whether the API server answered, and refused.
+    pub(super) fn is_refusal(&self) -> bool {
+        matches!(self.code(), Some(401 | 403))
+    }
+
+    /// Whether the server has nothing from where the watch was to go on: the version is
+    /// too long ago (410), no version to it (400), or of another store (504).
+    pub(super) fn asks_for_list(&self) -> bool {
+        let is_too_large = || match self {
+            Self::Request(kube::Error::Api(status)) | Self::Refused(status) => {
+                status.message.contains("Too large resource version")
+            }
+            _ => false,
+        };
+        match self.code() {
+            Some(400 | 410) => true,
+            Some(504) => is_too_large(),
+            _ => false,
+        }
+    }
+
+    /// Whether no server answered at all.
+    pub(super) fn is_unreachable(&self) -> bool {
+        match self {
+            Self::Request(error) => !matches!(error, kube::Error::Api(_) | kube::Error::SerdeError(_)),
+            Self::NoAnswer(_) => true,
+            _ => false,
+        }
+    }
+
+    /// Whether a line of a watch could not be read. kube takes any JSON object that is no
+    /// event for a `Status`, and its code is 0 if it is none.
+    pub(super) fn is_unreadable(error: &kube::Error) -> bool {
+        match error {
+            kube::Error::SerdeError(_) => true,
+            kube::Error::Api(status) => status.code == 0,
+            _ => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_version_that_the_server_does_not_take_is_followed_by_a_list() {
+        let answer = |code, message: &str| {
+            Failure::Request(kube::Error::Api(Status::failure(message, "").with_code(code).boxed()))
+        };
+        assert!(answer(410, "too old resource version: 1 (7)").asks_for_list());
+        assert!(answer(400, "invalid resource version").asks_for_list());
+        assert!(answer(504, "Timeout: Too large resource version: 9, current: 1").asks_for_list());
+        for code in [401, 403, 404, 429, 500, 503, 504] {
+            assert!(!answer(code, "").asks_for_list(), "{code}");
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! Whether the API server is still that of the cluster that was listed first.
+
+use kube::ResourceExt as _;
+
+use super::slim::Namespace;
+use super::watch::Event;
+
+/// The namespace whose UID tells one cluster from another. It is never deleted, so
+/// another UID means another cluster, or a store that was made anew.
+const SYSTEM: &str = "kube-system";
+
+/// The identity of the cluster, as far as it is known.
+#[derive(Debug, Default)]
+pub(super) struct Identity {
+    /// The UID of kube-system when it was seen first.
+    first: Option<String>,
+    /// Its UID by now; none if it is gone.
+    now: Option<String>,
+    /// The list that is coming in has held it.
+    is_listed: bool,
+}
+
+impl Identity {
+    /// Whether what the API server says is about the cluster that was seen first.
+    pub(super) fn is_first(&self) -> bool {
+        self.first == self.now
+    }
+
+    /// Takes in what happens to namespaces; whether it shows that the cluster is another
+    /// one.
+    pub(super) fn hear(&mut self, event: &Event<Namespace>) -> bool {
+        let was_first = self.is_first();
+        match event {
+            Event::ListBegins => self.is_listed = false,
+            Event::Listed(namespace) | Event::Applied(namespace) if namespace.name_any() == SYSTEM => {
+                self.is_listed = true;
+                self.now = namespace.uid();
+                if self.first.is_none() {
+                    self.first.clone_from(&self.now);
+                }
+            }
+            Event::Deleted(namespace) if namespace.name_any() == SYSTEM => self.now = None,
+            Event::ListEnds if !self.is_listed => self.now = None,
+            _ => {}
+        }
+        was_first && !self.is_first()
+    }
+}

@@ -1,0 +1,62 @@
+//! What is doubted at the start: a cluster without policies, where the kernel isolates
+//! pods since an earlier agent. The kernel is the memory of what was.
+
+use tokio::time::Instant;
+
+use crate::source::held::Trust;
+
+/// The doubt of an agent that starts.
+#[derive(Debug, Default)]
+pub(super) struct Start {
+    /// The kernel isolates pods, and no policy was seen.
+    may_doubt: bool,
+    /// When the list of policies that is coming in began.
+    begun: Option<Instant>,
+    /// When the first list without policies was complete.
+    since: Option<Instant>,
+}
+
+impl Start {
+    pub(super) fn new(kernel_isolates: bool) -> Self {
+        Self { may_doubt: kernel_isolates, ..Self::default() }
+    }
+
+    /// Whether the cluster is not to be taken for complete.
+    pub(super) fn is_doubted(&self) -> bool {
+        self.may_doubt && self.since.is_some()
+    }
+
+    /// A list of policies begins.
+    pub(super) fn list_begins(&mut self, now: Instant) {
+        self.begun = Some(now);
+    }
+
+    /// A list of policies has ended, without any; whether a doubt begins.
+    pub(super) fn listed_none(&mut self, now: Instant, trust: Trust) -> bool {
+        if !self.may_doubt {
+            return false;
+        }
+        let Some(since) = self.since else {
+            self.since = Some(now);
+            return true;
+        };
+        let confirms = self.begun.is_some_and(|begun| begun >= since + trust.times.confirm_after);
+        self.may_doubt = !confirms || !trust.is_own_cluster;
+        false
+    }
+
+    /// There are policies.
+    pub(super) fn sees_policies(&mut self) {
+        self.may_doubt = false;
+    }
+
+    /// Believes what was doubted for the longest time.
+    pub(super) fn expire(&mut self, now: Instant, trust: Trust) {
+        self.may_doubt &= self.expires(trust).is_none_or(|at| at > now);
+    }
+
+    /// When [`Start::expire`] does something.
+    pub(super) fn expires(&self, trust: Trust) -> Option<Instant> {
+        self.since.filter(|_| self.may_doubt && trust.is_own_cluster).map(|since| since + trust.times.at_most)
+    }
+}
