@@ -14,6 +14,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use crate::algebra::cidr::{self, AddressSet};
 use crate::algebra::ranges::RangeSet;
@@ -83,8 +84,7 @@ pub struct Because {
 pub fn regions(cluster: &Cluster, group: &Group, node: Option<&str>, family: Family) -> Regions {
     let everyone = group.admitted.get(&Atom::Everyone);
     let base = everyone.map(|admitted| admitted.traffic.clone()).unwrap_or_default();
-    let admitted = group.admitted.iter().map(|(atom, admitted)| (atom, &**admitted));
-    let mut regions: Regions = outside(admitted, family)
+    let mut regions: Regions = outside(group.admitted.iter(), family)
         .into_iter()
         .map(|(traffic, outside)| (traffic, Region { pods: Vec::new(), outside }))
         .collect();
@@ -142,7 +142,7 @@ fn is_contested(cluster: &Cluster, pod: PodId, family: Family) -> bool {
 /// with them: disjoint, and together everything. Named ports never mean such
 /// an address.
 pub fn outside<'a>(
-    admitted: impl IntoIterator<Item = (&'a Atom, &'a Admitted)>,
+    admitted: impl IntoIterator<Item = (&'a Atom, &'a Arc<Admitted>)>,
     family: Family,
 ) -> BTreeMap<Traffic, AddressSet> {
     let mut base = Traffic::none();
