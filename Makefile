@@ -2,27 +2,41 @@
 # fresh Debian machine with Rust, as root.
 
 CARGO ?= cargo
+TARGET := $(or $(CARGO_TARGET_DIR),target)
 SHOP := deploy/examples/shop
 
 IMAGE ?= npc:0.1.0
 PLATFORMS ?=
+# What image-tar builds npc with: dist is small and takes long, release is built sooner.
+PROFILE ?= dist
 
-.PHONY: help run test test-full apiserver promtool lint deny bench docs image image-check dist manifests schemas setup clean
+# Random tests take their cases from here, so that two runs test the same.
+SEED ?= 1
+
+.PHONY: help run test test-full tools apiserver promtool lint deny bench docs image image-tar image-check dist manifests schemas setup clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
+# --workspace, here and below, gives the libraries the same features everywhere. So `make
+# test` builds nothing again that `make run` has built, and `make run` builds no library
+# that only tests need.
 run: setup ## a small cluster in network namespaces: real agents, real packets, expected against seen
-	$(CARGO) build --bins
-	target/debug/npc-lab run -f $(SHOP)
+	$(CARGO) build --workspace --bin npc --bin npc-lab
+	$(TARGET)/debug/npc-lab run -f $(SHOP)
 
-test: setup ## every test
+test: setup ## every test; random ones with samples that are the same each time
+	$(CARGO) build --workspace --bins
 	previous=$$(deploy/previous.sh) || previous=; \
-	$(CARGO) build --workspace --bins && \
-	$${previous:+env NPC_PREVIOUS=$$previous} $(CARGO) test --workspace
+	PATH="$$(deploy/tools.sh --cached)" PROPTEST_RNG_SEED=$(SEED) $${previous:+env NPC_PREVIOUS="$$previous"} \
+		$(CARGO) test --workspace --no-fail-fast
 
-test-full: ## every test, with a million shapes of packets and thousands of clusters instead of samples
-	NPC_FUZZ_SHAPES=1000000 NPC_CASES=5000 $(MAKE) --no-print-directory test
+test-full: tools ## the same with new samples, a million packets, thousands of clusters, and all that make can fetch
+	assets=$$(deploy/apiserver.sh) && \
+	KUBEBUILDER_ASSETS=$$assets NPC_FUZZ_SHAPES=1000000 NPC_CASES=5000 $(MAKE) --no-print-directory test SEED=$$(date +%s)
+
+tools: ## Helm, kubectl, promtool and containerd for the tests of deploy/; prints a PATH with them
+	@deploy/tools.sh
 
 apiserver: ## a real kube-apiserver and etcd for the tests; prints their folder, for KUBEBUILDER_ASSETS
 	@deploy/apiserver.sh
@@ -50,15 +64,19 @@ docs: ## rustdoc of the workspace
 image: ## the container image IMAGE, for PLATFORMS, where a container engine is (NPC_PUSH=1 pushes it)
 	@deploy/image/build.sh "$(IMAGE)" "$(PLATFORMS)"
 
+image-tar: setup ## the container image IMAGE as a file, without a container engine, in target/npc-image.tar
+	$(CARGO) build --locked --profile $(PROFILE) --package npc-agent --bin npc
+	deploy/image/tar.sh "$(IMAGE)" $(TARGET)/npc-image.tar $(TARGET)/$(PROFILE)/npc
+
 image-check: setup ## npc, run from the image's own root file system, without a container engine
-	$(CARGO) build --package npc-agent --bin npc
-	deploy/image/check.sh target/debug/npc
+	$(CARGO) build --workspace --bin npc
+	deploy/image/check.sh $(TARGET)/debug/npc
 
 dist: setup ## release binaries as a tarball, with SBOMs and checksums, in target/dist-files
 	@deploy/dist.sh
 
 manifests: ## write deploy/kustomize from deploy/chart
-	NPC_WRITE=1 $(CARGO) test --package npc-lab --test deploy the_kustomize_folders
+	NPC_WRITE=1 $(CARGO) test --workspace --test deploy the_kustomize_folders
 
 schemas: ## write deploy/schemas/kubernetes.json, after k8s-openapi changed
 	CARGO_TARGET_DIR=target/schemas $(CARGO) run --quiet --manifest-path deploy/schemas/Cargo.toml >target/kubernetes.json
@@ -68,5 +86,5 @@ setup: ## install what is missing
 	@deploy/setup.sh
 
 clean: ## remove what builds made, and what a killed lab left behind
-	-target/debug/npc-lab clean
+	-$(TARGET)/debug/npc-lab clean
 	$(CARGO) clean

@@ -26,7 +26,7 @@ export SOURCE_DATE_EPOCH
 name=npc-$version-$target
 
 if [ -z "$binaries" ]; then
-	# Where the sources and the crates lie says nothing to anybody else.
+	# Paths of this machine do not belong into a release.
 	RUSTFLAGS="${RUSTFLAGS:-} --remap-path-prefix=$PWD=/npc --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo"
 	export RUSTFLAGS
 	binaries=target/dist

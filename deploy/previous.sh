@@ -25,8 +25,10 @@ trap 'rm -rf "$work"' EXIT
 echo "npc: building the npc of $commit" >&2
 git -C "$top" archive "$commit" | tar -x -C "$work"
 # In a target folder of its own: its crates have the names of today's, and cargo would
-# take the ones for the others.
-"${CARGO:-cargo}" build --quiet --locked --manifest-path "$work/Cargo.toml" --target-dir "$work/target" --package npc-agent --bin npc >&2
+# take the ones for the others. Not optimised, because that takes twice as long to build.
+"${CARGO:-cargo}" build --quiet --locked --manifest-path "$work/Cargo.toml" --target-dir "$work/target" \
+	--config 'profile.dev.package."*".opt-level=0' --config profile.dev.package.npc-compiler.opt-level=0 \
+	--package npc-agent --bin npc >&2
 # Whole or not at all, if it is killed.
 cp "$work/target/debug/npc" "$folder/npc.new"
 mv "$folder/npc.new" "$folder/npc"

@@ -2,7 +2,8 @@
 # promtool for the tests of the alert rules, of Debian's package prometheus: it
 # is fetched and unpacked, not installed, so no server starts. Prints the path.
 #
-# 20 MB the first time; kept in ~/.cache/npc/promtool, or $NPC_PROMTOOL_CACHE.
+# 20 MB the first time; kept in ~/.cache/npc/promtool, or $NPC_PROMTOOL_CACHE. With
+# --cached nothing is fetched.
 set -eu
 
 folder=${NPC_PROMTOOL_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/npc/promtool}
@@ -10,6 +11,7 @@ if command -v promtool; then
 	exit 0
 fi
 if [ ! -x "$folder/promtool" ]; then
+	[ "${1:-}" != --cached ] || exit 1
 	mkdir -p "$folder"
 	work=$(mktemp -d "$folder/work.XXXXXX")
 	trap 'rm -rf "$work"' EXIT

@@ -2,10 +2,12 @@
 
 #![forbid(unsafe_code)]
 
+mod causes;
 pub mod dataplane;
 pub mod enforce;
 pub mod metrics;
 pub mod near;
+pub mod notice;
 pub mod serve;
 pub mod source;
 pub mod status;

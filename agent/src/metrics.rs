@@ -1,14 +1,11 @@
-//! What Prometheus reads of an agent. Names follow its conventions
+//! The metrics of an agent. Names follow the conventions of Prometheus
 //! (<https://prometheus.io/docs/practices/naming/>), with the prefix `npc_`;
 //! `docs/operate.md` has them as a table.
 
-use std::sync::atomic::AtomicU64;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use npc_compiler::engine::Event;
 use npc_compiler::object::Family as IpFamily;
 use prometheus_client::encoding::text::encode;
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -16,84 +13,21 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
-use crate::enforce::drift;
-
+mod labels;
 mod packets;
+mod watches;
 
+pub use labels::{DriftKind, Kind};
+use labels::{OfFamily, OfKind, OfStage, OfWhat, family_name};
 pub use packets::Packets;
+pub use watches::Watches;
 
 /// The content type of [`Metrics::text`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// The kinds of objects that an agent follows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Kind {
-    /// Pods of all nodes: they may be peers.
-    Pod,
-    /// Namespaces.
-    Namespace,
-    /// Network policies.
-    NetworkPolicy,
-    /// The Node that the agent runs on.
-    Node,
-}
-
-impl Kind {
-    /// All of them, in the order of their indexes.
-    pub const ALL: [Self; 4] = [Self::Pod, Self::Namespace, Self::NetworkPolicy, Self::Node];
-
-    /// As the API spells it.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Pod => "Pod",
-            Self::Namespace => "Namespace",
-            Self::NetworkPolicy => "NetworkPolicy",
-            Self::Node => "Node",
-        }
-    }
-
-    /// The kind that something happened to.
-    #[must_use]
-    pub const fn of(event: &Event) -> Self {
-        match event {
-            Event::Pod(_) | Event::PodGone(_) => Self::Pod,
-            Event::Namespace(_) | Event::NamespaceGone(_) => Self::Namespace,
-            Event::Policy(_) | Event::PolicyGone(..) => Self::NetworkPolicy,
-            Event::Node(_) | Event::NodeGone(_) => Self::Node,
-        }
-    }
-}
-
-impl EncodeLabelValue for Kind {
-    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
-        EncodeLabelValue::encode(&self.as_str(), encoder)
-    }
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OfKind {
-    kind: Kind,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OfFamily {
-    family: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OfStage {
-    stage: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OfWhat {
-    what: String,
-}
-
 /// How much of ours one family of a kernel holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Held {
+pub struct RulesetSize {
     /// Rules.
     pub rules: usize,
     /// Sets.
@@ -136,15 +70,6 @@ pub struct Metrics {
     watches: Watches,
 }
 
-/// What of an agent's metrics its watches write.
-#[derive(Debug, Clone, Default)]
-pub struct Watches {
-    restarts: Family<OfKind, Counter>,
-    failures: Family<OfKind, Counter>,
-    last_event: Family<OfKind, Gauge>,
-    last_heard: Family<OfKind, Gauge<f64, AtomicU64>>,
-}
-
 /// From 50 µs to 26 s.
 fn seconds() -> Histogram {
     Histogram::new(exponential_buckets(50e-6, 2.0, 20))
@@ -183,10 +108,10 @@ impl Default for Metrics {
             packets: Packets::default(),
             watches: Watches::default(),
         };
-        // A counter that begins with its first event has grown by nothing, for
-        // who asks how much it grew: no alert would tell of that one.
-        for what in drift::Kind::ALL {
-            let of = OfWhat { what: what.as_str().to_owned() };
+        // Prometheus sees no increase in a counter that appears with its first event, so no
+        // alert would fire for that event.
+        for kind in DriftKind::ALL {
+            let of = OfWhat { what: kind.as_str() };
             drop(metrics.drift_found.get_or_create(&of));
             drop(metrics.drift_repaired.get_or_create(&of));
         }
@@ -289,7 +214,7 @@ impl Metrics {
         self.watches.clone()
     }
 
-    /// Whoever writes the log counts here what is lost of it.
+    /// Counts the lines of the log that could not be written.
     #[must_use]
     pub fn lost_lines(&self) -> Counter {
         self.lost_lines.clone()
@@ -307,7 +232,7 @@ impl Metrics {
     }
 
     /// The kernel is up to date.
-    pub(crate) fn synced(&self, policies: usize, rejected: usize, endpoints: usize, held: &[(IpFamily, Held)]) {
+    pub(crate) fn synced(&self, policies: usize, rejected: usize, endpoints: usize, held: &[(IpFamily, RulesetSize)]) {
         self.policies.set(count(policies));
         self.rejected.set(count(rejected));
         self.endpoints.set(count(endpoints));
@@ -320,12 +245,12 @@ impl Metrics {
         }
     }
 
-    /// So many endpoints can send by another's address, though nobody wants it.
+    /// So many endpoints can forge sources, though `--anti-spoof` is on.
     pub(crate) fn spoofable(&self, endpoints: usize) {
         self.spoofable.set(count(endpoints));
     }
 
-    /// By bridges of these families packets get past policies, one each.
+    /// Packets get past policies over bridges, one for each of these families.
     pub(crate) fn unfiltered(&self, bridges: impl Iterator<Item = IpFamily>) {
         let mut counts = [0; 2];
         bridges.for_each(|family| counts[family as usize] += 1);
@@ -340,7 +265,7 @@ impl Metrics {
         self.contested.set(count(addresses));
     }
 
-    /// How the table of the bridge family stands.
+    /// What the table of the bridge family holds, and whether it is missing.
     pub(crate) fn bridge(&self, ports: usize, held: usize, missing: bool) {
         self.bridge_ports.set(count(ports));
         self.bridge_held.set(count(held));
@@ -359,7 +284,7 @@ impl Metrics {
         }
     }
 
-    /// Something that was heard of this long ago is in the kernel.
+    /// A change that the agent received this long ago is in the kernel.
     pub(crate) fn reached_kernel(&self, kind: Kind, after: Duration) {
         self.event_to_kernel.get_or_create(&OfKind { kind }).observe(after.as_secs_f64());
     }
@@ -374,14 +299,14 @@ impl Metrics {
         self.cut.inc_by(flows);
     }
 
-    /// Others changed what is ours.
-    pub(crate) fn drifted(&self, what: &str) {
-        self.drift_found.get_or_create(&OfWhat { what: what.to_owned() }).inc();
+    /// Drift was found.
+    pub(crate) fn drifted(&self, kind: DriftKind) {
+        self.drift_found.get_or_create(&OfWhat { what: kind.as_str() }).inc();
     }
 
-    /// It was put right.
-    pub(crate) fn repaired(&self, what: &str) {
-        self.drift_repaired.get_or_create(&OfWhat { what: what.to_owned() }).inc();
+    /// Drift was repaired.
+    pub(crate) fn repaired(&self, kind: DriftKind) {
+        self.drift_repaired.get_or_create(&OfWhat { what: kind.as_str() }).inc();
     }
 
     /// Rules were written, or refused, after a wait for the xtables lock.
@@ -399,51 +324,6 @@ impl Metrics {
         if !done {
             self.set_failures.inc();
         }
-    }
-}
-
-impl Watches {
-    fn register(&self, registry: &mut Registry) {
-        registry.register("watch_restarts", "How often a kind was listed anew", self.restarts.clone());
-        registry.register("watch_failures", "Failures of a watch, each tried again", self.failures.clone());
-        registry.register(
-            "watch_last_event_timestamp_seconds",
-            "When a watch last told of something",
-            self.last_event.clone(),
-        );
-        registry.register(
-            "watch_last_heard_timestamp_seconds",
-            "When the API server last said anything in a watch or a list",
-            self.last_heard.clone(),
-        );
-    }
-
-    /// A watch told of something.
-    pub(crate) fn told(&self, kind: Kind) {
-        self.last_event.get_or_create(&OfKind { kind }).set(now());
-    }
-
-    /// The API server said something about a kind, if only that there is
-    /// nothing new.
-    pub(crate) fn heard(&self, kind: Kind) {
-        self.last_heard.get_or_create(&OfKind { kind }).set(since_1970().as_secs_f64());
-    }
-
-    /// A watch begins with a list.
-    pub(crate) fn lists(&self, kind: Kind) {
-        self.restarts.get_or_create(&OfKind { kind }).inc();
-    }
-
-    /// A watch failed.
-    pub(crate) fn failed(&self, kind: Kind) {
-        self.failures.get_or_create(&OfKind { kind }).inc();
-    }
-}
-
-const fn family_name(family: IpFamily) -> &'static str {
-    match family {
-        IpFamily::V4 => "IPv4",
-        IpFamily::V6 => "IPv6",
     }
 }
 
@@ -467,16 +347,16 @@ mod tests {
     fn names_and_values_are_those_of_the_table() {
         let metrics = Metrics::default();
         let registry = metrics.registry();
-        metrics.synced(3, 1, 7, &[(IpFamily::V4, Held { rules: 10, sets: 2, entries: 5 })]);
+        metrics.synced(3, 1, 7, &[(IpFamily::V4, RulesetSize { rules: 10, sets: 2, entries: 5 })]);
         metrics.ready_is(true);
         metrics.took(Duration::from_millis(1), Duration::from_millis(2));
         metrics.reached_kernel(Kind::Pod, Duration::from_micros(300));
         metrics.cut(4);
         metrics.wrote_sets(Duration::from_millis(1), true);
         metrics.wrote_sets(Duration::from_millis(1), false);
-        metrics.drifted("hook");
-        metrics.drifted("set");
-        metrics.repaired("hook");
+        metrics.drifted(DriftKind::Hook);
+        metrics.drifted(DriftKind::Set);
+        metrics.repaired(DriftKind::Hook);
         metrics.watches().lists(Kind::NetworkPolicy);
         let text = Metrics::text(&registry).expect("a String takes it");
         for line in [

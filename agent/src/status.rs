@@ -1,5 +1,5 @@
-//! What an agent has programmed, from when, and what it rejected: the answer
-//! to `npc status`.
+//! What an agent has programmed, since when, and what it rejected: the answer to
+//! `npc status`.
 
 use std::io::{self, Read as _};
 use std::net::IpAddr;
@@ -16,8 +16,12 @@ use npc_compiler::policy::Direction;
 use rustix::net::sockopt::socket_peercred;
 use serde::{Deserialize, Serialize};
 
-/// The abstract socket on which an agent tells root its status: a name that the
-/// network namespace has, not the file system.
+mod options;
+
+pub use options::RuleOptions;
+
+/// The abstract socket on which an agent sends root its status. The network namespace has
+/// the name, not the file system.
 pub const SOCKET: &str = "npc-agent";
 
 /// How long an agent may take to answer.
@@ -29,7 +33,7 @@ const LONGEST: u64 = 64 << 20;
 /// Why an agent's status is not known.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Nobody listens.
+    /// No agent listens.
     #[error("no agent answers in this network namespace; is it running, and are you on its node?")]
     NoAgent(#[source] io::Error),
     /// It was not understood.
@@ -55,11 +59,11 @@ pub struct AgentStatus {
     pub backend: Option<String>,
     /// When it started (RFC 3339).
     pub started: Timestamp,
-    /// The kernel holds what the policies ask for, as far as heard of.
+    /// The kernel holds what the policies ask for, as far as the agent knows them.
     pub ready: bool,
     /// Why not, if not.
     pub reason: Option<String>,
-    /// How often the cluster was heard to have changed.
+    /// How many changes of the cluster the agent has received.
     pub generation: u64,
     /// When the kernel was last brought up to date; null before the first time.
     pub synced: Option<Timestamp>,
@@ -73,10 +77,14 @@ pub struct AgentStatus {
     pub kernel: Vec<Held>,
     /// Established flows that were cut since the start.
     pub flows_cut: u64,
-    /// How often others changed what is ours.
+    /// How many finds of drift are repaired.
     pub drift_repaired: u64,
     /// What was not understood of policies, sorted.
     pub rejected: Vec<Rejected>,
+    /// What of policies was understood as older API servers did, and works, sorted. Today's
+    /// API server would refuse it.
+    #[serde(default)]
+    pub deprecated: Vec<Rejected>,
     /// With `--anti-spoof`: the pods of this node whose forged sources are not
     /// dropped, sorted.
     #[serde(default)]
@@ -87,6 +95,10 @@ pub struct AgentStatus {
     /// The table of the bridge family.
     #[serde(default)]
     pub bridge: Bridge,
+    /// What the rules depend on besides the cluster; null before the first were written.
+    /// Agents up to 0.1.0 do not say it.
+    #[serde(default)]
+    pub options: Option<RuleOptions>,
     /// Groups that are kept in the kernel for pods that may come back.
     pub lingering: Vec<LingeringGroup>,
     /// Bridges behind which pods of this node reach each other past iptables,
@@ -95,7 +107,7 @@ pub struct AgentStatus {
     pub unfiltered_bridges: Vec<UnfilteredBridge>,
 }
 
-/// A bridge of which iptables sees no frame that goes from one port to another.
+/// A bridge where iptables sees no frame that goes from one port to another.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct UnfilteredBridge {
@@ -103,7 +115,7 @@ pub struct UnfilteredBridge {
     pub bridge: String,
     /// `IPv4` or `IPv6`.
     pub family: String,
-    /// How many ports it has, counted to two.
+    /// How many ports it has, at most two of them counted.
     pub ports: u8,
     /// How many isolated pods of this node are behind it.
     pub isolated: usize,
@@ -117,13 +129,13 @@ pub struct ContestedAddress {
     pub address: IpAddr,
     /// The pods that list it (`NS/NAME`), sorted.
     pub pods: Vec<String>,
-    /// Those that have it as this node sees it: one, or several where nothing
-    /// tells which of them.
+    /// Those that have it as this node sees it: one, or several if nothing shows which of
+    /// them has it.
     pub held_by: Vec<String>,
 }
 
-/// What the table of the bridge family says; all zero where it is not needed:
-/// where nothing is isolated, or no pod is behind a bridge.
+/// What the table of the bridge family holds. All is zero if it is not needed: if nothing
+/// is isolated, or no pod is behind a bridge.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Bridge {
@@ -254,7 +266,7 @@ impl AgentStatus {
             backend: None,
             started: Timestamp::now(),
             ready: false,
-            reason: Some("it has not heard of the whole cluster yet".to_owned()),
+            reason: Some("it does not know the whole cluster yet".to_owned()),
             generation: 0,
             synced: None,
             last_change: None,
@@ -264,9 +276,11 @@ impl AgentStatus {
             flows_cut: 0,
             drift_repaired: 0,
             rejected: Vec::new(),
+            deprecated: Vec::new(),
             spoofable: Vec::new(),
             contested: Vec::new(),
             bridge: Bridge::default(),
+            options: None,
             lingering: Vec::new(),
             unfiltered_bridges: Vec::new(),
         }
@@ -281,7 +295,7 @@ impl AgentStatus {
             let stream = UnixStream::connect_addr(&SocketAddr::from_abstract_name(SOCKET)?)?;
             stream.set_read_timeout(Some(PATIENCE))?;
             let uid = socket_peercred(&stream)?.uid.as_raw();
-            // Anybody may take the name.
+            // Any user may take the name.
             if uid != 0 {
                 return Err(io::Error::other(format!("user {uid}, who is not root, holds the socket @{SOCKET}")));
             }
@@ -293,9 +307,9 @@ impl AgentStatus {
 
 /// The status of an agent as it is now. All clones are one.
 #[derive(Debug, Clone)]
-pub struct Shared(Arc<Mutex<AgentStatus>>);
+pub struct SharedStatus(Arc<Mutex<AgentStatus>>);
 
-impl Shared {
+impl SharedStatus {
     /// Of an agent that has just started.
     #[must_use]
     pub fn new(status: AgentStatus) -> Self {

@@ -120,7 +120,7 @@ impl Agent {
             .args(["netns", "exec", netns.name()])
             .arg(&npc)
             .args(["agent", "--node", &served::node_name(0), "--backend", "nft", "--log-format", "json"])
-            .args(["--metrics-address", "off", "--kubeconfig"])
+            .args(["--metrics-address", "off", "--log-level", "info,npc_agent::enforce::report=debug", "--kubeconfig"])
             .arg(&kubeconfig)
             .stderr(Stdio::piped())
             .spawn()?;
@@ -133,7 +133,7 @@ impl Agent {
         let (mut line, mut all) = (String::new(), String::new());
         while self.log.read_line(&mut line)? > 0 {
             let entry: Value = serde_json::from_str(&line).unwrap_or_default();
-            if entry["message"] == "the kernel is up to date" && entry["endpoints"] == endpoints {
+            if entry["compiled"].is_string() && entry["endpoints"] == endpoints {
                 return Ok(());
             }
             all.push_str(&std::mem::take(&mut line));

@@ -6,7 +6,7 @@ use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use npc_benches::{everything, objects, shape};
 use npc_compiler::cluster::Cluster;
 use npc_compiler::object::Objects;
-use npc_compiler::plan::{KernelState, Plan};
+use npc_compiler::plan::{KernelState, Plan, Step};
 use npc_compiler::ruleset::layout::{self, Options};
 
 fn shapes() -> Vec<(&'static str, &'static str, Objects)> {
@@ -34,8 +34,19 @@ fn compile(c: &mut Criterion) {
             b.iter(|| layout::program(black_box(&cluster), node, &Options::default()));
         });
         let program = layout::program(&cluster, node, &Options::default());
+        let written = |plan: Plan| -> usize {
+            let text = |step: &Step| match step {
+                Step::Chains(family, writes) => writes.restore_text(*family).len(),
+                Step::Sets(_) | Step::Grace => 0,
+            };
+            plan.steps.iter().map(text).sum()
+        };
         group.bench_function("rule text", |b| {
-            b.iter_batched(KernelState::default, |held| Plan::new(&held, black_box(&program)), BatchSize::LargeInput);
+            b.iter_batched(
+                KernelState::default,
+                |held| written(Plan::new(&held, black_box(&program))),
+                BatchSize::LargeInput,
+            );
         });
         group.finish();
     }

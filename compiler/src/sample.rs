@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 use crate::cluster::Cluster;
 use crate::object::{ContainerPort, Labels, Namespace, NetworkPolicy, Node, Objects, Pod, Protocol, Workload};
 
-/// A pod from `NS/NAME key=value … ADDRESS … :name=8080 @node Kind/workload`.
+/// A pod from `NS/NAME key=value … ADDRESS … :name=8080 @node Kind/workload`, and the words
+/// `hostNetwork`, `terminating` and `finished`.
 pub(crate) fn pod(text: &str) -> Pod {
     let mut words = text.split(' ');
     let (namespace, name) = words.next().and_then(|name| name.split_once('/')).unwrap();
@@ -39,6 +40,10 @@ pub(crate) fn pod(text: &str) -> Pod {
             pod.workload = Some(Workload { kind: kind.to_owned(), name: name.to_owned() });
         } else if word == "hostNetwork" {
             pod.host_network = true;
+        } else if word == "terminating" {
+            pod.terminating = true;
+        } else if word == "finished" {
+            pod.finished = true;
         } else {
             match word.parse().unwrap() {
                 IpAddr::V4(address) => pod.ipv4 = Some(address),

@@ -35,7 +35,7 @@ fi
 echo "npc: building $name with $engine${platforms:+ for $platforms}" >&2
 case $engine in
 docker)
-	# A builder of its own keeps what it made unless it is told where to.
+	# A separate builder keeps what it made, unless an option says where it goes.
 	case ${NPC_PUSH:+push}$platforms in
 	push*) out=--push ;;
 	*,*)

@@ -36,7 +36,7 @@ confined() {
 		env -i PATH=/usr/sbin:/usr/bin chroot "$root" "$@"
 }
 # One of the other backend's and one of ours, for detection and a read-back to meet.
-confined "iptables-$backend" -A FORWARD -m comment --comment 'somebody else' -m mark --mark 1 -j ACCEPT
+confined "iptables-$backend" -A FORWARD -m comment --comment 'another program' -m mark --mark 1 -j ACCEPT
 confined npc agent --once --node node-1 --manifests /etc/npc/manifests --backend "$backend"
 for tool in iptables ip6tables; do
 	# By the machine's own tools: what is in the kernel is there for others too.
@@ -49,7 +49,7 @@ done
 confined npc agent --once --node node-1 --manifests /etc/npc/manifests
 confined npc cleanup
 ! "iptables-$backend-save" -t filter | grep NPC-
-"iptables-$backend-save" -t filter | grep -q 'somebody else'
+"iptables-$backend-save" -t filter | grep -q 'another program'
 INSIDE
 
 for backend in nft legacy; do

@@ -117,7 +117,7 @@ impl<'a> Question<'a> {
     }
 
     /// Whether two ends have one address that several pods list: no packet
-    /// between them can be told from one of an end to itself.
+    /// between them can be distinguished from one of an end to itself.
     fn is_among_claimants(&self, from: &str, to: &str, family: Family) -> bool {
         let address = |name: &str| {
             let end = self.ends.iter().find(|(of, _)| of == name)?;
@@ -153,7 +153,7 @@ impl<'a> Question<'a> {
     fn compare_programs(&self, cluster: &Cluster, found: &mut Vec<String>) {
         let nodes: BTreeSet<&str> = self.objects.pods.iter().filter_map(|pod| pod.node.as_deref()).collect();
         for (node, self_match) in nodes.iter().flat_map(|node| SELF_MATCHES.map(|self_match| (*node, self_match))) {
-            // That rules tell of what they drop changes no verdict.
+            // Rules that log what they drop change no verdict.
             let log_denied = nodes.first() != Some(&node);
             let options = layout::Options { self_match, log_denied, ..layout::Options::default() };
             let program = layout::program(cluster, node, &options);
@@ -165,7 +165,7 @@ impl<'a> Question<'a> {
             let state = KernelState::from(&program);
             let own = self.oracle.nodes().into_iter().filter(|(name, _)| name == node).map(|(_, address)| address);
             let here = Here { objects: self.objects, oracle: &self.oracle, node, own: own.collect() };
-            let mut judge = Judge::new(&state, &here);
+            let judge = Judge::new(&state, &here);
             for ((from_name, from), (to_name, to)) in self.pairs() {
                 // The two programs differ in traffic of an end to itself only.
                 if self_match != SelfMatch::default() && from_name != to_name {
@@ -180,7 +180,7 @@ impl<'a> Question<'a> {
                     if let Err(difference) = flow.compare(&program, &self.ports) {
                         found.push(format!("program of {node}: {from_name} -> {to_name} {difference}"));
                     }
-                    if let Err(difference) = flow.compare_established(&mut judge, &self.ports) {
+                    if let Err(difference) = flow.compare_established(&judge, &self.ports) {
                         found.push(format!("flows of {node}: {from_name} -> {to_name} {difference}"));
                     }
                 }
@@ -190,7 +190,7 @@ impl<'a> Question<'a> {
 
     /// An end as packets on a node show it: by its address, which is that of a
     /// pod of the node if one lists it, even if others do. `None` for a pod of
-    /// another node that cannot be told from it.
+    /// another node that looks the same from here.
     fn on(&self, node: &str, end: &End, family: Family) -> Option<End> {
         let Some(address) = self.oracle.address(end, family) else { return Some(end.clone()) };
         let own = |index: &&usize| self.objects.pods[**index].node.as_deref() == Some(node);
@@ -399,7 +399,7 @@ impl Flow<'_> {
         for interface in [None, InterfaceName::new("azv1")] {
             for quoted_destination in [Some(source), Some(destination), None] {
                 for length in [100, longest, longest + 1] {
-                    // Without bpf nothing tells what a pod's error quotes.
+                    // Without bpf no rule can match what a pod's error quotes.
                     let is_about_own = self.self_match == SelfMatch::Bpf && quoted_destination == Some(source);
                     let passes = length <= longest && (interface.is_none() || is_about_own);
                     let first = interpreter::Packet::first(source, destination, interpreter::Payload::Icmp(kind));
@@ -429,7 +429,7 @@ impl Flow<'_> {
 
     /// What of the flows that are established is forbidden, which is what the
     /// oracle would not let begin.
-    fn compare_established(&self, judge: &mut Judge<'_, Here<'_>>, ports: &[u16]) -> Result<(), Different> {
+    fn compare_established(&self, judge: &Judge<'_, Here<'_>>, ports: &[u16]) -> Result<(), Different> {
         let address = |end| self.oracle.address(end, self.family);
         let (Some(source), Some(destination)) = (address(self.from), address(self.to)) else { return Ok(()) };
         // A node's own by definition, and never forwarded.
@@ -442,7 +442,7 @@ impl Flow<'_> {
             let verdict = self.oracle.allows_without_tunnels(self.from, self.to, packet);
             (verdict.egress || !sends) && (verdict.ingress || !receives)
         };
-        let mut expect = |expected: bool, payload, protocol, port| {
+        let expect = |expected: bool, payload, protocol, port| {
             let seen = !judge.forbids(&Tuple { source, destination, protocol, port, mid_stream: false });
             if seen == expected {
                 Ok(())
@@ -469,7 +469,7 @@ impl Flow<'_> {
                 return Err(Different { payload, state: State::Stray, expected: !seen, seen });
             }
         }
-        let mut expect = |expected: bool, payload, protocol, port| {
+        let expect = |expected: bool, payload, protocol, port| {
             let seen = !judge.forbids(&Tuple { source, destination, protocol, port, mid_stream: false });
             if seen == expected {
                 Ok(())

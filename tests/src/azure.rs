@@ -31,7 +31,7 @@ pub enum Outcome {
     Returned,
 }
 
-/// A filter table and the sets that it looks into.
+/// A filter table and the sets that its rules match.
 #[derive(Debug)]
 pub struct Capture {
     chains: BTreeMap<String, Vec<Rule>>,

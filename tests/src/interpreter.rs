@@ -135,6 +135,7 @@ pub fn run<'a>(program: &'a Program, packet: &Packet) -> Run<'a> {
             }
             Target::Goto(to) => (chain, index) = (to, 0),
             Target::Log => index += 1,
+            Target::Foreign(what) => panic!("{chain} rule {index}: no ruleset of ours has {what:?}"),
         }
     }
 }

@@ -9,12 +9,12 @@
 //! agree about it, from when it was sent until it was seen.
 //!
 //! Agents have the objects from manifests, or, where the [`Builder`] was given an
-//! API server, from that: it can be gone for a while ([`Live::write_unheard`]).
+//! API server, from that: it can be gone for a while ([`Live::write_without_answer`]).
 
 mod api;
+mod burst;
 mod edits;
 mod flow;
-mod hail;
 mod message;
 mod progress;
 mod record;
@@ -54,7 +54,7 @@ pub struct Live {
     progress: Progress,
     /// Where there is an API server: what is stored beside the objects.
     marks: Option<api::Marks>,
-    /// The states that agents have not been told of, behind the last one that
+    /// The states that no agent has seen yet, behind the last one that
     /// they have.
     unheard: Vec<Objects>,
     /// How long an agent may take to follow.
@@ -111,7 +111,7 @@ impl Live {
         if self.marks.is_some() { api::without_marks(objects) } else { progress::unmarked(objects) }
     }
 
-    /// Writes the next state of the cluster down, and waits for nobody. What
+    /// Writes the next state of the cluster, and does not wait for the agents. What
     /// led to it is for people.
     ///
     /// # Errors
@@ -128,7 +128,7 @@ impl Live {
     }
 
     /// From now on agents may be on their way along these states of the cluster,
-    /// the first of which they have heard of.
+    /// the first of which has reached them.
     fn goes(&mut self, way: &[Objects], what: &str) {
         let (Some(before), Some(after)) = (way.first(), way.last()) else { return };
         let verdicts = self.flows.verdicts(after, self.lab.places());
@@ -151,11 +151,11 @@ impl Live {
     }
 
     /// Stores the next state of the cluster at an API server that no agent
-    /// reaches. For them nothing changes before [`Live::hear`].
+    /// reaches. For them nothing changes before [`Live::receive`].
     ///
     /// # Errors
     /// When there is no API server.
-    pub fn write_unheard(&mut self, objects: Objects) -> Result<()> {
+    pub fn write_without_answer(&mut self, objects: Objects) -> Result<()> {
         self.lab.api_server()?;
         if self.unheard.is_empty() {
             self.unheard.push(self.objects());
@@ -171,7 +171,7 @@ impl Live {
     ///
     /// # Errors
     /// When the server cannot start again.
-    pub fn hear(&mut self, forgotten: bool) -> Result<()> {
+    pub fn receive(&mut self, forgotten: bool) -> Result<()> {
         let mut way = std::mem::take(&mut self.unheard);
         if forgotten && way.len() > 2 {
             way.drain(1..way.len() - 1);
@@ -235,7 +235,7 @@ impl Live {
         let (objects, policies) = marks.count(self.lab.cluster().objects.clone());
         self.progress.take_in(&self.lab, &self.timeline)?;
         // They hold it; who says so of more policies than there ever were has
-        // heard of all, and judged the flows.
+        // received all of them, and judged the flows.
         self.progress.only_confirms(policies);
         self.lab.write_manifests(objects)?;
         self.progress.settle(&mut self.lab, &self.timeline, self.patience)
@@ -245,7 +245,7 @@ impl Live {
     /// that their packets pass; none once all has settled.
     ///
     /// # Errors
-    /// When a kernel does not tell what it knows.
+    /// When a kernel's table cannot be listed.
     pub fn known_but_denied(&self) -> Result<Vec<String>> {
         let mut known = Vec::new();
         for (node, place) in self.lab.places().iter().enumerate().filter(|(_, place)| place.kind == Kind::Node) {

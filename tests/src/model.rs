@@ -15,9 +15,10 @@ use std::net::IpAddr;
 use std::rc::Rc;
 
 use npc_compiler::object::{Family, Protocol};
-use npc_compiler::plan::{Held, Plan, SetWrite, Step};
+use npc_compiler::plan::{Held, Plan, SetWrite, Step, Unexpected};
 use npc_compiler::policy::Direction;
-use npc_compiler::ruleset::program::{ChainName, Member, SetKind, SetName};
+use npc_compiler::ruleset::program::{ChainName, Member, SetName};
+use npc_compiler::ruleset::text;
 
 use rule::{Action, Rule};
 
@@ -73,10 +74,8 @@ struct Place {
 #[derive(Debug)]
 pub struct Model {
     family: Family,
-    sets: BTreeMap<SetName, (SetKind, BTreeSet<Member>)>,
-    /// What `iptables-save` would print of our chains.
-    chains: BTreeMap<ChainName, Vec<String>>,
-    /// The rules after each commit.
+    held: Held,
+    /// The rules after each commit, as iptables reads their text.
     commits: Vec<Rc<Rules>>,
 }
 
@@ -84,7 +83,7 @@ impl Model {
     /// A kernel that holds this.
     #[must_use]
     pub fn new(family: Family, held: &Held) -> Self {
-        let mut model = Self { family, sets: held.sets.clone(), chains: held.chains.clone(), commits: Vec::new() };
+        let mut model = Self { family, held: held.clone(), commits: Vec::new() };
         model.commit();
         model
     }
@@ -92,37 +91,36 @@ impl Model {
     /// What it holds.
     #[must_use]
     pub fn held(&self) -> Held {
-        Held { sets: self.sets.clone(), chains: self.chains.clone() }
+        self.held.clone()
     }
 
     fn commit(&mut self) {
-        let parse = |lines: &Vec<String>| lines.iter().map(|line| Rule::parse(line)).collect();
-        let rules = self.chains.iter().map(|(name, lines)| (name.as_str().to_owned(), parse(lines))).collect();
-        self.commits.push(Rc::new(rules));
+        let rules = self.held.chains.iter().map(|(name, rules)| {
+            let text = |rule| Rule::parse(&text::rule_line(self.family, name, rule));
+            (name.as_str().to_owned(), rules.iter().map(text).collect())
+        });
+        self.commits.push(Rc::new(rules.collect()));
     }
 
     /// Carries a plan out. After every write, `moment` is called with what
     /// changed in words and whether packets on their way have all arrived.
     ///
     /// # Panics
-    /// If the kernel would refuse a write.
+    /// If the kernel would refuse a write, or a write would change nothing.
     pub fn apply(&mut self, plan: &Plan, mut moment: impl FnMut(&Self, &str, bool)) {
         for step in &plan.steps {
             match step {
                 Step::Sets(writes) => {
-                    for write in writes {
-                        if self.write(write) {
-                            moment(self, &write.to_string(), false);
-                        }
+                    for write in writes.iter().filter(|write| write.set().family() == self.family) {
+                        let done = write.apply(&mut self.held);
+                        self.expect(done, matches!(write, SetWrite::Destroy(_)));
+                        moment(self, &write.to_string(), false);
                     }
                 }
                 Step::Chains(family, writes) if *family == self.family => {
-                    for name in &writes.delete {
-                        assert!(self.chains.remove(name).is_some(), "chain {name} is deleted and is not there");
-                    }
-                    self.chains.extend(writes.replace.clone());
+                    let done = writes.apply(&mut self.held);
+                    self.expect(done, true);
                     self.commit();
-                    self.check_rules();
                     moment(self, "commit", false);
                 }
                 Step::Chains(..) => {}
@@ -131,49 +129,16 @@ impl Model {
         }
     }
 
-    /// Whether the write was of this family.
-    fn write(&mut self, write: &SetWrite) -> bool {
-        if SetName::ours(write.set().as_str()).is_none_or(|(_, family)| family != self.family) {
-            return false;
-        }
-        match write {
-            SetWrite::Create(name, _, kind) => {
-                let previous = self.sets.insert(name.clone(), (*kind, BTreeSet::new()));
-                assert!(previous.is_none(), "set {name} is created and was there");
-            }
-            SetWrite::Add(name, member) => {
-                let set = self.sets.get_mut(name).map(|(_, members)| members.insert(member.clone()));
-                assert_eq!(set, Some(true), "{write}: the set is not there, or the member was");
-            }
-            SetWrite::Delete(name, member) => {
-                let set = self.sets.get_mut(name).map(|(_, members)| members.remove(member));
-                assert_eq!(set, Some(true), "{write}: the set or the member is not there");
-            }
-            SetWrite::Destroy(name) => {
-                assert!(self.sets.remove(name).is_some(), "set {name} is destroyed and was not there");
-                self.check_rules();
-            }
-        }
-        true
-    }
-
-    /// A rule that names a set or chain which is not there cannot be.
-    fn check_rules(&self) {
-        let Some(rules) = self.commits.last() else { return };
-        for (chain, rules) in &**rules {
-            for rule in rules {
-                for (set, ..) in &rule.sets {
-                    assert!(self.sets.contains_key(set), "chain {chain} asks set {set}, which is not there");
-                }
-                if let Action::Jump(target) | Action::Goto(target) = &rule.action {
-                    assert!(self.chains.keys().any(|name| name.as_str() == target), "{chain}: no chain {target}");
-                }
-            }
+    /// A kernel refuses a rule that names a set or chain which is not there.
+    fn expect(&self, done: Result<(), Unexpected>, may_dangle: bool) {
+        done.unwrap_or_else(|unexpected| panic!("{unexpected}"));
+        if may_dangle && let Some((chain, absent)) = self.held.dangling() {
+            panic!("chain {chain} names {absent}, which is not there");
         }
     }
 
     fn holds(&self, set: &SetName, fields: &str, packet: &Packet) -> bool {
-        let Some((_, members)) = self.sets.get(set) else { return false };
+        let Some((_, members)) = self.held.sets.get(set) else { return false };
         match (fields, packet.port) {
             ("dst,dst", Some((protocol, port))) => {
                 members.contains(&Member::AddressPort(packet.destination, protocol, port))

@@ -117,6 +117,7 @@ pub fn objects() -> impl Strategy<Value = Objects> {
                 policies,
                 nodes: nodes.into_iter().flatten().collect(),
                 services: Vec::new(),
+                endpoint_slices: Vec::new(),
             }
         },
     )

@@ -34,18 +34,18 @@ pub(super) use sole::refuse_beside_one;
 /// How long what still runs at the end is waited for.
 const SHUTDOWN: Duration = Duration::from_secs(5);
 
-/// How many events may wait while a pass runs; who has more to tell waits too.
+/// How many events may wait while a pass runs. A sender of more waits too.
 const EVENTS: usize = 16;
 
-/// Enforce the policies on this node.
+/// Run the agent, which enforces the policies on this node.
 ///
-/// Programs the kernel of the network namespace it runs in and follows every
-/// change. Ending it, in whatever way, leaves the rules in place. A second one
-/// in the same network namespace is refused.
+/// The agent programs the kernel of the network namespace that it runs in, and
+/// follows every change. When it ends, its rules stay in the kernel and enforce. A
+/// second agent in the same network namespace does not start.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// A YAML file of settings, for what neither flags nor environment set: the
-    /// flags' names in camelCase, as in `logLevel: debug`.
+    /// A YAML file of settings. Its keys are the flags in camelCase, such as
+    /// `logLevel: debug`. Flags and environment variables override it.
     #[arg(long, value_name = "FILE", env = "NPC_CONFIG")]
     pub(super) config: Option<PathBuf>,
 
@@ -53,13 +53,13 @@ pub(super) struct Args {
     #[arg(skip)]
     pub(super) file: Config,
 
-    /// Read the objects from the YAML and JSON files of this directory, and
-    /// follow its changes, instead of a cluster's.
+    /// Read objects from the YAML and JSON files of this directory instead of a
+    /// cluster, and follow their changes.
     #[arg(long, value_name = "DIR", env = "NPC_MANIFESTS", conflicts_with_all = ["kubeconfig", "context"])]
     manifests: Option<PathBuf>,
 
-    /// The kubeconfig of the cluster to follow [default: as kubectl's; in a
-    /// pod, its service account].
+    /// The kubeconfig of the cluster [default: in a pod its service account, else
+    /// as kubectl].
     #[arg(long, value_name = "FILE", env = "NPC_KUBECONFIG")]
     kubeconfig: Option<PathBuf>,
 
@@ -67,46 +67,46 @@ pub(super) struct Args {
     #[arg(long, value_name = "NAME", env = "NPC_CONTEXT")]
     context: Option<String>,
 
-    /// How many seconds a watch lasts before it is renewed from where it was;
-    /// one that is silent for five more is given up.
+    /// How many seconds a watch lasts before the agent renews it from where it
+    /// was. A watch that is silent for five seconds more is given up.
     #[arg(long, value_name = "SECONDS", env = "NPC_WATCH_TIMEOUT", default_value_t = *kube::WATCH_SECONDS.end(),
         value_parser = watch_seconds())]
     watch_timeout: u32,
 
-    /// The name of this node, as pods have it in spec.nodeName [default: the
+    /// The name of this node, as in spec.nodeName of its pods [default: the
     /// host's name].
     #[arg(long, value_name = "NAME", env = "NODE_NAME")]
     node: Option<String>,
 
-    /// Which iptables to use; auto looks at what lives in the kernel.
+    /// Which iptables to use. `auto` takes the one that holds the node's other
+    /// rules.
     #[arg(long, value_enum, default_value_t, env = "NPC_BACKEND")]
     backend: BackendArg,
 
     #[command(flatten)]
     enforcement: Enforcement,
 
-    /// Remove the taint npc.dev/agent-not-ready from this node as soon as its
-    /// kernel is up to date; takes the right to patch nodes.
+    /// Remove the taint npc.dev/agent-not-ready from this node after the first
+    /// sync. The agent needs the right to patch nodes for it.
     #[arg(long, env = "NPC_REMOVE_STARTUP_TAINT")]
     remove_startup_taint: bool,
 
-    /// What to do about what Azure NPM left in this kernel, its chains and
-    /// sets: remove it once no pod of it is on this node, where a cluster
-    /// tells of pods (auto); remove it as soon as it is not seen to run; or
-    /// keep it.
+    /// When to remove the chains and sets that Azure NPM left in this kernel:
+    /// once the cluster has no pod of Azure NPM on this node (auto), as soon as
+    /// Azure NPM does not run (remove), or never (keep).
     #[arg(long, value_enum, default_value_t, env = "NPC_AZURE_NPM")]
     azure_npm: AzureNpmArg,
 
-    /// Program the kernel once and exit.
+    /// Program the kernel once, and exit.
     #[arg(long)]
     once: bool,
 
-    /// While the kernel is up to date, keep a file here that holds how many
-    /// states of the objects went into it.
+    /// Keep a file here while the agent is ready. It holds a number that grows
+    /// with each state of the objects.
     #[arg(long, value_name = "PATH", env = "NPC_READY_FILE")]
     ready_file: Option<PathBuf>,
 
-    /// Serve /metrics, /healthz and /readyz here; `off` serves nothing.
+    /// Serve /metrics, /healthz and /readyz here; `off` serves none of them.
     #[arg(long, value_name = "ADDRESS:PORT", env = "NPC_METRICS_ADDRESS", default_value = "127.0.0.1:10901")]
     metrics_address: ListenAddress,
 
@@ -115,12 +115,13 @@ pub(super) struct Args {
     #[arg(long, value_name = "ADDRESS:PORT", env = "NPC_HEALTH_ADDRESS", default_value = "off")]
     health_address: ListenAddress,
 
-    /// What to log: `error`, `warn`, `info`, `debug`, `trace`, or directives as
-    /// of RUST_LOG.
+    /// The level of npc's own log lines: `error`, `warn`, `info`, `debug`,
+    /// `trace`. Lines of a library appear only if a directive as in RUST_LOG names
+    /// it: `info,kube=debug`.
     #[arg(long, value_name = "LEVEL", env = "NPC_LOG", default_value = "info")]
     log_level: String,
 
-    /// How to write the log, on standard error.
+    /// The format of the log, which goes to standard error.
     #[arg(long, value_enum, default_value_t, env = "NPC_LOG_FORMAT")]
     log_format: LogFormat,
 }
@@ -150,23 +151,23 @@ impl FromStr for ListenAddress {
 #[derive(Debug, clap::Args)]
 #[allow(clippy::struct_excessive_bools, reason = "each is a flag")]
 struct Enforcement {
-    /// Let flows that are established go on under policies that deny them.
+    /// Do not cut established flows that policies deny now.
     #[arg(long, env = "NPC_KEEP_ESTABLISHED")]
     keep_established: bool,
 
-    /// Let pods that are isolated for egress send IPIP, 6in4 and GRE where a
-    /// rule without ports admits it, and VXLAN, Geneve, GUE and GRE in UDP where a
-    /// rule admits all of UDP without naming the port.
+    /// Let pods that are isolated for egress send tunnels: IPIP, 6in4 and GRE if a
+    /// rule without ports admits them, VXLAN, Geneve, GUE and GRE in UDP if a rule
+    /// admits all of UDP.
     #[arg(long, env = "NPC_ALLOW_TUNNELS")]
     allow_tunnels: bool,
 
-    /// Log the flows that policies deny, each once a minute at most, with both
-    /// ends and the policies by name.
+    /// Log each flow that policies deny, at most once a minute, with both ends and
+    /// the policies by name.
     #[arg(long, env = "NPC_LOG_DENIED")]
     log_denied: bool,
 
-    /// Drop what leaves a pod's interface with a source address that the node
-    /// does not route to that interface.
+    /// Drop packets from a pod's interface whose source address the node does not
+    /// route to that interface.
     #[arg(long, env = "NPC_ANTI_SPOOF")]
     anti_spoof: bool,
 }
@@ -210,12 +211,12 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
 async fn agent(args: Args, level: logging::Level) -> anyhow::Result<()> {
     let node = match args.node {
         Some(node) => node,
-        None => hostname().context("cannot tell this node's name; give it with --node")?,
+        None => hostname().context("cannot read this node's name; give it with --node")?,
     };
     let source = args.manifests.as_ref().map_or_else(|| "cluster".to_owned(), |folder| folder.display().to_string());
     info!(version = env!("CARGO_PKG_VERSION"), node, source, "npc agent starts");
     let azure_npm = match args.azure_npm {
-        // Files need not tell of its pods.
+        // Files need not have its pods.
         AzureNpmArg::Auto if args.manifests.is_none() => AzureNpm::WhenGone,
         AzureNpmArg::Auto | AzureNpmArg::Keep => AzureNpm::Keep,
         AzureNpmArg::Remove => AzureNpm::Remove,
@@ -226,8 +227,8 @@ async fn agent(args: Args, level: logging::Level) -> anyhow::Result<()> {
     // The ready file, too, is another agent's if there is one.
     sole::be_the_only_one(settings.status.clone()).await?;
     let (sender, events) = mpsc::channel(EVENTS);
-    // By itself it keeps no agent alive that nobody else tells anything.
-    let touched = sender.downgrade();
+    // Weak: by itself it does not keep the channel open when all other senders have ended.
+    let notified = sender.downgrade();
     // Before anything else, so that no signal is lost.
     follow::signals(sender.clone())?;
     for (purpose, address) in [(Purpose::Metrics, args.metrics_address), (Purpose::Health, args.health_address)] {
@@ -245,9 +246,9 @@ async fn agent(args: Args, level: logging::Level) -> anyhow::Result<()> {
         Some(folder) => follow::manifests(sender, folder, node.clone())?,
         None => {
             let client = kube::connect(args.kubeconfig.as_deref(), args.context).await?;
-            let (notices, heard) = mpsc::unbounded_channel();
+            let (notices, received) = mpsc::unbounded_channel();
             settings.notices = Some(notices);
-            tokio::spawn(kube::tell(client.clone(), node.clone(), heard, args.remove_startup_taint));
+            tokio::spawn(kube::tell(client.clone(), node.clone(), received, args.remove_startup_taint));
             let wanted = settings.wanted_nodes.subscribe();
             tokio::spawn(kube::look_up(client.clone(), wanted, sender.clone(), Event::Changes));
             let watches = settings.metrics.watches();
@@ -268,9 +269,10 @@ async fn agent(args: Args, level: logging::Level) -> anyhow::Result<()> {
     settings.status.update(|status| status.backend = Some(kernel.backend().to_string()));
     if let Some(bell) = kernel.bell()? {
         bell.ring(move || {
-            // Where it is full, more comes, and what was to be heard waits.
-            let Some(agent) = touched.upgrade() else { return false };
-            !matches!(agent.try_send(Event::Touched), Err(TrySendError::Closed(_)))
+            // If it is full, the notification stays with the kernel's others, and the next audit
+            // reads it.
+            let Some(agent) = notified.upgrade() else { return false };
+            !matches!(agent.try_send(Event::PacketFilterChanged), Err(TrySendError::Closed(_)))
         })?;
     }
     let options = layout::Options {
@@ -284,8 +286,8 @@ async fn agent(args: Args, level: logging::Level) -> anyhow::Result<()> {
     Ok(enforce::run(enforcer, settings, events).await?)
 }
 
-/// Says what else on this node an operator should know of. Beside the start,
-/// because a table of others may be long.
+/// Warns of what else on this node an operator should know. Not before the start, because
+/// other programs' tables may be long.
 fn look_around() {
     if !surroundings::lock_is_shared() {
         warn!(
@@ -304,7 +306,7 @@ fn look_around() {
                 );
             }
         }
-        Err(error) => warn!(%error, "cannot tell whether another network policy engine has rules in this kernel"),
+        Err(error) => warn!(%error, "cannot read whether another network policy engine has rules in this kernel"),
     });
 }
 

@@ -6,15 +6,15 @@ use npc_agent::dataplane::cleanup::{Removed, cleanup};
 
 use super::{Exit, agent};
 
-/// Remove everything of ours from this node's kernel: the jump, the chains and
-/// the sets, from both iptables backends, the table for bridges, and the device
-/// group of pods' interfaces.
+/// Remove all that npc has in this node's kernel.
 ///
-/// Nothing of others is touched. Beside an agent that still runs, which would
-/// put it all back, this is refused: end that one first.
+/// That is the jump in FORWARD, the chains and the sets, of both iptables
+/// backends, the table for bridges, and the device group of pods' interfaces. The
+/// command touches nothing else. While an agent runs here, it removes nothing and
+/// exits with 2, because the agent would put it all back: stop the agent first.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Say nothing of what was removed.
+    /// Do not print what was removed.
     #[arg(long, short)]
     quiet: bool,
 }
@@ -25,7 +25,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
     let removed = cleanup();
     if !args.quiet {
         match report(&mut io::stdout().lock(), &removed) {
-            // That nobody reads on changes nothing of what failed.
+            // A reader that closes the pipe changes nothing of what failed.
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(error.into()),
             _ => {}
         }

@@ -13,27 +13,28 @@ use super::{Exit, Stop, input, nodes, output};
 
 /// Show what the policies compile to.
 ///
-/// Pair sets: for every group of endpoints that the same policies isolate, who
-/// may exchange what with it, and who may not. Or, with --node, the sets and
-/// chains of one node's kernel, as text that ipset and iptables load.
+/// By default the pair sets: for each group of endpoints that the same policies
+/// isolate, which addresses may exchange which traffic with it, and which may not.
+/// With --node, the chains and sets of one node's kernel, as text that ipset and
+/// iptables load.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
     input: input::Args,
 
-    /// What to write, and how.
+    /// What to print, and in which format.
     #[arg(short, long, value_enum, default_value_t)]
     output: Format,
 
-    /// With -o pairs: write every pair of addresses.
+    /// With -o pairs: print every pair of addresses.
     #[arg(long)]
     expand: bool,
 
-    /// With -o iptables and json: the node, as pods have it in spec.nodeName.
+    /// With -o iptables and json: the node, as in spec.nodeName of its pods.
     #[arg(long, value_name = "NAME", required_if_eq_any([("output", "iptables"), ("output", "json")]))]
     node: Option<String>,
 
-    /// With -o iptables: only what this program loads.
+    /// With -o iptables: only the part that this command loads.
     #[arg(long, value_enum, value_name = "PROGRAM")]
     only: Option<program::Section>,
 }
@@ -45,10 +46,10 @@ enum Format {
     Pairs,
     /// The pair sets, as JSON.
     PairsJson,
-    /// One node's program as text for ipset, iptables-restore and
+    /// One node's ruleset as text for ipset, iptables-restore and
     /// ip6tables-restore.
     Iptables,
-    /// One node's program as JSON.
+    /// One node's ruleset as JSON.
     Json,
 }
 
@@ -58,7 +59,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
     let cluster = &input.cluster;
     match args.output {
         Format::Pairs | Format::PairsJson => {
-            let groups = Groups::new(cluster, cluster.endpoints().map(|(id, _)| id));
+            let groups = Groups::of_cluster(cluster);
             let sets = pair_sets(cluster, &groups);
             match (args.output, args.expand) {
                 (Format::Pairs, true) => expand::text(cluster, &sets, &mut output::raw())?,

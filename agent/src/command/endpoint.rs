@@ -7,18 +7,10 @@ use std::net::IpAddr;
 use npc_compiler::algebra::cidr::Cidr;
 use npc_compiler::cluster::PodId;
 use npc_compiler::object::{Service, parse_address};
+use npc_compiler::verdict::explain::{Port, Target};
 
 use super::input::Input;
 use super::{Exit, Stop};
-
-/// What a port is asked by.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Port {
-    /// `5432`, `53/udp`, `8000-8100`; nothing for the protocol that was not said.
-    Numbers(Option<npc_compiler::object::Protocol>, u16, u16),
-    /// The name of a port of the destination.
-    Name(String),
-}
 
 /// An endpoint as it was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,30 +31,13 @@ enum What {
 
 /// What an endpoint stands for.
 #[derive(Debug, Clone)]
-pub(super) struct Resolved {
+pub(super) struct Resolved<'a> {
     /// Its name in one canonical form: `shop/deploy/api`.
     pub(super) name: String,
     /// What it is.
-    pub(super) target: Target,
+    pub(super) target: Target<'a>,
     /// The port that was asked for.
     pub(super) port: Option<Port>,
-}
-
-/// What an endpoint can be.
-#[derive(Debug, Clone)]
-pub(super) enum Target {
-    /// One pod.
-    Pod(PodId),
-    /// The pods of a workload or a namespace.
-    Pods(Vec<PodId>),
-    /// A service, by its place among the objects.
-    Service(usize),
-    /// A node's addresses.
-    Node(Vec<IpAddr>),
-    /// One address.
-    Address(IpAddr),
-    /// All addresses of prefixes.
-    Blocks(Vec<Cidr>),
 }
 
 /// The types of endpoints: their names for `TYPE/`, short ones first, and the
@@ -193,14 +168,14 @@ fn read_port(text: &str) -> Result<Port, String> {
 }
 
 /// Something of the input that has the name that was written.
-struct Found {
+struct Found<'a> {
     kind: String,
     namespace: String,
     name: String,
-    target: Target,
+    target: Target<'a>,
 }
 
-impl Found {
+impl Found<'_> {
     fn shown(&self) -> String {
         match self.namespace.as_str() {
             "" => format!("{}/{}", short_kind(&self.kind), self.name),
@@ -211,17 +186,12 @@ impl Found {
 
 impl Written {
     /// What it stands for in the input.
-    pub(super) fn resolve(&self, input: &Input, default_namespace: &str) -> anyhow::Result<Resolved> {
+    pub(super) fn resolve<'a>(&self, input: &'a Input, default_namespace: &str) -> anyhow::Result<Resolved<'a>> {
         let port = self.port.clone();
         let (name, target) = match &self.what {
-            What::Any => {
-                let all = ["0.0.0.0/0", "::/0"].into_iter().filter_map(|text| Cidr::parse(text).ok()).collect();
-                ("any".to_owned(), Target::Blocks(all))
-            }
+            What::Any => ("any".to_owned(), Target::Any),
             What::Address(address) => match service_at(input, *address) {
-                Some((place, service)) => {
-                    (format!("{}/svc/{}", service.namespace, service.name), Target::Service(place))
-                }
+                Some(service) => (format!("{}/svc/{}", service.namespace, service.name), Target::Service(service)),
                 None => (address.to_string(), Target::Address(*address)),
             },
             What::Block(cidr) => (cidr.network().to_string(), Target::Blocks(vec![*cidr])),
@@ -234,18 +204,24 @@ impl Written {
     }
 
     /// The one object that is meant, or why there is none.
-    fn find(&self, input: &Input, namespace: &str, kind: Option<&'static str>, name: &str) -> Result<Found, Stop> {
+    fn find<'a>(
+        &self,
+        input: &'a Input,
+        namespace: &str,
+        kind: Option<&'static str>,
+        name: &str,
+    ) -> Result<Found<'a>, Stop> {
         let everything = everything(input);
-        let is_scoped = |found: &Found| !found.namespace.is_empty();
-        let fits = |found: &Found| match kind {
+        let is_scoped = |found: &Found<'_>| !found.namespace.is_empty();
+        let fits = |found: &Found<'_>| match kind {
             // Without a type, what runs: a service or namespace is asked for
             // by its type.
             None => !matches!(found.kind.as_str(), "Service" | "Node" | "Namespace"),
             Some("Workload") => !matches!(found.kind.as_str(), "Service" | "Node" | "Namespace" | "Pod"),
             Some(kind) => found.kind == kind,
         };
-        let here = |found: &Found| !is_scoped(found) || found.namespace == namespace;
-        let (mut found, others): (Vec<Found>, Vec<Found>) =
+        let here = |found: &Found<'_>| !is_scoped(found) || found.namespace == namespace;
+        let (mut found, others): (Vec<Found<'_>>, Vec<Found<'_>>) =
             everything.into_iter().partition(|found| found.name == name && here(found) && fits(found));
         if found.len() == 1 {
             return Ok(found.swap_remove(0));
@@ -288,14 +264,14 @@ impl Written {
     }
 }
 
-fn service_at(input: &Input, address: IpAddr) -> Option<(usize, &Service)> {
-    input.loaded.objects.services.iter().enumerate().find(|(_, service)| service.addresses.contains(&address))
+fn service_at(input: &Input, address: IpAddr) -> Option<&Service> {
+    input.loaded.objects.services.iter().find(|service| service.addresses.contains(&address))
 }
 
 /// All that can be an endpoint.
-fn everything(input: &Input) -> Vec<Found> {
+fn everything(input: &Input) -> Vec<Found<'_>> {
     let cluster = &input.cluster;
-    let mut all: Vec<Found> = Vec::new();
+    let mut all: Vec<Found<'_>> = Vec::new();
     let mut workloads = std::collections::BTreeMap::<(String, String, String), Vec<PodId>>::new();
     let mut namespaces = std::collections::BTreeMap::<String, Vec<PodId>>::new();
     for (id, pod) in cluster.named() {
@@ -315,11 +291,11 @@ fn everything(input: &Input) -> Vec<Found> {
         name,
         target: Target::Pods(pods),
     }));
-    all.extend(input.loaded.objects.services.iter().enumerate().map(|(place, service)| Found {
+    all.extend(input.loaded.objects.services.iter().map(|service| Found {
         kind: "Service".to_owned(),
         namespace: service.namespace.clone(),
         name: service.name.clone(),
-        target: Target::Service(place),
+        target: Target::Service(service),
     }));
     all.extend(namespaces.into_iter().map(|(name, pods)| Found {
         kind: "Namespace".to_owned(),
@@ -331,7 +307,7 @@ fn everything(input: &Input) -> Vec<Found> {
         kind: "Node".to_owned(),
         namespace: String::new(),
         name: name.clone(),
-        target: Target::Node(addresses.iter().copied().collect()),
+        target: Target::Node { name: name.clone(), addresses: addresses.iter().copied().collect() },
     }));
     all
 }

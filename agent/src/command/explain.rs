@@ -1,36 +1,33 @@
 //! `npc explain`: why a flow is or is not allowed.
 
 mod answer;
-mod ask;
-mod contests;
-mod ends;
 mod excerpt;
 mod single;
 mod text;
-mod zones;
+mod warning;
 
 use npc_compiler::cluster::group::Groups;
-use npc_compiler::verdict::explain::Verdict;
+use npc_compiler::verdict::explain::{FlowExplanation, Unanswerable, Verdict, explain, explain_endpoint};
 
-use super::endpoint::Written;
+use super::endpoint::{Resolved, Written, short_kind};
 use super::input::{self, Input};
 use super::{Exit, Stop, output};
 
-/// Explain why a flow is or is not allowed; of one endpoint, what isolates it
-/// and with whom it may exchange what.
+/// Explain why a flow is or is not allowed; for one endpoint alone, what isolates it,
+/// and what it may send and receive.
 ///
 /// An endpoint is [NS/][TYPE/]NAME[:PORT], an address or prefix
 /// (203.0.113.7:443, [2001:db8::1]:443, 10.0.0.0/8), svc/NAME, node/NAME,
-/// ns/NAME or any. A port is a number, a name, 53/udp or 8000-8100; left out,
-/// all ports are meant. The exit code is 0 for allowed, 1 for denied or
-/// partial, 3 where an endpoint is not found or ambiguous, 4 for unknown.
+/// ns/NAME or any. A port is a number, a name, 53/udp or 8000-8100; without a
+/// port, all ports are meant. The exit code is 0 for allowed, 1 for denied or
+/// partial, 3 if an endpoint is not found or ambiguous, 4 for unknown.
 #[allow(rustdoc::broken_intra_doc_links, reason = "clap prints the brackets as they stand")]
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
     input: input::Args,
 
-    /// The source; alone, the endpoint that is asked about.
+    /// The source. Without a destination: the endpoint to explain.
     #[arg(value_name = "SRC")]
     from: Written,
 
@@ -38,11 +35,11 @@ pub(super) struct Args {
     #[arg(value_name = "DST[:PORT]")]
     to: Option<Written>,
 
-    /// How to write it.
+    /// The format of the output.
     #[arg(short, long, value_enum, default_value_t)]
     output: Format,
 
-    /// Exit with 0 where it would be 1.
+    /// Exit with 0 instead of 1.
     #[arg(long)]
     exit_zero: bool,
 }
@@ -54,21 +51,30 @@ enum Format {
     Json,
 }
 
-/// What an explanation looks things up in.
+/// What names and places of policies are looked up in.
 struct Context<'a> {
     input: &'a Input,
-    groups: &'a Groups,
+}
+
+/// A question and its answer.
+struct Said<'a> {
+    context: &'a Context<'a>,
+    from: &'a Resolved<'a>,
+    to: &'a Resolved<'a>,
+    explanation: &'a FlowExplanation,
 }
 
 /// Explains.
 pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
     let input = args.input.read()?;
     let cluster = &input.cluster;
-    let groups = Groups::new(cluster, cluster.endpoints().map(|(id, _)| id));
-    let context = Context { input: &input, groups: &groups };
+    let groups = Groups::of_cluster(cluster);
+    let context = Context { input: &input };
     let from = args.from.resolve(&input, &input.namespace)?;
     let Some(to) = &args.to else {
-        let about = single::about(&context, &from)?;
+        let explanation =
+            explain_endpoint(cluster, &groups, &from.target).map_err(|error| stop(&error, &from.name, &from.name))?;
+        let about = single::About { context: &context, name: &from.name, explanation: &explanation };
         match args.output {
             Format::Json => output::json(&about.json())?,
             Format::Text => about.text(&mut output::stdout())?,
@@ -79,15 +85,36 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
         return Err(Stop::new(Exit::Input, "a port belongs to the destination; the source's does not matter").into());
     }
     let to = to.resolve(&input, &input.namespace)?;
-    let asked = ask::ask(&context, &from, &to)?;
+    let explanation = explain(cluster, &groups, &from.target, &to.target, to.port.as_ref())
+        .map_err(|error| stop(&error, &to.name, &from.name))?;
+    let said = Said { context: &context, from: &from, to: &to, explanation: &explanation };
     match args.output {
-        Format::Json => output::json(&answer::Answer::of(&context, &from, &to, args.to.as_ref(), &asked))?,
-        Format::Text => text::write(&context, &from, &to, &asked, &mut output::stdout())?,
+        Format::Json => output::json(&answer::Answer::of(&said))?,
+        Format::Text => text::write(&said, &mut output::stdout())?,
     }
-    Ok(match asked.verdict() {
+    Ok(match explanation.verdict() {
         Verdict::Allowed => Exit::Fine,
         Verdict::Unknown => Exit::Unknown,
         Verdict::Denied | Verdict::Partial if args.exit_zero => Exit::Fine,
         Verdict::Denied | Verdict::Partial => Exit::Not,
     })
+}
+
+/// Why a question has no answer, as the command says it.
+fn stop(error: &Unanswerable, to: &str, about: &str) -> Stop {
+    match error {
+        Unanswerable::NodeWithoutAddress(name) => {
+            Stop::new(Exit::Unknown, format!("the input says no address of {}/{name}", short_kind("Node")))
+        }
+        Unanswerable::NoPortNamed { name, known } => {
+            let known = match known.as_slice() {
+                [] => "it names no ports".to_owned(),
+                known => format!("its ports are {}", known.join(", ")),
+            };
+            Stop::new(Exit::NotFound, format!("{to} has no port named {name:?}; {known}"))
+        }
+        Unanswerable::NoEndpoint => {
+            Stop::new(Exit::Input, format!("no policy applies to {about}; ask about it together with a pod"))
+        }
+    }
 }

@@ -16,12 +16,12 @@ use super::{Exit, Stop};
 #[command(next_help_heading = "Input")]
 #[group(id = "input")]
 pub(super) struct Args {
-    /// Read objects from this file or directory, or standard input (`-`);
-    /// may be given more than once. The cluster is then not asked.
+    /// Read objects from this file, this directory, or standard input (`-`),
+    /// instead of a cluster; may be repeated.
     #[arg(short, long = "filename", value_name = "FILE")]
     files: Vec<PathBuf>,
 
-    /// The kubeconfig of the cluster to ask [default: as kubectl's].
+    /// The kubeconfig of the cluster to read [default: as kubectl].
     #[arg(long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
 
@@ -29,24 +29,24 @@ pub(super) struct Args {
     #[arg(long, value_name = "NAME")]
     context: Option<String>,
 
-    /// The namespace of objects and endpoints that name none [default: the
-    /// context's, else default].
+    /// The namespace of objects and endpoints without one [default: the context's,
+    /// else default].
     #[arg(short, long, value_name = "NAME")]
     namespace: Option<String>,
 
-    /// As with kubectl; all namespaces are read with or without it.
+    /// Accepted as by kubectl. It changes nothing: npc reads all namespaces.
     #[arg(short = 'A', long)]
     all_namespaces: bool,
 
-    /// What if these objects were applied on top; may be given more than once.
+    /// Judge as if these objects were applied on top; may be repeated.
     #[arg(long, value_name = "FILE")]
     overlay: Vec<PathBuf>,
 
-    /// What if this object were deleted; may be given more than once.
+    /// Judge as if this object were deleted; may be repeated.
     #[arg(long, value_name = "KIND/NS/NAME")]
     remove: Vec<Removal>,
 
-    /// Leave out documents that cannot be read, instead of failing.
+    /// Leave out documents that npc cannot read, instead of failing.
     #[arg(long)]
     allow_errors: bool,
 }
@@ -80,6 +80,9 @@ impl Args {
             removal
                 .apply(&mut loaded.objects)
                 .map_err(|error| Stop::new(Exit::Input, format!("--remove {removal}: {error}")))?;
+        }
+        if !self.overlay.is_empty() || !self.remove.is_empty() {
+            loaded.objects.forget_computed_slices();
         }
         let cluster = Cluster::new(&loaded.objects);
         report(&loaded, &cluster);

@@ -12,29 +12,29 @@ use npc_compiler::object::parse_address;
 use npc_compiler::policy::Direction;
 use npc_compiler::verdict::matrix::{self, Matrix};
 
-use super::outside::Outside;
 use super::{Exit, input, output};
 
 /// Show every allowed connection.
 ///
-/// Endpoints are workloads or pods; `outside` stands for all addresses that
-/// belong to none of them. In a table `.` is nothing, `*` everything, 5432 a
-/// TCP port, 53/udp a UDP port.
+/// Rows are sources, columns are destinations. Endpoints are workloads or pods;
+/// `outside` stands for all addresses that belong to none of them. In a table `.`
+/// is nothing, `*` everything, 5432 a TCP port, 53/udp a UDP port, `-` the endpoint
+/// itself.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
     input: input::Args,
 
-    /// What is one endpoint.
+    /// What one row and column stands for.
     #[arg(long, value_enum, default_value_t)]
     by: By,
 
-    /// Show this address as an endpoint too; may be given more than once.
+    /// Show this address as an endpoint too; may be repeated.
     #[arg(long, value_name = "IP", value_parser = address)]
     address: Vec<IpAddr>,
 
-    /// How to write it. A table that is too wide becomes one line per allowed
-    /// pair; wide never does.
+    /// The format of the output. `table` turns into one line per allowed pair if it
+    /// is too wide for the terminal; `wide` does not.
     #[arg(short, long, value_enum, default_value_t)]
     output: Format,
 }
@@ -69,10 +69,10 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
         By::Workload => matrix::By::Workload,
         By::Pod => matrix::By::Pod,
     };
-    let groups = Groups::new(cluster, cluster.endpoints().map(|(id, _)| id));
+    let groups = Groups::of_cluster(cluster);
     let options = matrix::Options { by, addresses: args.address.clone() };
     let matrix = Matrix::of_groups(cluster, &groups, &options);
-    let view = table::View::new(&matrix, Outside { cluster, groups: &groups });
+    let view = table::View::new(&matrix, cluster, &groups);
     match args.output {
         Format::Json => output::json(&matrix)?,
         Format::Csv => csv(&matrix, &mut output::raw())?,

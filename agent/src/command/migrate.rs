@@ -1,6 +1,7 @@
-//! `npc migrate`: what changes for whom when npc takes Azure NPM's place.
+//! `npc migrate`: which flows change when npc takes Azure NPM's place.
 
 mod node;
+mod options;
 mod report;
 mod text;
 
@@ -13,30 +14,29 @@ use report::Report;
 
 /// List the flows whose verdict will differ from Azure NPM's.
 ///
-/// Reads the policies as Azure NPM 1.4 to 1.6 does on Linux and as npc does,
-/// and lists what npc will newly deny (-) and newly allow (+), by reason and
-/// policy, with the field. On a node, with --node, it also says whether npc's
-/// rules already hold in this kernel, and what of Azure NPM is in it.
+/// The command judges the policies as Azure NPM 1.4 to 1.6 does on Linux and as npc
+/// does. It lists what npc will newly deny (-) and newly allow (+), by reason,
+/// policy and field. On a node, with --node, it also shows whether npc's rules
+/// already hold in this kernel, and what Azure NPM has in it.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
     input: input::Args,
 
-    /// Where Azure NPM's jump stands in FORWARD [default: what this node's
-    /// kernel says, else behind-kube-proxy, which lists more].
+    /// Where Azure NPM's jump stands in FORWARD [default: as in this node's kernel,
+    /// else behind-kube-proxy, which lists more].
     #[arg(long, value_enum, value_name = "WHERE")]
     azure_chain: Option<Jump>,
 
-    /// Look into this kernel too, which is that of the node of this name;
-    /// needs root.
+    /// Read this machine's kernel too; it is the node of this name. Needs root.
     #[arg(long, value_name = "NAME")]
     node: Option<String>,
 
-    /// How to write it.
+    /// The format of the output.
     #[arg(short, long, value_enum, default_value_t)]
     output: Format,
 
-    /// Exit with 0 whatever is found.
+    /// Exit with 0 even if there are differences.
     #[arg(long)]
     exit_zero: bool,
 }
@@ -69,7 +69,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
         Some(Jump::BehindKubeProxy) => Placement::BehindKubeProxy,
         None => node.as_ref().and_then(State::placement).unwrap_or_default(),
     };
-    let groups = Groups::new(cluster, cluster.endpoints().map(|(id, _)| id));
+    let groups = Groups::of_cluster(cluster);
     let model = Model::new(cluster, &input.loaded.objects.policies, placement);
     let differences = differences(&model, &groups, &input.loaded.objects.services);
     let report = Report::new(&input, placement, &differences, node.as_ref());

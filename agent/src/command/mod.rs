@@ -10,7 +10,6 @@ mod matrix;
 mod migrate;
 mod nodes;
 mod output;
-mod outside;
 mod status;
 mod words;
 
@@ -22,8 +21,8 @@ use clap::{ArgMatches, Args as _, CommandFactory as _, FromArgMatches as _, Pars
 use npc_agent::enforce;
 use npc_agent::source::manifests;
 
-/// Kubernetes NetworkPolicy by iptables and ipset: the agent of a node, and
-/// answers to what policies allow.
+/// Enforces Kubernetes NetworkPolicy with iptables and ipset, and explains what
+/// policies allow.
 #[derive(Debug, Parser)]
 #[command(name = "npc", version, disable_help_subcommand = true)]
 pub(crate) struct Cli {
@@ -134,10 +133,10 @@ impl Exit {
             if cause.is::<manifests::Errors>() {
                 return Self::Input;
             }
-            if matches!(cause.downcast_ref(), Some(enforce::agent::Error::Misnamed(_))) {
+            if matches!(cause.downcast_ref(), Some(enforce::Error::Misnamed(_))) {
                 return Self::NotFound;
             }
-            // Who reads has read enough, as `head` does.
+            // The reader has read enough and closed the pipe, as `head` does.
             if cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
                 return Self::Fine;
             }

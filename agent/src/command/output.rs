@@ -1,5 +1,5 @@
-//! Writing answers: to standard output in large pieces, coloured only for a
-//! person who sees them.
+//! Writing answers: to standard output in large pieces, coloured only on
+//! a terminal.
 
 use std::io::{self, BufWriter, Write};
 
@@ -14,8 +14,8 @@ pub(super) const DOUBT: Style = AnsiColor::Yellow.on_default().bold();
 /// What is there for orientation.
 pub(super) const FAINT: Style = Style::new().dimmed();
 
-/// Standard output until it is closed. Escape codes are dropped where nobody
-/// would see the colour.
+/// Standard output until it is closed. Escape codes are dropped where it is no
+/// terminal.
 pub(super) fn stdout() -> impl Write {
     BufWriter::with_capacity(1 << 16, anstream::AutoStream::auto(io::stdout()).lock())
 }

@@ -7,14 +7,15 @@ use npc_agent::status::{self, AgentStatus, Bridge, ContestedAddress, Spoofable, 
 
 use super::{Exit, Stop, output};
 
-/// What the agent of this node has programmed, from when, how long the last
-/// change took, and what of the policies it rejected.
+/// Show what the agent on this node has programmed.
 ///
-/// Asks the agent that runs in this network namespace; in a cluster,
-/// `kubectl exec` into its pod. Exits with 1 if it is not ready.
+/// It shows since when, how long the last change took, and which parts of policies
+/// the agent rejected. The command asks the agent that runs in this network
+/// namespace; in a cluster, run it in the agent's pod with `kubectl exec`. It exits
+/// with 1 if the agent is not ready.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// How to print it.
+    /// The format of the output.
     #[arg(long, short, value_enum, default_value_t)]
     output: Output,
 }
@@ -76,7 +77,7 @@ fn print(status: &AgentStatus) -> std::io::Result<()> {
         )?,
     }
     match &status.synced {
-        Some(at) => writeln!(out, "  in sync   {at}, {} changes heard of", status.generation)?,
+        Some(at) => writeln!(out, "  in sync   {at}, {} changes received", status.generation)?,
         None => writeln!(out, "  in sync   never")?,
     }
     if let Some(last) = &status.last_change {
@@ -89,16 +90,20 @@ fn print(status: &AgentStatus) -> std::io::Result<()> {
         )?;
     }
     writeln!(out, "  flows cut {}, drift repaired {}", status.flows_cut, status.drift_repaired)?;
-    if !status.rejected.is_empty() {
-        writeln!(out, "\nnot understood:")?;
-    }
-    for part in &status.rejected {
-        let place = part.location.as_ref().map(|place| format!("{place}: ")).unwrap_or_default();
-        writeln!(
-            out,
-            "  {place}networkpolicy {}/{} {}: {}; {}",
-            part.namespace, part.name, part.path, part.problem, part.effect
-        )?;
+    for (heading, parts) in
+        [("not understood", &status.rejected), ("understood, but to be corrected", &status.deprecated)]
+    {
+        if !parts.is_empty() {
+            writeln!(out, "\n{heading}:")?;
+        }
+        for part in parts {
+            let place = part.location.as_ref().map(|place| format!("{place}: ")).unwrap_or_default();
+            writeln!(
+                out,
+                "  {place}networkpolicy {}/{} {}: {}; {}",
+                part.namespace, part.name, part.path, part.problem, part.effect
+            )?;
+        }
     }
     if !status.unfiltered_bridges.is_empty() {
         writeln!(out, "\niptables does not see what goes from port to port of:")?;
@@ -118,7 +123,7 @@ fn print(status: &AgentStatus) -> std::io::Result<()> {
     for ContestedAddress { address, pods, held_by } in &status.contested {
         let held_by = match held_by.as_slice() {
             [pod] => format!("{pod} has it"),
-            _ => "nothing tells which of them has it".to_owned(),
+            _ => "no object says which of them has it".to_owned(),
         };
         writeln!(out, "  {address}: {}; {held_by}", pods.join(", "))?;
     }

@@ -3,7 +3,7 @@
 //!
 //! | what | how | noticed within | costs |
 //! |---|---|---|---|
-//! | nft chains, the jump | notifications; then only what they name is listed | the wake of the loop, 0.1 s | nothing while nobody touches them; 3 ms a chain |
+//! | nft chains, the jump | notifications; then only what they name is listed | the wake of the loop, 0.1 s | nothing while no program touches them; 3 ms a chain |
 //! | legacy chains, the jump | the table is listed when the xtables lock was used, and in turn | as nft, else 5 s; 8 s in large tables | 5 % of one processor; more where one listing takes over 0.4 s |
 //! | sets: gone, emptied, of another kind, more or fewer members | the heads of all sets | 5 s | 2,000 sets with 100,000 members: 30 ms (ipset 7.17) |
 //! | sets: as many members, others | members, 20,000 each time, in turn | 5 s for each 20,000 members | 100,000 members: 0.13 s (ipset 7.17) |
@@ -11,8 +11,8 @@
 //! For a while after something was found all of that is looked at again every 0.1 s,
 //! as far as it takes a fifth of the time at most, but for members ([`Depth::Alert`]).
 //!
-//! Where the kernel tells that it could not tell everything, or tells nothing,
-//! nft chains are listed as legacy ones are. And whatever was heard, they are
+//! Where the kernel reports that notifications were lost, or sends none, nft chains are
+//! listed as legacy ones are. And whatever the notifications say, they are
 //! listed once in ten minutes.
 //!
 //! Only our chains are listed, and of FORWARD only where our jump stands: what other
@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 use npc_compiler::object::Family;
 use npc_compiler::plan::{Delta, Held, KernelState, SetDelta};
-use npc_compiler::ruleset::program::{ChainName, Member, SetName};
+use npc_compiler::ruleset::program::{ChainName, ChainRole, Member, Rule, SetName, SetRole};
 use tracing::{debug, info};
 
 use super::Error;
@@ -33,7 +33,6 @@ use super::backend::Backend;
 use super::ipset::{Head, Ipset};
 use super::iptables::{Hook, Iptables, Listing};
 use super::notifications::{Author, News, Notifications, Touched};
-use super::probe;
 use super::spelling::{Differing, Others, Spellings};
 
 /// A listing of a whole table may take this part of the time, and comes neither
@@ -49,8 +48,8 @@ const ALERT_SHARE: u32 = 4;
 /// How often the agent has a round done.
 pub(crate) const ROUND: Duration = Duration::from_secs(5);
 
-/// The same where the kernel tells of every change.
-const TOLD: Duration = Duration::from_secs(10 * 60);
+/// The same where the kernel reports every change.
+const NOTIFIED: Duration = Duration::from_secs(10 * 60);
 
 /// How many members are compared each time.
 const MEMBERS: usize = 20_000;
@@ -63,10 +62,10 @@ const FEW: usize = 8;
 pub enum Depth {
     /// What there is news of.
     News,
-    /// That, and the heads of all sets, and tables of which nothing tells: what a
+    /// That, and the heads of all sets, and tables of which there are no notifications: what a
     /// program that has just undone something of ours would undo again.
     Alert,
-    /// That, and what nobody tells of and is due to be looked at.
+    /// That, and what sends no notifications and is due.
     Round,
     /// Everything.
     Whole,
@@ -83,10 +82,10 @@ pub struct Audit {
     pub hooks: Vec<(Family, Hook)>,
     /// Sets under our names that are none of ours, and whether they went.
     pub strangers: Vec<(Family, SetName, bool)>,
-    /// Sets of ours whose names somebody's sets of another kind have. What is
+    /// Sets of ours whose names other programs' sets of another kind have. What is
     /// there has to be read as a whole.
     pub usurped: Vec<(Family, SetName)>,
-    /// Who did it, where that is told.
+    /// The programs that did it, if that is known.
     pub authors: BTreeSet<Author>,
     /// The rules were not read, because they were a moment ago, and the kernel reports no
     /// changes.
@@ -122,12 +121,12 @@ impl Audit {
 #[derive(Debug)]
 pub(super) struct Auditor {
     notifications: Option<Notifications>,
-    /// Something was not heard, so everything has to be read.
+    /// Notifications were lost, so everything has to be read.
     unsure: bool,
     /// Whether others wrote what is being looked at.
     by_others: Others,
     /// When the tables may and have to be read as a whole next; both at once,
-    /// because who flushes one flushes the other.
+    /// because a program that flushes one flushes the other.
     reading: Option<Reading>,
     /// The set behind which the round goes on.
     behind: Option<(Family, SetName)>,
@@ -178,14 +177,14 @@ impl Auditor {
         self.unsure = false;
     }
 
-    /// Whether every change of rules is told, with its place.
-    fn is_told(&self) -> bool {
+    /// Whether the kernel reports every change of rules, with its place.
+    fn is_notified(&self) -> bool {
         self.notifications.as_ref().is_some_and(Notifications::tell_what)
     }
 
     /// How long after a reading the next one is due at last, where it took no time.
     fn first(&self) -> Duration {
-        if self.is_told() { TOLD } else { OFTEN }
+        if self.is_notified() { NOTIFIED } else { OFTEN }
     }
 
     /// Compares what is due with what was written.
@@ -223,18 +222,18 @@ impl Auditor {
         depth: Depth,
         audit: &mut Audit,
     ) -> Result<(), Error> {
-        let (told, now, first) = (self.is_told(), Instant::now(), self.first());
+        let (is_notified, now, first) = (self.is_notified(), Instant::now(), self.first());
         let reading = *self.reading.get_or_insert(Reading { not_before: now, at_last: now + first, alert: None });
         let is_much = news.touched.values().any(|touched| touched.table || touched.chains.len() > FEW);
-        let is_alert = depth == Depth::Alert && !told && reading.alert.is_none_or(|alert| now >= alert);
+        let is_alert = depth == Depth::Alert && !is_notified && reading.alert.is_none_or(|alert| now >= alert);
         let is_allowed = is_much || is_alert || self.unsure && now >= reading.not_before;
-        self.by_others = match (told && !self.unsure, audit.authors.is_empty()) {
+        self.by_others = match (is_notified && !self.unsure, audit.authors.is_empty()) {
             (_, false) => Others::Wrote,
             (true, true) => Others::WroteNothing,
             (false, true) => Others::MayHaveWritten,
         };
         // The next round may be too late.
-        let is_due = depth == Depth::Round && now + if told { Duration::ZERO } else { ROUND } >= reading.at_last;
+        let is_due = depth == Depth::Round && now + if is_notified { Duration::ZERO } else { ROUND } >= reading.at_last;
         let mut failed = None;
         if is_allowed || depth == Depth::Whole || is_due {
             for table in tables {
@@ -245,13 +244,13 @@ impl Auditor {
             let took = now.elapsed();
             debug!(?took, "read our chains, to see whether they are as they were written");
             let pause = took * SHARE;
-            let at_last = now + if told { TOLD.max(pause) } else { pause.clamp(OFTEN, SELDOM) };
+            let at_last = now + if is_notified { NOTIFIED.max(pause) } else { pause.clamp(OFTEN, SELDOM) };
             let alert = Some(now + took * (ALERT_SHARE + 1));
             self.reading = Some(Reading { not_before: now + pause.min(SELDOM), at_last, alert });
             self.unsure = failed.is_some();
             return failed.map_or(Ok(()), Err);
         }
-        audit.rules_unread = !told || self.unsure;
+        audit.rules_unread = !is_notified || self.unsure;
         for (family, touched) in &news.touched {
             if let Some(table) = tables.iter().find(|table| table.family() == *family)
                 && let Err(error) = self.touched(table, aliases, touched, wanted.family(*family), audit)
@@ -311,8 +310,8 @@ impl Auditor {
         for name in wanted.chains.keys().filter(|name| !chains.contains_key(*name)) {
             audit.family_mut(family).chains.insert(name.clone(), None);
         }
-        for (name, lines) in chains {
-            self.chain(family, wanted, name, Some(lines), audit);
+        for (name, rules) in chains {
+            self.chain(family, wanted, name, Some(rules), audit);
         }
         let hook = hook?;
         if hook != Hook::First {
@@ -328,7 +327,7 @@ impl Auditor {
         table: &Iptables,
         aliases: &Aliases,
         wanted: &Held,
-        found: &mut BTreeMap<ChainName, Vec<String>>,
+        found: &mut BTreeMap<ChainName, Vec<Rule>>,
     ) {
         self.learn(table, aliases, wanted, found);
         self.spellings.translate(table.family(), wanted, found);
@@ -336,7 +335,7 @@ impl Auditor {
 
     /// Finds out how iptables prints the rules that are not found as they were
     /// written.
-    fn learn(&mut self, table: &Iptables, aliases: &Aliases, wanted: &Held, found: &BTreeMap<ChainName, Vec<String>>) {
+    fn learn(&mut self, table: &Iptables, aliases: &Aliases, wanted: &Held, found: &BTreeMap<ChainName, Vec<Rule>>) {
         // With other names for sets, rules are not written as they are wanted.
         if !aliases.is_empty() {
             return;
@@ -349,10 +348,10 @@ impl Auditor {
         }
     }
 
-    fn chain(&mut self, family: Family, wanted: &Held, name: ChainName, found: Option<Vec<String>>, audit: &mut Audit) {
+    fn chain(&mut self, family: Family, wanted: &Held, name: ChainName, found: Option<Vec<Rule>>, audit: &mut Audit) {
         let is_left = || found.as_ref().is_none_or(Vec::is_empty) && self.left_chains.contains(&(family, name.clone()));
         let same = match (wanted.chains.get(&name), &found) {
-            (Some(wanted), Some(found)) if self.spellings.is_same(family, wanted, found) => {
+            (Some(wanted), Some(found)) if self.spellings.is_same(family, &name, wanted, found) => {
                 self.spellings.is_as_written(family, &name);
                 true
             }
@@ -362,7 +361,7 @@ impl Auditor {
                 !self.spellings.is_to_repair(family, &chain, by_others)
             }
             (Some(_), None) => false,
-            (None, found) => found.is_none() || is_left() || name == probe::scratch_chain(),
+            (None, found) => found.is_none() || is_left() || name.role() == ChainRole::Probe,
         };
         if !same {
             audit.family_mut(family).chains.insert(name, found);
@@ -396,7 +395,7 @@ impl Auditor {
         self.round(ipset, aliases, &alike, most, audit)?;
         for name in aliases.taken().filter(|name| !heads.keys().any(|(_, there)| there == *name)) {
             // It went, and the set can have its name back.
-            audit.usurped.extend(SetName::ours(name.as_str()).map(|(name, family)| (family, name)));
+            audit.usurped.push((name.family(), name.clone()));
         }
         let known: BTreeSet<&SetName> = families
             .iter()
@@ -404,7 +403,7 @@ impl Auditor {
             .map(|name| aliases.in_kernel(name))
             .collect();
         let is_strange = |(family, name): &(Family, SetName)| {
-            families.contains(family) && !known.contains(name) && !probe::is_scratch_set(name)
+            families.contains(family) && !known.contains(name) && name.role() != SetRole::Probe
         };
         let strangers = heads.into_keys().filter(is_strange);
         for (family, name) in strangers.collect::<Vec<_>>() {

@@ -165,8 +165,7 @@ impl Linux {
             match stuck.iter().find(|(stuck, _)| *stuck == name) {
                 None => warn!(set = %name, header, "removed a set under our name that is not as we make them"),
                 Some((_, error)) => {
-                    let Some((_, family)) = SetName::ours(name.as_str()) else { continue };
-                    let instead = self.aliases.call(&name, family);
+                    let Some(instead) = self.aliases.call(&name) else { continue };
                     warn!(
                         set = %name, header, %error, %instead,
                         "a set under our name is not as we make them, and cannot go while a rule asks it; where ours is \
@@ -200,7 +199,7 @@ impl Linux {
 
     fn write_sets(&mut self, family: Family, writes: &[SetWrite]) -> Result<(), Error> {
         let begun = Instant::now();
-        let of_family = |write: &&SetWrite| SetName::ours(write.set().as_str()).is_some_and(|(_, of)| of == family);
+        let of_family = |write: &&SetWrite| write.set().family() == family;
         let writes: Vec<_> = writes.iter().filter(of_family).map(|write| self.aliases.write(write)).collect();
         if writes.is_empty() {
             return Ok(());

@@ -10,7 +10,7 @@ use npc_compiler::object::{Family, Protocol};
 use npc_compiler::plan::SetWrite;
 use npc_compiler::ruleset::layout::Lacks;
 use npc_compiler::ruleset::program::{ChainName, Match, Rule, SetField, SetKind, SetName, Target};
-use npc_compiler::ruleset::text::rule_line;
+use npc_compiler::ruleset::text::Restore;
 
 use super::ipset::{self, Ipset};
 use super::iptables::{self, Iptables};
@@ -26,10 +26,10 @@ pub struct Capabilities {
     pub lacks: Lacks,
     /// What is missing and worked around.
     pub missing: Vec<Missing>,
-    /// What is missing to tell of denied packets; nothing where it works in
+    /// What is missing to report denied packets; nothing where it works in
     /// every family.
     pub no_log: Option<Missing>,
-    /// What is missing to tell forged sources; nothing where it works in every
+    /// What is missing to recognise forged sources; nothing where it works in every
     /// family.
     pub no_anti_spoof: Option<Missing>,
 }
@@ -67,15 +67,15 @@ enum Lack {
     Fatal,
     /// There are rules instead.
     Bpf,
-    /// Neighbour discovery is told by less.
+    /// Rules recognise neighbour discovery by less.
     HopLimit,
     /// What passes without a policy may be of any length.
     Length,
     /// Errors from pods' interfaces are as any.
     DeviceGroup,
-    /// Nobody is told of denied packets.
+    /// Denied packets are not reported.
     Log,
-    /// Forged sources are not told.
+    /// Forged sources pass.
     AntiSpoof,
 }
 
@@ -159,28 +159,6 @@ fn questions(family: Family, sets: &Sets) -> Vec<Question> {
     questions
 }
 
-/// The chain into which everything is loaded.
-pub(super) fn scratch_chain() -> ChainName {
-    ChainName::new("PROBE")
-}
-
-/// Whether a set is one of those that are made for the asking. While another
-/// asks, as `npc migrate --node` does, an agent leaves them to it; what one leaves
-/// that was killed goes when an agent starts.
-pub(super) fn is_scratch_set(name: &SetName) -> bool {
-    Family::ALL.into_iter().any(|family| SetKind::ALL.into_iter().any(|kind| scratch_set(family, kind) == *name))
-}
-
-fn scratch_set(family: Family, kind: SetKind) -> SetName {
-    let suffix = match kind {
-        SetKind::HashIp => "probe-ip",
-        SetKind::HashNet => "probe-net",
-        SetKind::HashIpPort => "probe-port",
-        SetKind::HashNetIface => "probe-iface",
-    };
-    SetName::new(family, suffix)
-}
-
 /// Asks the kernel for everything that programs use; nothing if that is possible
 /// in no family. A family that lacks what policies need, or cannot be asked, has
 /// failed.
@@ -236,14 +214,12 @@ fn probe_family(table: &Iptables, ipset: &mut Ipset, before: &Capabilities) -> R
 /// The questions that the kernel answered with no, and its words. All at once
 /// first, because most kernels can do all.
 fn ask(table: &Iptables, questions: Vec<Question>) -> Result<Vec<(Question, String)>, Error> {
-    let chain = scratch_chain();
+    let chain = ChainName::probe();
     let load = |questions: &[Question]| {
-        let line = |q: &Question| {
-            let rule = Rule { matches: q.matches.clone(), target: q.target.clone() };
-            format!("{}\n", rule_line(table.family(), &chain, &rule))
-        };
-        let lines: String = questions.iter().map(line).collect();
-        table.restore(&format!("*filter\n:{chain} - [0:0]\n{lines}COMMIT\n"))
+        let mut restore = Restore::of(table.family(), [&chain]);
+        let rule = |q: &Question| Rule { matches: q.matches.clone(), target: q.target.clone() };
+        restore.rules(&chain, questions.iter().map(rule));
+        table.restore(&restore.finish())
     };
     let mut refused = Vec::new();
     if load(&questions).is_err() {
@@ -256,8 +232,15 @@ fn ask(table: &Iptables, questions: Vec<Question>) -> Result<Vec<(Question, Stri
         }
     }
     // Declared again, it is there and empty even where nothing could be loaded.
-    table.restore(&format!("*filter\n:{chain} - [0:0]\n-X {chain}\nCOMMIT\n"))?;
+    remove(table, &chain)?;
     Ok(refused)
+}
+
+/// Empties a chain that no packet meets, and removes it.
+pub(super) fn remove(table: &Iptables, chain: &ChainName) -> Result<(), iptables::Error> {
+    let mut restore = Restore::of(table.family(), [chain]);
+    restore.delete(chain);
+    table.restore(&restore.finish())
 }
 
 /// One scratch set of each kind.
@@ -289,7 +272,7 @@ impl Sets {
     }
 
     fn name(&self, kind: SetKind) -> SetName {
-        scratch_set(self.family, kind)
+        SetName::probe(self.family, kind)
     }
 
     fn destroy(&self, ipset: &mut Ipset) -> Result<(), Error> {

@@ -5,6 +5,7 @@ use std::io::{self, Read as _, Write as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::LazyLock;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 use std::{env, thread};
@@ -13,7 +14,13 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, kill_pro
 
 /// How long a child may take. Far longer than to load the largest table, and than
 /// the longest that it waits for the xtables lock.
-const LIMIT: Duration = Duration::from_secs(60);
+///
+/// Tests of a child that hangs make it shorter, by whole seconds in
+/// `NPC_PROGRAM_LIMIT`.
+static LIMIT: LazyLock<Duration> = LazyLock::new(|| {
+    let seconds = env::var("NPC_PROGRAM_LIMIT").ok().and_then(|text| text.parse().ok());
+    Duration::from_secs(seconds.filter(|seconds| *seconds > 0).unwrap_or(60))
+});
 
 /// Why a program could not be run at all. That it ran and failed is in
 /// [`Output`], for its caller to judge.
@@ -59,14 +66,14 @@ pub(super) struct Output {
 
 /// Runs a program to its end, with this text as its standard input.
 pub(super) fn run(program: &str, args: &[&str], input: &str) -> Result<Output, Error> {
-    run_within(LIMIT, program, args, input)
+    run_within(*LIMIT, program, args, input)
 }
 
 /// Waits for work that runs a program by a library, which knows no limit. If it does not
 /// end, the program is killed, as far as the kernel lists a thread's children
 /// (`CONFIG_PROC_CHILDREN`); otherwise it is left behind.
 pub(super) fn bounded<T: Send + 'static>(program: &str, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
-    bounded_within(LIMIT, program, work)
+    bounded_within(*LIMIT, program, work)
 }
 
 fn bounded_within<T: Send + 'static>(

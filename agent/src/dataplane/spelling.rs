@@ -1,17 +1,19 @@
 //! How this node's iptables prints the rules that we write.
 //!
-//! Most versions print a rule as we spell it, or differ in blanks and quotes, which
-//! count for nothing. Where one prints a rule otherwise all the same, comparing
-//! texts would find drift for ever. So before a chain counts as changed, the rules
-//! that differ are written into a chain that no packet meets, and read back: what
-//! is printed there stands for what was written, wherever it is read.
+//! Most versions print a rule as we write it, but for blanks and quotes, which
+//! [`npc_compiler::ruleset::text`] reads over. What is printed otherwise is read as
+//! another rule, mostly a foreign one, and would count as drift for ever. So before a
+//! chain counts as changed, the rules that differ are written into a chain that no packet
+//! meets, and read back: what is read there stands for what was written, wherever it is
+//! read.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use npc_compiler::object::Family;
 use npc_compiler::plan::Held;
-use npc_compiler::ruleset::program::ChainName;
+use npc_compiler::ruleset::program::{ChainName, Foreign, Rule, Target};
+use npc_compiler::ruleset::text::{Restore, printed_in, rule_line, rule_text};
 use tracing::{debug, warn};
 
 use super::iptables::{Error, Iptables};
@@ -32,18 +34,22 @@ const PAUSE: (Duration, Duration) = (Duration::from_secs(5 * 60), Duration::from
 /// What is known of how iptables prints rules.
 #[derive(Debug, Default)]
 pub(super) struct Spellings {
-    /// For what is printed, without the chain, what was written.
-    printed: BTreeMap<(Family, String), BTreeSet<String>>,
+    /// For what is read, what was written.
+    printed: BTreeMap<Place, BTreeMap<Rule, BTreeSet<Rule>>>,
     /// Rules that are printed as they were written.
-    plain: BTreeSet<(Family, String)>,
+    plain: BTreeSet<(Family, Rule)>,
     /// Chains that are not printed as they were written, however often that is.
     stubborn: BTreeMap<(Family, ChainName), Stubborn>,
 }
 
+/// Where a rule is printed so: in a family, and in one chain if the rule's text names the
+/// chain.
+type Place = (Family, Option<ChainName>);
+
 #[derive(Debug)]
 struct Stubborn {
-    wanted: Vec<String>,
-    found: Vec<String>,
+    wanted: Vec<Rule>,
+    found: Vec<Rule>,
     /// So often it was found just so after it was written.
     repairs: u32,
     /// It was written since it was found so last.
@@ -53,14 +59,14 @@ struct Stubborn {
     pause: Duration,
 }
 
-/// Whether other programs wrote rules since they were looked at last.
+/// Whether other programs wrote rules since the last audit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Others {
     /// The kernel reported it.
     Wrote,
-    /// Nothing tells.
+    /// The kernel does not report it.
     MayHaveWritten,
-    /// The kernel would have told.
+    /// The kernel would have reported it.
     WroteNothing,
 }
 
@@ -69,41 +75,48 @@ pub(super) struct Differing<'a> {
     /// Its name.
     pub(super) name: &'a ChainName,
     /// Its rules, as they were written.
-    pub(super) wanted: &'a [String],
-    /// Its rules, as they are printed.
-    pub(super) found: &'a [String],
+    pub(super) wanted: &'a [Rule],
+    /// Its rules, as they were read.
+    pub(super) found: &'a [Rule],
+}
+
+/// Where a rule that was written into a chain is printed in one way.
+fn place(family: Family, chain: &ChainName, written: &Rule) -> Place {
+    (family, (written.target == Target::Log).then(|| chain.clone()))
 }
 
 impl Spellings {
-    /// Whether these are the rules that were written: each the same, or printed as
-    /// such a rule is printed.
-    pub(super) fn is_same(&self, family: Family, wanted: &[String], found: &[String]) -> bool {
-        wanted.len() == found.len()
-            && wanted.iter().zip(found).all(|(wanted, found)| wanted == found || self.stands_for(family, found, wanted))
+    /// Whether these are the rules that were written into a chain: each the same, or
+    /// printed as such a rule is printed.
+    pub(super) fn is_same(&self, family: Family, chain: &ChainName, wanted: &[Rule], found: &[Rule]) -> bool {
+        let is_one = |(wanted, found)| wanted == found || self.stands_for(family, chain, found, wanted);
+        wanted.len() == found.len() && wanted.iter().zip(found).all(is_one)
     }
 
-    fn stands_for(&self, family: Family, found: &str, wanted: &str) -> bool {
-        let written = self.printed.get(&(family, body(found).to_owned()));
-        written.is_some_and(|written| written.contains(body(wanted)))
+    fn stands_for(&self, family: Family, chain: &ChainName, found: &Rule, wanted: &Rule) -> bool {
+        let here = self.printed.get(&place(family, chain, wanted));
+        here.and_then(|here| here.get(found)).is_some_and(|written| written.contains(wanted))
     }
 
-    /// Says of rules that were read what was written: of a chain that is wanted, what
-    /// is wanted, if it is the same; of others, where that is certain.
-    pub(super) fn translate(&self, family: Family, wanted: &Held, found: &mut BTreeMap<ChainName, Vec<String>>) {
+    /// Puts what was written in the place of what was read: in a chain that is wanted,
+    /// what is wanted, if it is the same; in others, where that is certain.
+    pub(super) fn translate(&self, family: Family, wanted: &Held, found: &mut BTreeMap<ChainName, Vec<Rule>>) {
         if self.printed.is_empty() {
             return;
         }
-        for (name, lines) in found {
+        for (name, rules) in found {
             if let Some(wanted) = wanted.chains.get(name)
-                && self.is_same(family, wanted, lines)
+                && self.is_same(family, name, wanted, rules)
             {
-                lines.clone_from(wanted);
+                rules.clone_from(wanted);
                 continue;
             }
-            for line in lines {
-                let written = self.printed.get(&(family, body(line).to_owned()));
-                if let Some(written) = written.filter(|written| written.len() == 1).and_then(BTreeSet::first) {
-                    *line = format!("-A {name} {written}");
+            let places = [(family, None), (family, Some(name.clone()))];
+            let here: Vec<_> = places.iter().filter_map(|place| self.printed.get(place)).collect();
+            for rule in rules {
+                let mut written = here.iter().filter_map(|here| here.get(rule)).flatten();
+                if let (Some(only), None) = (written.next(), written.next()) {
+                    rule.clone_from(only);
                 }
             }
         }
@@ -113,18 +126,22 @@ impl Spellings {
     /// Where that cannot be found out, nothing is known.
     pub(super) fn learn(&mut self, table: &Iptables, differing: &[Differing<'_>]) {
         let family = table.family();
-        let alike = differing.iter().filter(|chain| chain.wanted.len() == chain.found.len());
-        let pairs = alike.flat_map(|chain| chain.wanted.iter().zip(chain.found));
-        let unknown: BTreeSet<&str> = pairs
-            .filter(|(wanted, found)| wanted != found && !self.stands_for(family, found, wanted))
-            .map(|(wanted, _)| body(wanted))
-            .filter(|body| !self.plain.contains(&(family, (*body).to_owned())))
-            .take(ASKED)
-            .collect();
+        let mut unknown = BTreeMap::<(Option<ChainName>, &Rule), &ChainName>::new();
+        for chain in differing.iter().filter(|chain| chain.wanted.len() == chain.found.len()) {
+            let pairs = chain.wanted.iter().zip(chain.found);
+            let differ =
+                pairs.filter(|(wanted, found)| wanted != found && !self.stands_for(family, chain.name, found, wanted));
+            for (wanted, _) in differ.filter(|(wanted, _)| !self.plain.contains(&(family, (*wanted).clone()))) {
+                let (_, in_chain) = place(family, chain.name, wanted);
+                if unknown.len() < ASKED {
+                    unknown.insert((in_chain, wanted), chain.name);
+                }
+            }
+        }
         if unknown.is_empty() {
             return;
         }
-        let unknown: Vec<&str> = unknown.into_iter().collect();
+        let unknown: Vec<(&ChainName, &Rule)> = unknown.into_iter().map(|((_, rule), chain)| (chain, rule)).collect();
         let printed = match ask(table, &unknown) {
             Ok(printed) if printed.len() == unknown.len() => printed,
             Ok(_) => return,
@@ -133,27 +150,32 @@ impl Spellings {
                 return;
             }
         };
-        if self.printed.len() + self.plain.len() > KNOWN {
+        if self.known() > KNOWN {
             *self = Self::default();
         }
-        let mut otherwise = Vec::new();
-        for (written, printed) in unknown.into_iter().zip(printed) {
-            if body(&printed) == written {
-                self.plain.insert((family, written.to_owned()));
-            } else {
-                otherwise.push((written, body(&printed).to_owned()));
+        let mut first = None;
+        let mut rules = 0;
+        for ((chain, written), printed) in unknown.into_iter().zip(printed) {
+            if printed == *written {
+                self.plain.insert((family, written.clone()));
+                continue;
             }
+            rules += 1;
+            first.get_or_insert_with(|| [written, &printed].map(|rule| rule_text(family, chain, rule)));
+            let here = self.printed.entry(place(family, chain, written)).or_default();
+            here.entry(printed).or_default().insert(written.clone());
         }
-        if let Some((written, printed)) = otherwise.first() {
-            let rules = otherwise.len();
+        if let Some([written, printed]) = first {
             warn!(
                 %family, rules, written, printed,
                 "this iptables prints rules otherwise than they were written; they are compared with how it prints them"
             );
         }
-        for (written, printed) in otherwise {
-            self.printed.entry((family, printed)).or_default().insert(written.to_owned());
-        }
+    }
+
+    /// How many rules are known.
+    fn known(&self) -> usize {
+        self.printed.values().map(BTreeMap::len).sum::<usize>() + self.plain.len()
     }
 
     /// Whether a chain that is found to differ is to be written anew. One that is
@@ -161,7 +183,7 @@ impl Spellings {
     /// another program may have changed it.
     pub(super) fn is_to_repair(&mut self, family: Family, chain: &Differing<'_>, by_others: Others) -> bool {
         let Differing { name, wanted, found } = chain;
-        let is_plain = |rule: &String| self.plain.contains(&(family, body(rule).to_owned()));
+        let is_plain = |rule: &Rule| self.plain.contains(&(family, rule.clone()));
         // Another number of rules, or other rules where iptables prints ours as they
         // are written, is no matter of spelling.
         let is_change = wanted.len() != found.len() || wanted.iter().zip(*found).any(|(a, b)| a != b && is_plain(a));
@@ -196,7 +218,8 @@ impl Spellings {
             None => {}
         }
         let differs = wanted.iter().zip(*found).find(|(wanted, found)| wanted != found);
-        let (written, printed) = differs.map(|(a, b)| (a.as_str(), b.as_str())).unwrap_or_default();
+        let line = |rule| rule_line(family, name, rule);
+        let (written, printed) = differs.map(|(written, printed)| (line(written), line(printed))).unwrap_or_default();
         warn!(
             %family, chain = %name, written, printed, next = ?stubborn.pause,
             "a chain is not printed as it was written, though it was written {REPAIRS} times; until it is written again, \
@@ -224,79 +247,105 @@ impl Spellings {
     }
 }
 
-/// Writes rules into a chain that no packet meets, and reads them back.
-fn ask(table: &Iptables, rules: &[&str]) -> Result<Vec<String>, Error> {
-    let chain = probe::scratch_chain();
-    let mut text = format!("*filter\n:{chain} - [0:0]\n");
-    for rule in rules {
-        text.extend(["-A ", chain.as_str(), " ", rule, "\n"]);
+/// Writes rules into a chain that no packet meets, with the text that they have in their
+/// own, and reads them back as rules of that.
+fn ask(table: &Iptables, rules: &[(&ChainName, &Rule)]) -> Result<Vec<Rule>, Error> {
+    let (family, scratch) = (table.family(), ChainName::probe());
+    let mut restore = Restore::of(family, [&scratch]);
+    for (chain, rule) in rules {
+        restore.rule_as_in(&scratch, chain, rule);
     }
-    text.push_str("COMMIT\n");
-    table.restore(&text)?;
-    let printed = table.chain(&chain);
-    // Declared again it is empty, and so it can go.
-    table.restore(&format!("*filter\n:{chain} - [0:0]\n-X {chain}\nCOMMIT\n"))?;
-    Ok(printed?.unwrap_or_default())
-}
-
-/// A rule without the chain that it is in.
-fn body(line: &str) -> &str {
-    line.strip_prefix("-A ").and_then(|rest| rest.split_once(' ')).map_or(line, |(_, body)| body)
+    table.restore(&restore.finish())?;
+    let printed = table.chain(&scratch);
+    probe::remove(table, &scratch)?;
+    let printed = printed?.unwrap_or_default().into_iter().zip(rules);
+    let as_in = |(printed, (chain, _)): (Rule, &(&ChainName, &Rule))| match &printed.target {
+        Target::Foreign(Foreign::Line(text)) => printed_in(family, chain, text),
+        _ => printed,
+    };
+    Ok(printed.map(as_in).collect())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const WANTED: &str = "-A NPC-X -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN";
-    const PRINTED: &str = "-A NPC-X -m conntrack --ctstate ESTABLISHED,RELATED -j RETURN";
-    const FOREIGN: &str = "-A NPC-X -j ACCEPT";
+    const WANTED: &str = "-m conntrack --ctstate RELATED,ESTABLISHED -j RETURN";
+    const PRINTED: &str = "-m conntrack --ctstate ESTABLISHED,RELATED -j RETURN";
+    const FOREIGN: &str = "-j ACCEPT";
+    const DROP: &str = "-j DROP";
 
-    fn lines(lines: &[&str]) -> Vec<String> {
-        lines.iter().map(|line| (*line).to_owned()).collect()
+    fn chain() -> ChainName {
+        ChainName::new("X")
+    }
+
+    fn rules(lines: &[&str]) -> Vec<Rule> {
+        lines.iter().map(|line| printed_in(Family::V4, &chain(), line)).collect()
+    }
+
+    fn rule(line: &str) -> Rule {
+        printed_in(Family::V4, &chain(), line)
     }
 
     /// Where it was found out that the rule is printed otherwise.
     fn learnt() -> Spellings {
         let mut spellings = Spellings::default();
-        let written = BTreeSet::from([body(WANTED).to_owned()]);
-        spellings.printed.insert((Family::V4, body(PRINTED).to_owned()), written);
+        let here = spellings.printed.entry((Family::V4, None)).or_default();
+        here.insert(rule(PRINTED), [rule(WANTED)].into());
         spellings
     }
 
     #[test]
     fn what_is_printed_otherwise_is_the_same_in_its_place_and_nowhere_else() {
         let spellings = learnt();
-        let wanted = lines(&[WANTED, "-A NPC-X -j DROP"]);
-        let same = |family, found: &[&str]| spellings.is_same(family, &wanted, &lines(found));
-        assert!(same(Family::V4, &[WANTED, "-A NPC-X -j DROP"]));
-        assert!(same(Family::V4, &[PRINTED, "-A NPC-X -j DROP"]));
-        assert!(!same(Family::V6, &[PRINTED, "-A NPC-X -j DROP"]));
-        assert!(!same(Family::V4, &["-A NPC-X -j DROP", PRINTED]));
+        let wanted = rules(&[WANTED, DROP]);
+        let same = |family, found: &[&str]| spellings.is_same(family, &chain(), &wanted, &rules(found));
+        assert!(same(Family::V4, &[WANTED, DROP]));
+        assert!(same(Family::V4, &[PRINTED, DROP]));
+        assert!(!same(Family::V6, &[PRINTED, DROP]));
+        assert!(!same(Family::V4, &[DROP, PRINTED]));
         assert!(!same(Family::V4, &[PRINTED]));
         assert!(!same(Family::V4, &[PRINTED, PRINTED]));
-        assert!(!same(Family::V4, &[FOREIGN, "-A NPC-X -j DROP"]));
+        assert!(!same(Family::V4, &[FOREIGN, DROP]));
     }
 
     #[test]
     fn what_is_read_says_what_was_written_where_that_is_certain() {
         let mut spellings = learnt();
-        let mut chains = BTreeMap::from([(ChainName::new("X"), lines(&[PRINTED, FOREIGN]))]);
+        let mut chains = BTreeMap::from([(chain(), rules(&[PRINTED, FOREIGN]))]);
         spellings.translate(Family::V4, &Held::default(), &mut chains);
-        assert_eq!(chains[&ChainName::new("X")], [WANTED, FOREIGN]);
-        let ambiguous = spellings.printed.get_mut(&(Family::V4, body(PRINTED).to_owned())).expect("it was learnt");
-        ambiguous.insert("-j DROP".to_owned());
-        let mut chains = BTreeMap::from([(ChainName::new("X"), lines(&[PRINTED]))]);
+        assert_eq!(chains[&chain()], rules(&[WANTED, FOREIGN]));
+        let here = spellings.printed.get_mut(&(Family::V4, None)).expect("it was learnt");
+        here.get_mut(&rule(PRINTED)).expect("it was learnt").insert(rule(DROP));
+        let mut chains = BTreeMap::from([(chain(), rules(&[PRINTED]))]);
         spellings.translate(Family::V4, &Held::default(), &mut chains);
-        assert_eq!(chains[&ChainName::new("X")], [PRINTED]);
-        let wanted = Held { chains: BTreeMap::from([(ChainName::new("X"), lines(&[WANTED]))]), ..Held::default() };
+        assert_eq!(chains[&chain()], rules(&[PRINTED]));
+        let wanted = Held { chains: BTreeMap::from([(chain(), rules(&[WANTED]))]), ..Held::default() };
         spellings.translate(Family::V4, &wanted, &mut chains);
         assert_eq!(chains, wanted.chains);
     }
 
+    /// A rule that logs names its chain in its text, so it is printed otherwise in each.
+    #[test]
+    fn how_a_rule_that_logs_is_printed_is_known_of_its_own_chain_only() {
+        let mut spellings = Spellings::default();
+        let (log, read) = (Rule { matches: Vec::new(), target: Target::Log }, rule("-j NFLOG --other NPC-X"));
+        let here = spellings.printed.entry(place(Family::V4, &chain(), &log)).or_default();
+        here.insert(read.clone(), [log.clone()].into());
+        let is_same = |chain: &ChainName| {
+            spellings.is_same(Family::V4, chain, std::slice::from_ref(&log), std::slice::from_ref(&read))
+        };
+        assert_eq!([is_same(&chain()), is_same(&ChainName::new("Y"))], [true, false]);
+        for (name, expected) in [("X", &log), ("Y", &read)] {
+            let mut chains = BTreeMap::from([(ChainName::new(name), vec![read.clone()])]);
+            spellings.translate(Family::V4, &Held::default(), &mut chains);
+            assert_eq!(chains[&ChainName::new(name)], [expected.clone()]);
+        }
+    }
+
     /// Finds a chain so often, each time written anew, and says when it was to be.
     fn found(spellings: &mut Spellings, found: &[&str], by_others: Others, times: usize) -> Vec<bool> {
-        let (name, wanted, found) = (ChainName::new("X"), lines(&[WANTED]), lines(found));
+        let (name, wanted, found) = (chain(), rules(&[WANTED]), rules(found));
         let chain = Differing { name: &name, wanted: &wanted, found: &found };
         let mut find = || {
             let is_to_repair = spellings.is_to_repair(Family::V4, &chain, by_others);
@@ -316,7 +365,7 @@ mod tests {
         // Anything else is put right, and what was given up is once more.
         assert_eq!(found(&mut spellings, &[FOREIGN], Others::WroteNothing, 1), [true]);
         assert_eq!(found(&mut spellings, &[PRINTED], Others::WroteNothing, 4), [true, true, true, false]);
-        let key = (Family::V4, ChainName::new("X"));
+        let key = (Family::V4, chain());
         spellings.stubborn.get_mut(&key).expect("it is known").until = Some(Instant::now());
         assert_eq!(found(&mut spellings, &[PRINTED], Others::WroteNothing, 3), [true, false, false]);
         assert_eq!(spellings.stubborn[&key].pause, PAUSE.0 * 4);
@@ -328,7 +377,7 @@ mod tests {
         assert_eq!(found(&mut spellings, &[PRINTED], Others::Wrote, 9), [true; 9]);
         assert_eq!(found(&mut spellings, &[FOREIGN, FOREIGN], Others::MayHaveWritten, 9), [true; 9]);
         // The rule is known to be printed as it is written.
-        spellings.plain.insert((Family::V4, body(WANTED).to_owned()));
+        spellings.plain.insert((Family::V4, rule(WANTED)));
         assert_eq!(found(&mut spellings, &[PRINTED], Others::MayHaveWritten, 9), [true; 9]);
     }
 }

@@ -10,37 +10,35 @@ use npc_compiler::ruleset::program::{Member, SetName};
 
 use crate::dataplane::network::Network;
 
-/// A bridge of which iptables sees no frame that goes from one port to another,
-/// with endpoints of this node behind it.
+/// A bridge with endpoints of this node behind it, where iptables sees no frame that goes
+/// from one port to another.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct UnfilteredBridge {
     /// Its name.
     pub bridge: String,
-    /// Of which family's frames iptables sees none.
+    /// The family whose frames iptables does not see.
     pub family: Family,
-    /// How many ports it has, counted to two.
+    /// How many ports it has, at most two of them counted.
     pub ports: u8,
     /// How many of the endpoints behind it are isolated.
     pub isolated: usize,
 }
 
 impl UnfilteredBridge {
-    /// Whether packets get past policies there: from one port to another, to or
-    /// from an isolated endpoint. Otherwise there is nothing to enforce between
-    /// the ports.
+    /// Whether packets get past policies there: from one port to another, to or from an
+    /// isolated endpoint. Otherwise no policy applies between the ports.
     #[must_use]
     pub fn evades_policies(&self) -> bool {
         self.ports > 1 && self.isolated > 0
     }
 
-    /// Which one it is, whatever else changes.
+    /// What tells it from others, whatever else changes.
     pub(super) fn key(&self) -> (&str, Family) {
         (&self.bridge, self.family)
     }
 }
 
-/// The bridges that frames pass by iptables, of those with these endpoints behind
-/// them, by what the kernel says now.
+/// Of the bridges with these endpoints behind them, those where frames pass by iptables now.
 pub(super) fn unfiltered(
     network: &Network,
     endpoints: impl Iterator<Item = IpAddr>,

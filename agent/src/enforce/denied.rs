@@ -1,10 +1,9 @@
-//! The denied flows, told to people: one line each, however many packets they
-//! send.
+//! The denied flows in the log: one line each, however many packets they send.
 //!
 //! A flow is what a policy would have to allow: the ends, the protocol and the
 //! destination's port, so that retries from other source ports are the same
-//! one. It is told when its first packet is dropped. What it sends after that is
-//! counted and, once a window is over, told as a number.
+//! one. It is logged when its first packet is dropped. Later packets are counted, and their
+//! number is logged when a window is over.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
@@ -18,13 +17,13 @@ use tracing::{info, warn};
 
 use crate::dataplane::nflog::{Denied, Heard};
 
-/// How long a flow that was told of is not told of again.
+/// How long a flow that was logged is not logged again.
 const WINDOW: Duration = Duration::from_secs(60);
 
-/// How many flows are remembered, and so told of, in one window at most.
+/// How many flows are remembered, and so logged, in one window at most.
 const CAPACITY: usize = 4096;
 
-/// Knows what addresses are.
+/// Knows which pods have which addresses.
 pub(super) trait Names {
     /// `NAMESPACE/NAME` of the endpoint that has an address.
     fn endpoint(&self, address: IpAddr) -> Option<String>;
@@ -46,7 +45,7 @@ impl Names for Option<&Engine> {
     }
 }
 
-/// The flows that were told of not long ago.
+/// The flows that were logged within a window.
 #[derive(Debug, Default)]
 pub(super) struct DeniedFlows {
     /// With how many packets followed.
@@ -54,14 +53,14 @@ pub(super) struct DeniedFlows {
     /// When each one's window ends, in this order.
     ends: VecDeque<(Instant, Denied)>,
     /// Packets of flows for which there was no room.
-    untold: u64,
-    /// Packets were dropped that the kernel could not tell of.
+    unlogged: u64,
+    /// Packets were dropped that the kernel had no room to report.
     lost: bool,
 }
 
-/// What there is to say of a flow.
+/// What is to be logged of a flow.
 #[derive(Debug, PartialEq, Eq)]
-enum Word {
+enum Line {
     /// It is denied.
     First(Denied),
     /// So many packets followed.
@@ -69,35 +68,35 @@ enum Word {
 }
 
 impl DeniedFlows {
-    /// Takes in what a reader heard, and tells what is new.
-    pub(super) fn hear(&mut self, heard: Heard, now: Instant, names: &impl Names) {
-        match heard {
+    /// Takes in what a reader received, and logs the flows that are new.
+    pub(super) fn take(&mut self, received: Heard, now: Instant, names: &impl Names) {
+        match received {
             Heard::Packets(packets) => {
                 for packet in packets {
-                    if let Some(word) = self.count(packet, now) {
-                        say(&word, names);
+                    if let Some(line) = self.count(packet, now) {
+                        log(&line, names);
                     }
                 }
             }
             Heard::Lost if !std::mem::replace(&mut self.lost, true) => {
-                warn!(target: "npc::denied", "more packets are denied than can be told of; some flows are missing here");
+                warn!(target: "npc::denied", "the kernel could not report all denied packets; some flows are missing here");
             }
             Heard::Lost => {}
         }
     }
 
-    fn count(&mut self, packet: Denied, now: Instant) -> Option<Word> {
+    fn count(&mut self, packet: Denied, now: Instant) -> Option<Line> {
         if let Some(more) = self.recent.get_mut(&packet) {
             *more += 1;
             return None;
         }
         if self.recent.len() >= CAPACITY {
-            self.untold += 1;
+            self.unlogged += 1;
             return None;
         }
         self.recent.insert(packet, 0);
         self.ends.push_back((now + WINDOW, packet));
-        Some(Word::First(packet))
+        Some(Line::First(packet))
     }
 
     /// When the first window ends.
@@ -105,37 +104,36 @@ impl DeniedFlows {
         self.ends.front().map(|(end, _)| *end)
     }
 
-    /// Tells the numbers of the windows that have ended by now, or of all where
-    /// there is no time any more.
+    /// Logs the numbers of the windows that have ended by now; of all, without a time.
     pub(super) fn end(&mut self, now: Option<Instant>, names: &impl Names) {
-        for word in self.ended(now) {
-            say(&word, names);
+        for line in self.ended(now) {
+            log(&line, names);
         }
-        let untold = std::mem::take(&mut self.untold);
-        if untold > 0 {
-            warn!(target: "npc::denied", packets = untold, "more flows are denied than are told of; these are of others");
+        let unlogged = std::mem::take(&mut self.unlogged);
+        if unlogged > 0 {
+            warn!(target: "npc::denied", packets = unlogged, "more flows are denied than are logged; these packets are of those");
         }
         self.lost = false;
     }
 
-    fn ended(&mut self, now: Option<Instant>) -> Vec<Word> {
-        let mut words = Vec::new();
+    fn ended(&mut self, now: Option<Instant>) -> Vec<Line> {
+        let mut lines = Vec::new();
         while let Some((end, _)) = self.ends.front()
             && now.is_none_or(|now| *end <= now)
             && let Some((_, flow)) = self.ends.pop_front()
         {
             let more = self.recent.remove(&flow).unwrap_or_default();
             if more > 0 {
-                words.push(Word::More(flow, more));
+                lines.push(Line::More(flow, more));
             }
         }
-        words
+        lines
     }
 }
 
-/// Writes the line. An end that is no endpoint has no name.
-fn say(word: &Word, names: &impl Names) {
-    let (Word::First(flow) | Word::More(flow, _)) = word;
+/// Logs a line. An end that is no endpoint has no name.
+fn log(line: &Line, names: &impl Names) {
+    let (Line::First(flow) | Line::More(flow, _)) = line;
     let (tuple, direction) = (&flow.tuple, flow.direction);
     let denying = match direction {
         Direction::Egress => tuple.source,
@@ -150,9 +148,9 @@ fn say(word: &Word, names: &impl Names) {
     };
     let (from, to) = (names.endpoint(tuple.source), names.endpoint(tuple.destination));
     let policies = names.isolated_by(denying, direction).join(" ");
-    let more = match word {
-        Word::First(_) => None,
-        Word::More(_, more) => Some(*more),
+    let more = match line {
+        Line::First(_) => None,
+        Line::More(_, more) => Some(*more),
     };
     info!(
         target: "npc::denied",
@@ -185,35 +183,35 @@ mod tests {
     }
 
     #[test]
-    fn a_flow_is_told_once_in_a_window_and_then_its_number() {
+    fn a_flow_is_logged_once_in_a_window_and_then_its_number() {
         let mut flows = DeniedFlows::default();
         let begin = Instant::now();
-        assert_eq!(flows.count(packet(1), begin), Some(Word::First(packet(1))));
+        assert_eq!(flows.count(packet(1), begin), Some(Line::First(packet(1))));
         for second in 1..10 {
             assert_eq!(flows.count(packet(1), begin + Duration::from_secs(second)), None);
         }
         let other = Denied { direction: Direction::Egress, ..packet(1) };
-        assert_eq!(flows.count(other, begin + Duration::from_secs(5)), Some(Word::First(other)));
+        assert_eq!(flows.count(other, begin + Duration::from_secs(5)), Some(Line::First(other)));
         assert_eq!(flows.next_end(), Some(begin + WINDOW));
-        assert_eq!(flows.ended(Some(begin + WINDOW)), [Word::More(packet(1), 9)]);
-        // Nothing is said of one that did not come again.
+        assert_eq!(flows.ended(Some(begin + WINDOW)), [Line::More(packet(1), 9)]);
+        // A flow that did not come again has no second line.
         assert_eq!(flows.ended(Some(begin + WINDOW * 2)), []);
         assert_eq!(flows.next_end(), None);
         let later = begin + WINDOW * 3;
-        assert_eq!(flows.count(packet(1), later), Some(Word::First(packet(1))));
+        assert_eq!(flows.count(packet(1), later), Some(Line::First(packet(1))));
         assert_eq!(flows.count(packet(1), later), None);
-        assert_eq!(flows.ended(None), [Word::More(packet(1), 1)], "at the end of all time");
+        assert_eq!(flows.ended(None), [Line::More(packet(1), 1)], "at the end of all time");
     }
 
     #[test]
     fn what_is_remembered_is_bounded() {
         let mut flows = DeniedFlows::default();
         let now = Instant::now();
-        let told = (0..10_000).filter(|n| flows.count(packet(*n), now).is_some()).count();
-        assert_eq!((told, flows.recent.len(), flows.ends.len()), (CAPACITY, CAPACITY, CAPACITY));
-        assert_eq!(flows.untold, 10_000 - CAPACITY as u64);
+        let logged = (0..10_000).filter(|n| flows.count(packet(*n), now).is_some()).count();
+        assert_eq!((logged, flows.recent.len(), flows.ends.len()), (CAPACITY, CAPACITY, CAPACITY));
+        assert_eq!(flows.unlogged, 10_000 - CAPACITY as u64);
         flows.end(Some(now + WINDOW), &None);
-        assert_eq!((flows.recent.len(), flows.untold), (0, 0));
+        assert_eq!((flows.recent.len(), flows.unlogged), (0, 0));
         assert!(flows.count(packet(9_999), now + WINDOW).is_some());
     }
 }

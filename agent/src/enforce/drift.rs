@@ -1,83 +1,48 @@
-//! What others did to what is ours in the kernel, in words and numbers.
+//! Drift in words and numbers: what other programs did to our rules and sets.
 
 use std::fmt;
 
 use npc_compiler::object::Family;
 use npc_compiler::plan::{Held, KernelState, SetDelta};
-use npc_compiler::ruleset::program::{ChainName, FORWARD_CHAIN};
+use npc_compiler::ruleset::program::{ChainName, FORWARD_CHAIN, Rule};
+use npc_compiler::ruleset::text::rule_line;
 use tracing::warn;
 
-use super::writer::Writes;
+use super::writes::Writes;
 use crate::dataplane::Error;
 use crate::dataplane::audit::Audit;
 use crate::dataplane::iptables::Hook;
 
-/// How many rules or members are named; of more there is only the number.
+pub use crate::metrics::DriftKind as Kind;
+
+/// How many rules or members of one drift are named; the others are counted.
 const NAMED: usize = 3;
 
-/// How many things that drifted at once get a line of their own in the log.
+/// How many finds of one audit get a line of their own in the log.
 const LOGGED: usize = 20;
 
-/// What drifted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Kind {
-    /// The jump from FORWARD to our chains.
-    Hook,
-    /// The rules of a chain.
-    Chain,
-    /// A whole set: gone, of another kind, or not ours.
-    Set,
-    /// Members of a set.
-    Members,
-    /// The table of the bridge family.
-    Bridge,
-}
-
-impl Kind {
-    /// All of them.
-    pub const ALL: [Self; 5] = [Self::Hook, Self::Chain, Self::Set, Self::Members, Self::Bridge];
-
-    /// As in the log and as a label of metrics.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Hook => "hook",
-            Self::Chain => "chain",
-            Self::Set => "set",
-            Self::Members => "members",
-            Self::Bridge => "bridge",
-        }
-    }
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-/// One thing that was not as it was written.
+/// One thing that differs from what was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Drift {
-    /// What sort of thing.
+    /// What sort of thing it is.
     pub kind: Kind,
     /// In which family.
     pub family: Family,
-    /// Of the chain or set.
+    /// The name of the chain or set.
     pub name: String,
     /// What was found, in words.
     pub what: String,
-    /// Who did it, as far as that is told: one of these.
+    /// The programs that did it, or may have: empty if the kernel names none.
     pub by: String,
 }
 
-/// What an audit found, and what became of it.
+/// What an audit found, and whether it was repaired.
 #[derive(Debug)]
 pub struct Repair {
     /// What was found.
     pub found: Vec<Drift>,
-    /// What was written to put it right; nothing where that is left to the next
-    /// pass; or why it could not be, and the next pass has to.
+    /// What was written to repair it; nothing if that is left to the next pass. An error, if
+    /// the repair failed: then the next pass has to do it.
     pub repaired: Result<Option<Writes>, Error>,
 }
 
@@ -89,7 +54,7 @@ impl Repair {
     }
 }
 
-/// Says what an audit found of what was to be there.
+/// What an audit found, where this was to be there.
 pub(super) fn found(audit: &Audit, wanted: &KernelState) -> Vec<Drift> {
     let by = audit.authors.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     let mut all = Vec::new();
@@ -107,8 +72,8 @@ pub(super) fn found(audit: &Audit, wanted: &KernelState) -> Vec<Drift> {
     }
     for family in Family::ALL {
         let (delta, wanted) = (audit.family(family), wanted.family(family));
-        for (chain, lines) in &delta.chains {
-            push(Kind::Chain, family, chain.as_str(), of_chain(chain, lines.as_deref(), wanted));
+        for (chain, rules) in &delta.chains {
+            push(Kind::Chain, family, chain.as_str(), of_chain(family, chain, rules.as_deref(), wanted));
         }
         for (set, change) in &delta.sets {
             match change {
@@ -124,19 +89,24 @@ pub(super) fn found(audit: &Audit, wanted: &KernelState) -> Vec<Drift> {
         push(Kind::Set, *family, set.as_str(), "a set that we did not make has its name".to_owned());
     }
     for (family, set, went) in &audit.strangers {
-        let what =
-            if *went { "nobody needs it; it was removed" } else { "nobody needs it, but a rule asks it; it stays" };
+        let what = if *went {
+            "no policy needs it; it was removed"
+        } else {
+            "no policy needs it, but a rule uses it; it stays"
+        };
         push(Kind::Set, *family, set.as_str(), what.to_owned());
     }
     all
 }
 
-fn of_chain(chain: &ChainName, lines: Option<&[String]>, wanted: &Held) -> String {
-    let Some(lines) = lines else { return "it is gone".to_owned() };
-    let Some(wanted) = wanted.chains.get(chain) else { return "nobody needs it".to_owned() };
-    let foreign = named(lines.iter().filter(|line| !wanted.contains(line)));
-    let missing = named(wanted.iter().filter(|line| !lines.contains(line)));
-    match in_words([("foreign", foreign), ("missing", missing)]) {
+fn of_chain(family: Family, chain: &ChainName, rules: Option<&[Rule]>, wanted: &Held) -> String {
+    let Some(rules) = rules else { return "it is gone".to_owned() };
+    let Some(wanted) = wanted.chains.get(chain) else { return "no policy needs it".to_owned() };
+    let only_in = |some: &[Rule], others: &[Rule]| {
+        let missing = some.iter().filter(|rule| !others.contains(rule));
+        named(missing.map(|rule| rule_line(family, chain, rule)))
+    };
+    match in_words([("foreign", only_in(rules, wanted)), ("missing", only_in(wanted, rules))]) {
         none if none.is_empty() => "its rules are in another order, or there twice".to_owned(),
         what => what,
     }
@@ -147,7 +117,7 @@ fn in_words(parts: [(&str, Option<String>); 2]) -> String {
     some.collect::<Vec<_>>().join("; ")
 }
 
-/// The first few, and how many more there are.
+/// The first few, and the number of the others.
 fn named<T: fmt::Display>(things: impl Iterator<Item = T>) -> Option<String> {
     let mut things = things.map(|thing| thing.to_string());
     let first: Vec<String> = things.by_ref().take(NAMED).collect();
@@ -159,19 +129,19 @@ fn named<T: fmt::Display>(things: impl Iterator<Item = T>) -> Option<String> {
     }
 }
 
-/// Logs what was found, before it is put right.
+/// Logs what was found, before it is repaired.
 pub(super) fn log(found: &[Drift]) {
     for Drift { kind, family, name, what, by } in found.iter().take(LOGGED) {
         let by = if by.is_empty() { "unknown" } else { by };
-        warn!(%kind, %family, name, found = what, by, "somebody changed what is ours in the kernel");
+        warn!(%kind, %family, name, found = what, by, "drift found");
     }
     if found.len() > LOGGED {
         let more = found.len() - LOGGED;
-        warn!(more, "somebody changed more of what is ours in the kernel");
+        warn!(more, "more drift found than is logged");
     }
 }
 
-/// What was there, where it is not what was to be there.
+/// The ruleset that was found, where this one was to be there.
 pub(super) fn as_found(audit: Audit, wanted: &KernelState) -> KernelState {
     let mut held = wanted.clone();
     audit.v4.apply(&mut held.v4);
@@ -184,6 +154,7 @@ mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
     use npc_compiler::ruleset::program::{Member, SetKind, SetName};
+    use npc_compiler::ruleset::text::printed_in;
 
     use super::*;
     use crate::dataplane::notifications::Author;
@@ -195,23 +166,24 @@ mod tests {
     #[test]
     fn what_differs_is_named_and_counted() {
         let (chain, set) = (ChainName::new("X"), SetName::new(Family::V4, "p"));
-        let lines: Vec<String> = ["-A NPC-X -j RETURN", "-A NPC-X -j DROP"].map(str::to_owned).into();
+        let rule = |text| printed_in(Family::V4, &chain, text);
+        let rules: Vec<Rule> = vec![rule("-j RETURN"), rule("-j DROP")];
         let v4 = Held {
             sets: BTreeMap::from([(set.clone(), (SetKind::HashIp, BTreeSet::from([member(1)])))]),
-            chains: BTreeMap::from([(chain.clone(), lines.clone())]),
+            chains: BTreeMap::from([(chain.clone(), rules.clone())]),
         };
         let wanted = KernelState { v4, v6: Held::default() };
         let mut audit = Audit::default();
-        audit.v4.chains.insert(chain.clone(), Some(vec![lines[0].clone(), "-A NPC-X -j ACCEPT".to_owned()]));
+        audit.v4.chains.insert(chain.clone(), Some(vec![rules[0].clone(), rule("-j ACCEPT")]));
         let added = (2..9).map(member).collect();
         audit.v4.sets.insert(set, SetDelta::Changed { added, removed: [member(1)].into() });
         audit.hooks.push((Family::V6, Hook::Absent));
         audit.authors.insert(Author { program: "firewalld".to_owned(), process: 7 });
         let drifts = found(&audit, &wanted);
-        let told: Vec<String> =
+        let words: Vec<String> =
             drifts.iter().map(|d| format!("{} {} {} {}", d.kind, d.family, d.name, d.what)).collect();
         assert_eq!(
-            told,
+            words,
             [
                 "hook IPv6 NPC-FORWARD the jump from FORWARD is gone",
                 "chain IPv4 NPC-X foreign: -A NPC-X -j ACCEPT; missing: -A NPC-X -j DROP",

@@ -1,12 +1,12 @@
-//! When the flows that the kernel knows have to be judged, and by whom.
+//! When the flows that the kernel knows have to be judged, and as whose.
 //!
-//! An address goes from one pod to the next, and conntrack does not tell which of
-//! the two began a flow. What the new owner's rules forbid is cut when the owner
-//! changes: the owner's address enters sets, so the plan narrows. What they admit
-//! goes on, because it may be the new owner's, whose connections can be older than
-//! the agent's knowledge of it. Nor does an address lose its flows when the agent
-//! learns that its owner has gone: its next owner may be using them already. Only
-//! when it has had no owner for long are all of them those of the pod that went.
+//! An address goes from one pod to the next, and conntrack does not show which of the two
+//! began a flow. When the owner changes, the agent cuts what the new owner's rules forbid:
+//! its address enters sets, so the plan narrows. What these rules admit goes on, because it
+//! may be the new owner's. That pod may have begun connections before the agent knew of it.
+//! For the same reason an address keeps its flows when the agent learns that its owner has
+//! gone: the next owner may be using them. Only if it has had no owner for long, all of
+//! them are those of the pod that went.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -21,19 +21,17 @@ use tracing::debug;
 use crate::dataplane::conntrack::Swept;
 use crate::dataplane::network::Network;
 use crate::dataplane::{Error, Kernel};
-use crate::source::difference::given_uid;
 
-/// How long an address of this node has had no owner when its flows are cut.
-/// Longer than the agent can learn later of a pod than the pod began to send: the
-/// kubelet reports a pod's address within seconds.
+/// How long an address of this node has had no owner when its flows are cut. A pod may
+/// send for some seconds before the agent learns of it, until the kubelet has reported its
+/// address; this is longer.
 const VACANT: Duration = Duration::from_secs(60);
 
-/// What is to be judged of the flows, and what was.
+/// Which flows are to be judged, and how many were cut.
 #[derive(Debug)]
 pub(super) struct Established {
-    /// Some may be forbidden by now: nobody has judged them since this agent
-    /// began, or since policies became narrower, or since the rules were not
-    /// all there.
+    /// Some may be forbidden: the agent has not judged them since it started, or since
+    /// policies became narrower, or since rules were missing in the kernel.
     due: bool,
     /// The endpoints of this node by their addresses.
     owners: BTreeMap<IpAddr, Owner>,
@@ -43,16 +41,16 @@ pub(super) struct Established {
     pub(super) cut: u64,
 }
 
-/// What makes a pod another one: namespace, name and UID.
-type Owner = [String; 3];
+/// Namespace and name of a pod.
+type Owner = [String; 2];
 
 impl Established {
-    /// Nothing is known of any flow.
+    /// No flow was judged yet.
     pub(super) fn new() -> Self {
         Self { due: true, owners: BTreeMap::new(), vacant: BTreeMap::new(), cut: 0 }
     }
 
-    /// The rules may not have been in the way of every packet.
+    /// Packets may have passed without meeting our rules.
     pub(super) fn rules_were_lost(&mut self) {
         self.due = true;
     }
@@ -62,12 +60,10 @@ impl Established {
         self.due |= may_narrow(plan);
     }
 
-    /// Takes in who owns the addresses of this node's endpoints now.
+    /// Takes in which endpoints of this node own which addresses now.
     pub(super) fn owned_as(&mut self, engine: &Engine) {
-        let owners: BTreeMap<IpAddr, Owner> = engine
-            .owners_here()
-            .map(|(address, [namespace, name, uid])| (address, [namespace, name, given_uid(&uid).to_owned()]))
-            .collect();
+        let owners: BTreeMap<IpAddr, Owner> =
+            engine.owners_here().map(|(address, [namespace, name, _])| (address, [namespace, name])).collect();
         let now = Instant::now();
         let left = self.owners.keys().filter(|address| !owners.contains_key(address));
         self.vacant.extend(left.map(|address| (*address, now)));
@@ -85,14 +81,13 @@ impl Established {
         self.owners.keys().copied()
     }
 
-    /// Flows are let be, whatever the rules say by now.
+    /// All established flows may go on, whatever the rules say now.
     pub(super) fn let_be(&mut self) {
         self.due = false;
         self.vacant.clear();
     }
 
-    /// Deletes what the kernel knows of flows that its rules forbid, which are
-    /// those that the engine has committed.
+    /// Deletes the flows that the rules forbid which the engine has committed.
     pub(super) fn cut<K: Kernel>(
         &mut self,
         kernel: &mut K,
@@ -106,14 +101,14 @@ impl Established {
             departed: departed.map(|(address, _)| *address).collect(),
             own: network.addresses.iter().map(ipnetwork::IpNetwork::ip).collect(),
         };
-        let mut judge = Judge::new(engine.state(), &here);
+        let judge = Judge::new(engine.state(), &here);
         let swept = kernel.cut(&mut |flow| {
             let forbidden = judge.forbids(flow);
             if forbidden {
                 let (from, to) = (here.name(flow.source), here.name(flow.destination));
                 debug!(
                     from, to, source = %flow.source, destination = %flow.destination,
-                    protocol = flow.protocol, port = flow.port, "a flow is denied by now"
+                    protocol = flow.protocol, port = flow.port, "cutting a flow that policies deny now"
                 );
             }
             forbidden
@@ -126,7 +121,7 @@ impl Established {
     }
 }
 
-/// Whose addresses are whose on this node.
+/// Which addresses of this node are whose.
 #[derive(Debug)]
 struct Here<'a> {
     owners: &'a BTreeMap<IpAddr, Owner>,
@@ -149,10 +144,10 @@ impl Ends for Here<'_> {
 }
 
 impl Here<'_> {
-    /// An address by the name of this node's endpoint that owns it, for people.
+    /// An address by the name of this node's endpoint that owns it, for the log.
     fn name(&self, address: IpAddr) -> String {
         match self.owners.get(&address) {
-            Some([namespace, name, _]) => format!("{namespace}/{name}"),
+            Some([namespace, name]) => format!("{namespace}/{name}"),
             None => address.to_string(),
         }
     }

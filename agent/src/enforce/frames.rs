@@ -1,5 +1,5 @@
-//! Which ports of this node's bridges are pods', which addresses are whose, and
-//! what the table of the bridge family is to say of them.
+//! Which ports of this node's bridges are pods', which addresses are whose, and what the
+//! table of the bridge family is to hold of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -11,7 +11,7 @@ use npc_compiler::policy::Direction;
 use npc_compiler::ruleset::program::{Member, SetName};
 use tracing::{info, warn};
 
-use super::with_causes;
+use crate::causes::with_causes;
 use crate::dataplane::Kernel;
 use crate::dataplane::bridge::peer::Peer;
 use crate::dataplane::bridge::{BridgeTable, EthernetAddress};
@@ -26,8 +26,8 @@ type Here = BTreeMap<Pod, BTreeSet<IpAddr>>;
 /// What is known of a port that leads to a pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Bound {
-    /// One; or several, where the port claims addresses of several and none of
-    /// them can be told to be its own.
+    /// One; or several, if the port claims addresses of several and nothing shows which of
+    /// them is its own.
     pods: BTreeSet<Pod>,
     ethernet: EthernetAddress,
 }
@@ -42,7 +42,7 @@ pub struct BridgeState {
     /// Of these, those to which nothing goes but what is for their pods' own
     /// addresses.
     pub guarded: usize,
-    /// Why it is not in the kernel, though it is needed.
+    /// Why the table is not in the kernel, though it is needed.
     pub lack: Option<String>,
 }
 
@@ -50,11 +50,10 @@ pub struct BridgeState {
 /// ask for.
 #[derive(Debug, Default)]
 pub(super) struct Frames {
-    /// The ports that were found to be one pod's. The first finding counts for as
-    /// long as port and pod are there: a pod that gives itself an address later
-    /// wins nothing.
+    /// The ports that were found to be one pod's. The first find counts for as long as port
+    /// and pod are there: a pod that gives itself an address later wins nothing.
     bound: BTreeMap<u32, Bound>,
-    /// There are ports and pods that were not brought together.
+    /// There are ports whose pod is not known, and pods whose port is not known.
     is_incomplete: bool,
     wanted: BridgeTable,
     lack: Option<String>,
@@ -62,20 +61,18 @@ pub(super) struct Frames {
 }
 
 impl Frames {
-    /// Makes the kernel's table what these pods and bridges ask for. What fails is
-    /// logged, and tried again with the next call: policies are enforced all the
-    /// same.
+    /// Makes the kernel's table what these pods and bridges ask for. A failure is logged, and
+    /// the next call tries again: policies are enforced all the same.
     pub(super) fn update(&mut self, kernel: &mut impl Kernel, network: &Network, engine: &Engine, anti_spoof: bool) {
         self.network.clone_from(network);
-        self.look(kernel, engine, anti_spoof);
+        self.find(kernel, engine, anti_spoof);
         self.program(kernel);
     }
 
-    /// Looks whether the kernel still has it, and puts it right; whether another
-    /// program had changed it.
+    /// Finds and repairs drift of the table. Answers whether another program had changed it.
     pub(super) fn audit(&mut self, kernel: &mut impl Kernel, engine: &Engine, anti_spoof: bool) -> bool {
         if self.is_incomplete {
-            self.look(kernel, engine, anti_spoof);
+            self.find(kernel, engine, anti_spoof);
         }
         self.program(kernel)
     }
@@ -89,8 +86,8 @@ impl Frames {
         }
     }
 
-    /// Of these addresses of this node's pods, those behind a bridge whose ports are
-    /// not held one by one though they are to be, and why.
+    /// Of these addresses of this node's pods, those behind a bridge whose ports cannot be
+    /// held one by one, and why.
     pub(super) fn spoofable(&self, local: impl IntoIterator<Item = IpAddr>) -> Vec<(IpAddr, String)> {
         let held: BTreeSet<IpAddr> = self.wanted.addresses.iter().map(|(_, address)| *address).collect();
         let why = |address: &IpAddr| {
@@ -98,14 +95,14 @@ impl Frames {
             let why = match &self.lack {
                 Some(lack) => format!("the table bridge npc is not in the kernel ({lack})"),
                 None if held.contains(address) => return None,
-                None => "the kernel does not tell which port of that is its own".to_owned(),
+                None => "the kernel does not show which port of that is its own".to_owned(),
             };
             Some(format!("it is behind {bridge}, and {why}: it can send by the addresses of others behind it"))
         };
         local.into_iter().filter_map(|address| Some((address, why(&address)?))).collect()
     }
 
-    fn look(&mut self, kernel: &mut impl Kernel, engine: &Engine, anti_spoof: bool) {
+    fn find(&mut self, kernel: &mut impl Kernel, engine: &Engine, anti_spoof: bool) {
         if self.network.bridge_ports.is_empty() {
             (self.bound, self.wanted, self.is_incomplete) = Default::default();
             return;
@@ -141,12 +138,12 @@ impl Frames {
         }
     }
 
-    /// Brings ports and pods together, and answers what is known of the ports that
-    /// claim addresses of several pods.
+    /// Finds the pod of each port, and answers what is known of the ports that claim
+    /// addresses of several pods.
     ///
-    /// A pod that has `CAP_NET_ADMIN` can give itself the address of another. But
-    /// it has its own, and the other pod's port has that one's alone: so ports
-    /// that claim one pod are bound first, and others to what is left.
+    /// A pod that has `CAP_NET_ADMIN` can give itself the address of another. But its port
+    /// shows its own address too, and the other pod's port shows that one alone. So ports
+    /// that claim one pod are bound first, and others to the pods that are left.
     fn bind(&mut self, here: &Here, ask: impl FnOnce(&[u32]) -> Vec<(u32, Peer)>) -> BTreeMap<u32, Bound> {
         let ports: BTreeSet<u32> = self.network.bridge_ports.values().flatten().copied().collect();
         self.bound.retain(|port, bound| ports.contains(port) && bound.pods.iter().all(|pod| here.contains_key(pod)));
@@ -173,8 +170,8 @@ impl Frames {
             for pod in claims.values().filter(|bound| bound.pods.len() == 1).flat_map(|bound| &bound.pods) {
                 *rivals.entry(pod.clone()).or_default() += 1;
             }
-            // Where two ports claim one pod alone, nothing tells whose it is; they are
-            // asked again.
+            // If two ports claim one pod alone, nothing shows whose it is; they are asked
+            // again.
             let is_sure = |bound: &Bound| bound.pods.len() == 1 && bound.pods.iter().all(|pod| rivals[pod] == 1);
             let (sure, mut rest): (BTreeMap<_, _>, BTreeMap<_, _>) =
                 claims.into_iter().partition(|(_, bound)| is_sure(bound));
@@ -192,7 +189,7 @@ impl Frames {
         }
     }
 
-    /// What the table is to say.
+    /// What the table is to hold.
     fn table(&self, here: &Here, unclear: &BTreeMap<u32, Bound>, isolated: &Isolated, anti_spoof: bool) -> BridgeTable {
         let known = || self.bound.iter().chain(unclear);
         let mut table = BridgeTable::default();
@@ -202,8 +199,7 @@ impl Frames {
         if isolated.is_anything {
             let local: BTreeSet<&str> =
                 here.values().flatten().filter_map(|address| self.network.bridge_of(*address)).collect();
-            // A bridge may be of others (docker0); one is of pods if one of them is
-            // behind it.
+            // A bridge may be another program's (docker0). It is pods' if one of them is behind it.
             let of_pods = self.network.bridge_ports.iter().filter(|(bridge, ports)| {
                 local.contains(bridge.as_str()) || known().any(|(port, _)| ports.contains(port))
             });
@@ -228,7 +224,7 @@ impl Frames {
     }
 }
 
-/// What of this node is isolated.
+/// Which addresses of this node are isolated.
 #[derive(Debug, Default)]
 struct Isolated {
     is_anything: bool,
@@ -355,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_speaks_of_pods_bridges_where_something_is_isolated() {
+    fn the_table_has_the_ports_of_pods_bridges_where_something_is_isolated() {
         let mut bridges = bridges(&[("br", &[1, 2, 3]), ("docker0", &[8])]);
         let both = here(BOTH);
         bridges.bind(&both, |_| peers(&[(1, &["10.0.0.1"]), (2, &["10.0.0.2"]), (8, &["172.17.0.2"])]));
@@ -373,19 +369,19 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_that_is_not_held_is_told_of() {
+    fn a_pod_that_is_not_held_is_spoofable() {
         let mut bridges = bridges(&[("br", &[1, 2])]);
         bridges.network.bridged = [("br".to_owned(), ["10.0.0.0/24".parse().expect("a prefix")].into())].into();
         let both = here(BOTH);
         let unclear = bridges.bind(&both, |_| peers(&[(1, &["10.0.0.1"])]));
         bridges.wanted = bridges.table(&both, &unclear, &Isolated::default(), true);
-        let told = |frames: &Frames| -> Vec<IpAddr> {
+        let spoofable = |frames: &Frames| -> Vec<IpAddr> {
             let local = ["10.0.0.1", "10.0.0.2", "192.0.2.1"].map(ip);
             frames.spoofable(local).into_iter().map(|(address, _)| address).collect()
         };
-        assert_eq!(told(&bridges), [ip("10.0.0.2")]);
+        assert_eq!(spoofable(&bridges), [ip("10.0.0.2")]);
         bridges.lack = Some("it has none".to_owned());
-        assert_eq!(told(&bridges), [ip("10.0.0.1"), ip("10.0.0.2")]);
+        assert_eq!(spoofable(&bridges), [ip("10.0.0.1"), ip("10.0.0.2")]);
     }
 
     #[test]

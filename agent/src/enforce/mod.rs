@@ -12,26 +12,32 @@
 //! beside it, one pass at a time; what arrives meanwhile waits and is one
 //! change.
 
-pub mod agent;
-mod alert;
+mod agent;
 pub mod bridges;
 mod denied;
+mod device_group;
 pub mod drift;
 pub mod enforcer;
 mod established;
 mod frames;
+mod obstacle;
 mod ready;
 mod report;
+mod schedule;
+mod settings;
 mod sources;
+mod sync_state;
 mod takeover;
 #[cfg(test)]
 mod tests;
 mod view;
 pub mod writer;
+mod writes;
 
-pub(crate) use agent::with_causes;
-pub use agent::{Event, Settings, run};
+pub use agent::run;
 pub use enforcer::Enforcer;
 pub use frames::BridgeState;
+pub use settings::{Error, Event, Settings};
 pub use takeover::AzureNpm;
 pub use writer::Writer;
+pub use writes::Writes;

@@ -1,8 +1,8 @@
-//! Whether the agent is ready, how others on the node see that, and why it is not.
+//! Whether the agent is ready, why it is not, and the file that shows it to programs of the
+//! node.
 //!
-//! Ready means: what policies need is in the kernel, and was read there or confirmed
-//! by it. `docs/operate.md` has what makes an agent unready, and what does not, as a
-//! table.
+//! Ready means: what policies need is in the kernel, and the agent read it there or the
+//! kernel confirmed it. `docs/operate.md` has a table of what makes an agent unready.
 
 use std::fs;
 use std::io;
@@ -11,13 +11,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// For how long writes may be refused, hang or be unproven before the agent is
-/// unready. The rules of before enforce meanwhile, and an unready agent stalls a
-/// rollout.
+/// How long writes may be refused, hang or be unproven before the agent is unready. The
+/// older rules enforce meanwhile, and an unready agent stalls a rollout.
 pub(super) const UNPROVEN: Duration = Duration::from_secs(10);
 
-/// The same once it was found that the kernel lost something that could not be put
-/// back at once: finding it has taken most of that time.
+/// The same once an audit found that the kernel lost something, and could not repair it: to
+/// find it has taken most of that time.
 const LOST: Duration = Duration::from_secs(1);
 
 /// Why an agent is not ready.
@@ -35,8 +34,8 @@ pub(super) enum Unready {
     Bridge,
 }
 
-/// Something went wrong, and the agent is unready from a moment on, if it is not put
-/// right before.
+/// Something went wrong. The agent is unready from a moment on, if a pass does not succeed
+/// before.
 #[derive(Debug)]
 struct Doubt {
     cause: Unready,
@@ -44,13 +43,13 @@ struct Doubt {
     from: Instant,
 }
 
-/// Whether an agent is ready, as far as that is its kernel's business.
+/// Whether an agent is ready, as far as the kernel decides that.
 #[derive(Debug)]
 pub(super) struct Readiness {
     /// Why not, and in words.
     unready: Option<(Unready, String)>,
     doubt: Option<Doubt>,
-    /// When the last look began that found or made everything as it should be.
+    /// When the last pass or audit began that proved that the kernel holds everything.
     proved: Instant,
 }
 
@@ -71,7 +70,7 @@ impl Readiness {
         self.doubt.as_ref().filter(|_| self.unready.is_none()).map(|doubt| doubt.from)
     }
 
-    /// Becomes unready for what has not been put right in time.
+    /// Becomes unready if what went wrong is still wrong.
     pub(super) fn expire(&mut self) {
         if self.unready.is_none()
             && let Some(Doubt { cause, words, .. }) = self.doubt.take_if(|doubt| doubt.from <= Instant::now())
@@ -80,20 +79,20 @@ impl Readiness {
         }
     }
 
-    /// A look that began then found or made everything as it should be.
+    /// A pass or audit that began then proved that the kernel holds everything.
     pub(super) fn proved(&mut self, begun: Instant) {
         self.proved = self.proved.max(begun);
     }
 
-    /// A pass that began then has written everything; this speaks against being
-    /// ready all the same.
+    /// A pass that began then has written everything. If there is an obstacle, the agent is
+    /// unready all the same.
     pub(super) fn passed(&mut self, begun: Instant, obstacle: Option<(Unready, String)>) {
         self.proved(begun);
         self.doubt = None;
         self.unready = obstacle;
     }
 
-    /// This speaks against being ready now, or nothing that did any more.
+    /// There is this obstacle now, or none any more.
     pub(super) fn obstacle_is(&mut self, obstacle: Option<(Unready, String)>) {
         if matches!(self.unready, None | Some((Unready::Ipvs | Unready::Bridge, _))) {
             self.unready = obstacle;
@@ -106,8 +105,7 @@ impl Readiness {
         self.doubt(if is_unhooked { Unready::Hook } else { Unready::Kernel }, begun + UNPROVEN, words);
     }
 
-    /// The kernel could not be looked at, or has lost something that could not be put
-    /// back.
+    /// The kernel could not be audited, or has lost something that could not be repaired.
     pub(super) fn audit_failed(&mut self, is_unhooked: bool, words: &str) {
         let from = (self.proved + UNPROVEN).max(Instant::now() + LOST);
         self.doubt(if is_unhooked { Unready::Hook } else { Unready::Kernel }, from, words);
@@ -116,7 +114,7 @@ impl Readiness {
     fn doubt(&mut self, cause: Unready, from: Instant, words: &str) {
         let words = words.to_owned();
         match &mut self.unready {
-            // The newest words tell most, but not of the kernel where it has something else.
+            // The newest reason is the best one. But an obstacle is no failure of the kernel.
             Some((Unready::Ipvs | Unready::Bridge, _)) => {}
             Some(unready) => *unready = (cause.clone(), words.clone()),
             // Without the jump no packet meets any rule.
@@ -128,7 +126,7 @@ impl Readiness {
         self.expire();
     }
 
-    /// What began then has not ended, for [`UNPROVEN`].
+    /// What began then has not ended within [`UNPROVEN`].
     pub(super) fn hangs(&mut self, begun: Instant) {
         self.pass_failed(
             begun,
@@ -138,16 +136,16 @@ impl Readiness {
     }
 }
 
-/// A file that is there while the agent is ready, and holds how many states of
-/// the objects have gone into the kernel.
+/// A file that is there while the agent is ready, and holds how many changes of the cluster
+/// are in the kernel.
 #[derive(Debug)]
 pub(super) struct ReadyFile {
     path: Option<PathBuf>,
 }
 
 impl ReadyFile {
-    /// The file at this path, if there is to be one. What an earlier agent left
-    /// there says nothing and goes.
+    /// The file at this path, if there is to be one. The file of an earlier agent says
+    /// nothing of this one, and goes.
     pub(super) fn new(path: Option<PathBuf>) -> io::Result<Self> {
         let file = Self { path };
         file.remove()?;

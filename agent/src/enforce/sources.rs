@@ -20,7 +20,7 @@ const SHARED: usize = 32;
 /// What the rules of a node ask of the interfaces of pods.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Asked {
-    /// Nothing: the kernel cannot tell them from others.
+    /// Nothing: this kernel does not support the question.
     Nothing,
     /// Whether a packet came from one, for ICMP errors.
     Group,
@@ -30,9 +30,9 @@ pub(super) enum Asked {
 
 /// What an update of the interfaces of pods takes.
 ///
-/// Only what is in the group is held to anything, and where rules ask for sources,
-/// all of it is. So who leaves it leaves before its addresses go out of the set,
-/// and who joins it joins when they are in.
+/// Only interfaces in the group are held to anything, and if rules ask for sources, all of
+/// them are. So an interface leaves the group before its addresses go out of the set, and
+/// joins it when they are in.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Sources {
     /// What may come from which interface.
@@ -68,7 +68,7 @@ impl Sources {
                 (NO_GROUP | POD_GROUP, Some(route)) => {
                     Some(format!("which shares its route {route} with more than {SHARED} others, too many for a set"))
                 }
-                (group, _) => Some(format!("which is in the device group {group} of somebody else")),
+                (group, _) => Some(format!("which is in the device group {group} of another program")),
             };
             if let Some(why_not) = why_not {
                 sources.unheld.insert(name, why_not);
@@ -86,7 +86,7 @@ impl Sources {
         sources
     }
 
-    /// Those that were to join could not.
+    /// The interfaces that were to join could not.
     pub(super) fn not_joined(&mut self, network: &Network, why: &str) {
         let not_joined = network.interfaces.iter().filter(|(_, interface)| self.join.contains(&interface.index));
         self.unheld.extend(not_joined.map(|(name, _)| (*name, why.to_owned())));
@@ -109,7 +109,7 @@ impl Sources {
             let routes = network.interfaces.get(name).map(|interface| &interface.routes);
             ways.extend(routes.into_iter().flatten().map(|route| (*route, Some((*name, why as &dyn fmt::Display)))));
         }
-        // The longest prefix leads: one look-up for each length that there is.
+        // The longest prefix counts: one lookup for each length that there is.
         let lengths: BTreeSet<u8> = ways.keys().map(IpNetwork::prefix).collect();
         let way = |address: IpAddr| {
             let prefixes = lengths.iter().rev().filter_map(|length| {
@@ -195,19 +195,19 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_is_told_of_by_the_longest_prefix_that_leads_to_it() {
+    fn the_longest_prefix_decides_where_a_pod_is() {
         let mut network = network(&[("a", 1, 0, &["10.0.0.1/32"]), ("x", 2, 5, &["10.0.0.2/32"])]);
         let routes = ["10.0.0.0/24".parse().expect("a route")].into();
         network.elsewhere.insert(name("eth0"), Elsewhere { why: NotOfPods::Default, routes });
         let sources = Sources::new(Asked::Sources, &network, []);
         let local = ["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.1.4", "fd00::1"];
         let local = local.map(|address| address.parse().expect("an address"));
-        let told: Vec<String> =
+        let words: Vec<String> =
             sources.spoofable(&network, local).into_iter().map(|(address, why)| format!("{address}: {why}")).collect();
         assert_eq!(
-            told,
+            words,
             [
-                "10.0.0.2: it is behind x, which is in the device group 5 of somebody else",
+                "10.0.0.2: it is behind x, which is in the device group 5 of another program",
                 "10.0.0.3: it is behind eth0, over which the node's default route leads",
                 "10.0.1.4: the node routes its address to no interface",
                 "fd00::1: the node routes its address to no interface",
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_held_is_told_and_left_alone() {
+    fn interfaces_that_cannot_be_held_are_listed_and_left_alone() {
         let crowd: Vec<(String, u32)> = (0..40).map(|n| (format!("v{n}"), n)).collect();
         let mut interfaces: Vec<_> =
             crowd.iter().map(|(name, n)| (name.as_str(), *n, 0, &["10.0.0.1/32"][..])).collect();

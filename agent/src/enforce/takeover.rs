@@ -1,12 +1,11 @@
 //! Taking over from Azure NPM: what it left in the kernel goes once it is
 //! certain that it does not run any more, and nothing else goes.
 //!
-//! While it runs, both judge every packet, ours first, and nothing of it is
-//! touched. Whether it runs, its pod on this node tells, and its process where
-//! processes of others can be seen. Then its chains have to be unchanged for a
-//! while, and ours have to be in the kernel as they should be, read and
-//! compared. If they come back, something that cannot be seen from here writes
-//! them, and they are left alone for longer each time.
+//! While it runs, both judge every packet, ours first, and the agent touches nothing of it.
+//! It runs while its pod is on this node, or its process is visible from here. After that
+//! its chains have to be unchanged for a while, and the kernel has to hold our rules, read
+//! and compared. If its chains come back, a process that is not visible from here writes
+//! them, and the agent leaves them alone for longer each time.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -15,20 +14,21 @@ use npc_compiler::engine::{Event, PodKey};
 use npc_compiler::object::Pod;
 use tracing::{info, warn};
 
+use crate::causes::with_causes;
 use crate::dataplane::{self, azure};
 
 /// Its DaemonSet, and the value of the label `k8s-app` of its pods.
 const NAME: &str = "azure-npm";
 
-/// How long its chains have to be unchanged: longer than a look takes to come
-/// by again, shorter where somebody has said that it is off.
+/// How long its chains have to be unchanged: longer than the time between two looks; less
+/// long if the operator has said that it is off.
 const QUIET: Duration = Duration::from_secs(60);
-const QUIET_AS_TOLD: Duration = Duration::from_secs(15);
+const QUIET_IF_OFF: Duration = Duration::from_secs(15);
 
-/// How often it is looked for while it is there: the whole table is read.
+/// The time between two looks while it is there. A look reads the whole table.
 const LOOK: Duration = Duration::from_secs(30);
 
-/// The longest that is waited for after it came back.
+/// The longest time that its chains have to be unchanged after they came back.
 const LONGEST: Duration = Duration::from_secs(3600);
 
 /// What to do about what Azure NPM left in the kernel.
@@ -39,12 +39,11 @@ pub enum AzureNpm {
     Keep,
     /// Remove it once no pod of it is on this node: the source knows all pods.
     WhenGone,
-    /// Remove it as soon as nothing of it is seen to run: whoever says so has
-    /// switched it off.
+    /// Remove it as soon as no process of it is visible: the operator has switched it off.
     Remove,
 }
 
-/// Watches what is left of Azure NPM.
+/// Waits until what is left of Azure NPM can go, and removes it.
 #[derive(Debug)]
 pub(super) struct Takeover {
     what: AzureNpm,
@@ -53,16 +52,16 @@ pub(super) struct Takeover {
     pods: BTreeSet<PodKey>,
     /// When to look next; `None` where there is nothing to look for.
     due: Option<Instant>,
-    /// What was found, and since when it has been so.
+    /// What was found, and since when it is unchanged.
     seen: Option<(azure::Remains, Instant)>,
     quiet: Duration,
     removed_before: bool,
-    said: Option<Said>,
+    logged: Option<Logged>,
 }
 
 /// What was logged last, so that it is logged once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Said {
+enum Logged {
     Running,
     Waiting,
     Differing,
@@ -77,14 +76,14 @@ impl Takeover {
             pods: BTreeSet::new(),
             due: (what != AzureNpm::Keep).then(Instant::now),
             seen: None,
-            quiet: if what == AzureNpm::Remove { QUIET_AS_TOLD } else { QUIET },
+            quiet: if what == AzureNpm::Remove { QUIET_IF_OFF } else { QUIET },
             removed_before: false,
-            said: None,
+            logged: None,
         }
     }
 
     /// Takes in what happened in the cluster.
-    pub(super) fn hear(&mut self, event: &Event) {
+    pub(super) fn take(&mut self, event: &Event) {
         let changed = match event {
             Event::Pod(pod) if self.is_its(pod) => self.pods.insert(PodKey::of(pod)),
             Event::Pod(pod) => self.pods.remove(&PodKey::of(pod)),
@@ -106,13 +105,13 @@ impl Takeover {
         self.due.is_some_and(|due| due <= Instant::now())
     }
 
-    /// Looks, and removes what can go by now. `holds` says whether the kernel
-    /// holds our rules as it should; it blocks, and so does this.
+    /// Looks, and removes what can go now. `holds` answers whether the kernel holds our
+    /// rules; it blocks, and so does this.
     pub(super) fn step(&mut self, holds: impl FnOnce() -> Result<bool, dataplane::Error>) {
         if let Err(error) = self.try_step(holds) {
             self.due = Some(Instant::now() + LOOK);
-            if self.say(Said::Failing) {
-                warn!(error = %super::agent::with_causes(&error), "cannot tell what Azure NPM left in this kernel");
+            if self.is_news(Logged::Failing) {
+                warn!(error = %with_causes(&error), "cannot read what Azure NPM left in this kernel; it stays");
             }
         }
     }
@@ -121,21 +120,21 @@ impl Takeover {
         let remains = azure::look()?;
         let now = Instant::now();
         if remains.is_nothing() {
-            // Its pod would tell if it came; after a removal what cannot be
-            // seen might write again.
+            // If its pod comes, that is an event. After a removal, a process that is not visible
+            // may write again.
             self.due = self.removed_before.then(|| now + self.quiet.max(LOOK));
-            (self.seen, self.said) = (None, None);
+            (self.seen, self.logged) = (None, None);
             return Ok(());
         }
         self.due = Some(now + LOOK);
         let processes = azure::processes();
         if !self.pods.is_empty() || !processes.is_empty() {
             self.seen = None;
-            if self.say(Said::Running) {
+            if self.is_news(Logged::Running) {
                 info!(
                     pods = self.pods.len(),
                     ?processes,
-                    "Azure NPM enforces here too: both judge every packet, and nothing of it is touched while it runs"
+                    "Azure NPM enforces here too: both judge every packet, and the agent touches nothing of it while it runs"
                 );
             }
             return Ok(());
@@ -149,20 +148,20 @@ impl Takeover {
         self.seen = Some((remains, since));
         if now.duration_since(since) < self.quiet {
             self.due = Some(since + self.quiet);
-            if self.say(Said::Waiting) {
+            if self.is_news(Logged::Waiting) {
                 let back = if self.removed_before { "; they came back after they were removed" } else { "" };
                 info!(
                     chains,
                     sets,
                     wait = ?self.quiet,
-                    "no Azure NPM is seen to run here; what it left goes if nobody changes it for a while{back}"
+                    "no Azure NPM is seen to run here; what it left goes once it has been unchanged for a while{back}"
                 );
             }
             return Ok(());
         }
         if !holds()? {
-            if self.say(Said::Differing) {
-                warn!("what Azure NPM left stays: our own rules are not in the kernel as they should be");
+            if self.is_news(Logged::Differing) {
+                warn!("what Azure NPM left stays: the kernel does not hold our own rules as it should");
             }
             return Ok(());
         }
@@ -177,17 +176,17 @@ impl Takeover {
         let chains: usize = gone.tables.iter().map(|table| table.chains.len()).sum();
         info!(jumps, chains, sets = gone.sets.len(), "removed what Azure NPM left in this kernel");
         for error in errors {
-            warn!(error = %super::agent::with_causes(&error), "something that Azure NPM left cannot go");
+            warn!(error = %with_causes(&error), "cannot remove a part of what Azure NPM left");
         }
-        // If it comes back, it is given longer to be seen.
+        // If it comes back, it has to be unchanged for longer.
         self.quiet = if self.removed_before { (self.quiet * 2).min(LONGEST) } else { self.quiet.max(QUIET) };
-        (self.removed_before, self.said) = (true, None);
+        (self.removed_before, self.logged) = (true, None);
         self.due = Some(Instant::now() + LOOK);
     }
 
-    /// Whether this was not the last thing that was said.
-    fn say(&mut self, what: Said) -> bool {
-        self.said.replace(what) != Some(what)
+    /// Whether this is not what was logged last.
+    fn is_news(&mut self, what: Logged) -> bool {
+        self.logged.replace(what) != Some(what)
     }
 }
 
@@ -209,22 +208,22 @@ mod tests {
     fn its_pods_of_this_node_are_known_until_they_end() {
         let mut takeover = Takeover::new(AzureNpm::WhenGone, "here");
         let here = pod("azure-npm-1", "here", NAME);
-        takeover.hear(&Event::Pod(Box::new(pod("azure-npm-2", "there", NAME))));
-        takeover.hear(&Event::Pod(Box::new(pod("other", "here", "other"))));
+        takeover.take(&Event::Pod(Box::new(pod("azure-npm-2", "there", NAME))));
+        takeover.take(&Event::Pod(Box::new(pod("other", "here", "other"))));
         assert!(takeover.pods.is_empty());
-        takeover.hear(&Event::Pod(Box::new(here.clone())));
+        takeover.take(&Event::Pod(Box::new(here.clone())));
         assert_eq!(takeover.pods.len(), 1);
-        takeover.hear(&Event::Pod(Box::new(Pod { finished: true, ..here.clone() })));
+        takeover.take(&Event::Pod(Box::new(Pod { finished: true, ..here.clone() })));
         assert!(takeover.pods.is_empty());
-        takeover.hear(&Event::Pod(Box::new(here.clone())));
-        takeover.hear(&Event::PodGone(PodKey::of(&here)));
+        takeover.take(&Event::Pod(Box::new(here.clone())));
+        takeover.take(&Event::PodGone(PodKey::of(&here)));
         assert!(takeover.pods.is_empty() && takeover.is_due());
     }
 
     #[test]
-    fn who_is_to_keep_it_never_looks() {
+    fn an_agent_that_is_to_keep_it_never_looks() {
         let mut takeover = Takeover::new(AzureNpm::Keep, "here");
-        takeover.hear(&Event::Pod(Box::new(pod("azure-npm-1", "here", NAME))));
+        takeover.take(&Event::Pod(Box::new(pod("azure-npm-1", "here", NAME))));
         assert!(!takeover.is_due());
     }
 }

@@ -1,37 +1,38 @@
-//! What the agent was told and has not handed on: the cluster's changes, and
-//! the network of its own node.
+//! What the agent knows and no pass has written yet: the cluster's changes, and the
+//! network of its own node.
 
 use std::collections::BTreeSet;
 
 use npc_compiler::engine;
 
+use super::obstacle::NodeName;
 use crate::dataplane::network::Network;
 use crate::source::Changes;
 
-/// What was heard, until it is complete enough to act on.
+/// What came from the source and from the kernel, until it is complete enough to act on.
 #[derive(Debug, Default)]
 pub(super) struct View {
     /// What happened in the cluster since the last pass.
     changes: Vec<engine::Event>,
-    /// The source has told what there is.
-    has_cluster: bool,
+    /// How often the cluster changed; 0 until the source has sent all that there is.
+    generation: u64,
     /// Whether there is a Node of this node's name, if the source knows.
     is_node: Option<bool>,
     /// The nodes that files name instead.
     other_nodes: BTreeSet<String>,
     network: Option<Network>,
-    /// A pass was made.
-    acted: bool,
+    /// A pass was begun.
+    has_acted: bool,
 }
 
 impl View {
-    /// Takes in what the source says.
-    pub(super) fn hear(&mut self, changes: Changes) {
+    /// Takes in what the source sends.
+    pub(super) fn take(&mut self, changes: Changes) {
         self.changes.extend(changes.changes.into_iter().map(|change| change.event));
         if changes.is_node.is_some() {
             (self.is_node, self.other_nodes) = (changes.is_node, changes.other_nodes);
         }
-        self.has_cluster |= !changes.is_part;
+        self.generation += u64::from(!changes.is_part);
     }
 
     /// What happened in the cluster, whether it may be acted on or not.
@@ -54,41 +55,45 @@ impl View {
         &self.other_nodes
     }
 
-    /// What to act on, once everything was heard of. Before the first pass
-    /// something has to bear this node's name where nodes are named: otherwise no
-    /// pod is found to be here, and all that an earlier agent isolated would be
-    /// open.
-    pub(super) fn take(&mut self) -> Option<(Vec<engine::Event>, &Network)> {
+    /// How often the cluster changed. A list that came in parts is one change.
+    pub(super) fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// What to act on, once everything is known. Before the first pass an object has to
+    /// name this node, if objects name nodes: otherwise no pod is found to be here, and all
+    /// that an earlier agent isolated would be open.
+    pub(super) fn start_pass(&mut self) -> Option<(Vec<engine::Event>, &Network)> {
         if !self.is_complete() {
             return None;
         }
-        self.acted = true;
+        self.has_acted = true;
         Some((self.take_changes(), self.network.as_ref()?))
-    }
-
-    /// The source has told all there is.
-    pub(super) fn has_cluster(&self) -> bool {
-        self.has_cluster
     }
 
     /// Whether there is something to act on.
     pub(super) fn is_complete(&self) -> bool {
-        self.has_cluster && self.network.is_some() && (self.acted || !self.is_misnamed())
+        self.has_cluster() && self.network.is_some() && self.node_name() != NodeName::Missing
     }
 
-    /// IPVS delivers Services on this node.
+    /// Whether IPVS delivers Services on this node.
     pub(super) fn has_ipvs(&self) -> bool {
         self.network.as_ref().is_some_and(|network| network.ipvs)
     }
 
-    /// There are nodes, and none has this node's name.
-    pub(super) fn is_misnamed(&self) -> bool {
-        self.is_node == Some(false)
+    /// Whether the objects know this node.
+    pub(super) fn node_name(&self) -> NodeName {
+        match self.is_node {
+            Some(false) if !self.has_cluster() => NodeName::Known,
+            Some(false) if self.has_acted => NodeName::Gone,
+            Some(false) => NodeName::Missing,
+            Some(true) | None => NodeName::Known,
+        }
     }
 
-    /// What is missing was heard of, and nothing was written yet.
-    pub(super) fn waits_for_node(&self) -> bool {
-        self.has_cluster && !self.acted && self.is_misnamed()
+    /// Whether the source has sent all that there is.
+    fn has_cluster(&self) -> bool {
+        self.generation > 0
     }
 }
 
@@ -101,29 +106,29 @@ mod tests {
     }
 
     #[test]
-    fn a_view_is_complete_once_both_sides_were_heard() {
+    fn a_view_is_complete_once_the_objects_and_the_network_are_known() {
         let mut view = View::default();
         view.network_is(Network::default());
-        assert!(view.take().is_none());
-        view.hear(cluster(None));
-        assert!(view.take().is_some());
+        assert!(view.start_pass().is_none());
+        view.take(cluster(None));
+        assert!(view.start_pass().is_some());
         let mut view = View::default();
-        view.hear(cluster(None));
-        assert!(view.take().is_none());
+        view.take(cluster(None));
+        assert!(view.start_pass().is_none());
     }
 
     #[test]
     fn nothing_begins_under_a_name_that_no_node_has() {
         let mut view = View::default();
         view.network_is(Network::default());
-        view.hear(cluster(Some(false)));
-        assert!(view.take().is_none() && view.waits_for_node());
-        view.hear(cluster(None));
-        assert!(view.take().is_none(), "nothing new of nodes");
-        view.hear(cluster(Some(true)));
-        assert!(view.take().is_some() && !view.waits_for_node());
+        view.take(cluster(Some(false)));
+        assert!(view.start_pass().is_none() && view.node_name() == NodeName::Missing);
+        view.take(cluster(None));
+        assert!(view.start_pass().is_none(), "nothing new of nodes");
+        view.take(cluster(Some(true)));
+        assert!(view.start_pass().is_some() && view.node_name() == NodeName::Known);
         // A Node that is removed later has had its rules.
-        view.hear(cluster(Some(false)));
-        assert!(view.take().is_some());
+        view.take(cluster(Some(false)));
+        assert!(view.start_pass().is_some() && view.node_name() == NodeName::Gone);
     }
 }

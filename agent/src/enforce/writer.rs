@@ -1,48 +1,32 @@
-//! From the state that a kernel holds to the one that it should hold.
+//! From the ruleset that a kernel holds to the one that it should hold.
 
-use std::collections::BTreeSet;
-use std::fmt;
 use std::time::Instant;
 
 use npc_compiler::engine::Engine;
 use npc_compiler::object::Family;
-use npc_compiler::plan::{Held, KernelState, Plan, SetWrite, Step};
-use npc_compiler::ruleset::program::SetName;
+use npc_compiler::plan::{Held, KernelState, Plan, Step};
 use tracing::info;
 
 use super::drift::{self, Drift, Repair};
 use super::established::Established;
+use super::sync_state::{Probed, SyncState};
+use super::writes::Writes;
 use crate::dataplane::audit::{Audit, Depth};
 use crate::dataplane::conntrack::Swept;
 use crate::dataplane::iptables::Hook;
 use crate::dataplane::network::Network;
+use crate::dataplane::probe::Capabilities;
 use crate::dataplane::{Error, Failures, Kernel};
 
-/// What is known of the kernel.
-#[derive(Debug)]
-enum SyncState {
-    /// Nothing: before it was read, and after any read, write or proof that failed.
-    /// It is read next, and the jump is put first.
-    Unknown,
-    /// Another program keeps the lock that rules need. So the rules are older ones,
-    /// and the sets are as far ahead as these allow. This is what it holds. Where the
-    /// jump is, is unknown, because of what that program writes comes no word.
-    SetsAhead(KernelState),
-    /// It holds what was to be written last, and the jump is first in FORWARD: each
-    /// was read there, or the kernel reported it.
-    InSync,
-}
-
-/// Writes states to a kernel, and knows whether it holds the last one.
+/// Writes rulesets to a kernel, and knows whether it holds the last one.
 #[derive(Debug)]
 pub struct Writer<K> {
     pub(super) kernel: K,
+    /// What is known of the rules and sets that it holds.
     state: SyncState,
-    /// The last call found or made all of it so: the rules too.
-    is_proved: bool,
-    /// What an agent before this one left was logged.
-    has_taken_over: bool,
-    /// Since when the state that was written last is in force for new flows.
+    /// Whether it is known what it supports.
+    probed: Probed,
+    /// Since when the ruleset that was written last is in force for new flows.
     enforced: Instant,
     pub(super) established: Established,
 }
@@ -55,16 +39,40 @@ impl<K: Kernel> Writer<K> {
     pub fn new(kernel: K) -> Self {
         Self {
             kernel,
-            state: SyncState::Unknown,
-            is_proved: false,
-            has_taken_over: false,
+            state: SyncState::Unread,
+            probed: Probed::Not,
             enforced: Instant::now(),
             established: Established::new(),
         }
     }
 
-    /// Makes the kernel equal to a state; only what differs is written. The
-    /// jump goes in after the chains that it leads to.
+    /// Asks the kernel what it supports, in the families where that is not known yet. No
+    /// sooner than it is needed, because asking writes, if only what no packet meets.
+    /// Answers what it supports when it answers first: a family that answers only later
+    /// has the rules of the other.
+    ///
+    /// # Errors
+    /// If no family answers.
+    pub(super) fn probe(&mut self, failed: &mut Failures) -> Result<Option<Capabilities>, Error> {
+        if self.probed == Probed::Whole {
+            return Ok(None);
+        }
+        let Some(capabilities) = self.kernel.probe_each(failed) else {
+            return std::mem::take(failed).into_result().map(|()| None);
+        };
+        let probed = if failed.is_empty() { Probed::Whole } else { Probed::InPart };
+        let before = std::mem::replace(&mut self.probed, probed);
+        Ok((before == Probed::Not).then_some(capabilities))
+    }
+
+    /// Whether the kernel was asked what it supports, in one family at least. The engine
+    /// commits nothing before.
+    pub(super) fn is_probed(&self) -> bool {
+        self.probed != Probed::Not
+    }
+
+    /// Makes the kernel equal to a ruleset. Only the difference is written. The jump goes in
+    /// after the chains that it leads to.
     ///
     /// `change` leads to it from the state that was wanted the last time, and
     /// is used if the kernel holds that one; otherwise the kernel is read.
@@ -90,18 +98,24 @@ impl<K: Kernel> Writer<K> {
         wanted: &KernelState,
         failed: &mut Failures,
     ) -> Result<Written, Error> {
-        self.is_proved = false;
-        let (plan, held) = match std::mem::replace(&mut self.state, SyncState::Unknown) {
-            SyncState::InSync => (change, None),
+        let written = self.try_write(change, wanted, failed);
+        match &written {
+            Err(error) => self.state.failed(error.is_unhooked()),
+            Ok(_) if failed.is_empty() => self.state = SyncState::InSync { is_proved: true },
+            Ok(_) => self.state.failed(failed.iter().any(|(_, error)| error.is_unhooked())),
+        }
+        written
+    }
+
+    fn try_write(&mut self, change: Plan, wanted: &KernelState, failed: &mut Failures) -> Result<Written, Error> {
+        let (plan, held) = match self.state.forget() {
+            SyncState::InSync { .. } => (change, None),
             state => {
                 self.established.rules_were_lost();
                 let held = match state {
-                    SyncState::SetsAhead(held) => self.after_contention(held, wanted, failed)?,
+                    SyncState::SetsAhead { held, .. } => self.after_contention(held, wanted, failed)?,
                     _ => self.read(wanted, failed)?,
                 };
-                if failed.is_empty() && !std::mem::replace(&mut self.has_taken_over, true) {
-                    took_over(&held);
-                }
                 (Plan::between(&held, wanted), Some(held))
             }
         };
@@ -120,9 +134,6 @@ impl<K: Kernel> Writer<K> {
         if failed.is_of_all() {
             std::mem::take(failed).into_result()?;
         }
-        if failed.is_empty() {
-            (self.state, self.is_proved) = (SyncState::InSync, true);
-        }
         Ok((Writes::of(&plan), rehooked))
     }
 
@@ -130,6 +141,9 @@ impl<K: Kernel> Writer<K> {
     /// wanted.
     fn read(&mut self, wanted: &KernelState, failed: &mut Failures) -> Result<KernelState, Error> {
         let mut held = self.kernel.read_each(wanted, failed)?;
+        if failed.is_empty() && self.state.was_read() {
+            took_over(&held);
+        }
         for family in failed.families() {
             match family {
                 Family::V4 => held.v4.clone_from(&wanted.v4),
@@ -139,20 +153,26 @@ impl<K: Kernel> Writer<K> {
         Ok(held)
     }
 
-    /// Whether the kernel is known, and nobody holds the lock that rules need.
+    /// Whether the kernel is known, and no other program holds the lock that rules need.
     pub(super) fn can_write_rules(&mut self) -> bool {
         self.is_in_sync() && self.kernel.wait_for_lock().is_ok()
     }
 
     /// Whether the kernel is known to hold what was to be written last.
     pub(super) fn is_in_sync(&self) -> bool {
-        matches!(self.state, SyncState::InSync)
+        matches!(self.state, SyncState::InSync { .. })
     }
 
     /// Whether the last write or audit has shown that. An audit that is due too often
     /// for a large table to be read each time does not.
     pub(super) fn is_proved(&self) -> bool {
-        self.is_proved
+        matches!(self.state, SyncState::InSync { is_proved: true })
+    }
+
+    /// Whether a jump to our chains is known to be missing, or not to be first, and could
+    /// not be put in its place.
+    pub(super) fn is_unhooked(&self) -> bool {
+        matches!(self.state, SyncState::Unknown { is_unhooked: true } | SyncState::SetsAhead { is_unhooked: true, .. })
     }
 
     /// Since when every first packet of a flow gets the verdict of what was
@@ -162,9 +182,9 @@ impl<K: Kernel> Writer<K> {
         self.enforced
     }
 
-    /// Carries a plan out, and answers since when it is in force. Sets take no
-    /// lock: while somebody keeps the one that rules take, as much as they can do
-    /// without the rules is written to sets, and no more.
+    /// Carries a plan out, and answers since when it is in force. Sets take no lock: while
+    /// another program holds the one that rules take, sets go ahead as far as they can
+    /// without the rules.
     fn carry_out(
         &mut self,
         plan: &Plan,
@@ -182,7 +202,7 @@ impl<K: Kernel> Writer<K> {
                 };
                 let held = self.write_ahead(held, wanted, failed)?;
                 if failed.is_empty() {
-                    self.state = SyncState::SetsAhead(held);
+                    self.state = SyncState::SetsAhead { held, is_unhooked: false };
                 }
             }
             return Err(error);
@@ -190,8 +210,8 @@ impl<K: Kernel> Writer<K> {
         Ok(self.kernel.apply_each(plan, failed))
     }
 
-    /// What the kernel holds after somebody kept the lock, who may keep it still:
-    /// then as much is written as sets can do.
+    /// What the kernel holds after another program held the lock. If it holds the lock still,
+    /// sets go ahead.
     fn after_contention(
         &mut self,
         held: KernelState,
@@ -203,11 +223,11 @@ impl<K: Kernel> Writer<K> {
             return Ok(held);
         }
         match self.kernel.wait_for_lock() {
-            // Whoever kept it may have written after it was read.
+            // The program that held it may have written after the kernel was read.
             Ok(()) => self.read(wanted, failed),
             Err(error) => {
                 if error.is_contention() {
-                    self.state = SyncState::SetsAhead(held);
+                    self.state = SyncState::SetsAhead { held, is_unhooked: false };
                 }
                 Err(error)
             }
@@ -229,7 +249,11 @@ impl<K: Kernel> Writer<K> {
             self.kernel.apply_each(&plan, failed);
             std::mem::take(failed).into_result()?;
         }
-        plan.steps.iter().for_each(|step| write_sets(&mut held, step));
+        for step in &plan.steps {
+            // It was read a moment ago, or written by us. What another program changed
+            // since is found by the next read.
+            let _ = step.apply(&mut held);
+        }
         Ok(held)
     }
 
@@ -242,49 +266,58 @@ impl<K: Kernel> Writer<K> {
         found
     }
 
-    /// Looks whether the kernel still holds what is known of it, and puts
-    /// right what others changed: only that, in the order of a plan. Nothing if
-    /// nothing is known, because a pass is due then, which reads it.
+    /// Finds drift and repairs it: only what differs, in the order of a plan. Nothing if the
+    /// kernel is unknown, because the pass that is due then reads it.
     ///
-    /// Flows may have been let through meanwhile; the next pass judges them.
+    /// Denied flows may have begun meanwhile; the next pass judges them.
     ///
     /// # Errors
-    /// If the kernel cannot be looked at. That what was found could not be put
-    /// right is told with it; the next pass has to do it then.
+    /// If the kernel cannot be audited. That a repair failed is in [`Repair::repaired`]; the
+    /// next pass has to do it then.
     pub fn audit(&mut self, wanted: &KernelState, depth: Depth) -> Result<Option<Repair>, Error> {
-        // Whatever fails, everything is forgotten.
-        self.is_proved = false;
-        match std::mem::replace(&mut self.state, SyncState::Unknown) {
-            SyncState::Unknown => Ok(None),
-            SyncState::SetsAhead(held) => self.audit_ahead(held, depth),
-            SyncState::InSync => self.audit_in_sync(wanted, depth),
+        let audited = match self.state.forget() {
+            state @ (SyncState::Unread | SyncState::Unknown { .. }) => {
+                self.state = state;
+                return Ok(None);
+            }
+            SyncState::SetsAhead { held, is_unhooked } => self.audit_ahead(held, is_unhooked, depth),
+            SyncState::InSync { .. } => self.audit_in_sync(wanted, depth),
+        };
+        let (lost_hooks, error) = match &audited {
+            Ok(Some(repair)) => (repair.count(drift::Kind::Hook), repair.repaired.as_ref().err()),
+            Ok(None) => (0, None),
+            Err(error) => (0, Some(error)),
+        };
+        if let Some(error) = error {
+            self.state.failed(lost_hooks > 0 || error.is_unhooked());
         }
+        audited
     }
 
-    /// While rules wait, sets are looked after all the same. What differs is left to
-    /// the next pass, which reads everything.
-    fn audit_ahead(&mut self, held: KernelState, depth: Depth) -> Result<Option<Repair>, Error> {
+    /// While rules wait, sets are audited all the same. What differs is left to the next
+    /// pass, which reads everything.
+    fn audit_ahead(&mut self, held: KernelState, is_unhooked: bool, depth: Depth) -> Result<Option<Repair>, Error> {
         let mut audit = self.kernel.audit(&held, depth)?;
-        // It goes first once the rules are in.
+        // The jump goes first once the rules are in.
         audit.hooks.clear();
         if audit.is_clean() {
-            self.state = SyncState::SetsAhead(held);
+            self.state = SyncState::SetsAhead { held, is_unhooked };
             return Ok(None);
         }
         self.established.rules_were_lost();
-        Ok(Some(Repair { found: told(&audit, &held), repaired: Ok(None) }))
+        Ok(Some(Repair { found: logged(&audit, &held), repaired: Ok(None) }))
     }
 
     fn audit_in_sync(&mut self, wanted: &KernelState, depth: Depth) -> Result<Option<Repair>, Error> {
         let mut audit = self.kernel.audit(wanted, depth)?;
         let mut first = None;
         if !(audit.v4.is_empty() && audit.v6.is_empty()) {
-            // Who changed this may have changed more with it. A plan shows nothing
-            // but old and new if it knows all that is old.
+            // The program that changed this may have changed more with it. Packets meet only old
+            // and new verdicts if the plan knows all that is old.
             self.established.rules_were_lost();
             let whole = match self.kernel.audit(wanted, Depth::Whole) {
                 Ok(whole) => whole,
-                Err(error) => return Ok(Some(Repair { found: told(&audit, wanted), repaired: Err(error) })),
+                Err(error) => return Ok(Some(Repair { found: logged(&audit, wanted), repaired: Err(error) })),
             };
             let seen = std::mem::replace(&mut audit, whole);
             audit.authors.extend(seen.authors.iter().cloned());
@@ -292,13 +325,13 @@ impl<K: Kernel> Writer<K> {
             first = Some(seen);
         }
         if first.is_none() && audit.is_clean() {
-            (self.state, self.is_proved) = (SyncState::InSync, !audit.rules_unread && depth != Depth::News);
+            self.state = SyncState::InSync { is_proved: !audit.rules_unread && depth != Depth::News };
             return Ok(None);
         }
-        // Where somebody has put it back meanwhile, it was gone all the same.
+        // If another program has put it back meanwhile, it was gone all the same.
         let found = match &first {
-            Some(first) if audit.v4.is_empty() && audit.v6.is_empty() => told(first, wanted),
-            _ => told(&audit, wanted),
+            Some(first) if audit.v4.is_empty() && audit.v6.is_empty() => logged(first, wanted),
+            _ => logged(&audit, wanted),
         };
         self.established.rules_were_lost();
         let repaired = self.repair(audit, wanted).map(Some);
@@ -319,7 +352,7 @@ impl<K: Kernel> Writer<K> {
         }
         self.kernel.prove(wanted, &mut failed);
         failed.into_result()?;
-        (self.state, self.is_proved) = (SyncState::InSync, true);
+        self.state = SyncState::InSync { is_proved: true };
         Ok(Writes::of(&plan))
     }
 
@@ -339,14 +372,14 @@ fn is_rules(step: &Step) -> bool {
     matches!(step, Step::Chains(..))
 }
 
-/// What an audit found, said in the log.
-fn told(audit: &Audit, wanted: &KernelState) -> Vec<Drift> {
+/// The drift that an audit found, after it is logged.
+fn logged(audit: &Audit, wanted: &KernelState) -> Vec<Drift> {
     let found = drift::found(audit, wanted);
     drift::log(&found);
     found
 }
 
-/// Says what an agent before this one left.
+/// Logs what an agent before this one left.
 fn took_over(held: &KernelState) {
     let of =
         |count: fn(&Held) -> usize| Family::ALL.into_iter().map(|family| count(held.family(family))).sum::<usize>();
@@ -357,109 +390,5 @@ fn took_over(held: &KernelState) {
             chains,
             sets, members, "took over what an agent before left in this kernel; only what differs is written"
         );
-    }
-}
-
-/// What a step on sets does to a state.
-fn write_sets(state: &mut KernelState, step: &Step) {
-    let Step::Sets(writes) = step else { return };
-    for write in writes {
-        let held = match SetName::ours(write.set().as_str()) {
-            Some((_, Family::V4)) => &mut state.v4,
-            Some((_, Family::V6)) => &mut state.v6,
-            None => continue,
-        };
-        match write {
-            SetWrite::Create(name, _, kind) => {
-                held.sets.entry(name.clone()).or_insert((*kind, BTreeSet::new()));
-            }
-            SetWrite::Add(name, member) => {
-                held.sets.entry(name.clone()).and_modify(|(_, members)| {
-                    members.insert(member.clone());
-                });
-            }
-            SetWrite::Delete(name, member) => {
-                held.sets.entry(name.clone()).and_modify(|(_, members)| {
-                    members.remove(member);
-                });
-            }
-            SetWrite::Destroy(name) => {
-                held.sets.remove(name);
-            }
-        }
-    }
-}
-
-/// How much a plan writes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Writes {
-    /// Sets created.
-    pub sets_created: usize,
-    /// Sets destroyed.
-    pub sets_destroyed: usize,
-    /// Members added.
-    pub members_added: usize,
-    /// Members removed.
-    pub members_removed: usize,
-    /// Chains written.
-    pub chains_written: usize,
-    /// Their rules.
-    pub rules_written: usize,
-    /// Chains deleted.
-    pub chains_deleted: usize,
-}
-
-impl Writes {
-    /// Whether there was nothing to write.
-    #[must_use]
-    pub fn is_nothing(&self) -> bool {
-        *self == Self::default()
-    }
-
-    /// Counts a plan's writes.
-    #[must_use]
-    pub fn of(plan: &Plan) -> Self {
-        let mut counted = Self::default();
-        for step in &plan.steps {
-            match step {
-                Step::Sets(writes) => {
-                    for write in writes {
-                        *match write {
-                            SetWrite::Create(..) => &mut counted.sets_created,
-                            SetWrite::Destroy(_) => &mut counted.sets_destroyed,
-                            SetWrite::Add(..) => &mut counted.members_added,
-                            SetWrite::Delete(..) => &mut counted.members_removed,
-                        } += 1;
-                    }
-                }
-                Step::Chains(_, writes) => {
-                    counted.chains_written += writes.replace.len();
-                    counted.rules_written += writes.replace.values().map(Vec::len).sum::<usize>();
-                    counted.chains_deleted += writes.delete.len();
-                }
-                Step::Grace => {}
-            }
-        }
-        counted
-    }
-}
-
-impl fmt::Display for Writes {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let counts = [
-            (self.chains_written, "chains written"),
-            (self.rules_written, "rules in them"),
-            (self.chains_deleted, "chains deleted"),
-            (self.sets_created, "sets created"),
-            (self.sets_destroyed, "sets destroyed"),
-            (self.members_added, "members added"),
-            (self.members_removed, "members removed"),
-        ];
-        let mut first = true;
-        for (count, what) in counts.into_iter().filter(|(count, _)| *count > 0) {
-            write!(f, "{}{count} {what}", if first { "" } else { ", " })?;
-            first = false;
-        }
-        if first { f.write_str("nothing") } else { Ok(()) }
     }
 }

@@ -1,5 +1,5 @@
-//! Denied packets, as the kernel counts them. It is asked when somebody asks
-//! the agent, and not in between.
+//! Denied packets, as the kernel counts them. The agent reads the counts when its metrics
+//! are scraped, and not in between.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,15 +15,14 @@ use prometheus_client::registry::Registry;
 use tokio::{task, time};
 use tracing::{info, warn};
 
-use super::{OfFamily, family_name};
+use super::labels::{OfFamily, family_name};
 use crate::dataplane::counters::{Count, Reason};
 use crate::dataplane::iptables::Error;
 
-/// How long a reading is good enough, so that many who ask cost no more than
-/// one.
+/// How long a reading is new enough, so that many scrapes cost no more than one.
 const FRESH: Duration = Duration::from_secs(5);
 
-/// How long who asks may be kept waiting; afterwards the last reading has to do.
+/// How long a scrape waits for the kernel; then it gets the last reading.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -41,13 +40,13 @@ pub struct Packets {
     source: Arc<Mutex<Source>>,
 }
 
-/// Asks the kernel.
+/// Reads the counts in the kernel.
 type Read = Box<dyn FnMut() -> Result<Vec<Count>, Error> + Send>;
 
 /// Where the counts are from, and how far they were read.
 #[derive(Default)]
 struct Source {
-    /// `None` before it is known which kernel is asked.
+    /// `None` before the kernel is open.
     read: Option<Read>,
     last: BTreeMap<(IpFamily, Reason), u64>,
     asked: Option<Instant>,
@@ -75,17 +74,17 @@ impl Packets {
         );
     }
 
-    /// From now on the kernel is asked in this way.
+    /// From now on the counts are read in this way.
     pub fn are_read_by(&self, read: impl FnMut() -> Result<Vec<Count>, Error> + Send + 'static) {
         self.source.lock().unwrap_or_else(PoisonError::into_inner).read = Some(Box::new(read));
     }
 
-    /// Brings them up to date, as far as the kernel answers soon.
+    /// Brings them up to date, if the kernel answers soon.
     pub(crate) async fn refresh(&self) {
         let packets = self.clone();
         let refreshed = time::timeout(PATIENCE, task::spawn_blocking(move || packets.refresh_now(Instant::now())));
         if refreshed.await.is_err() {
-            warn!(waited = ?PATIENCE, "the kernel is slow to tell how many packets it denied; the metrics are older");
+            warn!(waited = ?PATIENCE, "the kernel has not answered how many packets it denied; these metrics are older");
         }
     }
 
@@ -93,7 +92,7 @@ impl Packets {
         let mut source = match self.source.try_lock() {
             Ok(source) => source,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            // Somebody asks already; the next one hears of it.
+            // Another scrape reads them; the next one has them.
             Err(TryLockError::WouldBlock) => return,
         };
         let is_fresh = source.asked.is_some_and(|asked| now.saturating_duration_since(asked) < FRESH);
@@ -111,7 +110,7 @@ impl Packets {
             }
             Err(error) if !source.fails => {
                 source.fails = true;
-                let error = crate::enforce::with_causes(&error);
+                let error = crate::causes::with_causes(&error);
                 warn!(
                     error,
                     "cannot read how many packets the kernel denied; these metrics stand still, and policies \
@@ -179,7 +178,7 @@ mod tests {
         let metrics = Metrics::default();
         let asked = Arc::new(AtomicU64::new(0));
         metrics.packets().refresh_now(Instant::now());
-        assert_eq!(value(&metrics, "npc_stray_packets_total{family=\"IPv6\"}"), None, "nobody to ask yet");
+        assert_eq!(value(&metrics, "npc_stray_packets_total{family=\"IPv6\"}"), None, "the kernel is not open yet");
         let counter = Arc::clone(&asked);
         metrics.packets().are_read_by(move || {
             let packets = counter.fetch_add(1, Ordering::Relaxed);

@@ -19,28 +19,28 @@ use tokio::net::TcpListener;
 use tracing::info;
 
 use crate::metrics::{self, Metrics, Packets};
-use crate::status::Shared;
+use crate::status::SharedStatus;
 use connections::Limits;
 
 /// How long the agent's loop may be busy with one thing. A restore waits for
 /// the lock much less long.
 const BUSY: Duration = Duration::from_secs(300);
 
-/// Tells that the agent's loop is alive. All clones are one.
+/// Whether the agent's loop is alive. All clones are one.
 #[derive(Debug, Clone)]
-pub struct Pulse {
+pub struct Liveness {
     begun: Instant,
     /// Milliseconds from then to the last beat.
     last: Arc<AtomicU64>,
 }
 
-impl Default for Pulse {
+impl Default for Liveness {
     fn default() -> Self {
         Self { begun: Instant::now(), last: Arc::default() }
     }
 }
 
-impl Pulse {
+impl Liveness {
     /// The loop is alive.
     pub fn beat(&self) {
         let since = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -80,12 +80,12 @@ pub async fn serve(
     purpose: Purpose,
     address: SocketAddr,
     metrics: &Metrics,
-    status: Shared,
-    pulse: Pulse,
+    status: SharedStatus,
+    liveness: Liveness,
 ) -> io::Result<()> {
     let listener = TcpListener::bind(address).await?;
     let address = listener.local_addr()?;
-    let health = health_router(status, pulse);
+    let health = health_router(status, liveness);
     let router = match purpose {
         Purpose::Metrics => {
             info!(%address, "serving /metrics, /healthz and /readyz");
@@ -105,8 +105,8 @@ fn metrics_router(metrics: &Metrics) -> Router {
     Router::new().route("/metrics", get(metrics_text)).with_state(scraped)
 }
 
-fn health_router(status: Shared, pulse: Pulse) -> Router {
-    let health = get(async move || health(&pulse));
+fn health_router(status: SharedStatus, liveness: Liveness) -> Router {
+    let health = get(async move || health(&liveness));
     Router::new().route("/healthz", health).route("/readyz", get(async move || readiness(&status)))
 }
 
@@ -124,15 +124,15 @@ async fn metrics_text(State(scraped): State<Scraped>) -> Response {
     }
 }
 
-fn health(pulse: &Pulse) -> Response {
-    if pulse.is_alive() {
+fn health(liveness: &Liveness) -> Response {
+    if liveness.is_alive() {
         "ok\n".into_response()
     } else {
         (StatusCode::INTERNAL_SERVER_ERROR, format!("the agent has done nothing for {BUSY:?}\n")).into_response()
     }
 }
 
-fn readiness(status: &Shared) -> Response {
+fn readiness(status: &SharedStatus) -> Response {
     let status = status.now();
     if status.synced.is_some() && status.ready {
         return "ok\n".into_response();
@@ -159,10 +159,10 @@ mod tests {
     }
 
     /// An agent's listener, which nobody else asks.
-    async fn listen(purpose: Purpose, status: &Shared) -> SocketAddr {
+    async fn listen(purpose: Purpose, status: &SharedStatus) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("it has one");
-        let health = health_router(status.clone(), Pulse::default());
+        let health = health_router(status.clone(), Liveness::default());
         let router = match purpose {
             Purpose::Metrics => health.merge(metrics_router(&Metrics::default())),
             Purpose::Health => health,
@@ -173,7 +173,7 @@ mod tests {
 
     #[tokio::test]
     async fn readiness_follows_the_status_and_nothing_else_is_served() {
-        let status = Shared::new(AgentStatus::new("node-1", "cluster"));
+        let status = SharedStatus::new(AgentStatus::new("node-1", "cluster"));
         let address = listen(Purpose::Metrics, &status).await;
         assert!(ask(address, "/readyz").await.starts_with("HTTP/1.1 503"));
         assert!(ask(address, "/healthz").await.starts_with("HTTP/1.1 200"));
@@ -191,7 +191,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_listener_for_kubelet_has_no_metrics() {
-        let status = Shared::new(AgentStatus::new("node-1", "cluster"));
+        let status = SharedStatus::new(AgentStatus::new("node-1", "cluster"));
         let address = listen(Purpose::Health, &status).await;
         assert!(ask(address, "/healthz").await.starts_with("HTTP/1.1 200"));
         assert!(ask(address, "/readyz").await.starts_with("HTTP/1.1 503"));
@@ -200,7 +200,7 @@ mod tests {
 
     #[tokio::test]
     async fn clients_that_finish_no_request_keep_no_other_from_an_answer() {
-        let status = Shared::new(AgentStatus::new("node-1", "cluster"));
+        let status = SharedStatus::new(AgentStatus::new("node-1", "cluster"));
         let address = listen(Purpose::Metrics, &status).await;
         let most = Purpose::Metrics.limits();
         let mut open = Vec::new();
@@ -225,7 +225,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_client_has_few_connections() {
-        let status = Shared::new(AgentStatus::new("node-1", "cluster"));
+        let status = SharedStatus::new(AgentStatus::new("node-1", "cluster"));
         let address = listen(Purpose::Metrics, &status).await;
         let most = Purpose::Metrics.limits().of_one_address;
         let mut open = Vec::new();
@@ -240,7 +240,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_unfinished_request_is_given_up() {
-        let status = Shared::new(AgentStatus::new("node-1", "cluster"));
+        let status = SharedStatus::new(AgentStatus::new("node-1", "cluster"));
         let address = listen(Purpose::Metrics, &status).await;
         let mut stream = TcpStream::connect(address).await.expect("it listens");
         stream.write_all(b"GET /metrics HTTP/1.1\r\nX-").await.expect("it reads");

@@ -12,6 +12,7 @@
 //! ```
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::time::Instant;
 
 use npc_compiler::engine;
@@ -38,7 +39,20 @@ pub struct Changes {
     /// The nodes that files name, where they do not name this one.
     pub other_nodes: BTreeSet<String>,
     /// Where the objects stand, if they are from files.
-    pub positions: Option<manifests::Positions>,
+    pub positions: Option<Box<dyn Locate>>,
+}
+
+/// Knows where the fields of objects stand in the files that these are from.
+pub trait Locate: fmt::Debug + Send + Sync {
+    /// The place of a field as `FILE:LINE:COLUMN`; its path is written as the API
+    /// writes it. `None` for an object that was not read from a file.
+    fn locate(&self, kind: &str, namespace: &str, name: &str, path: &str) -> Option<String>;
+}
+
+impl Locate for manifests::Positions {
+    fn locate(&self, kind: &str, namespace: &str, name: &str, path: &str) -> Option<String> {
+        self.locate(kind, namespace, name, path).map(|place| place.to_string())
+    }
 }
 
 /// One thing that happened.

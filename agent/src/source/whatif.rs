@@ -68,6 +68,12 @@ pub fn apply_overlay(base: &mut Loaded, overlay: Loaded) {
             None => into.services.push(service),
         }
     }
+    for slice in objects.endpoint_slices {
+        match into.endpoint_slices.iter_mut().find(|s| s.name == slice.name && s.namespace == slice.namespace) {
+            Some(old) => *old = slice,
+            None => into.endpoint_slices.push(slice),
+        }
+    }
     base.positions.merge(positions);
     base.problems.extend(problems);
     for (kind, count) in skipped {
@@ -138,10 +144,14 @@ pub fn remove(objects: &mut Objects, kind: &str, namespace: &str, name: &str) ->
             objects.pods.retain(|p| p.namespace != name);
             objects.policies.retain(|p| p.namespace() != name);
             objects.services.retain(|s| s.namespace != name);
+            objects.endpoint_slices.retain(|s| s.namespace != name);
         }
         Removable::Node => objects.nodes.retain(|n| n.name != name),
         Removable::Pod => objects.pods.retain(|p| p.namespace != namespace || p.name != name || p.is_template()),
-        Removable::Service => objects.services.retain(|s| s.namespace != namespace || s.name != name),
+        Removable::Service => {
+            objects.services.retain(|s| s.namespace != namespace || s.name != name);
+            objects.endpoint_slices.retain(|s| s.namespace != namespace || s.service != name);
+        }
         Removable::Policy => objects.policies.retain(|p| p.namespace() != namespace || p.name() != name),
         Removable::Workload(kind) => objects.pods.retain(|p| {
             let of_it = p.workload.as_ref().is_some_and(|w| w.kind == kind && w.name == name);

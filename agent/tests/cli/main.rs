@@ -7,6 +7,7 @@ mod explain;
 mod input;
 mod matrix;
 mod migrate;
+mod names;
 mod schema;
 
 use std::path::Path;

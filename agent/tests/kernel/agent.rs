@@ -36,6 +36,9 @@ const POLICY: &str = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmet
                       spec:\n  podSelector: {matchLabels: {app: db}}\n  \
                       ingress: [{from: [{podSelector: {matchLabels: {app: web}}}]}]\n";
 
+/// What an agent logs that also logs the passes that wrote nothing.
+pub(crate) const PASSES: &str = "info,npc_agent::enforce::report=debug";
+
 /// How long an agent may be silent while something is expected of it.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -110,6 +113,7 @@ impl Agent {
             .args(["agent", "--node", "node-1", "--log-format", "json", "--backend", backend.as_str()])
             .args([Path::new("--manifests"), &folder.manifests(), Path::new("--ready-file"), &folder.ready()])
             .args(more)
+            .env("NPC_LOG", PASSES)
             .envs(environment.iter().copied());
         Self::run(&mut command)
     }
@@ -153,8 +157,8 @@ impl Agent {
 
     /// Waits until a state of the objects is in the kernel; what was written.
     pub(crate) fn wait(&mut self, generation: u64) -> String {
-        let entry = self.entry(|entry| entry["generation"].as_u64() >= Some(generation));
-        entry["writes"].as_str().unwrap().to_owned()
+        let is_pass = |entry: &Value| entry["writes"].is_string() && entry["generation"].as_u64() >= Some(generation);
+        self.entry(is_pass)["writes"].as_str().unwrap().to_owned()
     }
 
     /// Waits until it says something with these words.
@@ -162,15 +166,15 @@ impl Agent {
         self.entry(|entry| entry.to_string().contains(words))
     }
 
-    /// Waits until what others changed is as it was; what was found.
+    /// Waits until drift is repaired; what was found.
     pub(crate) fn repaired(&mut self) -> Vec<Value> {
         let mut found = Vec::new();
         loop {
             let entry = self.entry(|entry| {
                 let text = entry.to_string();
-                text.contains("somebody changed") || text.contains("is as it was")
+                text.contains("drift found") || text.contains("drift repaired")
             });
-            if entry.to_string().contains("is as it was") {
+            if entry.to_string().contains("drift repaired") {
                 return found;
             }
             found.push(entry);
@@ -305,7 +309,7 @@ fn a_kernel_that_refuses_is_asked_again(backend: Backend) {
     let folder = Folder::new();
     let refusing = Refusing::new(&folder, backend);
     let mut agent = refusing.start(&folder, backend);
-    let entry = agent.wait_for("the kernel is not up to date");
+    let entry = agent.wait_for("ruleset not programmed");
     let error = entry["error"].as_str().unwrap();
     assert!(error.contains("not today"), "{error}");
     // The other family's command refuses nothing.
@@ -364,7 +368,7 @@ fn cleanup_beside_an_agent_is_refused_and_removes_nothing() {
 }
 
 #[test]
-fn a_socket_that_somebody_else_holds_hinders_no_agent() {
+fn a_socket_that_another_user_holds_hinders_no_agent() {
     let _namespace = Namespace::enter();
     let folder = Folder::new();
     let name = SocketAddr::from_abstract_name("npc-agent").unwrap();
@@ -375,7 +379,7 @@ fn a_socket_that_somebody_else_holds_hinders_no_agent() {
     });
     let _held = held.join().unwrap();
     let mut agent = Agent::start(&folder, Backend::Nft, &[]);
-    agent.wait_for("somebody who is not root");
+    agent.wait_for("a user other than root");
     agent.wait(1);
     assert!(is_hooked(Backend::Nft));
 }

@@ -12,7 +12,7 @@ use npc_agent::enforce::enforcer::Pass;
 use npc_compiler::engine::Event;
 use npc_compiler::object::{Family, Labels, Pod};
 use npc_compiler::ruleset::layout::Options;
-use npc_compiler::ruleset::program::{ChainName, SetName};
+use npc_compiler::ruleset::program::{ChainName, Match, SetName, Target};
 
 use super::namespace::{Beyond, Namespace, hide_file, output, run};
 use super::on_both_backends;
@@ -112,7 +112,7 @@ fn pods_behind_anything_else_are_told_of(backend: Backend) {
     ip("route add default via 192.0.2.254 dev eth0");
     let mut agent = enforcer(backend, true);
     let addresses = ["10.0.0.1", "10.0.0.2", "10.0.0.3", "192.0.2.7", "10.9.9.9"];
-    agent.hear(addresses.iter().enumerate().map(|(n, address)| pod(&format!("p{n}"), address)));
+    agent.take(addresses.iter().enumerate().map(|(n, address)| pod(&format!("p{n}"), address)));
     let pass = pass(&mut agent);
     assert_eq!((held(), own(Family::V4)), (vec!["azv1".into()], vec!["10.0.0.1,azv1".into()]));
     let told: Vec<String> = pass.spoofable.iter().map(|pod| format!("{}: {}", pod.pod, pod.reason)).collect();
@@ -127,7 +127,7 @@ fn pods_behind_anything_else_are_told_of(backend: Backend) {
     );
     // Who does not ask for it is told of nobody.
     let mut other = enforcer(backend, false);
-    other.hear([pod("p1", "10.0.0.2")]);
+    other.take([pod("p1", "10.0.0.2")]);
     assert_eq!(other.pass(&network()).unwrap().spoofable, []);
 }
 
@@ -171,7 +171,7 @@ fn without_the_match_everything_else_is_enforced(backend: Backend) {
         let missing = capabilities.no_anti_spoof.unwrap().to_string();
         assert!(missing.contains("the match devgroup (--anti-spoof)"), "{missing}");
         let mut agent = enforcer(backend, true);
-        agent.hear([pod("p", "10.0.0.1")]);
+        agent.take([pod("p", "10.0.0.1")]);
         let pass = pass(&mut agent);
         assert!(pass.writes.chains_written > 0, "{pass:?}");
         assert!(pass.spoofable[0].reason.contains("this kernel lacks the match devgroup"), "{pass:?}");
@@ -182,7 +182,7 @@ fn without_the_match_everything_else_is_enforced(backend: Backend) {
         let related = &state.v4.chains[&ChainName::related()];
         assert_eq!(related.len(), 2, "{related:#?}");
         assert!(
-            related[0].contains("-m length ! --length 48:576") && related[1].ends_with("-j RETURN"),
+            related[0].matches[0] == Match::NotLength(48, 576) && related[1].target == Target::Return,
             "{related:#?}"
         );
     };

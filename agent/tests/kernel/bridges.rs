@@ -63,7 +63,7 @@ fn a_sysctl_that_another_program_turns_is_noticed_without_an_event(backend: Back
         Table::open().insert(17, from, to, to, None);
         turn(tables, "1");
         agent.wait_for("iptables sees what pods behind this bridge");
-        agent.wait_for("cut the established flows");
+        agent.wait_for("cut established flows");
         let is_denied = |tuple: &Tuple| (tuple.source, tuple.destination) == (from.0, to.0);
         let mut left = 0;
         sweep(family, &mut |tuple| {

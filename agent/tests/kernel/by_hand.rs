@@ -5,7 +5,7 @@ use npc_agent::dataplane::backend::Backend;
 use npc_agent::dataplane::iptables::Hook;
 use npc_agent::dataplane::{Error, Linux};
 use npc_agent::enforce::Writer;
-use npc_agent::enforce::writer::Writes;
+use npc_agent::enforce::Writes;
 use npc_compiler::object::Family;
 use npc_compiler::plan::{KernelState, Plan};
 use npc_compiler::ruleset::program::Program;

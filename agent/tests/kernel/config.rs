@@ -135,7 +135,7 @@ fn a_file_that_changes_is_followed(change: fn(&Path, &str)) {
     assert!(!is_detailed(&mut agent, &folder, 3));
 
     write("logLevel: debug\n");
-    agent.wait_for("changed what is logged");
+    agent.wait_for("changed the log level");
     assert!(is_detailed(&mut agent, &folder, 4));
 
     // What waits for a restart, and what waits in vain, is said to.
@@ -143,20 +143,20 @@ fn a_file_that_changes_is_followed(change: fn(&Path, &str)) {
     let entry = agent.wait_for("takes effect when the agent restarts");
     assert_eq!(entry["setting"], "keep_established");
     write("logLevel: debug\nkeepEstablished: true\nlogDenied: true\n");
-    let entry = agent.wait_for("goes before what it says");
+    let entry = agent.wait_for("a flag or an environment variable overrides it");
     assert_eq!(entry["setting"], "log_denied");
 
     // What cannot be used changes nothing.
     for (text, says) in [("logLevl: info\n", "did you mean logLevel?"), ("logLevel: [\n", "config.yaml")] {
         write(text);
-        let entry = agent.wait_for("the last good configuration goes on");
+        let entry = agent.wait_for("the agent keeps the last good configuration");
         assert!(entry["level"] == "ERROR" && entry["message"].as_str().unwrap().contains(says), "{entry}");
     }
     assert!(is_detailed(&mut agent, &folder, 5));
 
     // And back, by a file that says nothing of it.
     write("keepEstablished: true\n");
-    agent.wait_for("changed what is logged");
+    agent.wait_for("changed the log level");
     assert!(!is_detailed(&mut agent, &folder, 6));
     let strays = || dump(Backend::Nft).iter().any(|line| line.starts_with(":NPC-STRAY"));
     assert!(strays(), "it still goes by what it started with");

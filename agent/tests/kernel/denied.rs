@@ -14,7 +14,7 @@ use npc_compiler::cluster::Cluster;
 use npc_compiler::object::{Family, Objects};
 use npc_compiler::policy::Direction;
 use npc_compiler::ruleset::layout::{self, Options};
-use npc_compiler::ruleset::program::{ChainName, FamilyProgram, Target};
+use npc_compiler::ruleset::program::{ChainName, FamilyProgram, Rule};
 
 use super::enforce::{Told, enforcer, groups};
 use super::namespace::{Namespace, leave_file_system, output, run};
@@ -131,10 +131,7 @@ fn counts_are_read_while_somebody_holds_the_lock(backend: Backend) {
 
 /// How many chains a packet is led through from this one on, itself included.
 fn depth(program: &FamilyProgram, chain: &ChainName) -> usize {
-    let below = program.chains[chain].iter().filter_map(|rule| match &rule.target {
-        Target::Goto(next) | Target::Jump(next) => Some(depth(program, next)),
-        Target::Return | Target::Drop | Target::Log => None,
-    });
+    let below = program.chains[chain].iter().filter_map(Rule::leads_to).map(|next| depth(program, next));
     1 + below.max().unwrap_or_default()
 }
 

@@ -81,9 +81,11 @@ impl Drifting {
         loop {
             let entry = self.agent.entry(|entry| {
                 let text = entry.to_string();
-                ["somebody changed", "is as it was", "is up to date"].iter().any(|words| text.contains(words))
+                ["drift found", "drift repaired", "programmed ruleset", "ruleset unchanged"]
+                    .iter()
+                    .any(|words| text.contains(words))
             });
-            if entry.to_string().contains("somebody changed") {
+            if entry.to_string().contains("drift found") {
                 found.push(entry);
             } else if !found.is_empty() && state(self.backend) == self.enforced {
                 return found;
@@ -110,9 +112,9 @@ fn what_another_asks_the_kernel_with_is_left_to_it(backend: Backend) {
     world.iptables(&["-A", "NPC-PROBE", "-m", "set", "--match-set", "npc4-probe-ip", "src", "-j", "RETURN"]);
     // With this the agent looks at everything.
     world.iptables(&["-F", "NPC-DENY-INGRESS"]);
-    let found = world.agent.wait_for("somebody changed");
+    let found = world.agent.wait_for("drift found");
     assert_eq!(found["name"], "NPC-DENY-INGRESS");
-    world.agent.wait_for("is as it was");
+    world.agent.wait_for("drift repaired");
     let left = state(backend);
     let missing: Vec<&String> = world.enforced.iter().filter(|line| !left.contains(line)).collect();
     assert_eq!((missing, left.len()), (Vec::new(), world.enforced.len() + 3), "{left:#?}");
@@ -203,11 +205,11 @@ fn a_set_that_was_made_anew_as_another_type_is_ours_again(backend: Backend) {
     run("ipset", &["create", "other", "hash:ip", "timeout", "1000"]);
     run("ipset", &["swap", "other", "npc4-ingress"]);
     run("ipset", &["destroy", "other"]);
-    let said = world.agent.wait_for("somebody changed");
+    let said = world.agent.wait_for("drift found");
     assert_eq!(found(&said), ["set", "npc4-ingress", "a set that we did not make has its name"]);
     // First under another name, and then, with theirs gone, under its own.
     while state(backend) != world.enforced {
-        world.agent.wait_for("is as it was");
+        world.agent.wait_for("drift repaired");
     }
 }
 
@@ -235,7 +237,7 @@ fn a_set_whose_name_somebody_elses_rule_holds_has_another_until_it_goes(backend:
     assert_eq!(agent.wait(1), "nothing");
     run(&iptables, &[&["-D"], &rule[..]].concat());
     while dump(backend).iter().any(|line| line.contains("npc4-a-")) {
-        agent.wait_for("is as it was");
+        agent.wait_for("drift repaired");
     }
     assert!(dump(backend).contains(&"add npc4-ingress 10.244.1.4".to_owned()));
 }
@@ -249,10 +251,10 @@ fn a_member_that_we_would_never_write_goes_with_its_set(backend: Backend) {
     run("ipset", &["add", "other", "10.1.0.0/16", "nomatch"]);
     run("ipset", &["swap", "other", &set]);
     run("ipset", &["destroy", "other"]);
-    let said = world.agent.wait_for("somebody changed");
+    let said = world.agent.wait_for("drift found");
     assert_eq!(found(&said)[..2], ["set", &set]);
     while state(backend) != world.enforced {
-        world.agent.wait_for("is as it was");
+        world.agent.wait_for("drift repaired");
     }
 }
 
@@ -264,13 +266,13 @@ fn a_set_of_somebody_under_our_name_goes_or_is_left_alone_in_words(backend: Back
     world.iptables(&[&["-A"], &rule[..]].concat());
     let mut told = Vec::new();
     while told.len() < 2 {
-        let said = world.agent.wait_for("somebody changed");
+        let said = world.agent.wait_for("drift found");
         told.push(found(&said).map(str::to_owned));
     }
     told.sort();
     let words = [
-        ["set", "npc4-free", "nobody needs it; it was removed"],
-        ["set", "npc4-used", "nobody needs it, but a rule asks it; it stays"],
+        ["set", "npc4-free", "no policy needs it; it was removed"],
+        ["set", "npc4-used", "no policy needs it, but a rule uses it; it stays"],
     ];
     assert_eq!(told, words);
     world.agent.wait(1);
@@ -291,9 +293,9 @@ fn a_jump_that_was_moved_or_taken_is_first_again(backend: Backend) {
         [["hook", "NPC-FORWARD", "the jump from FORWARD is gone"]]
     );
     world.iptables(&["-I", "FORWARD", "-s", "192.0.2.1", "-j", "ACCEPT"]);
-    let said = world.agent.wait_for("somebody changed");
+    let said = world.agent.wait_for("drift found");
     assert_eq!(found(&said)[2], "the jump from FORWARD is not its first rule");
-    world.agent.wait_for("is as it was");
+    world.agent.wait_for("drift repaired");
     let rules = output(&format!("iptables-{backend}"), &["-S", "FORWARD"]);
     let rules: Vec<&str> = rules.lines().skip(1).collect();
     assert_eq!(rules, ["-A FORWARD -j NPC-FORWARD", "-A FORWARD -s 192.0.2.1/32 -j ACCEPT"]);
@@ -333,7 +335,7 @@ fn what_an_agent_of_another_layout_left_becomes_ours(backend: Backend) {
     let mut others = state(backend);
     others.retain(|line| line != "-A FORWARD -j NPC-INGRESS");
     while others != enforced {
-        agent.wait_for("is as it was");
+        agent.wait_for("drift repaired");
         others = state(backend);
         others.retain(|line| line != "-A FORWARD -j NPC-INGRESS");
     }
@@ -380,7 +382,7 @@ fn members_come_in_while_the_lock_is_held_and_rules_when_it_is_free() {
         folder.write_pod("web-2", "web", 3);
         assert_eq!(agent.wait(2), "2 members added");
         folder.write("blocks.yaml", BLOCKS);
-        let said = agent.wait_for("rules have to wait");
+        let said = agent.wait_for("rules wait for the xtables lock");
         let holder = format!("(process {}) holds", std::process::id());
         assert!(said["error"].as_str().unwrap().contains(&holder), "{said}");
         assert!(!dump(Backend::Legacy).iter().any(|line| line.starts_with(":NPC-E-")));

@@ -14,8 +14,8 @@ use npc_agent::dataplane::iptables::Hook;
 use npc_agent::dataplane::network::Network;
 use npc_agent::dataplane::{Error, Kernel, Linux};
 use npc_agent::enforce::Enforcer;
+use npc_agent::enforce::Writes;
 use npc_agent::enforce::enforcer::Pass;
-use npc_agent::enforce::writer::Writes;
 use npc_agent::source::difference::Known;
 use npc_agent::source::manifests;
 use npc_compiler::object::{Family, Labels, NetworkPolicy, Objects, Pod};
@@ -50,7 +50,7 @@ pub(crate) struct Told(pub(crate) Enforcer<Linux>, pub(crate) Known);
 
 impl Told {
     pub(crate) fn pass(&mut self, objects: &Objects) -> Result<Pass, Error> {
-        self.0.hear(self.1.changes(objects, "node-1").changes.into_iter().map(|change| change.event));
+        self.0.take(self.1.changes(objects, "node-1").changes.into_iter().map(|change| change.event));
         self.0.pass(&Network::default())
     }
 }
@@ -253,8 +253,8 @@ fn an_agent_takes_over_what_an_earlier_one_left(backend: Backend) {
 
 /// What an agent wrote before its first chain judged ICMP errors, and of which
 /// cluster.
-const OLDER: &str = include_str!("../../../tests/tests/takeover/before.txt");
-const OLDER_CLUSTER: &str = include_str!("../../../tests/tests/takeover/cluster.yaml");
+const OLDER: &str = include_str!("../../../tests/tests/rules/takeover/before.txt");
+const OLDER_CLUSTER: &str = include_str!("../../../tests/tests/rules/takeover/cluster.yaml");
 
 fn an_agent_takes_over_the_layout_of_an_older_one(backend: Backend) {
     let _namespace = Namespace::enter();

@@ -169,7 +169,7 @@ impl World {
 
     fn hear(&mut self, objects: &Objects) {
         let changes = self.known.changes(objects, "node-1").changes;
-        self.enforcer.hear(changes.into_iter().map(|change| change.event));
+        self.enforcer.take(changes.into_iter().map(|change| change.event));
     }
 
     fn fault_after(&self, steps: usize, fault: Fault) {

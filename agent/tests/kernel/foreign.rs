@@ -206,7 +206,7 @@ fn a_jump_that_is_there_twice_is_there_once_again() {
     run("nft", &["add", "rule", "ip", "filter", "FORWARD", "counter", "jump", "NPC-FORWARD"]);
     run("nft", &["insert", "rule", "ip", "filter", "FORWARD", "counter", "jump", "NPC-FORWARD"]);
     while jumps("ip") != [0] {
-        agent.wait_for("is as it was");
+        agent.wait_for("drift repaired");
     }
     // One for some packets only is none of ours.
     let some = "ip saddr 192.0.2.1 counter jump NPC-FORWARD";
@@ -230,7 +230,7 @@ fn a_forward_chain_elsewhere_is_told_in_words_and_the_other_family_is_enforced()
             run("nft", &["add", "chain", theirs, "filter", "FORWARD", made]);
             let folder = Folder::new();
             let mut agent = Agent::start(&folder, Backend::Nft, &[]);
-            let entry = agent.wait_for("the kernel is not up to date");
+            let entry = agent.wait_for("ruleset not programmed");
             let error = entry["error"].as_str().unwrap();
             let named =
                 error.starts_with(&format!("{name}: ")) && error.contains(&format!("{name} cannot be enforced: "));
@@ -242,7 +242,7 @@ fn a_forward_chain_elsewhere_is_told_in_words_and_the_other_family_is_enforced()
             let flush = if other == "ip" { "iptables-nft" } else { "ip6tables-nft" };
             run(flush, &["-F", "FORWARD"]);
             while jumps(other) != [0] {
-                agent.wait_for("the kernel is not up to date");
+                agent.wait_for("ruleset not programmed");
             }
             run("nft", &["delete", "chain", theirs, "filter", "FORWARD"]);
             agent.wait(1);
@@ -259,7 +259,7 @@ fn a_table_that_is_put_to_sleep_is_told_of() {
     let mut agent = Agent::start(&folder, Backend::Nft, &[]);
     agent.wait(1);
     run("nft", &["add", "table", "ip", "filter", "{ flags dormant; }"]);
-    let entry = agent.wait_for("the kernel is not up to date");
+    let entry = agent.wait_for("ruleset not programmed");
     assert!(entry["error"].as_str().unwrap().contains("is dormant"), "{entry}");
     run("nft", &["add", "table", "ip", "filter"]);
     agent.wait(1);
@@ -328,7 +328,7 @@ fn migrate_compares_the_kernel_beside_a_foreign_rule() {
     let _namespace = Namespace::enter();
     PLACES[3].write();
     let folder = Folder::new();
-    Agent::start(&folder, Backend::Nft, &[]).wait(1);
+    Agent::start(&folder, Backend::Nft, &["--log-denied"]).wait(1);
     let migrate = || {
         let manifests = folder.manifests();
         let args = ["migrate", "--node", "node-1", "--exit-zero", "-o", "json", "-f"].map(Path::new);
@@ -336,7 +336,9 @@ fn migrate_compares_the_kernel_beside_a_foreign_rule() {
         assert!(answer.status.success(), "{}", String::from_utf8_lossy(&answer.stderr));
         serde_json::from_slice::<Value>(&answer.stdout).unwrap()["node"].clone()
     };
-    assert_eq!(migrate()["holds"], true, "{}", migrate());
+    let found = migrate();
+    assert_eq!(found["holds"], true, "{found}");
+    assert_eq!((&found["options"]["logDenied"], &found["optionsGuessed"]), (&true.into(), &Value::Null), "{found}");
     run("nft", &["add", "rule", "ip", "filter", "NPC-FORWARD", NATIVE]);
     let differs = migrate()["differs"].to_string();
     assert_eq!(differs, "[\"IPv4: chain NPC-FORWARD has other rules\"]");
@@ -382,7 +384,7 @@ fn a_rule_whose_extension_is_not_installed_here_is_left_alone(backend: Backend) 
     run(&iptables, &["-F", "NPC-DENY-INGRESS"]);
     assert_eq!(names(&agent.repaired()), ["NPC-DENY-INGRESS"]);
     run(&iptables, &[&["-I", "FORWARD"], &unknown[..]].concat());
-    agent.wait_for("is as it was");
+    agent.wait_for("drift repaired");
     assert_eq!(first(), "-A FORWARD -j NPC-FORWARD\n");
     run(&iptables, &[&["-D", "FORWARD"], &unknown[..]].concat());
     // In a chain of ours it is found, and goes.

@@ -54,7 +54,7 @@ fn isolated(state: &KernelState) -> BTreeSet<u8> {
 }
 
 fn pass(agent: &mut Enforcer<Linux>, events: impl IntoIterator<Item = Event>) -> Result<(), Error> {
-    agent.hear(events);
+    agent.take(events);
     agent.pass(&Network::default()).map(drop)
 }
 

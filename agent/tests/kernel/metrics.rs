@@ -108,7 +108,7 @@ fn what_others_changed_is_told(backend: Backend) {
         // Who asks how much it grew needs to see where it was.
         assert_eq!(Told::now().count(&format!("npc_drift_found_total{{what=\"{what}\"}}")), 0);
         run(change[0], &change[1..]);
-        agent.wait_for("somebody changed what is ours in the kernel");
+        agent.wait_for("drift found");
         agent.wait(1);
         let told = Told::now();
         for metric in ["found", "repaired"] {
@@ -123,7 +123,7 @@ fn writes_that_are_refused_are_told(backend: Backend) {
     let folder = Folder::new();
     let refusing = Refusing::new(&folder, backend);
     let mut agent = refusing.start(&folder, backend);
-    agent.wait_for("the kernel is not up to date");
+    agent.wait_for("ruleset not programmed");
     let told = Told::now();
     for name in ["npc_restore_failures_total", "npc_pass_failures_total", "npc_restore_duration_seconds_count"] {
         assert!(told.count(name) >= 1, "{name}\n{}", told.0);

@@ -6,7 +6,7 @@ use std::process::Command;
 use nix::sys::signal::Signal;
 use npc_agent::dataplane::backend::Backend;
 
-use super::agent::{Agent, Folder};
+use super::agent::{Agent, Folder, PASSES};
 use super::dump;
 use super::namespace::Namespace;
 
@@ -14,6 +14,8 @@ use super::namespace::Namespace;
 fn start(folder: &Folder, node: &str, more: &[&str]) -> Agent {
     let mut command = Command::new(env!("CARGO_BIN_EXE_npc"));
     command.args(["agent", "--node", node, "--log-format", "json", "--backend", "nft", "--manifests"]);
+    // Also the passes that wrote nothing.
+    command.env("NPC_LOG", PASSES);
     command.arg(folder.manifests()).arg("--ready-file").arg(folder.path("ready")).args(more);
     Agent::run(&mut command)
 }

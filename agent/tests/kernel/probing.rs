@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::thread;
 
+use ipnetwork::IpNetwork;
 use nix::mount::{MsFlags, mount};
 use npc_agent::dataplane::backend::Backend;
 use npc_agent::dataplane::{Error, Kernel, Linux};
@@ -12,7 +13,8 @@ use npc_agent::enforce::Enforcer;
 use npc_compiler::object::Family;
 use npc_compiler::plan::{Held, KernelState};
 use npc_compiler::ruleset::layout::Options;
-use npc_compiler::ruleset::program::ChainName;
+use npc_compiler::ruleset::program::{ChainName, Match, Rule, Target};
+use npc_compiler::ruleset::text::rule_line;
 
 use super::by_hand::ByHand;
 use super::namespace::{Namespace, hide_file, leave_file_system, output};
@@ -50,7 +52,7 @@ fn without(name: &str, test: impl FnOnce() + Send + 'static) {
 
 fn agent(backend: Backend, options: Options) -> Enforcer<Linux> {
     let mut agent = Enforcer::new(Linux::open(Some(backend)).unwrap(), "node-1").with_options(options);
-    agent.hear(anti_spoof::guarded("10.0.0.1"));
+    agent.take(anti_spoof::guarded("10.0.0.1"));
     agent
 }
 
@@ -97,14 +99,18 @@ fn without_bpf_each_endpoint_has_a_rule_of_its_own(backend: Backend) {
         assert!(agent.pass(&anti_spoof::network()).unwrap().writes.chains_written > 0);
         assert!(agent.holds().unwrap());
         let state = Linux::open(Some(backend)).unwrap().read().unwrap();
-        let own = "-A NPC-FORWARD -s 10.0.0.1/32 -d 10.0.0.1/32 -m conntrack --ctstate DNAT -j RETURN";
+        let address: IpNetwork = "10.0.0.1/32".parse().unwrap();
+        let own = Rule {
+            matches: vec![Match::Source(address), Match::Destination(address), Match::Translated],
+            target: Target::Return,
+        };
         let forward = &state.v4.chains[&ChainName::forward()];
-        assert!(forward.iter().any(|line| line == own), "{forward:#?}");
+        assert!(forward.contains(&own), "{forward:#?}");
         // Nothing tells what an error of a pod quotes, so none passes.
         for held in [&state.v4, &state.v6] {
             let related = &held.chains[&ChainName::related()];
-            assert!(related[0].ends_with("-j DROP") && related[1].ends_with("-j DROP"), "{related:#?}");
-            assert!(related[1].contains(" --src-group 0x6e7063 "), "{related:#?}");
+            assert!(related[..2].iter().all(|rule| rule.target == Target::Drop), "{related:#?}");
+            assert_eq!(related[1].matches[0], Match::FromPods);
         }
     });
 }
@@ -124,11 +130,14 @@ fn without_what_tells_neighbour_discovery_and_errors_everything_else_is_enforced
             let state = Linux::open(Some(backend)).unwrap().read().unwrap();
             let lacks = npc_compiler::ruleset::layout::Lacks::of_held(&state);
             assert_eq!(lacks, capabilities.lacks, "{file}");
-            let lines = || [&state.v4, &state.v6].into_iter().flat_map(|held| held.chains.values().flatten());
-            assert!(!lines().any(|line| line.contains(&format!(" -m {module} "))), "{file}");
+            let rules = [(Family::V4, &state.v4), (Family::V6, &state.v6)].into_iter().flat_map(|(family, held)| {
+                held.chains.iter().flat_map(move |(chain, rules)| rules.iter().map(move |rule| (family, chain, rule)))
+            });
+            let lines: Vec<String> = rules.map(|(family, chain, rule)| rule_line(family, chain, rule)).collect();
+            assert!(!lines.iter().any(|line| line.contains(&format!(" -m {module} "))), "{file}");
             // Neighbours find each other all the same.
-            let solicitation = lines().filter(|line| line.contains("--icmpv6-type 135") && line.ends_with("-j RETURN"));
-            assert_eq!(solicitation.count(), 1, "{file}");
+            let is_solicitation = |line: &&String| line.contains("--icmpv6-type 135") && line.ends_with("-j RETURN");
+            assert_eq!(lines.iter().filter(is_solicitation).count(), 1, "{file}");
         });
     }
 }

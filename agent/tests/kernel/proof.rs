@@ -72,7 +72,12 @@ impl Restore {
     }
 
     fn start(&self, folder: &Folder, backend: Backend) -> Agent {
-        Agent::start_with(folder, backend, &[], &[("PATH", &self.path), ("XTABLES_LOCKFILE", &self.lock)])
+        self.start_with(folder, backend, &[])
+    }
+
+    fn start_with(&self, folder: &Folder, backend: Backend, environment: &[(&str, &str)]) -> Agent {
+        let ours = [("PATH", self.path.as_str()), ("XTABLES_LOCKFILE", &self.lock)];
+        Agent::start_with(folder, backend, &[], &[&ours[..], environment].concat())
     }
 }
 
@@ -128,7 +133,8 @@ fn a_restore_that_does_nothing_and_exits_0_is_not_believed(backend: Backend) {
     let restore = Restore::new(&folder, backend, &["iptables", "ip6tables"]);
     restore.does("lie");
     let mut agent = restore.start(&folder, backend);
-    let first = agent.entry(|entry| entry["generation"].is_u64() || entry.to_string().contains("is not up to date"));
+    let first =
+        agent.entry(|entry| entry["generation"].is_u64() || entry.to_string().contains("ruleset not programmed"));
     assert!(first["error"].is_string(), "it takes for written what is not: {first}");
     assert!(is_unready(&folder), "{}", readyz());
     restore.does("work");
@@ -137,7 +143,7 @@ fn a_restore_that_does_nothing_and_exits_0_is_not_believed(backend: Backend) {
     // And in life: an edit that is not done is not ready for long.
     restore.does("lie");
     folder.write("more.yaml", MORE);
-    agent.wait_for("is not up to date");
+    agent.wait_for("ruleset not programmed");
     wait_until("it is not ready", || is_unready(&folder));
     restore.does("work");
     agent.wait(2);
@@ -152,7 +158,8 @@ fn a_restore_that_hangs_makes_unready_and_is_killed_with_its_children(backend: B
     let _namespace = Namespace::enter();
     let folder = Folder::new();
     let restore = Restore::new(&folder, backend, &["iptables", "ip6tables"]);
-    let mut agent = restore.start(&folder, backend);
+    // Longer than until an agent is unready whose update is not done.
+    let mut agent = restore.start_with(&folder, backend, &[("NPC_PROGRAM_LIMIT", "15")]);
     agent.wait(1);
     assert!(is_ready(&folder));
     restore.does("hang");
@@ -160,7 +167,8 @@ fn a_restore_that_hangs_makes_unready_and_is_killed_with_its_children(backend: B
     wait_until("it is not ready", || is_unready(&folder));
     let group: i32 = fs::read_to_string(&restore.hanging).unwrap().trim().parse().unwrap();
     restore.does("work");
-    agent.wait_for("was killed");
+    let killed = agent.wait_for("was killed");
+    assert!(killed.to_string().contains("had not ended after 15s"), "{killed}");
     wait_until("its children are gone too", || running(group).is_empty());
     agent.wait(2);
     assert!(is_ready(&folder));
@@ -189,7 +197,7 @@ fn a_kernel_that_loses_our_rules_and_refuses_them_is_not_ready(backend: Backend)
     run(&format!("iptables-{backend}"), &["-F"]);
     wait_until("it is not ready", || is_unready(&folder));
     restore.does("work");
-    agent.wait_for("is up to date");
+    agent.wait(1);
     assert!(is_ready(&folder));
     assert_eq!(ours(backend), enforced);
 }
@@ -201,7 +209,7 @@ fn a_family_that_refuses_keeps_no_rule_from_the_other(backend: Backend) {
         let restore = Restore::new(&folder, backend, &[broken]);
         restore.does("refuse");
         let mut agent = restore.start(&folder, backend);
-        let entry = agent.wait_for("is not up to date");
+        let entry = agent.wait_for("ruleset not programmed");
         assert!(entry["error"].as_str().unwrap().contains(&format!("{family}: ")), "{entry}");
         wait_until("the other family is enforced", || is_hooked_in(whole, backend));
         assert!(!is_hooked_in(broken, backend));

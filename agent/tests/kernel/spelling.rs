@@ -81,11 +81,11 @@ fn what_a_version_prints_otherwise_is_named_once_and_no_drift(backend: Backend) 
     warnings_until(&mut agent, &|entry| entry["generation"].as_u64() == Some(1));
     let enforced = dump(backend);
     flush(backend);
-    warnings_until(&mut agent, &|entry| entry.to_string().contains("is as it was"));
+    warnings_until(&mut agent, &|entry| entry.to_string().contains("drift repaired"));
     let otherwise = told.iter().filter(|entry| entry.to_string().contains("prints rules otherwise"));
     let printed: Vec<&str> = otherwise.map(|entry| entry["printed"].as_str().unwrap()).collect();
     assert_eq!(printed, ["-m conntrack --ctstate established -j RETURN"; 2]);
-    let drifted = told.iter().filter(|entry| entry.to_string().contains("somebody changed"));
+    let drifted = told.iter().filter(|entry| entry.to_string().contains("drift found"));
     assert_eq!(drifted.map(|entry| entry["name"].as_str().unwrap()).collect::<Vec<_>>(), ["NPC-DENY-INGRESS"]);
     // A real change of the same chain is found, and that of no other.
     run(&format!("iptables-{backend}"), &["-R", "NPC-FORWARD", "1", "-s", "192.0.2.7", "-j", "ACCEPT"]);

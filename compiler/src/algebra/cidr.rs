@@ -72,6 +72,12 @@ impl Cidr {
         Self { family, first: number & !mask, last: number | mask, length }
     }
 
+    /// The prefix of all addresses of a family.
+    #[must_use]
+    pub fn everything(family: Family) -> Self {
+        Self::new(family, 0, 0)
+    }
+
     /// Reads a prefix as the API means it, which is how the IP parser of Go
     /// before 1.17 read it (`netutils.ParseCIDRSloppy`): leading zeros are
     /// decimal, host bits are dropped, and an IPv4-mapped IPv6 prefix of 96

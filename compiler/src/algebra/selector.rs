@@ -100,7 +100,7 @@ impl Selector {
         self.requirements.iter().all(|requirement| requirement.matches(labels))
     }
 
-    /// The same for labels of which this tells the values by their keys.
+    /// The same for labels whose values this function returns by their keys.
     pub(crate) fn matches_by<'l>(&self, value: impl Fn(&str) -> Option<&'l str>) -> bool {
         self.requirements.iter().all(|requirement| requirement.admits(value(&requirement.key)))
     }

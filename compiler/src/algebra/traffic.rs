@@ -7,8 +7,8 @@ use crate::object::Protocol;
 
 pub use crate::algebra::tunnel::{TUNNEL_PORTS, TUNNELS};
 
-/// As many ports a range may have for a rule to name them. A wider one says
-/// nothing of who listens: some client's own port may well be one of them.
+/// As many ports a range may have for a rule to name them. A wider one does
+/// not say which end listens: a client's own port may well be one of them.
 pub const NAMED_RANGE: u16 = 1024;
 
 /// A set of ports.
@@ -25,7 +25,7 @@ pub struct Traffic {
 }
 
 impl Traffic {
-    /// The first and the last port that a policy can name. Port 0 is nobody's:
+    /// The first and the last port that a policy can name. No socket has port 0:
     /// it passes with all others and never by itself.
     pub const PORTS: (u16, u16) = (1, u16::MAX);
 

@@ -1,4 +1,4 @@
-//! What Azure NPM decides, so that who leaves it knows what will differ.
+//! What Azure NPM decides, so that an operator who replaces it knows what will differ.
 //!
 //! Azure NPM (Azure Network Policy Manager, `azure-npm`, v2 on Linux, versions
 //! 1.4 to 1.6) programs every policy of the cluster on every node: a chain per

@@ -100,8 +100,8 @@ impl<'a> Model<'a> {
         }
     }
 
-    /// Whether the set holds the endpoints of a class; no set holds the address
-    /// of anybody else.
+    /// Whether the set holds the endpoints of a class; no set holds an
+    /// address outside.
     fn is_member(&self, set: &SetMatch, classes: &[ClassId]) -> bool {
         classes.first().is_some_and(|class| {
             let class = self.cluster.class(*class);
@@ -133,7 +133,7 @@ pub(super) fn named(term: &Term) -> impl Iterator<Item = (Protocol, String)> + '
 }
 
 impl Peer {
-    /// Whether it only says who is not meant, so that it means addresses
+    /// Whether it only excludes, so that it means addresses
     /// outside the cluster too.
     #[must_use]
     pub fn is_negative(&self) -> bool {

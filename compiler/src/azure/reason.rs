@@ -5,7 +5,7 @@
 pub enum Reason {
     /// `namespaceSelector` with `NotIn` and several values.
     NamespaceNotIn,
-    /// A selector that only says who is not meant, and an address outside.
+    /// A selector that only excludes, and an address outside.
     NegativeSelectorOutside,
     /// Azure NPM does not program the policy.
     PolicyRefused,
@@ -91,7 +91,7 @@ impl Reason {
         match self {
             Self::NamespaceNotIn => "to keep these flows, allow the namespaces by name or with their own peer",
             Self::NegativeSelectorOutside => "to keep these flows, add a peer with an ipBlock for the addresses",
-            Self::PolicyRefused => "correct the field named here and look again",
+            Self::PolicyRefused => "correct the field named here and run this again",
             Self::Ipv6 => {
                 "to keep these flows, write rules that allow them: pod peers mean both families, ipBlocks one"
             }

@@ -35,7 +35,7 @@ fn objects(pods: &[&str], policies: &[&str]) -> Objects {
 fn lines(objects: &Objects, placement: Placement) -> Vec<String> {
     let cluster = Cluster::new(objects);
     let model = Model::new(&cluster, &objects.policies, placement);
-    let groups = Groups::new(&cluster, cluster.endpoints().map(|(id, _)| id));
+    let groups = Groups::of_cluster(&cluster);
     let ends = |ends: &Ends| {
         let pods = ends.shares.iter().map(|share| {
             let Share { namespace, name, pods, of, .. } = share;
@@ -143,7 +143,7 @@ fn an_exception_is_cut_out_of_its_own_block_only() {
 fn agrees(objects: &Objects) -> Result<(), TestCaseError> {
     let cluster = Cluster::new(objects);
     let model = Model::new(&cluster, &objects.policies, Placement::First);
-    let groups = Groups::new(&cluster, cluster.endpoints().map(|(id, _)| id));
+    let groups = Groups::of_cluster(&cluster);
     let list = differences(&model, &groups, &[]);
     let outside = ["10.0.0.0", "10.0.0.4", "10.0.0.130", "192.0.2.9", "8.8.8.8", "2001:db8::", "2001:db9::"];
     let outside = outside.iter().map(|text| End::of_address(&cluster, text.parse::<IpAddr>().unwrap()));
@@ -186,7 +186,7 @@ proptest! {
 
     #[test]
     fn the_list_is_all_flows_that_differ_and_no_others(mut objects in sample::objects()) {
-        // Each pod by itself, so that a share of a workload tells the pod.
+        // Each pod by itself, so that a share of a workload names the pod.
         for pod in &mut objects.pods {
             pod.workload = None;
             pod.name = format!("{}-{}", pod.name, pod.uid);

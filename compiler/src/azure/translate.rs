@@ -38,7 +38,7 @@ pub struct Term {
     /// The field it comes from: a peer (`spec.ingress[0].from[1]`), or the
     /// rule where it has none.
     pub path: String,
-    /// Who may be at the other end.
+    /// The ends that a term means.
     pub peer: Peer,
     /// On which ports.
     pub ports: Ports,
@@ -47,12 +47,12 @@ pub struct Term {
     pub flattened: bool,
 }
 
-/// Who may be at the other end.
+/// The ends that a term means.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Peer {
     /// Everyone.
     Everyone,
-    /// Who meets all of these matches.
+    /// The addresses that meet all of these matches.
     Sets(Vec<SetMatch>),
     /// These IPv4 addresses.
     Block(AddressSet),
@@ -63,7 +63,7 @@ pub enum Peer {
 pub struct SetMatch {
     /// The set has to hold the address; otherwise it must not.
     pub included: bool,
-    /// Who is in the set.
+    /// The members of the set.
     pub member: Member,
 }
 
@@ -310,7 +310,7 @@ fn read_block(path: &str, block: &api::IPBlock) -> Result<Option<Peer>, Refusal>
 }
 
 /// A prefix that Azure NPM takes for one: IPv4, no leading zeros in the
-/// address, and of length 0 (or so it looks: 10.0.0.0/08) only 0.0.0.0.
+/// address, and of length 0 (or of a text that begins with 0: 10.0.0.0/08) only 0.0.0.0.
 fn strict_cidr(text: &str) -> Option<Cidr> {
     let (address, _) = text.split_once('/')?;
     let parsed: Ipv4Addr = address.parse().ok()?;

@@ -1,10 +1,10 @@
 //! Groups: endpoints to which exactly the same policies apply in one
 //! direction, and what those policies together admit.
 //!
-//! The policies of a group are melted into one map from an [`Atom`] (who may
-//! be at the other end) to what it may send or get. Verdicts and rules both
+//! The policies of a group are melted into one map from an [`Atom`] (the ends
+//! that a peer means) to what these may send or get. Verdicts and rules both
 //! come from this map. It is made of definitions only: that a selector selects
-//! nobody today changes nothing in it.
+//! no pod today changes nothing in it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -19,7 +19,7 @@ use crate::cluster::{ClassId, Cluster, PodId, PolicyId};
 use crate::object::{ContainerPort, Family, Protocol};
 use crate::policy::{Block, Direction, Peer, Peers, PodPeer, PolicyRule, PortMatch, Ports};
 
-/// Who may be at the other end: one peer of a rule.
+/// One peer of a rule: the ends that it means.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Atom {
     /// Everyone, inside and outside the cluster.
@@ -92,7 +92,7 @@ pub struct GroupId(pub(crate) u32);
 #[derive(Debug, Clone, Copy)]
 pub struct OtherEnd<'a> {
     /// The classes of the endpoints that hold its address: one; none if it is
-    /// no endpoint; several where nothing tells which of them has it, and then
+    /// no endpoint; several where no object says which of them has it, and then
     /// a peer means it only if it means all of them.
     pub classes: &'a [ClassId],
     /// Its address in the family in question, if it has one yet.
@@ -109,6 +109,12 @@ pub struct Groups {
 }
 
 impl Groups {
+    /// The groups of all endpoints of a cluster.
+    #[must_use]
+    pub fn of_cluster(cluster: &Cluster) -> Self {
+        Self::new(cluster, cluster.endpoints().map(|(id, _)| id))
+    }
+
     /// The groups of these endpoints.
     #[must_use]
     pub fn new(cluster: &Cluster, endpoints: impl IntoIterator<Item = PodId>) -> Self {

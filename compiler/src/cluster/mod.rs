@@ -1,11 +1,12 @@
 //! The cluster: objects brought into the shape that questions are asked of.
 //!
 //! Pods of one namespace with the same labels are one [`Class`]: no selector
-//! can tell them apart, so it is evaluated once per class. An address that one
-//! pod lists is that pod's; who *holds* one that several list depends on the
-//! node that asks (see [`Contest`]). Nothing here depends on the order of the
+//! distinguishes them, so it is evaluated once per class. An address that one
+//! pod lists is that pod's; which pod *holds* one that several list depends on
+//! the node that asks (see [`Contest`]). Nothing here depends on the order of the
 //! objects.
 
+pub mod backend;
 pub(crate) mod claim;
 pub mod group;
 
@@ -20,7 +21,7 @@ use rustc_hash::{FxBuildHasher, FxHashMap};
 
 use crate::algebra::selector::{Operator, Selector};
 use crate::cluster::claim::{Claim, Standing};
-use crate::object::{ContainerPort, Family, Labels, Objects, Pod};
+use crate::object::{ContainerPort, EndpointSlice, Family, Labels, Objects, Pod};
 use crate::policy::finding::Finding;
 use crate::policy::{Direction, Namespaces, PodPeer, Policy};
 
@@ -53,9 +54,9 @@ pub struct Class {
 pub struct Contest {
     /// All endpoints that list it, in order.
     pub claimants: Vec<PodId>,
-    /// Who holds it as seen from each node that has one of them.
+    /// The pods that hold it as seen from each node that has one of them.
     here: BTreeMap<String, Holders>,
-    /// Who holds it as seen from any other node.
+    /// The pods that hold it as seen from any other node.
     elsewhere: Holders,
 }
 
@@ -87,6 +88,8 @@ pub struct Cluster {
     /// The policies of each namespace.
     policies_in: BTreeMap<String, Vec<PolicyId>>,
     findings: Vec<Finding>,
+    /// By namespace and name of their service.
+    endpoint_slices: BTreeMap<(String, String), Vec<EndpointSlice>>,
 }
 
 /// A place in a vector that a cluster never outgrows.
@@ -115,6 +118,11 @@ impl Cluster {
             policies_in.entry(policy.namespace.clone()).or_default().push(PolicyId(index(i)));
         }
         let (owners, contests) = owners(&pods, &class_of, objects);
+        let mut endpoint_slices = BTreeMap::<_, Vec<EndpointSlice>>::new();
+        for slice in &objects.endpoint_slices {
+            let service = (slice.namespace.clone(), slice.service.clone());
+            endpoint_slices.entry(service).or_default().push(slice.clone());
+        }
         Self {
             namespaces,
             owners,
@@ -128,6 +136,7 @@ impl Cluster {
             policies,
             policies_in,
             findings,
+            endpoint_slices,
         }
     }
 
@@ -191,7 +200,7 @@ impl Cluster {
     }
 
     /// The endpoints that hold an address, as seen from a node: none if no
-    /// endpoint lists it, several where nothing tells which of them has it.
+    /// endpoint lists it, several where no object says which of them has it.
     /// Without a node, as seen from one that has none of them.
     #[must_use]
     pub fn holders(&self, address: IpAddr, node: Option<&str>) -> &[PodId] {
@@ -201,8 +210,8 @@ impl Cluster {
         }
     }
 
-    /// As whom rules of a node mean an address that endpoints hold: the classes
-    /// of these, and the container ports that all of them have.
+    /// What rules of a node take an address that endpoints hold for: the classes
+    /// of these endpoints, and the container ports that all of them have.
     #[must_use]
     pub fn seen(&self, address: IpAddr, node: Option<&str>) -> Option<(&[ClassId], &[ContainerPort])> {
         match self.owners.get(&address) {
@@ -389,7 +398,7 @@ fn classify(pods: &[Pod]) -> (Vec<Class>, Vec<Option<ClassId>>) {
     (classes, class_of)
 }
 
-/// Who lists each address: one endpoint, or several.
+/// The endpoints that list each address: one, or several.
 fn owners(
     pods: &[Pod],
     class_of: &[Option<ClassId>],
@@ -455,13 +464,13 @@ impl Contest {
         node.and_then(|node| self.here.get(node)).unwrap_or(&self.elsewhere)
     }
 
-    /// Who holds the address as seen from each node that has a claimant, by
-    /// the node's name.
+    /// The endpoints that hold the address as seen from each node that has a
+    /// claimant, by the node's name.
     pub fn holders_by_node(&self) -> impl Iterator<Item = (&str, &[PodId])> {
         self.here.iter().map(|(node, holders)| (node.as_str(), holders.pods.as_slice()))
     }
 
-    /// Who holds the address as seen from any other node.
+    /// The endpoints that hold the address as seen from any other node.
     #[must_use]
     pub fn holders_elsewhere(&self) -> &[PodId] {
         &self.elsewhere.pods

@@ -16,11 +16,10 @@ use crate::policy::{Direction, Policy};
 use crate::ruleset::group_chain::Leaf;
 use crate::ruleset::layout::{Options, SelfMatch, Way, chain_of_leaf, forward, identity, joint};
 use crate::ruleset::name::Hash;
-use crate::ruleset::program::{ChainName, Member, SetName};
-use crate::ruleset::text::rule_lines;
+use crate::ruleset::program::{ChainName, Member, Rule, SetName};
 
 /// Chains that came, with their rules, or went.
-type Touched = BTreeMap<ChainName, Option<Vec<String>>>;
+type Touched = BTreeMap<ChainName, Option<Vec<Rule>>>;
 
 /// A group of this node.
 #[derive(Debug)]
@@ -257,7 +256,7 @@ impl LocalGroups {
         self.in_namespace(namespace, |_| ());
     }
 
-    /// A policy came, went or is another now: who is concerned is restless.
+    /// A policy came, went or is another now: the endpoints that it concerns are restless.
     fn policy_changed(&mut self, namespace: &str, name: &Arc<str>) {
         let Some(here) = self.namespaces.get(namespace) else { return };
         let policy = here.policies.get(name).map(|policy| &**policy);
@@ -313,10 +312,10 @@ impl LocalGroups {
         for family in Family::ALL {
             let held = &state.family(family).chains;
             let delta = &mut deltas[family as usize].chains;
-            for (chain, lines) in std::mem::take(&mut touched[family as usize]) {
+            for (chain, rules) in std::mem::take(&mut touched[family as usize]) {
                 let is_used = self.uses[family as usize].contains_key(&chain);
-                match lines {
-                    Some(lines) if is_used && !held.contains_key(&chain) => drop(delta.insert(chain, Some(lines))),
+                match rules {
+                    Some(rules) if is_used && !held.contains_key(&chain) => drop(delta.insert(chain, Some(rules))),
                     _ if !is_used && held.contains_key(&chain) => drop(delta.insert(chain, None)),
                     _ => {}
                 }
@@ -420,7 +419,7 @@ impl LocalGroups {
                 }
                 let chain = chain_of_leaf(family, direction, &leaf);
                 *self.uses[family as usize].entry(chain.clone()).or_default() += 1;
-                touched[family as usize].insert(chain.clone(), Some(rule_lines(family, &chain, &leaf.rules)));
+                touched[family as usize].insert(chain.clone(), Some(leaf.rules));
                 (chain, leaf.sets.into_keys().collect())
             });
             dropped.extend(group.leaves.replace(leaves));
@@ -460,7 +459,7 @@ impl LocalGroups {
             let mut chains = Vec::new();
             for (family, (chain, rules)) in Family::ALL.into_iter().zip([v4, v6].into_iter().flatten()) {
                 *self.uses[family as usize].entry(chain.clone()).or_default() += 1;
-                touched[family as usize].insert(chain.clone(), Some(rule_lines(family, &chain, &rules)));
+                touched[family as usize].insert(chain.clone(), Some(rules));
                 chains.push(chain);
             }
             made.insert(identity, Joint { groups, chains: chains.try_into().ok() });
@@ -520,9 +519,8 @@ impl LocalGroups {
                 isolated.extend(pods().filter_map(|pod| store.address(*pod, family)));
             }
             for (name, rules) in forward(family, &self.options, is_isolating, &isolated) {
-                let lines = rule_lines(family, &name, &rules);
-                if state.family(family).chains.get(&name) != Some(&lines) {
-                    deltas[family as usize].chains.insert(name, Some(lines));
+                if state.family(family).chains.get(&name) != Some(&rules) {
+                    deltas[family as usize].chains.insert(name, Some(rules));
                 }
             }
         }

@@ -1,4 +1,4 @@
-//! The sets that rules name now, and who is in them.
+//! The sets that rules name now, and their members.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

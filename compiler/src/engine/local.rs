@@ -34,7 +34,7 @@ pub(super) struct LocalClass {
     pub(super) pods: BTreeSet<PodId>,
     /// The policies that isolate it, by direction.
     pub(super) policies: [BTreeSet<Arc<str>>; 2],
-    /// The port names in their ingress rules, once somebody asked.
+    /// The port names in their ingress rules, once they were needed.
     names: Option<BTreeSet<(Protocol, String)>>,
 }
 

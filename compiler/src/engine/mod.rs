@@ -11,9 +11,15 @@
 //! commit: touched addresses × sets before and now ─▶ delta
 //! ```
 //!
+//! | when | then |
+//! |---|---|
+//! | a pod comes, goes, or changes its labels or addresses | its class changes, and by it the sets and the group of its addresses |
+//! | a namespace is relabelled | its classes are matched with the selectors again (`Engine::namespace`), and the addresses of their pods move between sets; no group changes, because a policy's podSelector reads no labels of namespaces |
+//! | a policy changes | its groups get other chains, and their peers other sets |
+//!
 //! After any sequence of events the state equals [`crate::ruleset::layout::program`] of
 //! the final objects, byte for byte; but for the set of what may come from the
-//! interfaces of pods, which is as [`Engine::own`] was told.
+//! interfaces of pods, which [`Engine::own`] sets.
 
 mod groups;
 mod intern;
@@ -50,6 +56,7 @@ use store::{PodId, Store};
 /// Something changed in the cluster. Events may come repeated and in any
 /// order; of two about one object the later counts.
 #[derive(Debug, Clone, PartialEq)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum Event {
     /// A pod is there, or is different.
     Pod(Box<Pod>),
@@ -105,7 +112,7 @@ pub struct Engine {
     findings: BTreeMap<(String, String), Vec<Finding>>,
     /// The addresses that events touched since the last commit.
     touched: BTreeMap<IpAddr, Before>,
-    /// What may come from which interface of pods; `None` if nobody asks.
+    /// What may come from which interface of pods; `None` if no rule asks.
     own: Option<[BTreeSet<Member>; 2]>,
     state: KernelState,
     is_first: bool,

@@ -81,7 +81,7 @@ impl Compiled {
         })
     }
 
-    /// Labels of which whoever is selected has one; none where nothing can be
+    /// Labels of which every selected pod has one; none where nothing can be
     /// said, or too much.
     pub(super) fn needs(&self) -> Option<Vec<Pair>> {
         const MANY: usize = 16;

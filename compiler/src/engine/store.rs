@@ -41,7 +41,7 @@ pub(super) struct Entry {
     next: PodId,
     previous: PodId,
     pub(super) node: Option<Text>,
-    /// The null address, which is nobody's, if it has none.
+    /// The null address, which no pod has, if it has none.
     v4: Ipv4Addr,
     /// The place of its IPv6 address, plus one.
     v6: Option<NonZeroU32>,
@@ -175,7 +175,7 @@ impl Store {
         self.pod(pod).ports.map(|list| self.ports.get(list)).unwrap_or_default()
     }
 
-    /// The address of a family that a pod lists, whoever owns it.
+    /// The address of a family that a pod lists, whichever pod owns it.
     pub(super) fn listed(&self, pod: PodId, family: Family) -> Option<IpAddr> {
         let pod = self.pod(pod);
         match family {
@@ -487,7 +487,7 @@ impl Store {
         }
     }
 
-    /// Decides anew who holds a contested address.
+    /// Decides anew which pods hold a contested address.
     pub(super) fn decide(&mut self, address: IpAddr) {
         let Some(contest) = self.contests.get(&address) else { return };
         let claim = |pod: &PodId| {

@@ -9,7 +9,6 @@ use crate::ruleset::dispatch::Node;
 use crate::ruleset::layout::{lead, set_at};
 use crate::ruleset::name::Hash;
 use crate::ruleset::program::{ChainName, Member, SetKind, SetName};
-use crate::ruleset::text::rule_lines;
 
 /// The chain of a group, or of several that decide together, and the addresses
 /// that are led there, by family.
@@ -57,13 +56,12 @@ impl Ways {
                 delta.chains.insert(chain.clone(), None);
             }
             let held = &state.family(family).chains;
-            for (chain, rules) in &rules {
-                let lines = rule_lines(family, chain, rules);
-                if held.get(chain) != Some(&lines) {
-                    delta.chains.insert(chain.clone(), Some(lines));
+            self.chains[direction as usize][family as usize] = rules.keys().cloned().collect();
+            for (chain, rules) in rules {
+                if held.get(&chain) != Some(&rules) {
+                    delta.chains.insert(chain, Some(rules));
                 }
             }
-            self.chains[direction as usize][family as usize] = rules.into_keys().collect();
 
             let members = |of: &mut dyn Iterator<Item = &Hash>| -> BTreeSet<Member> {
                 let groups = of.filter_map(|hash| groups.get(hash));

@@ -10,15 +10,17 @@ use ipnetwork::IpNetwork;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::networking::v1 as networking;
 
+mod endpoint_slice;
 mod service;
 
+pub use endpoint_slice::{EndpointSlice, SliceEndpoint, SlicePort};
 pub use service::{Exposure, Service, ServicePort, TargetPort};
 
 /// Labels of a pod or namespace.
 pub type Labels = BTreeMap<String, String>;
 
 /// The label that the API server puts on every namespace, with its name, and
-/// that nobody can change.
+/// that the API server lets no client change.
 ///
 /// <https://kubernetes.io/docs/reference/labels-annotations-taints/#kubernetes-io-metadata-name>
 pub const NAMESPACE_NAME_LABEL: &str = "kubernetes.io/metadata.name";
@@ -35,8 +37,10 @@ pub struct Objects {
     pub policies: Vec<NetworkPolicy>,
     /// The nodes.
     pub nodes: Vec<Node>,
-    /// The services; only explanations look at them.
+    /// The services; only explanations and migration reports use them.
     pub services: Vec<Service>,
+    /// Where services lead, as far as the input says it.
+    pub endpoint_slices: Vec<EndpointSlice>,
 }
 
 impl Objects {
@@ -54,6 +58,18 @@ impl Objects {
         }
         let made: Vec<Namespace> = missing.into_iter().map(|name| Namespace::new(name, Labels::new())).collect();
         self.namespaces.extend(made);
+    }
+
+    /// Drops the EndpointSlices of the services that have a selector. Their controller
+    /// writes them anew when pods change, so after a change that is only imagined they are
+    /// not what they would be.
+    pub fn forget_computed_slices(&mut self) {
+        let Self { services, endpoint_slices, .. } = self;
+        let is_of = |slice: &EndpointSlice, service: &Service| {
+            slice.namespace == service.namespace && slice.service == service.name
+        };
+        endpoint_slices
+            .retain(|slice| !services.iter().any(|service| service.selector.is_some() && is_of(slice, service)));
     }
 }
 
@@ -86,7 +102,7 @@ impl From<core::Namespace> for Namespace {
 /// A pod, or a pod that a workload would make.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pod {
-    /// `metadata.uid`; what tells a pod from its successor under one name.
+    /// `metadata.uid`; it distinguishes a pod from its successor of the same name.
     /// Empty where a file has none.
     pub uid: String,
     /// `metadata.namespace`
@@ -107,7 +123,8 @@ pub struct Pod {
     /// `status.hostIPs`: addresses of the node it runs on.
     pub host_addresses: Vec<IpAddr>,
     /// Ports of its containers and of its restartable init containers
-    /// (sidecars); only those with a name can matter.
+    /// (sidecars); only those with a name can matter. Sorted by name and protocol; those
+    /// that have both in common are in the order of the containers.
     pub ports: Vec<ContainerPort>,
     /// `status.phase` is `Succeeded` or `Failed`: it has no address any more,
     /// whatever its status lists.
@@ -287,7 +304,7 @@ impl From<core::Pod> for Pod {
             .map(|owner| Workload::of_owner(&owner.kind, &owner.name, &made.labels));
         let listed = status.pod_ips.unwrap_or_default().into_iter().map(|ip| ip.ip);
         let addresses = listed.chain(status.pod_ip).filter_map(|text| parse_address(&text));
-        // The null address is nobody's, and no set takes it.
+        // No pod has the null address, and no set takes it.
         for ip in addresses.filter(|ip| !ip.is_unspecified()) {
             // The API has at most one of each family; the first one counts.
             match ip {
@@ -323,8 +340,11 @@ impl Pod {
                 })
             })
             .collect();
-        ports.sort_unstable();
-        ports.dedup();
+        // Of several ports of one name and protocol, the one that is listed first stays
+        // first, because a Service's named targetPort means that one.
+        let mut seen = BTreeSet::new();
+        ports.retain(|port| seen.insert(port.clone()));
+        ports.sort_by(|a, b| (&a.name, a.protocol).cmp(&(&b.name, b.protocol)));
         Self {
             uid: String::new(),
             namespace,
@@ -347,7 +367,7 @@ impl Pod {
 impl Workload {
     /// The workload behind a controlling owner. A Deployment names its
     /// ReplicaSets `NAME-HASH` and gives their pods the label
-    /// `pod-template-hash: HASH`, so the pair tells the Deployment for certain.
+    /// `pod-template-hash: HASH`, so the pair names the Deployment for certain.
     #[must_use]
     pub fn of_owner(kind: &str, name: &str, labels: &Labels) -> Self {
         let deployment = (labels.get("pod-template-hash").filter(|_| kind == "ReplicaSet"))

@@ -15,7 +15,7 @@ pub struct Service {
     pub namespace: String,
     /// `metadata.name`
     pub name: String,
-    /// `spec.selector`; without one the service has no backends of ours.
+    /// `spec.selector`; without one EndpointSlices alone say where the service leads.
     pub selector: Option<Labels>,
     /// `spec.clusterIPs`, external and load-balancer addresses.
     pub addresses: Vec<IpAddr>,
@@ -27,6 +27,7 @@ pub struct Service {
 
 /// How a service is reached from outside the cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum Exposure {
     /// Not at all.
     #[default]

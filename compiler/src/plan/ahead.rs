@@ -1,10 +1,10 @@
 //! What of a state can be in force before its rules can be written.
 //!
-//! Somebody may keep the lock that rules take. Sets take none, so as much of the
-//! next state as old rules express truly goes into them meanwhile: an endpoint
-//! whose group is there as it is to be joins it, one that nothing isolates any
-//! more leaves, and peers change where all who ask about them keep their rules.
-//! Who is in between, by its own rules or its peers, stays as it is.
+//! Another program may keep the lock that writing rules takes. Sets take none, so as
+//! much of the next state as the old rules can express goes into sets meanwhile. An
+//! endpoint joins a group whose chain and peers are there as they are to be. One that
+//! nothing isolates any more leaves. A peer set changes if the rules of all groups that
+//! ask it stay. Every other endpoint and set stays as it is.
 //!
 //! That is a state of its own, in which every packet gets, for each direction,
 //! the old verdict or the new one; the plan to it writes sets alone.
@@ -57,21 +57,21 @@ fn of_family(family: Family, held: &Held, wanted: &Held) -> Held {
     ahead
 }
 
-/// Changes the peers about which nobody asks whose own rules change; whether
-/// there are any.
+/// Changes the peer sets that no group asks whose own rules change. Answers whether there
+/// are any.
 fn peers(ahead: &mut Held, was: View<'_>, is: View<'_>, delta: &Delta) -> bool {
     let mut between = BTreeSet::new();
     for direction in Direction::ALL {
         let (was, is) = (Tree::new(was, direction), Tree::new(is, direction));
-        for address in was.gated().into_iter().filter(|address| is.is_gated(*address)) {
+        for address in was.isolated().into_iter().filter(|address| is.is_isolated(*address)) {
             let (before, after) = (was.way(address).rules, is.way(address).rules);
             if before != after {
-                between.extend(before.iter().flat_map(|rules| sets_of(rules)));
+                between.extend(before.iter().flat_map(|rules| sets_of(rules)).cloned());
             }
         }
     }
     let is_peers = |name: &SetName| !name.is_of_tree() && !name.is_own();
-    // Who moves from a set that may change to one that may not would be in
+    // A peer that moves from a set that may change to one that may not would be in
     // neither.
     let is_gain = |(name, change): (&SetName, &SetDelta)| match change {
         SetDelta::Remade(..) => true,
@@ -106,17 +106,17 @@ fn endpoints(ahead: &mut Held, wanted: &Held, [was, is]: [View<'_>; 2], directio
     let [other_was, other_is] = [was, is].map(|view| Tree::new(view, direction.opposite()));
     let (was, is) = (Tree::new(was, direction), Tree::new(is, direction));
     let leaves = was.leaves();
-    let stays_in_other = |address| other_was.is_gated(address) && other_is.is_gated(address);
+    let stays_in_other = |address| other_was.is_isolated(address) && other_is.is_isolated(address);
     let may_leave = |ahead: &Held, address| {
         let (before, after) = (other_was.way(address).rules, other_is.way(address).rules);
         let sets_are_as_wanted =
-            || after.iter().flat_map(|rules| sets_of(rules)).all(|set| ahead.sets.get(&set) == wanted.sets.get(&set));
-        !other_is.is_gated(address)
-            || (other_was.is_gated(address) && !peers_change && before == after && sets_are_as_wanted())
+            || after.iter().flat_map(|rules| sets_of(rules)).all(|set| ahead.sets.get(set) == wanted.sets.get(set));
+        !other_is.is_isolated(address)
+            || (other_was.is_isolated(address) && !peers_change && before == after && sets_are_as_wanted())
     };
-    let addresses: BTreeSet<IpAddr> = was.gated().into_iter().chain(is.gated()).collect();
+    let addresses: BTreeSet<IpAddr> = was.isolated().into_iter().chain(is.isolated()).collect();
     for address in addresses {
-        let joins = match (was.is_gated(address), is.is_gated(address)) {
+        let joins = match (was.is_isolated(address), is.is_isolated(address)) {
             (true, false) => {
                 if may_leave(ahead, address) {
                     put(ahead, &gate, address, false);
@@ -124,27 +124,27 @@ fn endpoints(ahead: &mut Held, wanted: &Held, [was, is]: [View<'_>; 2], directio
                 continue;
             }
             (false, joins) => joins && !(peers_change && stays_in_other(address)),
-            // Who changes groups while peers change takes rules, too.
+            // An endpoint that changes groups while peers change takes rules, too.
             (true, true) => {
                 let has_joined = || holds(ahead, &SetName::gate(family, direction.opposite()), address);
                 !peers_change
                     && was.way(address).rules != is.way(address).rules
-                    && (!other_is.is_gated(address) || has_joined())
+                    && (!other_is.is_isolated(address) || has_joined())
             }
         };
         let after = is.way(address).rules;
         let Some(answers) = after.as_ref().and_then(|rules| leaves.get(rules)).filter(|_| joins) else { continue };
-        let is_as_wanted = |set: SetName| ahead.sets.get(&set) == wanted.sets.get(&set);
+        let is_as_wanted = |set: &SetName| ahead.sets.get(set) == wanted.sets.get(set);
         // Another's name in the tree is that of a plan that was cut short.
-        let is_known = |(set, _): &(SetName, bool)| set.is_of(direction);
+        let is_known = |(set, _): &(&SetName, bool)| set.is_of(direction);
         if !after.iter().flat_map(|rules| sets_of(rules)).all(is_as_wanted) || !answers.iter().all(is_known) {
             continue;
         }
-        let answers = answers.iter().map(|(set, yes)| (set, *yes)).chain([(&gate, true)]);
+        let answers = answers.iter().copied().chain([(&gate, true)]);
         let before: Vec<(&SetName, bool)> = answers.map(|(set, yes)| (set, put(ahead, set, address, yes))).collect();
-        // In a kernel that somebody changed a way can ask one set twice.
+        // In a kernel that another program changed, a way can ask one set twice.
         let now = Tree::new(View { family, held: ahead, delta: None }, direction);
-        if !now.is_gated(address) || now.way(address).rules != after {
+        if !now.is_isolated(address) || now.way(address).rules != after {
             // The last first: of a set that was asked twice, that is what it was.
             for (set, was_there) in before.into_iter().rev() {
                 put(ahead, set, address, was_there);

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use super::Held;
 use crate::object::Family;
-use crate::ruleset::program::{ChainName, Member, SetKind, SetName};
+use crate::ruleset::program::{ChainName, Member, Rule, SetKind, SetName};
 
 /// What differs between two states of one family.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -13,7 +13,7 @@ pub struct Delta {
     /// The sets that differ.
     pub sets: BTreeMap<SetName, SetDelta>,
     /// The chains that differ, with their new rules; `None` for one that goes.
-    pub chains: BTreeMap<ChainName, Option<Vec<String>>>,
+    pub chains: BTreeMap<ChainName, Option<Vec<Rule>>>,
 }
 
 /// What differs of a set.
@@ -28,7 +28,7 @@ pub enum SetDelta {
         /// Members that go.
         removed: BTreeSet<Member>,
     },
-    /// It is there as another type, which only somebody else can have made.
+    /// It is there as another type, which only another program can have made.
     Remade(SetKind, BTreeSet<Member>),
     /// It goes.
     Gone,
@@ -54,8 +54,8 @@ impl Delta {
         for name in old.sets.keys().filter(|name| !new.sets.contains_key(*name)) {
             delta.sets.insert(name.clone(), SetDelta::Gone);
         }
-        for (name, lines) in new.chains.iter().filter(|(name, lines)| old.chains.get(*name) != Some(lines)) {
-            delta.chains.insert(name.clone(), Some(lines.clone()));
+        for (name, rules) in new.chains.iter().filter(|(name, rules)| old.chains.get(*name) != Some(rules)) {
+            delta.chains.insert(name.clone(), Some(rules.clone()));
         }
         for name in old.chains.keys().filter(|name| !new.chains.contains_key(*name)) {
             delta.chains.insert(name.clone(), None);
@@ -92,9 +92,9 @@ impl Delta {
                 }
             }
         }
-        for (name, lines) in self.chains {
-            match lines {
-                Some(lines) => chains.push((name, lines)),
+        for (name, rules) in self.chains {
+            match rules {
+                Some(rules) => chains.push((name, rules)),
                 None => drop(held.chains.remove(&name)),
             }
         }
@@ -121,7 +121,7 @@ pub(super) struct View<'a> {
 
 impl<'a> View<'a> {
     /// The rules of a chain.
-    pub(super) fn chain(&self, name: &str) -> Option<&'a [String]> {
+    pub(super) fn chain(&self, name: &ChainName) -> Option<&'a [Rule]> {
         match self.delta.and_then(|delta| delta.chains.get(name)) {
             Some(changed) => changed.as_deref(),
             None => self.held.chains.get(name).map(Vec::as_slice),

@@ -6,6 +6,7 @@
 //! is tested against a model of the kernel.
 
 mod ahead;
+mod apply;
 pub mod conntrack;
 mod delta;
 mod stages;
@@ -15,58 +16,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use crate::object::Family;
-use crate::ruleset::program::{ChainName, FamilyProgram, Member, Program, SetKind, SetName};
-use crate::ruleset::text::{create_line, rule_line};
+use crate::ruleset::program::{ChainName, Member, Program, Rule, SetKind, SetName};
+pub use crate::ruleset::state::{Held, KernelState};
+use crate::ruleset::text::{Restore, create_line};
 
+pub use apply::Unexpected;
 pub use delta::{Delta, SetDelta};
 use stages::Stages;
-
-/// What one family of a kernel holds of ours.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Held {
-    /// The sets: type and members.
-    pub sets: BTreeMap<SetName, (SetKind, BTreeSet<Member>)>,
-    /// The chains: their rules as `iptables-save` prints them.
-    pub chains: BTreeMap<ChainName, Vec<String>>,
-}
-
-/// What a kernel holds of ours, in both families.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct KernelState {
-    /// IPv4.
-    pub v4: Held,
-    /// IPv6.
-    pub v6: Held,
-}
-
-impl KernelState {
-    /// The part of one family.
-    #[must_use]
-    pub fn family(&self, family: Family) -> &Held {
-        match family {
-            Family::V4 => &self.v4,
-            Family::V6 => &self.v6,
-        }
-    }
-}
-
-impl From<&Program> for KernelState {
-    fn from(program: &Program) -> Self {
-        Self { v4: Held::from(&program.v4), v6: Held::from(&program.v6) }
-    }
-}
-
-impl From<&FamilyProgram> for Held {
-    fn from(program: &FamilyProgram) -> Self {
-        let lines = |(chain, rules): (&ChainName, &Vec<_>)| {
-            (chain.clone(), rules.iter().map(|rule| rule_line(program.family, chain, rule)).collect())
-        };
-        Self {
-            sets: program.sets.iter().map(|(name, set)| (name.clone(), (set.kind, set.members.clone()))).collect(),
-            chains: program.chains.iter().map(lines).collect(),
-        }
-    }
-}
 
 /// An ordered list of writes.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -77,6 +33,7 @@ pub struct Plan {
 
 /// One step of a plan.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum Step {
     /// Writes to sets, in this order.
     Sets(Vec<SetWrite>),
@@ -124,30 +81,22 @@ impl fmt::Display for SetWrite {
 /// A commit of rules in one family's filter table.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ChainWrites {
-    /// Chains to create or to rewrite, with all their rules as restore lines.
-    pub replace: BTreeMap<ChainName, Vec<String>>,
+    /// Chains to create or to rewrite, with all their rules.
+    pub replace: BTreeMap<ChainName, Vec<Rule>>,
     /// Chains to empty and delete; nothing that stays names them.
     pub delete: BTreeSet<ChainName>,
 }
 
 impl ChainWrites {
-    /// The input of `iptables-restore --noflush`: with that flag a chain's
-    /// declaration creates or empties it, and no other chain is touched.
+    /// The input of `iptables-restore --noflush`, of `ip6tables-restore` for IPv6.
     #[must_use]
-    pub fn restore_text(&self) -> String {
-        let mut text = String::from("*filter\n");
-        for chain in self.replace.keys().chain(&self.delete) {
-            text.extend([":", chain.as_str(), " - [0:0]\n"]);
+    pub fn restore_text(&self, family: Family) -> String {
+        let mut restore = Restore::of(family, self.replace.keys().chain(&self.delete));
+        for (chain, rules) in &self.replace {
+            restore.rules(chain, rules);
         }
-        for line in self.replace.values().flatten() {
-            text.push_str(line);
-            text.push('\n');
-        }
-        for chain in &self.delete {
-            text.extend(["-X ", chain.as_str(), "\n"]);
-        }
-        text.push_str("COMMIT\n");
-        text
+        self.delete.iter().for_each(|chain| restore.delete(chain));
+        restore.finish()
     }
 }
 

@@ -37,7 +37,7 @@ use super::walk::Tree;
 use super::{ChainWrites, Held, SetWrite};
 use crate::object::Family;
 use crate::policy::Direction;
-use crate::ruleset::program::{Member, SetKind, SetName};
+use crate::ruleset::program::{Member, Rule, SetKind, SetName};
 
 /// The writes of one family, in the order of their stages.
 #[derive(Debug, Default)]
@@ -114,7 +114,7 @@ impl Stages {
 
         let mut shadows = BTreeMap::new();
         let mut shadow = |stages: &mut Self, name, kind, members: &BTreeSet<Member>| {
-            let shadow = SetName::shadow(name, family, |name| old.sets.contains_key(name));
+            let shadow = SetName::shadow(name, |name| old.sets.contains_key(name));
             stages.create(&shadow, family, kind, members);
             shadows.insert(name, shadow);
         };
@@ -164,17 +164,25 @@ impl Stages {
     fn commits(&mut self, old: &Held, delta: &Delta, shadows: &BTreeMap<&SetName, SetName>) {
         let unchanged =
             old.chains.iter().filter(|(chain, _)| !shadows.is_empty() && !delta.chains.contains_key(*chain));
-        let changed = delta.chains.iter().filter_map(|(chain, lines)| Some((chain, lines.as_ref()?)));
-        for (chain, lines) in unchanged.chain(changed) {
-            let shadowed: Vec<String> = lines.iter().map(|line| with_shadows(line, shadows)).collect();
-            if shadowed != *lines {
-                self.rename.replace.insert(chain.clone(), lines.clone());
+        let changed = delta.chains.iter().filter_map(|(chain, rules)| Some((chain, rules.as_ref()?)));
+        for (chain, rules) in unchanged.chain(changed) {
+            let mut is_shadowed = false;
+            let shadowed: Vec<Rule> = rules
+                .iter()
+                .map(|rule| {
+                    let shadowed = rule.with_sets(|set| shadows.get(set));
+                    is_shadowed |= shadowed.is_some();
+                    shadowed.unwrap_or_else(|| rule.clone())
+                })
+                .collect();
+            if is_shadowed {
+                self.rename.replace.insert(chain.clone(), rules.clone());
             }
             if old.chains.get(chain) != Some(&shadowed) {
                 self.switch.replace.insert(chain.clone(), shadowed);
             }
         }
-        let gone = delta.chains.iter().filter(|(_, lines)| lines.is_none());
+        let gone = delta.chains.iter().filter(|(_, rules)| rules.is_none());
         self.switch.delete = gone.map(|(chain, _)| chain.clone()).collect();
     }
 
@@ -194,9 +202,9 @@ impl Stages {
             for (address, mut writes) in of_address {
                 let gate = writes.remove(&gate);
                 let way = is.way(address).asked;
-                let mut on_way: Vec<SetWrite> = way.iter().filter_map(|name| writes.remove(name)).collect();
-                match (was.is_gated(address), is.is_gated(address)) {
-                    // Nobody asks for its way until it is in the gate.
+                let mut on_way: Vec<SetWrite> = way.into_iter().filter_map(|name| writes.remove(name)).collect();
+                match (was.is_isolated(address), is.is_isolated(address)) {
+                    // No packet takes its way until it is in the isolated set.
                     (false, _) => {
                         self.fill.append(&mut on_way);
                         self.join.extend(gate);
@@ -232,19 +240,19 @@ fn conflict(was: View<'_>, is: View<'_>, tree: &Changes<'_>, peers: &Changes<'_>
     let first = moved.next().flatten();
     let only = first.filter(|first| moved.all(|address| address == Some(*first)));
     Direction::ALL.into_iter().any(|direction| {
-        let [gates_were, gates_are] = [was, is].map(|view| Tree::new(view, direction.opposite()));
+        let [other_was, other_is] = [was, is].map(|view| Tree::new(view, direction.opposite()));
         let (was, is) = (Tree::new(was, direction), Tree::new(is, direction));
         let candidates: Vec<IpAddr> = if rules_change {
-            is.gated()
+            is.isolated()
         } else {
             let gate = SetName::gate(was.family(), direction.opposite());
             let changes = tree.iter().filter(|(name, _)| name.is_of(direction) || ***name == gate);
             changes.flat_map(|(_, change)| change.addresses()).collect()
         };
-        let stay = candidates.into_iter().filter(|address| was.is_gated(*address) && is.is_gated(*address));
+        let stay = candidates.into_iter().filter(|address| was.is_isolated(*address) && is.is_isolated(*address));
         stay.filter(|address| Some(*address) != only).any(|address| {
             let (before, after) = (was.way(address).rules, is.way(address).rules);
-            before.is_none() || before != after || gates_were.is_gated(address) != gates_are.is_gated(address)
+            before.is_none() || before != after || other_was.is_isolated(address) != other_is.is_isolated(address)
         })
     })
 }
@@ -257,7 +265,7 @@ fn leaves_and_moves(was: View<'_>, is: View<'_>, changes: &Changes<'_>) -> bool 
         let Some(change) = changes.get(&SetName::gate(was.family, direction)) else { return false };
         let (was, is) = (Tree::new(was, direction.opposite()), Tree::new(is, direction.opposite()));
         change.removed.iter().filter_map(address).any(|address| {
-            was.is_gated(address) && is.is_gated(address) && was.way(address).rules != is.way(address).rules
+            was.is_isolated(address) && is.is_isolated(address) && was.way(address).rules != is.way(address).rules
         })
     })
 }
@@ -268,24 +276,4 @@ fn address(member: &Member) -> Option<IpAddr> {
         Member::Address(address) => Some(*address),
         Member::Prefix(_) | Member::AddressPort(..) | Member::PrefixInterface(..) => None,
     }
-}
-
-/// What stands before a set's name in a rule line.
-const ASK: &str = " --match-set ";
-
-/// A rule line that asks the shadows instead, of every set that it asks.
-fn with_shadows(line: &str, shadows: &BTreeMap<&SetName, SetName>) -> String {
-    if shadows.is_empty() {
-        return line.to_owned();
-    }
-    let mut parts = line.split(ASK);
-    let mut shadowed = parts.next().unwrap_or_default().to_owned();
-    for part in parts {
-        shadowed.push_str(ASK);
-        let (name, after) = part.split_at(part.find(' ').unwrap_or(part.len()));
-        let shadow = SetName::ours(name).and_then(|(name, _)| shadows.get(&name));
-        shadowed.push_str(shadow.map_or(name, SetName::as_str));
-        shadowed.push_str(after);
-    }
-    shadowed
 }

@@ -20,6 +20,7 @@ pub struct Finding {
 
 /// What npc makes of a part that it does not understand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum Effect {
     /// This peer, port or rule matches nothing.
     MatchesNothing,
@@ -32,6 +33,15 @@ pub enum Effect {
     Works,
     /// It makes no difference.
     Ignored,
+}
+
+impl Effect {
+    /// Whether the part was not understood. Otherwise only its spelling is at fault, and
+    /// it means what its author meant.
+    #[must_use]
+    pub fn is_rejected(self) -> bool {
+        self != Self::Works
+    }
 }
 
 impl fmt::Display for Effect {

@@ -154,9 +154,9 @@ impl Node {
 /// A set that the tree asks.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum SetAt {
-    /// Who goes left at the inner node with this path.
+    /// The endpoints that go left at the inner node with this path.
     Left(Path),
-    /// Who is of this group, in a list.
+    /// The endpoints of this group, in a list.
     Group(Hash),
 }
 

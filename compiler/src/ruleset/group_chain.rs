@@ -15,8 +15,8 @@ use crate::cluster::Cluster;
 use crate::cluster::group::{Admitted, Atom};
 use crate::object::{ContainerPort, Family, Protocol};
 use crate::policy::{Direction, Namespaces, PodPeer};
-use crate::ruleset::layout::Options;
 use crate::ruleset::name::{Fields, Hash};
+use crate::ruleset::options::Options;
 use crate::ruleset::program::{ChainName, Match, Member, Rule, Set, SetField, SetKind, SetName, Target};
 use crate::ruleset::text;
 use crate::verdict::flow::End;
@@ -358,7 +358,7 @@ impl Definition {
                     add_pod_peer(&mut fields, peer);
                 }
                 add_addresses(&mut fields, addresses);
-                SetName::new(family, &format!("p-{}", fields.finish().short()))
+                SetName::peers(family, &fields.finish())
             }
             Self::NamedPorts(entries) => {
                 let mut fields = Fields::of("named ports");
@@ -377,7 +377,7 @@ impl Definition {
                     fields.add(protocol.as_str());
                     fields.add(name);
                 }
-                SetName::new(family, &format!("n-{}", fields.finish().short()))
+                SetName::named_ports(family, &fields.finish())
             }
         }
     }

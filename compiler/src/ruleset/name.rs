@@ -42,8 +42,8 @@ pub struct Hash([u8; 32]);
 
 impl Hash {
     /// Its first 80 bits as 16 lower-case letters and digits (the alphabet of
-    /// RFC 4648 base 32): short enough for the kernel, long enough that nobody
-    /// finds two objects with one name.
+    /// RFC 4648 base 32): short enough for the kernel, long enough that no
+    /// attacker finds two objects with one name.
     #[must_use]
     pub fn short(&self) -> String {
         const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";

@@ -1,7 +1,17 @@
-//! Verdicts, from the groups that rules are made of too: of one flow, of all pairs, as
-//! sets of pairs, and with reasons.
+//! Verdicts, from the groups that rules are made of too.
+//!
+//! | module | answers |
+//! |---|---|
+//! | [`flow`] | what passes from one end to another |
+//! | [`matrix`] | what passes between all ends |
+//! | [`pairs`] | the same as sets of pairs, each with the policies behind it |
+//! | [`outside`] | what ends exchange with addresses outside the cluster |
+//! | [`explain`] | why a flow is or is not allowed; what isolates an end |
+//! | [`zone`] | which addresses no rule distinguishes |
 
 pub mod explain;
 pub mod flow;
 pub mod matrix;
+pub mod outside;
 pub mod pairs;
+pub mod zone;

@@ -1,4 +1,4 @@
-//! Pair sets: who may exchange what with whom, as products of sets.
+//! Pair sets: which ends may exchange what, as products of sets.
 //!
 //! For each group and family, all possible other ends fall into *regions* by
 //! what the group exchanges with them. A region is an allowed pair set
@@ -368,7 +368,7 @@ pub fn exempt(cluster: &Cluster, subject: PodId, family: Family) -> AddressSet {
 }
 
 impl Region {
-    /// Whether it holds nobody.
+    /// Whether it holds no end.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.pods.is_empty() && self.outside.is_empty()
@@ -400,7 +400,7 @@ mod tests {
         #[test]
         fn regions_are_disjoint_and_complete_and_say_what_verdicts_say(objects in objects()) {
             let cluster = Cluster::new(&objects);
-            let groups = Groups::new(&cluster, cluster.endpoints().map(|(id, _)| id));
+            let groups = Groups::of_cluster(&cluster);
             for (_, group) in groups.iter() {
                 for family in Family::ALL {
                     let regions = regions(&cluster, group, None, family);
@@ -484,7 +484,7 @@ mod tests {
             {"from": [{"ipBlock": {"cidr": "10.0.0.0/24"}}], "ports": [{"port": 80}]},
             {"from": [{"podSelector": {"matchLabels": {"app": "b"}}}], "ports": [{"port": 443}]}]}"#;
         let cluster = cluster(&["ns/a app=a 10.0.0.1", "ns/b app=b 10.0.0.2", "ns/c app=c 10.1.0.3"], &[policy]);
-        let groups = Groups::new(&cluster, cluster.endpoints().map(|(id, _)| id));
+        let groups = Groups::of_cluster(&cluster);
         let (_, group) = groups.iter().next().unwrap_or_else(|| panic!("a group"));
         let text: Vec<String> = regions(&cluster, group, None, Family::V4)
             .iter()

@@ -32,7 +32,7 @@ pub struct Arrival<'s> {
 /// What another kernel sent because of a shape, with a part of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Answer {
-    /// Whose kernel, going by the answer's source.
+    /// The station whose kernel answered, by the answer's source.
     pub of: Option<usize>,
     /// Whether it is an ICMP error.
     pub is_error: bool,
@@ -49,10 +49,10 @@ pub struct Ground<'w> {
     /// The flows that live.
     pub flows: &'w [Quote],
     /// Flows that forged sources may have begun, with nodes, and with pods that
-    /// admit who they claim to be: the kernel knows those from then on.
+    /// admit the sender that they claim: the kernel knows those from then on.
     begun: BTreeSet<Tuple>,
     /// What a frame to many stations of a bridge may have begun: the copy for
-    /// the node itself is confirmed without a look at FORWARD.
+    /// the node itself is confirmed without passing FORWARD.
     begun_by_many: BTreeSet<Tuple>,
 }
 
@@ -121,7 +121,7 @@ impl<'w> Ground<'w> {
         self.world.service.contains(&packet.destination) && is_backend && !is_icmp_error(frame)
     }
 
-    /// Whose kernel answers from this address.
+    /// The station whose kernel answers from this address.
     fn answers_from(&self, source: IpAddr, at: usize) -> Option<usize> {
         // A node's link-local addresses are on no list. In an error about a packet
         // to a Service it has the Service's.

@@ -36,7 +36,7 @@ pub const CLOSED: [Entry; 9] = [
     Entry { name: "flooded-by-the-node", explains: flooded_by_the_node },
 ];
 
-/// Names for what is on no list, to tell findings apart: the ways around that were
+/// Names for what is on no list, to distinguish findings: the ways around that were
 /// open once.
 const ONCE_OPEN: [Entry; 9] = [
     Entry { name: "icmpv6-133-to-137", explains: icmpv6_133_to_137 },

@@ -13,7 +13,7 @@ use super::shape::{Quote, TCP, UDP};
 use super::world::World;
 use crate::lab::{Doing, Error, Lab, Result};
 
-/// Who begins a flow with whom, from which port to which, by UDP; TCP has the
+/// A flow by UDP: which pod begins it with which, and their ports; TCP has the
 /// next port at both ends.
 const FLOWS: [(&str, &str, u16, u16); 8] = [
     ("v", "node-1", 6_100, 6_000),

@@ -3,7 +3,7 @@
 //!
 //! [`world`] is the cluster that they are sent in, [`flows`] what goes on in it
 //! meanwhile. [`grammar`] makes a shape of a seed and a number, [`frame`] its
-//! bytes, with a mark all over the payload; packet sockets send it, and look
+//! bytes, with a mark all over the payload; packet sockets send it, and search
 //! for marks in all that comes in anywhere. [`closed`] has the exceptions, as
 //! data. What arrives and is none is sent again in simpler shapes, until none of
 //! them arrives, and printed.
@@ -36,9 +36,9 @@ use shape::Shape;
 use wire::Port;
 use world::World;
 
-/// How many shapes are sent between two looks at what came in.
+/// How many shapes are sent between two reads of what came in.
 const BATCH: u32 = 250;
-/// For how many milliseconds nothing comes in until a look is over, and the last one.
+/// For how many milliseconds nothing comes in until a read is over, and the last one.
 const QUIET: [u8; 2] = [4, 250];
 /// Marks of shapes that are tried again begin here.
 const AGAIN: u32 = 1 << 31;
@@ -58,7 +58,7 @@ pub struct Fuzzer {
 }
 
 /// What came in with a mark.
-struct Heard {
+struct Received {
     mark: u32,
     at: usize,
     frame: Vec<u8>,
@@ -103,17 +103,17 @@ impl Fuzzer {
                 report.sent(self.send(&shape, index));
             }
             next = end;
-            for heard in self.hear(QUIET[usize::from(next == last)])? {
+            for received in self.receive(QUIET[usize::from(next == last)])? {
                 // A kernel that writes options can write into a mark.
-                if heard.mark >= next {
+                if received.mark >= next {
                     continue;
                 }
-                let shape = grammar.shape(heard.mark);
-                let arrival = ground.arrival(&shape, heard.at, &heard.frame, heard.is_others);
+                let shape = grammar.shape(received.mark);
+                let arrival = ground.arrival(&shape, received.at, &received.frame, received.is_others);
                 if !self.is_of_interest(&arrival) {
                     continue;
                 }
-                report.arrived(heard.mark, (&arrival, &heard.frame), closed::explain(&ground, &arrival));
+                report.arrived(received.mark, (&arrival, &received.frame), closed::explain(&ground, &arrival));
             }
         }
         if self.is_shrinking {
@@ -153,21 +153,21 @@ impl Fuzzer {
     }
 
     /// What has come in, once nothing more does.
-    fn hear(&self, milliseconds: u8) -> Result<Vec<Heard>> {
-        let mut heard = Vec::new();
+    fn receive(&self, milliseconds: u8) -> Result<Vec<Received>> {
+        let mut received = Vec::new();
         loop {
             for (at, port) in &self.ports {
                 port.receive(|frame| {
                     if let Some(mark) = frame::find_mark(frame.bytes) {
                         let (frame, is_others) = (frame.bytes.to_vec(), frame.is_others);
-                        heard.push(Heard { mark, at: *at, frame, is_others });
+                        received.push(Received { mark, at: *at, frame, is_others });
                     }
                 });
             }
             let mut files: Vec<PollFd<'_>> =
                 self.ports.values().map(|port| PollFd::new(port.as_fd(), PollFlags::POLLIN)).collect();
             match poll(&mut files, PollTimeout::from(milliseconds)) {
-                Ok(0) => return Ok(heard),
+                Ok(0) => return Ok(received),
                 Ok(_) | Err(nix::errno::Errno::EINTR) => {}
                 Err(error) => return Err(error).doing(|| "wait for frames".to_owned()),
             }
@@ -193,14 +193,14 @@ impl Fuzzer {
             self.tried += 1;
             ground.note(&shape);
             self.send(&shape, self.tried);
-            let heard = self.hear(QUIET[0])?;
-            let is_unexplained = |heard: &Heard| {
-                let arrival = ground.arrival(&shape, at, &heard.frame, heard.is_others);
-                heard.mark == self.tried
-                    && heard.at == at
+            let received = self.receive(QUIET[0])?;
+            let is_unexplained = |received: &Received| {
+                let arrival = ground.arrival(&shape, at, &received.frame, received.is_others);
+                received.mark == self.tried
+                    && received.at == at
                     && !matches!(closed::explain(ground, &arrival), Some((_, true)))
             };
-            if heard.iter().any(is_unexplained) {
+            if received.iter().any(is_unexplained) {
                 return Ok(Some(shape));
             }
         }

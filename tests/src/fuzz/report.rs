@@ -30,7 +30,7 @@ pub struct Finding {
     pub bytes: usize,
     /// How it began.
     pub head: Vec<u8>,
-    /// The simplest shape that arrived there too, if it was looked for.
+    /// The simplest shape that arrived there too, if one was searched for.
     pub simple: Option<Shape>,
 }
 

@@ -103,9 +103,9 @@ pub struct Arp {
     pub lengths: (u8, u8),
     /// 1 asks, 2 answers, others exist.
     pub operation: u16,
-    /// Whose addresses it gives.
+    /// The station whose addresses it gives.
     pub sender: (Mac, Ipv4Addr),
-    /// Whose it wants.
+    /// The station whose addresses it asks for.
     pub target: (Mac, Ipv4Addr),
     /// Bytes after it.
     pub trailer: usize,

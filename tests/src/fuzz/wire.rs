@@ -8,7 +8,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::lab::{Doing, Error, Place, Result};
 
-/// Room for what arrives between two looks.
+/// Room for what arrives between two reads.
 const BUFFER: usize = 64 << 20;
 /// `PACKET_OTHERHOST` and `PACKET_OUTGOING` (packet(7)).
 const OTHER_HOST: u8 = 3;

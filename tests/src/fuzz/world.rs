@@ -54,7 +54,7 @@ const POLICIES: &str = r"
 const PODS: [(&str, u8); 9] =
     [("a", 1), ("v", 1), ("w", 1), ("i", 1), ("e", 1), ("o", 1), ("p", 1), ("x", 2), ("y", 2)];
 
-/// Whose packets to whom policies deny, whatever they are.
+/// The pairs between which policies deny every packet, as sender and receiver.
 const DENIED: [(&str, &str); 34] = [
     ("a", "v"),
     ("a", "v"),
@@ -126,7 +126,7 @@ pub struct World {
     pub anti_spoof: bool,
     /// In the order of the lab's places.
     pub stations: Vec<Station>,
-    /// Whose packets to whom are denied, by station.
+    /// The pairs between which all packets are denied, by station: sender and receiver.
     pub denied: Vec<(usize, usize)>,
     /// Addresses of the Service whose backend is v.
     pub service: Vec<IpAddr>,
@@ -204,7 +204,7 @@ impl World {
         found.ok_or_else(|| Error::Unknown(format!("station {name}")))
     }
 
-    /// Whose address this is.
+    /// The station that has this address.
     #[must_use]
     pub fn owner(&self, address: IpAddr) -> Option<usize> {
         let is_own = |station: &Station| {
@@ -233,7 +233,7 @@ impl World {
     }
 
     /// Whether policies admit a packet of a sender's to this place, if all that
-    /// it claims is so. The egress of who it claims to be is judged on that
+    /// it claims is so. The egress of the pod that it claims to be is judged on that
     /// pod's node, and so by no other.
     #[must_use]
     pub fn admits(&self, sender: usize, packet: &Packet, to: usize) -> bool {
@@ -264,7 +264,7 @@ impl World {
     }
 }
 
-/// Writes down who is where on a bridge: forged ARP and neighbour discovery
+/// Records which address is at which port of a bridge: forged ARP and neighbour discovery
 /// would lead flows astray, and it is denial that is on trial.
 ///
 /// # Errors

@@ -92,6 +92,9 @@ fn chains(program: &FamilyProgram, found: &mut Vec<String>) {
 }
 
 fn rule_faults(program: &FamilyProgram, rule: &Rule, found: &mut Vec<String>) {
+    if let Target::Foreign(what) = &rule.target {
+        found.push(format!("{what:?} is not ours"));
+    }
     if let Target::Jump(to) | Target::Goto(to) = &rule.target
         && !program.chains.contains_key(to)
     {

@@ -42,7 +42,7 @@ pub(super) struct Marks {
 }
 
 impl Marks {
-    /// The objects of the next state, to be told from those before by the
+    /// The objects of the next state, distinguished from those before by the
     /// kernel.
     pub(super) fn turn(&mut self, objects: Objects) -> Objects {
         self.turns += 1;
@@ -112,7 +112,7 @@ fn policy(name: &str, spec: networking::NetworkPolicySpec) -> NetworkPolicy {
 }
 
 /// The states that an agent may pass through on the way along these, the first
-/// and the last not among them: of each kind it has heard some events, in their
+/// and the last not among them: of each kind it has received some events, in their
 /// order.
 pub(super) fn between(way: &[Objects]) -> Vec<Objects> {
     let namespaces = stages(way, |objects| &objects.namespaces, |namespace| namespace.name.clone());

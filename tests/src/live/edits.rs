@@ -2,7 +2,7 @@
 //!
 //! Few names and labels, so that every edit matters to many. In two of the
 //! three namespaces, policies admit one port ([`ADMITTED`]) to and from
-//! everybody in every state, in forms that change: there pods are always
+//! all pods in every state, in forms that change: there pods are always
 //! isolated, move between groups all the time, and flows to that port must
 //! never notice. In the third, pods are isolated now and then.
 
@@ -292,8 +292,8 @@ fn policy(namespace: &str, name: &str, spec: &Value) -> NetworkPolicy {
     object.into()
 }
 
-/// The policies of a namespace that admit [`ADMITTED`] to and from everybody,
-/// in one of several forms; and one that admits a port from everybody by two
+/// The policies of a namespace that admit [`ADMITTED`] to and from all pods,
+/// in one of several forms; and one that admits a port from all pods by two
 /// rules, so that a pod which is relabelled moves from peers to other peers.
 fn anchors(namespace: &str, form: usize) -> Vec<NetworkPolicy> {
     let from = |operator: &str, protocol: &str, port: u16| {

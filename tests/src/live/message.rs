@@ -1,7 +1,7 @@
-//! What the packets of live traffic carry: whose they are and when they were
+//! What the packets of live traffic carry: their flow and when they were
 //! sent.
 
-/// Tells our packets from anybody else's.
+/// Marks our packets, so that they are known from others.
 const MAGIC: &[u8; 8] = b"npc-live";
 
 /// The length of a message; a TCP stream is nothing but messages.
@@ -14,8 +14,8 @@ pub(super) enum Kind {
     Shot,
     /// A stream that goes on.
     Stream,
-    /// Hail, which nobody answers.
-    Hail,
+    /// Part of a burst, which no pod answers.
+    Burst,
 }
 
 /// One message.
@@ -39,7 +39,7 @@ impl Message {
         bytes[8] = match self.kind {
             Kind::Shot => 0,
             Kind::Stream => 1,
-            Kind::Hail => 2,
+            Kind::Burst => 2,
         };
         bytes[9] = u8::from(self.is_answer);
         bytes[12..16].copy_from_slice(&self.flow.to_be_bytes());
@@ -56,7 +56,7 @@ impl Message {
             kind: match bytes[8] {
                 0 => Kind::Shot,
                 1 => Kind::Stream,
-                _ => Kind::Hail,
+                _ => Kind::Burst,
             },
             is_answer: bytes[9] != 0,
             flow: u32::from_be_bytes(bytes[12..16].try_into().ok()?),

@@ -26,10 +26,10 @@ use crate::lab::{Doing as _, Error, Kind, Lab, Result};
 /// Where the policies are that only count; no pod is there.
 const NAMESPACE: &str = "npc-marks";
 
-/// So many states can be told apart.
+/// So many states can be distinguished.
 const STATES: usize = 32;
 
-/// The objects of a state, so that it can be told from the states before.
+/// The objects of a state, so that it differs from the states before.
 pub(super) fn marked(objects: Objects, number: usize) -> Objects {
     let mut objects = unmarked(objects);
     let real = objects.policies.len();
@@ -43,7 +43,7 @@ pub(super) fn marked(objects: Objects, number: usize) -> Objects {
     objects
 }
 
-/// The objects without what tells the state.
+/// The objects without what marks the state.
 pub(super) fn unmarked(mut objects: Objects) -> Objects {
     objects.policies.retain(|policy| policy.namespace() != NAMESPACE);
     objects
@@ -61,7 +61,7 @@ fn state(policies: usize, last: usize) -> Option<usize> {
 pub(super) struct Progress {
     logs: Vec<Log>,
     inotify: Inotify,
-    /// With an API server: the number that tells the last state.
+    /// With an API server: the number that marks the last state.
     only: Option<usize>,
     /// Logs cannot be written.
     asks: bool,
@@ -95,7 +95,7 @@ impl Progress {
         Ok(Self { logs: nodes.map(log).collect(), inotify, only, asks: false })
     }
 
-    /// From now on who has so many policies has the last state, and nobody else
+    /// From now on a node with so many policies has the last state, and no other
     /// has.
     pub(super) fn only_confirms(&mut self, policies: usize) {
         self.only = Some(policies);
@@ -139,7 +139,7 @@ impl Progress {
             Ok(_) | Err(nix::errno::Errno::EINTR) => {}
             Err(error) => return Err(error).doing(|| "wait for a log".to_owned()),
         }
-        // What happened does not matter: the caller looks for itself.
+        // What happened does not matter: the caller checks.
         let _ = self.inotify.read_events();
         Ok(())
     }
@@ -191,11 +191,14 @@ impl Log {
     }
 }
 
+/// What an agent logs of a pass that succeeded; the last is of agents of earlier versions.
+const PASSED: [&str; 3] = ["programmed ruleset", "ruleset unchanged", "the kernel is up to date"];
+
 /// How many policies the state has that a line of the log says is in the
 /// kernel.
 fn policies(line: &str) -> Option<usize> {
-    let (_, said) = line.split_once("the kernel is up to date")?;
-    said.split_whitespace().find_map(|word| word.strip_prefix("policies=")?.parse().ok())
+    let (_, fields) = PASSED.iter().find_map(|message| line.split_once(message))?;
+    fields.split_whitespace().find_map(|word| word.strip_prefix("policies=")?.parse().ok())
 }
 
 #[cfg(test)]
@@ -203,7 +206,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_state_is_told_by_its_number_of_policies() {
+    fn a_state_is_recognised_by_its_number_of_policies() {
         for real in [0, 63, 64, 10_000] {
             for number in [0, 1, 31, 32, 33, 77] {
                 let mut objects = Objects::default();
@@ -218,9 +221,13 @@ mod tests {
     }
 
     #[test]
-    fn a_log_tells_what_is_in_the_kernel() {
-        let line = "2026-11-23T10:00:00Z  INFO the kernel is up to date generation=3 policies=71 endpoints=4";
-        assert_eq!(policies(line), Some(71));
-        assert_eq!(policies("2026-11-23T10:00:00Z ERROR the kernel is not up to date policies=71"), None);
+    fn a_log_says_what_is_in_the_kernel() {
+        for message in ["INFO programmed ruleset", "DEBUG ruleset unchanged", "INFO the kernel is up to date"] {
+            let line = format!("2026-11-23T10:00:00Z {message} generation=3 policies=71 endpoints=4");
+            assert_eq!(policies(&line), Some(71), "{message}");
+        }
+        for message in ["ERROR ruleset not programmed", "ERROR the kernel is not up to date", "INFO ready"] {
+            assert_eq!(policies(&format!("2026-11-23T10:00:00Z {message} policies=71")), None, "{message}");
+        }
     }
 }

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use super::flow::{Flow, Flows};
 use super::timeline::{Sure, Timeline};
 
-/// How many violations are told; the others are counted.
+/// How many violations are printed; the others are counted.
 const TOLD: usize = 20;
 
-/// A pause of the thread that sends and hears which is too long to say of a
+/// A pause of the thread that sends and receives which is too long to say of a
 /// packet that it was late on its way.
 const STALL: Duration = Duration::from_millis(200);
 
@@ -57,11 +57,11 @@ pub struct Report {
     pub streams_ended: u64,
     /// TCP streams that lived from beginning to end.
     pub streams_lived: u64,
-    /// The longest pause of the thread that sends and hears.
+    /// The longest pause of the thread that sends and receives.
     pub longest_pause: Duration,
     /// How many packets broke the promise.
     pub violations: u64,
-    /// The first of these, told in words.
+    /// The first of these, in words.
     pub told: Vec<String>,
 }
 
@@ -114,7 +114,7 @@ impl Record {
         self.begun + Duration::from_nanos(sent)
     }
 
-    /// The thread looks at its sockets.
+    /// The thread reads its sockets.
     pub(super) fn looks(&mut self) {
         let pause = self.looked.elapsed();
         self.looked = Instant::now();
@@ -124,7 +124,7 @@ impl Record {
         }
     }
 
-    /// Whether the thread has looked at its sockets in time ever since.
+    /// Whether the thread has read its sockets in time ever since.
     pub(super) fn was_awake_since(&self, then: Instant) -> bool {
         self.stalled < then
     }

@@ -14,7 +14,7 @@ use super::sockets::{Sockets, Token};
 use super::timeline::Sure;
 use crate::lab::Result;
 
-/// How long after it was sent a packet that has not come yet is looked for: it
+/// How long after it was sent a packet is counted as missing that has not come: it
 /// takes microseconds, and on a busy machine longer. Its verdict has fallen by
 /// then, so what comes about later has no part in it.
 const LATE: Duration = Duration::from_millis(1300);
@@ -26,7 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// one again after a second.
 const SENT_AGAIN: Duration = Duration::from_millis(900);
 
-/// What sends a shot, and hears the answer.
+/// What sends a shot, and receives the answer.
 enum Sender {
     Datagram(UdpSocket),
     Connection(TcpStream),
@@ -44,7 +44,7 @@ struct Shot {
 /// All shots that have not been answered.
 pub(super) struct Shots {
     pending: BTreeMap<u64, Shot>,
-    /// When each is to be looked for, in order.
+    /// When each counts as missing, in order.
     due: VecDeque<(Instant, u64)>,
     /// Those that should have come, and until when they are waited for.
     missing: VecDeque<(Instant, u64)>,
@@ -91,9 +91,9 @@ impl Shots {
     }
 
     /// Sends a packet that begins a flow and is not answered, by what can.
-    pub(super) fn hail(&mut self, flow: usize, record: &mut Record, by: impl FnOnce(&[u8]) -> std::io::Result<()>) {
+    pub(super) fn burst(&mut self, flow: usize, record: &mut Record, by: impl FnOnce(&[u8]) -> std::io::Result<()>) {
         let sent = Instant::now();
-        match by(&message(Kind::Hail, flow, self.next, record).to_bytes()) {
+        match by(&message(Kind::Burst, flow, self.next, record).to_bytes()) {
             Ok(()) => self.wait_for(Shot { flow, sent, arrived: false, sender: Sender::Shared }),
             Err(error) => unsent(record, &error),
         }
@@ -109,18 +109,18 @@ impl Shots {
     pub(super) fn arrived(&mut self, message: Message, record: &mut Record) {
         let (flow, sent) = (message.flow as usize, record.instant(message.sent));
         match message.kind {
-            Kind::Shot | Kind::Hail => record.came(flow, sent, "the first packet of a flow"),
+            Kind::Shot | Kind::Burst => record.came(flow, sent, "the first packet of a flow"),
             Kind::Stream => record.came_on_datagrams(flow, sent),
         }
-        if message.kind == Kind::Hail {
+        if message.kind == Kind::Burst {
             self.pending.remove(&message.id);
         } else if let Some(shot) = self.pending.get_mut(&message.id) {
             shot.arrived = true;
         }
     }
 
-    /// The sender of a shot has something to tell.
-    pub(super) fn heard(&mut self, id: u64, sockets: &Sockets, record: &mut Record) -> Result<()> {
+    /// The sender's socket of a shot is ready.
+    pub(super) fn received(&mut self, id: u64, sockets: &Sockets, record: &mut Record) -> Result<()> {
         let Some(shot) = self.pending.get(&id) else { return Ok(()) };
         let mut buffer = [0; LENGTH];
         match &shot.sender {
@@ -166,7 +166,7 @@ impl Shots {
         self.pending.remove(&id);
     }
 
-    /// Looks for what has not come in time.
+    /// Records what has not come in time.
     pub(super) fn expire(&mut self, record: &mut Record) {
         let now = Instant::now();
         while let Some(id) = pop_due(&mut self.due, now) {

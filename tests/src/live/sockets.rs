@@ -1,4 +1,4 @@
-//! The sockets of live traffic, in all places, heard by one thread.
+//! The sockets of live traffic, in all places, received by one thread.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -16,13 +16,13 @@ use crate::lab::{Netns, Place, Result};
 
 use crate::lab::Doing;
 
-/// The receive buffer of those who answer: no packet is to be lost here.
+/// The receive buffer of the answering sockets: no packet may be lost here.
 const BUFFER: usize = 4 << 20;
 
-/// The ports to send from: no policy names them, and nobody listens there.
+/// The ports to send from: no policy names them, and no socket listens there.
 const PORTS: std::ops::Range<u16> = 32_000..60_000;
 
-/// Whose socket has something to tell.
+/// What a ready socket belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Token {
     /// One that answers datagrams, by number.
@@ -66,7 +66,7 @@ impl Token {
     }
 }
 
-/// The sockets of those who answer, and the means to make more.
+/// The answering sockets, and the means to make more.
 pub(super) struct Sockets {
     epoll: Epoll,
     pub(super) netns: Vec<Netns>,
@@ -157,12 +157,12 @@ impl Sockets {
         Err(refused)
     }
 
-    /// Has a socket tell when it can be read.
+    /// Asks for an event when a socket can be read.
     pub(super) fn watch(&self, socket: &impl AsFd, token: Token) -> Result<()> {
         self.add(socket, EpollFlags::EPOLLIN, token)
     }
 
-    /// Has a connection tell once when it is there or has failed.
+    /// Asks for one event when a connection is there or has failed.
     pub(super) fn watch_beginning(&self, socket: &impl AsFd, token: Token) -> Result<()> {
         self.add(socket, EpollFlags::EPOLLOUT | EpollFlags::EPOLLONESHOT, token)
     }
@@ -172,14 +172,14 @@ impl Sockets {
         self.epoll.add(socket, event).doing(|| "watch a socket".to_owned())
     }
 
-    /// Has a connection that is there tell when it can be read, by another
+    /// Asks for events when a connection that is there can be read, by another
     /// token if that is wanted.
     pub(super) fn watch_from_now(&self, socket: &impl AsFd, token: Token) -> Result<()> {
         let mut event = EpollEvent::new(EpollFlags::EPOLLIN, token.to_number());
         self.epoll.modify(socket, &mut event).doing(|| "watch a connection".to_owned())
     }
 
-    /// Waits until some socket has something to tell, at most this long.
+    /// Waits until some socket is ready, at most this long.
     pub(super) fn wait(&self, wait: Duration) -> Result<Vec<Token>> {
         let mut events = [EpollEvent::empty(); 256];
         let timeout = EpollTimeout::try_from(wait).unwrap_or(EpollTimeout::ZERO);

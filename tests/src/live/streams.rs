@@ -11,7 +11,7 @@ use super::sockets::{Sockets, Token};
 use super::timeline::Sure;
 use crate::lab::{Error, Netns, Result};
 
-/// How long a stream may hear nothing from the other end, which sends all the
+/// How long a stream may receive nothing from the other end, which sends all the
 /// time.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -67,8 +67,8 @@ struct Stream {
     born: Instant,
     client: End,
     server: Option<End>,
-    /// When each end heard from the other last, client first.
-    heard: [Instant; 2],
+    /// When each end received from the other last, client first.
+    received: [Instant; 2],
     /// Until when it is known to have been allowed without a break.
     checked: Instant,
     /// Since when it is not known any more.
@@ -100,8 +100,8 @@ impl Streams {
         match sockets.connection(&parameters) {
             Ok(socket) => {
                 sockets.watch_beginning(&socket, Token::Connection(self.next))?;
-                let (client, heard) = (End::new(socket), [now, now]);
-                let stream = Stream { flow, born: now, client, server: None, heard, checked: now, broken: None };
+                let (client, received) = (End::new(socket), [now, now]);
+                let stream = Stream { flow, born: now, client, server: None, received, checked: now, broken: None };
                 self.live.insert(self.next, stream);
                 self.next += 1;
             }
@@ -113,7 +113,7 @@ impl Streams {
         Ok(())
     }
 
-    /// The connection that somebody accepted is the other end of a stream.
+    /// An accepted connection is the other end of a stream.
     pub(super) fn attach(&mut self, id: u64, key: u64, end: End) {
         if let Some(stream) = self.live.get_mut(&id) {
             stream.server = Some(end);
@@ -121,8 +121,8 @@ impl Streams {
         }
     }
 
-    /// The first end of a stream has something to tell.
-    pub(super) fn client_heard(&mut self, id: u64, sockets: &Sockets, record: &mut Record) -> Result<()> {
+    /// The first end of a stream is ready.
+    pub(super) fn client_received(&mut self, id: u64, sockets: &Sockets, record: &mut Record) -> Result<()> {
         let Some(stream) = self.live.get_mut(&id) else { return Ok(()) };
         if stream.server.is_none() {
             if let Ok(None) = stream.client.socket.take_error()
@@ -139,8 +139,8 @@ impl Streams {
         Ok(())
     }
 
-    /// An accepted connection has something to tell; whether it is of a stream.
-    pub(super) fn server_heard(&mut self, key: u64, record: &mut Record) -> bool {
+    /// An accepted connection is ready; whether it is of a stream.
+    pub(super) fn server_received(&mut self, key: u64, record: &mut Record) -> bool {
         let Some(id) = self.accepted.get(&key).copied() else { return false };
         let Some(server) = self.live.get_mut(&id).and_then(|stream| stream.server.as_mut()) else { return true };
         let (messages, ended) = server.read();
@@ -148,7 +148,7 @@ impl Streams {
         true
     }
 
-    /// What one end has heard.
+    /// What one end has received.
     pub(super) fn take(
         &mut self,
         id: u64,
@@ -159,7 +159,7 @@ impl Streams {
     ) {
         let Some(stream) = self.live.get_mut(&id) else { return };
         for message in messages {
-            stream.heard[side] = Instant::now();
+            stream.received[side] = Instant::now();
             record.streamed(stream.flow, record.instant(message.sent));
         }
         if let Err(error) = ended {
@@ -184,7 +184,7 @@ impl Streams {
         }
     }
 
-    /// Looks which streams are still allowed, and whether those are well.
+    /// Checks which streams are still allowed, and whether those live.
     pub(super) fn check(&mut self, record: &mut Record) {
         let (mut over, mut silent) = (Vec::new(), Vec::new());
         for (id, stream) in &mut self.live {
@@ -192,15 +192,15 @@ impl Streams {
             if now.is_some_and(|since| since.elapsed() > DOOM) {
                 over.push(*id);
             } else if now.is_none() {
-                let heard = stream.heard[0].min(stream.heard[1]);
-                if heard.elapsed() > PATIENCE && record.was_awake_since(heard) {
+                let received = stream.received[0].min(stream.received[1]);
+                if received.elapsed() > PATIENCE && record.was_awake_since(received) {
                     silent.push(*id);
                 }
             }
         }
         for id in silent {
             if let Some(stream) = self.remove(id) {
-                let sent = stream.heard[0].min(stream.heard[1]);
+                let sent = stream.received[0].min(stream.received[1]);
                 record.violated(stream.flow, sent, "LOST: nothing more came on a TCP stream");
             }
         }

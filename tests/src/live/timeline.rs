@@ -1,6 +1,6 @@
 //! Which states of the cluster each node may have been in, and when.
 //!
-//! A state may be in a node's kernel from the moment that somebody begins to
+//! A state may be in a node's kernel from the moment that the test begins to
 //! write it down for the agents, until the agent has said that a later one is
 //! in the kernel. Whatever an agent does in between, and however it ends, a
 //! packet may only ever get, for each direction, the verdict of one of these.
@@ -75,7 +75,7 @@ impl Timeline {
         self.confirmed[node].last().map_or(0, |(_, state)| *state)
     }
 
-    /// From now on nothing is sure, because somebody meddles with the kernel.
+    /// From now on nothing is sure, because the test changes the kernel behind the agent.
     pub fn excuse(&mut self) {
         self.excused.push((Instant::now(), None));
     }
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_sure_while_somebody_meddles() {
+    fn nothing_is_sure_while_another_program_changes_the_kernel() {
         let mut timeline = Timeline::new(1, verdicts(true, true));
         let flows = [flow([Some(0), None])];
         let before = Instant::now();

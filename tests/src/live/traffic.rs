@@ -1,4 +1,4 @@
-//! The thread that sends and hears everything.
+//! The thread that sends and receives everything.
 
 use std::collections::BTreeMap;
 use std::net::UdpSocket;
@@ -11,8 +11,8 @@ use npc_compiler::object::Protocol;
 use proptest::prelude::RngExt as _;
 use proptest::test_runner::{RngAlgorithm, TestRng};
 
+use super::burst::Burst;
 use super::flow::Flows;
-use super::hail::Hail;
 use super::message::{Kind, LENGTH, Message};
 use super::record::{Record, Report};
 use super::shots::Shots;
@@ -34,23 +34,23 @@ pub struct Load {
     pub streams: [usize; 2],
     /// How many more packets are sent as fast as they can be made after every
     /// change.
-    pub hail: usize,
+    pub burst: usize,
 }
 
 impl Default for Load {
     fn default() -> Self {
-        Self { pace: Duration::from_millis(15), shots: [14, 5], admitted: 7000, streams: [32, 24], hail: 3000 }
+        Self { pace: Duration::from_millis(15), shots: [14, 5], admitted: 7000, streams: [32, 24], burst: 3000 }
     }
 }
 
-/// What the thread shares with whoever started it.
+/// What the thread shares with the one that started it.
 #[derive(Debug)]
 struct Shared {
     ends: AtomicBool,
     /// Flows that are worth more packets than others.
     focus: Mutex<Vec<usize>>,
-    /// Flows that are to be hailed on from now on.
-    hail: Mutex<Option<Vec<usize>>>,
+    /// Flows that are to be burst on from now on.
+    burst: Mutex<Option<Vec<usize>>>,
 }
 
 /// Traffic that runs. Dropping it ends it without a report.
@@ -64,7 +64,7 @@ impl Traffic {
     /// Begins to send.
     ///
     /// # Errors
-    /// When the sockets of those who answer cannot be made.
+    /// When the answering sockets cannot be made.
     pub fn start(
         places: &[Place],
         flows: &Arc<Flows>,
@@ -74,7 +74,7 @@ impl Traffic {
     ) -> Result<Self> {
         let sockets = Sockets::open(places, flows)?;
         let shared =
-            Arc::new(Shared { ends: AtomicBool::new(false), focus: Mutex::new(Vec::new()), hail: Mutex::new(None) });
+            Arc::new(Shared { ends: AtomicBool::new(false), focus: Mutex::new(Vec::new()), burst: Mutex::new(None) });
         let record = Record::new(Arc::clone(flows), Arc::clone(timeline));
         let mut bytes = [0; 32];
         bytes[..8].copy_from_slice(&seed.to_le_bytes());
@@ -85,7 +85,7 @@ impl Traffic {
             load,
             random: TestRng::from_seed(RngAlgorithm::ChaCha, &bytes),
             shots: Shots::new(),
-            hail: Hail::default(),
+            burst: Burst::default(),
             datagrams: Vec::new(),
             streams: Streams::new(),
             accepted: BTreeMap::new(),
@@ -97,9 +97,9 @@ impl Traffic {
 
     /// From now on most packets are of these flows, and for a while as many as
     /// possible are of those.
-    pub fn focus(&self, flows: Vec<usize>, hail: Vec<usize>) {
+    pub fn focus(&self, flows: Vec<usize>, burst: Vec<usize>) {
         *self.shared.focus.lock().unwrap_or_else(PoisonError::into_inner) = flows;
-        *self.shared.hail.lock().unwrap_or_else(PoisonError::into_inner) = Some(hail);
+        *self.shared.burst.lock().unwrap_or_else(PoisonError::into_inner) = Some(burst);
     }
 
     /// Stops sending, waits for what is still on its way, and reports.
@@ -129,7 +129,7 @@ struct Thread {
     load: Load,
     random: TestRng,
     shots: Shots,
-    hail: Hail,
+    burst: Burst,
     /// The UDP streams: flow and sending end.
     datagrams: Vec<(usize, UdpSocket)>,
     streams: Streams,
@@ -150,13 +150,13 @@ impl Thread {
             for (flow, socket) in &self.datagrams {
                 self.shots.send_on(socket, *flow, &mut self.record);
             }
-            self.hear_until(round + self.load.pace)?;
+            self.receive_until(round + self.load.pace)?;
             self.streams.check(&mut self.record);
             self.shots.expire(&mut self.record);
         }
         self.streams.talk(&mut self.record);
         while !self.shots.is_done() {
-            self.hear_until(Instant::now() + self.load.pace)?;
+            self.receive_until(Instant::now() + self.load.pace)?;
             self.shots.expire(&mut self.record);
         }
         self.streams.finish(&self.sockets.netns, &mut self.record)?;
@@ -215,8 +215,8 @@ impl Thread {
     /// Begins new flows: most of those that matter now, and some others.
     fn fire(&mut self) -> Result<()> {
         let focus = self.shared.focus.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(flows) = self.shared.hail.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            self.hail.begin(flows, self.load.hail);
+        if let Some(flows) = self.shared.burst.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            self.burst.begin(flows, self.load.burst);
         }
         let mut left = self.load.shots;
         let mut chosen = Vec::new();
@@ -242,18 +242,18 @@ impl Thread {
         Ok(())
     }
 
-    fn hear_until(&mut self, end: Instant) -> Result<()> {
+    fn receive_until(&mut self, end: Instant) -> Result<()> {
         loop {
             self.record.looks();
             let left = end.saturating_duration_since(Instant::now());
-            let wait = if left.is_zero() || self.hail.is_over() {
+            let wait = if left.is_zero() || self.burst.is_over() {
                 left
             } else {
-                self.hail.fall(&self.sockets, &mut self.shots, &mut self.record)?;
+                self.burst.fall(&self.sockets, &mut self.shots, &mut self.record)?;
                 Duration::ZERO
             };
             for token in self.sockets.wait(wait)? {
-                self.hear(token)?;
+                self.receive(token)?;
             }
             if left.is_zero() {
                 return Ok(());
@@ -261,13 +261,13 @@ impl Thread {
         }
     }
 
-    fn hear(&mut self, token: Token) -> Result<()> {
+    fn receive(&mut self, token: Token) -> Result<()> {
         match token {
             Token::Datagrams(server) => self.answer(server),
             Token::Listener(listener) => self.accept(listener)?,
-            Token::Accepted(key) => self.hear_accepted(key),
-            Token::Shot(id) => self.shots.heard(id, &self.sockets, &mut self.record)?,
-            Token::Connection(id) => self.streams.client_heard(id, &self.sockets, &mut self.record)?,
+            Token::Accepted(key) => self.receive_accepted(key),
+            Token::Shot(id) => self.shots.received(id, &self.sockets, &mut self.record)?,
+            Token::Connection(id) => self.streams.client_received(id, &self.sockets, &mut self.record)?,
             Token::Stream(number) => {
                 let mut buffer = [0; LENGTH];
                 while let Some((_, socket)) = self.datagrams.get(number)
@@ -288,10 +288,10 @@ impl Thread {
         while let Ok((length, from)) = socket.recv_from(&mut buffer) {
             let Some(message) = Message::parse(&buffer[..length]) else { continue };
             self.shots.arrived(message, &mut self.record);
-            if message.kind == Kind::Hail {
+            if message.kind == Kind::Burst {
                 continue;
             }
-            // An answer that is not sent is missed by whoever waits for it.
+            // If an answer cannot be sent, its receiver counts it as lost.
             let _ = socket.send_to(&Message { is_answer: true, ..message }.to_bytes(), from);
         }
     }
@@ -308,8 +308,8 @@ impl Thread {
         Ok(())
     }
 
-    fn hear_accepted(&mut self, key: u64) {
-        if self.streams.server_heard(key, &mut self.record) {
+    fn receive_accepted(&mut self, key: u64) {
+        if self.streams.server_received(key, &mut self.record) {
             return;
         }
         let Some(mut end) = self.accepted.remove(&key) else { return };
@@ -323,7 +323,7 @@ impl Thread {
             }
             Some(first) => {
                 self.shots.arrived(*first, &mut self.record);
-                // Who waits for the answer misses it if it cannot be sent.
+                // If it cannot be sent, the receiver counts it as lost.
                 let _ = end.write(Message { is_answer: true, ..*first });
             }
             None => {}

@@ -104,7 +104,7 @@ impl Rule {
                 "-j" | "-g" => {
                     let target = value();
                     if target == "NFLOG" {
-                        // Whoever listens, the packet goes on.
+                        // The log target ends no packet's way.
                         rule.never = true;
                         continue;
                     }

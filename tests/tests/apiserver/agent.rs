@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
-use npc_lab::lab::Enforcer;
+use npc_tests::lab::Enforcer;
 use serde_json::json;
 
 use super::endpoint::Endpoint;
@@ -54,7 +54,7 @@ impl Drop for Agent {
     }
 }
 
-/// Waits until something is so; the kernel and Prometheus tell nobody.
+/// Polls until something is so; the kernel and Prometheus send no events.
 async fn until(what: &str, log: &Path, is_so: impl Fn() -> bool) {
     let begin = Instant::now();
     while !is_so() {
@@ -70,8 +70,8 @@ fn is_isolated(address: &str) -> bool {
     String::from_utf8(save.stdout).unwrap().lines().any(|line| line == format!("add npc4-ingress {address}"))
 }
 
-/// When the agent last heard of policies.
-fn heard() -> Option<f64> {
+/// When the API server last answered about policies.
+fn received() -> Option<f64> {
     let mut stream = TcpStream::connect("127.0.0.1:10901").ok()?;
     stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").ok()?;
     let mut text = String::new();
@@ -110,7 +110,7 @@ async fn follows(npc: PathBuf, assets: PathBuf) {
         .spawn()
         .unwrap();
     let _agent = Agent(agent);
-    until("the agent hears of policies", log, || heard().is_some()).await;
+    until("the agent receives of policies", log, || received().is_some()).await;
     assert!(!is_isolated("10.244.1.1"));
 
     let policies = "/apis/networking.k8s.io/v1/namespaces/shop/networkpolicies";
@@ -119,8 +119,8 @@ async fn follows(npc: PathBuf, assets: PathBuf) {
     until("the pod is isolated", log, || is_isolated("10.244.1.1")).await;
     // Nothing changes any more. The watch under way gets a bookmark for the last
     // change; of this release, the next ones have nothing but their ends.
-    let later = heard().map(|last| last + 15.0);
-    until("a quiet watch is heard of", log, || heard() > later).await;
+    let later = received().map(|last| last + 15.0);
+    until("a quiet watch counts as alive", log, || received() > later).await;
     // A server that restarts changes nothing, and is followed again.
     at.forget().await;
     assert!(is_isolated("10.244.1.1"));

@@ -8,7 +8,7 @@ use futures::io::AsyncBufReadExt as _;
 use futures::stream::{BoxStream, StreamExt as _};
 use kube::client::Body;
 use kube::{Client, Config};
-use npc_lab::apiserver::Server;
+use npc_tests::apiserver::Server;
 use serde_json::{Value, json};
 
 use super::real::Real;

@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client};
-use npc_lab::apiserver::{Disturbance, Fault, Resource, Server, Verb};
+use npc_tests::apiserver::{Disturbance, Fault, Resource, Server, Verb};
 use serde_json::{Value, json};
 
 use super::endpoint::config;
@@ -223,7 +223,7 @@ async fn a_stopped_server_refuses_connections_and_comes_back_where_it_was() {
 }
 
 #[tokio::test]
-async fn what_was_deleted_while_nobody_watched_is_gone_after_the_next_list() {
+async fn what_was_deleted_between_watches_is_gone_after_the_next_list() {
     let server = server(&["a", "b"]);
     let mut follower = Follower::new(&server, list_watch());
     follower.until_names(&["a", "b"]).await;

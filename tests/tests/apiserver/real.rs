@@ -1,6 +1,5 @@
 //! A real kube-apiserver and etcd, and the contract that it is held to.
 
-use std::io::Write as _;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -10,6 +9,7 @@ use std::time::{Duration, Instant};
 use axum::http::Request;
 use futures::future::BoxFuture;
 use kube::{Client, Config};
+use npc_tests::skip::{Lack, skipped};
 use tempfile::TempDir;
 
 use super::endpoint::{Endpoint, config};
@@ -171,14 +171,13 @@ contract![
     watches::streaming_lists_end_with_a_bookmark_or_are_refused,
 ];
 
-/// The folder of a real kube-apiserver and etcd; it is said where there is none.
+/// The folder of a real kube-apiserver and etcd. Where there is none, the calling test is skipped.
 pub(crate) fn assets() -> Option<PathBuf> {
     let assets = std::env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from);
     if assets.is_none() {
-        // Past the test harness, which shows only what failing tests print.
-        let _ = std::io::stderr().write_all(
-            b"SKIPPED: nothing was compared with a real kube-apiserver: KUBEBUILDER_ASSETS does not name a folder with \
-              kube-apiserver and etcd; make apiserver makes one\n",
+        skipped(
+            Lack::ApiServer,
+            &"KUBEBUILDER_ASSETS does not name a folder with kube-apiserver and etcd; make apiserver makes one",
         );
     }
     assets

@@ -87,7 +87,7 @@ pub(crate) async fn the_status_is_written_apart(at: Endpoint) {
     pod["status"]["podIPs"] = json!([{"ip": "10.0.0.1"}]);
     let ignored = at.put(&path, &pod).await;
     assert_eq!((ignored.code, &ignored.body["status"]["phase"]), (200, &json!("Pending")));
-    // Who wrote which field may have changed, and with it the version.
+    // The owners of fields may have changed, and with them the version.
     pod["metadata"]["resourceVersion"] = ignored.body["metadata"]["resourceVersion"].clone();
     let written = at.put(&format!("{path}/status"), &pod).await;
     assert_eq!((written.code, &written.body["status"]["phase"]), (200, &json!("Running")), "{written:?}");
@@ -132,7 +132,7 @@ pub(crate) async fn a_pod_that_runs_ends_in_its_own_time(at: Endpoint) {
     assert_eq!(at.get(&format!("{pods}/web")).await.code, 200);
     assert_eq!(at.delete(&format!("{pods}/web")).await.code, 200);
     assert_eq!(at.get(&format!("{pods}/web")).await.code, 404);
-    // Who is bound to no node has nothing to end.
+    // A pod that is bound to no node has nothing to end.
     at.post(&pods, &pod("loose", "web")).await;
     assert_eq!(at.ask(Method::DELETE, &format!("{pods}/loose"), "application/json", &Value::Null).await.code, 200);
     assert_eq!(at.get(&format!("{pods}/loose")).await.code, 404);

@@ -37,7 +37,7 @@ pub(crate) async fn a_watch_tells_what_comes_after_its_version(at: Endpoint) {
     assert_eq!((&added["type"], &added["object"]), (&json!("ADDED"), &made));
     let modified = next(&mut events).await.unwrap();
     assert_eq!((&modified["type"], &modified["object"]), (&json!("MODIFIED"), &changed));
-    // Even a pod that goes at once is told to end first.
+    // Even a pod that goes at once is asked to end first.
     let ending = next(&mut events).await.unwrap();
     assert_eq!(
         (&ending["type"], &ending["object"]["metadata"]["deletionGracePeriodSeconds"]),
@@ -101,7 +101,7 @@ pub(crate) async fn a_watch_ends_at_its_time_limit(at: Endpoint) {
     assert_eq!(next(&mut events).await, None);
 }
 
-/// One that is told of nothing, while its kind changes: where that is quiet too,
+/// One that gets no event, while its kind changes: where that is quiet too,
 /// servers before 1.24 may have nothing to say, and only the end is certain.
 pub(crate) async fn a_quiet_watch_gets_a_bookmark_before_it_ends(at: Endpoint) {
     let pods = pods_with(&at, "quiet", &["a"]).await;
@@ -181,7 +181,7 @@ pub(crate) async fn kube_lists_in_pages_and_watches(at: Endpoint) {
 pub(crate) async fn streaming_lists_end_with_a_bookmark_or_are_refused(at: Endpoint) {
     let pods = pods_with(&at, "streaming", &["a", "b"]).await;
     let query = "watch=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true";
-    // Beta and on by default since 1.32; before 1.27 nobody knew of it.
+    // Beta and on by default since 1.32; before 1.27 servers did not know it.
     if at.minor().await < 32 {
         let refused = at.get(&format!("{pods}?{query}")).await;
         assert_eq!((refused.code, &refused.body["reason"]), (422, &json!("Invalid")), "{refused:?}");

@@ -116,31 +116,56 @@ fn the_configurations_are_of_documented_keys() {
     }
 }
 
-/// Every relative link of our documents leads to a file.
+/// Our documents: their paths from the repository's top.
+fn documents() -> Vec<String> {
+    let mut found = Vec::new();
+    for folder in [".", "docs", "docs/adr", "deploy", "benches"] {
+        for entry in fs::read_dir(repository(folder)).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_some_and(|extension| extension == "md") {
+                let name = path.file_name().unwrap().to_str().unwrap();
+                found.push(format!("{folder}/{name}").trim_start_matches("./").to_owned());
+            }
+        }
+    }
+    assert!(found.len() > 15, "{found:?}");
+    found
+}
+
+/// The anchors of a document's headings, as GitHub and GitLab make them.
+fn anchors(document: &str) -> BTreeSet<String> {
+    let mut is_code = false;
+    let mut found = BTreeSet::new();
+    for line in document.lines() {
+        is_code ^= line.starts_with("```");
+        if let Some(heading) =
+            line.trim_start_matches('#').strip_prefix(' ').filter(|_| line.starts_with('#') && !is_code)
+        {
+            let kept = heading.chars().filter(|c| c.is_alphanumeric() || [' ', '-', '_'].contains(c));
+            found.insert(kept.collect::<String>().to_lowercase().replace(' ', "-"));
+        }
+    }
+    found
+}
+
+/// Every relative link of our documents leads to a file, and to a heading in it if it
+/// names one.
 #[test]
 fn links_lead_somewhere() {
-    let documents = [
-        "README.md",
-        "ARCHITECTURE.md",
-        "deploy/README.md",
-        "deploy/aks.md",
-        "docs/install.md",
-        "docs/configure.md",
-        "docs/operate.md",
-        "docs/troubleshoot.md",
-        "docs/enforcement.md",
-        "docs/limits.md",
-        "docs/security.md",
-        "docs/comparison.md",
-    ];
-    for document in documents {
-        let folder = repository(document).parent().unwrap().to_owned();
-        for link in read(document).split("](").skip(1).map(|rest| rest.split(')').next().unwrap()) {
-            let path = link.split('#').next().unwrap();
-            if link.contains("://") || path.is_empty() {
+    for document in documents() {
+        let text = read(&document);
+        let folder = repository(&document).parent().unwrap().to_owned();
+        for link in text.split("](").skip(1).map(|rest| rest.split(')').next().unwrap()) {
+            if link.contains("://") {
                 continue;
             }
-            assert!(folder.join(path).exists(), "{document}: {link}");
+            let (path, anchor) = link.split_once('#').map_or((link, None), |(path, anchor)| (path, Some(anchor)));
+            let target = if path.is_empty() { repository(&document) } else { folder.join(path) };
+            assert!(target.exists(), "{document}: {link}");
+            if let Some(anchor) = anchor {
+                let headings = anchors(&fs::read_to_string(&target).unwrap());
+                assert!(headings.contains(anchor), "{document}: {link} is none of {headings:?}");
+            }
         }
     }
 }

@@ -1,8 +1,8 @@
 //! What an operator applies: the chart is the one source, the kustomize base is
 //! the chart rendered, and all of it fits the schemas of Kubernetes.
 //!
-//! Nothing here needs Helm, kubectl or promtool; where they are found on the
-//! PATH, they must agree. `NPC_WRITE=1` (`make manifests`) writes what the
+//! Helm, kubectl, promtool and containerd must agree, where they are found on the PATH:
+//! `deploy/tools.sh` fetches those of today. `NPC_WRITE=1` (`make manifests`) writes what the
 //! chart renders to where the first test looks for it.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
@@ -11,6 +11,7 @@ mod chart;
 mod dist;
 mod documents;
 mod drift;
+mod image;
 mod kustomize;
 mod monitoring;
 mod privileges;
@@ -20,6 +21,8 @@ mod tools;
 mod yaml;
 
 use std::path::{Path, PathBuf};
+
+use npc_tests::skip::{Lack, skipped};
 
 /// A file or folder of the repository.
 fn repository(path: &str) -> PathBuf {
@@ -34,7 +37,7 @@ fn read(path: &str) -> String {
 fn npc() -> Option<PathBuf> {
     let npc = std::env::current_exe().unwrap().parent().unwrap().join("../npc");
     if !npc.is_file() {
-        eprintln!("SKIPPED: there is no {}, so it is not asked what it takes", npc.display());
+        skipped(Lack::Lab, &format!("there is no {}: cargo build --workspace --bins", npc.display()));
         return None;
     }
     Some(npc)

@@ -28,7 +28,7 @@ fn documented() -> BTreeMap<String, BTreeSet<String>> {
 
 /// Some Prometheus operators read only what has their label.
 #[test]
-fn what_a_prometheus_looks_for_can_be_labelled() {
+fn labels_for_a_prometheus_can_be_set() {
     let labelled = "{enabled: true, labels: {release: stack}}";
     let values = chart::values_with(&format!("podMonitor: {labelled}\nprometheusRule: {labelled}\n"));
     let objects = chart::objects(&values);

@@ -1,15 +1,17 @@
-//! Programs that a developer may have, and `make test` does not ask for.
+//! Programs that check what we ship. `make tools` fetches them.
 
 use std::env;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// A program on the PATH; it is said where there is none.
-pub(crate) fn find(name: &str) -> Option<PathBuf> {
+use npc_tests::skip::{Lack, skipped};
+
+/// A program on the PATH. Where there is none, the calling test is skipped.
+pub(crate) fn find(name: &'static str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let found = env::split_paths(&path).map(|folder| folder.join(name)).find(|file| file.is_file());
     if found.is_none() {
-        eprintln!("SKIPPED: {name} is not installed, so that it agrees is not tested");
+        skipped(Lack::Program(name), &format!("{name} is not on the PATH"));
     }
     found
 }

@@ -76,7 +76,7 @@ impl Config {
 
     fn parse(text: &str, path: &Path, command: &Command) -> Result<Self, Error> {
         let parse = |error: serde_saphyr::Error| Error::Parse { path: path.to_owned(), what: error.to_string() };
-        // A file of comments only says nothing.
+        // A file of comments only sets nothing.
         // A node may be called `n`, which YAML 1.1 takes for false.
         let options = serde_saphyr::options! { strict_booleans: true };
         let settings: Option<BTreeMap<String, Spanned<Value>>> =

@@ -1,5 +1,4 @@
-//! What the agent follows: signals, the network, the objects; and who asks it
-//! over HTTP.
+//! What the agent follows: signals, the network, the objects, and requests over HTTP.
 
 use std::io;
 use std::net::SocketAddr;
@@ -29,13 +28,13 @@ const ADDRESS_RETRY: Duration = Duration::from_secs(10);
 /// Answers requests. An address that the agent cannot listen on keeps no policy from
 /// being enforced.
 pub(super) fn requests(purpose: Purpose, address: SocketAddr, settings: &Settings) {
-    let (metrics, status, pulse) = (settings.metrics.clone(), settings.status.clone(), settings.pulse.clone());
+    let (metrics, status, liveness) = (settings.metrics.clone(), settings.status.clone(), settings.liveness.clone());
     let flag = match purpose {
         Purpose::Metrics => "--metrics-address",
         Purpose::Health => "--health-address",
     };
     tokio::spawn(async move {
-        while let Err(error) = serve::serve(purpose, address, &metrics, status.clone(), pulse.clone()).await {
+        while let Err(error) = serve::serve(purpose, address, &metrics, status.clone(), liveness.clone()).await {
             error!(%address, %error, flag, retry = ?ADDRESS_RETRY, "cannot listen on this address; trying again");
             time::sleep(ADDRESS_RETRY).await;
         }
@@ -50,14 +49,14 @@ pub(super) fn signals(sender: mpsc::Sender<Event>) -> io::Result<()> {
             _ = terminate.recv() => "SIGTERM",
             _ = interrupt.recv() => "SIGINT",
         };
-        info!(signal, "told to end");
-        // An agent that does not listen any more has ended.
+        info!(signal, "received a signal to end");
+        // Without a receiver the agent has ended.
         let _ = sender.send(Event::Shutdown).await;
     });
     Ok(())
 }
 
-/// Tells of the packets that the rules drop; whether that is possible. If not,
+/// Reports the packets that the rules drop. Answers whether that is possible; if not,
 /// policies are enforced all the same.
 pub(super) fn denied(sender: mpsc::Sender<Event>) -> bool {
     let started = Reader::open().and_then(|reader| {
@@ -65,7 +64,7 @@ pub(super) fn denied(sender: mpsc::Sender<Event>) -> bool {
         // kernel.
         let thread = std::thread::Builder::new().name("nflog".to_owned());
         Ok(thread.spawn(move || {
-            if let Err(error) = hear_denied(reader, &sender) {
+            if let Err(error) = read_denied(reader, &sender) {
                 error!(%error, "denied flows are not logged any more");
             }
         })?)
@@ -76,9 +75,8 @@ pub(super) fn denied(sender: mpsc::Sender<Event>) -> bool {
     started.is_ok()
 }
 
-/// Where the agent is busy this waits too, and the kernel says what it could not
-/// keep.
-fn hear_denied(mut reader: Reader, sender: &mpsc::Sender<Event>) -> Result<(), nflog::Error> {
+/// While the agent is busy this waits too, and the kernel reports that it had no room.
+fn read_denied(mut reader: Reader, sender: &mpsc::Sender<Event>) -> Result<(), nflog::Error> {
     while sender.blocking_send(Event::Denied(reader.hear()?)).is_ok() {}
     Ok(())
 }
@@ -94,7 +92,7 @@ pub(super) async fn network(sender: mpsc::Sender<Event>) -> Result<(), network::
                     Ok(network) => break network.clone(),
                     Err(lost) => lost,
                 };
-                warn!(error = %lost, "lost sight of this node's addresses; looking again");
+                warn!(error = %lost, "lost the socket that follows this node's network; opening another");
                 time::sleep(NETWORK_RETRY).await;
                 match start().await {
                     Ok(again) => {
@@ -167,8 +165,8 @@ pub(super) fn manifests(sender: mpsc::Sender<Event>, folder: PathBuf, node: Stri
     Ok(())
 }
 
-/// What to say of pods of which none is on any node, as those that workloads stand
-/// for are: nothing can be isolated then, here or elsewhere.
+/// A warning if no pod is on any node, as those that workloads stand for are: nothing can be
+/// isolated then, here or elsewhere.
 fn says_nowhere(objects: &Objects) -> Option<&'static str> {
     let is_nowhere = !objects.pods.is_empty() && objects.pods.iter().all(|pod| pod.node.is_none());
     is_nowhere.then_some(
@@ -180,7 +178,7 @@ fn says_nowhere(objects: &Objects) -> Option<&'static str> {
 /// What is different in the files.
 fn changes(known: &mut Known, loaded: Loaded, node: &str) -> Event {
     let changes = known.changes(&loaded.objects, node);
-    Event::Changes(Changes { positions: Some(loaded.positions), ..changes })
+    Event::Changes(Changes { positions: Some(Box::new(loaded.positions)), ..changes })
 }
 
 fn log_problems(problems: &[manifests::Problem]) {

@@ -1,4 +1,4 @@
-//! The agent's log, whose level its configuration file may change while it
+//! The agent's log. The configuration file may change its level while the agent
 //! runs.
 
 use std::collections::BTreeSet;
@@ -8,8 +8,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Args as _, CommandFactory as _};
 use notify::{RecursiveMode, Watcher as _};
+use npc_agent::near;
 use prometheus_client::metrics::counter::Counter;
 use tokio::sync::mpsc;
+use tracing::level_filters::LevelFilter;
 use tracing::{error, info, warn};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -22,7 +24,13 @@ use crate::command::{Cli, Exit, Stop};
 /// The one setting that takes effect without a restart.
 const LEVEL: &str = "log_level";
 
-/// What is logged, to be changed.
+/// The log levels.
+const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+
+/// What the targets of npc's own log lines begin with: its crates' names.
+const OWN: &str = "npc";
+
+/// The log's level, which can be changed.
 #[derive(Debug, Clone)]
 pub(super) struct Level {
     filter: reload::Handle<EnvFilter, Registry>,
@@ -35,7 +43,7 @@ pub(super) struct Level {
 struct Lines<W> {
     out: W,
     lost: Counter,
-    /// A part of a line may have been written, and nothing behind it.
+    /// The last line may have been written in part, without its end.
     torn: &'static AtomicBool,
 }
 
@@ -60,20 +68,44 @@ impl<W: Write> Write for Lines<W> {
     }
 }
 
+/// The lines that a log level lets through.
+///
+/// A level is that of npc's own lines. A library's lines say what happened in the
+/// library's words, often as Rust values, and the agent logs the same failures in its
+/// own. So a library is silent unless a directive names it, as in `info,kube=debug`.
+///
+/// # Errors
+/// In words, if the text is neither a level nor a list of directives. A word alone is
+/// the name of a library, unless it looks like a misspelt level.
+fn filter(text: &str) -> Result<EnvFilter, String> {
+    let of_own = |level: LevelFilter| format!("{OWN}={level}");
+    // The last directive about a target counts.
+    let mut directives = vec![of_own(LevelFilter::INFO)];
+    for given in text.split(',').map(str::trim).filter(|text| !text.is_empty()) {
+        if let Ok(level) = given.parse() {
+            directives.push(of_own(level));
+        } else if let Some(level) = near::nearest(given, LEVELS) {
+            return Err(format!("{given} is not a log level; did you mean {level}?"));
+        } else {
+            directives.push(given.to_owned());
+        }
+    }
+    EnvFilter::try_new(directives.join(",")).map_err(|error| format!("{text} is not a log level: {error}"))
+}
+
 /// Logs to standard error from now on.
 ///
 /// # Errors
-/// If the level is none.
+/// If the text is not a log level.
 pub(super) fn to_stderr(level: &str, format: LogFormat) -> anyhow::Result<Level> {
     static TORN: AtomicBool = AtomicBool::new(false);
-    let filter = EnvFilter::try_new(level)
-        .map_err(|error| Stop::new(Exit::Input, format!("{level} is not a log level: {error}")))?;
+    let filter = filter(level).map_err(|error| Stop::new(Exit::Input, error))?;
     let (filter, handle) = reload::Layer::new(filter);
     let lost = Counter::default();
     let counted = lost.clone();
     let lines = move || Lines { out: io::stderr(), lost: counted.clone(), torn: &TORN };
-    // An error to write is told on the same standard error, and a panic if
-    // nobody reads that any more; policies are enforced all the same.
+    // Without this option the layer prints a failed write to the same standard error,
+    // and panics if no program reads that any more. The agent has to go on.
     let lines = fmt::layer().with_writer(lines).with_target(false).log_internal_errors(false);
     let registry = tracing_subscriber::registry().with(filter);
     match format {
@@ -84,41 +116,41 @@ pub(super) fn to_stderr(level: &str, format: LogFormat) -> anyhow::Result<Level>
 }
 
 impl Level {
-    /// Follows a configuration file that was read already: its log level takes
-    /// effect, what else it changes is told to wait for a restart.
+    /// Follows a configuration file that was read already. A new log level takes
+    /// effect at once; of other changed settings the log says that they wait.
     pub(super) fn follow(self, path: PathBuf, known: Config) {
         tokio::spawn(async move {
             if let Err(error) = self.watch(&path, known).await {
-                warn!(%error, path = %path.display(), "cannot follow the configuration file; a restart reads it again");
+                warn!(%error, path = %path.display(), "cannot follow the configuration file; the agent reads it again when it restarts");
             }
         });
     }
 
     async fn watch(&self, path: &Path, mut known: Config) -> notify::Result<()> {
         let (sender, mut changes) = mpsc::unbounded_channel();
-        // What a ConfigMap's files lead through is turned as one link.
+        // The kubelet replaces the files of a ConfigMap by turning this one link.
         let concerned = [path.file_name().map(ToOwned::to_owned), Some("..data".into())];
         let mut watcher = notify::recommended_watcher(move |change: notify::Result<notify::Event>| {
             let concerns = |path: &PathBuf| concerned.iter().any(|name| name.as_deref() == path.file_name());
             // Reading it is no change.
             if change.is_ok_and(|change| !change.kind.is_access() && change.paths.iter().any(concerns)) {
-                // Who does not listen any more has ended.
+                // Without a receiver the agent is ending.
                 let _ = sender.send(());
             }
         })?;
-        // Its directory: a ConfigMap's files are links that are turned.
+        // The directory, because editors and the kubelet replace the file itself.
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         watcher.watch(folder, RecursiveMode::NonRecursive)?;
         let command = Args::augment_args(clap::Command::new("agent"));
         let given = given();
-        // It may have changed before anybody watched it.
+        // Reads first: the file may have changed before the watch began.
         loop {
             match Config::read(path, &command) {
                 Ok(config) => {
                     self.changed(&known, &config, &given);
                     known = config;
                 }
-                Err(error) => error!("{:#}; the last good configuration goes on", anyhow::Error::new(error)),
+                Err(error) => error!("{:#}; the agent keeps the last good configuration", anyhow::Error::new(error)),
             }
             if changes.recv().await.is_none() {
                 return Ok(());
@@ -132,25 +164,25 @@ impl Level {
             if given.contains(id) {
                 info!(
                     setting = id,
-                    "the configuration file changed, and a flag or the environment goes before what it says of this setting"
+                    "setting changed in the configuration file, but a flag or an environment variable overrides it"
                 );
             } else if id != LEVEL {
                 warn!(
                     setting = id,
-                    "the configuration file changed; this setting takes effect when the agent restarts"
+                    "setting changed in the configuration file; it takes effect when the agent restarts"
                 );
             } else {
                 let level = new.get(LEVEL).unwrap_or("info");
-                match EnvFilter::try_new(level).map(|filter| self.filter.reload(filter)) {
-                    Ok(_) => info!(level, "the configuration file changed what is logged"),
-                    Err(error) => error!(level, %error, "this is not a log level; the last one goes on"),
+                match filter(level).map(|filter| self.filter.reload(filter)) {
+                    Ok(_) => info!(level, "the configuration file changed the log level"),
+                    Err(error) => error!("{error}; the agent keeps the last log level"),
                 }
             }
         }
     }
 }
 
-/// What flags or the environment set, which the file then cannot change.
+/// The settings that a flag or an environment variable gives: the file cannot change them.
 fn given() -> BTreeSet<String> {
     let Ok(matches) = Cli::command().try_get_matches() else { return BTreeSet::new() };
     let Some((_, matches)) = matches.subcommand() else { return BTreeSet::new() };
@@ -161,7 +193,7 @@ fn given() -> BTreeSet<String> {
 mod tests {
     use super::*;
 
-    /// A disk with room for so many bytes.
+    /// What was written to a disk, and how many bytes it has room for.
     struct Disk(Vec<u8>, usize);
 
     impl Write for &mut Disk {
@@ -173,6 +205,58 @@ mod tests {
 
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
+        }
+    }
+
+    /// What is logged at this level when npc and libraries log at all levels.
+    fn logged(level: &str) -> Vec<&'static str> {
+        use std::sync::{Arc, Mutex};
+
+        struct Seen(Arc<Mutex<Vec<&'static str>>>);
+
+        impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Seen {
+            fn on_event(&self, event: &tracing::Event<'_>, _: tracing_subscriber::layer::Context<'_, S>) {
+                let metadata = event.metadata();
+                self.0.lock().expect("no test panicked").push(metadata.name());
+            }
+        }
+
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let registry =
+            tracing_subscriber::registry().with(filter(level).expect("a level")).with(Seen(Arc::clone(&seen)));
+        tracing::subscriber::with_default(registry, || {
+            error!(name: "own error", "a");
+            info!(name: "own info", "a");
+            tracing::debug!(name: "own debug", "a");
+            info!(name: "compiler info", target: "npc_compiler::engine", "a");
+            error!(name: "kube error", target: "kube_client::client::builder", "a");
+            tracing::debug!(name: "kube debug", target: "kube_client::client::builder", "a");
+            warn!(name: "hyper warning", target: "hyper_util::client", "a");
+        });
+        Arc::into_inner(seen).expect("the subscriber has gone").into_inner().expect("no test panicked")
+    }
+
+    #[test]
+    fn a_level_is_npcs_own_and_a_library_logs_only_what_a_directive_asks() {
+        for (level, lines) in [
+            ("info", &["own error", "own info", "compiler info"][..]),
+            ("ERROR", &["own error"]),
+            ("debug", &["own error", "own info", "own debug", "compiler info"]),
+            ("warn,kube=error", &["own error", "kube error"]),
+            ("kube=debug", &["own error", "own info", "compiler info", "kube error", "kube debug"]),
+            ("off, hyper_util=warn", &["hyper warning"]),
+            ("hyper_util", &["own error", "own info", "compiler info", "hyper warning"]),
+            ("npc_compiler=off", &["own error", "own info"]),
+        ] {
+            assert_eq!(logged(level), lines, "{level}");
+        }
+        for (level, says) in [
+            ("npc=loud", "npc=loud is not a log level: "),
+            ("inf", "inf is not a log level; did you mean info?"),
+            ("info,debgu", "debgu is not a log level; did you mean debug?"),
+        ] {
+            let error = filter(level).expect_err("no level");
+            assert!(error.starts_with(says), "{error}");
         }
     }
 

@@ -17,8 +17,8 @@ const DESCRIPTORS: u64 = 65_536;
 /// Gives up, for good, all that is not needed. Has to be called while the
 /// process has one thread: each has privileges of its own.
 ///
-/// Where something cannot be given up, as by who has little to begin with, that
-/// is said and nothing else comes of it.
+/// A process that has few to begin with may be unable to give some up. That is logged, and
+/// nothing else follows.
 pub(super) fn drop_all_others() {
     if let Err(error) = drop_capabilities() {
         warn!(%error, "cannot give up the capabilities that the agent does not need");
@@ -43,7 +43,7 @@ pub(super) fn raise_descriptors() {
 fn drop_capabilities() -> Result<(), caps::errors::CapsError> {
     let kept: CapsHashSet = KEPT.into_iter().collect();
     let has = caps::read(None, CapSet::Permitted)?;
-    // Who may not change the bounding set has nothing to gain by it either:
+    // A process that may not change the bounding set has nothing to gain by it either:
     // with no_new_privs, no program that is started gets more.
     if has.contains(&Capability::CAP_SETPCAP) {
         for capability in caps::read(None, CapSet::Bounding)?.difference(&kept) {

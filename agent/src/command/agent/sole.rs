@@ -1,9 +1,9 @@
-//! One agent in a network namespace: two would undo what each other wrote.
+//! One agent in a network namespace, because two would undo what the other wrote.
 
 use std::io;
 use std::time::Duration;
 
-use npc_agent::status::Shared;
+use npc_agent::status::SharedStatus;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time;
@@ -17,22 +17,22 @@ use crate::command::{Exit, Stop};
 /// [`status::SOCKET`]: npc_agent::status::SOCKET
 const NAME: &str = "\0npc-agent";
 
-/// How often to try, where who holds the name does not answer; afterwards the
-/// agent goes on without it.
+/// How often to try if the process that holds the name does not answer. Then the agent goes
+/// on without it.
 const TRIES: usize = 3;
 
-/// How long to wait for who holds the name, and after an error.
+/// How long to wait for the process that holds the name, and after an error.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Makes this process the agent of its network namespace, for as long as it
 /// runs.
 ///
-/// Anybody may take the name, and only root is believed to be an agent: a user
-/// of the node must not keep policies from it.
+/// Any user may take the name, and only root is believed to be an agent: a user of the node
+/// must not keep policies from being enforced.
 ///
 /// # Errors
 /// If there is an agent, or no socket.
-pub(super) async fn be_the_only_one(status: Shared) -> anyhow::Result<()> {
+pub(super) async fn be_the_only_one(status: SharedStatus) -> anyhow::Result<()> {
     for left in (0..TRIES).rev() {
         match UnixListener::bind(NAME) {
             Ok(listener) => {
@@ -51,13 +51,15 @@ pub(super) async fn be_the_only_one(status: Shared) -> anyhow::Result<()> {
                 );
                 return Err(Stop::new(Exit::Input, message).into());
             }
-            Ok(Holder { uid: 0, pid, .. }) => warn!(pid, "who holds the socket @npc-agent does not answer"),
+            Ok(Holder { uid: 0, pid, .. }) => {
+                warn!(pid, "the process that holds the socket @npc-agent does not answer; trying again");
+            }
             Ok(Holder { uid, pid, .. }) => {
-                warn!(uid, pid, "somebody who is not root holds the socket @npc-agent; going on without it");
+                warn!(uid, pid, "a user other than root holds the socket @npc-agent; going on without it");
                 return Ok(());
             }
             // It may have ended just now.
-            Err(error) => warn!(%error, "cannot tell who holds the socket @npc-agent"),
+            Err(error) => warn!(%error, "cannot read which process holds the socket @npc-agent"),
         }
     }
     Ok(())
@@ -82,23 +84,22 @@ pub(crate) async fn refuse_beside_one() -> anyhow::Result<()> {
             }
             // It may have ended just now, with a child that has its sockets.
             Ok(Holder { uid: 0, .. }) => {}
-            // Nobody who could write to the kernel.
+            // Its user cannot write to the kernel.
             Ok(_) => return Ok(()),
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => return Ok(()),
-            Err(error) => warn!(%error, "cannot tell who holds the socket @npc-agent"),
+            Err(error) => warn!(%error, "cannot read which process holds the socket @npc-agent"),
         }
     }
     Ok(())
 }
 
-/// A process by its number, which one of another PID namespace does not have
-/// here.
+/// A process by its number. One of another PID namespace has none here.
 fn which(pid: Option<i32>) -> String {
     pid.filter(|pid| *pid > 0).map(|pid| format!(" (process {pid})")).unwrap_or_default()
 }
 
-/// Lets whoever asks see who holds the name, and tells root the status.
-async fn hold(listener: UnixListener, status: Shared) {
+/// Accepts connections, which shows the user of this process, and sends root the status.
+async fn hold(listener: UnixListener, status: SharedStatus) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
@@ -109,20 +110,20 @@ async fn hold(listener: UnixListener, status: Shared) {
     }
 }
 
-async fn answer(mut stream: UnixStream, status: Shared) {
+async fn answer(mut stream: UnixStream, status: SharedStatus) {
     let is_root = stream.peer_cred().is_ok_and(|peer| peer.uid() == 0);
     let Ok(text) = serde_json::to_vec(&status.now()) else { return };
     if is_root {
-        // Who does not read on has gone.
+        // A peer that does not read on has gone.
         let _ = time::timeout(PATIENCE, stream.write_all(&text)).await;
     }
 }
 
-/// Who holds the name.
+/// The process that holds the name.
 struct Holder {
     uid: u32,
     pid: Option<i32>,
-    /// It says something, as an agent does. An agent that was killed while it
+    /// It answers, as an agent does. An agent that was killed while it
     /// started a process does not: for a moment that one has its sockets.
     answers: bool,
 }

@@ -6,13 +6,10 @@ use npc_compiler::API_VERSION;
 use npc_compiler::algebra::traffic::Traffic;
 use npc_compiler::cluster::PolicyId;
 use npc_compiler::object::{Family, Protocol, TargetPort};
-use npc_compiler::verdict::explain::{Candidate, Conjunct, Decision, Lack, Of, Part, Reason, Verdict};
+use npc_compiler::verdict::explain::{Candidate, Conjunct, Decision, EndName, Flow, Of, Part, Port, Verdict, Via};
 use serde::Serialize;
 
-use super::Context;
-use super::ask::{Asked, Flow, Via};
-use super::ends::Label;
-use crate::command::endpoint::{Port, Resolved, Written};
+use super::{Context, Said, warning};
 
 /// Why flows between two endpoints are or are not allowed.
 #[derive(Debug, Serialize)]
@@ -24,7 +21,7 @@ pub(super) struct Answer<'a> {
     verdict: Verdict,
     flows: Vec<FlowJson<'a>>,
     fixes: [(); 0],
-    warnings: &'a [String],
+    warnings: Vec<String>,
     unknowns: Vec<String>,
 }
 
@@ -131,14 +128,9 @@ struct ConjunctJson {
 }
 
 impl<'a> Answer<'a> {
-    pub(super) fn of(
-        context: &Context<'_>,
-        from: &Resolved,
-        to: &Resolved,
-        written: Option<&Written>,
-        asked: &'a Asked,
-    ) -> Self {
-        let port = written.and_then(|written| written.port.as_ref()).map(port_text);
+    pub(super) fn of(said: &Said<'a>) -> Self {
+        let Said { context, from, to, explanation } = *said;
+        let port = to.port.as_ref().map(port_text);
         let query = Query {
             from: from.name.clone(),
             to: format!("{}{}", bracketed(&to.name, port.is_some()), port.map(|p| format!(":{p}")).unwrap_or_default()),
@@ -148,11 +140,11 @@ impl<'a> Answer<'a> {
             api_version: API_VERSION,
             kind: "FlowExplanation",
             query,
-            verdict: asked.verdict(),
-            flows: asked.flows.iter().flat_map(|flow| flows(context, flow)).collect(),
+            verdict: explanation.verdict(),
+            flows: explanation.flows.iter().flat_map(|flow| flows(context, flow)).collect(),
             fixes: [],
-            warnings: &asked.warnings,
-            unknowns: unknowns(asked),
+            warnings: warning::texts(&context.input.cluster, &explanation.warnings),
+            unknowns: warning::unknowns(&explanation.missing()),
         }
     }
 }
@@ -177,9 +169,11 @@ pub(super) fn port_text(port: &Port) -> String {
 fn flows<'a>(context: &Context<'_>, flow: &'a Flow) -> Vec<FlowJson<'a>> {
     let sides: Vec<Option<Side>> = match (&flow.decisions, flow.broken) {
         (Some([egress, ingress]), _) => vec![Some(side(context, egress)), Some(side(context, ingress))],
+        // The input does not say where the Service leads.
+        (None, None) => vec![None, None],
         // There is no backend that could receive anything.
-        (None, code) => {
-            let (verdict, reason) = (Verdict::Denied, code.map(npc_compiler::verdict::explain::Code::as_str));
+        (None, Some(code)) => {
+            let (verdict, reason) = (Verdict::Denied, Some(code.as_str()));
             let (isolated_by, rules, candidates) = (Vec::new(), Vec::new(), Vec::new());
             vec![None, Some(Side { verdict, reason, isolated_by, rules, candidates })]
         }
@@ -221,13 +215,13 @@ pub(super) fn by_protocol(traffic: &Traffic) -> Vec<ByProtocol> {
     all
 }
 
-fn end(label: &Label) -> EndJson<'_> {
+fn end(name: &EndName) -> EndJson<'_> {
     EndJson {
-        kind: &label.kind,
-        namespace: label.namespace.as_deref(),
-        name: &label.name,
-        addresses: &label.addresses,
-        host_network: label.host_network,
+        kind: &name.kind,
+        namespace: name.namespace.as_deref(),
+        name: &name.name,
+        addresses: &name.addresses,
+        host_network: name.host_network,
     }
 }
 
@@ -288,32 +282,4 @@ fn candidate(context: &Context<'_>, of: &Candidate) -> CandidateJson {
         location: location(context, of.policy, &path),
         conjuncts: of.conjuncts.iter().map(conjunct).collect(),
     }
-}
-
-/// The facts that the input lacks, in words.
-pub(super) fn unknowns(asked: &Asked) -> Vec<String> {
-    let mut words = Vec::new();
-    for flow in asked.flows.iter().filter(|flow| flow.verdict == Verdict::Unknown) {
-        for (decision, (subject, other)) in
-            flow.decisions.iter().flatten().zip([(&flow.from, &flow.to), (&flow.to, &flow.from)])
-        {
-            let word = match decision.reason {
-                Reason::Unknown(Lack::Address) => {
-                    format!(
-                        "the address of {}: an ipBlock that applies to {} may hold it",
-                        other.shown(),
-                        subject.shown()
-                    )
-                }
-                Reason::Unknown(Lack::Node) => {
-                    format!("the node that {} runs on: traffic with its own node is always allowed", subject.shown())
-                }
-                _ => continue,
-            };
-            if !words.contains(&word) {
-                words.push(word);
-            }
-        }
-    }
-    words
 }

@@ -7,7 +7,7 @@ use npc_agent::source::manifests::{Location, Positions};
 
 use crate::command::output::{BAD, FAINT};
 
-/// A longer line helps nobody: the place is said anyway. JSON is often one
+/// A longer line helps no reader: the place is said anyway. JSON is often one
 /// line.
 const LINE_MAX: usize = 160;
 

@@ -1,114 +1,48 @@
-//! One endpoint alone: what isolates it, who may reach it and whom it may
-//! reach.
+//! One endpoint alone, printed: what isolates it, and with whom it may exchange what.
 
-use std::collections::BTreeMap;
 use std::io::{self, Write};
 
+use ipnetwork::IpNetwork;
 use npc_compiler::API_VERSION;
-use npc_compiler::cluster::PodId;
 use npc_compiler::policy::Direction;
-use npc_compiler::verdict::flow::End;
-use npc_compiler::verdict::matrix::{self, By, Matrix};
+use npc_compiler::verdict::explain::{EndpointExplanation, Side};
 use serde_json::{Value, json};
 
 use super::answer::{by_protocol, policy};
-use super::ends::units_of_pods;
-use super::{Context, contests};
-use crate::command::endpoint::{Resolved, Target, short_kind};
+use super::{Context, warning};
+use crate::command::endpoint::short_kind;
 use crate::command::output::Columns;
-use crate::command::outside::Outside;
 use crate::command::words::{policy_name, shorten};
-use crate::command::{Exit, Stop};
 
 /// So many names are written out.
 const LISTED: usize = 8;
 
 /// What there is to say of an endpoint.
 pub(super) struct About<'a> {
-    context: &'a Context<'a>,
-    name: String,
-    sides: Vec<Side>,
-    warnings: Vec<String>,
+    pub(super) context: &'a Context<'a>,
+    /// As the endpoint is called: `shop/deploy/api`.
+    pub(super) name: &'a str,
+    pub(super) explanation: &'a EndpointExplanation,
 }
 
-/// What there is to say of a direction.
-struct Side {
-    direction: Direction,
-    /// The policies that isolate some of its pods, and how many pods.
-    isolated: BTreeMap<npc_compiler::cluster::PolicyId, usize>,
-    pods: usize,
-    /// Who, by what is allowed.
-    peers: BTreeMap<npc_compiler::algebra::traffic::Traffic, Vec<String>>,
-    outside: Vec<String>,
-}
-
-/// Looks an endpoint up.
-pub(super) fn about<'a>(context: &'a Context<'a>, of: &Resolved) -> Result<About<'a>, Stop> {
-    let cluster = &context.input.cluster;
-    let pods: Vec<PodId> = match &of.target {
-        Target::Pod(pod) => vec![*pod],
-        Target::Pods(pods) => pods.clone(),
-        Target::Address(address) => cluster.holders(*address, cluster.home(*address)).to_vec(),
-        Target::Service(_) | Target::Node(_) | Target::Blocks(_) => Vec::new(),
+/// The workloads at the other end, by what is allowed: `shop/deploy/api`.
+fn peers(side: &Side) -> impl Iterator<Item = (&npc_compiler::algebra::traffic::Traffic, Vec<String>)> {
+    let shown = |id: &str| match id.split('/').collect::<Vec<_>>().as_slice() {
+        [namespace, kind, name] => format!("{namespace}/{}/{name}", short_kind(kind)),
+        _ => id.to_owned(),
     };
-    let pods: Vec<PodId> = pods.into_iter().filter(|pod| cluster.class_of(*pod).is_some()).collect();
-    if pods.is_empty() {
-        let message = format!("no policy applies to {}; ask about it together with a pod", of.name);
-        return Err(Stop::new(Exit::Input, message));
-    }
-    let matrix =
-        Matrix::of_groups(cluster, context.groups, &matrix::Options { by: By::Workload, addresses: Vec::new() });
-    let side = |direction| {
-        let mut isolated = BTreeMap::new();
-        for pod in &pods {
-            for id in context.groups.of(*pod, direction).iter().flat_map(|id| &context.groups.get(*id).key.policies) {
-                *isolated.entry(*id).or_default() += 1;
-            }
-        }
-        let outside =
-            Outside { cluster, groups: context.groups }.entries(pods.iter().map(|pod| End::Pod(*pod)), direction);
-        Side { direction, isolated, pods: pods.len(), peers: peers(&matrix, &pods, direction), outside }
-    };
-    let warnings = contests::warnings(cluster, &units_of_pods(context, &pods));
-    Ok(About { context, name: of.name.clone(), sides: Direction::ALL.map(side).into(), warnings })
-}
-
-/// The workloads that may be at the other end, by what is allowed.
-fn peers(
-    matrix: &Matrix<'_>,
-    pods: &[PodId],
-    direction: Direction,
-) -> BTreeMap<npc_compiler::algebra::traffic::Traffic, Vec<String>> {
-    let rows = 0..matrix.endpoints().len();
-    let own: Vec<usize> = (rows.clone())
-        .filter(|row| matrix.ends(*row).any(|end| matches!(end, End::Pod(pod) if pods.contains(&pod))))
-        .collect();
-    let mut peers = BTreeMap::<_, Vec<String>>::new();
-    for other in rows {
-        let mut traffic = npc_compiler::algebra::traffic::Traffic::none();
-        for own in own.iter().filter(|own| **own != other || matrix.ends(other).count() > 1) {
-            let (from, to) = if direction == Direction::Ingress { (other, *own) } else { (*own, other) };
-            for cell in matrix.between(from, to) {
-                traffic = traffic.union(&cell.traffic);
-            }
-        }
-        if !traffic.is_none() {
-            let id: Vec<&str> = matrix.endpoints()[other].id.split('/').collect();
-            let name = match id.as_slice() {
-                [namespace, kind, name] => format!("{namespace}/{}/{name}", short_kind(kind)),
-                _ => id.join("/"),
-            };
-            peers.entry(traffic).or_default().push(name);
-        }
-    }
-    peers
+    side.peers.iter().map(move |(traffic, ids)| (traffic, ids.iter().map(|id| shown(id)).collect()))
 }
 
 impl About<'_> {
+    fn warnings(&self) -> Vec<String> {
+        warning::texts(&self.context.input.cluster, &self.explanation.warnings)
+    }
+
     pub(super) fn text(&self, out: &mut impl Write) -> io::Result<()> {
         writeln!(out, "{}", self.name)?;
-        for side in &self.sides {
-            let isolated: Vec<String> = (side.isolated.iter())
+        for side in &self.explanation.sides {
+            let isolated: Vec<String> = (side.isolated_by.iter())
                 .map(|(id, pods)| {
                     let name = policy_name(&self.context.input.cluster, *id);
                     if *pods == side.pods { name } else { format!("{name} ({pods} of {} pods)", side.pods) }
@@ -122,23 +56,23 @@ impl About<'_> {
             writeln!(out, "\n  {}  {isolated}", side.direction.as_str().to_lowercase())?;
             let way = if side.direction == Direction::Ingress { "from" } else { "to" };
             let mut columns = Columns::default();
-            for (traffic, names) in &side.peers {
-                columns.push([traffic.to_string(), format!("{way} {}", shorten(names, LISTED, ", "))]);
+            for (traffic, names) in peers(side) {
+                columns.push([traffic.to_string(), format!("{way} {}", shorten(&names, LISTED, ", "))]);
             }
             for entry in &side.outside {
-                // `203.0.113.0/25:443`, `443`, `*`.
-                let (traffic, prefix) = match entry.rsplit_once(':') {
-                    Some((prefix, traffic)) => (traffic.to_owned(), format!(" {prefix}")),
-                    None => (entry.clone(), String::new()),
+                let prefix = match entry.prefix {
+                    None => String::new(),
+                    Some(prefix @ IpNetwork::V4(_)) => format!(" {prefix}"),
+                    Some(prefix @ IpNetwork::V6(_)) => format!(" [{prefix}]"),
                 };
-                columns.push([traffic, format!("{way} outside{prefix}")]);
+                columns.push([entry.traffic.to_string(), format!("{way} outside{prefix}")]);
             }
             if side.peers.is_empty() && side.outside.is_empty() {
                 columns.push(["nothing".to_owned()]);
             }
             columns.write(out, "    ", 0)?;
         }
-        for text in &self.warnings {
+        for text in self.warnings() {
             writeln!(out, "\nwarning: {text}")?;
         }
         out.flush()
@@ -146,19 +80,21 @@ impl About<'_> {
 
     pub(super) fn json(&self) -> Value {
         let side = |side: &Side| {
-            let peers: Vec<Value> = (side.peers.iter())
+            let peers: Vec<Value> = peers(side)
                 .flat_map(|(traffic, names)| {
                     by_protocol(traffic)
                         .into_iter()
                         .map(move |(protocol, ports)| json!({"peers": names, "protocol": protocol, "ports": ports}))
                 })
                 .collect();
-            let isolated: Vec<_> = side.isolated.keys().map(|id| policy(self.context, *id)).collect();
-            json!({"isolatedBy": isolated, "allowed": peers, "outside": side.outside})
+            let isolated: Vec<_> = side.isolated_by.keys().map(|id| policy(self.context, *id)).collect();
+            let outside: Vec<String> = side.outside.iter().map(ToString::to_string).collect();
+            json!({"isolatedBy": isolated, "allowed": peers, "outside": outside})
         };
+        let [ingress, egress] = &self.explanation.sides;
         json!({
             "apiVersion": API_VERSION, "kind": "EndpointExplanation", "endpoint": self.name,
-            "ingress": side(&self.sides[0]), "egress": side(&self.sides[1]), "warnings": self.warnings,
+            "ingress": side(ingress), "egress": side(egress), "warnings": self.warnings(),
         })
     }
 }

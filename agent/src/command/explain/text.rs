@@ -8,27 +8,24 @@ use npc_compiler::algebra::traffic::Traffic;
 use npc_compiler::cluster::PolicyId;
 use npc_compiler::object::TargetPort;
 use npc_compiler::policy::Direction;
-use npc_compiler::verdict::explain::{Candidate, Code, Conjunct, Decision, Of, Part, Reason, Verdict};
+use npc_compiler::verdict::explain::{
+    Candidate, Code, Conjunct, Decision, Flow, FlowExplanation, Of, Part, Party, Reason, Verdict, Via,
+};
+use npc_compiler::verdict::flow::End;
 
-use super::Context;
-use super::answer::{bracketed, port_text, unknowns};
-use super::ask::{Asked, Flow, Via};
+use super::answer::{bracketed, port_text};
 use super::excerpt::{Mark, draw};
-use crate::command::endpoint::Resolved;
+use super::warning::shown;
+use super::{Context, Said, warning};
 use crate::command::output::{BAD, Columns, DOUBT, GOOD};
 
 /// So many flows are shown one by one.
 const SHOWN: usize = 24;
 
 /// Writes the whole answer.
-pub(super) fn write(
-    context: &Context<'_>,
-    from: &Resolved,
-    to: &Resolved,
-    asked: &Asked,
-    out: &mut impl Write,
-) -> io::Result<()> {
-    let shown = merged(asked);
+pub(super) fn write(said: &Said<'_>, out: &mut impl Write) -> io::Result<()> {
+    let Said { context, from, to, explanation } = *said;
+    let shown = merged(explanation);
     if let [(flow, families)] = shown.as_slice() {
         heading(out, flow, families)?;
         writeln!(out)?;
@@ -36,7 +33,7 @@ pub(super) fn write(
     } else {
         let port = to.port.as_ref().map(|port| format!(":{}", port_text(port))).unwrap_or_default();
         let to = format!("{}{port}", bracketed(&to.name, !port.is_empty()));
-        writeln!(out, "{}  {} -> {to}", word(asked.verdict()), from.name)?;
+        writeln!(out, "{}  {} -> {to}", word(explanation.verdict()), from.name)?;
         for (flow, families) in shown.iter().take(SHOWN) {
             writeln!(out)?;
             heading(out, flow, families)?;
@@ -46,20 +43,20 @@ pub(super) fn write(
             writeln!(out, "\nand {} more; -o json has them all", shown.len() - SHOWN)?;
         }
     }
-    for text in unknowns(asked) {
+    for text in warning::unknowns(&explanation.missing()) {
         writeln!(out, "\nunknown: {text}")?;
     }
-    for text in &asked.warnings {
+    for text in warning::texts(&context.input.cluster, &explanation.warnings) {
         writeln!(out, "\nwarning: {text}")?;
     }
     out.flush()
 }
 
 /// The flows, those of both families in one where the same is said of them.
-fn merged(asked: &Asked) -> Vec<(&Flow, String)> {
+fn merged(explanation: &FlowExplanation) -> Vec<(&Flow, String)> {
     let mut shown: Vec<(&Flow, String)> = Vec::new();
     let mut by_name = BTreeMap::<(&str, &str), Vec<usize>>::new();
-    for flow in &asked.flows {
+    for flow in &explanation.flows {
         let family = flow.family.map(|family| family.to_string()).unwrap_or_default();
         // Only flows of one name can be the same, and they are few.
         let names = by_name.entry((&flow.from.name, &flow.to.name)).or_default();
@@ -97,7 +94,7 @@ fn word(verdict: Verdict) -> String {
 
 /// The verdict, the ends and the traffic.
 fn heading(out: &mut impl Write, flow: &Flow, families: &str) -> io::Result<()> {
-    write!(out, "{}  {} -> ", word(flow.verdict), flow.from.shown())?;
+    write!(out, "{}  {} -> ", word(flow.verdict), shown(&flow.from))?;
     if let Some(via) = &flow.via {
         write!(out, "{}", service_name(via))?;
         if let Some(port) = via.port {
@@ -108,7 +105,7 @@ fn heading(out: &mut impl Write, flow: &Flow, families: &str) -> io::Result<()> 
         }
     }
     if flow.decisions.is_some() {
-        write!(out, "{}", flow.to.shown())?;
+        write!(out, "{}", shown(&flow.to))?;
     }
     let name = flow.port_name.as_ref().map(|name| format!(" ({name})")).unwrap_or_default();
     let traffic = traffic(&flow.traffic);
@@ -159,7 +156,7 @@ fn body(context: &Context<'_>, flow: &Flow, out: &mut impl Write) -> io::Result<
         };
         let direction = decision.direction.as_str().to_lowercase();
         let why = why(context, decision, subject.namespace.is_some());
-        columns.push(line([direction, subject.shown(), format!("{verdict}  {why}")]));
+        columns.push(line([direction, shown(subject), format!("{verdict}  {why}")]));
     }
     columns.write(out, "  ", 0)?;
     if let Some(code) = flow.broken {
@@ -186,6 +183,7 @@ fn service(flow: &Flow, via: &Via) -> String {
         (TargetPort::Number(number), _) => format!("{port} -> targetPort {number}"),
     };
     let backends = match via.backends {
+        0 if flow.verdict == Verdict::Unknown => return format!("{target}, no EndpointSlice says where that is"),
         0 => return format!("{target}, no backends"),
         1 => "1 backend".to_owned(),
         count => format!("{count} backends"),
@@ -280,8 +278,6 @@ fn label(conjunct: &Conjunct) -> String {
 
 /// Facts about the other end that its part of the rule is about.
 fn note(context: &Context<'_>, flow: &Flow, direction: Direction, candidate: &Candidate) -> Option<String> {
-    use npc_compiler::verdict::explain::Party;
-    use npc_compiler::verdict::flow::End;
     let (from, to) = flow.parties?;
     let (party, role) = match direction {
         Direction::Ingress => (from, "source"),
@@ -318,7 +314,7 @@ fn headline_of(decision: &Decision, code: Code) -> &'static str {
 
 fn headline(code: Code) -> &'static str {
     match code {
-        Code::DefaultDenyOnly => "the policies that isolate it allow nobody in this direction",
+        Code::DefaultDenyOnly => "the policies that isolate it allow nothing in this direction",
         Code::PeerLabelMissing => "the other end lacks a label that the nearest rule asks for",
         Code::PeerLabelValue => "the other end has a label with another value than the nearest rule asks for",
         Code::PeerOtherNamespace => "the nearest rule means pods of its own namespace",

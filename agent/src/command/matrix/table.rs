@@ -5,16 +5,18 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use indexmap::IndexMap;
+use npc_compiler::cluster::Cluster;
+use npc_compiler::cluster::group::Groups;
 use npc_compiler::object::Family;
 use npc_compiler::policy::Direction;
 use npc_compiler::verdict::flow::End;
 use npc_compiler::verdict::matrix::Matrix;
+use npc_compiler::verdict::outside::outside;
 
 use crate::command::output::Columns;
-use crate::command::outside::Outside;
 use crate::command::words::shorten;
 
-/// More endpoints than this are no table that anyone reads.
+/// A table of more endpoints than this is too large to read.
 const TABLE_ENDPOINTS: usize = 16;
 
 /// So many names or prefixes are written out; of more, how many they are.
@@ -22,16 +24,17 @@ const LISTED: usize = 4;
 
 const OUTSIDE: &str = "outside";
 
-/// A matrix with names that are short and tell all endpoints apart.
+/// A matrix with names that are short and distinct.
 pub(super) struct View<'a> {
     matrix: &'a Matrix<'a>,
-    outside: Outside<'a>,
+    cluster: &'a Cluster,
+    groups: &'a Groups,
     names: Vec<String>,
 }
 
 impl<'a> View<'a> {
-    pub(super) fn new(matrix: &'a Matrix<'a>, outside: Outside<'a>) -> Self {
-        // The kind of a workload is left out where the rest tells it.
+    pub(super) fn new(matrix: &'a Matrix<'a>, cluster: &'a Cluster, groups: &'a Groups) -> Self {
+        // The kind of a workload is left out where the rest is distinct.
         let short = |id: &str| match id.split('/').collect::<Vec<_>>().as_slice() {
             [namespace, _, name] => format!("{namespace}/{name}"),
             _ => id.to_owned(),
@@ -42,7 +45,7 @@ impl<'a> View<'a> {
         }
         let name = |id: &str| Some(short(id)).filter(|short| count[short] == 1).unwrap_or_else(|| id.to_owned());
         let names = matrix.endpoints().iter().map(|endpoint| name(&endpoint.id)).collect();
-        Self { matrix, outside, names }
+        Self { matrix, cluster, groups, names }
     }
 
     /// A table that says everything, however wide.
@@ -114,10 +117,11 @@ impl<'a> View<'a> {
         if ends.iter().any(|end| matches!(end, End::Address(_))) {
             return "-".to_owned();
         }
-        shorten(&self.outside.entries(ends, direction), listed, " ")
+        let entries = outside(self.cluster, self.groups, ends, direction);
+        shorten(&entries.iter().map(ToString::to_string).collect::<Vec<_>>(), listed, " ")
     }
 
-    /// One line for each allowed pair. Endpoints that no rule can tell apart
+    /// One line for each allowed pair. Endpoints that no rule distinguishes
     /// are one, and sources with the same lines share them.
     fn lines(&self, out: &mut impl Write) -> io::Result<()> {
         let alike = self.matrix.alike();

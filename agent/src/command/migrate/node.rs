@@ -6,14 +6,15 @@ use anyhow::Context as _;
 use npc_agent::dataplane::backend::{self, Backend};
 use npc_agent::dataplane::iptables::{self, Hook};
 use npc_agent::dataplane::{self, Kernel as _, Linux, azure};
-use npc_agent::status::AgentStatus;
+use npc_agent::status::RuleOptions;
 use npc_compiler::azure::Placement;
 use npc_compiler::cluster::Cluster;
-use npc_compiler::cluster::group::Lingering;
 use npc_compiler::object::Family;
 use npc_compiler::plan::{Held, KernelState};
-use npc_compiler::ruleset::layout::{self, SelfMatch};
+use npc_compiler::ruleset::layout;
 use serde::Serialize;
+
+use super::options::{self, AgentAnswer};
 
 /// The state of this node's kernel.
 #[derive(Debug, Serialize)]
@@ -25,6 +26,11 @@ pub(super) struct State {
     holds: bool,
     /// What is different.
     pub(super) differs: Vec<String>,
+    /// The options by which the rules were compared.
+    options: RuleOptions,
+    /// Why they are those that come nearest to the kernel; null where the agent says its
+    /// options.
+    pub(super) options_guessed: Option<String>,
     pub(super) azure_npm: AzureNpm,
     #[serde(skip)]
     behind_kube_proxy: Option<bool>,
@@ -53,12 +59,14 @@ pub(super) struct Table {
 impl State {
     /// Reads the kernel of the network namespace that this runs in.
     pub(super) fn read(name: &str, cluster: &Cluster) -> anyhow::Result<Self> {
-        let reading = || "cannot look into this kernel; npc migrate --node needs root";
+        let reading = || "cannot read this kernel; npc migrate --node needs root";
         let (kernel, held) = open().with_context(reading)?;
-        // Without an agent, what it kept for pods that may come back is too much.
-        let lingering = AgentStatus::ask().map(|status| status.lingering).unwrap_or_default();
-        let lingering: Vec<Lingering> = lingering.into_iter().map(Into::into).collect();
-        let mut differs = smallest_difference(name, cluster, &lingering, &held);
+        let AgentAnswer { options, lingering, why_not } = AgentAnswer::ask(name);
+        let wanted = |options: &_| KernelState::from(&layout::program_with(cluster, name, options, &lingering));
+        let options = options.unwrap_or_else(|| options::nearest(&held, |options| distance(&wanted(options), &held)));
+        let wanted = wanted(&options);
+        let compare = |family| compare(family, wanted.family(family), held.family(family));
+        let mut differs: Vec<String> = Family::ALL.into_iter().flat_map(compare).collect();
         for (family, hook) in kernel.hooks() {
             let expected = !held.family(family).chains.is_empty() || !differs.is_empty();
             match hook {
@@ -67,7 +75,7 @@ impl State {
                     differs.push(format!("{family}: the jump to NPC-FORWARD is not first in FORWARD ({hook:?})"));
                 }
                 Ok(_) => {}
-                // One family of which no packet meets the rules is no reason to tell nothing.
+                // If no packet meets the rules of one family, the rest is still worth saying.
                 Err(dataplane::Error::Iptables(error @ iptables::Error::Misplaced { .. })) => {
                     differs.push(error.to_string());
                 }
@@ -81,6 +89,8 @@ impl State {
             backend: kernel.backend().to_string(),
             holds: differs.is_empty(),
             differs,
+            options: RuleOptions::from(&options),
+            options_guessed: why_not,
             behind_kube_proxy: in_force.map(|table| table.is_behind_kube_proxy),
             azure_npm: AzureNpm {
                 tables: remains.tables.iter().map(table).collect(),
@@ -126,25 +136,28 @@ fn table(table: &azure::Table) -> Table {
     }
 }
 
-/// Compares with what an agent writes, by whichever of its options comes
-/// nearest: which were chosen, the kernel does not say.
-fn smallest_difference(node: &str, cluster: &Cluster, lingering: &[Lingering], held: &KernelState) -> Vec<String> {
-    let options = (0..32_u8).map(|choice| {
-        let is = |bit: u8| choice >> bit & 1 == 1;
-        layout::Options {
-            self_match: if is(0) { SelfMatch::PerEndpoint } else { SelfMatch::Bpf },
-            keep_established: is(1),
-            allow_tunnels: is(2),
-            log_denied: is(3),
-            anti_spoof: is(4),
-            lacks: layout::Lacks::of_held(held),
+/// How many rules, and members and kinds of sets, are in one state and not in the other.
+pub(super) fn distance(one: &KernelState, other: &KernelState) -> usize {
+    fn missing<T: PartialEq>(one: &[T], other: &[T]) -> usize {
+        one.iter().filter(|rule| !other.contains(rule)).count()
+    }
+    let of_family = |family| {
+        let (a, b) = (one.family(family), other.family(family));
+        let mut distance = 0;
+        for chain in a.chains.keys().chain(b.chains.keys()).collect::<BTreeSet<_>>() {
+            let [a, b] = [a, b].map(|held| held.chains.get(chain).map_or(&[][..], Vec::as_slice));
+            distance += missing(a, b) + missing(b, a);
         }
-    });
-    let compared = options.map(|options| {
-        let wanted = KernelState::from(&layout::program_with(cluster, node, &options, lingering));
-        Family::ALL.into_iter().flat_map(|family| compare(family, wanted.family(family), held.family(family))).collect()
-    });
-    compared.min_by_key(Vec::len).unwrap_or_default()
+        for set in a.sets.keys().chain(b.sets.keys()).collect::<BTreeSet<_>>() {
+            distance += match (a.sets.get(set), b.sets.get(set)) {
+                (Some((kind, a)), Some((other, b))) => usize::from(kind != other) + a.symmetric_difference(b).count(),
+                (Some((_, members)), None) | (None, Some((_, members))) => 1 + members.len(),
+                (None, None) => 0,
+            };
+        }
+        distance
+    };
+    Family::ALL.into_iter().map(of_family).sum()
 }
 
 fn compare(family: Family, wanted: &Held, held: &Held) -> Vec<String> {
@@ -163,7 +176,7 @@ fn compare(family: Family, wanted: &Held, held: &Held) -> Vec<String> {
     }
     for set in wanted.sets.keys().chain(held.sets.keys()).collect::<BTreeSet<_>>() {
         match (wanted.sets.get(set), held.sets.get(set)) {
-            // What may come from an interface, no object tells.
+            // No object says what may come from an interface.
             (Some((a, _)), Some((b, _))) if set.is_own() && a == b => {}
             (Some(a), Some(b)) if a == b => {}
             (Some((_, a)), Some((_, b))) => lines.push(format!(

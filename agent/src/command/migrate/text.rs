@@ -74,7 +74,7 @@ fn flows(item: &Item, out: &mut impl Write) -> io::Result<()> {
     columns.write(out, "    ", 0)
 }
 
-/// Who is on a side: `shop/web, shop/api (2 of 3 pods), outside 10.0.0.0/8`.
+/// The ends on a side: `shop/web, shop/api (2 of 3 pods), outside 10.0.0.0/8`.
 fn names(side: &Side) -> String {
     let mut names: Vec<String> = (side.workloads.iter())
         .map(|workload| match (workload.pods, workload.of) {
@@ -98,6 +98,12 @@ fn node(state: &State, out: &mut impl Write) -> io::Result<()> {
         for line in shorten_lines(&state.differs) {
             writeln!(out, "  {line}")?;
         }
+    }
+    if let Some(why) = &state.options_guessed {
+        writeln!(
+            out,
+            "  compared by the options that come nearest to this kernel, because the agent's are not known: {why}"
+        )?;
     }
     let azure = &state.azure_npm;
     if azure.tables.is_empty() && azure.sets == 0 {

@@ -31,7 +31,7 @@ pub enum Error {
     Locked {
         /// For how long.
         waited: Duration,
-        /// Who keeps it, where that can be told.
+        /// The process that keeps it, if that is known.
         holder: Option<Holder>,
     },
     /// A single command failed.
@@ -91,7 +91,7 @@ pub enum Error {
 /// The line of a restore that was refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
-    /// Its number, from 1, where the command told it.
+    /// Its number, from 1, where the command printed it.
     pub number: Option<usize>,
     /// Its text, where it could be found.
     pub line: Option<String>,
@@ -107,7 +107,7 @@ impl std::fmt::Display for Place {
     }
 }
 
-/// Who holds the lock, in words. Without the host's process ids they are
+/// The process that holds the lock, in words. Without the host's process ids they are
 /// nowhere to be seen.
 fn words(holder: Option<&Holder>) -> String {
     holder.map_or_else(|| "another program".to_owned(), ToString::to_string)

@@ -13,7 +13,7 @@ use std::{env, thread};
 /// The time between two looks whether it is free.
 const LOOK: Duration = Duration::from_millis(5);
 
-/// Who holds the lock.
+/// The process that holds the lock.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Holder {
     /// Its process.
@@ -40,7 +40,7 @@ pub(in super::super) fn path() -> PathBuf {
 /// it is not free in time. What cannot be looked at is left to the commands.
 pub(super) fn wait(patience: Duration) -> Result<(), Option<Holder>> {
     let deadline = Instant::now() + patience;
-    // Who has not made the file does not hold it either.
+    // Without a file no process holds the lock.
     let Ok(file) = File::open(path()) else { return Ok(()) };
     loop {
         match file.try_lock() {
@@ -52,7 +52,7 @@ pub(super) fn wait(patience: Duration) -> Result<(), Option<Holder>> {
     }
 }
 
-/// Who holds the lock. The kernel tells of processes that this one can see.
+/// The process that holds the lock. The kernel reports processes that this one can see.
 pub(super) fn holder() -> Option<Holder> {
     let file = fs::metadata(path()).ok()?;
     let process = holder_of(&fs::read_to_string("/proc/locks").ok()?, file.dev(), file.ino())?;

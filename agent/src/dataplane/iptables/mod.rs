@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 use npc_compiler::object::Family;
 use npc_compiler::plan::ChainWrites;
 use npc_compiler::ruleset::program::ChainName;
+use npc_compiler::ruleset::text::Restore;
 
 use super::backend::{self, Backend, Commands};
 use super::process;
@@ -40,7 +41,7 @@ pub(super) use lock::path as lock_path;
 pub use native::Misplaced;
 
 pub(super) use native::{Chain as NativeChain, Native, Rule as NativeRule};
-pub use reading::{Jump, UNREADABLE};
+pub use reading::Jump;
 pub(super) use reading::{Overview, native_residents};
 
 /// How long a command waits for the xtables lock before it gives up.
@@ -57,8 +58,8 @@ pub struct Iptables {
     restores: RefCell<Vec<Restored>>,
 }
 
-/// One `iptables-restore` of ours, for who measures them and for who has to
-/// tell them from others'.
+/// One `iptables-restore` of ours, for metrics, and to know our own notifications from
+/// other programs'.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Restored {
     /// The family.
@@ -83,7 +84,7 @@ impl Iptables {
         Ok(Self { backend, family, commands, lock_wait: LOCK_WAIT, restores: RefCell::default() })
     }
 
-    /// Those of all backends and families in which somebody has rules, as far as
+    /// Those of all backends and families in which a program has rules, as far as
     /// commands for them are installed.
     ///
     /// # Errors
@@ -128,12 +129,11 @@ impl Iptables {
         self.restores.take()
     }
 
-    /// Waits until nobody holds the xtables lock; how long that was. The nft
+    /// Waits until no process holds the xtables lock; how long that was. The nft
     /// backend has no such lock.
     ///
     /// # Errors
-    /// If it is held for too long, with the name of who does where it can be
-    /// told.
+    /// If it is held for too long, with the name of the process if that is known.
     pub fn wait_for_lock(&self) -> Result<Duration, Error> {
         if self.backend == Backend::Nft {
             return Ok(Duration::ZERO);
@@ -173,23 +173,23 @@ impl Iptables {
     }
 
     /// Writes and deletes chains, all in one commit. A chain that a rule of
-    /// somebody else leads to cannot be deleted, and must not hold up the rest:
+    /// another program leads to cannot be deleted, and must not hold up the rest:
     /// it is emptied, which does as little, and answered with the reason.
     ///
     /// # Errors
     /// As [`Iptables::restore`].
     pub fn write(&self, writes: &ChainWrites) -> Result<Vec<(ChainName, Error)>, Error> {
-        match self.restore(&writes.restore_text()) {
+        match self.restore(&writes.restore_text(self.family)) {
             Err(Error::Restore { .. }) if !writes.delete.is_empty() => {}
             answer => return answer.map(|()| Vec::new()),
         }
         let mut emptied = ChainWrites { delete: BTreeSet::new(), ..writes.clone() };
         emptied.replace.extend(writes.delete.iter().map(|chain| (chain.clone(), Vec::new())));
-        self.restore(&emptied.restore_text())?;
+        self.restore(&emptied.restore_text(self.family))?;
         let mut stuck = Vec::new();
         for chain in &writes.delete {
             let one = ChainWrites { delete: BTreeSet::from([chain.clone()]), ..ChainWrites::default() };
-            match self.restore(&one.restore_text()) {
+            match self.restore(&one.restore_text(self.family)) {
                 Ok(()) => {}
                 Err(error @ Error::Restore { .. }) => stuck.push((chain.clone(), error)),
                 Err(error) => return Err(error),
@@ -204,11 +204,13 @@ impl Iptables {
     /// If it has rules or some rule leads to it, if it is not there, or if the
     /// table cannot be written.
     pub fn delete_empty(&self, chain: &ChainName) -> Result<(), Error> {
-        self.restore(&format!("*filter\n-X {chain}\nCOMMIT\n"))
+        let mut restore = Restore::of(self.family, []);
+        restore.delete(chain);
+        self.restore(&restore.finish())
     }
 
     /// What one command of plain `iptables` prints. Only to look: what writes
-    /// goes by a restore, which is told as ours by its process.
+    /// goes by a restore, which its process shows to be ours.
     fn single(&self, arguments: &str) -> Result<String, Error> {
         self.wait_for_lock()?;
         // Made by hand: the crate's own constructor knows the name `iptables`

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use npc_compiler::object::Family;
-use npc_compiler::ruleset::program::{CHAIN_PREFIX, ChainName};
+use npc_compiler::ruleset::program::{CHAIN_PREFIX, ChainName, Foreign, Rule};
+use npc_compiler::ruleset::text;
 
 use super::super::backend::Backend;
 use super::super::process;
@@ -13,7 +14,7 @@ use super::listing::{self, Listing};
 use super::native::{self, Native};
 use super::{Error, Iptables, error, lock};
 
-/// A filter table as far as it tells which programs use it.
+/// A filter table as far as it shows which programs use it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(in super::super) struct Overview {
     /// All chains.
@@ -47,16 +48,12 @@ enum Unread {
     Absent,
     /// iptables does not understand a rule in it.
     Unreadable,
-    /// One or the other; nft versions of iptables do not tell them apart.
+    /// One or the other; nft versions of iptables report both alike.
     Either,
 }
 
-/// What stands for the rules of a chain of ours in which there is one that iptables
-/// cannot print. No rule that we want reads so, so the chain is written anew.
-pub const UNREADABLE: &str = "a rule that iptables cannot read";
-
 impl Iptables {
-    /// What of the table is ours, in the words of `iptables-save`.
+    /// What of the table is ours.
     ///
     /// # Errors
     /// If our chains cannot be read.
@@ -64,7 +61,7 @@ impl Iptables {
         Ok(match self.backend {
             Backend::Nft => Listing { chains: self.chains()?, hook: self.hook() },
             Backend::Legacy => match self.save() {
-                Ok(save) => Listing::of_save(&save),
+                Ok(save) => Listing::of_save(self.family, &save),
                 Err(Error::Unreadable { printed, .. }) => {
                     Listing { chains: self.chains_declared(&printed)?, hook: self.hook_without_others() }
                 }
@@ -78,26 +75,25 @@ impl Iptables {
     ///
     /// # Errors
     /// If the table cannot be read.
-    pub fn chains(&self) -> Result<BTreeMap<ChainName, Vec<String>>, Error> {
+    pub fn chains(&self) -> Result<BTreeMap<ChainName, Vec<Rule>>, Error> {
         match self.backend {
             Backend::Nft => {
                 let ours = self.native_chains()?;
                 self.listed_chains(&ours)
             }
             Backend::Legacy => match self.save() {
-                Ok(save) => Ok(listing::our_chains(&save)),
+                Ok(save) => Ok(text::chains(self.family, &save)),
                 Err(Error::Unreadable { printed, .. }) => self.chains_declared(&printed),
                 Err(error) => Err(error),
             },
         }
     }
 
-    /// The rules of one chain of ours, in the same words; `None` if it is not
-    /// there. It takes as long as the chain is long.
+    /// The rules of one chain of ours; `None` if it is not there. It takes as long as the chain is long.
     ///
     /// # Errors
     /// If it cannot be listed.
-    pub fn chain(&self, name: &ChainName) -> Result<Option<Vec<String>>, Error> {
+    pub fn chain(&self, name: &ChainName) -> Result<Option<Vec<Rule>>, Error> {
         Ok(self.listed_chains(std::slice::from_ref(name))?.remove(name))
     }
 
@@ -119,12 +115,8 @@ impl Iptables {
                 Err(error) => return Err(error),
             },
         };
-        let mut packets = match saved {
-            Some(save) => listing::dropped(&save),
-            None => listing::dropped(&self.list(chains, " -v")?.text),
-        };
-        packets.retain(|chain, _| chains.contains(chain));
-        Ok(packets)
+        let listed = saved.map_or_else(|| Ok(self.list(chains, " -v")?.text), Ok::<_, Error>)?;
+        Ok(text::dropped(self.family, &listed, chains))
     }
 
     /// The chains of all programs, and where FORWARD leads.
@@ -156,7 +148,7 @@ impl Iptables {
         }
         match self.save() {
             Ok(printed) | Err(Error::Unreadable { printed, .. }) => {
-                Ok(listing::declared(&printed).map(str::to_owned).collect())
+                Ok(text::declared(&printed).map(str::to_owned).collect())
             }
             Err(error) => Err(error),
         }
@@ -181,8 +173,8 @@ impl Iptables {
 
     /// Our chains among those that a save declared before it broke off. All chains
     /// of a table come before its rules.
-    fn chains_declared(&self, printed: &str) -> Result<BTreeMap<ChainName, Vec<String>>, Error> {
-        let declared: Vec<ChainName> = listing::declared(printed).filter_map(ChainName::ours).collect();
+    fn chains_declared(&self, printed: &str) -> Result<BTreeMap<ChainName, Vec<Rule>>, Error> {
+        let declared: Vec<ChainName> = text::declared(printed).filter_map(ChainName::ours).collect();
         self.listed_chains(&declared)
     }
 
@@ -190,12 +182,12 @@ impl Iptables {
     ///
     /// # Errors
     /// If they cannot be listed.
-    pub fn listed_chains(&self, names: &[ChainName]) -> Result<BTreeMap<ChainName, Vec<String>>, Error> {
+    pub fn listed_chains(&self, names: &[ChainName]) -> Result<BTreeMap<ChainName, Vec<Rule>>, Error> {
         if names.is_empty() {
             return Ok(BTreeMap::new());
         }
         let listed = self.list(names, "")?;
-        let mut chains = listing::our_chains(&listed.text);
+        let mut chains = text::chains(self.family, &listed.text);
         let is_doubtful = listed.unread.iter().any(|(_, why)| *why == Unread::Either);
         let there: BTreeSet<ChainName> =
             if is_doubtful { self.native_chains()?.into_iter().collect() } else { BTreeSet::new() };
@@ -203,7 +195,7 @@ impl Iptables {
             // What was printed of it before iptables gave up.
             chains.remove(&name);
             if why == Unread::Unreadable || why == Unread::Either && there.contains(&name) {
-                chains.insert(name, vec![UNREADABLE.to_owned()]);
+                chains.insert(name, vec![Rule::foreign(Foreign::Unprintable)]);
             }
         }
         Ok(chains)
@@ -234,7 +226,7 @@ impl Iptables {
             let place = error::place(&text, &output.stderr);
             let why = if error::is_unreadable(&output.stderr) {
                 if self.backend == Backend::Nft { Unread::Either } else { Unread::Unreadable }
-            // Of an absent chain a legacy restore tells the line alone.
+            // Of an absent chain a legacy restore reports the line alone.
             } else if error::is_no_chain(&output.stderr) || self.backend == Backend::Legacy && place.number.is_some() {
                 Unread::Absent
             } else {
@@ -278,7 +270,7 @@ fn culprit(names: &[ChainName], place: &error::Place, output: &process::Output) 
     // The first line names the table.
     let by_line = || place.number.and_then(|number| number.checked_sub(2)).filter(|place| *place < names.len());
     let by_print = || {
-        let last = listing::declared(&output.stdout).filter_map(ChainName::ours).last()?;
+        let last = text::declared(&output.stdout).filter_map(ChainName::ours).last()?;
         names.iter().position(|name| *name == last)
     };
     by_name.or_else(by_line).or_else(by_print).unwrap_or(0)

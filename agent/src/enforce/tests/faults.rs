@@ -61,12 +61,12 @@ fn edited() -> Objects {
 
 impl World {
     fn fault_after(&self, steps: usize, fault: Fault) {
-        self.memory.lock().expect("nobody panicked").fault = Some((steps, fault));
+        self.memory.lock().expect("no thread panicked").fault = Some((steps, fault));
     }
 
     /// Whether the fault has happened. It does not, if the plan has fewer steps.
     fn has_happened(&self) -> bool {
-        self.memory.lock().expect("nobody panicked").fault.is_none()
+        self.memory.lock().expect("no thread panicked").fault.is_none()
     }
 
     async fn heals(&self, objects: &Objects, ready: &std::path::Path, when: &str) {
@@ -74,7 +74,7 @@ impl World {
         let begun = Instant::now();
         loop {
             {
-                let memory = self.memory.lock().expect("nobody panicked");
+                let memory = self.memory.lock().expect("no thread panicked");
                 if memory.hooks == [Hook::First; 2] && memory.state == wanted && ready.exists() {
                     return;
                 }
@@ -96,8 +96,8 @@ async fn a_fault_after_any_step_at_the_start_heals() {
             let settings = Settings { ready_file: Some(ready.clone()), ..settings() };
             let mut world = World::new(settings, 0, Vec::new());
             world.fault_after(steps, fault);
-            world.tell(network()).await;
-            world.tell(Told::Objects(before.clone())).await;
+            world.send(network()).await;
+            world.send(Input::Objects(before.clone())).await;
             let when = format!("{fault:?} after {steps} steps at the start");
             world.heals(&before, &ready, &when).await;
             happened += usize::from(world.has_happened());
@@ -116,16 +116,16 @@ async fn a_fault_after_any_step_in_life_heals() {
             let ready = folder.path().join("ready");
             let settings = Settings { ready_file: Some(ready.clone()), ..settings() };
             let before = objects(&["10.0.0.1", "10.0.0.2"]);
-            let mut world = World::new(settings, 0, vec![network(), Told::Objects(before.clone())]);
+            let mut world = World::new(settings, 0, vec![network(), Input::Objects(before.clone())]);
             world.heals(&before, &ready, "undisturbed").await;
             world.fault_after(steps, fault);
-            world.tell(Told::Objects(edited())).await;
+            world.send(Input::Objects(edited())).await;
             let when = format!("{fault:?} after {steps} steps of an edit");
             // Groups that lost their endpoints are kept for a while.
             time::sleep(SOON).await;
             let again = edited();
             {
-                let memory = world.memory.lock().expect("nobody panicked");
+                let memory = world.memory.lock().expect("no thread panicked");
                 assert_eq!(memory.hooks, [Hook::First; 2], "{when}");
                 for family in Family::ALL {
                     let (held, wanted) = (memory.state.family(family), wanted(&again));
@@ -142,19 +142,19 @@ async fn a_fault_after_any_step_in_life_heals() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_flushed_each_second_is_back_most_of_the_time() {
+async fn sets_that_are_flushed_each_second_are_full_most_of_the_time() {
     let before = objects(&["10.0.0.1", "10.0.0.2"]);
     let folder = tempfile::tempdir().expect("a folder");
     let ready = folder.path().join("ready");
     let settings = Settings { ready_file: Some(ready.clone()), ..settings() };
-    let world = World::new(settings, 0, vec![network(), Told::Objects(before.clone())]);
+    let world = World::new(settings, 0, vec![network(), Input::Objects(before.clone())]);
     world.heals(&before, &ready, "undisturbed").await;
     let (wanted, mut open, mut seen) = (wanted(&before), 0, 0);
     for second in 0..60 {
-        world.memory.lock().expect("nobody panicked").state.v4.sets.values_mut().for_each(|(_, all)| all.clear());
+        world.memory.lock().expect("no thread panicked").state.v4.sets.values_mut().for_each(|(_, all)| all.clear());
         for _ in 0..100 {
             time::sleep(Duration::from_millis(10)).await;
-            let is_open = world.memory.lock().expect("nobody panicked").state != wanted;
+            let is_open = world.memory.lock().expect("no thread panicked").state != wanted;
             // The first is found by an everyday audit.
             if second >= 10 {
                 seen += 1;
@@ -168,11 +168,11 @@ async fn what_is_flushed_each_second_is_back_most_of_the_time() {
 #[tokio::test(start_paused = true)]
 async fn sets_that_are_flushed_while_rules_wait_for_the_lock_are_filled_again() {
     let before = objects(&["10.0.0.1", "10.0.0.2"]);
-    let mut world = World::new(settings(), 0, vec![network(), Told::Objects(before.clone())]);
+    let mut world = World::new(settings(), 0, vec![network(), Input::Objects(before.clone())]);
     time::sleep(Duration::from_secs(1)).await;
     let isolated = world.ingress();
     assert_eq!(isolated, ["10.0.0.1", "10.0.0.2"]);
-    world.memory.lock().expect("nobody panicked").locked = true;
+    world.memory.lock().expect("no thread panicked").locked = true;
     // Rules of the other direction: those of this one do not wait.
     let mut edited = before;
     let mut egress = edited.policies[0].clone();
@@ -180,14 +180,14 @@ async fn sets_that_are_flushed_while_rules_wait_for_the_lock_are_filled_again() 
     let spec = egress.object.spec.as_mut().expect("it has one");
     spec.policy_types = Some(vec!["Egress".to_owned()]);
     edited.policies.push(egress);
-    world.tell(Told::Objects(edited.clone())).await;
+    world.send(Input::Objects(edited.clone())).await;
     time::sleep(SOON).await;
-    assert_ne!(world.memory.lock().expect("nobody panicked").state, wanted(&edited));
-    Fault::FlushSets.befall(&mut world.memory.lock().expect("nobody panicked"));
+    assert_ne!(world.memory.lock().expect("no thread panicked").state, wanted(&edited));
+    Fault::FlushSets.befall(&mut world.memory.lock().expect("no thread panicked"));
     time::sleep(SOON).await;
     assert_eq!(world.ingress(), isolated);
-    world.memory.lock().expect("nobody panicked").locked = false;
+    world.memory.lock().expect("no thread panicked").locked = false;
     time::sleep(SOON).await;
-    let memory = world.memory.lock().expect("nobody panicked");
+    let memory = world.memory.lock().expect("no thread panicked");
     assert_eq!((&memory.state, memory.hooks), (&wanted(&edited), [Hook::First; 2]));
 }

@@ -21,28 +21,28 @@ async fn flows_of_an_address_that_changes_its_owner_are_judged_by_the_new_ones_r
         objects.declare_namespaces();
         objects
     };
-    world.tell(Told::Objects(in_place_of_it(false, "free", "a"))).await;
+    world.send(Input::Objects(in_place_of_it(false, "free", "a"))).await;
     world.calls([Probe, Read, Apply, Hooked, Cut]).await;
     world.flows(&[one, elsewhere]);
     // Another pod that nothing isolates: what it may is let be, whichever end began it.
-    world.tell(Told::Objects(in_place_of_it(false, "free", "b"))).await;
+    world.send(Input::Objects(in_place_of_it(false, "free", "b"))).await;
     // The agent learns late of the next one: the address is of no pod for a while.
-    world.tell(Told::Objects(in_place_of_it(true, "free", "b"))).await;
+    world.send(Input::Objects(in_place_of_it(true, "free", "b"))).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert!(world.calls.is_empty());
-    world.tell(Told::Objects(in_place_of_it(false, "free", "c"))).await;
+    world.send(Input::Objects(in_place_of_it(false, "free", "c"))).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert!(world.calls.is_empty());
     assert_eq!(world.left(), [one, elsewhere]);
     // One that is isolated.
-    world.tell(Told::Objects(in_place_of_it(false, "default", "d"))).await;
+    world.send(Input::Objects(in_place_of_it(false, "default", "d"))).await;
     world.calls([Apply, Cut]).await;
     assert_eq!(world.left(), [elsewhere]);
     // And after a while without an owner.
-    world.tell(Told::Objects(in_place_of_it(true, "default", "d"))).await;
+    world.send(Input::Objects(in_place_of_it(true, "default", "d"))).await;
     world.calls([Apply, Cut]).await;
     world.flows(&[one]);
-    world.tell(Told::Objects(in_place_of_it(false, "default", "e"))).await;
+    world.send(Input::Objects(in_place_of_it(false, "default", "e"))).await;
     world.calls([Apply, Cut]).await;
     assert_eq!(world.left(), [elsewhere]);
     world.end().await;
@@ -53,13 +53,13 @@ async fn flows_of_an_address_that_went_to_another_node_are_let_be() {
     let mut world = World::new(settings(), 0, vec![network()]);
     let mut objects = objects(&["10.0.0.1", "10.0.0.2"]);
     objects.policies.clear();
-    world.tell(Told::Objects(objects.clone())).await;
+    world.send(Input::Objects(objects.clone())).await;
     world.calls([Probe, Read, Apply, Hooked, Cut]).await;
     let kept = Tuple { source: "10.0.0.2".parse().expect("an address"), ..flow("10.0.0.1") };
     world.flows(&[kept]);
     objects.pods[0].node = Some("node-2".to_owned());
     objects.pods[0].uid = "elsewhere".to_owned();
-    world.tell(Told::Objects(objects)).await;
+    world.send(Input::Objects(objects)).await;
     world.cut_between_audits().await;
     assert_eq!(world.left(), [kept]);
     world.end().await;

@@ -60,7 +60,7 @@ struct Watched {
 }
 
 impl Watched {
-    async fn start(queued: Vec<Told>) -> Self {
+    async fn start(queued: Vec<Input>) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let settings = Settings { ready_file: Some(folder.path().join("ready")), ..settings() };
         let world = World::new(settings.clone(), 0, queued);
@@ -71,7 +71,7 @@ impl Watched {
 
     /// One that has enforced for a while.
     async fn enforcing() -> Self {
-        let watched = Self::start(vec![network(), Told::Objects(objects(&["10.0.0.1"]))]).await;
+        let watched = Self::start(vec![network(), Input::Objects(objects(&["10.0.0.1"]))]).await;
         time::sleep(Duration::from_secs(60)).await;
         assert!(watched.is_ready());
         watched
@@ -89,14 +89,14 @@ impl Watched {
     }
 
     fn memory(&self, change: impl FnOnce(&mut Memory)) {
-        change(&mut self.world.memory.lock().expect("nobody panicked"));
+        change(&mut self.world.memory.lock().expect("no thread panicked"));
     }
 
     async fn edit(&mut self) {
-        self.world.tell(Told::Objects(objects(&["10.0.0.1", "10.0.0.9"]))).await;
+        self.world.send(Input::Objects(objects(&["10.0.0.1", "10.0.0.9"]))).await;
         let mut edited = objects(&["10.0.0.1"]);
         edited.policies[0].object.metadata.name = Some("another".to_owned());
-        self.world.tell(Told::Objects(edited)).await;
+        self.world.send(Input::Objects(edited)).await;
     }
 }
 
@@ -105,7 +105,7 @@ async fn comes_about(what: &str) -> Watched {
     let network_with = |change: fn(&mut Network)| {
         let mut network = Network::default();
         change(&mut network);
-        Told::Network(network)
+        Input::Network(network)
     };
     if what == "The agent does not know the whole cluster yet" {
         return Watched::start(vec![network()]).await;
@@ -134,7 +134,7 @@ async fn comes_about(what: &str) -> Watched {
             // Until that is found.
             time::sleep(Duration::from_secs(6)).await;
         }
-        "IPVS delivers Services" => watched.world.tell(network_with(|network| network.ipvs = true)).await,
+        "IPVS delivers Services" => watched.world.send(network_with(|network| network.ipvs = true)).await,
         "The API server is away" => {}
         "A policy is understood in part" => {
             let mut odd = objects(&["10.0.0.1"]);
@@ -145,7 +145,7 @@ async fn comes_about(what: &str) -> Watched {
             };
             let rule = networking::v1::NetworkPolicyIngressRule { from: Some(vec![peer]), ports: None };
             spec.ingress = Some(vec![rule]);
-            watched.world.tell(Told::Objects(odd)).await;
+            watched.world.send(Input::Objects(odd)).await;
         }
         "Another program changed what is ours, and it is put back" => {
             watched.memory(|memory| memory.state = KernelState::default());
@@ -206,6 +206,23 @@ fn every_row_has_a_metric_and_an_alert_that_there_are() {
             assert!(alerts.contains(&format!("- alert: {alert}\n")), "{row:?}");
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_ready_file_counts_only_changes_that_are_in_the_kernel() {
+    let mut watched = Watched::enforcing().await;
+    let file = watched.settings.ready_file.clone().expect("there is one");
+    let counted = || fs::read_to_string(&file).ok();
+    assert_eq!(counted().as_deref(), Some("1\n"));
+    watched.memory(|memory| memory.refusals = usize::MAX);
+    watched.edit().await;
+    time::sleep(Duration::from_secs(5)).await;
+    assert!(watched.is_ready());
+    assert_eq!(counted().as_deref(), Some("1\n"));
+    watched.memory(|memory| memory.refusals = 0);
+    time::sleep(Duration::from_secs(6)).await;
+    assert_eq!(counted().as_deref(), Some("3\n"));
+    watched.world.agent.abort();
 }
 
 #[tokio::test(start_paused = true)]

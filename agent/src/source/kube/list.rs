@@ -3,6 +3,7 @@
 use std::fmt::Debug;
 
 use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::ListParams;
 use kube::core::DeserializeGuard;
 use kube::{Api, Client, Resource, ResourceExt as _};
@@ -23,14 +24,14 @@ pub struct Listed {
     pub problems: Vec<String>,
 }
 
-/// Why a cluster cannot be read.
+/// Why a cluster cannot be read. The text has the cause in it.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot list {what}: {}", words(source))]
+#[error("cannot list {what}: {}", words(cause.as_ref()))]
 pub struct Error {
     /// The plural of a kind.
     what: String,
-    /// What the API server said, or why it said nothing.
-    source: Box<kube::Error>,
+    /// What the API server answered, or why it did not.
+    cause: Box<kube::Error>,
 }
 
 /// Lists everything that decides about connectivity.
@@ -47,6 +48,15 @@ pub async fn list(client: &Client) -> Result<Listed, Error> {
     objects.nodes = all::<slim::Node>(client).await?.into_iter().map(Into::into).collect();
     objects.pods = all::<slim::Pod>(client).await?.into_iter().map(Into::into).collect();
     objects.services = all::<Service>(client).await?.into_iter().map(Into::into).collect();
+    objects.endpoint_slices = match all::<EndpointSlice>(client).await {
+        Ok(slices) => slices.into_iter().map(Into::into).collect(),
+        // Without the right to list them, pods and selectors say where most Services lead;
+        // of the others an explanation says that it does not know.
+        Err(Error { cause, .. }) if matches!(&*cause, kube::Error::Api(status) if matches!(status.code, 403 | 404)) => {
+            Vec::new()
+        }
+        Err(error) => return Err(error),
+    };
     for policy in all::<DeserializeGuard<slim::Policy>>(client).await? {
         let (namespace, name) = (policy.namespace().unwrap_or_default(), policy.name_any());
         match policy.0 {
@@ -81,7 +91,53 @@ where
                 all.clear();
                 params = ListParams::default();
             }
-            Err(error) => return Err(Error { what: K::plural(&()).into_owned(), source: Box::new(error) }),
+            Err(error) => return Err(Error { what: K::plural(&()).into_owned(), cause: Box::new(error) }),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::{StatusCode, Uri};
+    use axum::response::{IntoResponse as _, Response};
+    use axum::{Json, Router};
+    use serde_json::json;
+
+    use super::*;
+
+    /// A cluster whose lists are all empty, but for this answer about EndpointSlices.
+    async fn listed(slices: fn() -> Response) -> Result<Listed, Error> {
+        let answer = move |uri: Uri| async move {
+            if uri.path() == "/apis/discovery.k8s.io/v1/endpointslices" {
+                slices()
+            } else {
+                Json(json!({"metadata": {}, "items": []})).into_response()
+            }
+        };
+        list(&Client::new(Router::new().fallback(answer), "default")).await
+    }
+
+    fn refused(code: StatusCode) -> Response {
+        let reason = code.canonical_reason();
+        (code, Json(json!({"status": "Failure", "code": code.as_u16(), "reason": reason, "message": reason})))
+            .into_response()
+    }
+
+    #[tokio::test]
+    async fn endpoint_slices_are_read_and_the_right_to_do_so_is_not_needed() {
+        let one = listed(|| {
+            let metadata =
+                json!({"namespace": "shop", "name": "api-1", "labels": {"kubernetes.io/service-name": "api"}});
+            let endpoints = json!([{"addresses": ["192.0.2.1"]}]);
+            let slice = json!({"metadata": metadata, "addressType": "IPv4", "endpoints": endpoints, "ports": []});
+            Json(json!({"metadata": {}, "items": [slice]})).into_response()
+        });
+        let slices = one.await.expect("a list").objects.endpoint_slices;
+        assert_eq!(slices.iter().map(|slice| slice.service.as_str()).collect::<Vec<_>>(), ["api"]);
+        // An old server has no such version.
+        for none in [|| refused(StatusCode::FORBIDDEN), || refused(StatusCode::NOT_FOUND)] {
+            assert_eq!(listed(none).await.expect("a list").objects.endpoint_slices, []);
+        }
+        assert!(listed(|| refused(StatusCode::UNAUTHORIZED)).await.is_err());
     }
 }

@@ -29,8 +29,10 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::stream::{self, BoxStream};
+use http::HeaderValue;
+use http::header::USER_AGENT;
 use kube::config::{InferConfigError, KubeConfigOptions, Kubeconfig, KubeconfigError};
-use kube::core::DeserializeGuard;
+use kube::core::{DeserializeGuard, Status};
 use kube::runtime::watcher::{DefaultBackoff, Error as WatchError, Event as Watched};
 use kube::{Api, Client, Config, ResourceExt as _};
 use npc_compiler::engine::{self, PodKey};
@@ -50,22 +52,30 @@ use crate::metrics::{Kind, Watches};
 /// How long an answer may take to begin or to go on.
 const READ_TIMEOUT: Duration = Duration::from_secs(120);
 
+/// How npc names itself to the API server. Its audit log shows this, and its
+/// `managedFields` show the part before the slash for what npc writes.
+const AGENT_NAME: HeaderValue = HeaderValue::from_static(concat!("npc/", env!("CARGO_PKG_VERSION")));
+
 /// How many changes are gathered before the agent is told, if it could be told
 /// at once.
 const GATHERED: usize = 4096;
 
-/// Why there is no client for a cluster.
+/// Why there is no client for a cluster. The text has the cause in it, so no error
+/// has it as a source that would be printed again.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// No kubeconfig, and not in a pod either.
-    #[error("found no cluster: neither a kubeconfig (--kubeconfig, KUBECONFIG, ~/.kube/config) nor a service account")]
-    Infer(#[from] InferConfigError),
+    #[error(
+        "found no cluster: neither a kubeconfig (--kubeconfig, KUBECONFIG, ~/.kube/config) nor a service account: {}",
+        words(.0)
+    )]
+    Infer(InferConfigError),
     /// The kubeconfig that was named cannot be used.
-    #[error("cannot use the kubeconfig")]
-    Kubeconfig(#[from] KubeconfigError),
+    #[error("cannot use the kubeconfig: {}", words(.0))]
+    Kubeconfig(KubeconfigError),
     /// The client cannot be made.
-    #[error("cannot make a client for the API server")]
-    Client(#[from] kube::Error),
+    #[error("cannot make a client for the API server: {}", words(.0))]
+    Client(kube::Error),
 }
 
 /// A client for the cluster that kubectl would talk to, or, in a pod, for its
@@ -77,12 +87,16 @@ pub enum Error {
 pub async fn connect(kubeconfig: Option<&Path>, context: Option<String>) -> Result<Client, Error> {
     let options = KubeConfigOptions { context, ..KubeConfigOptions::default() };
     let mut config = match kubeconfig {
-        Some(path) => Config::from_custom_kubeconfig(Kubeconfig::read_from(path)?, &options).await?,
-        None if options.context.is_some() => Config::from_kubeconfig(&options).await?,
-        None => Config::infer().await?,
+        Some(path) => {
+            let kubeconfig = Kubeconfig::read_from(path).map_err(Error::Kubeconfig)?;
+            Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(Error::Kubeconfig)?
+        }
+        None if options.context.is_some() => Config::from_kubeconfig(&options).await.map_err(Error::Kubeconfig)?,
+        None => Config::infer().await.map_err(Error::Infer)?,
     };
     config.read_timeout = Some(READ_TIMEOUT);
-    Ok(Client::try_from(config)?)
+    config.headers.push((USER_AGENT, AGENT_NAME));
+    Client::try_from(config).map_err(Error::Client)
 }
 
 /// What a watch has to say.
@@ -405,7 +419,21 @@ fn is_refusal(error: &WatchError) -> bool {
 }
 
 /// An error with its causes, each said once.
-fn words(error: &dyn std::error::Error) -> String {
+///
+/// Some of kube's errors are left out: their text is the name of a Rust type and the
+/// text of the cause, or a `Status` as Rust prints it.
+fn words(error: &(dyn std::error::Error + 'static)) -> String {
+    let client = error.downcast_ref();
+    let watch = error.downcast_ref();
+    if let (Some(kube::Error::Api(status)), _) | (_, Some(WatchError::WatchError(status))) = (client, watch) {
+        return words_of(status);
+    }
+    let repeats =
+        matches!(client, Some(kube::Error::Service(_) | kube::Error::HyperError(_) | kube::Error::HttpError(_)))
+            || watch.is_some();
+    if let Some(cause) = error.source().filter(|_| repeats) {
+        return words(cause);
+    }
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -416,5 +444,56 @@ fn words(error: &dyn std::error::Error) -> String {
         }
         cause = error.source();
     }
-    text
+    // kube quotes paths, and prints them as Rust does.
+    text.replace("'\"", "'").replace("\"'", "'")
+}
+
+/// What the API server answered: its sentence, then the code and the reason.
+fn words_of(status: &Status) -> String {
+    let code = format!("{} {}", status.code, status.reason);
+    match status.message.as_str() {
+        "" => code.trim_end().to_owned(),
+        message => format!("{message} ({})", code.trim_end()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_are_in_words_and_not_as_rust_prints_them() {
+        let status = || Status::failure("pods is forbidden", "Forbidden").with_code(403).boxed();
+        let refused = || kube::Error::Service(std::io::Error::other("Connection refused").into());
+        let forbidden = "pods is forbidden (403 Forbidden)";
+        for (error, expected) in [
+            (Box::new(kube::Error::Api(status())) as Box<dyn std::error::Error>, forbidden),
+            (Box::new(WatchError::WatchError(status())), forbidden),
+            (Box::new(WatchError::InitialListFailed(kube::Error::Api(status()))), forbidden),
+            (Box::new(kube::Error::Service(Box::new(kube::Error::Api(status())))), forbidden),
+            (Box::new(refused()), "Connection refused"),
+            (Box::new(WatchError::WatchFailed(refused())), "Connection refused"),
+            (Box::new(kube::Error::Api(Status::failure("", "").with_code(502).boxed())), "502"),
+            (
+                Box::new(WatchError::NoResourceVersion),
+                "no metadata.resourceVersion in watch result (does resource support watch?)",
+            ),
+        ] {
+            assert_eq!(words(error.as_ref()), expected);
+        }
+    }
+
+    /// As commands print it: with all causes.
+    #[tokio::test]
+    async fn an_error_says_each_thing_once() {
+        let Err(error) = connect(Some(Path::new("/nowhere")), None).await else { panic!("there is no such file") };
+        let printed = format!("{:#}", anyhow::Error::new(error));
+        let expected = "cannot use the kubeconfig: failed to read kubeconfig from '/nowhere': No such file or directory (os error 2)";
+        assert_eq!(printed, expected);
+        let refused = tower::service_fn(|_: http::Request<kube::client::Body>| async {
+            Err::<http::Response<kube::client::Body>, _>(std::io::Error::other("Connection refused"))
+        });
+        let error = list(&Client::new(refused, "default")).await.expect_err("nothing answers");
+        assert_eq!(format!("{:#}", anyhow::Error::new(error)), "cannot list namespaces: Connection refused");
+    }
 }

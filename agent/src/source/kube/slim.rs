@@ -1,5 +1,5 @@
-//! The kinds that are watched, with the fields that matter and no others: a
-//! pod as the API server sends it takes some 29 kB when decoded whole.
+//! The kinds that the agent watches, with the fields that npc needs and no others:
+//! decoded whole, a pod as the API server sends it takes some 29 kB.
 
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::networking::v1::{NetworkPolicy, NetworkPolicySpec};
@@ -97,7 +97,7 @@ struct NodeStatus {
     addresses: Option<Vec<core::NodeAddress>>,
 }
 
-/// What of an object's metadata is kept.
+/// The part of an object's metadata that npc keeps.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct Metadata {
@@ -185,9 +185,8 @@ mod tests {
 
     use super::*;
 
-    /// What the slim type makes of an object is what the whole one does.
     #[test]
-    fn a_slim_pod_is_the_pod() {
+    fn a_slim_pod_gives_the_same_object_as_a_whole_one() {
         let pod = json!({
             "apiVersion": "v1", "kind": "Pod",
             "metadata": {
@@ -220,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slim_node_is_the_node() {
+    fn a_slim_node_gives_the_same_object_as_a_whole_one() {
         let node = json!({
             "apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1", "labels": {"a": "b"}},
             "spec": {"podCIDR": "10.1.0.0/24", "podCIDRs": ["10.1.0.0/24", "fd00:1::/64"], "providerID": "x"},
@@ -234,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_absent_or_null_is_nothing() {
+    fn absent_and_null_fields_are_empty() {
         let bare: Pod = serde_json::from_value(json!({"metadata": {"name": "p"}})).expect("a pod");
         assert_eq!(object::Pod::from(bare).ipv4, None);
         let null = json!({"metadata": {"name": "p", "labels": null}, "spec": {"containers": [], "hostNetwork": null}});

@@ -10,8 +10,8 @@ use std::fmt;
 use serde::de::{self, DeserializeSeed, Deserializer, IntoDeserializer, MapAccess, SeqAccess, Visitor};
 use serde::forward_to_deserialize_any;
 
-use super::position::Span;
 use super::scalar::{Scalar, resolve};
+use super::span::Span;
 use super::tree::{Entry, Node, Value};
 
 /// Why a node does not fit its type, and which one.

@@ -2,12 +2,13 @@
 //! matter, and how a document becomes one.
 
 use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::api::discovery::v1 as discovery;
 use k8s_openapi::api::networking::v1 as networking;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use npc_compiler::object::{Namespace, NetworkPolicy, Node as ClusterNode, Pod, Service, Workload};
+use npc_compiler::object::{EndpointSlice, Namespace, NetworkPolicy, Node as ClusterNode, Pod, Service, Workload};
 
 use super::decode::{Mismatch, Notes, decode};
-use super::position::Span;
+use super::span::Span;
 use super::tree::{Node, Value};
 
 /// The part of a kind's fields that is kept.
@@ -77,6 +78,15 @@ const SERVICE: Keep = Fields(&[
     ),
     ("status", Fields(&[("loadBalancer", All)])),
 ]);
+const ENDPOINT_SLICE: Keep = Fields(&[
+    ("apiVersion", All),
+    ("kind", All),
+    ("metadata", METADATA),
+    ("addressType", All),
+    ("ports", All),
+    ("endpoints", All),
+]);
+const ENDPOINTS: Keep = Fields(&[("apiVersion", All), ("kind", All), ("metadata", METADATA), ("subsets", All)]);
 const TEMPLATE: Keep = Fields(&[("metadata", METADATA), ("spec", POD_SPEC)]);
 const WORKLOAD: Keep = Fields(&[
     ("apiVersion", All),
@@ -100,6 +110,9 @@ pub(super) enum Kind {
     Pod,
     Node,
     Service,
+    EndpointSlice,
+    /// The older form of EndpointSlices, which operators still write by hand.
+    Endpoints,
     Policy,
     /// Makes pods after the template at `spec.template`.
     Workload,
@@ -119,6 +132,8 @@ impl Kind {
             ("", "Pod") => Self::Pod,
             ("", "Node") => Self::Node,
             ("", "Service") => Self::Service,
+            ("", "Endpoints") => Self::Endpoints,
+            ("discovery.k8s.io", "EndpointSlice") => Self::EndpointSlice,
             ("networking.k8s.io", "NetworkPolicy") => Self::Policy,
             ("", "ReplicationController")
             | ("apps" | "extensions", "Deployment" | "DaemonSet" | "ReplicaSet" | "StatefulSet")
@@ -139,6 +154,8 @@ impl Kind {
             Self::Pod => &POD,
             Self::Node => &NODE,
             Self::Service => &SERVICE,
+            Self::EndpointSlice => &ENDPOINT_SLICE,
+            Self::Endpoints => &ENDPOINTS,
             Self::Policy => &POLICY,
             Self::Workload => &WORKLOAD,
             Self::CronJob => &CRON_JOB,
@@ -215,6 +232,7 @@ pub(super) enum Body {
     Idle,
     Node(ClusterNode),
     Service(Service),
+    EndpointSlices(Vec<EndpointSlice>),
     Policy(Box<NetworkPolicy>),
 }
 
@@ -264,6 +282,16 @@ pub(super) fn read(
         Kind::Service => {
             let (spec, status) = (field(node, &["spec"], notes)?, field(node, &["status"], notes)?);
             Body::Service(core::Service { metadata, spec: Some(spec), status: Some(status) }.into())
+        }
+        Kind::EndpointSlice => {
+            let (endpoints, ports) = (field(node, &["endpoints"], notes)?, field(node, &["ports"], notes)?);
+            let address_type = field::<Option<String>>(node, &["addressType"], notes)?.unwrap_or_default();
+            let slice = discovery::EndpointSlice { address_type, endpoints, metadata, ports };
+            Body::EndpointSlices(vec![slice.into()])
+        }
+        Kind::Endpoints => {
+            let subsets = field(node, &["subsets"], notes)?;
+            Body::EndpointSlices(EndpointSlice::of_endpoints(core::Endpoints { metadata, subsets }))
         }
         Kind::Policy => {
             let mut policy =

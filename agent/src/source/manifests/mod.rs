@@ -30,6 +30,7 @@ mod parse;
 mod position;
 mod problem;
 mod scalar;
+mod span;
 mod tree;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -40,8 +41,9 @@ use std::sync::Arc;
 
 use npc_compiler::object::Objects;
 
-pub use position::{Location, Mark, Positions, Span};
+pub use position::{Location, Positions};
 pub use problem::{Errors, ObjectRef, Problem, Severity};
+pub use span::{Mark, Span};
 
 pub(super) use assemble::assemble;
 pub(super) use files::walk;

@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use super::decode::{Mismatch, Notes};
 use super::kinds::{self, Body, Kind};
-use super::position::{Mark, Span, walk};
+use super::position::walk;
 use super::problem::{ObjectRef, Problem, Severity};
+use super::span::{Mark, Span};
 use super::tree::{self, Node, Value};
 use npc_compiler::object::Workload;
 

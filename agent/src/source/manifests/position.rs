@@ -5,25 +5,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::problem::ObjectRef;
+use super::span::Span;
 use super::tree::{Node, Value};
-
-/// A place in a text: line and column, both from 1; columns count characters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
-pub struct Mark {
-    /// The line, from 1.
-    pub line: u32,
-    /// The column, from 1.
-    pub column: u32,
-}
-
-/// A stretch of a text.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
-pub struct Span {
-    /// Where it begins.
-    pub start: Mark,
-    /// Just behind its last character.
-    pub end: Mark,
-}
 
 /// Where a field stands.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

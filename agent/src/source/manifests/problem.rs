@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::position::Span;
+use super::span::Span;
 
 /// How bad a [`Problem`] is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use granit_parser::{Event, Marker, Parser, ScalarStyle, ScanError};
 
-use super::position::{Mark, Span};
+use super::span::{Mark, Span};
 
 /// How deep a document may nest, aliases followed. Kubernetes objects stay
 /// below 20.

@@ -1,4 +1,4 @@
-//! Which field of which policy a difference comes from.
+//! The field and the policy that a difference comes from.
 
 use std::collections::BTreeMap;
 

@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::without_pods;
 use crate::algebra::cidr::{self, AddressSet};
 use crate::algebra::ranges::RangeSet;
 use crate::cluster::{Cluster, PodId};
 use crate::object::Family;
 use crate::verdict::flow::End;
 use crate::verdict::matrix::judge::{KindId, Kinds};
+use crate::verdict::zone::free_address;
 
 /// One side of some flows.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -35,7 +35,7 @@ pub struct Share {
 }
 
 impl Ends {
-    /// Whether it means nobody.
+    /// Whether it means no end.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.shares.is_empty() && self.outside.is_empty()
@@ -82,8 +82,9 @@ impl<'a> Workloads<'a> {
         }
         let addresses = made.kind_of.keys().filter_map(|pod| cluster.address(*pod, Family::V4)).map(cidr::number);
         let pods = RangeSet::from_ranges(addresses.map(|number| (number, number)));
-        for zone in kinds.zones(Family::V4) {
-            if let Some(address) = without_pods(zone, &pods) {
+        let zones: Vec<(u128, u128)> = kinds.zones().ranges(Family::V4).collect();
+        for zone in zones {
+            if let Some(address) = free_address(Family::V4, zone, &pods) {
                 made.outside.insert(kinds.kind(End::Address(address), Some(Family::V4)), zone);
             }
         }

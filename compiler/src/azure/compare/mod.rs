@@ -1,6 +1,6 @@
 //! The flows whose verdict changes from Azure NPM to npc, and why.
 //!
-//! Ends that neither of the two can tell apart are one kind, so the work is
+//! Ends that neither of the two distinguishes are one kind, so the work is
 //! that of pairs of kinds, and only where a group judges a kind differently.
 //! What the two judge differently in one direction and the other direction
 //! denies anyway is no difference.
@@ -15,16 +15,14 @@ use rustc_hash::FxHashMap;
 use super::model::{Model, named};
 use super::translate::Peer;
 use super::{Placement, Reason};
-use crate::algebra::cidr::{self, AddressSet};
-use crate::algebra::ranges::RangeSet;
-use crate::algebra::selector::Selector;
 use crate::algebra::traffic::Traffic;
+use crate::cluster::backend::{Backend, BackendEnd};
 use crate::cluster::group::{Admitted, GroupId, Groups};
 use crate::cluster::{PodId, PolicyId};
-use crate::object::{Exposure, Family, Service, TargetPort};
+use crate::object::{Exposure, Family, Service};
 use crate::policy::Direction;
 use crate::verdict::flow::End;
-use crate::verdict::matrix::judge::{Judge, KindId, Kinds, Known, TrafficId};
+use crate::verdict::matrix::judge::{KindId, Kinds, PairVerdicts, TrafficId, TrafficTable};
 use crate::verdict::pairs;
 use ends::Workloads;
 
@@ -101,8 +99,8 @@ struct Comparison<'a> {
     groups: &'a Groups,
     kinds: Kinds<'a>,
     workloads: Workloads<'a>,
-    judge: Judge,
-    known: Known,
+    judge: PairVerdicts,
+    known: TrafficTable,
     /// What Azure NPM lets each group exchange with each kind.
     azure: Vec<Vec<TrafficId>>,
     by_kind: BTreeMap<Cause, ByKind>,
@@ -118,12 +116,12 @@ impl<'a> Comparison<'a> {
                     kinds.cut(Family::V4, addresses);
                 }
                 if named(term).next().is_some() {
-                    kinds.tell_ports();
+                    kinds.distinguish_ports();
                 }
             }
         }
         let workloads = Workloads::new(model.cluster, &mut kinds);
-        let mut known = Known::new();
+        let mut known = TrafficTable::new();
         let judge = kinds.judge(&mut known);
         let azure = azure_admits(model, groups, &kinds, &mut known);
         let (by_kind, flows) = (BTreeMap::new(), BTreeMap::new());
@@ -203,14 +201,21 @@ impl<'a> Comparison<'a> {
 
     /// Flows that come by way of a Service.
     fn by_service(&mut self, service: &Service) {
-        let Some(labels) = &service.selector else { return };
         let cluster = self.model.cluster;
-        let selector = Selector::of_labels(labels);
         let name = format!("{}/{}", service.namespace, service.name);
-        let backends: Vec<PodId> = (cluster.endpoints())
-            .filter(|(_, pod)| pod.namespace == service.namespace && selector.matches(&pod.labels))
-            .map(|(id, _)| id)
-            .collect();
+        let mut backends = BTreeMap::<PodId, Traffic>::new();
+        for port in &service.ports {
+            // No policy applies to a pod in its node's network, so neither of the two
+            // engines denies it anything.
+            for Backend { end, port: number } in cluster.backends(service, port).unwrap_or_default() {
+                let BackendEnd::Pod(pod) = end else { continue };
+                if cluster.class_of(pod).is_none() {
+                    continue;
+                }
+                let targets = backends.entry(pod).or_default();
+                *targets = targets.union(&Traffic::ports(port.protocol, number, number));
+            }
+        }
         let cause = |reason, change, policies, direction| {
             let service = Some(name.clone());
             Cause { reason, change, policies, path: None, service, direction, family: Family::V4 }
@@ -218,8 +223,9 @@ impl<'a> Comparison<'a> {
         let behind = self.model.placement == Placement::BehindKubeProxy;
         // What policies deny each to itself.
         let mut to_itself = BTreeMap::<(BTreeSet<PolicyId>, Traffic), Vec<PodId>>::new();
-        for pod in backends {
-            let targets = targets(service, cluster.pod(pod).ports.as_slice());
+        // What policies deny to addresses outside, by source.
+        let mut by_node_port = BTreeMap::<(Vec<PolicyId>, Traffic), BTreeMap<KindId, BTreeSet<PodId>>>::new();
+        for (pod, targets) in backends {
             let denied = targets.difference(&self.model.verdict(End::Pod(pod), End::Pod(pod), Some(Family::V4)));
             if !denied.is_none() {
                 let group = |direction| self.groups.of(pod, direction).map(|group| self.groups.get(group));
@@ -227,16 +233,25 @@ impl<'a> Comparison<'a> {
                 to_itself.entry((policies.copied().collect(), denied)).or_default().push(pod);
             }
             let Some(group) = self.groups.of(pod, Direction::Ingress).filter(|_| behind) else { continue };
-            let (Exposure::AnyNode, Some(to)) = (service.exposure, self.workloads.kind_of(pod)) else { continue };
+            if service.exposure != Exposure::AnyNode || self.workloads.kind_of(pod).is_none() {
+                continue;
+            }
             for from in self.workloads.outside() {
                 let ours = self.known.traffic(self.judge.admitted(group, from));
                 let denied = targets.difference(&ours);
                 if !denied.is_none() {
                     let policies = self.groups.get(group).key.policies.clone();
-                    let key = cause(Reason::NodePort, Change::NewlyDenied, policies, Some(Direction::Ingress));
-                    let by_traffic = self.by_kind.entry(key).or_default();
-                    by_traffic.entry(denied).or_default().entry(from).or_default().insert(to);
+                    by_node_port.entry((policies, denied)).or_default().entry(from).or_default().insert(pod);
                 }
+            }
+        }
+        for ((policies, traffic), by_source) in by_node_port {
+            let cause = cause(Reason::NodePort, Change::NewlyDenied, policies, Some(Direction::Ingress));
+            // Pods, not their kinds: no rule distinguishes a backend from other pods of its kind.
+            for (to, from) in joined(by_source) {
+                let (from, to) = (self.workloads.of_kinds(from), self.workloads.of_pods(&Vec::from_iter(to)));
+                let flows = Flows { from, to, traffic: traffic.clone(), to_itself: false };
+                self.flows.entry(cause.clone()).or_default().push(flows);
             }
         }
         for ((policies, traffic), pods) in to_itself {
@@ -247,7 +262,7 @@ impl<'a> Comparison<'a> {
         }
     }
 
-    /// Flows over IPv6, all of which Azure NPM lets pass.
+    /// Flows over IPv6. Azure NPM lets all of them pass.
     fn by_ipv6(&mut self) {
         let cluster = self.model.cluster;
         let has_address = |pod: &PodId| cluster.address(*pod, Family::V6).is_some();
@@ -290,11 +305,7 @@ impl<'a> Comparison<'a> {
     fn finish(mut self) -> Vec<Difference> {
         for (cause, by_traffic) in std::mem::take(&mut self.by_kind) {
             for (traffic, by_source) in by_traffic {
-                let mut joined = BTreeMap::<BTreeSet<KindId>, Vec<KindId>>::new();
-                for (from, to) in by_source {
-                    joined.entry(to).or_default().push(from);
-                }
-                for (to, from) in joined {
+                for (to, from) in joined(by_source) {
                     let (from, to) = (self.workloads.of_kinds(from), self.workloads.of_kinds(to));
                     let flows = Flows { from, to, traffic: traffic.clone(), to_itself: false };
                     self.flows.entry(cause.clone()).or_default().push(flows);
@@ -310,8 +321,22 @@ impl<'a> Comparison<'a> {
     }
 }
 
+/// Sources with equal destinations, joined.
+fn joined<T: Ord>(by_source: BTreeMap<KindId, BTreeSet<T>>) -> BTreeMap<BTreeSet<T>, Vec<KindId>> {
+    let mut joined = BTreeMap::<_, Vec<KindId>>::new();
+    for (from, to) in by_source {
+        joined.entry(to).or_default().push(from);
+    }
+    joined
+}
+
 /// What Azure NPM lets each group exchange with each kind.
-fn azure_admits(model: &Model<'_>, groups: &Groups, kinds: &Kinds<'_>, known: &mut Known) -> Vec<Vec<TrafficId>> {
+fn azure_admits(
+    model: &Model<'_>,
+    groups: &Groups,
+    kinds: &Kinds<'_>,
+    known: &mut TrafficTable,
+) -> Vec<Vec<TrafficId>> {
     let count = kinds.iter().count();
     let mut meant_by = FxHashMap::<&Peer, Vec<KindId>>::default();
     let mut admits = Vec::new();
@@ -340,27 +365,4 @@ fn azure_admits(model: &Model<'_>, groups: &Groups, kinds: &Kinds<'_>, known: &m
         admits.push(row);
     }
     admits
-}
-
-/// What a service sends to a backend.
-fn targets(service: &Service, ports: &[crate::object::ContainerPort]) -> Traffic {
-    let mut targets = Traffic::none();
-    for port in &service.ports {
-        let numbers: Vec<u16> = match &port.target {
-            TargetPort::Number(number) => vec![*number],
-            TargetPort::Name(name) => {
-                ports.iter().filter(|p| p.name == *name && p.protocol == port.protocol).map(|p| p.port).collect()
-            }
-        };
-        for number in numbers {
-            targets = targets.union(&Traffic::ports(port.protocol, number, number));
-        }
-    }
-    targets
-}
-
-/// A zone without the addresses of pods, if there is any.
-fn without_pods(zone: (u128, u128), pods: &AddressSet) -> Option<std::net::IpAddr> {
-    let rest = RangeSet::range(zone.0, zone.1).difference(pods);
-    rest.ranges().first().map(|(first, _)| cidr::address(Family::V4, *first))
 }

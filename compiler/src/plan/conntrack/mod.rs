@@ -9,12 +9,9 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use rustc_hash::FxHashMap;
-
 use crate::object::{Family, Protocol};
 use crate::plan::{Held, KernelState, Plan, SetWrite, Step};
-use crate::ruleset::parse;
-use crate::ruleset::program::{ChainName, FORWARD_CHAIN, Match, Member, Rule, SetField, SetName, Target};
+use crate::ruleset::program::{ChainName, FORWARD_CHAIN, Match, Member, SetField, SetName, Target};
 
 /// A flow as its first packet was when it was forwarded: after the destination
 /// was translated (a Service's address is a pod's by then), before the source
@@ -54,8 +51,6 @@ pub trait Ends {
 pub struct Judge<'a, E> {
     state: &'a KernelState,
     ends: &'a E,
-    /// The chains that were met, read.
-    chains: FxHashMap<(Family, &'a ChainName), Vec<Rule>>,
 }
 
 /// How a walk through chains ends.
@@ -69,14 +64,15 @@ impl<'a, E: Ends> Judge<'a, E> {
     /// Will judge by this state, which has to be one that npc made.
     #[must_use]
     pub fn new(state: &'a KernelState, ends: &'a E) -> Self {
-        Self { state, ends, chains: FxHashMap::default() }
+        Self { state, ends }
     }
 
     /// Whether the first packet of a flow would be dropped now.
     ///
     /// What is between a pod and its own node is never forwarded, and what a
     /// pod sends to itself is always allowed, so neither is ever forbidden.
-    pub fn forbids(&mut self, tuple: &Tuple) -> bool {
+    #[must_use]
+    pub fn forbids(&self, tuple: &Tuple) -> bool {
         let Tuple { source, destination, .. } = *tuple;
         if self.ends.is_departed(source) || self.ends.is_departed(destination) {
             return true;
@@ -89,52 +85,32 @@ impl<'a, E: Ends> Judge<'a, E> {
             return false;
         }
         let family = Family::of(&source);
-        let start = self.state.family(family).chains.get_key_value(FORWARD_CHAIN);
-        start.is_some_and(|(chain, _)| self.walk(family, chain, tuple) == Outcome::Dropped)
-    }
-
-    /// Walks a chain and those that it leads to. No chain of ours leads back
-    /// to one before it.
-    fn walk(&mut self, family: Family, chain: &'a ChainName, tuple: &Tuple) -> Outcome {
         let held = self.state.family(family);
-        let rules = self.chains.remove(&(family, chain)).unwrap_or_else(|| read(held, chain));
-        let mut outcome = Outcome::Returned;
-        for rule in &rules {
-            if !rule.matches.iter().all(|one| matches(held, one, tuple)) {
-                continue;
-            }
-            let mut enter = |next: &ChainName| match held.chains.get_key_value(next) {
-                Some((next, _)) => self.walk(family, next, tuple),
-                None => Outcome::Returned,
-            };
-            match &rule.target {
-                Target::Return => break,
-                Target::Log => {}
-                Target::Drop => {
-                    outcome = Outcome::Dropped;
-                    break;
-                }
-                Target::Jump(next) => {
-                    if enter(next) == Outcome::Dropped {
-                        outcome = Outcome::Dropped;
-                        break;
-                    }
-                }
-                Target::Goto(next) => {
-                    outcome = enter(next);
-                    break;
-                }
-            }
-        }
-        self.chains.insert((family, chain), rules);
-        outcome
+        held.chains.contains_key(FORWARD_CHAIN) && walk(held, &ChainName::forward(), tuple) == Outcome::Dropped
     }
 }
 
-/// The rules of a chain. All of them are ours, so all can be read.
-fn read(held: &Held, chain: &ChainName) -> Vec<Rule> {
-    let lines = held.chains.get(chain).into_iter().flatten();
-    lines.filter_map(|line| parse::rule(line).ok()).map(|(_, rule)| rule).collect()
+/// Walks a chain and those that it leads to. No chain of ours leads back to one before
+/// it.
+fn walk(held: &Held, chain: &ChainName, tuple: &Tuple) -> Outcome {
+    for rule in held.chains.get(chain).into_iter().flatten() {
+        if !rule.matches.iter().all(|one| matches(held, one, tuple)) {
+            continue;
+        }
+        match &rule.target {
+            Target::Return => return Outcome::Returned,
+            // What npc did not write is not in a state that it made.
+            Target::Log | Target::Foreign(_) => {}
+            Target::Drop => return Outcome::Dropped,
+            Target::Jump(next) => {
+                if walk(held, next, tuple) == Outcome::Dropped {
+                    return Outcome::Dropped;
+                }
+            }
+            Target::Goto(next) => return walk(held, next, tuple),
+        }
+    }
+    Outcome::Returned
 }
 
 /// Whether the first packet of a flow meets a condition. It opens its flow, unless
@@ -195,10 +171,9 @@ fn prefix_holds(members: &BTreeSet<Member>, address: IpAddr) -> bool {
     matches!(last, Some(Member::Prefix(prefix)) if prefix.contains(address))
 }
 
-/// Whether some packet may be dropped after a plan that was let through
-/// before it. Of writes to sets alone it is told exactly enough: peers that
-/// come and endpoints that are isolated no more, as the most frequent changes
-/// are, narrow nothing. New rules may always do.
+/// Whether some packet may be dropped after a plan that was let through before it. The
+/// most frequent changes are writes to sets alone: peers that come and endpoints that are
+/// isolated no more narrow nothing. New rules always may.
 #[must_use]
 pub fn may_narrow(plan: &Plan) -> bool {
     let writes = || {

@@ -89,7 +89,7 @@ fn state(node: &str, options: &Options) -> KernelState {
 fn a_flow_is_forbidden_where_its_first_packet_would_be_dropped() {
     let options = Options::default();
     let (here, near) = (state("n1", &options), world([1, 2], &[]));
-    let mut judge = Judge::new(&here, &near);
+    let judge = Judge::new(&here, &near);
     for (forbidden, why, tuple) in [
         (false, "admitted", flow("10.0.0.2", "10.0.0.1", 6, 5432)),
         (false, "admitted", flow("fd00::2", "fd00::1", 6, 5432)),
@@ -114,7 +114,7 @@ fn a_flow_is_forbidden_where_its_first_packet_would_be_dropped() {
     }
     // Each node judges its own ends.
     let (there, beyond) = (state("n2", &options), world([3, 4], &[]));
-    let mut judge = Judge::new(&there, &beyond);
+    let judge = Judge::new(&there, &beyond);
     assert!(!judge.forbids(&flow("10.0.0.1", "10.0.0.3", 6, 1)));
     assert!(!judge.forbids(&flow("10.0.0.4", "10.0.0.1", 6, 5432)));
     let allowing = state("n1", &Options { allow_tunnels: true, ..options });
@@ -124,7 +124,7 @@ fn a_flow_is_forbidden_where_its_first_packet_would_be_dropped() {
 #[test]
 fn flows_of_a_departed_pod_are_nobodys() {
     let (here, world) = (state("n1", &Options::default()), world([1, 1], &["10.0.0.2"]));
-    let mut judge = Judge::new(&here, &world);
+    let judge = Judge::new(&here, &world);
     assert!(judge.forbids(&flow("10.0.0.2", "10.0.0.1", 6, 5432)));
     assert!(judge.forbids(&flow("203.0.113.1", "10.0.0.2", 6, 1)));
     assert!(!judge.forbids(&flow("10.0.0.1", "10.0.0.3", 17, 1)));

@@ -2,9 +2,8 @@
 //! about flows that the kernel knows. Both as narrowly as a rule can say, because
 //! by type and state alone either is a tunnel past all policies.
 
-use super::{Options, SelfMatch};
 use crate::object::Family;
-use crate::plan::KernelState;
+use crate::ruleset::options::{Lacks, Options, SelfMatch};
 use crate::ruleset::program::{Match, Rule, Target};
 
 /// ICMPv6 types of neighbour discovery that any host sends, and the lengths of
@@ -22,33 +21,8 @@ const OF_ROUTERS: [(u8, u16); 2] = [(134, 56), (137, 80)];
 /// 1812, section 4.3.2.3) and IPv6's least MTU (RFC 4443, section 2.4): these are
 /// what routers send. At least two IP headers and that of ICMP; the kernel takes
 /// less for no error about a known flow. A lower bound has to be there, because
-/// the length of an IPv6 packet above 65,535 bytes is told as a small number.
+/// the kernel compares the length of an IPv6 packet above 65,535 bytes as a small number.
 const ERROR_LENGTHS: [(u16, u16); 2] = [(48, 576), (88, 1280)];
-
-/// Matches that a kernel lacks and that rules do without. What holds then is
-/// said with each.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Lacks {
-    /// `hl`: neighbour discovery is told by its type and length alone, so
-    /// routed packets of these types pass too.
-    pub hop_limit: bool,
-    /// `length`: neighbour discovery and ICMP errors may be of any length.
-    pub length: bool,
-    /// `devgroup`: an ICMP error from a pod's interface is one from anywhere, and
-    /// so is a router's advertisement.
-    pub device_group: bool,
-}
-
-impl Lacks {
-    /// What the rules of a kernel that an agent wrote do without. Those for
-    /// neighbour discovery, which are always there, use all of it.
-    #[must_use]
-    pub fn of_held(held: &KernelState) -> Self {
-        let lines = || [&held.v4, &held.v6].into_iter().flat_map(|held| held.chains.values().flatten());
-        let lacks = |module: &str| !lines().any(|line| line.contains(module));
-        Self { hop_limit: lacks(" -m hl "), length: lacks(" -m length "), device_group: lacks(" -m devgroup ") }
-    }
-}
 
 /// The rules that let neighbour discovery through, which conntrack does not
 /// track. Hosts take none that a router has forwarded (RFC 4861, section 6.1),

@@ -37,51 +37,8 @@ use crate::ruleset::program::{
     ChainName, FamilyProgram, Match, Member, Program, Rule, Set, SetField, SetKind, SetName, Target,
 };
 
-pub use icmp::Lacks;
+pub use crate::ruleset::options::{Lacks, Options, SelfMatch};
 use icmp::{errors, neighbour_discovery};
-
-/// How a pod's traffic to itself is told, and an ICMP error about what was sent
-/// to its sender.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum SelfMatch {
-    /// One `-m bpf` rule for every pod, and one for errors.
-    #[default]
-    Bpf,
-    /// One rule for each isolated endpoint, for kernels without `xt_bpf`. Errors
-    /// from pods' interfaces are dropped, since nothing tells what they quote.
-    PerEndpoint,
-}
-
-/// What a program depends on besides the cluster.
-#[derive(Debug, Clone, Default)]
-#[allow(clippy::struct_excessive_bools, reason = "each is a choice that stands by itself")]
-pub struct Options {
-    /// How a pod's traffic to itself is told.
-    pub self_match: SelfMatch,
-    /// What rules have to do without.
-    pub lacks: Lacks,
-    /// Whether flows that were established go on under policies that deny
-    /// them. Otherwise their conntrack entries are deleted, and a TCP segment
-    /// of an isolated endpoint that opens no connection and belongs to none is
-    /// dropped unless a rule tells that it goes to a server: the kernel would
-    /// take it for a connection and, where the server talks, turn the denied one
-    /// around.
-    pub keep_established: bool,
-    /// Whether endpoints that are isolated for egress may send [`TUNNELS`]
-    /// where a rule admits every protocol, and to [`TUNNEL_PORTS`] where one
-    /// admits all of UDP.
-    ///
-    /// [`TUNNELS`]: crate::algebra::traffic::TUNNELS
-    /// [`TUNNEL_PORTS`]: crate::algebra::traffic::TUNNEL_PORTS
-    pub allow_tunnels: bool,
-    /// Whether the chains of groups tell of the packets that they drop, by
-    /// NFLOG.
-    pub log_denied: bool,
-    /// Whether what comes from a pod's interface with a source that is not the
-    /// pod's is dropped. Which interfaces these are, and what may come from
-    /// each, no object tells: a program has the set for it, empty.
-    pub anti_spoof: bool,
-}
 
 /// `fe80::/10` (RFC 4291, section 2.5.6).
 const LINK_LOCAL: Ipv6Network = Ipv6Network::new_checked(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10).unwrap();
@@ -92,7 +49,7 @@ const MULTICAST_V4: Ipv4Network = Ipv4Network::new_checked(Ipv4Addr::new(224, 0,
 /// `ff00::/8` (RFC 4291, section 2.7).
 const MULTICAST_V6: Ipv6Network = Ipv6Network::new_checked(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0), 8).unwrap();
 
-/// The address of who has none (RFC 1122, section 3.2.1.3; RFC 4291, section
+/// The source of a host that has no address (RFC 1122, section 3.2.1.3; RFC 4291, section
 /// 2.5.2).
 const UNSPECIFIED_V4: Ipv4Network = Ipv4Network::new_checked(Ipv4Addr::UNSPECIFIED, 32).unwrap();
 const UNSPECIFIED_V6: Ipv6Network = Ipv6Network::new_checked(Ipv6Addr::UNSPECIFIED, 128).unwrap();
@@ -237,7 +194,7 @@ pub(crate) fn joint(direction: Direction, chains: &[ChainName]) -> Option<(Chain
     for chain in chains {
         fields.add(chain.as_str());
     }
-    let name = ChainName::new(&format!("{}-{}", letter(direction), fields.finish().short()));
+    let name = ChainName::group(direction, &fields.finish());
     let comment = || Match::Comment("several pods of this node list one address".to_owned());
     let (last, others) = chains.split_last()?;
     let others = others.iter().map(|chain| Target::Jump(chain.clone()));
@@ -286,8 +243,8 @@ pub(crate) fn forward(
     let rule = |matches: Vec<Match>, target| Rule { matches, target };
     let mut rules = Vec::new();
     if options.anti_spoof {
-        // Before what belongs to a known flow: who forges the source of one can
-        // end it, or speak in it.
+        // Before what belongs to a known flow: a pod that forges its source can end it, or
+        // send in it.
         let forged = vec![Match::FromPods, Match::NotInSet(SetName::own(family), SetField::SourceInterface)];
         rules.push(rule(forged, Target::Jump(ChainName::spoof())));
         chains.insert(ChainName::spoof(), spoofed(family));
@@ -328,9 +285,8 @@ pub(crate) fn forward(
         rules.push(rule(vec![gate], Target::Jump(ChainName::entry(direction))));
     }
     if !options.keep_established {
-        // Once more, because each question is one look-up, and a write may come
-        // between two: who left a direction after the first question was not
-        // judged in it.
+        // Once more, because a write may come between two look-ups: an endpoint that left
+        // a direction's isolated set after the first one was not judged in it.
         rules.push(stray());
     }
     chains.insert(ChainName::forward(), rules);
@@ -431,8 +387,8 @@ pub(crate) fn lead(
     };
     let chain_of = |node: &Node| match node {
         Node::Leaf(group) => groups[group].clone(),
-        Node::Inner { path, .. } => ChainName::new(&format!("{}T-{path}", letter(direction))),
-        Node::List { path, .. } => ChainName::new(&format!("{}L-{path}", letter(direction))),
+        Node::Inner { path, .. } => ChainName::dispatch(direction, &path.to_string()),
+        Node::List { path, .. } => ChainName::dispatch_list(direction, &path.to_string()),
     };
     tree.walk(&mut |node| {
         let is_root = std::ptr::eq(node, tree);
@@ -457,7 +413,7 @@ pub(crate) fn lead(
 
 /// The chain of a group, named by its content.
 pub(crate) fn chain_of_leaf(family: Family, direction: Direction, leaf: &Leaf) -> ChainName {
-    ChainName::new(&format!("{}-{}", letter(direction), leaf.hash(family).short()))
+    ChainName::group(direction, &leaf.hash(family))
 }
 
 /// One family's program in the making.
@@ -521,19 +477,10 @@ impl Layout<'_> {
     }
 }
 
-/// What the chains of a direction's tree and groups begin with.
-const fn letter(direction: Direction) -> char {
-    match direction {
-        Direction::Ingress => 'I',
-        Direction::Egress => 'E',
-    }
-}
-
 /// The name of a set that the tree asks.
 pub(crate) fn set_at(family: Family, direction: Direction, at: &SetAt) -> SetName {
-    let place = match at {
-        SetAt::Left(path) => format!("t{path}"),
-        SetAt::Group(group) => format!("g{}", group.short()),
-    };
-    SetName::of_tree(family, direction, &place)
+    match at {
+        SetAt::Left(path) => SetName::dispatch(family, direction, &path.to_string()),
+        SetAt::Group(group) => SetName::dispatch_group(family, direction, group),
+    }
 }

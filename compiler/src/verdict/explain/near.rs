@@ -2,8 +2,8 @@
 //!
 //! A rule is an AND of its peer (namespace and pod labels, or a block) and its
 //! port (protocol, and number or name). All parts are judged, without stopping
-//! at the first that fails; the nearest rule is the one of which fewest fail,
-//! and of those the one for which fewest labels would have to change.
+//! at the first that fails; the nearest rule is the one with the fewest parts
+//! that fail, and of those the one for which fewest labels would have to change.
 
 use crate::algebra::cidr;
 use crate::algebra::selector::{Operator, Requirement, Selector};
@@ -14,11 +14,12 @@ use crate::object::{ContainerPort, Family, Labels, Protocol};
 use crate::policy::{Direction, IpBlock, Namespaces, Peer, Peers, PodPeer, PolicyRule, PortMatch, Ports};
 use crate::verdict::flow::End;
 
-use super::{Party, Question};
+use super::question::{Party, Question};
 
 /// Why a flow is denied; stable codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[allow(missing_docs, reason = "each is its code, which `npc reason` explains at length")]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum Code {
     DefaultDenyOnly,
     PeerLabelMissing,
@@ -110,6 +111,7 @@ pub enum Of {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 #[allow(missing_docs, reason = "the words of the API")]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum Part {
     Namespace,
     Pod,
@@ -130,7 +132,7 @@ impl Candidate {
 }
 
 /// The rules of a group that miss the traffic by least. Rules that admit
-/// nobody or nothing, whatever anyone changes at the other end, are no
+/// no end or no traffic, whatever changes at the other end, are no
 /// candidates.
 pub(super) fn nearest(
     cluster: &Cluster,
@@ -165,7 +167,7 @@ pub(super) fn judged(
         _ => None,
     };
     let classes = seen.classes;
-    let judge = Judge { cluster, question, direction, other, classes, denied, destination };
+    let judge = RuleMatcher { cluster, question, direction, other, classes, denied, destination };
     let mut all = Vec::new();
     for policy in &group.key.policies {
         for rule in cluster.policy(*policy).rules(direction) {
@@ -182,7 +184,7 @@ pub(super) fn judged(
     all
 }
 
-struct Judge<'a> {
+struct RuleMatcher<'a> {
     cluster: &'a Cluster,
     question: &'a Question,
     direction: Direction,
@@ -194,9 +196,9 @@ struct Judge<'a> {
     destination: Option<&'a [ContainerPort]>,
 }
 
-impl Judge<'_> {
+impl RuleMatcher<'_> {
     /// What fails of the nearest peer, and how many labels; none where the
-    /// rule has no peer that could be anyone.
+    /// rule has no peer that could mean any end.
     fn peers(&self, rule: &PolicyRule) -> Option<(Vec<Conjunct>, usize)> {
         let peers = match &rule.peers {
             Peers::Everyone => return Some((Vec::new(), 0)),

@@ -4,12 +4,13 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use super::*;
+use crate::algebra::traffic::Traffic;
+use crate::cluster::Cluster;
+use crate::cluster::group::Groups;
+use crate::object::{Family, Protocol};
+use crate::policy::Direction;
 use crate::sample::{cluster, objects};
-use crate::verdict::flow::directed;
-
-fn groups(cluster: &Cluster) -> Groups {
-    Groups::new(cluster, cluster.endpoints().map(|(id, _)| id))
-}
+use crate::verdict::flow::{End, directed, exemption};
 
 fn asked() -> impl Strategy<Value = Traffic> {
     let tcp = |first, last| Traffic::ports(Protocol::Tcp, first, last);
@@ -30,7 +31,7 @@ proptest! {
     #[test]
     fn explanations_say_what_verdicts_say(objects in objects(), traffic in asked()) {
         let cluster = Cluster::new(&objects);
-        let groups = groups(&cluster);
+        let groups = Groups::of_cluster(&cluster);
         let outside = ["10.0.0.0", "10.0.0.129", "192.0.2.1", "8.8.8.8", "2001:db8::", "2001:db9::"];
         let outside = outside.iter().filter_map(|text| text.parse().ok()).map(|ip| End::of_address(&cluster, ip));
         let ends: Vec<End> = cluster.endpoints().map(|(id, _)| End::Pod(id)).chain(outside).collect();
@@ -117,7 +118,7 @@ fn code(rules: &str, source: &str, port: (Protocol, u16)) -> &'static str {
         "ns/host app=b hostNetwork 192.0.2.2 @n2",
     ];
     let cluster = cluster(&pods, &[&policy]);
-    let groups = groups(&cluster);
+    let groups = Groups::of_cluster(&cluster);
     let party = |name: &str| match cluster.pods().find(|(_, pod)| pod.name == name) {
         Some((id, pod)) if pod.host_network => Party::Host(id),
         Some((id, _)) => Party::End(End::Pod(id)),

@@ -13,6 +13,7 @@ use crate::cluster::{ClassId, Cluster};
 use crate::object::{ContainerPort, Family};
 use crate::policy::Direction;
 use crate::verdict::flow::End;
+use crate::verdict::zone::Zones;
 
 /// A kind of ends, by its place among them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -54,8 +55,7 @@ struct FaceId(u32);
 /// A node with a view of its own, by its place among them.
 type Viewer = u32;
 
-/// One of the intervals into which the edges of all blocks cut a family's
-/// addresses: no rule can tell two addresses of a zone apart.
+/// One of the [`Zones`], by its place in those of its family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Zone {
     family: Family,
@@ -66,8 +66,7 @@ struct Zone {
 pub(crate) struct Kinds<'a> {
     pub(crate) cluster: &'a Cluster,
     groups: &'a Groups,
-    /// Where the zones begin, by family; 0 is the first.
-    zones: [Vec<u128>; 2],
+    zones: Zones,
     ports_matter: bool,
     viewers: Vec<&'a str>,
     faces: IndexSet<Face, FxBuildHasher>,
@@ -76,47 +75,25 @@ pub(crate) struct Kinds<'a> {
 
 impl<'a> Kinds<'a> {
     pub(crate) fn new(cluster: &'a Cluster, groups: &'a Groups) -> Self {
-        let mut zones = [vec![0], vec![0]];
-        for atom in groups.iter().flat_map(|(_, group)| group.admitted.keys()) {
-            if let Atom::Block(block) = atom {
-                for (first, last) in block.addresses.ranges() {
-                    let starts = &mut zones[block.family as usize];
-                    starts.push(*first);
-                    starts.extend(last.checked_add(1));
-                }
-            }
-        }
-        for starts in &mut zones {
-            starts.sort_unstable();
-            starts.dedup();
-        }
+        let zones = Zones::of(groups);
         let ports_matter = groups.iter().any(|(_, group)| group.has_named());
         let viewers = cluster.own_views().into_iter().collect();
         Self { cluster, groups, zones, ports_matter, viewers, faces: IndexSet::default(), seen: IndexSet::default() }
     }
 
-    /// Makes the zones tell these addresses apart too. Before the first kind.
+    /// Cuts the zones at the edges of these addresses too. Only before the first kind.
     pub(crate) fn cut(&mut self, family: Family, addresses: &AddressSet) {
-        let starts = &mut self.zones[family as usize];
-        starts
-            .extend(addresses.ranges().iter().flat_map(|(first, last)| [Some(*first), last.checked_add(1)]).flatten());
-        starts.sort_unstable();
-        starts.dedup();
-        while starts.last().is_some_and(|start| *start > cidr::last_number(family)) {
-            starts.pop();
-        }
+        self.zones.cut(family, addresses);
     }
 
-    /// Makes the kinds tell container ports apart too. Before the first kind.
-    pub(crate) fn tell_ports(&mut self) {
+    /// Makes the kinds distinguish container ports too. Only before the first kind.
+    pub(crate) fn distinguish_ports(&mut self) {
         self.ports_matter = true;
     }
 
-    /// The zones of a family, as ranges that together are everything.
-    pub(crate) fn zones(&self, family: Family) -> Vec<(u128, u128)> {
-        let starts = &self.zones[family as usize];
-        let ends = starts.iter().skip(1).map(|next| next - 1).chain([cidr::last_number(family)]);
-        starts.iter().copied().zip(ends).collect()
+    /// The zones, cut wherever [`Self::cut`] was asked to.
+    pub(crate) fn zones(&self) -> &Zones {
+        &self.zones
     }
 
     /// The kinds that were asked about, and what a rule of most nodes sees of
@@ -132,7 +109,7 @@ impl<'a> Kinds<'a> {
     /// What a rule of most nodes sees of a kind.
     pub(crate) fn seen(&self, kind: KindId) -> OtherEnd<'_> {
         let face = &self.faces[self.seen[kind.index()].face.0 as usize];
-        let first = |zone: Zone| cidr::address(zone.family, self.zones[zone.family as usize][zone.place]);
+        let first = |zone: Zone| cidr::address(zone.family, self.zones.starts(zone.family)[zone.place]);
         OtherEnd { classes: &face.classes, address: face.zone.map(first), ports: &face.ports }
     }
 
@@ -162,18 +139,14 @@ impl<'a> Kinds<'a> {
     }
 
     fn face(&mut self, seen: OtherEnd<'_>) -> FaceId {
-        let zone = seen.address.map(|address| {
-            let family = Family::of(&address);
-            let starts = &self.zones[family as usize];
-            Zone { family, place: starts.partition_point(|start| *start <= cidr::number(address)) - 1 }
-        });
+        let zone = seen.address.map(|address| Zone { family: Family::of(&address), place: self.zones.place(address) });
         let classes = seen.classes.iter().copied().collect();
         let ports = if self.ports_matter { seen.ports.to_vec() } else { Vec::new() };
         FaceId(place(self.faces.insert_full(Face { classes, zone, ports }).0))
     }
 
     /// What every group makes of every kind.
-    pub(crate) fn judge(&self, known: &mut Known) -> Judge {
+    pub(crate) fn judge(&self, known: &mut TrafficTable) -> PairVerdicts {
         let mut by_class = FxHashMap::<ClassId, Vec<usize>>::default();
         for (i, face) in self.faces.iter().enumerate() {
             face.classes.iter().for_each(|class| by_class.entry(*class).or_default().push(i));
@@ -195,7 +168,7 @@ impl<'a> Kinds<'a> {
             }
             admits.push(row);
         }
-        Judge { kinds: self.seen.iter().cloned().collect(), admits }
+        PairVerdicts { kinds: self.seen.iter().cloned().collect(), admits }
     }
 
     /// The faces of ends that an atom means.
@@ -215,7 +188,7 @@ impl<'a> Kinds<'a> {
             }
             Atom::Block(block) => {
                 let inside: Vec<bool> =
-                    self.zones[block.family as usize].iter().map(|start| block.addresses.contains(*start)).collect();
+                    self.zones.starts(block.family).iter().map(|start| block.addresses.contains(*start)).collect();
                 let holds = |zone: Zone| zone.family == block.family && inside[zone.place];
                 let faces = self.faces.iter().enumerate();
                 faces.filter(|(_, face)| face.zone.is_some_and(holds)).map(|(i, _)| i).collect()
@@ -232,20 +205,20 @@ impl<'a> Kinds<'a> {
 
 /// Judges pairs of kinds.
 #[derive(Debug)]
-pub(crate) struct Judge {
+pub(crate) struct PairVerdicts {
     kinds: Vec<Kind>,
     /// By group, then by the face of the other end.
     admits: Vec<Vec<TrafficId>>,
 }
 
-impl Judge {
+impl PairVerdicts {
     /// What a group exchanges with ends of a kind, on most nodes.
     pub(crate) fn admitted(&self, group: GroupId, other: KindId) -> TrafficId {
         self.admits[group.0 as usize][self.kinds[other.index()].face.0 as usize]
     }
 
     /// What passes between ends of two kinds, unless they are exempt.
-    pub(crate) fn verdict(&self, known: &mut Known, from: KindId, to: KindId) -> TrafficId {
+    pub(crate) fn verdict(&self, known: &mut TrafficTable, from: KindId, to: KindId) -> TrafficId {
         let mut directed = |direction: Direction, subject: KindId, other: KindId| {
             let (subject, other) = (&self.kinds[subject.index()], &self.kinds[other.index()]);
             let own = other.faces.iter().find(|(viewer, _)| subject.node == Some(*viewer));
@@ -259,7 +232,7 @@ impl Judge {
     }
 }
 
-/// Traffic that is known, by its place in [`Known`].
+/// Traffic that is known, by its place in [`TrafficTable`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct TrafficId(u32);
 
@@ -270,13 +243,13 @@ impl TrafficId {
 
 /// All traffic that came up, each once, and what was worked out about it.
 #[derive(Debug)]
-pub(crate) struct Known {
+pub(crate) struct TrafficTable {
     traffic: IndexSet<Arc<Traffic>, FxBuildHasher>,
     unions: FxHashMap<(TrafficId, TrafficId), TrafficId>,
     intersections: FxHashMap<(TrafficId, TrafficId), TrafficId>,
 }
 
-impl Known {
+impl TrafficTable {
     pub(crate) fn new() -> Self {
         let traffic = [Traffic::none(), Traffic::all()].into_iter().map(Arc::new).collect();
         Self { traffic, unions: FxHashMap::default(), intersections: FxHashMap::default() }

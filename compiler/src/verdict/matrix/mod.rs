@@ -1,8 +1,8 @@
 //! Every allowed connection of a cluster.
 //!
-//! Ends that no rule can tell apart are one *kind*. What each group of
+//! Ends that no rule distinguishes are one *kind*. What each group of
 //! policies makes of each kind is worked out once; what remains for a pair of
-//! endpoints is two look-ups, so the cost is that of writing the pairs down.
+//! endpoints is two reads of a table, so the cost is that of writing the pairs down.
 
 pub(crate) mod judge;
 mod row;
@@ -21,11 +21,12 @@ use crate::cluster::Cluster;
 use crate::cluster::group::Groups;
 use crate::object::{Family, Protocol};
 use crate::verdict::flow::End;
-use judge::{Judge, Kinds, Known, TrafficId};
+use judge::{Kinds, PairVerdicts, TrafficId, TrafficTable};
 use row::Row;
 
 /// What is one endpoint of the matrix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum By {
     /// All pods of a workload together.
     #[default]
@@ -97,8 +98,8 @@ pub struct Matrix<'a> {
     cluster: &'a Cluster,
     endpoints: Vec<Endpoint>,
     rows: Vec<Row>,
-    judge: Judge,
-    known: RefCell<Known>,
+    judge: PairVerdicts,
+    known: RefCell<TrafficTable>,
 }
 
 /// The matrix written down.
@@ -123,7 +124,7 @@ impl<'a> Matrix<'a> {
     /// The matrix of a cluster.
     #[must_use]
     pub fn new(cluster: &'a Cluster, options: &Options) -> Self {
-        let groups = Groups::new(cluster, cluster.endpoints().map(|(id, _)| id));
+        let groups = Groups::of_cluster(cluster);
         Self::of_groups(cluster, &groups, options)
     }
 
@@ -141,7 +142,7 @@ impl<'a> Matrix<'a> {
         rows.extend(addresses.into_iter().map(|address| row::address(&mut kinds, address)));
         rows.sort_by(|(a, _), (b, _)| a.id.cmp(&b.id));
         let (endpoints, rows) = rows.into_iter().unzip();
-        let mut known = Known::new();
+        let mut known = TrafficTable::new();
         let judge = kinds.judge(&mut known);
         Self { cluster, endpoints, rows, judge, known: RefCell::new(known) }
     }
@@ -176,7 +177,7 @@ impl<'a> Matrix<'a> {
         })
     }
 
-    /// The endpoints that no rule can tell apart, by their places, each in
+    /// The endpoints that no rule distinguishes, by their places, each in
     /// exactly one list: two of a list exchange the same with every other
     /// endpoint, and with each other the same either way.
     #[must_use]

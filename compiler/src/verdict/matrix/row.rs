@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::Endpoint;
-use super::judge::{Judge, KindId, Kinds, Known, TrafficId};
+use super::judge::{KindId, Kinds, PairVerdicts, TrafficId, TrafficTable};
 use crate::cluster::{Cluster, PodId};
 use crate::object::{Family, Pod};
 use crate::verdict::flow::{End, Exemption, exemption};
 
 /// An end as the rules of others see it.
 #[derive(Debug)]
-pub(super) struct View {
+pub(super) struct EndKinds {
     pub(super) end: End,
     /// Its kinds, by family, where it has an address.
     kinds: [Option<KindId>; 2],
@@ -26,7 +26,7 @@ type Census = BTreeMap<KindId, usize>;
 /// The ends behind a row and column.
 #[derive(Debug)]
 pub(super) struct Row {
-    pub(super) views: Vec<View>,
+    pub(super) views: Vec<EndKinds>,
     pub(super) is_address: bool,
     /// It is one pod that stands for any number of replicas.
     is_template: bool,
@@ -36,7 +36,7 @@ pub(super) struct Row {
     bare: Vec<(KindId, usize)>,
 }
 
-impl View {
+impl EndKinds {
     fn new(kinds: &mut Kinds<'_>, end: End, judged_bare: bool) -> Self {
         let seen = Family::ALL.map(|family| {
             let has_address = end.address(kinds.cluster, family).is_some();
@@ -49,7 +49,7 @@ impl View {
 
 impl Row {
     /// A row of these ends. The replicas of a template may talk to each other.
-    fn new(views: Vec<View>, is_template: bool) -> Self {
+    fn new(views: Vec<EndKinds>, is_template: bool) -> Self {
         let copies = if is_template { 2 } else { 1 };
         let mut census = [Census::new(), Census::new()];
         let mut bare = Census::new();
@@ -73,7 +73,7 @@ impl Row {
     }
 }
 
-/// What two rows have in common that no rule can tell apart.
+/// What two rows have in common that no rule distinguishes.
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub(super) struct Likeness {
     census: [Vec<(KindId, usize)>; 3],
@@ -85,7 +85,7 @@ pub(super) struct Likeness {
 
 impl Row {
     pub(super) fn likeness(&self, cluster: &Cluster, place: usize, addresses: &[End]) -> Likeness {
-        let exempt = |view: &View| addresses.iter().any(|address| exemption(cluster, view.end, *address).is_some());
+        let exempt = |view: &EndKinds| addresses.iter().any(|address| exemption(cluster, view.end, *address).is_some());
         let [v4, v6] = self.census.clone();
         Likeness {
             census: [v4, v6, self.bare.clone()],
@@ -110,7 +110,7 @@ pub(super) fn pods(kinds: &mut Kinds<'_>) -> Vec<(Endpoint, Row)> {
             let Pod { namespace, name, .. } = pod;
             let endpoint = Endpoint {
                 id: match &pod.workload {
-                    // Only its kind tells it from the pod, or from the
+                    // Only its kind distinguishes it from the pod, or from the
                     // workload of another kind, that has its name.
                     Some(workload) if same.len() > 1 && pod.is_template() => {
                         format!("{namespace}/{}/{name}", workload.kind).into()
@@ -122,7 +122,7 @@ pub(super) fn pods(kinds: &mut Kinds<'_>) -> Vec<(Endpoint, Row)> {
                 node: pod.node.clone(),
                 host_network: false,
             };
-            rows.push((endpoint, Row::new(vec![View::new(kinds, End::Pod(*id), false)], false)));
+            rows.push((endpoint, Row::new(vec![EndKinds::new(kinds, End::Pod(*id), false)], false)));
         }
     }
     rows
@@ -154,7 +154,10 @@ pub(super) fn workloads(kinds: &mut Kinds<'_>) -> Vec<(Endpoint, Row)> {
             },
             host_network: false,
         };
-        (endpoint, Row::new(pods.into_iter().map(|pod| View::new(kinds, End::Pod(pod), true)).collect(), is_template))
+        (
+            endpoint,
+            Row::new(pods.into_iter().map(|pod| EndKinds::new(kinds, End::Pod(pod), true)).collect(), is_template),
+        )
     };
     rows.into_iter().map(row).collect()
 }
@@ -169,7 +172,7 @@ pub(super) fn address(kinds: &mut Kinds<'_>, address: IpAddr) -> (Endpoint, Row)
         host_network: false,
     };
     let end = End::of_address(kinds.cluster, address);
-    let mut view = View { end, kinds: [None; 2], bare: None };
+    let mut view = EndKinds { end, kinds: [None; 2], bare: None };
     let family = Family::of(&address);
     view.kinds[family as usize] = Some(kinds.kind(end, Some(family)));
     (endpoint, Row { is_address: true, ..Row::new(vec![view], false) })
@@ -179,8 +182,8 @@ pub(super) fn address(kinds: &mut Kinds<'_>, address: IpAddr) -> (Endpoint, Row)
 /// IPv4, and in IPv6.
 pub(super) fn between(
     cluster: &Cluster,
-    judge: &Judge,
-    known: &mut Known,
+    judge: &PairVerdicts,
+    known: &mut TrafficTable,
     from: &Row,
     to: &Row,
     same: bool,
@@ -225,7 +228,7 @@ pub(super) fn between(
 
 /// The same, pair by pair: an address can be a pod of the other row, or the
 /// node of one.
-fn by_ends(cluster: &Cluster, judge: &Judge, known: &mut Known, from: &Row, to: &Row) -> [TrafficId; 3] {
+fn by_ends(cluster: &Cluster, judge: &PairVerdicts, known: &mut TrafficTable, from: &Row, to: &Row) -> [TrafficId; 3] {
     let mut all = [TrafficId::NONE; 3];
     for a in &from.views {
         for b in &to.views {

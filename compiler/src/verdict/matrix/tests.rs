@@ -80,7 +80,7 @@ proptest! {
     #[test]
     fn each_pair_gets_what_it_gets_alone(objects in objects(), by_pod: bool) {
         let cluster = Cluster::new(&objects);
-        let groups = Groups::new(&cluster, cluster.endpoints().map(|(id, _)| id));
+        let groups = Groups::of_cluster(&cluster);
         let by = if by_pod { By::Pod } else { By::Workload };
         let outside = ["10.0.0.1", "10.0.0.200", "192.0.2.1", "10.9.0.1", "2001:db8::1", "2001:db8:f::1"];
         let addresses: Vec<IpAddr> = outside.iter().filter_map(|text| text.parse().ok()).collect();

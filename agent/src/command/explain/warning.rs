@@ -1,0 +1,87 @@
+//! The warnings of an explanation in words.
+
+use npc_compiler::cluster::{Cluster, PodId};
+use npc_compiler::verdict::explain::{EndName, Lack, Missing, Warning};
+
+use crate::command::endpoint::short_kind;
+
+/// An end as it is shown: `shop/deploy/api`.
+pub(super) fn shown(name: &EndName) -> String {
+    match (&name.namespace, name.kind.as_str()) {
+        (Some(namespace), kind) => format!("{namespace}/{}/{}", short_kind(kind), name.name),
+        (None, "Node") => format!("node/{}", name.name),
+        (None, _) => name.name.clone(),
+    }
+}
+
+/// Warnings in words.
+pub(super) fn texts(cluster: &Cluster, warnings: &[Warning]) -> Vec<String> {
+    warnings.iter().map(|warning| text(cluster, warning)).collect()
+}
+
+fn text(cluster: &Cluster, warning: &Warning) -> String {
+    match warning {
+        Warning::Contested(address) => contested(cluster, *address),
+        Warning::NoSuchPort(name) => format!("{} has no such port", shown(name)),
+        Warning::NoSuchServicePort { namespace, name, ports } => {
+            let ports: Vec<String> = ports.iter().map(ToString::to_string).collect();
+            format!("service {namespace}/{name} has no such port; its ports are {}", ports.join(", "))
+        }
+        Warning::SourceWithoutPods => {
+            "the source is a Service that leads to no pod of the input, so nothing is sent from there".to_owned()
+        }
+        Warning::NoCommonFamily => "the ends have no address family in common, so nothing can pass".to_owned(),
+        Warning::TunnelDropped { from, traffic } => format!(
+            "{traffic} is what tunnels use: policies allow it, but agents drop it where it leaves {}, because no rule \
+             names the port and they run without --allow-tunnels",
+            shown(from)
+        ),
+    }
+}
+
+/// Which pods list an address, and which of them has it as seen from where.
+fn contested(cluster: &Cluster, address: std::net::IpAddr) -> String {
+    let Some(contest) = cluster.contest(address) else { return format!("several pods list {address}") };
+    let name = |id: &PodId| {
+        let pod = cluster.pod(*id);
+        let node = pod.node.as_ref().map(|node| format!(" on {node}")).unwrap_or_default();
+        format!("pod {}/{}{node}", pod.namespace, pod.name)
+    };
+    let names = |pods: &[PodId]| pods.iter().map(name).collect::<Vec<_>>().join(" and ");
+    let mut views: Vec<String> = contest
+        .holders_by_node()
+        .map(|(node, holders)| match holders {
+            [pod] => format!("node {node} judges it as {}", name(pod)),
+            pods => format!(
+                "nothing tells node {node} whose it is, so it is isolated there if any is, and admitted only what the \
+                 policies of {} admit",
+                names(pods)
+            ),
+        })
+        .collect();
+    views.push(match contest.holders_elsewhere() {
+        [pod] => format!("rules of other nodes take it for {}", name(pod)),
+        pods => format!("rules of other nodes admit it only where they admit {}", names(pods)),
+    });
+    format!("{} list {address}: {}", names(&contest.claimants), views.join("; "))
+}
+
+/// The facts that the input lacks, in words, each once.
+pub(super) fn unknowns(missing: &[Missing]) -> Vec<String> {
+    let mut words = Vec::new();
+    for Missing { lack, subject, other } in missing {
+        let (subject, other) = (shown(subject), shown(other));
+        let word = match lack {
+            Lack::Address => format!("the address of {other}: an ipBlock that applies to {subject} may hold it"),
+            Lack::Backends => format!(
+                "where {other} leads: no EndpointSlice of it is in the input, and it has no selector (an ExternalName leads \
+                 to a DNS name, and no object has its addresses)"
+            ),
+            Lack::Node => format!("the node that {subject} runs on: traffic with its own node is always allowed"),
+        };
+        if !words.contains(&word) {
+            words.push(word);
+        }
+    }
+    words
+}

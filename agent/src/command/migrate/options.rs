@@ -1,0 +1,156 @@
+//! The options by which the rules in this kernel were made.
+
+use npc_agent::status::{AgentStatus, Error};
+use npc_compiler::cluster::group::Lingering;
+use npc_compiler::object::Family;
+use npc_compiler::plan::KernelState;
+use npc_compiler::ruleset::layout::{Lacks, Options, SelfMatch};
+use npc_compiler::ruleset::program::{ChainName, SetName};
+
+/// The choices of options that no name shows.
+const CHOICES: u8 = 8;
+
+/// What the agent of a node says of itself that its rules depend on.
+#[derive(Debug, Default)]
+pub(super) struct AgentAnswer {
+    /// Its options; none where no agent says them.
+    pub(super) options: Option<Options>,
+    /// The groups that it keeps though they have no endpoint.
+    pub(super) lingering: Vec<Lingering>,
+    /// Why there are no options.
+    pub(super) why_not: Option<String>,
+}
+
+impl AgentAnswer {
+    /// Asks the agent in this network namespace.
+    pub(super) fn ask(node: &str) -> Self {
+        Self::of(node, AgentStatus::ask())
+    }
+
+    fn of(node: &str, answer: Result<AgentStatus, Error>) -> Self {
+        let without = |why: String| Self { why_not: Some(why), ..Self::default() };
+        match answer {
+            Err(Error::NoAgent(_)) => without("no agent answers here".to_owned()),
+            Err(error) => without(error.to_string()),
+            Ok(status) if status.node != node => without(format!("the agent here is that of node {}", status.node)),
+            Ok(status) => Self {
+                why_not: match (&status.options, &status.synced) {
+                    (Some(_), _) => None,
+                    (None, None) => Some("the agent has written nothing yet".to_owned()),
+                    (None, Some(_)) => {
+                        Some(format!("the agent is of version {} and does not say them", status.version))
+                    }
+                },
+                options: status.options.map(Into::into),
+                // Without an agent, what it kept for pods that may come back is too much.
+                lingering: status.lingering.into_iter().map(Into::into).collect(),
+            },
+        }
+    }
+}
+
+/// The options that come nearest to what a kernel holds, by a distance that is 0 where
+/// nothing differs.
+///
+/// Names of chains and sets show some of them; for the others, which show in rules only,
+/// all eight choices are compared, or fewer where one fits.
+pub(super) fn nearest(held: &KernelState, distance: impl Fn(&Options) -> usize) -> Options {
+    let families = || Family::ALL.into_iter().map(|family| held.family(family));
+    let shown = Options {
+        keep_established: !families().any(|held| held.chains.contains_key(&ChainName::stray())),
+        anti_spoof: families().any(|held| held.sets.keys().any(SetName::is_own)),
+        lacks: Lacks::of_held(held),
+        ..Options::default()
+    };
+    let mut nearest = (usize::MAX, shown.clone());
+    for choice in 0..CHOICES {
+        let is = |bit: u8| choice >> bit & 1 == 1;
+        let options = Options {
+            log_denied: is(0),
+            allow_tunnels: is(1),
+            self_match: if is(2) { SelfMatch::PerEndpoint } else { SelfMatch::Bpf },
+            ..shown.clone()
+        };
+        let distance = distance(&options);
+        if distance < nearest.0 {
+            nearest = (distance, options);
+        }
+        if distance == 0 {
+            break;
+        }
+    }
+    nearest.1
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use npc_agent::source::manifests;
+    use npc_agent::status::RuleOptions;
+    use npc_compiler::cluster::Cluster;
+    use npc_compiler::ruleset::layout;
+
+    use super::*;
+    use crate::command::migrate::node::distance;
+
+    fn cluster() -> Cluster {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cli/shop.yaml");
+        let options = manifests::Options {
+            default_namespace: "default".to_owned(),
+            allow_errors: false,
+            declare_namespaces: true,
+        };
+        let mut objects = manifests::load(&[folder.into()], &options).expect("the shop").objects;
+        // Templates have no node and no address.
+        for (number, pod) in (1..).zip(&mut objects.pods) {
+            pod.node = Some("node-1".to_owned());
+            pod.ipv4 = Some([10, 0, 0, number].into());
+        }
+        Cluster::new(&objects)
+    }
+
+    #[test]
+    fn every_choice_of_options_is_found_by_few_comparisons() {
+        let cluster = cluster();
+        for choice in 0..32_u8 {
+            let is = |bit: u8| choice >> bit & 1 == 1;
+            let chosen = Options {
+                self_match: if is(0) { SelfMatch::PerEndpoint } else { SelfMatch::Bpf },
+                keep_established: is(1),
+                allow_tunnels: is(2),
+                log_denied: is(3),
+                anti_spoof: is(4),
+                lacks: Lacks::default(),
+            };
+            let held = KernelState::from(&layout::program(&cluster, "node-1", &chosen));
+            let count = Cell::new(0);
+            let found = nearest(&held, |options| {
+                count.set(count.get() + 1);
+                let wanted = KernelState::from(&layout::program(&cluster, "node-1", options));
+                distance(&wanted, &held)
+            });
+            let wanted = KernelState::from(&layout::program(&cluster, "node-1", &found));
+            assert!(wanted == held, "{chosen:?}, not {found:?}");
+            assert!(count.get() <= CHOICES, "{} comparisons for {chosen:?}", count.get());
+            if !is(0) && !is(2) && !is(3) {
+                assert_eq!(count.get(), 1, "names show {chosen:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_agent_that_says_its_options_is_believed_and_any_other_is_said() {
+        let mut status = AgentStatus::new("node-1", "cluster");
+        let why = |status: &AgentStatus, node| AgentAnswer::of(node, Ok(status.clone())).why_not.unwrap_or_default();
+        assert_eq!(why(&status, "node-1"), "the agent has written nothing yet");
+        assert_eq!(why(&status, "node-2"), "the agent here is that of node node-1");
+        status.synced = Some(status.started);
+        assert_eq!(why(&status, "node-1"), format!("the agent is of version {} and does not say them", status.version));
+        status.options = Some(RuleOptions::from(&Options { log_denied: true, ..Options::default() }));
+        let said = AgentAnswer::of("node-1", Ok(status));
+        assert!(said.why_not.is_none() && said.options.is_some_and(|options| options.log_denied));
+        let none = AgentAnswer::of("node-1", Err(Error::NoAgent(std::io::Error::other("refused"))));
+        assert_eq!(none.why_not.as_deref(), Some("no agent answers here"));
+    }
+}

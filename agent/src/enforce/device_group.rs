@@ -1,0 +1,56 @@
+//! Which interfaces of pods are in their device group, and so held to what rules ask of
+//! them.
+
+use npc_compiler::engine::Engine;
+use npc_compiler::ruleset::text::POD_GROUP;
+use tracing::warn;
+
+use super::sources::Sources;
+use super::writer::Writer;
+use crate::causes::with_causes;
+use crate::dataplane::Kernel;
+use crate::dataplane::links::NO_GROUP;
+use crate::dataplane::network::Network;
+
+/// Takes interfaces out of the group before the sources of their pods go, and into it
+/// after these came.
+#[derive(Debug, Default)]
+pub(super) struct DeviceGroup {
+    /// The engine was given the sources of pods.
+    has_sources: bool,
+}
+
+impl DeviceGroup {
+    /// Has the interfaces leave that are no pods' any more, and gives the engine the
+    /// sources of those that are. What leaves is held to nothing when its sources go. If
+    /// the rest of the pass fails, it joins again with the next one.
+    pub(super) fn leave<K: Kernel>(&mut self, sources: &mut Sources, writer: &mut Writer<K>, engine: &mut Engine) {
+        let left = writer.set_group(&sources.leave, NO_GROUP);
+        // Without any sources, the rules would drop all that comes from the group.
+        if left.is_ok() || !self.has_sources {
+            engine.own(sources.own.iter().copied());
+            self.has_sources = true;
+        }
+        if let Err(error) = left {
+            warn!(
+                error = with_causes(&error),
+                "the kernel does not let interfaces out of the device group of pods' interfaces; they count as pods', with \
+                 the sources that they had, until it does; policies are enforced all the same"
+            );
+            (sources.join, sources.leave) = Default::default();
+        }
+    }
+
+    /// Has the interfaces of new pods join.
+    pub(super) fn join<K: Kernel>(sources: &mut Sources, writer: &mut Writer<K>, network: &Network) {
+        if let Err(error) = writer.set_group(&sources.join, POD_GROUP) {
+            warn!(
+                error = with_causes(&error),
+                "the kernel does not let interfaces of new pods into the device group of pods' interfaces; until it does, \
+                 forged ICMP errors from these pods are not dropped, nor are forged sources with --anti-spoof; policies \
+                 are enforced all the same"
+            );
+            sources.not_joined(network, "which the kernel does not let into the device group of pods' interfaces");
+        }
+    }
+}

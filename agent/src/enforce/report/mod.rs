@@ -1,0 +1,314 @@
+//! What an agent reports of its work: in the log, in metrics, in its status, in the ready
+//! file, and to the cluster.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use npc_compiler::policy::finding::Finding;
+use npc_compiler::ruleset::program::InterfaceName;
+use tokio::sync::{mpsc, watch};
+use tracing::{debug, error, info, warn};
+
+use super::bridges::UnfilteredBridge;
+use super::drift::{self, Repair};
+use super::enforcer::Pass;
+use super::obstacle::{self, NodeName};
+use super::ready::ReadyFile;
+use super::settings::Settings;
+use crate::causes::with_causes;
+use crate::dataplane::iptables::{Hook, Restored};
+use crate::dataplane::{self, ipset};
+use crate::metrics::{Kind, Metrics};
+use crate::notice::Notice;
+use crate::source::{Change, Locate};
+use crate::status::{SharedStatus, Spoofable};
+
+mod node;
+mod publish;
+
+/// How many changes are timed one by one. More come only while a kernel refuses for long.
+const TIMED: usize = 1 << 16;
+
+/// Whether the agent has reported that it is ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Readiness {
+    /// It never has.
+    NeverReady,
+    Ready,
+    /// It has, and is not any more.
+    Unready,
+}
+
+/// Reports what is new, each thing once while it holds.
+#[derive(Debug)]
+pub(super) struct Report {
+    node: String,
+    metrics: Metrics,
+    status: SharedStatus,
+    ready_file: ReadyFile,
+    notices: Option<mpsc::UnboundedSender<Notice>>,
+    wanted_nodes: watch::Sender<BTreeSet<String>>,
+    readiness: Readiness,
+    node_name: NodeName,
+    /// So many lost lines of the log are reported in it.
+    lost_lines: u64,
+    /// What waits for the kernel, since when.
+    waiting: Vec<(Kind, Instant)>,
+    /// Of which kind each drift is that is not repaired yet.
+    unrepaired: Vec<drift::Kind>,
+    findings: BTreeSet<Finding>,
+    /// Where the objects stand, if they are from files.
+    locations: Option<Box<dyn Locate>>,
+    bridges: BTreeSet<UnfilteredBridge>,
+    unheld: BTreeMap<InterfaceName, String>,
+    /// Addresses that several pods list, and these pods.
+    contests: BTreeMap<IpAddr, Vec<[String; 2]>>,
+    /// Pods that can forge sources: since when, and whether that was logged.
+    spoofable: BTreeMap<Spoofable, (Instant, bool)>,
+}
+
+impl Report {
+    /// Removes the ready file of an earlier agent, which says nothing of this one.
+    pub(super) fn new(settings: Settings) -> io::Result<Self> {
+        Ok(Self {
+            ready_file: ReadyFile::new(settings.ready_file)?,
+            node: settings.node,
+            metrics: settings.metrics,
+            status: settings.status,
+            notices: settings.notices,
+            wanted_nodes: settings.wanted_nodes,
+            readiness: Readiness::NeverReady,
+            node_name: NodeName::Known,
+            lost_lines: 0,
+            waiting: Vec::new(),
+            unrepaired: Vec::new(),
+            findings: BTreeSet::new(),
+            locations: None,
+            bridges: BTreeSet::new(),
+            unheld: BTreeMap::new(),
+            contests: BTreeMap::new(),
+            spoofable: BTreeMap::new(),
+        })
+    }
+
+    /// The objects stand here now.
+    pub(super) fn locations_are(&mut self, locations: Box<dyn Locate>) {
+        self.locations = Some(locations);
+    }
+
+    /// The agent received a change that the kernel is to follow.
+    pub(super) fn received(&mut self, change: &Change) {
+        if let Some(since) = change.heard.filter(|_| self.waiting.len() < TIMED) {
+            self.waiting.push((Kind::of(&change.event), since));
+        }
+    }
+
+    /// Whether the objects know this node, and which nodes files name instead.
+    pub(super) fn node_name_is(&mut self, now: NodeName, others: &BTreeSet<String>) {
+        let was = std::mem::replace(&mut self.node_name, now);
+        match now {
+            NodeName::Missing if was == NodeName::Known => {
+                let why = obstacle::missing(&self.node, others);
+                self.not_ready(&why);
+                error!("{why}");
+            }
+            // In files without Nodes, the last pod of this node has gone.
+            NodeName::Gone if was == NodeName::Known && !others.is_empty() => {
+                info!(node = self.node, "no object names this node any more; its pods are enforced as before");
+            }
+            NodeName::Gone if was == NodeName::Known => {
+                warn!(node = self.node, "the Node of this name is gone; its pods are enforced as before");
+            }
+            _ => {}
+        }
+    }
+
+    /// A pass has brought the kernel up to date.
+    pub(super) fn passed(&mut self, pass: &Pass, generation: u64) {
+        for (kind, since) in self.waiting.drain(..) {
+            self.metrics.reached_kernel(kind, pass.enforced.saturating_duration_since(since));
+        }
+        // What an audit could not repair, a pass does, which reads the kernel.
+        self.repaired();
+        self.bridges(&pass.unfiltered_bridges);
+        self.flows(pass);
+        for (family, found) in &pass.rehooked {
+            match found {
+                Hook::Absent => info!(%family, "hook inserted"),
+                Hook::Displaced(_) | Hook::First => info!(%family, ?found, "hook restored"),
+            }
+        }
+        self.findings(pass);
+        self.bridge_is(&pass.bridge);
+        self.unheld(pass);
+        self.spoofable(pass);
+        self.contested(pass);
+        self.publish(pass, generation);
+        // Last: a reader of this line finds the rest in the metrics.
+        let Pass { policies, endpoints, writes, compiled, applied, .. } = pass;
+        if writes.is_nothing() {
+            debug!(generation, policies, endpoints, %writes, ?compiled, ?applied, "ruleset unchanged");
+        } else {
+            info!(generation, policies, endpoints, %writes, ?compiled, ?applied, "programmed ruleset");
+        }
+    }
+
+    /// The kernel could not be read or written, and the next pass comes after a wait.
+    /// Answers the error in words.
+    pub(super) fn failed(&self, error: &dataplane::Error, retry: Duration) -> String {
+        let words = with_causes(error);
+        if error.is_contention() {
+            warn!(error = words, ?retry, "rules wait for the xtables lock; sets do not");
+        } else {
+            self.metrics.failed();
+            error!(error = words, ?retry, "ruleset not programmed");
+        }
+        words
+    }
+
+    /// Logs that lines of the log were lost, until that line is not lost itself.
+    pub(super) fn lost_lines(&mut self) {
+        let lost = self.metrics.lost_lines().get();
+        if lost > self.lost_lines {
+            warn!(
+                lines = lost - self.lost_lines,
+                "lines of this log could not be written before this one; is its disk full?"
+            );
+            if self.metrics.lost_lines().get() == lost {
+                self.lost_lines = lost;
+            }
+        }
+    }
+
+    /// An audit found drift; what it found is in the log already.
+    pub(super) fn drifted(&mut self, repair: &Repair) {
+        for drift in &repair.found {
+            self.metrics.drifted(drift.kind);
+            self.unrepaired.push(drift.kind);
+        }
+        if let Ok(Some(writes)) = &repair.repaired {
+            self.repaired();
+            info!(%writes, hooks = repair.count(drift::Kind::Hook), "drift repaired");
+        }
+    }
+
+    /// All drift is repaired.
+    fn repaired(&mut self) {
+        self.status.update(|status| status.drift_repaired += self.unrepaired.len() as u64);
+        self.unrepaired.drain(..).for_each(|kind| self.metrics.repaired(kind));
+    }
+
+    /// Rules and sets were written.
+    pub(super) fn written(&self, restores: &[Restored], set_writes: &[ipset::Written]) {
+        for restored in restores {
+            self.metrics.restored(restored.took, restored.waited, restored.done);
+        }
+        for written in set_writes {
+            self.metrics.wrote_sets(written.took, written.done);
+        }
+    }
+
+    /// Whether the agent is ready, or why not. Of a kernel that holds all that the agent
+    /// knows of, also which generation of the cluster that is.
+    pub(super) fn readiness_is(&mut self, reason: Option<&str>, generation: Option<u64>) {
+        let was = self.readiness;
+        let written = match reason {
+            None => {
+                self.readiness = Readiness::Ready;
+                self.ready();
+                generation.map_or(Ok(()), |generation| self.ready_file.write(generation))
+            }
+            Some(reason) => {
+                if was == Readiness::Ready || self.is_news(reason) && generation.is_some() {
+                    error!("not ready: {reason}");
+                }
+                if was == Readiness::Ready {
+                    self.readiness = Readiness::Unready;
+                }
+                self.not_ready(reason);
+                self.ready_file.remove()
+            }
+        };
+        if was != self.readiness && self.readiness == Readiness::Ready {
+            info!(generation, "ready");
+            if was == Readiness::NeverReady {
+                self.notify(Notice::Ready);
+            }
+        }
+        if let Err(error) = written {
+            self.metrics.ready_file_failed();
+            error!(
+                %error,
+                "cannot write or remove the ready file, so a program that waits for it does not learn whether the agent \
+                 is ready; policies are enforced"
+            );
+        }
+    }
+
+    /// The agent ends because it was asked to.
+    #[allow(clippy::unused_self, reason = "the log is one of the report's")]
+    pub(super) fn ending(&self) {
+        info!("ending; the kernel keeps what it has");
+    }
+
+    /// Whether the agent did not report this reason last.
+    fn is_news(&self, reason: &str) -> bool {
+        self.status.now().reason.as_deref() != Some(reason)
+    }
+
+    fn not_ready(&self, reason: &str) {
+        self.metrics.ready_is(false);
+        self.status.update(|status| {
+            status.ready = false;
+            status.reason = Some(reason.to_owned());
+        });
+    }
+
+    fn ready(&self) {
+        self.metrics.ready_is(true);
+        self.status.update(|status| {
+            status.ready = true;
+            status.reason = None;
+        });
+    }
+
+    fn flows(&self, pass: &Pass) {
+        let Some(flows) = pass.flows else { return };
+        self.metrics.cut(flows.cut);
+        if flows.cut > 0 {
+            info!(cut = flows.cut, judged = flows.judged, "cut established flows that policies deny now");
+        }
+        if flows.stuck > 0 {
+            warn!(
+                flows = flows.stuck,
+                "policies deny these flows now, but a flowtable or the network card forwards them; they go on"
+            );
+        }
+    }
+
+    fn findings(&mut self, pass: &Pass) {
+        let findings: BTreeSet<Finding> = pass.findings.iter().cloned().collect();
+        for finding in findings.difference(&self.findings) {
+            match self.location(finding) {
+                Some(location) => warn!("{location}: {finding}"),
+                None => warn!("{finding}"),
+            }
+            self.notify(Notice::Finding(finding.clone()));
+        }
+        self.findings = findings;
+    }
+
+    fn notify(&self, notice: Notice) {
+        if let Some(notices) = &self.notices {
+            // Without a receiver the cluster is not followed any more.
+            let _ = notices.send(notice);
+        }
+    }
+
+    fn location(&self, finding: &Finding) -> Option<String> {
+        let Finding { namespace, name, path, .. } = finding;
+        self.locations.as_ref()?.locate("NetworkPolicy", namespace, name, path)
+    }
+}

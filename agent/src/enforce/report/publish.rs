@@ -1,0 +1,69 @@
+//! The status and the metrics that follow from a pass.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use k8s_openapi::jiff::Timestamp;
+use npc_compiler::engine::Contested;
+use npc_compiler::policy::finding::Finding;
+
+use super::Report;
+use super::node::name;
+use crate::enforce::enforcer::Pass;
+use crate::status::{self, LastChange, Rejected};
+
+impl Report {
+    pub(super) fn publish(&self, pass: &Pass, generation: u64) {
+        let rejected = || self.findings.iter().filter(|finding| finding.effect.is_rejected());
+        let policies: BTreeSet<_> = rejected().map(|finding| (&finding.namespace, &finding.name)).collect();
+        self.metrics.synced(pass.policies, policies.len(), pass.endpoints, &pass.held);
+        self.metrics.took(pass.compiled, pass.applied);
+        let part = |finding: &Finding| Rejected {
+            namespace: finding.namespace.clone(),
+            name: finding.name.clone(),
+            path: finding.path.clone(),
+            problem: finding.problem.clone(),
+            effect: finding.effect.to_string(),
+            location: self.location(finding),
+        };
+        let kernel = pass.held.iter().map(|(family, held)| status::Held {
+            family: family.to_string(),
+            rules: held.rules,
+            sets: held.sets,
+            entries: held.entries,
+        });
+        let now = Timestamp::now();
+        let micros = |took: Duration| u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        self.status.update(|status| {
+            status.generation = generation;
+            status.synced = Some(now);
+            status.policies = pass.policies;
+            status.endpoints = pass.endpoints;
+            status.kernel = kernel.collect();
+            status.flows_cut += pass.flows.map_or(0, |flows| flows.cut);
+            status.rejected = rejected().map(part).collect();
+            status.deprecated =
+                self.findings.iter().filter(|finding| !finding.effect.is_rejected()).map(part).collect();
+            status.spoofable = self.spoofable.keys().cloned().collect();
+            status.contested = pass.contests.iter().map(contested).collect();
+            status.options = Some((&pass.options).into());
+            status.lingering = pass.lingering.iter().cloned().map(Into::into).collect();
+            if !pass.writes.is_nothing() {
+                status.last_change = Some(LastChange {
+                    at: now,
+                    writes: pass.writes.to_string(),
+                    compile_micros: micros(pass.compiled),
+                    apply_micros: micros(pass.applied),
+                });
+            }
+        });
+    }
+}
+
+fn contested(contest: &Contested) -> status::ContestedAddress {
+    status::ContestedAddress {
+        address: contest.address,
+        pods: contest.claimants.iter().map(name).collect(),
+        held_by: contest.holders.iter().map(name).collect(),
+    }
+}

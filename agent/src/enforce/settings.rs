@@ -1,0 +1,100 @@
+//! What an agent is given at its start and while it runs, and why it ends.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::PathBuf;
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinError;
+
+use super::obstacle::IPVS;
+use super::takeover::AzureNpm;
+use crate::dataplane;
+use crate::dataplane::network::Network;
+use crate::dataplane::nflog::Heard;
+use crate::metrics::Metrics;
+use crate::notice::Notice;
+use crate::serve::Liveness;
+use crate::source::Changes;
+use crate::status::{AgentStatus, SharedStatus};
+
+/// What can happen to an agent.
+#[derive(Debug)]
+pub enum Event {
+    /// This changed in the cluster; the first time, this is all there is.
+    Changes(Changes),
+    /// The network of this node is now this.
+    Network(Network),
+    /// A program wrote to the packet filter, perhaps this agent.
+    PacketFilterChanged,
+    /// The rules denied something.
+    Denied(Heard),
+    /// End, and leave everything in the kernel as it is.
+    Shutdown,
+}
+
+/// What an agent is given at its start.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The name of its node.
+    pub node: String,
+    /// Write the state once and end.
+    pub once: bool,
+    /// The file that exists while the agent is ready.
+    pub ready_file: Option<PathBuf>,
+    /// What to do about what Azure NPM left.
+    pub azure_npm: AzureNpm,
+    /// Where it counts.
+    pub metrics: Metrics,
+    /// Where it keeps its status.
+    pub status: SharedStatus,
+    /// Where it shows that its loop is alive.
+    pub liveness: Liveness,
+    /// Where it sends what is to be written to the cluster, if there is one.
+    pub notices: Option<mpsc::UnboundedSender<Notice>>,
+    /// The Nodes that the agent needs from the source, if that does not have all: pods
+    /// on them list an address that other pods list too.
+    pub wanted_nodes: watch::Sender<BTreeSet<String>>,
+}
+
+impl Settings {
+    /// Those of the agent of a node that follows a source, with everything optional
+    /// off.
+    #[must_use]
+    pub fn new(node: &str, source: &str) -> Self {
+        Self {
+            node: node.to_owned(),
+            once: false,
+            ready_file: None,
+            azure_npm: AzureNpm::default(),
+            metrics: Metrics::default(),
+            status: SharedStatus::new(AgentStatus::new(node, source)),
+            liveness: Liveness::default(),
+            notices: None,
+            wanted_nodes: watch::Sender::default(),
+        }
+    }
+}
+
+/// Why an agent ended, other than because it was asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The ready file cannot be there.
+    #[error("cannot write the ready file")]
+    Ready(#[source] io::Error),
+    /// The kernel refused the state, and there is to be one try only.
+    #[error("the policies are not in the kernel")]
+    Kernel(#[from] dataplane::Error),
+    /// IPVS is in use, and there is to be one try only.
+    #[error("{IPVS}")]
+    Ipvs,
+    /// No object has the node's name, and there is to be one try only.
+    #[error("{0}")]
+    Misnamed(String),
+    /// Every source of events ended.
+    #[error("all sources of events have ended, so the agent would learn of no change")]
+    NoEvents,
+    /// A pass panicked.
+    #[error("a pass over the objects broke off")]
+    Broken(#[from] JoinError),
+}

@@ -1,0 +1,274 @@
+//! A kernel in memory that records what is asked of it.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use npc_compiler::object::Family;
+use npc_compiler::plan::conntrack::Tuple;
+use npc_compiler::plan::{Delta, KernelState, Plan, SetWrite, Step, Unexpected};
+use npc_compiler::ruleset::program::ChainName;
+use tokio::sync::mpsc;
+
+use super::faults::Fault;
+use crate::dataplane::audit::{Audit, Depth};
+use crate::dataplane::bridge::{self, BridgeTable, peer::Peer};
+use crate::dataplane::conntrack::Swept;
+use crate::dataplane::iptables::{self, Hook};
+use crate::dataplane::probe::Capabilities;
+use crate::dataplane::{self, Failures, Kernel, ipset, nftables};
+
+/// What was asked of a kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Call {
+    Probe,
+    Read,
+    Apply,
+    Refused,
+    Hook,
+    Audit,
+    Cut,
+    Group(u32, u32),
+}
+use Call::{Apply, Audit as Audited, Cut, Hook as Hooked, Probe, Read, Refused};
+
+/// What a recording kernel holds.
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact that stands by itself")]
+pub(super) struct Memory {
+    pub(super) state: KernelState,
+    pub(super) hooks: [Hook; 2],
+    pub(super) flows: Vec<Tuple>,
+    /// How many plans it will refuse, each at its first write of chains.
+    pub(super) refusals: usize,
+    /// The last plan that it carried out.
+    pub(super) plan: Plan,
+    /// The next full audit fails.
+    pub(super) is_blind: bool,
+    /// Another program makes this of it before the next full audit.
+    pub(super) put_back: Option<KernelState>,
+    /// When plans come into force as it reports; otherwise when they are done.
+    pub(super) in_force: Option<std::time::Instant>,
+    /// What another program does after so many more steps.
+    pub(super) fault: Option<(usize, Fault)>,
+    /// It reports plans as carried out that are not.
+    pub(super) lies: bool,
+    /// Plans begin, and end when this is sent.
+    pub(super) hangs: Option<std::sync::mpsc::Receiver<()>>,
+    /// The jump cannot be put into its place.
+    pub(super) unhookable: bool,
+    pub(super) bridge: BridgeTable,
+    /// It refuses that table, with this number.
+    pub(super) no_bridge: Option<i32>,
+    /// Another program keeps the lock that rules need.
+    pub(super) locked: bool,
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self {
+            state: KernelState::default(),
+            hooks: [Hook::Absent; 2],
+            flows: Vec::new(),
+            refusals: 0,
+            plan: Plan::default(),
+            is_blind: false,
+            put_back: None,
+            in_force: None,
+            fault: None,
+            lies: false,
+            hangs: None,
+            unhookable: false,
+            bridge: BridgeTable::default(),
+            no_bridge: None,
+            locked: false,
+        }
+    }
+}
+
+impl Memory {
+    /// One step more is done, and another program does what it is to do after it.
+    fn stepped(&mut self) {
+        match &mut self.fault {
+            Some((0, fault)) => {
+                let fault = *fault;
+                self.fault = None;
+                fault.befall(self);
+            }
+            Some((steps, _)) => *steps -= 1,
+            None => {}
+        }
+    }
+}
+
+fn refused() -> dataplane::Error {
+    ipset::Error::Silent(Duration::ZERO).into()
+}
+
+/// A kernel in memory that sends every call. It sends under the lock, so a test that
+/// receives a call and then takes the lock finds the call done.
+pub(super) struct Recording {
+    pub(super) memory: Arc<Mutex<Memory>>,
+    pub(super) calls: mpsc::UnboundedSender<Call>,
+}
+
+impl Kernel for Recording {
+    fn probe_each(&mut self, _: &mut Failures) -> Option<Capabilities> {
+        self.calls.send(Probe).expect("the test listens");
+        Some(Capabilities { bpf: true, ..Capabilities::default() })
+    }
+
+    fn read_each(&mut self, _: &KernelState, _: &mut Failures) -> Result<KernelState, dataplane::Error> {
+        let mut memory = self.memory.lock().expect("no thread panicked");
+        self.calls.send(Read).expect("the test listens");
+        let state = memory.state.clone();
+        memory.stepped();
+        Ok(state)
+    }
+
+    fn set_group(&mut self, links: &[u32], group: u32) -> Result<(), dataplane::Error> {
+        for link in links {
+            self.calls.send(Call::Group(*link, group)).expect("the test listens");
+        }
+        Ok(())
+    }
+
+    fn set_bridge(&mut self, wanted: &BridgeTable) -> Result<bridge::Written, dataplane::Error> {
+        let mut memory = self.memory.lock().expect("no thread panicked");
+        if let Some(errno) = memory.no_bridge.filter(|_| !wanted.is_empty()) {
+            return Err(nftables::Error::Refused { what: "make the table".to_owned(), errno }.into());
+        }
+        memory.bridge = wanted.clone();
+        Ok(bridge::Written::default())
+    }
+
+    fn peers(&mut self, ports: &[u32]) -> Vec<(u32, Peer)> {
+        let peer = |port: &u32| {
+            let last = u8::try_from(*port).expect("it is small");
+            (*port, Peer { ethernet: [2, 0, 0, 0, 0, last], addresses: [[10, 0, 0, last].into()].into() })
+        };
+        ports.iter().map(peer).collect()
+    }
+
+    fn apply_each(&mut self, plan: &Plan, failed: &mut Failures) -> std::time::Instant {
+        let hangs = self.memory.lock().expect("no thread panicked").hangs.take();
+        if let Some(end) = hangs {
+            // Once the test is done, it does not matter.
+            let _ = end.recv();
+        }
+        let mut memory = self.memory.lock().expect("no thread panicked");
+        for step in plan.steps.iter().filter(|_| !memory.lies).collect::<Vec<_>>() {
+            if memory.refusals > 0 && matches!(step, Step::Chains(..)) {
+                memory.refusals -= 1;
+                self.calls.send(Refused).expect("the test listens");
+                for family in Family::ALL {
+                    failed.add(family, refused());
+                }
+                return std::time::Instant::now();
+            }
+            carry_out(&mut memory.state, step, failed);
+            memory.stepped();
+        }
+        memory.plan = plan.clone();
+        self.calls.send(Apply).expect("the test listens");
+        memory.in_force.unwrap_or_else(std::time::Instant::now)
+    }
+
+    fn wait_for_lock(&mut self) -> Result<(), dataplane::Error> {
+        let locked = self.memory.lock().expect("no thread panicked").locked;
+        let error = || iptables::Error::Locked { waited: Duration::ZERO, holder: None };
+        if locked { Err(error().into()) } else { Ok(()) }
+    }
+
+    fn hook_each(&mut self, failed: &mut Failures) -> Vec<(Family, Hook)> {
+        if failed.is_of_all() {
+            return Vec::new();
+        }
+        let mut memory = self.memory.lock().expect("no thread panicked");
+        self.calls.send(Hooked).expect("the test listens");
+        let mut found = Vec::new();
+        for (n, family) in
+            Family::ALL.into_iter().enumerate().filter(|(_, family)| !failed.contains(*family)).collect::<Vec<_>>()
+        {
+            let leads_somewhere = memory.state.family(family).chains.contains_key(&ChainName::forward());
+            if memory.unhookable || !leads_somewhere && !memory.lies {
+                failed.add(family, dataplane::Error::Unhooked(Box::new(refused())));
+                continue;
+            }
+            found.push((family, memory.hooks[n]));
+            if !memory.lies {
+                memory.hooks[n] = Hook::First;
+            }
+            memory.stepped();
+        }
+        found
+    }
+
+    fn prove(&mut self, wanted: &KernelState, failed: &mut Failures) {
+        let memory = self.memory.lock().expect("no thread panicked");
+        // That a restore was done is no proof.
+        for family in Family::ALL.into_iter().filter(|_| memory.lies) {
+            if memory.state.family(family).chains != wanted.family(family).chains {
+                failed.add(family, dataplane::Error::Unproven(vec!["NPC-X".to_owned()]));
+            }
+        }
+    }
+
+    fn audit(&mut self, wanted: &KernelState, depth: Depth) -> Result<Audit, dataplane::Error> {
+        let mut memory = self.memory.lock().expect("no thread panicked");
+        self.calls.send(Audited).expect("the test listens");
+        if depth == Depth::Whole {
+            if std::mem::take(&mut memory.is_blind) {
+                return Err(ipset::Error::Silent(Duration::ZERO).into());
+            }
+            if let Some(state) = memory.put_back.take() {
+                memory.state = state;
+            }
+        }
+        let between = |family| Delta::between(wanted.family(family), memory.state.family(family));
+        let hooks = Family::ALL.into_iter().zip(memory.hooks).filter(|(_, hook)| *hook != Hook::First).collect();
+        let (v4, v6) = (between(Family::V4), between(Family::V6));
+        Ok(Audit { v4, v6, hooks, ..Audit::default() })
+    }
+
+    fn cut(&mut self, forbids: &mut dyn FnMut(&Tuple) -> bool) -> Result<Swept, dataplane::Error> {
+        let mut memory = self.memory.lock().expect("no thread panicked");
+        let judged = memory.flows.len();
+        memory.flows.retain(|flow| !forbids(flow));
+        let cut = judged - memory.flows.len();
+        self.calls.send(Cut).expect("the test listens");
+        Ok(Swept { judged: judged as u64, cut: cut as u64, stuck: 0 })
+    }
+}
+
+/// Does what a kernel does, and refuses what a kernel refuses.
+fn carry_out(state: &mut KernelState, step: &Step, failed: &mut Failures) {
+    match step {
+        Step::Sets(writes) => {
+            for write in writes {
+                let family = write.set().family();
+                if failed.contains(family) {
+                    continue;
+                }
+                match write.apply(state.family_mut(family)) {
+                    Err(Unexpected::NoSet(_)) if !matches!(write, SetWrite::Destroy(_)) => {
+                        failed.add(family, refused());
+                    }
+                    // A write that says nothing new is done.
+                    _ => {}
+                }
+            }
+        }
+        Step::Grace => {}
+        Step::Chains(family, _) if failed.contains(*family) => {}
+        Step::Chains(family, writes) => {
+            let held = state.family_mut(*family);
+            let before = held.chains.clone();
+            // A chain that is not there is declared, and then deleted.
+            let _ = writes.apply(held);
+            // What a rule names has to be there.
+            if held.dangling().is_some() {
+                held.chains = before;
+                failed.add(*family, refused());
+            }
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! What the agent logs of a pass, and which policies count as rejected.
+
+use std::io;
+
+use tracing::subscriber;
+
+use super::*;
+
+/// The lines of the log.
+#[derive(Debug, Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().expect("no thread panicked").extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Lines {
+    /// Those of a level and above since the last call.
+    fn take(&self) -> Vec<String> {
+        let bytes = std::mem::take(&mut *self.0.lock().expect("no thread panicked"));
+        String::from_utf8(bytes).expect("it is text").lines().map(str::to_owned).collect()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pass_that_wrote_nothing_is_not_logged_at_info() {
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let log = tracing_subscriber::fmt().with_max_level(tracing::Level::INFO).with_ansi(false);
+    let _guard = subscriber::set_default(log.with_writer(move || writer.clone()).finish());
+    let mut world = World::new(settings(), 0, vec![network(), Input::Objects(objects(&["10.0.0.1"]))]);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let first = lines.take();
+    let has = |message: &str| first.iter().any(|line| line.contains(message));
+    assert!(has(" ready generation=1") && has(" programmed ruleset generation=1 policies=1 endpoints=1"), "{first:#?}");
+    // A pod that no policy selects, because it has no address.
+    let mut more = objects(&["10.0.0.1"]);
+    more.pods.push(Pod { ipv4: None, name: "another".to_owned(), ..more.pods[0].clone() });
+    world.send(Input::Objects(more)).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(lines.take(), [""; 0]);
+    // One that is isolated.
+    world.send(Input::Objects(objects(&["10.0.0.1", "10.0.0.2"]))).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let third = lines.take();
+    assert!(third.len() == 1 && third[0].contains(" INFO ") && third[0].contains("generation=3"), "{third:#?}");
+    world.agent.abort();
+}
+
+/// The policies of a cluster with one that admits a prefix, as it is written.
+fn admitting(cidr: &str) -> Objects {
+    let mut objects = objects(&["10.0.0.1"]);
+    let spec = objects.policies[0].object.spec.as_mut().expect("it has one");
+    let block = networking::v1::IPBlock { cidr: cidr.to_owned(), except: None };
+    let peer = networking::v1::NetworkPolicyPeer { ip_block: Some(block), ..Default::default() };
+    spec.ingress = Some(vec![networking::v1::NetworkPolicyIngressRule { from: Some(vec![peer]), ports: None }]);
+    objects
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_what_was_not_understood_is_rejected() {
+    let settings = settings();
+    let (metrics, status) = (settings.metrics.clone(), settings.status.clone());
+    let rejected = move || {
+        let text = Metrics::text(&metrics.registry()).expect("a String takes it");
+        text.lines().find_map(|line| line.strip_prefix("npc_rejected_policies ").map(str::to_owned))
+    };
+    let mut world = World::new(settings, 0, vec![network()]);
+    for (cidr, is_rejected) in [("192.0.2.7/24", false), ("192.0.2.0/240", true), ("192.0.2.0/24", false)] {
+        world.send(Input::Objects(admitting(cidr))).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(rejected().as_deref(), Some(if is_rejected { "1" } else { "0" }), "{cidr}");
+        let now = status.now();
+        let is_deprecated = cidr == "192.0.2.7/24";
+        assert_eq!(
+            (now.rejected.len(), now.deprecated.len()),
+            (usize::from(is_rejected), usize::from(is_deprecated)),
+            "{cidr}"
+        );
+    }
+    world.agent.abort();
+}

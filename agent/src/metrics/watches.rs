@@ -1,0 +1,57 @@
+//! The metrics of the watches.
+
+use std::sync::atomic::AtomicU64;
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+use super::labels::{Kind, OfKind};
+use super::{now, since_1970};
+
+/// The part of an agent's metrics that its watches write.
+#[derive(Debug, Clone, Default)]
+pub struct Watches {
+    restarts: Family<OfKind, Counter>,
+    failures: Family<OfKind, Counter>,
+    last_event: Family<OfKind, Gauge>,
+    last_heard: Family<OfKind, Gauge<f64, AtomicU64>>,
+}
+
+impl Watches {
+    pub(super) fn register(&self, registry: &mut Registry) {
+        registry.register("watch_restarts", "How often a kind was listed anew", self.restarts.clone());
+        registry.register("watch_failures", "Failures of a watch, each tried again", self.failures.clone());
+        registry.register(
+            "watch_last_event_timestamp_seconds",
+            "When a watch last told of something",
+            self.last_event.clone(),
+        );
+        registry.register(
+            "watch_last_heard_timestamp_seconds",
+            "When the API server last said anything in a watch or a list",
+            self.last_heard.clone(),
+        );
+    }
+
+    /// A watch delivered an event.
+    pub(crate) fn told(&self, kind: Kind) {
+        self.last_event.get_or_create(&OfKind { kind }).set(now());
+    }
+
+    /// The API server sent anything for a kind, if only a bookmark.
+    pub(crate) fn heard(&self, kind: Kind) {
+        self.last_heard.get_or_create(&OfKind { kind }).set(since_1970().as_secs_f64());
+    }
+
+    /// A watch begins with a list.
+    pub(crate) fn lists(&self, kind: Kind) {
+        self.restarts.get_or_create(&OfKind { kind }).inc();
+    }
+
+    /// A watch failed.
+    pub(crate) fn failed(&self, kind: Kind) {
+        self.failures.get_or_create(&OfKind { kind }).inc();
+    }
+}

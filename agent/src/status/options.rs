@@ -1,0 +1,107 @@
+//! What an agent's rules depend on besides the cluster, as its status has it.
+
+use npc_compiler::ruleset::layout::{self, Lacks, SelfMatch};
+use serde::{Deserialize, Serialize};
+
+/// The options of an agent: its flags as far as this kernel supports them, and the
+/// matches that the kernel lacks. A tool that compares the kernel with the policies
+/// compiles with them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[allow(clippy::struct_excessive_bools, reason = "each is a choice that stands by itself")]
+pub struct RuleOptions {
+    /// `--keep-established`
+    pub keep_established: bool,
+    /// `--allow-tunnels`
+    pub allow_tunnels: bool,
+    /// `--log-denied`
+    pub log_denied: bool,
+    /// `--anti-spoof`
+    pub anti_spoof: bool,
+    /// Whether the kernel has `-m bpf`; else each isolated endpoint has a rule for its
+    /// traffic to itself.
+    pub bpf: bool,
+    /// Whether the kernel has `-m hl`.
+    pub hop_limit: bool,
+    /// Whether the kernel has `-m length`.
+    pub length: bool,
+    /// Whether the kernel has `-m devgroup`.
+    pub device_group: bool,
+}
+
+impl From<&layout::Options> for RuleOptions {
+    fn from(options: &layout::Options) -> Self {
+        let layout::Options { self_match, lacks, keep_established, allow_tunnels, log_denied, anti_spoof } = options;
+        Self {
+            keep_established: *keep_established,
+            allow_tunnels: *allow_tunnels,
+            log_denied: *log_denied,
+            anti_spoof: *anti_spoof,
+            bpf: *self_match == SelfMatch::Bpf,
+            hop_limit: !lacks.hop_limit,
+            length: !lacks.length,
+            device_group: !lacks.device_group,
+        }
+    }
+}
+
+impl From<RuleOptions> for layout::Options {
+    fn from(options: RuleOptions) -> Self {
+        let RuleOptions { keep_established, allow_tunnels, log_denied, anti_spoof, .. } = options;
+        Self {
+            self_match: if options.bpf { SelfMatch::Bpf } else { SelfMatch::PerEndpoint },
+            lacks: Lacks {
+                hop_limit: !options.hop_limit,
+                length: !options.length,
+                device_group: !options.device_group,
+            },
+            keep_established,
+            allow_tunnels,
+            log_denied,
+            anti_spoof,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::AgentStatus;
+
+    /// Options that differ from the default in one thing each.
+    fn each() -> Vec<layout::Options> {
+        let default = layout::Options::default;
+        let lacks = Lacks::default;
+        vec![
+            default(),
+            layout::Options { self_match: SelfMatch::PerEndpoint, ..default() },
+            layout::Options { keep_established: true, ..default() },
+            layout::Options { allow_tunnels: true, ..default() },
+            layout::Options { log_denied: true, ..default() },
+            layout::Options { anti_spoof: true, ..default() },
+            layout::Options { lacks: Lacks { hop_limit: true, ..lacks() }, ..default() },
+            layout::Options { lacks: Lacks { length: true, ..lacks() }, ..default() },
+            layout::Options { lacks: Lacks { device_group: true, ..lacks() }, ..default() },
+        ]
+    }
+
+    #[test]
+    fn options_come_out_of_a_status_as_they_went_in() {
+        for options in each() {
+            let mut status = AgentStatus::new("node-1", "cluster");
+            status.options = Some(RuleOptions::from(&options));
+            let json = serde_json::to_string(&status).expect("JSON");
+            let read: AgentStatus = serde_json::from_str(&json).expect("a status");
+            let read: layout::Options = read.options.expect("options").into();
+            assert_eq!(format!("{read:?}"), format!("{options:?}"));
+        }
+    }
+
+    #[test]
+    fn the_status_of_an_earlier_agent_has_no_options() {
+        let mut json = serde_json::to_value(AgentStatus::new("node-1", "cluster")).expect("JSON");
+        json.as_object_mut().expect("an object").remove("options");
+        let read: AgentStatus = serde_json::from_value(json).expect("a status");
+        assert_eq!(read.options, None);
+    }
+}

@@ -1,0 +1,271 @@
+//! From a Service to the places that kube-proxy sends its traffic to. Every command that
+//! follows a Service asks here.
+//!
+//! The Service's EndpointSlices decide where the input has any. Where it has none and the
+//! Service has a selector, this works out what the controller of EndpointSlices would
+//! write: all pods that the selector selects, in their node's network or in their own,
+//! without those that are finished, and with a named `targetPort` resolved in each. The
+//! input then does not say which pods are ready, so a pod counts as ready unless it is being
+//! deleted. Where the Service has no selector either, the input does not say where it leads.
+//!
+//! kube-proxy takes the endpoints of a port that are ready; if there is none, those that are
+//! terminating and still serve
+//! (<https://kubernetes.io/docs/concepts/services-networking/service/#terminating-endpoints>).
+
+use std::net::IpAddr;
+
+use super::{Cluster, PodId};
+use crate::object::{ContainerPort, EndpointSlice, Pod, Service, ServicePort, SliceEndpoint, TargetPort};
+
+/// Where a Service's port leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Backend {
+    /// The place.
+    pub end: BackendEnd,
+    /// The number of the port that traffic goes to.
+    pub port: u16,
+}
+
+/// A place where a Service leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum BackendEnd {
+    /// A pod; in its own network or in its node's.
+    Pod(PodId),
+    /// An address that no pod of the input has: a node's, or one outside.
+    Address(IpAddr),
+}
+
+/// Whether kube-proxy sends new connections to an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Ready,
+    /// Only where no other is ready.
+    ServesUntilGone,
+    Not,
+}
+
+impl Cluster {
+    /// Where a service leads by whichever port; `None` where the input does not say.
+    #[must_use]
+    pub fn behind(&self, service: &Service) -> Option<Vec<BackendEnd>> {
+        let slices = self.slices(service);
+        if slices.is_empty() {
+            service.selector.as_ref()?;
+            let listed = self.selected_by(service).map(|(id, pod)| (BackendEnd::Pod(id), State::of(pod)));
+            return Some(in_use(listed));
+        }
+        let endpoints = slices.iter().flat_map(|slice| &slice.endpoints);
+        let mut behind = in_use(endpoints.map(|of| (self.end_of(of), State::of_slice(of))));
+        behind.sort_unstable();
+        behind.dedup();
+        Some(behind)
+    }
+
+    /// Where one port of a service leads; `None` where the input does not say. A pod that
+    /// has no port of the name that `targetPort` asks for is no backend.
+    #[must_use]
+    pub fn backends(&self, service: &Service, port: &ServicePort) -> Option<Vec<Backend>> {
+        let slices = self.slices(service);
+        if slices.is_empty() {
+            service.selector.as_ref()?;
+            let listed = self.selected_by(service).filter_map(|(id, pod)| {
+                Some((Backend { end: BackendEnd::Pod(id), port: target(port, &pod.ports)? }, State::of(pod)))
+            });
+            return Some(in_use(listed));
+        }
+        let of_slice = |slice: &EndpointSlice| {
+            let number = slice.ports.iter().find(|of| of.name == port.name && of.protocol == port.protocol)?.port;
+            let listed = |of: &SliceEndpoint| (Backend { end: self.end_of(of), port: number }, State::of_slice(of));
+            Some(slice.endpoints.iter().map(listed).collect::<Vec<_>>())
+        };
+        let mut backends = in_use(slices.iter().filter_map(of_slice).flatten());
+        // A pod with addresses of both families is in a slice of each.
+        backends.sort_unstable();
+        backends.dedup();
+        Some(backends)
+    }
+
+    fn slices(&self, service: &Service) -> &[EndpointSlice] {
+        let found = self.endpoint_slices.get(&(service.namespace.clone(), service.name.clone()));
+        found.map_or(&[], Vec::as_slice)
+    }
+
+    /// The pods that a service's selector selects and that are not finished.
+    fn selected_by<'a>(&'a self, service: &'a Service) -> impl Iterator<Item = (PodId, &'a Pod)> {
+        let selects = |pod: &Pod| {
+            service.selector.as_ref().is_some_and(|selector| {
+                pod.namespace == service.namespace
+                    && selector.iter().all(|(key, value)| pod.labels.get(key) == Some(value))
+            })
+        };
+        self.pods().filter(move |(_, pod)| !pod.finished && selects(pod))
+    }
+
+    /// The pod that has an endpoint's address, or the address. Pods in a node's network
+    /// share its address, so of these the one that the slice names is meant.
+    fn end_of(&self, endpoint: &SliceEndpoint) -> BackendEnd {
+        if let [pod] = self.holders(endpoint.address, self.home(endpoint.address)) {
+            return BackendEnd::Pod(*pod);
+        }
+        let is_named = |(_, pod): &(PodId, &Pod)| {
+            endpoint.pod.as_ref().is_some_and(|(namespace, name)| {
+                (&pod.namespace, &pod.name) == (namespace, name) && pod.host_network && !pod.finished
+            })
+        };
+        self.pods().find(is_named).map_or(BackendEnd::Address(endpoint.address), |(id, _)| BackendEnd::Pod(id))
+    }
+}
+
+impl State {
+    fn of(pod: &Pod) -> Self {
+        if pod.terminating { Self::ServesUntilGone } else { Self::Ready }
+    }
+
+    fn of_slice(endpoint: &SliceEndpoint) -> Self {
+        match (endpoint.is_ready, endpoint.serves_until_gone) {
+            (true, _) => Self::Ready,
+            (false, true) => Self::ServesUntilGone,
+            (false, false) => Self::Not,
+        }
+    }
+}
+
+/// Those that kube-proxy takes of what is listed.
+fn in_use<T>(listed: impl Iterator<Item = (T, State)>) -> Vec<T> {
+    let (mut ready, mut until_gone) = (Vec::new(), Vec::new());
+    for (end, state) in listed {
+        match state {
+            State::Ready => ready.push(end),
+            State::ServesUntilGone => until_gone.push(end),
+            State::Not => {}
+        }
+    }
+    if ready.is_empty() { until_gone } else { ready }
+}
+
+/// The number that `targetPort` means in a pod with these ports: of several of one name
+/// and protocol, that of the container that is listed first.
+fn target(port: &ServicePort, ports: &[ContainerPort]) -> Option<u16> {
+    match &port.target {
+        TargetPort::Number(number) => Some(*number),
+        TargetPort::Name(name) => {
+            ports.iter().find(|of| of.name == *name && of.protocol == port.protocol).map(|of| of.port)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::object::{Exposure, Labels, Objects, Protocol, SlicePort};
+    use crate::sample::pod;
+
+    fn service(port: &ServicePort) -> Service {
+        Service {
+            namespace: "ns".to_owned(),
+            name: "s".to_owned(),
+            selector: Some(Labels::from([("app".to_owned(), "a".to_owned())])),
+            addresses: Vec::new(),
+            ports: vec![port.clone()],
+            exposure: Exposure::Inside,
+        }
+    }
+
+    fn port(target: TargetPort) -> ServicePort {
+        ServicePort { name: None, protocol: Protocol::Tcp, port: 80, target }
+    }
+
+    fn cluster(pods: &[&str], endpoint_slices: Vec<EndpointSlice>) -> Cluster {
+        let mut objects =
+            Objects { pods: pods.iter().map(|text| pod(text)).collect(), endpoint_slices, ..Objects::default() };
+        objects.declare_namespaces();
+        Cluster::new(&objects)
+    }
+
+    fn shown(cluster: &Cluster, backends: Option<Vec<Backend>>) -> Vec<String> {
+        let end = |end| match end {
+            BackendEnd::Pod(pod) => cluster.pod(pod).name.clone(),
+            BackendEnd::Address(address) => address.to_string(),
+        };
+        let Some(backends) = backends else { return vec!["?".to_owned()] };
+        backends.into_iter().map(|backend| format!("{}:{}", end(backend.end), backend.port)).collect()
+    }
+
+    /// The pods and ports that a service with a selector leads to, as text.
+    fn backends(pods: &[&str], target: TargetPort) -> Vec<String> {
+        let cluster = cluster(pods, Vec::new());
+        let port = port(target);
+        shown(&cluster, cluster.backends(&service(&port), &port))
+    }
+
+    #[test]
+    fn a_terminating_pod_is_a_backend_only_where_no_other_is_left() {
+        let number = || TargetPort::Number(8080);
+        assert_eq!(backends(&["ns/a app=a 10.0.0.1 terminating", "ns/b app=a 10.0.0.2"], number()), ["b:8080"]);
+        assert_eq!(
+            backends(&["ns/a app=a 10.0.0.1 terminating", "ns/b app=a 10.0.0.2 finished"], number()),
+            ["a:8080"]
+        );
+        assert_eq!(backends(&["other/a app=a 10.0.0.1", "ns/b app=b 10.0.0.2"], number()), [""; 0]);
+    }
+
+    #[test]
+    fn a_pod_in_its_nodes_network_is_a_backend() {
+        assert_eq!(backends(&["ns/h app=a hostNetwork 192.0.2.1"], TargetPort::Number(443)), ["h:443"]);
+    }
+
+    #[test]
+    fn a_named_port_is_that_of_the_first_container_that_has_it() {
+        let named = || TargetPort::Name("http".to_owned());
+        let pods = ["ns/a app=a :http=9000 :http=8000 :http=53/UDP 10.0.0.1", "ns/b app=a :other=1 10.0.0.2"];
+        assert_eq!(backends(&pods, named()), ["a:9000"]);
+        // The only pod that has the port is going away, and serves until then.
+        let pods = ["ns/a app=a :http=9000 10.0.0.1 terminating", "ns/b app=a :other=1 10.0.0.2"];
+        assert_eq!(backends(&pods, named()), ["a:9000"]);
+    }
+
+    /// A slice of the service `ns/s`: addresses, each with `+` ready, `~` serving until it is
+    /// gone, `-` neither.
+    fn slice(endpoints: &[&str], pod: Option<&str>) -> EndpointSlice {
+        let endpoint = |text: &&str| SliceEndpoint {
+            address: text[1..].parse().expect("an address"),
+            is_ready: text.starts_with('+'),
+            serves_until_gone: text.starts_with('~'),
+            pod: pod.map(|name| ("ns".to_owned(), name.to_owned())),
+        };
+        EndpointSlice {
+            namespace: "ns".to_owned(),
+            name: "s-1".to_owned(),
+            service: "s".to_owned(),
+            ports: vec![SlicePort { name: None, protocol: Protocol::Tcp, port: 6443 }],
+            endpoints: endpoints.iter().map(endpoint).collect(),
+        }
+    }
+
+    #[test]
+    fn endpoint_slices_decide_where_there_are_any() {
+        let pods = ["ns/a app=a 10.0.0.1", "ns/b app=a 10.0.0.2", "ns/h hostNetwork 192.0.2.1"];
+        let by_slices = |slices: Vec<EndpointSlice>| {
+            let cluster = cluster(&pods, slices);
+            let port = port(TargetPort::Number(8080));
+            shown(&cluster, cluster.backends(&service(&port), &port))
+        };
+        assert_eq!(by_slices(vec![slice(&["+10.0.0.2", "-10.0.0.1", "~10.0.0.9"], None)]), ["b:6443"]);
+        assert_eq!(by_slices(vec![slice(&["-10.0.0.2", "~10.0.0.1"], None)]), ["a:6443"]);
+        assert_eq!(by_slices(vec![slice(&["+203.0.113.1"], None)]), ["203.0.113.1:6443"]);
+        assert_eq!(by_slices(vec![slice(&["+192.0.2.1"], Some("h"))]), ["h:6443"], "a pod in its node's network");
+        assert_eq!(by_slices(vec![slice(&["+192.0.2.1"], None)]), ["192.0.2.1:6443"], "only the node is known");
+        assert_eq!(by_slices(vec![slice(&[], None)]), [""; 0], "there are slices, and nothing in them");
+        let other = EndpointSlice { service: "other".to_owned(), ..slice(&["+203.0.113.1"], None) };
+        assert_eq!(by_slices(vec![other]), ["a:8080", "b:8080"], "a slice of another Service");
+    }
+
+    #[test]
+    fn without_a_selector_and_without_slices_nothing_says_where_a_service_leads() {
+        let cluster = cluster(&["ns/a app=a 10.0.0.1"], Vec::new());
+        let port = port(TargetPort::Number(8080));
+        let service = Service { selector: None, ..service(&port) };
+        assert_eq!(cluster.backends(&service, &port), None);
+        assert_eq!(cluster.behind(&service), None);
+    }
+}

@@ -1,0 +1,97 @@
+//! What the steps of a plan do to a ruleset.
+//!
+//! The writer keeps its account of the kernel by this, and the models of kernels in the
+//! tests do what it says. So there is one answer to what a write means.
+
+use std::collections::BTreeSet;
+
+use super::{ChainWrites, SetWrite, Step};
+use crate::ruleset::program::{ChainName, SetName};
+use crate::ruleset::state::{Held, KernelState};
+
+/// The ruleset was not as a write takes it to be. The write was done as far as it can be
+/// all the same, as the kernel does it that takes a write that says nothing new.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unexpected {
+    /// A set that was to be created.
+    #[error("set {0} is there already")]
+    SetThere(SetName),
+    /// A set that was written to or destroyed.
+    #[error("set {0} is not there")]
+    NoSet(SetName),
+    /// A member that was to be added.
+    #[error("{0} adds nothing")]
+    MemberThere(SetWrite),
+    /// A member that was to be removed.
+    #[error("{0} removes nothing")]
+    NoMember(SetWrite),
+    /// A chain that was to be deleted.
+    #[error("chain {0} is not there")]
+    NoChain(ChainName),
+}
+
+impl Step {
+    /// Does to a ruleset what the step does to a kernel.
+    ///
+    /// # Errors
+    /// The first write that did not find the ruleset as it takes it to be. All were done.
+    pub fn apply(&self, state: &mut KernelState) -> Result<(), Unexpected> {
+        let mut done = Ok(());
+        match self {
+            Self::Sets(writes) => {
+                for write in writes {
+                    done = done.and(write.apply(state.family_mut(write.set().family())));
+                }
+            }
+            Self::Chains(family, writes) => done = writes.apply(state.family_mut(*family)),
+            Self::Grace => {}
+        }
+        done
+    }
+}
+
+impl SetWrite {
+    /// Does to the ruleset of the set's family what the write does to a kernel.
+    ///
+    /// # Errors
+    /// If the ruleset was not as the write takes it to be.
+    pub fn apply(&self, held: &mut Held) -> Result<(), Unexpected> {
+        match self {
+            Self::Create(name, _, kind) => {
+                if held.sets.contains_key(name) {
+                    return Err(Unexpected::SetThere(name.clone()));
+                }
+                held.sets.insert(name.clone(), (*kind, BTreeSet::new()));
+            }
+            Self::Add(name, member) => {
+                let (_, members) = held.sets.get_mut(name).ok_or_else(|| Unexpected::NoSet(name.clone()))?;
+                if !members.insert(member.clone()) {
+                    return Err(Unexpected::MemberThere(self.clone()));
+                }
+            }
+            Self::Delete(name, member) => {
+                let (_, members) = held.sets.get_mut(name).ok_or_else(|| Unexpected::NoSet(name.clone()))?;
+                if !members.remove(member) {
+                    return Err(Unexpected::NoMember(self.clone()));
+                }
+            }
+            Self::Destroy(name) => {
+                held.sets.remove(name).ok_or_else(|| Unexpected::NoSet(name.clone()))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl ChainWrites {
+    /// Does to the ruleset of a family what the commit does to a kernel.
+    ///
+    /// # Errors
+    /// If a chain that is deleted was not there.
+    pub fn apply(&self, held: &mut Held) -> Result<(), Unexpected> {
+        held.chains.extend(self.replace.iter().map(|(chain, rules)| (chain.clone(), rules.clone())));
+        let absent = self.delete.iter().filter(|chain| held.chains.remove(*chain).is_none());
+        // All are deleted, whatever the first of them is.
+        absent.cloned().reduce(|first, _| first).map_or(Ok(()), |chain| Err(Unexpected::NoChain(chain)))
+    }
+}

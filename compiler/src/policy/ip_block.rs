@@ -1,0 +1,47 @@
+//! Reads an ipBlock: the addresses of its `cidr` without those of each `except`.
+
+use k8s_openapi::api::networking::v1 as api;
+
+use super::finding::Effect;
+use super::read::Reader;
+use super::{Block, IpBlock};
+use crate::algebra::cidr::Cidr;
+use crate::algebra::ranges::RangeSet;
+
+impl Reader<'_> {
+    /// Reads an ipBlock; none where a part of it is not understood.
+    pub(super) fn ip_block(&mut self, path: &str, block: &api::IPBlock) -> Option<IpBlock> {
+        let cidr = self.cidr(format!("{path}.cidr"), &block.cidr);
+        // An exception that is not understood must not let its addresses in,
+        // so it takes the whole peer with it. All are read, to report all.
+        let mut excepts = Vec::new();
+        let mut understood = true;
+        for (i, text) in block.except.iter().flatten().enumerate() {
+            match self.cidr(format!("{path}.except[{i}]"), text) {
+                Some(except) => excepts.push(except),
+                None => understood = false,
+            }
+        }
+        let cidr = cidr.filter(|_| understood)?;
+        let cut = excepts.iter().filter(|except| except.family == cidr.family);
+        let cut = RangeSet::from_ranges(cut.map(|except| (except.first, except.last)));
+        let block = Block { family: cidr.family, addresses: cidr.addresses().difference(&cut) };
+        Some(IpBlock { cidr, except: excepts, block })
+    }
+
+    fn cidr(&mut self, path: String, text: &str) -> Option<Cidr> {
+        match Cidr::parse(text) {
+            Ok(cidr) => {
+                let canonical = cidr.network().to_string();
+                if text != canonical && text.parse() != Ok(cidr.network()) {
+                    self.report(path, format!("\"{text}\" means {canonical}; write that"), Effect::Works);
+                }
+                Some(cidr)
+            }
+            Err(problem) => {
+                self.report(path, format!("\"{text}\" is no prefix: {problem}"), Effect::MatchesNothing);
+                None
+            }
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! Reads a policy: its subject, its directions, its rules and their peers. What is not
+//! understood becomes a [`Finding`] and whatever fails safe.
+
+use k8s_openapi::api::networking::v1 as api;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+
+use super::finding::{Effect, Finding};
+use super::{Direction, Namespaces, Peer, Peers, PodPeer, Policy, PolicyRule, Ports, spelling};
+use crate::algebra::selector::Selector;
+use crate::object::NetworkPolicy;
+
+/// Reads one policy and collects what is wrong with it.
+pub(super) struct Reader<'a> {
+    namespace: &'a str,
+    name: &'a str,
+    /// The unknown fields, sorted.
+    unknown: Vec<&'a str>,
+    findings: Vec<Finding>,
+}
+
+/// Reads a policy, and says what of it was not understood.
+pub(super) fn read(policy: &NetworkPolicy) -> (Policy, Vec<Finding>) {
+    let mut unknown: Vec<&str> = policy.unknown_fields.iter().map(String::as_str).collect();
+    unknown.sort_unstable();
+    let mut reader = Reader { namespace: policy.namespace(), name: policy.name(), unknown, findings: Vec::new() };
+    let read = reader.policy(policy.object.spec.as_ref());
+    (read, reader.findings)
+}
+
+impl Reader<'_> {
+    pub(super) fn report(&mut self, path: impl Into<String>, problem: impl Into<String>, effect: Effect) {
+        self.findings.push(Finding {
+            namespace: self.namespace.to_owned(),
+            name: self.name.to_owned(),
+            path: path.into(),
+            problem: problem.into(),
+            effect,
+        });
+    }
+
+    /// Reports the unknown fields at or below a path; whether there are any.
+    pub(super) fn unknown_below(&mut self, path: &str, effect: Effect) -> bool {
+        self.unknown_fields(path, |_| true, effect)
+    }
+
+    /// Reports the unknown fields below a rule's path that are in none of its
+    /// items, which are read for themselves. (A misspelt name may have the form of
+    /// an item, so only items that are there count.)
+    fn unknown_in_rule(&mut self, path: &str, lists: [(&str, usize); 2]) -> bool {
+        let in_item = |field: &str| {
+            let rest = field.strip_prefix(path).and_then(|rest| rest.strip_prefix('.')).unwrap_or_default();
+            lists.iter().any(|(list, items)| {
+                let index = rest.strip_prefix(list).and_then(|rest| rest.strip_prefix('[')?.split_once(']'));
+                index.is_some_and(|(index, _)| index.parse::<usize>().is_ok_and(|index| index < *items))
+            })
+        };
+        self.unknown_fields(path, |field| !in_item(field), Effect::MatchesNothing)
+    }
+
+    /// Reports those unknown fields at or below a path, or without one all, that are
+    /// wanted. It reads no others: an object may have as many unknown fields as places that
+    /// may hold one.
+    fn unknown_fields(&mut self, path: &str, wanted: impl Fn(&str) -> bool, effect: Effect) -> bool {
+        let first = self.unknown.partition_point(|field| *field < path);
+        let below = self.unknown[first..].iter().copied().take_while(|field| field.starts_with(path));
+        let fields: Vec<&str> =
+            below.filter(|field| (path.is_empty() || is_below(field, path)) && wanted(field)).collect();
+        for field in &fields {
+            let problem = match spelling::meant(field) {
+                Some(meant) => format!("the API has no such field (did you mean {meant}?)"),
+                None => "the API has no such field".to_owned(),
+            };
+            self.report(*field, problem, effect);
+        }
+        !fields.is_empty()
+    }
+
+    fn policy(&mut self, spec: Option<&api::NetworkPolicySpec>) -> Policy {
+        let empty = api::NetworkPolicySpec::default();
+        let spec = spec.unwrap_or(&empty);
+        self.unknown_fields(
+            "",
+            |field| !["spec.podSelector", "spec.ingress", "spec.egress"].iter().any(|part| is_below(field, part)),
+            Effect::Ignored,
+        );
+        let (subject, allows) = self.subject(spec.pod_selector.as_ref());
+        let isolates = self.isolates(spec);
+        let mut rules = [Vec::new(), Vec::new()];
+        let ingress = spec.ingress.iter().flatten();
+        rules[Direction::Ingress as usize] = ingress
+            .enumerate()
+            .map(|(i, rule)| self.rule(Direction::Ingress, i, rule.from.as_deref(), rule.ports.as_deref()))
+            .collect();
+        let egress = spec.egress.iter().flatten();
+        rules[Direction::Egress as usize] = egress
+            .enumerate()
+            .map(|(i, rule)| self.rule(Direction::Egress, i, rule.to.as_deref(), rule.ports.as_deref()))
+            .collect();
+        if !allows {
+            // They were read for what is wrong with them.
+            rules = [Vec::new(), Vec::new()];
+        }
+        Policy { namespace: self.namespace.to_owned(), name: self.name.to_owned(), subject, isolates, rules }
+    }
+
+    /// The subject, and whether it was understood in full. What is left of it
+    /// otherwise selects too many pods: they are isolated, but none of them is
+    /// given what only some were meant to have.
+    fn subject(&mut self, selector: Option<&LabelSelector>) -> (Selector, bool) {
+        let path = "spec.podSelector";
+        let mut understood = !self.unknown_below(path, Effect::AllowsNothing);
+        let (subject, bad) = selector.map(Selector::read).unwrap_or_default();
+        for requirement in bad {
+            understood = false;
+            self.report(format!("{path}.{}", requirement.path), requirement.problem, Effect::AllowsNothing);
+        }
+        (subject, understood)
+    }
+
+    fn isolates(&mut self, spec: &api::NetworkPolicySpec) -> [bool; 2] {
+        let types = spec.policy_types.as_deref().unwrap_or_default();
+        if types.is_empty() {
+            // As the API server defaults it.
+            let has_egress = spec.egress.as_ref().is_some_and(|rules| !rules.is_empty());
+            return [true, has_egress];
+        }
+        let mut isolates = [false, false];
+        for (i, text) in types.iter().enumerate() {
+            match Direction::ALL.into_iter().find(|direction| direction.as_str() == text) {
+                Some(direction) => isolates[direction as usize] = true,
+                None => {
+                    isolates = [true, true];
+                    let problem = format!("\"{text}\" is neither Ingress nor Egress");
+                    self.report(format!("spec.policyTypes[{i}]"), problem, Effect::IsolatesBoth);
+                }
+            }
+        }
+        isolates
+    }
+
+    fn rule(
+        &mut self,
+        direction: Direction,
+        index: usize,
+        peers: Option<&[api::NetworkPolicyPeer]>,
+        ports: Option<&[api::NetworkPolicyPort]>,
+    ) -> PolicyRule {
+        let (section, field) = direction.fields();
+        let path = format!("spec.{section}[{index}]");
+        let (peers, ports) = (peers.unwrap_or_default(), ports.unwrap_or_default());
+        let unknown = self.unknown_in_rule(&path, [(field, peers.len()), ("ports", ports.len())]);
+        let peers = match peers {
+            _ if unknown => Peers::AnyOf(Vec::new()),
+            [] => Peers::Everyone,
+            peers => {
+                let read = |(i, peer)| self.peer(&format!("{path}.{field}[{i}]"), peer);
+                Peers::AnyOf(peers.iter().enumerate().map(read).collect())
+            }
+        };
+        let ports = match ports {
+            [] => Ports::Everything,
+            ports => {
+                let read = |(i, port)| self.port(&format!("{path}.ports[{i}]"), port);
+                Ports::AnyOf(ports.iter().enumerate().map(read).collect())
+            }
+        };
+        PolicyRule { path, peers, ports }
+    }
+
+    fn peer(&mut self, path: &str, peer: &api::NetworkPolicyPeer) -> Peer {
+        if self.unknown_below(path, Effect::MatchesNothing) {
+            return Peer::Nobody;
+        }
+        match (&peer.ip_block, &peer.namespace_selector, &peer.pod_selector) {
+            (Some(block), None, None) => {
+                self.ip_block(&format!("{path}.ipBlock"), block).map_or(Peer::Nobody, Peer::Block)
+            }
+            (Some(_), _, _) => {
+                let problem = "ipBlock cannot be combined with podSelector or namespaceSelector";
+                self.report(path, problem, Effect::MatchesNothing);
+                Peer::Nobody
+            }
+            (None, None, None) => {
+                self.report(path, "the peer is empty", Effect::MatchesNothing);
+                Peer::Nobody
+            }
+            (None, namespaces, pods) => {
+                let read = |this: &mut Self, field: &str, selector: &LabelSelector| {
+                    let (selector, bad) = Selector::read(selector);
+                    let understood = bad.is_empty();
+                    for requirement in bad {
+                        let path = format!("{path}.{field}.{}", requirement.path);
+                        this.report(path, requirement.problem, Effect::MatchesNothing);
+                    }
+                    understood.then_some(selector)
+                };
+                let namespaces = match namespaces {
+                    None => Some(Namespaces::Own(self.namespace.to_owned())),
+                    Some(selector) => read(self, "namespaceSelector", selector).map(Namespaces::Selected),
+                };
+                let pods = match pods {
+                    None => Some(Selector::default()),
+                    Some(selector) => read(self, "podSelector", selector),
+                };
+                match (namespaces, pods) {
+                    (Some(namespaces), Some(pods)) => Peer::Pods(PodPeer { namespaces, pods }),
+                    _ => Peer::Nobody,
+                }
+            }
+        }
+    }
+}
+
+/// Whether a field's path is this path, or leads on from it.
+fn is_below(field: &str, path: &str) -> bool {
+    field.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+}

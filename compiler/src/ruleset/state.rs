@@ -1,0 +1,74 @@
+//! The ruleset of a kernel: what it holds of ours, or should hold.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::object::Family;
+use crate::ruleset::program::{ChainName, FamilyProgram, Member, Program, Rule, SetKind, SetName};
+
+/// What one family of a kernel holds of ours.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Held {
+    /// The sets: type and members.
+    pub sets: BTreeMap<SetName, (SetKind, BTreeSet<Member>)>,
+    /// The chains and their rules.
+    pub chains: BTreeMap<ChainName, Vec<Rule>>,
+}
+
+/// What a kernel holds of ours, in both families.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct KernelState {
+    /// IPv4.
+    pub v4: Held,
+    /// IPv6.
+    pub v6: Held,
+}
+
+impl Held {
+    /// A chain, and a set or chain that a rule in it names and that is not there. No
+    /// kernel holds such a rule.
+    #[must_use]
+    pub fn dangling(&self) -> Option<(&ChainName, &str)> {
+        self.chains.iter().find_map(|(chain, rules)| {
+            let absent = |rule| {
+                let set = Rule::sets(rule).find(|set| !self.sets.contains_key(*set)).map(SetName::as_str);
+                let next = || rule.leads_to().filter(|next| !self.chains.contains_key(*next)).map(ChainName::as_str);
+                set.or_else(next)
+            };
+            rules.iter().find_map(absent).map(|absent| (chain, absent))
+        })
+    }
+}
+
+impl KernelState {
+    /// The part of one family, to be changed.
+    pub fn family_mut(&mut self, family: Family) -> &mut Held {
+        match family {
+            Family::V4 => &mut self.v4,
+            Family::V6 => &mut self.v6,
+        }
+    }
+
+    /// The part of one family.
+    #[must_use]
+    pub fn family(&self, family: Family) -> &Held {
+        match family {
+            Family::V4 => &self.v4,
+            Family::V6 => &self.v6,
+        }
+    }
+}
+
+impl From<&Program> for KernelState {
+    fn from(program: &Program) -> Self {
+        Self { v4: Held::from(&program.v4), v6: Held::from(&program.v6) }
+    }
+}
+
+impl From<&FamilyProgram> for Held {
+    fn from(program: &FamilyProgram) -> Self {
+        Self {
+            sets: program.sets.iter().map(|(name, set)| (name.clone(), (set.kind, set.members.clone()))).collect(),
+            chains: program.chains.clone(),
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! What `iptables -S` and `iptables-save` print, as far as it is ours.
+
+use std::collections::BTreeMap;
+
+use super::read::printed;
+use super::spelling::canonical;
+use crate::object::Family;
+use crate::ruleset::program::{CHAIN_PREFIX, ChainName, FORWARD_CHAIN, Rule, Target};
+
+/// The chains that a listing declares, in their order. The two tools declare them
+/// differently.
+pub fn declared(listed: &str) -> impl Iterator<Item = &str> {
+    let declared = listed.lines().filter_map(|line| line.strip_prefix(':').or_else(|| line.strip_prefix("-N ")));
+    declared.filter_map(|rest| rest.split(' ').next())
+}
+
+/// Our chains and their rules.
+#[must_use]
+pub fn chains(family: Family, listed: &str) -> BTreeMap<ChainName, Vec<Rule>> {
+    let mut chains: BTreeMap<ChainName, Vec<Rule>> =
+        declared(listed).filter_map(ChainName::ours).map(|name| (name, Vec::new())).collect();
+    for line in
+        listed.lines().filter(|line| line.strip_prefix("-A ").is_some_and(|rest| rest.starts_with(CHAIN_PREFIX)))
+    {
+        if let Some((name, rule)) = printed(family, line) {
+            chains.entry(name).or_default().push(rule);
+        }
+    }
+    chains
+}
+
+/// Of `iptables -S CHAIN -v` or `iptables-save -c`: for each of these chains that is
+/// there, how many packets its rules have dropped.
+#[must_use]
+pub fn dropped(family: Family, listed: &str, of: &[ChainName]) -> BTreeMap<ChainName, u64> {
+    let of = |name: &str| of.iter().find(|chain| chain.as_str() == name);
+    let mut packets: BTreeMap<ChainName, u64> = declared(listed).filter_map(of).map(|name| (name.clone(), 0)).collect();
+    for line in listed.lines() {
+        let name = line.split_once("-A ").and_then(|(_, rest)| rest.split(' ').next());
+        if let Some(name) = name.and_then(of)
+            && let Some((line, count)) = without_counts(line)
+            && let Some((_, Rule { target: Target::Drop, .. })) = printed(family, &line)
+        {
+            *packets.entry(name.clone()).or_default() += count;
+        }
+    }
+    packets
+}
+
+/// The line of `[PACKETS:BYTES] -A CHAIN …`, as a save has it, or of
+/// `-A CHAIN … -c PACKETS BYTES …`, as a list does, and the packets.
+fn without_counts(line: &str) -> Option<(String, u64)> {
+    if let Some((counts, rule)) = line.strip_prefix('[').and_then(|rest| rest.split_once("] ")) {
+        return Some((rule.to_owned(), counts.split_once(':')?.0.parse().ok()?));
+    }
+    let (before, rest) = line.rsplit_once(" -c ")?;
+    let (packets, rest) = rest.split_once(' ')?;
+    let (_, after) = rest.split_once(' ')?;
+    Some((format!("{before} {after}"), packets.parse().ok()?))
+}
+
+/// Whether a rule of FORWARD, from behind `-A FORWARD `, is the jump to our chains.
+#[must_use]
+pub fn is_hook(rule: &str) -> bool {
+    canonical(rule).strip_prefix("-j ") == Some(FORWARD_CHAIN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::Direction;
+    use crate::ruleset::program::Foreign;
+
+    #[test]
+    fn packets_are_counted_as_either_tool_prints_them() {
+        let list = "-N NPC-DENY-INGRESS\n-A NPC-DENY-INGRESS -c 12 720 -j DROP\n";
+        let save = ":FORWARD ACCEPT [9:9]\n:NPC-DENY-INGRESS - [0:0]\n:NPC-DENY-EGRESS - [0:0]\n\
+                    [1:2] -A FORWARD -j DROP\n[12:720] -A NPC-DENY-INGRESS -j DROP\n[3:4] -A NPC-I-X -j DROP\n\
+                    [5:6] -A NPC-SPOOF -s 0.0.0.0/32 -j RETURN\n[7:8] -A NPC-SPOOF -m comment --comment \"a -c 1 2 \" -j DROP\n";
+        let read = |listed| -> Vec<(String, u64)> {
+            let chains = [ChainName::deny(Direction::Ingress), ChainName::deny(Direction::Egress), ChainName::spoof()];
+            dropped(Family::V4, listed, &chains)
+                .into_iter()
+                .map(|(name, packets)| (name.to_string(), packets))
+                .collect()
+        };
+        let ingress = || ("NPC-DENY-INGRESS".to_owned(), 12);
+        assert_eq!(read(list), [ingress()]);
+        assert_eq!(read(save), [("NPC-DENY-EGRESS".to_owned(), 0), ingress(), ("NPC-SPOOF".to_owned(), 7)]);
+        let list = "-N NPC-SPOOF\n-A NPC-SPOOF -m comment --comment \"not -c the source\" -c 12 720 -j DROP\n";
+        assert_eq!(read(list), [("NPC-SPOOF".to_owned(), 12)]);
+    }
+
+    #[test]
+    fn only_chains_of_ours_are_read_and_nothing_of_them_is_dropped() {
+        let save = "*filter\n:FORWARD ACCEPT [0:0]\n:NPC-A - [0:0]\n:NPC-B - [0:0]\n:KUBE-X - [0:0]\n\
+                    -A FORWARD -j NPC-A\n-A NPC-A -j NPC-B\n-A NPC-A -m mark --mark 0x1 -j ACCEPT\n\
+                    -A NPC-C -j KUBE-X\n-A KUBE-X -j RETURN\nCOMMIT\n";
+        let chains = chains(Family::V4, save);
+        let jump = Rule { matches: Vec::new(), target: Target::Jump(ChainName::new("B")) };
+        let foreign = |line: &str| Rule::foreign(Foreign::Line(line.into()));
+        let expected = [
+            (ChainName::new("A"), vec![jump, foreign("-m mark --mark 0x1 -j ACCEPT")]),
+            (ChainName::new("B"), vec![]),
+            (ChainName::new("C"), vec![foreign("-j KUBE-X")]),
+        ];
+        assert_eq!(chains, expected.into());
+    }
+
+    #[test]
+    fn the_hook_is_a_plain_jump_and_nothing_else() {
+        assert!(is_hook("-j NPC-FORWARD") && is_hook("-j  NPC-FORWARD "));
+        for other in ["-g NPC-FORWARD", "-s 10.0.0.1/32 -j NPC-FORWARD", "-j NPC-FORWARD2", "-j X", ""] {
+            assert!(!is_hook(other), "{other}");
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! What an explanation says: flows with a verdict each, and what the asker should know
+//! besides.
+
+use std::net::IpAddr;
+
+use super::ends::EndName;
+use super::near::Code;
+use super::question::{Decision, Lack, Party, Reason, Verdict};
+use crate::algebra::traffic::Traffic;
+use crate::object::{Family, TargetPort};
+
+/// All flows between two targets.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FlowExplanation {
+    /// The flows, in the order of sources and destinations.
+    pub flows: Vec<Flow>,
+    /// What decides nothing and the asker should know.
+    pub warnings: Vec<Warning>,
+}
+
+/// A flow and what is said of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Flow {
+    /// The source.
+    pub from: EndName,
+    /// The destination; the Service, where it leads nowhere.
+    pub to: EndName,
+    /// The Service that the flow goes through.
+    pub via: Option<Via>,
+    /// The family; none where an end has no address and both families get one answer.
+    pub family: Option<Family>,
+    /// What is sent.
+    pub traffic: Traffic,
+    /// The name of the destination's port, where one port is meant.
+    pub port_name: Option<String>,
+    /// What becomes of it.
+    pub verdict: Verdict,
+    /// Why the flow cannot exist at all; none where the input does not say.
+    pub broken: Option<Code>,
+    /// Egress and ingress; none where the flow cannot exist, or the input does not say
+    /// where its Service leads.
+    pub decisions: Option<[Decision; 2]>,
+    /// The source and destination of one of the flows that this one stands for.
+    pub parties: Option<(Party, Party)>,
+}
+
+/// The Service that a flow goes through.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Via {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its port; none where it has no port that was asked for.
+    pub port: Option<u16>,
+    /// Where the port leads.
+    pub target: Option<TargetPort>,
+    /// To how many places it leads; 0 too where the input does not say.
+    pub backends: usize,
+}
+
+/// What decides nothing and the asker should know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
+pub enum Warning {
+    /// Several endpoints list this address ([`Cluster::contest`]).
+    ///
+    /// [`Cluster::contest`]: crate::cluster::Cluster::contest
+    Contested(IpAddr),
+    /// Other ends of the destination have a port of the name that was asked for; this one
+    /// has not.
+    NoSuchPort(EndName),
+    /// The Service has no port that was asked for.
+    NoSuchServicePort {
+        /// The Service's namespace.
+        namespace: String,
+        /// The Service's name.
+        name: String,
+        /// The ports that it has.
+        ports: Vec<u16>,
+    },
+    /// The source is a Service, and nothing in the input says where it leads.
+    SourceWithoutPods,
+    /// The ends have no address family in common, so no packet can pass.
+    NoCommonFamily,
+    /// Policies allow it, and agents drop it where it leaves the source, because it is
+    /// what tunnels use ([`Group::kept_tunnels`]).
+    ///
+    /// [`Group::kept_tunnels`]: crate::cluster::group::Group::kept_tunnels
+    TunnelDropped {
+        /// The source.
+        from: EndName,
+        /// What agents drop.
+        traffic: Traffic,
+    },
+}
+
+/// A fact that the input lacks, and which ends it is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Missing {
+    /// The fact.
+    pub lack: Lack,
+    /// The end whose policies would decide by it.
+    pub subject: EndName,
+    /// The other end.
+    pub other: EndName,
+}
+
+/// Why a question has no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
+pub enum Unanswerable {
+    /// A node was asked about, and nothing in the input says an address of it.
+    #[error("the input says no address of node {0}")]
+    NodeWithoutAddress(String),
+    /// No end of the destination has a port of the name that was asked for.
+    #[error("no port is named {name:?}")]
+    NoPortNamed {
+        /// The name.
+        name: String,
+        /// The names of the ports that the destination has, sorted.
+        known: Vec<String>,
+    },
+    /// An endpoint was asked about that no policy can apply to.
+    #[error("no policy can apply to it")]
+    NoEndpoint,
+}
+
+impl Flow {
+    /// Whether this says of one family what another flow says of the other.
+    #[must_use]
+    pub fn is_same_in_another_family(&self, other: &Self) -> bool {
+        self.family != other.family
+            && (&self.from, &self.to, &self.via) == (&other.from, &other.to, &other.via)
+            && (&self.traffic, &self.port_name, self.verdict) == (&other.traffic, &other.port_name, other.verdict)
+            && (self.broken, &self.decisions) == (other.broken, &other.decisions)
+    }
+}
+
+impl FlowExplanation {
+    /// What is said of all flows together.
+    #[must_use]
+    pub fn verdict(&self) -> Verdict {
+        let has = |verdict| self.flows.iter().any(|flow| flow.verdict == verdict);
+        let (allowed, denied) = (has(Verdict::Allowed), has(Verdict::Denied));
+        if has(Verdict::Partial) || (allowed && denied) {
+            Verdict::Partial
+        } else if has(Verdict::Unknown) {
+            Verdict::Unknown
+        } else if allowed {
+            Verdict::Allowed
+        } else {
+            Verdict::Denied
+        }
+    }
+
+    /// The facts that flows of verdict Unknown lack, in the order of flows.
+    #[must_use]
+    pub fn missing(&self) -> Vec<Missing> {
+        let mut missing = Vec::new();
+        for flow in self.flows.iter().filter(|flow| flow.verdict == Verdict::Unknown) {
+            if flow.decisions.is_none() {
+                let (subject, other) = (flow.from.clone(), flow.to.clone());
+                missing.push(Missing { lack: Lack::Backends, subject, other });
+            }
+            let ends = [(&flow.from, &flow.to), (&flow.to, &flow.from)];
+            for (decision, (subject, other)) in flow.decisions.iter().flatten().zip(ends) {
+                if let Reason::Unknown(lack) = decision.reason {
+                    missing.push(Missing { lack, subject: subject.clone(), other: other.clone() });
+                }
+            }
+        }
+        missing
+    }
+
+    /// Adds a warning, once.
+    pub(super) fn warn(&mut self, warning: Warning) {
+        if !self.warnings.contains(&warning) {
+            self.warnings.push(warning);
+        }
+    }
+}

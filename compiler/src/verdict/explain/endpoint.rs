@@ -1,0 +1,96 @@
+//! One endpoint alone: what isolates it, with whom it may exchange what.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::answer::{Unanswerable, Warning};
+use super::ends::{Finder, Target};
+use crate::algebra::traffic::Traffic;
+use crate::cluster::group::Groups;
+use crate::cluster::{Cluster, PodId, PolicyId};
+use crate::policy::Direction;
+use crate::verdict::flow::End;
+use crate::verdict::matrix::{By, Matrix, Options};
+use crate::verdict::outside::{Outside, outside};
+
+/// What is said of an endpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndpointExplanation {
+    /// What may come to it, and where it may send, in the order of [`Direction::ALL`].
+    pub sides: [Side; 2],
+    /// What decides nothing and the asker should know.
+    pub warnings: Vec<Warning>,
+}
+
+/// What is said of one direction of an endpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Side {
+    /// The direction.
+    pub direction: Direction,
+    /// The policies that isolate some of the endpoint's pods, and how many pods.
+    pub isolated_by: BTreeMap<PolicyId, usize>,
+    /// How many pods the endpoint has.
+    pub pods: usize,
+    /// The workloads at the other end, by what is allowed with them: their ids in a
+    /// [`Matrix`].
+    pub peers: BTreeMap<Traffic, Vec<Arc<str>>>,
+    /// What is allowed with addresses outside the cluster.
+    pub outside: Vec<Outside>,
+}
+
+/// Explains an endpoint. The groups are those of all endpoints ([`Groups::of_cluster`]).
+///
+/// # Errors
+/// If no policy can apply to what the target means.
+pub fn explain_endpoint(
+    cluster: &Cluster,
+    groups: &Groups,
+    target: &Target<'_>,
+) -> Result<EndpointExplanation, Unanswerable> {
+    let pods: &[PodId] = match target {
+        Target::Pod(pod) => std::slice::from_ref(pod),
+        Target::Pods(pods) => pods,
+        Target::Address(address) => cluster.holders(*address, cluster.home(*address)),
+        Target::Service(_) | Target::Node { .. } | Target::Blocks(_) | Target::Any => &[],
+    };
+    let pods: Vec<PodId> = pods.iter().copied().filter(|pod| cluster.class_of(*pod).is_some()).collect();
+    if pods.is_empty() {
+        return Err(Unanswerable::NoEndpoint);
+    }
+    let matrix = Matrix::of_groups(cluster, groups, &Options { by: By::Workload, addresses: Vec::new() });
+    let side = |direction| {
+        let mut isolated_by = BTreeMap::new();
+        for group in pods.iter().filter_map(|pod| groups.of(*pod, direction)) {
+            for policy in &groups.get(group).key.policies {
+                *isolated_by.entry(*policy).or_default() += 1;
+            }
+        }
+        let ends = pods.iter().map(|pod| End::Pod(*pod));
+        let outside = outside(cluster, groups, ends, direction);
+        Side { direction, isolated_by, pods: pods.len(), peers: peers(&matrix, &pods, direction), outside }
+    };
+    let ends = Finder { cluster, groups };
+    Ok(EndpointExplanation { sides: Direction::ALL.map(side), warnings: ends.contested(&ends.pods(&pods)) })
+}
+
+/// The workloads that may be at the other end, by what is allowed.
+fn peers(matrix: &Matrix<'_>, pods: &[PodId], direction: Direction) -> BTreeMap<Traffic, Vec<Arc<str>>> {
+    let rows = 0..matrix.endpoints().len();
+    let own: Vec<usize> = (rows.clone())
+        .filter(|row| matrix.ends(*row).any(|end| matches!(end, End::Pod(pod) if pods.contains(&pod))))
+        .collect();
+    let mut peers = BTreeMap::<_, Vec<Arc<str>>>::new();
+    for other in rows {
+        let mut traffic = Traffic::none();
+        for own in own.iter().filter(|own| **own != other || matrix.ends(other).count() > 1) {
+            let (from, to) = if direction == Direction::Ingress { (other, *own) } else { (*own, other) };
+            for cell in matrix.between(from, to) {
+                traffic = traffic.union(&cell.traffic);
+            }
+        }
+        if !traffic.is_none() {
+            peers.entry(traffic).or_default().push(Arc::clone(&matrix.endpoints()[other].id));
+        }
+    }
+    peers
+}

@@ -1,0 +1,267 @@
+//! The ends that a target stands for, and what they are called.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use super::answer::{Unanswerable, Warning};
+use super::question::Party;
+use crate::algebra::cidr::{self, AddressSet, Cidr};
+use crate::algebra::ranges::RangeSet;
+use crate::algebra::traffic::Traffic;
+use crate::cluster::backend::BackendEnd;
+use crate::cluster::group::Groups;
+use crate::cluster::{Cluster, PodId};
+use crate::object::{ContainerPort, Family, Protocol, Service};
+use crate::verdict::flow::End;
+use crate::verdict::zone::{Zones, free_address};
+
+/// What a question is about, on one side.
+#[derive(Debug, Clone)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
+pub enum Target<'a> {
+    /// One pod.
+    Pod(PodId),
+    /// The pods of a workload or a namespace.
+    Pods(Vec<PodId>),
+    /// A Service: as a destination all its backends by its ports, as a source its
+    /// backends.
+    Service(&'a Service),
+    /// A node's addresses.
+    Node {
+        /// The node's name.
+        name: String,
+        /// What the input says of its addresses.
+        addresses: Vec<IpAddr>,
+    },
+    /// One address: that of a pod or a node, or one outside.
+    Address(IpAddr),
+    /// All addresses of prefixes.
+    Blocks(Vec<Cidr>),
+    /// All addresses, and the endpoints that have none yet.
+    Any,
+}
+
+/// The ports of the destination that a question is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Port {
+    /// From the first to the last, of one protocol: TCP where none was given.
+    Numbers(Option<Protocol>, u16, u16),
+    /// Those of this name.
+    Name(String),
+}
+
+/// What an end is called.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct EndName {
+    /// `Pod`, the workload's kind, `Node`, `Service`, `Address`, or `Block` for a part of
+    /// a prefix.
+    pub kind: String,
+    /// The namespace, where it is in one.
+    pub namespace: Option<String>,
+    /// The object's name, or the address, or the prefixes.
+    pub name: String,
+    /// Its addresses, sorted.
+    pub addresses: Vec<IpAddr>,
+    /// Whether it is a pod in its node's network.
+    pub host_network: bool,
+}
+
+/// One end: a pod, or an address.
+#[derive(Debug, Clone)]
+pub(super) struct Unit {
+    pub(super) party: Party,
+    /// Of an address that was given, only its family is meant.
+    pub(super) only: Option<Family>,
+    pub(super) name: EndName,
+    /// What it is a part of; the addresses are added later.
+    pub(super) whole: EndName,
+    /// It stands for any number of replicas.
+    pub(super) is_template: bool,
+}
+
+/// Finds the ends that targets stand for.
+#[derive(Clone, Copy)]
+pub(super) struct Finder<'a> {
+    pub(super) cluster: &'a Cluster,
+    pub(super) groups: &'a Groups,
+}
+
+impl<'a> Finder<'a> {
+    /// The ends that a target stands for.
+    pub(super) fn units(self, target: &Target<'_>) -> Result<Vec<Unit>, Unanswerable> {
+        Ok(match target {
+            Target::Pod(pod) => vec![self.pod(*pod)],
+            Target::Pods(pods) => self.pods(pods),
+            Target::Service(service) => self.backends(self.cluster.behind(service).unwrap_or_default()),
+            Target::Node { name, addresses } if addresses.is_empty() => {
+                return Err(Unanswerable::NodeWithoutAddress(name.clone()));
+            }
+            Target::Node { name, addresses } => {
+                addresses.iter().map(|address| self.bare_address(*address, "Node", name)).collect()
+            }
+            Target::Address(address) => vec![self.address(*address)],
+            Target::Blocks(blocks) => self.blocks(blocks),
+            Target::Any => {
+                let all: Vec<Cidr> = Family::ALL.map(Cidr::everything).into();
+                let mut units = self.blocks(&all);
+                let bare = self.cluster.endpoints().map(|(id, _)| id);
+                let bare = bare.filter(|id| !Party::End(End::Pod(*id)).has_address(self.cluster));
+                units.extend(self.pods(&bare.collect::<Vec<_>>()));
+                units
+            }
+        })
+    }
+
+    /// An address: the pod that holds it, if one does.
+    fn address(self, address: IpAddr) -> Unit {
+        match End::of_address(self.cluster, address) {
+            End::Pod(pod) => {
+                let mut unit = self.pod(pod);
+                unit.only = Some(Family::of(&address));
+                unit.name.addresses = vec![address];
+                unit
+            }
+            End::Address(_) => self.bare_address(address, "Address", &address.to_string()),
+        }
+    }
+
+    /// The zones of prefixes, and the addresses in them that pods and nodes have.
+    fn blocks(self, blocks: &[Cidr]) -> Vec<Unit> {
+        let cluster = self.cluster;
+        let pods = cluster.endpoints().map(|(id, _)| id);
+        let pods = pods.flat_map(|id| Family::ALL.map(|family| cluster.address(id, family))).flatten();
+        let taken: BTreeSet<IpAddr> = pods.chain(cluster.nodes().values().flatten().copied()).collect();
+        let zones = Zones::of(self.groups);
+        let mut units = Vec::new();
+        for block in blocks {
+            let family = block.family;
+            let inside = |address: &&IpAddr| {
+                Family::of(address) == family && block.addresses().contains(cidr::number(**address))
+            };
+            let taken: Vec<IpAddr> = taken.iter().filter(inside).copied().collect();
+            let numbers = taken.iter().map(|address| cidr::number(*address));
+            let numbers: AddressSet = RangeSet::from_ranges(numbers.map(|number| (number, number)));
+            for zone in zones.within(block) {
+                let Some(address) = free_address(family, zone, &numbers) else { continue };
+                // The text means the addresses that neither a pod nor a node has.
+                let prefixes = cidr::prefixes(family, &RangeSet::range(zone.0, zone.1));
+                let text = prefixes.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+                let mut unit = self.bare_address(address, "Block", &text);
+                unit.whole.name = block.network().to_string();
+                units.push(unit);
+            }
+            units.extend(taken.into_iter().map(|address| self.address(address)));
+        }
+        units
+    }
+
+    fn bare_address(self, address: IpAddr, kind: &str, name: &str) -> Unit {
+        let name = EndName {
+            kind: kind.to_owned(),
+            namespace: None,
+            name: name.to_owned(),
+            addresses: vec![address],
+            host_network: false,
+        };
+        Unit {
+            party: Party::End(End::of_address(self.cluster, address)),
+            only: Some(Family::of(&address)),
+            whole: name.clone(),
+            name,
+            is_template: false,
+        }
+    }
+
+    /// A pod that is meant by itself.
+    fn pod(self, id: PodId) -> Unit {
+        let pod = self.cluster.pod(id);
+        let party = if pod.host_network { Party::Host(id) } else { Party::End(End::Pod(id)) };
+        let name = EndName {
+            kind: "Pod".to_owned(),
+            namespace: Some(pod.namespace.clone()),
+            name: pod.name.clone(),
+            addresses: Family::ALL.into_iter().filter_map(|family| party.address(self.cluster, family)).collect(),
+            host_network: pod.host_network,
+        };
+        Unit { party, only: None, whole: name.clone(), name, is_template: false }
+    }
+
+    /// Pods that are meant as parts of their workloads.
+    pub(super) fn pods(self, pods: &[PodId]) -> Vec<Unit> {
+        let unit = |id: &PodId| {
+            let mut unit = self.pod(*id);
+            let pod = self.cluster.pod(*id);
+            if let Some(workload) = &pod.workload {
+                unit.whole.kind.clone_from(&workload.kind);
+                unit.whole.name.clone_from(&workload.name);
+            }
+            if pod.is_template() {
+                unit.name = unit.whole.clone();
+                unit.is_template = true;
+            }
+            unit
+        };
+        pods.iter().map(unit).collect()
+    }
+
+    /// The places where a Service leads; pods as parts of their workloads.
+    pub(super) fn backends(self, ends: impl IntoIterator<Item = BackendEnd>) -> Vec<Unit> {
+        let unit = |end| match end {
+            BackendEnd::Pod(pod) => self.pods(&[pod]).remove(0),
+            BackendEnd::Address(address) => self.address(address),
+        };
+        ends.into_iter().map(unit).collect()
+    }
+
+    /// The traffic that a port means at a destination; none where the destination has no
+    /// port of the name.
+    pub(super) fn traffic(self, to: &Unit, port: Option<&Port>) -> Option<Traffic> {
+        match port {
+            None => Some(Traffic::all()),
+            Some(Port::Numbers(protocol, first, last)) => {
+                Some(Traffic::ports(protocol.unwrap_or(Protocol::Tcp), *first, *last))
+            }
+            Some(Port::Name(name)) => {
+                let ports = self.ports(to).iter().filter(|port| port.name == *name);
+                ports.map(|port| Traffic::ports(port.protocol, port.port, port.port)).reduce(|a, b| a.union(&b))
+            }
+        }
+    }
+
+    /// The name of the one port that is asked about.
+    pub(super) fn port_name(self, to: &Unit, traffic: &Traffic, port: Option<&Port>) -> Option<String> {
+        let (protocol, first, last) = traffic.single()?;
+        if let Some(Port::Name(name)) = port {
+            return Some(name.clone());
+        }
+        let is_meant = |port: &&ContainerPort| port.protocol == protocol && port.port == first && first == last;
+        self.ports(to).iter().find(is_meant).map(|port| port.name.clone())
+    }
+
+    /// The container ports of a pod; none of an address.
+    pub(super) fn ports(self, unit: &Unit) -> &'a [ContainerPort] {
+        match unit.party {
+            Party::End(End::Pod(pod)) | Party::Host(pod) => &self.cluster.pod(pod).ports,
+            Party::End(End::Address(_)) => &[],
+        }
+    }
+
+    /// The addresses of these ends that several endpoints list, sorted.
+    pub(super) fn contested(self, units: &[Unit]) -> Vec<Warning> {
+        let listed = |unit: &Unit| match unit.party {
+            Party::End(End::Pod(pod)) | Party::Host(pod) => self.cluster.pod(pod).addresses().collect(),
+            Party::End(End::Address(address)) => vec![address],
+        };
+        let addresses: BTreeSet<IpAddr> = units.iter().flat_map(listed).collect();
+        let contested = |address: &IpAddr| self.cluster.contest(*address).is_some();
+        addresses.into_iter().filter(contested).map(Warning::Contested).collect()
+    }
+}
+
+impl EndName {
+    /// The same without addresses: the name of a whole, of which ends are parts.
+    #[must_use]
+    pub fn without_addresses(&self) -> Self {
+        Self { addresses: Vec::new(), ..self.clone() }
+    }
+}

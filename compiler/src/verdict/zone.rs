@@ -1,0 +1,139 @@
+//! Zones: the intervals into which the edges of all ipBlocks cut the addresses of a
+//! family. No rule distinguishes two addresses of one zone, so one address stands for all
+//! of them.
+
+use std::net::IpAddr;
+
+use crate::algebra::cidr::{self, AddressSet, Cidr};
+use crate::algebra::ranges::RangeSet;
+use crate::cluster::group::{Atom, Groups};
+use crate::object::Family;
+
+/// The zones of both families. Those of one family are disjoint, sorted, and together
+/// all its addresses.
+#[derive(Debug, Clone)]
+pub struct Zones {
+    /// The first address of each zone, by family; the first of all is 0.
+    starts: [Vec<u128>; 2],
+}
+
+impl Zones {
+    /// The zones that the ipBlocks of these groups make.
+    #[must_use]
+    pub fn of(groups: &Groups) -> Self {
+        let mut starts = [vec![0], vec![0]];
+        for atom in groups.iter().flat_map(|(_, group)| group.admitted.keys()) {
+            if let Atom::Block(block) = atom {
+                starts[block.family as usize].extend(edges(&block.addresses));
+            }
+        }
+        for family in Family::ALL {
+            tidy(&mut starts[family as usize], family);
+        }
+        Self { starts }
+    }
+
+    /// Cuts at the edges of these addresses too.
+    pub fn cut(&mut self, family: Family, addresses: &AddressSet) {
+        let starts = &mut self.starts[family as usize];
+        starts.extend(edges(addresses));
+        tidy(starts, family);
+    }
+
+    /// The first address of each zone of a family.
+    #[must_use]
+    pub fn starts(&self, family: Family) -> &[u128] {
+        &self.starts[family as usize]
+    }
+
+    /// The place of an address's zone among [`Self::starts`].
+    #[must_use]
+    pub fn place(&self, address: IpAddr) -> usize {
+        let starts = self.starts(Family::of(&address));
+        starts.partition_point(|start| *start <= cidr::number(address)) - 1
+    }
+
+    /// The zones of a family as inclusive ranges.
+    pub fn ranges(&self, family: Family) -> impl Iterator<Item = (u128, u128)> {
+        let starts = self.starts(family);
+        let ends = starts.iter().skip(1).map(|next| next - 1).chain([cidr::last_number(family)]);
+        starts.iter().copied().zip(ends)
+    }
+
+    /// What a prefix and each zone have in common, where that is anything.
+    pub fn within(&self, prefix: &Cidr) -> impl Iterator<Item = (u128, u128)> {
+        let (first, last) = (prefix.first, prefix.last);
+        self.ranges(prefix.family)
+            .map(move |(start, end)| (start.max(first), end.min(last)))
+            .filter(|(start, end)| start <= end)
+    }
+}
+
+/// An address of an inclusive range that is none of these; `None` if all of it is taken.
+#[must_use]
+pub fn free_address(family: Family, (first, last): (u128, u128), taken: &AddressSet) -> Option<IpAddr> {
+    let free = RangeSet::range(first, last).difference(taken);
+    free.ranges().first().map(|(first, _)| cidr::address(family, *first))
+}
+
+fn edges(addresses: &AddressSet) -> impl Iterator<Item = u128> {
+    addresses.ranges().iter().flat_map(|(first, last)| [Some(*first), last.checked_add(1)]).flatten()
+}
+
+fn tidy(starts: &mut Vec<u128>, family: Family) {
+    starts.sort_unstable();
+    starts.dedup();
+    // What begins after the last address of a family is no zone.
+    while starts.last().is_some_and(|start| *start > cidr::last_number(family)) {
+        starts.pop();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sample::cluster;
+
+    fn zones(blocks: &str) -> Zones {
+        let policy = format!(r#"ns/p {{"podSelector": {{}}, "ingress": [{{"from": [{blocks}]}}]}}"#);
+        let cluster = cluster(&["ns/a 10.0.0.1 @n1"], &[&policy]);
+        Zones::of(&Groups::of_cluster(&cluster))
+    }
+
+    #[test]
+    fn zones_cover_all_addresses_and_end_at_the_edges_of_blocks() {
+        let found = zones(
+            r#"{"ipBlock": {"cidr": "0.0.0.0/0", "except": ["10.0.0.0/8"]}}, {"ipBlock": {"cidr": "255.0.0.0/8"}}"#,
+        );
+        let text = |family: Family| -> Vec<String> {
+            let address = |number| cidr::address(family, number).to_string();
+            found.ranges(family).map(|(first, last)| format!("{} {}", address(first), address(last))).collect()
+        };
+        assert_eq!(
+            text(Family::V4),
+            [
+                "0.0.0.0 9.255.255.255",
+                "10.0.0.0 10.255.255.255",
+                "11.0.0.0 254.255.255.255",
+                "255.0.0.0 255.255.255.255"
+            ]
+        );
+        assert_eq!(text(Family::V6), [":: ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"]);
+        for (place, (first, last)) in found.ranges(Family::V4).enumerate() {
+            assert_eq!(found.place(cidr::address(Family::V4, first)), place);
+            assert_eq!(found.place(cidr::address(Family::V4, last)), place);
+        }
+    }
+
+    #[test]
+    fn a_prefix_is_cut_where_zones_end_and_a_taken_address_does_not_stand_for_its_zone() {
+        let found = zones(r#"{"ipBlock": {"cidr": "10.0.0.128/25"}}"#);
+        let prefix = Cidr::parse("10.0.0.0/24").expect("a prefix");
+        let number = |text: &str| cidr::number(text.parse().expect("an address"));
+        let parts: Vec<_> = found.within(&prefix).collect();
+        assert_eq!(parts, [(number("10.0.0.0"), number("10.0.0.127")), (number("10.0.0.128"), number("10.0.0.255"))]);
+        let taken = RangeSet::range(number("10.0.0.128"), number("10.0.0.200"));
+        assert_eq!(free_address(Family::V4, parts[1], &taken), "10.0.0.201".parse().ok());
+        assert_eq!(free_address(Family::V4, parts[1], &RangeSet::range(0, u128::from(u32::MAX))), None);
+    }
+}

@@ -1,0 +1,13 @@
+#!/bin/sh
+# The programs that check what we ship: Helm, kubectl, promtool, containerd. Prints a
+# PATH that begins with their folders, so that tests take these rather than what the
+# machine has. What cannot be had is left out, and the scripts say why.
+#
+# With --cached it takes what an earlier run fetched, and fetches nothing.
+here=$(dirname "$0")
+path=$PATH
+for script in helm.sh containerd.sh; do
+	if folder=$("$here/$script" "$@"); then path=$folder:$path; fi
+done
+if promtool=$("$here/promtool.sh" "$@"); then path=${promtool%/*}:$path; fi
+echo "$path"

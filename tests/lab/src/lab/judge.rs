@@ -1,0 +1,149 @@
+//! What ought to become of each probe, by the oracle alone, and whether it did.
+
+use std::net::IpAddr;
+
+use npc_compiler::object::{Objects, Pod};
+
+use super::{Kind, Lab, Payload, Place, Probe, Result, Seen};
+use crate::oracle::{End, Oracle, Packet, Payload as Carried, Verdict};
+
+/// How often a probe that ought to have arrived is sent again before its loss
+/// counts: a packet can get lost on a busy machine, and that is no verdict.
+pub const RETRIES: usize = 3;
+
+/// A probe, what was expected of it and what was seen.
+#[derive(Debug, Clone)]
+pub struct Judged {
+    /// The probe.
+    pub probe: Probe,
+    /// What the oracle says of it.
+    pub expected: Verdict,
+    /// What became of it.
+    pub seen: Seen,
+}
+
+impl Judged {
+    /// Whether it was as it should be.
+    #[must_use]
+    pub fn agrees(&self) -> bool {
+        match self.seen {
+            Seen::Arrived => self.expected.allowed(),
+            // Wherever it went, it should not have; what never left proves nothing.
+            Seen::Astray(_) | Seen::Unsent(_) => false,
+            Seen::Nothing | Seen::Refused(_) => !self.expected.allowed(),
+        }
+    }
+}
+
+/// All probes of a lab, judged.
+#[derive(Debug, Clone)]
+pub struct Judgement {
+    /// In the order of the probes.
+    pub judged: Vec<Judged>,
+    /// How many probes were sent again because they ought to have arrived.
+    pub retried: usize,
+}
+
+impl Judgement {
+    /// The probes that were not as they should be.
+    pub fn mismatches(&self) -> impl Iterator<Item = &Judged> {
+        self.judged.iter().filter(|judged| !judged.agrees())
+    }
+}
+
+/// Sends probes and compares what is seen with what the oracle expects.
+///
+/// # Errors
+/// When the lab fails.
+pub fn judge(lab: &mut Lab, probes: &[Probe]) -> Result<Judgement> {
+    let expected = expect(lab, probes);
+    let mut seen = lab.probe(probes)?;
+    let mut retried = 0;
+    for _ in 0..RETRIES {
+        let lost = |index: &usize| match seen[*index] {
+            Seen::Nothing | Seen::Refused(_) => expected[*index].allowed(),
+            Seen::Unsent(_) => true,
+            Seen::Arrived | Seen::Astray(_) => false,
+        };
+        let lost: Vec<usize> = (0..probes.len()).filter(lost).collect();
+        if lost.is_empty() {
+            break;
+        }
+        retried += lost.len();
+        let again: Vec<Probe> = lost.iter().map(|index| probes[*index]).collect();
+        for (index, answer) in lost.into_iter().zip(lab.probe(&again)?) {
+            seen[index] = answer;
+        }
+    }
+    let judged = probes.iter().zip(expected).zip(seen);
+    let judged = judged.map(|((probe, expected), seen)| Judged { probe: *probe, expected, seen }).collect();
+    Ok(Judgement { judged, retried })
+}
+
+/// What the oracle expects of probes between the places of a lab.
+#[must_use]
+pub fn expect(lab: &Lab, probes: &[Probe]) -> Vec<Verdict> {
+    expect_of(&lab.cluster().objects, lab.places(), lab.allows_tunnels(), probes)
+}
+
+/// The same for other objects than the lab has now.
+#[must_use]
+pub fn expect_of(objects: &Objects, places: &[Place], tunnels: bool, probes: &[Probe]) -> Vec<Verdict> {
+    let allows = if tunnels { Oracle::allows } else { Oracle::allows_without_tunnels };
+    let strangers = without_nodes(objects.clone());
+    let honest = Oracle::new(objects);
+    let distrustful = Oracle::new(&strangers);
+    probes
+        .iter()
+        .map(|probe| match probe.source.filter(|_| probe.forged) {
+            Some(claim) => forged(&distrustful, allows, places, probe, claim),
+            None => allows(&honest, &source(places, probe), &end(&places[probe.to], probe.address), packet(probe)),
+        })
+        .collect()
+}
+
+/// Asks an oracle about a packet.
+type Allows<'a> = fn(&Oracle<'a>, &End, &End, Packet) -> Verdict;
+
+fn packet(probe: &Probe) -> Packet {
+    let payload = match probe.payload {
+        Payload::Port(protocol, port) => Carried::Port(protocol, port),
+        Payload::Icmp => Carried::Icmp,
+    };
+    Packet { family: probe.family(), payload }
+}
+
+fn source(places: &[Place], probe: &Probe) -> End {
+    let place = &places[probe.from];
+    end(place, probe.source.or(place.address(probe.family())).unwrap_or(probe.address))
+}
+
+fn end(place: &Place, address: IpAddr) -> End {
+    match place.kind {
+        Kind::Pod { index, .. } => End::Pod(index),
+        Kind::Node => End::Node { name: place.name.trim_start_matches("node/").to_owned(), address },
+        Kind::Outside => End::Address(address),
+    }
+}
+
+/// A packet counts as what its source claims, and no node trusts a claim to be
+/// itself: that is how a forger would get in. The claimed pod's egress is
+/// judged where the packet crosses the node that this pod is on.
+fn forged<'a>(oracle: &Oracle<'a>, allows: Allows<'a>, places: &[Place], probe: &Probe, claim: IpAddr) -> Verdict {
+    let verdict = allows(oracle, &End::Address(claim), &end(&places[probe.to], probe.address), packet(probe));
+    let claimed = places.iter().find(|place| place.addresses.contains(&claim)).and_then(Place::node);
+    let crosses = [places[probe.from].node(), places[probe.to].node()];
+    let judged = claimed.is_some() && crosses.contains(&claimed);
+    Verdict { egress: verdict.egress || !judged, ..verdict }
+}
+
+/// The same cluster where no address is known to be a node's.
+fn without_nodes(objects: Objects) -> Objects {
+    let keep = |pod: Pod| Pod { host_addresses: Vec::new(), ..pod };
+    let pods = objects.pods.into_iter().map(|pod| {
+        // Indexes must stay, so pods on the host's network become finished.
+        let finished = pod.finished || pod.host_network;
+        Pod { finished, ..keep(pod) }
+    });
+    Objects { pods: pods.collect(), nodes: Vec::new(), ..objects }
+}

@@ -1,0 +1,162 @@
+//! Faults in the kernel: others flush the agent's rules, hold its lock,
+//! and what it asks for fails.
+
+use std::time::{Duration, Instant};
+
+use npc_compiler::ruleset::layout::Options;
+use npc_tests::lab::faults::{LockHeld, NetlinkFaults, failing_programs};
+use npc_tests::lab::{Backend, Mode};
+use npc_tests::live::{Editor, Live, Load};
+
+use super::{PATIENCE, PODS, all_is_well, as_written, builder, edit, logs, metric, start};
+
+fn iptables_is_flushed_by_another(backend: Backend) {
+    let mut editor = Editor::new(12);
+    let Some(builder) = builder(editor.cluster(PODS), backend, Mode::Routed) else { return };
+    let mut live = start(builder);
+    edit(&mut live, &mut editor);
+    // Nothing can be promised of the moment until the agent has noticed.
+    live.excuse();
+    for family in ["iptables", "ip6tables"] {
+        let program = format!("{family}-{}", backend.as_str());
+        for flush in ["-F", "-X"] {
+            live.lab().node("node-1").unwrap().exec([&*program, flush], "").unwrap();
+        }
+    }
+    let begun = Instant::now();
+    while !live.lab().differences("node-1", &Options::default()).unwrap().is_empty() {
+        assert!(begun.elapsed() < PATIENCE, "nobody repairs what was flushed");
+        live.wait(Duration::from_millis(50)).unwrap();
+    }
+    eprintln!("repaired within {:?}", begun.elapsed());
+    // Its chains are there; what began in between is cut a moment later.
+    edit(&mut live, &mut editor);
+    live.excuse_no_more();
+    edit(&mut live, &mut editor);
+    let of = |name: &str| live.lab().metric("node-1", name).unwrap();
+    let (found, repaired) = (of("npc_drift_found_total"), of("npc_drift_repaired_total"));
+    // One for each jump at least.
+    assert!(found >= 2.0, "{found} found");
+    assert_eq!(found.to_string(), repaired.to_string(), "all that was found was repaired");
+    let log = live.lab().log("node-1").unwrap();
+    assert!(log.contains("drift found"), "{log}");
+    if backend == Backend::Nft {
+        // There the kernel says which process wrote.
+        assert!(log.lines().any(|line| line.contains("drift found") && line.contains("tables")), "{log}");
+    }
+    all_is_well(live);
+}
+
+#[test]
+fn iptables_is_flushed_by_another_nft() {
+    iptables_is_flushed_by_another(Backend::Nft);
+}
+
+#[test]
+fn iptables_is_flushed_by_another_legacy() {
+    iptables_is_flushed_by_another(Backend::Legacy);
+}
+
+/// Only legacy has a lock.
+#[test]
+fn the_lock_is_held_for_30_s() {
+    const HELD: Duration = Duration::from_secs(30);
+    let mut editor = Editor::new(13);
+    let folder = tempfile::tempdir().unwrap();
+    let lock = folder.path().join("xtables.lock");
+    let Some(builder) = builder(editor.cluster(PODS), Backend::Legacy, Mode::Bridge) else { return };
+    let mut live = start(builder.agent_variable("XTABLES_LOCKFILE", &lock));
+    edit(&mut live, &mut editor);
+    let held = LockHeld::take(&lock).unwrap();
+    let begun = Instant::now();
+    while begun.elapsed() < HELD {
+        let edit = editor.edit(&live.objects());
+        live.write(edit.objects, &edit.what).unwrap();
+        live.wait(HELD / 5).unwrap();
+    }
+    drop(held);
+    live.settle().unwrap();
+    edit(&mut live, &mut editor);
+    // A node with nothing to write waits for no lock.
+    let waited = metric(&live, "npc_xtables_lock_wait_seconds_sum");
+    let log = logs(&live);
+    assert!(log.contains("the xtables lock is free again"), "{log}");
+    assert!(waited > 1.0 && log.contains("for the xtables lock, which"), "waited {waited} s\n{log}");
+    all_is_well(live);
+}
+
+/// Sets go by netlink, so no ipset can fail.
+#[test]
+fn iptables_fails_at_random() {
+    const PERCENT: usize = 15;
+    let mut editor = Editor::new(14);
+    let folder = tempfile::tempdir().unwrap();
+    let path = failing_programs(folder.path(), PERCENT).unwrap();
+    let Some(builder) = builder(editor.cluster(PODS), Backend::Nft, Mode::Bridge) else { return };
+    let mut live = start(builder.agent_variable("PATH", path));
+    for _ in 0..12 {
+        edit(&mut live, &mut editor);
+    }
+    let (passes, restores) = (metric(&live, "npc_pass_failures_total"), metric(&live, "npc_restore_failures_total"));
+    let log = logs(&live);
+    assert!(passes > 1.0 && restores > 1.0, "{passes} passes and {restores} restores failed\n{log}");
+    assert!(log.contains("ruleset not programmed") && log.contains("injected fault"), "{log}");
+    // A chain that could not go, because deleting it failed thrice, goes within
+    // a few rounds.
+    let begun = Instant::now();
+    while live.nodes().iter().any(|node| !live.lab().differences(node, &Options::default()).unwrap().is_empty()) {
+        assert!(begun.elapsed() < PATIENCE, "{:?}", live.nodes().iter().map(|node| live.lab().log(node)));
+        live.wait(Duration::from_secs(1)).unwrap();
+    }
+    all_is_well(live);
+}
+
+/// A kernel without memory refuses writes to sets, or does a part of them, or
+/// does them and cannot say so; and the same with the flows that it knows.
+fn sets_fail_at_random(backend: Backend, mode: Mode, seed: u64) {
+    const EDITS: usize = 20;
+    const PERCENT: u32 = 5;
+    /// More of the flows that a kernel knows last than without faults.
+    const SHOTS: [usize; 2] = [5, 3];
+    const STREAMS: [usize; 2] = [64, 48];
+    let mut editor = Editor::new(seed);
+    let folder = tempfile::tempdir().unwrap();
+    let Some(builder) = builder(editor.cluster(PODS + 1), backend, mode) else { return };
+    let (faults, builder) = NetlinkFaults::inject(builder, folder.path(), seed).unwrap();
+    let load = Load { shots: SHOTS, streams: STREAMS, burst: 500, ..Load::default() };
+    let mut live = Live::start(builder, load, 1).unwrap().with_patience(PATIENCE);
+    faults.set_percent(PERCENT).unwrap();
+    for number in 0..EDITS {
+        edit(&mut live, &mut editor);
+        assert_eq!(live.known_but_denied().unwrap(), Vec::<String>::new(), "they pass, whatever the rules say");
+        if number % 4 == 3 {
+            // What an agent takes for written has to be.
+            as_written(&mut live);
+        }
+    }
+    let met = faults.met().unwrap();
+    let of = |what: &str| met.iter().filter(|(name, _)| name.contains(what)).map(|(_, count)| count).sum::<usize>();
+    for fault in ["half", "refused", "answer-lost", "answer-late", "not-sent", " list", " flows"] {
+        assert!(of(fault) > 0, "{fault}: {met:#?}");
+    }
+    let log = logs(&live);
+    let (passes, sets) = (metric(&live, "npc_pass_failures_total"), metric(&live, "npc_ipset_failures_total"));
+    assert!(passes > 1.0 && sets > 1.0, "{passes} passes and {sets} writes to sets failed: {met:#?}\n{log}");
+    // It names the write, and why it was refused.
+    let refused = log.lines().filter(|line| line.contains("the kernel refused `"));
+    assert!(refused.clone().any(|line| line.contains("Cannot allocate memory")), "{log}");
+    faults.set_percent(0).unwrap();
+    edit(&mut live, &mut editor);
+    as_written(&mut live);
+    all_is_well(live);
+}
+
+#[test]
+fn sets_fail_at_random_nft() {
+    sets_fail_at_random(Backend::Nft, Mode::Routed, 18);
+}
+
+#[test]
+fn sets_fail_at_random_legacy() {
+    sets_fail_at_random(Backend::Legacy, Mode::Bridge, 19);
+}

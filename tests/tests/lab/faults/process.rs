@@ -1,0 +1,86 @@
+//! Faults of the agent's own process: it is killed, its disk is full.
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use npc_tests::lab::faults::SmallDisk;
+use npc_tests::lab::{Backend, Mode};
+use npc_tests::live::Editor;
+
+use super::{PODS, all_is_well, builder, edit, logs, start};
+
+#[test]
+fn killed_at_random_points_through_200_updates() {
+    const UPDATES: usize = 200;
+    /// So many may be written before every agent has to have followed.
+    const AHEAD: usize = 10;
+    let mut editor = Editor::new(11);
+    let Some(builder) = builder(editor.cluster(PODS), Backend::Nft, Mode::Routed) else { return };
+    let mut live = start(builder);
+    let nodes = live.nodes();
+    let mut killed = 0;
+    for update in 1..=UPDATES {
+        let edit = editor.edit(&live.objects());
+        live.write(edit.objects, &edit.what).unwrap();
+        live.wait(Duration::from_millis(editor.below(60) as u64)).unwrap();
+        if editor.chance(30) {
+            live.stop_agent(&nodes[editor.below(nodes.len())], Signal::SIGKILL).unwrap();
+            killed += 1;
+        }
+        if update % AHEAD == 0 || editor.chance(40) {
+            for node in &nodes {
+                live.start_agent(node).unwrap();
+            }
+        }
+        if update % AHEAD == 0 {
+            live.settle().unwrap();
+        }
+    }
+    let log = logs(&live);
+    let said = |what: &str| log.matches(what).count();
+    let (starts, took_over) = (said("npc agent starts"), said("took over what an agent before left in this kernel"));
+    assert!(killed > UPDATES / 5 && starts > killed / 2, "{killed} were killed, {starts} started");
+    // Some are killed again before they have read the kernel.
+    assert!(took_over > starts / 4, "{took_over} of {starts} took over");
+    for node in &nodes {
+        assert!(live.lab().metric(node, "npc_ready").unwrap() > 0.0);
+        assert!(live.lab().log(node).unwrap().contains("took over"), "{node}");
+    }
+    all_is_well(live);
+}
+
+/// Neither logs nor ready files can be written any more.
+#[test]
+fn the_disk_is_full() {
+    const EDITS: usize = 12;
+    let mut editor = Editor::new(15);
+    let folder = tempfile::tempdir().unwrap();
+    let Some(builder) = builder(editor.cluster(PODS), Backend::Nft, Mode::Routed) else { return };
+    let disk = SmallDisk::mount(folder.path().to_owned()).unwrap();
+    // More is logged than there is room for in the last page of a file.
+    let builder = builder.agent_folder(disk.path()).agent_argument("--log-level").agent_argument("debug");
+    let mut live = start(builder).asking();
+    edit(&mut live, &mut editor);
+    for number in 0..EDITS {
+        // A new agent removes the ready file, and makes room by that.
+        disk.fill().unwrap();
+        edit(&mut live, &mut editor);
+        if number % 3 == 1 {
+            live.stop_agent("node-2", Signal::SIGKILL).unwrap();
+            live.start_agent("node-2").unwrap();
+        }
+    }
+    for node in live.nodes() {
+        let metric = |name: &str| live.lab().metric(&node, name).unwrap();
+        assert!(metric("npc_ready") > 0.0, "{node} enforces all the same");
+        let (files, lines) = (metric("npc_ready_file_failures_total"), metric("npc_log_lines_lost_total"));
+        assert!(files > 0.0 && lines > 0.0, "{node}: {files} files, {lines} lines");
+    }
+    disk.empty().unwrap();
+    edit(&mut live, &mut editor);
+    for node in live.nodes() {
+        let agent = live.lab_mut().agent(&node).unwrap().unwrap();
+        agent.wait_log("lines of this log could not be written before this one").unwrap();
+    }
+    all_is_well(live);
+}

@@ -1,0 +1,118 @@
+//! Hitless in the kernel: through hundreds of edits and restarts of the agents,
+//! flows that are allowed throughout lose no packet, and flows that are denied
+//! throughout in one direction get none through.
+//!
+//! `NPC_LIVE_EDITS` says how many edits each of the four clusters sees,
+//! `NPC_LIVE_SEED` which, `NPC_LIVE_RESTARTS` in how many of a hundred an agent
+//! restarts; `NPC_LIVE_AGENT` is another `npc` to put on trial.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use npc_tests::lab::{Backend, Enforcer, Lab, Mode, can_run};
+use npc_tests::live::{Editor, Live, Load};
+
+/// How many edits each cluster sees in `make test`.
+const EDITS: u64 = 50;
+
+/// So many states may be written before an agent must have followed.
+const AHEAD: usize = 12;
+
+fn number(variable: &str, default: u64) -> u64 {
+    std::env::var(variable).ok().map_or(default, |text| text.parse().unwrap())
+}
+
+fn agents() -> Option<Enforcer> {
+    if let Some(path) = std::env::var_os("NPC_LIVE_AGENT") {
+        return Some(Enforcer::Agent(PathBuf::from(path)));
+    }
+    Enforcer::for_test()
+}
+
+/// Agents restart with other flags now and then, which change their chains as
+/// another version might.
+const VERSIONS: [&[&str]; 2] = [&[], &["--allow-tunnels"]];
+
+fn edits_and_restarts(backend: Backend, mode: Mode, seed: u64) {
+    if !can_run() {
+        return;
+    }
+    let Some(agents) = agents() else { return };
+    let (edits, seed) = (number("NPC_LIVE_EDITS", EDITS), number("NPC_LIVE_SEED", 1) + seed);
+    let restarted = usize::try_from(number("NPC_LIVE_RESTARTS", 15)).unwrap();
+    let mut editor = Editor::new(seed);
+    let builder = Lab::builder(editor.cluster(4)).mode(mode).backend(backend).enforcer(agents);
+    let mut live = Live::start(builder, Load::default(), seed).unwrap();
+    let nodes = live.nodes();
+    let (mut ahead, mut restarts, mut killed) = (0, 0, 0);
+    for _ in 0..edits {
+        let edit = editor.edit(&live.objects());
+        live.write(edit.objects, &edit.what).unwrap();
+        ahead += 1;
+        if editor.chance(restarted) {
+            let node = &nodes[editor.below(nodes.len())];
+            // At whatever point of the update this may be.
+            live.wait(Duration::from_millis(editor.below(200) as u64)).unwrap();
+            let kill = editor.chance(60);
+            live.stop_agent(node, if kill { Signal::SIGKILL } else { Signal::SIGTERM }).unwrap();
+            restarts += 1;
+            killed += usize::from(kill);
+            if editor.chance(50) {
+                let version = VERSIONS[editor.below(VERSIONS.len())];
+                live.lab_mut().set_agent_arguments(version.iter().map(|&flag| flag.to_owned()).collect());
+            }
+        }
+        if editor.chance(25) && ahead < AHEAD {
+            // The next one comes while this one is under way.
+            live.wait(Duration::from_millis(editor.below(120) as u64)).unwrap();
+            continue;
+        }
+        let all = editor.chance(70) || ahead >= AHEAD;
+        if all {
+            for node in &nodes {
+                live.start_agent(node).unwrap();
+            }
+            ahead = 0;
+        }
+        live.settle().unwrap();
+    }
+    for node in &nodes {
+        live.start_agent(node).unwrap();
+    }
+    live.settle().unwrap();
+    let (lab, report) = live.finish().unwrap();
+    let told =
+        format!("{backend:?} {mode:?} seed {seed}: {edits} edits, {restarts} restarts ({killed} by force)\n{report}");
+    eprintln!("{told}");
+    assert_eq!(report.violations, 0, "{told}");
+    for node in &nodes {
+        let log = std::fs::read_to_string(lab.folder().join(format!("{node}.log"))).unwrap();
+        assert!(!log.contains(" ERROR "), "{log}");
+    }
+    // The test must have seen what it is about.
+    assert!(report.passed.in_flight > edits && report.stopped.in_flight > edits, "{told}");
+    assert!(report.streams_lived > 0 && report.streamed.in_flight > edits, "{told}");
+}
+
+#[test]
+fn nft_routed() {
+    edits_and_restarts(Backend::Nft, Mode::Routed, 100);
+}
+
+#[test]
+fn nft_bridged() {
+    edits_and_restarts(Backend::Nft, Mode::Bridge, 200);
+}
+
+#[test]
+fn legacy_routed() {
+    edits_and_restarts(Backend::Legacy, Mode::Routed, 300);
+}
+
+#[test]
+fn legacy_bridged() {
+    edits_and_restarts(Backend::Legacy, Mode::Bridge, 400);
+}

@@ -1,0 +1,25 @@
+//! Real agents and real packets in the lab. They need root, and are skipped where no lab
+//! can be built.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod agent;
+mod api;
+mod azure_npm;
+mod bridge;
+mod broadcast;
+mod contested;
+mod denied;
+mod drift;
+mod established;
+mod faults;
+mod foreign;
+mod fuzz;
+mod icmp;
+mod live;
+mod mid_stream;
+mod open;
+mod random;
+mod spoof;
+mod tunnels;
+mod upgrade;

@@ -1,0 +1,190 @@
+//! While rules are held up, as much of the next state as sets can do by
+//! themselves goes ahead.
+
+use std::cell::Cell;
+
+use k8s_openapi::api::core::v1::PodSpec;
+use k8s_openapi::api::networking::v1 as networking;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use npc_compiler::object::{Family, Labels, Namespace, Objects, Pod};
+use npc_compiler::plan::{KernelState, Plan, Step};
+use npc_compiler::policy::Direction;
+use npc_compiler::ruleset::layout::{Options, SelfMatch};
+use npc_compiler::ruleset::program::{Member, SetName};
+use npc_tests::model::{Model, Packet};
+use npc_tests::random;
+use proptest::prelude::*;
+use proptest::test_runner::TestCaseError;
+
+use super::{
+    Moves, NODE, cases, changes_isolation, count_lists, cut_short, gathered, packets, program, program_of, questions,
+    regrouping, relabelling, transition, watch, with_half_of_it,
+};
+
+/// Has sets go ahead of rules, and watches every packet. Answers what the kernel
+/// holds then.
+pub(super) fn watch_ahead(
+    held: &KernelState,
+    wanted: &KernelState,
+    packets: impl Fn(Family) -> Vec<Packet> + Copy,
+) -> Result<KernelState, TestCaseError> {
+    let ahead = held.ahead_of_rules(wanted);
+    let plan = Plan::between(held, &ahead);
+    prop_assert!(!plan.steps.iter().any(|step| matches!(step, Step::Chains(..))), "{:#?}", plan);
+    for family in Family::ALL {
+        let states = [held, &ahead, wanted].map(|state| Model::new(family, state.family(family)));
+        for packet in packets(family) {
+            for question in questions(&packet) {
+                let [before, now, after] = states.each_ref().map(|model| model.verdict(question, &packet));
+                let may_drop = !now && changes_isolation(&states[0], &states[2], question, &packet);
+                let is_good = now == before || now == after || may_drop;
+                prop_assert!(is_good, "{:?} of {:?}: {} after {:#?}", question, packet, now, plan);
+            }
+        }
+    }
+    watch(held, &ahead, packets)?;
+    Ok(ahead)
+}
+
+#[test]
+fn sets_that_go_ahead_of_rules_show_old_and_new_only() {
+    let mut runner = random::runner(10, cases(100));
+    let from = (any::<bool>(), any::<prop::sample::Index>());
+    runner
+        .run(&(transition(), random::objects().prop_map(gathered), from), |((old, new), other, (halved, cut))| {
+            let packets = |family| packets(&old, &new, family);
+            let mut held = program(&old);
+            if halved {
+                held = with_half_of_it(held);
+            }
+            let wanted = program(&new);
+            let ahead = watch_ahead(&held, &wanted, packets)?;
+            // It is free again, or held up once more while the next is wanted,
+            // or the agent is stopped.
+            watch(&ahead, &wanted, packets)?;
+            let next = program(&other);
+            let further = watch_ahead(&ahead, &next, packets)?;
+            watch(&further, &next, packets)?;
+            let plan = Plan::between(&held, &wanted);
+            let reached = cut_short(&held, &plan, cut.index(plan.steps.len() + 1));
+            let ahead = watch_ahead(&reached, &wanted, packets)?;
+            watch(&ahead, &wanted, packets)
+        })
+        .unwrap();
+}
+
+/// Groups come and go, and pods move, while rules wait.
+#[test]
+fn groups_that_come_and_go_show_old_and_new_only_while_rules_wait() {
+    let mut runner = random::runner(13, cases(30));
+    let (at_once, lists) = (Cell::new(0), Cell::new(0));
+    runner
+        .run(&regrouping(2), |moves| {
+            let (held, wanted) = (program(&moves.old), program(&moves.new));
+            let ahead = watch_ahead(&held, &wanted, |family| moves.packets(family))?;
+            let went = !Plan::between(&held, &ahead).is_empty();
+            at_once.set(at_once.get() + usize::from(went));
+            lists.set(lists.get() + usize::from(went && count_lists(&held) != count_lists(&wanted)));
+            watch(&ahead, &wanted, |family| moves.packets(family))
+        })
+        .unwrap();
+    assert!(at_once.get() > 0 && lists.get() > 0, "{at_once:?} went ahead, {lists:?} of them where lists changed");
+}
+
+/// Pods come and go in groups that stay, while a policy of another is edited.
+#[test]
+fn a_pod_that_joins_a_group_that_stays_does_not_wait_for_the_rules_of_others() {
+    let (at_once, later, beside_lists) = (Cell::new(0), Cell::new(0), Cell::new(0));
+    let mut runner = random::runner(11, cases(90));
+    // The first two groups are in a list of egress.
+    let edited = || prop_oneof![0..2_usize, 0..200_usize];
+    runner
+        .run(&(relabelling(2), edited()), |(mut moves, edited)| {
+            let (groups, edited) = (moves.groups, edited % moves.groups);
+            let spec = moves.new.policies[edited].object.spec.as_mut().unwrap();
+            spec.egress.as_mut().unwrap()[0].ports.as_mut().unwrap()[0].port = Some(IntOrString::Int(81));
+            let (held, wanted) = (program(&moves.old), program(&moves.new));
+            let ahead = watch_ahead(&held, &wanted, |family| moves.packets(family))?;
+            let group = |pod: &Pod| pod.labels["group"].parse::<usize>().unwrap();
+            let places: Vec<_> = moves.movers().map(|(old, new)| (group(old), group(new))).collect();
+            let is_gated = |pod: &Pod| {
+                let (_, members) = &ahead.v4.sets[&SetName::gate(Family::V4, Direction::Egress)];
+                members.contains(&Member::Address(pod.address(Family::V4).unwrap()))
+            };
+            // Rules that wait are those of the edited policy, and of who goes from
+            // one group to another; who is asked about by them waits as well.
+            let changes_groups = |(from, to): &(usize, usize)| from != to && *from != groups && *to != groups;
+            let is_asked_about = places.iter().any(|(from, to)| from != to && [*from, *to].contains(&(edited / 3)));
+            for ((_, pod), (from, to)) in moves.movers().zip(&places) {
+                if *to == groups {
+                    prop_assert!(!is_gated(pod), "a pod that leaves has left");
+                } else if *from == groups {
+                    let count = if is_gated(pod) { &at_once } else { &later };
+                    count.set(count.get() + 1);
+                    prop_assert!(*to != edited || !is_gated(pod), "it met rules that are not its own");
+                    let may_wait = *to == edited || is_asked_about || places.iter().any(changes_groups);
+                    prop_assert!(may_wait || is_gated(pod), "nothing held it up: {:?}, {} edited", places, edited);
+                    beside_lists.set(beside_lists.get() + usize::from(edited < 2 && is_gated(pod)));
+                }
+            }
+            Ok(())
+        })
+        .unwrap();
+    let counts = [at_once.get(), later.get(), beside_lists.get()];
+    assert!(counts.iter().all(|count| *count > 0), "joined at once, waited, joined beside an edited list: {counts:?}");
+}
+
+/// Who moves from one set of peers to another, of which the second has to wait
+/// because an edited policy asks it as well, is missed in neither.
+#[test]
+fn a_peer_between_a_set_that_waits_and_one_that_does_not_is_in_one_of_them() {
+    let peer = |team: &str, first: u16, last: u16| {
+        serde_json::json!({"from": [{"podSelector": {"matchLabels": {"team": team}}}],
+            "ports": [{"port": first, "endPort": last}]})
+    };
+    let cluster = |team: &str, edited: u16| {
+        let mut objects = Objects::default();
+        objects.namespaces.push(Namespace::new("a", Labels::new()));
+        for (i, labels) in [[("app", "one")], [("app", "two")], [("team", team)]].into_iter().enumerate() {
+            let labels = labels.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+            let mut pod = Pod::from_template("a".to_owned(), format!("p{i}"), labels, PodSpec::default());
+            pod.node = Some(NODE.to_owned());
+            pod.ipv4 = Some([10, 0, 0, u8::try_from(i).unwrap()].into());
+            objects.pods.push(pod);
+        }
+        let rules =
+            [("one", vec![peer("red", 80, 80), peer("blue", 80, 90)]), ("two", vec![peer("blue", edited, edited)])];
+        for (app, ingress) in rules {
+            let policy = serde_json::json!({"metadata": {"namespace": "a", "name": app},
+                "spec": {"podSelector": {"matchLabels": {"app": app}}, "ingress": ingress}});
+            objects.policies.push(serde_json::from_value::<networking::NetworkPolicy>(policy).unwrap().into());
+        }
+        objects
+    };
+    let (old, new) = (cluster("red", 90), cluster("blue", 91));
+    let (held, wanted) = (program(&old), program(&new));
+    watch_ahead(&held, &wanted, |family| packets(&old, &new, family)).unwrap();
+}
+
+/// Without `xt_bpf` an endpoint's packets to itself need a rule.
+#[test]
+fn an_endpoint_that_needs_a_rule_of_its_own_waits_for_it() {
+    let options = Options { self_match: SelfMatch::PerEndpoint, ..Options::default() };
+    let mut runner = random::runner(12, cases(30));
+    let came = Cell::new(0);
+    runner
+        .run(&relabelling(1), |Moves { groups, mut old, new }| {
+            // Nothing isolates it yet.
+            old.pods[groups].labels.insert("group".to_owned(), groups.to_string());
+            let (held, wanted) = (program_of(&old, &options), program_of(&new, &options));
+            let ahead = held.ahead_of_rules(&wanted);
+            for direction in Direction::ALL {
+                let gated = |state: &KernelState| state.v4.sets[&SetName::gate(Family::V4, direction)].1.clone();
+                prop_assert!(gated(&ahead).is_subset(&gated(&held)));
+                came.set(came.get() + gated(&wanted).difference(&gated(&held)).count());
+            }
+            Ok(())
+        })
+        .unwrap();
+    assert!(came.get() > 0, "no endpoint was to come");
+}

@@ -1,0 +1,530 @@
+//! Plans are carried out write by write on a model of the kernel, with packets
+//! on their way at every moment: each gets the old verdict or the new one.
+#![allow(clippy::unwrap_used, reason = "a test that finds nothing has failed")]
+
+mod ahead;
+mod mid_stream;
+mod takeover;
+
+use std::cell::Cell;
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::OnceLock;
+
+use k8s_openapi::api::core::v1::PodSpec;
+use k8s_openapi::api::networking::v1 as networking;
+use npc_compiler::cluster::Cluster;
+use npc_compiler::object::{Family, Labels, Namespace, Objects, Pod, Protocol};
+use npc_compiler::plan::{KernelState, Plan, Step};
+use npc_compiler::policy::Direction;
+use npc_compiler::ruleset::layout::{self, Options, SelfMatch};
+use npc_compiler::ruleset::program::{ChainName, ChainRole, InterfaceName, Match, Member, Rule, SetName, Target};
+use npc_tests::model::{Flight, Model, Packet, Question};
+use npc_tests::random;
+use proptest::prelude::*;
+use proptest::test_runner::TestCaseError;
+
+const NODE: &str = "n1";
+
+fn program(objects: &Objects) -> KernelState {
+    program_of(objects, &Options { self_match: SelfMatch::Bpf, ..Options::default() })
+}
+
+fn program_of(objects: &Objects, options: &Options) -> KernelState {
+    KernelState::from(&layout::program(&Cluster::new(objects), NODE, options))
+}
+
+/// All pods run on one node, so that there are groups to move between.
+fn gathered(mut objects: Objects) -> Objects {
+    for pod in &mut objects.pods {
+        pod.node = Some(NODE.to_owned());
+        pod.host_network = false;
+    }
+    objects
+}
+
+/// A cluster, and another in which some of the objects are those of a third.
+fn transition() -> impl Strategy<Value = (Objects, Objects)> {
+    let changes = proptest::collection::vec(any::<bool>(), 24);
+    (random::objects(), random::objects(), changes).prop_map(|(old, other, changes)| {
+        let mut changes = changes.into_iter();
+        let mut new = old.clone();
+        let mut take = |place: usize, len: usize| place < len && changes.next().unwrap_or_default();
+        for (i, pod) in other.pods.into_iter().enumerate() {
+            if take(i, new.pods.len()) {
+                new.pods[i] = pod;
+            }
+        }
+        for (i, policy) in other.policies.into_iter().enumerate() {
+            if i >= new.policies.len() {
+                new.policies.push(policy);
+            } else if take(i, new.policies.len()) {
+                new.policies[i] = policy;
+            }
+        }
+        if take(0, 1) {
+            new.namespaces = other.namespaces;
+        }
+        (gathered(old), gathered(new))
+    })
+}
+
+fn packets(old: &Objects, new: &Objects, family: Family) -> Vec<Packet> {
+    let pods = old.pods.iter().chain(&new.pods);
+    let mut addresses: BTreeSet<IpAddr> = pods.filter_map(|pod| pod.address(family)).collect();
+    let outside = random::addresses(new).into_iter().filter(|address| Family::of(address) == family);
+    addresses.extend(outside.step_by(7).take(2));
+    let ports = [Some((Protocol::Tcp, 80)), Some((Protocol::Udp, 53)), None];
+    let pairs = addresses.iter().flat_map(|a| addresses.iter().map(|b| (*a, *b)));
+    pairs
+        .flat_map(|(source, destination)| ports.map(|port| Packet { source, destination, port }))
+        .filter(|packet| packet.source != packet.destination)
+        .collect()
+}
+
+/// What is asked about a packet: as the first of its connection, and as one in its
+/// middle where it can be that.
+fn questions(packet: &Packet) -> impl Iterator<Item = Question> + use<> {
+    let is_tcp = matches!(packet.port, Some((Protocol::Tcp, _)));
+    let mid_stream = Direction::ALL.into_iter().filter(move |_| is_tcp).map(Question::MidStream);
+    Direction::ALL.into_iter().map(Question::First).chain(mid_stream)
+}
+
+/// Whether a packet in the middle of a connection may be dropped between two
+/// states that both let it pass: where the isolation of its end changes, by one
+/// write for each direction. Its sender sends it again. The other way round there
+/// is no exception.
+fn changes_isolation(before: &Model, after: &Model, question: Question, packet: &Packet) -> bool {
+    let Question::MidStream(end) = question else { return false };
+    let isolates = |model: &Model| Direction::ALL.map(|direction| model.isolates(direction, end, packet));
+    isolates(before) != isolates(after)
+}
+
+/// Carries the plan between two states out and watches every packet.
+fn watch(old: &KernelState, new: &KernelState, packets: impl Fn(Family) -> Vec<Packet>) -> Result<(), TestCaseError> {
+    let plan = Plan::between(old, new);
+    for family in Family::ALL {
+        let before = Model::new(family, old.family(family));
+        let after = Model::new(family, new.family(family));
+        let mut model = Model::new(family, old.family(family));
+        let mut flights: Vec<(Flight, Packet, Question, [BTreeSet<bool>; 2])> = Vec::new();
+        for packet in packets(family) {
+            for question in questions(&packet) {
+                let verdicts = BTreeSet::from([before.verdict(question, &packet), after.verdict(question, &packet)]);
+                let mut may_be = [verdicts.clone(), verdicts];
+                if changes_isolation(&before, &after, question, &packet) {
+                    may_be[1].insert(false);
+                }
+                let mut flight = Flight::new(question, packet);
+                flight.go_on(&model, false);
+                flights.push((flight, packet, question, may_be));
+            }
+        }
+        let mut wrong = None;
+        let mut history = Vec::new();
+        model.apply(&plan, |model, what, all_arrive| {
+            history.push(what.to_owned());
+            for (flight, packet, question, [verdicts, may_be]) in &mut flights {
+                let seen = flight.go_on(model, all_arrive);
+                if wrong.is_none() && !seen.is_subset(may_be) {
+                    wrong = Some(format!("{question:?} of {packet:?}: {seen:?}, not {verdicts:?}, after {history:#?}"));
+                }
+            }
+        });
+        prop_assert!(wrong.is_none(), "{}", wrong.unwrap_or_default());
+        prop_assert_eq!(&model.held(), new.family(family));
+    }
+    is_enforced_when_it_says_so(&plan, old, new, packets)
+}
+
+/// What comes behind [`Plan::enforced_by`] changes no verdict.
+fn is_enforced_when_it_says_so(
+    plan: &Plan,
+    old: &KernelState,
+    new: &KernelState,
+    packets: impl Fn(Family) -> Vec<Packet>,
+) -> Result<(), TestCaseError> {
+    let enforcing = Plan { steps: plan.steps[..plan.enforced_by()].to_vec() };
+    for family in Family::ALL {
+        let after = Model::new(family, new.family(family));
+        let mut model = Model::new(family, old.family(family));
+        model.apply(&enforcing, |_, _, _| {});
+        for packet in packets(family) {
+            for question in questions(&packet) {
+                let verdicts = (model.verdict(question, &packet), after.verdict(question, &packet));
+                prop_assert_eq!(verdicts.0, verdicts.1, "{:?} of {:?} after {:#?}", question, packet, enforcing);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A cluster of groups that stay, because each has a pod that stays, and pods that move
+/// between them.
+#[derive(Debug, Clone)]
+struct Moves {
+    /// How many groups there are. The number after the last is that of pods that nothing
+    /// isolates.
+    groups: usize,
+    /// Before.
+    old: Objects,
+    /// After: the same pods and policies, in other groups.
+    new: Objects,
+}
+
+impl Moves {
+    /// The pods that move, before and after.
+    fn movers(&self) -> impl Iterator<Item = (&Pod, &Pod)> {
+        self.old.pods.iter().zip(&self.new.pods).skip(self.groups)
+    }
+
+    /// Packets between pods that move and some others, outsiders among them.
+    fn packets(&self, family: Family) -> Vec<Packet> {
+        let mut some = self.new.clone();
+        // The first groups are those in lists.
+        let movers = some.pods.split_off(self.groups);
+        some.pods.truncate(6);
+        some.pods.extend(movers.iter().cloned());
+        let movers: Vec<IpAddr> = movers.iter().filter_map(|pod| pod.address(family)).collect();
+        let all = packets(&some, &some, family).into_iter();
+        all.filter(|packet| movers.contains(&packet.source) || movers.contains(&packet.destination))
+            .filter(|packet| packet.port != Some((Protocol::Udp, 53)))
+            .collect()
+    }
+}
+
+/// The policy of a group, by the number of its name.
+fn policy_of(group: usize, name: usize) -> networking::NetworkPolicy {
+    let policy = serde_json::json!({
+        "metadata": {"namespace": "a", "name": format!("np{name}")},
+        "spec": {
+            "podSelector": {"matchLabels": {"group": group.to_string()}},
+            "policyTypes": ["Ingress", "Egress"],
+            "ingress": [{"from": [{"podSelector": {"matchLabels": {"group": (group / 2).to_string()}}}]}],
+            "egress": [{"to": [{"podSelector": {"matchLabels": {"group": (group / 3).to_string()}}}],
+                        "ports": [{"port": 80}]}],
+        },
+    });
+    serde_json::from_value(policy).unwrap()
+}
+
+fn pod_of(group: usize, number: usize) -> Pod {
+    let labels = Labels::from([("group".to_owned(), group.to_string())]);
+    let mut pod = Pod::from_template("a".to_owned(), format!("p{number}"), labels, PodSpec::default());
+    pod.node = Some(NODE.to_owned());
+    pod.ipv4 = Some([10, 0, 0, u8::try_from(number).unwrap()].into());
+    pod
+}
+
+/// Groups with policies of these names, and pods: which group each is in.
+fn cluster_of(names: &[usize], pods: impl IntoIterator<Item = usize>) -> Objects {
+    let mut objects = Objects::default();
+    objects.namespaces.push(Namespace::new("a", Labels::new()));
+    objects.pods.extend(pods.into_iter().enumerate().map(|(number, group)| pod_of(group, number)));
+    let policies = names.iter().enumerate().map(|(group, name)| policy_of(group, *name));
+    objects.policies.extend(policies.map(Into::into));
+    objects
+}
+
+/// Names of policies whose groups the dispatch tree cannot tell apart by its bits, so that
+/// it has a list for them: two for egress, two for ingress, then names without an order.
+fn names() -> &'static [usize] {
+    static NAMES: OnceLock<Vec<usize>> = OnceLock::new();
+    NAMES.get_or_init(|| {
+        let all: Vec<usize> = (0..200).collect();
+        let state = program(&cluster_of(&all, 0..all.len()));
+        let mut names = Vec::new();
+        for direction in [Direction::Egress, Direction::Ingress] {
+            let list = lists(&state, direction).next().unwrap();
+            for rule in &list[..2] {
+                let by = |one: &Match| match one {
+                    Match::Comment(text) => text.split_once("isolated by a/np")?.1.parse::<usize>().ok(),
+                    _ => None,
+                };
+                let of_group = &state.v4.chains[rule.goes_to().unwrap()];
+                names.extend(of_group.iter().flat_map(|rule| &rule.matches).find_map(by));
+            }
+        }
+        let others: Vec<usize> = all.into_iter().filter(|name| !names.contains(name)).collect();
+        names.extend(others);
+        names
+    })
+}
+
+/// The lists at the end of the dispatch tree of a direction.
+fn lists(state: &KernelState, direction: Direction) -> impl Iterator<Item = &Vec<Rule>> {
+    let is_list = move |name: &ChainName| name.role() == ChainRole::DispatchList(direction);
+    state.v4.chains.iter().filter(move |(name, _)| is_list(name)).map(|(_, rules)| rules)
+}
+
+/// How many lists the dispatch trees have.
+fn count_lists(state: &KernelState) -> usize {
+    Direction::ALL.into_iter().map(|direction| lists(state, direction).count()).sum()
+}
+
+/// How many groups a node has: few, some dozens, as many as it can have pods.
+fn how_many() -> impl Strategy<Value = usize> {
+    prop_oneof![20 => 3..6_usize, 10 => 6..40_usize, 1 => Just(200)]
+}
+
+/// Groups that stay and pods that move between them.
+fn relabelling(movers: usize) -> impl Strategy<Value = Moves> {
+    let places = move |groups: usize| proptest::collection::vec(0..=groups, movers);
+    how_many().prop_flat_map(move |groups| (Just(groups), places(groups), places(groups))).prop_map(
+        |(groups, old, new)| {
+            let cluster = |of: Vec<usize>| cluster_of(&names()[..groups], (0..groups).chain(of));
+            Moves { groups, old: cluster(old), new: cluster(new) }
+        },
+    )
+}
+
+/// The same, where the pods that stay may be missing before or after. So groups come and
+/// go, those in lists too.
+fn regrouping(movers: usize) -> impl Strategy<Value = Moves> {
+    let stays = || proptest::collection::vec(any::<bool>(), 6);
+    (relabelling(movers), stays(), stays()).prop_map(|(mut moves, before, after)| {
+        for (objects, stays) in [(&mut moves.old, before), (&mut moves.new, after)] {
+            for (pod, stays) in objects.pods[..moves.groups].iter_mut().zip(stays) {
+                if !stays {
+                    pod.labels.insert("group".to_owned(), moves.groups.to_string());
+                }
+            }
+        }
+        moves
+    })
+}
+
+fn cases(default: u32) -> u32 {
+    std::env::var("NPC_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(default)
+}
+
+#[test]
+fn every_packet_gets_the_old_verdict_or_the_new_one() {
+    let mut runner = random::runner(1, cases(200));
+    runner
+        .run(&transition(), |(old, new)| watch(&program(&old), &program(&new), |family| packets(&old, &new, family)))
+        .unwrap();
+}
+
+#[test]
+fn one_relabelled_pod_moves_by_sets_alone() {
+    let mut runner = random::runner(5, cases(30));
+    let cleared_later = Cell::new(0);
+    runner
+        .run(&relabelling(1), |moves| {
+            let (held, wanted) = (program(&moves.old), program(&moves.new));
+            let steps = Plan::between(&held, &wanted).steps;
+            prop_assert!(!steps.iter().any(|step| matches!(step, Step::Chains(..))), "{:#?}", steps);
+            let plan = Plan { steps };
+            cleared_later.set(cleared_later.get() + usize::from(plan.enforced_by() < plan.steps.len()));
+            watch(&held, &wanted, |family| moves.packets(family))
+        })
+        .unwrap();
+    assert!(cleared_later.get() > 0, "every plan waited for its clearing up");
+}
+
+#[test]
+fn pods_that_move_at_once_never_meet_a_mixture() {
+    let mut runner = random::runner(6, cases(20));
+    runner
+        .run(&relabelling(3), |moves| watch(&program(&moves.old), &program(&moves.new), |family| moves.packets(family)))
+        .unwrap();
+}
+
+#[test]
+fn groups_come_and_go_among_many() {
+    let mut runner = random::runner(7, cases(20));
+    let lists = Cell::new(0);
+    runner
+        .run(&regrouping(2), |moves| {
+            let (held, wanted) = (program(&moves.old), program(&moves.new));
+            lists.set(lists.get() + usize::from(count_lists(&held) != count_lists(&wanted)));
+            watch(&held, &wanted, |family| moves.packets(family))
+        })
+        .unwrap();
+    assert!(lists.get() > 0, "no list came or went");
+}
+
+#[test]
+fn other_options_are_transitions_too() {
+    let mut runner = random::runner(8, cases(30));
+    let options = || (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
+    runner
+        .run(&(random::objects().prop_map(gathered), options(), options()), |(objects, old, new)| {
+            let program = |(log_denied, allow_tunnels, keep_established, anti_spoof)| {
+                let options = Options { log_denied, allow_tunnels, keep_established, anti_spoof, ..Options::default() };
+                program_of(&objects, &options)
+            };
+            watch(&program(old), &program(new), |family| packets(&objects, &objects, family))
+        })
+        .unwrap();
+}
+
+/// States of one cluster and the next, in which interfaces may send from some
+/// addresses and from others.
+fn with_sources() -> impl Strategy<Value = (Objects, Objects, [BTreeSet<Member>; 2])> {
+    let member = (0..6_u8, 0..4_u8).prop_map(|(host, interface)| {
+        let interface = InterfaceName::new(&format!("azv{interface}")).unwrap();
+        Member::of_interface(format!("10.0.0.{host}/32").parse().unwrap(), interface)
+    });
+    let own = || proptest::collection::btree_set(member.clone(), 0..9);
+    (transition(), own(), own()).prop_map(|((old, new), was, is)| (old, new, [was, is]))
+}
+
+#[test]
+fn what_may_come_from_an_interface_before_and_after_may_come_all_the_time() {
+    let mut runner = random::runner(9, cases(100));
+    let options = Options { anti_spoof: true, ..Options::default() };
+    let name = SetName::own(Family::V4);
+    runner
+        .run(&with_sources(), |(old, new, own)| {
+            let state = |objects: &Objects, own: &BTreeSet<Member>| {
+                let mut state = program_of(objects, &options);
+                state.v4.sets.get_mut(&name).unwrap().1.clone_from(own);
+                state
+            };
+            let [was, is] = &own;
+            let (before, after) = (state(&old, was), state(&new, is));
+            // With whatever else changes, and by the name that the rules ask.
+            let mut model = Model::new(Family::V4, &before.v4);
+            let mut wrong = None;
+            model.apply(&Plan::between(&before, &after), |model, what, _| {
+                let held = model.held();
+                let asked = held.chains[&ChainName::forward()][0].sets().eq([&name]);
+                let now = &held.sets[&name].1;
+                let all = was.intersection(is).all(|member| now.contains(member));
+                // One that gives its address to another has not lost it before
+                // the other has it.
+                let begun = !was.is_subset(now);
+                let none_lost = !begun || is.is_subset(now);
+                let nothing_else = now.iter().all(|member| was.contains(member) || is.contains(member));
+                if !(asked && all && none_lost && nothing_else) {
+                    wrong = wrong.take().or_else(|| Some(format!("after {what}: {now:?} between {was:?} and {is:?}")));
+                }
+            });
+            prop_assert!(wrong.is_none(), "{}", wrong.unwrap_or_default());
+            prop_assert_eq!(&model.held(), &after.v4);
+            watch(&before, &after, |family| packets(&old, &new, family))
+        })
+        .unwrap();
+}
+
+#[test]
+fn setting_up_and_tearing_down_are_transitions_too() {
+    let mut runner = random::runner(2, cases(50));
+    runner
+        .run(&random::objects().prop_map(gathered), |objects| {
+            let (empty, full) = (KernelState::default(), program(&objects));
+            watch(&empty, &full, |family| packets(&objects, &objects, family))?;
+            watch(&full, &empty, |family| packets(&objects, &objects, family))
+        })
+        .unwrap();
+}
+
+fn denies(chain: &ChainName) -> bool {
+    matches!(chain.role(), ChainRole::Deny(_) | ChainRole::DenyStray)
+}
+
+/// What an agent before 0.2 made of a state: its groups dropped by themselves.
+fn without_deny_chains(mut state: KernelState) -> KernelState {
+    for held in [&mut state.v4, &mut state.v6] {
+        held.chains.retain(|name, _| !denies(name));
+        for rule in held.chains.values_mut().flatten() {
+            if rule.goes_to().is_some_and(denies) {
+                rule.target = Target::Drop;
+            }
+        }
+    }
+    state
+}
+
+/// Where another program removed what denies, nothing is denied: the end of a chain
+/// returns.
+fn with_empty_deny_chains(mut state: KernelState) -> KernelState {
+    for held in [&mut state.v4, &mut state.v6] {
+        let deny = held.chains.iter_mut().filter(|(name, _)| denies(name));
+        deny.for_each(|(_, rules)| rules.clear());
+    }
+    state
+}
+
+#[test]
+fn chains_that_deny_come_without_a_moment_in_which_nothing_is_denied() {
+    let mut runner = random::runner(9, cases(60));
+    runner
+        .run(&transition(), |(old, new)| {
+            let (held, wanted) = (program(&old), program(&new));
+            let packets = |family| packets(&old, &new, family);
+            watch(&without_deny_chains(held.clone()), &program(&old), packets)?;
+            watch(&without_deny_chains(held.clone()), &wanted, packets)?;
+            // And back, as a node does whose agent is downgraded.
+            watch(&held, &without_deny_chains(wanted.clone()), packets)?;
+            watch(&with_empty_deny_chains(held), &wanted, packets)
+        })
+        .unwrap();
+}
+
+/// Every other member of every set is gone, and every other chain is empty.
+fn with_half_of_it(mut state: KernelState) -> KernelState {
+    for held in [&mut state.v4, &mut state.v6] {
+        for (_, members) in held.sets.values_mut() {
+            *members = members.iter().step_by(2).cloned().collect();
+        }
+        held.chains.values_mut().step_by(2).for_each(Vec::clear);
+    }
+    state
+}
+
+#[test]
+fn from_a_kernel_that_another_program_changed() {
+    let mut runner = random::runner(3, cases(100));
+    let damage = proptest::collection::vec(any::<prop::sample::Index>(), 0..6);
+    runner
+        .run(&(transition(), damage, any::<bool>()), |((old, new), damage, halved)| {
+            let mut held = program(&old);
+            if halved {
+                held = with_half_of_it(held);
+            }
+            for (i, index) in damage.into_iter().enumerate() {
+                let held = if i % 2 == 0 { &mut held.v4 } else { &mut held.v6 };
+                // Members lost, rules lost; a set or chain that a rule names
+                // cannot be lost.
+                if i % 3 == 0 {
+                    let chain = index.index(held.chains.len());
+                    held.chains.values_mut().nth(chain).unwrap().pop();
+                } else {
+                    let set = index.index(held.sets.len());
+                    held.sets.values_mut().nth(set).unwrap().1.pop_first();
+                }
+            }
+            watch(&held, &program(&new), |family| packets(&old, &new, family))
+        })
+        .unwrap();
+}
+
+/// What a kernel holds after so many steps of a plan.
+fn cut_short(held: &KernelState, plan: &Plan, steps: usize) -> KernelState {
+    let cut = Plan { steps: plan.steps[..steps].to_vec() };
+    let [v4, v6] = Family::ALL.map(|family| {
+        let mut model = Model::new(family, held.family(family));
+        model.apply(&cut, |_, _, _| {});
+        model.held()
+    });
+    KernelState { v4, v6 }
+}
+
+#[test]
+fn a_plan_that_was_cut_short_is_taken_up_from_where_it_stopped() {
+    let mut runner = random::runner(4, cases(100));
+    runner
+        .run(&(transition(), any::<prop::sample::Index>()), |((old, new), cut)| {
+            let (held, wanted) = (program(&old), program(&new));
+            let plan = Plan::between(&held, &wanted);
+            if plan.steps.is_empty() {
+                return Ok(());
+            }
+            let reached = cut_short(&held, &plan, cut.index(plan.steps.len()));
+            watch(&reached, &wanted, |family| packets(&old, &new, family))
+        })
+        .unwrap();
+}

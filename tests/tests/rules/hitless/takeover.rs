@@ -1,0 +1,136 @@
+//! From the layout of an earlier npc to today's and back, with every packet watched
+//! after every write. The earlier one is a dump, so that no change here changes it.
+
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+use npc_agent::source::manifests;
+use npc_compiler::object::{Family, Objects, Protocol};
+use npc_compiler::plan::{KernelState, Plan};
+use npc_compiler::policy::Direction;
+use npc_compiler::ruleset::program::{ChainName, Member, SetKind, SetName};
+use npc_compiler::ruleset::text;
+use npc_tests::model::{Model, Packet, Question};
+
+use super::{cut_short, program, watch};
+
+fn cluster() -> Objects {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/rules/hitless/takeover/cluster.yaml");
+    let loaded = manifests::load(&[path.into()], &manifests::Options::default()).unwrap();
+    assert!(loaded.problems.is_empty());
+    loaded.objects
+}
+
+/// What the earlier npc made of it.
+fn earlier() -> KernelState {
+    let mut state = KernelState::default();
+    let mut family = Family::V4;
+    for line in include_str!("takeover/earlier.rules").lines() {
+        let words: Vec<&str> = line.split(' ').collect();
+        match words[..] {
+            ["create", name, kind, ..] => {
+                let (name, family) = SetName::ours(name).unwrap();
+                let kind = SetKind::ALL.into_iter().find(|one| one.as_str() == kind).unwrap();
+                state.family_mut(family).sets.insert(name, (kind, [].into()));
+            }
+            ["add", name, text] => {
+                let (name, family) = SetName::ours(name).unwrap();
+                state.family_mut(family).sets.get_mut(&name).unwrap().1.insert(member(text));
+            }
+            // The first table is that of IPv4.
+            ["COMMIT"] => family = Family::V6,
+            [name, "-", "[0:0]"] => {
+                let name = ChainName::ours(name.trim_start_matches(':')).unwrap();
+                state.family_mut(family).chains.insert(name, Vec::new());
+            }
+            ["-A", ..] => {
+                let (name, rule) = text::rule(line).unwrap();
+                state.family_mut(family).chains.get_mut(&name).unwrap().push(rule);
+            }
+            _ => assert!(line.starts_with('#') || line.starts_with('*'), "{line}"),
+        }
+    }
+    state
+}
+
+fn member(text: &str) -> Member {
+    match text.split_once(',') {
+        Some((address, port)) => {
+            let (protocol, port) = port.split_once(':').unwrap();
+            let number: u8 = protocol.parse().unwrap();
+            let protocol = Protocol::ALL.into_iter().find(|one| one.number() == number).unwrap();
+            Member::AddressPort(address.parse().unwrap(), protocol, port.parse().unwrap())
+        }
+        None => text.parse::<IpNetwork>().unwrap().into(),
+    }
+}
+
+/// To and from every pod, and somewhere in and outside a block.
+fn packets(family: Family) -> Vec<Packet> {
+    let mut addresses: Vec<IpAddr> = cluster().pods.iter().filter_map(|pod| pod.address(family)).collect();
+    let others = ["192.0.2.9", "203.0.113.9", "2001:db8::9"].map(|text| text.parse::<IpAddr>().unwrap());
+    addresses.extend(others.into_iter().filter(|address| Family::of(address) == family));
+    let ports = [
+        Some((Protocol::Tcp, 5432)),
+        Some((Protocol::Tcp, 8080)),
+        Some((Protocol::Tcp, 80)),
+        Some((Protocol::Udp, 53)),
+        Some((Protocol::Udp, 4789)),
+        Some((Protocol::Udp, 6080)),
+        None,
+    ];
+    let pairs = addresses.iter().flat_map(|a| addresses.iter().map(|b| (*a, *b))).filter(|(a, b)| a != b);
+    pairs.flat_map(|(source, destination)| ports.map(|port| Packet { source, destination, port })).collect()
+}
+
+/// Other objects, with which an agent may find the earlier layout at its start.
+fn edited() -> Vec<Objects> {
+    let all = cluster();
+    let without = |index: usize| {
+        let mut objects = all.clone();
+        objects.policies.remove(index);
+        objects
+    };
+    let mut edited: Vec<Objects> = (0..all.policies.len()).map(without).collect();
+    let mut gone = all.clone();
+    gone.pods.remove(0);
+    edited.extend([all.clone(), gone]);
+    edited
+}
+
+#[test]
+fn an_earlier_layout_is_taken_over_and_given_back_without_an_open_moment() {
+    let earlier = earlier();
+    for objects in edited() {
+        let today = program(&objects);
+        watch(&earlier, &today, packets).unwrap();
+        watch(&today, &earlier, packets).unwrap();
+    }
+}
+
+#[test]
+fn a_takeover_that_was_cut_short_is_taken_up_by_either() {
+    let (earlier, today) = (earlier(), program(&cluster()));
+    let plan = Plan::between(&earlier, &today);
+    for steps in 1..plan.steps.len() {
+        let reached = cut_short(&earlier, &plan, steps);
+        watch(&reached, &today, packets).unwrap();
+        watch(&reached, &earlier, packets).unwrap();
+    }
+}
+
+/// The dump is of another layout, and not of nothing: otherwise the rest proves
+/// nothing.
+#[test]
+fn the_earlier_layout_stops_what_todays_lets_go_on() {
+    let states = [earlier(), program(&cluster())];
+    let [web, db] = ["10.0.0.2", "10.0.0.1"].map(|text| text.parse::<IpAddr>().unwrap());
+    let packet = Packet { source: web, destination: db, port: Some((Protocol::Tcp, 5432)) };
+    let [earlier, today] = states.map(|state| {
+        let model = Model::new(Family::V4, &state.v4);
+        let questions = Direction::ALL.map(|end| [Question::First(end), Question::MidStream(end)]);
+        questions.map(|asked| asked.map(|question| model.verdict(question, &packet)))
+    });
+    assert_eq!(earlier, [[true, false], [true, false]]);
+    assert_eq!(today, [[true, true], [true, true]]);
+}

@@ -1,0 +1,14 @@
+//! What the compiler makes of clusters, compared with second opinions: the oracle, the
+//! interpreter of rules and sets, and what others found. No kernel, no root.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod agree;
+mod anti_spoof;
+mod azure_npm;
+mod corpus;
+mod engine;
+mod hitless;
+mod mid_stream;
+mod takeover;
+mod traps;
