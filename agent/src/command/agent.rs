@@ -20,6 +20,7 @@ use npc_agent::dataplane::Linux;
 use npc_agent::dataplane::backend::Backend;
 use npc_agent::dataplane::surroundings;
 use npc_agent::enforce::{self, AzureNpm, Enforcer, Event, Settings};
+use npc_agent::serve::Purpose;
 use npc_agent::source::held::Times;
 use npc_agent::source::kube;
 use npc_compiler::ruleset::layout;
@@ -134,7 +135,12 @@ pub(super) struct Args {
 
     /// Serve /metrics, /healthz and /readyz here; `off` serves none of them.
     #[arg(long, value_name = "ADDRESS:PORT", env = "NPC_METRICS_ADDRESS", default_value = "127.0.0.1:10901")]
-    metrics_address: MetricsAddress,
+    metrics_address: ListenAddress,
+
+    /// Serve /healthz and /readyz here, for kubelet; `off` serves nothing. Where no pod
+    /// reaches it, as on loopback, no pod keeps kubelet from an answer.
+    #[arg(long, value_name = "ADDRESS:PORT", env = "NPC_HEALTH_ADDRESS", default_value = "off")]
+    health_address: ListenAddress,
 
     /// Serve the CNI plugin npc-cni on this unix socket, as /run/npc/cni.sock [default:
     /// none]. Its folder is root's alone and holds what the plugin reported.
@@ -154,9 +160,9 @@ pub(super) struct Args {
 
 /// An address, or none.
 #[derive(Debug, Clone, Copy)]
-struct MetricsAddress(Option<SocketAddr>);
+struct ListenAddress(Option<SocketAddr>);
 
-impl FromStr for MetricsAddress {
+impl FromStr for ListenAddress {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
@@ -225,6 +231,7 @@ enum LogFormat {
 pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     let level = logging::to_stderr(&args.log_level, args.log_format)?;
     privileges::drop_all_others();
+    privileges::raise_descriptors();
     // The work is one blocking pass at a time and little beside it.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let ended = runtime.block_on(agent(args, level));
@@ -256,8 +263,10 @@ async fn agent(args: Args, level: logging::Level) -> anyhow::Result<()> {
     let notified = sender.downgrade();
     // Before anything else, so that no signal is lost.
     follow::signals(sender.clone())?;
-    if let Some(address) = args.metrics_address.0.filter(|_| !args.once) {
-        follow::requests(address, &settings);
+    for (purpose, address) in [(Purpose::Metrics, args.metrics_address), (Purpose::Health, args.health_address)] {
+        if let Some(address) = address.0.filter(|_| !args.once) {
+            follow::requests(purpose, address, &settings);
+        }
     }
     if let Some(path) = args.config {
         level.follow(path, args.file);
@@ -384,11 +393,11 @@ mod tests {
             ("fd00::1:80", Some("[fd00::1]:80")),
             ("off", None),
         ] {
-            let read = text.parse::<MetricsAddress>().expect(text).0;
+            let read = text.parse::<ListenAddress>().expect(text).0;
             assert_eq!(read, address.map(|address| address.parse().expect(address)), "{text}");
         }
         for text in ["127.0.0.1", "localhost:80", "127.0.0.1:http", "", "on"] {
-            assert!(text.parse::<MetricsAddress>().is_err(), "{text}");
+            assert!(text.parse::<ListenAddress>().is_err(), "{text}");
         }
     }
 }

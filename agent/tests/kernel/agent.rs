@@ -125,6 +125,11 @@ impl Agent {
         Self { child, log }
     }
 
+    /// Its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Lets it say what it likes from now on.
     pub(crate) fn ignore_log(&mut self) {
         let mut log = File::from(self.log.get_ref().as_fd().try_clone_to_owned().unwrap());

@@ -28,6 +28,7 @@ mod probing;
 mod programs;
 mod proof;
 mod refusals;
+mod requests;
 mod sets;
 mod spelling;
 mod surroundings;

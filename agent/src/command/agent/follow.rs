@@ -11,7 +11,7 @@ use npc_agent::dataplane::network::{self, Follower};
 use npc_agent::dataplane::nflog::{self, Reader};
 use npc_agent::enforce::{Event, Settings};
 use npc_agent::metrics::{Kind, Watches};
-use npc_agent::serve;
+use npc_agent::serve::{self, Purpose};
 use npc_agent::source::difference::Known;
 use npc_agent::source::manifests::{self, Loaded};
 use npc_agent::source::{Changes, directory};
@@ -31,13 +31,17 @@ const NETWORK_RETRY: Duration = Duration::from_secs(1);
 /// How long to wait before an address that could not be had is tried again.
 const ADDRESS_RETRY: Duration = Duration::from_secs(10);
 
-/// Answers requests. An address that cannot be had keeps no policy from being
-/// enforced.
-pub(super) fn requests(address: SocketAddr, settings: &Settings) {
+/// Answers requests. An address that the agent cannot listen on keeps no policy from
+/// being enforced.
+pub(super) fn requests(purpose: Purpose, address: SocketAddr, settings: &Settings) {
     let (metrics, status, liveness) = (settings.metrics.clone(), settings.status.clone(), settings.liveness.clone());
+    let flag = match purpose {
+        Purpose::Metrics => "--metrics-address",
+        Purpose::Health => "--health-address",
+    };
     tokio::spawn(async move {
-        while let Err(error) = serve::serve(address, &metrics, status.clone(), liveness.clone()).await {
-            error!(%address, %error, retry = ?ADDRESS_RETRY, "cannot serve metrics and health; see --metrics-address");
+        while let Err(error) = serve::serve(purpose, address, &metrics, status.clone(), liveness.clone()).await {
+            error!(%address, %error, flag, retry = ?ADDRESS_RETRY, "cannot listen on this address; trying again");
             time::sleep(ADDRESS_RETRY).await;
         }
     });

@@ -1,0 +1,148 @@
+//! Connections over HTTP, bounded in number, time and memory: every pod of a node
+//! reaches its node's address, and may open as many as it likes and finish no request.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::AbortHandle;
+use tokio::time;
+use tracing::warn;
+
+/// How many connections there may be.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// In all.
+    pub(super) connections: usize,
+    /// From one address.
+    pub(super) of_one_address: usize,
+}
+
+/// How long a client may take to send the head of a request, and how long a connection
+/// may be idle before the next.
+const HEAD: Duration = Duration::from_secs(5);
+
+/// How long a connection lasts at most, so that who reads slowly keeps none for long.
+const WHOLE: Duration = Duration::from_secs(30);
+
+/// How many bytes of a request are kept at most. Those of scrapers have a few hundred.
+const BUFFER: usize = 16 * 1024;
+
+/// How long to wait after a connection could not be accepted for want of descriptors or
+/// memory.
+const REFUSED: Duration = Duration::from_secs(1);
+
+/// Answers the requests that come to a listener, until the process ends.
+pub(super) async fn accept(listener: TcpListener, router: Router, limits: Limits) {
+    let connections = Connections { limits, open: Arc::default(), next: Arc::default() };
+    let mut is_refused = false;
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                is_refused = false;
+                connections.admit(stream, peer, &router);
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut is_refused, true) {
+                    warn!(%error, "cannot accept connections to /metrics, /healthz and /readyz for now; trying again");
+                }
+                time::sleep(REFUSED).await;
+            }
+        }
+    }
+}
+
+/// The connections that there are.
+#[derive(Debug, Clone)]
+struct Connections {
+    limits: Limits,
+    /// From the oldest to the newest.
+    open: Arc<Mutex<Vec<Connection>>>,
+    next: Arc<AtomicUsize>,
+}
+
+#[derive(Debug)]
+struct Connection {
+    number: usize,
+    from: IpAddr,
+    /// Whether a request is whole and being answered.
+    is_answering: Arc<AtomicBool>,
+    task: AbortHandle,
+}
+
+impl Connections {
+    /// Serves a new connection. Where there are too many it takes the place of the oldest
+    /// that has no request to be answered, so that clients that send theirs at once get
+    /// through among those that never do.
+    fn admit(&self, stream: TcpStream, peer: SocketAddr, router: &Router) {
+        let from = peer.ip();
+        let mut open = self.open();
+        let of_address = |connection: &Connection| connection.from == from;
+        let has_room = (open.iter().filter(|connection| of_address(connection)).count() < self.limits.of_one_address
+            || end_oldest(&mut open, of_address))
+            && (open.len() < self.limits.connections || end_oldest(&mut open, |_| true));
+        if !has_room {
+            return;
+        }
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let is_answering = Arc::new(AtomicBool::new(false));
+        let served = serve(stream, router.clone(), Arc::clone(&is_answering));
+        let left = Leave { connections: self.clone(), number };
+        let task = tokio::spawn(async move {
+            let _left = left;
+            // What a client does wrong concerns nobody else.
+            let _ = time::timeout(WHOLE, served).await;
+        });
+        open.push(Connection { number, from, is_answering, task: task.abort_handle() });
+    }
+
+    fn open(&self) -> MutexGuard<'_, Vec<Connection>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Ends the oldest of some connections that answers nothing; whether there is one.
+fn end_oldest(open: &mut Vec<Connection>, which: impl Fn(&Connection) -> bool) -> bool {
+    let is_idle = |connection: &Connection| which(connection) && !connection.is_answering.load(Ordering::Relaxed);
+    let Some(place) = open.iter().position(is_idle) else { return false };
+    open.remove(place).task.abort();
+    true
+}
+
+/// Takes a connection off the list, however it ends.
+struct Leave {
+    connections: Connections,
+    number: usize,
+}
+
+impl Drop for Leave {
+    fn drop(&mut self) {
+        self.connections.open().retain(|connection| connection.number != self.number);
+    }
+}
+
+async fn serve(stream: TcpStream, router: Router, is_answering: Arc<AtomicBool>) -> hyper::Result<()> {
+    let router = TowerToHyperService::new(router);
+    let answer = service_fn(move |request| {
+        let (answer, is_answering) = (router.call(request), Arc::clone(&is_answering));
+        async move {
+            is_answering.store(true, Ordering::Relaxed);
+            let answer = answer.await;
+            is_answering.store(false, Ordering::Relaxed);
+            answer
+        }
+    });
+    http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD)
+        .max_buf_size(BUFFER)
+        .serve_connection(TokioIo::new(stream), answer)
+        .await
+}
