@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
 use npc_compiler::API_VERSION;
-use npc_compiler::cluster::group::Lingering;
+use npc_compiler::cluster::group::RetainedGroup;
 use npc_compiler::object::Protocol;
 use npc_compiler::policy::Direction;
 use rustix::net::sockopt::socket_peercred;
@@ -74,7 +74,7 @@ pub struct AgentStatus {
     /// Pods of this node that policies can select.
     pub endpoints: usize,
     /// What the kernel holds of ours, by family.
-    pub kernel: Vec<Held>,
+    pub kernel: Vec<FamilySize>,
     /// Established flows that were cut since the start.
     pub flows_cut: u64,
     /// How many finds of drift are repaired.
@@ -100,7 +100,7 @@ pub struct AgentStatus {
     #[serde(default)]
     pub options: Option<RuleOptions>,
     /// Groups that are kept in the kernel for pods that may come back.
-    pub lingering: Vec<LingeringGroup>,
+    pub lingering: Vec<RetainedGroupStatus>,
     /// Bridges behind which pods of this node reach each other past iptables,
     /// sorted.
     #[serde(default)]
@@ -184,7 +184,7 @@ pub struct Spoofable {
 /// A group of endpoints that has none at the moment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct LingeringGroup {
+pub struct RetainedGroupStatus {
     /// `Ingress` or `Egress`.
     pub direction: Direction,
     /// The namespace of its policies.
@@ -207,17 +207,17 @@ pub struct NamedPort {
     pub numbers: Vec<u16>,
 }
 
-impl From<Lingering> for LingeringGroup {
-    fn from(group: Lingering) -> Self {
-        let Lingering { direction, namespace, policies, resolution } = group;
+impl From<RetainedGroup> for RetainedGroupStatus {
+    fn from(group: RetainedGroup) -> Self {
+        let RetainedGroup { direction, namespace, policies, resolution } = group;
         let port = |((protocol, name), numbers)| NamedPort { protocol, name, numbers: Vec::from_iter(numbers) };
         Self { direction, namespace, policies, named_ports: resolution.into_iter().map(port).collect() }
     }
 }
 
-impl From<LingeringGroup> for Lingering {
-    fn from(group: LingeringGroup) -> Self {
-        let LingeringGroup { direction, namespace, policies, named_ports } = group;
+impl From<RetainedGroupStatus> for RetainedGroup {
+    fn from(group: RetainedGroupStatus) -> Self {
+        let RetainedGroupStatus { direction, namespace, policies, named_ports } = group;
         let port = |port: NamedPort| ((port.protocol, port.name), port.numbers.into_iter().collect());
         Self { direction, namespace, policies, resolution: named_ports.into_iter().map(port).collect() }
     }
@@ -240,7 +240,7 @@ pub struct LastChange {
 /// What one family of the kernel holds of ours.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Held {
+pub struct FamilySize {
     /// `IPv4` or `IPv6`.
     pub family: String,
     /// Rules.

@@ -31,9 +31,9 @@ fn compile(c: &mut Criterion) {
         group.bench_function("everything", |b| b.iter(|| everything(black_box(&objects))));
         let cluster = Cluster::new(&objects);
         group.bench_function("program of one node", |b| {
-            b.iter(|| layout::program(black_box(&cluster), node, &Options::default()));
+            b.iter(|| layout::ruleset(black_box(&cluster), node, &Options::default()));
         });
-        let program = layout::program(&cluster, node, &Options::default());
+        let program = layout::ruleset(&cluster, node, &Options::default());
         let written = |plan: Plan| -> usize {
             let text = |step: &Step| match step {
                 Step::Chains(family, writes) => writes.restore_text(*family).len(),

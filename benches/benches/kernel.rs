@@ -84,10 +84,10 @@ impl Case {
         let mut linux = netns.within(|| Linux::open(Some(backend)))??;
         netns.within(|| linux.probe())??;
         let name = format!("iptables-{backend}, {foreign} rules of others");
-        let engine = engine("local", shape::busy_node(5_000)).with_lingering_groups();
+        let engine = engine("local", shape::busy_node(5_000)).with_retained_groups();
         let mut case = Self { name, netns, linux, engine, samples: BTreeMap::new() };
         case.commit("0 the program from an empty kernel")?;
-        case.netns.within(|| case.linux.put_hook_first())??;
+        case.netns.within(|| case.linux.insert_hook())??;
         Ok(case)
     }
 

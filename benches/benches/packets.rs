@@ -206,7 +206,7 @@ fn load(node: &Netns, backend: Backend, rules: Rules, policies: usize) -> Result
             node.within(|| {
                 linux.probe()?;
                 linux.apply(&plan)?;
-                linux.put_hook_first()
+                linux.insert_hook()
             })??;
             return Ok(());
         }

@@ -69,8 +69,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
 
     // What the node of these pods keeps in its kernel.
-    let program = node::program(&cluster, "node-1", &node::Options::default());
-    print!("{}{}", program.family(Family::V4).ipset_text(), program.family(Family::V4).restore_text());
+    let ruleset = node::ruleset(&cluster, "node-1", &node::Options::default());
+    print!("{}{}", ruleset.family(Family::V4).ipset_text(), ruleset.family(Family::V4).restore_text());
 
     // The same state, event by event; each commit answers the writes that lead to it.
     let mut engine = Engine::new("node-1", node::Options::default());
@@ -79,7 +79,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     policies.into_iter().map(|policy| Event::Policy(Box::new(policy))).for_each(|event| engine.apply(event));
     pods.into_iter().map(|pod| Event::Pod(Box::new(pod))).for_each(|event| engine.apply(event));
     engine.commit();
-    assert_eq!(*engine.state(), node::KernelState::from(&program));
+    assert_eq!(*engine.state(), node::KernelState::from(&ruleset));
     // One more pod that the policy admits: a member of a set, and no rule.
     engine.apply(Event::Pod(Box::new(pod("api-2", "api", "10.0.0.4")?)));
     let plan = engine.commit();

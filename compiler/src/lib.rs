@@ -11,7 +11,7 @@
 //! | Pods, Namespaces, NetworkPolicies, Nodes, Services | [`Objects`], [`Cluster::new`] | a [`Cluster`] and its [`Finding`]s |
 //! | a cluster | [`matrix::connectivity`] | every allowed connection |
 //! | a cluster, two ends | [`explain::explain`] | whether that flow is allowed, and why |
-//! | a cluster, the name of a node | [`node::program`] | the chains and sets of that node |
+//! | a cluster, the name of a node | [`node::ruleset`] | the chains and sets of that node |
 //! | one change after the other | [`Engine`] | the writes that lead from each state to the next |
 //!
 //! ```
@@ -104,6 +104,6 @@ pub use verdict::{explain, matrix};
 /// What one node keeps in its kernel.
 pub mod node {
     pub use crate::plan::{KernelState, Plan, Step};
-    pub use crate::ruleset::layout::{Lacks, Options, SelfMatch, program};
-    pub use crate::ruleset::program::{FamilyProgram, Program};
+    pub use crate::ruleset::layout::{MissingMatches, Options, SelfMatch, ruleset};
+    pub use crate::ruleset::node::{FamilyRuleset, NodeRuleset};
 }

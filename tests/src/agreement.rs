@@ -11,10 +11,10 @@ use npc_compiler::cluster::group::Groups;
 use npc_compiler::cluster::{Cluster, PodId};
 use npc_compiler::object::{Family, Objects, Protocol};
 use npc_compiler::plan::KernelState;
-use npc_compiler::plan::conntrack::{Ends, Judge, Tuple};
+use npc_compiler::plan::conntrack::{Ends, FlowKey, Judge};
 use npc_compiler::policy::Direction;
 use npc_compiler::ruleset::layout::{self, SelfMatch};
-use npc_compiler::ruleset::program::{InterfaceName, Program};
+use npc_compiler::ruleset::node::{InterfaceName, NodeRuleset};
 use npc_compiler::verdict::matrix::{self, By, ConnectivityMatrix};
 use npc_compiler::verdict::pairs::{self, PairSet, Region};
 
@@ -156,7 +156,7 @@ impl<'a> Question<'a> {
             // Rules that log what they drop change no verdict.
             let log_denied = nodes.first() != Some(&node);
             let options = layout::Options { self_match, log_denied, ..layout::Options::default() };
-            let program = layout::program(cluster, node, &options);
+            let program = layout::ruleset(cluster, node, &options);
             let faults = interpreter::faults(&program);
             if !faults.is_empty() {
                 found.extend(faults.into_iter().map(|fault| format!("program of {node}: {fault}")));
@@ -279,7 +279,7 @@ impl<'a> Question<'a> {
         let turned = Cluster::new(&turned);
         let nodes: BTreeSet<&str> = self.objects.pods.iter().filter_map(|pod| pod.node.as_deref()).collect();
         for node in nodes {
-            let program = |cluster| layout::program(cluster, node, &layout::Options::default());
+            let program = |cluster| layout::ruleset(cluster, node, &layout::Options::default());
             if program(cluster) != program(&turned) {
                 found.push(format!("program of {node}: another one where the objects come the other way round"));
             }
@@ -303,7 +303,7 @@ struct Flow<'a> {
 }
 
 impl Flow<'_> {
-    fn compare(&self, program: &Program, ports: &[u16]) -> Result<(), Different> {
+    fn compare(&self, program: &NodeRuleset, ports: &[u16]) -> Result<(), Different> {
         let address = |end| self.oracle.address(end, self.family);
         let (Some(source), Some(destination)) = (address(self.from), address(self.to)) else { return Ok(()) };
         // Between a pod and its own node nothing is forwarded.
@@ -443,7 +443,7 @@ impl Flow<'_> {
             (verdict.egress || !sends) && (verdict.ingress || !receives)
         };
         let expect = |expected: bool, payload, protocol, port| {
-            let seen = !judge.forbids(&Tuple { source, destination, protocol, port, mid_stream: false });
+            let seen = !judge.forbids(&FlowKey { source, destination, protocol, port, mid_stream: false });
             if seen == expected {
                 Ok(())
             } else {
@@ -461,7 +461,7 @@ impl Flow<'_> {
         let exempt = source == destination || self.oracle.own_node(self.from, self.to, self.family);
         for &port in if sends || receives { ports } else { &ports[..1] } {
             let protocol = Protocol::Tcp.number();
-            let tuple = Tuple { source, destination, protocol, port, mid_stream: true };
+            let tuple = FlowKey { source, destination, protocol, port, mid_stream: true };
             let demand = if exempt { Demand::Pass } else { self.mid_stream(port, sends, receives) };
             let seen = !judge.forbids(&tuple);
             if !demand.is_met(seen) {
@@ -470,7 +470,7 @@ impl Flow<'_> {
             }
         }
         let expect = |expected: bool, payload, protocol, port| {
-            let seen = !judge.forbids(&Tuple { source, destination, protocol, port, mid_stream: false });
+            let seen = !judge.forbids(&FlowKey { source, destination, protocol, port, mid_stream: false });
             if seen == expected {
                 Ok(())
             } else {

@@ -8,8 +8,8 @@ mod fault;
 use std::net::{IpAddr, Ipv4Addr};
 
 use npc_compiler::object::{Family, Protocol};
-use npc_compiler::ruleset::program::{
-    ChainName, FORWARD_CHAIN, FamilyProgram, InterfaceName, Match, Member, Program, Rule, SetField, SetName, Target,
+use npc_compiler::ruleset::node::{
+    ChainName, FORWARD_CHAIN, FamilyRuleset, InterfaceName, Match, Member, NodeRuleset, Rule, SetField, SetName, Target,
 };
 
 pub use fault::faults;
@@ -106,7 +106,7 @@ pub struct Run<'a> {
 /// # Panics
 /// If the program is not one that the kernel would load; ask [`faults`] first.
 #[must_use]
-pub fn run<'a>(program: &'a Program, packet: &Packet) -> Run<'a> {
+pub fn run<'a>(program: &'a NodeRuleset, packet: &Packet) -> Run<'a> {
     let program = program.family(Family::of(&packet.source));
     let mut trace = Vec::new();
     // Where RETURN continues: chains that jumped, and the rule after the jump.
@@ -140,17 +140,17 @@ pub fn run<'a>(program: &'a Program, packet: &Packet) -> Run<'a> {
     }
 }
 
-fn chain<'a>(program: &'a FamilyProgram, name: &str) -> (&'a ChainName, &'a [Rule]) {
+fn chain<'a>(program: &'a FamilyRuleset, name: &str) -> (&'a ChainName, &'a [Rule]) {
     let found = program.chains.iter().find(|(chain, _)| chain.as_str() == name);
     let (name, rules) = found.unwrap_or_else(|| panic!("no chain {name}"));
     (name, rules)
 }
 
-fn matches_all(program: &FamilyProgram, rule: &Rule, packet: &Packet) -> bool {
+fn matches_all(program: &FamilyRuleset, rule: &Rule, packet: &Packet) -> bool {
     rule.matches.iter().all(|one| matches(program, one, packet))
 }
 
-fn matches(program: &FamilyProgram, one: &Match, packet: &Packet) -> bool {
+fn matches(program: &FamilyRuleset, one: &Match, packet: &Packet) -> bool {
     match one {
         Match::EstablishedOrRelated => matches!(packet.state, State::Established | State::Related),
         Match::Established => packet.state == State::Established,
@@ -185,7 +185,7 @@ fn matches(program: &FamilyProgram, one: &Match, packet: &Packet) -> bool {
     }
 }
 
-fn in_set(program: &FamilyProgram, name: &SetName, field: SetField, packet: &Packet) -> bool {
+fn in_set(program: &FamilyRuleset, name: &SetName, field: SetField, packet: &Packet) -> bool {
     let set = program.sets.get(name).unwrap_or_else(|| panic!("no set {name}"));
     let address = match field {
         SetField::Source | SetField::SourceInterface => packet.source,

@@ -32,7 +32,7 @@ use nix::sys::signal::Signal;
 use npc_agent::dataplane::conntrack;
 use npc_compiler::object::{Family, Objects, Protocol};
 use npc_compiler::plan::KernelState;
-use npc_compiler::plan::conntrack::Tuple;
+use npc_compiler::plan::conntrack::FlowKey;
 
 use crate::lab::{Builder, Doing as _, Kind, Lab, Result};
 
@@ -251,7 +251,7 @@ impl Live {
         for (node, place) in self.lab.places().iter().enumerate().filter(|(_, place)| place.kind == Kind::Node) {
             let mut tuples = BTreeSet::new();
             for family in Family::ALL {
-                let mut list = |tuple: &Tuple| {
+                let mut list = |tuple: &FlowKey| {
                     tuples.insert((tuple.source, tuple.destination, tuple.protocol, tuple.port));
                     false
                 };

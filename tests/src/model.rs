@@ -15,9 +15,9 @@ use std::net::IpAddr;
 use std::rc::Rc;
 
 use npc_compiler::object::{Family, Protocol};
-use npc_compiler::plan::{Held, Plan, SetWrite, Step, Unexpected};
+use npc_compiler::plan::{FamilyState, Plan, SetWrite, Step, Unexpected};
 use npc_compiler::policy::Direction;
-use npc_compiler::ruleset::program::{ChainName, Member, SetName};
+use npc_compiler::ruleset::node::{ChainName, Member, SetName};
 use npc_compiler::ruleset::text;
 
 use rule::{Action, Rule};
@@ -74,7 +74,7 @@ struct Place {
 #[derive(Debug)]
 pub struct Model {
     family: Family,
-    held: Held,
+    held: FamilyState,
     /// The rules after each commit, as iptables reads their text.
     commits: Vec<Rc<Rules>>,
 }
@@ -82,7 +82,7 @@ pub struct Model {
 impl Model {
     /// A kernel that holds this.
     #[must_use]
-    pub fn new(family: Family, held: &Held) -> Self {
+    pub fn new(family: Family, held: &FamilyState) -> Self {
         let mut model = Self { family, held: held.clone(), commits: Vec::new() };
         model.commit();
         model
@@ -90,7 +90,7 @@ impl Model {
 
     /// What it holds.
     #[must_use]
-    pub fn held(&self) -> Held {
+    pub fn held(&self) -> FamilyState {
         self.held.clone()
     }
 

@@ -6,7 +6,7 @@ use npc_compiler::engine::Engine;
 use npc_compiler::object::{Family, Namespace};
 use npc_compiler::plan::KernelState;
 use npc_compiler::ruleset::layout::Options;
-use npc_compiler::ruleset::program::{Member, SetName};
+use npc_compiler::ruleset::node::{Member, SetName};
 use proptest::prelude::*;
 
 use super::*;

@@ -18,7 +18,7 @@ use clap::builder::RangedI64ValueParser;
 use npc_agent::cni::{self, AskPolicies};
 use npc_agent::dataplane::Linux;
 use npc_agent::dataplane::backend::Backend;
-use npc_agent::dataplane::surroundings;
+use npc_agent::dataplane::other_engines;
 use npc_agent::enforce::{self, AzureNpm, Enforcer, Event, Settings};
 use npc_agent::serve::Purpose;
 use npc_agent::source::held::Times;
@@ -31,7 +31,7 @@ use tracing::{info, warn};
 use super::Exit;
 
 pub(super) use config::Config;
-pub(super) use sole::refuse_beside_one;
+pub(super) use sole::refuse_beside_agent;
 
 /// How long what still runs at the end is waited for.
 const SHUTDOWN: Duration = Duration::from_secs(5);
@@ -257,7 +257,7 @@ async fn agent(args: Args, level: logging::Level) -> anyhow::Result<()> {
         Settings { once: args.once, ready_file: args.ready_file, azure_npm, ..Settings::new(&node, &source) };
     settings.metrics = settings.metrics.with_lost_lines(level.lost.clone());
     // The ready file, too, is another agent's if there is one.
-    sole::be_the_only_one(settings.status.clone()).await?;
+    sole::claim_socket(settings.status.clone()).await?;
     let (sender, events) = mpsc::channel(EVENTS);
     // Weak: by itself it does not keep the channel open when all other senders have ended.
     let notified = sender.downgrade();
@@ -296,7 +296,7 @@ async fn agent(args: Args, level: logging::Level) -> anyhow::Result<()> {
             let (Some(connector), Some(client)) = (connector, client) else { unreachable!("no manifests") };
             let (notices, received) = mpsc::unbounded_channel();
             settings.notices = Some(notices);
-            tokio::spawn(kube::tell(client.clone(), node.clone(), received, args.remove_startup_taint));
+            tokio::spawn(kube::write_notices(client.clone(), node.clone(), received, args.remove_startup_taint));
             let wanted = settings.wanted_nodes.subscribe();
             tokio::spawn(kube::look_up(client, wanted, sender.clone(), Event::Changes));
             let seconds = |seconds: u32| Duration::from_secs(seconds.into());
@@ -351,13 +351,13 @@ async fn agent(args: Args, level: logging::Level) -> anyhow::Result<()> {
 /// Warns of what else on this node an operator should know. Not before the start, because
 /// other programs' tables may be long.
 fn look_around() {
-    if !surroundings::lock_is_shared() {
+    if !other_engines::lock_is_shared() {
         warn!(
             "/run/xtables.lock of the node is not mounted into this container, so iptables here and on the node do not \
              take turns and may undo each other's writes; mount it (type FileOrCreate)"
         );
     }
-    tokio::task::spawn_blocking(move || match surroundings::other_engines() {
+    tokio::task::spawn_blocking(move || match other_engines::other_engines() {
         Ok(engines) => {
             for (engine, has) in engines {
                 warn!(

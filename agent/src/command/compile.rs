@@ -71,7 +71,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
         Format::Iptables | Format::Json => {
             let node = args.node.as_deref().unwrap_or_default();
             nodes::is_known(cluster, node)?;
-            let program = layout::program(cluster, node, &layout::Options::default());
+            let program = layout::ruleset(cluster, node, &layout::Options::default());
             match args.output {
                 Format::Json => output::json(&program::json(node, &program))?,
                 _ => program::text(node, &program, args.only, &mut output::raw())?,

@@ -90,7 +90,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
 fn warn_of_tunnels(cluster: &Cluster, groups: &Groups) {
     let kept = cluster.endpoints().filter(|(id, _)| {
         let group = groups.of(*id, Direction::Egress);
-        group.is_some_and(|group| groups.get(group).keeps_tunnels())
+        group.is_some_and(|group| groups.get(group).drops_tunnels())
     });
     let mut pods: Vec<String> = kept.map(|(_, pod)| format!("{}/{}", pod.namespace, pod.name)).collect();
     pods.sort_unstable();

@@ -8,8 +8,8 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use npc_compiler::plan::{ChainWrites, Held, SetWrite};
-use npc_compiler::ruleset::program::{ChainName, Rule, SetName};
+use npc_compiler::plan::{ChainWrites, FamilyState, SetWrite};
+use npc_compiler::ruleset::node::{ChainName, Rule, SetName};
 
 /// The sets that go by another name in the kernel.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -84,7 +84,7 @@ impl Aliases {
     }
 
     /// What a kernel holds, by our names.
-    pub(super) fn read(&self, held: &mut Held) {
+    pub(super) fn read(&self, held: &mut FamilyState) {
         if self.is_empty() {
             return;
         }
@@ -97,7 +97,7 @@ impl Aliases {
 #[cfg(test)]
 mod tests {
     use npc_compiler::object::Family;
-    use npc_compiler::ruleset::program::{Match, SetField, Target};
+    use npc_compiler::ruleset::node::{Match, SetField, Target};
 
     use super::*;
 

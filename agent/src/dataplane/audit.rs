@@ -9,7 +9,7 @@
 //! | sets: as many members, others | members, 20,000 each time, in turn | 5 s for each 20,000 members | 100,000 members: 0.13 s (ipset 7.17) |
 //!
 //! For a while after something was found all of that is looked at again every 0.1 s,
-//! as far as it takes a fifth of the time at most, but for members ([`Depth::Alert`]).
+//! as far as it takes a fifth of the time at most, but for members ([`AuditScope::Recheck`]).
 //!
 //! Where the kernel reports that notifications were lost, or sends none, nft chains are
 //! listed as legacy ones are. And whatever the notifications say, they are
@@ -23,8 +23,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use npc_compiler::object::Family;
-use npc_compiler::plan::{Delta, Held, KernelState, SetDelta};
-use npc_compiler::ruleset::program::{ChainName, ChainRole, Member, Rule, SetName, SetRole};
+use npc_compiler::plan::{Delta, FamilyState, KernelState, SetDelta};
+use npc_compiler::ruleset::node::{ChainName, ChainRole, Member, Rule, SetName, SetRole};
 use tracing::{debug, info};
 
 use super::Error;
@@ -33,7 +33,7 @@ use super::backend::Backend;
 use super::ipset::{Head, Ipset};
 use super::iptables::{Hook, Iptables, Listing};
 use super::notifications::{Author, News, Notifications, Touched};
-use super::spelling::{Differing, Others, Spellings};
+use super::spelling::{Differing, Others, PrintedForms};
 
 /// A listing of a whole table may take this part of the time, and comes neither
 /// more often nor less often than these.
@@ -57,18 +57,18 @@ const MEMBERS: usize = 20_000;
 /// More chains than this are listed with all others at once.
 const FEW: usize = 8;
 
-/// How much is looked at.
+/// How much an audit reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Depth {
-    /// What there is news of.
-    News,
+pub enum AuditScope {
+    /// What the kernel notified of.
+    Notified,
     /// That, and the heads of all sets, and tables of which there are no notifications: what a
     /// program that has just undone something of ours would undo again.
-    Alert,
+    Recheck,
     /// That, and what sends no notifications and is due.
-    Round,
+    Periodic,
     /// Everything.
-    Whole,
+    Full,
 }
 
 /// What the kernel holds otherwise than it was written.
@@ -134,7 +134,7 @@ pub(super) struct Auditor {
     pub(super) left_sets: BTreeSet<SetName>,
     pub(super) left_chains: BTreeSet<(Family, ChainName)>,
     /// How iptables prints our rules.
-    pub(super) spellings: Spellings,
+    pub(super) spellings: PrintedForms,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -162,7 +162,7 @@ impl Auditor {
             behind: None,
             left_sets: BTreeSet::new(),
             left_chains: BTreeSet::new(),
-            spellings: Spellings::default(),
+            spellings: PrintedForms::default(),
         }
     }
 
@@ -179,7 +179,7 @@ impl Auditor {
 
     /// Whether the kernel reports every change of rules, with its place.
     fn is_notified(&self) -> bool {
-        self.notifications.as_ref().is_some_and(Notifications::tell_what)
+        self.notifications.as_ref().is_some_and(Notifications::are_detailed)
     }
 
     /// How long after a reading the next one is due at last, where it took no time.
@@ -193,19 +193,19 @@ impl Auditor {
         (tables, ipset, aliases): (&[Iptables], &mut Ipset, &Aliases),
         ours: &BTreeSet<u32>,
         wanted: &KernelState,
-        depth: Depth,
+        depth: AuditScope,
     ) -> Result<Audit, Error> {
         let mut audit = Audit::default();
         let mut news = self.notifications.as_mut().map(|ears| ears.take(ours)).unwrap_or_default();
         self.unsure |= news.unsure;
         audit.authors = std::mem::take(&mut news.authors);
         self.tables(tables, aliases, &news, wanted, depth, &mut audit)?;
-        if depth != Depth::News {
+        if depth != AuditScope::Notified {
             let families: Vec<Family> = tables.iter().map(Iptables::family).collect();
             let most = match depth {
-                Depth::Whole => usize::MAX,
-                Depth::Round => MEMBERS,
-                Depth::News | Depth::Alert => 0,
+                AuditScope::Full => usize::MAX,
+                AuditScope::Periodic => MEMBERS,
+                AuditScope::Notified | AuditScope::Recheck => 0,
             };
             self.sets(ipset, aliases, (&families, most), wanted, &mut audit)?;
         }
@@ -219,13 +219,13 @@ impl Auditor {
         aliases: &Aliases,
         news: &News,
         wanted: &KernelState,
-        depth: Depth,
+        depth: AuditScope,
         audit: &mut Audit,
     ) -> Result<(), Error> {
         let (is_notified, now, first) = (self.is_notified(), Instant::now(), self.first());
         let reading = *self.reading.get_or_insert(Reading { not_before: now, at_last: now + first, alert: None });
         let is_much = news.touched.values().any(|touched| touched.table || touched.chains.len() > FEW);
-        let is_alert = depth == Depth::Alert && !is_notified && reading.alert.is_none_or(|alert| now >= alert);
+        let is_alert = depth == AuditScope::Recheck && !is_notified && reading.alert.is_none_or(|alert| now >= alert);
         let is_allowed = is_much || is_alert || self.unsure && now >= reading.not_before;
         self.by_others = match (is_notified && !self.unsure, audit.authors.is_empty()) {
             (_, false) => Others::Wrote,
@@ -233,9 +233,10 @@ impl Auditor {
             (false, true) => Others::MayHaveWritten,
         };
         // The next round may be too late.
-        let is_due = depth == Depth::Round && now + if is_notified { Duration::ZERO } else { ROUND } >= reading.at_last;
+        let is_due =
+            depth == AuditScope::Periodic && now + if is_notified { Duration::ZERO } else { ROUND } >= reading.at_last;
         let mut failed = None;
-        if is_allowed || depth == Depth::Whole || is_due {
+        if is_allowed || depth == AuditScope::Full || is_due {
             for table in tables {
                 if let Err(error) = self.whole(table, aliases, wanted.family(table.family()), audit) {
                     failed.get_or_insert(error);
@@ -269,7 +270,7 @@ impl Auditor {
         table: &Iptables,
         aliases: &Aliases,
         touched: &Touched,
-        wanted: &Held,
+        wanted: &FamilyState,
         audit: &mut Audit,
     ) -> Result<(), Error> {
         let family = table.family();
@@ -291,7 +292,7 @@ impl Auditor {
 
     /// Reads what of a table is ours, to see whether what was just written is there, and
     /// the jump that leads to it.
-    pub(super) fn prove(&mut self, table: &Iptables, aliases: &Aliases, wanted: &Held) -> Result<(), Error> {
+    pub(super) fn prove(&mut self, table: &Iptables, aliases: &Aliases, wanted: &FamilyState) -> Result<(), Error> {
         let mut audit = Audit::default();
         self.whole(table, aliases, wanted, &mut audit)?;
         let mut missing: Vec<String> = audit.family(table.family()).chains.keys().map(ToString::to_string).collect();
@@ -302,7 +303,13 @@ impl Auditor {
     }
 
     /// Compares a table as a whole.
-    fn whole(&mut self, table: &Iptables, aliases: &Aliases, wanted: &Held, audit: &mut Audit) -> Result<(), Error> {
+    fn whole(
+        &mut self,
+        table: &Iptables,
+        aliases: &Aliases,
+        wanted: &FamilyState,
+        audit: &mut Audit,
+    ) -> Result<(), Error> {
         let family = table.family();
         let Listing { hook, mut chains } = table.read()?;
         aliases.swap(&mut chains);
@@ -326,7 +333,7 @@ impl Auditor {
         &mut self,
         table: &Iptables,
         aliases: &Aliases,
-        wanted: &Held,
+        wanted: &FamilyState,
         found: &mut BTreeMap<ChainName, Vec<Rule>>,
     ) {
         self.learn(table, aliases, wanted, found);
@@ -335,7 +342,13 @@ impl Auditor {
 
     /// Finds out how iptables prints the rules that are not found as they were
     /// written.
-    fn learn(&mut self, table: &Iptables, aliases: &Aliases, wanted: &Held, found: &BTreeMap<ChainName, Vec<Rule>>) {
+    fn learn(
+        &mut self,
+        table: &Iptables,
+        aliases: &Aliases,
+        wanted: &FamilyState,
+        found: &BTreeMap<ChainName, Vec<Rule>>,
+    ) {
         // With other names for sets, rules are not written as they are wanted.
         if !aliases.is_empty() {
             return;
@@ -348,7 +361,14 @@ impl Auditor {
         }
     }
 
-    fn chain(&mut self, family: Family, wanted: &Held, name: ChainName, found: Option<Vec<Rule>>, audit: &mut Audit) {
+    fn chain(
+        &mut self,
+        family: Family,
+        wanted: &FamilyState,
+        name: ChainName,
+        found: Option<Vec<Rule>>,
+        audit: &mut Audit,
+    ) {
         let is_left = || found.as_ref().is_none_or(Vec::is_empty) && self.left_chains.contains(&(family, name.clone()));
         let same = match (wanted.chains.get(&name), &found) {
             (Some(wanted), Some(found)) if self.spellings.is_same(family, &name, wanted, found) => {
@@ -358,7 +378,7 @@ impl Auditor {
             (Some(wanted), Some(found)) => {
                 let chain = Differing { name: &name, wanted, found };
                 let by_others = self.by_others;
-                !self.spellings.is_to_repair(family, &chain, by_others)
+                !self.spellings.must_repair(family, &chain, by_others)
             }
             (Some(_), None) => false,
             (None, found) => found.is_none() || is_left() || name.role() == ChainRole::Probe,

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::fs;
 
 use npc_compiler::object::Family;
-use npc_compiler::ruleset::program::FORWARD_CHAIN;
+use npc_compiler::ruleset::node::FORWARD_CHAIN;
 
 use super::Error;
 use super::backend::Backend;
@@ -25,7 +25,7 @@ const PROCESS: &str = "azure-npm";
 
 /// What there is of it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Remains {
+pub struct AzureLeftovers {
     /// The tables that hold something of it.
     pub tables: Vec<Table>,
     /// Its sets.
@@ -51,7 +51,7 @@ pub struct Table {
     pub is_behind_us: bool,
 }
 
-impl Remains {
+impl AzureLeftovers {
     /// Whether there is nothing.
     #[must_use]
     pub fn is_nothing(&self) -> bool {
@@ -63,7 +63,7 @@ impl Remains {
 #[derive(Debug, Default)]
 pub struct Removed {
     /// What is gone.
-    pub remains: Remains,
+    pub remains: AzureLeftovers,
     /// What failed; everything else was done all the same.
     pub errors: Vec<Error>,
 }
@@ -72,8 +72,8 @@ pub struct Removed {
 ///
 /// # Errors
 /// If a table or the sets cannot be read.
-pub fn look() -> Result<Remains, Error> {
-    let mut remains = Remains::default();
+pub fn look() -> Result<AzureLeftovers, Error> {
+    let mut remains = AzureLeftovers::default();
     for table in Iptables::live()? {
         remains.tables.extend(read(&table, &table.overview()?));
     }
@@ -115,7 +115,7 @@ fn is_its(chain: &str) -> bool {
 /// packet meets a part of them, and then the sets, which nothing asks any more.
 /// What somebody else's rule or set uses stays, empty, and is answered.
 #[must_use]
-pub fn remove(remains: &Remains) -> Removed {
+pub fn remove(remains: &AzureLeftovers) -> Removed {
     let mut removed = Removed::default();
     for table in &remains.tables {
         match remove_table(table) {

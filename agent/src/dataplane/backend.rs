@@ -12,7 +12,7 @@ use std::fmt;
 use std::fs;
 
 use npc_compiler::object::Family;
-use npc_compiler::ruleset::program::{CHAIN_PREFIX, FORWARD_CHAIN};
+use npc_compiler::ruleset::node::{CHAIN_PREFIX, FORWARD_CHAIN};
 
 use super::{iptables, nftables, process};
 

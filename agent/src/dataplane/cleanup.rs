@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use npc_compiler::object::Family;
 use npc_compiler::plan::ChainWrites;
-use npc_compiler::ruleset::program::{ChainName, SetName};
+use npc_compiler::ruleset::node::{ChainName, SetName};
 
 use super::Error;
 use super::backend::{self, Backend};

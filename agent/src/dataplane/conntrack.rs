@@ -13,7 +13,7 @@ use netlink_packet_netfilter::conntrack::{
 };
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily};
 use npc_compiler::object::Family;
-use npc_compiler::plan::conntrack::Tuple;
+use npc_compiler::plan::conntrack::FlowKey;
 use rtnetlink::packet_core::{
     DefaultNla, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload, Nla,
 };
@@ -105,7 +105,7 @@ impl AddAssign for Swept {
 ///
 /// # Errors
 /// If the table cannot be read or written.
-pub fn sweep(family: Family, forbids: &mut dyn FnMut(&Tuple) -> bool) -> Result<Swept, Error> {
+pub fn sweep(family: Family, forbids: &mut dyn FnMut(&FlowKey) -> bool) -> Result<Swept, Error> {
     let mut delete = Connection::open()?;
     let mut cut = 0;
     for _ in 0..TRIES {
@@ -125,7 +125,7 @@ pub fn sweep(family: Family, forbids: &mut dyn FnMut(&Tuple) -> bool) -> Result<
 fn list(
     family: Family,
     delete: &mut Connection,
-    forbids: &mut dyn FnMut(&Tuple) -> bool,
+    forbids: &mut dyn FnMut(&FlowKey) -> bool,
     cut: &mut u64,
 ) -> Result<Swept, Error> {
     let dump = Connection::open()?;
@@ -290,7 +290,7 @@ fn refused(doing: &'static str, code: i32) -> Error {
 
 /// The flow as FORWARD saw it: the sender's own address, and the address and
 /// port that answers come from, which is where it went after translation.
-fn forwarded(entry: &[ConntrackAttribute]) -> Option<Tuple> {
+fn forwarded(entry: &[ConntrackAttribute]) -> Option<FlowKey> {
     let (mut original, mut reply) = (None, None);
     for attribute in entry {
         match attribute {
@@ -300,7 +300,7 @@ fn forwarded(entry: &[ConntrackAttribute]) -> Option<Tuple> {
         }
     }
     let (original, reply) = (original?, reply?);
-    Some(Tuple {
+    Some(FlowKey {
         source: original.source,
         destination: reply.source,
         protocol: original.protocol,

@@ -3,7 +3,7 @@
 
 use npc_compiler::object::Family;
 use npc_compiler::policy::Direction;
-use npc_compiler::ruleset::program::ChainName;
+use npc_compiler::ruleset::node::ChainName;
 
 use super::iptables::{Error, Iptables};
 

@@ -6,22 +6,22 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use npc_compiler::object::Family;
-use npc_compiler::plan::conntrack::Tuple;
-use npc_compiler::plan::{ChainWrites, Held, KernelState, Plan, SetWrite, Step};
-use npc_compiler::ruleset::program::SetName;
+use npc_compiler::plan::conntrack::FlowKey;
+use npc_compiler::plan::{ChainWrites, FamilyState, KernelState, Plan, SetWrite, Step};
+use npc_compiler::ruleset::node::SetName;
 use rustix::thread::{MembarrierCommand, membarrier};
 use tracing::{debug, info, warn};
 
 use super::alias::Aliases;
-use super::audit::{Audit, Auditor, Depth};
+use super::audit::{Audit, AuditScope, Auditor};
 use super::backend::{self, Backend};
 use super::bridge::{self, Bridge, BridgeTable};
 use super::counters::Counters;
 use super::ipset::{self, Ipset, OddSet};
 use super::iptables::{self, Hook, Iptables, Restored};
-use super::notifications::Bell;
+use super::notifications::ChangeWaiter;
 use super::other_backend::OtherBackend;
-use super::probe::{self, Capabilities};
+use super::probe::{self, Supported};
 use super::{Error, Failures, Kernel, conntrack, links};
 
 /// Far longer than a packet takes through the rules.
@@ -104,7 +104,7 @@ impl Linux {
     ///
     /// # Errors
     /// If there is no other descriptor to be had.
-    pub fn bell(&mut self) -> io::Result<Option<Bell>> {
+    pub fn bell(&mut self) -> io::Result<Option<ChangeWaiter>> {
         self.auditor.notifications().map(|ears| ears.bell()).transpose()
     }
 
@@ -119,14 +119,14 @@ impl Linux {
             let confirmed = self
                 .auditor
                 .notifications()
-                .is_some_and(|notifications| notifications.has_committed(restored.process, &self.ours));
+                .is_some_and(|notifications| notifications.saw_commit_of(restored.process, &self.ours));
             if !confirmed {
                 self.unproven.insert(restored.family);
             }
         }
         self.restores.extend(restores);
         if let Some(ears) = self.auditor.notifications() {
-            ears.forget_own();
+            ears.forget_our_commits();
         }
         // The kernel reported these before they ended. A process of another namespace of
         // processes may have the same number later.
@@ -296,7 +296,7 @@ impl Linux {
 }
 
 impl Kernel for Linux {
-    fn probe_each(&mut self, failed: &mut Failures) -> Option<Capabilities> {
+    fn probe_each(&mut self, failed: &mut Failures) -> Option<Supported> {
         let begun = Instant::now();
         let capabilities = probe::probe(&self.tables, &mut self.ipset, failed);
         self.wrote();
@@ -324,8 +324,8 @@ impl Kernel for Linux {
         }
         self.make_room(sets.odd)?;
         let mut state = KernelState {
-            v4: Held { sets: sets.v4, ..Held::default() },
-            v6: Held { sets: sets.v6, ..Held::default() },
+            v4: FamilyState { sets: sets.v4, ..FamilyState::default() },
+            v6: FamilyState { sets: sets.v6, ..FamilyState::default() },
         };
         for table in &self.tables {
             if failed.contains(table.family()) {
@@ -381,7 +381,7 @@ impl Kernel for Linux {
                     Err(error @ iptables::Error::Locked { .. }) => failed.add(family, error.into()),
                     Err(error) => failed.add(family, unhooked(error)),
                 },
-                Err(error @ iptables::Error::Misplaced { .. }) => failed.add(family, unhooked(error)),
+                Err(error @ iptables::Error::ForeignForward { .. }) => failed.add(family, unhooked(error)),
                 // That FORWARD cannot be looked at says nothing of the jump.
                 Err(error) => failed.add(family, error.into()),
             }
@@ -425,7 +425,7 @@ impl Kernel for Linux {
     fn wait_for_lock(&mut self) -> Result<(), Error> {
         let waited = self.tables.iter().try_for_each(|table| table.wait_for_lock().map(drop));
         if let Some(ears) = self.auditor.notifications() {
-            ears.forget_own();
+            ears.forget_our_commits();
         }
         let Err(error) = waited else { return Ok(()) };
         let mut failed = Failures::default();
@@ -435,8 +435,8 @@ impl Kernel for Linux {
         failed.into_first()
     }
 
-    fn audit(&mut self, wanted: &KernelState, depth: Depth) -> Result<Audit, Error> {
-        if depth == Depth::Round {
+    fn audit(&mut self, wanted: &KernelState, depth: AuditScope) -> Result<Audit, Error> {
+        if depth == AuditScope::Periodic {
             if !self.auditor.left_chains.is_empty() {
                 self.delete_left(wanted);
             }
@@ -457,7 +457,7 @@ impl Kernel for Linux {
         std::mem::take(&mut self.set_writes)
     }
 
-    fn cut(&mut self, forbids: &mut dyn FnMut(&Tuple) -> bool) -> Result<conntrack::Swept, Error> {
+    fn cut(&mut self, forbids: &mut dyn FnMut(&FlowKey) -> bool) -> Result<conntrack::Swept, Error> {
         let begun = Instant::now();
         // The kernel lists a flow once its first packet has passed the last
         // hook; one that met the rules of before may still be on its way there.

@@ -24,7 +24,7 @@
 use std::time::Instant;
 
 use npc_compiler::object::Family;
-use npc_compiler::plan::conntrack::Tuple;
+use npc_compiler::plan::conntrack::FlowKey;
 use npc_compiler::plan::{KernelState, Plan};
 
 mod alias;
@@ -46,10 +46,10 @@ pub mod nflog;
 pub mod nftables;
 pub mod notifications;
 mod other_backend;
+pub mod other_engines;
 pub mod probe;
 mod process;
 mod spelling;
-pub mod surroundings;
 
 pub use failures::Failures;
 pub use linux::Linux;
@@ -65,7 +65,7 @@ pub trait Kernel: Send + 'static {
     /// Asks what it can do, before anything else is asked of it; nothing if it
     /// cannot be asked in any family. What is missing and can be worked around is
     /// logged; a family that lacks what policies need has failed.
-    fn probe_each(&mut self, failed: &mut Failures) -> Option<probe::Capabilities>;
+    fn probe_each(&mut self, failed: &mut Failures) -> Option<probe::Supported>;
 
     /// What it holds of ours in the families that have not failed; costly, at the
     /// start and after a failure. Makes room where sets of another kind have the
@@ -94,7 +94,7 @@ pub trait Kernel: Send + 'static {
     ///
     /// # Errors
     /// If a family failed.
-    fn probe(&mut self) -> Result<probe::Capabilities, Error> {
+    fn probe(&mut self) -> Result<probe::Supported, Error> {
         let mut failed = Failures::default();
         let capabilities = self.probe_each(&mut failed);
         failed.into_result()?;
@@ -125,7 +125,7 @@ pub trait Kernel: Send + 'static {
     ///
     /// # Errors
     /// If a family failed.
-    fn put_hook_first(&mut self) -> Result<Vec<(Family, iptables::Hook)>, Error> {
+    fn insert_hook(&mut self) -> Result<Vec<(Family, iptables::Hook)>, Error> {
         let mut failed = Failures::default();
         let found = self.hook_each(&mut failed);
         failed.into_result().map(|()| found)
@@ -136,7 +136,7 @@ pub trait Kernel: Send + 'static {
     ///
     /// # Errors
     /// If it cannot be looked at.
-    fn audit(&mut self, wanted: &KernelState, depth: audit::Depth) -> Result<audit::Audit, Error>;
+    fn audit(&mut self, wanted: &KernelState, depth: audit::AuditScope) -> Result<audit::Audit, Error>;
 
     /// Puts network interfaces, by their indexes, into a device group; one that
     /// is gone needs none.
@@ -186,7 +186,7 @@ pub trait Kernel: Send + 'static {
     ///
     /// # Errors
     /// If the flows cannot be listed or deleted.
-    fn cut(&mut self, forbids: &mut dyn FnMut(&Tuple) -> bool) -> Result<conntrack::Swept, Error>;
+    fn cut(&mut self, forbids: &mut dyn FnMut(&FlowKey) -> bool) -> Result<conntrack::Swept, Error>;
 }
 
 /// Why the kernel could not be read or written.
@@ -212,7 +212,7 @@ pub enum Error {
     Bridge(#[from] nftables::Error),
     /// Something without which no policy can be enforced.
     #[error("this kernel cannot enforce policies: it lacks {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
-    Lacks(Vec<probe::Missing>),
+    MissingMatches(Vec<probe::Missing>),
     /// The jump to our chains is not, or may not be, in its place: what else we
     /// wrote, no packet meets.
     #[error("the jump from FORWARD to our chains cannot be put in its place")]

@@ -13,7 +13,7 @@ use futures::{FutureExt, StreamExt};
 use ipnetwork::IpNetwork;
 use netlink_packet_route::RouteNetlinkMessage;
 use npc_compiler::object::Family;
-use npc_compiler::ruleset::program::InterfaceName;
+use npc_compiler::ruleset::node::InterfaceName;
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use rtnetlink::{Handle, MulticastGroup};
 use tokio::task::JoinHandle;
@@ -126,14 +126,14 @@ pub struct Interface {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Elsewhere {
     /// Why it is not.
-    pub why: NotOfPods,
+    pub why: NotPodInterface,
     /// What the node sends there without a gateway, less the default route.
     pub routes: BTreeSet<IpNetwork>,
 }
 
 /// Why an interface cannot be held to the sources of the pods behind it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NotOfPods {
+pub enum NotPodInterface {
     /// It is no veth and no bridge, as with ipvlan, macvlan and taps.
     Kind,
     /// It is a veth of which both ends are here.
@@ -148,7 +148,7 @@ pub enum NotOfPods {
     Default,
 }
 
-impl fmt::Display for NotOfPods {
+impl fmt::Display for NotPodInterface {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Kind => "which is neither a veth nor a bridge",
@@ -175,7 +175,7 @@ impl Network {
     /// address by the node's routes, before a container could run there: so
     /// nothing is waited for until the API tells of the pod. A bridge may be of
     /// others (docker0); one is of pods when one of them is behind it.
-    pub fn interfaces_of_pods(
+    pub fn pod_interfaces(
         &self,
         local: impl IntoIterator<Item = IpAddr>,
     ) -> impl Iterator<Item = (InterfaceName, &Interface)> {

@@ -11,9 +11,9 @@ use std::time::Duration;
 use netlink_packet_netfilter::nflog::{ConfigCmd, ConfigMode, PacketNla, Timeout, ULogMessage, config_request};
 use netlink_packet_netfilter::{NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily};
 use npc_compiler::object::Protocol;
-use npc_compiler::plan::conntrack::Tuple;
+use npc_compiler::plan::conntrack::FlowKey;
 use npc_compiler::policy::Direction;
-use npc_compiler::ruleset::program::ChainName;
+use npc_compiler::ruleset::node::ChainName;
 use npc_compiler::ruleset::text::NFLOG_GROUP;
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use rtnetlink::sys::{Socket, protocols::NETLINK_NETFILTER};
@@ -52,7 +52,7 @@ pub struct Denied {
     /// In which direction: at the source (egress) or at the destination.
     pub direction: Direction,
     /// The packet; port 0 where its protocol has none.
-    pub tuple: Tuple,
+    pub tuple: FlowKey,
 }
 
 /// What a reader heard.
@@ -173,7 +173,7 @@ fn denied(attributes: &[PacketNla]) -> Option<Denied> {
 }
 
 /// The ends of an IP packet of which at least the headers are there.
-fn tuple(packet: &[u8]) -> Option<Tuple> {
+fn tuple(packet: &[u8]) -> Option<FlowKey> {
     let (source, destination, protocol, rest) = match packet.first()? >> 4 {
         4 => {
             let header = packet.get(..20)?;
@@ -199,7 +199,7 @@ fn tuple(packet: &[u8]) -> Option<Tuple> {
         [_, _, high, low, ..] if has_ports => u16::from_be_bytes([*high, *low]),
         _ => 0,
     };
-    Some(Tuple { source, destination, protocol, port, mid_stream: false })
+    Some(FlowKey { source, destination, protocol, port, mid_stream: false })
 }
 
 /// The upper-layer protocol of an IPv6 packet and what follows from there on

@@ -14,7 +14,7 @@ use std::thread;
 use std::time::Duration;
 
 use npc_compiler::object::Family;
-use npc_compiler::ruleset::program::{CHAIN_PREFIX, ChainName};
+use npc_compiler::ruleset::node::{CHAIN_PREFIX, ChainName};
 use rtnetlink::packet_core::{NetlinkBuffer, NlaBuffer, NlasIterator};
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll;
@@ -138,7 +138,7 @@ impl Notifications {
     }
 
     /// Whether it is told what was changed, and not only that something was.
-    pub(super) fn tell_what(&self) -> bool {
+    pub(super) fn are_detailed(&self) -> bool {
         self.backend == Backend::Nft
     }
 
@@ -146,8 +146,8 @@ impl Notifications {
     ///
     /// # Errors
     /// If there is no other descriptor to be had.
-    pub fn bell(&self) -> io::Result<Bell> {
-        Ok(Bell(self.fd.try_clone()?))
+    pub fn bell(&self) -> io::Result<ChangeWaiter> {
+        Ok(ChangeWaiter(self.fd.try_clone()?))
     }
 
     /// What others did since this was asked last. `ours` are the processes that
@@ -167,7 +167,7 @@ impl Notifications {
     /// what is ours. It does so before the process ends. It reports no commit that
     /// changes nothing, and one is not known to be ours if another program in this
     /// network namespace had the process's number for its netlink socket.
-    pub(super) fn has_committed(&mut self, process: u32, ours: &BTreeSet<u32>) -> bool {
+    pub(super) fn saw_commit_of(&mut self, process: u32, ours: &BTreeSet<u32>) -> bool {
         if self.backend == Backend::Nft {
             self.receive(ours);
         }
@@ -177,7 +177,7 @@ impl Notifications {
     /// With legacy, lets pass what has been heard: our own command closed the
     /// lock's file. Somebody else's that ended at the same moment is found by
     /// the audit that goes round.
-    pub fn forget_own(&mut self) {
+    pub fn forget_our_commits(&mut self) {
         if self.backend == Backend::Legacy {
             self.drain();
         }
@@ -320,9 +320,9 @@ fn lock_file() -> io::Result<OwnedFd> {
 
 /// Rings when a backend was written to, by us or by others.
 #[derive(Debug)]
-pub struct Bell(OwnedFd);
+pub struct ChangeWaiter(OwnedFd);
 
-impl Bell {
+impl ChangeWaiter {
     /// Calls `ring` at news, in a thread of its own, until it answers false.
     /// What comes within a moment is one.
     ///

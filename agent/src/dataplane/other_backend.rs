@@ -7,7 +7,7 @@
 use std::time::{Duration, Instant};
 
 use npc_compiler::object::Family;
-use npc_compiler::ruleset::program::ChainName;
+use npc_compiler::ruleset::node::ChainName;
 use tracing::warn;
 
 use super::backend::{self, Backend};

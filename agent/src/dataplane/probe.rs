@@ -8,8 +8,8 @@ use std::fmt;
 
 use npc_compiler::object::{Family, Protocol};
 use npc_compiler::plan::SetWrite;
-use npc_compiler::ruleset::layout::Lacks;
-use npc_compiler::ruleset::program::{ChainName, Match, Rule, SetField, SetKind, SetName, Target};
+use npc_compiler::ruleset::layout::MissingMatches;
+use npc_compiler::ruleset::node::{ChainName, Match, Rule, SetField, SetKind, SetName, Target};
 use npc_compiler::ruleset::text::Restore;
 
 use super::ipset::{self, Ipset};
@@ -18,12 +18,12 @@ use super::{Error, Failures};
 
 /// What a kernel can do, beyond what every one can that we run on.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Capabilities {
+pub struct Supported {
     /// `-m bpf` works in every family, so one rule serves the self traffic of
     /// all pods, and one the errors that they send.
     pub bpf: bool,
     /// Matches that some family lacks and that rules do without.
-    pub lacks: Lacks,
+    pub lacks: MissingMatches,
     /// What is missing and worked around.
     pub missing: Vec<Missing>,
     /// What is missing to report denied packets; nothing where it works in
@@ -162,8 +162,8 @@ fn questions(family: Family, sets: &Sets) -> Vec<Question> {
 /// Asks the kernel for everything that programs use; nothing if that is possible
 /// in no family. A family that lacks what policies need, or cannot be asked, has
 /// failed.
-pub(super) fn probe(tables: &[Iptables], ipset: &mut Ipset, failed: &mut Failures) -> Option<Capabilities> {
-    let mut capabilities = Capabilities { bpf: true, ..Capabilities::default() };
+pub(super) fn probe(tables: &[Iptables], ipset: &mut Ipset, failed: &mut Failures) -> Option<Supported> {
+    let mut capabilities = Supported { bpf: true, ..Supported::default() };
     let mut asked = false;
     for table in tables {
         let answer = probe_family(table, ipset, &capabilities);
@@ -175,7 +175,7 @@ pub(super) fn probe(tables: &[Iptables], ipset: &mut Ipset, failed: &mut Failure
 }
 
 /// What kernels can do that can do what was found before, and what this family can.
-fn probe_family(table: &Iptables, ipset: &mut Ipset, before: &Capabilities) -> Result<Capabilities, Error> {
+fn probe_family(table: &Iptables, ipset: &mut Ipset, before: &Supported) -> Result<Supported, Error> {
     let mut capabilities = before.clone();
     let mut fatal = Vec::new();
     let sets = Sets::create(ipset, table.family(), &mut fatal)?;
@@ -208,7 +208,7 @@ fn probe_family(table: &Iptables, ipset: &mut Ipset, before: &Capabilities) -> R
         }
     }
     // What a family lacks counts only if it can be enforced.
-    if fatal.is_empty() { Ok(capabilities) } else { Err(Error::Lacks(fatal)) }
+    if fatal.is_empty() { Ok(capabilities) } else { Err(Error::MissingMatches(fatal)) }
 }
 
 /// The questions that the kernel answered with no, and its words. All at once

@@ -11,8 +11,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use npc_compiler::object::Family;
-use npc_compiler::plan::Held;
-use npc_compiler::ruleset::program::{ChainName, Foreign, Rule, Target};
+use npc_compiler::plan::FamilyState;
+use npc_compiler::ruleset::node::{ChainName, Foreign, Rule, Target};
 use npc_compiler::ruleset::text::{Restore, printed_in, rule_line, rule_text};
 use tracing::{debug, warn};
 
@@ -33,7 +33,7 @@ const PAUSE: (Duration, Duration) = (Duration::from_secs(5 * 60), Duration::from
 
 /// What is known of how iptables prints rules.
 #[derive(Debug, Default)]
-pub(super) struct Spellings {
+pub(super) struct PrintedForms {
     /// For what is read, what was written.
     printed: BTreeMap<Place, BTreeMap<Rule, BTreeSet<Rule>>>,
     /// Rules that are printed as they were written.
@@ -85,7 +85,7 @@ fn place(family: Family, chain: &ChainName, written: &Rule) -> Place {
     (family, (written.target == Target::Log).then(|| chain.clone()))
 }
 
-impl Spellings {
+impl PrintedForms {
     /// Whether these are the rules that were written into a chain: each the same, or
     /// printed as such a rule is printed.
     pub(super) fn is_same(&self, family: Family, chain: &ChainName, wanted: &[Rule], found: &[Rule]) -> bool {
@@ -100,7 +100,7 @@ impl Spellings {
 
     /// Puts what was written in the place of what was read: in a chain that is wanted,
     /// what is wanted, if it is the same; in others, where that is certain.
-    pub(super) fn translate(&self, family: Family, wanted: &Held, found: &mut BTreeMap<ChainName, Vec<Rule>>) {
+    pub(super) fn translate(&self, family: Family, wanted: &FamilyState, found: &mut BTreeMap<ChainName, Vec<Rule>>) {
         if self.printed.is_empty() {
             return;
         }
@@ -181,7 +181,7 @@ impl Spellings {
     /// Whether a chain that is found to differ is to be written anew. One that is
     /// found just so after each of several repairs is left alone for a while, unless
     /// another program may have changed it.
-    pub(super) fn is_to_repair(&mut self, family: Family, chain: &Differing<'_>, by_others: Others) -> bool {
+    pub(super) fn must_repair(&mut self, family: Family, chain: &Differing<'_>, by_others: Others) -> bool {
         let Differing { name, wanted, found } = chain;
         let is_plain = |rule: &Rule| self.plain.contains(&(family, rule.clone()));
         // Another number of rules, or other rules where iptables prints ours as they
@@ -288,8 +288,8 @@ mod tests {
     }
 
     /// Where it was found out that the rule is printed otherwise.
-    fn learnt() -> Spellings {
-        let mut spellings = Spellings::default();
+    fn learnt() -> PrintedForms {
+        let mut spellings = PrintedForms::default();
         let here = spellings.printed.entry((Family::V4, None)).or_default();
         here.insert(rule(PRINTED), [rule(WANTED)].into());
         spellings
@@ -313,14 +313,14 @@ mod tests {
     fn what_is_read_says_what_was_written_where_that_is_certain() {
         let mut spellings = learnt();
         let mut chains = BTreeMap::from([(chain(), rules(&[PRINTED, FOREIGN]))]);
-        spellings.translate(Family::V4, &Held::default(), &mut chains);
+        spellings.translate(Family::V4, &FamilyState::default(), &mut chains);
         assert_eq!(chains[&chain()], rules(&[WANTED, FOREIGN]));
         let here = spellings.printed.get_mut(&(Family::V4, None)).expect("it was learnt");
         here.get_mut(&rule(PRINTED)).expect("it was learnt").insert(rule(DROP));
         let mut chains = BTreeMap::from([(chain(), rules(&[PRINTED]))]);
-        spellings.translate(Family::V4, &Held::default(), &mut chains);
+        spellings.translate(Family::V4, &FamilyState::default(), &mut chains);
         assert_eq!(chains[&chain()], rules(&[PRINTED]));
-        let wanted = Held { chains: BTreeMap::from([(chain(), rules(&[WANTED]))]), ..Held::default() };
+        let wanted = FamilyState { chains: BTreeMap::from([(chain(), rules(&[WANTED]))]), ..FamilyState::default() };
         spellings.translate(Family::V4, &wanted, &mut chains);
         assert_eq!(chains, wanted.chains);
     }
@@ -328,7 +328,7 @@ mod tests {
     /// A rule that logs names its chain in its text, so it is printed otherwise in each.
     #[test]
     fn how_a_rule_that_logs_is_printed_is_known_of_its_own_chain_only() {
-        let mut spellings = Spellings::default();
+        let mut spellings = PrintedForms::default();
         let (log, read) = (Rule { matches: Vec::new(), target: Target::Log }, rule("-j NFLOG --other NPC-X"));
         let here = spellings.printed.entry(place(Family::V4, &chain(), &log)).or_default();
         here.insert(read.clone(), [log.clone()].into());
@@ -338,28 +338,28 @@ mod tests {
         assert_eq!([is_same(&chain()), is_same(&ChainName::new("Y"))], [true, false]);
         for (name, expected) in [("X", &log), ("Y", &read)] {
             let mut chains = BTreeMap::from([(ChainName::new(name), vec![read.clone()])]);
-            spellings.translate(Family::V4, &Held::default(), &mut chains);
+            spellings.translate(Family::V4, &FamilyState::default(), &mut chains);
             assert_eq!(chains[&ChainName::new(name)], std::slice::from_ref(expected));
         }
     }
 
     /// Finds a chain so often, each time written anew, and says when it was to be.
-    fn found(spellings: &mut Spellings, found: &[&str], by_others: Others, times: usize) -> Vec<bool> {
+    fn found(spellings: &mut PrintedForms, found: &[&str], by_others: Others, times: usize) -> Vec<bool> {
         let (name, wanted, found) = (chain(), rules(&[WANTED]), rules(found));
         let chain = Differing { name: &name, wanted: &wanted, found: &found };
         let mut find = || {
-            let is_to_repair = spellings.is_to_repair(Family::V4, &chain, by_others);
-            if is_to_repair {
+            let must_repair = spellings.must_repair(Family::V4, &chain, by_others);
+            if must_repair {
                 spellings.is_written(Family::V4, &name);
             }
-            is_to_repair
+            must_repair
         };
         (0..times).map(|_| find()).collect()
     }
 
     #[test]
     fn repairs_that_do_not_help_are_given_up_for_a_while() {
-        let mut spellings = Spellings::default();
+        let mut spellings = PrintedForms::default();
         let answers = found(&mut spellings, &[PRINTED], Others::WroteNothing, 5);
         assert_eq!(answers, [true, true, true, false, false]);
         // Anything else is put right, and what was given up is once more.
@@ -373,7 +373,7 @@ mod tests {
 
     #[test]
     fn what_others_may_have_done_is_always_repaired() {
-        let mut spellings = Spellings::default();
+        let mut spellings = PrintedForms::default();
         assert_eq!(found(&mut spellings, &[PRINTED], Others::Wrote, 9), [true; 9]);
         assert_eq!(found(&mut spellings, &[FOREIGN, FOREIGN], Others::MayHaveWritten, 9), [true; 9]);
         // The rule is known to be printed as it is written.

@@ -6,6 +6,7 @@ use tokio::sync::mpsc;
 use tokio::task;
 use tokio::time::{self, Instant};
 
+use super::azure_npm::Takeover;
 use super::bridges::UnfilteredBridge;
 use super::denied::DeniedFlows;
 use super::enforcer::Enforcer;
@@ -14,10 +15,9 @@ use super::ready::{Readiness, UNPROVEN, Unready};
 use super::report::Report;
 use super::schedule::{Audit, Failure, Schedule, Task};
 use super::settings::{Error, Event, Settings};
-use super::takeover::Takeover;
 use super::view::View;
 use super::waiters::Waiters;
-use crate::dataplane::audit::Depth;
+use crate::dataplane::audit::AuditScope;
 use crate::dataplane::{self, Kernel};
 use crate::serve::Liveness;
 
@@ -62,7 +62,7 @@ pub async fn run<K: Kernel>(
                         return if agent.view.has_ipvs() { Err(Error::Ipvs) } else { Ok(()) };
                     }
                 }
-                Some(Task::Audit(audit)) if audit.depth == Depth::Round => agent.periodic_audit(audit).await?,
+                Some(Task::Audit(audit)) if audit.depth == AuditScope::Periodic => agent.periodic_audit(audit).await?,
                 Some(Task::Audit(audit)) => agent.audit(audit).await?,
                 None => {}
             },
@@ -229,7 +229,7 @@ impl<K: Kernel> Agent<K> {
     /// writes fail, and while changes wait for the next pass.
     async fn periodic_audit(&mut self, audit: Audit) -> Result<(), Error> {
         self.report.lost_lines();
-        self.look_at_bridges();
+        self.check_bridges();
         self.audit(audit).await?;
         if self.is_settled() {
             self.take_over().await?;
@@ -284,7 +284,7 @@ impl<K: Kernel> Agent<K> {
     /// something waits to be written they wait too.
     async fn check(&mut self) -> Result<(), Error> {
         if self.is_settled() && self.waiters.has_checks() {
-            self.audit(Audit { depth: Depth::Whole, is_notified: false }).await?;
+            self.audit(Audit { depth: AuditScope::Full, is_notified: false }).await?;
             self.waiters.checked(self.is_settled());
         }
         Ok(())
@@ -310,7 +310,7 @@ impl<K: Kernel> Agent<K> {
 
     /// Requests a pass if empty groups have expired, or flows are to be judged.
     fn retire(&mut self) {
-        let is_due = |enforcer: &Enforcer<K>| enforcer.is_to_retire() || enforcer.is_to_judge();
+        let is_due = |enforcer: &Enforcer<K>| enforcer.has_expired_groups() || enforcer.must_check_flows();
         if self.enforcer.as_ref().is_some_and(is_due) {
             self.schedule.request_pass(Instant::now());
         }
@@ -318,12 +318,12 @@ impl<K: Kernel> Agent<K> {
 
     /// Whether iptables sees what bridges forward. The agent has to ask for this again and
     /// again, because the kernel sends no notification of a sysctl.
-    fn look_at_bridges(&mut self) {
+    fn check_bridges(&mut self) {
         let (Some(enforcer), Some(network)) = (&mut self.enforcer, self.view.network()) else { return };
-        let unfiltered = enforcer.look_at_bridges(network).clone();
+        let unfiltered = enforcer.check_bridges(network).clone();
         self.report.bridges(&unfiltered);
         let before = self.readiness.reason().map(str::to_owned);
-        self.readiness.obstacle_is(self.obstacle(&unfiltered));
+        self.readiness.set_obstacle(self.obstacle(&unfiltered));
         if self.readiness.reason() != before.as_deref() {
             self.report_readiness();
         }

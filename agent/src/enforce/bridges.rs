@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use npc_compiler::object::Family;
 use npc_compiler::plan::KernelState;
 use npc_compiler::policy::Direction;
-use npc_compiler::ruleset::program::{Member, SetName};
+use npc_compiler::ruleset::node::{Member, SetName};
 
 use crate::dataplane::network::Network;
 
@@ -65,7 +65,7 @@ fn is_isolated(state: &KernelState, address: IpAddr) -> bool {
     let family = Family::of(&address);
     let sets = &state.family(family).sets;
     [Direction::Ingress, Direction::Egress].into_iter().any(|direction| {
-        let gate = sets.get(&SetName::gate(family, direction));
+        let gate = sets.get(&SetName::isolated(family, direction));
         gate.is_some_and(|(_, members)| members.contains(&Member::Address(address)))
     })
 }

@@ -170,7 +170,7 @@ fn log(line: &Line, names: &impl Names) {
 
 #[cfg(test)]
 mod tests {
-    use npc_compiler::plan::conntrack::Tuple;
+    use npc_compiler::plan::conntrack::FlowKey;
 
     use super::*;
 
@@ -178,7 +178,7 @@ mod tests {
         let [source, destination] = [n, u32::MAX].map(|bits| IpAddr::V4(bits.into()));
         Denied {
             direction: Direction::Ingress,
-            tuple: Tuple { source, destination, protocol: 6, port: 80, mid_stream: false },
+            tuple: FlowKey { source, destination, protocol: 6, port: 80, mid_stream: false },
         }
     }
 

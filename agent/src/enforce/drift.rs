@@ -3,8 +3,8 @@
 use std::fmt;
 
 use npc_compiler::object::Family;
-use npc_compiler::plan::{Held, KernelState, SetDelta};
-use npc_compiler::ruleset::program::{ChainName, FORWARD_CHAIN, Rule};
+use npc_compiler::plan::{FamilyState, KernelState, SetDelta};
+use npc_compiler::ruleset::node::{ChainName, FORWARD_CHAIN, Rule};
 use npc_compiler::ruleset::text::rule_line;
 use tracing::warn;
 
@@ -99,7 +99,7 @@ pub(super) fn found(audit: &Audit, wanted: &KernelState) -> Vec<Drift> {
     all
 }
 
-fn of_chain(family: Family, chain: &ChainName, rules: Option<&[Rule]>, wanted: &Held) -> String {
+fn of_chain(family: Family, chain: &ChainName, rules: Option<&[Rule]>, wanted: &FamilyState) -> String {
     let Some(rules) = rules else { return "it is gone".to_owned() };
     let Some(wanted) = wanted.chains.get(chain) else { return "no policy needs it".to_owned() };
     let only_in = |some: &[Rule], others: &[Rule]| {
@@ -153,7 +153,7 @@ pub(super) fn as_found(audit: Audit, wanted: &KernelState) -> KernelState {
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
-    use npc_compiler::ruleset::program::{Member, SetKind, SetName};
+    use npc_compiler::ruleset::node::{Member, SetKind, SetName};
     use npc_compiler::ruleset::text::printed_in;
 
     use super::*;
@@ -168,11 +168,11 @@ mod tests {
         let (chain, set) = (ChainName::new("X"), SetName::new(Family::V4, "p"));
         let rule = |text| printed_in(Family::V4, &chain, text);
         let rules: Vec<Rule> = vec![rule("-j RETURN"), rule("-j DROP")];
-        let v4 = Held {
+        let v4 = FamilyState {
             sets: BTreeMap::from([(set.clone(), (SetKind::HashIp, BTreeSet::from([member(1)])))]),
             chains: BTreeMap::from([(chain.clone(), rules.clone())]),
         };
-        let wanted = KernelState { v4, v6: Held::default() };
+        let wanted = KernelState { v4, v6: FamilyState::default() };
         let mut audit = Audit::default();
         audit.v4.chains.insert(chain.clone(), Some(vec![rules[0].clone(), rule("-j ACCEPT")]));
         let added = (2..9).map(member).collect();

@@ -4,28 +4,28 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use npc_compiler::cluster::group::Lingering;
+use npc_compiler::cluster::group::RetainedGroup;
 use npc_compiler::engine::{Contested, Engine, Event};
 use npc_compiler::object::Family;
 use npc_compiler::plan;
 use npc_compiler::plan::Plan;
 use npc_compiler::policy::finding::Finding;
 use npc_compiler::ruleset::layout::{self, SelfMatch};
-use npc_compiler::ruleset::program::InterfaceName;
+use npc_compiler::ruleset::node::InterfaceName;
 use tracing::warn;
 
+use super::bridge_table::{BridgeState, Frames};
 use super::bridges::{self, UnfilteredBridge};
 use super::device_group::DeviceGroup;
 use super::drift::Repair;
-use super::frames::{BridgeState, Frames};
 use super::sources::{Asked, Sources};
 use super::writer::Writer;
 use super::writes::Writes;
-use crate::dataplane::audit::Depth;
+use crate::dataplane::audit::AuditScope;
 use crate::dataplane::conntrack::Swept;
 use crate::dataplane::iptables::{Hook, Restored};
 use crate::dataplane::network::Network;
-use crate::dataplane::probe::Capabilities;
+use crate::dataplane::probe::Supported;
 use crate::dataplane::{Error, Failures, Kernel, ipset};
 use crate::metrics::RulesetSize;
 use crate::status::Spoofable;
@@ -77,7 +77,7 @@ pub struct Pass {
     /// What the compiler did not understand.
     pub findings: Vec<Finding>,
     /// The empty groups that are retained.
-    pub lingering: Vec<Lingering>,
+    pub lingering: Vec<RetainedGroup>,
     /// What the rules depend on besides the cluster.
     pub options: layout::Options,
     /// What was written.
@@ -122,7 +122,7 @@ impl<K: Kernel> Enforcer<K> {
             options: layout::Options::default(),
             no_anti_spoof: None,
             hold_ports: false,
-            engine: Engine::new(&node.into(), layout::Options::default()).with_lingering_groups(),
+            engine: Engine::new(&node.into(), layout::Options::default()).with_retained_groups(),
             changed: Changed::Nothing,
             group: DeviceGroup::default(),
             retired: Instant::now(),
@@ -172,7 +172,7 @@ impl<K: Kernel> Enforcer<K> {
             options if options.lacks.device_group => Asked::Nothing,
             _ => Asked::Group,
         };
-        let mut sources = Sources::new(asked, network, engine.addresses_here());
+        let mut sources = Sources::new(asked, network, engine.local_addresses());
         self.group.leave(&mut sources, &mut self.writer, engine);
         // From here to the writer nothing may fail: it relies on every change.
         let change = engine.commit();
@@ -197,16 +197,16 @@ impl<K: Kernel> Enforcer<K> {
         if asked == Asked::Sources && failed.is_empty() {
             DeviceGroup::join(&mut sources, &mut self.writer, network);
         }
-        let unfiltered_bridges = self.look_at_bridges(network).clone();
+        let unfiltered_bridges = self.check_bridges(network).clone();
         let flows = self.cut(network)?;
         failed.into_result()?;
         let engine = &self.engine;
         let spoofable = match &self.no_anti_spoof {
-            Some(lack) => engine.addresses_here().map(|address| (address, lack.clone())).collect(),
+            Some(lack) => engine.local_addresses().map(|address| (address, lack.clone())).collect(),
             None if self.options.anti_spoof => {
-                let mut all = sources.spoofable(network, engine.addresses_here());
+                let mut all = sources.spoofable(network, engine.local_addresses());
                 let known: BTreeSet<_> = all.iter().map(|(address, _)| *address).collect();
-                all.extend(self.frames.spoofable(engine.addresses_here().filter(|address| !known.contains(address))));
+                all.extend(self.frames.spoofable(engine.local_addresses().filter(|address| !known.contains(address))));
                 all
             }
             None => Vec::new(),
@@ -218,7 +218,7 @@ impl<K: Kernel> Enforcer<K> {
         Ok(Pass {
             spoofable: spoofable.collect(),
             policies: engine.policies(),
-            endpoints: engine.endpoints_here(),
+            endpoints: engine.local_endpoints(),
             findings: engine.findings().cloned().collect(),
             lingering: engine.lingering().collect(),
             options: self.options.clone(),
@@ -239,7 +239,7 @@ impl<K: Kernel> Enforcer<K> {
     }
 
     /// Has rules use what this kernel supports, and nothing else.
-    fn use_only(&mut self, capabilities: Capabilities) {
+    fn use_only(&mut self, capabilities: Supported) {
         let options = &mut self.options;
         options.self_match = if capabilities.bpf { SelfMatch::Bpf } else { SelfMatch::PerEndpoint };
         options.lacks = capabilities.lacks;
@@ -270,7 +270,7 @@ impl<K: Kernel> Enforcer<K> {
     ///
     /// Once iptables sees a bridge again, the next pass judges all flows: connection tracking
     /// in the bridge itself has let them begin meanwhile.
-    pub fn look_at_bridges(&mut self, network: &Network) -> &BTreeSet<UnfilteredBridge> {
+    pub fn check_bridges(&mut self, network: &Network) -> &BTreeSet<UnfilteredBridge> {
         let endpoints = self.writer.established.addresses();
         let now = bridges::unfiltered(network, endpoints, self.engine.state());
         let before = std::mem::replace(&mut self.unfiltered, now);
@@ -281,12 +281,12 @@ impl<K: Kernel> Enforcer<K> {
     }
 
     /// Whether flows have to be judged, though nothing happened in the cluster.
-    pub(super) fn is_to_judge(&self) -> bool {
+    pub(super) fn must_check_flows(&self) -> bool {
         self.writer.established.is_due()
     }
 
     /// Whether empty groups have expired.
-    pub(super) fn is_to_retire(&self) -> bool {
+    pub(super) fn has_expired_groups(&self) -> bool {
         self.retired.elapsed() >= LINGER && self.engine.lingering().next().is_some()
     }
 
@@ -315,7 +315,7 @@ impl<K: Kernel> Enforcer<K> {
     ///
     /// # Errors
     /// If the kernel cannot be looked at.
-    pub fn audit(&mut self, depth: Depth) -> Result<Option<Repair>, Error> {
+    pub fn audit(&mut self, depth: AuditScope) -> Result<Option<Repair>, Error> {
         self.writer.audit(self.engine.state(), depth)
     }
 
@@ -362,7 +362,7 @@ impl<K: Kernel> Enforcer<K> {
     }
 }
 
-fn held(state: &plan::Held) -> RulesetSize {
+fn held(state: &plan::FamilyState) -> RulesetSize {
     RulesetSize {
         rules: state.chains.values().map(Vec::len).sum(),
         sets: state.sets.len(),

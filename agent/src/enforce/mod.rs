@@ -13,13 +13,14 @@
 //! change.
 
 mod agent;
+mod azure_npm;
+mod bridge_table;
 pub mod bridges;
 mod denied;
 mod device_group;
 pub mod drift;
 pub mod enforcer;
-mod established;
-mod frames;
+mod flows;
 mod obstacle;
 mod ready;
 mod report;
@@ -27,7 +28,6 @@ mod schedule;
 mod settings;
 mod sources;
 mod sync_state;
-mod takeover;
 #[cfg(test)]
 mod tests;
 mod view;
@@ -36,10 +36,10 @@ pub mod writer;
 mod writes;
 
 pub use agent::run;
+pub use azure_npm::AzureNpm;
+pub use bridge_table::BridgeState;
 pub use enforcer::Enforcer;
-pub use frames::BridgeState;
 pub use settings::{Error, Event, Settings};
-pub use takeover::AzureNpm;
 pub use waiters::Waiter;
 pub use writer::Writer;
 pub use writes::Writes;

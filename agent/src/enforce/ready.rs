@@ -93,7 +93,7 @@ impl Readiness {
     }
 
     /// There is this obstacle now, or none any more.
-    pub(super) fn obstacle_is(&mut self, obstacle: Option<(Unready, String)>) {
+    pub(super) fn set_obstacle(&mut self, obstacle: Option<(Unready, String)>) {
         if matches!(self.unready, None | Some((Unready::Ipvs | Unready::Bridge, _))) {
             self.unready = obstacle;
             self.expire();

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinError;
 
+use super::azure_npm::AzureNpm;
 use super::obstacle::IPVS;
-use super::takeover::AzureNpm;
 use super::waiters::Waiter;
 use crate::dataplane;
 use crate::dataplane::network::Network;

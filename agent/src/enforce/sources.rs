@@ -7,7 +7,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
-use npc_compiler::ruleset::program::InterfaceName;
+use npc_compiler::ruleset::node::InterfaceName;
 use npc_compiler::ruleset::text::POD_GROUP;
 
 use crate::dataplane::links::NO_GROUP;
@@ -54,7 +54,7 @@ impl Sources {
             return Self { leave: network.in_pod_group.iter().copied().collect(), ..Self::default() };
         }
         let is_held = asked == Asked::Sources;
-        let of_pods: Vec<(InterfaceName, &Interface)> = network.interfaces_of_pods(local).collect();
+        let of_pods: Vec<(InterfaceName, &Interface)> = network.pod_interfaces(local).collect();
         let mut shared = BTreeMap::<IpNetwork, usize>::new();
         for route in of_pods.iter().flat_map(|(_, interface)| &interface.routes) {
             *shared.entry(*route).or_default() += 1;
@@ -130,7 +130,7 @@ impl Sources {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dataplane::network::NotOfPods;
+    use crate::dataplane::network::NotPodInterface;
 
     fn name(text: &str) -> InterfaceName {
         InterfaceName::new(text).expect("a name")
@@ -198,7 +198,7 @@ mod tests {
     fn the_longest_prefix_decides_where_a_pod_is() {
         let mut network = network(&[("a", 1, 0, &["10.0.0.1/32"]), ("x", 2, 5, &["10.0.0.2/32"])]);
         let routes = ["10.0.0.0/24".parse().expect("a route")].into();
-        network.elsewhere.insert(name("eth0"), Elsewhere { why: NotOfPods::Default, routes });
+        network.elsewhere.insert(name("eth0"), Elsewhere { why: NotPodInterface::Default, routes });
         let sources = Sources::new(Asked::Sources, &network, []);
         let local = ["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.1.4", "fd00::1"];
         let local = local.map(|address| address.parse().expect("an address"));

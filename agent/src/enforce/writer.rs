@@ -4,18 +4,18 @@ use std::time::Instant;
 
 use npc_compiler::engine::Engine;
 use npc_compiler::object::Family;
-use npc_compiler::plan::{Held, KernelState, Plan, Step};
+use npc_compiler::plan::{FamilyState, KernelState, Plan, Step};
 use tracing::info;
 
 use super::drift::{self, Drift, Repair};
-use super::established::Established;
+use super::flows::Established;
 use super::sync_state::{Probed, SyncState};
 use super::writes::Writes;
-use crate::dataplane::audit::{Audit, Depth};
+use crate::dataplane::audit::{Audit, AuditScope};
 use crate::dataplane::conntrack::Swept;
 use crate::dataplane::iptables::Hook;
 use crate::dataplane::network::Network;
-use crate::dataplane::probe::Capabilities;
+use crate::dataplane::probe::Supported;
 use crate::dataplane::{Error, Failures, Kernel};
 
 /// Writes rulesets to a kernel, and knows whether it holds the last one.
@@ -53,7 +53,7 @@ impl<K: Kernel> Writer<K> {
     ///
     /// # Errors
     /// If no family answers.
-    pub(super) fn probe(&mut self, failed: &mut Failures) -> Result<Option<Capabilities>, Error> {
+    pub(super) fn probe(&mut self, failed: &mut Failures) -> Result<Option<Supported>, Error> {
         if self.probed == Probed::Whole {
             return Ok(None);
         }
@@ -127,7 +127,7 @@ impl<K: Kernel> Writer<K> {
         }
         let mut rehooked = Vec::new();
         if !was_in_sync {
-            rehooked = self.put_hook_first(failed);
+            rehooked = self.insert_hook(failed);
             self.enforced = Instant::now();
         }
         self.kernel.prove(wanted, failed);
@@ -257,7 +257,7 @@ impl<K: Kernel> Writer<K> {
         Ok(held)
     }
 
-    fn put_hook_first(&mut self, failed: &mut Failures) -> Vec<(Family, Hook)> {
+    fn insert_hook(&mut self, failed: &mut Failures) -> Vec<(Family, Hook)> {
         let mut found = self.kernel.hook_each(failed);
         found.retain(|(_, hook)| *hook != Hook::First);
         if !found.is_empty() {
@@ -274,7 +274,7 @@ impl<K: Kernel> Writer<K> {
     /// # Errors
     /// If the kernel cannot be audited. That a repair failed is in [`Repair::repaired`]; the
     /// next pass has to do it then.
-    pub fn audit(&mut self, wanted: &KernelState, depth: Depth) -> Result<Option<Repair>, Error> {
+    pub fn audit(&mut self, wanted: &KernelState, depth: AuditScope) -> Result<Option<Repair>, Error> {
         let audited = match self.state.forget() {
             state @ (SyncState::Unread | SyncState::Unknown { .. }) => {
                 self.state = state;
@@ -296,7 +296,12 @@ impl<K: Kernel> Writer<K> {
 
     /// While rules wait, sets are audited all the same. What differs is left to the next
     /// pass, which reads everything.
-    fn audit_ahead(&mut self, held: KernelState, is_unhooked: bool, depth: Depth) -> Result<Option<Repair>, Error> {
+    fn audit_ahead(
+        &mut self,
+        held: KernelState,
+        is_unhooked: bool,
+        depth: AuditScope,
+    ) -> Result<Option<Repair>, Error> {
         let mut audit = self.kernel.audit(&held, depth)?;
         // The jump goes first once the rules are in.
         audit.hooks.clear();
@@ -308,14 +313,14 @@ impl<K: Kernel> Writer<K> {
         Ok(Some(Repair { found: logged(&audit, &held), repaired: Ok(None) }))
     }
 
-    fn audit_in_sync(&mut self, wanted: &KernelState, depth: Depth) -> Result<Option<Repair>, Error> {
+    fn audit_in_sync(&mut self, wanted: &KernelState, depth: AuditScope) -> Result<Option<Repair>, Error> {
         let mut audit = self.kernel.audit(wanted, depth)?;
         let mut first = None;
         if !(audit.v4.is_empty() && audit.v6.is_empty()) {
             // The program that changed this may have changed more with it. Packets meet only old
             // and new verdicts if the plan knows all that is old.
             self.established.rules_were_lost();
-            let whole = match self.kernel.audit(wanted, Depth::Whole) {
+            let whole = match self.kernel.audit(wanted, AuditScope::Full) {
                 Ok(whole) => whole,
                 Err(error) => return Ok(Some(Repair { found: logged(&audit, wanted), repaired: Err(error) })),
             };
@@ -325,7 +330,7 @@ impl<K: Kernel> Writer<K> {
             first = Some(seen);
         }
         if first.is_none() && audit.is_clean() {
-            self.state = SyncState::InSync { is_proved: !audit.rules_unread && depth != Depth::News };
+            self.state = SyncState::InSync { is_proved: !audit.rules_unread && depth != AuditScope::Notified };
             return Ok(None);
         }
         // If another program has put it back meanwhile, it was gone all the same.
@@ -348,7 +353,7 @@ impl<K: Kernel> Writer<K> {
             self.carry_out(&plan, Some(held), wanted, &mut failed)?;
         }
         if !is_hooked {
-            self.put_hook_first(&mut failed);
+            self.insert_hook(&mut failed);
         }
         self.kernel.prove(wanted, &mut failed);
         failed.into_result()?;
@@ -381,8 +386,9 @@ fn logged(audit: &Audit, wanted: &KernelState) -> Vec<Drift> {
 
 /// Logs what an agent before this one left.
 fn took_over(held: &KernelState) {
-    let of =
-        |count: fn(&Held) -> usize| Family::ALL.into_iter().map(|family| count(held.family(family))).sum::<usize>();
+    let of = |count: fn(&FamilyState) -> usize| {
+        Family::ALL.into_iter().map(|family| count(held.family(family))).sum::<usize>()
+    };
     let (chains, sets) = (of(|held| held.chains.len()), of(|held| held.sets.len()));
     if chains + sets > 0 {
         let members = of(|held| held.sets.values().map(|(_, members)| members.len()).sum());

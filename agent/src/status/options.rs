@@ -1,6 +1,6 @@
 //! What an agent's rules depend on besides the cluster, as its status has it.
 
-use npc_compiler::ruleset::layout::{self, Lacks, SelfMatch};
+use npc_compiler::ruleset::layout::{self, MissingMatches, SelfMatch};
 use serde::{Deserialize, Serialize};
 
 /// The options of an agent: its flags as far as this kernel supports them, and the
@@ -50,7 +50,7 @@ impl From<RuleOptions> for layout::Options {
         let RuleOptions { keep_established, allow_tunnels, log_denied, anti_spoof, .. } = options;
         Self {
             self_match: if options.bpf { SelfMatch::Bpf } else { SelfMatch::PerEndpoint },
-            lacks: Lacks {
+            lacks: MissingMatches {
                 hop_limit: !options.hop_limit,
                 length: !options.length,
                 device_group: !options.device_group,
@@ -71,7 +71,7 @@ mod tests {
     /// Options that differ from the default in one thing each.
     fn each() -> Vec<layout::Options> {
         let default = layout::Options::default;
-        let lacks = Lacks::default;
+        let lacks = MissingMatches::default;
         vec![
             default(),
             layout::Options { self_match: SelfMatch::PerEndpoint, ..default() },
@@ -79,9 +79,9 @@ mod tests {
             layout::Options { allow_tunnels: true, ..default() },
             layout::Options { log_denied: true, ..default() },
             layout::Options { anti_spoof: true, ..default() },
-            layout::Options { lacks: Lacks { hop_limit: true, ..lacks() }, ..default() },
-            layout::Options { lacks: Lacks { length: true, ..lacks() }, ..default() },
-            layout::Options { lacks: Lacks { device_group: true, ..lacks() }, ..default() },
+            layout::Options { lacks: MissingMatches { hop_limit: true, ..lacks() }, ..default() },
+            layout::Options { lacks: MissingMatches { length: true, ..lacks() }, ..default() },
+            layout::Options { lacks: MissingMatches { device_group: true, ..lacks() }, ..default() },
         ]
     }
 

@@ -12,7 +12,7 @@ use npc_agent::enforce::enforcer::Pass;
 use npc_compiler::engine::Event;
 use npc_compiler::object::{Family, Labels, Pod};
 use npc_compiler::ruleset::layout::Options;
-use npc_compiler::ruleset::program::{ChainName, Match, SetName, Target};
+use npc_compiler::ruleset::node::{ChainName, Match, SetName, Target};
 
 use super::namespace::{Beyond, Namespace, hide_file, output, run};
 use super::on_both_backends;

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use npc_agent::dataplane::backend::Backend;
 use npc_agent::dataplane::conntrack::sweep;
 use npc_compiler::object::Family;
-use npc_compiler::plan::conntrack::Tuple;
+use npc_compiler::plan::conntrack::FlowKey;
 
 use super::agent::{Agent, Folder};
 use super::conntrack::Table;
@@ -64,7 +64,7 @@ fn a_sysctl_that_another_program_turns_is_noticed_without_an_event(backend: Back
         turn(tables, "1");
         agent.wait_for("iptables sees what pods behind this bridge");
         agent.wait_for("cut established flows");
-        let is_denied = |tuple: &Tuple| (tuple.source, tuple.destination) == (from.0, to.0);
+        let is_denied = |tuple: &FlowKey| (tuple.source, tuple.destination) == (from.0, to.0);
         let mut left = 0;
         sweep(family, &mut |tuple| {
             left += u32::from(is_denied(tuple));

@@ -1,6 +1,6 @@
 //! Programs made by hand, on their way into the kernel as the engine's are.
 
-use npc_agent::dataplane::audit::Depth;
+use npc_agent::dataplane::audit::AuditScope;
 use npc_agent::dataplane::backend::Backend;
 use npc_agent::dataplane::iptables::Hook;
 use npc_agent::dataplane::{Error, Linux};
@@ -8,7 +8,7 @@ use npc_agent::enforce::Writer;
 use npc_agent::enforce::Writes;
 use npc_compiler::object::Family;
 use npc_compiler::plan::{KernelState, Plan};
-use npc_compiler::ruleset::program::Program;
+use npc_compiler::ruleset::node::NodeRuleset;
 
 /// Writes programs, and remembers the last one that it was to write.
 pub(crate) struct ByHand {
@@ -25,7 +25,7 @@ impl ByHand {
         Self { writer: Writer::new(kernel), wanted: KernelState::default() }
     }
 
-    pub(crate) fn enforce(&mut self, program: &Program) -> Result<(Writes, Vec<(Family, Hook)>), Error> {
+    pub(crate) fn enforce(&mut self, program: &NodeRuleset) -> Result<(Writes, Vec<(Family, Hook)>), Error> {
         let wanted = KernelState::from(program);
         let change = Plan::between(&self.wanted, &wanted);
         self.wanted = wanted;
@@ -33,7 +33,7 @@ impl ByHand {
     }
 
     /// What others changed and was put right, in words.
-    pub(crate) fn audit(&mut self, depth: Depth) -> Vec<String> {
+    pub(crate) fn audit(&mut self, depth: AuditScope) -> Vec<String> {
         let Some(repair) = self.writer.audit(&self.wanted, depth).unwrap() else { return Vec::new() };
         repair.repaired.unwrap();
         repair
@@ -47,7 +47,7 @@ impl ByHand {
     /// moment ago is not read again.
     pub(crate) fn drifted(&mut self) -> Vec<String> {
         loop {
-            let found = self.audit(Depth::News);
+            let found = self.audit(AuditScope::Notified);
             if !found.is_empty() {
                 return found;
             }

@@ -19,7 +19,7 @@ on_both_backends!(
 fn enforce_everything(backend: Backend) {
     let mut kernel = Linux::open(Some(backend)).unwrap();
     kernel.apply(&Plan::new(&KernelState::default(), &everything())).unwrap();
-    kernel.put_hook_first().unwrap();
+    kernel.insert_hook().unwrap();
 }
 
 fn the_kernel_is_byte_for_byte_as_before(backend: Backend) {

@@ -10,7 +10,7 @@ use netlink_packet_netfilter::conntrack::{
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterProtoFamily};
 use npc_agent::dataplane::conntrack::{Swept, sweep};
 use npc_compiler::object::Family;
-use npc_compiler::plan::conntrack::Tuple;
+use npc_compiler::plan::conntrack::FlowKey;
 use rtnetlink::packet_core::{
     DefaultNla, Emitable as _, NLA_F_NESTED, NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkHeader,
     NetlinkMessage, NetlinkPayload,
@@ -118,7 +118,7 @@ fn address(text: &str) -> IpAddr {
 }
 
 /// What a family's table holds, as FORWARD saw it.
-fn list(family: Family) -> BTreeSet<Tuple> {
+fn list(family: Family) -> BTreeSet<FlowKey> {
     let mut seen = BTreeSet::new();
     sweep(family, &mut |tuple| {
         seen.insert(*tuple);
@@ -128,8 +128,8 @@ fn list(family: Family) -> BTreeSet<Tuple> {
     seen
 }
 
-fn tuple(source: &str, destination: &str, protocol: u8, port: u16) -> Tuple {
-    Tuple { source: address(source), destination: address(destination), protocol, port, mid_stream: false }
+fn tuple(source: &str, destination: &str, protocol: u8, port: u16) -> FlowKey {
+    FlowKey { source: address(source), destination: address(destination), protocol, port, mid_stream: false }
 }
 
 #[test]
@@ -176,7 +176,7 @@ fn flows_of_zones_are_judged_and_go() {
     // The same ends, in a zone of its own.
     let twin = (IpAddr::from([10, 0, 1, 1]), 4000);
     table.insert_in(Zone::Both(9), [half(UDP, twin, pod), half(UDP, pod, twin)], None);
-    let all = |protocol| -> BTreeSet<Tuple> {
+    let all = |protocol| -> BTreeSet<FlowKey> {
         let port = 8080;
         (1..=5).map(|n| tuple(&format!("10.0.1.{n}"), "10.0.0.2", protocol, port)).collect()
     };
@@ -252,7 +252,7 @@ fn a_table_of_many_parts_is_judged_to_its_end() {
         let client = IpAddr::from((0x0a00_0000 + n).to_be_bytes());
         table.insert(UDP, (client, 4000), server, server, None);
     }
-    let is_odd = |tuple: &Tuple| matches!(tuple.source, IpAddr::V4(source) if source.octets()[3] & 1 == 1);
+    let is_odd = |tuple: &FlowKey| matches!(tuple.source, IpAddr::V4(source) if source.octets()[3] & 1 == 1);
     for (forbidden, cut) in [(0, 0), (1, u64::from(flows / 2)), (1, 0)] {
         let begun = Instant::now();
         let swept = sweep(Family::V4, &mut |tuple| forbidden == 1 && is_odd(tuple)).unwrap();

@@ -14,7 +14,7 @@ use npc_compiler::cluster::Cluster;
 use npc_compiler::object::{Family, Objects};
 use npc_compiler::policy::Direction;
 use npc_compiler::ruleset::layout::{self, Options};
-use npc_compiler::ruleset::program::{ChainName, FamilyProgram, Rule};
+use npc_compiler::ruleset::node::{ChainName, FamilyRuleset, Rule};
 
 use super::enforce::{Told, enforcer, groups};
 use super::namespace::{Namespace, leave_file_system, output, run};
@@ -92,7 +92,7 @@ fn edits_of_policies_do_not_set_counts_back(backend: Backend) {
     for reason in Reason::ALL {
         send(backend, Family::V4, &reason.chain(), 7);
     }
-    // Groups, gates and trees come, change and go.
+    // Groups, isolated sets and trees come, change and go.
     for count in [3, 9, 1, 0] {
         let writes = enforcer.pass(&groups(count)).unwrap().writes;
         assert!(writes.chains_written > 0, "{writes}");
@@ -130,7 +130,7 @@ fn counts_are_read_while_somebody_holds_the_lock(backend: Backend) {
 }
 
 /// How many chains a packet is led through from this one on, itself included.
-fn depth(program: &FamilyProgram, chain: &ChainName) -> usize {
+fn depth(program: &FamilyRuleset, chain: &ChainName) -> usize {
     let below = program.chains[chain].iter().filter_map(Rule::leads_to).map(|next| depth(program, next));
     1 + below.max().unwrap_or_default()
 }
@@ -148,7 +148,7 @@ fn the_deepest_tree_loads(backend: Backend) {
         policy.object.spec.as_mut().unwrap().ingress = Some(vec![rule]);
     }
     objects.pods[1].ipv4 = objects.pods[0].ipv4;
-    let program = layout::program(&Cluster::new(&objects), "node-1", &Options::default());
+    let program = layout::ruleset(&Cluster::new(&objects), "node-1", &Options::default());
     let entry = ChainName::entry(Direction::Ingress);
     assert_eq!(depth(&program.v4, &entry), 9 + 1 + 1 + 1 + 2);
     enforcer(backend).pass(&objects).unwrap();

@@ -8,7 +8,7 @@ use std::thread;
 use k8s_openapi::api::core::v1::PodSpec;
 use k8s_openapi::api::networking::{self, v1::NetworkPolicySpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
-use npc_agent::dataplane::audit::Depth;
+use npc_agent::dataplane::audit::AuditScope;
 use npc_agent::dataplane::backend::Backend;
 use npc_agent::dataplane::iptables::Hook;
 use npc_agent::dataplane::network::Network;
@@ -205,7 +205,7 @@ fn the_jump_is_first_comes_back_and_is_there_once(backend: Backend) {
     enforcer.enforce(&dropping(&[1])).unwrap();
     let wanted = ["-A FORWARD -j NPC-FORWARD", "-A FORWARD -s 192.0.2.1/32 -j ACCEPT"];
     assert_eq!(forward(backend), wanted);
-    assert_eq!(enforcer.audit(Depth::Round), [""; 0]);
+    assert_eq!(enforcer.audit(AuditScope::Periodic), [""; 0]);
 
     // Somebody inserts above it.
     run(&iptables, &["-I", "FORWARD", "-s", "192.0.2.2", "-j", "ACCEPT"]);

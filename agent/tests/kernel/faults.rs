@@ -5,17 +5,17 @@
 use std::process::Command;
 use std::time::Instant;
 
-use npc_agent::dataplane::audit::{Audit, Depth};
+use npc_agent::dataplane::audit::{Audit, AuditScope};
 use npc_agent::dataplane::backend::Backend;
 use npc_agent::dataplane::conntrack::Swept;
 use npc_agent::dataplane::iptables::Hook;
 use npc_agent::dataplane::network::Network;
-use npc_agent::dataplane::probe::Capabilities;
+use npc_agent::dataplane::probe::Supported;
 use npc_agent::dataplane::{Error, Failures, Kernel, Linux};
 use npc_agent::enforce::Enforcer;
 use npc_agent::source::difference::Known;
 use npc_compiler::object::{Family, Objects};
-use npc_compiler::plan::conntrack::Tuple;
+use npc_compiler::plan::conntrack::FlowKey;
 use npc_compiler::plan::{KernelState, Plan};
 
 use super::enforce::groups;
@@ -100,7 +100,7 @@ impl Shared {
 }
 
 impl Kernel for Shared {
-    fn probe_each(&mut self, failed: &mut Failures) -> Option<Capabilities> {
+    fn probe_each(&mut self, failed: &mut Failures) -> Option<Supported> {
         self.with(|faulty| faulty.linux.probe_each(failed))
     }
 
@@ -134,7 +134,7 @@ impl Kernel for Shared {
         self.with(|faulty| faulty.linux.prove(wanted, failed));
     }
 
-    fn audit(&mut self, wanted: &KernelState, depth: Depth) -> Result<Audit, Error> {
+    fn audit(&mut self, wanted: &KernelState, depth: AuditScope) -> Result<Audit, Error> {
         self.with(|faulty| faulty.linux.audit(wanted, depth))
     }
 
@@ -146,7 +146,7 @@ impl Kernel for Shared {
         self.with(|faulty| faulty.linux.wait_for_lock())
     }
 
-    fn cut(&mut self, forbids: &mut dyn FnMut(&Tuple) -> bool) -> Result<Swept, Error> {
+    fn cut(&mut self, forbids: &mut dyn FnMut(&FlowKey) -> bool) -> Result<Swept, Error> {
         self.with(|faulty| faulty.linux.cut(forbids))
     }
 }
@@ -189,7 +189,7 @@ impl World {
                 Ok(pass) => said.push(format!("wrote {}", pass.writes)),
                 Err(error) => said.push(error.to_string()),
             }
-            match self.enforcer.audit(Depth::Whole) {
+            match self.enforcer.audit(AuditScope::Full) {
                 Ok(None) => {}
                 Ok(Some(repair)) => said.push(format!("{} found, {:?}", repair.found.len(), repair.repaired)),
                 Err(error) => said.push(error.to_string()),

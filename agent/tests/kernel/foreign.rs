@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 use npc_agent::dataplane::azure::{look, remove};
 use npc_agent::dataplane::backend::{Backend, detect};
 use npc_agent::dataplane::iptables::{Hook, Iptables};
-use npc_agent::dataplane::surroundings::other_engines;
+use npc_agent::dataplane::other_engines::other_engines;
 use npc_agent::dataplane::{Kernel as _, Linux};
 use npc_compiler::object::Family;
 use npc_compiler::plan::KernelState;
@@ -279,7 +279,7 @@ fn programs_are_read_beside_a_foreign_rule_as_they_were_written() {
         for (name, lines) in &KernelState::from(&everything()).family(family).chains {
             assert_eq!(table.chain(name).unwrap().as_ref(), Some(lines));
         }
-        let absent = npc_compiler::ruleset::program::ChainName::new("ABSENT");
+        let absent = npc_compiler::ruleset::node::ChainName::new("ABSENT");
         assert_eq!(table.chain(&absent).unwrap(), None);
     }
 }

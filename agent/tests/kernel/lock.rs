@@ -16,7 +16,7 @@ use npc_compiler::engine::{Event, PodKey};
 use npc_compiler::object::{Family, Labels, Pod};
 use npc_compiler::plan::KernelState;
 use npc_compiler::policy::Direction;
-use npc_compiler::ruleset::program::{Member, SetName};
+use npc_compiler::ruleset::node::{Member, SetName};
 use serde_json::json;
 
 use super::namespace::{Namespace, leave_file_system, run};
@@ -45,7 +45,7 @@ fn held() -> KernelState {
 
 /// The hosts that are isolated.
 fn isolated(state: &KernelState) -> BTreeSet<u8> {
-    let (_, members) = &state.v4.sets[&SetName::gate(Family::V4, Direction::Ingress)];
+    let (_, members) = &state.v4.sets[&SetName::isolated(Family::V4, Direction::Ingress)];
     let host = |member: &Member| match member {
         Member::Address(std::net::IpAddr::V4(address)) => address.octets()[3],
         other => panic!("{other}"),
@@ -83,7 +83,7 @@ fn pods_join_and_leave_groups_whose_rules_do_not_wait() {
         assert_eq!(isolated(&meanwhile), [1, 2, 11, 21].into());
         let peers = |host: u8| {
             let member = Member::Address(std::net::IpAddr::from([10, 0, 0, host]));
-            let is_peers = |name: &SetName| !name.is_of_tree();
+            let is_peers = |name: &SetName| !name.is_dispatch();
             let mut asked =
                 meanwhile.v4.sets.iter().filter(|(name, _)| is_peers(name) && before.v4.sets.contains_key(*name));
             asked.any(|(_, (_, members))| members.contains(&member))

@@ -24,6 +24,7 @@ mod namespace;
 mod network;
 mod nflog;
 mod other_backend;
+mod other_engines;
 mod probing;
 mod programs;
 mod proof;
@@ -31,7 +32,6 @@ mod refusals;
 mod requests;
 mod sets;
 mod spelling;
-mod surroundings;
 
 use npc_agent::dataplane::backend::Backend;
 

@@ -3,9 +3,9 @@
 use std::future::Future;
 
 use npc_agent::dataplane::links;
-use npc_agent::dataplane::network::{Bridge, Follower, Interface, Network, NotOfPods};
+use npc_agent::dataplane::network::{Bridge, Follower, Interface, Network, NotPodInterface};
 use npc_compiler::object::Family;
-use npc_compiler::ruleset::program::InterfaceName;
+use npc_compiler::ruleset::node::InterfaceName;
 use npc_compiler::ruleset::text::POD_GROUP;
 
 use super::namespace::{Beyond, Namespace, run};
@@ -92,7 +92,7 @@ fn routes(network: &Network) -> Vec<String> {
         let routes: Vec<String> = interface.routes.iter().map(ToString::to_string).collect();
         format!("{name} {}", routes.join(" "))
     };
-    network.interfaces_of_pods(["10.244.1.9".parse().unwrap()]).map(each).collect()
+    network.pod_interfaces(["10.244.1.9".parse().unwrap()]).map(each).collect()
 }
 
 #[test]
@@ -143,7 +143,7 @@ fn an_interface_of_pods_is_one_to_which_no_other_way_leads_and_which_leads_nowhe
         ip("link set up1 master cbr0");
         until(&mut follower, |network| routes(network).len() == 2).await;
         let why = follower.network().elsewhere[&InterfaceName::new("cbr0").unwrap()].why;
-        assert_eq!(why, NotOfPods::OpenBridge);
+        assert_eq!(why, NotPodInterface::OpenBridge);
         ip("link del up1");
         until(&mut follower, |network| routes(network).len() == 3).await;
         // The link goes, and another comes by its name.

@@ -5,9 +5,9 @@ use std::net::{IpAddr, UdpSocket};
 use npc_agent::dataplane::backend::Backend;
 use npc_agent::dataplane::nflog::{Denied, Error, Heard, Reader};
 use npc_compiler::object::Family;
-use npc_compiler::plan::conntrack::Tuple;
+use npc_compiler::plan::conntrack::FlowKey;
 use npc_compiler::policy::Direction;
-use npc_compiler::ruleset::program::{ChainName, Match, Rule, Target};
+use npc_compiler::ruleset::node::{ChainName, Match, Rule, Target};
 use npc_compiler::ruleset::text::rule_line;
 
 use super::namespace::{Namespace, feed};
@@ -39,7 +39,7 @@ fn send(family: Family, port: u16) {
 
 fn denied(family: Family, direction: Direction, port: u16) -> Denied {
     let (source, destination) = (loopback(family), loopback(family));
-    Denied { direction, tuple: Tuple { source, destination, protocol: 17, port, mid_stream: false } }
+    Denied { direction, tuple: FlowKey { source, destination, protocol: 17, port, mid_stream: false } }
 }
 
 fn packets(reader: &mut Reader, wanted: usize) -> Vec<Denied> {

@@ -11,9 +11,9 @@ use npc_agent::dataplane::backend::Backend;
 use npc_agent::dataplane::{Error, Kernel, Linux};
 use npc_agent::enforce::Enforcer;
 use npc_compiler::object::Family;
-use npc_compiler::plan::{Held, KernelState};
+use npc_compiler::plan::{FamilyState, KernelState};
 use npc_compiler::ruleset::layout::Options;
-use npc_compiler::ruleset::program::{ChainName, Match, Rule, Target};
+use npc_compiler::ruleset::node::{ChainName, Match, Rule, Target};
 use npc_compiler::ruleset::text::rule_line;
 
 use super::by_hand::ByHand;
@@ -73,7 +73,10 @@ fn without_what_every_policy_needs_nothing_is_written_and_the_words_name_it(back
             assert_eq!(failed.families().collect::<Vec<_>>(), families, "{file}: {error}");
             for (family, error) in failed.iter() {
                 let named = format!("{words} for {family} (");
-                assert!(matches!(error, Error::Lacks(_)) && error.to_string().contains(&named), "{file}: {error}");
+                assert!(
+                    matches!(error, Error::MissingMatches(_)) && error.to_string().contains(&named),
+                    "{file}: {error}"
+                );
             }
             let left = dump(backend);
             // What one family lacks keeps the other from nothing.
@@ -128,7 +131,7 @@ fn without_what_tells_neighbour_discovery_and_errors_everything_else_is_enforced
             assert!(agent.pass(&anti_spoof::network()).unwrap().writes.chains_written > 0);
             assert!(agent.holds().unwrap());
             let state = Linux::open(Some(backend)).unwrap().read().unwrap();
-            let lacks = npc_compiler::ruleset::layout::Lacks::of_held(&state);
+            let lacks = npc_compiler::ruleset::layout::MissingMatches::of_held(&state);
             assert_eq!(lacks, capabilities.lacks, "{file}");
             let rules = [(Family::V4, &state.v4), (Family::V6, &state.v6)].into_iter().flat_map(|(family, held)| {
                 held.chains.iter().flat_map(move |(chain, rules)| rules.iter().map(move |rule| (family, chain, rule)))
@@ -166,7 +169,7 @@ fn without_ipv6_the_other_family_is_enforced(backend: Backend) {
         agent.enforce(&everything()).unwrap();
         let held = Linux::open(Some(backend)).unwrap().read().unwrap();
         let mut wanted = KernelState::from(&everything());
-        wanted.v6 = Held::default();
+        wanted.v6 = FamilyState::default();
         assert_eq!(held, wanted);
         let dump = dump(backend);
         assert!(!dump.iter().any(|line| line.contains("npc6-")), "{dump:#?}");

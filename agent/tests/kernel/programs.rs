@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use npc_compiler::object::{Family, Protocol};
-use npc_compiler::ruleset::program::{
-    ChainName, FORWARD_CHAIN, FamilyProgram, InterfaceName, Match, Member, Program, Rule, Set, SetField, SetKind,
+use npc_compiler::ruleset::node::{
+    ChainName, FORWARD_CHAIN, FamilyRuleset, InterfaceName, Match, Member, NodeRuleset, Rule, Set, SetField, SetKind,
     SetName, Target,
 };
 use npc_compiler::ruleset::text;
@@ -27,18 +27,18 @@ fn rule(matches: Vec<Match>, target: Target) -> Rule {
     Rule { matches, target }
 }
 
-fn program(family: impl Fn(Family) -> FamilyProgram) -> Program {
-    Program { v4: family(Family::V4), v6: family(Family::V6) }
+fn program(family: impl Fn(Family) -> FamilyRuleset) -> NodeRuleset {
+    NodeRuleset { v4: family(Family::V4), v6: family(Family::V6) }
 }
 
 /// Drops what comes for these addresses.
-pub(crate) fn dropping(addresses: &[u16]) -> Program {
+pub(crate) fn dropping(addresses: &[u16]) -> NodeRuleset {
     program(|family| {
         let name = SetName::new(family, "dropped");
         let members = addresses.iter().map(|n| Member::Address(address(family, *n)));
         let matches = vec![Match::Set(name.clone(), SetField::Destination)];
         let chain = ChainName::ours(FORWARD_CHAIN).unwrap();
-        FamilyProgram {
+        FamilyRuleset {
             family,
             sets: BTreeMap::from([(name, set(SetKind::HashIp, members))]),
             chains: BTreeMap::from([(chain, vec![rule(matches, Target::Drop)])]),
@@ -47,11 +47,11 @@ pub(crate) fn dropping(addresses: &[u16]) -> Program {
 }
 
 /// Every kind of set, member, match and target that a program may have.
-pub(crate) fn everything() -> Program {
+pub(crate) fn everything() -> NodeRuleset {
     program(everything_of)
 }
 
-fn everything_of(family: Family) -> FamilyProgram {
+fn everything_of(family: Family) -> FamilyRuleset {
     let (peers, blocks, ports) =
         (SetName::new(family, "peers"), SetName::new(family, "blocks"), SetName::new(family, "ports"));
     let prefixes = match family {
@@ -130,5 +130,5 @@ fn everything_of(family: Family) -> FamilyProgram {
         (group, leaf),
         (longest, Vec::new()),
     ]);
-    FamilyProgram { family, sets, chains }
+    FamilyRuleset { family, sets, chains }
 }

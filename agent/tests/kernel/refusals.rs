@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MsFlags, mount};
-use npc_agent::dataplane::audit::Depth;
+use npc_agent::dataplane::audit::AuditScope;
 use npc_agent::dataplane::backend::Backend;
 use npc_agent::dataplane::ipset::{self, Ipset};
 use npc_agent::dataplane::iptables::{Error, Iptables};
 use npc_agent::dataplane::{Kernel, Linux};
 use npc_compiler::object::Family;
 use npc_compiler::plan::KernelState;
-use npc_compiler::ruleset::program::{ChainName, SetName};
+use npc_compiler::ruleset::node::{ChainName, SetName};
 
 use super::by_hand::ByHand;
 use super::namespace::{Namespace, leave_file_system, run};
@@ -87,7 +87,7 @@ fn what_somebody_else_uses_of_ours_is_emptied_and_holds_nothing_up(backend: Back
     // What nobody uses any more goes with the next round.
     enforcer.enforce(&dropping(&[1])).unwrap();
     run(&iptables, &["-F", "OUTPUT"]);
-    assert_eq!(enforcer.audit(Depth::Round), [""; 0]);
+    assert_eq!(enforcer.audit(AuditScope::Periodic), [""; 0]);
     let held = Linux::open(Some(backend)).unwrap().read().unwrap();
     assert_eq!(held, KernelState::from(&dropping(&[1])));
 }
@@ -108,7 +108,7 @@ fn a_lock_that_is_never_released_is_given_up_in_words() {
         let lock = File::create("/run/xtables.lock").unwrap();
         let _held = Flock::lock(lock, FlockArg::LockExclusive).unwrap();
         let table = Iptables::new(Backend::Legacy, Family::V4).unwrap().with_lock_wait(Duration::from_secs(1));
-        for error in [table.restore("*filter\nCOMMIT\n").unwrap_err(), table.put_hook_first().unwrap_err()] {
+        for error in [table.restore("*filter\nCOMMIT\n").unwrap_err(), table.insert_hook().unwrap_err()] {
             assert!(matches!(error, Error::Locked { .. }), "{error}");
             let holder = format!("which {} (process {}) holds", program(), std::process::id());
             assert!(error.to_string().contains(&holder), "{error}");

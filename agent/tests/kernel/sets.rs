@@ -9,7 +9,7 @@ use ipnetwork::IpNetwork;
 use npc_agent::dataplane::ipset::{Error, Ipset, PATIENCE, Reading, Refusal, Sets};
 use npc_compiler::object::{Family, Protocol};
 use npc_compiler::plan::SetWrite;
-use npc_compiler::ruleset::program::{InterfaceName, Member, SetKind, SetName};
+use npc_compiler::ruleset::node::{InterfaceName, Member, SetKind, SetName};
 use npc_compiler::ruleset::text::MAXELEM;
 use proptest::collection::btree_set;
 use proptest::prelude::*;

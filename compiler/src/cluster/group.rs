@@ -64,7 +64,7 @@ pub struct GroupKey {
 /// A group without endpoints, that an [engine](crate::engine::Engine) keeps for
 /// the next ones.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Lingering {
+pub struct RetainedGroup {
     /// Its direction.
     pub direction: Direction,
     /// The namespace of its policies.
@@ -124,7 +124,7 @@ impl Groups {
     /// The groups of some endpoints, and others without any, except those whose
     /// policies are gone.
     #[must_use]
-    pub fn with(cluster: &Cluster, endpoints: impl IntoIterator<Item = PodId>, others: &[Lingering]) -> Self {
+    pub fn with(cluster: &Cluster, endpoints: impl IntoIterator<Item = PodId>, others: &[RetainedGroup]) -> Self {
         let mut keys: IndexSet<GroupKey> = keys_of(cluster, others).into_iter().collect();
         let mut policies = FxHashMap::default();
         let mut of = [FxHashMap::default(), FxHashMap::default()];
@@ -189,7 +189,7 @@ impl Group {
     /// for egress. That is no verdict of a NetworkPolicy but an enforcer's
     /// caution, which `--allow-tunnels` takes away.
     #[must_use]
-    pub fn kept_tunnels(&self, cluster: &Cluster, other: OtherEnd<'_>) -> Traffic {
+    pub fn dropped_tunnels(&self, cluster: &Cluster, other: OtherEnd<'_>) -> Traffic {
         if self.key.direction == Direction::Ingress {
             return Traffic::none();
         }
@@ -202,13 +202,14 @@ impl Group {
     }
 
     /// Whether its policies admit tunnels that are kept from its endpoints, as in
-    /// [`Group::kept_tunnels`], or by an IP protocol of
+    /// [`Group::dropped_tunnels`], or by an IP protocol of
     /// [`TUNNELS`](crate::algebra::traffic::TUNNELS).
     #[must_use]
-    pub fn keeps_tunnels(&self) -> bool {
+    pub fn drops_tunnels(&self) -> bool {
         let named = self.admitted.get(&Atom::Everyone).map(|admitted| admitted.tunnels.clone()).unwrap_or_default();
-        let is_kept =
-            |admitted: &Admitted| admitted.traffic.other || !admitted.unnamed_tunnels().difference(&named).is_empty();
+        let is_kept = |admitted: &Admitted| {
+            admitted.traffic.other || !admitted.unnamed_tunnel_ports().difference(&named).is_empty()
+        };
         self.key.direction == Direction::Egress && self.admitted.values().any(|admitted| is_kept(admitted))
     }
 
@@ -237,13 +238,13 @@ impl Admitted {
 
     /// The [`TUNNEL_PORTS`] that it admits and no rule names.
     #[must_use]
-    pub fn unnamed_tunnels(&self) -> PortSet {
+    pub fn unnamed_tunnel_ports(&self) -> PortSet {
         self.traffic.of(Protocol::Udp).intersection(&tunnel_ports()).difference(&self.tunnels)
     }
 
     /// The same without tunnels that no rule names.
     fn without_tunnels(&self) -> Self {
-        let unnamed = self.unnamed_tunnels();
+        let unnamed = self.unnamed_tunnel_ports();
         let unnamed = Traffic::of_ranges(unnamed.ranges().iter().map(|(first, last)| (Protocol::Udp, *first, *last)));
         Self { traffic: self.traffic.difference(&unnamed), ..self.clone() }
     }
@@ -383,13 +384,13 @@ pub(crate) fn atoms(peers: &Peers) -> Vec<Atom> {
 
 /// What groups are by name, in a cluster that may not have all their policies
 /// any more.
-fn keys_of(cluster: &Cluster, groups: &[Lingering]) -> Vec<GroupKey> {
+fn keys_of(cluster: &Cluster, groups: &[RetainedGroup]) -> Vec<GroupKey> {
     if groups.is_empty() {
         return Vec::new();
     }
     let places: FxHashMap<_, _> =
         cluster.policies().map(|(id, policy)| ((policy.namespace.as_str(), policy.name.as_str()), id)).collect();
-    let key = |group: &Lingering| {
+    let key = |group: &RetainedGroup| {
         let place = |name: &String| places.get(&(group.namespace.as_str(), name.as_str())).copied();
         let mut policies = group.policies.iter().map(place).collect::<Option<Vec<PolicyId>>>()?;
         policies.sort_unstable();

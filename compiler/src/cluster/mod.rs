@@ -246,7 +246,7 @@ impl Cluster {
     /// The nodes that see some address otherwise than the others do, because
     /// one of its claimants is theirs.
     #[must_use]
-    pub fn own_views(&self) -> BTreeSet<&str> {
+    pub fn node_views(&self) -> BTreeSet<&str> {
         self.contests.values().flat_map(|contest| contest.here.keys()).map(String::as_str).collect()
     }
 

@@ -9,14 +9,14 @@ use super::local::{LocalClass, LocalNamespace};
 use super::peers::PeerIndex;
 use super::store::{ClassId, PodId, Store};
 use super::ways::{Leaves, Ways};
-use crate::cluster::group::{Lingering, Resolution, melt};
+use crate::cluster::group::{Resolution, RetainedGroup, melt};
 use crate::object::Family;
 use crate::plan::{Delta, KernelState};
 use crate::policy::{Direction, Policy};
 use crate::ruleset::group_chain::Leaf;
 use crate::ruleset::layout::{Options, SelfMatch, Way, chain_of_leaf, forward, identity, joint};
 use crate::ruleset::name::Hash;
-use crate::ruleset::program::{ChainName, Member, Rule, SetName};
+use crate::ruleset::node::{ChainName, Member, Rule, SetName};
 
 /// Chains that came, with their rules, or went.
 type Touched = BTreeMap<ChainName, Option<Vec<Rule>>>;
@@ -136,10 +136,10 @@ impl LocalGroups {
     }
 
     /// The groups without endpoints, as of the last commit.
-    pub(super) fn lingering(&self) -> impl Iterator<Item = Lingering> {
+    pub(super) fn lingering(&self) -> impl Iterator<Item = RetainedGroup> {
         Direction::ALL.into_iter().flat_map(|direction| {
             let empty = self.groups[direction as usize].values().filter(|group| group.pods.is_empty());
-            empty.map(move |group| Lingering {
+            empty.map(move |group| RetainedGroup {
                 direction,
                 namespace: group.namespace.to_string(),
                 policies: group.policies.iter().map(ToString::to_string).collect(),

@@ -12,7 +12,7 @@ use crate::algebra::cidr::{self, AddressSet};
 use crate::cluster::group::Atom;
 use crate::object::{ContainerPort, Family, Protocol};
 use crate::ruleset::group_chain::{self, Definition};
-use crate::ruleset::program::{Member, SetKind, SetName};
+use crate::ruleset::node::{Member, SetKind, SetName};
 
 /// A set's place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

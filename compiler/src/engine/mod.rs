@@ -17,7 +17,7 @@
 //! | a namespace is relabelled | its classes are matched with the selectors again (`Engine::namespace`), and the addresses of their pods move between sets; no group changes, because a policy's podSelector reads no labels of namespaces |
 //! | a policy changes | its groups get other chains, and their peers other sets |
 //!
-//! After any sequence of events the state equals [`crate::ruleset::layout::program`] of
+//! After any sequence of events the state equals [`crate::ruleset::layout::ruleset`] of
 //! the final objects, byte for byte; but for the set of what may come from the
 //! interfaces of pods, which [`Engine::own`] sets.
 
@@ -38,14 +38,14 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
-use crate::cluster::group::Lingering;
+use crate::cluster::group::RetainedGroup;
 use crate::object::{Family, Namespace, NetworkPolicy, Node, Pod};
 use crate::plan::{Delta, KernelState, Plan, SetDelta};
 use crate::policy::finding::Finding;
 use crate::policy::{Direction, Policy};
 use crate::ruleset::layout::Options;
 use crate::ruleset::name::Hash;
-use crate::ruleset::program::{InterfaceName, Member, SetKind, SetName};
+use crate::ruleset::node::{InterfaceName, Member, SetKind, SetName};
 
 use groups::LocalGroups;
 pub use key::PodKey;
@@ -151,10 +151,10 @@ impl Engine {
     /// by one of the same kind writes set members only, even if it was the only
     /// one. A group goes at once if one of its policies changes.
     ///
-    /// The state is that of [`crate::ruleset::layout::program_with`] and
+    /// The state is that of [`crate::ruleset::layout::ruleset_with`] and
     /// [`Engine::lingering`] then.
     #[must_use]
-    pub fn with_lingering_groups(mut self) -> Self {
+    pub fn with_retained_groups(mut self) -> Self {
         self.groups.linger();
         self
     }
@@ -167,7 +167,7 @@ impl Engine {
     }
 
     /// The groups without endpoints, as of the last commit.
-    pub fn lingering(&self) -> impl Iterator<Item = Lingering> {
+    pub fn lingering(&self) -> impl Iterator<Item = RetainedGroup> {
         self.groups.lingering()
     }
 
@@ -185,12 +185,12 @@ impl Engine {
     /// The addresses of this node's endpoints, each once, with namespaces,
     /// names and UIDs of those that they belong to: of several that hold one,
     /// the first.
-    pub fn owners_here(&self) -> impl Iterator<Item = (IpAddr, [String; 3])> {
+    pub fn local_owners(&self) -> impl Iterator<Item = (IpAddr, [String; 3])> {
         self.held_here().map(move |(address, pod)| (address, self.store.identity(pod)))
     }
 
     /// The addresses of this node's endpoints, each once.
-    pub fn addresses_here(&self) -> impl Iterator<Item = IpAddr> {
+    pub fn local_addresses(&self) -> impl Iterator<Item = IpAddr> {
         self.held_here().map(|(address, _)| address)
     }
 
@@ -262,7 +262,7 @@ impl Engine {
 
     /// How many endpoints are on this node.
     #[must_use]
-    pub fn endpoints_here(&self) -> usize {
+    pub fn local_endpoints(&self) -> usize {
         self.groups.here().count()
     }
 

@@ -8,7 +8,7 @@ use crate::policy::Direction;
 use crate::ruleset::dispatch::Node;
 use crate::ruleset::layout::{lead, set_at};
 use crate::ruleset::name::Hash;
-use crate::ruleset::program::{ChainName, Member, SetKind, SetName};
+use crate::ruleset::node::{ChainName, Member, SetKind, SetName};
 
 /// The chain of a group, or of several that decide together, and the addresses
 /// that are led there, by family.
@@ -69,7 +69,7 @@ impl Ways {
             };
             if old.is_empty() {
                 let all = members(&mut groups.keys());
-                let gate = SetName::gate(family, direction);
+                let gate = SetName::isolated(family, direction);
                 delta.sets.insert(gate, SetDelta::Created(SetKind::HashIp, all));
             }
             for at in was.keys().filter(|at| !is.contains_key(*at)) {
@@ -102,7 +102,7 @@ impl Ways {
         let sets = |tree: &Option<Node>, group: Option<Hash>| -> BTreeSet<SetName> {
             let (Some(tree), Some(group)) = (tree, group) else { return BTreeSet::new() };
             let asked = tree.sets_of(&group).into_iter().map(|at| set_at(family, direction, &at));
-            asked.chain([SetName::gate(family, direction)]).collect()
+            asked.chain([SetName::isolated(family, direction)]).collect()
         };
         let was = sets(&before[direction as usize], was);
         let is = sets(&self.trees[direction as usize], is);

@@ -14,10 +14,10 @@ use std::net::IpAddr;
 
 use super::delta::{Delta, SetDelta, View};
 use super::walk::{Tree, sets_of};
-use super::{Held, KernelState};
+use super::{FamilyState, KernelState};
 use crate::object::Family;
 use crate::policy::Direction;
-use crate::ruleset::program::{ChainName, Member, SetName};
+use crate::ruleset::node::{ChainName, Member, SetName};
 
 impl KernelState {
     /// The state nearest to a wanted one that has the rules of this one.
@@ -28,7 +28,7 @@ impl KernelState {
     }
 }
 
-fn of_family(family: Family, held: &Held, wanted: &Held) -> Held {
+fn of_family(family: Family, held: &FamilyState, wanted: &FamilyState) -> FamilyState {
     let delta = Delta::between(held, wanted);
     let mut ahead = held.clone();
     for (name, change) in &delta.sets {
@@ -45,8 +45,9 @@ fn of_family(family: Family, held: &Held, wanted: &Held) -> Held {
     }
     // Where more changes than groups, an endpoint's verdict is not its group's
     // alone: its packets to itself may need a rule that is not there.
-    let is_of_groups = |chain: &ChainName| chain.direction_of_group().is_some() || chain.is_of_tree();
-    let is_remade = |(name, change): (&SetName, &SetDelta)| name.is_of_tree() && matches!(change, SetDelta::Remade(..));
+    let is_of_groups = |chain: &ChainName| chain.direction_of_group().is_some() || chain.is_dispatch();
+    let is_remade =
+        |(name, change): (&SetName, &SetDelta)| name.is_dispatch() && matches!(change, SetDelta::Remade(..));
     if delta.chains.keys().all(is_of_groups) && !delta.sets.iter().any(is_remade) {
         let (was, is) = (View { family, held, delta: None }, View { family, held, delta: Some(&delta) });
         let peers_change = peers(&mut ahead, was, is, &delta);
@@ -59,7 +60,7 @@ fn of_family(family: Family, held: &Held, wanted: &Held) -> Held {
 
 /// Changes the peer sets that no group asks whose own rules change. Answers whether there
 /// are any.
-fn peers(ahead: &mut Held, was: View<'_>, is: View<'_>, delta: &Delta) -> bool {
+fn peers(ahead: &mut FamilyState, was: View<'_>, is: View<'_>, delta: &Delta) -> bool {
     let mut between = BTreeSet::new();
     for direction in Direction::ALL {
         let (was, is) = (Tree::new(was, direction), Tree::new(is, direction));
@@ -70,7 +71,7 @@ fn peers(ahead: &mut Held, was: View<'_>, is: View<'_>, delta: &Delta) -> bool {
             }
         }
     }
-    let is_peers = |name: &SetName| !name.is_of_tree() && !name.is_own();
+    let is_peers = |name: &SetName| !name.is_dispatch() && !name.is_own();
     // A peer that moves from a set that may change to one that may not would be in
     // neither.
     let is_gain = |(name, change): (&SetName, &SetDelta)| match change {
@@ -100,14 +101,20 @@ fn peers(ahead: &mut Held, was: View<'_>, is: View<'_>, delta: &Delta) -> bool {
 /// in the other as it is to be, and changes groups only once it has joined the
 /// other; and while peers change, isolation changes only where the other direction
 /// has no say.
-fn endpoints(ahead: &mut Held, wanted: &Held, [was, is]: [View<'_>; 2], direction: Direction, peers_change: bool) {
+fn endpoints(
+    ahead: &mut FamilyState,
+    wanted: &FamilyState,
+    [was, is]: [View<'_>; 2],
+    direction: Direction,
+    peers_change: bool,
+) {
     let family = was.family;
-    let gate = SetName::gate(family, direction);
+    let gate = SetName::isolated(family, direction);
     let [other_was, other_is] = [was, is].map(|view| Tree::new(view, direction.opposite()));
     let (was, is) = (Tree::new(was, direction), Tree::new(is, direction));
     let leaves = was.leaves();
     let stays_in_other = |address| other_was.is_isolated(address) && other_is.is_isolated(address);
-    let may_leave = |ahead: &Held, address| {
+    let may_leave = |ahead: &FamilyState, address| {
         let (before, after) = (other_was.way(address).rules, other_is.way(address).rules);
         let sets_are_as_wanted =
             || after.iter().flat_map(|rules| sets_of(rules)).all(|set| ahead.sets.get(set) == wanted.sets.get(set));
@@ -126,7 +133,7 @@ fn endpoints(ahead: &mut Held, wanted: &Held, [was, is]: [View<'_>; 2], directio
             (false, joins) => joins && !(peers_change && stays_in_other(address)),
             // An endpoint that changes groups while peers change takes rules, too.
             (true, true) => {
-                let has_joined = || holds(ahead, &SetName::gate(family, direction.opposite()), address);
+                let has_joined = || holds(ahead, &SetName::isolated(family, direction.opposite()), address);
                 !peers_change
                     && was.way(address).rules != is.way(address).rules
                     && (!other_is.is_isolated(address) || has_joined())
@@ -154,12 +161,12 @@ fn endpoints(ahead: &mut Held, wanted: &Held, [was, is]: [View<'_>; 2], directio
 }
 
 /// Whether a set has an address.
-fn holds(held: &Held, set: &SetName, address: IpAddr) -> bool {
+fn holds(held: &FamilyState, set: &SetName, address: IpAddr) -> bool {
     held.sets.get(set).is_some_and(|(_, members)| members.contains(&Member::Address(address)))
 }
 
 /// Has an address be in a set or not; whether it was.
-fn put(held: &mut Held, set: &SetName, address: IpAddr, is_there: bool) -> bool {
+fn put(held: &mut FamilyState, set: &SetName, address: IpAddr, is_there: bool) -> bool {
     let Some((_, members)) = held.sets.get_mut(set) else { return false };
     let member = Member::Address(address);
     if is_there { !members.insert(member) } else { members.remove(&member) }

@@ -6,8 +6,8 @@
 use std::collections::BTreeSet;
 
 use super::{ChainWrites, SetWrite, Step};
-use crate::ruleset::program::{ChainName, SetName};
-use crate::ruleset::state::{Held, KernelState};
+use crate::ruleset::node::{ChainName, SetName};
+use crate::ruleset::state::{FamilyState, KernelState};
 
 /// The ruleset was not as a write takes it to be. The write was done as far as it can be
 /// all the same, as the kernel does it that takes a write that says nothing new.
@@ -55,7 +55,7 @@ impl SetWrite {
     ///
     /// # Errors
     /// If the ruleset was not as the write takes it to be.
-    pub fn apply(&self, held: &mut Held) -> Result<(), Unexpected> {
+    pub fn apply(&self, held: &mut FamilyState) -> Result<(), Unexpected> {
         match self {
             Self::Create(name, _, kind) => {
                 if held.sets.contains_key(name) {
@@ -88,7 +88,7 @@ impl ChainWrites {
     ///
     /// # Errors
     /// If a chain that is deleted was not there.
-    pub fn apply(&self, held: &mut Held) -> Result<(), Unexpected> {
+    pub fn apply(&self, held: &mut FamilyState) -> Result<(), Unexpected> {
         held.chains.extend(self.replace.iter().map(|(chain, rules)| (chain.clone(), rules.clone())));
         let absent = self.delete.iter().filter(|chain| held.chains.remove(*chain).is_none());
         // All are deleted, whatever the first of them is.

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use super::Held;
+use super::FamilyState;
 use crate::object::Family;
-use crate::ruleset::program::{ChainName, Member, Rule, SetKind, SetName};
+use crate::ruleset::node::{ChainName, Member, Rule, SetKind, SetName};
 
 /// What differs between two states of one family.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -37,7 +37,7 @@ pub enum SetDelta {
 impl Delta {
     /// What leads from one state to another.
     #[must_use]
-    pub fn between(old: &Held, new: &Held) -> Self {
+    pub fn between(old: &FamilyState, new: &FamilyState) -> Self {
         let mut delta = Self::default();
         for (name, (kind, members)) in &new.sets {
             let change = match old.sets.get(name) {
@@ -70,7 +70,7 @@ impl Delta {
     }
 
     /// Turns the old state into the new one.
-    pub fn apply(self, held: &mut Held) {
+    pub fn apply(self, held: &mut FamilyState) {
         // What is new goes in together: trees that are built at once are full.
         let (mut sets, mut chains) = (Vec::new(), Vec::new());
         for (name, change) in self.sets {
@@ -115,7 +115,7 @@ fn put<K: Ord, V>(map: &mut BTreeMap<K, V>, new: Vec<(K, V)>) {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct View<'a> {
     pub(super) family: Family,
-    pub(super) held: &'a Held,
+    pub(super) held: &'a FamilyState,
     pub(super) delta: Option<&'a Delta>,
 }
 

@@ -16,8 +16,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use crate::object::Family;
-use crate::ruleset::program::{ChainName, Member, Program, Rule, SetKind, SetName};
-pub use crate::ruleset::state::{Held, KernelState};
+use crate::ruleset::node::{ChainName, Member, NodeRuleset, Rule, SetKind, SetName};
+pub use crate::ruleset::state::{FamilyState, KernelState};
 use crate::ruleset::text::{Restore, create_line};
 
 pub use apply::Unexpected;
@@ -103,7 +103,7 @@ impl ChainWrites {
 impl Plan {
     /// The writes that take a kernel from what it holds to the program.
     #[must_use]
-    pub fn new(held: &KernelState, program: &Program) -> Self {
+    pub fn new(held: &KernelState, program: &NodeRuleset) -> Self {
         Self::between(held, &KernelState::from(program))
     }
 
@@ -158,7 +158,7 @@ impl Plan {
     /// unless shadows did that already.
     #[must_use]
     pub fn enforced_by(&self) -> usize {
-        let is_peer_gone = |write: &SetWrite| matches!(write, SetWrite::Delete(set, _) if !set.is_of_tree());
+        let is_peer_gone = |write: &SetWrite| matches!(write, SetWrite::Delete(set, _) if !set.is_dispatch());
         match self.steps.last() {
             Some(Step::Sets(writes)) if writes.iter().any(is_peer_gone) => self.steps.len(),
             _ => self.steps.iter().position(|step| *step == Step::Grace).unwrap_or(self.steps.len()),

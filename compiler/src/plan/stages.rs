@@ -34,10 +34,10 @@ use std::net::IpAddr;
 
 use super::delta::{Delta, SetDelta, View};
 use super::walk::Tree;
-use super::{ChainWrites, Held, SetWrite};
+use super::{ChainWrites, FamilyState, SetWrite};
 use crate::object::Family;
 use crate::policy::Direction;
-use crate::ruleset::program::{Member, Rule, SetKind, SetName};
+use crate::ruleset::node::{Member, Rule, SetKind, SetName};
 
 /// The writes of one family, in the order of their stages.
 #[derive(Debug, Default)]
@@ -86,7 +86,7 @@ impl<'a> Change<'a> {
 type Changes<'a> = BTreeMap<&'a SetName, Change<'a>>;
 
 impl Stages {
-    pub(super) fn new(family: Family, old: &Held, delta: &Delta) -> Self {
+    pub(super) fn new(family: Family, old: &FamilyState, delta: &Delta) -> Self {
         let mut stages = Self::default();
         let (mut tree, mut peers) = (Changes::new(), Changes::new());
         let mut remade = BTreeMap::new();
@@ -101,7 +101,7 @@ impl Stages {
                     stages.clear.extend(removed.iter().map(|member| SetWrite::Delete(name.clone(), member.clone())));
                 }
                 SetDelta::Changed { added, removed } => {
-                    let changes = if name.is_of_tree() { &mut tree } else { &mut peers };
+                    let changes = if name.is_dispatch() { &mut tree } else { &mut peers };
                     changes.insert(name, Change { added, removed });
                 }
                 SetDelta::Gone => {}
@@ -161,7 +161,7 @@ impl Stages {
     }
 
     /// The two commits: to the new rules with shadows, and to their names.
-    fn commits(&mut self, old: &Held, delta: &Delta, shadows: &BTreeMap<&SetName, SetName>) {
+    fn commits(&mut self, old: &FamilyState, delta: &Delta, shadows: &BTreeMap<&SetName, SetName>) {
         let unchanged =
             old.chains.iter().filter(|(chain, _)| !shadows.is_empty() && !delta.chains.contains_key(*chain));
         let changed = delta.chains.iter().filter_map(|(chain, rules)| Some((chain, rules.as_ref()?)));
@@ -197,7 +197,7 @@ impl Stages {
                     }
                 }
             }
-            let gate = SetName::gate(was.family, direction);
+            let gate = SetName::isolated(was.family, direction);
             let (was, is) = (Tree::new(was, direction), Tree::new(is, direction));
             for (address, mut writes) in of_address {
                 let gate = writes.remove(&gate);
@@ -245,7 +245,7 @@ fn conflict(was: View<'_>, is: View<'_>, tree: &Changes<'_>, peers: &Changes<'_>
         let candidates: Vec<IpAddr> = if rules_change {
             is.isolated()
         } else {
-            let gate = SetName::gate(was.family(), direction.opposite());
+            let gate = SetName::isolated(was.family(), direction.opposite());
             let changes = tree.iter().filter(|(name, _)| name.is_of(direction) || ***name == gate);
             changes.flat_map(|(_, change)| change.addresses()).collect()
         };
@@ -262,7 +262,7 @@ fn conflict(was: View<'_>, is: View<'_>, tree: &Changes<'_>, peers: &Changes<'_>
 /// it has left already.
 fn leaves_and_moves(was: View<'_>, is: View<'_>, changes: &Changes<'_>) -> bool {
     Direction::ALL.into_iter().any(|direction| {
-        let Some(change) = changes.get(&SetName::gate(was.family, direction)) else { return false };
+        let Some(change) = changes.get(&SetName::isolated(was.family, direction)) else { return false };
         let (was, is) = (Tree::new(was, direction.opposite()), Tree::new(is, direction.opposite()));
         change.removed.iter().filter_map(address).any(|address| {
             was.is_isolated(address) && is.is_isolated(address) && was.way(address).rules != is.way(address).rules

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use super::delta::View;
 use crate::object::Family;
 use crate::policy::Direction;
-use crate::ruleset::program::{ChainName, Match, Rule, SetName, Target};
+use crate::ruleset::node::{ChainName, Match, Rule, SetName, Target};
 
 /// More chains than the tree of a node has, whose groups are of its few hundred
 /// endpoints.

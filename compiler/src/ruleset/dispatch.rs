@@ -102,16 +102,16 @@ impl Node {
 
     /// For each set that the tree asks, the groups whose addresses are in it.
     #[must_use]
-    pub fn sets(&self) -> BTreeMap<SetAt, Vec<Hash>> {
+    pub fn sets(&self) -> BTreeMap<DispatchSet, Vec<Hash>> {
         let mut sets = BTreeMap::new();
         self.walk(&mut |node| match node {
             Self::Inner { path, left, .. } => {
-                sets.insert(SetAt::Left(path.clone()), left.groups());
+                sets.insert(DispatchSet::Left(path.clone()), left.groups());
             }
             Self::List { groups, .. } => {
                 // The last of a list needs no question.
                 let asked = &groups[..groups.len() - 1];
-                sets.extend(asked.iter().map(|group| (SetAt::Group(*group), vec![*group])));
+                sets.extend(asked.iter().map(|group| (DispatchSet::Group(*group), vec![*group])));
             }
             Self::Leaf(_) => {}
         });
@@ -120,18 +120,18 @@ impl Node {
 
     /// The sets of the tree that the addresses of one of its groups are in.
     #[must_use]
-    pub fn sets_of(&self, group: &Hash) -> Vec<SetAt> {
+    pub fn sets_of(&self, group: &Hash) -> Vec<DispatchSet> {
         let mut sets = Vec::new();
         let mut node = self;
         loop {
             node = match node {
                 Self::Inner { path, right, .. } if group.bit(path.0.len()) => right,
                 Self::Inner { path, left, .. } => {
-                    sets.push(SetAt::Left(path.clone()));
+                    sets.push(DispatchSet::Left(path.clone()));
                     left
                 }
                 Self::List { groups, .. } => {
-                    sets.extend((groups.last() != Some(group)).then_some(SetAt::Group(*group)));
+                    sets.extend((groups.last() != Some(group)).then_some(DispatchSet::Group(*group)));
                     return sets;
                 }
                 Self::Leaf(_) => return sets,
@@ -153,7 +153,7 @@ impl Node {
 
 /// A set that the tree asks.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum SetAt {
+pub enum DispatchSet {
     /// The endpoints that go left at the inner node with this path.
     Left(Path),
     /// The endpoints of this group, in a list.

@@ -16,8 +16,8 @@ use crate::cluster::group::{Admitted, Atom};
 use crate::object::{ContainerPort, Family, Protocol};
 use crate::policy::{Direction, Namespaces, PodPeer};
 use crate::ruleset::name::{Fields, Hash};
+use crate::ruleset::node::{ChainName, Match, Member, Rule, Set, SetField, SetKind, SetName, Target};
 use crate::ruleset::options::Options;
-use crate::ruleset::program::{ChainName, Match, Member, Rule, Set, SetField, SetKind, SetName, Target};
 use crate::ruleset::text;
 use crate::verdict::flow::End;
 
@@ -97,7 +97,7 @@ impl Leaf {
 
         let kept = if self.drop_tunnels {
             let named = PortSet::union_of(of_anyone.iter().map(|(_, admitted)| &admitted.tunnels));
-            let unnamed: Vec<PortSet> = rest().map(Admitted::unnamed_tunnels).collect();
+            let unnamed: Vec<PortSet> = rest().map(Admitted::unnamed_tunnel_ports).collect();
             PortSet::union_of(&unnamed).difference(&named)
         } else {
             PortSet::default()

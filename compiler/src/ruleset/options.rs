@@ -1,6 +1,6 @@
 //! What a ruleset depends on besides the cluster.
 
-use crate::ruleset::program::Match;
+use crate::ruleset::node::Match;
 use crate::ruleset::state::KernelState;
 
 /// How rules recognise a pod's traffic to itself, and an ICMP error about what was sent
@@ -22,7 +22,7 @@ pub struct Options {
     /// How rules recognise a pod's traffic to itself.
     pub self_match: SelfMatch,
     /// What rules have to do without.
-    pub lacks: Lacks,
+    pub lacks: MissingMatches,
     /// Whether flows that were established go on under policies that deny
     /// them. Otherwise their conntrack entries are deleted, and a TCP segment
     /// of an isolated endpoint that opens no connection and belongs to none is
@@ -49,7 +49,7 @@ pub struct Options {
 /// Matches that a kernel lacks and that rules do without. What holds then is
 /// said with each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Lacks {
+pub struct MissingMatches {
     /// `hl`: rules recognise neighbour discovery by its type and length alone, so
     /// routed packets of these types pass too.
     pub hop_limit: bool,
@@ -60,7 +60,7 @@ pub struct Lacks {
     pub device_group: bool,
 }
 
-impl Lacks {
+impl MissingMatches {
     /// What the rules of a kernel that an agent wrote do without. Those for
     /// neighbour discovery, which are always there, use all of it.
     #[must_use]

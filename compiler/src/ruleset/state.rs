@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::object::Family;
-use crate::ruleset::program::{ChainName, FamilyProgram, Member, Program, Rule, SetKind, SetName};
+use crate::ruleset::node::{ChainName, FamilyRuleset, Member, NodeRuleset, Rule, SetKind, SetName};
 
 /// What one family of a kernel holds of ours.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Held {
+pub struct FamilyState {
     /// The sets: type and members.
     pub sets: BTreeMap<SetName, (SetKind, BTreeSet<Member>)>,
     /// The chains and their rules.
@@ -18,12 +18,12 @@ pub struct Held {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct KernelState {
     /// IPv4.
-    pub v4: Held,
+    pub v4: FamilyState,
     /// IPv6.
-    pub v6: Held,
+    pub v6: FamilyState,
 }
 
-impl Held {
+impl FamilyState {
     /// A chain, and a set or chain that a rule in it names and that is not there. No
     /// kernel holds such a rule.
     #[must_use]
@@ -41,7 +41,7 @@ impl Held {
 
 impl KernelState {
     /// The part of one family, to be changed.
-    pub fn family_mut(&mut self, family: Family) -> &mut Held {
+    pub fn family_mut(&mut self, family: Family) -> &mut FamilyState {
         match family {
             Family::V4 => &mut self.v4,
             Family::V6 => &mut self.v6,
@@ -50,7 +50,7 @@ impl KernelState {
 
     /// The part of one family.
     #[must_use]
-    pub fn family(&self, family: Family) -> &Held {
+    pub fn family(&self, family: Family) -> &FamilyState {
         match family {
             Family::V4 => &self.v4,
             Family::V6 => &self.v6,
@@ -58,14 +58,14 @@ impl KernelState {
     }
 }
 
-impl From<&Program> for KernelState {
-    fn from(program: &Program) -> Self {
-        Self { v4: Held::from(&program.v4), v6: Held::from(&program.v6) }
+impl From<&NodeRuleset> for KernelState {
+    fn from(program: &NodeRuleset) -> Self {
+        Self { v4: FamilyState::from(&program.v4), v6: FamilyState::from(&program.v6) }
     }
 }
 
-impl From<&FamilyProgram> for Held {
-    fn from(program: &FamilyProgram) -> Self {
+impl From<&FamilyRuleset> for FamilyState {
+    fn from(program: &FamilyRuleset) -> Self {
         Self {
             sets: program.sets.iter().map(|(name, set)| (name.clone(), (set.kind, set.members.clone()))).collect(),
             chains: program.chains.clone(),

@@ -241,7 +241,7 @@ fn held(cluster: &Cluster, atom: &Atom, node: Option<&str>, family: Family) -> V
 #[must_use]
 pub fn pair_sets(cluster: &Cluster, groups: &Groups) -> Vec<PairSet> {
     let mut all = Vec::new();
-    let own_views = cluster.own_views();
+    let node_views = cluster.node_views();
     for direction in Direction::ALL {
         // By the groups that decide together, and where.
         let mut subjects = BTreeMap::<(Vec<GroupId>, Option<&str>), [Vec<PodId>; 2]>::new();
@@ -249,7 +249,7 @@ pub fn pair_sets(cluster: &Cluster, groups: &Groups) -> Vec<PairSet> {
             for family in Family::ALL {
                 let groups = End::Pod(id).groups(cluster, groups, direction, Some(family)).to_vec();
                 // What nothing isolates exchanges everything, as seen from any node.
-                let node = pod.node.as_deref().filter(|node| !groups.is_empty() && own_views.contains(node));
+                let node = pod.node.as_deref().filter(|node| !groups.is_empty() && node_views.contains(node));
                 subjects.entry((groups, node)).or_default()[family as usize].push(id);
             }
         }

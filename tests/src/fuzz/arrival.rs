@@ -39,7 +39,7 @@ pub struct Answer {
 }
 
 /// What a connection is known by: addresses, protocol, ports.
-pub(crate) type Tuple = (u8, IpAddr, u16, IpAddr, u16);
+pub(crate) type FlowKey = (u8, IpAddr, u16, IpAddr, u16);
 
 /// What arrivals are judged by.
 #[derive(Debug)]
@@ -50,10 +50,10 @@ pub struct Ground<'w> {
     pub flows: &'w [Quote],
     /// Flows that forged sources may have begun, with nodes, and with pods that
     /// admit the sender that they claim: the kernel knows those from then on.
-    begun: BTreeSet<Tuple>,
+    begun: BTreeSet<FlowKey>,
     /// What a frame to many stations of a bridge may have begun: the copy for
     /// the node itself is confirmed without passing FORWARD.
-    begun_by_many: BTreeSet<Tuple>,
+    begun_by_many: BTreeSet<FlowKey>,
 }
 
 impl<'w> Ground<'w> {
@@ -164,7 +164,7 @@ impl<'w> Ground<'w> {
 }
 
 /// Protocol, addresses and ports of a packet; what has no ports has zeros.
-fn tuple(packet: &Packet) -> Tuple {
+fn tuple(packet: &Packet) -> FlowKey {
     let (protocol, from, to) = match &packet.upper {
         Upper::Udp(from, to) => (UDP, *from, *to),
         Upper::UdpTunnel(to, _) => (UDP, 40_000, *to),

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use npc_compiler::object::Family;
-use npc_compiler::ruleset::program::{
-    ChainName, FORWARD_CHAIN, FamilyProgram, Match, Member, Program, Rule, Set, SetField, SetKind, Target,
+use npc_compiler::ruleset::node::{
+    ChainName, FORWARD_CHAIN, FamilyRuleset, Match, Member, NodeRuleset, Rule, Set, SetField, SetKind, Target,
 };
 
 /// The most chains that a packet may be inside of at once, FORWARD included:
@@ -20,7 +20,7 @@ const LONGEST_COMMENT: usize = 255;
 /// Everything that keeps a program from being loaded, in words; nothing for a
 /// good one.
 #[must_use]
-pub fn faults(program: &Program) -> Vec<String> {
+pub fn faults(program: &NodeRuleset) -> Vec<String> {
     let mut all = Vec::new();
     for family in Family::ALL {
         let part = program.family(family);
@@ -35,7 +35,7 @@ pub fn faults(program: &Program) -> Vec<String> {
     all
 }
 
-fn sets(program: &FamilyProgram, found: &mut Vec<String>) {
+fn sets(program: &FamilyRuleset, found: &mut Vec<String>) {
     for (name, set) in &program.sets {
         for member in &set.members {
             if let Some(fault) = member_fault(program.family, set, member) {
@@ -70,7 +70,7 @@ fn member_fault(family: Family, set: &Set, member: &Member) -> Option<&'static s
     }
 }
 
-fn chains(program: &FamilyProgram, found: &mut Vec<String>) {
+fn chains(program: &FamilyRuleset, found: &mut Vec<String>) {
     for (name, rules) in &program.chains {
         for (index, rule) in rules.iter().enumerate() {
             let mut faults = Vec::new();
@@ -91,7 +91,7 @@ fn chains(program: &FamilyProgram, found: &mut Vec<String>) {
     }
 }
 
-fn rule_faults(program: &FamilyProgram, rule: &Rule, found: &mut Vec<String>) {
+fn rule_faults(program: &FamilyRuleset, rule: &Rule, found: &mut Vec<String>) {
     if let Target::Foreign(what) = &rule.target {
         found.push(format!("{what:?} is not ours"));
     }
@@ -169,7 +169,7 @@ fn ports_fault(ranges: &[(u16, u16)]) -> Option<&'static str> {
 /// How many chains nest from this one on, itself included; `None` in a circle.
 /// `depths` holds `None` for the chains that are being looked at.
 fn depth<'a>(
-    program: &'a FamilyProgram,
+    program: &'a FamilyRuleset,
     chain: &'a ChainName,
     depths: &mut BTreeMap<&'a ChainName, Option<usize>>,
 ) -> Option<usize> {

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use npc_compiler::ruleset::program::{Set, SetKind};
+use npc_compiler::ruleset::node::{Set, SetKind};
 
 use super::*;
 
@@ -16,8 +16,8 @@ fn chain_name(suffix: &str) -> ChainName {
     ChainName::new(suffix)
 }
 
-fn program(chains: &[(&str, &[Rule])], sets: &[(&str, SetKind, &[Member])]) -> Program {
-    let family = |family| FamilyProgram {
+fn program(chains: &[(&str, &[Rule])], sets: &[(&str, SetKind, &[Member])]) -> NodeRuleset {
+    let family = |family| FamilyRuleset {
         family,
         sets: BTreeMap::new(),
         chains: BTreeMap::from([(chain_name("FORWARD"), Vec::new())]),
@@ -31,7 +31,7 @@ fn program(chains: &[(&str, &[Rule])], sets: &[(&str, SetKind, &[Member])]) -> P
             Set { kind: *kind, members: members.iter().cloned().collect::<BTreeSet<_>>(), meaning: String::new() };
         v4.sets.insert(SetName::new(Family::V4, name), set);
     }
-    Program { v4, v6: family(Family::V6) }
+    NodeRuleset { v4, v6: family(Family::V6) }
 }
 
 fn packet() -> Packet {
@@ -43,7 +43,7 @@ fn set(name: &str, field: SetField) -> Match {
     Match::Set(SetName::new(Family::V4, name), field)
 }
 
-fn outcome(program: &Program, packet: &Packet) -> Outcome {
+fn outcome(program: &NodeRuleset, packet: &Packet) -> Outcome {
     assert_eq!(faults(program), Vec::<String>::new());
     run(program, packet).outcome
 }
@@ -126,7 +126,7 @@ fn what_the_kernel_would_refuse_is_a_fault() {
     let ports = |ranges| [Match::Protocol(Protocol::Tcp), Match::DestinationPorts(ranges)];
     let zero = Member::Prefix("0.0.0.0/0".parse().unwrap());
     let host = Member::Prefix("10.0.0.1/32".parse().unwrap());
-    let bad: [(&str, Program); 7] = [
+    let bad: [(&str, NodeRuleset); 7] = [
         ("no chain", program(&[("FORWARD", &[rule([], Target::Jump(chain_name("A")))])], &[])),
         ("circle", program(&[("FORWARD", &[rule([], Target::Jump(chain_name("FORWARD")))])], &[])),
         ("no such set", program(&[("FORWARD", &[rule([set("s", SetField::Source)], Target::Drop)])], &[])),

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use npc_compiler::object::Protocol;
-use npc_compiler::ruleset::program::SetName;
+use npc_compiler::ruleset::node::SetName;
 
 use super::Packet;
 

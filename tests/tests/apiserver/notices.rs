@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use npc_agent::source::kube::{Notice, STARTUP_TAINT, connect, tell};
+use npc_agent::source::kube::{Notice, STARTUP_TAINT, connect, write_notices};
 use npc_compiler::policy::finding::{Effect, Finding};
 use npc_tests::apiserver::{Fault, Resource, Server, Verb};
 use serde_json::{Value, json};
@@ -50,7 +50,7 @@ async fn teller(server: &Server, node: &str, remove_taint: bool, notices: &[Noti
     tokio::spawn(async move {
         // The token is read from there.
         let _folder = folder;
-        tell(connector.client().unwrap(), node, received, remove_taint).await;
+        write_notices(connector.client().unwrap(), node, received, remove_taint).await;
     })
 }
 

@@ -15,7 +15,7 @@ use npc_agent::dataplane::{Kernel as _, Linux};
 use npc_compiler::object::Family;
 use npc_compiler::plan::KernelState;
 use npc_compiler::ruleset::layout::Options;
-use npc_compiler::ruleset::program::ChainName;
+use npc_compiler::ruleset::node::ChainName;
 use npc_tests::lab::{Backend, Enforcer, Lab, Mode};
 use npc_tests::live::{Editor, Live, Load};
 
@@ -48,7 +48,7 @@ fn held(lab: &Lab) -> KernelState {
 /// Every other member of every set is gone, from the first or from the second
 /// on, and every other chain of groups and trees is empty.
 fn halved(mut state: KernelState, first: usize) -> KernelState {
-    let is_of_groups = |name: &ChainName| name.direction_of_group().is_some() || name.is_of_tree();
+    let is_of_groups = |name: &ChainName| name.direction_of_group().is_some() || name.is_dispatch();
     for held in [&mut state.v4, &mut state.v6] {
         for (_, members) in held.sets.values_mut() {
             *members = members.iter().skip(first).step_by(2).cloned().collect();

@@ -19,10 +19,10 @@ use nix::sys::signal::Signal;
 use npc_agent::dataplane::conntrack::sweep;
 use npc_compiler::cluster::Cluster;
 use npc_compiler::object::{Family, Labels, NetworkPolicy, Objects, Pod};
-use npc_compiler::plan::conntrack::Tuple;
+use npc_compiler::plan::conntrack::FlowKey;
 use npc_compiler::policy::Direction;
 use npc_compiler::ruleset::layout::{self, Options};
-use npc_compiler::ruleset::program::{ChainName, Rule, Target};
+use npc_compiler::ruleset::node::{ChainName, Rule, Target};
 use npc_tests::lab::{Backend, Enforcer, Lab, Mode, can_run};
 use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
@@ -213,10 +213,10 @@ fn forget(lab: &Lab) {
 }
 
 /// What TCP connections a node knows.
-fn known(lab: &Lab, node: &str) -> BTreeSet<Tuple> {
+fn known(lab: &Lab, node: &str) -> BTreeSet<FlowKey> {
     let mut known = BTreeSet::new();
     let mut list = |family| {
-        let mut see = |tuple: &Tuple| {
+        let mut see = |tuple: &FlowKey| {
             known.extend((tuple.protocol == 6).then_some(*tuple));
             false
         };
@@ -373,7 +373,7 @@ fn the_deepest_tree_is_loaded_with_the_chains_about_such_segments() {
     let (pods, policies): (Vec<Pod>, Vec<NetworkPolicy>) = (0..1500).map(of).unzip();
     let mut objects = Objects { pods, policies, ..Objects::default() };
     objects.declare_namespaces();
-    let program = layout::program(&Cluster::new(&objects), NODES[0], &Options::default()).v4;
+    let program = layout::ruleset(&Cluster::new(&objects), NODES[0], &Options::default()).v4;
     assert_eq!(depth(&program.chains, &ChainName::entry(Direction::Ingress)), 13, "it is not the deepest");
     let folder = tempfile::tempdir().unwrap();
     for (name, text) in [("sets", program.ipset_text()), ("rules", program.restore_text())] {

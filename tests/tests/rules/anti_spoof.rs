@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::PodSpec;
 use npc_compiler::cluster::Cluster;
 use npc_compiler::object::{Family, Labels, NetworkPolicy, Objects, Pod, Protocol};
 use npc_compiler::ruleset::layout::{self, Options};
-use npc_compiler::ruleset::program::{ChainName, InterfaceName, Match, Member, Program, SetName, Target};
+use npc_compiler::ruleset::node::{ChainName, InterfaceName, Match, Member, NodeRuleset, SetName, Target};
 use npc_tests::interpreter::{Outcome, Packet, Payload, State, faults, run};
 
 const NODE: &str = "n1";
@@ -22,7 +22,7 @@ fn pod(name: &str, host: u8) -> Pod {
 }
 
 /// One pod is let in to the other, a third is not; each has an interface.
-fn program(anti_spoof: bool) -> Program {
+fn program(anti_spoof: bool) -> NodeRuleset {
     let policy = serde_json::json!({"metadata": {"namespace": "a", "name": "db"}, "spec": {
         "podSelector": {"matchLabels": {"app": "db"}},
         "ingress": [{"from": [{"podSelector": {"matchLabels": {"app": "web"}}}]}],
@@ -32,7 +32,7 @@ fn program(anti_spoof: bool) -> Program {
     let policies = vec![NetworkPolicy::from(policy)];
     let objects = Objects { pods, policies, ..Objects::default() };
     let options = Options { anti_spoof, ..Options::default() };
-    let mut program = layout::program(&Cluster::new(&objects), NODE, &options);
+    let mut program = layout::ruleset(&Cluster::new(&objects), NODE, &options);
     for (family, part) in [(Family::V4, &mut program.v4), (Family::V6, &mut program.v6)] {
         let Some(own) = part.sets.get_mut(&SetName::own(family)) else { continue };
         for pod in &objects.pods {
@@ -48,7 +48,13 @@ fn interface(pod: &str) -> Option<InterfaceName> {
     InterfaceName::new(&format!("azv-{pod}"))
 }
 
-fn passes(program: &Program, interface: Option<InterfaceName>, source: &str, destination: &str, state: State) -> bool {
+fn passes(
+    program: &NodeRuleset,
+    interface: Option<InterfaceName>,
+    source: &str,
+    destination: &str,
+    state: State,
+) -> bool {
     let (source, destination): (IpAddr, IpAddr) = (source.parse().unwrap(), destination.parse().unwrap());
     // What is related is an error about a datagram that went to its sender.
     let payload = match state {

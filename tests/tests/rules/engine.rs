@@ -8,12 +8,12 @@ use ipnetwork::IpNetwork;
 use k8s_openapi::api::core::v1::PodSpec;
 use k8s_openapi::api::networking::v1 as networking;
 use npc_compiler::cluster::Cluster;
-use npc_compiler::cluster::group::Lingering;
+use npc_compiler::cluster::group::RetainedGroup;
 use npc_compiler::engine::{Engine, Event, PodKey};
 use npc_compiler::object::{Family, NetworkPolicy, Objects, Pod};
 use npc_compiler::plan::{Delta, KernelState, Plan, Step};
 use npc_compiler::ruleset::layout::{self, Options, SelfMatch};
-use npc_compiler::ruleset::program::{InterfaceName, Member, SetName};
+use npc_compiler::ruleset::node::{InterfaceName, Member, SetName};
 use npc_tests::model::Model;
 use npc_tests::random;
 use proptest::prelude::*;
@@ -135,14 +135,14 @@ fn distinct(mut objects: Objects) -> Objects {
 /// The state that a fresh compile makes of the objects, with the groups that
 /// the engine keeps for the next endpoints.
 fn fresh(objects: &Objects, options: &Options, engine: &Engine, own: &[(IpNetwork, InterfaceName)]) -> KernelState {
-    let lingering: Vec<Lingering> = engine.lingering().collect();
+    let lingering: Vec<RetainedGroup> = engine.lingering().collect();
     let cluster = Cluster::new(objects);
     let has = |namespace: &str, name: &String| {
         cluster.policies().any(|(_, policy)| policy.namespace == namespace && policy.name == *name)
     };
     // The engine has let go of those whose policies are gone.
     assert!(lingering.iter().all(|group| group.policies.iter().all(|name| has(&group.namespace, name))));
-    let mut state = KernelState::from(&layout::program_with(&cluster, NODE, options, &lingering));
+    let mut state = KernelState::from(&layout::ruleset_with(&cluster, NODE, options, &lingering));
     for (family, held) in [(Family::V4, &mut state.v4), (Family::V6, &mut state.v6)] {
         if let Some((_, members)) = held.sets.get_mut(&SetName::own(family)) {
             let own = own.iter().filter(|(prefix, _)| Family::of(&prefix.ip()) == family);
@@ -175,9 +175,9 @@ fn check(stages: &[Objects], order: &[u32], run: Run) -> Result<(), TestCaseErro
     let options = Options { self_match, log_denied, anti_spoof, ..Options::default() };
     let mut engine = Engine::new(NODE, options.clone());
     if run.linger {
-        engine = engine.with_lingering_groups();
+        engine = engine.with_retained_groups();
     }
-    let mut kernels = Family::ALL.map(|family| Model::new(family, &npc_compiler::plan::Held::default()));
+    let mut kernels = Family::ALL.map(|family| Model::new(family, &npc_compiler::plan::FamilyState::default()));
     let mut was = Objects::default();
     let mut own = Vec::new();
     let mut there = Objects::default();
@@ -276,7 +276,7 @@ fn writes_rules(plan: &Plan) -> bool {
 
 #[test]
 fn a_pod_that_replaces_the_only_one_of_its_kind_writes_set_members_only() {
-    let mut engine = Engine::new(NODE, Options::default()).with_lingering_groups();
+    let mut engine = Engine::new(NODE, Options::default()).with_retained_groups();
     let labels = [("app".to_owned(), "web".to_owned())].into();
     let other = Pod { name: "web".to_owned(), labels, ..alone(99) };
     for event in [policy("db"), policy("web"), Event::Pod(Box::new(alone(1))), Event::Pod(Box::new(other))] {
@@ -305,7 +305,7 @@ fn a_pod_that_replaces_the_only_one_of_its_kind_writes_set_members_only() {
 #[test]
 fn an_empty_group_goes_with_its_policies() {
     for change in [policy_of_all("db"), Event::PolicyGone("a".to_owned(), "db".to_owned())] {
-        let mut engine = Engine::new(NODE, Options::default()).with_lingering_groups();
+        let mut engine = Engine::new(NODE, Options::default()).with_retained_groups();
         for event in [policy("db"), Event::Pod(Box::new(alone(1)))] {
             engine.apply(event);
         }

@@ -15,9 +15,9 @@ use k8s_openapi::api::networking::v1 as networking;
 use npc_compiler::cluster::Cluster;
 use npc_compiler::object::{Labels, NetworkPolicy, Objects, Pod, Protocol};
 use npc_compiler::plan::KernelState;
-use npc_compiler::plan::conntrack::{Ends, Judge, Tuple};
+use npc_compiler::plan::conntrack::{Ends, FlowKey, Judge};
 use npc_compiler::ruleset::layout::{self, Options};
-use npc_compiler::ruleset::program::Program;
+use npc_compiler::ruleset::node::NodeRuleset;
 use npc_tests::interpreter::{self, Outcome, Packet, Payload, State};
 use serde_json::{Value, json};
 
@@ -215,7 +215,7 @@ impl Network {
         let cluster = Cluster::new(&case.objects());
         let names: BTreeSet<&'static str> = case.nodes.into();
         let node = |name: &'static str| {
-            let program = layout::program(&cluster, name, &Options::default());
+            let program = layout::ruleset(&cluster, name, &Options::default());
             let passes = Way::BOTH.map(|way| passes(case, &program, way));
             // What is taken up in its middle goes on while it would be again.
             let state = KernelState::from(&program);
@@ -223,7 +223,7 @@ impl Network {
             let judge = Judge::new(&state, &pods);
             let stays = Way::BOTH.map(|way| {
                 let (source, destination, port) = case.ends(way);
-                !judge.forbids(&Tuple { source, destination, protocol: 6, port, mid_stream: true })
+                !judge.forbids(&FlowKey { source, destination, protocol: 6, port, mid_stream: true })
             });
             assert_eq!(stays, passes, "{name} of {case:?}");
             (name, passes)
@@ -286,7 +286,7 @@ impl Network {
     }
 }
 
-fn passes(case: &Case, program: &Program, way: Way) -> bool {
+fn passes(case: &Case, program: &NodeRuleset, way: Way) -> bool {
     let (source, destination, port) = case.ends(way);
     let payload = Payload::Port(Protocol::Tcp, port);
     let packet = Packet { state: State::Stray, ..Packet::first(source, destination, payload) };

@@ -117,7 +117,7 @@ pub(super) async fn network(sender: mpsc::Sender<Event>) -> Result<(), network::
 pub(super) fn kernel_isolates() -> bool {
     let heads = Ipset::open().and_then(|mut sets| sets.heads());
     match heads {
-        Ok(heads) => heads.iter().any(|((_, name), head)| name.is_gate() && head.members != Some(0)),
+        Ok(heads) => heads.iter().any(|((_, name), head)| name.is_isolated_set() && head.members != Some(0)),
         Err(error) => {
             // What cannot be read is doubted: at worst the first list is asked for twice.
             let error = format!("{:#}", anyhow::Error::new(error));

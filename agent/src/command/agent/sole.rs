@@ -32,7 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// If there is an agent, or no socket.
-pub(super) async fn be_the_only_one(status: SharedStatus) -> anyhow::Result<()> {
+pub(super) async fn claim_socket(status: SharedStatus) -> anyhow::Result<()> {
     for left in (0..TRIES).rev() {
         match UnixListener::bind(NAME) {
             Ok(listener) => {
@@ -70,7 +70,7 @@ pub(super) async fn be_the_only_one(status: SharedStatus) -> anyhow::Result<()> 
 ///
 /// # Errors
 /// If there is one.
-pub(crate) async fn refuse_beside_one() -> anyhow::Result<()> {
+pub(crate) async fn refuse_beside_agent() -> anyhow::Result<()> {
     for left in (0..TRIES).rev() {
         match holder().await {
             Ok(Holder { uid: 0, pid, answers }) if answers || left == 0 => {

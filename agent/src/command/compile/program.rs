@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use npc_compiler::API_VERSION;
 use npc_compiler::object::Family;
-use npc_compiler::ruleset::program::{FORWARD_CHAIN, FamilyProgram, Program};
+use npc_compiler::ruleset::node::{FORWARD_CHAIN, FamilyRuleset, NodeRuleset};
 use npc_compiler::ruleset::text::rule_line;
 use serde_json::{Map, Value, json};
 
@@ -44,7 +44,7 @@ const CHAINS: [(&str, &str); 14] = [
 
 /// The program as each of the three programs reads it; all of them pass over
 /// the comments.
-pub(super) fn text(node: &str, program: &Program, only: Option<Section>, out: &mut impl Write) -> io::Result<()> {
+pub(super) fn text(node: &str, program: &NodeRuleset, only: Option<Section>, out: &mut impl Write) -> io::Result<()> {
     let wanted = |section| only.is_none_or(|only| only == section);
     if only.is_none() {
         writeln!(out, "# What npc keeps in the kernel of node {node}.")?;
@@ -87,13 +87,13 @@ pub(super) fn text(node: &str, program: &Program, only: Option<Section>, out: &m
 }
 
 /// The program as JSON, by family.
-pub(super) fn json(node: &str, program: &Program) -> Value {
+pub(super) fn json(node: &str, program: &NodeRuleset) -> Value {
     let families: Map<String, Value> =
         Family::ALL.into_iter().map(|f| (f.to_string(), of_family(program.family(f)))).collect();
     json!({"apiVersion": API_VERSION, "kind": "NodeProgram", "node": node, "families": families})
 }
 
-fn of_family(program: &FamilyProgram) -> Value {
+fn of_family(program: &FamilyRuleset) -> Value {
     let family = program.family;
     let sets: Map<String, Value> = (program.sets.iter())
         .map(|(name, set)| {

@@ -10,7 +10,7 @@ use npc_agent::status::RuleOptions;
 use npc_compiler::azure::Placement;
 use npc_compiler::cluster::Cluster;
 use npc_compiler::object::Family;
-use npc_compiler::plan::{Held, KernelState};
+use npc_compiler::plan::{FamilyState, KernelState};
 use npc_compiler::ruleset::layout;
 use serde::Serialize;
 
@@ -62,7 +62,7 @@ impl State {
         let reading = || "cannot read this kernel; npc migrate --node needs root";
         let (kernel, held) = open().with_context(reading)?;
         let AgentAnswer { options, lingering, why_not } = AgentAnswer::ask(name);
-        let wanted = |options: &_| KernelState::from(&layout::program_with(cluster, name, options, &lingering));
+        let wanted = |options: &_| KernelState::from(&layout::ruleset_with(cluster, name, options, &lingering));
         let options = options.unwrap_or_else(|| options::nearest(&held, |options| distance(&wanted(options), &held)));
         let wanted = wanted(&options);
         let compare = |family| compare(family, wanted.family(family), held.family(family));
@@ -76,7 +76,7 @@ impl State {
                 }
                 Ok(_) => {}
                 // If no packet meets the rules of one family, the rest is still worth saying.
-                Err(dataplane::Error::Iptables(error @ iptables::Error::Misplaced { .. })) => {
+                Err(dataplane::Error::Iptables(error @ iptables::Error::ForeignForward { .. })) => {
                     differs.push(error.to_string());
                 }
                 Err(error) => return Err(error).with_context(reading),
@@ -160,7 +160,7 @@ pub(super) fn distance(one: &KernelState, other: &KernelState) -> usize {
     Family::ALL.into_iter().map(of_family).sum()
 }
 
-fn compare(family: Family, wanted: &Held, held: &Held) -> Vec<String> {
+fn compare(family: Family, wanted: &FamilyState, held: &FamilyState) -> Vec<String> {
     // Without a chain of ours there is one thing to say.
     if held.chains.is_empty() && !wanted.chains.is_empty() {
         return vec![format!("{family}: there is no chain of npc")];

@@ -1,11 +1,11 @@
 //! The options by which the rules in this kernel were made.
 
 use npc_agent::status::{AgentStatus, Error};
-use npc_compiler::cluster::group::Lingering;
+use npc_compiler::cluster::group::RetainedGroup;
 use npc_compiler::object::Family;
 use npc_compiler::plan::KernelState;
-use npc_compiler::ruleset::layout::{Lacks, Options, SelfMatch};
-use npc_compiler::ruleset::program::{ChainName, SetName};
+use npc_compiler::ruleset::layout::{MissingMatches, Options, SelfMatch};
+use npc_compiler::ruleset::node::{ChainName, SetName};
 
 /// The choices of options that no name shows.
 const CHOICES: u8 = 8;
@@ -16,7 +16,7 @@ pub(super) struct AgentAnswer {
     /// Its options; none where no agent says them.
     pub(super) options: Option<Options>,
     /// The groups that it keeps though they have no endpoint.
-    pub(super) lingering: Vec<Lingering>,
+    pub(super) lingering: Vec<RetainedGroup>,
     /// Why there are no options.
     pub(super) why_not: Option<String>,
 }
@@ -59,7 +59,7 @@ pub(super) fn nearest(held: &KernelState, distance: impl Fn(&Options) -> usize) 
     let shown = Options {
         keep_established: !families().any(|held| held.chains.contains_key(&ChainName::stray())),
         anti_spoof: families().any(|held| held.sets.keys().any(SetName::is_own)),
-        lacks: Lacks::of_held(held),
+        lacks: MissingMatches::of_held(held),
         ..Options::default()
     };
     let mut nearest = (usize::MAX, shown.clone());
@@ -121,16 +121,16 @@ mod tests {
                 allow_tunnels: is(2),
                 log_denied: is(3),
                 anti_spoof: is(4),
-                lacks: Lacks::default(),
+                lacks: MissingMatches::default(),
             };
-            let held = KernelState::from(&layout::program(&cluster, "node-1", &chosen));
+            let held = KernelState::from(&layout::ruleset(&cluster, "node-1", &chosen));
             let count = Cell::new(0);
             let found = nearest(&held, |options| {
                 count.set(count.get() + 1);
-                let wanted = KernelState::from(&layout::program(&cluster, "node-1", options));
+                let wanted = KernelState::from(&layout::ruleset(&cluster, "node-1", options));
                 distance(&wanted, &held)
             });
-            let wanted = KernelState::from(&layout::program(&cluster, "node-1", &found));
+            let wanted = KernelState::from(&layout::ruleset(&cluster, "node-1", &found));
             assert!(wanted == held, "{chosen:?}, not {found:?}");
             assert!(count.get() <= CHOICES, "{} comparisons for {chosen:?}", count.get());
             if !is(0) && !is(2) && !is(3) {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use npc_compiler::object::Family;
 use npc_compiler::plan::SetWrite;
-use npc_compiler::ruleset::program::{Member, SetKind, SetName};
+use npc_compiler::ruleset::node::{Member, SetKind, SetName};
 
 mod attribute;
 mod error;

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
 use npc_compiler::object::{Family, Protocol};
-use npc_compiler::ruleset::program::{InterfaceName, Member, SetKind};
+use npc_compiler::ruleset::node::{InterfaceName, Member, SetKind};
 use npc_compiler::ruleset::text::MAXELEM;
 use rtnetlink::packet_core::{DecodeError, NlaBuffer, NlasIterator};
 

@@ -6,7 +6,7 @@ use npc_compiler::object::Family;
 
 use super::super::{backend, nftables, process};
 use super::lock::Holder;
-use super::native::Misplaced;
+use super::native::ForeignForward;
 
 /// The exit code with which iptables says that it gave up waiting, and the
 /// words that go with it; nft uses the same code for what the kernel refuses.
@@ -66,11 +66,11 @@ pub enum Error {
          enforced. Remove what that program made (`nft list table {} filter` shows it), or have it use a table of its own",
         nft_name(*.family)
     )]
-    Misplaced {
+    ForeignForward {
         /// The family.
         family: Family,
         /// What is there instead.
-        found: Misplaced,
+        found: ForeignForward,
     },
     /// nf_tables could not be asked, or refused a write.
     #[error("nf_tables of {family}: {source}")]

@@ -1,6 +1,6 @@
 //! The jump to our chains: found, put first and removed, beside any rule of others.
 
-use npc_compiler::ruleset::program::FORWARD_CHAIN;
+use npc_compiler::ruleset::node::FORWARD_CHAIN;
 
 use super::super::backend::Backend;
 use super::super::nftables;
@@ -49,7 +49,7 @@ impl Iptables {
             Backend::Nft => {
                 let mut native = self.native()?;
                 if let Some(found) = native.misplaced().map_err(|source| self.of_kernel(source))? {
-                    return Err(Error::Misplaced { family: self.family, found });
+                    return Err(Error::ForeignForward { family: self.family, found });
                 }
                 let rules = native.rules(Some("FORWARD")).map_err(|source| self.of_kernel(source))?;
                 Ok(Hook::of(rules.iter().map(native::Rule::is_our_jump)))
@@ -81,7 +81,7 @@ impl Iptables {
     ///
     /// # Errors
     /// If FORWARD cannot be read or written, or our chains are not there.
-    pub fn put_hook_first(&self) -> Result<Hook, Error> {
+    pub fn insert_hook(&self) -> Result<Hook, Error> {
         let found = self.hook()?;
         self.move_hook(found)?;
         Ok(found)

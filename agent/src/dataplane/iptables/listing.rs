@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use npc_compiler::object::Family;
-use npc_compiler::ruleset::program::{ChainName, Rule};
+use npc_compiler::ruleset::node::{ChainName, Rule};
 use npc_compiler::ruleset::text;
 
 use super::Error;

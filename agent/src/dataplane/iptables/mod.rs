@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use npc_compiler::object::Family;
 use npc_compiler::plan::ChainWrites;
-use npc_compiler::ruleset::program::ChainName;
+use npc_compiler::ruleset::node::ChainName;
 use npc_compiler::ruleset::text::Restore;
 
 use super::backend::{self, Backend, Commands};
@@ -38,7 +38,7 @@ pub use hook::Hook;
 pub use listing::Listing;
 pub use lock::Holder;
 pub(super) use lock::path as lock_path;
-pub use native::Misplaced;
+pub use native::ForeignForward;
 
 pub(super) use native::{Chain as NativeChain, Native, Rule as NativeRule};
 pub use reading::Jump;

@@ -9,7 +9,7 @@
 use std::fmt;
 
 use npc_compiler::object::Family;
-use npc_compiler::ruleset::program::FORWARD_CHAIN;
+use npc_compiler::ruleset::node::FORWARD_CHAIN;
 
 use super::super::nftables::{
     Attributes, Error, LIST_ELEMENT, Request, Socket, WriteAttributes, chain, data, expression, family, hook, message,
@@ -76,7 +76,7 @@ impl Rule {
 /// Why packets that are forwarded do not meet the rules of FORWARD where those of
 /// iptables belong.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Misplaced {
+pub enum ForeignForward {
     /// It is a chain that no packet enters by itself.
     NoHook,
     /// It is elsewhere: its type, its hook and its priority.
@@ -85,7 +85,7 @@ pub enum Misplaced {
     Dormant,
 }
 
-impl fmt::Display for Misplaced {
+impl fmt::Display for ForeignForward {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoHook => f.write_str(
@@ -164,14 +164,14 @@ impl Native {
     ///
     /// # Errors
     /// If it cannot be asked about.
-    pub(in super::super) fn misplaced(&mut self) -> Result<Option<Misplaced>, Error> {
+    pub(in super::super) fn misplaced(&mut self) -> Result<Option<ForeignForward>, Error> {
         let what = format!("list the table filter of {}", self.family);
         let request = Request::get(message::GET_TABLE, self.number(), what, |attributes| {
             attributes.put_text(table::NAME, FILTER);
         });
         let flags = self.socket.ask(&request, |answer| answer.attributes.u32(table::FLAGS));
         match flags {
-            Ok(flags) if flags.iter().any(|flags| flags & DORMANT != 0) => return Ok(Some(Misplaced::Dormant)),
+            Ok(flags) if flags.iter().any(|flags| flags & DORMANT != 0) => return Ok(Some(ForeignForward::Dormant)),
             Ok(_) => {}
             Err(error) if error.is_absent() => return Ok(None),
             Err(error) => return Err(error),
@@ -184,8 +184,8 @@ impl Native {
         match self.socket.ask(&request, |answer| Ok(read_chain(answer.attributes))) {
             Ok(chains) => Ok(chains.first().and_then(|forward| match &forward.base {
                 Some((FORWARD_HOOK, FILTER_PRIORITY, kind)) if kind == "filter" => None,
-                Some((hook, priority, kind)) => Some(Misplaced::Elsewhere(kind.clone(), *hook, *priority)),
-                None => Some(Misplaced::NoHook),
+                Some((hook, priority, kind)) => Some(ForeignForward::Elsewhere(kind.clone(), *hook, *priority)),
+                None => Some(ForeignForward::NoHook),
             })),
             Err(error) if error.is_absent() => Ok(None),
             Err(error) => Err(error),

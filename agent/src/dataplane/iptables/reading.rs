@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use npc_compiler::object::Family;
-use npc_compiler::ruleset::program::{CHAIN_PREFIX, ChainName, Foreign, Rule};
+use npc_compiler::ruleset::node::{CHAIN_PREFIX, ChainName, Foreign, Rule};
 use npc_compiler::ruleset::text;
 
 use super::super::backend::Backend;

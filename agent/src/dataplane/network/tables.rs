@@ -10,12 +10,12 @@ use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{InfoBridge, InfoData, InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-use npc_compiler::ruleset::program::InterfaceName;
+use npc_compiler::ruleset::node::InterfaceName;
 use npc_compiler::ruleset::text::POD_GROUP;
 use rtnetlink::packet_core::NLM_F_REPLACE;
 use rtnetlink::{Handle, RouteMessageBuilder};
 
-use super::{Bridge, Elsewhere, Error, Interface, Network, NotOfPods};
+use super::{Bridge, Elsewhere, Error, Interface, Network, NotPodInterface};
 
 /// The device that kube-proxy makes where IPVS delivers Services.
 const IPVS_DEVICE: &str = "kube-ipvs0";
@@ -258,15 +258,15 @@ impl Tables {
                 continue;
             };
             let why_not = match link.kind {
-                _ if link.controller.is_some() => Some(NotOfPods::Ruled),
-                _ if routes.iter().any(|route| route.to.prefix() == 0) => Some(NotOfPods::Default),
-                Kind::Veth if !link.leads_away => Some(NotOfPods::PairHere),
+                _ if link.controller.is_some() => Some(NotPodInterface::Ruled),
+                _ if routes.iter().any(|route| route.to.prefix() == 0) => Some(NotPodInterface::Default),
+                Kind::Veth if !link.leads_away => Some(NotPodInterface::PairHere),
                 Kind::Veth if !routes.iter().any(|route| !route.onward && is_host(&route.to)) => {
-                    Some(NotOfPods::NoHostRoute)
+                    Some(NotPodInterface::NoHostRoute)
                 }
-                Kind::Bridge if open.contains(&index) => Some(NotOfPods::OpenBridge),
+                Kind::Bridge if open.contains(&index) => Some(NotPodInterface::OpenBridge),
                 Kind::Veth | Kind::Bridge => None,
-                Kind::Tap | Kind::Other => Some(NotOfPods::Kind),
+                Kind::Tap | Kind::Other => Some(NotPodInterface::Kind),
             };
             let Some(why) = why_not else {
                 let routes = routes.into_iter().map(|route| route.to).collect();

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use npc_compiler::policy::finding::Finding;
-use npc_compiler::ruleset::program::InterfaceName;
+use npc_compiler::ruleset::node::InterfaceName;
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, error, info, warn};
 

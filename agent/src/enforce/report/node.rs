@@ -8,10 +8,10 @@ use npc_compiler::engine::Contested;
 use tracing::{info, warn};
 
 use super::Report;
+use crate::enforce::bridge_table::BridgeState;
 use crate::enforce::bridges::UnfilteredBridge;
 use crate::enforce::drift;
 use crate::enforce::enforcer::Pass;
-use crate::enforce::frames::BridgeState;
 use crate::status::{self, Spoofable};
 
 /// How long a pod can forge sources before the agent logs it. A pod that goes has lost its

@@ -26,7 +26,7 @@ impl Report {
             effect: finding.effect.to_string(),
             location: self.location(finding),
         };
-        let kernel = pass.held.iter().map(|(family, held)| status::Held {
+        let kernel = pass.held.iter().map(|(family, held)| status::FamilySize {
             family: family.to_string(),
             rules: held.rules,
             sets: held.sets,

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::AUDIT;
-use crate::dataplane::audit::Depth;
+use crate::dataplane::audit::AuditScope;
 
 /// The wait before the next audit, and for how long after a find it stays so. Then each
 /// wait is twice as long as the one before, until it is that of the periodic audit.
@@ -50,8 +50,8 @@ impl FollowUp {
     }
 
     /// An audit that took so long found no drift.
-    pub(super) fn found_nothing(&mut self, now: Instant, depth: Depth, took: Duration) {
-        if self.found.is_none() || depth == Depth::News {
+    pub(super) fn found_nothing(&mut self, now: Instant, depth: AuditScope, took: Duration) {
+        if self.found.is_none() || depth == AuditScope::Notified {
             return;
         }
         if self.found.is_some_and(|found| now >= found + LASTS) {
@@ -76,7 +76,7 @@ mod tests {
         while let Some(due) = follow_up.due() {
             waits.push((due - now).as_millis());
             now = due + took;
-            follow_up.found_nothing(now, Depth::Alert, took);
+            follow_up.found_nothing(now, AuditScope::Recheck, took);
         }
         waits
     }

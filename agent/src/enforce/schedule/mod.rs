@@ -22,7 +22,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use self::follow_up::FollowUp;
-use crate::dataplane::audit::{Depth, ROUND};
+use crate::dataplane::audit::{AuditScope, ROUND};
 
 mod follow_up;
 #[cfg(test)]
@@ -62,7 +62,7 @@ pub(super) enum Task {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Audit {
     /// How much it reads.
-    pub(super) depth: Depth,
+    pub(super) depth: AuditScope,
     /// A notification has come since the last audit.
     pub(super) is_notified: bool,
 }
@@ -134,19 +134,19 @@ impl Schedule {
         let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
         if self.periodic_due() <= now {
             self.periodic = now + AUDIT;
-            return Some(self.audit(Depth::Round));
+            return Some(self.audit(AuditScope::Periodic));
         }
         if is_due(self.pass_due()) {
             self.pass = NextPass::NotDue;
             return Some(Task::Pass);
         }
         if is_due(self.notified_due()) {
-            return Some(self.audit(Depth::News));
+            return Some(self.audit(AuditScope::Notified));
         }
-        is_due(self.follow_up.due()).then(|| self.audit(Depth::Alert))
+        is_due(self.follow_up.due()).then(|| self.audit(AuditScope::Recheck))
     }
 
-    fn audit(&mut self, depth: Depth) -> Task {
+    fn audit(&mut self, depth: AuditScope) -> Task {
         Task::Audit(Audit { depth, is_notified: self.notified.take().is_some() })
     }
 
@@ -236,7 +236,7 @@ impl Schedule {
     }
 
     /// An audit that took so long found no drift.
-    pub(super) fn audit_found_nothing(&mut self, now: Instant, depth: Depth, took: Duration) {
+    pub(super) fn audit_found_nothing(&mut self, now: Instant, depth: AuditScope, took: Duration) {
         self.follow_up.found_nothing(now, depth, took);
     }
 

@@ -45,7 +45,7 @@ fn the_kernel_is_audited_while_changes_come_without_a_pause() {
         match schedule.take_due(now) {
             Some(Task::Pass) => schedule.pass_succeeded(now, millis(10)),
             Some(Task::Audit(audit)) => {
-                assert_eq!(audit.depth, Depth::Round);
+                assert_eq!(audit.depth, AuditScope::Periodic);
                 audits += 1;
             }
             None => panic!("a change is due"),
@@ -75,7 +75,7 @@ fn a_lock_is_tried_again_by_the_next_change_and_one_family_soon() {
 #[test]
 fn a_notification_is_followed_by_an_audit_at_once_and_after_a_find_not_before_a_pause() {
     let now = Instant::now();
-    let notified = Some(Task::Audit(Audit { depth: Depth::News, is_notified: true }));
+    let notified = Some(Task::Audit(Audit { depth: AuditScope::Notified, is_notified: true }));
     let mut schedule = Schedule::new(now);
     schedule.notified(now);
     schedule.notified(now + millis(1));
@@ -215,7 +215,7 @@ impl Model {
         let is_due = self.schedule.next() <= self.now;
         let task = self.schedule.take_due(self.now);
         assert_eq!(task.is_some(), is_due);
-        if task.is_some_and(|task| matches!(task, Task::Audit(audit) if audit.depth == Depth::Round)) {
+        if task.is_some_and(|task| matches!(task, Task::Audit(audit) if audit.depth == AuditScope::Periodic)) {
             self.last_periodic = self.now;
         }
         if task.is_some() {

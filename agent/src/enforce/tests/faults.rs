@@ -36,7 +36,7 @@ impl Fault {
                 Self::DropChains => held.chains.clear(),
                 Self::DropHook => {}
                 Self::FlushSets => held.sets.values_mut().for_each(|(_, members)| members.clear()),
-                Self::DropAll => *held = Held::default(),
+                Self::DropAll => *held = FamilyState::default(),
             }
         }
         if self != Self::FlushSets {
@@ -47,7 +47,7 @@ impl Fault {
 
 /// What these objects ask for.
 fn wanted(objects: &Objects) -> KernelState {
-    KernelState::from(&layout::program(&Cluster::new(objects), "node-1", &layout::Options::default()))
+    KernelState::from(&layout::ruleset(&Cluster::new(objects), "node-1", &layout::Options::default()))
 }
 
 /// A policy of another kind comes, the first goes, and so does a pod.

@@ -4,17 +4,17 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use npc_compiler::object::Family;
-use npc_compiler::plan::conntrack::Tuple;
+use npc_compiler::plan::conntrack::FlowKey;
 use npc_compiler::plan::{Delta, KernelState, Plan, SetWrite, Step, Unexpected};
-use npc_compiler::ruleset::program::ChainName;
+use npc_compiler::ruleset::node::ChainName;
 use tokio::sync::mpsc;
 
 use super::faults::Fault;
-use crate::dataplane::audit::{Audit, Depth};
+use crate::dataplane::audit::{Audit, AuditScope};
 use crate::dataplane::bridge::{self, BridgeTable, peer::Peer};
 use crate::dataplane::conntrack::Swept;
 use crate::dataplane::iptables::{self, Hook};
-use crate::dataplane::probe::Capabilities;
+use crate::dataplane::probe::Supported;
 use crate::dataplane::{self, Failures, Kernel, ipset, nftables};
 
 /// What was asked of a kernel.
@@ -36,7 +36,7 @@ use Call::{Apply, Audit as Audited, Cut, Hook as Hooked, Probe, Read, Refused};
 pub(super) struct Memory {
     pub(super) state: KernelState,
     pub(super) hooks: [Hook; 2],
-    pub(super) flows: Vec<Tuple>,
+    pub(super) flows: Vec<FlowKey>,
     /// How many plans it will refuse, each at its first write of chains.
     pub(super) refusals: usize,
     /// The last plan that it carried out.
@@ -111,9 +111,9 @@ pub(super) struct Recording {
 }
 
 impl Kernel for Recording {
-    fn probe_each(&mut self, _: &mut Failures) -> Option<Capabilities> {
+    fn probe_each(&mut self, _: &mut Failures) -> Option<Supported> {
         self.calls.send(Probe).expect("the test listens");
-        Some(Capabilities { bpf: true, ..Capabilities::default() })
+        Some(Supported { bpf: true, ..Supported::default() })
     }
 
     fn read_each(&mut self, _: &KernelState, _: &mut Failures) -> Result<KernelState, dataplane::Error> {
@@ -212,10 +212,10 @@ impl Kernel for Recording {
         }
     }
 
-    fn audit(&mut self, wanted: &KernelState, depth: Depth) -> Result<Audit, dataplane::Error> {
+    fn audit(&mut self, wanted: &KernelState, depth: AuditScope) -> Result<Audit, dataplane::Error> {
         let mut memory = self.memory.lock().expect("no thread panicked");
         self.calls.send(Audited).expect("the test listens");
-        if depth == Depth::Whole {
+        if depth == AuditScope::Full {
             if std::mem::take(&mut memory.is_blind) {
                 return Err(ipset::Error::Silent(Duration::ZERO).into());
             }
@@ -229,7 +229,7 @@ impl Kernel for Recording {
         Ok(Audit { v4, v6, hooks, ..Audit::default() })
     }
 
-    fn cut(&mut self, forbids: &mut dyn FnMut(&Tuple) -> bool) -> Result<Swept, dataplane::Error> {
+    fn cut(&mut self, forbids: &mut dyn FnMut(&FlowKey) -> bool) -> Result<Swept, dataplane::Error> {
         let mut memory = self.memory.lock().expect("no thread panicked");
         let judged = memory.flows.len();
         memory.flows.retain(|flow| !forbids(flow));

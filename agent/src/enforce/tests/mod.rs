@@ -10,10 +10,10 @@ use k8s_openapi::api::core::v1::PodSpec;
 use k8s_openapi::api::networking::{self, v1::NetworkPolicySpec};
 use npc_compiler::cluster::Cluster;
 use npc_compiler::object::{Family, Labels, NetworkPolicy, Objects, Pod};
-use npc_compiler::plan::conntrack::Tuple;
-use npc_compiler::plan::{Held, KernelState, Step};
+use npc_compiler::plan::conntrack::FlowKey;
+use npc_compiler::plan::{FamilyState, KernelState, Step};
 use npc_compiler::ruleset::layout;
-use npc_compiler::ruleset::program::{InterfaceName, Member, SetName};
+use npc_compiler::ruleset::node::{InterfaceName, Member, SetName};
 use npc_compiler::ruleset::text::POD_GROUP;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -140,13 +140,13 @@ fn network() -> Input {
 }
 
 /// A flow from outside to an address.
-fn flow(to: &str) -> Tuple {
+fn flow(to: &str) -> FlowKey {
     let address = |text: &str| text.parse().expect("an address");
-    Tuple { source: address("192.0.2.1"), destination: address(to), protocol: 6, port: 80, mid_stream: false }
+    FlowKey { source: address("192.0.2.1"), destination: address(to), protocol: 6, port: 80, mid_stream: false }
 }
 
 impl World {
-    fn flows(&self, flows: &[Tuple]) {
+    fn flows(&self, flows: &[FlowKey]) {
         self.memory.lock().expect("no thread panicked").flows.extend(flows);
     }
 
@@ -160,7 +160,7 @@ impl World {
         }
     }
 
-    fn left(&self) -> Vec<Tuple> {
+    fn left(&self) -> Vec<FlowKey> {
         self.memory.lock().expect("no thread panicked").flows.clone()
     }
 }

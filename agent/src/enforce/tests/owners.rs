@@ -55,7 +55,7 @@ async fn flows_of_an_address_that_went_to_another_node_are_let_be() {
     objects.policies.clear();
     world.send(Input::Objects(objects.clone())).await;
     world.calls([Probe, Read, Apply, Hooked, Cut]).await;
-    let kept = Tuple { source: "10.0.0.2".parse().expect("an address"), ..flow("10.0.0.1") };
+    let kept = FlowKey { source: "10.0.0.2".parse().expect("an address"), ..flow("10.0.0.1") };
     world.flows(&[kept]);
     objects.pods[0].node = Some("node-2".to_owned());
     objects.pods[0].uid = "elsewhere".to_owned();

@@ -241,7 +241,7 @@ async fn a_kernel_that_lost_our_rules_and_takes_none_back_is_unready_within_10_s
         watched.memory(|memory| memory.refusals = 0);
         time::sleep(Duration::from_secs(6)).await;
         assert!(watched.is_ready(), "{tenth}");
-        let ingress = SetName::gate(Family::V4, Direction::Ingress);
+        let ingress = SetName::isolated(Family::V4, Direction::Ingress);
         watched.memory(|memory| assert!(memory.state.v4.sets.contains_key(&ingress)));
         watched.world.agent.abort();
     }

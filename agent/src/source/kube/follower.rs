@@ -153,7 +153,7 @@ impl Follower {
             }
             Heard::Policy(event) => {
                 if matches!(event, Event::ListBegins) {
-                    self.start.list_begins(Instant::now());
+                    self.start.begin_list(Instant::now());
                 }
                 let is_listed = matches!(event, Event::ListEnds);
                 let event = self.track(Kind::NetworkPolicy, |known| &mut known.policies, event, Doubt::All, understood);
@@ -189,7 +189,7 @@ impl Follower {
         let tracked = match event {
             Event::ListBegins => {
                 self.watches.lists(kind);
-                known.list_begins(now);
+                known.begin_list(now);
                 Tracked::Nothing
             }
             Event::Listed(object) => {
@@ -210,7 +210,7 @@ impl Follower {
                 Tracked::Gone(key)
             }
             Event::ListEnds => {
-                let shown = known.list_ends(doubt, trust, now);
+                let shown = known.end_list(doubt, trust, now);
                 let (count, left) = (known.len(), known.held());
                 self.is_listed(kind, count);
                 self.doubted(kind, &shown, left, count);

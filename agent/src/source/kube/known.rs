@@ -74,7 +74,7 @@ pub(super) struct Shown<K> {
 impl<K: Eq + Hash + Clone, V: Kept> Known<K, V> {
     /// A list begins; one that was coming in has broken off, and what it held
     /// exists all the same.
-    pub(super) fn list_begins(&mut self, now: Instant) {
+    pub(super) fn begin_list(&mut self, now: Instant) {
         if let Some((_, listed)) = self.listed.take() {
             self.held.release_all(listed.keys());
             self.all.extend(listed);
@@ -118,7 +118,7 @@ impl<K: Eq + Hash + Clone, V: Kept> Known<K, V> {
     }
 
     /// The list is complete.
-    pub(super) fn list_ends(&mut self, doubt: Doubt, trust: Trust, now: Instant) -> Shown<K> {
+    pub(super) fn end_list(&mut self, doubt: Doubt, trust: Trust, now: Instant) -> Shown<K> {
         let Some((begun, listed)) = self.listed.take() else {
             return Shown { gone: Vec::new(), held: 0, returned: 0 };
         };
@@ -213,11 +213,11 @@ mod tests {
     const HALF: Doubt = Doubt::MoreThanHalfOf(20);
 
     fn listed<V: Kept>(known: &mut Known<u32, V>, list: impl IntoIterator<Item = (u32, V)>, at: Instant) -> Shown<u32> {
-        known.list_begins(at);
+        known.begin_list(at);
         for (key, kept) in list {
             known.came(key, kept);
         }
-        known.list_ends(HALF, TRUST, at)
+        known.end_list(HALF, TRUST, at)
     }
 
     fn keys(keys: impl IntoIterator<Item = u32>) -> impl IntoIterator<Item = (u32, ())> {
@@ -240,7 +240,7 @@ mod tests {
     fn a_list_that_breaks_off_loses_no_deletion() {
         let (mut known, now) = (Known::default(), Instant::now());
         listed(&mut known, keys([1, 2]), now);
-        known.list_begins(now);
+        known.begin_list(now);
         // One that only this list held, and that is gone before the next.
         known.came(3, ());
         let mut gone = listed(&mut known, keys([2]), now).gone;

@@ -27,7 +27,7 @@ impl Start {
     }
 
     /// A list of policies begins.
-    pub(super) fn list_begins(&mut self, now: Instant) {
+    pub(super) fn begin_list(&mut self, now: Instant) {
         self.begun = Some(now);
     }
 

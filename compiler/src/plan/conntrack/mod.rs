@@ -10,14 +10,14 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use crate::object::{Family, Protocol};
-use crate::plan::{Held, KernelState, Plan, SetWrite, Step};
-use crate::ruleset::program::{ChainName, FORWARD_CHAIN, Match, Member, SetField, SetName, Target};
+use crate::plan::{FamilyState, KernelState, Plan, SetWrite, Step};
+use crate::ruleset::node::{ChainName, FORWARD_CHAIN, Match, Member, SetField, SetName, Target};
 
 /// A flow as its first packet was when it was forwarded: after the destination
 /// was translated (a Service's address is a pod's by then), before the source
 /// is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Tuple {
+pub struct FlowKey {
     /// From where.
     pub source: IpAddr,
     /// To where, of the same family.
@@ -72,8 +72,8 @@ impl<'a, E: Ends> Judge<'a, E> {
     /// What is between a pod and its own node is never forwarded, and what a
     /// pod sends to itself is always allowed, so neither is ever forbidden.
     #[must_use]
-    pub fn forbids(&self, tuple: &Tuple) -> bool {
-        let Tuple { source, destination, .. } = *tuple;
+    pub fn forbids(&self, tuple: &FlowKey) -> bool {
+        let FlowKey { source, destination, .. } = *tuple;
         if self.ends.is_departed(source) || self.ends.is_departed(destination) {
             return true;
         }
@@ -92,7 +92,7 @@ impl<'a, E: Ends> Judge<'a, E> {
 
 /// Walks a chain and those that it leads to. No chain of ours leads back to one before
 /// it.
-fn walk(held: &Held, chain: &ChainName, tuple: &Tuple) -> Outcome {
+fn walk(held: &FamilyState, chain: &ChainName, tuple: &FlowKey) -> Outcome {
     for rule in held.chains.get(chain).into_iter().flatten() {
         if !rule.matches.iter().all(|one| matches(held, one, tuple)) {
             continue;
@@ -116,7 +116,7 @@ fn walk(held: &Held, chain: &ChainName, tuple: &Tuple) -> Outcome {
 /// Whether the first packet of a flow meets a condition. It opens its flow, unless
 /// that was taken up in its middle, and conntrack has no entries for neighbour
 /// discovery.
-fn matches(held: &Held, one: &Match, tuple: &Tuple) -> bool {
+fn matches(held: &FamilyState, one: &Match, tuple: &FlowKey) -> bool {
     let ported = Protocol::ALL.into_iter().find(|protocol| protocol.number() == tuple.protocol);
     match one {
         // By which interface it came, no entry tells; what is forged is dropped
@@ -150,7 +150,7 @@ fn matches(held: &Held, one: &Match, tuple: &Tuple) -> bool {
     }
 }
 
-fn is_in(held: &Held, name: &SetName, field: SetField, ported: Option<Protocol>, tuple: &Tuple) -> bool {
+fn is_in(held: &FamilyState, name: &SetName, field: SetField, ported: Option<Protocol>, tuple: &FlowKey) -> bool {
     let Some((_, members)) = held.sets.get(name) else { return false };
     let address = match field {
         SetField::Source => tuple.source,
@@ -184,17 +184,17 @@ pub fn may_narrow(plan: &Plan) -> bool {
     };
     let freed: BTreeSet<Member> = writes()
         .filter_map(|write| match write {
-            SetWrite::Delete(set, member) if set.is_gate() => Some(member.clone()),
+            SetWrite::Delete(set, member) if set.is_isolated_set() => Some(member.clone()),
             _ => None,
         })
         .collect();
     let narrows = |write: &SetWrite| match write {
         // Says nothing of flows, but of packets.
         SetWrite::Add(set, _) | SetWrite::Delete(set, _) if set.is_own() => false,
-        SetWrite::Add(set, _) if set.is_gate() => true,
-        SetWrite::Add(set, member) => set.is_of_tree() && !freed.contains(member),
-        SetWrite::Delete(set, _) if set.is_gate() => false,
-        SetWrite::Delete(set, member) => !set.is_of_tree() || !freed.contains(member),
+        SetWrite::Add(set, _) if set.is_isolated_set() => true,
+        SetWrite::Add(set, member) => set.is_dispatch() && !freed.contains(member),
+        SetWrite::Delete(set, _) if set.is_isolated_set() => false,
+        SetWrite::Delete(set, member) => !set.is_dispatch() || !freed.contains(member),
         SetWrite::Create(..) | SetWrite::Destroy(_) => false,
     };
     plan.steps.iter().any(|step| matches!(step, Step::Chains(..))) || writes().any(narrows)

@@ -47,9 +47,9 @@ fn shop() -> Objects {
     objects
 }
 
-fn flow(source: &str, destination: &str, protocol: u8, port: u16) -> Tuple {
+fn flow(source: &str, destination: &str, protocol: u8, port: u16) -> FlowKey {
     let address = |text: &str| text.parse().expect("an address");
-    Tuple { source: address(source), destination: address(destination), protocol, port, mid_stream: false }
+    FlowKey { source: address(source), destination: address(destination), protocol, port, mid_stream: false }
 }
 
 /// The endpoints of a node by their last number, and addresses of its own.
@@ -82,7 +82,7 @@ fn world(local: [u8; 2], departed: &[&str]) -> World {
 }
 
 fn state(node: &str, options: &Options) -> KernelState {
-    KernelState::from(&crate::ruleset::layout::program(&Cluster::new(&shop()), node, options))
+    KernelState::from(&crate::ruleset::layout::ruleset(&Cluster::new(&shop()), node, options))
 }
 
 #[test]
@@ -150,7 +150,7 @@ fn a_prefix_holds_what_lies_in_it() {
 #[test]
 fn a_plan_narrows_where_something_that_passed_may_be_dropped() {
     let program = |objects: &Objects| {
-        KernelState::from(&crate::ruleset::layout::program(&Cluster::new(objects), "n1", &Options::default()))
+        KernelState::from(&crate::ruleset::layout::ruleset(&Cluster::new(objects), "n1", &Options::default()))
     };
     let narrows = |old: &Objects, new: &Objects| may_narrow(&Plan::between(&program(old), &program(new)));
     let (shop, mut more) = (shop(), shop());
@@ -167,8 +167,8 @@ fn a_plan_narrows_where_something_that_passed_may_be_dropped() {
     // What may come from an interface concerns packets, not flows.
     let own = |hosts: &[&str]| {
         let options = Options { anti_spoof: true, ..Options::default() };
-        let mut state = KernelState::from(&crate::ruleset::layout::program(&Cluster::new(&shop), "n1", &options));
-        let name = crate::ruleset::program::InterfaceName::new("azv1").expect("a name");
+        let mut state = KernelState::from(&crate::ruleset::layout::ruleset(&Cluster::new(&shop), "n1", &options));
+        let name = crate::ruleset::node::InterfaceName::new("azv1").expect("a name");
         let members = hosts.iter().map(|host| Member::of_interface(host.parse().expect("a prefix"), name));
         state.v4.sets.get_mut(&SetName::own(Family::V4)).expect("it is there").1.extend(members);
         state

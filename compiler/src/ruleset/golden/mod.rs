@@ -14,7 +14,7 @@ use proptest::test_runner::{Config, TestRunner};
 use crate::cluster::Cluster;
 use crate::object::{Family, Objects};
 use crate::plan::{KernelState, Plan, Step};
-use crate::ruleset::layout::{self, Lacks, Options, SelfMatch};
+use crate::ruleset::layout::{self, MissingMatches, Options, SelfMatch};
 use crate::ruleset::text;
 use crate::sample::{self, pod, policy};
 
@@ -97,7 +97,7 @@ fn crowd() -> Objects {
 
 /// The sets and rules of a node, as the kernel's tools read them.
 fn text(objects: &Objects, options: &Options) -> String {
-    let program = layout::program(&Cluster::new(objects), "n", options);
+    let program = layout::ruleset(&Cluster::new(objects), "n", options);
     let families = Family::ALL.map(|family| program.family(family));
     for part in families {
         assert_eq!(text::chains(part.family, &part.restore_text()), part.chains);
@@ -113,7 +113,7 @@ fn sets_and_rules_are_what_they_were() {
         "shop-all-options.txt",
         &text(&shop(), &Options { log_denied: true, anti_spoof: true, ..Options::default() }),
     );
-    let lacks = Lacks { hop_limit: true, length: true, device_group: true };
+    let lacks = MissingMatches { hop_limit: true, length: true, device_group: true };
     let (self_match, keep_established, allow_tunnels) = (SelfMatch::PerEndpoint, true, true);
     let poor = Options { self_match, lacks, keep_established, allow_tunnels, ..Options::default() };
     check("shop-poor-kernel.txt", &text(&shop(), &poor));
@@ -133,14 +133,14 @@ fn rules_are_read_as_they_were_written() {
             let (keep_established, allow_tunnels, anti_spoof) = choices;
             let options = Options {
                 self_match: if is_poor { SelfMatch::PerEndpoint } else { SelfMatch::Bpf },
-                lacks: Lacks { hop_limit, length, device_group },
+                lacks: MissingMatches { hop_limit, length, device_group },
                 keep_established,
                 allow_tunnels,
                 log_denied,
                 anti_spoof,
             };
             for node in ["n0", "n1"] {
-                let program = layout::program(&Cluster::new(&objects), node, &options);
+                let program = layout::ruleset(&Cluster::new(&objects), node, &options);
                 for part in Family::ALL.map(|family| program.family(family)) {
                     prop_assert_eq!(text::chains(part.family, &part.restore_text()), part.chains.clone());
                 }
@@ -158,7 +158,7 @@ fn the_writes_of_a_plan_are_what_they_were() {
     edited.pods.remove(1);
     edited.pods[0].labels.insert("app".to_owned(), "db".to_owned());
     let state =
-        |objects: &Objects| KernelState::from(&layout::program(&Cluster::new(objects), "n", &Options::default()));
+        |objects: &Objects| KernelState::from(&layout::ruleset(&Cluster::new(objects), "n", &Options::default()));
     let plan = Plan::between(&state(&shop()), &state(&edited));
     let mut text = String::new();
     for step in &plan.steps {

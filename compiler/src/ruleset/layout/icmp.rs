@@ -3,8 +3,8 @@
 //! by type and state alone either is a tunnel past all policies.
 
 use crate::object::Family;
-use crate::ruleset::options::{Lacks, Options, SelfMatch};
-use crate::ruleset::program::{Match, Rule, Target};
+use crate::ruleset::node::{Match, Rule, Target};
+use crate::ruleset::options::{MissingMatches, Options, SelfMatch};
 
 /// ICMPv6 types of neighbour discovery that any host sends, and the lengths of
 /// such a packet (RFC 4861, section 4): a router solicitation of 8 bytes,
@@ -30,7 +30,7 @@ const ERROR_LENGTHS: [(u16, u16); 2] = [(48, 576), (88, 1280)];
 /// the ports of a bridge that leads elsewhere too no rule here can tell which
 /// are pods'.
 pub(super) fn neighbour_discovery(options: &Options) -> Vec<Rule> {
-    let Lacks { hop_limit, length, device_group } = options.lacks;
+    let MissingMatches { hop_limit, length, device_group } = options.lacks;
     let rule = |kind, lengths: (u16, u16), is_routers: bool| {
         let mut matches = vec![Match::Icmpv6Type(kind)];
         matches.extend((!hop_limit).then_some(Match::HopLimit255));

@@ -26,18 +26,18 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 use rustc_hash::FxHashMap;
 
-use crate::cluster::group::{Group, GroupId, GroupKey, Groups, Lingering, Resolution};
+use crate::cluster::group::{Group, GroupId, GroupKey, Groups, Resolution, RetainedGroup};
 use crate::cluster::{Cluster, PodId, PolicyId};
 use crate::object::Family;
 use crate::policy::Direction;
-use crate::ruleset::dispatch::{Node, SetAt};
+use crate::ruleset::dispatch::{DispatchSet, Node};
 use crate::ruleset::group_chain::Leaf;
 use crate::ruleset::name::{Fields, Hash};
-use crate::ruleset::program::{
-    ChainName, FamilyProgram, Match, Member, Program, Rule, Set, SetField, SetKind, SetName, Target,
+use crate::ruleset::node::{
+    ChainName, FamilyRuleset, Match, Member, NodeRuleset, Rule, Set, SetField, SetKind, SetName, Target,
 };
 
-pub use crate::ruleset::options::{Lacks, Options, SelfMatch};
+pub use crate::ruleset::options::{MissingMatches, Options, SelfMatch};
 use icmp::{errors, neighbour_discovery};
 
 /// `fe80::/10` (RFC 4291, section 2.5.6).
@@ -59,14 +59,14 @@ const UNSPECIFIED_V6: Ipv6Network = Ipv6Network::new_checked(Ipv6Addr::UNSPECIFI
 /// It isolates the endpoints that are bound to the node; one that has no
 /// address yet has its group's chains and sets all the same.
 #[must_use]
-pub fn program(cluster: &Cluster, node: &str, options: &Options) -> Program {
-    program_with(cluster, node, options, &[])
+pub fn ruleset(cluster: &Cluster, node: &str, options: &Options) -> NodeRuleset {
+    ruleset_with(cluster, node, options, &[])
 }
 
 /// The program of one node, with chains and sets for these groups as well,
 /// though no endpoint may be in them. One whose policies are gone has none.
 #[must_use]
-pub fn program_with(cluster: &Cluster, node: &str, options: &Options, lingering: &[Lingering]) -> Program {
+pub fn ruleset_with(cluster: &Cluster, node: &str, options: &Options, lingering: &[RetainedGroup]) -> NodeRuleset {
     let local = cluster.endpoints().filter(|(_, pod)| pod.node.as_deref() == Some(node));
     let local: Vec<PodId> = local.map(|(id, _)| id).collect();
     let groups = Groups::with(cluster, local.iter().copied(), lingering);
@@ -106,9 +106,9 @@ pub fn program_with(cluster: &Cluster, node: &str, options: &Options, lingering:
         if options.anti_spoof {
             layout.sets.insert(SetName::own(family), own());
         }
-        FamilyProgram { family, sets: layout.sets, chains: layout.chains }
+        FamilyRuleset { family, sets: layout.sets, chains: layout.chains }
     };
-    Program { v4: family(Family::V4), v6: family(Family::V6) }
+    NodeRuleset { v4: family(Family::V4), v6: family(Family::V6) }
 }
 
 /// The names of policies.
@@ -281,7 +281,7 @@ pub(crate) fn forward(
         chains.extend(strays(family));
     }
     for direction in [Direction::Egress, Direction::Ingress] {
-        let gate = Match::Set(SetName::gate(family, direction), field(direction));
+        let gate = Match::Set(SetName::isolated(family, direction), field(direction));
         rules.push(rule(vec![gate], Target::Jump(ChainName::entry(direction))));
     }
     if !options.keep_established {
@@ -345,11 +345,11 @@ fn past_all_sets(family: Family) -> Vec<Match> {
 /// does, which the groups ask about by their part of this.
 fn strays(family: Family) -> BTreeMap<ChainName, Vec<Rule>> {
     let comment = || Match::Comment("of no known connection".to_owned());
-    let gate = |direction, field| Match::Set(SetName::gate(family, direction), field);
+    let gate = |direction, field| Match::Set(SetName::isolated(family, direction), field);
     let deny = |matches: Vec<Match>| Rule { matches, target: Target::Goto(ChainName::deny_stray()) };
     let only = |direction: Direction| {
         let (own, other) = (field(direction.opposite()), direction.opposite());
-        deny(vec![gate(direction, own), Match::NotInSet(SetName::gate(family, other), own), comment()])
+        deny(vec![gate(direction, own), Match::NotInSet(SetName::isolated(family, other), own), comment()])
     };
     let both = |direction: Direction| {
         let rules = vec![deny(vec![gate(direction.opposite(), field(direction)), comment()])];
@@ -377,11 +377,11 @@ pub(crate) fn lead(
     let (entry, deny) = (ChainName::entry(direction), ChainName::deny(direction));
     let mut chains = BTreeMap::from([(deny.clone(), drop_all())]);
     let Some(tree) = tree else {
-        // Nothing jumps here, because the gate is empty.
+        // Nothing jumps here, because the isolated set is empty.
         chains.insert(entry, vec![Rule { matches: Vec::new(), target: Target::Goto(deny) }]);
         return chains;
     };
-    let goto = |condition: Option<SetAt>, chain: ChainName| Rule {
+    let goto = |condition: Option<DispatchSet>, chain: ChainName| Rule {
         matches: condition.iter().map(|at| Match::Set(set_at(family, direction, at), field(direction))).collect(),
         target: Target::Goto(chain),
     };
@@ -399,11 +399,11 @@ pub(crate) fn lead(
             Node::Leaf(group) => vec![goto(None, groups[group].clone())],
             Node::List { groups: tried, .. } => {
                 let last = tried.len() - 1;
-                let condition = |place, group: &Hash| (place < last).then_some(SetAt::Group(*group));
+                let condition = |place, group: &Hash| (place < last).then_some(DispatchSet::Group(*group));
                 tried.iter().enumerate().map(|(i, group)| goto(condition(i, group), groups[group].clone())).collect()
             }
             Node::Inner { path, left, right } => {
-                vec![goto(Some(SetAt::Left(path.clone())), chain_of(left)), goto(None, chain_of(right))]
+                vec![goto(Some(DispatchSet::Left(path.clone())), chain_of(left)), goto(None, chain_of(right))]
             }
         };
         chains.insert(name, rules);
@@ -427,14 +427,14 @@ struct Layout<'a> {
 }
 
 impl Layout<'_> {
-    /// The sets and chains of one direction, from its gate to its groups.
+    /// The sets and chains of one direction, from its isolated set to its groups.
     fn direction(&mut self, direction: Direction, sides: &BTreeMap<Hash, Side<'_>>) {
         let address_set = |members, meaning: &str| Set { kind: SetKind::HashIp, members, meaning: meaning.to_owned() };
         let members = |groups: &[Hash]| groups.iter().flat_map(|group| &sides[group].addresses).cloned().collect();
 
         let all: Vec<Hash> = sides.keys().copied().collect();
         let meaning = format!("this node's endpoints that are isolated for {}", direction.as_str());
-        self.sets.insert(SetName::gate(self.family, direction), address_set(members(&all), &meaning));
+        self.sets.insert(SetName::isolated(self.family, direction), address_set(members(&all), &meaning));
 
         let mut chains = BTreeMap::<Hash, ChainName>::new();
         for (hash, side) in sides {
@@ -454,8 +454,8 @@ impl Layout<'_> {
         let tree = Node::new(all);
         for (at, groups) in tree.iter().flat_map(Node::sets) {
             let which = match &at {
-                SetAt::Left(_) => "some of them, to tell by halves which group an endpoint is in",
-                SetAt::Group(_) => "those of one group",
+                DispatchSet::Left(_) => "some of them, to tell by halves which group an endpoint is in",
+                DispatchSet::Group(_) => "those of one group",
             };
             let meaning = format!("isolated for {}: {which}", direction.as_str());
             self.sets.insert(set_at(self.family, direction, &at), address_set(members(&groups), &meaning));
@@ -478,9 +478,9 @@ impl Layout<'_> {
 }
 
 /// The name of a set that the tree asks.
-pub(crate) fn set_at(family: Family, direction: Direction, at: &SetAt) -> SetName {
+pub(crate) fn set_at(family: Family, direction: Direction, at: &DispatchSet) -> SetName {
     match at {
-        SetAt::Left(path) => SetName::dispatch(family, direction, &path.to_string()),
-        SetAt::Group(group) => SetName::dispatch_group(family, direction, group),
+        DispatchSet::Left(path) => SetName::dispatch(family, direction, &path.to_string()),
+        DispatchSet::Group(group) => SetName::dispatch_group(family, direction, group),
     }
 }

@@ -240,7 +240,7 @@ impl ChainName {
 
     /// Whether it belongs to the dispatch tree of a direction.
     #[must_use]
-    pub const fn is_of_tree(&self) -> bool {
+    pub const fn is_dispatch(&self) -> bool {
         self.role.is_dispatch()
     }
 

@@ -112,7 +112,7 @@ impl SetName {
 
     /// The set of a node's endpoints that are isolated in a direction.
     #[must_use]
-    pub fn gate(family: Family, direction: Direction) -> Self {
+    pub fn isolated(family: Family, direction: Direction) -> Self {
         let role = SetRole::Isolated(direction);
         Self::of(family, role, [role.text(), "", ""])
     }
@@ -182,13 +182,13 @@ impl SetName {
 
     /// Whether it is an isolated set or a dispatch set, of either direction.
     #[must_use]
-    pub const fn is_of_tree(&self) -> bool {
+    pub const fn is_dispatch(&self) -> bool {
         matches!(self.role, SetRole::Isolated(_) | SetRole::Dispatch(_) | SetRole::DispatchGroup(_))
     }
 
     /// Whether it is the isolated set of a direction.
     #[must_use]
-    pub const fn is_gate(&self) -> bool {
+    pub const fn is_isolated_set(&self) -> bool {
         matches!(self.role, SetRole::Isolated(_))
     }
 
@@ -259,7 +259,7 @@ mod tests {
         for family in Family::ALL {
             let of_direction = |direction| {
                 [
-                    SetName::gate(family, direction),
+                    SetName::isolated(family, direction),
                     SetName::dispatch(family, direction, ""),
                     SetName::dispatch(family, direction, "0110"),
                     SetName::dispatch_group(family, direction, &hash),

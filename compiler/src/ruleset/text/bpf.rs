@@ -27,7 +27,7 @@ const ERROR_V6: &str = "22,48 0 0 6,21 0 19 58,48 0 0 40,53 17 0 128,\
                         32 0 0 72,7 0 0 0,32 0 0 8,29 0 13 0,32 0 0 76,7 0 0 0,32 0 0 12,29 0 9 0,\
                         32 0 0 80,7 0 0 0,32 0 0 16,29 0 5 0,32 0 0 84,7 0 0 0,32 0 0 20,29 0 1 0,6 0 0 1,6 0 0 0";
 
-/// The classic BPF program behind [`Match::ErrorFromQuotedDestination`], in the
+/// The classic BPF program behind [`Match::ErrorFromQuotedDestination`](crate::ruleset::node::Match::ErrorFromQuotedDestination), in the
 /// text form of `-m bpf --bytecode`.
 #[must_use]
 pub fn error_bytecode(family: Family) -> &'static str {
@@ -37,7 +37,7 @@ pub fn error_bytecode(family: Family) -> &'static str {
     }
 }
 
-/// The classic BPF program behind [`Match::SourceIsDestination`], in the text
+/// The classic BPF program behind [`Match::SourceIsDestination`](crate::ruleset::node::Match::SourceIsDestination), in the text
 /// form of `-m bpf --bytecode`.
 #[must_use]
 pub fn self_bytecode(family: Family) -> &'static str {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::read::printed;
 use super::spelling::canonical;
 use crate::object::Family;
-use crate::ruleset::program::{CHAIN_PREFIX, ChainName, FORWARD_CHAIN, Rule, Target};
+use crate::ruleset::node::{CHAIN_PREFIX, ChainName, FORWARD_CHAIN, Rule, Target};
 
 /// The chains that a listing declares, in their order. The two tools declare them
 /// differently.
@@ -69,7 +69,7 @@ pub fn is_hook(rule: &str) -> bool {
 mod tests {
     use super::*;
     use crate::policy::Direction;
-    use crate::ruleset::program::Foreign;
+    use crate::ruleset::node::Foreign;
 
     #[test]
     fn packets_are_counted_as_either_tool_prints_them() {

@@ -7,7 +7,7 @@ use ipnetwork::IpNetwork;
 use super::spelling::canonical;
 use super::{POD_GROUP, error_bytecode, rule_line, self_bytecode};
 use crate::object::{Family, Protocol};
-use crate::ruleset::program::{ChainName, Foreign, Match, Rule, SetField, SetName, Target};
+use crate::ruleset::node::{ChainName, Foreign, Match, Rule, SetField, SetName, Target};
 
 /// A line that is not one of ours.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

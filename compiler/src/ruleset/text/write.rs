@@ -7,7 +7,7 @@ use ipnetwork::IpNetwork;
 
 use super::{COMMENT_MAX, MAXELEM, NFLOG_GROUP, POD_GROUP, UNPRINTABLE, error_bytecode, self_bytecode};
 use crate::object::{Family, Protocol};
-use crate::ruleset::program::{ChainName, FamilyProgram, Foreign, Match, Rule, SetField, SetKind, SetName, Target};
+use crate::ruleset::node::{ChainName, FamilyRuleset, Foreign, Match, Rule, SetField, SetKind, SetName, Target};
 
 /// How many denied packets each rule reports: in a second in the long run, and
 /// at once. A client that is denied tries again every other second, so one line
@@ -229,7 +229,7 @@ impl Restore {
     }
 }
 
-impl FamilyProgram {
+impl FamilyRuleset {
     /// The chains as input of `iptables-restore --noflush` (of
     /// `ip6tables-restore` for IPv6).
     #[must_use]

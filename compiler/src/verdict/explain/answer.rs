@@ -84,9 +84,9 @@ pub enum Warning {
     /// The ends have no address family in common, so no packet can pass.
     NoCommonFamily,
     /// Policies allow it, and agents drop it where it leaves the source, because it is
-    /// what tunnels use ([`Group::kept_tunnels`]).
+    /// what tunnels use ([`Group::dropped_tunnels`]).
     ///
-    /// [`Group::kept_tunnels`]: crate::cluster::group::Group::kept_tunnels
+    /// [`Group::dropped_tunnels`]: crate::cluster::group::Group::dropped_tunnels
     TunnelDropped {
         /// The source.
         from: EndName,

@@ -257,15 +257,15 @@ impl Question {
     }
 
     /// What of the traffic an agent keeps from the source although policies
-    /// allow it: see [`Group::kept_tunnels`].
+    /// allow it: see [`Group::dropped_tunnels`].
     #[must_use]
-    pub fn kept_tunnels(&self, cluster: &Cluster, groups: &Groups) -> Traffic {
+    pub fn dropped_tunnels(&self, cluster: &Cluster, groups: &Groups) -> Traffic {
         if self.exemption(cluster).is_some() {
             return Traffic::none();
         }
         let seen = self.to.seen(cluster, self.from, self.family);
         let groups = self.from.groups(cluster, groups, Direction::Egress, self.family).into_iter();
-        let kept = groups.fold(Traffic::none(), |all, group| all.union(&group.kept_tunnels(cluster, seen)));
+        let kept = groups.fold(Traffic::none(), |all, group| all.union(&group.dropped_tunnels(cluster, seen)));
         kept.intersection(&self.traffic)
     }
 

@@ -298,7 +298,7 @@ impl Walk<'_> {
             }
             let (family, traffic) = (flow.family, flow.traffic.clone());
             let question = Question { from, to, family, traffic, service_port: None, replicas: false };
-            let traffic = question.kept_tunnels(cluster, groups);
+            let traffic = question.dropped_tunnels(cluster, groups);
             if !traffic.is_none() {
                 let from = flow.from.without_addresses();
                 found.push(Warning::TunnelDropped { from, traffic });

@@ -77,7 +77,7 @@ impl<'a> Kinds<'a> {
     pub(crate) fn new(cluster: &'a Cluster, groups: &'a Groups) -> Self {
         let zones = Zones::of(groups);
         let ports_matter = groups.iter().any(|(_, group)| group.has_named());
-        let viewers = cluster.own_views().into_iter().collect();
+        let viewers = cluster.node_views().into_iter().collect();
         Self { cluster, groups, zones, ports_matter, viewers, faces: IndexSet::default(), seen: IndexSet::default() }
     }
 

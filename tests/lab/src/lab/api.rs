@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use npc_agent::dataplane::backend::Backend as AgentBackend;
 use npc_agent::dataplane::{Kernel as _, Linux};
 use npc_compiler::cluster::Cluster;
-use npc_compiler::cluster::group::Lingering;
+use npc_compiler::cluster::group::RetainedGroup;
 use npc_compiler::object::{Family, Objects};
 use npc_compiler::plan::KernelState;
 use npc_compiler::ruleset::layout::{self, Options, SelfMatch};
@@ -66,10 +66,10 @@ impl Lab {
             let Some(agent) = agent else { continue };
             let node = place.name.trim_start_matches("node/");
             // Which of the two the agent writes depends on the kernel.
-            let wanted = |lingering: &[Lingering]| {
+            let wanted = |lingering: &[RetainedGroup]| {
                 [SelfMatch::Bpf, SelfMatch::PerEndpoint].map(|self_match| {
                     let options = Options { self_match, ..options.clone() };
-                    let mut wanted = KernelState::from(&layout::program_with(&cluster, node, &options, lingering));
+                    let mut wanted = KernelState::from(&layout::ruleset_with(&cluster, node, &options, lingering));
                     own::fill(&mut wanted, wiring, index);
                     wanted
                 })

@@ -12,11 +12,11 @@ use npc_agent::dataplane::iptables::{Hook, Iptables};
 use npc_agent::dataplane::{Kernel as _, Linux};
 use npc_agent::status::{self, AgentStatus};
 use npc_compiler::cluster::Cluster;
-use npc_compiler::cluster::group::Lingering;
+use npc_compiler::cluster::group::RetainedGroup;
 use npc_compiler::object::Family;
 use npc_compiler::plan::KernelState;
 use npc_compiler::ruleset::layout::{self, Options, SelfMatch};
-use npc_compiler::ruleset::program::Match;
+use npc_compiler::ruleset::node::Match;
 
 use super::error::{Doing, Error, Result};
 use super::netns::Netns;
@@ -32,7 +32,7 @@ impl Lab {
     ///
     /// # Errors
     /// When there is no such node, or its agent is not understood.
-    pub fn lingering(&self, node: &str) -> Result<Vec<Lingering>> {
+    pub fn lingering(&self, node: &str) -> Result<Vec<RetainedGroup>> {
         lingering(self.node(node)?)
     }
 
@@ -84,7 +84,7 @@ impl Lab {
         let self_match = if is_per_endpoint { SelfMatch::PerEndpoint } else { SelfMatch::Bpf };
         let options = Options { self_match, ..options.clone() };
         let cluster = Cluster::new(&self.cluster().objects);
-        let mut wanted = KernelState::from(&layout::program_with(&cluster, node, &options, &self.lingering(node)?));
+        let mut wanted = KernelState::from(&layout::ruleset_with(&cluster, node, &options, &self.lingering(node)?));
         let mut differences = Vec::new();
         let (wiring, index) = ((self.places(), self.mode()), self.find(&format!("node/{node}"))?);
         own::fill(&mut wanted, wiring, index);
@@ -190,7 +190,7 @@ impl Lab {
 
 /// The groups that the agent of a network namespace keeps for pods that may come
 /// back.
-pub(super) fn lingering(node: &Netns) -> Result<Vec<Lingering>> {
+pub(super) fn lingering(node: &Netns) -> Result<Vec<RetainedGroup>> {
     match node.within(AgentStatus::ask)? {
         Ok(status) => Ok(status.lingering.into_iter().map(Into::into).collect()),
         Err(status::Error::NoAgent(_)) => Ok(Vec::new()),

@@ -79,7 +79,7 @@ pub fn can_run() -> bool {
 /// Skips the calling test because the lab lacks something.
 ///
 /// # Panics
-/// In strict mode: see [`skip`](crate::skip).
+/// In strict mode: see [`crate::skip`].
 pub fn skipped(why: &Error) {
     skip::skipped(Lack::Lab, why);
 }

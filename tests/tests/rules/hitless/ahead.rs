@@ -10,7 +10,7 @@ use npc_compiler::object::{Family, Labels, Namespace, Objects, Pod};
 use npc_compiler::plan::{KernelState, Plan, Step};
 use npc_compiler::policy::Direction;
 use npc_compiler::ruleset::layout::{Options, SelfMatch};
-use npc_compiler::ruleset::program::{Member, SetName};
+use npc_compiler::ruleset::node::{Member, SetName};
 use npc_tests::model::{Model, Packet};
 use npc_tests::random;
 use proptest::prelude::*;
@@ -108,7 +108,7 @@ fn a_pod_that_joins_a_group_that_stays_does_not_wait_for_the_rules_of_others() {
             let group = |pod: &Pod| pod.labels["group"].parse::<usize>().unwrap();
             let places: Vec<_> = moves.movers().map(|(old, new)| (group(old), group(new))).collect();
             let is_gated = |pod: &Pod| {
-                let (_, members) = &ahead.v4.sets[&SetName::gate(Family::V4, Direction::Egress)];
+                let (_, members) = &ahead.v4.sets[&SetName::isolated(Family::V4, Direction::Egress)];
                 members.contains(&Member::Address(pod.address(Family::V4).unwrap()))
             };
             // Rules that wait are those of the edited policy, and of who goes from
@@ -179,7 +179,7 @@ fn an_endpoint_that_needs_a_rule_of_its_own_waits_for_it() {
             let (held, wanted) = (program_of(&old, &options), program_of(&new, &options));
             let ahead = held.ahead_of_rules(&wanted);
             for direction in Direction::ALL {
-                let gated = |state: &KernelState| state.v4.sets[&SetName::gate(Family::V4, direction)].1.clone();
+                let gated = |state: &KernelState| state.v4.sets[&SetName::isolated(Family::V4, direction)].1.clone();
                 prop_assert!(gated(&ahead).is_subset(&gated(&held)));
                 came.set(came.get() + gated(&wanted).difference(&gated(&held)).count());
             }

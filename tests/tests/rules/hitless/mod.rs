@@ -18,7 +18,7 @@ use npc_compiler::object::{Family, Labels, Namespace, Objects, Pod, Protocol};
 use npc_compiler::plan::{KernelState, Plan, Step};
 use npc_compiler::policy::Direction;
 use npc_compiler::ruleset::layout::{self, Options, SelfMatch};
-use npc_compiler::ruleset::program::{ChainName, ChainRole, InterfaceName, Match, Member, Rule, SetName, Target};
+use npc_compiler::ruleset::node::{ChainName, ChainRole, InterfaceName, Match, Member, Rule, SetName, Target};
 use npc_tests::model::{Flight, Model, Packet, Question};
 use npc_tests::random;
 use proptest::prelude::*;
@@ -31,7 +31,7 @@ fn program(objects: &Objects) -> KernelState {
 }
 
 fn program_of(objects: &Objects, options: &Options) -> KernelState {
-    KernelState::from(&layout::program(&Cluster::new(objects), NODE, options))
+    KernelState::from(&layout::ruleset(&Cluster::new(objects), NODE, options))
 }
 
 /// All pods run on one node, so that there are groups to move between.

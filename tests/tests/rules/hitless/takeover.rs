@@ -8,7 +8,7 @@ use npc_agent::source::manifests;
 use npc_compiler::object::{Family, Objects, Protocol};
 use npc_compiler::plan::{KernelState, Plan};
 use npc_compiler::policy::Direction;
-use npc_compiler::ruleset::program::{ChainName, Member, SetKind, SetName};
+use npc_compiler::ruleset::node::{ChainName, Member, SetKind, SetName};
 use npc_compiler::ruleset::text;
 use npc_tests::model::{Model, Packet, Question};
 

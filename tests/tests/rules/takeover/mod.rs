@@ -10,10 +10,10 @@ use std::net::IpAddr;
 use npc_agent::source::manifests;
 use npc_compiler::cluster::Cluster;
 use npc_compiler::object::{Family, Protocol};
-use npc_compiler::plan::{Held, KernelState, Plan};
+use npc_compiler::plan::{FamilyState, KernelState, Plan};
 use npc_compiler::ruleset::layout::{self, Options};
-use npc_compiler::ruleset::program::{
-    ChainName, FamilyProgram, InterfaceName, Match, Member, Program, Set, SetKind, SetName,
+use npc_compiler::ruleset::node::{
+    ChainName, FamilyRuleset, InterfaceName, Match, Member, NodeRuleset, Set, SetKind, SetName,
 };
 use npc_compiler::ruleset::text;
 use npc_tests::interpreter::{Outcome, Packet, Payload, State, faults, run};
@@ -55,20 +55,20 @@ fn state(text: &str) -> KernelState {
 }
 
 /// The program whose text a kernel holds.
-fn program(state: &KernelState) -> Program {
-    let family = |family, held: &Held| {
+fn program(state: &KernelState) -> NodeRuleset {
+    let family = |family, held: &FamilyState| {
         let set = |(kind, members): &(SetKind, BTreeSet<Member>)| Set {
             kind: *kind,
             members: members.clone(),
             meaning: String::new(),
         };
-        FamilyProgram {
+        FamilyRuleset {
             family,
             sets: held.sets.iter().map(|(name, held)| (name.clone(), set(held))).collect(),
             chains: held.chains.clone(),
         }
     };
-    let program = Program { v4: family(Family::V4, &state.v4), v6: family(Family::V6, &state.v6) };
+    let program = NodeRuleset { v4: family(Family::V4, &state.v4), v6: family(Family::V6, &state.v6) };
     assert_eq!(faults(&program), Vec::<String>::new());
     program
 }
@@ -112,7 +112,7 @@ fn watch(old: &KernelState, new: &KernelState) -> usize {
     let [before, after] = [old, new].map(program);
     let mut differ = 0;
     for family in Family::ALL {
-        let verdict = |program: &Program, packet: &Packet| run(program, packet).outcome == Outcome::Returned;
+        let verdict = |program: &NodeRuleset, packet: &Packet| run(program, packet).outcome == Outcome::Returned;
         let packets: Vec<(Packet, [bool; 2])> = packets(family)
             .into_iter()
             .map(|packet| (packet, [verdict(&before, &packet), verdict(&after, &packet)]))
@@ -136,7 +136,7 @@ fn watch(old: &KernelState, new: &KernelState) -> usize {
 #[test]
 fn what_an_older_agent_wrote_becomes_what_this_one_writes_and_back_with_nothing_between() {
     let objects = manifests::parse_text("cluster.yaml", CLUSTER, &manifests::Options::default()).unwrap().objects;
-    let wanted = KernelState::from(&layout::program(&Cluster::new(&objects), "node-1", &Options::default()));
+    let wanted = KernelState::from(&layout::ruleset(&Cluster::new(&objects), "node-1", &Options::default()));
     let before = state(BEFORE);
     // It is the older layout, of this very cluster.
     let first = &before.v4.chains[&ChainName::forward()][0];

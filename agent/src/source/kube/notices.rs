@@ -35,7 +35,12 @@ const NOTE_MAX: usize = 1024;
 const TRIES: u32 = 6;
 
 /// Writes notices to the cluster, until their sender is dropped.
-pub async fn tell(client: Client, node: String, mut notices: mpsc::UnboundedReceiver<Notice>, remove_taint: bool) {
+pub async fn write_notices(
+    client: Client,
+    node: String,
+    mut notices: mpsc::UnboundedReceiver<Notice>,
+    remove_taint: bool,
+) {
     while let Some(notice) = notices.recv().await {
         match notice {
             Notice::Ready if remove_taint => {
@@ -278,7 +283,7 @@ mod tests {
         let (sender, notices) = mpsc::unbounded_channel();
         sender.send(Notice::Finding(finding("p"))).expect("the receiver is there");
         drop(sender);
-        tell(Client::new(service, "default"), "n1".to_owned(), notices, false).await;
+        write_notices(Client::new(service, "default"), "n1".to_owned(), notices, false).await;
         std::mem::take(&mut logged.lock().expect("no test panicked"))
     }
 

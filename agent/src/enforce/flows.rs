@@ -63,7 +63,7 @@ impl Established {
     /// Takes in which endpoints of this node own which addresses now.
     pub(super) fn owned_as(&mut self, engine: &Engine) {
         let owners: BTreeMap<IpAddr, Owner> =
-            engine.owners_here().map(|(address, [namespace, name, _])| (address, [namespace, name])).collect();
+            engine.local_owners().map(|(address, [namespace, name, _])| (address, [namespace, name])).collect();
         let now = Instant::now();
         let left = self.owners.keys().filter(|address| !owners.contains_key(address));
         self.vacant.extend(left.map(|address| (*address, now)));

@@ -12,17 +12,17 @@ pub use crate::ruleset::set::{InterfaceName, Member, Set, SetKind};
 
 /// Everything of ours in one node's kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Program {
+pub struct NodeRuleset {
     /// IPv4: `iptables`, sets of `family inet`.
-    pub v4: FamilyProgram,
+    pub v4: FamilyRuleset,
     /// IPv6: `ip6tables`, sets of `family inet6`.
-    pub v6: FamilyProgram,
+    pub v6: FamilyRuleset,
 }
 
-impl Program {
+impl NodeRuleset {
     /// The part of one family.
     #[must_use]
-    pub fn family(&self, family: Family) -> &FamilyProgram {
+    pub fn family(&self, family: Family) -> &FamilyRuleset {
         match family {
             Family::V4 => &self.v4,
             Family::V6 => &self.v6,
@@ -32,7 +32,7 @@ impl Program {
 
 /// One family's sets and chains.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FamilyProgram {
+pub struct FamilyRuleset {
     /// The family.
     pub family: Family,
     /// The sets by name.

@@ -53,7 +53,7 @@ pub(super) struct Takeover {
     /// When to look next; `None` where there is nothing to look for.
     due: Option<Instant>,
     /// What was found, and since when it is unchanged.
-    seen: Option<(azure::Remains, Instant)>,
+    seen: Option<(azure::AzureLeftovers, Instant)>,
     quiet: Duration,
     removed_before: bool,
     logged: Option<Logged>,

@@ -8,7 +8,7 @@ use npc_compiler::engine::Engine;
 use npc_compiler::object::Family;
 use npc_compiler::plan::KernelState;
 use npc_compiler::policy::Direction;
-use npc_compiler::ruleset::program::{Member, SetName};
+use npc_compiler::ruleset::node::{Member, SetName};
 use tracing::{info, warn};
 
 use crate::causes::with_causes;
@@ -108,7 +108,7 @@ impl Frames {
             return;
         }
         let mut here = Here::new();
-        for (address, pod) in engine.owners_here() {
+        for (address, pod) in engine.local_owners() {
             here.entry(pod).or_default().insert(address);
         }
         let unclear = self.bind(&here, |ports| kernel.peers(ports));
@@ -237,7 +237,7 @@ impl Isolated {
         let mut isolated = Self::default();
         for family in Family::ALL {
             for direction in [Direction::Ingress, Direction::Egress] {
-                let gate = state.family(family).sets.get(&SetName::gate(family, direction));
+                let gate = state.family(family).sets.get(&SetName::isolated(family, direction));
                 for member in gate.into_iter().flat_map(|(_, members)| members) {
                     isolated.is_anything = true;
                     let Member::Address(address) = member else { continue };
@@ -388,9 +388,9 @@ mod tests {
     fn egress_isolation_alone_counts() {
         let mut state = KernelState::default();
         assert!(!Isolated::of(&state).is_anything);
-        let gate = SetName::gate(Family::V4, Direction::Egress);
+        let gate = SetName::isolated(Family::V4, Direction::Egress);
         let members = [Member::Address(ip("10.0.0.1"))].into();
-        state.v4.sets.insert(gate, (npc_compiler::ruleset::program::SetKind::HashIp, members));
+        state.v4.sets.insert(gate, (npc_compiler::ruleset::node::SetKind::HashIp, members));
         let isolated = Isolated::of(&state);
         assert!(isolated.is_anything && isolated.ingress.is_empty() && isolated.egress.len() == 1);
     }

@@ -1,7 +1,7 @@
 //! What else is on a node.
 
 use npc_agent::dataplane::backend::Backend;
-use npc_agent::dataplane::surroundings::other_engines;
+use npc_agent::dataplane::other_engines::other_engines;
 
 use super::agent::{Agent, Folder};
 use super::dump;
