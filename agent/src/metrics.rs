@@ -170,7 +170,7 @@ impl Metrics {
         registry.register("pass_failures", "Updates that the kernel refused", self.failures.clone());
         registry.register(
             "conntrack_entries_cut",
-            "Established flows cut because policies deny them by now",
+            "Established flows cut because policies deny them now",
             self.cut.clone(),
         );
         registry.register("drift_found", "Changes of our rules or sets by others", self.drift_found.clone());

@@ -151,7 +151,7 @@ impl Auditor {
     pub(super) fn new(backend: Backend) -> Self {
         let notifications = Notifications::open(backend)
             .inspect_err(
-                |error| info!(%backend, %error, "nothing tells of others' changes; our chains are read in turn"),
+                |error| info!(%backend, %error, "no notifications of rule changes here; npc re-reads its chains periodically"),
             )
             .ok();
         Self {

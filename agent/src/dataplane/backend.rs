@@ -71,7 +71,7 @@ pub enum Error {
     #[error(transparent)]
     Process(#[from] process::Error),
     /// nf_tables could not be asked.
-    #[error("cannot tell which packet filter this node uses")]
+    #[error("cannot find out which iptables backend this node uses")]
     Kernel(#[from] nftables::Error),
 }
 
@@ -214,7 +214,7 @@ fn choose(nft: Residents, legacy: Residents, default: Option<Backend>) -> (Backe
         }
         std::cmp::Ordering::Equal => match default {
             Some(default) => (default, "the system's default".to_owned()),
-            None => (Backend::Nft, "the kernel tells nothing and the system has no default".to_owned()),
+            None => (Backend::Nft, "neither the kernel nor the system shows which".to_owned()),
         },
     }
 }

@@ -63,7 +63,7 @@ pub enum Error {
     )]
     Lost(u32),
     /// What the kernel said makes no sense.
-    #[error("cannot understand what the kernel tells of a connection: {0}")]
+    #[error("cannot read a connection from the kernel: {0}")]
     Malformed(String),
 }
 

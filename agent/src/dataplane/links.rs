@@ -36,7 +36,7 @@ pub enum Error {
         source: io::Error,
     },
     /// What the kernel said makes no sense.
-    #[error("cannot understand what the kernel tells of a network interface: {0}")]
+    #[error("cannot read a network interface from the kernel: {0}")]
     Malformed(String),
 }
 

@@ -74,12 +74,12 @@ impl Linux {
     /// If there is no backend, or no ipset.
     pub fn open(backend: Option<Backend>) -> Result<Self, Error> {
         let (backend, reason) = match backend {
-            Some(backend) => (backend, "as told".to_owned()),
+            Some(backend) => (backend, "--backend".to_owned()),
             None => backend::detect()?,
         };
         let tables = Self::tables(backend)?;
         let families: Vec<String> = tables.iter().map(|table| table.family().to_string()).collect();
-        info!(%backend, reason, families = families.join(" "), "found the packet filter");
+        info!(%backend, reason, families = families.join(" "), "using iptables");
         Ok(Self {
             backend,
             tables,
@@ -151,7 +151,7 @@ impl Linux {
             && let Some(since) = self.locked.take()
         {
             first.waited = since.elapsed().saturating_sub(first.took);
-            info!(waited = ?first.waited, "the xtables lock is free again; the rules are written");
+            info!(waited = ?first.waited, "got the xtables lock; rules written");
         }
     }
 
@@ -218,7 +218,7 @@ impl Linux {
         let stuck = table.write(&self.aliases.chains(writes))?;
         writes.replace.keys().for_each(|chain| self.auditor.spellings.is_written(family, chain));
         for (chain, error) in stuck {
-            warn!(%family, %chain, %error, "a chain that is not needed any more cannot go; it is empty");
+            warn!(%family, %chain, %error, "cannot delete an unused chain (it is empty)");
             self.auditor.left_chains.insert((family, chain));
             (self.left_due, self.left_wait) = (None, Duration::ZERO);
         }
@@ -243,7 +243,7 @@ impl Linux {
             let deleted = table.delete_empty(chain);
             match &deleted {
                 Ok(()) => info!(%family, %chain, "a chain that could not go before is gone now"),
-                Err(error) => debug!(%family, %chain, %error, "a chain that nobody needs still cannot go"),
+                Err(error) => debug!(%family, %chain, %error, "cannot delete an unused chain yet"),
             }
             deleted.is_err()
         });
@@ -417,7 +417,7 @@ impl Kernel for Linux {
 
     fn peers(&mut self, ports: &[u32]) -> Vec<(u32, bridge::peer::Peer)> {
         bridge::peer::of(ports).unwrap_or_else(|error| {
-            warn!(%error, "the kernel does not tell which addresses are behind the ports of bridges");
+            warn!(%error, "cannot read from the kernel which addresses are behind the ports of bridges");
             Vec::new()
         })
     }
@@ -508,7 +508,7 @@ fn write_sets(ipset: &mut Ipset, writes: &[&SetWrite]) -> Result<Vec<SetName>, E
 fn grace() {
     if let Err(error) = membarrier(MembarrierCommand::Global) {
         // A kernel with isolated cores (nohz_full) refuses.
-        debug!(%error, "no memory barrier; waiting a moment instead");
+        debug!(%error, "membarrier is not available; sleeping for the grace period instead");
         std::thread::sleep(PACKET_TIME);
     }
 }

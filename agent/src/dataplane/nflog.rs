@@ -33,16 +33,16 @@ const PART: usize = 64 * 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The kernel does not log packets to anybody.
-    #[error("this kernel does not tell of packets (load nfnetlink_log)")]
+    #[error("this kernel does not log packets (load nfnetlink_log)")]
     Unsupported(#[source] io::Error),
     /// Somebody reads the same group.
-    #[error("another program reads NFLOG group {NFLOG_GROUP}, on which npc's rules tell of dropped packets")]
+    #[error("another program reads NFLOG group {NFLOG_GROUP}, to which npc's rules log dropped packets")]
     Taken,
     /// The socket failed.
     #[error("cannot ask the kernel for dropped packets")]
     Socket(#[from] io::Error),
     /// What the kernel said makes no sense.
-    #[error("cannot understand what the kernel tells of a packet: {0}")]
+    #[error("cannot read a logged packet from the kernel: {0}")]
     Malformed(String),
 }
 

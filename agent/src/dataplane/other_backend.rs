@@ -68,7 +68,7 @@ impl OtherBackend {
         if errors.is_empty() {
             self.said = None;
         } else if self.said.as_ref() != Some(&errors) {
-            warn!(backend = %other, error = errors, "cannot tell that no rules of ours are left in the other packet filter");
+            warn!(backend = %other, error = errors, "cannot check whether npc's rules are left in the other iptables backend");
             self.said = Some(errors);
         }
     }

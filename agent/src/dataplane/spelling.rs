@@ -168,7 +168,7 @@ impl PrintedForms {
         if let Some([written, printed]) = first {
             warn!(
                 %family, rules, written, printed,
-                "this iptables prints rules otherwise than they were written; they are compared with how it prints them"
+                "this iptables prints some rules differently from how npc wrote them; npc compares with its form"
             );
         }
     }

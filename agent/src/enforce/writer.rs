@@ -392,9 +392,6 @@ fn took_over(held: &KernelState) {
     let (chains, sets) = (of(|held| held.chains.len()), of(|held| held.sets.len()));
     if chains + sets > 0 {
         let members = of(|held| held.sets.values().map(|(_, members)| members.len()).sum());
-        info!(
-            chains,
-            sets, members, "took over what an agent before left in this kernel; only what differs is written"
-        );
+        info!(chains, sets, members, "found the ruleset of an earlier agent; writing only the difference");
     }
 }

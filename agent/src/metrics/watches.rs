@@ -26,7 +26,7 @@ impl Watches {
         registry.register("watch_failures", "Failures of a watch, each tried again", self.failures.clone());
         registry.register(
             "watch_last_event_timestamp_seconds",
-            "When a watch last told of something",
+            "When a watch last delivered an object",
             self.last_event.clone(),
         );
         registry.register(

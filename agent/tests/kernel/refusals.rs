@@ -34,7 +34,7 @@ fn a_refused_line_is_quoted_and_nothing_of_the_restore_is_there(backend: Backend
     let error = table.restore(&format!("*filter\n:NPC-X - [0:0]\n-A NPC-X -j RETURN\n{bad}\nCOMMIT\n")).unwrap_err();
     let text = error.to_string();
     assert!(text.contains(&format!("refused line 4 (`{bad}`)")), "{text}");
-    assert!(text.contains("npc4-nowhere doesn't exist") && text.contains("somebody else removed the set"), "{text}");
+    assert!(text.contains("npc4-nowhere doesn't exist") && text.contains("another program removed the set"), "{text}");
     assert!(table.chains().unwrap().is_empty());
 }
 

@@ -137,7 +137,7 @@ impl Bridge {
             };
             drifted = self.is_ours && !as_known;
             if let (table::Found::Changed(what), false) = (&found, drifted) {
-                info!(what, "the table bridge npc is not as this version makes it; it is made anew");
+                info!(what, "replacing the table bridge npc of another version");
             }
             let held = match found {
                 table::Found::Sound(held) => Some(held),

@@ -81,7 +81,7 @@ pub fn of(ports: &[u32]) -> io::Result<Vec<(u32, Peer)>> {
             Ok(Some(peer)) => found.push((*port, peer)),
             Ok(None) => {}
             Err(error) => {
-                debug!(port, %error, "the kernel does not tell what is behind a port");
+                debug!(port, %error, "cannot ask the kernel which addresses are behind a bridge port");
                 // What is left of the answer goes with the socket.
                 asker.socket = open()?;
             }

@@ -69,15 +69,15 @@ impl Refusal {
     fn words(self) -> Option<(&'static str, &'static str)> {
         let words = match self.0 {
             1 => ("operation not permitted", "npc needs root, or CAP_NET_ADMIN"),
-            2 => ("there is no set of that name", "somebody else removed the set"),
+            2 => ("there is no set of that name", "another program removed the set"),
             17 => (
                 "a set of that name exists and is not the same",
-                "somebody made a set under our name, of another kind; `npc cleanup` removes it",
+                "another program made a set of another type with one of npc's names; `npc cleanup` removes it",
             ),
             4097 => ("ipset protocol error", "the kernel does not understand the message"),
             4098 => ("set type not supported", "this kernel lacks the set type"),
             4099 => ("no more sets", "the kernel's limit, the parameter max_sets of ip_set, is reached"),
-            4100 => ("the set is in use", "a rule of somebody else, or of the other backend, names the set"),
+            4100 => ("the set is in use", "a rule of another program, or of the other backend, names the set"),
             4103 => ("it is there already, or is not there", ""),
             4104 => ("no such prefix length", "a set cannot hold the prefix of length 0"),
             4106 => ("not an address family that the set type takes", ""),

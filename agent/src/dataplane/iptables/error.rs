@@ -145,9 +145,9 @@ fn explained(message: &str) -> &'static str {
     let meanings = [
         ("Couldn't load match", " (this kernel or iptables lacks the match)"),
         ("Couldn't load target", " (a chain that the rule leads to is not there)"),
-        ("doesn't exist.", " (somebody else removed the set)"),
+        ("doesn't exist.", " (another program removed the set)"),
         ("Too many links", " (chains lead to chains more deeply than nft takes)"),
-        ("Device or resource busy", " (a rule of somebody else still leads to the chain)"),
+        ("Device or resource busy", " (a rule of another program still leads to the chain)"),
         ("RULE_APPEND failed (No such file", " (the kernel lacks what the rule asks for)"),
         ("is incompatible, use 'nft' tool", " (another program wrote a rule with nft that iptables cannot read)"),
         ("Permission denied", " (npc needs root, or CAP_NET_ADMIN and CAP_NET_RAW)"),

@@ -179,7 +179,7 @@ async fn streams_lists(connector: &Connector) -> bool {
             }
             // It answers, though not this question; pages work with all.
             Err(kube::Error::Api(status)) if matches!(status.code, 401 | 403 | 404) => {
-                debug!(%status, "the API server does not tell its version");
+                debug!(%status, "the API server's version cannot be read");
                 return false;
             }
             Err(error) => {
