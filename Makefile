@@ -47,6 +47,7 @@ promtool: ## promtool for the tests of the alert rules; prints its path
 lint: ## formatting, lints and rustdoc
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	$(CARGO) check --quiet --package npc-compiler --lib --example shop # the facade alone
 	@$(MAKE) --no-print-directory docs
 
 deny: ## licences, sources and duplicates of our dependencies
