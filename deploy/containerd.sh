@@ -14,7 +14,11 @@ if [ ! -x "$folder/containerd" ] || [ ! -x "$folder/ctr" ]; then
 	trap 'rm -rf "$work"' EXIT
 	echo "npc: fetching containerd, of Debian's package containerd" >&2
 	cd "$work"
-	apt-get -qq -o APT::Sandbox::User=root download containerd >&2
+	# A new machine has no lists of packages yet.
+	apt-get -qq -o APT::Sandbox::User=root download containerd >&2 || {
+		apt-get -qq update >&2
+		apt-get -qq -o APT::Sandbox::User=root download containerd >&2
+	}
 	dpkg-deb -x ./containerd_*.deb root
 	# Whole or not at all, if it is killed.
 	for tool in containerd ctr; do

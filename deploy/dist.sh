@@ -11,8 +11,8 @@
 # NPC_DIST_SBOM=no there are no SBOMs.
 set -eu
 
-# What is shipped, as folder:binary. npc-cni joins with the issue that builds
-# it (cni-plugin:npc-cni): by now it is a stub that does nothing.
+# What is shipped, as folder:binary. npc-cni (cni-plugin:npc-cni) joins together with
+# the command that installs it on nodes.
 shipped="agent:npc"
 
 cd "$(dirname "$0")/.."

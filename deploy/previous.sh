@@ -29,7 +29,6 @@ git -C "$top" archive "$commit" | tar -x -C "$work"
 "${CARGO:-cargo}" build --quiet --locked --manifest-path "$work/Cargo.toml" --target-dir "$work/target" \
 	--config 'profile.dev.package."*".opt-level=0' --config profile.dev.package.npc-compiler.opt-level=0 \
 	--package npc-agent --bin npc >&2
-# Whole or not at all, if it is killed.
-cp "$work/target/debug/npc" "$folder/npc.new"
-mv "$folder/npc.new" "$folder/npc"
+# Whole or not at all, if it is killed or another run does the same: one file system.
+mv "$work/target/debug/npc" "$folder/npc"
 echo "$folder/npc"

@@ -17,7 +17,11 @@ if [ ! -x "$folder/promtool" ]; then
 	trap 'rm -rf "$work"' EXIT
 	echo "npc: fetching promtool, of Debian's package prometheus" >&2
 	cd "$work"
-	apt-get -qq -o APT::Sandbox::User=root download prometheus >&2
+	# A new machine has no lists of packages yet.
+	apt-get -qq -o APT::Sandbox::User=root download prometheus >&2 || {
+		apt-get -qq update >&2
+		apt-get -qq -o APT::Sandbox::User=root download prometheus >&2
+	}
 	dpkg-deb -x ./prometheus_*.deb root
 	# Whole or not at all, if it is killed.
 	mv root/usr/bin/promtool "$folder/promtool"

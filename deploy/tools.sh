@@ -6,8 +6,9 @@
 # With --cached it takes what an earlier run fetched, and fetches nothing.
 here=$(dirname "$0")
 path=$PATH
+# The machine's own promtool may lie among other programs, so its folder comes behind.
+if promtool=$("$here/promtool.sh" "$@"); then path=${promtool%/*}:$path; fi
 for script in helm.sh containerd.sh; do
 	if folder=$("$here/$script" "$@"); then path=$folder:$path; fi
 done
-if promtool=$("$here/promtool.sh" "$@"); then path=${promtool%/*}:$path; fi
 echo "$path"

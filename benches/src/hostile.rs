@@ -18,7 +18,7 @@ pub type Workload = fn(usize) -> Vec<Event>;
 
 /// All of them: the name, the workload, and the most items that fit the objects which
 /// it writes.
-pub const ALL: [(&str, Workload, usize); 12] = [
+pub const ALL: [(&str, Workload, usize); 13] = [
     ("ipBlocks in one rule", blocks_of_one_rule, 32_000),
     ("ipBlocks in rules of their own, each with a port", blocks_with_ports, 8_000),
     ("exceptions of one ipBlock", exceptions, 32_000),
@@ -30,6 +30,7 @@ pub const ALL: [(&str, Workload, usize); 12] = [
     ("policies of one pod, each with a port", policies_of_one_pod, 16_000),
     ("peers, and as many kinds of pods", peers, 8_000),
     ("peers and as many ports of one rule", peers_with_ports, 8_000),
+    ("peers and as many named ports of one rule", peers_with_names, 8_000),
     ("unknown fields", unknown_fields, 32_000),
 ];
 
@@ -98,9 +99,17 @@ fn name(n: usize) -> String {
     format!("port-{n}")
 }
 
+fn peers_with_names(count: usize) -> Vec<Event> {
+    egress_by_names(count, Some((0..count).map(|n| own_pods(app(format!("peer-{n}")))).collect()))
+}
+
 fn named_ports(count: usize) -> Vec<Event> {
+    egress_by_names(count, None)
+}
+
+fn egress_by_names(count: usize, to: Option<Vec<api::NetworkPolicyPeer>>) -> Vec<Event> {
     let ports = (0..count).map(|n| api::NetworkPolicyPort { port: Some(IntOrString::String(name(n))), ..tcp(1) });
-    let rule = api::NetworkPolicyEgressRule { to: None, ports: Some(ports.collect()) };
+    let rule = api::NetworkPolicyEgressRule { to, ports: Some(ports.collect()) };
     let mut policy = ingress("tenant", "policy", Labels::new(), Vec::new());
     if let Some(spec) = &mut policy.object.spec {
         spec.policy_types = Some(vec!["Egress".to_owned()]);

@@ -62,7 +62,7 @@ impl Failures {
     ///
     /// # Errors
     /// If there is one.
-    pub(super) fn into_first(self) -> Result<(), Error> {
+    pub(crate) fn into_first(self) -> Result<(), Error> {
         self.0.into_values().next().map_or(Ok(()), Err)
     }
 

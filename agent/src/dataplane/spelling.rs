@@ -258,7 +258,14 @@ fn ask(table: &Iptables, rules: &[(&ChainName, &Rule)]) -> Result<Vec<Rule>, Err
     table.restore(&restore.finish())?;
     let printed = table.chain(&scratch);
     probe::remove(table, &scratch)?;
-    let printed = printed?.unwrap_or_default().into_iter().zip(rules);
+    let printed = printed?.unwrap_or_default();
+    // Another program's probe may have been in the chain meanwhile; what it wrote there
+    // stands for none of our rules.
+    let is_unprintable = |rule: &Rule| rule.target == Target::Foreign(Foreign::Unprintable);
+    if printed.len() != rules.len() || printed.iter().any(is_unprintable) {
+        return Ok(Vec::new());
+    }
+    let printed = printed.into_iter().zip(rules);
     let as_in = |(printed, (chain, _)): (Rule, &(&ChainName, &Rule))| match &printed.target {
         Target::Foreign(Foreign::Line(text)) => printed_in(family, chain, text),
         _ => printed,

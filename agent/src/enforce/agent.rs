@@ -266,6 +266,13 @@ impl<K: Kernel> Agent<K> {
                 if audit.is_notified && !self.is_in_sync() {
                     self.schedule.notified_out_of_sync(now);
                 }
+                if self.is_unhooked() {
+                    self.readiness.audit_failed(
+                        true,
+                        "another program removed the jump from FORWARD, and the rules wait for the xtables lock",
+                    );
+                    self.report_readiness();
+                }
             }
             Ok(Some(repair)) => {
                 self.schedule.audit_found(now, took);

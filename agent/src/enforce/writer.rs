@@ -247,7 +247,9 @@ impl<K: Kernel> Writer<K> {
         plan.steps.truncate(without_rules);
         if !plan.is_empty() {
             self.kernel.apply_each(&plan, failed);
-            std::mem::take(failed).into_result()?;
+            // The rules of both families wait, so not even the family without a failure is up
+            // to date, as an error of families would say.
+            std::mem::take(failed).into_first()?;
         }
         for step in &plan.steps {
             // It was read a moment ago, or written by us. What another program changed
@@ -303,13 +305,15 @@ impl<K: Kernel> Writer<K> {
         depth: AuditScope,
     ) -> Result<Option<Repair>, Error> {
         let mut audit = self.kernel.audit(&held, depth)?;
-        // The jump goes first once the rules are in.
+        // The jump goes first once the rules are in. Until then the agent is not ready.
+        let is_unhooked = !audit.hooks.is_empty() || is_unhooked && audit.rules_unread;
         audit.hooks.clear();
         if audit.is_clean() {
             self.state = SyncState::SetsAhead { held, is_unhooked };
             return Ok(None);
         }
         self.established.rules_were_lost();
+        self.state = SyncState::Unknown { is_unhooked };
         Ok(Some(Repair { found: logged(&audit, &held), repaired: Ok(None) }))
     }
 

@@ -1,6 +1,7 @@
 //! Connections over HTTP, bounded in number, time and memory: every pod of a node
 //! reaches its node's address, and may open as many as it likes and finish no request.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -79,15 +80,15 @@ struct Connection {
 
 impl Connections {
     /// Serves a new connection. Where there are too many it takes the place of the oldest
-    /// that has no request to be answered, so that clients that send theirs at once get
-    /// through among those that never do.
+    /// that has no request to be answered, of the address that has most of these. So a
+    /// client with one connection outlasts all that have more.
     fn admit(&self, stream: TcpStream, peer: SocketAddr, router: &Router) {
         let from = peer.ip();
         let mut open = self.open();
         let of_address = |connection: &Connection| connection.from == from;
         let has_room = (open.iter().filter(|connection| of_address(connection)).count() < self.limits.of_one_address
             || end_oldest(&mut open, of_address))
-            && (open.len() < self.limits.connections || end_oldest(&mut open, |_| true));
+            && (open.len() < self.limits.connections || end_of_busiest(&mut open));
         if !has_room {
             return;
         }
@@ -114,6 +115,16 @@ fn end_oldest(open: &mut Vec<Connection>, which: impl Fn(&Connection) -> bool) -
     let Some(place) = open.iter().position(is_idle) else { return false };
     open.remove(place).task.abort();
     true
+}
+
+/// Ends the oldest idle connection of the address that has most; whether there is one.
+fn end_of_busiest(open: &mut Vec<Connection>) -> bool {
+    let mut counts = BTreeMap::<IpAddr, usize>::new();
+    for connection in open.iter().filter(|connection| !connection.is_answering.load(Ordering::Relaxed)) {
+        *counts.entry(connection.from).or_default() += 1;
+    }
+    let most = counts.values().max().copied();
+    end_oldest(open, |connection| counts.get(&connection.from).copied() == most)
 }
 
 /// Takes a connection off the list, however it ends.

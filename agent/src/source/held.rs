@@ -97,6 +97,11 @@ impl<K: Eq + Hash + Clone> Held<K> {
         self.since.entry(key).or_insert(now);
     }
 
+    /// All that is held is held from now on: until now nothing could be believed.
+    pub(super) fn restart(&mut self, now: Instant) {
+        self.since.values_mut().for_each(|since| *since = now);
+    }
+
     /// The object exists, or is known to be gone.
     pub(super) fn release(&mut self, key: &K) -> bool {
         self.since.remove(key).is_some()

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 use slab::Slab;
@@ -11,8 +12,8 @@ use super::store::{PodId, Store};
 use crate::algebra::cidr::{self, AddressSet};
 use crate::cluster::group::Atom;
 use crate::object::{ContainerPort, Family, Protocol};
-use crate::ruleset::group_chain::{self, Definition};
 use crate::ruleset::node::{Member, SetKind, SetName};
+use crate::ruleset::set_definition::{self, Definition, PortNames, by_names};
 
 /// A set's place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -42,12 +43,40 @@ impl Whose {
     }
 }
 
+/// Names of ports, and on whose pods they are looked up.
+#[derive(Debug)]
+struct NamedPorts {
+    /// Peers that share their names share them here too: peers times names may be a
+    /// thousand times what a policy says.
+    entries: Vec<(PortNames, Whose)>,
+    /// The entries that have a name.
+    by_name: BTreeMap<(Protocol, String), Vec<usize>>,
+}
+
+impl NamedPorts {
+    fn new(entries: Vec<(PortNames, Whose)>) -> Self {
+        let mut by_name = BTreeMap::<(Protocol, String), Vec<usize>>::new();
+        for (place, (names, _)) in entries.iter().enumerate() {
+            for name in &**names {
+                by_name.entry(name.clone()).or_default().push(place);
+            }
+        }
+        Self { entries, by_name }
+    }
+
+    /// On whose pods a port is looked up.
+    fn of<'a>(&'a self, port: &ContainerPort) -> impl Iterator<Item = &'a Whose> {
+        let places = self.by_name.get(&(port.protocol, port.name.clone()));
+        places.into_iter().flatten().map(|place| &self.entries[*place].1)
+    }
+}
+
 #[derive(Debug)]
 enum Content {
     /// The addresses of these peers' pods, and these prefixes.
     Peers(Vec<PeerId>, AddressSet),
     /// Ports by protocol and name.
-    Named(BTreeMap<(Protocol, String), Whose>),
+    Named(NamedPorts),
 }
 
 #[derive(Debug)]
@@ -96,22 +125,20 @@ impl LiveSets {
                 Content::Peers(pods.iter().map(|peer| peers.keep(store, peer)).collect(), addresses.clone())
             }
             Definition::NamedPorts(entries) => {
-                let mut ports = BTreeMap::<(Protocol, String), Whose>::new();
-                let mut blocks = BTreeMap::<(Protocol, &str), Vec<&AddressSet>>::new();
-                for (atom, protocol, name) in entries {
-                    let whose = ports.entry((*protocol, name.clone())).or_default();
-                    match atom {
-                        Atom::Everyone => whose.is_everyones = true,
-                        Atom::Pods(peer) => drop(whose.peers.insert(peers.keep(store, peer))),
-                        Atom::Block(block) => blocks.entry((*protocol, name)).or_default().push(&block.addresses),
+                let whose = by_names(entries).into_iter().map(|(names, atoms)| {
+                    let mut whose = Whose::default();
+                    let mut blocks = Vec::new();
+                    for atom in atoms {
+                        match atom {
+                            Atom::Everyone => whose.is_everyones = true,
+                            Atom::Pods(peer) => drop(whose.peers.insert(peers.keep(store, peer))),
+                            Atom::Block(block) => blocks.push(&block.addresses),
+                        }
                     }
-                }
-                for ((protocol, name), blocks) in blocks {
-                    if let Some(whose) = ports.get_mut(&(protocol, name.to_owned())) {
-                        whose.blocks = AddressSet::union_of(blocks);
-                    }
-                }
-                Content::Named(ports)
+                    whose.blocks = AddressSet::union_of(blocks);
+                    (Arc::clone(names), whose)
+                });
+                Content::Named(NamedPorts::new(whose.collect()))
             }
         };
         let kind = definition.kind();
@@ -168,7 +195,7 @@ impl LiveSets {
                 }
                 Content::Named(entries) => {
                     self.named[entry.family as usize].remove(&id);
-                    entries.into_values().flat_map(|whose| whose.peers).collect()
+                    entries.entries.into_iter().flat_map(|(_, whose)| whose.peers).collect()
                 }
             };
             for peer in kept {
@@ -225,6 +252,7 @@ impl LiveSets {
         }
         found.sort_unstable();
         found.dedup();
+        found.shrink_to_fit();
         found
     }
 
@@ -238,8 +266,12 @@ impl Entry {
     fn members(&self, store: &Store, peers: &PeerIndex) -> BTreeSet<Member> {
         match &self.content {
             Content::Peers(of, prefixes) => {
-                let classes = of.iter().flat_map(|peer| peers.classes(*peer));
-                let pods = classes.flat_map(|class| store.members(*class));
+                // Each class once: many peers may select the same ones.
+                let mut classes = BTreeSet::new();
+                for peer in of {
+                    classes.extend(peers.classes(*peer));
+                }
+                let pods = classes.into_iter().flat_map(|class| store.members(class));
                 let own = pods.filter_map(|pod| store.address(pod, self.family));
                 let is_meant = |address: &IpAddr| match store.holders(*address) {
                     [_] => true,
@@ -247,7 +279,7 @@ impl Entry {
                 };
                 let own = own.filter(|address| !prefixes.contains(cidr::number(*address)) && is_meant(address));
                 let own = own.map(Member::Address);
-                own.chain(group_chain::prefixes(self.family, prefixes).into_iter().map(Member::from)).collect()
+                own.chain(set_definition::prefixes(self.family, prefixes).into_iter().map(Member::from)).collect()
             }
             Content::Named(_) => {
                 let pods = store.pods().filter(|(id, _)| !store.ports(*id).is_empty());
@@ -264,10 +296,8 @@ impl Entry {
         let holders = store.holders(address);
         let Some((first, others)) = holders.split_first() else { return Vec::new() };
         let of_all = |port: &&ContainerPort| others.iter().all(|pod| store.ports(*pod).contains(port));
-        let is_named = |port: &&ContainerPort| {
-            let whose = entries.get(&(port.protocol, port.name.clone()));
-            whose.is_some_and(|whose| whose.holds(store, peers, address, holders))
-        };
+        let is_named =
+            |port: &&ContainerPort| entries.of(port).any(|whose| whose.holds(store, peers, address, holders));
         let ports = store.ports(*first).iter().filter(of_all).filter(is_named);
         ports.map(|port| Member::AddressPort(address, port.protocol, port.port)).collect()
     }

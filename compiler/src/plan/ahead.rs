@@ -17,7 +17,7 @@ use super::walk::{Tree, sets_of};
 use super::{FamilyState, KernelState};
 use crate::object::Family;
 use crate::policy::Direction;
-use crate::ruleset::node::{ChainName, Member, SetName};
+use crate::ruleset::node::{ChainName, Member, Rule, SetName};
 
 impl KernelState {
     /// The state nearest to a wanted one that has the rules of this one.
@@ -48,7 +48,9 @@ fn of_family(family: Family, held: &FamilyState, wanted: &FamilyState) -> Family
     let is_of_groups = |chain: &ChainName| chain.direction_of_group().is_some() || chain.is_dispatch();
     let is_remade =
         |(name, change): (&SetName, &SetDelta)| name.is_dispatch() && matches!(change, SetDelta::Remade(..));
-    if delta.chains.keys().all(is_of_groups) && !delta.sets.iter().any(is_remade) {
+    // What sets a foreign rule asks is unknown.
+    let is_known = !held.chains.values().flatten().any(Rule::is_foreign);
+    if is_known && delta.chains.keys().all(is_of_groups) && !delta.sets.iter().any(is_remade) {
         let (was, is) = (View { family, held, delta: None }, View { family, held, delta: Some(&delta) });
         let peers_change = peers(&mut ahead, was, is, &delta);
         for direction in Direction::ALL {

@@ -232,6 +232,10 @@ fn conflict(was: View<'_>, is: View<'_>, tree: &Changes<'_>, peers: &Changes<'_>
     if peers.is_empty() || (tree.is_empty() && !rules_change) {
         return false;
     }
+    // What sets a foreign rule asks, and where it leads, is unknown.
+    if rules_change && was.held.chains.values().flatten().any(Rule::is_foreign) {
+        return true;
+    }
     let mut moved = peers.values().flat_map(|change| change.members()).map(|member| match member {
         Member::Address(address) | Member::AddressPort(address, ..) => Some(*address),
         Member::Prefix(_) | Member::PrefixInterface(..) => None,

@@ -1,31 +1,23 @@
 //! The chain of one group: the fewest rules that admit what its policies do.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
 use crate::algebra::cidr::{self, AddressSet};
-use crate::algebra::ranges::RangeSet;
-use crate::algebra::selector::{Operator, Selector};
 use crate::algebra::traffic::{PortSet, TUNNELS, Traffic};
-use crate::cluster::Cluster;
 use crate::cluster::group::{Admitted, Atom};
-use crate::object::{ContainerPort, Family, Protocol};
-use crate::policy::{Direction, Namespaces, PodPeer};
+use crate::object::{Family, Protocol};
+use crate::policy::Direction;
 use crate::ruleset::name::{Fields, Hash};
-use crate::ruleset::node::{ChainName, Match, Member, Rule, Set, SetField, SetKind, SetName, Target};
+use crate::ruleset::node::{ChainName, Match, Rule, SetField, SetName, Target};
 use crate::ruleset::options::Options;
+use crate::ruleset::set_definition::{Definition, PortNames};
 use crate::ruleset::text;
-use crate::verdict::flow::End;
 
 /// How many ports one multiport match takes; a range counts two.
 const MULTIPORT_SLOTS: usize = 15;
-
-/// How much of a set's definition is put in words.
-const MEANING_MAX: usize = 200;
 
 /// The rules of a group in one family, and the sets that they name.
 #[derive(Debug)]
@@ -38,16 +30,6 @@ pub(crate) struct Leaf {
     /// their own.
     judge_strays: bool,
     log_denied: bool,
-}
-
-/// What a set stands for. Its name is made from this and nothing else, so one
-/// name always has one meaning, and equal sets of many groups are one.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Definition {
-    /// Peers: the addresses of pods, and prefixes.
-    Peers { pods: BTreeSet<PodPeer>, addresses: AddressSet },
-    /// The named ports of peers: address, protocol and number of each.
-    NamedPorts(BTreeSet<(Atom, Protocol, String)>),
 }
 
 impl Leaf {
@@ -111,11 +93,15 @@ impl Leaf {
             };
             everything && !is_asked_apart
         };
-        let named = admitted.iter().filter(|(atom, _)| present(atom)).flat_map(|(atom, admitted)| {
-            let names = admitted.named.iter().filter(move |(protocol, _)| !is_covered(admitted, *protocol));
-            names.map(|(protocol, name)| (atom.clone(), *protocol, name.clone()))
+        let mut shared = FxHashMap::<*const Admitted, PortNames>::default();
+        let named = admitted.iter().filter(|(atom, _)| present(atom)).filter_map(|(atom, admitted)| {
+            let names = shared.entry(Arc::as_ptr(admitted)).or_insert_with(|| {
+                let names = admitted.named.iter().filter(|(protocol, _)| !is_covered(admitted, *protocol));
+                Arc::new(names.cloned().collect())
+            });
+            (!names.is_empty()).then(|| (atom.clone(), Arc::clone(names)))
         });
-        let named: BTreeSet<_> = named.collect();
+        let named: BTreeMap<Atom, PortNames> = named.collect();
         let mut named = self.named_ports(family, named);
 
         // What names a TCP port comes first, because it alone admits strays.
@@ -205,7 +191,7 @@ impl Leaf {
     }
 
     /// The rule for ports that each destination resolves for itself.
-    fn named_ports(&mut self, family: Family, named: BTreeSet<(Atom, Protocol, String)>) -> Option<Rule> {
+    fn named_ports(&mut self, family: Family, named: BTreeMap<Atom, PortNames>) -> Option<Rule> {
         if named.is_empty() {
             return None;
         }
@@ -336,180 +322,4 @@ fn chunks(ports: &PortSet) -> Vec<Vec<(u16, u16)>> {
         }
     }
     chunks
-}
-
-impl Definition {
-    /// The type of the set: by what it is defined to hold, not by what it
-    /// holds today.
-    pub(crate) fn kind(&self) -> SetKind {
-        match self {
-            Self::Peers { addresses, .. } if addresses.is_empty() => SetKind::HashIp,
-            Self::Peers { .. } => SetKind::HashNet,
-            Self::NamedPorts(_) => SetKind::HashIpPort,
-        }
-    }
-
-    fn name(&self, family: Family) -> SetName {
-        match self {
-            Self::Peers { pods, addresses } => {
-                let mut fields = Fields::of("peers");
-                fields.count(pods.len());
-                for peer in pods {
-                    add_pod_peer(&mut fields, peer);
-                }
-                add_addresses(&mut fields, addresses);
-                SetName::peers(family, &fields.finish())
-            }
-            Self::NamedPorts(entries) => {
-                let mut fields = Fields::of("named ports");
-                for (atom, protocol, name) in entries {
-                    match atom {
-                        Atom::Everyone => fields.add("everyone"),
-                        Atom::Pods(peer) => {
-                            fields.add("pods");
-                            add_pod_peer(&mut fields, peer);
-                        }
-                        Atom::Block(block) => {
-                            fields.add("block");
-                            add_addresses(&mut fields, &block.addresses);
-                        }
-                    }
-                    fields.add(protocol.as_str());
-                    fields.add(name);
-                }
-                SetName::named_ports(family, &fields.finish())
-            }
-        }
-    }
-
-    /// The set as it is today on a node.
-    pub(crate) fn resolve(&self, cluster: &Cluster, node: &str, family: Family) -> Set {
-        let members = match self {
-            Self::Peers { pods, addresses } => {
-                let classes: BTreeSet<_> = pods.iter().flat_map(|peer| cluster.selected(peer)).collect();
-                let endpoints = classes.into_iter().flat_map(|class| &cluster.class(class).endpoints);
-                let own = endpoints.filter_map(|pod| cluster.pod(*pod).address(family));
-                let is_meant = |address: &IpAddr| {
-                    // What one pod alone lists is that pod's.
-                    cluster.contest(*address).is_none() || {
-                        let other = End::Address(*address).seen(cluster, Some(node), Some(family));
-                        pods.iter().any(|peer| Atom::Pods(peer.clone()).holds(cluster, other))
-                    }
-                };
-                // A prefix holds its pods already.
-                let own = own.filter(|address| !addresses.contains(cidr::number(*address)) && is_meant(address));
-                let own = own.map(Member::Address);
-                own.chain(prefixes(family, addresses).into_iter().map(Member::from)).collect()
-            }
-            Self::NamedPorts(entries) => named_members(cluster, node, family, entries),
-        };
-        Set { kind: self.kind(), members, meaning: self.meaning(family) }
-    }
-
-    fn meaning(&self, family: Family) -> String {
-        let mut words: Vec<String> = Vec::new();
-        match self {
-            Self::Peers { pods, addresses } => {
-                words.extend(pods.iter().map(describe));
-                words.extend(cidr::prefixes(family, addresses).iter().take(8).map(ToString::to_string));
-            }
-            Self::NamedPorts(entries) => words.extend(entries.iter().map(|(atom, protocol, name)| {
-                let whose = match atom {
-                    Atom::Everyone => "every pod".to_owned(),
-                    Atom::Pods(peer) => describe(peer),
-                    Atom::Block(_) => "pods in a block".to_owned(),
-                };
-                format!("port {name} ({protocol}) of {whose}")
-            })),
-        }
-        let mut meaning = words.join("; ");
-        if meaning.len() > MEANING_MAX {
-            let end = (0..=MEANING_MAX).rev().find(|end| meaning.is_char_boundary(*end)).unwrap_or(0);
-            meaning.truncate(end);
-            meaning.push('…');
-        }
-        meaning
-    }
-}
-
-/// The prefixes of a set, without one of length 0, which `hash:net` refuses.
-pub(crate) fn prefixes(family: Family, addresses: &AddressSet) -> Vec<ipnetwork::IpNetwork> {
-    let half = cidr::last_number(family) / 2;
-    let (low, high) = (RangeSet::range(0, half), RangeSet::range(half + 1, cidr::last_number(family)));
-    let mut both = cidr::prefixes(family, &addresses.intersection(&low));
-    both.extend(cidr::prefixes(family, &addresses.intersection(&high)));
-    both
-}
-
-fn named_members(
-    cluster: &Cluster,
-    node: &str,
-    family: Family,
-    entries: &BTreeSet<(Atom, Protocol, String)>,
-) -> BTreeSet<Member> {
-    let mut atoms = BTreeMap::<(Protocol, &str), Vec<&Atom>>::new();
-    for (atom, protocol, name) in entries {
-        atoms.entry((*protocol, name)).or_default().push(atom);
-    }
-    let mut members = BTreeSet::new();
-    for (_, pod) in cluster.endpoints().filter(|(_, pod)| !pod.ports.is_empty()) {
-        let Some(address) = pod.address(family) else { continue };
-        let other = End::Address(address).seen(cluster, Some(node), Some(family));
-        let is_named = |port: &&ContainerPort| {
-            let atoms = atoms.get(&(port.protocol, port.name.as_str())).into_iter().flatten();
-            atoms.into_iter().any(|atom| atom.holds(cluster, other))
-        };
-        let ports = other.ports.iter().filter(is_named);
-        members.extend(ports.map(|port| Member::AddressPort(address, port.protocol, port.port)));
-    }
-    members
-}
-
-fn describe(peer: &PodPeer) -> String {
-    let all = |selector: &Selector| if selector.is_empty() { "*".to_owned() } else { selector.to_string() };
-    let mut words = format!("pods {}", all(&peer.pods));
-    // Writing to a String cannot fail.
-    let _ = match &peer.namespaces {
-        Namespaces::Own(name) => write!(words, " of namespace {name}"),
-        Namespaces::Selected(selector) => write!(words, " of namespaces {}", all(selector)),
-    };
-    words
-}
-
-fn add_addresses(fields: &mut Fields, addresses: &AddressSet) {
-    fields.count(addresses.ranges().len());
-    for (first, last) in addresses.ranges() {
-        fields.add(first.to_le_bytes());
-        fields.add(last.to_le_bytes());
-    }
-}
-
-fn add_pod_peer(fields: &mut Fields, peer: &PodPeer) {
-    match &peer.namespaces {
-        Namespaces::Own(name) => {
-            fields.add("own");
-            fields.add(name);
-        }
-        Namespaces::Selected(selector) => {
-            fields.add("selected");
-            add_selector(fields, selector);
-        }
-    }
-    add_selector(fields, &peer.pods);
-}
-
-fn add_selector(fields: &mut Fields, selector: &Selector) {
-    fields.count(selector.requirements().count());
-    for requirement in selector.requirements() {
-        fields.add(&requirement.key);
-        let (operator, values) = match &requirement.operator {
-            Operator::In(values) => ("in", Some(values)),
-            Operator::NotIn(values) => ("notin", Some(values)),
-            Operator::Exists => ("exists", None),
-            Operator::DoesNotExist => ("absent", None),
-        };
-        fields.add(operator);
-        fields.count(values.map_or(0, |values| values.len()));
-        values.into_iter().flat_map(|values| &**values).for_each(|value| fields.add(value));
-    }
 }

@@ -24,6 +24,7 @@ pub mod node;
 pub mod options;
 pub mod rule;
 pub mod set;
+pub(crate) mod set_definition;
 pub(crate) mod short;
 pub mod state;
 pub mod text;

@@ -129,6 +129,12 @@ impl Rule {
         Self { matches: Vec::new(), target: Target::Foreign(what) }
     }
 
+    /// Whether npc cannot read it, so nothing is known of the sets and chains that it names.
+    #[must_use]
+    pub const fn is_foreign(&self) -> bool {
+        matches!(self.target, Target::Foreign(_))
+    }
+
     /// The chain to which a packet that matches goes for good.
     #[must_use]
     pub const fn goes_to(&self) -> Option<&ChainName> {

@@ -135,6 +135,7 @@ impl Follower {
             let open = self.open.keys().map(PathBuf::as_path).collect();
             let look = Look::at(&self.root, &open, QUIET);
             let restless = look.restless;
+            let unlisted = look.files.is_err();
             if !restless || begun.elapsed() >= PATIENCE {
                 // What is busy even now stays as it was, and the rest goes on.
                 if let Some(update) = self.state.take(look, refused.as_ref())
@@ -142,9 +143,9 @@ impl Follower {
                 {
                     return;
                 }
-                // A file that keeps changing, and watches that were refused,
-                // are looked at again even if no event comes.
-                let again = (restless.then_some(PATIENCE)).or(refused.is_some().then_some(RETRY));
+                // A file that keeps changing, watches that were refused, and a directory that
+                // could not be listed are read again even if no event comes.
+                let again = (restless.then_some(PATIENCE)).or((refused.is_some() || unlisted).then_some(RETRY));
                 if self.wait(again).is_err() {
                     return;
                 }

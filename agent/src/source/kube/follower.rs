@@ -59,6 +59,8 @@ pub(super) struct Follower {
     /// When which kind is to be listed because removals are held back, and how often
     /// that was asked for already.
     asks: [(Option<Instant>, u32); Kind::ALL.len()],
+    /// The lists were of this node's cluster when an event was last taken in.
+    was_own_cluster: bool,
 }
 
 /// What an event means for the books about its kind.
@@ -88,6 +90,7 @@ impl Follower {
             start: Start::new(settings.kernel_isolates && !settings.hold.confirm_after.is_zero()),
             status: settings.status.clone(),
             asks: Default::default(),
+            was_own_cluster: true,
         }
     }
 
@@ -168,6 +171,28 @@ impl Follower {
                 }
             }
             Heard::Failed(kind, failure) => self.failed(kind, &failure),
+        }
+        self.trust_again();
+    }
+
+    /// Once the lists are of this node's cluster again, what is held is asked for anew: what
+    /// the lists of another cluster lacked says nothing.
+    fn trust_again(&mut self) {
+        let is_own = self.trust().is_own_cluster;
+        if !is_own || std::mem::replace(&mut self.was_own_cluster, is_own) {
+            self.was_own_cluster = is_own;
+            return;
+        }
+        let now = Instant::now();
+        let Cluster { pods, namespaces, policies, nodes } = &mut self.known;
+        pods.restart_hold(now);
+        namespaces.restart_hold(now);
+        policies.restart_hold(now);
+        nodes.restart_hold(now);
+        self.start.restart(now);
+        for kind in Kind::ALL.into_iter().filter(|kind| self.held(*kind) > 0).collect::<Vec<_>>() {
+            let soon = now + (self.times.confirm_after / 2).mul_f64(fastrand::f64());
+            self.asks[kind as usize] = (Some(soon), 0);
         }
     }
 
@@ -373,7 +398,12 @@ impl Follower {
             if self.held(kind) < before {
                 warn!(kind = kind.as_str(), held_for = ?self.times.at_most, "removals are believed without another list");
             }
+            let is_believed = self.held(kind) < before;
             self.is_held(kind, before);
+            if is_believed {
+                // What was believed without a list is listed once more.
+                self.asks[kind as usize].0 = Some(now);
+            }
         }
         let is_due = |kind: &Kind| self.asks[*kind as usize].0.is_some_and(|at| at <= now);
         let asked: Vec<Kind> = Kind::ALL.into_iter().filter(is_due).collect();

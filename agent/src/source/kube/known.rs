@@ -152,6 +152,11 @@ impl<K: Eq + Hash + Clone, V: Kept> Known<K, V> {
         self.held.expired(now, trust)
     }
 
+    /// See [`Held::restart`].
+    pub(super) fn restart_hold(&mut self, now: Instant) {
+        self.held.restart(now);
+    }
+
     /// When [`Known::expired`] has something.
     pub(super) fn expires(&self, trust: Trust) -> Option<Instant> {
         self.held.expires(trust)

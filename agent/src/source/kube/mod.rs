@@ -171,7 +171,16 @@ async fn streams_lists(connector: &Connector) -> bool {
     loop {
         pace.starts(Instant::now());
         let asked = async { connector.client()?.apiserver_version().await };
-        match asked.await {
+        let Ok(answer) = time::timeout(watch::BEGINS, asked).await else {
+            let next = pace.ended(Ended::Failed, Instant::now(), fastrand::f64());
+            warn!(
+                within = ?watch::BEGINS, retry = ?next.saturating_duration_since(Instant::now()),
+                "the API server does not answer; what is in the kernel stays as it is"
+            );
+            time::sleep_until(next).await;
+            continue;
+        };
+        match answer {
             Ok(version) => {
                 let streaming = watch::streams_lists(&version.major, &version.minor);
                 info!(version = version.git_version, streaming, "the API server answers");

@@ -26,6 +26,11 @@ impl Start {
         self.may_doubt && self.since.is_some()
     }
 
+    /// The doubt begins anew.
+    pub(super) fn restart(&mut self, now: Instant) {
+        self.since = self.since.map(|_| now);
+    }
+
     /// A list of policies begins.
     pub(super) fn begin_list(&mut self, now: Instant) {
         self.begun = Some(now);

@@ -50,7 +50,7 @@ const STREAMS_SINCE: (u32, u32) = (1, 32);
 
 /// How long the answer to a watch may take to begin. A server that queues it takes
 /// less, and a connection that died in silence would take 120 s.
-const BEGINS: Duration = Duration::from_secs(15);
+pub(super) const BEGINS: Duration = Duration::from_secs(15);
 
 /// How much longer than its time limit a watch may be silent before it is given up.
 const SILENCE: Duration = Duration::from_secs(5);
@@ -206,6 +206,9 @@ where
                     self.failing = true;
                     if self.probes && self.unreachable {
                         self.common.reach.is_away();
+                    } else if self.probes {
+                        // A server that refuses is there, and the others ask it themselves.
+                        self.common.reach.is_there();
                     }
                     if failure.asks_for_list() && version.take().is_some() {
                         // Most often the same has happened to the agents of all nodes.
@@ -280,7 +283,9 @@ where
     /// Lists by a watch that begins with all objects. This spares the API server the
     /// memory for a whole list.
     async fn stream_list(&mut self, api: &Api<K>) -> Result<(String, Events<K>), End> {
-        let mut events = self.open(api, "0", true).await.inspect_err(|end| {
+        // Without a version the list is as new as the store. With "0" it would be as old as a
+        // server's cache may be, which can lack what another server has shown already.
+        let mut events = self.open(api, "", true).await.inspect_err(|end| {
             // The feature is off (422), or the server does not know it (400).
             if matches!(end, End::Failed(failure) if matches!(failure.code(), Some(400 | 422))) {
                 self.common.streams = false;
@@ -401,12 +406,14 @@ where
 
     /// What comes next in a watch; nothing at its end. An object that cannot be read is
     /// reported and passed over, so that it hides none behind it.
-    async fn next(&self, events: &mut Events<K>, unreadable: &mut u32) -> Result<Option<WatchEvent<K>>, End> {
+    async fn next(&mut self, events: &mut Events<K>, unreadable: &mut u32) -> Result<Option<WatchEvent<K>>, End> {
         let silence = Duration::from_secs(self.common.seconds.into()) + SILENCE;
         loop {
             match time::timeout(silence, events.next()).await.map_err(|_| Failure::Silent(silence))? {
                 Some(Err(error)) if Failure::is_unreadable(&error) && *unreadable < UNREADABLE => {
                     *unreadable += 1;
+                    // The next object that can be read ends this failure.
+                    self.failing = true;
                     self.fail(error.into()).await?;
                 }
                 Some(event) => {

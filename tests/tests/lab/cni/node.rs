@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use npc_compiler::object::Objects;
 use npc_tests::lab::{Netns, can_run, manifests};
+use npc_tests::skip::{Lack, skipped};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -66,7 +67,8 @@ impl Node {
             return None;
         }
         if !Path::new(REFERENCE).join("ptp").exists() {
-            eprintln!("SKIPPED: no CNI plugins in {REFERENCE}; install containernetworking-plugins (make setup)");
+            let lack = Lack::Program("containernetworking-plugins");
+            skipped(lack, &format!("no CNI plugins are in {REFERENCE}; make setup installs them"));
             return None;
         }
         let name = format!("npc-lab-{}-cni{}", std::process::id(), NODES.fetch_add(1, Ordering::Relaxed));
