@@ -140,7 +140,8 @@ impl Sandboxes {
     }
 
     /// The addresses of this ADD are its pod's from now on, whatever any object lists.
-    /// The same container reported twice is one sandbox, with the later addresses.
+    /// The same container reported twice is one sandbox, with the later addresses. It may
+    /// still have the earlier ones, so they are released as after a DEL.
     pub fn add(&mut self, add: Add) {
         self.order += 1;
         for address in &add.addresses {
@@ -154,6 +155,7 @@ impl Sandboxes {
 
     /// A sandbox is gone; whether it was known. Its addresses leave the sets of peers at
     /// once. They stay isolated while the node's end of its interface is there, or until
+        self.delete(&add.attachment);
     /// they are another sandbox's.
     pub fn delete(&mut self, attachment: &Attachment) -> bool {
         let Some((_, add)) = self.live.remove(attachment) else { return false };

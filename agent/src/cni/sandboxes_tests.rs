@@ -159,8 +159,20 @@ fn all_addresses_of_a_sandbox_are_isolated() {
         assert!(world.is_isolated(each), "{each}");
         assert_eq!(world.owner(each).as_deref(), Some("shop/web"));
     }
+}
+
+#[test]
+fn an_add_again_with_other_addresses_releases_the_former_ones() {
+    let mut world = World::new().synced();
+    let web = pod("web", "u1", None);
+    world.object(&web);
+    world.sandboxes.add(add("c1", &web, &["10.0.0.1", "10.0.0.2"], 1));
     world.sandboxes.add(add("c1", &web, &["10.0.0.1"], 1));
-    assert_eq!(world.owner("10.0.0.2"), None);
+    assert_eq!(world.owner("10.0.0.1").as_deref(), Some("shop/web"));
+    // The container may still have it: its interface is there.
+    assert!(world.is_isolated("10.0.0.2") && !world.is_peer("10.0.0.2"));
+    world.sandboxes.links_gone(&links([1]));
+    assert!(!world.is_isolated("10.0.0.2"));
 }
 
 #[test]
