@@ -321,7 +321,7 @@ fn with_addresses(pod: &Pod, addresses: &[IpAddr]) -> Vec<Pod> {
     let count = v4.len().max(v6.len()).max(1);
     let one = |place: usize| {
         // What stands behind a zero byte is no part of a UID for any message.
-        let uid = if place == 0 { pod.uid.clone() } else { format!("{}\0cni{place}", pod.uid) };
+        let uid = if place == 0 { pod.uid.clone() } else { format!("{}\0cni{place}", mark(pod)) };
         Pod { uid, ipv4: v4.get(place).copied(), ipv6: v6.get(place).copied(), ..pod.clone() }
     };
     (0..count).map(one).collect()

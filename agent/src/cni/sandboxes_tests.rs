@@ -343,6 +343,23 @@ fn pods_from_files_without_uids_are_known_by_their_names() {
 }
 
 #[test]
+fn pods_from_files_without_uids_have_all_their_addresses() {
+    let mut world = World::new().synced();
+    let (one, other) = (pod("one", "", None), pod("other", "", None));
+    world.object(&one);
+    world.object(&other);
+    for (container, pod, addresses) in
+        [("c1", &one, ["10.0.0.1", "10.0.0.2"]), ("c2", &other, ["10.0.0.3", "10.0.0.4"])]
+    {
+        world.sandboxes.add(Add { uid: Some(container.to_owned()), ..add(container, pod, &addresses, 1) });
+    }
+    for (address, owner) in [("10.0.0.1", "one"), ("10.0.0.2", "one"), ("10.0.0.3", "other"), ("10.0.0.4", "other")] {
+        assert_eq!(world.owner(address), Some(format!("shop/{owner}")), "{address}");
+        assert!(world.is_isolated(address), "{address}");
+    }
+}
+
+#[test]
 fn before_the_source_is_complete_no_pod_is_unidentified() {
     let mut world = World::new();
     world.sandboxes.add(add("c1", &pod("web", "u1", None), &["10.0.0.1"], 1));
