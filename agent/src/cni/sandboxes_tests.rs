@@ -219,6 +219,40 @@ fn a_sandbox_made_again_with_another_address_has_that_one_only() {
 }
 
 #[test]
+fn a_sandbox_made_again_without_the_plugin_has_the_address_that_the_api_lists() {
+    let mut world = World::new().synced();
+    let web = pod("web", "u1", None);
+    world.object(&web);
+    world.sandboxes.add(add("c1", &web, &["10.0.0.1"], 1));
+    world.state();
+    world.sandboxes.delete(&attachment("c1"));
+    world.sandboxes.links_gone(&links([1]));
+    world.object(&pod("web", "u1", Some("10.0.0.1")));
+    assert_eq!(world.owner("10.0.0.1"), None, "the API is behind");
+    world.object(&pod("web", "u1", Some("10.0.0.2")));
+    assert_eq!(world.owner("10.0.0.2").as_deref(), Some("shop/web"));
+    assert!(world.is_isolated("10.0.0.2"));
+    // An agent that starts then knows the same.
+    let text = serde_json::to_string(&world.sandboxes.saved()).unwrap();
+    for (listed, expected) in [("10.0.0.1", None), ("10.0.0.2", Some("shop/web"))] {
+        let mut after = World::after(serde_json::from_str(&text).unwrap());
+        after.object(&pod("web", "u1", Some(listed)));
+        assert_eq!(after.synced().owner(listed).as_deref(), expected, "{listed}");
+    }
+}
+
+#[test]
+fn a_file_of_an_older_agent_is_read() {
+    let link = r#"{"name":"veth1","index":1}"#;
+    let text = format!(r#"{{"sandboxes":[],"released":[["10.0.0.1",{link}]],"reported":["u1"]}}"#);
+    for (listed, expected) in [("10.0.0.1", "npc.dev/unidentified/10.0.0.1"), ("10.0.0.2", "shop/web")] {
+        let mut world = World::after(serde_json::from_str(&text).unwrap());
+        world.object(&pod("web", "u1", Some(listed)));
+        assert_eq!(world.synced().owner(listed).as_deref(), Some(expected));
+    }
+}
+
+#[test]
 fn a_released_address_is_no_peer_and_stays_isolated_until_its_interface_is_gone() {
     let mut world = World::new().synced();
     let web = pod("web", "u1", Some("10.0.0.1"));

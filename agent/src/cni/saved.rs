@@ -109,7 +109,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut file = StateFile::beside(&folder.path().join("cni.sock"));
         assert_eq!(file.read().unwrap(), Saved::default());
-        let saved = Saved { reported: ["u1".to_owned()].into(), ..Saved::default() };
+        let address = "10.0.0.1".parse().unwrap();
+        let saved = Saved { reported_addresses: [("u1".to_owned(), [address].into())].into(), ..Saved::default() };
         file.write(saved.clone()).unwrap();
         assert_eq!(file.read().unwrap(), saved);
         let path = folder.path().join(NAME);
@@ -127,7 +128,8 @@ mod tests {
         let mut file = StateFile::beside(&folder.path().join("cni.sock"));
         file.write(Saved::default()).unwrap();
         fs::create_dir(folder.path().join("sandboxes.half")).unwrap();
-        let saved = Saved { reported: ["u1".to_owned()].into(), ..Saved::default() };
+        let address = "10.0.0.1".parse().unwrap();
+        let saved = Saved { reported_addresses: [("u1".to_owned(), [address].into())].into(), ..Saved::default() };
         assert!(file.write(saved).is_err());
         assert_eq!(file.read().unwrap(), Saved::default());
     }
