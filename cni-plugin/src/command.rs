@@ -86,7 +86,7 @@ fn described(environment: &Environment, input: &Input) -> Result<Add, Error> {
     };
     let previous = Previous::parse(previous)?;
     let addresses = previous.addresses(interface, netns)?;
-    let host_interface = previous.host_interface(&addresses);
+    let host_interface = previous.host_interface(interface, &addresses);
     Ok(Add {
         attachment: Attachment { container_id: container_id.to_owned(), interface: interface.to_owned() },
         network: input.network().to_owned(),
