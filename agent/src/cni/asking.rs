@@ -9,11 +9,12 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
-use npc_compiler::object::NetworkPolicy;
+use futures::{FutureExt as _, StreamExt as _};
 use tokio::task::JoinHandle;
 use tokio::time;
 
 use super::policies::Policies;
+use crate::source::PolicyList;
 
 /// How long the API server may take to list the policies of a namespace. Then those that
 /// the watch has delivered are used.
@@ -24,7 +25,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 pub struct AskPolicies(Arc<dyn Fn(String) -> Answer + Send + Sync>);
 
 /// The policies, or why there is no answer.
-type Answer = BoxFuture<'static, Result<Vec<NetworkPolicy>, String>>;
+type Answer = BoxFuture<'static, Result<PolicyList, String>>;
 
 impl AskPolicies {
     /// Asks in this way.
@@ -57,7 +58,7 @@ pub(super) struct Listed {
     /// The moment of the request ([`Policies::ask`]).
     pub(super) since: u64,
     /// What came.
-    pub(super) policies: Result<Vec<NetworkPolicy>, String>,
+    pub(super) policies: Result<PolicyList, String>,
 }
 
 /// The lists that are requested.

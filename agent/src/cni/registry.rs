@@ -294,7 +294,7 @@ impl Registry {
     /// Policies were listed; those that waited for them go on.
     async fn listed(&mut self, Listed { namespace, turn, since, policies }: Listed) -> Result<(), Ended> {
         let events = match policies {
-            Ok(policies) => self.policies.listed(since, policies),
+            Ok(policies) => self.policies.listed(&namespace, since, policies),
             Err(error) => {
                 self.policies.done();
                 warn!(
@@ -379,7 +379,8 @@ impl Registry {
         }
     }
 
-    /// Finds interfaces that are gone, and notes that the plugin left.
+    /// Finds interfaces that are gone, notes that the plugin left, and policies that the
+    /// watch should have delivered.
     async fn inspect(&mut self) -> Result<(), Ended> {
         self.read_notes().await?;
         let links = self.sandboxes.links();
@@ -403,6 +404,9 @@ impl Registry {
         self.publish().await
     }
 
+        for namespace in self.policies.overdue() {
+            self.asking.want(&namespace, &mut self.policies);
+        }
     async fn read_notes(&mut self) -> Result<(), Ended> {
         let notes = match note::read_all(&self.socket) {
             Ok(notes) => notes,

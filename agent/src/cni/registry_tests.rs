@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use super::super::asking::PATIENCE;
 use super::*;
+use crate::source::PolicyList;
 
 const HASH: &str = "5f0b0d1ea9a7f1d9c8f7a6b5c4d3e2f1";
 
@@ -38,9 +39,10 @@ impl World {
         let lists: Arc<Mutex<Vec<_>>> = Arc::default();
         let asked = Arc::clone(&lists);
         let ask = AskPolicies::new(move |namespace| {
-            let (reply, answer) = oneshot::channel();
+            let (reply, answer) = oneshot::channel::<Result<Vec<NetworkPolicy>, String>>();
             asked.lock().unwrap().push((namespace, reply));
-            Box::pin(async move { answer.await.unwrap() })
+            // A test that drops the sender has a list that panics.
+            Box::pin(async move { answer.await.unwrap().map(PolicyList::from) })
         });
         let file = StateFile::beside(&socket);
         let registry = Registry {
@@ -97,6 +99,30 @@ impl World {
         }
         assert_eq!(self.lists.lock().unwrap().len(), count);
         self.lists.lock().unwrap().remove(0)
+    }
+
+    /// Waits until a list is asked for, however long that takes, and takes it.
+    async fn list_later(&self) -> (String, oneshot::Sender<Result<Vec<NetworkPolicy>, String>>) {
+        let asked = async {
+            loop {
+                if let Some(list) = self.lists.lock().unwrap().pop() {
+                    return list;
+                }
+                time::sleep(Duration::from_millis(100)).await;
+            }
+        };
+        time::timeout(Duration::from_secs(60), asked).await.expect("a list")
+    }
+
+    /// The first ADD of a pod, with a list of these policies.
+    async fn started(&mut self, pod: &Pod, policies: Vec<NetworkPolicy>) {
+        self.objects(vec![came(pod)]).await;
+        self.pods().await;
+        let answer = self.ask(Command::Add(add("c0", pod, "10.0.0.9"))).await;
+        self.list_later().await.1.send(Ok(policies)).unwrap();
+        self.next().await;
+        self.waiter().await.reply.send(()).unwrap();
+        assert_eq!(answer.await.unwrap(), Answer::done());
     }
 
     fn is_silent(&mut self) -> bool {
@@ -249,6 +275,32 @@ async fn an_api_server_that_hangs_delays_an_add_by_two_seconds() {
     assert!((PATIENCE..PATIENCE * 2).contains(&begun.elapsed()));
     world.waiter().await.reply.send(()).unwrap();
     assert_eq!(answer.await.unwrap(), Answer::done());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_policy_that_the_watch_never_delivers_goes_when_a_list_lacks_it() {
+    let mut world = World::new(true);
+    world.started(&pod("web", "u1"), vec![policy("deny", 7), policy("late", 8)]).await;
+    let begun = Instant::now();
+    world.objects(vec![engine::Event::Policy(Box::new(policy("late", 8)))]).await;
+    assert!(matches!(world.next().await, Event::Changes(_)));
+    // Both are still there, and then one is deleted. The watch begins anew after that, so
+    // it delivers nothing about it.
+    let (namespace, list) = world.list_later().await;
+    assert!(namespace == "shop" && begun.elapsed() >= Duration::from_secs(10));
+    list.send(Ok(vec![policy("deny", 7), policy("late", 8)])).unwrap();
+    world.list_later().await.1.send(Err("away".to_owned())).unwrap();
+    assert!(world.is_silent());
+    // However it was answered, the API server is asked every 10 s only.
+    assert!(begun.elapsed() >= Duration::from_secs(20));
+    world.list_later().await.1.send(Ok(vec![])).unwrap();
+    let Event::Changes(changes) = world.next().await else { panic!("no changes") };
+    let events: Vec<_> = changes.changes.into_iter().map(|change| change.event).collect();
+    assert_eq!(events, [engine::Event::PolicyGone("shop".to_owned(), "deny".to_owned())]);
+    assert!(changes.is_part);
+    // Nothing is left to ask for.
+    time::sleep(Duration::from_secs(60)).await;
+    assert!(world.lists.lock().unwrap().is_empty() && world.is_silent());
 }
 
 #[tokio::test(start_paused = true)]
