@@ -3,10 +3,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt as _, StreamExt as _};
@@ -93,8 +93,13 @@ impl Asking {
         let asked = ask(namespace.clone());
         self.running.insert(namespace.clone(), Running { turn, is_wanted: false });
         self.answers.push(tokio::spawn(async move {
-            let listed = time::timeout(PATIENCE, asked).await;
-            let policies = listed.unwrap_or_else(|_| Err(format!("no answer within {PATIENCE:?}")));
+            // One that panics is over too: the namespace has its next list all the same.
+            let asked = AssertUnwindSafe(asked).catch_unwind();
+            let policies = match time::timeout(PATIENCE, asked).await {
+                Ok(Ok(listed)) => listed,
+                Ok(Err(_)) => Err("the request for them panicked, which is a fault of npc".to_owned()),
+                Err(_) => Err(format!("no answer within {PATIENCE:?}")),
+            };
             Listed { namespace, turn, since, policies }
         }));
     }
@@ -104,7 +109,7 @@ impl Asking {
         loop {
             match self.answers.next().await {
                 Some(Ok(listed)) => return listed,
-                // It panicked; the requests that wait for it time out.
+                // The runtime ends.
                 Some(Err(_)) => {}
                 None => std::future::pending::<()>().await,
             }

@@ -278,6 +278,24 @@ async fn an_api_server_that_hangs_delays_an_add_by_two_seconds() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_list_that_panics_is_one_that_failed() {
+    let mut world = World::new(true);
+    let web = pod("web", "u1");
+    world.objects(vec![came(&web)]).await;
+    world.pods().await;
+    let begun = Instant::now();
+    let answer = world.ask(Command::Add(add("c1", &web, "10.0.0.1"))).await;
+    drop(world.list_later().await);
+    assert_eq!(world.pods().await.len(), 1);
+    assert!(begun.elapsed() < PATIENCE);
+    world.waiter().await.reply.send(()).unwrap();
+    assert_eq!(answer.await.unwrap(), Answer::done());
+    // The next pod of the namespace has a list again.
+    let _answer = world.ask(Command::Add(add("c2", &web, "10.0.0.2"))).await;
+    world.list_later().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_policy_that_the_watch_never_delivers_goes_when_a_list_lacks_it() {
     let mut world = World::new(true);
     world.started(&pod("web", "u1"), vec![policy("deny", 7), policy("late", 8)]).await;
