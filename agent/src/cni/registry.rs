@@ -34,6 +34,10 @@ const MIRROR: Duration = Duration::from_secs(5);
 /// An answer comes this long before the plugin stops waiting for it.
 const MARGIN: Duration = Duration::from_millis(200);
 
+/// A pod starts with the policies that the agent knows if the list of them has not come
+/// this long before the answer is due: the rules still have to be written.
+const TIME_TO_WRITE: Duration = Duration::from_millis(500);
+
 /// The longest that a request waits, whatever it asks for.
 const LONGEST: Duration = Duration::from_secs(110);
 
@@ -102,6 +106,17 @@ struct Pending {
 /// What an ADD waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Awaits {
+impl Pending {
+    /// When something is due about it, whatever comes.
+    fn due(&self) -> Instant {
+        match self.awaits {
+            Awaits::Object if is_static(&self.add) => self.deadline.min(self.since + MIRROR),
+            Awaits::Object => self.deadline,
+            Awaits::Policies(_) => self.deadline.checked_sub(TIME_TO_WRITE).unwrap_or(self.deadline),
+        }
+    }
+}
+
     /// The object of its pod.
     Object,
     /// The policies of its pod's namespace, asked for in this turn of that namespace.
@@ -154,12 +169,7 @@ impl Registry {
 
     /// When something is due about a request that waits.
     fn next_deadline(&self) -> Option<Instant> {
-        let due = self.pending.iter().map(|pending| {
-            let mirror = pending.since + MIRROR;
-            let waits_for_mirror = pending.awaits == Awaits::Object && is_static(&pending.add);
-            if waits_for_mirror { pending.deadline.min(mirror) } else { pending.deadline }
-        });
-        due.min()
+        self.pending.iter().map(Pending::due).min()
     }
 
     /// Forwards what the source delivers, with the addresses that CNI reports.
@@ -269,13 +279,14 @@ impl Registry {
             if pending.awaits == Awaits::Object {
                 if self.sandboxes.is_known(&pending.add) {
                     match self.asking.want(&pending.add.namespace, &mut self.policies) {
+            let is_due = pending.due() <= now;
                         Some(turn) => pending.awaits = Awaits::Policies(turn),
                         None => {
                             ready.push(pending);
                             continue;
                         }
                     }
-                } else if is_static(&pending.add) && pending.since + MIRROR <= now {
+                } else if is_due {
                     warn!(
                         namespace = pending.add.namespace,
                         pod = pending.add.name,
@@ -288,6 +299,14 @@ impl Registry {
             }
             self.pending.push(pending);
         }
+            } else if is_due {
+                warn!(
+                    namespace = pending.add.namespace,
+                    pod = pending.add.name,
+                    "the API server has not listed the newest policies in time; the pod starts with those that the agent knows"
+                );
+                ready.push(pending);
+                continue;
         self.admit(ready, Vec::new()).await
     }
 
@@ -454,7 +473,7 @@ fn late(awaits: Awaits) -> &'static str {
             "the agent has not read this pod from the API server yet; if that goes on, its watch of pods is behind, or the API \
              server is away (metric npc_watch_last_heard_timestamp_seconds)"
         }
-        Awaits::Policies(_) => "the API server has not listed the policies of the pod's namespace yet",
+        Awaits::Policies(_) => "there was no time left to write the rules of this pod",
     }
 }
 

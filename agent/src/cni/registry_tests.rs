@@ -278,6 +278,21 @@ async fn an_api_server_that_hangs_delays_an_add_by_two_seconds() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_pod_does_not_miss_its_time_for_a_list() {
+    let mut world = World::new(true);
+    let web = pod("web", "u1");
+    world.objects(vec![came(&web)]).await;
+    world.pods().await;
+    let begun = Instant::now();
+    // As a pod of openNamespaces: the API server may take as long as that.
+    let answer = world.ask(Command::Add(Add { wait: 2_000, ..add("c1", &web, "10.0.0.1") })).await;
+    assert_eq!(world.pods().await, [("web".to_owned(), vec!["10.0.0.1".parse().unwrap()])]);
+    assert!((Duration::from_secs(1)..Duration::from_millis(1_500)).contains(&begun.elapsed()));
+    world.waiter().await.reply.send(()).unwrap();
+    assert_eq!(answer.await.unwrap(), Answer::done());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_list_that_panics_is_one_that_failed() {
     let mut world = World::new(true);
     let web = pod("web", "u1");
