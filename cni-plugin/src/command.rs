@@ -156,7 +156,7 @@ fn delete(environment: &Environment, input: &Input) -> Result<String, Error> {
         Ok(Answer { error: None, .. }) => {}
         // Whatever it is, a pod can always be removed.
         _ => {
-            if let Err(error) = note::leave(&socket, &attachment, &request) {
+            if let Err(error) = note::leave_gone(&socket, &attachment, &request) {
                 eprintln!("npc-cni: the agent cannot be left a note about the removed {container_id}: {error}");
             }
         }

@@ -47,6 +47,9 @@ const ROUND: Duration = Duration::from_secs(1);
 /// How many requests are taken at once.
 const REQUESTS: usize = 256;
 
+/// How many notes are read in a round: so many hold up no ADD for long.
+const NOTES: usize = 1_000;
+
 /// How an agent serves the CNI plugin.
 #[derive(Debug)]
 pub struct Options {
@@ -103,9 +106,6 @@ struct Pending {
     awaits: Awaits,
 }
 
-/// What an ADD waits for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Awaits {
 impl Pending {
     /// When something is due about it, whatever comes.
     fn due(&self) -> Instant {
@@ -117,6 +117,9 @@ impl Pending {
     }
 }
 
+/// What an ADD waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Awaits {
     /// The object of its pod.
     Object,
     /// The policies of its pod's namespace, asked for in this turn of that namespace.
@@ -276,10 +279,10 @@ impl Registry {
                 let _ = pending.answer.send(Answer::refused(Reason::Timeout, late(pending.awaits)));
                 continue;
             }
+            let is_due = pending.due() <= now;
             if pending.awaits == Awaits::Object {
                 if self.sandboxes.is_known(&pending.add) {
                     match self.asking.want(&pending.add.namespace, &mut self.policies) {
-            let is_due = pending.due() <= now;
                         Some(turn) => pending.awaits = Awaits::Policies(turn),
                         None => {
                             ready.push(pending);
@@ -296,9 +299,6 @@ impl Registry {
                     ready.push(pending);
                     continue;
                 }
-            }
-            self.pending.push(pending);
-        }
             } else if is_due {
                 warn!(
                     namespace = pending.add.namespace,
@@ -307,6 +307,9 @@ impl Registry {
                 );
                 ready.push(pending);
                 continue;
+            }
+            self.pending.push(pending);
+        }
         self.admit(ready, Vec::new()).await
     }
 
@@ -401,6 +404,9 @@ impl Registry {
     /// Finds interfaces that are gone, notes that the plugin left, and policies that the
     /// watch should have delivered.
     async fn inspect(&mut self) -> Result<(), Ended> {
+        for namespace in self.policies.overdue() {
+            self.asking.want(&namespace, &mut self.policies);
+        }
         self.read_notes().await?;
         let links = self.sandboxes.links();
         if links.is_empty() {
@@ -423,17 +429,18 @@ impl Registry {
         self.publish().await
     }
 
-        for namespace in self.policies.overdue() {
-            self.asking.want(&namespace, &mut self.policies);
-        }
     async fn read_notes(&mut self) -> Result<(), Ended> {
-        let notes = match note::read_all(&self.socket) {
+        let notes = match note::read(&self.socket, NOTES) {
             Ok(notes) => notes,
             Err(error) => {
                 warn!(%error, "cannot read the notes of the CNI plugin");
                 return Ok(());
             }
         };
+        if notes.is_empty() {
+            return Ok(());
+        }
+        let mut read = Vec::new();
         for (path, request) in notes {
             match request.map(|request| request.command) {
                 Ok(Command::Add(add)) => {
@@ -450,8 +457,11 @@ impl Registry {
                     warn!(%error, file = %path.display(), "a note of the CNI plugin cannot be read; it is removed");
                 }
             }
-            self.publish().await?;
-            // After its content is saved.
+            read.push(path);
+        }
+        self.publish().await?;
+        // After their content is saved.
+        for path in read {
             if let Err(error) = std::fs::remove_file(&path) {
                 warn!(%error, file = %path.display(), "cannot remove a note of the CNI plugin");
             }

@@ -391,6 +391,32 @@ async fn notes_of_the_plugin_are_read_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_thousand_notes_are_one_change_and_the_rest_waits_for_the_next_round() {
+    let mut world = World::new(false);
+    let web = pod("web", "u1");
+    let socket = world.folder.path().join("cni.sock");
+    for n in 0..=1_000 {
+        let (id, address) = (format!("c{n}"), format!("10.0.{}.{}", n / 250, n % 250 + 1));
+        let request = npc_cni::protocol::Request::new(Command::Add(add(&id, &web, &address)));
+        note::leave(&socket, &attachment(&id), &request).unwrap();
+    }
+    world.objects(vec![]).await;
+    let mut isolated = BTreeSet::new();
+    let mut changes = 0;
+    while isolated.len() <= 1_000 {
+        let pods = world.pods().await;
+        assert!(pods.len() <= 1_000);
+        isolated.extend(pods.into_iter().flat_map(|(_, addresses)| addresses));
+        changes += 1;
+    }
+    // That of the source, and one of each round.
+    assert!(changes <= 3, "{changes}");
+    while !note::read_all(&socket).unwrap().is_empty() {
+        time::sleep(ROUND).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_next_agent_knows_a_sandbox_before_the_plugin_has_its_answer() {
     let mut world = World::new(false);
     let web = pod("web", "u1");
