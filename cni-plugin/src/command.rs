@@ -86,7 +86,7 @@ fn described(environment: &Environment, input: &Input) -> Result<Add, Error> {
     };
     let previous = Previous::parse(previous)?;
     let addresses = previous.addresses(interface, netns)?;
-    let host_interface = previous.host_interface(&addresses);
+    let host_interface = previous.host_interface(interface, &addresses);
     Ok(Add {
         attachment: Attachment { container_id: container_id.to_owned(), interface: interface.to_owned() },
         network: input.network().to_owned(),
@@ -156,7 +156,7 @@ fn delete(environment: &Environment, input: &Input) -> Result<String, Error> {
         Ok(Answer { error: None, .. }) => {}
         // Whatever it is, a pod can always be removed.
         _ => {
-            if let Err(error) = note::leave(&socket, &attachment, &request) {
+            if let Err(error) = note::leave_gone(&socket, &attachment, &request) {
                 eprintln!("npc-cni: the agent cannot be left a note about the removed {container_id}: {error}");
             }
         }

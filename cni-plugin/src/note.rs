@@ -11,6 +11,9 @@ use crate::protocol::{Attachment, LONGEST_REQUEST, Request};
 /// The folder beside the socket.
 const FOLDER: &str = "notes";
 
+/// The file beside the socket in which the agent saves the sandboxes that it knows.
+pub const SANDBOXES: &str = "sandboxes.json";
+
 /// How the name of a note ends. Other files are half written.
 const SUFFIX: &str = ".json";
 
@@ -50,12 +53,42 @@ fn write(path: &Path, content: &[u8]) -> io::Result<()> {
     file.write_all(content)
 }
 
+/// Leaves a note about a sandbox that is gone, if an agent may know it. What no agent has
+/// read of it is removed. So the folder grows no further than what the agent knew, however
+/// long it is away.
+///
+/// # Errors
+/// If it cannot be written.
+pub fn leave_gone(socket: &Path, attachment: &Attachment, request: &Request) -> io::Result<()> {
+    let is_known = match fs::read(socket.with_file_name(SANDBOXES)) {
+        // As JSON has it. No character of an id is escaped there.
+        Ok(text) => String::from_utf8_lossy(&text).contains(&format!("\"{}\"", attachment.container_id)),
+        Err(error) => error.kind() != io::ErrorKind::NotFound,
+    };
+    if !is_known {
+        match fs::remove_file(path(&folder(socket), attachment)) {
+            Ok(()) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(_) => {}
+        }
+    }
+    leave(socket, attachment, request)
+}
+
 /// The notes that were left, each with its file. What cannot be read as one comes as
 /// an error with its file, which is to be removed too.
 ///
 /// # Errors
 /// If the folder cannot be read. One that is not there has no notes.
 pub fn read_all(socket: &Path) -> io::Result<Vec<(PathBuf, io::Result<Request>)>> {
+    read(socket, usize::MAX)
+}
+
+/// At most so many of the notes, in no order among all: of an attachment there is one.
+///
+/// # Errors
+/// As [`read_all`].
+pub fn read(socket: &Path, most: usize) -> io::Result<Vec<(PathBuf, io::Result<Request>)>> {
     let entries = match fs::read_dir(folder(socket)) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -63,16 +96,19 @@ pub fn read_all(socket: &Path) -> io::Result<Vec<(PathBuf, io::Result<Request>)>
     };
     let mut notes = Vec::new();
     for entry in entries {
+        if notes.len() >= most {
+            break;
+        }
         let path = entry?.path();
         if path.as_os_str().as_encoded_bytes().ends_with(SUFFIX.as_bytes()) {
-            notes.push((path.clone(), read(&path)));
+            notes.push((path.clone(), read_one(&path)));
         }
     }
     notes.sort_by(|(one, _), (other, _)| one.cmp(other));
     Ok(notes)
 }
 
-fn read(path: &Path) -> io::Result<Request> {
+fn read_one(path: &Path) -> io::Result<Request> {
     if fs::metadata(path)?.len() > LONGEST_REQUEST as u64 {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "it is too long"));
     }

@@ -94,27 +94,38 @@ impl Previous {
         Ok(addresses)
     }
 
-    /// The node's end of the container's interface: the last interface of the node in
-    /// the result that is no bridge, else that by which the node reaches the pod.
+    /// The node's end of the container's interface of this name: that by which the node
+    /// reaches the pod, else, as behind a bridge, the first of the node's in the result that
+    /// can be it. The plugin that makes it lists it before others add theirs (`bandwidth`
+    /// an ifb).
     #[must_use]
-    pub fn host_interface(&self, addresses: &[IpAddr]) -> Option<HostInterface> {
-        let listed = self.interfaces.as_deref().unwrap_or_default();
-        let of_node = listed.iter().rev().filter(|interface| interface.is_of_node() && !is_bridge(&interface.name));
+    pub fn host_interface(&self, interface: &str, addresses: &[IpAddr]) -> Option<HostInterface> {
         // A name and an index are asked of the kernel by a socket of any kind.
         let socket = rustix::net::socket(AddressFamily::UNIX, SocketType::DGRAM, None).ok()?;
-        let found = of_node.filter_map(|interface| {
-            let index = netdevice::name_to_index(&socket, &interface.name).ok()?;
-            Some(HostInterface { name: interface.name.clone(), index })
-        });
-        let by_route = || {
-            let index = addresses.iter().find_map(|address| route::interface_to(*address).ok().flatten())?;
+        let by_route = addresses.iter().find_map(|address| {
+            let index = route::interface_to(*address).ok().flatten()?;
             let name = netdevice::index_to_name(&socket, index).ok()?;
-            // Behind a bridge or an uplink are others, and it does not go with the pod.
-            let leads_to_pod = !is_bridge(&name) && is_virtual(&name);
-            leads_to_pod.then_some(HostInterface { name, index })
+            leads_to_pod(&name).then_some(HostInterface { name, index })
+        });
+        let listed = self.interfaces.as_deref().unwrap_or_default();
+        // Some plugins (azure-vnet) list the container's interface without its network
+        // namespace. The node's uplink may have the same name.
+        let is_possible =
+            |found: &&Interface| found.is_of_node() && found.name != interface && leads_to_pod(&found.name);
+        let by_result = || {
+            listed.iter().filter(is_possible).find_map(|found| {
+                let index = netdevice::name_to_index(&socket, &found.name).ok()?;
+                Some(HostInterface { name: found.name.clone(), index })
+            })
         };
-        found.into_iter().next().or_else(by_route)
+        by_route.or_else(by_result)
     }
+}
+
+/// Whether an interface of the node can lead to one pod, and goes with it. Behind a bridge
+/// or an uplink are others.
+fn leads_to_pod(name: &str) -> bool {
+    name != "lo" && is_virtual(name) && !is_bridge(name)
 }
 
 /// Whether two paths of network namespaces are one: `/var/run` is `/run` on most nodes,
@@ -190,6 +201,49 @@ mod tests {
             ["[]", "7", r#"{"ips":{}}"#, r#"{"ips":[{"address":"10.0.0.300/24"}]}"#, r#"{"ips":[{"address":7}]}"#]
         {
             assert_eq!(addresses(text), Err(Code::Decode), "{text}");
+        }
+    }
+
+    fn host_interface(text: &str, interface: &str, addresses: &[&str]) -> Option<String> {
+        let raw: Box<RawValue> = serde_json::from_str(text).unwrap();
+        let addresses: Vec<IpAddr> = addresses.iter().map(|text| text.parse().unwrap()).collect();
+        let found = Previous::parse(&raw).unwrap().host_interface(interface, &addresses)?;
+        Some(found.name)
+    }
+
+    /// The interfaces of this machine: those with a device of its own, and the others.
+    fn interfaces() -> (Vec<String>, Vec<String>) {
+        let entries = std::fs::read_dir("/sys/class/net").unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name != "lo" && !is_bridge(name)).partition(|name| !is_virtual(name))
+    }
+
+    #[test]
+    fn an_uplink_is_no_interface_of_a_pod() {
+        let result = |name: &str| {
+            format!(
+                r#"{{"interfaces":[{{"name":"{name}","mac":"00:0d:3a:00:00:01"}}],"ips":[{{"version":"4","address":"10.240.0.5/16"}}]}}"#
+            )
+        };
+        assert_eq!(host_interface(&result("lo"), "eth0", &["127.0.0.1", "::1"]), None);
+        let (uplinks, others) = interfaces();
+        for name in &uplinks {
+            assert_eq!(host_interface(&result(name), "net1", &[]), None, "{name}");
+        }
+        if let [main, appended, ..] = &*others {
+            let both = format!(r#"{{"interfaces":[{{"name":"{main}"}},{{"name":"{appended}"}}]}}"#);
+            assert_eq!(
+                host_interface(&both, "net1", &[]).as_ref(),
+                Some(main),
+                "what other plugins append comes later"
+            );
+        }
+        for name in others {
+            assert_eq!(host_interface(&result(&name), "net1", &[]), Some(name.clone()));
+            // azure-vnet lists the pod's own interface, without its network namespace.
+            assert_eq!(host_interface(&result(&name), &name, &[]), None, "{name}");
+            let more = format!(r#"{{"interfaces":[{{"name":"none"}},{{"name":"{name}"}},{{"name":"lo"}}]}}"#);
+            assert_eq!(host_interface(&more, "net1", &[]), Some(name));
         }
     }
 

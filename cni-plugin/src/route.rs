@@ -49,7 +49,8 @@ impl NetlinkDeserializable for Route {
     }
 }
 
-/// The index of the interface by which a packet to this address would leave the node.
+/// The index of the interface behind which this address is, if no gateway is in between:
+/// behind a gateway is more than one pod.
 ///
 /// # Errors
 /// If the kernel has no route to it, or cannot be asked.
@@ -64,15 +65,22 @@ pub(crate) fn interface_to(address: IpAddr) -> io::Result<Option<u32>> {
     let answer = buffer.get(..length).unwrap_or_default();
     let answer = NetlinkMessage::<Route>::deserialize(answer).map_err(io::Error::other)?;
     match answer.payload {
-        NetlinkPayload::InnerMessage(Route(route)) => {
-            Ok(route.attributes.iter().find_map(|attribute| match attribute {
-                RouteAttribute::Oif(index) => Some(*index),
-                _ => None,
-            }))
-        }
+        NetlinkPayload::InnerMessage(Route(route)) => Ok(interface_of(&route)),
         NetlinkPayload::Error(error) => Err(error.to_io()),
         _ => Ok(None),
     }
+}
+
+fn interface_of(route: &RouteMessage) -> Option<u32> {
+    let is_gateway =
+        |attribute: &RouteAttribute| matches!(attribute, RouteAttribute::Gateway(_) | RouteAttribute::Via(_));
+    if route.attributes.iter().any(is_gateway) {
+        return None;
+    }
+    route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Oif(index) => Some(*index),
+        _ => None,
+    })
 }
 
 fn request(address: IpAddr) -> Vec<u8> {
@@ -91,4 +99,27 @@ fn request(address: IpAddr) -> Vec<u8> {
     let mut bytes = vec![0; message.buffer_len()];
     message.serialize(&mut bytes);
     bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use netlink_packet_route::route::RouteVia;
+
+    use super::*;
+
+    #[test]
+    fn behind_a_gateway_is_no_interface_of_the_pod() {
+        let mut route = RouteMessage::default();
+        assert_eq!(interface_of(&route), None);
+        route.attributes.push(RouteAttribute::Oif(7));
+        assert_eq!(interface_of(&route), Some(7));
+        for gateway in [
+            RouteAttribute::Gateway(RouteAddress::Inet([10, 0, 0, 1].into())),
+            RouteAttribute::Via(RouteVia::Inet6("fe80::1".parse().unwrap_or(std::net::Ipv6Addr::LOCALHOST))),
+        ] {
+            let mut route = route.clone();
+            route.attributes.insert(0, gateway);
+            assert_eq!(interface_of(&route), None);
+        }
+    }
 }

@@ -50,6 +50,13 @@ impl Node {
         thread::spawn(move || answers.iter().map(|answer| serve(&listener.accept().unwrap().0, answer)).collect())
     }
 
+    /// The file of an agent that knew this container, and is away.
+    fn sandboxes(&self, id: &str) {
+        let sandboxes = json!([{"containerId": id, "interface": "eth0"}]);
+        let text = json!({"version": 1, "sandboxes": sandboxes, "released": []}).to_string();
+        fs::write(self.socket.with_file_name("sandboxes.json"), text).unwrap();
+    }
+
     fn notes(&self) -> Vec<Request> {
         let notes = note::read_all(&self.socket).unwrap();
         notes.into_iter().map(|(_, request)| request.unwrap()).collect()
@@ -184,7 +191,12 @@ fn open_namespaces_and_an_open_policy_start_pods_and_leave_a_note() {
         assert_eq!(String::from_utf8(output.stdout).unwrap(), PREVIOUS);
         let notes = node.notes();
         assert!(matches!(&notes[0].command, Asked::Add(add) if add.name == "web-0"), "{notes:?}");
-        // A DEL takes its place.
+        // No agent read it before the DEL, so no agent has to know of this pod.
+        assert!(call("DEL", &node.configuration("1.0.0", &settings, None)).status.success());
+        assert_eq!(node.notes(), []);
+        // If one did, a DEL takes the place of the note.
+        assert!(call("ADD", &node.configuration("1.0.0", &settings, Some(PREVIOUS))).status.success());
+        node.sandboxes("c1");
         assert!(call("DEL", &node.configuration("1.0.0", &settings, None)).status.success());
         let notes = node.notes();
         assert!(matches!(&notes[..], [Request { command: Asked::Delete { .. }, .. }]), "{notes:?}");
@@ -200,6 +212,7 @@ fn a_del_succeeds_whatever_is_wrong() {
     // No agent, no prevResult, no namespace any more, a wrong setting.
     let input = node.configuration("0.3.0", &json!({"failurePolicy": 7}), None);
     let environment = [("CNI_CONTAINERID", "c1"), ("CNI_IFNAME", "eth0")];
+    node.sandboxes("c1");
     for _ in 0..2 {
         let output = call_with("DEL", &environment, input.as_bytes());
         assert!(output.status.success() && output.stdout.is_empty(), "{output:?}");
@@ -212,6 +225,23 @@ fn a_del_succeeds_whatever_is_wrong() {
     fs::remove_dir_all(note::folder(&node.socket)).unwrap();
     fs::write(note::folder(&node.socket), "").unwrap();
     assert!(call_with("DEL", &environment, input.as_bytes()).status.success());
+}
+
+#[test]
+fn a_del_leaves_no_note_about_a_container_that_no_agent_knew() {
+    let node = Node::new();
+    let input = node.configuration("1.0.0", &json!({}), None);
+    // No agent ran here yet; then one did, and knew another container.
+    for _ in 0..2 {
+        assert!(call("DEL", &input).status.success());
+        assert_eq!(node.notes(), []);
+        node.sandboxes("c12");
+    }
+    // Where the file cannot be read, an agent may know the container.
+    fs::remove_file(node.socket.with_file_name("sandboxes.json")).unwrap();
+    fs::create_dir(node.socket.with_file_name("sandboxes.json")).unwrap();
+    assert!(call("DEL", &input).status.success());
+    assert_eq!(node.notes().len(), 1);
 }
 
 #[test]
@@ -337,6 +367,7 @@ fn a_hostile_answer_is_an_error_in_time() {
 fn the_folder_of_notes_is_roots_alone() {
     use std::os::unix::fs::PermissionsExt as _;
     let node = Node::new();
+    node.sandboxes("c1");
     assert!(call("DEL", &node.configuration("1.0.0", &json!({}), None)).status.success());
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     let folder = note::folder(&node.socket);

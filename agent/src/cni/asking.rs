@@ -3,17 +3,18 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
-use npc_compiler::object::NetworkPolicy;
+use futures::{FutureExt as _, StreamExt as _};
 use tokio::task::JoinHandle;
 use tokio::time;
 
 use super::policies::Policies;
+use crate::source::PolicyList;
 
 /// How long the API server may take to list the policies of a namespace. Then those that
 /// the watch has delivered are used.
@@ -24,7 +25,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 pub struct AskPolicies(Arc<dyn Fn(String) -> Answer + Send + Sync>);
 
 /// The policies, or why there is no answer.
-type Answer = BoxFuture<'static, Result<Vec<NetworkPolicy>, String>>;
+type Answer = BoxFuture<'static, Result<PolicyList, String>>;
 
 impl AskPolicies {
     /// Asks in this way.
@@ -57,7 +58,7 @@ pub(super) struct Listed {
     /// The moment of the request ([`Policies::ask`]).
     pub(super) since: u64,
     /// What came.
-    pub(super) policies: Result<Vec<NetworkPolicy>, String>,
+    pub(super) policies: Result<PolicyList, String>,
 }
 
 /// The lists that are requested.
@@ -92,8 +93,13 @@ impl Asking {
         let asked = ask(namespace.clone());
         self.running.insert(namespace.clone(), Running { turn, is_wanted: false });
         self.answers.push(tokio::spawn(async move {
-            let listed = time::timeout(PATIENCE, asked).await;
-            let policies = listed.unwrap_or_else(|_| Err(format!("no answer within {PATIENCE:?}")));
+            // One that panics is over too: the namespace has its next list all the same.
+            let asked = AssertUnwindSafe(asked).catch_unwind();
+            let policies = match time::timeout(PATIENCE, asked).await {
+                Ok(Ok(listed)) => listed,
+                Ok(Err(_)) => Err("the request for them panicked, which is a fault of npc".to_owned()),
+                Err(_) => Err(format!("no answer within {PATIENCE:?}")),
+            };
             Listed { namespace, turn, since, policies }
         }));
     }
@@ -103,7 +109,7 @@ impl Asking {
         loop {
             match self.answers.next().await {
                 Some(Ok(listed)) => return listed,
-                // It panicked; the requests that wait for it time out.
+                // The runtime ends.
                 Some(Err(_)) => {}
                 None => std::future::pending::<()>().await,
             }

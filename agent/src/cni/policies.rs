@@ -6,23 +6,39 @@
 //! ADD has come. That list may be older or newer than the events of the watch, and
 //! the watch may deliver older versions later. Resource versions decide.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use npc_compiler::engine::Event;
 use npc_compiler::object::NetworkPolicy;
+use tokio::time::Instant;
 
-use crate::source::Change;
+use crate::source::{Change, PolicyList};
+
+/// How long the watch may take to deliver a policy that a list had. Then the namespace is
+/// listed again: a policy that was deleted before a watch began never comes by it.
+const OVERDUE: Duration = Duration::from_secs(10);
 
 /// Namespace and name.
 type Key = (String, String);
+
+/// A policy of our own list which the watch has not delivered yet.
+#[derive(Debug)]
+struct Ahead {
+    version: u64,
+    /// The moment at which the list came.
+    moment: u64,
+    /// When its namespace was listed, or to be listed, for the last time because of it.
+    asked: Instant,
+}
 
 /// Which versions of policies the agent's loop was given.
 #[derive(Debug, Default)]
 pub(super) struct Policies {
     /// The newest version of each policy that the watch has delivered.
     seen: BTreeMap<Key, u64>,
-    /// Versions from our own lists which the watch has not delivered yet.
-    ahead: BTreeMap<Key, u64>,
+    /// What our own lists had and the watch has not delivered yet.
+    ahead: BTreeMap<Key, Ahead>,
     /// Policies whose deletion the watch delivered while a list was requested, with
     /// the moment.
     gone: BTreeMap<Key, u64>,
@@ -39,7 +55,7 @@ impl Policies {
         match &change.event {
             Event::Policy(policy) => {
                 let (key, version) = (key(policy), version(policy));
-                if self.ahead.get(&key).is_some_and(|ahead| version < *ahead) {
+                if self.ahead.get(&key).is_some_and(|ahead| version < ahead.version) {
                     return None;
                 }
                 self.ahead.remove(&key);
@@ -71,22 +87,54 @@ impl Policies {
         self.moment
     }
 
-    /// What a list has that the watch has not delivered yet. `since` is the moment at which it
-    /// was asked for.
-    pub(super) fn listed(&mut self, since: u64, listed: Vec<NetworkPolicy>) -> Vec<Event> {
-        let mut events = Vec::new();
-        for policy in listed {
+    /// What a list of a namespace has that the watch has not delivered yet, and what it lacks
+    /// that only a list before it had. `since` is the moment at which it was asked for.
+    pub(super) fn listed(&mut self, namespace: &str, since: u64, listed: impl Into<PolicyList>) -> Vec<Event> {
+        let listed = listed.into();
+        self.moment += 1;
+        let mut events = self.lacking(namespace, since, &listed);
+        for policy in listed.policies {
             let (key, version) = (key(&policy), version(&policy));
             let is_gone = self.gone.get(&key).is_some_and(|moment| *moment > since);
-            let known = self.seen.get(&key).max(self.ahead.get(&key));
-            if is_gone || known.is_some_and(|known| *known >= version) {
+            let ahead = self.ahead.get(&key).map(|ahead| ahead.version);
+            let known = self.seen.get(&key).copied().max(ahead);
+            if is_gone || known.is_some_and(|known| known >= version) {
                 continue;
             }
-            self.ahead.insert(key, version);
+            self.ahead.insert(key, Ahead { version, moment: self.moment, asked: Instant::now() });
             events.push(Event::Policy(Box::new(policy)));
         }
         self.done();
         events
+    }
+
+    /// The policies of a namespace that are gone: a list had them, a later one lacks them.
+    /// The end of one that the watch has delivered comes by the watch.
+    fn lacking(&mut self, namespace: &str, since: u64, listed: &PolicyList) -> Vec<Event> {
+        let mut has: BTreeSet<&str> = listed.policies.iter().map(NetworkPolicy::name).collect();
+        has.extend(listed.unreadable.iter().map(String::as_str));
+        let is_gone =
+            |(space, name): &Key, ahead: &Ahead| space == namespace && ahead.moment < since && !has.contains(&**name);
+        let gone = self.ahead.iter().filter(|(key, ahead)| is_gone(key, ahead) && !self.seen.contains_key(*key));
+        let gone: Vec<Key> = gone.map(|(key, _)| key.clone()).collect();
+        for key in &gone {
+            self.ahead.remove(key);
+        }
+        gone.into_iter().map(|(namespace, name)| Event::PolicyGone(namespace, name)).collect()
+    }
+
+    /// The namespaces that are to be listed again now, because the watch has not delivered
+    /// what a list had.
+    pub(super) fn overdue(&mut self) -> BTreeSet<String> {
+        let now = Instant::now();
+        let mut namespaces = BTreeSet::new();
+        for ((namespace, _), ahead) in &mut self.ahead {
+            if now.duration_since(ahead.asked) >= OVERDUE {
+                ahead.asked = now;
+                namespaces.insert(namespace.clone());
+            }
+        }
+        namespaces
     }
 
     /// A list that was asked for has come, or will not.
@@ -136,10 +184,10 @@ mod tests {
         let mut policies = Policies::default();
         assert!(policies.watch_event(came("a", 5)).is_some());
         let since = policies.ask();
-        let events = policies.listed(since, vec![policy("a", 5), policy("b", 7)]);
+        let events = policies.listed("shop", since, vec![policy("a", 5), policy("b", 7)]);
         assert_eq!(events, [Event::Policy(Box::new(policy("b", 7)))]);
         let since = policies.ask();
-        assert_eq!(policies.listed(since, vec![policy("b", 7)]), []);
+        assert_eq!(policies.listed("shop", since, vec![policy("b", 7)]), []);
         // The watch catches up: an older version is past, the same one is not.
         assert!(policies.watch_event(came("b", 6)).is_none());
         assert!(policies.watch_event(came("b", 7)).is_some());
@@ -153,10 +201,10 @@ mod tests {
         let since = policies.ask();
         policies.watch_event(gone("a"));
         policies.watch_event(came("b", 9));
-        assert_eq!(policies.listed(since, vec![policy("a", 5), policy("b", 8)]), []);
+        assert_eq!(policies.listed("shop", since, vec![policy("a", 5), policy("b", 8)]), []);
         // One made again is another one.
         let since = policies.ask();
-        assert_eq!(policies.listed(since, vec![policy("a", 11)]).len(), 1);
+        assert_eq!(policies.listed("shop", since, vec![policy("a", 11)]).len(), 1);
     }
 
     #[test]
@@ -164,13 +212,39 @@ mod tests {
         let mut policies = Policies::default();
         policies.watch_event(came("a", 5));
         let since = policies.ask();
-        assert_eq!(policies.listed(since, vec![policy("a", 9)]).len(), 1);
+        assert_eq!(policies.listed("shop", since, vec![policy("a", 9)]).len(), 1);
         assert!(policies.watch_event(gone("a")).is_none(), "the one of version 5 went");
         assert!(policies.watch_event(came("a", 9)).is_some());
         assert!(policies.watch_event(gone("a")).is_some());
         // What a list of the watch's does not have is gone.
         let since = policies.ask();
-        assert_eq!(policies.listed(since, vec![policy("a", 12)]).len(), 1);
+        assert_eq!(policies.listed("shop", since, vec![policy("a", 12)]).len(), 1);
         assert!(policies.watch_event(Change { heard: None, ..gone("a") }).is_some());
+    }
+
+    #[test]
+    fn only_a_later_list_of_the_namespace_ends_a_policy_and_only_one_that_the_watch_never_delivered() {
+        let mut policies = Policies::default();
+        let early = policies.ask();
+        let since = policies.ask();
+        assert_eq!(policies.listed("shop", since, vec![policy("a", 5), policy("b", 6)]).len(), 2);
+        assert!(policies.watch_event(came("b", 6)).is_some());
+        assert_eq!(policies.listed("shop", early, vec![]), [], "it began before");
+        let since = policies.ask();
+        assert_eq!(policies.listed("bank", since, vec![]), [], "another namespace");
+        let since = policies.ask();
+        let unreadable = PolicyList { unreadable: ["a".to_owned()].into(), ..PolicyList::default() };
+        assert_eq!(policies.listed("shop", since, unreadable), [], "its last readable version stays in force");
+        let since = policies.ask();
+        let end = Event::PolicyGone("shop".to_owned(), "a".to_owned());
+        assert_eq!(policies.listed("shop", since, vec![]), [end]);
+        let since = policies.ask();
+        assert_eq!(policies.listed("shop", since, vec![]), [], "once");
+        // Where the watch has delivered a version before, it delivers the end too.
+        let since = policies.ask();
+        assert_eq!(policies.listed("shop", since, vec![policy("b", 9)]).len(), 1);
+        let since = policies.ask();
+        assert_eq!(policies.listed("shop", since, vec![]), []);
+        assert!(policies.watch_event(came("b", 9)).is_some() && policies.watch_event(gone("b")).is_some());
     }
 }

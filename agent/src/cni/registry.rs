@@ -34,6 +34,10 @@ const MIRROR: Duration = Duration::from_secs(5);
 /// An answer comes this long before the plugin stops waiting for it.
 const MARGIN: Duration = Duration::from_millis(200);
 
+/// A pod starts with the policies that the agent knows if the list of them has not come
+/// this long before the answer is due: the rules still have to be written.
+const TIME_TO_WRITE: Duration = Duration::from_millis(500);
+
 /// The longest that a request waits, whatever it asks for.
 const LONGEST: Duration = Duration::from_secs(110);
 
@@ -42,6 +46,9 @@ const ROUND: Duration = Duration::from_secs(1);
 
 /// How many requests are taken at once.
 const REQUESTS: usize = 256;
+
+/// How many notes are read in a round: so many hold up no ADD for long.
+const NOTES: usize = 1_000;
 
 /// How an agent serves the CNI plugin.
 #[derive(Debug)]
@@ -99,6 +106,17 @@ struct Pending {
     awaits: Awaits,
 }
 
+impl Pending {
+    /// When something is due about it, whatever comes.
+    fn due(&self) -> Instant {
+        match self.awaits {
+            Awaits::Object if is_static(&self.add) => self.deadline.min(self.since + MIRROR),
+            Awaits::Object => self.deadline,
+            Awaits::Policies(_) => self.deadline.checked_sub(TIME_TO_WRITE).unwrap_or(self.deadline),
+        }
+    }
+}
+
 /// What an ADD waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Awaits {
@@ -154,12 +172,7 @@ impl Registry {
 
     /// When something is due about a request that waits.
     fn next_deadline(&self) -> Option<Instant> {
-        let due = self.pending.iter().map(|pending| {
-            let mirror = pending.since + MIRROR;
-            let waits_for_mirror = pending.awaits == Awaits::Object && is_static(&pending.add);
-            if waits_for_mirror { pending.deadline.min(mirror) } else { pending.deadline }
-        });
-        due.min()
+        self.pending.iter().map(Pending::due).min()
     }
 
     /// Forwards what the source delivers, with the addresses that CNI reports.
@@ -266,6 +279,7 @@ impl Registry {
                 let _ = pending.answer.send(Answer::refused(Reason::Timeout, late(pending.awaits)));
                 continue;
             }
+            let is_due = pending.due() <= now;
             if pending.awaits == Awaits::Object {
                 if self.sandboxes.is_known(&pending.add) {
                     match self.asking.want(&pending.add.namespace, &mut self.policies) {
@@ -275,7 +289,7 @@ impl Registry {
                             continue;
                         }
                     }
-                } else if is_static(&pending.add) && pending.since + MIRROR <= now {
+                } else if is_due {
                     warn!(
                         namespace = pending.add.namespace,
                         pod = pending.add.name,
@@ -285,6 +299,14 @@ impl Registry {
                     ready.push(pending);
                     continue;
                 }
+            } else if is_due {
+                warn!(
+                    namespace = pending.add.namespace,
+                    pod = pending.add.name,
+                    "the API server has not listed the newest policies in time; the pod starts with those that the agent knows"
+                );
+                ready.push(pending);
+                continue;
             }
             self.pending.push(pending);
         }
@@ -294,7 +316,7 @@ impl Registry {
     /// Policies were listed; those that waited for them go on.
     async fn listed(&mut self, Listed { namespace, turn, since, policies }: Listed) -> Result<(), Ended> {
         let events = match policies {
-            Ok(policies) => self.policies.listed(since, policies),
+            Ok(policies) => self.policies.listed(&namespace, since, policies),
             Err(error) => {
                 self.policies.done();
                 warn!(
@@ -379,8 +401,12 @@ impl Registry {
         }
     }
 
-    /// Finds interfaces that are gone, and notes that the plugin left.
+    /// Finds interfaces that are gone, notes that the plugin left, and policies that the
+    /// watch should have delivered.
     async fn inspect(&mut self) -> Result<(), Ended> {
+        for namespace in self.policies.overdue() {
+            self.asking.want(&namespace, &mut self.policies);
+        }
         self.read_notes().await?;
         let links = self.sandboxes.links();
         if links.is_empty() {
@@ -404,13 +430,17 @@ impl Registry {
     }
 
     async fn read_notes(&mut self) -> Result<(), Ended> {
-        let notes = match note::read_all(&self.socket) {
+        let notes = match note::read(&self.socket, NOTES) {
             Ok(notes) => notes,
             Err(error) => {
                 warn!(%error, "cannot read the notes of the CNI plugin");
                 return Ok(());
             }
         };
+        if notes.is_empty() {
+            return Ok(());
+        }
+        let mut read = Vec::new();
         for (path, request) in notes {
             match request.map(|request| request.command) {
                 Ok(Command::Add(add)) => {
@@ -427,8 +457,11 @@ impl Registry {
                     warn!(%error, file = %path.display(), "a note of the CNI plugin cannot be read; it is removed");
                 }
             }
-            self.publish().await?;
-            // After its content is saved.
+            read.push(path);
+        }
+        self.publish().await?;
+        // After their content is saved.
+        for path in read {
             if let Err(error) = std::fs::remove_file(&path) {
                 warn!(%error, file = %path.display(), "cannot remove a note of the CNI plugin");
             }
@@ -450,7 +483,7 @@ fn late(awaits: Awaits) -> &'static str {
             "the agent has not read this pod from the API server yet; if that goes on, its watch of pods is behind, or the API \
              server is away (metric npc_watch_last_heard_timestamp_seconds)"
         }
-        Awaits::Policies(_) => "the API server has not listed the policies of the pod's namespace yet",
+        Awaits::Policies(_) => "there was no time left to write the rules of this pod",
     }
 }
 

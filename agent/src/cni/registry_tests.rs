@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use super::super::asking::PATIENCE;
 use super::*;
+use crate::source::PolicyList;
 
 const HASH: &str = "5f0b0d1ea9a7f1d9c8f7a6b5c4d3e2f1";
 
@@ -38,9 +39,10 @@ impl World {
         let lists: Arc<Mutex<Vec<_>>> = Arc::default();
         let asked = Arc::clone(&lists);
         let ask = AskPolicies::new(move |namespace| {
-            let (reply, answer) = oneshot::channel();
+            let (reply, answer) = oneshot::channel::<Result<Vec<NetworkPolicy>, String>>();
             asked.lock().unwrap().push((namespace, reply));
-            Box::pin(async move { answer.await.unwrap() })
+            // A test that drops the sender has a list that panics.
+            Box::pin(async move { answer.await.unwrap().map(PolicyList::from) })
         });
         let file = StateFile::beside(&socket);
         let registry = Registry {
@@ -97,6 +99,30 @@ impl World {
         }
         assert_eq!(self.lists.lock().unwrap().len(), count);
         self.lists.lock().unwrap().remove(0)
+    }
+
+    /// Waits until a list is asked for, however long that takes, and takes it.
+    async fn list_later(&self) -> (String, oneshot::Sender<Result<Vec<NetworkPolicy>, String>>) {
+        let asked = async {
+            loop {
+                if let Some(list) = self.lists.lock().unwrap().pop() {
+                    return list;
+                }
+                time::sleep(Duration::from_millis(100)).await;
+            }
+        };
+        time::timeout(Duration::from_secs(60), asked).await.expect("a list")
+    }
+
+    /// The first ADD of a pod, with a list of these policies.
+    async fn started(&mut self, pod: &Pod, policies: Vec<NetworkPolicy>) {
+        self.objects(vec![came(pod)]).await;
+        self.pods().await;
+        let answer = self.ask(Command::Add(add("c0", pod, "10.0.0.9"))).await;
+        self.list_later().await.1.send(Ok(policies)).unwrap();
+        self.next().await;
+        self.waiter().await.reply.send(()).unwrap();
+        assert_eq!(answer.await.unwrap(), Answer::done());
     }
 
     fn is_silent(&mut self) -> bool {
@@ -252,6 +278,65 @@ async fn an_api_server_that_hangs_delays_an_add_by_two_seconds() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_pod_does_not_miss_its_time_for_a_list() {
+    let mut world = World::new(true);
+    let web = pod("web", "u1");
+    world.objects(vec![came(&web)]).await;
+    world.pods().await;
+    let begun = Instant::now();
+    // As a pod of openNamespaces: the API server may take as long as that.
+    let answer = world.ask(Command::Add(Add { wait: 2_000, ..add("c1", &web, "10.0.0.1") })).await;
+    assert_eq!(world.pods().await, [("web".to_owned(), vec!["10.0.0.1".parse().unwrap()])]);
+    assert!((Duration::from_secs(1)..Duration::from_millis(1_500)).contains(&begun.elapsed()));
+    world.waiter().await.reply.send(()).unwrap();
+    assert_eq!(answer.await.unwrap(), Answer::done());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_that_panics_is_one_that_failed() {
+    let mut world = World::new(true);
+    let web = pod("web", "u1");
+    world.objects(vec![came(&web)]).await;
+    world.pods().await;
+    let begun = Instant::now();
+    let answer = world.ask(Command::Add(add("c1", &web, "10.0.0.1"))).await;
+    drop(world.list_later().await);
+    assert_eq!(world.pods().await.len(), 1);
+    assert!(begun.elapsed() < PATIENCE);
+    world.waiter().await.reply.send(()).unwrap();
+    assert_eq!(answer.await.unwrap(), Answer::done());
+    // The next pod of the namespace has a list again.
+    let _answer = world.ask(Command::Add(add("c2", &web, "10.0.0.2"))).await;
+    world.list_later().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_policy_that_the_watch_never_delivers_goes_when_a_list_lacks_it() {
+    let mut world = World::new(true);
+    world.started(&pod("web", "u1"), vec![policy("deny", 7), policy("late", 8)]).await;
+    let begun = Instant::now();
+    world.objects(vec![engine::Event::Policy(Box::new(policy("late", 8)))]).await;
+    assert!(matches!(world.next().await, Event::Changes(_)));
+    // Both are still there, and then one is deleted. The watch begins anew after that, so
+    // it delivers nothing about it.
+    let (namespace, list) = world.list_later().await;
+    assert!(namespace == "shop" && begun.elapsed() >= Duration::from_secs(10));
+    list.send(Ok(vec![policy("deny", 7), policy("late", 8)])).unwrap();
+    world.list_later().await.1.send(Err("away".to_owned())).unwrap();
+    assert!(world.is_silent());
+    // However it was answered, the API server is asked every 10 s only.
+    assert!(begun.elapsed() >= Duration::from_secs(20));
+    world.list_later().await.1.send(Ok(vec![])).unwrap();
+    let Event::Changes(changes) = world.next().await else { panic!("no changes") };
+    let events: Vec<_> = changes.changes.into_iter().map(|change| change.event).collect();
+    assert_eq!(events, [engine::Event::PolicyGone("shop".to_owned(), "deny".to_owned())]);
+    assert!(changes.is_part);
+    // Nothing is left to ask for.
+    time::sleep(Duration::from_secs(60)).await;
+    assert!(world.lists.lock().unwrap().is_empty() && world.is_silent());
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_add_that_is_taken_back_makes_no_sandbox() {
     let mut world = World::new(false);
     let web = pod("web", "u1");
@@ -303,6 +388,32 @@ async fn notes_of_the_plugin_are_read_once() {
         time::sleep(ROUND).await;
     }
     assert!(world.is_silent());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_thousand_notes_are_one_change_and_the_rest_waits_for_the_next_round() {
+    let mut world = World::new(false);
+    let web = pod("web", "u1");
+    let socket = world.folder.path().join("cni.sock");
+    for n in 0..=1_000 {
+        let (id, address) = (format!("c{n}"), format!("10.0.{}.{}", n / 250, n % 250 + 1));
+        let request = npc_cni::protocol::Request::new(Command::Add(add(&id, &web, &address)));
+        note::leave(&socket, &attachment(&id), &request).unwrap();
+    }
+    world.objects(vec![]).await;
+    let mut isolated = BTreeSet::new();
+    let mut changes = 0;
+    while isolated.len() <= 1_000 {
+        let pods = world.pods().await;
+        assert!(pods.len() <= 1_000);
+        isolated.extend(pods.into_iter().flat_map(|(_, addresses)| addresses));
+        changes += 1;
+    }
+    // That of the source, and one of each round.
+    assert!(changes <= 3, "{changes}");
+    while !note::read_all(&socket).unwrap().is_empty() {
+        time::sleep(ROUND).await;
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -2,8 +2,8 @@
 //!
 //! The API reports a pod's address after its container has started, and goes on
 //! reporting it after the address has gone to another pod. CNI reports it before, and
-//! also when it ends. So while CNI knows a sandbox, its addresses decide; the API's decide
-//! only for pods that CNI never reported.
+//! also when it ends. So while CNI knows a sandbox, its addresses decide. The API's decide
+//! for a pod without one, except for those that CNI reported for this pod before.
 //!
 //! Sandboxes are known by container id and interface, never by a pod's UID: a sandbox
 //! that is made again has the same UID, and the DEL of the old one may come after the
@@ -45,8 +45,9 @@ pub struct Sandboxes {
     order: u64,
     /// Addresses whose sandbox has gone and whose interface may still be there.
     released: BTreeMap<IpAddr, HostInterface>,
-    /// The pods that CNI reported once ([`mark`]): the API's addresses do not count.
-    reported: BTreeSet<String>,
+    /// The addresses that CNI reported for each pod ([`mark`]) once. The API may go on to
+    /// list them after they have gone to another pod.
+    reported: BTreeMap<String, BTreeSet<IpAddr>>,
     /// What the engine was given for this node.
     given: BTreeMap<PodKey, Pod>,
     has_policy: bool,
@@ -64,8 +65,12 @@ pub struct Saved {
     pub sandboxes: Vec<Add>,
     /// Addresses without a sandbox whose interface may still be there.
     pub released: Vec<(IpAddr, HostInterface)>,
-    /// The pods that CNI reported once, by UID; by namespace and name where files have
-    /// none.
+    /// The addresses that CNI reported for each pod once. Pods are known by UID; by
+    /// namespace and name where files have none.
+    pub reported_addresses: BTreeMap<String, BTreeSet<IpAddr>>,
+    /// The pods that CNI reported once, in files of older agents, which saved no addresses
+    /// of theirs.
+    #[serde(skip_serializing)]
     pub reported: BTreeSet<String>,
 }
 
@@ -75,13 +80,19 @@ impl Sandboxes {
     pub fn new(node: &str, saved: Saved) -> Self {
         let sandboxes = saved.sandboxes.into_iter().zip(1..);
         let live: BTreeMap<_, _> = sandboxes.map(|(add, order)| (add.attachment.clone(), (order, add))).collect();
+        let mut reported = saved.reported_addresses;
+        for pod in saved.reported {
+            // Which of them were this pod's is not known; none of them is a pod's now.
+            let released = saved.released.iter().map(|(address, _)| *address);
+            reported.entry(pod).or_default().extend(released);
+        }
         Self {
             node: node.to_owned(),
             pods: BTreeMap::new(),
             order: live.len() as u64,
             live,
             released: saved.released.into_iter().collect(),
-            reported: saved.reported,
+            reported,
             given: BTreeMap::new(),
             has_policy: false,
             is_synced: false,
@@ -97,7 +108,8 @@ impl Sandboxes {
         Saved {
             sandboxes: sandboxes.into_iter().map(|(_, add)| add.clone()).collect(),
             released: self.released.iter().map(|(address, link)| (*address, link.clone())).collect(),
-            reported: self.reported.clone(),
+            reported_addresses: self.reported.clone(),
+            reported: BTreeSet::new(),
         }
     }
 
@@ -129,7 +141,7 @@ impl Sandboxes {
             return;
         }
         let there: BTreeSet<String> = self.pods.values().map(mark).collect();
-        self.reported.retain(|pod| there.contains(pod));
+        self.reported.retain(|pod, _| there.contains(pod));
         self.is_dirty = true;
     }
 
@@ -140,14 +152,17 @@ impl Sandboxes {
     }
 
     /// The addresses of this ADD are its pod's from now on, whatever any object lists.
-    /// The same container reported twice is one sandbox, with the later addresses.
+    /// The same container reported twice is one sandbox, with the later addresses. It may
+    /// still have the earlier ones, so they are released as after a DEL.
     pub fn add(&mut self, add: Add) {
+        self.delete(&add.attachment);
         self.order += 1;
         for address in &add.addresses {
             self.released.remove(address);
         }
-        let known = self.object_of(&add).map(mark);
-        self.reported.extend(known);
+        if let Some(pod) = self.object_of(&add).map(mark) {
+            self.reported.entry(pod).or_default().extend(&add.addresses);
+        }
         self.live.insert(add.attachment.clone(), (self.order, add));
         self.is_dirty = true;
     }
@@ -220,9 +235,11 @@ impl Sandboxes {
             return Vec::new();
         }
         // Also of a sandbox that was known before its object.
-        let objects = self.live.values().filter_map(|(_, add)| self.object_of(add));
-        let reported: Vec<String> = objects.map(mark).collect();
-        self.reported.extend(reported);
+        for (_, add) in self.live.values() {
+            if let Some(pod) = object_of(&self.pods, add).map(mark) {
+                self.reported.entry(pod).or_default().extend(&add.addresses);
+            }
+        }
         let wanted = self.wanted();
         let mut events = Vec::new();
         if !self.has_policy && wanted.values().any(|pod| pod.namespace == UNIDENTIFIED) {
@@ -259,8 +276,13 @@ impl Sandboxes {
         for (key, pod) in &self.pods {
             let addresses = match of_pods.remove(key) {
                 Some(addresses) => addresses,
-                None if self.reported.contains(&mark(pod)) => Vec::new(),
-                None => pod.addresses().filter(|address| !owners.contains_key(address)).collect(),
+                // It never had a sandbox of the plugin, or has one that was made again
+                // without it.
+                None => {
+                    let reported = self.reported.get(&mark(pod));
+                    let is_past = |address: &IpAddr| reported.is_some_and(|reported| reported.contains(address));
+                    pod.addresses().filter(|address| !owners.contains_key(address) && !is_past(address)).collect()
+                }
             };
             if pod.is_endpoint() {
                 claimed.extend(&addresses);
@@ -284,20 +306,23 @@ impl Sandboxes {
         have.max_by_key(|(order, _)| *order).map(|(_, add)| add)
     }
 
-    /// The object of the pod that an ADD is about. A UID distinguishes a pod from its
-    /// successor under the same name. A runtime that gives none means the pod of this name that is
-    /// not terminating, if there is one.
     fn object_of(&self, add: &Add) -> Option<&Pod> {
-        let named = || self.pods.values().filter(|pod| pod.namespace == add.namespace && pod.name == add.name);
-        match &add.uid {
-            Some(uid) => {
-                // Objects from files may have none.
-                let is_meant =
-                    |pod: &&Pod| pod.uid == *uid || pod.uid.is_empty() || pod.config_hash.as_ref() == Some(uid);
-                named().find(is_meant)
-            }
-            None => named().find(|pod| !pod.terminating).or_else(|| named().next()),
+        object_of(&self.pods, add)
+    }
+}
+
+/// The object of the pod that an ADD is about. A UID distinguishes a pod from its
+/// successor under the same name. A runtime that gives none means the pod of this name that is
+/// not terminating, if there is one.
+fn object_of<'a>(pods: &'a BTreeMap<PodKey, Pod>, add: &Add) -> Option<&'a Pod> {
+    let named = || pods.values().filter(|pod| pod.namespace == add.namespace && pod.name == add.name);
+    match &add.uid {
+        Some(uid) => {
+            // Objects from files may have none.
+            let is_meant = |pod: &&Pod| pod.uid == *uid || pod.uid.is_empty() || pod.config_hash.as_ref() == Some(uid);
+            named().find(is_meant)
         }
+        None => named().find(|pod| !pod.terminating).or_else(|| named().next()),
     }
 }
 
@@ -319,7 +344,7 @@ fn with_addresses(pod: &Pod, addresses: &[IpAddr]) -> Vec<Pod> {
     let count = v4.len().max(v6.len()).max(1);
     let one = |place: usize| {
         // What stands behind a zero byte is no part of a UID for any message.
-        let uid = if place == 0 { pod.uid.clone() } else { format!("{}\0cni{place}", pod.uid) };
+        let uid = if place == 0 { pod.uid.clone() } else { format!("{}\0cni{place}", mark(pod)) };
         Pod { uid, ipv4: v4.get(place).copied(), ipv6: v6.get(place).copied(), ..pod.clone() }
     };
     (0..count).map(one).collect()

@@ -159,8 +159,20 @@ fn all_addresses_of_a_sandbox_are_isolated() {
         assert!(world.is_isolated(each), "{each}");
         assert_eq!(world.owner(each).as_deref(), Some("shop/web"));
     }
+}
+
+#[test]
+fn an_add_again_with_other_addresses_releases_the_former_ones() {
+    let mut world = World::new().synced();
+    let web = pod("web", "u1", None);
+    world.object(&web);
+    world.sandboxes.add(add("c1", &web, &["10.0.0.1", "10.0.0.2"], 1));
     world.sandboxes.add(add("c1", &web, &["10.0.0.1"], 1));
-    assert_eq!(world.owner("10.0.0.2"), None);
+    assert_eq!(world.owner("10.0.0.1").as_deref(), Some("shop/web"));
+    // The container may still have it: its interface is there.
+    assert!(world.is_isolated("10.0.0.2") && !world.is_peer("10.0.0.2"));
+    world.sandboxes.links_gone(&links([1]));
+    assert!(!world.is_isolated("10.0.0.2"));
 }
 
 #[test]
@@ -204,6 +216,40 @@ fn a_sandbox_made_again_with_another_address_has_that_one_only() {
     world.sandboxes.links_gone(&links([1]));
     assert_eq!(world.owner("10.0.0.2").as_deref(), Some("shop/web"));
     assert_eq!(world.owner("10.0.0.1"), None, "though the API still lists it");
+}
+
+#[test]
+fn a_sandbox_made_again_without_the_plugin_has_the_address_that_the_api_lists() {
+    let mut world = World::new().synced();
+    let web = pod("web", "u1", None);
+    world.object(&web);
+    world.sandboxes.add(add("c1", &web, &["10.0.0.1"], 1));
+    world.state();
+    world.sandboxes.delete(&attachment("c1"));
+    world.sandboxes.links_gone(&links([1]));
+    world.object(&pod("web", "u1", Some("10.0.0.1")));
+    assert_eq!(world.owner("10.0.0.1"), None, "the API is behind");
+    world.object(&pod("web", "u1", Some("10.0.0.2")));
+    assert_eq!(world.owner("10.0.0.2").as_deref(), Some("shop/web"));
+    assert!(world.is_isolated("10.0.0.2"));
+    // An agent that starts then knows the same.
+    let text = serde_json::to_string(&world.sandboxes.saved()).unwrap();
+    for (listed, expected) in [("10.0.0.1", None), ("10.0.0.2", Some("shop/web"))] {
+        let mut after = World::after(serde_json::from_str(&text).unwrap());
+        after.object(&pod("web", "u1", Some(listed)));
+        assert_eq!(after.synced().owner(listed).as_deref(), expected, "{listed}");
+    }
+}
+
+#[test]
+fn a_file_of_an_older_agent_is_read() {
+    let link = r#"{"name":"veth1","index":1}"#;
+    let text = format!(r#"{{"sandboxes":[],"released":[["10.0.0.1",{link}]],"reported":["u1"]}}"#);
+    for (listed, expected) in [("10.0.0.1", "npc.dev/unidentified/10.0.0.1"), ("10.0.0.2", "shop/web")] {
+        let mut world = World::after(serde_json::from_str(&text).unwrap());
+        world.object(&pod("web", "u1", Some(listed)));
+        assert_eq!(world.synced().owner(listed).as_deref(), Some(expected));
+    }
 }
 
 #[test]
@@ -328,6 +374,23 @@ fn pods_from_files_without_uids_are_known_by_their_names() {
     assert_eq!(world.owner("10.0.0.1").as_deref(), Some("shop/one"));
     world.state();
     assert_eq!(world.owner("10.0.0.2").as_deref(), Some("shop/other"), "CNI never reported it");
+}
+
+#[test]
+fn pods_from_files_without_uids_have_all_their_addresses() {
+    let mut world = World::new().synced();
+    let (one, other) = (pod("one", "", None), pod("other", "", None));
+    world.object(&one);
+    world.object(&other);
+    for (container, pod, addresses) in
+        [("c1", &one, ["10.0.0.1", "10.0.0.2"]), ("c2", &other, ["10.0.0.3", "10.0.0.4"])]
+    {
+        world.sandboxes.add(Add { uid: Some(container.to_owned()), ..add(container, pod, &addresses, 1) });
+    }
+    for (address, owner) in [("10.0.0.1", "one"), ("10.0.0.2", "one"), ("10.0.0.3", "other"), ("10.0.0.4", "other")] {
+        assert_eq!(world.owner(address), Some(format!("shop/{owner}")), "{address}");
+        assert!(world.is_isolated(address), "{address}");
+    }
 }
 
 #[test]

@@ -6,12 +6,10 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
+use npc_cni::note::SANDBOXES;
 use serde::{Deserialize, Serialize};
 
 use super::sandboxes::Saved;
-
-/// The name of the file, beside the socket.
-const NAME: &str = "sandboxes.json";
 
 /// The version of its content.
 const VERSION: u32 = 1;
@@ -52,7 +50,7 @@ pub(super) struct StateFile {
 impl StateFile {
     /// That beside this socket.
     pub(super) fn beside(socket: &Path) -> Self {
-        Self { path: socket.with_file_name(NAME), written: None }
+        Self { path: socket.with_file_name(SANDBOXES), written: None }
     }
 
     /// Reads it. Where there is none, nothing is known.
@@ -109,10 +107,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut file = StateFile::beside(&folder.path().join("cni.sock"));
         assert_eq!(file.read().unwrap(), Saved::default());
-        let saved = Saved { reported: ["u1".to_owned()].into(), ..Saved::default() };
+        let address = "10.0.0.1".parse().unwrap();
+        let saved = Saved { reported_addresses: [("u1".to_owned(), [address].into())].into(), ..Saved::default() };
         file.write(saved.clone()).unwrap();
         assert_eq!(file.read().unwrap(), saved);
-        let path = folder.path().join(NAME);
+        let path = folder.path().join(SANDBOXES);
         for damage in ["", "{", "[]", r#"{"version":2}"#, r#"{"version":1,"sandboxes":[{}]}"#] {
             fs::write(&path, damage).unwrap();
             assert!(matches!(file.read(), Err(Error::Content { .. })), "{damage}");
@@ -127,7 +126,8 @@ mod tests {
         let mut file = StateFile::beside(&folder.path().join("cni.sock"));
         file.write(Saved::default()).unwrap();
         fs::create_dir(folder.path().join("sandboxes.half")).unwrap();
-        let saved = Saved { reported: ["u1".to_owned()].into(), ..Saved::default() };
+        let address = "10.0.0.1".parse().unwrap();
+        let saved = Saved { reported_addresses: [("u1".to_owned(), [address].into())].into(), ..Saved::default() };
         assert!(file.write(saved).is_err());
         assert_eq!(file.read().unwrap(), Saved::default());
     }

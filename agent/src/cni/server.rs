@@ -1,6 +1,7 @@
 //! The socket on which the plugin asks. Each connection is a task of its own with a
 //! bound on its bytes and its time, so none delays another.
 
+use std::ffi::OsString;
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
@@ -32,14 +33,27 @@ pub(super) struct Asked {
     pub(super) answer: oneshot::Sender<Answer>,
 }
 
+/// What may be in the folder of the socket: what an agent and the plugin write there, and
+/// the usual `--ready-file`.
+const OWN_FILES: [&str; 5] = ["sandboxes.json", "sandboxes.half", "notes", "ready", "ready.new"];
+
 /// Makes the socket, in a folder that is root's alone. One that an earlier agent left
 /// is replaced: this is the only agent in its network namespace.
 ///
 /// # Errors
-/// If it cannot be made.
+/// If it cannot be made, or if its folder has other files too: the agent would take them
+/// away from all users but root.
 pub(super) fn bind(socket: &Path) -> io::Result<UnixListener> {
     let folder = socket.parent().unwrap_or_else(|| Path::new("/"));
     DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    if let Some(other) = other_file(folder, socket)? {
+        return Err(io::Error::other(format!(
+            "{} has other files, as {}, and --cni-socket needs a folder of its own, because the agent takes the \
+             folder away from all users but root; give it one, as /run/npc/cni.sock",
+            folder.display(),
+            other.display()
+        )));
+    }
     fs::set_permissions(folder, Permissions::from_mode(0o700))?;
     match fs::remove_file(socket) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -48,6 +62,17 @@ pub(super) fn bind(socket: &Path) -> io::Result<UnixListener> {
     let listener = UnixListener::bind(socket)?;
     fs::set_permissions(socket, Permissions::from_mode(0o600))?;
     Ok(listener)
+}
+
+/// The name of a file in the folder that is not the agent's.
+fn other_file(folder: &Path, socket: &Path) -> io::Result<Option<OsString>> {
+    for entry in fs::read_dir(folder)? {
+        let name = entry?.file_name();
+        if Some(&*name) != socket.file_name() && !OWN_FILES.iter().any(|own| name == *own) {
+            return Ok(Some(name));
+        }
+    }
+    Ok(None)
 }
 
 /// Accepts connections for as long as `requests` are taken.

@@ -116,6 +116,28 @@ async fn a_socket_that_was_left_is_replaced_and_is_roots_alone() {
     assert_eq!([mode(&socket), mode(socket.parent().unwrap())], [0o600, 0o700]);
 }
 
+#[tokio::test]
+async fn a_folder_that_has_other_files_is_refused_and_stays_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let shared = folder.path().join("run");
+    fs::create_dir(&shared).unwrap();
+    fs::set_permissions(&shared, Permissions::from_mode(0o755)).unwrap();
+    fs::write(shared.join("xtables.lock"), "").unwrap();
+    let socket = shared.join("npc.sock");
+    let error = bind(&socket).unwrap_err().to_string();
+    assert!(error.contains("xtables.lock") && error.contains("a folder of its own"), "{error}");
+    assert_eq!(fs::metadata(&shared).unwrap().permissions().mode() & 0o777, 0o755);
+    assert!(!socket.exists());
+    // Its own files are no others.
+    fs::remove_file(shared.join("xtables.lock")).unwrap();
+    fs::create_dir(shared.join("notes")).unwrap();
+    for name in ["npc.sock", "sandboxes.json", "sandboxes.half", "ready", "ready.new"] {
+        fs::write(shared.join(name), "").unwrap();
+    }
+    drop(bind(&socket).unwrap());
+    assert_eq!(fs::metadata(&shared).unwrap().permissions().mode() & 0o777, 0o700);
+}
+
 /// The folder keeps others out. If it did not, the server would.
 #[tokio::test]
 async fn root_only_is_answered() {

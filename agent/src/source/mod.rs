@@ -16,6 +16,7 @@ use std::fmt;
 use std::time::Instant;
 
 use npc_compiler::engine;
+use npc_compiler::object::NetworkPolicy;
 
 pub mod difference;
 pub mod directory;
@@ -53,6 +54,21 @@ pub trait Locate: fmt::Debug + Send + Sync {
 impl Locate for manifests::Positions {
     fn locate(&self, kind: &str, namespace: &str, name: &str, path: &str) -> Option<String> {
         self.locate(kind, namespace, name, path).map(|place| place.to_string())
+    }
+}
+
+/// The policies of a namespace, as a list of it has them.
+#[derive(Debug, Default)]
+pub struct PolicyList {
+    /// Those that can be read.
+    pub policies: Vec<NetworkPolicy>,
+    /// The names of the others: they are there, and an earlier version may be in force.
+    pub unreadable: BTreeSet<String>,
+}
+
+impl From<Vec<NetworkPolicy>> for PolicyList {
+    fn from(policies: Vec<NetworkPolicy>) -> Self {
+        Self { policies, unreadable: BTreeSet::new() }
     }
 }
 

@@ -116,6 +116,19 @@ fn the_configurations_are_of_documented_keys() {
     }
 }
 
+/// A restart of the service must not take away what the CNI plugin reported, and no ready
+/// file may outlive the agent.
+#[test]
+fn the_service_keeps_its_folder_and_removes_the_ready_file() {
+    let unit = read("deploy/systemd/npc.service");
+    let settings: BTreeSet<&str> = unit.lines().collect();
+    assert!(settings.contains("RuntimeDirectory=npc") && settings.contains("RuntimeDirectoryPreserve=yes"));
+    let configuration = yaml::documents(&read("deploy/systemd/config.yaml")).remove(0);
+    let ready = configuration["readyFile"].as_str().unwrap();
+    assert!(ready.starts_with("/run/npc/"));
+    assert!(settings.contains(&*format!("ExecStopPost=-/bin/rm -f {ready}")));
+}
+
 /// Our documents: their paths from the repository's top.
 fn documents() -> Vec<String> {
     let mut found = Vec::new();

@@ -9,10 +9,11 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::ListParams;
 use kube::core::DeserializeGuard;
 use kube::{Api, Client, Resource, ResourceExt as _};
-use npc_compiler::object::{NetworkPolicy, Objects};
+use npc_compiler::object::Objects;
 use serde::de::DeserializeOwned;
 
 use super::{slim, words};
+use crate::source::PolicyList;
 
 /// How many objects a page has.
 const PAGE: u32 = 500;
@@ -72,14 +73,21 @@ pub async fn list(client: &Client) -> Result<Listed, Error> {
     Ok(listed)
 }
 
-/// The policies of a namespace as they are now. One that cannot be read is left out, as
-/// the watch of policies does it.
+/// The policies of a namespace as they are now.
 #[must_use]
-pub fn policies_of(client: &Client, namespace: &str) -> BoxFuture<'static, Result<Vec<NetworkPolicy>, String>> {
+pub fn policies_of(client: &Client, namespace: &str) -> BoxFuture<'static, Result<PolicyList, String>> {
     let api: Api<DeserializeGuard<slim::Policy>> = Api::namespaced(client.clone(), namespace);
     async move {
         let listed = api.list(&ListParams::default()).await.map_err(|error| words(&error))?;
-        Ok(listed.items.into_iter().filter_map(|policy| policy.0.ok()).map(NetworkPolicy::from).collect())
+        let mut list = PolicyList::default();
+        for policy in listed.items {
+            let name = policy.name_any();
+            match policy.0 {
+                Ok(policy) => list.policies.push(policy.into()),
+                Err(_) => drop(list.unreadable.insert(name)),
+            }
+        }
+        Ok(list)
     }
     .boxed()
 }
