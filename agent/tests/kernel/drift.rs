@@ -387,7 +387,7 @@ fn members_come_in_while_the_lock_is_held_and_rules_when_it_is_free() {
         assert!(said["error"].as_str().unwrap().contains(&holder), "{said}");
         assert!(!dump(Backend::Legacy).iter().any(|line| line.starts_with(":NPC-E-")));
         drop(held);
-        agent.wait_for("the xtables lock is free again");
+        agent.wait_for("got the xtables lock");
         agent.wait(3);
         assert!(dump(Backend::Legacy).iter().any(|line| line.starts_with(":NPC-E-")));
     };

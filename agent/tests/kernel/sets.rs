@@ -165,7 +165,7 @@ fn a_set_that_is_full_or_gone_or_another_is_told_apart() {
     assert!(error.to_string().contains("the set is full"), "{error}");
 
     let error = write(&mut ipset, &adds(&gone, members(9)).collect::<Vec<_>>()).unwrap_err().to_string();
-    let expected = "the kernel refused `add npc4-gone 10.0.0.1`: there is no set of that name (somebody else removed";
+    let expected = "the kernel refused `add npc4-gone 10.0.0.1`: there is no set of that name (another program removed";
     assert!(error.starts_with(expected), "{error}");
     assert!(matches!(ipset.flush(&gone).unwrap_err(), Error::Refused { refusal: Refusal(2), .. }));
 
@@ -245,7 +245,7 @@ fn a_set_in_use_is_waited_for_so_long_and_the_others_go() {
     assert!((300..1500).contains(&begun.elapsed().as_millis()), "{:?}", begun.elapsed());
     let [(name, error)] = &stuck[..] else { panic!("{stuck:?}") };
     assert_eq!(*name, names[0]);
-    let expected = "the kernel refused `destroy npc4-used`: the set is in use (a rule of somebody else";
+    let expected = "the kernel refused `destroy npc4-used`: the set is in use (a rule of another program";
     assert!(error.to_string().starts_with(expected), "{error}");
     assert_eq!(ipset.names().unwrap(), names[..1]);
 

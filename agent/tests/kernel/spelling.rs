@@ -82,7 +82,7 @@ fn what_a_version_prints_otherwise_is_named_once_and_no_drift(backend: Backend) 
     let enforced = dump(backend);
     flush(backend);
     warnings_until(&mut agent, &|entry| entry.to_string().contains("drift repaired"));
-    let otherwise = told.iter().filter(|entry| entry.to_string().contains("prints rules otherwise"));
+    let otherwise = told.iter().filter(|entry| entry.to_string().contains("prints some rules differently"));
     let printed: Vec<&str> = otherwise.map(|entry| entry["printed"].as_str().unwrap()).collect();
     assert_eq!(printed, ["-m conntrack --ctstate established -j RETURN"; 2]);
     let drifted = told.iter().filter(|entry| entry.to_string().contains("drift found"));

@@ -38,13 +38,13 @@ fn killed_at_random_points_through_200_updates() {
     }
     let log = logs(&live);
     let said = |what: &str| log.matches(what).count();
-    let (starts, took_over) = (said("npc agent starts"), said("took over what an agent before left in this kernel"));
+    let (starts, took_over) = (said("npc agent starts"), said("found the ruleset of an earlier agent"));
     assert!(killed > UPDATES / 5 && starts > killed / 2, "{killed} were killed, {starts} started");
     // Some are killed again before they have read the kernel.
     assert!(took_over > starts / 4, "{took_over} of {starts} took over");
     for node in &nodes {
         assert!(live.lab().metric(node, "npc_ready").unwrap() > 0.0);
-        assert!(live.lab().log(node).unwrap().contains("took over"), "{node}");
+        assert!(live.lab().log(node).unwrap().contains("found the ruleset of an earlier agent"), "{node}");
     }
     all_is_well(live);
 }
