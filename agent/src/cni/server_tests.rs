@@ -149,8 +149,8 @@ async fn root_only_is_answered() {
     let asking = std::thread::spawn(move || {
         use std::io::{Read as _, Write as _};
         // Of this thread alone, which ends.
-        let nobody = rustix::process::Uid::from_raw(65534);
-        rustix::thread::set_thread_res_uid(nobody, nobody, nobody).unwrap();
+        let without_rights = rustix::process::Uid::from_raw(65534);
+        rustix::thread::set_thread_res_uid(without_rights, without_rights, without_rights).unwrap();
         let mut stream = std::os::unix::net::UnixStream::connect(socket).unwrap();
         let _ = stream.write_all(b"{}\n");
         let mut answer = String::new();

@@ -98,7 +98,7 @@ impl Connections {
         let left = Leave { connections: self.clone(), number };
         let task = tokio::spawn(async move {
             let _left = left;
-            // What a client does wrong concerns nobody else.
+            // A client that does wrong harms no other client.
             let _ = time::timeout(WHOLE, served).await;
         });
         open.push(Connection { number, from, is_answering, task: task.abort_handle() });

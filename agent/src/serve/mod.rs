@@ -158,7 +158,7 @@ mod tests {
         answer
     }
 
-    /// An agent's listener, which nobody else asks.
+    /// An agent's listener, which only this test asks.
     async fn listen(purpose: Purpose, status: &SharedStatus) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("it has one");

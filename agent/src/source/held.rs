@@ -65,11 +65,13 @@ pub(super) struct Trust {
 #[derive(Debug)]
 pub(super) struct Held<K> {
     since: HashMap<K, Instant>,
+    /// No later than the first of these, so that an event costs no walk over all of them.
+    first: Option<Instant>,
 }
 
 impl<K> Default for Held<K> {
     fn default() -> Self {
-        Self { since: HashMap::new() }
+        Self { since: HashMap::new(), first: None }
     }
 }
 
@@ -95,11 +97,13 @@ impl<K: Eq + Hash + Clone> Held<K> {
     /// Holds the removal of an object back from now on.
     pub(super) fn hold(&mut self, key: K, now: Instant) {
         self.since.entry(key).or_insert(now);
+        self.first.get_or_insert(now);
     }
 
     /// All that is held is held from now on: until now nothing could be believed.
     pub(super) fn restart(&mut self, now: Instant) {
         self.since.values_mut().for_each(|since| *since = now);
+        self.first = self.first.map(|_| now);
     }
 
     /// The object exists, or is known to be gone.
@@ -139,13 +143,14 @@ impl<K: Eq + Hash + Clone> Held<K> {
             }
             stays
         });
+        self.first = self.since.values().min().copied();
         believed
     }
 
-    /// When [`Held::expired`] has something, if nothing else happens.
+    /// When [`Held::expired`] may have something, if nothing else happens.
     pub(super) fn expires(&self, trust: Trust) -> Option<Instant> {
-        let first = self.since.values().min().filter(|_| trust.is_own_cluster)?;
-        Some(*first + trust.times.at_most)
+        let first = self.first.filter(|_| trust.is_own_cluster && !self.is_empty())?;
+        Some(first + trust.times.at_most)
     }
 }
 

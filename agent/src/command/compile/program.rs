@@ -4,7 +4,8 @@ use std::io::{self, Write};
 
 use npc_compiler::API_VERSION;
 use npc_compiler::object::Family;
-use npc_compiler::ruleset::node::{FORWARD_CHAIN, FamilyRuleset, NodeRuleset};
+use npc_compiler::policy::Direction;
+use npc_compiler::ruleset::node::{ChainRole, FORWARD_CHAIN, FamilyRuleset, NodeRuleset};
 use npc_compiler::ruleset::text::rule_line;
 use serde_json::{Map, Value, json};
 
@@ -19,28 +20,49 @@ pub(super) enum Section {
     Ip6tables,
 }
 
-/// What the chains are for whose names begin so, in the order in which a
-/// packet meets them.
-const CHAINS: [(&str, &str); 14] = [
-    (
-        FORWARD_CHAIN,
-        "every forwarded packet; RETURN leaves it to the rest of FORWARD; -m bpf is a pod's packet to itself, \
-         by a Service",
-    ),
-    ("NPC-RELATED", "ICMP errors about known flows: from a pod only about what was sent to it, and of any short ones"),
-    ("NPC-STRAY", "TCP of no known connection that opens none, where no rule can tell which end is the server"),
-    ("NPC-STRAY-EGRESS", "the same before rules without ports, where the source is isolated for ingress too"),
-    ("NPC-STRAY-INGRESS", "the same where the destination is isolated for egress too"),
-    ("NPC-DENY-STRAY", "these are dropped, and counted"),
-    ("NPC-EGRESS", "leads the packet of an isolated source to the chain of the source's group"),
-    ("NPC-ET-", "on the way there"),
-    ("NPC-E-", "one group: what it may send RETURNs to NPC-FORWARD, the rest is denied"),
-    ("NPC-DENY-EGRESS", "what is denied there is dropped, and counted"),
-    ("NPC-INGRESS", "leads the packet to an isolated destination to the chain of the destination's group"),
-    ("NPC-IT-", "on the way there"),
-    ("NPC-I-", "one group: what may be sent to it RETURNs to NPC-FORWARD, the rest is denied"),
-    ("NPC-DENY-INGRESS", "what is denied there is dropped, and counted"),
-];
+/// What chains are for by their roles, in the order in which a packet meets them. An entry
+/// stands in the text if the ruleset has a chain of one of its roles.
+const CHAINS: [(&[ChainRole], &str, &str); 14] = {
+    use ChainRole::{Deny, DenyStray, Dispatch, DispatchList, Entry, Forward, Group, Related, Stray, StrayOf};
+    use Direction::{Egress, Ingress};
+    [
+        (
+            &[Forward],
+            FORWARD_CHAIN,
+            "every forwarded packet; RETURN leaves it to the rest of FORWARD; -m bpf is a pod's packet to itself, \
+             by a Service",
+        ),
+        (
+            &[Related],
+            "NPC-RELATED",
+            "ICMP errors about known flows: from a pod only about what was sent to it, and of any short ones",
+        ),
+        (
+            &[Stray],
+            "NPC-STRAY",
+            "TCP of no known connection that opens none, where no rule can tell which end is the server",
+        ),
+        (
+            &[StrayOf(Egress)],
+            "NPC-STRAY-EGRESS",
+            "the same before rules without ports, where the source is isolated for ingress too",
+        ),
+        (&[StrayOf(Ingress)], "NPC-STRAY-INGRESS", "the same where the destination is isolated for egress too"),
+        (&[DenyStray], "NPC-DENY-STRAY", "these are dropped, and counted"),
+        (&[Entry(Egress)], "NPC-EGRESS", "leads the packet of an isolated source to the chain of the source's group"),
+        (&[Dispatch(Egress), DispatchList(Egress)], "NPC-ET-*, NPC-EL-*", "on the way there"),
+        (&[Group(Egress)], "NPC-E-*", "one group: what it may send RETURNs to NPC-FORWARD, the rest is denied"),
+        (&[Deny(Egress)], "NPC-DENY-EGRESS", "what is denied there is dropped, and counted"),
+        (
+            &[Entry(Ingress)],
+            "NPC-INGRESS",
+            "leads the packet to an isolated destination to the chain of the destination's group",
+        ),
+        (&[Dispatch(Ingress), DispatchList(Ingress)], "NPC-IT-*, NPC-IL-*", "on the way there"),
+        (&[Group(Ingress)], "NPC-I-*", "one group: what may be sent to it RETURNs to NPC-FORWARD, the rest is denied"),
+        (&[Deny(Ingress)], "NPC-DENY-INGRESS", "what is denied there is dropped, and counted"),
+    ]
+};
 
 /// The program as each of the three programs reads it; all of them pass over
 /// the comments.
@@ -74,10 +96,9 @@ pub(super) fn text(node: &str, program: &NodeRuleset, only: Option<Section>, out
         if wanted(section) {
             writeln!(out, "# {number}. {command} --noflush")?;
             writeln!(out, "#")?;
-            for (chains, meaning) in CHAINS {
-                if program.family(family).chains.keys().any(|name| name.to_string().starts_with(chains)) {
-                    let more = if chains.ends_with('-') { "*" } else { "" };
-                    writeln!(out, "# {chains}{more}: {meaning}")?;
+            for (roles, names, meaning) in CHAINS {
+                if program.family(family).chains.keys().any(|name| roles.contains(&name.role())) {
+                    writeln!(out, "# {names}: {meaning}")?;
                 }
             }
             write!(out, "{}", program.family(family).restore_text())?;

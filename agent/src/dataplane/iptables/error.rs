@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use npc_compiler::object::Family;
+use npc_compiler::ruleset::text::leads_to;
 
 use super::super::{backend, nftables, process};
 use super::lock::Holder;
@@ -171,10 +172,7 @@ pub(super) fn place(text: &str, stderr: &str) -> Place {
     match number.and_then(line) {
         Some(line) if line == "COMMIT" => {
             let named = stderr.split(['\'', '`']).nth(1);
-            let culprit = named.and_then(|name| {
-                let leads_there = |line: &str| line.starts_with("-A ") && line.ends_with(&format!(" {name}"));
-                text.lines().enumerate().find(|(_, line)| leads_there(line))
-            });
+            let culprit = named.and_then(|name| text.lines().enumerate().find(|(_, line)| leads_to(line, name)));
             match culprit {
                 Some((index, line)) => Place { number: Some(index + 1), line: Some(line.to_owned()) },
                 None => Place { number, line: Some(line) },

@@ -1,6 +1,6 @@
 //! The jump to our chains: found, put first and removed, beside any rule of others.
 
-use npc_compiler::ruleset::node::FORWARD_CHAIN;
+use npc_compiler::ruleset::text::hook_text;
 
 use super::super::backend::Backend;
 use super::super::nftables;
@@ -31,10 +31,6 @@ impl Hook {
             (first, others) => Self::Displaced(others + usize::from(first)),
         }
     }
-}
-
-pub(super) fn rule() -> String {
-    format!("-j {FORWARD_CHAIN}")
 }
 
 impl Iptables {
@@ -68,7 +64,7 @@ impl Iptables {
             Err(Error::Command { message, .. }) if error::is_unreadable(&message) => {}
             Err(error) => return Err(error),
         }
-        match self.single(&format!("-C FORWARD {}", rule())) {
+        match self.single(&format!("-C FORWARD {}", hook_text())) {
             Ok(_) => Ok(Hook::Displaced(1)),
             Err(Error::Command { message, .. }) if error::is_no_rule(&message) => Ok(Hook::Absent),
             Err(error) => Err(error),
@@ -97,7 +93,7 @@ impl Iptables {
             Hook::Absent => 0,
             Hook::Displaced(copies) => copies,
         };
-        let rule = rule();
+        let rule = hook_text();
         if self.backend == Backend::Nft {
             self.restore(&format!("*filter\n-I FORWARD 1 {rule}\nCOMMIT\n"))?;
             return if copies == 0 { Ok(()) } else { self.delete_jumps(1).map(drop) };
@@ -123,7 +119,7 @@ impl Iptables {
                 Hook::First => 1,
                 Hook::Displaced(copies) => copies,
             };
-            let delete = format!("-D FORWARD {}\n", rule()).repeat(copies);
+            let delete = format!("-D FORWARD {}\n", hook_text()).repeat(copies);
             self.restore(&format!("*filter\n{delete}COMMIT\n"))?;
             // Where rules of others cannot be listed, there may be more.
             was_there = true;

@@ -12,8 +12,8 @@ async fn flows_are_judged_at_the_start_and_when_something_may_have_become_narrow
     let policies = std::mem::take(&mut open.policies);
     world.send(Input::Objects(open.clone())).await;
     world.calls([Probe, Read, Apply, Hooked, Cut]).await;
-    assert_eq!(world.left(), [one, two, other], "nobody denies anything");
-    // A pod that nobody isolates comes: nothing is written, nothing narrower.
+    assert_eq!(world.left(), [one, two, other], "no policy denies anything");
+    // A pod that no policy isolates comes: the agent writes nothing, and nothing is narrower.
     let mut more = open.clone();
     more.pods.extend(objects(&["10.0.0.3"]).pods);
     world.send(Input::Objects(more)).await;

@@ -68,7 +68,7 @@ async fn what_fails_in_one_family_keeps_no_waiter_of_the_other() {
 async fn a_check_reads_the_kernel_and_finds_what_is_missing() {
     let world = World::new(settings(), 0, vec![network(), Input::Objects(objects(&["10.0.0.1"]))]);
     assert!(world.check().await.await.expect("an answer"), "after the first pass");
-    Fault::FlushSets.befall(&mut world.memory.lock().expect("nobody panicked"));
+    Fault::FlushSets.befall(&mut world.memory.lock().expect("no thread panicked"));
     assert!(!world.check().await.await.expect("an answer"), "the sets were flushed");
     assert!(world.check().await.await.expect("an answer"), "they were put back");
 }

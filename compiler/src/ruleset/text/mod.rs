@@ -22,7 +22,7 @@ mod write;
 pub use bpf::{error_bytecode, self_bytecode};
 pub use listing::{chains, declared, dropped, is_hook};
 pub use read::{Error, printed_in, rule};
-pub use write::{Restore, comment, create_line, rule_line, rule_text};
+pub use write::{Restore, comment, create_line, hook_text, leads_to, rule_line, rule_text};
 
 /// The greatest number of members that a set of ours may have. A limit costs
 /// nothing until it is used, and the default of 65,536 is soon too small.

@@ -7,12 +7,26 @@ use ipnetwork::IpNetwork;
 
 use super::{COMMENT_MAX, MAXELEM, NFLOG_GROUP, POD_GROUP, UNPRINTABLE, error_bytecode, self_bytecode};
 use crate::object::{Family, Protocol};
-use crate::ruleset::node::{ChainName, FamilyRuleset, Foreign, Match, Rule, SetField, SetKind, SetName, Target};
+use crate::ruleset::node::{
+    ChainName, FORWARD_CHAIN, FamilyRuleset, Foreign, Match, Rule, SetField, SetKind, SetName, Target,
+};
 
 /// How many denied packets each rule reports: in a second in the long run, and
 /// at once. A client that is denied tries again every other second, so one line
 /// of each of some dozen flows gets through, and a flood costs next to nothing.
 const LIMIT: &str = "--limit 10/sec --limit-burst 50";
+
+/// The hook, as it stands behind the name of FORWARD.
+#[must_use]
+pub fn hook_text() -> String {
+    format!("-j {FORWARD_CHAIN}")
+}
+
+/// Whether a line of a restore is a rule that leads to the chain of this name.
+#[must_use]
+pub fn leads_to(line: &str, chain: &str) -> bool {
+    line.starts_with("-A ") && line.ends_with(&format!(" {chain}"))
+}
 
 /// A rule as `iptables-save` prints it: `-A CHAIN … -j TARGET`. One that iptables cannot
 /// print is in words, which no restore takes.
