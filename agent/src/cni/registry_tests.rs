@@ -6,6 +6,8 @@ use npc_compiler::engine::PodKey;
 use npc_compiler::object::{Labels, NetworkPolicy, Pod};
 use std::sync::{Arc, Mutex};
 
+use tokio::sync::Notify;
+
 use super::super::asking::PATIENCE;
 use super::*;
 use crate::source::PolicyList;
@@ -23,6 +25,8 @@ struct World {
     agent: mpsc::Receiver<Event>,
     /// Lists of policies that were asked for and are not answered yet.
     lists: Arc<Mutex<Vec<List>>>,
+    /// Notified of each list that is asked for.
+    asked: Arc<Notify>,
     folder: tempfile::TempDir,
 }
 
@@ -31,16 +35,26 @@ impl World {
         Self::within(has_api_server, tempfile::tempdir().unwrap())
     }
 
+    /// One that knows the pod web, which has no address yet.
+    async fn with_web(has_api_server: bool) -> (Self, Pod) {
+        let (mut world, web) = (Self::new(has_api_server), pod("web", "u1"));
+        world.objects(vec![came(&web)]).await;
+        world.pods().await;
+        (world, web)
+    }
+
     fn within(has_api_server: bool, folder: tempfile::TempDir) -> Self {
         let socket = folder.path().join("cni.sock");
         let (source, events) = mpsc::channel(1);
         let (plugin, requests) = mpsc::channel(1);
         let (sender, agent) = mpsc::channel(64);
         let lists: Arc<Mutex<Vec<_>>> = Arc::default();
-        let asked = Arc::clone(&lists);
+        let (asked, waiting) = (Arc::<Notify>::default(), Arc::clone(&lists));
+        let asks = Arc::clone(&asked);
         let ask = AskPolicies::new(move |namespace| {
             let (reply, answer) = oneshot::channel::<Result<Vec<NetworkPolicy>, String>>();
-            asked.lock().unwrap().push((namespace, reply));
+            waiting.lock().unwrap().push((namespace, reply));
+            asks.notify_one();
             // A test that drops the sender has a list that panics.
             Box::pin(async move { answer.await.unwrap().map(PolicyList::from) })
         });
@@ -56,7 +70,7 @@ impl World {
             metrics: Cni::default(),
         };
         tokio::spawn(registry.run(events, requests));
-        Self { source, plugin, agent, lists, folder }
+        Self { source, plugin, agent, lists, asked, folder }
     }
 
     async fn objects(&self, events: Vec<engine::Event>) {
@@ -108,7 +122,7 @@ impl World {
                 if let Some(list) = self.lists.lock().unwrap().pop() {
                     return list;
                 }
-                time::sleep(Duration::from_millis(100)).await;
+                self.asked.notified().await;
             }
         };
         time::timeout(Duration::from_secs(60), asked).await.expect("a list")
@@ -208,10 +222,7 @@ async fn an_add_whose_pod_does_not_come_is_refused_before_the_plugin_gives_up() 
     assert!(refusal.message.contains("has not read this pod"), "{}", refusal.message);
     assert!(begun.elapsed() < Duration::from_secs(30));
     // So is one whose rules the kernel refuses.
-    let mut world = World::new(false);
-    let web = pod("web", "u1");
-    world.objects(vec![came(&web)]).await;
-    world.pods().await;
+    let (mut world, web) = World::with_web(false).await;
     let answer = world.ask(Command::Add(add("c1", &web, "10.0.0.1"))).await;
     world.pods().await;
     let _unanswered = world.waiter().await;
@@ -265,10 +276,7 @@ async fn the_policies_of_the_namespace_are_asked_for_once_in_a_burst() {
 
 #[tokio::test(start_paused = true)]
 async fn an_api_server_that_hangs_delays_an_add_by_two_seconds() {
-    let mut world = World::new(true);
-    let web = pod("web", "u1");
-    world.objects(vec![came(&web)]).await;
-    world.pods().await;
+    let (mut world, web) = World::with_web(true).await;
     let begun = Instant::now();
     let answer = world.ask(Command::Add(add("c1", &web, "10.0.0.1"))).await;
     world.pods().await;
@@ -279,10 +287,7 @@ async fn an_api_server_that_hangs_delays_an_add_by_two_seconds() {
 
 #[tokio::test(start_paused = true)]
 async fn a_pod_does_not_miss_its_time_for_a_list() {
-    let mut world = World::new(true);
-    let web = pod("web", "u1");
-    world.objects(vec![came(&web)]).await;
-    world.pods().await;
+    let (mut world, web) = World::with_web(true).await;
     let begun = Instant::now();
     // As a pod of openNamespaces: the API server may take as long as that.
     let answer = world.ask(Command::Add(Add { wait: 2_000, ..add("c1", &web, "10.0.0.1") })).await;
@@ -294,10 +299,7 @@ async fn a_pod_does_not_miss_its_time_for_a_list() {
 
 #[tokio::test(start_paused = true)]
 async fn a_list_that_panics_is_one_that_failed() {
-    let mut world = World::new(true);
-    let web = pod("web", "u1");
-    world.objects(vec![came(&web)]).await;
-    world.pods().await;
+    let (mut world, web) = World::with_web(true).await;
     let begun = Instant::now();
     let answer = world.ask(Command::Add(add("c1", &web, "10.0.0.1"))).await;
     drop(world.list_later().await);
@@ -352,10 +354,7 @@ async fn an_add_that_is_taken_back_makes_no_sandbox() {
 
 #[tokio::test(start_paused = true)]
 async fn a_check_compares_and_then_asks_the_loop() {
-    let mut world = World::new(false);
-    let web = pod("web", "u1");
-    world.objects(vec![came(&web)]).await;
-    world.pods().await;
+    let (mut world, web) = World::with_web(false).await;
     let unknown = world.ask(Command::Check(add("c1", &web, "10.0.0.1"))).await.await.unwrap();
     assert_eq!(unknown.error.unwrap().kind, Reason::Unknown);
     let answer = world.ask(Command::Add(add("c1", &web, "10.0.0.1"))).await;
@@ -374,16 +373,13 @@ async fn a_check_compares_and_then_asks_the_loop() {
 
 #[tokio::test(start_paused = true)]
 async fn notes_of_the_plugin_are_read_once() {
-    let mut world = World::new(false);
-    let web = pod("web", "u1");
-    world.objects(vec![came(&web)]).await;
-    world.pods().await;
+    let (mut world, web) = World::with_web(false).await;
     let socket = world.folder.path().join("cni.sock");
     let request = npc_cni::protocol::Request::new(Command::Add(add("c1", &web, "10.0.0.1")));
     note::leave(&socket, &attachment("c1"), &request).unwrap();
     std::fs::write(note::folder(&socket).join("x@eth0.json"), "{").unwrap();
     assert_eq!(world.pods().await, [("web".to_owned(), vec!["10.0.0.1".parse().unwrap()])]);
-    // The file goes after the event.
+    // The file goes after the event. The registry reads the folder once in a round.
     while !note::read_all(&socket).unwrap().is_empty() {
         time::sleep(ROUND).await;
     }
@@ -418,10 +414,7 @@ async fn a_thousand_notes_are_one_change_and_the_rest_waits_for_the_next_round()
 
 #[tokio::test(start_paused = true)]
 async fn the_next_agent_knows_a_sandbox_before_the_plugin_has_its_answer() {
-    let mut world = World::new(false);
-    let web = pod("web", "u1");
-    world.objects(vec![came(&web)]).await;
-    world.pods().await;
+    let (mut world, web) = World::with_web(false).await;
     let _answer = world.ask(Command::Add(add("c1", &web, "10.0.0.1"))).await;
     world.pods().await;
     let World { folder, .. } = world;
