@@ -9,6 +9,7 @@ pub mod enforce;
 pub mod metrics;
 pub mod near;
 pub mod notice;
+mod rounded;
 pub mod serve;
 pub mod source;
 pub mod status;

@@ -329,8 +329,8 @@ async fn agent(args: Args, level: logging::Level) -> anyhow::Result<()> {
     let counters = kernel.counters();
     settings.metrics.packets().are_read_by(move || counters.read());
     settings.status.update(|status| status.backend = Some(kernel.backend().to_string()));
-    if let Some(bell) = kernel.bell()? {
-        bell.ring(move || {
+    if let Some(waiter) = kernel.change_waiter()? {
+        waiter.spawn(move || {
             // If it is full, the notification stays with the kernel's others, and the next audit
             // reads it.
             let Some(agent) = notified.upgrade() else { return false };

@@ -18,8 +18,8 @@
 //! Everything acts on the network namespace of the calling thread, sockets on
 //! that in which they were opened. What it acts on bears our names: `NPC-`
 //! chains, the jump to them, `npc4-` and `npc6-` sets, the table `bridge npc`, and
-//! network interfaces in the device group that is ours (`links`); and where it is
-//! told to, what Azure NPM left behind (`azure`).
+//! network interfaces in the device group that is ours (`links`); and, on request,
+//! what Azure NPM left behind (`azure`).
 
 use std::time::Instant;
 
@@ -156,7 +156,7 @@ pub trait Kernel: Send + 'static {
     }
 
     /// What is at the other ends of these ports of bridges, as far as the kernel
-    /// tells.
+    /// reports it.
     fn peers(&mut self, ports: &[u32]) -> Vec<(u32, bridge::peer::Peer)> {
         let _ = ports;
         Vec::new()
@@ -165,12 +165,12 @@ pub trait Kernel: Send + 'static {
     /// Waits, not for long, until rules can be written.
     ///
     /// # Errors
-    /// If somebody holds the xtables lock; see [`Error::is_contention`].
+    /// If another program holds the xtables lock; see [`Error::is_contention`].
     fn wait_for_lock(&mut self) -> Result<(), Error> {
         Ok(())
     }
 
-    /// The restores since this was asked last, to be counted.
+    /// The restores since the last call, to be counted.
     fn take_restores(&mut self) -> Vec<iptables::Restored> {
         Vec::new()
     }
@@ -229,7 +229,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether somebody holds the lock that writing rules takes. Nothing is
+    /// Whether another program holds the lock that writing rules takes. Nothing is
     /// wrong then; it may be tried again soon, and sets can be written.
     #[must_use]
     pub fn is_contention(&self) -> bool {

@@ -224,13 +224,13 @@ mod tests {
     #[test]
     fn a_program_that_a_library_runs_is_killed_if_it_does_not_end() {
         let limit = Duration::from_millis(300);
-        let (told, tells) = mpsc::channel();
+        let (ended_in, ended) = mpsc::channel();
         let work = move || {
             let ended = Command::new("sleep").arg("1000").status();
-            told.send(ended.is_ok_and(|status| status.code().is_none())).expect("the test listens");
+            ended_in.send(ended.is_ok_and(|status| status.code().is_none())).expect("the test listens");
         };
         assert!(matches!(bounded_within(limit, "sleep", work), Err(Error::Hung { .. })));
-        assert!(tells.recv().expect("it ends"), "a signal ended it");
+        assert!(ended.recv().expect("it ends"), "a signal ended it");
         assert_eq!(bounded("nothing", || 7).expect("it ends"), 7);
     }
 

@@ -466,7 +466,7 @@ fn it_is_not_ready_while_ipvs_delivers_services() {
 }
 
 #[test]
-fn once_writes_and_ends_and_bad_input_is_told_by_the_exit_code() {
+fn once_writes_and_ends_and_the_exit_code_says_that_input_is_bad() {
     let _namespace = Namespace::enter();
     let folder = Folder::new();
     let mut agent = Agent::start(&folder, Backend::Nft, &["--once"]);
@@ -483,7 +483,7 @@ fn once_writes_and_ends_and_bad_input_is_told_by_the_exit_code() {
 }
 
 #[test]
-fn what_is_not_understood_of_a_policy_is_told_with_its_place() {
+fn what_is_not_understood_of_a_policy_is_logged_with_its_place() {
     let _namespace = Namespace::enter();
     let folder = Folder::new();
     folder.write(

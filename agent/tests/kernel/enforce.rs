@@ -37,7 +37,7 @@ on_both_backends!(
     an_agent_takes_over_what_an_earlier_one_left,
     an_agent_takes_over_the_layout_of_an_older_one,
     an_agent_that_moves_to_the_other_backend_leaves_nothing_behind,
-    a_set_that_is_not_ours_under_our_name_goes_if_nobody_uses_it,
+    a_set_that_is_not_ours_under_our_name_goes_if_it_is_unused,
     detection_finds_the_backend_with_rules_and_wakes_no_other,
 );
 
@@ -293,7 +293,7 @@ fn filter_rules(backend: Backend) -> [String; 2] {
     ["iptables", "ip6tables"].map(|tool| output(&format!("{tool}-{backend}"), &["-S"]))
 }
 
-fn a_set_that_is_not_ours_under_our_name_goes_if_nobody_uses_it(backend: Backend) {
+fn a_set_that_is_not_ours_under_our_name_goes_if_it_is_unused(backend: Backend) {
     let _namespace = Namespace::enter();
     run("ipset", &["create", "npc4-dropped", "hash:ip", "timeout", "30"]);
     run("ipset", &["create", "npc6-old", "hash:ip", "family", "inet6", "maxelem", "7"]);

@@ -169,7 +169,7 @@ fn rules_that_come_while_it_runs_are_no_drift_but_in_our_place() {
 }
 
 #[test]
-fn a_rule_in_a_chain_of_ours_goes_and_is_told() {
+fn a_rule_in_a_chain_of_ours_goes_and_is_logged() {
     let _namespace = Namespace::enter();
     // Our own chains are read whatever else is there.
     PLACES[0].write();
@@ -219,7 +219,7 @@ fn a_jump_that_is_there_twice_is_there_once_again() {
 }
 
 #[test]
-fn a_forward_chain_elsewhere_is_told_in_words_and_the_other_family_is_enforced() {
+fn a_forward_chain_elsewhere_is_an_error_and_the_other_family_is_enforced() {
     let elsewhere = "{ type filter hook forward priority -10; }";
     let prerouting = "{ type filter hook prerouting priority 0; }";
     for (theirs, other, name, tool) in [("ip", "ip6", "IPv4", "iptables"), ("ip6", "ip", "IPv6", "ip6tables")] {
@@ -253,7 +253,7 @@ fn a_forward_chain_elsewhere_is_told_in_words_and_the_other_family_is_enforced()
 }
 
 #[test]
-fn a_table_that_is_put_to_sleep_is_told_of() {
+fn a_dormant_table_is_reported() {
     let _namespace = Namespace::enter();
     let folder = Folder::new();
     let mut agent = Agent::start(&folder, Backend::Nft, &[]);

@@ -22,7 +22,7 @@ fn start(folder: &Folder, node: &str, more: &[&str]) -> Agent {
 
 /// Files need not have Nodes; pods say which node they are on.
 #[test]
-fn a_node_that_no_file_names_opens_nothing_and_is_told_of() {
+fn a_node_that_no_file_names_opens_nothing_and_is_logged() {
     let _namespace = Namespace::enter();
     let folder = Folder::new();
     let mut agent = start(&folder, "node-1", &[]);

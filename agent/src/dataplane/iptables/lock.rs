@@ -36,8 +36,8 @@ pub(in super::super) fn path() -> PathBuf {
     env::var_os("XTABLES_LOCKFILE").map_or_else(|| PathBuf::from("/run/xtables.lock"), PathBuf::from)
 }
 
-/// Waits until nobody holds the lock; who does, as far as that can be told, if
-/// it is not free in time. What cannot be looked at is left to the commands.
+/// Waits until no program holds the lock; the holder, as far as it is known, if
+/// it is not free in time. What cannot be read is left to the commands.
 pub(super) fn wait(patience: Duration) -> Result<(), Option<Holder>> {
     let deadline = Instant::now() + patience;
     // Without a file no process holds the lock.

@@ -22,6 +22,7 @@ use crate::dataplane::iptables::{Hook, Restored};
 use crate::dataplane::{self, ipset};
 use crate::metrics::{Kind, Metrics};
 use crate::notice::Notice;
+use crate::rounded::rounded;
 use crate::source::{Change, Locate};
 use crate::status::{SharedStatus, Spoofable};
 
@@ -116,10 +117,13 @@ impl Report {
             }
             // In files without Nodes, the last pod of this node has gone.
             NodeName::Gone if was == NodeName::Known && !others.is_empty() => {
-                info!(node = self.node, "no object names this node any more; its pods are enforced as before");
+                info!(node = self.node, "no object names this node now; npc keeps enforcing the policies of its pods");
             }
             NodeName::Gone if was == NodeName::Known => {
-                warn!(node = self.node, "the Node of this name is gone; its pods are enforced as before");
+                warn!(
+                    node = self.node,
+                    "the cluster has no Node of this name now; npc keeps enforcing the policies of its pods"
+                );
             }
             _ => {}
         }
@@ -147,7 +151,8 @@ impl Report {
         self.contested(pass);
         self.publish(pass, generation);
         // Last: a reader of this line finds the rest in the metrics.
-        let Pass { policies, endpoints, writes, compiled, applied, .. } = pass;
+        let Pass { policies, endpoints, writes, .. } = pass;
+        let (compiled, applied) = (rounded(pass.compiled), rounded(pass.applied));
         if writes.is_nothing() {
             debug!(generation, policies, endpoints, %writes, ?compiled, ?applied, "ruleset unchanged");
         } else {
@@ -158,7 +163,7 @@ impl Report {
     /// The kernel could not be read or written, and the next pass comes after a wait.
     /// Answers the error in words.
     pub(super) fn failed(&self, error: &dataplane::Error, retry: Duration) -> String {
-        let words = with_causes(error);
+        let (words, retry) = (with_causes(error), rounded(retry));
         if error.is_contention() {
             warn!(error = words, ?retry, "rules wait for the xtables lock; sets do not");
         } else {
@@ -172,10 +177,7 @@ impl Report {
     pub(super) fn lost_lines(&mut self) {
         let lost = self.metrics.lost_lines().get();
         if lost > self.lost_lines {
-            warn!(
-                lines = lost - self.lost_lines,
-                "lines of this log could not be written before this one; is its disk full?"
-            );
+            warn!(lines = lost - self.lost_lines, "log lines were lost before this one; is the disk of the log full?");
             if self.metrics.lost_lines().get() == lost {
                 self.lost_lines = lost;
             }
@@ -250,7 +252,7 @@ impl Report {
     /// The agent ends because it was asked to.
     #[allow(clippy::unused_self, reason = "the log is one of the report's")]
     pub(super) fn ending(&self) {
-        info!("ending; the kernel keeps what it has");
+        info!("agent stopped; its rules stay in the kernel");
     }
 
     /// Whether the agent did not report this reason last.
@@ -283,7 +285,7 @@ impl Report {
         if flows.stuck > 0 {
             warn!(
                 flows = flows.stuck,
-                "policies deny these flows now, but a flowtable or the network card forwards them; they go on"
+                "flows are offloaded to a flowtable or the network card, and go on although policies deny them now"
             );
         }
     }

@@ -211,7 +211,7 @@ impl RuleMatcher<'_> {
         let judged = peers.iter().enumerate().filter_map(|(i, peer)| {
             let path = format!("{field}[{i}]");
             match peer {
-                Peer::Nobody => None,
+                Peer::Nothing => None,
                 Peer::Pods(peer) => Some(self.pod_peer(&path, peer)),
                 Peer::Block(block) => Some((self.block(&path, block).into_iter().collect(), 0)),
             }
