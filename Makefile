@@ -13,7 +13,7 @@ PROFILE ?= dist
 # Random tests take their cases from here, so that two runs test the same.
 SEED ?= 1
 
-.PHONY: help run test test-full tools apiserver promtool lint deny bench docs image image-tar image-check dist manifests schemas setup clean
+.PHONY: help run test test-full tools apiserver promtool lint deny bench docs image image-tar image-check dist reproduce manifests schemas setup clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -50,9 +50,8 @@ lint: ## formatting, lints and rustdoc
 	$(CARGO) check --quiet --package npc-compiler --lib --example shop # the facade alone
 	@$(MAKE) --no-print-directory docs
 
-deny: ## licences, sources and duplicates of our dependencies
-	command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny
-	$(CARGO) deny check bans licenses sources
+deny: ## licences, sources, duplicates and known vulnerabilities of our dependencies
+	@deploy/deny.sh
 
 bench: setup ## the figures in benches/README.md
 	$(CARGO) build --workspace --release --bins
@@ -73,8 +72,11 @@ image-check: setup ## npc, run from the image's own root file system, without a 
 	$(CARGO) build --workspace --bin npc
 	deploy/image/check.sh $(TARGET)/debug/npc
 
-dist: setup ## release binaries as a tarball, with SBOMs and checksums, in target/dist-files
+dist: setup ## release binaries as a tarball, with SBOMs and checksums (signed, with NPC_SIGN_KEY), in target/dist-files
 	@deploy/dist.sh
+
+reproduce: setup ## the release twice, from two folders: the bytes must be the same
+	@deploy/reproduce.sh
 
 manifests: ## write deploy/kustomize from deploy/chart
 	NPC_WRITE=1 $(CARGO) test --workspace --test deploy the_kustomize_folders

@@ -1,7 +1,10 @@
 #!/bin/sh
 # Makes the release of this machine's architecture in target/dist-files: the
 # binaries as a tarball, an SBOM of what is compiled into each (CycloneDX, by
-# cargo-cyclonedx), and SHA256SUMS.
+# cargo-cyclonedx), and SHA256SUMS. With NPC_SIGN_KEY, the file of an SSH private key,
+# also SHA256SUMS.sig:
+#
+#   ssh-keygen -Y verify -f ALLOWED_SIGNERS -I IDENTITY -n npc-release -s SHA256SUMS.sig <SHA256SUMS
 #
 # The same commit by the same Rust gives the same bytes: paths are cut from the
 # binaries, and the tarball has the commit's time, one owner and sorted names.
@@ -60,4 +63,7 @@ if [ "${NPC_DIST_SBOM:-}" != no ]; then
 	done
 fi
 (cd "$out" && find . -type f ! -name SHA256SUMS -printf '%P\n' | sort | xargs sha256sum >SHA256SUMS)
+if [ -n "${NPC_SIGN_KEY:-}" ]; then
+	ssh-keygen -q -Y sign -f "$NPC_SIGN_KEY" -n npc-release "$out/SHA256SUMS"
+fi
 ls -l "$out"

@@ -21,12 +21,18 @@ struct Release {
 impl Release {
     /// Made of a folder of binaries.
     fn make(binaries: &Path, sbom: bool) -> Self {
+        Self::make_signed(binaries, sbom, None)
+    }
+
+    /// The same with a key that signs it.
+    fn make_signed(binaries: &Path, sbom: bool, key: Option<&Path>) -> Self {
         let files = tempfile::tempdir().unwrap();
         let mut script = Command::new(repository("deploy/dist.sh"));
         script.env("NPC_DIST_BINARIES", binaries).env("NPC_DIST_FILES", files.path());
         if !sbom {
             script.env("NPC_DIST_SBOM", "no");
         }
+        script.env_remove("NPC_SIGN_KEY").envs(key.map(|key| ("NPC_SIGN_KEY", key)));
         let output = script.output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let names = files.path().read_dir().unwrap().map(|file| file.unwrap().file_name().into_string().unwrap());
@@ -98,8 +104,34 @@ fn a_release_holds_what_is_made_and_nothing_that_is_not() {
     assert_eq!(fs::read_to_string(again.files.path().join("SHA256SUMS")).unwrap(), fs::read_to_string(sums).unwrap());
 }
 
+#[test]
+fn a_release_is_signed_where_a_key_is_given() {
+    let Some(ssh_keygen) = tools::find("ssh-keygen") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let (key, programs) = (folder.path().join("key"), folder.path().join("programs"));
+    tools::run(&ssh_keygen, [], &["-q", "-t", "ed25519", "-N", "", "-C", "npc", "-f", key.to_str().unwrap()]);
+    fs::create_dir(&programs).unwrap();
+    for program in ["npc", "npc-cni"] {
+        fs::write(programs.join(program), "a stand-in").unwrap();
+    }
+    let release = Release::make_signed(&programs, false, Some(&key));
+    let public = fs::read_to_string(key.with_extension("pub")).unwrap();
+    let signers = folder.path().join("signers");
+    fs::write(&signers, format!("release@npc.example {public}")).unwrap();
+    let sums = release.files.path().join("SHA256SUMS");
+    let is_signed = || {
+        let mut verify = Command::new(&ssh_keygen);
+        verify.args(["-q", "-Y", "verify", "-n", "npc-release", "-I", "release@npc.example", "-f"]).arg(&signers);
+        verify.arg("-s").arg(release.files.path().join("SHA256SUMS.sig"));
+        verify.stdin(fs::File::open(&sums).unwrap()).output().unwrap().status.success()
+    };
+    assert!(is_signed());
+    fs::write(&sums, "0  npc\n").unwrap();
+    assert!(!is_signed(), "the signature does not hold for other sums");
+}
+
 /// The crates that are compiled into npc, as cargo knows them: name and version.
-fn crates() -> BTreeSet<(String, String)> {
+pub(crate) fn crates() -> BTreeSet<(String, String)> {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let tree = ["tree", "--locked", "--offline", "--package", "npc-agent", "--edges", "normal", "--prefix", "none"];
     let output = Command::new(cargo).args(tree).current_dir(repository("")).output().unwrap();
