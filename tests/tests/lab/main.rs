@@ -21,6 +21,7 @@ mod live;
 mod mid_stream;
 mod open;
 mod random;
+mod shop;
 mod spoof;
 mod tunnels;
 mod upgrade;
