@@ -10,6 +10,7 @@ mod matrix;
 mod migrate;
 mod nodes;
 mod output;
+mod reason;
 mod status;
 mod words;
 
@@ -38,6 +39,7 @@ enum Command {
     Explain(explain::Args),
     Matrix(matrix::Args),
     Migrate(migrate::Args),
+    Reason(reason::Args),
     Status(status::Args),
 }
 
@@ -110,6 +112,7 @@ impl Cli {
             Command::Explain(args) => explain::run(&args),
             Command::Matrix(args) => matrix::run(&args),
             Command::Migrate(args) => migrate::run(&args),
+            Command::Reason(args) => reason::run(&args),
             Command::Status(args) => status::run(&args),
         };
         let exit = done.unwrap_or_else(|error| {

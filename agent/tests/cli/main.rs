@@ -8,6 +8,7 @@ mod input;
 mod matrix;
 mod migrate;
 mod names;
+mod reason;
 mod schema;
 
 use std::path::Path;
