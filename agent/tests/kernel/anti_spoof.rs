@@ -125,13 +125,13 @@ fn pods_behind_anything_else_are_reported(backend: Backend) {
             "p4: the node routes its address to no interface",
         ]
     );
-    // Who does not ask for it is told of nobody.
+    // Without the flag no pod is reported.
     let mut other = enforcer(backend, false);
     other.take([pod("p1", "10.0.0.2")]);
     assert_eq!(other.pass(&network()).unwrap().spoofable, []);
 }
 
-/// A pod of this node that a policy isolates, and nobody may reach.
+/// A pod of this node that a policy isolates, and no other may reach.
 pub(crate) fn guarded(address: &str) -> [Event; 2] {
     let policy = serde_json::json!({"metadata": {"namespace": "n", "name": "guard"}, "spec": {"podSelector": {}}});
     let policy: networking::NetworkPolicy = serde_json::from_value(policy).unwrap();

@@ -215,7 +215,7 @@ fn a_set_that_was_made_anew_as_another_type_is_ours_again(backend: Backend) {
 
 fn a_set_whose_name_another_programs_rule_holds_has_another_until_it_goes(backend: Backend) {
     let _namespace = Namespace::enter();
-    // Somebody's set under our name, in somebody's use.
+    // Another program's set under our name, in use.
     run("ipset", &["create", "npc4-ingress", "hash:net"]);
     let rule = ["OUTPUT", "-m", "set", "--match-set", "npc4-ingress", "dst", "-j", "DROP"];
     let iptables = format!("iptables-{backend}");

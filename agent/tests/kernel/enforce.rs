@@ -207,23 +207,23 @@ fn the_jump_is_first_comes_back_and_is_there_once(backend: Backend) {
     assert_eq!(forward(backend), wanted);
     assert_eq!(enforcer.audit(AuditScope::Periodic), [""; 0]);
 
-    // Somebody inserts above it.
+    // Another program inserts above it.
     run(&iptables, &["-I", "FORWARD", "-s", "192.0.2.2", "-j", "ACCEPT"]);
     assert_eq!(enforcer.drifted(), ["IPv4 hook NPC-FORWARD: the jump from FORWARD is not its first rule"]);
     let wanted = [wanted[0], "-A FORWARD -s 192.0.2.2/32 -j ACCEPT", wanted[1]];
     assert_eq!(forward(backend), wanted);
 
-    // Somebody adds it again.
+    // Another program adds it again.
     run(&iptables, &["-A", "FORWARD", "-j", "NPC-FORWARD"]);
     assert_eq!(enforcer.drifted(), ["IPv4 hook NPC-FORWARD: the jump from FORWARD is there 2 times"]);
     assert_eq!(forward(backend), wanted);
 
-    // Somebody removes it.
+    // Another program removes it.
     run(&iptables, &["-D", "FORWARD", "-j", "NPC-FORWARD"]);
     assert_eq!(enforcer.drifted(), ["IPv4 hook NPC-FORWARD: the jump from FORWARD is gone"]);
     assert_eq!(forward(backend), wanted);
 
-    // Somebody removes all that is in the table, as a restart of firewalld does.
+    // Another program removes all that is in the table, as a restart of firewalld does.
     for iptables in [&iptables, &format!("ip6tables-{backend}")] {
         run(iptables, &["-F"]);
         run(iptables, &["-X"]);

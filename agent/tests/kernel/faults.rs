@@ -167,7 +167,7 @@ impl World {
         Self { kernel, enforcer, known: Known::default(), _namespace: namespace }
     }
 
-    fn hear(&mut self, objects: &Objects) {
+    fn receive(&mut self, objects: &Objects) {
         let changes = self.known.changes(objects, "node-1").changes;
         self.enforcer.take(changes.into_iter().map(|change| change.event));
     }
@@ -211,7 +211,7 @@ fn a_fault_after_any_step_at_the_start_heals(backend: Backend) {
         for steps in 0..STEPS {
             let mut world = World::new(backend);
             world.fault_after(steps, fault);
-            world.hear(&groups(2));
+            world.receive(&groups(2));
             world.heals(&format!("{fault:?} after {steps} steps at the start"));
             if !world.has_happened() {
                 break;
@@ -232,10 +232,10 @@ fn a_fault_after_any_step_in_life_heals(backend: Backend) {
         let mut happened = 0;
         for steps in 0..STEPS {
             let mut world = World::new(backend);
-            world.hear(&groups(2));
+            world.receive(&groups(2));
             world.enforcer.pass(&Network::default()).unwrap();
             world.fault_after(steps, fault);
-            world.hear(&edited);
+            world.receive(&edited);
             world.heals(&format!("{fault:?} after {steps} steps of an edit"));
             if !world.has_happened() {
                 break;

@@ -133,7 +133,7 @@ fn writes_that_are_refused_are_counted(backend: Backend) {
     agent.wait(1);
     assert_eq!(Told::now().count("npc_ready"), 1);
 
-    // Somebody puts a set that is full in place of ours; the next pod does not
+    // Another program puts a set that is full in place of ours; the next pod does not
     // get in, unless the agent has seen it before.
     let peers = dump(backend).into_iter().find_map(|line| {
         let name = line.strip_prefix("add ")?.strip_suffix(" 10.244.1.2")?.to_owned();

@@ -1,5 +1,5 @@
 //! Kernels and iptables that lack something: it is worked around, or nothing is
-//! written and whoever runs the agent is told what is missing.
+//! written, and the log says what is missing.
 
 use std::fs;
 use std::path::{Path, PathBuf};

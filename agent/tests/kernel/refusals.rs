@@ -50,7 +50,7 @@ fn after_a_refusal_the_kernel_is_read_again(backend: Backend) {
     let _namespace = Namespace::enter();
     let mut enforcer = ByHand::new(backend);
     enforcer.enforce(&dropping(&[1])).unwrap();
-    // Somebody takes the set away under us.
+    // Another program destroys the set meanwhile.
     for iptables in [format!("iptables-{backend}"), format!("ip6tables-{backend}")] {
         run(&iptables, &["-F", "NPC-FORWARD"]);
     }
@@ -84,7 +84,7 @@ fn what_another_program_uses_of_ours_is_emptied_and_holds_nothing_up(backend: Ba
     enforcer.enforce(&everything()).unwrap();
     let held = Linux::open(Some(backend)).unwrap().read().unwrap();
     assert_eq!(held, KernelState::from(&everything()));
-    // What nobody uses any more goes with the next round.
+    // What is unused now goes with the next periodic audit.
     enforcer.enforce(&dropping(&[1])).unwrap();
     run(&iptables, &["-F", "OUTPUT"]);
     assert_eq!(enforcer.audit(AuditScope::Periodic), [""; 0]);
