@@ -136,9 +136,9 @@ impl<K: Kernel> Agent<K> {
                 self.schedule.notified(now);
                 return true;
             }
-            Event::Denied(heard) => {
+            Event::Denied(received) => {
                 let names = self.enforcer.as_ref().map(Enforcer::engine);
-                self.denied.take(heard, now, &names);
+                self.denied.take(received, now, &names);
                 return true;
             }
             Event::Waiter(waiter) => self.waiters.add(waiter),
