@@ -24,7 +24,6 @@
 use std::time::Instant;
 
 use npc_compiler::object::Family;
-use npc_compiler::plan::conntrack::FlowKey;
 use npc_compiler::plan::{KernelState, Plan};
 
 mod alias;
@@ -37,6 +36,7 @@ pub mod cleanup;
 pub mod conntrack;
 pub mod counters;
 mod failures;
+mod flows;
 pub mod ipset;
 pub mod iptables;
 pub mod links;
@@ -52,6 +52,7 @@ mod process;
 mod spelling;
 
 pub use failures::Failures;
+pub use flows::Flows;
 pub use linux::Linux;
 
 /// A kernel that holds rules of ours: the real one, or one that records.
@@ -180,13 +181,8 @@ pub trait Kernel: Send + 'static {
         Vec::new()
     }
 
-    /// Judges every flow that it knows and deletes those that are forbidden,
-    /// with all that passed before the last write among them. Their next packet
-    /// meets the rules.
-    ///
-    /// # Errors
-    /// If the flows cannot be listed or deleted.
-    fn cut(&mut self, forbids: &mut dyn FnMut(&FlowKey) -> bool) -> Result<conntrack::Swept, Error>;
+    /// The flows that it knows, to be cut beside whatever else is asked of it.
+    fn flows(&self) -> Box<dyn Flows>;
 }
 
 /// Why the kernel could not be read or written.

@@ -1,5 +1,5 @@
-//! One pass: changes go into the engine, its plan goes to the kernel, and established
-//! flows that policies deny now are cut.
+//! One pass: changes go into the engine, and its plan goes to the kernel. Established flows
+//! that policies deny now are to be cut then.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -9,6 +9,7 @@ use npc_compiler::engine::{Contested, Engine, Event};
 use npc_compiler::object::Family;
 use npc_compiler::plan;
 use npc_compiler::plan::Plan;
+use npc_compiler::plan::conntrack::FlowKey;
 use npc_compiler::policy::finding::Finding;
 use npc_compiler::ruleset::layout::{self, SelfMatch};
 use npc_compiler::ruleset::node::InterfaceName;
@@ -18,14 +19,15 @@ use super::bridge_table::{BridgeState, Frames};
 use super::bridges::{self, UnfilteredBridge};
 use super::device_group::DeviceGroup;
 use super::drift::Repair;
+use super::flows::Established;
 use super::sources::{Asked, Sources};
 use super::writer::Writer;
 use super::writes::Writes;
 use crate::dataplane::audit::AuditScope;
-use crate::dataplane::conntrack::Swept;
 use crate::dataplane::iptables::{Hook, Restored};
 use crate::dataplane::network::Network;
 use crate::dataplane::probe::Supported;
+use crate::dataplane::conntrack::Swept;
 use crate::dataplane::{Error, Failures, Kernel, ipset};
 use crate::metrics::RulesetSize;
 use crate::status::Spoofable;
@@ -82,8 +84,6 @@ pub struct Pass {
     pub options: layout::Options,
     /// What was written.
     pub writes: Writes,
-    /// How many established flows were judged and cut, if they had to be judged.
-    pub flows: Option<Swept>,
     /// Where the jump to our chains was, in the families where it was not first.
     pub rehooked: Vec<(Family, Hook)>,
     /// Bridges behind which endpoints of this node reach each other past
@@ -105,8 +105,8 @@ pub struct Pass {
     pub contests: Vec<Contested>,
     /// How much of ours each family of the kernel holds.
     pub held: [(Family, RulesetSize); 2],
-    /// Since when every first packet of a flow gets the new verdict; flows that
-    /// were established are cut, and leftovers cleared away, after that.
+    /// Since when every first packet of a flow gets the new verdict. Leftovers are cleared
+    /// away after that, and flows that were established are cut beside the loop.
     pub enforced: Instant,
     /// How long it took to get to the writes.
     pub compiled: Duration,
@@ -198,7 +198,10 @@ impl<K: Kernel> Enforcer<K> {
             DeviceGroup::join(&mut sources, &mut self.writer, network);
         }
         let unfiltered_bridges = self.check_bridges(network).clone();
-        let flows = self.cut(network)?;
+        self.writer.established.enforced(&self.engine, network);
+        if self.options.keep_established {
+            self.writer.established.let_be();
+        }
         failed.into_result()?;
         let engine = &self.engine;
         let spoofable = match &self.no_anti_spoof {
@@ -224,7 +227,6 @@ impl<K: Kernel> Enforcer<K> {
             options: self.options.clone(),
             contests: engine.contests().collect(),
             writes,
-            flows,
             rehooked,
             held: Family::ALL.map(|family| (family, held(engine.state().family(family)))),
             unfiltered_bridges,
@@ -255,20 +257,12 @@ impl<K: Kernel> Enforcer<K> {
         self.engine.set_options(options.clone());
     }
 
-    /// Cuts the established flows that the rules forbid, if some may be forbidden.
-    fn cut(&mut self, network: &Network) -> Result<Option<Swept>, Error> {
-        if self.options.keep_established {
-            self.writer.established.let_be();
-        }
-        if self.writer.established.is_due() { self.writer.cut(&self.engine, network).map(Some) } else { Ok(None) }
-    }
-
     /// Finds the bridges with endpoints of this node behind them whose frames iptables does
     /// not see. Cheap, and to be done again and again, because another program can change a
     /// sysctl and the kernel sends no notification of it: see
     /// [`Bridge::is_filtered`](crate::dataplane::network::Bridge::is_filtered).
     ///
-    /// Once iptables sees a bridge again, the next pass judges all flows: connection tracking
+    /// Once iptables sees a bridge again, all flows are judged after the next pass: connection tracking
     /// in the bridge itself has let them begin meanwhile.
     pub fn check_bridges(&mut self, network: &Network) -> &BTreeSet<UnfilteredBridge> {
         let endpoints = self.writer.established.addresses();
@@ -285,6 +279,39 @@ impl<K: Kernel> Enforcer<K> {
         self.writer.established.is_due()
     }
 
+    /// Which flows are to be judged, and as whose.
+    pub(super) fn established(&self) -> &Established {
+        &self.writer.established
+    }
+
+    /// The same, and the kernel that knows the flows.
+    pub(super) fn established_and_kernel(&mut self) -> (&mut Established, &K) {
+        (&mut self.writer.established, &self.writer.kernel)
+    }
+
+    /// Whether the rules of the last pass forbid these flows.
+    pub(super) fn forbidden(&self, flows: &[FlowKey]) -> Vec<bool> {
+        self.writer.established.forbidden(&self.engine, flows)
+    }
+
+    /// Cuts the flows that the last pass forbids, on the calling thread. The agent's loop does
+    /// so beside other work; this is for callers without a loop.
+    ///
+    /// # Errors
+    /// If the flows cannot be listed or deleted. They are to be judged all the same then.
+    pub fn cut(&mut self) -> Result<Swept, Error> {
+        let due = self.writer.established.take_pending();
+        if due.scope.is_empty() {
+            return Ok(Swept::default());
+        }
+        let swept = self.writer.kernel.flows().cut(&due.scope, &mut |flows| Some(self.forbidden(&flows)));
+        match &swept {
+            Ok(_) => self.writer.established.judged(&due),
+            Err(_) => self.writer.established.put_back(due),
+        }
+        swept
+    }
+
     /// Whether empty groups have expired.
     pub(super) fn has_expired_groups(&self) -> bool {
         self.retired.elapsed() >= LINGER && self.engine.lingering().next().is_some()
@@ -293,13 +320,6 @@ impl<K: Kernel> Enforcer<K> {
     /// The engine, which knows the cluster as of the last pass.
     pub(super) fn engine(&self) -> &Engine {
         &self.engine
-    }
-
-    /// How many established flows were cut since this enforcer began, because policies
-    /// denied them.
-    #[must_use]
-    pub fn flows_cut(&self) -> u64 {
-        self.writer.established.cut
     }
 
     /// Whether the kernel, read anew, holds what was to be written last.
