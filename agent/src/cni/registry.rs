@@ -352,7 +352,8 @@ impl Registry {
         for pending in ready {
             let (reply, enforced) = oneshot::channel();
             let families = pending.add.addresses.iter().map(Family::of).collect();
-            self.agent.send(Event::Waiter(Waiter { families, reply })).await?;
+            let addresses = pending.add.addresses.iter().copied().collect();
+            self.agent.send(Event::Waiter(Waiter { families, addresses, reply })).await?;
             let metrics = self.metrics.clone();
             tokio::spawn(async move {
                 let reply = match time::timeout_at(pending.deadline, enforced).await {

@@ -342,9 +342,15 @@ async fn agent(args: Args, level: logging::Level) -> anyhow::Result<()> {
         allow_tunnels: args.enforcement.allow_tunnels,
         log_denied: args.enforcement.log_denied && follow::denied(denied),
         anti_spoof: args.enforcement.anti_spoof,
+        // For tests, which compare what agents in several kernels write.
+        seed: std::env::var("NPC_SEED")
+            .ok()
+            .filter(|seed| !seed.is_empty())
+            .map(|seed| seed.parse().context("NPC_SEED"))
+            .transpose()?,
         ..layout::Options::default()
     };
-    let enforcer = Enforcer::new(kernel, node).with_options(options);
+    let enforcer = Enforcer::new(kernel, node).with_options(options).with_secret_places();
     Ok(enforce::run(enforcer, settings, events).await?)
 }
 

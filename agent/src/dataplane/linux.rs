@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use npc_compiler::object::Family;
-use npc_compiler::plan::conntrack::FlowKey;
 use npc_compiler::plan::{ChainWrites, FamilyState, KernelState, Plan, SetWrite, Step};
 use npc_compiler::ruleset::node::SetName;
+use npc_compiler::ruleset::seed::Seed;
 use rustix::thread::{MembarrierCommand, membarrier};
 use tracing::{debug, info, warn};
 
@@ -17,12 +18,13 @@ use super::audit::{Audit, AuditScope, Auditor};
 use super::backend::{self, Backend};
 use super::bridge::{self, Bridge, BridgeTable};
 use super::counters::Counters;
+use super::flows::{Facts, Flows, LinuxFlows};
 use super::ipset::{self, Ipset, OddSet};
 use super::iptables::{self, Hook, Iptables, Restored};
 use super::notifications::ChangeWaiter;
 use super::other_backend::OtherBackend;
 use super::probe::{self, Supported};
-use super::{Error, Failures, Kernel, conntrack, links};
+use super::{Error, Failures, Kernel, links};
 use crate::rounded::rounded;
 
 /// Far longer than a packet takes through the rules.
@@ -63,8 +65,8 @@ pub struct Linux {
     left_wait: Duration,
     /// Rules of ours in the other backend.
     others: OtherBackend,
-    /// That flows cannot be cut was said.
-    said_uncut: bool,
+    /// What was found about the table of flows.
+    flows: Arc<Facts>,
     bridge: Bridge,
 }
 
@@ -95,7 +97,7 @@ impl Linux {
             left_due: None,
             left_wait: Duration::ZERO,
             others: OtherBackend::default(),
-            said_uncut: false,
+            flows: Arc::default(),
             bridge: Bridge::default(),
         })
     }
@@ -308,6 +310,10 @@ impl Kernel for Linux {
         capabilities
     }
 
+    fn seed(&mut self) -> Result<Option<Seed>, Error> {
+        Ok(self.ipset.heads()?.keys().find_map(|(_, name)| name.seed_kept()))
+    }
+
     fn read_each(&mut self, wanted: &KernelState, failed: &mut Failures) -> Result<KernelState, Error> {
         let begun = Instant::now();
         let mut sets = self.ipset.read()?;
@@ -455,27 +461,9 @@ impl Kernel for Linux {
         std::mem::take(&mut self.set_writes)
     }
 
-    fn cut(&mut self, forbids: &mut dyn FnMut(&FlowKey) -> bool) -> Result<conntrack::Swept, Error> {
-        let begun = Instant::now();
-        // The kernel lists a flow once its first packet has passed the last
-        // hook; one that met the rules of before may still be on its way there.
-        grace();
-        let mut all = conntrack::Swept::default();
-        let mut failed = None;
-        for table in &self.tables {
-            match conntrack::sweep(table.family(), forbids) {
-                Ok(swept) => all += swept,
-                Err(error @ conntrack::Error::Unsupported(_)) => {
-                    if !std::mem::replace(&mut self.said_uncut, true) {
-                        warn!("{error}");
-                    }
-                }
-                // The other family's flows are cut all the same.
-                Err(error) => drop(failed.get_or_insert(error)),
-            }
-        }
-        debug!(judged = all.judged, cut = all.cut, stuck = all.stuck, took = ?begun.elapsed(), "judged the flows");
-        failed.map_or(Ok(all), |error| Err(error.into()))
+    fn flows(&self) -> Box<dyn Flows> {
+        let families = self.tables.iter().map(Iptables::family).collect();
+        Box::new(LinuxFlows { families, facts: Arc::clone(&self.flows) })
     }
 }
 
@@ -503,7 +491,7 @@ fn write_sets(ipset: &mut Ipset, writes: &[&SetWrite]) -> Result<Vec<SetName>, E
 /// Waits until no packet that was on its way before is still among the rules:
 /// packets pass them in an RCU read section, and a global memory barrier waits
 /// for all of these (membarrier(2)).
-fn grace() {
+pub(super) fn grace() {
     if let Err(error) = membarrier(MembarrierCommand::Global) {
         // A kernel with isolated cores (nohz_full) refuses.
         debug!(%error, "membarrier is not available; sleeping for the grace period instead");

@@ -24,8 +24,8 @@
 use std::time::Instant;
 
 use npc_compiler::object::Family;
-use npc_compiler::plan::conntrack::FlowKey;
 use npc_compiler::plan::{KernelState, Plan};
+use npc_compiler::ruleset::seed::Seed;
 
 mod alias;
 mod attribute;
@@ -37,6 +37,7 @@ pub mod cleanup;
 pub mod conntrack;
 pub mod counters;
 mod failures;
+mod flows;
 pub mod ipset;
 pub mod iptables;
 pub mod links;
@@ -52,6 +53,7 @@ mod process;
 mod spelling;
 
 pub use failures::Failures;
+pub use flows::Flows;
 pub use linux::Linux;
 
 /// A kernel that holds rules of ours: the real one, or one that records.
@@ -66,6 +68,14 @@ pub trait Kernel: Send + 'static {
     /// cannot be asked in any family. What is missing and can be worked around is
     /// logged; a family that lacks what policies need has failed.
     fn probe_each(&mut self, failed: &mut Failures) -> Option<probe::Supported>;
+
+    /// The secret of its node that it keeps, if it keeps one.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    fn seed(&mut self) -> Result<Option<Seed>, Error> {
+        Ok(None)
+    }
 
     /// What it holds of ours in the families that have not failed; costly, at the
     /// start and after a failure. Makes room where sets of another kind have the
@@ -180,13 +190,8 @@ pub trait Kernel: Send + 'static {
         Vec::new()
     }
 
-    /// Judges every flow that it knows and deletes those that are forbidden,
-    /// with all that passed before the last write among them. Their next packet
-    /// meets the rules.
-    ///
-    /// # Errors
-    /// If the flows cannot be listed or deleted.
-    fn cut(&mut self, forbids: &mut dyn FnMut(&FlowKey) -> bool) -> Result<conntrack::Swept, Error>;
+    /// The flows that it knows, to be cut beside whatever else is asked of it.
+    fn flows(&self) -> Box<dyn Flows>;
 }
 
 /// Why the kernel could not be read or written.

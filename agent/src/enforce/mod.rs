@@ -5,6 +5,7 @@
 //! network ─┼───────▶ agent ─▶ view ─▶ │ enforcer: engine, writer │ ─▶ Kernel
 //! signals ─┘        (one task)        └──────────────────────────┘
 //!                      ├─▶ report (log, metrics, status), ready file
+//!                      ├─▶ sweeps: cut established flows, beside all this
 //!                      └─▶ takeover: what Azure NPM left
 //! ```
 //!
@@ -27,6 +28,7 @@ mod report;
 mod schedule;
 mod settings;
 mod sources;
+mod sweeps;
 mod sync_state;
 #[cfg(test)]
 mod tests;

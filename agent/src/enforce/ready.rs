@@ -32,6 +32,19 @@ pub(super) enum Unready {
     Ipvs,
     /// Endpoints that are isolated reach each other over a bridge past our rules.
     Bridge,
+    /// Established flows that policies deny go on.
+    Flows,
+}
+
+/// Whether the flows that policies deny are cut.
+#[derive(Debug)]
+enum Cut {
+    /// No flow was judged since the agent started.
+    NotYet,
+    /// They are, or soon will be.
+    Done,
+    /// The last try failed, and the agent is unready from a moment on.
+    Failing(Doubt),
 }
 
 /// Something went wrong. The agent is unready from a moment on, if a pass does not succeed
@@ -49,6 +62,7 @@ pub(super) struct Readiness {
     /// Why not, and in words.
     unready: Option<(Unready, String)>,
     doubt: Option<Doubt>,
+    flows: Cut,
     /// When the last pass or audit began that proved that the kernel holds everything.
     proved: Instant,
 }
@@ -57,7 +71,7 @@ impl Readiness {
     /// Of an agent that has just started.
     pub(super) fn new() -> Self {
         let words = "it does not know the whole cluster yet".to_owned();
-        Self { unready: Some((Unready::FirstView, words)), doubt: None, proved: Instant::now() }
+        Self { unready: Some((Unready::FirstView, words)), doubt: None, flows: Cut::NotYet, proved: Instant::now() }
     }
 
     /// Why the agent is not ready, in words; nothing if it is.
@@ -67,7 +81,12 @@ impl Readiness {
 
     /// When [`Readiness::expire`] has something to do, if nothing else happens.
     pub(super) fn expires(&self) -> Option<Instant> {
-        self.doubt.as_ref().filter(|_| self.unready.is_none()).map(|doubt| doubt.from)
+        let failing = match &self.flows {
+            Cut::Failing(doubt) => Some(doubt),
+            Cut::NotYet | Cut::Done => None,
+        };
+        let all = self.doubt.iter().chain(failing).map(|doubt| doubt.from);
+        all.min().filter(|_| self.unready.is_none())
     }
 
     /// Becomes unready if what went wrong is still wrong.
@@ -77,6 +96,42 @@ impl Readiness {
         {
             self.unready = Some((cause, words));
         }
+        if self.unready.is_none() {
+            self.unready = self.uncut();
+        }
+    }
+
+    /// Why established flows make the agent unready, if they do.
+    fn uncut(&self) -> Option<(Unready, String)> {
+        let words = match &self.flows {
+            Cut::NotYet => "it has not judged the established flows yet".to_owned(),
+            Cut::Failing(doubt) if doubt.from <= Instant::now() => doubt.words.clone(),
+            Cut::Failing(_) | Cut::Done => return None,
+        };
+        Some((Unready::Flows, words))
+    }
+
+    /// A sweep has judged established flows.
+    pub(super) fn flows_judged(&mut self) {
+        self.flows = Cut::Done;
+        if matches!(self.unready, Some((Unready::Flows, _))) {
+            self.unready = None;
+            self.expire();
+        }
+    }
+
+    /// A sweep that began then could not judge established flows, or not cut them.
+    pub(super) fn cut_failed(&mut self, begun: Instant, words: &str) {
+        match &mut self.flows {
+            Cut::Failing(doubt) => words.clone_into(&mut doubt.words),
+            // It is unready already.
+            Cut::NotYet => {}
+            Cut::Done => {
+                let doubt = Doubt { cause: Unready::Flows, words: words.to_owned(), from: begun + UNPROVEN };
+                self.flows = Cut::Failing(doubt);
+            }
+        }
+        self.expire();
     }
 
     /// A pass or audit that began then proved that the kernel holds everything.
@@ -89,12 +144,12 @@ impl Readiness {
     pub(super) fn passed(&mut self, begun: Instant, obstacle: Option<(Unready, String)>) {
         self.proved(begun);
         self.doubt = None;
-        self.unready = obstacle;
+        self.unready = obstacle.or_else(|| self.uncut());
     }
 
     /// There is this obstacle now, or none any more.
     pub(super) fn set_obstacle(&mut self, obstacle: Option<(Unready, String)>) {
-        if matches!(self.unready, None | Some((Unready::Ipvs | Unready::Bridge, _))) {
+        if matches!(self.unready, None | Some((Unready::Ipvs | Unready::Bridge | Unready::Flows, _))) {
             self.unready = obstacle;
             self.expire();
         }

@@ -12,7 +12,7 @@ use super::obstacle::IPVS;
 use super::waiters::Waiter;
 use crate::dataplane;
 use crate::dataplane::network::Network;
-use crate::dataplane::nflog::Heard;
+use crate::dataplane::nflog::Received;
 use crate::metrics::Metrics;
 use crate::notice::Notice;
 use crate::serve::Liveness;
@@ -29,7 +29,7 @@ pub enum Event {
     /// A program wrote to the packet filter, perhaps this agent.
     PacketFilterChanged,
     /// The rules denied something.
-    Denied(Heard),
+    Denied(Received),
     /// Answer when the events before this one are in the kernel.
     Waiter(Waiter),
     /// Answer whether the kernel holds what it should, once everything was read anew.

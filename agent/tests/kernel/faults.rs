@@ -7,15 +7,13 @@ use std::time::Instant;
 
 use npc_agent::dataplane::audit::{Audit, AuditScope};
 use npc_agent::dataplane::backend::Backend;
-use npc_agent::dataplane::conntrack::Swept;
 use npc_agent::dataplane::iptables::Hook;
 use npc_agent::dataplane::network::Network;
 use npc_agent::dataplane::probe::Supported;
-use npc_agent::dataplane::{Error, Failures, Kernel, Linux};
+use npc_agent::dataplane::{Error, Failures, Flows, Kernel, Linux};
 use npc_agent::enforce::Enforcer;
 use npc_agent::source::difference::Known;
 use npc_compiler::object::{Family, Objects};
-use npc_compiler::plan::conntrack::FlowKey;
 use npc_compiler::plan::{KernelState, Plan};
 
 use super::enforce::groups;
@@ -146,8 +144,8 @@ impl Kernel for Shared {
         self.with(|faulty| faulty.linux.wait_for_lock())
     }
 
-    fn cut(&mut self, forbids: &mut dyn FnMut(&FlowKey) -> bool) -> Result<Swept, Error> {
-        self.with(|faulty| faulty.linux.cut(forbids))
+    fn flows(&self) -> Box<dyn Flows> {
+        self.with(|faulty| faulty.linux.flows())
     }
 }
 

@@ -83,7 +83,7 @@ pub(super) fn denied(sender: mpsc::Sender<Event>) -> bool {
 
 /// While the agent is busy this waits too, and the kernel reports that it had no room.
 fn read_denied(mut reader: Reader, sender: &mpsc::Sender<Event>) -> Result<(), nflog::Error> {
-    while sender.blocking_send(Event::Denied(reader.hear()?)).is_ok() {}
+    while sender.blocking_send(Event::Denied(reader.receive()?)).is_ok() {}
     Ok(())
 }
 

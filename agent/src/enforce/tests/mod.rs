@@ -36,6 +36,7 @@ mod owners;
 mod passes;
 mod readiness;
 mod reports;
+mod sweeps;
 mod waiters;
 
 use kernel::Call::{self, Apply, Audit as Audited, Cut, Hook as Hooked, Probe, Read, Refused};
