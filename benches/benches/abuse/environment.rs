@@ -2,10 +2,9 @@
 
 use serde_json::{Value, json};
 
-use crate::Result;
 use crate::scene::{Scene, unscheduled};
 
-pub(crate) fn abuse(scene: &Scene) -> Result<()> {
+pub(crate) fn abuse(scene: &Scene) {
     for number in 0..400 {
         let mut pod = unscheduled(number);
         let variables =
@@ -13,5 +12,4 @@ pub(crate) fn abuse(scene: &Scene) -> Result<()> {
         pod["spec"]["containers"][0]["env"] = Value::Array(variables.collect());
         scene.server.put(&pod);
     }
-    Ok(())
 }

@@ -195,7 +195,7 @@ impl http_body::Body for Noted {
             watches.bytes(*kind);
         }
         if let (Some(left), Some(Ok(frame))) = (&mut self.left, &frame) {
-            match left.checked_sub(frame.data_ref().map_or(0, |data| data.len())) {
+            match left.checked_sub(frame.data_ref().map_or(0, axum::body::Bytes::len)) {
                 Some(less) => *left = less,
                 None => return Poll::Ready(Some(Err(too_long()))),
             }

@@ -166,7 +166,7 @@ impl<'de> Visitor<'de> for Find<'_> {
         while let Some(key) = map.next_key::<std::borrow::Cow<'de, str>>()? {
             match (self.path, &*key) {
                 ([first, rest @ ..], key) if *first == key => {
-                    map.next_value_seed(Find { path: rest, found: self.found })?
+                    map.next_value_seed(Find { path: rest, found: self.found })?;
                 }
                 ([], "namespace") => text(&mut map, &mut self.found.namespace)?,
                 ([], "name") => text(&mut map, &mut self.found.name)?,

@@ -105,7 +105,7 @@ impl<K: Eq + Hash + Clone, V: Kept> Known<K, V> {
     /// exists all the same.
     pub(super) fn begin_list(&mut self, now: Instant) {
         if let Some(listing) = self.listing.take() {
-            for (key, kept) in listing.objects {
+            for (key, kept) in listing.objects.into_iter().collect::<Vec<_>>() {
                 self.release(&key);
                 self.all.insert(key, kept);
             }
@@ -220,12 +220,11 @@ impl<K: Eq + Hash + Clone, V: Kept> Known<K, V> {
         let known = before.len();
         let missing: Vec<(K, V)> = before.into_iter().filter(|(key, _)| !self.all.contains_key(key)).collect();
         let (mut gone, mut held) = (Vec::new(), 0);
-        if !self.unnamed.is_empty() {
-            // Any of these may be the object without a name.
-            self.all.extend(missing);
-        } else {
+        if self.unnamed.is_empty() {
             gone = self.held.confirmed(begun, trust);
-            gone.iter().for_each(|key| self.forget_claims(key));
+            for key in &gone {
+                self.forget_claims(key);
+            }
             if self.held.doubts(doubt, missing.len(), known, trust) {
                 held = missing.len();
                 for (key, kept) in missing {
@@ -234,12 +233,17 @@ impl<K: Eq + Hash + Clone, V: Kept> Known<K, V> {
             } else {
                 gone.extend(missing.into_iter().map(|(key, _)| key));
             }
+        } else {
+            // Any of these may be the object without a name.
+            self.all.extend(missing);
         }
         if !self.claims.is_empty() {
             let claiming: Vec<V> = self.all.values().copied().collect();
             gone.extend(claiming.into_iter().flat_map(|kept| self.displaced(kept)));
         }
-        gone.iter().for_each(|key| drop(self.unreadable.remove(key)));
+        for key in &gone {
+            self.unreadable.remove(key);
+        }
         Shown { gone, held, returned }
     }
 

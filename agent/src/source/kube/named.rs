@@ -18,8 +18,8 @@ pub(super) struct Named(Arc<RwLock<Names>>);
 #[derive(Debug, Default)]
 struct Names {
     /// With how many policies name each.
-    label_keys: HashMap<Arc<str>, u32>,
-    port_names: HashMap<Arc<str>, u32>,
+    labels: HashMap<Arc<str>, u32>,
+    ports: HashMap<Arc<str>, u32>,
     /// How often a name came that was not there.
     generation: u64,
 }
@@ -27,8 +27,8 @@ struct Names {
 /// What one policy names.
 #[derive(Debug, Default)]
 pub(super) struct NamesOf {
-    label_keys: Box<[Arc<str>]>,
-    port_names: Box<[Arc<str>]>,
+    labels: Box<[Arc<str>]>,
+    ports: Box<[Arc<str>]>,
 }
 
 impl Named {
@@ -36,17 +36,17 @@ impl Named {
     /// another or is gone.
     pub(super) fn add(&self, policy: &NetworkPolicy) -> NamesOf {
         let mut names = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        let Names { label_keys, port_names, generation } = &mut *names;
+        let Names { labels, ports, generation } = &mut *names;
         NamesOf {
-            label_keys: policy.label_keys().map(|key| count(label_keys, key, generation)).collect(),
-            port_names: policy.port_names().map(|name| count(port_names, name, generation)).collect(),
+            labels: policy.label_keys().map(|key| count(labels, key, generation)).collect(),
+            ports: policy.port_names().map(|name| count(ports, name, generation)).collect(),
         }
     }
 
     pub(super) fn remove(&self, of: &NamesOf) {
         let mut names = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        of.label_keys.iter().for_each(|key| discount(&mut names.label_keys, key));
-        of.port_names.iter().for_each(|name| discount(&mut names.port_names, name));
+        of.labels.iter().for_each(|key| discount(&mut names.labels, key));
+        of.ports.iter().for_each(|name| discount(&mut names.ports, name));
     }
 
     /// How often a name came that was not there. What is kept of a large object is right
@@ -65,10 +65,10 @@ impl Named {
         }
         let names = self.0.read().unwrap_or_else(PoisonError::into_inner);
         if many_labels {
-            labels.retain(|key, _| key == NAMESPACE_NAME_LABEL || names.label_keys.contains_key(key.as_str()));
+            labels.retain(|key, _| key == NAMESPACE_NAME_LABEL || names.labels.contains_key(key.as_str()));
         }
         if many_ports {
-            ports.retain(|port| names.port_names.contains_key(port.name.as_str()));
+            ports.retain(|port| names.ports.contains_key(port.name.as_str()));
             ports.shrink_to_fit();
         }
         Some(names.generation)

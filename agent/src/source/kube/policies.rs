@@ -122,7 +122,7 @@ fn restrict(policy: &mut Policy, named: &Named) -> Option<engine::Event> {
     let object: api::NetworkPolicy = serde_json::from_slice(&policy.restricted).ok()?;
     let why = over_budget(policy.bytes, NAMESPACE_POLICY_BYTES);
     let restricted = NetworkPolicy { restriction: Some(why), ..NetworkPolicy::from(object) };
-    let names = named.add(&restricted);
-    named.remove(&std::mem::replace(&mut policy.names, names));
+    let before = std::mem::replace(&mut policy.names, named.add(&restricted));
+    named.remove(&before);
     Some(engine::Event::Policy(Box::new(restricted)))
 }

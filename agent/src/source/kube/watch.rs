@@ -128,8 +128,8 @@ pub(super) struct Lister<K: Watched> {
     pace: Pace,
     /// Before this nothing is asked.
     next: Instant,
-    /// What policies name decides what is kept of these objects.
-    waits_for_policies: bool,
+    /// Says when this may begin, if it has to wait.
+    begins_after: Option<watch::Receiver<bool>>,
     /// Since the last failure the API server has not answered.
     unanswered: bool,
     buffer: Buffer,
@@ -151,7 +151,7 @@ impl<K: Watched> Lister<K> {
             probes: false,
             asked,
             client: None,
-            waits_for_policies: false,
+            begins_after: None,
             unanswered: false,
             buffer: Buffer::default(),
             pace: Pace::default(),
@@ -173,13 +173,15 @@ impl<K: Watched> Lister<K> {
     /// Begins when all policies were listed once. What is kept of a large object is what
     /// they name, and then no such object has to be read twice.
     pub(super) fn after_policies(mut self) -> Self {
-        self.waits_for_policies = true;
+        self.begins_after = Some(self.common.has_policies.clone());
         self
     }
 
     /// Lists and watches, until nothing takes events any more.
     pub(super) async fn run(mut self) {
-        if self.waits_for_policies && self.common.has_policies.wait_for(|has| *has).await.is_err() {
+        if let Some(mut after) = self.begins_after.take()
+            && after.wait_for(|is_so| *is_so).await.is_err()
+        {
             return;
         }
         // From where the next watch goes on; nothing where a list has to come first.
