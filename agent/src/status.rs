@@ -109,6 +109,9 @@ pub struct AgentStatus {
     /// kind.
     #[serde(default)]
     pub held_removals: Vec<HeldRemovals>,
+    /// Objects that cannot be read as the API server sent them, sorted; 100 at most.
+    #[serde(default)]
+    pub unreadable: Vec<UnreadableObject>,
 }
 
 /// Removals of one kind that are held back.
@@ -121,6 +124,22 @@ pub struct HeldRemovals {
     pub objects: usize,
     /// Since when (RFC 3339).
     pub since: Timestamp,
+}
+
+/// An object that cannot be read as the API server sent it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UnreadableObject {
+    /// `Pod`, `Namespace`, `NetworkPolicy` or `Node`.
+    pub kind: String,
+    /// Empty where objects of the kind are in no namespace.
+    pub namespace: String,
+    /// Empty if the object shows none.
+    pub name: String,
+    /// Why it cannot be read.
+    pub error: String,
+    /// What happens now.
+    pub effect: String,
 }
 
 /// A bridge where iptables sees no frame that goes from one port to another.
@@ -300,6 +319,7 @@ impl AgentStatus {
             lingering: Vec::new(),
             unfiltered_bridges: Vec::new(),
             held_removals: Vec::new(),
+            unreadable: Vec::new(),
         }
     }
 

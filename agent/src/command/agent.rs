@@ -89,8 +89,8 @@ pub(super) struct Args {
         value_parser = RangedI64ValueParser::<u32>::new().range(0..=3600))]
     hold_removals: u32,
 
-    /// Believe it after so many seconds even if no second list agrees, unless the
-    /// API server's cluster seems to be another one.
+    /// Believe it after so many seconds in which the API server answered, even if no
+    /// second list agrees, unless the API server's cluster seems to be another one.
     #[arg(long, value_name = "SECONDS", env = "NPC_HOLD_REMOVALS_AT_MOST", default_value_t = 120,
         value_parser = RangedI64ValueParser::<u32>::new().range(1..=86_400))]
     hold_removals_at_most: u32,

@@ -30,6 +30,9 @@ pub(super) fn read(policy: &NetworkPolicy) -> (Policy, Vec<Finding>) {
     unknown.sort_unstable();
     let (namespace, name) = (policy.namespace(), policy.name());
     let mut reader = Reader { namespace, name, unknown, findings: Vec::new(), more: 0 };
+    if let Some(why) = &policy.restriction {
+        reader.report("spec", why, Effect::AllowsNothing);
+    }
     let read = reader.policy(policy.object.spec.as_ref());
     (read, reader.findings())
 }

@@ -140,7 +140,7 @@ impl Report {
 
     /// The agent received a change that the kernel is to follow.
     pub(super) fn received(&mut self, change: &Change) {
-        if let Some(since) = change.heard.filter(|_| self.waiting.len() < TIMED) {
+        if let Some(since) = change.received.filter(|_| self.waiting.len() < TIMED) {
             self.waiting.push((Kind::of(&change.event), since));
         }
     }

@@ -1,4 +1,4 @@
-//! What the kernel is asked to tell about a directory.
+//! What the kernel is asked to report about a directory.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -23,7 +23,7 @@ pub(super) enum Change {
     Moved,
     /// Anything else.
     Other,
-    /// Nobody wants to hear more.
+    /// The updates were dropped.
     Stop,
 }
 
@@ -53,7 +53,7 @@ impl Interest {
     pub(super) fn of(root: &Path) -> Self {
         let mut interest = Self::default();
         interest.add_way(root);
-        // What cannot be listed is reported by whoever reads it.
+        // What cannot be listed is reported when the directory is read.
         let listing = walk(root).unwrap_or_default();
         for directory in &listing.directories {
             if let Ok(real) = fs::canonicalize(directory) {
@@ -158,11 +158,11 @@ impl Watch {
         let mut watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
             let change = match event {
                 Ok(event) => filter.change(&event),
-                // Something was lost, so look at everything.
+                // An event was lost, so everything is read.
                 Err(_) => Some(Change::Other),
             };
             if let Some(change) = change {
-                // If nobody listens any more, the watches are about to go.
+                // If the receiver is gone, the watches are about to go.
                 let _ = changes.send(change);
             }
         })?;

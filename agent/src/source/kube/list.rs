@@ -1,17 +1,19 @@
 //! A cluster as it is now, for commands that judge it once.
 
-use std::fmt::Debug;
-
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::ListParams;
-use kube::core::DeserializeGuard;
-use kube::{Api, Client, Resource, ResourceExt as _};
+use kube::core::Request;
+use kube::{Client, Resource};
 use npc_compiler::object::Objects;
 use serde::de::DeserializeOwned;
 
+use super::decode::{self, Item};
+use super::failure::Failure;
+use super::read::{Buffer, Items};
+use super::watched::Watched as _;
 use super::{slim, words};
 use crate::source::PolicyList;
 
@@ -34,7 +36,7 @@ pub struct Error {
     /// The plural of a kind.
     what: String,
     /// What the API server answered, or why it did not.
-    cause: Box<kube::Error>,
+    cause: Box<Failure>,
 }
 
 /// Lists everything that decides about connectivity.
@@ -46,45 +48,48 @@ pub struct Error {
 /// If one of them cannot be had.
 pub async fn list(client: &Client) -> Result<Listed, Error> {
     let mut listed = Listed::default();
-    let objects = &mut listed.objects;
-    objects.namespaces = all::<slim::Namespace>(client).await?.into_iter().map(Into::into).collect();
-    objects.nodes = all::<slim::Node>(client).await?.into_iter().map(Into::into).collect();
-    objects.pods = all::<slim::Pod>(client).await?.into_iter().map(Into::into).collect();
-    objects.services = all::<Service>(client).await?.into_iter().map(Into::into).collect();
-    objects.endpoint_slices = match all::<EndpointSlice>(client).await {
-        Ok(slices) => slices.into_iter().map(Into::into).collect(),
+    let Listed { objects, problems } = &mut listed;
+    objects.namespaces = all::<slim::Namespace, _>(client, problems).await?;
+    objects.nodes = all::<slim::Node, _>(client, problems).await?;
+    objects.pods = all::<slim::Pod, _>(client, problems).await?;
+    objects.services = all::<Service, _>(client, problems).await?;
+    objects.endpoint_slices = match all::<EndpointSlice, _>(client, problems).await {
+        Ok(slices) => slices,
         // Without the right to list them, pods and selectors say where most Services lead;
         // of the others an explanation says that it does not know.
-        Err(Error { cause, .. }) if matches!(&*cause, kube::Error::Api(status) if matches!(status.code, 403 | 404)) => {
-            Vec::new()
-        }
+        Err(Error { cause, .. }) if matches!(cause.code(), Some(403 | 404)) => Vec::new(),
         Err(error) => return Err(error),
     };
-    for policy in all::<DeserializeGuard<slim::Policy>>(client).await? {
-        let (namespace, name) = (policy.namespace().unwrap_or_default(), policy.name_any());
-        match policy.0 {
-            Ok(policy) => objects.policies.push(policy.into()),
-            Err(invalid) => listed.problems.push(format!(
-                "networkpolicy {namespace}/{name}: cannot be read as the API server sent it, and is left out: {}",
-                invalid.error
-            )),
+    let path = slim::Policy::url_path(&(), None);
+    let read = read(client, &path, |item: Result<Item<slim::Policy>, String>, bytes| match item {
+        Ok(Item { content: Ok(policy), .. }) => (Some(policy.into()), None),
+        Ok(Item { identity, content: Err(error), .. }) => {
+            // As an agent takes it that has no earlier version of it.
+            let rescued = slim::Policy::rescue(bytes, &identity, &error);
+            let effect = if rescued.is_some() { "counts without its rules" } else { "is left out" };
+            (rescued, Some(problem::<slim::Policy>(&identity, &error, effect)))
         }
+        Err(error) => (None, Some(problem::<slim::Policy>(&decode::Identity::default(), &error, "is left out"))),
+    });
+    for (policy, problem) in read.await.map_err(Error::of::<slim::Policy>)? {
+        objects.policies.extend(policy);
+        problems.extend(problem);
     }
+    objects.bound_policies();
     Ok(listed)
 }
 
 /// The policies of a namespace as they are now.
 #[must_use]
 pub fn policies_of(client: &Client, namespace: &str) -> BoxFuture<'static, Result<PolicyList, String>> {
-    let api: Api<DeserializeGuard<slim::Policy>> = Api::namespaced(client.clone(), namespace);
+    let (client, path) = (client.clone(), slim::Policy::url_path(&(), Some(namespace)));
     async move {
-        let listed = api.list(&ListParams::default()).await.map_err(|error| words(&error))?;
         let mut list = PolicyList::default();
-        for policy in listed.items {
-            let name = policy.name_any();
-            match policy.0 {
+        let read = read(&client, &path, |item: Result<Item<slim::Policy>, String>, _| item.ok());
+        for item in read.await.map_err(|error| words(&error))?.into_iter().flatten() {
+            match item.content {
                 Ok(policy) => list.policies.push(policy.into()),
-                Err(_) => drop(list.unreadable.insert(name)),
+                Err(_) => drop(list.unreadable.insert(item.identity.name)),
             }
         }
         Ok(list)
@@ -92,28 +97,72 @@ pub fn policies_of(client: &Client, namespace: &str) -> BoxFuture<'static, Resul
     .boxed()
 }
 
-async fn all<K>(client: &Client) -> Result<Vec<K>, Error>
+impl Error {
+    fn of<K: Resource<DynamicType = ()>>(cause: Failure) -> Self {
+        Self { what: K::plural(&()).into_owned(), cause: Box::new(cause) }
+    }
+}
+
+/// Says that an object cannot be read.
+fn problem<K: Resource<DynamicType = ()>>(identity: &decode::Identity, error: &str, effect: &str) -> String {
+    let kind = K::kind(&()).to_lowercase();
+    let decode::Identity { namespace, name, .. } = identity;
+    let slash = if namespace.is_empty() { "" } else { "/" };
+    format!("{kind} {namespace}{slash}{name}: cannot be read as the API server sent it, and {effect}: {error}")
+}
+
+/// All objects of a kind that can be read. What cannot is added to `problems`.
+async fn all<K, T>(client: &Client, problems: &mut Vec<String>) -> Result<Vec<T>, Error>
 where
-    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned,
+    K: Resource<DynamicType = ()> + DeserializeOwned,
+    T: From<K>,
 {
-    let api: Api<K> = Api::all(client.clone());
-    let mut params = ListParams::default().limit(PAGE);
+    let path = K::url_path(&(), None);
+    let read = read(client, &path, |item: Result<Item<K>, String>, _| match item {
+        Ok(Item { content: Ok(object), .. }) => Ok(T::from(object)),
+        Ok(Item { identity, content: Err(error), .. }) => Err(problem::<K>(&identity, &error, "is left out")),
+        Err(error) => Err(problem::<K>(&decode::Identity::default(), &error, "is left out")),
+    });
     let mut all = Vec::new();
+    for object in read.await.map_err(Error::of::<K>)? {
+        match object {
+            Ok(object) => all.push(object),
+            Err(problem) => problems.push(problem),
+        }
+    }
+    Ok(all)
+}
+
+/// Reads a list in pages. `make` is given each object, or why it cannot be read where it
+/// shows no name either, and its bytes.
+async fn read<K: DeserializeOwned, T>(
+    client: &Client,
+    path: &str,
+    make: impl Fn(Result<Item<K>, String>, &[u8]) -> T,
+) -> Result<Vec<T>, Failure> {
+    let mut params = ListParams::default().limit(PAGE);
+    let (mut buffer, mut all) = (Buffer::default(), Vec::new());
     loop {
-        match api.list(&params).await {
-            Ok(page) => {
-                all.extend(page.items);
-                match page.metadata.continue_.filter(|token| !token.is_empty()) {
-                    Some(token) => params.continue_token = Some(token),
-                    None => return Ok(all),
-                }
-            }
+        let request = Request::new(path).list(&params).map_err(kube::Error::BuildRequest)?;
+        let body = match client.request_stream(request).await {
+            Ok(body) => body,
             // It took too long over the pages; then all at once.
             Err(kube::Error::Api(status)) if status.code == 410 && params.continue_token.is_some() => {
                 all.clear();
                 params = ListParams::default();
+                continue;
             }
-            Err(error) => return Err(Error { what: K::plural(&()).into_owned(), cause: Box::new(error) }),
+            Err(error) => return Err(error.into()),
+        };
+        let mut items = Items::new(Box::pin(body));
+        while let Some(piece) = items.next(&mut buffer).await.map_err(Failure::of_list)? {
+            all.push(make(decode::item::<K>(&buffer, piece), buffer.bytes()));
+        }
+        let metadata = items.envelope().map_err(kube::Error::SerdeError)?.metadata;
+        match metadata.r#continue.filter(|token| !token.is_empty()) {
+            Some(token) if params.continue_token.as_ref() == Some(&token) => return Err(Failure::Endless),
+            Some(token) => params.continue_token = Some(token),
+            None => return Ok(all),
         }
     }
 }

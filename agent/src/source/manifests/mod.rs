@@ -99,10 +99,11 @@ pub fn load(paths: &[PathBuf], options: &Options) -> Result<Loaded, Errors> {
             parsed.push(parse_read(path, read_bounded(io::stdin().lock(), GIVEN), options));
         } else if path.is_dir() {
             match walk(path) {
-                Ok(listing) if listing.files.is_empty() => {
+                Ok(listing) if listing.files.is_empty() && listing.unlisted.is_empty() => {
                     parsed.push(Parsed::failed(path, "no *.yaml, *.yml or *.json file is in this directory", ""));
                 }
                 Ok(listing) => {
+                    parsed.extend(listing.unlisted.iter().map(|(path, error)| unreadable(path, error)));
                     parsed
                         .extend(listing.files.iter().map(|file| parse_read(file, read_regular(file, GIVEN), options)));
                 }
