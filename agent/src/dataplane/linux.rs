@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use npc_compiler::object::Family;
 use npc_compiler::plan::{ChainWrites, FamilyState, KernelState, Plan, SetWrite, Step};
 use npc_compiler::ruleset::node::SetName;
+use npc_compiler::ruleset::seed::Seed;
 use rustix::thread::{MembarrierCommand, membarrier};
 use tracing::{debug, info, warn};
 
@@ -309,6 +310,10 @@ impl Kernel for Linux {
         }
         debug!(bpf = capabilities.as_ref().is_some_and(|it| it.bpf), took = ?begun.elapsed(), "asked the kernel what it can do");
         capabilities
+    }
+
+    fn seed(&mut self) -> Result<Option<Seed>, Error> {
+        Ok(self.ipset.heads()?.keys().find_map(|(_, name)| name.seed_kept()))
     }
 
     fn read_each(&mut self, wanted: &KernelState, failed: &mut Failures) -> Result<KernelState, Error> {

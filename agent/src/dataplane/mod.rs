@@ -25,6 +25,7 @@ use std::time::Instant;
 
 use npc_compiler::object::Family;
 use npc_compiler::plan::{KernelState, Plan};
+use npc_compiler::ruleset::seed::Seed;
 
 mod alias;
 mod attribute;
@@ -67,6 +68,14 @@ pub trait Kernel: Send + 'static {
     /// cannot be asked in any family. What is missing and can be worked around is
     /// logged; a family that lacks what policies need has failed.
     fn probe_each(&mut self, failed: &mut Failures) -> Option<probe::Supported>;
+
+    /// The secret of its node that it keeps, if it keeps one.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    fn seed(&mut self) -> Result<Option<Seed>, Error> {
+        Ok(None)
+    }
 
     /// What it holds of ours in the families that have not failed; costly, at the
     /// start and after a failure. Makes room where sets of another kind have the

@@ -2,6 +2,7 @@
 //! that policies deny now are to be cut then.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{BuildHasher as _, RandomState};
 use std::time::{Duration, Instant};
 
 use npc_compiler::cluster::group::RetainedGroup;
@@ -13,6 +14,7 @@ use npc_compiler::plan::conntrack::FlowKey;
 use npc_compiler::policy::finding::Finding;
 use npc_compiler::ruleset::layout::{self, SelfMatch};
 use npc_compiler::ruleset::node::InterfaceName;
+use npc_compiler::ruleset::seed::Seed;
 use tracing::warn;
 
 use super::bridge_table::{BridgeState, Frames};
@@ -24,10 +26,10 @@ use super::sources::{Asked, Sources};
 use super::writer::Writer;
 use super::writes::Writes;
 use crate::dataplane::audit::AuditScope;
+use crate::dataplane::conntrack::Swept;
 use crate::dataplane::iptables::{Hook, Restored};
 use crate::dataplane::network::Network;
 use crate::dataplane::probe::Supported;
-use crate::dataplane::conntrack::Swept;
 use crate::dataplane::{Error, Failures, Kernel, ipset};
 use crate::metrics::RulesetSize;
 use crate::status::Spoofable;
@@ -58,6 +60,8 @@ pub struct Enforcer<K> {
     /// Ports of bridges are to be held to their pods' addresses, which takes nothing of
     /// iptables.
     hold_ports: bool,
+    /// Groups stand in the dispatch tree by a secret of the node.
+    has_secret_places: bool,
     /// Follows the cluster.
     engine: Engine,
     changed: Changed,
@@ -122,6 +126,7 @@ impl<K: Kernel> Enforcer<K> {
             options: layout::Options::default(),
             no_anti_spoof: None,
             hold_ports: false,
+            has_secret_places: false,
             engine: Engine::new(&node.into(), layout::Options::default()).with_retained_groups(),
             changed: Changed::Nothing,
             group: DeviceGroup::default(),
@@ -136,6 +141,13 @@ impl<K: Kernel> Enforcer<K> {
     #[must_use]
     pub fn with_options(self, options: layout::Options) -> Self {
         Self { hold_ports: options.anti_spoof, options, ..self }
+    }
+
+    /// The same, with groups in places of the dispatch tree that no tenant knows. The secret
+    /// that decides them is the one that the kernel keeps, or a new one.
+    #[must_use]
+    pub fn with_secret_places(self) -> Self {
+        Self { has_secret_places: true, ..self }
     }
 
     /// Takes in what happened in the cluster. Nothing comes of it before the
@@ -156,6 +168,10 @@ impl<K: Kernel> Enforcer<K> {
     /// again. Where that is so in one family, the other is as it should be.
     pub fn pass(&mut self, network: &Network) -> Result<Pass, Error> {
         let mut failed = Failures::default();
+        if self.has_secret_places && self.options.seed.is_none() {
+            let kept = self.writer.kernel.seed()?;
+            self.options.seed = Some(kept.unwrap_or_else(new_seed));
+        }
         if let Some(capabilities) = self.writer.probe(&mut failed)? {
             self.use_only(capabilities);
         }
@@ -380,6 +396,17 @@ impl<K: Kernel> Enforcer<K> {
     pub fn take_set_writes(&mut self) -> Vec<ipset::Written> {
         self.writer.kernel.take_set_writes()
     }
+}
+
+/// A secret that no other node has. The standard library asks the kernel for the keys of its
+/// hashes, 128 bits.
+fn new_seed() -> Seed {
+    let keys = RandomState::new();
+    let mut bytes = [0; 32];
+    for (number, part) in bytes.chunks_exact_mut(8).enumerate() {
+        part.copy_from_slice(&keys.hash_one(number).to_ne_bytes());
+    }
+    Seed::from_bytes(bytes)
 }
 
 fn held(state: &plan::FamilyState) -> RulesetSize {

@@ -30,6 +30,7 @@ mod programs;
 mod proof;
 mod refusals;
 mod requests;
+mod seed;
 mod sets;
 mod spelling;
 
