@@ -337,21 +337,23 @@ async fn agent(args: Args, level: logging::Level) -> anyhow::Result<()> {
             !matches!(agent.try_send(Event::PacketFilterChanged), Err(TrySendError::Closed(_)))
         })?;
     }
-    let options = layout::Options {
-        keep_established: args.enforcement.keep_established,
-        allow_tunnels: args.enforcement.allow_tunnels,
-        log_denied: args.enforcement.log_denied && follow::denied(denied),
-        anti_spoof: args.enforcement.anti_spoof,
-        // For tests, which compare what agents in several kernels write.
-        seed: std::env::var("NPC_SEED")
-            .ok()
-            .filter(|seed| !seed.is_empty())
-            .map(|seed| seed.parse().context("NPC_SEED"))
-            .transpose()?,
-        ..layout::Options::default()
-    };
+    let log_denied = args.enforcement.log_denied && follow::denied(denied);
+    let options = layout::Options { log_denied, ..rules_of(&args.enforcement)? };
     let enforcer = Enforcer::new(kernel, node).with_options(options).with_secret_places();
     Ok(enforce::run(enforcer, settings, events).await?)
+}
+
+/// What the operator chose of the rules, and the secret of the node if one is given. That is
+/// for tests, which compare what agents in several kernels write.
+fn rules_of(chosen: &Enforcement) -> anyhow::Result<layout::Options> {
+    let seed = std::env::var("NPC_SEED").ok().filter(|seed| !seed.is_empty());
+    Ok(layout::Options {
+        keep_established: chosen.keep_established,
+        allow_tunnels: chosen.allow_tunnels,
+        anti_spoof: chosen.anti_spoof,
+        seed: seed.map(|seed| seed.parse()).transpose().context("NPC_SEED")?,
+        ..layout::Options::default()
+    })
 }
 
 /// Warns of what else on this node an operator should know. Not before the start, because
