@@ -19,7 +19,7 @@ use npc_agent::cni::{self, AskPolicies};
 use npc_agent::dataplane::Linux;
 use npc_agent::dataplane::backend::Backend;
 use npc_agent::dataplane::other_engines;
-use npc_agent::enforce::{self, AzureNpm, Enforcer, Event, Settings};
+use npc_agent::enforce::{self, AzureNpm, Enforcer, Event, ReadyFileScope, Settings};
 use npc_agent::serve::Purpose;
 use npc_agent::source::held::Times;
 use npc_agent::source::kube;
@@ -257,7 +257,8 @@ async fn agent(args: Args, level: logging::Level) -> anyhow::Result<()> {
         Settings { once: args.once, ready_file: args.ready_file, azure_npm, ..Settings::new(&node, &source) };
     settings.metrics = settings.metrics.with_lost_lines(level.lost.clone());
     // The ready file, too, is another agent's if there is one.
-    sole::claim_socket(settings.status.clone()).await?;
+    let _sole = sole::claim(settings.status.clone()).await?;
+    let _ready_file = ReadyFileScope::begin(settings.ready_file.clone(), args.once).map_err(enforce::Error::Ready)?;
     let (sender, events) = mpsc::channel(EVENTS);
     // Weak: by itself it does not keep the channel open when all other senders have ended.
     let notified = sender.downgrade();

@@ -31,6 +31,7 @@ mod proof;
 mod refusals;
 mod requests;
 mod sets;
+mod sole;
 mod spelling;
 
 use npc_agent::dataplane::backend::Backend;
