@@ -11,5 +11,6 @@ pub mod metrics;
 pub mod near;
 pub mod notice;
 pub mod serve;
+pub mod service;
 pub mod source;
 pub mod status;

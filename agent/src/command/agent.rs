@@ -21,6 +21,7 @@ use npc_agent::dataplane::backend::Backend;
 use npc_agent::dataplane::other_engines;
 use npc_agent::enforce::{self, AzureNpm, Enforcer, Event, ReadyFileScope, Settings};
 use npc_agent::serve::Purpose;
+use npc_agent::service::ServiceManager;
 use npc_agent::source::held::Times;
 use npc_agent::source::kube;
 use npc_compiler::ruleset::layout;
@@ -220,6 +221,17 @@ enum AzureNpmArg {
     Keep,
 }
 
+impl AzureNpmArg {
+    fn meaning(self, has_files: bool) -> AzureNpm {
+        match self {
+            // Files need not have its pods.
+            Self::Auto if !has_files => AzureNpm::WhenGone,
+            Self::Auto | Self::Keep => AzureNpm::Keep,
+            Self::Remove => AzureNpm::Remove,
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
 enum LogFormat {
     #[default]
@@ -247,15 +259,12 @@ async fn agent(args: Args, level: logging::Level) -> anyhow::Result<()> {
     };
     let source = args.manifests.as_ref().map_or_else(|| "cluster".to_owned(), |folder| folder.display().to_string());
     info!(version = env!("CARGO_PKG_VERSION"), node, source, "npc agent starts");
-    let azure_npm = match args.azure_npm {
-        // Files need not have its pods.
-        AzureNpmArg::Auto if args.manifests.is_none() => AzureNpm::WhenGone,
-        AzureNpmArg::Auto | AzureNpmArg::Keep => AzureNpm::Keep,
-        AzureNpmArg::Remove => AzureNpm::Remove,
-    };
+    let azure_npm = args.azure_npm.meaning(args.manifests.is_some());
     let mut settings =
         Settings { once: args.once, ready_file: args.ready_file, azure_npm, ..Settings::new(&node, &source) };
     settings.metrics = settings.metrics.with_lost_lines(level.lost.clone());
+    settings.service = ServiceManager::from_environment()
+        .context("systemd would not learn that the agent starts: cannot connect to NOTIFY_SOCKET")?;
     // The ready file, too, is another agent's if there is one.
     let _sole = sole::claim(settings.status.clone()).await?;
     let _ready_file = ReadyFileScope::begin(settings.ready_file.clone(), args.once).map_err(enforce::Error::Ready)?;

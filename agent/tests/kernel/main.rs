@@ -30,6 +30,7 @@ mod programs;
 mod proof;
 mod refusals;
 mod requests;
+mod service;
 mod sets;
 mod sole;
 mod spelling;

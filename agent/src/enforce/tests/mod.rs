@@ -37,6 +37,7 @@ mod passes;
 mod readiness;
 mod reports;
 mod waiters;
+mod watchdog;
 
 use kernel::Call::{self, Apply, Audit as Audited, Cut, Hook as Hooked, Probe, Read, Refused};
 use kernel::{Memory, Recording};
