@@ -336,6 +336,7 @@ async fn agent(args: Args, level: logging::Level) -> anyhow::Result<()> {
         tokio::spawn(kube::follow(connector, follow, sender, Event::Changes, settings.metrics.watches()));
     }
     look_around();
+    follow::connections(&settings.metrics);
     let counters = kernel.counters();
     settings.metrics.packets().are_read_by(move || counters.read());
     settings.status.update(|status| status.backend = Some(kernel.backend().to_string()));
