@@ -5,6 +5,7 @@ mod follow;
 mod logging;
 mod privileges;
 mod sole;
+mod threads;
 
 use std::fs;
 use std::io;
@@ -244,8 +245,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     let level = logging::to_stderr(&args.log_level, args.log_format)?;
     privileges::drop_all_others();
     privileges::raise_descriptors();
-    // The work is one blocking pass at a time and little beside it.
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let runtime = threads::runtime()?;
     let ended = runtime.block_on(agent(args, level));
     // Not for as long as an iptables hangs that only counts packets.
     runtime.shutdown_timeout(SHUTDOWN);
@@ -340,14 +340,7 @@ async fn agent(args: Args, level: logging::Level) -> anyhow::Result<()> {
     let counters = kernel.counters();
     settings.metrics.packets().are_read_by(move || counters.read());
     settings.status.update(|status| status.backend = Some(kernel.backend().to_string()));
-    if let Some(bell) = kernel.bell()? {
-        bell.ring(move || {
-            // If it is full, the notification stays with the kernel's others, and the next audit
-            // reads it.
-            let Some(agent) = notified.upgrade() else { return false };
-            !matches!(agent.try_send(Event::PacketFilterChanged), Err(TrySendError::Closed(_)))
-        })?;
-    }
+    follow_packet_filter(&mut kernel, notified)?;
     let options = layout::Options {
         keep_established: args.enforcement.keep_established,
         allow_tunnels: args.enforcement.allow_tunnels,
@@ -357,6 +350,18 @@ async fn agent(args: Args, level: logging::Level) -> anyhow::Result<()> {
     };
     let enforcer = Enforcer::new(kernel, node).with_options(options);
     Ok(enforce::run(enforcer, settings, events).await?)
+}
+
+/// Passes on that a program wrote to the packet filter.
+fn follow_packet_filter(kernel: &mut Linux, notified: mpsc::WeakSender<Event>) -> anyhow::Result<()> {
+    let Some(changes) = kernel.bell()? else { return Ok(()) };
+    let pass_on = move || {
+        // If it is full, the notification stays with the kernel's others, and the next audit
+        // reads it.
+        let Some(agent) = notified.upgrade() else { return false };
+        !matches!(agent.try_send(Event::PacketFilterChanged), Err(TrySendError::Closed(_)))
+    };
+    changes.ring(pass_on).context(threads::NO_THREAD)
 }
 
 /// Warns of what else on this node an operator should know. Not before the start, because

@@ -127,8 +127,8 @@ fn take(mut rest: &[u8], is_dump: bool, each: &mut impl FnMut(Attributes<'_>) ->
     Ok(false)
 }
 
-fn malformed(what: impl ToString) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, format!("cannot read the kernel's answer: {}", what.to_string()))
+fn malformed(what: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
 #[cfg(test)]

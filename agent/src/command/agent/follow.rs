@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use k8s_openapi::jiff::Timestamp;
 use npc_agent::dataplane::conntrack_table::ConntrackTable;
 use npc_agent::dataplane::ipset::Ipset;
@@ -202,8 +203,9 @@ pub(super) fn manifests(
     node: String,
     allow_empty: bool,
     settings: &Settings,
-) -> io::Result<()> {
-    let mut updates = directory::follow(folder, manifests::Options::default())?;
+) -> anyhow::Result<()> {
+    let mut updates = directory::follow(folder, manifests::Options::default())
+        .context("cannot start the thread that follows the directory of manifests")?;
     let (watches, status) = (settings.metrics.watches(), settings.status.clone());
     tokio::spawn(async move {
         let mut begun = false;
