@@ -16,12 +16,14 @@ use npc_compiler::policy::Direction;
 use rustix::net::sockopt::socket_peercred;
 use serde::{Deserialize, Serialize};
 
+use crate::instance;
+
 mod options;
 
 pub use options::RuleOptions;
 
-/// The abstract socket on which an agent sends root its status. The network namespace has
-/// the name, not the file system.
+/// The abstract socket on which an agent sends root its status, beside
+/// [`instance::status_socket`]. The network namespace has the name, not the file system.
 pub const SOCKET: &str = "npc-agent";
 
 /// How long an agent may take to answer.
@@ -329,6 +331,12 @@ impl AgentStatus {
     /// If none answers, or one of another version.
     pub fn ask() -> Result<Self, Error> {
         let ask = || {
+            // No other user can come to this one. Without it the agent had no lock, or is of
+            // before it.
+            if let Ok(stream) = UnixStream::connect(instance::status_socket()?) {
+                stream.set_read_timeout(Some(PATIENCE))?;
+                return Ok(stream);
+            }
             let stream = UnixStream::connect_addr(&SocketAddr::from_abstract_name(SOCKET)?)?;
             stream.set_read_timeout(Some(PATIENCE))?;
             let uid = socket_peercred(&stream)?.uid.as_raw();

@@ -5,6 +5,7 @@ mod follow;
 mod logging;
 mod privileges;
 mod sole;
+mod threads;
 
 use std::fs;
 use std::io;
@@ -19,8 +20,9 @@ use npc_agent::cni::{self, AskPolicies};
 use npc_agent::dataplane::Linux;
 use npc_agent::dataplane::backend::Backend;
 use npc_agent::dataplane::other_engines;
-use npc_agent::enforce::{self, AzureNpm, Enforcer, Event, Settings};
+use npc_agent::enforce::{self, AzureNpm, Enforcer, Event, ReadyFileScope, Settings};
 use npc_agent::serve::Purpose;
+use npc_agent::service::ServiceManager;
 use npc_agent::source::held::Times;
 use npc_agent::source::kube;
 use npc_compiler::ruleset::layout;
@@ -220,6 +222,17 @@ enum AzureNpmArg {
     Keep,
 }
 
+impl AzureNpmArg {
+    fn meaning(self, has_files: bool) -> AzureNpm {
+        match self {
+            // Files need not have its pods.
+            Self::Auto if !has_files => AzureNpm::WhenGone,
+            Self::Auto | Self::Keep => AzureNpm::Keep,
+            Self::Remove => AzureNpm::Remove,
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
 enum LogFormat {
     #[default]
@@ -232,8 +245,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     let level = logging::to_stderr(&args.log_level, args.log_format)?;
     privileges::drop_all_others();
     privileges::raise_descriptors();
-    // The work is one blocking pass at a time and little beside it.
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let runtime = threads::runtime()?;
     let ended = runtime.block_on(agent(args, level));
     // Not for as long as an iptables hangs that only counts packets.
     runtime.shutdown_timeout(SHUTDOWN);
@@ -247,17 +259,15 @@ async fn agent(args: Args, level: logging::Level) -> anyhow::Result<()> {
     };
     let source = args.manifests.as_ref().map_or_else(|| "cluster".to_owned(), |folder| folder.display().to_string());
     info!(version = env!("CARGO_PKG_VERSION"), node, source, "npc agent starts");
-    let azure_npm = match args.azure_npm {
-        // Files need not have its pods.
-        AzureNpmArg::Auto if args.manifests.is_none() => AzureNpm::WhenGone,
-        AzureNpmArg::Auto | AzureNpmArg::Keep => AzureNpm::Keep,
-        AzureNpmArg::Remove => AzureNpm::Remove,
-    };
+    let azure_npm = args.azure_npm.meaning(args.manifests.is_some());
     let mut settings =
         Settings { once: args.once, ready_file: args.ready_file, azure_npm, ..Settings::new(&node, &source) };
     settings.metrics = settings.metrics.with_lost_lines(level.lost.clone());
+    settings.service = ServiceManager::from_environment()
+        .context("systemd would not learn that the agent starts: cannot connect to NOTIFY_SOCKET")?;
     // The ready file, too, is another agent's if there is one.
-    sole::claim_socket(settings.status.clone()).await?;
+    let _sole = sole::claim(settings.status.clone()).await?;
+    let _ready_file = ReadyFileScope::begin(settings.ready_file.clone(), args.once).map_err(enforce::Error::Ready)?;
     let (sender, events) = mpsc::channel(EVENTS);
     // Weak: by itself it does not keep the channel open when all other senders have ended.
     let notified = sender.downgrade();
@@ -326,17 +336,11 @@ async fn agent(args: Args, level: logging::Level) -> anyhow::Result<()> {
         tokio::spawn(kube::follow(connector, follow, sender, Event::Changes, settings.metrics.watches()));
     }
     look_around();
+    follow::connections(&settings.metrics);
     let counters = kernel.counters();
     settings.metrics.packets().are_read_by(move || counters.read());
     settings.status.update(|status| status.backend = Some(kernel.backend().to_string()));
-    if let Some(waiter) = kernel.change_waiter()? {
-        waiter.spawn(move || {
-            // If it is full, the notification stays with the kernel's others, and the next audit
-            // reads it.
-            let Some(agent) = notified.upgrade() else { return false };
-            !matches!(agent.try_send(Event::PacketFilterChanged), Err(TrySendError::Closed(_)))
-        })?;
-    }
+    follow_packet_filter(&mut kernel, notified)?;
     let log_denied = args.enforcement.log_denied && follow::denied(denied);
     let options = layout::Options { log_denied, ..rules_of(&args.enforcement)? };
     let enforcer = Enforcer::new(kernel, node).with_options(options).with_secret_places();
@@ -354,6 +358,18 @@ fn rules_of(chosen: &Enforcement) -> anyhow::Result<layout::Options> {
         seed: seed.map(|seed| seed.parse()).transpose().context("NPC_SEED")?,
         ..layout::Options::default()
     })
+}
+
+/// Passes on that a program wrote to the packet filter.
+fn follow_packet_filter(kernel: &mut Linux, notified: mpsc::WeakSender<Event>) -> anyhow::Result<()> {
+    let Some(waiter) = kernel.change_waiter()? else { return Ok(()) };
+    let pass_on = move || {
+        // If it is full, the notification stays with the kernel's others, and the next audit
+        // reads it.
+        let Some(agent) = notified.upgrade() else { return false };
+        !matches!(agent.try_send(Event::PacketFilterChanged), Err(TrySendError::Closed(_)))
+    };
+    waiter.spawn(pass_on).context(threads::NO_THREAD)
 }
 
 /// Warns of what else on this node an operator should know. Not before the start, because

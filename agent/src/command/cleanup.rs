@@ -21,7 +21,8 @@ pub(super) struct Args {
 
 /// Removes, and reports what was removed and what could not be.
 pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(agent::refuse_beside_agent())?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let _no_agent = runtime.block_on(agent::refuse_beside_agent())?;
     let removed = cleanup();
     if !args.quiet {
         match report(&mut io::stdout().lock(), &removed) {

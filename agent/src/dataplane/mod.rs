@@ -35,6 +35,7 @@ pub mod backend;
 pub mod bridge;
 pub mod cleanup;
 pub mod conntrack;
+pub mod conntrack_table;
 pub mod counters;
 mod failures;
 mod flows;

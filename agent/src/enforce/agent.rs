@@ -21,7 +21,8 @@ use super::waiters::{Waiter, Waiters};
 use crate::dataplane::audit::AuditScope;
 use crate::dataplane::conntrack::Swept;
 use crate::dataplane::{self, Kernel};
-use crate::serve::Liveness;
+use crate::serve::{BUSY, Liveness};
+use crate::service::Watchdog;
 
 /// Runs an agent until it is asked to end.
 ///
@@ -35,9 +36,12 @@ pub async fn run<K: Kernel>(
     settings: Settings,
     mut events: mpsc::Receiver<Event>,
 ) -> Result<(), Error> {
+    let service = settings.service.clone();
     let mut agent = Agent::new(enforcer, settings)?;
+    service.started();
     loop {
         agent.liveness.beat();
+        agent.watchdog.feed();
         tokio::select! {
             biased;
             event = events.recv() => {
@@ -45,6 +49,7 @@ pub async fn run<K: Kernel>(
                 // All that has come by now is one change.
                 loop {
                     if !agent.take(next) {
+                        service.ending();
                         agent.end();
                         return Ok(());
                     }
@@ -72,6 +77,7 @@ pub async fn run<K: Kernel>(
             next = agent.sweeps.next() => agent.sweep(next)?,
             () = until(agent.readiness.expires()) => agent.expire(),
             () = until(agent.denied.next_end()) => agent.log_repeated_denials(Some(Instant::now())),
+            () = until(agent.watchdog.due()) => {}
         }
     }
 }
@@ -89,6 +95,7 @@ struct Agent<K> {
     node: String,
     once: bool,
     liveness: Liveness,
+    watchdog: Watchdog,
     /// Elsewhere while it works.
     enforcer: Option<Enforcer<K>>,
     view: View,
@@ -116,6 +123,7 @@ impl<K: Kernel> Agent<K> {
             node: settings.node.clone(),
             once: settings.once,
             liveness: settings.liveness.clone(),
+            watchdog: Watchdog::new(settings.service.clone()),
             report: Report::new(settings).map_err(Error::Ready)?,
         })
     }
@@ -461,6 +469,8 @@ impl<K: Kernel> Agent<K> {
                     }
                     self.expire();
                 }
+                // A pass may take long. One that takes longer than this hangs.
+                () = until(self.watchdog.due()), if begun.elapsed() < BUSY => self.watchdog.feed(),
             }
         };
         self.report.written(&restores, &set_writes);

@@ -41,6 +41,7 @@ pub use agent::run;
 pub use azure_npm::AzureNpm;
 pub use bridge_table::BridgeState;
 pub use enforcer::Enforcer;
+pub use ready::ReadyFileScope;
 pub use settings::{Error, Event, Settings};
 pub use waiters::Waiter;
 pub use writer::Writer;

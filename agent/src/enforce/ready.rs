@@ -9,7 +9,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use npc_cni::file;
 use tokio::time::Instant;
+use tracing::error;
 
 /// How long writes may be refused, hang or be unproven before the agent is unready. The
 /// older rules enforce meanwhile, and an unready agent stalls a rollout.
@@ -191,6 +193,38 @@ impl Readiness {
     }
 }
 
+/// The time in which a ready file may be there: while the agent that writes it runs. A file
+/// that an earlier agent left, which was killed, goes at its begin. However the agent ends,
+/// also if it cannot start or panics, the file goes at its end. Only what
+/// [`Settings::once`](super::Settings::once) wrote stays.
+#[derive(Debug)]
+#[must_use = "the file goes when this is dropped"]
+pub struct ReadyFileScope {
+    file: ReadyFile,
+    once: bool,
+}
+
+impl ReadyFileScope {
+    /// From now on. The agent must be the only one with this file.
+    ///
+    /// # Errors
+    /// If there is a file and it cannot be removed.
+    pub fn begin(path: Option<PathBuf>, once: bool) -> io::Result<Self> {
+        Ok(Self { file: ReadyFile::new(path)?, once })
+    }
+}
+
+impl Drop for ReadyFileScope {
+    fn drop(&mut self) {
+        if self.once {
+            return;
+        }
+        if let Err(error) = self.file.remove() {
+            error!(%error, "cannot remove the ready file; it says that an agent is ready that has ended");
+        }
+    }
+}
+
 /// A file that is there while the agent is ready, and holds how many changes of the cluster
 /// are in the kernel.
 #[derive(Debug)]
@@ -210,9 +244,8 @@ impl ReadyFile {
     /// Writes the count; a reader sees the old one or the new one.
     pub(super) fn write(&self, generation: u64) -> io::Result<()> {
         let Some(path) = &self.path else { return Ok(()) };
-        let beside = beside(path);
-        fs::write(&beside, format!("{generation}\n"))?;
-        fs::rename(&beside, path)
+        // For all to read, as far as the umask lets them.
+        file::replace(path, &beside(path), 0o666, format!("{generation}\n").as_bytes())
     }
 
     /// Removes it: the agent is not ready.

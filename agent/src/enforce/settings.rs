@@ -16,6 +16,7 @@ use crate::dataplane::nflog::Received;
 use crate::metrics::Metrics;
 use crate::notice::Notice;
 use crate::serve::Liveness;
+use crate::service::ServiceManager;
 use crate::source::Changes;
 use crate::status::{AgentStatus, SharedStatus};
 
@@ -55,6 +56,8 @@ pub struct Settings {
     pub status: SharedStatus,
     /// Where it shows that its loop is alive.
     pub liveness: Liveness,
+    /// What it reports to systemd.
+    pub service: ServiceManager,
     /// Where it sends what is to be written to the cluster, if there is one.
     pub notices: Option<mpsc::UnboundedSender<Notice>>,
     /// The Nodes that the agent needs from the source, if that does not have all: pods
@@ -75,6 +78,7 @@ impl Settings {
             metrics: Metrics::default(),
             status: SharedStatus::new(AgentStatus::new(node, source)),
             liveness: Liveness::default(),
+            service: ServiceManager::default(),
             notices: None,
             wanted_nodes: watch::Sender::default(),
         }

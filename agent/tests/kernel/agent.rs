@@ -3,9 +3,7 @@
 use std::fs::{self, File};
 use std::io::{self, BufRead as _, BufReader, Read as _};
 use std::os::fd::AsFd as _;
-use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
-use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::thread;
@@ -15,7 +13,6 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use npc_agent::dataplane::backend::Backend;
-use rustix::thread::{Uid, set_thread_uid};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -90,7 +87,7 @@ impl Folder {
 
 /// An agent that runs in the namespace of the thread that started it.
 pub(crate) struct Agent {
-    child: Child,
+    pub(crate) child: Child,
     log: BufReader<ChildStderr>,
 }
 
@@ -109,14 +106,16 @@ impl Agent {
 
     pub(crate) fn start_with(folder: &Folder, backend: Backend, more: &[&str], environment: &[(&str, &str)]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_npc"));
+        Self::run(Self::arguments(&mut command, folder, backend).args(more).envs(environment.iter().copied()))
+    }
+
+    /// Gives a command what an agent needs that logs in JSON.
+    pub(crate) fn arguments<'a>(command: &'a mut Command, folder: &Folder, backend: Backend) -> &'a mut Command {
         command
             .args(["agent", "--node", "node-1", "--log-format", "json", "--backend", backend.as_str()])
             .args([Path::new("--manifests"), &folder.manifests(), Path::new("--ready-file"), &folder.ready()])
-            .args(more)
             .env("NPC_LOG", PASSES)
             .env("NPC_SEED", "thesameforalltst")
-            .envs(environment.iter().copied());
-        Self::run(&mut command)
     }
 
     /// Starts a command that logs in JSON.
@@ -232,7 +231,7 @@ pub(crate) fn is_hooked(backend: Backend) -> bool {
     dump(backend).contains(&"-A FORWARD -j NPC-FORWARD".to_owned())
 }
 
-fn ready(folder: &Folder) -> Option<String> {
+pub(crate) fn ready(folder: &Folder) -> Option<String> {
     fs::read_to_string(folder.ready()).ok()
 }
 
@@ -321,84 +320,6 @@ fn a_kernel_that_refuses_is_asked_again(backend: Backend) {
     agent.wait(1);
     assert!(forward().contains("NPC-FORWARD"));
     wait_count(&folder, 1);
-}
-
-#[test]
-fn a_second_agent_is_refused_in_words_and_the_next_one_is_not() {
-    let _namespace = Namespace::enter();
-    let folder = Folder::new();
-    let mut agent = Agent::start(&folder, Backend::Nft, &[]);
-    agent.wait(1);
-    for more in [&["--once"][..], &[]] {
-        let mut second = Agent::start(&folder, Backend::Legacy, more);
-        let (code, said) = second.ended();
-        assert_eq!(code, Some(2));
-        assert!(said.contains(&format!("already (process {})", agent.child.id())), "{said}");
-    }
-    wait_count(&folder, 1);
-    {
-        let _elsewhere = Namespace::enter();
-        let mut once = Agent::start(&folder, Backend::Nft, &["--once"]);
-        assert_eq!(once.child.wait().unwrap().code(), Some(0));
-    }
-    agent.end(Signal::SIGKILL);
-    // While it ran, it would have put everything back.
-    run(env!("CARGO_BIN_EXE_npc"), &["cleanup"]);
-    assert!(!is_hooked(Backend::Nft));
-    Agent::start(&folder, Backend::Nft, &[]).wait(1);
-    assert!(is_hooked(Backend::Nft));
-}
-
-#[test]
-fn cleanup_beside_an_agent_is_refused_and_removes_nothing() {
-    let _namespace = Namespace::enter();
-    let folder = Folder::new();
-    let mut agent = Agent::start(&folder, Backend::Nft, &[]);
-    agent.wait(1);
-    let before = dump(Backend::Nft);
-    let cleanup = || Command::new(env!("CARGO_BIN_EXE_npc")).arg("cleanup").output().unwrap();
-    let refused = cleanup();
-    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert_eq!(refused.status.code(), Some(2), "{said}");
-    assert!(said.contains(&format!("(process {})", agent.child.id())), "{said}");
-    assert!(said.contains("End it first"), "{said}");
-    assert_eq!(dump(Backend::Nft), before);
-    agent.end(Signal::SIGTERM);
-    assert_eq!(cleanup().status.code(), Some(0));
-    assert!(!is_hooked(Backend::Nft));
-}
-
-#[test]
-fn a_socket_that_another_user_holds_hinders_no_agent() {
-    let _namespace = Namespace::enter();
-    let folder = Folder::new();
-    let name = SocketAddr::from_abstract_name("npc-agent").unwrap();
-    let held = thread::spawn(move || {
-        // Of this thread only, by the system call itself.
-        set_thread_uid(Uid::from_raw(65534)).unwrap();
-        UnixListener::bind_addr(&name).unwrap()
-    });
-    let _held = held.join().unwrap();
-    let mut agent = Agent::start(&folder, Backend::Nft, &[]);
-    agent.wait_for("a user other than root");
-    agent.wait(1);
-    assert!(is_hooked(Backend::Nft));
-}
-
-/// An agent that was killed while it started a process leaves its sockets with that
-/// one for a moment.
-#[test]
-fn a_socket_that_an_ended_agent_leaves_for_a_moment_hinders_none() {
-    let _namespace = Namespace::enter();
-    let folder = Folder::new();
-    let name = SocketAddr::from_abstract_name("npc-agent").unwrap();
-    let held = UnixListener::bind_addr(&name).unwrap();
-    let mut agent = Agent::start(&folder, Backend::Nft, &[]);
-    let asking = held.accept().unwrap();
-    drop(held);
-    drop(asking);
-    agent.wait(1);
-    assert!(is_hooked(Backend::Nft));
 }
 
 #[test]

@@ -31,7 +31,9 @@ mod proof;
 mod refusals;
 mod requests;
 mod seed;
+mod service;
 mod sets;
+mod sole;
 mod spelling;
 
 use npc_agent::dataplane::backend::Backend;

@@ -20,6 +20,7 @@ mod icmp;
 mod live;
 mod mid_stream;
 mod open;
+mod pids;
 mod random;
 mod shop;
 mod spoof;

@@ -5,12 +5,14 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use k8s_openapi::jiff::Timestamp;
+use npc_agent::dataplane::conntrack_table::ConntrackTable;
 use npc_agent::dataplane::ipset::Ipset;
 use npc_agent::dataplane::network::{self, Follower};
 use npc_agent::dataplane::nflog::{self, Reader};
 use npc_agent::enforce::{Event, Settings};
-use npc_agent::metrics::{Kind, Watches};
+use npc_agent::metrics::{self, Kind, Metrics, Watches};
 use npc_agent::serve::{self, Purpose};
 use npc_agent::source::difference::Known;
 use npc_agent::source::manifests::{self, Loaded};
@@ -30,6 +32,9 @@ const NETWORK_RETRY: Duration = Duration::from_secs(1);
 
 /// How long to wait before an address that could not be had is tried again.
 const ADDRESS_RETRY: Duration = Duration::from_secs(10);
+
+/// The time between two looks at the conntrack table.
+const CONNTRACK: Duration = Duration::from_secs(10);
 
 /// Answers requests. An address that the agent cannot listen on keeps no policy from
 /// being enforced.
@@ -85,6 +90,38 @@ pub(super) fn denied(sender: mpsc::Sender<Event>) -> bool {
 fn read_denied(mut reader: Reader, sender: &mpsc::Sender<Event>) -> Result<(), nflog::Error> {
     while sender.blocking_send(Event::Denied(reader.receive()?)).is_ok() {}
     Ok(())
+}
+
+/// Watches how full the kernel's connection tracking is.
+pub(super) fn connections(metrics: &Metrics) {
+    let conntrack = metrics.conntrack().clone();
+    tokio::spawn(async move {
+        let (mut last, mut fails) = (metrics::Last::default(), false);
+        loop {
+            match ConntrackTable::read() {
+                Ok(table) => {
+                    fails = false;
+                    let ConntrackTable { entries, limit, .. } = table;
+                    match conntrack.is(table, &mut last) {
+                        Some(metrics::Change::Full) => warn!(
+                            entries,
+                            limit,
+                            "the conntrack table is full; the kernel drops new connections that policies allow, too. \
+                             Raise net.netfilter.nf_conntrack_max, or find the pod that opens them"
+                        ),
+                        Some(metrics::Change::HasRoom) => info!(entries, limit, "the conntrack table has room again"),
+                        None => {}
+                    }
+                }
+                Err(error) if !fails => {
+                    fails = true;
+                    warn!(%error, "cannot read how full the conntrack table is; policies are enforced all the same");
+                }
+                Err(_) => {}
+            }
+            time::sleep(CONNTRACK).await;
+        }
+    });
 }
 
 pub(super) async fn network(sender: mpsc::Sender<Event>) -> Result<(), network::Error> {
@@ -166,8 +203,9 @@ pub(super) fn manifests(
     node: String,
     allow_empty: bool,
     settings: &Settings,
-) -> io::Result<()> {
-    let mut updates = directory::follow(folder, manifests::Options::default())?;
+) -> anyhow::Result<()> {
+    let mut updates = directory::follow(folder, manifests::Options::default())
+        .context("cannot start the thread that follows the directory of manifests")?;
     let (watches, status) = (settings.metrics.watches(), settings.status.clone());
     tokio::spawn(async move {
         let mut begun = false;

@@ -55,9 +55,15 @@ pub(super) fn wait(patience: Duration) -> Result<(), Option<Holder>> {
 /// The process that holds the lock. The kernel reports processes that this one can see.
 pub(super) fn holder() -> Option<Holder> {
     let file = fs::metadata(path()).ok()?;
-    let process = holder_of(&fs::read_to_string("/proc/locks").ok()?, file.dev(), file.ino())?;
+    let process = process_with_lock(file.dev(), file.ino())?;
     let program = fs::read_to_string(format!("/proc/{process}/comm")).ok().map(|name| name.trim().to_owned());
     Some(Holder { process, program })
+}
+
+/// The process that has a lock (flock) on the file of this device and inode, if this one can
+/// see it.
+pub(crate) fn process_with_lock(device: u64, inode: u64) -> Option<u32> {
+    holder_of(&fs::read_to_string("/proc/locks").ok()?, device, inode)
 }
 
 /// Reads /proc/locks: `1: FLOCK  ADVISORY  WRITE 1234 00:1a:567 0 EOF`, behind

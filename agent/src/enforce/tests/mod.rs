@@ -38,6 +38,7 @@ mod readiness;
 mod reports;
 mod sweeps;
 mod waiters;
+mod watchdog;
 
 use kernel::Call::{self, Apply, Audit as Audited, Cut, Hook as Hooked, Probe, Read, Refused};
 use kernel::{Memory, Recording};

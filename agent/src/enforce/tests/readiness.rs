@@ -162,7 +162,7 @@ async fn comes_about(what: &str) -> Watched {
 }
 
 /// Lets time pass, also while something hangs.
-async fn pass_seconds(seconds: u64) {
+pub(super) async fn pass_seconds(seconds: u64) {
     for _ in 0..seconds * 10 {
         // What blocks lets no time pass by itself.
         time::advance(Duration::from_millis(100)).await;

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs;
+use std::mem;
 use std::os::unix::fs::MetadataExt as _;
+use std::panic::{self, AssertUnwindSafe};
 use std::path::{Component, Path, PathBuf};
 use std::sync::mpsc::Sender;
 
@@ -167,7 +169,14 @@ impl Watch {
             }
         })?;
         for directory in interest.directories.keys() {
-            match watcher.watch(directory, RecursiveMode::NonRecursive) {
+            // If it got no thread, it says nothing and panics here.
+            let asked = panic::catch_unwind(AssertUnwindSafe(|| watcher.watch(directory, RecursiveMode::NonRecursive)));
+            let Ok(asked) = asked else {
+                // It would panic again when it is dropped. What it holds is a descriptor or two.
+                mem::forget(watcher);
+                return Err(notify::Error::generic("no thread can be started to watch the directory"));
+            };
+            match asked {
                 Ok(()) => {}
                 // It went in the meantime, and its parent reports that.
                 Err(error) if is_gone(&error) => {}
