@@ -14,9 +14,9 @@
 # NPC_DIST_SBOM=no there are no SBOMs.
 set -eu
 
-# What is shipped, as folder:binary. npc-cni (cni-plugin:npc-cni) joins together with
-# the command that installs it on nodes.
-shipped="agent:npc"
+# What is shipped, as folder:binary. `npc install-cni` puts npc-cni on a node, where it runs
+# with whatever libraries are there: it is static.
+shipped="agent:npc cni-plugin:npc-cni"
 
 cd "$(dirname "$0")/.."
 CARGO=${CARGO:-cargo}
@@ -32,9 +32,13 @@ if [ -z "$binaries" ]; then
 	# Paths of this machine do not belong into a release.
 	RUSTFLAGS="${RUSTFLAGS:-} --remap-path-prefix=$PWD=/npc --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo"
 	export RUSTFLAGS
-	binaries=target/dist
+	binaries=target/$target/dist
 	for each in $shipped; do
-		"$CARGO" build --locked --profile dist --manifest-path "${each%:*}/Cargo.toml" --bin "${each#*:}"
+		flags=$RUSTFLAGS
+		[ "${each#*:}" != npc-cni ] || flags="$flags -C target-feature=+crt-static"
+		# With a target, the flags leave out what runs while cargo builds.
+		RUSTFLAGS=$flags "$CARGO" build --locked --profile dist --target "$target" \
+			--manifest-path "${each%:*}/Cargo.toml" --bin "${each#*:}"
 	done
 fi
 

@@ -6,6 +6,7 @@ mod causes;
 pub mod cni;
 pub mod dataplane;
 pub mod enforce;
+pub mod install_cni;
 pub mod instance;
 pub mod metrics;
 pub mod near;

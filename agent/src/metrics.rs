@@ -14,12 +14,14 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 mod cni;
+mod cni_installer;
 mod conntrack;
 mod labels;
 mod packets;
 mod watches;
 
 pub use cni::Cni;
+pub use cni_installer::CniInstaller;
 pub use conntrack::{Change, Conntrack, Last};
 pub use labels::{DriftKind, Kind};
 use labels::{OfFamily, OfKind, OfStage, OfWhat, family_name};
@@ -74,6 +76,7 @@ pub struct Metrics {
     watches: Watches,
     cni: Cni,
     conntrack: Conntrack,
+    cni_installer: CniInstaller,
 }
 
 /// From 50 µs to 26 s.
@@ -115,6 +118,7 @@ impl Default for Metrics {
             watches: Watches::default(),
             cni: Cni::default(),
             conntrack: Conntrack::default(),
+            cni_installer: CniInstaller::default(),
         };
         // Prometheus sees no increase in a counter that appears with its first event, so no
         // alert would fire for that event.
@@ -202,6 +206,7 @@ impl Metrics {
         self.watches.register(&mut registry);
         self.cni.register(&mut registry);
         self.conntrack.register(&mut registry);
+        self.cni_installer.register(&mut registry);
         registry
     }
 
@@ -231,6 +236,12 @@ impl Metrics {
     #[must_use]
     pub fn conntrack(&self) -> &Conntrack {
         &self.conntrack
+    }
+
+    /// What the installer of the CNI plugin reports.
+    #[must_use]
+    pub fn cni_installer(&self) -> CniInstaller {
+        self.cni_installer.clone()
     }
 
     /// What the watches write.

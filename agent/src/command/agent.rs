@@ -33,6 +33,7 @@ use tracing::{info, warn};
 use super::Exit;
 
 pub(super) use config::Config;
+pub(super) use logging::to_stderr as log_to_stderr;
 pub(super) use sole::refuse_beside_agent;
 
 /// How long what still runs at the end is waited for.
@@ -149,6 +150,10 @@ pub(super) struct Args {
     #[arg(long, value_name = "PATH", env = "NPC_CNI_SOCKET")]
     cni_socket: Option<PathBuf>,
 
+    /// Read here what `npc install-cni` reports, and serve it as metrics.
+    #[arg(long, value_name = "FILE", env = "NPC_CNI_REPORT")]
+    cni_report: Option<PathBuf>,
+
     /// The level of npc's own log lines: `error`, `warn`, `info`, `debug`,
     /// `trace`. Lines of a library appear only if a directive as in RUST_LOG names
     /// it: `info,kube=debug`.
@@ -234,7 +239,7 @@ impl AzureNpmArg {
 }
 
 #[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
-enum LogFormat {
+pub(super) enum LogFormat {
     #[default]
     Text,
     Json,
@@ -278,6 +283,7 @@ async fn agent(args: Args, level: logging::Level) -> anyhow::Result<()> {
             follow::requests(purpose, address, &settings);
         }
     }
+    follow::cni_report(args.cni_report, settings.metrics.cni_installer());
     if let Some(path) = args.config {
         level.follow(path, args.file);
     }

@@ -6,6 +6,7 @@ mod compile;
 mod endpoint;
 mod explain;
 mod input;
+mod install_cni;
 mod matrix;
 mod migrate;
 mod nodes;
@@ -37,6 +38,7 @@ enum Command {
     Cleanup(cleanup::Args),
     Compile(compile::Args),
     Explain(explain::Args),
+    InstallCni(Box<install_cni::Args>),
     Matrix(matrix::Args),
     Migrate(migrate::Args),
     Reason(reason::Args),
@@ -110,6 +112,7 @@ impl Cli {
             Command::Cleanup(args) => cleanup::run(&args),
             Command::Compile(args) => compile::run(&args),
             Command::Explain(args) => explain::run(&args),
+            Command::InstallCni(args) => install_cni::run(*args),
             Command::Matrix(args) => matrix::run(&args),
             Command::Migrate(args) => migrate::run(&args),
             Command::Reason(args) => reason::run(&args),

@@ -45,13 +45,14 @@ impl Release {
     }
 }
 
-/// A folder with npc as it was built, less what only a debugger reads, and with
-/// what is no product.
+/// A folder with npc as it was built, less what only a debugger reads, with what stands for
+/// the CNI plugin, and with what is no product.
 fn binaries(npc: &Path) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let stripped = folder.path().join("npc");
     tools::run(Path::new("strip"), [Path::new("-o"), &stripped, npc], &[]);
-    fs::write(folder.path().join("npc-cni"), "a stub").unwrap();
+    fs::write(folder.path().join("npc-cni"), "any program").unwrap();
+    fs::write(folder.path().join("npc-lab"), "a test's").unwrap();
     folder
 }
 
@@ -81,14 +82,22 @@ fn a_release_holds_what_is_made_and_nothing_that_is_not() {
     tools::run(Path::new("tar"), arguments, &[]);
     let root = unpacked.path().join(&release.name);
 
-    let single =
-        ["npc", "LICENSE", "README.md", "CHANGELOG.md", "ARCHITECTURE.md", "deploy/README.md", "deploy/aks.md"];
+    let single = [
+        "npc",
+        "npc-cni",
+        "LICENSE",
+        "README.md",
+        "CHANGELOG.md",
+        "ARCHITECTURE.md",
+        "deploy/README.md",
+        "deploy/aks.md",
+    ];
     let mut expected: BTreeSet<PathBuf> = single.into_iter().map(PathBuf::from).collect();
     for folder in ["docs", "deploy/systemd", "deploy/kustomize", "deploy/chart"] {
         expected.extend(files(&repository(folder)).into_iter().map(|file| Path::new(folder).join(file)));
     }
     assert_eq!(files(&root), expected);
-    for file in expected.iter().filter(|file| *file != Path::new("npc")) {
+    for file in expected.iter().filter(|file| !["npc", "npc-cni"].map(Path::new).contains(&file.as_path())) {
         assert_eq!(fs::read(root.join(file)).unwrap(), fs::read(repository("").join(file)).unwrap(), "{file:?}");
     }
     let version = tools::run(&root.join("npc"), [], &["--version"]);
@@ -166,6 +175,6 @@ fn the_sbom_of_a_release_names_every_crate_of_its_binary() {
         "a path of this machine"
     );
     let sums = fs::read_to_string(release.files.path().join("SHA256SUMS")).unwrap();
-    assert_eq!(sums.lines().count(), 2, "{sums}");
+    assert_eq!(sums.lines().count(), 3, "{sums}");
     assert!(!files(&repository("agent")).contains(Path::new("npc-sbom.json")));
 }

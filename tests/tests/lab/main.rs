@@ -17,6 +17,7 @@ mod faults;
 mod foreign;
 mod fuzz;
 mod icmp;
+mod install_cni;
 mod live;
 mod mid_stream;
 mod open;

@@ -12,7 +12,8 @@ use npc_agent::dataplane::ipset::Ipset;
 use npc_agent::dataplane::network::{self, Follower};
 use npc_agent::dataplane::nflog::{self, Reader};
 use npc_agent::enforce::{Event, Settings};
-use npc_agent::metrics::{self, Kind, Metrics, Watches};
+use npc_agent::install_cni::report::{self, Report};
+use npc_agent::metrics::{self, CniInstaller, Kind, Metrics, Watches};
 use npc_agent::serve::{self, Purpose};
 use npc_agent::source::difference::Known;
 use npc_agent::source::manifests::{self, Loaded};
@@ -35,6 +36,30 @@ const ADDRESS_RETRY: Duration = Duration::from_secs(10);
 
 /// The time between two looks at the conntrack table.
 const CONNTRACK: Duration = Duration::from_secs(10);
+/// How often the report of the CNI plugin's installer is read.
+const REPORT_PERIOD: Duration = Duration::from_secs(5);
+
+/// Serves what the installer of the CNI plugin reports.
+pub(super) fn cni_report(path: Option<PathBuf>, metrics: CniInstaller) {
+    let Some(path) = path else { return };
+    tokio::spawn(async move {
+        // Until the first report the installer counts as silent from the agent's start on.
+        let mut last = Report { at: report::now(), ..Report::default() };
+        let mut has_failed = false;
+        loop {
+            match Report::read(&path) {
+                Ok(Some(report)) => (last, has_failed) = (report, false),
+                Err(error) if !has_failed => {
+                    warn!(%error, path = %path.display(), "cannot read the report of the CNI plugin's installer");
+                    has_failed = true;
+                }
+                Ok(None) | Err(_) => {}
+            }
+            metrics.set(&last, report::now());
+            time::sleep(REPORT_PERIOD).await;
+        }
+    });
+}
 
 /// Answers requests. An address that the agent cannot listen on keeps no policy from
 /// being enforced.
