@@ -35,7 +35,7 @@ test-full: tools ## the same with new samples, a million packets, thousands of c
 	assets=$$(deploy/apiserver.sh) && \
 	KUBEBUILDER_ASSETS=$$assets NPC_FUZZ_SHAPES=1000000 NPC_CASES=5000 $(MAKE) --no-print-directory test SEED=$$(date +%s)
 
-tools: ## Helm, kubectl, promtool and containerd for the tests of deploy/; prints a PATH with them
+tools: ## Helm, kubectl, promtool and containerd for the tests; prints a PATH with them
 	@deploy/tools.sh
 
 apiserver: ## a real kube-apiserver and etcd for the tests; prints their folder, for KUBEBUILDER_ASSETS

@@ -4,7 +4,10 @@
 #![allow(clippy::unwrap_used, reason = "a test that finds nothing has failed")]
 
 mod api;
+mod cri;
 mod node;
+mod rpc;
+mod runtime;
 mod traffic;
 
 use std::net::IpAddr;
@@ -25,14 +28,14 @@ fn pod(name: &str) -> Pod {
     Pod { uid: format!("uid-{name}"), node: Some("n1".to_owned()), ..pod }
 }
 
-/// Isolates all pods, and admits TCP 8080 to the outside and 7000 from there.
+/// Isolates all pods, and admits port 8080 to the outside and TCP 7000 from there.
 fn policy() -> NetworkPolicy {
     let outside = json!([{"ipBlock": {"cidr": "192.0.2.2/32"}}, {"ipBlock": {"cidr": "2001:db8:2::2/128"}}]);
     let policy: Api = serde_json::from_value(json!({
         "metadata": {"namespace": "shop", "name": "some"},
         "spec": {
             "podSelector": {}, "policyTypes": ["Ingress", "Egress"],
-            "egress": [{"to": outside, "ports": [{"port": 8080}]}],
+            "egress": [{"to": outside, "ports": [{"port": 8080}, {"port": 8080, "protocol": "UDP"}]}],
             "ingress": [{"from": outside, "ports": [{"port": 7000}]}],
         },
     }))

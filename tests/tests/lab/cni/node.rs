@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// Where Debian has the reference plugins.
-const REFERENCE: &str = "/usr/lib/cni";
+pub(crate) const REFERENCE: &str = "/usr/lib/cni";
 
 /// How long an event may take that a test waits for.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -128,6 +128,11 @@ impl Node {
         &self.outside
     }
 
+    /// What the names of all its network namespaces begin with.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     pub(crate) fn netns(&self) -> &Netns {
         &self.netns
     }
@@ -196,10 +201,10 @@ impl Node {
     }
 
     /// The chain: the plugin that gives the network, portmap, and ours.
-    fn chain(&self) -> Vec<Value> {
+    pub(crate) fn chain(&self) -> Vec<Value> {
         let ipam = json!({
             "type": "host-local", "dataDir": self.folder.path().join("ipam"),
-            "ranges": [[{"subnet": "10.0.0.0/24"}], [{"subnet": "fd00::/64"}]],
+            "ranges": [[{"subnet": "10.0.0.0/16"}], [{"subnet": "fd00::/64"}]],
             "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}],
         });
         let network = match self.mode {
@@ -335,7 +340,7 @@ pub(crate) fn wait(what: &str, mut is_so: impl FnMut() -> bool) {
 }
 
 /// A binary of ours, which lies beside the folder of this test.
-fn binary(name: &str) -> PathBuf {
+pub(crate) fn binary(name: &str) -> PathBuf {
     let own = std::env::current_exe().unwrap();
     let file = own.ancestors().nth(2).unwrap().join(name);
     assert!(file.is_file(), "{} is missing; build it with cargo build --workspace --bins", file.display());
