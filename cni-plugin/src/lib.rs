@@ -13,11 +13,14 @@
 
 #![forbid(unsafe_code)]
 
+pub mod check;
 pub mod client;
 pub mod command;
 pub mod configuration;
 pub mod environment;
 pub mod error;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod note;
 pub mod previous;
 pub mod protocol;

@@ -7,6 +7,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::check::check;
 use crate::protocol::{Attachment, LONGEST_REQUEST, Request};
 
 /// The folder beside the socket.
@@ -133,7 +134,9 @@ fn read_one(path: &Path) -> io::Result<Request> {
     if fs::metadata(path)?.len() > LONGEST_REQUEST as u64 {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "it is too long"));
     }
-    Ok(serde_json::from_slice(&fs::read(path)?)?)
+    let request: Request = serde_json::from_slice(&fs::read(path)?)?;
+    check(&request.command).map_err(|what| io::Error::new(io::ErrorKind::InvalidData, what))?;
+    Ok(request)
 }
 
 #[cfg(test)]
