@@ -144,7 +144,7 @@ impl<K: Kernel> Agent<K> {
                 self.denied.take(heard, now, &names);
                 return true;
             }
-            Event::Waiter(waiter) => self.waiters.add(waiter),
+            Event::Waiters(waiters) => waiters.into_iter().for_each(|waiter| self.waiters.add(waiter)),
             Event::Check(reply) => {
                 self.waiters.check(reply);
                 return true;

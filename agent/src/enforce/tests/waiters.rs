@@ -12,7 +12,7 @@ impl World {
     async fn wait_for(&self, families: &[Family]) -> oneshot::Receiver<()> {
         let (reply, answered) = oneshot::channel();
         let waiter = Waiter { families: families.iter().copied().collect(), reply };
-        self.events.send(Event::Waiter(waiter)).await.expect("the agent listens");
+        self.events.send(Event::Waiters(vec![waiter])).await.expect("the agent listens");
         answered
     }
 
