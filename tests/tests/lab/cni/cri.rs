@@ -187,6 +187,6 @@ fn a_node_stays_ready_while_its_agent_is_away() {
     // It is the answer that counts: of wrong settings the node is not ready.
     let mut chain = node.chain();
     chain.last_mut().unwrap()["timeoutSeconds"] = json!(0);
-    runtime.write_conflist(Release::Next, chain);
+    runtime.write_conflist(Release::Next, &chain);
     wait("the node is not ready", || runtime.status().is_err_and(|error| error.contains("timeoutSeconds")));
 }

@@ -99,7 +99,7 @@ impl Runtime {
             .spawn()
             .unwrap();
         let runtime = Self { child, folder, cgroup: format!("{}-containers", node.name()) };
-        runtime.write_conflist(release, node.chain());
+        runtime.write_conflist(release, &node.chain());
         wait("containerd answers", || runtime.status().is_ok());
         let ctr = Command::new(&programs.ctr)
             .args(["--address", &path("socket"), "--namespace", "k8s.io", "images", "import"])
@@ -115,7 +115,7 @@ impl Runtime {
     }
 
     /// Writes the configuration of this chain of plugins, which containerd then reads.
-    pub(super) fn write_conflist(&self, release: Release, plugins: Vec<Value>) {
+    pub(super) fn write_conflist(&self, release: Release, plugins: &[Value]) {
         let list = json!({"cniVersion": release.cni_version(), "name": "net", "plugins": plugins});
         // In the same folder: containerd 2 does not notice a file that comes from another.
         let half = self.folder.join("net.d/half");
