@@ -35,9 +35,10 @@ test: setup ## every test; random ones with samples that are the same each time
 
 test-full: tools ## the same with new samples, a million packets, thousands of clusters, and all that make can fetch
 	assets=$$(deploy/apiserver.sh) && \
-	KUBEBUILDER_ASSETS=$$assets NPC_FUZZ_SHAPES=1000000 NPC_CASES=5000 NPC_CNI_SEQUENCES=100 $(MAKE) --no-print-directory test SEED=$$(date +%s)
+	KUBEBUILDER_ASSETS=$$assets NPC_FUZZ_SHAPES=1000000 NPC_CASES=5000 NPC_CNI_PODS=500 NPC_CNI_FLOWS=150000 \
+		NPC_CNI_SEQUENCES=100 $(MAKE) --no-print-directory test SEED=$$(date +%s)
 
-tools: ## Helm, kubectl, promtool and containerd for the tests of deploy/; prints a PATH with them
+tools: ## Helm, kubectl, promtool and containerd for the tests; prints a PATH with them
 	@deploy/tools.sh
 
 apiserver: ## a real kube-apiserver and etcd for the tests; prints their folder, for KUBEBUILDER_ASSETS

@@ -1,5 +1,5 @@
 #!/bin/sh
-# The programs that check what we ship: Helm, kubectl, promtool, containerd. Prints a
+# The programs that check what we ship: Helm, kubectl, promtool, containerd with runc. Prints a
 # PATH that begins with their folders, so that tests take these rather than what the
 # machine has. What cannot be had is left out, and the scripts say why.
 #

@@ -1,13 +1,7 @@
 //! The variables by which a runtime gives a command, and the container that it is for.
 
+use crate::check::{is_container_id, is_interface};
 use crate::{Code, Error};
-
-/// The longest container id. A note about the container has it in its file's name,
-/// which may have 255 bytes.
-const LONGEST_ID: usize = 200;
-
-/// The longest name of a network interface (`IFNAMSIZ` less the closing zero).
-const LONGEST_INTERFACE: usize = 15;
 
 /// The variables, as they are; nothing is checked yet.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -55,9 +49,7 @@ impl Environment {
     /// letters, digits, `_`, `.` and `-`. So it is no path.
     pub fn container_id(&self) -> Result<&str, Error> {
         let id = required("CNI_CONTAINERID", self.container_id.as_deref())?;
-        let is_known = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
-        let begins = id.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric());
-        if id.len() <= LONGEST_ID && begins && id.bytes().all(is_known) {
+        if is_container_id(id) {
             Ok(id)
         } else {
             Err(wrong("CNI_CONTAINERID", "letters, digits, _ . and - are expected, at most 200"))
@@ -70,11 +62,10 @@ impl Environment {
     /// If it is missing, or none that the kernel would take.
     pub fn interface(&self) -> Result<&str, Error> {
         let name = required("CNI_IFNAME", self.interface.as_deref())?;
-        let is_wrong = |c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control();
-        if name.len() > LONGEST_INTERFACE || name == "." || name == ".." || name.contains(is_wrong) {
-            Err(wrong("CNI_IFNAME", "the name of a network interface is expected"))
-        } else {
+        if is_interface(name) {
             Ok(name)
+        } else {
+            Err(wrong("CNI_IFNAME", "the name of a network interface is expected"))
         }
     }
 

@@ -13,12 +13,15 @@
 
 #![forbid(unsafe_code)]
 
+pub mod check;
 pub mod client;
 pub mod command;
 pub mod configuration;
 pub mod environment;
 pub mod error;
 pub mod file;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod note;
 pub mod previous;
 pub mod protocol;

@@ -1,11 +1,13 @@
 //! Notes for an agent that is away: a file for each attachment, which holds the last
 //! request about it. The agent reads and removes them.
 
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, DirEntry};
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use crate::check::check;
 use crate::file;
 use crate::protocol::{Attachment, LONGEST_REQUEST, Request};
 
@@ -15,8 +17,15 @@ const FOLDER: &str = "notes";
 /// The file beside the socket in which the agent saves the sandboxes that it knows.
 pub const SANDBOXES: &str = "sandboxes.json";
 
-/// How the name of a note ends. Other files are half written.
+/// How the name of a note ends.
 const SUFFIX: &str = ".json";
+
+/// How the name of a note ends that is being written.
+const HALF: &str = "half";
+
+/// A half note is that of a plugin that was killed, if it is this old. Writing one takes
+/// milliseconds.
+const ABANDONED: Duration = Duration::from_secs(60);
 
 /// The folder of the notes for the agent that has this socket.
 #[must_use]
@@ -40,7 +49,7 @@ pub fn leave(socket: &Path, attachment: &Attachment, request: &Request) -> io::R
     let folder = folder(socket);
     DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
     let path = path(&folder, attachment);
-    let half = path.with_extension(format!("{}.half", std::process::id()));
+    let half = path.with_extension(format!("{}.{HALF}", std::process::id()));
     file::replace(&path, &half, 0o600, &serde_json::to_vec(request)?)
 }
 
@@ -77,6 +86,9 @@ pub fn read_all(socket: &Path) -> io::Result<Vec<(PathBuf, io::Result<Request>)>
 
 /// At most so many of the notes, in no order among all: of an attachment there is one.
 ///
+/// Removes half notes of plugins that were killed while they wrote: no later plugin replaces
+/// them, because their names have the number of a process.
+///
 /// # Errors
 /// As [`read_all`].
 pub fn read(socket: &Path, most: usize) -> io::Result<Vec<(PathBuf, io::Result<Request>)>> {
@@ -90,20 +102,32 @@ pub fn read(socket: &Path, most: usize) -> io::Result<Vec<(PathBuf, io::Result<R
         if notes.len() >= most {
             break;
         }
-        let path = entry?.path();
+        let entry = entry?;
+        let path = entry.path();
         if path.as_os_str().as_encoded_bytes().ends_with(SUFFIX.as_bytes()) {
             notes.push((path.clone(), read_one(&path)));
+        } else if path.extension().is_some_and(|extension| extension == HALF) && is_abandoned(&entry) {
+            // If it cannot be removed now, the next round tries again.
+            let _ = fs::remove_file(&path);
         }
     }
     notes.sort_by(|(one, _), (other, _)| one.cmp(other));
     Ok(notes)
 }
 
+/// Whether nothing has written to a file for long. A clock that was set back makes it young.
+fn is_abandoned(entry: &DirEntry) -> bool {
+    let age = entry.metadata().and_then(|metadata| metadata.modified()).map(|modified| modified.elapsed());
+    matches!(age, Ok(Ok(age)) if age >= ABANDONED)
+}
+
 fn read_one(path: &Path) -> io::Result<Request> {
     if fs::metadata(path)?.len() > LONGEST_REQUEST as u64 {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "it is too long"));
     }
-    Ok(serde_json::from_slice(&fs::read(path)?)?)
+    let request: Request = serde_json::from_slice(&fs::read(path)?)?;
+    check(&request.command).map_err(|what| io::Error::new(io::ErrorKind::InvalidData, what))?;
+    Ok(request)
 }
 
 #[cfg(test)]
@@ -131,5 +155,21 @@ mod tests {
         let notes = read_all(&socket).unwrap();
         let read: Vec<_> = notes.iter().map(|(_, note)| note.as_ref().ok()).collect();
         assert_eq!(read, [Some(&delete), None]);
+    }
+
+    #[test]
+    fn a_half_note_of_a_plugin_that_was_killed_is_removed_and_a_young_one_is_not() {
+        let folder_of_socket = tempfile::tempdir().unwrap();
+        let socket = folder_of_socket.path().join("run/cni.sock");
+        let (attachment, delete) = request("a");
+        leave(&socket, &attachment, &delete).unwrap();
+        let [old, young, other] =
+            ["b@eth0.17.half", "c@eth0.18.half", "unknown"].map(|name| folder(&socket).join(name));
+        for (file, age) in [(&old, ABANDONED), (&young, Duration::ZERO), (&other, ABANDONED)] {
+            let written = fs::File::create(file).unwrap();
+            written.set_modified(std::time::SystemTime::now() - age).unwrap();
+        }
+        assert_eq!(read_all(&socket).unwrap().len(), 1);
+        assert_eq!([old, young, other].map(|file| file.exists()), [false, true, true]);
     }
 }

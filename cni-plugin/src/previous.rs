@@ -8,6 +8,7 @@ use rustix::net::{AddressFamily, SocketType, netdevice};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use crate::check::is_of_a_pod;
 use crate::protocol::HostInterface;
 use crate::{Code, Error, route};
 
@@ -70,7 +71,7 @@ impl Previous {
     /// because each interface of each pod may have the same.
     ///
     /// # Errors
-    /// If one of them is none.
+    /// If one of them is none, or none that a pod can have.
     pub fn addresses(&self, interface: &str, netns: &str) -> Result<Vec<IpAddr>, Error> {
         let interfaces = self.interfaces.as_deref().unwrap_or_default();
         let mut addresses = Vec::new();
@@ -87,6 +88,10 @@ impl Previous {
                 }),
             };
             let address = address.to_canonical();
+            if is_of_pod && !is_of_a_pod(address) {
+                let what = format!("npc-cni: {address} in prevResult is none that a pod can have");
+                return Err(Error::new(Code::Decode, what));
+            }
             if is_of_pod && !is_link_local(address) && !addresses.contains(&address) {
                 addresses.push(address);
             }
@@ -191,6 +196,11 @@ mod tests {
             addresses(r#"{"interfaces":null,"ips":[{"address":"fd00::5/64","interface":-1}]}"#).unwrap(),
             ["fd00::5"]
         );
+        // The kernel's sets take no such address.
+        for text in ["0.0.0.0/0", "::/0", "127.0.0.1/8", "::ffff:127.0.0.1", "224.0.0.5/24", "255.255.255.255"] {
+            let text = format!(r#"{{"ips":[{{"address":"{text}"}}]}}"#);
+            assert_eq!(addresses(&text), Err(Code::Decode), "{text}");
+        }
         assert_eq!(addresses("{}").unwrap(), [""; 0]);
         assert_eq!(addresses(r#"{"ips":null,"interfaces":null}"#).unwrap(), [""; 0]);
     }

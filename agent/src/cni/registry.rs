@@ -16,6 +16,7 @@ use tokio::time::{self, Instant, MissedTickBehavior};
 use tracing::{error, info, warn};
 
 use super::asking::{AskPolicies, Asking, Listed};
+use super::pending::{Awaits, Pending, late};
 use super::policies::Policies;
 use super::sandboxes::{Sandboxes, Saved};
 use super::saved::StateFile;
@@ -26,17 +27,8 @@ use crate::enforce::{Event, Waiter};
 use crate::metrics::Cni;
 use crate::source::{Change, Changes};
 
-/// How long the pod of an ADD whose UID is the hash of a manifest may be unknown. Its
-/// mirror may be long in coming, because that needs the API server, which may be that
-/// pod.
-const MIRROR: Duration = Duration::from_secs(5);
-
 /// An answer comes this long before the plugin stops waiting for it.
 const MARGIN: Duration = Duration::from_millis(200);
-
-/// A pod starts with the policies that the agent knows if the list of them has not come
-/// this long before the answer is due: the rules still have to be written.
-const TIME_TO_WRITE: Duration = Duration::from_millis(500);
 
 /// The longest that a request waits, whatever it asks for.
 const LONGEST: Duration = Duration::from_secs(110);
@@ -96,36 +88,6 @@ pub fn start(options: Options, agent: mpsc::Sender<Event>) -> io::Result<mpsc::S
     Ok(sender)
 }
 
-/// An ADD that is not answered yet.
-#[derive(Debug)]
-struct Pending {
-    add: Add,
-    answer: oneshot::Sender<Answer>,
-    since: Instant,
-    deadline: Instant,
-    awaits: Awaits,
-}
-
-impl Pending {
-    /// When something is due about it, whatever comes.
-    fn due(&self) -> Instant {
-        match self.awaits {
-            Awaits::Object if is_static(&self.add) => self.deadline.min(self.since + MIRROR),
-            Awaits::Object => self.deadline,
-            Awaits::Policies(_) => self.deadline.checked_sub(TIME_TO_WRITE).unwrap_or(self.deadline),
-        }
-    }
-}
-
-/// What an ADD waits for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Awaits {
-    /// The object of its pod.
-    Object,
-    /// The policies of its pod's namespace, asked for in this turn of that namespace.
-    Policies(u64),
-}
-
 struct Registry {
     sandboxes: Sandboxes,
     policies: Policies,
@@ -148,13 +110,15 @@ impl From<mpsc::error::SendError<Event>> for Ended {
 
 impl Registry {
     async fn run(mut self, mut events: mpsc::Receiver<Event>, mut requests: mpsc::Receiver<Asked>) {
+        let mut asked = Vec::new();
         let mut round = time::interval(ROUND);
         round.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let next = self.next_deadline();
             let done = tokio::select! {
                 biased;
-                Some(asked) = requests.recv() => self.request(asked).await,
+                // All that have come by now: one by one, each pass of the loop would take a few.
+                1.. = requests.recv_many(&mut asked, REQUESTS) => self.requests(&mut asked).await,
                 listed = self.asking.next() => self.listed(listed).await,
                 event = events.recv() => match event {
                     Some(Event::Changes(changes)) => self.changes(changes).await,
@@ -195,6 +159,20 @@ impl Registry {
         self.advance().await
     }
 
+    /// Takes requests in, in their order. ADDs in a row are one change.
+    async fn requests(&mut self, requests: &mut Vec<Asked>) -> Result<(), Ended> {
+        let mut has_added = false;
+        for asked in requests.drain(..) {
+            let is_add = matches!(asked.command, Command::Add(_));
+            if std::mem::replace(&mut has_added, is_add) && !is_add {
+                self.advance().await?;
+            }
+            self.request(asked).await?;
+        }
+        if has_added { self.advance().await } else { Ok(()) }
+    }
+
+    /// Takes a request in. An ADD goes on with [`Registry::advance`].
     async fn request(&mut self, Asked { command, answer }: Asked) -> Result<(), Ended> {
         match command {
             Command::Add(add) => {
@@ -204,7 +182,7 @@ impl Registry {
                 // A later try of the same is the one that counts.
                 self.pending.retain(|pending| pending.add.attachment != add.attachment);
                 self.pending.push(Pending { add, answer, since, deadline, awaits: Awaits::Object });
-                self.advance().await
+                Ok(())
             }
             Command::Delete { attachment } => {
                 self.delete(&attachment).await?;
@@ -349,11 +327,12 @@ impl Registry {
         // Before the answer, so that no agent after this one knows less than the runtime.
         self.save();
         self.send(events).await?;
+        let mut waiters = Vec::with_capacity(ready.len());
         for pending in ready {
             let (reply, enforced) = oneshot::channel();
             let families = pending.add.addresses.iter().map(Family::of).collect();
             let addresses = pending.add.addresses.iter().copied().collect();
-            self.agent.send(Event::Waiter(Waiter { families, addresses, reply })).await?;
+            waiters.push(Waiter { families, addresses, reply });
             let metrics = self.metrics.clone();
             tokio::spawn(async move {
                 let reply = match time::timeout_at(pending.deadline, enforced).await {
@@ -373,7 +352,8 @@ impl Registry {
                 let _ = pending.answer.send(reply);
             });
         }
-        Ok(())
+        // One event for all: the loop takes only so many before each pass.
+        if waiters.is_empty() { Ok(()) } else { Ok(self.agent.send(Event::Waiters(waiters)).await?) }
     }
 
     /// Gives what changed to the agent's loop and to the file.
@@ -468,23 +448,6 @@ impl Registry {
             }
         }
         Ok(())
-    }
-}
-
-/// Whether the UID of an ADD is the hash of a static pod's manifest: an API server's
-/// UIDs have dashes.
-fn is_static(add: &Add) -> bool {
-    add.uid.as_ref().is_some_and(|uid| uid.len() == 32 && uid.bytes().all(|byte| byte.is_ascii_hexdigit()))
-}
-
-/// Why an ADD is not answered in time.
-fn late(awaits: Awaits) -> &'static str {
-    match awaits {
-        Awaits::Object => {
-            "the agent has not read this pod from the API server yet; if that goes on, its watch of pods is behind, or the API \
-             server is away (metric npc_watch_last_heard_timestamp_seconds)"
-        }
-        Awaits::Policies(_) => "there was no time left to write the rules of this pod",
     }
 }
 

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::Notify;
 
 use super::super::asking::PATIENCE;
+use super::super::pending::MIRROR;
 use super::*;
 use crate::source::PolicyList;
 
@@ -46,7 +47,7 @@ impl World {
     fn within(has_api_server: bool, folder: tempfile::TempDir) -> Self {
         let socket = folder.path().join("cni.sock");
         let (source, events) = mpsc::channel(1);
-        let (plugin, requests) = mpsc::channel(1);
+        let (plugin, requests) = mpsc::channel(REQUESTS);
         let (sender, agent) = mpsc::channel(64);
         let lists: Arc<Mutex<Vec<_>>> = Arc::default();
         let (asked, waiting) = (Arc::<Notify>::default(), Arc::clone(&lists));
@@ -99,11 +100,17 @@ impl World {
         pods.collect()
     }
 
-    async fn waiter(&mut self) -> Waiter {
+    async fn waiters(&mut self) -> Vec<Waiter> {
         match self.next().await {
-            Event::Waiter(waiter) => waiter,
+            Event::Waiters(waiters) => waiters,
             other => panic!("{other:?}"),
         }
+    }
+
+    /// The only one.
+    async fn waiter(&mut self) -> Waiter {
+        let [waiter] = <[Waiter; 1]>::try_from(self.waiters().await).unwrap();
+        waiter
     }
 
     /// Waits until so many lists are asked for, and takes the first.
@@ -253,6 +260,7 @@ async fn the_policies_of_the_namespace_are_asked_for_once_in_a_burst() {
     let mut answers = Vec::new();
     for (n, pod) in pods.iter().enumerate() {
         answers.push(world.ask(Command::Add(add(&format!("c{n}"), pod, &format!("10.0.0.{n}")))).await);
+        tokio::task::yield_now().await;
     }
     // The first list was asked for before the others came, so it does not do for them.
     let (namespace, list) = world.list(1).await;
@@ -267,11 +275,35 @@ async fn the_policies_of_the_namespace_are_asked_for_once_in_a_burst() {
     let (_, list) = world.list(1).await;
     list.send(Err("away".to_owned())).unwrap();
     assert_eq!(world.pods().await.len(), 19, "an API server that is away keeps no pod from starting");
-    for answer in answers {
-        world.waiter().await.reply.send(()).unwrap();
+    for (waiter, answer) in world.waiters().await.into_iter().zip(answers) {
+        waiter.reply.send(()).unwrap();
         assert_eq!(answer.await.unwrap(), Answer::done());
     }
     assert_eq!(world.lists.lock().unwrap().len(), 0);
+}
+
+/// A pass of the loop may take seconds, and it takes few events in before each.
+#[tokio::test(start_paused = true)]
+async fn adds_that_come_at_once_are_one_change_however_many() {
+    let mut world = World::new(false);
+    let pods: Vec<Pod> = (0..50).map(|n| pod(&format!("web-{n}"), &format!("u{n}"))).collect();
+    world.objects(pods.iter().map(came).collect()).await;
+    world.pods().await;
+    let mut answers = Vec::new();
+    for (n, pod) in pods.iter().enumerate() {
+        answers.push(world.ask(Command::Add(add(&format!("c{n}"), pod, &format!("10.0.0.{n}")))).await);
+    }
+    // The order of requests stays: this one ends a sandbox that an ADD before it made.
+    let deleted = world.ask(Command::Delete { attachment: attachment("c0") }).await;
+    assert_eq!(world.pods().await.len(), 50);
+    let waiters = world.waiters().await;
+    assert_eq!(waiters.len(), 50);
+    assert_eq!(world.pods().await, [("web-0".to_owned(), vec![])]);
+    assert_eq!(deleted.await.unwrap(), Answer::done());
+    for (waiter, answer) in waiters.into_iter().zip(answers) {
+        waiter.reply.send(()).unwrap();
+        assert_eq!(answer.await.unwrap(), Answer::done());
+    }
 }
 
 #[tokio::test(start_paused = true)]

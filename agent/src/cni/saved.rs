@@ -5,9 +5,12 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use npc_cni::check::check;
 use npc_cni::file;
 use npc_cni::note::SANDBOXES;
+use npc_cni::protocol::Command;
 use serde::{Deserialize, Serialize};
+use tracing::warn;
 
 use super::sandboxes::Saved;
 
@@ -66,7 +69,19 @@ impl StateFile {
             return Err(wrong(format!("it has {length} bytes")));
         }
         let text = fs::read(&self.path).map_err(failed)?;
-        let content: Content = serde_json::from_slice(&text).map_err(|error| wrong(error.to_string()))?;
+        let mut content: Content = serde_json::from_slice(&text).map_err(|error| wrong(error.to_string()))?;
+        // An agent before this one may have been given one. It must hold up no other.
+        content.saved.sandboxes.retain(|add| match check(&Command::Add(add.clone())) {
+            Ok(()) => true,
+            Err(error) => {
+                let (namespace, pod) = (&add.namespace, &add.name);
+                warn!(
+                    namespace,
+                    pod, error, "a saved sandbox cannot be used; the pod has the addresses that the API reports"
+                );
+                false
+            }
+        });
         if content.version == VERSION {
             Ok(content.saved)
         } else {
@@ -112,6 +127,22 @@ mod tests {
         }
         file.write(Saved::default()).unwrap();
         assert_eq!(file.read().unwrap(), Saved::default());
+    }
+
+    #[test]
+    fn a_sandbox_whose_address_no_set_takes_is_left_out_and_the_others_stay() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = StateFile::beside(&folder.path().join("cni.sock"));
+        let sandbox = |id: &str, address: &str| {
+            format!(
+                r#"{{"containerId":"{id}","interface":"eth0","namespace":"shop","name":"web","addresses":["{address}"]}}"#
+            )
+        };
+        let sandboxes = [sandbox("a", "10.0.0.1"), sandbox("b", "0.0.0.0"), sandbox("c/../d", "10.0.0.2")].join(",");
+        fs::write(folder.path().join(SANDBOXES), format!(r#"{{"version":1,"sandboxes":[{sandboxes}]}}"#)).unwrap();
+        let read = file.read().unwrap();
+        let ids: Vec<_> = read.sandboxes.iter().map(|add| add.attachment.container_id.as_str()).collect();
+        assert_eq!(ids, ["a"]);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use npc_cni::check::check;
 use npc_cni::protocol::{Answer, Command, LONGEST_REQUEST, Reason, Request};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
@@ -117,8 +118,9 @@ async fn converse(mut stream: UnixStream, requests: mpsc::Sender<Asked>) -> io::
         }
         Err(error) => return Err(error),
     };
-    let command = match serde_json::from_slice::<Request>(&line) {
-        Ok(request) => request.command,
+    let request = serde_json::from_slice::<Request>(&line).map_err(|error| error.to_string());
+    let command = match request.and_then(|Request { command, .. }| check(&command).map(|()| command)) {
+        Ok(command) => command,
         Err(error) => {
             let words = format!("this agent does not understand the request: {error}");
             return answer(&mut stream, &Answer::refused(Reason::Malformed, words)).await;

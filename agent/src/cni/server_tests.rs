@@ -78,6 +78,9 @@ async fn bad_requests_are_refused_and_the_next_is_answered() {
         "{\"version\":1,\"command\":\"dance\"}\n",
         "{\"version\":-1,\"command\":\"gc\",\"network\":\"n\",\"valid\":[]}\n",
         "{\"version\":1,\"command\":\"add\",\"containerId\":\"c\",\"interface\":\"e\",\"namespace\":\"a\",\"name\":\"b\",\"addresses\":[\"10.0.0.300\"]}\n",
+        "{\"version\":1,\"command\":\"add\",\"containerId\":\"c\",\"interface\":\"e\",\"namespace\":\"a\",\"name\":\"b\",\"addresses\":[\"0.0.0.0\"]}\n",
+        "{\"version\":1,\"command\":\"delete\",\"containerId\":\"/etc/c\",\"interface\":\"e\"}\n",
+        "{\"version\":1,\"command\":\"delete\",\"containerId\":\"c\",\"interface\":\"../../e\"}\n",
     ] {
         assert_eq!(kind(&served.send(line.as_bytes()).await), Some(Reason::Malformed), "{line}");
     }

@@ -71,7 +71,10 @@ pub async fn run<K: Kernel>(
                     }
                 }
                 Some(Task::Audit(audit)) if audit.depth == AuditScope::Periodic => agent.periodic_audit(audit).await?,
-                Some(Task::Audit(audit)) => agent.audit(audit).await?,
+                Some(Task::Audit(audit)) => {
+                    agent.audit(audit).await?;
+                    agent.check().await?;
+                }
                 None => {}
             },
             next = agent.sweeps.next() => agent.sweep(next)?,
@@ -155,7 +158,7 @@ impl<K: Kernel> Agent<K> {
                 self.denied.take(received, now, &names);
                 return true;
             }
-            Event::Waiter(waiter) => self.waiters.add(waiter),
+            Event::Waiters(waiters) => waiters.into_iter().for_each(|waiter| self.waiters.add(waiter)),
             Event::Check(reply) => {
                 self.waiters.check(reply);
                 return true;
@@ -328,7 +331,9 @@ impl<K: Kernel> Agent<K> {
 
     /// Finds and repairs drift. Where the state of the kernel is unknown, because it could
     /// not be written or read, the next pass does that.
-    async fn audit(&mut self, audit: Audit) -> Result<(), Error> {
+    ///
+    /// Answers whether the kernel held what was written last; nothing if that is not known.
+    async fn audit(&mut self, audit: Audit) -> Result<Option<bool>, Error> {
         let begun = Instant::now();
         let work = move |enforcer: &mut Enforcer<K>| (enforcer.audit(audit.depth), enforcer.audit_bridge());
         let (audited, bridge) = self.blocking(work).await?;
@@ -341,7 +346,7 @@ impl<K: Kernel> Agent<K> {
         if self.enforcer.as_ref().is_some_and(Enforcer::is_proved) {
             self.readiness.proved(begun);
         }
-        match audited {
+        let held = match audited {
             Ok(None) => {
                 if is_table_drifted {
                     self.schedule.audit_found(now, took);
@@ -358,6 +363,7 @@ impl<K: Kernel> Agent<K> {
                     );
                     self.report_readiness();
                 }
+                self.is_in_sync().then_some(!is_table_drifted && !self.is_unhooked())
             }
             Ok(Some(repair)) => {
                 self.schedule.audit_found(now, took);
@@ -366,18 +372,26 @@ impl<K: Kernel> Agent<K> {
                     Ok(_) => self.schedule.repaired(now),
                     Err(error) => self.audit_failed(&error),
                 }
+                Some(false)
             }
-            Err(error) => self.audit_failed(&error),
-        }
-        Ok(())
+            Err(error) => {
+                self.audit_failed(&error);
+                None
+            }
+        };
+        Ok(held)
     }
 
     /// Answers those that want to know whether the kernel holds everything. While
-    /// something waits to be written they wait too.
+    /// something waits to be written they wait too, and so they do if the kernel cannot be
+    /// read. That a pass is due after the audit says nothing of what the audit found: a slow
+    /// one is followed by a pass.
     async fn check(&mut self) -> Result<(), Error> {
         if self.is_settled() && self.waiters.has_checks() {
-            self.audit(Audit { depth: AuditScope::Full, is_notified: false }).await?;
-            self.waiters.checked(self.is_settled());
+            let audit = Audit { depth: AuditScope::Full, is_notified: false };
+            if let Some(held) = self.audit(audit).await? {
+                self.waiters.checked(held);
+            }
         }
         Ok(())
     }

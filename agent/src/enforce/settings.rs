@@ -31,8 +31,8 @@ pub enum Event {
     PacketFilterChanged,
     /// The rules denied something.
     Denied(Received),
-    /// Answer when the events before this one are in the kernel.
-    Waiter(Waiter),
+    /// Answer these when the events before this one are in the kernel.
+    Waiters(Vec<Waiter>),
     /// Answer whether the kernel holds what it should, once everything was read anew.
     Check(oneshot::Sender<bool>),
     /// End, and leave everything in the kernel as it is.

@@ -54,6 +54,8 @@ pub(super) struct Memory {
     pub(super) lies: bool,
     /// Plans begin, and end when this is sent.
     pub(super) hangs: Option<std::sync::mpsc::Receiver<()>>,
+    /// The next full audit takes until then.
+    pub(super) slow_audit: Option<std::sync::mpsc::Receiver<()>>,
     /// The jump cannot be put into its place.
     pub(super) unhookable: bool,
     pub(super) bridge: BridgeTable,
@@ -83,6 +85,7 @@ impl Default for Memory {
             fault: None,
             lies: false,
             hangs: None,
+            slow_audit: None,
             unhookable: false,
             bridge: BridgeTable::default(),
             no_bridge: None,
@@ -223,6 +226,10 @@ impl Kernel for Recording {
     }
 
     fn audit(&mut self, wanted: &KernelState, depth: AuditScope) -> Result<Audit, dataplane::Error> {
+        let slow = self.memory.lock().expect("no thread panicked").slow_audit.take_if(|_| depth == AuditScope::Full);
+        if let Some(end) = slow {
+            let _ = end.recv();
+        }
         let mut memory = self.memory.lock().expect("no thread panicked");
         self.calls.send(Audited).expect("the test listens");
         if depth == AuditScope::Full {

@@ -19,7 +19,7 @@ impl World {
         let (reply, answered) = oneshot::channel();
         let addresses = addresses.iter().map(|text| text.parse().expect("an address")).collect();
         let waiter = Waiter { families: families.iter().copied().collect(), addresses, reply };
-        self.events.send(Event::Waiter(waiter)).await.expect("the agent listens");
+        self.events.send(Event::Waiters(vec![waiter])).await.expect("the agent listens");
         answered
     }
 
@@ -80,4 +80,29 @@ async fn a_check_reads_the_kernel_and_finds_what_is_missing() {
     Fault::FlushSets.befall(&mut world.memory.lock().expect("no thread panicked"));
     assert!(!world.check().await.await.expect("an answer"), "the sets were flushed");
     assert!(world.check().await.await.expect("an answer"), "they were put back");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_check_whose_audit_was_slow_is_answered_by_what_it_found() {
+    let world = World::new(settings(), 0, vec![network(), Input::Objects(objects(&["10.0.0.1"]))]);
+    assert!(world.check().await.await.expect("an answer"), "after the first pass");
+    let (end, slow) = std::sync::mpsc::channel();
+    world.memory.lock().expect("no thread panicked").slow_audit = Some(slow);
+    let answered = world.check().await;
+    // Longer than what makes an agent doubt that it is ready. Time stands still while the
+    // kernel is being read.
+    for _ in 0..110 {
+        tokio::time::advance(Duration::from_millis(100)).await;
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    end.send(()).expect("the audit waits");
+    assert!(answered.await.expect("an answer"), "the kernel held everything");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_check_waits_while_the_kernel_cannot_be_read() {
+    let world = World::new(settings(), 0, vec![network(), Input::Objects(objects(&["10.0.0.1"]))]);
+    assert!(world.check().await.await.expect("an answer"), "after the first pass");
+    world.memory.lock().expect("no thread panicked").is_blind = true;
+    assert!(world.check().await.await.expect("an answer"), "no other program had changed anything");
 }

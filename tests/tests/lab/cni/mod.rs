@@ -4,7 +4,12 @@
 #![allow(clippy::unwrap_used, reason = "a test that finds nothing has failed")]
 
 mod api;
+mod bad_input;
+mod burst;
+mod cri;
 pub(crate) mod node;
+mod rpc;
+mod runtime;
 pub(crate) mod traffic;
 
 use std::net::IpAddr;
@@ -25,14 +30,19 @@ fn pod(name: &str) -> Pod {
     Pod { uid: format!("uid-{name}"), node: Some("n1".to_owned()), ..pod }
 }
 
-/// Isolates all pods, and admits TCP 8080 to the outside and 7000 from there.
+/// Isolates all pods, and admits port 8080 to the outside and TCP 7000 from there.
 fn policy() -> NetworkPolicy {
+    policy_of(&json!({}))
+}
+
+/// The same for the pods that this selector selects.
+fn policy_of(selector: &Value) -> NetworkPolicy {
     let outside = json!([{"ipBlock": {"cidr": "192.0.2.2/32"}}, {"ipBlock": {"cidr": "2001:db8:2::2/128"}}]);
     let policy: Api = serde_json::from_value(json!({
         "metadata": {"namespace": "shop", "name": "some"},
         "spec": {
-            "podSelector": {}, "policyTypes": ["Ingress", "Egress"],
-            "egress": [{"to": outside, "ports": [{"port": 8080}]}],
+            "podSelector": selector, "policyTypes": ["Ingress", "Egress"],
+            "egress": [{"to": outside, "ports": [{"port": 8080}, {"port": 8080, "protocol": "UDP"}]}],
             "ingress": [{"from": outside, "ports": [{"port": 7000}]}],
         },
     }))
@@ -231,27 +241,4 @@ fn a_released_address_stays_isolated_while_its_interface_is_there() {
     assert!(isolated("10.0.0.2"));
     node.delete(&web).unwrap();
     wait("the address leaves the sets", || !isolated("10.0.0.2"));
-}
-
-#[test]
-fn a_burst_of_pods_starts_and_none_is_open() {
-    const PODS: usize = 24;
-    let Some(node) = Node::new(Mode::Routed, "nft") else { return };
-    let names: Vec<String> = (0..PODS).map(|n| format!("web-{n}")).collect();
-    node.write(&objects(&names.iter().map(String::as_str).collect::<Vec<_>>()));
-    node.start_agent();
-    node.wait_ready();
-    listen(node.outside(), &[8080, 9090]);
-    let sandboxes: Vec<_> = names.iter().map(|name| node.sandbox(name, json!([]))).collect();
-    thread::scope(|scope| {
-        for mut web in sandboxes {
-            let node = &node;
-            scope.spawn(move || {
-                node.add(&mut web).unwrap();
-                let [to, _] = addresses(OUTSIDE);
-                assert!(!passes(&web.netns, to, 9090));
-                assert!(reaches(&web.netns, to, 8080));
-            });
-        }
-    });
 }

@@ -45,6 +45,8 @@ pub(crate) struct Node {
     agent: Mutex<Option<Child>>,
     /// The plugin's settings.
     pub(crate) settings: Value,
+    /// The first and the last IPv4 address that pods get.
+    pub(crate) range: [String; 2],
 }
 
 /// A pod that was given a network.
@@ -83,6 +85,7 @@ impl Node {
             folder: tempfile::tempdir().unwrap(),
             agent: Mutex::default(),
             settings: json!({"timeoutSeconds": 30}),
+            range: ["10.0.0.2", "10.0.255.254"].map(str::to_owned),
         };
         node.connect();
         for folder in ["manifests", "cni"] {
@@ -119,13 +122,18 @@ impl Node {
         }
     }
 
-    fn set(&self, key: &str, value: &str) {
+    pub(crate) fn set(&self, key: &str, value: &str) {
         let path = Path::new("/proc/sys").join(key);
         self.netns.within(|| fs::write(path, value)).unwrap().unwrap();
     }
 
     pub(crate) fn outside(&self) -> &Netns {
         &self.outside
+    }
+
+    /// What the names of all its network namespaces begin with.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
     }
 
     pub(crate) fn netns(&self) -> &Netns {
@@ -196,10 +204,11 @@ impl Node {
     }
 
     /// The chain: the plugin that gives the network, portmap, and ours.
-    fn chain(&self) -> Vec<Value> {
+    pub(crate) fn chain(&self) -> Vec<Value> {
+        let [first, last] = &self.range;
         let ipam = json!({
             "type": "host-local", "dataDir": self.folder.path().join("ipam"),
-            "ranges": [[{"subnet": "10.0.0.0/24"}], [{"subnet": "fd00::/64"}]],
+            "ranges": [[{"subnet": "10.0.0.0/16", "rangeStart": first, "rangeEnd": last}], [{"subnet": "fd00::/64"}]],
             "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}],
         });
         let network = match self.mode {
@@ -238,6 +247,13 @@ impl Node {
         for plugin in self.chain().into_iter().rev() {
             self.call("DEL", pod, plugin, kept.clone())?;
         }
+        Ok(())
+    }
+
+    /// ADD of our plugin only, after the others.
+    pub(crate) fn add_own(&self, pod: &mut Pod) -> Result<(), String> {
+        let own = self.chain().pop().unwrap_or_default();
+        pod.result = self.call("ADD", pod, own, Some(pod.result.clone()))?;
         Ok(())
     }
 

@@ -1,6 +1,7 @@
 //! Packets of a test: connections, listeners, and pings without a pause.
 
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
@@ -41,6 +42,95 @@ pub(crate) fn reaches(netns: &Netns, to: IpAddr, port: u16) -> bool {
 
 fn connects(netns: &Netns, to: IpAddr, port: u16, within: Duration) -> bool {
     netns.within(|| TcpStream::connect_timeout(&SocketAddr::new(to, port), within).is_ok()).unwrap()
+}
+
+/// Connects to addresses and sends them datagrams without a pause, until it is dropped.
+pub(crate) struct Flood {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Flood {
+    pub(crate) fn start(netns: &Netns, to: impl IntoIterator<Item = SocketAddr>) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut threads = Vec::new();
+        for to in to {
+            // The socket stays in the namespace in which it was made.
+            let own = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+            let socket = netns.within(|| UdpSocket::bind(own).unwrap()).unwrap();
+            let is_over = Arc::clone(&stop);
+            threads.push(thread::spawn(move || {
+                while !is_over.load(Ordering::Relaxed) {
+                    // Before the pod has its address there is no way to it.
+                    let _ = socket.send_to(b"denied", to);
+                    thread::sleep(Duration::from_millis(1));
+                }
+            }));
+            let (is_over, netns) = (Arc::clone(&stop), netns.try_clone().unwrap());
+            threads.push(thread::spawn(move || {
+                netns.enter().unwrap();
+                while !is_over.load(Ordering::Relaxed) {
+                    let _ = TcpStream::connect_timeout(&to, Duration::from_millis(20));
+                    thread::sleep(Duration::from_millis(1));
+                }
+            }));
+        }
+        Self { stop, threads }
+    }
+}
+
+impl Drop for Flood {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            thread.join().unwrap();
+        }
+    }
+}
+
+/// Counts what arrives at a port, packet by packet, whatever becomes of it.
+pub(crate) struct Arrivals<'a> {
+    netns: &'a Netns,
+    port: u16,
+}
+
+impl<'a> Arrivals<'a> {
+    pub(crate) fn count(netns: &'a Netns, port: u16) -> Self {
+        let text = port.to_string();
+        for program in ["iptables-nft", "ip6tables-nft"] {
+            for protocol in ["tcp", "udp"] {
+                netns.exec([program, "-A", "INPUT", "-p", protocol, "--dport", &text], "").unwrap();
+            }
+        }
+        Self { netns, port }
+    }
+
+    /// How many packets have arrived.
+    pub(crate) fn packets(&self) -> u64 {
+        let port = format!("dpt:{}", self.port);
+        let mut packets = 0;
+        for program in ["iptables-nft", "ip6tables-nft"] {
+            let listed = self.netns.exec([program, "-L", "INPUT", "-n", "-v", "-x"], "").unwrap();
+            let counted = listed.lines().filter(|line| line.split_whitespace().any(|word| word == port));
+            packets += counted.filter_map(|line| line.split_whitespace().next()?.parse::<u64>().ok()).sum::<u64>();
+        }
+        packets
+    }
+}
+
+/// The numbers in the datagrams that a port receives, by the address that sent them, in the
+/// order of their coming.
+pub(crate) fn datagrams(netns: &Netns, port: u16) -> Arc<Mutex<BTreeMap<IpAddr, Vec<u8>>>> {
+    let socket = netns.within(|| UdpSocket::bind(("::", port)).unwrap()).unwrap();
+    let received: Arc<Mutex<BTreeMap<IpAddr, Vec<u8>>>> = Arc::default();
+    let all = Arc::clone(&received);
+    thread::spawn(move || {
+        let mut buffer = [0; 16];
+        while let Ok((_, from)) = socket.recv_from(&mut buffer) {
+            all.lock().unwrap().entry(from.ip().to_canonical()).or_default().push(buffer[0]);
+        }
+    });
+    received
 }
 
 /// Pings an address without a pause, all in one flow, as conntrack sees it.

@@ -1,0 +1,63 @@
+//! ADDs that are not answered yet, and what each waits for.
+
+use std::time::Duration;
+
+use npc_cni::protocol::{Add, Answer};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+/// How long the pod of an ADD whose UID is the hash of a manifest may be unknown. Its
+/// mirror may be long in coming, because that needs the API server, which may be that
+/// pod.
+pub(super) const MIRROR: Duration = Duration::from_secs(5);
+
+/// A pod starts with the policies that the agent knows if the list of them has not come
+/// this long before the answer is due: the rules still have to be written.
+const TIME_TO_WRITE: Duration = Duration::from_millis(500);
+
+/// An ADD that is not answered yet.
+#[derive(Debug)]
+pub(super) struct Pending {
+    pub(super) add: Add,
+    pub(super) answer: oneshot::Sender<Answer>,
+    pub(super) since: Instant,
+    pub(super) deadline: Instant,
+    pub(super) awaits: Awaits,
+}
+
+impl Pending {
+    /// When something is due about it, whatever comes.
+    pub(super) fn due(&self) -> Instant {
+        match self.awaits {
+            Awaits::Object if is_static(&self.add) => self.deadline.min(self.since + MIRROR),
+            Awaits::Object => self.deadline,
+            Awaits::Policies(_) => self.deadline.checked_sub(TIME_TO_WRITE).unwrap_or(self.deadline),
+        }
+    }
+}
+
+/// What an ADD waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Awaits {
+    /// The object of its pod.
+    Object,
+    /// The policies of its pod's namespace, asked for in this turn of that namespace.
+    Policies(u64),
+}
+
+/// Whether the UID of an ADD is the hash of a static pod's manifest: an API server's
+/// UIDs have dashes.
+fn is_static(add: &Add) -> bool {
+    add.uid.as_ref().is_some_and(|uid| uid.len() == 32 && uid.bytes().all(|byte| byte.is_ascii_hexdigit()))
+}
+
+/// Why an ADD is not answered in time.
+pub(super) fn late(awaits: Awaits) -> &'static str {
+    match awaits {
+        Awaits::Object => {
+            "the agent has not read this pod from the API server yet; if that goes on, its watch of pods is behind, or the API \
+             server is away (metric npc_watch_last_heard_timestamp_seconds)"
+        }
+        Awaits::Policies(_) => "there was no time left to write the rules of this pod",
+    }
+}

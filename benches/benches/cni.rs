@@ -1,0 +1,252 @@
+//! The time that the CNI plugin adds to the start of a pod: from the start of `npc-cni ADD` to
+//! its end, in which the real agent writes the pod's rules. For pods one by one and for a
+//! burst of 500, 50 at a time; with 10 and 1,000 policies on the node, 100,000 pods in the
+//! cluster, and 150,000 flows in the conntrack table. Needs root, and the binaries:
+//! `cargo build --workspace --release --bins`. The agent's node is a network namespace, and
+//! the API server is in this process.
+#![allow(clippy::print_stdout, reason = "a bench prints its figures")]
+
+use std::env;
+use std::fs;
+use std::io::Write as _;
+use std::net::{Ipv4Addr, TcpListener, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::{self, Child, Command, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use npc_benches::netns::Netns;
+use npc_benches::samples::Samples;
+use npc_benches::served::{self, PODS_PER_NODE};
+use npc_lab::apiserver::Server;
+use serde_json::{Value, json};
+
+/// How many pods start one by one, how many in the burst, and how many of these at once.
+const ALONE: usize = 100;
+const BURST: usize = 500;
+const AT_ONCE: usize = 50;
+
+/// How many kinds of pods there are on the node. Each policy selects one.
+const KINDS: usize = 10;
+
+/// Whatever fails here leaves nothing to measure.
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+/// What the node and its cluster have.
+#[derive(Debug, Clone, Copy)]
+struct Case {
+    policies: usize,
+    pods: usize,
+    flows: usize,
+}
+
+const CASES: [Case; 5] = [
+    Case { policies: 10, pods: 1_000, flows: 0 },
+    Case { policies: 1_000, pods: 1_000, flows: 0 },
+    Case { policies: 10, pods: 100_000, flows: 0 },
+    Case { policies: 10, pods: 1_000, flows: 150_000 },
+    Case { policies: 1_000, pods: 100_000, flows: 150_000 },
+];
+
+fn main() -> Result<()> {
+    if Netns::create(&format!("npc-bench-{}", process::id())).is_err() {
+        println!("the time of the CNI plugin takes root and iproute2; it was left out");
+        return Ok(());
+    }
+    for case in CASES {
+        measure(case)?;
+    }
+    Ok(())
+}
+
+fn measure(case: Case) -> Result<()> {
+    let server = Server::in_process();
+    for object in served::cluster(case.pods.max(PODS_PER_NODE)) {
+        server.put(&object);
+    }
+    server.put(&json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "bench"}}));
+    for number in 0..case.policies {
+        server.put(&policy(number));
+    }
+    let mut node = Node::start(&server)?;
+    node.open_flows(case.flows)?;
+    for number in 0..=ALONE + BURST {
+        server.put(&pod(number));
+    }
+    // The first waits for what was put last, and for the rules of the first pod of the node.
+    node.add(0)?;
+
+    let mut alone = Samples::default();
+    for number in 1..ALONE {
+        alone.time(|| node.add(number))?;
+    }
+    println!("{case:?}");
+    println!("  one by one: {alone}");
+
+    let (next, burst) = (AtomicUsize::new(ALONE), Mutex::new(Samples::default()));
+    let begun = Instant::now();
+    thread::scope(|scope| {
+        let worker = || -> Result<()> {
+            loop {
+                let number = next.fetch_add(1, Ordering::Relaxed);
+                if number >= ALONE + BURST {
+                    return Ok(());
+                }
+                let begun = Instant::now();
+                node.add(number)?;
+                burst.lock().map_err(|_| "a thread panicked")?.push(begun.elapsed());
+            }
+        };
+        let workers: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(worker)).collect();
+        workers.into_iter().try_for_each(|worker| worker.join().map_err(|_| "a thread panicked")?)
+    })?;
+    let burst = burst.into_inner().map_err(|_| "a thread panicked")?;
+    println!("  {BURST}, {AT_ONCE} at a time: {burst}, all in {:?}", begun.elapsed());
+
+    // The agent ends as in an upgrade, and a pod that starts then waits for the next one.
+    let begun = Instant::now();
+    kill(Pid::from_raw(i32::try_from(node.agent.id())?), Signal::SIGTERM)?;
+    node.agent.wait()?;
+    node.agent = start_agent(&node.netns, node.folder.path())?;
+    node.add(ALONE + BURST)?;
+    println!("  a pod that starts while the agent is replaced: {:?}", begun.elapsed());
+    Ok(())
+}
+
+fn policy(number: usize) -> Value {
+    json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+        "metadata": {"namespace": "bench", "name": format!("policy-{number}")},
+        "spec": {
+            "podSelector": {"matchLabels": {"kind": format!("kind-{}", number % KINDS)}},
+            "policyTypes": ["Ingress", "Egress"],
+            "ingress": [{"from": [{"podSelector": {}}], "ports": [{"port": 8000 + number}]}],
+        },
+    })
+}
+
+/// A pod that is bound to the node and not started.
+fn pod(number: usize) -> Value {
+    let (name, kind) = (format!("pod-{number}"), format!("kind-{}", number % KINDS));
+    json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"namespace": "bench", "name": name, "uid": uid(number), "labels": {"kind": kind}},
+        "spec": {"nodeName": served::node_name(0), "containers": [{"name": "main", "image": "app"}]},
+        "status": {"phase": "Pending"},
+    })
+}
+
+fn uid(number: usize) -> String {
+    format!("00000000-0000-4000-8000-{number:012}")
+}
+
+/// The node with its agent, which ends when this is dropped.
+struct Node {
+    netns: Netns,
+    agent: Child,
+    folder: tempfile::TempDir,
+}
+
+impl Node {
+    fn start(server: &Server) -> Result<Self> {
+        let netns = Netns::create(&format!("npc-bench-{}", process::id()))?;
+        netns.exec(&["ip", "link", "set", "lo", "up"], "")?;
+        let listener = netns.within(|| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))??;
+        server.listen(move |_| listener.try_clone())?;
+        // A tmpfs, as /run is on a node.
+        let folder = tempfile::tempdir_in("/dev/shm")?;
+        server.write_kubeconfig(folder.path())?;
+        let ready = folder.path().join("ready");
+        let agent = start_agent(&netns, folder.path())?;
+        let mut node = Self { netns, agent, folder };
+        while !ready.exists() {
+            if let Some(status) = node.agent.try_wait()? {
+                let log = fs::read_to_string(node.folder.path().join("log"))?;
+                return Err(format!("the agent ended ({status}):\n{log}").into());
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        Ok(node)
+    }
+
+    /// Opens so many flows of UDP through the node's conntrack table.
+    fn open_flows(&self, count: usize) -> Result<()> {
+        self.netns.within(|| {
+            fs::write("/proc/sys/net/netfilter/nf_conntrack_udp_timeout", "3600")?;
+            let mut opened = 0;
+            while opened < count {
+                let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+                for port in (1..=50_000_u16).take(count - opened) {
+                    // An ICMP error that came for an earlier one is no failure of this one.
+                    let _ = socket.send_to(b"", (Ipv4Addr::LOCALHOST, port));
+                    opened += 1;
+                }
+            }
+            let tracked = fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_count")?;
+            println!("{} flows are tracked", tracked.trim());
+            Ok(())
+        })?
+    }
+
+    /// `npc-cni ADD` for a pod, as the last of a chain.
+    fn add(&self, number: usize) -> Result<()> {
+        let socket = self.folder.path().join("run/cni.sock");
+        let address = Ipv4Addr::from(0x0ac8_0001 + u32::try_from(number)?);
+        let configuration = json!({
+            "cniVersion": "1.0.0", "name": "bench", "type": "npc-cni", "socket": socket, "timeoutSeconds": 60,
+            "prevResult": {
+                "cniVersion": "1.0.0",
+                "interfaces": [{"name": "eth0", "sandbox": "/run/netns/pod"}],
+                "ips": [{"address": format!("{address}/32"), "interface": 0}],
+            },
+        });
+        let arguments = format!("K8S_POD_NAMESPACE=bench;K8S_POD_NAME=pod-{number};K8S_POD_UID={}", uid(number));
+        let mut plugin = Command::new(binary("npc-cni")?)
+            .envs([("CNI_COMMAND", "ADD"), ("CNI_NETNS", "/run/netns/pod"), ("CNI_IFNAME", "eth0")])
+            .env("CNI_CONTAINERID", format!("container-{number}"))
+            .env("CNI_ARGS", arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        plugin.stdin.take().ok_or("its standard input is a pipe")?.write_all(configuration.to_string().as_bytes())?;
+        let output = plugin.wait_with_output()?;
+        if output.status.success() {
+            Ok(())
+        } else {
+            Err(format!("npc-cni: {}", String::from_utf8_lossy(&output.stdout)).into())
+        }
+    }
+}
+
+fn start_agent(netns: &Netns, folder: &Path) -> Result<Child> {
+    let log = fs::File::options().create(true).append(true).open(folder.join("log"))?;
+    let agent = Command::new("ip")
+        .args(["netns", "exec", netns.name()])
+        .arg(binary("npc")?)
+        .args(["agent", "--node", &served::node_name(0), "--backend", "nft", "--metrics-address", "off"])
+        .args(["--cni-socket".as_ref(), folder.join("run/cni.sock").as_os_str()])
+        .args(["--ready-file".as_ref(), folder.join("ready").as_os_str()])
+        .args(["--kubeconfig".as_ref(), folder.join("kubeconfig").as_os_str()])
+        .stderr(log)
+        .spawn()?;
+    Ok(agent)
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.agent.kill();
+        let _ = self.agent.wait();
+    }
+}
+
+/// A binary of ours, which lies beside the folder of this bench.
+fn binary(name: &str) -> Result<PathBuf> {
+    let own = env::current_exe()?;
+    let file = own.ancestors().nth(2).map(|folder| folder.join(name)).filter(|file| Path::exists(file));
+    file.ok_or_else(|| format!("{name} is missing; cargo build --workspace --release --bins makes it").into())
+}

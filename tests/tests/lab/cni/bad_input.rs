@@ -1,0 +1,148 @@
+//! What is wrong on the socket, in the kernel or on the disk hurts no other pod.
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use serde_json::{Value, json};
+
+use super::node::{Mode, Node, OUTSIDE};
+use super::traffic::{listen, passes, reaches};
+use super::{addresses, objects};
+
+/// A node with an agent that knows these pods.
+fn ready(pods: &[&str]) -> Option<Node> {
+    let node = Node::new(Mode::Routed, "nft")?;
+    node.write(&objects(pods));
+    node.start_agent();
+    node.wait_ready();
+    listen(node.outside(), &[8080, 9090]);
+    Some(node)
+}
+
+/// What the agent answers to these bytes.
+fn say(node: &Node, text: &str) -> String {
+    let mut stream = UnixStream::connect(node.socket()).unwrap();
+    stream.write_all(text.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+fn add_of(container: &str, pod: &str, addresses: &Value) -> String {
+    let add = json!({"version": 1, "command": "add", "containerId": container, "interface": "eth0", "namespace": "shop",
+        "name": pod, "uid": format!("uid-{pod}"), "addresses": addresses, "wait": 5000});
+    format!("{add}\n")
+}
+
+/// A pod starts, and its policies hold.
+fn starts_isolated(node: &Node, name: &str) -> super::node::Pod {
+    let mut pod = node.sandbox(name, json!([]));
+    node.add(&mut pod).unwrap();
+    let [to, _] = addresses(OUTSIDE);
+    assert!(!passes(&pod.netns, to, 9090) && reaches(&pod.netns, to, 8080), "{name}");
+    pod
+}
+
+#[test]
+fn a_hostile_request_holds_up_no_pod() {
+    let Some(node) = ready(&["web", "odd"]) else { return };
+    let outside = node.folder().join("outside@eth0.json");
+    fs::write(&outside, "a file of another program").unwrap();
+    let path = outside.with_file_name("outside");
+    let delete =
+        json!({"version": 1, "command": "delete", "containerId": path.display().to_string(), "interface": "eth0"});
+    // Some that hang, each with a part of a request.
+    let hanging: Vec<_> = (0..100)
+        .map(|_| {
+            let mut stream = UnixStream::connect(node.socket()).unwrap();
+            stream.write_all(b"{\"version\":1,").unwrap();
+            stream
+        })
+        .collect();
+    for request in [
+        "{\"version\":1,\"command\":\"dance\"}\n".to_owned(),
+        format!("{delete}\n"),
+        add_of("c1", "odd", &json!(["0.0.0.0"])),
+        add_of("c2", "odd", &json!(["10.0.0.9", "::"])),
+        add_of("../c3", "odd", &json!(["10.0.0.9"])),
+    ] {
+        assert!(say(&node, &request).contains("malformed"), "{request}");
+    }
+    assert!(outside.exists());
+    starts_isolated(&node, "web");
+    drop(hanging);
+}
+
+#[test]
+fn a_claim_of_another_pods_address_isolates_it_and_ends_with_the_claim() {
+    let Some(node) = ready(&["web", "odd"]) else { return };
+    let web = starts_isolated(&node, "web");
+    let [to, _] = addresses(OUTSIDE);
+    let claimed: Vec<String> = web.addresses().iter().map(ToString::to_string).collect();
+    assert_eq!(say(&node, &add_of("c1", "odd", &json!(claimed))).trim(), r#"{"version":1}"#);
+    // The pod that claims it is isolated as well, and never is the address without rules.
+    assert!(!passes(&web.netns, to, 9090));
+    let delete = json!({"version": 1, "command": "delete", "containerId": "c1", "interface": "eth0"});
+    say(&node, &format!("{delete}\n"));
+    node.check(&web).unwrap();
+    assert!(!passes(&web.netns, to, 9090) && reaches(&web.netns, to, 8080));
+}
+
+#[test]
+fn what_comes_twice_or_for_nothing_changes_nothing() {
+    let Some(node) = ready(&["web", "odd"]) else { return };
+    let mut web = starts_isolated(&node, "web");
+    // The runtime never made it.
+    let unknown = node.sandbox("odd", json!([]));
+    node.delete_own(&unknown).unwrap();
+    // Ours again, as of a runtime that lost its answer.
+    node.add_own(&mut web).unwrap();
+    node.check(&web).unwrap();
+    let [to, _] = addresses(OUTSIDE);
+    assert!(!passes(&web.netns, to, 9090) && reaches(&web.netns, to, 8080));
+    for _ in 0..2 {
+        node.delete(&web).unwrap();
+    }
+}
+
+#[test]
+fn a_check_after_a_flush_fails_says_why_and_succeeds_after_the_repair() {
+    let Some(node) = ready(&["web"]) else { return };
+    let web = starts_isolated(&node, "web");
+    node.check(&web).unwrap();
+    node.netns().exec(["ipset", "flush", "npc4-egress"], "").unwrap();
+    let error = node.check(&web).unwrap_err();
+    assert!(error.contains("\"code\":11") && error.contains("another program had changed npc's rules"), "{error}");
+    node.check(&web).unwrap();
+    let [to, _] = addresses(OUTSIDE);
+    assert!(!passes(&web.netns, to, 9090));
+}
+
+#[test]
+fn a_pod_starts_though_nothing_can_be_saved() {
+    let Some(node) = Node::new(Mode::Routed, "nft") else { return };
+    let folder = node.socket().parent().unwrap().to_owned();
+    fs::create_dir_all(&folder).unwrap();
+    mount(Some("tmpfs"), &folder, Some("tmpfs"), MsFlags::empty(), Some("size=64k,mode=700")).unwrap();
+    let unmount = Unmount(folder.clone());
+    node.write(&objects(&["web"]));
+    node.start_agent();
+    node.wait_ready();
+    listen(node.outside(), &[8080, 9090]);
+    let mut filler = fs::File::create(folder.join("ready")).unwrap();
+    while filler.write_all(&[0; 4096]).is_ok() {}
+    starts_isolated(&node, "web");
+    assert!(node.log().contains("cannot save what CNI reported"));
+    node.kill_agent();
+    drop(unmount);
+}
+
+struct Unmount(std::path::PathBuf);
+
+impl Drop for Unmount {
+    fn drop(&mut self) {
+        let _ = umount2(&self.0, MntFlags::MNT_DETACH);
+    }
+}
