@@ -130,6 +130,7 @@ impl Default for Metrics {
         metrics.unfiltered(std::iter::empty());
         for kind in Kind::ALL {
             metrics.watches.held(kind, 0);
+            metrics.watches.unreadable(kind, 0);
         }
         metrics
     }
@@ -166,12 +167,12 @@ impl Metrics {
         gauge("last_sync_timestamp_seconds", "When the kernel was last brought up to date", &self.last_sync);
         let mut by_family = |name, help, gauges: &Family<_, Gauge>| registry.register(name, help, gauges.clone());
         by_family("unfiltered_bridges", "Bridges by which isolated pods are reached past iptables", &self.unfiltered);
-        by_family("rules", "Rules of ours in the filter table", &self.rules);
-        by_family("sets", "Sets of ours", &self.sets);
-        by_family("set_entries", "Members of all sets of ours", &self.entries);
+        by_family("rules", "npc's rules in the filter table", &self.rules);
+        by_family("sets", "npc's sets", &self.sets);
+        by_family("set_entries", "Entries of all of npc's sets", &self.entries);
         registry.register(
             "event_to_kernel_seconds",
-            "From hearing of a change to the verdict of every new flow",
+            "From the watch event of a change to the new verdict of every new flow",
             self.event_to_kernel.clone(),
         );
         registry.register("pass_duration_seconds", "How long the stages of an update took", self.passes.clone());
@@ -181,7 +182,7 @@ impl Metrics {
             "Established flows cut because policies deny them now",
             self.cut.clone(),
         );
-        registry.register("drift_found", "Changes of our rules or sets by others", self.drift_found.clone());
+        registry.register("drift_found", "Changes of npc's rules or sets by other programs", self.drift_found.clone());
         registry.register("drift_repaired", "Of these, those repaired", self.drift_repaired.clone());
         registry.register("restore_duration_seconds", "How long an iptables-restore took", self.restores.clone());
         registry.register("restore_failures", "Of these, refused", self.restore_failures.clone());

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -53,8 +53,11 @@ struct Raw {
     open_namespaces: Option<serde_json::Value>,
     conflist: Option<PathBuf>,
     prev_result: Option<Box<RawValue>>,
-    #[serde(rename = "cni.dev/valid-attachments", alias = "cni.dev/attachments")]
+    #[serde(rename = "cni.dev/valid-attachments")]
     attachments: Option<serde_json::Value>,
+    /// The name of an earlier draft, which libcni sends too.
+    #[serde(rename = "cni.dev/attachments")]
+    attachments_of_draft: Option<serde_json::Value>,
 }
 
 /// The settings of the plugin.
@@ -144,8 +147,8 @@ impl Input {
             container_id: String,
             ifname: String,
         }
-        let list =
-            self.0.attachments.clone().ok_or_else(|| wrong("cni.dev/valid-attachments", "a list is expected"))?;
+        let list = self.0.attachments.clone().or_else(|| self.0.attachments_of_draft.clone());
+        let list = list.ok_or_else(|| wrong("cni.dev/valid-attachments", "a list is expected"))?;
         let list: Vec<Listed> =
             serde_json::from_value(list).map_err(|error| wrong("cni.dev/valid-attachments", &error.to_string()))?;
         let attachment = |one: Listed| Attachment { container_id: one.container_id, interface: one.ifname };
@@ -187,7 +190,9 @@ impl Input {
     #[must_use]
     pub fn is_uninstalled(&self) -> bool {
         let Some(conflist) = self.0.conflist.as_deref().filter(|path| path.is_absolute()) else { return false };
-        fs::symlink_metadata(conflist).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+        // Where the folder is missing too, the plugin runs where it cannot see the node's files.
+        let is_gone = || fs::symlink_metadata(conflist).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+        conflist.parent().is_some_and(Path::is_dir) && is_gone()
     }
 
     /// The socket alone, where it can be used: a DEL does not fail because of a wrong

@@ -287,11 +287,18 @@ fn a_check_asks_and_a_gc_reports() {
     assert!(call_with("GC", &[], node.configuration("1.1.0", &valid, None).as_bytes()).status.success());
     let requests = agent.join().unwrap();
     assert!(matches!(&requests[3].command, Asked::Gc { network, valid } if network == "net" && valid.len() == 1));
+    // libcni sends the list by the name of an earlier draft too.
+    let both = json!({"cni.dev/valid-attachments": [], "cni.dev/attachments": []});
+    fs::remove_file(&node.socket).unwrap();
+    assert!(call("GC", &node.configuration("1.1.0", &both, None)).status.success());
+    let agent = node.agent(vec![Answer::done()]);
+    assert!(call("GC", &node.configuration("1.1.0", &both, None)).status.success());
+    assert!(matches!(&agent.join().unwrap()[0].command, Asked::Gc { valid, .. } if valid.is_empty()));
     // Older versions know neither.
     assert_eq!(error(&call("CHECK", &node.configuration("0.3.1", &json!({}), Some(PREVIOUS)))).0, 4);
     assert_eq!(error(&call("GC", &node.configuration("1.0.0", &valid, None))).0, 4);
     // Without an agent a GC succeeds, and a CHECK does not.
-    fs::remove_file(&node.socket).unwrap();
+    let _ = fs::remove_file(&node.socket);
     assert!(call("GC", &node.configuration("1.1.0", &valid, None)).status.success());
     let input = node.configuration("1.1.0", &json!({"timeoutSeconds": 1}), Some(PREVIOUS));
     assert_eq!(error(&call("CHECK", &input)).0, 11);

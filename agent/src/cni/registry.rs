@@ -389,6 +389,8 @@ impl Registry {
             self.asking.want(&namespace, &mut self.policies);
         }
         self.read_notes().await?;
+        self.sandboxes.age();
+        self.publish().await?;
         let links = self.sandboxes.links();
         if links.is_empty() {
             return Ok(());

@@ -30,6 +30,11 @@ use serde::{Deserialize, Serialize};
 /// cluster has a dot or a slash in its name.
 pub const UNIDENTIFIED: &str = "npc.dev/unidentified";
 
+/// For how many rounds ([`Sandboxes::age`]) the API may go on to list an address whose
+/// sandbox has gone. After that the address is what the API says: a pod that was started
+/// again without the plugin may have it.
+const BEHIND: u32 = 120;
+
 /// The policy of that namespace.
 const DENY_ALL: &str = "deny-all";
 
@@ -48,6 +53,8 @@ pub struct Sandboxes {
     /// The addresses that CNI reported for each pod ([`mark`]) once. The API may go on to
     /// list them after they have gone to another pod.
     reported: BTreeMap<String, BTreeSet<IpAddr>>,
+    /// For how many rounds such an address has had no sandbox of its pod.
+    past: BTreeMap<(String, IpAddr), u32>,
     /// What the engine was given for this node.
     given: BTreeMap<PodKey, Pod>,
     has_policy: bool,
@@ -93,6 +100,7 @@ impl Sandboxes {
             live,
             released: saved.released.into_iter().collect(),
             reported,
+            past: BTreeMap::new(),
             given: BTreeMap::new(),
             has_policy: false,
             is_synced: false,
@@ -188,6 +196,35 @@ impl Sandboxes {
         let is_gone = |(_, add): &&(u64, Add)| add.network == network && !valid.contains(&add.attachment);
         let gone: Vec<_> = self.live.values().filter(is_gone).map(|(_, add)| add.attachment.clone()).collect();
         gone.iter().filter(|attachment| self.delete(attachment)).count()
+    }
+
+    /// A round has passed. Forgets the addresses that CNI reported so long ago that the API
+    /// cannot be behind any more.
+    pub fn age(&mut self) {
+        let mut live = BTreeSet::new();
+        for (_, add) in self.live.values() {
+            if let Some(pod) = object_of(&self.pods, add).map(mark) {
+                live.extend(add.addresses.iter().map(|address| (pod.clone(), *address)));
+            }
+        }
+        let mut has_forgotten = false;
+        for (pod, addresses) in &mut self.reported {
+            addresses.retain(|address| {
+                let key = (pod.clone(), *address);
+                if live.contains(&key) {
+                    self.past.remove(&key);
+                    return true;
+                }
+                let rounds = self.past.entry(key).or_default();
+                *rounds += 1;
+                let is_kept = *rounds <= BEHIND;
+                has_forgotten |= !is_kept;
+                is_kept
+            });
+        }
+        let reported = &self.reported;
+        self.past.retain(|(pod, address), _| reported.get(pod).is_some_and(|all| all.contains(address)));
+        self.is_dirty |= has_forgotten;
     }
 
     /// The interfaces of the node that sandboxes have or had.

@@ -242,6 +242,29 @@ fn a_sandbox_made_again_without_the_plugin_has_the_address_that_the_api_lists() 
 }
 
 #[test]
+fn a_pod_that_is_started_again_without_the_plugin_may_have_an_address_of_a_failed_sandbox() {
+    let mut world = World::new().synced();
+    let web = pod("web", "u1", None);
+    world.object(&web);
+    world.sandboxes.add(add("c1", &web, &["10.0.0.1"], 1));
+    world.sandboxes.delete(&attachment("c1"));
+    world.sandboxes.links_gone(&links([1]));
+    world.object(&pod("web", "u1", Some("10.0.0.1")));
+    for _ in 0..120 {
+        world.sandboxes.age();
+    }
+    assert_eq!(world.owner("10.0.0.1"), None, "the API may be behind for so long");
+    world.sandboxes.age();
+    assert_eq!(world.owner("10.0.0.1").as_deref(), Some("shop/web"));
+    // Never while another sandbox has it.
+    let db = pod("db", "u2", None);
+    world.object(&db);
+    world.sandboxes.add(add("c2", &db, &["10.0.0.1"], 2));
+    (0..200).for_each(|_| world.sandboxes.age());
+    assert_eq!(world.owner("10.0.0.1").as_deref(), Some("shop/db"));
+}
+
+#[test]
 fn a_file_of_an_older_agent_is_read() {
     let link = r#"{"name":"veth1","index":1}"#;
     let text = format!(r#"{{"sandboxes":[],"released":[["10.0.0.1",{link}]],"reported":["u1"]}}"#);

@@ -28,7 +28,7 @@ use npc_agent::source::kube;
 use npc_compiler::ruleset::layout;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::Exit;
 
@@ -85,15 +85,15 @@ pub(super) struct Args {
         value_parser = RangedI64ValueParser::<u32>::new().range(0..=600))]
     relist_spread: u32,
 
-    /// Hold back what a list removes if it lacks all policies, more than half of the
-    /// pods, or this node's Node, until a list that begins so many seconds later
+    /// Hold back what a list removes if it lacks all policies, all namespaces, more than
+    /// half of the pods, or this node's Node, until a list that begins so many seconds later
     /// agrees; 0 holds nothing back.
     #[arg(long, value_name = "SECONDS", env = "NPC_HOLD_REMOVALS", default_value_t = 30,
         value_parser = RangedI64ValueParser::<u32>::new().range(0..=3600))]
     hold_removals: u32,
 
-    /// Believe it after so many seconds in which the API server answered, even if no
-    /// second list agrees, unless the API server's cluster seems to be another one.
+    /// Apply removals that were held back after so many seconds in which the API server
+    /// answered, even if no second list agrees; never if it seems to be of another cluster.
     #[arg(long, value_name = "SECONDS", env = "NPC_HOLD_REMOVALS_AT_MOST", default_value_t = 120,
         value_parser = RangedI64ValueParser::<u32>::new().range(1..=86_400))]
     hold_removals_at_most: u32,
@@ -132,7 +132,7 @@ pub(super) struct Args {
     once: bool,
 
     /// Keep a file here while the agent is ready. It holds a number that grows
-    /// with each state of the objects.
+    /// with each change of the objects that is in the kernel.
     #[arg(long, value_name = "PATH", env = "NPC_READY_FILE")]
     ready_file: Option<PathBuf>,
 
@@ -299,8 +299,14 @@ async fn agent(args: Args, level: logging::Level) -> anyhow::Result<()> {
             let ask = client.clone().map(|client| AskPolicies::new(move |space| kube::policies_of(&client, &space)));
             let shown = socket.display().to_string();
             let options = cni::Options { socket, node: node.clone(), ask, metrics: settings.metrics.cni() };
-            cni::start(options, sender)
-                .with_context(|| format!("cannot serve the CNI plugin on {shown}; see --cni-socket"))?
+            let events = sender.clone();
+            cni::start(options, sender).unwrap_or_else(|error| {
+                error!(
+                    %error, socket = shown,
+                    "cannot serve the CNI plugin, so pods that start with it wait or start unguarded; policies are enforced"
+                );
+                events
+            })
         }
         None => sender,
     };

@@ -19,9 +19,10 @@ use super::{Exit, Stop};
 
 /// Put the CNI plugin and its conflist in place on this node, and keep them there.
 ///
-/// The conflist is derived from the runtime's own configuration and follows it. When the
-/// command is ended, it asks the API server for its DaemonSet: if that is gone or does not
-/// want the plugin here any more, conflist and plugin are removed. It runs until then.
+/// The conflist is derived from the runtime's own configuration and follows it. The command
+/// runs until it gets a signal to end. Then, with --daemon-set, it asks the API server for that
+/// DaemonSet: if it is gone or does not want the plugin here any more, the command removes
+/// conflist and plugin. Otherwise both stay.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
@@ -44,7 +45,7 @@ pub(super) struct Args {
     #[arg(long, value_enum, default_value_t, env = "NPC_CNI_FAILURE_POLICY")]
     failure_policy: FailurePolicyArg,
 
-    /// Namespaces whose pods start without the agent, separated by commas.
+    /// Namespaces whose pods start after 2 s if the agent does not answer, separated by commas.
     #[arg(long, value_name = "NAMES", env = "NPC_CNI_OPEN_NAMESPACES", value_delimiter = ',')]
     open_namespaces: Vec<String>,
 
@@ -192,7 +193,7 @@ impl Places {
         }
         if let Some(file) = removed.kept_for.filter(|_| plugin.exists()) {
             words.push(format!(
-                "kept {}: a runtime may call it for pods that were started with it, because {} names it; --purge removes it",
+                "kept {}: a runtime may call it for pods that were started with it, because {} names it; --purge removes it once only files of the cache do",
                 plugin.display(),
                 file.display()
             ));

@@ -14,7 +14,7 @@ use super::{Exit, Stop, output};
 /// It shows since when, how long the last change took, and which parts of policies
 /// the agent rejected. The command asks the agent that runs in this network
 /// namespace; in a cluster, run it in the agent's pod with `kubectl exec`. It exits
-/// with 1 if the agent is not ready.
+/// with 1 if the agent is not ready, and with 5 if no agent answers.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The format of the output.

@@ -210,7 +210,7 @@ fn choose(nft: Residents, legacy: Residents, default: Option<Backend>) -> (Backe
         std::cmp::Ordering::Less => (Backend::Legacy, format!("{} rules there, {} in nft", legacy.rules, nft.rules)),
         // Where others have nothing to say, to stay is better than to move.
         std::cmp::Ordering::Equal if nft.ours != legacy.ours => {
-            (if nft.ours { Backend::Nft } else { Backend::Legacy }, "our own rules are there".to_owned())
+            (if nft.ours { Backend::Nft } else { Backend::Legacy }, "npc's rules are there".to_owned())
         }
         std::cmp::Ordering::Equal => match default {
             Some(default) => (default, "the system's default".to_owned()),

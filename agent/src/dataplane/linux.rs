@@ -166,11 +166,13 @@ impl Linux {
         let stuck = self.ipset.destroy(&names, ODD_WAIT)?;
         for OddSet { name, header } in odd {
             match stuck.iter().find(|(stuck, _)| *stuck == name) {
-                None => warn!(set = %name, header, "removed a set that had one of npc's names and was not made by npc"),
+                None => {
+                    warn!(set = %name.shown(), header, "removed a set that had one of npc's names and was not made by npc")
+                }
                 Some((_, error)) => {
                     let Some(instead) = self.aliases.call(&name) else { continue };
                     warn!(
-                        set = %name, header, %error, %instead,
+                        set = %name.shown(), header, %error, instead = %instead.shown(),
                         "another program's set has one of npc's names and is in use; npc uses another name until it is gone"
                     );
                 }

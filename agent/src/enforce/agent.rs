@@ -1,6 +1,7 @@
 //! The agent's loop: takes events, and does what is due.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::task;
@@ -15,14 +16,16 @@ use super::ready::{Readiness, UNPROVEN, Unready};
 use super::report::Report;
 use super::schedule::{Audit, Failure, Schedule, Task};
 use super::settings::{Error, Event, Settings};
-use super::sweeps::{Next, Question, Sweeps, Which};
+use super::sweeps::{self, Next, Question, Sweeps, Which};
 use super::view::View;
 use super::waiters::{Waiter, Waiters};
 use crate::dataplane::audit::AuditScope;
-use crate::dataplane::conntrack::Swept;
 use crate::dataplane::{self, Kernel};
 use crate::serve::{BUSY, Liveness};
 use crate::service::Watchdog;
+
+/// After a pass, sweeps at work get a quarter of its time, and no more than this.
+const SWEEPS_SHARE: Duration = Duration::from_millis(20);
 
 /// Runs an agent until it is asked to end.
 ///
@@ -228,9 +231,18 @@ impl<K: Kernel> Agent<K> {
                 self.report_readiness();
             }
         }
-        // Neither passes nor sweeps wait for all of the others.
-        if let Some(question) = self.sweeps.waiting_question() {
-            self.answer(question);
+        self.share_with_sweeps(now, now - begun).await
+    }
+
+    /// Gives sweeps at work a share of the time of a pass. So neither waits for all of the
+    /// others, also if an event comes in each pass. At least one step is made.
+    async fn share_with_sweeps(&mut self, now: Instant, took: Duration) -> Result<(), Error> {
+        let end = now + (took / 4).min(SWEEPS_SHARE);
+        while !self.once
+            && self.sweeps.is_running()
+            && let Ok(next) = time::timeout_at(end, self.sweeps.next()).await
+        {
+            self.sweep(next)?;
         }
         Ok(())
     }
@@ -259,20 +271,20 @@ impl<K: Kernel> Agent<K> {
         self.sweeps.wait(waiters, enforcer.established());
         let (established, kernel) = enforcer.established_and_kernel();
         self.sweeps.start(established, || kernel.flows());
-        if self.sweeps.is_idle(established) {
+        if self.sweeps.is_idle(established) && self.sweeps.judged().is_some() {
             self.readiness.flows_judged();
         }
     }
 
     /// A sweep has ended.
-    fn swept(&mut self, which: Which, result: Result<Swept, dataplane::Error>) -> Result<(), dataplane::Error> {
+    fn swept(&mut self, which: Which, result: sweeps::Work) -> Result<(), dataplane::Error> {
         let Some(enforcer) = &mut self.enforcer else { return Ok(()) };
         let (established, _) = enforcer.established_and_kernel();
         let Some(ended) = self.sweeps.ended(which, result, established) else { return Ok(()) };
         match &ended.result {
             Ok(swept) => {
                 self.report.judged_flows(swept);
-                if which == Which::Pending {
+                if which == Which::Pending && ended.is_of_a_pass {
                     self.readiness.flows_judged();
                 }
             }

@@ -161,7 +161,7 @@ impl Takeover {
         }
         if !holds()? {
             if self.is_news(Logged::Differing) {
-                warn!("what Azure NPM left stays: the kernel does not hold our own rules as it should");
+                warn!("what Azure NPM left stays: the kernel does not hold npc's rules as it should");
             }
             return Ok(());
         }

@@ -349,7 +349,7 @@ mod tests {
         for n in 0..10_000 {
             flows.count(to([10, 1, 0, 1], n), now, &Pods);
         }
-        flows.count(to([10, 1, 0, 1], CAPACITY as u32 - 1), now, &Pods);
+        flows.count(to([10, 1, 0, 1], 4_095), now, &Pods);
         for n in 0..100 {
             assert_eq!(flows.count(to([10, 1, 0, 2], n), now, &Pods), [Line::First(to([10, 1, 0, 2], n))]);
         }
@@ -357,7 +357,7 @@ mod tests {
         // One whose place was taken can come again, and its first window says nothing of that.
         let first = to([10, 1, 0, 1], 0);
         assert_eq!(flows.count(first, now + WINDOW / 2, &Pods), [], "its pod has the largest share");
-        assert_eq!(flows.ended(Some(now + WINDOW)), [Line::More(to([10, 1, 0, 1], CAPACITY as u32 - 1), 1)]);
+        assert_eq!(flows.ended(Some(now + WINDOW)), [Line::More(to([10, 1, 0, 1], 4_095), 1)]);
         assert_eq!(flows.count(first, now + WINDOW, &Pods), [Line::First(first)]);
     }
 }

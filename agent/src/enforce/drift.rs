@@ -79,14 +79,14 @@ pub(super) fn found(audit: &Audit, wanted: &KernelState) -> Vec<Drift> {
             match change {
                 SetDelta::Changed { added, removed } => {
                     let what = [("foreign", named(added.iter())), ("missing", named(removed.iter()))];
-                    push(Kind::Members, family, set.as_str(), in_words(what));
+                    push(Kind::Members, family, &set.shown(), in_words(what));
                 }
-                _ => push(Kind::Set, family, set.as_str(), "it is gone".to_owned()),
+                _ => push(Kind::Set, family, &set.shown(), "it is gone".to_owned()),
             }
         }
     }
     for (family, set) in &audit.usurped {
-        push(Kind::Set, *family, set.as_str(), "a set that we did not make has its name".to_owned());
+        push(Kind::Set, *family, &set.shown(), "a set that we did not make has its name".to_owned());
     }
     for (family, set, went) in &audit.strangers {
         let what = if *went {
@@ -94,7 +94,7 @@ pub(super) fn found(audit: &Audit, wanted: &KernelState) -> Vec<Drift> {
         } else {
             "no policy needs it, but a rule uses it; it stays"
         };
-        push(Kind::Set, *family, set.as_str(), what.to_owned());
+        push(Kind::Set, *family, &set.shown(), what.to_owned());
     }
     all
 }

@@ -24,9 +24,9 @@ use super::waiters::Waiter;
 use crate::dataplane::conntrack::Swept;
 use crate::dataplane::{Error, Flows};
 
-/// The next sweep of what is pending waits for so many times as long as the last one took.
-/// Sweeps take a fifth of one processor at most then, and a denied flow goes on no longer than
-/// six sweeps take.
+/// The next sweep of what is pending waits for so many times as long as the last one was at
+/// work. These take a fifth of one processor at most then, and a denied flow goes on no longer
+/// than six sweeps take. A sweep that an ADD waits for begins at once.
 const PAUSE: u32 = 4;
 
 /// How long after a failure it is tried again, at first and at most.
@@ -56,6 +56,10 @@ pub(super) struct Passed {
     pub(super) generation: u64,
 }
 
+/// How a sweep ended, and for how long it was at work itself: not for how long it waited for
+/// verdicts.
+pub(super) type Work = (Result<Swept, Error>, Duration);
+
 /// One sweep at work.
 #[derive(Debug)]
 struct Running {
@@ -65,13 +69,15 @@ struct Running {
     /// What waits for it.
     waiters: Vec<Waiter>,
     begun: Instant,
-    work: JoinHandle<Result<Swept, Error>>,
+    work: JoinHandle<Work>,
 }
 
 /// A sweep that ended.
 #[derive(Debug)]
 pub(super) struct Ended {
     pub(super) begun: Instant,
+    /// A pass had brought the kernel up to date before.
+    pub(super) is_of_a_pass: bool,
     pub(super) result: Result<Swept, Error>,
     /// Until the next try, after a failure.
     pub(super) retry: Duration,
@@ -83,7 +89,7 @@ pub(super) enum Next {
     /// A sweep needs verdicts.
     Question(Question),
     /// A sweep has ended, perhaps because it broke off.
-    Ended(Which, Result<Result<Swept, Error>, JoinError>),
+    Ended(Which, Result<Work, JoinError>),
     /// A sweep that waited may begin.
     Start,
 }
@@ -152,16 +158,17 @@ impl Sweeps {
         };
         tokio::select! {
             biased;
-            Some(question) = self.questions.recv() => Next::Question(question),
+            // Ends before questions: those of a long sweep would hold up the end of an urgent one.
             ended = ended(self.urgent.as_mut()) => Next::Ended(Which::Urgent, ended),
             ended = ended(self.pending.as_mut()) => Next::Ended(Which::Pending, ended),
+            Some(question) = self.questions.recv() => Next::Question(question),
             () = until(start) => Next::Start,
         }
     }
 
-    /// A question that waits already.
-    pub(super) fn waiting_question(&mut self) -> Option<Question> {
-        self.questions.try_recv().ok()
+    /// Whether a sweep is at work.
+    pub(super) fn is_running(&self) -> bool {
+        self.pending.is_some() || self.urgent.is_some()
     }
 
     /// A pass has written this generation of the cluster.
@@ -197,7 +204,7 @@ impl Sweeps {
         if is_due && !self.is_waiting {
             self.pending = Some(self.run(established.take_pending(), Vec::new(), flows()));
         }
-        if self.is_idle(established) {
+        if self.passed.number > 0 && self.is_idle(established) {
             self.judged = Some(self.passed);
         }
     }
@@ -205,11 +212,16 @@ impl Sweeps {
     fn run(&self, due: Due, waiters: Vec<Waiter>, mut flows: Box<dyn Flows>) -> Running {
         let (scope, sender) = (due.scope.clone(), self.sender.clone());
         let work = task::spawn_blocking(move || {
-            flows.cut(&scope, &mut |flows| {
+            let (begun, mut waited) = (std::time::Instant::now(), Duration::ZERO);
+            let swept = flows.cut(&scope, &mut |flows| {
+                let asked = std::time::Instant::now();
                 let (reply, verdicts) = oneshot::channel();
                 sender.blocking_send(Question { flows, reply }).ok()?;
-                verdicts.blocking_recv().ok()
-            })
+                let forbidden = verdicts.blocking_recv().ok();
+                waited += asked.elapsed();
+                forbidden
+            });
+            (swept, begun.elapsed().saturating_sub(waited))
         });
         Running { due, passed: self.passed, waiters, begun: Instant::now(), work }
     }
@@ -221,12 +233,7 @@ impl Sweeps {
 
     /// A sweep has ended. What waited for it is answered if it went well; otherwise it waits
     /// for the next try. `None` if there was none.
-    pub(super) fn ended(
-        &mut self,
-        which: Which,
-        result: Result<Swept, Error>,
-        established: &mut Established,
-    ) -> Option<Ended> {
+    pub(super) fn ended(&mut self, which: Which, (result, busy): Work, established: &mut Established) -> Option<Ended> {
         let now = Instant::now();
         let sweep = match which {
             Which::Pending => self.pending.take(),
@@ -237,11 +244,12 @@ impl Sweeps {
             Ok(_) => {
                 established.judged(&sweep.due);
                 answer(sweep.waiters);
+                // Whichever it was: the kernel answers again.
+                (self.retry, self.urgent_not_before) = (RETRY.0, now);
                 if which == Which::Pending {
-                    self.not_before = now + (now - sweep.begun) * PAUSE;
-                    self.retry = RETRY.0;
+                    self.not_before = now + busy * PAUSE;
                     // What is pending now came after this pass.
-                    self.nearly_judged = Some(sweep.passed);
+                    self.nearly_judged = Some(sweep.passed).filter(|passed| passed.number > 0);
                 }
                 if self.urgent.is_none() {
                     self.judged = self.judged.max(self.nearly_judged.take());
@@ -258,7 +266,7 @@ impl Sweeps {
                 }
             }
         }
-        Some(Ended { begun: sweep.begun, result, retry })
+        Some(Ended { begun: sweep.begun, is_of_a_pass: sweep.passed.number > 0, result, retry })
     }
 
     /// The latest pass whose flows are judged; none before the first sweep.
@@ -267,7 +275,7 @@ impl Sweeps {
     }
 }
 
-async fn ended(sweep: Option<&mut Running>) -> Result<Result<Swept, Error>, JoinError> {
+async fn ended(sweep: Option<&mut Running>) -> Result<Work, JoinError> {
     match sweep {
         Some(sweep) => (&mut sweep.work).await,
         None => std::future::pending().await,

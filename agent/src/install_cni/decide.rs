@@ -315,7 +315,7 @@ impl State {
             decision.alert(
                 Reason::AgentNotReady,
                 &settings.file,
-                "it waits until the agent of this node is ready (npc status) and the plugin is in place".to_owned(),
+                "absent until the agent of this node is ready (npc status) and the plugin is in place".to_owned(),
             );
             return;
         }

@@ -61,8 +61,8 @@ fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
-fn happen(node: &mut Node, event: Event) {
-    match event {
+fn happen(node: &mut Node, event: &Event) {
+    match *event {
         Event::Source(variant, name) => node.put(name, source(variant, name)),
         Event::Gone(name) => drop(node.files.remove(name)),
         Event::Append(kind) => node.append(kind),
@@ -99,7 +99,7 @@ proptest! {
     fn whatever_happens_it_settles_and_is_well_in_the_end(events in prop::collection::vec(event(), 1..40)) {
         let mut node = Node::with_azure();
         for event in events {
-            happen(&mut node, event);
+            happen(&mut node, &event);
             let link = node.files.get(OWN) == Some(&Content::Special("a link"));
             let decision = node.settle();
             prop_assert_eq!(node.files.get(OWN) == Some(&Content::Special("a link")), link);

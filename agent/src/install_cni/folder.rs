@@ -31,6 +31,13 @@ pub struct Lock {
     _folder: File,
 }
 
+/// Whether a folder was removed. Another one may be at its path on the node, which this mount
+/// does not show.
+#[must_use]
+pub fn is_removed(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|metadata| metadata.nlink() == 0)
+}
+
 impl Folder {
     /// The folder at a path, in which one file is ours.
     #[must_use]
@@ -50,13 +57,6 @@ impl Folder {
             Err(error) if error == rustix::io::Errno::WOULDBLOCK => Ok(None),
             Err(error) => Err(error.into()),
         }
-    }
-
-    /// Whether the folder was removed. Another one may be at its path on the node, which this
-    /// mount does not show.
-    #[must_use]
-    pub fn is_removed(&self) -> bool {
-        fs::metadata(&self.path).is_ok_and(|metadata| metadata.nlink() == 0)
     }
 
     /// The files that a runtime reads, by name.

@@ -39,9 +39,13 @@ pub fn wish(answer: &Answer, container: &str, node: &str) -> Wish {
     let (set, labels) = match answer {
         Answer::Found(set, labels) => (set, labels),
         Answer::Refused(404) => return Wish::Remove("the DaemonSet is gone (404)".to_owned()),
-        // The ServiceAccount was deleted with it.
+        // The account was deleted with it. Or only this pod was deleted by force: its token ends
+        // with it.
         Answer::Refused(401) => {
-            return Wish::Remove("the API server does not know the account any more (401)".to_owned());
+            return Wish::AskAgain {
+                remove_at_end: true,
+                why: "the API server does not know the account any more (401)".to_owned(),
+            };
         }
         // An uninstallation deletes the right before or after the DaemonSet.
         Answer::Refused(403) => {
@@ -165,7 +169,9 @@ mod tests {
         let mut going = set(&pod_with("x", &json!(1)));
         going.metadata.deletion_timestamp = serde_json::from_value(json!("2026-11-28T00:00:00Z")).unwrap();
         assert!(matches!(wish(&Answer::Found(Box::new(going), None), "install-cni", "n1"), Wish::Remove(_)));
-        for (code, expected) in [(404, None), (401, None), (403, Some(true)), (500, Some(false)), (429, Some(false))] {
+        for (code, expected) in
+            [(404, None), (401, Some(true)), (403, Some(true)), (500, Some(false)), (429, Some(false))]
+        {
             let found = match wish(&Answer::Refused(code), "install-cni", "n1") {
                 Wish::Remove(_) => None,
                 Wish::AskAgain { remove_at_end, .. } => Some(remove_at_end),

@@ -17,7 +17,7 @@ use tracing::{info, warn};
 
 use super::conflist::{TYPE, leads_to};
 use super::decide::{Action, Content, Decision, Settings, State, View};
-use super::folder::{Folder, Lock, install_plugin, remove_plugin};
+use super::folder::{Folder, Lock, install_plugin, is_removed, remove_plugin};
 use super::owner::{Answer, Wish, wish};
 use super::references::first_reference;
 use super::report::{self, Alert, Reason, Report};
@@ -157,7 +157,20 @@ impl Run {
         };
         // The installer that has the folder may have asked before that was so.
         let _lock = match claimed {
-            Some(lock) => Some(lock),
+            Some(lock) => {
+                // A successor on this node tries again and again. If it takes the folder now, npc
+                // is not being uninstalled: only this pod was deleted.
+                drop(lock);
+                time::sleep(3 * CLAIM_AGAIN).await;
+                match self.folder.claim() {
+                    Ok(Some(lock)) => Some(lock),
+                    Ok(None) => {
+                        info!(why, "another installer has the folder; conflist and plugin stay");
+                        return Ok(());
+                    }
+                    Err(error) => return Err(Error::NoFolder(self.options.conf_dir.clone(), error)),
+                }
+            }
             None => time::timeout(self.options.grace, self.claim()).await.ok().transpose()?,
         };
         let removed = remove(&self.options, false)?;
@@ -192,8 +205,10 @@ impl Run {
         let (sender, mut changes) = mpsc::unbounded_channel();
         let _watcher = self.watch(sender);
         loop {
-            if self.folder.is_removed() {
-                return Err(Error::FolderRemoved(self.options.conf_dir.clone()));
+            for folder in [&self.options.conf_dir, &self.options.bin_dir] {
+                if is_removed(folder) {
+                    return Err(Error::FolderRemoved(folder.clone()));
+                }
             }
             let again = self.pass().await;
             let until = Instant::now() + POLL;
@@ -313,8 +328,14 @@ impl Run {
         let wait = RETRY[0].saturating_mul(1 << self.failures.min(6)).min(RETRY[1]);
         self.failures += 1;
         self.not_before = Some(Instant::now() + wait);
-        let words =
-            format!("{error}; what was there stays, and the next attempt is at most {} s away", RETRY[1].as_secs());
+        let hint = match error.kind() {
+            io::ErrorKind::PermissionDenied => {
+                "; the folder has to be root's on the node, because this container has no capabilities"
+            }
+            _ => "",
+        };
+        let next = RETRY[1].as_secs();
+        let words = format!("{error}{hint}; what was there stays, and the next attempt is at most {next} s away");
         let alert = Alert { reason: Reason::CannotWrite, file: path.display().to_string(), words };
         let mut report = self.reported.as_ref().map(|(report, _)| report.clone()).unwrap_or_default();
         match decision {
@@ -326,6 +347,8 @@ impl Run {
             None => report.alerts.clear(),
         }
         report.alerts.push(alert);
+        // Without its plugin the conflist lets no pod start.
+        report.installed &= self.options.bin_dir.join(TYPE).is_file();
         self.write_report(report);
     }
 
@@ -391,7 +414,7 @@ fn stamp(path: &Path) -> Option<Stamp> {
 }
 
 /// Removes the conflist and then the plugin, unless something may still call it. With `purge`
-/// the plugin goes in any case.
+/// the plugin goes also if only pods that were started with it may call it.
 ///
 /// # Errors
 /// If one of them cannot be removed. The plugin stays if the conflist does.
@@ -408,7 +431,8 @@ pub fn remove(options: &Options, purge: bool) -> Result<Removed, Error> {
         _ => false,
     };
     let derived = files.iter().find(|(_, content)| names_it(content)).map(|(name, _)| options.conf_dir.join(name));
-    let kept_for = derived.or_else(|| first_reference(&options.cache_dirs)).filter(|_| !purge);
+    // Without the plugin such a file would let no pod start, whatever is purged.
+    let kept_for = derived.or_else(|| if purge { None } else { first_reference(&options.cache_dirs) });
     let plugin = match kept_for {
         Some(_) => false,
         None => remove_plugin(&options.bin_dir).map_err(failed(options.bin_dir.join(TYPE)))?,

@@ -93,8 +93,8 @@ pub(crate) async fn refuse_beside_agent() -> anyhow::Result<Option<InstanceLock>
     let refused = |process: String| {
         let message = format!(
             "an agent runs in this network namespace{process}, and would put back at once whatever is removed; nothing \
-             was removed. End it first: in a cluster, delete its DaemonSet and wait for its pods to be gone; elsewhere, \
-             end its service or process. Then run this again"
+             was removed. End it first: in a cluster, let its DaemonSet run npc cleanup in the agent's place \
+             (docs/operate.md, Remove); elsewhere, end its service or process and run this again"
         );
         anyhow::Error::from(Stop::new(Exit::Input, message))
     };

@@ -7,6 +7,7 @@
 use std::io;
 use std::net::IpAddr;
 use std::ops::AddAssign;
+use std::time::Duration;
 
 use netlink_packet_netfilter::conntrack::{
     ConntrackAttribute, ConntrackMessage, IPTuple, ProtoInfo, ProtoInfoTCP, ProtoTuple, Tuple as Part,
@@ -19,6 +20,7 @@ use rtnetlink::packet_core::{
 };
 use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 use rustix::io::Errno;
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
 mod filter;
 
@@ -28,6 +30,9 @@ const PART: usize = 32 * 1024;
 /// How often a request is made for which, or for whose answer, the kernel had no
 /// room.
 const TRIES: u32 = 5;
+
+/// How long the kernel may take for one part of its answer.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Attributes of an entry that the crate leaves as they are; see
 /// linux/netfilter/nfnetlink_conntrack.h.
@@ -64,6 +69,9 @@ pub enum Error {
         "the kernel had no room for a request about the connections that it knows, or its answer, {0} times in a row"
     )]
     Lost(u32),
+    /// The agent's loop gave no verdict, so this sweep judged a part only.
+    #[error("a part of the connections that the kernel knows was not judged")]
+    Unanswered,
     /// What the kernel said makes no sense.
     #[error("cannot read a connection from the kernel: {0}")]
     Malformed(String),
@@ -142,7 +150,7 @@ pub fn sweep_in(family: Family, scope: &Scope, filters: bool, judge: &mut Judge<
             swept.unfiltered = true;
             swept += sweep.listed(&filter::List::whole(), judge)?.swept;
         }
-        if listed.is_odd || listed.is_over {
+        if listed.is_odd {
             break;
         }
     }
@@ -164,8 +172,6 @@ struct Listed {
     swept: Swept,
     /// The kernel listed what it was not asked for, or could not be asked.
     is_odd: bool,
-    /// No verdict is to be had any more.
-    is_over: bool,
 }
 
 impl Sweep<'_> {
@@ -216,7 +222,7 @@ impl Sweep<'_> {
             })?;
             listed.swept.judged += flows.len() as u64;
             let verdicts = if flows.is_empty() { Some(Vec::new()) } else { judge(flows) };
-            let Some(verdicts) = verdicts else { return Ok(Listed { is_over: true, ..listed }) };
+            let verdicts = verdicts.ok_or(Error::Unanswered)?;
             for (entry, _) in names.iter().zip(verdicts).filter(|(_, forbidden)| *forbidden) {
                 match self.delete.delete(self.family, entry) {
                     Ok(Deleted::Gone) => self.cut += 1,
@@ -254,6 +260,8 @@ impl Connection {
         let open = || {
             let socket = Socket::new(NETLINK_NETFILTER)?;
             socket.connect(&SocketAddr::new(0, 0))?;
+            // A sweep that never ended would let denied flows go on, and ADDs wait.
+            set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE))?;
             Ok(socket)
         };
         let socket = open().map_err(|error: io::Error| match Errno::from_io_error(&error) {

@@ -126,7 +126,7 @@ async fn comes_about(what: &str) -> Watched {
             watched.memory(|memory| memory.lies = true);
             watched.edit().await;
         }
-        "The jump to our chains is not first in FORWARD, and cannot be put there" => {
+        "The hook is not first in FORWARD, and cannot be put there" => {
             watched.memory(|memory| {
                 memory.unhookable = true;
                 memory.hooks = [Hook::Absent; 2];
@@ -153,7 +153,7 @@ async fn comes_about(what: &str) -> Watched {
             spec.ingress = Some(vec![rule]);
             watched.world.send(Input::Objects(odd)).await;
         }
-        "Another program changed what is ours, and it is put back" => {
+        "Another program changed npc's rules or sets, and the agent repaired them" => {
             watched.memory(|memory| memory.state = KernelState::default());
         }
         other => panic!("nothing brings this about: {other}"),

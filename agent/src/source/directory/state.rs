@@ -91,7 +91,11 @@ impl State {
             }
             Err(error) => {
                 let message = format!("the directory cannot be read: {error}");
-                let help = "the objects it held stay in force until it is back";
+                let help = if self.objects.is_some() {
+                    "the objects it held stay in force until it can be read"
+                } else {
+                    "nothing is written to the kernel before it can be read"
+                };
                 problems.push(self.root_problem(&message, help));
                 false
             }

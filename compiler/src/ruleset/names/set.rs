@@ -1,5 +1,7 @@
 //! The names of sets.
 
+use std::borrow::Cow;
+
 use crate::object::Family;
 use crate::policy::Direction;
 use crate::ruleset::name::Hash;
@@ -168,6 +170,15 @@ impl SetName {
             return None;
         }
         self.suffix().strip_prefix(SetRole::Seed.text())?.parse().ok()
+    }
+
+    /// The name as a log may show it: without the secret of a node.
+    #[must_use]
+    pub fn shown(&self) -> Cow<'_, str> {
+        match self.as_str().split_once(SetRole::Seed.text()) {
+            Some((before, _)) => Cow::Owned(format!("{before}{}…", SetRole::Seed.text())),
+            None => Cow::Borrowed(self.as_str()),
+        }
     }
 
     /// The set of a kind that is made to find out what a kernel supports.
