@@ -180,3 +180,21 @@ async fn a_sweep_that_fails_is_tried_again_and_the_agent_is_unready_meanwhile() 
     assert!(ready.exists());
     assert!(world.scopes().len() < 14, "{} sweeps", world.scopes().len());
 }
+
+#[tokio::test(start_paused = true)]
+async fn after_a_first_pass_that_failed_no_flow_counts_as_judged() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let ready = folder.path().join("ready");
+    let mut world = World::new(Settings { ready_file: Some(ready.clone()), ..settings() }, 1, vec![network()]);
+    let sweep = world.stop_next_sweep();
+    world.send(Input::Objects(objects(&["10.0.0.1"]))).await;
+    // The second pass goes well, and its sweep stands.
+    world.begun(1).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(world.ingress().len(), 1);
+    assert!(!ready.exists(), "it has not judged the flows that it found");
+    sweep.send(()).expect("it waits");
+    while !ready.exists() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}

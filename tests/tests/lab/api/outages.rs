@@ -6,7 +6,7 @@ use nix::sys::signal::Signal;
 use npc_tests::apiserver::{Disturbance, Fault, Resource, Server, Verb};
 use npc_tests::lab::Builder;
 
-use super::small::{NODE, Small, WATCHED};
+use super::small::{NODE, Small, WATCHED, is_synced_without};
 
 #[test]
 fn nothing_is_written_before_all_watches_are_in_sync() {
@@ -18,9 +18,8 @@ fn nothing_is_written_before_all_watches_are_in_sync() {
         small.store("other");
         let fault = small.server().inject(Fault::held().on(held));
         small.lab.start_agent(NODE).unwrap();
-        let others_synced =
-            |server: &Server| WATCHED.iter().all(|resource| (server.watches(*resource) == 1) == (*resource != held));
-        small.server().wait("all but one are in sync", |server| fault.met() > 0 && others_synced(server)).unwrap();
+        let synced = |server: &Server| fault.met() > 0 && is_synced_without(server, held);
+        small.server().wait("all but one are in sync", synced).unwrap();
         small.admits_only("web");
         assert_eq!((small.kernel(), small.agent().generation()), (before.clone(), None), "{held:?}");
         fault.lift();
