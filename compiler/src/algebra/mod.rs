@@ -4,5 +4,6 @@
 pub mod cidr;
 pub mod ranges;
 pub mod selector;
+pub(crate) mod syntax;
 pub mod traffic;
 pub mod tunnel;
