@@ -1,6 +1,7 @@
 //! Exact algebra: prefixes and ranges, what passes by protocol and port, and label
 //! selectors. It knows no policy.
 
+pub mod block_text;
 pub mod cidr;
 pub mod ranges;
 pub mod selector;
