@@ -56,6 +56,7 @@ enum Format {
 /// Prints pair sets or a program.
 pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
     let input = args.input.read()?;
+    input.warn();
     let cluster = &input.cluster;
     match args.output {
         Format::Pairs | Format::PairsJson => {

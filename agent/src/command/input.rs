@@ -5,11 +5,12 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use npc_agent::source::kube;
-use npc_agent::source::manifests::{self, Loaded};
+use npc_agent::source::manifests::{self, Loaded, Severity};
 use npc_agent::source::whatif::{self, Removal};
 use npc_compiler::cluster::Cluster;
+use npc_compiler::cluster::unread::{Extent, Unread};
 
-use super::{Exit, Stop};
+use super::{Exit, Stop, unjudged};
 
 /// Where the objects come from.
 #[derive(Debug, clap::Args)]
@@ -60,6 +61,31 @@ pub(super) struct Input {
     pub(super) cluster: Cluster,
     /// The namespace of endpoints that name none.
     pub(super) namespace: String,
+    /// What the input has that npc does not judge and that may change every answer.
+    pub(super) warnings: Vec<String>,
+}
+
+impl Input {
+    /// Says on standard error what the input has that npc does not judge.
+    pub(super) fn warn(&self) {
+        for warning in &self.warnings {
+            eprintln!("warning: {warning}");
+        }
+    }
+}
+
+/// What documents that are left out may hold.
+fn unread(loaded: &Loaded) -> Vec<Unread> {
+    let errors = loaded.problems.iter().filter(|problem| problem.severity == Severity::Error);
+    let left_out = errors.map(|problem| {
+        let (kind, namespace) = match &problem.object {
+            Some(object) if object.namespace.is_empty() => (Some(object.kind.clone()), Extent::Everywhere),
+            Some(object) => (Some(object.kind.clone()), Extent::In(object.namespace.clone())),
+            None => (None, Extent::Everywhere),
+        };
+        Unread { kind, namespace, why: problem.to_string() }
+    });
+    left_out.collect()
 }
 
 impl Args {
@@ -84,9 +110,11 @@ impl Args {
         if !self.overlay.is_empty() || !self.remove.is_empty() {
             loaded.objects.forget_computed_slices();
         }
-        let cluster = Cluster::new(&loaded.objects);
+        loaded.objects.declare_slice_pods();
+        let cluster = Cluster::new(&loaded.objects).with_unread(unread(&loaded));
         report(&loaded, &cluster);
-        Ok(Input { loaded, cluster, namespace })
+        let warnings = unjudged::warnings(&loaded.skipped);
+        Ok(Input { loaded, cluster, namespace, warnings })
     }
 
     /// A cluster knows its namespaces; files may leave them out.
@@ -124,9 +152,5 @@ fn report(loaded: &Loaded, cluster: &Cluster) {
             Some(place) => eprintln!("{place}: warning: {finding}"),
             None => eprintln!("warning: {finding}"),
         }
-    }
-    if !loaded.skipped.is_empty() {
-        let kinds: Vec<String> = loaded.skipped.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
-        eprintln!("npc: passed over {}: nothing about connectivity", kinds.join(", "));
     }
 }

@@ -19,7 +19,8 @@ use super::{Exit, input, output};
 /// Rows are sources, columns are destinations. Endpoints are workloads or pods;
 /// `outside` stands for all addresses that belong to none of them. In a table `.`
 /// is nothing, `*` everything, 5432 a TCP port, 53/udp a UDP port, `-` the endpoint
-/// itself.
+/// itself. A `?` before it means that the input does not tell, a `~` behind it that it holds
+/// for some replicas only.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
@@ -72,40 +73,42 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
     let groups = Groups::of_cluster(cluster);
     let options = matrix::Options { by, addresses: args.address.clone() };
     let matrix = Matrix::of_groups(cluster, &groups, &options);
-    let view = table::View::new(&matrix, cluster, &groups);
+    let view = table::TextMatrix::new(&matrix, cluster, &groups);
+    let warnings: Vec<String> = input.warnings.iter().cloned().chain(tunnels(cluster, &groups)).collect();
     match args.output {
-        Format::Json => output::json(&matrix)?,
+        Format::Json => output::json(&matrix::Printed { matrix: &matrix, warnings: &warnings })?,
         Format::Csv => csv(&matrix, &mut output::raw())?,
         Format::Dot => view.dot(&mut output::raw())?,
         Format::Md => view.markdown(&mut output::raw())?,
         Format::Wide => view.wide(&mut output::stdout())?,
         Format::Table => view.fitting(&mut output::stdout(), output::width())?,
     }
-    warn_of_tunnels(cluster, &groups);
+    for warning in &warnings {
+        eprintln!("warning: {warning}");
+    }
     Ok(Exit::Fine)
 }
 
-/// Says once where the rules of nodes are stricter than the policies that this
-/// matrix shows.
-fn warn_of_tunnels(cluster: &Cluster, groups: &Groups) {
+/// Where the rules of nodes are stricter than the policies that this matrix shows.
+fn tunnels(cluster: &Cluster, groups: &Groups) -> Option<String> {
     let kept = cluster.endpoints().filter(|(id, _)| {
         let group = groups.of(*id, Direction::Egress);
         group.is_some_and(|group| groups.get(group).drops_tunnels())
     });
     let mut pods: Vec<String> = kept.map(|(_, pod)| format!("{}/{}", pod.namespace, pod.name)).collect();
     pods.sort_unstable();
-    let Some(first) = pods.first() else { return };
+    let first = pods.first()?;
     let whose = match pods.len() {
         1 => first.clone(),
         more => format!("{more} pods isolated for egress, such as {first}"),
     };
     let list = |numbers: &[String]| numbers.join(", ");
-    eprintln!(
-        "warning: this is what policies allow. From {whose}, agents that run without --allow-tunnels drop tunnels: IP \
+    Some(format!(
+        "this is what policies allow. From {whose}, agents that run without --allow-tunnels drop tunnels: IP \
          protocols {}, and UDP to {} where no rule names the port",
         list(&TUNNELS.map(|number| number.to_string())),
         list(&TUNNEL_PORTS.map(|port| port.to_string())),
-    );
+    ))
 }
 
 fn csv(matrix: &Matrix<'_>, out: &mut impl Write) -> io::Result<()> {

@@ -10,7 +10,9 @@ mod matrix;
 mod migrate;
 mod nodes;
 mod output;
+mod schema;
 mod status;
+mod unjudged;
 mod words;
 
 use std::io;
@@ -38,6 +40,7 @@ enum Command {
     Explain(explain::Args),
     Matrix(matrix::Args),
     Migrate(migrate::Args),
+    Schema(schema::Args),
     Status(status::Args),
 }
 
@@ -110,6 +113,7 @@ impl Cli {
             Command::Explain(args) => explain::run(&args),
             Command::Matrix(args) => matrix::run(&args),
             Command::Migrate(args) => migrate::run(&args),
+            Command::Schema(args) => schema::run(&args),
             Command::Status(args) => status::run(&args),
         };
         let exit = done.unwrap_or_else(|error| {

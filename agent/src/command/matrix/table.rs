@@ -10,8 +10,8 @@ use npc_compiler::cluster::group::Groups;
 use npc_compiler::object::Family;
 use npc_compiler::policy::Direction;
 use npc_compiler::verdict::flow::End;
-use npc_compiler::verdict::matrix::Matrix;
-use npc_compiler::verdict::outside::outside;
+use npc_compiler::verdict::matrix::{Cell, Matrix};
+use npc_compiler::verdict::outside::{Certainty, Outside, outside};
 
 use crate::command::output::Columns;
 use crate::command::words::shorten;
@@ -25,14 +25,14 @@ const LISTED: usize = 4;
 const OUTSIDE: &str = "outside";
 
 /// A matrix with names that are short and distinct.
-pub(super) struct View<'a> {
+pub(super) struct TextMatrix<'a> {
     matrix: &'a Matrix<'a>,
     cluster: &'a Cluster,
     groups: &'a Groups,
     names: Vec<String>,
 }
 
-impl<'a> View<'a> {
+impl<'a> TextMatrix<'a> {
     pub(super) fn new(matrix: &'a Matrix<'a>, cluster: &'a Cluster, groups: &'a Groups) -> Self {
         // The kind of a workload is left out where the rest is distinct.
         let short = |id: &str| match id.split('/').collect::<Vec<_>>().as_slice() {
@@ -50,7 +50,7 @@ impl<'a> View<'a> {
 
     /// A table that says everything, however wide.
     pub(super) fn wide(&self, out: &mut impl Write) -> io::Result<()> {
-        self.columns(usize::MAX).write(out, "", 1)?;
+        with_legend(out, |text| self.columns(usize::MAX).write(text, "", 1))?;
         out.flush()
     }
 
@@ -61,8 +61,8 @@ impl<'a> View<'a> {
         match table.filter(|table| terminal.is_none_or(|width| table.width(1) <= width)) {
             _ if self.names.is_empty() => writeln!(out, "there are no endpoints")?,
             // One more space sets the names of the lines apart.
-            Some(table) => table.write(out, "", 1)?,
-            None => self.lines(out)?,
+            Some(table) => with_legend(out, |text| table.write(text, "", 1))?,
+            None => with_legend(out, |text| self.lines(text))?,
         }
         out.flush()
     }
@@ -101,12 +101,15 @@ impl<'a> View<'a> {
             self.matrix.endpoints()[place].addresses.iter().any(|address| Family::of(address) == family)
         };
         let possible = Family::ALL.into_iter().filter(|family| has(from, *family) && has(to, *family)).count();
-        if cells.len() >= possible && cells.iter().all(|cell| cell.traffic == first.traffic) {
-            return first.traffic.to_string();
+        let is_same = |cell: &Cell| {
+            (&cell.traffic, &cell.unknown, &cell.differs) == (&first.traffic, &first.unknown, &first.differs)
+        };
+        if cells.len() >= possible && cells.iter().all(is_same) {
+            return traffic(first);
         }
         let by_family = cells.iter().map(|cell| match cell.family {
-            Some(family) => format!("{family}:{}", cell.traffic),
-            None => cell.traffic.to_string(),
+            Some(family) => format!("{family}:{}", traffic(cell)),
+            None => traffic(cell),
         });
         by_family.collect::<Vec<_>>().join(" ")
     }
@@ -117,8 +120,12 @@ impl<'a> View<'a> {
         if ends.iter().any(|end| matches!(end, End::Address(_))) {
             return "-".to_owned();
         }
-        let entries = outside(self.cluster, self.groups, ends, direction);
-        shorten(&entries.iter().map(ToString::to_string).collect::<Vec<_>>(), listed, " ")
+        let entries = |certainty| outside(self.cluster, self.groups, ends.iter().copied(), direction, certainty);
+        let (least, most) = (entries(Certainty::Least), entries(Certainty::Most));
+        let certain = least.iter().map(ToString::to_string);
+        let is_more = |entry: &&Outside| !least.contains(entry);
+        let unknown = most.iter().filter(is_more).map(|entry| format!("?{entry}"));
+        shorten(&certain.chain(unknown).collect::<Vec<_>>(), listed, " ")
     }
 
     /// One line for each allowed pair. Endpoints that no rule distinguishes
@@ -200,4 +207,35 @@ impl<'a> View<'a> {
         writeln!(out, "}}")?;
         out.flush()
     }
+}
+
+/// Writes a text, and below it what its marks mean. No name of an endpoint has one.
+fn with_legend(out: &mut impl Write, write: impl FnOnce(&mut Vec<u8>) -> io::Result<()>) -> io::Result<()> {
+    let mut text = Vec::new();
+    write(&mut text)?;
+    out.write_all(&text)?;
+    if text.contains(&b'?') {
+        writeln!(out, "\n? the input does not say whether this is allowed; npc explain names the missing fact")?;
+    }
+    if text.contains(&b'~') {
+        writeln!(out, "\n~ replicas differ: this is allowed for some of them; --by pod shows which")?;
+    }
+    Ok(())
+}
+
+/// What a cell says: `*`, `5432`, `5432~` for some replicas, `?443` where that is not known.
+fn traffic(cell: &Cell) -> String {
+    let common = cell.traffic.difference(&cell.differs);
+    let mut parts = Vec::new();
+    if !common.is_none() {
+        parts.push(common.to_string());
+    }
+    if !cell.differs.is_none() {
+        parts.push(format!("{}~", cell.differs));
+    }
+    if !cell.unknown.is_none() {
+        let most = cell.traffic.union(&cell.unknown);
+        parts.push(if most.is_all() { "?*".to_owned() } else { format!("?{}", cell.unknown) });
+    }
+    parts.join(" ")
 }

@@ -31,7 +31,7 @@ const METADATA: Keep = Fields(&[
 const CONTAINERS: Keep = Fields(&[
     ("name", All),
     ("restartPolicy", All),
-    ("ports", Fields(&[("name", All), ("containerPort", All), ("protocol", All)])),
+    ("ports", Fields(&[("name", All), ("containerPort", All), ("protocol", All), ("hostPort", All), ("hostIP", All)])),
 ]);
 const POD_SPEC: Keep =
     Fields(&[("nodeName", All), ("hostNetwork", All), ("containers", CONTAINERS), ("initContainers", CONTAINERS)]);
@@ -72,7 +72,9 @@ const SERVICE: Keep = Fields(&[
             ("clusterIP", All),
             ("clusterIPs", All),
             ("externalIPs", All),
+            ("externalName", All),
             ("externalTrafficPolicy", All),
+            ("internalTrafficPolicy", All),
             ("ports", All),
         ]),
     ),
@@ -101,7 +103,13 @@ const CRON_JOB: Keep = Fields(&[
     ("spec", Fields(&[("jobTemplate", Fields(&[("spec", Fields(&[("template", TEMPLATE)]))]))])),
 ]);
 const POLICY: Keep = Fields(&[("apiVersion", All), ("kind", All), ("metadata", METADATA), ("spec", All)]);
-const OTHER: Keep = Fields(&[("apiVersion", All), ("kind", All)]);
+/// Of a kind that is not Kubernetes' own: what makes a workload of it, if it has a template.
+const OTHER: Keep = Fields(&[
+    ("apiVersion", All),
+    ("kind", All),
+    ("metadata", METADATA),
+    ("spec", Fields(&[("replicas", All), ("template", TEMPLATE)])),
+]);
 
 /// What a document is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -178,6 +186,20 @@ impl Kind {
             retain(node, self.keep());
         }
     }
+}
+
+/// Whether an object of a kind that is not read has a pod template where Kubernetes' own
+/// workloads have theirs. Its pods are then those that a Deployment of it would have.
+pub(super) fn has_pod_template(node: &Node) -> bool {
+    let path = ["spec", "template", "spec", "containers"];
+    let containers = path.iter().try_fold(node, |node, key| node.get(key));
+    containers.is_some_and(|containers| matches!(containers.resolved().value, Value::List(_)))
+}
+
+/// The kind of a workload that is not Kubernetes' own, distinct from the kinds that are.
+pub(super) fn foreign_workload(api_version: &str, kind: &str) -> String {
+    let is_ours = ["v1", "apps/v1", "batch/v1"].iter().any(|version| Kind::of(version, kind) != Kind::Other);
+    if is_ours { qualified(api_version, kind) } else { kind.to_owned() }
 }
 
 /// The name under which a skipped document is counted: `Ingress.networking.k8s.io`.

@@ -155,6 +155,9 @@ impl Reader<'_> {
             return self.problem(Severity::Error, span, None, path, message, help);
         }
         let kind = Kind::of(&types.api_version, &types.kind);
+        if kind == Kind::Other && kinds::has_pod_template(&node) && self.foreign_workload(&types, &node) {
+            return;
+        }
         if kind == Kind::Other {
             *self.parsed.skipped.entry(kinds::qualified(&types.api_version, &types.kind)).or_default() += 1;
             if types.kind == "NetworkPolicy" && types.api_version.starts_with("extensions/") {
@@ -166,6 +169,19 @@ impl Reader<'_> {
         }
         kind.trim(&mut node);
         self.object(kind, &types.kind, node);
+    }
+
+    /// Reads an object of a kind that is not Kubernetes' own as the workload that its pod
+    /// template makes of it; whether that can be read.
+    fn foreign_workload(&mut self, types: &TypeMeta, node: &Node) -> bool {
+        let mut node = node.clone();
+        Kind::Workload.trim(&mut node);
+        let kind = kinds::foreign_workload(&types.api_version, &types.kind);
+        let is_read = kinds::read(Kind::Workload, &kind, &node, self.default_namespace, &mut Notes::default()).is_ok();
+        if is_read {
+            self.object(Kind::Workload, &kind, node);
+        }
+        is_read
     }
 
     /// What a document says it is; `None` for a file that kustomize reads.
