@@ -9,6 +9,7 @@
 pub mod backend;
 pub(crate) mod claim;
 pub mod group;
+pub mod unread;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::BuildHasher;
@@ -21,6 +22,7 @@ use rustc_hash::{FxBuildHasher, FxHashMap};
 
 use crate::algebra::selector::{Operator, Selector};
 use crate::cluster::claim::{Claim, Standing};
+use crate::cluster::unread::Unread;
 use crate::object::{ContainerPort, EndpointSlice, Family, Labels, Objects, Pod};
 use crate::policy::finding::Finding;
 use crate::policy::{Direction, Namespaces, PodPeer, Policy};
@@ -90,6 +92,7 @@ pub struct Cluster {
     findings: Vec<Finding>,
     /// By namespace and name of their service.
     endpoint_slices: BTreeMap<(String, String), Vec<EndpointSlice>>,
+    unread: Vec<Unread>,
 }
 
 /// A place in a vector that a cluster never outgrows.
@@ -137,7 +140,23 @@ impl Cluster {
             policies_in,
             findings,
             endpoint_slices,
+            unread: Vec::new(),
         }
+    }
+
+    /// The same cluster, of which the input leaves this out.
+    #[must_use]
+    pub fn with_unread(mut self, mut unread: Vec<Unread>) -> Self {
+        unread.sort_unstable();
+        unread.dedup();
+        self.unread = unread;
+        self
+    }
+
+    /// What the input leaves out, sorted.
+    #[must_use]
+    pub fn unread(&self) -> &[Unread] {
+        &self.unread
     }
 
     /// What was not understood of the policies, by policy.
