@@ -4,10 +4,14 @@
 
 mod compile;
 mod explain;
+mod help;
 mod input;
+mod kubectl;
 mod matrix;
 mod migrate;
 mod names;
+mod repository;
+mod rights;
 mod schema;
 
 use std::path::Path;

@@ -43,7 +43,7 @@ use tracing::{debug, info, warn};
 pub use self::client::{Connector, Error, connect};
 use self::failure::Failure;
 use self::follower::Follower;
-pub use self::list::{Error as ListError, Listed, list, policies_of};
+pub use self::list::{Error as ListError, ListSettings, Listed, list, policies_of};
 pub use self::nodes::look_up;
 pub use self::notices::{Notice, STARTUP_TAINT, write_notices};
 use self::pace::{Ended, Pace, Reach};

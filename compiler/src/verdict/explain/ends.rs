@@ -39,6 +39,8 @@ pub enum Target<'a> {
     Blocks(Vec<Cidr>),
     /// All addresses, and the endpoints that have none yet.
     Any,
+    /// All addresses that neither a pod nor a node has.
+    Outside,
 }
 
 /// The ports of the destination that a question is about.
@@ -48,6 +50,8 @@ pub enum Port {
     Numbers(Option<Protocol>, u16, u16),
     /// Those of this name.
     Name(String),
+    /// None: ICMP, and ICMPv6.
+    Icmp,
 }
 
 /// What an end is called.
@@ -101,6 +105,12 @@ impl<'a> Finder<'a> {
             }
             Target::Address(address) => vec![self.address(*address)],
             Target::Blocks(blocks) => self.blocks(blocks),
+            Target::Outside => {
+                let all: Vec<Cidr> = Family::ALL.map(Cidr::everything).into();
+                let mut units = self.blocks(&all);
+                units.retain(|unit| unit.name.kind == "Block");
+                units
+            }
             Target::Any => {
                 let all: Vec<Cidr> = Family::ALL.map(Cidr::everything).into();
                 let mut units = self.blocks(&all);
@@ -220,6 +230,11 @@ impl<'a> Finder<'a> {
             None => Some(Traffic::all()),
             Some(Port::Numbers(protocol, first, last)) => {
                 Some(Traffic::ports(protocol.unwrap_or(Protocol::Tcp), *first, *last))
+            }
+            Some(Port::Icmp) => {
+                let mut icmp = Traffic::none();
+                icmp.other = true;
+                Some(icmp)
             }
             Some(Port::Name(name)) => {
                 let ports = self.ports(to).iter().filter(|port| port.name == *name);

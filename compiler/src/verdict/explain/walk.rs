@@ -100,6 +100,8 @@ impl Walk<'_> {
                 (*first..=*last).contains(&of.port) && of.protocol == protocol.unwrap_or(Protocol::Tcp)
             }
             Some(Port::Name(name)) => of.name.as_ref() == Some(name),
+            // A Service's address answers no ICMP.
+            Some(Port::Icmp) => false,
         };
         let ports: Vec<&ServicePort> = service.ports.iter().filter(is_meant).collect();
         let via = |port: Option<&ServicePort>, backends| Via {

@@ -87,5 +87,5 @@ fn every_kind_has_its_place_also_in_lists_and_through_aliases() {
     // The key stands here, what is inside where the anchor is.
     check("Service", "s", "spec.selector", "13:5");
     check("Service", "s", "spec.selector.app", "8:39");
-    assert_eq!(positions.locate("Namespace", "", "default", ""), None, "nobody wrote it");
+    assert_eq!(positions.locate("Namespace", "", "default", ""), None, "no file has it");
 }
