@@ -23,8 +23,8 @@ const CHART: [(&str, &str); 4] = [
         "apiVersion: apps/v1\nkind: Deployment\nmetadata:\n  name: {{ .Release.Name }}\n  labels:\n    {{- include \"x\" . | nindent 4 }}\n",
     ),
     (
-        "chart/templates/policy.yaml",
-        "{{- if .Values.networkPolicy.enabled }}\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: a}\nspec: {}\n{{- end }}\n",
+        "chart/templates/config.yaml",
+        "{{- if .Values.networkPolicy.enabled }}\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\n{{- end }}\n",
     ),
 ];
 

@@ -219,3 +219,31 @@ fn plain(path: &Path) -> PathBuf {
     }
     plain
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_document_of_a_line_is_found() {
+        let text = "a: 1\n---\nb: 2\nc: 3\n---\nd: 4\n";
+        for (line, document) in
+            [(1, "a: 1\n"), (3, "---\nb: 2\nc: 3\n"), (4, "---\nb: 2\nc: 3\n"), (6, "---\nd: 4\n"), (9, "---\nd: 4\n")]
+        {
+            assert_eq!(around(text, line), document, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_template_names_the_kinds_that_it_may_make() {
+        let text = "{{ if .Values.x }}\nkind: NetworkPolicy\n---\nkind: \"Deployment\"\nkind: ConfigMap\n";
+        assert_eq!(Vec::from_iter(kinds(text)), ["Deployment", "NetworkPolicy"]);
+    }
+
+    #[test]
+    fn paths_are_compared_without_their_detours() {
+        for (path, expected) in [("r/prod/./a.yaml", "r/prod/a.yaml"), ("r/prod/../b/a", "r/b/a"), ("../a", "../a")] {
+            assert_eq!(plain(Path::new(path)), Path::new(expected), "{path}");
+        }
+    }
+}

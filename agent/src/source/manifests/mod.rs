@@ -42,9 +42,12 @@ mod types;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
+use std::num::NonZero;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 
 use npc_compiler::cluster::unread::{Extent, Unread};
 use npc_compiler::object::Objects;
@@ -133,24 +136,19 @@ pub fn load(paths: &[PathBuf], options: &Options) -> Result<Loaded, Errors> {
 ///
 /// As [`load`].
 pub fn load_with(paths: &[PathBuf], texts: &[Text], options: &Options, count: &AtomicUsize) -> Result<Loaded, Errors> {
-    let read = |path: &Path, read: io::Result<Vec<u8>>| match read {
-        Ok(bytes) => parse_counted(&shown(path), bytes, &options.default_namespace, count),
-        Err(error) => unreadable(path, &error),
-    };
-    let mut parsed = Vec::new();
+    let mut jobs = Vec::new();
     let mut nowhere = Vec::new();
     for path in paths {
         if path.as_os_str() == "-" {
-            parsed.push(read(path, read_bounded(io::stdin().lock(), GIVEN)));
+            jobs.push(Job::Read(path.clone(), read_bounded(io::stdin().lock(), GIVEN)));
         } else if path.is_dir() {
             match walk(path) {
                 Ok(listing) if listing.files.is_empty() => {
-                    parsed.push(Parsed::failed(path, "no *.yaml, *.yml or *.json file is in this directory", ""));
+                    let message = "no *.yaml, *.yml or *.json file is in this directory";
+                    jobs.push(Job::Done(Box::new(Parsed::failed(path, message, ""))));
                 }
-                Ok(listing) => {
-                    parsed.extend(listing.files.iter().map(|file| read(file, read_regular(file, GIVEN))));
-                }
-                Err(error) => parsed.push(unreadable(path, &error)),
+                Ok(listing) => jobs.extend(listing.files.into_iter().map(Job::File)),
+                Err(error) => jobs.push(Job::Done(Box::new(unreadable(path, &error)))),
             }
         } else {
             // A pipe may be given by its path, as a shell does with `<(…)`.
@@ -158,17 +156,61 @@ pub fn load_with(paths: &[PathBuf], texts: &[Text], options: &Options, count: &A
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     nowhere.extend(unreadable(path, &error).problems);
                 }
-                bytes => parsed.push(read(path, bytes)),
+                bytes => jobs.push(Job::Read(path.clone(), bytes)),
             }
         }
     }
     for text in texts {
-        parsed.push(parse_counted(&text.name.as_str().into(), text.bytes.clone(), &options.default_namespace, count));
+        jobs.push(Job::Read(text.name.clone().into(), Ok(text.bytes.clone())));
     }
     if !nowhere.is_empty() {
         return Err(Errors(nowhere));
     }
-    finish(parsed, options)
+    finish(parse_all(jobs, options, count), options)
+}
+
+/// A file on its way.
+enum Job {
+    /// It is to be read and parsed.
+    File(PathBuf),
+    /// It is to be parsed.
+    Read(PathBuf, io::Result<Vec<u8>>),
+    /// It is parsed.
+    Done(Box<Parsed>),
+}
+
+impl Job {
+    fn run(self, options: &Options, count: &AtomicUsize) -> Parsed {
+        let parse = |path: &Path, read: io::Result<Vec<u8>>| match read {
+            Ok(bytes) => parse_counted(&shown(path), bytes, &options.default_namespace, count),
+            Err(error) => unreadable(path, &error),
+        };
+        match self {
+            Self::File(path) => parse(&path, read_regular(&path, GIVEN)),
+            Self::Read(path, read) => parse(&path, read),
+            Self::Done(parsed) => *parsed,
+        }
+    }
+}
+
+/// Parses files on as many threads as there are cores; the answers are in the order of the
+/// files.
+fn parse_all(jobs: Vec<Job>, options: &Options, count: &AtomicUsize) -> Vec<Parsed> {
+    let cores = thread::available_parallelism().map_or(1, NonZero::get).min(jobs.len());
+    if cores < 2 {
+        return jobs.into_iter().map(|job| job.run(options, count)).collect();
+    }
+    let jobs = Mutex::new(jobs.into_iter().enumerate());
+    let next = || jobs.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let work = || std::iter::from_fn(next).map(|(place, job)| (place, job.run(options, count))).collect::<Vec<_>>();
+    let mut parsed: Vec<(usize, Parsed)> = thread::scope(|scope| {
+        let others: Vec<_> = (1..cores).map(|_| scope.spawn(work)).collect();
+        let own = work();
+        let theirs = others.into_iter().flat_map(|other| other.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        own.into_iter().chain(theirs).collect()
+    });
+    parsed.sort_by_key(|(place, _)| *place);
+    parsed.into_iter().map(|(_, parsed)| parsed).collect()
 }
 
 /// Reads a text, as if it stood in a file of this name.

@@ -281,6 +281,10 @@ impl Reader<'_> {
         }
         match read {
             Ok(decoded) => {
+                // Places are asked for in policies only, and of the other objects there are
+                // a hundred thousand.
+                let is_needed = kind == Kind::Policy || foreign::has_action(&node);
+                let node = if is_needed { node } else { Node { span: node.span, value: Value::Map(Vec::new()) } };
                 self.parsed.items.push(Item {
                     object,
                     file: Arc::clone(&self.parsed.file),
