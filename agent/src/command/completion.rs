@@ -31,6 +31,10 @@ enum Shell {
     Fish,
 }
 
+/// The variable by which the script asks npc for words. Its name is npc's own, so that
+/// another program's variable never keeps an agent from starting.
+pub(super) const VARIABLE: &str = "NPC_COMPLETE";
+
 /// Prints the script.
 pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
     let name = match args.shell {
@@ -41,7 +45,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
     let shells = Shells::builtins();
     let Some(shell) = shells.completer(name) else { anyhow::bail!("there is no script for {name}") };
     let mut out = output::raw();
-    shell.write_registration("COMPLETE", "npc", "npc", "npc", &mut out)?;
+    shell.write_registration(VARIABLE, "npc", "npc", "npc", &mut out)?;
     out.flush()?;
     Ok(Exit::Fine)
 }

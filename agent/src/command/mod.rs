@@ -92,7 +92,7 @@ impl Cli {
     /// The command as flags, environment and, for the agent, its configuration
     /// file have it. Ends the process where they make no sense.
     pub(crate) fn read() -> Self {
-        CompleteEnv::with_factory(Self::named).complete();
+        CompleteEnv::with_factory(Self::named).var(completion::VARIABLE).complete();
         let matches = Self::named().get_matches();
         let Some(("agent", given)) = matches.subcommand() else { return Self::of(&matches) };
         let Some(path) = given.get_one::<PathBuf>("config") else { return Self::of(&matches) };

@@ -53,11 +53,11 @@ fn shells_complete_commands_flags_and_endpoints() {
     let files = Files::of(SHOP);
     for shell in ["bash", "zsh", "fish"] {
         let script = files.run(&["completion", shell]);
-        assert!(script.code == 0 && script.out.contains("COMPLETE"), "{shell}: {}", script.err);
+        assert!(script.code == 0 && script.out.contains("NPC_COMPLETE"), "{shell}: {}", script.err);
     }
     let complete = |words: &[&str]| {
         let output = Command::new(env!("CARGO_BIN_EXE_npc"))
-            .env("COMPLETE", "fish")
+            .env("NPC_COMPLETE", "fish")
             .arg("--")
             .arg("npc")
             .args(words)

@@ -21,7 +21,9 @@ const ALIKE: usize = 3;
 pub(super) fn write(loaded: &Loaded, cluster: &Cluster) {
     let mut warnings = Warnings::default();
     for problem in &loaded.problems {
-        warnings.add(&problem.message, problem.to_string());
+        // What follows names the other place.
+        let what = problem.message.split(" at ").next().unwrap_or_default();
+        warnings.add(what, problem.to_string());
     }
     for finding in cluster.findings() {
         let place = loaded.positions.locate("NetworkPolicy", &finding.namespace, &finding.name, &finding.path);
