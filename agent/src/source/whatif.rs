@@ -14,7 +14,7 @@ use super::manifests::{Loaded, ObjectRef};
 /// addresses and nodes, and take over the labels, ports and network of its
 /// template, as after a rollout. One that is to have none loses those it has.
 pub fn apply_overlay(base: &mut Loaded, overlay: Loaded) {
-    let Loaded { objects, idle, positions, problems, skipped } = overlay;
+    let Loaded { objects, idle, positions, problems, skipped, passed_over, unread } = overlay;
     for workload in objects.pods.iter().filter_map(of_workload) {
         base.idle.remove(&workload);
     }
@@ -70,6 +70,8 @@ pub fn apply_overlay(base: &mut Loaded, overlay: Loaded) {
     }
     base.positions.merge(positions);
     base.problems.extend(problems);
+    base.passed_over.merge(passed_over);
+    base.unread.extend(unread);
     for (kind, count) in skipped {
         *base.skipped.entry(kind).or_default() += count;
     }

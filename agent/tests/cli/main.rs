@@ -5,10 +5,14 @@
 mod cases;
 mod compile;
 mod explain;
+mod help;
 mod input;
+mod kubectl;
 mod matrix;
 mod migrate;
 mod names;
+mod repository;
+mod rights;
 mod schema;
 
 use std::path::Path;

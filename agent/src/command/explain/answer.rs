@@ -123,7 +123,7 @@ pub(super) struct RuleJson {
 }
 
 #[derive(Debug, Clone, Serialize)]
-struct LocationJson {
+pub(super) struct LocationJson {
     file: String,
     line: u32,
     column: u32,
@@ -155,7 +155,7 @@ impl<'a> Answer<'a> {
         let query = Query {
             from: from.name.clone(),
             to: format!("{}{}", bracketed(&to.name, port.is_some()), port.map(|p| format!(":{p}")).unwrap_or_default()),
-            source: "files",
+            source: context.input.source.as_str(),
         };
         Self {
             api_version: API_VERSION,
@@ -179,6 +179,7 @@ pub(super) fn bracketed(name: &str, has_port: bool) -> String {
 pub(super) fn port_text(port: &Port) -> String {
     match port {
         Port::Name(name) => name.clone(),
+        Port::Icmp => "icmp".to_owned(),
         Port::Numbers(protocol, first, last) => {
             let range = if first == last { first.to_string() } else { format!("{first}-{last}") };
             protocol.map_or(range.clone(), |protocol| format!("{range}/{}", protocol.lower()))
@@ -295,7 +296,7 @@ pub(super) fn rule(context: &Context<'_>, id: PolicyId, path: &str) -> RuleJson 
     RuleJson { policy: policy(context, id), path: path.to_owned(), location: location(context, id, path) }
 }
 
-fn location(context: &Context<'_>, id: PolicyId, path: &str) -> Option<LocationJson> {
+pub(super) fn location(context: &Context<'_>, id: PolicyId, path: &str) -> Option<LocationJson> {
     let policy = context.input.cluster.policy(id);
     let place = context.input.loaded.positions.locate("NetworkPolicy", &policy.namespace, &policy.name, path)?;
     Some(LocationJson { file: place.file.to_string(), line: place.line(), column: place.column() })

@@ -61,8 +61,8 @@ impl State {
     pub(super) fn read(name: &str, cluster: &Cluster) -> anyhow::Result<Self> {
         let reading = || "cannot read this kernel; npc migrate --node needs root";
         let (kernel, held) = open().with_context(reading)?;
-        let AgentAnswer { options, lingering, why_not } = AgentAnswer::ask(name);
-        let wanted = |options: &_| KernelState::from(&layout::ruleset_with(cluster, name, options, &lingering));
+        let AgentAnswer { options, retained, why_not } = AgentAnswer::ask(name);
+        let wanted = |options: &_| KernelState::from(&layout::ruleset_with(cluster, name, options, &retained));
         let options = options.unwrap_or_else(|| options::nearest(&held, |options| distance(&wanted(options), &held)));
         let wanted = wanted(&options);
         let hooks = kernel.hooks();

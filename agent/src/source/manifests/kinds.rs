@@ -22,6 +22,7 @@ use Keep::{All, Fields};
 
 const METADATA: Keep = Fields(&[
     ("name", All),
+    ("generateName", All),
     ("namespace", All),
     ("uid", All),
     ("labels", All),
@@ -103,12 +104,16 @@ const CRON_JOB: Keep = Fields(&[
     ("spec", Fields(&[("jobTemplate", Fields(&[("spec", Fields(&[("template", TEMPLATE)]))]))])),
 ]);
 const POLICY: Keep = Fields(&[("apiVersion", All), ("kind", All), ("metadata", METADATA), ("spec", All)]);
-/// Of a kind that is not Kubernetes' own: what makes a workload of it, if it has a template.
+/// Of a kind that is not Kubernetes' own: what makes a workload of it, if it has a template,
+/// and the patches of a kustomization.
 const OTHER: Keep = Fields(&[
     ("apiVersion", All),
     ("kind", All),
     ("metadata", METADATA),
     ("spec", Fields(&[("replicas", All), ("template", TEMPLATE)])),
+    ("patches", All),
+    ("patchesJson6902", All),
+    ("patchesStrategicMerge", All),
 ]);
 
 /// What a document is.
@@ -126,7 +131,7 @@ pub(super) enum Kind {
     Workload,
     /// Makes pods after the template of its job template.
     CronJob,
-    /// Says nothing about connectivity, or nobody serves it.
+    /// Says nothing about connectivity, or no Kubernetes serves it.
     Other,
 }
 
@@ -171,7 +176,7 @@ impl Kind {
         }
     }
 
-    /// Drops the fields that nobody asks for: most of a live pod is status
+    /// Drops the fields that npc does not ask for: most of a live pod is status
     /// and managed fields, and a cluster has a hundred thousand pods. A field
     /// that is not asked for can also not be wrong. Of a policy only what the
     /// API server fills in goes: an unknown field there is a finding.
@@ -274,14 +279,26 @@ pub(super) fn read(
     kind: Kind,
     kind_name: &str,
     node: &Node,
+    file: &str,
     default_namespace: &str,
     notes: &mut Notes,
 ) -> Result<Decoded, Mismatch> {
     let mut metadata: ObjectMeta = field(node, &["metadata"], notes)?;
-    let name = named(node, "name", metadata.name.as_deref())?.ok_or_else(|| {
-        let span = node.get("metadata").map_or(node.span, |metadata| metadata.span);
-        wrong(span, "metadata.name", "the object has no name".to_owned(), "give it a metadata.name")
-    })?;
+    let name = match named(node, "name", metadata.name.as_deref())? {
+        Some(name) => name,
+        None => match named(node, "generateName", metadata.generate_name.as_deref())? {
+            Some(prefix) => generated(&prefix, file, node.span),
+            None => {
+                let span = node.get("metadata").map_or(node.span, |metadata| metadata.span);
+                return Err(wrong(
+                    span,
+                    "metadata.name",
+                    "the object has no name".to_owned(),
+                    "give it a metadata.name",
+                ));
+            }
+        },
+    };
     let namespace = match named(node, "namespace", metadata.namespace.as_deref())? {
         _ if kind.is_cluster_scoped() => String::new(),
         Some(namespace) => namespace,
@@ -393,9 +410,27 @@ fn field<T: serde::de::DeserializeOwned + Default>(
     }
 }
 
+/// The name of an object that leaves its end to the API server: five letters or digits, as
+/// that makes them, which are the same each time that the file is read.
+fn generated(prefix: &str, file: &str, span: Span) -> String {
+    /// Those of the API server.
+    const LETTERS: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
+    let place = format!("{file}:{}:{}", span.start.line, span.start.column);
+    // FNV-1a, which stays what it is.
+    let mut hash = place
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    let end = (0..5).map(|_| {
+        let letter = LETTERS[usize::try_from(hash % 27).unwrap_or_default()];
+        hash /= 27;
+        char::from(letter)
+    });
+    prefix.chars().chain(end).collect()
+}
+
 /// A name or namespace, if it is there. The API allows little more than
 /// letters, digits, `-` and `.`; what would break a path or a line of output
-/// is refused here, all else is nobody's harm.
+/// is refused here, all else does no harm.
 fn named(node: &Node, key: &str, text: Option<&str>) -> Result<Option<String>, Mismatch> {
     let Some(text) = text.filter(|text| !text.is_empty()) else { return Ok(None) };
     if text.contains(|c: char| c == '/' || c.is_whitespace() || c.is_control()) {

@@ -56,7 +56,7 @@ pub fn explain_endpoint(
         Target::Pod(pod) => std::slice::from_ref(pod),
         Target::Pods(pods) => pods,
         Target::Address(address) => cluster.holders(*address, cluster.home(*address)),
-        Target::Service(_) | Target::Node { .. } | Target::Blocks(_) | Target::Any => &[],
+        Target::Service(_) | Target::Node { .. } | Target::Blocks(_) | Target::Any | Target::Outside => &[],
     };
     let pods: Vec<PodId> = pods.iter().copied().filter(|pod| cluster.class_of(*pod).is_some()).collect();
     if pods.is_empty() {

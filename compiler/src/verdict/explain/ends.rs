@@ -51,6 +51,12 @@ impl<'a> Finder<'a> {
             }
             Target::Address(address) => vec![self.address(*address)],
             Target::Blocks(blocks) => self.blocks(blocks),
+            Target::Outside => {
+                let all: Vec<Cidr> = Family::ALL.map(Cidr::everything).into();
+                let mut units = self.blocks(&all);
+                units.retain(|unit| unit.name.kind == "Block");
+                units
+            }
             Target::Any => {
                 let all: Vec<Cidr> = Family::ALL.map(Cidr::everything).into();
                 let mut units = self.blocks(&all);
@@ -180,6 +186,7 @@ impl<'a> Finder<'a> {
             Some(Port::Numbers(protocol, first, last)) => {
                 Some(Traffic::ports(protocol.unwrap_or(Protocol::Tcp), *first, *last))
             }
+            Some(Port::Icmp) => Some(Traffic::icmp()),
             Some(Port::Name(name)) => {
                 let ports = self.ports(to).iter().filter(|port| port.name == *name);
                 ports.map(|port| Traffic::ports(port.protocol, port.port, port.port)).reduce(|a, b| a.union(&b))

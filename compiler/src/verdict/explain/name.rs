@@ -30,6 +30,8 @@ pub enum Target<'a> {
     Blocks(Vec<Cidr>),
     /// All addresses, and the endpoints that have none yet.
     Any,
+    /// All addresses that neither a pod nor a node has.
+    Outside,
 }
 
 /// The ports of the destination that a question is about.
@@ -39,6 +41,8 @@ pub enum Port {
     Numbers(Option<Protocol>, u16, u16),
     /// Those of this name.
     Name(String),
+    /// None: ICMP, and ICMPv6.
+    Icmp,
 }
 
 /// What an end is called.

@@ -42,7 +42,8 @@ impl Walk<'_> {
         let addresses: Vec<IpAddr> = addresses.iter().filter(is_node).copied().collect();
         let (protocol, first, last) = match self.port {
             Some(Port::Numbers(protocol, first, last)) => (Some(protocol.unwrap_or(Protocol::Tcp)), *first, *last),
-            Some(Port::Name(_)) => return false,
+            // No port of a node takes ICMP.
+            Some(Port::Name(_) | Port::Icmp) => return false,
             None => (None, 1, u16::MAX),
         };
         let (Some(address), Some(only)) = (addresses.first().copied(), protocol.filter(|_| first == last)) else {
@@ -87,7 +88,8 @@ impl Walk<'_> {
             Some(Port::Numbers(protocol, first, last)) => {
                 Traffic::ports(protocol.unwrap_or(Protocol::Tcp), *first, *last)
             }
-            _ => Traffic::all(),
+            Some(Port::Icmp) => Traffic::icmp(),
+            Some(Port::Name(_)) | None => Traffic::all(),
         };
         self.explanation.flows.extend(wholes.into_iter().map(|to| Flow {
             from: EndName::of_service(service),
@@ -119,6 +121,8 @@ impl Walk<'_> {
                 (*first..=*last).contains(&of.port) && of.protocol == protocol.unwrap_or(Protocol::Tcp)
             }
             (None, Some(Port::Name(name))) => of.name.as_ref() == Some(name),
+            // A Service's address answers no ICMP.
+            (None, Some(Port::Icmp)) => false,
         };
         let ports: Vec<&ServicePort> = service.ports.iter().filter(is_meant).collect();
         let via = |port: Option<&ServicePort>, backends| Via {

@@ -5,6 +5,7 @@
 //! endpoints is two reads of a table, so the cost is that of writing the pairs down.
 
 pub(crate) mod judge;
+mod restrict;
 mod row;
 
 use std::cell::RefCell;
@@ -22,6 +23,7 @@ use crate::cluster::group::Groups;
 use crate::object::{Family, Protocol};
 use crate::verdict::flow::End;
 use judge::{Kinds, PairVerdicts, TrafficId, TrafficTable};
+pub use restrict::Restriction;
 use row::Row;
 
 /// What is one endpoint of the matrix.
@@ -106,6 +108,7 @@ pub struct Matrix<'a> {
     rows: Vec<Row>,
     judge: PairVerdicts,
     known: RefCell<TrafficTable>,
+    only: Option<Restriction>,
 }
 
 /// The matrix written down.
@@ -155,7 +158,7 @@ impl<'a> Matrix<'a> {
         let (endpoints, rows) = rows.into_iter().unzip();
         let mut known = TrafficTable::new();
         let judge = kinds.judge(&mut known);
-        Self { cluster, by: options.by, endpoints, rows, judge, known: RefCell::new(known) }
+        Self { cluster, by: options.by, endpoints, rows, judge, known: RefCell::new(known), only: None }
     }
 
     /// The endpoints, sorted by id.
@@ -215,7 +218,8 @@ impl<'a> Matrix<'a> {
         let addresses: Vec<End> = (self.rows.iter().filter(|row| row.is_address)).map(|row| row.views[0].end).collect();
         let mut alike = IndexMap::<_, Vec<usize>>::new();
         for (place, row) in self.rows.iter().enumerate() {
-            alike.entry(row.likeness(self.cluster, place, &addresses)).or_default().push(place);
+            let likeness = row.likeness(self.cluster, place, &addresses);
+            alike.entry((likeness, self.is_shown(place))).or_default().push(place);
         }
         alike.into_values().collect()
     }
@@ -238,6 +242,7 @@ impl<'a> Matrix<'a> {
                 differs: difference(&known, sums[i].least, sums[i].common()),
             })
         });
+        let cells = cells.map(|cell| cell.and_then(|cell| self.shown_of(cell)));
         cells.into_iter().flatten()
     }
 }
