@@ -9,11 +9,13 @@ IMAGE ?= npc:0.1.0
 PLATFORMS ?=
 # What image-tar builds npc with: dist is small and takes long, release is built sooner.
 PROFILE ?= dist
+# This machine, as Rust names it. npc-cni is static, which takes a named target.
+HOST = $(shell rustc -vV | sed -n 's/^host: //p')
 
 # Random tests take their cases from here, so that two runs test the same.
 SEED ?= 1
 
-.PHONY: help run test test-full tools apiserver promtool lint deny bench docs image image-tar image-check dist manifests schemas setup clean
+.PHONY: help run test test-full tools apiserver promtool lint deny bench docs image image-tar image-check dist reproduce manifests schemas setup clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -33,7 +35,7 @@ test: setup ## every test; random ones with samples that are the same each time
 
 test-full: tools ## the same with new samples, a million packets, thousands of clusters, and all that make can fetch
 	assets=$$(deploy/apiserver.sh) && \
-	KUBEBUILDER_ASSETS=$$assets NPC_FUZZ_SHAPES=1000000 NPC_CASES=5000 $(MAKE) --no-print-directory test SEED=$$(date +%s)
+	KUBEBUILDER_ASSETS=$$assets NPC_FUZZ_SHAPES=1000000 NPC_CASES=5000 NPC_CNI_SEQUENCES=100 $(MAKE) --no-print-directory test SEED=$$(date +%s)
 
 tools: ## Helm, kubectl, promtool and containerd for the tests of deploy/; prints a PATH with them
 	@deploy/tools.sh
@@ -50,9 +52,8 @@ lint: ## formatting, lints and rustdoc
 	$(CARGO) check --quiet --package npc-compiler --lib --example shop # the facade alone
 	@$(MAKE) --no-print-directory docs
 
-deny: ## licences, sources and duplicates of our dependencies
-	command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny
-	$(CARGO) deny check bans licenses sources
+deny: ## licences, sources, duplicates and known vulnerabilities of our dependencies
+	@deploy/deny.sh
 
 bench: setup ## the figures in benches/README.md
 	$(CARGO) build --workspace --release --bins
@@ -67,14 +68,19 @@ image: ## the container image IMAGE, for PLATFORMS, where a container engine is 
 
 image-tar: setup ## the container image IMAGE as a file, without a container engine, in target/npc-image.tar
 	$(CARGO) build --locked --profile $(PROFILE) --package npc-agent --bin npc
-	deploy/image/tar.sh "$(IMAGE)" $(TARGET)/npc-image.tar $(TARGET)/$(PROFILE)/npc
+	RUSTFLAGS="-C target-feature=+crt-static" \
+	$(CARGO) build --locked --profile $(PROFILE) --target $(HOST) --package npc-cni --bin npc-cni
+	deploy/image/tar.sh "$(IMAGE)" $(TARGET)/npc-image.tar $(TARGET)/$(PROFILE)/npc $(TARGET)/$(HOST)/$(PROFILE)/npc-cni
 
 image-check: setup ## npc, run from the image's own root file system, without a container engine
 	$(CARGO) build --workspace --bin npc
 	deploy/image/check.sh $(TARGET)/debug/npc
 
-dist: setup ## release binaries as a tarball, with SBOMs and checksums, in target/dist-files
+dist: setup ## release binaries as a tarball, with SBOMs and checksums (signed, with NPC_SIGN_KEY), in target/dist-files
 	@deploy/dist.sh
+
+reproduce: setup ## the release twice, from two folders: the bytes must be the same
+	@deploy/reproduce.sh
 
 manifests: ## write deploy/kustomize from deploy/chart
 	NPC_WRITE=1 $(CARGO) test --workspace --test deploy the_kustomize_folders

@@ -1,7 +1,10 @@
 #!/bin/sh
 # Makes the release of this machine's architecture in target/dist-files: the
 # binaries as a tarball, an SBOM of what is compiled into each (CycloneDX, by
-# cargo-cyclonedx), and SHA256SUMS.
+# cargo-cyclonedx), and SHA256SUMS. With NPC_SIGN_KEY, the file of an SSH private key,
+# also SHA256SUMS.sig:
+#
+#   ssh-keygen -Y verify -f ALLOWED_SIGNERS -I IDENTITY -n npc-release -s SHA256SUMS.sig <SHA256SUMS
 #
 # The same commit by the same Rust gives the same bytes: paths are cut from the
 # binaries, and the tarball has the commit's time, one owner and sorted names.
@@ -11,9 +14,9 @@
 # NPC_DIST_SBOM=no there are no SBOMs.
 set -eu
 
-# What is shipped, as folder:binary. npc-cni (cni-plugin:npc-cni) joins together with
-# the command that installs it on nodes.
-shipped="agent:npc"
+# What is shipped, as folder:binary. `npc install-cni` puts npc-cni on a node, where it runs
+# with whatever libraries are there: it is static.
+shipped="agent:npc cni-plugin:npc-cni"
 
 cd "$(dirname "$0")/.."
 CARGO=${CARGO:-cargo}
@@ -29,9 +32,13 @@ if [ -z "$binaries" ]; then
 	# Paths of this machine do not belong into a release.
 	RUSTFLAGS="${RUSTFLAGS:-} --remap-path-prefix=$PWD=/npc --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo"
 	export RUSTFLAGS
-	binaries=target/dist
+	binaries=target/$target/dist
 	for each in $shipped; do
-		"$CARGO" build --locked --profile dist --manifest-path "${each%:*}/Cargo.toml" --bin "${each#*:}"
+		flags=$RUSTFLAGS
+		[ "${each#*:}" != npc-cni ] || flags="$flags -C target-feature=+crt-static"
+		# With a target, the flags leave out what runs while cargo builds.
+		RUSTFLAGS=$flags "$CARGO" build --locked --profile dist --target "$target" \
+			--manifest-path "${each%:*}/Cargo.toml" --bin "${each#*:}"
 	done
 fi
 
@@ -60,4 +67,7 @@ if [ "${NPC_DIST_SBOM:-}" != no ]; then
 	done
 fi
 (cd "$out" && find . -type f ! -name SHA256SUMS -printf '%P\n' | sort | xargs sha256sum >SHA256SUMS)
+if [ -n "${NPC_SIGN_KEY:-}" ]; then
+	ssh-keygen -q -Y sign -f "$NPC_SIGN_KEY" -n npc-release "$out/SHA256SUMS"
+fi
 ls -l "$out"

@@ -20,6 +20,7 @@ need ip iproute2
 need nft nftables # what other programs write, in tests
 need /usr/lib/cni/bridge containernetworking-plugins # the chain of CNI plugins, in a test
 need faketime faketime # clocks that jump, in a test
+need ssh-keygen openssh-client # signs a release
 need cc "gcc libc6-dev"
 
 [ -n "$missing" ] || exit 0

@@ -14,11 +14,15 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 mod cni;
+mod cni_installer;
+mod conntrack;
 mod labels;
 mod packets;
 mod watches;
 
 pub use cni::Cni;
+pub use cni_installer::CniInstaller;
+pub use conntrack::{Change, Conntrack, Last};
 pub use labels::{DriftKind, Kind};
 use labels::{OfFamily, OfKind, OfStage, OfWhat, family_name};
 pub use packets::Packets;
@@ -71,6 +75,8 @@ pub struct Metrics {
     packets: Packets,
     watches: Watches,
     cni: Cni,
+    conntrack: Conntrack,
+    cni_installer: CniInstaller,
 }
 
 /// From 50 µs to 26 s.
@@ -111,6 +117,8 @@ impl Default for Metrics {
             packets: Packets::default(),
             watches: Watches::default(),
             cni: Cni::default(),
+            conntrack: Conntrack::default(),
+            cni_installer: CniInstaller::default(),
         };
         // Prometheus sees no increase in a counter that appears with its first event, so no
         // alert would fire for that event.
@@ -197,6 +205,8 @@ impl Metrics {
         self.packets.register(&mut registry);
         self.watches.register(&mut registry);
         self.cni.register(&mut registry);
+        self.conntrack.register(&mut registry);
+        self.cni_installer.register(&mut registry);
         registry
     }
 
@@ -220,6 +230,18 @@ impl Metrics {
     #[must_use]
     pub fn cni(&self) -> Cni {
         self.cni.clone()
+    }
+
+    /// How full the kernel's connection tracking is.
+    #[must_use]
+    pub fn conntrack(&self) -> &Conntrack {
+        &self.conntrack
+    }
+
+    /// What the installer of the CNI plugin reports.
+    #[must_use]
+    pub fn cni_installer(&self) -> CniInstaller {
+        self.cni_installer.clone()
     }
 
     /// What the watches write.

@@ -16,12 +16,14 @@ use npc_compiler::policy::Direction;
 use rustix::net::sockopt::socket_peercred;
 use serde::{Deserialize, Serialize};
 
+use crate::instance;
+
 mod options;
 
 pub use options::RuleOptions;
 
-/// The abstract socket on which an agent sends root its status. The network namespace has
-/// the name, not the file system.
+/// The abstract socket on which an agent sends root its status, beside
+/// [`instance::status_socket`]. The network namespace has the name, not the file system.
 pub const SOCKET: &str = "npc-agent";
 
 /// How long an agent may take to answer.
@@ -109,6 +111,9 @@ pub struct AgentStatus {
     /// kind.
     #[serde(default)]
     pub held_removals: Vec<HeldRemovals>,
+    /// Objects that cannot be read as the API server sent them, sorted; 100 at most.
+    #[serde(default)]
+    pub unreadable: Vec<UnreadableObject>,
 }
 
 /// Removals of one kind that are held back.
@@ -121,6 +126,22 @@ pub struct HeldRemovals {
     pub objects: usize,
     /// Since when (RFC 3339).
     pub since: Timestamp,
+}
+
+/// An object that cannot be read as the API server sent it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UnreadableObject {
+    /// `Pod`, `Namespace`, `NetworkPolicy` or `Node`.
+    pub kind: String,
+    /// Empty where objects of the kind are in no namespace.
+    pub namespace: String,
+    /// Empty if the object shows none.
+    pub name: String,
+    /// Why it cannot be read.
+    pub error: String,
+    /// What happens now.
+    pub effect: String,
 }
 
 /// A bridge where iptables sees no frame that goes from one port to another.
@@ -300,6 +321,7 @@ impl AgentStatus {
             lingering: Vec::new(),
             unfiltered_bridges: Vec::new(),
             held_removals: Vec::new(),
+            unreadable: Vec::new(),
         }
     }
 
@@ -309,6 +331,12 @@ impl AgentStatus {
     /// If none answers, or one of another version.
     pub fn ask() -> Result<Self, Error> {
         let ask = || {
+            // No other user can come to this one. Without it the agent had no lock, or is of
+            // before it.
+            if let Ok(stream) = UnixStream::connect(instance::status_socket()?) {
+                stream.set_read_timeout(Some(PATIENCE))?;
+                return Ok(stream);
+            }
             let stream = UnixStream::connect_addr(&SocketAddr::from_abstract_name(SOCKET)?)?;
             stream.set_read_timeout(Some(PATIENCE))?;
             let uid = socket_peercred(&stream)?.uid.as_raw();

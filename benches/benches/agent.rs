@@ -64,7 +64,7 @@ fn measure(pods: usize) -> Result<()> {
         pod["metadata"]["annotations"]["round"] = json!(number.to_string());
         server.put(&pod);
     }
-    // When it heard of this, it has heard of those before it.
+    // When it received this, it has received those before it.
     server.put(&served::pod(pods, 0));
     agent.wait(PODS_PER_NODE + 1)?;
     let each = (agent.cpu_seconds()? - cpu) / f64::from(u32::try_from(UPDATES)?);

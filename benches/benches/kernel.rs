@@ -41,7 +41,7 @@ struct Case {
 struct Figures {
     /// Until every packet gets the new verdict.
     in_force: Samples,
-    /// Until what nobody asks any more is cleared away, after a grace period
+    /// Until what no rule refers to now is removed, after a grace period
     /// of the kernel.
     cleared: Samples,
     writes_rules: bool,

@@ -130,7 +130,7 @@ pub fn objects(events: impl IntoIterator<Item = Event>) -> Objects {
     objects
 }
 
-/// An engine that has heard of these objects, and made nothing of them yet.
+/// An engine that has received these objects, and compiled nothing yet.
 #[must_use]
 pub fn engine(node: &str, events: impl IntoIterator<Item = Event>) -> Engine {
     let mut engine = Engine::new(node, Options::default());

@@ -55,7 +55,7 @@ impl Netns {
 
 impl Drop for Netns {
     fn drop(&mut self) {
-        // What is left over can be seen by `ip netns` and harms nobody.
+        // What is left over can be seen by `ip netns` and does no harm.
         let _ = Command::new("ip").args(["netns", "del", &self.name]).status();
     }
 }

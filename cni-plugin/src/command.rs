@@ -103,13 +103,21 @@ fn described(environment: &Environment, input: &Input) -> Result<Add, Error> {
 fn add(environment: &Environment, input: &Input) -> Result<String, Error> {
     let settings = input.settings()?;
     let add = described(environment, input)?;
-    if add.addresses.is_empty() {
+    if input.is_uninstalled() {
+        eprintln!(
+            "npc-cni: npc's conflist is gone from this node, so pod {}/{} is not reported",
+            add.namespace, add.name
+        );
+    } else if add.addresses.is_empty() {
         eprintln!(
             "npc-cni: {} of pod {}/{} has no address, so policies do not apply to it",
             add.attachment.interface, add.namespace, add.name
         );
-    } else {
-        wait_for_rules(&settings, &add)?;
+    } else if let Err(error) = wait_for_rules(&settings, &add) {
+        // It may have been removed while the pod waited.
+        if !input.is_uninstalled() {
+            return Err(error);
+        }
     }
     // As the plugin before wrote it.
     Ok(input.previous().map(|previous| previous.get().to_owned()).unwrap_or_default())
@@ -167,7 +175,7 @@ fn delete(environment: &Environment, input: &Input) -> Result<String, Error> {
 fn check(environment: &Environment, input: &Input) -> Result<String, Error> {
     let settings = input.settings()?;
     let add = described(environment, input)?;
-    if add.addresses.is_empty() {
+    if add.addresses.is_empty() || input.is_uninstalled() {
         return Ok(String::new());
     }
     let asked = client::ask(&settings.socket, Instant::now() + settings.timeout, |left| {

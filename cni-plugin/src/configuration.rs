@@ -1,6 +1,8 @@
 //! The network configuration that the runtime gives on standard input: the plugin's
 //! entry of the conflist, with what the plugins before it answered.
 
+use std::fs;
+use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -49,6 +51,7 @@ struct Raw {
     timeout_seconds: Option<serde_json::Value>,
     failure_policy: Option<serde_json::Value>,
     open_namespaces: Option<serde_json::Value>,
+    conflist: Option<PathBuf>,
     prev_result: Option<Box<RawValue>>,
     #[serde(rename = "cni.dev/valid-attachments", alias = "cni.dev/attachments")]
     attachments: Option<serde_json::Value>,
@@ -176,6 +179,15 @@ impl Input {
                 .map_err(|_| wrong("openNamespaces", "a list of names is expected"))?;
         }
         Ok(settings)
+    }
+
+    /// Whether npc was taken off this node: the conflist that the installer wrote is gone.
+    /// Programs that derive a configuration from it keep a copy of our entry (Istio, Multus),
+    /// and that copy must not keep pods from starting.
+    #[must_use]
+    pub fn is_uninstalled(&self) -> bool {
+        let Some(conflist) = self.0.conflist.as_deref().filter(|path| path.is_absolute()) else { return false };
+        fs::symlink_metadata(conflist).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
     }
 
     /// The socket alone, where it can be used: a DEL does not fail because of a wrong

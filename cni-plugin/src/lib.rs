@@ -18,6 +18,7 @@ pub mod command;
 pub mod configuration;
 pub mod environment;
 pub mod error;
+pub mod file;
 pub mod note;
 pub mod previous;
 pub mod protocol;

@@ -1,11 +1,12 @@
 //! Notes for an agent that is away: a file for each attachment, which holds the last
 //! request about it. The agent reads and removes them.
 
-use std::fs::{self, DirBuilder, File};
-use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
+use crate::file;
 use crate::protocol::{Attachment, LONGEST_REQUEST, Request};
 
 /// The folder beside the socket.
@@ -40,17 +41,7 @@ pub fn leave(socket: &Path, attachment: &Attachment, request: &Request) -> io::R
     DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
     let path = path(&folder, attachment);
     let half = path.with_extension(format!("{}.half", std::process::id()));
-    let written = write(&half, &serde_json::to_vec(request)?).and_then(|()| fs::rename(&half, &path));
-    if written.is_err() {
-        // It is of no use, and takes room.
-        let _ = fs::remove_file(&half);
-    }
-    written
-}
-
-fn write(path: &Path, content: &[u8]) -> io::Result<()> {
-    let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(path)?;
-    file.write_all(content)
+    file::replace(&path, &half, 0o600, &serde_json::to_vec(request)?)
 }
 
 /// Leaves a note about a sandbox that is gone, if an agent may know it. What no agent has

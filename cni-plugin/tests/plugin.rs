@@ -375,3 +375,25 @@ fn the_folder_of_notes_is_roots_alone() {
     let file = fs::read_dir(&folder).unwrap().next().unwrap().unwrap().path();
     assert_eq!(mode(&file), 0o600);
 }
+
+#[test]
+fn without_the_installed_conflist_the_plugin_does_nothing() {
+    let node = Node::new();
+    let conflist = node.socket.with_file_name("05-npc.conflist");
+    fs::write(&conflist, "{}").unwrap();
+    let settings = json!({"timeoutSeconds": 1, "conflist": conflist});
+    let configuration = node.configuration("1.0.0", &settings, Some(PREVIOUS));
+    // There is no agent.
+    assert_eq!(error(&call("ADD", &configuration)).0, 11);
+    assert_eq!(error(&call("CHECK", &configuration)).0, 11);
+    fs::remove_file(&conflist).unwrap();
+    let output = call("ADD", &configuration);
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), PREVIOUS);
+    assert!(call("CHECK", &configuration).status.success());
+    assert!(call("DEL", &configuration).status.success());
+    assert!(node.notes().is_empty());
+    // A path that depends on where the runtime runs says nothing.
+    let relative = json!({"timeoutSeconds": 1, "conflist": "05-npc.conflist"});
+    assert_eq!(error(&call("ADD", &node.configuration("1.0.0", &relative, Some(PREVIOUS)))).0, 11);
+}

@@ -1,4 +1,4 @@
-// Four pods and one policy: who may reach whom, why somebody may not, which sets and
+// Four pods and one policy: who may reach whom, why one may not, which sets and
 // chains a node gets, and which writes one more pod costs.
 
 #![allow(missing_docs, reason = "the comment above says what this is")]

@@ -32,6 +32,34 @@ if [ -z "$engine" ]; then
 	WORDS
 	exit 1
 fi
+# The bases by digest, so that the image is made of what was seen, and the log names it.
+# NPC_RUST_IMAGE and NPC_DEBIAN_IMAGE name others, or fix a digest.
+pinned() { # image
+	case $1 in
+	*@sha256:*)
+		echo "$1"
+		return
+		;;
+	esac
+	digest=
+	if [ "$engine" = docker ]; then
+		digest=$(docker buildx imagetools inspect --format '{{.Manifest.Digest}}' "$1" 2>/dev/null) || digest=
+	elif command -v skopeo >/dev/null 2>&1; then
+		digest=$(skopeo inspect --no-tags --format '{{.Digest}}' "docker://$1" 2>/dev/null) || digest=
+	fi
+	case $digest in
+	sha256:*) echo "$1@$digest" ;;
+	*)
+		echo "npc: $engine does not know the digest of $1, so the build takes what the tag names" >&2
+		echo "$1"
+		;;
+	esac
+}
+base() { sed -n "s/^ARG $1=//p" deploy/Dockerfile; }
+rust=$(pinned "${NPC_RUST_IMAGE:-$(base RUST_IMAGE)}")
+debian=$(pinned "${NPC_DEBIAN_IMAGE:-$(base DEBIAN_IMAGE)}")
+echo "npc: the bases are $rust and $debian" >&2
+set -- --build-arg "RUST_IMAGE=$rust" --build-arg "DEBIAN_IMAGE=$debian"
 echo "npc: building $name with $engine${platforms:+ for $platforms}" >&2
 case $engine in
 docker)
@@ -44,15 +72,15 @@ docker)
 		;;
 	*) out=--load ;;
 	esac
-	exec docker buildx build --file deploy/Dockerfile --tag "$name" ${platforms:+--platform "$platforms"} "$out" .
+	exec docker buildx build "$@" --file deploy/Dockerfile --tag "$name" ${platforms:+--platform "$platforms"} "$out" .
 	;;
 podman | buildah)
 	if [ -n "$platforms" ]; then
 		# Several architectures are one manifest list.
-		"$engine" build --file deploy/Dockerfile --ignorefile deploy/Dockerfile.dockerignore --platform "$platforms" --manifest "$name" .
+		"$engine" build "$@" --file deploy/Dockerfile --ignorefile deploy/Dockerfile.dockerignore --platform "$platforms" --manifest "$name" .
 		[ -z "${NPC_PUSH:-}" ] || exec "$engine" manifest push --all "$name" "docker://$name"
 	else
-		"$engine" build --file deploy/Dockerfile --ignorefile deploy/Dockerfile.dockerignore --tag "$name" .
+		"$engine" build "$@" --file deploy/Dockerfile --ignorefile deploy/Dockerfile.dockerignore --tag "$name" .
 		[ -z "${NPC_PUSH:-}" ] || exec "$engine" push "$name"
 	fi
 	;;

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Compiles npc for an architecture, on any other, in a Debian container of the
-# Rust image: `compile.sh amd64|arm64 FILE`.
+# Compiles npc and npc-cni for an architecture, on any other, in a Debian container of the
+# Rust image: `compile.sh amd64|arm64 FOLDER`.
 set -eu
 
 case $1 in
@@ -20,4 +20,9 @@ rustup target add "$target"
 variable=$(echo "$target" | tr 'a-z-' 'A-Z_')
 export "CARGO_TARGET_${variable}_LINKER=$cc" "CC_$(echo "$target" | tr - _)=$cc"
 cargo build --locked --profile dist --target "$target" --package npc-agent --bin npc
-cp "target/$target/dist/npc" "$2"
+mkdir -p "$2"
+cp "target/$target/dist/npc" "$2/npc"
+# It runs on the node and not in the image, with whatever libraries are there: static.
+RUSTFLAGS="-C target-feature=+crt-static" \
+	cargo build --locked --profile dist --target "$target" --package npc-cni --bin npc-cni
+cp "target/$target/dist/npc-cni" "$2/npc-cni"

@@ -73,7 +73,7 @@ for package in $packages; do
 	mkdir -p "$root/usr/share/doc/$package"
 	cp -L "$work/all/usr/share/doc/$package/copyright" "$root/usr/share/doc/$package/"
 done
-# What is in the image, for scanners; the SBOM of our own code is in the release.
+# What is in the image; sbom.sh reads it.
 for package in "$work"/packages/*.deb; do
 	dpkg-deb -W --showformat '${Package} ${Version} ${Architecture}\n' "$package"
 done >"$root/usr/share/doc/packages"

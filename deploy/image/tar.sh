@@ -9,8 +9,8 @@
 # give the same bytes.
 #
 # The layer is the root file system of rootfs.sh and the binaries in /usr/bin, for this
-# machine's architecture. NPC_ROOTFS names a folder to take in its place. Needs Debian,
-# and no root.
+# machine's architecture, and an SBOM of them in /usr/share/doc/npc. NPC_ROOTFS names a
+# folder to take in place of the root file system. Needs Debian and cargo, and no root.
 set -eu
 
 name=$1 file=$2
@@ -35,6 +35,19 @@ mkdir -p "$root/usr/bin"
 for binary in "$@"; do
 	install -m 755 "$binary" "$root/usr/bin/"
 done
+# What is in it, for scanners: our crates and Debian's packages.
+if [ -f "$root/usr/share/doc/packages" ]; then
+	crates=
+	for binary in "$@"; do
+		case ${binary##*/} in
+		npc) crates="$crates npc-agent" ;;
+		*) crates="$crates ${binary##*/}" ;;
+		esac
+	done
+	mkdir -p "$root/usr/share/doc/npc"
+	# shellcheck disable=SC2086 # a list of crates
+	"$here/sbom.sh" "$root/usr/share/doc/packages" "$architecture" $crates >"$root/usr/share/doc/npc/sbom.cdx.json"
+fi
 # A binary that was built on a newer system than the image's asks for a newer libc.
 for loader in "$root"/lib64/ld-linux-*.so.* "$root"/lib/ld-linux-*.so.*; do
 	[ -x "$loader" ] || continue

@@ -308,7 +308,7 @@ impl Live {
         self.lab.start_agent(node)
     }
 
-    /// Somebody changes what a node's kernel holds of ours: this is there when he
+    /// Another program changes what a node's kernel holds of ours: this is there when he
     /// has done it, and until the agent has followed the next state that is
     /// written down. Nothing can be promised of the moment in which he does it.
     ///

@@ -70,7 +70,7 @@ impl Policies {
                 }
                 // The event is about the policy before, because the watch has not delivered
                 // this one yet. What is missing from a list of the watch is gone.
-                if self.ahead.contains_key(&key) && change.heard.is_some() {
+                if self.ahead.contains_key(&key) && change.received.is_some() {
                     return None;
                 }
                 self.ahead.remove(&key);
@@ -219,7 +219,7 @@ mod tests {
         // What a list of the watch's does not have is gone.
         let since = policies.ask();
         assert_eq!(policies.listed("shop", since, vec![policy("a", 12)]).len(), 1);
-        assert!(policies.watch_event(Change { heard: None, ..gone("a") }).is_some());
+        assert!(policies.watch_event(Change { received: None, ..gone("a") }).is_some());
     }
 
     #[test]

@@ -180,16 +180,16 @@ impl Registry {
         let mut passed = Vec::with_capacity(changes.changes.len());
         let mut since = None;
         for change in changes.changes {
-            let Some(Change { event, heard: when }) = self.policies.watch_event(change) else { continue };
+            let Some(Change { event, received }) = self.policies.watch_event(change) else { continue };
             match self.sandboxes.object(event) {
-                Some(event) => passed.push(Change { event, heard: when }),
-                None => since = when,
+                Some(event) => passed.push(Change { event, received }),
+                None => since = received,
             }
         }
         if !changes.is_part {
             self.sandboxes.synced();
         }
-        passed.extend(self.sandboxes.update().into_iter().map(|event| Change { event, heard: since }));
+        passed.extend(self.sandboxes.update().into_iter().map(|event| Change { event, received: since }));
         changes.changes = passed;
         self.agent.send(Event::Changes(changes)).await?;
         self.advance().await
@@ -352,7 +352,8 @@ impl Registry {
         for pending in ready {
             let (reply, enforced) = oneshot::channel();
             let families = pending.add.addresses.iter().map(Family::of).collect();
-            self.agent.send(Event::Waiter(Waiter { families, reply })).await?;
+            let addresses = pending.add.addresses.iter().copied().collect();
+            self.agent.send(Event::Waiter(Waiter { families, addresses, reply })).await?;
             let metrics = self.metrics.clone();
             tokio::spawn(async move {
                 let reply = match time::timeout_at(pending.deadline, enforced).await {

@@ -1,11 +1,11 @@
 //! The file by which an agent knows what CNI reported to the one before it. It is on the
 //! node's tmpfs, so it is gone after a reboot, as the sandboxes are.
 
-use std::fs::{self, File};
-use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
+use npc_cni::file;
 use npc_cni::note::SANDBOXES;
 use serde::{Deserialize, Serialize};
 
@@ -81,15 +81,9 @@ impl StateFile {
         }
         let content = Content { version: VERSION, saved };
         let half = self.path.with_extension("half");
-        let write = || {
-            let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&half)?;
-            file.write_all(&serde_json::to_vec(&content)?)?;
-            fs::rename(&half, &self.path)
-        };
-        if let Err(error) = write() {
+        let text = serde_json::to_vec(&content).map_err(io::Error::from);
+        if let Err(error) = text.and_then(|text| file::replace(&self.path, &half, 0o600, &text)) {
             self.written = None;
-            // It is of no use, and takes room.
-            let _ = fs::remove_file(&half);
             return Err(Error::File(self.path.clone(), error));
         }
         self.written = Some(content.saved);

@@ -16,6 +16,8 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time;
 use tracing::{debug, warn};
 
+use crate::instance;
+
 /// How long a request may take to arrive, and an answer to be taken.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -34,7 +36,7 @@ pub(super) struct Asked {
 }
 
 /// What may be in the folder of the socket: what an agent and the plugin write there, and
-/// the usual `--ready-file`.
+/// the usual `--ready-file`. What an agent needs to be the only one is beside these.
 const OWN_FILES: [&str; 5] = ["sandboxes.json", "sandboxes.half", "notes", "ready", "ready.new"];
 
 /// Makes the socket, in a folder that is root's alone. One that an earlier agent left
@@ -68,7 +70,8 @@ pub(super) fn bind(socket: &Path) -> io::Result<UnixListener> {
 fn other_file(folder: &Path, socket: &Path) -> io::Result<Option<OsString>> {
     for entry in fs::read_dir(folder)? {
         let name = entry?.file_name();
-        if Some(&*name) != socket.file_name() && !OWN_FILES.iter().any(|own| name == *own) {
+        let is_own = instance::is_own_file(&name) || OWN_FILES.iter().any(|own| name == *own);
+        if Some(&*name) != socket.file_name() && !is_own {
             return Ok(Some(name));
         }
     }

@@ -5,6 +5,7 @@ mod follow;
 mod logging;
 mod privileges;
 mod sole;
+mod threads;
 
 use std::fs;
 use std::io;
@@ -19,8 +20,9 @@ use npc_agent::cni::{self, AskPolicies};
 use npc_agent::dataplane::Linux;
 use npc_agent::dataplane::backend::Backend;
 use npc_agent::dataplane::other_engines;
-use npc_agent::enforce::{self, AzureNpm, Enforcer, Event, Settings};
+use npc_agent::enforce::{self, AzureNpm, Enforcer, Event, ReadyFileScope, Settings};
 use npc_agent::serve::Purpose;
+use npc_agent::service::ServiceManager;
 use npc_agent::source::held::Times;
 use npc_agent::source::kube;
 use npc_compiler::ruleset::layout;
@@ -31,6 +33,7 @@ use tracing::{info, warn};
 use super::Exit;
 
 pub(super) use config::Config;
+pub(super) use logging::to_stderr as log_to_stderr;
 pub(super) use sole::refuse_beside_agent;
 
 /// How long what still runs at the end is waited for.
@@ -89,8 +92,8 @@ pub(super) struct Args {
         value_parser = RangedI64ValueParser::<u32>::new().range(0..=3600))]
     hold_removals: u32,
 
-    /// Believe it after so many seconds even if no second list agrees, unless the
-    /// API server's cluster seems to be another one.
+    /// Believe it after so many seconds in which the API server answered, even if no
+    /// second list agrees, unless the API server's cluster seems to be another one.
     #[arg(long, value_name = "SECONDS", env = "NPC_HOLD_REMOVALS_AT_MOST", default_value_t = 120,
         value_parser = RangedI64ValueParser::<u32>::new().range(1..=86_400))]
     hold_removals_at_most: u32,
@@ -146,6 +149,10 @@ pub(super) struct Args {
     /// none]. Its folder is root's alone and holds what the plugin reported.
     #[arg(long, value_name = "PATH", env = "NPC_CNI_SOCKET")]
     cni_socket: Option<PathBuf>,
+
+    /// Read here what `npc install-cni` reports, and serve it as metrics.
+    #[arg(long, value_name = "FILE", env = "NPC_CNI_REPORT")]
+    cni_report: Option<PathBuf>,
 
     /// The level of npc's own log lines: `error`, `warn`, `info`, `debug`,
     /// `trace`. Lines of a library appear only if a directive as in RUST_LOG names
@@ -220,8 +227,19 @@ enum AzureNpmArg {
     Keep,
 }
 
+impl AzureNpmArg {
+    fn meaning(self, has_files: bool) -> AzureNpm {
+        match self {
+            // Files need not have its pods.
+            Self::Auto if !has_files => AzureNpm::WhenGone,
+            Self::Auto | Self::Keep => AzureNpm::Keep,
+            Self::Remove => AzureNpm::Remove,
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
-enum LogFormat {
+pub(super) enum LogFormat {
     #[default]
     Text,
     Json,
@@ -232,8 +250,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     let level = logging::to_stderr(&args.log_level, args.log_format)?;
     privileges::drop_all_others();
     privileges::raise_descriptors();
-    // The work is one blocking pass at a time and little beside it.
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let runtime = threads::runtime()?;
     let ended = runtime.block_on(agent(args, level));
     // Not for as long as an iptables hangs that only counts packets.
     runtime.shutdown_timeout(SHUTDOWN);
@@ -247,17 +264,15 @@ async fn agent(args: Args, level: logging::Level) -> anyhow::Result<()> {
     };
     let source = args.manifests.as_ref().map_or_else(|| "cluster".to_owned(), |folder| folder.display().to_string());
     info!(version = env!("CARGO_PKG_VERSION"), node, source, "npc agent starts");
-    let azure_npm = match args.azure_npm {
-        // Files need not have its pods.
-        AzureNpmArg::Auto if args.manifests.is_none() => AzureNpm::WhenGone,
-        AzureNpmArg::Auto | AzureNpmArg::Keep => AzureNpm::Keep,
-        AzureNpmArg::Remove => AzureNpm::Remove,
-    };
+    let azure_npm = args.azure_npm.meaning(args.manifests.is_some());
     let mut settings =
         Settings { once: args.once, ready_file: args.ready_file, azure_npm, ..Settings::new(&node, &source) };
     settings.metrics = settings.metrics.with_lost_lines(level.lost.clone());
+    settings.service = ServiceManager::from_environment()
+        .context("systemd would not learn that the agent starts: cannot connect to NOTIFY_SOCKET")?;
     // The ready file, too, is another agent's if there is one.
-    sole::claim_socket(settings.status.clone()).await?;
+    let _sole = sole::claim(settings.status.clone()).await?;
+    let _ready_file = ReadyFileScope::begin(settings.ready_file.clone(), args.once).map_err(enforce::Error::Ready)?;
     let (sender, events) = mpsc::channel(EVENTS);
     // Weak: by itself it does not keep the channel open when all other senders have ended.
     let notified = sender.downgrade();
@@ -268,6 +283,7 @@ async fn agent(args: Args, level: logging::Level) -> anyhow::Result<()> {
             follow::requests(purpose, address, &settings);
         }
     }
+    follow::cni_report(args.cni_report, settings.metrics.cni_installer());
     if let Some(path) = args.config {
         level.follow(path, args.file);
     }
@@ -326,26 +342,40 @@ async fn agent(args: Args, level: logging::Level) -> anyhow::Result<()> {
         tokio::spawn(kube::follow(connector, follow, sender, Event::Changes, settings.metrics.watches()));
     }
     look_around();
+    follow::connections(&settings.metrics);
     let counters = kernel.counters();
     settings.metrics.packets().are_read_by(move || counters.read());
     settings.status.update(|status| status.backend = Some(kernel.backend().to_string()));
-    if let Some(bell) = kernel.bell()? {
-        bell.ring(move || {
-            // If it is full, the notification stays with the kernel's others, and the next audit
-            // reads it.
-            let Some(agent) = notified.upgrade() else { return false };
-            !matches!(agent.try_send(Event::PacketFilterChanged), Err(TrySendError::Closed(_)))
-        })?;
-    }
-    let options = layout::Options {
-        keep_established: args.enforcement.keep_established,
-        allow_tunnels: args.enforcement.allow_tunnels,
-        log_denied: args.enforcement.log_denied && follow::denied(denied),
-        anti_spoof: args.enforcement.anti_spoof,
-        ..layout::Options::default()
-    };
-    let enforcer = Enforcer::new(kernel, node).with_options(options);
+    follow_packet_filter(&mut kernel, notified)?;
+    let log_denied = args.enforcement.log_denied && follow::denied(denied);
+    let options = layout::Options { log_denied, ..rules_of(&args.enforcement)? };
+    let enforcer = Enforcer::new(kernel, node).with_options(options).with_secret_places();
     Ok(enforce::run(enforcer, settings, events).await?)
+}
+
+/// What the operator chose of the rules, and the secret of the node if one is given. That is
+/// for tests, which compare what agents in several kernels write.
+fn rules_of(chosen: &Enforcement) -> anyhow::Result<layout::Options> {
+    let seed = std::env::var("NPC_SEED").ok().filter(|seed| !seed.is_empty());
+    Ok(layout::Options {
+        keep_established: chosen.keep_established,
+        allow_tunnels: chosen.allow_tunnels,
+        anti_spoof: chosen.anti_spoof,
+        seed: seed.map(|seed| seed.parse()).transpose().context("NPC_SEED")?,
+        ..layout::Options::default()
+    })
+}
+
+/// Passes on that a program wrote to the packet filter.
+fn follow_packet_filter(kernel: &mut Linux, notified: mpsc::WeakSender<Event>) -> anyhow::Result<()> {
+    let Some(waiter) = kernel.change_waiter()? else { return Ok(()) };
+    let pass_on = move || {
+        // If it is full, the notification stays with the kernel's others, and the next audit
+        // reads it.
+        let Some(agent) = notified.upgrade() else { return false };
+        !matches!(agent.try_send(Event::PacketFilterChanged), Err(TrySendError::Closed(_)))
+    };
+    waiter.spawn(pass_on).context(threads::NO_THREAD)
 }
 
 /// Warns of what else on this node an operator should know. Not before the start, because

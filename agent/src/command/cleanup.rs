@@ -1,9 +1,11 @@
-//! `npc cleanup`: out of the kernel with everything of ours.
+//! `npc cleanup`: out of the kernel with everything of ours, and out of the CNI
+//! configuration.
 
 use std::io::{self, Write};
 
 use npc_agent::dataplane::cleanup::{Removed, cleanup};
 
+use super::install_cni::Places;
 use super::{Exit, agent};
 
 /// Remove all that npc has in this node's kernel.
@@ -17,11 +19,36 @@ pub(super) struct Args {
     /// Do not print what was removed.
     #[arg(long, short)]
     quiet: bool,
+
+    /// First take the CNI plugin away: its conflist, and the plugin itself unless a runtime
+    /// may still call it for pods that were started with it. The node starts pods without
+    /// it from then on.
+    #[arg(long)]
+    cni: bool,
+
+    /// Remove the plugin in any case. Pods that were started with it may be unable to end.
+    #[arg(long, requires = "cni")]
+    purge: bool,
+
+    #[command(flatten)]
+    places: Places,
 }
 
 /// Removes, and reports what was removed and what could not be.
 pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(agent::refuse_beside_agent())?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let _no_agent = runtime.block_on(agent::refuse_beside_agent())?;
+    if args.cni {
+        let done = args.places.remove(args.purge)?;
+        if !args.quiet {
+            for words in done {
+                match writeln!(io::stdout().lock(), "{words}") {
+                    Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(error.into()),
+                    _ => {}
+                }
+            }
+        }
+    }
     let removed = cleanup();
     if !args.quiet {
         match report(&mut io::stdout().lock(), &removed) {

@@ -7,6 +7,7 @@ mod program;
 
 use npc_compiler::cluster::group::Groups;
 use npc_compiler::ruleset::layout;
+use npc_compiler::ruleset::seed::Seed;
 use npc_compiler::verdict::pairs::pair_sets;
 
 use super::{Exit, Stop, input, nodes, output};
@@ -33,6 +34,13 @@ pub(super) struct Args {
     /// Print what this node's kernel gets; the name is that of spec.nodeName of its pods.
     #[arg(long, value_name = "NAME")]
     node: Option<String>,
+
+    /// With -o iptables and json: place groups in the dispatch tree by this secret of the node.
+    ///
+    /// The kernel of the node keeps it, in the name of the set npc4-seed-SEED. Without it,
+    /// groups stand by their names.
+    #[arg(long, value_name = "SEED", value_parser = |text: &str| text.parse::<Seed>())]
+    seed: Option<Seed>,
 
     /// With -o iptables: only the part that this command loads.
     #[arg(long, value_enum, value_name = "PROGRAM")]
@@ -88,7 +96,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
         Format::Iptables | Format::Json => {
             let node = args.node.as_deref().unwrap_or_default();
             nodes::is_known(cluster, node)?;
-            let program = layout::ruleset(cluster, node, &layout::Options::default());
+            let program =
+                layout::ruleset(cluster, node, &layout::Options { seed: args.seed, ..layout::Options::default() });
             match format {
                 Format::Json => output::json(&program::json(node, &program))?,
                 _ => program::text(node, &program, args.only, &mut output::raw())?,

@@ -7,11 +7,13 @@ mod completion;
 mod endpoint;
 mod explain;
 mod input;
+mod install_cni;
 mod man;
 mod matrix;
 mod migrate;
 mod nodes;
 mod output;
+mod reason;
 mod schema;
 mod status;
 mod unjudged;
@@ -46,12 +48,14 @@ pub(crate) struct Cli {
 enum Command {
     // In the order in which people come to need them.
     Explain(explain::Args),
+    Reason(reason::Args),
     Matrix(matrix::Args),
     Compile(compile::Args),
     Migrate(migrate::Args),
-    Agent(agent::Args),
     Schema(schema::Args),
+    Agent(agent::Args),
     Status(status::Args),
+    InstallCni(Box<install_cni::Args>),
     Cleanup(cleanup::Args),
     Completion(completion::Args),
     Man(man::Args),
@@ -132,12 +136,14 @@ impl Cli {
     pub(crate) fn run(self) -> ExitCode {
         let done = match self.command {
             Command::Explain(args) => explain::run(&args),
+            Command::Reason(args) => reason::run(&args),
             Command::Matrix(args) => matrix::run(&args),
             Command::Compile(args) => compile::run(&args),
             Command::Migrate(args) => migrate::run(&args),
-            Command::Agent(args) => agent::run(args),
             Command::Schema(args) => schema::run(&args),
+            Command::Agent(args) => agent::run(args),
             Command::Status(args) => status::run(&args),
+            Command::InstallCni(args) => install_cni::run(*args),
             Command::Cleanup(args) => cleanup::run(&args),
             Command::Completion(args) => completion::run(&args),
             Command::Man(args) => man::run(&args),

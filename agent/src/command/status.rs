@@ -3,7 +3,9 @@
 use std::io::Write as _;
 use std::time::Duration;
 
-use npc_agent::status::{self, AgentStatus, Bridge, ContestedAddress, HeldRemovals, Spoofable, UnfilteredBridge};
+use npc_agent::status::{
+    self, AgentStatus, Bridge, ContestedAddress, HeldRemovals, Spoofable, UnfilteredBridge, UnreadableObject,
+};
 
 use super::{Exit, Stop, output};
 
@@ -92,6 +94,10 @@ fn print(status: &AgentStatus) -> std::io::Result<()> {
     writeln!(out, "  flows cut {}, drift repaired {}", status.flows_cut, status.drift_repaired)?;
     for HeldRemovals { kind, objects, since } in &status.held_removals {
         writeln!(out, "  held back {objects} {kind} since {since}: the list without them is doubtful")?;
+    }
+    for UnreadableObject { kind, namespace, name, error, effect } in &status.unreadable {
+        let of = if namespace.is_empty() { name.clone() } else { format!("{namespace}/{name}") };
+        writeln!(out, "  unreadable {kind} {of}: {error}; {effect}")?;
     }
     for (heading, parts) in
         [("not understood", &status.rejected), ("understood, but to be corrected", &status.deprecated)]

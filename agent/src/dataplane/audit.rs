@@ -32,7 +32,7 @@ use super::alias::Aliases;
 use super::backend::Backend;
 use super::ipset::{Head, Ipset};
 use super::iptables::{Hook, Iptables, Listing};
-use super::notifications::{Author, News, Notifications, Touched};
+use super::notifications::{Author, Notifications, ReportedChanges, Touched};
 use super::spelling::{Differing, Others, PrintedForms};
 
 /// A listing of a whole table may take this part of the time, and comes neither
@@ -123,7 +123,7 @@ pub(super) struct Auditor {
     notifications: Option<Notifications>,
     /// Notifications were lost, so everything has to be read.
     unsure: bool,
-    /// Whether others wrote what is being looked at.
+    /// Whether others wrote what is being compared.
     by_others: Others,
     /// When the tables may and have to be read as a whole next; both at once,
     /// because a program that flushes one flushes the other.
@@ -146,8 +146,8 @@ struct Reading {
 }
 
 impl Auditor {
-    /// Listens to what a backend tells; where it cannot be heard, tables are
-    /// read in turn.
+    /// Receives a backend's reports of changes; where there are none, it reads the
+    /// tables periodically.
     pub(super) fn new(backend: Backend) -> Self {
         let notifications = Notifications::open(backend)
             .inspect_err(
@@ -196,10 +196,10 @@ impl Auditor {
         depth: AuditScope,
     ) -> Result<Audit, Error> {
         let mut audit = Audit::default();
-        let mut news = self.notifications.as_mut().map(|ears| ears.take(ours)).unwrap_or_default();
-        self.unsure |= news.unsure;
-        audit.authors = std::mem::take(&mut news.authors);
-        self.tables(tables, aliases, &news, wanted, depth, &mut audit)?;
+        let mut changes = self.notifications.as_mut().map(|notifications| notifications.take(ours)).unwrap_or_default();
+        self.unsure |= changes.unsure;
+        audit.authors = std::mem::take(&mut changes.authors);
+        self.tables(tables, aliases, &changes, wanted, depth, &mut audit)?;
         if depth != AuditScope::Notified {
             let families: Vec<Family> = tables.iter().map(Iptables::family).collect();
             let most = match depth {
@@ -217,14 +217,14 @@ impl Auditor {
         &mut self,
         tables: &[Iptables],
         aliases: &Aliases,
-        news: &News,
+        changes: &ReportedChanges,
         wanted: &KernelState,
         depth: AuditScope,
         audit: &mut Audit,
     ) -> Result<(), Error> {
         let (is_notified, now, first) = (self.is_notified(), Instant::now(), self.first());
         let reading = *self.reading.get_or_insert(Reading { not_before: now, at_last: now + first, alert: None });
-        let is_much = news.touched.values().any(|touched| touched.table || touched.chains.len() > FEW);
+        let is_much = changes.touched.values().any(|touched| touched.table || touched.chains.len() > FEW);
         let is_alert = depth == AuditScope::Recheck && !is_notified && reading.alert.is_none_or(|alert| now >= alert);
         let is_allowed = is_much || is_alert || self.unsure && now >= reading.not_before;
         self.by_others = match (is_notified && !self.unsure, audit.authors.is_empty()) {
@@ -252,11 +252,11 @@ impl Auditor {
             return failed.map_or(Ok(()), Err);
         }
         audit.rules_unread = !is_notified || self.unsure;
-        for (family, touched) in &news.touched {
+        for (family, touched) in &changes.touched {
             if let Some(table) = tables.iter().find(|table| table.family() == *family)
                 && let Err(error) = self.touched(table, aliases, touched, wanted.family(*family), audit)
             {
-                // What else there is news of is looked at all the same.
+                // The other changes are compared all the same.
                 self.unsure = true;
                 failed.get_or_insert(error);
             }

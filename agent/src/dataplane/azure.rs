@@ -113,7 +113,7 @@ fn is_its(chain: &str) -> bool {
 
 /// Removes it: of each table the jumps and the chains in one commit, so that no
 /// packet meets a part of them, and then the sets, which nothing asks any more.
-/// What somebody else's rule or set uses stays, empty, and is answered.
+/// What another program's rule or set uses stays, empty, and is answered.
 #[must_use]
 pub fn remove(remains: &AzureLeftovers) -> Removed {
     let mut removed = Removed::default();

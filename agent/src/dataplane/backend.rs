@@ -187,7 +187,7 @@ impl Residents {
     }
 }
 
-/// The backend that this node uses, and how that was told, in words.
+/// The backend that this node uses, and why npc thinks so, in words.
 ///
 /// # Errors
 /// If no backend is installed or a command cannot be run.
@@ -244,8 +244,8 @@ fn residents(backend: Backend) -> Result<Residents, Error> {
     Ok(residents)
 }
 
-/// Whether a backend holds anything in this network namespace, as far as can be
-/// told without waking it.
+/// Whether a backend holds anything in this network namespace, as far as npc can
+/// see without loading its modules.
 #[must_use]
 pub fn is_live(backend: Backend, family: Family) -> bool {
     match backend {
@@ -265,7 +265,7 @@ pub fn has_filter(backend: Backend, family: Family) -> bool {
 }
 
 /// The legacy tables of this network namespace. The kernel lists those that
-/// somebody used, and the file is not there without the module.
+/// a program has used, and the file is not there without the module.
 fn legacy_tables(family: Family) -> BTreeSet<String> {
     // Of the thread, not of the process: tests enter a namespace per thread.
     let file = match family {
@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn where_others_tell_nothing_an_agent_stays_where_it_was() {
+    fn without_rules_of_other_programs_an_agent_keeps_its_backend() {
         let mut ours = Residents::default();
         ours.count("*filter\n-A FORWARD -j NPC-FORWARD\n-A NPC-FORWARD -j RETURN\nCOMMIT\n");
         assert_eq!(ours, Residents { ours: true, ..holds(false, 0) });

@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_failure_of_a_family_counts_and_is_told_with_the_family() {
+    fn the_first_failure_of_a_family_counts_and_names_the_family() {
         let mut failed = Failures::default();
         assert_eq!(failed.take(Family::V4, Err::<(), _>(silent(1))), None);
         assert_eq!(failed.take(Family::V4, Err::<(), _>(silent(2))), None);

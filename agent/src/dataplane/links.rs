@@ -1,7 +1,7 @@
 //! Device groups: by them a rule knows the interfaces of pods.
 //!
-//! A link is in one group, 0 unless somebody says otherwise. Those of pods are
-//! put into ours ([`POD_GROUP`]), where they are in none, and out of it again.
+//! A link is in one group, 0 unless a program sets another. npc puts those of pods
+//! into its own ([`POD_GROUP`]), where they are in none, and takes them out again.
 
 use std::collections::BTreeSet;
 use std::io;

@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use npc_compiler::object::Family;
-use npc_compiler::plan::conntrack::FlowKey;
 use npc_compiler::plan::{ChainWrites, FamilyState, KernelState, Plan, SetWrite, Step};
 use npc_compiler::ruleset::node::SetName;
+use npc_compiler::ruleset::seed::Seed;
 use rustix::thread::{MembarrierCommand, membarrier};
 use tracing::{debug, info, warn};
 
@@ -17,12 +18,14 @@ use super::audit::{Audit, AuditScope, Auditor};
 use super::backend::{self, Backend};
 use super::bridge::{self, Bridge, BridgeTable};
 use super::counters::Counters;
+use super::flows::{Facts, Flows, LinuxFlows};
 use super::ipset::{self, Ipset, OddSet};
 use super::iptables::{self, Hook, Iptables, Restored};
 use super::notifications::ChangeWaiter;
 use super::other_backend::OtherBackend;
 use super::probe::{self, Supported};
-use super::{Error, Failures, Kernel, conntrack, links};
+use super::{Error, Failures, Kernel, links};
+use crate::rounded::rounded;
 
 /// Far longer than a packet takes through the rules.
 const PACKET_TIME: Duration = Duration::from_millis(20);
@@ -48,12 +51,12 @@ pub struct Linux {
     ipset: Ipset,
     aliases: Aliases,
     auditor: Auditor,
-    /// Restores of ours that nobody has asked for yet, and their processes.
+    /// Restores of ours that are not reported yet, and their processes.
     restores: Vec<Restored>,
     set_writes: Vec<ipset::Written>,
     ours: BTreeSet<u32>,
-    /// Families to which a child says that it wrote rules, of which the kernel has
-    /// not told.
+    /// Families to which a child says that it wrote rules, which the kernel has not
+    /// confirmed.
     unproven: BTreeSet<Family>,
     /// Since when the xtables lock has been found to be held.
     locked: Option<Instant>,
@@ -62,13 +65,13 @@ pub struct Linux {
     left_wait: Duration,
     /// Rules of ours in the other backend.
     others: OtherBackend,
-    /// That flows cannot be cut was said.
-    said_uncut: bool,
+    /// What was found about the table of flows.
+    flows: Arc<Facts>,
     bridge: Bridge,
 }
 
 impl Linux {
-    /// Finds the backend, unless one is given. The kernel is only looked at.
+    /// Finds the backend, unless one is given. Nothing is written to the kernel.
     ///
     /// # Errors
     /// If there is no backend, or no ipset.
@@ -94,18 +97,18 @@ impl Linux {
             left_due: None,
             left_wait: Duration::ZERO,
             others: OtherBackend::default(),
-            said_uncut: false,
+            flows: Arc::default(),
             bridge: Bridge::default(),
         })
     }
 
-    /// Rings when others may have written to the packet filter; `None` where
-    /// nothing tells of that.
+    /// Waits until other programs may have written to the filter table; `None`
+    /// where nothing reports that.
     ///
     /// # Errors
     /// If there is no other descriptor to be had.
-    pub fn bell(&mut self) -> io::Result<Option<ChangeWaiter>> {
-        self.auditor.notifications().map(|ears| ears.bell()).transpose()
+    pub fn change_waiter(&mut self) -> io::Result<Option<ChangeWaiter>> {
+        self.auditor.notifications().map(|notifications| notifications.waiter()).transpose()
     }
 
     /// Remembers what was just written as ours, and what of it the kernel has not
@@ -125,8 +128,8 @@ impl Linux {
             }
         }
         self.restores.extend(restores);
-        if let Some(ears) = self.auditor.notifications() {
-            ears.forget_our_commits();
+        if let Some(notifications) = self.auditor.notifications() {
+            notifications.forget_our_commits();
         }
         // The kernel reported these before they ended. A process of another namespace of
         // processes may have the same number later.
@@ -151,25 +154,24 @@ impl Linux {
             && let Some(since) = self.locked.take()
         {
             first.waited = since.elapsed().saturating_sub(first.took);
-            info!(waited = ?first.waited, "got the xtables lock; rules written");
+            info!(waited = ?rounded(first.waited), "got the xtables lock; rules written");
         }
     }
 
-    /// Removes somebody's sets under our names; those that cannot go keep their
-    /// names, and ours are called otherwise.
+    /// Removes other programs' sets under our names; those that cannot go keep
+    /// their names, and npc's sets get another name.
     fn make_room(&mut self, odd: Vec<OddSet>) -> Result<(), Error> {
         self.aliases.clear();
         let names: Vec<SetName> = odd.iter().map(|odd| odd.name.clone()).collect();
         let stuck = self.ipset.destroy(&names, ODD_WAIT)?;
         for OddSet { name, header } in odd {
             match stuck.iter().find(|(stuck, _)| *stuck == name) {
-                None => warn!(set = %name, header, "removed a set under our name that is not as we make them"),
+                None => warn!(set = %name, header, "removed a set that had one of npc's names and was not made by npc"),
                 Some((_, error)) => {
                     let Some(instead) = self.aliases.call(&name) else { continue };
                     warn!(
                         set = %name, header, %error, %instead,
-                        "a set under our name is not as we make them, and cannot go while a rule asks it; where ours is \
-                         needed, it has another name until then"
+                        "another program's set has one of npc's names and is in use; npc uses another name until it is gone"
                     );
                 }
             }
@@ -227,9 +229,8 @@ impl Linux {
         Ok(())
     }
 
-    /// Tries again to delete chains that could not go when nobody needed them
-    /// any more; less and less often, because who holds on to them may do so
-    /// for ever.
+    /// Tries again to delete unused chains that could not be deleted; less and less
+    /// often, because the program that refers to them may do so for ever.
     fn delete_left(&mut self, wanted: &KernelState) {
         let now = Instant::now();
         if self.left_due.is_some_and(|due| now < due) {
@@ -242,7 +243,7 @@ impl Linux {
             };
             let deleted = table.delete_empty(chain);
             match &deleted {
-                Ok(()) => info!(%family, %chain, "a chain that could not go before is gone now"),
+                Ok(()) => info!(%family, %chain, "deleted an unused chain that was in use before"),
                 Err(error) => debug!(%family, %chain, %error, "cannot delete an unused chain yet"),
             }
             deleted.is_err()
@@ -251,7 +252,7 @@ impl Linux {
             if left.is_empty() { Duration::ZERO } else { (self.left_wait * 2).clamp(LEFT_WAIT.0, LEFT_WAIT.1) };
         self.left_due = Some(now + self.left_wait);
         self.auditor.left_chains = left;
-        // Nobody waits for these, so they are no failures of writes.
+        // No pass depends on these, so they are no failures of writes.
         let restores: Vec<Restored> = self.tables.iter().flat_map(Iptables::take_restores).collect();
         self.ours.extend(restores.iter().map(|restored| restored.process));
         self.wrote();
@@ -283,8 +284,7 @@ impl Linux {
         Ok(tables)
     }
 
-    /// Where the jump to our chains stands, in each family, or why that cannot be
-    /// told.
+    /// Where the hook stands, in each family, or why that is not known.
     #[must_use]
     pub fn hooks(&self) -> Vec<(Family, Result<Hook, Error>)> {
         self.tables.iter().map(|table| (table.family(), table.hook().map_err(Error::from))).collect()
@@ -306,8 +306,12 @@ impl Kernel for Linux {
         for missing in capabilities.iter().flat_map(|capabilities| &capabilities.missing) {
             warn!("this kernel lacks {missing}");
         }
-        debug!(bpf = capabilities.as_ref().is_some_and(|it| it.bpf), took = ?begun.elapsed(), "asked the kernel what it can do");
+        debug!(bpf = capabilities.as_ref().is_some_and(|it| it.bpf), took = ?begun.elapsed(), "probed the kernel");
         capabilities
+    }
+
+    fn seed(&mut self) -> Result<Option<Seed>, Error> {
+        Ok(self.ipset.heads()?.keys().find_map(|(_, name)| name.seed_kept()))
     }
 
     fn read_each(&mut self, wanted: &KernelState, failed: &mut Failures) -> Result<KernelState, Error> {
@@ -382,7 +386,7 @@ impl Kernel for Linux {
                     Err(error) => failed.add(family, unhooked(error)),
                 },
                 Err(error @ iptables::Error::ForeignForward { .. }) => failed.add(family, unhooked(error)),
-                // That FORWARD cannot be looked at says nothing of the jump.
+                // That FORWARD cannot be read says nothing of the hook.
                 Err(error) => failed.add(family, error.into()),
             }
         }
@@ -424,8 +428,8 @@ impl Kernel for Linux {
 
     fn wait_for_lock(&mut self) -> Result<(), Error> {
         let waited = self.tables.iter().try_for_each(|table| table.wait_for_lock().map(drop));
-        if let Some(ears) = self.auditor.notifications() {
-            ears.forget_our_commits();
+        if let Some(notifications) = self.auditor.notifications() {
+            notifications.forget_our_commits();
         }
         let Err(error) = waited else { return Ok(()) };
         let mut failed = Failures::default();
@@ -443,7 +447,7 @@ impl Kernel for Linux {
             self.others.look(self.backend);
         }
         let audit = self.auditor.audit((&self.tables, &mut self.ipset, &self.aliases), &self.ours, wanted, depth);
-        // Their news have been taken; not those of what was asked of iptables meanwhile.
+        // Their reports have been taken; not those of what was asked of iptables meanwhile.
         self.ours.clear();
         self.wrote();
         audit
@@ -457,31 +461,13 @@ impl Kernel for Linux {
         std::mem::take(&mut self.set_writes)
     }
 
-    fn cut(&mut self, forbids: &mut dyn FnMut(&FlowKey) -> bool) -> Result<conntrack::Swept, Error> {
-        let begun = Instant::now();
-        // The kernel lists a flow once its first packet has passed the last
-        // hook; one that met the rules of before may still be on its way there.
-        grace();
-        let mut all = conntrack::Swept::default();
-        let mut failed = None;
-        for table in &self.tables {
-            match conntrack::sweep(table.family(), forbids) {
-                Ok(swept) => all += swept,
-                Err(error @ conntrack::Error::Unsupported(_)) => {
-                    if !std::mem::replace(&mut self.said_uncut, true) {
-                        warn!("{error}");
-                    }
-                }
-                // The other family's flows are cut all the same.
-                Err(error) => drop(failed.get_or_insert(error)),
-            }
-        }
-        debug!(judged = all.judged, cut = all.cut, stuck = all.stuck, took = ?begun.elapsed(), "judged the flows");
-        failed.map_or(Ok(all), |error| Err(error.into()))
+    fn flows(&self) -> Box<dyn Flows> {
+        let families = self.tables.iter().map(Iptables::family).collect();
+        Box::new(LinuxFlows { families, facts: Arc::clone(&self.flows) })
     }
 }
 
-/// Writes to sets; one that somebody else's rule uses cannot be destroyed, and
+/// Writes to sets; one that another program's rule uses cannot be destroyed, and
 /// must not hold up the rest. Empty, it is as good as one that is created later.
 /// Answers those.
 fn write_sets(ipset: &mut Ipset, writes: &[&SetWrite]) -> Result<Vec<SetName>, Error> {
@@ -495,7 +481,7 @@ fn write_sets(ipset: &mut Ipset, writes: &[&SetWrite]) -> Result<Vec<SetName>, E
         let gone: Vec<SetName> = writes.iter().map(|write| write.set().clone()).collect();
         for (set, error) in ipset.destroy(&gone, ipset::PATIENCE)? {
             ipset.flush(&set)?;
-            warn!(%set, %error, "a set that is not needed any more cannot go; it is empty");
+            warn!(%set, %error, "cannot delete an unused set (it is empty)");
             left.push(set);
         }
     }
@@ -505,7 +491,7 @@ fn write_sets(ipset: &mut Ipset, writes: &[&SetWrite]) -> Result<Vec<SetName>, E
 /// Waits until no packet that was on its way before is still among the rules:
 /// packets pass them in an RCU read section, and a global memory barrier waits
 /// for all of these (membarrier(2)).
-fn grace() {
+pub(super) fn grace() {
     if let Err(error) = membarrier(MembarrierCommand::Global) {
         // A kernel with isolated cores (nohz_full) refuses.
         debug!(%error, "membarrier is not available; sleeping for the grace period instead");

@@ -18,14 +18,14 @@
 //! Everything acts on the network namespace of the calling thread, sockets on
 //! that in which they were opened. What it acts on bears our names: `NPC-`
 //! chains, the jump to them, `npc4-` and `npc6-` sets, the table `bridge npc`, and
-//! network interfaces in the device group that is ours (`links`); and where it is
-//! told to, what Azure NPM left behind (`azure`).
+//! network interfaces in the device group that is ours (`links`); and, on request,
+//! what Azure NPM left behind (`azure`).
 
 use std::time::Instant;
 
 use npc_compiler::object::Family;
-use npc_compiler::plan::conntrack::FlowKey;
 use npc_compiler::plan::{KernelState, Plan};
+use npc_compiler::ruleset::seed::Seed;
 
 mod alias;
 mod attribute;
@@ -35,8 +35,10 @@ pub mod backend;
 pub mod bridge;
 pub mod cleanup;
 pub mod conntrack;
+pub mod conntrack_table;
 pub mod counters;
 mod failures;
+mod flows;
 pub mod ipset;
 pub mod iptables;
 pub mod links;
@@ -52,6 +54,7 @@ mod process;
 mod spelling;
 
 pub use failures::Failures;
+pub use flows::Flows;
 pub use linux::Linux;
 
 /// A kernel that holds rules of ours: the real one, or one that records.
@@ -66,6 +69,14 @@ pub trait Kernel: Send + 'static {
     /// cannot be asked in any family. What is missing and can be worked around is
     /// logged; a family that lacks what policies need has failed.
     fn probe_each(&mut self, failed: &mut Failures) -> Option<probe::Supported>;
+
+    /// The secret of its node that it keeps, if it keeps one.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    fn seed(&mut self) -> Result<Option<Seed>, Error> {
+        Ok(None)
+    }
 
     /// What it holds of ours in the families that have not failed; costly, at the
     /// start and after a failure. Makes room where sets of another kind have the
@@ -156,7 +167,7 @@ pub trait Kernel: Send + 'static {
     }
 
     /// What is at the other ends of these ports of bridges, as far as the kernel
-    /// tells.
+    /// reports it.
     fn peers(&mut self, ports: &[u32]) -> Vec<(u32, bridge::peer::Peer)> {
         let _ = ports;
         Vec::new()
@@ -165,12 +176,12 @@ pub trait Kernel: Send + 'static {
     /// Waits, not for long, until rules can be written.
     ///
     /// # Errors
-    /// If somebody holds the xtables lock; see [`Error::is_contention`].
+    /// If another program holds the xtables lock; see [`Error::is_contention`].
     fn wait_for_lock(&mut self) -> Result<(), Error> {
         Ok(())
     }
 
-    /// The restores since this was asked last, to be counted.
+    /// The restores since the last call, to be counted.
     fn take_restores(&mut self) -> Vec<iptables::Restored> {
         Vec::new()
     }
@@ -180,13 +191,8 @@ pub trait Kernel: Send + 'static {
         Vec::new()
     }
 
-    /// Judges every flow that it knows and deletes those that are forbidden,
-    /// with all that passed before the last write among them. Their next packet
-    /// meets the rules.
-    ///
-    /// # Errors
-    /// If the flows cannot be listed or deleted.
-    fn cut(&mut self, forbids: &mut dyn FnMut(&FlowKey) -> bool) -> Result<conntrack::Swept, Error>;
+    /// The flows that it knows, to be cut beside whatever else is asked of it.
+    fn flows(&self) -> Box<dyn Flows>;
 }
 
 /// Why the kernel could not be read or written.
@@ -229,7 +235,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether somebody holds the lock that writing rules takes. Nothing is
+    /// Whether another program holds the lock that writing rules takes. Nothing is
     /// wrong then; it may be tried again soon, and sets can be written.
     #[must_use]
     pub fn is_contention(&self) -> bool {

@@ -57,10 +57,10 @@ pub struct Network {
     /// the bridge's name, their indexes. They are taps, and veths whose other end
     /// is in another network namespace.
     pub bridge_ports: BTreeMap<String, BTreeSet<u32>>,
-    /// The interfaces that can be those of pods, if somebody asked for them
+    /// The interfaces that can be those of pods, if the caller asked for them
     /// ([`Follower::of_interfaces`]).
     pub interfaces: BTreeMap<InterfaceName, Interface>,
-    /// The other interfaces to which something is routed, if somebody asked.
+    /// The other interfaces to which something is routed, if the caller asked.
     pub elsewhere: BTreeMap<InterfaceName, Elsewhere>,
     /// The indexes of the links, whatever they are, that are in the device group
     /// of pods' interfaces ([`POD_GROUP`]).
@@ -173,7 +173,7 @@ impl Network {
     ///
     /// A veth's other end was put into another network namespace, and given an
     /// address by the node's routes, before a container could run there: so
-    /// nothing is waited for until the API tells of the pod. A bridge may be of
+    /// nothing is waited for until the API reports the pod. A bridge may be of
     /// others (docker0); one is of pods when one of them is behind it.
     pub fn pod_interfaces(
         &self,
@@ -196,7 +196,7 @@ pub struct Follower {
     notifications: UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, rtnetlink::sys::SocketAddr)>,
     connection: JoinHandle<()>,
     tables: Tables,
-    /// Whether somebody wants to know of interfaces.
+    /// Whether the caller wants to know of interfaces.
     with_interfaces: bool,
     last: Network,
 }
@@ -228,7 +228,7 @@ impl Follower {
         Ok(Self { _handle: handle, notifications, connection, tables, with_interfaces: false, last })
     }
 
-    /// Tells of the interfaces that can be those of pods, too.
+    /// Follows the interfaces that can be those of pods, too.
     #[must_use]
     pub fn of_interfaces(mut self, wanted: bool) -> Self {
         self.with_interfaces = wanted;

@@ -1,8 +1,8 @@
-//! First packets that were dropped, as the kernel tells of them: a group's
-//! chain has an NFLOG rule before each DROP, whose prefix is the chain's name.
+//! First packets that were dropped, as the kernel reports them: a group's chain has an NFLOG
+//! rule before each DROP, whose prefix is the chain's name.
 //!
-//! What is read here is for people. A packet that is missed, because more came
-//! than were read, is said to be and is otherwise no harm: it was dropped.
+//! What is read here is for the log. If more packets come than are read, the kernel reports
+//! that it lost some. That does no other harm: they were dropped.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -32,16 +32,16 @@ const PART: usize = 64 * 1024;
 /// Why dropped packets cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The kernel does not log packets to anybody.
+    /// The kernel cannot log packets to a program.
     #[error("this kernel does not log packets (load nfnetlink_log)")]
     Unsupported(#[source] io::Error),
-    /// Somebody reads the same group.
+    /// Another program reads the same group.
     #[error("another program reads NFLOG group {NFLOG_GROUP}, to which npc's rules log dropped packets")]
     Taken,
     /// The socket failed.
     #[error("cannot ask the kernel for dropped packets")]
     Socket(#[from] io::Error),
-    /// What the kernel said makes no sense.
+    /// The kernel's message makes no sense.
     #[error("cannot read a logged packet from the kernel: {0}")]
     Malformed(String),
 }
@@ -55,12 +55,12 @@ pub struct Denied {
     pub tuple: FlowKey,
 }
 
-/// What a reader heard.
+/// What a reader received.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Heard {
+pub enum Received {
     /// These packets were dropped, in this order.
     Packets(Vec<Denied>),
-    /// More were dropped than could be read; nobody knows how many.
+    /// More were dropped than could be read; the kernel does not count them.
     Lost,
 }
 
@@ -72,10 +72,10 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Begins to listen in the calling thread's network namespace.
+    /// Has the kernel report packets of the calling thread's network namespace.
     ///
     /// # Errors
-    /// If the kernel logs no packets, or another program listens.
+    /// If the kernel cannot log packets, or another program reads them.
     pub fn open() -> Result<Self, Error> {
         let mut socket = Socket::new(NETLINK_NETFILTER).map_err(|error| match Errno::from_io_error(&error) {
             Some(Errno::PROTONOSUPPORT) => Error::Unsupported(error),
@@ -102,11 +102,11 @@ impl Reader {
             code => {
                 let error = io::Error::from_raw_os_error(code.saturating_abs());
                 Err(match Errno::from_io_error(&error) {
-                    // The first is its word for a group with a reader; so it
-                    // says of who may not ask, but without that right no set
-                    // could be written either.
+                    // The first is its answer for a group with a reader. It gives the same to a
+                    // program without the right to ask, but without that no set could be
+                    // written either.
                     Some(Errno::PERM | Errno::BUSY) => Error::Taken,
-                    // What nfnetlink says of a subsystem that is not there.
+                    // The answer of nfnetlink for a subsystem that is not there.
                     Some(Errno::INVAL | Errno::OPNOTSUPP) => Error::Unsupported(error),
                     _ => Error::Socket(error),
                 })
@@ -118,24 +118,24 @@ impl Reader {
     ///
     /// # Errors
     /// If the socket fails. That packets were lost is no error.
-    pub fn hear(&mut self) -> Result<Heard, Error> {
+    pub fn receive(&mut self) -> Result<Received, Error> {
         let mut packets = Vec::new();
         while packets.is_empty() {
-            let heard = self.messages(|payload| {
+            let received = self.messages(|payload| {
                 if let NetlinkPayload::InnerMessage(message) = payload
                     && let NetfilterMessageInner::ULog(ULogMessage::Packet(attributes)) = message.inner
                 {
                     packets.extend(denied(&attributes));
                 }
             });
-            match heard {
+            match received {
                 Err(Error::Socket(error)) if Errno::from_io_error(&error) == Some(Errno::NOBUFS) => {
-                    return Ok(Heard::Lost);
+                    return Ok(Received::Lost);
                 }
-                heard => heard?,
+                received => received?,
             }
         }
-        Ok(Heard::Packets(packets))
+        Ok(Received::Packets(packets))
     }
 
     /// Receives once.
@@ -158,7 +158,7 @@ impl Reader {
     }
 }
 
-/// A packet that a rule of ours told of.
+/// A packet that a rule of ours reported.
 fn denied(attributes: &[PacketNla]) -> Option<Denied> {
     let prefix = attributes.iter().find_map(|attribute| match attribute {
         PacketNla::Prefix(prefix) => prefix.to_str().ok(),
@@ -172,7 +172,7 @@ fn denied(attributes: &[PacketNla]) -> Option<Denied> {
     Some(Denied { direction, tuple })
 }
 
-/// The ends of an IP packet of which at least the headers are there.
+/// The ends of an IP packet, whose headers are there at least.
 fn tuple(packet: &[u8]) -> Option<FlowKey> {
     let (source, destination, protocol, rest) = match packet.first()? >> 4 {
         4 => {

@@ -1,10 +1,11 @@
-//! What the kernel, or the xtables lock, tells of others' writes to the filter
-//! table.
+//! How the kernel, or the xtables lock, reports other programs' writes to the
+//! filter table.
 //!
-//! nf_tables tells every commit to who listens (`NFNLGRP_NFTABLES`): each rule
-//! and chain that it changed, then its author. So nothing has to be read as
-//! long as nobody touches what is ours. Legacy tables tell nothing; but whoever
-//! writes to them closes the lock's file afterwards, and inotify tells of that.
+//! nf_tables sends every commit to its netlink group (`NFNLGRP_NFTABLES`): each
+//! rule and chain that changed, then the author. So npc reads nothing again as
+//! long as no other program changes npc's chains. Legacy tables send nothing;
+//! but a program that writes to them closes the file of the xtables lock
+//! afterwards, and inotify reports that.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -28,7 +29,7 @@ use super::backend::Backend;
 use super::iptables;
 
 /// The kernel's number for nf_tables among the parts of netfilter, and for the
-/// group that it tells of changes, as a bit (linux/netfilter/nfnetlink.h).
+/// group to which it sends changes, as a bit (linux/netfilter/nfnetlink.h).
 const SUBSYSTEM: u8 = 10;
 const GROUP: u32 = 1 << (7 - 1);
 
@@ -55,26 +56,26 @@ mod attribute {
 /// Of the netfilter header that follows netlink's.
 const NETFILTER_HEADER: usize = 4;
 
-/// What waits to be read while a plan is carried out, or while others load many
-/// thousand rules. Where it is not enough the kernel says so, and everything is
-/// read.
-const ROOM: usize = 8 << 20;
+/// Bytes of messages that the socket keeps while a plan is applied, or while
+/// other programs load many thousand rules. Where they are not enough the kernel
+/// says so, and npc reads everything.
+const RECEIVE_BUFFER: usize = 8 << 20;
 
 /// The kernel puts no more into one message.
 const BUFFER: usize = 64 << 10;
 
-/// How long a bell waits before it rings: who flushes a table may go on to fill
-/// it.
-const MOMENT: Duration = Duration::from_millis(100);
+/// How long a waiter collects changes before it reports them: a program that
+/// flushes a table may go on to fill it.
+const COLLECT: Duration = Duration::from_millis(100);
 
-/// What others did to the filter tables since it was asked last.
+/// What other programs changed in the filter tables since the last question.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct News {
+pub struct ReportedChanges {
     /// Chains of ours, and FORWARD, whose rules changed.
     pub touched: BTreeMap<Family, Touched>,
-    /// Not all of it was heard, or it cannot be told what it touched.
+    /// Messages were lost or cannot be read, so what changed is not known.
     pub unsure: bool,
-    /// Who touched what is ours.
+    /// The programs that changed npc's chains.
     pub authors: BTreeSet<Author>,
 }
 
@@ -104,7 +105,8 @@ impl fmt::Display for Author {
     }
 }
 
-/// Ears for one backend in the network namespace in which they were opened.
+/// The source of change reports for one backend, in the network namespace in which
+/// it was opened.
 #[derive(Debug)]
 pub struct Notifications {
     backend: Backend,
@@ -113,18 +115,18 @@ pub struct Notifications {
     /// The commit that has not ended yet.
     open: Commit,
     /// What came while a commit of our own was waited for, and which of those came.
-    news: News,
+    changes: ReportedChanges,
     own: BTreeSet<u32>,
 }
 
-/// What was heard of a commit.
+/// What is known of a commit.
 #[derive(Debug, Default)]
 struct Commit {
     touched: BTreeMap<Family, Touched>,
 }
 
 impl Notifications {
-    /// Listens from now on.
+    /// Receives reports from now on.
     ///
     /// # Errors
     /// If this kernel does not let us.
@@ -133,33 +135,33 @@ impl Notifications {
             Backend::Nft => nf_tables()?,
             Backend::Legacy => lock_file()?,
         };
-        let (open, news, own) = Default::default();
-        Ok(Self { backend, fd, buffer: vec![0; BUFFER], open, news, own })
+        let (open, changes, own) = Default::default();
+        Ok(Self { backend, fd, buffer: vec![0; BUFFER], open, changes, own })
     }
 
-    /// Whether it is told what was changed, and not only that something was.
+    /// Whether reports say what changed, and not only that something did.
     pub(super) fn are_detailed(&self) -> bool {
         self.backend == Backend::Nft
     }
 
-    /// Rings when there is something to take.
+    /// Waits for reports.
     ///
     /// # Errors
     /// If there is no other descriptor to be had.
-    pub fn bell(&self) -> io::Result<ChangeWaiter> {
+    pub fn waiter(&self) -> io::Result<ChangeWaiter> {
         Ok(ChangeWaiter(self.fd.try_clone()?))
     }
 
-    /// What others did since this was asked last. `ours` are the processes that
-    /// wrote for us.
-    pub fn take(&mut self, ours: &BTreeSet<u32>) -> News {
+    /// What other programs changed since the last call. `ours` are the processes
+    /// that wrote for npc.
+    pub fn take(&mut self, ours: &BTreeSet<u32>) -> ReportedChanges {
         match self.backend {
             Backend::Nft => {
                 self.receive(ours);
                 self.own.clear();
-                std::mem::take(&mut self.news)
+                std::mem::take(&mut self.changes)
             }
-            Backend::Legacy => News { unsure: self.drain() > 0, ..News::default() },
+            Backend::Legacy => ReportedChanges { unsure: self.drain() > 0, ..ReportedChanges::default() },
         }
     }
 
@@ -174,9 +176,9 @@ impl Notifications {
         self.own.contains(&process)
     }
 
-    /// With legacy, lets pass what has been heard: our own command closed the
-    /// lock's file. Somebody else's that ended at the same moment is found by
-    /// the audit that goes round.
+    /// With legacy, drops the reports until now: npc's own command closed the
+    /// lock's file. A change of another program at the same moment is found by
+    /// the periodic audit.
     pub fn forget_our_commits(&mut self) {
         if self.backend == Backend::Legacy {
             self.drain();
@@ -184,38 +186,38 @@ impl Notifications {
     }
 
     fn drain(&mut self) -> usize {
-        let mut heard = 0;
+        let mut reports = 0;
         while let Ok(1..) = retry_on_intr(|| rustix::io::read(self.fd.as_fd(), &mut self.buffer[..])) {
-            heard += 1;
+            reports += 1;
         }
-        heard
+        reports
     }
 
-    /// Takes in what has come.
+    /// Reads the datagrams that wait.
     fn receive(&mut self, ours: &BTreeSet<u32>) {
-        let mut news = std::mem::take(&mut self.news);
+        let mut changes = std::mem::take(&mut self.changes);
         let mut buffer = std::mem::take(&mut self.buffer);
         loop {
             match retry_on_intr(|| recv(&self.fd, &mut buffer[..], RecvFlags::DONTWAIT)) {
-                Ok((_, length)) => self.hear(buffer.get(..length).unwrap_or_default(), ours, &mut news),
+                Ok((_, length)) => self.read(buffer.get(..length).unwrap_or_default(), ours, &mut changes),
                 Err(Errno::AGAIN) => break,
                 // What did not fit was thrown away.
-                Err(Errno::NOBUFS) => news.unsure = true,
+                Err(Errno::NOBUFS) => changes.unsure = true,
                 Err(_) => {
-                    news.unsure = true;
+                    changes.unsure = true;
                     break;
                 }
             }
         }
         self.buffer = buffer;
-        self.news = news;
+        self.changes = changes;
     }
 
-    /// Takes in the messages of one datagram.
-    fn hear(&mut self, mut rest: &[u8], ours: &BTreeSet<u32>, news: &mut News) {
+    /// Reads the messages of one datagram.
+    fn read(&mut self, mut rest: &[u8], ours: &BTreeSet<u32>, changes: &mut ReportedChanges) {
         while !rest.is_empty() {
             let Ok(message) = NetlinkBuffer::new_checked(rest) else {
-                news.unsure = true;
+                changes.unsure = true;
                 return;
             };
             let length = usize::try_from(message.length()).unwrap_or(usize::MAX);
@@ -226,12 +228,12 @@ impl Notifications {
                     let commit = std::mem::take(&mut self.open);
                     let process = message.port_number();
                     if !ours.contains(&process) {
-                        commit.tell(Author::read(body), news);
+                        commit.report(Author::read(body), changes);
                     } else if !commit.touched.is_empty() {
                         self.own.insert(process);
                     }
                 } else {
-                    self.open.hear(kind, body);
+                    self.open.add(kind, body);
                 }
             }
             rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
@@ -240,7 +242,7 @@ impl Notifications {
 }
 
 impl Commit {
-    fn hear(&mut self, kind: u8, body: &[u8]) {
+    fn add(&mut self, kind: u8, body: &[u8]) {
         let name = match kind {
             message::NEW_CHAIN | message::DELETED_CHAIN => attribute::NAME_OF_CHAIN,
             message::NEW_RULE | message::DELETED_RULE => attribute::CHAIN_OF_RULE,
@@ -267,17 +269,17 @@ impl Commit {
         }
     }
 
-    fn tell(self, author: Option<Author>, news: &mut News) {
+    fn report(self, author: Option<Author>, changes: &mut ReportedChanges) {
         if self.touched.is_empty() {
             return;
         }
         for (family, touched) in self.touched {
-            let all = news.touched.entry(family).or_default();
+            let all = changes.touched.entry(family).or_default();
             all.forward |= touched.forward;
             all.table |= touched.table;
             all.chains.extend(touched.chains);
         }
-        news.authors.extend(author);
+        changes.authors.extend(author);
     }
 }
 
@@ -306,7 +308,7 @@ fn nf_tables() -> io::Result<OwnedFd> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, Some(netlink::NETFILTER))?;
     // Without the right to it there is less room, and more is read.
-    let _ = set_socket_recv_buffer_size_force(&socket, ROOM);
+    let _ = set_socket_recv_buffer_size_force(&socket, RECEIVE_BUFFER);
     bind(&socket, &SocketAddrNetlink::new(0, GROUP))?;
     Ok(socket)
 }
@@ -318,33 +320,33 @@ fn lock_file() -> io::Result<OwnedFd> {
     Ok(inotify)
 }
 
-/// Rings when a backend was written to, by us or by others.
+/// Waits until a backend's filter table is written to, by npc or by others.
 #[derive(Debug)]
 pub struct ChangeWaiter(OwnedFd);
 
 impl ChangeWaiter {
-    /// Calls `ring` at news, in a thread of its own, until it answers false.
-    /// What comes within a moment is one.
+    /// Calls `notify` after changes, in a thread of its own, until it answers false.
+    /// Changes that come close together are one call.
     ///
     /// # Errors
     /// If the descriptor cannot be waited for.
-    pub fn ring(self, mut ring: impl FnMut() -> bool + Send + 'static) -> io::Result<()> {
+    pub fn spawn(self, mut notify: impl FnMut() -> bool + Send + 'static) -> io::Result<()> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        // Told once for what is new, because somebody else reads it.
+        // Edge-triggered, because `Notifications` reads the descriptor.
         let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
         epoll::add(&epoll, &self.0, epoll::EventData::new_u64(0), flags)?;
-        let listen = move || {
+        let wait = move || {
             let _open = self.0;
             let mut events = Vec::with_capacity(1);
             while retry_on_intr(|| epoll::wait(&epoll, spare_capacity(&mut events), None)).is_ok() {
                 events.clear();
-                thread::sleep(MOMENT);
-                if !ring() {
+                thread::sleep(COLLECT);
+                if !notify() {
                     return;
                 }
             }
         };
-        thread::Builder::new().name("npc-bell".to_owned()).spawn(listen).map(drop)
+        thread::Builder::new().name("npc-changes".to_owned()).spawn(wait).map(drop)
     }
 }
 
@@ -352,8 +354,8 @@ impl ChangeWaiter {
 mod tests {
     use super::*;
 
-    /// A message as the kernel tells it.
-    fn told(kind: u8, port: u32, family: u8, attributes: &[(u16, &[u8])]) -> Vec<u8> {
+    /// A message as the kernel sends it.
+    fn sent(kind: u8, port: u32, family: u8, attributes: &[(u16, &[u8])]) -> Vec<u8> {
         let mut bytes = vec![0; 16];
         bytes.extend([family, 0, 0, 0]);
         for (kind, value) in attributes {
@@ -371,66 +373,68 @@ mod tests {
     }
 
     fn rule(table: &[u8], chain: &[u8], port: u32) -> Vec<u8> {
-        told(message::NEW_RULE, port, 2, &[(attribute::TABLE, table), (attribute::CHAIN_OF_RULE, chain)])
+        sent(message::NEW_RULE, port, 2, &[(attribute::TABLE, table), (attribute::CHAIN_OF_RULE, chain)])
     }
 
     fn generation(port: u32) -> Vec<u8> {
-        told(message::GENERATION, port, 0, &[(attribute::PROCESS, &[0, 0, 0, 9]), (attribute::PROGRAM, b"firewalld\0")])
+        sent(message::GENERATION, port, 0, &[(attribute::PROCESS, &[0, 0, 0, 9]), (attribute::PROGRAM, b"firewalld\0")])
     }
 
-    fn heard(datagrams: &[Vec<u8>]) -> News {
+    fn changes_in(datagrams: &[Vec<u8>]) -> ReportedChanges {
         let fd = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, Some(netlink::NETFILTER));
-        let mut ears = Notifications {
+        let mut notifications = Notifications {
             backend: Backend::Nft,
             fd: fd.expect("a socket"),
             buffer: Vec::new(),
             open: Commit::default(),
-            news: News::default(),
+            changes: ReportedChanges::default(),
             own: BTreeSet::new(),
         };
-        let mut news = News::default();
+        let mut changes = ReportedChanges::default();
         for datagram in datagrams {
-            ears.hear(datagram, &BTreeSet::from([7]), &mut news);
+            notifications.read(datagram, &BTreeSet::from([7]), &mut changes);
         }
-        assert!(ears.own.iter().all(|process| *process == 7), "another's commit is no proof of ours");
-        news
+        assert!(notifications.own.iter().all(|process| *process == 7), "another's commit is no proof of ours");
+        changes
     }
 
     #[test]
     fn a_commit_of_ours_is_proof_once_it_has_ended_and_only_if_it_changed_something() {
-        let mut ears = Notifications::open(Backend::Nft).expect("a socket");
+        let mut notifications = Notifications::open(Backend::Nft).expect("a socket");
         let ours = BTreeSet::from([7, 8]);
-        let mut hear = |bytes: &[u8]| {
-            ears.hear(bytes, &ours, &mut News::default());
-            ears.own.clone()
+        let mut proven = |bytes: &[u8]| {
+            notifications.read(bytes, &ours, &mut ReportedChanges::default());
+            notifications.own.clone()
         };
-        assert_eq!(hear(&generation(8)), BTreeSet::new(), "it changed nothing");
-        assert_eq!(hear(&rule(b"filter\0", b"NPC-X\0", 7)), BTreeSet::new(), "it has not ended");
-        assert_eq!(hear(&generation(7)), BTreeSet::from([7]));
+        assert_eq!(proven(&generation(8)), BTreeSet::new(), "it changed nothing");
+        assert_eq!(proven(&rule(b"filter\0", b"NPC-X\0", 7)), BTreeSet::new(), "it has not ended");
+        assert_eq!(proven(&generation(7)), BTreeSet::from([7]));
     }
 
     #[test]
-    fn who_touches_our_chains_is_told_and_we_are_not() {
-        assert_eq!(heard(&[rule(b"filter\0", b"NPC-X\0", 7), generation(7)]), News::default());
-        let news =
-            heard(&[[rule(b"filter\0", b"NPC-X\0", 8), rule(b"filter\0", b"FORWARD\0", 8)].concat(), generation(8)]);
+    fn a_report_names_another_programs_changes_of_our_chains_and_none_of_ours() {
+        assert_eq!(changes_in(&[rule(b"filter\0", b"NPC-X\0", 7), generation(7)]), ReportedChanges::default());
+        let changes = changes_in(&[
+            [rule(b"filter\0", b"NPC-X\0", 8), rule(b"filter\0", b"FORWARD\0", 8)].concat(),
+            generation(8),
+        ]);
         let touched = Touched { forward: true, chains: [ChainName::new("X")].into(), table: false };
-        assert_eq!(news.touched, BTreeMap::from([(Family::V4, touched)]));
-        let authors: Vec<String> = news.authors.iter().map(ToString::to_string).collect();
-        assert_eq!((authors, news.unsure), (vec!["firewalld (process 9)".to_owned()], false));
+        assert_eq!(changes.touched, BTreeMap::from([(Family::V4, touched)]));
+        let authors: Vec<String> = changes.authors.iter().map(ToString::to_string).collect();
+        assert_eq!((authors, changes.unsure), (vec!["firewalld (process 9)".to_owned()], false));
     }
 
     #[test]
-    fn what_others_do_elsewhere_is_no_news() {
+    fn changes_of_other_chains_and_tables_are_not_reported() {
         let elsewhere = [rule(b"filter\0", b"KUBE-X\0", 8), rule(b"nat\0", b"NPC-X\0", 8), generation(8)].concat();
-        assert_eq!(heard(&[elsewhere]), News::default());
+        assert_eq!(changes_in(&[elsewhere]), ReportedChanges::default());
     }
 
     #[test]
     fn a_message_that_cannot_be_read_makes_unsure() {
-        assert!(heard(&[vec![1, 2, 3]]).unsure);
-        let gone = told(message::DELETED_TABLE, 8, 10, &[(attribute::TABLE, b"filter\0")]);
-        let news = heard(&[gone, generation(8)]);
-        assert!(news.touched[&Family::V6].table);
+        assert!(changes_in(&[vec![1, 2, 3]]).unsure);
+        let gone = sent(message::DELETED_TABLE, 8, 10, &[(attribute::TABLE, b"filter\0")]);
+        let changes = changes_in(&[gone, generation(8)]);
+        assert!(changes.touched[&Family::V6].table);
     }
 }

@@ -83,7 +83,7 @@ fn may_hold_ours(backend: Backend, family: Family) -> bool {
     match backend {
         Backend::Nft => {
             let chains = Native::open(family).and_then(|mut native| native.chains());
-            // What cannot be told this way, a listing will say.
+            // What this does not show, a listing will.
             chains.is_ok_and(|chains| chains.iter().any(|chain| ChainName::ours(&chain.name).is_some()))
         }
         Backend::Legacy => Iptables::new(backend, family).is_ok(),

@@ -67,7 +67,7 @@ fn engines_in(chains: &BTreeSet<String>) -> BTreeMap<&'static str, String> {
 }
 
 /// Whether the lock is the node's, and not one that only this container has.
-/// True where nobody can tell.
+/// True where that cannot be known.
 #[must_use]
 pub fn lock_is_shared() -> bool {
     // Set for every container of a pod.
@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn engines_are_told_by_their_chains() {
+    fn an_engine_is_known_by_its_chains() {
         let chains =
             ["INPUT", "FORWARD", "KUBE-FORWARD", "NPC-FORWARD", "AZURE-NPM", "AZURE-NPM-INGRESS", "cali-FORWARD"];
         let found: Vec<_> = engines_in(&chains.map(str::to_owned).into()).into_iter().collect();

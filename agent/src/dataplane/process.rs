@@ -1,16 +1,25 @@
 //! The only place that starts processes: one child, fed by its standard input,
 //! run to its end or, if that does not come, killed.
 
+use std::fs::File;
 use std::io::{self, Read as _, Write as _};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::LazyLock;
-use std::sync::mpsc::{self, RecvTimeoutError};
-use std::time::Duration;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
 use std::{env, thread};
 
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, kill_process_group, waitid};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process, kill_process_group, pidfd_open, waitid,
+};
+
+/// The time between two looks whether a child has ended, where the kernel reports no end.
+const RETRY: Duration = Duration::from_millis(2);
 
 /// How long a child may take. Far longer than to load the largest table, and than
 /// the longest that it waits for the xtables lock.
@@ -122,57 +131,140 @@ fn run_within(limit: Duration, program: &str, args: &[&str], input: &str) -> Res
         .spawn()
         .map_err(failed)?;
     let process = child.id();
-    let (ended, end) = mpsc::channel::<()>();
-    let (output, was_killed) = thread::scope(|scope| {
-        let watch = scope.spawn(move || {
-            let hangs = end.recv_timeout(limit) == Err(RecvTimeoutError::Timeout);
-            if hangs {
-                kill_group(process);
-            }
-            hangs
-        });
-        let output = communicate(&mut child, input);
+    let output = communicate(&mut child, input, Instant::now() + limit);
+    if !matches!(output, Ok(Some(_))) {
         // Before it is reaped: after that its number may be another process's.
-        drop(ended);
-        let was_killed = watch.join().unwrap_or(true);
-        (output.and_then(|output| Ok((child.wait()?, output))), was_killed)
-    });
-    if was_killed {
-        return Err(Error::Hung { program: program.to_owned(), limit });
+        kill_group(process);
     }
-    let (status, (stdout, stderr)): (ExitStatus, _) = output.map_err(failed)?;
+    let status = child.wait();
+    let Some((stdout, stderr)) = output.map_err(failed)? else {
+        return Err(Error::Hung { program: program.to_owned(), limit });
+    };
     Ok(Output {
         process,
-        code: status.code(),
+        code: status.map_err(failed)?.code(),
         stdout: String::from_utf8_lossy(&stdout).into_owned(),
         stderr: String::from_utf8_lossy(&stderr).into_owned(),
     })
 }
 
-/// Feeds a child and takes what it prints until it, and all that it has started,
-/// prints no more and it has ended. It is not reaped.
-fn communicate(child: &mut Child, input: &str) -> io::Result<(Vec<u8>, Vec<u8>)> {
-    let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-    let output = thread::scope(|scope| {
-        // Written beside the reading, or both sides could wait on full pipes.
-        scope.spawn(move || {
-            // A child that stops at a bad line leaves the rest unread; its exit
-            // code and words say more than the broken pipe does.
-            stdin.map(|mut stdin| stdin.write_all(input.as_bytes()))
-        });
-        let read = |mut pipe: Option<Box<dyn io::Read + Send>>| {
-            let mut bytes = Vec::new();
-            pipe.as_mut().map_or(Ok(0), |pipe| pipe.read_to_end(&mut bytes)).map(|_| bytes)
-        };
-        let words = scope.spawn(move || read(stderr.map(|pipe| Box::new(pipe) as _)));
-        let printed = read(stdout.map(|pipe| Box::new(pipe) as _));
-        let words = words.join().unwrap_or_else(|_| Err(io::Error::other("the thread that read its errors broke off")));
-        Ok::<_, io::Error>((printed?, words?))
-    })?;
-    if let Some(pid) = pid_of(child.id()) {
-        waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT)?;
+/// Feeds a child and takes what it prints until it, and all that it has started, prints no
+/// more and it has ended. It is not reaped. Nothing if that has not come by the deadline.
+///
+/// This thread does it all, because a node without free process ids has no thread for it.
+fn communicate(child: &mut Child, input: &str, deadline: Instant) -> io::Result<Option<(Vec<u8>, Vec<u8>)>> {
+    let mut feeding = Feeding::of(child.stdin.take(), input.as_bytes())?;
+    let mut reading = [Reading::of(child.stdout.take())?, Reading::of(child.stderr.take())?];
+    while reading.iter().any(|one| one.pipe.is_some()) {
+        let mut open: Vec<PollFd<'_>> = Vec::with_capacity(3);
+        open.extend(feeding.pipe.as_ref().map(|pipe| PollFd::new(pipe, PollFlags::OUT)));
+        open.extend(reading.iter().filter_map(|one| Some(PollFd::new(one.pipe.as_ref()?, PollFlags::IN))));
+        if !wait_for(&mut open, deadline)? {
+            return Ok(None);
+        }
+        // Each goes on as far as it can without waiting, whichever was meant.
+        feeding.go_on();
+        for one in &mut reading {
+            one.go_on()?;
+        }
     }
-    Ok(output)
+    drop(feeding);
+    let [stdout, stderr] = reading.map(|one| one.bytes);
+    Ok(ends(child.id(), deadline)?.then_some((stdout, stderr)))
+}
+
+/// Waits for one of these; whether that came by the deadline.
+fn wait_for(files: &mut [PollFd<'_>], deadline: Instant) -> io::Result<bool> {
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        match poll(files, Some(&Timespec::try_from(left).unwrap_or_default())) {
+            Ok(ready) => return Ok(ready > 0),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Waits for the end of a child; whether that came by the deadline.
+fn ends(process: u32, deadline: Instant) -> io::Result<bool> {
+    let Some(pid) = pid_of(process) else { return Ok(true) };
+    let handle = pidfd_open(pid, PidfdFlags::empty());
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
+    while waitid(WaitId::Pid(pid), options)?.is_none() {
+        let has_time = match &handle {
+            Ok(handle) => wait_for(&mut [PollFd::new(handle, PollFlags::IN)], deadline)?,
+            // A kernel before 5.3.
+            Err(_) => {
+                thread::sleep(RETRY);
+                Instant::now() < deadline
+            }
+        };
+        if !has_time {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// How many bytes are read from a pipe before the next one has its turn.
+const PART: u64 = 1 << 20;
+
+/// What a child still has to be given.
+struct Feeding<'a> {
+    pipe: Option<ChildStdin>,
+    left: &'a [u8],
+}
+
+impl<'a> Feeding<'a> {
+    fn of(pipe: Option<ChildStdin>, left: &'a [u8]) -> io::Result<Self> {
+        pipe.as_ref().map_or(Ok(()), never_waits)?;
+        let mut feeding = Self { pipe, left };
+        feeding.go_on();
+        Ok(feeding)
+    }
+
+    fn go_on(&mut self) {
+        while let Some(pipe) = &mut self.pipe {
+            match pipe.write(self.left) {
+                Ok(length @ 1..) => self.left = self.left.get(length..).unwrap_or_default(),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // It has all. Or it stopped at a bad line and leaves the rest unread: its exit
+                // code and words say more than the broken pipe does.
+                Ok(_) | Err(_) => self.pipe = None,
+            }
+        }
+    }
+}
+
+/// What a child prints to one pipe.
+struct Reading {
+    pipe: Option<File>,
+    bytes: Vec<u8>,
+}
+
+impl Reading {
+    fn of(pipe: Option<impl Into<OwnedFd>>) -> io::Result<Self> {
+        let pipe = pipe.map(|pipe| File::from(pipe.into()));
+        pipe.as_ref().map_or(Ok(()), never_waits)?;
+        Ok(Self { pipe, bytes: Vec::new() })
+    }
+
+    fn go_on(&mut self) -> io::Result<()> {
+        let Some(pipe) = &mut self.pipe else { return Ok(()) };
+        // Not to its end at once: one that prints for ever is killed too.
+        match pipe.take(PART).read_to_end(&mut self.bytes) {
+            Ok(0) => self.pipe = None,
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// Lets a pipe answer at once that it has nothing, or no room.
+fn never_waits(pipe: impl AsFd) -> io::Result<()> {
+    Ok(rustix::io::ioctl_fionbio(pipe, true)?)
 }
 
 fn pid_of(process: u32) -> Option<Pid> {
@@ -222,15 +314,31 @@ mod tests {
     }
 
     #[test]
+    fn a_child_that_prints_for_ever_is_killed() {
+        let script = "while :; do echo something; done";
+        let error = run_within(Duration::from_millis(300), "sh", &["-c", script], "").expect_err("it has no end");
+        assert!(matches!(error, Error::Hung { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_child_that_goes_on_with_its_pipes_closed_is_waited_for() {
+        let output = run("sh", &["-c", "exec >&- 2>&-; sleep 0.2; exit 3"], "").expect("sh runs");
+        assert_eq!(output.code, Some(3));
+        let script = "exec >&- 2>&-; sleep 1000";
+        let error = run_within(Duration::from_millis(200), "sh", &["-c", script], "").expect_err("it hangs");
+        assert!(matches!(error, Error::Hung { .. }), "{error}");
+    }
+
+    #[test]
     fn a_program_that_a_library_runs_is_killed_if_it_does_not_end() {
         let limit = Duration::from_millis(300);
-        let (told, tells) = mpsc::channel();
+        let (ended_in, ended) = mpsc::channel();
         let work = move || {
             let ended = Command::new("sleep").arg("1000").status();
-            told.send(ended.is_ok_and(|status| status.code().is_none())).expect("the test listens");
+            ended_in.send(ended.is_ok_and(|status| status.code().is_none())).expect("the test listens");
         };
         assert!(matches!(bounded_within(limit, "sleep", work), Err(Error::Hung { .. })));
-        assert!(tells.recv().expect("it ends"), "a signal ended it");
+        assert!(ended.recv().expect("it ends"), "a signal ended it");
         assert_eq!(bounded("nothing", || 7).expect("it ends"), 7);
     }
 

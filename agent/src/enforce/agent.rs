@@ -15,11 +15,14 @@ use super::ready::{Readiness, UNPROVEN, Unready};
 use super::report::Report;
 use super::schedule::{Audit, Failure, Schedule, Task};
 use super::settings::{Error, Event, Settings};
+use super::sweeps::{Next, Question, Sweeps, Which};
 use super::view::View;
-use super::waiters::Waiters;
+use super::waiters::{Waiter, Waiters};
 use crate::dataplane::audit::AuditScope;
+use crate::dataplane::conntrack::Swept;
 use crate::dataplane::{self, Kernel};
-use crate::serve::Liveness;
+use crate::serve::{BUSY, Liveness};
+use crate::service::Watchdog;
 
 /// Runs an agent until it is asked to end.
 ///
@@ -33,9 +36,12 @@ pub async fn run<K: Kernel>(
     settings: Settings,
     mut events: mpsc::Receiver<Event>,
 ) -> Result<(), Error> {
+    let service = settings.service.clone();
     let mut agent = Agent::new(enforcer, settings)?;
+    service.started();
     loop {
         agent.liveness.beat();
+        agent.watchdog.feed();
         tokio::select! {
             biased;
             event = events.recv() => {
@@ -43,6 +49,7 @@ pub async fn run<K: Kernel>(
                 // All that has come by now is one change.
                 loop {
                     if !agent.take(next) {
+                        service.ending();
                         agent.end();
                         return Ok(());
                     }
@@ -59,6 +66,7 @@ pub async fn run<K: Kernel>(
                     agent.pass().await?;
                     agent.check().await?;
                     if agent.once {
+                        agent.finish_sweeps().await?;
                         return if agent.view.has_ipvs() { Err(Error::Ipvs) } else { Ok(()) };
                     }
                 }
@@ -66,8 +74,10 @@ pub async fn run<K: Kernel>(
                 Some(Task::Audit(audit)) => agent.audit(audit).await?,
                 None => {}
             },
+            next = agent.sweeps.next() => agent.sweep(next)?,
             () = until(agent.readiness.expires()) => agent.expire(),
             () = until(agent.denied.next_end()) => agent.log_repeated_denials(Some(Instant::now())),
+            () = until(agent.watchdog.due()) => {}
         }
     }
 }
@@ -85,6 +95,7 @@ struct Agent<K> {
     node: String,
     once: bool,
     liveness: Liveness,
+    watchdog: Watchdog,
     /// Elsewhere while it works.
     enforcer: Option<Enforcer<K>>,
     view: View,
@@ -95,6 +106,7 @@ struct Agent<K> {
     report: Report,
     denied: DeniedFlows,
     waiters: Waiters,
+    sweeps: Sweeps,
 }
 
 impl<K: Kernel> Agent<K> {
@@ -107,9 +119,11 @@ impl<K: Kernel> Agent<K> {
             takeover: Some(Takeover::new(settings.azure_npm, &settings.node)),
             denied: DeniedFlows::default(),
             waiters: Waiters::default(),
+            sweeps: Sweeps::new(Instant::now()),
             node: settings.node.clone(),
             once: settings.once,
             liveness: settings.liveness.clone(),
+            watchdog: Watchdog::new(settings.service.clone()),
             report: Report::new(settings).map_err(Error::Ready)?,
         })
     }
@@ -136,9 +150,9 @@ impl<K: Kernel> Agent<K> {
                 self.schedule.notified(now);
                 return true;
             }
-            Event::Denied(heard) => {
+            Event::Denied(received) => {
                 let names = self.enforcer.as_ref().map(Enforcer::engine);
-                self.denied.take(heard, now, &names);
+                self.denied.take(received, now, &names);
                 return true;
             }
             Event::Waiter(waiter) => self.waiters.add(waiter),
@@ -193,18 +207,89 @@ impl<K: Kernel> Agent<K> {
             Ok(pass) => {
                 self.schedule.pass_succeeded(now, now - begun);
                 self.readiness.passed(begun, self.obstacle(&pass.unfiltered_bridges));
+                self.sweeps.passed(self.view.generation());
+                let waiters = self.waiters.passed();
+                self.start_sweeps(waiters);
                 // A reader of this pass's line in the log finds the ready file there.
                 self.report_readiness();
-                self.waiters.passed();
                 self.report.passed(&pass, self.view.generation());
+                self.report.log_passes(self.sweeps.judged());
             }
             Err(error) if self.once => return Err(error.into()),
             Err(error) => {
-                self.waiters.failed(&error);
+                let waiters = self.waiters.failed(&error);
+                self.start_sweeps(waiters);
                 let retry = self.schedule.pass_failed(now, now - begun, failure(&error));
                 let words = self.report.failed(&error, retry);
                 self.readiness.pass_failed(begun, self.is_unhooked(), &words);
                 self.report_readiness();
+            }
+        }
+        // Neither passes nor sweeps wait for all of the others.
+        if let Some(question) = self.sweeps.waiting_question() {
+            self.answer(question);
+        }
+        Ok(())
+    }
+
+    /// Goes on with sweeps through the flows that the kernel knows.
+    fn sweep(&mut self, next: Next) -> Result<(), Error> {
+        match next {
+            Next::Question(question) => self.answer(question),
+            Next::Start => self.start_sweeps(Vec::new()),
+            Next::Ended(which, result) => drop(self.swept(which, result?)),
+        }
+        Ok(())
+    }
+
+    /// Gives a sweep its verdicts.
+    fn answer(&self, question: Question) {
+        if let Some(enforcer) = &self.enforcer {
+            let forbidden = enforcer.forbidden(&question.flows);
+            question.answer(forbidden);
+        }
+    }
+
+    /// Starts the sweeps that are due. What waited for a pass may have to wait for one of them.
+    fn start_sweeps(&mut self, waiters: Vec<Waiter>) {
+        let Some(enforcer) = &mut self.enforcer else { return };
+        self.sweeps.wait(waiters, enforcer.established());
+        let (established, kernel) = enforcer.established_and_kernel();
+        self.sweeps.start(established, || kernel.flows());
+        if self.sweeps.is_idle(established) {
+            self.readiness.flows_judged();
+        }
+    }
+
+    /// A sweep has ended.
+    fn swept(&mut self, which: Which, result: Result<Swept, dataplane::Error>) -> Result<(), dataplane::Error> {
+        let Some(enforcer) = &mut self.enforcer else { return Ok(()) };
+        let (established, _) = enforcer.established_and_kernel();
+        let Some(ended) = self.sweeps.ended(which, result, established) else { return Ok(()) };
+        match &ended.result {
+            Ok(swept) => {
+                self.report.judged_flows(swept);
+                if which == Which::Pending {
+                    self.readiness.flows_judged();
+                }
+            }
+            Err(error) => {
+                let words = self.report.cut_failed(error, ended.retry);
+                self.readiness.cut_failed(ended.begun, &words);
+            }
+        }
+        self.start_sweeps(Vec::new());
+        self.report_readiness();
+        self.report.log_passes(self.sweeps.judged());
+        ended.result.map(drop)
+    }
+
+    /// Runs the sweeps that are due to their end.
+    async fn finish_sweeps(&mut self) -> Result<(), Error> {
+        while self.enforcer.as_ref().is_some_and(|enforcer| !self.sweeps.is_idle(enforcer.established())) {
+            match self.sweeps.next().await {
+                Next::Ended(which, result) => self.swept(which, result?)?,
+                next => self.sweep(next)?,
             }
         }
         Ok(())
@@ -350,9 +435,11 @@ impl<K: Kernel> Agent<K> {
         self.enforcer.as_ref().is_some_and(Enforcer::is_unhooked)
     }
 
-    /// Reports whether the agent is ready. Of what is not settled yet it says no generation.
+    /// Reports whether the agent is ready. Of what is not settled yet it says no generation,
+    /// and otherwise the last one whose flows are judged too.
     fn report_readiness(&mut self) {
-        let generation = self.is_settled().then(|| self.view.generation());
+        let judged = self.sweeps.judged().filter(|_| self.is_settled());
+        let generation = judged.map(|passed| passed.generation);
         self.report.readiness_is(self.readiness.reason(), generation);
     }
 
@@ -382,6 +469,8 @@ impl<K: Kernel> Agent<K> {
                     }
                     self.expire();
                 }
+                // A pass may take long. One that takes longer than this hangs.
+                () = until(self.watchdog.due()), if begun.elapsed() < BUSY => self.watchdog.feed(),
             }
         };
         self.report.written(&restores, &set_writes);

@@ -1,7 +1,8 @@
-//! One pass: changes go into the engine, its plan goes to the kernel, and established
-//! flows that policies deny now are cut.
+//! One pass: changes go into the engine, and its plan goes to the kernel. Established flows
+//! that policies deny now are to be cut then.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{BuildHasher as _, RandomState};
 use std::time::{Duration, Instant};
 
 use npc_compiler::cluster::group::RetainedGroup;
@@ -9,15 +10,18 @@ use npc_compiler::engine::{Contested, Engine, Event};
 use npc_compiler::object::Family;
 use npc_compiler::plan;
 use npc_compiler::plan::Plan;
+use npc_compiler::plan::conntrack::FlowKey;
 use npc_compiler::policy::finding::Finding;
 use npc_compiler::ruleset::layout::{self, SelfMatch};
 use npc_compiler::ruleset::node::InterfaceName;
+use npc_compiler::ruleset::seed::Seed;
 use tracing::warn;
 
 use super::bridge_table::{BridgeState, Frames};
 use super::bridges::{self, UnfilteredBridge};
 use super::device_group::DeviceGroup;
 use super::drift::Repair;
+use super::flows::Established;
 use super::sources::{Asked, Sources};
 use super::writer::Writer;
 use super::writes::Writes;
@@ -56,6 +60,8 @@ pub struct Enforcer<K> {
     /// Ports of bridges are to be held to their pods' addresses, which takes nothing of
     /// iptables.
     hold_ports: bool,
+    /// Groups stand in the dispatch tree by a secret of the node.
+    has_secret_places: bool,
     /// Follows the cluster.
     engine: Engine,
     changed: Changed,
@@ -82,8 +88,6 @@ pub struct Pass {
     pub options: layout::Options,
     /// What was written.
     pub writes: Writes,
-    /// How many established flows were judged and cut, if they had to be judged.
-    pub flows: Option<Swept>,
     /// Where the jump to our chains was, in the families where it was not first.
     pub rehooked: Vec<(Family, Hook)>,
     /// Bridges behind which endpoints of this node reach each other past
@@ -105,8 +109,8 @@ pub struct Pass {
     pub contests: Vec<Contested>,
     /// How much of ours each family of the kernel holds.
     pub held: [(Family, RulesetSize); 2],
-    /// Since when every first packet of a flow gets the new verdict; flows that
-    /// were established are cut, and leftovers cleared away, after that.
+    /// Since when every first packet of a flow gets the new verdict. Leftovers are cleared
+    /// away after that, and flows that were established are cut beside the loop.
     pub enforced: Instant,
     /// How long it took to get to the writes.
     pub compiled: Duration,
@@ -122,6 +126,7 @@ impl<K: Kernel> Enforcer<K> {
             options: layout::Options::default(),
             no_anti_spoof: None,
             hold_ports: false,
+            has_secret_places: false,
             engine: Engine::new(&node.into(), layout::Options::default()).with_retained_groups(),
             changed: Changed::Nothing,
             group: DeviceGroup::default(),
@@ -136,6 +141,13 @@ impl<K: Kernel> Enforcer<K> {
     #[must_use]
     pub fn with_options(self, options: layout::Options) -> Self {
         Self { hold_ports: options.anti_spoof, options, ..self }
+    }
+
+    /// The same, with groups in places of the dispatch tree that no tenant knows. The secret
+    /// that decides them is the one that the kernel keeps, or a new one.
+    #[must_use]
+    pub fn with_secret_places(self) -> Self {
+        Self { has_secret_places: true, ..self }
     }
 
     /// Takes in what happened in the cluster. Nothing comes of it before the
@@ -156,6 +168,10 @@ impl<K: Kernel> Enforcer<K> {
     /// again. Where that is so in one family, the other is as it should be.
     pub fn pass(&mut self, network: &Network) -> Result<Pass, Error> {
         let mut failed = Failures::default();
+        if self.has_secret_places && self.options.seed.is_none() {
+            let kept = self.writer.kernel.seed()?;
+            self.options.seed = Some(kept.unwrap_or_else(new_seed));
+        }
         if let Some(capabilities) = self.writer.probe(&mut failed)? {
             self.use_only(capabilities);
         }
@@ -198,7 +214,10 @@ impl<K: Kernel> Enforcer<K> {
             DeviceGroup::join(&mut sources, &mut self.writer, network);
         }
         let unfiltered_bridges = self.check_bridges(network).clone();
-        let flows = self.cut(network)?;
+        self.writer.established.enforced(&self.engine, network);
+        if self.options.keep_established {
+            self.writer.established.let_be();
+        }
         failed.into_result()?;
         let engine = &self.engine;
         let spoofable = match &self.no_anti_spoof {
@@ -224,7 +243,6 @@ impl<K: Kernel> Enforcer<K> {
             options: self.options.clone(),
             contests: engine.contests().collect(),
             writes,
-            flows,
             rehooked,
             held: Family::ALL.map(|family| (family, held(engine.state().family(family)))),
             unfiltered_bridges,
@@ -255,20 +273,12 @@ impl<K: Kernel> Enforcer<K> {
         self.engine.set_options(options.clone());
     }
 
-    /// Cuts the established flows that the rules forbid, if some may be forbidden.
-    fn cut(&mut self, network: &Network) -> Result<Option<Swept>, Error> {
-        if self.options.keep_established {
-            self.writer.established.let_be();
-        }
-        if self.writer.established.is_due() { self.writer.cut(&self.engine, network).map(Some) } else { Ok(None) }
-    }
-
     /// Finds the bridges with endpoints of this node behind them whose frames iptables does
     /// not see. Cheap, and to be done again and again, because another program can change a
     /// sysctl and the kernel sends no notification of it: see
     /// [`Bridge::is_filtered`](crate::dataplane::network::Bridge::is_filtered).
     ///
-    /// Once iptables sees a bridge again, the next pass judges all flows: connection tracking
+    /// Once iptables sees a bridge again, all flows are judged after the next pass: connection tracking
     /// in the bridge itself has let them begin meanwhile.
     pub fn check_bridges(&mut self, network: &Network) -> &BTreeSet<UnfilteredBridge> {
         let endpoints = self.writer.established.addresses();
@@ -285,6 +295,39 @@ impl<K: Kernel> Enforcer<K> {
         self.writer.established.is_due()
     }
 
+    /// Which flows are to be judged, and as whose.
+    pub(super) fn established(&self) -> &Established {
+        &self.writer.established
+    }
+
+    /// The same, and the kernel that knows the flows.
+    pub(super) fn established_and_kernel(&mut self) -> (&mut Established, &K) {
+        (&mut self.writer.established, &self.writer.kernel)
+    }
+
+    /// Whether the rules of the last pass forbid these flows.
+    pub(super) fn forbidden(&self, flows: &[FlowKey]) -> Vec<bool> {
+        self.writer.established.forbidden(&self.engine, flows)
+    }
+
+    /// Cuts the flows that the last pass forbids, on the calling thread. The agent's loop does
+    /// so beside other work; this is for callers without a loop.
+    ///
+    /// # Errors
+    /// If the flows cannot be listed or deleted. They are to be judged all the same then.
+    pub fn cut(&mut self) -> Result<Swept, Error> {
+        let due = self.writer.established.take_pending();
+        if due.scope.is_empty() {
+            return Ok(Swept::default());
+        }
+        let swept = self.writer.kernel.flows().cut(&due.scope, &mut |flows| Some(self.forbidden(&flows)));
+        match &swept {
+            Ok(_) => self.writer.established.judged(&due),
+            Err(_) => self.writer.established.put_back(due),
+        }
+        swept
+    }
+
     /// Whether empty groups have expired.
     pub(super) fn has_expired_groups(&self) -> bool {
         self.retired.elapsed() >= LINGER && self.engine.lingering().next().is_some()
@@ -293,13 +336,6 @@ impl<K: Kernel> Enforcer<K> {
     /// The engine, which knows the cluster as of the last pass.
     pub(super) fn engine(&self) -> &Engine {
         &self.engine
-    }
-
-    /// How many established flows were cut since this enforcer began, because policies
-    /// denied them.
-    #[must_use]
-    pub fn flows_cut(&self) -> u64 {
-        self.writer.established.cut
     }
 
     /// Whether the kernel, read anew, holds what was to be written last.
@@ -360,6 +396,17 @@ impl<K: Kernel> Enforcer<K> {
     pub fn take_set_writes(&mut self) -> Vec<ipset::Written> {
         self.writer.kernel.take_set_writes()
     }
+}
+
+/// A secret that no other node has. The standard library asks the kernel for the keys of its
+/// hashes, 128 bits.
+fn new_seed() -> Seed {
+    let keys = RandomState::new();
+    let mut bytes = [0; 32];
+    for (number, part) in bytes.chunks_exact_mut(8).enumerate() {
+        part.copy_from_slice(&keys.hash_one(number).to_ne_bytes());
+    }
+    Seed::from_bytes(bytes)
 }
 
 fn held(state: &plan::FamilyState) -> RulesetSize {

@@ -14,31 +14,42 @@ use std::time::Duration;
 
 use npc_compiler::engine::Engine;
 use npc_compiler::plan::Plan;
-use npc_compiler::plan::conntrack::{Ends, Judge, may_narrow};
+use npc_compiler::plan::conntrack::{Ends, FlowKey, Judge, Scope, narrowed};
 use tokio::time::Instant;
 use tracing::debug;
 
-use crate::dataplane::conntrack::Swept;
 use crate::dataplane::network::Network;
-use crate::dataplane::{Error, Kernel};
 
 /// How long an address of this node has had no owner when its flows are cut. A pod may
 /// send for some seconds before the agent learns of it, until the kubelet has reported its
 /// address; this is longer.
 const VACANT: Duration = Duration::from_secs(60);
 
-/// Which flows are to be judged, and how many were cut.
+/// Which flows are to be judged, and as whose.
 #[derive(Debug)]
 pub(super) struct Established {
-    /// Some may be forbidden: the agent has not judged them since it started, or since
-    /// policies became narrower, or since rules were missing in the kernel.
-    due: bool,
+    /// Some may be forbidden once what is being written is in the kernel: the agent has not
+    /// judged them since it started, or since policies became narrower, or since rules were
+    /// missing in the kernel.
+    due: Scope,
+    /// Some may be forbidden, and the rules that forbid them are in the kernel.
+    pending: Scope,
     /// The endpoints of this node by their addresses.
     owners: BTreeMap<IpAddr, Owner>,
     /// Addresses that an endpoint of this node had and none has now, since when.
     vacant: BTreeMap<IpAddr, Instant>,
-    /// How many were cut in all.
-    pub(super) cut: u64,
+    /// Those of them that had no owner for long when the flows were last to be judged.
+    departed: BTreeSet<IpAddr>,
+    /// The node's own addresses.
+    own: BTreeSet<IpAddr>,
+}
+
+/// Flows that a sweep is to judge.
+#[derive(Debug)]
+pub(super) struct Due {
+    pub(super) scope: Scope,
+    /// Addresses that have had no owner for long when it begins.
+    departed: BTreeSet<IpAddr>,
 }
 
 /// Namespace and name of a pod.
@@ -47,17 +58,24 @@ type Owner = [String; 2];
 impl Established {
     /// No flow was judged yet.
     pub(super) fn new() -> Self {
-        Self { due: true, owners: BTreeMap::new(), vacant: BTreeMap::new(), cut: 0 }
+        Self {
+            due: Scope::All,
+            pending: Scope::default(),
+            owners: BTreeMap::new(),
+            vacant: BTreeMap::new(),
+            departed: BTreeSet::new(),
+            own: BTreeSet::new(),
+        }
     }
 
     /// Packets may have passed without meeting our rules.
     pub(super) fn rules_were_lost(&mut self) {
-        self.due = true;
+        self.due = Scope::All;
     }
 
     /// A plan is going to the kernel.
     pub(super) fn planned(&mut self, plan: &Plan) {
-        self.due |= may_narrow(plan);
+        self.due.add(narrowed(plan));
     }
 
     /// Takes in which endpoints of this node own which addresses now.
@@ -68,12 +86,19 @@ impl Established {
         let left = self.owners.keys().filter(|address| !owners.contains_key(address));
         self.vacant.extend(left.map(|address| (*address, now)));
         self.vacant.retain(|address, _| !owners.contains_key(address));
+        self.departed.retain(|address| !owners.contains_key(address));
         self.owners = owners;
     }
 
-    /// Whether flows have to be judged.
+    /// Whether a pass has to find out which flows are to be judged.
     pub(super) fn is_due(&self) -> bool {
-        self.due || self.vacant.values().any(|since| since.elapsed() >= VACANT)
+        !self.due.is_empty() || self.long_vacant().next().is_some()
+    }
+
+    /// Addresses whose flows no sweep has cut yet though they have had no owner for long.
+    fn long_vacant(&self) -> impl Iterator<Item = IpAddr> {
+        let long = self.vacant.iter().filter(|(_, since)| since.elapsed() >= VACANT).map(|(address, _)| *address);
+        long.filter(|address| !self.departed.contains(address))
     }
 
     /// The addresses of this node's endpoints.
@@ -83,26 +108,61 @@ impl Established {
 
     /// All established flows may go on, whatever the rules say now.
     pub(super) fn let_be(&mut self) {
-        self.due = false;
+        (self.due, self.pending) = (Scope::default(), Scope::default());
         self.vacant.clear();
+        self.departed.clear();
     }
 
-    /// Deletes the flows that the rules forbid which the engine has committed.
-    pub(super) fn cut<K: Kernel>(
-        &mut self,
-        kernel: &mut K,
-        engine: &Engine,
-        network: &Network,
-    ) -> Result<Swept, Error> {
+    /// What was planned is in the kernel, as far as it goes there at all: flows can be judged
+    /// by what the engine has committed.
+    pub(super) fn enforced(&mut self, engine: &Engine, network: &Network) {
+        self.own = network.addresses.iter().map(ipnetwork::IpNetwork::ip).collect();
+        // One that another node's endpoint has now may have flows of that one's.
         self.vacant.retain(|address, since| since.elapsed() < VACANT || engine.owner(*address).is_none());
-        let departed = self.vacant.iter().filter(|(_, since)| since.elapsed() >= VACANT);
-        let here = Here {
-            owners: &self.owners,
-            departed: departed.map(|(address, _)| *address).collect(),
-            own: network.addresses.iter().map(ipnetwork::IpNetwork::ip).collect(),
-        };
+        let departed: BTreeSet<IpAddr> = self.long_vacant().collect();
+        self.pending.add(std::mem::take(&mut self.due));
+        self.pending.add(Scope::Of(departed.clone()));
+        self.departed.extend(departed);
+    }
+
+    /// Which flows are to be judged now.
+    pub(super) fn pending(&self) -> &Scope {
+        &self.pending
+    }
+
+    /// The same, which the caller has judged.
+    pub(super) fn take_pending(&mut self) -> Due {
+        Due { scope: std::mem::take(&mut self.pending), departed: self.departed.clone() }
+    }
+
+    /// The flows of these addresses, which the caller has judged.
+    pub(super) fn take_pending_of(&mut self, addresses: &BTreeSet<IpAddr>) -> Due {
+        self.pending.remove(addresses);
+        Due { scope: Scope::Of(addresses.clone()), departed: BTreeSet::new() }
+    }
+
+    /// These flows were to be judged and could not be.
+    pub(super) fn put_back(&mut self, due: Due) {
+        self.pending.add(due.scope);
+    }
+
+    /// These flows are judged. An address that has had no owner for long only since then is
+    /// not among them.
+    pub(super) fn judged(&mut self, due: &Due) {
+        for address in due.departed.iter().filter(|address| due.scope.covers(**address)) {
+            if self.departed.remove(address) {
+                self.vacant.remove(address);
+            }
+        }
+    }
+
+    /// Whether the rules that the engine has committed forbid these flows. An address has
+    /// the owner that it has now, whoever had it when the flows were listed.
+    pub(super) fn forbidden(&self, engine: &Engine, flows: &[FlowKey]) -> Vec<bool> {
+        let gone = self.departed.iter().copied().filter(|address| engine.owner(*address).is_none());
+        let here = Here { owners: &self.owners, departed: gone.collect(), own: &self.own };
         let judge = Judge::new(engine.state(), &here);
-        let swept = kernel.cut(&mut |flow| {
+        let forbidden = flows.iter().map(|flow| {
             let forbidden = judge.forbids(flow);
             if forbidden {
                 let (from, to) = (here.name(flow.source), here.name(flow.destination));
@@ -112,12 +172,8 @@ impl Established {
                 );
             }
             forbidden
-        })?;
-        let departed = here.departed;
-        self.vacant.retain(|address, _| !departed.contains(address));
-        self.due = false;
-        self.cut += swept.cut;
-        Ok(swept)
+        });
+        forbidden.collect()
     }
 }
 
@@ -126,7 +182,7 @@ impl Established {
 struct Here<'a> {
     owners: &'a BTreeMap<IpAddr, Owner>,
     departed: BTreeSet<IpAddr>,
-    own: BTreeSet<IpAddr>,
+    own: &'a BTreeSet<IpAddr>,
 }
 
 impl Ends for Here<'_> {

@@ -5,6 +5,7 @@
 //! network ─┼───────▶ agent ─▶ view ─▶ │ enforcer: engine, writer │ ─▶ Kernel
 //! signals ─┘        (one task)        └──────────────────────────┘
 //!                      ├─▶ report (log, metrics, status), ready file
+//!                      ├─▶ sweeps: cut established flows, beside all this
 //!                      └─▶ takeover: what Azure NPM left
 //! ```
 //!
@@ -27,6 +28,7 @@ mod report;
 mod schedule;
 mod settings;
 mod sources;
+mod sweeps;
 mod sync_state;
 #[cfg(test)]
 mod tests;
@@ -39,6 +41,7 @@ pub use agent::run;
 pub use azure_npm::AzureNpm;
 pub use bridge_table::BridgeState;
 pub use enforcer::Enforcer;
+pub use ready::ReadyFileScope;
 pub use settings::{Error, Event, Settings};
 pub use waiters::Waiter;
 pub use writer::Writer;

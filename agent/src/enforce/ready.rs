@@ -9,7 +9,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use npc_cni::file;
 use tokio::time::Instant;
+use tracing::error;
 
 /// How long writes may be refused, hang or be unproven before the agent is unready. The
 /// older rules enforce meanwhile, and an unready agent stalls a rollout.
@@ -32,6 +34,19 @@ pub(super) enum Unready {
     Ipvs,
     /// Endpoints that are isolated reach each other over a bridge past our rules.
     Bridge,
+    /// Established flows that policies deny go on.
+    Flows,
+}
+
+/// Whether the flows that policies deny are cut.
+#[derive(Debug)]
+enum Cut {
+    /// No flow was judged since the agent started.
+    NotYet,
+    /// They are, or soon will be.
+    Done,
+    /// The last try failed, and the agent is unready from a moment on.
+    Failing(Doubt),
 }
 
 /// Something went wrong. The agent is unready from a moment on, if a pass does not succeed
@@ -49,6 +64,7 @@ pub(super) struct Readiness {
     /// Why not, and in words.
     unready: Option<(Unready, String)>,
     doubt: Option<Doubt>,
+    flows: Cut,
     /// When the last pass or audit began that proved that the kernel holds everything.
     proved: Instant,
 }
@@ -57,7 +73,7 @@ impl Readiness {
     /// Of an agent that has just started.
     pub(super) fn new() -> Self {
         let words = "it does not know the whole cluster yet".to_owned();
-        Self { unready: Some((Unready::FirstView, words)), doubt: None, proved: Instant::now() }
+        Self { unready: Some((Unready::FirstView, words)), doubt: None, flows: Cut::NotYet, proved: Instant::now() }
     }
 
     /// Why the agent is not ready, in words; nothing if it is.
@@ -67,7 +83,12 @@ impl Readiness {
 
     /// When [`Readiness::expire`] has something to do, if nothing else happens.
     pub(super) fn expires(&self) -> Option<Instant> {
-        self.doubt.as_ref().filter(|_| self.unready.is_none()).map(|doubt| doubt.from)
+        let failing = match &self.flows {
+            Cut::Failing(doubt) => Some(doubt),
+            Cut::NotYet | Cut::Done => None,
+        };
+        let all = self.doubt.iter().chain(failing).map(|doubt| doubt.from);
+        all.min().filter(|_| self.unready.is_none())
     }
 
     /// Becomes unready if what went wrong is still wrong.
@@ -77,6 +98,42 @@ impl Readiness {
         {
             self.unready = Some((cause, words));
         }
+        if self.unready.is_none() {
+            self.unready = self.uncut();
+        }
+    }
+
+    /// Why established flows make the agent unready, if they do.
+    fn uncut(&self) -> Option<(Unready, String)> {
+        let words = match &self.flows {
+            Cut::NotYet => "it has not judged the established flows yet".to_owned(),
+            Cut::Failing(doubt) if doubt.from <= Instant::now() => doubt.words.clone(),
+            Cut::Failing(_) | Cut::Done => return None,
+        };
+        Some((Unready::Flows, words))
+    }
+
+    /// A sweep has judged established flows.
+    pub(super) fn flows_judged(&mut self) {
+        self.flows = Cut::Done;
+        if matches!(self.unready, Some((Unready::Flows, _))) {
+            self.unready = None;
+            self.expire();
+        }
+    }
+
+    /// A sweep that began then could not judge established flows, or not cut them.
+    pub(super) fn cut_failed(&mut self, begun: Instant, words: &str) {
+        match &mut self.flows {
+            Cut::Failing(doubt) => words.clone_into(&mut doubt.words),
+            // It is unready already.
+            Cut::NotYet => {}
+            Cut::Done => {
+                let doubt = Doubt { cause: Unready::Flows, words: words.to_owned(), from: begun + UNPROVEN };
+                self.flows = Cut::Failing(doubt);
+            }
+        }
+        self.expire();
     }
 
     /// A pass or audit that began then proved that the kernel holds everything.
@@ -89,12 +146,12 @@ impl Readiness {
     pub(super) fn passed(&mut self, begun: Instant, obstacle: Option<(Unready, String)>) {
         self.proved(begun);
         self.doubt = None;
-        self.unready = obstacle;
+        self.unready = obstacle.or_else(|| self.uncut());
     }
 
     /// There is this obstacle now, or none any more.
     pub(super) fn set_obstacle(&mut self, obstacle: Option<(Unready, String)>) {
-        if matches!(self.unready, None | Some((Unready::Ipvs | Unready::Bridge, _))) {
+        if matches!(self.unready, None | Some((Unready::Ipvs | Unready::Bridge | Unready::Flows, _))) {
             self.unready = obstacle;
             self.expire();
         }
@@ -136,6 +193,38 @@ impl Readiness {
     }
 }
 
+/// The time in which a ready file may be there: while the agent that writes it runs. A file
+/// that an earlier agent left, which was killed, goes at its begin. However the agent ends,
+/// also if it cannot start or panics, the file goes at its end. Only what
+/// [`Settings::once`](super::Settings::once) wrote stays.
+#[derive(Debug)]
+#[must_use = "the file goes when this is dropped"]
+pub struct ReadyFileScope {
+    file: ReadyFile,
+    once: bool,
+}
+
+impl ReadyFileScope {
+    /// From now on. The agent must be the only one with this file.
+    ///
+    /// # Errors
+    /// If there is a file and it cannot be removed.
+    pub fn begin(path: Option<PathBuf>, once: bool) -> io::Result<Self> {
+        Ok(Self { file: ReadyFile::new(path)?, once })
+    }
+}
+
+impl Drop for ReadyFileScope {
+    fn drop(&mut self) {
+        if self.once {
+            return;
+        }
+        if let Err(error) = self.file.remove() {
+            error!(%error, "cannot remove the ready file; it says that an agent is ready that has ended");
+        }
+    }
+}
+
 /// A file that is there while the agent is ready, and holds how many changes of the cluster
 /// are in the kernel.
 #[derive(Debug)]
@@ -155,9 +244,8 @@ impl ReadyFile {
     /// Writes the count; a reader sees the old one or the new one.
     pub(super) fn write(&self, generation: u64) -> io::Result<()> {
         let Some(path) = &self.path else { return Ok(()) };
-        let beside = beside(path);
-        fs::write(&beside, format!("{generation}\n"))?;
-        fs::rename(&beside, path)
+        // For all to read, as far as the umask lets them.
+        file::replace(path, &beside(path), 0o666, format!("{generation}\n").as_bytes())
     }
 
     /// Removes it: the agent is not ready.

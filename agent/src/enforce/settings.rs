@@ -12,10 +12,11 @@ use super::obstacle::IPVS;
 use super::waiters::Waiter;
 use crate::dataplane;
 use crate::dataplane::network::Network;
-use crate::dataplane::nflog::Heard;
+use crate::dataplane::nflog::Received;
 use crate::metrics::Metrics;
 use crate::notice::Notice;
 use crate::serve::Liveness;
+use crate::service::ServiceManager;
 use crate::source::Changes;
 use crate::status::{AgentStatus, SharedStatus};
 
@@ -29,7 +30,7 @@ pub enum Event {
     /// A program wrote to the packet filter, perhaps this agent.
     PacketFilterChanged,
     /// The rules denied something.
-    Denied(Heard),
+    Denied(Received),
     /// Answer when the events before this one are in the kernel.
     Waiter(Waiter),
     /// Answer whether the kernel holds what it should, once everything was read anew.
@@ -55,6 +56,8 @@ pub struct Settings {
     pub status: SharedStatus,
     /// Where it shows that its loop is alive.
     pub liveness: Liveness,
+    /// What it reports to systemd.
+    pub service: ServiceManager,
     /// Where it sends what is to be written to the cluster, if there is one.
     pub notices: Option<mpsc::UnboundedSender<Notice>>,
     /// The Nodes that the agent needs from the source, if that does not have all: pods
@@ -75,6 +78,7 @@ impl Settings {
             metrics: Metrics::default(),
             status: SharedStatus::new(AgentStatus::new(node, source)),
             liveness: Liveness::default(),
+            service: ServiceManager::default(),
             notices: None,
             wanted_nodes: watch::Sender::default(),
         }

@@ -1,17 +1,21 @@
 //! Requests that wait until the events before them are in the kernel.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use npc_compiler::object::Family;
 use tokio::sync::oneshot;
 
 use crate::dataplane::Error;
 
-/// Waits until the events before it are in the kernel, in these families.
+/// Waits until the events before it are in the kernel, in these families, and the flows of
+/// its addresses that they deny are cut.
 #[derive(Debug)]
 pub struct Waiter {
     /// The families that matter to it.
     pub families: BTreeSet<Family>,
+    /// The addresses whose flows matter to it. It waits for no other flow.
+    pub addresses: BTreeSet<IpAddr>,
     /// Where it waits.
     pub reply: oneshot::Sender<()>,
 }
@@ -39,17 +43,20 @@ impl Waiters {
         !self.checking.is_empty()
     }
 
-    /// A pass went well: everything is in the kernel, and the flows that it forbids are
-    /// cut.
-    pub(super) fn passed(&mut self) {
-        answer(self.waiting.drain(..));
+    /// A pass went well, and everything is in the kernel. Answers those that waited for it,
+    /// which may have to wait for flows yet.
+    #[must_use]
+    pub(super) fn passed(&mut self) -> Vec<Waiter> {
+        std::mem::take(&mut self.waiting)
     }
 
-    /// A pass failed. What failed in one family only is in the kernel in the other.
-    pub(super) fn failed(&mut self, error: &Error) {
-        let Error::Families(failures) = error else { return };
+    /// A pass failed. What failed in one family only is in the kernel in the other. Answers
+    /// those that waited for that.
+    #[must_use]
+    pub(super) fn failed(&mut self, error: &Error) -> Vec<Waiter> {
+        let Error::Families(failures) = error else { return Vec::new() };
         let failed: BTreeSet<Family> = failures.families().collect();
-        answer(self.waiting.extract_if(.., |waiter| waiter.families.is_disjoint(&failed)));
+        self.waiting.extract_if(.., |waiter| waiter.families.is_disjoint(&failed)).collect()
     }
 
     /// An audit of everything is over; whether the kernel held all.
@@ -58,12 +65,5 @@ impl Waiters {
             // One that does not wait any more has gone.
             let _ = reply.send(holds);
         }
-    }
-}
-
-fn answer(waiters: impl Iterator<Item = Waiter>) {
-    for waiter in waiters {
-        // One that does not wait any more has gone.
-        let _ = waiter.reply.send(());
     }
 }

@@ -2,7 +2,6 @@
 
 use std::time::Instant;
 
-use npc_compiler::engine::Engine;
 use npc_compiler::object::Family;
 use npc_compiler::plan::{FamilyState, KernelState, Plan, Step};
 use tracing::info;
@@ -12,9 +11,7 @@ use super::flows::Established;
 use super::sync_state::{Probed, SyncState};
 use super::writes::Writes;
 use crate::dataplane::audit::{Audit, AuditScope};
-use crate::dataplane::conntrack::Swept;
 use crate::dataplane::iptables::Hook;
-use crate::dataplane::network::Network;
 use crate::dataplane::probe::Supported;
 use crate::dataplane::{Error, Failures, Kernel};
 
@@ -368,12 +365,6 @@ impl<K: Kernel> Writer<K> {
     /// Puts network interfaces into a device group.
     pub(super) fn set_group(&mut self, links: &[u32], group: u32) -> Result<(), Error> {
         if links.is_empty() { Ok(()) } else { self.kernel.set_group(links, group) }
-    }
-
-    /// Cuts the established flows that the rules which the engine has committed
-    /// forbid.
-    pub(super) fn cut(&mut self, engine: &Engine, network: &Network) -> Result<Swept, Error> {
-        self.established.cut(&mut self.kernel, engine, network)
     }
 }
 

@@ -16,8 +16,9 @@ pub struct Watches {
     restarts: Family<OfKind, Counter>,
     failures: Family<OfKind, Counter>,
     last_event: Family<OfKind, Gauge>,
-    last_heard: Family<OfKind, Gauge<f64, AtomicU64>>,
+    last_bytes: Family<OfKind, Gauge<f64, AtomicU64>>,
     held: Family<OfKind, Gauge>,
+    unreadable: Family<OfKind, Gauge>,
 }
 
 impl Watches {
@@ -32,12 +33,17 @@ impl Watches {
         registry.register(
             "watch_last_heard_timestamp_seconds",
             "When the API server last said anything in a watch or a list",
-            self.last_heard.clone(),
+            self.last_bytes.clone(),
         );
         registry.register(
             "source_held",
             "Objects that a doubtful list lacks, whose removal is held back",
             self.held.clone(),
+        );
+        registry.register(
+            "source_unreadable",
+            "Objects that cannot be read as the API server sent them",
+            self.unreadable.clone(),
         );
     }
 
@@ -46,14 +52,19 @@ impl Watches {
         self.held.get_or_create(&OfKind { kind }).set(count(objects));
     }
 
+    /// So many objects of a kind cannot be read.
+    pub(crate) fn unreadable(&self, kind: Kind, objects: usize) {
+        self.unreadable.get_or_create(&OfKind { kind }).set(count(objects));
+    }
+
     /// A watch delivered an event.
-    pub(crate) fn told(&self, kind: Kind) {
+    pub(crate) fn event(&self, kind: Kind) {
         self.last_event.get_or_create(&OfKind { kind }).set(now());
     }
 
     /// The API server sent anything for a kind, if only a bookmark.
-    pub(crate) fn heard(&self, kind: Kind) {
-        self.last_heard.get_or_create(&OfKind { kind }).set(since_1970().as_secs_f64());
+    pub(crate) fn bytes(&self, kind: Kind) {
+        self.last_bytes.get_or_create(&OfKind { kind }).set(since_1970().as_secs_f64());
     }
 
     /// A watch begins with a list.

@@ -24,7 +24,7 @@ use connections::Limits;
 
 /// How long the agent's loop may be busy with one thing. A restore waits for
 /// the lock much less long.
-const BUSY: Duration = Duration::from_secs(300);
+pub(crate) const BUSY: Duration = Duration::from_secs(300);
 
 /// Whether the agent's loop is alive. All clones are one.
 #[derive(Debug, Clone)]

@@ -8,7 +8,7 @@ use npc_compiler::object::{Namespace, NetworkPolicy, Node, Objects, Pod};
 
 use super::{Change, Changes};
 
-/// The objects as they were last, by what tells them apart.
+/// The objects as they were last, by what distinguishes them.
 #[derive(Debug, Default)]
 pub struct Known {
     namespaces: BTreeMap<String, Namespace>,
@@ -79,7 +79,7 @@ fn replace<K: Ord + Clone, V: Clone + PartialEq>(
 
 /// The pods by their keys. In files several may bear one UID, where one was
 /// made from a copy of another, or one name and none; each of them counts, so
-/// these get UIDs that tell them apart and sort where theirs did.
+/// these get UIDs that distinguish them and sort where theirs did.
 fn by_key(pods: &[Pod]) -> BTreeMap<PodKey, Cow<'_, Pod>> {
     let mut all = BTreeMap::new();
     let mut twice = BTreeSet::new();

@@ -8,7 +8,8 @@
 //! over another connection, or after a longest time. A removal that a watch reports is
 //! one object's and is never held.
 
-use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
 use std::time::Duration;
 
@@ -20,7 +21,8 @@ pub struct Times {
     /// A list that begins so long after the first that lacked an object confirms that
     /// it is gone. Zero holds nothing back.
     pub confirm_after: Duration,
-    /// After this time it is believed without a list that confirms it.
+    /// After this time it is believed without a list that confirms it. Only the time
+    /// counts in which the API server could have been asked for one.
     pub at_most: Duration,
 }
 
@@ -59,30 +61,45 @@ pub(super) struct Trust {
     pub(super) times: Times,
     /// The lists are of the cluster that this node belongs to.
     pub(super) is_own_cluster: bool,
+    /// The API server answers, so the longest time runs.
+    pub(super) is_answered: bool,
+    pub(super) moment: Moment,
+}
+
+/// A moment, by two clocks.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Moment {
+    pub(super) now: Instant,
+    /// How long the API server could have been asked for a list until now. Only this
+    /// counts for the longest time: an outage is no evidence of anything.
+    pub(super) answered: Duration,
 }
 
 /// The objects of one kind whose removal is held back, and since when.
+///
+/// What is held later is believed later, so no event costs a walk over all of them.
 #[derive(Debug)]
 pub(super) struct Held<K> {
-    since: HashMap<K, Instant>,
-    /// No later than the first of these, so that an event costs no walk over all of them.
-    first: Option<Instant>,
+    places: HashMap<K, u64>,
+    /// In the order in which they were held.
+    queue: BTreeMap<u64, (K, Moment)>,
+    next: u64,
 }
 
 impl<K> Default for Held<K> {
     fn default() -> Self {
-        Self { since: HashMap::new(), first: None }
+        Self { places: HashMap::new(), queue: BTreeMap::new(), next: 0 }
     }
 }
 
 impl<K: Eq + Hash + Clone> Held<K> {
     /// How many.
     pub(super) fn len(&self) -> usize {
-        self.since.len()
+        self.places.len()
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.since.is_empty()
+        self.places.is_empty()
     }
 
     /// Whether the removals of a list are held back that lacks so many of `known`
@@ -95,62 +112,65 @@ impl<K: Eq + Hash + Clone> Held<K> {
     }
 
     /// Holds the removal of an object back from now on.
-    pub(super) fn hold(&mut self, key: K, now: Instant) {
-        self.since.entry(key).or_insert(now);
-        self.first.get_or_insert(now);
+    pub(super) fn hold(&mut self, key: K, moment: Moment) {
+        if let Entry::Vacant(vacant) = self.places.entry(key.clone()) {
+            vacant.insert(self.next);
+            self.queue.insert(self.next, (key, moment));
+            self.next += 1;
+        }
     }
 
     /// All that is held is held from now on: until now nothing could be believed.
-    pub(super) fn restart(&mut self, now: Instant) {
-        self.since.values_mut().for_each(|since| *since = now);
-        self.first = self.first.map(|_| now);
+    pub(super) fn restart(&mut self, moment: Moment) {
+        self.queue.values_mut().for_each(|(_, since)| *since = moment);
     }
 
     /// The object exists, or is known to be gone.
     pub(super) fn release(&mut self, key: &K) -> bool {
-        self.since.remove(key).is_some()
-    }
-
-    /// These exist, or are known to be gone.
-    pub(super) fn release_all<'a>(&mut self, keys: impl IntoIterator<Item = &'a K>)
-    where
-        K: 'a,
-    {
-        for key in keys {
-            self.release(key);
-        }
+        self.places.remove(key).is_some_and(|place| self.queue.remove(&place).is_some())
     }
 
     /// What a complete list confirms that began then and lacks all that is held.
     pub(super) fn confirmed(&mut self, begun: Instant, trust: Trust) -> Vec<K> {
-        self.take(trust, |since| begun >= since + trust.times.confirm_after)
+        self.take(trust, |since| begun >= since.now + trust.times.confirm_after)
     }
 
     /// What has been held for the longest time.
-    pub(super) fn expired(&mut self, now: Instant, trust: Trust) -> Vec<K> {
-        self.take(trust, |since| now >= since + trust.times.at_most)
+    pub(super) fn expired(&mut self, trust: Trust) -> Vec<K> {
+        self.take(trust, |since| trust.moment.answered >= since.answered + trust.times.at_most)
     }
 
-    fn take(&mut self, trust: Trust, is_believed: impl Fn(Instant) -> bool) -> Vec<K> {
-        if !trust.is_own_cluster {
-            return Vec::new();
-        }
+    fn take(&mut self, trust: Trust, is_believed: impl Fn(Moment) -> bool) -> Vec<K> {
         let mut believed = Vec::new();
-        self.since.retain(|key, since| {
-            let stays = !is_believed(*since);
-            if !stays {
-                believed.push(key.clone());
-            }
-            stays
-        });
-        self.first = self.since.values().min().copied();
+        while let Some(first) =
+            self.queue.first_entry().filter(|first| trust.is_own_cluster && is_believed(first.get().1))
+        {
+            let (key, _) = first.remove();
+            self.places.remove(&key);
+            believed.push(key);
+        }
         believed
     }
 
-    /// When [`Held::expired`] may have something, if nothing else happens.
+    /// When [`Held::expired`] has something, if nothing else happens.
     pub(super) fn expires(&self, trust: Trust) -> Option<Instant> {
-        let first = self.first.filter(|_| trust.is_own_cluster && !self.is_empty())?;
-        Some(first + trust.times.at_most)
+        let (_, (_, since)) = self.queue.first_key_value()?;
+        trust.expires(*since)
+    }
+}
+
+impl Trust {
+    /// When the longest time is over for what is held since then; none while it does not
+    /// run.
+    pub(super) fn expires(self, since: Moment) -> Option<Instant> {
+        let counted = self.moment.answered.saturating_sub(since.answered);
+        let left = self.times.at_most.saturating_sub(counted);
+        (self.is_own_cluster && self.is_answered).then(|| self.moment.now + left)
+    }
+
+    /// Whether it is over.
+    pub(super) fn is_expired(self, since: Moment) -> bool {
+        self.is_own_cluster && self.moment.answered >= since.answered + self.times.at_most
     }
 }
 
@@ -158,11 +178,15 @@ impl<K: Eq + Hash + Clone> Held<K> {
 mod tests {
     use super::*;
 
-    const TRUST: Trust = Trust {
-        times: Times { confirm_after: Duration::from_secs(30), at_most: Duration::from_secs(120) },
-        is_own_cluster: true,
-    };
-    const DISTRUST: Trust = Trust { is_own_cluster: false, ..TRUST };
+    /// So many seconds after the first moment; the API server has answered all the while.
+    fn at(begin: Instant, after: u64) -> Moment {
+        Moment { now: begin + seconds(after), answered: seconds(after) }
+    }
+
+    fn trust(moment: Moment) -> Trust {
+        let times = Times { confirm_after: seconds(30), at_most: seconds(120) };
+        Trust { times, is_own_cluster: true, is_answered: true, moment }
+    }
 
     fn seconds(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
@@ -171,6 +195,7 @@ mod tests {
     #[test]
     fn a_list_is_doubted_that_lacks_much() {
         let held = Held::<u8>::default();
+        let trust = trust(at(Instant::now(), 0));
         for (doubt, missing, known, is_doubted) in [
             (Doubt::All, 1, 1, true),
             (Doubt::All, 4, 5, false),
@@ -180,53 +205,70 @@ mod tests {
             (Doubt::MoreThanHalfOf(20), 10, 20, false),
             (Doubt::MoreThanHalfOf(20), 11, 20, true),
         ] {
-            assert_eq!(held.doubts(doubt, missing, known, TRUST), is_doubted, "{doubt:?} {missing} of {known}");
+            assert_eq!(held.doubts(doubt, missing, known, trust), is_doubted, "{doubt:?} {missing} of {known}");
         }
-        assert!(held.doubts(Doubt::All, 1, 100, DISTRUST), "of another cluster any list is doubted");
-        let never = Trust { times: Times { confirm_after: Duration::ZERO, ..TRUST.times }, ..TRUST };
+        let distrust = Trust { is_own_cluster: false, ..trust };
+        assert!(held.doubts(Doubt::All, 1, 100, distrust), "of another cluster any list is doubted");
+        let never = Trust { times: Times { confirm_after: Duration::ZERO, ..trust.times }, ..trust };
         assert!(!held.doubts(Doubt::All, 1, 1, never));
     }
 
     #[test]
     fn what_is_held_counts_as_missing() {
         let mut held = Held::default();
-        (0..11).for_each(|key| held.hold(key, Instant::now()));
+        let now = at(Instant::now(), 0);
+        (0..11).for_each(|key| held.hold(key, now));
         // 9 are left, and the next list lacks one of them.
-        assert!(held.doubts(Doubt::MoreThanHalfOf(20), 1, 9, TRUST));
+        assert!(held.doubts(Doubt::MoreThanHalfOf(20), 1, 9, trust(now)));
     }
 
     #[test]
     fn a_removal_is_believed_when_a_later_list_agrees_or_after_the_longest_time() {
         let begin = Instant::now();
         let mut held = Held::default();
-        held.hold('a', begin);
-        held.hold('b', begin + seconds(10));
-        assert!(held.confirmed(begin + seconds(29), TRUST).is_empty());
-        assert_eq!(held.confirmed(begin + seconds(30), TRUST), ['a']);
-        assert_eq!(held.expires(TRUST), Some(begin + seconds(130)));
-        assert!(held.expired(begin + seconds(129), TRUST).is_empty());
-        assert_eq!(held.expired(begin + seconds(130), TRUST), ['b']);
-        assert!(held.is_empty() && held.expires(TRUST).is_none());
+        held.hold('a', at(begin, 0));
+        held.hold('b', at(begin, 10));
+        assert!(held.confirmed(begin + seconds(29), trust(at(begin, 29))).is_empty());
+        assert_eq!(held.confirmed(begin + seconds(30), trust(at(begin, 30))), ['a']);
+        assert_eq!(held.expires(trust(at(begin, 30))), Some(begin + seconds(130)));
+        assert!(held.expired(trust(at(begin, 129))).is_empty());
+        assert_eq!(held.expired(trust(at(begin, 130))), ['b']);
+        assert!(held.is_empty() && held.expires(trust(at(begin, 130))).is_none());
+    }
+
+    #[test]
+    fn the_longest_time_does_not_run_while_the_api_server_is_away() {
+        let begin = Instant::now();
+        let mut held = Held::default();
+        held.hold('a', at(begin, 0));
+        // It was there for 60 s, and is away since.
+        let away = Moment { now: begin + seconds(3600), answered: seconds(60) };
+        assert_eq!(held.expires(Trust { is_answered: false, ..trust(away) }), None);
+        assert!(held.expired(trust(away)).is_empty());
+        assert_eq!(held.expires(trust(away)), Some(begin + seconds(3660)), "it is back");
+        assert_eq!(held.expired(trust(Moment { now: begin + seconds(3660), answered: seconds(120) })), ['a']);
     }
 
     #[test]
     fn of_another_cluster_no_removal_is_ever_believed() {
         let begin = Instant::now();
         let mut held = Held::default();
-        held.hold('a', begin);
-        let later = begin + seconds(86_400);
-        assert!(held.confirmed(later, DISTRUST).is_empty() && held.expired(later, DISTRUST).is_empty());
-        assert_eq!(held.expires(DISTRUST), None);
-        assert_eq!(held.expired(later, TRUST), ['a'], "until the own cluster is back");
+        held.hold('a', at(begin, 0));
+        let later = trust(at(begin, 86_400));
+        let distrust = Trust { is_own_cluster: false, ..later };
+        assert!(held.confirmed(later.moment.now, distrust).is_empty() && held.expired(distrust).is_empty());
+        assert_eq!(held.expires(distrust), None);
+        assert_eq!(held.expired(later), ['a'], "until the own cluster is back");
     }
 
     #[test]
     fn the_time_runs_from_the_first_list_that_lacked_it() {
         let begin = Instant::now();
         let mut held = Held::default();
-        held.hold('a', begin);
-        held.hold('a', begin + seconds(100));
-        assert_eq!(held.expires(TRUST), Some(begin + seconds(120)));
+        held.hold('a', at(begin, 0));
+        held.hold('a', at(begin, 100));
+        assert_eq!(held.expires(trust(at(begin, 100))), Some(begin + seconds(120)));
         assert!(held.release(&'a') && !held.release(&'a'));
+        assert!(held.expired(trust(at(begin, 500))).is_empty() && held.is_empty());
     }
 }

@@ -25,7 +25,7 @@ pub mod kube;
 pub mod manifests;
 pub mod whatif;
 
-/// What happened to the objects of a cluster since the source last told; at
+/// What happened to the objects of a cluster since the source's last report; at
 /// first, all there is.
 #[derive(Debug, Default)]
 pub struct Changes {
@@ -77,15 +77,15 @@ impl From<Vec<NetworkPolicy>> for PolicyList {
 pub struct Change {
     /// What.
     pub event: engine::Event,
-    /// When the source heard of it; `None` if it may have happened long before,
-    /// as what a list tells of.
-    pub heard: Option<Instant>,
+    /// When the source received it; `None` if it may have happened long before, as what
+    /// a list holds.
+    pub received: Option<Instant>,
 }
 
 impl Change {
-    /// Heard of now.
+    /// Received now.
     #[must_use]
     pub fn now(event: engine::Event) -> Self {
-        Self { event, heard: Some(Instant::now()) }
+        Self { event, received: Some(Instant::now()) }
     }
 }

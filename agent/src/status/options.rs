@@ -31,7 +31,9 @@ pub struct RuleOptions {
 
 impl From<&layout::Options> for RuleOptions {
     fn from(options: &layout::Options) -> Self {
-        let layout::Options { self_match, lacks, keep_established, allow_tunnels, log_denied, anti_spoof } = options;
+        // The seed is a secret, which the kernel keeps.
+        let layout::Options { self_match, lacks, keep_established, allow_tunnels, log_denied, anti_spoof, seed: _ } =
+            options;
         Self {
             keep_established: *keep_established,
             allow_tunnels: *allow_tunnels,
@@ -59,6 +61,7 @@ impl From<RuleOptions> for layout::Options {
             allow_tunnels,
             log_denied,
             anti_spoof,
+            seed: None,
         }
     }
 }

@@ -213,7 +213,7 @@ fn a_prefix_is_cut_where_answers_differ() {
 }
 
 #[test]
-fn without_a_port_the_allowed_part_is_told_from_the_rest() {
+fn without_a_port_the_allowed_part_is_apart_from_the_rest() {
     let answer = Files::of(SHOP).npc("explain", &["shop/api", "shop/db"]);
     assert_eq!(answer.code, 1);
     assert!(answer.out.starts_with("PARTIAL  shop/deploy/api -> shop/deploy/db\n"), "{}", answer.out);
@@ -230,7 +230,7 @@ fn an_unknown_answer_names_the_fact() {
 }
 
 #[test]
-fn an_endpoint_that_is_not_there_or_not_one_is_told_with_candidates() {
+fn a_missing_or_ambiguous_endpoint_is_an_error_with_candidates() {
     let files = Files::of(SHOP);
     let stops = |arguments: &[&str], words: &str| {
         let answer = files.npc("explain", arguments);
@@ -257,7 +257,7 @@ fn an_endpoint_that_is_not_there_or_not_one_is_told_with_candidates() {
 }
 
 #[test]
-fn one_endpoint_alone_is_told_with_whom_it_exchanges_what() {
+fn one_endpoint_alone_lists_what_it_exchanges_with_others() {
     Files::of(SHOP).npc("explain", &["shop/api"]).says(
         "shop/deploy/api
 

@@ -28,7 +28,7 @@ fn what_is_not_understood_of_a_policy_is_said_with_its_place() {
 }
 
 #[test]
-fn a_field_that_the_api_does_not_have_is_told_once() {
+fn a_field_that_the_api_does_not_have_is_one_warning() {
     let check = |spec: &str, wanted: &str| {
         let policy = format!(
             "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: p}}\nspec: {{podSelector: {{}}, {spec}}}\n"
@@ -53,7 +53,7 @@ fn a_field_that_the_api_does_not_have_is_told_once() {
 }
 
 #[test]
-fn a_workload_of_no_replicas_is_told_as_such() {
+fn a_workload_of_no_replicas_is_named_as_such() {
     let workload = |kind: &str, number: &str| {
         format!("apiVersion: apps/v1\nkind: {kind}\nmetadata: {{name: web}}\nspec: {{{number}, template: {{}}}}\n")
     };

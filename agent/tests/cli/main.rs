@@ -11,6 +11,7 @@ mod kubectl;
 mod matrix;
 mod migrate;
 mod names;
+mod reason;
 mod repository;
 mod rights;
 mod schema;

@@ -84,7 +84,7 @@ fn where_both_say_the_same_nothing_is_listed() {
 }
 
 #[test]
-fn json_tells_the_same() {
+fn json_says_the_same() {
     let json = Files::of(TEAMS).npc("migrate", &["--azure-chain", "first", "-o", "json"]).json();
     assert_eq!((&json["kind"], &json["placement"]), (&"MigrationReport".into(), &"first".into()));
     let first = &json["differences"][0];

@@ -20,7 +20,7 @@ use super::probing::extension;
 
 on_both_backends!(
     an_interface_joins_with_its_addresses_and_leaves_without,
-    pods_behind_anything_else_are_told_of,
+    pods_behind_anything_else_are_reported,
     more_interfaces_than_a_set_takes_with_one_prefix_are_held,
     without_the_match_everything_else_is_enforced,
 );
@@ -93,7 +93,7 @@ fn an_interface_joins_with_its_addresses_and_leaves_without(backend: Backend) {
     assert!(!state.v4.chains.contains_key(&ChainName::spoof()));
 }
 
-fn pods_behind_anything_else_are_told_of(backend: Backend) {
+fn pods_behind_anything_else_are_reported(backend: Backend) {
     let _namespace = Namespace::enter();
     let beyond = Beyond::new();
     beyond.veth("azv1");
@@ -125,13 +125,13 @@ fn pods_behind_anything_else_are_told_of(backend: Backend) {
             "p4: the node routes its address to no interface",
         ]
     );
-    // Who does not ask for it is told of nobody.
+    // Without the flag no pod is reported.
     let mut other = enforcer(backend, false);
     other.take([pod("p1", "10.0.0.2")]);
     assert_eq!(other.pass(&network()).unwrap().spoofable, []);
 }
 
-/// A pod of this node that a policy isolates, and nobody may reach.
+/// A pod of this node that a policy isolates, and no other may reach.
 pub(crate) fn guarded(address: &str) -> [Event; 2] {
     let policy = serde_json::json!({"metadata": {"namespace": "n", "name": "guard"}, "spec": {"podSelector": {}}});
     let policy: networking::NetworkPolicy = serde_json::from_value(policy).unwrap();

@@ -8,8 +8,8 @@ use super::{dump, on_both_backends};
 
 on_both_backends!(
     chains_jumps_and_sets_go_and_the_rest_is_byte_for_byte_as_before,
-    what_somebody_else_uses_stays_and_the_rest_goes,
-    a_jump_behind_kube_proxys_is_told,
+    what_another_program_uses_stays_and_the_rest_goes,
+    a_jump_behind_kube_proxys_is_reported,
 );
 
 /// Sets of it, a list of sets among them, as `ipset save` prints them.
@@ -85,7 +85,7 @@ fn chains_jumps_and_sets_go_and_the_rest_is_byte_for_byte_as_before(backend: Bac
     assert!(look().unwrap().is_nothing());
 }
 
-fn what_somebody_else_uses_stays_and_the_rest_goes(backend: Backend) {
+fn what_another_program_uses_stays_and_the_rest_goes(backend: Backend) {
     let _namespace = Namespace::enter();
     load(backend);
     let iptables = format!("iptables-{backend}");
@@ -101,7 +101,7 @@ fn what_somebody_else_uses_stays_and_the_rest_goes(backend: Backend) {
     assert_eq!(output("ipset", &["list", "-name"]), "azure-npm-1\n");
 }
 
-fn a_jump_behind_kube_proxys_is_told(backend: Backend) {
+fn a_jump_behind_kube_proxys_is_reported(backend: Backend) {
     let _namespace = Namespace::enter();
     load(backend);
     let at = || look().unwrap().tables.remove(0);

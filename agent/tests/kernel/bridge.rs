@@ -152,7 +152,7 @@ fn a_batch_is_carried_out_as_a_whole_or_names_what_was_refused() {
 }
 
 #[test]
-fn the_kernel_tells_what_is_behind_a_port() {
+fn the_kernel_reports_what_is_behind_a_port() {
     let _namespace = Namespace::enter();
     let beyond = Beyond::new();
     beyond.veth("azv1");

@@ -12,7 +12,7 @@ use super::{dump, on_both_backends};
 
 on_both_backends!(
     the_kernel_is_byte_for_byte_as_before,
-    what_somebody_else_uses_is_reported_and_the_rest_goes,
+    what_another_program_uses_is_reported_and_the_rest_goes,
     nothing_of_ours_is_nothing_to_remove,
 );
 
@@ -50,7 +50,7 @@ fn the_kernel_is_byte_for_byte_as_before(backend: Backend) {
     assert!(cleanup().is_nothing());
 }
 
-fn what_somebody_else_uses_is_reported_and_the_rest_goes(backend: Backend) {
+fn what_another_program_uses_is_reported_and_the_rest_goes(backend: Backend) {
     let _namespace = Namespace::enter();
     enforce_everything(backend);
     let iptables = format!("iptables-{backend}");

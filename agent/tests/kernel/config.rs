@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use npc_agent::dataplane::backend::Backend;
 use serde_json::Value;
 
-use super::agent::{Agent, Folder};
+use super::agent::{Agent, Folder, wait_ready};
 use super::dump;
 use super::namespace::Namespace;
 
@@ -49,6 +49,7 @@ fn a_flag_goes_before_the_environment_and_that_before_the_file() {
         let environment = environment.iter().map(|(name, value)| (name, value));
         let mut agent = Agent::run(command(&folder, &config).envs(environment).args(flags));
         agent.wait(1);
+        wait_ready(&ready(first));
         for (of, address) in &addresses {
             assert_eq!(ready(of).exists(), *of == first, "{first}: the ready file by {of}");
             assert_eq!(TcpStream::connect(address).is_ok(), *of == first, "{first}: metrics by {of}");

@@ -8,9 +8,9 @@ use netlink_packet_netfilter::conntrack::{
     ConntrackAttribute, ConntrackMessage, IPTuple, ProtoTuple, Protocol, Status, Tuple as Part,
 };
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterProtoFamily};
-use npc_agent::dataplane::conntrack::{Swept, sweep};
+use npc_agent::dataplane::conntrack::{Swept, sweep, sweep_in};
 use npc_compiler::object::Family;
-use npc_compiler::plan::conntrack::FlowKey;
+use npc_compiler::plan::conntrack::{FlowKey, Scope};
 use rtnetlink::packet_core::{
     DefaultNla, Emitable as _, NLA_F_NESTED, NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkHeader,
     NetlinkMessage, NetlinkPayload,
@@ -148,7 +148,7 @@ fn flows_are_seen_as_they_were_forwarded_and_the_forbidden_ones_go() {
     assert_eq!(list(Family::V4), BTreeSet::from([by_service, dns]));
     assert_eq!(list(Family::V6), BTreeSet::from([tuple("fd00::1", "fd00::2", TCP, 8080)]));
     let swept = sweep(Family::V4, &mut |tuple| *tuple == by_service).unwrap();
-    assert_eq!(swept, Swept { judged: 3, cut: 2, stuck: 0 });
+    assert_eq!(swept, Swept { judged: 3, cut: 2, ..Swept::default() });
     assert_eq!(list(Family::V4), BTreeSet::from([dns]));
     assert_eq!(list(Family::V6).len(), 1);
 }
@@ -182,12 +182,12 @@ fn flows_of_zones_are_judged_and_go() {
     };
     assert_eq!(list(Family::V4), all(TCP).union(&all(UDP)).copied().collect());
     let swept = sweep(Family::V4, &mut |tuple| tuple.protocol == TCP).unwrap();
-    assert_eq!(swept, Swept { judged: 16, cut: 10, stuck: 0 });
+    assert_eq!(swept, Swept { judged: 16, cut: 10, ..Swept::default() });
     assert_eq!(list(Family::V4), all(UDP));
     let swept = sweep(Family::V6, &mut |_| true).unwrap();
-    assert_eq!(swept, Swept { judged: 15, cut: 15, stuck: 0 });
+    assert_eq!(swept, Swept { judged: 15, cut: 15, ..Swept::default() });
     let swept = sweep(Family::V4, &mut |_| true).unwrap();
-    assert_eq!(swept, Swept { judged: 6, cut: 6, stuck: 0 });
+    assert_eq!(swept, Swept { judged: 6, cut: 6, ..Swept::default() });
     assert_eq!(sweep(Family::V4, &mut |_| true).unwrap(), Swept::default());
 }
 
@@ -209,7 +209,7 @@ fn expected_flows_are_judged_and_go() {
     let control = tuple("10.0.0.1", "10.0.0.2", TCP, 21);
     assert_eq!(list(Family::V4), BTreeSet::from([data, control]));
     let swept = sweep(Family::V4, &mut |tuple| *tuple == data).unwrap();
-    assert_eq!(swept, Swept { judged: 2, cut: 1, stuck: 0 });
+    assert_eq!(swept, Swept { judged: 2, cut: 1, ..Swept::default() });
     assert_eq!(list(Family::V4), BTreeSet::from([control]));
 }
 
@@ -237,8 +237,8 @@ fn flows_of_every_protocol_are_judged_and_go() {
     table.insert_in(Zone::Reply(7), icmpv6, None);
     let numbers: Vec<u8> = list(Family::V4).into_iter().map(|tuple| tuple.protocol).collect();
     assert_eq!(numbers, [1, 4, 47, 50, 99, 132, 136]);
-    assert_eq!(sweep(Family::V4, &mut |_| true).unwrap(), Swept { judged: 8, cut: 8, stuck: 0 });
-    assert_eq!(sweep(Family::V6, &mut |_| true).unwrap(), Swept { judged: 1, cut: 1, stuck: 0 });
+    assert_eq!(sweep(Family::V4, &mut |_| true).unwrap(), Swept { judged: 8, cut: 8, ..Swept::default() });
+    assert_eq!(sweep(Family::V6, &mut |_| true).unwrap(), Swept { judged: 1, cut: 1, ..Swept::default() });
     assert_eq!((list(Family::V4), list(Family::V6)), Default::default());
 }
 
@@ -260,4 +260,65 @@ fn a_table_of_many_parts_is_judged_to_its_end() {
         assert_eq!(swept.cut, cut);
     }
     assert_eq!(list(Family::V4).len(), usize::try_from(flows - flows / 2).unwrap());
+    let begun = Instant::now();
+    let (judged, swept) = of(Family::V4, &["10.0.0.2"], true);
+    eprintln!("{swept:?} of one address in {:?}", begun.elapsed());
+    assert_eq!((judged.len(), swept), (1, Swept { judged: 1, ..Swept::default() }));
+}
+
+/// Sweeps the flows of some addresses; what was judged of them, and what the kernel said.
+fn of(family: Family, addresses: &[&str], filters: bool) -> (BTreeSet<FlowKey>, Swept) {
+    let scope = Scope::Of(addresses.iter().map(|text| address(text)).collect());
+    let mut judged = BTreeSet::new();
+    let swept = sweep_in(family, &scope, filters, &mut |flows| {
+        judged.extend(flows.iter().copied());
+        Some(vec![false; flows.len()])
+    });
+    (judged, swept.unwrap())
+}
+
+/// The kernel lists the flows that an address sends and those that it answers, and no others;
+/// where the kernel does not filter, the same flows are judged.
+#[test]
+fn the_flows_of_an_address_are_judged_whichever_end_it_is() {
+    let _namespace = Namespace::enter();
+    let table = Table::open();
+    let (client, pod, other) = ((address("10.0.0.1"), 4000), (address("10.0.0.2"), 8080), (address("10.0.0.3"), 53));
+    let service = (address("10.96.0.1"), 80);
+    table.insert(TCP, client, service, pod, None);
+    table.insert(UDP, (pod.0, 4000), other, other, None);
+    table.insert(UDP, (client.0, 4002), other, other, None);
+    for (port, zone) in (4003..).zip([Zone::Original(7), Zone::Reply(7), Zone::Both(7)]) {
+        let (from, to) = ((client.0, port), pod);
+        table.insert_in(zone, [half(UDP, from, to), half(UDP, to, from)], None);
+    }
+    let six = (address("fd00::2"), 8080);
+    table.insert(TCP, (address("fd00::1"), 4000), six, six, None);
+    table.insert(TCP, (address("fd00::1"), 4000), (address("fd00::3"), 1), (address("fd00::3"), 1), None);
+    let wanted = BTreeSet::from([
+        tuple("10.0.0.1", "10.0.0.2", TCP, 8080),
+        tuple("10.0.0.2", "10.0.0.3", UDP, 53),
+        tuple("10.0.0.1", "10.0.0.2", UDP, 8080),
+    ]);
+    for filters in [true, false] {
+        let (judged, swept) = of(Family::V4, &["10.0.0.2", "fd00::2"], filters);
+        assert_eq!(judged, wanted);
+        assert_eq!(swept, Swept { judged: 5, ..Swept::default() }, "this kernel filters");
+        let (judged, swept) = of(Family::V6, &["10.0.0.2", "fd00::2"], filters);
+        assert_eq!(judged, BTreeSet::from([tuple("fd00::1", "fd00::2", TCP, 8080)]));
+        assert_eq!(swept, Swept { judged: 1, ..Swept::default() });
+        assert_eq!(of(Family::V6, &["fd00::1"], filters).0.len(), 2, "all flows of the table");
+        // No flow is sent to the address of a Service: FORWARD sees where it goes.
+        assert_eq!(of(Family::V4, &["10.96.0.1"], filters).0, BTreeSet::new());
+    }
+    // Many at once.
+    let many: Vec<String> = (2..20).map(|n| format!("10.0.0.{n}")).collect();
+    let (judged, _) = of(Family::V4, &many.iter().map(String::as_str).collect::<Vec<_>>(), true);
+    assert_eq!(judged.len(), 4);
+    // They go as others do, and a sweep that gets no verdicts ends.
+    let scope = Scope::Of([pod.0].into());
+    assert_eq!(sweep_in(Family::V4, &scope, true, &mut |_| None).unwrap().cut, 0);
+    let swept = sweep_in(Family::V4, &scope, true, &mut |flows| Some(vec![true; flows.len()])).unwrap();
+    assert_eq!(swept, Swept { judged: 5, cut: 5, ..Swept::default() });
+    assert_eq!(list(Family::V4), BTreeSet::from([tuple("10.0.0.1", "10.0.0.3", UDP, 53)]));
 }

@@ -24,7 +24,7 @@ on_both_backends!(
     packets_are_counted_by_reason_and_family,
     edits_of_policies_do_not_set_counts_back,
     what_is_not_there_is_not_counted_and_the_rest_is,
-    counts_are_read_while_somebody_holds_the_lock,
+    counts_are_read_while_another_program_holds_the_lock,
     the_deepest_tree_loads,
 );
 
@@ -115,7 +115,7 @@ fn what_is_not_there_is_not_counted_and_the_rest_is(backend: Backend) {
     assert_eq!(read(&counters), expected);
 }
 
-fn counts_are_read_while_somebody_holds_the_lock(backend: Backend) {
+fn counts_are_read_while_another_program_holds_the_lock(backend: Backend) {
     // In a thread of its own, because it leaves the file system of the others.
     let test = move || {
         let _namespace = Namespace::enter();

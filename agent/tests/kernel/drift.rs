@@ -26,9 +26,9 @@ on_both_backends!(
     a_member_exchanged_for_another_is_found_in_the_round,
     a_flushed_set_is_filled_again,
     a_set_that_was_made_anew_as_another_type_is_ours_again,
-    a_set_whose_name_somebody_elses_rule_holds_has_another_until_it_goes,
+    a_set_whose_name_another_programs_rule_holds_has_another_until_it_goes,
     a_member_that_we_would_never_write_goes_with_its_set,
-    a_set_of_somebody_under_our_name_goes_or_is_left_alone_in_words,
+    another_programs_set_under_our_name_goes_or_is_left_alone_with_a_warning,
     what_another_asks_the_kernel_with_is_left_to_it,
     a_jump_that_was_moved_or_taken_is_first_again,
     what_an_agent_of_another_layout_left_becomes_ours,
@@ -213,9 +213,9 @@ fn a_set_that_was_made_anew_as_another_type_is_ours_again(backend: Backend) {
     }
 }
 
-fn a_set_whose_name_somebody_elses_rule_holds_has_another_until_it_goes(backend: Backend) {
+fn a_set_whose_name_another_programs_rule_holds_has_another_until_it_goes(backend: Backend) {
     let _namespace = Namespace::enter();
-    // Somebody's set under our name, in somebody's use.
+    // Another program's set under our name, in use.
     run("ipset", &["create", "npc4-ingress", "hash:net"]);
     let rule = ["OUTPUT", "-m", "set", "--match-set", "npc4-ingress", "dst", "-j", "DROP"];
     let iptables = format!("iptables-{backend}");
@@ -258,7 +258,7 @@ fn a_member_that_we_would_never_write_goes_with_its_set(backend: Backend) {
     }
 }
 
-fn a_set_of_somebody_under_our_name_goes_or_is_left_alone_in_words(backend: Backend) {
+fn another_programs_set_under_our_name_goes_or_is_left_alone_with_a_warning(backend: Backend) {
     let mut world = Drifting::new(backend);
     run("ipset", &["create", "npc4-free", "hash:ip"]);
     run("ipset", &["create", "npc4-used", "hash:ip"]);

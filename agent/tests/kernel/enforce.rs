@@ -37,7 +37,7 @@ on_both_backends!(
     an_agent_takes_over_what_an_earlier_one_left,
     an_agent_takes_over_the_layout_of_an_older_one,
     an_agent_that_moves_to_the_other_backend_leaves_nothing_behind,
-    a_set_that_is_not_ours_under_our_name_goes_if_nobody_uses_it,
+    a_set_that_is_not_ours_under_our_name_goes_if_it_is_unused,
     detection_finds_the_backend_with_rules_and_wakes_no_other,
 );
 
@@ -207,23 +207,23 @@ fn the_jump_is_first_comes_back_and_is_there_once(backend: Backend) {
     assert_eq!(forward(backend), wanted);
     assert_eq!(enforcer.audit(AuditScope::Periodic), [""; 0]);
 
-    // Somebody inserts above it.
+    // Another program inserts above it.
     run(&iptables, &["-I", "FORWARD", "-s", "192.0.2.2", "-j", "ACCEPT"]);
     assert_eq!(enforcer.drifted(), ["IPv4 hook NPC-FORWARD: the jump from FORWARD is not its first rule"]);
     let wanted = [wanted[0], "-A FORWARD -s 192.0.2.2/32 -j ACCEPT", wanted[1]];
     assert_eq!(forward(backend), wanted);
 
-    // Somebody adds it again.
+    // Another program adds it again.
     run(&iptables, &["-A", "FORWARD", "-j", "NPC-FORWARD"]);
     assert_eq!(enforcer.drifted(), ["IPv4 hook NPC-FORWARD: the jump from FORWARD is there 2 times"]);
     assert_eq!(forward(backend), wanted);
 
-    // Somebody removes it.
+    // Another program removes it.
     run(&iptables, &["-D", "FORWARD", "-j", "NPC-FORWARD"]);
     assert_eq!(enforcer.drifted(), ["IPv4 hook NPC-FORWARD: the jump from FORWARD is gone"]);
     assert_eq!(forward(backend), wanted);
 
-    // Somebody removes all that is in the table, as a restart of firewalld does.
+    // Another program removes all that is in the table, as a restart of firewalld does.
     for iptables in [&iptables, &format!("ip6tables-{backend}")] {
         run(iptables, &["-F"]);
         run(iptables, &["-X"]);
@@ -293,7 +293,7 @@ fn filter_rules(backend: Backend) -> [String; 2] {
     ["iptables", "ip6tables"].map(|tool| output(&format!("{tool}-{backend}"), &["-S"]))
 }
 
-fn a_set_that_is_not_ours_under_our_name_goes_if_nobody_uses_it(backend: Backend) {
+fn a_set_that_is_not_ours_under_our_name_goes_if_it_is_unused(backend: Backend) {
     let _namespace = Namespace::enter();
     run("ipset", &["create", "npc4-dropped", "hash:ip", "timeout", "30"]);
     run("ipset", &["create", "npc6-old", "hash:ip", "family", "inet6", "maxelem", "7"]);

@@ -7,15 +7,13 @@ use std::time::Instant;
 
 use npc_agent::dataplane::audit::{Audit, AuditScope};
 use npc_agent::dataplane::backend::Backend;
-use npc_agent::dataplane::conntrack::Swept;
 use npc_agent::dataplane::iptables::Hook;
 use npc_agent::dataplane::network::Network;
 use npc_agent::dataplane::probe::Supported;
-use npc_agent::dataplane::{Error, Failures, Kernel, Linux};
+use npc_agent::dataplane::{Error, Failures, Flows, Kernel, Linux};
 use npc_agent::enforce::Enforcer;
 use npc_agent::source::difference::Known;
 use npc_compiler::object::{Family, Objects};
-use npc_compiler::plan::conntrack::FlowKey;
 use npc_compiler::plan::{KernelState, Plan};
 
 use super::enforce::groups;
@@ -146,8 +144,8 @@ impl Kernel for Shared {
         self.with(|faulty| faulty.linux.wait_for_lock())
     }
 
-    fn cut(&mut self, forbids: &mut dyn FnMut(&FlowKey) -> bool) -> Result<Swept, Error> {
-        self.with(|faulty| faulty.linux.cut(forbids))
+    fn flows(&self) -> Box<dyn Flows> {
+        self.with(|faulty| faulty.linux.flows())
     }
 }
 
@@ -167,7 +165,7 @@ impl World {
         Self { kernel, enforcer, known: Known::default(), _namespace: namespace }
     }
 
-    fn hear(&mut self, objects: &Objects) {
+    fn receive(&mut self, objects: &Objects) {
         let changes = self.known.changes(objects, "node-1").changes;
         self.enforcer.take(changes.into_iter().map(|change| change.event));
     }
@@ -211,7 +209,7 @@ fn a_fault_after_any_step_at_the_start_heals(backend: Backend) {
         for steps in 0..STEPS {
             let mut world = World::new(backend);
             world.fault_after(steps, fault);
-            world.hear(&groups(2));
+            world.receive(&groups(2));
             world.heals(&format!("{fault:?} after {steps} steps at the start"));
             if !world.has_happened() {
                 break;
@@ -232,10 +230,10 @@ fn a_fault_after_any_step_in_life_heals(backend: Backend) {
         let mut happened = 0;
         for steps in 0..STEPS {
             let mut world = World::new(backend);
-            world.hear(&groups(2));
+            world.receive(&groups(2));
             world.enforcer.pass(&Network::default()).unwrap();
             world.fault_after(steps, fault);
-            world.hear(&edited);
+            world.receive(&edited);
             world.heals(&format!("{fault:?} after {steps} steps of an edit"));
             if !world.has_happened() {
                 break;

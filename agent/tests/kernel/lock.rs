@@ -1,4 +1,4 @@
-//! While somebody keeps the xtables lock. Only legacy has one.
+//! While another program holds the xtables lock. Only legacy has one.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -71,7 +71,7 @@ fn pods_join_and_leave_groups_whose_rules_do_not_wait() {
         let policies = [policy("web", "api", 80), policy("db", "job", 5432), policy("cart", "web", 80)];
         pass(&mut agent, first.into_iter().chain(policies)).unwrap();
         let before = held();
-        let somebody = lock();
+        let holder = lock();
         // Rules that have to wait.
         assert!(pass(&mut agent, [policy("db", "job", 5433)]).unwrap_err().is_contention());
         assert_eq!(held().v4.chains, before.v4.chains);
@@ -94,14 +94,14 @@ fn pods_join_and_leave_groups_whose_rules_do_not_wait() {
         assert!(pass(&mut agent, [gone("web-1"), gone("cart-1")]).unwrap_err().is_contention());
         assert_eq!(isolated(&held()), [2, 11].into());
         assert_eq!(held().v4.chains, before.v4.chains);
-        // Whoever it was has written, the jump among it, and lets go.
+        // The holder has written, the hook among it, and lets go.
         let writes = |what: &[&str]| {
             let own_lock = ["XTABLES_LOCKFILE=/run/somebodys.lock", "iptables-legacy"];
             run("env", &[&own_lock, what].concat());
         };
         writes(&["-D", "FORWARD", "-j", "NPC-FORWARD"]);
         writes(&["-F", "NPC-DENY-INGRESS"]);
-        drop(somebody);
+        drop(holder);
         pass(&mut agent, []).unwrap();
         assert_eq!(isolated(&held()), [2, 11, 12].into());
         assert!(agent.holds().unwrap());

@@ -30,7 +30,10 @@ mod programs;
 mod proof;
 mod refusals;
 mod requests;
+mod seed;
+mod service;
 mod sets;
+mod sole;
 mod spelling;
 
 use npc_agent::dataplane::backend::Backend;

@@ -11,9 +11,9 @@ use super::namespace::{Namespace, output, run};
 use super::{dump, on_both_backends};
 
 on_both_backends!(
-    what_the_kernel_holds_and_what_it_took_is_told,
-    what_others_changed_is_told,
-    writes_that_are_refused_are_told
+    what_the_kernel_holds_and_what_it_took_is_counted,
+    what_others_changed_is_counted,
+    writes_that_are_refused_are_counted
 );
 
 /// All of them; the agent is in this namespace.
@@ -48,7 +48,7 @@ fn since_1970() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64()
 }
 
-fn what_the_kernel_holds_and_what_it_took_is_told(backend: Backend) {
+fn what_the_kernel_holds_and_what_it_took_is_counted(backend: Backend) {
     let _namespace = Namespace::enter();
     let folder = Folder::new();
     folder.write(
@@ -93,7 +93,7 @@ fn what_the_kernel_holds_and_what_it_took_is_told(backend: Backend) {
     }
 }
 
-fn what_others_changed_is_told(backend: Backend) {
+fn what_others_changed_is_counted(backend: Backend) {
     let _namespace = Namespace::enter();
     let folder = Folder::new();
     let mut agent = Agent::start(&folder, backend, &[]);
@@ -118,7 +118,7 @@ fn what_others_changed_is_told(backend: Backend) {
     }
 }
 
-fn writes_that_are_refused_are_told(backend: Backend) {
+fn writes_that_are_refused_are_counted(backend: Backend) {
     let _namespace = Namespace::enter();
     let folder = Folder::new();
     let refusing = Refusing::new(&folder, backend);
@@ -133,7 +133,7 @@ fn writes_that_are_refused_are_told(backend: Backend) {
     agent.wait(1);
     assert_eq!(Told::now().count("npc_ready"), 1);
 
-    // Somebody puts a set that is full in place of ours; the next pod does not
+    // Another program puts a set that is full in place of ours; the next pod does not
     // get in, unless the agent has seen it before.
     let peers = dump(backend).into_iter().find_map(|line| {
         let name = line.strip_prefix("add ")?.strip_suffix(" 10.244.1.2")?.to_owned();

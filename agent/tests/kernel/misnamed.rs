@@ -6,7 +6,7 @@ use std::process::Command;
 use nix::sys::signal::Signal;
 use npc_agent::dataplane::backend::Backend;
 
-use super::agent::{Agent, Folder, PASSES};
+use super::agent::{Agent, Folder, PASSES, wait_ready};
 use super::dump;
 use super::namespace::Namespace;
 
@@ -22,7 +22,7 @@ fn start(folder: &Folder, node: &str, more: &[&str]) -> Agent {
 
 /// Files need not have Nodes; pods say which node they are on.
 #[test]
-fn a_node_that_no_file_names_opens_nothing_and_is_told_of() {
+fn a_node_that_no_file_names_opens_nothing_and_is_logged() {
     let _namespace = Namespace::enter();
     let folder = Folder::new();
     let mut agent = start(&folder, "node-1", &[]);
@@ -58,17 +58,17 @@ fn a_node_without_pods_is_declared_or_waits_for_its_first() {
         &pod.replace("web-1", "web-2").replace("node-1", "node-2").replace(".2}", ".3}").replace("::2", "::3"),
     );
     agent.wait(1);
-    assert!(folder.path("ready").exists());
+    wait_ready(&folder.path("ready"));
     // It had pods: that the last one goes is no misspelling.
     fs::remove_file(folder.manifests().join("web-2.yaml")).unwrap();
     agent.wait(1);
-    assert!(folder.path("ready").exists());
+    wait_ready(&folder.path("ready"));
     agent.end(Signal::SIGTERM);
     folder.write("node.yaml", "apiVersion: v1\nkind: Node\nmetadata: {name: node-2}\n");
     for node in ["node-2", "node-1"] {
         let mut agent = start(&folder, node, &[]);
         agent.wait(1);
-        assert!(folder.path("ready").exists(), "{node}");
+        wait_ready(&folder.path("ready"));
         agent.end(Signal::SIGTERM);
     }
 }

@@ -168,7 +168,7 @@ fn a_pair_is_of_pods_when_one_end_is_in_another_namespace() {
         let mut follower = Follower::start().await.unwrap().of_interfaces(true);
         assert_eq!(routes(follower.network()), [""; 0]);
         // As a CNI plugin does that makes the pair on the node first. Nothing is
-        // said of the end that stays, until there is somebody at the other.
+        // said of the end that stays, until there is a link at the other.
         beyond.take("azv1-p");
         beyond.up("azv1-p");
         until(&mut follower, |network| routes(network) == ["azv1 10.0.0.1/32"]).await;
@@ -189,7 +189,7 @@ fn links_join_the_group_of_pods_and_leave_it() {
         links::set_group(&[index + 1000, index], POD_GROUP).unwrap();
         assert_eq!(links::in_pod_group().unwrap(), [(index, "azv1".to_owned())]);
         until(&mut follower, |network| network.in_pod_group == [index].into()).await;
-        // Somebody else's wish.
+        // Set by another program.
         ip("link set azv1 group 7");
         until(&mut follower, |network| network.in_pod_group.is_empty()).await;
         assert_eq!(follower.network().interfaces[&azv1].group, 7);

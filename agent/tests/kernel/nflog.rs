@@ -1,9 +1,9 @@
-//! Dropped packets, told by the kernel's own NFLOG.
+//! Dropped packets, as the kernel's own NFLOG reports them.
 
 use std::net::{IpAddr, UdpSocket};
 
 use npc_agent::dataplane::backend::Backend;
-use npc_agent::dataplane::nflog::{Denied, Error, Heard, Reader};
+use npc_agent::dataplane::nflog::{Denied, Error, Reader, Received};
 use npc_compiler::object::Family;
 use npc_compiler::plan::conntrack::FlowKey;
 use npc_compiler::policy::Direction;
@@ -20,8 +20,8 @@ fn loopback(family: Family) -> IpAddr {
     }
 }
 
-/// Tells of what is sent to this UDP port, as a chain of this name would.
-fn tell(backend: Backend, family: Family, chain: &str, port: u16, matches: Vec<Match>) {
+/// Reports what is sent to this UDP port, as a chain of this name would.
+fn report(backend: Backend, family: Family, chain: &str, port: u16, matches: Vec<Match>) {
     let name = ChainName::new(chain);
     let line = rule_line(family, &name, &Rule { matches, target: Target::Log });
     let text = format!(
@@ -45,22 +45,22 @@ fn denied(family: Family, direction: Direction, port: u16) -> Denied {
 fn packets(reader: &mut Reader, wanted: usize) -> Vec<Denied> {
     let mut all = Vec::new();
     while all.len() < wanted {
-        match reader.hear().unwrap() {
-            Heard::Packets(packets) => all.extend(packets),
-            Heard::Lost => panic!("lost some after {all:?}"),
+        match reader.receive().unwrap() {
+            Received::Packets(packets) => all.extend(packets),
+            Received::Lost => panic!("lost some after {all:?}"),
         }
     }
     all
 }
 
-fn a_dropped_packet_is_told_with_its_direction(backend: Backend) {
+fn a_dropped_packet_is_reported_with_its_direction(backend: Backend) {
     let _namespace = Namespace::enter();
     let mut reader = Reader::open().unwrap();
     for family in Family::ALL {
-        tell(backend, family, "I-0123456789", 53, vec![Match::Limited]);
-        tell(backend, family, "E-0123456789", 54, vec![Match::Limited]);
-        // Of chains that are no group's nothing is told.
-        tell(backend, family, "IT-0", 55, vec![]);
+        report(backend, family, "I-0123456789", 53, vec![Match::Limited]);
+        report(backend, family, "E-0123456789", 54, vec![Match::Limited]);
+        // Chains that are no group's report nothing.
+        report(backend, family, "IT-0", 55, vec![]);
         for port in [55, 53, 54] {
             send(family, port);
         }
@@ -72,42 +72,42 @@ fn a_dropped_packet_is_told_with_its_direction(backend: Backend) {
 fn a_flood_is_limited_by_each_rule(backend: Backend) {
     let _namespace = Namespace::enter();
     let mut reader = Reader::open().unwrap();
-    tell(backend, Family::V4, "I-0123456789", 53, vec![Match::Limited]);
-    tell(backend, Family::V4, "E-0123456789", 54, vec![]);
+    report(backend, Family::V4, "I-0123456789", 53, vec![Match::Limited]);
+    report(backend, Family::V4, "E-0123456789", 54, vec![]);
     for _ in 0..2000 {
         send(Family::V4, 53);
     }
     send(Family::V4, 54);
-    let mut heard = packets(&mut reader, 1);
-    while heard.last().map(|last| last.direction) != Some(Direction::Egress) {
-        heard.extend(packets(&mut reader, 1));
+    let mut received = packets(&mut reader, 1);
+    while received.last().map(|last| last.direction) != Some(Direction::Egress) {
+        received.extend(packets(&mut reader, 1));
     }
     // The burst, and what a slow machine's seconds add to it.
-    assert!((50..1000).contains(&(heard.len() - 1)), "{}", heard.len());
+    assert!((50..1000).contains(&(received.len() - 1)), "{}", received.len());
 }
 
-on_both_backends!(a_dropped_packet_is_told_with_its_direction, a_flood_is_limited_by_each_rule);
+on_both_backends!(a_dropped_packet_is_reported_with_its_direction, a_flood_is_limited_by_each_rule);
 
 #[test]
-fn what_was_not_read_in_time_is_said_to_be_lost() {
+fn what_was_not_read_in_time_is_reported_as_lost() {
     let _namespace = Namespace::enter();
     let mut reader = Reader::open().unwrap();
-    tell(Backend::Legacy, Family::V4, "I-0123456789", 53, vec![]);
+    report(Backend::Legacy, Family::V4, "I-0123456789", 53, vec![]);
     for _ in 0..20_000 {
         send(Family::V4, 53);
     }
     let mut lost = false;
     while !lost {
-        lost = reader.hear().unwrap() == Heard::Lost;
+        lost = reader.receive().unwrap() == Received::Lost;
     }
     // And it goes on.
-    tell(Backend::Legacy, Family::V4, "E-0123456789", 54, vec![]);
+    report(Backend::Legacy, Family::V4, "E-0123456789", 54, vec![]);
     send(Family::V4, 54);
     let final_one = denied(Family::V4, Direction::Egress, 54);
     loop {
-        match reader.hear().unwrap() {
-            Heard::Packets(packets) if packets.contains(&final_one) => break,
-            Heard::Packets(_) | Heard::Lost => {}
+        match reader.receive().unwrap() {
+            Received::Packets(packets) if packets.contains(&final_one) => break,
+            Received::Packets(_) | Received::Lost => {}
         }
     }
 }

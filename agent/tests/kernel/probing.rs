@@ -1,5 +1,5 @@
 //! Kernels and iptables that lack something: it is worked around, or nothing is
-//! written and whoever runs the agent is told what is missing.
+//! written, and the log says what is missing.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -25,7 +25,7 @@ use super::{anti_spoof, dump};
 on_both_backends!(
     without_what_every_policy_needs_nothing_is_written_and_the_words_name_it,
     without_bpf_each_endpoint_has_a_rule_of_its_own,
-    without_what_tells_neighbour_discovery_and_errors_everything_else_is_enforced,
+    without_matches_for_neighbour_discovery_and_errors_everything_else_is_enforced,
     without_the_log_everything_else_is_enforced,
     without_ipv6_the_other_family_is_enforced,
 );
@@ -118,7 +118,7 @@ fn without_bpf_each_endpoint_has_a_rule_of_its_own(backend: Backend) {
     });
 }
 
-fn without_what_tells_neighbour_discovery_and_errors_everything_else_is_enforced(backend: Backend) {
+fn without_matches_for_neighbour_discovery_and_errors_everything_else_is_enforced(backend: Backend) {
     for (file, module, families) in
         [("libip6t_hl.so", "hl", 1), ("libxt_length.so", "length", 2), ("libxt_devgroup.so", "devgroup", 2)]
     {

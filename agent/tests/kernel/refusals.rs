@@ -24,7 +24,7 @@ on_both_backends!(
     a_refused_line_is_quoted_and_nothing_of_the_restore_is_there,
     a_chain_that_is_not_there_is_blamed_on_the_line_that_leads_to_it,
     after_a_refusal_the_kernel_is_read_again,
-    what_somebody_else_uses_of_ours_is_emptied_and_holds_nothing_up,
+    what_another_program_uses_of_ours_is_emptied_and_holds_nothing_up,
 );
 
 fn a_refused_line_is_quoted_and_nothing_of_the_restore_is_there(backend: Backend) {
@@ -50,7 +50,7 @@ fn after_a_refusal_the_kernel_is_read_again(backend: Backend) {
     let _namespace = Namespace::enter();
     let mut enforcer = ByHand::new(backend);
     enforcer.enforce(&dropping(&[1])).unwrap();
-    // Somebody takes the set away under us.
+    // Another program destroys the set meanwhile.
     for iptables in [format!("iptables-{backend}"), format!("ip6tables-{backend}")] {
         run(&iptables, &["-F", "NPC-FORWARD"]);
     }
@@ -66,7 +66,7 @@ fn after_a_refusal_the_kernel_is_read_again(backend: Backend) {
     assert_eq!(held, KernelState::from(&dropping(&[1, 2])));
 }
 
-fn what_somebody_else_uses_of_ours_is_emptied_and_holds_nothing_up(backend: Backend) {
+fn what_another_program_uses_of_ours_is_emptied_and_holds_nothing_up(backend: Backend) {
     let _namespace = Namespace::enter();
     let mut enforcer = ByHand::new(backend);
     enforcer.enforce(&everything()).unwrap();
@@ -84,7 +84,7 @@ fn what_somebody_else_uses_of_ours_is_emptied_and_holds_nothing_up(backend: Back
     enforcer.enforce(&everything()).unwrap();
     let held = Linux::open(Some(backend)).unwrap().read().unwrap();
     assert_eq!(held, KernelState::from(&everything()));
-    // What nobody uses any more goes with the next round.
+    // What is unused now goes with the next periodic audit.
     enforcer.enforce(&dropping(&[1])).unwrap();
     run(&iptables, &["-F", "OUTPUT"]);
     assert_eq!(enforcer.audit(AuditScope::Periodic), [""; 0]);

@@ -153,7 +153,7 @@ fn a_refused_member_is_named_and_nothing_behind_it_is_written() {
 }
 
 #[test]
-fn a_set_that_is_full_or_gone_or_another_is_told_apart() {
+fn a_set_that_is_full_or_gone_or_of_another_kind_has_an_error_of_its_own() {
     let _namespace = Namespace::enter();
     let mut ipset = open();
     let (full, gone) = (SetName::new(Family::V4, "full"), SetName::new(Family::V4, "gone"));
@@ -260,7 +260,7 @@ fn a_set_in_use_is_waited_for_so_long_and_the_others_go() {
 }
 
 #[test]
-fn sets_of_others_are_passed_over_and_odd_ones_under_our_names_are_told() {
+fn sets_of_others_are_skipped_and_odd_ones_under_our_names_are_reported() {
     let _namespace = Namespace::enter();
     let foreign = [
         "KUBE-LOOP hash:ip timeout 1000 counters comment skbinfo",

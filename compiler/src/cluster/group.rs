@@ -407,7 +407,7 @@ pub(crate) fn atoms(peers: &Peers) -> Vec<Atom> {
             .filter_map(|peer| match peer {
                 Peer::Pods(peer) => Some(Atom::Pods(peer.clone())),
                 Peer::Block(written) => Some(Atom::Block(written.block.clone())),
-                Peer::Nobody => None,
+                Peer::Nothing => None,
             })
             .collect(),
     }

@@ -17,6 +17,7 @@ use crate::ruleset::group_chain::Leaf;
 use crate::ruleset::layout::{Options, SelfMatch, Way, chain_of_leaf, forward, identity, joint};
 use crate::ruleset::name::Hash;
 use crate::ruleset::node::{ChainName, Member, Rule, SetName};
+use crate::ruleset::seed::Seed;
 
 /// Chains that came, with their rules, or went.
 type Touched = BTreeMap<ChainName, Option<Vec<Rule>>>;
@@ -91,6 +92,8 @@ pub(super) struct LocalGroups {
 
 impl LocalGroups {
     pub(super) fn new(options: Options) -> Self {
+        let mut ways = Ways::default();
+        ways.set_seed(options.seed);
         Self {
             options,
             namespaces: BTreeMap::new(),
@@ -100,7 +103,7 @@ impl LocalGroups {
             groups: Default::default(),
             joints: Default::default(),
             uses: Default::default(),
-            ways: Ways::default(),
+            ways,
             restless: BTreeSet::new(),
             changed: Default::default(),
             edited: Default::default(),
@@ -110,7 +113,13 @@ impl LocalGroups {
     }
 
     pub(super) fn set_options(&mut self, options: Options) {
+        self.ways.set_seed(options.seed);
         self.options = options;
+    }
+
+    /// By what groups stand in the dispatch tree.
+    pub(super) fn seed(&self) -> Option<Seed> {
+        self.options.seed
     }
 
     /// Groups outlive their last endpoint from now on.

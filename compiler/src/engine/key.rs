@@ -17,10 +17,16 @@ impl PodKey {
     /// The key of a pod.
     #[must_use]
     pub fn of(pod: &Pod) -> Self {
-        if pod.uid.is_empty() {
-            return Self::Name(pod.namespace.as_str().into(), pod.name.as_str().into());
+        Self::from_parts(&pod.uid, &pod.namespace, &pod.name)
+    }
+
+    /// The key of the pod with this UID, namespace and name.
+    #[must_use]
+    pub fn from_parts(uid: &str, namespace: &str, name: &str) -> Self {
+        if uid.is_empty() {
+            return Self::Name(namespace.into(), name.into());
         }
-        uuid(&pod.uid).map_or_else(|| Self::Text(pod.uid.as_str().into()), Self::Uid)
+        uuid(uid).map_or_else(|| Self::Text(uid.into()), Self::Uid)
     }
 
     /// The UID as the object has it.

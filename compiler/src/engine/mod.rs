@@ -446,6 +446,12 @@ impl Engine {
             };
             deltas[family as usize].sets.insert(name, change);
         }
+        if let Some(name) = self.groups.seed().map(|seed| SetName::seed(&seed))
+            && !self.state.family(name.family()).sets.contains_key(&name)
+        {
+            let created = SetDelta::Created(SetKind::HashIp, BTreeSet::new());
+            deltas[name.family() as usize].sets.insert(name, created);
+        }
         self.groups.ways.committed();
         self.is_first = false;
         deltas

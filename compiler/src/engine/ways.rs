@@ -9,6 +9,7 @@ use crate::ruleset::dispatch::Node;
 use crate::ruleset::layout::{lead, set_at};
 use crate::ruleset::name::Hash;
 use crate::ruleset::node::{ChainName, Member, SetKind, SetName};
+use crate::ruleset::seed::Seed;
 
 /// The chain of a group, or of several that decide together, and the addresses
 /// that are led there, by family.
@@ -22,6 +23,8 @@ pub(super) struct Leaves {
 #[derive(Debug, Default)]
 pub(super) struct Ways {
     trees: [Option<Node>; 2],
+    /// By what groups stand in the trees.
+    seed: Option<Seed>,
     /// The trees as of the last commit, while others are made.
     before: Option<[Option<Node>; 2]>,
     /// The chains of the trees, by direction and family.
@@ -34,6 +37,11 @@ impl Ways {
         self.chains[0][0].is_empty()
     }
 
+    /// Places groups by this seed from now on; only before there is a tree.
+    pub(super) fn set_seed(&mut self, seed: Option<Seed>) {
+        self.seed = seed;
+    }
+
     /// Makes the tree of a direction anew over these groups: its chains, and
     /// the sets that are new in it.
     pub(super) fn rebuild(
@@ -44,7 +52,7 @@ impl Ways {
         deltas: &mut [Delta; 2],
     ) {
         self.before.get_or_insert_with(|| self.trees.clone());
-        let tree = Node::new(groups.keys().copied().collect());
+        let tree = Node::new(groups.keys().copied(), self.seed);
         let was = self.trees[direction as usize].as_ref().map(Node::sets).unwrap_or_default();
         let is = tree.as_ref().map(Node::sets).unwrap_or_default();
         for family in Family::ALL {

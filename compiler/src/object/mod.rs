@@ -10,12 +10,14 @@ use ipnetwork::IpNetwork;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::networking::v1 as networking;
 
+mod budget;
 mod controller_label;
 mod endpoint_slice;
 mod other_kind;
 mod service;
 mod slice_pod;
 
+pub use budget::{Moved, NAMESPACE_POLICY_BYTES, PolicyBudget, over_budget};
 pub use controller_label::{ControllerLabel, controller_labels, is_controller_label};
 pub use endpoint_slice::{EndpointSlice, SliceEndpoint, SlicePort};
 pub use other_kind::{Consequence, consequence};
@@ -458,6 +460,8 @@ pub struct NetworkPolicy {
     /// An API server drops them; in a file they are most likely misspelt, so
     /// what holds them is not understood and matches nothing.
     pub unknown_fields: Vec<String>,
+    /// Why its rules are left out, if they are ([`NetworkPolicy::restricted`]).
+    pub restriction: Option<String>,
 }
 
 impl NetworkPolicy {
@@ -477,7 +481,7 @@ impl NetworkPolicy {
 impl From<networking::NetworkPolicy> for NetworkPolicy {
     fn from(mut object: networking::NetworkPolicy) -> Self {
         object.metadata.namespace.get_or_insert_with(|| "default".to_owned());
-        Self { object, unknown_fields: Vec::new() }
+        Self { object, unknown_fields: Vec::new(), restriction: None }
     }
 }
 

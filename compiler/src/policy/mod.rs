@@ -109,8 +109,8 @@ pub enum Peer {
     Pods(PodPeer),
     /// Addresses.
     Block(IpBlock),
-    /// Not understood: it means no end.
-    Nobody,
+    /// Not understood: it matches no end.
+    Nothing,
 }
 
 /// Pods by their labels and those of their namespaces.

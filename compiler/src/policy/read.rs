@@ -31,6 +31,9 @@ pub(super) fn read(policy: &NetworkPolicy) -> (Policy, Vec<Finding>) {
     unknown.sort_unstable();
     let (namespace, name) = (policy.namespace(), policy.name());
     let mut reader = Reader { namespace, name, unknown, findings: Vec::new(), more: 0 };
+    if let Some(why) = &policy.restriction {
+        reader.report("spec", why, Effect::AllowsNothing);
+    }
     let read = reader.policy(policy.object.spec.as_ref());
     (read, reader.findings())
 }
@@ -197,20 +200,20 @@ impl Reader<'_> {
 
     fn peer(&mut self, path: &str, peer: &api::NetworkPolicyPeer) -> Peer {
         if self.unknown_below(path, Effect::MatchesNothing) {
-            return Peer::Nobody;
+            return Peer::Nothing;
         }
         match (&peer.ip_block, &peer.namespace_selector, &peer.pod_selector) {
             (Some(block), None, None) => {
-                self.ip_block(&format!("{path}.ipBlock"), block).map_or(Peer::Nobody, Peer::Block)
+                self.ip_block(&format!("{path}.ipBlock"), block).map_or(Peer::Nothing, Peer::Block)
             }
             (Some(_), _, _) => {
                 let problem = "ipBlock cannot be combined with podSelector or namespaceSelector";
                 self.report(path, problem, Effect::MatchesNothing);
-                Peer::Nobody
+                Peer::Nothing
             }
             (None, None, None) => {
                 self.report(path, "the peer is empty", Effect::MatchesNothing);
-                Peer::Nobody
+                Peer::Nothing
             }
             (None, namespaces, pods) => {
                 let read = |this: &mut Self, field: &str, selector: &LabelSelector| {
@@ -232,7 +235,7 @@ impl Reader<'_> {
                 };
                 match (namespaces, pods) {
                     (Some(namespaces), Some(pods)) => Peer::Pods(PodPeer { namespaces, pods }),
-                    _ => Peer::Nobody,
+                    _ => Peer::Nothing,
                 }
             }
         }

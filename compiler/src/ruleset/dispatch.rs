@@ -1,30 +1,38 @@
 //! The tree that leads a first packet to its group: a compressed binary trie
-//! over the identities of the groups.
+//! over the places of the groups, which are their identities or, with a
+//! [`Seed`], what that makes of them.
 //!
 //! An inner node asks one set whether the packet's address goes left. That
 //! set's meaning depends on the node's place alone, never on the other groups:
-//! the addresses whose group's identity continues with a 0 bit. So a new group
+//! the addresses whose group's place continues with a 0 bit. So a new group
 //! brings at most one new set, and changes no other.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::ruleset::name::Hash;
+use crate::ruleset::seed::Seed;
 
-/// How many bits of an identity the tree tells apart. nft refuses a hook from
+/// How many bits of a place the tree distinguishes. nft refuses a hook from
 /// which chains nest too deep: below the entry 13 load and 14 do not. Eight inner
 /// levels, a list, the chain of several pods that list one address, a group's chain
 /// and the two after it are 13 whatever the groups are, so no choice of names or labels
 /// deepens the tree.
 pub const DEPTH: usize = 9;
 
-/// The bits that lead to a node.
+/// The bits that lead to a node, in the tree of a seed.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct Path(Vec<bool>);
+pub struct Path {
+    bits: Vec<bool>,
+    seed: Option<Seed>,
+}
 
 impl fmt::Display for Path {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|bit| f.write_str(if *bit { "1" } else { "0" }))
+        if let Some(seed) = &self.seed {
+            f.write_str(&seed.tag())?;
+        }
+        self.bits.iter().try_for_each(|bit| f.write_str(if *bit { "1" } else { "0" }))
     }
 }
 
@@ -40,12 +48,12 @@ pub enum Node {
         /// Where the next bit is 1.
         right: Box<Node>,
     },
-    /// Groups that agree in all bits the tree looks at, to be tried in order;
-    /// at least two.
+    /// Groups that agree in all bits that the tree distinguishes, to be tried
+    /// in order; at least two.
     List {
         /// Those bits.
         path: Path,
-        /// The groups, sorted.
+        /// The groups, in the order of their places.
         groups: Vec<Hash>,
     },
     /// One group.
@@ -55,30 +63,32 @@ pub enum Node {
 impl Node {
     /// The tree over these identities; `None` if there are none.
     #[must_use]
-    pub fn new(mut groups: Vec<Hash>) -> Option<Self> {
+    pub fn new(groups: impl IntoIterator<Item = Hash>, seed: Option<Seed>) -> Option<Self> {
+        let placed = groups.into_iter().map(|identity| Placed { place: place(&identity, seed), identity });
+        let mut groups: Vec<Placed> = placed.collect();
         groups.sort_unstable();
         groups.dedup();
-        (!groups.is_empty()).then(|| Self::over(&groups, 0))
+        (!groups.is_empty()).then(|| Self::over(&groups, seed, 0))
     }
 
-    /// The tree over sorted identities, at least one, that agree in the bits
+    /// The tree over sorted groups, at least one, whose places agree in the bits
     /// before `depth`.
-    fn over(groups: &[Hash], depth: usize) -> Self {
+    fn over(groups: &[Placed], seed: Option<Seed>, depth: usize) -> Self {
         if let [group] = groups {
-            return Self::Leaf(*group);
+            return Self::Leaf(group.identity);
         }
-        let path = |length| Path((0..length).map(|place| groups[0].bit(place)).collect());
-        for place in depth..DEPTH {
-            let left = groups.partition_point(|group| !group.bit(place));
+        let path = |length| Path { bits: (0..length).map(|at| groups[0].place.bit(at)).collect(), seed };
+        for at in depth..DEPTH {
+            let left = groups.partition_point(|group| !group.place.bit(at));
             if left > 0 && left < groups.len() {
                 return Self::Inner {
-                    path: path(place),
-                    left: Box::new(Self::over(&groups[..left], place + 1)),
-                    right: Box::new(Self::over(&groups[left..], place + 1)),
+                    path: path(at),
+                    left: Box::new(Self::over(&groups[..left], seed, at + 1)),
+                    right: Box::new(Self::over(&groups[left..], seed, at + 1)),
                 };
             }
         }
-        Self::List { path: path(DEPTH), groups: groups.to_vec() }
+        Self::List { path: path(DEPTH), groups: groups.iter().map(|group| group.identity).collect() }
     }
 
     /// All nodes, this one first.
@@ -123,9 +133,14 @@ impl Node {
     pub fn sets_of(&self, group: &Hash) -> Vec<DispatchSet> {
         let mut sets = Vec::new();
         let mut node = self;
+        let seed = match self {
+            Self::Inner { path, .. } => path.seed,
+            Self::List { .. } | Self::Leaf(_) => None,
+        };
+        let place = place(group, seed);
         loop {
             node = match node {
-                Self::Inner { path, right, .. } if group.bit(path.0.len()) => right,
+                Self::Inner { path, right, .. } if place.bit(path.bits.len()) => right,
                 Self::Inner { path, left, .. } => {
                     sets.push(DispatchSet::Left(path.clone()));
                     left
@@ -149,6 +164,17 @@ impl Node {
         });
         all
     }
+}
+
+/// A group and its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Placed {
+    place: Hash,
+    identity: Hash,
+}
+
+fn place(identity: &Hash, seed: Option<Seed>) -> Hash {
+    seed.map_or(*identity, |seed| seed.place(identity))
 }
 
 /// A set that the tree asks.
@@ -181,8 +207,9 @@ mod tests {
             Node::Leaf(leaf) => *leaf,
             Node::List { groups, .. } => *groups.iter().find(|g| *g == group).unwrap_or(groups.last().unwrap()),
             Node::Inner { path, left, right } => {
-                let continues = path.0.iter().enumerate().all(|(i, bit)| group.bit(i) == *bit);
-                let goes_left = continues && !group.bit(path.0.len());
+                let place = place(group, path.seed);
+                let continues = path.bits.iter().enumerate().all(|(i, bit)| place.bit(i) == *bit);
+                let goes_left = continues && !place.bit(path.bits.len());
                 find(if goes_left { left } else { right }, group)
             }
         }
@@ -190,9 +217,18 @@ mod tests {
 
     #[test]
     fn every_group_is_found_and_the_tree_is_never_too_deep() {
-        for count in [1, 2, 3, 10, 250, 1_000, 20_000] {
+        let seeds = [None, Some(Seed::from_bytes([1; 32]))];
+        for (count, seed) in [1, 2, 3, 10, 250, 1_000, 20_000].into_iter().flat_map(|n| seeds.map(|seed| (n, seed))) {
             let all = hashes(0..count);
-            let tree = Node::new(all.clone()).unwrap();
+            let tree = Node::new(all.clone(), seed).unwrap();
+            let sets = tree.sets();
+            for group in all.iter().take(1_000) {
+                let of: Vec<&DispatchSet> =
+                    sets.iter().filter(|(_, of)| of.contains(group)).map(|(set, _)| set).collect();
+                let mut asked = tree.sets_of(group);
+                asked.sort();
+                assert_eq!(asked.iter().collect::<Vec<_>>(), of);
+            }
             assert!(all.iter().all(|group| find(&tree, group) == *group));
             assert!(tree.depth() <= DEPTH + 2, "{count} groups make {} levels", tree.depth());
         }
@@ -201,19 +237,62 @@ mod tests {
     #[test]
     fn the_shape_depends_on_the_set_of_groups_alone() {
         let all = hashes(0..100);
-        let reversed = all.iter().rev().copied().collect();
-        assert_eq!(Node::new(all), Node::new(reversed));
-        assert_eq!(Node::new(Vec::new()), None);
+        let reversed: Vec<Hash> = all.iter().rev().copied().collect();
+        for seed in [None, Some(Seed::from_bytes([1; 32]))] {
+            assert_eq!(Node::new(all.clone(), seed), Node::new(reversed.clone(), seed));
+        }
+        assert_eq!(Node::new(Vec::new(), None), None);
     }
 
     #[test]
     fn a_new_group_changes_the_meaning_of_no_set() {
-        let (old, new) = (Node::new(hashes(0..100)).unwrap().sets(), Node::new(hashes(0..101)).unwrap().sets());
-        let newcomer = hashes(100..101)[0];
-        for (at, groups) in old {
-            let mut now = new[&at].clone();
-            now.retain(|group| *group != newcomer);
-            assert_eq!(now, groups);
+        for seed in [None, Some(Seed::from_bytes([1; 32]))] {
+            let sets = |range| Node::new(hashes(range), seed).unwrap().sets();
+            let (old, new) = (sets(0..100), sets(0..101));
+            let newcomer = hashes(100..101)[0];
+            for (at, groups) in old {
+                let mut now = new[&at].clone();
+                now.retain(|group| *group != newcomer);
+                assert_eq!(now, groups);
+            }
+        }
+    }
+
+    /// The longest list.
+    fn longest(tree: &Node) -> usize {
+        let mut longest = 0;
+        tree.walk(&mut |node| {
+            if let Node::List { groups, .. } = node {
+                longest = longest.max(groups.len());
+            }
+        });
+        longest
+    }
+
+    #[test]
+    fn groups_that_are_aimed_at_one_list_are_spread_by_a_seed() {
+        let victim = hashes(0..1)[0];
+        let shares = |group: &&Hash| (0..DEPTH).all(|at| group.bit(at) == victim.bit(at));
+        let aimed: Vec<Hash> = hashes(1..30_000).iter().filter(shares).copied().take(24).collect();
+        assert_eq!(aimed.len(), 24);
+        let all = || aimed.iter().copied().chain([victim]).chain(hashes(30_000..30_250));
+        assert!(longest(&Node::new(all(), None).unwrap()) >= 25);
+        // What holds of random places, whatever names are chosen: 275 groups in 512 lists.
+        let longest = (0..100).map(|n| longest(&Node::new(all(), Some(Seed::from_bytes([n; 32]))).unwrap())).max();
+        assert!(longest < Some(8), "{longest:?}");
+    }
+
+    #[test]
+    fn no_two_seeds_have_a_set_in_common_but_those_of_groups() {
+        let trees = [None, Some(1), Some(2)]
+            .map(|n: Option<u8>| Node::new(hashes(0..2_000), n.map(|n| Seed::from_bytes([n; 32]))).unwrap().sets());
+        for (a, b) in [(0, 1), (0, 2), (1, 2)] {
+            for (set, of) in &trees[a] {
+                match set {
+                    DispatchSet::Left(_) => assert!(!trees[b].contains_key(set)),
+                    DispatchSet::Group(_) => assert!(trees[b].get(set).is_none_or(|other| other == of)),
+                }
+            }
         }
     }
 }

@@ -23,6 +23,7 @@ pub mod names;
 pub mod node;
 pub mod options;
 pub mod rule;
+pub mod seed;
 pub mod set;
 pub(crate) mod set_definition;
 pub(crate) mod short;

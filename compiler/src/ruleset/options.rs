@@ -1,6 +1,7 @@
 //! What a ruleset depends on besides the cluster.
 
 use crate::ruleset::node::Match;
+use crate::ruleset::seed::Seed;
 use crate::ruleset::state::KernelState;
 
 /// How rules recognise a pod's traffic to itself, and an ICMP error about what was sent
@@ -44,6 +45,9 @@ pub struct Options {
     /// pod's is dropped. Which interfaces these are, and what may come from
     /// each, no object tells: a program has the set for it, empty.
     pub anti_spoof: bool,
+    /// The secret by which groups stand in the dispatch tree; without one they stand by their
+    /// names, as agents of earlier versions placed them.
+    pub seed: Option<Seed>,
 }
 
 /// Matches that a kernel lacks and that rules do without. What holds then is

@@ -6,7 +6,7 @@ use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet}
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
-use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
+use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
 use k8s_openapi::{Metadata, Resource};
 use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Map, Value, json};
@@ -26,6 +26,8 @@ fn main() {
     kind::<Node>(&mut generator, &mut kinds);
     kind::<Pod>(&mut generator, &mut kinds);
     kind::<ReplicaSet>(&mut generator, &mut kinds);
+    kind::<Role>(&mut generator, &mut kinds);
+    kind::<RoleBinding>(&mut generator, &mut kinds);
     kind::<Service>(&mut generator, &mut kinds);
     kind::<ServiceAccount>(&mut generator, &mut kinds);
     kind::<StatefulSet>(&mut generator, &mut kinds);

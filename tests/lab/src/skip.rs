@@ -18,6 +18,8 @@ pub enum Lack {
     Corpora,
     /// The npc of an earlier commit.
     Previous,
+    /// A cgroup that limits the number of processes.
+    Pids,
     /// libfaketime.
     FakeTime,
     /// A program that checks what we ship, by its name.
@@ -33,6 +35,7 @@ impl Lack {
             Self::ApiServer => "apiserver",
             Self::Corpora => "corpora",
             Self::Previous => "previous",
+            Self::Pids => "pids",
             Self::FakeTime => "faketime",
             Self::Program(name) => name,
         }

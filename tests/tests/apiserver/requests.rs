@@ -33,7 +33,7 @@ pub(crate) async fn an_object_gets_what_a_server_gives(at: Endpoint) {
     assert_eq!((read.code, &read.body), (200, &made.body));
 }
 
-pub(crate) async fn failures_are_told_by_status(at: Endpoint) {
+pub(crate) async fn failures_are_statuses(at: Endpoint) {
     let path = at.namespace("failures").await;
     at.post(&format!("{path}/pods"), &pod("web", "web")).await;
     let twice = at.post(&format!("{path}/pods"), &pod("web", "web")).await;
@@ -138,7 +138,7 @@ pub(crate) async fn a_pod_that_runs_ends_in_its_own_time(at: Endpoint) {
     assert_eq!(at.get(&format!("{pods}/loose")).await.code, 404);
 }
 
-pub(crate) async fn a_deletion_is_told_by_status_and_its_conditions_kept(at: Endpoint) {
+pub(crate) async fn a_deletion_answers_a_status_and_keeps_its_conditions(at: Endpoint) {
     at.namespace("deletes").await;
     let policies = "/apis/networking.k8s.io/v1/namespaces/deletes/networkpolicies";
     let policy = json!({"metadata": {"name": "deny"}, "spec": {"podSelector": {}}});

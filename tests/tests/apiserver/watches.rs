@@ -27,7 +27,7 @@ async fn watch_from_now(at: &Endpoint, pods: &str, query: &str) -> Events {
     at.watch(&format!("{pods}?watch=true&resourceVersion={}{query}", version(&list))).await
 }
 
-pub(crate) async fn a_watch_tells_what_comes_after_its_version(at: Endpoint) {
+pub(crate) async fn a_watch_sends_what_comes_after_its_version(at: Endpoint) {
     let pods = pods_with(&at, "after", &["old"]).await;
     let mut events = watch_from_now(&at, &pods, "").await;
     let made = at.post(&pods, &pod("new", "web")).await.body;

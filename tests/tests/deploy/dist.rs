@@ -21,12 +21,18 @@ struct Release {
 impl Release {
     /// Made of a folder of binaries.
     fn make(binaries: &Path, sbom: bool) -> Self {
+        Self::make_signed(binaries, sbom, None)
+    }
+
+    /// The same with a key that signs it.
+    fn make_signed(binaries: &Path, sbom: bool, key: Option<&Path>) -> Self {
         let files = tempfile::tempdir().unwrap();
         let mut script = Command::new(repository("deploy/dist.sh"));
         script.env("NPC_DIST_BINARIES", binaries).env("NPC_DIST_FILES", files.path());
         if !sbom {
             script.env("NPC_DIST_SBOM", "no");
         }
+        script.env_remove("NPC_SIGN_KEY").envs(key.map(|key| ("NPC_SIGN_KEY", key)));
         let output = script.output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let names = files.path().read_dir().unwrap().map(|file| file.unwrap().file_name().into_string().unwrap());
@@ -39,13 +45,14 @@ impl Release {
     }
 }
 
-/// A folder with npc as it was built, less what only a debugger reads, and with
-/// what is no product.
+/// A folder with npc as it was built, less what only a debugger reads, with what stands for
+/// the CNI plugin, and with what is no product.
 fn binaries(npc: &Path) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let stripped = folder.path().join("npc");
     tools::run(Path::new("strip"), [Path::new("-o"), &stripped, npc], &[]);
-    fs::write(folder.path().join("npc-cni"), "a stub").unwrap();
+    fs::write(folder.path().join("npc-cni"), "any program").unwrap();
+    fs::write(folder.path().join("npc-lab"), "a test's").unwrap();
     folder
 }
 
@@ -75,14 +82,22 @@ fn a_release_holds_what_is_made_and_nothing_that_is_not() {
     tools::run(Path::new("tar"), arguments, &[]);
     let root = unpacked.path().join(&release.name);
 
-    let single =
-        ["npc", "LICENSE", "README.md", "CHANGELOG.md", "ARCHITECTURE.md", "deploy/README.md", "deploy/aks.md"];
+    let single = [
+        "npc",
+        "npc-cni",
+        "LICENSE",
+        "README.md",
+        "CHANGELOG.md",
+        "ARCHITECTURE.md",
+        "deploy/README.md",
+        "deploy/aks.md",
+    ];
     let mut expected: BTreeSet<PathBuf> = single.into_iter().map(PathBuf::from).collect();
     for folder in ["docs", "deploy/systemd", "deploy/kustomize", "deploy/chart"] {
         expected.extend(files(&repository(folder)).into_iter().map(|file| Path::new(folder).join(file)));
     }
     assert_eq!(files(&root), expected);
-    for file in expected.iter().filter(|file| *file != Path::new("npc")) {
+    for file in expected.iter().filter(|file| !["npc", "npc-cni"].map(Path::new).contains(&file.as_path())) {
         assert_eq!(fs::read(root.join(file)).unwrap(), fs::read(repository("").join(file)).unwrap(), "{file:?}");
     }
     let version = tools::run(&root.join("npc"), [], &["--version"]);
@@ -98,8 +113,34 @@ fn a_release_holds_what_is_made_and_nothing_that_is_not() {
     assert_eq!(fs::read_to_string(again.files.path().join("SHA256SUMS")).unwrap(), fs::read_to_string(sums).unwrap());
 }
 
+#[test]
+fn a_release_is_signed_where_a_key_is_given() {
+    let Some(ssh_keygen) = tools::find("ssh-keygen") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let (key, programs) = (folder.path().join("key"), folder.path().join("programs"));
+    tools::run(&ssh_keygen, [], &["-q", "-t", "ed25519", "-N", "", "-C", "npc", "-f", key.to_str().unwrap()]);
+    fs::create_dir(&programs).unwrap();
+    for program in ["npc", "npc-cni"] {
+        fs::write(programs.join(program), "a stand-in").unwrap();
+    }
+    let release = Release::make_signed(&programs, false, Some(&key));
+    let public = fs::read_to_string(key.with_extension("pub")).unwrap();
+    let signers = folder.path().join("signers");
+    fs::write(&signers, format!("release@npc.example {public}")).unwrap();
+    let sums = release.files.path().join("SHA256SUMS");
+    let is_signed = || {
+        let mut verify = Command::new(&ssh_keygen);
+        verify.args(["-q", "-Y", "verify", "-n", "npc-release", "-I", "release@npc.example", "-f"]).arg(&signers);
+        verify.arg("-s").arg(release.files.path().join("SHA256SUMS.sig"));
+        verify.stdin(fs::File::open(&sums).unwrap()).output().unwrap().status.success()
+    };
+    assert!(is_signed());
+    fs::write(&sums, "0  npc\n").unwrap();
+    assert!(!is_signed(), "the signature does not hold for other sums");
+}
+
 /// The crates that are compiled into npc, as cargo knows them: name and version.
-fn crates() -> BTreeSet<(String, String)> {
+pub(crate) fn crates() -> BTreeSet<(String, String)> {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let tree = ["tree", "--locked", "--offline", "--package", "npc-agent", "--edges", "normal", "--prefix", "none"];
     let output = Command::new(cargo).args(tree).current_dir(repository("")).output().unwrap();
@@ -134,6 +175,6 @@ fn the_sbom_of_a_release_names_every_crate_of_its_binary() {
         "a path of this machine"
     );
     let sums = fs::read_to_string(release.files.path().join("SHA256SUMS")).unwrap();
-    assert_eq!(sums.lines().count(), 2, "{sums}");
+    assert_eq!(sums.lines().count(), 3, "{sums}");
     assert!(!files(&repository("agent")).contains(Path::new("npc-sbom.json")));
 }

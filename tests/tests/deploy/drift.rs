@@ -9,12 +9,13 @@ use crate::yaml::Objects;
 use crate::{chart, kustomize, read, repository, tools};
 
 /// Where the texts that the chart renders are checked in.
-const RENDERED: [(&str, &str); 9] = [
+const RENDERED: [(&str, &str); 10] = [
     ("namespace.yaml", "base"),
     ("serviceaccount.yaml", "base"),
     ("rbac.yaml", "base"),
     ("configmap.yaml", "base"),
     ("daemonset.yaml", "base"),
+    ("install-cni.yaml", "components/cni"),
     ("startup-taint.yaml", "components/startup-taint"),
     ("podmonitor.yaml", "components/prometheus"),
     ("prometheusrule.yaml", "components/prometheus"),
@@ -22,10 +23,11 @@ const RENDERED: [(&str, &str); 9] = [
 ];
 
 /// Each overlay, the values that say the same, and components to add to it.
-const OVERLAYS: [(&str, &str, &[&str]); 6] = [
+const OVERLAYS: [(&str, &str, &[&str]); 7] = [
     ("generic", "", &[]),
     ("aks", "deploy/chart/examples/aks.yaml", &[]),
     ("kubenet", "deploy/chart/examples/kubenet.yaml", &[]),
+    ("generic", "cni: {enabled: true}", &["cni"]),
     ("generic", "startupTaint: {enabled: true}", &["startup-taint"]),
     ("generic", "{podMonitor: {enabled: true}, prometheusRule: {enabled: true}}", &["prometheus"]),
     ("generic", "podMonitor: {azure: true}", &["azure-monitor"]),

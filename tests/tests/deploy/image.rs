@@ -1,20 +1,24 @@
 //! The image that `make image-tar` makes without a container engine.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{BufRead as _, BufReader};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::{read, repository, tools};
+use crate::{dist, read, repository, tools};
 
 const NAME: &str = "npc:test";
 
 /// What stands for npc: the image is made of any program.
 const PROGRAM: &str = "#!/bin/sh\necho npc\n";
+
+/// Debian's packages in it, as `deploy/image/rootfs.sh` lists them.
+const PACKAGES: &str = "iptables 1.8.9-2 amd64\nlibelf1 1:0.188-2.1+b1 amd64\n";
 
 /// An image of a root file system that has one file, so that no package is fetched.
 struct Image {
@@ -27,6 +31,8 @@ impl Image {
         let (root, npc) = (folder.path().join("root"), folder.path().join("npc"));
         fs::create_dir_all(root.join("usr/share")).unwrap();
         fs::write(root.join("usr/share/notice"), "a file of the root file system").unwrap();
+        fs::create_dir(root.join("usr/share/doc")).unwrap();
+        fs::write(root.join("usr/share/doc/packages"), PACKAGES).unwrap();
         fs::write(&npc, PROGRAM).unwrap();
         let image = Self { folder };
         let script = repository("deploy/image/tar.sh");
@@ -90,6 +96,69 @@ fn the_image_file_says_what_the_dockerfile_says() {
     assert!(listed.contains("./usr/share/notice"), "{listed}");
     // The same again gives the same bytes.
     assert_eq!(digest(&image.file()), digest(&Image::make().file()));
+}
+
+#[test]
+fn the_sbom_of_an_image_names_every_crate_and_every_package() {
+    let image = Image::make();
+    let folder = image.unpack();
+    let manifest: Value = serde_json::from_str(&fs::read_to_string(folder.join("manifest.json")).unwrap()).unwrap();
+    let layer = folder.join(manifest[0]["Layers"][0].as_str().unwrap());
+    let bom = tools::run(Path::new("tar"), [Path::new("-xOf"), &layer], &["./usr/share/doc/npc/sbom.cdx.json"]);
+    let bom: Value = serde_json::from_str(&bom).unwrap();
+    assert_eq!((&bom["bomFormat"], &bom["specVersion"]), (&json!("CycloneDX"), &json!("1.5")));
+    let components = bom["components"].as_array().unwrap();
+    let urls: BTreeSet<&str> = components.iter().map(|component| component["purl"].as_str().unwrap()).collect();
+    assert_eq!(urls.len(), components.len(), "a component twice");
+    let references: BTreeSet<&str> = components.iter().map(|one| one["bom-ref"].as_str().unwrap()).collect();
+    assert_eq!(references.len(), components.len(), "a reference twice");
+    let crates = dist::crates().into_iter().map(|(name, version)| format!("pkg:cargo/{name}@{version}"));
+    // A colon and a plus are escaped (the purl specification, "Character encoding").
+    let packages = ["iptables@1.8.9-2?arch=amd64", "libelf1@1%3A0.188-2.1%2Bb1?arch=amd64"];
+    let expected: BTreeSet<String> =
+        crates.chain(packages.iter().map(|package| format!("pkg:deb/debian/{package}"))).collect();
+    assert_eq!(urls, expected.iter().map(String::as_str).collect());
+    let licence = |purl: &str| components.iter().find(|one| one["purl"] == purl).unwrap()["licenses"].clone();
+    let own = format!("pkg:cargo/npc-agent@{}", env!("CARGO_PKG_VERSION"));
+    assert_eq!(licence(&own), json!([{"expression": "Apache-2.0"}]));
+}
+
+/// A stand-in for a container engine: it writes down how it is called, and knows one digest.
+const ENGINE: &str = r#"#!/bin/sh
+case "$*" in
+"buildx imagetools inspect "*docker.io/library/rust:*) echo sha256:5eed ;;
+"buildx imagetools inspect "*) exit 1 ;;
+*) printf '%s\n' "$@" >"$0.arguments" ;;
+esac
+"#;
+
+#[test]
+fn the_bases_of_an_image_are_given_by_digest_where_the_engine_knows_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let engine = folder.path().join("docker");
+    fs::write(&engine, ENGINE).unwrap();
+    fs::set_permissions(&engine, fs::Permissions::from_mode(0o755)).unwrap();
+    let bases = |given: &[(&str, &str)]| {
+        let mut build = Command::new(repository("deploy/image/build.sh"));
+        let path = format!("{}:{}", folder.path().display(), std::env::var("PATH").unwrap());
+        build.arg(NAME).env("PATH", path).env("NPC_ENGINE", "docker").envs(given.iter().copied());
+        let output = build.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let arguments = fs::read_to_string(engine.with_extension("arguments")).unwrap();
+        let bases = arguments.lines().filter_map(|line| line.split_once("_IMAGE="));
+        bases.map(|(name, image)| (name.to_owned(), image.to_owned())).collect::<BTreeMap<_, _>>()
+    };
+    let of_docker = bases(&[]);
+    let rust = &of_docker["RUST"];
+    assert!(rust.starts_with("docker.io/library/rust:") && rust.ends_with("@sha256:5eed"), "{rust}");
+    let debian = &of_docker["DEBIAN"];
+    assert!(debian.starts_with("docker.io/library/debian:") && !debian.contains('@'), "{debian}");
+    let fixed = "registry.example/debian@sha256:0ddba11";
+    assert_eq!(bases(&[("NPC_DEBIAN_IMAGE", fixed)])["DEBIAN"], fixed);
+    // What it gives are arguments of the Dockerfile.
+    for name in of_docker.keys() {
+        assert!(read("deploy/Dockerfile").contains(&format!("${{{name}_IMAGE}}")), "{name}");
+    }
 }
 
 /// A containerd that keeps everything in one folder.
@@ -162,5 +231,8 @@ fn containerd_imports_the_image_file() {
         &format!("images mount --snapshotter native {name} \"$1\" >&2"),
         "cd \"$1\"; find . -type f | sort; usr/bin/npc",
     );
-    assert_eq!(mounted, "./usr/bin/npc\n./usr/share/notice\nnpc\n");
+    assert_eq!(
+        mounted,
+        "./usr/bin/npc\n./usr/share/doc/npc/sbom.cdx.json\n./usr/share/doc/packages\n./usr/share/notice\nnpc\n"
+    );
 }

@@ -50,7 +50,7 @@ fn resource(path: &Path, objects: &mut Objects) {
 }
 
 /// A strategic merge: maps by field, lists of named things by name, other lists
-/// are replaced. What is new in a list stands first, as kustomize has it.
+/// are replaced. What a patch names in a list stands first, as kustomize has it.
 fn merge(under: &mut Value, over: Value) {
     match (under, over) {
         (Value::Object(under), Value::Object(over)) => {
@@ -59,14 +59,18 @@ fn merge(under: &mut Value, over: Value) {
             }
         }
         (Value::Array(under), Value::Array(over)) if over.iter().all(|item| item.get("name").is_some()) => {
-            let known = under.len();
+            let mut rest = std::mem::take(under);
             for item in over {
-                match under.iter_mut().find(|known| known["name"] == item["name"]) {
-                    Some(known) => merge(known, item),
+                match rest.iter().position(|known| known["name"] == item["name"]) {
+                    Some(at) => {
+                        let mut known = rest.remove(at);
+                        merge(&mut known, item);
+                        under.push(known);
+                    }
                     None => under.push(item),
                 }
             }
-            under.rotate_left(known);
+            under.append(&mut rest);
         }
         (under, over) => *under = over,
     }

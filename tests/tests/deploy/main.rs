@@ -12,6 +12,7 @@ mod dist;
 mod documents;
 mod drift;
 mod image;
+mod install_cni;
 mod kustomize;
 mod monitoring;
 mod privileges;

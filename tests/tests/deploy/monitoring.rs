@@ -159,7 +159,7 @@ fn every_alert_leads_to_a_section_that_is_there() {
 fn dashboard_as_rules() -> String {
     let rule = |(number, (expression, _)): (usize, (String, String))| {
         let expression = expression.replace("$__rate_interval", "5m").replace("$node", "a");
-        assert!(!expression.contains('$'), "a variable that nobody replaced: {expression}");
+        assert!(!expression.contains('$'), "a variable that was not replaced: {expression}");
         json!({"record": format!("panel_{number}"), "expr": expression})
     };
     let rules: Vec<Value> = dashboard().into_iter().enumerate().map(rule).collect();

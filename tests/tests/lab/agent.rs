@@ -3,25 +3,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use std::path::Path;
-
 use nix::sys::signal::Signal;
-use npc_agent::source::manifests;
-use npc_compiler::object::Objects;
-use npc_tests::lab::{Backend, Enforcer, Lab, Mode, report};
+use npc_tests::lab::{Backend, Enforcer, Lab, Mode};
 
-fn shop() -> Objects {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/examples/shop");
-    let loaded = manifests::load(&[folder], &manifests::Options::default()).unwrap();
-    assert!(loaded.problems.is_empty(), "{:?}", loaded.problems);
-    loaded.objects
-}
-
-fn all_agree(lab: &mut Lab) {
-    let judgement = lab.judge().unwrap();
-    let table = report::table(lab, &judgement);
-    assert_eq!(judgement.mismatches().count(), 0, "{table}");
-}
+use crate::shop::{all_agree, edits_are_followed, shop};
 
 fn start(mode: Mode, backend: Backend) -> Option<Lab> {
     let agent = Enforcer::for_test()?;
@@ -57,21 +42,7 @@ fn the_shop_is_kept_bridged_by_legacy() {
 #[test]
 fn agents_follow_policies_and_labels() {
     let Some(mut lab) = start(Mode::Routed, Backend::Nft) else { return };
-    let shop = lab.cluster().objects.clone();
-    let mut without = shop.clone();
-    without.policies.retain(|policy| policy.name() != "api");
-    lab.apply(without).unwrap();
-    all_agree(&mut lab);
-    let mut relabelled = shop.clone();
-    for pod in relabelled.pods.iter_mut().filter(|pod| pod.name.starts_with("web")) {
-        pod.labels.insert("app".to_owned(), "worker".to_owned());
-    }
-    lab.apply(relabelled).unwrap();
-    all_agree(&mut lab);
-    lab.apply(Objects { policies: Vec::new(), ..shop.clone() }).unwrap();
-    all_agree(&mut lab);
-    lab.apply(shop).unwrap();
-    all_agree(&mut lab);
+    edits_are_followed(&mut lab);
 }
 
 #[test]

@@ -171,7 +171,7 @@ impl Streams {
                         Ok((8, SocketAddr::V4(from))) => {
                             got.entry((*from.ip(), target)).or_default().push(u64::from_be_bytes(bytes));
                         }
-                        Ok(_) => panic!("a datagram of somebody else"),
+                        Ok(_) => panic!("a datagram of another"),
                         // Nothing has come for a while.
                         Err(_) if drained.load(Ordering::SeqCst) => return got,
                         Err(_) => {}

@@ -93,7 +93,7 @@ fn halve(live: &mut Live, round: u64) -> KernelState {
         take_away(lab, &before, &after);
         Ok(())
     };
-    live.meddle(NODE, &after, "somebody took half of it away", does).unwrap();
+    live.meddle(NODE, &after, "another program took half of it away", does).unwrap();
     assert_eq!(held(live.lab()), after);
     before
 }
@@ -155,7 +155,7 @@ fn a_running_agent_repairs_half_a_kernel(backend: Backend, mode: Mode, seed: u64
         live.lab_mut().agent(NODE).unwrap().unwrap().signal(Signal::SIGCONT).unwrap();
         let begun = Instant::now();
         while repairs(&live) == done {
-            assert!(begun.elapsed() < PATIENCE, "nobody repairs it: {}", live.lab().log(NODE).unwrap());
+            assert!(begun.elapsed() < PATIENCE, "it is not repaired: {}", live.lab().log(NODE).unwrap());
             live.wait(Duration::from_millis(50)).unwrap();
         }
         eprintln!("repaired within {:?}", begun.elapsed());

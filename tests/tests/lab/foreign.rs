@@ -4,25 +4,16 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use std::path::Path;
-
 use nix::sys::signal::Signal;
-use npc_agent::source::manifests;
-use npc_tests::lab::{Backend, Enforcer, Lab, Mode, report};
+use npc_tests::lab::{Backend, Enforcer, Lab, Mode};
+
+use crate::shop::{all_agree, shop};
 
 const NODES: [&str; 2] = ["node-1", "node-2"];
 
 fn start(mode: Mode) -> Option<Lab> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/examples/shop");
-    let loaded = manifests::load(&[folder], &manifests::Options::default()).unwrap();
-    let lab = Lab::builder(loaded.objects).mode(mode).backend(Backend::Nft).enforcer(Enforcer::for_test()?);
+    let lab = Lab::builder(shop()).mode(mode).backend(Backend::Nft).enforcer(Enforcer::for_test()?);
     Some(lab.start().unwrap())
-}
-
-fn all_agree(lab: &mut Lab) {
-    let judgement = lab.judge().unwrap();
-    let table = report::table(lab, &judgement);
-    assert_eq!(judgement.mismatches().count(), 0, "{table}");
 }
 
 /// Lets everything pass that is forwarded, in words that iptables does not know.

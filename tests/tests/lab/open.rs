@@ -139,9 +139,9 @@ fn a_port_that_refuses_is_not_taken_for_a_silent_one() {
     let (from, to) = (lab.find("shop/pod-0").unwrap(), lab.find("shop/pod-1").unwrap());
     let address = lab.places()[to].addresses[0];
     // No pod has this address, and the outside says so.
-    let nobody = Probe::new(from, to, "198.18.0.1".parse().unwrap(), Payload::Port(Protocol::Udp, 53));
+    let unused = Probe::new(from, to, "198.18.0.1".parse().unwrap(), Payload::Port(Protocol::Udp, 53));
     let right = Probe::new(from, to, address, Payload::Port(Protocol::Udp, 53));
-    assert_eq!(lab.probe(&[nobody, right]).unwrap(), [Seen::Nothing, Seen::Arrived]);
+    assert_eq!(lab.probe(&[unused, right]).unwrap(), [Seen::Nothing, Seen::Arrived]);
 }
 
 #[test]

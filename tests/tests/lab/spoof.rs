@@ -356,6 +356,6 @@ fn the_next_pod_has_the_interface_of_the_last_by_name_only() {
             })
             .unwrap();
         assert_eq!(lab.arrived(&of_new).unwrap(), [true, true]);
-        assert_eq!(lab.arrived(&of_old).unwrap(), [false, false], "the last pod's address is nobody's here");
+        assert_eq!(lab.arrived(&of_old).unwrap(), [false, false], "the last pod's address is no pod's here");
     }
 }

@@ -113,8 +113,8 @@ fn tunnelling(lab: &Lab, protocol: i32) -> Vec<String> {
     };
     let to = &lab.places()[lab.find("shop/number").unwrap()].addresses;
     let to = SocketAddr::new(*to.iter().find(|address| address.is_ipv4()).unwrap(), 0);
-    let mut ear = raw("shop/number");
-    ear.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let mut socket = raw("shop/number");
+    socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     // The one that is let through comes last.
     for name in ["all", "free"] {
         // A GRE header without options; IPIP's content does not matter here.
@@ -124,7 +124,7 @@ fn tunnelling(lab: &Lab, protocol: i32) -> Vec<String> {
     let mut received = Vec::new();
     while received.last().is_none_or(|last| last != "free") {
         let mut packet = [0; 64];
-        let length = ear.read(&mut packet).unwrap();
+        let length = socket.read(&mut packet).unwrap();
         received.push(String::from_utf8_lossy(&packet[24..length]).into_owned());
     }
     received
@@ -177,8 +177,8 @@ fn what_a_node_unpacks(backend: Backend, arguments: &[&str]) -> Option<bool> {
         node.exec(["sysctl", "-qw", &format!("net.ipv4.conf.{setting}.rp_filter=0")], "").unwrap();
     }
 
-    let ear = victim.netns.within(|| UdpSocket::bind((to, 7777)).unwrap()).unwrap();
-    ear.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let socket = victim.netns.within(|| UdpSocket::bind((to, 7777)).unwrap()).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     // What goes straight to the victim does not arrive; what is inside may.
     let inside = udp_packet((from, 1), (to, 7777), b"inside");
     let frame = [&[2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0], &inside[..]].concat();
@@ -194,7 +194,7 @@ fn what_a_node_unpacks(backend: Backend, arguments: &[&str]) -> Option<bool> {
     let mut received = Vec::new();
     while received.last().is_none_or(|one| one != "last") {
         let mut buffer = [0; 64];
-        let length = ear.recv(&mut buffer).unwrap();
+        let length = socket.recv(&mut buffer).unwrap();
         received.push(String::from_utf8_lossy(&buffer[..length]).into_owned());
     }
     assert!(!received.contains(&"straight".to_owned()), "{received:?}");

@@ -9,7 +9,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use std::path::PathBuf;
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -123,4 +125,39 @@ fn legacy_routed_with_anti_spoof() {
 #[test]
 fn legacy_bridged() {
     there_and_back(Backend::Legacy, Mode::Bridge, &[], 400);
+}
+
+/// An agent in the network namespace of the calling thread.
+fn agent(npc: &Path, folder: &Path) -> Child {
+    let mut command = Command::new(npc);
+    command.args(["agent", "--node", "node-1", "--metrics-address", "off", "--backend", "nft", "--manifests"]);
+    command.arg(folder).arg("--ready-file").arg(folder.join("ready"));
+    command.stderr(Stdio::piped()).spawn().unwrap()
+}
+
+/// Both enforce what the other enforces, so only one may run.
+#[test]
+fn the_earlier_agent_and_todays_exclude_each_other() {
+    let Some(binaries) = binaries() else { return };
+    let [today, earlier] = &binaries;
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+    for (first, second) in [(earlier, today), (today, earlier)] {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("node.yaml"), "apiVersion: v1\nkind: Node\nmetadata: {name: node-1}\n")
+            .unwrap();
+        let mut running = agent(first, folder.path());
+        let mut log = BufReader::new(running.stderr.take().unwrap()).lines();
+        // Every agent says something after it has written the file.
+        while !folder.path().join("ready").exists() {
+            log.next().expect("it runs on").unwrap();
+        }
+        let refused = agent(second, folder.path()).wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert_eq!(refused.status.code(), Some(2), "{said}");
+        assert!(said.contains("runs in this network namespace already"), "{said}");
+        let cleanup = Command::new(today).arg("cleanup").output().unwrap();
+        assert_eq!(cleanup.status.code(), Some(2), "{cleanup:?}");
+        running.kill().unwrap();
+        running.wait().unwrap();
+    }
 }

@@ -74,8 +74,8 @@ fn from_its_interface_a_pod_sends_by_its_own_address_and_no_other() {
             assert!(passes(&program, interface("web"), web, db, state));
             assert_eq!(passes(&program, interface("other"), other, db, state), state != State::New);
             // Of a pod, of the destination, of no pod here.
-            let nobody = if web.contains(':') { "2001:db8::1" } else { "192.0.2.1" };
-            for claim in [web, db, nobody] {
+            let foreign = if web.contains(':') { "2001:db8::1" } else { "192.0.2.1" };
+            for claim in [web, db, foreign] {
                 assert!(!passes(&program, interface("other"), claim, db, state), "{claim} {state:?}");
             }
             // By an interface that is not known to be of pods, as before.

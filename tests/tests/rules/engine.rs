@@ -14,6 +14,7 @@ use npc_compiler::object::{Family, NetworkPolicy, Objects, Pod};
 use npc_compiler::plan::{Delta, KernelState, Plan, Step};
 use npc_compiler::ruleset::layout::{self, Options, SelfMatch};
 use npc_compiler::ruleset::node::{InterfaceName, Member, SetName};
+use npc_compiler::ruleset::seed::Seed;
 use npc_tests::model::Model;
 use npc_tests::random;
 use proptest::prelude::*;
@@ -172,7 +173,8 @@ struct Run {
 
 fn check(stages: &[Objects], order: &[u32], run: Run) -> Result<(), TestCaseError> {
     let Run { self_match, log_denied, anti_spoof, .. } = run;
-    let options = Options { self_match, log_denied, anti_spoof, ..Options::default() };
+    let seed = order[0].is_multiple_of(2).then(|| Seed::from_bytes([3; 32]));
+    let options = Options { self_match, log_denied, anti_spoof, seed, ..Options::default() };
     let mut engine = Engine::new(NODE, options.clone());
     if run.linger {
         engine = engine.with_retained_groups();

@@ -5,12 +5,15 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use k8s_openapi::jiff::Timestamp;
+use npc_agent::dataplane::conntrack_table::ConntrackTable;
 use npc_agent::dataplane::ipset::Ipset;
 use npc_agent::dataplane::network::{self, Follower};
 use npc_agent::dataplane::nflog::{self, Reader};
 use npc_agent::enforce::{Event, Settings};
-use npc_agent::metrics::{Kind, Watches};
+use npc_agent::install_cni::report::{self, Report};
+use npc_agent::metrics::{self, CniInstaller, Kind, Metrics, Watches};
 use npc_agent::serve::{self, Purpose};
 use npc_agent::source::difference::Known;
 use npc_agent::source::manifests::{self, Loaded};
@@ -30,6 +33,33 @@ const NETWORK_RETRY: Duration = Duration::from_secs(1);
 
 /// How long to wait before an address that could not be had is tried again.
 const ADDRESS_RETRY: Duration = Duration::from_secs(10);
+
+/// The time between two looks at the conntrack table.
+const CONNTRACK: Duration = Duration::from_secs(10);
+/// How often the report of the CNI plugin's installer is read.
+const REPORT_PERIOD: Duration = Duration::from_secs(5);
+
+/// Serves what the installer of the CNI plugin reports.
+pub(super) fn cni_report(path: Option<PathBuf>, metrics: CniInstaller) {
+    let Some(path) = path else { return };
+    tokio::spawn(async move {
+        // Until the first report the installer counts as silent from the agent's start on.
+        let mut last = Report { at: report::now(), ..Report::default() };
+        let mut has_failed = false;
+        loop {
+            match Report::read(&path) {
+                Ok(Some(report)) => (last, has_failed) = (report, false),
+                Err(error) if !has_failed => {
+                    warn!(%error, path = %path.display(), "cannot read the report of the CNI plugin's installer");
+                    has_failed = true;
+                }
+                Ok(None) | Err(_) => {}
+            }
+            metrics.set(&last, report::now());
+            time::sleep(REPORT_PERIOD).await;
+        }
+    });
+}
 
 /// Answers requests. An address that the agent cannot listen on keeps no policy from
 /// being enforced.
@@ -83,8 +113,40 @@ pub(super) fn denied(sender: mpsc::Sender<Event>) -> bool {
 
 /// While the agent is busy this waits too, and the kernel reports that it had no room.
 fn read_denied(mut reader: Reader, sender: &mpsc::Sender<Event>) -> Result<(), nflog::Error> {
-    while sender.blocking_send(Event::Denied(reader.hear()?)).is_ok() {}
+    while sender.blocking_send(Event::Denied(reader.receive()?)).is_ok() {}
     Ok(())
+}
+
+/// Watches how full the kernel's connection tracking is.
+pub(super) fn connections(metrics: &Metrics) {
+    let conntrack = metrics.conntrack().clone();
+    tokio::spawn(async move {
+        let (mut last, mut fails) = (metrics::Last::default(), false);
+        loop {
+            match ConntrackTable::read() {
+                Ok(table) => {
+                    fails = false;
+                    let ConntrackTable { entries, limit, .. } = table;
+                    match conntrack.is(table, &mut last) {
+                        Some(metrics::Change::Full) => warn!(
+                            entries,
+                            limit,
+                            "the conntrack table is full; the kernel drops new connections that policies allow, too. \
+                             Raise net.netfilter.nf_conntrack_max, or find the pod that opens them"
+                        ),
+                        Some(metrics::Change::HasRoom) => info!(entries, limit, "the conntrack table has room again"),
+                        None => {}
+                    }
+                }
+                Err(error) if !fails => {
+                    fails = true;
+                    warn!(%error, "cannot read how full the conntrack table is; policies are enforced all the same");
+                }
+                Err(_) => {}
+            }
+            time::sleep(CONNTRACK).await;
+        }
+    });
 }
 
 pub(super) async fn network(sender: mpsc::Sender<Event>) -> Result<(), network::Error> {
@@ -166,8 +228,9 @@ pub(super) fn manifests(
     node: String,
     allow_empty: bool,
     settings: &Settings,
-) -> io::Result<()> {
-    let mut updates = directory::follow(folder, manifests::Options::default())?;
+) -> anyhow::Result<()> {
+    let mut updates = directory::follow(folder, manifests::Options::default())
+        .context("cannot start the thread that follows the directory of manifests")?;
     let (watches, status) = (settings.metrics.watches(), settings.status.clone());
     tokio::spawn(async move {
         let mut begun = false;

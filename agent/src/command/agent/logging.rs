@@ -32,10 +32,10 @@ const OWN: &str = "npc";
 
 /// The log's level, which can be changed.
 #[derive(Debug, Clone)]
-pub(super) struct Level {
+pub(in crate::command) struct Level {
     filter: reload::Handle<EnvFilter, Registry>,
     /// How many lines could not be written.
-    pub(super) lost: Counter,
+    pub(in crate::command) lost: Counter,
 }
 
 /// Writes lines, and counts those that cannot be written.
@@ -97,7 +97,7 @@ fn filter(text: &str) -> Result<EnvFilter, String> {
 ///
 /// # Errors
 /// If the text is not a log level.
-pub(super) fn to_stderr(level: &str, format: LogFormat) -> anyhow::Result<Level> {
+pub(in crate::command) fn to_stderr(level: &str, format: LogFormat) -> anyhow::Result<Level> {
     static TORN: AtomicBool = AtomicBool::new(false);
     let filter = filter(level).map_err(|error| Stop::new(Exit::Input, error))?;
     let (filter, handle) = reload::Layer::new(filter);

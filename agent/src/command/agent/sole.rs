@@ -1,111 +1,207 @@
-//! One agent in a network namespace, because two would undo what the other wrote.
+//! Makes a process the one agent of its network namespace, and refuses one beside another.
+//!
+//! The lock of [`instance`] decides. Agents of before it have the abstract socket `@npc-agent`
+//! alone, so for one release this takes that too, and sends the status there. Any process can
+//! have taken it, and none of them keeps an agent from its start for longer than [`YIELD`].
+//!
+//! [`instance`]: npc_agent::instance
 
+use std::fs;
 use std::io;
+use std::path::Path;
 use std::time::Duration;
 
+use npc_agent::instance::{self, InstanceLock, Verdict, judge_holder};
 use npc_agent::status::SharedStatus;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::time;
-use tracing::warn;
+use tokio::time::{self, Instant};
+use tracing::{info, warn};
 
 use crate::command::{Exit, Stop};
 
-/// [`status::SOCKET`] with the byte that marks abstract names. It is gone with the
-/// process that holds it, however that ends.
+/// [`status::SOCKET`] with the byte that marks abstract names. It is gone with the process
+/// that holds it, however that ends.
 ///
 /// [`status::SOCKET`]: npc_agent::status::SOCKET
 const NAME: &str = "\0npc-agent";
 
-/// How often to try if the process that holds the name does not answer. Then the agent goes
-/// on without it.
-const TRIES: usize = 3;
+/// How long to wait for the lock: a process that has it may be about to end.
+const LOCK_WAIT: Duration = Duration::from_millis(500);
 
-/// How long to wait for the process that holds the name, and after an error.
+/// How long to wait for a process that has the abstract socket and may be an agent that
+/// starts or ends.
+const YIELD: Duration = Duration::from_secs(2);
+
+/// The time between two tries, and after a connection that could not be accepted.
+const RETRY: Duration = Duration::from_millis(200);
+
+/// How long a reader of the status may take.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Makes this process the agent of its network namespace, for as long as it
-/// runs.
-///
-/// Any user may take the name, and only root is believed to be an agent: a user of the node
-/// must not keep policies from being enforced.
-///
-/// # Errors
-/// If there is an agent, or no socket.
-pub(super) async fn claim_socket(status: SharedStatus) -> anyhow::Result<()> {
-    for left in (0..TRIES).rev() {
-        match UnixListener::bind(NAME) {
-            Ok(listener) => {
-                tokio::spawn(hold(listener, status));
-                return Ok(());
-            }
-            Err(error) if error.kind() != io::ErrorKind::AddrInUse => return Err(error.into()),
-            Err(_) => {}
-        }
-        match holder().await {
-            Ok(Holder { uid: 0, pid, answers }) if answers || left == 0 => {
-                let message = format!(
-                    "an agent runs in this network namespace already{}, and two would undo what each other wrote; end \
-                     that one first",
-                    which(pid)
-                );
-                return Err(Stop::new(Exit::Input, message).into());
-            }
-            Ok(Holder { uid: 0, pid, .. }) => {
-                warn!(pid, "the process that holds the socket @npc-agent does not answer; trying again");
-            }
-            Ok(Holder { uid, pid, .. }) => {
-                warn!(uid, pid, "a user other than root holds the socket @npc-agent; going on without it");
-                return Ok(());
-            }
-            // It may have ended just now.
-            Err(error) => warn!(%error, "cannot read which process holds the socket @npc-agent"),
-        }
-    }
-    Ok(())
+/// What makes this process the one agent of its network namespace, for as long as it is kept.
+#[derive(Debug)]
+pub(super) struct Sole {
+    _lock: Option<InstanceLock>,
 }
 
-/// Refuses if an agent runs in this network namespace, because it would undo
-/// at once what is about to be done.
+/// Makes this process the agent of its network namespace, and serves its status.
 ///
 /// # Errors
-/// If there is one.
-pub(crate) async fn refuse_beside_agent() -> anyhow::Result<()> {
-    for left in (0..TRIES).rev() {
-        match holder().await {
-            Ok(Holder { uid: 0, pid, answers }) if answers || left == 0 => {
-                let message = format!(
-                    "an agent runs in this network namespace{}, and would put back at once whatever is removed; \
-                     nothing was removed. End it first: in a cluster, delete its DaemonSet and wait for its pods to be \
-                     gone; elsewhere, end its service or process. Then run this again",
-                    which(pid)
-                );
-                return Err(Stop::new(Exit::Input, message).into());
-            }
-            // It may have ended just now, with a child that has its sockets.
-            Ok(Holder { uid: 0, .. }) => {}
-            // Its user cannot write to the kernel.
-            Ok(_) => return Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => return Ok(()),
-            Err(error) => warn!(%error, "cannot read which process holds the socket @npc-agent"),
+/// If there is an agent, or `npc cleanup` runs.
+pub(super) async fn claim(status: SharedStatus) -> anyhow::Result<Sole> {
+    let lock = match InstanceLock::take(LOCK_WAIT) {
+        Ok(lock) => Some(lock),
+        Err(instance::Error::Held { process }) => {
+            let message = format!(
+                "an agent or npc cleanup runs in this network namespace already{}, and two would undo what each other \
+                 wrote; end that one first",
+                which(process)
+            );
+            return Err(Stop::new(Exit::Input, message).into());
+        }
+        Err(error) => {
+            let error = format!("{:#}", anyhow::Error::new(error));
+            warn!(
+                error,
+                "nothing keeps a second agent or npc cleanup from this network namespace but a socket that any process \
+                 can take; policies are enforced. Let /run/npc be a folder of root's that the agent can write to: in a \
+                 pod, mount the node's (hostPath, DirectoryOrCreate)"
+            );
+            None
+        }
+    };
+    if let Some(lock) = &lock {
+        let socket = lock.status_socket();
+        match bind(&socket) {
+            Ok(listener) => drop(tokio::spawn(serve(listener, status.clone()))),
+            Err(error) => warn!(%error, socket = %socket.display(), "cannot serve the status here"),
         }
     }
-    Ok(())
+    if let Some(listener) = take_name(lock.is_some()).await? {
+        tokio::spawn(serve(listener, status));
+    }
+    Ok(Sole { _lock: lock })
 }
 
-/// A process by its number. One of another PID namespace has none here.
-fn which(pid: Option<i32>) -> String {
-    pid.filter(|pid| *pid > 0).map(|pid| format!(" (process {pid})")).unwrap_or_default()
+/// Makes this process the only one of ours in its network namespace while it removes what an
+/// agent writes. An agent would undo that at once.
+///
+/// # Errors
+/// If there is an agent.
+pub(crate) async fn refuse_beside_agent() -> anyhow::Result<Option<InstanceLock>> {
+    let refused = |process: String| {
+        let message = format!(
+            "an agent runs in this network namespace{process}, and would put back at once whatever is removed; nothing \
+             was removed. End it first: in a cluster, delete its DaemonSet and wait for its pods to be gone; elsewhere, \
+             end its service or process. Then run this again"
+        );
+        anyhow::Error::from(Stop::new(Exit::Input, message))
+    };
+    let lock = match InstanceLock::take(LOCK_WAIT) {
+        Ok(lock) => Some(lock),
+        Err(instance::Error::Held { process }) => return Err(refused(which(process))),
+        Err(error) => {
+            eprintln!(
+                "npc: warning: {:#}; whether an agent runs here is known only by a socket that any process can take",
+                anyhow::Error::new(error)
+            );
+            None
+        }
+    };
+    match older_agent(lock.is_some(), |_| false).await {
+        Some(process) => Err(refused(which(process))),
+        None => Ok(lock),
+    }
+}
+
+/// Takes the abstract socket, so that agents of before the lock do not start beside this one.
+/// Nothing if another process has it that is none of these.
+async fn take_name(is_locked: bool) -> anyhow::Result<Option<UnixListener>> {
+    let mut listener = None;
+    let older = older_agent(is_locked, |is_last| match UnixListener::bind(NAME) {
+        Ok(bound) => {
+            listener = Some(bound);
+            true
+        }
+        Err(error) => {
+            if is_last {
+                warn!(%error, "another process has the socket @npc-agent; going on without it");
+            }
+            false
+        }
+    });
+    if let Some(process) = older.await {
+        let message = format!(
+            "an agent runs in this network namespace already{}, and two would undo what each other wrote; end that one \
+             first",
+            which(process)
+        );
+        return Err(Stop::new(Exit::Input, message).into());
+    }
+    Ok(listener)
+}
+
+/// The process of an agent of before the lock, if one runs here. Waits at most [`YIELD`] and
+/// one look longer. `taken` is asked before each look, and whether it is the last; once it has
+/// the name there is none.
+///
+/// Without the lock nothing else keeps agents apart, so a process of root's that answers as an
+/// agent is believed to be one.
+async fn older_agent(is_locked: bool, mut taken: impl FnMut(bool) -> bool) -> Option<Option<i32>> {
+    let deadline = Instant::now() + YIELD;
+    let mut said = false;
+    loop {
+        let is_last = Instant::now() >= deadline;
+        if taken(is_last) {
+            return None;
+        }
+        match judge_holder().await {
+            Ok(Verdict::Agent { process, answers }) if answers || is_last => return Some(process),
+            Ok(Verdict::Unproven { process, answers: true }) if is_last && !is_locked => return Some(process),
+            Ok(Verdict::OtherUser { uid, process }) => {
+                warn!(uid, process, "a user other than root holds the socket @npc-agent; going on without it");
+                return None;
+            }
+            Ok(Verdict::Unproven { process, answers }) if is_last => {
+                warn!(process, answers, "a process that is not shown to be an agent holds the socket @npc-agent");
+            }
+            Ok(Verdict::Agent { process, .. } | Verdict::Unproven { process, .. }) if !said => {
+                said = true;
+                info!(process, wait = ?YIELD, "a process holds the socket @npc-agent; waiting to see what it is");
+            }
+            Err(error) if is_last => warn!(%error, "cannot read which process holds the socket @npc-agent"),
+            _ => {}
+        }
+        if is_last {
+            return None;
+        }
+        time::sleep(RETRY).await;
+    }
+}
+
+/// A process by its number. One of another namespace of processes has none here.
+fn which(process: Option<impl std::fmt::Display>) -> String {
+    process.map(|process| format!(" (process {process})")).unwrap_or_default()
+}
+
+/// The socket of this path, in place of one that a killed agent left. Its folder is root's
+/// alone, and this process has the lock.
+fn bind(path: &Path) -> io::Result<UnixListener> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => UnixListener::bind(path),
+    }
 }
 
 /// Accepts connections, which shows the user of this process, and sends root the status.
-async fn hold(listener: UnixListener, status: SharedStatus) {
+async fn serve(listener: UnixListener, status: SharedStatus) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
                 tokio::spawn(answer(stream, status.clone()));
             }
-            Err(_) => time::sleep(PATIENCE).await,
+            Err(_) => time::sleep(RETRY).await,
         }
     }
 }
@@ -117,20 +213,4 @@ async fn answer(mut stream: UnixStream, status: SharedStatus) {
         // A peer that does not read on has gone.
         let _ = time::timeout(PATIENCE, stream.write_all(&text)).await;
     }
-}
-
-/// The process that holds the name.
-struct Holder {
-    uid: u32,
-    pid: Option<i32>,
-    /// It answers, as an agent does. An agent that was killed while it
-    /// started a process does not: for a moment that one has its sockets.
-    answers: bool,
-}
-
-async fn holder() -> io::Result<Holder> {
-    let mut stream = time::timeout(PATIENCE, UnixStream::connect(NAME)).await??;
-    let held = stream.peer_cred()?;
-    let answer = time::timeout(PATIENCE, stream.read(&mut [0])).await;
-    Ok(Holder { uid: held.uid(), pid: held.pid(), answers: matches!(answer, Ok(Ok(1..))) })
 }

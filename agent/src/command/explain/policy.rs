@@ -178,12 +178,12 @@ fn peers(cluster: &Cluster, rule: &PolicyRule) -> Vec<Part> {
                 }
             }
             Peer::Block(block) => block_text(block),
-            Peer::Nobody => "a peer that is not understood".to_owned(),
+            Peer::Nothing => "a peer that is not understood".to_owned(),
         };
         let selects = workloads(cluster, &pods(cluster, peer));
         let unused = match peer {
             Peer::Pods(_) if selects.is_empty() => Some("no pod of the input is meant".to_owned()),
-            Peer::Nobody => Some("it means no end".to_owned()),
+            Peer::Nothing => Some("it means no end".to_owned()),
             Peer::Pods(_) | Peer::Block(_) => None,
         };
         Part { text, selects, unused }

@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 
+use npc_compiler::algebra::cidr;
 use npc_compiler::policy::Direction;
 use npc_compiler::verdict::matrix::{Matrix, Printed, protocols};
 use npc_compiler::verdict::outside::Certainty;
@@ -45,13 +46,18 @@ fn outside(matrix: &Matrix<'_>, view: &TextMatrix<'_>) -> Vec<Connection> {
                 Direction::Ingress => (OUTSIDE, &*endpoint.id),
             };
             for entry in view.outside(place, direction, Certainty::Least) {
-                let prefix = entry.prefix.map(|prefix| prefix.to_string());
-                all.extend(protocols(&entry.traffic).map(|(protocol, ports)| Connection {
-                    from: from.to_owned(),
-                    to: to.to_owned(),
-                    prefix: prefix.clone(),
-                    protocol,
-                    ports,
+                let prefixes = match &entry.addresses {
+                    None => vec![None],
+                    Some((family, set)) => cidr::prefixes(*family, set).iter().map(|of| Some(of.to_string())).collect(),
+                };
+                all.extend(prefixes.into_iter().flat_map(|prefix| {
+                    protocols(&entry.traffic).map(move |(protocol, ports)| Connection {
+                        from: from.to_owned(),
+                        to: to.to_owned(),
+                        prefix: prefix.clone(),
+                        protocol,
+                        ports,
+                    })
                 }));
             }
         }

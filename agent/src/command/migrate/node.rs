@@ -12,6 +12,7 @@ use npc_compiler::cluster::Cluster;
 use npc_compiler::object::Family;
 use npc_compiler::plan::{FamilyState, KernelState};
 use npc_compiler::ruleset::layout;
+use npc_compiler::ruleset::seed::Seed;
 use serde::Serialize;
 
 use super::options::{self, AgentAnswer};
@@ -64,6 +65,8 @@ impl State {
         let AgentAnswer { options, retained, why_not } = AgentAnswer::ask(name);
         let wanted = |options: &_| KernelState::from(&layout::ruleset_with(cluster, name, options, &retained));
         let options = options.unwrap_or_else(|| options::nearest(&held, |options| distance(&wanted(options), &held)));
+        // An agent does not say its secret, but the kernel keeps it.
+        let options = layout::Options { seed: Seed::kept_in(&held), ..options };
         let wanted = wanted(&options);
         let hooks = kernel.hooks();
         // A kernel without a family has no packets of it that rules could miss.

@@ -6,6 +6,7 @@ use npc_compiler::object::Family;
 use npc_compiler::plan::KernelState;
 use npc_compiler::ruleset::layout::{MissingMatches, Options, SelfMatch};
 use npc_compiler::ruleset::node::{ChainName, SetName};
+use npc_compiler::ruleset::seed::Seed;
 
 /// The choices of options that no name shows.
 const CHOICES: u8 = 8;
@@ -60,6 +61,7 @@ pub(super) fn nearest(held: &KernelState, distance: impl Fn(&Options) -> usize) 
         keep_established: !families().any(|held| held.chains.contains_key(&ChainName::stray())),
         anti_spoof: families().any(|held| held.sets.keys().any(SetName::is_own)),
         lacks: MissingMatches::of_held(held),
+        seed: Seed::kept_in(held),
         ..Options::default()
     };
     let mut nearest = (usize::MAX, shown.clone());
@@ -122,6 +124,7 @@ mod tests {
                 log_denied: is(3),
                 anti_spoof: is(4),
                 lacks: MissingMatches::default(),
+                seed: is(1).then(|| Seed::from_bytes([1; 32])),
             };
             let held = KernelState::from(&layout::ruleset(&cluster, "node-1", &chosen));
             let count = Cell::new(0);

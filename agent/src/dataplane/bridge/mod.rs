@@ -33,6 +33,8 @@ use std::net::IpAddr;
 
 use tracing::{debug, info};
 
+mod chains;
+mod expression;
 pub mod peer;
 mod rules;
 mod table;

@@ -66,7 +66,7 @@ pub struct Peer {
 }
 
 /// Asks about the other ends of these ports. One that has none, as a tap, or
-/// that is gone, or of which the kernel does not tell us, is left out.
+/// that is gone, or of which the kernel does not say it, is left out.
 ///
 /// # Errors
 /// If there is no socket to ask by.

@@ -10,7 +10,8 @@ use super::super::nftables::{
     Attributes, Error, LIST_ELEMENT, Request, Socket, WriteAttributes, chain, data, elements, family, hook, message,
     rule, set, table, verdict,
 };
-use super::rules::{self, CHAINS, PRIORITY, Set};
+use super::chains::{self, CHAINS, PRIORITY, Set};
+use super::rules;
 use super::{BridgeTable, EthernetAddress, TABLE};
 
 /// What one message may carry of members, in bytes: an attribute ends at 64 KiB.
@@ -84,7 +85,7 @@ fn read_parts(socket: &mut Socket) -> Result<Found, Error> {
     // The kernel lists chains and sets of all tables of the family.
     let ask = Request::list(message::GET_CHAIN, family::BRIDGE, "list the chains of bridges", in_table(chain::TABLE));
     let mut chains = socket.ask(&ask, |answer| of_table(answer.attributes, chain::TABLE, as_chain))?;
-    let as_ours = |chain: &rules::Chain| {
+    let as_ours = |chain: &chains::Chain| {
         let hook = chain.hook.map(|hook| (hook, PRIORITY));
         (chain.name.to_owned(), hook, u32::from(hook.is_some()))
     };

@@ -12,7 +12,7 @@ pub enum Error {
     /// A write was refused. Those before it are in the kernel.
     #[error("the kernel refused `{write}`: {refusal}")]
     Refused {
-        /// The write, as ipset(8) would be told it.
+        /// The write, as a command line of ipset(8).
         write: String,
         /// What the kernel said.
         refusal: Refusal,
@@ -49,7 +49,7 @@ pub enum Error {
          {0} times in a row"
     )]
     Interrupted(u32),
-    /// An answer that nobody can read.
+    /// An answer that npc cannot read.
     #[error("the kernel's answer about sets makes no sense")]
     Malformed(#[from] DecodeError),
 }

@@ -84,7 +84,7 @@ pub struct OddSet {
     pub header: String,
 }
 
-/// What is told of a set without its members.
+/// What the kernel reports of a set without its members.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Head {
     /// Its kind, if it is as we make sets.
@@ -171,7 +171,7 @@ impl Ipset {
 
     fn create(&mut self, name: &SetName, family: Family, kind: SetKind) -> Result<Result<(), Refusal>, Error> {
         match self.revision(family, kind)? {
-            Ok(revision) => self.tell(Request::create(self.version, name, family, kind, revision)),
+            Ok(revision) => self.request(Request::create(self.version, name, family, kind, revision)),
             Err(refusal) => Ok(Err(refusal)),
         }
     }
@@ -233,7 +233,7 @@ impl Ipset {
     /// deleted rule's sets a little after the commit that deleted it.
     fn destroy_by(&mut self, name: &str, deadline: Instant) -> Result<Result<(), Refusal>, Error> {
         loop {
-            match self.tell(Request::destroy(self.version, name))? {
+            match self.request(Request::destroy(self.version, name))? {
                 Err(Refusal::BUSY) if Instant::now() < deadline => thread::sleep(LOOK),
                 // Older kernels mind that it is gone already.
                 Err(Refusal::NO_SUCH_SET) => return Ok(Ok(())),
@@ -253,7 +253,7 @@ impl Ipset {
         })
     }
 
-    /// Removes sets by name, whoever made them; answers those that cannot go,
+    /// Removes sets by name, of any program; answers those that cannot go,
     /// and why. A set of sets holds on to them, so what is in use is tried
     /// again after the others, for so long.
     ///
@@ -292,7 +292,7 @@ impl Ipset {
     /// # Errors
     /// If there is none, or the kernel does not answer.
     pub fn flush(&mut self, name: &SetName) -> Result<(), Error> {
-        let flushed = self.tell(Request::flush(self.version, name))?;
+        let flushed = self.request(Request::flush(self.version, name))?;
         flushed.map_err(|refusal| Error::Refused { write: format!("flush {name}"), refusal })
     }
 
@@ -378,7 +378,7 @@ impl Ipset {
     }
 
     /// A request without an answer but whether it was carried out.
-    fn tell(&mut self, mut request: Request) -> Result<Result<(), Refusal>, Error> {
+    fn request(&mut self, mut request: Request) -> Result<Result<(), Refusal>, Error> {
         Ok(self.exchange(&mut request, |_| Ok(()))?.map_err(|(refusal, _)| refusal))
     }
 

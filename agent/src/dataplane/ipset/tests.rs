@@ -1,5 +1,5 @@
 //! Against bytes that ipset(8) 7.17 and Linux 6.18 exchanged, and against a
-//! kernel that says what a test tells it to.
+//! kernel that answers what a test wants.
 
 use std::os::fd::OwnedFd;
 
@@ -186,7 +186,7 @@ fn the_newest_version_that_both_speak_is_spoken() {
 }
 
 #[test]
-fn a_kernel_without_ipset_is_told_from_one_that_does_not_let_us() {
+fn a_kernel_without_ipset_differs_from_one_that_refuses() {
     let open = |code| Ipset::over(kernel(&[(1, acknowledged(code))]).0).expect_err("it refuses").to_string();
     assert_eq!(open(22), "this kernel has no ipset (the module ip_set): Invalid argument (os error 22)");
     assert!(open(1).ends_with("operation not permitted (npc needs root, or CAP_NET_ADMIN)"), "{}", open(1));

@@ -36,8 +36,8 @@ pub(in super::super) fn path() -> PathBuf {
     env::var_os("XTABLES_LOCKFILE").map_or_else(|| PathBuf::from("/run/xtables.lock"), PathBuf::from)
 }
 
-/// Waits until nobody holds the lock; who does, as far as that can be told, if
-/// it is not free in time. What cannot be looked at is left to the commands.
+/// Waits until no program holds the lock; the holder, as far as it is known, if
+/// it is not free in time. What cannot be read is left to the commands.
 pub(super) fn wait(patience: Duration) -> Result<(), Option<Holder>> {
     let deadline = Instant::now() + patience;
     // Without a file no process holds the lock.
@@ -55,9 +55,15 @@ pub(super) fn wait(patience: Duration) -> Result<(), Option<Holder>> {
 /// The process that holds the lock. The kernel reports processes that this one can see.
 pub(super) fn holder() -> Option<Holder> {
     let file = fs::metadata(path()).ok()?;
-    let process = holder_of(&fs::read_to_string("/proc/locks").ok()?, file.dev(), file.ino())?;
+    let process = process_with_lock(file.dev(), file.ino())?;
     let program = fs::read_to_string(format!("/proc/{process}/comm")).ok().map(|name| name.trim().to_owned());
     Some(Holder { process, program })
+}
+
+/// The process that has a lock (flock) on the file of this device and inode, if this one can
+/// see it.
+pub(crate) fn process_with_lock(device: u64, inode: u64) -> Option<u32> {
+    holder_of(&fs::read_to_string("/proc/locks").ok()?, device, inode)
 }
 
 /// Reads /proc/locks: `1: FLOCK  ADVISORY  WRITE 1234 00:1a:567 0 EOF`, behind

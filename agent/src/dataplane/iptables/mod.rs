@@ -38,6 +38,7 @@ pub use hook::Hook;
 pub use listing::Listing;
 pub use lock::Holder;
 pub(super) use lock::path as lock_path;
+pub(crate) use lock::process_with_lock;
 pub use native::ForeignForward;
 
 pub(super) use native::{Chain as NativeChain, Native, Rule as NativeRule};

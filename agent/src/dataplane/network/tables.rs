@@ -20,7 +20,7 @@ use super::{Bridge, Elsewhere, Error, Interface, Network, NotPodInterface};
 /// The device that kube-proxy makes where IPVS delivers Services.
 const IPVS_DEVICE: &str = "kube-ipvs0";
 
-/// What was read and heard of.
+/// What the kernel listed and reported.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Tables {
     links: BTreeMap<u32, Link>,

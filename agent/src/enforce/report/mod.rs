@@ -1,7 +1,7 @@
 //! What an agent reports of its work: in the log, in metrics, in its status, in the ready
 //! file, and to the cluster.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -17,11 +17,14 @@ use super::enforcer::Pass;
 use super::obstacle::{self, NodeName};
 use super::ready::ReadyFile;
 use super::settings::Settings;
+use super::sweeps::Passed;
 use crate::causes::with_causes;
+use crate::dataplane::conntrack::Swept;
 use crate::dataplane::iptables::{Hook, Restored};
 use crate::dataplane::{self, ipset};
 use crate::metrics::{Kind, Metrics};
 use crate::notice::Notice;
+use crate::rounded::rounded;
 use crate::source::{Change, Locate};
 use crate::status::{SharedStatus, Spoofable};
 
@@ -41,6 +44,34 @@ enum Readiness {
     Unready,
 }
 
+/// So many passes wait for sweeps before the log has them all the same.
+const UNLOGGED: usize = 256;
+
+/// What the log has of a pass.
+#[derive(Debug)]
+struct PassLine {
+    number: u64,
+    generation: u64,
+    policies: usize,
+    endpoints: usize,
+    writes: String,
+    is_nothing: bool,
+    compiled: Duration,
+    applied: Duration,
+}
+
+impl PassLine {
+    fn log(&self) {
+        let Self { generation, policies, endpoints, writes, .. } = self;
+        let (compiled, applied) = (rounded(self.compiled), rounded(self.applied));
+        if self.is_nothing {
+            debug!(generation, policies, endpoints, %writes, ?compiled, ?applied, "ruleset unchanged");
+        } else {
+            info!(generation, policies, endpoints, %writes, ?compiled, ?applied, "programmed ruleset");
+        }
+    }
+}
+
 /// Reports what is new, each thing once while it holds.
 #[derive(Debug)]
 pub(super) struct Report {
@@ -51,6 +82,12 @@ pub(super) struct Report {
     notices: Option<mpsc::UnboundedSender<Notice>>,
     wanted_nodes: watch::Sender<BTreeSet<String>>,
     readiness: Readiness,
+    /// How many passes there were.
+    passes: u64,
+    /// Those of them that the log does not have yet.
+    unlogged: VecDeque<PassLine>,
+    /// Why the agent is not ready, as it is in the log.
+    logged: Option<String>,
     node_name: NodeName,
     /// So many lost lines of the log are reported in it.
     lost_lines: u64,
@@ -80,6 +117,9 @@ impl Report {
             notices: settings.notices,
             wanted_nodes: settings.wanted_nodes,
             readiness: Readiness::NeverReady,
+            passes: 0,
+            unlogged: VecDeque::new(),
+            logged: None,
             node_name: NodeName::Known,
             lost_lines: 0,
             waiting: Vec::new(),
@@ -100,7 +140,7 @@ impl Report {
 
     /// The agent received a change that the kernel is to follow.
     pub(super) fn received(&mut self, change: &Change) {
-        if let Some(since) = change.heard.filter(|_| self.waiting.len() < TIMED) {
+        if let Some(since) = change.received.filter(|_| self.waiting.len() < TIMED) {
             self.waiting.push((Kind::of(&change.event), since));
         }
     }
@@ -113,13 +153,17 @@ impl Report {
                 let why = obstacle::missing(&self.node, others);
                 self.not_ready(&why);
                 error!("{why}");
+                self.logged = Some(why);
             }
             // In files without Nodes, the last pod of this node has gone.
             NodeName::Gone if was == NodeName::Known && !others.is_empty() => {
-                info!(node = self.node, "no object names this node any more; its pods are enforced as before");
+                info!(node = self.node, "no object names this node now; npc keeps enforcing the policies of its pods");
             }
             NodeName::Gone if was == NodeName::Known => {
-                warn!(node = self.node, "the Node of this name is gone; its pods are enforced as before");
+                warn!(
+                    node = self.node,
+                    "the cluster has no Node of this name now; npc keeps enforcing the policies of its pods"
+                );
             }
             _ => {}
         }
@@ -133,7 +177,6 @@ impl Report {
         // What an audit could not repair, a pass does, which reads the kernel.
         self.repaired();
         self.bridges(&pass.unfiltered_bridges);
-        self.flows(pass);
         for (family, found) in &pass.rehooked {
             match found {
                 Hook::Absent => info!(%family, "hook inserted"),
@@ -146,19 +189,37 @@ impl Report {
         self.spoofable(pass);
         self.contested(pass);
         self.publish(pass, generation);
-        // Last: a reader of this line finds the rest in the metrics.
         let Pass { policies, endpoints, writes, compiled, applied, .. } = pass;
-        if writes.is_nothing() {
-            debug!(generation, policies, endpoints, %writes, ?compiled, ?applied, "ruleset unchanged");
-        } else {
-            info!(generation, policies, endpoints, %writes, ?compiled, ?applied, "programmed ruleset");
+        self.passes += 1;
+        self.unlogged.push_back(PassLine {
+            number: self.passes,
+            generation,
+            policies: *policies,
+            endpoints: *endpoints,
+            writes: writes.to_string(),
+            is_nothing: writes.is_nothing(),
+            compiled: *compiled,
+            applied: *applied,
+        });
+        if self.unlogged.len() > UNLOGGED {
+            self.unlogged.pop_front().iter().for_each(PassLine::log);
+        }
+    }
+
+    /// Logs the passes up to one whose flows are judged too. A reader of such a line finds the
+    /// rest in the metrics.
+    pub(super) fn log_passes(&mut self, judged: Option<Passed>) {
+        let Some(judged) = judged else { return };
+        while let Some(line) = self.unlogged.front().filter(|line| line.number <= judged.number) {
+            line.log();
+            self.unlogged.pop_front();
         }
     }
 
     /// The kernel could not be read or written, and the next pass comes after a wait.
     /// Answers the error in words.
     pub(super) fn failed(&self, error: &dataplane::Error, retry: Duration) -> String {
-        let words = with_causes(error);
+        let (words, retry) = (with_causes(error), rounded(retry));
         if error.is_contention() {
             warn!(error = words, ?retry, "rules wait for the xtables lock; sets do not");
         } else {
@@ -168,14 +229,35 @@ impl Report {
         words
     }
 
+    /// Flows were judged.
+    pub(super) fn judged_flows(&self, flows: &Swept) {
+        self.metrics.cut(flows.cut);
+        self.status.update(|status| status.flows_cut += flows.cut);
+        if flows.cut > 0 {
+            info!(cut = flows.cut, judged = flows.judged, "cut established flows that policies deny now");
+        }
+        if flows.stuck > 0 {
+            warn!(
+                flows = flows.stuck,
+                "flows are offloaded to a flowtable or the network card, and go on although policies deny them now"
+            );
+        }
+    }
+
+    /// The kernel's flows could not be read or cut, and it is tried again after a wait.
+    /// Answers the error in words.
+    pub(super) fn cut_failed(&self, error: &dataplane::Error, retry: Duration) -> String {
+        let words = with_causes(error);
+        self.metrics.failed();
+        error!(error = words, ?retry, "established flows that policies deny now were not cut; new flows are judged");
+        words
+    }
+
     /// Logs that lines of the log were lost, until that line is not lost itself.
     pub(super) fn lost_lines(&mut self) {
         let lost = self.metrics.lost_lines().get();
         if lost > self.lost_lines {
-            warn!(
-                lines = lost - self.lost_lines,
-                "lines of this log could not be written before this one; is its disk full?"
-            );
+            warn!(lines = lost - self.lost_lines, "log lines were lost before this one; is the disk of the log full?");
             if self.metrics.lost_lines().get() == lost {
                 self.lost_lines = lost;
             }
@@ -217,12 +299,14 @@ impl Report {
         let written = match reason {
             None => {
                 self.readiness = Readiness::Ready;
+                self.logged = None;
                 self.ready();
                 generation.map_or(Ok(()), |generation| self.ready_file.write(generation))
             }
             Some(reason) => {
                 if was == Readiness::Ready || self.is_news(reason) && generation.is_some() {
                     error!("not ready: {reason}");
+                    self.logged = Some(reason.to_owned());
                 }
                 if was == Readiness::Ready {
                     self.readiness = Readiness::Unready;
@@ -250,12 +334,12 @@ impl Report {
     /// The agent ends because it was asked to.
     #[allow(clippy::unused_self, reason = "the log is one of the report's")]
     pub(super) fn ending(&self) {
-        info!("ending; the kernel keeps what it has");
+        info!("agent stopped; its rules stay in the kernel");
     }
 
-    /// Whether the agent did not report this reason last.
+    /// Whether the agent did not log this reason last.
     fn is_news(&self, reason: &str) -> bool {
-        self.status.now().reason.as_deref() != Some(reason)
+        self.logged.as_deref() != Some(reason)
     }
 
     fn not_ready(&self, reason: &str) {
@@ -272,20 +356,6 @@ impl Report {
             status.ready = true;
             status.reason = None;
         });
-    }
-
-    fn flows(&self, pass: &Pass) {
-        let Some(flows) = pass.flows else { return };
-        self.metrics.cut(flows.cut);
-        if flows.cut > 0 {
-            info!(cut = flows.cut, judged = flows.judged, "cut established flows that policies deny now");
-        }
-        if flows.stuck > 0 {
-            warn!(
-                flows = flows.stuck,
-                "policies deny these flows now, but a flowtable or the network card forwards them; they go on"
-            );
-        }
     }
 
     fn findings(&mut self, pass: &Pass) {

@@ -40,7 +40,6 @@ impl Report {
             status.policies = pass.policies;
             status.endpoints = pass.endpoints;
             status.kernel = kernel.collect();
-            status.flows_cut += pass.flows.map_or(0, |flows| flows.cut);
             status.rejected = rejected().map(part).collect();
             status.deprecated =
                 self.findings.iter().filter(|finding| !finding.effect.is_rejected()).map(part).collect();

@@ -1,10 +1,11 @@
 //! A kernel in memory that records what is asked of it.
 
+use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use npc_compiler::object::Family;
-use npc_compiler::plan::conntrack::FlowKey;
+use npc_compiler::plan::conntrack::{FlowKey, Scope};
 use npc_compiler::plan::{Delta, KernelState, Plan, SetWrite, Step, Unexpected};
 use npc_compiler::ruleset::node::ChainName;
 use tokio::sync::mpsc;
@@ -12,10 +13,10 @@ use tokio::sync::mpsc;
 use super::faults::Fault;
 use crate::dataplane::audit::{Audit, AuditScope};
 use crate::dataplane::bridge::{self, BridgeTable, peer::Peer};
-use crate::dataplane::conntrack::Swept;
+use crate::dataplane::conntrack::{self, Judge, Swept};
 use crate::dataplane::iptables::{self, Hook};
 use crate::dataplane::probe::Supported;
-use crate::dataplane::{self, Failures, Kernel, ipset, nftables};
+use crate::dataplane::{self, Failures, Flows, Kernel, ipset, nftables};
 
 /// What was asked of a kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,6 +61,12 @@ pub(super) struct Memory {
     pub(super) no_bridge: Option<i32>,
     /// Another program keeps the lock that rules need.
     pub(super) locked: bool,
+    /// The scopes of all sweeps.
+    pub(super) scopes: Vec<Scope>,
+    /// How many sweeps it will refuse.
+    pub(super) uncut: usize,
+    /// The next sweep has its list, and goes on when this is sent.
+    pub(super) sweep_hangs: Option<std::sync::mpsc::Receiver<()>>,
 }
 
 impl Default for Memory {
@@ -80,6 +87,9 @@ impl Default for Memory {
             bridge: BridgeTable::default(),
             no_bridge: None,
             locked: false,
+            scopes: Vec::new(),
+            uncut: 0,
+            sweep_hangs: None,
         }
     }
 }
@@ -229,13 +239,47 @@ impl Kernel for Recording {
         Ok(Audit { v4, v6, hooks, ..Audit::default() })
     }
 
-    fn cut(&mut self, forbids: &mut dyn FnMut(&FlowKey) -> bool) -> Result<Swept, dataplane::Error> {
+    fn flows(&self) -> Box<dyn Flows> {
+        Box::new(RecordedFlows { memory: Arc::clone(&self.memory), calls: self.calls.clone() })
+    }
+}
+
+/// The flows of a recording kernel.
+struct RecordedFlows {
+    memory: Arc<Mutex<Memory>>,
+    calls: mpsc::UnboundedSender<Call>,
+}
+
+impl Flows for RecordedFlows {
+    fn cut(&mut self, scope: &Scope, judge: &mut Judge<'_>) -> Result<Swept, dataplane::Error> {
+        let (hangs, refusal) = {
+            let mut memory = self.memory.lock().expect("no thread panicked");
+            memory.scopes.push(scope.clone());
+            let is_refused = memory.uncut > 0;
+            memory.uncut -= usize::from(is_refused);
+            (memory.sweep_hangs.take(), is_refused)
+        };
+        if refusal {
+            let error = io::Error::from_raw_os_error(1);
+            return Err(conntrack::Error::Refused { doing: "list", source: error }.into());
+        }
+        let is_in = |flow: &FlowKey| scope.covers(flow.source) || scope.covers(flow.destination);
+        let listed: Vec<FlowKey> = {
+            let memory = self.memory.lock().expect("no thread panicked");
+            memory.flows.iter().copied().filter(is_in).collect()
+        };
+        if let Some(end) = hangs {
+            // Once the test is done, it does not matter.
+            let _ = end.recv();
+        }
+        let Some(verdicts) = judge(listed.clone()) else { return Ok(Swept::default()) };
         let mut memory = self.memory.lock().expect("no thread panicked");
-        let judged = memory.flows.len();
-        memory.flows.retain(|flow| !forbids(flow));
-        let cut = judged - memory.flows.len();
-        self.calls.send(Cut).expect("the test listens");
-        Ok(Swept { judged: judged as u64, cut: cut as u64, stuck: 0 })
+        let forbidden: Vec<&FlowKey> =
+            listed.iter().zip(verdicts).filter(|(_, forbidden)| *forbidden).map(|(flow, _)| flow).collect();
+        memory.flows.retain(|flow| !forbidden.contains(&flow));
+        // Once the test is done, it does not matter.
+        let _ = self.calls.send(Cut);
+        Ok(Swept { judged: listed.len() as u64, cut: forbidden.len() as u64, ..Swept::default() })
     }
 }
 

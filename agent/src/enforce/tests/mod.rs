@@ -36,7 +36,9 @@ mod owners;
 mod passes;
 mod readiness;
 mod reports;
+mod sweeps;
 mod waiters;
+mod watchdog;
 
 use kernel::Call::{self, Apply, Audit as Audited, Cut, Hook as Hooked, Probe, Read, Refused};
 use kernel::{Memory, Recording};

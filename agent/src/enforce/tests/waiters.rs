@@ -1,5 +1,7 @@
 //! What waits until its events are in the kernel is answered then, and not before.
 
+use std::collections::BTreeSet;
+
 use tokio::sync::oneshot;
 
 use super::super::Waiter;
@@ -10,8 +12,13 @@ use crate::dataplane::{self, Failures};
 
 impl World {
     async fn wait_for(&self, families: &[Family]) -> oneshot::Receiver<()> {
+        self.wait_for_flows_of(families, &[]).await
+    }
+
+    pub(super) async fn wait_for_flows_of(&self, families: &[Family], addresses: &[&str]) -> oneshot::Receiver<()> {
         let (reply, answered) = oneshot::channel();
-        let waiter = Waiter { families: families.iter().copied().collect(), reply };
+        let addresses = addresses.iter().map(|text| text.parse().expect("an address")).collect();
+        let waiter = Waiter { families: families.iter().copied().collect(), addresses, reply };
         self.events.send(Event::Waiter(waiter)).await.expect("the agent listens");
         answered
     }
@@ -51,17 +58,19 @@ async fn what_fails_in_one_family_keeps_no_waiter_of_the_other() {
     let mut waiters = super::super::waiters::Waiters::default();
     let mut failed = Failures::default();
     failed.add(Family::V6, refused());
-    let (reply, mut v4) = oneshot::channel();
-    waiters.add(Waiter { families: [Family::V4].into(), reply });
-    let (reply, mut both) = oneshot::channel();
-    waiters.add(Waiter { families: Family::ALL.into(), reply });
-    waiters.failed(&dataplane::Error::Families(failed));
-    assert_eq!((v4.try_recv().is_ok(), both.try_recv().is_ok()), (true, false));
+    let waiter = |families: &[Family]| {
+        let (reply, _) = oneshot::channel();
+        Waiter { families: families.iter().copied().collect(), addresses: BTreeSet::new(), reply }
+    };
+    waiters.add(waiter(&[Family::V4]));
+    waiters.add(waiter(&Family::ALL));
+    let answered: Vec<_> =
+        waiters.failed(&dataplane::Error::Families(failed)).into_iter().map(|waiter| waiter.families).collect();
+    assert_eq!(answered, [[Family::V4].into()]);
     // What fails in both, or before it is known in which, answers none.
-    waiters.failed(&refused());
-    assert!(both.try_recv().is_err());
-    waiters.passed();
-    assert!(both.try_recv().is_ok());
+    assert!(waiters.failed(&refused()).is_empty());
+    let answered: Vec<_> = waiters.passed().into_iter().map(|waiter| waiter.families).collect();
+    assert_eq!(answered, [Family::ALL.into()]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -8,10 +8,11 @@
 //!
 //! **Invariant**: bad input hurts only itself. A file that does not parse, or
 //! cannot be read, keeps its last good objects in force while the others go
-//! on; a directory that is gone, or cannot be listed, keeps them all. Only a
-//! file that is certainly removed takes its objects with it.
+//! on. A directory that cannot be listed keeps the objects of all files that it
+//! held, and so does the followed directory if it is gone. Only a file that is
+//! certainly removed takes its objects with it.
 
-mod look;
+mod read;
 mod state;
 mod watch;
 
@@ -25,7 +26,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 use super::manifests::{Loaded, Options, Problem, walk};
-use look::Look;
+use read::Reading;
 use state::State;
 use watch::{Change, Watch};
 
@@ -46,10 +47,10 @@ pub struct Update {
     /// before, and only the problems changed.
     pub loaded: Option<Loaded>,
     /// The problems that were not there at the last update. A problem that
-    /// stays is told once; one that went and came back is told again.
+    /// stays is reported once; one that went and came back is reported again.
     pub problems: Vec<Problem>,
-    /// The files some of whose documents have never been read: nobody knows
-    /// what they meant to say. Empty is the normal case.
+    /// The files some of whose documents have never been read, and the directories that
+    /// have never been listed: what they ask for is not known. Empty is the normal case.
     pub never_read: Vec<PathBuf>,
     /// The directory was listed, and no manifest is in it.
     pub is_empty: bool,
@@ -74,7 +75,7 @@ impl Updates {
 
 impl Drop for Updates {
     fn drop(&mut self) {
-        // If the thread has ended there is nobody to tell.
+        // The thread may have ended.
         let _ = self.changes.send(Change::Stop);
     }
 }
@@ -96,7 +97,8 @@ pub fn follow(root: PathBuf, options: Options) -> io::Result<Updates> {
 /// # Errors
 /// If it cannot be listed.
 pub fn is_empty(root: &Path) -> io::Result<bool> {
-    Ok(walk(root)?.files.is_empty())
+    let listing = walk(root)?;
+    Ok(listing.files.is_empty() && listing.unlisted.is_empty())
 }
 
 struct Follower {
@@ -113,7 +115,7 @@ struct Follower {
     open: BTreeMap<PathBuf, Instant>,
 }
 
-/// Whoever listened has stopped.
+/// The updates were dropped.
 struct Stopped;
 
 impl Follower {
@@ -133,12 +135,12 @@ impl Follower {
         loop {
             let refused = self.renew_watch().err();
             let open = self.open.keys().map(PathBuf::as_path).collect();
-            let look = Look::at(&self.root, &open, QUIET);
-            let restless = look.restless;
-            let unlisted = look.files.is_err();
+            let reading = Reading::of(&self.root, &open, QUIET);
+            let restless = reading.restless;
+            let unlisted = reading.has_unlisted();
             if !restless || begun.elapsed() >= PATIENCE {
                 // What is busy even now stays as it was, and the rest goes on.
-                if let Some(update) = self.state.take(look, refused.as_ref())
+                if let Some(update) = self.state.take(reading, refused.as_ref())
                     && self.sender.blocking_send(update).is_err()
                 {
                     return;
@@ -157,18 +159,17 @@ impl Follower {
         }
     }
 
-    /// Watches what decides about the directory as it is now. Whoever looks
-    /// at the directory afterwards misses nothing: what changes later is in
-    /// the channel.
+    /// Watches what decides about the directory as it is now. A reading that begins
+    /// afterwards misses nothing: what changes later is in the channel.
     fn renew_watch(&mut self) -> Result<(), notify::Error> {
-        // A directory may come while the watches are made, so look again; a
-        // directory that changes all the time reports itself.
+        // A directory may come while the watches are made, so list again. A directory that
+        // changes all the time reports itself.
         for _ in 0..8 {
             let wanted = watch::Interest::of(&self.absolute);
             if self.watch.as_ref().is_some_and(|watch| watch.covers(&wanted)) {
                 return Ok(());
             }
-            // The new watches first: between two sets, nobody would look.
+            // The new watches first: between two sets, changes would be lost.
             self.watch = Some(Watch::new(wanted, self.changes.clone())?);
         }
         Ok(())

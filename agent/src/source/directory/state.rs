@@ -2,12 +2,13 @@
 //! last.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use npc_compiler::object::Objects;
 
 use super::Update;
-use super::look::{Look, Seen};
+use super::read::{Content, Reading};
 use crate::source::manifests::{Options, Parsed, Problem, Severity, assemble, parse, shown};
 
 /// What is known of the directory.
@@ -20,7 +21,9 @@ pub(super) struct State {
     problems: BTreeSet<Problem>,
     /// The objects at the last update; `None` before the first.
     objects: Option<Objects>,
-    /// No file was there at the last look.
+    /// The directories that cannot be listed and of which no file is known.
+    unlisted: BTreeSet<PathBuf>,
+    /// No file was there at the last reading.
     is_empty: bool,
 }
 
@@ -40,12 +43,20 @@ struct File {
 
 impl State {
     pub(super) fn new(root: PathBuf, options: Options) -> Self {
-        Self { root, options, files: BTreeMap::new(), problems: BTreeSet::new(), objects: None, is_empty: false }
+        Self {
+            root,
+            options,
+            files: BTreeMap::new(),
+            problems: BTreeSet::new(),
+            objects: None,
+            unlisted: BTreeSet::new(),
+            is_empty: false,
+        }
     }
 
-    /// Takes over what was seen; the update, if there is anything to say.
-    /// `unwatched` is why changes will not be seen, if so.
-    pub(super) fn take(&mut self, look: Look, unwatched: Option<&notify::Error>) -> Option<Update> {
+    /// Takes over what was read; the update, if anything is different.
+    /// `unwatched` is why changes will not be noticed, if so.
+    pub(super) fn take(&mut self, reading: Reading, unwatched: Option<&notify::Error>) -> Option<Update> {
         let mut problems = Vec::new();
         if let Some(error) = unwatched {
             let message = format!("its changes cannot be seen: {error}");
@@ -53,16 +64,27 @@ impl State {
             problems.push(self.root_problem(&message, help));
         }
         let mut never_read = Vec::new();
-        let is_empty = look.files.as_ref().is_ok_and(BTreeMap::is_empty);
+        let is_empty = reading.files.as_ref().is_ok_and(BTreeMap::is_empty) && !reading.has_unlisted();
         let was_empty = std::mem::replace(&mut self.is_empty, is_empty);
-        let listed = match look.files {
+        let unlisted_before = self.unlisted.clone();
+        let listed = match reading.files {
             Ok(files) => {
-                self.files.retain(|path, _| files.contains_key(path));
-                for (path, seen) in files {
-                    if matches!(seen, Seen::Busy) && !self.files.contains_key(&path) {
+                let unlisted = reading.unlisted;
+                let is_unlisted = |path: &PathBuf| unlisted.keys().any(|directory| path.starts_with(directory));
+                self.files.retain(|path, _| files.contains_key(path) || is_unlisted(path));
+                for (path, content) in files {
+                    if matches!(content, Content::Busy) && !self.files.contains_key(&path) {
                         never_read.push(path);
                     } else {
-                        self.read(path, seen);
+                        self.read(path, content);
+                    }
+                }
+                self.unlisted.retain(|directory| unlisted.contains_key(directory));
+                for (directory, error) in &unlisted {
+                    let held = self.files.keys().any(|path| path.starts_with(directory));
+                    problems.push(self.unlisted_problem(directory, error, held));
+                    if !held {
+                        self.unlisted.insert(directory.clone());
                     }
                 }
                 true
@@ -93,33 +115,35 @@ impl State {
         if let Some(loaded) = &loaded {
             self.objects = Some(loaded.objects.clone());
         }
-        if loaded.is_none() && new.is_empty() && is_empty == was_empty {
+        let is_same = is_empty == was_empty && self.unlisted == unlisted_before;
+        if loaded.is_none() && new.is_empty() && is_same {
             return None;
         }
         never_read.extend(self.files.iter().filter(|(_, file)| !file.was_good).map(|(path, _)| path.clone()));
+        never_read.extend(self.unlisted.iter().cloned());
         never_read.sort_unstable();
         Some(Update { loaded, problems: new, never_read, is_empty })
     }
 
     /// Parses a file, if it is not what it was.
-    fn read(&mut self, path: PathBuf, seen: Seen) {
+    fn read(&mut self, path: PathBuf, content: Content) {
         let known = self.files.get(&path);
         // Nothing was ever to be read of it, so nothing waits for it.
-        let is_special = matches!(seen, Seen::Special(_));
-        let (bytes, parsed) = match seen {
-            Seen::Busy => return,
-            Seen::Bytes(bytes) if known.is_some_and(|file| file.bytes.as_ref() == Some(&bytes)) => return,
-            // A full disk leaves files behind that are empty. Nobody removes
-            // objects so, or if someone does, they are told how.
-            Seen::Bytes(bytes) if bytes.is_empty() && known.is_some_and(|file| file.was_good) => {
+        let is_special = matches!(content, Content::Special(_));
+        let (bytes, parsed) = match content {
+            Content::Busy => return,
+            Content::Bytes(bytes) if known.is_some_and(|file| file.bytes.as_ref() == Some(&bytes)) => return,
+            // A full disk leaves files behind that are empty. Objects are seldom removed so,
+            // and the problem says how they are.
+            Content::Bytes(bytes) if bytes.is_empty() && known.is_some_and(|file| file.was_good) => {
                 let help = "to remove its objects, remove the file";
                 (Some(bytes), Parsed::failed(&path, "the file is empty", help))
             }
-            Seen::Bytes(bytes) => {
+            Content::Bytes(bytes) => {
                 let parsed = parse(&shown(&path), bytes.clone(), &self.options.default_namespace);
                 (Some(bytes), parsed)
             }
-            Seen::Unreadable(error) | Seen::Special(error) => {
+            Content::Unreadable(error) | Content::Special(error) => {
                 (None, Parsed::failed(&path, &format!("cannot be read: {error}"), ""))
             }
         };
@@ -138,6 +162,16 @@ impl State {
                 self.files.insert(path, File { bytes, in_force: parsed, was_good, problems });
             }
         }
+    }
+
+    fn unlisted_problem(&self, directory: &Path, error: &io::Error, has_objects: bool) -> Problem {
+        let message = format!("the directory cannot be listed: {error}");
+        let help = if has_objects {
+            "the objects of the files that it held stay in force until it can be"
+        } else {
+            "what its files ask for is not known until it can be"
+        };
+        Problem { file: shown(directory), ..self.root_problem(&message, help) }
     }
 
     fn root_problem(&self, message: &str, help: &str) -> Problem {

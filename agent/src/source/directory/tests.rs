@@ -123,16 +123,16 @@ async fn a_broken_file_keeps_its_last_good_objects_while_others_go_on() {
     followed.write("a.yaml", &broken);
     let problem = "a.yaml:5:4: error: unclosed bracket '['; the last good version of this file stays in force";
     assert_eq!(followed.next().await, (None, vec![problem.to_owned()]));
-    // The other file goes on, and the problem is not told again.
+    // The other file goes on, and the problem is not reported again.
     followed.write("b.yaml", &pod("b", "2"));
     assert_eq!(followed.pods().await, "a=1 b=2");
-    // Another problem is told.
+    // Another problem is reported.
     followed.write("a.yaml", "b: {\n");
     let problem = "a.yaml:1:4: error: unclosed bracket '{'; the last good version of this file stays in force";
     assert_eq!(followed.next().await, (None, vec![problem.to_owned()]));
     followed.write("a.yaml", &pod("a", "3"));
     assert_eq!(followed.pods().await, "a=3 b=2");
-    // What was mended and broke again is told again.
+    // What was mended and broke again is reported again.
     followed.write("a.yaml", "b: {\n");
     assert_eq!(followed.next().await, (None, vec![problem.to_owned()]));
     // Removed is removed, broken or not.
@@ -358,8 +358,8 @@ fn a_file_with_a_writer_is_not_read_until_patience_ends() {
     fs::write(&file, pod("a", "1")).unwrap();
     let look = |follower: &Follower| {
         let open = follower.open.keys().map(PathBuf::as_path).collect();
-        let seen = Look::at(&root, &open, Duration::ZERO);
-        (seen.restless, matches!(seen.files.unwrap()[&file], look::Seen::Busy))
+        let reading = Reading::of(&root, &open, Duration::ZERO);
+        (reading.restless, matches!(reading.files.unwrap()[&file], read::Content::Busy))
     };
     assert_eq!(look(&follower), (false, false));
     updates.changes.send(Change::Written(file.clone())).unwrap();
@@ -382,8 +382,8 @@ fn a_file_that_changed_just_now_is_not_read() {
     let file = temporary.path().join("a.yaml");
     fs::write(&file, pod("a", "1")).unwrap();
     let look = |quiet| {
-        let seen = Look::at(temporary.path(), &BTreeSet::new(), quiet);
-        (seen.restless, matches!(seen.files.unwrap()[&file], look::Seen::Busy))
+        let reading = Reading::of(temporary.path(), &BTreeSet::new(), quiet);
+        (reading.restless, matches!(reading.files.unwrap()[&file], read::Content::Busy))
     };
     assert_eq!(look(LONG), (true, true));
     assert_eq!(look(Duration::ZERO), (false, false));
@@ -395,7 +395,7 @@ fn a_file_that_changed_just_now_is_not_read() {
 }
 
 #[test]
-fn whoever_stops_listening_ends_the_thread() {
+fn dropping_the_updates_ends_the_thread() {
     let temporary = tempfile::tempdir().unwrap();
     two(&temporary.path().join("d"));
     let (follower, updates) = Follower::new(temporary.path().join("d"), Options::default()).unwrap();
@@ -404,7 +404,7 @@ fn whoever_stops_listening_ends_the_thread() {
     thread.join().unwrap();
 }
 
-/// A pipe that nobody writes to, a device without an end, a file of a terabyte.
+/// A pipe without a writer, a device without an end, a file of a terabyte.
 #[tokio::test]
 async fn what_is_no_file_or_too_long_keeps_the_others_current() {
     let mut followed = Followed::new(two);
@@ -441,4 +441,68 @@ async fn nothing_waits_for_what_is_no_file() {
     });
     let update = tokio::time::timeout(LONG, followed.updates.next()).await.unwrap().unwrap();
     assert!(update.never_read.is_empty() && update.problems.len() == 1 && update.loaded.is_some());
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    use std::os::unix::fs::PermissionsExt as _;
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+/// Follows a directory as a user without root's way around permissions. Threads inherit
+/// the user, and the caller is root again.
+fn follow_unprivileged(make: impl FnOnce(&Path)) -> Followed {
+    let temporary = tempfile::tempdir().unwrap();
+    set_mode(temporary.path(), 0o755);
+    make(&temporary.path().join("d"));
+    let own = nix::unistd::setfsuid(nix::unistd::Uid::from_raw(65_534));
+    let updates = follow(temporary.path().join("d"), Options::default());
+    nix::unistd::setfsuid(own);
+    Followed { updates: updates.unwrap(), temporary }
+}
+
+#[tokio::test]
+async fn a_directory_below_that_cannot_be_listed_keeps_its_objects_and_holds_up_no_other() {
+    let mut followed = follow_unprivileged(|root| {
+        two(root);
+        fs::create_dir(root.join("team")).unwrap();
+        fs::write(root.join("team/c.yaml"), pod("c", "1")).unwrap();
+        fs::write(root.join("team/d.yaml"), pod("d", "1")).unwrap();
+    });
+    let team = followed.root().join("team");
+    assert_eq!(followed.pods().await, "a=1 b=1 c=1 d=1");
+    set_mode(&team, 0o000);
+    let update = tokio::time::timeout(LONG, followed.updates.next()).await.unwrap().unwrap();
+    let problems: Vec<String> = update.problems.iter().map(ToString::to_string).collect();
+    assert!(problems.len() == 1 && problems[0].contains("team: error: the directory cannot be listed"), "{problems:?}");
+    assert!(problems[0].contains("stay in force"), "{problems:?}");
+    assert!(update.loaded.is_none() && update.never_read.is_empty() && !update.is_empty);
+    // What changes elsewhere applies, and what is removed elsewhere goes.
+    followed.write("a.yaml", &pod("a", "2"));
+    followed.until("a=2 b=1 c=1 d=1").await;
+    fs::remove_file(followed.root().join("b.yaml")).unwrap();
+    followed.until("a=2 c=1 d=1").await;
+    fs::remove_file(team.join("d.yaml")).unwrap();
+    set_mode(&team, 0o755);
+    followed.until("a=2 c=1").await;
+}
+
+#[tokio::test]
+async fn a_directory_that_was_never_listed_is_said_until_it_is() {
+    let mut followed = follow_unprivileged(|root| {
+        two(root);
+        fs::create_dir(root.join("team")).unwrap();
+        set_mode(&root.join("team"), 0o000);
+    });
+    let team = followed.root().join("team");
+    let update = tokio::time::timeout(LONG, followed.updates.next()).await.unwrap().unwrap();
+    assert_eq!(update.never_read, std::slice::from_ref(&team));
+    assert_eq!(update.loaded.as_ref().map(pods).as_deref(), Some("a=1 b=1"));
+    set_mode(&team, 0o755);
+    fs::write(team.join("c.yaml"), pod("c", "1")).unwrap();
+    loop {
+        let update = tokio::time::timeout(LONG, followed.updates.next()).await.unwrap().unwrap();
+        if update.never_read.is_empty() && update.loaded.as_ref().map(pods).as_deref() == Some("a=1 b=1 c=1") {
+            break;
+        }
+    }
 }

@@ -1,9 +1,11 @@
-//! What the kernel is asked to tell about a directory.
+//! What the kernel is asked to report about a directory.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs;
+use std::mem;
 use std::os::unix::fs::MetadataExt as _;
+use std::panic::{self, AssertUnwindSafe};
 use std::path::{Component, Path, PathBuf};
 use std::sync::mpsc::Sender;
 
@@ -23,7 +25,7 @@ pub(super) enum Change {
     Moved,
     /// Anything else.
     Other,
-    /// Nobody wants to hear more.
+    /// The updates were dropped.
     Stop,
 }
 
@@ -53,7 +55,7 @@ impl Interest {
     pub(super) fn of(root: &Path) -> Self {
         let mut interest = Self::default();
         interest.add_way(root);
-        // What cannot be listed is reported by whoever reads it.
+        // What cannot be listed is reported when the directory is read.
         let listing = walk(root).unwrap_or_default();
         for directory in &listing.directories {
             if let Ok(real) = fs::canonicalize(directory) {
@@ -158,16 +160,23 @@ impl Watch {
         let mut watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
             let change = match event {
                 Ok(event) => filter.change(&event),
-                // Something was lost, so look at everything.
+                // An event was lost, so everything is read.
                 Err(_) => Some(Change::Other),
             };
             if let Some(change) = change {
-                // If nobody listens any more, the watches are about to go.
+                // If the receiver is gone, the watches are about to go.
                 let _ = changes.send(change);
             }
         })?;
         for directory in interest.directories.keys() {
-            match watcher.watch(directory, RecursiveMode::NonRecursive) {
+            // If it got no thread, it says nothing and panics here.
+            let asked = panic::catch_unwind(AssertUnwindSafe(|| watcher.watch(directory, RecursiveMode::NonRecursive)));
+            let Ok(asked) = asked else {
+                // It would panic again when it is dropped. What it holds is a descriptor or two.
+                mem::forget(watcher);
+                return Err(notify::Error::generic("no thread can be started to watch the directory"));
+            };
+            match asked {
                 Ok(()) => {}
                 // It went in the meantime, and its parent reports that.
                 Err(error) if is_gone(&error) => {}

@@ -3,6 +3,8 @@
 //! - The bound of [`Limits`] holds for all clients of a [`Connector`] together.
 //! - An answer that leads elsewhere (3xx) is an error: kube would take it for a watch
 //!   that has ended, and begin the next one at once.
+//! - An answer that is no list and no watch has a bound, and so has a refusal. Lists and
+//!   watches are read piece by piece.
 //! - Where bytes come in answer to a list or a watch, that is noted with the time.
 //!   kube reports objects and failures. Where nothing changes it reports nothing,
 //!   whether the watch lives or its connection is dead. Bytes, and an end in good
@@ -34,6 +36,10 @@ const READ_TIMEOUT: Duration = Duration::from_secs(120);
 /// How long a connection may take. An API server that comes back is found at the next
 /// try, so tries are short.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long an answer may be that is no list and no watch, in bytes: kube reads it as a
+/// whole. One object takes a few MiB at most.
+const ANSWER_BYTES: usize = 16 << 20;
 
 /// How npc names itself to the API server. Its audit log shows this, and its
 /// `managedFields` show the part before the slash for what npc writes.
@@ -162,8 +168,10 @@ fn restrained(client: Client, limits: Arc<Limits>, watches: Option<Watches>) -> 
                 return Err(redirected(&response));
             }
             // A refusal says nothing about objects.
-            let of = kind.zip(watches).filter(|_| response.status().is_success());
-            Ok(response.map(|body| Noted { body, of }))
+            let is_list = kind.is_some() && response.status().is_success();
+            let of = kind.zip(watches).filter(|_| is_list);
+            let left = (!is_list).then_some(ANSWER_BYTES);
+            Ok(response.map(|body| Noted { body, of, left }))
         }
     });
     Client::new(service, namespace)
@@ -176,6 +184,10 @@ fn redirected(response: &Response<Body>) -> kube::Error {
         "the answer leads to {to} instead; an API server does not do this, so a proxy between may want a login"
     );
     kube::Error::Api(Status::failure(&message, "Redirected").with_code(response.status().as_u16()).boxed())
+}
+
+fn too_long() -> BoxError {
+    format!("the answer is longer than {} MiB, and no API server sends such a one", ANSWER_BYTES >> 20).into()
 }
 
 /// The kind that a list or a watch is of; none where it is one object.
@@ -196,6 +208,8 @@ fn listed_kind(path: &str) -> Option<Kind> {
 struct Noted {
     body: Body,
     of: Option<(Kind, Watches)>,
+    /// How many bytes may still come, if there is a bound.
+    left: Option<usize>,
 }
 
 impl http_body::Body for Noted {
@@ -208,7 +222,13 @@ impl http_body::Body for Noted {
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
         if let (None | Some(Ok(_)), Some((kind, watches))) = (&frame, &self.of) {
-            watches.heard(*kind);
+            watches.bytes(*kind);
+        }
+        if let (Some(left), Some(Ok(frame))) = (&mut self.left, &frame) {
+            match left.checked_sub(frame.data_ref().map_or(0, axum::body::Bytes::len)) {
+                Some(less) => *left = less,
+                None => return Poll::Ready(Some(Err(too_long()))),
+            }
         }
         // Wrapped once is enough: the outer client does it again.
         Poll::Ready(frame.map(|frame| {
@@ -232,8 +252,24 @@ impl http_body::Body for Noted {
 mod tests {
     use super::*;
 
+    /// A server whose answers have no end.
+    #[tokio::test]
+    async fn an_answer_without_end_is_an_error() {
+        for code in [200, 500] {
+            let endless = service_fn(move |_: Request<Body>| async move {
+                let pieces = futures::stream::repeat_with(|| Ok::<_, std::io::Error>(vec![b' '; 1 << 16]));
+                let body = axum::body::Body::from_stream(pieces);
+                Ok::<_, std::convert::Infallible>(Response::builder().status(code).body(body).expect("an answer"))
+            });
+            let connector = Connector::new(move || Ok(Client::new(endless, "default")));
+            let client = connector.client().expect("a client");
+            let error = client.apiserver_version().await.expect_err("it has no end");
+            assert!(words(&error).contains("longer than 16 MiB"), "{}", words(&error));
+        }
+    }
+
     #[test]
-    fn lists_and_watches_are_told_by_their_paths() {
+    fn lists_and_watches_are_recognised_by_their_paths() {
         for (path, kind) in [
             ("/api/v1/pods", Some(Kind::Pod)),
             ("/api/v1/namespaces", Some(Kind::Namespace)),

@@ -1,5 +1,6 @@
 //! Why a list or a watch ended before its time, and what that means for the next try.
 
+use std::error::Error as _;
 use std::time::Duration;
 
 use kube::core::Status;
@@ -25,6 +26,9 @@ pub(super) enum Failure {
     /// A page leads to itself, or holds nothing and leads on.
     #[error("the API server's list has no end: a page without objects, or the same page again")]
     Endless,
+    /// The answer is something else than a list.
+    #[error("the API server did not send a list: {0}")]
+    NoList(String),
     /// Nothing came for longer than a watch lasts.
     #[error("the connection was silent for {0:?}")]
     Silent(Duration),
@@ -71,15 +75,35 @@ impl Failure {
         }
     }
 
-    /// Whether a line of a watch could not be read. kube takes any JSON object that is no
-    /// event for a `Status`, and its code is 0 if it is none.
-    pub(super) fn is_unreadable(error: &kube::Error) -> bool {
-        match error {
-            kube::Error::SerdeError(_) => true,
-            kube::Error::Api(status) => status.code == 0,
-            _ => false,
+    /// Whether the API server did not do what it was asked: it did not answer, or it
+    /// refused. An answer that broke off was one.
+    pub(super) fn is_unanswered(&self) -> bool {
+        let broke_off = matches!(self, Self::Request(kube::Error::ReadEvents(_)));
+        self.code().is_some() || (self.is_unreachable() && !broke_off)
+    }
+
+    /// Why the items of a list could not be read.
+    pub(super) fn of_list(error: std::io::Error) -> Self {
+        match error.kind() {
+            std::io::ErrorKind::UnexpectedEof => Self::Incomplete,
+            std::io::ErrorKind::InvalidData if error.source().is_none() => Self::NoList(error.to_string()),
+            _ => Self::Request(kube::Error::ReadEvents(error)),
         }
     }
+}
+
+/// Whether a body ended before its end: kube takes this for the end of a watch too.
+pub(super) fn is_end(error: &std::io::Error) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        let is_eof =
+            error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::UnexpectedEof);
+        if is_eof {
+            return true;
+        }
+        cause = error.source();
+    }
+    error.to_string().contains("unexpected EOF during chunk")
 }
 
 #[cfg(test)]

@@ -1,11 +1,8 @@
 //! Whether the API server is still that of the cluster that was listed first.
 
-use kube::ResourceExt as _;
+use super::watched::Event;
 
-use super::slim::Namespace;
-use super::watch::Event;
-
-/// The namespace whose UID tells one cluster from another. It is never deleted, so
+/// The namespace whose UID distinguishes clusters. It is never deleted, so
 /// another UID means another cluster, or a store that was made anew.
 const SYSTEM: &str = "kube-system";
 
@@ -28,18 +25,24 @@ impl Identity {
 
     /// Takes in what happens to namespaces; whether it shows that the cluster is another
     /// one.
-    pub(super) fn hear(&mut self, event: &Event<Namespace>) -> bool {
+    pub(super) fn take_in<T>(&mut self, event: &Event<T>) -> bool {
         let was_first = self.is_first();
         match event {
             Event::ListBegins => self.is_listed = false,
-            Event::Listed(namespace) | Event::Applied(namespace) if namespace.name_any() == SYSTEM => {
+            Event::Listed(item) | Event::Applied(item) if item.identity.name == SYSTEM => {
                 self.is_listed = true;
-                self.now = namespace.uid();
+                let uid = Some(item.identity.uid.clone()).filter(|uid| !uid.is_empty());
+                // One that cannot be read may not show it.
+                if item.content.is_ok() || uid.is_some() {
+                    self.now = uid;
+                }
                 if self.first.is_none() {
                     self.first.clone_from(&self.now);
                 }
             }
-            Event::Deleted(namespace) if namespace.name_any() == SYSTEM => self.now = None,
+            // It may be kube-system.
+            Event::Unnamed(_) => self.is_listed = true,
+            Event::Deleted(identity) if identity.name == SYSTEM => self.now = None,
             Event::ListEnds if !self.is_listed => self.now = None,
             _ => {}
         }

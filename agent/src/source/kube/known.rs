@@ -5,6 +5,7 @@
 //! off itself shows nothing.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::hash::Hash;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -12,7 +13,9 @@ use npc_compiler::engine::PodKey;
 use npc_compiler::object::Pod;
 use tokio::time::Instant;
 
-use crate::source::held::{Doubt, Held, Trust};
+use super::decode::Identity;
+use crate::source::held::{Doubt, Held, Moment, Trust};
+use crate::status::UnreadableObject;
 
 /// What is kept of an object beside its key.
 pub(super) trait Kept: Copy {
@@ -42,21 +45,47 @@ impl Kept for Addresses {
     }
 }
 
+/// How many objects without a name are counted.
+const MOST_UNNAMED: usize = 100;
+
 /// The objects of one kind.
 #[derive(Debug)]
 pub(super) struct Known<K, V = ()> {
     all: HashMap<K, V>,
-    /// What the list that is coming in has held so far, and when it began; `None`
-    /// where none is.
-    listed: Option<(Instant, HashMap<K, V>)>,
+    /// The list that is coming in.
+    listing: Option<Listing<K, V>>,
     held: Held<K>,
-    /// The addresses of those that are held.
-    claims: HashMap<IpAddr, K>,
+    /// What is kept of those that are held.
+    kept: HashMap<K, V>,
+    /// The addresses of those that are held; several may share one.
+    claims: HashMap<IpAddr, Vec<K>>,
+    /// Those that cannot be read as the API server sent them last.
+    unreadable: HashMap<K, UnreadableObject>,
+    /// Objects of the last list that have no name that can be read.
+    unnamed: Vec<UnreadableObject>,
+}
+
+/// A list that is coming in.
+#[derive(Debug)]
+struct Listing<K, V> {
+    begun: Instant,
+    /// What it has held so far.
+    objects: HashMap<K, V>,
+    /// What it has held that shows no name.
+    unnamed: Vec<UnreadableObject>,
 }
 
 impl<K, V> Default for Known<K, V> {
     fn default() -> Self {
-        Self { all: HashMap::new(), listed: None, held: Held::default(), claims: HashMap::new() }
+        Self {
+            all: HashMap::new(),
+            listing: None,
+            held: Held::default(),
+            kept: HashMap::new(),
+            claims: HashMap::new(),
+            unreadable: HashMap::new(),
+            unnamed: Vec::new(),
+        }
     }
 }
 
@@ -75,24 +104,54 @@ impl<K: Eq + Hash + Clone, V: Kept> Known<K, V> {
     /// A list begins; one that was coming in has broken off, and what it held
     /// exists all the same.
     pub(super) fn begin_list(&mut self, now: Instant) {
-        if let Some((_, listed)) = self.listed.take() {
-            self.held.release_all(listed.keys());
-            self.all.extend(listed);
+        if let Some(listing) = self.listing.take() {
+            for (key, kept) in listing.objects.into_iter().collect::<Vec<_>>() {
+                self.release(&key);
+                self.all.insert(key, kept);
+            }
         }
-        self.listed = Some((now, HashMap::new()));
+        self.listing = Some(Listing { begun: now, objects: HashMap::new(), unnamed: Vec::new() });
     }
 
     /// An object exists. Answers those whose removal was held back and whose address it
-    /// has by now: an address goes to another pod only after its last one is gone.
+    /// has: an address goes to another pod only after its last one is gone.
     pub(super) fn came(&mut self, key: K, kept: V) -> Vec<K> {
-        match &mut self.listed {
+        self.unreadable.remove(&key);
+        self.exists(key, kept)
+    }
+
+    /// An object exists and cannot be read: it is kept as it was. Answers whether that is
+    /// news.
+    pub(super) fn came_unreadable(&mut self, key: K, object: UnreadableObject) -> bool
+    where
+        V: Default,
+    {
+        let is_news = self.unreadable.get(&key).is_none_or(|known| known.error != object.error);
+        self.unreadable.insert(key.clone(), object);
+        let kept = self.all.get(&key).or_else(|| self.kept.get(&key)).copied().unwrap_or_default();
+        // Its addresses are old news, so they displace no other object.
+        let _ = self.exists(key, kept);
+        is_news
+    }
+
+    /// Something exists that cannot be read and shows no name, so what a list lacks may
+    /// be just this.
+    pub(super) fn came_unnamed(&mut self, object: UnreadableObject) {
+        let unnamed = self.listing.as_mut().map_or(&mut self.unnamed, |listing| &mut listing.unnamed);
+        if unnamed.len() < MOST_UNNAMED {
+            unnamed.push(object);
+        }
+    }
+
+    fn exists(&mut self, key: K, kept: V) -> Vec<K> {
+        match &mut self.listing {
             // The end of the list shows more.
-            Some((_, listed)) => {
-                listed.insert(key, kept);
+            Some(listing) => {
+                listing.objects.insert(key, kept);
                 Vec::new()
             }
             None => {
-                self.held.release(&key);
+                self.release(&key);
                 self.all.insert(key, kept);
                 self.displaced(kept)
             }
@@ -104,57 +163,103 @@ impl<K: Eq + Hash + Clone, V: Kept> Known<K, V> {
         if self.claims.is_empty() {
             return Vec::new();
         }
-        let displaced = kept.addresses().filter_map(|address| self.claims.remove(&address));
-        displaced.filter(|key| self.held.release(key)).collect()
+        let keys: Vec<K> =
+            kept.addresses().filter_map(|address| self.claims.get(&address)).flatten().cloned().collect();
+        keys.into_iter().filter(|key| self.release(key)).collect()
+    }
+
+    /// Holds the removal of an object back.
+    fn hold(&mut self, key: K, kept: V, moment: Moment) {
+        for address in kept.addresses() {
+            self.claims.entry(address).or_default().push(key.clone());
+        }
+        self.kept.insert(key.clone(), kept);
+        self.held.hold(key, moment);
+    }
+
+    /// The removal of an object is held no more; whether it was.
+    fn release(&mut self, key: &K) -> bool {
+        let was_held = self.held.release(key);
+        self.forget_claims(key);
+        was_held
+    }
+
+    fn forget_claims(&mut self, key: &K) {
+        for address in self.kept.remove(key).into_iter().flat_map(Kept::addresses) {
+            if let Entry::Occupied(mut claims) = self.claims.entry(address) {
+                claims.get_mut().retain(|claimant| claimant != key);
+                if claims.get().is_empty() {
+                    claims.remove();
+                }
+            }
+        }
     }
 
     /// An object is gone.
     pub(super) fn went(&mut self, key: &K) {
-        self.held.release(key);
+        self.release(key);
+        self.unreadable.remove(key);
         self.all.remove(key);
-        if let Some((_, listed)) = &mut self.listed {
-            listed.remove(key);
+        if let Some(listing) = &mut self.listing {
+            listing.objects.remove(key);
         }
     }
 
     /// The list is complete.
-    pub(super) fn end_list(&mut self, doubt: Doubt, trust: Trust, now: Instant) -> Shown<K> {
-        let Some((begun, listed)) = self.listed.take() else {
+    pub(super) fn end_list(&mut self, doubt: Doubt, trust: Trust) -> Shown<K> {
+        let Some(Listing { begun, objects, unnamed }) = self.listing.take() else {
             return Shown { gone: Vec::new(), held: 0, returned: 0 };
         };
-        let before = std::mem::replace(&mut self.all, listed);
-        let returned = self.all.keys().filter(|key| !self.held.is_empty() && self.held.release(key)).count();
-        let mut gone = self.held.confirmed(begun, trust);
+        let before = std::mem::replace(&mut self.all, objects);
+        let mut returned = 0;
+        if !self.held.is_empty() {
+            let listed: Vec<K> = self.all.keys().cloned().collect();
+            returned = listed.iter().filter(|key| self.release(key)).count();
+        }
+        self.unnamed = unnamed;
         let known = before.len();
         let missing: Vec<(K, V)> = before.into_iter().filter(|(key, _)| !self.all.contains_key(key)).collect();
-        let mut held = 0;
-        if self.held.doubts(doubt, missing.len(), known, trust) {
-            held = missing.len();
-            for (key, kept) in missing {
-                self.claims.extend(kept.addresses().map(|address| (address, key.clone())));
-                self.held.hold(key, now);
+        let (mut gone, mut held) = (Vec::new(), 0);
+        if self.unnamed.is_empty() {
+            gone = self.held.confirmed(begun, trust);
+            for key in &gone {
+                self.forget_claims(key);
+            }
+            if self.held.doubts(doubt, missing.len(), known, trust) {
+                held = missing.len();
+                for (key, kept) in missing {
+                    self.hold(key, kept, trust.moment);
+                }
+            } else {
+                gone.extend(missing.into_iter().map(|(key, _)| key));
             }
         } else {
-            gone.extend(missing.into_iter().map(|(key, _)| key));
+            // Any of these may be the object without a name.
+            self.all.extend(missing);
         }
         if !self.claims.is_empty() {
             let claiming: Vec<V> = self.all.values().copied().collect();
             gone.extend(claiming.into_iter().flat_map(|kept| self.displaced(kept)));
         }
-        if self.held.is_empty() {
-            self.claims.clear();
+        for key in &gone {
+            self.unreadable.remove(key);
         }
         Shown { gone, held, returned }
     }
 
     /// What is gone because its removal was held back for the longest time.
-    pub(super) fn expired(&mut self, trust: Trust, now: Instant) -> Vec<K> {
-        self.held.expired(now, trust)
+    pub(super) fn expired(&mut self, trust: Trust) -> Vec<K> {
+        let expired = self.held.expired(trust);
+        for key in &expired {
+            self.forget_claims(key);
+            self.unreadable.remove(key);
+        }
+        expired
     }
 
     /// See [`Held::restart`].
-    pub(super) fn restart_hold(&mut self, now: Instant) {
-        self.held.restart(now);
+    pub(super) fn restart_hold(&mut self, moment: Moment) {
+        self.held.restart(moment);
     }
 
     /// When [`Known::expired`] has something.
@@ -165,6 +270,23 @@ impl<K: Eq + Hash + Clone, V: Kept> Known<K, V> {
     /// How many removals are held back.
     pub(super) fn held(&self) -> usize {
         self.held.len()
+    }
+
+    /// What cannot be read.
+    pub(super) fn unreadable(&self) -> impl Iterator<Item = &UnreadableObject> {
+        self.unreadable.values().chain(&self.unnamed)
+    }
+
+    /// How many objects cannot be read.
+    pub(super) fn unreadable_count(&self) -> usize {
+        self.unreadable.len() + self.unnamed.len()
+    }
+
+    /// Whether an object is known to exist, or was until a list that is doubted.
+    pub(super) fn contains(&self, key: &K) -> bool {
+        self.all.contains_key(key)
+            || self.kept.contains_key(key)
+            || self.listing.as_ref().is_some_and(|listing| listing.objects.contains_key(key))
     }
 
     /// Whether none exists, those that are held aside.
@@ -183,6 +305,13 @@ impl<K: Eq + Hash + Clone, V: Kept> Known<K, V> {
 pub(super) enum SmallKey {
     Uid([u8; 16]),
     Other(Box<PodKey>),
+}
+
+impl SmallKey {
+    /// The key of the pod with this identity.
+    pub(super) fn of(identity: &Identity) -> Self {
+        PodKey::from_parts(&identity.uid, &identity.namespace, &identity.name).into()
+    }
 }
 
 impl From<PodKey> for SmallKey {
@@ -208,13 +337,16 @@ mod tests {
     use super::*;
     use crate::source::held::Times;
 
-    const TRUST: Trust = Trust {
-        times: Times {
-            confirm_after: std::time::Duration::from_secs(30),
-            at_most: std::time::Duration::from_secs(120),
-        },
-        is_own_cluster: true,
-    };
+    fn trust(now: Instant) -> Trust {
+        let moment = Moment { now, answered: std::time::Duration::ZERO };
+        Trust { times: Times::default(), is_own_cluster: true, is_answered: true, moment }
+    }
+
+    fn unreadable(name: &str) -> UnreadableObject {
+        let [kind, namespace, error, effect] = ["Pod", "shop", "odd", "it stays"].map(str::to_owned);
+        UnreadableObject { kind, namespace, name: name.to_owned(), error, effect }
+    }
+
     const HALF: Doubt = Doubt::MoreThanHalfOf(20);
 
     fn listed<V: Kept>(known: &mut Known<u32, V>, list: impl IntoIterator<Item = (u32, V)>, at: Instant) -> Shown<u32> {
@@ -222,7 +354,7 @@ mod tests {
         for (key, kept) in list {
             known.came(key, kept);
         }
-        known.end_list(HALF, TRUST, at)
+        known.end_list(HALF, trust(at))
     }
 
     fn keys(keys: impl IntoIterator<Item = u32>) -> impl IntoIterator<Item = (u32, ())> {
@@ -281,5 +413,54 @@ mod tests {
         let (key, kept) = pod(102, 8);
         assert_eq!((known.came(key, kept), known.held()), (vec![8], 18));
         assert_eq!(known.came(key, kept), Vec::<u32>::new());
+    }
+
+    #[test]
+    fn each_held_pod_leaves_whose_address_a_new_pod_has() {
+        let (mut known, now) = (Known::default(), Instant::now());
+        let pod = |key: u32, last: u32| (key, Addresses(Some(Ipv4Addr::from(0x0a01_0000 + last)), None));
+        // Pods 7 and 8 share an address, as a pod that ends and its successor do.
+        let pods = (1..=20).map(|key| pod(key, if key == 8 { 7 } else { key }));
+        listed(&mut known, pods, now);
+        assert_eq!(listed(&mut known, [], now).held, 20);
+        let (key, kept) = pod(101, 7);
+        let mut displaced = known.came(key, kept);
+        displaced.sort_unstable();
+        assert_eq!((displaced, known.held()), (vec![7, 8], 18));
+    }
+
+    #[test]
+    fn a_pod_that_returned_from_a_hold_claims_only_its_address_of_then() {
+        let (mut known, now) = (Known::default(), Instant::now());
+        let pod = |key: u32, last: u32| (key, Addresses(Some(Ipv4Addr::from(0x0a01_0000 + last)), None));
+        listed(&mut known, (1..=20).map(|key| pod(key, key)), now);
+        listed(&mut known, [], now);
+        // Pod 1 is there after all, with another address, and the next list lacks it again.
+        let (key, kept) = pod(1, 99);
+        known.came(key, kept);
+        listed(&mut known, [], now);
+        assert_eq!(known.held(), 20);
+        let (key, kept) = pod(101, 1);
+        assert_eq!(known.came(key, kept), Vec::<u32>::new(), "its old address is claimed no more");
+        let (key, kept) = pod(102, 99);
+        assert_eq!(known.came(key, kept), [1]);
+    }
+
+    #[test]
+    fn an_object_that_cannot_be_read_exists_and_one_without_a_name_may_be_any() {
+        let (mut known, now) = (Known::<u32>::default(), Instant::now());
+        listed(&mut known, keys(1..=4), now);
+        known.begin_list(now);
+        known.came(1, ());
+        known.came_unreadable(2, unreadable("2"));
+        let mut gone = known.end_list(HALF, trust(now)).gone;
+        gone.sort_unstable();
+        assert_eq!((gone, known.unreadable_count()), (vec![3, 4], 1));
+        known.begin_list(now);
+        known.came_unnamed(unreadable(""));
+        assert!(known.end_list(HALF, trust(now)).gone.is_empty(), "1 and 2 may be what has no name");
+        assert_eq!((known.len(), known.unreadable_count()), (2, 2));
+        assert_eq!(listed(&mut known, keys([2]), now).gone, [1]);
+        assert_eq!(known.unreadable_count(), 0);
     }
 }

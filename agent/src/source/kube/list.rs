@@ -5,7 +5,8 @@
 //! namespaces first. Where that is forbidden, it is asked for in the one namespace, and
 //! what is missing is [`Unread`]: a verdict that it may decide is unknown.
 
-use std::fmt::Debug;
+mod error;
+
 use std::time::Duration;
 
 use futures::FutureExt as _;
@@ -14,13 +15,18 @@ use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::ListParams;
-use kube::core::DeserializeGuard;
-use kube::{Api, Client, Resource, ResourceExt as _};
+use kube::core::Request;
+use kube::{Api, Client, Resource};
 use npc_compiler::cluster::unread::{Extent, Unread};
-use npc_compiler::object::Objects;
+use npc_compiler::object::{NetworkPolicy, Objects};
 use serde::de::DeserializeOwned;
 use tokio::time;
 
+pub use self::error::Error;
+use super::decode::{self, Item};
+use super::failure::Failure;
+use super::read::{Buffer, Items};
+use super::watched::Watched as _;
 use super::{slim, words};
 use crate::source::PolicyList;
 
@@ -48,76 +54,6 @@ pub struct Listed {
     pub unread: Vec<Unread>,
 }
 
-/// Why a cluster cannot be read. The text has the cause in it.
-#[derive(Debug, thiserror::Error)]
-#[error("{message}")]
-pub struct Error {
-    message: String,
-}
-
-/// Why one list cannot be had.
-#[derive(Debug)]
-enum Failure {
-    Request(Box<kube::Error>),
-    Silent(Duration),
-}
-
-impl Failure {
-    fn code(&self) -> Option<u16> {
-        match self {
-            Self::Request(error) => match &**error {
-                kube::Error::Api(status) => Some(status.code),
-                _ => None,
-            },
-            Self::Silent(_) => None,
-        }
-    }
-
-    /// What happened and what to do, in one sentence.
-    fn about<K: Resource<DynamicType = ()>>(&self, settings: &ListSettings) -> Error {
-        let what = K::plural(&());
-        let message = match self {
-            Self::Silent(timeout) => format!(
-                "the API server did not answer within {timeout:?}, when asked for {what}; ask again, or wait longer with \
-                 --request-timeout"
-            ),
-            Self::Request(error) => {
-                let cause = words(error.as_ref());
-                match self.code() {
-                    Some(401) => {
-                        format!("the API server rejected your credentials: {cause}; log in again, as for kubectl")
-                    }
-                    Some(403) => format!(
-                        "cannot list {what} in all namespaces, nor in namespace {}: {cause}; name a namespace in which \
-                         you may list them with -n",
-                        settings.namespace
-                    ),
-                    Some(_) => format!("cannot list {what}: {cause}"),
-                    None => match refused(error.as_ref()) {
-                        Some(kind) => format!("the API server cannot be reached: {kind}"),
-                        None => format!("cannot list {what}: {cause}"),
-                    },
-                }
-            }
-        };
-        Error { message }
-    }
-}
-
-/// The error of the operating system at the end of a chain of causes, in its own words.
-fn refused(error: &(dyn std::error::Error + 'static)) -> Option<std::io::ErrorKind> {
-    let mut cause = Some(error);
-    let mut kind = None;
-    while let Some(error) = cause {
-        if let Some(error) = error.downcast_ref::<std::io::Error>() {
-            kind = Some(error.kind());
-        }
-        cause = error.source();
-    }
-    // What it does not name is in the text of the error.
-    kind.filter(|kind| !matches!(kind, std::io::ErrorKind::Other) && !format!("{kind}").contains("uncategorized"))
-}
-
 /// Lists everything that decides about connectivity, as far as the API server allows it.
 ///
 /// The lists are of slightly different moments, as everything is that asks an
@@ -127,40 +63,84 @@ fn refused(error: &(dyn std::error::Error + 'static)) -> Option<std::io::ErrorKi
 /// If the API server does not answer, rejects the credentials, or lets neither the pods
 /// nor the policies of any namespace be listed.
 pub async fn list(client: &Client, settings: &ListSettings) -> Result<Listed, Error> {
-    let mut reader = Reader { client, settings, unread: Vec::new() };
-    let mut listed = Listed::default();
-    let objects = &mut listed.objects;
-    objects.namespaces = reader.namespaces().await?.into_iter().map(Into::into).collect();
-    objects.nodes = reader.nodes().await?.into_iter().map(Into::into).collect();
-    objects.pods = reader.needed::<slim::Pod>().await?.into_iter().map(Into::into).collect();
-    objects.services = reader.wanted::<Service>().await?.into_iter().map(Into::into).collect();
-    objects.endpoint_slices = reader.wanted::<EndpointSlice>().await?.into_iter().map(Into::into).collect();
-    for policy in reader.needed::<DeserializeGuard<slim::Policy>>().await? {
-        let (namespace, name) = (policy.namespace().unwrap_or_default(), policy.name_any());
-        match policy.0 {
-            Ok(policy) => objects.policies.push(policy.into()),
-            Err(invalid) => {
-                let why = format!(
-                    "networkpolicy {namespace}/{name}: cannot be read as the API server sent it, and is left out: {}",
-                    invalid.error
-                );
-                reader.leave_out::<slim::Policy>(Extent::In(namespace), why.clone());
-                listed.problems.push(why);
-            }
-        }
-    }
-    if reader.unread.iter().any(|unread| unread.kind.as_deref() == Some("Namespace")) {
+    let mut reader = Reader { client, settings, problems: Vec::new(), unread: Vec::new() };
+    let mut objects = Objects {
+        namespaces: reader.namespaces().await?,
+        nodes: reader.nodes().await?,
+        pods: reader.needed::<slim::Pod, _>(object).await?,
+        services: reader.wanted::<Service, _>(object).await?,
+        endpoint_slices: reader.wanted::<EndpointSlice, _>(object).await?,
+        policies: reader.needed::<slim::Policy, _>(policy).await?,
+        ..Objects::default()
+    };
+    objects.bound_policies();
+    let Reader { problems, unread, .. } = reader;
+    if unread.iter().any(|unread| unread.kind.as_deref() == Some("Namespace")) {
         // The others exist, and of their labels the one with the name is known.
         objects.declare_namespaces();
     }
-    listed.unread = reader.unread;
-    Ok(listed)
+    Ok(Listed { objects, problems, unread })
+}
+
+/// What an item of a list came to: the object, and what is wrong with it.
+struct Made<T> {
+    object: Option<T>,
+    fault: Option<Fault>,
+}
+
+/// Why an object cannot be read as it is.
+struct Fault {
+    /// Empty where it is not known.
+    namespace: String,
+    problem: String,
+}
+
+/// An item as the API server sent it; its error is that of one that shows no name.
+type Sent<K> = Result<Item<K>, String>;
+
+fn object<K: Resource<DynamicType = ()>, T: From<K>>(item: Sent<K>, _: &[u8]) -> Made<T> {
+    match item {
+        Ok(Item { content: Ok(object), .. }) => Made { object: Some(object.into()), fault: None },
+        Ok(Item { identity, content: Err(error), .. }) => Made::left_out::<K>(identity, &error),
+        Err(error) => Made::left_out::<K>(decode::Identity::default(), &error),
+    }
+}
+
+fn policy(item: Sent<slim::Policy>, bytes: &[u8]) -> Made<NetworkPolicy> {
+    let (identity, error) = match item {
+        Ok(Item { identity, content: Err(error), .. }) => (identity, error),
+        item => return object(item, bytes),
+    };
+    // As an agent takes it that has no earlier version of it. Which rules it has is not known.
+    match slim::Policy::rescue(bytes, &identity, &error) {
+        Some(rescued) => {
+            let problem = problem::<slim::Policy>(&identity, &error, "counts without its rules");
+            Made { object: Some(rescued), fault: Some(Fault { namespace: identity.namespace, problem }) }
+        }
+        None => Made::left_out::<slim::Policy>(identity, &error),
+    }
+}
+
+impl<T> Made<T> {
+    fn left_out<K: Resource<DynamicType = ()>>(identity: decode::Identity, error: &str) -> Self {
+        let problem = problem::<K>(&identity, error, "is left out");
+        Self { object: None, fault: Some(Fault { namespace: identity.namespace, problem }) }
+    }
+}
+
+/// Says that an object cannot be read.
+fn problem<K: Resource<DynamicType = ()>>(identity: &decode::Identity, error: &str, effect: &str) -> String {
+    let kind = K::kind(&()).to_lowercase();
+    let decode::Identity { namespace, name, .. } = identity;
+    let slash = if namespace.is_empty() { "" } else { "/" };
+    format!("{kind} {namespace}{slash}{name}: cannot be read as the API server sent it, and {effect}: {error}")
 }
 
 /// Lists one kind after the other.
 struct Reader<'a> {
     client: &'a Client,
     settings: &'a ListSettings,
+    problems: Vec<String>,
     unread: Vec<Unread>,
 }
 
@@ -169,108 +149,111 @@ impl Reader<'_> {
         self.unread.push(Unread { kind: Some(K::kind(&()).into_owned()), namespace, why });
     }
 
+    fn error<K: Resource<DynamicType = ()>>(&self, failure: &Failure) -> Error {
+        Error::of::<K>(failure, self.settings)
+    }
+
     /// The namespaces; where they cannot be listed, the one, if it can be read.
-    async fn namespaces(&mut self) -> Result<Vec<slim::Namespace>, Error> {
-        let api = Api::<slim::Namespace>::all(self.client.clone());
-        let failure = match self.all(&api).await {
+    async fn namespaces<T: From<slim::Namespace>>(&mut self) -> Result<Vec<T>, Error> {
+        let failure = match self.all::<slim::Namespace, _>(None, &object).await {
             Err(failure) if failure.code() == Some(403) => failure,
-            listed => return listed.map_err(|failure| failure.about::<slim::Namespace>(self.settings)),
+            listed => return listed.map_err(|failure| self.error::<slim::Namespace>(&failure)),
         };
         // A role in a namespace mostly has the right to read the Namespace itself.
         let here = self.settings.namespace.as_str();
-        let read = self.in_time(api.get_opt(here)).await;
+        let api = Api::<slim::Namespace>::all(self.client.clone());
+        let read = self.in_time(api.get_opt(here).map(|read| read.map_err(Failure::from))).await;
         let (read, extent) = match read {
-            Ok(Some(namespace)) => (vec![namespace], Extent::AllBut(here.to_owned())),
-            Ok(None) | Err(Failure::Request(_)) => (Vec::new(), Extent::Everywhere),
-            Err(silent @ Failure::Silent(_)) => return Err(silent.about::<slim::Namespace>(self.settings)),
+            Ok(Some(namespace)) => (vec![namespace.into()], Extent::AllBut(here.to_owned())),
+            Err(silent @ Failure::NoAnswer(_)) => return Err(self.error::<slim::Namespace>(&silent)),
+            Ok(None) | Err(_) => (Vec::new(), Extent::Everywhere),
         };
         self.leave_out::<slim::Namespace>(extent, no_right::<slim::Namespace>(&failure));
         Ok(read)
     }
 
-    async fn nodes(&mut self) -> Result<Vec<slim::Node>, Error> {
-        let api = Api::all(self.client.clone());
-        match self.all::<slim::Node>(&api).await {
+    async fn nodes<T: From<slim::Node>>(&mut self) -> Result<Vec<T>, Error> {
+        match self.all::<slim::Node, _>(None, &object).await {
             Err(failure) if failure.code() == Some(403) => {
                 self.leave_out::<slim::Node>(Extent::Everywhere, no_right::<slim::Node>(&failure));
                 Ok(Vec::new())
             }
-            listed => listed.map_err(|failure| failure.about::<slim::Node>(self.settings)),
+            listed => listed.map_err(|failure| self.error::<slim::Node>(&failure)),
         }
     }
 
     /// The objects of a kind without which nothing can be said.
-    async fn needed<K>(&mut self) -> Result<Vec<K>, Error>
+    async fn needed<K, T>(&mut self, make: impl Fn(Sent<K>, &[u8]) -> Made<T>) -> Result<Vec<T>, Error>
     where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + DeserializeOwned,
     {
-        let listed = self.reachable::<K>().await;
-        listed.map_err(|failure| failure.about::<K>(self.settings))
+        let listed = self.reachable(make).await;
+        listed.map_err(|failure| self.error::<K>(&failure))
     }
 
     /// The objects of a kind without which most can be said.
-    async fn wanted<K>(&mut self) -> Result<Vec<K>, Error>
+    async fn wanted<K, T>(&mut self, make: impl Fn(Sent<K>, &[u8]) -> Made<T>) -> Result<Vec<T>, Error>
     where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + DeserializeOwned,
     {
-        match self.reachable::<K>().await {
+        match self.reachable(make).await {
             // An old server does not have the kind.
             Err(failure) if matches!(failure.code(), Some(403 | 404)) => {
                 self.leave_out::<K>(Extent::Everywhere, no_right::<K>(&failure));
                 Ok(Vec::new())
             }
-            listed => listed.map_err(|failure| failure.about::<K>(self.settings)),
+            listed => listed.map_err(|failure| self.error::<K>(&failure)),
         }
     }
 
     /// The objects of all namespaces, else those of the one namespace.
-    async fn reachable<K>(&mut self) -> Result<Vec<K>, Failure>
+    async fn reachable<K, T>(&mut self, make: impl Fn(Sent<K>, &[u8]) -> Made<T>) -> Result<Vec<T>, Failure>
     where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + DeserializeOwned,
     {
-        let everywhere = Api::<K>::all(self.client.clone());
-        let failure = match self.all(&everywhere).await {
+        let failure = match self.all(None, &make).await {
             Err(failure) if failure.code() == Some(403) => failure,
             listed => return listed,
         };
-        let here = Api::<K>::namespaced(self.client.clone(), &self.settings.namespace);
-        let listed = self.all(&here).await?;
-        self.leave_out::<K>(Extent::AllBut(self.settings.namespace.clone()), no_right::<K>(&failure));
+        let here = self.settings.namespace.clone();
+        let listed = self.all(Some(&here), &make).await?;
+        self.leave_out::<K>(Extent::AllBut(here), no_right::<K>(&failure));
         Ok(listed)
     }
 
-    async fn all<K>(&self, api: &Api<K>) -> Result<Vec<K>, Failure>
+    /// All objects of a kind that can be read, of a namespace or of all.
+    async fn all<K, T>(
+        &mut self,
+        namespace: Option<&str>,
+        make: &impl Fn(Sent<K>, &[u8]) -> Made<T>,
+    ) -> Result<Vec<T>, Failure>
     where
-        K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned,
+        K: Resource<DynamicType = ()> + DeserializeOwned,
     {
-        let mut params = ListParams::default().limit(PAGE);
-        let mut all = Vec::new();
-        loop {
-            match self.in_time(api.list(&params)).await {
-                Ok(page) => {
-                    all.extend(page.items);
-                    match page.metadata.continue_.filter(|token| !token.is_empty()) {
-                        Some(token) => params.continue_token = Some(token),
-                        None => return Ok(all),
-                    }
-                }
-                // It took too long over the pages; then all at once.
-                Err(failure) if failure.code() == Some(410) && params.continue_token.is_some() => {
-                    all.clear();
-                    params = ListParams::default();
-                }
-                Err(failure) => return Err(failure),
+        let path = K::url_path(&(), namespace);
+        let read = read(self.client, &path, self.settings.request_timeout, make).await?;
+        let mut all = Vec::with_capacity(read.len());
+        for Made { object, fault } in read {
+            all.extend(object);
+            if let Some(Fault { namespace, problem }) = fault {
+                let extent = if namespace.is_empty() { Extent::Everywhere } else { Extent::In(namespace) };
+                self.leave_out::<K>(extent, problem.clone());
+                self.problems.push(problem);
             }
         }
+        Ok(all)
     }
 
     /// An answer, if it comes within the time that is set.
-    async fn in_time<T>(&self, asked: impl Future<Output = kube::Result<T>>) -> Result<T, Failure> {
-        let answer = match self.settings.request_timeout {
-            None => asked.await,
-            Some(timeout) => time::timeout(timeout, asked).await.map_err(|_| Failure::Silent(timeout))?,
-        };
-        answer.map_err(|error| Failure::Request(Box::new(error)))
+    async fn in_time<T>(&self, asked: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+        in_time(self.settings.request_timeout, asked).await
+    }
+}
+
+async fn in_time<T>(timeout: Option<Duration>, asked: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    match timeout {
+        None => asked.await,
+        Some(timeout) => time::timeout(timeout, asked).await.map_err(|_| Failure::NoAnswer(timeout))?,
     }
 }
 
@@ -285,15 +268,14 @@ fn no_right<K: Resource<DynamicType = ()>>(failure: &Failure) -> String {
 /// The policies of a namespace as they are now.
 #[must_use]
 pub fn policies_of(client: &Client, namespace: &str) -> BoxFuture<'static, Result<PolicyList, String>> {
-    let api: Api<DeserializeGuard<slim::Policy>> = Api::namespaced(client.clone(), namespace);
+    let (client, path) = (client.clone(), slim::Policy::url_path(&(), Some(namespace)));
     async move {
-        let listed = api.list(&ListParams::default()).await.map_err(|error| words(&error))?;
         let mut list = PolicyList::default();
-        for policy in listed.items {
-            let name = policy.name_any();
-            match policy.0 {
+        let read = read(&client, &path, None, |item: Sent<slim::Policy>, _| item.ok());
+        for item in read.await.map_err(|error| words(&error))?.into_iter().flatten() {
+            match item.content {
                 Ok(policy) => list.policies.push(policy.into()),
-                Err(_) => drop(list.unreadable.insert(name)),
+                Err(_) => drop(list.unreadable.insert(item.identity.name)),
             }
         }
         Ok(list)
@@ -301,127 +283,45 @@ pub fn policies_of(client: &Client, namespace: &str) -> BoxFuture<'static, Resul
     .boxed()
 }
 
-#[cfg(test)]
-mod tests {
-    use axum::http::{StatusCode, Uri};
-    use axum::response::{IntoResponse as _, Response};
-    use axum::{Json, Router};
-    use serde_json::{Value, json};
-
-    use super::*;
-
-    fn settings() -> ListSettings {
-        ListSettings { namespace: "shop".to_owned(), request_timeout: None }
-    }
-
-    /// Lists a cluster that answers so, by path; without an answer, a list is empty.
-    async fn listed(answer: fn(&str) -> Option<Response>) -> Result<Listed, Error> {
-        let answer = move |uri: Uri| async move {
-            answer(uri.path()).unwrap_or_else(|| Json(json!({"metadata": {}, "items": []})).into_response())
-        };
-        list(&Client::new(Router::new().fallback(answer), "default"), &settings()).await
-    }
-
-    fn refused(code: StatusCode) -> Response {
-        let reason = code.canonical_reason();
-        (code, Json(json!({"status": "Failure", "code": code.as_u16(), "reason": reason, "message": reason})))
-            .into_response()
-    }
-
-    fn items(items: Value) -> Response {
-        Json(json!({"metadata": {}, "items": items})).into_response()
-    }
-
-    fn unread(listed: &Listed) -> Vec<(&str, &Extent)> {
-        listed.unread.iter().map(|unread| (unread.kind.as_deref().unwrap_or_default(), &unread.namespace)).collect()
-    }
-
-    #[tokio::test]
-    async fn endpoint_slices_are_read_and_the_right_to_do_so_is_not_needed() {
-        let one = listed(|path| {
-            (path == "/apis/discovery.k8s.io/v1/endpointslices").then(|| {
-                let metadata =
-                    json!({"namespace": "shop", "name": "api-1", "labels": {"kubernetes.io/service-name": "api"}});
-                let endpoints = json!([{"addresses": ["192.0.2.1"]}]);
-                items(json!([{"metadata": metadata, "addressType": "IPv4", "endpoints": endpoints, "ports": []}]))
-            })
-        });
-        let slices = one.await.expect("a list").objects.endpoint_slices;
-        assert_eq!(slices.iter().map(|slice| slice.service.as_str()).collect::<Vec<_>>(), ["api"]);
-        // An old server has no such version.
-        for none in [
-            |path: &str| path.contains("endpointslices").then(|| refused(StatusCode::FORBIDDEN)),
-            |path: &str| path.contains("endpointslices").then(|| refused(StatusCode::NOT_FOUND)),
-        ] {
-            let listed = listed(none).await.expect("a list");
-            assert_eq!(listed.objects.endpoint_slices, []);
-            assert_eq!(unread(&listed), [("EndpointSlice", &Extent::Everywhere)]);
-        }
-        let rejected = listed(|path| path.contains("endpointslices").then(|| refused(StatusCode::UNAUTHORIZED))).await;
-        assert!(rejected.expect_err("no list").to_string().contains("rejected your credentials"));
-    }
-
-    #[tokio::test]
-    async fn where_all_namespaces_are_forbidden_the_one_is_listed() {
-        let listed = listed(|path| match path {
-            "/api/v1/namespaces/shop/pods" => Some(items(json!([{"metadata": {"namespace": "shop", "name": "web"}}]))),
-            "/apis/networking.k8s.io/v1/namespaces/shop/networkpolicies" | "/api/v1/namespaces/shop/services" => None,
-            "/api/v1/namespaces/shop" => {
-                Some(Json(json!({"metadata": {"name": "shop", "labels": {"team": "a"}}})).into_response())
+/// Reads a list in pages, each of which may take so long. `make` is given each object, or
+/// why it cannot be read where it shows no name either, and its bytes.
+async fn read<K: DeserializeOwned, T>(
+    client: &Client,
+    path: &str,
+    timeout: Option<Duration>,
+    make: impl Fn(Sent<K>, &[u8]) -> T,
+) -> Result<Vec<T>, Failure> {
+    let mut params = ListParams::default().limit(PAGE);
+    let (mut buffer, mut all) = (Buffer::default(), Vec::new());
+    loop {
+        let request = Request::new(path).list(&params).map_err(kube::Error::BuildRequest)?;
+        let page = async {
+            let body = client.request_stream(request).await?;
+            let (mut items, mut page) = (Items::new(Box::pin(body)), Vec::new());
+            while let Some(piece) = items.next(&mut buffer).await.map_err(Failure::of_list)? {
+                page.push(make(decode::item::<K>(&buffer, piece), buffer.bytes()));
             }
-            _ => Some(refused(StatusCode::FORBIDDEN)),
-        });
-        let listed = listed.await.expect("a list");
-        assert_eq!(listed.objects.pods.iter().map(|pod| pod.name.as_str()).collect::<Vec<_>>(), ["web"]);
-        assert_eq!(listed.objects.namespaces[0].labels.get("team").map(String::as_str), Some("a"));
-        let but_shop = Extent::AllBut("shop".to_owned());
-        assert_eq!(
-            unread(&listed),
-            [
-                ("Namespace", &but_shop),
-                ("Node", &Extent::Everywhere),
-                ("Pod", &but_shop),
-                ("Service", &but_shop),
-                ("EndpointSlice", &Extent::Everywhere),
-                ("NetworkPolicy", &but_shop),
-            ]
-        );
-    }
-
-    #[tokio::test]
-    async fn a_namespace_that_cannot_be_read_is_known_by_its_name() {
-        let listed = listed(|path| match path {
-            "/api/v1/pods" => Some(items(json!([{"metadata": {"namespace": "ops", "name": "monitor"}}]))),
-            "/api/v1/namespaces" | "/api/v1/namespaces/shop" => Some(refused(StatusCode::FORBIDDEN)),
-            _ => None,
-        });
-        let listed = listed.await.expect("a list");
-        let [ops] = listed.objects.namespaces.as_slice() else { panic!("{:?}", listed.objects.namespaces) };
-        assert_eq!(ops.labels.get(npc_compiler::object::NAMESPACE_NAME_LABEL).map(String::as_str), Some("ops"));
-        assert_eq!(unread(&listed), [("Namespace", &Extent::Everywhere)]);
-    }
-
-    #[tokio::test]
-    async fn without_pods_and_policies_nothing_can_be_said() {
-        for (plural, path) in [("pods", "/pods"), ("networkpolicies", "/networkpolicies")] {
-            let error = match plural {
-                "pods" => listed(|path| path.ends_with("/pods").then(|| refused(StatusCode::FORBIDDEN))).await,
-                _ => listed(|path| path.ends_with("/networkpolicies").then(|| refused(StatusCode::FORBIDDEN))).await,
-            };
-            let error = error.expect_err(path).to_string();
-            let words = format!("cannot list {plural} in all namespaces, nor in namespace shop");
-            assert!(error.starts_with(&words) && error.contains("-n"), "{error}");
+            let metadata = items.envelope().map_err(kube::Error::SerdeError)?.metadata;
+            Ok((page, metadata.r#continue.filter(|token| !token.is_empty())))
+        };
+        match in_time(timeout, page).await {
+            Ok((page, next)) => {
+                all.extend(page);
+                match next {
+                    Some(token) if params.continue_token.as_ref() == Some(&token) => return Err(Failure::Endless),
+                    Some(token) => params.continue_token = Some(token),
+                    None => return Ok(all),
+                }
+            }
+            // It took too long over the pages; then all at once.
+            Err(failure) if failure.code() == Some(410) && params.continue_token.is_some() => {
+                all.clear();
+                params = ListParams::default();
+            }
+            Err(failure) => return Err(failure),
         }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_server_that_does_not_answer_is_waited_for_so_long() {
-        let silent = Router::new().fallback(|| async { std::future::pending::<Response>().await });
-        let timeout = Duration::from_secs(30);
-        let settings = ListSettings { request_timeout: Some(timeout), ..settings() };
-        let begun = time::Instant::now();
-        let error = list(&Client::new(silent, "default"), &settings).await.expect_err("no answer").to_string();
-        assert_eq!(begun.elapsed(), timeout);
-        assert!(error.contains("did not answer within 30s") && error.contains("--request-timeout"), "{error}");
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,9 +4,10 @@
 //! ```text
 //! client: connections, bounds ─▶ watch, one per kind ─▶ slim objects ─▶ follower ─▶ Changes
 //!                                  (lists, pace)                          └ known: what a list leaves out is gone
+//! API server ─▶ reread ─▶ follower: large objects, when policies name more of them
 //! API server ─▶ nodes ─▶ Changes: the Nodes of pods that list one address, while they do
 //! API server ─▶ list ─▶ Objects, once, for commands
-//! API server ◀─ tell ◀─ Notices: an Event on a policy, the start-up taint
+//! API server ◀─ notices ◀─ Notices: an Event on a policy, the start-up taint
 //! ```
 //!
 //! **Invariants.** What is reported before every kind was listed completely says that
@@ -14,49 +15,68 @@
 //! keeps much less of an object than there is of it here. A watch that is lost
 //! changes nothing: what was reported stays true until a list says otherwise, and only
 //! a complete one says that something is gone. Whatever the API server answers, the
-//! agent sends it few requests (`limits`, `pace`).
+//! agent sends it few requests (`limits`, `pace`), and however large objects are, it keeps
+//! little of them (`read`, `named`, `policies`).
 
 mod client;
+mod decode;
 mod failure;
 mod follower;
 mod identity;
 mod known;
+mod large;
 mod limits;
 mod list;
+mod named;
 mod nodes;
 mod notices;
+mod owner;
 mod pace;
+mod policies;
+mod read;
+mod reread;
 mod slim;
 mod start;
 mod watch;
+mod watched;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use kube::core::{DeserializeGuard, Status};
+use kube::core::Status;
 use kube::runtime::watcher::DefaultBackoff;
-use tokio::sync::{Notify, mpsc};
+use npc_compiler::object;
+use tokio::sync::watch::channel as watch_channel;
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{self, Instant};
 use tracing::{debug, info, warn};
 
 pub use self::client::{Connector, Error, connect};
+use self::decode::Item;
 use self::failure::Failure;
 use self::follower::Follower;
 pub use self::list::{Error as ListError, ListSettings, Listed, list, policies_of};
+use self::named::Named;
 pub use self::nodes::look_up;
 pub use self::notices::{Notice, STARTUP_TAINT, write_notices};
+pub use self::owner::daemon_set;
 use self::pace::{Ended, Pace, Reach};
+use self::reread::Wanted;
 pub use self::watch::WATCH_SECONDS;
-use self::watch::{Common, Event, Lister};
+use self::watch::{Common, Lister};
+use self::watched::{Event, Trimmed};
 use super::Changes;
 use super::held::Times;
 use crate::metrics::{Kind, Watches};
 use crate::status::SharedStatus;
 
-/// How many changes are gathered before the agent is told, if it could be told
-/// at once.
+/// How many changes are gathered before they are passed on, if they could be passed on at
+/// once.
 const GATHERED: usize = 4096;
+
+/// And how many bytes they may take.
+const GATHERED_BYTES: usize = 4 << 20;
 
 /// How many events of all watches may wait.
 const EVENTS: usize = 64;
@@ -75,12 +95,12 @@ pub struct Settings {
     pub hold: Times,
     /// The kernel isolates pods since an earlier agent.
     pub kernel_isolates: bool,
-    /// Where the agent says how it is.
+    /// Where the agent publishes its status.
     pub status: Option<SharedStatus>,
 }
 
 impl Settings {
-    /// Those of an agent to which nothing else is said.
+    /// The defaults.
     #[must_use]
     pub fn new(node: &str) -> Self {
         Self {
@@ -94,13 +114,16 @@ impl Settings {
     }
 }
 
-/// What a watch reports.
-enum Heard {
-    Pod(Event<slim::Pod>),
-    Namespace(Event<slim::Namespace>),
-    Policy(Event<DeserializeGuard<slim::Policy>>),
-    Node(Event<slim::Node>),
+/// What a watch reports, or what was read again.
+enum Report {
+    Pod(Event<Trimmed<object::Pod>>),
+    Namespace(Event<Trimmed<object::Namespace>>),
+    Policy(Event<object::NetworkPolicy>),
+    Node(Event<()>),
     Failed(Kind, Failure),
+    PodAgain(Item<Trimmed<object::Pod>>),
+    NamespaceAgain(Item<Trimmed<object::Namespace>>),
+    PolicyAgain(Item<object::NetworkPolicy>),
 }
 
 /// Watches a cluster for a node and reports its changes, until nothing takes them any
@@ -113,7 +136,9 @@ pub async fn follow<T>(
     watches: Watches,
 ) {
     let streams = streams_lists(&connector).await;
-    let (events, mut heard) = mpsc::channel(EVENTS);
+    let (events, mut reports) = mpsc::channel(EVENTS);
+    let (named, wanted) = (Named::default(), Wanted::default());
+    let (policies, has_policies) = watch_channel(false);
     let common = Common {
         connector,
         watches: watches.clone(),
@@ -122,17 +147,23 @@ pub async fn follow<T>(
         seconds: settings.watch_seconds,
         spread: settings.relist_spread,
         streams,
+        named: named.clone(),
+        room: Arc::new(Semaphore::new(watch::ROOM as usize)),
+        has_policies,
     };
     // They end with this set.
     let mut listers = JoinSet::new();
     let asked: [Arc<Notify>; Kind::ALL.len()] = Default::default();
     let asks = |kind: Kind| Arc::clone(&asked[kind as usize]);
-    listers.spawn(Lister::new(&common, Kind::Node, Heard::Node, asks(Kind::Node)).of_one(&settings.node).run());
-    listers.spawn(Lister::new(&common, Kind::Namespace, Heard::Namespace, asks(Kind::Namespace)).run());
-    listers.spawn(Lister::new(&common, Kind::NetworkPolicy, Heard::Policy, asks(Kind::NetworkPolicy)).run());
-    listers.spawn(Lister::new(&common, Kind::Pod, Heard::Pod, asks(Kind::Pod)).run());
-    drop(common);
-    let mut follower = Follower::new(&settings, watches);
+    let node = Lister::<slim::Node>::new(&common, Kind::Node, Report::Node, asks(Kind::Node));
+    listers.spawn(node.of_one(&settings.node).run());
+    let policy = Lister::<slim::Policy>::new(&common, Kind::NetworkPolicy, Report::Policy, asks(Kind::NetworkPolicy));
+    listers.spawn(policy.run());
+    let namespace = Lister::<slim::Namespace>::new(&common, Kind::Namespace, Report::Namespace, asks(Kind::Namespace));
+    listers.spawn(namespace.after_policies().run());
+    listers.spawn(Lister::<slim::Pod>::new(&common, Kind::Pod, Report::Pod, asks(Kind::Pod)).after_policies().run());
+    listers.spawn(reread::read_again(common, wanted.clone()));
+    let mut follower = Follower::new(&settings, watches, named, wanted);
     loop {
         let (has_news, due) = (follower.has_news(), follower.due());
         tokio::select! {
@@ -141,8 +172,13 @@ pub async fn follow<T>(
             // wait for a cluster that never rests, and what there is at first
             // is not gathered here: an object takes several times what the agent
             // makes of it.
-            next = heard.recv(), if follower.pending() < GATHERED || !has_news => match next {
-                Some(next) => follower.hear(next),
+            next = reports.recv(), if !follower.has_gathered_enough() || !has_news => match next {
+                Some(next) => {
+                    follower.take_in(next);
+                    if follower.has_policies() {
+                        policies.send_if_modified(|has| !std::mem::replace(has, true));
+                    }
+                }
                 None => unreachable!("a lister ends only after this"),
             },
             permit = sender.reserve(), if has_news => match permit {
@@ -208,6 +244,9 @@ async fn streams_lists(connector: &Connector) -> bool {
 /// Some of kube's errors are left out: their text is the name of a Rust type and the
 /// text of the cause, or a `Status` as Rust prints it.
 fn words(error: &(dyn std::error::Error + 'static)) -> String {
+    if let Some(Failure::Request(cause)) = error.downcast_ref() {
+        return words(cause);
+    }
     let client = error.downcast_ref();
     if let Some(kube::Error::Api(status)) = client {
         return words_of(status);

@@ -22,7 +22,7 @@ use super::{backoff, slim, words};
 use crate::source::{Change, Changes};
 
 /// How long two pods list an address before it is worth a question: most are a
-/// pod that ends and its successor, which the objects themselves tell apart.
+/// pod that ends and its successor, which the objects themselves distinguish.
 const SETTLED: Duration = Duration::from_secs(2);
 
 /// How often to look again while an address is contested.
@@ -34,10 +34,10 @@ pub async fn look_up<T>(
     client: Client,
     mut wanted: watch::Receiver<BTreeSet<String>>,
     sender: mpsc::Sender<T>,
-    tell: fn(Changes) -> T,
+    report: fn(Changes) -> T,
 ) {
     let nodes = Api::all(client);
-    let mut told = BTreeMap::<String, Node>::new();
+    let mut reported = BTreeMap::<String, Node>::new();
     let mut waits = backoff();
     let mut is_failing = false;
     loop {
@@ -46,17 +46,17 @@ pub async fn look_up<T>(
             Ok(found) => {
                 waits = backoff();
                 is_failing = false;
-                let events = differ(&told, &found);
+                let events = differ(&reported, &found);
                 if !events.is_empty() {
                     debug!(nodes = ?names, "looked up the Nodes of pods that list one address");
                     let changes = events.into_iter().map(Change::now).collect();
-                    // The agent wants something only once it has heard of the
-                    // whole cluster, so this is no first part of it.
-                    if sender.send(tell(Changes { changes, ..Changes::default() })).await.is_err() {
+                    // The agent wants a Node only once it knows the whole cluster, so this
+                    // is no first part of it.
+                    if sender.send(report(Changes { changes, ..Changes::default() })).await.is_err() {
                         return;
                     }
                 }
-                told = found;
+                reported = found;
                 AGAIN
             }
             Err(error) => {
@@ -93,10 +93,10 @@ async fn ask(nodes: &Api<slim::Node>, names: &BTreeSet<String>) -> kube::Result<
     Ok(found)
 }
 
-/// What leads from what was told to what was found.
-fn differ(told: &BTreeMap<String, Node>, found: &BTreeMap<String, Node>) -> Vec<Event> {
-    let gone = told.keys().filter(|name| !found.contains_key(*name)).cloned().map(Event::NodeGone);
-    let came = found.iter().filter(|(name, node)| told.get(*name) != Some(*node));
+/// What leads from what was reported to what was found.
+fn differ(reported: &BTreeMap<String, Node>, found: &BTreeMap<String, Node>) -> Vec<Event> {
+    let gone = reported.keys().filter(|name| !found.contains_key(*name)).cloned().map(Event::NodeGone);
+    let came = found.iter().filter(|(name, node)| reported.get(*name) != Some(*node));
     gone.chain(came.map(|(_, node)| Event::Node(node.clone()))).collect()
 }
 
@@ -105,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_differs_is_told() {
+    fn only_what_differs_is_reported() {
         let node = |name: &str, cidr: &str| {
             let pod_cidrs = vec![cidr.parse().expect("a prefix")];
             (name.to_owned(), Node { name: name.to_owned(), addresses: Vec::new(), pod_cidrs })

@@ -118,7 +118,7 @@ async fn create_event(client: Client, node: String, finding: Finding) -> kube::R
 
 /// Whether an Event is not needed any more: another agent created it (409), or the
 /// policy's namespace is gone (404) or being deleted. For the latter the API server
-/// answers 403, as for a missing right, and tells them apart by this cause
+/// answers 403, as for a missing right, and distinguishes them by this cause
 /// (`NamespaceTerminatingCause` of `k8s.io/api/core/v1`).
 fn is_pointless(status: &Status) -> bool {
     let causes = status.details.iter().flat_map(|details| &details.causes);

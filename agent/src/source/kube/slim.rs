@@ -3,11 +3,13 @@
 
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::networking::v1::{NetworkPolicy, NetworkPolicySpec};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference, Time};
 use kube::Resource;
 use npc_compiler::object;
 use serde::{Deserialize, Deserializer};
 use std::collections::BTreeMap;
+
+use super::decode::Identity;
 
 /// A Pod.
 #[derive(Debug, Clone, Resource, Deserialize)]
@@ -112,21 +114,73 @@ struct Metadata {
     generation: Option<i64>,
 }
 
+/// How long a name is that npc keeps. The API server bounds those of objects, but not those
+/// that an owner reference or an annotation has.
+const LONGEST_NAME: usize = 253;
+
+/// The owner that says to which workload a pod belongs.
+fn owners(mut owners: Vec<OwnerReference>) -> Vec<OwnerReference> {
+    let which = owners.iter().position(|owner| owner.controller == Some(true)).unwrap_or_default();
+    owners.truncate(which + 1);
+    owners.drain(..which.min(owners.len()));
+    owners.retain(|owner| owner.kind.len() <= LONGEST_NAME && owner.name.len() <= LONGEST_NAME);
+    owners.shrink_to_fit();
+    owners
+}
+
 fn slim<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
     let mut kept = Metadata::deserialize(deserializer)?;
     let hash = kept.annotations.as_mut().and_then(|annotations| annotations.remove_entry(object::CONFIG_HASH));
+    let hash = hash.filter(|(_, hash)| hash.len() <= LONGEST_NAME);
+    let owners = kept.owner_references.map(owners);
     Ok(ObjectMeta {
         name: kept.name,
         namespace: kept.namespace,
         uid: kept.uid,
         labels: kept.labels,
         annotations: hash.map(|hash| [hash].into()),
-        owner_references: kept.owner_references,
+        owner_references: owners,
         deletion_timestamp: kept.deletion_timestamp,
         resource_version: kept.resource_version,
         generation: kept.generation,
         ..ObjectMeta::default()
     })
+}
+
+/// What can be made of a policy that cannot be read: one that isolates what its podSelector
+/// selects, if that can be read. `bytes` are an object, or an event with one.
+pub(super) fn selector_of(bytes: &[u8], identity: &Identity, error: &str) -> Option<object::NetworkPolicy> {
+    #[derive(Deserialize)]
+    struct Event {
+        object: Object,
+    }
+    #[derive(Deserialize)]
+    struct Object {
+        spec: Spec,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Spec {
+        #[serde(default)]
+        pod_selector: LabelSelector,
+        policy_types: Option<serde_json::Value>,
+    }
+    let object = serde_json::from_slice(bytes).map(|event: Event| event.object);
+    let Object { spec } = object.or_else(|_| serde_json::from_slice(bytes)).ok()?;
+    let types = spec.policy_types.map(serde_json::from_value).transpose().ok().flatten();
+    // Egress may be among what cannot be read.
+    let policy_types = types.or_else(|| Some(vec!["Ingress".to_owned(), "Egress".to_owned()]));
+    let spec =
+        NetworkPolicySpec { pod_selector: Some(spec.pod_selector), policy_types, ..NetworkPolicySpec::default() };
+    let metadata = ObjectMeta {
+        namespace: Some(identity.namespace.clone()),
+        name: Some(identity.name.clone()),
+        uid: Some(identity.uid.clone()),
+        resource_version: Some(identity.version.clone()),
+        ..ObjectMeta::default()
+    };
+    let policy = object::NetworkPolicy::from(NetworkPolicy { metadata, spec: Some(spec) });
+    Some(policy.restricted(format!("the policy cannot be read as the API server sent it: {error}")))
 }
 
 impl From<Container> for core::Container {

@@ -3,7 +3,7 @@
 
 use tokio::time::Instant;
 
-use crate::source::held::Trust;
+use crate::source::held::{Moment, Trust};
 
 /// The doubt of an agent that starts.
 #[derive(Debug, Default)]
@@ -13,7 +13,7 @@ pub(super) struct Start {
     /// When the list of policies that is coming in began.
     begun: Option<Instant>,
     /// When the first list without policies was complete.
-    since: Option<Instant>,
+    since: Option<Moment>,
 }
 
 impl Start {
@@ -27,8 +27,8 @@ impl Start {
     }
 
     /// The doubt begins anew.
-    pub(super) fn restart(&mut self, now: Instant) {
-        self.since = self.since.map(|_| now);
+    pub(super) fn restart(&mut self, moment: Moment) {
+        self.since = self.since.map(|_| moment);
     }
 
     /// A list of policies begins.
@@ -37,15 +37,15 @@ impl Start {
     }
 
     /// A list of policies has ended, without any; whether a doubt begins.
-    pub(super) fn listed_none(&mut self, now: Instant, trust: Trust) -> bool {
+    pub(super) fn listed_none(&mut self, trust: Trust) -> bool {
         if !self.may_doubt {
             return false;
         }
         let Some(since) = self.since else {
-            self.since = Some(now);
+            self.since = Some(trust.moment);
             return true;
         };
-        let confirms = self.begun.is_some_and(|begun| begun >= since + trust.times.confirm_after);
+        let confirms = self.begun.is_some_and(|begun| begun >= since.now + trust.times.confirm_after);
         self.may_doubt = !confirms || !trust.is_own_cluster;
         false
     }
@@ -56,12 +56,12 @@ impl Start {
     }
 
     /// Believes what was doubted for the longest time.
-    pub(super) fn expire(&mut self, now: Instant, trust: Trust) {
-        self.may_doubt &= self.expires(trust).is_none_or(|at| at > now);
+    pub(super) fn expire(&mut self, trust: Trust) {
+        self.may_doubt &= !self.since.is_some_and(|since| trust.is_expired(since));
     }
 
     /// When [`Start::expire`] does something.
     pub(super) fn expires(&self, trust: Trust) -> Option<Instant> {
-        self.since.filter(|_| self.may_doubt && trust.is_own_cluster).map(|since| since + trust.times.at_most)
+        self.since.filter(|_| self.may_doubt).and_then(|since| trust.expires(since))
     }
 }

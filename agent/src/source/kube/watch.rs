@@ -15,24 +15,25 @@
 //! a streamed list was refused. Here every try passes [`Lister::wait`], whatever
 //! ended the one before.
 
-use std::fmt::Debug;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt as _;
-use futures::stream::BoxStream;
+use http::{HeaderValue, header};
+use kube::Client;
 use kube::api::{ListParams, WatchParams};
-use kube::core::WatchEvent;
-use kube::{Api, Resource, ResourceExt as _};
-use serde::de::DeserializeOwned;
-use tokio::sync::{Notify, mpsc};
+use kube::core::Request;
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::time::{self, Instant};
 
-use super::Heard;
+use super::Report;
 use super::client::Connector;
-use super::failure::Failure;
+use super::decode::{self, Item, Line};
+use super::failure::{self, Failure};
+use super::named::Named;
 use super::pace::{Ended, Pace, Reach, STEADY};
+use super::read::{self, Body, Buffer, Items};
+use super::watched::{Event, Watched, keep};
 use crate::metrics::{Kind, Watches};
 
 /// How long one watch may last before it is renewed from where it was, in
@@ -58,9 +59,6 @@ const SILENCE: Duration = Duration::from_secs(5);
 /// How many streamed lists in a row may break off before pages are tried.
 const BROKEN_STREAMS: u32 = 3;
 
-/// How many lines of a watch in a row may be unreadable before it is given up.
-const UNREADABLE: u32 = 10;
-
 /// How long the other watches wait for the one that looks for an API server that is
 /// away, before they look themselves.
 const UNWOKEN: Duration = Duration::from_secs(30);
@@ -70,23 +68,6 @@ pub(super) fn streams_lists(major: &str, minor: &str) -> bool {
     // Some write `33+`.
     let number = |text: &str| text.trim_end_matches(|c: char| !c.is_ascii_digit()).parse().ok();
     matches!((number(major), number(minor)), (Some(major), Some(minor)) if (major, minor) >= STREAMS_SINCE)
-}
-
-/// What happens to the objects of a kind.
-#[derive(Debug)]
-pub(super) enum Event<K> {
-    /// A list begins.
-    ListBegins,
-    /// The list holds this object.
-    Listed(K),
-    /// The list is complete: what it did not hold does not exist.
-    ListEnds,
-    /// This object was created or changed.
-    Applied(K),
-    /// This object was deleted.
-    Deleted(K),
-    /// A watch that follows a failure has proved steady.
-    Steady,
 }
 
 /// Why a watch ended.
@@ -106,14 +87,18 @@ impl<E: Into<Failure>> From<E> for End {
     }
 }
 
-type Events<K> = BoxStream<'static, kube::Result<WatchEvent<K>>>;
-
 /// What all watches of an agent have in common.
 #[derive(Debug, Clone)]
 pub(super) struct Common {
     pub(super) connector: Connector,
     pub(super) watches: Watches,
-    pub(super) sender: mpsc::Sender<Heard>,
+    pub(super) sender: mpsc::Sender<Report>,
+    /// What policies name.
+    pub(super) named: Named,
+    /// How much of objects may wait to be taken in, in [`UNIT`]s of bytes.
+    pub(super) room: Arc<Semaphore>,
+    /// All policies were listed once, so it is known what they name.
+    pub(super) has_policies: watch::Receiver<bool>,
     pub(super) reach: Reach,
     /// How long a watch lasts.
     pub(super) seconds: u32,
@@ -123,20 +108,31 @@ pub(super) struct Common {
     pub(super) streams: bool,
 }
 
+/// The unit of what may wait to be taken in, in bytes.
+const UNIT: usize = 1 << 10;
+
+/// How many units may wait. One object takes no more than all of them.
+pub(super) const ROOM: u32 = 8 << 10;
+
 /// Lists and watches one kind.
-pub(super) struct Lister<K> {
+pub(super) struct Lister<K: Watched> {
     common: Common,
     kind: Kind,
     field_selector: Option<String>,
-    event: fn(Event<K>) -> Heard,
+    event: fn(Event<K::Object>) -> Report,
     /// Whether this watch looks for an API server that is away.
     probes: bool,
     /// Where a list is asked for.
     asked: Arc<Notify>,
-    api: Option<Api<K>>,
+    client: Option<Client>,
     pace: Pace,
     /// Before this nothing is asked.
     next: Instant,
+    /// Says when this may begin, if it has to wait.
+    begins_after: Option<watch::Receiver<bool>>,
+    /// Since the last failure the API server has not answered.
+    unanswered: bool,
+    buffer: Buffer,
     /// The last failure was that no server answered.
     unreachable: bool,
     /// There was a failure, and no watch has proved steady since.
@@ -145,11 +141,8 @@ pub(super) struct Lister<K> {
     broken_streams: u32,
 }
 
-impl<K> Lister<K>
-where
-    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
-{
-    pub(super) fn new(common: &Common, kind: Kind, event: fn(Event<K>) -> Heard, asked: Arc<Notify>) -> Self {
+impl<K: Watched> Lister<K> {
+    pub(super) fn new(common: &Common, kind: Kind, event: fn(Event<K::Object>) -> Report, asked: Arc<Notify>) -> Self {
         Self {
             common: common.clone(),
             kind,
@@ -157,7 +150,10 @@ where
             event,
             probes: false,
             asked,
-            api: None,
+            client: None,
+            begins_after: None,
+            unanswered: false,
+            buffer: Buffer::default(),
             pace: Pace::default(),
             next: Instant::now(),
             unreachable: false,
@@ -174,8 +170,20 @@ where
         self
     }
 
+    /// Begins when all policies were listed once. What is kept of a large object is what
+    /// they name, and then no such object has to be read twice.
+    pub(super) fn after_policies(mut self) -> Self {
+        self.begins_after = Some(self.common.has_policies.clone());
+        self
+    }
+
     /// Lists and watches, until nothing takes events any more.
     pub(super) async fn run(mut self) {
+        if let Some(mut after) = self.begins_after.take()
+            && after.wait_for(|is_so| *is_so).await.is_err()
+        {
+            return;
+        }
         // From where the next watch goes on; nothing where a list has to come first.
         let mut version = None;
         loop {
@@ -203,6 +211,7 @@ where
                 End::Asked => version = None,
                 End::Failed(failure) => {
                     self.unreachable = failure.is_unreachable();
+                    self.unanswered |= failure.is_unanswered();
                     self.failing = true;
                     if self.probes && self.unreachable {
                         self.common.reach.is_away();
@@ -246,21 +255,21 @@ where
     /// One try: a list, if there is nothing to go on from, and a watch. `since` is when
     /// the watch began.
     async fn attempt(&mut self, version: &mut Option<String>, since: &mut Option<Instant>) -> Result<End, End> {
-        let api = match self.api.take().filter(|_| version.is_some()) {
-            Some(api) => api,
+        let client = match self.client.take().filter(|_| version.is_some()) {
+            Some(client) => client,
             // Each list has connections of its own: where the last answer was wrong,
             // another server may answer.
-            None => Api::all(self.common.connector.noting(Some(&self.common.watches))?),
+            None => self.common.connector.noting(Some(&self.common.watches))?,
         };
-        self.api = Some(api.clone());
+        self.client = Some(client.clone());
         let events = match version {
-            Some(from) => self.open(&api, from, false).await?,
+            Some(from) => self.open(&client, from, false).await?,
             None => {
-                let (from, events) = self.list(&api).await?;
+                let (from, events) = self.list(&client).await?;
                 *version = Some(from.clone());
                 match events {
                     Some(events) => events,
-                    None => self.open(&api, &from, false).await?,
+                    None => self.open(&client, &from, false).await?,
                 }
             }
         };
@@ -269,12 +278,12 @@ where
     }
 
     /// Lists everything; the version to watch from, and the watch if it has begun.
-    async fn list(&mut self, api: &Api<K>) -> Result<(String, Option<Events<K>>), End> {
+    async fn list(&mut self, client: &Client) -> Result<(String, Option<Body>), End> {
         if self.common.streams && self.broken_streams < BROKEN_STREAMS {
-            let (version, events) = self.stream_list(api).await?;
+            let (version, events) = self.stream_list(client).await?;
             return Ok((version, Some(events)));
         }
-        let listed = self.list_in_pages(api).await;
+        let listed = self.list_in_pages(client).await;
         // Whatever came of it, the next list may be streamed.
         self.broken_streams = 0;
         Ok((listed?, None))
@@ -282,10 +291,10 @@ where
 
     /// Lists by a watch that begins with all objects. This spares the API server the
     /// memory for a whole list.
-    async fn stream_list(&mut self, api: &Api<K>) -> Result<(String, Events<K>), End> {
+    async fn stream_list(&mut self, client: &Client) -> Result<(String, Body), End> {
         // Without a version the list is as new as the store. With "0" it would be as old as a
         // server's cache may be, which can lack what another server has shown already.
-        let mut events = self.open(api, "", true).await.inspect_err(|end| {
+        let mut events = self.open(client, "", true).await.inspect_err(|end| {
             // The feature is off (422), or the server does not know it (400).
             if matches!(end, End::Failed(failure) if matches!(failure.code(), Some(400 | 422))) {
                 self.common.streams = false;
@@ -294,49 +303,56 @@ where
         self.send(Event::ListBegins).await?;
         // Until it is complete it counts as one that broke off.
         self.broken_streams += 1;
-        let mut unreadable = 0;
         loop {
-            match self.next(&mut events, &mut unreadable).await? {
-                Some(WatchEvent::Added(object) | WatchEvent::Modified(object)) => {
-                    self.send(Event::Listed(object)).await?;
-                }
-                Some(WatchEvent::Bookmark(bookmark)) => {
-                    if bookmark.metadata.annotations.contains_key("k8s.io/initial-events-end") {
+            match self.next(&mut events).await? {
+                Some(Line::Applied(item)) => self.send_item(item, Event::Listed).await?,
+                Some(Line::Unnamed(error)) => self.send(Event::Unnamed(error)).await?,
+                Some(Line::Bookmark(version, is_end)) => {
+                    if is_end {
                         self.send(Event::ListEnds).await?;
                         self.broken_streams = 0;
-                        return Ok((bookmark.metadata.resource_version, events));
+                        return Ok((version, events));
                     }
                 }
                 // A server whose etcd lacks RequestWatchProgress accepts, and then
                 // refuses in the stream.
-                Some(WatchEvent::Error(status)) => {
+                Some(Line::Error(status)) => {
                     self.broken_streams = BROKEN_STREAMS;
                     return Err(Failure::Refused(status).into());
                 }
                 // There is none in a list.
-                Some(WatchEvent::Deleted(_)) => {}
+                Some(Line::Deleted(_)) => {}
                 None => return Err(Failure::Incomplete.into()),
             }
         }
     }
 
-    async fn list_in_pages(&mut self, api: &Api<K>) -> Result<String, End> {
+    async fn list_in_pages(&mut self, client: &Client) -> Result<String, End> {
         let mut params = ListParams::default().limit(PAGE);
         params.field_selector.clone_from(&self.field_selector);
         self.send(Event::ListBegins).await?;
         loop {
-            let page = api.list(&params).await?;
-            self.answered();
-            let token = page.metadata.continue_.filter(|token| !token.is_empty());
-            if token.is_some() && (page.items.is_empty() || token == params.continue_token) {
-                return Err(Failure::Endless.into());
+            let request = Request::new(K::url_path(&(), None)).list(&params).map_err(kube::Error::BuildRequest)?;
+            let mut items = Items::new(Box::pin(client.request_stream(request).await?));
+            self.answered().await?;
+            let mut is_empty = true;
+            loop {
+                // A body that stands still is an error of the client's own after a while.
+                let Some(piece) = items.next(&mut self.buffer).await.map_err(Failure::of_list)? else { break };
+                is_empty = false;
+                match decode::item::<K>(&self.buffer, piece) {
+                    Ok(item) => self.send_item(item, Event::Listed).await?,
+                    Err(error) => self.send(Event::Unnamed(error)).await?,
+                }
             }
-            for object in page.items {
-                self.send(Event::Listed(object)).await?;
+            let metadata = items.envelope().map_err(kube::Error::SerdeError)?.metadata;
+            let token = metadata.r#continue.filter(|token| !token.is_empty());
+            if token.is_some() && (is_empty || token == params.continue_token) {
+                return Err(Failure::Endless.into());
             }
             params.continue_token = token;
             if params.continue_token.is_none() {
-                let version = page.metadata.resource_version.filter(|version| !version.is_empty());
+                let version = metadata.resource_version.filter(|version| !version.is_empty());
                 let version = version.ok_or(Failure::NoVersion)?;
                 self.send(Event::ListEnds).await?;
                 return Ok(version);
@@ -345,32 +361,37 @@ where
     }
 
     /// Begins a watch; `lists` if it is to begin with all objects.
-    async fn open(&mut self, api: &Api<K>, version: &str, lists: bool) -> Result<Events<K>, End> {
+    async fn open(&mut self, client: &Client, version: &str, lists: bool) -> Result<Body, End> {
         let params = WatchParams {
             field_selector: self.field_selector.clone(),
             timeout: Some(self.common.seconds),
             send_initial_events: lists,
             ..WatchParams::default()
         };
-        let events = time::timeout(BEGINS, api.watch(&params, version)).await;
-        let events = events.map_err(|_| Failure::NoAnswer(BEGINS))??.boxed();
-        self.answered();
-        Ok(events)
+        let request = Request::new(K::url_path(&(), None)).watch(&params, version);
+        let mut request = request.map_err(kube::Error::BuildRequest)?;
+        // From 1.37 on a server compresses each line for itself, which kube does not read.
+        request.headers_mut().insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        let body = time::timeout(BEGINS, client.request_stream(request)).await;
+        let body = body.map_err(|_| Failure::NoAnswer(BEGINS))??;
+        self.answered().await?;
+        self.buffer.clear();
+        Ok(Box::pin(body))
     }
 
     /// The API server has answered.
-    fn answered(&mut self) {
+    async fn answered(&mut self) -> Result<(), End> {
         self.unreachable = false;
         if self.probes {
             self.common.reach.is_there();
         }
+        if std::mem::take(&mut self.unanswered) { self.send(Event::Answered).await } else { Ok(()) }
     }
 
     /// Follows a watch to its end.
-    async fn watch(&mut self, mut events: Events<K>, version: &mut Option<String>) -> Result<End, End> {
+    async fn watch(&mut self, mut events: Body, version: &mut Option<String>) -> Result<End, End> {
         let steady = Instant::now() + STEADY;
         let asked = Arc::clone(&self.asked);
-        let mut unreadable = 0;
         loop {
             let event = tokio::select! {
                 biased;
@@ -379,49 +400,55 @@ where
                     self.steady().await?;
                     continue;
                 }
-                event = self.next(&mut events, &mut unreadable) => event?,
+                event = self.next(&mut events) => event?,
             };
-            let (of, event) = match event {
-                Some(WatchEvent::Added(object) | WatchEvent::Modified(object)) => {
-                    (object.resource_version(), Some(Event::Applied(object)))
+            let of = match event {
+                Some(Line::Applied(item)) => {
+                    let (of, is_readable) = (item.identity.version.clone(), item.content.is_ok());
+                    self.steady().await?;
+                    self.send_item(item, Event::Applied).await?;
+                    if of.is_empty() && !is_readable {
+                        continue;
+                    }
+                    of
                 }
-                Some(WatchEvent::Deleted(object)) => (object.resource_version(), Some(Event::Deleted(object))),
-                Some(WatchEvent::Bookmark(bookmark)) => (Some(bookmark.metadata.resource_version), None),
-                Some(WatchEvent::Error(status)) => return Err(Failure::Refused(status).into()),
+                Some(Line::Deleted(identity)) => {
+                    let of = identity.version.clone();
+                    self.steady().await?;
+                    self.send(Event::Deleted(identity)).await?;
+                    of
+                }
+                Some(Line::Bookmark(of, _)) => of,
+                // The next try goes on from before it.
+                Some(Line::Unnamed(error)) => {
+                    self.send(Event::Unnamed(error)).await?;
+                    continue;
+                }
+                Some(Line::Error(status)) => return Err(Failure::Refused(status).into()),
                 None => return Ok(End::InOrder),
             };
-            let of = of.filter(|version| !version.is_empty());
-            if of.is_none() {
+            if of.is_empty() {
                 // The next try lists.
                 *version = None;
                 return Err(Failure::NoVersion.into());
             }
-            if let Some(event) = event {
-                self.steady().await?;
-                self.send(event).await?;
-            }
-            *version = of;
+            *version = Some(of);
         }
     }
 
-    /// What comes next in a watch; nothing at its end. An object that cannot be read is
-    /// reported and passed over, so that it hides none behind it.
-    async fn next(&mut self, events: &mut Events<K>, unreadable: &mut u32) -> Result<Option<WatchEvent<K>>, End> {
+    /// What comes next in a watch; nothing at its end. Safe to cancel.
+    async fn next(&mut self, events: &mut Body) -> Result<Option<Line<K>>, End> {
         let silence = Duration::from_secs(self.common.seconds.into()) + SILENCE;
-        loop {
-            match time::timeout(silence, events.next()).await.map_err(|_| Failure::Silent(silence))? {
-                Some(Err(error)) if Failure::is_unreadable(&error) && *unreadable < UNREADABLE => {
-                    *unreadable += 1;
-                    // The next object that can be read ends this failure.
-                    self.failing = true;
-                    self.fail(error.into()).await?;
-                }
-                Some(event) => {
-                    *unreadable = 0;
-                    return Ok(Some(event?));
-                }
-                None => return Ok(None),
+        let read = time::timeout(silence, read::line(events, &mut self.buffer)).await;
+        match read.map_err(|_| Failure::Silent(silence))? {
+            Ok(Some(piece)) => {
+                let line = decode::line(&self.buffer, piece);
+                Ok(Some(line.map_err(kube::Error::SerdeError)?))
             }
+            Ok(None) => Ok(None),
+            // The server, or a proxy before it, cut the connection.
+            Err(error) if failure::is_end(&error) => Ok(None),
+            Err(error) => Err(Failure::from(kube::Error::ReadEvents(error)).into()),
         }
     }
 
@@ -430,12 +457,24 @@ where
         if std::mem::take(&mut self.failing) { self.send(Event::Steady).await } else { Ok(()) }
     }
 
-    async fn send(&self, event: Event<K>) -> Result<(), End> {
+    /// Passes an object on, when there is room for it.
+    async fn send_item(&self, item: Item<K>, event: fn(Item<K::Object>) -> Event<K::Object>) -> Result<(), End> {
+        let rescue =
+            item.content.as_ref().err().and_then(|error| K::rescue(self.buffer.bytes(), &item.identity, error));
+        let mut item = keep(item, &self.common.named);
+        item.rescue = rescue;
+        let units = u32::try_from(item.bytes / UNIT).unwrap_or(ROOM).clamp(1, ROOM);
+        let room = Arc::clone(&self.common.room).acquire_many_owned(units).await;
+        item.room = Some(room.map_err(|_| End::Closed)?);
+        self.send(event(item)).await
+    }
+
+    async fn send(&self, event: Event<K::Object>) -> Result<(), End> {
         self.common.sender.send((self.event)(event)).await.map_err(|_| End::Closed)
     }
 
     async fn fail(&self, failure: Failure) -> Result<(), End> {
-        self.common.sender.send(Heard::Failed(self.kind, failure)).await.map_err(|_| End::Closed)
+        self.common.sender.send(Report::Failed(self.kind, failure)).await.map_err(|_| End::Closed)
     }
 }
 

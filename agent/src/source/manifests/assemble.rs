@@ -66,6 +66,7 @@ pub(in crate::source) fn assemble(files: Vec<Parsed>, options: &Options) -> Load
     if options.declare_namespaces {
         loaded.objects.declare_namespaces();
     }
+    loaded.objects.bound_policies();
     loaded
 }
 

@@ -22,7 +22,8 @@ const ENDINGS: [&str; 3] = ["json", "yaml", "yml"];
 /// The manifests of a directory and the directories below it, sorted by path,
 /// and all those directories. Names that begin with a dot are passed over:
 /// editors keep their half-written copies there, and a mounted ConfigMap its
-/// old versions. Symlinks are followed, each directory once.
+/// old versions. Symlinks are followed, each directory once. Only a failure of the directory
+/// itself is an error; those below it are in [`Listing::unlisted`].
 pub(in crate::source) fn walk(root: &Path) -> io::Result<Listing> {
     let mut listing = Listing::default();
     let mut seen = BTreeSet::new();
@@ -31,16 +32,27 @@ pub(in crate::source) fn walk(root: &Path) -> io::Result<Listing> {
         let entries = fs::canonicalize(&directory).and_then(|real| Ok((real, fs::read_dir(&directory)?)));
         let (real, entries) = match entries {
             Ok(found) => found,
-            // It went while we looked.
-            Err(error) if error.kind() == io::ErrorKind::NotFound && directory != root => continue,
-            Err(error) => return Err(error),
+            Err(error) if directory == root => return Err(error),
+            // It went while the directory was listed.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => {
+                listing.unlisted.push((directory, error));
+                continue;
+            }
         };
         // A symlink may lead back up.
         if !seen.insert(real) {
             continue;
         }
         for entry in entries {
-            let entry = entry?;
+            let entry = match entry {
+                Ok(entry) => entry,
+                Err(error) if directory == root => return Err(error),
+                Err(error) => {
+                    listing.unlisted.push((directory.clone(), error));
+                    break;
+                }
+            };
             if entry.file_name().as_encoded_bytes().starts_with(b".") {
                 continue;
             }
@@ -58,14 +70,17 @@ pub(in crate::source) fn walk(root: &Path) -> io::Result<Listing> {
     }
     listing.files.sort_unstable();
     listing.directories.sort_unstable();
+    listing.unlisted.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
     Ok(listing)
 }
 
 /// What a directory holds.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub(in crate::source) struct Listing {
     pub(in crate::source) files: Vec<PathBuf>,
     pub(in crate::source) directories: Vec<PathBuf>,
+    /// The directories below that cannot be listed, and why; what they hold is not known.
+    pub(in crate::source) unlisted: Vec<(PathBuf, io::Error)>,
 }
 
 /// Reads a regular file of at most so many bytes.

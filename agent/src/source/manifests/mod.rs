@@ -143,11 +143,15 @@ pub fn load_with(paths: &[PathBuf], texts: &[Text], options: &Options, count: &A
             jobs.push(Job::Read(path.clone(), read_bounded(io::stdin().lock(), GIVEN)));
         } else if path.is_dir() {
             match walk(path) {
-                Ok(listing) if listing.files.is_empty() => {
+                Ok(listing) if listing.files.is_empty() && listing.unlisted.is_empty() => {
                     let message = "no *.yaml, *.yml or *.json file is in this directory";
                     jobs.push(Job::Done(Box::new(Parsed::failed(path, message, ""))));
                 }
-                Ok(listing) => jobs.extend(listing.files.into_iter().map(Job::File)),
+                Ok(listing) => {
+                    let unlisted = listing.unlisted.iter();
+                    jobs.extend(unlisted.map(|(path, error)| Job::Done(Box::new(unreadable(path, error)))));
+                    jobs.extend(listing.files.into_iter().map(Job::File));
+                }
                 Err(error) => jobs.push(Job::Done(Box::new(unreadable(path, &error)))),
             }
         } else {

@@ -10,8 +10,12 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use crate::object::{Family, Protocol};
-use crate::plan::{FamilyState, KernelState, Plan, SetWrite, Step};
+use crate::plan::{FamilyState, KernelState, Plan};
 use crate::ruleset::node::{ChainName, FORWARD_CHAIN, Match, Member, SetField, SetName, Target};
+
+mod scope;
+
+pub use scope::{Scope, narrowed};
 
 /// A flow as its first packet was when it was forwarded: after the destination
 /// was translated (a Service's address is a pod's by then), before the source
@@ -171,33 +175,11 @@ fn prefix_holds(members: &BTreeSet<Member>, address: IpAddr) -> bool {
     matches!(last, Some(Member::Prefix(prefix)) if prefix.contains(address))
 }
 
-/// Whether some packet may be dropped after a plan that was let through before it. The
-/// most frequent changes are writes to sets alone: peers that come and endpoints that are
-/// isolated no more narrow nothing. New rules always may.
+/// Whether some packet may be dropped after a plan that was let through before it: whether
+/// [`narrowed`] finds any flow to judge.
 #[must_use]
 pub fn may_narrow(plan: &Plan) -> bool {
-    let writes = || {
-        plan.steps.iter().flat_map(|step| match step {
-            Step::Sets(writes) => writes.as_slice(),
-            Step::Chains(..) | Step::Grace => &[],
-        })
-    };
-    let freed: BTreeSet<Member> = writes()
-        .filter_map(|write| match write {
-            SetWrite::Delete(set, member) if set.is_isolated_set() => Some(member.clone()),
-            _ => None,
-        })
-        .collect();
-    let narrows = |write: &SetWrite| match write {
-        // Says nothing of flows, but of packets.
-        SetWrite::Add(set, _) | SetWrite::Delete(set, _) if set.is_own() => false,
-        SetWrite::Add(set, _) if set.is_isolated_set() => true,
-        SetWrite::Add(set, member) => set.is_dispatch() && !freed.contains(member),
-        SetWrite::Delete(set, _) if set.is_isolated_set() => false,
-        SetWrite::Delete(set, member) => !set.is_dispatch() || !freed.contains(member),
-        SetWrite::Create(..) | SetWrite::Destroy(_) => false,
-    };
-    plan.steps.iter().any(|step| matches!(step, Step::Chains(..))) || writes().any(narrows)
+    !narrowed(plan).is_empty()
 }
 
 #[cfg(test)]

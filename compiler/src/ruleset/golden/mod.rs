@@ -15,6 +15,7 @@ use crate::cluster::Cluster;
 use crate::object::{Family, Objects};
 use crate::plan::{KernelState, Plan, Step};
 use crate::ruleset::layout::{self, MissingMatches, Options, SelfMatch};
+use crate::ruleset::seed::Seed;
 use crate::ruleset::text;
 use crate::sample::{self, pod, policy};
 
@@ -128,25 +129,29 @@ fn rules_are_read_as_they_were_written() {
     let mut runner = TestRunner::new(Config { cases: 500, failure_persistence: None, ..Config::default() });
     let flags = || (any::<bool>(), any::<bool>(), any::<bool>());
     runner
-        .run(&(sample::objects(), flags(), flags(), flags()), |(objects, lacks, choices, (is_poor, log_denied, _))| {
-            let (hop_limit, length, device_group) = lacks;
-            let (keep_established, allow_tunnels, anti_spoof) = choices;
-            let options = Options {
-                self_match: if is_poor { SelfMatch::PerEndpoint } else { SelfMatch::Bpf },
-                lacks: MissingMatches { hop_limit, length, device_group },
-                keep_established,
-                allow_tunnels,
-                log_denied,
-                anti_spoof,
-            };
-            for node in ["n0", "n1"] {
-                let program = layout::ruleset(&Cluster::new(&objects), node, &options);
-                for part in Family::ALL.map(|family| program.family(family)) {
-                    prop_assert_eq!(text::chains(part.family, &part.restore_text()), part.chains.clone());
+        .run(
+            &(sample::objects(), flags(), flags(), flags()),
+            |(objects, lacks, choices, (is_poor, log_denied, is_keyed))| {
+                let (hop_limit, length, device_group) = lacks;
+                let (keep_established, allow_tunnels, anti_spoof) = choices;
+                let options = Options {
+                    self_match: if is_poor { SelfMatch::PerEndpoint } else { SelfMatch::Bpf },
+                    lacks: MissingMatches { hop_limit, length, device_group },
+                    keep_established,
+                    allow_tunnels,
+                    log_denied,
+                    anti_spoof,
+                    seed: is_keyed.then(|| Seed::from_bytes([1; 32])),
+                };
+                for node in ["n0", "n1"] {
+                    let program = layout::ruleset(&Cluster::new(&objects), node, &options);
+                    for part in Family::ALL.map(|family| program.family(family)) {
+                        prop_assert_eq!(text::chains(part.family, &part.restore_text()), part.chains.clone());
+                    }
                 }
-            }
-            Ok(())
-        })
+                Ok(())
+            },
+        )
         .unwrap();
 }
 

@@ -106,6 +106,9 @@ pub fn ruleset_with(cluster: &Cluster, node: &str, options: &Options, lingering:
         if options.anti_spoof {
             layout.sets.insert(SetName::own(family), own());
         }
+        if let Some(seed) = options.seed.filter(|_| family == Family::V4) {
+            layout.sets.insert(SetName::seed(&seed), kept());
+        }
         FamilyRuleset { family, sets: layout.sets, chains: layout.chains }
     };
     NodeRuleset { v4: family(Family::V4), v6: family(Family::V6) }
@@ -124,7 +127,8 @@ fn identity_of(cluster: &Cluster, key: &GroupKey) -> Hash {
 }
 
 /// What a group is, whatever its policies say today: where it stands in the
-/// tree depends on this, so that an edited policy moves no endpoint.
+/// tree depends on this and on the node's seed, so that an edited policy moves
+/// no endpoint.
 pub(crate) fn identity<'a>(
     direction: Direction,
     policies: impl ExactSizeIterator<Item = (&'a str, &'a str)>,
@@ -228,6 +232,15 @@ pub(crate) fn own() -> Set {
         kind: SetKind::HashNetIface,
         members: BTreeSet::new(),
         meaning: "what may come from the interfaces of pods, by address and interface".to_owned(),
+    }
+}
+
+/// The set whose name keeps a node's secret, as a program has it.
+pub(crate) fn kept() -> Set {
+    Set {
+        kind: SetKind::HashIp,
+        members: BTreeSet::new(),
+        meaning: "empty; its name decides where groups stand in the dispatch tree".to_owned(),
     }
 }
 
@@ -451,7 +464,7 @@ impl Layout<'_> {
                 self.chains.insert(name, rules);
             }
         }
-        let tree = Node::new(all);
+        let tree = Node::new(all, self.options.seed);
         for (at, groups) in tree.iter().flat_map(Node::sets) {
             let which = match &at {
                 DispatchSet::Left(_) => "some of them, to tell by halves which group an endpoint is in",

@@ -3,6 +3,7 @@
 use crate::object::Family;
 use crate::policy::Direction;
 use crate::ruleset::name::Hash;
+use crate::ruleset::seed::Seed;
 use crate::ruleset::set::SetKind;
 use crate::ruleset::short::Short;
 
@@ -28,6 +29,8 @@ pub enum SetRole {
     NamedPorts,
     /// What may come from the interfaces of pods.
     Own,
+    /// Empty; its name keeps the secret that decides where groups stand in the dispatch tree.
+    Seed,
     /// Holds the new members of another set while a plan is carried out.
     Shadow,
     /// Stands in for a set of ours whose name another program's set has.
@@ -60,7 +63,7 @@ impl SetRole {
     ];
 
     /// The roles that many sets have, with what the rest of their names begins with.
-    const MANY: [(Self, &str); 7] = [
+    const MANY: [(Self, &str); 8] = [
         (Self::Dispatch(Direction::Ingress), "i-t"),
         (Self::Dispatch(Direction::Egress), "e-t"),
         (Self::DispatchGroup(Direction::Ingress), "i-g"),
@@ -68,6 +71,7 @@ impl SetRole {
         (Self::Peers, "p-"),
         (Self::NamedPorts, "n-"),
         (Self::Alias, "a-"),
+        (Self::Seed, "seed-"),
     ];
 
     /// What the rest of a shadow's name begins with, before a dash: letters that no other
@@ -148,6 +152,22 @@ impl SetName {
     #[must_use]
     pub fn own(family: Family) -> Self {
         Self::of(family, SetRole::Own, [SetRole::Own.text(), "", ""])
+    }
+
+    /// The empty set whose name keeps a node's secret. The node has one, in the family that
+    /// every node has.
+    #[must_use]
+    pub fn seed(seed: &Seed) -> Self {
+        Self::of(Family::V4, SetRole::Seed, [SetRole::Seed.text(), seed.as_str(), ""])
+    }
+
+    /// The secret that it keeps, if it keeps one.
+    #[must_use]
+    pub fn seed_kept(&self) -> Option<Seed> {
+        if self.role != SetRole::Seed {
+            return None;
+        }
+        self.suffix().strip_prefix(SetRole::Seed.text())?.parse().ok()
     }
 
     /// The set of a kind that is made to find out what a kernel supports.

@@ -5,12 +5,13 @@
 //! at the first that fails; the nearest rule is the one with the fewest parts
 //! that fail, and of those the one for which fewest labels would have to change.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use crate::algebra::cidr;
 use crate::algebra::selector::{Operator, Requirement, Selector};
 use crate::algebra::traffic::Traffic;
-use crate::cluster::group::{Admitted, Group};
+use crate::cluster::group::{Admitted, Group, Resolution};
 use crate::cluster::{ClassId, Cluster, PolicyId};
 use crate::object::{ContainerPort, Family, Labels, Protocol};
 use crate::policy::{Direction, IpBlock, Namespaces, Peer, Peers, PodPeer, PolicyRule, PortMatch, Ports};
@@ -51,6 +52,34 @@ pub enum Code {
 }
 
 impl Code {
+    /// All of them, in the order in which they are listed.
+    pub const ALL: [Self; 24] = [
+        Self::DefaultDenyOnly,
+        Self::PeerLabelMissing,
+        Self::PeerLabelValue,
+        Self::PeerOtherNamespace,
+        Self::PeerNamespaceLabel,
+        Self::PeerAndNotOr,
+        Self::PeerOrNotAnd,
+        Self::PeerHostNetwork,
+        Self::IpBlockOutside,
+        Self::IpBlockExcept,
+        Self::IpBlockFamily,
+        Self::IpBlockIsServiceAddress,
+        Self::PortNumber,
+        Self::PortProtocol,
+        Self::PortIsServicePort,
+        Self::PortNamedUnresolved,
+        Self::PortNamedOtherProtocol,
+        Self::PortRange,
+        Self::DirectionOther,
+        Self::PolicyOtherNamespace,
+        Self::SubjectNearMiss,
+        Self::PolicyTypesMissing,
+        Self::ServiceNoBackends,
+        Self::ServicePortUnknown,
+    ];
+
     /// Its stable text.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -177,8 +206,9 @@ pub(super) fn judged(
     denied: &Traffic,
 ) -> Vec<Candidate> {
     let direction = group.key.direction;
-    // Names mean ports of the destination. All endpoints of a group resolve
-    // those of its ingress rules alike, so any subject will do.
+    // Names mean ports of the destination. A group's ingress rules mean what all its
+    // endpoints resolve them to. Where several pods hold an address, these may be other
+    // endpoints than the pod that is asked about.
     let seen = other.seen(cluster, question.ends(direction).0, question.family);
     let destination = match (direction, question.to) {
         (Direction::Egress, Party::End(_)) if !seen.classes.is_empty() => Some(seen.ports),
@@ -196,6 +226,7 @@ pub(super) fn judged(
         classes,
         denied,
         destination,
+        resolution: &group.key.resolution,
     };
     let mut all = Vec::new();
     for policy in &group.key.policies {
@@ -225,6 +256,8 @@ struct RuleMatcher<'a> {
     denied: &'a Traffic,
     /// The container ports of the destination, if it is an endpoint.
     destination: Option<&'a [ContainerPort]>,
+    /// What the named ports of ingress rules mean to the group.
+    resolution: &'a Resolution,
 }
 
 impl RuleMatcher<'_> {
@@ -242,7 +275,7 @@ impl RuleMatcher<'_> {
         let judged = peers.iter().enumerate().filter_map(|(i, peer)| {
             let path = format!("{field}[{i}]");
             match peer {
-                Peer::Nobody => None,
+                Peer::Nothing => None,
                 Peer::Pods(peer) => Some(self.pod_peer(&path, peer)),
                 Peer::Block(block) => Some((self.block(&path, block).into_iter().collect(), 0)),
             }
@@ -438,14 +471,20 @@ impl RuleMatcher<'_> {
             let (path, want) = (path.to_owned(), name.to_owned());
             vec![Conjunct { of: Of::Port, path, mark: None, part: Part::Name, want, got, code }]
         };
-        let Some(ports) = self.destination else {
-            return unresolved("no pod that could name a port".to_owned(), Code::PortNamedUnresolved);
+        let numbers: BTreeSet<u16> = match self.direction {
+            Direction::Ingress => self.resolution.get(&(protocol, name.to_owned())).cloned().unwrap_or_default(),
+            Direction::Egress => {
+                let ports = self.destination.unwrap_or_default().iter();
+                ports.filter(|port| port.name == name && port.protocol == protocol).map(|port| port.port).collect()
+            }
         };
-        let of_protocol = ports.iter().filter(|port| port.name == name && port.protocol == protocol);
-        let resolved = of_protocol.map(|port| self.range(path, protocol, port.port, port.port, Some(name)));
+        let resolved = numbers.into_iter().map(|number| self.range(path, protocol, number, number, Some(name)));
         if let Some(nearest) = resolved.min_by_key(Vec::len) {
             return nearest;
         }
+        let Some(ports) = self.destination else {
+            return unresolved("no pod that could name a port".to_owned(), Code::PortNamedUnresolved);
+        };
         match ports.iter().find(|port| port.name == name) {
             Some(port) => unresolved(format!("{name} = {} {}", port.protocol, port.port), Code::PortNamedOtherProtocol),
             None if ports.is_empty() => unresolved("no named port".to_owned(), Code::PortNamedUnresolved),

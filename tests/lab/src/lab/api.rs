@@ -15,6 +15,7 @@ use npc_compiler::cluster::group::RetainedGroup;
 use npc_compiler::object::{Family, Objects};
 use npc_compiler::plan::KernelState;
 use npc_compiler::ruleset::layout::{self, Options, SelfMatch};
+use npc_compiler::ruleset::seed::Seed;
 
 use super::error::{Doing, Error, Result};
 use super::{Backend, Kind, Lab, Place, inspect, manifests, own};
@@ -66,15 +67,14 @@ impl Lab {
             let Some(agent) = agent else { continue };
             let node = place.name.trim_start_matches("node/");
             // Which of the two the agent writes depends on the kernel.
-            let wanted = |lingering: &[RetainedGroup]| {
+            let wanted = |lingering: &[RetainedGroup], seed: Option<Seed>| {
                 [SelfMatch::Bpf, SelfMatch::PerEndpoint].map(|self_match| {
-                    let options = Options { self_match, ..options.clone() };
+                    let options = Options { self_match, seed, ..options.clone() };
                     let mut wanted = KernelState::from(&layout::ruleset_with(&cluster, node, &options, lingering));
                     own::fill(&mut wanted, wiring, index);
                     wanted
                 })
             };
-            let settled = wanted(&[]);
             let interfaces = own::interfaces(wiring, index);
             agent.wait_until(|_| {
                 // While the agent writes, a kernel may not be readable.
@@ -89,11 +89,8 @@ impl Lab {
                     )));
                 }
                 let lingering = inspect::lingering(&place.netns)?;
-                let differences = if lingering.is_empty() {
-                    settled.each_ref().map(|wanted| difference(&held, wanted))
-                } else {
-                    wanted(&lingering).each_ref().map(|wanted| difference(&held, wanted))
-                };
+                let wanted = wanted(&lingering, Seed::kept_in(&held));
+                let differences = wanted.each_ref().map(|wanted| difference(&held, wanted));
                 Ok(if differences.iter().any(Option::is_none) {
                     None
                 } else {

@@ -25,6 +25,7 @@
 
 pub mod agent;
 mod api;
+mod builder;
 pub mod cleanup;
 pub mod complete;
 mod engine;
@@ -32,6 +33,7 @@ mod error;
 pub mod faults;
 mod inspect;
 pub mod judge;
+mod machine;
 pub mod manifests;
 mod netns;
 pub mod outside;
@@ -44,273 +46,24 @@ pub mod services;
 pub mod topology;
 mod wire;
 
-use std::ffi::OsString;
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use npc_compiler::object::{Family, Objects};
+use npc_compiler::object::Objects;
 use tempfile::TempDir;
 
 use crate::apiserver::Server;
-use crate::skip::{self, Lack};
 
 pub use agent::Agent;
+pub use builder::{Builder, Enforcer};
 pub use complete::Cluster;
 pub use error::{Doing, Error, Result};
+pub use machine::{can_run, sibling, skipped};
 pub use netns::Netns;
 pub use probe::{Payload, Probe, Seen, Via};
 pub use receivers::raw_ip_socket;
 pub use services::{Backend, Target};
 pub use topology::{Kind, Mode, Place};
 pub use wire::{ones_complement, whole_datagram};
-
-/// Whether this machine lets this process build a lab. If not, the calling test is
-/// skipped, or fails in strict mode.
-#[must_use]
-pub fn can_run() -> bool {
-    let lack = check_machine(Backend::Nft).and(check_machine(Backend::Legacy)).err();
-    if let Some(lack) = &lack {
-        skipped(lack);
-    }
-    lack.is_none()
-}
-
-/// Skips the calling test because the lab lacks something.
-///
-/// # Panics
-/// In strict mode: see [`crate::skip`].
-pub fn skipped(why: &Error) {
-    skip::skipped(Lack::Lab, why);
-}
-
-/// Checks for what the lab needs before it begins, because it can say it better
-/// than the first thing that fails.
-fn check_machine(backend: Backend) -> Result<()> {
-    if !nix::unistd::geteuid().is_root() {
-        return Err(Error::NotRoot);
-    }
-    if netns::find_program("ip").is_none() {
-        return Err(Error::Missing { what: "ip".to_owned(), remedy: "install iproute2".to_owned() });
-    }
-    for family in Family::ALL {
-        backend.program(family, "-restore")?;
-    }
-    if !Path::new("/proc/sys/net/ipv6").exists() {
-        let remedy = "boot without ipv6.disable=1, or load its module";
-        return Err(Error::Missing { what: "IPv6 in this kernel".to_owned(), remedy: remedy.to_owned() });
-    }
-    Ok(())
-}
-
-/// What enforces the policies.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Enforcer {
-    /// Nothing: everything passes.
-    None,
-    /// An `npc agent` on each node, by the path of the binary.
-    Agent(PathBuf),
-}
-
-impl Enforcer {
-    /// The agents of the `npc` that lies beside this program, or beside the
-    /// folder of this program as for tests.
-    ///
-    /// # Errors
-    /// When there is none.
-    pub fn sibling() -> Result<Self> {
-        sibling("npc", "cargo build, or give its path with --npc").map(Self::Agent)
-    }
-
-    /// The same for tests. If no lab can be built here, the calling test is skipped.
-    #[must_use]
-    pub fn for_test() -> Option<Self> {
-        can_run().then(Self::sibling)?.inspect_err(skipped).ok()
-    }
-}
-
-/// A binary of ours that lies beside this program, or beside the folder of this
-/// program as for tests.
-///
-/// # Errors
-/// When there is none; it says the remedy.
-pub fn sibling(name: &str, remedy: &str) -> Result<PathBuf> {
-    let own = std::env::current_exe().doing(|| "find this program's own path".to_owned())?;
-    let beside = own.ancestors().skip(1).take(2).map(|folder| folder.join(name));
-    beside
-        .into_iter()
-        .find(|file| file.is_file())
-        .ok_or_else(|| Error::Missing { what: format!("{name} beside {}", own.display()), remedy: remedy.to_owned() })
-}
-
-/// What a lab is made of; [`Builder::start`] builds it.
-#[derive(Debug)]
-pub struct Builder {
-    objects: Objects,
-    mode: Mode,
-    backend: Backend,
-    enforcer: Enforcer,
-    outside: Vec<IpAddr>,
-    arguments: Vec<String>,
-    environment: Vec<(String, OsString)>,
-    through: Option<PathBuf>,
-    api_server: Option<Server>,
-    agent_folder: Option<PathBuf>,
-    patience: Duration,
-}
-
-impl Builder {
-    /// Changes the objects.
-    #[must_use]
-    pub fn change(mut self, change: impl FnOnce(Objects) -> Objects) -> Self {
-        self.objects = change(self.objects);
-        self
-    }
-
-    /// How pods are attached; routed by default.
-    #[must_use]
-    pub fn mode(mut self, mode: Mode) -> Self {
-        self.mode = mode;
-        self
-    }
-
-    /// Which iptables; nft by default.
-    #[must_use]
-    pub fn backend(mut self, backend: Backend) -> Self {
-        self.backend = backend;
-        self
-    }
-
-    /// What enforces the policies; nothing by default.
-    #[must_use]
-    pub fn enforcer(mut self, enforcer: Enforcer) -> Self {
-        self.enforcer = enforcer;
-        self
-    }
-
-    /// More addresses for the outside world, beside the edges of the policies'
-    /// blocks. Needed for policies that come later.
-    #[must_use]
-    pub fn outside(mut self, addresses: impl IntoIterator<Item = IpAddr>) -> Self {
-        self.outside.extend(addresses);
-        self
-    }
-
-    /// Another argument for every agent.
-    #[must_use]
-    pub fn agent_argument(mut self, argument: impl Into<String>) -> Self {
-        self.arguments.push(argument.into());
-        self
-    }
-
-    /// A variable of every agent's environment.
-    #[must_use]
-    pub fn agent_variable(mut self, name: impl Into<String>, value: impl Into<OsString>) -> Self {
-        self.environment.push((name.into(), value.into()));
-        self
-    }
-
-    /// Agents are run by this program, which is given the command and becomes
-    /// it.
-    #[must_use]
-    pub fn agent_through(mut self, program: impl Into<PathBuf>) -> Self {
-        self.through = Some(program.into());
-        self
-    }
-
-    /// Agents have the objects from this API server, which listens on each node
-    /// then; from manifests by default.
-    #[must_use]
-    pub fn api_server(mut self, server: Server) -> Self {
-        self.api_server = Some(server);
-        self
-    }
-
-    /// Whether they have them from one.
-    #[must_use]
-    pub fn has_api_server(&self) -> bool {
-        self.api_server.is_some()
-    }
-
-    /// Where agents keep their logs and ready files; a folder that goes with the
-    /// lab by default.
-    #[must_use]
-    pub fn agent_folder(mut self, folder: impl Into<PathBuf>) -> Self {
-        self.agent_folder = Some(folder.into());
-        self
-    }
-
-    /// How long an agent may take to apply a change; 30 seconds by default.
-    #[must_use]
-    pub fn patience(mut self, patience: Duration) -> Self {
-        self.patience = patience;
-        self
-    }
-
-    /// Builds the cluster, writes its manifests, starts the agents and waits
-    /// until they are ready.
-    ///
-    /// # Errors
-    /// Without root or kernel support, when the cluster cannot be built, or
-    /// when an agent does not come up.
-    pub fn start(self) -> Result<Lab> {
-        check_machine(self.backend)?;
-        let cluster = Cluster::complete(self.objects)?;
-        let mut outside = outside::edges(&cluster.objects);
-        outside.extend(self.outside);
-        outside.sort_unstable();
-        outside.dedup();
-        let (prefix, folder) = cleanup::register()?;
-        // From here on a failure has something to clean up.
-        let ground = Ground { prefix, folder };
-        let folder = ground.folder.path();
-        let manifests = folder.join("manifests");
-        std::fs::create_dir(&manifests).doing(|| format!("make {}", manifests.display()))?;
-        manifests::write(&manifests, &cluster.objects)?;
-        let places = topology::build(&ground.prefix, &cluster, &outside, self.mode)?;
-        let targets = services::targets(&cluster.objects);
-        for node in places.iter().filter(|place| place.kind == Kind::Node) {
-            services::install(node, &targets, self.backend)?;
-        }
-        let source = match &self.api_server {
-            None => agent::Source::Manifests(manifests.clone()),
-            Some(server) => {
-                api::store(server, &cluster.objects);
-                agent::Source::Kubeconfig(api::listen(server, &places, folder)?)
-            }
-        };
-        let engine = engine::Engine::new(&places)?;
-        let recipe = match self.enforcer {
-            Enforcer::None => None,
-            Enforcer::Agent(npc) => Some(agent::Recipe {
-                npc,
-                through: self.through,
-                folder: self.agent_folder.unwrap_or_else(|| folder.to_owned()),
-                source,
-                backend: self.backend,
-                arguments: self.arguments,
-                environment: self.environment,
-                patience: self.patience,
-            }),
-        };
-        let agents = places.iter().map(|_| None).collect();
-        let mut lab = Lab {
-            agents,
-            engine,
-            places,
-            targets,
-            cluster,
-            mode: self.mode,
-            backend: self.backend,
-            recipe,
-            manifests,
-            server: self.api_server,
-            ground,
-        };
-        lab.start_agents()?;
-        Ok(lab)
-    }
-}
 
 /// A cluster that runs. Dropping it ends its agents and removes its namespaces.
 #[derive(Debug)]
@@ -347,19 +100,7 @@ impl Lab {
     /// Begins a lab for these objects.
     #[must_use]
     pub fn builder(objects: Objects) -> Builder {
-        Builder {
-            objects,
-            mode: Mode::Routed,
-            backend: Backend::Nft,
-            enforcer: Enforcer::None,
-            outside: Vec::new(),
-            arguments: Vec::new(),
-            environment: Vec::new(),
-            through: None,
-            api_server: None,
-            agent_folder: None,
-            patience: Duration::from_secs(30),
-        }
+        Builder::of(objects)
     }
 
     /// Nodes, pods and the outside, in this order.

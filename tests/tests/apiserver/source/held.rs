@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use npc_tests::apiserver::{Disturbance, Fault, Resource};
+use npc_tests::apiserver::{Disturbance, Fault, Resource, Verb};
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
@@ -78,10 +78,83 @@ async fn without_a_second_list_it_is_believed_after_two_minutes() {
     world.server.inject(Fault::lists_nothing().on(Resource::NetworkPolicies).times(1));
     list_anew(&world, Resource::NetworkPolicies).await;
     let since = Instant::now();
-    world.disconnect();
+    // The API server answers, but no list of policies is ever complete.
+    world.server.inject(Fault::broken_after(0).on(Resource::NetworkPolicies).verbs(&[Verb::StreamingList]));
+    world.server.inject(Fault::torn().on(Resource::NetworkPolicies));
     world.until("the removal is believed", |seen| seen.policies.is_empty()).await;
     let after = since.elapsed();
     assert!(AT_MOST <= after + Duration::from_secs(3) && after <= AT_MOST + Duration::from_secs(3), "{after:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_the_api_server_is_away_nothing_is_believed() {
+    let world = world(30).await;
+    world.server.inject(Fault::lists_nothing().on(Resource::NetworkPolicies).times(1));
+    world.server.inject(Fault::lists_nothing().on(Resource::Pods).times(1));
+    list_anew(&world, Resource::NetworkPolicies).await;
+    list_anew(&world, Resource::Pods).await;
+    world.disconnect();
+    sleep(Duration::from_secs(3600)).await;
+    assert_eq!((world.seen().policies.len(), world.seen().pods.len()), (1, 30));
+    assert!((world.metric("npc_source_held") - 31.0).abs() < 0.1);
+    // It is back, and its lists are right.
+    world.reconnect();
+    for _ in 0..3000 {
+        sleep(Duration::from_millis(100)).await;
+        assert_eq!((world.seen().policies.len(), world.seen().pods.len()), (1, 30));
+    }
+    assert!(world.metric("npc_source_held") < 0.1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_the_api_server_refuses_nothing_is_believed() {
+    let world = world(1).await;
+    world.server.inject(Fault::lists_nothing().on(Resource::NetworkPolicies).times(1));
+    list_anew(&world, Resource::NetworkPolicies).await;
+    let forbidden = world.server.inject(Fault::forbidden().on(Resource::NetworkPolicies));
+    world.server.disturb(Some(Resource::NetworkPolicies), Disturbance::Break);
+    sleep(Duration::from_secs(3600)).await;
+    assert_eq!(world.seen().policies.len(), 1);
+    forbidden.lift();
+    sleep(Duration::from_secs(300)).await;
+    assert_eq!(world.seen().policies.len(), 1);
+    assert!(world.metric("npc_source_held") < 0.1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_own_cluster_is_found_again_though_nothing_reports_it() {
+    let world = world(1).await;
+    let system =
+        |uid| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "kube-system", "uid": uid}});
+    world.server.put(&system("another"));
+    sleep(Duration::from_secs(1)).await;
+    world.server.inject(Fault::lists_nothing().on(Resource::NetworkPolicies));
+    list_anew(&world, Resource::NetworkPolicies).await;
+    sleep(Duration::from_secs(600)).await;
+    assert_eq!(world.seen().policies.len(), 1);
+    // The load balancer leads to the own cluster again, and the watch of namespaces goes on
+    // in silence.
+    world.server.disturb(Some(Resource::Namespaces), Disturbance::Hang);
+    world.server.put(&system("the-cluster"));
+    world.until("the cluster is believed", |seen| seen.policies.is_empty()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_cluster_is_asked_for_its_namespaces_again_though_nothing_is_held() {
+    let world = world(1).await;
+    let system =
+        |uid| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "kube-system", "uid": uid}});
+    world.server.put(&system("another"));
+    sleep(Duration::from_secs(1)).await;
+    world.server.disturb(Some(Resource::Namespaces), Disturbance::Hang);
+    let lists = world.server.full_reads(Resource::Namespaces);
+    world.server.put(&system("the-cluster"));
+    sleep(Duration::from_secs(60)).await;
+    assert!(world.server.full_reads(Resource::Namespaces) > lists);
+    // And then no more.
+    let lists = world.server.full_reads(Resource::Namespaces);
+    sleep(Duration::from_secs(3600)).await;
+    assert_eq!(world.server.full_reads(Resource::Namespaces), lists);
 }
 
 #[tokio::test(start_paused = true)]

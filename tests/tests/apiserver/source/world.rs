@@ -1,6 +1,6 @@
 //! A source that follows a scripted API server, and what it reported.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -34,6 +34,10 @@ pub(crate) struct Seen {
     pub(crate) pods: BTreeSet<String>,
     pub(crate) policies: BTreeSet<String>,
     pub(crate) namespaces: BTreeSet<String>,
+    /// The labels of pods, by their UIDs.
+    pub(crate) labels: BTreeMap<String, BTreeMap<String, String>>,
+    /// The policies whose rules are left out, with why.
+    pub(crate) restricted: BTreeMap<String, String>,
     pub(crate) is_node: Option<bool>,
     /// Everything was reported once.
     pub(crate) is_complete: bool,
@@ -43,13 +47,24 @@ impl Seen {
     fn take(&mut self, changes: Changes) {
         for change in changes.changes {
             match change.event {
-                Event::Pod(pod) => drop(self.pods.insert(pod.uid.clone())),
+                Event::Pod(pod) => {
+                    self.pods.insert(pod.uid.clone());
+                    self.labels.insert(pod.uid, pod.labels);
+                }
                 Event::PodGone(key) => {
                     let gone = format!("{key:?}");
                     self.pods.retain(|uid| !gone.contains(&format!("{uid:?}")));
                 }
-                Event::Policy(policy) => drop(self.policies.insert(policy.name().to_owned())),
-                Event::PolicyGone(_, name) => drop(self.policies.remove(&name)),
+                Event::Policy(policy) => {
+                    let name = policy.name().to_owned();
+                    self.restricted.remove(&name);
+                    self.restricted.extend(policy.restriction.map(|why| (name.clone(), why)));
+                    self.policies.insert(name);
+                }
+                Event::PolicyGone(_, name) => {
+                    self.restricted.remove(&name);
+                    self.policies.remove(&name);
+                }
                 Event::Namespace(namespace) => drop(self.namespaces.insert(namespace.name)),
                 Event::NamespaceGone(name) => drop(self.namespaces.remove(&name)),
                 Event::Node(_) | Event::NodeGone(_) => {}
@@ -194,6 +209,17 @@ impl World {
 
     pub(crate) fn reconnect(&self) {
         self.network.is_down.store(false, Ordering::Relaxed);
+    }
+
+    /// Waits until a metric has a value.
+    pub(crate) async fn until_metric(&self, what: &str, name: &str, value: f64) {
+        let wait = async {
+            while (self.metric(name) - value).abs() > 0.1 {
+                sleep(Duration::from_millis(100)).await;
+            }
+        };
+        let in_time = timeout(Duration::from_secs(900), wait).await;
+        assert!(in_time.is_ok(), "not so: {what}: {name} is {}", self.metric(name));
     }
 
     /// A metric's value, all labels added up.

@@ -13,41 +13,17 @@ mod pages;
 mod silence;
 mod small;
 
-use std::path::Path;
-
-use npc_agent::source::manifests;
-use npc_compiler::object::Objects;
 use npc_tests::apiserver::{Resource, Server, Verb};
-use npc_tests::lab::{Backend, Enforcer, Lab, Mode, report};
+use npc_tests::lab::{Backend, Enforcer, Lab, Mode};
 
-fn all_agree(lab: &mut Lab) {
-    let judgement = lab.judge().unwrap();
-    let table = report::table(lab, &judgement);
-    assert_eq!(judgement.mismatches().count(), 0, "{table}");
-}
+use crate::shop::{edits_are_followed, shop};
 
 /// The shop, as it is and through changes of policies and labels.
 fn agents_follow_an_api_server(mode: Mode, backend: Backend) {
     let Some(agents) = Enforcer::for_test() else { return };
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/examples/shop");
-    let shop = manifests::load(&[folder], &manifests::Options::default()).unwrap().objects;
-    let lab = Lab::builder(shop).mode(mode).backend(backend).enforcer(agents);
+    let lab = Lab::builder(shop()).mode(mode).backend(backend).enforcer(agents);
     let mut lab = lab.api_server(Server::in_process()).start().unwrap();
-    all_agree(&mut lab);
-    let shop = lab.cluster().objects.clone();
-    let mut without = shop.clone();
-    without.policies.retain(|policy| policy.name() != "api");
-    lab.apply(without).unwrap();
-    all_agree(&mut lab);
-    let mut relabelled = shop.clone();
-    for pod in relabelled.pods.iter_mut().filter(|pod| pod.name.starts_with("web")) {
-        pod.labels.insert("app".to_owned(), "worker".to_owned());
-    }
-    lab.apply(relabelled).unwrap();
-    all_agree(&mut lab);
-    lab.apply(Objects { policies: Vec::new(), ..shop.clone() }).unwrap();
-    lab.apply(shop).unwrap();
-    all_agree(&mut lab);
+    edits_are_followed(&mut lab);
     let server = lab.api_server().unwrap();
     for resource in [Resource::Pods, Resource::Namespaces, Resource::NetworkPolicies, Resource::Nodes] {
         let nodes = lab.cluster().objects.nodes.len();

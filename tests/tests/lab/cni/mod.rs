@@ -4,8 +4,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that finds nothing has failed")]
 
 mod api;
-mod node;
-mod traffic;
+pub(crate) mod node;
+pub(crate) mod traffic;
 
 use std::net::IpAddr;
 use std::thread;
@@ -40,7 +40,7 @@ fn policy() -> NetworkPolicy {
     policy.into()
 }
 
-fn objects(pods: &[&str]) -> Objects {
+pub(crate) fn objects(pods: &[&str]) -> Objects {
     Objects {
         namespaces: vec![Namespace::new("shop", Labels::new())],
         pods: pods.iter().map(|name| pod(name)).collect(),

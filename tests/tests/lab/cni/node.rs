@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// Where Debian has the reference plugins.
-const REFERENCE: &str = "/usr/lib/cni";
+pub(crate) const REFERENCE: &str = "/usr/lib/cni";
 
 /// How long an event may take that a test waits for.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -335,7 +335,7 @@ pub(crate) fn wait(what: &str, mut is_so: impl FnMut() -> bool) {
 }
 
 /// A binary of ours, which lies beside the folder of this test.
-fn binary(name: &str) -> PathBuf {
+pub(crate) fn binary(name: &str) -> PathBuf {
     let own = std::env::current_exe().unwrap();
     let file = own.ancestors().nth(2).unwrap().join(name);
     assert!(file.is_file(), "{} is missing; build it with cargo build --workspace --bins", file.display());

@@ -25,7 +25,7 @@ fn iptables_is_flushed_by_another(backend: Backend) {
     }
     let begun = Instant::now();
     while !live.lab().differences("node-1", &Options::default()).unwrap().is_empty() {
-        assert!(begun.elapsed() < PATIENCE, "nobody repairs what was flushed");
+        assert!(begun.elapsed() < PATIENCE, "what was flushed is not repaired");
         live.wait(Duration::from_millis(50)).unwrap();
     }
     eprintln!("repaired within {:?}", begun.elapsed());

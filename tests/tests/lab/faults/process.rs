@@ -80,7 +80,7 @@ fn the_disk_is_full() {
     edit(&mut live, &mut editor);
     for node in live.nodes() {
         let agent = live.lab_mut().agent(&node).unwrap().unwrap();
-        agent.wait_log("lines of this log could not be written before this one").unwrap();
+        agent.wait_log("log lines were lost before this one").unwrap();
     }
     all_is_well(live);
 }

@@ -71,8 +71,8 @@ fn a_routers_advertisement_reaches_pods_from_an_uplink() {
             Icmp { source, destination, hop_limit, kind, body: &[0; 12], between, length }.build(7)
         };
         let b = netns(&lab, "n/b");
-        let mut ear = b.within(|| raw(Family::V6, 58)).unwrap();
-        ear.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let mut socket = b.within(|| raw(Family::V6, 58)).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         let send = || {
             let socket = raw(Family::V6, 255);
             let scope = nix::net::if_::if_nametoindex("up1").unwrap();
@@ -85,7 +85,7 @@ fn a_routers_advertisement_reaches_pods_from_an_uplink() {
         node.within(send).unwrap();
         let mut buffer = [0; 2048];
         let length = loop {
-            let length = std::io::Read::read(&mut ear, &mut buffer).unwrap();
+            let length = std::io::Read::read(&mut socket, &mut buffer).unwrap();
             if super::packet::number(&buffer[..length]) == Some(7) {
                 break length;
             }

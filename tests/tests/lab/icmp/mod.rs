@@ -149,18 +149,18 @@ fn arrived(lab: &Lab, (from, to): (&str, &str), shots: &[Shot], before: impl Fn(
     let (from, receiver) = (netns(lab, from), netns(lab, to));
     let mark_at = SocketAddr::new(address(lab, to, Family::V6), MARKS);
     let own = Family::ALL.map(|family| SocketAddr::new(address(lab, to, family), DENIED));
-    let ears = || {
+    let sockets = || {
         let icmp = [raw(Family::V4, 1), raw(Family::V6, 58)];
         let udp = own.map(|own| Socket::from(bind(own)));
-        let ears: Vec<Socket> = icmp.into_iter().chain(udp).collect();
-        for ear in &ears {
-            ear.set_nonblocking(true).unwrap();
+        let sockets: Vec<Socket> = icmp.into_iter().chain(udp).collect();
+        for socket in &sockets {
+            socket.set_nonblocking(true).unwrap();
         }
         let marks = bind(mark_at);
         marks.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
-        (ears, marks)
+        (sockets, marks)
     };
-    let (mut ears, marks) = receiver.within(ears).unwrap();
+    let (mut sockets, marks) = receiver.within(sockets).unwrap();
     let mut arrived = vec![false; shots.len()];
     for round in 0..3_u8 {
         before();
@@ -182,8 +182,8 @@ fn arrived(lab: &Lab, (from, to): (&str, &str), shots: &[Shot], before: impl Fn(
             from.within(send).unwrap();
         }
         let mut buffer = [0; 2048];
-        for ear in &mut ears {
-            while let Ok(length) = ear.read(&mut buffer) {
+        for socket in &mut sockets {
+            while let Ok(length) = socket.read(&mut buffer) {
                 if let Some(number) = packet::number(&buffer[..length]) {
                     arrived[usize::from(number)] = true;
                 }

@@ -4,6 +4,7 @@
 
 mod ahead;
 mod mid_stream;
+mod seed;
 mod takeover;
 
 use std::cell::Cell;

@@ -91,6 +91,7 @@ impl Cluster {
         self.0.policies.push(NetworkPolicy {
             object: serde_json::from_value(object).unwrap(),
             unknown_fields: unknown_fields.iter().map(|&path| path.to_owned()).collect(),
+            restriction: None,
         });
         self
     }

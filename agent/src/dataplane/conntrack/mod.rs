@@ -13,12 +13,14 @@ use netlink_packet_netfilter::conntrack::{
 };
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily};
 use npc_compiler::object::Family;
-use npc_compiler::plan::conntrack::FlowKey;
+use npc_compiler::plan::conntrack::{FlowKey, Scope};
 use rtnetlink::packet_core::{
-    DefaultNla, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload, Nla,
+    DefaultNla, Emitable as _, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload, Nla,
 };
 use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 use rustix::io::Errno;
+
+mod filter;
 
 /// As much as the kernel puts into one part of a dump.
 const PART: usize = 32 * 1024;
@@ -41,8 +43,8 @@ const IP_CT_TCP_FLAG_BE_LIBERAL: u8 = 0x08;
 pub enum Error {
     /// The kernel does not let its table be read or changed.
     #[error(
-        "this kernel does not tell what connections it knows (load nf_conntrack_netlink), so those that policies deny \
-         by now go on until they end"
+        "this kernel does not list the connections that it knows (load nf_conntrack_netlink), so those that policies \
+         deny now go on until they end"
     )]
     Unsupported(#[source] io::Error),
     /// The socket failed.
@@ -85,6 +87,8 @@ pub struct Swept {
     /// How many were to go and cannot, because hardware or a flowtable has
     /// taken them over.
     pub stuck: u64,
+    /// The kernel listed more than it was asked for, so it does not filter.
+    pub unfiltered: bool,
 }
 
 impl AddAssign for Swept {
@@ -92,78 +96,140 @@ impl AddAssign for Swept {
         self.judged += other.judged;
         self.cut += other.cut;
         self.stuck += other.stuck;
+        self.unfiltered |= other.unfiltered;
     }
 }
 
-/// Judges every flow of a family that the kernel knows, in this network
-/// namespace, and deletes those that are forbidden.
-///
-/// All entries of the family are judged. Those of a zone (`CT --zone`) are among
-/// them, because FORWARD goes by the state of a packet in the packet's own zone.
-/// So are those that a helper expected (FTP's data connections), which go on when
-/// the connection that they belong to is gone.
+/// The verdicts about some flows, in their order: whether they are forbidden. Nothing once
+/// there is no one left to ask, which ends the sweep.
+pub type Judge<'a> = dyn FnMut(Vec<FlowKey>) -> Option<Vec<bool>> + 'a;
+
+/// Judges every flow of a family that the kernel knows, in this network namespace, and
+/// deletes those that are forbidden. See [`sweep_in`].
 ///
 /// # Errors
 /// If the table cannot be read or written.
 pub fn sweep(family: Family, forbids: &mut dyn FnMut(&FlowKey) -> bool) -> Result<Swept, Error> {
-    let mut delete = Connection::open()?;
-    let mut cut = 0;
-    for _ in 0..TRIES {
-        // What is listed twice is judged twice, and what was deleted is not there
-        // any more.
-        match list(family, &mut delete, forbids, &mut cut) {
-            Ok(swept) => return Ok(Swept { cut, ..swept }),
-            Err(error) if error.is_lost() => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Err(Error::Lost(TRIES))
+    sweep_in(family, &Scope::All, true, &mut |flows| Some(flows.iter().map(&mut *forbids).collect()))
 }
 
-/// Lists the flows of a family once, and deletes those that are forbidden;
-/// `cut` counts these, also where the list breaks off.
-fn list(
-    family: Family,
-    delete: &mut Connection,
-    forbids: &mut dyn FnMut(&FlowKey) -> bool,
-    cut: &mut u64,
-) -> Result<Swept, Error> {
-    let dump = Connection::open()?;
-    dump.send(family, NLM_F_DUMP, ConntrackMessage::Get(Vec::new()))?;
-    let mut buffer = vec![0; PART];
+/// Judges the flows of a family in a scope that the kernel knows, in this network namespace,
+/// and deletes those that are forbidden.
+///
+/// Entries of a zone (`CT --zone`) are among them, because FORWARD goes by the state of a
+/// packet in the packet's own zone. So are those that a conntrack helper expected (FTP's data
+/// connections), which go on when the connection that they belong to is gone.
+///
+/// The flows of few addresses are listed by the kernel itself, if it filters. Such a list
+/// costs the kernel a walk through its whole table, but it copies nothing else of it. Each
+/// address takes two walks: as the sender, and as the end that answers. So one whole list is
+/// cheaper for many addresses.
+///
+/// # Errors
+/// If the table cannot be read or written.
+pub fn sweep_in(family: Family, scope: &Scope, filters: bool, judge: &mut Judge<'_>) -> Result<Swept, Error> {
     let mut swept = Swept::default();
-    let mut forbidden = Vec::new();
-    let mut failed = None;
-    loop {
-        let done = dump.receive(&mut buffer, |payload| match payload {
-            NetlinkPayload::InnerMessage(message) => {
-                if let NetfilterMessageInner::Conntrack(ConntrackMessage::New(entry)) = message.inner
-                    && let Some(tuple) = forwarded(&entry)
-                {
-                    swept.judged += 1;
-                    if forbids(&tuple) {
-                        forbidden.push(name(entry));
-                    }
+    let mut sweep = Sweep { family, scope, delete: Connection::open()?, cut: 0 };
+    let lists = match scope {
+        Scope::Of(addresses) if filters => filter::lists(addresses, family),
+        _ => vec![filter::List::whole()],
+    };
+    for list in lists {
+        let listed = sweep.listed(&list, judge)?;
+        swept += listed.swept;
+        if listed.is_odd {
+            // A kernel that ignores the filter, as those before Linux 5.8 do.
+            swept.unfiltered = true;
+            swept += sweep.listed(&filter::List::whole(), judge)?.swept;
+        }
+        if listed.is_odd || listed.is_over {
+            break;
+        }
+    }
+    Ok(Swept { cut: sweep.cut, ..swept })
+}
+
+/// A sweep through the table of a family.
+struct Sweep<'a> {
+    family: Family,
+    scope: &'a Scope,
+    delete: Connection,
+    /// How many entries were deleted, also where a list breaks off.
+    cut: u64,
+}
+
+/// What came of a list.
+#[derive(Default)]
+struct Listed {
+    swept: Swept,
+    /// The kernel listed what it was not asked for, or could not be asked.
+    is_odd: bool,
+    /// No verdict is to be had any more.
+    is_over: bool,
+}
+
+impl Sweep<'_> {
+    /// One list, from its beginning again if parts of it are lost. What is listed twice is
+    /// judged twice, and what was deleted is not there any more.
+    fn listed(&mut self, list: &filter::List, judge: &mut Judge<'_>) -> Result<Listed, Error> {
+        for _ in 0..TRIES {
+            match self.list(list, judge) {
+                Err(error) if error.is_lost() => {}
+                // A kernel that knows the filter, and not this one.
+                Err(Error::Unsupported(_) | Error::Refused { doing: "list", .. }) if !list.is_whole() => {
+                    return Ok(Listed { is_odd: true, ..Listed::default() });
                 }
-                Ok(false)
-            }
-            NetlinkPayload::Done(done) if done.code == 0 => Ok(true),
-            NetlinkPayload::Done(done) => Err(refused("list", done.code)),
-            NetlinkPayload::Error(error) => Err(refused("list", error.raw_code())),
-            _ => Ok(false),
-        })?;
-        for entry in forbidden.drain(..) {
-            match delete.delete(family, &entry) {
-                Ok(Deleted::Gone) => *cut += 1,
-                Ok(Deleted::Ended) => {}
-                Ok(Deleted::Busy) => swept.stuck += 1,
-                // One that stays is no reason to let the others go on.
-                Err(error @ Error::Refused { .. }) => failed = Some(error),
-                Err(error) => return Err(error),
+                listed => return listed,
             }
         }
-        if done {
-            return failed.map_or(Ok(swept), Err);
+        Err(Error::Lost(TRIES))
+    }
+
+    /// Lists flows once, and deletes those that are forbidden.
+    fn list(&mut self, list: &filter::List, judge: &mut Judge<'_>) -> Result<Listed, Error> {
+        let dump = Connection::open()?;
+        let (tuple, filter) = list.attributes();
+        dump.send_with(self.family, NLM_F_DUMP, ConntrackMessage::Get(tuple), filter)?;
+        let mut buffer = vec![0; PART];
+        let mut listed = Listed::default();
+        let mut failed = None;
+        loop {
+            let (mut flows, mut names) = (Vec::new(), Vec::new());
+            let done = dump.receive(&mut buffer, |payload| match payload {
+                NetlinkPayload::InnerMessage(message) => {
+                    if let NetfilterMessageInner::Conntrack(ConntrackMessage::New(entry)) = message.inner
+                        && let Some(tuple) = forwarded(&entry)
+                    {
+                        if !list.matches(&tuple) {
+                            listed.is_odd = true;
+                        } else if self.scope.covers(tuple.source) || self.scope.covers(tuple.destination) {
+                            flows.push(tuple);
+                            names.push(name(entry));
+                        }
+                    }
+                    Ok(false)
+                }
+                NetlinkPayload::Done(done) if done.code == 0 => Ok(true),
+                NetlinkPayload::Done(done) => Err(refused("list", done.code)),
+                NetlinkPayload::Error(error) => Err(refused("list", error.raw_code())),
+                _ => Ok(false),
+            })?;
+            listed.swept.judged += flows.len() as u64;
+            let verdicts = if flows.is_empty() { Some(Vec::new()) } else { judge(flows) };
+            let Some(verdicts) = verdicts else { return Ok(Listed { is_over: true, ..listed }) };
+            for (entry, _) in names.iter().zip(verdicts).filter(|(_, forbidden)| *forbidden) {
+                match self.delete.delete(self.family, entry) {
+                    Ok(Deleted::Gone) => self.cut += 1,
+                    Ok(Deleted::Ended) => {}
+                    Ok(Deleted::Busy) => listed.swept.stuck += 1,
+                    // One that stays is no reason to let the others go on.
+                    Err(error @ Error::Refused { .. }) => failed = Some(error),
+                    Err(error) => return Err(error),
+                }
+            }
+            if done || listed.is_odd {
+                return failed.map_or(Ok(listed), Err);
+            }
         }
     }
 }
@@ -198,6 +264,18 @@ impl Connection {
     }
 
     fn send(&self, family: Family, flags: u16, message: ConntrackMessage) -> Result<(), Error> {
+        self.send_with(family, flags, message, None)
+    }
+
+    /// Sends a message with one more attribute, be it a nested one: among a message's own
+    /// attributes the crate drops the flag of a nested one that it does not know.
+    fn send_with(
+        &self,
+        family: Family,
+        flags: u16,
+        message: ConntrackMessage,
+        more: Option<DefaultNla>,
+    ) -> Result<(), Error> {
         let family = match family {
             Family::V4 => NetfilterProtoFamily::IPv4,
             Family::V6 => NetfilterProtoFamily::IPv6,
@@ -209,6 +287,13 @@ impl Connection {
         message.finalize();
         let mut bytes = vec![0; message.buffer_len()];
         message.serialize(&mut bytes);
+        if let Some(more) = more {
+            let end = bytes.len();
+            bytes.resize(end + more.buffer_len(), 0);
+            more.emit(&mut bytes[end..]);
+            let length = u32::try_from(bytes.len()).map_err(|error| Error::Malformed(error.to_string()))?;
+            bytes[..4].copy_from_slice(&length.to_ne_bytes());
+        }
         uninterrupted(|| self.socket.send(&bytes, 0)).map(drop).map_err(Error::Socket)
     }
 

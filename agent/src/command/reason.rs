@@ -1,0 +1,170 @@
+//! `npc reason`: what a code means, with an example.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+
+use npc_agent::near::{listed, nearest};
+
+use super::{Exit, Stop, output};
+
+/// Show what a code of `explain` or `migrate` means, with an example.
+///
+/// Without a code it lists all of them.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  npc reason\n  npc reason port-is-service-port")]
+pub(super) struct Args {
+    /// The code, as in `denied[peer-label-value]`.
+    #[arg(value_name = "CODE")]
+    code: Option<String>,
+}
+
+/// A code and its page.
+struct Page {
+    code: &'static str,
+    /// Markdown: a heading, a line that says what kind of code it is and what it means,
+    /// the text, an example, and what npc says of it.
+    text: &'static str,
+}
+
+macro_rules! pages {
+    ($($code:literal)*) => {
+        &[$(Page { code: $code, text: include_str!(concat!("reason/pages/", $code, ".md")) }),*]
+    };
+}
+
+/// All of them, in the order in which they are listed.
+const PAGES: &[Page] = pages! {
+    "default-deny-only"
+    "peer-label-missing"
+    "peer-label-value"
+    "peer-other-namespace"
+    "peer-namespace-label"
+    "peer-hostnetwork"
+    "ipblock-outside"
+    "ipblock-except"
+    "ipblock-family"
+    "port-number"
+    "port-protocol"
+    "port-is-service-port"
+    "port-named-unresolved"
+    "port-named-other-protocol"
+    "port-range"
+    "service-no-backends"
+    "service-port-unknown"
+    "default-allow"
+    "rule"
+    "own-node"
+    "self"
+    "hostnetwork-exempt"
+    "namespace-not-in"
+    "negative-selector-outside"
+    "policy-refused"
+    "ipv6"
+    "node-port"
+    "self-by-service"
+    "odd-text"
+    "terminal-accept"
+    "established"
+    "only-new"
+    "sidecar-port"
+    "pod-start"
+};
+
+impl Page {
+    /// Of which command it is, and what it means, in one line each.
+    fn summary(&self) -> (&'static str, &'static str) {
+        let line = self.text.lines().find_map(|line| line.strip_prefix('*')?.strip_suffix('*'));
+        line.and_then(|line| line.split_once(": ")).unwrap_or_default()
+    }
+
+    /// The page as text for a terminal: no marks of Markdown but those of code.
+    fn plain(&self) -> String {
+        let mut text = String::new();
+        for line in self.text.lines().filter(|line| !line.starts_with("```")) {
+            let line = line.strip_prefix("## ").unwrap_or(line);
+            let line = line.strip_prefix('*').and_then(|line| line.strip_suffix('*')).unwrap_or(line);
+            // Writing to a string cannot fail.
+            let _ = writeln!(text, "{}", line.replace("**", ""));
+        }
+        text
+    }
+}
+
+/// Prints a page, or all codes.
+pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
+    let mut out = output::stdout();
+    let Some(code) = &args.code else {
+        let mut of = "";
+        for page in PAGES {
+            let (command, summary) = page.summary();
+            if command != of {
+                writeln!(out, "{}{command}:", if of.is_empty() { "" } else { "\n" })?;
+                of = command;
+            }
+            writeln!(out, "  {:<26} {summary}", page.code)?;
+        }
+        return Ok(Exit::Fine);
+    };
+    let code = code.trim_start_matches("denied[").trim_end_matches(']');
+    match PAGES.iter().find(|page| page.code == code) {
+        Some(page) => write!(out, "{}", page.plain())?,
+        None => {
+            let codes = || PAGES.iter().map(|page| page.code);
+            let hint = match nearest(code, codes()) {
+                Some(near) => format!("did you mean {near}?"),
+                None => format!("codes are {}; npc reason lists them", listed(codes())),
+            };
+            return Err(Stop::new(Exit::Input, format!("there is no code {code:?}; {hint}")).into());
+        }
+    }
+    Ok(Exit::Fine)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::path::Path;
+
+    use npc_compiler::azure;
+
+    use super::*;
+
+    const HEADER: &str = "# Reasons
+
+What each code of `npc explain` and `npc migrate` means. `npc reason CODE` shows the same. Put
+the YAML of an example into `example.yaml` to try it.
+
+";
+
+    /// `docs/reasons.md`, as the pages make it.
+    fn document() -> String {
+        let pages: Vec<&str> = PAGES.iter().map(|page| page.text).collect();
+        format!("{HEADER}{}", pages.join("\n"))
+    }
+
+    /// NPC_WRITE=1 writes it.
+    #[test]
+    fn the_document_is_made_of_the_pages() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/reasons.md");
+        if std::env::var_os("NPC_WRITE").is_some() {
+            std::fs::write(&path, document()).expect("the repository is writable");
+        }
+        let there = std::fs::read_to_string(&path).expect("docs/reasons.md is there");
+        assert!(there == document(), "docs/reasons.md is not what the pages make; write it with NPC_WRITE=1");
+    }
+
+    #[test]
+    fn every_page_has_its_code_and_a_summary_and_every_code_one_page() {
+        let codes: BTreeSet<&str> = PAGES.iter().map(|page| page.code).collect();
+        assert_eq!(codes.len(), PAGES.len());
+        for page in PAGES {
+            assert!(page.text.starts_with(&format!("## {}\n\n*", page.code)), "{}", page.code);
+            let (command, summary) = page.summary();
+            assert!(!command.is_empty() && !summary.is_empty(), "{}", page.code);
+        }
+        let of_migrate = azure::Reason::ALL.iter().map(|reason| reason.code());
+        for code in of_migrate.chain(azure::NOTES.iter().map(|note| note.code)) {
+            assert!(codes.contains(code), "no page of {code}");
+        }
+    }
+}

@@ -1,0 +1,290 @@
+//! Sweeps through the flows that the kernel knows, beside the loop.
+//!
+//! ```text
+//! pass ─▶ pending scope ─┬▶ sweep of all that is pending, at most so often ─┐ batches   loop:
+//!                        └▶ urgent sweep: addresses that an ADD waits for  ─┴────────▶ verdicts
+//! ```
+//!
+//! A sweep lists and deletes flows on a thread of its own. It holds no ruleset: the loop gives
+//! the verdicts, between passes, by the ruleset and the owners of addresses of that moment. So
+//! no verdict is older than the pass before it, whatever changes while a long list is read, and
+//! no pass waits for a list.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use npc_compiler::plan::conntrack::FlowKey;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::{self, JoinError, JoinHandle};
+use tokio::time::{self, Instant};
+
+use super::flows::{Due, Established};
+use super::waiters::Waiter;
+use crate::dataplane::conntrack::Swept;
+use crate::dataplane::{Error, Flows};
+
+/// The next sweep of what is pending waits for so many times as long as the last one took.
+/// Sweeps take a fifth of one processor at most then, and a denied flow goes on no longer than
+/// six sweeps take.
+const PAUSE: u32 = 4;
+
+/// How long after a failure it is tried again, at first and at most.
+const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+
+/// A question of a sweep: which of these flows are forbidden?
+#[derive(Debug)]
+pub(super) struct Question {
+    pub(super) flows: Vec<FlowKey>,
+    reply: oneshot::Sender<Vec<bool>>,
+}
+
+impl Question {
+    /// Answers it.
+    pub(super) fn answer(self, forbidden: Vec<bool>) {
+        // A sweep that broke off does not wait for it.
+        let _ = self.reply.send(forbidden);
+    }
+}
+
+/// A pass that has written everything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub(super) struct Passed {
+    /// How many such passes there were, with this one.
+    pub(super) number: u64,
+    /// The generation of the cluster that it wrote.
+    pub(super) generation: u64,
+}
+
+/// One sweep at work.
+#[derive(Debug)]
+struct Running {
+    due: Due,
+    /// The pass that it judges by, or a later one.
+    passed: Passed,
+    /// What waits for it.
+    waiters: Vec<Waiter>,
+    begun: Instant,
+    work: JoinHandle<Result<Swept, Error>>,
+}
+
+/// A sweep that ended.
+#[derive(Debug)]
+pub(super) struct Ended {
+    pub(super) begun: Instant,
+    pub(super) result: Result<Swept, Error>,
+    /// Until the next try, after a failure.
+    pub(super) retry: Duration,
+}
+
+/// What [`Sweeps::next`] has.
+#[derive(Debug)]
+pub(super) enum Next {
+    /// A sweep needs verdicts.
+    Question(Question),
+    /// A sweep has ended, perhaps because it broke off.
+    Ended(Which, Result<Result<Swept, Error>, JoinError>),
+    /// A sweep that waited may begin.
+    Start,
+}
+
+/// One of the two sweeps that may be at work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Which {
+    /// Of all that was pending.
+    Pending,
+    /// Of addresses that something waits for.
+    Urgent,
+}
+
+/// The sweeps of an agent.
+#[derive(Debug)]
+pub(super) struct Sweeps {
+    questions: mpsc::Receiver<Question>,
+    sender: mpsc::Sender<Question>,
+    pending: Option<Running>,
+    urgent: Option<Running>,
+    /// What waits for the next urgent sweep.
+    waiters: Vec<Waiter>,
+    /// When the next sweep of what is pending may begin.
+    not_before: Instant,
+    /// A sweep waits for that.
+    is_waiting: bool,
+    /// When an urgent sweep that failed is tried again.
+    urgent_not_before: Instant,
+    /// The wait after the next failure.
+    retry: Duration,
+    /// The last pass.
+    passed: Passed,
+    /// One whose flows are judged but for those of the urgent sweep at work.
+    nearly_judged: Option<Passed>,
+    /// The latest pass whose flows are judged.
+    judged: Option<Passed>,
+}
+
+impl Sweeps {
+    /// None yet.
+    pub(super) fn new(now: Instant) -> Self {
+        let (sender, questions) = mpsc::channel(2);
+        Self {
+            questions,
+            sender,
+            pending: None,
+            urgent: None,
+            waiters: Vec::new(),
+            not_before: now,
+            is_waiting: false,
+            urgent_not_before: now,
+            retry: RETRY.0,
+            passed: Passed::default(),
+            nearly_judged: None,
+            judged: None,
+        }
+    }
+
+    /// What comes next. Nothing is lost where this is not waited for to its end.
+    pub(super) async fn next(&mut self) -> Next {
+        let start = match (self.is_waiting, self.waiters.is_empty() || self.urgent.is_some()) {
+            (true, true) => Some(self.not_before),
+            (true, false) => Some(self.not_before.min(self.urgent_not_before)),
+            (false, false) => Some(self.urgent_not_before),
+            (false, true) => None,
+        };
+        tokio::select! {
+            biased;
+            Some(question) = self.questions.recv() => Next::Question(question),
+            ended = ended(self.urgent.as_mut()) => Next::Ended(Which::Urgent, ended),
+            ended = ended(self.pending.as_mut()) => Next::Ended(Which::Pending, ended),
+            () = until(start) => Next::Start,
+        }
+    }
+
+    /// A question that waits already.
+    pub(super) fn waiting_question(&mut self) -> Option<Question> {
+        self.questions.try_recv().ok()
+    }
+
+    /// A pass has written this generation of the cluster.
+    pub(super) fn passed(&mut self, generation: u64) {
+        self.passed = Passed { number: self.passed.number + 1, generation };
+    }
+
+    /// A pass has ended, and these waited for what it wrote. Those whose addresses have no
+    /// flows to be judged are answered.
+    pub(super) fn wait(&mut self, waiters: Vec<Waiter>, established: &Established) {
+        let running = [&self.pending, &self.urgent];
+        let is_due = |address: &IpAddr| {
+            established.pending().covers(*address)
+                || running.iter().any(|sweep| sweep.as_ref().is_some_and(|it| it.due.scope.covers(*address)))
+        };
+        let (waiting, done) = waiters.into_iter().partition(|waiter| waiter.addresses.iter().any(is_due));
+        answer(done);
+        self.waiters.extend::<Vec<Waiter>>(waiting);
+    }
+
+    /// Starts the sweeps that are due and may begin. Of a later change they learn as soon as it
+    /// matters, because the loop gives their verdicts.
+    pub(super) fn start(&mut self, established: &mut Established, flows: impl Fn() -> Box<dyn Flows>) {
+        let now = Instant::now();
+        if self.urgent.is_none() && !self.waiters.is_empty() && self.urgent_not_before <= now {
+            let waiters = std::mem::take(&mut self.waiters);
+            let addresses: BTreeSet<IpAddr> = waiters.iter().flat_map(|waiter| &waiter.addresses).copied().collect();
+            let due = established.take_pending_of(&addresses);
+            self.urgent = Some(self.run(due, waiters, flows()));
+        }
+        let is_due = self.pending.is_none() && !established.pending().is_empty();
+        self.is_waiting = is_due && self.not_before > now;
+        if is_due && !self.is_waiting {
+            self.pending = Some(self.run(established.take_pending(), Vec::new(), flows()));
+        }
+        if self.is_idle(established) {
+            self.judged = Some(self.passed);
+        }
+    }
+
+    fn run(&self, due: Due, waiters: Vec<Waiter>, mut flows: Box<dyn Flows>) -> Running {
+        let (scope, sender) = (due.scope.clone(), self.sender.clone());
+        let work = task::spawn_blocking(move || {
+            flows.cut(&scope, &mut |flows| {
+                let (reply, verdicts) = oneshot::channel();
+                sender.blocking_send(Question { flows, reply }).ok()?;
+                verdicts.blocking_recv().ok()
+            })
+        });
+        Running { due, passed: self.passed, waiters, begun: Instant::now(), work }
+    }
+
+    /// Whether no flow is to be judged, and none is being judged.
+    pub(super) fn is_idle(&self, established: &Established) -> bool {
+        self.pending.is_none() && self.urgent.is_none() && established.pending().is_empty()
+    }
+
+    /// A sweep has ended. What waited for it is answered if it went well; otherwise it waits
+    /// for the next try. `None` if there was none.
+    pub(super) fn ended(
+        &mut self,
+        which: Which,
+        result: Result<Swept, Error>,
+        established: &mut Established,
+    ) -> Option<Ended> {
+        let now = Instant::now();
+        let sweep = match which {
+            Which::Pending => self.pending.take(),
+            Which::Urgent => self.urgent.take(),
+        }?;
+        let retry = self.retry;
+        match &result {
+            Ok(_) => {
+                established.judged(&sweep.due);
+                answer(sweep.waiters);
+                if which == Which::Pending {
+                    self.not_before = now + (now - sweep.begun) * PAUSE;
+                    self.retry = RETRY.0;
+                    // What is pending now came after this pass.
+                    self.nearly_judged = Some(sweep.passed);
+                }
+                if self.urgent.is_none() {
+                    self.judged = self.judged.max(self.nearly_judged.take());
+                }
+            }
+            Err(_) => {
+                self.nearly_judged = None;
+                established.put_back(sweep.due);
+                self.waiters.extend(sweep.waiters);
+                self.retry = (retry * 2).min(RETRY.1);
+                match which {
+                    Which::Pending => self.not_before = now + retry,
+                    Which::Urgent => self.urgent_not_before = now + retry,
+                }
+            }
+        }
+        Some(Ended { begun: sweep.begun, result, retry })
+    }
+
+    /// The latest pass whose flows are judged; none before the first sweep.
+    pub(super) fn judged(&self) -> Option<Passed> {
+        self.judged
+    }
+}
+
+async fn ended(sweep: Option<&mut Running>) -> Result<Result<Swept, Error>, JoinError> {
+    match sweep {
+        Some(sweep) => (&mut sweep.work).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits until then; for ever if there is no such moment.
+async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => time::sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn answer(waiters: Vec<Waiter>) {
+    for waiter in waiters {
+        // One that does not wait any more has gone.
+        let _ = waiter.reply.send(());
+    }
+}

@@ -1,0 +1,117 @@
+#![allow(clippy::unwrap_used, reason = "a test that finds nothing has failed")]
+
+use std::os::unix::fs::symlink;
+
+use super::*;
+
+const OWN: &str = "05-npc.conflist";
+
+fn folder() -> (tempfile::TempDir, Folder) {
+    let temp = tempfile::tempdir().unwrap();
+    let folder = Folder::new(temp.path(), OWN);
+    (temp, folder)
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let mut names: Vec<_> =
+        fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_file_keeps_its_mode_and_a_new_one_has_that_of_its_source() {
+    let (temp, folder) = folder();
+    let source = temp.path().join("10-a.conflist");
+    fs::write(&source, "{}").unwrap();
+    fs::set_permissions(&source, Permissions::from_mode(0o640)).unwrap();
+    folder.write("one", "10-a.conflist").unwrap();
+    let mode = || fs::metadata(temp.path().join(OWN)).unwrap().mode() & 0o7777;
+    assert_eq!(mode(), 0o640);
+    fs::set_permissions(temp.path().join(OWN), Permissions::from_mode(0o600)).unwrap();
+    folder.write("two", "10-a.conflist").unwrap();
+    assert_eq!((mode(), fs::read_to_string(temp.path().join(OWN)).unwrap().as_str()), (0o600, "two"));
+    assert_eq!(names(temp.path()), [OWN, "10-a.conflist"]);
+    assert_eq!((folder.remove().unwrap(), folder.remove().unwrap()), (true, false));
+}
+
+#[test]
+fn a_link_in_place_of_our_file_is_left_alone_with_what_it_leads_to() {
+    let (temp, folder) = folder();
+    let other = tempfile::tempdir().unwrap();
+    let target = other.path().join("shadow");
+    fs::write(&target, "secret").unwrap();
+    symlink(&target, temp.path().join(OWN)).unwrap();
+    assert_eq!(folder.read().unwrap()[OWN], Content::Special("a link"));
+    assert!(folder.write("x", "y").unwrap_err().to_string().contains("is a link"));
+    assert!(folder.remove().is_err());
+    // A link in the name of what is being written is replaced, not followed.
+    fs::remove_file(temp.path().join(OWN)).unwrap();
+    symlink(&target, temp.path().join(half(OWN))).unwrap();
+    folder.write("x", "y").unwrap();
+    assert_eq!(fs::read_to_string(&target).unwrap(), "secret");
+    fs::remove_file(temp.path().join(OWN)).unwrap();
+    fs::create_dir(temp.path().join(OWN)).unwrap();
+    assert_eq!(folder.read().unwrap()[OWN], Content::Special("a folder"));
+    assert!(folder.write("x", "y").is_err());
+}
+
+#[test]
+fn only_what_a_runtime_reads_is_read_and_nothing_holds_the_reader() {
+    let (temp, folder) = folder();
+    let path = |name: &str| temp.path().join(name);
+    for name in ["10-a.conflist", "20-b.conf", "30-c.json", "40-d.conflist.new", "README", ".05-npc.conflist.new"] {
+        fs::write(path(name), name).unwrap();
+    }
+    fs::create_dir(path("50-folder.conf")).unwrap();
+    rustix::fs::mknodat(rustix::fs::CWD, path("60-pipe.conf"), rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    symlink("10-a.conflist", path("70-link.conflist")).unwrap();
+    symlink("/nowhere", path("80-lost.conflist")).unwrap();
+    fs::write(path("90-long.conf"), vec![b' '; 3 << 20]).unwrap();
+    let files = folder.read().unwrap();
+    let bytes = |name: &str| match &files[name] {
+        Content::Bytes(bytes) => bytes.clone(),
+        other => panic!("{name}: {other:?}"),
+    };
+    assert_eq!(bytes("10-a.conflist"), b"10-a.conflist");
+    assert_eq!(bytes("70-link.conflist"), b"10-a.conflist");
+    assert_eq!(bytes("90-long.conf").len() as u64, LONGEST + 1);
+    assert_eq!(files["60-pipe.conf"], Content::Special("no regular file"));
+    assert!(matches!(files["80-lost.conflist"], Content::Unreadable(_)));
+    assert_eq!(files.len(), 7, "{files:?}");
+}
+
+#[test]
+fn a_second_installer_waits_for_the_first() {
+    let (_temp, folder) = folder();
+    let first = folder.claim().unwrap();
+    assert!(first.is_some());
+    assert!(folder.claim().unwrap().is_none());
+    drop(first);
+    assert!(folder.claim().unwrap().is_some());
+}
+
+#[test]
+fn the_plugin_is_replaced_whole_and_only_if_it_differs() {
+    let (temp, _) = folder();
+    let from = temp.path().join("from");
+    fs::write(&from, "one").unwrap();
+    let bin = temp.path().join("bin");
+    fs::create_dir(&bin).unwrap();
+    assert!(install_plugin(&from, &bin).unwrap());
+    assert!(!install_plugin(&from, &bin).unwrap());
+    // A process that runs the old one has its file still.
+    let mut old = File::open(bin.join(TYPE)).unwrap();
+    fs::write(&from, "two, longer").unwrap();
+    assert!(install_plugin(&from, &bin).unwrap());
+    let mut text = String::new();
+    old.read_to_string(&mut text).unwrap();
+    assert_eq!((text.as_str(), fs::read_to_string(bin.join(TYPE)).unwrap().as_str()), ("one", "two, longer"));
+    assert_eq!(fs::metadata(bin.join(TYPE)).unwrap().mode() & 0o777, 0o755);
+    // Another program made it unusable.
+    fs::set_permissions(bin.join(TYPE), Permissions::from_mode(0o644)).unwrap();
+    assert!(install_plugin(&from, &bin).unwrap());
+    assert_eq!(names(&bin), [TYPE]);
+    assert!(install_plugin(&temp.path().join("missing"), &bin).unwrap_err().to_string().contains("missing"));
+    assert_eq!((remove_plugin(&bin).unwrap(), remove_plugin(&bin).unwrap()), (true, false));
+}

@@ -1,0 +1,208 @@
+//! Removals that are held back: when lists are asked for because of them, and when they
+//! are believed.
+
+use k8s_openapi::jiff::Timestamp;
+use npc_compiler::engine;
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use super::{Cluster, Follower, LONGEST};
+use crate::metrics::Kind;
+use crate::source::held::Times;
+use crate::source::kube::known::{Shown, SmallKey};
+use crate::status::HeldRemovals;
+
+impl Follower {
+    /// Once the lists are of this node's cluster again, what is held is asked for anew: what
+    /// the lists of another cluster lacked says nothing.
+    pub(super) fn trust_again(&mut self) {
+        let is_own = self.is_own_cluster();
+        if !is_own || std::mem::replace(&mut self.was_own_cluster, is_own) {
+            self.was_own_cluster = is_own;
+            return;
+        }
+        let moment = |kind| self.trust(kind).moment;
+        let [pod, namespace, policy, node] = [Kind::Pod, Kind::Namespace, Kind::NetworkPolicy, Kind::Node].map(moment);
+        let Cluster { pods, namespaces, policies, nodes } = &mut self.known;
+        pods.restart_hold(pod);
+        namespaces.restart_hold(namespace);
+        policies.restart_hold(policy);
+        nodes.restart_hold(node);
+        self.start.restart(policy);
+        for kind in Kind::ALL.into_iter().filter(|kind| self.held(*kind) > 0).collect::<Vec<_>>() {
+            self.asks[kind as usize] = (Some(self.soon()), 0);
+        }
+    }
+
+    /// A moment in the first half of the time after which a list confirms.
+    pub(super) fn soon(&self) -> Instant {
+        Instant::now() + (self.times.confirm_after / 2).mul_f64(fastrand::f64())
+    }
+
+    /// Asks for another list of a kind, later and later.
+    pub(super) fn ask_again(&mut self, kind: Kind) {
+        let confirm_after = self.times.confirm_after;
+        let (_, asked) = self.asks[kind as usize];
+        let wait = (confirm_after * 2_u32.saturating_pow(asked.min(16))).min(LONGEST.max(confirm_after));
+        let spread = confirm_after.mul_f64(fastrand::f64());
+        self.asks[kind as usize] = (Some(Instant::now() + wait + spread), asked + 1);
+    }
+
+    /// Says and counts what a list does to the removals that are held back.
+    pub(super) fn doubted<K>(&mut self, kind: Kind, shown: &Shown<K>, left: usize, known: usize) {
+        let (kind_name, Times { confirm_after, at_most }) = (kind.as_str(), self.times);
+        if shown.held > 0 {
+            warn!(
+                kind = kind_name,
+                missing = shown.held,
+                known,
+                ?confirm_after,
+                ?at_most,
+                "the API server's list lacks these; their removal is held back until another list agrees, because \
+                 policies that vanish open what they closed. What is new in the list applies"
+            );
+        }
+        if shown.returned > 0 {
+            info!(kind = kind_name, returned = shown.returned, left, "objects exist whose removal was held back");
+        }
+        if left == 0 {
+            return;
+        }
+        // Node and kube-system show whether this is the right cluster, and again while they
+        // say that it is another one.
+        let (_, asked) = self.asks[kind as usize];
+        if asked == 0 || !self.is_own_cluster() {
+            let soon = self.soon();
+            for other in [Kind::Node, Kind::Namespace] {
+                if other != kind {
+                    self.asks[other as usize].0.get_or_insert(soon);
+                }
+            }
+        }
+        if asked > 0 {
+            self.ask_again(kind);
+            return;
+        }
+        // The first list leaves time for a second one before the longest time is over.
+        let spread = confirm_after.min(at_most.saturating_sub(confirm_after) / 2).mul_f64(fastrand::f64());
+        self.asks[kind as usize] = (Some(Instant::now() + confirm_after + spread), 1);
+    }
+
+    /// Counts what is held of a kind, if it is another number than before.
+    pub(super) fn is_held(&mut self, kind: Kind, before: usize) {
+        let held = self.held(kind);
+        if held != before {
+            self.watches.held(kind, held);
+            self.write_status();
+        }
+        if held == 0 && before > 0 {
+            if kind != Kind::Namespace || self.identity.is_first() {
+                self.asks[kind as usize] = (None, 0);
+            }
+            info!(kind = kind.as_str(), "no removal is held back any more");
+        }
+    }
+
+    /// Writes into the agent's status what is held back.
+    pub(super) fn write_status(&self) {
+        let Some(status) = &self.status else { return };
+        let held = Kind::ALL.map(|kind| (kind, self.held(kind)));
+        status.update(|status| {
+            let before = std::mem::take(&mut status.held_removals);
+            status.held_removals = held
+                .into_iter()
+                .filter(|(_, objects)| *objects > 0)
+                .map(|(kind, objects)| {
+                    let kind = kind.as_str().to_owned();
+                    let since =
+                        before.iter().find(|held| held.kind == kind).map_or_else(Timestamp::now, |held| held.since);
+                    HeldRemovals { kind, objects, since }
+                })
+                .collect();
+        });
+    }
+
+    pub(super) fn held(&self, kind: Kind) -> usize {
+        match kind {
+            Kind::Pod => self.known.pods.held(),
+            Kind::Namespace => self.known.namespaces.held(),
+            Kind::NetworkPolicy => self.known.policies.held() + usize::from(self.start.is_doubted()),
+            Kind::Node => self.known.nodes.held(),
+        }
+    }
+
+    /// Doubts a first list without policies where the kernel isolates pods.
+    pub(super) fn doubt_start(&mut self, is_listed: bool) {
+        let before = self.held(Kind::NetworkPolicy);
+        if self.known.policies.len() > 0 {
+            self.start.sees_policies();
+        } else if is_listed && self.start.listed_none(self.trust(Kind::NetworkPolicy)) {
+            let Times { confirm_after, at_most } = self.times;
+            warn!(
+                ?confirm_after,
+                ?at_most,
+                "the API server's list holds no NetworkPolicy, but the kernel isolates pods; nothing is written until \
+                 another list agrees"
+            );
+            self.asks[Kind::NetworkPolicy as usize] = (Some(Instant::now() + confirm_after), 1);
+        } else if is_listed && self.start.is_doubted() {
+            self.asks[Kind::NetworkPolicy as usize].0 = Some(Instant::now() + self.times.confirm_after);
+        }
+        self.is_held(Kind::NetworkPolicy, before);
+    }
+
+    /// When [`Follower::act`] has something to do, if nothing else happens.
+    pub(in crate::source::kube) fn due(&self) -> Option<Instant> {
+        let Cluster { pods, namespaces, policies, nodes } = &self.known;
+        let expires = [
+            pods.expires(self.trust(Kind::Pod)),
+            namespaces.expires(self.trust(Kind::Namespace)),
+            policies.expires(self.trust(Kind::NetworkPolicy)),
+            nodes.expires(self.trust(Kind::Node)),
+            self.start.expires(self.trust(Kind::NetworkPolicy)),
+        ];
+        let asks = self.asks.iter().map(|(at, _)| *at);
+        expires.into_iter().chain(asks).flatten().min()
+    }
+
+    /// Believes what has been held back for the longest time; the kinds of which a list
+    /// is to be asked for.
+    pub(in crate::source::kube) fn act(&mut self) -> Vec<Kind> {
+        let now = Instant::now();
+        let before = Kind::ALL.map(|kind| self.held(kind));
+        let pods = self.known.pods.expired(self.trust(Kind::Pod));
+        self.missing(pods, |this: &mut Self, key: SmallKey| {
+            this.large.pod_gone(&key);
+            engine::Event::PodGone(key.into())
+        });
+        let namespaces = self.known.namespaces.expired(self.trust(Kind::Namespace));
+        self.missing(namespaces, |this, name: String| {
+            this.large.namespace_gone(&name);
+            engine::Event::NamespaceGone(name)
+        });
+        let policies = self.known.policies.expired(self.trust(Kind::NetworkPolicy));
+        self.missing(policies, |this, (namespace, name): (String, String)| {
+            let again = this.policies.remove(&namespace, &name);
+            this.large.read_again(again);
+            engine::Event::PolicyGone(namespace, name)
+        });
+        self.start.expire(self.trust(Kind::NetworkPolicy));
+        for (kind, before) in Kind::ALL.into_iter().zip(before) {
+            if self.held(kind) < before {
+                warn!(kind = kind.as_str(), held_for = ?self.times.at_most, "removals are believed without another list");
+            }
+            let is_believed = self.held(kind) < before;
+            self.is_held(kind, before);
+            if is_believed {
+                // What was believed without a list is listed once more.
+                self.asks[kind as usize].0 = Some(now);
+            }
+        }
+        let is_due = |kind: &Kind| self.asks[*kind as usize].0.is_some_and(|at| at <= now);
+        let asked: Vec<Kind> = Kind::ALL.into_iter().filter(is_due).collect();
+        for kind in &asked {
+            self.asks[*kind as usize].0 = None;
+        }
+        asked
+    }
+}

@@ -1,0 +1,96 @@
+//! The large objects, of which only what policies name is kept, and which of them are to
+//! be read again because policies name more.
+
+use std::collections::HashMap;
+
+use npc_compiler::object;
+
+use super::decode::{Identity, Item};
+use super::known::SmallKey;
+use super::named::Named;
+use super::reread::{Target, Wanted};
+use super::watched::{Event, Trimmed};
+
+/// The large objects that are known. There are few: an ordinary object is none.
+#[derive(Debug)]
+pub(super) struct Large {
+    named: Named,
+    wanted: Wanted,
+    /// As they were read last.
+    pods: HashMap<SmallKey, Identity>,
+    namespaces: HashMap<String, Identity>,
+    /// For these names all large objects were read, or are wanted.
+    generation: u64,
+}
+
+impl Large {
+    pub(super) fn new(named: Named, wanted: Wanted) -> Self {
+        Self { named, wanted, pods: HashMap::new(), namespaces: HashMap::new(), generation: 0 }
+    }
+
+    /// Notes whether a pod is large.
+    pub(super) fn note_pod(&mut self, event: &Event<Trimmed<object::Pod>>) {
+        let (Event::Listed(item) | Event::Applied(item)) = event else { return };
+        if self.note(item, |identity| Target::Pod(identity.namespace.clone(), identity.name.clone())) {
+            self.pods.insert(SmallKey::of(&item.identity), item.identity.clone());
+        } else if item.content.is_ok() && !self.pods.is_empty() {
+            self.pods.remove(&SmallKey::of(&item.identity));
+        }
+    }
+
+    /// Notes whether a namespace is large.
+    pub(super) fn note_namespace(&mut self, event: &Event<Trimmed<object::Namespace>>) {
+        let (Event::Listed(item) | Event::Applied(item)) = event else { return };
+        if self.note(item, |identity| Target::Namespace(identity.name.clone())) {
+            self.namespaces.insert(item.identity.name.clone(), item.identity.clone());
+        } else if item.content.is_ok() {
+            self.namespaces.remove(&item.identity.name);
+        }
+    }
+
+    /// Whether an object is large. It is wanted again if it was trimmed by fewer names than
+    /// policies have by now.
+    fn note<T>(&self, item: &Item<Trimmed<T>>, target: fn(&Identity) -> Target) -> bool {
+        let Ok(Trimmed { generation: Some(generation), .. }) = &item.content else { return false };
+        if *generation < self.named.generation() {
+            self.wanted.add([target(&item.identity)]);
+        }
+        true
+    }
+
+    pub(super) fn pod_gone(&mut self, key: &SmallKey) {
+        self.pods.remove(key);
+    }
+
+    pub(super) fn namespace_gone(&mut self, name: &str) {
+        self.namespaces.remove(name);
+    }
+
+    /// Whether a pod that was read again is no older than what is known of it.
+    pub(super) fn expects_pod(&self, key: &SmallKey, identity: &Identity) -> bool {
+        self.pods.get(key).is_some_and(|seen| !identity.is_older_than(seen))
+    }
+
+    /// As [`Large::expects_pod`].
+    pub(super) fn expects_namespace(&self, identity: &Identity) -> bool {
+        self.namespaces.get(&identity.name).is_some_and(|seen| !identity.is_older_than(seen))
+    }
+
+    /// These are to be read again.
+    pub(super) fn read_again(&self, targets: Vec<Target>) {
+        if !targets.is_empty() {
+            self.wanted.add(targets);
+        }
+    }
+
+    /// Policies may name more than before; then all large objects are to be read again.
+    pub(super) fn read_for_new_names(&mut self) {
+        let generation = self.named.generation();
+        if std::mem::replace(&mut self.generation, generation) == generation {
+            return;
+        }
+        let pods = self.pods.values().map(|identity| Target::Pod(identity.namespace.clone(), identity.name.clone()));
+        let namespaces = self.namespaces.keys().cloned().map(Target::Namespace);
+        self.wanted.add(pods.chain(namespaces));
+    }
+}

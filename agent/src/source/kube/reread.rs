@@ -1,0 +1,131 @@
+//! Objects that are read again, one by one and never by a whole list: a large one when a
+//! policy names a new label or port, and a policy that is within its namespace's bound
+//! again.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use kube::Client;
+use kube::api::ListParams;
+use tokio::sync::Notify;
+use tokio::time::{self, Instant};
+use tracing::debug;
+
+use super::decode::{self, Item};
+use super::failure::Failure;
+use super::named::Named;
+use super::pace::{Ended, Pace};
+use super::read::{Buffer, Items};
+use super::watch::Common;
+use super::watched::{Watched, keep};
+use super::{Report, slim};
+
+/// About how long it is from one object to the next. The agents of all nodes read the
+/// same objects, because one policy named a new label.
+const INTERVAL: Duration = Duration::from_millis(200);
+
+/// An object to be read.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Target {
+    /// Of this namespace and name.
+    Policy(String, String),
+    /// Of this name.
+    Namespace(String),
+    /// Of this namespace and name.
+    Pod(String, String),
+}
+
+/// The objects that are to be read.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Wanted(Arc<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    targets: Mutex<BTreeSet<Target>>,
+    news: Notify,
+}
+
+impl Wanted {
+    /// These are to be read.
+    pub(super) fn add(&self, targets: impl IntoIterator<Item = Target>) {
+        self.0.targets.lock().unwrap_or_else(PoisonError::into_inner).extend(targets);
+        self.0.news.notify_one();
+    }
+
+    /// The next one.
+    async fn next(&self) -> Target {
+        loop {
+            if let Some(target) = self.0.targets.lock().unwrap_or_else(PoisonError::into_inner).pop_first() {
+                return target;
+            }
+            self.0.news.notified().await;
+        }
+    }
+}
+
+/// Reads what is wanted, until nothing takes it any more.
+pub(super) async fn read_again(common: Common, wanted: Wanted) {
+    let mut pace = Pace::default();
+    let mut client = None;
+    loop {
+        let target = wanted.next().await;
+        pace.starts(Instant::now());
+        let read = async {
+            let client = match &client {
+                Some(client) => client,
+                None => client.insert(common.connector.client()?),
+            };
+            read(client, &target, &common.named).await
+        };
+        let ended = match read.await {
+            Ok(report) => {
+                if let Some(report) = report
+                    && common.sender.send(report).await.is_err()
+                {
+                    return;
+                }
+                Ended::InOrder
+            }
+            Err(failure) => {
+                debug!(?target, error = super::words(&failure), "cannot read this object again");
+                client = None;
+                wanted.add([target]);
+                Ended::Failed
+            }
+        };
+        let now = Instant::now();
+        let next = pace.ended(ended, now, fastrand::f64());
+        time::sleep_until(next.max(now + INTERVAL.mul_f64(0.5 + fastrand::f64()))).await;
+    }
+}
+
+async fn read(client: &Client, target: &Target, named: &Named) -> Result<Option<Report>, Failure> {
+    Ok(match target {
+        Target::Policy(namespace, name) => {
+            one::<slim::Policy>(client, Some(namespace), name, named).await?.map(Report::PolicyAgain)
+        }
+        Target::Namespace(name) => one::<slim::Namespace>(client, None, name, named).await?.map(Report::NamespaceAgain),
+        Target::Pod(namespace, name) => {
+            one::<slim::Pod>(client, Some(namespace), name, named).await?.map(Report::PodAgain)
+        }
+    })
+}
+
+/// Reads one object; none if it does not exist, or cannot be read.
+async fn one<K: Watched>(
+    client: &Client,
+    namespace: Option<&str>,
+    name: &str,
+    named: &Named,
+) -> Result<Option<Item<K::Object>>, Failure> {
+    // By a list of one, which needs no other right than the watches do.
+    let params = ListParams::default().fields(&format!("metadata.name={name}"));
+    let request = kube::core::Request::new(K::url_path(&(), namespace)).list(&params);
+    let request = request.map_err(kube::Error::BuildRequest)?;
+    let mut items = Items::new(Box::pin(client.request_stream(request).await?));
+    let mut buffer = Buffer::default();
+    let Some(piece) = items.next(&mut buffer).await.map_err(Failure::of_list)? else { return Ok(None) };
+    let item = decode::item::<K>(&buffer, piece).ok();
+    Ok(item.filter(|item| item.content.is_ok()).map(|item| keep(item, named)))
+}

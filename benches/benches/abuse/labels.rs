@@ -1,0 +1,15 @@
+//! Pods with as many labels as an object may have. Every agent follows the pods of the
+//! whole cluster, and labels are what it keeps of them.
+
+use serde_json::{Value, json};
+
+use crate::scene::{Scene, unscheduled};
+
+pub(crate) fn abuse(scene: &Scene) {
+    for number in 0..300 {
+        let mut pod = unscheduled(number);
+        let labels = (0..13_000).map(|key| (format!("key-{key}"), json!(format!("{number:06}-{key:050}"))));
+        pod["metadata"]["labels"] = Value::Object(labels.collect());
+        scene.server.put(&pod);
+    }
+}

@@ -1,0 +1,107 @@
+//! Which flows a plan may forbid.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use crate::object::Family;
+use crate::plan::{Plan, SetWrite, Step};
+use crate::ruleset::node::Member;
+
+/// Flows that have to be judged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Scope {
+    /// Those that one of these addresses sends or gets, as FORWARD sees them.
+    Of(BTreeSet<IpAddr>),
+    /// All.
+    All,
+}
+
+impl Default for Scope {
+    fn default() -> Self {
+        Self::Of(BTreeSet::new())
+    }
+}
+
+impl Scope {
+    /// Whether there is no flow to judge.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        matches!(self, Self::Of(addresses) if addresses.is_empty())
+    }
+
+    /// Whether the flows of an address are among them.
+    #[must_use]
+    pub fn covers(&self, address: IpAddr) -> bool {
+        match self {
+            Self::Of(addresses) => addresses.contains(&address),
+            Self::All => true,
+        }
+    }
+
+    /// Whether a family may have such flows.
+    #[must_use]
+    pub fn touches(&self, family: Family) -> bool {
+        match self {
+            Self::Of(addresses) => addresses.iter().any(|address| Family::of(address) == family),
+            Self::All => true,
+        }
+    }
+
+    /// The same, and these.
+    pub fn add(&mut self, other: Self) {
+        match (&mut *self, other) {
+            (Self::Of(addresses), Self::Of(more)) => addresses.extend(more),
+            (Self::All, _) => {}
+            (scope, Self::All) => *scope = Self::All,
+        }
+    }
+
+    /// Without the flows of these addresses, which were judged.
+    pub fn remove(&mut self, judged: &BTreeSet<IpAddr>) {
+        if let Self::Of(addresses) = self {
+            addresses.retain(|address| !judged.contains(address));
+        }
+    }
+}
+
+/// The flows of which some packet may be dropped after a plan that was let through before it.
+/// The most frequent changes are writes to sets alone: peers that come and endpoints that are
+/// isolated no more narrow nothing, and a member that goes or an endpoint that is isolated
+/// concerns flows of its own address only. New rules may forbid any flow.
+#[must_use]
+pub fn narrowed(plan: &Plan) -> Scope {
+    if plan.steps.iter().any(|step| matches!(step, Step::Chains(..))) {
+        return Scope::All;
+    }
+    let writes = || {
+        plan.steps.iter().flat_map(|step| match step {
+            Step::Sets(writes) => writes.as_slice(),
+            Step::Chains(..) | Step::Grace => &[],
+        })
+    };
+    let freed: BTreeSet<&Member> = writes()
+        .filter_map(|write| match write {
+            SetWrite::Delete(set, member) if set.is_isolated_set() => Some(member),
+            _ => None,
+        })
+        .collect();
+    let narrows = |write: &SetWrite| match write {
+        // Concerns packets, not flows.
+        SetWrite::Add(set, _) | SetWrite::Delete(set, _) if set.is_own() => false,
+        SetWrite::Add(set, _) if set.is_isolated_set() => true,
+        SetWrite::Add(set, member) => set.is_dispatch() && !freed.contains(member),
+        SetWrite::Delete(set, _) if set.is_isolated_set() => false,
+        SetWrite::Delete(set, member) => !set.is_dispatch() || !freed.contains(member),
+        SetWrite::Create(..) | SetWrite::Destroy(_) => false,
+    };
+    let mut addresses = BTreeSet::new();
+    for write in writes().filter(|write| narrows(write)) {
+        let (SetWrite::Add(_, member) | SetWrite::Delete(_, member)) = write else { continue };
+        match member {
+            Member::Address(address) | Member::AddressPort(address, ..) => addresses.insert(*address),
+            // The addresses of a prefix are too many to name.
+            _ => return Scope::All,
+        };
+    }
+    Scope::Of(addresses)
+}
