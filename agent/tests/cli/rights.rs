@@ -94,8 +94,11 @@ fn rights_in_one_namespace_are_enough_and_what_is_missing_is_said() {
     assert_eq!(answer.json()["query"]["source"], "cluster");
     let denied = explain(&files, &["192.0.2.99", "api:80"]);
     assert_eq!(denied.code, 1, "{}{}", denied.out, denied.err);
-    let lines: Vec<&str> = answer.err.lines().collect();
-    let [line] = lines.as_slice() else { panic!("one line: {}", answer.err) };
+    assert_eq!(answer.err, "", "warnings are part of the answer");
+    let warnings = &answer.json()["warnings"];
+    let [line] = warnings.as_array().unwrap().as_slice() else { panic!("one warning: {warnings}") };
+    let line = line.as_str().unwrap();
+    assert!(denied.out.contains(&format!("warning: {line}")), "{}", denied.out);
     for words in ["no right to list namespaces, nodes", "pods, services", "of namespaces other than shop"] {
         assert!(line.contains(words), "{words}: {line}");
     }

@@ -133,6 +133,9 @@ fn missing(input: &Input, all: &[Found<'_>], namespace: &str, kind: Option<&str>
         let shown = format!("{namespace}/{}/{name}", short_kind(&idle.kind));
         return format!("{shown} has no pods to ask about: its {number} is 0");
     }
+    if let Some(message) = finished(input, namespace, kind, name) {
+        return message;
+    }
     let is_scoped = !matches!(kind, Some("Node" | "Namespace"));
     if kind == Some("Namespace") && input.cluster.namespace(name).is_some() {
         return format!("namespace {name} has no pods to ask about");
@@ -172,6 +175,22 @@ fn missing(input: &Input, all: &[Found<'_>], namespace: &str, kind: Option<&str>
     };
     message.push_str(&more);
     message
+}
+
+/// What to say of a pod that has finished, or of a workload all of whose pods have.
+fn finished(input: &Input, namespace: &str, kind: Option<&str>, name: &str) -> Option<String> {
+    let mut pods = input.cluster.pods().filter(|(_, pod)| pod.finished && pod.namespace == namespace);
+    let is_meant = |of: &str| kind.is_none_or(|kind| kind == of || (kind == "Workload" && of != "Pod"));
+    pods.find_map(|(_, pod)| {
+        if pod.name == name && is_meant("Pod") {
+            return Some(format!("{namespace}/pod/{name} has finished: it has no address any more"));
+        }
+        let workload = pod.workload.as_ref().filter(|workload| workload.name == name && is_meant(&workload.kind))?;
+        Some(format!(
+            "{namespace}/{}/{name} has no pods to ask about: all its pods have finished",
+            short_kind(&workload.kind)
+        ))
+    })
 }
 
 fn service_at(input: &Input, address: IpAddr) -> Option<&Service> {

@@ -7,6 +7,7 @@ use ipnetwork::IpNetwork;
 use npc_agent::near;
 use npc_compiler::API_VERSION;
 use npc_compiler::cluster::{ClassId, Cluster, PodId, PolicyId};
+use npc_compiler::object::Protocol;
 use npc_compiler::policy::{Direction, IpBlock, Namespaces, Peer, Peers, PolicyRule, PortMatch, Ports};
 use serde::Serialize;
 
@@ -19,6 +20,9 @@ use crate::command::{Exit, Stop};
 
 /// So many workloads are written out.
 const LISTED: usize = 6;
+
+/// Why a peer with selectors has no effect.
+const NO_POD: &str = "no pod of the input is meant";
 
 /// What there is to say of a policy.
 #[derive(Debug, Serialize)]
@@ -160,6 +164,37 @@ impl About {
     }
 }
 
+/// What rules of a policy admit whose ends are not in the input: the ports, and the peer in
+/// words.
+pub(super) fn elsewhere(cluster: &Cluster, id: PolicyId, direction: Direction) -> Vec<(String, String)> {
+    let rule = |rule: &PolicyRule| {
+        let ports: Vec<String> = match &rule.ports {
+            Ports::Everything => vec!["*".to_owned()],
+            Ports::AnyOf(ports) => ports.iter().filter_map(short_port).collect(),
+        };
+        let is_elsewhere = |part: &Part| part.unused.as_deref() == Some(NO_POD);
+        let peers = peers(cluster, rule).into_iter().filter(is_elsewhere);
+        let ports = ports.join(",");
+        peers.map(|part| (ports.clone(), part.text)).filter(|(ports, _)| !ports.is_empty()).collect::<Vec<_>>()
+    };
+    cluster.policy(id).rules(direction).iter().flat_map(rule).collect()
+}
+
+/// A port as tables write it: `8080`, `53/udp`, a name.
+fn short_port(port: &PortMatch) -> Option<String> {
+    let (protocol, text) = match port {
+        PortMatch::Range(protocol, 0 | 1, u16::MAX) => (protocol, "*".to_owned()),
+        PortMatch::Range(protocol, first, last) if first == last => (protocol, first.to_string()),
+        PortMatch::Range(protocol, first, last) => (protocol, format!("{first}-{last}")),
+        PortMatch::Named(protocol, name) => (protocol, name.clone()),
+        PortMatch::Nothing => return None,
+    };
+    Some(match protocol {
+        Protocol::Tcp => text,
+        other => format!("{text}/{}", other.lower()),
+    })
+}
+
 /// The peers of a rule; none for everyone.
 fn peers(cluster: &Cluster, rule: &PolicyRule) -> Vec<Part> {
     let Peers::AnyOf(peers) = &rule.peers else { return Vec::new() };
@@ -182,7 +217,7 @@ fn peers(cluster: &Cluster, rule: &PolicyRule) -> Vec<Part> {
         };
         let selects = workloads(cluster, &pods(cluster, peer));
         let unused = match peer {
-            Peer::Pods(_) if selects.is_empty() => Some("no pod of the input is meant".to_owned()),
+            Peer::Pods(_) if selects.is_empty() => Some(NO_POD.to_owned()),
             Peer::Nothing => Some("it means no end".to_owned()),
             Peer::Pods(_) | Peer::Block(_) => None,
         };

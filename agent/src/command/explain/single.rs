@@ -1,6 +1,6 @@
 //! One endpoint alone, printed: what isolates it, and with whom it may exchange what.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 use std::sync::Arc;
 
@@ -12,6 +12,7 @@ use npc_compiler::verdict::outside::Outside;
 use serde_json::{Value, json};
 
 use super::answer::{by_protocol, policy};
+use super::policy::elsewhere;
 use super::{Context, warning};
 use crate::command::endpoint::short_kind;
 use crate::command::output::Columns;
@@ -44,10 +45,11 @@ impl About<'_> {
 
     pub(super) fn text(&self, out: &mut impl Write) -> io::Result<()> {
         writeln!(out, "{}", self.name)?;
+        let cluster = &self.context.input.cluster;
         for side in &self.explanation.sides {
             let isolated: Vec<String> = (side.isolated_by.iter())
                 .map(|(id, pods)| {
-                    let name = policy_name(&self.context.input.cluster, *id);
+                    let name = policy_name(cluster, *id);
                     if *pods == side.pods { name } else { format!("{name} ({pods} of {} pods)", side.pods) }
                 })
                 .collect();
@@ -73,7 +75,13 @@ impl About<'_> {
                     }
                 }
             }
-            if side.peers.is_empty()
+            let elsewhere = side.isolated_by.keys().flat_map(|id| elsewhere(cluster, *id, side.direction));
+            let elsewhere: BTreeSet<(String, String)> = elsewhere.collect();
+            for (ports, peer) in &elsewhere {
+                columns.push([ports.clone(), format!("{way} {peer} (none in the input)")]);
+            }
+            if elsewhere.is_empty()
+                && side.peers.is_empty()
                 && side.outside.is_empty()
                 && side.unknown_peers.is_empty()
                 && side.unknown_outside.is_empty()

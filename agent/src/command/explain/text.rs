@@ -6,7 +6,7 @@ use std::io::{self, Write};
 
 use npc_compiler::algebra::traffic::Traffic;
 use npc_compiler::cluster::PolicyId;
-use npc_compiler::object::TargetPort;
+use npc_compiler::object::{NAMESPACE_NAME_LABEL, Pod, Protocol, TargetPort};
 use npc_compiler::policy::Direction;
 use npc_compiler::verdict::explain::{
     Beside, Candidate, Code, Conjunct, Decision, Flow, FlowExplanation, Of, Part, Party, Reason, Verdict, Via, Way,
@@ -18,7 +18,7 @@ use super::excerpt::{Mark, draw};
 use super::warning::shown;
 use super::{Context, Said, warning};
 use crate::command::output::{BAD, Columns, DOUBT, GOOD};
-use crate::command::words::shorten;
+use crate::command::words::{policy_name, shorten};
 
 /// So many flows are shown one by one.
 const SHOWN: usize = 24;
@@ -284,7 +284,9 @@ fn why(context: &Context<'_>, decision: &Decision, is_pod: bool) -> String {
 /// The nearest miss: code, place, the lines themselves, and what there is
 /// instead.
 fn denied(context: &Context<'_>, flow: &Flow, decision: &Decision, code: Code, out: &mut impl Write) -> io::Result<()> {
-    writeln!(out, "{BAD}denied[{}]{BAD:#}: {}", code.as_str(), headline_of(decision, code))?;
+    let dns = dns(context, flow, decision);
+    let headline = if dns.is_some() { "no rule is about DNS (port 53)" } else { headline_of(decision, code) };
+    writeln!(out, "{BAD}denied[{}]{BAD:#}: {headline}", code.as_str())?;
     let positions = &context.input.loaded.positions;
     let cluster = &context.input.cluster;
     let Some(candidate) = decision.candidates.first() else {
@@ -294,7 +296,7 @@ fn denied(context: &Context<'_>, flow: &Flow, decision: &Decision, code: Code, o
                 writeln!(out, "  --> {place}  networkpolicy {}/{}", policy.namespace, policy.name)?;
             }
         }
-        return Ok(());
+        return dns.iter().try_for_each(|text| write!(out, "{text}"));
     };
     let policy = cluster.policy(candidate.policy);
     let locate = |path: &str| {
@@ -314,11 +316,43 @@ fn denied(context: &Context<'_>, flow: &Flow, decision: &Decision, code: Code, o
         let text = format!("matches ({})", traffic(&flow.traffic));
         marks.extend(locate(path).filter(|place| place.exact).map(|place| Mark { place, text, is_miss: false }));
     }
+    if let Some(text) = dns {
+        // What the nearest rule lacks is all of it.
+        return write!(out, "{text}");
+    }
     draw(positions, &marks, out)?;
+    let alike = decision.candidates.iter().filter(|other| other.labels == candidate.labels).count();
+    if alike > 1 {
+        writeln!(out, "   = note: {alike} rules are equally near; this is the first of them")?;
+    }
     if let Some(note) = note(context, flow, decision.direction, candidate) {
         writeln!(out, "   = note: {note}")?;
     }
     Ok(())
+}
+
+/// What to say of an end that may ask no DNS server: no rule of its policies is about
+/// port 53.
+fn dns(context: &Context<'_>, flow: &Flow, decision: &Decision) -> Option<String> {
+    let is_dns = matches!(flow.traffic.single(), Some((Protocol::Udp | Protocol::Tcp, 53, 53)));
+    let is_about_port = |candidate: &Candidate| candidate.conjuncts.iter().all(|conjunct| conjunct.of != Of::Port);
+    if !is_dns || decision.direction != Direction::Egress || decision.candidates.iter().any(is_about_port) {
+        return None;
+    }
+    let (_, Party::End(End::Pod(server))) = flow.parties? else { return None };
+    let cluster = &context.input.cluster;
+    let server = cluster.pod(server);
+    let labels = server.labels.iter().map(|(key, value)| format!("{key}: {value}")).collect::<Vec<_>>().join(", ");
+    let policy = decision.candidates.first().map(|of| of.policy).or_else(|| decision.isolated_by.first().copied())?;
+    Some(format!(
+        "   = note: without DNS, {} can resolve no name\n   = help: add this to spec.egress of networkpolicy {}:\n           \
+         - to:\n             - namespaceSelector: {{matchLabels: {{{NAMESPACE_NAME_LABEL}: {}}}}}\n               \
+         podSelector: {{matchLabels: {{{labels}}}}}\n             \
+         ports: [{{port: 53, protocol: UDP}}, {{port: 53, protocol: TCP}}]\n",
+        shown(&flow.from),
+        policy_name(cluster, policy),
+        server.namespace,
+    ))
 }
 
 /// What a part that fails asks for and gets.
@@ -355,8 +389,28 @@ fn note(context: &Context<'_>, flow: &Flow, direction: Direction, candidate: &Ca
         let labels = words(&pod.labels);
         let labels = if labels.is_empty() { "no labels".to_owned() } else { format!("the labels {labels}") };
         notes.push(format!("the {role} has {labels}"));
+        notes.extend(own_label(context, pod, candidate));
     }
     (!notes.is_empty()).then(|| notes.join("; "))
+}
+
+/// Where the label that a pod lacks stands on its workload, in place of its template.
+fn own_label(context: &Context<'_>, pod: &Pod, candidate: &Candidate) -> Option<String> {
+    let workload = pod.workload.as_ref()?;
+    let missing = candidate.conjuncts.iter().filter(|conjunct| conjunct.code == Code::PeerLabelMissing);
+    let mut keys =
+        missing.filter_map(|conjunct| conjunct.mark.as_ref()?.split_once(".matchLabels.").map(|(_, key)| key));
+    keys.find_map(|key| {
+        let (kind, path) = (&workload.kind, format!("metadata.labels.{key}"));
+        let place = context.input.loaded.positions.locate(kind, &pod.namespace, &workload.name, &path)?;
+        place.exact.then(|| {
+            format!(
+                "the {} itself has a label {key} ({place}), which its pods do not get: write it in \
+                 spec.template.metadata.labels",
+                kind.to_lowercase()
+            )
+        })
+    })
 }
 
 /// What a code says in a few words, and more exactly where the namespace is

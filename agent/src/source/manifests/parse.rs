@@ -145,6 +145,19 @@ struct TypeMeta {
     kind: String,
 }
 
+/// Of an object only the labels of a workload itself, which its pods do not have.
+fn own_labels(kind: Kind, mut node: Node) -> Node {
+    let Value::Map(entries) = &mut node.value else { return Node { span: node.span, value: Value::Map(Vec::new()) } };
+    entries.retain(|entry| kind == Kind::Workload && *entry.key == *"metadata");
+    for entry in entries {
+        match &mut entry.node.value {
+            Value::Map(entries) => entries.retain(|entry| *entry.key == *"labels"),
+            other => *other = Value::Map(Vec::new()),
+        }
+    }
+    node
+}
+
 impl Reader<'_> {
     fn problem(
         &mut self,
@@ -298,10 +311,10 @@ impl Reader<'_> {
         }
         match read {
             Ok(decoded) => {
-                // Places are asked for in policies only, and of the other objects there are
-                // a hundred thousand.
+                // Places are asked for in policies and in a workload's own labels only, and of
+                // the other objects there are a hundred thousand.
                 let is_needed = kind == Kind::Policy || foreign::has_action(&node);
-                let node = if is_needed { node } else { Node { span: node.span, value: Value::Map(Vec::new()) } };
+                let node = if is_needed { node } else { own_labels(kind, node) };
                 self.parsed.items.push(Item {
                     object,
                     file: Arc::clone(&self.parsed.file),

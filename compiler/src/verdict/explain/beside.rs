@@ -111,14 +111,18 @@ impl Question {
             let selects = |peer: &PodPeer| seen.classes.iter().any(|class| cluster.selects(peer, *class));
             let is_why = selects(&of_namespace) || selects(&of_pod);
             let count = |peer: &PodPeer| {
-                cluster.selected(peer).iter().map(|class| cluster.class(*class).endpoints.len()).sum::<usize>()
+                let number = cluster.selected(peer).iter().map(|class| cluster.class(*class).endpoints.len()).sum();
+                match number {
+                    1_usize => "1 endpoint".to_owned(),
+                    more => format!("{more} endpoints"),
+                }
             };
             is_why.then(|| Beside {
                 policy: *id,
                 code: Code::PeerOrNotAnd,
                 path: path.clone(),
-                want: format!("{} endpoints by the namespace, or {} by the pod", count(&of_namespace), count(&of_pod)),
-                got: format!("{} endpoints that are both", count(&both)),
+                want: format!("{} by the namespace, or {} by the pod", count(&of_namespace), count(&of_pod)),
+                got: format!("{} by both", count(&both)),
             })
         })
     }

@@ -377,7 +377,10 @@ impl RuleMatcher<'_> {
     fn block(&self, path: &str, written: &IpBlock) -> Option<Conjunct> {
         let address = self.question.family.and_then(|family| self.other.address(self.cluster, family));
         let conjunct = |field: &str, part, want: String, code| {
-            let got = self.address().unwrap_or_else(|| "no address yet".to_owned());
+            let got = match self.other {
+                Party::OtherNode(None) => "the address of a node".to_owned(),
+                _ => self.address().unwrap_or_else(|| "no address yet".to_owned()),
+            };
             let path = format!("{path}.ipBlock{field}");
             Some(Conjunct { of: Of::Peer, path, mark: None, part, want, got, code })
         };

@@ -74,7 +74,7 @@ fn lines_are_quoted_without_their_ends() {
 
 #[test]
 fn every_kind_has_its_place_also_in_lists_and_through_aliases() {
-    let text = "apiVersion: v1\nkind: List\nitems:\n- apiVersion: apps/v1\n  kind: Deployment\n  metadata: {name: d}\n  \
+    let text = "apiVersion: v1\nkind: List\nitems:\n- apiVersion: apps/v1\n  kind: Deployment\n  metadata: {name: d, labels: {team: a}}\n  \
                 spec:\n    template: {metadata: {labels: &l {app: x}}, spec: {}}\n- apiVersion: v1\n  kind: Service\n  \
                 metadata: {name: s}\n  spec:\n    selector: *l\n    ports:\n    - port: 80\n- apiVersion: networking.k8s.io/v1\n  \
                 kind: NetworkPolicy\n  metadata: {name: p, namespace: default}\n  spec: {podSelector: {matchLabels: *l}}\n";
@@ -83,11 +83,13 @@ fn every_kind_has_its_place_also_in_lists_and_through_aliases() {
         assert_eq!(positions.locate(kind, "default", name, path).unwrap().to_string(), format!("f.yaml:{wanted}"));
     };
     check("Deployment", "d", "", "4:3");
-    // The fields of a policy have their places; of other kinds the object has one.
+    // The fields of a policy have their places, and the labels of a workload itself; of
+    // other kinds the object has one.
+    check("Deployment", "d", "metadata.labels.team", "6:32");
     check("Deployment", "d", "spec.template.metadata.labels.app", "4:3");
     check("Service", "s", "spec.ports[0].port", "9:3");
     // The key stands here, what is inside where the anchor is.
-    check("NetworkPolicy", "p", "spec.podSelector.matchLabels", "18:18");
+    check("NetworkPolicy", "p", "spec.podSelector.matchLabels", "19:24");
     check("NetworkPolicy", "p", "spec.podSelector.matchLabels.app", "8:39");
     assert_eq!(positions.locate("Namespace", "", "default", ""), None, "no file has it");
 }
