@@ -130,6 +130,7 @@ impl Default for Metrics {
         metrics.unfiltered(std::iter::empty());
         for kind in Kind::ALL {
             metrics.watches.held(kind, 0);
+            metrics.watches.unreadable(kind, 0);
         }
         metrics
     }

@@ -115,6 +115,7 @@ const UNIT: usize = 1 << 10;
 pub(super) const ROOM: u32 = 8 << 10;
 
 /// Lists and watches one kind.
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact that stands by itself")]
 pub(super) struct Lister<K: Watched> {
     common: Common,
     kind: Kind,

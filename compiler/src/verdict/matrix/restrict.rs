@@ -19,11 +19,11 @@ impl Matrix<'_> {
     /// others change.
     pub fn restrict(&mut self, mut only: Restriction) {
         let keep: Vec<bool> = only.from.iter().zip(&only.to).map(|(from, to)| *from || *to).collect();
-        let kept = |keep: &[bool]| {
-            let mut keep = keep.to_vec().into_iter();
+        let kept = || {
+            let mut keep = keep.iter().copied();
             move || keep.next().unwrap_or(false)
         };
-        let (mut endpoints, mut rows, mut from, mut to) = (kept(&keep), kept(&keep), kept(&keep), kept(&keep));
+        let (mut endpoints, mut rows, mut from, mut to) = (kept(), kept(), kept(), kept());
         self.endpoints.retain(|_| endpoints());
         self.rows.retain(|_| rows());
         only.from.retain(|_| from());
