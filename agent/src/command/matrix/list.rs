@@ -84,9 +84,6 @@ pub(super) fn csv(matrix: &Matrix<'_>, view: &TextMatrix<'_>, out: &mut impl Wri
 }
 
 fn ports(ranges: Option<&[[u16; 2]]>) -> String {
-    let range = |[first, last]: &[u16; 2]| match first == last {
-        true => first.to_string(),
-        false => format!("{first}-{last}"),
-    };
+    let range = |[first, last]: &[u16; 2]| if first == last { first.to_string() } else { format!("{first}-{last}") };
     ranges.unwrap_or_default().iter().map(range).collect::<Vec<_>>().join(" ")
 }

@@ -160,7 +160,9 @@ impl<'a> TextMatrix<'a> {
             return Vec::new();
         }
         let mut entries = outside(self.cluster, self.groups, ends, direction, certainty);
-        entries.iter_mut().for_each(|entry| entry.traffic = self.matrix.shown(&entry.traffic));
+        for entry in &mut entries {
+            entry.traffic = self.matrix.shown(&entry.traffic);
+        }
         entries.retain(|entry| !entry.traffic.is_none());
         entries
     }
@@ -182,7 +184,9 @@ impl<'a> TextMatrix<'a> {
     fn lines(&self, listed: usize) -> Columns {
         let mut alike = self.matrix.alike();
         let by_name = |a: &usize, b: &usize| self.names[*a].cmp(&self.names[*b]);
-        alike.iter_mut().for_each(|places| places.sort_by(by_name));
+        for places in &mut alike {
+            places.sort_by(by_name);
+        }
         alike.sort_by(|a, b| by_name(&a[0], &b[0]));
         let mut by_row = IndexMap::<BTreeMap<String, Vec<usize>>, Vec<usize>>::new();
         let outside = alike.len();
