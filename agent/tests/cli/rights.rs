@@ -52,10 +52,16 @@ fn answer(connection: &TcpStream, reply: fn(&str) -> Reply) {
     }
 }
 
+#[allow(clippy::unnecessary_wraps, reason = "a reply, as all are")]
 fn refused(code: u16, reason: &str) -> Reply {
     Some((code, json!({"kind": "Status", "status": "Failure", "code": code, "reason": reason, "message": "no"})))
 }
 
+#[allow(
+    clippy::unnecessary_wraps,
+    clippy::needless_pass_by_value,
+    reason = "a reply, as all are, of a value made for it"
+)]
 fn items(items: Value) -> Reply {
     Some((200, json!({"metadata": {}, "items": items})))
 }
