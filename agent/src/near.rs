@@ -1,4 +1,4 @@
-//! Names that are known, for who has misspelt one.
+//! Names that are known, where one is misspelt.
 
 /// How alike a name has to be, from 0 to 1, to be taken for the one that was meant:
 /// more than half of the longer one's letters are in their places.
@@ -14,6 +14,22 @@ pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
     let near = known.into_iter().map(alike).filter(|(alike, _)| *alike > ALIKE);
     // Of equally near ones the first.
     near.reduce(|best, next| if next.0 > best.0 { next } else { best }).map(|(_, name)| name)
+}
+
+/// Whether two names are so few slips apart that one may be the other, misspelt: none of
+/// fewer than three letters, one of up to five, two of up to ten, else three. A beginning of
+/// at least three letters counts too.
+#[must_use]
+pub fn is_alike(one: &str, other: &str) -> bool {
+    let length = one.chars().count().min(other.chars().count());
+    let slips = match length {
+        0..=2 => 0,
+        3..=5 => 1,
+        6..=10 => 2,
+        _ => 3,
+    };
+    let begins = length >= 3 && (one.starts_with(other) || other.starts_with(one));
+    begins || (slips > 0 && strsim::damerau_levenshtein(one, other) <= slips)
 }
 
 /// The first few of these names, and how many more there are.
@@ -43,6 +59,26 @@ mod tests {
             assert_eq!(nearest(name, nodes), meant, "{name}");
         }
         assert_eq!(nearest("node-1", []), None);
+    }
+
+    #[test]
+    fn how_many_slips_are_forgiven_depends_on_the_length() {
+        for (one, other, expected) in [
+            ("db", "da", false),
+            ("api", "apo", true),
+            ("api", "web", false),
+            ("web", "wbe", true),
+            ("cart", "card", true),
+            ("cart", "dart", true),
+            ("cart", "core", false),
+            ("web", "web-frontend", true),
+            ("we", "web", false),
+            ("prometheus", "promethues", true),
+            ("prometheus", "premothues", false),
+            ("payment-gateway", "paiment-getewey", true),
+        ] {
+            assert_eq!(is_alike(one, other), expected, "{one} {other}");
+        }
     }
 
     #[test]

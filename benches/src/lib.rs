@@ -39,6 +39,8 @@ pub fn address(number: usize) -> Ipv4Addr {
 #[must_use]
 pub fn pod(number: usize, namespace: &str, labels: Labels, node: &str) -> Pod {
     Pod {
+        host_ports: Box::default(),
+        only_in_slice: false,
         uid: format!("00000000-0000-4000-8000-{number:012x}"),
         namespace: namespace.to_owned(),
         name: format!("pod-{number}"),

@@ -8,6 +8,7 @@ mod block;
 mod boundary;
 mod policy;
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use npc_compiler::object::{ContainerPort, Labels, Namespace, Node, Objects, Pod, Protocol};
@@ -118,6 +119,7 @@ pub fn objects() -> impl Strategy<Value = Objects> {
                 nodes: nodes.into_iter().flatten().collect(),
                 services: Vec::new(),
                 endpoint_slices: Vec::new(),
+                implied_namespaces: BTreeSet::new(),
             }
         },
     )
@@ -166,6 +168,8 @@ fn pod() -> impl Strategy<Value = Pod> {
             ports.dedup();
             let (finished, terminating, host_network, started) = flags;
             let mut pod = Pod {
+                host_ports: Box::default(),
+                only_in_slice: false,
                 uid: uid.to_owned(),
                 namespace: namespace.to_owned(),
                 name: String::new(),

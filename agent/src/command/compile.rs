@@ -23,16 +23,16 @@ pub(super) struct Args {
     #[command(flatten)]
     input: input::Args,
 
-    /// What to print, and in which format.
-    #[arg(short, long, value_enum, default_value_t)]
-    output: Format,
+    /// What to print, and in which format [default: pairs, with --node iptables].
+    #[arg(short, long, value_enum)]
+    output: Option<Format>,
 
     /// With -o pairs: print every pair of addresses.
     #[arg(long)]
     expand: bool,
 
-    /// With -o iptables and json: the node, as in spec.nodeName of its pods.
-    #[arg(long, value_name = "NAME", required_if_eq_any([("output", "iptables"), ("output", "json")]))]
+    /// Print what this node's kernel gets; the name is that of spec.nodeName of its pods.
+    #[arg(long, value_name = "NAME")]
     node: Option<String>,
 
     /// With -o iptables and json: place groups in the dispatch tree by this secret of the node.
@@ -47,10 +47,9 @@ pub(super) struct Args {
     only: Option<program::Section>,
 }
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Format {
     /// The pair sets, for people.
-    #[default]
     Pairs,
     /// The pair sets, as JSON.
     PairsJson,
@@ -61,17 +60,35 @@ enum Format {
     Json,
 }
 
+impl Args {
+    /// The format; a flag that says nothing about it is an error.
+    fn format(&self) -> Result<Format, Stop> {
+        let by_default = if self.node.is_some() || self.only.is_some() { Format::Iptables } else { Format::Pairs };
+        let format = self.output.unwrap_or(by_default);
+        let of_node = matches!(format, Format::Iptables | Format::Json);
+        let wrong = match format {
+            _ if self.expand && format != Format::Pairs => "--expand goes with -o pairs",
+            _ if self.only.is_some() && format != Format::Iptables => "--only goes with -o iptables",
+            _ if self.node.is_some() && !of_node => "--node goes with -o iptables and -o json",
+            _ if self.node.is_none() && of_node => "-o iptables, -o json and --only need --node NAME",
+            _ => return Ok(format),
+        };
+        Err(Stop::new(Exit::Input, wrong))
+    }
+}
+
 /// Prints pair sets or a program.
 pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
+    let format = args.format()?;
     let input = args.input.read()?;
+    input.warn();
     let cluster = &input.cluster;
-    match args.output {
+    match format {
         Format::Pairs | Format::PairsJson => {
             let groups = Groups::of_cluster(cluster);
             let sets = pair_sets(cluster, &groups);
-            match (args.output, args.expand) {
-                (Format::Pairs, true) => expand::text(cluster, &sets, &mut output::raw())?,
-                (_, true) => return Err(Stop::new(Exit::Input, "--expand goes with -o pairs").into()),
+            match (format, args.expand) {
+                (_, true) => expand::text(cluster, &sets, &mut output::raw())?,
                 (Format::Pairs, false) => pairs::text(cluster, &groups, &sets, &mut output::stdout())?,
                 _ => output::json(&pairs::json(cluster, &sets))?,
             }
@@ -81,7 +98,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
             nodes::is_known(cluster, node)?;
             let program =
                 layout::ruleset(cluster, node, &layout::Options { seed: args.seed, ..layout::Options::default() });
-            match args.output {
+            match format {
                 Format::Json => output::json(&program::json(node, &program))?,
                 _ => program::text(node, &program, args.only, &mut output::raw())?,
             }

@@ -1,16 +1,15 @@
 //! Endpoints as people name them: `[NS/][TYPE/]NAME[:PORT]`, addresses and
-//! prefixes, `svc/NAME`, `node/NAME`, `ns/NAME`, `any`.
+//! prefixes, `svc/NAME`, `node/NAME`, `ns/NAME`, `any`, `outside`; and as DNS and kubectl
+//! do: `NAME.NS`, `NAME.NS.svc.cluster.local`, `deployment.apps/NAME`.
 
-use std::collections::BTreeSet;
+mod find;
+
 use std::net::IpAddr;
 
+pub(super) use find::names;
 use npc_compiler::algebra::cidr::Cidr;
-use npc_compiler::cluster::PodId;
-use npc_compiler::object::{Service, parse_address};
+use npc_compiler::object::{Protocol, parse_address};
 use npc_compiler::verdict::explain::{Port, Target};
-
-use super::input::Input;
-use super::{Exit, Stop};
 
 /// An endpoint as it was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +22,7 @@ pub(super) struct Written {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum What {
     Any,
+    Outside,
     Address(IpAddr),
     Block(Cidr),
     /// Namespace, type and name, as far as they were said.
@@ -42,7 +42,7 @@ pub(super) struct Resolved<'a> {
 
 /// The types of endpoints: their names for `TYPE/`, short ones first, and the
 /// kind.
-const TYPES: [(&[&str], &str); 12] = [
+const TYPES: [(&[&str], &str); 13] = [
     (&["po", "pod", "pods"], "Pod"),
     (&["deploy", "deployment", "deployments"], "Deployment"),
     (&["sts", "statefulset", "statefulsets"], "StatefulSet"),
@@ -55,10 +55,14 @@ const TYPES: [(&[&str], &str); 12] = [
     (&["no", "node", "nodes"], "Node"),
     (&["ns", "namespace", "namespaces"], "Namespace"),
     (&["workload"], "Workload"),
+    (&["netpol", "networkpolicy", "networkpolicies"], "NetworkPolicy"),
 ];
 
+/// The kind of a type, which may have its API group behind it: `deployment.apps`.
 fn kind_of_type(text: &str) -> Option<&'static str> {
-    TYPES.iter().find(|(names, _)| names.contains(&text.to_ascii_lowercase().as_str())).map(|(_, kind)| *kind)
+    let lower = text.to_ascii_lowercase();
+    let name = lower.split('.').next().unwrap_or_default();
+    TYPES.iter().find(|(names, _)| names.contains(&name)).map(|(_, kind)| *kind)
 }
 
 /// A kind as it is shown: `deploy`.
@@ -112,8 +116,10 @@ fn addresses(text: &str) -> Result<Option<(What, Option<&str>)>, String> {
 }
 
 fn object(text: &str) -> Result<What, String> {
-    if text == "any" {
-        return Ok(What::Any);
+    match text {
+        "any" => return Ok(What::Any),
+        "outside" => return Ok(What::Outside),
+        _ => {}
     }
     let parts: Vec<&str> = text.split('/').collect();
     if parts.iter().any(|part| part.is_empty()) {
@@ -136,12 +142,15 @@ fn object(text: &str) -> Result<What, String> {
 }
 
 fn read_port(text: &str) -> Result<Port, String> {
-    use npc_compiler::object::Protocol;
+    let protocol = |text: &str| Protocol::parse(&text.to_ascii_uppercase());
+    if text.eq_ignore_ascii_case("icmp") {
+        return Ok(Port::Icmp);
+    }
     let (numbers, protocol) = match text.split_once('/') {
-        Some((numbers, protocol)) => {
-            let protocol = Protocol::parse(&protocol.to_ascii_uppercase())
-                .ok_or_else(|| format!("{protocol:?} is none of tcp, udp, sctp"))?;
-            (numbers, Some(protocol))
+        // `tcp/8080`, as firewalls write it.
+        Some((first, numbers)) if protocol(first).is_some() => (numbers, protocol(first)),
+        Some((numbers, last)) => {
+            (numbers, Some(protocol(last).ok_or_else(|| format!("{last:?} is none of tcp, udp, sctp"))?))
         }
         None => (text, None),
     };
@@ -162,171 +171,24 @@ fn read_port(text: &str) -> Result<Port, String> {
         && numbers.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
         && numbers.bytes().any(|b| b.is_ascii_lowercase());
     if !is_name || protocol.is_some() {
-        return Err(format!("{text:?} is no port; write 443, 53/udp, 8000-8100 or a port's name"));
+        return Err(format!("{text:?} is no port; write 443, 53/udp, 8000-8100, icmp or a port's name"));
     }
     Ok(Port::Name(numbers.to_owned()))
 }
 
-/// Something of the input that has the name that was written.
-struct Found<'a> {
-    kind: String,
-    namespace: String,
-    name: String,
-    target: Target<'a>,
-}
-
-impl Found<'_> {
-    fn shown(&self) -> String {
-        match self.namespace.as_str() {
-            "" => format!("{}/{}", short_kind(&self.kind), self.name),
-            namespace => format!("{namespace}/{}/{}", short_kind(&self.kind), self.name),
-        }
-    }
+/// A port alone, as the value of a flag.
+pub(super) fn port(text: &str) -> Result<Port, String> {
+    read_port(text)
 }
 
 impl Written {
-    /// What it stands for in the input.
-    pub(super) fn resolve<'a>(&self, input: &'a Input, default_namespace: &str) -> anyhow::Result<Resolved<'a>> {
-        let port = self.port.clone();
-        let (name, target) = match &self.what {
-            What::Any => ("any".to_owned(), Target::Any),
-            What::Address(address) => match service_at(input, *address) {
-                Some(service) => (format!("{}/svc/{}", service.namespace, service.name), Target::Service(service)),
-                None => (address.to_string(), Target::Address(*address)),
-            },
-            What::Block(cidr) => (cidr.network().to_string(), Target::Blocks(vec![*cidr])),
-            What::Object(namespace, kind, name) => {
-                let found = self.find(input, namespace.as_deref().unwrap_or(default_namespace), *kind, name)?;
-                (found.shown(), found.target)
-            }
-        };
-        Ok(Resolved { name, target, port })
-    }
-
-    /// The one object that is meant, or why there is none.
-    fn find<'a>(
-        &self,
-        input: &'a Input,
-        namespace: &str,
-        kind: Option<&'static str>,
-        name: &str,
-    ) -> Result<Found<'a>, Stop> {
-        let everything = everything(input);
-        let is_scoped = |found: &Found<'_>| !found.namespace.is_empty();
-        let fits = |found: &Found<'_>| match kind {
-            // Without a type, what runs: a service or namespace is asked for
-            // by its type.
-            None => !matches!(found.kind.as_str(), "Service" | "Node" | "Namespace"),
-            Some("Workload") => !matches!(found.kind.as_str(), "Service" | "Node" | "Namespace" | "Pod"),
-            Some(kind) => found.kind == kind,
-        };
-        let here = |found: &Found<'_>| !is_scoped(found) || found.namespace == namespace;
-        let (mut found, others): (Vec<Found<'_>>, Vec<Found<'_>>) =
-            everything.into_iter().partition(|found| found.name == name && here(found) && fits(found));
-        if found.len() == 1 {
-            return Ok(found.swap_remove(0));
-        }
-        let ambiguous = !found.is_empty();
-        let fits_idle = |of: &str| kind.is_none_or(|kind| kind == "Workload" || kind == of);
-        let mut idle = input.loaded.idle.iter();
-        if !ambiguous
-            && let Some(idle) = idle.find(|o| o.namespace == namespace && o.name == name && fits_idle(&o.kind))
-        {
-            let number = if idle.kind == "Job" { "parallelism" } else { "replicas" };
-            let shown = format!("{namespace}/{}/{name}", short_kind(&idle.kind));
-            let message = format!("{shown} has no pods to ask about: its {number} is 0");
-            return Err(Stop::new(Exit::NotFound, message));
-        }
-        let candidates: BTreeSet<String> = if ambiguous {
-            found.iter().map(Found::shown).collect()
-        } else {
-            let same = others.iter().filter(|other| other.name == name);
-            let close = others.iter().filter(|other| here(other) && fits(other) && similar(&other.name, name));
-            same.chain(close).map(Found::shown).collect()
-        };
-        let mut message = if ambiguous {
-            format!("{:?} is ambiguous; say which", self.text)
-        } else {
-            let kind = kind.map_or("workload or pod".to_owned(), str::to_lowercase);
-            let scope = if matches!(kind.as_str(), "node" | "namespace") {
-                String::new()
-            } else {
-                format!(" in namespace {namespace}")
-            };
-            let no = format!("there is no {kind} {name:?}{scope}");
-            if candidates.is_empty() { no } else { format!("{no}; did you mean") }
-        };
-        for (i, candidate) in candidates.iter().take(8).enumerate() {
-            message.push_str(if i == 0 { ": " } else { ", " });
-            message.push_str(candidate);
-        }
-        Err(Stop::new(Exit::NotFound, message))
-    }
-}
-
-fn service_at(input: &Input, address: IpAddr) -> Option<&Service> {
-    input.loaded.objects.services.iter().find(|service| service.addresses.contains(&address))
-}
-
-/// All that can be an endpoint.
-fn everything(input: &Input) -> Vec<Found<'_>> {
-    let cluster = &input.cluster;
-    let mut all: Vec<Found<'_>> = Vec::new();
-    let mut workloads = std::collections::BTreeMap::<(String, String, String), Vec<PodId>>::new();
-    let mut namespaces = std::collections::BTreeMap::<String, Vec<PodId>>::new();
-    for (id, pod) in cluster.named() {
-        namespaces.entry(pod.namespace.clone()).or_default().push(id);
-        if let Some(workload) = &pod.workload {
-            let key = (pod.namespace.clone(), workload.kind.clone(), workload.name.clone());
-            workloads.entry(key).or_default().push(id);
-        }
-        if !pod.is_template() {
-            let (namespace, name) = (pod.namespace.clone(), pod.name.clone());
-            all.push(Found { kind: "Pod".to_owned(), namespace, name, target: Target::Pod(id) });
+    /// The namespace, if it was said, and the name of a policy that is asked about.
+    pub(super) fn policy(&self) -> Option<(Option<&str>, &str)> {
+        match &self.what {
+            What::Object(namespace, Some("NetworkPolicy"), name) => Some((namespace.as_deref(), name)),
+            _ => None,
         }
     }
-    all.extend(workloads.into_iter().map(|((namespace, kind, name), pods)| Found {
-        kind,
-        namespace,
-        name,
-        target: Target::Pods(pods),
-    }));
-    all.extend(input.loaded.objects.services.iter().map(|service| Found {
-        kind: "Service".to_owned(),
-        namespace: service.namespace.clone(),
-        name: service.name.clone(),
-        target: Target::Service(service),
-    }));
-    all.extend(namespaces.into_iter().map(|(name, pods)| Found {
-        kind: "Namespace".to_owned(),
-        namespace: String::new(),
-        name,
-        target: Target::Pods(pods),
-    }));
-    all.extend(cluster.nodes().iter().map(|(name, addresses)| Found {
-        kind: "Node".to_owned(),
-        namespace: String::new(),
-        name: name.clone(),
-        target: Target::Node { name: name.clone(), addresses: addresses.iter().copied().collect() },
-    }));
-    all
-}
-
-/// Whether two names are a slip or two apart.
-fn similar(a: &str, b: &str) -> bool {
-    if a.starts_with(b) || b.starts_with(a) {
-        return true;
-    }
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.bytes().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, y) in b.bytes().enumerate() {
-            let changed = diagonal + usize::from(x != y);
-            diagonal = row[j + 1];
-            row[j + 1] = changed.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()] <= 2
 }
 
 #[cfg(test)]
@@ -338,6 +200,7 @@ mod tests {
             Ok(Written { what, port, .. }) => {
                 let what = match what {
                     What::Any => "any".to_owned(),
+                    What::Outside => "outside".to_owned(),
                     What::Address(address) => format!("address {address}"),
                     What::Block(cidr) => format!("block {}", cidr.network()),
                     What::Object(namespace, kind, name) => {
@@ -347,6 +210,7 @@ mod tests {
                 match port {
                     None => what,
                     Some(Port::Name(name)) => format!("{what} port {name}"),
+                    Some(Port::Icmp) => format!("{what} ICMP"),
                     Some(Port::Numbers(protocol, first, last)) => {
                         format!("{what} {} {first}-{last}", protocol.map_or("-", |p| p.as_str()))
                     }
@@ -367,6 +231,13 @@ mod tests {
             ("ns/shop", "-/Namespace/shop"),
             ("node/n1", "-/Node/n1"),
             ("any", "any"),
+            ("outside:443", "outside - 443-443"),
+            ("deployment.apps/web", "-/Deployment/web"),
+            ("shop/statefulsets.v1.apps/db:tcp/5432", "shop/StatefulSet/db TCP 5432-5432"),
+            ("api:icmp", "-/-/api ICMP"),
+            ("api:udp/8000-8100", "-/-/api UDP 8000-8100"),
+            ("api.shop.svc.cluster.local:80", "-/-/api.shop.svc.cluster.local - 80-80"),
+            ("netpol/api", "-/NetworkPolicy/api"),
             ("203.0.113.7:443", "address 203.0.113.7 - 443-443"),
             ("[2001:db8::1]:443", "address 2001:db8::1 - 443-443"),
             ("2001:db8::1", "address 2001:db8::1"),
@@ -379,6 +250,8 @@ mod tests {
             ("api:", "refused"),
             ("api:0", "refused"),
             ("api:70000", "refused"),
+            ("api:tcp/http", "refused"),
+            ("api:ip/80", "refused"),
             ("api:90-80", "refused"),
             ("/api", "refused"),
             ("[2001:db8::1", "refused"),

@@ -2,24 +2,27 @@
 
 mod answer;
 mod excerpt;
+mod policy;
 mod single;
 mod text;
 mod warning;
 
+use clap_complete::engine::ArgValueCompleter;
 use npc_compiler::cluster::group::Groups;
 use npc_compiler::verdict::explain::{FlowExplanation, Unanswerable, Verdict, explain, explain_endpoint};
 
 use super::endpoint::{Resolved, Written, short_kind};
 use super::input::{self, Input};
-use super::{Exit, Stop, output};
+use super::{Exit, Stop, completion, output};
 
 /// Explain why a flow is or is not allowed; for one endpoint alone, what isolates it,
-/// and what it may send and receive.
+/// and what it may send and receive; for netpol/NAME, what that policy does.
 ///
 /// An endpoint is [NS/][TYPE/]NAME[:PORT], an address or prefix
 /// (203.0.113.7:443, [2001:db8::1]:443, 10.0.0.0/8), svc/NAME, node/NAME,
-/// ns/NAME or any. A port is a number, a name, 53/udp or 8000-8100; without a
-/// port, all ports are meant. The exit code is 0 for allowed, 1 for denied or
+/// ns/NAME, outside (all addresses that no pod and no node has) or any. NAME.NS and
+/// NAME.NS.svc.cluster.local do too. A port is a number, a name, 53/udp, tcp/8080,
+/// 8000-8100 or icmp; without a port, all ports are meant. The exit code is 0 for allowed, 1 for denied or
 /// partial, 3 if an endpoint is not found or ambiguous, 4 for unknown.
 #[allow(rustdoc::broken_intra_doc_links, reason = "clap prints the brackets as they stand")]
 #[derive(Debug, clap::Args)]
@@ -27,12 +30,12 @@ pub(super) struct Args {
     #[command(flatten)]
     input: input::Args,
 
-    /// The source. Without a destination: the endpoint to explain.
-    #[arg(value_name = "SRC")]
+    /// The source. Without a destination: the endpoint or policy to explain.
+    #[arg(value_name = "SRC", add = ArgValueCompleter::new(completion::endpoints))]
     from: Written,
 
     /// The destination.
-    #[arg(value_name = "DST[:PORT]")]
+    #[arg(value_name = "DST[:PORT]", add = ArgValueCompleter::new(completion::endpoints))]
     to: Option<Written>,
 
     /// The format of the output.
@@ -70,6 +73,15 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
     let cluster = &input.cluster;
     let groups = Groups::of_cluster(cluster);
     let context = Context { input: &input };
+    if let (Some((namespace, name)), None) = (args.from.policy(), &args.to) {
+        let policy = policy::find(&input, namespace.unwrap_or(&input.namespace), name)?;
+        let about = policy::About::new(&context, policy);
+        match args.output {
+            Format::Json => output::json(&about)?,
+            Format::Text => about.text(&mut output::stdout())?,
+        }
+        return Ok(Exit::Fine);
+    }
     let from = args.from.resolve(&input, &input.namespace)?;
     let Some(to) = &args.to else {
         let explanation =

@@ -1,6 +1,11 @@
 //! What commands that judge read: files, or else the cluster that kubectl would
 //! talk to.
 
+mod kustomize;
+mod progress;
+mod report;
+mod timeout;
+
 use std::path::PathBuf;
 
 use anyhow::Context as _;
@@ -8,18 +13,30 @@ use npc_agent::source::kube;
 use npc_agent::source::manifests::{self, Loaded};
 use npc_agent::source::whatif::{self, Removal};
 use npc_compiler::cluster::Cluster;
+use npc_compiler::object::Objects;
 
-use super::{Exit, Stop};
+use super::{Exit, Stop, unjudged};
+pub(super) use report::missing_rights;
+use timeout::Timeout;
 
 /// Where the objects come from.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Input")]
 #[group(id = "input")]
 pub(super) struct Args {
-    /// Read objects from this file, this directory, or standard input (`-`),
-    /// instead of a cluster; may be repeated.
-    #[arg(short, long = "filename", value_name = "FILE")]
+    /// Read objects from this file, this directory and those below it, or standard
+    /// input (`-`), instead of a cluster; may be repeated, or a list with commas.
+    #[arg(short, long = "filename", value_name = "FILE", value_delimiter = ',')]
     files: Vec<PathBuf>,
+
+    /// Read what `kubectl kustomize` makes of this directory; may be repeated.
+    #[arg(short, long, value_name = "DIR")]
+    kustomize: Vec<PathBuf>,
+
+    /// Accepted as by kubectl. It changes nothing: npc reads the directories below a
+    /// directory too.
+    #[arg(short = 'R', long)]
+    recursive: bool,
 
     /// The kubeconfig of the cluster to read [default: as kubectl].
     #[arg(long, value_name = "FILE")]
@@ -29,17 +46,22 @@ pub(super) struct Args {
     #[arg(long, value_name = "NAME")]
     context: Option<String>,
 
-    /// The namespace of objects and endpoints without one [default: the context's,
-    /// else default].
+    /// How long one answer of the API server may take, as 30s, 1m or 5; with 0 only two
+    /// minutes without a byte end it.
+    #[arg(long, value_name = "TIME", default_value_t)]
+    request_timeout: Timeout,
+
+    /// The namespace of objects and endpoints without one, and the one to read where
+    /// you may not read all [default: the context's, else default].
     #[arg(short, long, value_name = "NAME")]
     namespace: Option<String>,
 
-    /// Accepted as by kubectl. It changes nothing: npc reads all namespaces.
+    /// Accepted as by kubectl. npc reads all namespaces that you may read.
     #[arg(short = 'A', long)]
     all_namespaces: bool,
 
     /// Judge as if these objects were applied on top; may be repeated.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_delimiter = ',')]
     overlay: Vec<PathBuf>,
 
     /// Judge as if this object were deleted; may be repeated.
@@ -51,6 +73,13 @@ pub(super) struct Args {
     allow_errors: bool,
 }
 
+/// Where objects came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Source {
+    Files,
+    Cluster,
+}
+
 /// The objects, and the cluster that they describe.
 #[derive(Debug)]
 pub(super) struct Input {
@@ -60,19 +89,56 @@ pub(super) struct Input {
     pub(super) cluster: Cluster,
     /// The namespace of endpoints that name none.
     pub(super) namespace: String,
+    /// What the input has that npc does not judge and that may change every answer.
+    pub(super) warnings: Vec<String>,
+    /// Where the objects came from.
+    pub(super) source: Source,
+}
+
+impl Input {
+    /// Says on standard error what the input has that npc does not judge.
+    pub(super) fn warn(&self) {
+        for warning in &self.warnings {
+            eprintln!("warning: {warning}");
+        }
+    }
+}
+
+impl Source {
+    /// As in JSON.
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Files => "files",
+            Self::Cluster => "cluster",
+        }
+    }
 }
 
 impl Args {
+    /// The namespace of `-n`, unless `-A` asks for all.
+    pub(super) fn only_namespace(&self) -> Option<&str> {
+        self.namespace.as_deref().filter(|_| !self.all_namespaces)
+    }
+
     /// Reads the objects; says on standard error what is odd about them.
     pub(super) fn read(&self) -> anyhow::Result<Input> {
-        let (mut loaded, namespace) = if self.files.is_empty() {
-            self.ask()?
-        } else {
-            let namespace = self.namespace.clone().unwrap_or_else(|| "default".to_owned());
-            (manifests::load(&self.files, &self.options(&namespace, true))?, namespace)
+        let input = self.read_quietly()?;
+        report::write(&input.loaded, &input.cluster);
+        Ok(input)
+    }
+
+    /// Reads the objects.
+    pub(super) fn read_quietly(&self) -> anyhow::Result<Input> {
+        let source = if self.files.is_empty() && self.kustomize.is_empty() { Source::Cluster } else { Source::Files };
+        let (mut loaded, namespace) = match source {
+            Source::Cluster => self.ask()?,
+            Source::Files => {
+                let namespace = self.namespace.clone().unwrap_or_else(|| "default".to_owned());
+                (self.load(&namespace)?, namespace)
+            }
         };
         if !self.overlay.is_empty() {
-            let options = self.options(&namespace, !self.files.is_empty());
+            let options = self.options(&namespace, source == Source::Files);
             let overlay = manifests::load(&self.overlay, &options).context("--overlay")?;
             whatif::apply_overlay(&mut loaded, overlay);
         }
@@ -84,24 +150,46 @@ impl Args {
         if !self.overlay.is_empty() || !self.remove.is_empty() {
             loaded.objects.forget_computed_slices();
         }
-        let cluster = Cluster::new(&loaded.objects);
-        report(&loaded, &cluster);
-        Ok(Input { loaded, cluster, namespace })
+        loaded.objects.declare_slice_pods();
+        let cluster = Cluster::new(&loaded.objects).with_unread(loaded.unread.clone());
+        let mut warnings = unjudged::warnings(&loaded.skipped);
+        warnings.extend(report::rights(&loaded.unread));
+        Ok(Input { loaded, cluster, namespace, warnings, source })
     }
 
     /// A cluster knows its namespaces; files may leave them out.
     fn options(&self, namespace: &str, declare_namespaces: bool) -> manifests::Options {
         let default_namespace = namespace.to_owned();
-        manifests::Options { default_namespace, allow_errors: self.allow_errors, declare_namespaces }
+        manifests::Options { default_namespace, allow_errors: self.allow_errors, declare_namespaces, pass_over: true }
+    }
+
+    /// Reads files, and what kubectl makes of kustomizations.
+    fn load(&self, namespace: &str) -> anyhow::Result<Loaded> {
+        let options = self.options(namespace, true);
+        let rendered = self.kustomize.iter().map(|folder| kustomize::render(folder)).collect::<Result<Vec<_>, _>>()?;
+        let loaded = progress::show(|read| manifests::load_with(&self.files, &rendered, &options, read))?;
+        let is_nothing = loaded.objects == Objects::default() && loaded.skipped.is_empty() && loaded.idle.is_empty();
+        if is_nothing && !loaded.passed_over.files.is_empty() {
+            report::passed_over(&loaded.passed_over);
+            return Err(Stop::new(Exit::Input, "no Kubernetes object is in this input, so nothing was judged").into());
+        }
+        Ok(loaded)
     }
 
     /// Lists the cluster's objects.
     fn ask(&self) -> anyhow::Result<(Loaded, String)> {
-        let unreachable = |error: anyhow::Error| Stop::new(Exit::Cluster, format!("{error:#}"));
         let asked = async {
-            let client = kube::connect(self.kubeconfig.as_deref(), self.context.clone()).await?.client()?;
+            let connector = kube::connect(self.kubeconfig.as_deref(), self.context.clone()).await?;
+            let client = connector.client()?;
             let namespace = self.namespace.clone().unwrap_or_else(|| client.default_namespace().to_owned());
-            anyhow::Ok((kube::list(&client).await?, namespace))
+            let settings =
+                kube::ListSettings { namespace: namespace.clone(), request_timeout: self.request_timeout.into() };
+            let listed = kube::list(&client, &settings).await;
+            let server = connector.server().unwrap_or_default();
+            anyhow::Ok((listed.map_err(|error| anyhow::anyhow!("{error} (API server {server})"))?, namespace))
+        };
+        let unreachable = |error: anyhow::Error| {
+            Stop::new(Exit::Cluster, format!("{error:#}; to judge files instead of a cluster, name them with -f"))
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (listed, namespace) = runtime.block_on(asked).map_err(unreachable)?;
@@ -109,24 +197,6 @@ impl Args {
             return Err(Stop::new(Exit::Input, listed.problems.join("\n")).into());
         }
         listed.problems.iter().for_each(|problem| eprintln!("{problem}"));
-        Ok((Loaded { objects: listed.objects, ..Loaded::default() }, namespace))
-    }
-}
-
-/// Says what was not read as it stands.
-fn report(loaded: &Loaded, cluster: &Cluster) {
-    for problem in &loaded.problems {
-        eprintln!("{problem}");
-    }
-    for finding in cluster.findings() {
-        let place = loaded.positions.locate("NetworkPolicy", &finding.namespace, &finding.name, &finding.path);
-        match place {
-            Some(place) => eprintln!("{place}: warning: {finding}"),
-            None => eprintln!("warning: {finding}"),
-        }
-    }
-    if !loaded.skipped.is_empty() {
-        let kinds: Vec<String> = loaded.skipped.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
-        eprintln!("npc: passed over {}: nothing about connectivity", kinds.join(", "));
+        Ok((Loaded { objects: listed.objects, unread: listed.unread, ..Loaded::default() }, namespace))
     }
 }

@@ -1,25 +1,31 @@
 //! `npc matrix`: every allowed connection.
 
+mod filter;
+mod list;
 mod table;
 
-use std::io::{self, Write};
 use std::net::IpAddr;
 
+use clap_complete::engine::ArgValueCompleter;
 use npc_compiler::algebra::traffic::{TUNNEL_PORTS, TUNNELS};
 use npc_compiler::cluster::Cluster;
 use npc_compiler::cluster::group::Groups;
 use npc_compiler::object::parse_address;
 use npc_compiler::policy::Direction;
+use npc_compiler::verdict::explain::Port;
 use npc_compiler::verdict::matrix::{self, Matrix};
 
-use super::{Exit, input, output};
+use super::endpoint::{Written, port};
+use super::words::policies_and_pods;
+use super::{Exit, completion, input, output};
 
 /// Show every allowed connection.
 ///
 /// Rows are sources, columns are destinations. Endpoints are workloads or pods;
 /// `outside` stands for all addresses that belong to none of them. In a table `.`
 /// is nothing, `*` everything, 5432 a TCP port, 53/udp a UDP port, `-` the endpoint
-/// itself.
+/// itself. A `?` before it means that the input does not tell, a `~` behind it that it holds
+/// for some replicas only. -n shows the endpoints of one namespace only.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
@@ -28,6 +34,23 @@ pub(super) struct Args {
     /// What one row and column stands for.
     #[arg(long, value_enum, default_value_t)]
     by: By,
+
+    /// Show only what this endpoint may send, as for explain; may be repeated.
+    #[arg(long, value_name = "ENDPOINT", add = ArgValueCompleter::new(completion::endpoints))]
+    from: Vec<Written>,
+
+    /// Show only what may be sent to this endpoint; may be repeated.
+    #[arg(long, value_name = "ENDPOINT", add = ArgValueCompleter::new(completion::endpoints))]
+    to: Vec<Written>,
+
+    /// Show only this port, as 443, 53/udp, 8000-8100 or icmp; without a protocol, of all
+    /// protocols.
+    #[arg(long, value_name = "PORT", value_parser = port)]
+    port: Option<Port>,
+
+    /// Show only endpoints whose pods have these labels, as kubectl's -l.
+    #[arg(short = 'l', long, value_name = "LABELS")]
+    selector: Option<filter::Labels>,
 
     /// Show this address as an endpoint too; may be repeated.
     #[arg(long, value_name = "IP", value_parser = address)]
@@ -71,56 +94,45 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
     };
     let groups = Groups::of_cluster(cluster);
     let options = matrix::Options { by, addresses: args.address.clone() };
-    let matrix = Matrix::of_groups(cluster, &groups, &options);
-    let view = table::View::new(&matrix, cluster, &groups);
+    let mut matrix = Matrix::of_groups(cluster, &groups, &options);
+    if matrix.endpoints().is_empty() {
+        eprintln!("npc: there are no endpoints; the input has {}", policies_and_pods(cluster));
+    }
+    let outside = args.restrict(&input, &mut matrix)?;
+    let view = table::TextMatrix::new(&matrix, cluster, &groups, outside);
+    let warnings: Vec<String> = input.warnings.iter().cloned().chain(tunnels(cluster, &groups)).collect();
     match args.output {
-        Format::Json => output::json(&matrix)?,
-        Format::Csv => csv(&matrix, &mut output::raw())?,
+        Format::Json => output::json(&list::Json::new(&matrix, &view, &warnings))?,
+        Format::Csv => list::csv(&matrix, &view, &mut output::raw())?,
         Format::Dot => view.dot(&mut output::raw())?,
         Format::Md => view.markdown(&mut output::raw())?,
         Format::Wide => view.wide(&mut output::stdout())?,
         Format::Table => view.fitting(&mut output::stdout(), output::width())?,
     }
-    warn_of_tunnels(cluster, &groups);
+    for warning in &warnings {
+        eprintln!("warning: {warning}");
+    }
     Ok(Exit::Fine)
 }
 
-/// Says once where the rules of nodes are stricter than the policies that this
-/// matrix shows.
-fn warn_of_tunnels(cluster: &Cluster, groups: &Groups) {
+/// Where the rules of nodes are stricter than the policies that this matrix shows.
+fn tunnels(cluster: &Cluster, groups: &Groups) -> Option<String> {
     let kept = cluster.endpoints().filter(|(id, _)| {
         let group = groups.of(*id, Direction::Egress);
         group.is_some_and(|group| groups.get(group).drops_tunnels())
     });
     let mut pods: Vec<String> = kept.map(|(_, pod)| format!("{}/{}", pod.namespace, pod.name)).collect();
     pods.sort_unstable();
-    let Some(first) = pods.first() else { return };
+    let first = pods.first()?;
     let whose = match pods.len() {
         1 => first.clone(),
         more => format!("{more} pods isolated for egress, such as {first}"),
     };
     let list = |numbers: &[String]| numbers.join(", ");
-    eprintln!(
-        "warning: this is what policies allow. From {whose}, agents that run without --allow-tunnels drop tunnels: IP \
+    Some(format!(
+        "this is what policies allow. From {whose}, agents that run without --allow-tunnels drop tunnels: IP \
          protocols {}, and UDP to {} where no rule names the port",
         list(&TUNNELS.map(|number| number.to_string())),
         list(&TUNNEL_PORTS.map(|port| port.to_string())),
-    );
-}
-
-fn csv(matrix: &Matrix<'_>, out: &mut impl Write) -> io::Result<()> {
-    writeln!(out, "from,to,family,protocol,ports")?;
-    for row in matrix.connections() {
-        let family = row.family.map(|family| family.to_string()).unwrap_or_default();
-        write!(out, "{},{},{family},{},", row.from, row.to, row.protocol)?;
-        for (i, [first, last]) in row.ports.iter().flatten().enumerate() {
-            let space = if i == 0 { "" } else { " " };
-            write!(out, "{space}{first}")?;
-            if first != last {
-                write!(out, "-{last}")?;
-            }
-        }
-        writeln!(out)?;
-    }
-    out.flush()
+    ))
 }

@@ -59,6 +59,7 @@ enum Format {
 /// Lists the differences.
 pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
     let input = args.input.read()?;
+    input.warn();
     let cluster = &input.cluster;
     if let Some(node) = &args.node {
         nodes::is_known(cluster, node)?;

@@ -3,25 +3,37 @@
 mod agent;
 mod cleanup;
 mod compile;
+mod completion;
 mod endpoint;
 mod explain;
 mod input;
 mod install_cni;
+mod man;
 mod matrix;
 mod migrate;
 mod nodes;
 mod output;
 mod reason;
+mod schema;
 mod status;
+mod unjudged;
 mod words;
 
-use std::io;
-use std::path::PathBuf;
+use std::env;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
 use std::process::{self, ExitCode};
 
 use clap::{ArgMatches, Args as _, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use clap_complete::CompleteEnv;
 use npc_agent::enforce;
 use npc_agent::source::manifests;
+
+/// What help begins with.
+const EXAMPLES: &str = "\
+Why is this flow allowed or denied?     {npc} explain shop/web shop/api:8080
+What may talk to what?                  {npc} matrix -n shop
+The same of files, before they apply:   {npc} matrix -f manifests/";
 
 /// Enforces Kubernetes NetworkPolicy with iptables and ipset, and explains what
 /// policies allow.
@@ -34,15 +46,21 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Agent(agent::Args),
-    Cleanup(cleanup::Args),
-    Compile(compile::Args),
+    // In the order in which people come to need them.
     Explain(explain::Args),
-    InstallCni(Box<install_cni::Args>),
-    Matrix(matrix::Args),
-    Migrate(migrate::Args),
     Reason(reason::Args),
+    Matrix(matrix::Args),
+    Compile(compile::Args),
+    Migrate(migrate::Args),
+    Schema(schema::Args),
+    Agent(agent::Args),
     Status(status::Args),
+    InstallCni(Box<install_cni::Args>),
+    Cleanup(cleanup::Args),
+    Completion(completion::Args),
+    Man(man::Args),
+    /// Show the version of npc.
+    Version,
 }
 
 /// What a command's end says to its caller; a contract.
@@ -81,13 +99,14 @@ impl Cli {
     /// The command as flags, environment and, for the agent, its configuration
     /// file have it. Ends the process where they make no sense.
     pub(crate) fn read() -> Self {
-        let matches = Self::command().get_matches();
+        CompleteEnv::with_factory(Self::named).var(completion::VARIABLE).complete();
+        let matches = Self::named().get_matches();
         let Some(("agent", given)) = matches.subcommand() else { return Self::of(&matches) };
         let Some(path) = given.get_one::<PathBuf>("config") else { return Self::of(&matches) };
         let flags = agent::Args::augment_args(clap::Command::new("agent"));
         match agent::Config::read(path, &flags) {
             Ok(config) => {
-                let command = Self::command().mut_subcommand("agent", |agent| config.defaults(agent, given));
+                let command = Self::named().mut_subcommand("agent", |agent| config.defaults(agent, given));
                 let mut read = Self::of(&command.get_matches());
                 if let Command::Agent(args) = &mut read.command {
                     args.file = config;
@@ -101,6 +120,14 @@ impl Cli {
         }
     }
 
+    /// The command under the name by which it runs: as `kubectl-npc` it is kubectl's.
+    fn named() -> clap::Command {
+        let program = env::args_os().next().unwrap_or_default();
+        let program = Path::new(&program).file_stem().unwrap_or_default();
+        let name = if program == "kubectl-npc" || program == "kubectl_npc" { "kubectl npc" } else { "npc" };
+        Self::command().bin_name(name).before_help(EXAMPLES.replace("{npc}", name))
+    }
+
     fn of(matches: &ArgMatches) -> Self {
         Self::from_arg_matches(matches).unwrap_or_else(|error| error.exit())
     }
@@ -108,15 +135,19 @@ impl Cli {
     /// Runs the command, and answers its exit code.
     pub(crate) fn run(self) -> ExitCode {
         let done = match self.command {
-            Command::Agent(args) => agent::run(args),
-            Command::Cleanup(args) => cleanup::run(&args),
-            Command::Compile(args) => compile::run(&args),
             Command::Explain(args) => explain::run(&args),
-            Command::InstallCni(args) => install_cni::run(*args),
-            Command::Matrix(args) => matrix::run(&args),
-            Command::Migrate(args) => migrate::run(&args),
             Command::Reason(args) => reason::run(&args),
+            Command::Matrix(args) => matrix::run(&args),
+            Command::Compile(args) => compile::run(&args),
+            Command::Migrate(args) => migrate::run(&args),
+            Command::Schema(args) => schema::run(&args),
+            Command::Agent(args) => agent::run(args),
             Command::Status(args) => status::run(&args),
+            Command::InstallCni(args) => install_cni::run(*args),
+            Command::Cleanup(args) => cleanup::run(&args),
+            Command::Completion(args) => completion::run(&args),
+            Command::Man(args) => man::run(&args),
+            Command::Version => version(),
         };
         let exit = done.unwrap_or_else(|error| {
             let exit = Exit::of(&error);
@@ -127,6 +158,14 @@ impl Cli {
         });
         ExitCode::from(exit as u8)
     }
+}
+
+/// Prints the version.
+fn version() -> anyhow::Result<Exit> {
+    let mut out = output::stdout();
+    writeln!(out, "npc {}", env!("CARGO_PKG_VERSION"))?;
+    out.flush()?;
+    Ok(Exit::Fine)
 }
 
 impl Exit {

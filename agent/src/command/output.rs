@@ -1,6 +1,7 @@
 //! Writing answers: to standard output in large pieces, coloured only on
 //! a terminal.
 
+use std::env;
 use std::io::{self, BufWriter, Write};
 
 use clap::builder::styling::{AnsiColor, Style};
@@ -25,8 +26,12 @@ pub(super) fn raw() -> impl Write {
     BufWriter::with_capacity(1 << 16, io::stdout().lock())
 }
 
-/// How wide the terminal is; none where there is none.
+/// How wide the terminal is, or COLUMNS says that it is; none where there is none.
 pub(super) fn width() -> Option<usize> {
+    let columns = env::var("COLUMNS").ok().and_then(|text| text.parse().ok()).filter(|columns| *columns > 0);
+    if columns.is_some() {
+        return columns;
+    }
     terminal_size::terminal_size_of(io::stdout()).map(|(width, _)| usize::from(width.0))
 }
 

@@ -13,7 +13,7 @@ use super::{Exit, Stop, output};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  npc reason\n  npc reason port-is-service-port")]
 pub(super) struct Args {
-    /// The code, as in `denied[peer-label-value]`.
+    /// The code, as in `denied[peer-label-value]` or `near[policytypes-missing]`.
     #[arg(value_name = "CODE")]
     code: Option<String>,
 }
@@ -39,16 +39,23 @@ const PAGES: &[Page] = pages! {
     "peer-label-value"
     "peer-other-namespace"
     "peer-namespace-label"
+    "peer-and-not-or"
+    "peer-or-not-and"
     "peer-hostnetwork"
     "ipblock-outside"
     "ipblock-except"
     "ipblock-family"
+    "ipblock-is-service-address"
     "port-number"
     "port-protocol"
     "port-is-service-port"
     "port-named-unresolved"
     "port-named-other-protocol"
     "port-range"
+    "direction-other"
+    "policy-other-namespace"
+    "subject-near-miss"
+    "policytypes-missing"
     "service-no-backends"
     "service-port-unknown"
     "default-allow"
@@ -105,7 +112,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
         }
         return Ok(Exit::Fine);
     };
-    let code = code.trim_start_matches("denied[").trim_end_matches(']');
+    let code = code.trim_start_matches("denied[").trim_start_matches("near[").trim_end_matches(']');
     match PAGES.iter().find(|page| page.code == code) {
         Some(page) => write!(out, "{}", page.plain())?,
         None => {
@@ -126,6 +133,7 @@ mod tests {
     use std::path::Path;
 
     use npc_compiler::azure;
+    use npc_compiler::verdict::explain::Code;
 
     use super::*;
 
@@ -163,7 +171,8 @@ the YAML of an example into `example.yaml` to try it.
             assert!(!command.is_empty() && !summary.is_empty(), "{}", page.code);
         }
         let of_migrate = azure::Reason::ALL.iter().map(|reason| reason.code());
-        for code in of_migrate.chain(azure::NOTES.iter().map(|note| note.code)) {
+        let of_explain = Code::ALL.iter().map(|code| code.as_str());
+        for code in of_explain.chain(of_migrate).chain(azure::NOTES.iter().map(|note| note.code)) {
             assert!(codes.contains(code), "no page of {code}");
         }
     }

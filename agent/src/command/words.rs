@@ -1,11 +1,30 @@
 //! Words that several commands use.
 
+use npc_compiler::algebra::block_text::written_blocks;
+use npc_compiler::algebra::cidr::Cidr;
+use npc_compiler::algebra::ranges::RangeSet;
 use npc_compiler::cluster::{Cluster, PolicyId};
+use npc_compiler::object::Family;
 
 /// A policy as `NS/NAME`.
 pub(super) fn policy_name(cluster: &Cluster, id: PolicyId) -> String {
     let policy = cluster.policy(id);
     format!("{}/{}", policy.namespace, policy.name)
+}
+
+/// What the input has, where it has no endpoints: `1 policy, no pods`.
+pub(super) fn policies_and_pods(cluster: &Cluster) -> String {
+    let policies = match cluster.policies().count() {
+        0 => "no policies".to_owned(),
+        1 => "1 policy".to_owned(),
+        more => format!("{more} policies"),
+    };
+    let pods = match cluster.pods().count() {
+        0 => "no pods".to_owned(),
+        1 => "1 pod, which is finished or has its node's network".to_owned(),
+        more => format!("{more} pods, which are finished or have their node's network"),
+    };
+    format!("{policies}, {pods}: add Pods or workloads, such as Deployments")
 }
 
 /// The first few of a list, and how many more there are.
@@ -15,4 +34,17 @@ pub(super) fn shorten(all: &[String], listed: usize, separator: &str) -> String 
         return all.join(separator);
     }
     format!("{}{separator}+{} more", all[..listed].join(separator), all.len() - listed)
+}
+
+/// A list of prefixes as people write them: with exceptions where that is shorter.
+pub(super) fn blocks(prefixes: &str) -> String {
+    let Ok(read) = prefixes.split(',').map(Cidr::parse).collect::<Result<Vec<Cidr>, _>>() else {
+        return prefixes.to_owned();
+    };
+    let of_family = |family: Family| {
+        let ranges = read.iter().filter(move |cidr| cidr.family == family).map(|cidr| (cidr.first, cidr.last));
+        written_blocks(family, &RangeSet::from_ranges(ranges))
+    };
+    let blocks = Family::ALL.into_iter().flat_map(of_family).map(|block| block.to_string());
+    blocks.collect::<Vec<_>>().join(",")
 }

@@ -3,23 +3,9 @@
 use std::fmt;
 use std::str::FromStr;
 
-use npc_compiler::object::{Labels, Objects, Pod};
+use npc_compiler::object::{Labels, Objects, Pod, is_controller_label};
 
 use super::manifests::{Loaded, ObjectRef};
-
-/// Labels that a controller gives the pods it makes, over and above those of
-/// its template.
-const CONTROLLER_LABELS: [&str; 9] = [
-    "apps.kubernetes.io/pod-index",
-    "batch.kubernetes.io/controller-uid",
-    "batch.kubernetes.io/job-name",
-    "controller-revision-hash",
-    "controller-uid",
-    "job-name",
-    "pod-template-generation",
-    "pod-template-hash",
-    "statefulset.kubernetes.io/pod-name",
-];
 
 /// Applies the objects of an overlay: each one comes in place of the object
 /// of the same kind, namespace and name, or in addition.
@@ -28,7 +14,7 @@ const CONTROLLER_LABELS: [&str; 9] = [
 /// addresses and nodes, and take over the labels, ports and network of its
 /// template, as after a rollout. One that is to have none loses those it has.
 pub fn apply_overlay(base: &mut Loaded, overlay: Loaded) {
-    let Loaded { objects, idle, positions, problems, skipped } = overlay;
+    let Loaded { objects, idle, positions, problems, skipped, passed_over, unread } = overlay;
     for workload in objects.pods.iter().filter_map(of_workload) {
         base.idle.remove(&workload);
     }
@@ -41,8 +27,16 @@ pub fn apply_overlay(base: &mut Loaded, overlay: Loaded) {
         let implied = positions.locate("Namespace", "", &namespace.name, "").is_none();
         match into.namespaces.iter_mut().find(|n| n.name == namespace.name) {
             Some(_) if implied => {}
-            Some(old) => *old = namespace,
-            None => into.namespaces.push(namespace),
+            Some(old) => {
+                into.implied_namespaces.remove(&namespace.name);
+                *old = namespace;
+            }
+            None => {
+                if implied {
+                    into.implied_namespaces.insert(namespace.name.clone());
+                }
+                into.namespaces.push(namespace);
+            }
         }
     }
     for pod in objects.pods {
@@ -76,6 +70,8 @@ pub fn apply_overlay(base: &mut Loaded, overlay: Loaded) {
     }
     base.positions.merge(positions);
     base.problems.extend(problems);
+    base.passed_over.merge(passed_over);
+    base.unread.extend(unread);
     for (kind, count) in skipped {
         *base.skipped.entry(kind).or_default() += count;
     }
@@ -107,7 +103,7 @@ fn roll_out(old: &mut Pod, new: &Pod) {
         return;
     }
     let own = std::mem::take(&mut old.labels).into_iter();
-    let mut labels: Labels = own.filter(|(key, _)| CONTROLLER_LABELS.contains(&key.as_str())).collect();
+    let mut labels: Labels = own.filter(|(key, _)| is_controller_label(key)).collect();
     labels.extend(new.labels.iter().map(|(key, value)| (key.clone(), value.clone())));
     old.labels = labels;
     old.ports.clone_from(&new.ports);

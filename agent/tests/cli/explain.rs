@@ -262,7 +262,7 @@ fn one_endpoint_alone_lists_what_it_exchanges_with_others() {
         "shop/deploy/api
 
   ingress  isolated by shop/api, shop/default-deny
-    nothing
+    metrics  from pods with app=prometheus of namespace shop (none in the input)
 
   egress  isolated by shop/api, shop/default-deny
     5432  to shop/deploy/db

@@ -2,13 +2,18 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot run its program has failed")]
 
+mod cases;
 mod compile;
 mod explain;
+mod help;
 mod input;
+mod kubectl;
 mod matrix;
 mod migrate;
 mod names;
 mod reason;
+mod repository;
+mod rights;
 mod schema;
 
 use std::path::Path;

@@ -138,3 +138,33 @@ fn tunnels_that_agents_keep_are_warned_of_once() {
         assert_eq!(warnings, usize::from(is_warned), "{egress}: {}", answer.err);
     }
 }
+
+/// A pod that may send 443 to an ipBlock, and a template without an address.
+const WITHOUT_ADDRESS: &str = "apiVersion: v1
+kind: Pod
+metadata: {name: web, labels: {app: web}}
+spec: {containers: []}
+status: {podIP: 10.0.0.1}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: api}
+spec: {template: {metadata: {labels: {app: api}}, spec: {containers: []}}}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: web}
+spec:
+  podSelector: {matchLabels: {app: web}}
+  policyTypes: [Egress]
+  egress: [{to: [{ipBlock: {cidr: 0.0.0.0/0}}], ports: [{port: 443}]}]
+";
+
+#[test]
+fn a_port_that_is_asked_for_hides_unknown_traffic_to_other_ports() {
+    let files = Files::of(WITHOUT_ADDRESS);
+    let unknowns = |words: &[&str]| files.npc("matrix", &[words, &["-o", "json"]].concat()).json()["unknowns"].clone();
+    assert_eq!(unknowns(&[])[0]["ports"], serde_json::json!([[443, 443]]));
+    assert_eq!(unknowns(&["--port", "443"]), unknowns(&[]));
+    assert_eq!(unknowns(&["--port", "80"]), serde_json::json!([]));
+}

@@ -102,12 +102,30 @@ fn explanations_conform_to_their_schema() {
         let answer = files.npc("explain", &[arguments, &["-o", "json"]].concat());
         conforms(EXPLANATION, &answer.json());
     }
+    let files = Files::of(include_str!("../../../tests/cases/node-port.yaml"));
+    for arguments in [["203.0.113.9", "shop/svc/web:80"], ["203.0.113.9", "192.0.2.22:8443"]] {
+        let json = files.npc("explain", &[&arguments[..], &["-o", "json"]].concat()).json();
+        assert!(
+            json["flows"].as_array().is_some_and(|flows| flows.iter().any(|flow| flow["way"].is_string())),
+            "{json}"
+        );
+        conforms(EXPLANATION, &json);
+    }
 }
 
 #[test]
 fn the_matrix_conforms_to_its_schema() {
     let files = Files::of(SHOP);
     conforms(MATRIX, &files.npc("matrix", &["-o", "json", "--address", "203.0.113.1"]).json());
+    for (text, list) in [
+        (include_str!("../../../tests/cases/matrix-unknown-address.yaml"), "unknowns"),
+        (include_str!("../../../tests/cases/matrix-replicas.yaml"), "differs"),
+        (include_str!("../../../tests/cases/other-policies.yaml"), "warnings"),
+    ] {
+        let json = Files::of(text).npc("matrix", &["-o", "json"]).json();
+        assert!(json[list].as_array().is_some_and(|rows| !rows.is_empty()), "{list}: {json}");
+        conforms(MATRIX, &json);
+    }
 }
 
 #[test]
@@ -115,6 +133,20 @@ fn migration_reports_conform_to_their_schema() {
     for text in [SHOP, crate::migrate::TEAMS] {
         conforms(MIGRATION, &Files::of(text).npc("migrate", &["-o", "json"]).json());
     }
+}
+
+#[test]
+fn schemas_are_printed_by_the_kind_of_the_document() {
+    let files = Files::of("");
+    for (kind, schema) in [
+        ("FlowExplanation", EXPLANATION),
+        ("ConnectivityMatrix", MATRIX),
+        ("MigrationReport", MIGRATION),
+        ("matrix", MATRIX),
+    ] {
+        files.run(&["schema", kind]).says(schema);
+    }
+    assert_eq!(files.run(&["schema", "Pod"]).code, 2);
 }
 
 #[test]

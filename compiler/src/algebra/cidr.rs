@@ -108,6 +108,13 @@ impl Cidr {
         RangeSet::range(self.first, self.last)
     }
 
+    /// Its two halves; none of a single address.
+    #[must_use]
+    pub fn halves(&self) -> Option<[Self; 2]> {
+        let length = self.length.checked_add(1).filter(|length| *length <= bits(self.family))?;
+        Some([Self::new(self.family, self.first, length), Self::new(self.family, self.last, length)])
+    }
+
     /// As a network; its text is canonical.
     #[must_use]
     pub fn network(&self) -> IpNetwork {

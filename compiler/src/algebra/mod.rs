@@ -1,8 +1,10 @@
 //! Exact algebra: prefixes and ranges, what passes by protocol and port, and label
 //! selectors. It knows no policy.
 
+pub mod block_text;
 pub mod cidr;
 pub mod ranges;
 pub mod selector;
+pub(crate) mod syntax;
 pub mod traffic;
 pub mod tunnel;

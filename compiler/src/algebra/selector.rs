@@ -6,6 +6,7 @@ use std::fmt;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
+use crate::algebra::syntax::{wrong_label_key, wrong_label_value};
 use crate::object::Labels;
 
 /// A label selector: all its requirements hold.
@@ -59,10 +60,22 @@ impl Selector {
         let mut requirements = Vec::new();
         let mut bad = Vec::new();
         for (key, value) in selector.match_labels.iter().flatten() {
+            if let Some(problem) = wrong_label_key(key).or_else(|| wrong_label_value(value)) {
+                bad.push(BadRequirement { path: "matchLabels".to_owned(), problem });
+                continue;
+            }
             let operator = Operator::In(Box::new([value.clone()]));
             requirements.push(Requirement { key: key.clone(), operator });
         }
         for (i, expression) in selector.match_expressions.iter().flatten().enumerate() {
+            if let Some(problem) = wrong_label_key(&expression.key) {
+                bad.push(BadRequirement { path: format!("matchExpressions[{i}].key"), problem });
+                continue;
+            }
+            if let Some(problem) = expression.values.iter().flatten().find_map(|value| wrong_label_value(value)) {
+                bad.push(BadRequirement { path: format!("matchExpressions[{i}].values"), problem });
+                continue;
+            }
             let values: BTreeSet<&String> = expression.values.iter().flatten().collect();
             let values: Box<[String]> = values.into_iter().cloned().collect();
             let operator = match (expression.operator.as_str(), values.is_empty()) {

@@ -42,6 +42,12 @@ impl Traffic {
         Self { other: true, ports: Protocol::ALL.map(|_| RangeSet::range(first, last)) }
     }
 
+    /// What has no ports: ICMP, ICMPv6 and every other protocol without them.
+    #[must_use]
+    pub fn icmp() -> Self {
+        Self { other: true, ..Self::none() }
+    }
+
     /// A range of ports of one protocol.
     #[must_use]
     pub fn ports(protocol: Protocol, first: u16, last: u16) -> Self {

@@ -13,7 +13,7 @@ use crate::algebra::cidr;
 use crate::algebra::traffic::Traffic;
 use crate::cluster::Cluster;
 use crate::cluster::group::Groups;
-use crate::object::{Exposure, Family, Labels, Namespace, Objects, Service, ServicePort, TargetPort};
+use crate::object::{Exposure, Family, Labels, Namespace, Objects, Routing, Service, ServicePort, TargetPort};
 use crate::policy::Direction;
 use crate::sample;
 use crate::verdict::flow::{End, directed, exemption};
@@ -121,6 +121,7 @@ fn a_services_traffic_depends_on_where_the_jump_stands() {
         addresses: Vec::new(),
         ports: vec![port(TargetPort::Name("http".to_owned()))],
         exposure: Exposure::AnyNode,
+        routing: Routing::default(),
     });
     assert_eq!(
         lines(&objects, Placement::BehindKubeProxy),

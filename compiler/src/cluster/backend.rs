@@ -8,14 +8,16 @@
 //! input then does not say which pods are ready, so a pod counts as ready unless it is being
 //! deleted. Where the Service has no selector either, the input does not say where it leads.
 //!
-//! kube-proxy takes the endpoints of a port that are ready; if there is none, those that are
-//! terminating and still serve
+//! kube-proxy takes, for each address family, the endpoints of a port that are ready; if
+//! there is none, those that are terminating and still serve
 //! (<https://kubernetes.io/docs/concepts/services-networking/service/#terminating-endpoints>).
 
 use std::net::IpAddr;
 
 use super::{Cluster, PodId};
-use crate::object::{ContainerPort, EndpointSlice, Pod, Service, ServicePort, SliceEndpoint, TargetPort};
+use crate::object::{
+    ContainerPort, EndpointSlice, Family, Pod, Protocol, Service, ServicePort, SliceEndpoint, TargetPort,
+};
 
 /// Where a Service's port leads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -24,6 +26,8 @@ pub struct Backend {
     pub end: BackendEnd,
     /// The number of the port that traffic goes to.
     pub port: u16,
+    /// The only family in which traffic goes there, where EndpointSlices say so.
+    pub family: Option<Family>,
 }
 
 /// A place where a Service leads.
@@ -50,12 +54,16 @@ impl Cluster {
     pub fn behind(&self, service: &Service) -> Option<Vec<BackendEnd>> {
         let slices = self.slices(service);
         if slices.is_empty() {
-            service.selector.as_ref()?;
+            self.knows_pods_of(service)?;
             let listed = self.selected_by(service).map(|(id, pod)| (BackendEnd::Pod(id), State::of(pod)));
             return Some(in_use(listed));
         }
-        let endpoints = slices.iter().flat_map(|slice| &slice.endpoints);
-        let mut behind = in_use(endpoints.map(|of| (self.end_of(of), State::of_slice(of))));
+        let mut behind = Vec::new();
+        for family in Family::ALL {
+            let endpoints = slices.iter().flat_map(|slice| &slice.endpoints);
+            let endpoints = endpoints.filter(|of| Family::of(&of.address) == family);
+            behind.extend(in_use(endpoints.map(|of| (self.end_of(of), State::of_slice(of)))));
+        }
         behind.sort_unstable();
         behind.dedup();
         Some(behind)
@@ -67,27 +75,81 @@ impl Cluster {
     pub fn backends(&self, service: &Service, port: &ServicePort) -> Option<Vec<Backend>> {
         let slices = self.slices(service);
         if slices.is_empty() {
-            service.selector.as_ref()?;
+            self.knows_pods_of(service)?;
             let listed = self.selected_by(service).filter_map(|(id, pod)| {
-                Some((Backend { end: BackendEnd::Pod(id), port: target(port, &pod.ports)? }, State::of(pod)))
+                let port = target(port, &pod.ports)?;
+                Some((Backend { end: BackendEnd::Pod(id), port, family: None }, State::of(pod)))
             });
             return Some(in_use(listed));
         }
-        let of_slice = |slice: &EndpointSlice| {
+        let listed = |slice: &EndpointSlice| {
             let number = slice.ports.iter().find(|of| of.name == port.name && of.protocol == port.protocol)?.port;
-            let listed = |of: &SliceEndpoint| (Backend { end: self.end_of(of), port: number }, State::of_slice(of));
+            let listed = |of: &SliceEndpoint| {
+                let family = Some(Family::of(&of.address));
+                (Backend { end: self.end_of(of), port: number, family }, State::of_slice(of))
+            };
             Some(slice.endpoints.iter().map(listed).collect::<Vec<_>>())
         };
-        let mut backends = in_use(slices.iter().filter_map(of_slice).flatten());
-        // A pod with addresses of both families is in a slice of each.
+        let listed: Vec<(Backend, State)> = slices.iter().filter_map(listed).flatten().collect();
+        let mut backends = Vec::new();
+        for family in Family::ALL {
+            backends.extend(in_use(listed.iter().filter(|(of, _)| of.family == Some(family)).copied()));
+        }
         backends.sort_unstable();
-        backends.dedup();
+        // A pod with addresses of both families is in a slice of each.
+        backends.dedup_by(|next, of| {
+            let is_same = (next.end, next.port) == (of.end, of.port);
+            if is_same && next.family != of.family {
+                of.family = None;
+            }
+            is_same
+        });
         Some(backends)
+    }
+
+    /// The service and its port to which a port of every node leads.
+    #[must_use]
+    pub fn behind_node_port(&self, protocol: Protocol, number: u16) -> Option<(&Service, &ServicePort)> {
+        self.node_port_services.iter().find_map(|service| {
+            let port = service.routing.node_ports.get(&(protocol, number))?;
+            Some((service, service.ports.iter().find(|of| of.port == *port && of.protocol == protocol)?))
+        })
+    }
+
+    /// The ports of every node that lead to services.
+    pub fn node_ports(&self) -> impl Iterator<Item = (Protocol, u16, &Service)> {
+        self.node_port_services
+            .iter()
+            .flat_map(|service| service.node_ports().map(move |(protocol, number)| (protocol, number, service)))
+    }
+
+    /// The pods to which a port of the node with this address leads, each with the port
+    /// that it gets.
+    pub fn behind_host_port(
+        &self,
+        address: IpAddr,
+        protocol: Protocol,
+        number: u16,
+    ) -> impl Iterator<Item = (PodId, u16)> {
+        let is_meant = move |of: &&crate::object::HostPort| {
+            of.protocol == protocol && of.host_port == number && of.address.is_none_or(|only| only == address)
+        };
+        self.endpoints().filter_map(move |(id, pod)| {
+            let port = pod.host_ports.iter().find(is_meant)?.port;
+            self.is_own_node(id, address).then_some((id, port))
+        })
     }
 
     fn slices(&self, service: &Service) -> &[EndpointSlice] {
         let found = self.endpoint_slices.get(&(service.namespace.clone(), service.name.clone()));
         found.map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether all pods that a service's selector may select were read; none where it has no
+    /// selector.
+    fn knows_pods_of(&self, service: &Service) -> Option<()> {
+        service.selector.as_ref()?;
+        (!self.unread.iter().any(|unread| unread.may_hold("Pod", &service.namespace))).then_some(())
     }
 
     /// The pods that a service's selector selects and that are not finished.
@@ -102,17 +164,20 @@ impl Cluster {
     }
 
     /// The pod that has an endpoint's address, or the address. Pods in a node's network
-    /// share its address, so of these the one that the slice names is meant.
+    /// share its address, so of these the one that the slice names is meant. Where the input
+    /// has a workload in place of its pods, the pod that stands for it is meant.
     fn end_of(&self, endpoint: &SliceEndpoint) -> BackendEnd {
         if let [pod] = self.holders(endpoint.address, self.home(endpoint.address)) {
             return BackendEnd::Pod(*pod);
         }
+        let Some((namespace, name)) = &endpoint.pod else { return BackendEnd::Address(endpoint.address) };
         let is_named = |(_, pod): &(PodId, &Pod)| {
-            endpoint.pod.as_ref().is_some_and(|(namespace, name)| {
-                (&pod.namespace, &pod.name) == (namespace, name) && pod.host_network && !pod.finished
-            })
+            let has_no_address = pod.host_network || pod.addresses().next().is_none();
+            (&pod.namespace, &pod.name) == (namespace, name) && has_no_address && !pod.finished
         };
-        self.pods().find(is_named).map_or(BackendEnd::Address(endpoint.address), |(id, _)| BackendEnd::Pod(id))
+        let stands_for = |(_, pod): &(PodId, &Pod)| pod.namespace == *namespace && pod.stands_for(name);
+        let found = self.pods().find(is_named).or_else(|| self.pods().find(stands_for));
+        found.map_or(BackendEnd::Address(endpoint.address), |(id, _)| BackendEnd::Pod(id))
     }
 }
 
@@ -157,7 +222,7 @@ fn target(port: &ServicePort, ports: &[ContainerPort]) -> Option<u16> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::object::{Exposure, Labels, Objects, Protocol, SlicePort};
+    use crate::object::{Exposure, Labels, Objects, Routing, SlicePort};
     use crate::sample::pod;
 
     fn service(port: &ServicePort) -> Service {
@@ -168,6 +233,7 @@ mod tests {
             addresses: Vec::new(),
             ports: vec![port.clone()],
             exposure: Exposure::Inside,
+            routing: Routing::default(),
         }
     }
 
@@ -256,6 +322,8 @@ mod tests {
         assert_eq!(by_slices(vec![slice(&["+192.0.2.1"], Some("h"))]), ["h:6443"], "a pod in its node's network");
         assert_eq!(by_slices(vec![slice(&["+192.0.2.1"], None)]), ["192.0.2.1:6443"], "only the node is known");
         assert_eq!(by_slices(vec![slice(&[], None)]), [""; 0], "there are slices, and nothing in them");
+        let families = slice(&["+192.0.2.9", "~2001:db8::1", "-2001:db8::2"], None);
+        assert_eq!(by_slices(vec![families]), ["192.0.2.9:6443", "2001:db8::1:6443"], "each family for itself");
         let other = EndpointSlice { service: "other".to_owned(), ..slice(&["+203.0.113.1"], None) };
         assert_eq!(by_slices(vec![other]), ["a:8080", "b:8080"], "a slice of another Service");
     }

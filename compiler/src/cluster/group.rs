@@ -15,6 +15,7 @@ use rustc_hash::FxHashMap;
 
 use crate::algebra::cidr;
 use crate::algebra::traffic::{NAMED_RANGE, PortSet, TUNNEL_PORTS, Traffic};
+use crate::cluster::open_groups::OpenGroups;
 use crate::cluster::{ClassId, Cluster, PodId, PolicyId};
 use crate::object::{ContainerPort, Family, Protocol};
 use crate::policy::{Block, Direction, Peer, Peers, PodPeer, PolicyRule, PortMatch, Ports};
@@ -104,8 +105,12 @@ pub struct OtherEnd<'a> {
 /// The groups of some endpoints.
 #[derive(Debug)]
 pub struct Groups {
-    groups: Vec<Group>,
+    list: Vec<Group>,
+    /// How many of them, from the first, are groups of endpoints or were asked for. The
+    /// others exist for [`OpenGroups`] alone.
+    certain: usize,
     of: [FxHashMap<PodId, GroupId>; 2],
+    open: [FxHashMap<PodId, OpenGroups>; 2],
 }
 
 impl Groups {
@@ -128,8 +133,12 @@ impl Groups {
         let mut keys: IndexSet<GroupKey> = keys_of(cluster, others).into_iter().collect();
         let mut policies = FxHashMap::default();
         let mut of = [FxHashMap::default(), FxHashMap::default()];
+        let mut open_pods = Vec::new();
         for pod in endpoints {
             let Some(class) = cluster.class_of(pod) else { continue };
+            if cluster.is_open(class) {
+                open_pods.push((pod, class));
+            }
             for direction in Direction::ALL {
                 let (policies, names) = policies.entry((class, direction)).or_insert_with(|| {
                     let policies = cluster.policies_of(class, direction);
@@ -146,8 +155,25 @@ impl Groups {
                 of[direction as usize].insert(pod, id);
             }
         }
-        let groups = keys.into_iter().map(|key| Group::new(cluster, key)).collect();
-        Self { groups, of }
+        let certain = keys.len();
+        let mut open = [FxHashMap::default(), FxHashMap::default()];
+        for (pod, class) in open_pods {
+            for direction in Direction::ALL {
+                let of_certain = of[direction as usize].get(&pod).copied();
+                if let Some(found) = OpenGroups::of(cluster, &mut keys, (pod, class), direction, of_certain) {
+                    open[direction as usize].insert(pod, found);
+                }
+            }
+        }
+        let list = keys.into_iter().map(|key| Group::new(cluster, key)).collect();
+        Self { list, certain, of, open }
+    }
+
+    /// The groups that decide about an endpoint in a direction, where the input leaves it
+    /// open which policies apply; [`Self::of`] is then what is certain.
+    #[must_use]
+    pub fn open(&self, pod: PodId, direction: Direction) -> Option<&OpenGroups> {
+        self.open[direction as usize].get(&pod)
     }
 
     /// The group of an endpoint in a direction; `None` if no policy isolates it.
@@ -159,12 +185,17 @@ impl Groups {
     /// A group.
     #[must_use]
     pub fn get(&self, id: GroupId) -> &Group {
-        &self.groups[id.0 as usize]
+        &self.list[id.0 as usize]
+    }
+
+    /// All groups but those of policies that only may apply.
+    pub fn iter(&self) -> impl Iterator<Item = (GroupId, &Group)> {
+        self.all().take(self.certain)
     }
 
     /// All groups.
-    pub fn iter(&self) -> impl Iterator<Item = (GroupId, &Group)> {
-        self.groups.iter().enumerate().map(|(i, group)| (GroupId(u32::try_from(i).unwrap_or(u32::MAX)), group))
+    pub(crate) fn all(&self) -> impl Iterator<Item = (GroupId, &Group)> {
+        self.list.iter().enumerate().map(|(i, group)| (GroupId(u32::try_from(i).unwrap_or(u32::MAX)), group))
     }
 }
 
@@ -256,7 +287,7 @@ pub(crate) fn tunnel_ports() -> PortSet {
 }
 
 impl Atom {
-    /// Whether another end is meant.
+    /// Whether another end is meant for certain.
     #[must_use]
     pub fn holds(&self, cluster: &Cluster, other: OtherEnd<'_>) -> bool {
         match self {
@@ -401,7 +432,11 @@ fn keys_of(cluster: &Cluster, groups: &[RetainedGroup]) -> Vec<GroupKey> {
 
 /// The names in the ingress rules of policies; for egress none, because there
 /// the other end resolves them.
-fn named_ports(cluster: &Cluster, policies: &[PolicyId], direction: Direction) -> BTreeSet<(Protocol, String)> {
+pub(super) fn named_ports(
+    cluster: &Cluster,
+    policies: &[PolicyId],
+    direction: Direction,
+) -> BTreeSet<(Protocol, String)> {
     let rules = policies.iter().flat_map(|policy| cluster.policy(*policy).rules(direction));
     names_to_resolve(rules, direction)
 }

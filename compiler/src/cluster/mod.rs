@@ -8,7 +8,14 @@
 
 pub mod backend;
 pub(crate) mod claim;
+mod contest;
 pub mod group;
+mod open_groups;
+pub mod selection;
+pub mod unread;
+
+pub use contest::Contest;
+pub use open_groups::OpenGroups;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::BuildHasher;
@@ -16,12 +23,14 @@ use std::net::IpAddr;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use ipnetwork::IpNetwork;
 use rustc_hash::{FxBuildHasher, FxHashMap};
 
+use crate::algebra::cidr::{self, AddressSet};
 use crate::algebra::selector::{Operator, Selector};
-use crate::cluster::claim::{Claim, Standing};
-use crate::object::{ContainerPort, EndpointSlice, Family, Labels, Objects, Pod};
+use crate::cluster::contest::owners;
+use crate::cluster::selection::{Selection, UnknownLabels};
+use crate::cluster::unread::Unread;
+use crate::object::{ContainerPort, EndpointSlice, Family, Labels, Objects, Pod, Service};
 use crate::policy::finding::Finding;
 use crate::policy::{Direction, Namespaces, PodPeer, Policy};
 
@@ -37,36 +46,17 @@ pub struct ClassId(pub(crate) u32);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PolicyId(pub(crate) u32);
 
-/// The endpoints of one namespace with the same labels.
+/// The endpoints of one namespace with the same labels, known and unknown.
 #[derive(Debug)]
 pub struct Class {
     /// Their namespace.
     pub namespace: String,
-    /// Their labels.
+    /// Their labels, as far as they are known.
     pub labels: Labels,
+    /// Labels that they have or may have besides.
+    pub unknown: UnknownLabels,
     /// They themselves, in order.
     pub endpoints: Vec<PodId>,
-}
-
-/// An address that several endpoints list. Which of them hold it depends on the
-/// node that asks: a node knows its own pods.
-#[derive(Debug)]
-pub struct Contest {
-    /// All endpoints that list it, in order.
-    pub claimants: Vec<PodId>,
-    /// The pods that hold it as seen from each node that has one of them.
-    here: BTreeMap<String, Holders>,
-    /// The pods that hold it as seen from any other node.
-    elsewhere: Holders,
-}
-
-/// The endpoints that hold an address, at least one, and what all of them have
-/// in common as peers.
-#[derive(Debug)]
-struct Holders {
-    pods: Vec<PodId>,
-    classes: Vec<ClassId>,
-    ports: Vec<ContainerPort>,
 }
 
 /// A cluster at one moment.
@@ -90,6 +80,16 @@ pub struct Cluster {
     findings: Vec<Finding>,
     /// By namespace and name of their service.
     endpoint_slices: BTreeMap<(String, String), Vec<EndpointSlice>>,
+    /// The services to which a port of every node leads.
+    node_port_services: Vec<Service>,
+    /// The addresses of services, by family.
+    service_addresses: [AddressSet; 2],
+    /// Namespaces that no object of the input declares.
+    implied_namespaces: BTreeSet<String>,
+    /// What was not read and may decide.
+    unread: Vec<Unread>,
+    /// The classes of which not all is known that selectors ask for, in order.
+    open: Vec<ClassId>,
 }
 
 /// A place in a vector that a cluster never outgrows.
@@ -123,7 +123,19 @@ impl Cluster {
             let service = (slice.namespace.clone(), slice.service.clone());
             endpoint_slices.entry(service).or_default().push(slice.clone());
         }
-        Self {
+        let mut cluster = Self {
+            node_port_services: (objects.services.iter())
+                .filter(|service| !service.routing.node_ports.is_empty())
+                .cloned()
+                .collect(),
+            service_addresses: Family::ALL.map(|family| {
+                let addresses = objects.services.iter().flat_map(|service| &service.addresses);
+                let numbers = addresses.filter(|of| Family::of(of) == family).map(|of| cidr::number(*of));
+                AddressSet::from_ranges(numbers.map(|number| (number, number)))
+            }),
+            implied_namespaces: objects.implied_namespaces.clone(),
+            unread: Vec::new(),
+            open: Vec::new(),
             namespaces,
             owners,
             contests,
@@ -137,7 +149,9 @@ impl Cluster {
             policies_in,
             findings,
             endpoint_slices,
-        }
+        };
+        cluster.find_open();
+        cluster
     }
 
     /// What was not understood of the policies, by policy.
@@ -288,6 +302,12 @@ impl Cluster {
         self.policies.iter().enumerate().map(|(i, policy)| (PolicyId(index(i)), policy))
     }
 
+    /// The policies of a namespace, by name.
+    pub fn policies_in(&self, namespace: &str) -> impl Iterator<Item = (PolicyId, &Policy)> {
+        let here = self.policies_in.get(namespace).map_or(&[][..], Vec::as_slice);
+        here.iter().map(|id| (*id, self.policy(*id)))
+    }
+
     /// A policy.
     #[must_use]
     pub fn policy(&self, id: PolicyId) -> &Policy {
@@ -299,37 +319,35 @@ impl Cluster {
     pub fn policies_of(&self, class: ClassId, direction: Direction) -> Vec<PolicyId> {
         let class = self.class(class);
         let here = self.policies_in.get(&class.namespace).map_or(&[][..], Vec::as_slice);
-        let selects = |policy: &Policy| policy.isolates(direction) && policy.subject.matches(&class.labels);
+        let selects =
+            |policy: &Policy| policy.isolates(direction) && class.selection(&policy.subject) == Selection::Certain;
         here.iter().copied().filter(|id| selects(self.policy(*id))).collect()
     }
 
-    /// Whether a rule's pod peer selects the endpoints of a class. The labels
-    /// of a namespace that is not known are not known either, so no
-    /// namespaceSelector selects it, not even one that asks for absence.
+    /// Whether a rule's pod peer selects the endpoints of a class for certain.
     #[must_use]
     pub fn selects(&self, peer: &PodPeer, class: ClassId) -> bool {
-        let class = self.class(class);
-        let namespace = match &peer.namespaces {
-            Namespaces::Own(name) => *name == class.namespace,
-            Namespaces::Selected(selector) => {
-                self.namespace(&class.namespace).is_some_and(|labels| selector.matches(labels))
-            }
-        };
-        namespace && peer.pods.matches(&class.labels)
+        self.selection(peer, class) == Selection::Certain
     }
 
-    /// The classes that a rule's pod peer selects, in order.
+    /// The classes that a rule's pod peer selects for certain, in order.
     #[must_use]
     pub fn selected(&self, peer: &PodPeer) -> Vec<ClassId> {
         let in_namespace = |name: &str| {
             let classes = self.classes_in.get(name).map(|classes| classes.candidates(&peer.pods, &self.classes));
-            classes.into_iter().flatten().filter(|class| peer.pods.matches(&self.class(*class).labels))
+            let selects = |class: &ClassId| self.class(*class).selection(&peer.pods) == Selection::Certain;
+            classes
+                .into_iter()
+                .flatten()
+                .filter(selects)
+                .filter(|class| self.class(*class).unknown != UnknownLabels::All || self.selects(peer, *class))
         };
         match &peer.namespaces {
             Namespaces::Own(name) => in_namespace(name).collect(),
             Namespaces::Selected(selector) => {
-                let names = self.namespaces.iter().filter(|(_, labels)| selector.matches(labels));
-                let mut classes: Vec<ClassId> = names.flat_map(|(name, _)| in_namespace(name)).collect();
+                let is_certain = |name: &&String| self.namespace_selection(name, selector) == Selection::Certain;
+                let names = self.classes_in.keys().filter(is_certain);
+                let mut classes: Vec<ClassId> = names.flat_map(|name| in_namespace(name)).collect();
                 classes.sort_unstable();
                 classes
             }
@@ -383,98 +401,19 @@ fn label_hash(key: &str, value: &str) -> u64 {
 
 /// Sorts the endpoints into classes.
 fn classify(pods: &[Pod]) -> (Vec<Class>, Vec<Option<ClassId>>) {
-    let mut endpoints = BTreeMap::<(&str, &Labels), Vec<PodId>>::new();
+    let mut endpoints = BTreeMap::<(&str, &Labels, UnknownLabels), Vec<PodId>>::new();
     for (i, pod) in pods.iter().enumerate().filter(|(_, pod)| pod.is_endpoint()) {
-        endpoints.entry((&pod.namespace, &pod.labels)).or_default().push(PodId(index(i)));
+        endpoints.entry((&pod.namespace, &pod.labels, UnknownLabels::of(pod))).or_default().push(PodId(index(i)));
     }
     let mut class_of = vec![None; pods.len()];
     let mut classes = Vec::with_capacity(endpoints.len());
-    for ((namespace, labels), endpoints) in endpoints {
+    for ((namespace, labels, unknown), endpoints) in endpoints {
         for pod in &endpoints {
             class_of[pod.0 as usize] = Some(ClassId(index(classes.len())));
         }
-        classes.push(Class { namespace: namespace.to_owned(), labels: labels.clone(), endpoints });
+        classes.push(Class { namespace: namespace.to_owned(), labels: labels.clone(), unknown, endpoints });
     }
     (classes, class_of)
-}
-
-/// The endpoints that list each address: one, or several.
-fn owners(
-    pods: &[Pod],
-    class_of: &[Option<ClassId>],
-    objects: &Objects,
-) -> (FxHashMap<IpAddr, PodId>, BTreeMap<IpAddr, Contest>) {
-    let mut owners = FxHashMap::<IpAddr, PodId>::default();
-    let mut claimants = BTreeMap::<IpAddr, Vec<PodId>>::new();
-    for (i, pod) in pods.iter().enumerate().filter(|(_, pod)| pod.is_endpoint()) {
-        let id = PodId(index(i));
-        for address in pod.addresses() {
-            let first = *owners.entry(address).or_insert(id);
-            if first != id {
-                claimants.entry(address).or_insert_with(|| vec![first]).push(id);
-            }
-        }
-    }
-    let pod_cidrs: BTreeMap<&str, &[IpNetwork]> =
-        objects.nodes.iter().map(|node| (node.name.as_str(), node.pod_cidrs.as_slice())).collect();
-    let contest = |(address, claimants): (IpAddr, Vec<PodId>)| {
-        owners.remove(&address);
-        (address, Contest::new(address, claimants, pods, class_of, &pod_cidrs))
-    };
-    let contests = claimants.into_iter().map(contest).collect();
-    (owners, contests)
-}
-
-impl Contest {
-    fn new(
-        address: IpAddr,
-        claimants: Vec<PodId>,
-        pods: &[Pod],
-        class_of: &[Option<ClassId>],
-        pod_cidrs: &BTreeMap<&str, &[IpNetwork]>,
-    ) -> Self {
-        let holders = |held: Vec<PodId>| {
-            let mut classes: Vec<ClassId> = held.iter().filter_map(|id| class_of[id.0 as usize]).collect();
-            classes.sort_unstable();
-            classes.dedup();
-            let ports = |id: &PodId| pods[id.0 as usize].ports.as_slice();
-            let (first, others) = held.split_first().map_or((&[][..], &[][..]), |(id, others)| (ports(id), others));
-            let of_all = |port: &&ContainerPort| others.iter().all(|other| ports(other).contains(port));
-            let ports = first.iter().filter(of_all).cloned().collect();
-            Holders { classes, ports, pods: held }
-        };
-        let mut all = Vec::with_capacity(claimants.len());
-        let mut by_node = BTreeMap::<&str, Vec<(PodId, Claim)>>::new();
-        for id in &claimants {
-            let pod = &pods[id.0 as usize];
-            let node = pod.node.as_deref();
-            let of_node = |node| Standing::of(pod_cidrs.get(node).copied(), address);
-            let standing = node.map_or(Standing::Silent, of_node);
-            let claim = Claim { terminating: pod.terminating, started: pod.started, standing };
-            all.push((*id, claim));
-            if let Some(node) = node {
-                by_node.entry(node).or_default().push((*id, claim));
-            }
-        }
-        let here = by_node.into_iter().map(|(node, claims)| (node.to_owned(), holders(claim::here(&claims))));
-        Self { here: here.collect(), elsewhere: holders(claim::elsewhere(&all)), claimants }
-    }
-
-    fn seen_from(&self, node: Option<&str>) -> &Holders {
-        node.and_then(|node| self.here.get(node)).unwrap_or(&self.elsewhere)
-    }
-
-    /// The endpoints that hold the address as seen from each node that has a
-    /// claimant, by the node's name.
-    pub fn holders_by_node(&self) -> impl Iterator<Item = (&str, &[PodId])> {
-        self.here.iter().map(|(node, holders)| (node.as_str(), holders.pods.as_slice()))
-    }
-
-    /// The endpoints that hold the address as seen from any other node.
-    #[must_use]
-    pub fn holders_elsewhere(&self) -> &[PodId] {
-        &self.elsewhere.pods
-    }
 }
 
 /// The addresses of each node: those of its object, those that its pods report

@@ -20,7 +20,7 @@ pub struct EndpointSlice {
     /// `metadata.name`
     pub name: String,
     /// The name of its Service, from the label `kubernetes.io/service-name`; empty where it
-    /// has none, and then no Service leads here.
+    /// has none or is of `addressType: FQDN`, and then no Service leads here.
     pub service: String,
     /// `ports`
     pub ports: Vec<SlicePort>,
@@ -80,8 +80,10 @@ impl From<discovery::EndpointSlice> for EndpointSlice {
         };
         let endpoints = slice.endpoints.into_iter().flatten().filter_map(endpoint).collect();
         let ports = slice.ports.into_iter().flatten();
+        // kube-proxy reads no slice of DNS names, so it says nothing about where a Service leads.
+        let service = metadata.labels.filter(|_| slice.address_type != "FQDN");
         Self {
-            service: metadata.labels.and_then(|mut labels| labels.remove(SERVICE_NAME_LABEL)).unwrap_or_default(),
+            service: service.and_then(|mut labels| labels.remove(SERVICE_NAME_LABEL)).unwrap_or_default(),
             name: metadata.name.unwrap_or_default(),
             ports: ports.filter_map(|of| port(of.name, of.protocol.as_deref(), of.port?)).collect(),
             endpoints,

@@ -11,12 +11,17 @@ use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::networking::v1 as networking;
 
 mod budget;
+mod controller_label;
 mod endpoint_slice;
+mod other_kind;
 mod service;
+mod slice_pod;
 
 pub use budget::{Moved, NAMESPACE_POLICY_BYTES, PolicyBudget, over_budget};
+pub use controller_label::{ControllerLabel, controller_labels, is_controller_label};
 pub use endpoint_slice::{EndpointSlice, SliceEndpoint, SlicePort};
-pub use service::{Exposure, Service, ServicePort, TargetPort};
+pub use other_kind::{Consequence, consequence};
+pub use service::{Exposure, Routing, Service, ServicePort, TargetPort};
 
 /// Labels of a pod or namespace.
 pub type Labels = BTreeMap<String, String>;
@@ -43,6 +48,9 @@ pub struct Objects {
     pub services: Vec<Service>,
     /// Where services lead, as far as the input says it.
     pub endpoint_slices: Vec<EndpointSlice>,
+    /// The namespaces that no object declares and that others live in
+    /// ([`Self::declare_namespaces`]).
+    pub implied_namespaces: BTreeSet<String>,
 }
 
 impl Objects {
@@ -59,6 +67,7 @@ impl Objects {
             missing.remove(namespace.name.as_str());
         }
         let made: Vec<Namespace> = missing.into_iter().map(|name| Namespace::new(name, Labels::new())).collect();
+        self.implied_namespaces.extend(made.iter().map(|namespace| namespace.name.clone()));
         self.namespaces.extend(made);
     }
 
@@ -103,6 +112,7 @@ impl From<core::Namespace> for Namespace {
 
 /// A pod, or a pod that a workload would make.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of the API that is independent of the others")]
 pub struct Pod {
     /// `metadata.uid`; it distinguishes a pod from its successor of the same name.
     /// Empty where a file has none.
@@ -138,6 +148,10 @@ pub struct Pod {
     pub started: Option<i64>,
     /// `spec.hostNetwork`: it has its node's network and is no endpoint.
     pub host_network: bool,
+    /// `hostPort` of its containers: ports of its node that lead to it.
+    pub host_ports: Box<[HostPort]>,
+    /// Only an EndpointSlice names it: nothing is known of it but names and addresses.
+    pub only_in_slice: bool,
     /// The annotation [`CONFIG_HASH`]. Of the mirror of a static pod it is the UID that
     /// kubelet and container runtime give the pod.
     pub config_hash: Option<String>,
@@ -166,6 +180,19 @@ pub struct ContainerPort {
     pub protocol: Protocol,
     /// `containerPort`, 1 to 65535
     pub port: u16,
+}
+
+/// A port of a node that leads to a port of a pod on it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HostPort {
+    /// `protocol`
+    pub protocol: Protocol,
+    /// `hostPort`, 1 to 65535
+    pub host_port: u16,
+    /// `containerPort`, 1 to 65535
+    pub port: u16,
+    /// `hostIP`: the only address of the node that leads there; all of them without it.
+    pub address: Option<IpAddr>,
 }
 
 /// The protocols that have ports in a NetworkPolicy.
@@ -341,16 +368,18 @@ impl Pod {
     pub fn from_template(namespace: String, name: String, labels: Labels, spec: core::PodSpec) -> Self {
         let sidecars = (spec.init_containers.unwrap_or_default().into_iter())
             .filter(|c| c.restart_policy.as_deref() == Some("Always"));
-        let ports = spec.containers.into_iter().chain(sidecars).flat_map(|c| c.ports.unwrap_or_default());
-        let mut ports: Vec<ContainerPort> = ports
-            .filter_map(|port| {
-                Some(ContainerPort {
-                    name: port.name?,
-                    protocol: Protocol::parse(port.protocol.as_deref().unwrap_or("TCP"))?,
-                    port: u16::try_from(port.container_port).ok().filter(|p| *p > 0)?,
-                })
-            })
-            .collect();
+        let listed = spec.containers.into_iter().chain(sidecars).flat_map(|c| c.ports.unwrap_or_default());
+        let number = |number: i32| u16::try_from(number).ok().filter(|p| *p > 0);
+        let (mut ports, mut host_ports) = (Vec::new(), Vec::new());
+        for listed in listed {
+            let protocol = Protocol::parse(listed.protocol.as_deref().unwrap_or("TCP"));
+            let Some((protocol, port)) = protocol.zip(number(listed.container_port)) else { continue };
+            if let Some(host_port) = listed.host_port.and_then(number) {
+                let address = listed.host_ip.as_deref().and_then(parse_address).filter(|ip| !ip.is_unspecified());
+                host_ports.push(HostPort { protocol, host_port, port, address });
+            }
+            ports.extend(listed.name.map(|name| ContainerPort { name, protocol, port }));
+        }
         // Of several ports of one name and protocol, the one that is listed first stays
         // first, because a Service's named targetPort means that one.
         let mut seen = BTreeSet::new();
@@ -371,6 +400,8 @@ impl Pod {
             terminating: false,
             started: None,
             host_network: spec.host_network.unwrap_or(false),
+            host_ports: host_ports.into(),
+            only_in_slice: false,
             config_hash: None,
         }
     }

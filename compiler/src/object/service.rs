@@ -1,5 +1,6 @@
 //! Services: how a client's address and port become a pod's.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1 as core;
@@ -23,6 +24,22 @@ pub struct Service {
     pub ports: Vec<ServicePort>,
     /// How it is reached from outside the cluster.
     pub exposure: Exposure,
+    /// By which other ways it is reached, and which of its backends then.
+    pub routing: Routing,
+}
+
+/// By which ways a service is reached besides its addresses, and which of its backends
+/// a client gets.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Routing {
+    /// `externalName` of a service of `type: ExternalName`, which leads to a DNS name and
+    /// has neither addresses nor backends.
+    pub external_name: Option<String>,
+    /// The ports of every node that lead to the service, and the service's port that each
+    /// stands for.
+    pub node_ports: BTreeMap<(Protocol, u16), u16>,
+    /// `internalTrafficPolicy: Local`: a pod gets only backends on its own node.
+    pub is_node_local: bool,
 }
 
 /// How a service is reached from outside the cluster.
@@ -62,6 +79,13 @@ pub enum TargetPort {
     Name(String),
 }
 
+impl Service {
+    /// The ports of every node that lead to it.
+    pub fn node_ports(&self) -> impl Iterator<Item = (Protocol, u16)> {
+        self.routing.node_ports.keys().copied()
+    }
+}
+
 impl From<core::Service> for Service {
     fn from(service: core::Service) -> Self {
         let spec = service.spec.unwrap_or_default();
@@ -81,11 +105,22 @@ impl From<core::Service> for Service {
         let mut addresses: Vec<IpAddr> = listed.filter_map(|text| parse_address(&text)).collect();
         addresses.sort_unstable();
         addresses.dedup();
+        let is_external_name = spec.type_.as_deref() == Some("ExternalName");
+        let mut routing = Routing {
+            external_name: spec.external_name.filter(|_| is_external_name),
+            is_node_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
+            ..Routing::default()
+        };
         let ports = spec.ports.unwrap_or_default().into_iter().filter_map(|p| {
             let number = port(p.port)?;
+            let protocol = Protocol::parse(p.protocol.as_deref().unwrap_or("TCP"))?;
+            if let Some(node_port) = p.node_port.and_then(port).filter(|_| is_outside) {
+                routing.node_ports.insert((protocol, node_port), number);
+            }
             Some(ServicePort {
-                name: p.name,
-                protocol: Protocol::parse(p.protocol.as_deref().unwrap_or("TCP"))?,
+                // An empty name is none, as in EndpointSlices.
+                name: p.name.filter(|name| !name.is_empty()),
+                protocol,
                 port: number,
                 target: match p.target_port {
                     None | Some(IntOrString::Int(0)) => TargetPort::Number(number),
@@ -94,9 +129,11 @@ impl From<core::Service> for Service {
                 },
             })
         });
+        let ports = ports.collect();
         Self {
-            ports: ports.collect(),
+            ports,
             exposure,
+            routing,
             namespace: service.metadata.namespace.unwrap_or_else(|| "default".to_owned()),
             name: service.metadata.name.unwrap_or_default(),
             selector: spec.selector.filter(|s| !s.is_empty()),

@@ -23,6 +23,16 @@ impl Reader<'_> {
             }
         }
         let cidr = cidr.filter(|_| understood)?;
+        for (i, except) in excepts.iter().enumerate() {
+            let is_inside = except.family == cidr.family && cidr.first <= except.first && except.last <= cidr.last;
+            let (text, of) = (except.network(), cidr.network());
+            let path = format!("{path}.except[{i}]");
+            if except.family == cidr.family && except.first <= cidr.first && cidr.last <= except.last {
+                self.report(path, format!("{text} leaves nothing of {of}"), Effect::MatchesNothing);
+            } else if !is_inside {
+                self.report(path, format!("{text} is not inside {of}"), Effect::Ignored);
+            }
+        }
         let cut = excepts.iter().filter(|except| except.family == cidr.family);
         let cut = RangeSet::from_ranges(cut.map(|except| (except.first, except.last)));
         let block = Block { family: cidr.family, addresses: cidr.addresses().difference(&cut) };

@@ -9,6 +9,7 @@
 //! | `ingress`, `egress`, `from`, `to` | `read.rs` | [`PolicyRule`], [`Peers`] |
 //! | `ipBlock`, `cidr`, `except` | `ip_block.rs`, `algebra/cidr.rs` | [`IpBlock`], [`Block`] |
 //! | `ports`, `protocol`, `port`, `endPort` | `port.rs` | [`Ports`], [`PortMatch`] |
+//! | names and labels that the API server refuses | `algebra/syntax.rs` | [`Finding`] |
 //! | a field that the API does not have | `read.rs`, `spelling.rs` | [`Finding`] |
 //!
 //! What rules admit together is [`crate::cluster::group`].
@@ -18,6 +19,8 @@ mod ip_block;
 mod port;
 mod read;
 mod spelling;
+
+use std::sync::LazyLock;
 
 use crate::algebra::cidr::{AddressSet, Cidr};
 use crate::algebra::selector::Selector;
@@ -146,6 +149,25 @@ pub struct Block {
     pub family: Family,
     /// The addresses.
     pub addresses: AddressSet,
+}
+
+/// The prefixes for documentation, by family. No network gives their addresses to a pod or
+/// a node (RFC 5737, RFC 3849).
+const FOR_DOCUMENTATION: [&[&str]; 2] =
+    [&["192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24"], &["2001:db8::/32", "3fff::/20"]];
+
+impl Block {
+    /// Whether it may hold the address that a pod or a node without one will have.
+    #[must_use]
+    pub fn may_hold_a_new_address(&self) -> bool {
+        static RANGES: LazyLock<[Vec<Cidr>; 2]> = LazyLock::new(|| {
+            FOR_DOCUMENTATION.map(|prefixes| prefixes.iter().filter_map(|text| Cidr::parse(text).ok()).collect())
+        });
+        let is_for_documentation = |(first, last): &(u128, u128)| {
+            RANGES[self.family as usize].iter().any(|cidr| cidr.first <= *first && *last <= cidr.last)
+        };
+        !self.addresses.ranges().iter().all(is_for_documentation)
+    }
 }
 
 /// The ports of a rule.

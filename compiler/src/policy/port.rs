@@ -6,6 +6,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use super::PortMatch;
 use super::finding::Effect;
 use super::read::Reader;
+use crate::algebra::syntax::wrong_port_name;
 use crate::algebra::traffic::Traffic;
 use crate::object::Protocol;
 
@@ -36,7 +37,10 @@ fn read_port(port: &api::NetworkPolicyPort) -> Result<PortMatch, (&'static str, 
     match (&port.port, port.end_port) {
         (None, None) => Ok(PortMatch::Range(protocol, Traffic::PORTS.0, Traffic::PORTS.1)),
         (None, Some(_)) => Err(("endPort", "endPort needs a port".to_owned())),
-        (Some(IntOrString::String(name)), None) => Ok(PortMatch::Named(protocol, name.clone())),
+        (Some(IntOrString::String(name)), None) => match wrong_port_name(name) {
+            Some(problem) => Err(("port", problem)),
+            None => Ok(PortMatch::Named(protocol, name.clone())),
+        },
         (Some(IntOrString::String(_)), Some(_)) => Err(("endPort", "endPort needs a numeric port".to_owned())),
         (Some(IntOrString::Int(first)), last) => {
             let first = number("port", *first)?;

@@ -7,6 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use super::finding::{Effect, Finding};
 use super::{Direction, Namespaces, Peer, Peers, PodPeer, Policy, PolicyRule, Ports, spelling};
 use crate::algebra::selector::Selector;
+use crate::algebra::syntax;
 use crate::object::NetworkPolicy;
 
 /// How many findings of one policy are reported each for itself. A policy can hold
@@ -107,6 +108,9 @@ impl Reader<'_> {
             |field| !["spec.podSelector", "spec.ingress", "spec.egress"].iter().any(|part| is_below(field, part)),
             Effect::Ignored,
         );
+        if let Some(problem) = syntax::wrong_name(self.name).filter(|_| !self.name.is_empty()) {
+            self.report("metadata.name", problem, Effect::Works);
+        }
         let (subject, allows) = self.subject(spec.pod_selector.as_ref());
         let isolates = self.isolates(spec);
         let mut rules = [Vec::new(), Vec::new()];
@@ -147,6 +151,9 @@ impl Reader<'_> {
             // As the API server defaults it.
             let has_egress = spec.egress.as_ref().is_some_and(|rules| !rules.is_empty());
             return [true, has_egress];
+        }
+        if types.len() > Direction::ALL.len() {
+            self.report("spec.policyTypes", "there are more than two policyTypes", Effect::Works);
         }
         let mut isolates = [false, false];
         for (i, text) in types.iter().enumerate() {

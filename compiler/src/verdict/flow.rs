@@ -69,15 +69,21 @@ impl End {
         direction: Direction,
         family: Option<Family>,
     ) -> SmallVec<[GroupId; 1]> {
-        let holders =
-            self.known_by(cluster, family).map_or(&[][..], |address| cluster.holders(address, self.node(cluster)));
-        let mut found: SmallVec<[GroupId; 1]> = match (self, holders) {
-            (Self::Pod(pod), [] | [_]) => groups.of(pod, direction).into_iter().collect(),
-            (_, holders) => holders.iter().filter_map(|pod| groups.of(*pod, direction)).collect(),
-        };
+        let pods = self.judged_as(cluster, family).into_iter();
+        let mut found: SmallVec<[GroupId; 1]> = pods.filter_map(|pod| groups.of(pod, direction)).collect();
         found.sort_unstable();
         found.dedup();
         found
+    }
+
+    /// The pods as which it is judged: several only where several hold its address.
+    pub(super) fn judged_as(self, cluster: &Cluster, family: Option<Family>) -> SmallVec<[PodId; 1]> {
+        let holders =
+            self.known_by(cluster, family).map_or(&[][..], |address| cluster.holders(address, self.node(cluster)));
+        match (self, holders) {
+            (Self::Pod(pod), [] | [_]) => SmallVec::from_elem(pod, 1),
+            (_, holders) => holders.iter().copied().collect(),
+        }
     }
 
     /// As the rules of the group at the other end, on a node, see it.
@@ -117,6 +123,16 @@ pub fn exemption(cluster: &Cluster, from: End, to: End) -> Option<Exemption> {
         }
         _ => None,
     }
+}
+
+/// Whether one end is a node's address and the other a pod of which the input does not say
+/// on which node it runs, so that it may be this one.
+#[must_use]
+pub fn may_be_own_node(cluster: &Cluster, from: End, to: End) -> bool {
+    [(from, to), (to, from)].iter().any(|(pod, address)| match (pod, address) {
+        (End::Pod(pod), End::Address(address)) => cluster.pod(*pod).node.is_none() && cluster.is_node(*address),
+        _ => false,
+    })
 }
 
 /// What one direction's policies let pass from one end to another: for egress

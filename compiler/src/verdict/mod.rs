@@ -2,6 +2,7 @@
 //!
 //! | module | answers |
 //! |---|---|
+//! | [`bounds`] | what passes at least and at most, where the input does not say all |
 //! | [`flow`] | what passes from one end to another |
 //! | [`matrix`] | what passes between all ends |
 //! | [`pairs`] | the same as sets of pairs, each with the policies behind it |
@@ -9,6 +10,7 @@
 //! | [`explain`] | why a flow is or is not allowed; what isolates an end |
 //! | [`zone`] | which addresses no rule distinguishes |
 
+pub mod bounds;
 pub mod explain;
 pub mod flow;
 pub mod matrix;

@@ -111,10 +111,11 @@ fn a_cluster_and_its_objects_in_a_file_are_judged_alike() {
 #[test]
 fn a_cluster_that_does_not_answer_is_said_to_not_answer() {
     let world = World::new();
-    world.server.inject(Fault::forbidden().on(Resource::Pods).verbs(&[Verb::List]).times(1));
+    let forbidden = world.server.inject(Fault::forbidden().on(Resource::Pods).verbs(&[Verb::List]));
     let refused = world.of_cluster(&["matrix"]);
     assert_eq!(refused.status.code(), Some(5));
     assert!(text(&refused.stderr).contains("cannot list pods"), "{}", text(&refused.stderr));
+    forbidden.lift();
     world.server.stop();
     let gone = world.of_cluster(&["matrix"]);
     assert_eq!(gone.status.code(), Some(5), "{}", text(&gone.stderr));

@@ -8,7 +8,9 @@ use std::net::IpAddr;
 use std::process::Command;
 
 use k8s_openapi::api::core::v1::PodSpec;
-use npc_compiler::object::{ContainerPort, Exposure, Labels, Objects, Pod, Protocol, Service, ServicePort, TargetPort};
+use npc_compiler::object::{
+    ContainerPort, Exposure, Labels, Objects, Pod, Protocol, Routing, Service, ServicePort, TargetPort,
+};
 use npc_tests::lab::{Backend, Lab, Mode, Payload, Probe, Seen, can_run, plan, sibling};
 use serde_json::json;
 
@@ -36,6 +38,7 @@ fn cluster(pods: usize) -> Objects {
         addresses: Vec::new(),
         ports: ports.to_vec(),
         exposure: Exposure::Inside,
+        routing: Routing::default(),
     };
     let pods = (0..pods).map(|n| pod(&format!("pod-{n}"), if n < 4 { "web" } else { "api" }));
     Objects { pods: pods.collect(), services: vec![service], ..Objects::default() }

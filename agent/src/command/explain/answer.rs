@@ -6,7 +6,9 @@ use npc_compiler::API_VERSION;
 use npc_compiler::algebra::traffic::Traffic;
 use npc_compiler::cluster::PolicyId;
 use npc_compiler::object::{Family, Protocol, TargetPort};
-use npc_compiler::verdict::explain::{Candidate, Conjunct, Decision, EndName, Flow, Of, Part, Port, Verdict, Via};
+use npc_compiler::verdict::explain::{
+    Beside, Candidate, Conjunct, Decision, EndName, Flow, Of, Part, Port, Verdict, Via, Way,
+};
 use serde::Serialize;
 
 use super::{Context, Said, warning};
@@ -38,6 +40,12 @@ struct FlowJson<'a> {
     from: EndJson<'a>,
     to: EndJson<'a>,
     via: Option<ViaJson<'a>>,
+    /// By which node, where that makes a difference: `own-node`, `other-node`, `host-port`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    way: Option<&'static str>,
+    /// The nodes that it comes by, where not all are meant.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    nodes: Option<&'a [String]>,
     family: Option<Family>,
     protocol: Option<&'static str>,
     ports: Option<Vec<[u16; 2]>>,
@@ -83,6 +91,19 @@ struct Side {
     isolated_by: Vec<PolicyJson>,
     rules: Vec<RuleJson>,
     candidates: Vec<CandidateJson>,
+    /// Policies that look as if they decided and do not.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    near: Vec<BesideJson>,
+}
+
+#[derive(Debug, Clone, Serialize)]
+struct BesideJson {
+    code: &'static str,
+    policy: PolicyJson,
+    path: String,
+    location: Option<LocationJson>,
+    want: String,
+    got: String,
 }
 
 /// A policy, named.
@@ -102,7 +123,7 @@ pub(super) struct RuleJson {
 }
 
 #[derive(Debug, Clone, Serialize)]
-struct LocationJson {
+pub(super) struct LocationJson {
     file: String,
     line: u32,
     column: u32,
@@ -134,7 +155,7 @@ impl<'a> Answer<'a> {
         let query = Query {
             from: from.name.clone(),
             to: format!("{}{}", bracketed(&to.name, port.is_some()), port.map(|p| format!(":{p}")).unwrap_or_default()),
-            source: "files",
+            source: context.input.source.as_str(),
         };
         Self {
             api_version: API_VERSION,
@@ -143,7 +164,7 @@ impl<'a> Answer<'a> {
             verdict: explanation.verdict(),
             flows: explanation.flows.iter().flat_map(|flow| flows(context, flow)).collect(),
             fixes: [],
-            warnings: warning::texts(&context.input.cluster, &explanation.warnings),
+            warnings: warning::texts(context.input, &explanation.warnings),
             unknowns: warning::unknowns(&explanation.missing()),
         }
     }
@@ -158,6 +179,7 @@ pub(super) fn bracketed(name: &str, has_port: bool) -> String {
 pub(super) fn port_text(port: &Port) -> String {
     match port {
         Port::Name(name) => name.clone(),
+        Port::Icmp => "icmp".to_owned(),
         Port::Numbers(protocol, first, last) => {
             let range = if first == last { first.to_string() } else { format!("{first}-{last}") };
             protocol.map_or(range.clone(), |protocol| format!("{range}/{}", protocol.lower()))
@@ -175,13 +197,22 @@ fn flows<'a>(context: &Context<'_>, flow: &'a Flow) -> Vec<FlowJson<'a>> {
         (None, Some(code)) => {
             let (verdict, reason) = (Verdict::Denied, Some(code.as_str()));
             let (isolated_by, rules, candidates) = (Vec::new(), Vec::new(), Vec::new());
-            vec![None, Some(Side { verdict, reason, isolated_by, rules, candidates })]
+            vec![None, Some(Side { verdict, reason, isolated_by, rules, candidates, near: Vec::new() })]
         }
     };
     let one = |protocol, ports| FlowJson {
         from: end(&flow.from),
         to: end(&flow.to),
         via: flow.via.as_ref().map(via),
+        way: flow.way.as_ref().map(|way| match way {
+            Way::OwnNode => "own-node",
+            Way::OtherNode(_) => "other-node",
+            Way::HostPort(_) => "host-port",
+        }),
+        nodes: match &flow.way {
+            Some(Way::OtherNode(nodes)) if !nodes.is_empty() => Some(nodes),
+            _ => None,
+        },
         family: flow.family,
         protocol,
         ports,
@@ -246,7 +277,14 @@ fn side(context: &Context<'_>, decision: &Decision) -> Side {
         isolated_by: decision.isolated_by.iter().map(|id| policy(context, *id)).collect(),
         rules: decision.rules.iter().map(|(id, path)| rule(context, *id, path)).collect(),
         candidates: decision.candidates.iter().map(|of| candidate(context, of)).collect(),
+        near: decision.beside.iter().map(|of| beside(context, of)).collect(),
     }
+}
+
+fn beside(context: &Context<'_>, of: &Beside) -> BesideJson {
+    let Beside { policy: id, code, path, want, got } = of.clone();
+    let location = location(context, id, &path);
+    BesideJson { code: code.as_str(), policy: policy(context, id), path, location, want, got }
 }
 
 pub(super) fn policy(context: &Context<'_>, id: PolicyId) -> PolicyJson {
@@ -258,7 +296,7 @@ pub(super) fn rule(context: &Context<'_>, id: PolicyId, path: &str) -> RuleJson 
     RuleJson { policy: policy(context, id), path: path.to_owned(), location: location(context, id, path) }
 }
 
-fn location(context: &Context<'_>, id: PolicyId, path: &str) -> Option<LocationJson> {
+pub(super) fn location(context: &Context<'_>, id: PolicyId, path: &str) -> Option<LocationJson> {
     let policy = context.input.cluster.policy(id);
     let place = context.input.loaded.positions.locate("NetworkPolicy", &policy.namespace, &policy.name, path)?;
     Some(LocationJson { file: place.file.to_string(), line: place.line(), column: place.column() })

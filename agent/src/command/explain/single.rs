@@ -1,14 +1,18 @@
 //! One endpoint alone, printed: what isolates it, and with whom it may exchange what.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
+use std::sync::Arc;
 
-use ipnetwork::IpNetwork;
 use npc_compiler::API_VERSION;
+use npc_compiler::algebra::traffic::Traffic;
 use npc_compiler::policy::Direction;
 use npc_compiler::verdict::explain::{EndpointExplanation, Side};
+use npc_compiler::verdict::outside::Outside;
 use serde_json::{Value, json};
 
 use super::answer::{by_protocol, policy};
+use super::policy::elsewhere;
 use super::{Context, warning};
 use crate::command::endpoint::short_kind;
 use crate::command::output::Columns;
@@ -26,25 +30,26 @@ pub(super) struct About<'a> {
 }
 
 /// The workloads at the other end, by what is allowed: `shop/deploy/api`.
-fn peers(side: &Side) -> impl Iterator<Item = (&npc_compiler::algebra::traffic::Traffic, Vec<String>)> {
+fn peers(peers: &BTreeMap<Traffic, Vec<Arc<str>>>) -> impl Iterator<Item = (&Traffic, Vec<String>)> {
     let shown = |id: &str| match id.split('/').collect::<Vec<_>>().as_slice() {
         [namespace, kind, name] => format!("{namespace}/{}/{name}", short_kind(kind)),
         _ => id.to_owned(),
     };
-    side.peers.iter().map(move |(traffic, ids)| (traffic, ids.iter().map(|id| shown(id)).collect()))
+    peers.iter().map(move |(traffic, ids)| (traffic, ids.iter().map(|id| shown(id)).collect()))
 }
 
 impl About<'_> {
     fn warnings(&self) -> Vec<String> {
-        warning::texts(&self.context.input.cluster, &self.explanation.warnings)
+        warning::texts(self.context.input, &self.explanation.warnings)
     }
 
     pub(super) fn text(&self, out: &mut impl Write) -> io::Result<()> {
         writeln!(out, "{}", self.name)?;
+        let cluster = &self.context.input.cluster;
         for side in &self.explanation.sides {
             let isolated: Vec<String> = (side.isolated_by.iter())
                 .map(|(id, pods)| {
-                    let name = policy_name(&self.context.input.cluster, *id);
+                    let name = policy_name(cluster, *id);
                     if *pods == side.pods { name } else { format!("{name} ({pods} of {} pods)", side.pods) }
                 })
                 .collect();
@@ -56,21 +61,41 @@ impl About<'_> {
             writeln!(out, "\n  {}  {isolated}", side.direction.as_str().to_lowercase())?;
             let way = if side.direction == Direction::Ingress { "from" } else { "to" };
             let mut columns = Columns::default();
-            for (traffic, names) in peers(side) {
-                columns.push([traffic.to_string(), format!("{way} {}", shorten(&names, LISTED, ", "))]);
+            let parts = [("", &side.peers, &side.outside), ("?", &side.unknown_peers, &side.unknown_outside)];
+            for (mark, of_side, outside) in parts {
+                for (traffic, names) in peers(of_side) {
+                    columns.push([format!("{mark}{traffic}"), format!("{way} {}", shorten(&names, LISTED, ", "))]);
+                }
+                for entry in outside {
+                    let blocks = entry.blocks();
+                    let all = vec![String::new()];
+                    for block in if blocks.is_empty() { &all } else { &blocks } {
+                        let space = if block.is_empty() { "" } else { " " };
+                        columns.push([format!("{mark}{}", entry.traffic), format!("{way} outside{space}{block}")]);
+                    }
+                }
             }
-            for entry in &side.outside {
-                let prefix = match entry.prefix {
-                    None => String::new(),
-                    Some(prefix @ IpNetwork::V4(_)) => format!(" {prefix}"),
-                    Some(prefix @ IpNetwork::V6(_)) => format!(" [{prefix}]"),
-                };
-                columns.push([entry.traffic.to_string(), format!("{way} outside{prefix}")]);
+            let elsewhere = side.isolated_by.keys().flat_map(|id| elsewhere(cluster, *id, side.direction));
+            let elsewhere: BTreeSet<(String, String)> = elsewhere.collect();
+            for (ports, peer) in &elsewhere {
+                columns.push([ports.clone(), format!("{way} {peer} (none in the input)")]);
             }
-            if side.peers.is_empty() && side.outside.is_empty() {
+            if elsewhere.is_empty()
+                && side.peers.is_empty()
+                && side.outside.is_empty()
+                && side.unknown_peers.is_empty()
+                && side.unknown_outside.is_empty()
+            {
                 columns.push(["nothing".to_owned()]);
             }
             columns.write(out, "    ", 0)?;
+        }
+        if self.explanation.sides.iter().any(|side| !side.unknown_peers.is_empty() || !side.unknown_outside.is_empty())
+        {
+            writeln!(
+                out,
+                "\n? the input does not say whether this is allowed; npc explain SRC DST names the missing fact"
+            )?;
         }
         for text in self.warnings() {
             writeln!(out, "\nwarning: {text}")?;
@@ -80,16 +105,20 @@ impl About<'_> {
 
     pub(super) fn json(&self) -> Value {
         let side = |side: &Side| {
-            let peers: Vec<Value> = peers(side)
-                .flat_map(|(traffic, names)| {
+            let rows = |of_side| -> Vec<Value> {
+                let rows = peers(of_side).flat_map(|(traffic, names)| {
                     by_protocol(traffic)
                         .into_iter()
                         .map(move |(protocol, ports)| json!({"peers": names, "protocol": protocol, "ports": ports}))
-                })
-                .collect();
+                });
+                rows.collect()
+            };
             let isolated: Vec<_> = side.isolated_by.keys().map(|id| policy(self.context, *id)).collect();
-            let outside: Vec<String> = side.outside.iter().map(ToString::to_string).collect();
-            json!({"isolatedBy": isolated, "allowed": peers, "outside": outside})
+            let by_prefix = |of: &[Outside]| of.iter().flat_map(Outside::by_prefix).collect::<Vec<String>>();
+            json!({
+                "isolatedBy": isolated, "allowed": rows(&side.peers), "outside": by_prefix(&side.outside),
+                "unknown": rows(&side.unknown_peers), "unknownOutside": by_prefix(&side.unknown_outside),
+            })
         };
         let [ingress, egress] = &self.explanation.sides;
         json!({

@@ -6,10 +6,10 @@ use std::io::{self, Write};
 
 use npc_compiler::algebra::traffic::Traffic;
 use npc_compiler::cluster::PolicyId;
-use npc_compiler::object::TargetPort;
+use npc_compiler::object::{NAMESPACE_NAME_LABEL, Pod, Protocol, TargetPort};
 use npc_compiler::policy::Direction;
 use npc_compiler::verdict::explain::{
-    Candidate, Code, Conjunct, Decision, Flow, FlowExplanation, Of, Part, Party, Reason, Verdict, Via,
+    Beside, Candidate, Code, Conjunct, Decision, Flow, FlowExplanation, Of, Part, Party, Reason, Verdict, Via, Way,
 };
 use npc_compiler::verdict::flow::End;
 
@@ -18,9 +18,13 @@ use super::excerpt::{Mark, draw};
 use super::warning::shown;
 use super::{Context, Said, warning};
 use crate::command::output::{BAD, Columns, DOUBT, GOOD};
+use crate::command::words::{policy_name, shorten};
 
 /// So many flows are shown one by one.
 const SHOWN: usize = 24;
+
+/// So many nodes are named.
+const NODES: usize = 3;
 
 /// Writes the whole answer.
 pub(super) fn write(said: &Said<'_>, out: &mut impl Write) -> io::Result<()> {
@@ -46,7 +50,7 @@ pub(super) fn write(said: &Said<'_>, out: &mut impl Write) -> io::Result<()> {
     for text in warning::unknowns(&explanation.missing()) {
         writeln!(out, "\nunknown: {text}")?;
     }
-    for text in warning::texts(&context.input.cluster, &explanation.warnings) {
+    for text in warning::texts(context.input, &explanation.warnings) {
         writeln!(out, "\nwarning: {text}")?;
     }
     out.flush()
@@ -104,7 +108,7 @@ fn heading(out: &mut impl Write, flow: &Flow, families: &str) -> io::Result<()> 
             write!(out, " -> ")?;
         }
     }
-    if flow.decisions.is_some() {
+    if flow.decisions.is_some() || flow.via.is_none() {
         write!(out, "{}", shown(&flow.to))?;
     }
     let name = flow.port_name.as_ref().map(|name| format!(" ({name})")).unwrap_or_default();
@@ -112,6 +116,15 @@ fn heading(out: &mut impl Write, flow: &Flow, families: &str) -> io::Result<()> 
     let words = [families.to_owned(), format!("{traffic}{name}")];
     for word in words.iter().filter(|word| !word.is_empty()) {
         write!(out, "  {word}")?;
+    }
+    match &flow.way {
+        None => {}
+        Some(Way::OwnNode) => write!(out, "  by the node of the pod, which sees the client's address")?,
+        Some(Way::OtherNode(nodes)) => {
+            let nodes = if nodes.is_empty() { String::new() } else { format!(" ({})", shorten(nodes, NODES, ", ")) };
+            write!(out, "  by another node{nodes}, whose address the pod sees in place of the client's")?;
+        }
+        Some(Way::HostPort(port)) => write!(out, "  by hostPort {port} of its node")?,
     }
     writeln!(out)
 }
@@ -163,17 +176,57 @@ fn body(context: &Context<'_>, flow: &Flow, out: &mut impl Write) -> io::Result<
         writeln!(out, "\n{BAD}denied[{}]{BAD:#}: {}", code.as_str(), headline(code))?;
     }
     for decision in flow.decisions.iter().flatten() {
-        if let Reason::Denied(code) = decision.reason {
-            writeln!(out)?;
-            denied(context, flow, decision, code, out)?;
+        let Reason::Denied(code) = decision.reason else { continue };
+        writeln!(out)?;
+        match decision.beside.first().filter(|beside| beside.code == code) {
+            Some(cause) => denied_beside(context, cause, out)?,
+            None => denied(context, flow, decision, code, out)?,
+        }
+    }
+    for decision in flow.decisions.iter().flatten() {
+        let cause = if let Reason::Denied(code) = decision.reason { Some(code) } else { None };
+        for beside in decision.beside.iter().filter(|beside| Some(beside.code) != cause) {
+            writeln!(out, "\nnear[{}]: {}", beside.code.as_str(), near(context, beside))?;
         }
     }
     Ok(())
 }
 
+/// A policy that looks as if it decided, in one line.
+fn near(context: &Context<'_>, beside: &Beside) -> String {
+    let policy = context.input.cluster.policy(beside.policy);
+    let Beside { want, got, code, .. } = beside;
+    let name = format!("networkpolicy {}/{}", policy.namespace, policy.name);
+    match code {
+        Code::PolicyTypesMissing => format!("{name} has {got}"),
+        Code::PeerOrNotAnd => format!(
+            "{name} {}: separate items mean OR: {want}; {got}; write both selectors in one item for AND",
+            beside.path
+        ),
+        Code::PolicyOtherNamespace => format!("{name} means {want}; this is {got}"),
+        _ => format!("{name} wants {want}, there is {got}"),
+    }
+}
+
+/// A denial by a policy that does not apply as it looks.
+fn denied_beside(context: &Context<'_>, beside: &Beside, out: &mut impl Write) -> io::Result<()> {
+    writeln!(out, "{BAD}denied[{}]{BAD:#}: {}", beside.code.as_str(), headline(beside.code))?;
+    let policy = context.input.cluster.policy(beside.policy);
+    let positions = &context.input.loaded.positions;
+    let place = positions.locate("NetworkPolicy", &policy.namespace, &policy.name, &beside.path);
+    let at = place.as_ref().map(|place| format!("{place}  ")).unwrap_or_default();
+    writeln!(out, "  --> {at}networkpolicy {}/{}  {}", policy.namespace, policy.name, beside.path)?;
+    let text = format!("wants {}, there is {}", beside.want, beside.got);
+    let marks: Vec<Mark> =
+        place.filter(|place| place.exact).map(|place| Mark { place, text, is_miss: true }).into_iter().collect();
+    draw(positions, &marks, out)?;
+    writeln!(out, "   = note: {}", near(context, beside))
+}
+
 fn service(flow: &Flow, via: &Via) -> String {
     let (Some(port), Some(target)) = (via.port, &via.target) else {
-        return "has no such port".to_owned();
+        let is_unknown = flow.verdict == Verdict::Unknown;
+        return if is_unknown { "leads to a DNS name" } else { "has no such port" }.to_owned();
     };
     let target = match (target, flow.traffic.single()) {
         (TargetPort::Name(name), Some((_, number, _))) if flow.decisions.is_some() => {
@@ -183,7 +236,7 @@ fn service(flow: &Flow, via: &Via) -> String {
         (TargetPort::Number(number), _) => format!("{port} -> targetPort {number}"),
     };
     let backends = match via.backends {
-        0 if flow.verdict == Verdict::Unknown => return format!("{target}, no EndpointSlice says where that is"),
+        0 if flow.verdict == Verdict::Unknown => return format!("{target}, nothing in the input says where that is"),
         0 => return format!("{target}, no backends"),
         1 => "1 backend".to_owned(),
         count => format!("{count} backends"),
@@ -223,14 +276,17 @@ fn why(context: &Context<'_>, decision: &Decision, is_pod: bool) -> String {
             let part = if decision.verdict == Verdict::Partial { format!(": {}", rules()) } else { String::new() };
             format!("isolated by {}; {matching} of {all} rules match{part}", isolated())
         }
-        Reason::Unknown(_) => format!("isolated by {}; a fact is missing", isolated()),
+        Reason::Unknown if decision.isolated_by.is_empty() => "it depends on a fact that is missing".to_owned(),
+        Reason::Unknown => format!("isolated by {}; a fact is missing", isolated()),
     }
 }
 
 /// The nearest miss: code, place, the lines themselves, and what there is
 /// instead.
 fn denied(context: &Context<'_>, flow: &Flow, decision: &Decision, code: Code, out: &mut impl Write) -> io::Result<()> {
-    writeln!(out, "{BAD}denied[{}]{BAD:#}: {}", code.as_str(), headline_of(decision, code))?;
+    let dns = dns(context, flow, decision);
+    let headline = if dns.is_some() { "no rule is about DNS (port 53)" } else { headline_of(decision, code) };
+    writeln!(out, "{BAD}denied[{}]{BAD:#}: {headline}", code.as_str())?;
     let positions = &context.input.loaded.positions;
     let cluster = &context.input.cluster;
     let Some(candidate) = decision.candidates.first() else {
@@ -240,7 +296,7 @@ fn denied(context: &Context<'_>, flow: &Flow, decision: &Decision, code: Code, o
                 writeln!(out, "  --> {place}  networkpolicy {}/{}", policy.namespace, policy.name)?;
             }
         }
-        return Ok(());
+        return dns.iter().try_for_each(|text| write!(out, "{text}"));
     };
     let policy = cluster.policy(candidate.policy);
     let locate = |path: &str| {
@@ -252,18 +308,51 @@ fn denied(context: &Context<'_>, flow: &Flow, decision: &Decision, code: Code, o
     writeln!(out, "  --> {place}networkpolicy {}/{}  {}.{first}", policy.namespace, policy.name, candidate.path)?;
     let mut marks = Vec::new();
     for conjunct in &candidate.conjuncts {
-        let place = locate(&conjunct.path).filter(|place| place.exact);
+        let exact = |path: &str| locate(path).filter(|place| place.exact);
+        let place = conjunct.mark.as_deref().and_then(exact).or_else(|| exact(&conjunct.path));
         marks.extend(place.map(|place| Mark { place, text: label(conjunct), is_miss: true }));
     }
     if let Some(path) = &candidate.matching_port {
         let text = format!("matches ({})", traffic(&flow.traffic));
         marks.extend(locate(path).filter(|place| place.exact).map(|place| Mark { place, text, is_miss: false }));
     }
+    if let Some(text) = dns {
+        // What the nearest rule lacks is all of it.
+        return write!(out, "{text}");
+    }
     draw(positions, &marks, out)?;
+    let alike = decision.candidates.iter().filter(|other| other.labels == candidate.labels).count();
+    if alike > 1 {
+        writeln!(out, "   = note: {alike} rules are equally near; this is the first of them")?;
+    }
     if let Some(note) = note(context, flow, decision.direction, candidate) {
         writeln!(out, "   = note: {note}")?;
     }
     Ok(())
+}
+
+/// What to say of an end that may ask no DNS server: no rule of its policies is about
+/// port 53.
+fn dns(context: &Context<'_>, flow: &Flow, decision: &Decision) -> Option<String> {
+    let is_dns = matches!(flow.traffic.single(), Some((Protocol::Udp | Protocol::Tcp, 53, 53)));
+    let is_about_port = |candidate: &Candidate| candidate.conjuncts.iter().all(|conjunct| conjunct.of != Of::Port);
+    if !is_dns || decision.direction != Direction::Egress || decision.candidates.iter().any(is_about_port) {
+        return None;
+    }
+    let (_, Party::End(End::Pod(server))) = flow.parties? else { return None };
+    let cluster = &context.input.cluster;
+    let server = cluster.pod(server);
+    let labels = server.labels.iter().map(|(key, value)| format!("{key}: {value}")).collect::<Vec<_>>().join(", ");
+    let policy = decision.candidates.first().map(|of| of.policy).or_else(|| decision.isolated_by.first().copied())?;
+    Some(format!(
+        "   = note: without DNS, {} can resolve no name\n   = help: add this to spec.egress of networkpolicy {}:\n           \
+         - to:\n             - namespaceSelector: {{matchLabels: {{{NAMESPACE_NAME_LABEL}: {}}}}}\n               \
+         podSelector: {{matchLabels: {{{labels}}}}}\n             \
+         ports: [{{port: 53, protocol: UDP}}, {{port: 53, protocol: TCP}}]\n",
+        shown(&flow.from),
+        policy_name(cluster, policy),
+        server.namespace,
+    ))
 }
 
 /// What a part that fails asks for and gets.
@@ -271,6 +360,8 @@ fn label(conjunct: &Conjunct) -> String {
     let Conjunct { want, got, code, .. } = conjunct;
     match code {
         Code::PeerOtherNamespace => format!("no namespaceSelector: pods of namespace {want} only"),
+        Code::PeerAndNotOr => format!("wants {want}, there is {got}; a new \"-\" before podSelector would mean OR"),
+        Code::IpBlockIsServiceAddress => format!("{want} holds {got}, which no policy sees"),
         Code::PortIsServicePort => format!("{want} is the Service's port; its pods listen on {got}"),
         _ => format!("wants {want}, there is {got}"),
     }
@@ -298,8 +389,28 @@ fn note(context: &Context<'_>, flow: &Flow, direction: Direction, candidate: &Ca
         let labels = words(&pod.labels);
         let labels = if labels.is_empty() { "no labels".to_owned() } else { format!("the labels {labels}") };
         notes.push(format!("the {role} has {labels}"));
+        notes.extend(own_label(context, pod, candidate));
     }
     (!notes.is_empty()).then(|| notes.join("; "))
+}
+
+/// Where the label that a pod lacks stands on its workload, in place of its template.
+fn own_label(context: &Context<'_>, pod: &Pod, candidate: &Candidate) -> Option<String> {
+    let workload = pod.workload.as_ref()?;
+    let missing = candidate.conjuncts.iter().filter(|conjunct| conjunct.code == Code::PeerLabelMissing);
+    let mut keys =
+        missing.filter_map(|conjunct| conjunct.mark.as_ref()?.split_once(".matchLabels.").map(|(_, key)| key));
+    keys.find_map(|key| {
+        let (kind, path) = (&workload.kind, format!("metadata.labels.{key}"));
+        let place = context.input.loaded.positions.locate(kind, &pod.namespace, &workload.name, &path)?;
+        place.exact.then(|| {
+            format!(
+                "the {} itself has a label {key} ({place}), which its pods do not get: write it in \
+                 spec.template.metadata.labels",
+                kind.to_lowercase()
+            )
+        })
+    })
 }
 
 /// What a code says in a few words, and more exactly where the namespace is
@@ -319,6 +430,15 @@ fn headline(code: Code) -> &'static str {
         Code::PeerLabelValue => "the other end has a label with another value than the nearest rule asks for",
         Code::PeerOtherNamespace => "the nearest rule means pods of its own namespace",
         Code::PeerNamespaceLabel => "the other end's namespace is not one that the nearest rule selects",
+        Code::PeerAndNotOr => "one item with both selectors means AND: the pod's labels match, its namespace's do not",
+        Code::PeerOrNotAnd => "separate items mean OR",
+        Code::IpBlockIsServiceAddress => {
+            "the nearest rule's ipBlock holds the Service's address; policies see the address of the pod behind it"
+        }
+        Code::DirectionOther => "the rules about the other end are for the other direction",
+        Code::PolicyOtherNamespace => "a policy with a podSelector that fits is in another namespace",
+        Code::SubjectNearMiss => "a policy that would allow it selects other pods, and misses by one label",
+        Code::PolicyTypesMissing => "a policy has rules for this direction, and its policyTypes does not name it",
         Code::PeerHostNetwork => {
             "no selector selects a pod in its node's network; only an ipBlock with its node's address does"
         }

@@ -1,22 +1,29 @@
 //! The warnings of an explanation in words.
 
 use npc_compiler::cluster::{Cluster, PodId};
-use npc_compiler::verdict::explain::{EndName, Lack, Missing, Warning};
+use npc_compiler::verdict::explain::{EndName, Missing, MissingFact, Warning};
 
 use crate::command::endpoint::short_kind;
+use crate::command::input::Input;
+use crate::command::words::{blocks, shorten};
+
+/// So many unread documents, ports or labels are named.
+const NAMED: usize = 3;
 
 /// An end as it is shown: `shop/deploy/api`.
 pub(super) fn shown(name: &EndName) -> String {
     match (&name.namespace, name.kind.as_str()) {
         (Some(namespace), kind) => format!("{namespace}/{}/{}", short_kind(kind), name.name),
         (None, "Node") => format!("node/{}", name.name),
+        (None, "Block") => blocks(&name.name),
         (None, _) => name.name.clone(),
     }
 }
 
-/// Warnings in words.
-pub(super) fn texts(cluster: &Cluster, warnings: &[Warning]) -> Vec<String> {
-    warnings.iter().map(|warning| text(cluster, warning)).collect()
+/// Warnings in words, those about the input last.
+pub(super) fn texts(input: &Input, warnings: &[Warning]) -> Vec<String> {
+    let texts = warnings.iter().map(|warning| text(&input.cluster, warning));
+    texts.chain(input.warnings.iter().cloned()).collect()
 }
 
 fn text(cluster: &Cluster, warning: &Warning) -> String {
@@ -29,6 +36,15 @@ fn text(cluster: &Cluster, warning: &Warning) -> String {
         }
         Warning::SourceWithoutPods => {
             "the source is a Service that leads to no pod of the input, so nothing is sent from there".to_owned()
+        }
+        Warning::NodePorts(ports) => {
+            let ports: Vec<String> = (ports.iter())
+                .map(|(protocol, number, service)| format!("{number}/{} ({service})", protocol.lower()))
+                .collect();
+            format!(
+                "this is about the node itself; its ports {} lead to Services: ask about NODE:PORT",
+                shorten(&ports, NAMED, ", ")
+            )
         }
         Warning::NoCommonFamily => "the ends have no address family in common, so nothing can pass".to_owned(),
         Warning::TunnelDropped { from, traffic } => format!(
@@ -69,15 +85,40 @@ fn contested(cluster: &Cluster, address: std::net::IpAddr) -> String {
 /// The facts that the input lacks, in words, each once.
 pub(super) fn unknowns(missing: &[Missing]) -> Vec<String> {
     let mut words = Vec::new();
-    for Missing { lack, subject, other } in missing {
+    for Missing { fact, subject, other } in missing {
         let (subject, other) = (shown(subject), shown(other));
-        let word = match lack {
-            Lack::Address => format!("the address of {other}: an ipBlock that applies to {subject} may hold it"),
-            Lack::Backends => format!(
-                "where {other} leads: no EndpointSlice of it is in the input, and it has no selector (an ExternalName leads \
-                 to a DNS name, and no object has its addresses)"
+        let labels = |of: &str, keys: &[String]| match keys {
+            [] => format!("the labels of {of}: no object in the input says them"),
+            keys => format!("the labels {} of {of}: its controller adds them to its pods", shorten(keys, NAMED, ", ")),
+        };
+        let word = match fact {
+            MissingFact::Address => format!("the address of {other}: an ipBlock that applies to {subject} may hold it"),
+            MissingFact::Backends { external_name: Some(name), .. } => {
+                format!("where {other} leads: to the DNS name {name}, and no object says its addresses")
+            }
+            MissingFact::Backends { selector: Some(selector), .. } => {
+                format!("where {other} leads: its selector {selector} selects no pod of the input")
+            }
+            MissingFact::Backends { .. } => {
+                format!("where {other} leads: no EndpointSlice of it is in the input, and it has no selector")
+            }
+            MissingFact::Node => {
+                format!("the node that {subject} runs on: traffic with its own node is always allowed")
+            }
+            MissingFact::SameNode => format!(
+                "whether {subject} and {other} are on one node: the Service's traffic policy is Local, so a node leads to \
+                 its own pods only"
             ),
-            Lack::Node => format!("the node that {subject} runs on: traffic with its own node is always allowed"),
+            MissingFact::SubjectLabels(keys) => format!("{}, and policies select by them", labels(&subject, keys)),
+            MissingFact::PeerLabels(keys) => {
+                format!("{}, and rules that apply to {subject} select by them", labels(&other, keys))
+            }
+            MissingFact::NamespaceLabels(name) => {
+                format!("the labels of namespace {name}, by which rules that apply to {subject} select")
+            }
+            MissingFact::Unread(documents) => {
+                format!("policies that may select {subject} and were not read: {}", shorten(documents, NAMED, "; "))
+            }
         };
         if !words.contains(&word) {
             words.push(word);

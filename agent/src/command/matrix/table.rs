@@ -10,9 +10,10 @@ use npc_compiler::cluster::group::Groups;
 use npc_compiler::object::Family;
 use npc_compiler::policy::Direction;
 use npc_compiler::verdict::flow::End;
-use npc_compiler::verdict::matrix::Matrix;
-use npc_compiler::verdict::outside::outside;
+use npc_compiler::verdict::matrix::{Cell, Matrix};
+use npc_compiler::verdict::outside::{Certainty, Outside, outside};
 
+use super::filter::OutsideShown;
 use crate::command::output::Columns;
 use crate::command::words::shorten;
 
@@ -22,18 +23,22 @@ const TABLE_ENDPOINTS: usize = 16;
 /// So many names or prefixes are written out; of more, how many they are.
 const LISTED: usize = 4;
 
-const OUTSIDE: &str = "outside";
+/// What stands for the addresses that belong to no endpoint.
+pub(super) const OUTSIDE: &str = "outside";
 
 /// A matrix with names that are short and distinct.
-pub(super) struct View<'a> {
+pub(super) struct TextMatrix<'a> {
     matrix: &'a Matrix<'a>,
     cluster: &'a Cluster,
     groups: &'a Groups,
     names: Vec<String>,
+    /// The places of the endpoints, by name.
+    order: Vec<usize>,
+    shown: OutsideShown,
 }
 
-impl<'a> View<'a> {
-    pub(super) fn new(matrix: &'a Matrix<'a>, cluster: &'a Cluster, groups: &'a Groups) -> Self {
+impl<'a> TextMatrix<'a> {
+    pub(super) fn new(matrix: &'a Matrix<'a>, cluster: &'a Cluster, groups: &'a Groups, shown: OutsideShown) -> Self {
         // The kind of a workload is left out where the rest is distinct.
         let short = |id: &str| match id.split('/').collect::<Vec<_>>().as_slice() {
             [namespace, _, name] => format!("{namespace}/{name}"),
@@ -44,13 +49,24 @@ impl<'a> View<'a> {
             *count.entry(short(&endpoint.id)).or_default() += 1;
         }
         let name = |id: &str| Some(short(id)).filter(|short| count[short] == 1).unwrap_or_else(|| id.to_owned());
-        let names = matrix.endpoints().iter().map(|endpoint| name(&endpoint.id)).collect();
-        Self { matrix, cluster, groups, names }
+        let names: Vec<String> = matrix.endpoints().iter().map(|endpoint| name(&endpoint.id)).collect();
+        let mut order: Vec<usize> = (0..names.len()).collect();
+        order.sort_by(|a, b| names[*a].cmp(&names[*b]));
+        Self { matrix, cluster, groups, names, order, shown }
+    }
+
+    /// The places of the sources and of the destinations, by name.
+    fn places(&self) -> (Vec<usize>, Vec<usize>) {
+        let shown = |is: fn((bool, bool)) -> bool| {
+            let places = self.order.iter().copied();
+            places.filter(|place| is(self.matrix.is_shown(*place))).collect()
+        };
+        (shown(|(from, _)| from), shown(|(_, to)| to))
     }
 
     /// A table that says everything, however wide.
     pub(super) fn wide(&self, out: &mut impl Write) -> io::Result<()> {
-        self.columns(usize::MAX).write(out, "", 1)?;
+        with_legend(out, |text| self.columns(usize::MAX).write(text, "", 1))?;
         out.flush()
     }
 
@@ -61,35 +77,52 @@ impl<'a> View<'a> {
         match table.filter(|table| terminal.is_none_or(|width| table.width(1) <= width)) {
             _ if self.names.is_empty() => writeln!(out, "there are no endpoints")?,
             // One more space sets the names of the lines apart.
-            Some(table) => table.write(out, "", 1)?,
-            None => self.lines(out)?,
+            Some(table) => with_legend(out, |text| table.write(text, "", 1))?,
+            None => {
+                // As many names in a line as the terminal has room for.
+                let narrower = (1..LISTED).rev().map(|listed| self.lines(listed));
+                let fits = |lines: &Columns| terminal.is_none_or(|width| lines.width(0) <= width);
+                let widest = self.lines(LISTED);
+                let lines = std::iter::once(widest).chain(narrower).find(fits).unwrap_or_else(|| self.lines(1));
+                with_legend(out, |text| lines.write(text, "", 0))?;
+            }
         }
         out.flush()
     }
 
     fn columns(&self, listed: usize) -> Columns {
         let mut columns = Columns::default();
-        columns.push(std::iter::once(String::new()).chain(self.names.iter().cloned()).chain([OUTSIDE.to_owned()]));
+        columns.push(std::iter::once(String::new()).chain(self.headings()));
         for line in self.grid(listed) {
             columns.push(line);
         }
         columns
     }
 
+    /// The names of the destinations.
+    fn headings(&self) -> Vec<String> {
+        let (_, to) = self.places();
+        let outside = self.shown.to.then(|| OUTSIDE.to_owned());
+        to.into_iter().map(|place| self.names[place].clone()).chain(outside).collect()
+    }
+
     /// The lines of the table, each with its name.
     fn grid(&self, listed: usize) -> Vec<Vec<String>> {
         let dot = |text: String| if text.is_empty() { ".".to_owned() } else { text };
-        let places = 0..self.names.len();
-        let mut lines: Vec<Vec<String>> = places
-            .clone()
+        let (sources, destinations) = self.places();
+        let mut lines: Vec<Vec<String>> = (sources.iter())
             .map(|from| {
-                let cell = |to| if from == to { "-".to_owned() } else { dot(self.cell(from, to)) };
-                let outside = dot(self.with_outside(from, Direction::Egress, listed));
-                std::iter::once(self.names[from].clone()).chain(places.clone().map(cell)).chain([outside]).collect()
+                let cell = |to: &usize| if from == to { "-".to_owned() } else { dot(self.cell(*from, *to)) };
+                let outside = self.shown.to.then(|| dot(self.with_outside(*from, Direction::Egress, listed)));
+                let name = std::iter::once(self.names[*from].clone());
+                name.chain(destinations.iter().map(cell)).chain(outside).collect()
             })
             .collect();
-        let from_outside = places.map(|to| dot(self.with_outside(to, Direction::Ingress, listed)));
-        lines.push(std::iter::once(OUTSIDE.to_owned()).chain(from_outside).chain(["-".to_owned()]).collect());
+        if self.shown.from {
+            let from_outside = destinations.iter().map(|to| dot(self.with_outside(*to, Direction::Ingress, listed)));
+            let corner = self.shown.to.then(|| "-".to_owned());
+            lines.push(std::iter::once(OUTSIDE.to_owned()).chain(from_outside).chain(corner).collect());
+        }
         lines
     }
 
@@ -101,30 +134,60 @@ impl<'a> View<'a> {
             self.matrix.endpoints()[place].addresses.iter().any(|address| Family::of(address) == family)
         };
         let possible = Family::ALL.into_iter().filter(|family| has(from, *family) && has(to, *family)).count();
-        if cells.len() >= possible && cells.iter().all(|cell| cell.traffic == first.traffic) {
-            return first.traffic.to_string();
+        let is_same = |cell: &Cell| {
+            (&cell.traffic, &cell.unknown, &cell.differs) == (&first.traffic, &first.unknown, &first.differs)
+        };
+        if cells.len() >= possible && cells.iter().all(is_same) {
+            return traffic(first);
         }
         let by_family = cells.iter().map(|cell| match cell.family {
-            Some(family) => format!("{family}:{}", cell.traffic),
-            None => cell.traffic.to_string(),
+            Some(family) => format!("{family}:{}", traffic(cell)),
+            None => traffic(cell),
         });
         by_family.collect::<Vec<_>>().join(" ")
     }
 
-    fn with_outside(&self, place: usize, direction: Direction, listed: usize) -> String {
-        // Between two addresses there is nothing to say.
+    /// What passes between an endpoint and addresses outside, as far as it is shown.
+    pub(super) fn outside(&self, place: usize, direction: Direction, certainty: Certainty) -> Vec<Outside> {
         let ends: Vec<End> = self.matrix.ends(place).collect();
-        if ends.iter().any(|end| matches!(end, End::Address(_))) {
+        let (from, to) = self.matrix.is_shown(place);
+        let is_shown = match direction {
+            Direction::Egress => from && self.shown.to,
+            Direction::Ingress => to && self.shown.from,
+        };
+        // Between two addresses there is nothing to say.
+        if !is_shown || ends.iter().any(|end| matches!(end, End::Address(_))) {
+            return Vec::new();
+        }
+        let mut entries = outside(self.cluster, self.groups, ends, direction, certainty);
+        for entry in &mut entries {
+            entry.traffic = self.matrix.shown(&entry.traffic);
+        }
+        entries.retain(|entry| !entry.traffic.is_none());
+        entries
+    }
+
+    fn with_outside(&self, place: usize, direction: Direction, listed: usize) -> String {
+        if self.matrix.ends(place).any(|end| matches!(end, End::Address(_))) {
             return "-".to_owned();
         }
-        let entries = outside(self.cluster, self.groups, ends, direction);
-        shorten(&entries.iter().map(ToString::to_string).collect::<Vec<_>>(), listed, " ")
+        let (least, most) =
+            (self.outside(place, direction, Certainty::Least), self.outside(place, direction, Certainty::Most));
+        let certain = least.iter().map(ToString::to_string);
+        let is_more = |entry: &&Outside| !least.contains(entry);
+        let unknown = most.iter().filter(is_more).map(|entry| format!("?{entry}"));
+        shorten(&certain.chain(unknown).collect::<Vec<_>>(), listed, " ")
     }
 
     /// One line for each allowed pair. Endpoints that no rule distinguishes
     /// are one, and sources with the same lines share them.
-    fn lines(&self, out: &mut impl Write) -> io::Result<()> {
-        let alike = self.matrix.alike();
+    fn lines(&self, listed: usize) -> Columns {
+        let mut alike = self.matrix.alike();
+        let by_name = |a: &usize, b: &usize| self.names[*a].cmp(&self.names[*b]);
+        for places in &mut alike {
+            places.sort_by(by_name);
+        }
+        alike.sort_by(|a, b| by_name(&a[0], &b[0]));
         let mut by_row = IndexMap::<BTreeMap<String, Vec<usize>>, Vec<usize>>::new();
         let outside = alike.len();
         for (place, sources) in alike.iter().enumerate() {
@@ -153,16 +216,20 @@ impl<'a> View<'a> {
                     Some(places) => places.iter().map(|place| self.names[*place].clone()).collect(),
                     None => vec![OUTSIDE.to_owned()],
                 });
-                let targets = shorten(&names.collect::<Vec<_>>(), LISTED, ", ");
+                let mut names = names.collect::<Vec<_>>();
+                // What is outside comes last.
+                names.sort_by(|a, b| (a == OUTSIDE, a).cmp(&(b == OUTSIDE, b)));
+                let targets = shorten(&names, listed, ", ");
                 columns.push([source.clone(), format!("-> {targets}"), text]);
             }
         };
         for (row, sources) in by_row {
-            let names: Vec<String> = sources.iter().map(|place| self.names[*place].clone()).collect();
-            add(shorten(&names, LISTED, ", "), row);
+            let mut names: Vec<String> = sources.iter().map(|place| self.names[*place].clone()).collect();
+            names.sort_unstable();
+            add(shorten(&names, listed, ", "), row);
         }
         add(OUTSIDE.to_owned(), from_outside);
-        columns.write(out, "", 0)
+        columns
     }
 
     pub(super) fn markdown(&self, out: &mut impl Write) -> io::Result<()> {
@@ -170,9 +237,9 @@ impl<'a> View<'a> {
             let escaped = cells.map(|cell| cell.replace('|', "\\|").replace('*', "\\*"));
             format!("| {} |", escaped.collect::<Vec<_>>().join(" | "))
         };
-        let (from, outside) = ("from \\ to".to_owned(), OUTSIDE.to_owned());
-        writeln!(out, "{}", line(&mut std::iter::once(&from).chain(&self.names).chain([&outside])))?;
-        writeln!(out, "|{}", " --- |".repeat(self.names.len() + 2))?;
+        let (from, headings) = ("from \\ to".to_owned(), self.headings());
+        writeln!(out, "{}", line(&mut std::iter::once(&from).chain(&headings)))?;
+        writeln!(out, "|{}", " --- |".repeat(headings.len() + 1))?;
         for cells in self.grid(usize::MAX) {
             writeln!(out, "{}", line(&mut cells.iter()))?;
         }
@@ -200,4 +267,35 @@ impl<'a> View<'a> {
         writeln!(out, "}}")?;
         out.flush()
     }
+}
+
+/// Writes a text, and below it what its marks mean. No name of an endpoint has one.
+fn with_legend(out: &mut impl Write, write: impl FnOnce(&mut Vec<u8>) -> io::Result<()>) -> io::Result<()> {
+    let mut text = Vec::new();
+    write(&mut text)?;
+    out.write_all(&text)?;
+    if text.contains(&b'?') {
+        writeln!(out, "\n? the input does not say whether this is allowed; npc explain names the missing fact")?;
+    }
+    if text.contains(&b'~') {
+        writeln!(out, "\n~ replicas differ: this is allowed for some of them; --by pod shows which")?;
+    }
+    Ok(())
+}
+
+/// What a cell says: `*`, `5432`, `5432~` for some replicas, `?443` where that is not known.
+fn traffic(cell: &Cell) -> String {
+    let common = cell.traffic.difference(&cell.differs);
+    let mut parts = Vec::new();
+    if !common.is_none() {
+        parts.push(common.to_string());
+    }
+    if !cell.differs.is_none() {
+        parts.push(format!("{}~", cell.differs));
+    }
+    if !cell.unknown.is_none() {
+        let most = cell.traffic.union(&cell.unknown);
+        parts.push(if most.is_all() { "?*".to_owned() } else { format!("?{}", cell.unknown) });
+    }
+    parts.join(" ")
 }

@@ -62,15 +62,17 @@ impl State {
     pub(super) fn read(name: &str, cluster: &Cluster) -> anyhow::Result<Self> {
         let reading = || "cannot read this kernel; npc migrate --node needs root";
         let (kernel, held) = open().with_context(reading)?;
-        let AgentAnswer { options, lingering, why_not } = AgentAnswer::ask(name);
-        let wanted = |options: &_| KernelState::from(&layout::ruleset_with(cluster, name, options, &lingering));
+        let AgentAnswer { options, retained, why_not } = AgentAnswer::ask(name);
+        let wanted = |options: &_| KernelState::from(&layout::ruleset_with(cluster, name, options, &retained));
         let options = options.unwrap_or_else(|| options::nearest(&held, |options| distance(&wanted(options), &held)));
         // An agent does not say its secret, but the kernel keeps it.
         let options = layout::Options { seed: Seed::kept_in(&held), ..options };
         let wanted = wanted(&options);
-        let compare = |family| compare(family, wanted.family(family), held.family(family));
-        let mut differs: Vec<String> = Family::ALL.into_iter().flat_map(compare).collect();
-        for (family, hook) in kernel.hooks() {
+        let hooks = kernel.hooks();
+        // A kernel without a family has no packets of it that rules could miss.
+        let families: Vec<Family> = hooks.iter().map(|(family, _)| *family).collect();
+        let mut differs = differences(&families, &wanted, &held);
+        for (family, hook) in hooks {
             let expected = !held.family(family).chains.is_empty() || !differs.is_empty();
             match hook {
                 Ok(Hook::First) => {}
@@ -163,6 +165,12 @@ pub(super) fn distance(one: &KernelState, other: &KernelState) -> usize {
     Family::ALL.into_iter().map(of_family).sum()
 }
 
+/// What differs in these families.
+fn differences(families: &[Family], wanted: &KernelState, held: &KernelState) -> Vec<String> {
+    let of_family = |family: &Family| compare(*family, wanted.family(*family), held.family(*family));
+    families.iter().flat_map(of_family).collect()
+}
+
 fn compare(family: Family, wanted: &FamilyState, held: &FamilyState) -> Vec<String> {
     // Without a chain of ours there is one thing to say.
     if held.chains.is_empty() && !wanted.chains.is_empty() {
@@ -192,4 +200,32 @@ fn compare(family: Family, wanted: &FamilyState, held: &FamilyState) -> Vec<Stri
         }
     }
     lines
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1::PodSpec;
+    use k8s_openapi::api::networking::v1 as networking;
+    use npc_compiler::object::{Labels, NetworkPolicy, Objects, Pod};
+    use npc_compiler::ruleset::layout::Options;
+
+    use super::*;
+
+    #[test]
+    fn a_node_without_ipv6_lacks_no_rules_of_it() {
+        let spec = serde_json::json!({"metadata": {"namespace": "ns", "name": "p"}, "spec": {"podSelector": {}}});
+        let policy: networking::NetworkPolicy = serde_json::from_value(spec).expect("a policy");
+        let pod = Pod::from_template("ns".to_owned(), "a".to_owned(), Labels::new(), PodSpec::default());
+        let pod =
+            Pod { node: Some("n1".to_owned()), ipv4: "10.0.0.1".parse().ok(), ipv6: "fd00::1".parse().ok(), ..pod };
+        let mut objects =
+            Objects { pods: vec![pod], policies: vec![NetworkPolicy::from(policy)], ..Objects::default() };
+        objects.declare_namespaces();
+        let ruleset = layout::ruleset(&Cluster::new(&objects), "n1", &Options::default());
+        let wanted = KernelState::from(&ruleset);
+        let mut held = KernelState::from(&ruleset);
+        *held.family_mut(Family::V6) = FamilyState::default();
+        assert_eq!(differences(&[Family::V4], &wanted, &held), [""; 0], "this kernel has no IPv6");
+        assert_eq!(differences(&Family::ALL, &wanted, &held), ["IPv6: there is no chain of npc"]);
+    }
 }

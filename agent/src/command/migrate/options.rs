@@ -17,7 +17,7 @@ pub(super) struct AgentAnswer {
     /// Its options; none where no agent says them.
     pub(super) options: Option<Options>,
     /// The groups that it keeps though they have no endpoint.
-    pub(super) lingering: Vec<RetainedGroup>,
+    pub(super) retained: Vec<RetainedGroup>,
     /// Why there are no options.
     pub(super) why_not: Option<String>,
 }
@@ -44,7 +44,7 @@ impl AgentAnswer {
                 },
                 options: status.options.map(Into::into),
                 // Without an agent, what it kept for pods that may come back is too much.
-                lingering: status.lingering.into_iter().map(Into::into).collect(),
+                retained: status.lingering.into_iter().map(Into::into).collect(),
             },
         }
     }
@@ -101,7 +101,7 @@ mod tests {
         let options = manifests::Options {
             default_namespace: "default".to_owned(),
             allow_errors: false,
-            declare_namespaces: true,
+            ..manifests::Options::default()
         };
         let mut objects = manifests::load(&[folder.into()], &options).expect("the shop").objects;
         // Templates have no node and no address.

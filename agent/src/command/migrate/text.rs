@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use super::node::State;
 use super::report::{Item, Report, Side};
 use crate::command::output::{BAD, Columns, FAINT, GOOD};
-use crate::command::words::shorten;
+use crate::command::words::{blocks, shorten};
 
 /// So many workloads or prefixes are named on one side of a line.
 const LISTED: usize = 4;
@@ -85,7 +85,11 @@ fn names(side: &Side) -> String {
     match side.addresses.as_slice() {
         [] => {}
         [all] if all.ends_with("/0") => names.push("outside".to_owned()),
-        prefixes => names.push(format!("outside {}", shorten(prefixes, LISTED, " "))),
+        prefixes => {
+            let blocks = blocks(&prefixes.join(","));
+            let blocks: Vec<String> = blocks.split(',').map(str::to_owned).collect();
+            names.push(format!("outside {}", shorten(&blocks, LISTED, " ")));
+        }
     }
     shorten(&names, LISTED, ", ")
 }

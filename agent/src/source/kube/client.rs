@@ -50,17 +50,38 @@ const AGENT_NAME: HeaderValue = HeaderValue::from_static(concat!("npc/", env!("C
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// No kubeconfig, and not in a pod either.
-    #[error(
-        "found no cluster: neither a kubeconfig (--kubeconfig, KUBECONFIG, ~/.kube/config) nor a service account: {}",
-        words(.0)
-    )]
+    #[error("{}", no_cluster(.0))]
     Infer(InferConfigError),
     /// The kubeconfig that was named cannot be used.
-    #[error("cannot use the kubeconfig: {}", words(.0))]
+    #[error("cannot use the kubeconfig: {}", kubeconfig_words(.0))]
     Kubeconfig(KubeconfigError),
     /// The client cannot be made.
     #[error("cannot make a client for the API server: {}", words(.0))]
     Client(kube::Error),
+}
+
+/// Why no cluster is found. Outside a pod the kubeconfig is what is missing.
+fn no_cluster(error: &InferConfigError) -> String {
+    let kubeconfig = std::error::Error::source(error).and_then(|cause| cause.downcast_ref());
+    let why = kubeconfig.map_or_else(|| words(error), kubeconfig_words);
+    format!("found no cluster: {why}; name a kubeconfig with --kubeconfig or KUBECONFIG")
+}
+
+/// What is wrong with a kubeconfig, in words.
+fn kubeconfig_words(error: &KubeconfigError) -> String {
+    match error {
+        KubeconfigError::ReadConfig(cause, path) if cause.kind() == std::io::ErrorKind::NotFound => {
+            format!("there is no {}", path.display())
+        }
+        KubeconfigError::ReadConfig(cause, path) => format!("{} cannot be read: {}", path.display(), cause.kind()),
+        KubeconfigError::FindPath => "there is no kubeconfig, and no home directory to find one in".to_owned(),
+        KubeconfigError::CurrentContextNotSet => "it has no current-context; name one with --context".to_owned(),
+        KubeconfigError::LoadContext(name) => format!("it has no context {name:?}"),
+        KubeconfigError::LoadClusterOfContext(name) => {
+            format!("it has no cluster {name:?}, which the context names")
+        }
+        other => words(other),
+    }
 }
 
 /// Makes clients of one API server. Each has connections of its own, so behind a load
@@ -68,6 +89,7 @@ pub enum Error {
 #[derive(Clone)]
 pub struct Connector {
     make: Arc<dyn Fn() -> kube::Result<Client> + Send + Sync>,
+    server: Option<Arc<str>>,
     pub(super) limits: Arc<Limits>,
 }
 
@@ -80,7 +102,13 @@ impl fmt::Debug for Connector {
 impl Connector {
     /// Makes clients in this way.
     pub fn new(make: impl Fn() -> kube::Result<Client> + Send + Sync + 'static) -> Self {
-        Self { make: Arc::new(make), limits: Arc::default() }
+        Self { make: Arc::new(make), server: None, limits: Arc::default() }
+    }
+
+    /// The URL of the API server, where it is known.
+    #[must_use]
+    pub fn server(&self) -> Option<&str> {
+        self.server.as_deref()
     }
 
     /// A new client.
@@ -119,7 +147,9 @@ pub async fn connect(kubeconfig: Option<&Path>, context: Option<String>) -> Resu
     // kube would repeat a request up to 15 times, the first time after 5 ms, below the
     // place where requests are counted and bounded.
     config.default_retry = false;
-    let connector = Connector::new(move || Client::try_from(config.clone()));
+    let server = config.cluster_url.to_string();
+    let mut connector = Connector::new(move || Client::try_from(config.clone()));
+    connector.server = Some(server.trim_end_matches('/').into());
     // What is wrong with the configuration shows now.
     drop(connector.client().map_err(Error::Client)?);
     Ok(connector)

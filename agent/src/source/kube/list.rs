@@ -1,15 +1,28 @@
-//! A cluster as it is now, for commands that judge it once.
+//! A cluster as it is now, for commands that judge it once, as far as the reader's rights
+//! reach.
+//!
+//! A developer often has rights in one namespace only. Each kind is asked for in all
+//! namespaces first. Where that is forbidden, it is asked for in the one namespace, and
+//! what is missing is [`Unread`]: a verdict that it may decide is unknown.
+
+mod error;
+
+use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
+use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::ListParams;
 use kube::core::Request;
-use kube::{Client, Resource};
-use npc_compiler::object::Objects;
+use kube::{Api, Client, Resource};
+use npc_compiler::cluster::unread::{Extent, Unread};
+use npc_compiler::object::{NetworkPolicy, Objects};
 use serde::de::DeserializeOwned;
+use tokio::time;
 
+pub use self::error::Error;
 use super::decode::{self, Item};
 use super::failure::Failure;
 use super::read::{Buffer, Items};
@@ -20,86 +33,98 @@ use crate::source::PolicyList;
 /// How many objects a page has.
 const PAGE: u32 = 500;
 
+/// How a cluster is listed.
+#[derive(Debug, Clone)]
+pub struct ListSettings {
+    /// The namespace to list in where listing in all of them is forbidden.
+    pub namespace: String,
+    /// How long one answer of the API server may take; without one, as long as the
+    /// client waits.
+    pub request_timeout: Option<Duration>,
+}
+
 /// The objects, and what cannot be read of them, in words.
 #[derive(Debug, Default)]
 pub struct Listed {
-    /// Pods, namespaces, network policies, nodes and services.
+    /// Pods, namespaces, network policies, nodes, services and endpoint slices.
     pub objects: Objects,
-    /// What was left out.
+    /// What was left out, because npc does not understand what the API server sent.
     pub problems: Vec<String>,
+    /// What was left out, for any reason.
+    pub unread: Vec<Unread>,
 }
 
-/// Why a cluster cannot be read. The text has the cause in it.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot list {what}: {}", words(cause.as_ref()))]
-pub struct Error {
-    /// The plural of a kind.
-    what: String,
-    /// What the API server answered, or why it did not.
-    cause: Box<Failure>,
-}
-
-/// Lists everything that decides about connectivity.
+/// Lists everything that decides about connectivity, as far as the API server allows it.
 ///
 /// The lists are of slightly different moments, as everything is that asks an
 /// API server for several kinds.
 ///
 /// # Errors
-/// If one of them cannot be had.
-pub async fn list(client: &Client) -> Result<Listed, Error> {
-    let mut listed = Listed::default();
-    let Listed { objects, problems } = &mut listed;
-    objects.namespaces = all::<slim::Namespace, _>(client, problems).await?;
-    objects.nodes = all::<slim::Node, _>(client, problems).await?;
-    objects.pods = all::<slim::Pod, _>(client, problems).await?;
-    objects.services = all::<Service, _>(client, problems).await?;
-    objects.endpoint_slices = match all::<EndpointSlice, _>(client, problems).await {
-        Ok(slices) => slices,
-        // Without the right to list them, pods and selectors say where most Services lead;
-        // of the others an explanation says that it does not know.
-        Err(Error { cause, .. }) if matches!(cause.code(), Some(403 | 404)) => Vec::new(),
-        Err(error) => return Err(error),
+/// If the API server does not answer, rejects the credentials, or lets neither the pods
+/// nor the policies of any namespace be listed.
+pub async fn list(client: &Client, settings: &ListSettings) -> Result<Listed, Error> {
+    let mut reader = Reader { client, settings, problems: Vec::new(), unread: Vec::new() };
+    let mut objects = Objects {
+        namespaces: reader.namespaces().await?,
+        nodes: reader.nodes().await?,
+        pods: reader.needed::<slim::Pod, _>(object).await?,
+        services: reader.wanted::<Service, _>(object).await?,
+        endpoint_slices: reader.wanted::<EndpointSlice, _>(object).await?,
+        policies: reader.needed::<slim::Policy, _>(policy).await?,
+        ..Objects::default()
     };
-    let path = slim::Policy::url_path(&(), None);
-    let read = read(client, &path, |item: Result<Item<slim::Policy>, String>, bytes| match item {
-        Ok(Item { content: Ok(policy), .. }) => (Some(policy.into()), None),
-        Ok(Item { identity, content: Err(error), .. }) => {
-            // As an agent takes it that has no earlier version of it.
-            let rescued = slim::Policy::rescue(bytes, &identity, &error);
-            let effect = if rescued.is_some() { "counts without its rules" } else { "is left out" };
-            (rescued, Some(problem::<slim::Policy>(&identity, &error, effect)))
-        }
-        Err(error) => (None, Some(problem::<slim::Policy>(&decode::Identity::default(), &error, "is left out"))),
-    });
-    for (policy, problem) in read.await.map_err(Error::of::<slim::Policy>)? {
-        objects.policies.extend(policy);
-        problems.extend(problem);
-    }
     objects.bound_policies();
-    Ok(listed)
-}
-
-/// The policies of a namespace as they are now.
-#[must_use]
-pub fn policies_of(client: &Client, namespace: &str) -> BoxFuture<'static, Result<PolicyList, String>> {
-    let (client, path) = (client.clone(), slim::Policy::url_path(&(), Some(namespace)));
-    async move {
-        let mut list = PolicyList::default();
-        let read = read(&client, &path, |item: Result<Item<slim::Policy>, String>, _| item.ok());
-        for item in read.await.map_err(|error| words(&error))?.into_iter().flatten() {
-            match item.content {
-                Ok(policy) => list.policies.push(policy.into()),
-                Err(_) => drop(list.unreadable.insert(item.identity.name)),
-            }
-        }
-        Ok(list)
+    let Reader { problems, unread, .. } = reader;
+    if unread.iter().any(|unread| unread.kind.as_deref() == Some("Namespace")) {
+        // The others exist, and of their labels the one with the name is known.
+        objects.declare_namespaces();
     }
-    .boxed()
+    Ok(Listed { objects, problems, unread })
 }
 
-impl Error {
-    fn of<K: Resource<DynamicType = ()>>(cause: Failure) -> Self {
-        Self { what: K::plural(&()).into_owned(), cause: Box::new(cause) }
+/// What an item of a list came to: the object, and what is wrong with it.
+struct Made<T> {
+    object: Option<T>,
+    fault: Option<Fault>,
+}
+
+/// Why an object cannot be read as it is.
+struct Fault {
+    /// Empty where it is not known.
+    namespace: String,
+    problem: String,
+}
+
+/// An item as the API server sent it; its error is that of one that shows no name.
+type Sent<K> = Result<Item<K>, String>;
+
+fn object<K: Resource<DynamicType = ()>, T: From<K>>(item: Sent<K>, _: &[u8]) -> Made<T> {
+    match item {
+        Ok(Item { content: Ok(object), .. }) => Made { object: Some(object.into()), fault: None },
+        Ok(Item { identity, content: Err(error), .. }) => Made::left_out::<K>(identity, &error),
+        Err(error) => Made::left_out::<K>(decode::Identity::default(), &error),
+    }
+}
+
+fn policy(item: Sent<slim::Policy>, bytes: &[u8]) -> Made<NetworkPolicy> {
+    let (identity, error) = match item {
+        Ok(Item { identity, content: Err(error), .. }) => (identity, error),
+        item => return object(item, bytes),
+    };
+    // As an agent takes it that has no earlier version of it. Which rules it has is not known.
+    match slim::Policy::rescue(bytes, &identity, &error) {
+        Some(rescued) => {
+            let problem = problem::<slim::Policy>(&identity, &error, "counts without its rules");
+            Made { object: Some(rescued), fault: Some(Fault { namespace: identity.namespace, problem }) }
+        }
+        None => Made::left_out::<slim::Policy>(identity, &error),
+    }
+}
+
+impl<T> Made<T> {
+    fn left_out<K: Resource<DynamicType = ()>>(identity: decode::Identity, error: &str) -> Self {
+        let problem = problem::<K>(&identity, error, "is left out");
+        Self { object: None, fault: Some(Fault { namespace: identity.namespace, problem }) }
     }
 }
 
@@ -111,104 +136,192 @@ fn problem<K: Resource<DynamicType = ()>>(identity: &decode::Identity, error: &s
     format!("{kind} {namespace}{slash}{name}: cannot be read as the API server sent it, and {effect}: {error}")
 }
 
-/// All objects of a kind that can be read. What cannot is added to `problems`.
-async fn all<K, T>(client: &Client, problems: &mut Vec<String>) -> Result<Vec<T>, Error>
-where
-    K: Resource<DynamicType = ()> + DeserializeOwned,
-    T: From<K>,
-{
-    let path = K::url_path(&(), None);
-    let read = read(client, &path, |item: Result<Item<K>, String>, _| match item {
-        Ok(Item { content: Ok(object), .. }) => Ok(T::from(object)),
-        Ok(Item { identity, content: Err(error), .. }) => Err(problem::<K>(&identity, &error, "is left out")),
-        Err(error) => Err(problem::<K>(&decode::Identity::default(), &error, "is left out")),
-    });
-    let mut all = Vec::new();
-    for object in read.await.map_err(Error::of::<K>)? {
-        match object {
-            Ok(object) => all.push(object),
-            Err(problem) => problems.push(problem),
-        }
-    }
-    Ok(all)
+/// Lists one kind after the other.
+struct Reader<'a> {
+    client: &'a Client,
+    settings: &'a ListSettings,
+    problems: Vec<String>,
+    unread: Vec<Unread>,
 }
 
-/// Reads a list in pages. `make` is given each object, or why it cannot be read where it
-/// shows no name either, and its bytes.
+impl Reader<'_> {
+    fn leave_out<K: Resource<DynamicType = ()>>(&mut self, namespace: Extent, why: String) {
+        self.unread.push(Unread { kind: Some(K::kind(&()).into_owned()), namespace, why });
+    }
+
+    fn error<K: Resource<DynamicType = ()>>(&self, failure: &Failure) -> Error {
+        Error::of::<K>(failure, self.settings)
+    }
+
+    /// The namespaces; where they cannot be listed, the one, if it can be read.
+    async fn namespaces<T: From<slim::Namespace>>(&mut self) -> Result<Vec<T>, Error> {
+        let failure = match self.all::<slim::Namespace, _>(None, &object).await {
+            Err(failure) if failure.code() == Some(403) => failure,
+            listed => return listed.map_err(|failure| self.error::<slim::Namespace>(&failure)),
+        };
+        // A role in a namespace mostly has the right to read the Namespace itself.
+        let here = self.settings.namespace.as_str();
+        let api = Api::<slim::Namespace>::all(self.client.clone());
+        let read = self.in_time(api.get_opt(here).map(|read| read.map_err(Failure::from))).await;
+        let (read, extent) = match read {
+            Ok(Some(namespace)) => (vec![namespace.into()], Extent::AllBut(here.to_owned())),
+            Err(silent @ Failure::NoAnswer(_)) => return Err(self.error::<slim::Namespace>(&silent)),
+            Ok(None) | Err(_) => (Vec::new(), Extent::Everywhere),
+        };
+        self.leave_out::<slim::Namespace>(extent, no_right::<slim::Namespace>(&failure));
+        Ok(read)
+    }
+
+    async fn nodes<T: From<slim::Node>>(&mut self) -> Result<Vec<T>, Error> {
+        match self.all::<slim::Node, _>(None, &object).await {
+            Err(failure) if failure.code() == Some(403) => {
+                self.leave_out::<slim::Node>(Extent::Everywhere, no_right::<slim::Node>(&failure));
+                Ok(Vec::new())
+            }
+            listed => listed.map_err(|failure| self.error::<slim::Node>(&failure)),
+        }
+    }
+
+    /// The objects of a kind without which nothing can be said.
+    async fn needed<K, T>(&mut self, make: impl Fn(Sent<K>, &[u8]) -> Made<T>) -> Result<Vec<T>, Error>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + DeserializeOwned,
+    {
+        let listed = self.reachable(make).await;
+        listed.map_err(|failure| self.error::<K>(&failure))
+    }
+
+    /// The objects of a kind without which most can be said.
+    async fn wanted<K, T>(&mut self, make: impl Fn(Sent<K>, &[u8]) -> Made<T>) -> Result<Vec<T>, Error>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + DeserializeOwned,
+    {
+        match self.reachable(make).await {
+            // An old server does not have the kind.
+            Err(failure) if matches!(failure.code(), Some(403 | 404)) => {
+                self.leave_out::<K>(Extent::Everywhere, no_right::<K>(&failure));
+                Ok(Vec::new())
+            }
+            listed => listed.map_err(|failure| self.error::<K>(&failure)),
+        }
+    }
+
+    /// The objects of all namespaces, else those of the one namespace.
+    async fn reachable<K, T>(&mut self, make: impl Fn(Sent<K>, &[u8]) -> Made<T>) -> Result<Vec<T>, Failure>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + DeserializeOwned,
+    {
+        let failure = match self.all(None, &make).await {
+            Err(failure) if failure.code() == Some(403) => failure,
+            listed => return listed,
+        };
+        let here = self.settings.namespace.clone();
+        let listed = self.all(Some(&here), &make).await?;
+        self.leave_out::<K>(Extent::AllBut(here), no_right::<K>(&failure));
+        Ok(listed)
+    }
+
+    /// All objects of a kind that can be read, of a namespace or of all.
+    async fn all<K, T>(
+        &mut self,
+        namespace: Option<&str>,
+        make: &impl Fn(Sent<K>, &[u8]) -> Made<T>,
+    ) -> Result<Vec<T>, Failure>
+    where
+        K: Resource<DynamicType = ()> + DeserializeOwned,
+    {
+        let path = K::url_path(&(), namespace);
+        let read = read(self.client, &path, self.settings.request_timeout, make).await?;
+        let mut all = Vec::with_capacity(read.len());
+        for Made { object, fault } in read {
+            all.extend(object);
+            if let Some(Fault { namespace, problem }) = fault {
+                let extent = if namespace.is_empty() { Extent::Everywhere } else { Extent::In(namespace) };
+                self.leave_out::<K>(extent, problem.clone());
+                self.problems.push(problem);
+            }
+        }
+        Ok(all)
+    }
+
+    /// An answer, if it comes within the time that is set.
+    async fn in_time<T>(&self, asked: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+        in_time(self.settings.request_timeout, asked).await
+    }
+}
+
+async fn in_time<T>(timeout: Option<Duration>, asked: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    match timeout {
+        None => asked.await,
+        Some(timeout) => time::timeout(timeout, asked).await.map_err(|_| Failure::NoAnswer(timeout))?,
+    }
+}
+
+/// Why a kind was left out.
+fn no_right<K: Resource<DynamicType = ()>>(failure: &Failure) -> String {
+    match failure.code() {
+        Some(404) => format!("the API server has no {}", K::plural(&())),
+        _ => format!("no right to list {}", K::plural(&())),
+    }
+}
+
+/// The policies of a namespace as they are now.
+#[must_use]
+pub fn policies_of(client: &Client, namespace: &str) -> BoxFuture<'static, Result<PolicyList, String>> {
+    let (client, path) = (client.clone(), slim::Policy::url_path(&(), Some(namespace)));
+    async move {
+        let mut list = PolicyList::default();
+        let read = read(&client, &path, None, |item: Sent<slim::Policy>, _| item.ok());
+        for item in read.await.map_err(|error| words(&error))?.into_iter().flatten() {
+            match item.content {
+                Ok(policy) => list.policies.push(policy.into()),
+                Err(_) => drop(list.unreadable.insert(item.identity.name)),
+            }
+        }
+        Ok(list)
+    }
+    .boxed()
+}
+
+/// Reads a list in pages, each of which may take so long. `make` is given each object, or
+/// why it cannot be read where it shows no name either, and its bytes.
 async fn read<K: DeserializeOwned, T>(
     client: &Client,
     path: &str,
-    make: impl Fn(Result<Item<K>, String>, &[u8]) -> T,
+    timeout: Option<Duration>,
+    make: impl Fn(Sent<K>, &[u8]) -> T,
 ) -> Result<Vec<T>, Failure> {
     let mut params = ListParams::default().limit(PAGE);
     let (mut buffer, mut all) = (Buffer::default(), Vec::new());
     loop {
         let request = Request::new(path).list(&params).map_err(kube::Error::BuildRequest)?;
-        let body = match client.request_stream(request).await {
-            Ok(body) => body,
+        let page = async {
+            let body = client.request_stream(request).await?;
+            let (mut items, mut page) = (Items::new(Box::pin(body)), Vec::new());
+            while let Some(piece) = items.next(&mut buffer).await.map_err(Failure::of_list)? {
+                page.push(make(decode::item::<K>(&buffer, piece), buffer.bytes()));
+            }
+            let metadata = items.envelope().map_err(kube::Error::SerdeError)?.metadata;
+            Ok((page, metadata.r#continue.filter(|token| !token.is_empty())))
+        };
+        match in_time(timeout, page).await {
+            Ok((page, next)) => {
+                all.extend(page);
+                match next {
+                    Some(token) if params.continue_token.as_ref() == Some(&token) => return Err(Failure::Endless),
+                    Some(token) => params.continue_token = Some(token),
+                    None => return Ok(all),
+                }
+            }
             // It took too long over the pages; then all at once.
-            Err(kube::Error::Api(status)) if status.code == 410 && params.continue_token.is_some() => {
+            Err(failure) if failure.code() == Some(410) && params.continue_token.is_some() => {
                 all.clear();
                 params = ListParams::default();
-                continue;
             }
-            Err(error) => return Err(error.into()),
-        };
-        let mut items = Items::new(Box::pin(body));
-        while let Some(piece) = items.next(&mut buffer).await.map_err(Failure::of_list)? {
-            all.push(make(decode::item::<K>(&buffer, piece), buffer.bytes()));
-        }
-        let metadata = items.envelope().map_err(kube::Error::SerdeError)?.metadata;
-        match metadata.r#continue.filter(|token| !token.is_empty()) {
-            Some(token) if params.continue_token.as_ref() == Some(&token) => return Err(Failure::Endless),
-            Some(token) => params.continue_token = Some(token),
-            None => return Ok(all),
+            Err(failure) => return Err(failure),
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use axum::http::{StatusCode, Uri};
-    use axum::response::{IntoResponse as _, Response};
-    use axum::{Json, Router};
-    use serde_json::json;
-
-    use super::*;
-
-    /// A cluster whose lists are all empty, but for this answer about EndpointSlices.
-    async fn listed(slices: fn() -> Response) -> Result<Listed, Error> {
-        let answer = move |uri: Uri| async move {
-            if uri.path() == "/apis/discovery.k8s.io/v1/endpointslices" {
-                slices()
-            } else {
-                Json(json!({"metadata": {}, "items": []})).into_response()
-            }
-        };
-        list(&Client::new(Router::new().fallback(answer), "default")).await
-    }
-
-    fn refused(code: StatusCode) -> Response {
-        let reason = code.canonical_reason();
-        (code, Json(json!({"status": "Failure", "code": code.as_u16(), "reason": reason, "message": reason})))
-            .into_response()
-    }
-
-    #[tokio::test]
-    async fn endpoint_slices_are_read_and_the_right_to_do_so_is_not_needed() {
-        let one = listed(|| {
-            let metadata =
-                json!({"namespace": "shop", "name": "api-1", "labels": {"kubernetes.io/service-name": "api"}});
-            let endpoints = json!([{"addresses": ["192.0.2.1"]}]);
-            let slice = json!({"metadata": metadata, "addressType": "IPv4", "endpoints": endpoints, "ports": []});
-            Json(json!({"metadata": {}, "items": [slice]})).into_response()
-        });
-        let slices = one.await.expect("a list").objects.endpoint_slices;
-        assert_eq!(slices.iter().map(|slice| slice.service.as_str()).collect::<Vec<_>>(), ["api"]);
-        // An old server has no such version.
-        for none in [|| refused(StatusCode::FORBIDDEN), || refused(StatusCode::NOT_FOUND)] {
-            assert_eq!(listed(none).await.expect("a list").objects.endpoint_slices, []);
-        }
-        assert!(listed(|| refused(StatusCode::UNAUTHORIZED)).await.is_err());
-    }
-}
+mod tests;

@@ -22,6 +22,7 @@ use Keep::{All, Fields};
 
 const METADATA: Keep = Fields(&[
     ("name", All),
+    ("generateName", All),
     ("namespace", All),
     ("uid", All),
     ("labels", All),
@@ -31,7 +32,7 @@ const METADATA: Keep = Fields(&[
 const CONTAINERS: Keep = Fields(&[
     ("name", All),
     ("restartPolicy", All),
-    ("ports", Fields(&[("name", All), ("containerPort", All), ("protocol", All)])),
+    ("ports", Fields(&[("name", All), ("containerPort", All), ("protocol", All), ("hostPort", All), ("hostIP", All)])),
 ]);
 const POD_SPEC: Keep =
     Fields(&[("nodeName", All), ("hostNetwork", All), ("containers", CONTAINERS), ("initContainers", CONTAINERS)]);
@@ -72,7 +73,9 @@ const SERVICE: Keep = Fields(&[
             ("clusterIP", All),
             ("clusterIPs", All),
             ("externalIPs", All),
+            ("externalName", All),
             ("externalTrafficPolicy", All),
+            ("internalTrafficPolicy", All),
             ("ports", All),
         ]),
     ),
@@ -101,7 +104,17 @@ const CRON_JOB: Keep = Fields(&[
     ("spec", Fields(&[("jobTemplate", Fields(&[("spec", Fields(&[("template", TEMPLATE)]))]))])),
 ]);
 const POLICY: Keep = Fields(&[("apiVersion", All), ("kind", All), ("metadata", METADATA), ("spec", All)]);
-const OTHER: Keep = Fields(&[("apiVersion", All), ("kind", All)]);
+/// Of a kind that is not Kubernetes' own: what makes a workload of it, if it has a template,
+/// and the patches of a kustomization.
+const OTHER: Keep = Fields(&[
+    ("apiVersion", All),
+    ("kind", All),
+    ("metadata", METADATA),
+    ("spec", Fields(&[("replicas", All), ("template", TEMPLATE)])),
+    ("patches", All),
+    ("patchesJson6902", All),
+    ("patchesStrategicMerge", All),
+]);
 
 /// What a document is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,7 +131,7 @@ pub(super) enum Kind {
     Workload,
     /// Makes pods after the template of its job template.
     CronJob,
-    /// Says nothing about connectivity, or nobody serves it.
+    /// Says nothing about connectivity, or no Kubernetes serves it.
     Other,
 }
 
@@ -163,7 +176,7 @@ impl Kind {
         }
     }
 
-    /// Drops the fields that nobody asks for: most of a live pod is status
+    /// Drops the fields that npc does not ask for: most of a live pod is status
     /// and managed fields, and a cluster has a hundred thousand pods. A field
     /// that is not asked for can also not be wrong. Of a policy only what the
     /// API server fills in goes: an unknown field there is a finding.
@@ -178,6 +191,20 @@ impl Kind {
             retain(node, self.keep());
         }
     }
+}
+
+/// Whether an object of a kind that is not read has a pod template where Kubernetes' own
+/// workloads have theirs. Its pods are then those that a Deployment of it would have.
+pub(super) fn has_pod_template(node: &Node) -> bool {
+    let path = ["spec", "template", "spec", "containers"];
+    let containers = path.iter().try_fold(node, |node, key| node.get(key));
+    containers.is_some_and(|containers| matches!(containers.resolved().value, Value::List(_)))
+}
+
+/// The kind of a workload that is not Kubernetes' own, distinct from the kinds that are.
+pub(super) fn foreign_workload(api_version: &str, kind: &str) -> String {
+    let is_ours = ["v1", "apps/v1", "batch/v1"].iter().any(|version| Kind::of(version, kind) != Kind::Other);
+    if is_ours { qualified(api_version, kind) } else { kind.to_owned() }
 }
 
 /// The name under which a skipped document is counted: `Ingress.networking.k8s.io`.
@@ -252,14 +279,26 @@ pub(super) fn read(
     kind: Kind,
     kind_name: &str,
     node: &Node,
+    file: &str,
     default_namespace: &str,
     notes: &mut Notes,
 ) -> Result<Decoded, Mismatch> {
     let mut metadata: ObjectMeta = field(node, &["metadata"], notes)?;
-    let name = named(node, "name", metadata.name.as_deref())?.ok_or_else(|| {
-        let span = node.get("metadata").map_or(node.span, |metadata| metadata.span);
-        wrong(span, "metadata.name", "the object has no name".to_owned(), "give it a metadata.name")
-    })?;
+    let name = match named(node, "name", metadata.name.as_deref())? {
+        Some(name) => name,
+        None => match named(node, "generateName", metadata.generate_name.as_deref())? {
+            Some(prefix) => generated(&prefix, file, node.span),
+            None => {
+                let span = node.get("metadata").map_or(node.span, |metadata| metadata.span);
+                return Err(wrong(
+                    span,
+                    "metadata.name",
+                    "the object has no name".to_owned(),
+                    "give it a metadata.name",
+                ));
+            }
+        },
+    };
     let namespace = match named(node, "namespace", metadata.namespace.as_deref())? {
         _ if kind.is_cluster_scoped() => String::new(),
         Some(namespace) => namespace,
@@ -371,9 +410,27 @@ fn field<T: serde::de::DeserializeOwned + Default>(
     }
 }
 
+/// The name of an object that leaves its end to the API server: five letters or digits, as
+/// that makes them, which are the same each time that the file is read.
+fn generated(prefix: &str, file: &str, span: Span) -> String {
+    /// Those of the API server.
+    const LETTERS: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
+    let place = format!("{file}:{}:{}", span.start.line, span.start.column);
+    // FNV-1a, which stays what it is.
+    let mut hash = place
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    let end = (0..5).map(|_| {
+        let letter = LETTERS[usize::try_from(hash % 27).unwrap_or_default()];
+        hash /= 27;
+        char::from(letter)
+    });
+    prefix.chars().chain(end).collect()
+}
+
 /// A name or namespace, if it is there. The API allows little more than
 /// letters, digits, `-` and `.`; what would break a path or a line of output
-/// is refused here, all else is nobody's harm.
+/// is refused here, all else does no harm.
 fn named(node: &Node, key: &str, text: Option<&str>) -> Result<Option<String>, Mismatch> {
     let Some(text) = text.filter(|text| !text.is_empty()) else { return Ok(None) };
     if text.contains(|c: char| c == '/' || c.is_whitespace() || c.is_control()) {

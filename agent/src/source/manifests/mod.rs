@@ -13,6 +13,8 @@
 //! stands for one pod made after its template and named like the workload,
 //! unless its own pods, or the workload that owns it, are in the input too, or
 //! it is to have none (`replicas: 0`).
+//! Objects of JSON may follow each other without a separator, and an object with a
+//! `generateName` has a name that ends as the API server would end it.
 //! Kinds that say nothing about connectivity are counted and skipped; a kind or version
 //! that never existed and looks like one that is read is an error.
 //!
@@ -26,6 +28,8 @@
 mod assemble;
 mod decode;
 mod files;
+mod foreign;
+mod json;
 mod kinds;
 mod parse;
 mod position;
@@ -38,11 +42,17 @@ mod types;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
+use std::num::NonZero;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 
+use npc_compiler::cluster::unread::{Extent, Unread};
 use npc_compiler::object::Objects;
 
+pub use foreign::{Foreign, PassedOver};
 pub use position::{Location, Positions};
 pub use problem::{Errors, ObjectRef, Problem, Severity};
 pub use span::{Mark, Span};
@@ -51,6 +61,8 @@ pub(super) use assemble::assemble;
 use files::{GIVEN, read_bounded};
 
 pub(super) use files::{FOLLOWED, read_regular, walk};
+use parse::parse_counted;
+
 pub(super) use parse::{Parsed, parse};
 
 /// How to read.
@@ -63,11 +75,19 @@ pub struct Options {
     /// Whether a namespace that some object lives in exists, even if none of
     /// the files declares it. Off where the cluster says what exists.
     pub declare_namespaces: bool,
+    /// Pass over what ordinary repositories hold beside objects, instead of failing; see
+    /// [`Loaded::passed_over`].
+    pub pass_over: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { default_namespace: "default".to_owned(), allow_errors: false, declare_namespaces: true }
+        Self {
+            default_namespace: "default".to_owned(),
+            allow_errors: false,
+            declare_namespaces: true,
+            pass_over: false,
+        }
     }
 }
 
@@ -85,37 +105,116 @@ pub struct Loaded {
     /// The kinds that were passed over, with how many there were; of a group
     /// other than the core one as `Ingress.networking.k8s.io`.
     pub skipped: BTreeMap<String, usize>,
+    /// What is no object, where [`Options::pass_over`] is set.
+    pub passed_over: PassedOver,
+    /// What was not read, and may decide.
+    pub unread: Vec<Unread>,
+}
+
+/// A text that stands in no file, and the name to show for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Text {
+    /// The name.
+    pub name: String,
+    /// The text.
+    pub bytes: Vec<u8>,
 }
 
 /// Reads files, directories and, as `-`, standard input, in this order.
 ///
 /// # Errors
 ///
-/// Everything that could not be read, unless [`Options::allow_errors`] is set.
+/// Everything that could not be read, unless [`Options::allow_errors`] is set; a path that
+/// leads nowhere in any case.
 pub fn load(paths: &[PathBuf], options: &Options) -> Result<Loaded, Errors> {
-    let mut parsed = Vec::new();
+    load_with(paths, &[], options, &AtomicUsize::new(0))
+}
+
+/// Reads files as [`load`] does, then texts, and counts the documents meanwhile.
+///
+/// # Errors
+///
+/// As [`load`].
+pub fn load_with(paths: &[PathBuf], texts: &[Text], options: &Options, count: &AtomicUsize) -> Result<Loaded, Errors> {
+    let mut jobs = Vec::new();
+    let mut nowhere = Vec::new();
     for path in paths {
         if path.as_os_str() == "-" {
-            parsed.push(parse_read(path, read_bounded(io::stdin().lock(), GIVEN), options));
+            jobs.push(Job::Read(path.clone(), read_bounded(io::stdin().lock(), GIVEN)));
         } else if path.is_dir() {
             match walk(path) {
                 Ok(listing) if listing.files.is_empty() && listing.unlisted.is_empty() => {
-                    parsed.push(Parsed::failed(path, "no *.yaml, *.yml or *.json file is in this directory", ""));
+                    let message = "no *.yaml, *.yml or *.json file is in this directory";
+                    jobs.push(Job::Done(Box::new(Parsed::failed(path, message, ""))));
                 }
                 Ok(listing) => {
-                    parsed.extend(listing.unlisted.iter().map(|(path, error)| unreadable(path, error)));
-                    parsed
-                        .extend(listing.files.iter().map(|file| parse_read(file, read_regular(file, GIVEN), options)));
+                    let unlisted = listing.unlisted.iter();
+                    jobs.extend(unlisted.map(|(path, error)| Job::Done(Box::new(unreadable(path, error)))));
+                    jobs.extend(listing.files.into_iter().map(Job::File));
                 }
-                Err(error) => parsed.push(unreadable(path, &error)),
+                Err(error) => jobs.push(Job::Done(Box::new(unreadable(path, &error)))),
             }
         } else {
             // A pipe may be given by its path, as a shell does with `<(…)`.
-            let read = File::open(path).and_then(|file| read_bounded(file, GIVEN));
-            parsed.push(parse_read(path, read, options));
+            match File::open(path).and_then(|file| read_bounded(file, GIVEN)) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    nowhere.extend(unreadable(path, &error).problems);
+                }
+                bytes => jobs.push(Job::Read(path.clone(), bytes)),
+            }
         }
     }
-    finish(parsed, options)
+    for text in texts {
+        jobs.push(Job::Read(text.name.clone().into(), Ok(text.bytes.clone())));
+    }
+    if !nowhere.is_empty() {
+        return Err(Errors(nowhere));
+    }
+    finish(parse_all(jobs, options, count), options)
+}
+
+/// A file on its way.
+enum Job {
+    /// It is to be read and parsed.
+    File(PathBuf),
+    /// It is to be parsed.
+    Read(PathBuf, io::Result<Vec<u8>>),
+    /// It is parsed.
+    Done(Box<Parsed>),
+}
+
+impl Job {
+    fn run(self, options: &Options, count: &AtomicUsize) -> Parsed {
+        let parse = |path: &Path, read: io::Result<Vec<u8>>| match read {
+            Ok(bytes) => parse_counted(&shown(path), bytes, &options.default_namespace, count),
+            Err(error) => unreadable(path, &error),
+        };
+        match self {
+            Self::File(path) => parse(&path, read_regular(&path, GIVEN)),
+            Self::Read(path, read) => parse(&path, read),
+            Self::Done(parsed) => *parsed,
+        }
+    }
+}
+
+/// Parses files on as many threads as there are cores; the answers are in the order of the
+/// files.
+fn parse_all(jobs: Vec<Job>, options: &Options, count: &AtomicUsize) -> Vec<Parsed> {
+    let cores = thread::available_parallelism().map_or(1, NonZero::get).min(jobs.len());
+    if cores < 2 {
+        return jobs.into_iter().map(|job| job.run(options, count)).collect();
+    }
+    let jobs = Mutex::new(jobs.into_iter().enumerate());
+    let next = || jobs.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let work = || std::iter::from_fn(next).map(|(place, job)| (place, job.run(options, count))).collect::<Vec<_>>();
+    let mut parsed: Vec<(usize, Parsed)> = thread::scope(|scope| {
+        let others: Vec<_> = (1..cores).map(|_| scope.spawn(work)).collect();
+        let own = work();
+        let theirs = others.into_iter().flat_map(|other| other.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        own.into_iter().chain(theirs).collect()
+    });
+    parsed.sort_by_key(|(place, _)| *place);
+    parsed.into_iter().map(|(_, parsed)| parsed).collect()
 }
 
 /// Reads a text, as if it stood in a file of this name.
@@ -128,25 +227,32 @@ pub fn parse_text(name: &str, text: &str, options: &Options) -> Result<Loaded, E
     finish(vec![parsed], options)
 }
 
-fn finish(parsed: Vec<Parsed>, options: &Options) -> Result<Loaded, Errors> {
-    let loaded = assemble(parsed, options);
+fn finish(mut parsed: Vec<Parsed>, options: &Options) -> Result<Loaded, Errors> {
+    let passed_over = if options.pass_over { foreign::pass_over(&mut parsed) } else { PassedOver::default() };
+    let mut loaded = assemble(parsed, options);
     if !options.allow_errors && loaded.problems.iter().any(|problem| problem.severity == Severity::Error) {
         return Err(Errors(loaded.problems));
     }
+    loaded.unread.clone_from(&passed_over.unread);
+    loaded.unread.extend(loaded.problems.iter().filter_map(left_out));
+    loaded.passed_over = passed_over;
     Ok(loaded)
+}
+
+/// What a document that is left out may hold.
+fn left_out(problem: &Problem) -> Option<Unread> {
+    let (kind, namespace) = match &problem.object {
+        Some(object) if object.namespace.is_empty() => (Some(object.kind.clone()), Extent::Everywhere),
+        Some(object) => (Some(object.kind.clone()), Extent::In(object.namespace.clone())),
+        None => (None, Extent::Everywhere),
+    };
+    (problem.severity == Severity::Error).then(|| Unread { kind, namespace, why: problem.to_string() })
 }
 
 /// A path as it is shown; two paths that differ only in bytes that are not
 /// text are shown alike.
 pub(super) fn shown(path: &Path) -> Arc<str> {
     path.to_string_lossy().into()
-}
-
-fn parse_read(path: &Path, read: io::Result<Vec<u8>>, options: &Options) -> Parsed {
-    match read {
-        Ok(bytes) => parse(&shown(path), bytes, &options.default_namespace),
-        Err(error) => unreadable(path, &error),
-    }
 }
 
 fn unreadable(path: &Path, error: &io::Error) -> Parsed {

@@ -4,14 +4,17 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::decode::{Mismatch, Notes};
+use super::foreign::{self, Fault, Foreign};
+use super::json;
 use super::kinds::{self, Body, Kind};
 use super::position::walk;
 use super::problem::{ObjectRef, Problem, Severity};
 use super::span::{Mark, Span};
 use super::tree::{self, Node, Value};
-use super::types::{Misspelt, misspelt};
+use super::types::{self, Misspelt, misspelt};
 use npc_compiler::object::Workload;
 
 /// What a file holds.
@@ -22,6 +25,10 @@ pub(in crate::source) struct Parsed {
     pub(super) items: Vec<Item>,
     pub(in crate::source) problems: Vec<Problem>,
     pub(super) skipped: BTreeMap<String, usize>,
+    /// The problems, by their places, of documents that are no broken objects.
+    pub(super) foreign: Vec<(usize, Foreign)>,
+    /// Of a file for kustomize: the files that it names as patches.
+    pub(super) kustomization: Option<Vec<String>>,
 }
 
 /// An object of a file.
@@ -37,7 +44,15 @@ pub(super) struct Item {
 
 impl Parsed {
     fn empty(file: Arc<str>) -> Self {
-        Self { file, text: Arc::default(), items: Vec::new(), problems: Vec::new(), skipped: BTreeMap::new() }
+        Self {
+            file,
+            text: Arc::default(),
+            items: Vec::new(),
+            problems: Vec::new(),
+            skipped: BTreeMap::new(),
+            foreign: Vec::new(),
+            kustomization: None,
+        }
     }
 
     /// Whether no object was read.
@@ -47,7 +62,7 @@ impl Parsed {
 
     /// The same objects, with no word about what is wrong.
     pub(in crate::source) fn silent(&self) -> Self {
-        Self { problems: Vec::new(), ..self.clone() }
+        Self { problems: Vec::new(), foreign: Vec::new(), ..self.clone() }
     }
 
     /// A file that could not be read at all.
@@ -72,14 +87,27 @@ const MAX_LISTS: usize = 8;
 /// Reads a file. Whatever the bytes, it answers: what cannot be read is in
 /// the problems.
 pub(in crate::source) fn parse(file: &Arc<str>, bytes: Vec<u8>, default_namespace: &str) -> Parsed {
+    parse_counted(file, bytes, default_namespace, &AtomicUsize::new(0))
+}
+
+/// Reads a file, and counts its objects meanwhile.
+pub(super) fn parse_counted(file: &Arc<str>, bytes: Vec<u8>, default_namespace: &str, count: &AtomicUsize) -> Parsed {
     let text = String::from_utf8(bytes);
-    let mut reader = Reader { default_namespace, parsed: Parsed::empty(Arc::clone(file)) };
+    let mut reader = Reader { default_namespace, parsed: Parsed::empty(Arc::clone(file)), faults: Vec::new(), count };
     match text {
         Ok(text) => {
-            tree::documents(&text, kinds::trim_early, &mut |document| match document {
+            // Editors and shells that join files leave marks of byte order inside.
+            let text = if text.contains("\n\u{feff}") { text.replace("\n\u{feff}", "\n") } else { text };
+            let mut each = |document| match document {
                 Ok(node) => reader.document(node, None, 0),
-                Err(fault) => reader.problem(Severity::Error, fault.span, None, "", fault.message, fault.help),
-            });
+                Err(fault) => reader.fault(&fault),
+            };
+            match json::values(&text) {
+                Some(values) => values.into_iter().for_each(|(at, value)| {
+                    tree::documents(value, at, kinds::trim_early, &mut each);
+                }),
+                None => tree::documents(&text, Mark::FIRST, kinds::trim_early, &mut each),
+            }
             reader.parsed.text = text.into();
         }
         Err(error) => {
@@ -89,7 +117,7 @@ pub(in crate::source) fn parse(file: &Arc<str>, bytes: Vec<u8>, default_namespac
             reader.problem(Severity::Error, span, None, "", message, "save the file as UTF-8");
         }
     }
-    reader.parsed
+    reader.finish()
 }
 
 /// The place just behind a text.
@@ -104,6 +132,10 @@ fn behind(text: &[u8]) -> Span {
 struct Reader<'a> {
     default_namespace: &'a str,
     parsed: Parsed,
+    /// The problems, by their places, that may be of other things than objects.
+    faults: Vec<(usize, Fault)>,
+    /// How many objects were read so far.
+    count: &'a AtomicUsize,
 }
 
 /// The apiVersion and kind of a document.
@@ -111,6 +143,19 @@ struct Reader<'a> {
 struct TypeMeta {
     api_version: String,
     kind: String,
+}
+
+/// Of an object only the labels of a workload itself, which its pods do not have.
+fn own_labels(kind: Kind, mut node: Node) -> Node {
+    let Value::Map(entries) = &mut node.value else { return Node { span: node.span, value: Value::Map(Vec::new()) } };
+    entries.retain(|entry| kind == Kind::Workload && *entry.key == *"metadata");
+    for entry in entries {
+        match &mut entry.node.value {
+            Value::Map(entries) => entries.retain(|entry| *entry.key == *"labels"),
+            other => *other = Value::Map(Vec::new()),
+        }
+    }
+    node
 }
 
 impl Reader<'_> {
@@ -134,6 +179,22 @@ impl Reader<'_> {
         });
     }
 
+    /// A document that cannot be parsed.
+    fn fault(&mut self, fault: &tree::Fault) {
+        self.faults.push((self.parsed.problems.len(), Fault::Syntax));
+        self.problem(Severity::Error, fault.span, None, "", fault.message.clone(), fault.help);
+    }
+
+    /// The file, with what its faulty documents are.
+    fn finish(mut self) -> Parsed {
+        for (problem, fault) in self.faults {
+            let line = self.parsed.problems[problem].span.map_or(1, |span| span.start.line);
+            let foreign = foreign::classify(&self.parsed.file, &self.parsed.text, line, fault);
+            self.parsed.foreign.extend(foreign.map(|foreign| (problem, foreign)));
+        }
+        self.parsed
+    }
+
     /// Reads a document, or an item of a list whose items are of one type.
     fn document(&mut self, mut node: Node, of_list: Option<&TypeMeta>, lists: usize) {
         if node.is_null() {
@@ -141,9 +202,19 @@ impl Reader<'_> {
         }
         let types = match self.types(&node, of_list) {
             Ok(Some(types)) => types,
-            Ok(None) => return,
-            Err((span, message, help)) => return self.problem(Severity::Error, span, None, "", message, help),
+            Ok(None) => return self.kustomization(&node),
+            Err((span, message, help)) => {
+                if foreign::is_json_patch(&node) {
+                    self.faults.push((self.parsed.problems.len(), Fault::JsonPatch));
+                } else if !is_meant_as_object(&node) {
+                    self.faults.push((self.parsed.problems.len(), Fault::NoObject));
+                }
+                return self.problem(Severity::Error, span, None, "", message, help);
+            }
         };
+        if types.api_version.starts_with("kustomize.config.k8s.io/") {
+            self.kustomization(&node);
+        }
         if let Some(of) = types.kind.strip_suffix("List")
             && node.get("items").is_some()
         {
@@ -155,6 +226,9 @@ impl Reader<'_> {
             return self.problem(Severity::Error, span, None, path, message, help);
         }
         let kind = Kind::of(&types.api_version, &types.kind);
+        if kind == Kind::Other && kinds::has_pod_template(&node) && self.foreign_workload(&types, &node) {
+            return;
+        }
         if kind == Kind::Other {
             *self.parsed.skipped.entry(kinds::qualified(&types.api_version, &types.kind)).or_default() += 1;
             if types.kind == "NetworkPolicy" && types.api_version.starts_with("extensions/") {
@@ -165,7 +239,26 @@ impl Reader<'_> {
             return;
         }
         kind.trim(&mut node);
+        self.count.fetch_add(1, Ordering::Relaxed);
         self.object(kind, &types.kind, node);
+    }
+
+    /// Reads an object of a kind that is not Kubernetes' own as the workload that its pod
+    /// template makes of it; whether that can be read.
+    fn foreign_workload(&mut self, types: &TypeMeta, node: &Node) -> bool {
+        let mut node = node.clone();
+        Kind::Workload.trim(&mut node);
+        let kind = kinds::foreign_workload(&types.api_version, &types.kind);
+        let (file, namespace) = (&self.parsed.file, self.default_namespace);
+        let is_read = kinds::read(Kind::Workload, &kind, &node, file, namespace, &mut Notes::default()).is_ok();
+        if is_read {
+            self.object(Kind::Workload, &kind, node);
+        }
+        is_read
+    }
+
+    fn kustomization(&mut self, node: &Node) {
+        self.parsed.kustomization.get_or_insert_default().extend(foreign::patches(node));
     }
 
     /// What a document says it is; `None` for a file that kustomize reads.
@@ -208,7 +301,7 @@ impl Reader<'_> {
 
     fn object(&mut self, kind: Kind, kind_name: &str, node: Node) {
         let mut notes = Notes::default();
-        let read = kinds::read(kind, kind_name, &node, self.default_namespace, &mut notes);
+        let read = kinds::read(kind, kind_name, &node, &self.parsed.file, self.default_namespace, &mut notes);
         let object = match &read {
             Ok(decoded) => ObjectRef::new(kind_name, &decoded.namespace, &decoded.name),
             Err(_) => self.best_name(kind, kind_name, &node),
@@ -218,6 +311,10 @@ impl Reader<'_> {
         }
         match read {
             Ok(decoded) => {
+                // Places are asked for in policies and in a workload's own labels only, and of
+                // the other objects there are a hundred thousand.
+                let is_needed = kind == Kind::Policy || foreign::has_action(&node);
+                let node = if is_needed { node } else { own_labels(kind, node) };
                 self.parsed.items.push(Item {
                     object,
                     file: Arc::clone(&self.parsed.file),
@@ -227,6 +324,7 @@ impl Reader<'_> {
                 });
             }
             Err(Mismatch { span, path, message, help }) => {
+                self.faults.push((self.parsed.problems.len(), Fault::Mismatch));
                 let span = span.unwrap_or(node.span);
                 self.problem(Severity::Error, span, Some(&object), &path, message, help);
             }
@@ -243,6 +341,13 @@ impl Reader<'_> {
         };
         ObjectRef::new(kind_name, namespace, metadata("name"))
     }
+}
+
+/// Whether a document without apiVersion or kind looks like an object all the same.
+fn is_meant_as_object(node: &Node) -> bool {
+    let has = |key| node.get(key).is_some_and(|value| !value.is_null());
+    let is_read = |kind: &str| types::kind_that_is_read(kind).is_some();
+    has("metadata") || node.get("kind").and_then(Node::text).is_some_and(is_read)
 }
 
 /// kustomize lets its own file go without apiVersion and kind, and it stands

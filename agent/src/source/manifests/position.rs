@@ -1,4 +1,4 @@
-//! Where each field of each object stands in the files.
+//! Where each object stands in the files, and each field of a policy.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -41,11 +41,12 @@ impl fmt::Display for Location {
     }
 }
 
-/// The places of all objects that were read from files, and the files' text.
+/// The places of all objects that were read from files, those of the fields of policies,
+/// and the files' text.
 #[derive(Debug, Clone, Default)]
 pub struct Positions {
     objects: BTreeMap<ObjectRef, Origin>,
-    sources: BTreeMap<Arc<str>, Source>,
+    sources: BTreeMap<Arc<str>, Arc<str>>,
 }
 
 /// Where one object was read.
@@ -55,17 +56,9 @@ pub(super) struct Origin {
     pub(super) node: Arc<Node>,
 }
 
-/// A text and where its lines begin.
-#[derive(Debug, Clone)]
-struct Source {
-    text: Arc<str>,
-    lines: Vec<usize>,
-}
-
 impl Positions {
     pub(super) fn add_source(&mut self, file: Arc<str>, text: Arc<str>) {
-        let lines = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
-        self.sources.insert(file, Source { text, lines });
+        self.sources.insert(file, text);
     }
 
     pub(super) fn add_object(&mut self, object: ObjectRef, origin: Origin) {
@@ -98,11 +91,10 @@ impl Positions {
     /// A line of a file, without its end.
     #[must_use]
     pub fn line(&self, file: &str, line: u32) -> Option<&str> {
-        let source = self.sources.get(file)?;
         let index = usize::try_from(line).ok()?.checked_sub(1)?;
-        let start = *source.lines.get(index)?;
-        let end = source.lines.get(index + 1).copied().unwrap_or(source.text.len());
-        Some(source.text.get(start..end)?.trim_end_matches(['\n', '\r']))
+        // Few lines are asked for, and the places of all would take a tenth of the text.
+        let line = self.sources.get(file)?.split_inclusive('\n').nth(index)?;
+        Some(line.trim_end_matches(['\n', '\r']))
     }
 }
 

@@ -9,8 +9,8 @@
 pub(super) struct Plain {
     /// What kubectl takes it for.
     pub(super) value: Scalar,
-    /// Whether YAML 1.2 takes it for the same, so that nobody who meant text
-    /// can have left out the quotes.
+    /// Whether YAML 1.2 takes it for the same, so that an author who
+    /// meant text cannot have left out the quotes.
     pub(super) sure: bool,
 }
 

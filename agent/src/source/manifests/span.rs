@@ -9,6 +9,27 @@ pub struct Mark {
     pub column: u32,
 }
 
+impl Mark {
+    /// The beginning of a text.
+    pub(super) const FIRST: Self = Self { line: 1, column: 1 };
+
+    /// The place behind a character that stands here.
+    pub(super) const fn behind(self, char: char) -> Self {
+        if char == '\n' {
+            Self { line: self.line.saturating_add(1), column: 1 }
+        } else {
+            Self { line: self.line, column: self.column.saturating_add(1) }
+        }
+    }
+
+    /// This place of a text that itself begins at a place of another one.
+    pub(super) const fn from(self, begin: Self) -> Self {
+        let line = self.line.saturating_add(begin.line - 1);
+        let column = if self.line == 1 { self.column.saturating_add(begin.column - 1) } else { self.column };
+        Self { line, column }
+    }
+}
+
 /// A stretch of a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
 pub struct Span {

@@ -98,13 +98,14 @@ pub(super) struct Fault {
 }
 
 /// Reads the documents of a text, one after the other; after a broken one it
-/// goes on behind the next `---`. `trim` is shown each document, and each item
-/// of a list as soon as it is complete, and may drop what nobody will ask for.
-pub(super) fn documents(text: &str, trim: fn(&mut Node), each: &mut dyn FnMut(Result<Node, Fault>)) {
+/// goes on behind the next `---`. The text begins at this place of its file. `trim` is shown
+/// each document, and each item of a list as soon as it is complete, and may drop what npc
+/// will not ask for.
+pub(super) fn documents(text: &str, at: Mark, trim: fn(&mut Node), each: &mut dyn FnMut(Result<Node, Fault>)) {
     let mut options = granit_parser::options! { flow_nesting_limit: MAX_DEPTH, block_nesting_limit: MAX_DEPTH };
     options.set_emit_comments(false);
     let mut parser = Parser::new_from_str_with_options(text.strip_prefix('\u{feff}').unwrap_or(text), options);
-    let mut builder = Builder::new(trim);
+    let mut builder = Builder::new(at, trim);
     loop {
         let fault = match parser.next_event() {
             None => return,
@@ -116,19 +117,19 @@ pub(super) fn documents(text: &str, trim: fn(&mut Node), each: &mut dyn FnMut(Re
                 }
                 Err(fault) => fault,
             },
-            Some(Err(error)) => Fault::from(&error),
+            Some(Err(error)) => Fault::of(&error, at),
         };
         each(Err(fault));
-        builder = Builder::new(trim);
+        builder = Builder::new(at, trim);
         if !matches!(parser.proceed_next_document(), Ok(true)) {
             return;
         }
     }
 }
 
-impl From<&ScanError> for Fault {
-    fn from(error: &ScanError) -> Self {
-        let at = mark(*error.marker());
+impl Fault {
+    fn of(error: &ScanError, begin: Mark) -> Self {
+        let at = mark(*error.marker()).from(begin);
         let message = error.info();
         let help = if message.contains("tab") {
             "indent with spaces"
@@ -156,6 +157,8 @@ struct Builder {
     /// The end of the last thing with any extent: a block collection ends
     /// there, while the parser sees its end only at what follows.
     end: Mark,
+    /// Where the text begins in its file.
+    begin: Mark,
     trim: fn(&mut Node),
 }
 
@@ -196,13 +199,13 @@ struct Done {
 }
 
 impl Builder {
-    fn new(trim: fn(&mut Node)) -> Self {
-        Self { open: Vec::new(), anchors: HashMap::new(), aliased: 0, end: Mark { line: 1, column: 1 }, trim }
+    fn new(begin: Mark, trim: fn(&mut Node)) -> Self {
+        Self { open: Vec::new(), anchors: HashMap::new(), aliased: 0, end: begin, begin, trim }
     }
 
     /// Takes one event; the document, once it is complete.
     fn take(&mut self, event: Event<'_>, span: granit_parser::Span) -> Result<Option<Node>, Fault> {
-        let (start, end) = (mark(span.start), mark(span.end));
+        let (start, end) = (mark(span.start).from(self.begin), mark(span.end).from(self.begin));
         let has_extent = start != end;
         if has_extent && !matches!(event, Event::SequenceEnd | Event::MappingEnd) {
             self.end = end;

@@ -45,6 +45,11 @@ const OTHERS: [&str; 12] = [
     "Secret",
 ];
 
+/// The kind of this name, if it is one that is read.
+pub(super) fn kind_that_is_read(kind: &str) -> Option<&'static str> {
+    TYPES.iter().map(|read| read.kind).find(|read| *read == kind)
+}
+
 /// How many letters may be added, removed, changed or swapped with their neighbour in a
 /// name that is taken for another.
 const SLIPS: usize = 2;

@@ -207,7 +207,7 @@ impl<'a> Comparison<'a> {
         for port in &service.ports {
             // No policy applies to a pod in its node's network, so neither of the two
             // engines denies it anything.
-            for Backend { end, port: number } in cluster.backends(service, port).unwrap_or_default() {
+            for Backend { end, port: number, .. } in cluster.backends(service, port).unwrap_or_default() {
                 let BackendEnd::Pod(pod) = end else { continue };
                 if cluster.class_of(pod).is_none() {
                     continue;

@@ -3,11 +3,14 @@
 
 use std::net::IpAddr;
 
-use super::ends::EndName;
+use super::decision::{Decision, Reason};
+use super::name::EndName;
 use super::near::Code;
-use super::question::{Decision, Lack, Party, Reason, Verdict};
+use super::party::Party;
+use super::question::MissingFact;
 use crate::algebra::traffic::Traffic;
-use crate::object::{Family, TargetPort};
+use crate::object::{Family, Protocol, TargetPort};
+use crate::verdict::bounds::Verdict;
 
 /// All flows between two targets.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -27,6 +30,8 @@ pub struct Flow {
     pub to: EndName,
     /// The Service that the flow goes through.
     pub via: Option<Via>,
+    /// By which node it comes, where that makes a difference.
+    pub way: Option<Way>,
     /// The family; none where an end has no address and both families get one answer.
     pub family: Option<Family>,
     /// What is sent.
@@ -37,11 +42,26 @@ pub struct Flow {
     pub verdict: Verdict,
     /// Why the flow cannot exist at all; none where the input does not say.
     pub broken: Option<Code>,
+    /// Facts that the input lacks besides those of the decisions.
+    pub missing: Vec<MissingFact>,
     /// Egress and ingress; none where the flow cannot exist, or the input does not say
     /// where its Service leads.
     pub decisions: Option<[Decision; 2]>,
     /// The source and destination of one of the flows that this one stands for.
     pub parties: Option<(Party, Party)>,
+}
+
+/// By which node a flow comes to its destination.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
+pub enum Way {
+    /// By the destination's own node, where policies see the client's address.
+    OwnNode,
+    /// By another node, which sends it on in its own name (`externalTrafficPolicy:
+    /// Cluster`). The names of those that get this answer; none where all do.
+    OtherNode(Vec<String>),
+    /// By this port of its node, which is one of its containers' `hostPort`.
+    HostPort(u16),
 }
 
 /// The Service that a flow goes through.
@@ -81,6 +101,9 @@ pub enum Warning {
     },
     /// The source is a Service, and nothing in the input says where it leads.
     SourceWithoutPods,
+    /// These ports of the node lead to Services (`NS/NAME`), so the answer for the node does
+    /// not hold for them.
+    NodePorts(Vec<(Protocol, u16, String)>),
     /// The ends have no address family in common, so no packet can pass.
     NoCommonFamily,
     /// Policies allow it, and agents drop it where it leaves the source, because it is
@@ -99,7 +122,7 @@ pub enum Warning {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Missing {
     /// The fact.
-    pub lack: Lack,
+    pub fact: MissingFact,
     /// The end whose policies would decide by it.
     pub subject: EndName,
     /// The other end.
@@ -131,9 +154,9 @@ impl Flow {
     #[must_use]
     pub fn is_same_in_another_family(&self, other: &Self) -> bool {
         self.family != other.family
-            && (&self.from, &self.to, &self.via) == (&other.from, &other.to, &other.via)
+            && (&self.from, &self.to, &self.via, &self.way) == (&other.from, &other.to, &other.via, &other.way)
             && (&self.traffic, &self.port_name, self.verdict) == (&other.traffic, &other.port_name, other.verdict)
-            && (self.broken, &self.decisions) == (other.broken, &other.decisions)
+            && (self.broken, &self.missing, &self.decisions) == (other.broken, &other.missing, &other.decisions)
     }
 }
 
@@ -143,7 +166,14 @@ impl FlowExplanation {
     pub fn verdict(&self) -> Verdict {
         let has = |verdict| self.flows.iter().any(|flow| flow.verdict == verdict);
         let (allowed, denied) = (has(Verdict::Allowed), has(Verdict::Denied));
-        if has(Verdict::Partial) || (allowed && denied) {
+        // That it passes by one node is known, whatever becomes of it by another.
+        let by_node = |way: fn(&Way) -> bool, verdict| {
+            let ways = self.flows.iter().filter(|flow| flow.way.as_ref().is_some_and(way));
+            ways.into_iter().any(|flow| flow.verdict == verdict)
+        };
+        let differs_by_node = by_node(|way| *way == Way::OwnNode, Verdict::Allowed)
+            && by_node(|way| matches!(way, Way::OtherNode(_)), Verdict::Unknown);
+        if has(Verdict::Partial) || (allowed && denied) || differs_by_node {
             Verdict::Partial
         } else if has(Verdict::Unknown) {
             Verdict::Unknown
@@ -159,14 +189,20 @@ impl FlowExplanation {
     pub fn missing(&self) -> Vec<Missing> {
         let mut missing = Vec::new();
         for flow in self.flows.iter().filter(|flow| flow.verdict == Verdict::Unknown) {
-            if flow.decisions.is_none() {
-                let (subject, other) = (flow.from.clone(), flow.to.clone());
-                missing.push(Missing { lack: Lack::Backends, subject, other });
+            for fact in &flow.missing {
+                // Of a source that is a Service it is about the source.
+                let is_source = matches!(fact, MissingFact::Backends { .. }) && flow.via.is_none();
+                let (subject, other) = if is_source { (&flow.to, &flow.from) } else { (&flow.from, &flow.to) };
+                missing.push(Missing { fact: fact.clone(), subject: subject.clone(), other: other.clone() });
             }
             let ends = [(&flow.from, &flow.to), (&flow.to, &flow.from)];
             for (decision, (subject, other)) in flow.decisions.iter().flatten().zip(ends) {
-                if let Reason::Unknown(lack) = decision.reason {
-                    missing.push(Missing { lack, subject: subject.clone(), other: other.clone() });
+                if decision.reason == Reason::Unknown {
+                    missing.extend(decision.missing.iter().map(|fact| Missing {
+                        fact: fact.clone(),
+                        subject: subject.clone(),
+                        other: other.clone(),
+                    }));
                 }
             }
         }

@@ -4,14 +4,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::answer::{Unanswerable, Warning};
-use super::ends::{Finder, Target};
+use super::ends::Finder;
+use super::name::Target;
 use crate::algebra::traffic::Traffic;
 use crate::cluster::group::Groups;
 use crate::cluster::{Cluster, PodId, PolicyId};
 use crate::policy::Direction;
 use crate::verdict::flow::End;
 use crate::verdict::matrix::{By, Matrix, Options};
-use crate::verdict::outside::{Outside, outside};
+use crate::verdict::outside::{Certainty, Outside, outside};
 
 /// What is said of an endpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +37,10 @@ pub struct Side {
     pub peers: BTreeMap<Traffic, Vec<Arc<str>>>,
     /// What is allowed with addresses outside the cluster.
     pub outside: Vec<Outside>,
+    /// The same of what may be allowed besides: the input lacks a fact.
+    pub unknown_peers: BTreeMap<Traffic, Vec<Arc<str>>>,
+    /// What is allowed with addresses outside at most, where that is more.
+    pub unknown_outside: Vec<Outside>,
 }
 
 /// Explains an endpoint. The groups are those of all endpoints ([`Groups::of_cluster`]).
@@ -51,7 +56,7 @@ pub fn explain_endpoint(
         Target::Pod(pod) => std::slice::from_ref(pod),
         Target::Pods(pods) => pods,
         Target::Address(address) => cluster.holders(*address, cluster.home(*address)),
-        Target::Service(_) | Target::Node { .. } | Target::Blocks(_) | Target::Any => &[],
+        Target::Service(_) | Target::Node { .. } | Target::Blocks(_) | Target::Any | Target::Outside => &[],
     };
     let pods: Vec<PodId> = pods.iter().copied().filter(|pod| cluster.class_of(*pod).is_some()).collect();
     if pods.is_empty() {
@@ -66,30 +71,41 @@ pub fn explain_endpoint(
             }
         }
         let ends = pods.iter().map(|pod| End::Pod(*pod));
-        let outside = outside(cluster, groups, ends, direction);
-        Side { direction, isolated_by, pods: pods.len(), peers: peers(&matrix, &pods, direction), outside }
+        let with_outside = |certainty| outside(cluster, groups, ends.clone(), direction, certainty);
+        let outside = with_outside(Certainty::Least);
+        let mut unknown_outside = with_outside(Certainty::Most);
+        unknown_outside.retain(|entry| !outside.contains(entry));
+        let [peers, unknown_peers] = peers(&matrix, &pods, direction);
+        Side { direction, isolated_by, pods: pods.len(), peers, outside, unknown_peers, unknown_outside }
     };
     let ends = Finder { cluster, groups };
     Ok(EndpointExplanation { sides: Direction::ALL.map(side), warnings: ends.contested(&ends.pods(&pods)) })
 }
 
-/// The workloads that may be at the other end, by what is allowed.
-fn peers(matrix: &Matrix<'_>, pods: &[PodId], direction: Direction) -> BTreeMap<Traffic, Vec<Arc<str>>> {
+/// Workloads at the other end, by traffic.
+type Peers = BTreeMap<Traffic, Vec<Arc<str>>>;
+
+/// The workloads at the other end, by what is allowed, and by what may be allowed besides.
+fn peers(matrix: &Matrix<'_>, pods: &[PodId], direction: Direction) -> [Peers; 2] {
     let rows = 0..matrix.endpoints().len();
     let own: Vec<usize> = (rows.clone())
         .filter(|row| matrix.ends(*row).any(|end| matches!(end, End::Pod(pod) if pods.contains(&pod))))
         .collect();
-    let mut peers = BTreeMap::<_, Vec<Arc<str>>>::new();
+    let mut peers = [Peers::new(), Peers::new()];
     for other in rows {
-        let mut traffic = Traffic::none();
+        let (mut traffic, mut unknown) = (Traffic::none(), Traffic::none());
         for own in own.iter().filter(|own| **own != other || matrix.ends(other).count() > 1) {
             let (from, to) = if direction == Direction::Ingress { (other, *own) } else { (*own, other) };
             for cell in matrix.between(from, to) {
                 traffic = traffic.union(&cell.traffic);
+                unknown = unknown.union(&cell.unknown);
             }
         }
-        if !traffic.is_none() {
-            peers.entry(traffic).or_default().push(Arc::clone(&matrix.endpoints()[other].id));
+        let unknown = unknown.difference(&traffic);
+        for (traffic, peers) in [traffic, unknown].into_iter().zip(&mut peers) {
+            if !traffic.is_none() {
+                peers.entry(traffic).or_default().push(Arc::clone(&matrix.endpoints()[other].id));
+            }
         }
     }
     peers

@@ -4,67 +4,17 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::answer::{Unanswerable, Warning};
-use super::question::Party;
+use super::name::{EndName, Port, Target};
+use super::party::Party;
 use crate::algebra::cidr::{self, AddressSet, Cidr};
 use crate::algebra::ranges::RangeSet;
 use crate::algebra::traffic::Traffic;
-use crate::cluster::backend::BackendEnd;
+use crate::cluster::backend::{Backend, BackendEnd};
 use crate::cluster::group::Groups;
 use crate::cluster::{Cluster, PodId};
-use crate::object::{ContainerPort, Family, Protocol, Service};
+use crate::object::{ContainerPort, Family, Protocol};
 use crate::verdict::flow::End;
 use crate::verdict::zone::{Zones, free_address};
-
-/// What a question is about, on one side.
-#[derive(Debug, Clone)]
-#[cfg_attr(not(feature = "internals"), non_exhaustive)]
-pub enum Target<'a> {
-    /// One pod.
-    Pod(PodId),
-    /// The pods of a workload or a namespace.
-    Pods(Vec<PodId>),
-    /// A Service: as a destination all its backends by its ports, as a source its
-    /// backends.
-    Service(&'a Service),
-    /// A node's addresses.
-    Node {
-        /// The node's name.
-        name: String,
-        /// What the input says of its addresses.
-        addresses: Vec<IpAddr>,
-    },
-    /// One address: that of a pod or a node, or one outside.
-    Address(IpAddr),
-    /// All addresses of prefixes.
-    Blocks(Vec<Cidr>),
-    /// All addresses, and the endpoints that have none yet.
-    Any,
-}
-
-/// The ports of the destination that a question is about.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Port {
-    /// From the first to the last, of one protocol: TCP where none was given.
-    Numbers(Option<Protocol>, u16, u16),
-    /// Those of this name.
-    Name(String),
-}
-
-/// What an end is called.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
-pub struct EndName {
-    /// `Pod`, the workload's kind, `Node`, `Service`, `Address`, or `Block` for a part of
-    /// a prefix.
-    pub kind: String,
-    /// The namespace, where it is in one.
-    pub namespace: Option<String>,
-    /// The object's name, or the address, or the prefixes.
-    pub name: String,
-    /// Its addresses, sorted.
-    pub addresses: Vec<IpAddr>,
-    /// Whether it is a pod in its node's network.
-    pub host_network: bool,
-}
 
 /// One end: a pod, or an address.
 #[derive(Debug, Clone)]
@@ -92,7 +42,7 @@ impl<'a> Finder<'a> {
         Ok(match target {
             Target::Pod(pod) => vec![self.pod(*pod)],
             Target::Pods(pods) => self.pods(pods),
-            Target::Service(service) => self.backends(self.cluster.behind(service).unwrap_or_default()),
+            Target::Service(service) => self.behind(self.cluster.behind(service).unwrap_or_default()),
             Target::Node { name, addresses } if addresses.is_empty() => {
                 return Err(Unanswerable::NodeWithoutAddress(name.clone()));
             }
@@ -101,6 +51,12 @@ impl<'a> Finder<'a> {
             }
             Target::Address(address) => vec![self.address(*address)],
             Target::Blocks(blocks) => self.blocks(blocks),
+            Target::Outside => {
+                let all: Vec<Cidr> = Family::ALL.map(Cidr::everything).into();
+                let mut units = self.blocks(&all);
+                units.retain(|unit| unit.name.kind == "Block");
+                units
+            }
             Target::Any => {
                 let all: Vec<Cidr> = Family::ALL.map(Cidr::everything).into();
                 let mut units = self.blocks(&all);
@@ -204,8 +160,17 @@ impl<'a> Finder<'a> {
         pods.iter().map(unit).collect()
     }
 
+    /// The backends of a Service's port.
+    pub(super) fn backends(self, backends: &[Backend]) -> Vec<Unit> {
+        let mut units = self.behind(backends.iter().map(|backend| backend.end));
+        for (unit, backend) in units.iter_mut().zip(backends) {
+            unit.only = unit.only.or(backend.family);
+        }
+        units
+    }
+
     /// The places where a Service leads; pods as parts of their workloads.
-    pub(super) fn backends(self, ends: impl IntoIterator<Item = BackendEnd>) -> Vec<Unit> {
+    pub(super) fn behind(self, ends: impl IntoIterator<Item = BackendEnd>) -> Vec<Unit> {
         let unit = |end| match end {
             BackendEnd::Pod(pod) => self.pods(&[pod]).remove(0),
             BackendEnd::Address(address) => self.address(address),
@@ -221,6 +186,7 @@ impl<'a> Finder<'a> {
             Some(Port::Numbers(protocol, first, last)) => {
                 Some(Traffic::ports(protocol.unwrap_or(Protocol::Tcp), *first, *last))
             }
+            Some(Port::Icmp) => Some(Traffic::icmp()),
             Some(Port::Name(name)) => {
                 let ports = self.ports(to).iter().filter(|port| port.name == *name);
                 ports.map(|port| Traffic::ports(port.protocol, port.port, port.port)).reduce(|a, b| a.union(&b))
@@ -240,10 +206,7 @@ impl<'a> Finder<'a> {
 
     /// The container ports of a pod; none of an address.
     pub(super) fn ports(self, unit: &Unit) -> &'a [ContainerPort] {
-        match unit.party {
-            Party::End(End::Pod(pod)) | Party::Host(pod) => &self.cluster.pod(pod).ports,
-            Party::End(End::Address(_)) => &[],
-        }
+        unit.party.pod().map_or(&[], |pod| &self.cluster.pod(pod).ports)
     }
 
     /// The addresses of these ends that several endpoints list, sorted.
@@ -251,17 +214,10 @@ impl<'a> Finder<'a> {
         let listed = |unit: &Unit| match unit.party {
             Party::End(End::Pod(pod)) | Party::Host(pod) => self.cluster.pod(pod).addresses().collect(),
             Party::End(End::Address(address)) => vec![address],
+            Party::OtherNode(address) => Vec::from_iter(address),
         };
         let addresses: BTreeSet<IpAddr> = units.iter().flat_map(listed).collect();
         let contested = |address: &IpAddr| self.cluster.contest(*address).is_some();
         addresses.into_iter().filter(contested).map(Warning::Contested).collect()
-    }
-}
-
-impl EndName {
-    /// The same without addresses: the name of a whole, of which ends are parts.
-    #[must_use]
-    pub fn without_addresses(&self) -> Self {
-        Self { addresses: Vec::new(), ..self.clone() }
     }
 }

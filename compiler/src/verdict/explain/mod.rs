@@ -2,9 +2,9 @@
 //! of, asked about pairs of ends, and what they come from.
 //!
 //! ```text
-//! Target, Target, Port ─▶ ends ─▶ walk: one Question for each pair of ends
-//!                                   └─▶ question: Decision, near: Candidates
-//!                          FlowExplanation ◀─┘
+//! Target, Target, Port ─▶ ends, route ─▶ walk: one Question for each pair of ends
+//!                                          └─▶ decision: Decision, near: Candidates
+//!                                 FlowExplanation ◀─┘
 //! ```
 //!
 //! A command turns what an operator wrote into [`Target`]s, calls [`explain`] or
@@ -12,17 +12,26 @@
 //! the words are the command's.
 
 mod answer;
+mod beside;
+mod decision;
 mod endpoint;
 mod ends;
+mod name;
 mod near;
+mod party;
 mod question;
+mod route;
 mod walk;
 
-pub use answer::{Flow, FlowExplanation, Missing, Unanswerable, Via, Warning};
+pub use super::bounds::{Bounds, Verdict};
+pub use answer::{Flow, FlowExplanation, Missing, Unanswerable, Via, Warning, Way};
+pub use beside::Beside;
+pub use decision::{Decision, Reason};
 pub use endpoint::{EndpointExplanation, Side, explain_endpoint};
-pub use ends::{EndName, Port, Target};
+pub use name::{EndName, Port, Target};
 pub use near::{Candidate, Code, Conjunct, Of, Part};
-pub use question::{Bounds, Decision, Lack, Party, Question, Reason, Verdict};
+pub use party::Party;
+pub use question::{MissingFact, Question};
 pub use walk::explain;
 
 #[cfg(test)]

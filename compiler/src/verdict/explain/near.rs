@@ -5,16 +5,20 @@
 //! at the first that fails; the nearest rule is the one with the fewest parts
 //! that fail, and of those the one for which fewest labels would have to change.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
 use crate::algebra::cidr;
 use crate::algebra::selector::{Operator, Requirement, Selector};
 use crate::algebra::traffic::Traffic;
-use crate::cluster::group::{Admitted, Group};
+use crate::cluster::group::{Admitted, Group, Resolution};
 use crate::cluster::{ClassId, Cluster, PolicyId};
 use crate::object::{ContainerPort, Family, Labels, Protocol};
 use crate::policy::{Direction, IpBlock, Namespaces, Peer, Peers, PodPeer, PolicyRule, PortMatch, Ports};
 use crate::verdict::flow::End;
 
-use super::question::{Party, Question};
+use super::party::Party;
+use super::question::Question;
 
 /// Why a flow is denied; stable codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -26,21 +30,56 @@ pub enum Code {
     PeerLabelValue,
     PeerOtherNamespace,
     PeerNamespaceLabel,
+    PeerAndNotOr,
+    PeerOrNotAnd,
     PeerHostNetwork,
     IpBlockOutside,
     IpBlockExcept,
     IpBlockFamily,
+    IpBlockIsServiceAddress,
     PortNumber,
     PortProtocol,
     PortIsServicePort,
     PortNamedUnresolved,
     PortNamedOtherProtocol,
     PortRange,
+    DirectionOther,
+    PolicyOtherNamespace,
+    SubjectNearMiss,
+    PolicyTypesMissing,
     ServiceNoBackends,
     ServicePortUnknown,
 }
 
 impl Code {
+    /// All of them, in the order in which they are listed.
+    pub const ALL: [Self; 24] = [
+        Self::DefaultDenyOnly,
+        Self::PeerLabelMissing,
+        Self::PeerLabelValue,
+        Self::PeerOtherNamespace,
+        Self::PeerNamespaceLabel,
+        Self::PeerAndNotOr,
+        Self::PeerOrNotAnd,
+        Self::PeerHostNetwork,
+        Self::IpBlockOutside,
+        Self::IpBlockExcept,
+        Self::IpBlockFamily,
+        Self::IpBlockIsServiceAddress,
+        Self::PortNumber,
+        Self::PortProtocol,
+        Self::PortIsServicePort,
+        Self::PortNamedUnresolved,
+        Self::PortNamedOtherProtocol,
+        Self::PortRange,
+        Self::DirectionOther,
+        Self::PolicyOtherNamespace,
+        Self::SubjectNearMiss,
+        Self::PolicyTypesMissing,
+        Self::ServiceNoBackends,
+        Self::ServicePortUnknown,
+    ];
+
     /// Its stable text.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -50,16 +89,23 @@ impl Code {
             Self::PeerLabelValue => "peer-label-value",
             Self::PeerOtherNamespace => "peer-other-namespace",
             Self::PeerNamespaceLabel => "peer-namespace-label",
+            Self::PeerAndNotOr => "peer-and-not-or",
+            Self::PeerOrNotAnd => "peer-or-not-and",
             Self::PeerHostNetwork => "peer-hostnetwork",
             Self::IpBlockOutside => "ipblock-outside",
             Self::IpBlockExcept => "ipblock-except",
             Self::IpBlockFamily => "ipblock-family",
+            Self::IpBlockIsServiceAddress => "ipblock-is-service-address",
             Self::PortNumber => "port-number",
             Self::PortProtocol => "port-protocol",
             Self::PortIsServicePort => "port-is-service-port",
             Self::PortNamedUnresolved => "port-named-unresolved",
             Self::PortNamedOtherProtocol => "port-named-other-protocol",
             Self::PortRange => "port-range",
+            Self::DirectionOther => "direction-other",
+            Self::PolicyOtherNamespace => "policy-other-namespace",
+            Self::SubjectNearMiss => "subject-near-miss",
+            Self::PolicyTypesMissing => "policytypes-missing",
             Self::ServiceNoBackends => "service-no-backends",
             Self::ServicePortUnknown => "service-port-unknown",
         }
@@ -88,6 +134,8 @@ pub struct Conjunct {
     pub of: Of,
     /// Its path below the rule: `from[0]`, `ports[1]`.
     pub path: String,
+    /// The path of the very thing that fails, below the rule, where it is a label.
+    pub mark: Option<String>,
     /// Which part.
     pub part: Part,
     /// What the rule asks for.
@@ -158,8 +206,9 @@ pub(super) fn judged(
     denied: &Traffic,
 ) -> Vec<Candidate> {
     let direction = group.key.direction;
-    // Names mean ports of the destination. All endpoints of a group resolve
-    // those of its ingress rules alike, so any subject will do.
+    // Names mean ports of the destination. A group's ingress rules mean what all its
+    // endpoints resolve them to. Where several pods hold an address, these may be other
+    // endpoints than the pod that is asked about.
     let seen = other.seen(cluster, question.ends(direction).0, question.family);
     let destination = match (direction, question.to) {
         (Direction::Egress, Party::End(_)) if !seen.classes.is_empty() => Some(seen.ports),
@@ -167,7 +216,18 @@ pub(super) fn judged(
         _ => None,
     };
     let classes = seen.classes;
-    let judge = RuleMatcher { cluster, question, direction, other, classes, denied, destination };
+    let namespace = group.key.policies.first().map(|policy| cluster.policy(*policy).namespace.as_str());
+    let judge = RuleMatcher {
+        namespace: namespace.unwrap_or_default(),
+        cluster,
+        question,
+        direction,
+        other,
+        classes,
+        denied,
+        destination,
+        resolution: &group.key.resolution,
+    };
     let mut all = Vec::new();
     for policy in &group.key.policies {
         for rule in cluster.policy(*policy).rules(direction) {
@@ -185,6 +245,8 @@ pub(super) fn judged(
 }
 
 struct RuleMatcher<'a> {
+    /// The namespace of the policies.
+    namespace: &'a str,
     cluster: &'a Cluster,
     question: &'a Question,
     direction: Direction,
@@ -194,6 +256,8 @@ struct RuleMatcher<'a> {
     denied: &'a Traffic,
     /// The container ports of the destination, if it is an endpoint.
     destination: Option<&'a [ContainerPort]>,
+    /// What the named ports of ingress rules mean to the group.
+    resolution: &'a Resolution,
 }
 
 impl RuleMatcher<'_> {
@@ -229,13 +293,25 @@ impl RuleMatcher<'_> {
     fn class_peer(&self, path: &str, peer: &PodPeer, class: ClassId) -> (Vec<Conjunct>, usize) {
         let class = self.cluster.class(class);
         let (mut conjuncts, mut labels) = (Vec::new(), 0);
-        let peer_conjunct =
-            |part, want, got, code| Conjunct { of: Of::Peer, path: path.to_owned(), part, want, got, code };
+        let peer_conjunct = |part, mark: Option<String>, want, got, code| Conjunct {
+            of: Of::Peer,
+            path: path.to_owned(),
+            mark,
+            part,
+            want,
+            got,
+            code,
+        };
+        // The line of the label that fails first.
+        let mark = |field: &str, selector: &Selector, has: &Labels| {
+            let first = failing(selector, has).next().map(|of| of.key.as_str());
+            Some(first.map_or(format!("{path}.{field}"), |key| format!("{path}.{field}.matchLabels.{key}")))
+        };
         match &peer.namespaces {
             Namespaces::Own(own) if *own != class.namespace => {
                 labels += 1;
                 let (want, got) = (own.clone(), class.namespace.clone());
-                conjuncts.push(peer_conjunct(Part::Namespace, want, got, Code::PeerOtherNamespace));
+                conjuncts.push(peer_conjunct(Part::Namespace, None, want, got, Code::PeerOtherNamespace));
             }
             Namespaces::Own(_) => {}
             Namespaces::Selected(selector) => match self.cluster.namespace(&class.namespace) {
@@ -245,7 +321,16 @@ impl RuleMatcher<'_> {
                     let has = has.unwrap_or(&empty);
                     labels += failing(selector, has).count().max(1);
                     let got = values(selector, has);
-                    conjuncts.push(peer_conjunct(Part::Namespace, selector.to_string(), got, Code::PeerNamespaceLabel));
+                    // As two items, the pods of the policy's own namespace would be meant.
+                    let is_and =
+                        !peer.pods.is_empty() && peer.pods.matches(&class.labels) && class.namespace == self.namespace;
+                    let (want, code) = if is_and {
+                        (format!("{selector} and {} together", peer.pods), Code::PeerAndNotOr)
+                    } else {
+                        (selector.to_string(), Code::PeerNamespaceLabel)
+                    };
+                    let mark = mark("namespaceSelector", selector, has);
+                    conjuncts.push(peer_conjunct(Part::Namespace, mark, want, got, code));
                 }
             },
         }
@@ -263,7 +348,8 @@ impl RuleMatcher<'_> {
             };
             let want = failing.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
             let got = values_of(failing.iter().map(|r| r.key.as_str()), &class.labels);
-            conjuncts.push(peer_conjunct(Part::Pod, want, got, code));
+            let mark = mark("podSelector", &peer.pods, &class.labels);
+            conjuncts.push(peer_conjunct(Part::Pod, mark, want, got, code));
         }
         (conjuncts, labels)
     }
@@ -271,7 +357,7 @@ impl RuleMatcher<'_> {
     /// The other end is no endpoint, so no selector can select it.
     fn no_endpoint(&self, path: &str, peer: &PodPeer) -> Conjunct {
         let is_node = match self.other {
-            Party::Host(_) => true,
+            Party::Host(_) | Party::OtherNode(_) => true,
             Party::End(End::Address(address)) => self.cluster.is_node(address),
             Party::End(End::Pod(_)) => false,
         };
@@ -281,7 +367,7 @@ impl RuleMatcher<'_> {
             (self.address().unwrap_or_else(|| "no pod".to_owned()), Code::IpBlockOutside)
         };
         let want = if peer.pods.is_empty() { "a pod".to_owned() } else { format!("a pod with {}", peer.pods) };
-        Conjunct { of: Of::Peer, path: path.to_owned(), part: Part::Pod, want, got, code }
+        Conjunct { of: Of::Peer, path: path.to_owned(), mark: None, part: Part::Pod, want, got, code }
     }
 
     fn address(&self) -> Option<String> {
@@ -291,10 +377,25 @@ impl RuleMatcher<'_> {
     fn block(&self, path: &str, written: &IpBlock) -> Option<Conjunct> {
         let address = self.question.family.and_then(|family| self.other.address(self.cluster, family));
         let conjunct = |field: &str, part, want: String, code| {
-            let got = self.address().unwrap_or_else(|| "no address yet".to_owned());
-            Some(Conjunct { of: Of::Peer, path: format!("{path}.ipBlock{field}"), part, want, got, code })
+            let got = match self.other {
+                Party::OtherNode(None) => "the address of a node".to_owned(),
+                _ => self.address().unwrap_or_else(|| "no address yet".to_owned()),
+            };
+            let path = format!("{path}.ipBlock{field}");
+            Some(Conjunct { of: Of::Peer, path, mark: None, part, want, got, code })
         };
         let cidr = written.cidr.network().to_string();
+        let is_service = |address: &IpAddr| {
+            Family::of(address) == written.cidr.family && written.block.addresses.contains(cidr::number(*address))
+        };
+        let holds_service = self.question.service_addresses.iter().any(is_service);
+        let is_outside = address.is_none_or(|address| !written.cidr.addresses().contains(cidr::number(address)));
+        if holds_service && is_outside {
+            let got = self.question.service_addresses.iter().find(|address| is_service(address));
+            let got = got.map_or_else(String::new, |address| format!("the Service's address {address}"));
+            let (path, part, code) = (format!("{path}.ipBlock.cidr"), Part::Block, Code::IpBlockIsServiceAddress);
+            return Some(Conjunct { of: Of::Peer, path, mark: None, part, want: cidr, got, code });
+        }
         let family = address.as_ref().map(Family::of).or(self.question.family);
         if family.is_some_and(|family| family != written.cidr.family) {
             return conjunct(".cidr", Part::Family, cidr, Code::IpBlockFamily);
@@ -337,7 +438,7 @@ impl RuleMatcher<'_> {
     fn range(&self, path: &str, protocol: Protocol, first: u16, last: u16, name: Option<&str>) -> Vec<Conjunct> {
         let mut conjuncts = Vec::new();
         let mut add = |part, want: String, got: String, code| {
-            conjuncts.push(Conjunct { of: Of::Port, path: path.to_owned(), part, want, got, code });
+            conjuncts.push(Conjunct { of: Of::Port, path: path.to_owned(), mark: None, part, want, got, code });
         };
         let range = |first: u16, last: u16| match (first, last) {
             (0 | 1, u16::MAX) => "all ports".to_owned(),
@@ -370,16 +471,23 @@ impl RuleMatcher<'_> {
 
     fn named(&self, path: &str, protocol: Protocol, name: &str) -> Vec<Conjunct> {
         let unresolved = |got: String, code| {
-            vec![Conjunct { of: Of::Port, path: path.to_owned(), part: Part::Name, want: name.to_owned(), got, code }]
+            let (path, want) = (path.to_owned(), name.to_owned());
+            vec![Conjunct { of: Of::Port, path, mark: None, part: Part::Name, want, got, code }]
         };
-        let Some(ports) = self.destination else {
-            return unresolved("no pod that could name a port".to_owned(), Code::PortNamedUnresolved);
+        let numbers: BTreeSet<u16> = match self.direction {
+            Direction::Ingress => self.resolution.get(&(protocol, name.to_owned())).cloned().unwrap_or_default(),
+            Direction::Egress => {
+                let ports = self.destination.unwrap_or_default().iter();
+                ports.filter(|port| port.name == name && port.protocol == protocol).map(|port| port.port).collect()
+            }
         };
-        let of_protocol = ports.iter().filter(|port| port.name == name && port.protocol == protocol);
-        let resolved = of_protocol.map(|port| self.range(path, protocol, port.port, port.port, Some(name)));
+        let resolved = numbers.into_iter().map(|number| self.range(path, protocol, number, number, Some(name)));
         if let Some(nearest) = resolved.min_by_key(Vec::len) {
             return nearest;
         }
+        let Some(ports) = self.destination else {
+            return unresolved("no pod that could name a port".to_owned(), Code::PortNamedUnresolved);
+        };
         match ports.iter().find(|port| port.name == name) {
             Some(port) => unresolved(format!("{name} = {} {}", port.protocol, port.port), Code::PortNamedOtherProtocol),
             None if ports.is_empty() => unresolved("no named port".to_owned(), Code::PortNamedUnresolved),

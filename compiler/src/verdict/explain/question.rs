@@ -1,28 +1,21 @@
-//! One question: may this traffic pass from one end to another, and which rules say so?
+//! One question: may this traffic pass from one end to another?
 //!
 //! What the input does not say is not guessed: traffic has a *least*, which is
 //! allowed for certain, and a *most*, beyond which it is denied for certain;
 //! what lies between is unknown.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use super::party::Party;
 use crate::algebra::traffic::Traffic;
-use crate::cluster::group::{Admitted, Atom, Group, Groups, OtherEnd, atoms};
-use crate::cluster::{Cluster, PodId, PolicyId};
+use crate::cluster::group::{Atom, Group, GroupId, Groups};
+use crate::cluster::selection::Selection;
+use crate::cluster::{ClassId, Cluster};
 use crate::object::{Family, Protocol};
 use crate::policy::Direction;
-use crate::verdict::flow::{End, Exemption, exemption};
-
-use super::near::{self, Candidate, Code};
-
-/// An end of a flow that is asked about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Party {
-    /// An endpoint or an address.
-    End(End),
-    /// A pod in its node's network, with its node's address where it is known.
-    Host(PodId),
-}
+use crate::verdict::bounds::Bounds;
+use crate::verdict::flow::{End, Exemption, exemption, may_be_own_node};
 
 /// A question: may this pass from one end to another?
 #[derive(Debug, Clone)]
@@ -38,134 +31,38 @@ pub struct Question {
     /// The port of the Service that the client asks for, in place of the
     /// backend's that policies see.
     pub service_port: Option<(Protocol, u16)>,
+    /// The addresses of the Service by which the client asks, which no policy sees.
+    pub service_addresses: Vec<IpAddr>,
     /// The ends are two replicas of one pod template, which stands for both.
     pub replicas: bool,
 }
 
-/// What is said of some traffic.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
-pub enum Verdict {
-    /// All of it passes.
-    Allowed,
-    /// None of it does.
-    Denied,
-    /// Some of it.
-    Partial,
-    /// The input lacks a fact.
-    Unknown,
-}
-
-/// What is allowed at least, and at most.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Bounds {
-    /// For certain.
-    pub least: Traffic,
-    /// What is not in here is denied for certain.
-    pub most: Traffic,
-}
-
-/// Why a direction allows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// A fact that the input lacks and that decides.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(not(feature = "internals"), non_exhaustive)]
-pub enum Reason {
-    /// No policy isolates the subject.
-    DefaultAllow,
-    /// Rules admit it.
-    Rule,
-    /// Traffic between a pod and its own node.
-    OwnNode,
-    /// A pod's traffic to itself.
-    Itself,
-    /// No policy applies to a hostNetwork pod.
-    HostNetworkExempt,
-    /// It is denied; the code of the nearest miss.
-    Denied(Code),
-    /// The input does not decide it.
-    Unknown(Lack),
-}
-
-/// The fact that the input lacks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[cfg_attr(not(feature = "internals"), non_exhaustive)]
-pub enum Lack {
+pub enum MissingFact {
     /// The other end's address, which an ipBlock may hold.
     Address,
     /// The node that the pod runs on, whose traffic is always allowed.
     Node,
     /// Where a Service leads that has no selector, or whose EndpointSlices are missing.
-    Backends,
-}
-
-/// What one direction says of the traffic that was asked about.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Decision {
-    /// The direction.
-    pub direction: Direction,
-    /// Of the traffic that was asked about.
-    pub verdict: Verdict,
-    /// Why.
-    pub reason: Reason,
-    /// The policies that isolate the subject, sorted.
-    pub isolated_by: Vec<PolicyId>,
-    /// The rules that admit some of it: policy and path.
-    pub rules: Vec<(PolicyId, String)>,
-    /// How many rules the policies have in this direction.
-    pub rule_count: usize,
-    /// Where it denies: the rules that miss by least.
-    pub candidates: Vec<Candidate>,
-}
-
-impl Party {
-    /// Its address of a family.
-    #[must_use]
-    pub fn address(self, cluster: &Cluster, family: Family) -> Option<IpAddr> {
-        match self {
-            Self::End(end) => end.address(cluster, family),
-            Self::Host(pod) => cluster.pod(pod).address(family),
-        }
-    }
-
-    /// Whether it has an address of any family.
-    #[must_use]
-    pub fn has_address(self, cluster: &Cluster) -> bool {
-        Family::ALL.into_iter().any(|family| self.address(cluster, family).is_some())
-    }
-
-    pub(super) fn seen(self, cluster: &Cluster, from: Self, family: Option<Family>) -> OtherEnd<'_> {
-        match self {
-            Self::End(end) => end.seen(cluster, from.node(cluster), family),
-            Self::Host(_) => {
-                let address = family.and_then(|family| self.address(cluster, family));
-                OtherEnd { classes: &[], address, ports: &[] }
-            }
-        }
-    }
-
-    /// The groups that decide about it together; none where nothing isolates
-    /// it.
-    pub(super) fn groups<'g>(
-        self,
-        cluster: &Cluster,
-        groups: &'g Groups,
-        direction: Direction,
-        family: Option<Family>,
-    ) -> Vec<&'g Group> {
-        match self {
-            Self::End(end) => {
-                let found = end.groups(cluster, groups, direction, family);
-                found.into_iter().map(|group| groups.get(group)).collect()
-            }
-            Self::Host(_) => Vec::new(),
-        }
-    }
-
-    /// The node that it is on or is, as far as its pod says.
-    fn node(self, cluster: &Cluster) -> Option<&str> {
-        match self {
-            Self::End(End::Pod(pod)) | Self::Host(pod) => cluster.pod(pod).node.as_deref(),
-            Self::End(End::Address(_)) => None,
-        }
-    }
+    Backends {
+        /// The DNS name to which a Service of type ExternalName leads.
+        external_name: Option<String>,
+        /// The labels that its selector asks for and no pod of the input has.
+        selector: Option<String>,
+    },
+    /// Whether both ends are on one node: the Service leads to backends on the client's
+    /// node only.
+    SameNode,
+    /// Labels of the subject, by which policies select it.
+    SubjectLabels(Vec<String>),
+    /// Labels of the other end, by which rules select it.
+    PeerLabels(Vec<String>),
+    /// The labels of a namespace, by which rules select the other end.
+    NamespaceLabels(String),
+    /// What these documents say, which could not be read.
+    Unread(Vec<String>),
 }
 
 impl Question {
@@ -182,6 +79,7 @@ impl Question {
         match (self.from, self.to) {
             (from, to) if self.replicas && from == to => None,
             (Party::End(from), Party::End(to)) => exemption(cluster, from, to),
+            (Party::OtherNode(_), _) | (_, Party::OtherNode(_)) => None,
             (from, to) if from == to => Some(Exemption::Itself),
             (Party::Host(host), Party::End(End::Pod(pod))) | (Party::End(End::Pod(pod)), Party::Host(host)) => {
                 let (host, own) = (Party::Host(host), cluster.pod(pod).node.as_deref());
@@ -198,55 +96,88 @@ impl Question {
     #[must_use]
     pub fn bounds(&self, cluster: &Cluster, groups: &Groups, direction: Direction) -> Bounds {
         let (subject, other) = self.ends(direction);
-        let everything = || Bounds { least: Traffic::all(), most: Traffic::all() };
         if self.exemption(cluster).is_some() {
-            return everything();
+            return Bounds::everything();
         }
+        let deciding = subject.deciding(cluster, groups, direction, self.family);
         let seen = other.seen(cluster, subject, self.family);
-        let lack = self.lack(cluster, groups, direction);
-        let of_group = |group: &Group| {
-            let least = group.traffic(cluster, seen);
-            let most = match lack {
-                // A question has ends; only a flow through a Service may lack them.
-                None | Some(Lack::Backends) => least.clone(),
-                Some(Lack::Node) => Traffic::all(),
-                Some(Lack::Address) => self.by_blocks(group, seen).union(&least),
-            };
-            Bounds { least, most }
+        let fold = |ids: &[GroupId], of: &dyn Fn(&Group) -> Traffic| {
+            ids.iter().fold(Traffic::all(), |all, id| all.intersection(&of(groups.get(*id))))
         };
-        let groups = subject.groups(cluster, groups, direction, self.family).into_iter();
-        groups.map(of_group).reduce(|one, other| one.and(&other)).unwrap_or_else(everything)
+        let mut bounds = Bounds {
+            least: fold(&deciding.least, &|group| group.traffic(cluster, seen)),
+            most: fold(&deciding.most, &|group| group.possible_traffic(cluster, seen, self.family)),
+        };
+        if deciding.is_nothing_certain {
+            bounds.least = Traffic::none();
+        }
+        if self.may_be_own_node(cluster, direction) {
+            bounds.most = Traffic::all();
+        }
+        bounds
     }
 
-    /// What blocks would admit if one of them held the other end's address.
-    fn by_blocks(&self, group: &Group, other: OtherEnd<'_>) -> Traffic {
-        let possible = |atom: &Atom| match atom {
-            Atom::Block(block) => self.family.is_none_or(|f| f == block.family) && !block.addresses.is_empty(),
-            Atom::Everyone | Atom::Pods(_) => false,
-        };
-        (group.admitted.iter().filter(|(atom, _)| possible(atom)))
-            .fold(Traffic::none(), |all, (_, admitted)| all.union(&admitted.traffic_to(other.ports)))
+    /// Whether the other end may be the subject's own node.
+    fn may_be_own_node(&self, cluster: &Cluster, direction: Direction) -> bool {
+        match self.ends(direction) {
+            (Party::End(subject), Party::End(other @ End::Address(_))) => may_be_own_node(cluster, subject, other),
+            (subject, other @ Party::Host(_)) => subject.node(cluster).is_none() || other.node(cluster).is_none(),
+            _ => false,
+        }
     }
 
-    /// The fact that decides in a direction and that the input lacks.
-    fn lack(&self, cluster: &Cluster, groups: &Groups, direction: Direction) -> Option<Lack> {
+    /// The facts that decide in a direction and that the input lacks. They are looked for
+    /// only where they leave something open.
+    #[must_use]
+    pub fn missing(&self, cluster: &Cluster, groups: &Groups, direction: Direction) -> Vec<MissingFact> {
         let (subject, other) = self.ends(direction);
-        let groups = subject.groups(cluster, groups, direction, self.family);
-        if groups.is_empty() {
-            return None;
+        let deciding = subject.deciding(cluster, groups, direction, self.family);
+        if deciding.is_nothing() || self.exemption(cluster).is_some() {
+            return Vec::new();
         }
-        let could_be_own_node = match other {
-            Party::End(End::Pod(_)) => false,
-            Party::End(End::Address(address)) => cluster.is_node(address) && subject.node(cluster).is_none(),
-            Party::Host(_) => subject.node(cluster).is_none() || other.node(cluster).is_none(),
-        };
-        if could_be_own_node {
-            return Some(Lack::Node);
+        let mut missing = Vec::new();
+        if self.may_be_own_node(cluster, direction) {
+            missing.push(MissingFact::Node);
+        }
+        if let Some(class) = subject.pod().and_then(|pod| cluster.class_of(pod)).filter(|class| cluster.is_open(*class))
+        {
+            let unread: Vec<String> =
+                cluster.unread_policies(&cluster.class(class).namespace).map(str::to_owned).collect();
+            if !unread.is_empty() {
+                missing.push(MissingFact::Unread(unread));
+            }
+            let possible = cluster.possible_policies_of(class, direction);
+            if !possible.is_empty() {
+                let subjects = possible.iter().map(|policy| &cluster.policy(*policy).subject);
+                missing.push(MissingFact::SubjectLabels(owned(cluster.unknown_keys(class, subjects))));
+            }
         }
         let seen = other.seen(cluster, subject, self.family);
-        let by_blocks = || groups.iter().any(|group| !self.by_blocks(group, seen).is_none());
-        let unknown = !other.has_address(cluster) && by_blocks();
-        unknown.then_some(Lack::Address)
+        let ids: BTreeSet<GroupId> = deciding.least.iter().chain(&deciding.most).copied().collect();
+        let atoms: Vec<&Atom> = ids.iter().flat_map(|id| groups.get(*id).admitted.keys()).collect();
+        let is_open = |atom: &&&Atom| atom.may_hold(cluster, seen, self.family) && !atom.holds(cluster, seen);
+        let open: Vec<&&Atom> = atoms.iter().filter(is_open).collect();
+        let mut keys = BTreeSet::new();
+        let mut has_open_labels = false;
+        for class in seen.classes {
+            for peer in open.iter().filter_map(|atom| if let Atom::Pods(peer) = atom { Some(peer) } else { None }) {
+                if cluster.is_open_by_namespace(peer, *class) {
+                    missing.push(MissingFact::NamespaceLabels(cluster.class(*class).namespace.clone()));
+                }
+                if is_open_by_labels(cluster, *class, peer) {
+                    has_open_labels = true;
+                    keys.extend(owned(cluster.unknown_keys(*class, [&peer.pods])));
+                }
+            }
+        }
+        if has_open_labels {
+            missing.push(MissingFact::PeerLabels(keys.into_iter().collect()));
+        }
+        if open.iter().any(|atom| matches!(atom, Atom::Block(_))) {
+            missing.push(MissingFact::Address);
+        }
+        missing.dedup();
+        missing
     }
 
     /// What both directions together allow.
@@ -268,110 +199,12 @@ impl Question {
         let kept = groups.fold(Traffic::none(), |all, group| all.union(&group.dropped_tunnels(cluster, seen)));
         kept.intersection(&self.traffic)
     }
-
-    /// What a direction says of the traffic, and why.
-    #[must_use]
-    pub fn decide(&self, cluster: &Cluster, groups: &Groups, direction: Direction) -> Decision {
-        let (subject, other) = self.ends(direction);
-        let bounds = self.bounds(cluster, groups, direction);
-        let verdict = bounds.verdict(&self.traffic);
-        let mut decision = Decision {
-            direction,
-            verdict,
-            reason: Reason::DefaultAllow,
-            isolated_by: Vec::new(),
-            rules: Vec::new(),
-            rule_count: 0,
-            candidates: Vec::new(),
-        };
-        let deciding = subject.groups(cluster, groups, direction, self.family);
-        for group in &deciding {
-            decision.isolated_by.extend(&group.key.policies);
-            decision.add_rules(self, cluster, group, other);
-        }
-        if deciding.len() > 1 {
-            decision.isolated_by.sort_unstable();
-            decision.isolated_by.dedup();
-            decision.rules.sort();
-            decision.rules.dedup();
-        }
-        let rules = |policy: &PolicyId| cluster.policy(*policy).rules(direction).len();
-        decision.rule_count = decision.isolated_by.iter().map(rules).sum();
-        decision.reason = match (self.exemption(cluster), subject, deciding.first()) {
-            (Some(Exemption::Itself), _, _) => Reason::Itself,
-            (Some(Exemption::OwnNode), _, _) => Reason::OwnNode,
-            (None, Party::Host(_), _) => Reason::HostNetworkExempt,
-            (None, _, None) => Reason::DefaultAllow,
-            _ if verdict == Verdict::Allowed => Reason::Rule,
-            _ if verdict == Verdict::Unknown => {
-                Reason::Unknown(self.lack(cluster, groups, direction).unwrap_or(Lack::Address))
-            }
-            (None, _, Some(first)) => {
-                let denied = self.traffic.difference(&bounds.most);
-                // Of several that decide together, one that denies some of it.
-                let seen = other.seen(cluster, subject, self.family);
-                let is_why = |group: &&&Group| !denied.difference(&group.traffic(cluster, seen)).is_none();
-                let group = deciding.iter().find(is_why).unwrap_or(first);
-                let denied = denied.difference(&group.traffic(cluster, seen));
-                decision.candidates = near::nearest(cluster, group, self, other, &denied);
-                let code = decision.candidates.first().and_then(Candidate::code);
-                Reason::Denied(code.unwrap_or(Code::DefaultDenyOnly))
-            }
-        };
-        decision
-    }
 }
 
-impl Decision {
-    fn add_rules(&mut self, question: &Question, cluster: &Cluster, group: &Group, other: Party) {
-        let seen = other.seen(cluster, question.ends(self.direction).0, question.family);
-        for policy in &group.key.policies {
-            for rule in cluster.policy(*policy).rules(self.direction) {
-                let admitted = Admitted::of_ports(&rule.ports, self.direction, &group.key.resolution);
-                let meets = !admitted.traffic_to(seen.ports).intersection(&question.traffic).is_none();
-                if meets && atoms(&rule.peers).iter().any(|atom| atom.holds(cluster, seen)) {
-                    self.rules.push((*policy, rule.path.clone()));
-                }
-            }
-        }
-    }
+fn is_open_by_labels(cluster: &Cluster, class: ClassId, peer: &crate::policy::PodPeer) -> bool {
+    cluster.class(class).selection(&peer.pods) == Selection::Possible
 }
 
-impl Bounds {
-    /// What both allow.
-    fn and(&self, other: &Self) -> Self {
-        Self { least: self.least.intersection(&other.least), most: self.most.intersection(&other.most) }
-    }
-
-    /// What is said of some traffic. Where some is allowed and some denied for
-    /// certain, that some is unknown changes nothing.
-    #[must_use]
-    pub fn verdict(&self, traffic: &Traffic) -> Verdict {
-        let allowed = !traffic.intersection(&self.least).is_none();
-        let denied = !traffic.difference(&self.most).is_none();
-        let unknown = !traffic.intersection(&self.most.difference(&self.least)).is_none();
-        match (allowed, denied, unknown) {
-            (true, true, _) => Verdict::Partial,
-            (_, _, true) => Verdict::Unknown,
-            (true, false, false) => Verdict::Allowed,
-            // Nothing was asked about.
-            (false, _, false) => Verdict::Denied,
-        }
-    }
-}
-
-impl Reason {
-    /// Its stable code; none where the input does not decide.
-    #[must_use]
-    pub const fn as_str(self) -> Option<&'static str> {
-        Some(match self {
-            Self::DefaultAllow => "default-allow",
-            Self::Rule => "rule",
-            Self::OwnNode => "own-node",
-            Self::Itself => "self",
-            Self::HostNetworkExempt => "hostnetwork-exempt",
-            Self::Denied(code) => code.as_str(),
-            Self::Unknown(_) => return None,
-        })
-    }
+fn owned(keys: Vec<&str>) -> Vec<String> {
+    keys.into_iter().map(str::to_owned).collect()
 }

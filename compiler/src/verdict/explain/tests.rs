@@ -46,7 +46,7 @@ proptest! {
                     continue;
                 }
                 let question =
-                    Question { from: source, to: destination, family, traffic: traffic.clone(), service_port: None, replicas: false };
+                    Question { from: source, to: destination, family, traffic: traffic.clone(), service_port: None, service_addresses: Vec::new(), replicas: false };
                 for direction in Direction::ALL {
                     let decision = question.decide(&cluster, &groups, direction);
                     let bounds = question.bounds(&cluster, &groups, direction);
@@ -130,6 +130,7 @@ fn code(rules: &str, source: &str, port: (Protocol, u16)) -> &'static str {
         family: Some(Family::V4),
         traffic: Traffic::ports(port.0, port.1, port.1),
         service_port: Some((Protocol::Tcp, 8000)),
+        service_addresses: Vec::new(),
         replicas: false,
     };
     let decision = question.decide(&cluster, &groups, Direction::Ingress);

@@ -1,18 +1,21 @@
-//! From two targets to the flows between their ends, and what is said of each.
+//! Walks over all pairs of ends of a question, and says once what is the same of all.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use indexmap::IndexMap;
 
-use super::answer::{Flow, FlowExplanation, Unanswerable, Via, Warning};
-use super::ends::{EndName, Finder, Port, Target, Unit};
-use super::near::Code;
-use super::question::{Party, Question, Verdict};
+use super::answer::{Flow, FlowExplanation, Unanswerable, Via, Warning, Way};
+use super::ends::{Finder, Unit};
+use super::name::{EndName, Port, Target};
+use super::party::Party;
+use super::question::{MissingFact, Question};
 use crate::algebra::traffic::Traffic;
 use crate::cluster::Cluster;
 use crate::cluster::group::Groups;
-use crate::object::{Family, Protocol, Service, ServicePort};
+use crate::object::{Family, Protocol};
 use crate::policy::Direction;
+use crate::verdict::bounds::{Bounds, Verdict};
 
 /// Explains every flow from one target to another, by a port of the destination or by
 /// all. The groups are those of all endpoints ([`Groups::of_cluster`]).
@@ -30,13 +33,14 @@ pub fn explain(
     let mut walk = Walk { ends, port, explanation: FlowExplanation::default() };
     let sources = ends.units(from)?;
     walk.warn(ends.contested(&sources));
-    match to {
-        Target::Service(service) => walk.through(&sources, service),
+    match (from, to) {
+        (Target::Service(service), _) if sources.is_empty() => walk.without_source(service, to)?,
+        (_, Target::Service(service)) => walk.through(&sources, service, None),
+        (_, Target::Node { addresses, .. }) if walk.by_node(&sources, addresses) => {}
+        (_, Target::Address(address)) if walk.by_node(&sources, &[*address]) => {}
         _ => walk.directly(&sources, &ends.units(to)?)?,
     }
-    if sources.is_empty() && matches!(from, Target::Service(_)) {
-        walk.explanation.warn(Warning::SourceWithoutPods);
-    } else if walk.explanation.flows.is_empty() {
+    if walk.explanation.flows.is_empty() {
         walk.explanation.warn(Warning::NoCommonFamily);
     }
     walk.warn_of_tunnels();
@@ -44,24 +48,48 @@ pub fn explain(
 }
 
 /// A question on its way from pair to pair.
-struct Walk<'a> {
-    ends: Finder<'a>,
-    port: Option<&'a Port>,
-    explanation: FlowExplanation,
+pub(super) struct Walk<'a> {
+    pub(super) ends: Finder<'a>,
+    pub(super) port: Option<&'a Port>,
+    pub(super) explanation: FlowExplanation,
 }
 
 /// A destination, and what is asked about it.
-struct Destination {
-    unit: Unit,
-    traffic: Traffic,
-    service_port: Option<(Protocol, u16)>,
+#[derive(Debug, Clone)]
+pub(super) struct Destination {
+    pub(super) unit: Unit,
+    pub(super) traffic: Traffic,
+    pub(super) service_port: Option<(Protocol, u16)>,
+    /// What the source's own node sees in place of the destination, where another node
+    /// replaces the address.
+    pub(super) before: Option<(Party, Traffic)>,
+}
+
+impl Destination {
+    /// A destination that the source addresses itself.
+    pub(super) const fn direct(unit: Unit, traffic: Traffic) -> Self {
+        Self { unit, traffic, service_port: None, before: None }
+    }
+}
+
+/// What all flows of a walk have in common.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Route<'a> {
+    pub(super) via: Option<&'a Via>,
+    pub(super) way: Option<&'a Way>,
+    /// The addresses of the Service.
+    pub(super) service: &'a [IpAddr],
+    /// The port of the destination that was asked for.
+    pub(super) port: Option<&'a Port>,
+    /// Facts without which no flow is allowed for certain.
+    pub(super) missing: &'a [MissingFact],
 }
 
 /// What is said of one pair of ends, by the family that is shown.
 type Said = Vec<(Option<Family>, Vec<Flow>)>;
 
 impl Walk<'_> {
-    fn warn(&mut self, warnings: Vec<Warning>) {
+    pub(super) fn warn(&mut self, warnings: Vec<Warning>) {
         for warning in warnings {
             self.explanation.warn(warning);
         }
@@ -74,7 +102,7 @@ impl Walk<'_> {
         let mut without_port = Vec::new();
         for unit in units {
             match self.ends.traffic(unit, self.port) {
-                Some(traffic) => destinations.push(Destination { unit: unit.clone(), traffic, service_port: None }),
+                Some(traffic) => destinations.push(Destination::direct(unit.clone(), traffic)),
                 None => without_port.push(Warning::NoSuchPort(unit.name.clone())),
             }
         }
@@ -85,98 +113,23 @@ impl Walk<'_> {
             return Err(Unanswerable::NoPortNamed { name: name.clone(), known });
         }
         self.warn(without_port);
-        self.between(sources, &destinations, self.port, None);
+        self.between(sources, &destinations, Route { port: self.port, ..Route::default() });
         Ok(())
-    }
-
-    /// Flows through a Service to its backends.
-    fn through(&mut self, sources: &[Unit], service: &Service) {
-        let cluster = self.ends.cluster;
-        let behind = cluster.behind(service).unwrap_or_default();
-        self.warn(self.ends.contested(&self.ends.backends(behind.iter().copied())));
-        let is_meant = |of: &&ServicePort| match self.port {
-            None => true,
-            Some(Port::Numbers(protocol, first, last)) => {
-                (*first..=*last).contains(&of.port) && of.protocol == protocol.unwrap_or(Protocol::Tcp)
-            }
-            Some(Port::Name(name)) => of.name.as_ref() == Some(name),
-        };
-        let ports: Vec<&ServicePort> = service.ports.iter().filter(is_meant).collect();
-        let via = |port: Option<&ServicePort>, backends| Via {
-            namespace: service.namespace.clone(),
-            name: service.name.clone(),
-            port: port.map(|port| port.port),
-            target: port.map(|port| port.target.clone()),
-            backends,
-        };
-        if ports.is_empty() {
-            self.broken(sources, service, Some(Code::ServicePortUnknown), &Traffic::none(), &via(None, behind.len()));
-            let Service { namespace, name, ports, .. } = service;
-            self.explanation.warn(Warning::NoSuchServicePort {
-                namespace: namespace.clone(),
-                name: name.clone(),
-                ports: ports.iter().map(|port| port.port).collect(),
-            });
-            return;
-        }
-        for port in ports {
-            let backends = cluster.backends(service, port);
-            let code = backends.as_ref().map(|_| Code::ServiceNoBackends);
-            let backends = backends.unwrap_or_default();
-            if backends.is_empty() {
-                let traffic = Traffic::ports(port.protocol, port.port, port.port);
-                self.broken(sources, service, code, &traffic, &via(Some(port), 0));
-                continue;
-            }
-            let units = self.ends.backends(backends.iter().map(|backend| backend.end)).into_iter().zip(&backends);
-            let destinations: Vec<Destination> = units
-                .map(|(unit, backend)| Destination {
-                    unit,
-                    traffic: Traffic::ports(port.protocol, backend.port, backend.port),
-                    service_port: Some((port.protocol, port.port)),
-                })
-                .collect();
-            self.between(sources, &destinations, None, Some(&via(Some(port), destinations.len())));
-        }
-    }
-
-    /// Flows that cannot exist, because the Service leads nowhere; without a code, flows
-    /// through a Service of which the input does not say where it leads.
-    fn broken(&mut self, sources: &[Unit], service: &Service, code: Option<Code>, traffic: &Traffic, via: &Via) {
-        let to = EndName {
-            kind: "Service".to_owned(),
-            namespace: Some(service.namespace.clone()),
-            name: service.name.clone(),
-            addresses: service.addresses.clone(),
-            host_network: false,
-        };
-        let wholes: BTreeSet<EndName> = sources.iter().map(|unit| unit.whole.without_addresses()).collect();
-        self.explanation.flows.extend(wholes.into_iter().map(|from| Flow {
-            from,
-            to: to.clone(),
-            via: Some(via.clone()),
-            family: None,
-            traffic: traffic.clone(),
-            port_name: None,
-            verdict: if code.is_some() { Verdict::Denied } else { Verdict::Unknown },
-            broken: code,
-            decisions: None,
-            parties: None,
-        }));
     }
 
     /// Asks about every pair of ends. Where all pairs of two wholes (workloads)
     /// get the same answers, they are given once, for the wholes.
-    fn between(&mut self, sources: &[Unit], destinations: &[Destination], port: Option<&Port>, via: Option<&Via>) {
+    pub(super) fn between(&mut self, sources: &[Unit], destinations: &[Destination], route: Route<'_>) {
         let mut wholes = IndexMap::<(EndName, EndName), Vec<(&Unit, &Unit, Said)>>::new();
         for from in sources {
             for destination in destinations {
                 let to = &destination.unit;
-                // Of what several ends send to themselves, that between them counts.
-                if from.party == to.party && sources.len() > 1 && !from.is_template {
+                // Of what several ends send to themselves, that between them counts. A Service
+                // may send a client to itself.
+                if from.party == to.party && sources.len() > 1 && !from.is_template && route.via.is_none() {
                     continue;
                 }
-                let said = self.pair(from, destination, port);
+                let said = self.pair(from, destination, route);
                 if !said.is_empty() {
                     let names = (from.whole.without_addresses(), to.whole.without_addresses());
                     wholes.entry(names).or_default().push((from, to, said));
@@ -191,7 +144,8 @@ impl Walk<'_> {
                 self.explanation.flows.extend(flows.map(|flow| Flow {
                     from: from.clone(),
                     to: to.clone(),
-                    via: via.cloned(),
+                    via: route.via.cloned(),
+                    way: route.way.cloned(),
                     parties: Some(parties),
                     ..flow
                 }));
@@ -217,17 +171,22 @@ impl Walk<'_> {
 
     /// What is said of one pair of ends; the flows do not name them, so that
     /// equal answers are equal.
-    fn pair(&self, from: &Unit, destination: &Destination, port: Option<&Port>) -> Said {
-        let Destination { unit: to, traffic, service_port } = destination;
+    fn pair(&self, from: &Unit, destination: &Destination, route: Route<'_>) -> Said {
+        let Destination { unit: to, traffic, service_port, before } = destination;
         let Finder { cluster, groups } = self.ends;
-        let has = |unit: &Unit, family: Family| {
-            unit.only.is_none_or(|only| only == family) && unit.party.address(cluster, family).is_some()
-        };
+        let may_be_of = |unit: &Unit, family: Family| unit.only.is_none_or(|only| only == family);
+        let has =
+            |unit: &Unit, family: Family| may_be_of(unit, family) && unit.party.address(cluster, family).is_some();
         let is_bare = |unit: &Unit| !unit.party.has_address(cluster);
         let mut judged: Vec<Option<Family>> = Vec::new();
         for family in Family::ALL {
             let (a, b) = (has(from, family), has(to, family));
-            if (a || is_bare(from)) && (b || is_bare(to)) && (a || b) {
+            if may_be_of(from, family)
+                && may_be_of(to, family)
+                && (a || is_bare(from))
+                && (b || is_bare(to))
+                && (a || b)
+            {
                 judged.push(Some(family));
             }
         }
@@ -243,9 +202,25 @@ impl Walk<'_> {
                 family,
                 traffic: traffic.clone(),
                 service_port: *service_port,
+                service_addresses: route.service.to_vec(),
                 replicas: from.is_template && to.is_template,
             };
-            let bounds = question.passes(cluster, groups);
+            let egress = before.as_ref().filter(|_| from.party.pod().is_some()).map(|(party, traffic)| Question {
+                to: *party,
+                traffic: traffic.clone(),
+                service_port: None,
+                ..question.clone()
+            });
+            let mut bounds = match &egress {
+                None => question.passes(cluster, groups),
+                Some(egress) => {
+                    let first = egress.bounds(cluster, groups, Direction::Egress).verdict(&egress.traffic);
+                    passes_all(first).and(&question.bounds(cluster, groups, Direction::Ingress))
+                }
+            };
+            if !route.missing.is_empty() {
+                bounds.least = Traffic::none();
+            }
             let mut flows = Vec::new();
             let parts = [
                 (Verdict::Allowed, traffic.intersection(&bounds.least)),
@@ -254,19 +229,27 @@ impl Walk<'_> {
             ];
             for (verdict, part) in parts.into_iter().filter(|(_, part)| !part.is_none()) {
                 question.traffic = part.clone();
-                let decide = |direction| question.decide(cluster, groups, direction);
+                let decide = |direction| match &egress {
+                    Some(egress) if direction == Direction::Egress => egress.decide(cluster, groups, direction),
+                    _ => question.decide(cluster, groups, direction),
+                };
                 flows.push(Flow {
                     from: EndName::default(),
                     to: EndName::default(),
                     via: None,
+                    way: None,
+                    missing: if verdict == Verdict::Unknown { route.missing.to_vec() } else { Vec::new() },
                     family: family.filter(|_| !unknown_family),
-                    port_name: self.ends.port_name(to, &part, port),
+                    port_name: self.ends.port_name(to, &part, route.port),
                     traffic: part,
                     verdict,
                     broken: None,
                     decisions: Some([decide(Direction::Egress), decide(Direction::Ingress)]),
                     parties: None,
                 });
+            }
+            if route.via.is_some() && flows.iter().any(|flow| flow.verdict != Verdict::Allowed) {
+                flows.extend(self.hairpin(question, traffic, flows.first()));
             }
             said.push((family, flows));
         }
@@ -286,6 +269,21 @@ impl Walk<'_> {
         said
     }
 
+    /// Of replicas behind a Service, one may get back what it sent itself.
+    fn hairpin(&self, question: Question, traffic: &Traffic, like: Option<&Flow>) -> Option<Flow> {
+        let Finder { cluster, groups } = self.ends;
+        let is_one = question.replicas && question.from == question.to;
+        let question = Question { replicas: false, traffic: traffic.clone(), ..question };
+        let decide = |direction| question.decide(cluster, groups, direction);
+        like.filter(|_| is_one).cloned().map(|flow| Flow {
+            traffic: traffic.clone(),
+            verdict: Verdict::Allowed,
+            missing: Vec::new(),
+            decisions: Some([decide(Direction::Egress), decide(Direction::Ingress)]),
+            ..flow
+        })
+    }
+
     /// Where a tunnel's port was asked about, and not all ports: policies allow it
     /// and the rules may still drop it, which the verdict does not say.
     fn warn_of_tunnels(&mut self) {
@@ -297,7 +295,15 @@ impl Walk<'_> {
                 continue;
             }
             let (family, traffic) = (flow.family, flow.traffic.clone());
-            let question = Question { from, to, family, traffic, service_port: None, replicas: false };
+            let question = Question {
+                from,
+                to,
+                family,
+                traffic,
+                service_port: None,
+                service_addresses: Vec::new(),
+                replicas: false,
+            };
             let traffic = question.dropped_tunnels(cluster, groups);
             if !traffic.is_none() {
                 let from = flow.from.without_addresses();
@@ -305,6 +311,15 @@ impl Walk<'_> {
             }
         }
         self.warn(found);
+    }
+}
+
+/// What an earlier decision about one port leaves of everything.
+fn passes_all(verdict: Verdict) -> Bounds {
+    match verdict {
+        Verdict::Allowed => Bounds::everything(),
+        Verdict::Unknown => Bounds { least: Traffic::none(), most: Traffic::all() },
+        Verdict::Denied | Verdict::Partial => Bounds { least: Traffic::none(), most: Traffic::none() },
     }
 }
 

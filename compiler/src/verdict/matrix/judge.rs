@@ -8,10 +8,12 @@ use smallvec::SmallVec;
 
 use crate::algebra::cidr::{self, AddressSet};
 use crate::algebra::traffic::Traffic;
-use crate::cluster::group::{Admitted, Atom, GroupId, Groups, OtherEnd};
+use crate::cluster::group::{Admitted, Atom, Group, GroupId, Groups, OtherEnd};
+use crate::cluster::selection::UnknownLabels;
 use crate::cluster::{ClassId, Cluster};
 use crate::object::{ContainerPort, Family};
 use crate::policy::Direction;
+use crate::verdict::bounds::Deciding;
 use crate::verdict::flow::End;
 use crate::verdict::zone::Zones;
 
@@ -27,10 +29,12 @@ impl KindId {
 
 /// Everything about an end that decides.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Kind {
+struct EndKind {
     /// The groups that decide about it together, in the order of
     /// [`Direction::ALL`].
     groups: [SmallVec<[GroupId; 1]>; 2],
+    /// The same where the input does not say which policies apply.
+    open: [Option<Box<Deciding>>; 2],
     /// Its node, if that sees some address otherwise than other nodes do.
     node: Option<Viewer>,
     /// As rules of most nodes see it, and as those of these nodes do.
@@ -44,6 +48,8 @@ struct Face {
     /// The classes of those that hold its address.
     classes: SmallVec<[ClassId; 1]>,
     zone: Option<Zone>,
+    /// Of an end without an address, the family of the one that it will have.
+    assumed: Option<Family>,
     /// Container ports, where some egress rule names ports.
     ports: Vec<ContainerPort>,
 }
@@ -70,7 +76,7 @@ pub(crate) struct Kinds<'a> {
     ports_matter: bool,
     viewers: Vec<&'a str>,
     faces: IndexSet<Face, FxBuildHasher>,
-    seen: IndexSet<Kind, FxBuildHasher>,
+    seen: IndexSet<EndKind, FxBuildHasher>,
 }
 
 impl<'a> Kinds<'a> {
@@ -119,13 +125,21 @@ impl<'a> Kinds<'a> {
         let address = family.and_then(|family| end.address(cluster, family));
         let contest = address.and_then(|address| cluster.contest(address));
         let nodes: Vec<&str> = contest.iter().flat_map(|of| of.holders_by_node()).map(|(node, _)| node).collect();
-        let face = self.face(end.seen(cluster, None, family));
-        let faces = nodes.into_iter().filter_map(|node| {
-            let viewer = self.viewer(node)?;
-            Some((viewer, self.face(end.seen(cluster, Some(node), family))))
-        });
-        let kind = Kind {
-            faces: faces.collect(),
+        let assumed = family.filter(|_| address.is_none());
+        let face = self.face(end.seen(cluster, None, family), assumed);
+        let mut faces = SmallVec::new();
+        for node in nodes {
+            if let Some(viewer) = self.viewer(node) {
+                faces.push((viewer, self.face(end.seen(cluster, Some(node), family), assumed)));
+            }
+        }
+        let open = |direction| {
+            let deciding = end.deciding(cluster, self.groups, direction, family);
+            (!deciding.is_certain()).then(|| Box::new(deciding))
+        };
+        let kind = EndKind {
+            open: Direction::ALL.map(open),
+            faces,
             face,
             groups: Direction::ALL.map(|direction| end.groups(cluster, self.groups, direction, family)),
             node: end.node(cluster).and_then(|node| self.viewer(node)),
@@ -138,11 +152,11 @@ impl<'a> Kinds<'a> {
         self.viewers.binary_search(&node).ok().map(place)
     }
 
-    fn face(&mut self, seen: OtherEnd<'_>) -> FaceId {
+    fn face(&mut self, seen: OtherEnd<'_>, assumed: Option<Family>) -> FaceId {
         let zone = seen.address.map(|address| Zone { family: Family::of(&address), place: self.zones.place(address) });
         let classes = seen.classes.iter().copied().collect();
         let ports = if self.ports_matter { seen.ports.to_vec() } else { Vec::new() };
-        FaceId(place(self.faces.insert_full(Face { classes, zone, ports }).0))
+        FaceId(place(self.faces.insert_full(Face { classes, zone, assumed, ports }).0))
     }
 
     /// What every group makes of every kind.
@@ -152,8 +166,9 @@ impl<'a> Kinds<'a> {
             face.classes.iter().for_each(|class| by_class.entry(*class).or_default().push(i));
         }
         let mut held_by = FxHashMap::<&Atom, Vec<usize>>::default();
-        let mut admits = Vec::new();
-        for (_, group) in self.groups.iter() {
+        let mut maybe_held_by = FxHashMap::<&Atom, Vec<usize>>::default();
+        let (mut admits, mut may_admit) = (Vec::new(), Vec::new());
+        for (_, group) in self.groups.all() {
             let mut row = vec![TrafficId::NONE; self.faces.len()];
             for (atom, admitted) in &group.admitted {
                 let held = held_by.entry(atom).or_insert_with(|| self.held(atom, &by_class));
@@ -166,9 +181,83 @@ impl<'a> Kinds<'a> {
                     row[*face] = known.union(row[*face], more);
                 }
             }
+            may_admit.push(self.may_admit(group, &row, &by_class, &mut maybe_held_by, known));
             admits.push(row);
         }
-        PairVerdicts { kinds: self.seen.iter().cloned().collect(), admits }
+        let slot = |face: &Face| face.assumed.map_or(ASSUMED_NONE, |family| family as usize);
+        let assumed = self.faces.iter().map(|face| face.zone.is_none().then(|| slot(face))).collect();
+        PairVerdicts { kinds: self.seen.iter().cloned().collect(), admits, may_admit, assumed }
+    }
+
+    /// What a group may admit to faces beyond what it does.
+    fn may_admit<'g>(
+        &self,
+        group: &'g Group,
+        admits: &[TrafficId],
+        by_class: &FxHashMap<ClassId, Vec<usize>>,
+        maybe_held_by: &mut FxHashMap<&'g Atom, Vec<usize>>,
+        known: &mut TrafficTable,
+    ) -> MayAdmit {
+        let mut may = MayAdmit::default();
+        for (atom, admitted) in &group.admitted {
+            let is_by_face = match atom {
+                Atom::Everyone => continue,
+                // Every end that has no address yet may be in the block.
+                Atom::Block(block) if admitted.named.is_empty() => {
+                    let traffic = known.id(&admitted.traffic);
+                    if self.cluster.may_hold_a_new_address(block) {
+                        for slot in [ASSUMED_NONE, block.family as usize] {
+                            may.to_bare[slot] = known.union(may.to_bare[slot], traffic);
+                        }
+                    }
+                    false
+                }
+                Atom::Pods(_) | Atom::Block(_) => true,
+            };
+            if !is_by_face {
+                continue;
+            }
+            let held = maybe_held_by.entry(atom).or_insert_with(|| self.maybe_held(atom, by_class));
+            for face in held {
+                let ports = &self.faces[*face].ports;
+                let mut traffic = admitted.traffic_to(ports);
+                if self.faces[*face]
+                    .classes
+                    .iter()
+                    .any(|class| self.cluster.class(*class).unknown == UnknownLabels::All)
+                {
+                    // A pod that only a slice names may call any of its ports by the name.
+                    let (first, last) = Traffic::PORTS;
+                    let named = admitted.named.iter().map(|(protocol, _)| (*protocol, first, last));
+                    traffic = traffic.union(&Traffic::of_ranges(named));
+                }
+                let (traffic, entry) = (known.id(&traffic), may.to_face.entry(*face).or_insert(admits[*face]));
+                *entry = known.union(*entry, traffic);
+            }
+        }
+        may
+    }
+
+    /// The faces of ends that an atom may mean.
+    fn maybe_held(&self, atom: &Atom, by_class: &FxHashMap<ClassId, Vec<usize>>) -> Vec<usize> {
+        let candidates: Vec<usize> = match atom {
+            Atom::Everyone => Vec::new(),
+            Atom::Pods(peer) => {
+                let classes = self.cluster.possibly_selected(peer);
+                classes.iter().filter_map(|class| by_class.get(class)).flatten().copied().collect()
+            }
+            Atom::Block(_) => (0..self.faces.len()).filter(|face| self.faces[*face].zone.is_none()).collect(),
+        };
+        let may_hold = |place: &usize| {
+            let face = &self.faces[*place];
+            let first = |zone: Zone| cidr::address(zone.family, self.zones.starts(zone.family)[zone.place]);
+            let seen = OtherEnd { classes: &face.classes, address: face.zone.map(first), ports: &face.ports };
+            atom.may_hold(self.cluster, seen, face.assumed)
+        };
+        let mut held: Vec<usize> = candidates.into_iter().filter(may_hold).collect();
+        held.sort_unstable();
+        held.dedup();
+        held
     }
 
     /// The faces of ends that an atom means.
@@ -206,9 +295,33 @@ impl<'a> Kinds<'a> {
 /// Judges pairs of kinds.
 #[derive(Debug)]
 pub(crate) struct PairVerdicts {
-    kinds: Vec<Kind>,
+    kinds: Vec<EndKind>,
     /// By group, then by the face of the other end.
     admits: Vec<Vec<TrafficId>>,
+    /// By group.
+    may_admit: Vec<MayAdmit>,
+    /// By face: of an end without an address, the place in [`MayAdmit::to_bare`] of the
+    /// family that it is assumed to have.
+    assumed: Vec<Option<usize>>,
+}
+
+/// The place in [`MayAdmit::to_bare`] of ends of either family.
+const ASSUMED_NONE: usize = 2;
+
+/// What a group may admit beyond what it does for certain.
+#[derive(Debug, Default)]
+struct MayAdmit {
+    /// To ends without an address, by the family that it will have: IPv4, IPv6, either.
+    to_bare: [TrafficId; 3],
+    /// To these faces, with what is certain.
+    to_face: FxHashMap<usize, TrafficId>,
+}
+
+/// What passes between two ends, at least and at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct BoundIds {
+    pub(crate) least: TrafficId,
+    pub(crate) most: TrafficId,
 }
 
 impl PairVerdicts {
@@ -217,23 +330,53 @@ impl PairVerdicts {
         self.admits[group.0 as usize][self.kinds[other.index()].face.0 as usize]
     }
 
-    /// What passes between ends of two kinds, unless they are exempt.
-    pub(crate) fn verdict(&self, known: &mut TrafficTable, from: KindId, to: KindId) -> TrafficId {
-        let mut directed = |direction: Direction, subject: KindId, other: KindId| {
-            let (subject, other) = (&self.kinds[subject.index()], &self.kinds[other.index()]);
-            let own = other.faces.iter().find(|(viewer, _)| subject.node == Some(*viewer));
-            let face = own.map_or(other.face, |(_, face)| *face);
-            (subject.groups[direction as usize].iter()).fold(TrafficId::ALL, |all, group| {
-                known.intersection(all, self.admits[group.0 as usize][face.0 as usize])
-            })
+    /// Whether the input says all that decides between these kinds.
+    pub(crate) fn is_certain(&self) -> bool {
+        self.kinds.iter().all(|kind| kind.open.iter().all(Option::is_none))
+            && self.assumed.iter().all(Option::is_none)
+            && self.may_admit.iter().all(|may| may.to_face.is_empty())
+    }
+
+    /// What passes between ends of two kinds at least and at most, unless they are exempt.
+    pub(crate) fn bounds(&self, known: &mut TrafficTable, from: KindId, to: KindId) -> BoundIds {
+        let egress = self.directed(known, Direction::Egress, from, to);
+        let ingress = self.directed(known, Direction::Ingress, to, from);
+        let least = known.intersection(egress.least, ingress.least);
+        let most = known.intersection(egress.most, ingress.most);
+        BoundIds { least, most }
+    }
+
+    fn directed(&self, known: &mut TrafficTable, direction: Direction, subject: KindId, other: KindId) -> BoundIds {
+        let (subject, other) = (&self.kinds[subject.index()], &self.kinds[other.index()]);
+        let own = other.faces.iter().find(|(viewer, _)| subject.node == Some(*viewer));
+        let face = own.map_or(other.face, |(_, face)| *face).0 as usize;
+        let open = subject.open[direction as usize].as_deref();
+        let (least, most) = match open {
+            Some(open) => (&open.least, &open.most),
+            None => (&subject.groups[direction as usize], &subject.groups[direction as usize]),
         };
-        let (egress, ingress) = (directed(Direction::Egress, from, to), directed(Direction::Ingress, to, from));
-        known.intersection(egress, ingress)
+        let mut bounds = BoundIds { least: TrafficId::ALL, most: TrafficId::ALL };
+        for group in least {
+            bounds.least = known.intersection(bounds.least, self.admits[group.0 as usize][face]);
+        }
+        for group in most {
+            let certain = self.admits[group.0 as usize][face];
+            let may = &self.may_admit[group.0 as usize];
+            let mut traffic = may.to_face.get(&face).copied().unwrap_or(certain);
+            if let Some(slot) = self.assumed[face] {
+                traffic = known.union(traffic, may.to_bare[slot]);
+            }
+            bounds.most = known.intersection(bounds.most, traffic);
+        }
+        if open.is_some_and(|open| open.is_nothing_certain) {
+            bounds.least = TrafficId::NONE;
+        }
+        bounds
     }
 }
 
 /// Traffic that is known, by its place in [`TrafficTable`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub(crate) struct TrafficId(u32);
 
 impl TrafficId {

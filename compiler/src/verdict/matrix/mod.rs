@@ -5,6 +5,7 @@
 //! endpoints is two reads of a table, so the cost is that of writing the pairs down.
 
 pub(crate) mod judge;
+mod restrict;
 mod row;
 
 use std::cell::RefCell;
@@ -22,6 +23,7 @@ use crate::cluster::group::Groups;
 use crate::object::{Family, Protocol};
 use crate::verdict::flow::End;
 use judge::{Kinds, PairVerdicts, TrafficId, TrafficTable};
+pub use restrict::Restriction;
 use row::Row;
 
 /// What is one endpoint of the matrix.
@@ -78,7 +80,7 @@ pub struct Connection {
     pub ports: Option<Vec<[u16; 2]>>,
 }
 
-/// All that one endpoint may send to another in one family.
+/// All that one endpoint may send to another in one family; something is allowed, or may be.
 #[derive(Debug, Clone)]
 pub struct Cell {
     /// The source, by its place in [`Matrix::endpoints`].
@@ -87,8 +89,13 @@ pub struct Cell {
     pub to: usize,
     /// None where an end has no address yet.
     pub family: Option<Family>,
-    /// What is allowed; something is.
+    /// What is allowed for certain, from some end of the source to some of the destination.
     pub traffic: Arc<Traffic>,
+    /// What may be allowed besides: the input lacks a fact.
+    pub unknown: Traffic,
+    /// What of [`Self::traffic`] not every end of the source may send to every end of the
+    /// destination: replicas differ.
+    pub differs: Traffic,
 }
 
 /// The matrix, not yet written down: in a large cluster that is open, its
@@ -96,10 +103,12 @@ pub struct Cell {
 #[derive(Debug)]
 pub struct Matrix<'a> {
     cluster: &'a Cluster,
+    by: By,
     endpoints: Vec<Endpoint>,
     rows: Vec<Row>,
     judge: PairVerdicts,
     known: RefCell<TrafficTable>,
+    only: Option<Restriction>,
 }
 
 /// The matrix written down.
@@ -107,8 +116,12 @@ pub struct Matrix<'a> {
 pub struct ConnectivityMatrix {
     /// Sorted by id.
     pub endpoints: Vec<Endpoint>,
-    /// Sorted by from, to, family and protocol; no row, nothing allowed.
+    /// Sorted by from, to, family and protocol; no row, nothing allowed for certain.
     pub connections: Vec<Connection>,
+    /// What may be allowed besides, in the same form: the input lacks a fact.
+    pub unknowns: Vec<Connection>,
+    /// What of the connections holds for some replicas only, in the same form.
+    pub differs: Vec<Connection>,
 }
 
 /// All allowed connections among the endpoints of the cluster, and between
@@ -116,8 +129,9 @@ pub struct ConnectivityMatrix {
 #[must_use]
 pub fn connectivity(cluster: &Cluster, options: &Options) -> ConnectivityMatrix {
     let matrix = Matrix::new(cluster, options);
-    let connections = matrix.connections().collect();
-    ConnectivityMatrix { endpoints: matrix.endpoints, connections }
+    let (connections, unknowns) = (matrix.connections().collect(), matrix.unknowns().collect());
+    let differs = matrix.differs().collect();
+    ConnectivityMatrix { endpoints: matrix.endpoints, connections, unknowns, differs }
 }
 
 impl<'a> Matrix<'a> {
@@ -144,7 +158,7 @@ impl<'a> Matrix<'a> {
         let (endpoints, rows) = rows.into_iter().unzip();
         let mut known = TrafficTable::new();
         let judge = kinds.judge(&mut known);
-        Self { cluster, endpoints, rows, judge, known: RefCell::new(known) }
+        Self { cluster, by: options.by, endpoints, rows, judge, known: RefCell::new(known), only: None }
     }
 
     /// The endpoints, sorted by id.
@@ -158,22 +172,41 @@ impl<'a> Matrix<'a> {
         self.rows[endpoint].views.iter().map(|view| view.end)
     }
 
-    /// What is allowed, by source, destination and family.
+    /// What is allowed or may be, by source, destination and family.
     pub fn cells(&self) -> impl Iterator<Item = Cell> {
         (0..self.rows.len()).flat_map(move |from| (0..self.rows.len()).flat_map(move |to| self.between(from, to)))
     }
 
-    /// The same, by protocol.
+    /// What is allowed for certain, by protocol. By pod, an end without an address has no
+    /// connections.
     pub fn connections(&self) -> impl Iterator<Item = Connection> {
-        self.cells().flat_map(move |cell| {
-            let (from, to) = (&self.endpoints[cell.from].id, &self.endpoints[cell.to].id);
-            protocols(&cell.traffic).map(move |(protocol, ports)| Connection {
-                from: Arc::clone(from),
-                to: Arc::clone(to),
-                family: cell.family,
-                protocol,
-                ports,
-            })
+        let cells = self.cells().filter(|cell| self.by == By::Workload || cell.family.is_some());
+        cells.flat_map(|cell| self.by_protocol(&cell, &cell.traffic).collect::<Vec<_>>())
+    }
+
+    /// What may be allowed besides, by protocol.
+    pub fn unknowns(&self) -> impl Iterator<Item = Connection> {
+        let is_certain = self.judge.is_certain() && !self.rows.iter().any(|row| row.is_address);
+        let cells = Some(()).filter(|()| !is_certain).into_iter().flat_map(|()| self.cells());
+        cells.flat_map(|cell| self.by_protocol(&cell, &cell.unknown).collect::<Vec<_>>())
+    }
+
+    /// What is allowed to or from some replicas only, by protocol.
+    pub fn differs(&self) -> impl Iterator<Item = Connection> {
+        let has_replicas = self.rows.iter().any(|row| row.views.len() > 1);
+        let cells = Some(()).filter(|()| has_replicas).into_iter().flat_map(|()| self.cells());
+        cells.flat_map(|cell| self.by_protocol(&cell, &cell.differs).collect::<Vec<_>>())
+    }
+
+    fn by_protocol<'t>(&self, cell: &Cell, traffic: &'t Traffic) -> impl Iterator<Item = Connection> + use<'t, 'a> {
+        let (from, to) = (Arc::clone(&self.endpoints[cell.from].id), Arc::clone(&self.endpoints[cell.to].id));
+        let family = cell.family;
+        protocols(traffic).map(move |(protocol, ports)| Connection {
+            from: Arc::clone(&from),
+            to: Arc::clone(&to),
+            family,
+            protocol,
+            ports,
         })
     }
 
@@ -185,24 +218,31 @@ impl<'a> Matrix<'a> {
         let addresses: Vec<End> = (self.rows.iter().filter(|row| row.is_address)).map(|row| row.views[0].end).collect();
         let mut alike = IndexMap::<_, Vec<usize>>::new();
         for (place, row) in self.rows.iter().enumerate() {
-            alike.entry(row.likeness(self.cluster, place, &addresses)).or_default().push(place);
+            let likeness = row.likeness(self.cluster, place, &addresses);
+            alike.entry((likeness, self.is_shown(place))).or_default().push(place);
         }
         alike.into_values().collect()
     }
 
-    /// What is allowed from one endpoint to another, by family.
+    /// What is allowed from one endpoint to another or may be, by family.
     pub fn between(&self, from: usize, to: usize) -> impl Iterator<Item = Cell> + use<> {
         let mut known = self.known.borrow_mut();
-        let traffic = row::between(self.cluster, &self.judge, &mut known, &self.rows[from], &self.rows[to], from == to);
+        let sums = row::between(self.cluster, &self.judge, &mut known, &self.rows[from], &self.rows[to], from == to);
         let families = [None, Some(Family::V4), Some(Family::V6)];
+        let difference = |known: &TrafficTable, all: TrafficId, part: TrafficId| {
+            if all == part { Traffic::none() } else { known.traffic(all).difference(&known.traffic(part)) }
+        };
         let cells = std::array::from_fn::<_, 3, _>(|i| {
-            (traffic[i] != TrafficId::NONE).then(|| Cell {
+            (sums[i].most != TrafficId::NONE).then(|| Cell {
                 from,
                 to,
                 family: families[i],
-                traffic: known.traffic(traffic[i]),
+                traffic: known.traffic(sums[i].least),
+                unknown: difference(&known, sums[i].most, sums[i].least),
+                differs: difference(&known, sums[i].least, sums[i].common()),
             })
         });
+        let cells = cells.map(|cell| cell.and_then(|cell| self.shown_of(cell)));
         cells.into_iter().flatten()
     }
 }
@@ -223,21 +263,40 @@ pub fn protocols(traffic: &Traffic) -> impl Iterator<Item = (&'static str, Optio
 
 impl Serialize for Matrix<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        struct Connections<'a>(&'a Matrix<'a>);
-        impl Serialize for Connections<'_> {
+        Printed { matrix: self, warnings: &[] }.serialize(serializer)
+    }
+}
+
+/// The JSON of a matrix, with what its reader should know besides.
+#[derive(Debug)]
+pub struct Printed<'a> {
+    /// The matrix.
+    pub matrix: &'a Matrix<'a>,
+    /// For people.
+    pub warnings: &'a [String],
+}
+
+impl Serialize for Printed<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        struct List<F>(F);
+        impl<I: Iterator<Item = Connection>, F: Fn() -> I> Serialize for List<F> {
             fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
                 let mut list = serializer.serialize_seq(None)?;
-                for connection in self.0.connections() {
+                for connection in self.0() {
                     list.serialize_element(&connection)?;
                 }
                 list.end()
             }
         }
-        let mut object = serializer.serialize_struct("ConnectivityMatrix", 4)?;
+        let matrix = self.matrix;
+        let mut object = serializer.serialize_struct("ConnectivityMatrix", 7)?;
         object.serialize_field("apiVersion", API_VERSION)?;
         object.serialize_field("kind", "ConnectivityMatrix")?;
-        object.serialize_field("endpoints", &self.endpoints)?;
-        object.serialize_field("connections", &Connections(self))?;
+        object.serialize_field("endpoints", &matrix.endpoints)?;
+        object.serialize_field("connections", &List(|| matrix.connections()))?;
+        object.serialize_field("unknowns", &List(|| matrix.unknowns()))?;
+        object.serialize_field("differs", &List(|| matrix.differs()))?;
+        object.serialize_field("warnings", self.warnings)?;
         object.end()
     }
 }

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::Endpoint;
-use super::judge::{KindId, Kinds, PairVerdicts, TrafficId, TrafficTable};
+use super::judge::{BoundIds, KindId, Kinds, PairVerdicts, TrafficId, TrafficTable};
 use crate::cluster::{Cluster, PodId};
 use crate::object::{Family, Pod};
-use crate::verdict::flow::{End, Exemption, exemption};
+use crate::verdict::flow::{End, Exemption, exemption, may_be_own_node};
 
 /// An end as the rules of others see it.
 #[derive(Debug)]
@@ -16,8 +16,8 @@ pub(super) struct EndKinds {
     pub(super) end: End,
     /// Its kinds, by family, where it has an address.
     kinds: [Option<KindId>; 2],
-    /// Its kind where it has no address at all and is judged nonetheless.
-    bare: Option<KindId>,
+    /// Its kinds where it has no address at all, by the family of the one that it will have.
+    bare: Option<[KindId; 2]>,
 }
 
 /// How many ends of each kind there are.
@@ -32,18 +32,19 @@ pub(super) struct Row {
     is_template: bool,
     /// Its ends with an address, by family and kind.
     census: [Vec<(KindId, usize)>; 2],
-    /// Its ends without one.
-    bare: Vec<(KindId, usize)>,
+    /// Its ends without one, by the family that is assumed.
+    bare: [Vec<(KindId, usize)>; 2],
 }
 
 impl EndKinds {
-    fn new(kinds: &mut Kinds<'_>, end: End, judged_bare: bool) -> Self {
+    fn new(kinds: &mut Kinds<'_>, end: End) -> Self {
         let seen = Family::ALL.map(|family| {
             let has_address = end.address(kinds.cluster, family).is_some();
             has_address.then(|| kinds.kind(end, Some(family)))
         });
         let is_bare = seen.iter().all(Option::is_none);
-        Self { end, kinds: seen, bare: (is_bare && judged_bare).then(|| kinds.kind(end, None)) }
+        let bare = is_bare.then(|| Family::ALL.map(|family| kinds.kind(end, Some(family))));
+        Self { end, kinds: seen, bare }
     }
 }
 
@@ -52,15 +53,15 @@ impl Row {
     fn new(views: Vec<EndKinds>, is_template: bool) -> Self {
         let copies = if is_template { 2 } else { 1 };
         let mut census = [Census::new(), Census::new()];
-        let mut bare = Census::new();
+        let mut bare = [Census::new(), Census::new()];
         for view in &views {
             for (census, kind) in census.iter_mut().zip(view.kinds) {
                 if let Some(kind) = kind {
                     *census.entry(kind).or_default() += copies;
                 }
             }
-            if let Some(kind) = view.bare {
-                *bare.entry(kind).or_default() += copies;
+            for (census, kind) in bare.iter_mut().zip(view.bare.into_iter().flatten()) {
+                *census.entry(kind).or_default() += copies;
             }
         }
         Self {
@@ -68,7 +69,7 @@ impl Row {
             is_template,
             is_address: false,
             census: census.map(|census| census.into_iter().collect()),
-            bare: bare.into_iter().collect(),
+            bare: bare.map(|census| census.into_iter().collect()),
         }
     }
 }
@@ -76,7 +77,7 @@ impl Row {
 /// What two rows have in common that no rule distinguishes.
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub(super) struct Likeness {
-    census: [Vec<(KindId, usize)>; 3],
+    census: [Vec<(KindId, usize)>; 4],
     is_template: bool,
     /// The place of a row that has no like: an address, or a pod that an
     /// address or its node's address stands for in another row.
@@ -86,9 +87,9 @@ pub(super) struct Likeness {
 impl Row {
     pub(super) fn likeness(&self, cluster: &Cluster, place: usize, addresses: &[End]) -> Likeness {
         let exempt = |view: &EndKinds| addresses.iter().any(|address| exemption(cluster, view.end, *address).is_some());
-        let [v4, v6] = self.census.clone();
+        let ([v4, v6], [bare_v4, bare_v6]) = (self.census.clone(), self.bare.clone());
         Likeness {
-            census: [v4, v6, self.bare.clone()],
+            census: [v4, v6, bare_v4, bare_v6],
             is_template: self.is_template,
             alone: (self.is_address || self.views.iter().any(exempt)).then_some(place),
         }
@@ -100,10 +101,15 @@ fn addresses(cluster: &Cluster, pod: PodId) -> impl Iterator<Item = IpAddr> {
     Family::ALL.into_iter().filter_map(move |family| cluster.address(pod, family))
 }
 
+/// Whether a pod is a row: an endpoint with an object of its own.
+fn is_row(pod: &Pod) -> bool {
+    pod.is_endpoint() && !pod.only_in_slice
+}
+
 /// Each pod is a row.
 pub(super) fn pods(kinds: &mut Kinds<'_>) -> Vec<(Endpoint, Row)> {
     let cluster = kinds.cluster;
-    let pods: Vec<(PodId, &Pod)> = cluster.named().filter(|(_, pod)| pod.is_endpoint()).collect();
+    let pods: Vec<(PodId, &Pod)> = cluster.named().filter(|(_, pod)| is_row(pod)).collect();
     let mut rows = Vec::with_capacity(pods.len());
     for same in pods.chunk_by(|(_, a), (_, b)| (&a.namespace, &a.name) == (&b.namespace, &b.name)) {
         for (id, pod) in same {
@@ -122,7 +128,13 @@ pub(super) fn pods(kinds: &mut Kinds<'_>) -> Vec<(Endpoint, Row)> {
                 node: pod.node.clone(),
                 host_network: false,
             };
-            rows.push((endpoint, Row::new(vec![EndKinds::new(kinds, End::Pod(*id), false)], false)));
+            rows.push((
+                endpoint,
+                Row::new(
+                    vec![EndKinds::new(kinds, End::Pod(*id))],
+                    pod.is_template() && pod.addresses().next().is_none(),
+                ),
+            ));
         }
     }
     rows
@@ -133,7 +145,7 @@ pub(super) fn pods(kinds: &mut Kinds<'_>) -> Vec<(Endpoint, Row)> {
 pub(super) fn workloads(kinds: &mut Kinds<'_>) -> Vec<(Endpoint, Row)> {
     let cluster = kinds.cluster;
     let mut rows = BTreeMap::<(&str, &str, &str), Vec<PodId>>::new();
-    for (id, pod) in cluster.named().filter(|(_, pod)| pod.is_endpoint()) {
+    for (id, pod) in cluster.named().filter(|(_, pod)| is_row(pod)) {
         let (kind, name) = match &pod.workload {
             Some(workload) => (workload.kind.as_str(), &workload.name),
             None => ("Pod", &pod.name),
@@ -154,10 +166,7 @@ pub(super) fn workloads(kinds: &mut Kinds<'_>) -> Vec<(Endpoint, Row)> {
             },
             host_network: false,
         };
-        (
-            endpoint,
-            Row::new(pods.into_iter().map(|pod| EndKinds::new(kinds, End::Pod(pod), true)).collect(), is_template),
-        )
+        (endpoint, Row::new(pods.into_iter().map(|pod| EndKinds::new(kinds, End::Pod(pod))).collect(), is_template))
     };
     rows.into_iter().map(row).collect()
 }
@@ -178,6 +187,32 @@ pub(super) fn address(kinds: &mut Kinds<'_>, address: IpAddr) -> (Endpoint, Row)
     (endpoint, Row { is_address: true, ..Row::new(vec![view], false) })
 }
 
+/// What passes from one row to another in one family.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Sum {
+    /// What some pair of their ends may exchange for certain.
+    pub(super) least: TrafficId,
+    /// What some pair may, as far as the input says.
+    pub(super) most: TrafficId,
+    /// What every pair may for certain; none where there is no pair.
+    common: Option<TrafficId>,
+}
+
+impl Sum {
+    fn add(&mut self, known: &mut TrafficTable, pair: BoundIds) {
+        self.least = known.union(self.least, pair.least);
+        self.most = known.union(self.most, pair.most);
+        self.common = Some(self.common.map_or(pair.least, |common| known.intersection(common, pair.least)));
+    }
+
+    /// What every pair may for certain.
+    pub(super) fn common(&self) -> TrafficId {
+        self.common.unwrap_or_default()
+    }
+}
+
+const EVERYTHING: BoundIds = BoundIds { least: TrafficId::ALL, most: TrafficId::ALL };
+
 /// What passes from one row to another: where an end has no address yet, in
 /// IPv4, and in IPv6.
 pub(super) fn between(
@@ -187,49 +222,48 @@ pub(super) fn between(
     from: &Row,
     to: &Row,
     same: bool,
-) -> [TrafficId; 3] {
+) -> [Sum; 3] {
+    let mut sums = [Sum::default(); 3];
     if from.is_address && to.is_address {
-        return [TrafficId::NONE; 3];
+        return sums;
     }
     if from.is_address || to.is_address {
         return by_ends(cluster, judge, known, from, to);
     }
     if same && from.views.len() == 1 && !from.is_template {
         // No policy judges what a pod sends to itself.
-        let all = |ends: &[(KindId, usize)]| if ends.is_empty() { TrafficId::NONE } else { TrafficId::ALL };
-        return [all(&from.bare), all(&from.census[0]), all(&from.census[1])];
+        for (sum, ends) in sums.iter_mut().zip([&from.bare[0], &from.census[0], &from.census[1]]) {
+            if !ends.is_empty() {
+                sum.add(known, EVERYTHING);
+            }
+        }
+        return sums;
     }
     // Ends of two rows are different pods, and only addresses can be nodes:
     // nothing is exempt. Within a row, an end is not its own peer.
-    let mut judged = |a: &[(KindId, usize)], b: &[(KindId, usize)]| {
-        let mut traffic = TrafficId::NONE;
+    let mut judged = |sum: &mut Sum, a: &[(KindId, usize)], b: &[(KindId, usize)]| {
         for (x, count) in a {
             for (y, _) in b {
                 if !(same && x == y && *count == 1) {
-                    let verdict = judge.verdict(known, *x, *y);
-                    traffic = known.union(traffic, verdict);
+                    let pair = judge.bounds(known, *x, *y);
+                    sum.add(known, pair);
                 }
             }
         }
-        traffic
     };
-    let mut bare = judged(&from.bare, &to.bare);
-    let families = [judged(&from.census[0], &to.census[0]), judged(&from.census[1], &to.census[1])];
-    let mut half_bare = Vec::new();
     for family in 0..2 {
-        half_bare.push(judged(&from.bare, &to.census[family]));
-        half_bare.push(judged(&from.census[family], &to.bare));
+        judged(&mut sums[0], &from.bare[family], &to.bare[family]);
+        judged(&mut sums[0], &from.bare[family], &to.census[family]);
+        judged(&mut sums[0], &from.census[family], &to.bare[family]);
+        judged(&mut sums[1 + family], &from.census[family], &to.census[family]);
     }
-    for traffic in half_bare {
-        bare = known.union(bare, traffic);
-    }
-    [bare, families[0], families[1]]
+    sums
 }
 
 /// The same, pair by pair: an address can be a pod of the other row, or the
 /// node of one.
-fn by_ends(cluster: &Cluster, judge: &PairVerdicts, known: &mut TrafficTable, from: &Row, to: &Row) -> [TrafficId; 3] {
-    let mut all = [TrafficId::NONE; 3];
+fn by_ends(cluster: &Cluster, judge: &PairVerdicts, known: &mut TrafficTable, from: &Row, to: &Row) -> [Sum; 3] {
+    let mut sums = [Sum::default(); 3];
     for a in &from.views {
         for b in &to.views {
             let exempt = exemption(cluster, a.end, b.end);
@@ -237,18 +271,18 @@ fn by_ends(cluster: &Cluster, judge: &PairVerdicts, known: &mut TrafficTable, fr
             if exempt == Some(Exemption::Itself) && from.views.len() + to.views.len() > 2 {
                 continue;
             }
-            let mut add = |place: usize, x: KindId, y: KindId| {
-                let verdict = if exempt.is_some() { TrafficId::ALL } else { judge.verdict(known, x, y) };
-                all[place] = known.union(all[place], verdict);
-            };
+            let may_be_own_node = may_be_own_node(cluster, a.end, b.end);
             for family in 0..2 {
-                match (a.kinds[family].or(a.bare), b.kinds[family].or(b.bare)) {
-                    (Some(x), Some(y)) if a.bare.is_some() || b.bare.is_some() => add(0, x, y),
-                    (Some(x), Some(y)) => add(1 + family, x, y),
-                    _ => {}
+                let bare = |view: &EndKinds| view.bare.map(|kinds| kinds[family]);
+                let Some((x, y)) = a.kinds[family].or(bare(a)).zip(b.kinds[family].or(bare(b))) else { continue };
+                let mut pair = if exempt.is_some() { EVERYTHING } else { judge.bounds(known, x, y) };
+                if may_be_own_node {
+                    pair.most = TrafficId::ALL;
                 }
+                let place = if a.bare.is_some() || b.bare.is_some() { 0 } else { 1 + family };
+                sums[place].add(known, pair);
             }
         }
     }
-    all
+    sums
 }

@@ -12,7 +12,7 @@ use crate::verdict::flow::{Exemption, directed, exemption};
 
 /// What passes from one endpoint to another, by asking about each pair of
 /// ends alone.
-fn slowly(cluster: &Cluster, groups: &Groups, matrix: &Matrix<'_>, by: By) -> BTreeMap<Key, Traffic> {
+fn slowly(cluster: &Cluster, groups: &Groups, matrix: &Matrix<'_>) -> BTreeMap<Key, Traffic> {
     let mut all = BTreeMap::<Key, Traffic>::new();
     for (from, source) in matrix.endpoints.iter().enumerate() {
         for (to, destination) in matrix.endpoints.iter().enumerate() {
@@ -21,7 +21,7 @@ fn slowly(cluster: &Cluster, groups: &Groups, matrix: &Matrix<'_>, by: By) -> BT
             }
             let ends = |place: usize| matrix.ends(place).collect::<Vec<End>>();
             let (a, b) = (ends(from), ends(to));
-            let is_template = from == to && by == By::Workload && stands_for_replicas(cluster, &a);
+            let is_template = from == to && stands_for_replicas(cluster, &a);
             for x in &a {
                 for y in &b {
                     if exemption(cluster, *x, *y) == Some(Exemption::Itself) && a.len() + b.len() > 2 {
@@ -45,15 +45,13 @@ fn slowly(cluster: &Cluster, groups: &Groups, matrix: &Matrix<'_>, by: By) -> BT
                         *entry = entry.union(&traffic);
                     };
                     if bare(from, *x) || bare(to, *y) {
-                        if by == By::Workload {
-                            let families = Family::ALL.into_iter().filter(|f| has(from, *x, *f) || has(to, *y, *f));
-                            let families: Vec<Family> = families.collect();
-                            if families.is_empty() {
-                                add(None, None);
-                            }
-                            for family in families {
-                                add(None, Some(family));
-                            }
+                        let families = Family::ALL.into_iter().filter(|f| has(from, *x, *f) || has(to, *y, *f));
+                        let families: Vec<Family> = families.collect();
+                        if families.is_empty() {
+                            add(None, None);
+                        }
+                        for family in families {
+                            add(None, Some(family));
                         }
                         continue;
                     }
@@ -85,9 +83,10 @@ proptest! {
         let outside = ["10.0.0.1", "10.0.0.200", "192.0.2.1", "10.9.0.1", "2001:db8::1", "2001:db8:f::1"];
         let addresses: Vec<IpAddr> = outside.iter().filter_map(|text| text.parse().ok()).collect();
         let matrix = Matrix::new(&cluster, &Options { by, addresses });
-        let fast: BTreeMap<Key, Traffic> =
+        let mut fast: BTreeMap<Key, Traffic> =
             matrix.cells().map(|cell| ((cell.from, cell.to, cell.family), (*cell.traffic).clone())).collect();
-        let slow = slowly(&cluster, &groups, &matrix, by);
+        fast.retain(|_, traffic| !traffic.is_none());
+        let slow = slowly(&cluster, &groups, &matrix);
         let name = |place: usize| &matrix.endpoints[place].id;
         for key in fast.keys().chain(slow.keys()) {
             let (from, to, family) = *key;

@@ -21,7 +21,8 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::PodSpec;
 use k8s_openapi::api::networking::v1 as networking;
 use npc_compiler::object::{
-    Exposure, Family, Labels, Namespace, NetworkPolicy, Objects, Pod, Protocol, Service, ServicePort, TargetPort,
+    Exposure, Family, Labels, Namespace, NetworkPolicy, Objects, Pod, Protocol, Routing, Service, ServicePort,
+    TargetPort,
 };
 use npc_tests::lab::{Backend, Enforcer, Lab, Mode};
 use serde_json::{Value, json};
@@ -81,6 +82,7 @@ fn shop(policies: Vec<NetworkPolicy>) -> Objects {
             .map(|protocol| ServicePort { name: None, protocol, port: 80, target: TargetPort::Number(ADMITTED) })
             .to_vec(),
         exposure: Exposure::Inside,
+        routing: Routing::default(),
     };
     Objects {
         namespaces: vec![

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::PodSpec;
 use npc_compiler::object::{
-    Exposure, Family, Labels, NetworkPolicy, Objects, Pod, Protocol, Service, ServicePort, TargetPort,
+    Exposure, Family, Labels, NetworkPolicy, Objects, Pod, Protocol, Routing, Service, ServicePort, TargetPort,
 };
 use npc_tests::lab::{Backend, Enforcer, Lab, Mode, Netns};
 use serde_json::json;
@@ -59,6 +59,7 @@ fn service(name: &str) -> Service {
             port(Protocol::Tcp, TO_STREAM, STREAM),
         ],
         exposure: Exposure::Inside,
+        routing: Routing::default(),
     }
 }
 

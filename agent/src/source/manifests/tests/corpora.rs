@@ -29,8 +29,8 @@ fn directories_are_read_in_order_with_those_below_and_without_the_rest() {
     let loaded = load_all(&[root]).unwrap();
     assert_eq!(names(&loaded), ["ns default", "pod default/y", "pod default/x", "pod default/z"]);
     assert_eq!(loaded.problems, []);
-    let place = loaded.positions.locate("Pod", "default", "y", "metadata").unwrap();
-    assert_eq!(place.to_string(), format!("{}/b/c/y.YML:3:1", root.display()));
+    let place = loaded.positions.locate("Pod", "default", "y", "").unwrap();
+    assert_eq!(place.to_string(), format!("{}/b/c/y.YML:1:1", root.display()));
     // A file that is named is read whatever it is called.
     fs::write(root.join("notes.txt"), pod("n")).unwrap();
     assert_eq!(names(&load_all(&[&root.join("notes.txt")]).unwrap()), ["ns default", "pod default/n"]);

@@ -74,18 +74,22 @@ fn lines_are_quoted_without_their_ends() {
 
 #[test]
 fn every_kind_has_its_place_also_in_lists_and_through_aliases() {
-    let text = "apiVersion: v1\nkind: List\nitems:\n- apiVersion: apps/v1\n  kind: Deployment\n  metadata: {name: d}\n  \
+    let text = "apiVersion: v1\nkind: List\nitems:\n- apiVersion: apps/v1\n  kind: Deployment\n  metadata: {name: d, labels: {team: a}}\n  \
                 spec:\n    template: {metadata: {labels: &l {app: x}}, spec: {}}\n- apiVersion: v1\n  kind: Service\n  \
-                metadata: {name: s}\n  spec:\n    selector: *l\n    ports:\n    - port: 80\n";
+                metadata: {name: s}\n  spec:\n    selector: *l\n    ports:\n    - port: 80\n- apiVersion: networking.k8s.io/v1\n  \
+                kind: NetworkPolicy\n  metadata: {name: p, namespace: default}\n  spec: {podSelector: {matchLabels: *l}}\n";
     let positions = read(text).positions;
     let check = |kind: &str, name: &str, path: &str, wanted: &str| {
         assert_eq!(positions.locate(kind, "default", name, path).unwrap().to_string(), format!("f.yaml:{wanted}"));
     };
     check("Deployment", "d", "", "4:3");
-    check("Deployment", "d", "spec.template.metadata.labels.app", "8:39");
-    check("Service", "s", "spec.ports[0].port", "15:7");
+    // The fields of a policy have their places, and the labels of a workload itself; of
+    // other kinds the object has one.
+    check("Deployment", "d", "metadata.labels.team", "6:32");
+    check("Deployment", "d", "spec.template.metadata.labels.app", "4:3");
+    check("Service", "s", "spec.ports[0].port", "9:3");
     // The key stands here, what is inside where the anchor is.
-    check("Service", "s", "spec.selector", "13:5");
-    check("Service", "s", "spec.selector.app", "8:39");
-    assert_eq!(positions.locate("Namespace", "", "default", ""), None, "nobody wrote it");
+    check("NetworkPolicy", "p", "spec.podSelector.matchLabels", "19:24");
+    check("NetworkPolicy", "p", "spec.podSelector.matchLabels.app", "8:39");
+    assert_eq!(positions.locate("Namespace", "", "default", ""), None, "no file has it");
 }

@@ -29,7 +29,7 @@ fn every_way_to_write_one_pod_reads_the_same() {
     check("apiVersion: v1\nkind: Pod\nx: &l {app: x}\nmetadata:\n  name: a\n  labels:\n    <<: [*l, {app: y}]\n");
     check("%YAML 1.2\n---\napiVersion: v1\nkind: Pod\nmetadata: {name: a, labels: {app: !!str x}}\n");
     check("apiVersion: v1\nkind: Pod\nmetadata:\n  name: a\n  labels:\n    app: >-\n      x\n");
-    // What nobody asks for cannot be wrong.
+    // A field that npc does not ask for cannot be wrong.
     check(
         "apiVersion: v1\nkind: Pod\nmetadata: {name: a, labels: {app: x}, managedFields: 7}\n\
          spec: {containers: [{name: c, resources: {limits: {cpu: 1}}, env: 4}]}\n",

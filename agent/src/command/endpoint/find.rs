@@ -1,0 +1,248 @@
+//! From the names that people write to what they stand for in the input.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use npc_agent::near;
+use npc_compiler::cluster::PodId;
+use npc_compiler::object::Service;
+use npc_compiler::verdict::explain::Target;
+
+use super::{Resolved, What, Written, short_kind};
+use crate::command::input::{Input, missing_rights};
+use crate::command::words::policies_and_pods;
+use crate::command::{Exit, Stop};
+
+/// So many names are suggested.
+const SUGGESTED: usize = 8;
+
+/// Something of the input that has the name that was written.
+struct Found<'a> {
+    kind: String,
+    namespace: String,
+    name: String,
+    target: Target<'a>,
+}
+
+impl Found<'_> {
+    fn shown(&self) -> String {
+        match self.namespace.as_str() {
+            "" => format!("{}/{}", short_kind(&self.kind), self.name),
+            namespace => format!("{namespace}/{}/{}", short_kind(&self.kind), self.name),
+        }
+    }
+
+    /// Whether it is what a type means; without a type, what runs: a service, node or
+    /// namespace is asked for by its type.
+    fn is_a(&self, kind: Option<&str>) -> bool {
+        match kind {
+            None => !matches!(self.kind.as_str(), "Service" | "Node" | "Namespace"),
+            Some("Workload") => !matches!(self.kind.as_str(), "Service" | "Node" | "Namespace" | "Pod"),
+            Some(kind) => self.kind == kind,
+        }
+    }
+
+    /// Whether it is in this namespace, or in none.
+    fn is_in(&self, namespace: &str) -> bool {
+        self.namespace.is_empty() || self.namespace == namespace
+    }
+}
+
+impl Written {
+    /// What it stands for in the input.
+    pub(in crate::command) fn resolve<'a>(
+        &self,
+        input: &'a Input,
+        default_namespace: &str,
+    ) -> anyhow::Result<Resolved<'a>> {
+        let port = self.port.clone();
+        let (name, target) = match &self.what {
+            What::Any => ("any".to_owned(), Target::Any),
+            What::Outside => ("outside".to_owned(), Target::Outside),
+            What::Address(address) => match service_at(input, *address) {
+                Some(service) => (format!("{}/svc/{}", service.namespace, service.name), Target::Service(service)),
+                None => (address.to_string(), Target::Address(*address)),
+            },
+            What::Block(cidr) => (cidr.network().to_string(), Target::Blocks(vec![*cidr])),
+            What::Object(_, Some("NetworkPolicy"), name) => {
+                let message = format!("a policy is no end of a flow; ask about it alone: npc explain netpol/{name}");
+                return Err(Stop::new(Exit::Input, message).into());
+            }
+            What::Object(namespace, kind, name) => {
+                let found = self.find(input, namespace.as_deref(), default_namespace, *kind, name)?;
+                (found.shown(), found.target)
+            }
+        };
+        Ok(Resolved { name, target, port })
+    }
+
+    /// The one object that is meant, or why there is none.
+    fn find<'a>(
+        &self,
+        input: &'a Input,
+        namespace: Option<&str>,
+        default_namespace: &str,
+        kind: Option<&'static str>,
+        name: &str,
+    ) -> Result<Found<'a>, Stop> {
+        let mut all = everything(input);
+        let here = namespace.unwrap_or(default_namespace);
+        // An exact name wins over what DNS would make of it.
+        let mut readings = vec![(here, kind, name)];
+        if namespace.is_none() {
+            readings.extend(as_dns(name, kind));
+        }
+        for (namespace, kind, name) in readings {
+            let fits = |found: &Found<'_>| found.name == name && found.is_in(namespace) && found.is_a(kind);
+            let places: Vec<usize> = (0..all.len()).filter(|place| fits(&all[*place])).collect();
+            match places.as_slice() {
+                [] => {}
+                [place] => return Ok(all.swap_remove(*place)),
+                several => {
+                    let names: BTreeSet<String> = several.iter().map(|place| all[*place].shown()).collect();
+                    let names = Vec::from_iter(names).join(", ");
+                    return Err(Stop::new(Exit::NotFound, format!("{:?} is ambiguous; say which: {names}", self.text)));
+                }
+            }
+        }
+        Err(Stop::new(Exit::NotFound, missing(input, &all, here, kind, name)))
+    }
+}
+
+/// What a name with dots may mean besides: `NAME.NS`, `NAME.NS.svc[.DOMAIN]` of a Service,
+/// `POD.NAME.NS.svc[.DOMAIN]` of a pod behind one.
+fn as_dns<'a>(name: &'a str, kind: Option<&'static str>) -> Vec<(&'a str, Option<&'static str>, &'a str)> {
+    let labels: Vec<&str> = name.trim_end_matches('.').split('.').collect();
+    match labels.as_slice() {
+        [name, namespace] => match kind {
+            None => vec![(namespace, None, name), (namespace, Some("Service"), name)],
+            kind => vec![(namespace, kind, name)],
+        },
+        [name, namespace, "svc", ..] => vec![(namespace, Some("Service"), name)],
+        [pod, _, namespace, "svc", ..] => vec![(namespace, Some("Pod"), pod)],
+        _ => Vec::new(),
+    }
+}
+
+/// Why there is no such object, and which one may be meant.
+fn missing(input: &Input, all: &[Found<'_>], namespace: &str, kind: Option<&str>, name: &str) -> String {
+    let fits_idle = |of: &str| kind.is_none_or(|kind| kind == "Workload" || kind == of);
+    let mut idle = input.loaded.idle.iter();
+    if let Some(idle) = idle.find(|o| o.namespace == namespace && o.name == name && fits_idle(&o.kind)) {
+        let number = if idle.kind == "Job" { "parallelism" } else { "replicas" };
+        let shown = format!("{namespace}/{}/{name}", short_kind(&idle.kind));
+        return format!("{shown} has no pods to ask about: its {number} is 0");
+    }
+    if let Some(message) = finished(input, namespace, kind, name) {
+        return message;
+    }
+    let is_scoped = !matches!(kind, Some("Node" | "Namespace"));
+    if kind == Some("Namespace") && input.cluster.namespace(name).is_some() {
+        return format!("namespace {name} has no pods to ask about");
+    }
+    let what = kind.map_or("workload or pod".to_owned(), str::to_lowercase);
+    let same = all.iter().filter(|other| other.name == name);
+    let close =
+        all.iter().filter(|other| other.is_in(namespace) && other.is_a(kind) && near::is_alike(&other.name, name));
+    let candidates: BTreeSet<String> = same.chain(close).map(Found::shown).collect();
+    let unread = missing_rights(
+        input.cluster.unread(),
+        match kind {
+            Some(kind @ ("Node" | "Namespace" | "Service")) => kind,
+            _ => "Pod",
+        },
+        if is_scoped { namespace } else { "" },
+    );
+    let is_nowhere = is_scoped && unread.is_empty() && input.cluster.namespace(namespace).is_none();
+    let mut message = if is_nowhere && !input.loaded.objects.namespaces.is_empty() {
+        let known: BTreeSet<&str> = input.loaded.objects.namespaces.iter().map(|of| of.name.as_str()).collect();
+        let meant = near::nearest(namespace, known.iter().copied());
+        let meant = meant.map(|name| format!("; did you mean {name}?")).unwrap_or_default();
+        format!("there is no namespace {namespace:?}; the input has {}{meant}", near::listed(known))
+    } else {
+        let scope = if is_scoped { format!(" in namespace {namespace}") } else { String::new() };
+        format!("there is no {what} {name:?}{scope}")
+    };
+    let more = if !candidates.is_empty() {
+        let names: Vec<String> = candidates.into_iter().take(SUGGESTED).collect();
+        format!("; did you mean: {}", names.join(", "))
+    } else if !unread.is_empty() {
+        format!("; it may be there: {}", unread.join("; "))
+    } else if input.cluster.endpoints().next().is_none() {
+        format!("; the input has {}", policies_and_pods(&input.cluster))
+    } else {
+        String::new()
+    };
+    message.push_str(&more);
+    message
+}
+
+/// What to say of a pod that has finished, or of a workload all of whose pods have.
+fn finished(input: &Input, namespace: &str, kind: Option<&str>, name: &str) -> Option<String> {
+    let mut pods = input.cluster.pods().filter(|(_, pod)| pod.finished && pod.namespace == namespace);
+    let is_meant = |of: &str| kind.is_none_or(|kind| kind == of || (kind == "Workload" && of != "Pod"));
+    pods.find_map(|(_, pod)| {
+        if pod.name == name && is_meant("Pod") {
+            return Some(format!("{namespace}/pod/{name} has finished: it has no address any more"));
+        }
+        let workload = pod.workload.as_ref().filter(|workload| workload.name == name && is_meant(&workload.kind))?;
+        Some(format!(
+            "{namespace}/{}/{name} has no pods to ask about: all its pods have finished",
+            short_kind(&workload.kind)
+        ))
+    })
+}
+
+fn service_at(input: &Input, address: IpAddr) -> Option<&Service> {
+    input.loaded.objects.services.iter().find(|service| service.addresses.contains(&address))
+}
+
+/// The names of all that can be an endpoint, as the answers show them, sorted.
+pub(in crate::command) fn names(input: &Input) -> Vec<String> {
+    let names: BTreeSet<String> = everything(input).iter().map(Found::shown).collect();
+    names.into_iter().collect()
+}
+
+/// All that can be an endpoint.
+fn everything(input: &Input) -> Vec<Found<'_>> {
+    let cluster = &input.cluster;
+    let mut all: Vec<Found<'_>> = Vec::new();
+    let mut workloads = BTreeMap::<(String, String, String), Vec<PodId>>::new();
+    let mut namespaces = BTreeMap::<String, Vec<PodId>>::new();
+    for (id, pod) in cluster.named() {
+        namespaces.entry(pod.namespace.clone()).or_default().push(id);
+        if let Some(workload) = &pod.workload {
+            let key = (pod.namespace.clone(), workload.kind.clone(), workload.name.clone());
+            workloads.entry(key).or_default().push(id);
+        }
+        if !pod.is_template() {
+            let (namespace, name) = (pod.namespace.clone(), pod.name.clone());
+            all.push(Found { kind: "Pod".to_owned(), namespace, name, target: Target::Pod(id) });
+        }
+    }
+    all.extend(workloads.into_iter().map(|((namespace, kind, name), pods)| Found {
+        kind,
+        namespace,
+        name,
+        target: Target::Pods(pods),
+    }));
+    all.extend(input.loaded.objects.services.iter().map(|service| Found {
+        kind: "Service".to_owned(),
+        namespace: service.namespace.clone(),
+        name: service.name.clone(),
+        target: Target::Service(service),
+    }));
+    all.extend(namespaces.into_iter().map(|(name, pods)| Found {
+        kind: "Namespace".to_owned(),
+        namespace: String::new(),
+        name,
+        target: Target::Pods(pods),
+    }));
+    all.extend(cluster.nodes().iter().map(|(name, addresses)| Found {
+        kind: "Node".to_owned(),
+        namespace: String::new(),
+        name: name.clone(),
+        target: Target::Node { name: name.clone(), addresses: addresses.iter().copied().collect() },
+    }));
+    all
+}

@@ -1,0 +1,197 @@
+//! What of a matrix is asked for: a namespace, labels, sources, destinations, a port.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
+use npc_compiler::algebra::selector::Selector;
+use npc_compiler::algebra::traffic::Traffic;
+use npc_compiler::cluster::PodId;
+use npc_compiler::object::Protocol;
+use npc_compiler::verdict::explain::{Port, Target};
+use npc_compiler::verdict::flow::End;
+use npc_compiler::verdict::matrix::{Matrix, Restriction};
+
+use super::Args;
+use crate::command::endpoint::Written;
+use crate::command::input::Input;
+use crate::command::{Exit, Stop};
+
+/// Whether addresses outside are shown as a source and as a destination.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct OutsideShown {
+    pub(super) from: bool,
+    pub(super) to: bool,
+}
+
+/// The ends that a flag names.
+#[derive(Debug, Default)]
+struct Named {
+    pods: BTreeSet<PodId>,
+    addresses: BTreeSet<IpAddr>,
+    outside: bool,
+    any: bool,
+}
+
+/// Labels as kubectl takes them: `app=web,tier!=db,env in (a,b),!legacy`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Labels(Selector);
+
+impl Args {
+    /// Leaves of the matrix what the flags ask for.
+    pub(super) fn restrict(&self, input: &Input, matrix: &mut Matrix<'_>) -> anyhow::Result<OutsideShown> {
+        let from = named(&self.from, input)?;
+        let to = named(&self.to, input)?;
+        let namespace = self.input.only_namespace();
+        let traffic = self.port.as_ref().map_or_else(|| Ok(Traffic::all()), traffic)?;
+        let is_asked_for = |place: usize, named: &Named| {
+            let mut ends = matrix.ends(place);
+            ends.any(|end| match end {
+                End::Pod(id) => {
+                    let pod = input.cluster.pod(id);
+                    namespace.is_none_or(|namespace| pod.namespace == namespace)
+                        && self.selector.as_ref().is_none_or(|labels| labels.0.matches(&pod.labels))
+                        && (named.any || named.pods.contains(&id))
+                }
+                End::Address(address) => named.any || named.addresses.contains(&address),
+            })
+        };
+        let places = 0..matrix.endpoints().len();
+        let shown = |named| places.clone().map(|place| is_asked_for(place, named)).collect();
+        let (is_from, is_to): (Vec<bool>, Vec<bool>) = (shown(&from), shown(&to));
+        if let Some(namespace) = namespace
+            && input.cluster.endpoints().all(|(_, pod)| pod.namespace != namespace)
+        {
+            eprintln!("npc: namespace {namespace} has no endpoints; -A shows those of all namespaces");
+        }
+        matrix.restrict(Restriction { from: is_from, to: is_to, traffic });
+        Ok(OutsideShown { from: from.any || from.outside, to: to.any || to.outside })
+    }
+}
+
+/// What the endpoints of a flag stand for.
+fn named(written: &[Written], input: &Input) -> anyhow::Result<Named> {
+    let mut named = Named { any: written.is_empty(), ..Named::default() };
+    for written in written {
+        if written.port.is_some() {
+            return Err(Stop::new(Exit::Input, "--from and --to take no port; say --port").into());
+        }
+        let resolved = written.resolve(input, &input.namespace)?;
+        match resolved.target {
+            Target::Pod(pod) => drop(named.pods.insert(pod)),
+            Target::Pods(pods) => named.pods.extend(pods),
+            Target::Address(address) => {
+                named.addresses.insert(address);
+                named.pods.extend(input.cluster.holders(address, None));
+            }
+            Target::Any => named.any = true,
+            Target::Outside => named.outside = true,
+            _ => {
+                let message = format!(
+                    "the matrix has no endpoint {}; name a pod, a workload, ns/NAME, an --address or outside",
+                    resolved.name
+                );
+                return Err(Stop::new(Exit::Input, message).into());
+            }
+        }
+    }
+    Ok(named)
+}
+
+/// The traffic to a port; without a protocol, of all protocols.
+fn traffic(port: &Port) -> Result<Traffic, Stop> {
+    match port {
+        Port::Numbers(Some(protocol), first, last) => Ok(Traffic::ports(*protocol, *first, *last)),
+        Port::Numbers(None, first, last) => {
+            Ok(Traffic::of_ranges(Protocol::ALL.map(|protocol| (protocol, *first, *last))))
+        }
+        Port::Icmp => Ok(Traffic::icmp()),
+        Port::Name(name) => {
+            let message = format!("--port {name}: a name means other numbers at other pods; give a number");
+            Err(Stop::new(Exit::Input, message))
+        }
+    }
+}
+
+impl FromStr for Labels {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let requirements = split(text).into_iter().map(requirement).collect::<Result<Vec<_>, _>>()?;
+        let selector = LabelSelector { match_expressions: Some(requirements), match_labels: None };
+        let (selector, bad) = Selector::read(&selector);
+        match bad.first() {
+            Some(bad) => Err(bad.problem.clone()),
+            None => Ok(Self(selector)),
+        }
+    }
+}
+
+/// The requirements: between commas that stand in no brackets.
+fn split(text: &str) -> Vec<&str> {
+    let mut depth = 0_usize;
+    let is_end = |c: char| {
+        match c {
+            '(' => depth += 1,
+            ')' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        c == ',' && depth == 0
+    };
+    text.split(is_end).map(str::trim).filter(|part| !part.is_empty()).collect()
+}
+
+fn requirement(text: &str) -> Result<LabelSelectorRequirement, String> {
+    let made = |key: &str, operator: &str, values: Option<Vec<String>>| {
+        let key = key.trim();
+        if key.is_empty() || key.contains(char::is_whitespace) {
+            return Err(format!(
+                "{text:?} is no requirement on a label; write app=web, app!=web, app in (a,b), app or !app"
+            ));
+        }
+        Ok(LabelSelectorRequirement { key: key.to_owned(), operator: operator.to_owned(), values })
+    };
+    let one = |value: &str| Some(vec![value.trim().to_owned()]);
+    if let Some((key, values)) = text.split_once('(') {
+        let values = values.trim_end().strip_suffix(')').ok_or("a \")\" is missing")?;
+        let values = Some(values.split(',').map(|value| value.trim().to_owned()).collect());
+        let key = key.trim_end();
+        return match (key.strip_suffix(" notin"), key.strip_suffix(" in")) {
+            (Some(key), _) => made(key, "NotIn", values),
+            (None, Some(key)) => made(key, "In", values),
+            (None, None) => made("", "", None),
+        };
+    }
+    if let Some((key, value)) = text.split_once("!=") {
+        return made(key, "NotIn", one(value));
+    }
+    if let Some((key, value)) = text.split_once("==").or_else(|| text.split_once('=')) {
+        return made(key, "In", one(value));
+    }
+    match text.strip_prefix('!') {
+        Some(key) => made(key, "DoesNotExist", None),
+        None => made(text, "Exists", None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_read_as_kubectl_reads_them() {
+        for (text, expected) in [
+            ("app=web", "app=web"),
+            ("app==web, tier != db", "app=web,tier!=db"),
+            ("env in (a, b),!legacy,team", "env in (a,b),!legacy,team"),
+            ("env notin (a,b)", "env notin (a,b)"),
+        ] {
+            let read: Labels = text.parse().unwrap_or_else(|error| panic!("{text}: {error}"));
+            assert_eq!(read.0.to_string(), expected, "{text}");
+        }
+        for text in ["=web", "app within (a)", "env in (a", "a b"] {
+            assert!(text.parse::<Labels>().is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! The matrix as a list, for programs: JSON and CSV, with what passes from and to outside.
+
+use std::io::{self, Write};
+
+use npc_compiler::algebra::cidr;
+use npc_compiler::policy::Direction;
+use npc_compiler::verdict::matrix::{Matrix, Printed, protocols};
+use npc_compiler::verdict::outside::Certainty;
+use serde::Serialize;
+
+use super::table::{OUTSIDE, TextMatrix};
+
+/// The documented JSON of the matrix, and what passes from and to outside.
+#[derive(Debug, Serialize)]
+pub(super) struct Json<'a> {
+    #[serde(flatten)]
+    matrix: Printed<'a>,
+    outside: Vec<Connection>,
+}
+
+/// What is allowed between an endpoint and addresses outside, of one protocol.
+#[derive(Debug, Serialize)]
+struct Connection {
+    /// The id of the endpoint, or `outside`.
+    from: String,
+    to: String,
+    /// The addresses outside; none for all of both families.
+    prefix: Option<String>,
+    protocol: &'static str,
+    ports: Option<Vec<[u16; 2]>>,
+}
+
+impl<'a> Json<'a> {
+    pub(super) fn new(matrix: &'a Matrix<'a>, view: &TextMatrix<'_>, warnings: &'a [String]) -> Self {
+        Self { matrix: Printed { matrix, warnings }, outside: outside(matrix, view) }
+    }
+}
+
+/// What passes from and to outside, by endpoint.
+fn outside(matrix: &Matrix<'_>, view: &TextMatrix<'_>) -> Vec<Connection> {
+    let mut all = Vec::new();
+    for (place, endpoint) in matrix.endpoints().iter().enumerate() {
+        for direction in [Direction::Egress, Direction::Ingress] {
+            let (from, to) = match direction {
+                Direction::Egress => (&*endpoint.id, OUTSIDE),
+                Direction::Ingress => (OUTSIDE, &*endpoint.id),
+            };
+            for entry in view.outside(place, direction, Certainty::Least) {
+                let prefixes = match &entry.addresses {
+                    None => vec![None],
+                    Some((family, set)) => cidr::prefixes(*family, set).iter().map(|of| Some(of.to_string())).collect(),
+                };
+                all.extend(prefixes.into_iter().flat_map(|prefix| {
+                    protocols(&entry.traffic).map(move |(protocol, ports)| Connection {
+                        from: from.to_owned(),
+                        to: to.to_owned(),
+                        prefix: prefix.clone(),
+                        protocol,
+                        ports,
+                    })
+                }));
+            }
+        }
+    }
+    all
+}
+
+/// One line for each connection. An end outside is `outside`, or the prefix of its
+/// addresses.
+pub(super) fn csv(matrix: &Matrix<'_>, view: &TextMatrix<'_>, out: &mut impl Write) -> io::Result<()> {
+    writeln!(out, "from,to,family,protocol,ports")?;
+    for row in matrix.connections() {
+        let family = row.family.map(|family| family.to_string()).unwrap_or_default();
+        writeln!(out, "{},{},{family},{},{}", row.from, row.to, row.protocol, ports(row.ports.as_deref()))?;
+    }
+    for row in outside(matrix, view) {
+        let end = |end: &str| match (&row.prefix, end) {
+            (Some(prefix), OUTSIDE) => prefix.clone(),
+            (_, end) => end.to_owned(),
+        };
+        writeln!(out, "{},{},,{},{}", end(&row.from), end(&row.to), row.protocol, ports(row.ports.as_deref()))?;
+    }
+    out.flush()
+}
+
+fn ports(ranges: Option<&[[u16; 2]]>) -> String {
+    let range = |[first, last]: &[u16; 2]| if first == last { first.to_string() } else { format!("{first}-{last}") };
+    ranges.unwrap_or_default().iter().map(range).collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,154 @@
+//! Commands at an API server that lets them read little, or that does not answer.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::thread;
+
+use serde_json::{Value, json};
+
+use crate::{Answer, Files};
+
+/// An answer of the server: status and body; none where it never answers.
+type Reply = Option<(u16, Value)>;
+
+/// An API server that answers by the path of a request, in threads that end with the test.
+fn server(reply: fn(&str) -> Reply) -> Files {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for connection in listener.incoming().map_while(Result::ok) {
+            thread::spawn(move || answer(&connection, reply));
+        }
+    });
+    let files = Files::of("");
+    let config = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "c",
+        "clusters": [{"name": "c", "cluster": {"server": format!("http://{address}")}}],
+        "users": [{"name": "u", "user": {"token": "t"}}],
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u", "namespace": "shop"}}],
+    });
+    files.add("kubeconfig", &config.to_string());
+    files
+}
+
+/// Answers the requests of one connection.
+fn answer(connection: &TcpStream, reply: fn(&str) -> Reply) {
+    let mut lines = BufReader::new(connection).lines().map_while(Result::ok);
+    while let Some(request) = lines.next() {
+        let path = request.split([' ', '?']).nth(1).unwrap_or_default().to_owned();
+        lines.by_ref().take_while(|line| !line.is_empty()).for_each(drop);
+        let Some((status, body)) = reply(&path) else {
+            // Until the client gives up.
+            lines.next();
+            return;
+        };
+        let body = body.to_string();
+        let head =
+            format!("HTTP/1.1 {status} x\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n", body.len());
+        let mut connection = connection;
+        if connection.write_all((head + &body).as_bytes()).is_err() {
+            return;
+        }
+    }
+}
+
+#[allow(clippy::unnecessary_wraps, reason = "a reply, as all are")]
+fn refused(code: u16, reason: &str) -> Reply {
+    Some((code, json!({"kind": "Status", "status": "Failure", "code": code, "reason": reason, "message": "no"})))
+}
+
+#[allow(
+    clippy::unnecessary_wraps,
+    clippy::needless_pass_by_value,
+    reason = "a reply, as all are, of a value made for it"
+)]
+fn items(items: Value) -> Reply {
+    Some((200, json!({"metadata": {}, "items": items})))
+}
+
+/// What a developer of the namespace shop may read.
+fn one_namespace(path: &str) -> Reply {
+    let pod = |name: &str, address: &str| {
+        json!({"metadata": {"namespace": "shop", "name": name, "labels": {"app": name}},
+               "spec": {"nodeName": "n", "containers": []},
+               "status": {"phase": "Running", "podIPs": [{"ip": address}], "hostIPs": [{"ip": "192.0.2.1"}]}})
+    };
+    match path {
+        "/api/v1/namespaces/shop/pods" => items(json!([pod("web", "10.0.0.1"), pod("api", "10.0.0.2")])),
+        "/apis/networking.k8s.io/v1/namespaces/shop/networkpolicies" => items(json!([{
+            "metadata": {"namespace": "shop", "name": "api"},
+            "spec": {"podSelector": {"matchLabels": {"app": "api"}}, "ingress": [{"from": [
+                {"podSelector": {"matchLabels": {"app": "web"}}},
+            ]}]},
+        }])),
+        path if path.starts_with("/api/v1/namespaces/shop/") || path.contains("/namespaces/shop/endpointslices") => {
+            items(json!([]))
+        }
+        _ => refused(403, "Forbidden"),
+    }
+}
+
+fn explain(files: &Files, words: &[&str]) -> Answer {
+    files.run(&[&["explain", "--kubeconfig", "kubeconfig"], words].concat())
+}
+
+#[test]
+fn rights_in_one_namespace_are_enough_and_what_is_missing_is_said() {
+    let files = server(one_namespace);
+    let answer = explain(&files, &["web", "api:80", "-o", "json"]);
+    assert_eq!(answer.code, 0, "{}", answer.err);
+    assert_eq!(answer.json()["query"]["source"], "cluster");
+    let denied = explain(&files, &["192.0.2.99", "api:80"]);
+    assert_eq!(denied.code, 1, "{}{}", denied.out, denied.err);
+    assert_eq!(answer.err, "", "warnings are part of the answer");
+    let warnings = &answer.json()["warnings"];
+    let [line] = warnings.as_array().unwrap().as_slice() else { panic!("one warning: {warnings}") };
+    let line = line.as_str().unwrap();
+    assert!(denied.out.contains(&format!("warning: {line}")), "{}", denied.out);
+    for words in ["no right to list namespaces, nodes", "pods, services", "of namespaces other than shop"] {
+        assert!(line.contains(words), "{words}: {line}");
+    }
+}
+
+#[test]
+fn an_endpoint_of_a_namespace_that_may_not_be_read_is_said_to_be_that() {
+    let answer = explain(&server(one_namespace), &["ops/monitor", "shop/api:80"]);
+    assert_eq!(answer.code, 3);
+    assert!(answer.err.contains("no right to list pods of namespaces other than shop"), "{}", answer.err);
+}
+
+#[test]
+fn without_a_right_to_pods_the_command_ends_and_names_the_way_out() {
+    let answer = explain(&server(|_| refused(403, "Forbidden")), &["web", "api"]);
+    assert_eq!(answer.code, 5);
+    for words in ["cannot list pods", "namespace shop", "-n", "-f"] {
+        assert!(answer.err.contains(words), "{words}: {}", answer.err);
+    }
+}
+
+#[test]
+fn what_goes_wrong_with_the_api_server_is_one_plain_sentence() {
+    let rejected = server(|_| refused(401, "Unauthorized"));
+    let silent = server(|_| None);
+    let gone = Files::of("");
+    let config = "{apiVersion: v1, kind: Config, current-context: c, \
+                  clusters: [{name: c, cluster: {server: 'http://127.0.0.1:1'}}], \
+                  contexts: [{name: c, context: {cluster: c, user: u}}], users: [{name: u, user: {}}]}";
+    gone.add("kubeconfig", config);
+    let none = Files::of("");
+    for (files, words, expected) in [
+        (&rejected, &[][..], "rejected your credentials"),
+        (&silent, &["--request-timeout", "50ms"], "did not answer within 50ms"),
+        (&gone, &[], "cannot be reached: connection refused"),
+        (&none, &[], "there is no kubeconfig"),
+        (&gone, &["--context", "nope"], "it has no context \"nope\""),
+    ] {
+        let answer = explain(files, &[&["web", "api"], words].concat());
+        assert_eq!(answer.code, 5, "{}", answer.err);
+        assert_eq!(answer.err.lines().count(), 1, "{}", answer.err);
+        assert!(answer.err.contains(expected) && answer.err.contains("-f"), "{expected}: {}", answer.err);
+        for debug in ["Error", "Some(", "Status {", "os error", "\\\""] {
+            assert!(!answer.err.contains(debug), "{debug}: {}", answer.err);
+        }
+    }
+}

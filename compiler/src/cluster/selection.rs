@@ -1,0 +1,311 @@
+//! What selectors select, as far as the input says it.
+//!
+//! A workload's template lacks the labels that its controller adds, of a pod that only an
+//! EndpointSlice names no label is known, and a Namespace may not have been read. A
+//! selector that asks for what is not known selects *possibly*. Everything that rules are
+//! made of takes only what is certain; verdicts take both, and are unknown where the two
+//! differ.
+
+use std::collections::BTreeMap;
+
+use super::unread::Unread;
+use super::{Class, ClassId, Cluster, PolicyId, index};
+use crate::algebra::selector::{Operator, Requirement, Selector};
+use crate::object::{Labels, NAMESPACE_NAME_LABEL, Pod, Workload, controller_labels};
+use crate::policy::{Block, Direction, Namespaces, PodPeer};
+
+/// Whether something is selected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Selection {
+    /// It is not.
+    No,
+    /// The input does not say.
+    Possible,
+    /// It is.
+    Certain,
+}
+
+/// The labels of a class's endpoints that the input does not say.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum UnknownLabels {
+    /// None: all labels are known.
+    #[default]
+    None,
+    /// Those that the controller of this workload adds to its template's.
+    OfController(Workload),
+    /// All of them.
+    All,
+}
+
+impl UnknownLabels {
+    pub(super) fn of(pod: &Pod) -> Self {
+        match &pod.workload {
+            _ if pod.only_in_slice => Self::All,
+            Some(workload) if pod.is_template() && controller_labels(&workload.kind).next().is_some() => {
+                Self::OfController(workload.clone())
+            }
+            _ => Self::None,
+        }
+    }
+
+    fn selection(&self, requirement: &Requirement, labels: &Labels) -> Selection {
+        let workload = match self {
+            Self::None => return certain(requirement.matches(labels)),
+            Self::All => return Selection::Possible,
+            Self::OfController(workload) => workload,
+        };
+        let Some(label) = controller_labels(&workload.kind).find(|label| label.key == requirement.key) else {
+            return certain(requirement.matches(labels));
+        };
+        let may_be = |values: &[String]| values.iter().any(|value| label.may_be(workload, value));
+        let is_certain = label.is_certain(workload);
+        match &requirement.operator {
+            Operator::In(values) if may_be(values) => Selection::Possible,
+            Operator::In(_) => Selection::No,
+            Operator::NotIn(values) if may_be(values) => Selection::Possible,
+            Operator::NotIn(_) => Selection::Certain,
+            Operator::Exists if is_certain => Selection::Certain,
+            Operator::DoesNotExist if is_certain => Selection::No,
+            Operator::Exists | Operator::DoesNotExist => Selection::Possible,
+        }
+    }
+}
+
+const fn certain(selects: bool) -> Selection {
+    if selects { Selection::Certain } else { Selection::No }
+}
+
+impl Class {
+    /// Whether a selector selects its endpoints.
+    #[must_use]
+    pub fn selection(&self, selector: &Selector) -> Selection {
+        match &self.unknown {
+            UnknownLabels::None => certain(selector.matches(&self.labels)),
+            unknown => {
+                let each = selector.requirements().map(|requirement| unknown.selection(requirement, &self.labels));
+                each.min().unwrap_or(Selection::Certain)
+            }
+        }
+    }
+
+    /// The keys of labels that a selector asks for and the input does not say; none where it
+    /// says no label at all.
+    fn unknown_keys<'s>(&'s self, selector: &'s Selector) -> impl Iterator<Item = &'s str> {
+        let asked = selector.requirements();
+        let is_open = |of: &&Requirement| {
+            self.unknown != UnknownLabels::All && self.unknown.selection(of, &self.labels) == Selection::Possible
+        };
+        asked.filter(is_open).map(|requirement| requirement.key.as_str())
+    }
+}
+
+impl Cluster {
+    /// The same cluster, of which the input leaves this out.
+    #[must_use]
+    pub fn with_unread(mut self, mut unread: Vec<Unread>) -> Self {
+        unread.sort_unstable();
+        unread.dedup();
+        self.unread = unread;
+        self.find_open();
+        self
+    }
+
+    /// What the input leaves out, sorted.
+    #[must_use]
+    pub fn unread(&self) -> &[Unread] {
+        &self.unread
+    }
+
+    /// Whether a block may hold the address that a pod or a node without one will have: no
+    /// such address is a service's.
+    #[must_use]
+    pub fn may_hold_a_new_address(&self, block: &Block) -> bool {
+        let of_services = &self.service_addresses[block.family as usize];
+        block.may_hold_a_new_address()
+            && (of_services.is_empty() || !block.addresses.difference(of_services).is_empty())
+    }
+
+    pub(super) fn find_open(&mut self) {
+        let all = (0..self.classes.len()).map(|place| ClassId(index(place)));
+        self.open = all.filter(|class| self.is_open(*class)).collect();
+    }
+
+    /// Whether the input leaves it open what selects the endpoints of a class, or what
+    /// applies to them.
+    #[must_use]
+    pub fn is_open(&self, class: ClassId) -> bool {
+        let class = self.class(class);
+        class.unknown != UnknownLabels::None
+            || self.has_unread_labels(&class.namespace)
+            || self.has_unread_policies(&class.namespace)
+    }
+
+    /// Whether policies that may select pods of a namespace could not be read.
+    #[must_use]
+    pub fn has_unread_policies(&self, namespace: &str) -> bool {
+        self.unread_policies(namespace).next().is_some()
+    }
+
+    /// What could not be read and may select pods of a namespace, described.
+    pub fn unread_policies(&self, namespace: &str) -> impl Iterator<Item = &str> {
+        let may_hold = move |unread: &&Unread| unread.may_hold("NetworkPolicy", namespace);
+        self.unread.iter().filter(may_hold).map(|unread| unread.why.as_str())
+    }
+
+    /// Whether no object says the labels of a namespace, and one that was not read may.
+    fn has_unread_labels(&self, namespace: &str) -> bool {
+        let is_declared = || self.namespaces.contains_key(namespace) && !self.implied_namespaces.contains(namespace);
+        self.unread.iter().any(|unread| unread.may_hold("Namespace", "")) && !is_declared()
+    }
+
+    /// The policies that may isolate the endpoints of a class in a direction, beside those
+    /// that do.
+    #[must_use]
+    pub fn possible_policies_of(&self, class: ClassId, direction: Direction) -> Vec<PolicyId> {
+        let class = self.class(class);
+        if class.unknown == UnknownLabels::None {
+            return Vec::new();
+        }
+        let here = self.policies_in.get(&class.namespace).map_or(&[][..], Vec::as_slice);
+        let is_possible = |id: &PolicyId| {
+            let policy = self.policy(*id);
+            policy.isolates(direction) && class.selection(&policy.subject) == Selection::Possible
+        };
+        here.iter().copied().filter(is_possible).collect()
+    }
+
+    /// Whether a rule's pod peer selects the endpoints of a class.
+    #[must_use]
+    pub fn selection(&self, peer: &PodPeer, class: ClassId) -> Selection {
+        let class = self.class(class);
+        let namespace = match &peer.namespaces {
+            Namespaces::Own(name) => certain(*name == class.namespace),
+            Namespaces::Selected(selector) => self.namespace_selection(&class.namespace, selector),
+        };
+        let selected = namespace.min(class.selection(&peer.pods));
+        // No peer selects a pod in its node's network, and nothing says that this is none.
+        if class.unknown == UnknownLabels::All && self.nodes.is_empty() {
+            return selected.min(Selection::Possible);
+        }
+        selected
+    }
+
+    /// Whether a namespaceSelector selects a namespace. The labels of one that is not known
+    /// are not known either, so no selector selects it, not even one that asks for absence.
+    pub(super) fn namespace_selection(&self, name: &str, selector: &Selector) -> Selection {
+        if self.has_unread_labels(name) {
+            let each = selector.requirements().map(|requirement| {
+                if requirement.key == NAMESPACE_NAME_LABEL {
+                    certain(requirement.matches(&BTreeMap::from([(NAMESPACE_NAME_LABEL.to_owned(), name.to_owned())])))
+                } else {
+                    Selection::Possible
+                }
+            });
+            return each.min().unwrap_or(Selection::Certain);
+        }
+        certain(self.namespace(name).is_some_and(|labels| selector.matches(labels)))
+    }
+
+    /// The classes that a rule's pod peer may select, beside those that it does.
+    #[must_use]
+    pub fn possibly_selected(&self, peer: &PodPeer) -> Vec<ClassId> {
+        self.open.iter().copied().filter(|class| self.selection(peer, *class) == Selection::Possible).collect()
+    }
+
+    /// Whether a peer's namespaceSelector is why its selection of a class is open.
+    pub(crate) fn is_open_by_namespace(&self, peer: &PodPeer, class: ClassId) -> bool {
+        match &peer.namespaces {
+            Namespaces::Own(_) => false,
+            Namespaces::Selected(selector) => {
+                self.namespace_selection(&self.class(class).namespace, selector) == Selection::Possible
+            }
+        }
+    }
+
+    /// The keys of labels that selectors ask for and that are not known of a class: of the
+    /// podSelectors of its policies, and of these peers.
+    pub(crate) fn unknown_keys<'s>(
+        &'s self,
+        class: ClassId,
+        selectors: impl IntoIterator<Item = &'s Selector>,
+    ) -> Vec<&'s str> {
+        let class = self.class(class);
+        let mut keys: Vec<&str> = (selectors.into_iter())
+            .filter(|selector| class.selection(selector) == Selection::Possible)
+            .flat_map(|selector| class.unknown_keys(selector))
+            .collect();
+        keys.sort_unstable();
+        keys.dedup();
+        keys
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::Cluster;
+    use crate::cluster::unread::Extent;
+    use crate::object::Objects;
+    use crate::sample::{pod, policy};
+
+    fn cluster(pods: &[&str], policies: &[&str]) -> Cluster {
+        let mut objects = Objects {
+            pods: pods.iter().map(|text| pod(text)).collect(),
+            policies: policies.iter().map(|text| policy(text)).collect(),
+            ..Objects::default()
+        };
+        objects.declare_namespaces();
+        Cluster::new(&objects)
+    }
+
+    /// What a podSelector of this one expression makes of the template of the StatefulSet
+    /// `ns/store`.
+    fn of_store(expression: &str) -> Selection {
+        let spec = format!(r#"ns/p {{"podSelector": {{"matchExpressions": [{expression}]}}}}"#);
+        let cluster = cluster(&["ns/store StatefulSet/store app=store"], &[&spec]);
+        let (_, policy) = cluster.policies().next().expect("a policy");
+        cluster.class(ClassId(0)).selection(&policy.subject)
+    }
+
+    #[test]
+    fn a_label_that_the_controller_adds_is_possible_where_it_may_have_the_value() {
+        let on = |operator: &str, values: &str| {
+            of_store(&format!(
+                r#"{{"key": "statefulset.kubernetes.io/pod-name", "operator": "{operator}", "values": [{values}]}}"#
+            ))
+        };
+        assert_eq!(on("In", r#""store-0""#), Selection::Possible);
+        assert_eq!(on("In", r#""other-0", "store""#), Selection::No);
+        assert_eq!(on("NotIn", r#""store-0""#), Selection::Possible);
+        assert_eq!(on("NotIn", r#""other-0""#), Selection::Certain);
+        assert_eq!(on("Exists", ""), Selection::Certain);
+        assert_eq!(on("DoesNotExist", ""), Selection::No);
+        assert_eq!(of_store(r#"{"key": "app", "operator": "In", "values": ["store"]}"#), Selection::Certain);
+        assert_eq!(of_store(r#"{"key": "tier", "operator": "Exists"}"#), Selection::No);
+    }
+
+    #[test]
+    fn of_a_live_pod_every_label_is_known() {
+        let spec = r#"ns/p {"podSelector": {"matchLabels": {"pod-template-hash": "x"}}}"#;
+        let live = cluster(&["ns/web-1 Deployment/web"], &[spec]);
+        assert!(live.possible_policies_of(ClassId(0), Direction::Ingress).is_empty());
+        let template = cluster(&["ns/web Deployment/web"], &[spec]);
+        assert_eq!(template.possible_policies_of(ClassId(0), Direction::Ingress).len(), 1);
+        assert!(template.policies_of(ClassId(0), Direction::Ingress).is_empty());
+    }
+
+    #[test]
+    fn the_name_of_a_namespace_is_known_where_its_labels_are_not() {
+        let mut objects = Objects { pods: vec![pod("ns/a 10.0.0.1")], ..Objects::default() };
+        objects.declare_namespaces();
+        let namespaces =
+            Unread { kind: Some("Namespace".to_owned()), namespace: Extent::Everywhere, why: String::new() };
+        let cluster = Cluster::new(&objects).with_unread(vec![namespaces]);
+        let selector =
+            |key: &str, value: &str| Selector::of_labels(&Labels::from([(key.to_owned(), value.to_owned())]));
+        assert_eq!(cluster.namespace_selection("ns", &selector(NAMESPACE_NAME_LABEL, "ns")), Selection::Certain);
+        assert_eq!(cluster.namespace_selection("ns", &selector(NAMESPACE_NAME_LABEL, "other")), Selection::No);
+        assert_eq!(cluster.namespace_selection("ns", &selector("team", "x")), Selection::Possible);
+        assert_eq!(cluster.namespace_selection("ns", &Selector::default()), Selection::Certain);
+    }
+}

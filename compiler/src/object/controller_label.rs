@@ -1,0 +1,129 @@
+//! The labels that a workload's controller adds to the pods that it makes. A template does
+//! not say them, so a selector that asks for one is undecided until the pods exist.
+
+use super::Workload;
+
+/// A label that a controller adds to a pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ControllerLabel {
+    /// Its key.
+    pub key: &'static str,
+    /// The kinds of workloads whose controllers add it; empty for any kind that is not
+    /// Kubernetes' own.
+    kinds: &'static [&'static str],
+    /// Every pod of such a workload has it.
+    pub is_always_there: bool,
+    values: Values,
+}
+
+/// What is known of a label's value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Values {
+    Any,
+    /// `NAME-` and the pod's ordinal.
+    NameAndOrdinal,
+    Ordinal,
+    /// `NAME-` and something.
+    NameAndSuffix,
+}
+
+const fn label(
+    key: &'static str,
+    kinds: &'static [&'static str],
+    is_always_there: bool,
+    values: Values,
+) -> ControllerLabel {
+    ControllerLabel { key, kinds, is_always_there, values }
+}
+
+/// All of them. Sources: `AddPodLabel…` in Kubernetes' controllers, and
+/// <https://kubernetes.io/docs/reference/labels-annotations-taints/>.
+const LABELS: [ControllerLabel; 10] = [
+    // Older controllers do not add it.
+    label("apps.kubernetes.io/pod-index", &["StatefulSet"], false, Values::Ordinal),
+    label("batch.kubernetes.io/controller-uid", &["Job", "CronJob"], false, Values::Any),
+    label("batch.kubernetes.io/job-completion-index", &["Job", "CronJob"], false, Values::Ordinal),
+    // A Job's own is known: it is the Job's name.
+    label("batch.kubernetes.io/job-name", &["CronJob"], true, Values::NameAndSuffix),
+    label("controller-revision-hash", &["StatefulSet", "DaemonSet"], true, Values::Any),
+    label("controller-uid", &["Job", "CronJob"], true, Values::Any),
+    label("job-name", &["CronJob"], true, Values::NameAndSuffix),
+    label("pod-template-generation", &["DaemonSet"], false, Values::Any),
+    label("pod-template-hash", &["Deployment"], true, Values::Any),
+    label("statefulset.kubernetes.io/pod-name", &["StatefulSet"], true, Values::NameAndOrdinal),
+];
+
+/// Kinds whose controllers add the labels above and no others.
+const KNOWN_KINDS: [&str; 7] =
+    ["CronJob", "DaemonSet", "Deployment", "Job", "ReplicaSet", "ReplicationController", "StatefulSet"];
+
+/// The label of Argo's Rollouts in place of `pod-template-hash`.
+const ROLLOUT: ControllerLabel = label("rollouts-pod-template-hash", &[], false, Values::Any);
+
+/// The labels that the controller of a workload of this kind adds.
+pub fn controller_labels(kind: &str) -> impl Iterator<Item = &'static ControllerLabel> {
+    let is_known = KNOWN_KINDS.contains(&kind);
+    LABELS
+        .iter()
+        .filter(move |label| !is_known || label.kinds.contains(&kind))
+        .chain(Some(&ROLLOUT).filter(move |_| !is_known))
+}
+
+/// Whether some controller adds a label with this key.
+#[must_use]
+pub fn is_controller_label(key: &str) -> bool {
+    LABELS.iter().chain([&ROLLOUT]).any(|label| label.key == key)
+}
+
+impl ControllerLabel {
+    /// Whether a pod of the workload may have the label with this value.
+    #[must_use]
+    pub fn may_be(&self, workload: &Workload, value: &str) -> bool {
+        if !KNOWN_KINDS.contains(&workload.kind.as_str()) {
+            return true;
+        }
+        let is_ordinal = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        let suffix = || value.strip_prefix(workload.name.as_str()).and_then(|rest| rest.strip_prefix('-'));
+        match self.values {
+            Values::Any => true,
+            Values::Ordinal => is_ordinal(value),
+            Values::NameAndOrdinal => suffix().is_some_and(is_ordinal),
+            Values::NameAndSuffix => suffix().is_some_and(|rest| !rest.is_empty()),
+        }
+    }
+
+    /// Whether it is there for certain on a pod of the workload.
+    #[must_use]
+    pub fn is_certain(&self, workload: &Workload) -> bool {
+        self.is_always_there && self.kinds.contains(&workload.kind.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(kind: &str, key: &str) -> Option<&'static ControllerLabel> {
+        controller_labels(kind).find(|label| label.key == key)
+    }
+
+    #[test]
+    fn a_statefulset_names_its_pods_after_itself() {
+        let store = Workload { kind: "StatefulSet".to_owned(), name: "store".to_owned() };
+        let label = of("StatefulSet", "statefulset.kubernetes.io/pod-name").expect("the label");
+        assert!(label.may_be(&store, "store-0") && label.is_certain(&store));
+        for other in ["store", "store-", "store-a", "stores-0", "other-0"] {
+            assert!(!label.may_be(&store, other), "{other}");
+        }
+        assert_eq!(of("Deployment", "statefulset.kubernetes.io/pod-name"), None);
+    }
+
+    #[test]
+    fn a_controller_that_is_not_kubernetes_own_may_add_any_of_them() {
+        let rollout = Workload { kind: "Rollout".to_owned(), name: "web".to_owned() };
+        let label = of("Rollout", "rollouts-pod-template-hash").expect("the label");
+        assert!(label.may_be(&rollout, "x") && !label.is_certain(&rollout));
+        assert!(of("Rollout", "pod-template-hash").is_some_and(|label| !label.is_certain(&rollout)));
+        assert!(is_controller_label("job-name") && !is_controller_label("app"));
+    }
+}

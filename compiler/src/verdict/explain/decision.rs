@@ -1,0 +1,154 @@
+//! What a direction says of a question, and which rules say so.
+
+use super::beside::Beside;
+use super::near::{self, Candidate, Code};
+use super::party::Party;
+use super::question::{MissingFact, Question};
+use crate::cluster::group::{Admitted, Group, Groups, atoms};
+use crate::cluster::{Cluster, PolicyId};
+use crate::policy::Direction;
+use crate::verdict::bounds::Verdict;
+use crate::verdict::flow::Exemption;
+
+/// Why a direction allows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
+pub enum Reason {
+    /// No policy isolates the subject.
+    DefaultAllow,
+    /// Rules admit it.
+    Rule,
+    /// Traffic between a pod and its own node.
+    OwnNode,
+    /// A pod's traffic to itself.
+    Itself,
+    /// No policy applies to a hostNetwork pod.
+    HostNetworkExempt,
+    /// It is denied; the code of the nearest miss.
+    Denied(Code),
+    /// The input does not decide it.
+    Unknown,
+}
+
+/// What one direction says of the traffic that was asked about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decision {
+    /// The direction.
+    pub direction: Direction,
+    /// Of the traffic that was asked about.
+    pub verdict: Verdict,
+    /// Why.
+    pub reason: Reason,
+    /// The policies that isolate the subject for certain, sorted.
+    pub isolated_by: Vec<PolicyId>,
+    /// The rules that admit some of it: policy and path.
+    pub rules: Vec<(PolicyId, String)>,
+    /// How many rules the policies have in this direction.
+    pub rule_count: usize,
+    /// Where it denies: the rules that miss by least.
+    pub candidates: Vec<Candidate>,
+    /// Where it is unknown: the facts that decide.
+    pub missing: Vec<MissingFact>,
+    /// Policies that look as if they decided and do not; for a denial the first is why, where
+    /// the reason has its code.
+    pub beside: Vec<Beside>,
+}
+
+impl Question {
+    /// What a direction says of the traffic, and why.
+    #[must_use]
+    pub fn decide(&self, cluster: &Cluster, groups: &Groups, direction: Direction) -> Decision {
+        let (subject, other) = self.ends(direction);
+        let bounds = self.bounds(cluster, groups, direction);
+        let verdict = bounds.verdict(&self.traffic);
+        let mut decision = Decision {
+            direction,
+            verdict,
+            reason: Reason::DefaultAllow,
+            isolated_by: Vec::new(),
+            rules: Vec::new(),
+            rule_count: 0,
+            candidates: Vec::new(),
+            missing: Vec::new(),
+            beside: Vec::new(),
+        };
+        if verdict == Verdict::Unknown {
+            decision.missing = self.missing(cluster, groups, direction);
+        }
+        let deciding = subject.groups(cluster, groups, direction, self.family);
+        for group in &deciding {
+            decision.isolated_by.extend(&group.key.policies);
+            decision.add_rules(self, cluster, group, other);
+        }
+        if deciding.len() > 1 {
+            decision.isolated_by.sort_unstable();
+            decision.isolated_by.dedup();
+            decision.rules.sort();
+            decision.rules.dedup();
+        }
+        let rules = |policy: &PolicyId| cluster.policy(*policy).rules(direction).len();
+        decision.rule_count = decision.isolated_by.iter().map(rules).sum();
+        decision.reason = match (self.exemption(cluster), subject, deciding.first()) {
+            (Some(Exemption::Itself), _, _) => Reason::Itself,
+            (Some(Exemption::OwnNode), _, _) => Reason::OwnNode,
+            (None, Party::Host(_), _) => Reason::HostNetworkExempt,
+            _ if verdict == Verdict::Unknown => Reason::Unknown,
+            (None, _, None) => Reason::DefaultAllow,
+            _ if verdict == Verdict::Allowed => Reason::Rule,
+            (None, _, Some(first)) => {
+                let denied = self.traffic.difference(&bounds.most);
+                // Of several that decide together, one that denies some of it.
+                let seen = other.seen(cluster, subject, self.family);
+                let is_why = |group: &&&Group| !denied.difference(&group.traffic(cluster, seen)).is_none();
+                let group = deciding.iter().find(is_why).unwrap_or(first);
+                let denied = denied.difference(&group.traffic(cluster, seen));
+                decision.candidates = near::nearest(cluster, group, self, other, &denied);
+                decision.beside = self.beside(cluster, direction);
+                let nearest = decision.candidates.first();
+                // A rule that one change would make fit is the plainest cause.
+                let beside = decision.beside.first().filter(|_| nearest.is_none_or(|of| of.conjuncts.len() > 1));
+                let code = beside.map(|beside| beside.code).or_else(|| nearest.and_then(Candidate::code));
+                Reason::Denied(code.unwrap_or(Code::DefaultDenyOnly))
+            }
+        };
+        match decision.reason {
+            Reason::DefaultAllow if self.exemption(cluster).is_none() => {
+                decision.beside = self.beside(cluster, direction);
+            }
+            Reason::Rule => decision.beside.extend(self.or_not_and(cluster, direction, &decision.rules)),
+            _ => {}
+        }
+        decision
+    }
+}
+
+impl Decision {
+    fn add_rules(&mut self, question: &Question, cluster: &Cluster, group: &Group, other: Party) {
+        let seen = other.seen(cluster, question.ends(self.direction).0, question.family);
+        for policy in &group.key.policies {
+            for rule in cluster.policy(*policy).rules(self.direction) {
+                let admitted = Admitted::of_ports(&rule.ports, self.direction, &group.key.resolution);
+                let meets = !admitted.traffic_to(seen.ports).intersection(&question.traffic).is_none();
+                if meets && atoms(&rule.peers).iter().any(|atom| atom.holds(cluster, seen)) {
+                    self.rules.push((*policy, rule.path.clone()));
+                }
+            }
+        }
+    }
+}
+
+impl Reason {
+    /// Its stable code; none where the input does not decide.
+    #[must_use]
+    pub const fn as_str(self) -> Option<&'static str> {
+        Some(match self {
+            Self::DefaultAllow => "default-allow",
+            Self::Rule => "rule",
+            Self::OwnNode => "own-node",
+            Self::Itself => "self",
+            Self::HostNetworkExempt => "hostnetwork-exempt",
+            Self::Denied(code) => code.as_str(),
+            Self::Unknown => return None,
+        })
+    }
+}

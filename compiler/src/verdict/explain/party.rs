@@ -1,0 +1,96 @@
+//! An end of a flow that is asked about.
+
+use std::net::IpAddr;
+
+use crate::cluster::group::{Group, Groups, OtherEnd};
+use crate::cluster::{Cluster, PodId};
+use crate::object::Family;
+use crate::policy::Direction;
+use crate::verdict::bounds::Deciding;
+use crate::verdict::flow::End;
+
+/// An end of a flow that is asked about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Party {
+    /// An endpoint or an address.
+    End(End),
+    /// A pod in its node's network, with its node's address where it is known.
+    Host(PodId),
+    /// A node that is not the other end's, by its address; without one, the input does not
+    /// say it.
+    OtherNode(Option<IpAddr>),
+}
+
+impl Party {
+    /// Its address of a family.
+    #[must_use]
+    pub fn address(self, cluster: &Cluster, family: Family) -> Option<IpAddr> {
+        match self {
+            Self::End(end) => end.address(cluster, family),
+            Self::Host(pod) => cluster.pod(pod).address(family),
+            Self::OtherNode(address) => address.filter(|address| Family::of(address) == family),
+        }
+    }
+
+    /// Whether it has an address of any family.
+    #[must_use]
+    pub fn has_address(self, cluster: &Cluster) -> bool {
+        Family::ALL.into_iter().any(|family| self.address(cluster, family).is_some())
+    }
+
+    /// The pod that it is.
+    #[must_use]
+    pub const fn pod(self) -> Option<PodId> {
+        match self {
+            Self::End(End::Pod(pod)) | Self::Host(pod) => Some(pod),
+            Self::End(End::Address(_)) | Self::OtherNode(_) => None,
+        }
+    }
+
+    pub(super) fn seen(self, cluster: &Cluster, from: Self, family: Option<Family>) -> OtherEnd<'_> {
+        match self {
+            Self::End(end) => end.seen(cluster, from.node(cluster), family),
+            Self::Host(_) | Self::OtherNode(_) => {
+                let address = family.and_then(|family| self.address(cluster, family));
+                OtherEnd { classes: &[], address, ports: &[] }
+            }
+        }
+    }
+
+    /// The groups that decide about it together for certain; none where nothing isolates
+    /// it.
+    pub(super) fn groups<'g>(
+        self,
+        cluster: &Cluster,
+        groups: &'g Groups,
+        direction: Direction,
+        family: Option<Family>,
+    ) -> Vec<&'g Group> {
+        match self {
+            Self::End(end) => {
+                let found = end.groups(cluster, groups, direction, family);
+                found.into_iter().map(|group| groups.get(group)).collect()
+            }
+            Self::Host(_) | Self::OtherNode(_) => Vec::new(),
+        }
+    }
+
+    /// The groups that decide about it at least and at most.
+    pub(super) fn deciding(
+        self,
+        cluster: &Cluster,
+        groups: &Groups,
+        direction: Direction,
+        family: Option<Family>,
+    ) -> Deciding {
+        match self {
+            Self::End(end) => end.deciding(cluster, groups, direction, family),
+            Self::Host(_) | Self::OtherNode(_) => Deciding::default(),
+        }
+    }
+
+    /// The node that it is on or is, as far as its pod says.
+    pub(super) fn node(self, cluster: &Cluster) -> Option<&str> {
+        self.pod().and_then(|pod| cluster.pod(pod).node.as_deref())
+    }
+}

@@ -1,0 +1,370 @@
+//! Flows that do not go straight to their destinations: through a Service, by a node port,
+//! by a host port. What kube-proxy does decides
+//! (<https://kubernetes.io/docs/reference/networking/virtual-ips/>).
+//!
+//! A node port, a load balancer's address or an external address leads to a Service from
+//! outside. With `externalTrafficPolicy: Cluster` any node takes the traffic and sends it on
+//! with its own address as the source, so a pod on another node sees that node and not the
+//! client. The source address is replaced behind the FORWARD chain, so the pod's own node
+//! still sees the client. With `Local` a node leads to its own pods only.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use super::answer::{Flow, Unanswerable, Via, Warning, Way};
+use super::ends::Unit;
+use super::name::{EndName, Port, Target};
+use super::near::Code;
+use super::party::Party;
+use super::question::MissingFact;
+use super::walk::{Destination, Route, Walk};
+use crate::algebra::traffic::Traffic;
+use crate::object::{Exposure, Family, Protocol, Service, ServicePort};
+use crate::verdict::bounds::Verdict;
+use crate::verdict::flow::End;
+use crate::verdict::zone::Zones;
+
+/// A port of a node by which a flow comes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct NodePort {
+    address: IpAddr,
+    protocol: Protocol,
+    number: u16,
+    /// The port of the Service that it stands for.
+    service_port: u16,
+}
+
+impl Walk<'_> {
+    /// Flows to a port of a node that leads to a Service or a pod; whether it does.
+    pub(super) fn by_node(&mut self, sources: &[Unit], addresses: &[IpAddr]) -> bool {
+        let cluster = self.ends.cluster;
+        let is_node = |address: &&IpAddr| cluster.is_node(**address) && cluster.holders(**address, None).is_empty();
+        let addresses: Vec<IpAddr> = addresses.iter().filter(is_node).copied().collect();
+        let (protocol, first, last) = match self.port {
+            Some(Port::Numbers(protocol, first, last)) => (Some(protocol.unwrap_or(Protocol::Tcp)), *first, *last),
+            // No port of a node takes ICMP.
+            Some(Port::Name(_) | Port::Icmp) => return false,
+            None => (None, 1, u16::MAX),
+        };
+        let (Some(address), Some(only)) = (addresses.first().copied(), protocol.filter(|_| first == last)) else {
+            let is_asked = |of: Protocol, number: u16| {
+                protocol.is_none_or(|protocol| of == protocol) && (first..=last).contains(&number)
+            };
+            let ports: Vec<_> = (cluster.node_ports())
+                .filter(|(of, number, _)| is_asked(*of, *number))
+                .map(|(of, number, service)| (of, number, format!("{}/{}", service.namespace, service.name)))
+                .collect();
+            if !addresses.is_empty() && !ports.is_empty() {
+                self.explanation.warn(Warning::NodePorts(ports));
+            }
+            return false;
+        };
+        if let Some((service, port)) = cluster.behind_node_port(only, first) {
+            let entry = NodePort { address, protocol: only, number: first, service_port: port.port };
+            self.through(sources, service, Some(entry));
+            return true;
+        }
+        let mut destinations = Vec::new();
+        for address in addresses {
+            for (pod, port) in cluster.behind_host_port(address, only, first) {
+                let mut unit = self.ends.pods(&[pod]).remove(0);
+                unit.only = Some(Family::of(&address));
+                destinations.push(Destination::direct(unit, Traffic::ports(only, port, port)));
+            }
+        }
+        let way = Way::HostPort(first);
+        self.between(sources, &destinations, Route { way: Some(&way), ..Route::default() });
+        !destinations.is_empty()
+    }
+
+    /// Flows from a Service of which the input does not say where it leads.
+    pub(super) fn without_source(&mut self, service: &Service, to: &Target<'_>) -> Result<(), Unanswerable> {
+        let mut wholes: BTreeSet<EndName> = match to {
+            Target::Service(service) => BTreeSet::from([EndName::of_service(service)]),
+            _ => self.ends.units(to)?.into_iter().map(|unit| unit.whole.without_addresses()).collect(),
+        };
+        wholes = wholes.into_iter().map(|name| EndName { addresses: Vec::new(), ..name }).collect();
+        let traffic = match self.port {
+            Some(Port::Numbers(protocol, first, last)) => {
+                Traffic::ports(protocol.unwrap_or(Protocol::Tcp), *first, *last)
+            }
+            Some(Port::Icmp) => Traffic::icmp(),
+            Some(Port::Name(_)) | None => Traffic::all(),
+        };
+        self.explanation.flows.extend(wholes.into_iter().map(|to| Flow {
+            from: EndName::of_service(service),
+            to,
+            via: None,
+            way: None,
+            family: None,
+            traffic: traffic.clone(),
+            port_name: None,
+            verdict: Verdict::Unknown,
+            broken: None,
+            missing: vec![missing_backends(service)],
+            decisions: None,
+            parties: None,
+        }));
+        self.explanation.warn(Warning::SourceWithoutPods);
+        Ok(())
+    }
+
+    /// Flows through a Service to its backends.
+    pub(super) fn through(&mut self, sources: &[Unit], service: &Service, entry: Option<NodePort>) {
+        let cluster = self.ends.cluster;
+        let behind = cluster.behind(service).unwrap_or_default();
+        self.warn(self.ends.contested(&self.ends.behind(behind.iter().copied())));
+        let is_meant = |of: &&ServicePort| match (entry, self.port) {
+            (Some(entry), _) => (of.protocol, of.port) == (entry.protocol, entry.service_port),
+            (None, None) => true,
+            (None, Some(Port::Numbers(protocol, first, last))) => {
+                (*first..=*last).contains(&of.port) && of.protocol == protocol.unwrap_or(Protocol::Tcp)
+            }
+            (None, Some(Port::Name(name))) => of.name.as_ref() == Some(name),
+            // A Service's address answers no ICMP.
+            (None, Some(Port::Icmp)) => false,
+        };
+        let ports: Vec<&ServicePort> = service.ports.iter().filter(is_meant).collect();
+        let via = |port: Option<&ServicePort>, backends| Via {
+            namespace: service.namespace.clone(),
+            name: service.name.clone(),
+            port: port.map(|port| port.port),
+            target: port.map(|port| port.target.clone()),
+            backends,
+        };
+        if service.routing.external_name.is_some() {
+            self.broken(sources, service, None, &Traffic::none(), &via(ports.first().copied(), 0));
+            return;
+        }
+        if ports.is_empty() {
+            self.broken(sources, service, Some(Code::ServicePortUnknown), &Traffic::none(), &via(None, behind.len()));
+            let Service { namespace, name, ports, .. } = service;
+            self.explanation.warn(Warning::NoSuchServicePort {
+                namespace: namespace.clone(),
+                name: name.clone(),
+                ports: ports.iter().map(|port| port.port).collect(),
+            });
+            return;
+        }
+        for port in ports {
+            let backends = cluster.backends(service, port);
+            let code = backends.as_ref().map(|_| Code::ServiceNoBackends);
+            let backends = backends.unwrap_or_default();
+            let traffic = Traffic::ports(port.protocol, port.port, port.port);
+            if backends.is_empty() {
+                self.broken(sources, service, code, &traffic, &via(Some(port), 0));
+                continue;
+            }
+            let units = self.ends.backends(&backends).into_iter().zip(&backends);
+            let destinations: Vec<Destination> = units
+                .map(|(unit, backend)| Destination {
+                    unit,
+                    traffic: Traffic::ports(port.protocol, backend.port, backend.port),
+                    service_port: Some((port.protocol, port.port)),
+                    before: None,
+                })
+                .collect();
+            let via = via(Some(port), destinations.len());
+            self.by_backends(sources, service, entry, &destinations, &via);
+        }
+    }
+
+    /// Flows to the backends of one port, by the ways that there are.
+    fn by_backends(
+        &mut self,
+        sources: &[Unit],
+        service: &Service,
+        entry: Option<NodePort>,
+        destinations: &[Destination],
+        via: &Via,
+    ) {
+        let cluster = self.ends.cluster;
+        let is_outside = |unit: &&Unit| match unit.party {
+            Party::End(End::Address(address)) => !cluster.is_node(address),
+            _ => false,
+        };
+        let (outside, inside): (Vec<Unit>, Vec<Unit>) = sources.iter().cloned().partition(|unit| is_outside(&unit));
+        let route = Route { via: Some(via), service: &service.addresses, ..Route::default() };
+        if !outside.is_empty() {
+            match service.exposure {
+                Exposure::AnyNode => self.by_any_node(&outside, destinations, entry, via),
+                Exposure::OwnNode => {
+                    let on_node = |destination: &Destination| match (entry, destination.unit.party.pod()) {
+                        (Some(entry), Some(pod)) if cluster.pod(pod).node.is_some() => {
+                            Some(cluster.is_own_node(pod, entry.address))
+                        }
+                        (Some(_), Some(_)) => None,
+                        _ => Some(true),
+                    };
+                    self.on_one_node(&outside, service, destinations, via, on_node);
+                }
+                Exposure::Inside => self.between(&outside, destinations, route),
+            }
+        }
+        match entry {
+            Some(entry) if service.exposure == Exposure::AnyNode && !inside.is_empty() => {
+                self.by_any_node(&inside, destinations, Some(entry), via);
+            }
+            None if service.routing.is_node_local => {
+                for source in &inside {
+                    let on_node = |destination: &Destination| self.is_on_one_node(source, destination);
+                    let on_node: Vec<Option<bool>> = destinations.iter().map(on_node).collect();
+                    let mut next = on_node.into_iter();
+                    let source = std::slice::from_ref(source);
+                    self.on_one_node(source, service, destinations, via, |_| next.next().flatten());
+                }
+            }
+            _ if !inside.is_empty() => self.between(&inside, destinations, route),
+            _ => {}
+        }
+    }
+
+    /// Whether a client and a backend are on one node, as far as the input says.
+    fn is_on_one_node(&self, source: &Unit, destination: &Destination) -> Option<bool> {
+        let cluster = self.ends.cluster;
+        let pod = destination.unit.party.pod();
+        // A DaemonSet has a pod on each node.
+        let workload = pod.filter(|_| destination.unit.is_template).and_then(|pod| cluster.pod(pod).workload.as_ref());
+        if workload.is_some_and(|workload| workload.kind == "DaemonSet") {
+            return Some(true);
+        }
+        match (source.party, pod) {
+            (Party::End(End::Address(address)), Some(pod)) => {
+                cluster.pod(pod).node.as_ref().map(|_| cluster.is_own_node(pod, address))
+            }
+            (party, Some(pod)) => Some(party.node(cluster)? == cluster.pod(pod).node.as_deref()?),
+            (_, None) => Some(false),
+        }
+    }
+
+    /// Flows to the backends that are on the node that takes the traffic; a flow to one of
+    /// which that is not known is unknown.
+    fn on_one_node(
+        &mut self,
+        sources: &[Unit],
+        service: &Service,
+        destinations: &[Destination],
+        via: &Via,
+        mut is_there: impl FnMut(&Destination) -> Option<bool>,
+    ) {
+        let (mut there, mut perhaps) = (Vec::new(), Vec::new());
+        for destination in destinations {
+            match is_there(destination) {
+                Some(true) => there.push(destination.clone()),
+                Some(false) => {}
+                None => perhaps.push(destination.clone()),
+            }
+        }
+        if there.is_empty() && perhaps.is_empty() {
+            let traffic =
+                via.port.zip(destinations[0].service_port).map(|(port, (of, _))| Traffic::ports(of, port, port));
+            let via = Via { backends: 0, ..via.clone() };
+            self.broken(sources, service, Some(Code::ServiceNoBackends), &traffic.unwrap_or_default(), &via);
+            return;
+        }
+        let route = Route { via: Some(via), service: &service.addresses, ..Route::default() };
+        self.between(sources, &there, route);
+        self.between(sources, &perhaps, Route { missing: &[MissingFact::SameNode], ..route });
+    }
+
+    /// Flows that any node takes: by the backend's own node with the client's address, by
+    /// another one with that node's.
+    fn by_any_node(&mut self, sources: &[Unit], destinations: &[Destination], entry: Option<NodePort>, via: &Via) {
+        let cluster = self.ends.cluster;
+        let mut sources = sources.to_vec();
+        let mut destinations = destinations.to_vec();
+        if let Some(entry) = entry {
+            for unit in &mut sources {
+                unit.only = unit.only.or(Some(Family::of(&entry.address)));
+            }
+            let node = Party::End(End::Address(entry.address));
+            let before = (node, Traffic::ports(entry.protocol, entry.number, entry.number));
+            for destination in &mut destinations {
+                destination.before = Some(before.clone());
+            }
+        }
+        let mut by_node = BTreeMap::<Option<String>, Vec<Destination>>::new();
+        for destination in destinations {
+            let node = destination.unit.party.node(cluster).map(str::to_owned);
+            by_node.entry(node).or_default().push(destination);
+        }
+        let zones = Zones::of(self.ends.groups);
+        for (own, destinations) in by_node {
+            let is_own = |address: &IpAddr| {
+                own.as_ref().and_then(|own| cluster.nodes().get(own)).is_some_and(|of| of.contains(address))
+            };
+            let has_pod = destinations.iter().any(|destination| destination.unit.party.pod().is_some());
+            let has_other = has_pod && entry.is_none_or(|entry| !is_own(&entry.address));
+            let way = has_other.then_some(Way::OwnNode);
+            self.between(&sources, &destinations, Route { via: Some(via), way: way.as_ref(), ..Route::default() });
+            for family in Family::ALL.into_iter().filter(|_| has_other) {
+                let of_family = |unit: &&Unit| unit.only.is_none_or(|only| only == family);
+                let clients: Vec<Unit> = sources.iter().filter(of_family).cloned().collect();
+                if clients.is_empty() {
+                    continue;
+                }
+                // No rule distinguishes two nodes of one zone.
+                let mut others = BTreeMap::<usize, (IpAddr, Vec<String>)>::new();
+                for (name, addresses) in cluster.nodes().iter().filter(|(name, _)| own.as_ref() != Some(*name)) {
+                    let is_meant = |address: &&IpAddr| {
+                        Family::of(address) == family && entry.is_none_or(|entry| addresses.contains(&entry.address))
+                    };
+                    if let Some(address) = addresses.iter().find(is_meant) {
+                        others
+                            .entry(zones.place(*address))
+                            .or_insert_with(|| (*address, Vec::new()))
+                            .1
+                            .push(name.clone());
+                    }
+                }
+                let mut ways: Vec<(Option<IpAddr>, Vec<String>)> =
+                    others.into_values().map(|(address, names)| (Some(address), names)).collect();
+                if ways.is_empty() {
+                    ways.push((None, Vec::new()));
+                }
+                let is_single = ways.len() == 1 && entry.is_none();
+                for (address, names) in ways {
+                    let by_other: Vec<Unit> = (clients.iter())
+                        .map(|unit| Unit { party: Party::OtherNode(address), only: Some(family), ..unit.clone() })
+                        .collect();
+                    let way = Way::OtherNode(if is_single { Vec::new() } else { names });
+                    self.between(
+                        &by_other,
+                        &destinations,
+                        Route { via: Some(via), way: Some(&way), ..Route::default() },
+                    );
+                }
+            }
+        }
+    }
+
+    /// Flows that cannot exist, because the Service leads nowhere; without a code, flows
+    /// through a Service of which the input does not say where it leads.
+    fn broken(&mut self, sources: &[Unit], service: &Service, code: Option<Code>, traffic: &Traffic, via: &Via) {
+        let to = EndName::of_service(service);
+        let wholes: BTreeSet<EndName> = sources.iter().map(|unit| unit.whole.without_addresses()).collect();
+        self.explanation.flows.extend(wholes.into_iter().map(|from| Flow {
+            from,
+            to: to.clone(),
+            via: Some(via.clone()),
+            way: None,
+            family: None,
+            traffic: traffic.clone(),
+            port_name: None,
+            verdict: if code.is_some() { Verdict::Denied } else { Verdict::Unknown },
+            broken: code,
+            missing: if code.is_some() { Vec::new() } else { vec![missing_backends(service)] },
+            decisions: None,
+            parties: None,
+        }));
+    }
+}
+
+/// Where a Service leads, as a fact that the input lacks.
+fn missing_backends(service: &Service) -> MissingFact {
+    let selector = service
+        .selector
+        .as_ref()
+        .map(|labels| labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(","));
+    MissingFact::Backends { external_name: service.routing.external_name.clone(), selector }
+}
