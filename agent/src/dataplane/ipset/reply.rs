@@ -178,14 +178,13 @@ impl Entry {
             }
             (SetKind::HashNetIface, Self { prefix, protocol: None, port: None, interface: Some(interface), .. }) => {
                 let whole = if address.is_ipv4() { 32 } else { 128 };
-                let prefix = IpNetwork::new(address, prefix.unwrap_or(whole)).ok()?;
-                Some(Member::of_interface(prefix, *interface))
+                Some(Member::of_interface(network(address, prefix.unwrap_or(whole))?, *interface))
             }
             (SetKind::HashNet, Self { prefix, protocol: None, port: None, interface: None, .. }) => match prefix {
                 // ipset(8) does not print a host's length either.
                 Some(32) if address.is_ipv4() => Some(Member::Address(address)),
                 Some(128) | None => Some(Member::Address(address)),
-                Some(length) => IpNetwork::new(address, *length).ok().map(Member::Prefix),
+                Some(length) => network(address, *length).map(Member::Prefix),
             },
             (
                 SetKind::HashIpPort,
@@ -197,6 +196,11 @@ impl Entry {
             _ => None,
         }
     }
+}
+
+/// A prefix whose host bits are zero, as we write it and as the kernel lists it.
+fn network(address: IpAddr, length: u8) -> Option<IpNetwork> {
+    IpNetwork::new(address, length).ok().filter(|prefix| prefix.network() == address)
 }
 
 impl fmt::Display for Entry {
