@@ -37,6 +37,7 @@ pub mod cleanup;
 pub mod conntrack;
 pub mod conntrack_table;
 pub mod counters;
+mod datagram;
 mod failures;
 mod flows;
 pub mod ipset;

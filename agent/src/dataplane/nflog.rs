@@ -19,6 +19,8 @@ use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use rtnetlink::sys::{Socket, protocols::NETLINK_NETFILTER};
 use rustix::io::Errno;
 
+use super::datagram::messages;
+
 /// As much of a packet as is asked for, in bytes: both headers, and extension
 /// headers of IPv6 before the second.
 const HEADERS: u32 = 256;
@@ -146,13 +148,9 @@ impl Reader {
                 received => break received?,
             }
         };
-        let mut rest = self.buffer.get(..length).ok_or_else(|| Error::Malformed("it is too long".to_owned()))?;
-        while !rest.is_empty() {
-            let message = NetlinkMessage::<NetfilterMessage>::deserialize(rest)
-                .map_err(|error| Error::Malformed(error.to_string()))?;
-            let end = usize::try_from(message.header.length).unwrap_or(usize::MAX).next_multiple_of(4);
-            rest = rest.get(end..).unwrap_or_default();
-            take(message.payload);
+        let part = self.buffer.get(..length).ok_or_else(|| Error::Malformed("it is too long".to_owned()))?;
+        for message in messages::<NetfilterMessage>(part) {
+            take(message.map_err(|error| Error::Malformed(error.to_string()))?.payload);
         }
         Ok(())
     }

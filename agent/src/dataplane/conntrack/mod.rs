@@ -20,6 +20,8 @@ use rtnetlink::packet_core::{
 use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 use rustix::io::Errno;
 
+use super::datagram::messages;
+
 mod filter;
 
 /// As much as the kernel puts into one part of a dump.
@@ -304,14 +306,9 @@ impl Connection {
         mut take: impl FnMut(NetlinkPayload<NetfilterMessage>) -> Result<bool, Error>,
     ) -> Result<bool, Error> {
         let length = uninterrupted(|| self.socket.recv(&mut &mut *buffer, 0)).map_err(Error::Socket)?;
-        let mut rest = buffer.get(..length).ok_or_else(|| Error::Malformed("a part is too long".to_owned()))?;
-        while !rest.is_empty() {
-            let message = NetlinkMessage::<NetfilterMessage>::deserialize(rest)
-                .map_err(|error| Error::Malformed(error.to_string()))?;
-            // Lengths are padded to four bytes, in the last message too.
-            let end = usize::try_from(message.header.length).unwrap_or(usize::MAX).next_multiple_of(4);
-            rest = rest.get(end..).unwrap_or_default();
-            if take(message.payload)? {
+        let part = buffer.get(..length).ok_or_else(|| Error::Malformed("a part is too long".to_owned()))?;
+        for message in messages::<NetfilterMessage>(part) {
+            if take(message.map_err(|error| Error::Malformed(error.to_string()))?.payload)? {
                 return Ok(true);
             }
         }
