@@ -136,7 +136,7 @@ fn exchange(
             received => received.map_err(Error::Socket)?,
         };
         let part = buffer.get(..length).ok_or_else(|| malformed(&"a part is too long"))?;
-        for message in messages::<RouteNetlinkMessage>(part) {
+        for message in messages::<RouteNetlinkMessage>(part, 0) {
             match message.map_err(|error| malformed(&error))?.payload {
                 NetlinkPayload::InnerMessage(message) => take(message),
                 NetlinkPayload::Done(done) => return Ok(answer(done.code)),

@@ -40,6 +40,7 @@ pub mod counters;
 mod datagram;
 mod failures;
 mod flows;
+pub(crate) mod fuzz;
 pub mod ipset;
 pub mod iptables;
 pub mod links;

@@ -27,6 +27,9 @@ mod filter;
 /// As much as the kernel puts into one part of a dump.
 const PART: usize = 32 * 1024;
 
+/// The number of connection tracking among the parts of netfilter.
+const SUBSYSTEM: u8 = 1;
+
 /// How often a request is made for which, or for whose answer, the kernel had no
 /// room.
 const TRIES: u32 = 5;
@@ -307,7 +310,7 @@ impl Connection {
     ) -> Result<bool, Error> {
         let length = uninterrupted(|| self.socket.recv(&mut &mut *buffer, 0)).map_err(Error::Socket)?;
         let part = buffer.get(..length).ok_or_else(|| Error::Malformed("a part is too long".to_owned()))?;
-        for message in messages::<NetfilterMessage>(part) {
+        for message in messages::<NetfilterMessage>(part, SUBSYSTEM) {
             if take(message.map_err(|error| Error::Malformed(error.to_string()))?.payload)? {
                 return Ok(true);
             }
@@ -460,4 +463,25 @@ fn name(entry: Vec<ConntrackAttribute>) -> Vec<ConntrackAttribute> {
         _ => false,
     };
     entry.into_iter().filter(is_name).collect()
+}
+
+/// Reads what may be a part of the table, or the attributes of an entry in it: for fuzzing.
+pub(super) fn fuzz(data: &[u8]) {
+    /// A new entry of IPv4, as linux/netfilter/nfnetlink_conntrack.h numbers it.
+    const NEW: u16 = 1 << 8;
+    let take = |message: Result<NetlinkMessage<NetfilterMessage>, _>| {
+        if let Ok(NetlinkMessage { payload: NetlinkPayload::InnerMessage(message), .. }) = message
+            && let NetfilterMessageInner::Conntrack(ConntrackMessage::New(entry)) = message.inner
+        {
+            let _ = forwarded(&entry);
+            // What names the entry is written again, to delete it.
+            let message = NetfilterMessage::new(message.header, ConntrackMessage::Delete(name(entry)));
+            let mut message = NetlinkMessage::new(NetlinkHeader::default(), NetlinkPayload::from(message));
+            message.finalize();
+            let mut bytes = vec![0; message.buffer_len()];
+            message.serialize(&mut bytes);
+        }
+    };
+    messages(data, SUBSYSTEM).for_each(take);
+    messages(&super::fuzz::message(NEW, &[2, 0, 0, 0], data), SUBSYSTEM).for_each(take);
 }

@@ -234,3 +234,27 @@ impl Attributes<'_> {
         v6.map(|value| Ok(Ipv6Addr::from(array::<16>(value)?).into())).transpose()
     }
 }
+
+/// Reads what may be the attributes of a set's list: for fuzzing.
+///
+/// # Panics
+/// If a member that is taken for one of ours is not listed as it is written.
+pub(super) fn fuzz(attributes: Attributes<'_>) {
+    if let Ok(Some(header)) = attributes.header() {
+        let _ = (header.to_string(), Family::ALL.map(|family| header.kind(family)));
+    }
+    for number in [message::SET, message::TYPE] {
+        let _ = attributes.text(number);
+    }
+    let Ok(members) = attributes.members() else { return };
+    for entry in members.map_while(Result::ok) {
+        let _ = entry.to_string();
+        for kind in SetKind::ALL {
+            let Some(member) = entry.member(kind) else { continue };
+            let mut written = Vec::new();
+            request::put_parts(&mut written, &member);
+            let again = Entry::parse(Attributes(&written)).ok().and_then(|entry| entry.member(kind));
+            assert_eq!(again.as_ref(), Some(&member), "{entry}");
+        }
+    }
+}
