@@ -15,7 +15,7 @@ HOST = $(shell rustc -vV | sed -n 's/^host: //p')
 # Random tests take their cases from here, so that two runs test the same.
 SEED ?= 1
 
-.PHONY: help run test test-full tools apiserver promtool lint deny bench docs image image-tar image-check dist reproduce manifests schemas setup clean
+.PHONY: help run test test-full tools apiserver promtool lint deny bench docs fuzz image image-tar image-check dist reproduce manifests schemas setup clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -63,6 +63,9 @@ bench: setup ## the figures in benches/README.md
 # Private items are documented, so what links to one leads somewhere.
 docs: ## rustdoc of the workspace
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" $(CARGO) doc --workspace --no-deps --document-private-items
+
+fuzz: setup ## libFuzzer for all that reads manifests, listings, netlink and CNI: NPC_FUZZ_SECONDS (60) each
+	@CARGO="$(CARGO)" fuzz/run.sh
 
 image: ## the container image IMAGE, for PLATFORMS, where a container engine is (NPC_PUSH=1 pushes it)
 	@deploy/image/build.sh "$(IMAGE)" "$(PLATFORMS)"

@@ -6,6 +6,8 @@ mod causes;
 pub mod cni;
 pub mod dataplane;
 pub mod enforce;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod install_cni;
 pub mod instance;
 pub mod metrics;

@@ -193,7 +193,38 @@ impl Written {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    /// What an endpoint is made of, whole and in pieces.
+    const TEXT: &str =
+        "(\\PC|[\\[\\]:/.%0-9a-f-]|any|svc/|ns/|web|10\\.0\\.0\\.0|fd00::|::ffff:|/8|:53/udp|:1-2|:http){0,9}";
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4_000))]
+
+        #[test]
+        fn any_text_is_read_or_refused(text in TEXT) {
+            let Ok(written) = text.parse::<Written>() else { return Ok(()) };
+            match &written.port {
+                Some(Port::Numbers(_, first, last)) => prop_assert!(0 < *first && first <= last),
+                Some(Port::Name(name)) => prop_assert!((1..=15).contains(&name.len())),
+                _ => {}
+            }
+            let again = match &written.what {
+                What::Address(address) => format!("[{address}]"),
+                What::Block(block) => format!("[{}]", block.network()),
+                What::Object(namespace, _, name) => {
+                    let parts = [namespace.as_deref().unwrap_or("-"), name];
+                    prop_assert!(parts.iter().all(|part| !part.is_empty() && !part.contains([':', '/'])));
+                    return Ok(());
+                }
+                _ => return Ok(()),
+            };
+            prop_assert_eq!(again.parse::<Written>().map(|again| again.what), Ok(written.what));
+        }
+    }
 
     fn read(text: &str) -> String {
         match text.parse::<Written>() {

@@ -131,6 +131,14 @@ fn malformed(what: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::E
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
+/// Reads what may be an answer of the kernel: for fuzzing.
+pub(super) fn fuzz(data: &[u8]) {
+    let mut table = ConntrackTable::default();
+    let _ = take(data, true, &mut |answer| table.take_cpu(answer));
+    let _ = take(data, false, &mut |answer| table.take_global(answer));
+    let _ = (table.take_global(Attributes(data)), table.take_cpu(Attributes(data)));
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test that finds nothing has failed")]
 mod tests {

@@ -14,6 +14,8 @@ use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketType, netdevice};
 
+use super::datagram::messages;
+
 /// As much as the kernel puts into one part of a dump.
 const PART: usize = 64 * 1024;
 
@@ -133,14 +135,9 @@ fn exchange(
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             received => received.map_err(Error::Socket)?,
         };
-        let mut rest = buffer.get(..length).ok_or_else(|| malformed(&"a part is too long"))?;
-        while !rest.is_empty() {
-            let message =
-                NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest).map_err(|error| malformed(&error))?;
-            // Lengths are padded to four bytes, in the last message too.
-            let end = usize::try_from(message.header.length).unwrap_or(usize::MAX).next_multiple_of(4);
-            rest = rest.get(end..).unwrap_or_default();
-            match message.payload {
+        let part = buffer.get(..length).ok_or_else(|| malformed(&"a part is too long"))?;
+        for message in messages::<RouteNetlinkMessage>(part, 0) {
+            match message.map_err(|error| malformed(&error))?.payload {
                 NetlinkPayload::InnerMessage(message) => take(message),
                 NetlinkPayload::Done(done) => return Ok(answer(done.code)),
                 NetlinkPayload::Error(error) => return Ok(answer(error.raw_code())),

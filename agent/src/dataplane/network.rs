@@ -19,6 +19,7 @@ use rtnetlink::{Handle, MulticastGroup};
 use tokio::task::JoinHandle;
 
 use tables::Tables;
+pub(super) use tables::fuzz;
 
 /// Why the network could not be read.
 #[derive(Debug, thiserror::Error)]

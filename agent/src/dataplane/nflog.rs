@@ -19,6 +19,11 @@ use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use rtnetlink::sys::{Socket, protocols::NETLINK_NETFILTER};
 use rustix::io::Errno;
 
+use super::datagram::messages;
+
+/// The number of the log among the parts of netfilter.
+const SUBSYSTEM: u8 = 4;
+
 /// As much of a packet as is asked for, in bytes: both headers, and extension
 /// headers of IPv6 before the second.
 const HEADERS: u32 = 256;
@@ -146,13 +151,9 @@ impl Reader {
                 received => break received?,
             }
         };
-        let mut rest = self.buffer.get(..length).ok_or_else(|| Error::Malformed("it is too long".to_owned()))?;
-        while !rest.is_empty() {
-            let message = NetlinkMessage::<NetfilterMessage>::deserialize(rest)
-                .map_err(|error| Error::Malformed(error.to_string()))?;
-            let end = usize::try_from(message.header.length).unwrap_or(usize::MAX).next_multiple_of(4);
-            rest = rest.get(end..).unwrap_or_default();
-            take(message.payload);
+        let part = self.buffer.get(..length).ok_or_else(|| Error::Malformed("it is too long".to_owned()))?;
+        for message in messages::<NetfilterMessage>(part, SUBSYSTEM) {
+            take(message.map_err(|error| Error::Malformed(error.to_string()))?.payload);
         }
         Ok(())
     }
@@ -224,6 +225,23 @@ fn past_extensions(mut protocol: u8, mut rest: &[u8]) -> (u8, &[u8]) {
         rest = rest.get(bytes..).unwrap_or_default();
     }
     (protocol, rest)
+}
+
+/// Reads what may be a datagram of the log, the attributes of a packet in it, or a packet: for
+/// fuzzing.
+pub(super) fn fuzz(data: &[u8]) {
+    /// A packet, as linux/netfilter/nfnetlink_log.h numbers it.
+    const PACKET: u16 = 4 << 8;
+    let take = |message: Result<NetlinkMessage<NetfilterMessage>, _>| {
+        if let Ok(NetlinkMessage { payload: NetlinkPayload::InnerMessage(message), .. }) = message
+            && let NetfilterMessageInner::ULog(ULogMessage::Packet(attributes)) = message.inner
+        {
+            let _ = denied(&attributes);
+        }
+    };
+    messages(data, SUBSYSTEM).for_each(take);
+    messages(&super::fuzz::message(PACKET, &[2, 0, 0, 0], data), SUBSYSTEM).for_each(take);
+    let _ = tuple(data);
 }
 
 #[cfg(test)]

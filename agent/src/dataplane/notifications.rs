@@ -350,6 +350,19 @@ impl ChangeWaiter {
     }
 }
 
+/// Reads what may be a datagram of notifications: for fuzzing.
+pub(super) fn fuzz(data: &[u8]) {
+    let Ok(fd) = std::fs::File::open("/dev/null") else { return };
+    let (open, own, mut changes) = Default::default();
+    let (backend, buffer) = (Backend::Nft, Vec::new());
+    let mut reader = Notifications { backend, fd: fd.into(), buffer, open, changes: ReportedChanges::default(), own };
+    reader.read(data, &BTreeSet::new(), &mut changes);
+    for kind in message::NEW_TABLE..=message::GENERATION {
+        reader.open.add(kind, data);
+    }
+    reader.open.report(Author::read(data), &mut changes);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

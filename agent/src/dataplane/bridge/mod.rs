@@ -39,6 +39,8 @@ pub mod peer;
 mod rules;
 mod table;
 
+pub(super) use table::fuzz;
+
 use super::nftables::{Error, Socket};
 
 /// The name of the table, in the family `bridge`.

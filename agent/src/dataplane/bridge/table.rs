@@ -354,3 +354,20 @@ fn make_all() -> Vec<Request> {
     }
     batch
 }
+
+/// Reads what may be answers of the kernel about the table: for fuzzing.
+pub(in super::super) fn fuzz(data: &[u8]) {
+    let rules = rules::rules();
+    for attributes in super::super::fuzz::attributes(data) {
+        let attributes = Attributes(attributes);
+        let _ = of_table(attributes, chain::TABLE, as_chain);
+        let _ = of_table(attributes, set::TABLE, as_set);
+        if let Ok(listed) = attributes.nested(rule::EXPRESSIONS) {
+            let _ = rules.iter().any(|(_, rule)| rule.is(listed));
+        }
+        let mut held = BridgeTable::default();
+        for key in keys(attributes).into_iter().flatten() {
+            let _ = Set::ALL.map(|set| take(&mut held, set, &key));
+        }
+    }
+}

@@ -22,10 +22,15 @@ use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
+use super::datagram::messages;
+
 mod filter;
 
 /// As much as the kernel puts into one part of a dump.
 const PART: usize = 32 * 1024;
+
+/// The number of connection tracking among the parts of netfilter.
+const SUBSYSTEM: u8 = 1;
 
 /// How often a request is made for which, or for whose answer, the kernel had no
 /// room.
@@ -312,14 +317,9 @@ impl Connection {
         mut take: impl FnMut(NetlinkPayload<NetfilterMessage>) -> Result<bool, Error>,
     ) -> Result<bool, Error> {
         let length = uninterrupted(|| self.socket.recv(&mut &mut *buffer, 0)).map_err(Error::Socket)?;
-        let mut rest = buffer.get(..length).ok_or_else(|| Error::Malformed("a part is too long".to_owned()))?;
-        while !rest.is_empty() {
-            let message = NetlinkMessage::<NetfilterMessage>::deserialize(rest)
-                .map_err(|error| Error::Malformed(error.to_string()))?;
-            // Lengths are padded to four bytes, in the last message too.
-            let end = usize::try_from(message.header.length).unwrap_or(usize::MAX).next_multiple_of(4);
-            rest = rest.get(end..).unwrap_or_default();
-            if take(message.payload)? {
+        let part = buffer.get(..length).ok_or_else(|| Error::Malformed("a part is too long".to_owned()))?;
+        for message in messages::<NetfilterMessage>(part, SUBSYSTEM) {
+            if take(message.map_err(|error| Error::Malformed(error.to_string()))?.payload)? {
                 return Ok(true);
             }
         }
@@ -471,4 +471,25 @@ fn name(entry: Vec<ConntrackAttribute>) -> Vec<ConntrackAttribute> {
         _ => false,
     };
     entry.into_iter().filter(is_name).collect()
+}
+
+/// Reads what may be a part of the table, or the attributes of an entry in it: for fuzzing.
+pub(super) fn fuzz(data: &[u8]) {
+    /// A new entry of IPv4, as linux/netfilter/nfnetlink_conntrack.h numbers it.
+    const NEW: u16 = 1 << 8;
+    let take = |message: Result<NetlinkMessage<NetfilterMessage>, _>| {
+        if let Ok(NetlinkMessage { payload: NetlinkPayload::InnerMessage(message), .. }) = message
+            && let NetfilterMessageInner::Conntrack(ConntrackMessage::New(entry)) = message.inner
+        {
+            let _ = forwarded(&entry);
+            // What names the entry is written again, to delete it.
+            let message = NetfilterMessage::new(message.header, ConntrackMessage::Delete(name(entry)));
+            let mut message = NetlinkMessage::new(NetlinkHeader::default(), NetlinkPayload::from(message));
+            message.finalize();
+            let mut bytes = vec![0; message.buffer_len()];
+            message.serialize(&mut bytes);
+        }
+    };
+    messages(data, SUBSYSTEM).for_each(take);
+    messages(&super::fuzz::message(NEW, &[2, 0, 0, 0], data), SUBSYSTEM).for_each(take);
 }

@@ -445,3 +445,11 @@ impl Listed {
         Ok(())
     }
 }
+
+/// Reads what may be answers of the kernel: for fuzzing.
+pub(super) fn fuzz(data: &[u8]) {
+    for attributes in super::fuzz::attributes(data) {
+        socket::fuzz(attributes);
+        reply::fuzz(Attributes(attributes));
+    }
+}

@@ -178,14 +178,13 @@ impl Entry {
             }
             (SetKind::HashNetIface, Self { prefix, protocol: None, port: None, interface: Some(interface), .. }) => {
                 let whole = if address.is_ipv4() { 32 } else { 128 };
-                let prefix = IpNetwork::new(address, prefix.unwrap_or(whole)).ok()?;
-                Some(Member::of_interface(prefix, *interface))
+                Some(Member::of_interface(network(address, prefix.unwrap_or(whole))?, *interface))
             }
             (SetKind::HashNet, Self { prefix, protocol: None, port: None, interface: None, .. }) => match prefix {
                 // ipset(8) does not print a host's length either.
                 Some(32) if address.is_ipv4() => Some(Member::Address(address)),
                 Some(128) | None => Some(Member::Address(address)),
-                Some(length) => IpNetwork::new(address, *length).ok().map(Member::Prefix),
+                Some(length) => network(address, *length).map(Member::Prefix),
             },
             (
                 SetKind::HashIpPort,
@@ -197,6 +196,11 @@ impl Entry {
             _ => None,
         }
     }
+}
+
+/// A prefix whose host bits are zero, as we write it and as the kernel lists it.
+fn network(address: IpAddr, length: u8) -> Option<IpNetwork> {
+    IpNetwork::new(address, length).ok().filter(|prefix| prefix.network() == address)
 }
 
 impl fmt::Display for Entry {
@@ -228,5 +232,29 @@ impl Attributes<'_> {
         }
         let v6 = self.get(attribute::address::V6)?;
         v6.map(|value| Ok(Ipv6Addr::from(array::<16>(value)?).into())).transpose()
+    }
+}
+
+/// Reads what may be the attributes of a set's list: for fuzzing.
+///
+/// # Panics
+/// If a member that is taken for one of ours is not listed as it is written.
+pub(super) fn fuzz(attributes: Attributes<'_>) {
+    if let Ok(Some(header)) = attributes.header() {
+        let _ = (header.to_string(), Family::ALL.map(|family| header.kind(family)));
+    }
+    for number in [message::SET, message::TYPE] {
+        let _ = attributes.text(number);
+    }
+    let Ok(members) = attributes.members() else { return };
+    for entry in members.map_while(Result::ok) {
+        let _ = entry.to_string();
+        for kind in SetKind::ALL {
+            let Some(member) = entry.member(kind) else { continue };
+            let mut written = Vec::new();
+            request::put_parts(&mut written, &member);
+            let again = Entry::parse(Attributes(&written)).ok().and_then(|entry| entry.member(kind));
+            assert_eq!(again.as_ref(), Some(&member), "{entry}");
+        }
     }
 }

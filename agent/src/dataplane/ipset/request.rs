@@ -147,26 +147,31 @@ pub(super) fn number(family: Family) -> u8 {
 
 fn put_member(bytes: &mut Vec<u8>, member: &Member, line: u32) {
     bytes.put_nested(message::DATA, |bytes| {
-        match member {
-            Member::Address(address) => put_address(bytes, *address),
-            Member::Prefix(prefix) => {
-                put_address(bytes, prefix.network());
-                bytes.put(attribute::member::PREFIX_LENGTH, &[prefix.prefix()]);
-            }
-            Member::AddressPort(address, protocol, port) => {
-                put_address(bytes, *address);
-                bytes.put_network_order(attribute::member::PORT, &port.to_be_bytes());
-                bytes.put(attribute::member::PROTOCOL, &[protocol.number()]);
-            }
-            Member::PrefixInterface(both) => {
-                let (prefix, interface) = &**both;
-                put_address(bytes, prefix.network());
-                bytes.put(attribute::member::PREFIX_LENGTH, &[prefix.prefix()]);
-                bytes.put_text(attribute::member::INTERFACE, interface.as_str());
-            }
-        }
+        put_parts(bytes, member);
         bytes.put_network_order(attribute::member::LINE, &line.to_be_bytes());
     });
+}
+
+/// What a member is made of.
+pub(super) fn put_parts(bytes: &mut Vec<u8>, member: &Member) {
+    match member {
+        Member::Address(address) => put_address(bytes, *address),
+        Member::Prefix(prefix) => {
+            put_address(bytes, prefix.network());
+            bytes.put(attribute::member::PREFIX_LENGTH, &[prefix.prefix()]);
+        }
+        Member::AddressPort(address, protocol, port) => {
+            put_address(bytes, *address);
+            bytes.put_network_order(attribute::member::PORT, &port.to_be_bytes());
+            bytes.put(attribute::member::PROTOCOL, &[protocol.number()]);
+        }
+        Member::PrefixInterface(both) => {
+            let (prefix, interface) = &**both;
+            put_address(bytes, prefix.network());
+            bytes.put(attribute::member::PREFIX_LENGTH, &[prefix.prefix()]);
+            bytes.put_text(attribute::member::INTERFACE, interface.as_str());
+        }
+    }
 }
 
 fn put_address(bytes: &mut Vec<u8>, address: IpAddr) {

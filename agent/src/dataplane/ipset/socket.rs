@@ -176,3 +176,8 @@ fn outcome(payload: &[u8]) -> Result<Outcome, Error> {
     let line = line.filter(|line| *line > 0).and_then(|line| usize::try_from(line).ok());
     Ok(Outcome::Refused(Refusal(code.get().saturating_neg()), line))
 }
+
+/// Reads what may be an acknowledgement: for fuzzing.
+pub(super) fn fuzz(payload: &[u8]) {
+    let _ = outcome(payload);
+}

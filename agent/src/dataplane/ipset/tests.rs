@@ -237,3 +237,22 @@ proptest! {
         let _ = ipset(&[(1, answer), (1, bytes(LIST_END))]).0.read();
     }
 }
+
+#[test]
+fn a_prefix_with_host_bits_is_no_member_of_ours() {
+    let entry = |address: &str, length: u8| {
+        let mut bytes = Vec::new();
+        request::put_parts(&mut bytes, &member(address));
+        attribute::WriteAttributes::put(&mut bytes, attribute::member::PREFIX_LENGTH, &[length]);
+        let mut listed = Vec::new();
+        attribute::WriteAttributes::put_nested(&mut listed, message::MEMBERS, |members| {
+            attribute::WriteAttributes::put_nested(members, message::DATA, |one| one.extend_from_slice(&bytes));
+        });
+        let mut members = Attributes(&listed).members().expect("a list");
+        members.next().expect("a member").expect("attributes").member(SetKind::HashNet)
+    };
+    assert_eq!(entry("192.0.2.0", 24), Some(member("192.0.2.0/24")));
+    assert_eq!(entry("192.0.2.1", 24), None);
+    assert_eq!(entry("fd00::", 64), Some(member("fd00::/64")));
+    assert_eq!(entry("fd00::1", 64), None);
+}

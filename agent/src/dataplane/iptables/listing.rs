@@ -50,6 +50,11 @@ fn target(rule: &str) -> Option<String> {
     words.next().map(str::to_owned)
 }
 
+/// Reads what may be a listing: for fuzzing.
+pub(in super::super) fn fuzz(listed: &str) {
+    let _ = (hook(listed), overview(listed), Family::ALL.map(|family| Listing::of_save(family, listed)));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -36,10 +36,12 @@ mod reading;
 pub use error::{Error, Place};
 pub use hook::Hook;
 pub use listing::Listing;
+pub(super) use listing::fuzz as fuzz_listing;
 pub use lock::Holder;
 pub(super) use lock::path as lock_path;
 pub(crate) use lock::process_with_lock;
 pub use native::ForeignForward;
+pub(super) use native::fuzz as fuzz_native;
 
 pub(super) use native::{Chain as NativeChain, Native, Rule as NativeRule};
 pub use reading::Jump;

@@ -261,6 +261,13 @@ fn text(attributes: Attributes<'_>, kind: u16) -> Option<String> {
     attributes.text(kind).ok()?.map(str::to_owned)
 }
 
+/// Reads what may be answers of the kernel: for fuzzing.
+pub(in super::super) fn fuzz(data: &[u8]) {
+    for attributes in super::super::fuzz::attributes(data) {
+        let _ = (read_chain(Attributes(attributes)), read_rule(Attributes(attributes)));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -12,9 +12,10 @@ use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, Ro
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use npc_compiler::ruleset::node::InterfaceName;
 use npc_compiler::ruleset::text::POD_GROUP;
-use rtnetlink::packet_core::NLM_F_REPLACE;
+use rtnetlink::packet_core::{NLM_F_REPLACE, NetlinkPayload};
 use rtnetlink::{Handle, RouteMessageBuilder};
 
+use super::super::datagram::messages;
 use super::{Bridge, Elsewhere, Error, Interface, Network, NotPodInterface};
 
 /// The device that kube-proxy makes where IPVS delivers Services.
@@ -339,4 +340,15 @@ fn routes_of(message: &RouteMessage) -> Vec<Route> {
     }
     let Ok(to) = IpNetwork::new(to, message.header.destination_prefix_length) else { return Vec::new() };
     links.into_iter().map(|(link, own)| Route { link, to, onward: onward || own, table, priority }).collect()
+}
+
+/// Takes what may be a datagram of links, addresses and routes: for fuzzing.
+pub(in super::super) fn fuzz(data: &[u8]) {
+    let mut tables = Tables::default();
+    for message in messages::<RouteNetlinkMessage>(data, 0).map_while(Result::ok) {
+        if let NetlinkPayload::InnerMessage(inner) = message.payload {
+            tables.take(&inner, message.header.flags);
+        }
+    }
+    let _ = (tables.network(true), tables.network(false));
 }
