@@ -104,6 +104,6 @@ mod tests {
         let line =
             "explain -f a.yaml --context=x web -n shop -kprod --exit-zero --namespace".split(' ').map(OsString::from);
         let expected = "npc --request-timeout 2s -f a.yaml --context=x -n shop -kprod".split(' ').map(OsString::from);
-        assert_eq!(input_flags(line), Vec::from_iter(expected));
+        assert_eq!(input_flags(line), expected.collect::<Vec<_>>());
     }
 }

@@ -167,7 +167,7 @@ impl Linux {
         for OddSet { name, header } in odd {
             match stuck.iter().find(|(stuck, _)| *stuck == name) {
                 None => {
-                    warn!(set = %name.shown(), header, "removed a set that had one of npc's names and was not made by npc")
+                    warn!(set = %name.shown(), header, "removed a set that had one of npc's names and was not made by npc");
                 }
                 Some((_, error)) => {
                     let Some(instead) = self.aliases.call(&name) else { continue };

@@ -67,6 +67,8 @@ impl Cluster {
             started: None,
             host_network: false,
             config_hash: None,
+            host_ports: Box::default(),
+            only_in_slice: false,
         };
         change(&mut pod);
         self.0.pods.push(pod);

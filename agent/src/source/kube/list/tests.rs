@@ -28,7 +28,7 @@ fn refused(code: StatusCode) -> Response {
         .into_response()
 }
 
-fn items(items: Value) -> Response {
+fn items(items: &Value) -> Response {
     Json(json!({"metadata": {}, "items": items})).into_response()
 }
 
@@ -43,7 +43,7 @@ async fn endpoint_slices_are_read_and_the_right_to_do_so_is_not_needed() {
             let metadata =
                 json!({"namespace": "shop", "name": "api-1", "labels": {"kubernetes.io/service-name": "api"}});
             let endpoints = json!([{"addresses": ["192.0.2.1"]}]);
-            items(json!([{"metadata": metadata, "addressType": "IPv4", "endpoints": endpoints, "ports": []}]))
+            items(&json!([{"metadata": metadata, "addressType": "IPv4", "endpoints": endpoints, "ports": []}]))
         })
     });
     let slices = one.await.expect("a list").objects.endpoint_slices;
@@ -64,7 +64,7 @@ async fn endpoint_slices_are_read_and_the_right_to_do_so_is_not_needed() {
 #[tokio::test]
 async fn where_all_namespaces_are_forbidden_the_one_is_listed() {
     let listed = listed(|path| match path {
-        "/api/v1/namespaces/shop/pods" => Some(items(json!([{"metadata": {"namespace": "shop", "name": "web"}}]))),
+        "/api/v1/namespaces/shop/pods" => Some(items(&json!([{"metadata": {"namespace": "shop", "name": "web"}}]))),
         "/apis/networking.k8s.io/v1/namespaces/shop/networkpolicies" | "/api/v1/namespaces/shop/services" => None,
         "/api/v1/namespaces/shop" => {
             Some(Json(json!({"metadata": {"name": "shop", "labels": {"team": "a"}}})).into_response())
@@ -91,7 +91,7 @@ async fn where_all_namespaces_are_forbidden_the_one_is_listed() {
 #[tokio::test]
 async fn a_namespace_that_cannot_be_read_is_known_by_its_name() {
     let listed = listed(|path| match path {
-        "/api/v1/pods" => Some(items(json!([{"metadata": {"namespace": "ops", "name": "monitor"}}]))),
+        "/api/v1/pods" => Some(items(&json!([{"metadata": {"namespace": "ops", "name": "monitor"}}]))),
         "/api/v1/namespaces" | "/api/v1/namespaces/shop" => Some(refused(StatusCode::FORBIDDEN)),
         _ => None,
     });
