@@ -1,5 +1,7 @@
 //! A cluster as it is now, for commands that judge it once.
 
+use std::collections::{BTreeSet, HashMap};
+
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::Service;
@@ -7,7 +9,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::ListParams;
 use kube::core::Request;
 use kube::{Client, Resource};
-use npc_compiler::object::Objects;
+use npc_compiler::object::{NAMESPACE_POLICY_BYTES, NetworkPolicy, Objects, PolicyBudget};
 use serde::de::DeserializeOwned;
 
 use super::decode::{self, Item};
@@ -61,40 +63,73 @@ pub async fn list(client: &Client) -> Result<Listed, Error> {
         Err(error) => return Err(error),
     };
     let path = slim::Policy::url_path(&(), None);
-    let read = read(client, &path, |item: Result<Item<slim::Policy>, String>, bytes| match item {
-        Ok(Item { content: Ok(policy), .. }) => (Some(policy.into()), None),
-        Ok(Item { identity, content: Err(error), .. }) => {
-            // As an agent takes it that has no earlier version of it.
-            let rescued = slim::Policy::rescue(bytes, &identity, &error);
-            let effect = if rescued.is_some() { "counts without its rules" } else { "is left out" };
-            (rescued, Some(problem::<slim::Policy>(&identity, &error, effect)))
-        }
-        Err(error) => (None, Some(problem::<slim::Policy>(&decode::Identity::default(), &error, "is left out"))),
-    });
-    for (policy, problem) in read.await.map_err(Error::of::<slim::Policy>)? {
-        objects.policies.extend(policy);
-        problems.extend(problem);
-    }
-    objects.bound_policies();
+    let read =
+        read(client, &path, |(policies, problems): &mut (Bounded, Vec<String>), item: Read<slim::Policy>, bytes| {
+            match item {
+                Ok(Item { content: Ok(policy), .. }) => policies.push(policy.into()),
+                Ok(Item { identity, content: Err(error), .. }) => {
+                    // As an agent takes it that has no earlier version of it.
+                    let rescued = slim::Policy::rescue(bytes, &identity, &error);
+                    let effect = if rescued.is_some() { "counts without its rules" } else { "is left out" };
+                    rescued.into_iter().for_each(|policy| policies.push(policy));
+                    problems.push(problem::<slim::Policy>(&identity, &error, effect));
+                }
+                Err(error) => {
+                    problems.push(problem::<slim::Policy>(&decode::Identity::default(), &error, "is left out"));
+                }
+            }
+        });
+    let (policies, unreadable) = read.await.map_err(Error::of::<slim::Policy>)?;
+    objects.policies = policies.policies;
+    problems.extend(unreadable);
     Ok(listed)
 }
 
-/// The policies of a namespace as they are now.
+/// The policies of a namespace as they are now, within the bound of the namespace.
 #[must_use]
 pub fn policies_of(client: &Client, namespace: &str) -> BoxFuture<'static, Result<PolicyList, String>> {
     let (client, path) = (client.clone(), slim::Policy::url_path(&(), Some(namespace)));
     async move {
-        let mut list = PolicyList::default();
-        let read = read(&client, &path, |item: Result<Item<slim::Policy>, String>, _| item.ok());
-        for item in read.await.map_err(|error| words(&error))?.into_iter().flatten() {
-            match item.content {
-                Ok(policy) => list.policies.push(policy.into()),
-                Err(_) => drop(list.unreadable.insert(item.identity.name)),
-            }
-        }
-        Ok(list)
+        let read = read(
+            &client,
+            &path,
+            |(policies, unreadable): &mut (Bounded, BTreeSet<String>), item: Read<slim::Policy>, _| match item {
+                Ok(Item { content: Ok(policy), .. }) => policies.push(policy.into()),
+                Ok(Item { identity, .. }) => drop(unreadable.insert(identity.name)),
+                Err(_) => {}
+            },
+        );
+        let (Bounded { policies, .. }, unreadable) = read.await.map_err(|error| words(&error))?;
+        Ok(PolicyList { policies, unreadable })
     }
     .boxed()
+}
+
+/// Policies as they come, within the bounds of their namespaces: so there is never more in
+/// memory than these and one policy. Which ones lose their rules is what an agent decides
+/// by all of them together.
+#[derive(Debug, Default)]
+struct Bounded {
+    policies: Vec<NetworkPolicy>,
+    namespaces: HashMap<String, (PolicyBudget, HashMap<String, usize>)>,
+}
+
+impl Bounded {
+    fn push(&mut self, policy: NetworkPolicy) {
+        let (budget, places) = self
+            .namespaces
+            .entry(policy.namespace().to_owned())
+            .or_insert_with(|| (PolicyBudget::new(NAMESPACE_POLICY_BYTES), HashMap::new()));
+        let name = policy.name().to_owned();
+        let moved = budget.put(&name, policy.retained_bytes());
+        let is_over = budget.is_over(&name);
+        places.insert(name, self.policies.len());
+        self.policies.push(if is_over { policy.over_budget(NAMESPACE_POLICY_BYTES) } else { policy });
+        for place in moved.over.iter().filter_map(|name| places.get(name)) {
+            let policy = &mut self.policies[*place];
+            *policy = policy.over_budget(NAMESPACE_POLICY_BYTES);
+        }
+    }
 }
 
 impl Error {
@@ -118,37 +153,36 @@ where
     T: From<K>,
 {
     let path = K::url_path(&(), None);
-    let read = read(client, &path, |item: Result<Item<K>, String>, _| match item {
-        Ok(Item { content: Ok(object), .. }) => Ok(T::from(object)),
-        Ok(Item { identity, content: Err(error), .. }) => Err(problem::<K>(&identity, &error, "is left out")),
-        Err(error) => Err(problem::<K>(&decode::Identity::default(), &error, "is left out")),
-    });
-    let mut all = Vec::new();
-    for object in read.await.map_err(Error::of::<K>)? {
-        match object {
-            Ok(object) => all.push(object),
-            Err(problem) => problems.push(problem),
+    let read = read(client, &path, |(all, problems): &mut (Vec<T>, Vec<String>), item: Read<K>, _| match item {
+        Ok(Item { content: Ok(object), .. }) => all.push(T::from(object)),
+        Ok(Item { identity, content: Err(error), .. }) => {
+            problems.push(problem::<K>(&identity, &error, "is left out"));
         }
-    }
+        Err(error) => problems.push(problem::<K>(&decode::Identity::default(), &error, "is left out")),
+    });
+    let (all, unreadable) = read.await.map_err(Error::of::<K>)?;
+    problems.extend(unreadable);
     Ok(all)
 }
 
-/// Reads a list in pages. `make` is given each object, or why it cannot be read where it
-/// shows no name either, and its bytes.
-async fn read<K: DeserializeOwned, T>(
+/// An object of a list, or why it cannot be read where it shows no name either.
+type Read<K> = Result<Item<K>, String>;
+
+/// Reads a list in pages. `take` is given what it made so far, each object, and its bytes.
+async fn read<K: DeserializeOwned, A: Default>(
     client: &Client,
     path: &str,
-    make: impl Fn(Result<Item<K>, String>, &[u8]) -> T,
-) -> Result<Vec<T>, Failure> {
+    take: impl Fn(&mut A, Read<K>, &[u8]),
+) -> Result<A, Failure> {
     let mut params = ListParams::default().limit(PAGE);
-    let (mut buffer, mut all) = (Buffer::default(), Vec::new());
+    let (mut buffer, mut all) = (Buffer::default(), A::default());
     loop {
         let request = Request::new(path).list(&params).map_err(kube::Error::BuildRequest)?;
         let body = match client.request_stream(request).await {
             Ok(body) => body,
             // It took too long over the pages; then all at once.
             Err(kube::Error::Api(status)) if status.code == 410 && params.continue_token.is_some() => {
-                all.clear();
+                all = A::default();
                 params = ListParams::default();
                 continue;
             }
@@ -156,7 +190,7 @@ async fn read<K: DeserializeOwned, T>(
         };
         let mut items = Items::new(Box::pin(body));
         while let Some(piece) = items.next(&mut buffer).await.map_err(Failure::of_list)? {
-            all.push(make(decode::item::<K>(&buffer, piece), buffer.bytes()));
+            take(&mut all, decode::item::<K>(&buffer, piece), buffer.bytes());
         }
         let metadata = items.envelope().map_err(kube::Error::SerdeError)?.metadata;
         match metadata.r#continue.filter(|token| !token.is_empty()) {
@@ -210,5 +244,38 @@ mod tests {
             assert_eq!(listed(none).await.expect("a list").objects.endpoint_slices, []);
         }
         assert!(listed(|| refused(StatusCode::UNAUTHORIZED)).await.is_err());
+    }
+
+    /// A cluster whose namespace has three policies of 16 MB in memory, and in the
+    /// namespace beside it one.
+    fn with_large_policies() -> Client {
+        let policy = |namespace, name| {
+            let rules = vec![json!({}); 100_000];
+            json!({"metadata": {"namespace": namespace, "name": name}, "spec": {"podSelector": {}, "ingress": rules}})
+        };
+        let answer = move |uri: Uri| async move {
+            let mut items = Vec::new();
+            if uri.path().ends_with("/networkpolicies") {
+                items.extend(["c", "a", "b"].map(|name| policy("shop", name)));
+            }
+            if uri.path() == "/apis/networking.k8s.io/v1/networkpolicies" {
+                items.push(policy("other", "z"));
+            }
+            Json(json!({"metadata": {}, "items": items})).into_response()
+        };
+        Client::new(Router::new().fallback(answer), "default")
+    }
+
+    #[tokio::test]
+    async fn policies_over_the_bound_of_their_namespace_come_without_rules() {
+        let client = with_large_policies();
+        let of = |policies: &[NetworkPolicy]| -> Vec<(String, bool)> {
+            policies.iter().map(|policy| (policy.name().to_owned(), policy.restriction.is_some())).collect()
+        };
+        let wanted = [("c", true), ("a", false), ("b", false), ("z", false)].map(|(name, is)| (name.to_owned(), is));
+        let one = policies_of(&client, "shop").await.expect("a list");
+        assert_eq!(of(&one.policies), wanted[..3]);
+        let all = list(&client).await.expect("a list").objects;
+        assert_eq!(of(&all.policies), wanted);
     }
 }
