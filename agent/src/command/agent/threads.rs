@@ -92,13 +92,15 @@ mod tests {
     fn all_blocking_work_has_a_thread_from_the_start() {
         let started = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&started);
-        let count = move || drop(counter.fetch_add(1, Ordering::SeqCst));
+        let count = move || {
+            counter.fetch_add(1, Ordering::SeqCst);
+        };
         let runtime = builder().on_thread_start(count).build().expect("a runtime");
         start_blocking(&runtime).expect("there are process ids");
         let workers = Arc::new(Barrier::new(WORKERS + 1));
         for _ in 0..WORKERS {
             let workers = Arc::clone(&workers);
-            runtime.spawn(async move { drop(workers.wait()) });
+            runtime.spawn(async move { workers.wait() });
         }
         workers.wait();
         assert_eq!(started.load(Ordering::SeqCst), WORKERS + BLOCKING);
@@ -107,7 +109,7 @@ mod tests {
         let all: Vec<_> = (0..BLOCKING)
             .map(|_| {
                 let barrier = Arc::clone(&barrier);
-                runtime.spawn_blocking(move || drop(barrier.wait()))
+                runtime.spawn_blocking(move || barrier.wait())
             })
             .collect();
         for one in all {
