@@ -71,7 +71,9 @@ pub async fn list(client: &Client) -> Result<Listed, Error> {
                     // As an agent takes it that has no earlier version of it.
                     let rescued = slim::Policy::rescue(bytes, &identity, &error);
                     let effect = if rescued.is_some() { "counts without its rules" } else { "is left out" };
-                    rescued.into_iter().for_each(|policy| policies.push(policy));
+                    if let Some(policy) = rescued {
+                        policies.push(policy);
+                    }
                     problems.push(problem::<slim::Policy>(&identity, &error, effect));
                 }
                 Err(error) => {

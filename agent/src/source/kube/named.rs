@@ -89,7 +89,8 @@ impl Named {
             labels.retain(|key, _| key == NAMESPACE_NAME_LABEL || names.labels.contains_key(key.as_str()));
             for (key, value) in labels.iter_mut().filter(|(key, _)| *key != NAMESPACE_NAME_LABEL) {
                 if !names.values.contains_key(&names.hasher.hash_one((key.as_str(), value.as_str()))) {
-                    *value = UNNAMED.to_owned();
+                    // A new text, because one that is overwritten keeps its memory.
+                    *value = String::from(UNNAMED);
                 }
             }
         }
