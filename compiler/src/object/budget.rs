@@ -219,14 +219,17 @@ impl NetworkPolicy {
         self.restricted(over_budget(self.retained_bytes(), limit))
     }
 
-    /// The label keys that its selectors name.
-    pub fn label_keys(&self) -> impl Iterator<Item = &str> {
+    /// The label keys that its selectors name, each with the values that it names of it.
+    pub fn label_names(&self) -> impl Iterator<Item = (&str, impl Iterator<Item = &str>)> {
         let spec = self.object.spec.iter();
         let peers = self.peers().flat_map(|peer| [peer.pod_selector.as_ref(), peer.namespace_selector.as_ref()]);
         let selectors = spec.map(|spec| spec.pod_selector.as_ref()).chain(peers).flatten();
         selectors.flat_map(|selector| {
-            let labels = selector.match_labels.iter().flatten().map(|(key, _)| key.as_str());
-            labels.chain(selector.match_expressions.iter().flatten().map(|expression| expression.key.as_str()))
+            let labels = selector.match_labels.iter().flatten();
+            let labels = labels.map(|(key, value)| (key, std::slice::from_ref(value)));
+            let expressions = selector.match_expressions.iter().flatten();
+            let expressions = expressions.map(|of| (&of.key, of.values.as_deref().unwrap_or_default()));
+            labels.chain(expressions).map(|(key, values)| (key.as_str(), values.iter().map(String::as_str)))
         })
     }
 

@@ -9,12 +9,14 @@
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use npc_agent::instance::{self, InstanceLock, Verdict, judge_holder};
 use npc_agent::status::SharedStatus;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
 use tokio::time::{self, Instant};
 use tracing::{info, warn};
 
@@ -35,6 +37,9 @@ const YIELD: Duration = Duration::from_secs(2);
 
 /// The time between two tries, and after a connection that could not be accepted.
 const RETRY: Duration = Duration::from_millis(200);
+
+/// How many readers of the status are answered at the same time.
+const READERS: usize = 8;
 
 /// How long a reader of the status may take.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -196,10 +201,17 @@ fn bind(path: &Path) -> io::Result<UnixListener> {
 
 /// Accepts connections, which shows the user of this process, and sends root the status.
 async fn serve(listener: UnixListener, status: SharedStatus) {
+    let readers = Arc::new(Semaphore::new(READERS));
     loop {
+        // Any process can connect, and those beyond these wait in the kernel.
+        let Ok(permit) = Arc::clone(&readers).acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
-                tokio::spawn(answer(stream, status.clone()));
+                let status = status.clone();
+                tokio::spawn(async move {
+                    answer(stream, status).await;
+                    drop(permit);
+                });
             }
             Err(_) => time::sleep(RETRY).await,
         }
@@ -207,10 +219,10 @@ async fn serve(listener: UnixListener, status: SharedStatus) {
 }
 
 async fn answer(mut stream: UnixStream, status: SharedStatus) {
-    let is_root = stream.peer_cred().is_ok_and(|peer| peer.uid() == 0);
-    let Ok(text) = serde_json::to_vec(&status.now()) else { return };
-    if is_root {
-        // A peer that does not read on has gone.
-        let _ = time::timeout(PATIENCE, stream.write_all(&text)).await;
+    if !stream.peer_cred().is_ok_and(|peer| peer.uid() == 0) {
+        return;
     }
+    let Ok(text) = serde_json::to_vec(&status.now()) else { return };
+    // A peer that does not read on has gone.
+    let _ = time::timeout(PATIENCE, stream.write_all(&text)).await;
 }

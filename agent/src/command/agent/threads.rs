@@ -1,20 +1,30 @@
 //! The agent's threads, on a node that may have no process id left for one.
 //!
 //! tokio panics if it gets no thread for its workers, or none for the first blocking work. If it
-//! gets none later, it leaves that work to a thread that it has. So the agent starts all threads
-//! that it needs at its start, and keeps them.
+//! gets none later, it leaves that work to a thread that it has. A sweep keeps its thread while
+//! it waits for a pass, so a pass that waits for that thread would never begin. So the agent
+//! starts all threads that it needs at its start, and keeps them.
 
 use std::panic;
 use std::process;
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::command::Exit;
 
-/// The work is one blocking pass at a time and little beside it.
 const WORKERS: usize = 2;
+
+/// The blocking work that can be there at once: a pass, two sweeps, the packet counts, and the
+/// look-up of a name.
+const BLOCKING: usize = 5;
+
+/// How long the threads may take to start. A node without process ids starts none.
+const STARTS: Duration = Duration::from_secs(3);
 
 /// Longer than an agent runs. A thread that waits for work costs a few kilobytes of memory.
 const FOR_EVER: Duration = Duration::from_secs(10 * 365 * 86_400);
@@ -23,7 +33,7 @@ const FOR_EVER: Duration = Duration::from_secs(10 * 365 * 86_400);
 pub(super) const NO_THREAD: &str = "cannot start a thread; has this node, or this container or service, no process id \
                                     left (kernel.pid_max, pids.max of the cgroup, TasksMax)?";
 
-/// The runtime, with a thread for blocking work that stays. If there is no process id for its
+/// The runtime, with threads for blocking work that stay. If there is no process id for its
 /// threads, this process ends in words.
 ///
 /// # Errors
@@ -36,10 +46,75 @@ pub(super) fn runtime() -> anyhow::Result<Runtime> {
         eprintln!("npc: {NO_THREAD} ({reason})");
         process::exit(Exit::Not as i32);
     }));
-    let runtime =
-        Builder::new_multi_thread().worker_threads(WORKERS).thread_keep_alive(FOR_EVER).enable_all().build()?;
-    let first = runtime.spawn_blocking(|| ());
+    let runtime = builder().build()?;
+    let started = start_blocking(&runtime);
     panic::set_hook(usual);
-    runtime.block_on(first).context(NO_THREAD)?;
+    started?;
     Ok(runtime)
+}
+
+fn builder() -> Builder {
+    let mut builder = Builder::new_multi_thread();
+    builder.worker_threads(WORKERS).thread_keep_alive(FOR_EVER).enable_all();
+    builder
+}
+
+/// Starts the threads for blocking work.
+fn start_blocking(runtime: &Runtime) -> anyhow::Result<()> {
+    let here = Arc::new(AtomicUsize::new(0));
+    let until = Instant::now() + STARTS;
+    let all: Vec<_> = (0..BLOCKING)
+        .map(|_| {
+            let here = Arc::clone(&here);
+            // Each keeps its thread until all are there, so none has two of them.
+            runtime.spawn_blocking(move || {
+                here.fetch_add(1, Ordering::SeqCst);
+                while here.load(Ordering::SeqCst) < BLOCKING && Instant::now() < until {
+                    thread::sleep(Duration::from_millis(1));
+                }
+                here.load(Ordering::SeqCst) >= BLOCKING
+            })
+        })
+        .collect();
+    for one in all {
+        anyhow::ensure!(runtime.block_on(one).context(NO_THREAD)?, NO_THREAD);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+
+    use super::*;
+
+    #[test]
+    fn all_blocking_work_has_a_thread_from_the_start() {
+        let started = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&started);
+        let count = move || {
+            counter.fetch_add(1, Ordering::SeqCst);
+        };
+        let runtime = builder().on_thread_start(count).build().expect("a runtime");
+        start_blocking(&runtime).expect("there are process ids");
+        let workers = Arc::new(Barrier::new(WORKERS + 1));
+        for _ in 0..WORKERS {
+            let workers = Arc::clone(&workers);
+            runtime.spawn(async move { workers.wait() });
+        }
+        workers.wait();
+        assert_eq!(started.load(Ordering::SeqCst), WORKERS + BLOCKING);
+        // All of it at once: none waits for another, and no thread is started for it.
+        let barrier = Arc::new(Barrier::new(BLOCKING));
+        let all: Vec<_> = (0..BLOCKING)
+            .map(|_| {
+                let barrier = Arc::clone(&barrier);
+                runtime.spawn_blocking(move || barrier.wait())
+            })
+            .collect();
+        for one in all {
+            runtime.block_on(one).expect("it does not panic");
+        }
+        assert_eq!(started.load(Ordering::SeqCst), WORKERS + BLOCKING);
+    }
 }

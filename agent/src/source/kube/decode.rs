@@ -109,17 +109,17 @@ pub(super) fn line<T: DeserializeOwned>(buffer: &Buffer, piece: Piece) -> serde_
     }
     let of_object = |item: Result<Item<T>, String>| item.map_or_else(Line::Unnamed, Line::Applied);
     if piece == Piece::Cut {
-        // An error or a bookmark is never so long.
+        // An error or a bookmark is never so long. The API server writes the type first.
+        if buffer.bytes().starts_with(br#"{"type":"DELETED""#) {
+            return Ok(deletion(buffer.bytes(), "object"));
+        }
         return Ok(of_object(object(buffer.bytes(), piece, "object")));
     }
     let Event { r#type, object: text } = serde_json::from_slice(buffer.bytes())?;
     let bytes = text.get().as_bytes();
     Ok(match r#type.as_str() {
         "ADDED" | "MODIFIED" => of_object(object(bytes, piece, "")),
-        "DELETED" => match identity(bytes, "") {
-            identity if identity.name.is_empty() => Line::Unnamed("a deletion shows no name".to_owned()),
-            identity => Line::Deleted(identity),
-        },
+        "DELETED" => deletion(bytes, ""),
         "BOOKMARK" => {
             let Bookmark { metadata } = serde_json::from_slice(bytes)?;
             let is_end = metadata.annotations.is_some_and(|all| all.contains_key("k8s.io/initial-events-end"));
@@ -128,6 +128,14 @@ pub(super) fn line<T: DeserializeOwned>(buffer: &Buffer, piece: Piece) -> serde_
         "ERROR" => Line::Error(serde_json::from_slice(bytes)?),
         other => return Err(serde::de::Error::custom(format!("\"{other}\" is no type of an event"))),
     })
+}
+
+/// The deletion of the object that these bytes show.
+fn deletion<T>(bytes: &[u8], path: &str) -> Line<T> {
+    match identity(bytes, path) {
+        identity if identity.name.is_empty() => Line::Unnamed("a deletion shows no name".to_owned()),
+        identity => Line::Deleted(identity),
+    }
 }
 
 /// What the bytes of an object show of its identity, whatever else is wrong with them.
@@ -238,5 +246,35 @@ mod tests {
         let found = identity(&text.as_bytes()[..end], "object");
         assert_eq!((found.name.as_str(), found.uid.as_str()), ("web", "u-1"));
         assert_eq!(identity(b"<html>", ""), Identity::default());
+    }
+
+    /// A line of a watch, as the API server writes it.
+    fn event(kind: &str, spec: &str) -> Line<slim::Pod> {
+        let text = format!("{{\"type\":\"{kind}\",\"object\":{{\"metadata\":{},\"spec\":{spec}}}}}\n", whole());
+        let mut body: super::super::read::Body = Box::pin(futures::io::Cursor::new(text.into_bytes()));
+        let mut buffer = Buffer::default();
+        let piece = futures::executor::block_on(super::super::read::line(&mut body, &mut buffer));
+        line(&buffer, piece.expect("it can be read").expect("a line")).expect("an event")
+    }
+
+    fn with_value(value: &str) -> String {
+        format!(r#"{{"containers":[{{"name":"c","env":[{{"name":"A","value":"{value}"}}]}}]}}"#)
+    }
+
+    #[test]
+    fn a_deletion_is_one_though_its_object_is_cut_off() {
+        let long = with_value(&"x".repeat(super::super::read::OBJECT_BYTES));
+        assert!(matches!(event("DELETED", &long), Line::Deleted(identity) if identity.uid == "u-1"));
+        let Line::Applied(item) = event("MODIFIED", &long) else { panic!("it is no deletion") };
+        assert!(item.content.is_err());
+    }
+
+    #[test]
+    fn an_object_of_the_most_bytes_that_an_api_server_takes_is_read_whole() {
+        // Each of 3 MiB is written as six.
+        let Line::Applied(item) = event("ADDED", &with_value(&r"\u003c".repeat(3 << 20))) else {
+            panic!("it is there")
+        };
+        assert!(item.content.is_ok(), "{:?}", item.content);
     }
 }

@@ -113,6 +113,11 @@ impl<K: Eq + Hash + Clone, V: Kept> Known<K, V> {
         self.listing = Some(Listing { begun: now, objects: HashMap::new(), unnamed: Vec::new() });
     }
 
+    /// Whether a list is coming in.
+    pub(super) fn is_listing(&self) -> bool {
+        self.listing.is_some()
+    }
+
     /// An object exists. Answers those whose removal was held back and whose address it
     /// has: an address goes to another pod only after its last one is gone.
     pub(super) fn came(&mut self, key: K, kept: V) -> Vec<K> {

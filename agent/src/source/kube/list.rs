@@ -7,6 +7,7 @@
 
 mod error;
 
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use futures::FutureExt as _;
@@ -18,7 +19,7 @@ use kube::api::ListParams;
 use kube::core::Request;
 use kube::{Api, Client, Resource};
 use npc_compiler::cluster::unread::{Extent, Unread};
-use npc_compiler::object::{NetworkPolicy, Objects};
+use npc_compiler::object::{NAMESPACE_POLICY_BYTES, NetworkPolicy, Objects, PolicyBudget};
 use serde::de::DeserializeOwned;
 use tokio::time;
 
@@ -231,7 +232,8 @@ impl Reader<'_> {
         K: Resource<DynamicType = ()> + DeserializeOwned,
     {
         let path = K::url_path(&(), namespace);
-        let read = read(self.client, &path, self.settings.request_timeout, make).await?;
+        let take = |all: &mut Vec<Made<T>>, item: Sent<K>, bytes: &[u8]| all.push(make(item, bytes));
+        let read = read(self.client, &path, self.settings.request_timeout, take).await?;
         let mut all = Vec::with_capacity(read.len());
         for Made { object, fault } in read {
             all.extend(object);
@@ -265,57 +267,79 @@ fn no_right<K: Resource<DynamicType = ()>>(failure: &Failure) -> String {
     }
 }
 
-/// The policies of a namespace as they are now.
+/// The policies of a namespace as they are now, within the bound of the namespace.
 #[must_use]
 pub fn policies_of(client: &Client, namespace: &str) -> BoxFuture<'static, Result<PolicyList, String>> {
     let (client, path) = (client.clone(), slim::Policy::url_path(&(), Some(namespace)));
     async move {
-        let mut list = PolicyList::default();
-        let read = read(&client, &path, None, |item: Sent<slim::Policy>, _| item.ok());
-        for item in read.await.map_err(|error| words(&error))?.into_iter().flatten() {
-            match item.content {
-                Ok(policy) => list.policies.push(policy.into()),
-                Err(_) => drop(list.unreadable.insert(item.identity.name)),
-            }
-        }
-        Ok(list)
+        let take =
+            |(policies, unreadable): &mut (Bounded, BTreeSet<String>), item: Sent<slim::Policy>, _: &[u8]| match item {
+                Ok(Item { content: Ok(policy), .. }) => policies.push(policy.into()),
+                Ok(Item { identity, .. }) => drop(unreadable.insert(identity.name)),
+                Err(_) => {}
+            };
+        let (Bounded { policies, .. }, unreadable) =
+            read(&client, &path, None, take).await.map_err(|error| words(&error))?;
+        Ok(PolicyList { policies, unreadable })
     }
     .boxed()
 }
 
-/// Reads a list in pages, each of which may take so long. `make` is given each object, or
-/// why it cannot be read where it shows no name either, and its bytes.
-async fn read<K: DeserializeOwned, T>(
+/// Policies as they come, within the bounds of their namespaces: so there is never more in
+/// memory than these and one policy. Which ones lose their rules is what an agent decides
+/// by all of them together.
+#[derive(Debug, Default)]
+struct Bounded {
+    policies: Vec<NetworkPolicy>,
+    namespaces: HashMap<String, (PolicyBudget, HashMap<String, usize>)>,
+}
+
+impl Bounded {
+    fn push(&mut self, policy: NetworkPolicy) {
+        let (budget, places) = self
+            .namespaces
+            .entry(policy.namespace().to_owned())
+            .or_insert_with(|| (PolicyBudget::new(NAMESPACE_POLICY_BYTES), HashMap::new()));
+        let name = policy.name().to_owned();
+        let moved = budget.put(&name, policy.retained_bytes());
+        let is_over = budget.is_over(&name);
+        places.insert(name, self.policies.len());
+        self.policies.push(if is_over { policy.over_budget(NAMESPACE_POLICY_BYTES) } else { policy });
+        for place in moved.over.iter().filter_map(|name| places.get(name)) {
+            let policy = &mut self.policies[*place];
+            *policy = policy.over_budget(NAMESPACE_POLICY_BYTES);
+        }
+    }
+}
+
+/// Reads a list in pages, each of which may take so long. `take` is given what it made so far,
+/// each object, or why it cannot be read where it shows no name either, and its bytes.
+async fn read<K: DeserializeOwned, A: Default>(
     client: &Client,
     path: &str,
     timeout: Option<Duration>,
-    make: impl Fn(Sent<K>, &[u8]) -> T,
-) -> Result<Vec<T>, Failure> {
+    take: impl Fn(&mut A, Sent<K>, &[u8]),
+) -> Result<A, Failure> {
     let mut params = ListParams::default().limit(PAGE);
-    let (mut buffer, mut all) = (Buffer::default(), Vec::new());
+    let (mut buffer, mut all) = (Buffer::default(), A::default());
     loop {
         let request = Request::new(path).list(&params).map_err(kube::Error::BuildRequest)?;
         let page = async {
             let body = client.request_stream(request).await?;
-            let (mut items, mut page) = (Items::new(Box::pin(body)), Vec::new());
+            let mut items = Items::new(Box::pin(body));
             while let Some(piece) = items.next(&mut buffer).await.map_err(Failure::of_list)? {
-                page.push(make(decode::item::<K>(&buffer, piece), buffer.bytes()));
+                take(&mut all, decode::item::<K>(&buffer, piece), buffer.bytes());
             }
             let metadata = items.envelope().map_err(kube::Error::SerdeError)?.metadata;
-            Ok((page, metadata.r#continue.filter(|token| !token.is_empty())))
+            Ok(metadata.r#continue.filter(|token| !token.is_empty()))
         };
         match in_time(timeout, page).await {
-            Ok((page, next)) => {
-                all.extend(page);
-                match next {
-                    Some(token) if params.continue_token.as_ref() == Some(&token) => return Err(Failure::Endless),
-                    Some(token) => params.continue_token = Some(token),
-                    None => return Ok(all),
-                }
-            }
+            Ok(Some(token)) if params.continue_token.as_ref() == Some(&token) => return Err(Failure::Endless),
+            Ok(Some(token)) => params.continue_token = Some(token),
+            Ok(None) => return Ok(all),
             // It took too long over the pages; then all at once.
             Err(failure) if failure.code() == Some(410) && params.continue_token.is_some() => {
-                all.clear();
+                all = A::default();
                 params = ListParams::default();
             }
             Err(failure) => return Err(failure),

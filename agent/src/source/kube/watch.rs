@@ -321,8 +321,8 @@ impl<K: Watched> Lister<K> {
                     self.broken_streams = BROKEN_STREAMS;
                     return Err(Failure::Refused(status).into());
                 }
-                // There is none in a list.
-                Some(Line::Deleted(_)) => {}
+                // What was listed can go before the list is complete.
+                Some(Line::Deleted(identity)) => self.send(Event::Deleted(identity)).await?,
                 None => return Err(Failure::Incomplete.into()),
             }
         }

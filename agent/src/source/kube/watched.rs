@@ -35,7 +35,7 @@ pub(super) trait Watched: Resource<DynamicType = ()> + DeserializeOwned + Send +
     type Object: Send + 'static;
 
     /// Keeps what is needed, and about how many bytes that is.
-    fn keep(self, named: &Named) -> (Self::Object, Option<usize>);
+    fn keep(self, named: &Named) -> (Self::Object, usize);
 
     /// What can be made of an object that cannot be read as a whole.
     fn rescue(_bytes: &[u8], _identity: &Identity, _error: &str) -> Option<Self::Object> {
@@ -54,39 +54,41 @@ pub(super) struct Trimmed<T> {
 impl Watched for slim::Pod {
     type Object = Trimmed<object::Pod>;
 
-    fn keep(self, named: &Named) -> (Self::Object, Option<usize>) {
+    fn keep(self, named: &Named) -> (Self::Object, usize) {
         let mut object = object::Pod::from(self);
         let generation = named.trim(&mut object.labels, &mut object.ports);
         let labels: usize = object.labels.iter().map(|(key, value)| OF_STRINGS + key.len() + value.len()).sum();
         let bytes = OF_POD + labels + OF_STRINGS * object.ports.len();
-        (Trimmed { object, generation }, Some(bytes))
+        (Trimmed { object, generation }, bytes)
     }
 }
 
 impl Watched for slim::Namespace {
     type Object = Trimmed<object::Namespace>;
 
-    fn keep(self, named: &Named) -> (Self::Object, Option<usize>) {
+    fn keep(self, named: &Named) -> (Self::Object, usize) {
         let mut object = object::Namespace::from(self);
         let generation = named.trim(&mut object.labels, &mut Vec::new());
         let labels: usize = object.labels.iter().map(|(key, value)| OF_STRINGS + key.len() + value.len()).sum();
-        (Trimmed { object, generation }, Some(OF_STRINGS + labels))
+        (Trimmed { object, generation }, OF_STRINGS + labels)
     }
 }
 
 impl Watched for slim::Node {
     type Object = ();
 
-    fn keep(self, _: &Named) -> ((), Option<usize>) {
-        ((), Some(0))
+    fn keep(self, _: &Named) -> ((), usize) {
+        ((), 0)
     }
 }
 
 impl Watched for slim::Policy {
     type Object = object::NetworkPolicy;
 
-    fn keep(self, _: &Named) -> (Self::Object, Option<usize>) {
-        (self.into(), None)
+    fn keep(self, _: &Named) -> (Self::Object, usize) {
+        let policy = object::NetworkPolicy::from(self);
+        let bytes = policy.retained_bytes();
+        (policy, bytes)
     }
 
     fn rescue(bytes: &[u8], identity: &Identity, error: &str) -> Option<Self::Object> {
@@ -105,7 +107,7 @@ pub(super) fn keep<K: Watched>(item: Item<K>, named: &Named) -> Item<K::Object> 
     let mut bytes = item.bytes;
     let mut item = item.map(|object| {
         let (object, kept) = object.keep(named);
-        bytes = kept.unwrap_or(bytes);
+        bytes = kept;
         object
     });
     item.bytes = bytes;

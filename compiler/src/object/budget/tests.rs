@@ -87,12 +87,18 @@ fn names_of_labels_and_ports_are_found_wherever_they_stand() {
     let policy = policy(
         "p",
         &json!({
-            "podSelector": {"matchLabels": {"subject": ""}},
+            "podSelector": {
+                "matchLabels": {"subject": "web"},
+                "matchExpressions": [{"key": "subject", "operator": "NotIn", "values": ["e", "f"]}],
+            },
             "ingress": [{"from": peer("a", "b"), "ports": [{"port": "in"}]}],
             "egress": [{"to": peer("c", "d"), "ports": [{"port": "out"}, {"port": 1}]}],
         }),
     );
-    assert_eq!(policy.label_keys().collect::<BTreeSet<_>>(), ["a", "b", "c", "d", "subject"].into());
+    let keys: BTreeSet<&str> = policy.label_names().map(|(key, _)| key).collect();
+    assert_eq!(keys, ["a", "b", "c", "d", "subject"].into());
+    let values: Vec<&str> = policy.label_names().flat_map(|(_, values)| values).collect();
+    assert_eq!(values, ["web", "e", "f"]);
     assert_eq!(policy.port_names().collect::<Vec<_>>(), ["in", "out"]);
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use npc_tests::apiserver::{Fault, Resource, Server, Verb};
+use npc_tests::apiserver::{Disturbance, Fault, Resource, Server, Verb};
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
@@ -122,4 +122,24 @@ async fn the_largest_policies_of_a_namespace_lose_their_rules_until_there_is_roo
         }
     }
     world.until("all are gone", |seen| seen.policies.len() == 2).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_was_read_again_while_a_list_came_in_is_gone_if_the_list_lacks_it() {
+    let world = World::follow(with_large_pods(false));
+    world.in_sync().await;
+    let held = world.server.inject(Fault::held().on(Resource::Pods).verbs(&[Verb::List]).times(1));
+    world.server.disturb(Some(Resource::Pods), Disturbance::Expire);
+    while held.met() == 0 {
+        sleep(Duration::from_millis(100)).await;
+    }
+    let lists = world.server.count(Resource::Pods, Verb::List);
+    world.server.put(&naming("first", "key-1"));
+    while world.server.count(Resource::Pods, Verb::List) < lists + 3 {
+        sleep(Duration::from_millis(100)).await;
+    }
+    world.server.delete(Resource::Pods, "shop", "pod-11");
+    held.lift();
+    world.until("the others are read", |seen| seen.labels["uid-13"].len() == 1).await;
+    world.until("it is gone", |seen| !seen.pods.contains("uid-11")).await;
 }

@@ -17,7 +17,7 @@ use super::known::{Addresses, Kept, Known, SmallKey};
 use super::large::Large;
 use super::named::Named;
 use super::policies::Policies;
-use super::reread::Wanted;
+use super::reread::{Target, Wanted};
 use super::start::Start;
 use super::watched::{Event, Trimmed};
 use super::{GATHERED, GATHERED_BYTES, Report, Settings, decode, words};
@@ -196,21 +196,31 @@ impl Follower {
                 }
             }
             Report::Failed(kind, failure) => self.failed(kind, &failure),
-            // It may have gone meanwhile, or come in a newer version.
+            // It may have gone meanwhile, or come in a newer version. While a list comes in, it
+            // would count as one that the list holds.
             Report::PodAgain(item) => {
                 let key = SmallKey::of(&item.identity);
-                if self.known.pods.contains(&key) && self.large.expects_pod(&key, &item.identity) {
+                if self.known.pods.is_listing() {
+                    let decode::Identity { namespace, name, .. } = item.identity;
+                    self.large.read_again(vec![Target::Pod(namespace, name)]);
+                } else if self.known.pods.contains(&key) && self.large.expects_pod(&key, &item.identity) {
                     self.pod(Event::Applied(item));
                 }
             }
             Report::NamespaceAgain(item) => {
-                if self.known.namespaces.contains(&item.identity.name) && self.large.expects_namespace(&item.identity) {
+                if self.known.namespaces.is_listing() {
+                    self.large.read_again(vec![Target::Namespace(item.identity.name)]);
+                } else if self.known.namespaces.contains(&item.identity.name)
+                    && self.large.expects_namespace(&item.identity)
+                {
                     self.namespace(Event::Applied(item));
                 }
             }
             Report::PolicyAgain(item) => {
                 let decode::Identity { namespace, name, .. } = &item.identity;
-                if self.known.policies.contains(&(namespace.clone(), name.clone()))
+                if self.known.policies.is_listing() {
+                    self.large.read_again(vec![Target::Policy(namespace.clone(), name.clone())]);
+                } else if self.known.policies.contains(&(namespace.clone(), name.clone()))
                     && self.policies.expects(&item.identity)
                 {
                     self.policy(Event::Applied(item));

@@ -124,3 +124,30 @@ async fn a_server_that_does_not_answer_is_waited_for_so_long() {
     assert_eq!(begun.elapsed(), timeout);
     assert!(error.contains("did not answer within 30s") && error.contains("--request-timeout"), "{error}");
 }
+
+/// A cluster whose namespace has three policies of 16 MB in memory.
+fn with_large_policies() -> Client {
+    let policy = |namespace, name| {
+        let rules = vec![json!({}); 100_000];
+        json!({"metadata": {"namespace": namespace, "name": name}, "spec": {"podSelector": {}, "ingress": rules}})
+    };
+    let answer = move |uri: Uri| async move {
+        let mut items = Vec::new();
+        if uri.path().ends_with("/networkpolicies") {
+            items.extend(["c", "a", "b"].map(|name| policy("shop", name)));
+        }
+        Json(json!({"metadata": {}, "items": items})).into_response()
+    };
+    Client::new(Router::new().fallback(answer), "default")
+}
+
+#[tokio::test]
+async fn policies_over_the_bound_of_their_namespace_come_without_rules() {
+    let client = with_large_policies();
+    let of = |policies: &[NetworkPolicy]| -> Vec<(String, bool)> {
+        policies.iter().map(|policy| (policy.name().to_owned(), policy.restriction.is_some())).collect()
+    };
+    let wanted = [("c", true), ("a", false), ("b", false)].map(|(name, is)| (name.to_owned(), is));
+    let one = policies_of(&client, "shop").await.expect("a list");
+    assert_eq!(of(&one.policies), wanted);
+}
