@@ -191,7 +191,7 @@ mod tests {
         let spec = json!({"podSelector": {"matchLabels": {"key-5": "a"}, "matchExpressions": requirements}});
         let object = json!({"metadata": {"namespace": "shop", "name": "p"}, "spec": spec});
         let object: k8s_openapi::api::networking::v1::NetworkPolicy = serde_json::from_value(object).expect("a policy");
-        let names = named.add(&object.into());
+        let first = named.add(&object.into());
         let mut many = labels(5_000);
         for number in 1..=5 {
             many.insert(format!("key-{number}"), "a".to_owned());
@@ -203,7 +203,7 @@ mod tests {
         // A value that is new asks for the object again, as a key does.
         let again = named.add(&policy("key-5", "p"));
         assert!(at < Some(named.generation()));
-        named.remove(&names);
+        named.remove(&first);
         named.remove(&again);
         let mut none = labels(5_000);
         named.trim(&mut none, &mut Vec::new());
