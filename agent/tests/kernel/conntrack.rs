@@ -8,7 +8,7 @@ use netlink_packet_netfilter::conntrack::{
     ConntrackAttribute, ConntrackMessage, IPTuple, ProtoTuple, Protocol, Status, Tuple as Part,
 };
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterProtoFamily};
-use npc_agent::dataplane::conntrack::{Swept, sweep, sweep_in};
+use npc_agent::dataplane::conntrack::{Error, Swept, sweep, sweep_in};
 use npc_compiler::object::Family;
 use npc_compiler::plan::conntrack::{FlowKey, Scope};
 use rtnetlink::packet_core::{
@@ -315,9 +315,11 @@ fn the_flows_of_an_address_are_judged_whichever_end_it_is() {
     let many: Vec<String> = (2..20).map(|n| format!("10.0.0.{n}")).collect();
     let (judged, _) = of(Family::V4, &many.iter().map(String::as_str).collect::<Vec<_>>(), true);
     assert_eq!(judged.len(), 4);
-    // They go as others do, and a sweep that gets no verdicts ends.
+    // They go as others do. A sweep that gets no verdicts ends, and does not count as done.
     let scope = Scope::Of([pod.0].into());
-    assert_eq!(sweep_in(Family::V4, &scope, true, &mut |_| None).unwrap().cut, 0);
+    let unanswered = sweep_in(Family::V4, &scope, true, &mut |_| None);
+    assert!(matches!(unanswered, Err(Error::Unanswered)), "{unanswered:?}");
+    assert_eq!(list(Family::V4).len(), 4);
     let swept = sweep_in(Family::V4, &scope, true, &mut |flows| Some(vec![true; flows.len()])).unwrap();
     assert_eq!(swept, Swept { judged: 5, cut: 5, ..Swept::default() });
     assert_eq!(list(Family::V4), BTreeSet::from([tuple("10.0.0.1", "10.0.0.3", UDP, 53)]));
