@@ -67,6 +67,10 @@ pub struct AgentStatus {
     pub reason: Option<String>,
     /// How many changes of the cluster the agent has received.
     pub generation: u64,
+    /// The established flows are judged by what is in the kernel too; false while a sweep of
+    /// them is due or goes on. Agents up to 0.1.0 do not say it: they cut flows in each change.
+    #[serde(default = "yes")]
+    pub flows_judged: bool,
     /// When the kernel was last brought up to date; null before the first time.
     pub synced: Option<Timestamp>,
     /// The last change that wrote something; null before the first.
@@ -290,6 +294,10 @@ pub struct Rejected {
     pub location: Option<String>,
 }
 
+fn yes() -> bool {
+    true
+}
+
 impl AgentStatus {
     /// Of an agent that has just started.
     #[must_use]
@@ -305,6 +313,7 @@ impl AgentStatus {
             ready: false,
             reason: Some("it does not know the whole cluster yet".to_owned()),
             generation: 0,
+            flows_judged: false,
             synced: None,
             last_change: None,
             policies: 0,

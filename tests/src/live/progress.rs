@@ -110,7 +110,9 @@ impl Progress {
     pub(super) fn take_in(&mut self, lab: &Lab, timeline: &Mutex<Timeline>) -> Result<()> {
         for log in &mut self.logs {
             let states = if self.asks {
-                lab.status(&log.node)?.iter().map(|status| status.policies).collect()
+                // Flows that are denied may go on until then.
+                let status = lab.status(&log.node)?;
+                status.iter().filter(|status| status.flows_judged).map(|status| status.policies).collect()
             } else {
                 log.new_states()?
             };

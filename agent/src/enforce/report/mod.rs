@@ -214,6 +214,8 @@ impl Report {
             line.log();
             self.unlogged.pop_front();
         }
+        let flows_judged = judged.number >= self.passes;
+        self.status.update(|status| status.flows_judged = flows_judged);
     }
 
     /// The kernel could not be read or written, and the next pass comes after a wait.

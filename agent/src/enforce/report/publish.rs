@@ -36,6 +36,8 @@ impl Report {
         let micros = |took: Duration| u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         self.status.update(|status| {
             status.generation = generation;
+            // Until a sweep says so.
+            status.flows_judged = false;
             status.synced = Some(now);
             status.policies = pass.policies;
             status.endpoints = pass.endpoints;

@@ -1,13 +1,13 @@
 //! Faults of the agent's own process: it is killed, its disk is full.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use npc_tests::lab::faults::SmallDisk;
 use npc_tests::lab::{Backend, Mode};
 use npc_tests::live::Editor;
 
-use super::{PODS, all_is_well, builder, edit, logs, start};
+use super::{PATIENCE, PODS, all_is_well, builder, edit, logs, start};
 
 #[test]
 fn killed_at_random_points_through_200_updates() {
@@ -71,8 +71,13 @@ fn the_disk_is_full() {
         }
     }
     for node in live.nodes() {
+        // An agent that has just begun is ready once it has also judged the flows that it found.
+        let begun = Instant::now();
+        while live.lab().metric(&node, "npc_ready").unwrap() == 0.0 {
+            assert!(begun.elapsed() < PATIENCE, "{node} does not enforce");
+            live.wait(Duration::from_millis(20)).unwrap();
+        }
         let metric = |name: &str| live.lab().metric(&node, name).unwrap();
-        assert!(metric("npc_ready") > 0.0, "{node} enforces all the same");
         let (files, lines) = (metric("npc_ready_file_failures_total"), metric("npc_log_lines_lost_total"));
         assert!(files > 0.0 && lines > 0.0, "{node}: {files} files, {lines} lines");
     }
