@@ -17,7 +17,15 @@ impl Reader<'_> {
             return PortMatch::Nothing;
         }
         match read_port(port) {
-            Ok(port) => port,
+            Ok(port) => {
+                // No pod of an API server has a port of such a name. In files one may.
+                if let PortMatch::Named(_, name) = &port
+                    && let Some(problem) = wrong_port_name(name)
+                {
+                    self.report(format!("{path}.port"), problem, Effect::MatchesNothing);
+                }
+                port
+            }
             Err((field, problem)) => {
                 self.report(format!("{path}.{field}"), problem, Effect::MatchesNothing);
                 PortMatch::Nothing
@@ -37,10 +45,7 @@ fn read_port(port: &api::NetworkPolicyPort) -> Result<PortMatch, (&'static str, 
     match (&port.port, port.end_port) {
         (None, None) => Ok(PortMatch::Range(protocol, Traffic::PORTS.0, Traffic::PORTS.1)),
         (None, Some(_)) => Err(("endPort", "endPort needs a port".to_owned())),
-        (Some(IntOrString::String(name)), None) => match wrong_port_name(name) {
-            Some(problem) => Err(("port", problem)),
-            None => Ok(PortMatch::Named(protocol, name.clone())),
-        },
+        (Some(IntOrString::String(name)), None) => Ok(PortMatch::Named(protocol, name.clone())),
         (Some(IntOrString::String(_)), Some(_)) => Err(("endPort", "endPort needs a numeric port".to_owned())),
         (Some(IntOrString::Int(first)), last) => {
             let first = number("port", *first)?;
