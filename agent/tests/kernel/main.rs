@@ -51,12 +51,25 @@ macro_rules! on_both_backends {
 }
 use on_both_backends;
 
+/// What a command prints that saves a table. It fails if an agent removes a set between the
+/// listing of a rule and the look at its set, and is run again then.
+fn saved(program: &str) -> String {
+    loop {
+        let output = std::process::Command::new(program).output().unwrap();
+        if output.status.success() {
+            return String::from_utf8(output.stdout).unwrap();
+        }
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(stderr.contains("in kernel doesn't exist"), "{program}: {stderr}");
+    }
+}
+
 /// What a backend and ipset hold, as their own tools print it, less what
 /// changes by itself: dates, counters and hash seeds.
 fn dump(backend: Backend) -> Vec<String> {
     let mut text = String::new();
     for family in ["iptables", "ip6tables"] {
-        text.push_str(&namespace::output(&format!("{family}-{backend}-save"), &[]));
+        text.push_str(&saved(&format!("{family}-{backend}-save")));
     }
     text.push_str(&namespace::output("ipset", &["save"]));
     let lines = text.lines().filter(|line| !line.starts_with('#'));
