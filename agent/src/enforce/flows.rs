@@ -157,7 +157,7 @@ impl Established {
     }
 
     /// Whether the rules that the engine has committed forbid these flows. An address has
-    /// the owner that it has now, whoever had it when the flows were listed.
+    /// the owner that it has now, not by the one that it had when the flows were listed.
     pub(super) fn forbidden(&self, engine: &Engine, flows: &[FlowKey]) -> Vec<bool> {
         let gone = self.departed.iter().copied().filter(|address| engine.owner(*address).is_none());
         let here = Here { owners: &self.owners, departed: gone.collect(), own: &self.own };

@@ -68,7 +68,7 @@ fn a_lock_that_is_removed_while_it_is_waited_for_is_not_mistaken_for_the_one_the
 
 #[test]
 fn what_another_user_could_have_made_or_opened_is_no_lock() {
-    let nobody = Some(Uid::from_raw(65534));
+    let other_user = Some(Uid::from_raw(65534));
     let refused = |prepare: &dyn Fn(&Path)| {
         let run = tempfile::tempdir().unwrap();
         let folder = run.path().join("npc");
@@ -80,12 +80,12 @@ fn what_another_user_could_have_made_or_opened_is_no_lock() {
         }
     };
     let lock = |folder: &Path| folder.join("agent-1.lock");
-    assert!(refused(&|folder| chown(folder, nobody, None).unwrap()).contains("user 65534"));
+    assert!(refused(&|folder| chown(folder, other_user, None).unwrap()).contains("user 65534"));
     assert!(refused(&|folder| fs::write(lock(folder), "").unwrap()).contains("its mode is 644"));
     let foreign = refused(&|folder| {
         fs::write(lock(folder), "").unwrap();
         fs::set_permissions(lock(folder), fs::Permissions::from_mode(0o600)).unwrap();
-        chown(&lock(folder), nobody, None).unwrap();
+        chown(&lock(folder), other_user, None).unwrap();
     });
     assert!(foreign.contains("user 65534"), "{foreign}");
     let target = tempfile::NamedTempFile::new().unwrap();

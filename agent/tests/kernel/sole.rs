@@ -138,7 +138,7 @@ fn a_socket_that_another_user_holds_hinders_no_agent() {
     assert!(is_hooked(Backend::Nft));
 }
 
-/// Whoever was killed while it started a process leaves its sockets with that
+/// An agent that was killed while it started a process leaves its sockets with that
 /// one for a moment.
 #[test]
 fn a_socket_that_an_ended_agent_leaves_for_a_moment_hinders_none() {

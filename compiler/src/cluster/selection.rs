@@ -246,17 +246,7 @@ mod tests {
     use crate::cluster::Cluster;
     use crate::cluster::unread::Extent;
     use crate::object::Objects;
-    use crate::sample::{pod, policy};
-
-    fn cluster(pods: &[&str], policies: &[&str]) -> Cluster {
-        let mut objects = Objects {
-            pods: pods.iter().map(|text| pod(text)).collect(),
-            policies: policies.iter().map(|text| policy(text)).collect(),
-            ..Objects::default()
-        };
-        objects.declare_namespaces();
-        Cluster::new(&objects)
-    }
+    use crate::sample::{cluster, pod};
 
     /// What a podSelector of this one expression makes of the template of the StatefulSet
     /// `ns/store`.

@@ -177,8 +177,8 @@ fn what_a_node_unpacks(backend: Backend, arguments: &[&str]) -> Option<bool> {
         node.exec(["sysctl", "-qw", &format!("net.ipv4.conf.{setting}.rp_filter=0")], "").unwrap();
     }
 
-    let receiver = victim.netns.within(|| UdpSocket::bind((to, 7777)).unwrap()).unwrap();
-    receiver.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let listening = victim.netns.within(|| UdpSocket::bind((to, 7777)).unwrap()).unwrap();
+    listening.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     // What goes straight to the victim does not arrive; what is inside may.
     let inside = udp_packet((from, 1), (to, 7777), b"inside");
     let frame = [&[2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0], &inside[..]].concat();
@@ -194,7 +194,7 @@ fn what_a_node_unpacks(backend: Backend, arguments: &[&str]) -> Option<bool> {
     let mut received = Vec::new();
     while received.last().is_none_or(|one| one != "last") {
         let mut buffer = [0; 64];
-        let length = receiver.recv(&mut buffer).unwrap();
+        let length = listening.recv(&mut buffer).unwrap();
         received.push(String::from_utf8_lossy(&buffer[..length]).into_owned());
     }
     assert!(!received.contains(&"straight".to_owned()), "{received:?}");

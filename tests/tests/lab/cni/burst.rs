@@ -113,14 +113,22 @@ fn flows(node: &Node) -> usize {
     count.unwrap().unwrap().trim().parse().unwrap()
 }
 
-#[test]
-fn a_burst_of_pods_starts_and_none_is_open() {
-    let Some(node) = Node::new(Mode::Routed, "nft") else { return };
+/// A node whose agent is ready and knows the pods, and their names. The plugin waits for the
+/// agent for so many seconds.
+fn ready(timeout: u32) -> Option<(Node, Vec<String>)> {
+    let mut node = Node::new(Mode::Routed, "nft")?;
+    node.settings = json!({"timeoutSeconds": timeout});
     let names = names(number("NPC_CNI_PODS", PODS));
     node.write(&pods(&names));
     node.start_agent();
     node.wait_ready();
     listen(node.outside(), &[8080, 9090]);
+    Some((node, names))
+}
+
+#[test]
+fn a_burst_of_pods_starts_and_none_is_open() {
+    let Some((node, names)) = ready(30) else { return };
     let arrivals = Arrivals::count(node.outside(), 9090);
     report("alone", start_all(&node, &names));
     assert_eq!(arrivals.packets(), 0, "packets that policies deny arrived");
@@ -128,12 +136,7 @@ fn a_burst_of_pods_starts_and_none_is_open() {
 
 #[test]
 fn a_burst_of_pods_starts_among_many_flows() {
-    let Some(node) = Node::new(Mode::Routed, "nft") else { return };
-    let names = names(number("NPC_CNI_PODS", PODS));
-    node.write(&pods(&names));
-    node.start_agent();
-    node.wait_ready();
-    listen(node.outside(), &[8080, 9090]);
+    let Some((node, names)) = ready(30) else { return };
     let arrivals = Arrivals::count(node.outside(), 9090);
     open_flows(&node, number("NPC_CNI_FLOWS", FLOWS));
     report("among flows", start_all(&node, &names));
@@ -142,13 +145,7 @@ fn a_burst_of_pods_starts_among_many_flows() {
 
 #[test]
 fn a_burst_of_pods_starts_while_agents_are_replaced() {
-    let Some(mut node) = Node::new(Mode::Routed, "nft") else { return };
-    node.settings = json!({"timeoutSeconds": 100});
-    let names = names(number("NPC_CNI_PODS", PODS));
-    node.write(&pods(&names));
-    node.start_agent();
-    node.wait_ready();
-    listen(node.outside(), &[8080, 9090]);
+    let Some((node, names)) = ready(100) else { return };
     let arrivals = Arrivals::count(node.outside(), 9090);
     let (node, started) = (&node, AtomicUsize::new(0));
     thread::scope(|scope| {
