@@ -53,6 +53,8 @@ for loader in "$root"/lib64/ld-linux-*.so.* "$root"/lib/ld-linux-*.so.*; do
 	[ -x "$loader" ] || continue
 	libraries=$(find "$root/usr/lib" -maxdepth 1 -name '*-linux-gnu*')
 	for binary in "$@"; do
+		# One that is static asks for none (ld.so(8), --verify).
+		"$loader" --verify "$binary" >/dev/null 2>&1 || continue
 		"$loader" --library-path "$libraries" "$root/usr/bin/${binary##*/}" --version >/dev/null || {
 			echo "npc: ${binary##*/} does not start with the libraries of the image; build it on Debian bookworm" >&2
 			exit 1
