@@ -135,7 +135,12 @@ impl Follower {
         loop {
             let refused = self.renew_watch().err();
             let open = self.open.keys().map(PathBuf::as_path).collect();
-            let reading = Reading::of(&self.root, &open, QUIET);
+            let mut reading = Reading::of(&self.root, &open, QUIET);
+            // A program that gets no processor while it writes in place leaves a file that is
+            // half and not fresh. The kernel has reported that write since.
+            let Ok(changed) = self.note_all() else { return };
+            reading.restless |= changed;
+            reading.hold_back(&self.open.keys().map(PathBuf::as_path).collect());
             let restless = reading.restless;
             let unlisted = reading.has_unlisted();
             if !restless || begun.elapsed() >= PATIENCE {
@@ -199,6 +204,16 @@ impl Follower {
         // Some keep a file open for good.
         self.open.retain(|_, since| since.elapsed() < PATIENCE);
         Ok(())
+    }
+
+    /// Takes in the changes that have been reported by now. Whether there were any.
+    fn note_all(&mut self) -> Result<bool, Stopped> {
+        let mut any = false;
+        while let Ok(change) = self.incoming.try_recv() {
+            self.note(change)?;
+            any = true;
+        }
+        Ok(any)
     }
 
     fn note(&mut self, change: Change) -> Result<(), Stopped> {

@@ -65,6 +65,17 @@ impl Reading {
         Self { files: Ok(files), unlisted: listing.unlisted.into_iter().collect(), restless }
     }
 
+    /// Files with a path (symlinks resolved) in `open` are busy after all.
+    pub(super) fn hold_back(&mut self, open: &BTreeSet<&Path>) {
+        let Ok(files) = &mut self.files else { return };
+        for (path, content) in files.iter_mut().filter(|_| !open.is_empty()) {
+            if fs::canonicalize(path).is_ok_and(|real| open.contains(real.as_path())) {
+                *content = Content::Busy;
+                self.restless = true;
+            }
+        }
+    }
+
     /// Whether the directory, or one below it, cannot be listed.
     pub(super) fn has_unlisted(&self) -> bool {
         self.files.is_err() || !self.unlisted.is_empty()
