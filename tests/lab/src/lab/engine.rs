@@ -67,12 +67,23 @@ impl Engine {
 
     /// A port to send from that no probe is sent to. Else the answer to one
     /// probe could have the addresses and ports of another, and pass with it.
-    fn source_port(&self, id: u32) -> u16 {
-        let mut port = 10_000 + u16::try_from(id % 50_000).unwrap_or_default();
+    fn source_port(&self, id: u32, dscp: u8) -> u16 {
+        let (mut port, step) = first_source_port(id, dscp);
         while self.reserved.contains(&port) {
-            port = port.checked_add(1).unwrap_or(1024);
+            port = port.checked_add(step).unwrap_or(1024 + u16::from(dscp));
         }
         port
+    }
+}
+
+/// The port that a probe is sent from if it is free, and how far the next one is. conntrack
+/// keeps the backend of a Service for a flow that looks the same, for longer than a round.
+/// So probes of different backends (DSCP is below 64) never have a source port in common.
+fn first_source_port(id: u32, dscp: u8) -> (u16, u16) {
+    let within = |ports: u32| u16::try_from(id % ports).unwrap_or_default();
+    match dscp {
+        0 => (10_000 + within(50_000), 1),
+        _ => (157 * 64 + 64 * within(780) + u16::from(dscp), 64),
     }
 }
 
@@ -150,21 +161,21 @@ impl<'a> Round<'a> {
         let to = scoped(address, port)?;
         let family = Family::of(&address);
         if probe.forged {
-            let from = SocketAddr::new(probe.source.unwrap_or(address), self.engine.source_port(id));
+            let from = SocketAddr::new(probe.source.unwrap_or(address), self.engine.source_port(id, dscp));
             let packet = wire::forged_datagram(from, to, dscp, id).ok_or(Errno::EAFNOSUPPORT)?;
             let socket = socket(shared, (None, family, "forged", 0), || raw_socket(family, wire::RAW))?;
             return send_to(socket, &packet, SocketAddr::new(address, 0));
         }
         let key = |kind| (probe.source, family, kind, dscp);
-        let prepare = |socket: Socket| prepare(socket, probe.source, family, dscp);
+        let prepare = |socket: Socket| prepare(socket, probe.source, family, dscp, 0);
         match probe.payload {
             Payload::Port(Protocol::Tcp, _) => self.connect(index, to, dscp),
             Payload::Port(Protocol::Udp, _) => {
-                let open = || prepare(Socket::new(Domain::for_address(to), Type::DGRAM.nonblocking(), None)?);
+                let open = || self.datagram_socket(probe, to, dscp, id);
                 send_to(socket(shared, key("udp"), open)?, &wire::mark(id), to)
             }
             Payload::Port(Protocol::Sctp, _) => {
-                let packet = wire::sctp_init(self.engine.source_port(id), port, id);
+                let packet = wire::sctp_init(self.engine.source_port(id, dscp), port, id);
                 let open = || prepare(raw_socket(family, wire::SCTP)?);
                 send_to(socket(shared, key("sctp"), open)?, &packet, SocketAddr::new(address, 0))
             }
@@ -176,11 +187,26 @@ impl<'a> Round<'a> {
         }
     }
 
+    /// A socket for datagrams; the kernel chooses its port unless that chooses a backend.
+    fn datagram_socket(&self, probe: &Probe, to: SocketAddr, dscp: u8, id: u32) -> io::Result<Socket> {
+        let open = |port| {
+            let socket = Socket::new(Domain::for_address(to), Type::DGRAM.nonblocking(), None)?;
+            prepare(socket, probe.source, Family::of(&to.ip()), dscp, port)
+        };
+        if dscp == 0 {
+            return open(0);
+        }
+        let mut tries = (id..id.saturating_add(16)).map(|id| open(self.engine.source_port(id, dscp)));
+        let is_taken =
+            |opened: &io::Result<Socket>| opened.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse);
+        tries.find(|opened| !is_taken(opened)).unwrap_or_else(|| Err(io::ErrorKind::AddrInUse.into()))
+    }
+
     fn connect(&mut self, index: usize, to: SocketAddr, dscp: u8) -> io::Result<()> {
         let socket = Socket::new(Domain::for_address(to), Type::STREAM.nonblocking(), None)?;
         // Closing resets: nothing stays behind in TIME_WAIT.
         socket.set_linger(Some(Duration::ZERO))?;
-        let socket = prepare(socket, self.probes[index].source, Family::of(&to.ip()), dscp)?;
+        let socket = prepare(socket, self.probes[index].source, Family::of(&to.ip()), dscp, 0)?;
         match socket.connect(&to.into()) {
             Err(error) if error.raw_os_error() != Some(Errno::EINPROGRESS as i32) => return Err(error),
             _ => {}
@@ -268,7 +294,8 @@ fn socket<'s>(
     }
 }
 
-fn prepare(socket: Socket, source: Option<IpAddr>, family: Family, dscp: u8) -> io::Result<Socket> {
+/// `port` is where datagrams are sent from; of 0 the kernel chooses one.
+fn prepare(socket: Socket, source: Option<IpAddr>, family: Family, dscp: u8, port: u16) -> io::Result<Socket> {
     let tos = i32::from(dscp) << 2;
     match family {
         Family::V4 => setsockopt(&socket, sockopt::Ipv4Tos, &tos)?,
@@ -279,10 +306,10 @@ fn prepare(socket: Socket, source: Option<IpAddr>, family: Family, dscp: u8) -> 
             // Two connections may share a port as long as they go elsewhere.
             setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)?;
         }
-        socket.bind(&SocketAddr::new(source, 0).into())?;
+        socket.bind(&SocketAddr::new(source, port).into())?;
     } else if socket.r#type()? == Type::DGRAM {
         let any = if family == Family::V4 { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-        socket.bind(&SocketAddr::new(any, 0).into())?;
+        socket.bind(&SocketAddr::new(any, port).into())?;
     }
     Ok(socket)
 }
@@ -311,4 +338,20 @@ fn allow_many_files() -> Result<usize> {
         }
     }
     Ok(usize::try_from(limit).unwrap_or(usize::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn probes_of_different_backends_have_no_source_port_in_common() {
+        for dscp in 1..=62 {
+            for id in (0..2000).chain([u32::MAX - 1, u32::MAX]) {
+                let (port, step) = first_source_port(id, dscp);
+                assert!((1024..60_100).contains(&port) && step == 64, "{port} of {id}");
+                assert_eq!(port % 64, u16::from(dscp), "port {port} of {id}");
+            }
+        }
+    }
 }

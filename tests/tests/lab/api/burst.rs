@@ -34,6 +34,7 @@ fn a_rollout_of_1000_pods_is_few_plans_and_a_relabelled_namespace_of_them_is_one
     objects.namespaces.push(team("b"));
     small.lab.write_manifests(objects.clone()).unwrap();
     small.lab.settle().unwrap();
+    small.agent().wait_log("policies=2").unwrap();
 
     let before = small.writes().len();
     objects.pods.extend((0..PODS).map(|number| {

@@ -98,7 +98,7 @@ fn an_agent_that_starts_lists_anew_if_its_second_page_has_expired() {
     small.agent().wait_generation(1).unwrap();
     is_right(&mut small);
     // The whole cluster took effect at once, and never half a list.
-    let writes = small.writes().split_off(passes);
+    let writes = small.writes_since(passes, "removed");
     assert_eq!(writes.iter().filter(|writes| *writes != "nothing").collect::<Vec<_>>(), ["70 members removed"]);
     assert_eq!(pages(small.server()), [Some(410), Some(200)]);
     assert_eq!(small.server().count(Resource::Pods, Verb::List), 2);

@@ -3,7 +3,7 @@
 use k8s_openapi::api::core::v1::PodSpec;
 use k8s_openapi::api::networking::v1 as networking;
 use npc_compiler::object::{Labels, NetworkPolicy, Objects, Pod, Protocol};
-use npc_tests::apiserver::{Resource, Server};
+use npc_tests::apiserver::{Disturbance, Resource, Server, Verb};
 use npc_tests::lab::{Agent, Backend, Builder, Enforcer, Lab, Payload, Probe, Seen};
 use serde_json::json;
 
@@ -104,9 +104,26 @@ impl Small {
 
     /// What each pass of the agents has written, in words.
     pub(crate) fn writes(&mut self) -> Vec<String> {
-        let log = self.agent().log().unwrap();
-        let writes = log.lines().filter_map(|line| Some(line.split_once("writes=")?.1.split_once(" compiled=")?.0));
-        writes.map(str::to_owned).collect()
+        writes(&self.agent().log().unwrap()).map(str::to_owned).collect()
+    }
+
+    /// What passes have written since there were so many, once that has this part: a pass is
+    /// in the log only after the sweeps that it asked for.
+    pub(crate) fn writes_since(&mut self, passes: usize, part: &str) -> Vec<String> {
+        let lacks = |log: &str| !writes(log).skip(passes).any(|writes| writes.contains(part));
+        let lack = || format!("no pass since the first {passes} wrote {part:?}");
+        self.agent().wait_until(|agent| Ok(lacks(&agent.log()?).then(lack))).unwrap();
+        self.writes().split_off(passes)
+    }
+
+    /// Ends every watch, and waits until the agent has a new one of everything.
+    pub(crate) fn end_watches(&self) {
+        let begun = |server: &Server| WATCHED.map(|resource| server.count(resource, Verb::Watch));
+        let before = begun(self.server());
+        self.server().disturb(None, Disturbance::End);
+        let again = |server: &Server| begun(server).iter().zip(before).all(|(now, before)| *now > before);
+        self.server().wait("every watch begins again", again).unwrap();
+        self.watches();
     }
 
     /// Waits until the agent has a watch open of everything.
@@ -114,6 +131,11 @@ impl Small {
         let all_open = |server: &Server| WATCHED.iter().all(|resource| server.watches(*resource) == 1);
         self.server().wait("all watches are open", all_open).unwrap();
     }
+}
+
+/// What each pass has written, by the log.
+fn writes(log: &str) -> impl Iterator<Item = &str> {
+    log.lines().filter_map(|line| Some(line.split_once("writes=")?.1.split_once(" compiled=")?.0))
 }
 
 /// Whether an agent is in sync with all but a kind whose list is held back. Pods and
