@@ -16,13 +16,14 @@ mod read;
 mod state;
 mod watch;
 
-use std::collections::BTreeMap;
-use std::io;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, PipeReader, PipeWriter};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc as blocking;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use tokio::sync::mpsc;
 
 use super::manifests::{Loaded, Options, Problem, walk};
@@ -60,7 +61,8 @@ pub struct Update {
 #[derive(Debug)]
 pub struct Updates {
     receiver: mpsc::Receiver<Update>,
-    changes: blocking::Sender<Change>,
+    /// The thread ends when this is closed.
+    _alive: PipeWriter,
 }
 
 impl Updates {
@@ -70,13 +72,6 @@ impl Updates {
     /// Safe to cancel: an update that was not returned is still there.
     pub async fn next(&mut self) -> Option<Update> {
         self.receiver.recv().await
-    }
-}
-
-impl Drop for Updates {
-    fn drop(&mut self) {
-        // The thread may have ended.
-        let _ = self.changes.send(Change::Stop);
     }
 }
 
@@ -107,12 +102,13 @@ struct Follower {
     absolute: PathBuf,
     state: State,
     watch: Option<Watch>,
-    /// For the watches to report to.
-    changes: blocking::Sender<Change>,
-    incoming: blocking::Receiver<Change>,
+    /// It is at its end when the updates were dropped.
+    alive: PipeReader,
     sender: mpsc::Sender<Update>,
     /// The files that were written to and not closed yet, and since when.
     open: BTreeMap<PathBuf, Instant>,
+    /// The files that were written to or closed since the last reading began.
+    written: BTreeSet<PathBuf>,
 }
 
 /// The updates were dropped.
@@ -121,12 +117,12 @@ struct Stopped;
 impl Follower {
     fn new(root: PathBuf, options: Options) -> io::Result<(Self, Updates)> {
         let absolute = std::path::absolute(&root)?;
-        let (changes, incoming) = blocking::channel();
+        let (alive, kept) = io::pipe()?;
         let (sender, receiver) = mpsc::channel(1);
-        let updates = Updates { receiver, changes: changes.clone() };
+        let updates = Updates { receiver, _alive: kept };
         let state = State::new(root.clone(), options);
-        let open = BTreeMap::new();
-        Ok((Self { root, absolute, state, watch: None, changes, incoming, sender, open }, updates))
+        let (open, written) = (BTreeMap::new(), BTreeSet::new());
+        Ok((Self { root, absolute, state, watch: None, alive, sender, open, written }, updates))
     }
 
     fn run(mut self) {
@@ -135,12 +131,13 @@ impl Follower {
         loop {
             let refused = self.renew_watch().err();
             let open = self.open.keys().map(PathBuf::as_path).collect();
+            self.written.clear();
             let mut reading = Reading::of(&self.root, &open, QUIET);
             // A program that gets no processor while it writes in place leaves a file that is
-            // half and not fresh. The kernel has reported that write since.
-            let Ok(changed) = self.note_all() else { return };
+            // half and not fresh. The kernel has reported that write.
+            let Ok(changed) = self.wait(Some(Duration::ZERO)) else { return };
             reading.restless |= changed;
-            reading.hold_back(&self.open.keys().map(PathBuf::as_path).collect());
+            reading.hold_back(&self.open.keys().chain(&self.written).map(PathBuf::as_path).collect());
             let restless = reading.restless;
             let unlisted = reading.has_unlisted();
             if !restless || begun.elapsed() >= PATIENCE {
@@ -165,8 +162,8 @@ impl Follower {
     }
 
     /// Watches what decides about the directory as it is now. A reading that begins
-    /// afterwards misses nothing: what changes later is in the channel.
-    fn renew_watch(&mut self) -> Result<(), notify::Error> {
+    /// afterwards misses nothing: what changes later is in the queue.
+    fn renew_watch(&mut self) -> io::Result<()> {
         // A directory may come while the watches are made, so list again. A directory that
         // changes all the time reports itself.
         for _ in 0..8 {
@@ -175,19 +172,38 @@ impl Follower {
                 return Ok(());
             }
             // The new watches first: between two sets, changes would be lost.
-            self.watch = Some(Watch::new(wanted, self.changes.clone())?);
+            let old = self.watch.replace(Watch::new(wanted)?);
+            let changes = old.iter().flat_map(Watch::changes);
+            changes.filter(|change| *change != Change::Moved).for_each(|change| self.note(change));
         }
         Ok(())
     }
 
-    /// Waits for a change, or for some time if one is given.
-    fn wait(&mut self, limit: Option<Duration>) -> Result<(), Stopped> {
-        let change = match limit {
-            Some(limit) => self.incoming.recv_timeout(limit).unwrap_or(Change::Other),
-            // The other end lives in `self`, so the channel cannot be closed.
-            None => self.incoming.recv().unwrap_or(Change::Stop),
-        };
-        self.note(change)
+    /// Waits for a change, or for some time if one is given. Whether there was one.
+    fn wait(&mut self, limit: Option<Duration>) -> Result<bool, Stopped> {
+        let deadline = limit.map(|limit| Instant::now() + limit);
+        loop {
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            let timeout = left.and_then(|left| Timespec::try_from(left).ok());
+            let mut files = vec![PollFd::new(&self.alive, PollFlags::empty())];
+            files.extend(self.watch.as_ref().map(|watch| PollFd::new(watch, PollFlags::IN)));
+            if let Err(error) = poll(&mut files, timeout.as_ref())
+                && error != Errno::INTR
+            {
+                thread::sleep(QUIET);
+            }
+            if files[0].revents().intersects(PollFlags::HUP | PollFlags::ERR) {
+                return Err(Stopped);
+            }
+            let changes = self.watch.as_ref().map(Watch::changes).unwrap_or_default();
+            if !changes.is_empty() {
+                changes.into_iter().for_each(|change| self.note(change));
+                return Ok(true);
+            }
+            if left.is_some_and(|left| left.is_zero()) {
+                return Ok(false);
+            }
+        }
     }
 
     /// Waits until the burst of changes that began then is over: until nothing
@@ -196,9 +212,8 @@ impl Follower {
         loop {
             let left = PATIENCE.saturating_sub(begun.elapsed());
             let pause = if self.open.is_empty() { QUIET.min(left) } else { left };
-            match self.incoming.recv_timeout(pause) {
-                Ok(change) => self.note(change)?,
-                Err(_) => break,
+            if !self.wait(Some(pause))? || left.is_zero() {
+                break;
             }
         }
         // Some keep a file open for good.
@@ -206,26 +221,20 @@ impl Follower {
         Ok(())
     }
 
-    /// Takes in the changes that have been reported by now. Whether there were any.
-    fn note_all(&mut self) -> Result<bool, Stopped> {
-        let mut any = false;
-        while let Ok(change) = self.incoming.try_recv() {
-            self.note(change)?;
-            any = true;
-        }
-        Ok(any)
-    }
-
-    fn note(&mut self, change: Change) -> Result<(), Stopped> {
+    fn note(&mut self, change: Change) {
         match change {
-            Change::Stop => return Err(Stopped),
-            Change::Written(path) => drop(self.open.entry(path).or_insert_with(Instant::now)),
-            Change::Closed(path) => drop(self.open.remove(&path)),
+            Change::Written(path) => {
+                self.written.insert(path.clone());
+                self.open.entry(path).or_insert_with(Instant::now);
+            }
+            Change::Closed(path) => {
+                self.open.remove(&path);
+                self.written.insert(path);
+            }
             // A directory made anew may have the inode of the old one.
             Change::Moved => self.watch = None,
             Change::Other => {}
         }
-        Ok(())
     }
 }
 

@@ -13,6 +13,11 @@ use std::time::{Duration, SystemTime};
 
 use crate::source::manifests::{FOLLOWED, read_regular, walk};
 
+/// How long a file must be empty before that is what its writer wants. A program that writes
+/// in place empties the file first, and the file system may hold it up then for as long as
+/// the disk is busy, before the kernel reports anything.
+const EMPTY: Duration = Duration::from_secs(1);
+
 /// What was read.
 #[derive(Debug)]
 pub(super) struct Reading {
@@ -50,7 +55,9 @@ impl Reading {
                 Ok(real) if open.contains(real.as_path()) => Content::Busy,
                 _ => match read_regular(&path, FOLLOWED) {
                     // After reading, so that a write meanwhile shows.
-                    Ok(_) if is_fresh(&path, quiet) => Content::Busy,
+                    Ok(bytes) if is_fresh(&path, if bytes.is_empty() { quiet.max(EMPTY) } else { quiet }) => {
+                        Content::Busy
+                    }
                     Ok(bytes) => Content::Bytes(bytes),
                     // It was removed since the directory was listed, and a
                     // link that leads nowhere was not.
@@ -65,11 +72,11 @@ impl Reading {
         Self { files: Ok(files), unlisted: listing.unlisted.into_iter().collect(), restless }
     }
 
-    /// Files with a path (symlinks resolved) in `open` are busy after all.
-    pub(super) fn hold_back(&mut self, open: &BTreeSet<&Path>) {
+    /// Files with a path (symlinks resolved) in `busy` are busy after all.
+    pub(super) fn hold_back(&mut self, busy: &BTreeSet<&Path>) {
         let Ok(files) = &mut self.files else { return };
-        for (path, content) in files.iter_mut().filter(|_| !open.is_empty()) {
-            if fs::canonicalize(path).is_ok_and(|real| open.contains(real.as_path())) {
+        for (path, content) in files.iter_mut().filter(|_| !busy.is_empty()) {
+            if fs::canonicalize(path).is_ok_and(|real| busy.contains(real.as_path())) {
                 *content = Content::Busy;
                 self.restless = true;
             }

@@ -56,7 +56,7 @@ impl State {
 
     /// Takes over what was read; the update, if anything is different.
     /// `unwatched` is why changes will not be noticed, if so.
-    pub(super) fn take(&mut self, reading: Reading, unwatched: Option<&notify::Error>) -> Option<Update> {
+    pub(super) fn take(&mut self, reading: Reading, unwatched: Option<&io::Error>) -> Option<Update> {
         let mut problems = Vec::new();
         if let Some(error) = unwatched {
             let message = format!("its changes cannot be seen: {error}");

@@ -1,16 +1,16 @@
 //! What the kernel is asked to report about a directory.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::mem;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
-use std::panic::{self, AssertUnwindSafe};
 use std::path::{Component, Path, PathBuf};
-use std::sync::mpsc::Sender;
 
-use notify::event::{AccessKind, AccessMode, DataChange, ModifyKind};
-use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
+use rustix::fs::inotify::{self, ReadFlags, WatchFlags};
+use rustix::io::Errno;
 
 use crate::source::manifests::walk;
 
@@ -25,9 +25,19 @@ pub(super) enum Change {
     Moved,
     /// Anything else.
     Other,
-    /// The updates were dropped.
-    Stop,
 }
+
+/// What the kernel reports of a directory. Reading changes nothing, so it is not reported.
+const REPORTED: WatchFlags = WatchFlags::MODIFY
+    .union(WatchFlags::CLOSE_WRITE)
+    .union(WatchFlags::ATTRIB)
+    .union(WatchFlags::CREATE)
+    .union(WatchFlags::DELETE)
+    .union(WatchFlags::DELETE_SELF)
+    .union(WatchFlags::MOVED_FROM)
+    .union(WatchFlags::MOVED_TO)
+    .union(WatchFlags::MOVE_SELF)
+    .union(WatchFlags::ONLYDIR);
 
 /// How many symlinks may lead to a directory, as the kernel has it.
 const MAX_LINKS: usize = 40;
@@ -105,24 +115,30 @@ impl Interest {
         }
     }
 
-    /// What an event means, if anything.
-    fn change(&self, event: &Event) -> Option<Change> {
-        if event.need_rescan() {
-            return Some(Change::Other);
+    /// What an event in a directory means, if anything.
+    fn change(&self, directory: &Path, event: &inotify::Event<'_>) -> Option<Change> {
+        let happened = event.events();
+        if happened.intersects(ReadFlags::MOVE_SELF | ReadFlags::DELETE_SELF | ReadFlags::IGNORED | ReadFlags::UNMOUNT)
+        {
+            return Some(Change::Moved);
         }
-        let path = event.paths.iter().find(|path| self.matters(path))?;
-        match event.kind {
-            EventKind::Access(AccessKind::Close(AccessMode::Write)) => Some(Change::Closed(path.clone())),
-            // Reading the files makes events of its own.
-            EventKind::Access(_) => None,
-            EventKind::Modify(ModifyKind::Data(DataChange::Any)) => Some(Change::Written(path.clone())),
-            EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_))
-                if event.paths.iter().any(|path| self.directories.contains_key(path)) =>
-            {
-                Some(Change::Moved)
-            }
-            _ => Some(Change::Other),
+        let path = match event.file_name() {
+            Some(name) => directory.join(OsStr::from_bytes(name.to_bytes())),
+            None => directory.to_owned(),
+        };
+        if !self.matters(&path) {
+            return None;
         }
+        let left = ReadFlags::DELETE | ReadFlags::MOVED_FROM | ReadFlags::MOVED_TO;
+        Some(if happened.contains(ReadFlags::CLOSE_WRITE) {
+            Change::Closed(path)
+        } else if happened.contains(ReadFlags::MODIFY) {
+            Change::Written(path)
+        } else if happened.intersects(left) && self.directories.contains_key(&path) {
+            Change::Moved
+        } else {
+            Change::Other
+        })
     }
 
     fn matters(&self, path: &Path) -> bool {
@@ -147,57 +163,93 @@ fn steps(path: &Path) -> Vec<OsString> {
 }
 
 /// Watches that are in the kernel, until this is dropped.
+///
+/// The kernel puts an event into the queue before the call that caused it returns. So what
+/// [`changes`](Self::changes) gives after a file was read has every write before, also
+/// where its writer gets no processor: no thread stands between.
 #[derive(Debug)]
 pub(super) struct Watch {
     interest: Interest,
-    _watcher: RecommendedWatcher,
+    queue: OwnedFd,
+    /// By the kernel's numbers. A directory may have several paths, by bind mounts.
+    directories: BTreeMap<i32, Vec<PathBuf>>,
 }
 
 impl Watch {
     /// Asks the kernel to report what is of interest.
-    pub(super) fn new(interest: Interest, changes: Sender<Change>) -> Result<Self, notify::Error> {
-        let filter = interest.clone();
-        let mut watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
-            let change = match event {
-                Ok(event) => filter.change(&event),
-                // An event was lost, so everything is read.
-                Err(_) => Some(Change::Other),
-            };
-            if let Some(change) = change {
-                // If the receiver is gone, the watches are about to go.
-                let _ = changes.send(change);
-            }
-        })?;
+    ///
+    /// # Errors
+    /// If the kernel refuses a watch of a directory that is there.
+    pub(super) fn new(interest: Interest) -> io::Result<Self> {
+        let queue = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
+        let mut directories = BTreeMap::<i32, Vec<PathBuf>>::new();
         for directory in interest.directories.keys() {
-            // If it got no thread, it says nothing and panics here.
-            let asked = panic::catch_unwind(AssertUnwindSafe(|| watcher.watch(directory, RecursiveMode::NonRecursive)));
-            let Ok(asked) = asked else {
-                // It would panic again when it is dropped. What it holds is a descriptor or two.
-                mem::forget(watcher);
-                return Err(notify::Error::generic("no thread can be started to watch the directory"));
-            };
-            match asked {
-                Ok(()) => {}
+            match inotify::add_watch(&queue, directory, REPORTED) {
+                Ok(number) => directories.entry(number).or_default().push(directory.clone()),
                 // It went in the meantime, and its parent reports that.
-                Err(error) if is_gone(&error) => {}
-                Err(error) => return Err(error),
+                Err(Errno::NOENT | Errno::NOTDIR) => {}
+                Err(error) => return Err(error.into()),
             }
         }
-        Ok(Self { interest, _watcher: watcher })
+        Ok(Self { interest, queue, directories })
     }
 
     /// Whether these are the watches for an interest.
     pub(super) fn covers(&self, interest: &Interest) -> bool {
         self.interest == *interest
     }
+
+    /// What has been reported since this was last asked; does not wait.
+    pub(super) fn changes(&self) -> Vec<Change> {
+        let mut buffer = Vec::with_capacity(1 << 14);
+        let mut reader = inotify::Reader::new(&self.queue, buffer.spare_capacity_mut());
+        let mut changes = Vec::new();
+        loop {
+            match reader.next() {
+                // Events were lost, so everything is read.
+                Ok(event) if event.events().contains(ReadFlags::QUEUE_OVERFLOW) => changes.push(Change::Other),
+                Ok(event) => {
+                    let directories = self.directories.get(&event.wd()).into_iter().flatten();
+                    changes.extend(directories.filter_map(|directory| self.interest.change(directory, &event)));
+                }
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return changes,
+                // It cannot be read any more, so other watches are made.
+                Err(_) => {
+                    changes.push(Change::Moved);
+                    return changes;
+                }
+            }
+        }
+    }
 }
 
-fn is_gone(error: &notify::Error) -> bool {
-    match &error.kind {
-        notify::ErrorKind::PathNotFound | notify::ErrorKind::WatchNotFound => true,
-        notify::ErrorKind::Io(error) => {
-            matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory)
-        }
-        _ => false,
+impl AsFd for Watch {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.queue.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    #[test]
+    fn a_write_is_reported_when_it_is_done_and_no_later() -> io::Result<()> {
+        let folder = tempfile::tempdir()?;
+        let path = fs::canonicalize(folder.path())?.join("a.yaml");
+        fs::write(&path, "a: 1")?;
+        let watch = Watch::new(Interest::of(folder.path()))?;
+        assert_eq!(watch.changes(), []);
+        // As a program that loses the processor after it has emptied the file.
+        let mut file = fs::File::create(&path)?;
+        assert_eq!(watch.changes(), [Change::Written(path.clone())]);
+        file.write_all(b"a: 2")?;
+        drop(file);
+        assert_eq!(watch.changes(), [Change::Written(path.clone()), Change::Closed(path)]);
+        assert_eq!(watch.changes(), []);
+        Ok(())
     }
 }
