@@ -10,7 +10,7 @@ use npc_compiler::plan::conntrack::Scope;
 use tracing::{debug, warn};
 
 use super::conntrack::{self, Judge, Swept};
-use super::linux::grace;
+use super::passage::packets_passed;
 use super::{Error, conntrack::sweep_in};
 
 /// How many entries the table of this thread's network namespace has.
@@ -47,7 +47,7 @@ impl Flows for LinuxFlows {
         let begun = Instant::now();
         // The kernel lists a flow once its first packet has passed the last hook; one that
         // met the rules of before may still be on its way there.
-        grace();
+        packets_passed();
         let mut all = Swept::default();
         // Walking through an empty table takes milliseconds, because it has room for many.
         if fs::read_to_string(COUNT).is_ok_and(|count| count.trim() == "0") {
