@@ -324,7 +324,10 @@ impl Registry {
     /// These sandboxes live from now on. They are answered when their rules are in the
     /// kernel.
     async fn admit(&mut self, ready: Vec<Pending>, policies: Vec<engine::Event>) -> Result<(), Ended> {
+        let mut new = Vec::with_capacity(ready.len());
         for pending in &ready {
+            // An agent before this one may have answered it, or a runtime asks twice.
+            new.push(self.sandboxes.sandbox(&pending.add.attachment).is_none());
             self.sandboxes.add(pending.add.clone());
         }
         let mut events = policies;
@@ -335,11 +338,11 @@ impl Registry {
         // Before the answer, so that no agent after this one knows less than the runtime.
         self.save();
         let mut waiters = Vec::with_capacity(ready.len());
-        for pending in ready {
+        for (pending, is_new) in ready.into_iter().zip(new) {
             let (reply, enforced) = oneshot::channel();
             let families = pending.add.addresses.iter().map(Family::of).collect();
             let addresses = pending.add.addresses.iter().copied().collect();
-            waiters.push(Waiter { families, addresses, reply });
+            waiters.push(Waiter { families, addresses, is_new, reply });
             tokio::spawn(answer_when_enforced(pending, enforced, self.metrics.clone()));
         }
         if waiters.is_empty() {

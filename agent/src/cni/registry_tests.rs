@@ -336,6 +336,26 @@ async fn a_list_that_failed_or_began_before_its_pod_was_bound_does_for_no_add() 
     assert_eq!(world.lists.lock().unwrap().len(), 0);
 }
 
+/// Of a sandbox that an agent before this one knew, or that is reported twice, the pod may run.
+#[tokio::test(start_paused = true)]
+async fn only_the_first_add_of_a_sandbox_is_of_a_new_one() {
+    let (mut world, web) = World::with_web(false).await;
+    for is_new in [true, false] {
+        let _answer = world.ask(Command::Add(add("c1", &web, "10.0.0.1"))).await;
+        if is_new {
+            world.pods().await;
+        }
+        let waiter = world.waiter().await;
+        assert_eq!(waiter.is_new, is_new);
+        waiter.reply.send(()).unwrap();
+    }
+    let mut next = World::within(false, world.folder);
+    next.objects(vec![came(&web)]).await;
+    next.pods().await;
+    let _answer = next.ask(Command::Add(add("c1", &web, "10.0.0.1"))).await;
+    assert!(!next.waiter().await.is_new);
+}
+
 /// A pass of the loop may take seconds, and it takes few events in before each.
 #[tokio::test(start_paused = true)]
 async fn adds_that_come_at_once_are_one_change_however_many() {
