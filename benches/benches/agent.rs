@@ -8,14 +8,13 @@
 #![allow(clippy::print_stdout, reason = "a bench prints its figures")]
 
 use std::env;
-use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::net::{Ipv4Addr, TcpListener};
 use std::process::{self, Child, ChildStderr, Command, Stdio};
 use std::time::Instant;
 
 use npc_benches::netns::Netns;
-use npc_benches::resident::Resident;
+use npc_benches::resident::{Resident, cpu_seconds};
 use npc_benches::served::{self, PODS_PER_NODE};
 use npc_lab::apiserver::{Disturbance, Resource, Server};
 use serde_json::{Value, json};
@@ -148,10 +147,6 @@ impl Agent {
 
     /// User and system time, of the children too that it has waited for.
     fn cpu_seconds(&self) -> Result<f64> {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.process.id()))?;
-        let fields = stat.rsplit_once(") ").ok_or("proc(5): the name is in brackets")?.1;
-        let ticks: u32 = fields.split(' ').skip(11).take(4).filter_map(|field| field.parse::<u32>().ok()).sum();
-        // USER_HZ, whatever the kernel's own clock is.
-        Ok(f64::from(ticks) / 100.0)
+        Ok(cpu_seconds(self.process.id())?)
     }
 }

@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use npc_benches::netns::Netns;
+use npc_benches::resident::cpu_seconds;
 use npc_benches::samples::Samples;
 use npc_benches::served::{self, PODS_PER_NODE};
 use npc_lab::apiserver::Server;
@@ -81,14 +82,15 @@ fn measure(case: Case) -> Result<()> {
     node.add(0)?;
 
     let mut alone = Samples::default();
+    let cpu = cpu_seconds(node.agent.id())?;
     for number in 1..ALONE {
         alone.time(|| node.add(number))?;
     }
     println!("{case:?}");
-    println!("  one by one: {alone}");
+    println!("  one by one: {alone}, {}", each(cpu_seconds(node.agent.id())? - cpu, ALONE - 1)?);
 
     let (next, burst) = (AtomicUsize::new(ALONE), Mutex::new(Samples::default()));
-    let begun = Instant::now();
+    let (begun, cpu) = (Instant::now(), cpu_seconds(node.agent.id())?);
     thread::scope(|scope| {
         let worker = || -> Result<()> {
             loop {
@@ -105,7 +107,9 @@ fn measure(case: Case) -> Result<()> {
         workers.into_iter().try_for_each(|worker| worker.join().map_err(|_| "a thread panicked")?)
     })?;
     let burst = burst.into_inner().map_err(|_| "a thread panicked")?;
-    println!("  {BURST}, {AT_ONCE} at a time: {burst}, all in {:?}", begun.elapsed());
+    let all = begun.elapsed();
+    let cpu = each(cpu_seconds(node.agent.id())? - cpu, BURST)?;
+    println!("  {BURST}, {AT_ONCE} at a time: {burst}, {cpu}, all in {all:?}");
 
     // The agent ends as in an upgrade, and a pod that starts then waits for the next one.
     let begun = Instant::now();
@@ -115,6 +119,12 @@ fn measure(case: Case) -> Result<()> {
     node.add(ALONE + BURST)?;
     println!("  a pod that starts while the agent is replaced: {:?}", begun.elapsed());
     Ok(())
+}
+
+/// What an ADD took of a processor. On a machine that does other work too, this says more than
+/// the time.
+fn each(seconds: f64, adds: usize) -> Result<String> {
+    Ok(format!("{:.1} ms of a processor in the agent for each", seconds * 1e3 / f64::from(u32::try_from(adds)?)))
 }
 
 fn policy(number: usize) -> Value {

@@ -1,4 +1,4 @@
-//! How much memory a process has, as the kernel counts it.
+//! How much memory and processor a process has, as the kernel counts them.
 
 use std::{fs, io};
 
@@ -46,4 +46,17 @@ pub fn now() -> u64 {
 #[must_use]
 pub fn peak() -> u64 {
     of_this().peak
+}
+
+/// The time that a process and those that it waited for were on a processor, in seconds. The
+/// kernel counts in hundredths.
+///
+/// # Errors
+/// If there is none of this number.
+pub fn cpu_seconds(process: u32) -> io::Result<f64> {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat"))?;
+    let fields = stat.rsplit_once(") ").map(|(_, fields)| fields).unwrap_or_default();
+    let ticks: u32 = fields.split(' ').skip(11).take(4).filter_map(|field| field.parse::<u32>().ok()).sum();
+    // USER_HZ, whatever the kernel's own clock is.
+    Ok(f64::from(ticks) / 100.0)
 }

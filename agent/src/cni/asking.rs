@@ -1,5 +1,9 @@
 //! Lists of policies, requested from the API server: of each namespace one at a time,
 //! and one more for all pods that came while it ran. So a burst of pods costs two.
+//!
+//! A pod needs a list that began after the agent had read its object: policies that are older
+//! than the pod are in it. The agent requests one when a pod is bound to this node. The
+//! kubelet takes longer than that until it calls the plugin, so most ADDs wait for no list.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,7 +15,7 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt as _, StreamExt as _};
 use tokio::task::JoinHandle;
-use tokio::time;
+use tokio::time::{self, Instant};
 
 use super::policies::Policies;
 use crate::source::PolicyList;
@@ -19,6 +23,10 @@ use crate::source::PolicyList;
 /// How long the API server may take to list the policies of a namespace. Then those that
 /// the watch has delivered are used.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How old a list may be for a pod whose object came before it. A pod whose sandbox is made
+/// later has a list of its own.
+pub(super) const FRESH: Duration = Duration::from_secs(10);
 
 /// Asks the API server for the policies of a namespace as they are now.
 #[derive(Clone)]
@@ -41,12 +49,25 @@ impl fmt::Debug for AskPolicies {
 }
 
 /// The list that runs for a namespace.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Running {
     /// How many ran before it.
     turn: u64,
+    /// The moment of the request ([`Policies::ask`]).
+    since: u64,
+    /// The same by the clock.
+    begun: Instant,
     /// Another is wanted after it.
     is_wanted: bool,
+}
+
+/// Which list a pod needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Needs {
+    /// None: one that began after its object came has come too, or there is no API server.
+    Nothing,
+    /// The one of this turn.
+    Turn(u64),
 }
 
 /// A list that was requested.
@@ -65,33 +86,44 @@ pub(super) struct Listed {
 pub(super) struct Asking {
     ask: Option<AskPolicies>,
     running: BTreeMap<String, Running>,
+    /// The last list of each namespace that came: the moment of the request, and the time.
+    came: BTreeMap<String, (u64, Instant)>,
     answers: FuturesUnordered<JoinHandle<Listed>>,
 }
 
 impl Asking {
     /// None yet. Without an API server there will be none.
     pub(super) fn new(ask: Option<AskPolicies>) -> Self {
-        Self { ask, running: BTreeMap::new(), answers: FuturesUnordered::new() }
+        Self { ask, running: BTreeMap::new(), came: BTreeMap::new(), answers: FuturesUnordered::new() }
     }
 
-    /// Requests the policies of a namespace; the turn of the list that begins after
-    /// this. `None` without an API server.
-    pub(super) fn want(&mut self, namespace: &str, policies: &mut Policies) -> Option<u64> {
-        self.ask.as_ref()?;
+    /// Requests the policies of a namespace for a pod whose object came at a moment
+    /// ([`Policies::now`]), unless a list that began later has come or runs.
+    pub(super) fn want(&mut self, namespace: &str, arrived: u64, policies: &mut Policies) -> Needs {
+        if self.ask.is_none() {
+            return Needs::Nothing;
+        }
+        let is_fresh = |(since, begun): &(u64, Instant)| *since > arrived && begun.elapsed() < FRESH;
+        if self.came.get(namespace).is_some_and(is_fresh) {
+            return Needs::Nothing;
+        }
         if let Some(running) = self.running.get_mut(namespace) {
+            if running.since > arrived {
+                return Needs::Turn(running.turn);
+            }
             // The one that runs may have been answered before this pod came.
             running.is_wanted = true;
-            return Some(running.turn + 1);
+            return Needs::Turn(running.turn + 1);
         }
         self.request(namespace.to_owned(), 0, policies);
-        Some(0)
+        Needs::Turn(0)
     }
 
     fn request(&mut self, namespace: String, turn: u64, policies: &mut Policies) {
         let Some(AskPolicies(ask)) = &self.ask else { return };
         let since = policies.ask();
         let asked = ask(namespace.clone());
-        self.running.insert(namespace.clone(), Running { turn, is_wanted: false });
+        self.running.insert(namespace.clone(), Running { turn, since, begun: Instant::now(), is_wanted: false });
         self.answers.push(tokio::spawn(async move {
             // One that panics is over too: the namespace has its next list all the same.
             let asked = AssertUnwindSafe(asked).catch_unwind();
@@ -116,11 +148,15 @@ impl Asking {
         }
     }
 
-    /// A list is over. Begins the next one of its namespace, if that is wanted.
-    pub(super) fn over(&mut self, namespace: String, policies: &mut Policies) {
-        if let Some(running) = self.running.remove(&namespace)
-            && running.is_wanted
-        {
+    /// A list is over, and has come or failed. Begins the next one of its namespace, if that is
+    /// wanted.
+    pub(super) fn over(&mut self, namespace: String, has_come: bool, policies: &mut Policies) {
+        let Some(running) = self.running.remove(&namespace) else { return };
+        if has_come {
+            self.came.retain(|_, (_, begun)| begun.elapsed() < FRESH);
+            self.came.insert(namespace.clone(), (running.since, running.begun));
+        }
+        if running.is_wanted {
             self.request(namespace, running.turn + 1, policies);
         }
     }

@@ -80,6 +80,11 @@ impl Policies {
         Some(change)
     }
 
+    /// The moment. What the watch delivered until now came at this one or before.
+    pub(super) fn now(&self) -> u64 {
+        self.moment
+    }
+
     /// A list is asked for now; the moment.
     pub(super) fn ask(&mut self) -> u64 {
         self.asked += 1;

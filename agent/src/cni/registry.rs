@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{self, Instant, MissedTickBehavior};
 use tracing::{error, info, warn};
 
-use super::asking::{AskPolicies, Asking, Listed};
+use super::asking::{AskPolicies, Asking, Listed, Needs};
 use super::pending::{Awaits, Pending, late};
 use super::policies::Policies;
 use super::sandboxes::{Sandboxes, Saved};
@@ -102,8 +102,8 @@ struct Registry {
 /// The agent's loop has ended.
 struct Ended;
 
-impl From<mpsc::error::SendError<Event>> for Ended {
-    fn from(_: mpsc::error::SendError<Event>) -> Self {
+impl<T> From<mpsc::error::SendError<T>> for Ended {
+    fn from(_: mpsc::error::SendError<T>) -> Self {
         Self
     }
 }
@@ -143,8 +143,11 @@ impl Registry {
     async fn changes(&mut self, mut changes: Changes) -> Result<(), Ended> {
         let mut passed = Vec::with_capacity(changes.changes.len());
         let mut since = None;
+        let mut namespaces = BTreeSet::new();
         for change in changes.changes {
             let Some(Change { event, received }) = self.policies.watch_event(change) else { continue };
+            let bound = self.sandboxes.newly_bound(&event, self.policies.now());
+            namespaces.extend(bound);
             match self.sandboxes.object(event) {
                 Some(event) => passed.push(Change { event, received }),
                 None => since = received,
@@ -155,6 +158,10 @@ impl Registry {
         }
         passed.extend(self.sandboxes.update().into_iter().map(|event| Change { event, received: since }));
         changes.changes = passed;
+        let now = self.policies.now();
+        for namespace in namespaces {
+            self.asking.want(&namespace, now, &mut self.policies);
+        }
         self.agent.send(Event::Changes(changes)).await?;
         self.advance().await
     }
@@ -259,10 +266,10 @@ impl Registry {
             }
             let is_due = pending.due() <= now;
             if pending.awaits == Awaits::Object {
-                if self.sandboxes.is_known(&pending.add) {
-                    match self.asking.want(&pending.add.namespace, &mut self.policies) {
-                        Some(turn) => pending.awaits = Awaits::Policies(turn),
-                        None => {
+                if let Some(arrived) = self.sandboxes.arrived(&pending.add) {
+                    match self.asking.want(&pending.add.namespace, arrived, &mut self.policies) {
+                        Needs::Turn(turn) => pending.awaits = Awaits::Policies(turn),
+                        Needs::Nothing => {
                             ready.push(pending);
                             continue;
                         }
@@ -293,6 +300,7 @@ impl Registry {
 
     /// Policies were listed; those that waited for them go on.
     async fn listed(&mut self, Listed { namespace, turn, since, policies }: Listed) -> Result<(), Ended> {
+        let has_come = policies.is_ok();
         let events = match policies {
             Ok(policies) => self.policies.listed(&namespace, since, policies),
             Err(error) => {
@@ -309,14 +317,17 @@ impl Registry {
         };
         let (ready, rest) = std::mem::take(&mut self.pending).into_iter().partition(is_over);
         self.pending = rest;
-        self.asking.over(namespace, &mut self.policies);
+        self.asking.over(namespace, has_come, &mut self.policies);
         self.admit(ready, events).await
     }
 
     /// These sandboxes live from now on. They are answered when their rules are in the
     /// kernel.
     async fn admit(&mut self, ready: Vec<Pending>, policies: Vec<engine::Event>) -> Result<(), Ended> {
+        let mut new = Vec::with_capacity(ready.len());
         for pending in &ready {
+            // An agent before this one may have answered it, or a runtime asks twice.
+            new.push(self.sandboxes.sandbox(&pending.add.attachment).is_none());
             self.sandboxes.add(pending.add.clone());
         }
         let mut events = policies;
@@ -326,34 +337,25 @@ impl Registry {
         }
         // Before the answer, so that no agent after this one knows less than the runtime.
         self.save();
-        self.send(events).await?;
         let mut waiters = Vec::with_capacity(ready.len());
-        for pending in ready {
+        for (pending, is_new) in ready.into_iter().zip(new) {
             let (reply, enforced) = oneshot::channel();
             let families = pending.add.addresses.iter().map(Family::of).collect();
             let addresses = pending.add.addresses.iter().copied().collect();
-            waiters.push(Waiter { families, addresses, reply });
-            let metrics = self.metrics.clone();
-            tokio::spawn(async move {
-                let reply = match time::timeout_at(pending.deadline, enforced).await {
-                    Ok(Ok(())) => {
-                        metrics.added(pending.since.elapsed());
-                        Answer::done()
-                    }
-                    // The agent ends. The plugin asks the next one.
-                    Ok(Err(_)) => return,
-                    Err(_) => {
-                        metrics.refused();
-                        let words = "the agent cannot bring the rules of this pod into the kernel; its log and `npc \
-                                     status` on this node have the reason";
-                        Answer::refused(Reason::Timeout, words)
-                    }
-                };
-                let _ = pending.answer.send(reply);
-            });
+            waiters.push(Waiter { families, addresses, is_new, reply });
+            tokio::spawn(answer_when_enforced(pending, enforced, self.metrics.clone()));
         }
-        // One event for all: the loop takes only so many before each pass.
-        if waiters.is_empty() { Ok(()) } else { Ok(self.agent.send(Event::Waiters(waiters)).await?) }
+        if waiters.is_empty() {
+            return self.send(events).await;
+        }
+        // Both at once: a pass that began between them would be one too early for the waiters.
+        let mut permits = self.agent.reserve_many(2).await?;
+        for event in changes(events).into_iter().chain([Event::Waiters(waiters)]) {
+            if let Some(permit) = permits.next() {
+                permit.send(event);
+            }
+        }
+        Ok(())
     }
 
     /// Gives what changed to the agent's loop and to the file.
@@ -364,12 +366,10 @@ impl Registry {
     }
 
     async fn send(&mut self, events: Vec<engine::Event>) -> Result<(), Ended> {
-        if events.is_empty() {
-            return Ok(());
+        match changes(events) {
+            Some(changes) => Ok(self.agent.send(changes).await?),
+            None => Ok(()),
         }
-        // Of itself it makes nothing complete.
-        let changes = events.into_iter().map(Change::now).collect();
-        Ok(self.agent.send(Event::Changes(Changes { is_part: true, changes, ..Changes::default() })).await?)
     }
 
     fn save(&mut self) {
@@ -386,7 +386,8 @@ impl Registry {
     /// watch should have delivered.
     async fn inspect(&mut self) -> Result<(), Ended> {
         for namespace in self.policies.overdue() {
-            self.asking.want(&namespace, &mut self.policies);
+            let now = self.policies.now();
+            self.asking.want(&namespace, now, &mut self.policies);
         }
         self.read_notes().await?;
         self.sandboxes.age();
@@ -451,6 +452,31 @@ impl Registry {
         }
         Ok(())
     }
+}
+
+/// Events for the loop, if there are any. Of themselves they make nothing complete.
+fn changes(events: Vec<engine::Event>) -> Option<Event> {
+    let changes: Vec<_> = events.into_iter().map(Change::now).collect();
+    (!changes.is_empty()).then(|| Event::Changes(Changes { is_part: true, changes, ..Changes::default() }))
+}
+
+/// Answers an ADD once its rules are in the kernel, or when the plugin is about to give up.
+async fn answer_when_enforced(pending: Pending, enforced: oneshot::Receiver<()>, metrics: Cni) {
+    let reply = match time::timeout_at(pending.deadline, enforced).await {
+        Ok(Ok(())) => {
+            metrics.added(pending.since.elapsed());
+            Answer::done()
+        }
+        // The agent ends. The plugin asks the next one.
+        Ok(Err(_)) => return,
+        Err(_) => {
+            metrics.refused();
+            let words = "the agent cannot bring the rules of this pod into the kernel; its log and `npc status` on this \
+                         node have the reason";
+            Answer::refused(Reason::Timeout, words)
+        }
+    };
+    let _ = pending.answer.send(reply);
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use tokio::sync::Notify;
 
-use super::super::asking::PATIENCE;
+use super::super::asking::{FRESH, PATIENCE};
 use super::super::pending::MIRROR;
 use super::*;
 use crate::source::PolicyList;
@@ -262,7 +262,11 @@ async fn the_policies_of_the_namespace_are_asked_for_once_in_a_burst() {
         answers.push(world.ask(Command::Add(add(&format!("c{n}"), pod, &format!("10.0.0.{n}")))).await);
         tokio::task::yield_now().await;
     }
-    // The first list was asked for before the others came, so it does not do for them.
+    // One more comes after the list was asked for, so that does not do for it.
+    let late = pod("late", "late");
+    world.objects(vec![came(&late)]).await;
+    assert_eq!(world.pods().await, [("late".to_owned(), vec![])]);
+    let last = world.ask(Command::Add(add("late", &late, "10.0.1.1"))).await;
     let (namespace, list) = world.list(1).await;
     assert!(world.is_silent(), "nothing before the list");
     assert_eq!(namespace, "shop");
@@ -270,16 +274,86 @@ async fn the_policies_of_the_namespace_are_asked_for_once_in_a_burst() {
     let Event::Changes(changes) = world.next().await else { panic!("no changes") };
     assert!(matches!(changes.changes[0].event, engine::Event::Policy(_)), "the policy goes with the pod or before it");
     assert!(matches!(changes.changes[1].event, engine::Event::Pod(_)));
-    world.waiter().await.reply.send(()).unwrap();
-    assert_eq!(answers.remove(0).await.unwrap(), Answer::done());
-    let (_, list) = world.list(1).await;
-    list.send(Err("away".to_owned())).unwrap();
-    assert_eq!(world.pods().await.len(), 19, "an API server that is away keeps no pod from starting");
     for (waiter, answer) in world.waiters().await.into_iter().zip(answers) {
         waiter.reply.send(()).unwrap();
         assert_eq!(answer.await.unwrap(), Answer::done());
     }
+    let (_, list) = world.list(1).await;
+    list.send(Err("away".to_owned())).unwrap();
+    assert_eq!(world.pods().await.len(), 1, "an API server that is away keeps no pod from starting");
+    world.waiter().await.reply.send(()).unwrap();
+    assert_eq!(last.await.unwrap(), Answer::done());
     assert_eq!(world.lists.lock().unwrap().len(), 0);
+}
+
+/// The kubelet calls the plugin long after the pod was bound to the node.
+#[tokio::test(start_paused = true)]
+async fn an_add_waits_for_no_list_if_one_has_come_since_its_pod_was_bound() {
+    let (mut world, web) = World::with_web(true).await;
+    world.list_later().await.1.send(Ok(vec![policy("deny", 7)])).unwrap();
+    let Event::Changes(changes) = world.next().await else { panic!("no changes") };
+    assert!(matches!(changes.changes[..], [Change { event: engine::Event::Policy(_), .. }]));
+    world.objects(vec![engine::Event::Policy(Box::new(policy("deny", 7)))]).await;
+    world.next().await;
+    for address in ["10.0.0.1", "10.0.0.2"] {
+        let answer = world.ask(Command::Add(add("c1", &web, address))).await;
+        world.pods().await;
+        world.waiter().await.reply.send(()).unwrap();
+        assert_eq!(answer.await.unwrap(), Answer::done());
+    }
+    assert_eq!(world.lists.lock().unwrap().len(), 0);
+    // Its sandbox is made again, long after that.
+    time::advance(FRESH).await;
+    let _answer = world.ask(Command::Add(add("c2", &web, "10.0.0.3"))).await;
+    world.list_later().await;
+    assert!(world.is_silent(), "nothing before the list");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_that_failed_or_began_before_its_pod_was_bound_does_for_no_add() {
+    let (mut world, web) = World::with_web(true).await;
+    world.list_later().await.1.send(Err("away".to_owned())).unwrap();
+    // Time goes on once all tasks wait.
+    time::sleep(Duration::from_millis(1)).await;
+    let answer = world.ask(Command::Add(add("c1", &web, "10.0.0.1"))).await;
+    world.list_later().await.1.send(Ok(vec![])).unwrap();
+    world.pods().await;
+    world.waiter().await.reply.send(()).unwrap();
+    assert_eq!(answer.await.unwrap(), Answer::done());
+    let late = pod("late", "u2");
+    world.objects(vec![came(&late)]).await;
+    world.pods().await;
+    let _answer = world.ask(Command::Add(add("c2", &late, "10.0.0.2"))).await;
+    let (_, list) = world.list(1).await;
+    assert!(world.is_silent(), "nothing before the list");
+    list.send(Ok(vec![])).unwrap();
+    world.pods().await;
+    // One that has started before the agent is asked about has no ADD to come.
+    let running = Pod { ipv4: Some([10, 0, 0, 9].into()), ..pod("running", "u3") };
+    world.waiter().await.reply.send(()).unwrap();
+    world.objects(vec![came(&running)]).await;
+    world.pods().await;
+    assert_eq!(world.lists.lock().unwrap().len(), 0);
+}
+
+/// Of a sandbox that an agent before this one knew, or that is reported twice, the pod may run.
+#[tokio::test(start_paused = true)]
+async fn only_the_first_add_of_a_sandbox_is_of_a_new_one() {
+    let (mut world, web) = World::with_web(false).await;
+    for is_new in [true, false] {
+        let _answer = world.ask(Command::Add(add("c1", &web, "10.0.0.1"))).await;
+        if is_new {
+            world.pods().await;
+        }
+        let waiter = world.waiter().await;
+        assert_eq!(waiter.is_new, is_new);
+        waiter.reply.send(()).unwrap();
+    }
+    let mut next = World::within(false, world.folder);
+    next.objects(vec![came(&web)]).await;
+    next.pods().await;
+    let _answer = next.ask(Command::Add(add("c1", &web, "10.0.0.1"))).await;
+    assert!(!next.waiter().await.is_new);
 }
 
 /// A pass of the loop may take seconds, and it takes few events in before each.

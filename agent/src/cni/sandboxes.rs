@@ -44,6 +44,8 @@ pub struct Sandboxes {
     node: String,
     /// The objects of this node's pods, as the source has them.
     pods: BTreeMap<PodKey, Pod>,
+    /// When each of them came first, as moments that the caller counts.
+    arrived: BTreeMap<PodKey, u64>,
     /// The sandboxes, by container and interface; each with its place in the order of
     /// ADDs, because of two that have one address the later has it.
     live: BTreeMap<Attachment, (u64, Add)>,
@@ -96,6 +98,7 @@ impl Sandboxes {
         Self {
             node: node.to_owned(),
             pods: BTreeMap::new(),
+            arrived: BTreeMap::new(),
             order: live.len() as u64,
             live,
             released: saved.released.into_iter().collect(),
@@ -121,6 +124,19 @@ impl Sandboxes {
         }
     }
 
+    /// The namespace of a pod that is bound to this node by an event and was not before, if the
+    /// plugin is to report it yet. It counts as known from this moment on.
+    pub fn newly_bound(&mut self, event: &Event, moment: u64) -> Option<String> {
+        let Event::Pod(pod) = event else { return None };
+        let key = PodKey::of(pod);
+        if pod.node.as_deref() != Some(&self.node) || self.arrived.contains_key(&key) {
+            return None;
+        }
+        self.arrived.insert(key, moment);
+        let is_started = !pod.is_endpoint() || pod.terminating || pod.addresses().next().is_some();
+        (!is_started).then(|| pod.namespace.clone())
+    }
+
     /// Takes in an event of the source. Events that are not about pods of this node are
     /// answered as they are, the others come with [`Sandboxes::update`].
     pub fn object(&mut self, event: Event) -> Option<Event> {
@@ -132,6 +148,7 @@ impl Sandboxes {
             }
             Event::PodGone(key) => match self.pods.remove(&key) {
                 Some(pod) => {
+                    self.arrived.remove(&key);
                     self.reported.remove(&mark(&pod));
                     self.is_dirty = true;
                     None
@@ -153,10 +170,12 @@ impl Sandboxes {
         self.is_dirty = true;
     }
 
-    /// Whether the object of the pod that this ADD is about is here.
+    /// When the object of the pod that this ADD is about came ([`Sandboxes::newly_bound`]); nothing
+    /// if it is not here.
     #[must_use]
-    pub fn is_known(&self, add: &Add) -> bool {
-        self.object_of(add).is_some()
+    pub fn arrived(&self, add: &Add) -> Option<u64> {
+        let pod = self.object_of(add)?;
+        Some(self.arrived.get(&PodKey::of(pod)).copied().unwrap_or(u64::MAX))
     }
 
     /// The addresses of this ADD are its pod's from now on, whatever any object lists.

@@ -309,12 +309,12 @@ fn a_pod_made_again_under_its_name_waits_for_its_own_object() {
     let mut world = World::new().synced();
     world.object(&pod("db-0", "u1", Some("10.0.0.1")));
     let again = add("c2", &pod("db-0", "u2", None), &["10.0.0.2"], 2);
-    assert!(!world.sandboxes.is_known(&again));
+    assert!(world.sandboxes.arrived(&again).is_none());
     world.object(&pod("db-0", "u2", None));
-    assert!(world.sandboxes.is_known(&again));
+    assert!(world.sandboxes.arrived(&again).is_some());
     // A runtime that gives no UID means the one that stays.
     let nameless = Add { uid: None, ..again };
-    assert!(world.sandboxes.is_known(&nameless));
+    assert!(world.sandboxes.arrived(&nameless).is_some());
 }
 
 #[test]
@@ -322,7 +322,7 @@ fn a_static_pod_is_isolated_until_its_mirror_is_read() {
     let mut world = World::new().synced();
     let hash = "5f0b0d1ea9a7f1d9c8f7a6b5c4d3e2f1";
     let etcd = add("c1", &pod("etcd-node-1", hash, None), &["10.0.0.1"], 1);
-    assert!(!world.sandboxes.is_known(&etcd));
+    assert!(world.sandboxes.arrived(&etcd).is_none());
     world.sandboxes.add(etcd);
     assert!(world.is_isolated("10.0.0.1") && !world.is_peer("10.0.0.1"));
     assert_eq!(world.owner("10.0.0.1").as_deref(), Some("npc.dev/unidentified/10.0.0.1"));

@@ -8,8 +8,18 @@ use rtnetlink::packet_core::{DecodeError, NetlinkBuffer, NetlinkDeserializable, 
 /// Messages of other parts are passed over, because the crate that reads netfilter's messages
 /// panics over some malformed ones of nf_tables.
 pub(super) fn messages<I: NetlinkDeserializable>(
+    rest: &[u8],
+    part: u8,
+) -> impl Iterator<Item = Result<NetlinkMessage<I>, DecodeError>> {
+    messages_where(rest, part, |_| true)
+}
+
+/// The same, without the messages of the part whose payload is not wanted. To read all of a
+/// message takes far longer than to see whose it is.
+pub(super) fn messages_where<I: NetlinkDeserializable>(
     mut rest: &[u8],
     part: u8,
+    is_wanted: impl Fn(&[u8]) -> bool,
 ) -> impl Iterator<Item = Result<NetlinkMessage<I>, DecodeError>> {
     std::iter::from_fn(move || {
         while !rest.is_empty() {
@@ -21,7 +31,7 @@ pub(super) fn messages<I: NetlinkDeserializable>(
             // Lengths are padded to four bytes, in the last message too.
             let end = usize::try_from(message.length()).unwrap_or(usize::MAX).next_multiple_of(4);
             let [of, _] = message.message_type().to_be_bytes();
-            let is_read = of == 0 || of == part;
+            let is_read = of == 0 || of == part && is_wanted(message.payload());
             let message = is_read.then(|| NetlinkMessage::<I>::deserialize(all));
             if !matches!(message, Some(Err(_))) {
                 rest = all.get(end..).unwrap_or_default();

@@ -1,6 +1,8 @@
 //! Cutting flows on a thread of its own, beside whatever is written to rules and sets.
 
+use std::collections::BTreeSet;
 use std::fs;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -9,9 +11,18 @@ use npc_compiler::object::Family;
 use npc_compiler::plan::conntrack::Scope;
 use tracing::{debug, warn};
 
-use super::conntrack::{self, Judge, Swept};
-use super::linux::grace;
-use super::{Error, conntrack::sweep_in};
+use super::Error;
+use super::conntrack::{self, Judge, Swept, cut_all_of, sweep_in};
+use super::passage::packets_passed;
+
+/// In a table of so many entries one whole list takes less time than the two walks of the kernel
+/// through its table that the flows of one address take.
+const FEW_ENTRIES: usize = 4_096;
+
+/// In a table of so many entries at most, the kernel deletes all flows of so many new addresses by
+/// itself. Each address takes two walks, which take longer the more entries there are, and one whole
+/// list has the flows of many addresses. In a larger table such walks take as long as lists.
+const FEW_NEW: [(usize, usize); 2] = [(FEW_ENTRIES, 8), (65_536, 3)];
 
 /// How many entries the table of this thread's network namespace has.
 const COUNT: &str = "/proc/sys/net/netfilter/nf_conntrack_count";
@@ -21,9 +32,12 @@ pub trait Flows: Send + 'static {
     /// Judges the flows in a scope and deletes those that are forbidden, with all that
     /// passed before the last write among them. Their next packet meets the rules.
     ///
+    /// Of the addresses in the scope that are `new`, no flow is their pods' own, so all of them
+    /// may be deleted without a verdict. Those that the kernel deletes so are not counted.
+    ///
     /// # Errors
     /// If the flows cannot be listed or deleted.
-    fn cut(&mut self, scope: &Scope, judge: &mut Judge<'_>) -> Result<Swept, Error>;
+    fn cut(&mut self, scope: &Scope, new: &BTreeSet<IpAddr>, judge: &mut Judge<'_>) -> Result<Swept, Error>;
 }
 
 /// What was found about the kernel's table.
@@ -33,6 +47,8 @@ pub(super) struct Facts {
     is_unsupported: AtomicBool,
     /// The kernel lists more than it is asked for.
     is_unfiltered: AtomicBool,
+    /// The kernel lists flows by address, and does not delete them so.
+    lists_only: AtomicBool,
 }
 
 /// The flows of the network namespace of the thread that cuts them.
@@ -43,19 +59,25 @@ pub(super) struct LinuxFlows {
 }
 
 impl Flows for LinuxFlows {
-    fn cut(&mut self, scope: &Scope, judge: &mut Judge<'_>) -> Result<Swept, Error> {
+    fn cut(&mut self, scope: &Scope, new: &BTreeSet<IpAddr>, judge: &mut Judge<'_>) -> Result<Swept, Error> {
         let begun = Instant::now();
         // The kernel lists a flow once its first packet has passed the last hook; one that
         // met the rules of before may still be on its way there.
-        grace();
+        packets_passed();
         let mut all = Swept::default();
+        let entries = fs::read_to_string(COUNT).ok().and_then(|count| count.trim().parse::<usize>().ok());
         // Walking through an empty table takes milliseconds, because it has room for many.
-        if fs::read_to_string(COUNT).is_ok_and(|count| count.trim() == "0") {
+        if entries == Some(0) {
             return Ok(all);
         }
+        let has_few = entries.is_some_and(|entries| entries <= FEW_ENTRIES);
+        let mut scope = scope.clone();
+        let few = FEW_NEW.into_iter().find(|(most, _)| entries.is_some_and(|entries| entries <= *most));
+        scope.remove(&self.cut_new(&scope, new, few.map_or(0, |(_, addresses)| addresses))?);
+        let filters = !has_few && !self.facts.is_unfiltered.load(Ordering::Relaxed);
         let mut failed = None;
         for family in self.families.iter().copied().filter(|family| scope.touches(*family)) {
-            match sweep_in(family, scope, !self.facts.is_unfiltered.load(Ordering::Relaxed), judge) {
+            match sweep_in(family, &scope, filters, judge) {
                 Ok(swept) => all += swept,
                 Err(error @ conntrack::Error::Unsupported(_)) => {
                     if !self.facts.is_unsupported.swap(true, Ordering::Relaxed) {
@@ -71,5 +93,31 @@ impl Flows for LinuxFlows {
         }
         debug!(judged = all.judged, cut = all.cut, stuck = all.stuck, took = ?begun.elapsed(), "judged the flows");
         failed.map_or(Ok(all), |error| Err(error.into()))
+    }
+}
+
+impl LinuxFlows {
+    /// Has the kernel delete all flows of new addresses in a scope, if they are so few. Answers
+    /// of which addresses it did.
+    fn cut_new(&self, scope: &Scope, new: &BTreeSet<IpAddr>, few: usize) -> Result<BTreeSet<IpAddr>, Error> {
+        let is_v4 = |address: &IpAddr| match address {
+            IpAddr::V4(v4) if scope.covers(*address) => Some(*v4),
+            _ => None,
+        };
+        let addresses: BTreeSet<Ipv4Addr> = new.iter().filter_map(is_v4).collect();
+        // One by one they would be more walks than a list, which the others need anyway.
+        let is_few = !addresses.is_empty() && addresses.len() <= few;
+        if !is_few || matches!(scope, Scope::All) || self.facts.lists_only.load(Ordering::Relaxed) {
+            return Ok(BTreeSet::new());
+        }
+        match cut_all_of(&addresses) {
+            Ok(true) => Ok(addresses.into_iter().map(IpAddr::V4).collect()),
+            // What cannot be asked for so is said by the sweep that follows.
+            Ok(false) | Err(conntrack::Error::Unsupported(_)) => {
+                self.facts.lists_only.store(true, Ordering::Relaxed);
+                Ok(BTreeSet::new())
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 }

@@ -10,7 +10,6 @@ use npc_compiler::object::Family;
 use npc_compiler::plan::{ChainWrites, FamilyState, KernelState, Plan, SetWrite, Step};
 use npc_compiler::ruleset::node::SetName;
 use npc_compiler::ruleset::seed::Seed;
-use rustix::thread::{MembarrierCommand, membarrier};
 use tracing::{debug, info, warn};
 
 use super::alias::Aliases;
@@ -23,12 +22,10 @@ use super::ipset::{self, Ipset, OddSet};
 use super::iptables::{self, Hook, Iptables, Restored};
 use super::notifications::ChangeWaiter;
 use super::other_backend::OtherBackend;
+use super::passage::grace;
 use super::probe::{self, Supported};
 use super::{Error, Failures, Kernel, links};
 use crate::rounded::rounded;
-
-/// Far longer than a packet takes through the rules.
-const PACKET_TIME: Duration = Duration::from_millis(20);
 
 /// How long the xtables lock is waited for at a time. What needs no lock waits
 /// meanwhile; so not for long, and again later.
@@ -488,15 +485,4 @@ fn write_sets(ipset: &mut Ipset, writes: &[&SetWrite]) -> Result<Vec<SetName>, E
         }
     }
     Ok(left)
-}
-
-/// Waits until no packet that was on its way before is still among the rules:
-/// packets pass them in an RCU read section, and a global memory barrier waits
-/// for all of these (membarrier(2)).
-pub(super) fn grace() {
-    if let Err(error) = membarrier(MembarrierCommand::Global) {
-        // A kernel with isolated cores (nohz_full) refuses.
-        debug!(%error, "membarrier is not available; sleeping for the grace period instead");
-        std::thread::sleep(PACKET_TIME);
-    }
 }

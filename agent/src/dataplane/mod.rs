@@ -51,6 +51,7 @@ pub mod nftables;
 pub mod notifications;
 mod other_backend;
 pub mod other_engines;
+mod passage;
 pub mod probe;
 mod process;
 mod spelling;

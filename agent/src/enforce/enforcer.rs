@@ -320,7 +320,7 @@ impl<K: Kernel> Enforcer<K> {
         if due.scope.is_empty() {
             return Ok(Swept::default());
         }
-        let swept = self.writer.kernel.flows().cut(&due.scope, &mut |flows| Some(self.forbidden(&flows)));
+        let swept = self.writer.kernel.flows().cut(&due.scope, &due.new, &mut |flows| Some(self.forbidden(&flows)));
         match &swept {
             Ok(_) => self.writer.established.judged(&due),
             Err(_) => self.writer.established.put_back(due),

@@ -48,6 +48,8 @@ pub(super) struct Established {
 #[derive(Debug)]
 pub(super) struct Due {
     pub(super) scope: Scope,
+    /// Addresses in it of which no flow is their pods' own.
+    pub(super) new: BTreeSet<IpAddr>,
     /// Addresses that have had no owner for long when it begins.
     departed: BTreeSet<IpAddr>,
 }
@@ -132,13 +134,14 @@ impl Established {
 
     /// The same, which the caller has judged.
     pub(super) fn take_pending(&mut self) -> Due {
-        Due { scope: std::mem::take(&mut self.pending), departed: self.departed.clone() }
+        Due { scope: std::mem::take(&mut self.pending), new: BTreeSet::new(), departed: self.departed.clone() }
     }
 
-    /// The flows of these addresses, which the caller has judged.
-    pub(super) fn take_pending_of(&mut self, addresses: &BTreeSet<IpAddr>) -> Due {
+    /// The flows of these addresses, which the caller has judged. Of some, no flow is their
+    /// pods' own.
+    pub(super) fn take_pending_of(&mut self, addresses: &BTreeSet<IpAddr>, new: BTreeSet<IpAddr>) -> Due {
         self.pending.remove(addresses);
-        Due { scope: Scope::Of(addresses.clone()), departed: BTreeSet::new() }
+        Due { scope: Scope::Of(addresses.clone()), new, departed: BTreeSet::new() }
     }
 
     /// These flows were to be judged and could not be.

@@ -196,7 +196,7 @@ impl Sweeps {
         if self.urgent.is_none() && !self.waiters.is_empty() && self.urgent_not_before <= now {
             let waiters = std::mem::take(&mut self.waiters);
             let addresses: BTreeSet<IpAddr> = waiters.iter().flat_map(|waiter| &waiter.addresses).copied().collect();
-            let due = established.take_pending_of(&addresses);
+            let due = established.take_pending_of(&addresses, new(&waiters));
             self.urgent = Some(self.run(due, waiters, flows()));
         }
         let is_due = self.pending.is_none() && !established.pending().is_empty();
@@ -210,10 +210,10 @@ impl Sweeps {
     }
 
     fn run(&self, due: Due, waiters: Vec<Waiter>, mut flows: Box<dyn Flows>) -> Running {
-        let (scope, sender) = (due.scope.clone(), self.sender.clone());
+        let (scope, new, sender) = (due.scope.clone(), due.new.clone(), self.sender.clone());
         let work = task::spawn_blocking(move || {
             let (begun, mut waited) = (std::time::Instant::now(), Duration::ZERO);
-            let swept = flows.cut(&scope, &mut |flows| {
+            let swept = flows.cut(&scope, &new, &mut |flows| {
                 let asked = std::time::Instant::now();
                 let (reply, verdicts) = oneshot::channel();
                 sender.blocking_send(Question { flows, reply }).ok()?;
@@ -273,6 +273,18 @@ impl Sweeps {
     pub(super) fn judged(&self) -> Option<Passed> {
         self.judged
     }
+}
+
+/// The addresses that belong to new sandboxes alone. One that was not answered in time may have
+/// started without an answer.
+fn new(waiters: &[Waiter]) -> BTreeSet<IpAddr> {
+    let is_new = |waiter: &&Waiter| waiter.is_new && !waiter.reply.is_closed();
+    let (new, others): (Vec<_>, Vec<_>) = waiters.iter().partition(is_new);
+    let mut addresses: BTreeSet<IpAddr> = new.into_iter().flat_map(|waiter| &waiter.addresses).copied().collect();
+    for address in others.into_iter().flat_map(|waiter| &waiter.addresses) {
+        addresses.remove(address);
+    }
+    addresses
 }
 
 async fn ended(sweep: Option<&mut Running>) -> Result<Work, JoinError> {

@@ -16,6 +16,9 @@ pub struct Waiter {
     pub families: BTreeSet<Family>,
     /// The addresses whose flows matter to it. It waits for no other flow.
     pub addresses: BTreeSet<IpAddr>,
+    /// They are those of a sandbox that is new: no process of its pod has run yet, so no flow
+    /// of them is its own.
+    pub is_new: bool,
     /// Where it waits.
     pub reply: oneshot::Sender<()>,
 }

@@ -47,8 +47,12 @@ pub(super) fn lists(addresses: &BTreeSet<IpAddr>, family: Family) -> Vec<List> {
     if of_family.len() > FEW || family == Family::V6 && !of_family.is_empty() {
         return vec![List::whole()];
     }
-    let both = |address| [End::Source, End::Destination].map(|end| List(Some((end, address))));
-    of_family.into_iter().flat_map(both).collect()
+    of_family.into_iter().flat_map(ends).collect()
+}
+
+/// The lists that have all flows of an address: those that it sends, and those that it answers.
+pub(super) fn ends(address: IpAddr) -> [List; 2] {
+    [End::Source, End::Destination].map(|end| List(Some((end, address))))
 }
 
 impl List {
@@ -99,8 +103,7 @@ mod tests {
     fn few_addresses_are_listed_by_both_ends_and_many_at_once() {
         let address = |n: u8| IpAddr::from([10, 0, 0, n]);
         let few: BTreeSet<IpAddr> = [address(1), "fd00::1".parse().expect("an address")].into();
-        let both = [End::Source, End::Destination].map(|end| List(Some((end, address(1)))));
-        assert_eq!(lists(&few, Family::V4), both);
+        assert_eq!(lists(&few, Family::V4), ends(address(1)));
         assert_eq!(lists(&few, Family::V6), [List::whole()]);
         let many: BTreeSet<IpAddr> = (0..=4).map(address).collect();
         assert_eq!(lists(&many, Family::V4), [List::whole()]);

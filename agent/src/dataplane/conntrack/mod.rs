@@ -7,24 +7,25 @@
 use std::io;
 use std::net::IpAddr;
 use std::ops::AddAssign;
-use std::time::Duration;
 
 use netlink_packet_netfilter::conntrack::{
     ConntrackAttribute, ConntrackMessage, IPTuple, ProtoInfo, ProtoInfoTCP, ProtoTuple, Tuple as Part,
 };
-use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily};
+use netlink_packet_netfilter::{NetfilterMessage, NetfilterMessageInner};
 use npc_compiler::object::Family;
 use npc_compiler::plan::conntrack::{FlowKey, Scope};
-use rtnetlink::packet_core::{
-    DefaultNla, Emitable as _, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload, Nla,
-};
-use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
+use rtnetlink::packet_core::{DefaultNla, NLM_F_DUMP, NetlinkHeader, NetlinkMessage, NetlinkPayload, Nla};
 use rustix::io::Errno;
-use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
+use self::connection::{Connection, Deleted, TRIES, refused};
+use super::attribute::Attributes;
 use super::datagram::messages;
 
+pub use self::new_sandbox::cut_all_of;
+
+mod connection;
 mod filter;
+mod new_sandbox;
 
 /// As much as the kernel puts into one part of a dump.
 const PART: usize = 32 * 1024;
@@ -32,15 +33,15 @@ const PART: usize = 32 * 1024;
 /// The number of connection tracking among the parts of netfilter.
 const SUBSYSTEM: u8 = 1;
 
-/// How often a request is made for which, or for whose answer, the kernel had no
-/// room.
-const TRIES: u32 = 5;
+/// Netfilter's header, before the attributes of a message.
+const NETFILTER_HEADER: usize = 4;
 
-/// How long the kernel may take for one part of its answer.
-const PATIENCE: Duration = Duration::from_secs(10);
-
-/// Attributes of an entry that the crate leaves as they are; see
-/// linux/netfilter/nfnetlink_conntrack.h.
+/// Attributes of an entry; see linux/netfilter/nfnetlink_conntrack.h.
+const CTA_TUPLE_ORIG: u16 = 1;
+const CTA_TUPLE_REPLY: u16 = 2;
+const CTA_TUPLE_IP: u16 = 1;
+const CTA_IP_V4_SRC: u16 = 1;
+const CTA_IP_V6_SRC: u16 = 3;
 const CTA_ID: u16 = 12;
 const CTA_ZONE: u16 = 18;
 
@@ -200,13 +201,15 @@ impl Sweep<'_> {
     fn list(&mut self, list: &filter::List, judge: &mut Judge<'_>) -> Result<Listed, Error> {
         let dump = Connection::open()?;
         let (tuple, filter) = list.attributes();
-        dump.send_with(self.family, NLM_F_DUMP, ConntrackMessage::Get(tuple), filter)?;
+        dump.send(self.family, NLM_F_DUMP, ConntrackMessage::Get(tuple), filter)?;
         let mut buffer = vec![0; PART];
         let mut listed = Listed::default();
         let mut failed = None;
         loop {
             let (mut flows, mut names) = (Vec::new(), Vec::new());
-            let done = dump.receive(&mut buffer, |payload| match payload {
+            // In a list of the kernel's own choice each flow says whether the kernel filters.
+            let is_wanted = |message: &[u8]| !list.is_whole() || may_be_in(self.scope, message);
+            let done = dump.receive(&mut buffer, is_wanted, |payload| match payload {
                 NetlinkPayload::InnerMessage(message) => {
                     if let NetfilterMessageInner::Conntrack(ConntrackMessage::New(entry)) = message.inner
                         && let Some(tuple) = forwarded(&entry)
@@ -245,140 +248,20 @@ impl Sweep<'_> {
     }
 }
 
-/// What became of one entry.
-enum Deleted {
-    Gone,
-    /// It ended by itself before.
-    Ended,
-    /// It is not the kernel's software path that forwards it.
-    Busy,
-}
-
-/// A socket to the kernel's netfilter.
-struct Connection {
-    socket: Socket,
-    buffer: Vec<u8>,
-}
-
-impl Connection {
-    fn open() -> Result<Self, Error> {
-        let open = || {
-            let socket = Socket::new(NETLINK_NETFILTER)?;
-            socket.connect(&SocketAddr::new(0, 0))?;
-            // A sweep that never ended would let denied flows go on, and ADDs wait.
-            set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE))?;
-            Ok(socket)
-        };
-        let socket = open().map_err(|error: io::Error| match Errno::from_io_error(&error) {
-            Some(Errno::PROTONOSUPPORT) => Error::Unsupported(error),
-            _ => Error::Socket(error),
-        })?;
-        Ok(Self { socket, buffer: vec![0; PART] })
-    }
-
-    fn send(&self, family: Family, flags: u16, message: ConntrackMessage) -> Result<(), Error> {
-        self.send_with(family, flags, message, None)
-    }
-
-    /// Sends a message with one more attribute, be it a nested one: among a message's own
-    /// attributes the crate drops the flag of a nested one that it does not know.
-    fn send_with(
-        &self,
-        family: Family,
-        flags: u16,
-        message: ConntrackMessage,
-        more: Option<DefaultNla>,
-    ) -> Result<(), Error> {
-        let family = match family {
-            Family::V4 => NetfilterProtoFamily::IPv4,
-            Family::V6 => NetfilterProtoFamily::IPv6,
-        };
-        let mut header = NetlinkHeader::default();
-        header.flags = NLM_F_REQUEST | flags;
-        let message = NetfilterMessage::new(NetfilterHeader::new(family, 0, 0), message);
-        let mut message = NetlinkMessage::new(header, NetlinkPayload::from(message));
-        message.finalize();
-        let mut bytes = vec![0; message.buffer_len()];
-        message.serialize(&mut bytes);
-        if let Some(more) = more {
-            let end = bytes.len();
-            bytes.resize(end + more.buffer_len(), 0);
-            more.emit(&mut bytes[end..]);
-            let length = u32::try_from(bytes.len()).map_err(|error| Error::Malformed(error.to_string()))?;
-            bytes[..4].copy_from_slice(&length.to_ne_bytes());
+/// Whether an entry may be in a scope: in a long list most are not, and to read all of each takes
+/// far longer than to read its addresses.
+fn may_be_in(scope: &Scope, message: &[u8]) -> bool {
+    let Scope::Of(addresses) = scope else { return true };
+    let source = |tuple: u16| -> Option<IpAddr> {
+        let entry = Attributes(message.get(NETFILTER_HEADER..)?);
+        let ends = entry.nested(tuple).ok()?.nested(CTA_TUPLE_IP).ok()?;
+        match ends.get(CTA_IP_V4_SRC).ok()? {
+            Some(v4) => <[u8; 4]>::try_from(v4).ok().map(IpAddr::from),
+            None => <[u8; 16]>::try_from(ends.get(CTA_IP_V6_SRC).ok()??).ok().map(IpAddr::from),
         }
-        uninterrupted(|| self.socket.send(&bytes, 0)).map(drop).map_err(Error::Socket)
-    }
-
-    /// Receives once; whether one of the messages was the last.
-    fn receive(
-        &self,
-        buffer: &mut [u8],
-        mut take: impl FnMut(NetlinkPayload<NetfilterMessage>) -> Result<bool, Error>,
-    ) -> Result<bool, Error> {
-        let length = uninterrupted(|| self.socket.recv(&mut &mut *buffer, 0)).map_err(Error::Socket)?;
-        let part = buffer.get(..length).ok_or_else(|| Error::Malformed("a part is too long".to_owned()))?;
-        for message in messages::<NetfilterMessage>(part, SUBSYSTEM) {
-            if take(message.map_err(|error| Error::Malformed(error.to_string()))?.payload)? {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    /// Deletes an entry. Whose answer is lost is deleted once more: either it is
-    /// gone then, or it goes.
-    fn delete(&mut self, family: Family, entry: &[ConntrackAttribute]) -> Result<Deleted, Error> {
-        for tries in 0..TRIES {
-            match self.try_delete(family, entry.to_vec()) {
-                // A late answer would be taken for the next one's.
-                Err(error) if error.is_lost() => *self = Self::open()?,
-                Ok(Deleted::Ended) if tries > 0 => return Ok(Deleted::Gone),
-                done => return done,
-            }
-        }
-        Err(Error::Lost(TRIES))
-    }
-
-    fn try_delete(&mut self, family: Family, entry: Vec<ConntrackAttribute>) -> Result<Deleted, Error> {
-        self.send(family, NLM_F_ACK, ConntrackMessage::Delete(entry))?;
-        let mut buffer = std::mem::take(&mut self.buffer);
-        let mut answer = None;
-        while answer.is_none() {
-            self.receive(&mut buffer, |payload| {
-                if let NetlinkPayload::Error(error) = payload {
-                    answer = Some(error.raw_code());
-                }
-                Ok(answer.is_some())
-            })?;
-        }
-        self.buffer = buffer;
-        match answer.unwrap_or_default() {
-            0 => Ok(Deleted::Gone),
-            code if code == -Errno::NOENT.raw_os_error() => Ok(Deleted::Ended),
-            code if code == -Errno::BUSY.raw_os_error() => Ok(Deleted::Busy),
-            code => Err(refused("delete", code)),
-        }
-    }
-}
-
-/// Does it again where a signal came first.
-fn uninterrupted(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
-    loop {
-        match call() {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            done => return done,
-        }
-    }
-}
-
-fn refused(doing: &'static str, code: i32) -> Error {
-    let source = io::Error::from_raw_os_error(code.saturating_abs());
-    match Errno::from_io_error(&source) {
-        // What nfnetlink says of a subsystem that is not there.
-        Some(Errno::INVAL | Errno::OPNOTSUPP) if doing == "list" => Error::Unsupported(source),
-        _ => Error::Refused { doing, source },
-    }
+    };
+    // What cannot be read so is read in whole, and is an error then.
+    [CTA_TUPLE_ORIG, CTA_TUPLE_REPLY].into_iter().any(|tuple| source(tuple).is_none_or(|end| addresses.contains(&end)))
 }
 
 /// The flow as FORWARD saw it: the sender's own address, and the address and
@@ -490,6 +373,9 @@ pub(super) fn fuzz(data: &[u8]) {
             message.serialize(&mut bytes);
         }
     };
+    for part in data.chunks(PART) {
+        let _ = may_be_in(&Scope::default(), part);
+    }
     messages(data, SUBSYSTEM).for_each(take);
     messages(&super::fuzz::message(NEW, &[2, 0, 0, 0], data), SUBSYSTEM).for_each(take);
 }

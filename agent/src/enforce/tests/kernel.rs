@@ -1,6 +1,8 @@
 //! A kernel in memory that records what is asked of it.
 
+use std::collections::BTreeSet;
 use std::io;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -65,6 +67,8 @@ pub(super) struct Memory {
     pub(super) locked: bool,
     /// The scopes of all sweeps.
     pub(super) scopes: Vec<Scope>,
+    /// Of each of them, the addresses of which no flow is their pods' own.
+    pub(super) new: Vec<BTreeSet<IpAddr>>,
     /// How many sweeps it will refuse.
     pub(super) uncut: usize,
     /// The next sweep has its list, and goes on when this is sent.
@@ -91,6 +95,7 @@ impl Default for Memory {
             no_bridge: None,
             locked: false,
             scopes: Vec::new(),
+            new: Vec::new(),
             uncut: 0,
             sweep_hangs: None,
         }
@@ -258,10 +263,11 @@ struct RecordedFlows {
 }
 
 impl Flows for RecordedFlows {
-    fn cut(&mut self, scope: &Scope, judge: &mut Judge<'_>) -> Result<Swept, dataplane::Error> {
+    fn cut(&mut self, scope: &Scope, new: &BTreeSet<IpAddr>, judge: &mut Judge<'_>) -> Result<Swept, dataplane::Error> {
         let (hangs, refusal) = {
             let mut memory = self.memory.lock().expect("no thread panicked");
             memory.scopes.push(scope.clone());
+            memory.new.push(new.clone());
             let is_refused = memory.uncut > 0;
             memory.uncut -= usize::from(is_refused);
             (memory.sweep_hangs.take(), is_refused)

@@ -1,10 +1,14 @@
 //! Sweeps through the flows run beside passes, and judge by the latest one.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::mpsc::{Sender, channel};
 
 use npc_compiler::plan::conntrack::Scope;
 
+use tokio::sync::oneshot;
+
+use super::super::Waiter;
 use super::*;
 
 impl World {
@@ -21,10 +25,12 @@ impl World {
     }
 
     /// Waits until so many sweeps have begun. Their threads are no tasks, so time does not go
-    /// on for them.
+    /// on for them by itself. A sweep may wait for a pause, which is as long as the one before was
+    /// at work by the machine's clock.
     async fn begun(&self, count: usize) {
         while self.scopes().len() < count {
-            tokio::task::yield_now().await;
+            std::thread::sleep(Duration::from_millis(1));
+            tokio::time::advance(Duration::from_millis(1)).await;
         }
     }
 }
@@ -202,4 +208,35 @@ async fn after_a_first_pass_that_failed_no_flow_counts_as_judged() {
     while !ready.exists() {
         tokio::time::advance(Duration::from_millis(1)).await;
     }
+}
+
+/// What waits for an address, whether its sandbox is new, and whether it waits still.
+#[tokio::test(start_paused = true)]
+async fn flows_go_without_a_verdict_only_where_all_that_waits_is_of_new_sandboxes() {
+    let mut world = World::new(settings(), 0, vec![network()]);
+    world.send(Input::Objects(objects(&["10.0.0.9"]))).await;
+    world.calls([Probe, Read, Apply, Hooked, Cut]).await;
+    let go_on = world.stop_next_sweep();
+    let addresses = ["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4", "10.0.0.9"];
+    world.send(Input::Objects(objects(&addresses))).await;
+    world.calls([Apply]).await;
+    world.begun(2).await;
+    let all = [("10.0.0.1", true), ("10.0.0.2", false), ("10.0.0.3", true), ("10.0.0.3", false), ("10.0.0.4", true)];
+    let mut waiting = Vec::new();
+    let waiters = all.map(|(address, is_new)| {
+        let (reply, answered) = oneshot::channel();
+        waiting.push(answered);
+        let addresses = [address.parse().expect("an address")].into();
+        Waiter { families: [Family::V4].into(), addresses, is_new, reply }
+    });
+    // The plugin gave up, and the pod may run without its answer.
+    drop(waiting.pop());
+    world.events.send(Event::Waiters(waiters.into())).await.expect("the agent listens");
+    for answered in waiting {
+        answered.await.expect("an answer");
+    }
+    let new = world.memory.lock().expect("no thread panicked").new.clone();
+    let one: BTreeSet<IpAddr> = ["10.0.0.1".parse().expect("an address")].into();
+    assert_eq!(new.into_iter().filter(|new| !new.is_empty()).collect::<Vec<_>>(), [one]);
+    go_on.send(()).expect("it waits");
 }

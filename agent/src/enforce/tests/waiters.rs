@@ -18,7 +18,7 @@ impl World {
     pub(super) async fn wait_for_flows_of(&self, families: &[Family], addresses: &[&str]) -> oneshot::Receiver<()> {
         let (reply, answered) = oneshot::channel();
         let addresses = addresses.iter().map(|text| text.parse().expect("an address")).collect();
-        let waiter = Waiter { families: families.iter().copied().collect(), addresses, reply };
+        let waiter = Waiter { families: families.iter().copied().collect(), addresses, is_new: false, reply };
         self.events.send(Event::Waiters(vec![waiter])).await.expect("the agent listens");
         answered
     }
@@ -60,7 +60,7 @@ async fn what_fails_in_one_family_keeps_no_waiter_of_the_other() {
     failed.add(Family::V6, refused());
     let waiter = |families: &[Family]| {
         let (reply, _) = oneshot::channel();
-        Waiter { families: families.iter().copied().collect(), addresses: BTreeSet::new(), reply }
+        Waiter { families: families.iter().copied().collect(), addresses: BTreeSet::new(), is_new: false, reply }
     };
     waiters.add(waiter(&[Family::V4]));
     waiters.add(waiter(&Family::ALL));
