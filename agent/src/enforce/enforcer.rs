@@ -15,6 +15,7 @@ use npc_compiler::policy::finding::Finding;
 use npc_compiler::ruleset::layout::{self, SelfMatch};
 use npc_compiler::ruleset::node::InterfaceName;
 use npc_compiler::ruleset::seed::Seed;
+use tokio::time;
 use tracing::warn;
 
 use super::bridge_table::{BridgeState, Frames};
@@ -67,7 +68,7 @@ pub struct Enforcer<K> {
     changed: Changed,
     group: DeviceGroup,
     /// When the engine last let empty groups expire.
-    retired: Instant,
+    retired: time::Instant,
     /// The bridges whose frames passed by iptables at the last look.
     unfiltered: BTreeSet<UnfilteredBridge>,
     frames: Frames,
@@ -130,7 +131,7 @@ impl<K: Kernel> Enforcer<K> {
             engine: Engine::new(&node.into(), layout::Options::default()).with_retained_groups(),
             changed: Changed::Nothing,
             group: DeviceGroup::default(),
-            retired: Instant::now(),
+            retired: time::Instant::now(),
             unfiltered: BTreeSet::new(),
             frames: Frames::default(),
         }
@@ -177,11 +178,12 @@ impl<K: Kernel> Enforcer<K> {
         }
         let engine = &mut self.engine;
         let begun = Instant::now();
-        // Only without changes, and when rules can be written: set members that are in one plan
-        // with rules wait as long as these.
-        if self.changed == Changed::Nothing && self.retired.elapsed() >= LINGER && self.writer.can_write_rules() {
+        // Also while changes come without a pause: the pods of one namespace can see to that.
+        // But only when rules can be written, because set members that are in one plan with
+        // rules wait as long as these.
+        if self.retired.elapsed() >= LINGER && self.writer.can_write_rules() {
             engine.retire();
-            self.retired = Instant::now();
+            self.retired = time::Instant::now();
         }
         let asked = match &self.options {
             options if options.anti_spoof => Asked::Sources,

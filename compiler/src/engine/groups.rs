@@ -1,5 +1,7 @@
 //! The groups of this node's endpoints and their chains.
 
+mod retained;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -9,7 +11,7 @@ use super::local::{LocalClass, LocalNamespace};
 use super::peers::PeerIndex;
 use super::store::{ClassId, PodId, Store};
 use super::ways::{Leaves, Ways};
-use crate::cluster::group::{Resolution, RetainedGroup, melt};
+use crate::cluster::group::{Resolution, melt};
 use crate::object::Family;
 use crate::plan::{Delta, KernelState};
 use crate::policy::{Direction, Policy};
@@ -30,9 +32,14 @@ pub(super) struct LiveGroup {
     resolution: Resolution,
     pub(super) pods: BTreeSet<PodId>,
     /// Its chain in each family, and the sets that it asks.
-    leaves: Option<[(ChainName, Box<[SetName]>); 2]>,
+    leaves: Option<OfFamilies>,
     age: Age,
+    /// When it lost its last endpoint: the number of that among all.
+    emptied: u64,
 }
+
+/// A group's chain in each family, and the sets that it asks.
+type OfFamilies = [(ChainName, Box<[SetName]>); 2];
 
 /// For how long a group has had no endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,6 +95,8 @@ pub(super) struct LocalGroups {
     is_stale: bool,
     /// Whether groups outlive their last endpoint.
     linger: bool,
+    /// How often a group has lost its last endpoint.
+    emptied: u64,
 }
 
 impl LocalGroups {
@@ -109,6 +118,7 @@ impl LocalGroups {
             edited: Default::default(),
             is_stale: true,
             linger: false,
+            emptied: 0,
         }
     }
 
@@ -125,36 +135,6 @@ impl LocalGroups {
     /// Groups outlive their last endpoint from now on.
     pub(super) fn linger(&mut self) {
         self.linger = true;
-    }
-
-    /// Lets go of the groups that had no endpoint at the last call already,
-    /// and have none now; at the next commit.
-    pub(super) fn retire(&mut self) {
-        for direction in Direction::ALL {
-            let empty = self.groups[direction as usize].iter_mut().filter(|(_, group)| group.pods.is_empty());
-            for (hash, group) in empty {
-                if group.age == Age::Fresh {
-                    group.age = Age::Old;
-                } else {
-                    group.age = Age::Over;
-                    self.changed[direction as usize].insert(*hash);
-                    self.is_stale = true;
-                }
-            }
-        }
-    }
-
-    /// The groups without endpoints, as of the last commit.
-    pub(super) fn lingering(&self) -> impl Iterator<Item = RetainedGroup> {
-        Direction::ALL.into_iter().flat_map(|direction| {
-            let empty = self.groups[direction as usize].values().filter(|group| group.pods.is_empty());
-            empty.map(move |group| RetainedGroup {
-                direction,
-                namespace: group.namespace.to_string(),
-                policies: group.policies.iter().map(ToString::to_string).collect(),
-                resolution: group.resolution.clone(),
-            })
-        })
     }
 
     /// The groups of an endpoint as of the last commit.
@@ -231,6 +211,8 @@ impl LocalGroups {
         if let Some(group) = self.groups[direction as usize].get_mut(&hash) {
             group.pods.remove(&pod);
             if group.pods.is_empty() {
+                self.emptied += 1;
+                group.emptied = self.emptied;
                 self.changed[direction as usize].insert(hash);
             }
         }
@@ -368,6 +350,7 @@ impl LocalGroups {
                         pods: BTreeSet::new(),
                         leaves: None,
                         age: Age::Fresh,
+                        emptied: 0,
                     }
                 });
                 if group.pods.is_empty() {
@@ -387,7 +370,7 @@ impl LocalGroups {
     }
 
     /// Makes the chains of groups that are new or edited, and drops the groups
-    /// that have no endpoint and are not to linger. All chains that came or
+    /// that have no endpoint and are not to linger, or are too many. All chains that came or
     /// went are noted. Whether the tree is to lead elsewhere.
     fn rewrite(
         &mut self,
@@ -399,6 +382,7 @@ impl LocalGroups {
     ) -> bool {
         let edited = std::mem::take(&mut self.edited[direction as usize]);
         let mut dropped = Vec::new();
+        let mut retaining = BTreeSet::new();
         let mut lead_elsewhere = false;
         for hash in std::mem::take(&mut self.changed[direction as usize]) {
             let Some(group) = self.groups[direction as usize].get_mut(&hash) else { continue };
@@ -406,13 +390,12 @@ impl LocalGroups {
             if group.pods.is_empty() {
                 // What another policy makes of it is found when it is needed.
                 if self.linger && !is_edited && group.age != Age::Over && group.leaves.is_some() {
+                    retaining.insert(Arc::clone(&group.namespace));
                     continue;
                 }
-                lead_elsewhere |= group.leaves.is_some();
-                if let Some(group) = self.groups[direction as usize].remove(&hash) {
-                    dropped.extend(group.leaves);
-                    self.in_namespace(&group.namespace, |here| here.groups[direction as usize].remove(&hash));
-                }
+                let leaves = self.take_out(direction, hash);
+                lead_elsewhere |= leaves.is_some();
+                dropped.extend(leaves);
                 continue;
             }
             if group.leaves.is_some() && !is_edited {
@@ -433,6 +416,12 @@ impl LocalGroups {
             });
             dropped.extend(group.leaves.replace(leaves));
             lead_elsewhere = true;
+        }
+        let surplus: Vec<Hash> =
+            retaining.into_iter().flat_map(|namespace| self.surplus(direction, &namespace)).collect();
+        for hash in surplus {
+            lead_elsewhere = true;
+            dropped.extend(self.take_out(direction, hash));
         }
         for leaves in dropped {
             for (family, (chain, names)) in Family::ALL.into_iter().zip(leaves) {

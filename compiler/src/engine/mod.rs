@@ -149,7 +149,8 @@ impl Engine {
     /// Lets groups of this node outlive their last endpoint until
     /// [`Engine::retire`] has found them empty twice. So a pod that is replaced
     /// by one of the same kind writes set members only, even if it was the only
-    /// one. A group goes at once if one of its policies changes.
+    /// one. A group goes at once if one of its policies changes, or if 16 others of its
+    /// namespace lost their last endpoint in that direction after it.
     ///
     /// The state is that of [`crate::ruleset::layout::ruleset_with`] and
     /// [`Engine::lingering`] then.

@@ -12,6 +12,7 @@ use npc_compiler::cluster::group::RetainedGroup;
 use npc_compiler::engine::{Engine, Event, PodKey};
 use npc_compiler::object::{Family, NetworkPolicy, Objects, Pod};
 use npc_compiler::plan::{Delta, KernelState, Plan, Step};
+use npc_compiler::policy::Direction;
 use npc_compiler::ruleset::layout::{self, Options, SelfMatch};
 use npc_compiler::ruleset::node::{InterfaceName, Member, SetName};
 use npc_compiler::ruleset::seed::Seed;
@@ -319,4 +320,61 @@ fn an_empty_group_goes_with_its_policies() {
         engine.commit();
         assert_eq!(engine.lingering().count(), 0);
     }
+}
+
+/// A pod of a namespace that the policies of these bits isolate.
+fn of_bits(namespace: &str, number: u32) -> Event {
+    let labels = (0..8).filter(|bit| number >> bit & 1 == 1).map(|bit| (format!("bit-{bit}"), "yes".to_owned()));
+    let pod = Pod::from_template(namespace.to_owned(), "pod".to_owned(), labels.collect(), PodSpec::default());
+    let (last, uid) = if namespace == "a" { (1, "1-1") } else { (2, "2-2") };
+    Event::Pod(Box::new(Pod {
+        uid: uid.to_owned(),
+        node: Some(NODE.to_owned()),
+        ipv4: Some([10, 0, 0, last].into()),
+        ..pod
+    }))
+}
+
+#[test]
+fn a_pod_whose_labels_flip_leaves_few_groups_and_none_of_another_namespace_goes() {
+    let options = Options::default();
+    let mut engine = Engine::new(NODE, options.clone()).with_retained_groups();
+    let mut there = Objects::default();
+    let mut apply = |engine: &mut Engine, event: Event| {
+        follow(&mut there, &event);
+        engine.apply(event);
+        there.clone()
+    };
+    for (namespace, bit) in [("a", 0), ("b", 0), ("b", 1)].into_iter().chain((1..8).map(|bit| ("a", bit))) {
+        let policy = serde_json::json!({
+            "metadata": {"namespace": namespace, "name": format!("np-{bit}")},
+            "spec": {
+                "podSelector": {"matchLabels": {format!("bit-{bit}"): "yes"}},
+                "policyTypes": ["Ingress", "Egress"],
+                "ingress": [{"from": [{"podSelector": {"matchLabels": {format!("peer-{bit}"): "yes"}}}]}],
+            },
+        });
+        let policy = serde_json::from_value::<networking::NetworkPolicy>(policy).unwrap();
+        apply(&mut engine, Event::Policy(Box::new(policy.into())));
+    }
+    apply(&mut engine, of_bits("b", 1));
+    engine.commit();
+    apply(&mut engine, of_bits("b", 2));
+    for number in 1..256 {
+        let there = apply(&mut engine, of_bits("a", number));
+        engine.commit();
+        let of_a: Vec<_> = engine.lingering().filter(|group| group.namespace == "a").collect();
+        for direction in Direction::ALL {
+            let count = of_a.iter().filter(|group| group.direction == direction).count();
+            assert!(count == 16.min(number as usize - 1), "{count} empty groups after {number} changes");
+        }
+        let of_b = engine.lingering().filter(|group| group.namespace == "b").count();
+        assert_eq!(of_b, 2, "another namespace's group stays in each direction");
+        if number.is_multiple_of(50) {
+            assert_eq!(*engine.state(), fresh(&there, &options, &engine, &[]));
+        }
+    }
+    // Those that lost their endpoint last stay: the pod may go back to them.
+    apply(&mut engine, of_bits("a", 255 - 16));
+    assert!(!writes_rules(&engine.commit()), "the sixteenth before it is retained");
 }

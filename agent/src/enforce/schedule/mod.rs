@@ -101,6 +101,8 @@ pub(super) struct Schedule {
     ended: Instant,
     /// When the next periodic audit is due.
     periodic: Instant,
+    /// The next periodic audit was due when the last audit ended.
+    was_overrun: bool,
     /// When a notification came that no audit has followed yet.
     notified: Option<Instant>,
     follow_up: FollowUp,
@@ -115,6 +117,7 @@ impl Schedule {
             took: Duration::ZERO,
             ended: now,
             periodic: now + AUDIT,
+            was_overrun: false,
             notified: None,
             follow_up: FollowUp::default(),
         }
@@ -129,10 +132,12 @@ impl Schedule {
     /// What is due now, most urgent first. The caller does it and reports how it ended.
     ///
     /// The periodic audit comes before a pass: while changes come without a pause, the
-    /// kernel is audited all the same.
+    /// kernel is audited all the same. But not twice before a pass that is due: an audit may
+    /// take so long that the next one is due at its end.
     pub(super) fn take_due(&mut self, now: Instant) -> Option<Task> {
         let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
-        if self.periodic_due() <= now {
+        let was_overrun = std::mem::take(&mut self.was_overrun);
+        if self.periodic_due() <= now && !(was_overrun && is_due(self.pass_due())) {
             self.periodic = now + AUDIT;
             return Some(self.audit(AuditScope::Periodic));
         }
@@ -227,6 +232,7 @@ impl Schedule {
 
     /// An audit that took so long found drift.
     pub(super) fn audit_found(&mut self, now: Instant, took: Duration) {
+        self.was_overrun = self.periodic <= now;
         self.follow_up.found(now, took);
     }
 
@@ -237,6 +243,7 @@ impl Schedule {
 
     /// An audit that took so long found no drift.
     pub(super) fn audit_found_nothing(&mut self, now: Instant, depth: AuditScope, took: Duration) {
+        self.was_overrun = self.periodic <= now;
         self.follow_up.found_nothing(now, depth, took);
     }
 

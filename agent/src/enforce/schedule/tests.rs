@@ -55,6 +55,21 @@ fn the_kernel_is_audited_while_changes_come_without_a_pause() {
 }
 
 #[test]
+fn an_audit_that_takes_longer_than_its_interval_lets_every_pass_in() {
+    let mut now = Instant::now();
+    let mut schedule = Schedule::new(now);
+    now += AUDIT;
+    for _ in 0..10 {
+        let Some(Task::Audit(audit)) = schedule.take_due(now) else { panic!("an audit is due") };
+        schedule.changed(now);
+        now += AUDIT * 3;
+        schedule.audit_found_nothing(now, audit.depth, AUDIT * 3);
+        assert_eq!(schedule.take_due(now), Some(Task::Pass));
+        schedule.pass_succeeded(now, Duration::ZERO);
+    }
+}
+
+#[test]
 fn a_lock_is_tried_again_by_the_next_change_and_one_family_soon() {
     let now = Instant::now();
     let later = now + millis(10);

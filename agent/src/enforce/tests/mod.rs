@@ -36,6 +36,7 @@ mod owners;
 mod passes;
 mod readiness;
 mod reports;
+mod retained;
 mod sweeps;
 mod waiters;
 mod watchdog;
