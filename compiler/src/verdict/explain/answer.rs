@@ -3,6 +3,7 @@
 
 use std::net::IpAddr;
 
+use super::asked::Asked;
 use super::decision::{Decision, Reason};
 use super::name::EndName;
 use super::near::Code;
@@ -49,6 +50,8 @@ pub struct Flow {
     pub decisions: Option<[Decision; 2]>,
     /// The source and destination of one of the flows that this one stands for.
     pub parties: Option<(Party, Party)>,
+    /// All pairs of ends that a denied flow stands for, as they were judged.
+    pub asked: Asked,
 }
 
 /// By which node a flow comes to its destination.

@@ -12,6 +12,7 @@
 //! the words are the command's.
 
 mod answer;
+mod asked;
 mod beside;
 mod decision;
 mod endpoint;
@@ -25,6 +26,7 @@ mod walk;
 
 pub use super::bounds::{Bounds, Verdict};
 pub use answer::{Flow, FlowExplanation, Missing, Unanswerable, Via, Warning, Way};
+pub use asked::{Asked, Pair};
 pub use beside::Beside;
 pub use decision::{Decision, Reason};
 pub use endpoint::{EndpointExplanation, Side, explain_endpoint};
