@@ -4,6 +4,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use serde_json::Value;
+
 use crate::{Files, SHOP};
 
 /// kubectl of the machine, or the one that `deploy/helm.sh` fetched.
@@ -114,4 +116,43 @@ fn a_label_on_the_workload_alone_goes_to_its_template() {
     let without = Files::of(&yaml.replace(", tier: back}", "}")).npc("explain", &["cart", "api:8080"]);
     assert!(without.out.contains("no pod has what spec.ingress[0].from[0].podSelector of"), "{}", without.out);
     patched_by_kubectl(&yaml, "cart", "api:8080");
+}
+
+#[test]
+fn a_service_alone_answers_for_its_backends() {
+    let files = Files::of(SHOP);
+    let of = |name: &str| {
+        let answer = files.npc("explain", &[name]);
+        assert_eq!(answer.code, 0, "{}", answer.err);
+        answer.out.lines().skip(1).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(of("shop/svc/api"), of("shop/deploy/api"));
+    assert_ne!(of("shop/svc/api"), of("shop/deploy/db"));
+    let json: Value = files.npc("explain", &["shop/svc/api", "-o", "json"]).json();
+    assert!(json.is_object());
+}
+
+#[test]
+fn of_a_host_network_pod_it_is_said_what_holds_for_other_nodes() {
+    let node = |name: &str, address: &str| {
+        format!(
+            "apiVersion: v1\nkind: Node\nmetadata: {{name: {name}}}\nstatus: {{addresses: [{{type: InternalIP, address: {address}}}]}}\n---\n"
+        )
+    };
+    let pod = |name: &str, spec: &str, address: &str| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, labels: {{app: {name}}}}}\n\
+             spec: {{nodeName: n1, {spec}containers: [{{name: c}}]}}\nstatus: {{phase: Running, podIP: {address}}}\n---\n"
+        )
+    };
+    let policy = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: a}\nspec:\n  \
+                  podSelector: {matchLabels: {app: a}}\n  ingress: [{from: [{ipBlock: {cidr: 192.168.0.3/32}}]}]\n";
+    let nodes = [node("n1", "192.168.0.1"), node("n2", "192.168.0.2"), node("n3", "192.168.0.3")].concat();
+    let pods = [pod("a", "", "10.0.0.1"), pod("host", "hostNetwork: true, ", "192.168.0.1")].concat();
+    let files = Files::of(&[nodes, pods, policy.to_owned()].concat());
+    let answer = files.npc("explain", &["host", "a:80"]);
+    assert_eq!(answer.code, 0, "{}", answer.err);
+    assert!(answer.out.contains("from every other node: ALLOWED (n3), DENIED (n2)"), "{}", answer.out);
+    let back = files.npc("explain", &["a", "host:80"]);
+    assert!(!back.out.contains("every other node"), "nothing isolates it for egress: {}", back.out);
 }

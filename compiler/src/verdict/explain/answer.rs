@@ -109,6 +109,16 @@ pub enum Warning {
     NodePorts(Vec<(Protocol, u16, String)>),
     /// The ends have no address family in common, so no packet can pass.
     NoCommonFamily,
+    /// The answer holds on the node of a hostNetwork pod; for other nodes another one does.
+    OtherNodes {
+        /// The pod.
+        host: EndName,
+        /// Whether it is the source.
+        is_source: bool,
+        /// What holds for the other nodes, by their names; no name, where the input says no
+        /// address of another node.
+        nodes: Vec<(Verdict, Vec<String>)>,
+    },
     /// Policies allow it, and agents drop it where it leaves the source, because it is
     /// what tunnels use ([`Group::dropped_tunnels`]).
     ///

@@ -19,6 +19,7 @@ mod endpoint;
 mod ends;
 mod name;
 mod near;
+mod other_node;
 mod party;
 mod question;
 mod route;

@@ -45,6 +45,7 @@ pub fn explain(
         walk.explanation.warn(Warning::NoCommonFamily);
     }
     walk.warn_of_tunnels();
+    walk.warn_of_other_nodes();
     Ok(walk.explanation)
 }
 
