@@ -2,6 +2,7 @@
 
 mod answer;
 mod excerpt;
+mod fix;
 mod policy;
 mod single;
 mod text;
@@ -65,6 +66,7 @@ struct Said<'a> {
     from: &'a Resolved<'a>,
     to: &'a Resolved<'a>,
     explanation: &'a FlowExplanation,
+    fixes: &'a fix::Fixes<'a>,
 }
 
 /// Explains.
@@ -99,7 +101,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
     let to = to.resolve(&input, &input.namespace)?;
     let explanation = explain(cluster, &groups, &from.target, &to.target, to.port.as_ref())
         .map_err(|error| stop(&error, &to.name, &from.name))?;
-    let said = Said { context: &context, from: &from, to: &to, explanation: &explanation };
+    let fixes = fix::Fixes::of(&input, &groups, &explanation);
+    let said = Said { context: &context, from: &from, to: &to, explanation: &explanation, fixes: &fixes };
     match args.output {
         Format::Json => output::json(&answer::Answer::of(&said))?,
         Format::Text => text::write(&said, &mut output::stdout())?,

@@ -94,6 +94,9 @@ denied[peer-other-namespace]: the rule's labels match, its namespace does not
 85 |     - port: metrics
    |       ------------- matches (TCP 9090)
    = note: the source is in namespace monitoring (kubernetes.io/metadata.name=monitoring, team=sre)
+   = help: put this in the same list item (a new \"-\" would mean OR):
+           namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: monitoring}}
+           checked: turns this flow to ALLOWED and opens no other
 ",
     );
 }
@@ -141,7 +144,13 @@ fn json_is_as_documented() {
                     }],
                 },
             }],
-            "fixes": [], "warnings": [], "unknowns": [],
+            "fixes": [{
+                "flows": [0], "direction": "Ingress", "policy": "shop/api", "object": policy("api"),
+                "patch": [{"op": "add", "path": "/spec/ingress/1/from/0/namespaceSelector",
+                    "value": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}],
+                "create": null, "verified": true, "opens": [],
+            }],
+            "warnings": [], "unknowns": [],
         })
     );
 }
@@ -366,6 +375,11 @@ fn who_else_lists_an_address_is_said_and_decides_nothing() {
 
 denied[default-deny-only]: the policies that isolate it allow nothing in this direction
   --> in.yaml:23:1  networkpolicy default/real
+   = help: add this to spec.ingress of networkpolicy default/real:
+           - from:
+             - podSelector: {matchLabels: {app: other}}
+             ports: [{port: 80}]
+           checked: turns this flow to ALLOWED and opens no other
 
 warning: pod default/real on n1 and pod default/stale on lost list 10.0.0.1: node lost judges it as pod \
          default/stale on lost; node n1 judges it as pod default/real on n1; rules of other nodes admit it only where \

@@ -5,6 +5,7 @@
 mod cases;
 mod compile;
 mod explain;
+mod fixes;
 mod help;
 mod input;
 mod kubectl;

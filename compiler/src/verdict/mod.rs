@@ -8,10 +8,12 @@
 //! | [`pairs`] | the same as sets of pairs, each with the policies behind it |
 //! | [`outside`] | what ends exchange with addresses outside the cluster |
 //! | [`explain`] | why a flow is or is not allowed; what isolates an end |
+//! | [`fix`] | the smallest change of an object that admits a denied flow |
 //! | [`zone`] | which addresses no rule distinguishes |
 
 pub mod bounds;
 pub mod explain;
+pub mod fix;
 pub mod flow;
 pub mod matrix;
 pub mod outside;

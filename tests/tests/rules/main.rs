@@ -8,6 +8,7 @@ mod anti_spoof;
 mod azure_npm;
 mod corpus;
 mod engine;
+mod fixes;
 mod hitless;
 mod mid_stream;
 mod takeover;

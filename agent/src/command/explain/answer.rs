@@ -11,6 +11,7 @@ use npc_compiler::verdict::explain::{
 };
 use serde::Serialize;
 
+use super::fix::{FixJson, UnfixedJson};
 use super::{Context, Said, warning};
 
 /// Why flows between two endpoints are or are not allowed.
@@ -22,7 +23,10 @@ pub(super) struct Answer<'a> {
     query: Query,
     verdict: Verdict,
     flows: Vec<FlowJson<'a>>,
-    fixes: [(); 0],
+    fixes: Vec<FixJson<'a>>,
+    /// Denied flows for which there is no fix.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    unfixed: Vec<UnfixedJson>,
     warnings: Vec<String>,
     unknowns: Vec<String>,
 }
@@ -150,7 +154,7 @@ struct ConjunctJson {
 
 impl<'a> Answer<'a> {
     pub(super) fn of(said: &Said<'a>) -> Self {
-        let Said { context, from, to, explanation } = *said;
+        let Said { context, from, to, explanation, fixes } = *said;
         let port = to.port.as_ref().map(port_text);
         let query = Query {
             from: from.name.clone(),
@@ -163,7 +167,8 @@ impl<'a> Answer<'a> {
             query,
             verdict: explanation.verdict(),
             flows: explanation.flows.iter().flat_map(|flow| flows(context, flow)).collect(),
-            fixes: [],
+            fixes: fixes.json(),
+            unfixed: fixes.unfixed(),
             warnings: warning::texts(context.input, &explanation.warnings),
             unknowns: warning::unknowns(&explanation.missing()),
         }

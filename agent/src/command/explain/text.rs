@@ -6,19 +6,20 @@ use std::io::{self, Write};
 
 use npc_compiler::algebra::traffic::Traffic;
 use npc_compiler::cluster::PolicyId;
-use npc_compiler::object::{NAMESPACE_NAME_LABEL, Pod, Protocol, TargetPort};
+use npc_compiler::object::{Pod, Protocol, TargetPort};
 use npc_compiler::policy::Direction;
 use npc_compiler::verdict::explain::{
     Beside, Candidate, Code, Conjunct, Decision, Flow, FlowExplanation, Of, Part, Party, Reason, Verdict, Via, Way,
 };
+use npc_compiler::verdict::fix::FlowFix;
 use npc_compiler::verdict::flow::End;
 
 use super::answer::{bracketed, port_text};
 use super::excerpt::{Mark, draw};
 use super::warning::shown;
-use super::{Context, Said, warning};
+use super::{Context, Said, fix, warning};
 use crate::command::output::{BAD, Columns, DOUBT, GOOD};
-use crate::command::words::{policy_name, shorten};
+use crate::command::words::shorten;
 
 /// So many flows are shown one by one.
 const SHOWN: usize = 24;
@@ -28,12 +29,12 @@ const NODES: usize = 3;
 
 /// Writes the whole answer.
 pub(super) fn write(said: &Said<'_>, out: &mut impl Write) -> io::Result<()> {
-    let Said { context, from, to, explanation } = *said;
+    let Said { context, from, to, explanation, fixes } = *said;
     let shown = merged(explanation);
     if let [(flow, families)] = shown.as_slice() {
         heading(out, flow, families)?;
         writeln!(out)?;
-        body(context, flow, out)?;
+        body(context, flow, fixes.of_flow(flow), out)?;
     } else {
         let port = to.port.as_ref().map(|port| format!(":{}", port_text(port))).unwrap_or_default();
         let to = format!("{}{port}", bracketed(&to.name, !port.is_empty()));
@@ -41,7 +42,7 @@ pub(super) fn write(said: &Said<'_>, out: &mut impl Write) -> io::Result<()> {
         for (flow, families) in shown.iter().take(SHOWN) {
             writeln!(out)?;
             heading(out, flow, families)?;
-            body(context, flow, out)?;
+            body(context, flow, fixes.of_flow(flow), out)?;
         }
         if shown.len() > SHOWN {
             writeln!(out, "\nand {} more; -o json has them all", shown.len() - SHOWN)?;
@@ -134,7 +135,7 @@ fn service_name(via: &Via) -> String {
 }
 
 /// `TCP 5432`, or a list.
-fn traffic(traffic: &Traffic) -> String {
+pub(super) fn traffic(traffic: &Traffic) -> String {
     if traffic.is_none() {
         return String::new();
     }
@@ -154,7 +155,7 @@ fn traffic(traffic: &Traffic) -> String {
 }
 
 /// Both directions, and why a direction denies.
-fn body(context: &Context<'_>, flow: &Flow, out: &mut impl Write) -> io::Result<()> {
+fn body(context: &Context<'_>, flow: &Flow, fix: Option<&FlowFix>, out: &mut impl Write) -> io::Result<()> {
     let mut columns = Columns::default();
     let line = |words: [String; 3]| words;
     if let Some(via) = &flow.via {
@@ -174,7 +175,10 @@ fn body(context: &Context<'_>, flow: &Flow, out: &mut impl Write) -> io::Result<
     columns.write(out, "  ", 0)?;
     if let Some(code) = flow.broken {
         writeln!(out, "\n{BAD}denied[{}]{BAD:#}: {}", code.as_str(), headline(code))?;
+        fix::help(&context.input.cluster, fix, None, true, out)?;
     }
+    let denying = |decision: &&Decision| matches!(decision.reason, Reason::Denied(_));
+    let last = flow.decisions.iter().flatten().filter(denying).map(|decision| decision.direction).next_back();
     for decision in flow.decisions.iter().flatten() {
         let Reason::Denied(code) = decision.reason else { continue };
         writeln!(out)?;
@@ -182,6 +186,8 @@ fn body(context: &Context<'_>, flow: &Flow, out: &mut impl Write) -> io::Result<
             Some(cause) => denied_beside(context, cause, out)?,
             None => denied(context, flow, decision, code, out)?,
         }
+        let direction = decision.direction;
+        fix::help(&context.input.cluster, fix, Some(direction), Some(direction) == last, out)?;
     }
     for decision in flow.decisions.iter().flatten() {
         let cause = if let Reason::Denied(code) = decision.reason { Some(code) } else { None };
@@ -284,7 +290,7 @@ fn why(context: &Context<'_>, decision: &Decision, is_pod: bool) -> String {
 /// The nearest miss: code, place, the lines themselves, and what there is
 /// instead.
 fn denied(context: &Context<'_>, flow: &Flow, decision: &Decision, code: Code, out: &mut impl Write) -> io::Result<()> {
-    let dns = dns(context, flow, decision);
+    let dns = dns(flow, decision);
     let headline = if dns.is_some() { "no rule is about DNS (port 53)" } else { headline_of(decision, code) };
     writeln!(out, "{BAD}denied[{}]{BAD:#}: {headline}", code.as_str())?;
     let positions = &context.input.loaded.positions;
@@ -333,26 +339,14 @@ fn denied(context: &Context<'_>, flow: &Flow, decision: &Decision, code: Code, o
 
 /// What to say of an end that may ask no DNS server: no rule of its policies is about
 /// port 53.
-fn dns(context: &Context<'_>, flow: &Flow, decision: &Decision) -> Option<String> {
+fn dns(flow: &Flow, decision: &Decision) -> Option<String> {
     let is_dns = matches!(flow.traffic.single(), Some((Protocol::Udp | Protocol::Tcp, 53, 53)));
     let is_about_port = |candidate: &Candidate| candidate.conjuncts.iter().all(|conjunct| conjunct.of != Of::Port);
     if !is_dns || decision.direction != Direction::Egress || decision.candidates.iter().any(is_about_port) {
         return None;
     }
-    let (_, Party::End(End::Pod(server))) = flow.parties? else { return None };
-    let cluster = &context.input.cluster;
-    let server = cluster.pod(server);
-    let labels = server.labels.iter().map(|(key, value)| format!("{key}: {value}")).collect::<Vec<_>>().join(", ");
-    let policy = decision.candidates.first().map(|of| of.policy).or_else(|| decision.isolated_by.first().copied())?;
-    Some(format!(
-        "   = note: without DNS, {} can resolve no name\n   = help: add this to spec.egress of networkpolicy {}:\n           \
-         - to:\n             - namespaceSelector: {{matchLabels: {{{NAMESPACE_NAME_LABEL}: {}}}}}\n               \
-         podSelector: {{matchLabels: {{{labels}}}}}\n             \
-         ports: [{{port: 53, protocol: UDP}}, {{port: 53, protocol: TCP}}]\n",
-        shown(&flow.from),
-        policy_name(cluster, policy),
-        server.namespace,
-    ))
+    let (_, Party::End(End::Pod(_))) = flow.parties? else { return None };
+    Some(format!("   = note: without DNS, {} can resolve no name\n", shown(&flow.from)))
 }
 
 /// What a part that fails asks for and gets.

@@ -1,7 +1,7 @@
 //! The warnings of an explanation in words.
 
 use npc_compiler::cluster::{Cluster, PodId};
-use npc_compiler::verdict::explain::{EndName, Missing, MissingFact, Warning};
+use npc_compiler::verdict::explain::{EndName, Missing, MissingFact, Verdict, Warning};
 
 use crate::command::endpoint::short_kind;
 use crate::command::input::Input;
@@ -47,6 +47,18 @@ fn text(cluster: &Cluster, warning: &Warning) -> String {
             )
         }
         Warning::NoCommonFamily => "the ends have no address family in common, so nothing can pass".to_owned(),
+        Warning::OtherNodes { host, is_source, nodes } => {
+            let of = |(verdict, names): &(Verdict, Vec<String>)| {
+                let verdict = format!("{verdict:?}").to_uppercase();
+                if names.is_empty() { verdict } else { format!("{verdict} ({})", shorten(names, NAMED, ", ")) }
+            };
+            let answers = nodes.iter().map(of).collect::<Vec<_>>().join(", ");
+            format!(
+                "{} is in its node's network, and a pod and its own node are always allowed; {} every other node: {answers}",
+                shown(host),
+                if *is_source { "from" } else { "to" },
+            )
+        }
         Warning::TunnelDropped { from, traffic } => format!(
             "{traffic} is what tunnels use: policies allow it, but agents drop it where it leaves {}, because no rule \
              names the port and they run without --allow-tunnels",

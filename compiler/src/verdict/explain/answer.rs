@@ -3,6 +3,7 @@
 
 use std::net::IpAddr;
 
+use super::asked::Asked;
 use super::decision::{Decision, Reason};
 use super::name::EndName;
 use super::near::Code;
@@ -49,6 +50,8 @@ pub struct Flow {
     pub decisions: Option<[Decision; 2]>,
     /// The source and destination of one of the flows that this one stands for.
     pub parties: Option<(Party, Party)>,
+    /// All pairs of ends that a denied flow stands for, as they were judged.
+    pub asked: Asked,
 }
 
 /// By which node a flow comes to its destination.
@@ -106,6 +109,16 @@ pub enum Warning {
     NodePorts(Vec<(Protocol, u16, String)>),
     /// The ends have no address family in common, so no packet can pass.
     NoCommonFamily,
+    /// The answer holds on the node of a hostNetwork pod; for other nodes another one does.
+    OtherNodes {
+        /// The pod.
+        host: EndName,
+        /// Whether it is the source.
+        is_source: bool,
+        /// What holds for the other nodes, by their names; no name, where the input says no
+        /// address of another node.
+        nodes: Vec<(Verdict, Vec<String>)>,
+    },
     /// Policies allow it, and agents drop it where it leaves the source, because it is
     /// what tunnels use ([`Group::dropped_tunnels`]).
     ///

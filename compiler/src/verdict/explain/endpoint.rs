@@ -7,6 +7,7 @@ use super::answer::{Unanswerable, Warning};
 use super::ends::Finder;
 use super::name::Target;
 use crate::algebra::traffic::Traffic;
+use crate::cluster::backend::BackendEnd;
 use crate::cluster::group::Groups;
 use crate::cluster::{Cluster, PodId, PolicyId};
 use crate::policy::Direction;
@@ -43,7 +44,7 @@ pub struct Side {
     pub unknown_outside: Vec<Outside>,
 }
 
-/// Explains an endpoint. The groups are those of all endpoints ([`Groups::of_cluster`]).
+/// Explains an endpoint; a Service by its backends. The groups are those of all endpoints ([`Groups::of_cluster`]).
 ///
 /// # Errors
 /// If no policy can apply to what the target means.
@@ -52,13 +53,17 @@ pub fn explain_endpoint(
     groups: &Groups,
     target: &Target<'_>,
 ) -> Result<EndpointExplanation, Unanswerable> {
-    let pods: &[PodId] = match target {
-        Target::Pod(pod) => std::slice::from_ref(pod),
-        Target::Pods(pods) => pods,
-        Target::Address(address) => cluster.holders(*address, cluster.home(*address)),
-        Target::Service(_) | Target::Node { .. } | Target::Blocks(_) | Target::Any | Target::Outside => &[],
+    let pods: Vec<PodId> = match target {
+        Target::Pod(pod) => vec![*pod],
+        Target::Pods(pods) => pods.clone(),
+        Target::Address(address) => cluster.holders(*address, cluster.home(*address)).to_vec(),
+        Target::Service(service) => {
+            let pod = |end| if let BackendEnd::Pod(pod) = end { Some(pod) } else { None };
+            cluster.behind(service).unwrap_or_default().into_iter().filter_map(pod).collect()
+        }
+        Target::Node { .. } | Target::Blocks(_) | Target::Any | Target::Outside => Vec::new(),
     };
-    let pods: Vec<PodId> = pods.iter().copied().filter(|pod| cluster.class_of(*pod).is_some()).collect();
+    let pods: Vec<PodId> = pods.into_iter().filter(|pod| cluster.class_of(*pod).is_some()).collect();
     if pods.is_empty() {
         return Err(Unanswerable::NoEndpoint);
     }

@@ -12,12 +12,14 @@
 //! the words are the command's.
 
 mod answer;
+mod asked;
 mod beside;
 mod decision;
 mod endpoint;
 mod ends;
 mod name;
 mod near;
+mod other_node;
 mod party;
 mod question;
 mod route;
@@ -25,6 +27,7 @@ mod walk;
 
 pub use super::bounds::{Bounds, Verdict};
 pub use answer::{Flow, FlowExplanation, Missing, Unanswerable, Via, Warning, Way};
+pub use asked::{Asked, Pair};
 pub use beside::Beside;
 pub use decision::{Decision, Reason};
 pub use endpoint::{EndpointExplanation, Side, explain_endpoint};

@@ -66,7 +66,9 @@ pub enum MissingFact {
 }
 
 impl Question {
-    pub(super) fn ends(&self, direction: Direction) -> (Party, Party) {
+    /// The end whose policies decide in a direction, and the other one.
+    #[must_use]
+    pub fn ends(&self, direction: Direction) -> (Party, Party) {
         match direction {
             Direction::Egress => (self.from, self.to),
             Direction::Ingress => (self.to, self.from),

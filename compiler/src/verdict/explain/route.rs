@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::answer::{Flow, Unanswerable, Via, Warning, Way};
+use super::asked::Asked;
 use super::ends::Unit;
 use super::name::{EndName, Port, Target};
 use super::near::Code;
@@ -104,6 +105,7 @@ impl Walk<'_> {
             missing: vec![missing_backends(service)],
             decisions: None,
             parties: None,
+            asked: Asked::default(),
         }));
         self.explanation.warn(Warning::SourceWithoutPods);
         Ok(())
@@ -356,6 +358,7 @@ impl Walk<'_> {
             missing: if code.is_some() { Vec::new() } else { vec![missing_backends(service)] },
             decisions: None,
             parties: None,
+            asked: Asked::default(),
         }));
     }
 }

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use indexmap::IndexMap;
 
 use super::answer::{Flow, FlowExplanation, Unanswerable, Via, Warning, Way};
+use super::asked::{Asked, Pair};
 use super::ends::{Finder, Unit};
 use super::name::{EndName, Port, Target};
 use super::party::Party;
@@ -15,7 +16,7 @@ use crate::cluster::Cluster;
 use crate::cluster::group::Groups;
 use crate::object::{Family, Protocol};
 use crate::policy::Direction;
-use crate::verdict::bounds::{Bounds, Verdict};
+use crate::verdict::bounds::Verdict;
 
 /// Explains every flow from one target to another, by a port of the destination or by
 /// all. The groups are those of all endpoints ([`Groups::of_cluster`]).
@@ -44,6 +45,7 @@ pub fn explain(
         walk.explanation.warn(Warning::NoCommonFamily);
     }
     walk.warn_of_tunnels();
+    walk.warn_of_other_nodes();
     Ok(walk.explanation)
 }
 
@@ -137,7 +139,7 @@ impl Walk<'_> {
             }
         }
         for ((from, to), pairs) in wholes {
-            let first = pairs[0].2.clone();
+            let mut first = pairs[0].2.clone();
             let uniform = pairs.iter().all(|(_, _, said)| alike(said, &first));
             let mut add = |said: Said, parties: (Party, Party), from: &EndName, to: &EndName| {
                 let flows = said.into_iter().flat_map(|(_, flows)| flows);
@@ -160,6 +162,7 @@ impl Walk<'_> {
                 let parties = (pairs[0].0.party, pairs[0].1.party);
                 let from = all(from, &mut pairs.iter().map(|(from, ..)| *from));
                 let to = all(to, &mut pairs.iter().map(|(_, to, _)| *to));
+                pairs[1..].iter().for_each(|(_, _, said)| remember(&mut first, said));
                 add(first, parties, &from, &to);
             } else {
                 for (from, to, said) in joined(pairs) {
@@ -211,13 +214,8 @@ impl Walk<'_> {
                 service_port: None,
                 ..question.clone()
             });
-            let mut bounds = match &egress {
-                None => question.passes(cluster, groups),
-                Some(egress) => {
-                    let first = egress.bounds(cluster, groups, Direction::Egress).verdict(&egress.traffic);
-                    passes_all(first).and(&question.bounds(cluster, groups, Direction::Ingress))
-                }
-            };
+            let mut asked = Pair { question: question.clone(), egress };
+            let mut bounds = asked.passes(cluster, groups);
             if !route.missing.is_empty() {
                 bounds.least = Traffic::none();
             }
@@ -229,10 +227,8 @@ impl Walk<'_> {
             ];
             for (verdict, part) in parts.into_iter().filter(|(_, part)| !part.is_none()) {
                 question.traffic = part.clone();
-                let decide = |direction| match &egress {
-                    Some(egress) if direction == Direction::Egress => egress.decide(cluster, groups, direction),
-                    _ => question.decide(cluster, groups, direction),
-                };
+                asked.question.traffic = part.clone();
+                let decide = |direction| asked.question(direction).decide(cluster, groups, direction);
                 flows.push(Flow {
                     from: EndName::default(),
                     to: EndName::default(),
@@ -246,6 +242,10 @@ impl Walk<'_> {
                     broken: None,
                     decisions: Some([decide(Direction::Egress), decide(Direction::Ingress)]),
                     parties: None,
+                    asked: match verdict {
+                        Verdict::Denied if route.missing.is_empty() => Asked::of(asked.clone()),
+                        _ => Asked::default(),
+                    },
                 });
             }
             if route.via.is_some() && flows.iter().any(|flow| flow.verdict != Verdict::Allowed) {
@@ -257,7 +257,8 @@ impl Walk<'_> {
         // other end's families get different answers.
         if unknown_family && said.len() == 2 {
             if said[0].1 == said[1].1 {
-                said.truncate(1);
+                let other = said.split_off(1);
+                remember(&mut said, &other);
             } else {
                 for (family, flows) in &mut said {
                     for flow in flows {
@@ -280,6 +281,7 @@ impl Walk<'_> {
             verdict: Verdict::Allowed,
             missing: Vec::new(),
             decisions: Some([decide(Direction::Egress), decide(Direction::Ingress)]),
+            asked: Asked::default(),
             ..flow
         })
     }
@@ -314,12 +316,11 @@ impl Walk<'_> {
     }
 }
 
-/// What an earlier decision about one port leaves of everything.
-fn passes_all(verdict: Verdict) -> Bounds {
-    match verdict {
-        Verdict::Allowed => Bounds::everything(),
-        Verdict::Unknown => Bounds { least: Traffic::none(), most: Traffic::all() },
-        Verdict::Denied | Verdict::Partial => Bounds { least: Traffic::none(), most: Traffic::none() },
+/// Adds the pairs of an equal answer to those that this one stands for.
+fn remember(said: &mut Said, equal: &Said) {
+    let flows = said.iter_mut().flat_map(|(_, flows)| flows);
+    for (flow, equal) in flows.zip(equal.iter().flat_map(|(_, flows)| flows)) {
+        flow.asked.extend(&equal.asked);
     }
 }
 
@@ -353,7 +354,12 @@ fn joined(pairs: Vec<(&Unit, &Unit, Said)>) -> Vec<(Unit, Unit, Said)> {
         let is_part = [from, to].iter().any(|unit| unit.name.kind == "Block");
         let found = is_part
             && all.iter_mut().any(|(a, b, had)| {
-                alike(had, &said) && (join(a, from, b.name == to.name) || join(b, to, a.name == from.name))
+                let is_joined =
+                    alike(had, &said) && (join(a, from, b.name == to.name) || join(b, to, a.name == from.name));
+                if is_joined {
+                    remember(had, &said);
+                }
+                is_joined
             });
         if !found {
             all.push((from.clone(), to.clone(), said));

@@ -1,0 +1,95 @@
+//! Fixes as JSON: patches (RFC 6902) against the objects as they are written.
+
+use json_patch::Patch;
+use npc_compiler::object::Family;
+use npc_compiler::policy::Direction;
+use npc_compiler::verdict::fix::{Change, Edit, Fix, NoFix, Opened};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::super::answer::by_protocol;
+use super::{Fixes, why_not};
+
+/// A change of one object. Those with the same flows belong together.
+#[derive(Debug, Serialize)]
+pub(in super::super) struct FixJson<'a> {
+    /// The places of the flows that it turns to ALLOWED, in `flows`.
+    flows: Vec<usize>,
+    direction: Direction,
+    /// The policy that it changes or adds; none where it changes another object.
+    policy: Option<String>,
+    object: ObjectJson<'a>,
+    patch: Patch,
+    /// A whole new object.
+    create: Option<&'a Value>,
+    verified: bool,
+    /// What all changes of these flows together open besides, by pod.
+    opens: Vec<OpenedJson<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct ObjectJson<'a> {
+    kind: &'a str,
+    namespace: Option<&'a str>,
+    name: &'a str,
+}
+
+#[derive(Debug, Serialize)]
+struct OpenedJson<'a> {
+    from: &'a str,
+    to: &'a str,
+    family: Option<Family>,
+    protocol: Option<&'static str>,
+    ports: Option<Vec<[u16; 2]>>,
+}
+
+/// Flows for which there is no fix, and why.
+#[derive(Debug, Serialize)]
+pub(in super::super) struct UnfixedJson {
+    flows: Vec<usize>,
+    reason: String,
+}
+
+impl Fixes<'_> {
+    /// The changes.
+    pub(in super::super) fn json(&self) -> Vec<FixJson<'_>> {
+        let found = self.fixes.iter().filter_map(|of| Some((self.places(&of.flows), of.fix.as_ref().ok()?)));
+        found.flat_map(|(flows, fix)| fix.changes.iter().map(move |change| one(flows.clone(), fix, change))).collect()
+    }
+
+    /// The flows without.
+    pub(in super::super) fn unfixed(&self) -> Vec<UnfixedJson> {
+        let none = self.fixes.iter().filter_map(|of| Some((&of.flows, of.fix.as_ref().err()?)));
+        none.map(|(flows, reason): (_, &NoFix)| UnfixedJson { flows: self.places(flows), reason: why_not(reason) })
+            .collect()
+    }
+
+    /// The places of flows in the JSON, which has one for each protocol.
+    fn places(&self, flows: &[usize]) -> Vec<usize> {
+        let count = |place: usize| by_protocol(&self.explanation.flows[place].traffic).len();
+        let first = |place: usize| (0..place).map(count).sum::<usize>();
+        flows.iter().flat_map(|place| first(*place)..first(*place) + count(*place)).collect()
+    }
+}
+
+fn one<'a>(flows: Vec<usize>, fix: &'a Fix, change: &'a Change) -> FixJson<'a> {
+    let object = &change.object;
+    let namespace = object.namespace.as_deref();
+    FixJson {
+        flows,
+        direction: change.direction,
+        policy: namespace
+            .filter(|_| object.kind == "NetworkPolicy")
+            .map(|namespace| format!("{namespace}/{}", object.name)),
+        object: ObjectJson { kind: &object.kind, namespace, name: &object.name },
+        patch: change.patch().cloned().unwrap_or_default(),
+        create: if let Edit::NewPolicy(document) = &change.edit { Some(document) } else { None },
+        verified: true,
+        opens: fix.opens.iter().flat_map(opened).collect(),
+    }
+}
+
+fn opened(of: &Opened) -> Vec<OpenedJson<'_>> {
+    let entry = |(protocol, ports)| OpenedJson { from: &of.from.id, to: &of.to.id, family: of.family, protocol, ports };
+    by_protocol(&of.traffic).into_iter().map(entry).collect()
+}

@@ -1,0 +1,77 @@
+//! What holds for other nodes than the one that was asked about. A pod in its node's network
+//! is its node to policies, and a pod and its own node are always allowed, so the answer for
+//! one node is not the answer for the next.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use super::answer::{Flow, Warning};
+use super::party::Party;
+use super::question::Question;
+use super::walk::Walk;
+use crate::object::Family;
+use crate::verdict::bounds::Verdict;
+use crate::verdict::flow::Exemption;
+use crate::verdict::zone::Zones;
+
+impl Walk<'_> {
+    /// Warns where the answer for a hostNetwork pod, or for a node, holds for its own node
+    /// only.
+    pub(super) fn warn_of_other_nodes(&mut self) {
+        let warnings: Vec<Warning> = self.explanation.flows.iter().filter_map(|flow| self.other_nodes(flow)).collect();
+        self.warn(warnings);
+    }
+
+    fn other_nodes(&self, flow: &Flow) -> Option<Warning> {
+        let (from, to) = flow.parties.filter(|_| flow.way.is_none() && flow.via.is_none())?;
+        let cluster = self.ends.cluster;
+        let is_host = |party: Party| matches!(party, Party::Host(_));
+        let (host, pod) = match (is_host(from), is_host(to)) {
+            (true, false) => (from, to),
+            (false, true) => (to, from),
+            _ => return None,
+        };
+        pod.pod().filter(|pod| cluster.class_of(*pod).is_some())?;
+        let family = flow.family.or_else(|| {
+            let mut families = Family::ALL.into_iter();
+            families.find(|family| [host, pod].iter().any(|end| end.address(cluster, *family).is_some()))
+        });
+        let family = family.unwrap_or(Family::V4);
+        let asked = |node: Party| Question {
+            from: if is_host(from) { node } else { from },
+            to: if is_host(to) { node } else { to },
+            family: Some(family),
+            traffic: flow.traffic.clone(),
+            service_port: None,
+            service_addresses: Vec::new(),
+            replicas: false,
+        };
+        let here = Question { from, to, ..asked(host) };
+        let is_own = here.exemption(cluster) == Some(Exemption::OwnNode);
+        if !is_own && flow.verdict != Verdict::Unknown {
+            return None;
+        }
+        let groups = self.ends.groups;
+        let verdict = |node: Party| asked(node).passes(cluster, groups).verdict(&flow.traffic);
+        let zones = Zones::of(groups);
+        let own = pod.node(cluster);
+        let mut nodes = BTreeMap::<Verdict, Vec<String>>::new();
+        let mut of_zone = BTreeMap::<usize, Verdict>::new();
+        for (name, addresses) in cluster.nodes().iter().filter(|(name, _)| Some(name.as_str()) != own) {
+            let found: Option<&IpAddr> = addresses.iter().find(|address| Family::of(address) == family);
+            let Some(address) = found else { continue };
+            let place = zones.place(*address);
+            let verdict = *of_zone.entry(place).or_insert_with(|| verdict(Party::OtherNode(Some(*address))));
+            nodes.entry(verdict).or_default().push(name.clone());
+        }
+        if nodes.is_empty() {
+            nodes.insert(verdict(Party::OtherNode(None)), Vec::new());
+        }
+        let differs = nodes.keys().any(|verdict| *verdict != Verdict::Allowed);
+        differs.then(|| Warning::OtherNodes {
+            host: if is_host(from) { flow.from.without_addresses() } else { flow.to.without_addresses() },
+            is_source: is_host(from),
+            nodes: nodes.into_iter().collect(),
+        })
+    }
+}

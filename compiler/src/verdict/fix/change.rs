@@ -1,0 +1,124 @@
+//! A change of one object, as a JSON patch against the object as it is written, and the
+//! same change in memory.
+
+use json_patch::{AddOperation, Patch, PatchOperation, RemoveOperation, ReplaceOperation, jsonptr::PointerBuf};
+use k8s_openapi::api::networking::v1 as networking;
+use serde_json::{Map, Value, json};
+
+use crate::object::{Labels, NetworkPolicy, Objects, Pod};
+use crate::policy::Direction;
+
+/// A change of one object.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Change {
+    /// The direction that it makes admit the flow.
+    pub direction: Direction,
+    /// The object.
+    pub object: ObjectName,
+    /// What changes.
+    pub edit: Edit,
+}
+
+/// The kind and name of an object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObjectName {
+    /// `NetworkPolicy`, `Deployment`, ….
+    pub kind: String,
+    /// Its namespace; none of a Namespace.
+    pub namespace: Option<String>,
+    /// Its name.
+    pub name: String,
+}
+
+/// What changes.
+#[derive(Debug, Clone, PartialEq)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
+pub enum Edit {
+    /// A policy, by this patch (RFC 6902).
+    Policy(Patch),
+    /// There is a new policy.
+    NewPolicy(Value),
+    /// A pod template, a pod or a namespace gets labels, by this patch.
+    Labels(Labels, Patch),
+}
+
+impl Change {
+    /// The JSON patch; none for an object that is new.
+    #[must_use]
+    pub const fn patch(&self) -> Option<&Patch> {
+        match &self.edit {
+            Edit::Policy(patch) | Edit::Labels(_, patch) => Some(patch),
+            Edit::NewPolicy(_) => None,
+        }
+    }
+
+    /// Applies it; none if it does not fit the objects.
+    pub(super) fn apply(&self, objects: &mut Objects) -> Option<()> {
+        let ObjectName { kind, namespace, name } = &self.object;
+        let is_in = |of: &str| namespace.as_deref() == Some(of);
+        match &self.edit {
+            Edit::Policy(patch) => {
+                let mut policies = objects.policies.iter_mut();
+                let policy = policies.rfind(|policy| is_in(policy.namespace()) && policy.name() == *name)?;
+                let mut document = serde_json::to_value(&policy.object).ok()?;
+                json_patch::patch(&mut document, patch).ok()?;
+                policy.object = serde_json::from_value(document).ok()?;
+            }
+            Edit::NewPolicy(document) => {
+                let object: networking::NetworkPolicy = serde_json::from_value(document.clone()).ok()?;
+                objects.policies.push(NetworkPolicy::from(object));
+            }
+            Edit::Labels(labels, _) if kind == "Namespace" => {
+                let namespace = objects.namespaces.iter_mut().find(|namespace| namespace.name == *name)?;
+                namespace.labels.extend(labels.clone());
+            }
+            Edit::Labels(labels, _) => {
+                let is_meant = |pod: &&mut Pod| {
+                    let workload = pod.workload.as_ref().filter(|_| kind != "Pod");
+                    let (of, named) = workload.map_or(("Pod", &pod.name), |of| (of.kind.as_str(), &of.name));
+                    is_in(&pod.namespace) && of == kind && named == name
+                };
+                objects.pods.iter_mut().filter(is_meant).for_each(|pod| pod.labels.extend(labels.clone()));
+                objects.forget_computed_slices();
+            }
+        }
+        Some(())
+    }
+}
+
+/// An operation that adds a member or an item, or puts a value in place of one.
+pub(super) fn add(path: &[&str], value: Value) -> PatchOperation {
+    PatchOperation::Add(AddOperation { path: PointerBuf::from_tokens(path.iter().copied()), value })
+}
+
+/// An operation that puts a value in place of one that is there.
+pub(super) fn replace(path: &[&str], value: Value) -> PatchOperation {
+    PatchOperation::Replace(ReplaceOperation { path: PointerBuf::from_tokens(path.iter().copied()), value })
+}
+
+/// An operation that takes a value away.
+pub(super) fn remove(path: &[&str]) -> PatchOperation {
+    PatchOperation::Remove(RemoveOperation { path: PointerBuf::from_tokens(path.iter().copied()) })
+}
+
+/// Adds items to a list of a document. One that is absent, empty or null is written whole: an
+/// object in a file may lack it, and `-` needs a list.
+pub(super) fn append(document: &Value, list: &[&str], items: Vec<Value>) -> Vec<PatchOperation> {
+    let found = list.iter().try_fold(document, |value, token| match value {
+        Value::Array(items) => items.get(token.parse::<usize>().ok()?),
+        other => other.get(*token),
+    });
+    match found {
+        Some(Value::Array(has)) if !has.is_empty() => {
+            let end = [list, &["-"]].concat();
+            items.into_iter().map(|item| add(&end, item)).collect()
+        }
+        _ => vec![add(list, Value::Array(items))],
+    }
+}
+
+/// `{matchLabels: {…}}`
+pub(super) fn match_labels(labels: &Labels) -> Value {
+    let labels: Map<String, Value> = labels.iter().map(|(key, value)| (key.clone(), json!(value))).collect();
+    json!({ "matchLabels": labels })
+}

@@ -1,0 +1,209 @@
+//! The smallest change of an object that admits a denied flow.
+//!
+//! ```text
+//! denied Flow ─▶ propose: changes by the code of the denial
+//!                   └─▶ try each: apply to a copy of the objects, judge the pairs again,
+//!                       difference of two matrices ─▶ Fix, or NoFix with the reason
+//! ```
+//!
+//! This room decides nothing about flows. A change counts as checked only if
+//! [`Pair::verdict`] says ALLOWED for each pair of the flow after the change, which is the
+//! engine that `npc explain` answers with. A change that closes anything is not proposed.
+//!
+//! A proposal names its peer and its ports. None admits every peer or every port.
+
+mod change;
+mod difference;
+mod peer;
+mod propose;
+
+use crate::algebra::cidr::Cidr;
+use crate::cluster::Cluster;
+use crate::cluster::group::Groups;
+use crate::object::{Objects, Workload};
+use crate::policy::Direction;
+use crate::verdict::bounds::Verdict;
+use crate::verdict::explain::{Code, Flow, FlowExplanation, Pair};
+
+pub use change::{Change, Edit, ObjectName};
+use difference::{Difference, difference};
+pub use difference::{Opened, OpenedEnd};
+use propose::{Cause, Proposal, proposals};
+
+/// Changes that together turn a denied flow to ALLOWED.
+#[derive(Debug, Clone)]
+pub struct Fix {
+    /// The changes, to be applied in this order; one for each direction that denies.
+    pub changes: Vec<Change>,
+    /// What they open besides, between two pods, or a pod and addresses.
+    pub opens: Vec<Opened>,
+}
+
+/// The answer for one flow, or for two that say the same of both families.
+#[derive(Debug, Clone)]
+pub struct FlowFix {
+    /// The places of the flows among [`FlowExplanation::flows`].
+    pub flows: Vec<usize>,
+    /// The fix, or why there is none.
+    pub fix: Result<Fix, NoFix>,
+}
+
+/// Why there is no fix.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
+pub enum NoFix {
+    /// The flow stands for too many pairs of ends.
+    TooManyPairs,
+    /// All ports were asked about, or so many that a rule for them is no small change.
+    TooManyPorts,
+    /// Only a rule without ports admits ICMP, and it admits everything else too.
+    Icmp,
+    /// The input does not say the other end's address.
+    NoAddress,
+    /// The pods of this end have no label in common that a selector could ask for: their
+    /// namespace, and the name of one.
+    NoLabel(String, String),
+    /// One rule cannot name all ends that are meant.
+    ManyEnds,
+    /// The Service leads nowhere, whatever policies say.
+    Service(Code),
+    /// The input lacks a fact, without which no change can be judged.
+    FactMissing,
+    /// No change of one object admits the flow without closing another.
+    NothingFits,
+}
+
+/// A change that mends a mistake is taken although it opens so much more.
+const OPENED_BY_MISTAKE: usize = 10;
+
+/// The objects, and what they mean.
+#[derive(Clone, Copy)]
+struct View<'a> {
+    objects: &'a Objects,
+    cluster: &'a Cluster,
+    groups: &'a Groups,
+    has_own_label: OwnLabel<'a>,
+}
+
+/// Whether a workload, in a namespace, has a label of this key itself. The objects hold the
+/// labels of its template only.
+pub type OwnLabel<'a> = &'a dyn Fn(&Workload, &str, &str) -> bool;
+
+/// The same after a change.
+struct Changed {
+    objects: Objects,
+    cluster: Cluster,
+    groups: Groups,
+}
+
+impl Changed {
+    fn new(before: View<'_>, change: &Change) -> Option<Self> {
+        let mut objects = before.objects.clone();
+        change.apply(&mut objects)?;
+        let cluster = Cluster::new(&objects).with_unread(before.cluster.unread().to_vec());
+        let groups = Groups::of_cluster(&cluster);
+        Some(Self { objects, cluster, groups })
+    }
+
+    const fn view<'a>(&'a self, has_own_label: OwnLabel<'a>) -> View<'a> {
+        View { objects: &self.objects, cluster: &self.cluster, groups: &self.groups, has_own_label }
+    }
+}
+
+/// Fixes for the first denied flows of an explanation, for at most this many. The objects
+/// are those of the cluster, and the groups those of all its endpoints.
+#[must_use]
+pub fn fixes(
+    objects: &Objects,
+    cluster: &Cluster,
+    groups: &Groups,
+    explanation: &FlowExplanation,
+    has_own_label: OwnLabel<'_>,
+    most: usize,
+) -> Vec<FlowFix> {
+    let mut merged: Vec<(Flow, Vec<usize>)> = Vec::new();
+    for (place, flow) in explanation.flows.iter().enumerate().filter(|(_, flow)| flow.verdict == Verdict::Denied) {
+        let same = merged.iter().position(|(first, _)| first.is_same_in_another_family(flow));
+        if let Some((first, flows)) = same.and_then(|same| merged.get_mut(same)) {
+            first.asked.extend(&flow.asked);
+            flows.push(place);
+        } else if merged.len() < most {
+            merged.push((flow.clone(), vec![place]));
+        }
+    }
+    let view = View { objects, cluster, groups, has_own_label };
+    merged.into_iter().map(|(flow, flows)| FlowFix { flows, fix: fix(view, &flow) }).collect()
+}
+
+/// The fix of one denied flow.
+fn fix(before: View<'_>, flow: &Flow) -> Result<Fix, NoFix> {
+    if let Some(code) = flow.broken {
+        return Err(NoFix::Service(code));
+    }
+    let pairs = flow.asked.pairs().ok_or(NoFix::TooManyPairs)?;
+    if pairs.is_empty() {
+        return Err(NoFix::FactMissing);
+    }
+    let blocks = peer::blocks(flow);
+    let mut changes = Vec::new();
+    let mut state: Option<Changed> = None;
+    for direction in [Direction::Egress, Direction::Ingress] {
+        let view = state.as_ref().map_or(before, |state| state.view(before.has_own_label));
+        if admits(view, pairs, direction) {
+            continue;
+        }
+        let proposals = proposals(view, flow, pairs, direction)?;
+        let (change, next) = best(view, proposals, pairs, &blocks, direction).ok_or(NoFix::NothingFits)?;
+        changes.push(change);
+        state = Some(next);
+    }
+    let after = state.ok_or(NoFix::FactMissing)?;
+    let passes = |pair: &Pair| pair.passes(&after.cluster, &after.groups).verdict(&pair.question.traffic);
+    let Difference { opens, closes } =
+        difference(before, after.view(before.has_own_label), pairs, &blocks).ok_or(NoFix::NothingFits)?;
+    if closes || !pairs.iter().all(|pair| passes(pair) == Verdict::Allowed) {
+        return Err(NoFix::NothingFits);
+    }
+    Ok(Fix { changes, opens })
+}
+
+/// Whether a direction admits all pairs.
+fn admits(view: View<'_>, pairs: &[Pair], direction: Direction) -> bool {
+    pairs.iter().all(|pair| pair.verdict(view.cluster, view.groups, direction) == Verdict::Allowed)
+}
+
+/// Of the changes that admit all pairs and close nothing: one that mends a mistake, else the one
+/// that opens least, else the smallest.
+fn best(
+    before: View<'_>,
+    mut proposals: Vec<Proposal>,
+    pairs: &[Pair],
+    blocks: &[Cidr],
+    direction: Direction,
+) -> Option<(Change, Changed)> {
+    proposals.sort_by_key(|proposal| (proposal.cause, proposal.size));
+    let mut found: Option<(Cause, usize, Change, Changed)> = None;
+    for Proposal { change, cause, .. } in proposals {
+        let enough = match &found {
+            Some((Cause::Mistake, opened, ..)) if cause == Cause::Policy => *opened <= OPENED_BY_MISTAKE,
+            Some((_, opened, ..)) => *opened == 0,
+            None => false,
+        };
+        if enough {
+            break;
+        }
+        let Some(after) = Changed::new(before, &change) else { continue };
+        if !admits(after.view(before.has_own_label), pairs, direction) {
+            continue;
+        }
+        let Some(Difference { opens, closes: false }) =
+            difference(before, after.view(before.has_own_label), pairs, blocks)
+        else {
+            continue;
+        };
+        if found.as_ref().is_none_or(|(_, opened, ..)| opens.len() < *opened) {
+            found = Some((cause, opens.len(), change, after));
+        }
+    }
+    found.map(|(.., change, after)| (change, after))
+}

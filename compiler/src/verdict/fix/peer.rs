@@ -1,0 +1,192 @@
+//! The ends of a flow as rules and selectors name them, as narrowly as their labels and
+//! addresses allow.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+
+use super::change::match_labels;
+use super::{NoFix, View};
+use crate::algebra::cidr::Cidr;
+use crate::algebra::selector::Selector;
+use crate::algebra::traffic::Traffic;
+use crate::cluster::PodId;
+use crate::object::{Labels, NAMESPACE_NAME_LABEL, Pod, Protocol, is_controller_label};
+use crate::policy::Direction;
+use crate::verdict::explain::{Flow, Pair, Party};
+use crate::verdict::flow::End;
+
+/// More ipBlocks are no small change.
+const BLOCKS: usize = 4;
+
+/// More items of `ports` are no small change.
+const PORTS: usize = 4;
+
+/// The labels that name what a pod is, the most usual first.
+const NAMES: [&str; 10] = [
+    "app.kubernetes.io/name",
+    "k8s-app",
+    "app",
+    "name",
+    "app.kubernetes.io/component",
+    "component",
+    "app.kubernetes.io/instance",
+    "role",
+    "tier",
+    "task",
+];
+
+/// Words in keys of labels that change with every release.
+const PASSING: [&str; 5] = ["version", "chart", "hash", "revision", "generation"];
+
+/// The other ends of a flow in one direction.
+pub(super) enum Other {
+    /// Pods of one namespace.
+    Pods(Vec<PodId>),
+    /// Addresses that no pod has.
+    Blocks(Vec<Cidr>),
+}
+
+/// The ends that policies of a direction select.
+pub(super) fn subjects(pairs: &[Pair], direction: Direction) -> Vec<PodId> {
+    let pods = pairs.iter().filter_map(|pair| match pair.question(direction).ends(direction).0 {
+        Party::End(End::Pod(pod)) => Some(pod),
+        _ => None,
+    });
+    pods.collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+/// The prefixes that a flow has at an end, where they were asked about.
+pub(super) fn blocks(flow: &Flow) -> Vec<Cidr> {
+    let ends = [&flow.from, &flow.to].into_iter().filter(|end| end.kind == "Block");
+    ends.flat_map(|end| end.name.split(',')).filter_map(|text| Cidr::parse(text).ok()).collect()
+}
+
+/// The other ends.
+pub(super) fn other(view: View<'_>, flow: &Flow, pairs: &[Pair], direction: Direction) -> Result<Other, NoFix> {
+    let name = match direction {
+        Direction::Egress => &flow.to,
+        Direction::Ingress => &flow.from,
+    };
+    let (mut pods, mut blocks) = (BTreeSet::new(), BTreeSet::new());
+    for pair in pairs {
+        let question = pair.question(direction);
+        match question.ends(direction).1 {
+            Party::End(End::Pod(pod)) => {
+                pods.insert(pod);
+            }
+            Party::End(End::Address(address)) if !view.cluster.holders(address, None).is_empty() => {
+                return Err(NoFix::ManyEnds);
+            }
+            Party::End(End::Address(_)) if name.kind == "Block" => {
+                blocks.extend(self::blocks(flow));
+            }
+            party => {
+                let family = question.family.ok_or(NoFix::NoAddress)?;
+                let address = party.address(view.cluster, family).ok_or(NoFix::NoAddress)?;
+                let length = if address.is_ipv4() { 32 } else { 128 };
+                blocks.extend(Cidr::parse(&format!("{address}/{length}")).ok());
+            }
+        }
+    }
+    let namespaces: BTreeSet<&str> = pods.iter().map(|pod| view.cluster.pod(*pod).namespace.as_str()).collect();
+    match (pods.is_empty(), blocks.len()) {
+        (false, 0) if namespaces.len() == 1 => Ok(Other::Pods(pods.into_iter().collect())),
+        (true, 1..=BLOCKS) => Ok(Other::Blocks(blocks.into_iter().collect())),
+        _ => Err(NoFix::ManyEnds),
+    }
+}
+
+/// The items of `from` or `to` that mean the other ends, in a policy of this namespace.
+pub(super) fn items(view: View<'_>, other: &Other, namespace: &str) -> Result<Vec<Value>, NoFix> {
+    match other {
+        Other::Blocks(blocks) => {
+            Ok(blocks.iter().map(|block| json!({"ipBlock": {"cidr": block.network().to_string()}})).collect())
+        }
+        Other::Pods(pods) => {
+            let labels = narrowest(view, pods)?;
+            let own = &view.cluster.pod(pods[0]).namespace;
+            let mut item = json!({ "podSelector": match_labels(&labels) });
+            if own != namespace {
+                item["namespaceSelector"] = namespace_selector(own);
+            }
+            Ok(vec![item])
+        }
+    }
+}
+
+/// The selector of one namespace.
+pub(super) fn namespace_selector(name: &str) -> Value {
+    json!({ "matchLabels": { NAMESPACE_NAME_LABEL: name } })
+}
+
+/// As few labels as select these pods and no others of their namespace; all labels, where
+/// others have them too.
+pub(super) fn narrowest(view: View<'_>, pods: &[PodId]) -> Result<Labels, NoFix> {
+    let of = |pod: &PodId| view.cluster.pod(*pod);
+    let first = of(&pods[0]);
+    let is_usable = |key: &String, value: &String| {
+        let one = Labels::from([(key.clone(), value.clone())]);
+        !is_controller_label(key)
+            && !Selector::of_labels(&one).is_empty()
+            && pods.iter().all(|pod| of(pod).labels.get(key) == Some(value))
+    };
+    let mut common: Vec<(&String, &String)> =
+        first.labels.iter().filter(|(key, value)| is_usable(key, value)).collect();
+    common.sort_by_key(|(key, _)| {
+        let is_passing = PASSING.iter().any(|word| key.contains(word));
+        (is_passing, NAMES.iter().position(|name| name == key).unwrap_or(NAMES.len()))
+    });
+    if common.is_empty() {
+        return Err(NoFix::NoLabel(first.namespace.clone(), first.name.clone()));
+    }
+    let meant: BTreeSet<(&str, &str)> = pods.iter().map(|pod| identity(of(pod))).collect();
+    let means_only_them = |labels: &Labels| {
+        let selector = Selector::of_labels(labels);
+        let endpoints = view.cluster.endpoints().filter(|(_, pod)| pod.namespace == first.namespace);
+        endpoints.into_iter().all(|(_, pod)| !selector.matches(&pod.labels) || meant.contains(&identity(pod)))
+    };
+    let of_pair = |(key, value): &(&String, &String)| ((*key).clone(), (*value).clone());
+    if let Some(one) = common.iter().map(|pair| Labels::from([of_pair(pair)])).find(means_only_them) {
+        return Ok(one);
+    }
+    let mut labels = Labels::new();
+    for pair in &common {
+        labels.extend([of_pair(pair)]);
+        if means_only_them(&labels) {
+            break;
+        }
+    }
+    Ok(labels)
+}
+
+/// What a pod is a part of.
+pub(super) fn identity(pod: &Pod) -> (&str, &str) {
+    pod.workload.as_ref().map_or(("Pod", &pod.name), |workload| (&workload.kind, &workload.name))
+}
+
+/// The items of `ports` that mean this traffic.
+pub(super) fn ports(traffic: &Traffic) -> Result<Vec<Value>, NoFix> {
+    if traffic.other {
+        let has_ports = Protocol::ALL.into_iter().any(|protocol| !traffic.of(protocol).is_empty());
+        return Err(if has_ports { NoFix::TooManyPorts } else { NoFix::Icmp });
+    }
+    let mut items = Vec::new();
+    for protocol in Protocol::ALL {
+        for (first, last) in traffic.of(protocol).ranges() {
+            let first = *(first.max(&1));
+            let mut item = json!({});
+            if (first, *last) != Traffic::PORTS {
+                item["port"] = json!(first);
+            }
+            if first < *last && (first, *last) != Traffic::PORTS {
+                item["endPort"] = json!(last);
+            }
+            if protocol != Protocol::Tcp || item.get("port").is_none() {
+                item["protocol"] = json!(protocol.as_str());
+            }
+            items.push(item);
+        }
+    }
+    if items.is_empty() || items.len() > PORTS { Err(NoFix::TooManyPorts) } else { Ok(items) }
+}
