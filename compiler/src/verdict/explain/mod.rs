@@ -13,23 +13,29 @@
 
 mod answer;
 mod beside;
+mod code;
 mod decision;
 mod endpoint;
 mod ends;
+mod mark;
 mod name;
 mod near;
+mod not_understood;
 mod party;
 mod question;
 mod route;
+mod rule_matcher;
 mod walk;
 
 pub use super::bounds::{Bounds, Verdict};
 pub use answer::{Flow, FlowExplanation, Missing, Unanswerable, Via, Warning, Way};
 pub use beside::Beside;
+pub use code::Code;
 pub use decision::{Decision, Reason};
 pub use endpoint::{EndpointExplanation, Side, explain_endpoint};
+pub use mark::{FailedRequirement, Mark};
 pub use name::{EndName, Port, Target};
-pub use near::{Candidate, Code, Conjunct, Of, Part};
+pub use near::{Candidate, Conjunct, Of, Part};
 pub use party::Party;
 pub use question::{MissingFact, Question};
 pub use walk::explain;

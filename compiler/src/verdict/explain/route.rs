@@ -12,9 +12,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::answer::{Flow, Unanswerable, Via, Warning, Way};
+use super::code::Code;
 use super::ends::Unit;
 use super::name::{EndName, Port, Target};
-use super::near::Code;
 use super::party::Party;
 use super::question::MissingFact;
 use super::walk::{Destination, Route, Walk};

@@ -137,7 +137,7 @@ impl Walk<'_> {
             }
         }
         for ((from, to), pairs) in wholes {
-            let first = pairs[0].2.clone();
+            let mut first = pairs[0].2.clone();
             let uniform = pairs.iter().all(|(_, _, said)| alike(said, &first));
             let mut add = |said: Said, parties: (Party, Party), from: &EndName, to: &EndName| {
                 let flows = said.into_iter().flat_map(|(_, flows)| flows);
@@ -157,6 +157,9 @@ impl Walk<'_> {
                 name
             };
             if uniform {
+                for (_, _, said) in &pairs {
+                    join_items(&mut first, said);
+                }
                 let parties = (pairs[0].0.party, pairs[0].1.party);
                 let from = all(from, &mut pairs.iter().map(|(from, ..)| *from));
                 let to = all(to, &mut pairs.iter().map(|(_, to, _)| *to));
@@ -256,8 +259,10 @@ impl Walk<'_> {
         // An end without an address has no family yet; it matters only where the
         // other end's families get different answers.
         if unknown_family && said.len() == 2 {
-            if said[0].1 == said[1].1 {
-                said.truncate(1);
+            let [(_, one), (_, other)] = [&said[0], &said[1]];
+            if one.len() == other.len() && one.iter().zip(other).all(|(one, other)| one.is_alike(other)) {
+                let (_, other) = said.remove(1);
+                said[0].1.iter_mut().zip(&other).for_each(|(one, other)| one.join(other));
             } else {
                 for (family, flows) in &mut said {
                     for flow in flows {
@@ -330,11 +335,23 @@ fn alike(a: &Said, b: &Said) -> bool {
         let mut said = said.clone();
         let decisions =
             said.iter_mut().flat_map(|(_, flows)| flows).filter_map(|flow| flow.decisions.as_mut()).flatten();
-        let candidates = decisions.flat_map(|decision| &mut decision.candidates);
-        candidates.flat_map(|candidate| &mut candidate.conjuncts).for_each(|conjunct| conjunct.got.clear());
+        for decision in decisions {
+            decision.items.clear();
+            for conjunct in decision.candidates.iter_mut().flat_map(|candidate| &mut candidate.conjuncts) {
+                conjunct.got.clear();
+                let failed = conjunct.marks.iter_mut().filter_map(|mark| mark.requirement.as_mut());
+                failed.for_each(|failed| failed.value = None);
+            }
+        }
         said
     };
     general(a) == general(b)
+}
+
+/// Takes over the items of rules from what is said alike of other ends.
+fn join_items(said: &mut Said, other: &Said) {
+    let (flows, others) = (said.iter_mut().flat_map(|(_, flows)| flows), other.iter().flat_map(|(_, flows)| flows));
+    flows.zip(others).for_each(|(flow, other)| flow.join(other));
 }
 
 /// Pairs with one end that is a part of a prefix: parts with equal answers become
@@ -353,7 +370,12 @@ fn joined(pairs: Vec<(&Unit, &Unit, Said)>) -> Vec<(Unit, Unit, Said)> {
         let is_part = [from, to].iter().any(|unit| unit.name.kind == "Block");
         let found = is_part
             && all.iter_mut().any(|(a, b, had)| {
-                alike(had, &said) && (join(a, from, b.name == to.name) || join(b, to, a.name == from.name))
+                let is_joined =
+                    alike(had, &said) && (join(a, from, b.name == to.name) || join(b, to, a.name == from.name));
+                if is_joined {
+                    join_items(had, &said);
+                }
+                is_joined
             });
         if !found {
             all.push((from.clone(), to.clone(), said));
