@@ -1,8 +1,15 @@
 //! `npc explain`: why a flow is or is not allowed.
 
+mod allowed;
 mod answer;
+mod beside;
+mod denied;
+mod dns;
 mod excerpt;
 mod fix;
+mod headline;
+mod note;
+mod place;
 mod policy;
 mod single;
 mod text;
@@ -58,6 +65,7 @@ enum Format {
 /// What names and places of policies are looked up in.
 struct Context<'a> {
     input: &'a Input,
+    places: place::Places<'a>,
 }
 
 /// A question and its answer.
@@ -74,7 +82,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
     let input = args.input.read()?;
     let cluster = &input.cluster;
     let groups = Groups::of_cluster(cluster);
-    let context = Context { input: &input };
+    let context = Context { input: &input, places: place::Places::new(&input) };
     if let (Some((namespace, name)), None) = (args.from.policy(), &args.to) {
         let policy = policy::find(&input, namespace.unwrap_or(&input.namespace), name)?;
         let about = policy::About::new(&context, policy);

@@ -1,5 +1,6 @@
 //! `npc matrix`: every allowed connection.
 
+mod elsewhere;
 mod filter;
 mod list;
 mod table;

@@ -15,6 +15,7 @@ mod nodes;
 mod output;
 mod reason;
 mod schema;
+mod short;
 mod status;
 mod unjudged;
 mod words;

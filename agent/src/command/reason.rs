@@ -56,6 +56,7 @@ const PAGES: &[Page] = pages! {
     "policy-other-namespace"
     "subject-near-miss"
     "policytypes-missing"
+    "rule-not-understood"
     "service-no-backends"
     "service-port-unknown"
     "default-allow"

@@ -8,13 +8,17 @@
 //! # exit: 1
 //! # says: DENIED
 //! # lacks: peer-label-missing
+//! # code: port-is-service-port
 //! ```
 //!
 //! `says` is text that standard output or standard error must have, `lacks` text that
-//! neither may have. `# with: base.yaml` adds another file to the input.
+//! neither may have, `code` a code that the JSON must have. `# with: base.yaml` adds another
+//! file to the input.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+
+use serde_json::Value;
 
 use crate::{Answer, Files};
 
@@ -25,6 +29,7 @@ struct Question {
     exit: Option<i32>,
     says: Vec<String>,
     lacks: Vec<String>,
+    codes: Vec<String>,
 }
 
 fn yaml_files(folder: &Path) -> Vec<PathBuf> {
@@ -51,6 +56,7 @@ fn questions(text: &str) -> (Vec<Question>, Vec<String>) {
             ("exit", Some(question)) => question.exit = rest.parse().ok(),
             ("says", Some(question)) => question.says.push(rest.to_owned()),
             ("lacks", Some(question)) => question.lacks.push(rest.to_owned()),
+            ("code", Some(question)) => question.codes.push(rest.to_owned()),
             _ => {}
         }
     }
@@ -93,6 +99,12 @@ fn questions_that_people_ask_get_right_answers() {
             );
             faults
                 .extend(question.lacks.iter().filter(|text| all.contains(*text)).map(|text| format!("says {text:?}")));
+            if !question.codes.is_empty() {
+                let words = [question.words.as_slice(), &["-o".to_owned(), "json".to_owned()]].concat();
+                let json = ask(&files, &words, &inputs).json();
+                let missing = question.codes.iter().filter(|code| !has_code(&json, code));
+                faults.extend(missing.map(|code| format!("the JSON has no {code:?}")));
+            }
             if !faults.is_empty() {
                 wrong.push(format!("{name}: {}: {}\n{all}", question.words.join(" "), faults.join("; ")));
             }
@@ -100,6 +112,32 @@ fn questions_that_people_ask_get_right_answers() {
     }
     assert!(asked > 40, "only {asked} questions were found");
     assert!(wrong.is_empty(), "{} of {asked} questions are answered wrongly:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// Whether a field for codes, somewhere in a document, has this one.
+fn has_code(json: &Value, code: &str) -> bool {
+    match json {
+        Value::Array(all) => all.iter().any(|one| has_code(one, code)),
+        Value::Object(all) => all
+            .iter()
+            .any(|(key, one)| (matches!(key.as_str(), "reason" | "code") && one == code) || has_code(one, code)),
+        _ => false,
+    }
+}
+
+#[test]
+fn every_code_of_explain_has_a_question_that_gets_it() {
+    let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/cases"));
+    let texts: Vec<String> = yaml_files(folder).iter().map(|path| std::fs::read_to_string(path).unwrap()).collect();
+    let asked: Vec<String> =
+        texts.iter().flat_map(|text| questions(text).0).flat_map(|question| question.codes).collect();
+    let listed = Files::of("").run(&["reason"]).out;
+    let of_explain = listed.split("\n\n").filter(|codes| codes.starts_with("explain"));
+    let lines = of_explain.flat_map(|codes| codes.lines().skip(1));
+    let codes: Vec<&str> = lines.filter_map(|line| line.split_whitespace().next()).collect();
+    assert!(codes.len() > 29, "{listed}");
+    let missing: Vec<&&str> = codes.iter().filter(|code| !asked.iter().any(|asked| asked == **code)).collect();
+    assert!(missing.is_empty(), "no file of tests/cases asks for {missing:?}");
 }
 
 /// Says that the calling test is skipped, past the harness; in strict mode that fails, as in

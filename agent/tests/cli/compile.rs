@@ -37,6 +37,22 @@ fn pair_sets_are_allowed_and_denied_by_group() {
 }
 
 #[test]
+fn what_rules_admit_from_ends_that_are_not_in_the_input_is_shown() {
+    let files = Files::of(SHOP);
+    let text = files.npc("compile", &[]).out;
+    let line = text.lines().find(|line| line.contains("prometheus in namespace")).unwrap_or_default();
+    let words: Vec<&str> = line.split("  ").map(str::trim).filter(|word| !word.is_empty()).collect();
+    let peer = "from app=prometheus in namespace shop (none in the input)";
+    assert_eq!(words, ["allow", "metrics", peer, "shop/api spec.ingress[1].from[0]"], "{text}");
+    let json = files.npc("compile", &["-o", "pairs-json"]).json();
+    assert_eq!(
+        json["elsewhere"],
+        serde_json::json!([{"direction": "Ingress", "subjects": ["shop/api"], "ports": "metrics",
+            "peer": "app=prometheus in namespace shop", "policy": "shop/api", "path": "spec.ingress[1].from[0]"}])
+    );
+}
+
+#[test]
 fn expanded_pair_sets_are_address_pairs_with_the_exemptions_first() {
     let text = Files::of(NODE).npc("compile", &["--expand"]).out;
     let lines: Vec<&str> = text.lines().filter(|line| line.contains("\t10.0.0.1\t")).collect();

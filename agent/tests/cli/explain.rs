@@ -72,8 +72,15 @@ fn an_allowed_flow_is_explained_as_documented() {
 
   egress   shop/deploy/api  ALLOW  networkpolicy/api spec.egress[0]
   ingress  shop/deploy/db   ALLOW  networkpolicy/db spec.ingress[0]
+
+allowed[rule]: these rules admit it
+  --> in.yaml:88:7  networkpolicy shop/api  spec.egress[0].to[0]
+  --> in.yaml:106:7  networkpolicy shop/db  spec.ingress[0].from[0]
 ",
     );
+    let json = Files::of(SHOP).npc("explain", &["shop/api", "shop/db:5432", "-o", "json"]).json();
+    let items = &json["flows"][0]["egress"]["rules"][0]["items"];
+    assert_eq!(*items, json!([{"path": "to[0]", "location": {"file": "in.yaml", "line": 88, "column": 7}}]));
 }
 
 #[test]
@@ -115,6 +122,32 @@ denied[port-is-service-port]: the rule names the Service's port
   --> in.yaml:69:7  networkpolicy shop/web  spec.egress[0].ports[0]
 ";
     assert!(answer.out.starts_with(expected), "{}", answer.out);
+}
+
+#[test]
+fn places_and_marks_are_as_documented() {
+    let policies = SHOP.find("apiVersion: networking.k8s.io").unwrap();
+    let files = Files::of("");
+    files.add("shop.yaml", &SHOP[..policies]);
+    files.add("policies.yaml", &SHOP[policies..]);
+    let ask = |from, to| files.run(&["explain", "-f", "shop.yaml", "-f", "policies.yaml", from, to]).out;
+    let answer = ask("monitoring/prometheus", "shop/deploy/api:metrics");
+    let expected = "
+denied[peer-other-namespace]: the rule's labels match, its namespace does not
+  --> policies.yaml:32:7  networkpolicy shop/api  spec.ingress[1].from[0]
+   |
+32 |     - podSelector: {matchLabels: {app: prometheus}}
+   |       ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ no namespaceSelector: pods of namespace shop only
+34 |     - port: metrics
+   |       ------------- matches (TCP 9090)
+   = note: the source is in namespace monitoring (kubernetes.io/metadata.name=monitoring, team=sre)
+";
+    assert!(answer.contains(expected), "{answer}");
+    let answer = ask("shop/web", "shop/svc/api:80");
+    assert!(
+        answer.contains("\n  --> policies.yaml:18:7  networkpolicy shop/web  spec.egress[0].ports[0]\n"),
+        "{answer}"
+    );
 }
 
 #[test]
@@ -271,7 +304,7 @@ fn one_endpoint_alone_lists_what_it_exchanges_with_others() {
         "shop/deploy/api
 
   ingress  isolated by shop/api, shop/default-deny
-    metrics  from pods with app=prometheus of namespace shop (none in the input)
+    metrics  from app=prometheus in namespace shop (none in the input)
 
   egress  isolated by shop/api, shop/default-deny
     5432  to shop/deploy/db
@@ -281,7 +314,15 @@ fn one_endpoint_alone_lists_what_it_exchanges_with_others() {
 }
 
 #[test]
-fn a_place_in_a_very_long_line_is_said_and_not_drawn() {
+fn ends_that_are_not_in_the_input_are_in_the_json_of_one_endpoint() {
+    let json = Files::of(SHOP).npc("explain", &["shop/api", "-o", "json"]).json();
+    let elsewhere = json!([{"ports": "metrics", "peer": "app=prometheus in namespace shop", "policy": "shop/api",
+        "path": "spec.ingress[1].from[0]"}]);
+    assert_eq!((&json["ingress"]["elsewhere"], &json["egress"]["elsewhere"]), (&elsewhere, &json!([])));
+}
+
+#[test]
+fn a_very_long_line_is_cut_around_the_mark() {
     let long = " ".repeat(100_000);
     let policy = format!(
         "{{\"apiVersion\": \"networking.k8s.io/v1\", \"kind\": \"NetworkPolicy\", {long} \"metadata\": {{\"name\": \"a\"}}, \
@@ -296,6 +337,12 @@ fn a_place_in_a_very_long_line_is_said_and_not_drawn() {
     assert_eq!(answer.code, 1);
     assert!(answer.out.contains("--> in.yaml:1:100"), "{}", answer.out);
     assert!(answer.out.len() < 1000, "{}", answer.out.len());
+    let lines: Vec<&str> = answer.out.lines().collect();
+    let (mark, text) = lines.iter().enumerate().find(|(_, line)| line.contains('^')).expect("a mark");
+    let start = text.chars().position(|char| char == '^').expect("it is there");
+    let marked: String = lines[mark - 1].chars().skip(start).take(text.matches('^').count()).collect();
+    assert_eq!(marked, "\"port\": 81", "{}", answer.out);
+    assert!(text.ends_with("wants 81, there is 80"), "{text}");
 }
 
 #[test]

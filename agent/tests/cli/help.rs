@@ -145,7 +145,8 @@ fn a_table_fits_the_columns_and_is_sorted_by_name() {
     assert!(wide.lines().next().unwrap().trim_start().starts_with("monitoring/prometheus"), "{wide}");
     assert!(narrow.contains(" -> "), "{narrow}");
     assert!(narrow.lines().all(|line| line.chars().count() <= 67), "{narrow}");
-    let names: Vec<&str> = wide.lines().skip(1).filter_map(|line| line.split_whitespace().next()).collect();
+    let table = wide.lines().take_while(|line| !line.is_empty());
+    let names: Vec<&str> = table.skip(1).filter_map(|line| line.split_whitespace().next()).collect();
     let (outside, endpoints) = names.split_last().unwrap();
     assert!(endpoints.is_sorted() && *outside == "outside", "{names:?}");
 }

@@ -9,6 +9,7 @@ mod fixes;
 mod help;
 mod input;
 mod kubectl;
+mod marks;
 mod matrix;
 mod migrate;
 mod names;

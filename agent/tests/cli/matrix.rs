@@ -39,8 +39,23 @@ shop/api                .                      -         5432     .         203.
 shop/db                 .                      .         -        .         .
 shop/web                .                      .         .        -         .
 outside                 *                      .         .        .         -
+
+allowed with ends that are not in the input:
+  shop/api  metrics from app=prometheus in namespace shop
 ",
     );
+    let json = Files::of(SHOP).npc("matrix", &["-o", "json"]).json();
+    assert_eq!(
+        json["elsewhere"],
+        serde_json::json!([{"endpoint": "shop/Deployment/api", "direction": "Ingress", "ports": "metrics",
+            "peer": "app=prometheus in namespace shop", "policy": "shop/api", "path": "spec.ingress[1].from[0]"}])
+    );
+    // What is not shown, as an endpoint or as a port, is not said.
+    for arguments in [&["--to", "shop/web"][..], &["--from", "shop/api"], &["--port", "53/udp"], &["-n", "monitoring"]]
+    {
+        let answer = Files::of(SHOP).npc("matrix", arguments);
+        assert!(!answer.out.contains("not in the input"), "{arguments:?}: {}", answer.out);
+    }
 }
 
 #[test]

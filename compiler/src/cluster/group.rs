@@ -403,13 +403,16 @@ impl Collected {
 pub(crate) fn atoms(peers: &Peers) -> Vec<Atom> {
     match peers {
         Peers::Everyone => vec![Atom::Everyone],
-        Peers::AnyOf(peers) => (peers.iter())
-            .filter_map(|peer| match peer {
-                Peer::Pods(peer) => Some(Atom::Pods(peer.clone())),
-                Peer::Block(written) => Some(Atom::Block(written.block.clone())),
-                Peer::Nothing => None,
-            })
-            .collect(),
+        Peers::AnyOf(peers) => peers.iter().filter_map(atom).collect(),
+    }
+}
+
+/// The ends that a peer means; none where it is not understood.
+pub(crate) fn atom(peer: &Peer) -> Option<Atom> {
+    match peer {
+        Peer::Pods(peer) => Some(Atom::Pods(peer.clone())),
+        Peer::Block(written) => Some(Atom::Block(written.block.clone())),
+        Peer::Nothing => None,
     }
 }
 

@@ -18,7 +18,7 @@ pub mod finding;
 mod ip_block;
 mod port;
 mod read;
-mod spelling;
+pub(crate) mod spelling;
 
 use std::sync::LazyLock;
 
@@ -56,6 +56,12 @@ impl Direction {
             Self::Ingress => "Ingress",
             Self::Egress => "Egress",
         }
+    }
+
+    /// The field with a rule's peers: `from` or `to`.
+    #[must_use]
+    pub const fn peers_field(self) -> &'static str {
+        self.fields().1
     }
 
     /// The section of the spec, and the field with a rule's peers.

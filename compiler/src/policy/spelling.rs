@@ -18,7 +18,7 @@ const PEER: &[&str] = &["ipBlock", "namespaceSelector", "podSelector"];
 const SELECTOR: &[&str] = &["matchExpressions", "matchLabels"];
 
 /// The field that was most likely meant by one that the API does not have.
-pub(super) fn meant(path: &str) -> Option<&'static str> {
+pub(crate) fn meant(path: &str) -> Option<&'static str> {
     let (parents, key) = path.rsplit_once('.').unwrap_or(("", path));
     let parent = parents.rsplit('.').next().unwrap_or_default();
     let parent = parent.split('[').next().unwrap_or_default();

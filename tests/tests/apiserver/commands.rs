@@ -109,6 +109,34 @@ fn a_cluster_and_its_objects_in_a_file_are_judged_alike() {
 }
 
 #[test]
+fn without_a_file_the_mark_is_in_the_object_as_the_server_has_it() {
+    let world = World::new();
+    let answer = text(&world.of_cluster(&["explain", "ops/monitor", "shop/api:8081"]).stdout);
+    for expected in [
+        "  --> networkpolicy shop/api  spec.ingress[0]\n",
+        "   = note: the rules are about http from app=web in namespace shop\n",
+    ] {
+        assert!(answer.contains(expected), "{expected}: {answer}");
+    }
+    let answer = text(&world.of_cluster(&["explain", "shop/api", "shop/api:8080"]).stdout);
+    assert!(answer.starts_with("ALLOWED"), "{answer}");
+    let answer = text(&world.of_cluster(&["explain", "shop/web", "shop/api:8081"]).stdout);
+    let lines: Vec<&str> = answer.lines().skip_while(|line| !line.contains("-->")).collect();
+    assert_eq!(lines.first(), Some(&"  --> networkpolicy shop/api  spec.ingress[0].ports[0]"), "{answer}");
+    // The fragment is the item, in any order of its fields, and the mark below its line.
+    let mark = lines.iter().position(|line| line.contains('^')).unwrap();
+    let start = lines[mark].find('^').unwrap();
+    let marked = &lines[mark - 1][start..start + lines[mark].matches('^').count()];
+    assert_eq!(marked, "port: http", "{answer}");
+    assert!(lines[mark].ends_with("wants http = 8080, there is 8081"), "{answer}");
+    assert!(lines.iter().any(|line| line.contains("protocol: TCP")), "{answer}");
+    // A label of a peer, and what is allowed, by the path of its item.
+    let answer = text(&world.of_cluster(&["explain", "shop/web", "shop/api:8080"]).stdout);
+    assert!(answer.contains("allowed[rule]"), "{answer}");
+    assert!(answer.contains("  --> networkpolicy shop/api  spec.ingress[0].from[0]\n"), "{answer}");
+}
+
+#[test]
 fn a_cluster_that_does_not_answer_is_said_to_not_answer() {
     let world = World::new();
     let forbidden = world.server.inject(Fault::forbidden().on(Resource::Pods).verbs(&[Verb::List]));

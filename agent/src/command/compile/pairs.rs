@@ -8,7 +8,7 @@ use npc_compiler::algebra::cidr::{self, AddressSet};
 use npc_compiler::algebra::ranges::RangeSet;
 use npc_compiler::algebra::traffic::Traffic;
 use npc_compiler::cluster::group::Groups;
-use npc_compiler::cluster::{Cluster, PodId};
+use npc_compiler::cluster::{Cluster, PodId, PolicyId};
 use npc_compiler::object::{Family, Protocol};
 use npc_compiler::policy::Direction;
 use npc_compiler::verdict::flow::End;
@@ -16,6 +16,7 @@ use npc_compiler::verdict::pairs::{Because, PairSet, Region, Verdict};
 use serde_json::{Map, Value, json};
 
 use crate::command::output::{BAD, Columns, FAINT, GOOD};
+use crate::command::short::{Elsewhere, elsewhere};
 use crate::command::words::{policy_name, shorten};
 
 /// So many names or prefixes are written out.
@@ -40,7 +41,7 @@ pub(super) fn text(cluster: &Cluster, groups: &Groups, sets: &[PairSet], out: &m
         let isolated = if policies.is_empty() {
             "isolated by no policy".to_owned()
         } else {
-            let policies = policies.into_iter().map(|id| policy_name(cluster, *id));
+            let policies = policies.iter().map(|id| policy_name(cluster, **id));
             format!("isolated by {}", policies.collect::<Vec<_>>().join(", "))
         };
         writeln!(out, "{}  {names}  {FAINT}{isolated}{FAINT:#}", direction.as_str().to_lowercase())?;
@@ -52,6 +53,13 @@ pub(super) fn text(cluster: &Cluster, groups: &Groups, sets: &[PairSet], out: &m
             add(&mut columns, &said[0], "IPv4");
             add(&mut columns, &said[1], "IPv6");
         }
+        let elsewhere = policies.iter().flat_map(|id| elsewhere(cluster, **id, *direction));
+        let elsewhere: BTreeSet<Elsewhere> = elsewhere.collect();
+        let lines = elsewhere.into_iter().map(|Elsewhere { ports, peer, policy, path, .. }| {
+            let way = if *direction == Direction::Ingress { "from" } else { "to" };
+            (Verdict::Allowed, [ports, format!("{way} {peer} (none in the input)"), format!("{policy} {path}")])
+        });
+        add(&mut columns, &lines.collect::<Vec<_>>(), "");
         columns.write(out, "  ", 0)?;
     }
     out.flush()
@@ -124,7 +132,7 @@ fn names(cluster: &Cluster, pods: &[PodId]) -> Vec<String> {
 
 /// The pair sets as JSON. A region's prefixes mean addresses that belong to no
 /// endpoint.
-pub(super) fn json(cluster: &Cluster, sets: &[PairSet]) -> Value {
+pub(super) fn json(cluster: &Cluster, groups: &Groups, sets: &[PairSet]) -> Value {
     let one = |set: &PairSet| {
         let because: Vec<Value> = (set.because.iter())
             .map(|Because { policy, rule }| {
@@ -148,7 +156,31 @@ pub(super) fn json(cluster: &Cluster, sets: &[PairSet]) -> Value {
         })
     };
     let sets: Vec<Value> = sets.iter().map(one).collect();
-    json!({"apiVersion": API_VERSION, "kind": "PairSets", "pairSets": sets})
+    let elsewhere = elsewhere_json(cluster, groups);
+    json!({"apiVersion": API_VERSION, "kind": "PairSets", "pairSets": sets, "elsewhere": elsewhere})
+}
+
+/// What the rules of each group admit whose other ends are not in the input.
+fn elsewhere_json(cluster: &Cluster, groups: &Groups) -> Vec<Value> {
+    let mut subjects = BTreeMap::<(Direction, &[PolicyId]), Vec<PodId>>::new();
+    for (pod, _) in cluster.endpoints() {
+        for direction in Direction::ALL {
+            if let Some(group) = groups.of(pod, direction) {
+                subjects.entry((direction, &groups.get(group).key.policies)).or_default().push(pod);
+            }
+        }
+    }
+    let mut all = Vec::new();
+    for ((direction, policies), subjects) in subjects {
+        let found: BTreeSet<Elsewhere> = policies.iter().flat_map(|id| elsewhere(cluster, *id, direction)).collect();
+        all.extend(found.into_iter().map(|of| {
+            json!({
+                "direction": direction.as_str(), "subjects": names(cluster, &subjects), "ports": of.ports,
+                "peer": of.peer, "policy": of.policy, "path": of.path,
+            })
+        }));
+    }
+    all
 }
 
 /// Protocols to ranges of ports; ICMP and all others have none.

@@ -7,7 +7,7 @@ use npc_compiler::algebra::traffic::Traffic;
 use npc_compiler::cluster::PolicyId;
 use npc_compiler::object::{Family, Protocol, TargetPort};
 use npc_compiler::verdict::explain::{
-    Beside, Candidate, Conjunct, Decision, EndName, Flow, Of, Part, Port, Verdict, Via, Way,
+    Beside, Candidate, Code, Conjunct, Decision, EndName, Flow, Mark, Of, Part, Port, Verdict, Via, Way,
 };
 use serde::Serialize;
 
@@ -124,6 +124,15 @@ pub(super) struct RuleJson {
     policy: PolicyJson,
     path: String,
     location: Option<LocationJson>,
+    /// The items of the peers that admit the other end; none of a rule without peers.
+    items: Vec<ItemJson>,
+}
+
+/// An item of a rule's peers, by its path below the rule, and where it stands.
+#[derive(Debug, Clone, Serialize)]
+struct ItemJson {
+    path: String,
+    location: Option<LocationJson>,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -150,6 +159,30 @@ struct ConjunctJson {
     result: &'static str,
     want: String,
     got: String,
+    /// The very things that fail, where they are less than what stands at the path.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    marks: Vec<MarkJson>,
+}
+
+/// A label, an operator, an item or a number that something fails by.
+#[derive(Debug, Clone, Serialize)]
+struct MarkJson {
+    /// The path in the policy.
+    path: String,
+    range: Option<RangeJson>,
+    want: String,
+    got: String,
+}
+
+/// A stretch of a file: lines and columns from 1, the end just behind the last character.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct RangeJson {
+    file: String,
+    line: u32,
+    column: u32,
+    end_line: u32,
+    end_column: u32,
 }
 
 impl<'a> Answer<'a> {
@@ -280,14 +313,19 @@ fn side(context: &Context<'_>, decision: &Decision) -> Side {
         verdict: decision.verdict,
         reason: decision.reason.as_str(),
         isolated_by: decision.isolated_by.iter().map(|id| policy(context, *id)).collect(),
-        rules: decision.rules.iter().map(|(id, path)| rule(context, *id, path)).collect(),
+        rules: decision.rules.iter().map(|of| rule(context, decision, of)).collect(),
         candidates: decision.candidates.iter().map(|of| candidate(context, of)).collect(),
         near: decision.beside.iter().map(|of| beside(context, of)).collect(),
     }
 }
 
 fn beside(context: &Context<'_>, of: &Beside) -> BesideJson {
-    let Beside { policy: id, code, path, want, got } = of.clone();
+    let Beside { policy: id, code, path, want, got, .. } = of.clone();
+    let path = match code {
+        // A field that the API does not have is in the file only.
+        Code::RuleNotUnderstood => path,
+        _ => context.places.path(id, "", &of.mark()),
+    };
     let location = location(context, id, &path);
     BesideJson { code: code.as_str(), policy: policy(context, id), path, location, want, got }
 }
@@ -297,18 +335,39 @@ pub(super) fn policy(context: &Context<'_>, id: PolicyId) -> PolicyJson {
     PolicyJson { kind: "NetworkPolicy", namespace: policy.namespace.clone(), name: policy.name.clone() }
 }
 
-pub(super) fn rule(context: &Context<'_>, id: PolicyId, path: &str) -> RuleJson {
-    RuleJson { policy: policy(context, id), path: path.to_owned(), location: location(context, id, path) }
+fn rule(context: &Context<'_>, decision: &Decision, of: &(PolicyId, String)) -> RuleJson {
+    let (id, path) = of;
+    let item =
+        |item: &String| ItemJson { path: item.clone(), location: location(context, *id, &format!("{path}.{item}")) };
+    RuleJson {
+        policy: policy(context, *id),
+        path: path.clone(),
+        location: location(context, *id, path),
+        items: decision.items.get(of).into_iter().flatten().map(item).collect(),
+    }
 }
 
 pub(super) fn location(context: &Context<'_>, id: PolicyId, path: &str) -> Option<LocationJson> {
-    let policy = context.input.cluster.policy(id);
-    let place = context.input.loaded.positions.locate("NetworkPolicy", &policy.namespace, &policy.name, path)?;
+    let place = context.places.locate(id, path)?;
     Some(LocationJson { file: place.file.to_string(), line: place.line(), column: place.column() })
 }
 
-fn candidate(context: &Context<'_>, of: &Candidate) -> CandidateJson {
+fn mark(context: &Context<'_>, of: &Candidate, conjunct: &Conjunct, mark: &Mark) -> MarkJson {
+    let path = context.places.path(of.policy, &of.path, mark);
+    let range = context.places.locate(of.policy, &path).map(|place| RangeJson {
+        file: place.file.to_string(),
+        line: place.line(),
+        column: place.column(),
+        end_line: place.span.end.line,
+        end_column: place.span.end.column,
+    });
+    let (want, got) = conjunct.said_of(mark);
+    MarkJson { path, range, want, got }
+}
+
+fn candidate(context: &Context<'_>, candidate: &Candidate) -> CandidateJson {
     let conjunct = |of: &Conjunct| ConjunctJson {
+        marks: of.marks.iter().map(|one| mark(context, candidate, of, one)).collect(),
         of: of.of,
         path: of.path.clone(),
         part: of.part,
@@ -317,12 +376,13 @@ fn candidate(context: &Context<'_>, of: &Candidate) -> CandidateJson {
         got: of.got.clone(),
     };
     // Where its first part that fails stands.
-    let path = of.conjuncts.first().map_or(of.path.clone(), |first| format!("{}.{}", of.path, first.path));
+    let Candidate { policy: id, path, conjuncts, .. } = candidate;
+    let first = conjuncts.first().map_or(path.clone(), |first| format!("{path}.{}", first.path));
     CandidateJson {
-        policy: policy(context, of.policy),
-        path: of.path.clone(),
-        distance: of.conjuncts.len(),
-        location: location(context, of.policy, &path),
-        conjuncts: of.conjuncts.iter().map(conjunct).collect(),
+        policy: policy(context, *id),
+        path: path.clone(),
+        distance: conjuncts.len(),
+        location: location(context, *id, &first),
+        conjuncts: conjuncts.iter().map(conjunct).collect(),
     }
 }

@@ -3,18 +3,17 @@
 use std::collections::BTreeSet;
 use std::io::{self, Write};
 
-use ipnetwork::IpNetwork;
 use npc_agent::near;
 use npc_compiler::API_VERSION;
 use npc_compiler::cluster::{ClassId, Cluster, PodId, PolicyId};
-use npc_compiler::object::Protocol;
-use npc_compiler::policy::{Direction, IpBlock, Namespaces, Peer, Peers, PolicyRule, PortMatch, Ports};
+use npc_compiler::policy::{Direction, Namespaces, Peer, Peers, PolicyRule, PortMatch, Ports};
 use serde::Serialize;
 
 use super::Context;
 use super::answer::location;
 use crate::command::endpoint::short_kind;
 use crate::command::input::Input;
+use crate::command::short::block_text;
 use crate::command::words::shorten;
 use crate::command::{Exit, Stop};
 
@@ -164,37 +163,6 @@ impl About {
     }
 }
 
-/// What rules of a policy admit whose ends are not in the input: the ports, and the peer in
-/// words.
-pub(super) fn elsewhere(cluster: &Cluster, id: PolicyId, direction: Direction) -> Vec<(String, String)> {
-    let rule = |rule: &PolicyRule| {
-        let ports: Vec<String> = match &rule.ports {
-            Ports::Everything => vec!["*".to_owned()],
-            Ports::AnyOf(ports) => ports.iter().filter_map(short_port).collect(),
-        };
-        let is_elsewhere = |part: &Part| part.unused.as_deref() == Some(NO_POD);
-        let peers = peers(cluster, rule).into_iter().filter(is_elsewhere);
-        let ports = ports.join(",");
-        peers.map(|part| (ports.clone(), part.text)).filter(|(ports, _)| !ports.is_empty()).collect::<Vec<_>>()
-    };
-    cluster.policy(id).rules(direction).iter().flat_map(rule).collect()
-}
-
-/// A port as tables write it: `8080`, `53/udp`, a name.
-fn short_port(port: &PortMatch) -> Option<String> {
-    let (protocol, text) = match port {
-        PortMatch::Range(protocol, 0 | 1, u16::MAX) => (protocol, "*".to_owned()),
-        PortMatch::Range(protocol, first, last) if first == last => (protocol, first.to_string()),
-        PortMatch::Range(protocol, first, last) => (protocol, format!("{first}-{last}")),
-        PortMatch::Named(protocol, name) => (protocol, name.clone()),
-        PortMatch::Nothing => return None,
-    };
-    Some(match protocol {
-        Protocol::Tcp => text,
-        other => format!("{text}/{}", other.lower()),
-    })
-}
-
 /// The peers of a rule; none for everyone.
 fn peers(cluster: &Cluster, rule: &PolicyRule) -> Vec<Part> {
     let Peers::AnyOf(peers) = &rule.peers else { return Vec::new() };
@@ -224,16 +192,6 @@ fn peers(cluster: &Cluster, rule: &PolicyRule) -> Vec<Part> {
         Part { text, selects, unused }
     };
     peers.iter().map(part).collect()
-}
-
-fn block_text(block: &IpBlock) -> String {
-    let mut text = block.cidr.network().to_string();
-    if !block.except.is_empty() {
-        let except: Vec<String> = block.except.iter().map(|cidr| IpNetwork::to_string(&cidr.network())).collect();
-        text.push_str(" except ");
-        text.push_str(&except.join(" "));
-    }
-    text
 }
 
 /// The ports of a rule, whose names these pods resolve; none for every port.

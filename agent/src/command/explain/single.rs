@@ -12,10 +12,10 @@ use npc_compiler::verdict::outside::Outside;
 use serde_json::{Value, json};
 
 use super::answer::{by_protocol, policy};
-use super::policy::elsewhere;
 use super::{Context, warning};
 use crate::command::endpoint::short_kind;
 use crate::command::output::Columns;
+use crate::command::short::{Elsewhere, elsewhere};
 use crate::command::words::{policy_name, shorten};
 
 /// So many names are written out.
@@ -41,6 +41,12 @@ fn peers(peers: &BTreeMap<Traffic, Vec<Arc<str>>>) -> impl Iterator<Item = (&Tra
 impl About<'_> {
     fn warnings(&self) -> Vec<String> {
         warning::texts(self.context.input, &self.explanation.warnings)
+    }
+
+    /// What the rules of a direction admit whose other ends are not in the input.
+    fn elsewhere(&self, side: &Side) -> Vec<Elsewhere> {
+        let policies = side.isolated_by.keys();
+        policies.flat_map(|id| elsewhere(&self.context.input.cluster, *id, side.direction)).collect()
     }
 
     pub(super) fn text(&self, out: &mut impl Write) -> io::Result<()> {
@@ -75,8 +81,8 @@ impl About<'_> {
                     }
                 }
             }
-            let elsewhere = side.isolated_by.keys().flat_map(|id| elsewhere(cluster, *id, side.direction));
-            let elsewhere: BTreeSet<(String, String)> = elsewhere.collect();
+            let elsewhere: BTreeSet<(String, String)> =
+                self.elsewhere(side).into_iter().map(|of| (of.ports, of.peer)).collect();
             for (ports, peer) in &elsewhere {
                 columns.push([ports.clone(), format!("{way} {peer} (none in the input)")]);
             }
@@ -118,6 +124,7 @@ impl About<'_> {
             json!({
                 "isolatedBy": isolated, "allowed": rows(&side.peers), "outside": by_prefix(&side.outside),
                 "unknown": rows(&side.unknown_peers), "unknownOutside": by_prefix(&side.unknown_outside),
+                "elsewhere": self.elsewhere(side),
             })
         };
         let [ingress, egress] = &self.explanation.sides;

@@ -1,23 +1,20 @@
 //! The answer for people: the verdict alone on the first line, both
 //! directions, and for each that denies why and where.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use npc_compiler::algebra::traffic::Traffic;
 use npc_compiler::cluster::PolicyId;
-use npc_compiler::object::{Pod, Protocol, TargetPort};
-use npc_compiler::policy::Direction;
-use npc_compiler::verdict::explain::{
-    Beside, Candidate, Code, Conjunct, Decision, Flow, FlowExplanation, Of, Part, Party, Reason, Verdict, Via, Way,
-};
+use npc_compiler::object::TargetPort;
+use npc_compiler::verdict::explain::{Decision, Flow, FlowExplanation, Reason, Verdict, Via, Way};
 use npc_compiler::verdict::fix::FlowFix;
-use npc_compiler::verdict::flow::End;
 
 use super::answer::{bracketed, port_text};
-use super::excerpt::{Mark, draw};
+use super::headline::headline;
 use super::warning::shown;
-use super::{Context, Said, fix, warning};
+use super::{Context, Said, allowed, beside, denied, fix, warning};
 use crate::command::output::{BAD, Columns, DOUBT, GOOD};
 use crate::command::words::shorten;
 
@@ -58,8 +55,8 @@ pub(super) fn write(said: &Said<'_>, out: &mut impl Write) -> io::Result<()> {
 }
 
 /// The flows, those of both families in one where the same is said of them.
-fn merged(explanation: &FlowExplanation) -> Vec<(&Flow, String)> {
-    let mut shown: Vec<(&Flow, String)> = Vec::new();
+fn merged(explanation: &FlowExplanation) -> Vec<(Cow<'_, Flow>, String)> {
+    let mut shown: Vec<(Cow<'_, Flow>, String)> = Vec::new();
     let mut by_name = BTreeMap::<(&str, &str), Vec<usize>>::new();
     for flow in &explanation.flows {
         let family = flow.family.map(|family| family.to_string()).unwrap_or_default();
@@ -67,13 +64,14 @@ fn merged(explanation: &FlowExplanation) -> Vec<(&Flow, String)> {
         let names = by_name.entry((&flow.from.name, &flow.to.name)).or_default();
         match names.iter().find(|place| shown[**place].0.is_same_in_another_family(flow)) {
             Some(place) => {
-                let families = &mut shown[*place].1;
+                let (first, families) = &mut shown[*place];
+                first.to_mut().join(flow);
                 families.push(' ');
                 families.push_str(&family);
             }
             None => {
                 names.push(shown.len());
-                shown.push((flow, family));
+                shown.push((Cow::Borrowed(flow), family));
             }
         }
     }
@@ -183,50 +181,21 @@ fn body(context: &Context<'_>, flow: &Flow, fix: Option<&FlowFix>, out: &mut imp
         let Reason::Denied(code) = decision.reason else { continue };
         writeln!(out)?;
         match decision.beside.first().filter(|beside| beside.code == code) {
-            Some(cause) => denied_beside(context, cause, out)?,
-            None => denied(context, flow, decision, code, out)?,
+            Some(cause) => beside::denied(context, cause, out)?,
+            None => denied::write(context, flow, decision, code, out)?,
         }
         let direction = decision.direction;
         fix::help(&context.input.cluster, fix, Some(direction), Some(direction) == last, out)?;
     }
+    allowed::write(context, flow, out)?;
     for decision in flow.decisions.iter().flatten() {
         let cause = if let Reason::Denied(code) = decision.reason { Some(code) } else { None };
         for beside in decision.beside.iter().filter(|beside| Some(beside.code) != cause) {
-            writeln!(out, "\nnear[{}]: {}", beside.code.as_str(), near(context, beside))?;
+            writeln!(out)?;
+            beside::near(context, beside, out)?;
         }
     }
     Ok(())
-}
-
-/// A policy that looks as if it decided, in one line.
-fn near(context: &Context<'_>, beside: &Beside) -> String {
-    let policy = context.input.cluster.policy(beside.policy);
-    let Beside { want, got, code, .. } = beside;
-    let name = format!("networkpolicy {}/{}", policy.namespace, policy.name);
-    match code {
-        Code::PolicyTypesMissing => format!("{name} has {got}"),
-        Code::PeerOrNotAnd => format!(
-            "{name} {}: separate items mean OR: {want}; {got}; write both selectors in one item for AND",
-            beside.path
-        ),
-        Code::PolicyOtherNamespace => format!("{name} means {want}; this is {got}"),
-        _ => format!("{name} wants {want}, there is {got}"),
-    }
-}
-
-/// A denial by a policy that does not apply as it looks.
-fn denied_beside(context: &Context<'_>, beside: &Beside, out: &mut impl Write) -> io::Result<()> {
-    writeln!(out, "{BAD}denied[{}]{BAD:#}: {}", beside.code.as_str(), headline(beside.code))?;
-    let policy = context.input.cluster.policy(beside.policy);
-    let positions = &context.input.loaded.positions;
-    let place = positions.locate("NetworkPolicy", &policy.namespace, &policy.name, &beside.path);
-    let at = place.as_ref().map(|place| format!("{place}  ")).unwrap_or_default();
-    writeln!(out, "  --> {at}networkpolicy {}/{}  {}", policy.namespace, policy.name, beside.path)?;
-    let text = format!("wants {}, there is {}", beside.want, beside.got);
-    let marks: Vec<Mark> =
-        place.filter(|place| place.exact).map(|place| Mark { place, text, is_miss: true }).into_iter().collect();
-    draw(positions, &marks, out)?;
-    writeln!(out, "   = note: {}", near(context, beside))
 }
 
 fn service(flow: &Flow, via: &Via) -> String {
@@ -284,168 +253,5 @@ fn why(context: &Context<'_>, decision: &Decision, is_pod: bool) -> String {
         }
         Reason::Unknown if decision.isolated_by.is_empty() => "it depends on a fact that is missing".to_owned(),
         Reason::Unknown => format!("isolated by {}; a fact is missing", isolated()),
-    }
-}
-
-/// The nearest miss: code, place, the lines themselves, and what there is
-/// instead.
-fn denied(context: &Context<'_>, flow: &Flow, decision: &Decision, code: Code, out: &mut impl Write) -> io::Result<()> {
-    let dns = dns(flow, decision);
-    let headline = if dns.is_some() { "no rule is about DNS (port 53)" } else { headline_of(decision, code) };
-    writeln!(out, "{BAD}denied[{}]{BAD:#}: {headline}", code.as_str())?;
-    let positions = &context.input.loaded.positions;
-    let cluster = &context.input.cluster;
-    let Some(candidate) = decision.candidates.first() else {
-        for id in &decision.isolated_by {
-            let policy = cluster.policy(*id);
-            if let Some(place) = positions.locate("NetworkPolicy", &policy.namespace, &policy.name, "spec") {
-                writeln!(out, "  --> {place}  networkpolicy {}/{}", policy.namespace, policy.name)?;
-            }
-        }
-        return dns.iter().try_for_each(|text| write!(out, "{text}"));
-    };
-    let policy = cluster.policy(candidate.policy);
-    let locate = |path: &str| {
-        let path = format!("{}.{path}", candidate.path);
-        positions.locate("NetworkPolicy", &policy.namespace, &policy.name, &path)
-    };
-    let first = candidate.conjuncts.first().map(|first| first.path.as_str()).unwrap_or_default();
-    let place = locate(first).map(|place| format!("{place}  ")).unwrap_or_default();
-    writeln!(out, "  --> {place}networkpolicy {}/{}  {}.{first}", policy.namespace, policy.name, candidate.path)?;
-    let mut marks = Vec::new();
-    for conjunct in &candidate.conjuncts {
-        let exact = |path: &str| locate(path).filter(|place| place.exact);
-        let place = conjunct.mark.as_deref().and_then(exact).or_else(|| exact(&conjunct.path));
-        marks.extend(place.map(|place| Mark { place, text: label(conjunct), is_miss: true }));
-    }
-    if let Some(path) = &candidate.matching_port {
-        let text = format!("matches ({})", traffic(&flow.traffic));
-        marks.extend(locate(path).filter(|place| place.exact).map(|place| Mark { place, text, is_miss: false }));
-    }
-    if let Some(text) = dns {
-        // What the nearest rule lacks is all of it.
-        return write!(out, "{text}");
-    }
-    draw(positions, &marks, out)?;
-    let alike = decision.candidates.iter().filter(|other| other.labels == candidate.labels).count();
-    if alike > 1 {
-        writeln!(out, "   = note: {alike} rules are equally near; this is the first of them")?;
-    }
-    if let Some(note) = note(context, flow, decision.direction, candidate) {
-        writeln!(out, "   = note: {note}")?;
-    }
-    Ok(())
-}
-
-/// What to say of an end that may ask no DNS server: no rule of its policies is about
-/// port 53.
-fn dns(flow: &Flow, decision: &Decision) -> Option<String> {
-    let is_dns = matches!(flow.traffic.single(), Some((Protocol::Udp | Protocol::Tcp, 53, 53)));
-    let is_about_port = |candidate: &Candidate| candidate.conjuncts.iter().all(|conjunct| conjunct.of != Of::Port);
-    if !is_dns || decision.direction != Direction::Egress || decision.candidates.iter().any(is_about_port) {
-        return None;
-    }
-    let (_, Party::End(End::Pod(_))) = flow.parties? else { return None };
-    Some(format!("   = note: without DNS, {} can resolve no name\n", shown(&flow.from)))
-}
-
-/// What a part that fails asks for and gets.
-fn label(conjunct: &Conjunct) -> String {
-    let Conjunct { want, got, code, .. } = conjunct;
-    match code {
-        Code::PeerOtherNamespace => format!("no namespaceSelector: pods of namespace {want} only"),
-        Code::PeerAndNotOr => format!("wants {want}, there is {got}; a new \"-\" before podSelector would mean OR"),
-        Code::IpBlockIsServiceAddress => format!("{want} holds {got}, which no policy sees"),
-        Code::PortIsServicePort => format!("{want} is the Service's port; its pods listen on {got}"),
-        _ => format!("wants {want}, there is {got}"),
-    }
-}
-
-/// Facts about the other end that its part of the rule is about.
-fn note(context: &Context<'_>, flow: &Flow, direction: Direction, candidate: &Candidate) -> Option<String> {
-    let (from, to) = flow.parties?;
-    let (party, role) = match direction {
-        Direction::Ingress => (from, "source"),
-        Direction::Egress => (to, "destination"),
-    };
-    let Party::End(End::Pod(pod)) = party else { return None };
-    let pod = context.input.cluster.pod(pod);
-    let words = |labels: &npc_compiler::object::Labels| {
-        labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(", ")
-    };
-    let of_peer = |part| candidate.conjuncts.iter().any(|c| c.of == Of::Peer && c.part == part);
-    let mut notes = Vec::new();
-    if of_peer(Part::Namespace) {
-        let labels = context.input.cluster.namespace(&pod.namespace).map(words).unwrap_or_default();
-        notes.push(format!("the {role} is in namespace {} ({labels})", pod.namespace));
-    }
-    if of_peer(Part::Pod) {
-        let labels = words(&pod.labels);
-        let labels = if labels.is_empty() { "no labels".to_owned() } else { format!("the labels {labels}") };
-        notes.push(format!("the {role} has {labels}"));
-        notes.extend(own_label(context, pod, candidate));
-    }
-    (!notes.is_empty()).then(|| notes.join("; "))
-}
-
-/// Where the label that a pod lacks stands on its workload, in place of its template.
-fn own_label(context: &Context<'_>, pod: &Pod, candidate: &Candidate) -> Option<String> {
-    let workload = pod.workload.as_ref()?;
-    let missing = candidate.conjuncts.iter().filter(|conjunct| conjunct.code == Code::PeerLabelMissing);
-    let mut keys =
-        missing.filter_map(|conjunct| conjunct.mark.as_ref()?.split_once(".matchLabels.").map(|(_, key)| key));
-    keys.find_map(|key| {
-        let (kind, path) = (&workload.kind, format!("metadata.labels.{key}"));
-        let place = context.input.loaded.positions.locate(kind, &pod.namespace, &workload.name, &path)?;
-        place.exact.then(|| {
-            format!(
-                "the {} itself has a label {key} ({place}), which its pods do not get: write it in \
-                 spec.template.metadata.labels",
-                kind.to_lowercase()
-            )
-        })
-    })
-}
-
-/// What a code says in a few words, and more exactly where the namespace is
-/// all that fails.
-fn headline_of(decision: &Decision, code: Code) -> &'static str {
-    let only = decision.candidates.first().is_some_and(|candidate| candidate.conjuncts.len() == 1);
-    match code {
-        Code::PeerOtherNamespace if only => "the rule's labels match, its namespace does not",
-        _ => headline(code),
-    }
-}
-
-fn headline(code: Code) -> &'static str {
-    match code {
-        Code::DefaultDenyOnly => "the policies that isolate it allow nothing in this direction",
-        Code::PeerLabelMissing => "the other end lacks a label that the nearest rule asks for",
-        Code::PeerLabelValue => "the other end has a label with another value than the nearest rule asks for",
-        Code::PeerOtherNamespace => "the nearest rule means pods of its own namespace",
-        Code::PeerNamespaceLabel => "the other end's namespace is not one that the nearest rule selects",
-        Code::PeerAndNotOr => "one item with both selectors means AND: the pod's labels match, its namespace's do not",
-        Code::PeerOrNotAnd => "separate items mean OR",
-        Code::IpBlockIsServiceAddress => {
-            "the nearest rule's ipBlock holds the Service's address; policies see the address of the pod behind it"
-        }
-        Code::DirectionOther => "the rules about the other end are for the other direction",
-        Code::PolicyOtherNamespace => "a policy with a podSelector that fits is in another namespace",
-        Code::SubjectNearMiss => "a policy that would allow it selects other pods, and misses by one label",
-        Code::PolicyTypesMissing => "a policy has rules for this direction, and its policyTypes does not name it",
-        Code::PeerHostNetwork => {
-            "no selector selects a pod in its node's network; only an ipBlock with its node's address does"
-        }
-        Code::IpBlockOutside => "no ipBlock of the nearest rule holds the address",
-        Code::IpBlockExcept => "an except of the nearest rule's ipBlock holds the address",
-        Code::IpBlockFamily => "the nearest rule's ipBlock is of the other address family",
-        Code::PortNumber => "the nearest rule allows another port",
-        Code::PortProtocol => "the nearest rule allows another protocol",
-        Code::PortIsServicePort => "the rule names the Service's port",
-        Code::PortNamedUnresolved => "the destination has no port of the name that the nearest rule allows",
-        Code::PortNamedOtherProtocol => "the destination's port of this name is of another protocol",
-        Code::PortRange => "the port is not in the range that the nearest rule allows",
-        Code::ServiceNoBackends => "the service leads to no pod that has the port",
-        Code::ServicePortUnknown => "the service has no such port",
     }
 }

@@ -8,6 +8,7 @@ use npc_compiler::verdict::matrix::{Matrix, Printed, protocols};
 use npc_compiler::verdict::outside::Certainty;
 use serde::Serialize;
 
+use super::elsewhere::Elsewhere;
 use super::table::{OUTSIDE, TextMatrix};
 
 /// The documented JSON of the matrix, and what passes from and to outside.
@@ -16,6 +17,7 @@ pub(super) struct Json<'a> {
     #[serde(flatten)]
     matrix: Printed<'a>,
     outside: Vec<Connection>,
+    elsewhere: &'a [Elsewhere],
 }
 
 /// What is allowed between an endpoint and addresses outside, of one protocol.
@@ -31,8 +33,8 @@ struct Connection {
 }
 
 impl<'a> Json<'a> {
-    pub(super) fn new(matrix: &'a Matrix<'a>, view: &TextMatrix<'_>, warnings: &'a [String]) -> Self {
-        Self { matrix: Printed { matrix, warnings }, outside: outside(matrix, view) }
+    pub(super) fn new(matrix: &'a Matrix<'a>, view: &'a TextMatrix<'_>, warnings: &'a [String]) -> Self {
+        Self { matrix: Printed { matrix, warnings }, outside: outside(matrix, view), elsewhere: view.elsewhere() }
     }
 }
 

@@ -13,6 +13,7 @@ use npc_compiler::verdict::flow::End;
 use npc_compiler::verdict::matrix::{Cell, Matrix};
 use npc_compiler::verdict::outside::{Certainty, Outside, outside};
 
+use super::elsewhere::{self, Elsewhere};
 use super::filter::OutsideShown;
 use crate::command::output::Columns;
 use crate::command::words::shorten;
@@ -35,6 +36,7 @@ pub(super) struct TextMatrix<'a> {
     /// The places of the endpoints, by name.
     order: Vec<usize>,
     shown: OutsideShown,
+    elsewhere: Vec<Elsewhere>,
 }
 
 impl<'a> TextMatrix<'a> {
@@ -52,7 +54,13 @@ impl<'a> TextMatrix<'a> {
         let names: Vec<String> = matrix.endpoints().iter().map(|endpoint| name(&endpoint.id)).collect();
         let mut order: Vec<usize> = (0..names.len()).collect();
         order.sort_by(|a, b| names[*a].cmp(&names[*b]));
-        Self { matrix, cluster, groups, names, order, shown }
+        let elsewhere = elsewhere::all(matrix, cluster, groups, shown);
+        Self { matrix, cluster, groups, names, order, shown, elsewhere }
+    }
+
+    /// What rules admit whose other ends are not in the input.
+    pub(super) fn elsewhere(&self) -> &[Elsewhere] {
+        &self.elsewhere
     }
 
     /// The places of the sources and of the destinations, by name.
@@ -67,6 +75,7 @@ impl<'a> TextMatrix<'a> {
     /// A table that says everything, however wide.
     pub(super) fn wide(&self, out: &mut impl Write) -> io::Result<()> {
         with_legend(out, |text| self.columns(usize::MAX).write(text, "", 1))?;
+        elsewhere::text(&self.elsewhere, &self.names, out)?;
         out.flush()
     }
 
@@ -87,6 +96,7 @@ impl<'a> TextMatrix<'a> {
                 with_legend(out, |text| lines.write(text, "", 0))?;
             }
         }
+        elsewhere::text(&self.elsewhere, &self.names, out)?;
         out.flush()
     }
 

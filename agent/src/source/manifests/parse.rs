@@ -96,7 +96,9 @@ pub(super) fn parse_counted(file: &Arc<str>, bytes: Vec<u8>, default_namespace: 
     let mut reader = Reader { default_namespace, parsed: Parsed::empty(Arc::clone(file)), faults: Vec::new(), count };
     match text {
         Ok(text) => {
-            // Editors and shells that join files leave marks of byte order inside.
+            // Editors and shells that join files leave marks of byte order inside. The first one
+            // has no column.
+            let text = if text.starts_with('\u{feff}') { text['\u{feff}'.len_utf8()..].to_owned() } else { text };
             let text = if text.contains("\n\u{feff}") { text.replace("\n\u{feff}", "\n") } else { text };
             let mut each = |document| match document {
                 Ok(node) => reader.document(node, None, 0),

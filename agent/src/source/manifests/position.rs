@@ -91,10 +91,16 @@ impl Positions {
     /// A line of a file, without its end.
     #[must_use]
     pub fn line(&self, file: &str, line: u32) -> Option<&str> {
-        let index = usize::try_from(line).ok()?.checked_sub(1)?;
-        // Few lines are asked for, and the places of all would take a tenth of the text.
-        let line = self.sources.get(file)?.split_inclusive('\n').nth(index)?;
-        Some(line.trim_end_matches(['\n', '\r']))
+        let mut rest: &str = self.sources.get(file)?;
+        // Few lines are asked for, and the places of all would take a tenth of the text. To YAML
+        // a carriage return alone ends a line too.
+        for _ in 1..line {
+            let end = rest.find(['\n', '\r'])?;
+            let length = if rest[end..].starts_with("\r\n") { 2 } else { 1 };
+            rest = &rest[end + length..];
+        }
+        let end = rest.find(['\n', '\r']).unwrap_or(rest.len());
+        (line > 0 && !rest.is_empty()).then(|| &rest[..end])
     }
 }
 

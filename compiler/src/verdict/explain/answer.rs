@@ -4,9 +4,9 @@
 use std::net::IpAddr;
 
 use super::asked::Asked;
+use super::code::Code;
 use super::decision::{Decision, Reason};
 use super::name::EndName;
-use super::near::Code;
 use super::party::Party;
 use super::question::MissingFact;
 use crate::algebra::traffic::Traffic;
@@ -169,7 +169,29 @@ impl Flow {
         self.family != other.family
             && (&self.from, &self.to, &self.via, &self.way) == (&other.from, &other.to, &other.via, &other.way)
             && (&self.traffic, &self.port_name, self.verdict) == (&other.traffic, &other.port_name, other.verdict)
-            && (self.broken, &self.missing, &self.decisions) == (other.broken, &other.missing, &other.decisions)
+            && (self.broken, &self.missing) == (other.broken, &other.missing)
+            && self.has_like_decisions(other)
+    }
+
+    /// Whether the same is said of other ends, but for the items of rules.
+    pub(super) fn is_alike(&self, other: &Self) -> bool {
+        let without_decisions = |of: &Self| Self { decisions: None, ..of.clone() };
+        self.has_like_decisions(other) && without_decisions(self) == without_decisions(other)
+    }
+
+    fn has_like_decisions(&self, other: &Self) -> bool {
+        match (&self.decisions, &other.decisions) {
+            (Some(one), Some(other)) => one.iter().zip(other).all(|(one, other)| one.is_alike(other)),
+            (one, other) => one.is_none() && other.is_none(),
+        }
+    }
+
+    /// Takes over the items of rules and the pairs from a flow of which the same is said.
+    pub fn join(&mut self, other: &Self) {
+        for (one, other) in self.decisions.iter_mut().flatten().zip(other.decisions.iter().flatten()) {
+            one.join(other);
+        }
+        self.asked.extend(&other.asked);
     }
 }
 

@@ -3,7 +3,8 @@
 //! misses by little. Rules that are written so that they admit more than was most likely
 //! meant.
 
-use super::near::Code;
+use super::code::Code;
+use super::mark::{FailedRequirement, Mark};
 use super::question::Question;
 use crate::algebra::selector::{Operator, Requirement};
 use crate::cluster::group::atoms;
@@ -19,8 +20,10 @@ pub struct Beside {
     pub policy: PolicyId,
     /// Why it does not.
     pub code: Code,
-    /// The field to look at: `spec.policyTypes`.
+    /// The field to look at: `spec.policyTypes`; the selector, where a requirement fails.
     pub path: String,
+    /// The requirement of the selector at the path that fails, where it is one.
+    pub requirement: Option<FailedRequirement>,
     /// What it asks for.
     pub want: String,
     /// What there is.
@@ -33,6 +36,14 @@ const LOOKED_THROUGH: usize = 1000;
 
 /// So many letters may differ in two values of which one is taken for a slip of the other.
 const SLIPS: usize = 2;
+
+impl Beside {
+    /// The very thing of the policy.
+    #[must_use]
+    pub fn mark(&self) -> Mark {
+        Mark { path: self.path.clone(), requirement: self.requirement.clone() }
+    }
+}
 
 impl Question {
     /// The policies that look as if they decided in a direction about the subject, at most
@@ -61,6 +72,7 @@ impl Question {
                         policy: id,
                         code: Code::DirectionOther,
                         path: format!("spec.{other_way}"),
+                        requirement: None,
                         want: format!("a rule for {}", direction.as_str().to_lowercase()),
                         got: format!("rules for {other_way} that mean the other end"),
                     }));
@@ -78,6 +90,7 @@ impl Question {
                         policy: id,
                         code: Code::PolicyOtherNamespace,
                         path: "metadata.namespace".to_owned(),
+                        requirement: None,
                         want: format!("pods of namespace {namespace}"),
                         got: format!("a pod of namespace {}", class.namespace),
                     }));
@@ -121,6 +134,7 @@ impl Question {
                 policy: *id,
                 code: Code::PeerOrNotAnd,
                 path: path.clone(),
+                requirement: None,
                 want: format!("{} by the namespace, or {} by the pod", count(&of_namespace), count(&of_pod)),
                 got: format!("{} by both", count(&both)),
             })
@@ -134,6 +148,7 @@ fn types_missing(id: PolicyId, policy: &Policy, direction: Direction) -> Option<
         policy: id,
         code: Code::PolicyTypesMissing,
         path: "spec.policyTypes".to_owned(),
+        requirement: None,
         want: format!("{} in policyTypes", direction.as_str()),
         got: format!(
             "{rules} {} {}, but policyTypes names only {}",
@@ -152,14 +167,9 @@ fn near_miss(id: PolicyId, policy: &Policy, class: &Class) -> Option<Beside> {
     if all.len() < 2 && !is_slip(failing, &class.labels) {
         return None;
     }
-    let got = class.labels.get(&failing.key);
-    Some(Beside {
-        policy: id,
-        code: Code::SubjectNearMiss,
-        path: format!("spec.podSelector.matchLabels.{}", failing.key),
-        want: failing.to_string(),
-        got: got.map_or_else(|| format!("no label {}", failing.key), |value| format!("{}={value}", failing.key)),
-    })
+    let Mark { path, requirement } = Mark::requirement("spec.podSelector", failing, &class.labels);
+    let (want, got) = requirement.as_ref().map(|failed| (failed.want(), failed.got()))?;
+    Some(Beside { policy: id, code: Code::SubjectNearMiss, path, requirement, want, got })
 }
 
 /// Whether a label has a value that differs by little.

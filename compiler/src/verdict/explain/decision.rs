@@ -1,12 +1,15 @@
 //! What a direction says of a question, and which rules say so.
 
+use std::collections::BTreeMap;
+
 use super::beside::Beside;
-use super::near::{self, Candidate, Code};
+use super::code::Code;
+use super::near::{self, Candidate};
 use super::party::Party;
 use super::question::{MissingFact, Question};
-use crate::cluster::group::{Admitted, Group, Groups, atoms};
+use crate::cluster::group::{Admitted, Group, Groups, atom};
 use crate::cluster::{Cluster, PolicyId};
-use crate::policy::Direction;
+use crate::policy::{Direction, Peers};
 use crate::verdict::bounds::Verdict;
 use crate::verdict::flow::Exemption;
 
@@ -43,6 +46,9 @@ pub struct Decision {
     pub isolated_by: Vec<PolicyId>,
     /// The rules that admit some of it: policy and path.
     pub rules: Vec<(PolicyId, String)>,
+    /// Of each of these rules the items that admit the other end: `from[0]`; none of a rule
+    /// that admits everyone. Of a flow that stands for several, the items of each.
+    pub items: BTreeMap<(PolicyId, String), Vec<String>>,
     /// How many rules the policies have in this direction.
     pub rule_count: usize,
     /// Where it denies: the rules that miss by least.
@@ -67,6 +73,7 @@ impl Question {
             reason: Reason::DefaultAllow,
             isolated_by: Vec::new(),
             rules: Vec::new(),
+            items: BTreeMap::new(),
             rule_count: 0,
             candidates: Vec::new(),
             missing: Vec::new(),
@@ -103,10 +110,15 @@ impl Question {
                 let group = deciding.iter().find(is_why).unwrap_or(first);
                 let denied = denied.difference(&group.traffic(cluster, seen));
                 decision.candidates = near::nearest(cluster, group, self, other, &denied);
-                decision.beside = self.beside(cluster, direction);
+                decision.beside = self.not_understood(cluster, group, &denied);
+                decision.beside.extend(self.beside(cluster, direction));
                 let nearest = decision.candidates.first();
-                // A rule that one change would make fit is the plainest cause.
-                let beside = decision.beside.first().filter(|_| nearest.is_none_or(|of| of.conjuncts.len() > 1));
+                // A rule that one change would make fit is the plainest cause, but for one that
+                // says something else than its author meant.
+                let is_cause = |beside: &&Beside| {
+                    beside.code == Code::RuleNotUnderstood || nearest.is_none_or(|of| of.conjuncts.len() > 1)
+                };
+                let beside = decision.beside.first().filter(is_cause);
                 let code = beside.map(|beside| beside.code).or_else(|| nearest.and_then(Candidate::code));
                 Reason::Denied(code.unwrap_or(Code::DefaultDenyOnly))
             }
@@ -123,14 +135,49 @@ impl Question {
 }
 
 impl Decision {
+    /// Whether another decision says the same, but for the items of rules.
+    #[must_use]
+    pub fn is_alike(&self, other: &Self) -> bool {
+        let Self { direction, verdict, reason, isolated_by, rules, rule_count, candidates, missing, beside, items: _ } =
+            self;
+        (direction, verdict, reason) == (&other.direction, &other.verdict, &other.reason)
+            && (isolated_by, rules, rule_count) == (&other.isolated_by, &other.rules, &other.rule_count)
+            && (candidates, missing, beside) == (&other.candidates, &other.missing, &other.beside)
+    }
+
+    /// Takes over the items of a decision that says the same of other ends.
+    pub fn join(&mut self, other: &Self) {
+        for (rule, items) in &other.items {
+            self.add_items(rule.clone(), items);
+        }
+    }
+
+    fn add_items(&mut self, rule: (PolicyId, String), items: &[String]) {
+        let known = self.items.entry(rule).or_default();
+        let new: Vec<&String> = items.iter().filter(|item| !known.contains(item)).collect();
+        known.extend(new.into_iter().cloned());
+    }
+
     fn add_rules(&mut self, question: &Question, cluster: &Cluster, group: &Group, other: Party) {
         let seen = other.seen(cluster, question.ends(self.direction).0, question.family);
         for policy in &group.key.policies {
             for rule in cluster.policy(*policy).rules(self.direction) {
                 let admitted = Admitted::of_ports(&rule.ports, self.direction, &group.key.resolution);
                 let meets = !admitted.traffic_to(seen.ports).intersection(&question.traffic).is_none();
-                if meets && atoms(&rule.peers).iter().any(|atom| atom.holds(cluster, seen)) {
+                if !meets {
+                    continue;
+                }
+                let items: Vec<String> = match &rule.peers {
+                    Peers::Everyone => Vec::new(),
+                    Peers::AnyOf(peers) => {
+                        let holds = |peer| atom(peer).is_some_and(|atom| atom.holds(cluster, seen));
+                        let items = peers.iter().enumerate().filter(|(_, peer)| holds(peer));
+                        items.map(|(i, _)| format!("{}[{i}]", self.direction.peers_field())).collect()
+                    }
+                };
+                if rule.peers == Peers::Everyone || !items.is_empty() {
                     self.rules.push((*policy, rule.path.clone()));
+                    self.add_items((*policy, rule.path.clone()), &items);
                 }
             }
         }

@@ -13,9 +13,9 @@ use std::net::IpAddr;
 
 use super::answer::{Flow, Unanswerable, Via, Warning, Way};
 use super::asked::Asked;
+use super::code::Code;
 use super::ends::Unit;
 use super::name::{EndName, Port, Target};
-use super::near::Code;
 use super::party::Party;
 use super::question::MissingFact;
 use super::walk::{Destination, Route, Walk};

@@ -172,6 +172,18 @@ fn every_miss_has_its_code() {
         (port(r#"{"port": "metrics"}"#), "b", tcp(80), "port-named-unresolved"),
         (port(r#"{"port": "dns"}"#), "b", tcp(53), "port-named-other-protocol"),
         (port(r#"{"port": 81, "endPort": 90}"#), "b", tcp(80), "port-range"),
+        (peer("{}"), "b", tcp(80), "rule-not-understood"),
+        (port(r#"{"port": 80, "endPort": 70}"#), "b", tcp(80), "rule-not-understood"),
+        // A peer that is understood admits it not, whatever the port means.
+        (
+            r#"[{"from": [{"podSelector": {"matchLabels": {"app": "x"}}}], "ports": [{"port": 80, "endPort": 70}]}]"#
+                .to_owned(),
+            "b",
+            tcp(80),
+            "default-deny-only",
+        ),
+        // Nor does a rule of another port, whatever its peer means.
+        (r#"[{"from": [{}], "ports": [{"port": 81}]}]"#.to_owned(), "b", tcp(80), "default-deny-only"),
     ] {
         assert_eq!(code(&rules, source, asked), expected, "{rules} from {source}");
     }

@@ -162,7 +162,7 @@ impl Walk<'_> {
                 let parties = (pairs[0].0.party, pairs[0].1.party);
                 let from = all(from, &mut pairs.iter().map(|(from, ..)| *from));
                 let to = all(to, &mut pairs.iter().map(|(_, to, _)| *to));
-                pairs[1..].iter().for_each(|(_, _, said)| remember(&mut first, said));
+                pairs[1..].iter().for_each(|(_, _, said)| join_items(&mut first, said));
                 add(first, parties, &from, &to);
             } else {
                 for (from, to, said) in joined(pairs) {
@@ -256,9 +256,10 @@ impl Walk<'_> {
         // An end without an address has no family yet; it matters only where the
         // other end's families get different answers.
         if unknown_family && said.len() == 2 {
-            if said[0].1 == said[1].1 {
-                let other = said.split_off(1);
-                remember(&mut said, &other);
+            let [(_, one), (_, other)] = [&said[0], &said[1]];
+            if one.len() == other.len() && one.iter().zip(other).all(|(one, other)| one.is_alike(other)) {
+                let (_, other) = said.remove(1);
+                said[0].1.iter_mut().zip(&other).for_each(|(one, other)| one.join(other));
             } else {
                 for (family, flows) in &mut said {
                     for flow in flows {
@@ -316,14 +317,6 @@ impl Walk<'_> {
     }
 }
 
-/// Adds the pairs of an equal answer to those that this one stands for.
-fn remember(said: &mut Said, equal: &Said) {
-    let flows = said.iter_mut().flat_map(|(_, flows)| flows);
-    for (flow, equal) in flows.zip(equal.iter().flat_map(|(_, flows)| flows)) {
-        flow.asked.extend(&equal.asked);
-    }
-}
-
 /// Whether the same is said, but for facts about an end that change nothing,
 /// as which of its addresses no block holds.
 fn alike(a: &Said, b: &Said) -> bool {
@@ -331,11 +324,23 @@ fn alike(a: &Said, b: &Said) -> bool {
         let mut said = said.clone();
         let decisions =
             said.iter_mut().flat_map(|(_, flows)| flows).filter_map(|flow| flow.decisions.as_mut()).flatten();
-        let candidates = decisions.flat_map(|decision| &mut decision.candidates);
-        candidates.flat_map(|candidate| &mut candidate.conjuncts).for_each(|conjunct| conjunct.got.clear());
+        for decision in decisions {
+            decision.items.clear();
+            for conjunct in decision.candidates.iter_mut().flat_map(|candidate| &mut candidate.conjuncts) {
+                conjunct.got.clear();
+                let failed = conjunct.marks.iter_mut().filter_map(|mark| mark.requirement.as_mut());
+                failed.for_each(|failed| failed.value = None);
+            }
+        }
         said
     };
     general(a) == general(b)
+}
+
+/// Takes over the items of rules from what is said alike of other ends.
+fn join_items(said: &mut Said, other: &Said) {
+    let (flows, others) = (said.iter_mut().flat_map(|(_, flows)| flows), other.iter().flat_map(|(_, flows)| flows));
+    flows.zip(others).for_each(|(flow, other)| flow.join(other));
 }
 
 /// Pairs with one end that is a part of a prefix: parts with equal answers become
@@ -357,7 +362,7 @@ fn joined(pairs: Vec<(&Unit, &Unit, Said)>) -> Vec<(Unit, Unit, Said)> {
                 let is_joined =
                     alike(had, &said) && (join(a, from, b.name == to.name) || join(b, to, a.name == from.name));
                 if is_joined {
-                    remember(had, &said);
+                    join_items(had, &said);
                 }
                 is_joined
             });

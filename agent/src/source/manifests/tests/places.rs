@@ -73,6 +73,24 @@ fn lines_are_quoted_without_their_ends() {
 }
 
 #[test]
+fn a_place_is_in_its_line_behind_a_mark_of_byte_order_and_carriage_returns() {
+    for (begin, end) in [("\u{feff}", "\n"), ("", "\r\n"), ("", "\r"), ("\u{feff}", "\r")] {
+        let text = format!(
+            "{begin}{{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy,{end}metadata: {{name: p}},{end} spec: {{podSelector: {{}}}}}}{end}"
+        );
+        let positions = read(&text).positions;
+        for (path, wanted) in
+            [("metadata.name", "name: p"), ("spec.podSelector", "podSelector: {}"), ("kind", "kind: NetworkPolicy")]
+        {
+            let place = positions.locate("NetworkPolicy", "default", "p", path).unwrap();
+            let line = positions.line("f.yaml", place.line()).unwrap();
+            let start = place.column() as usize - 1;
+            assert_eq!(line.chars().skip(start).take(wanted.len()).collect::<String>(), wanted, "{text:?}");
+        }
+    }
+}
+
+#[test]
 fn every_kind_has_its_place_also_in_lists_and_through_aliases() {
     let text = "apiVersion: v1\nkind: List\nitems:\n- apiVersion: apps/v1\n  kind: Deployment\n  metadata: {name: d, labels: {team: a}}\n  \
                 spec:\n    template: {metadata: {labels: &l {app: x}}, spec: {}}\n- apiVersion: v1\n  kind: Service\n  \

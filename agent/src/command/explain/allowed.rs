@@ -1,0 +1,41 @@
+//! Which rules admit a flow, and where they stand.
+
+use std::io::{self, Write};
+
+use npc_compiler::cluster::PolicyId;
+use npc_compiler::verdict::explain::{Decision, Flow, Reason, Verdict};
+
+use super::Context;
+use super::denied::arrow;
+
+/// So many places are written out.
+const LISTED: usize = 8;
+
+/// The rules of both directions that admit a flow, each with its item of the peers.
+pub(super) fn write(context: &Context<'_>, flow: &Flow, out: &mut impl Write) -> io::Result<()> {
+    let decisions = flow.decisions.iter().flatten().filter(|decision| decision.reason == Reason::Rule);
+    let places: Vec<(PolicyId, String)> = decisions.flat_map(places).collect();
+    if flow.verdict != Verdict::Allowed || places.is_empty() {
+        return Ok(());
+    }
+    let rules = if places.len() == 1 { "this rule admits it" } else { "these rules admit it" };
+    writeln!(out, "\nallowed[rule]: {rules}")?;
+    for (id, path) in places.iter().take(LISTED) {
+        writeln!(out, "{}", arrow(context, *id, path))?;
+    }
+    match places.len() {
+        0..=LISTED => Ok(()),
+        more => writeln!(out, "   = note: and {} more", more - LISTED),
+    }
+}
+
+/// The paths of the items of peers that admit the other end; of a rule without peers its own.
+fn places(decision: &Decision) -> Vec<(PolicyId, String)> {
+    let of_rule = |rule: &(PolicyId, String)| -> Vec<(PolicyId, String)> {
+        match decision.items.get(rule).map_or(&[][..], Vec::as_slice) {
+            [] => vec![rule.clone()],
+            items => items.iter().map(|item| (rule.0, format!("{}.{item}", rule.1))).collect(),
+        }
+    };
+    decision.rules.iter().flat_map(of_rule).collect()
+}

@@ -1,0 +1,52 @@
+//! Policies that look as if they decided, and do not.
+
+use std::io::{self, Write};
+
+use npc_compiler::verdict::explain::{Beside, Code};
+
+use super::Context;
+use super::denied::{arrow, draw};
+use super::headline::headline;
+use crate::command::output::BAD;
+use crate::command::words::policy_name;
+
+/// A policy that looks as if it decided: in one line, and where.
+pub(super) fn near(context: &Context<'_>, beside: &Beside, out: &mut impl Write) -> io::Result<()> {
+    writeln!(out, "near[{}]: {}", beside.code.as_str(), sentence(context, beside))?;
+    writeln!(out, "{}", arrow(context, beside.policy, &context.places.path(beside.policy, "", &beside.mark())))
+}
+
+/// A denial by a policy that does not apply as it looks.
+pub(super) fn denied(context: &Context<'_>, beside: &Beside, out: &mut impl Write) -> io::Result<()> {
+    let Beside { policy, code, path, want, got, .. } = beside;
+    writeln!(out, "{BAD}denied[{}]{BAD:#}: {}", code.as_str(), headline(*code))?;
+    // A field that the API does not have is in the file only.
+    let place = match code {
+        Code::RuleNotUnderstood => path.clone(),
+        _ => context.places.path(*policy, "", &beside.mark()),
+    };
+    writeln!(out, "{}", arrow(context, *policy, &place))?;
+    let text = match code {
+        Code::RuleNotUnderstood => got.clone(),
+        _ => format!("wants {want}, there is {got}"),
+    };
+    draw(context, *policy, vec![(place.clone(), place, text, true)], out)?;
+    match code {
+        Code::RuleNotUnderstood => Ok(()),
+        _ => writeln!(out, "   = note: {}", sentence(context, beside)),
+    }
+}
+
+fn sentence(context: &Context<'_>, beside: &Beside) -> String {
+    let Beside { policy, want, got, code, path, .. } = beside;
+    let name = format!("networkpolicy {}", policy_name(&context.input.cluster, *policy));
+    match code {
+        Code::PolicyTypesMissing => format!("{name} has {got}"),
+        Code::PeerOrNotAnd => {
+            format!("{name} {path}: separate items mean OR: {want}; {got}; write both selectors in one item for AND")
+        }
+        Code::PolicyOtherNamespace => format!("{name} means {want}; this is {got}"),
+        Code::RuleNotUnderstood => format!("{name} {path}: {got}"),
+        _ => format!("{name} wants {want}, there is {got}"),
+    }
+}

@@ -1,0 +1,209 @@
+//! Why a direction denies: the nearest miss, with the very things that it fails by.
+
+use std::io::{self, Write};
+
+use npc_agent::source::manifests::Location;
+use npc_compiler::cluster::PolicyId;
+use npc_compiler::verdict::explain::{Candidate, Code, Conjunct, Decision, Flow, Part};
+
+use super::excerpt::{Excerpt, Mark};
+use super::headline::headline_of;
+use super::place::Source;
+use super::text::traffic;
+use super::{Context, dns, note};
+use crate::command::output::BAD;
+use crate::command::short;
+use crate::command::words::{policy_name, shorten};
+
+/// So many policies or rules are written out.
+const LISTED: usize = 6;
+
+/// The nearest miss: code, place, the lines themselves, and what there is instead.
+pub(super) fn write(
+    context: &Context<'_>,
+    flow: &Flow,
+    decision: &Decision,
+    code: Code,
+    out: &mut impl Write,
+) -> io::Result<()> {
+    let help = dns::help(context, flow, decision);
+    let nearest = decision.candidates.first();
+    let is_about = nearest.is_some_and(Candidate::is_about);
+    let headline = match (&help, nearest) {
+        (Some(_), _) => "no rule is about DNS (port 53)",
+        (None, Some(_)) if !is_about => "no rule is about this",
+        _ => headline_of(decision, code),
+    };
+    writeln!(out, "{BAD}denied[{}]{BAD:#}: {headline}", code.as_str())?;
+    match nearest {
+        None => isolating(context, decision, out)?,
+        Some(nearest) if is_about => miss(context, flow, decision, nearest, out)?,
+        Some(nearest) => far(context, decision, nearest, out)?,
+    }
+    if let Some(broken) = dns::broken(flow) {
+        writeln!(out, "   = note: {broken}")?;
+    }
+    help.iter().try_for_each(|text| write!(out, "{text}"))
+}
+
+/// Where a thing of a policy stands: `  --> policies.yaml:32:7  networkpolicy shop/api  PATH`.
+pub(super) fn arrow(context: &Context<'_>, id: PolicyId, path: &str) -> String {
+    let place = context.places.locate(id, path).map(|place| format!("{place}  ")).unwrap_or_default();
+    let line = format!("  --> {place}networkpolicy {}  {path}", policy_name(&context.input.cluster, id));
+    line.trim_end().to_owned()
+}
+
+/// The policies that isolate the end, where none has a rule that could be meant.
+fn isolating(context: &Context<'_>, decision: &Decision, out: &mut impl Write) -> io::Result<()> {
+    for id in decision.isolated_by.iter().take(LISTED) {
+        // The path says nothing: the whole policy is meant.
+        let place = context.places.locate(*id, "spec").map(|place| format!("{place}  ")).unwrap_or_default();
+        writeln!(out, "  --> {place}networkpolicy {}", policy_name(&context.input.cluster, *id))?;
+    }
+    match decision.isolated_by.len() {
+        0..=LISTED => Ok(()),
+        more => writeln!(out, "   = note: and {} more policies", more - LISTED),
+    }
+}
+
+/// A rule that has little to do with the question: what the rules are about instead.
+fn far(context: &Context<'_>, decision: &Decision, nearest: &Candidate, out: &mut impl Write) -> io::Result<()> {
+    let cluster = &context.input.cluster;
+    writeln!(out, "{}", arrow(context, nearest.policy, &nearest.path))?;
+    let mut rules: Vec<String> = Vec::new();
+    for id in &decision.isolated_by {
+        for rule in cluster.policy(*id).rules(decision.direction) {
+            let text = short::rule(rule, decision.direction);
+            if !rules.contains(&text) {
+                rules.push(text);
+            }
+        }
+    }
+    writeln!(out, "   = note: the rules are about {}", shorten(&rules, LISTED, "; "))?;
+    let wants = nearest.conjuncts.iter().map(|conjunct| match conjunct.part {
+        Part::Namespace if conjunct.code == Code::PeerOtherNamespace => {
+            format!("wants namespace {}, there is {}", conjunct.want, conjunct.got)
+        }
+        _ => format!("wants {}, there is {}", conjunct.want, conjunct.got),
+    });
+    let which = match ties(decision, nearest) {
+        1 => "the nearest of them".to_owned(),
+        equal => format!("the first of {equal} that are equally near"),
+    };
+    writeln!(out, "   = note: {which}: {}", wants.collect::<Vec<_>>().join("; "))
+}
+
+/// How many rules miss by as little.
+fn ties(decision: &Decision, nearest: &Candidate) -> usize {
+    decision.candidates.iter().filter(|other| other.labels == nearest.labels).count()
+}
+
+/// A rule that is about the question, with marks where it fails and where it matches.
+fn miss(
+    context: &Context<'_>,
+    flow: &Flow,
+    decision: &Decision,
+    nearest: &Candidate,
+    out: &mut impl Write,
+) -> io::Result<()> {
+    let first = nearest.conjuncts.first().map(|first| format!(".{}", first.path)).unwrap_or_default();
+    writeln!(out, "{}", arrow(context, nearest.policy, &format!("{}{first}", nearest.path)))?;
+    let mut marks = Vec::new();
+    for conjunct in &nearest.conjuncts {
+        marks.extend(marked(context, nearest, conjunct));
+    }
+    if let Some(path) = &nearest.matching_port {
+        let path = format!("{}.{path}", nearest.path);
+        marks.push((path.clone(), path, format!("matches ({})", traffic(&flow.traffic)), false));
+    }
+    draw(context, nearest.policy, marks, out)?;
+    let equal = ties(decision, nearest);
+    if equal > 1 {
+        writeln!(out, "   = note: {equal} rules are equally near; this is the first of them")?;
+    }
+    if let Some(note) = note::note(context, flow, decision.direction, nearest) {
+        writeln!(out, "   = note: {note}")?;
+    }
+    // A number in quotes is a name: what is wrong with it says more than that it fails.
+    let policy = context.input.cluster.policy(nearest.policy);
+    let paths: Vec<String> = (nearest.conjuncts.iter().flat_map(|conjunct| &conjunct.marks))
+        .map(|mark| context.places.path(nearest.policy, &nearest.path, mark))
+        .collect();
+    let findings = context.input.cluster.findings().iter();
+    let of_policy = findings.filter(|of| (&of.namespace, &of.name) == (&policy.namespace, &policy.name));
+    for finding in of_policy.filter(|of| paths.contains(&of.path)) {
+        writeln!(out, "   = note: {}", finding.problem)?;
+    }
+    Ok(())
+}
+
+/// What to mark of a part that fails: the path of the item, that of the very thing, the
+/// text, and whether it is a miss.
+fn marked(context: &Context<'_>, of: &Candidate, conjunct: &Conjunct) -> Vec<(String, String, String, bool)> {
+    let whole = format!("{}.{}", of.path, conjunct.path);
+    // The item of the peer or port.
+    let end = whole[of.path.len()..].find(']').map_or(whole.len(), |end| of.path.len() + end + 1);
+    let item = whole[..end].to_owned();
+    let marks: Vec<(String, String)> = match conjunct.marks.as_slice() {
+        [] => vec![(whole, label(conjunct))],
+        marks => {
+            let path = |mark| context.places.path(of.policy, &of.path, mark);
+            let mut texts: Vec<(String, String)> = (marks.iter())
+                .map(|mark| {
+                    let (want, got) = conjunct.said_of(mark);
+                    (path(mark), format!("wants {want}, there is {got}"))
+                })
+                .collect();
+            if marks.len() == 1 || conjunct.code == Code::PeerAndNotOr {
+                texts[0].1 = label(conjunct);
+            }
+            if conjunct.part == Part::Protocol && !texts[0].0.ends_with(".protocol") {
+                texts[0].1.push_str("; without a protocol it is TCP");
+            }
+            texts
+        }
+    };
+    marks.into_iter().map(|(path, text)| (item.clone(), path, text, true)).collect()
+}
+
+/// Draws marks of a policy, each with the item around it: of a file the marked lines, of an
+/// object the items. What has no place is said.
+pub(super) fn draw(
+    context: &Context<'_>,
+    id: PolicyId,
+    marks: Vec<(String, String, String, bool)>,
+    out: &mut impl Write,
+) -> io::Result<()> {
+    let mut undrawn = Vec::new();
+    let (mut around, mut drawn): (Vec<Location>, Vec<Mark>) = (Vec::new(), Vec::new());
+    let mut source = None;
+    for (item, path, text, is_miss) in marks {
+        match context.places.find(id, &path) {
+            Some((of, place)) => {
+                if matches!(of, Source::Object(_)) {
+                    around.extend(context.places.find(id, &item).map(|(_, place)| place));
+                }
+                source = Some(of);
+                drawn.push(Mark { place, text, is_miss });
+            }
+            None => undrawn.push(format!("{path}: {text}")),
+        }
+    }
+    if let Some(source) = source {
+        let is_file = matches!(source, Source::File(_));
+        Excerpt { positions: source.positions(), is_file, marks: drawn, around }.draw(out)?;
+    }
+    undrawn.iter().try_for_each(|text| writeln!(out, "   = note: {text}"))
+}
+
+/// What a part that fails asks for and gets.
+fn label(conjunct: &Conjunct) -> String {
+    let Conjunct { want, got, code, .. } = conjunct;
+    match code {
+        Code::PeerOtherNamespace => format!("no namespaceSelector: pods of namespace {want} only"),
+        Code::PeerAndNotOr => format!("wants {want}, there is {got}; a new \"-\" before podSelector would mean OR"),
+        Code::IpBlockIsServiceAddress => format!("{want} holds {got}, which no policy sees"),
+        Code::PortIsServicePort => format!("{want} is the Service's port; its pods listen on {got}"),
+        _ => format!("wants {want}, there is {got}"),
+    }
+}

@@ -1,0 +1,77 @@
+//! What rules admit whose other ends are not in the input: people often have one namespace
+//! in hand.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, Write};
+
+use npc_compiler::cluster::Cluster;
+use npc_compiler::cluster::group::Groups;
+use npc_compiler::policy::Direction;
+use npc_compiler::verdict::flow::End;
+use npc_compiler::verdict::matrix::Matrix;
+use serde::Serialize;
+
+use super::filter::OutsideShown;
+use crate::command::short;
+use crate::command::words::shorten;
+
+/// So many endpoints are named, and so many lines written.
+const LISTED: usize = 4;
+const LINES: usize = 20;
+
+/// What the rules of an endpoint admit whose other end is not in the input.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Elsewhere {
+    /// The id of the endpoint.
+    endpoint: String,
+    #[serde(skip)]
+    place: usize,
+    direction: Direction,
+    #[serde(flatten)]
+    rule: short::Elsewhere,
+}
+
+/// What there is of the endpoints that are shown, by endpoint.
+pub(super) fn all(matrix: &Matrix<'_>, cluster: &Cluster, groups: &Groups, outside: OutsideShown) -> Vec<Elsewhere> {
+    let mut all = BTreeSet::new();
+    for (place, endpoint) in matrix.endpoints().iter().enumerate() {
+        let (from, to) = matrix.is_shown(place);
+        // Ends that are not in the input are shown where those outside are.
+        let directions = [(Direction::Egress, from && outside.to), (Direction::Ingress, to && outside.from)];
+        for direction in directions.into_iter().filter(|(_, is_shown)| *is_shown).map(|(direction, _)| direction) {
+            let pods = matrix.ends(place).filter_map(|end| if let End::Pod(pod) = end { Some(pod) } else { None });
+            let policies: BTreeSet<_> = pods
+                .filter_map(|pod| groups.of(pod, direction))
+                .flat_map(|group| &groups.get(group).key.policies)
+                .collect();
+            let rules = policies.into_iter().flat_map(|policy| short::elsewhere(cluster, *policy, direction));
+            let rules = rules.filter(|rule| !matrix.shown(&rule.traffic).is_none());
+            all.extend(rules.map(|rule| Elsewhere { endpoint: endpoint.id.to_string(), place, direction, rule }));
+        }
+    }
+    all.into_iter().collect()
+}
+
+/// The same in words, each with the endpoints that it holds for.
+pub(super) fn text(all: &[Elsewhere], names: &[String], out: &mut impl Write) -> io::Result<()> {
+    if all.is_empty() {
+        return Ok(());
+    }
+    let mut lines = BTreeMap::<String, Vec<String>>::new();
+    for Elsewhere { place, direction, rule, .. } in all {
+        let way = if *direction == Direction::Ingress { "from" } else { "to" };
+        let endpoints = lines.entry(format!("{} {way} {}", rule.ports, rule.peer)).or_default();
+        if !endpoints.contains(&names[*place]) {
+            endpoints.push(names[*place].clone());
+        }
+    }
+    writeln!(out, "\nallowed with ends that are not in the input:")?;
+    for (line, endpoints) in lines.iter().take(LINES) {
+        writeln!(out, "  {}  {line}", shorten(endpoints, LISTED, ", "))?;
+    }
+    match lines.len() {
+        0..=LINES => Ok(()),
+        more => writeln!(out, "  and {} more; -o json has them all", more - LINES),
+    }
+}

@@ -1,0 +1,144 @@
+//! Rules and peers in short: `8080 from app=prometheus in namespace monitoring`.
+
+use ipnetwork::IpNetwork;
+use npc_compiler::algebra::selector::{Operator, Selector};
+use npc_compiler::algebra::traffic::Traffic;
+use npc_compiler::cluster::{Cluster, PolicyId};
+use npc_compiler::object::{NAMESPACE_NAME_LABEL, Protocol};
+use npc_compiler::policy::{Direction, IpBlock, Namespaces, Peer, Peers, PodPeer, PolicyRule, PortMatch, Ports};
+use serde::Serialize;
+
+use super::words::shorten;
+
+/// So many peers of a rule are written out.
+const LISTED: usize = 3;
+
+/// What a rule admits whose other end is not in the input.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub(super) struct Elsewhere {
+    /// As tables write them: `8080`, `53/udp`, a name, `*`.
+    pub(super) ports: String,
+    /// What the ports mean; of a name, all ports of its protocol.
+    #[serde(skip)]
+    pub(super) traffic: Traffic,
+    /// The peer: `app=prometheus in namespace monitoring`.
+    pub(super) peer: String,
+    /// The policy as `NS/NAME`.
+    pub(super) policy: String,
+    /// The path of the peer.
+    pub(super) path: String,
+}
+
+/// What rules of a policy admit whose other ends are not in the input.
+pub(super) fn elsewhere(cluster: &Cluster, id: PolicyId, direction: Direction) -> Vec<Elsewhere> {
+    let policy = cluster.policy(id);
+    let of_rule = |rule: &PolicyRule| -> Vec<Elsewhere> {
+        let Peers::AnyOf(peers) = &rule.peers else { return Vec::new() };
+        let (ports, traffic) = (ports(&rule.ports), meant(&rule.ports));
+        let absent = peers.iter().enumerate().filter(|(_, peer)| match peer {
+            Peer::Pods(peer) => cluster.selected(peer).is_empty(),
+            Peer::Block(_) | Peer::Nothing => false,
+        });
+        let absent = absent.map(|(i, peer)| Elsewhere {
+            ports: ports.clone(),
+            traffic: traffic.clone(),
+            peer: self::peer(peer),
+            policy: format!("{}/{}", policy.namespace, policy.name),
+            path: format!("{}.{}[{i}]", rule.path, direction.peers_field()),
+        });
+        absent.filter(|of| !of.ports.is_empty()).collect()
+    };
+    policy.rules(direction).iter().flat_map(of_rule).collect()
+}
+
+/// A rule: `8080 from app=prometheus in namespace monitoring`.
+pub(super) fn rule(rule: &PolicyRule, direction: Direction) -> String {
+    let way = if direction == Direction::Ingress { "from" } else { "to" };
+    let peers = match &rule.peers {
+        Peers::Everyone => "everyone".to_owned(),
+        Peers::AnyOf(peers) if peers.is_empty() => self::peer(&Peer::Nothing),
+        Peers::AnyOf(peers) => shorten(&peers.iter().map(peer).collect::<Vec<_>>(), LISTED, ", "),
+    };
+    let ports = match ports(&rule.ports) {
+        ports if ports.is_empty() => "no port".to_owned(),
+        ports => ports,
+    };
+    format!("{ports} {way} {peers}")
+}
+
+/// Ports as tables write them; `*` for everything, nothing where none is understood.
+fn ports(ports: &Ports) -> String {
+    match ports {
+        Ports::Everything => "*".to_owned(),
+        Ports::AnyOf(ports) => ports.iter().filter_map(port).collect::<Vec<_>>().join(","),
+    }
+}
+
+/// What ports may mean.
+fn meant(ports: &Ports) -> Traffic {
+    let Ports::AnyOf(ports) = ports else { return Traffic::all() };
+    let (first, last) = Traffic::PORTS;
+    let meant = ports.iter().filter_map(|port| match port {
+        PortMatch::Range(protocol, first, last) => Some(Traffic::ports(*protocol, *first, *last)),
+        PortMatch::Named(protocol, _) => Some(Traffic::ports(*protocol, first, last)),
+        PortMatch::Nothing => None,
+    });
+    meant.fold(Traffic::none(), |all, of| all.union(&of))
+}
+
+/// A port as tables write it: `8080`, `53/udp`, a name.
+fn port(port: &PortMatch) -> Option<String> {
+    let (protocol, text) = match port {
+        PortMatch::Range(protocol, 0 | 1, u16::MAX) => (protocol, "*".to_owned()),
+        PortMatch::Range(protocol, first, last) if first == last => (protocol, first.to_string()),
+        PortMatch::Range(protocol, first, last) => (protocol, format!("{first}-{last}")),
+        PortMatch::Named(protocol, name) => (protocol, name.clone()),
+        PortMatch::Nothing => return None,
+    };
+    Some(match protocol {
+        Protocol::Tcp => text,
+        other => format!("{text}/{}", other.lower()),
+    })
+}
+
+/// A peer in a few words.
+fn peer(peer: &Peer) -> String {
+    match peer {
+        Peer::Pods(PodPeer { namespaces, pods }) => {
+            let pods = if pods.is_empty() { "every pod".to_owned() } else { pods.to_string() };
+            match namespaces {
+                Namespaces::Own(name) => format!("{pods} in namespace {name}"),
+                Namespaces::Selected(selector) if selector.is_empty() => format!("{pods} in every namespace"),
+                Namespaces::Selected(selector) => match named(selector) {
+                    Some(name) => format!("{pods} in namespace {name}"),
+                    None => format!("{pods} in namespaces with {selector}"),
+                },
+            }
+        }
+        Peer::Block(block) => block_text(block),
+        Peer::Nothing => "a peer that is not understood".to_owned(),
+    }
+}
+
+/// The one namespace that a selector asks for by its name.
+fn named(selector: &Selector) -> Option<&str> {
+    let mut requirements = selector.requirements();
+    match (requirements.next(), requirements.next()) {
+        (Some(one), None) if one.key == NAMESPACE_NAME_LABEL => match &one.operator {
+            Operator::In(values) if values.len() == 1 => values.first().map(String::as_str),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// An ipBlock as people write it.
+pub(super) fn block_text(block: &IpBlock) -> String {
+    let mut text = block.cidr.network().to_string();
+    if !block.except.is_empty() {
+        let except: Vec<String> = block.except.iter().map(|cidr| IpNetwork::to_string(&cidr.network())).collect();
+        text.push_str(" except ");
+        text.push_str(&except.join(" "));
+    }
+    text
+}

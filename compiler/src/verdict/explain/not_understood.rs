@@ -1,0 +1,87 @@
+//! Parts of policies that were not understood and may be why something is denied.
+
+use super::beside::Beside;
+use super::code::Code;
+use super::question::Question;
+use crate::algebra::traffic::Traffic;
+use crate::cluster::group::{Admitted, Group, atoms};
+use crate::cluster::{Cluster, PolicyId};
+use crate::policy::finding::{Effect, Finding};
+use crate::policy::{Direction, Peer, Peers, PolicyRule, PortMatch, Ports, spelling};
+
+/// So many parts of a group's policies are named.
+const NAMED: usize = 3;
+
+impl Question {
+    /// The parts of a group's policies that were not understood, and of which no other part
+    /// keeps the denied traffic out: a rule whose peers are not understood and whose ports
+    /// match, or the other way round, and a policy that allows nothing because its podSelector
+    /// or its policyTypes are not understood.
+    pub(super) fn not_understood(&self, cluster: &Cluster, group: &Group, denied: &Traffic) -> Vec<Beside> {
+        let direction = group.key.direction;
+        let findings = group.key.policies.iter().flat_map(|id| {
+            let policy = cluster.policy(*id);
+            // They are sorted by their policies.
+            let of = |finding: &Finding| {
+                (finding.namespace.as_str(), finding.name.as_str())
+                    .cmp(&(policy.namespace.as_str(), policy.name.as_str()))
+            };
+            let all = cluster.findings();
+            let first = all.partition_point(|finding| of(finding).is_lt());
+            all[first..].iter().take_while(move |finding| of(finding).is_eq()).map(move |finding| (*id, finding))
+        });
+        let is_reason = |id: PolicyId, finding: &Finding| match finding.effect {
+            Effect::MatchesNothing => {
+                let rules = cluster.policy(id).rules(direction);
+                let is_in = |rule: &&PolicyRule| is_below(&finding.path, &rule.path);
+                rules.iter().find(is_in).is_some_and(|rule| self.may_be_meant(cluster, group, rule, denied))
+            }
+            Effect::AllowsNothing => true,
+            Effect::IsolatesBoth => cluster.policy(id).rules(direction).is_empty(),
+            // The misspelt section of the rules.
+            Effect::Ignored => {
+                let is_section = finding.path.strip_prefix("spec.").is_some_and(|rest| !rest.contains(['.', '[']));
+                let section = direction.as_str().to_lowercase();
+                is_section
+                    && cluster.policy(id).rules(direction).is_empty()
+                    && spelling::meant(&finding.path) == Some(section.as_str())
+            }
+            Effect::Works => false,
+        };
+        let found = findings.filter(|(id, finding)| is_reason(*id, finding));
+        let beside = found.map(|(policy, finding)| Beside {
+            policy,
+            code: Code::RuleNotUnderstood,
+            path: finding.path.clone(),
+            requirement: None,
+            want: "a field that npc understands".to_owned(),
+            got: format!("{}; {}", finding.problem, finding.effect),
+        });
+        beside.take(NAMED).collect()
+    }
+
+    /// Whether a rule admits the denied traffic as far as it was understood, and a part of it
+    /// was not.
+    fn may_be_meant(&self, cluster: &Cluster, group: &Group, rule: &PolicyRule, denied: &Traffic) -> bool {
+        let direction: Direction = group.key.direction;
+        let (subject, other) = self.ends(direction);
+        let seen = other.seen(cluster, subject, self.family);
+        // Without any peer a rule stands whose own fields were not understood.
+        let (open_peers, understood_peers) = match &rule.peers {
+            Peers::Everyone => (false, true),
+            Peers::AnyOf(peers) => {
+                let is_open = peers.is_empty() || peers.contains(&Peer::Nothing);
+                (is_open, atoms(&rule.peers).iter().any(|atom| atom.holds(cluster, seen)))
+            }
+        };
+        let open_ports = matches!(&rule.ports, Ports::AnyOf(ports) if ports.contains(&PortMatch::Nothing));
+        let admitted = Admitted::of_ports(&rule.ports, direction, &group.key.resolution);
+        let understood_ports = denied.difference(&admitted.traffic_to(seen.ports)).is_none();
+        (open_peers || (open_ports && understood_peers)) && (open_ports || understood_ports)
+    }
+}
+
+/// Whether a field's path is this path, or leads on from it.
+fn is_below(field: &str, path: &str) -> bool {
+    field.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+}
