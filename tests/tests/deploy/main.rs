@@ -7,6 +7,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod admission;
 mod chart;
 mod dist;
 mod documents;
