@@ -17,6 +17,7 @@ mod install_cni;
 mod kustomize;
 mod monitoring;
 mod privileges;
+mod removal;
 mod schemas;
 mod template;
 mod tools;
