@@ -18,8 +18,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::instance;
 
+mod cni;
+mod manifests;
 mod options;
 
+pub use cni::CniPlugin;
+pub use manifests::ManifestError;
 pub use options::RuleOptions;
 
 /// The abstract socket on which an agent sends root its status, beside
@@ -118,6 +122,12 @@ pub struct AgentStatus {
     /// Objects that cannot be read as the API server sent them, sorted; 100 at most.
     #[serde(default)]
     pub unreadable: Vec<UnreadableObject>,
+    /// With `--manifests`: what of the files was not read, sorted; 100 at most.
+    #[serde(default)]
+    pub manifest_errors: Vec<ManifestError>,
+    /// How the CNI plugin is installed; null where no installer reports to this agent.
+    #[serde(default)]
+    pub cni_plugin: Option<CniPlugin>,
 }
 
 /// Removals of one kind that are held back.
@@ -331,6 +341,8 @@ impl AgentStatus {
             unfiltered_bridges: Vec::new(),
             held_removals: Vec::new(),
             unreadable: Vec::new(),
+            manifest_errors: Vec::new(),
+            cni_plugin: None,
         }
     }
 

@@ -283,7 +283,7 @@ async fn agent(args: Args, level: logging::Level) -> anyhow::Result<()> {
             follow::requests(purpose, address, &settings);
         }
     }
-    follow::cni_report(args.cni_report, settings.metrics.cni_installer());
+    follow::cni_report(args.cni_report, settings.metrics.cni_installer(), settings.status.clone());
     if let Some(path) = args.config {
         level.follow(path, args.file);
     }

@@ -4,7 +4,8 @@ use std::io::Write as _;
 use std::time::Duration;
 
 use npc_agent::status::{
-    self, AgentStatus, Bridge, ContestedAddress, HeldRemovals, Spoofable, UnfilteredBridge, UnreadableObject,
+    self, AgentStatus, Bridge, CniPlugin, ContestedAddress, HeldRemovals, ManifestError, Spoofable, UnfilteredBridge,
+    UnreadableObject,
 };
 
 use super::{Exit, Stop, output};
@@ -91,6 +92,9 @@ fn print(status: &AgentStatus) -> std::io::Result<()> {
             last.at, last.writes
         )?;
     }
+    if let Some(plugin) = &status.cni_plugin {
+        writeln!(out, "  cni       {}", installation(plugin))?;
+    }
     writeln!(out, "  flows cut {}, drift repaired {}", status.flows_cut, status.drift_repaired)?;
     for HeldRemovals { kind, objects, since } in &status.held_removals {
         writeln!(out, "  held back {objects} {kind} since {since}: the list without them is doubtful")?;
@@ -98,6 +102,14 @@ fn print(status: &AgentStatus) -> std::io::Result<()> {
     for UnreadableObject { kind, namespace, name, error, effect } in &status.unreadable {
         let of = if namespace.is_empty() { name.clone() } else { format!("{namespace}/{name}") };
         writeln!(out, "  unreadable {kind} {of}: {error}; {effect}")?;
+    }
+    if !status.manifest_errors.is_empty() {
+        writeln!(out, "\nnot read of the files:")?;
+    }
+    for ManifestError { location, field, problem, effect } in &status.manifest_errors {
+        let field = field.as_ref().map(|field| format!("{field}: ")).unwrap_or_default();
+        let effect = effect.as_ref().map(|effect| format!("; {effect}")).unwrap_or_default();
+        writeln!(out, "  {location}: {field}{problem}{effect}")?;
     }
     for (heading, parts) in
         [("not understood", &status.rejected), ("understood, but to be corrected", &status.deprecated)]
@@ -113,6 +125,13 @@ fn print(status: &AgentStatus) -> std::io::Result<()> {
                 part.namespace, part.name, part.path, part.problem, part.effect
             )?;
         }
+    }
+    let alerts = status.cni_plugin.iter().flat_map(|plugin| &plugin.alerts);
+    for (index, alert) in alerts.enumerate() {
+        if index == 0 {
+            writeln!(out, "\nto be checked in the CNI configuration:")?;
+        }
+        writeln!(out, "  {}: {} ({})", alert.file, alert.words, alert.reason.name())?;
     }
     if !status.unfiltered_bridges.is_empty() {
         writeln!(out, "\niptables does not see what goes from port to port of:")?;
@@ -137,4 +156,27 @@ fn print(status: &AgentStatus) -> std::io::Result<()> {
         writeln!(out, "  {address}: {}; {held_by}", pods.join(", "))?;
     }
     out.flush()
+}
+
+/// How the CNI plugin is installed, in words.
+fn installation(plugin: &CniPlugin) -> String {
+    let CniPlugin { reported, silent, installed, source, insertions, .. } = plugin;
+    let mut words = match (reported, installed) {
+        (None, _) => "the installer of the plugin has not reported yet".to_owned(),
+        (Some(_), true) => "the plugin is installed".to_owned(),
+        (Some(_), false) => {
+            "the plugin is NOT installed, so pods start before their rules are in the kernel".to_owned()
+        }
+    };
+    if let Some(source) = source {
+        words = format!("{words}, derived from {source}");
+    }
+    if !insertions.is_empty() {
+        words = format!("{words}, with {} of other programs", insertions.join(", "));
+    }
+    match (silent, reported) {
+        (true, Some(at)) => format!("{words}; this is of {at}, the container install-cni has not reported since"),
+        (true, None) => format!("{words}; see the log of the container install-cni"),
+        (false, _) => words,
+    }
 }

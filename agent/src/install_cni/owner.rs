@@ -4,13 +4,22 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::apps::v1::DaemonSet;
-use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm, PodSpec};
+use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm, PodSpec, Taint, Toleration};
+
+/// What of a node decides whether a DaemonSet has a pod there.
+#[derive(Debug, Clone, Default)]
+pub struct NodeTraits {
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// Its taints.
+    pub taints: Vec<Taint>,
+}
 
 /// What the API server answered about our DaemonSet.
 #[derive(Debug, Clone)]
 pub enum Answer {
-    /// The DaemonSet, and the labels of this node if they could be read.
-    Found(Box<DaemonSet>, Option<BTreeMap<String, String>>),
+    /// The DaemonSet, and this node if it could be read.
+    Found(Box<DaemonSet>, Option<NodeTraits>),
     /// It refused, with this code.
     Refused(u16),
     /// There was no answer, or one that says nothing. Why.
@@ -36,8 +45,8 @@ pub enum Wish {
 /// What an answer means for the container of this name on the node of this name.
 #[must_use]
 pub fn wish(answer: &Answer, container: &str, node: &str) -> Wish {
-    let (set, labels) = match answer {
-        Answer::Found(set, labels) => (set, labels),
+    let (set, traits) = match answer {
+        Answer::Found(set, traits) => (set, traits),
         Answer::Refused(404) => return Wish::Remove("the DaemonSet is gone (404)".to_owned()),
         // The account was deleted with it. Or only this pod was deleted by force: its token ends
         // with it.
@@ -68,10 +77,59 @@ pub fn wish(answer: &Answer, container: &str, node: &str) -> Wish {
     if !pod.containers.iter().any(|other| other.name == container) {
         return Wish::Remove(format!("the DaemonSet has no container {container} any more"));
     }
-    if labels.as_ref().is_some_and(|labels| selects(pod, node, labels) == Some(false)) {
+    let Some(NodeTraits { labels, taints }) = traits else { return Wish::Keep };
+    if selects(pod, node, labels) == Some(false) {
         return Wish::Remove("the DaemonSet does not select this node any more".to_owned());
     }
+    if let Some(taint) = taints.iter().find(|taint| !is_tolerated(taint, pod)) {
+        let value = taint.value.as_deref().map(|value| format!("={value}")).unwrap_or_default();
+        return Wish::Remove(format!(
+            "the DaemonSet does not tolerate this node's taint {}{value}:{}, so no installer follows here",
+            taint.key, taint.effect
+        ));
+    }
     Wish::Keep
+}
+
+/// Taints that the DaemonSet controller tolerates for each pod that it makes, with their effects
+/// (`AddOrUpdateDaemonPodTolerations` of `pkg/controller/daemon/util`).
+const ALWAYS_TOLERATED: [(&str, &str); 6] = [
+    ("node.kubernetes.io/not-ready", "NoExecute"),
+    ("node.kubernetes.io/unreachable", "NoExecute"),
+    ("node.kubernetes.io/disk-pressure", "NoSchedule"),
+    ("node.kubernetes.io/memory-pressure", "NoSchedule"),
+    ("node.kubernetes.io/pid-pressure", "NoSchedule"),
+    ("node.kubernetes.io/unschedulable", "NoSchedule"),
+];
+
+/// As above, for pods in the network namespace of their node only.
+const TOLERATED_WITH_HOST_NETWORK: (&str, &str) = ("node.kubernetes.io/network-unavailable", "NoSchedule");
+
+/// Whether the DaemonSet controller makes a pod on a node with this taint. A taint or a
+/// toleration that is not known here counts as tolerated: it is no reason to remove.
+fn is_tolerated(taint: &Taint, pod: &PodSpec) -> bool {
+    // The rest, as PreferNoSchedule, keeps no pod away.
+    if !matches!(taint.effect.as_str(), "NoSchedule" | "NoExecute") {
+        return true;
+    }
+    let named = (taint.key.as_str(), taint.effect.as_str());
+    ALWAYS_TOLERATED.contains(&named)
+        || (pod.host_network == Some(true) && named == TOLERATED_WITH_HOST_NETWORK)
+        || pod.tolerations.iter().flatten().any(|toleration| tolerates(toleration, taint))
+}
+
+/// As the scheduler has it (`ToleratesTaint` of `k8s.io/component-helpers`).
+fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
+    let text = |text: &Option<String>| text.clone().unwrap_or_default();
+    let (effect, key) = (text(&toleration.effect), text(&toleration.key));
+    if !effect.is_empty() && effect != taint.effect || !key.is_empty() && key != taint.key {
+        return false;
+    }
+    match toleration.operator.as_deref().unwrap_or_default() {
+        // An empty key tolerates every taint with Exists only.
+        "" | "Equal" => text(&toleration.value) == text(&taint.value),
+        _ => true,
+    }
 }
 
 /// Whether a pod may be scheduled to a node, by nodeSelector and required affinity. `None` if
@@ -145,8 +203,15 @@ mod tests {
 
     fn wish_of(pod: &Value, labels: Option<&[(&str, &str)]>) -> Wish {
         let own = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
-        let labels = labels.map(|labels| labels.iter().map(own).collect());
-        wish(&Answer::Found(Box::new(set(pod)), labels), "install-cni", "n1")
+        let traits = |labels: &[_]| NodeTraits { labels: labels.iter().map(own).collect(), taints: Vec::new() };
+        wish(&Answer::Found(Box::new(set(pod)), labels.map(traits)), "install-cni", "n1")
+    }
+
+    /// The taint of a text `KEY=VALUE:EFFECT`.
+    fn taint(text: &str) -> Taint {
+        let (key, effect) = text.split_once(':').unwrap();
+        let (key, value) = key.split_once('=').map_or((key, None), |(key, value)| (key, Some(value.to_owned())));
+        Taint { key: key.to_owned(), value, effect: effect.to_owned(), time_added: None }
     }
 
     fn pod_with(key: &str, value: &Value) -> Value {
@@ -181,6 +246,48 @@ mod tests {
         }
         let unknown = wish(&Answer::Unknown("refused".to_owned()), "install-cni", "n1");
         assert!(matches!(unknown, Wish::AskAgain { remove_at_end: false, .. }));
+    }
+
+    #[test]
+    fn a_taint_that_the_daemon_set_does_not_tolerate_removes_the_plugin() {
+        let everything = json!([{"operator": "Exists"}]);
+        let gpu = json!([{"key": "gpu", "operator": "Equal", "value": "a", "effect": "NoSchedule"}]);
+        let any_gpu = json!([{"key": "gpu", "operator": "Exists"}]);
+        for (text, tolerations, stays) in [
+            ("gpu=a:NoSchedule", &json!([]), false),
+            ("gpu=a:NoExecute", &json!([]), false),
+            ("gpu=a:PreferNoSchedule", &json!([]), true),
+            ("gpu=a:NoSchedule", &everything, true),
+            ("gpu=a:NoExecute", &everything, true),
+            ("gpu=a:NoSchedule", &gpu, true),
+            ("gpu=b:NoSchedule", &gpu, false),
+            ("gpu=a:NoExecute", &gpu, false),
+            ("cpu=a:NoSchedule", &gpu, false),
+            ("gpu=b:NoExecute", &any_gpu, true),
+            ("gpu:NoSchedule", &any_gpu, true),
+            ("gpu:NoSchedule", &json!([{"key": "gpu"}]), true),
+            ("gpu=a:NoSchedule", &json!([{"key": "gpu"}]), false),
+            // An operator that a later API adds is no reason to remove.
+            ("gpu=7:NoSchedule", &json!([{"key": "gpu", "operator": "Gt", "value": "5"}]), true),
+            // What the DaemonSet controller tolerates for its pods: a cordoned, a sick, a new node.
+            ("node.kubernetes.io/unschedulable:NoSchedule", &json!([]), true),
+            ("node.kubernetes.io/unschedulable:NoExecute", &json!([]), false),
+            ("node.kubernetes.io/not-ready:NoExecute", &json!([]), true),
+            ("node.kubernetes.io/unreachable:NoExecute", &json!([]), true),
+            ("node.kubernetes.io/disk-pressure:NoSchedule", &json!([]), true),
+            ("node.kubernetes.io/network-unavailable:NoSchedule", &json!([]), true),
+        ] {
+            let mut pod = pod_with("tolerations", tolerations);
+            pod["hostNetwork"] = true.into();
+            // One that is tolerated beside it changes nothing.
+            let taints = ["node.kubernetes.io/memory-pressure:NoSchedule", text].map(taint).to_vec();
+            let traits = NodeTraits { taints, ..NodeTraits::default() };
+            let wish = wish(&Answer::Found(Box::new(set(&pod)), Some(traits)), "install-cni", "n1");
+            assert_eq!(wish == Wish::Keep, stays, "{text} {tolerations}: {wish:?}");
+            if let Wish::Remove(why) = wish {
+                assert!(why.contains(text), "{why}");
+            }
+        }
     }
 
     #[test]

@@ -19,6 +19,7 @@ pub struct Watches {
     last_bytes: Family<OfKind, Gauge<f64, AtomicU64>>,
     held: Family<OfKind, Gauge>,
     unreadable: Family<OfKind, Gauge>,
+    manifest_errors: Gauge,
 }
 
 impl Watches {
@@ -45,6 +46,11 @@ impl Watches {
             "Objects that cannot be read as the API server sent them",
             self.unreadable.clone(),
         );
+        registry.register(
+            "manifest_errors",
+            "Errors in the files of --manifests, because of which objects or whole files were not read",
+            self.manifest_errors.clone(),
+        );
     }
 
     /// So many removals of a kind are held back.
@@ -55,6 +61,11 @@ impl Watches {
     /// So many objects of a kind cannot be read.
     pub(crate) fn unreadable(&self, kind: Kind, objects: usize) {
         self.unreadable.get_or_create(&OfKind { kind }).set(count(objects));
+    }
+
+    /// So many errors are in the files of manifests.
+    pub fn manifest_errors(&self, errors: usize) {
+        self.manifest_errors.set(count(errors));
     }
 
     /// A watch delivered an event.

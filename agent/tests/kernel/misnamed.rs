@@ -1,4 +1,4 @@
-//! An agent that is told a name that no node has.
+//! An agent that is told a name that no node has, and files with a kind that no API server has.
 
 use std::fs;
 use std::process::Command;
@@ -8,6 +8,7 @@ use npc_agent::dataplane::backend::Backend;
 
 use super::agent::{Agent, Folder, PASSES, wait_ready};
 use super::dump;
+use super::metrics::Told;
 use super::namespace::Namespace;
 
 /// An agent of a node of this name, with these arguments too.
@@ -86,4 +87,44 @@ fn pods_that_are_on_no_node_are_warned_of() {
     let entry = agent.wait_for("says which node it is on");
     assert_eq!(entry["level"].as_str(), Some("WARN"));
     agent.wait(1);
+}
+
+/// It may be a policy that isolates a pod.
+#[test]
+fn a_misspelt_kind_is_counted_and_shown_until_it_is_corrected() {
+    let _namespace = Namespace::enter();
+    let folder = Folder::new();
+    let mut agent = Agent::start(&folder, Backend::Nft, &[]);
+    agent.wait(1);
+    let count = || Told::now().count("npc_manifest_errors");
+    let status = |more: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_npc")).arg("status").args(more).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let errors = || {
+        let status: serde_json::Value = serde_json::from_str(&status(&["-o", "json"])).unwrap();
+        status["manifestErrors"].as_array().unwrap().clone()
+    };
+    assert_eq!((count(), errors().len()), (0, 0));
+    let policy = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: late, namespace: shop}\nspec: \
+                  {podSelector: {matchLabels: {app: web}}}\n";
+    folder.write("late.yaml", &policy.replace("kind: NetworkPolicy", "kind: NetworkPolicyy"));
+    let entry = agent.wait_for("NetworkPolicyy");
+    assert_eq!(entry["level"].as_str(), Some("ERROR"));
+    assert_eq!(count(), 1);
+    let [error] = &errors()[..] else { panic!("one error") };
+    assert!(error["location"].as_str().unwrap().ends_with("late.yaml:2:1"), "{error}");
+    assert!(error["problem"].as_str().unwrap().contains("NetworkPolicyy"), "{error}");
+    assert!(entry["message"].as_str().unwrap().contains(error["problem"].as_str().unwrap()), "{entry} {error}");
+    let text = status(&[]);
+    assert!(text.contains("not read of the files:") && text.contains("late.yaml:2:1: "), "{text}");
+    // The other files go on meanwhile.
+    folder.write_pod("web-9", "web", 9);
+    agent.wait(1);
+    assert_eq!((count(), errors().len()), (1, 1));
+    folder.write("late.yaml", policy);
+    agent.wait(1);
+    assert_eq!((count(), errors().len()), (0, 0));
+    assert!(!status(&[]).contains("not read of the files:"));
+    agent.end(Signal::SIGTERM);
 }

@@ -2,6 +2,7 @@
 //! as k8s-openapi has them from the API server's own OpenAPI document, and made
 //! strict: a field that the type does not have is an error.
 
+use k8s_openapi::api::admissionregistration::v1::{ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding};
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Service, ServiceAccount};
@@ -31,6 +32,8 @@ fn main() {
     kind::<Service>(&mut generator, &mut kinds);
     kind::<ServiceAccount>(&mut generator, &mut kinds);
     kind::<StatefulSet>(&mut generator, &mut kinds);
+    kind::<ValidatingAdmissionPolicy>(&mut generator, &mut kinds);
+    kind::<ValidatingAdmissionPolicyBinding>(&mut generator, &mut kinds);
     let mut definitions = Value::Object(generator.take_definitions(true));
     strict(&mut definitions);
     // A number or a text, and what the API server takes of the latter.

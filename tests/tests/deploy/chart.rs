@@ -42,17 +42,29 @@ fn lay(under: &mut Value, over: Value) {
     }
 }
 
+/// The minor version of Kubernetes that the chart is rendered for, unless a test says another.
+const KUBERNETES: u32 = 36;
+
 /// The text that each template makes of the values, by the template's name.
 pub(crate) fn texts(values: &Value) -> BTreeMap<String, String> {
+    texts_for(KUBERNETES, values)
+}
+
+/// As [`texts`], for an API server of this minor version.
+fn texts_for(kubernetes: u32, values: &Value) -> BTreeMap<String, String> {
     let folder = folder();
     let about = yaml::file(&folder.join("Chart.yaml")).remove(0);
     let app_version = about["appVersion"].as_str().expect("appVersion is a text");
-    let scope = Scope { values, namespace: NAMESPACE, app_version, folder: &folder };
+    let scope = Scope { values, namespace: NAMESPACE, app_version, kubernetes, folder: &folder };
     let templates = fs::read_dir(folder.join("templates")).unwrap();
     let mut texts = BTreeMap::new();
     for template in templates {
         let path = template.unwrap().path();
         let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        // What Helm says to the operator is no object.
+        if name == "NOTES.txt" {
+            continue;
+        }
         texts.insert(name, template::render(&fs::read_to_string(&path).unwrap(), &scope));
     }
     texts
@@ -61,6 +73,11 @@ pub(crate) fn texts(values: &Value) -> BTreeMap<String, String> {
 /// The objects that the values make.
 pub(crate) fn objects(values: &Value) -> yaml::Objects {
     yaml::objects(texts(values).values().flat_map(|text| yaml::documents(text)))
+}
+
+/// As [`objects`], for an API server of this minor version.
+pub(crate) fn objects_for(kubernetes: u32, values: &Value) -> yaml::Objects {
+    yaml::objects(texts_for(kubernetes, values).values().flat_map(|text| yaml::documents(text)))
 }
 
 /// Every switch of the chart on.

@@ -9,7 +9,7 @@ use crate::yaml::Objects;
 use crate::{chart, kustomize, read, repository, tools};
 
 /// Where the texts that the chart renders are checked in.
-const RENDERED: [(&str, &str); 10] = [
+const RENDERED: [(&str, &str); 11] = [
     ("namespace.yaml", "base"),
     ("serviceaccount.yaml", "base"),
     ("rbac.yaml", "base"),
@@ -17,18 +17,20 @@ const RENDERED: [(&str, &str); 10] = [
     ("daemonset.yaml", "base"),
     ("install-cni.yaml", "components/cni"),
     ("startup-taint.yaml", "components/startup-taint"),
+    ("startup-taint-policy.yaml", "components/startup-taint-policy"),
     ("podmonitor.yaml", "components/prometheus"),
     ("prometheusrule.yaml", "components/prometheus"),
     ("podmonitor-azure.yaml", "components/azure-monitor"),
 ];
 
 /// Each overlay, the values that say the same, and components to add to it.
-const OVERLAYS: [(&str, &str, &[&str]); 7] = [
+const OVERLAYS: [(&str, &str, &[&str]); 8] = [
     ("generic", "", &[]),
     ("aks", "deploy/chart/examples/aks.yaml", &[]),
     ("kubenet", "deploy/chart/examples/kubenet.yaml", &[]),
     ("generic", "cni: {enabled: true}", &["cni"]),
-    ("generic", "startupTaint: {enabled: true}", &["startup-taint"]),
+    ("generic", "startupTaint: {enabled: true, admissionPolicy: false}", &["startup-taint"]),
+    ("generic", "startupTaint: {enabled: true}", &["startup-taint", "startup-taint-policy"]),
     ("generic", "{podMonitor: {enabled: true}, prometheusRule: {enabled: true}}", &["prometheus"]),
     ("generic", "podMonitor: {azure: true}", &["azure-monitor"]),
 ];
@@ -118,7 +120,8 @@ fn kubectl_builds_the_overlays_as_we_do() {
     // Components, by a kustomization as an operator would write it. It lies in
     // the tree, because kustomize takes no absolute paths.
     let folder = tempfile::tempdir_in(repository("deploy/kustomize/overlays")).unwrap();
-    let components = ["startup-taint", "prometheus", "azure-monitor"].map(|name| format!("../../components/{name}"));
+    let components = ["startup-taint", "startup-taint-policy", "prometheus", "azure-monitor"]
+        .map(|name| format!("../../components/{name}"));
     let kustomization = serde_json::json!({"resources": ["../aks"], "components": components});
     fs::write(folder.path().join("kustomization.yaml"), kustomization.to_string()).unwrap();
     let text = tools::run(&kubectl, [Path::new("kustomize"), folder.path()], &[]);

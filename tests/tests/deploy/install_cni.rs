@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::apps::v1::DaemonSet;
-use npc_agent::install_cni::owner::{Answer, Wish, wish};
+use k8s_openapi::api::core::v1::Taint;
+use npc_agent::install_cni::owner::{Answer, NodeTraits, Wish, wish};
 use serde_json::Value;
 
 use crate::{chart, kustomize, npc, repository, tools};
@@ -29,7 +30,10 @@ fn wish_of(set: &Value) -> Wish {
     let set: DaemonSet = serde_json::from_value(set.clone()).unwrap();
     let labels = [("kubernetes.io/os", "linux"), ("pool", "main")];
     let labels: BTreeMap<_, _> = labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
-    wish(&Answer::Found(Box::new(set), Some(labels)), CONTAINER, "node-1")
+    // Which the chart tolerates, as all others.
+    let gpu = Taint { key: "gpu".to_owned(), effect: "NoExecute".to_owned(), ..Taint::default() };
+    let traits = NodeTraits { labels, taints: vec![gpu] };
+    wish(&Answer::Found(Box::new(set), Some(traits)), CONTAINER, "node-1")
 }
 
 #[test]

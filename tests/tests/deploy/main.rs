@@ -7,6 +7,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod admission;
 mod chart;
 mod dist;
 mod documents;
@@ -16,6 +17,7 @@ mod install_cni;
 mod kustomize;
 mod monitoring;
 mod privileges;
+mod removal;
 mod schemas;
 mod template;
 mod tools;

@@ -17,6 +17,8 @@ pub(crate) struct Scope<'a> {
     pub namespace: &'a str,
     /// `.Chart.AppVersion`.
     pub app_version: &'a str,
+    /// The minor version of the API server, Kubernetes 1.x.
+    pub kubernetes: u32,
     /// Where `.Files.Get` reads.
     pub folder: &'a Path,
 }
@@ -110,6 +112,13 @@ fn pipeline(action: &str, scope: &Scope, dot: &Value) -> String {
 fn term(text: &str, scope: &Scope, dot: &Value) -> Value {
     match text.split_once(' ') {
         Some(("toYaml", of)) => Value::String(yaml::text(&term(of, scope, dot))),
+        Some(("semverCompare", of)) => {
+            let of =
+                of.strip_suffix(" .Capabilities.KubeVersion.Version").unwrap_or_else(|| panic!("{of} is no version"));
+            let least =
+                of.strip_prefix("\">=1.").and_then(|of| of.strip_suffix("-0\"")).unwrap_or_else(|| panic!("{of}"));
+            (scope.kubernetes >= least.parse().expect("a minor version is a number")).into()
+        }
         Some((".Files.Get", name)) => {
             let name: String = serde_json::from_str(name).expect("a file's name stands in quotes");
             let path = scope.folder.join(name);

@@ -18,7 +18,7 @@ use npc_agent::serve::{self, Purpose};
 use npc_agent::source::difference::Known;
 use npc_agent::source::manifests::{self, Loaded};
 use npc_agent::source::{Changes, directory};
-use npc_agent::status::{HeldRemovals, SharedStatus};
+use npc_agent::status::{CniPlugin, HeldRemovals, ManifestError, SharedStatus};
 use npc_compiler::object::Objects;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -39,23 +39,27 @@ const CONNTRACK: Duration = Duration::from_secs(10);
 /// How often the report of the CNI plugin's installer is read.
 const REPORT_PERIOD: Duration = Duration::from_secs(5);
 
-/// Serves what the installer of the CNI plugin reports.
-pub(super) fn cni_report(path: Option<PathBuf>, metrics: CniInstaller) {
+/// Serves what the installer of the CNI plugin reports: metrics, and `npc status`.
+pub(super) fn cni_report(path: Option<PathBuf>, metrics: CniInstaller, status: SharedStatus) {
     let Some(path) = path else { return };
     tokio::spawn(async move {
         // Until the first report the installer counts as silent from the agent's start on.
-        let mut last = Report { at: report::now(), ..Report::default() };
+        let begun = report::now();
+        let mut last = None;
         let mut has_failed = false;
         loop {
             match Report::read(&path) {
-                Ok(Some(report)) => (last, has_failed) = (report, false),
+                Ok(Some(report)) => (last, has_failed) = (Some(report), false),
                 Err(error) if !has_failed => {
                     warn!(%error, path = %path.display(), "cannot read the report of the CNI plugin's installer");
                     has_failed = true;
                 }
                 Ok(None) | Err(_) => {}
             }
-            metrics.set(&last, report::now());
+            let now = report::now();
+            metrics.set(last.as_ref().unwrap_or(&Report { at: begun, ..Report::default() }), now);
+            let plugin = CniPlugin::of(last.as_ref(), begun, now);
+            status.update(|status| status.cni_plugin = Some(plugin));
             time::sleep(REPORT_PERIOD).await;
         }
     });
@@ -240,6 +244,9 @@ pub(super) fn manifests(
         let mut in_force = Objects::default();
         let mut is_held = false;
         while let Some(update) = updates.next().await {
+            let (errors, count) = ManifestError::of(&update.standing);
+            watches.manifest_errors(count);
+            status.update(|status| status.manifest_errors = errors);
             log_problems(&update.problems);
             untold = update.loaded.or(untold);
             if !begun && !update.never_read.is_empty() {

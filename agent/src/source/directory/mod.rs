@@ -50,6 +50,8 @@ pub struct Update {
     /// The problems that were not there at the last update. A problem that
     /// stays is reported once; one that went and came back is reported again.
     pub problems: Vec<Problem>,
+    /// All problems that there are now, sorted.
+    pub standing: Vec<Problem>,
     /// The files some of whose documents have never been read, and the directories that
     /// have never been listed: what they ask for is not known. Empty is the normal case.
     pub never_read: Vec<PathBuf>,

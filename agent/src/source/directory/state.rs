@@ -111,8 +111,10 @@ impl State {
         problems.extend(loaded.iter().flat_map(|loaded| loaded.problems.iter().cloned()));
         let problems: BTreeSet<Problem> = problems.into_iter().collect();
         let new = problems.difference(&self.problems).cloned().collect::<Vec<_>>();
+        let standing: Vec<Problem> = problems.iter().cloned().collect();
+        let has_gone = self.problems.iter().any(|problem| !problems.contains(problem));
         let loaded = loaded.filter(|loaded| self.objects.as_ref() != Some(&loaded.objects)).map(|mut loaded| {
-            loaded.problems = problems.iter().cloned().collect();
+            loaded.problems.clone_from(&standing);
             loaded
         });
         self.problems = problems;
@@ -120,13 +122,13 @@ impl State {
             self.objects = Some(loaded.objects.clone());
         }
         let is_same = is_empty == was_empty && self.unlisted == unlisted_before;
-        if loaded.is_none() && new.is_empty() && is_same {
+        if loaded.is_none() && new.is_empty() && !has_gone && is_same {
             return None;
         }
         never_read.extend(self.files.iter().filter(|(_, file)| !file.was_good).map(|(path, _)| path.clone()));
         never_read.extend(self.unlisted.iter().cloned());
         never_read.sort_unstable();
-        Some(Update { loaded, problems: new, never_read, is_empty })
+        Some(Update { loaded, problems: new, standing, never_read, is_empty })
     }
 
     /// Parses a file, if it is not what it was.

@@ -14,6 +14,8 @@ use tempfile::TempDir;
 
 use super::*;
 
+mod problems;
+
 /// Long enough for any machine; a test that waits so long has failed.
 const LONG: Duration = Duration::from_secs(30);
 

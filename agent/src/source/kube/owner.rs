@@ -10,12 +10,12 @@ use kube::{Api, Client};
 use tokio::time;
 
 use super::words;
-use crate::install_cni::owner::Answer;
+use crate::install_cni::owner::{Answer, NodeTraits};
 
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Asks for a DaemonSet by name, and for the labels of a node.
+/// Asks for a DaemonSet by name, and for the labels and taints of a node.
 #[must_use]
 pub fn daemon_set(client: &Client, namespace: &str, name: &str, node: &str) -> BoxFuture<'static, Answer> {
     let sets: Api<DaemonSet> = Api::namespaced(client.clone(), namespace);
@@ -27,10 +27,13 @@ pub fn daemon_set(client: &Client, namespace: &str, name: &str, node: &str) -> B
             Ok(Err(error)) => return refused(&error),
             Err(_) => return Answer::Unknown(format!("the API server did not answer for {PATIENCE:?}")),
         };
-        // Without the labels, the node counts as selected.
+        // Without its Node, a node counts as selected.
         let node = time::timeout(PATIENCE, nodes.get(&node)).await;
-        let labels = node.ok().and_then(Result::ok).map(|node| node.metadata.labels.unwrap_or_default());
-        Answer::Found(Box::new(set), labels)
+        let traits = node.ok().and_then(Result::ok).map(|node| NodeTraits {
+            labels: node.metadata.labels.unwrap_or_default(),
+            taints: node.spec.and_then(|spec| spec.taints).unwrap_or_default(),
+        });
+        Answer::Found(Box::new(set), traits)
     }
     .boxed()
 }

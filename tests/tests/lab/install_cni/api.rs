@@ -31,7 +31,7 @@ pub(crate) fn daemon_set(containers: &[&str], selector: &Value) -> Value {
             "selector": {"matchLabels": {"app": "npc"}},
             "template": {
                 "metadata": {"labels": {"app": "npc"}},
-                "spec": {"containers": containers, "nodeSelector": selector},
+                "spec": {"containers": containers, "nodeSelector": selector, "tolerations": [{"operator": "Exists"}]},
             },
         },
     })
@@ -91,7 +91,11 @@ fn answer(mut stream: TcpStream, says: &Says) -> std::io::Result<()> {
     }
     let (code, body) = if request.starts_with("GET /api/v1/nodes/n1 ") {
         let labels = json!({"kubernetes.io/os": "linux", "kubernetes.io/hostname": "n1"});
-        (200, json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1", "labels": labels}}))
+        (
+            200,
+            json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1", "labels": labels},
+            "spec": {"taints": [{"key": "pool", "value": "batch", "effect": "NoSchedule"}]}}),
+        )
     } else {
         assert!(request.starts_with("GET /apis/apps/v1/namespaces/npc-system/daemonsets/npc "), "{request}");
         match says {

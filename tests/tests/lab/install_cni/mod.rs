@@ -85,6 +85,11 @@ fn each_way_of_removal_leaves_the_folder_as_it_was() {
         set["metadata"]["deletionTimestamp"] = json!("2026-11-28T00:00:00Z");
         set
     };
+    let intolerant = || {
+        let mut set = daemon_set(&both, &linux);
+        set["spec"]["template"]["spec"]["tolerations"] = json!([{"key": "pool", "value": "web"}]);
+        set
+    };
     for (way, says, is_removed) in [
         ("helm uninstall, kubectl delete -k: the DaemonSet is gone", Says::Refuses(404, "NotFound"), true),
         ("the DaemonSet is being deleted", Says::Found(going()), true),
@@ -92,6 +97,7 @@ fn each_way_of_removal_leaves_the_folder_as_it_was() {
         ("the right is gone", Says::Refuses(403, "Forbidden"), true),
         ("helm rollback, cni.enabled=false", Says::Found(daemon_set(&["npc"], &linux)), true),
         ("another nodeSelector", Says::Found(daemon_set(&both, &json!({"pool": "other"}))), true),
+        ("a taint of the node that is not tolerated any more", Says::Found(intolerant()), true),
         ("an upgrade, a restart, a drained node", installed(), false),
         ("the API server is broken", Says::Refuses(500, "InternalError"), false),
         ("a proxy without an API server behind it", Says::Refuses(404, "page not found"), false),
