@@ -199,7 +199,7 @@ pub(crate) fn joint(direction: Direction, chains: &[ChainName]) -> Option<(Chain
         fields.add(chain.as_str());
     }
     let name = ChainName::group(direction, &fields.finish());
-    let comment = || Match::Comment("several pods of this node list one address".to_owned());
+    let comment = || Match::Comment("several pods of this node list one address".into());
     let (last, others) = chains.split_last()?;
     let others = others.iter().map(|chain| Target::Jump(chain.clone()));
     let targets = others.chain([Target::Goto(last.clone())]);
@@ -316,7 +316,7 @@ fn spoofed(family: Family) -> Vec<Rule> {
         Family::V6 => &[IpNetwork::V6(LINK_LOCAL), IpNetwork::V6(UNSPECIFIED_V6)],
     };
     let nobodys = nobodys.iter().map(|prefix| Rule { matches: vec![Match::Source(*prefix)], target: Target::Return });
-    let comment = Match::Comment("not the source of the pod behind this interface".to_owned());
+    let comment = Match::Comment("not the source of the pod behind this interface".into());
     nobodys.chain([Rule { matches: vec![comment], target: Target::Drop }]).collect()
 }
 
@@ -357,7 +357,7 @@ fn past_all_sets(family: Family) -> Vec<Match> {
 /// nothing passes; where in both, only what a rule admits by naming the port
 /// does, which the groups ask about by their part of this.
 fn strays(family: Family) -> BTreeMap<ChainName, Vec<Rule>> {
-    let comment = || Match::Comment("of no known connection".to_owned());
+    let comment = || Match::Comment("of no known connection".into());
     let gate = |direction, field| Match::Set(SetName::isolated(family, direction), field);
     let deny = |matches: Vec<Match>| Rule { matches, target: Target::Goto(ChainName::deny_stray()) };
     let only = |direction: Direction| {
@@ -479,7 +479,8 @@ impl Layout<'_> {
     /// The chain of a group and its sets.
     fn group(&mut self, direction: Direction, group: &Group) -> ChainName {
         let policies = names(self.cluster, &group.key.policies);
-        let leaf = Leaf::new(self.family, direction, self.options, &group.admitted, policies);
+        let admission = group.admission(self.cluster);
+        let leaf = Leaf::new(self.family, direction, self.options, &admission, policies);
         let name = chain_of_leaf(self.family, direction, &leaf);
         for (set, definition) in leaf.sets {
             let resolve = || definition.resolve(self.cluster, self.node, self.family);
