@@ -17,6 +17,7 @@ mod reason;
 mod schema;
 mod status;
 mod unjudged;
+mod why;
 mod words;
 
 use std::env;
@@ -51,6 +52,7 @@ enum Command {
     Reason(reason::Args),
     Matrix(matrix::Args),
     Compile(compile::Args),
+    Why(why::Args),
     Migrate(migrate::Args),
     Schema(schema::Args),
     Agent(agent::Args),
@@ -139,6 +141,7 @@ impl Cli {
             Command::Reason(args) => reason::run(&args),
             Command::Matrix(args) => matrix::run(&args),
             Command::Compile(args) => compile::run(&args),
+            Command::Why(args) => why::run(&args),
             Command::Migrate(args) => migrate::run(&args),
             Command::Schema(args) => schema::run(&args),
             Command::Agent(args) => agent::run(args),

@@ -19,6 +19,7 @@
 //! known group writes set members and no rule.
 
 mod icmp;
+mod judges;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -39,6 +40,7 @@ use crate::ruleset::node::{
 
 pub use crate::ruleset::options::{MissingMatches, Options, SelfMatch};
 use icmp::{errors, neighbour_discovery};
+pub use judges::{GroupChain, group_chains};
 
 /// `fe80::/10` (RFC 4291, section 2.5.6).
 const LINK_LOCAL: Ipv6Network = Ipv6Network::new_checked(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10).unwrap();
@@ -126,9 +128,8 @@ fn identity_of(cluster: &Cluster, key: &GroupKey) -> Hash {
     identity(key.direction, names(cluster, &key.policies), &key.resolution)
 }
 
-/// What a group is, whatever its policies say today: where it stands in the
-/// tree depends on this and on the node's seed, so that an edited policy moves
-/// no endpoint.
+/// What a group is, whatever its policies say today: where it stands in the tree depends on this and
+/// on the node's seed, so that an edited policy moves no endpoint.
 pub(crate) fn identity<'a>(
     direction: Direction,
     policies: impl ExactSizeIterator<Item = (&'a str, &'a str)>,
@@ -349,13 +350,12 @@ fn past_all_sets(family: Family) -> Vec<Match> {
 /// The chains for TCP segments that open no connection and belong to none. One
 /// rule leads here, so that a first packet passes all of theirs by.
 ///
-/// Such a segment does not tell whether it goes to a server or comes from one. So
-/// each end that is isolated has it judged in both ways: as one that the end
-/// sends or gets, which the groups' rules do, and as an answer in a connection
-/// that its policies for the other direction would have to admit. Where an end is
-/// isolated in that other direction only, nothing judges what it sends or gets, so
-/// nothing passes; where in both, only what a rule admits by naming the port
-/// does, which the groups ask about by their part of this.
+/// Such a segment does not tell whether it goes to a server or comes from one. So each end that is
+/// isolated has it judged in both ways: as one that the end sends or gets, which the groups' rules
+/// do, and as an answer in a connection that its policies for the other direction would have to
+/// admit. Where an end is isolated in that other direction only, nothing judges what it sends or
+/// gets, so nothing passes; where in both, only what a rule admits by naming the port does, which
+/// the groups ask about by their part of this.
 fn strays(family: Family) -> BTreeMap<ChainName, Vec<Rule>> {
     let comment = || Match::Comment("of no known connection".into());
     let gate = |direction, field| Match::Set(SetName::isolated(family, direction), field);
