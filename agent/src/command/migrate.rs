@@ -1,7 +1,7 @@
 //! `npc migrate`: which flows change when npc takes Azure NPM's place.
 
-mod node;
-mod options;
+pub(super) mod node;
+pub(super) mod options;
 mod report;
 mod text;
 

@@ -18,6 +18,7 @@ mod schema;
 mod short;
 mod status;
 mod unjudged;
+mod why;
 mod words;
 
 use std::env;
@@ -52,6 +53,7 @@ enum Command {
     Reason(reason::Args),
     Matrix(matrix::Args),
     Compile(compile::Args),
+    Why(why::Args),
     Migrate(migrate::Args),
     Schema(schema::Args),
     Agent(agent::Args),
@@ -140,6 +142,7 @@ impl Cli {
             Command::Reason(args) => reason::run(&args),
             Command::Matrix(args) => matrix::run(&args),
             Command::Compile(args) => compile::run(&args),
+            Command::Why(args) => why::run(&args),
             Command::Migrate(args) => migrate::run(&args),
             Command::Schema(args) => schema::run(&args),
             Command::Agent(args) => agent::run(args),

@@ -24,6 +24,9 @@ enum Document {
     /// What npc migrate prints.
     #[value(name = "MigrationReport", alias = "migration-report", alias = "migrate")]
     MigrationReport,
+    /// What npc why prints.
+    #[value(name = "KernelExplanation", alias = "kernel-explanation", alias = "why")]
+    KernelExplanation,
 }
 
 /// Prints the schema.
@@ -32,6 +35,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
         Document::FlowExplanation => include_str!("../../schemas/flow-explanation.json"),
         Document::ConnectivityMatrix => include_str!("../../schemas/connectivity-matrix.json"),
         Document::MigrationReport => include_str!("../../schemas/migration-report.json"),
+        Document::KernelExplanation => include_str!("../../schemas/kernel-explanation.json"),
     };
     let mut out = output::raw();
     out.write_all(schema.as_bytes())?;

@@ -102,7 +102,7 @@ fn questions(family: Family, sets: &Sets) -> Vec<Question> {
             vec![Match::Protocol(Protocol::Udp), Match::DestinationPorts(vec![(1, 1)])],
         ),
         needed("SCTP in the match multiport", ports(Protocol::Sctp)),
-        needed("the match comment", vec![Match::Comment("npc probe".to_owned())]),
+        needed("the match comment", vec![Match::Comment("npc probe".into())]),
         Question {
             what: "the match bpf (a pod's traffic to itself; each endpoint gets a rule of its own instead, and pods' \
                    ICMP errors are dropped where anything is isolated)",

@@ -17,6 +17,7 @@ mod reason;
 mod repository;
 mod rights;
 mod schema;
+mod why;
 
 use std::path::Path;
 use std::process::{Command, Output};

@@ -12,9 +12,10 @@ use serde_json::Value;
 
 use crate::Files;
 
-const SCHEMAS: [(&str, &str); 3] = [
+const SCHEMAS: [(&str, &str); 4] = [
     ("flow-explanation", include_str!("../../schemas/flow-explanation.json")),
     ("migration-report", include_str!("../../schemas/migration-report.json")),
+    ("kernel-explanation", include_str!("../../schemas/kernel-explanation.json")),
     ("connectivity-matrix", include_str!("../../schemas/connectivity-matrix.json")),
 ];
 

@@ -9,6 +9,8 @@ const EXPLANATION: &str = include_str!("../../schemas/flow-explanation.json");
 const MIGRATION: &str = include_str!("../../schemas/migration-report.json");
 const MATRIX: &str = include_str!("../../schemas/connectivity-matrix.json");
 
+const KERNEL: &str = include_str!("../../schemas/kernel-explanation.json");
+
 /// What of a value a schema does not allow.
 fn faults(root: &Value, schema: &Value, value: &Value, path: &str, found: &mut Vec<String>) {
     for (word, says) in schema.as_object().unwrap() {
@@ -136,12 +138,32 @@ fn migration_reports_conform_to_their_schema() {
 }
 
 #[test]
+fn explanations_of_a_kernel_conform_to_their_schema() {
+    let files = Files::of(include_str!("../../../tests/tests/rules/hitless/takeover/cluster.yaml"));
+    for thing in ["NPC-FORWARD", "NPC-INGRESS", "npc4-ingress", "10.0.0.1", "203.0.113.9", "KUBE-FORWARD", "NPC-I-x"] {
+        let json = files.npc("why", &[thing, "--node", "n1", "-o", "json"]).json();
+        conforms(KERNEL, &json);
+    }
+    let program = files.npc("compile", &["-o", "json", "--node", "n1"]).json();
+    let chains = program["families"]["IPv4"]["chains"].as_object().unwrap();
+    let of_groups: Vec<&String> = chains.keys().filter(|name| name.starts_with("NPC-E-")).collect();
+    assert!(of_groups.len() > 1, "{of_groups:?}");
+    for chain in of_groups {
+        let json = files.npc("why", &[chain, "--node", "n1", "-o", "json"]).json();
+        let places = json["rules"].as_array().unwrap().iter().flat_map(|rule| rule["origins"].as_array().unwrap());
+        assert!(places.into_iter().all(|origin| origin["location"]["line"].is_u64()), "{json}");
+        conforms(KERNEL, &json);
+    }
+}
+
+#[test]
 fn schemas_are_printed_by_the_kind_of_the_document() {
     let files = Files::of("");
     for (kind, schema) in [
         ("FlowExplanation", EXPLANATION),
         ("ConnectivityMatrix", MATRIX),
         ("MigrationReport", MIGRATION),
+        ("KernelExplanation", KERNEL),
         ("matrix", MATRIX),
     ] {
         files.run(&["schema", kind]).says(schema);

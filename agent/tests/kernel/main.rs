@@ -10,6 +10,7 @@ mod bridge;
 mod bridges;
 mod by_hand;
 mod cleanup;
+mod comments;
 mod config;
 mod conntrack;
 mod denied;

@@ -100,7 +100,7 @@ fn everything_of(family: Family) -> FamilyRuleset {
     let comments = ["word", "two words", "isolated by shop/db, shop/default-deny", "a.b:c;(d)", "42", "-", " x ", ""];
     let comments = comments.iter().map(|text| (*text).to_owned()).chain(["x".repeat(255), "x y".repeat(85)]);
     for comment in comments {
-        leaf.push(rule(vec![Match::Comment(text::comment(&comment))], Target::Drop));
+        leaf.push(rule(vec![Match::Comment(text::comment(&comment).into())], Target::Drop));
     }
     leaf.push(rule(Vec::new(), Target::Drop));
 

@@ -14,11 +14,12 @@ use indexmap::IndexSet;
 use rustc_hash::FxHashMap;
 
 use crate::algebra::cidr;
-use crate::algebra::traffic::{NAMED_RANGE, PortSet, TUNNEL_PORTS, Traffic};
+use crate::algebra::traffic::{PortSet, TUNNEL_PORTS, Traffic};
+use crate::cluster::melt::{Admission, Collected, melt};
 use crate::cluster::open_groups::OpenGroups;
 use crate::cluster::{ClassId, Cluster, PodId, PolicyId};
 use crate::object::{ContainerPort, Family, Protocol};
-use crate::policy::{Block, Direction, Peer, Peers, PodPeer, PolicyRule, PortMatch, Ports};
+use crate::policy::{Block, Direction, Peer, Peers, PodPeer, Policy, PolicyRule, Ports};
 
 /// One peer of a rule: the ends that it means.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -45,6 +46,8 @@ pub struct Admitted {
     /// The TCP ports that a rule names by number: by a range of at most
     /// [`NAMED_RANGE`] ports. What such a rule admits goes to a server there,
     /// also in the middle of a connection.
+    ///
+    /// [`NAMED_RANGE`]: crate::algebra::traffic::NAMED_RANGE
     pub named_tcp: PortSet,
 }
 
@@ -201,9 +204,13 @@ impl Groups {
 
 impl Group {
     fn new(cluster: &Cluster, key: GroupKey) -> Self {
-        let rules = key.policies.iter().flat_map(|policy| cluster.policy(*policy).rules(key.direction));
-        let admitted = melt(rules, key.direction, &key.resolution);
+        let admitted = melt(rules(cluster, &key), key.direction, &key.resolution).admitted;
         Self { key, admitted }
+    }
+
+    /// What its policies admit, with the rules that admit it.
+    pub(crate) fn admission<'a>(&self, cluster: &'a Cluster) -> Admission<'a> {
+        Admission::new(rules(cluster, &self.key), self.key.direction, &self.key.resolution)
     }
 
     /// What this group's endpoints may exchange with another end, in the
@@ -302,101 +309,12 @@ impl Atom {
     }
 }
 
-/// What rules admit together.
-pub(crate) fn melt<'a>(
-    rules: impl IntoIterator<Item = &'a PolicyRule>,
-    direction: Direction,
-    resolution: &Resolution,
-) -> BTreeMap<Atom, Arc<Admitted>> {
-    let mut of_rules = Vec::new();
-    let mut of_atoms = BTreeMap::<Atom, Vec<usize>>::new();
-    for rule in rules {
-        let mut ports = Collected::default();
-        ports.add_ports(&rule.ports, direction, resolution);
-        if ports.is_nothing() {
-            continue;
-        }
-        for atom in atoms(&rule.peers) {
-            let places = of_atoms.entry(atom).or_default();
-            // A rule may name a peer twice.
-            if places.last() != Some(&of_rules.len()) {
-                places.push(of_rules.len());
-            }
-        }
-        of_rules.push(ports);
-    }
-    // Peers times ports may be a thousand times what the rules say in text.
-    let mut made = FxHashMap::<Vec<usize>, Arc<Admitted>>::default();
-    let admitted = of_atoms.into_iter().map(|(atom, places)| {
-        let admitted = made.entry(places).or_insert_with_key(|places| {
-            let mut together = Collected::default();
-            for place in places {
-                together.add(&of_rules[*place]);
-            }
-            Arc::new(together.finish())
-        });
-        (atom, Arc::clone(admitted))
-    });
-    admitted.collect()
-}
-
-/// What will be an [`Admitted`]: ranges in the order in which they come, which are sorted
-/// once. A union for each would cost their number squared.
-#[derive(Debug, Clone, Default)]
-struct Collected {
-    is_everything: bool,
-    ranges: Vec<(Protocol, u16, u16)>,
-    named: BTreeSet<(Protocol, String)>,
-}
-
-impl Collected {
-    fn add_ports(&mut self, ports: &Ports, direction: Direction, resolution: &Resolution) {
-        let ports = match ports {
-            Ports::Everything => {
-                self.is_everything = true;
-                return;
-            }
-            Ports::AnyOf(ports) => ports,
-        };
-        for port in ports {
-            match (port, direction) {
-                (PortMatch::Nothing, _) => {}
-                (PortMatch::Range(protocol, first, last), _) => self.ranges.push((*protocol, *first, *last)),
-                (PortMatch::Named(protocol, name), Direction::Ingress) => {
-                    let numbers = resolution.get(&(*protocol, name.clone())).into_iter().flatten();
-                    self.ranges.extend(numbers.map(|number| (*protocol, *number, *number)));
-                }
-                (PortMatch::Named(protocol, name), Direction::Egress) => {
-                    self.named.insert((*protocol, name.clone()));
-                }
-            }
-        }
-    }
-
-    fn add(&mut self, other: &Self) {
-        self.is_everything |= other.is_everything;
-        self.ranges.extend(&other.ranges);
-        self.named.extend(other.named.iter().cloned());
-    }
-
-    fn is_nothing(&self) -> bool {
-        !self.is_everything && self.ranges.is_empty() && self.named.is_empty()
-    }
-
-    fn finish(self) -> Admitted {
-        let ranges = self.ranges.iter().filter(|(_, first, last)| first <= last);
-        let of = |wanted| ranges.clone().filter(move |(protocol, ..)| *protocol == wanted);
-        let range = |(_, first, last): &(Protocol, u16, u16)| (*first, *last);
-        // A range of all ports names none of them.
-        let naming_udp = of(Protocol::Udp).map(range).filter(|range| *range != Traffic::PORTS);
-        let naming_tcp = of(Protocol::Tcp).map(range).filter(|(first, last)| last - first < NAMED_RANGE);
-        Admitted {
-            tunnels: PortSet::from_ranges(naming_udp).intersection(&tunnel_ports()),
-            named_tcp: PortSet::from_ranges(naming_tcp),
-            traffic: if self.is_everything { Traffic::all() } else { Traffic::of_ranges(self.ranges) },
-            named: self.named,
-        }
-    }
+/// The rules of a group's policies, each with its policy.
+fn rules<'a>(cluster: &'a Cluster, key: &GroupKey) -> impl Iterator<Item = (&'a Policy, &'a PolicyRule)> {
+    key.policies.iter().flat_map(|policy| {
+        let policy = cluster.policy(*policy);
+        policy.rules(key.direction).iter().map(move |rule| (policy, rule))
+    })
 }
 
 /// The atoms of a rule's peers.

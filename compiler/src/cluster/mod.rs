@@ -10,6 +10,7 @@ pub mod backend;
 pub(crate) mod claim;
 mod contest;
 pub mod group;
+pub(crate) mod melt;
 mod open_groups;
 pub mod selection;
 pub mod unread;

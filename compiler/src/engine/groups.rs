@@ -11,7 +11,8 @@ use super::local::{LocalClass, LocalNamespace};
 use super::peers::PeerIndex;
 use super::store::{ClassId, PodId, Store};
 use super::ways::{Leaves, Ways};
-use crate::cluster::group::{Resolution, melt};
+use crate::cluster::group::Resolution;
+use crate::cluster::melt::Admission;
 use crate::object::Family;
 use crate::plan::{Delta, KernelState};
 use crate::policy::{Direction, Policy};
@@ -402,10 +403,13 @@ impl LocalGroups {
                 continue;
             }
             let Some(here) = self.namespaces.get(&group.namespace) else { continue };
-            let rules = group.policies.iter().flat_map(|name| here.policies[name].rules(direction));
-            let admitted = melt(rules, direction, &group.resolution);
+            let rules = group.policies.iter().flat_map(|name| {
+                let policy = &*here.policies[name];
+                policy.rules(direction).iter().map(move |rule| (policy, rule))
+            });
+            let admission = Admission::new(rules, direction, &group.resolution);
             let leaves = Family::ALL.map(|family| {
-                let leaf = Leaf::new(family, direction, &self.options, &admitted, group.names());
+                let leaf = Leaf::new(family, direction, &self.options, &admission, group.names());
                 for (name, definition) in &leaf.sets {
                     sets.keep(store, peers, family, name, definition);
                 }

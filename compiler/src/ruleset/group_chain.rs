@@ -8,11 +8,13 @@ use rustc_hash::FxHashMap;
 use crate::algebra::cidr::{self, AddressSet};
 use crate::algebra::traffic::{PortSet, TUNNELS, Traffic};
 use crate::cluster::group::{Admitted, Atom};
+use crate::cluster::melt::{Admission, Source};
 use crate::object::{Family, Protocol};
 use crate::policy::Direction;
 use crate::ruleset::name::{Fields, Hash};
 use crate::ruleset::node::{ChainName, Match, Rule, SetField, SetName, Target};
 use crate::ruleset::options::Options;
+use crate::ruleset::origin::{self, Asked, Origin};
 use crate::ruleset::set_definition::{Definition, PortNames};
 use crate::ruleset::text;
 
@@ -39,7 +41,7 @@ impl Leaf {
         family: Family,
         direction: Direction,
         options: &Options,
-        admitted: &BTreeMap<Atom, Arc<Admitted>>,
+        admission: &Admission<'_>,
         policies: impl IntoIterator<Item = (&'n str, &'n str)>,
     ) -> Self {
         let mut leaf = Self {
@@ -50,14 +52,13 @@ impl Leaf {
             judge_strays: !options.keep_established,
             log_denied: options.log_denied,
         };
-        leaf.admit(family, direction, admitted);
-        let names: Vec<String> = policies.into_iter().map(|(namespace, name)| format!("{namespace}/{name}")).collect();
-        let comment = text::comment(&format!("{} isolated by {}", direction.as_str(), names.join(", ")));
-        leaf.deny(&[], comment);
+        leaf.admit(family, direction, admission);
+        leaf.deny(&[], origin::isolated_by(direction, policies));
         leaf
     }
 
-    fn admit(&mut self, family: Family, direction: Direction, admitted: &BTreeMap<Atom, Arc<Admitted>>) {
+    fn admit(&mut self, family: Family, direction: Direction, admission: &Admission<'_>) {
+        let admitted = &admission.admitted;
         let field = match direction {
             Direction::Ingress => SetField::Source,
             Direction::Egress => SetField::Destination,
@@ -73,6 +74,7 @@ impl Leaf {
         let (of_anyone, of_some): (Vec<_>, Vec<_>) =
             admitted.iter().filter(|(atom, _)| present(atom)).partition(|(atom, _)| anyone(atom));
         let to_anyone = Traffic::union_of(of_anyone.iter().map(|(_, admitted)| &admitted.traffic));
+        let by_anyone = admission.sources(of_anyone.iter().map(|(_, admitted)| &***admitted));
         let to_some = by_admitted(of_some);
         let rest =
             || of_anyone.iter().map(|(_, admitted)| &***admitted).chain(to_some.iter().map(|(admitted, _)| *admitted));
@@ -99,18 +101,20 @@ impl Leaf {
                 let names = admitted.named.iter().filter(|(protocol, _)| !is_covered(admitted, *protocol));
                 Arc::new(names.cloned().collect())
             });
-            (!names.is_empty()).then(|| (atom.clone(), Arc::clone(names)))
+            (!names.is_empty()).then(|| (atom.clone(), &**admitted, Arc::clone(names)))
         });
-        let named: BTreeMap<Atom, PortNames> = named.collect();
-        let mut named = self.named_ports(family, named);
+        let (of_named, named): (Vec<&Admitted>, BTreeMap<Atom, PortNames>) =
+            named.map(|(atom, admitted, names)| (admitted, (atom, names))).unzip();
+        let mut named = self.named_ports(family, named, &admission.sources(of_named));
 
         // What names a TCP port comes first, because it alone admits strays.
         let mut done = PortSet::default();
         let mut is_wide = false;
         if self.judge_strays {
             done = PortSet::union_of(of_anyone.iter().map(|(_, admitted)| &admitted.named_tcp));
-            self.ports(Protocol::Tcp, &done, None);
-            self.joined(family, field, Protocol::Tcp, &to_some, |admitted| admitted.named_tcp.difference(&done));
+            self.ports(Protocol::Tcp, &done, None, Asked::NamedTcp, &by_anyone);
+            let wanted = |admitted: &Admitted| admitted.named_tcp.difference(&done);
+            self.joined(family, field, Protocol::Tcp, (&to_some, admission, Asked::NamedTcp), wanted);
             self.rules.extend(named.take());
             let unnamed = |admitted: &Admitted| {
                 let all = admitted.traffic.of(Protocol::Tcp);
@@ -120,13 +124,13 @@ impl Leaf {
             self.stray(if is_wide { Target::Jump(ChainName::stray_of(direction)) } else { deny_stray() });
         }
         if !kept.is_empty() {
-            self.joined(family, field, Protocol::Udp, &to_some, |admitted| admitted.tunnels.intersection(&kept));
+            let wanted = |admitted: &Admitted| admitted.tunnels.intersection(&kept);
+            self.joined(family, field, Protocol::Udp, (&to_some, admission, Asked::Tunnels), wanted);
             self.rules.extend(named.take());
             self.keep(&[Match::Protocol(Protocol::Udp), Match::DestinationPorts(kept.ranges().to_vec())]);
         }
         if to_anyone.is_all() {
-            self.tunnels();
-            self.rules.push(Rule { matches: Vec::new(), target: Target::Return });
+            self.everything(by_anyone, None);
             return;
         }
         // No packet to ports that were asked about before meets what follows.
@@ -140,25 +144,32 @@ impl Leaf {
             _ => ports.clone(),
         };
         for protocol in Protocol::ALL {
-            self.ports(protocol, &asked(protocol, None, to_anyone.of(protocol)), None);
+            self.ports(protocol, &asked(protocol, None, to_anyone.of(protocol)), None, Asked::Of(protocol), &by_anyone);
         }
         let (whole, partly): (Vec<_>, Vec<_>) =
             to_some.into_iter().partition(|(admitted, _)| admitted.traffic.is_all());
         for protocol in Protocol::ALL {
-            self.joined(family, field, protocol, &partly, |admitted| {
+            self.joined(family, field, protocol, (&partly, admission, Asked::Of(protocol)), |admitted| {
                 let ports = admitted.traffic.of(protocol).difference(to_anyone.of(protocol));
                 asked(protocol, Some(admitted), &ports)
             });
         }
         self.rules.extend(named);
         if !whole.is_empty() {
-            self.tunnels();
+            let sources = admission.sources(whole.iter().map(|(admitted, _)| *admitted));
             let peers = self.peers(family, field, whole.into_iter().flat_map(|(_, atoms)| atoms));
-            self.rules.push(Rule { matches: peers.into_iter().collect(), target: Target::Return });
+            self.everything(sources, peers);
         }
         if is_wide {
             self.stray(deny_stray());
         }
+    }
+
+    /// The rule that admits everything, to everyone or to peers.
+    fn everything(&mut self, sources: Vec<&Source<'_>>, peers: Option<Match>) {
+        self.tunnels();
+        let origin = sources.into_iter().filter(|source| source.admitted.traffic.is_all()).collect();
+        self.allow(peers.into_iter().collect(), &origin);
     }
 
     /// A rule for TCP segments that open no connection and belong to none.
@@ -174,29 +185,38 @@ impl Leaf {
         family: Family,
         field: SetField,
         protocol: Protocol,
-        peers: &[(&Admitted, Vec<&Atom>)],
+        (peers, admission, asked): (&[(&Admitted, Vec<&Atom>)], &Admission<'_>, Asked),
         wanted: impl Fn(&Admitted) -> PortSet,
     ) {
-        let mut by_ports = BTreeMap::<PortSet, Vec<&Atom>>::new();
+        let mut by_ports = BTreeMap::<PortSet, (Vec<&Atom>, Vec<&Admitted>)>::new();
         for (admitted, atoms) in peers {
             let ports = wanted(admitted);
             if !ports.is_empty() {
-                by_ports.entry(ports).or_default().extend(atoms);
+                let (of_ports, of) = by_ports.entry(ports).or_default();
+                of_ports.extend(atoms);
+                of.push(admitted);
             }
         }
-        for (ports, atoms) in by_ports {
+        for (ports, (atoms, admitted)) in by_ports {
             let peers = self.peers(family, field, atoms);
-            self.ports(protocol, &ports, peers.as_ref());
+            self.ports(protocol, &ports, peers.as_ref(), asked, &admission.sources(admitted));
         }
     }
 
     /// The rule for ports that each destination resolves for itself.
-    fn named_ports(&mut self, family: Family, named: BTreeMap<Atom, PortNames>) -> Option<Rule> {
+    fn named_ports(
+        &mut self,
+        family: Family,
+        named: BTreeMap<Atom, PortNames>,
+        sources: &[&Source<'_>],
+    ) -> Option<Rule> {
         if named.is_empty() {
             return None;
         }
+        let asking = sources.iter().filter(|source| !source.admitted.named.is_empty());
+        let comment = asking.copied().collect::<Origin<'_>>().comment();
         let name = self.set(family, Definition::NamedPorts(named));
-        Some(Rule { matches: vec![Match::Set(name, SetField::DestinationPort)], target: Target::Return })
+        Some(Rule { matches: vec![Match::Set(name, SetField::DestinationPort), comment], target: Target::Return })
     }
 
     /// The rules that keep tunnels without ports out. They stand before the
@@ -213,12 +233,12 @@ impl Leaf {
 
     /// A rule that keeps a tunnel from the pods.
     fn keep(&mut self, tunnel: &[Match]) {
-        self.deny(tunnel, "a tunnel past policies".to_owned());
+        self.deny(tunnel, "a tunnel past policies".into());
     }
 
     /// A rule that denies, and if so wanted one before it that tells of it: of
     /// each group, so that a flood of one uses up no other's limit.
-    fn deny(&mut self, matches: &[Match], comment: String) {
+    fn deny(&mut self, matches: &[Match], comment: Arc<str>) {
         if self.log_denied {
             self.rules.push(Rule { matches: [matches, &[Match::Limited]].concat(), target: Target::Log });
         }
@@ -227,15 +247,30 @@ impl Leaf {
     }
 
     /// The rules that admit some ports of a protocol, to everyone or to peers.
-    fn ports(&mut self, protocol: Protocol, ports: &PortSet, peers: Option<&Match>) {
-        for ports in chunks(ports) {
+    fn ports(
+        &mut self,
+        protocol: Protocol,
+        ports: &PortSet,
+        peers: Option<&Match>,
+        asked: Asked,
+        sources: &[&Source<'_>],
+    ) {
+        let portions = chunks(ports);
+        let origins = origin::by_ports(&portions, asked, sources);
+        for (ports, origin) in portions.into_iter().zip(origins) {
             let mut matches = vec![Match::Protocol(protocol)];
             if ports != [Traffic::PORTS] {
                 matches.push(Match::DestinationPorts(ports));
             }
             matches.extend(peers.cloned());
-            self.rules.push(Rule { matches, target: Target::Return });
+            self.allow(matches, &origin);
         }
+    }
+
+    /// A rule that admits, with the rules of policies that it comes from.
+    fn allow(&mut self, mut matches: Vec<Match>, origin: &Origin<'_>) {
+        matches.push(origin.comment());
+        self.rules.push(Rule { matches, target: Target::Return });
     }
 
     /// The match for some peers; `None` where together they are everyone.

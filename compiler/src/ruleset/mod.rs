@@ -22,6 +22,7 @@ pub mod name;
 pub mod names;
 pub mod node;
 pub mod options;
+pub mod origin;
 pub mod rule;
 pub mod seed;
 pub mod set;

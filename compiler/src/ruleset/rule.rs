@@ -1,5 +1,7 @@
 //! A rule as data.
 
+use std::sync::Arc;
+
 use ipnetwork::IpNetwork;
 
 use crate::object::Protocol;
@@ -75,8 +77,9 @@ pub enum Match {
     NotFromPods,
     /// `-m limit`: only so many packets in a second, of all that meet the rule.
     Limited,
-    /// `-m comment --comment TEXT`; at most 255 bytes.
-    Comment(String),
+    /// `-m comment --comment TEXT`; at most 255 bytes. Shared, because a rule of a state is
+    /// one of a delta first.
+    Comment(Arc<str>),
 }
 
 /// Which fields of a packet a set is asked about.

@@ -113,7 +113,7 @@ impl State {
 
 /// The packet filter that holds chains of ours; where none does, the one that
 /// an agent would take.
-fn open() -> Result<(Linux, KernelState), dataplane::Error> {
+pub(in crate::command) fn open() -> Result<(Linux, KernelState), dataplane::Error> {
     let mut kernel = Linux::open(None)?;
     let mut held = kernel.read()?;
     let is_empty = |held: &KernelState| Family::ALL.iter().all(|family| held.family(*family).chains.is_empty());

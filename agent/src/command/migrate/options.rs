@@ -13,18 +13,18 @@ const CHOICES: u8 = 8;
 
 /// What the agent of a node says of itself that its rules depend on.
 #[derive(Debug, Default)]
-pub(super) struct AgentAnswer {
+pub(in crate::command) struct AgentAnswer {
     /// Its options; none where no agent says them.
-    pub(super) options: Option<Options>,
+    pub(in crate::command) options: Option<Options>,
     /// The groups that it keeps though they have no endpoint.
-    pub(super) retained: Vec<RetainedGroup>,
+    pub(in crate::command) retained: Vec<RetainedGroup>,
     /// Why there are no options.
-    pub(super) why_not: Option<String>,
+    pub(in crate::command) why_not: Option<String>,
 }
 
 impl AgentAnswer {
     /// Asks the agent in this network namespace.
-    pub(super) fn ask(node: &str) -> Self {
+    pub(in crate::command) fn ask(node: &str) -> Self {
         Self::of(node, AgentStatus::ask())
     }
 
@@ -55,7 +55,7 @@ impl AgentAnswer {
 ///
 /// Names of chains and sets show some of them; for the others, which show in rules only,
 /// all eight choices are compared, or fewer where one fits.
-pub(super) fn nearest(held: &KernelState, distance: impl Fn(&Options) -> usize) -> Options {
+pub(in crate::command) fn nearest(held: &KernelState, distance: impl Fn(&Options) -> usize) -> Options {
     let families = || Family::ALL.into_iter().map(|family| held.family(family));
     let shown = Options {
         keep_established: !families().any(|held| held.chains.contains_key(&ChainName::stray())),

@@ -51,14 +51,14 @@ pub(super) fn errors(family: Family, options: &Options) -> Vec<Rule> {
     let mut rules = Vec::new();
     if !options.lacks.length {
         let (first, last) = ERROR_LENGTHS[family as usize];
-        let comment = Match::Comment("longer than an ICMP error".to_owned());
+        let comment = Match::Comment("longer than an ICMP error".into());
         rules.push(Rule { matches: vec![Match::NotLength(first, last), comment], target: Target::Drop });
     }
     if !options.lacks.device_group {
         if options.self_match == SelfMatch::Bpf {
             rules.push(Rule { matches: vec![Match::ErrorFromQuotedDestination], target: Target::Return });
         }
-        let comment = Match::Comment("about a packet that did not go to this pod".to_owned());
+        let comment = Match::Comment("about a packet that did not go to this pod".into());
         rules.push(Rule { matches: vec![Match::FromPods, comment], target: Target::Drop });
     }
     rules.push(Rule { matches: Vec::new(), target: Target::Return });

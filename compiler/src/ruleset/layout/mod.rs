@@ -19,6 +19,7 @@
 //! known group writes set members and no rule.
 
 mod icmp;
+mod judges;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -39,6 +40,7 @@ use crate::ruleset::node::{
 
 pub use crate::ruleset::options::{MissingMatches, Options, SelfMatch};
 use icmp::{errors, neighbour_discovery};
+pub use judges::{GroupChain, group_chains};
 
 /// `fe80::/10` (RFC 4291, section 2.5.6).
 const LINK_LOCAL: Ipv6Network = Ipv6Network::new_checked(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10).unwrap();
@@ -126,9 +128,8 @@ fn identity_of(cluster: &Cluster, key: &GroupKey) -> Hash {
     identity(key.direction, names(cluster, &key.policies), &key.resolution)
 }
 
-/// What a group is, whatever its policies say today: where it stands in the
-/// tree depends on this and on the node's seed, so that an edited policy moves
-/// no endpoint.
+/// What a group is, whatever its policies say today: where it stands in the tree depends on this and
+/// on the node's seed, so that an edited policy moves no endpoint.
 pub(crate) fn identity<'a>(
     direction: Direction,
     policies: impl ExactSizeIterator<Item = (&'a str, &'a str)>,
@@ -199,7 +200,7 @@ pub(crate) fn joint(direction: Direction, chains: &[ChainName]) -> Option<(Chain
         fields.add(chain.as_str());
     }
     let name = ChainName::group(direction, &fields.finish());
-    let comment = || Match::Comment("several pods of this node list one address".to_owned());
+    let comment = || Match::Comment("several pods of this node list one address".into());
     let (last, others) = chains.split_last()?;
     let others = others.iter().map(|chain| Target::Jump(chain.clone()));
     let targets = others.chain([Target::Goto(last.clone())]);
@@ -316,7 +317,7 @@ fn spoofed(family: Family) -> Vec<Rule> {
         Family::V6 => &[IpNetwork::V6(LINK_LOCAL), IpNetwork::V6(UNSPECIFIED_V6)],
     };
     let nobodys = nobodys.iter().map(|prefix| Rule { matches: vec![Match::Source(*prefix)], target: Target::Return });
-    let comment = Match::Comment("not the source of the pod behind this interface".to_owned());
+    let comment = Match::Comment("not the source of the pod behind this interface".into());
     nobodys.chain([Rule { matches: vec![comment], target: Target::Drop }]).collect()
 }
 
@@ -349,15 +350,14 @@ fn past_all_sets(family: Family) -> Vec<Match> {
 /// The chains for TCP segments that open no connection and belong to none. One
 /// rule leads here, so that a first packet passes all of theirs by.
 ///
-/// Such a segment does not tell whether it goes to a server or comes from one. So
-/// each end that is isolated has it judged in both ways: as one that the end
-/// sends or gets, which the groups' rules do, and as an answer in a connection
-/// that its policies for the other direction would have to admit. Where an end is
-/// isolated in that other direction only, nothing judges what it sends or gets, so
-/// nothing passes; where in both, only what a rule admits by naming the port
-/// does, which the groups ask about by their part of this.
+/// Such a segment does not tell whether it goes to a server or comes from one. So each end that is
+/// isolated has it judged in both ways: as one that the end sends or gets, which the groups' rules
+/// do, and as an answer in a connection that its policies for the other direction would have to
+/// admit. Where an end is isolated in that other direction only, nothing judges what it sends or
+/// gets, so nothing passes; where in both, only what a rule admits by naming the port does, which
+/// the groups ask about by their part of this.
 fn strays(family: Family) -> BTreeMap<ChainName, Vec<Rule>> {
-    let comment = || Match::Comment("of no known connection".to_owned());
+    let comment = || Match::Comment("of no known connection".into());
     let gate = |direction, field| Match::Set(SetName::isolated(family, direction), field);
     let deny = |matches: Vec<Match>| Rule { matches, target: Target::Goto(ChainName::deny_stray()) };
     let only = |direction: Direction| {
@@ -479,7 +479,8 @@ impl Layout<'_> {
     /// The chain of a group and its sets.
     fn group(&mut self, direction: Direction, group: &Group) -> ChainName {
         let policies = names(self.cluster, &group.key.policies);
-        let leaf = Leaf::new(self.family, direction, self.options, &group.admitted, policies);
+        let admission = group.admission(self.cluster);
+        let leaf = Leaf::new(self.family, direction, self.options, &admission, policies);
         let name = chain_of_leaf(self.family, direction, &leaf);
         for (set, definition) in leaf.sets {
             let resolve = || definition.resolve(self.cluster, self.node, self.family);

@@ -173,7 +173,7 @@ impl<'a> Words<'a> {
                 self.next()?;
                 Ok(Match::Limited)
             }
-            ("comment", "--comment") => self.quoted().map(Match::Comment),
+            ("comment", "--comment") => self.quoted().map(|text| Match::Comment(text.into())),
             (_, other) => Err(self.fault(other)),
         }
     }

@@ -176,7 +176,7 @@ pub(super) fn quoted(text: &str) -> String {
 /// line is replaced, and too long a text is cut.
 #[must_use]
 pub fn comment(text: &str) -> String {
-    let safe = |c: char| if c.is_ascii_alphanumeric() || " -_./,:;()".contains(c) { c } else { '_' };
+    let safe = |c: char| if c.is_ascii_alphanumeric() || " -_./,:;()[]+".contains(c) { c } else { '_' };
     let mut safe: String = text.chars().map(safe).collect();
     if safe.len() > COMMENT_MAX {
         safe.truncate(COMMENT_MAX - 3);

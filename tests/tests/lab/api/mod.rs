@@ -12,6 +12,7 @@ mod outages;
 mod pages;
 mod silence;
 mod small;
+mod why;
 
 use npc_tests::apiserver::{Resource, Server, Verb};
 use npc_tests::lab::{Backend, Enforcer, Lab, Mode};

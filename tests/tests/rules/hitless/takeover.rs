@@ -1,14 +1,15 @@
 //! From the layout of an earlier npc to today's and back, with every packet watched
 //! after every write. The earlier one is a dump, so that no change here changes it.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 use npc_agent::source::manifests;
 use npc_compiler::object::{Family, Objects, Protocol};
-use npc_compiler::plan::{KernelState, Plan};
+use npc_compiler::plan::{Delta, FamilyState, KernelState, Plan};
 use npc_compiler::policy::Direction;
-use npc_compiler::ruleset::node::{ChainName, Member, SetKind, SetName};
+use npc_compiler::ruleset::node::{ChainName, ChainRole, Match, Member, Rule, SetKind, SetName};
 use npc_compiler::ruleset::text;
 use npc_tests::model::{Model, Packet, Question};
 
@@ -21,11 +22,17 @@ fn cluster() -> Objects {
     loaded.objects
 }
 
-/// What the earlier npc made of it.
-fn earlier() -> KernelState {
+/// What two earlier npc made of it: one whose first chain was another, and one whose rules
+/// that admit bore no comment.
+fn earlier() -> [KernelState; 2] {
+    [include_str!("takeover/earlier.rules"), include_str!("takeover/uncommented.rules")].map(state)
+}
+
+/// The state that a dump shows.
+fn state(dump: &str) -> KernelState {
     let mut state = KernelState::default();
     let mut family = Family::V4;
-    for line in include_str!("takeover/earlier.rules").lines() {
+    for line in dump.lines() {
         let words: Vec<&str> = line.split(' ').collect();
         match words[..] {
             ["create", name, kind, ..] => {
@@ -100,22 +107,24 @@ fn edited() -> Vec<Objects> {
 
 #[test]
 fn an_earlier_layout_is_taken_over_and_given_back_without_an_open_moment() {
-    let earlier = earlier();
-    for objects in edited() {
+    for (earlier, objects) in earlier().iter().flat_map(|earlier| edited().into_iter().map(move |edit| (earlier, edit)))
+    {
         let today = program(&objects);
-        watch(&earlier, &today, packets).unwrap();
-        watch(&today, &earlier, packets).unwrap();
+        watch(earlier, &today, packets).unwrap();
+        watch(&today, earlier, packets).unwrap();
     }
 }
 
 #[test]
 fn a_takeover_that_was_cut_short_is_taken_up_by_either() {
-    let (earlier, today) = (earlier(), program(&cluster()));
-    let plan = Plan::between(&earlier, &today);
-    for steps in 1..plan.steps.len() {
-        let reached = cut_short(&earlier, &plan, steps);
-        watch(&reached, &today, packets).unwrap();
-        watch(&reached, &earlier, packets).unwrap();
+    let today = program(&cluster());
+    for earlier in earlier() {
+        let plan = Plan::between(&earlier, &today);
+        for steps in 1..plan.steps.len() {
+            let reached = cut_short(&earlier, &plan, steps);
+            watch(&reached, &today, packets).unwrap();
+            watch(&reached, &earlier, packets).unwrap();
+        }
     }
 }
 
@@ -123,7 +132,8 @@ fn a_takeover_that_was_cut_short_is_taken_up_by_either() {
 /// nothing.
 #[test]
 fn the_earlier_layout_stops_what_todays_lets_go_on() {
-    let states = [earlier(), program(&cluster())];
+    let [earlier, _] = earlier();
+    let states = [earlier, program(&cluster())];
     let [web, db] = ["10.0.0.2", "10.0.0.1"].map(|text| text.parse::<IpAddr>().unwrap());
     let packet = Packet { source: web, destination: db, port: Some((Protocol::Tcp, 5432)) };
     let [earlier, today] = states.map(|state| {
@@ -133,4 +143,34 @@ fn the_earlier_layout_stops_what_todays_lets_go_on() {
     });
     assert_eq!(earlier, [[true, false], [true, false]]);
     assert_eq!(today, [[true, true], [true, true]]);
+}
+
+/// The other dump is of the same layout without comments: what a takeover writes for them is
+/// the chains of groups and what leads to these, and no set.
+#[test]
+fn comments_alone_change_the_chains_of_groups_and_no_set() {
+    let ([_, uncommented], today) = (earlier(), program(&cluster()));
+    for family in Family::ALL {
+        let (old, new) = (uncommented.family(family), today.family(family));
+        assert_eq!(old.sets, new.sets);
+        let bare = |state: &FamilyState| {
+            let rules = state.chains.iter().filter(|(name, _)| matches!(name.role(), ChainRole::Group(_)));
+            let rules = rules.map(|(_, rules)| rules.iter().map(without_comment).collect::<Vec<_>>());
+            rules.collect::<BTreeSet<_>>()
+        };
+        assert_ne!(old.chains, new.chains);
+        assert_eq!(bare(old), bare(new));
+        let delta = Delta::between(old, new);
+        let is_named = |name: &ChainName| {
+            use ChainRole::{Dispatch, DispatchList, Entry, Group};
+            matches!(name.role(), Group(_) | Dispatch(_) | DispatchList(_) | Entry(_))
+        };
+        assert!(delta.sets.is_empty() && delta.chains.keys().all(is_named), "{delta:?}");
+    }
+}
+
+fn without_comment(rule: &Rule) -> Rule {
+    let mut rule = rule.clone();
+    rule.matches.retain(|one| !matches!(one, Match::Comment(_)));
+    rule
 }

@@ -1,0 +1,176 @@
+//! `npc why`: what a rule, chain, set or address of a node's kernel is, and which policies
+//! it came from.
+
+mod answer;
+mod kernel;
+mod text;
+mod thing;
+mod words;
+
+use std::path::PathBuf;
+
+use npc_agent::near;
+use npc_agent::status::AgentStatus;
+use npc_compiler::cluster::Cluster;
+use npc_compiler::object::Family;
+use npc_compiler::plan::KernelState;
+use npc_compiler::ruleset::layout::{self, Options};
+use npc_compiler::ruleset::seed::Seed;
+
+use super::input::{self, Input, Source};
+use super::migrate::options::{self, AgentAnswer};
+use super::{Exit, Stop, migrate, nodes, output};
+use answer::{Answer, Basis};
+use kernel::{Dumps, rule_distance};
+use thing::Thing;
+
+/// Show what a rule, chain, set or address of the kernel is, and why it is there.
+///
+/// For a chain or a rule it names the endpoints that it judges, the policies, and for each
+/// rule the fields of policies that it came from, with file and line where they were read from
+/// files. For a set it says what its members are and which rules ask it. For an address it says
+/// which sets and chains it meets.
+///
+/// On a node, as root, npc reads the kernel. With --iptables-save and --ipset-save it reads
+/// what these programs printed, and with -f alone it shows what the kernel of --node should
+/// hold.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  npc why NPC-I-knacxasg3yineikl\n  npc why 10.244.1.9 -f cluster/ --node node-1\n  \
+                        npc why '-A NPC-E-m4sasq3mdxtko5hg -p tcp -m tcp --dport 5432 -j RETURN'\n\n\
+                        Exit codes: 0 it is of npc, 2 bad flags or input, 3 it is of another program or not there,\n\
+                        4 the kernel cannot be read, 5 the API server did not answer."
+)]
+pub(super) struct Args {
+    /// A line of iptables-save in quotes, or the name of a chain or set, or an address.
+    #[arg(value_name = "THING", allow_hyphen_values = true)]
+    thing: String,
+
+    #[command(flatten)]
+    input: input::Args,
+
+    /// The node whose kernel it is; the name is that of spec.nodeName of its pods [default: that of
+    /// the agent here, else the only node of the input].
+    #[arg(long, value_name = "NAME")]
+    node: Option<String>,
+
+    /// Read what iptables-save or ip6tables-save printed of the node's kernel, instead of the
+    /// kernel; may be repeated.
+    #[arg(long, value_name = "FILE")]
+    iptables_save: Vec<PathBuf>,
+
+    /// With --iptables-save: what ipset save printed.
+    #[arg(long, value_name = "FILE", requires = "iptables_save")]
+    ipset_save: Option<PathBuf>,
+
+    /// With -f alone: the secret of the node, by which groups stand in the dispatch tree.
+    #[arg(long, value_name = "SEED", value_parser = |text: &str| text.parse::<Seed>())]
+    seed: Option<Seed>,
+
+    /// The format of the output.
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Format,
+}
+
+#[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
+enum Format {
+    #[default]
+    Text,
+    Json,
+}
+
+/// Answers.
+pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
+    let thing = Thing::read(&args.thing)?;
+    let input = args.input.read()?;
+    let node = node(args, &input, &thing)?;
+    let answer = if let Thing::Foreign(foreign) = &thing {
+        Answer::foreign(foreign, &node)
+    } else {
+        let (held, basis) = held(args, &input)?;
+        let said = if basis == Basis::Kernel { AgentAnswer::ask(&node) } else { AgentAnswer::default() };
+        let options = chosen(&input.cluster, &node, args.seed, held.as_ref(), &said);
+        let wanted = layout::ruleset_with(&input.cluster, &node, &options, &said.retained);
+        let groups = layout::group_chains(&input.cluster, &node, &options, &said.retained);
+        let held = held.unwrap_or_else(|| KernelState::from(&wanted));
+        Answer::new(&answer::Facts { input: &input, node: &node, held, wanted, groups, basis }, &thing)
+    };
+    match args.output {
+        Format::Json => output::json(&answer)?,
+        Format::Text => text::write(&answer, &mut output::stdout())?,
+    }
+    Ok(if answer.is_ours() { Exit::Fine } else { Exit::NotFound })
+}
+
+/// What the kernel holds; nothing if only the policies say what it should hold.
+fn held(args: &Args, input: &Input) -> anyhow::Result<(Option<KernelState>, Basis)> {
+    if !args.iptables_save.is_empty() {
+        let dumps = Dumps { iptables: &args.iptables_save, ipset: args.ipset_save.as_deref() };
+        return Ok((Some(dumps.read()?), Basis::Dumps));
+    }
+    if input.source == Source::Files {
+        return Ok((None, Basis::Policies));
+    }
+    match migrate::node::open() {
+        Ok((_, held)) => Ok((Some(held), Basis::Kernel)),
+        Err(error) => Err(Stop::new(
+            Exit::Unknown,
+            format!(
+                "cannot read this kernel: {error}; run npc why on the node as root, or give it what the node's \
+                 kernel holds with --iptables-save and --ipset-save"
+            ),
+        )
+        .into()),
+    }
+}
+
+/// The options by which the rules of the kernel were made.
+fn chosen(
+    cluster: &Cluster,
+    node: &str,
+    seed: Option<Seed>,
+    held: Option<&KernelState>,
+    said: &AgentAnswer,
+) -> Options {
+    // A kernel without a chain of npc shows no option.
+    let shows = held.filter(|held| Family::ALL.iter().any(|family| !held.family(*family).chains.is_empty()));
+    let Some(held) = shows else { return Options { seed, ..Options::default() } };
+    let of_agent = said.options.clone().map(|options| Options { seed: Seed::kept_in(held), ..options });
+    of_agent.unwrap_or_else(|| {
+        options::nearest(held, |options| {
+            let wanted = KernelState::from(&layout::ruleset_with(cluster, node, options, &said.retained));
+            rule_distance(&wanted, held)
+        })
+    })
+}
+
+/// The node: that of the flag, of the agent here, of the address's endpoint, or the only one.
+fn node(args: &Args, input: &Input, thing: &Thing) -> anyhow::Result<String> {
+    let cluster = &input.cluster;
+    if let Some(node) = &args.node {
+        nodes::is_known(cluster, node)?;
+        return Ok(node.clone());
+    }
+    if input.source == Source::Cluster
+        && args.iptables_save.is_empty()
+        && let Ok(status) = AgentStatus::ask()
+    {
+        return Ok(status.node);
+    }
+    if let Thing::Address(address) = thing
+        && let [pod] = cluster.holders(*address, None)
+        && let Some(node) = &cluster.pod(*pod).node
+    {
+        return Ok(node.clone());
+    }
+    let names: Vec<&str> = cluster.nodes().keys().map(String::as_str).collect();
+    match (names.as_slice(), thing) {
+        ([node], _) => Ok((*node).to_owned()),
+        (_, Thing::Foreign(_)) => Ok(String::new()),
+        ([], _) => Err(Stop::new(Exit::Input, "the input has no node; --node NAME says whose kernel it is").into()),
+        (names, _) => {
+            let known = near::listed(names.iter().copied());
+            Err(Stop::new(Exit::Input, format!("--node NAME says whose kernel it is; the input knows {known}")).into())
+        }
+    }
+}

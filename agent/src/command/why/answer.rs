@@ -1,0 +1,449 @@
+//! The answer: what a thing is, whom it judges, and where it came from.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use npc_compiler::API_VERSION;
+use npc_compiler::cluster::PodId;
+use npc_compiler::object::Family;
+use npc_compiler::plan::KernelState;
+use npc_compiler::policy::Direction;
+use npc_compiler::ruleset::layout::GroupChain;
+use npc_compiler::ruleset::node::{ChainName, ChainRole, NodeRuleset, Rule, SetName, Target};
+use npc_compiler::ruleset::origin::Named;
+use npc_compiler::ruleset::text::{printed_in, rule_line};
+use serde::Serialize;
+
+use super::kernel::holds;
+use super::thing::{Foreign, Thing, hook};
+use super::words;
+use crate::command::input::Input;
+use crate::command::words::policy_name;
+
+/// By what the command answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) enum Basis {
+    /// This kernel.
+    Kernel,
+    /// What iptables-save and ipset save printed.
+    Dumps,
+    /// What the policies of the input ask for.
+    Policies,
+}
+
+/// What the answer is made of.
+pub(super) struct Facts<'a> {
+    pub(super) input: &'a Input,
+    pub(super) node: &'a str,
+    /// What the kernel holds.
+    pub(super) held: KernelState,
+    /// What the policies ask for.
+    pub(super) wanted: NodeRuleset,
+    pub(super) groups: Vec<GroupChain>,
+    pub(super) basis: Basis,
+}
+
+/// What there is to say of a thing.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Answer {
+    api_version: &'static str,
+    kind: &'static str,
+    pub(super) thing: String,
+    /// `chain`, `set`, `rule` or `address`.
+    pub(super) is: &'static str,
+    pub(super) node: Option<String>,
+    pub(super) basis: Option<Basis>,
+    /// `npc`, or the program that names its things so.
+    pub(super) owner: Option<String>,
+    /// What it is for, in words.
+    pub(super) role: String,
+    pub(super) direction: Option<Direction>,
+    pub(super) families: Vec<Family>,
+    /// Whether the kernel holds it; null where no kernel was read.
+    pub(super) held: Option<bool>,
+    /// Whether the policies of the input ask for it.
+    pub(super) wanted: bool,
+    /// The endpoints that it is about.
+    pub(super) judges: Vec<Endpoint>,
+    /// The policies that it came from.
+    pub(super) policies: Vec<PolicyPlace>,
+    /// How many more there are, which the comments of a kernel's rules do not name.
+    pub(super) more_policies: usize,
+    /// Of a chain its rules, of a set those that ask it, of a rule that one.
+    pub(super) rules: Vec<RuleAnswer>,
+    /// The sets that hold an address.
+    pub(super) sets: Vec<SetAnswer>,
+    /// The chains that judge an address.
+    pub(super) chains: Vec<ChainAnswer>,
+}
+
+/// An endpoint.
+#[derive(Debug, Serialize)]
+pub(super) struct Endpoint {
+    pub(super) endpoint: String,
+    pub(super) addresses: Vec<IpAddr>,
+}
+
+/// A policy and where it stands.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub(super) struct PolicyPlace {
+    pub(super) policy: String,
+    pub(super) location: Option<Place>,
+}
+
+/// A place in a file.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub(super) struct Place {
+    pub(super) file: String,
+    pub(super) line: u32,
+    pub(super) column: u32,
+}
+
+/// A rule of the kernel.
+#[derive(Debug, Serialize)]
+pub(super) struct RuleAnswer {
+    pub(super) family: Family,
+    pub(super) chain: String,
+    /// From 1, as `iptables -L --line-numbers` counts.
+    pub(super) number: Option<usize>,
+    pub(super) text: String,
+    pub(super) means: String,
+    /// The rules of policies that it came from.
+    pub(super) origins: Vec<Origin>,
+    /// How many more there are, for which its comment has no room.
+    pub(super) more: usize,
+}
+
+/// A rule of a policy.
+#[derive(Debug, Serialize)]
+pub(super) struct Origin {
+    pub(super) policy: String,
+    pub(super) path: String,
+    pub(super) location: Option<Place>,
+}
+
+/// A set that holds an address.
+#[derive(Debug, Serialize)]
+pub(super) struct SetAnswer {
+    pub(super) set: String,
+    pub(super) meaning: String,
+}
+
+/// A chain that judges an address.
+#[derive(Debug, Serialize)]
+pub(super) struct ChainAnswer {
+    pub(super) direction: Direction,
+    /// None if no policy isolates the address in this direction.
+    pub(super) chain: Option<String>,
+    pub(super) policies: Vec<String>,
+}
+
+impl Answer {
+    fn empty(thing: String, is: &'static str, node: &str) -> Self {
+        Self {
+            api_version: API_VERSION,
+            kind: "KernelExplanation",
+            thing,
+            is,
+            node: Some(node.to_owned()).filter(|node| !node.is_empty()),
+            basis: None,
+            owner: None,
+            role: String::new(),
+            direction: None,
+            families: Vec::new(),
+            held: None,
+            wanted: false,
+            judges: Vec::new(),
+            policies: Vec::new(),
+            more_policies: 0,
+            rules: Vec::new(),
+            sets: Vec::new(),
+            chains: Vec::new(),
+        }
+    }
+
+    /// What there is to say of another program's thing.
+    pub(super) fn foreign(foreign: &Foreign, node: &str) -> Self {
+        let what = match (foreign.kind, foreign.owner) {
+            ("chain", Some("the kernel")) => "built-in chain; npc has one rule there, -j NPC-FORWARD in FORWARD",
+            ("rule", _) => "rule of another program: npc writes its rules in chains NPC-... only",
+            (_, Some(_)) => "of another program; npc neither reads nor changes it",
+            _ => "not of npc",
+        };
+        Self {
+            owner: foreign.owner.map(str::to_owned),
+            role: what.to_owned(),
+            ..Self::empty(foreign.name.clone(), foreign.kind, node)
+        }
+    }
+
+    /// What there is to say of a thing of npc, or an address.
+    pub(super) fn new(facts: &Facts<'_>, thing: &Thing) -> Self {
+        let mut answer = match thing {
+            Thing::Chain(chain) => facts.chain(chain),
+            Thing::Set(set) => facts.set(set),
+            Thing::Rule(chain, text) => facts.rule(chain, text),
+            Thing::Hook => facts.hook(),
+            Thing::Address(address) => facts.address(*address),
+            Thing::Foreign(foreign) => Self::foreign(foreign, facts.node),
+        };
+        answer.basis = Some(facts.basis);
+        if facts.basis == Basis::Policies {
+            answer.held = None;
+        }
+        answer
+    }
+
+    /// Whether it is of npc and there.
+    pub(super) fn is_ours(&self) -> bool {
+        self.owner.as_deref() == Some("npc") && (self.held == Some(true) || self.wanted)
+    }
+}
+
+impl Facts<'_> {
+    fn ours(&self, thing: String, is: &'static str) -> Answer {
+        Answer { owner: Some("npc".to_owned()), ..Answer::empty(thing, is, self.node) }
+    }
+
+    fn chain(&self, chain: &ChainName) -> Answer {
+        let in_held: Vec<Family> = Self::families(|family| self.held.family(family).chains.contains_key(chain));
+        let in_wanted: Vec<Family> = Self::families(|family| self.wanted.family(family).chains.contains_key(chain));
+        let families = if in_held.is_empty() { in_wanted.clone() } else { in_held.clone() };
+        let rules = families.first().map(|family| {
+            let held = self.held.family(*family).chains.get(chain);
+            let rules = held.or_else(|| self.wanted.family(*family).chains.get(chain));
+            (*family, rules.map(Vec::as_slice).unwrap_or_default())
+        });
+        let (judges, policies, more_policies) = self.judged(chain, rules.map_or(&[][..], |(_, rules)| rules));
+        Answer {
+            role: words::chain(chain.role()).to_owned(),
+            direction: chain.role().direction(),
+            held: Some(!in_held.is_empty()),
+            wanted: !in_wanted.is_empty(),
+            judges,
+            policies,
+            more_policies,
+            rules: rules.map(|(family, rules)| self.rules(family, chain, rules)).unwrap_or_default(),
+            families,
+            ..self.ours(chain.to_string(), "chain")
+        }
+    }
+
+    fn rule(&self, chain: &ChainName, text: &str) -> Answer {
+        let of_chain = self.chain(chain);
+        let found = Family::ALL.into_iter().find_map(|family| {
+            let rule = printed_in(family, chain, text);
+            let held = self.held.family(family).chains.get(chain);
+            let rules = held.or_else(|| self.wanted.family(family).chains.get(chain))?;
+            let index = rules.iter().position(|one| *one == rule)?;
+            Some((family, index, rule))
+        });
+        let is_there = found.is_some();
+        let (family, index, rule) = match found {
+            Some((family, index, rule)) => (family, Some(index), rule),
+            None => {
+                let family = if text.contains("npc6-") { Family::V6 } else { Family::V4 };
+                (family, None, printed_in(family, chain, text))
+            }
+        };
+        let line = rule_line(family, chain, &rule);
+        Answer {
+            role: format!("rule of the {}", words::chain(chain.role())),
+            direction: of_chain.direction,
+            families: vec![family],
+            held: Some(is_there && of_chain.held == Some(true)),
+            wanted: is_there && of_chain.wanted,
+            judges: of_chain.judges,
+            policies: of_chain.policies,
+            more_policies: of_chain.more_policies,
+            rules: vec![self.rule_answer(family, chain, index, &rule)],
+            ..self.ours(line, "rule")
+        }
+    }
+
+    fn hook(&self) -> Answer {
+        let forward = ChainName::forward();
+        Answer {
+            role: "hook: the jump by which every forwarded packet meets the chains of npc, first in FORWARD".to_owned(),
+            families: Self::families(|family| self.held.family(family).chains.contains_key(&forward)),
+            held: Some(true),
+            wanted: true,
+            ..self.ours(hook(), "rule")
+        }
+    }
+
+    fn set(&self, set: &SetName) -> Answer {
+        let family = SetName::ours(set.as_str()).map_or(Family::V4, |(_, family)| family);
+        let (held, wanted) = (self.held.family(family), self.wanted.family(family));
+        let chains = if held.chains.is_empty() { &wanted.chains } else { &held.chains };
+        let mut rules = Vec::new();
+        for (chain, of_chain) in chains {
+            for (index, rule) in of_chain.iter().enumerate().filter(|(_, rule)| rule.sets().any(|asked| asked == set)) {
+                rules.push(self.rule_answer(family, chain, Some(index), rule));
+            }
+        }
+        let members = held.sets.get(set).map(|(_, members)| members);
+        let direction = words::set_direction(set.role());
+        let is_member = |pod: &PodId| {
+            let holds = |address| members.is_some_and(|all| all.iter().any(|one| holds(one, address)));
+            self.input.cluster.pod(*pod).addresses().any(holds)
+        };
+        let pods = self.groups.iter().filter(|group| Some(group.direction) == direction).flat_map(|group| &group.pods);
+        let judges = pods.copied().filter(is_member).map(|pod| self.endpoint(pod)).collect();
+        let policies: BTreeSet<&str> =
+            rules.iter().flat_map(|rule| rule.origins.iter().map(|origin| origin.policy.as_str())).collect();
+        let policies = policies.into_iter().map(|policy| self.policy(policy)).collect();
+        let is_asked = !rules.is_empty();
+        Answer {
+            role: match wanted.sets.get(set) {
+                Some(wanted) => format!("{}: {}", words::set(set.role()), wanted.meaning),
+                None => words::set(set.role()).to_owned(),
+            },
+            direction,
+            families: vec![family],
+            held: Some(members.is_some() || (self.basis == Basis::Dumps && is_asked)),
+            wanted: wanted.sets.contains_key(set),
+            judges,
+            policies,
+            rules,
+            ..self.ours(set.shown().into_owned(), "set")
+        }
+    }
+
+    fn address(&self, address: IpAddr) -> Answer {
+        let cluster = &self.input.cluster;
+        let family = Family::of(&address);
+        let holders = cluster.holders(address, Some(self.node));
+        let sets = self
+            .held
+            .family(family)
+            .sets
+            .iter()
+            .filter(|(_, (_, members))| members.iter().any(|member| holds(member, address)));
+        let sets: Vec<SetAnswer> = sets
+            .map(|(name, _)| SetAnswer { set: name.shown().into_owned(), meaning: self.meaning(family, name) })
+            .collect();
+        let is_here = holders.iter().any(|pod| cluster.pod(*pod).node.as_deref() == Some(self.node));
+        let chains = Direction::ALL.into_iter().filter(|_| is_here).map(|direction| {
+            let group = self
+                .groups
+                .iter()
+                .find(|group| group.direction == direction && holders.iter().any(|pod| group.pods.contains(pod)));
+            ChainAnswer {
+                direction,
+                chain: group.map(|group| group.chains[family as usize].to_string()),
+                policies: group.map_or_else(Vec::new, |group| {
+                    group.policies.iter().map(|policy| policy_name(cluster, *policy)).collect()
+                }),
+            }
+        });
+        let chains: Vec<ChainAnswer> = chains.collect();
+        let nodes = cluster.nodes().iter().filter(|(_, addresses)| addresses.contains(&address));
+        let nodes: Vec<&str> = nodes.map(|(name, _)| name.as_str()).collect();
+        let named: BTreeSet<&str> = chains.iter().flat_map(|chain| chain.policies.iter().map(String::as_str)).collect();
+        Answer {
+            role: match (holders, nodes.as_slice()) {
+                ([], []) => "address outside the cluster, or of no object of the input".to_owned(),
+                ([], nodes) => format!("address of node {}: policies do not judge nodes", nodes.join(", ")),
+                (_, _) if is_here => "address of an endpoint of this node".to_owned(),
+                (pods, _) => {
+                    let node = pods.iter().find_map(|pod| cluster.pod(*pod).node.as_deref());
+                    format!("address of an endpoint of node {}; only the kernel there judges it", node.unwrap_or("?"))
+                }
+            },
+            families: vec![family],
+            held: Some(true),
+            wanted: true,
+            judges: holders.iter().map(|pod| self.endpoint(*pod)).collect(),
+            policies: named.into_iter().map(|policy| self.policy(policy)).collect(),
+            sets,
+            chains,
+            ..self.ours(address.to_string(), "address")
+        }
+    }
+
+    /// Whom a chain of a group judges, and by which policies.
+    fn judged(&self, chain: &ChainName, rules: &[Rule]) -> (Vec<Endpoint>, Vec<PolicyPlace>, usize) {
+        let groups = || self.groups.iter().filter(|group| group.chains.contains(chain));
+        if groups().next().is_some() {
+            let pods: BTreeSet<PodId> = groups().flat_map(|group| group.pods.iter().copied()).collect();
+            let policies = groups().flat_map(|group| &group.policies).map(|id| policy_name(&self.input.cluster, *id));
+            let policies: BTreeSet<String> = policies.collect();
+            let policies = policies.iter().map(|policy| self.policy(policy)).collect();
+            return (pods.into_iter().map(|pod| self.endpoint(pod)).collect(), policies, 0);
+        }
+        // Several groups decide together about an address that several pods list.
+        let led: Vec<&ChainName> = rules.iter().filter_map(Rule::leads_to).collect();
+        let is_joint = matches!(chain.role(), ChainRole::Group(_))
+            && led.iter().all(|next| matches!(next.role(), ChainRole::Group(_)))
+            && !led.is_empty();
+        if is_joint {
+            let (mut judges, mut policies) = (Vec::new(), Vec::new());
+            for (endpoints, of_group, _) in led.into_iter().map(|next| self.judged(next, &[])) {
+                judges.extend(endpoints);
+                policies.extend(of_group);
+            }
+            return (judges, policies, 0);
+        }
+        // The policies do not ask for it: what its comments name.
+        match rules.iter().rev().find_map(Named::of) {
+            Some(Named::Policies { policies, more, .. }) => {
+                (Vec::new(), policies.iter().map(|policy| self.policy(policy)).collect(), more)
+            }
+            _ => (Vec::new(), Vec::new(), 0),
+        }
+    }
+
+    fn rules(&self, family: Family, chain: &ChainName, rules: &[Rule]) -> Vec<RuleAnswer> {
+        rules.iter().enumerate().map(|(index, rule)| self.rule_answer(family, chain, Some(index), rule)).collect()
+    }
+
+    fn rule_answer(&self, family: Family, chain: &ChainName, index: Option<usize>, rule: &Rule) -> RuleAnswer {
+        let named = Named::of(rule).filter(|_| rule.target == Target::Return);
+        let (origins, more) = match named {
+            Some(Named::Rules { rules, more }) => (rules, more),
+            _ => (Vec::new(), 0),
+        };
+        let origin = |(policy, path): (String, String)| {
+            let location = self.place(&policy, &path);
+            Origin { policy, path, location }
+        };
+        RuleAnswer {
+            family,
+            chain: chain.to_string(),
+            number: index.map(|index| index + 1),
+            text: rule_line(family, chain, rule),
+            means: words::rule(rule, chain.role(), |set| self.meaning(family, set)),
+            origins: origins.into_iter().map(origin).collect(),
+            more,
+        }
+    }
+
+    /// What the members of a set are.
+    fn meaning(&self, family: Family, set: &SetName) -> String {
+        let wanted = self.wanted.family(family).sets.get(set);
+        wanted.map_or_else(|| format!("the members of {}", set.shown()), |set| set.meaning.clone())
+    }
+
+    fn endpoint(&self, pod: PodId) -> Endpoint {
+        let pod = self.input.cluster.pod(pod);
+        Endpoint { endpoint: format!("{}/{}", pod.namespace, pod.name), addresses: pod.addresses().collect() }
+    }
+
+    fn policy(&self, policy: &str) -> PolicyPlace {
+        PolicyPlace { policy: policy.to_owned(), location: self.place(policy, "") }
+    }
+
+    /// Where a field of a policy stands, if it was read from a file.
+    fn place(&self, policy: &str, path: &str) -> Option<Place> {
+        let (namespace, name) = policy.split_once('/')?;
+        let place = self.input.loaded.positions.locate("NetworkPolicy", namespace, name, path)?;
+        Some(Place { file: place.file.to_string(), line: place.line(), column: place.column() })
+    }
+
+    fn families(is_in: impl Fn(Family) -> bool) -> Vec<Family> {
+        Family::ALL.into_iter().filter(|family| is_in(*family)).collect()
+    }
+}

@@ -1,0 +1,163 @@
+//! What is asked about: read from what the operator wrote.
+
+use std::net::IpAddr;
+
+use npc_compiler::ruleset::node::{ChainName, FORWARD_CHAIN, SetName};
+use npc_compiler::ruleset::text::is_hook;
+
+use crate::command::{Exit, Stop};
+
+/// A thing of a kernel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Thing {
+    /// A chain of npc.
+    Chain(ChainName),
+    /// A set of npc.
+    Set(SetName),
+    /// A rule: its chain, which is of npc, and the text behind the chain's name.
+    Rule(ChainName, String),
+    /// The jump to npc's chains, in FORWARD.
+    Hook,
+    /// An address.
+    Address(IpAddr),
+    /// A thing of another program.
+    Foreign(Foreign),
+}
+
+/// A thing of another program.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Foreign {
+    /// `chain`, `set` or `rule`.
+    pub(super) kind: &'static str,
+    /// Its name; of a rule, the name of its chain.
+    pub(super) name: String,
+    /// The program, if its names are known.
+    pub(super) owner: Option<&'static str>,
+}
+
+/// What the names of other programs' chains and sets begin with.
+const OTHERS: [(&str, &str); 16] = [
+    ("AZURE-NPM", "Azure NPM"),
+    ("azure-npm-", "Azure NPM"),
+    ("KUBE-ROUTER", "kube-router"),
+    ("KUBE-NWPLCY", "kube-router"),
+    ("KUBE-POD-FW", "kube-router"),
+    ("KUBE-", "kube-proxy or kubelet"),
+    ("cali-", "Calico"),
+    ("cali40", "Calico"),
+    ("cali60", "Calico"),
+    ("CILIUM_", "Cilium"),
+    ("WEAVE-", "Weave Net"),
+    ("weave-", "Weave Net"),
+    ("ANTREA-", "Antrea"),
+    ("FLANNEL-", "flannel"),
+    ("CNI-", "a CNI plugin (portmap, firewall or bridge)"),
+    ("DOCKER", "Docker"),
+];
+
+/// Chains of the kernel that begin a table's way at a hook.
+const BUILT_IN: [&str; 5] = ["INPUT", "FORWARD", "OUTPUT", "PREROUTING", "POSTROUTING"];
+
+impl Thing {
+    /// Reads it.
+    pub(super) fn read(text: &str) -> Result<Self, Stop> {
+        let text = text.trim();
+        // As `iptables-save -c` prints a rule.
+        let text = match text.strip_prefix('[').and_then(|rest| rest.split_once("] ")) {
+            Some((_, rule)) => rule.trim_start(),
+            None => text,
+        };
+        if let Some(rule) = text.strip_prefix("-A ").or_else(|| text.strip_prefix("-I ")) {
+            return Ok(Self::rule(rule.trim_start()));
+        }
+        // `:CHAIN - [0:0]` and `-N CHAIN` declare a chain.
+        let name = text.strip_prefix(':').or_else(|| text.strip_prefix("-N ")).unwrap_or(text);
+        let name = name.split_whitespace().next().unwrap_or_default();
+        if let Ok(address) = name.parse() {
+            return Ok(Self::Address(address));
+        }
+        if let Some(chain) = ChainName::ours(name) {
+            return Ok(Self::Chain(chain));
+        }
+        if let Some((set, _)) = SetName::ours(name) {
+            return Ok(Self::Set(set));
+        }
+        if let Some(owner) = owner(name) {
+            let kind = if name.starts_with(|first: char| first.is_lowercase()) && !name.starts_with("cali-") {
+                "set"
+            } else {
+                "chain"
+            };
+            return Ok(Self::Foreign(Foreign { kind, name: name.to_owned(), owner: Some(owner) }));
+        }
+        if BUILT_IN.contains(&name) {
+            return Ok(Self::Foreign(Foreign { kind: "chain", name: name.to_owned(), owner: Some("the kernel") }));
+        }
+        let message = format!(
+            "{text:?} is no rule (-A CHAIN ...), no address, and no name that a chain or set of npc has (NPC-..., npc4-..., \
+             npc6-...); the names of chains and sets are those that iptables-save and ipset list -name print"
+        );
+        Err(Stop::new(Exit::Input, message))
+    }
+
+    fn rule(rule: &str) -> Self {
+        let (name, rest) = rule.split_once(' ').unwrap_or((rule, ""));
+        match ChainName::ours(name) {
+            Some(chain) => Self::Rule(chain, rest.to_owned()),
+            None if name == "FORWARD" && is_hook(rest) => Self::Hook,
+            None => {
+                let owner = owner(name).or_else(|| {
+                    let target = rest.rsplit_once("-j ").or_else(|| rest.rsplit_once("-g "));
+                    target.and_then(|(_, target)| owner(target.split(' ').next().unwrap_or_default()))
+                });
+                Self::Foreign(Foreign { kind: "rule", name: name.to_owned(), owner })
+            }
+        }
+    }
+}
+
+/// The program whose chains or sets have such names.
+fn owner(name: &str) -> Option<&'static str> {
+    OTHERS.iter().find(|(begin, _)| name.starts_with(begin)).map(|(_, owner)| *owner)
+}
+
+/// What the hook is.
+pub(super) fn hook() -> String {
+    format!("-A FORWARD -j {FORWARD_CHAIN}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thing_is_what_tools_print_of_it() {
+        let chain = |name: &str| ChainName::ours(name).expect("a chain");
+        let rule = Thing::Rule(chain("NPC-I-x"), "-p tcp -j RETURN".to_owned());
+        let hook = "-A FORWARD -j NPC-FORWARD";
+        for (text, expected) in [
+            ("-A NPC-I-x -p tcp -j RETURN", &rule),
+            ("[12:720] -A NPC-I-x -p tcp -j RETURN\n", &rule),
+            (":NPC-I-x - [0:0]", &Thing::Chain(chain("NPC-I-x"))),
+            ("-N NPC-I-x", &Thing::Chain(chain("NPC-I-x"))),
+            ("npc4-p-x", &Thing::Set(SetName::ours("npc4-p-x").expect("a set").0)),
+            (hook, &Thing::Hook),
+            (" fd00::1 ", &Thing::Address("fd00::1".parse().expect("an address"))),
+        ] {
+            assert_eq!(&Thing::read(text).expect(text), expected, "{text}");
+        }
+        for (text, kind, name, owner) in [
+            ("KUBE-FORWARD", "chain", "KUBE-FORWARD", Some("kube-proxy or kubelet")),
+            ("azure-npm-123", "set", "azure-npm-123", Some("Azure NPM")),
+            ("FORWARD", "chain", "FORWARD", Some("the kernel")),
+            ("-A FORWARD -j KUBE-FORWARD", "rule", "FORWARD", Some("kube-proxy or kubelet")),
+            ("-A FORWARD -p tcp -j ACCEPT", "rule", "FORWARD", None),
+        ] {
+            let foreign = Foreign { kind, name: name.to_owned(), owner };
+            assert_eq!(Thing::read(text).expect(text), Thing::Foreign(foreign), "{text}");
+        }
+        for text in ["", "web", "shop/web", "10.0.0.0/8", "NPC"] {
+            assert_eq!(Thing::read(text).map_err(|stop| stop.exit), Err(Exit::Input), "{text}");
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! `npc why`.
+
+use crate::Files;
+
+/// Two endpoints of one group, one that may ask them, and a policy for the rest.
+const CLUSTER: &str = "\
+apiVersion: v1
+kind: Pod
+metadata: {name: db-0, namespace: shop, labels: {app: db}}
+spec: {nodeName: n1, containers: [{name: c}]}
+status: {phase: Running, podIP: 10.0.0.1}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: db-1, namespace: shop, labels: {app: db}}
+spec: {nodeName: n1, containers: [{name: c}]}
+status: {phase: Running, podIP: 10.0.0.2}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: api, namespace: shop, labels: {app: api}}
+spec: {nodeName: n2, containers: [{name: c}]}
+status: {phase: Running, podIP: 10.0.0.3}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: db, namespace: shop}
+spec:
+  podSelector: {matchLabels: {app: db}}
+  ingress:
+  - from: [{podSelector: {matchLabels: {app: api}}}]
+    ports: [{port: 5432}]
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: default-deny, namespace: shop}
+spec: {podSelector: {}, policyTypes: [Ingress]}
+";
+
+const OFFLINE: [&str; 2] = ["--node", "n1"];
+
+/// The rule of the policy that admits api, and where it stands.
+fn origin() -> String {
+    let line = CLUSTER.lines().position(|line| line.starts_with("  - from:")).unwrap() + 1;
+    format!("shop/db spec.ingress[0] in.yaml:{line}:5")
+}
+
+/// What `iptables-save` and `ipset save` would print on n1, in files of these names.
+fn dumps(files: &Files) -> Vec<&'static str> {
+    for (name, part) in [("v4.save", "iptables"), ("v6.save", "ip6tables"), ("sets.save", "ipset")] {
+        let of = ["-o", "iptables", "--node", "n1", "--only", part];
+        let text = files.npc("compile", &of).out;
+        files.add(name, &text);
+    }
+    vec!["--iptables-save", "v4.save", "--iptables-save", "v6.save", "--ipset-save", "sets.save"]
+}
+
+/// The chain of the group of db, IPv4.
+fn chain(files: &Files) -> String {
+    let text = files.npc("compile", &["-o", "iptables", "--node", "n1", "--only", "iptables"]).out;
+    let line = text.lines().find(|line| line.starts_with("-A NPC-I-") && line.contains("--dport 5432"));
+    line.and_then(|line| line.split(' ').nth(1)).unwrap().to_owned()
+}
+
+fn peers(files: &Files) -> String {
+    let text = files.npc("compile", &["-o", "iptables", "--node", "n1", "--only", "ipset"]).out;
+    let line = text.lines().find(|line| line.starts_with("create npc4-p-"));
+    line.and_then(|line| line.split(' ').nth(1)).unwrap().to_owned()
+}
+
+#[test]
+fn a_chain_says_whom_it_judges_and_where_each_rule_came_from() {
+    let files = Files::of(CLUSTER);
+    let chain = chain(&files);
+    for kernel in [vec![], dumps(&files)] {
+        let answer = files.npc("why", &[&[chain.as_str()], &OFFLINE[..], &kernel[..]].concat());
+        assert_eq!(answer.code, 0, "{}", answer.err);
+        let text = answer.out;
+        let lines: Vec<String> =
+            text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+        let has = |line: &str| assert!(lines.iter().any(|one| one == line), "{line}\n{text}");
+        has(&format!("{chain} group chain, ingress, IPv4, n1"));
+        has("judges shop/db-0, shop/db-1 (10.0.0.1, 10.0.0.2)");
+        has("because networkpolicy shop/db, networkpolicy shop/default-deny select them");
+        has(&format!("rule 1 tcp 5432 from pods app=api of namespace shop {}", origin()));
+        has("rule 3 everything else: denied");
+        assert_eq!(text.contains("no kernel was read"), kernel.is_empty(), "{text}");
+    }
+}
+
+#[test]
+fn a_line_of_a_save_is_found_with_its_number_in_the_chain() {
+    let files = Files::of(CLUSTER);
+    let kernel = dumps(&files);
+    let save = std::fs::read_to_string(files.path().join("v4.save")).unwrap();
+    let chain = chain(&files);
+    let of_chain: Vec<&str> = save.lines().filter(|line| line.starts_with(&format!("-A {chain} "))).collect();
+    for (number, line) in (1..).zip(&of_chain) {
+        for line in [(*line).to_owned(), format!("[12:720] {line}")] {
+            let answer = files.npc("why", &[&[line.as_str(), "-o", "json"], &OFFLINE[..], &kernel[..]].concat());
+            assert_eq!(answer.code, 0, "{}", answer.err);
+            let json = answer.json();
+            assert_eq!((&json["is"], &json["held"]), (&"rule".into(), &true.into()), "{json}");
+            assert_eq!(json["rules"][0]["number"], number, "{json}");
+            assert_eq!(json["judges"][0]["endpoint"], "shop/db-0", "{json}");
+        }
+    }
+    // One that the kernel does not hold still says by its comment where it came from.
+    let old = of_chain[0].replace("5432", "5433");
+    let answer = files.npc("why", &[&[old.as_str(), "-o", "json"], &OFFLINE[..], &kernel[..]].concat());
+    let json = answer.json();
+    assert_eq!((answer.code, &json["held"], &json["rules"][0]["number"]), (3, &false.into(), &().into()), "{json}");
+    assert_eq!(json["rules"][0]["origins"][0]["policy"], "shop/db", "{json}");
+}
+
+#[test]
+fn a_set_says_what_its_members_are_and_which_rules_ask_it() {
+    let files = Files::of(CLUSTER);
+    let peers = peers(&files);
+    let text = files.npc("why", &[&[peers.as_str()], &OFFLINE[..]].concat()).out;
+    let expected = format!(
+        "{peers}  peer set: pods app=api of namespace shop, IPv4, n1\n  because  networkpolicy shop/db asks for it\n"
+    );
+    assert!(text.starts_with(&expected), "{text}");
+    assert!(text.contains("rule 1") && text.contains(&origin().replace(" in.", "  in.")), "{text}");
+    let text = files.npc("why", &["npc4-ingress", "--node", "n1"]).out;
+    assert!(text.contains("isolated set") && text.contains("judges   shop/db-0, shop/db-1"), "{text}");
+}
+
+#[test]
+fn an_address_says_which_chain_judges_it_and_which_sets_hold_it() {
+    let files = Files::of(CLUSTER);
+    let chain = chain(&files);
+    // Its endpoint says which node.
+    let text = files.npc("why", &["10.0.0.2"]).out;
+    assert!(text.starts_with("10.0.0.2  address of an endpoint of this node, IPv4, n1\n"), "{text}");
+    assert!(text.contains(&format!("  ingress  judged by {chain} (shop/db, shop/default-deny)\n")), "{text}");
+    assert!(text.contains("  egress   not isolated"), "{text}");
+    assert!(text.contains("npc4-ingress"), "{text}");
+    let text = files.npc("why", &["10.0.0.3", "--node", "n1"]).out;
+    assert!(text.contains("of node n2") && text.contains(&peers(&files)), "{text}");
+    assert!(files.npc("why", &["203.0.113.9", "--node", "n1"]).out.contains("outside the cluster"));
+}
+
+#[test]
+fn what_is_not_of_npc_is_said_to_be_whose_it_is() {
+    let files = Files::of(CLUSTER);
+    for (thing, says) in [
+        ("KUBE-FORWARD", "kube-proxy"),
+        ("AZURE-NPM-INGRESS", "Azure NPM"),
+        ("-A FORWARD -m mark --mark 0x1 -j ACCEPT", "another program"),
+        ("INPUT", "the kernel"),
+    ] {
+        let answer = files.npc("why", &[&[thing], &OFFLINE[..]].concat());
+        assert_eq!(answer.code, 3, "{thing}: {}", answer.err);
+        assert!(answer.out.contains(says), "{thing}: {}", answer.out);
+    }
+    let answer = files.npc("why", &["-A FORWARD -j NPC-FORWARD", "--node", "n1"]);
+    assert_eq!((answer.code, answer.out.contains("hook")), (0, true), "{}", answer.out);
+    // A chain of another time or node.
+    let answer = files.npc("why", &[&["NPC-I-aaaaaaaaaaaaaaaa"], &OFFLINE[..]].concat());
+    assert_eq!(answer.code, 3, "{}", answer.out);
+    assert!(answer.out.contains("do not ask for it"), "{}", answer.out);
+}
+
+#[test]
+fn what_cannot_be_a_thing_is_refused_with_what_can() {
+    let files = Files::of(CLUSTER);
+    let refused = |words: &[&str], says: &str| {
+        let answer = files.npc("why", words);
+        assert_eq!(answer.code, 2, "{}", answer.out);
+        assert!(answer.err.contains(says), "{}", answer.err);
+    };
+    refused(&["shop/db"], "iptables-save");
+    refused(&["npc4-ingress"], "--node NAME");
+    refused(&["npc4-ingress", "--node", "n1", "--ipset-save", "x"], "--iptables-save");
+    refused(&["npc4-ingress", "--node", "n1", "--iptables-save", "missing"], "cannot read missing");
+    files.add("other.save", "*filter\n:FORWARD ACCEPT [0:0]\nCOMMIT\n");
+    refused(&["npc4-ingress", "--node", "n1", "--iptables-save", "other.save"], "has no chain of npc");
+    assert_eq!(files.npc("why", &["npc4-ingress", "--node", "n9"]).code, 3);
+}
+
+/// Rules that the input's policies do not ask for are told by their comments.
+#[test]
+fn a_kernel_of_other_policies_is_explained_by_its_comments() {
+    let files = Files::of(CLUSTER);
+    let (kernel, chain) = (dumps(&files), chain(&files));
+    files.add("in.yaml", &CLUSTER.replace("port: 5432", "port: 5433"));
+    let answer = files.npc("why", &[&[chain.as_str()], &OFFLINE[..], &kernel[..]].concat());
+    assert_eq!(answer.code, 0, "{}", answer.err);
+    assert!(answer.out.contains("in the kernel; the policies of the input do not ask for it"), "{}", answer.out);
+    assert!(answer.out.contains("networkpolicy shop/db, networkpolicy shop/default-deny"), "{}", answer.out);
+    assert!(answer.out.contains(&origin().replace(" in.", "  in.")), "{}", answer.out);
+}

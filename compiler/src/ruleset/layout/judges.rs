@@ -1,0 +1,74 @@
+//! Whom the chains of groups judge: the way back from a chain to endpoints and policies.
+
+use super::{Options, chain_of_leaf, names};
+use crate::cluster::group::{Group, GroupId, Groups, RetainedGroup};
+use crate::cluster::{Cluster, PodId, PolicyId};
+use crate::object::Family;
+use crate::policy::Direction;
+use crate::ruleset::group_chain::Leaf;
+use crate::ruleset::node::ChainName;
+
+/// A group of a node and its chains.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupChain {
+    /// The direction in which its policies isolate.
+    pub direction: Direction,
+    /// Its policies.
+    pub policies: Vec<PolicyId>,
+    /// Its endpoints; none if it is retained.
+    pub pods: Vec<PodId>,
+    /// Its chain in IPv4 and in IPv6. Groups with the same rules share one.
+    pub chains: [ChainName; 2],
+}
+
+/// The groups of a node with their chains, as [`ruleset_with`](super::ruleset_with) makes
+/// them of the same input.
+#[must_use]
+pub fn group_chains(cluster: &Cluster, node: &str, options: &Options, retained: &[RetainedGroup]) -> Vec<GroupChain> {
+    let local = cluster.endpoints().filter(|(_, pod)| pod.node.as_deref() == Some(node));
+    let local: Vec<PodId> = local.map(|(id, _)| id).collect();
+    let groups = Groups::with(cluster, local.iter().copied(), retained);
+    let of = |(id, group): (GroupId, &Group)| {
+        let direction = group.key.direction;
+        let admission = group.admission(cluster);
+        let chains = Family::ALL.map(|family| {
+            let leaf = Leaf::new(family, direction, options, &admission, names(cluster, &group.key.policies));
+            chain_of_leaf(family, direction, &leaf)
+        });
+        let pods = local.iter().copied().filter(|pod| groups.of(*pod, direction) == Some(id)).collect();
+        GroupChain { direction, policies: group.key.policies.clone(), pods, chains }
+    };
+    groups.iter().map(of).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ruleset::layout::ruleset;
+    use crate::ruleset::node::ChainRole;
+    use crate::sample::cluster;
+
+    #[test]
+    fn each_chain_of_a_group_is_found_and_no_other() {
+        let cluster = cluster(
+            &["shop/web-1 app=web 10.0.0.1 @n", "shop/web-2 app=web 10.0.0.2 fd00::2 @n", "shop/db app=db 10.0.0.3 @n"],
+            &[
+                r#"shop/web {"podSelector": {"matchLabels": {"app": "web"}}, "ingress": [{"ports": [{"port": 80}]}]}"#,
+                r#"shop/all {"podSelector": {}, "policyTypes": ["Egress", "Ingress"], "egress": [{}]}"#,
+            ],
+        );
+        let options = Options::default();
+        let of_groups = group_chains(&cluster, "n", &options, &[]);
+        let ruleset = ruleset(&cluster, "n", &options);
+        for family in Family::ALL {
+            let chains = ruleset.family(family).chains.keys();
+            let mut expected: Vec<_> = chains.filter(|name| matches!(name.role(), ChainRole::Group(_))).collect();
+            let mut found: Vec<_> = of_groups.iter().map(|group| &group.chains[family as usize]).collect();
+            expected.sort();
+            found.sort();
+            found.dedup();
+            assert_eq!(found, expected);
+        }
+        assert!(of_groups.iter().any(|group| group.pods.len() > 1));
+    }
+}

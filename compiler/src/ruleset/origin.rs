@@ -1,0 +1,267 @@
+//! Where a rule of the kernel comes from, as a comment in that rule: the policies, and the
+//! rules of theirs. So `iptables-save | grep NAMESPACE/NAME` finds what a policy made.
+//!
+//! A comment is the last match of its rule. With nft it is data of the rule that no packet
+//! meets, with legacy the match of a rule that takes its packet.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use crate::algebra::traffic::PortSet;
+use crate::cluster::group::Admitted;
+use crate::cluster::melt::Source;
+use crate::object::Protocol;
+use crate::policy::Direction;
+use crate::ruleset::node::{Match, Rule};
+use crate::ruleset::text::{COMMENT_MAX, comment};
+
+/// What a comment of npc names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Named {
+    /// The rules of policies that a rule which admits comes from.
+    Rules {
+        /// Each as the policy, `NAMESPACE/NAME`, and the rule's path, `spec.ingress[0]`.
+        rules: Vec<(String, String)>,
+        /// How many more there are, for which the comment has no room.
+        more: usize,
+    },
+    /// The policies that isolate the endpoints of a group.
+    Policies {
+        /// In which direction.
+        direction: Direction,
+        /// Each as `NAMESPACE/NAME`.
+        policies: Vec<String>,
+        /// How many more there are, for which the comment has no room.
+        more: usize,
+    },
+}
+
+impl Named {
+    /// Reads the comment of a rule; nothing if the rule has none, or one that names no policy.
+    /// A name that the comment has in part only is left out and counted.
+    #[must_use]
+    pub fn of(rule: &Rule) -> Option<Self> {
+        let Match::Comment(text) = rule.matches.last()? else { return None };
+        let isolated =
+            Direction::ALL.into_iter().find_map(|of| Some((of, text.strip_prefix(of.as_str())?.strip_prefix(BY)?)));
+        let (mut rules, mut policies, mut more) = (Vec::new(), Vec::new(), 0);
+        let mut policy = String::new();
+        for item in isolated.map_or(&**text, |(_, names)| names).split(", ") {
+            if let Some(count) = item.strip_prefix('+').and_then(|rest| rest.strip_suffix(" more")) {
+                more += count.parse::<usize>().ok()?;
+            } else if item.ends_with("...") {
+                more += 1;
+            } else if isolated.is_some() {
+                policies.push(item.to_owned());
+            } else {
+                let path = match item.split_once(' ') {
+                    Some((name, path)) => {
+                        name.clone_into(&mut policy);
+                        path
+                    }
+                    None => item,
+                };
+                if !path.starts_with("spec.") || !policy.contains('/') {
+                    return None;
+                }
+                rules.push((policy.clone(), path.to_owned()));
+            }
+        }
+        Some(match isolated {
+            Some((direction, _)) => Self::Policies { direction, policies, more },
+            None => Self::Rules { rules, more },
+        })
+    }
+}
+
+/// What stands between a direction and the policies that isolate.
+const BY: &str = " isolated by ";
+
+/// As many rules a comment can list, whatever their names are: each takes 16 bytes and more.
+const LISTED: usize = COMMENT_MAX / 16;
+
+/// The ports of a policy's rule for which a rule of the kernel is there.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Asked {
+    /// TCP ports that the rule names.
+    NamedTcp,
+    /// UDP ports of tunnels that it names.
+    Tunnels,
+    /// All ports of a protocol.
+    Of(Protocol),
+}
+
+impl Asked {
+    fn ports(self, admitted: &Admitted) -> &PortSet {
+        match self {
+            Self::NamedTcp => &admitted.named_tcp,
+            Self::Tunnels => &admitted.tunnels,
+            Self::Of(protocol) => admitted.traffic.of(protocol),
+        }
+    }
+}
+
+/// The rules of policies that a rule of the kernel comes from. It keeps as many as a comment
+/// can list, because a policy may have thousands for each rule of the kernel.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Origin<'s> {
+    first: Vec<&'s Source<'s>>,
+    count: usize,
+    last: Option<&'s Source<'s>>,
+}
+
+impl<'s> Origin<'s> {
+    /// Adds a rule, once if it comes several times in a row.
+    fn add(&mut self, source: &'s Source<'s>) {
+        if self.last.is_some_and(|last| std::ptr::eq(last, source)) {
+            return;
+        }
+        self.last = Some(source);
+        self.count += 1;
+        if self.first.len() < LISTED {
+            self.first.push(source);
+        }
+    }
+
+    /// The comment that names them.
+    pub(super) fn comment(&self) -> Match {
+        let mut before = None;
+        let items = self.first.iter().map(|source| {
+            let (policy, path) = (source.policy, &source.rule.path);
+            let is_same = before.replace(policy).is_some_and(|before| std::ptr::eq(before, policy));
+            if is_same { path.clone() } else { format!("{}/{} {path}", policy.namespace, policy.name) }
+        });
+        Match::Comment(list("", items, self.count))
+    }
+}
+
+impl<'s> FromIterator<&'s Source<'s>> for Origin<'s> {
+    fn from_iter<T: IntoIterator<Item = &'s Source<'s>>>(sources: T) -> Self {
+        let mut origin = Self::default();
+        sources.into_iter().for_each(|source| origin.add(source));
+        origin
+    }
+}
+
+/// For each of these portions of ports, sorted and disjoint: which of the rules ask for some
+/// of them.
+pub(super) fn by_ports<'s>(portions: &[Vec<(u16, u16)>], asked: Asked, sources: &[&'s Source<'s>]) -> Vec<Origin<'s>> {
+    let mut origins = vec![Origin::default(); portions.len()];
+    for source in sources {
+        for &(first, last) in asked.ports(&source.admitted).ranges() {
+            let ends_before = |portion: &Vec<(u16, u16)>| portion.last().is_some_and(|range| range.1 < first);
+            let from = portions.partition_point(ends_before);
+            for (portion, origin) in portions[from..].iter().zip(&mut origins[from..]) {
+                if portion.first().is_some_and(|range| range.0 > last) {
+                    break;
+                }
+                if portion.iter().any(|range| range.0 <= last && first <= range.1) {
+                    origin.add(source);
+                }
+            }
+        }
+    }
+    origins
+}
+
+/// The comment of a rule that denies the rest: the policies that isolate a group.
+pub(super) fn isolated_by<'n>(
+    direction: Direction,
+    policies: impl IntoIterator<Item = (&'n str, &'n str)>,
+) -> Arc<str> {
+    let names: Vec<String> = policies.into_iter().map(|(namespace, name)| format!("{namespace}/{name}")).collect();
+    let count = names.len();
+    list(&format!("{}{BY}", direction.as_str()), names, count)
+}
+
+/// A list of as many items as a comment takes, and how many more there are. `count` is the
+/// number of all, of which `items` may be the first.
+fn list(prefix: &str, items: impl IntoIterator<Item = String>, count: usize) -> Arc<str> {
+    let more = |rest: usize| if rest == 0 { String::new() } else { format!(", +{rest} more") };
+    let mut text = prefix.to_owned();
+    let mut listed = 0;
+    for item in items {
+        let item = comment(&item);
+        let (separator, rest) = (if listed == 0 { "" } else { ", " }, more(count - listed - 1));
+        let free = COMMENT_MAX.saturating_sub(text.len() + separator.len() + rest.len());
+        if item.len() <= free {
+            text.extend([separator, &item]);
+        } else if listed == 0 {
+            // One name of 253 bytes and its namespace are more than a comment.
+            let _ = write!(text, "{}...", &item[..free.saturating_sub(3)]);
+        } else {
+            break;
+        }
+        listed += 1;
+    }
+    text.push_str(&more(count - listed));
+    text.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ruleset::node::Target;
+
+    fn names(count: usize, length: usize) -> Vec<String> {
+        (0..count).map(|n| format!("{}{n:05}", "x".repeat(length - 5))).collect()
+    }
+
+    #[test]
+    fn what_does_not_fit_is_counted() {
+        assert_eq!(&*list("by ", names(2, 5), 2), "by 00000, 00001");
+        assert_eq!(&*list("by ", names(2, 5), 5), "by 00000, 00001, +3 more");
+        let text = list("by ", names(100, 17), 1_000);
+        assert!(text.ends_with("00011, +988 more"), "{text}");
+        // To the last byte.
+        let whole = list("", names(4, 62), 4);
+        assert_eq!((whole.len(), whole.ends_with("00003")), (254, true));
+        let cut = list("", names(4, 63), 4);
+        assert!(cut.ends_with("00002, +1 more"), "{cut}");
+    }
+
+    #[test]
+    fn no_comment_is_longer_than_the_kernel_takes() {
+        for (count, length) in (1..40).flat_map(|count| (5..400).map(move |length| (count, length))) {
+            let text = list("Ingress isolated by ", names(count, length), count);
+            assert!(text.len() <= COMMENT_MAX, "{text}");
+            let listed = text.matches('0').count() > 0 || text.contains("...");
+            assert!(listed, "{text}");
+        }
+    }
+
+    fn named(comment: Arc<str>) -> Option<Named> {
+        Named::of(&Rule { matches: vec![Match::Comment(comment)], target: Target::Return })
+    }
+
+    #[test]
+    fn a_comment_is_read_as_it_was_written() {
+        let path = |n: usize| format!("spec.ingress[{n}]");
+        let items = ["shop/api spec.ingress[0]", "spec.ingress[1]", "shop/db spec.ingress[0]"].map(str::to_owned);
+        let rules = vec![("shop/api", path(0)), ("shop/api", path(1)), ("shop/db", path(0))];
+        let rules: Vec<_> = rules.into_iter().map(|(policy, path)| (policy.to_owned(), path)).collect();
+        for (count, more) in [(3, 0), (7, 4)] {
+            let read = named(list("", items.clone(), count));
+            assert_eq!(read, Some(Named::Rules { rules: rules.clone(), more }));
+        }
+        let policies = ["shop/api".to_owned(), "shop/db".to_owned()];
+        let read = named(isolated_by(Direction::Egress, [("shop", "api"), ("shop", "db")]));
+        assert_eq!(read, Some(Named::Policies { direction: Direction::Egress, policies: policies.into(), more: 0 }));
+        // A part of a name is none.
+        let long = "x".repeat(253);
+        let read = named(isolated_by(Direction::Ingress, [("shop", &*long), ("shop", "db")]));
+        assert_eq!(
+            read,
+            Some(Named::Policies { direction: Direction::Ingress, policies: vec!["shop/db".to_owned()], more: 1 })
+        );
+        for other in ["a tunnel past policies", "of no known connection", "", "+x more", "shop/api", "a spec.x"] {
+            assert_eq!(named(other.into()), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn signs_that_could_end_a_comment_are_none() {
+        let text = list("", ["a\"b\\c'd\ne\u{e9}".to_owned()], 1);
+        assert_eq!(&*text, "a_b_c_d_e_");
+    }
+}
