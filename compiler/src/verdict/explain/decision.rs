@@ -6,7 +6,7 @@ use super::party::Party;
 use super::question::{MissingFact, Question};
 use crate::cluster::group::{Admitted, Group, Groups, atoms};
 use crate::cluster::{Cluster, PolicyId};
-use crate::policy::Direction;
+use crate::policy::{Direction, Peers};
 use crate::verdict::bounds::Verdict;
 use crate::verdict::flow::Exemption;
 
@@ -125,15 +125,28 @@ impl Question {
 impl Decision {
     fn add_rules(&mut self, question: &Question, cluster: &Cluster, group: &Group, other: Party) {
         let seen = other.seen(cluster, question.ends(self.direction).0, question.family);
+        // Rules often have the peers or ports of the one before: the same policy for many apps.
+        let (mut peers, mut ports) = (None, None);
         for policy in &group.key.policies {
             for rule in cluster.policy(*policy).rules(self.direction) {
-                let admitted = Admitted::of_ports(&rule.ports, self.direction, &group.key.resolution);
-                let meets = !admitted.traffic_to(seen.ports).intersection(&question.traffic).is_none();
-                if meets && atoms(&rule.peers).iter().any(|atom| atom.holds(cluster, seen)) {
+                let meets = same_as_before(&mut ports, &rule.ports, |of| {
+                    let admitted = Admitted::of_ports(of, self.direction, &group.key.resolution);
+                    !admitted.traffic_to(seen.ports).intersection(&question.traffic).is_none()
+                });
+                let holds = |of: &Peers| atoms(of).iter().any(|atom| atom.holds(cluster, seen));
+                if meets && same_as_before(&mut peers, &rule.peers, holds) {
                     self.rules.push((*policy, rule.path.clone()));
                 }
             }
         }
+    }
+}
+
+/// What is said of a value; of one that equals the last, what was said of that.
+fn same_as_before<'v, T: PartialEq>(last: &mut Option<(&'v T, bool)>, value: &'v T, say: impl Fn(&T) -> bool) -> bool {
+    match last {
+        Some((before, said)) if *before == value => *said,
+        _ => last.insert((value, say(value))).1,
     }
 }
 

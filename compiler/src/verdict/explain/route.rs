@@ -104,6 +104,7 @@ impl Walk<'_> {
             missing: vec![missing_backends(service)],
             decisions: None,
             parties: None,
+            alike: None,
         }));
         self.explanation.warn(Warning::SourceWithoutPods);
         Ok(())
@@ -356,6 +357,7 @@ impl Walk<'_> {
             missing: if code.is_some() { Vec::new() } else { vec![missing_backends(service)] },
             decisions: None,
             parties: None,
+            alike: None,
         }));
     }
 }
