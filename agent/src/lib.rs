@@ -5,6 +5,7 @@
 mod causes;
 pub mod cni;
 pub mod dataplane;
+pub mod endpoint;
 pub mod enforce;
 #[doc(hidden)]
 pub mod fuzz;
