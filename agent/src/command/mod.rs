@@ -8,6 +8,7 @@ mod endpoint;
 mod explain;
 mod input;
 mod install_cni;
+mod lint;
 mod man;
 mod matrix;
 mod migrate;
@@ -50,6 +51,7 @@ enum Command {
     Explain(explain::Args),
     Reason(reason::Args),
     Matrix(matrix::Args),
+    Lint(lint::Args),
     Compile(compile::Args),
     Migrate(migrate::Args),
     Schema(schema::Args),
@@ -138,6 +140,7 @@ impl Cli {
             Command::Explain(args) => explain::run(&args),
             Command::Reason(args) => reason::run(&args),
             Command::Matrix(args) => matrix::run(&args),
+            Command::Lint(args) => lint::run(args),
             Command::Compile(args) => compile::run(&args),
             Command::Migrate(args) => migrate::run(&args),
             Command::Schema(args) => schema::run(&args),

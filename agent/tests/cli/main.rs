@@ -8,6 +8,7 @@ mod explain;
 mod help;
 mod input;
 mod kubectl;
+mod lint;
 mod matrix;
 mod migrate;
 mod names;

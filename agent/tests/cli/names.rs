@@ -12,10 +12,12 @@ use serde_json::Value;
 
 use crate::Files;
 
-const SCHEMAS: [(&str, &str); 3] = [
+const SCHEMAS: [(&str, &str); 5] = [
     ("flow-explanation", include_str!("../../schemas/flow-explanation.json")),
     ("migration-report", include_str!("../../schemas/migration-report.json")),
     ("connectivity-matrix", include_str!("../../schemas/connectivity-matrix.json")),
+    ("finding-report", include_str!("../../schemas/finding-report.json")),
+    ("policy-explanation", include_str!("../../schemas/policy-explanation.json")),
 ];
 
 /// The metrics, as the agent prints them without a value.

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use npc_agent::finding::Finding;
 use npc_compiler::API_VERSION;
 use npc_compiler::algebra::traffic::Traffic;
 use npc_compiler::cluster::PolicyId;
@@ -25,6 +26,9 @@ pub(super) struct Answer<'a> {
     fixes: [(); 0],
     warnings: Vec<String>,
     unknowns: Vec<String>,
+    /// What is wrong with the objects.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    findings: Vec<Finding>,
     /// The ends that flows stand for, where they stand for many.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     ends: Vec<EndJson<'a>>,
@@ -179,6 +183,7 @@ impl<'a> Answer<'a> {
             fixes: [],
             warnings: warning::texts(context.input, &explanation.warnings),
             unknowns: warning::unknowns(&explanation.missing()),
+            findings: context.input.findings(),
             ends: explanation.ends.iter().map(end).collect(),
         }
     }
