@@ -72,9 +72,8 @@ fn the_exit_code_says_whether_anything_was_found() {
 
 #[test]
 fn sarif_is_valid_and_every_result_has_its_rule() {
-    let mut schema: Value = serde_json::from_str(SARIF).unwrap();
-    // As published, this pattern is no regular expression; npc writes no language.
-    schema["definitions"]["run"]["properties"]["language"].as_object_mut().unwrap().remove("pattern");
+    // As published, the pattern of languages is no regular expression: a "[" is missing.
+    let schema: Value = serde_json::from_str(&SARIF.replace("{2}]?$", "{2}$")).unwrap();
     let validator = jsonschema::validator_for(&schema).unwrap();
     for text in [SHOP, WRONG, "kind: [\n"] {
         let log = Files::of(text).npc("lint", &["-o", "sarif"]).json();
