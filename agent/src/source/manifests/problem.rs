@@ -59,10 +59,9 @@ impl Code {
     #[must_use]
     pub const fn effect(self) -> &'static str {
         match self {
-            Self::DocumentUnreadable => "it is not judged",
+            Self::DocumentUnreadable | Self::VersionGone => "it is not judged",
             Self::DuplicateName => "the later one counts",
             Self::ValueDoubtful => "it is taken as it stands",
-            Self::VersionGone => "it is not judged",
             Self::LabelInvalid => "the label counts as it stands, but the API server refuses the object",
         }
     }

@@ -53,6 +53,7 @@ struct Key<'u> {
 
 /// Ends that no rule distinguishes.
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own about the ends")]
 pub(super) struct Class {
     /// Their places among the units.
     pub(super) members: Vec<usize>,
@@ -239,14 +240,14 @@ impl<'w, 'a> Wide<'w, 'a> {
         if is_itself && self.leaves_out(from) {
             return None;
         }
-        let question = self.question(from, to, None);
+        let question = Self::question(from, to, None);
         let exemption = Family::ALL
             .into_iter()
             .find_map(|family| Question { family: Some(family), ..question.clone() }.exemption(self.walk.ends.cluster));
         Some((exemption, is_itself))
     }
 
-    fn question(&self, from: &Unit, to: &Unit, family: Option<Family>) -> Question {
+    fn question(from: &Unit, to: &Unit, family: Option<Family>) -> Question {
         Question {
             from: from.party,
             to: to.party,
@@ -272,7 +273,7 @@ impl<'w, 'a> Wide<'w, 'a> {
         let mut families = SmallVec::new();
         for family in judged(walk.ends.cluster, source, &destination.unit) {
             let slot = family.map_or(2, |family| family as usize);
-            let question = self.question(source, &destination.unit, family);
+            let question = Self::question(source, &destination.unit, family);
             let sides = Direction::ALL.map(|direction| {
                 let subject = if direction == Direction::Egress { from } else { to };
                 let is_isolated = subject.is_isolated[direction as usize][slot];
