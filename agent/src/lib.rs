@@ -5,7 +5,9 @@
 mod causes;
 pub mod cni;
 pub mod dataplane;
+pub mod endpoint;
 pub mod enforce;
+pub mod finding;
 #[doc(hidden)]
 pub mod fuzz;
 pub mod install_cni;

@@ -296,6 +296,9 @@ pub struct Rejected {
     pub name: String,
     /// The field, with 0-based indexes.
     pub path: String,
+    /// What kind of mistake it is, as `npc reason` knows it; empty from older agents.
+    #[serde(default)]
+    pub code: String,
     /// What is wrong with it.
     pub problem: String,
     /// What happens now.

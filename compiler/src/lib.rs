@@ -98,7 +98,7 @@ pub use cluster::{Cluster, PodId, PolicyId};
 pub use engine::{Engine, Event, PodKey};
 pub use object::Objects;
 pub use policy::Direction;
-pub use policy::finding::{Effect, Finding};
+pub use policy::finding::{Code as FindingCode, Effect, Finding};
 pub use verdict::{explain, matrix};
 
 /// What one node keeps in its kernel.

@@ -9,6 +9,7 @@ mod timeout;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
+use npc_agent::finding::Finding;
 use npc_agent::source::kube;
 use npc_agent::source::manifests::{self, Loaded};
 use npc_agent::source::whatif::{self, Removal};
@@ -93,9 +94,22 @@ pub(super) struct Input {
     pub(super) warnings: Vec<String>,
     /// Where the objects came from.
     pub(super) source: Source,
+    /// What the API server listed and npc cannot read.
+    listed: Vec<String>,
 }
 
 impl Input {
+    /// What is wrong with the objects: files first, then policies, in the order of the input.
+    pub(super) fn findings(&self) -> Vec<Finding> {
+        let problems = self.loaded.problems.iter().map(Finding::of_problem);
+        let listed = self.listed.iter().map(|problem| Finding::of_listing(problem));
+        let policies = self.cluster.findings().iter().map(|of| {
+            let place = self.loaded.positions.locate("NetworkPolicy", &of.namespace, &of.name, &of.path);
+            Finding::of_policy(of, place.as_ref())
+        });
+        problems.chain(listed).chain(policies).collect()
+    }
+
     /// Says on standard error what the input has that npc does not judge.
     pub(super) fn warn(&self) {
         for warning in &self.warnings {
@@ -115,6 +129,11 @@ impl Source {
 }
 
 impl Args {
+    /// Leaves out what cannot be read, as --allow-errors does.
+    pub(super) const fn leave_out_errors(&mut self) {
+        self.allow_errors = true;
+    }
+
     /// The namespace of `-n`, unless `-A` asks for all.
     pub(super) fn only_namespace(&self) -> Option<&str> {
         self.namespace.as_deref().filter(|_| !self.all_namespaces)
@@ -130,11 +149,11 @@ impl Args {
     /// Reads the objects.
     pub(super) fn read_quietly(&self) -> anyhow::Result<Input> {
         let source = if self.files.is_empty() && self.kustomize.is_empty() { Source::Cluster } else { Source::Files };
-        let (mut loaded, namespace) = match source {
+        let (mut loaded, namespace, listed) = match source {
             Source::Cluster => self.ask()?,
             Source::Files => {
                 let namespace = self.namespace.clone().unwrap_or_else(|| "default".to_owned());
-                (self.load(&namespace)?, namespace)
+                (self.load(&namespace)?, namespace, Vec::new())
             }
         };
         if !self.overlay.is_empty() {
@@ -154,7 +173,7 @@ impl Args {
         let cluster = Cluster::new(&loaded.objects).with_unread(loaded.unread.clone());
         let mut warnings = unjudged::warnings(&loaded.skipped);
         warnings.extend(report::rights(&loaded.unread));
-        Ok(Input { loaded, cluster, namespace, warnings, source })
+        Ok(Input { loaded, cluster, namespace, warnings, source, listed })
     }
 
     /// A cluster knows its namespaces; files may leave them out.
@@ -177,7 +196,7 @@ impl Args {
     }
 
     /// Lists the cluster's objects.
-    fn ask(&self) -> anyhow::Result<(Loaded, String)> {
+    fn ask(&self) -> anyhow::Result<(Loaded, String, Vec<String>)> {
         let asked = async {
             let connector = kube::connect(self.kubeconfig.as_deref(), self.context.clone()).await?;
             let client = connector.client()?;
@@ -197,6 +216,7 @@ impl Args {
             return Err(Stop::new(Exit::Input, listed.problems.join("\n")).into());
         }
         listed.problems.iter().for_each(|problem| eprintln!("{problem}"));
-        Ok((Loaded { objects: listed.objects, unread: listed.unread, ..Loaded::default() }, namespace))
+        let loaded = Loaded { objects: listed.objects, unread: listed.unread, ..Loaded::default() };
+        Ok((loaded, namespace, listed.problems))
     }
 }

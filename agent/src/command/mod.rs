@@ -8,6 +8,7 @@ mod endpoint;
 mod explain;
 mod input;
 mod install_cni;
+mod lint;
 mod man;
 mod matrix;
 mod migrate;
@@ -52,6 +53,7 @@ enum Command {
     Explain(explain::Args),
     Reason(reason::Args),
     Matrix(matrix::Args),
+    Lint(lint::Args),
     Compile(compile::Args),
     Why(why::Args),
     Migrate(migrate::Args),
@@ -141,6 +143,7 @@ impl Cli {
             Command::Explain(args) => explain::run(&args),
             Command::Reason(args) => reason::run(&args),
             Command::Matrix(args) => matrix::run(&args),
+            Command::Lint(args) => lint::run(args),
             Command::Compile(args) => compile::run(&args),
             Command::Why(args) => why::run(&args),
             Command::Migrate(args) => migrate::run(&args),

@@ -7,7 +7,7 @@ use npc_agent::near::{listed, nearest};
 
 use super::{Exit, Stop, output};
 
-/// Show what a code of `explain` or `migrate` means, with an example.
+/// Show what a code of `explain`, `lint` or `migrate` means, with an example.
 ///
 /// Without a code it lists all of them.
 #[derive(Debug, clap::Args)]
@@ -76,7 +76,32 @@ const PAGES: &[Page] = pages! {
     "only-new"
     "sidecar-port"
     "pod-start"
+    "field-unknown"
+    "name-invalid"
+    "selector-invalid"
+    "policytypes-invalid"
+    "peer-empty"
+    "peer-combined"
+    "cidr-invalid"
+    "cidr-legacy"
+    "except-outside-cidr"
+    "except-covers-cidr"
+    "port-invalid"
+    "port-name-invalid"
+    "policy-too-large"
+    "too-many-findings"
+    "document-unreadable"
+    "duplicate-name"
+    "value-doubtful"
+    "version-gone"
+    "label-invalid"
 };
+
+/// What a code means in one line, and its page as Markdown.
+pub(super) fn page(code: &str) -> Option<(&'static str, &'static str)> {
+    let page = PAGES.iter().find(|page| page.code == code)?;
+    Some((page.summary().1, page.text))
+}
 
 impl Page {
     /// Of which command it is, and what it means, in one line each.
@@ -133,15 +158,17 @@ mod tests {
     use std::collections::BTreeSet;
     use std::path::Path;
 
+    use npc_agent::source::manifests;
     use npc_compiler::azure;
+    use npc_compiler::policy::finding;
     use npc_compiler::verdict::explain::Code;
 
     use super::*;
 
     const HEADER: &str = "# Reasons
 
-What each code of `npc explain` and `npc migrate` means. `npc reason CODE` shows the same. Put
-the YAML of an example into `example.yaml` to try it.
+What each code of `npc explain`, `npc lint` and `npc migrate` means. `npc reason CODE` shows the
+same. Put the YAML of an example into `example.yaml` to try it.
 
 ";
 
@@ -173,7 +200,10 @@ the YAML of an example into `example.yaml` to try it.
         }
         let of_migrate = azure::Reason::ALL.iter().map(|reason| reason.code());
         let of_explain = Code::ALL.iter().map(|code| code.as_str());
-        for code in of_explain.chain(of_migrate).chain(azure::NOTES.iter().map(|note| note.code)) {
+        let of_policies = finding::Code::ALL.iter().map(|code| code.as_str());
+        let of_files = manifests::Code::ALL.iter().map(|code| code.as_str());
+        let of_lint = of_policies.chain(of_files);
+        for code in of_explain.chain(of_migrate).chain(of_lint).chain(azure::NOTES.iter().map(|note| note.code)) {
             assert!(codes.contains(code), "no page of {code}");
         }
     }

@@ -21,6 +21,12 @@ enum Document {
     /// What npc matrix prints.
     #[value(name = "ConnectivityMatrix", alias = "connectivity-matrix", alias = "matrix")]
     ConnectivityMatrix,
+    /// What npc lint prints.
+    #[value(name = "FindingReport", alias = "finding-report", alias = "lint")]
+    FindingReport,
+    /// What npc explain netpol/NAME prints.
+    #[value(name = "PolicyExplanation", alias = "policy-explanation", alias = "netpol")]
+    PolicyExplanation,
     /// What npc migrate prints.
     #[value(name = "MigrationReport", alias = "migration-report", alias = "migrate")]
     MigrationReport,
@@ -34,6 +40,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
     let schema = match args.kind {
         Document::FlowExplanation => include_str!("../../schemas/flow-explanation.json"),
         Document::ConnectivityMatrix => include_str!("../../schemas/connectivity-matrix.json"),
+        Document::FindingReport => include_str!("../../schemas/finding-report.json"),
+        Document::PolicyExplanation => include_str!("../../schemas/policy-explanation.json"),
         Document::MigrationReport => include_str!("../../schemas/migration-report.json"),
         Document::KernelExplanation => include_str!("../../schemas/kernel-explanation.json"),
     };

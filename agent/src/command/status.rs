@@ -119,9 +119,10 @@ fn print(status: &AgentStatus) -> std::io::Result<()> {
         }
         for part in parts {
             let place = part.location.as_ref().map(|place| format!("{place}: ")).unwrap_or_default();
+            let code = if part.code.is_empty() { String::new() } else { format!(" [{}]", part.code) };
             writeln!(
                 out,
-                "  {place}networkpolicy {}/{} {}: {}; {}",
+                "  {place}networkpolicy {}/{} {}: {}; {}{code}",
                 part.namespace, part.name, part.path, part.problem, part.effect
             )?;
         }

@@ -9,8 +9,10 @@ use npc_compiler::algebra::ranges::RangeSet;
 use npc_compiler::object::Family;
 use npc_compiler::ruleset::node::{ChainName, Target};
 use npc_compiler::ruleset::text;
+use npc_compiler::verdict::explain::Port;
 
 pub use crate::dataplane::fuzz::{conntrack, ipset, nflog, nftables, rtnetlink};
+use crate::endpoint::{self, What};
 use crate::install_cni::conflist::{self, ConfList};
 use crate::source::manifests::{self, Options};
 
@@ -21,10 +23,11 @@ mod tests;
 pub type Named = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Named; 10] = [
+pub const TARGETS: [Named; 11] = [
     ("blocks", blocks),
     ("cni", cni),
     ("conntrack", conntrack),
+    ("endpoints", endpoints),
     ("ipset", ipset),
     ("iptables", iptables),
     ("manifests", manifests),
@@ -90,6 +93,33 @@ pub fn blocks(data: &[u8]) {
         let network = block.network();
         assert_eq!(prefixes(block.family, &block.addresses()), [network], "{line}");
         assert_eq!(Cidr::parse(&network.to_string()).map(|block| block.network()), Ok(network), "{line}");
+    }
+}
+
+/// Endpoints as an operator writes them, one in a line.
+///
+/// # Panics
+/// If a port is none, a name is empty or holds what separates names, or an address or prefix is
+/// not read as it is written.
+pub fn endpoints(data: &[u8]) {
+    for line in String::from_utf8_lossy(data).lines() {
+        let Ok((what, port)) = endpoint::read(line) else { continue };
+        match &port {
+            Some(Port::Numbers(_, first, last)) => assert!(0 < *first && first <= last, "{line}"),
+            Some(Port::Name(name)) => assert!((1..=15).contains(&name.len()), "{line}"),
+            Some(Port::Icmp) | None => {}
+        }
+        let again = match &what {
+            What::Any | What::Outside => continue,
+            What::Address(address) => format!("[{address}]"),
+            What::Block(block) => format!("[{}]", block.network()),
+            What::Object(namespace, _, name) => {
+                let mut parts = namespace.iter().chain([name]);
+                assert!(parts.all(|part| !part.is_empty() && !part.contains([':', '/'])), "{line}");
+                continue;
+            }
+        };
+        assert_eq!(endpoint::read(&again), Ok((what, None)), "{line}");
     }
 }
 

@@ -108,6 +108,7 @@ tests! {
     blocks_are_read_or_refused: blocks,
     what_a_container_runtime_sends_is_read_or_refused: cni,
     conntrack_entries_are_read_or_refused: conntrack,
+    endpoints_are_read_or_refused: endpoints,
     lists_of_sets_are_read_or_refused: ipset,
     listings_of_rules_are_read_or_refused: iptables,
     manifests_are_read_or_refused: manifests,

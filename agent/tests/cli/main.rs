@@ -9,6 +9,7 @@ mod fixes;
 mod help;
 mod input;
 mod kubectl;
+mod lint;
 mod marks;
 mod matrix;
 mod migrate;

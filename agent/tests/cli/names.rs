@@ -12,11 +12,13 @@ use serde_json::Value;
 
 use crate::Files;
 
-const SCHEMAS: [(&str, &str); 4] = [
+const SCHEMAS: [(&str, &str); 6] = [
     ("flow-explanation", include_str!("../../schemas/flow-explanation.json")),
     ("migration-report", include_str!("../../schemas/migration-report.json")),
     ("kernel-explanation", include_str!("../../schemas/kernel-explanation.json")),
     ("connectivity-matrix", include_str!("../../schemas/connectivity-matrix.json")),
+    ("finding-report", include_str!("../../schemas/finding-report.json")),
+    ("policy-explanation", include_str!("../../schemas/policy-explanation.json")),
 ];
 
 /// The metrics, as the agent prints them without a value.

@@ -8,6 +8,8 @@ use crate::{Files, SHOP};
 const EXPLANATION: &str = include_str!("../../schemas/flow-explanation.json");
 const MIGRATION: &str = include_str!("../../schemas/migration-report.json");
 const MATRIX: &str = include_str!("../../schemas/connectivity-matrix.json");
+const FINDINGS: &str = include_str!("../../schemas/finding-report.json");
+const POLICY: &str = include_str!("../../schemas/policy-explanation.json");
 
 const KERNEL: &str = include_str!("../../schemas/kernel-explanation.json");
 
@@ -104,6 +106,10 @@ fn explanations_conform_to_their_schema() {
         let answer = files.npc("explain", &[arguments, &["-o", "json"]].concat());
         conforms(EXPLANATION, &answer.json());
     }
+    let wrong = Files::of(crate::lint::WRONG);
+    let json = wrong.npc("explain", &["shop/web", "203.0.113.1", "--allow-errors", "-o", "json"]).json();
+    assert_eq!(json["findings"].as_array().map(Vec::len), Some(4), "{json}");
+    conforms(EXPLANATION, &json);
     let files = Files::of(include_str!("../../../tests/cases/node-port.yaml"));
     for arguments in [["203.0.113.9", "shop/svc/web:80"], ["203.0.113.9", "192.0.2.22:8443"]] {
         let json = files.npc("explain", &[&arguments[..], &["-o", "json"]].concat()).json();
@@ -112,6 +118,44 @@ fn explanations_conform_to_their_schema() {
             "{json}"
         );
         conforms(EXPLANATION, &json);
+    }
+}
+
+#[test]
+fn answers_about_many_ends_conform_to_their_schema() {
+    let pod = |n: usize| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: p{n}, namespace: shop, labels: {{app: a{}}}}}\nstatus: {{podIP: 10.0.0.{n}}}\n---\n",
+            n % 2
+        )
+    };
+    let files = Files::of(&(1..80).map(pod).collect::<String>());
+    let json = files.npc("explain", &["any", "any", "-o", "json"]).json();
+    conforms(EXPLANATION, &json);
+    let ends = json["ends"].as_array().map_or(0, Vec::len) as u64;
+    let flows = json["flows"].as_array().unwrap();
+    assert!(ends > 79 && flows.len() < 20, "{ends} {}", flows.len());
+    for flow in flows {
+        for range in ["from", "to"].iter().flat_map(|side| flow["alike"][side].as_array().unwrap()) {
+            assert!(range[0].as_u64() <= range[1].as_u64() && range[1].as_u64() < Some(ends), "{flow}");
+        }
+    }
+    let text = files.npc("explain", &["any", "any"]);
+    assert!(text.out.contains(" and 78 more"), "{}", text.out);
+}
+
+#[test]
+fn what_is_said_of_a_policy_conforms_to_its_schema() {
+    let files = Files::of(SHOP);
+    for policy in ["shop/netpol/api", "shop/netpol/default-deny", "shop/netpol/web"] {
+        conforms(POLICY, &files.npc("explain", &[policy, "-o", "json"]).json());
+    }
+}
+
+#[test]
+fn findings_conform_to_their_schema() {
+    for text in [SHOP, crate::lint::WRONG, "kind: [\n"] {
+        conforms(FINDINGS, &Files::of(text).npc("lint", &["-o", "json"]).json());
     }
 }
 
@@ -164,6 +208,8 @@ fn schemas_are_printed_by_the_kind_of_the_document() {
         ("ConnectivityMatrix", MATRIX),
         ("MigrationReport", MIGRATION),
         ("KernelExplanation", KERNEL),
+        ("FindingReport", FINDINGS),
+        ("PolicyExplanation", POLICY),
         ("matrix", MATRIX),
     ] {
         files.run(&["schema", kind]).says(schema);

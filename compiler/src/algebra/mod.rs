@@ -5,6 +5,6 @@ pub mod block_text;
 pub mod cidr;
 pub mod ranges;
 pub mod selector;
-pub(crate) mod syntax;
+pub mod syntax;
 pub mod traffic;
 pub mod tunnel;

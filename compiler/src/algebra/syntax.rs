@@ -4,7 +4,8 @@
 //! Source: `staging/src/k8s.io/apimachinery/pkg/util/validation/validation.go` of Kubernetes.
 
 /// What is wrong with a port's name, and what may have been meant.
-pub(crate) fn wrong_port_name(name: &str) -> Option<String> {
+#[must_use]
+pub fn wrong_port_name(name: &str) -> Option<String> {
     if name.is_empty() {
         return Some("the name is empty; write a number, or leave the port out for all ports".to_owned());
     }
@@ -33,7 +34,8 @@ pub(crate) fn wrong_port_name(name: &str) -> Option<String> {
 }
 
 /// What is wrong with the key of a label.
-pub(crate) fn wrong_label_key(key: &str) -> Option<String> {
+#[must_use]
+pub fn wrong_label_key(key: &str) -> Option<String> {
     let (prefix, name) = key.split_once('/').map_or((None, key), |(prefix, name)| (Some(prefix), name));
     let is_ok = prefix.is_none_or(is_subdomain) && !name.is_empty() && is_label_text(name);
     (!is_ok).then(|| {
@@ -45,7 +47,8 @@ pub(crate) fn wrong_label_key(key: &str) -> Option<String> {
 }
 
 /// What is wrong with the value of a label.
-pub(crate) fn wrong_label_value(value: &str) -> Option<String> {
+#[must_use]
+pub fn wrong_label_value(value: &str) -> Option<String> {
     (!is_label_text(value)).then(|| {
         format!(
             "\"{value}\" is no label value: at most 63 letters, digits, \"-\", \"_\" and \".\", with a letter or digit at \
@@ -55,7 +58,8 @@ pub(crate) fn wrong_label_value(value: &str) -> Option<String> {
 }
 
 /// What is wrong with the name of an object that is a DNS name.
-pub(crate) fn wrong_name(name: &str) -> Option<String> {
+#[must_use]
+pub fn wrong_name(name: &str) -> Option<String> {
     (!is_subdomain(name)).then(|| {
         format!(
             "\"{name}\" is no name: lower-case letters, digits, \"-\" and \".\", with a letter or digit at both ends"

@@ -12,10 +12,74 @@ pub struct Finding {
     pub name: String,
     /// The field, with 0-based indexes: `spec.ingress[0].from[1].ipBlock.cidr`.
     pub path: String,
+    /// What kind of mistake it is.
+    pub code: Code,
     /// What is wrong with it.
     pub problem: String,
     /// What happens now.
     pub effect: Effect,
+}
+
+/// Kinds of mistakes in a policy; stable codes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[allow(missing_docs, reason = "each is its code, which `npc reason` explains at length")]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
+pub enum Code {
+    FieldUnknown,
+    NameInvalid,
+    SelectorInvalid,
+    PolicyTypesInvalid,
+    PeerEmpty,
+    PeerCombined,
+    CidrInvalid,
+    CidrLegacy,
+    ExceptOutsideCidr,
+    ExceptCoversCidr,
+    PortInvalid,
+    PortNameInvalid,
+    PolicyTooLarge,
+    TooManyFindings,
+}
+
+impl Code {
+    /// All of them, in the order in which they are listed.
+    pub const ALL: [Self; 14] = [
+        Self::FieldUnknown,
+        Self::NameInvalid,
+        Self::SelectorInvalid,
+        Self::PolicyTypesInvalid,
+        Self::PeerEmpty,
+        Self::PeerCombined,
+        Self::CidrInvalid,
+        Self::CidrLegacy,
+        Self::ExceptOutsideCidr,
+        Self::ExceptCoversCidr,
+        Self::PortInvalid,
+        Self::PortNameInvalid,
+        Self::PolicyTooLarge,
+        Self::TooManyFindings,
+    ];
+
+    /// Its stable text.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::FieldUnknown => "field-unknown",
+            Self::NameInvalid => "name-invalid",
+            Self::SelectorInvalid => "selector-invalid",
+            Self::PolicyTypesInvalid => "policytypes-invalid",
+            Self::PeerEmpty => "peer-empty",
+            Self::PeerCombined => "peer-combined",
+            Self::CidrInvalid => "cidr-invalid",
+            Self::CidrLegacy => "cidr-legacy",
+            Self::ExceptOutsideCidr => "except-outside-cidr",
+            Self::ExceptCoversCidr => "except-covers-cidr",
+            Self::PortInvalid => "port-invalid",
+            Self::PortNameInvalid => "port-name-invalid",
+            Self::PolicyTooLarge => "policy-too-large",
+            Self::TooManyFindings => "too-many-findings",
+        }
+    }
 }
 
 /// What npc makes of a part that it does not understand.
@@ -42,6 +106,12 @@ impl Effect {
     pub fn is_rejected(self) -> bool {
         self != Self::Works
     }
+
+    /// Whether npc enforces something else than the policy's author meant.
+    #[must_use]
+    pub fn is_harmful(self) -> bool {
+        !matches!(self, Self::Works | Self::Ignored)
+    }
 }
 
 impl fmt::Display for Effect {
@@ -58,7 +128,7 @@ impl fmt::Display for Effect {
 
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { namespace, name, path, problem, effect } = self;
+        let Self { namespace, name, path, problem, effect, .. } = self;
         write!(f, "networkpolicy {namespace}/{name} {path}: {problem}; {effect}")
     }
 }

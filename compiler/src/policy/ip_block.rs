@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::networking::v1 as api;
 
-use super::finding::Effect;
+use super::finding::{Code, Effect};
 use super::read::Reader;
 use super::{Block, IpBlock};
 use crate::algebra::cidr::Cidr;
@@ -28,9 +28,14 @@ impl Reader<'_> {
             let (text, of) = (except.network(), cidr.network());
             let path = format!("{path}.except[{i}]");
             if except.family == cidr.family && except.first <= cidr.first && cidr.last <= except.last {
-                self.report(path, format!("{text} leaves nothing of {of}"), Effect::MatchesNothing);
+                self.report(
+                    path,
+                    Code::ExceptCoversCidr,
+                    format!("{text} leaves nothing of {of}"),
+                    Effect::MatchesNothing,
+                );
             } else if !is_inside {
-                self.report(path, format!("{text} is not inside {of}"), Effect::Ignored);
+                self.report(path, Code::ExceptOutsideCidr, format!("{text} is not inside {of}"), Effect::Ignored);
             }
         }
         let cut = excepts.iter().filter(|except| except.family == cidr.family);
@@ -44,12 +49,22 @@ impl Reader<'_> {
             Ok(cidr) => {
                 let canonical = cidr.network().to_string();
                 if text != canonical && text.parse() != Ok(cidr.network()) {
-                    self.report(path, format!("\"{text}\" means {canonical}; write that"), Effect::Works);
+                    self.report(
+                        path,
+                        Code::CidrLegacy,
+                        format!("\"{text}\" means {canonical}; write that"),
+                        Effect::Works,
+                    );
                 }
                 Some(cidr)
             }
             Err(problem) => {
-                self.report(path, format!("\"{text}\" is no prefix: {problem}"), Effect::MatchesNothing);
+                self.report(
+                    path,
+                    Code::CidrInvalid,
+                    format!("\"{text}\" is no prefix: {problem}"),
+                    Effect::MatchesNothing,
+                );
                 None
             }
         }

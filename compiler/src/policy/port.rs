@@ -4,7 +4,7 @@ use k8s_openapi::api::networking::v1 as api;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::PortMatch;
-use super::finding::Effect;
+use super::finding::{Code, Effect};
 use super::read::Reader;
 use crate::algebra::syntax::wrong_port_name;
 use crate::algebra::traffic::Traffic;
@@ -22,12 +22,12 @@ impl Reader<'_> {
                 if let PortMatch::Named(_, name) = &port
                     && let Some(problem) = wrong_port_name(name)
                 {
-                    self.report(format!("{path}.port"), problem, Effect::MatchesNothing);
+                    self.report(format!("{path}.port"), Code::PortNameInvalid, problem, Effect::MatchesNothing);
                 }
                 port
             }
             Err((field, problem)) => {
-                self.report(format!("{path}.{field}"), problem, Effect::MatchesNothing);
+                self.report(format!("{path}.{field}"), Code::PortInvalid, problem, Effect::MatchesNothing);
                 PortMatch::Nothing
             }
         }

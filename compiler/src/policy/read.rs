@@ -4,7 +4,7 @@
 use k8s_openapi::api::networking::v1 as api;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
-use super::finding::{Effect, Finding};
+use super::finding::{Code, Effect, Finding};
 use super::{Direction, Namespaces, Peer, Peers, PodPeer, Policy, PolicyRule, Ports, spelling};
 use crate::algebra::selector::Selector;
 use crate::algebra::syntax;
@@ -32,7 +32,7 @@ pub(super) fn read(policy: &NetworkPolicy) -> (Policy, Vec<Finding>) {
     let (namespace, name) = (policy.namespace(), policy.name());
     let mut reader = Reader { namespace, name, unknown, findings: Vec::new(), more: 0 };
     if let Some(why) = &policy.restriction {
-        reader.report("spec", why, Effect::AllowsNothing);
+        reader.report("spec", Code::PolicyTooLarge, why, Effect::AllowsNothing);
     }
     let read = reader.policy(policy.object.spec.as_ref());
     (read, reader.findings())
@@ -44,12 +44,12 @@ impl Reader<'_> {
         if let (Some(last), 1..) = (self.findings.last(), self.more) {
             let problem = format!("{} more parts of this policy were not understood", self.more);
             let path = "spec".to_owned();
-            self.findings.push(Finding { path, problem, ..last.clone() });
+            self.findings.push(Finding { path, code: Code::TooManyFindings, problem, ..last.clone() });
         }
         self.findings
     }
 
-    pub(super) fn report(&mut self, path: impl Into<String>, problem: impl Into<String>, effect: Effect) {
+    pub(super) fn report(&mut self, path: impl Into<String>, code: Code, problem: impl Into<String>, effect: Effect) {
         if self.findings.len() >= MOST_FINDINGS {
             self.more += 1;
             return;
@@ -58,6 +58,7 @@ impl Reader<'_> {
             namespace: self.namespace.to_owned(),
             name: self.name.to_owned(),
             path: path.into(),
+            code,
             problem: problem.into(),
             effect,
         });
@@ -95,7 +96,7 @@ impl Reader<'_> {
                 Some(meant) => format!("the API has no such field (did you mean {meant}?)"),
                 None => "the API has no such field".to_owned(),
             };
-            self.report(*field, problem, effect);
+            self.report(*field, Code::FieldUnknown, problem, effect);
         }
         !fields.is_empty()
     }
@@ -109,7 +110,7 @@ impl Reader<'_> {
             Effect::Ignored,
         );
         if let Some(problem) = syntax::wrong_name(self.name).filter(|_| !self.name.is_empty()) {
-            self.report("metadata.name", problem, Effect::Works);
+            self.report("metadata.name", Code::NameInvalid, problem, Effect::Works);
         }
         let (subject, allows) = self.subject(spec.pod_selector.as_ref());
         let isolates = self.isolates(spec);
@@ -140,7 +141,12 @@ impl Reader<'_> {
         let (subject, bad) = selector.map(Selector::read).unwrap_or_default();
         for requirement in bad {
             understood = false;
-            self.report(format!("{path}.{}", requirement.path), requirement.problem, Effect::AllowsNothing);
+            self.report(
+                format!("{path}.{}", requirement.path),
+                Code::SelectorInvalid,
+                requirement.problem,
+                Effect::AllowsNothing,
+            );
         }
         (subject, understood)
     }
@@ -153,7 +159,12 @@ impl Reader<'_> {
             return [true, has_egress];
         }
         if types.len() > Direction::ALL.len() {
-            self.report("spec.policyTypes", "there are more than two policyTypes", Effect::Works);
+            self.report(
+                "spec.policyTypes",
+                Code::PolicyTypesInvalid,
+                "there are more than two policyTypes",
+                Effect::Works,
+            );
         }
         let mut isolates = [false, false];
         for (i, text) in types.iter().enumerate() {
@@ -162,7 +173,12 @@ impl Reader<'_> {
                 None => {
                     isolates = [true, true];
                     let problem = format!("\"{text}\" is neither Ingress nor Egress");
-                    self.report(format!("spec.policyTypes[{i}]"), problem, Effect::IsolatesBoth);
+                    self.report(
+                        format!("spec.policyTypes[{i}]"),
+                        Code::PolicyTypesInvalid,
+                        problem,
+                        Effect::IsolatesBoth,
+                    );
                 }
             }
         }
@@ -208,11 +224,11 @@ impl Reader<'_> {
             }
             (Some(_), _, _) => {
                 let problem = "ipBlock cannot be combined with podSelector or namespaceSelector";
-                self.report(path, problem, Effect::MatchesNothing);
+                self.report(path, Code::PeerCombined, problem, Effect::MatchesNothing);
                 Peer::Nothing
             }
             (None, None, None) => {
-                self.report(path, "the peer is empty", Effect::MatchesNothing);
+                self.report(path, Code::PeerEmpty, "the peer is empty", Effect::MatchesNothing);
                 Peer::Nothing
             }
             (None, namespaces, pods) => {
@@ -221,7 +237,7 @@ impl Reader<'_> {
                     let understood = bad.is_empty();
                     for requirement in bad {
                         let path = format!("{path}.{field}.{}", requirement.path);
-                        this.report(path, requirement.problem, Effect::MatchesNothing);
+                        this.report(path, Code::SelectorInvalid, requirement.problem, Effect::MatchesNothing);
                     }
                     understood.then_some(selector)
                 };

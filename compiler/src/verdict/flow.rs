@@ -101,7 +101,7 @@ impl End {
 }
 
 /// Why a flow is exempt from all policies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Exemption {
     /// A pod's traffic to itself.
     Itself,

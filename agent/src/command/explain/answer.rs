@@ -2,12 +2,13 @@
 
 use std::net::IpAddr;
 
+use npc_agent::finding::Finding;
 use npc_compiler::API_VERSION;
 use npc_compiler::algebra::traffic::Traffic;
 use npc_compiler::cluster::PolicyId;
 use npc_compiler::object::{Family, Protocol, TargetPort};
 use npc_compiler::verdict::explain::{
-    Beside, Candidate, Code, Conjunct, Decision, EndName, Flow, Mark, Of, Part, Port, Verdict, Via, Way,
+    Beside, Candidate, Code, Conjunct, Decision, EndName, Flow, Mark, Of, Pairs, Part, Port, Verdict, Via, Way,
 };
 use serde::Serialize;
 
@@ -29,6 +30,12 @@ pub(super) struct Answer<'a> {
     unfixed: Vec<UnfixedJson>,
     warnings: Vec<String>,
     unknowns: Vec<String>,
+    /// What is wrong with the objects.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    findings: Vec<Finding>,
+    /// The ends that flows stand for, where they stand for many.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    ends: Vec<EndJson<'a>>,
 }
 
 #[derive(Debug, Serialize)]
@@ -57,6 +64,16 @@ struct FlowJson<'a> {
     verdict: Verdict,
     egress: Option<Side>,
     ingress: Option<Side>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    alike: Option<AlikeJson<'a>>,
+}
+
+/// The ends that a flow stands for, as ranges of places in `ends`.
+#[derive(Debug, Clone, Serialize)]
+struct AlikeJson<'a> {
+    from: &'a [(usize, usize)],
+    to: &'a [(usize, usize)],
+    pairs: &'static str,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -204,6 +221,8 @@ impl<'a> Answer<'a> {
             unfixed: fixes.unfixed(),
             warnings: warning::texts(context.input, &explanation.warnings),
             unknowns: warning::unknowns(&explanation.missing()),
+            findings: context.input.findings(),
+            ends: explanation.ends.iter().map(end).collect(),
         }
     }
 }
@@ -258,6 +277,15 @@ fn flows<'a>(context: &Context<'_>, flow: &'a Flow) -> Vec<FlowJson<'a>> {
         verdict: flow.verdict,
         egress: sides[0].clone(),
         ingress: sides[1].clone(),
+        alike: flow.alike.as_ref().map(|alike| AlikeJson {
+            from: &alike.from.0,
+            to: &alike.to.0,
+            pairs: match alike.pairs {
+                Pairs::Others => "others",
+                Pairs::Itself => "itself",
+                Pairs::OwnNode => "own-node",
+            },
+        }),
     };
     by_protocol(&flow.traffic).into_iter().map(|(protocol, ports)| one(protocol, ports)).collect()
 }

@@ -8,7 +8,7 @@ use std::io::{self, Write};
 use npc_compiler::algebra::traffic::Traffic;
 use npc_compiler::cluster::PolicyId;
 use npc_compiler::object::TargetPort;
-use npc_compiler::verdict::explain::{Decision, Flow, FlowExplanation, Reason, Verdict, Via, Way};
+use npc_compiler::verdict::explain::{Decision, Flow, FlowExplanation, Pairs, Reason, Verdict, Via, Way};
 use npc_compiler::verdict::fix::FlowFix;
 
 use super::answer::{bracketed, port_text};
@@ -36,6 +36,9 @@ pub(super) fn write(said: &Said<'_>, out: &mut impl Write) -> io::Result<()> {
         let port = to.port.as_ref().map(|port| format!(":{}", port_text(port))).unwrap_or_default();
         let to = format!("{}{port}", bracketed(&to.name, !port.is_empty()));
         writeln!(out, "{}  {} -> {to}", word(explanation.verdict()), from.name)?;
+        if !explanation.ends.is_empty() {
+            writeln!(out, "\nends that are judged alike are one flow; its reasons are those of the first pair")?;
+        }
         for (flow, families) in shown.iter().take(SHOWN) {
             writeln!(out)?;
             heading(out, flow, families)?;
@@ -97,7 +100,8 @@ fn word(verdict: Verdict) -> String {
 
 /// The verdict, the ends and the traffic.
 fn heading(out: &mut impl Write, flow: &Flow, families: &str) -> io::Result<()> {
-    write!(out, "{}  {} -> ", word(flow.verdict), shown(&flow.from))?;
+    let [more_from, more_to] = more(flow);
+    write!(out, "{}  {}{more_from} -> ", word(flow.verdict), shown(&flow.from))?;
     if let Some(via) = &flow.via {
         write!(out, "{}", service_name(via))?;
         if let Some(port) = via.port {
@@ -108,7 +112,7 @@ fn heading(out: &mut impl Write, flow: &Flow, families: &str) -> io::Result<()> 
         }
     }
     if flow.decisions.is_some() || flow.via.is_none() {
-        write!(out, "{}", shown(&flow.to))?;
+        write!(out, "{}{more_to}", shown(&flow.to))?;
     }
     let name = flow.port_name.as_ref().map(|name| format!(" ({name})")).unwrap_or_default();
     let traffic = traffic(&flow.traffic);
@@ -126,6 +130,20 @@ fn heading(out: &mut impl Write, flow: &Flow, families: &str) -> io::Result<()> 
         Some(Way::HostPort(port)) => write!(out, "  by hostPort {port} of its node")?,
     }
     writeln!(out)
+}
+
+/// How many other sources and destinations a flow stands for.
+fn more(flow: &Flow) -> [String; 2] {
+    let Some(alike) = &flow.alike else { return [const { String::new() }; 2] };
+    let [from, to] = [&alike.from, &alike.to].map(|of| match of.count() {
+        0 | 1 => String::new(),
+        count => format!(" and {} more", count - 1),
+    });
+    match alike.pairs {
+        Pairs::Others => [from, to],
+        Pairs::Itself => [from, ", each to itself".to_owned()],
+        Pairs::OwnNode => [from, format!("{to}, each with its own node")],
+    }
 }
 
 fn service_name(via: &Via) -> String {

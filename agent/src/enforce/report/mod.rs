@@ -364,8 +364,8 @@ impl Report {
         let findings: BTreeSet<Finding> = pass.findings.iter().cloned().collect();
         for finding in findings.difference(&self.findings) {
             match self.location(finding) {
-                Some(location) => warn!("{location}: {finding}"),
-                None => warn!("{finding}"),
+                Some(location) => warn!(code = finding.code.as_str(), "{location}: {finding}"),
+                None => warn!(code = finding.code.as_str(), "{finding}"),
             }
             self.notify(Notice::Finding(finding.clone()));
         }

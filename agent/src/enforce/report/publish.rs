@@ -22,6 +22,7 @@ impl Report {
             namespace: finding.namespace.clone(),
             name: finding.name.clone(),
             path: finding.path.clone(),
+            code: finding.code.as_str().to_owned(),
             problem: finding.problem.clone(),
             effect: finding.effect.to_string(),
             location: self.location(finding),

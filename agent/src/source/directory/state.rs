@@ -9,7 +9,7 @@ use npc_compiler::object::Objects;
 
 use super::Update;
 use super::read::{Content, Reading};
-use crate::source::manifests::{Options, Parsed, Problem, Severity, assemble, parse, shown};
+use crate::source::manifests::{Code, Options, Parsed, Problem, Severity, assemble, parse, shown};
 
 /// What is known of the directory.
 #[derive(Debug)]
@@ -184,6 +184,7 @@ impl State {
         Problem {
             file: shown(&self.root),
             span: None,
+            code: Code::DocumentUnreadable,
             severity: Severity::Error,
             object: None,
             path: String::new(),

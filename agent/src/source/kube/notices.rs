@@ -132,7 +132,7 @@ fn event(finding: &Finding, uid: Option<String>, node: &str) -> Event {
     {
         identity.add(field);
     }
-    let mut text = format!("{}: {}; {}", finding.path, finding.problem, finding.effect);
+    let mut text = format!("{}: {}; {} [{}]", finding.path, finding.problem, finding.effect, finding.code.as_str());
     if text.len() > NOTE_MAX {
         text.truncate((0..=NOTE_MAX).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0));
     }
@@ -181,6 +181,8 @@ async fn remove_startup_taint(nodes: Api<Node>, node: String) -> kube::Result<()
 
 #[cfg(test)]
 mod tests {
+    use npc_compiler::policy::finding::Code;
+
     use super::*;
 
     fn finding(problem: &str) -> Finding {
@@ -188,6 +190,7 @@ mod tests {
             namespace: "shop".to_owned(),
             name: "api".to_owned(),
             path: "spec.ingress[0].from[0].ipBlock.cidr".to_owned(),
+            code: Code::PeerEmpty,
             problem: problem.to_owned(),
             effect: Effect::MatchesNothing,
         }

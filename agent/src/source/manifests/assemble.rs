@@ -9,7 +9,7 @@ use npc_compiler::object::Workload;
 use super::kinds::Body;
 use super::parse::{Item, Parsed};
 use super::position::Origin;
-use super::problem::{ObjectRef, Problem, Severity};
+use super::problem::{Code, ObjectRef, Problem, Severity};
 use super::{Loaded, Options};
 
 /// Puts files together. Of two objects with one name the later one counts, as
@@ -75,6 +75,7 @@ fn duplicate(earlier: &Item, later: &Item) -> Problem {
     Problem {
         file: Arc::clone(&later.file),
         span: Some(later.node.span),
+        code: Code::DuplicateName,
         severity: Severity::Warning,
         object: Some(later.object.clone()),
         path: String::new(),

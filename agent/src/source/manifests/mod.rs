@@ -54,7 +54,7 @@ use npc_compiler::object::Objects;
 
 pub use foreign::{Foreign, PassedOver};
 pub use position::{Location, Positions};
-pub use problem::{Errors, ObjectRef, Problem, Severity};
+pub use problem::{Code, Errors, ObjectRef, Problem, Severity};
 pub use span::{Mark, Span};
 
 pub(super) use assemble::assemble;

@@ -11,10 +11,11 @@ use super::foreign::{self, Fault, Foreign};
 use super::json;
 use super::kinds::{self, Body, Kind};
 use super::position::walk;
-use super::problem::{ObjectRef, Problem, Severity};
+use super::problem::{Code, ObjectRef, Problem, Severity};
 use super::span::{Mark, Span};
 use super::tree::{self, Node, Value};
 use super::types::{self, Misspelt, misspelt};
+use npc_compiler::algebra::syntax::{wrong_label_key, wrong_label_value};
 use npc_compiler::object::Workload;
 
 /// What a file holds.
@@ -71,6 +72,7 @@ impl Parsed {
         parsed.problems.push(Problem {
             file: Arc::clone(&parsed.file),
             span: None,
+            code: Code::DocumentUnreadable,
             severity: Severity::Error,
             object: None,
             path: String::new(),
@@ -116,7 +118,7 @@ pub(super) fn parse_counted(file: &Arc<str>, bytes: Vec<u8>, default_namespace: 
             let (valid, broken) = error.as_bytes().split_at(error.utf8_error().valid_up_to());
             let (span, byte) = (behind(valid), broken.first().copied().unwrap_or_default());
             let message = format!("not UTF-8 text: the byte 0x{byte:02x}");
-            reader.problem(Severity::Error, span, None, "", message, "save the file as UTF-8");
+            reader.problem(Code::DocumentUnreadable, span, None, "", message, "save the file as UTF-8");
         }
     }
     reader.finish()
@@ -160,10 +162,14 @@ fn own_labels(kind: Kind, mut node: Node) -> Node {
     node
 }
 
+/// Where an object has labels that decide: its own, and those of the pods that it makes.
+const LABELS: [&str; 3] =
+    ["metadata.labels", "spec.template.metadata.labels", "spec.jobTemplate.spec.template.metadata.labels"];
+
 impl Reader<'_> {
     fn problem(
         &mut self,
-        severity: Severity,
+        code: Code,
         span: Span,
         object: Option<&ObjectRef>,
         path: &str,
@@ -173,7 +179,8 @@ impl Reader<'_> {
         self.parsed.problems.push(Problem {
             file: Arc::clone(&self.parsed.file),
             span: Some(span),
-            severity,
+            code,
+            severity: code.severity(),
             object: object.cloned(),
             path: path.to_owned(),
             message,
@@ -184,7 +191,7 @@ impl Reader<'_> {
     /// A document that cannot be parsed.
     fn fault(&mut self, fault: &tree::Fault) {
         self.faults.push((self.parsed.problems.len(), Fault::Syntax));
-        self.problem(Severity::Error, fault.span, None, "", fault.message.clone(), fault.help);
+        self.problem(Code::DocumentUnreadable, fault.span, None, "", fault.message.clone(), fault.help);
     }
 
     /// The file, with what its faulty documents are.
@@ -211,7 +218,7 @@ impl Reader<'_> {
                 } else if !is_meant_as_object(&node) {
                     self.faults.push((self.parsed.problems.len(), Fault::NoObject));
                 }
-                return self.problem(Severity::Error, span, None, "", message, help);
+                return self.problem(Code::DocumentUnreadable, span, None, "", message, help);
             }
         };
         if types.api_version.starts_with("kustomize.config.k8s.io/") {
@@ -225,7 +232,7 @@ impl Reader<'_> {
         }
         if let Some(Misspelt { path, message, help }) = misspelt(&types.api_version, &types.kind) {
             let span = walk(&node, path).0;
-            return self.problem(Severity::Error, span, None, path, message, help);
+            return self.problem(Code::DocumentUnreadable, span, None, path, message, help);
         }
         let kind = Kind::of(&types.api_version, &types.kind);
         if kind == Kind::Other && kinds::has_pod_template(&node) && self.foreign_workload(&types, &node) {
@@ -236,7 +243,7 @@ impl Reader<'_> {
             if types.kind == "NetworkPolicy" && types.api_version.starts_with("extensions/") {
                 let message = "no Kubernetes serves this NetworkPolicy any more; left out".to_owned();
                 let help = "write apiVersion: networking.k8s.io/v1";
-                self.problem(Severity::Warning, walk(&node, "apiVersion").0, None, "apiVersion", message, help);
+                self.problem(Code::VersionGone, walk(&node, "apiVersion").0, None, "apiVersion", message, help);
             }
             return;
         }
@@ -291,13 +298,30 @@ impl Reader<'_> {
         let Some(items) = entries.into_iter().find(|entry| &*entry.key == "items") else { return };
         if lists >= MAX_LISTS {
             let message = "lists of lists of lists".to_owned();
-            return self.problem(Severity::Error, items.at, None, "items", message, "flatten them");
+            return self.problem(Code::DocumentUnreadable, items.at, None, "items", message, "flatten them");
         }
         let is_null = items.node.is_null();
         match items.node.into_value() {
             Value::List(items) => items.into_iter().for_each(|item| self.document(item, of, lists + 1)),
             _ if is_null => {}
-            _ => self.problem(Severity::Error, items.at, None, "items", "items must be a list".to_owned(), ""),
+            _ => self.problem(Code::DocumentUnreadable, items.at, None, "items", "items must be a list".to_owned(), ""),
+        }
+    }
+
+    /// Reports labels of an object and of its pod template that no API server takes. They count
+    /// as they stand, because commands and an agent that follows a directory judge what the file
+    /// says.
+    fn labels(&mut self, object: &ObjectRef, node: &Node) {
+        for path in LABELS {
+            let found = path.split('.').try_fold(node, |node, key| node.get(key));
+            let Some(Value::Map(entries)) = found.map(|found| &found.resolved().value) else { continue };
+            for entry in entries {
+                let value = if entry.node.is_null() { "" } else { entry.node.text().unwrap_or_default() };
+                if let Some(message) = wrong_label_key(&entry.key).or_else(|| wrong_label_value(value)) {
+                    let path = format!("{path}.{}", entry.key);
+                    self.problem(Code::LabelInvalid, entry.at, Some(object), &path, message, "");
+                }
+            }
         }
     }
 
@@ -309,7 +333,10 @@ impl Reader<'_> {
             Err(_) => self.best_name(kind, kind_name, &node),
         };
         for doubt in notes.doubts {
-            self.problem(Severity::Warning, doubt.span, Some(&object), &doubt.path, doubt.message, doubt.help);
+            self.problem(Code::ValueDoubtful, doubt.span, Some(&object), &doubt.path, doubt.message, doubt.help);
+        }
+        if read.is_ok() {
+            self.labels(&object, &node);
         }
         match read {
             Ok(decoded) => {
@@ -328,7 +355,7 @@ impl Reader<'_> {
             Err(Mismatch { span, path, message, help }) => {
                 self.faults.push((self.parsed.problems.len(), Fault::Mismatch));
                 let span = span.unwrap_or(node.span);
-                self.problem(Severity::Error, span, Some(&object), &path, message, help);
+                self.problem(Code::DocumentUnreadable, span, Some(&object), &path, message, help);
             }
         }
     }

@@ -14,6 +14,59 @@ pub enum Severity {
     Error,
 }
 
+/// Kinds of mistakes in files; stable codes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Code {
+    /// A file, document or object that cannot be read.
+    DocumentUnreadable,
+    /// Two objects of one kind, namespace and name.
+    DuplicateName,
+    /// A value that may not mean what its author thinks.
+    ValueDoubtful,
+    /// A version of NetworkPolicy that no Kubernetes serves any more.
+    VersionGone,
+    /// A label that no API server takes.
+    LabelInvalid,
+}
+
+impl Code {
+    /// All of them, in the order in which they are listed.
+    pub const ALL: [Self; 5] =
+        [Self::DocumentUnreadable, Self::DuplicateName, Self::ValueDoubtful, Self::VersionGone, Self::LabelInvalid];
+
+    /// Its stable text.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::DocumentUnreadable => "document-unreadable",
+            Self::DuplicateName => "duplicate-name",
+            Self::ValueDoubtful => "value-doubtful",
+            Self::VersionGone => "version-gone",
+            Self::LabelInvalid => "label-invalid",
+        }
+    }
+
+    /// How bad it is.
+    #[must_use]
+    pub const fn severity(self) -> Severity {
+        match self {
+            Self::DocumentUnreadable => Severity::Error,
+            Self::DuplicateName | Self::ValueDoubtful | Self::VersionGone | Self::LabelInvalid => Severity::Warning,
+        }
+    }
+
+    /// What happens now.
+    #[must_use]
+    pub const fn effect(self) -> &'static str {
+        match self {
+            Self::DocumentUnreadable | Self::VersionGone => "it is not judged",
+            Self::DuplicateName => "the later one counts",
+            Self::ValueDoubtful => "it is taken as it stands",
+            Self::LabelInvalid => "the label counts as it stands, but the API server refuses the object",
+        }
+    }
+}
+
 /// Something wrong with the input.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Problem {
@@ -21,6 +74,8 @@ pub struct Problem {
     pub file: Arc<str>,
     /// Where in the file; `None` where the file as a whole could not be read.
     pub span: Option<Span>,
+    /// What kind of mistake it is.
+    pub code: Code,
     /// Whether the object was read.
     pub severity: Severity,
     /// The object, where it is known.

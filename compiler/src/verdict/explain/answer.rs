@@ -20,6 +20,8 @@ pub struct FlowExplanation {
     pub flows: Vec<Flow>,
     /// What decides nothing and the asker should know.
     pub warnings: Vec<Warning>,
+    /// The ends that flows stand for, where they stand for many ([`Flow::alike`]).
+    pub ends: Vec<EndName>,
 }
 
 /// A flow and what is said of it.
@@ -52,6 +54,61 @@ pub struct Flow {
     pub parties: Option<(Party, Party)>,
     /// All pairs of ends that a denied flow stands for, as they were judged.
     pub asked: Asked,
+    /// The ends that it is said of, where many pairs get the same verdict in each direction;
+    /// the decisions are then those of one pair, `from` and `to`.
+    pub alike: Option<Alike>,
+}
+
+/// Ends between which flows get the same verdict in each direction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Alike {
+    /// The places of the sources in [`FlowExplanation::ends`].
+    pub from: Ranges,
+    /// The places of the destinations.
+    pub to: Ranges,
+    /// Which pairs of them are meant.
+    pub pairs: Pairs,
+}
+
+/// Which pairs of some sources and destinations are meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
+pub enum Pairs {
+    /// Each source with each destination, but for those of the other two.
+    Others,
+    /// An end and itself.
+    Itself,
+    /// A pod and its own node.
+    OwnNode,
+}
+
+/// Places in a list, as sorted, disjoint, inclusive ranges.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct Ranges(pub Vec<(usize, usize)>);
+
+impl Ranges {
+    /// Adds places behind all others.
+    pub(super) fn add(&mut self, first: usize, last: usize) {
+        match self.0.last_mut() {
+            Some((_, end)) if *end + 1 >= first => *end = last.max(*end),
+            _ => self.0.push((first, last)),
+        }
+    }
+
+    /// The places of ends from those of their classes, which `firsts` says for each class.
+    pub(super) fn of_ends(&self, firsts: &[usize]) -> Self {
+        let mut places = Self::default();
+        for (first, last) in &self.0 {
+            places.add(firsts[*first], firsts[last + 1] - 1);
+        }
+        places
+    }
+
+    /// How many places there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.0.iter().map(|(first, last)| last - first + 1).sum()
+    }
 }
 
 /// By which node a flow comes to its destination.
@@ -171,6 +228,7 @@ impl Flow {
             && (&self.traffic, &self.port_name, self.verdict) == (&other.traffic, &other.port_name, other.verdict)
             && (self.broken, &self.missing) == (other.broken, &other.missing)
             && self.has_like_decisions(other)
+            && self.alike == other.alike
     }
 
     /// Whether the same is said of other ends, but for the items of rules.

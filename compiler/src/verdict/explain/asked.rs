@@ -44,6 +44,11 @@ impl Asked {
         Self { pairs: vec![pair], has_more: false }
     }
 
+    /// More pairs than are kept.
+    pub(super) const fn of_many() -> Self {
+        Self { pairs: Vec::new(), has_more: true }
+    }
+
     /// Adds the pairs of another answer.
     pub(in crate::verdict) fn extend(&mut self, other: &Self) {
         let free = KEPT.saturating_sub(self.pairs.len());

@@ -30,7 +30,7 @@ pub struct Beside {
     pub got: String,
 }
 
-/// So many policies of a namespace are looked through: in a namespace of more, each answer
+/// So many policies of a namespace, or rules, are looked through: in a namespace of more, each answer
 /// would take milliseconds.
 const LOOKED_THROUGH: usize = 1000;
 
@@ -110,7 +110,7 @@ impl Question {
     ) -> Option<Beside> {
         let (subject, other) = self.ends(direction);
         let seen = other.seen(cluster, subject, self.family);
-        rules.iter().find_map(|(id, path)| {
+        rules.iter().take(LOOKED_THROUGH).find_map(|(id, path)| {
             let rule = cluster.policy(*id).rules(direction).iter().find(|rule| rule.path == *path)?;
             let Peers::AnyOf(peers) = &rule.peers else { return None };
             let pods = |peer: &Peer| if let Peer::Pods(peer) = peer { Some(peer.clone()) } else { None };

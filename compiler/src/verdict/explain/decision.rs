@@ -160,27 +160,41 @@ impl Decision {
 
     fn add_rules(&mut self, question: &Question, cluster: &Cluster, group: &Group, other: Party) {
         let seen = other.seen(cluster, question.ends(self.direction).0, question.family);
+        // Rules often have the peers or ports of the one before: the same policy for many apps.
+        let (mut peers, mut ports) = (None, None);
         for policy in &group.key.policies {
             for rule in cluster.policy(*policy).rules(self.direction) {
-                let admitted = Admitted::of_ports(&rule.ports, self.direction, &group.key.resolution);
-                let meets = !admitted.traffic_to(seen.ports).intersection(&question.traffic).is_none();
+                let meets = same_as_before(&mut ports, &rule.ports, |of| {
+                    let admitted = Admitted::of_ports(of, self.direction, &group.key.resolution);
+                    !admitted.traffic_to(seen.ports).intersection(&question.traffic).is_none()
+                });
                 if !meets {
                     continue;
                 }
-                let items: Vec<String> = match &rule.peers {
-                    Peers::Everyone => Vec::new(),
+                let items = same_as_before(&mut peers, &rule.peers, |of| match of {
+                    Peers::Everyone => Some(Vec::new()),
                     Peers::AnyOf(peers) => {
                         let holds = |peer| atom(peer).is_some_and(|atom| atom.holds(cluster, seen));
                         let items = peers.iter().enumerate().filter(|(_, peer)| holds(peer));
-                        items.map(|(i, _)| format!("{}[{i}]", self.direction.peers_field())).collect()
+                        let items: Vec<_> =
+                            items.map(|(i, _)| format!("{}[{i}]", self.direction.peers_field())).collect();
+                        (!items.is_empty()).then_some(items)
                     }
-                };
-                if rule.peers == Peers::Everyone || !items.is_empty() {
+                });
+                if let Some(items) = items {
                     self.rules.push((*policy, rule.path.clone()));
                     self.add_items((*policy, rule.path.clone()), &items);
                 }
             }
         }
+    }
+}
+
+/// What is said of a value; of one that equals the last, what was said of that.
+fn same_as_before<'v, T: PartialEq, S: Clone>(last: &mut Option<(&'v T, S)>, value: &'v T, say: impl Fn(&T) -> S) -> S {
+    match last {
+        Some((before, said)) if *before == value => said.clone(),
+        _ => last.insert((value, say(value))).1.clone(),
     }
 }
 

@@ -7,6 +7,12 @@
 //!                                 FlowExplanation ◀─┘
 //! ```
 //!
+//! Of very many ends, `wide` asks about classes of ends that no rule distinguishes:
+//!
+//! ```text
+//! units ─▶ wide: classes ─▶ rows ─▶ walk: one Question for the first pair of each row
+//! ```
+//!
 //! A command turns what an operator wrote into [`Target`]s, calls [`explain`] or
 //! [`explain_endpoint`] once, and prints what comes back. Answers hold facts and codes;
 //! the words are the command's.
@@ -28,9 +34,10 @@ mod question;
 mod route;
 mod rule_matcher;
 mod walk;
+mod wide;
 
 pub use super::bounds::{Bounds, Verdict};
-pub use answer::{Flow, FlowExplanation, Missing, Unanswerable, Via, Warning, Way};
+pub use answer::{Alike, Flow, FlowExplanation, Missing, Pairs, Ranges, Unanswerable, Via, Warning, Way};
 pub use asked::{Asked, Pair};
 pub use beside::Beside;
 pub use code::Code;

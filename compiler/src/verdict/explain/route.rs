@@ -106,6 +106,7 @@ impl Walk<'_> {
             decisions: None,
             parties: None,
             asked: Asked::default(),
+            alike: None,
         }));
         self.explanation.warn(Warning::SourceWithoutPods);
         Ok(())
@@ -359,6 +360,7 @@ impl Walk<'_> {
             decisions: None,
             parties: None,
             asked: Asked::default(),
+            alike: None,
         }));
     }
 }

@@ -11,6 +11,7 @@ use super::ends::{Finder, Unit};
 use super::name::{EndName, Port, Target};
 use super::party::Party;
 use super::question::{MissingFact, Question};
+use super::wide::PAIRWISE;
 use crate::algebra::traffic::Traffic;
 use crate::cluster::Cluster;
 use crate::cluster::group::Groups;
@@ -88,7 +89,7 @@ pub(super) struct Route<'a> {
 }
 
 /// What is said of one pair of ends, by the family that is shown.
-type Said = Vec<(Option<Family>, Vec<Flow>)>;
+pub(super) type Said = Vec<(Option<Family>, Vec<Flow>)>;
 
 impl Walk<'_> {
     pub(super) fn warn(&mut self, warnings: Vec<Warning>) {
@@ -120,8 +121,14 @@ impl Walk<'_> {
     }
 
     /// Asks about every pair of ends. Where all pairs of two wholes (workloads)
-    /// get the same answers, they are given once, for the wholes.
+    /// get the same answers, they are given once, for the wholes. Of very many ends, classes
+    /// are asked about.
     pub(super) fn between(&mut self, sources: &[Unit], destinations: &[Destination], route: Route<'_>) {
+        let is_direct = destinations.iter().all(|destination| destination.before.is_none());
+        if is_direct && sources.len().saturating_mul(destinations.len()) > PAIRWISE {
+            self.by_class(sources, destinations, route);
+            return;
+        }
         let mut wholes = IndexMap::<(EndName, EndName), Vec<(&Unit, &Unit, Said)>>::new();
         for from in sources {
             for destination in destinations {
@@ -174,31 +181,13 @@ impl Walk<'_> {
 
     /// What is said of one pair of ends; the flows do not name them, so that
     /// equal answers are equal.
-    fn pair(&self, from: &Unit, destination: &Destination, route: Route<'_>) -> Said {
+    pub(super) fn pair(&self, from: &Unit, destination: &Destination, route: Route<'_>) -> Said {
         let Destination { unit: to, traffic, service_port, before } = destination;
         let Finder { cluster, groups } = self.ends;
-        let may_be_of = |unit: &Unit, family: Family| unit.only.is_none_or(|only| only == family);
-        let has =
-            |unit: &Unit, family: Family| may_be_of(unit, family) && unit.party.address(cluster, family).is_some();
         let is_bare = |unit: &Unit| !unit.party.has_address(cluster);
-        let mut judged: Vec<Option<Family>> = Vec::new();
-        for family in Family::ALL {
-            let (a, b) = (has(from, family), has(to, family));
-            if may_be_of(from, family)
-                && may_be_of(to, family)
-                && (a || is_bare(from))
-                && (b || is_bare(to))
-                && (a || b)
-            {
-                judged.push(Some(family));
-            }
-        }
-        if is_bare(from) && is_bare(to) {
-            judged.push(None);
-        }
         let unknown_family = is_bare(from) || is_bare(to);
         let mut said = Said::new();
-        for family in judged {
+        for family in judged(cluster, from, to) {
             let mut question = Question {
                 from: from.party,
                 to: to.party,
@@ -246,6 +235,7 @@ impl Walk<'_> {
                         Verdict::Denied if route.missing.is_empty() => Asked::of(asked.clone()),
                         _ => Asked::default(),
                     },
+                    alike: None,
                 });
             }
             if route.via.is_some() && flows.iter().any(|flow| flow.verdict != Verdict::Allowed) {
@@ -315,6 +305,25 @@ impl Walk<'_> {
         }
         self.warn(found);
     }
+}
+
+/// The families of which a pair of ends may exchange packets; none in place of both, where
+/// neither end has an address.
+pub(super) fn judged(cluster: &Cluster, from: &Unit, to: &Unit) -> Vec<Option<Family>> {
+    let may_be_of = |unit: &Unit, family: Family| unit.only.is_none_or(|only| only == family);
+    let has = |unit: &Unit, family: Family| may_be_of(unit, family) && unit.party.address(cluster, family).is_some();
+    let is_bare = |unit: &Unit| !unit.party.has_address(cluster);
+    let mut judged: Vec<Option<Family>> = Vec::new();
+    for family in Family::ALL {
+        let (a, b) = (has(from, family), has(to, family));
+        if may_be_of(from, family) && may_be_of(to, family) && (a || is_bare(from)) && (b || is_bare(to)) && (a || b) {
+            judged.push(Some(family));
+        }
+    }
+    if is_bare(from) && is_bare(to) {
+        judged.push(None);
+    }
+    judged
 }
 
 /// Whether the same is said, but for facts about an end that change nothing,

@@ -1,0 +1,109 @@
+//! `npc lint`: what is wrong with the objects, each with a code and its place.
+
+mod github;
+mod sarif;
+
+use std::io::{self, Write};
+
+use npc_agent::finding::Finding;
+use npc_agent::source::manifests::Severity;
+use npc_compiler::API_VERSION;
+use serde::Serialize;
+
+use super::output::{self, BAD, Columns, DOUBT};
+use super::{Exit, input};
+
+/// Show what is wrong with policies and other objects, with codes, places, and what
+/// npc does about it.
+///
+/// npc reason CODE explains a code. The exit code is 1 if there are findings, and 0 if
+/// there are none.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  npc lint -f manifests/\n  npc lint -f manifests/ -o sarif > npc.sarif")]
+pub(super) struct Args {
+    #[command(flatten)]
+    input: input::Args,
+
+    /// The format of the output.
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Format,
+
+    /// From which severity on the exit code is 1.
+    #[arg(long, value_enum, default_value_t)]
+    fail_on: FailOn,
+
+    /// Exit with 0 instead of 1.
+    #[arg(long)]
+    exit_zero: bool,
+}
+
+#[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
+enum Format {
+    /// A line for each finding.
+    #[default]
+    Text,
+    /// All findings in one document.
+    Json,
+    /// SARIF 2.1.0, for code scanning.
+    Sarif,
+    /// Commands of a GitHub workflow, which annotate the files of a change.
+    Github,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+enum FailOn {
+    /// Errors only: npc judges otherwise than the author meant.
+    Error,
+    /// Warnings too.
+    #[default]
+    Warning,
+}
+
+/// All findings.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Report<'a> {
+    api_version: &'static str,
+    kind: &'static str,
+    findings: &'a [Finding],
+}
+
+/// Prints what is wrong.
+pub(super) fn run(mut args: Args) -> anyhow::Result<Exit> {
+    // What cannot be read is a finding like others.
+    args.input.leave_out_errors();
+    let input = args.input.read_quietly()?;
+    let findings = input.findings();
+    match args.output {
+        Format::Text => text(&findings, &mut output::stdout())?,
+        Format::Json => {
+            output::json(&Report { api_version: API_VERSION, kind: "FindingReport", findings: &findings })?;
+        }
+        Format::Sarif => output::json(&sarif::log(&findings))?,
+        Format::Github => github::write(&findings, &mut output::raw())?,
+    }
+    let is_counted = |finding: &Finding| args.fail_on == FailOn::Warning || finding.severity == Severity::Error;
+    let fails = findings.iter().any(is_counted) && !args.exit_zero;
+    Ok(if fails { Exit::Not } else { Exit::Fine })
+}
+
+/// A line for each finding.
+fn text(findings: &[Finding], out: &mut impl Write) -> io::Result<()> {
+    let mut columns = Columns::default();
+    for finding in findings {
+        let (style, word) = match finding.severity {
+            Severity::Error => (BAD, "error"),
+            Severity::Warning => (DOUBT, "warning"),
+        };
+        let place = finding.location.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string);
+        columns.push([place, format!("{style}{word}{style:#}"), finding.code.to_owned(), line(finding)]);
+    }
+    columns.write(out, "", 0)?;
+    out.flush()
+}
+
+/// A finding in one line, whatever the object's author wrote.
+fn line(finding: &Finding) -> String {
+    let is_odd = |c: char| c.is_control();
+    finding.to_string().replace(is_odd, " ")
+}

@@ -1,0 +1,166 @@
+//! Endpoints as people name them: `[NS/][TYPE/]NAME[:PORT]`, addresses and
+//! prefixes, `svc/NAME`, `node/NAME`, `ns/NAME`, `any`, `outside`; and as DNS and kubectl
+//! do: `NAME.NS`, `NAME.NS.svc.cluster.local`, `deployment.apps/NAME`.
+//!
+//! This only reads the text. Commands look up what it names.
+
+use std::net::IpAddr;
+
+use npc_compiler::algebra::cidr::Cidr;
+use npc_compiler::object::{Protocol, parse_address};
+use npc_compiler::verdict::explain::Port;
+
+/// What the text of an endpoint names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum What {
+    /// Every end.
+    Any,
+    /// All addresses that neither a pod nor a node has.
+    Outside,
+    /// One address.
+    Address(IpAddr),
+    /// A prefix.
+    Block(Cidr),
+    /// Namespace, type and name, as far as they were said.
+    Object(Option<String>, Option<&'static str>, String),
+}
+
+/// The types of endpoints: their names for `TYPE/`, short ones first, and the
+/// kind.
+const TYPES: [(&[&str], &str); 13] = [
+    (&["po", "pod", "pods"], "Pod"),
+    (&["deploy", "deployment", "deployments"], "Deployment"),
+    (&["sts", "statefulset", "statefulsets"], "StatefulSet"),
+    (&["ds", "daemonset", "daemonsets"], "DaemonSet"),
+    (&["rs", "replicaset", "replicasets"], "ReplicaSet"),
+    (&["rc", "replicationcontroller", "replicationcontrollers"], "ReplicationController"),
+    (&["job", "jobs"], "Job"),
+    (&["cj", "cronjob", "cronjobs"], "CronJob"),
+    (&["svc", "service", "services"], "Service"),
+    (&["no", "node", "nodes"], "Node"),
+    (&["ns", "namespace", "namespaces"], "Namespace"),
+    (&["workload"], "Workload"),
+    (&["netpol", "networkpolicy", "networkpolicies"], "NetworkPolicy"),
+];
+
+/// The kind of a type, which may have its API group behind it: `deployment.apps`.
+fn kind_of_type(text: &str) -> Option<&'static str> {
+    let lower = text.to_ascii_lowercase();
+    let name = lower.split('.').next().unwrap_or_default();
+    TYPES.iter().find(|(names, _)| names.contains(&name)).map(|(_, kind)| *kind)
+}
+
+/// A kind as it is shown: `deploy`.
+#[must_use]
+pub fn short_kind(kind: &str) -> String {
+    match kind {
+        "Pod" => "pod".to_owned(),
+        _ => (TYPES.iter().find(|(_, of)| *of == kind))
+            .map_or_else(|| kind.to_lowercase(), |(names, _)| names[0].to_owned()),
+    }
+}
+
+/// Reads an endpoint, and its port where one is there.
+///
+/// # Errors
+/// What is wrong with the text, for the operator who wrote it.
+pub fn read(text: &str) -> Result<(What, Option<Port>), String> {
+    let (what, port) = match addresses(text)? {
+        Some((what, port)) => (what, port),
+        None => {
+            let (name, port) = match text.split_once(':') {
+                Some((name, port)) => (name, Some(port)),
+                None => (text, None),
+            };
+            (object(name)?, port)
+        }
+    };
+    Ok((what, port.map(read_port).transpose()?))
+}
+
+/// Reads an address or prefix, and the text of the port behind it.
+fn addresses(text: &str) -> Result<Option<(What, Option<&str>)>, String> {
+    let one = |text: &str| -> Option<What> {
+        parse_address(text).map(What::Address).or_else(|| Cidr::parse(text).ok().map(What::Block))
+    };
+    if let Some(rest) = text.strip_prefix('[') {
+        let (inside, rest) = rest.split_once(']').ok_or("a \"]\" is missing")?;
+        let what = one(inside).ok_or_else(|| format!("{inside:?} is neither an address nor a prefix"))?;
+        // `[2001:db8::]/32` is how some write a prefix.
+        let port = match rest.strip_prefix(':') {
+            Some(port) => Some(port),
+            None if rest.is_empty() => None,
+            None => return Err(format!("{rest:?} after \"]\" is not a port, as in \":443\"")),
+        };
+        return Ok(Some((what, port)));
+    }
+    if let Some(what) = one(text) {
+        return Ok(Some((what, None)));
+    }
+    Ok(text.rsplit_once(':').and_then(|(before, port)| Some((one(before)?, Some(port)))))
+}
+
+fn object(text: &str) -> Result<What, String> {
+    match text {
+        "any" => return Ok(What::Any),
+        "outside" => return Ok(What::Outside),
+        _ => {}
+    }
+    let parts: Vec<&str> = text.split('/').collect();
+    if parts.iter().any(|part| part.is_empty()) {
+        return Err(format!("{text:?} names no endpoint; write [NS/][TYPE/]NAME[:PORT], or an address"));
+    }
+    let unknown =
+        |kind: &str| format!("{kind:?} is no type of endpoint; say deploy, sts, ds, job, pod, svc, node or ns");
+    Ok(match *parts.as_slice() {
+        [name] => What::Object(None, None, name.to_owned()),
+        [first, name] => match kind_of_type(first) {
+            Some(kind) => What::Object(None, Some(kind), name.to_owned()),
+            None => What::Object(Some(first.to_owned()), None, name.to_owned()),
+        },
+        [namespace, kind, name] => {
+            let kind = kind_of_type(kind).ok_or_else(|| unknown(kind))?;
+            What::Object(Some(namespace.to_owned()), Some(kind), name.to_owned())
+        }
+        _ => return Err(format!("{text:?} has too many parts; write [NS/][TYPE/]NAME[:PORT]")),
+    })
+}
+
+/// Reads a port: `443`, `53/udp`, `tcp/8080`, `8000-8100`, `icmp`, or a name.
+///
+/// # Errors
+/// What is wrong with the text.
+pub fn read_port(text: &str) -> Result<Port, String> {
+    let protocol = |text: &str| Protocol::parse(&text.to_ascii_uppercase());
+    if text.eq_ignore_ascii_case("icmp") {
+        return Ok(Port::Icmp);
+    }
+    let (numbers, protocol) = match text.split_once('/') {
+        // `tcp/8080`, as firewalls write it.
+        Some((first, numbers)) if protocol(first).is_some() => (numbers, protocol(first)),
+        Some((numbers, last)) => {
+            (numbers, Some(protocol(last).ok_or_else(|| format!("{last:?} is none of tcp, udp, sctp"))?))
+        }
+        None => (text, None),
+    };
+    let number = |text: &str| text.parse::<u16>().ok().filter(|port| *port > 0);
+    if let Some(port) = number(numbers) {
+        return Ok(Port::Numbers(protocol, port, port));
+    }
+    if let Some((first, last)) = numbers.split_once('-')
+        && let (Some(first), Some(last)) = (number(first), number(last))
+    {
+        if last < first {
+            return Err(format!("{first} to {last} is no range of ports"));
+        }
+        return Ok(Port::Numbers(protocol, first, last));
+    }
+    // As the API: at most 15 of these, with a letter among them.
+    let is_name = numbers.len() <= 15
+        && numbers.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        && numbers.bytes().any(|b| b.is_ascii_lowercase());
+    if !is_name || protocol.is_some() {
+        return Err(format!("{text:?} is no port; write 443, 53/udp, 8000-8100, icmp or a port's name"));
+    }
+    Ok(Port::Name(numbers.to_owned()))
+}

@@ -1,0 +1,117 @@
+//! `npc lint`: findings of every source, in every format.
+
+use serde_json::Value;
+
+use crate::{Files, SHOP};
+
+/// The schema of SARIF 2.1.0, as OASIS publishes it.
+const SARIF: &str = include_str!("sarif-2.1.0.json");
+
+/// A policy with an error, one with a warning, a pod with a label that no API server takes, and
+/// a document that cannot be read.
+pub(crate) const WRONG: &str = r#"apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: api, namespace: shop}
+spec:
+  podSelector: {}
+  ingress:
+  - from:
+    - ipBlock: {cidr: "10.0.0.0/33%\n::error ::"}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: db, namespace: shop}
+spec:
+  podSelector: {}
+  egress:
+  - to:
+    - ipBlock: {cidr: 10.1.0.0/8}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: web, namespace: shop, labels: {app: -web-}}
+---
+apiVersion: v1
+kind: Pod
+metadata: [web]
+"#;
+
+#[test]
+fn findings_of_files_and_policies_are_listed_with_their_codes_and_places() {
+    let answer = Files::of(WRONG).npc("lint", &[]);
+    assert_eq!(answer.code, 1, "{}", answer.err);
+    let lines: Vec<Vec<&str>> = answer.out.lines().map(|line| line.split_whitespace().take(3).collect()).collect();
+    assert_eq!(
+        lines,
+        [
+            ["in.yaml:21:49", "warning", "label-invalid"],
+            ["in.yaml:25:11", "error", "document-unreadable"],
+            ["in.yaml:8:17", "error", "cidr-invalid"],
+            ["in.yaml:17:17", "warning", "cidr-legacy"],
+        ],
+        "{}",
+        answer.out
+    );
+    for part in ["networkpolicy shop/db spec.egress[0].to[0].ipBlock.cidr: ", "; it works, but today's API server"] {
+        assert!(answer.out.contains(part), "{part} is not in {}", answer.out);
+    }
+}
+
+#[test]
+fn the_exit_code_says_whether_anything_was_found() {
+    let none = Files::of(SHOP).npc("lint", &[]);
+    assert_eq!((none.code, none.out.as_str()), (0, ""), "{}", none.err);
+    let wrong = Files::of(WRONG);
+    assert_eq!(wrong.npc("lint", &["--exit-zero"]).code, 0);
+    assert_eq!(wrong.npc("lint", &["--fail-on", "error"]).code, 1);
+    let label = "apiVersion: v1\nkind: Pod\nmetadata: {name: web, labels: {app: -web-}}\n";
+    assert_eq!(Files::of(label).npc("lint", &[]).code, 1);
+    assert_eq!(Files::of(label).npc("lint", &["--fail-on", "error"]).code, 0);
+    assert_eq!(wrong.run(&["lint", "-f", "nowhere.yaml"]).code, 2);
+}
+
+#[test]
+fn sarif_is_valid_and_every_result_has_its_rule() {
+    // As published, the pattern of languages is no regular expression: a "[" is missing.
+    let schema: Value = serde_json::from_str(&SARIF.replace("{2}]?$", "{2}$")).unwrap();
+    let validator = jsonschema::validator_for(&schema).unwrap();
+    for text in [SHOP, WRONG, "kind: [\n"] {
+        let log = Files::of(text).npc("lint", &["-o", "sarif"]).json();
+        let faults: Vec<String> =
+            validator.iter_errors(&log).map(|error| format!("{}: {error}", error.instance_path())).collect();
+        assert!(faults.is_empty(), "{faults:#?}\n{log}");
+        let run = &log["runs"][0];
+        for result in run["results"].as_array().unwrap() {
+            let rule = &run["tool"]["driver"]["rules"][usize::try_from(result["ruleIndex"].as_u64().unwrap()).unwrap()];
+            assert_eq!(rule["id"], result["ruleId"]);
+            assert!(rule["help"]["markdown"].as_str().is_some_and(|help| help.starts_with("## ")), "{rule}");
+        }
+    }
+    let log = Files::of(WRONG).npc("lint", &["-o", "sarif"]).json();
+    let place = &log["runs"][0]["results"][2]["locations"][0]["physicalLocation"];
+    assert_eq!(place["artifactLocation"]["uri"], "in.yaml");
+    assert_eq!(place["region"], serde_json::json!({"startLine": 8, "startColumn": 17}));
+    // The schema refuses what is wrong.
+    let mut wrong = log;
+    wrong["runs"][0]["results"][0]["level"] = "fatal".into();
+    assert!(!validator.is_valid(&wrong));
+}
+
+#[test]
+fn a_finding_is_one_command_of_a_workflow_whatever_it_quotes() {
+    let answer = Files::of(WRONG).npc("lint", &["-o", "github"]);
+    let lines: Vec<&str> = answer.out.lines().collect();
+    assert_eq!(lines.len(), 4, "{}", answer.out);
+    let cidr = "::error file=in.yaml,line=8,col=17,title=cidr-invalid::networkpolicy shop/api ";
+    assert!(lines[2].starts_with(cidr) && lines[2].contains("10.0.0.0/33%25%0A::error ::"), "{}", lines[2]);
+}
+
+#[test]
+fn every_code_that_lint_prints_has_a_page() {
+    let json = Files::of(WRONG).npc("lint", &["-o", "json"]).json();
+    for finding in json["findings"].as_array().unwrap() {
+        let code = finding["code"].as_str().unwrap();
+        let page = Files::of("").run(&["reason", code]);
+        assert!(page.code == 0 && page.out.starts_with(&format!("{code}\n\nlint: ")), "{}", page.out);
+    }
+}

@@ -1,0 +1,352 @@
+//! Questions about many ends: answered by classes of ends, not pair by pair.
+//!
+//! ```text
+//! units ─▶ classes: ends that no rule distinguishes (labels, namespace, policies, ports)
+//!             └─▶ rows: pairs of classes with the same verdict in each direction
+//!                    └─▶ one answer for the first pair of each row
+//! ```
+//!
+//! A row is a product of sources and destinations. Some of its pairs may be exempt from all
+//! policies: an end and itself, a pod and its own node. These are rows of their own, and every
+//! other row leaves them out ([`Pairs`]).
+
+use std::collections::BTreeSet;
+
+use indexmap::IndexMap;
+use rustc_hash::{FxBuildHasher, FxHashMap};
+use smallvec::SmallVec;
+
+use super::answer::{Alike, Flow, Pairs, Ranges};
+use super::asked::Asked;
+use super::ends::Unit;
+use super::name::EndName;
+use super::party::Party;
+use super::question::Question;
+use super::walk::{Destination, Route, Walk, judged};
+use crate::algebra::traffic::Traffic;
+use crate::object::{Family, Protocol};
+use crate::policy::Direction;
+use crate::verdict::flow::{End, Exemption};
+use crate::verdict::matrix::judge::{KindId, Kinds, TrafficId, TrafficTable};
+
+/// Questions about more pairs of ends than this are answered by classes. Fewer are answered
+/// pair by pair, each with reasons of its own.
+pub(super) const PAIRWISE: usize = 2_500;
+
+/// What distinguishes ends, where anything does.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Key<'u> {
+    /// By family: IPv4, IPv6, and none, of ends without an address.
+    kinds: [Option<KindId>; 3],
+    only: Option<Family>,
+    /// What an end is that is no pod: an address, a node, a part of a prefix.
+    kind: Option<&'u str>,
+    is_template: bool,
+    /// It is an address of a node.
+    is_node: bool,
+    /// The input says on which node the pod runs.
+    has_node: bool,
+    /// The place of an end that has no like.
+    alone: Option<usize>,
+    /// What is asked about this destination.
+    asked: Option<(&'u Traffic, Option<(Protocol, u16)>)>,
+}
+
+/// Ends that no rule distinguishes.
+#[derive(Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own about the ends")]
+pub(super) struct Class {
+    /// Their places among the units.
+    pub(super) members: Vec<usize>,
+    is_pod: bool,
+    /// It is a node, or a pod in its network: with some pods it is exempt.
+    is_node: bool,
+    has_node: bool,
+    is_alone: bool,
+    /// Whether policies may isolate it, by direction and the families of [`Key::kinds`].
+    is_isolated: [[bool; 3]; 2],
+}
+
+/// What all pairs of a row have in common.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Likeness<'u> {
+    case: Case,
+    asked: (&'u Traffic, Option<(Protocol, u16)>),
+    families: SmallVec<[(Option<Family>, [Side; 2]); 2]>,
+    /// The family is not known, because an end has no address.
+    is_bare: bool,
+}
+
+/// What one direction lets pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Side {
+    least: TrafficId,
+    most: TrafficId,
+    is_isolated: bool,
+}
+
+/// What sets pairs of two classes apart: why policies have no say, and whether both ends are
+/// one pod or address.
+pub(super) type Case = (Option<Exemption>, bool);
+
+/// Pairs with the same verdict in each direction.
+#[derive(Debug)]
+pub(super) struct Row {
+    /// The places of the first source and destination.
+    pub(super) first: (usize, usize),
+    /// The classes of the sources.
+    pub(super) from: Ranges,
+    /// The classes of the destinations.
+    pub(super) to: Ranges,
+    /// What sets its pairs apart from others of these classes.
+    pub(super) case: Case,
+}
+
+/// A question about many pairs.
+pub(super) struct Wide<'w, 'a> {
+    walk: &'w Walk<'a>,
+    route: Route<'w>,
+    sources: &'w [Unit],
+    destinations: &'w [Destination],
+    pub(super) from: Vec<Class>,
+    pub(super) to: Vec<Class>,
+}
+
+impl Walk<'_> {
+    /// Asks about classes of ends, and answers once for all that are judged alike.
+    pub(super) fn by_class(&mut self, sources: &[Unit], destinations: &[Destination], route: Route<'_>) {
+        let wide = Wide::new(self, sources, destinations, route);
+        let rows = wide.rows();
+        let mut ends = self.explanation.ends.clone();
+        let mut list = |classes: &[Class], name: &dyn Fn(usize) -> EndName| {
+            let mut firsts = Vec::with_capacity(classes.len() + 1);
+            for class in classes {
+                firsts.push(ends.len());
+                let names: BTreeSet<EndName> = class.members.iter().map(|member| name(*member)).collect();
+                ends.extend(names);
+            }
+            firsts.push(ends.len());
+            firsts
+        };
+        let from = list(&wide.from, &|member| sources[member].name.clone());
+        let to = list(&wide.to, &|member| destinations[member].unit.name.clone());
+        let mut flows = Vec::new();
+        for row in &rows {
+            let (source, destination) = (&sources[row.first.0], &destinations[row.first.1]);
+            let pairs = match row.case {
+                (Some(Exemption::OwnNode), _) => Pairs::OwnNode,
+                (Some(Exemption::Itself), _) | (None, true) => Pairs::Itself,
+                (None, false) => Pairs::Others,
+            };
+            let alike = Alike { from: row.from.of_ends(&from), to: row.to.of_ends(&to), pairs };
+            let said = self.pair(source, destination, route);
+            flows.extend(said.into_iter().flat_map(|(_, flows)| flows).map(|flow| Flow {
+                from: source.name.clone(),
+                to: destination.unit.name.clone(),
+                via: route.via.cloned(),
+                way: route.way.cloned(),
+                parties: Some((source.party, destination.unit.party)),
+                alike: Some(alike.clone()),
+                asked: Asked::of_many(),
+                ..flow
+            }));
+        }
+        self.explanation.ends = ends;
+        self.explanation.flows.extend(flows);
+    }
+}
+
+impl<'w, 'a> Wide<'w, 'a> {
+    pub(super) fn new(
+        walk: &'w Walk<'a>,
+        sources: &'w [Unit],
+        destinations: &'w [Destination],
+        route: Route<'w>,
+    ) -> Self {
+        let mut kinds = Kinds::new(walk.ends.cluster, walk.ends.groups);
+        kinds.distinguish_ports();
+        let from = walk.classes(&mut kinds, sources.iter().map(|unit| (unit, None)));
+        let asked = |of: &'w Destination| (&of.unit, Some((&of.traffic, of.service_port)));
+        let to = walk.classes(&mut kinds, destinations.iter().map(asked));
+        Self { walk, route, sources, destinations, from, to }
+    }
+
+    /// All rows, in the order of their first sources and destinations.
+    pub(super) fn rows(&self) -> Vec<Row> {
+        let mut known = TrafficTable::new();
+        let mut class_of = FxHashMap::<Party, Vec<usize>>::default();
+        for (place, class) in self.from.iter().enumerate() {
+            for member in &class.members {
+                let places = class_of.entry(self.sources[*member].party).or_default();
+                if places.last() != Some(&place) {
+                    places.push(place);
+                }
+            }
+        }
+        let mut rows = IndexMap::<(Likeness<'_>, Ranges), Row, FxBuildHasher>::default();
+        for (place, to) in self.to.iter().enumerate() {
+            let members = to.members.iter().filter_map(|member| class_of.get(&self.destinations[*member].unit.party));
+            let shared: BTreeSet<usize> = members.flatten().copied().collect();
+            let mut here = IndexMap::<Likeness<'_>, (Ranges, (usize, usize)), FxBuildHasher>::default();
+            for (source, from) in self.from.iter().enumerate() {
+                for (case, first) in self.cases(from, to, shared.contains(&source)) {
+                    if let Some(likeness) = self.likeness(&mut known, from, to, case, first) {
+                        here.entry(likeness).or_insert_with(|| (Ranges::default(), first)).0.add(source, source);
+                    }
+                }
+            }
+            for (likeness, (from, first)) in here {
+                let case = likeness.case;
+                let row = Row { first, from: from.clone(), to: Ranges::default(), case };
+                rows.entry((likeness, from)).or_insert(row).to.add(place, place);
+            }
+        }
+        let mut rows: Vec<Row> = rows.into_values().collect();
+        rows.sort_by_key(|row| row.first);
+        rows
+    }
+
+    /// The cases in which pairs of two classes are, with the first pair of each.
+    fn cases(&self, from: &Class, to: &Class, is_shared: bool) -> SmallVec<[(Case, (usize, usize)); 1]> {
+        let is_exempt = (from.is_node && to.is_pod && to.has_node) || (to.is_node && from.is_pod && from.has_node);
+        let is_alone = from.is_alone || to.is_alone;
+        if !is_exempt && !is_shared && !is_alone {
+            return SmallVec::from_elem(((None, false), (from.members[0], to.members[0])), 1);
+        }
+        let asks_itself = is_shared && !self.leaves_out(&self.sources[from.members[0]]);
+        let most = if is_alone { usize::MAX } else { 1 + usize::from(is_exempt) + usize::from(asks_itself) };
+        let mut cases = SmallVec::new();
+        for from in &from.members {
+            for to in &to.members {
+                let Some(case) = self.case(*from, *to) else { continue };
+                if cases.iter().all(|(had, _)| *had != case) {
+                    cases.push((case, (*from, *to)));
+                    if cases.len() == most {
+                        return cases;
+                    }
+                }
+            }
+        }
+        cases
+    }
+
+    /// Whether nothing is asked of what an end sends to itself.
+    fn leaves_out(&self, from: &Unit) -> bool {
+        self.sources.len() > 1 && !from.is_template && self.route.via.is_none()
+    }
+
+    /// The case of a pair; none where nothing is asked about it.
+    pub(super) fn case(&self, from: usize, to: usize) -> Option<Case> {
+        let (from, to) = (&self.sources[from], &self.destinations[to].unit);
+        let is_itself = from.party == to.party;
+        if is_itself && self.leaves_out(from) {
+            return None;
+        }
+        let question = Self::question(from, to, None);
+        let exemption = Family::ALL
+            .into_iter()
+            .find_map(|family| Question { family: Some(family), ..question.clone() }.exemption(self.walk.ends.cluster));
+        Some((exemption, is_itself))
+    }
+
+    fn question(from: &Unit, to: &Unit, family: Option<Family>) -> Question {
+        Question {
+            from: from.party,
+            to: to.party,
+            family,
+            traffic: Traffic::none(),
+            service_port: None,
+            service_addresses: Vec::new(),
+            replicas: from.is_template && to.is_template,
+        }
+    }
+
+    /// What pairs like this one have in common; none where its ends have no family in common.
+    fn likeness(
+        &self,
+        known: &mut TrafficTable,
+        from: &Class,
+        to: &Class,
+        case: Case,
+        (source, destination): (usize, usize),
+    ) -> Option<Likeness<'w>> {
+        let walk = self.walk;
+        let (source, destination) = (&self.sources[source], &self.destinations[destination]);
+        let mut families = SmallVec::new();
+        for family in judged(walk.ends.cluster, source, &destination.unit) {
+            let slot = family.map_or(2, |family| family as usize);
+            let question = Self::question(source, &destination.unit, family);
+            let sides = Direction::ALL.map(|direction| {
+                let subject = if direction == Direction::Egress { from } else { to };
+                let is_isolated = subject.is_isolated[direction as usize][slot];
+                // Where the pair is exempt, which may depend on the family, bounds say so.
+                if !is_isolated {
+                    return Side { least: TrafficId::ALL, most: TrafficId::ALL, is_isolated };
+                }
+                let bounds = question.bounds(walk.ends.cluster, walk.ends.groups, direction);
+                Side { least: known.id(&bounds.least), most: known.id(&bounds.most), is_isolated }
+            });
+            families.push((family, sides));
+        }
+        let asked = (&destination.traffic, destination.service_port);
+        let is_bare = |unit: &Unit| !unit.party.has_address(walk.ends.cluster);
+        let is_bare = is_bare(source) || is_bare(&destination.unit);
+        (!families.is_empty()).then_some(Likeness { case, asked, families, is_bare })
+    }
+}
+
+impl Walk<'_> {
+    /// The classes of ends, in the order of their first members.
+    fn classes<'u>(
+        &self,
+        kinds: &mut Kinds<'_>,
+        units: impl Iterator<Item = (&'u Unit, Option<(&'u Traffic, Option<(Protocol, u16)>)>)>,
+    ) -> Vec<Class> {
+        let (cluster, groups) = (self.ends.cluster, self.ends.groups);
+        let mut classes = IndexMap::<Key<'u>, Class, FxBuildHasher>::default();
+        for (place, (unit, asked)) in units.enumerate() {
+            let party = unit.party;
+            let is_bare = !party.has_address(cluster);
+            let is_contested = |family| party.address(cluster, family).is_some_and(|of| cluster.contest(of).is_some());
+            let (is_alone, pod, address) = match party {
+                Party::End(End::Pod(pod)) => (false, Some(pod), None),
+                Party::End(End::Address(address)) => (false, None, Some(address)),
+                Party::Host(_) | Party::OtherNode(_) => (true, None, None),
+            };
+            let is_alone = is_alone || Family::ALL.into_iter().any(is_contested);
+            let kind = |family: Option<Family>| match party {
+                Party::End(end) if family.map_or(is_bare, |of| is_bare || party.address(cluster, of).is_some()) => {
+                    Some((end, family))
+                }
+                _ => None,
+            };
+            let families = [Some(Family::V4), Some(Family::V6), None];
+            let key = Key {
+                kinds: families.map(|family| kind(family).map(|(end, family)| kinds.kind(end, family))),
+                only: unit.only,
+                kind: if pod.is_some() { None } else { Some(&unit.name.kind) },
+                is_template: unit.is_template,
+                is_node: address.is_some_and(|address| cluster.is_node(address)),
+                has_node: party.node(cluster).is_some(),
+                alone: is_alone.then_some(place),
+                asked,
+            };
+            let new = |key: &Key<'_>| Class {
+                members: Vec::new(),
+                is_pod: pod.is_some(),
+                is_node: key.is_node,
+                has_node: key.has_node,
+                is_alone,
+                is_isolated: Direction::ALL.map(|direction| {
+                    families.map(|family| !party.deciding(cluster, groups, direction, family).is_nothing())
+                }),
+            };
+            let class = new(&key);
+            classes.entry(key).or_insert(class).members.push(place);
+        }
+        classes.into_values().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;
