@@ -266,7 +266,7 @@ async fn the_policies_of_the_namespace_are_asked_for_once_in_a_burst() {
     let late = pod("late", "late");
     world.objects(vec![came(&late)]).await;
     assert_eq!(world.pods().await, [("late".to_owned(), vec![])]);
-    let last = world.ask(Command::Add(add("late", &late, "10.0.1.1"))).await;
+    let late_add = world.ask(Command::Add(add("late", &late, "10.0.1.1"))).await;
     let (namespace, list) = world.list(1).await;
     assert!(world.is_silent(), "nothing before the list");
     assert_eq!(namespace, "shop");
@@ -282,7 +282,7 @@ async fn the_policies_of_the_namespace_are_asked_for_once_in_a_burst() {
     list.send(Err("away".to_owned())).unwrap();
     assert_eq!(world.pods().await.len(), 1, "an API server that is away keeps no pod from starting");
     world.waiter().await.reply.send(()).unwrap();
-    assert_eq!(last.await.unwrap(), Answer::done());
+    assert_eq!(late_add.await.unwrap(), Answer::done());
     assert_eq!(world.lists.lock().unwrap().len(), 0);
 }
 

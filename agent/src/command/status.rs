@@ -1,6 +1,6 @@
 //! `npc status`: what the agent of this node has programmed.
 
-use std::io::Write as _;
+use std::io::{self, Write};
 use std::time::Duration;
 
 use npc_agent::status::{
@@ -49,6 +49,13 @@ fn ask() -> anyhow::Result<AgentStatus> {
 
 fn print(status: &AgentStatus) -> std::io::Result<()> {
     let mut out = output::stdout();
+    programmed(status, &mut out)?;
+    problems(status, &mut out)?;
+    out.flush()
+}
+
+/// What is in the kernel, and since when.
+fn programmed(status: &AgentStatus, out: &mut impl Write) -> io::Result<()> {
     let (style, word) = if status.ready { (output::GOOD, "READY") } else { (output::BAD, "NOT READY") };
     write!(out, "{style}{word}{style:#}  node {}", status.node)?;
     match &status.reason {
@@ -95,7 +102,11 @@ fn print(status: &AgentStatus) -> std::io::Result<()> {
     if let Some(plugin) = &status.cni_plugin {
         writeln!(out, "  cni       {}", installation(plugin))?;
     }
-    writeln!(out, "  flows cut {}, drift repaired {}", status.flows_cut, status.drift_repaired)?;
+    writeln!(out, "  flows cut {}, drift repaired {}", status.flows_cut, status.drift_repaired)
+}
+
+/// What was not read, not understood, or cannot be held.
+fn problems(status: &AgentStatus, out: &mut impl Write) -> io::Result<()> {
     for HeldRemovals { kind, objects, since } in &status.held_removals {
         writeln!(out, "  held back {objects} {kind} since {since}: the list without them is doubtful")?;
     }
@@ -156,7 +167,7 @@ fn print(status: &AgentStatus) -> std::io::Result<()> {
         };
         writeln!(out, "  {address}: {}; {held_by}", pods.join(", "))?;
     }
-    out.flush()
+    Ok(())
 }
 
 /// How the CNI plugin is installed, in words.

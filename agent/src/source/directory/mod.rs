@@ -199,7 +199,9 @@ impl Follower {
             }
             let changes = self.watch.as_ref().map(Watch::changes).unwrap_or_default();
             if !changes.is_empty() {
-                changes.into_iter().for_each(|change| self.note(change));
+                for change in changes {
+                    self.note(change);
+                }
                 return Ok(true);
             }
             if left.is_some_and(|left| left.is_zero()) {
