@@ -348,7 +348,8 @@ impl Registry {
         if waiters.is_empty() {
             return self.send(events).await;
         }
-        // Both at once: a pass that began between them would be one too early for the waiters.
+        // Both without a wait between: a pass that begins between them is one too early for the
+        // waiters, which then wait for the next.
         let mut permits = self.agent.reserve_many(2).await?;
         for event in changes(events).into_iter().chain([Event::Waiters(waiters)]) {
             if let Some(permit) = permits.next() {
@@ -461,8 +462,13 @@ fn changes(events: Vec<engine::Event>) -> Option<Event> {
 }
 
 /// Answers an ADD once its rules are in the kernel, or when the plugin is about to give up.
-async fn answer_when_enforced(pending: Pending, enforced: oneshot::Receiver<()>, metrics: Cni) {
-    let reply = match time::timeout_at(pending.deadline, enforced).await {
+async fn answer_when_enforced(mut pending: Pending, enforced: oneshot::Receiver<()>, metrics: Cni) {
+    let enforced = tokio::select! {
+        enforced = time::timeout_at(pending.deadline, enforced) => enforced,
+        // The plugin has given up, so the pod may run: its flows are no longer another's.
+        () = pending.answer.closed() => return,
+    };
+    let reply = match enforced {
         Ok(Ok(())) => {
             metrics.added(pending.since.elapsed());
             Answer::done()

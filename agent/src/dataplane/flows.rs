@@ -73,7 +73,7 @@ impl Flows for LinuxFlows {
         let has_few = entries.is_some_and(|entries| entries <= FEW_ENTRIES);
         let mut scope = scope.clone();
         let few = FEW_NEW.into_iter().find(|(most, _)| entries.is_some_and(|entries| entries <= *most));
-        scope.remove(&self.cut_new(&scope, new, few.map_or(0, |(_, addresses)| addresses))?);
+        scope.remove(&self.cut_new(&scope, new, few.map_or(0, |(_, addresses)| addresses), cut_all_of));
         let filters = !has_few && !self.facts.is_unfiltered.load(Ordering::Relaxed);
         let mut failed = None;
         for family in self.families.iter().copied().filter(|family| scope.touches(*family)) {
@@ -99,7 +99,13 @@ impl Flows for LinuxFlows {
 impl LinuxFlows {
     /// Has the kernel delete all flows of new addresses in a scope, if they are so few. Answers
     /// of which addresses it did.
-    fn cut_new(&self, scope: &Scope, new: &BTreeSet<IpAddr>, few: usize) -> Result<BTreeSet<IpAddr>, Error> {
+    fn cut_new(
+        &self,
+        scope: &Scope,
+        new: &BTreeSet<IpAddr>,
+        few: usize,
+        cut_all_of: impl FnOnce(&BTreeSet<Ipv4Addr>) -> Result<bool, conntrack::Error>,
+    ) -> BTreeSet<IpAddr> {
         let is_v4 = |address: &IpAddr| match address {
             IpAddr::V4(v4) if scope.covers(*address) => Some(*v4),
             _ => None,
@@ -108,16 +114,41 @@ impl LinuxFlows {
         // One by one they would be more walks than a list, which the others need anyway.
         let is_few = !addresses.is_empty() && addresses.len() <= few;
         if !is_few || matches!(scope, Scope::All) || self.facts.lists_only.load(Ordering::Relaxed) {
-            return Ok(BTreeSet::new());
+            return BTreeSet::new();
         }
         match cut_all_of(&addresses) {
-            Ok(true) => Ok(addresses.into_iter().map(IpAddr::V4).collect()),
-            // What cannot be asked for so is said by the sweep that follows.
-            Ok(false) | Err(conntrack::Error::Unsupported(_)) => {
-                self.facts.lists_only.store(true, Ordering::Relaxed);
-                Ok(BTreeSet::new())
-            }
-            Err(error) => Err(error.into()),
+            Ok(true) => return addresses.into_iter().map(IpAddr::V4).collect(),
+            Ok(false) => self.facts.lists_only.store(true, Ordering::Relaxed),
+            // The sweep that follows reads these flows, and says what fails for good.
+            Err(error) => debug!(%error, "the kernel did not delete the flows of new addresses; listing them"),
         }
+        BTreeSet::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_kernel_does_not_delete_by_address_is_left_to_the_list() {
+        let new: BTreeSet<IpAddr> =
+            ["10.0.0.1", "10.0.0.2", "fd00::1"].map(|text| text.parse().expect("an address")).into();
+        let v4: BTreeSet<IpAddr> = new.iter().copied().filter(IpAddr::is_ipv4).collect();
+        let scope = Scope::Of(new.clone());
+        let says = |answer: Result<bool, conntrack::Error>| move |_: &BTreeSet<Ipv4Addr>| answer;
+        let flows = LinuxFlows { families: Family::ALL.to_vec(), facts: Arc::default() };
+        assert_eq!(flows.cut_new(&scope, &new, 2, says(Ok(true))), v4);
+        // Too many of them, or all flows are listed in any case.
+        let never = |_: &BTreeSet<Ipv4Addr>| -> Result<bool, conntrack::Error> { panic!("the kernel is asked") };
+        assert_eq!(flows.cut_new(&scope, &new, 1, never), BTreeSet::new());
+        assert_eq!(flows.cut_new(&Scope::All, &new, 9, never), BTreeSet::new());
+        assert_eq!(flows.cut_new(&scope, &BTreeSet::new(), 9, never), BTreeSet::new());
+        // A failure says nothing about the next time.
+        assert_eq!(flows.cut_new(&scope, &new, 2, says(Err(conntrack::Error::Lost(1)))), BTreeSet::new());
+        assert_eq!(flows.cut_new(&scope, &new, 2, says(Ok(true))), v4);
+        // A kernel that cannot is not asked again.
+        assert_eq!(flows.cut_new(&scope, &new, 2, says(Ok(false))), BTreeSet::new());
+        assert_eq!(flows.cut_new(&scope, &new, 2, never), BTreeSet::new());
     }
 }

@@ -178,10 +178,11 @@ impl<K: Kernel> Enforcer<K> {
         }
         let engine = &mut self.engine;
         let begun = Instant::now();
-        // Also while changes come without a pause: the pods of one namespace can see to that.
-        // But only when rules can be written, because set members that are in one plan with
-        // rules wait as long as these.
-        if self.retired.elapsed() >= LINGER && self.writer.can_write_rules() {
+        // A pass that writes nothing else, because a new pod's set members that are in one plan
+        // with rules wait for these. But the pods of one namespace can see to it that there is
+        // none, so not for ever; and only when rules can be written.
+        let patience = if self.changed == Changed::Nothing { LINGER } else { 2 * LINGER };
+        if self.retired.elapsed() >= patience && self.writer.can_write_rules() {
             engine.retire();
             self.retired = time::Instant::now();
         }

@@ -13,6 +13,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use netlink_packet_netfilter::conntrack::ConntrackMessage;
 use npc_compiler::object::Family;
+use rustix::io::Errno;
 use tracing::debug;
 
 use super::connection::{Connection, TRIES, refused};
@@ -25,7 +26,7 @@ use super::{Error, filter};
 /// the lists of the kernel's own.
 ///
 /// # Errors
-/// If the kernel cannot be asked.
+/// If the kernel cannot be asked, or refuses for another reason.
 pub fn cut_all_of(addresses: &BTreeSet<Ipv4Addr>) -> Result<bool, Error> {
     let mut connection = Connection::open()?;
     for list in addresses.iter().flat_map(|address| filter::ends(IpAddr::V4(*address))) {
@@ -45,7 +46,12 @@ fn cut(connection: &mut Connection, list: &filter::List) -> Result<Option<Error>
         debug_assert!(!tuple.is_empty() && filter.is_some());
         match connection.request(Family::V4, ConntrackMessage::Delete(tuple), filter) {
             Ok(0) => return Ok(None),
-            Ok(code) => return Ok(Some(refused("delete", code))),
+            Ok(code) => {
+                let error = refused("delete", code);
+                let is_unknown =
+                    matches!(Errno::from_raw_os_error(code.saturating_abs()), Errno::INVAL | Errno::OPNOTSUPP);
+                return if is_unknown { Ok(Some(error)) } else { Err(error) };
+            }
             // A late answer would be taken for the next one's.
             Err(error) if error.is_lost() => *connection = Connection::open()?,
             Err(error) => return Err(error),

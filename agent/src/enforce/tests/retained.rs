@@ -47,7 +47,7 @@ async fn empty_groups_expire_while_changes_come_without_a_pause() {
     let early = world.group_chains();
     assert!(early.len() >= 8, "they are retained: {early:?}");
     // Ten changes a second, between two other groups.
-    for number in 0..1_300 {
+    for number in 0..2_500 {
         world.send(Input::Objects(of_bits(512 + number % 2))).await;
         time::sleep(Duration::from_millis(100)).await;
     }

@@ -16,7 +16,7 @@ use crate::source::manifests::{FOLLOWED, read_regular, walk};
 /// How long a file must be empty before that is what its writer wants. A program that writes
 /// in place empties the file first, and the file system may hold it up then for as long as
 /// the disk is busy, before the kernel reports anything.
-const EMPTY: Duration = Duration::from_secs(1);
+pub(super) const EMPTY: Duration = Duration::from_secs(1);
 
 /// What was read.
 #[derive(Debug)]

@@ -206,8 +206,9 @@ impl Watch {
         let mut changes = Vec::new();
         loop {
             match reader.next() {
-                // Events were lost, so everything is read.
-                Ok(event) if event.events().contains(ReadFlags::QUEUE_OVERFLOW) => changes.push(Change::Other),
+                // Events were lost, and a directory may have been made anew with the inode of the
+                // old one. So there are new watches, and everything is read.
+                Ok(event) if event.events().contains(ReadFlags::QUEUE_OVERFLOW) => changes.push(Change::Moved),
                 Ok(event) => {
                     let directories = self.directories.get(&event.wd()).into_iter().flatten();
                     changes.extend(directories.filter_map(|directory| self.interest.change(directory, &event)));
@@ -250,6 +251,22 @@ mod tests {
         drop(file);
         assert_eq!(watch.changes(), [Change::Written(path.clone()), Change::Closed(path)]);
         assert_eq!(watch.changes(), []);
+        Ok(())
+    }
+
+    #[test]
+    fn after_lost_events_the_watches_are_made_anew() -> io::Result<()> {
+        let limit = fs::read_to_string("/proc/sys/fs/inotify/max_queued_events")?;
+        let limit: usize = limit.trim().parse().map_err(io::Error::other)?;
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("a");
+        let watch = Watch::new(Interest::of(folder.path()))?;
+        // Two events each.
+        for _ in 0..=limit / 2 {
+            fs::create_dir(&path)?;
+            fs::remove_dir(&path)?;
+        }
+        assert!(watch.changes().contains(&Change::Moved));
         Ok(())
     }
 }
