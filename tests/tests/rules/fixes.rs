@@ -23,6 +23,9 @@ use serde_json::{Value, json};
 const OUTSIDE: [&str; 5] = ["203.0.113.9", "10.0.0.65", "198.51.100.7", "2001:db8:1::9", "fd00::77"];
 
 fn target(cluster: &Cluster, text: &str) -> Option<Target<'static>> {
+    if let Some(cidr) = Cidr::parse(text).ok().filter(|_| text.contains('/')) {
+        return Some(Target::Blocks(vec![cidr]));
+    }
     match text.parse::<IpAddr>() {
         Ok(address) => Some(Target::Address(address)),
         Err(_) => {
@@ -169,14 +172,15 @@ fn means(end: &str, id: &str, alone: &[IpAddr]) -> bool {
     Cidr::parse(end).is_ok_and(|cidr| cidr.family == Family::of(&address) && cidr.addresses().contains(number))
 }
 
-/// Whether a rule that a fix writes names its peers and its ports.
-fn is_narrow(change: &Change) -> bool {
+/// Whether a rule that a fix writes names its peers and its ports. A prefix is named where it
+/// was asked about.
+fn is_narrow(change: &Change, asked: [&str; 2]) -> bool {
     let rule = |rule: &Value| {
         let peers = rule.get("from").or_else(|| rule.get("to")).and_then(Value::as_array);
         let is_named = |peer: &Value| {
             let selected = peer["podSelector"]["matchLabels"].as_object().is_some_and(|labels| !labels.is_empty());
-            let block =
-                peer["ipBlock"]["cidr"].as_str().is_some_and(|cidr| cidr.ends_with("/32") || cidr.ends_with("/128"));
+            let is_one = |cidr: &str| cidr.ends_with("/32") || cidr.ends_with("/128") || asked.contains(&cidr);
+            let block = peer["ipBlock"]["cidr"].as_str().is_some_and(is_one);
             selected || block
         };
         peers.is_some_and(|peers| !peers.is_empty() && peers.iter().all(is_named))
@@ -214,7 +218,7 @@ fn check(
 ) -> Result<(), String> {
     let mut changed = objects.clone();
     for change in &fix.changes {
-        if !is_narrow(change) {
+        if !is_narrow(change, [from, to]) {
             return Err(format!("{change:?} names not all that it admits"));
         }
         applied(&mut changed, change)?;
@@ -264,6 +268,13 @@ fn check(
 /// Whether an end that was asked about is the row of this id.
 fn means_asked(cluster: &Cluster, asked: &str, id: &str) -> bool {
     if asked == id {
+        return true;
+    }
+    let is_in = |address: IpAddr| {
+        let of = Cidr::parse(asked).ok().filter(|of| of.family == Family::of(&address));
+        of.is_some_and(|of| of.addresses().contains(cidr::number(address)))
+    };
+    if id.parse().is_ok_and(is_in) {
         return true;
     }
     // A pod in its node's network is its node's address.
@@ -410,9 +421,55 @@ fn each_kind_of_denial_gets_the_smallest_change() {
             "198.51.100.7",
             r#"NetworkPolicy api [{"op":"remove","path":"/spec/ingress/0/from/0/ipBlock/except/1"}]"#.to_owned(),
         ),
+        (
+            "a whole prefix",
+            ", ingress: [{from: [{ipBlock: {cidr: 192.0.2.0/24}}], ports: [{port: http}]}]",
+            "198.51.100.0/24",
+            r#"NetworkPolicy api [{"op":"add","path":"/spec/ingress/0/from/-","value":{"ipBlock":{"cidr":"198.51.100.0/24"}}}]"#.to_owned(),
+        ),
     ] {
         assert_eq!(fixed(&cluster(&ingress(rules)), from, "shop/api", &port()), expected, "{name}");
     }
+}
+
+#[test]
+fn a_pod_in_its_nodes_network_is_admitted_by_the_nodes_address() {
+    let host = "apiVersion: v1\nkind: Node\nmetadata: {name: n1}\n\
+                status: {addresses: [{type: InternalIP, address: 192.168.0.1}]}\n---\n\
+                apiVersion: v1\nkind: Pod\nmetadata: {name: host, namespace: shop, labels: {app: host}}\n\
+                spec: {nodeName: n1, hostNetwork: true, containers: [{name: c}]}\n\
+                status: {phase: Running, podIP: 192.168.0.1}\n---\n";
+    let rules = ", ingress: [{from: [{podSelector: {matchLabels: {app: host}}}], ports: [{port: http}]}]";
+    let yaml = cluster(&[&ingress(rules), host].concat());
+    // A pod of an unknown node may be on this one, and is then admitted without a rule.
+    let yaml = yaml.replace("spec: {containers", "spec: {nodeName: n2, containers");
+    let expected = r#"NetworkPolicy api [{"op":"add","path":"/spec/ingress/0/from/-","value":{"ipBlock":{"cidr":"192.168.0.1/32"}}}]"#;
+    let port = Port::Numbers(None, 8080, 8080);
+    assert_eq!(fixed(&yaml, "shop/host", "shop/api", &port), expected);
+    // The fix opens nothing to a pod of the node, which the node reached before, and something
+    // to a pod that the same policies judge on another node.
+    let replica = |name: &str, node: &str, address: &str| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: shop, labels: {{app: api, tier: back}}}}\n\
+             spec: {{nodeName: {node}, containers: [{{name: c, ports: [{{name: http, containerPort: 8080}}]}}]}}\n\
+             status: {{phase: Running, podIP: {address}}}\n---\n"
+        )
+    };
+    let replicas = [replica("a", "n1", "10.0.0.4"), replica("b", "n2", "10.0.0.5")].concat();
+    let expected = format!("{expected}\nopens 192.168.0.1 shop/b 8080");
+    assert_eq!(fixed(&[yaml, replicas].concat(), "shop/host", "shop/api", &port), expected);
+}
+
+#[test]
+fn a_smaller_change_that_closes_something_is_not_taken() {
+    // With Ingress among its types, the policy would isolate all pods of the namespace.
+    let all = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: all, namespace: shop}\n\
+               spec: {podSelector: {}, policyTypes: [Egress], egress: [{}], \
+               ingress: [{from: [{podSelector: {matchLabels: {app: web}}}], ports: [{port: 8080}]}]}\n---\n";
+    let yaml = cluster(&[&ingress(""), all].concat());
+    let text = fixed(&yaml, "shop/web", "shop/api", &Port::Numbers(None, 8080, 8080));
+    let rule = r#"{"from":[{"podSelector":{"matchLabels":{"app":"web"}}}],"ports":[{"port":8080}]}"#;
+    assert_eq!(text, format!(r#"NetworkPolicy api [{{"op":"add","path":"/spec/ingress","value":[{rule}]}}]"#));
 }
 
 #[test]

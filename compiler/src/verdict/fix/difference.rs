@@ -1,20 +1,26 @@
 //! What a change opens and closes: the difference of two matrices by pod.
 //!
-//! Endpoints that no rule distinguishes, neither before nor after, are compared once. An
-//! address of each zone stands for the addresses outside.
+//! Endpoints that no rule distinguishes, neither before nor after, are compared once, and only
+//! those pairs that the change can affect. An address of each zone stands for the addresses
+//! outside.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 
+use rustc_hash::FxHashMap;
+
 use super::View;
+use super::affected::{Affected, Views};
 use crate::algebra::cidr::{self, AddressSet, Cidr};
 use crate::algebra::traffic::Traffic;
-use crate::cluster::PodId;
 use crate::cluster::group::Atom;
+use crate::cluster::{Cluster, PodId};
 use crate::object::Family;
 use crate::verdict::explain::{Pair, Party};
-use crate::verdict::flow::End;
+use crate::verdict::flow::{End, exemption, may_be_own_node};
+use crate::verdict::matrix::judge::BoundIds;
 use crate::verdict::matrix::{By, Matrix, Options};
 use crate::verdict::zone::{Zones, free_address};
 
@@ -56,94 +62,152 @@ pub(super) struct Difference {
     pub(super) closes: bool,
 }
 
-/// The least and the most of each family.
-type Cells = BTreeMap<Option<Family>, (Traffic, Traffic)>;
-
-/// Compares; none where it opens too much to say.
+/// Compares; none where it opens too much to say. Of a change that closes something, what it
+/// opens is not all said.
 pub(super) fn difference(before: View<'_>, after: View<'_>, asked: &[Pair], blocks: &[Cidr]) -> Option<Difference> {
     let outside = Outside::of(before, after, asked);
     let options = Options { by: By::Pod, addresses: outside.names.keys().copied().collect() };
     let old = Matrix::of_groups(before.cluster, before.groups, &options);
     let new = Matrix::of_groups(after.cluster, after.groups, &options);
     let asked = AskedRows::of(before, &old, &outside.within(blocks), asked);
-    let mut difference = Difference { opens: Vec::new(), closes: false };
-    let kinds = alike(&old, &new);
-    let is_address = |kind: &[usize]| matches!(old.ends(kind[0]).next(), Some(End::Address(_)));
+    let mut compared = Compared { old: &old, new: &new, seen: FxHashMap::default() };
+    let mut opens = Vec::new();
+    let kinds = kinds(before, after, &old, &new);
     for from in &kinds {
-        for to in kinds.iter().filter(|to| !is_address(from) || !is_address(to)) {
-            let is_one = std::ptr::eq(from, to);
-            for is_itself in [false, true] {
-                // An end to itself differs from one to another like it.
-                let pairs = || -> Box<dyn Iterator<Item = (usize, usize)> + '_> {
-                    match (is_itself, is_one) {
-                        (true, true) => Box::new(from.iter().map(|end| (*end, *end))),
-                        (true, false) => Box::new(std::iter::empty()),
-                        (false, _) => {
-                            let all = from.iter().flat_map(|from| to.iter().map(move |to| (*from, *to)));
-                            Box::new(all.filter(|(from, to)| from != to))
-                        }
-                    }
-                };
-                let Some(sample) = pairs().next() else { continue };
-                let (was, is) = (cells(&old, sample), cells(&new, sample));
-                difference.closes |= was.iter().any(|(family, (least, most))| {
-                    let none = (Traffic::none(), Traffic::none());
-                    let (new_least, new_most) = is.get(family).unwrap_or(&none);
-                    !least.difference(new_least).is_none() || !most.difference(new_most).is_none()
-                });
-                let opened = opened(&was, &is);
-                for pair in pairs().filter(|_| !opened.is_empty()) {
-                    for (family, traffic) in &opened {
+        for to in &kinds {
+            if (from.is_address && to.is_address) || !Affected::can_differ(from.affected, to.affected) {
+                continue;
+            }
+            let pairs = Pairs { cluster: before.cluster, matrix: &old, from, to };
+            for (exempt, sample) in pairs.samples() {
+                let difference = compared.of_pair(sample);
+                if difference.closes {
+                    return Some(Difference { opens, closes: true });
+                }
+                if difference.opened.is_empty() {
+                    continue;
+                }
+                for pair in pairs.all().filter(|pair| pairs.exempt(*pair) == exempt) {
+                    for (family, traffic) in &difference.opened {
                         let traffic = traffic.difference(&asked.of_pair(pair, *family));
                         if !traffic.is_none() {
                             let (from, to) = (outside.end(&old, pair.0), outside.end(&old, pair.1));
-                            difference.opens.push(Opened { from, to, family: *family, traffic });
+                            opens.push(Opened { from, to, family: *family, traffic });
                         }
                     }
-                    if difference.opens.len() > MOST {
+                    if opens.len() > MOST {
                         return None;
                     }
                 }
             }
         }
     }
-    difference.opens.sort_by(|a, b| (&a.from.id, &a.to.id, a.family).cmp(&(&b.from.id, &b.to.id, b.family)));
-    Some(difference)
+    opens.sort_by(|a, b| (&a.from.id, &a.to.id, a.family).cmp(&(&b.from.id, &b.to.id, b.family)));
+    Some(Difference { opens, closes: false })
 }
 
-/// Rows that no rule distinguishes in either matrix.
-fn alike(old: &Matrix<'_>, new: &Matrix<'_>) -> Vec<Vec<usize>> {
-    let place = |matrix: &Matrix<'_>| {
-        let kinds = matrix.alike();
-        let mut places = vec![0; matrix.endpoints().len()];
-        for (kind, rows) in kinds.iter().enumerate() {
-            for row in rows {
-                places[*row] = kind;
-            }
-        }
-        places
-    };
-    let (old, new) = (place(old), place(new));
-    let mut kinds = BTreeMap::<(usize, usize), Vec<usize>>::new();
-    for (row, kind) in old.into_iter().zip(new).enumerate() {
-        kinds.entry(kind).or_default().push(row);
+/// Rows that no rule distinguishes, neither before nor after.
+struct Kind {
+    rows: Vec<usize>,
+    is_address: bool,
+    affected: Affected,
+}
+
+fn kinds(before: View<'_>, after: View<'_>, old: &Matrix<'_>, new: &Matrix<'_>) -> Vec<Kind> {
+    let mut alike = BTreeMap::<(usize, usize), Vec<usize>>::new();
+    for (row, kind) in old.judged_alike().into_iter().zip(new.judged_alike()).enumerate() {
+        alike.entry(kind).or_default().push(row);
     }
-    kinds.into_values().collect()
+    let mut views = Views::new(before, after);
+    let kind = |rows: Vec<usize>| {
+        let first = old.ends(rows[0]).next()?;
+        let is_address = matches!(first, End::Address(_));
+        let affected = views.affected(first, rows.iter().flat_map(|row| old.ends(*row)));
+        Some(Kind { rows, is_address, affected })
+    };
+    alike.into_values().filter_map(kind).collect()
 }
 
-fn cells(matrix: &Matrix<'_>, (from, to): (usize, usize)) -> Cells {
-    let cells = matrix.between(from, to);
-    cells.map(|cell| (cell.family, ((*cell.traffic).clone(), cell.traffic.union(&cell.unknown)))).collect()
+/// Why a pair of two kinds may be judged unlike another: policies do not apply to it, or may not.
+type Exempt = (bool, bool);
+
+/// The pairs of two kinds.
+#[derive(Clone, Copy)]
+struct Pairs<'a> {
+    cluster: &'a Cluster,
+    matrix: &'a Matrix<'a>,
+    from: &'a Kind,
+    to: &'a Kind,
 }
 
-/// What is or may be allowed now and was not before.
-fn opened(was: &Cells, is: &Cells) -> Vec<(Option<Family>, Traffic)> {
-    let none = (Traffic::none(), Traffic::none());
-    let opened = is.iter().map(|(family, (least, most))| {
-        let (old_least, old_most) = was.get(family).unwrap_or(&none);
-        (*family, least.difference(old_least).union(&most.difference(old_most)))
-    });
-    opened.filter(|(_, traffic)| !traffic.is_none()).collect()
+impl Pairs<'_> {
+    fn all(self) -> impl Iterator<Item = (usize, usize)> {
+        self.from.rows.iter().flat_map(move |from| self.to.rows.iter().map(move |to| (*from, *to)))
+    }
+
+    /// Only with an address a pod may be exempt from policies; pods, only with themselves.
+    fn exempt(self, (from, to): (usize, usize)) -> Exempt {
+        let has_address = self.from.is_address || self.to.is_address;
+        match (self.matrix.ends(from).next(), self.matrix.ends(to).next()) {
+            (Some(from), Some(to)) if has_address => {
+                (exemption(self.cluster, from, to).is_some(), may_be_own_node(self.cluster, from, to))
+            }
+            _ => (from == to, false),
+        }
+    }
+
+    /// One pair for all those that are judged alike.
+    fn samples(self) -> BTreeMap<Exempt, (usize, usize)> {
+        // Two kinds of pods have thousands of pairs, all alike.
+        let many = match (self.from.is_address || self.to.is_address, std::ptr::eq(self.from, self.to)) {
+            (true, _) => usize::MAX,
+            (false, true) => 2,
+            (false, false) => 1,
+        };
+        let mut samples = BTreeMap::new();
+        for pair in self.all().take(many) {
+            samples.entry(self.exempt(pair)).or_insert(pair);
+        }
+        samples
+    }
+}
+
+/// What is different between two ends.
+struct PairDifference {
+    /// What is or may be allowed now and was not before.
+    opened: Vec<(Option<Family>, Traffic)>,
+    /// Whether something was or might have been allowed before and is not now.
+    closes: bool,
+}
+
+/// What passes between two ends in one of two matrices.
+type Bounds = [BoundIds; 3];
+
+/// Two matrices, and what was worked out about their cells.
+struct Compared<'a> {
+    old: &'a Matrix<'a>,
+    new: &'a Matrix<'a>,
+    seen: FxHashMap<(Bounds, Bounds), Rc<PairDifference>>,
+}
+
+impl Compared<'_> {
+    fn of_pair(&mut self, (from, to): (usize, usize)) -> Rc<PairDifference> {
+        let key = (self.old.bounds(from, to), self.new.bounds(from, to));
+        let (old, new) = (self.old, self.new);
+        let found = self.seen.entry(key).or_insert_with_key(|(was, is)| {
+            let mut difference = PairDifference { opened: Vec::new(), closes: false };
+            for ((family, was), is) in Matrix::FAMILIES.into_iter().zip(was).zip(is) {
+                let ((least, most), (new_least, new_most)) = (old.traffic(*was), new.traffic(*is));
+                difference.closes |= !least.difference(&new_least).is_none() || !most.difference(&new_most).is_none();
+                let opened = new_least.difference(&least).union(&new_most.difference(&most));
+                if !opened.is_none() {
+                    difference.opened.push((family, opened));
+                }
+            }
+            Rc::new(difference)
+        });
+        Rc::clone(found)
+    }
 }
 
 /// The addresses that stand for those that no pod has.

@@ -12,6 +12,7 @@
 //!
 //! A proposal names its peer and its ports. None admits every peer or every port.
 
+mod affected;
 mod change;
 mod difference;
 mod peer;

@@ -318,7 +318,7 @@ struct MayAdmit {
 }
 
 /// What passes between two ends, at least and at most.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct BoundIds {
     pub(crate) least: TrafficId,
     pub(crate) most: TrafficId,

@@ -13,6 +13,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use indexmap::IndexMap;
+use rustc_hash::FxHashMap;
 use serde::Serialize;
 use serde::ser::{SerializeSeq as _, SerializeStruct as _, Serializer};
 
@@ -22,7 +23,7 @@ use crate::cluster::Cluster;
 use crate::cluster::group::Groups;
 use crate::object::{Family, Protocol};
 use crate::verdict::flow::End;
-use judge::{Kinds, PairVerdicts, TrafficId, TrafficTable};
+use judge::{BoundIds, Kinds, PairVerdicts, TrafficId, TrafficTable};
 pub use restrict::Restriction;
 use row::Row;
 
@@ -135,6 +136,9 @@ pub fn connectivity(cluster: &Cluster, options: &Options) -> ConnectivityMatrix 
 }
 
 impl<'a> Matrix<'a> {
+    /// The families of cells; none where an end has no address yet.
+    pub(crate) const FAMILIES: [Option<Family>; 3] = [None, Some(Family::V4), Some(Family::V6)];
+
     /// The matrix of a cluster.
     #[must_use]
     pub fn new(cluster: &'a Cluster, options: &Options) -> Self {
@@ -224,11 +228,31 @@ impl<'a> Matrix<'a> {
         alike.into_values().collect()
     }
 
+    /// For each endpoint, the first that the same groups judge and that rules see alike. Unlike
+    /// those of [`Self::alike`], such pods may be exempt from policies with different addresses.
+    pub(crate) fn judged_alike(&self) -> Vec<usize> {
+        let mut alike = FxHashMap::default();
+        let rows = self.rows.iter().enumerate();
+        rows.map(|(place, row)| *alike.entry(row.judged_likeness(place)).or_insert(place)).collect()
+    }
+
+    /// What passes from one endpoint to another, in the order of [`Self::FAMILIES`].
+    pub(crate) fn bounds(&self, from: usize, to: usize) -> [BoundIds; 3] {
+        let mut known = self.known.borrow_mut();
+        row::between(self.cluster, &self.judge, &mut known, &self.rows[from], &self.rows[to], from == to)
+            .map(|sum| BoundIds { least: sum.least, most: known.union(sum.least, sum.most) })
+    }
+
+    /// The traffic that bounds of this matrix mean, the least and the most.
+    pub(crate) fn traffic(&self, bounds: BoundIds) -> (Arc<Traffic>, Arc<Traffic>) {
+        let known = self.known.borrow();
+        (known.traffic(bounds.least), known.traffic(bounds.most))
+    }
+
     /// What is allowed from one endpoint to another or may be, by family.
     pub fn between(&self, from: usize, to: usize) -> impl Iterator<Item = Cell> + use<> {
         let mut known = self.known.borrow_mut();
         let sums = row::between(self.cluster, &self.judge, &mut known, &self.rows[from], &self.rows[to], from == to);
-        let families = [None, Some(Family::V4), Some(Family::V6)];
         let difference = |known: &TrafficTable, all: TrafficId, part: TrafficId| {
             if all == part { Traffic::none() } else { known.traffic(all).difference(&known.traffic(part)) }
         };
@@ -236,7 +260,7 @@ impl<'a> Matrix<'a> {
             (sums[i].most != TrafficId::NONE).then(|| Cell {
                 from,
                 to,
-                family: families[i],
+                family: Self::FAMILIES[i],
                 traffic: known.traffic(sums[i].least),
                 unknown: difference(&known, sums[i].most, sums[i].least),
                 differs: difference(&known, sums[i].least, sums[i].common()),

@@ -87,11 +87,17 @@ pub(super) struct Likeness {
 impl Row {
     pub(super) fn likeness(&self, cluster: &Cluster, place: usize, addresses: &[End]) -> Likeness {
         let exempt = |view: &EndKinds| addresses.iter().any(|address| exemption(cluster, view.end, *address).is_some());
+        let judged = self.judged_likeness(place);
+        Likeness { alone: judged.alone.or_else(|| self.views.iter().any(exempt).then_some(place)), ..judged }
+    }
+
+    /// The same, without what exempts some pods from all policies with an address.
+    pub(super) fn judged_likeness(&self, place: usize) -> Likeness {
         let ([v4, v6], [bare_v4, bare_v6]) = (self.census.clone(), self.bare.clone());
         Likeness {
             census: [v4, v6, bare_v4, bare_v6],
             is_template: self.is_template,
-            alone: (self.is_address || self.views.iter().any(exempt)).then_some(place),
+            alone: self.is_address.then_some(place),
         }
     }
 }
