@@ -24,7 +24,7 @@ const MOST: usize = 10_000;
 /// In a cluster with more addresses of nodes, the zones that these lie in stand for them.
 const NODES: usize = 64;
 
-/// Traffic from one end to another that a change opens.
+/// Traffic from one end to another that a change opens, or closes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Opened {
     /// The source.
@@ -33,7 +33,8 @@ pub struct Opened {
     pub to: OpenedEnd,
     /// The family; none where an end has no address yet.
     pub family: Option<Family>,
-    /// What is or may be allowed after the change and was not before.
+    /// What is or may be allowed after the change and was not before; of what is closed the
+    /// other way round.
     pub traffic: Traffic,
 }
 
@@ -52,8 +53,8 @@ pub struct OpenedEnd {
 pub(super) struct Difference {
     /// What it opens beside the flow that was asked about.
     pub(super) opens: Vec<Opened>,
-    /// Whether it closes anything.
-    pub(super) closes: bool,
+    /// What it closes.
+    pub(super) closes: Vec<Opened>,
 }
 
 /// The least and the most of each family.
@@ -66,7 +67,7 @@ pub(super) fn difference(before: View<'_>, after: View<'_>, asked: &[Pair], bloc
     let old = Matrix::of_groups(before.cluster, before.groups, &options);
     let new = Matrix::of_groups(after.cluster, after.groups, &options);
     let asked = AskedRows::of(before, &old, &outside.within(blocks), asked);
-    let mut difference = Difference { opens: Vec::new(), closes: false };
+    let mut difference = Difference { opens: Vec::new(), closes: Vec::new() };
     let kinds = alike(&old, &new);
     let is_address = |kind: &[usize]| matches!(old.ends(kind[0]).next(), Some(End::Address(_)));
     for from in &kinds {
@@ -86,12 +87,19 @@ pub(super) fn difference(before: View<'_>, after: View<'_>, asked: &[Pair], bloc
                 };
                 let Some(sample) = pairs().next() else { continue };
                 let (was, is) = (cells(&old, sample), cells(&new, sample));
-                difference.closes |= was.iter().any(|(family, (least, most))| {
-                    let none = (Traffic::none(), Traffic::none());
-                    let (new_least, new_most) = is.get(family).unwrap_or(&none);
-                    !least.difference(new_least).is_none() || !most.difference(new_most).is_none()
-                });
-                let opened = opened(&was, &is);
+                let (opened, closed) = (opened(&was, &is), opened(&is, &was));
+                for pair in pairs().filter(|_| !closed.is_empty()) {
+                    let (from, to) = (outside.end(&old, pair.0), outside.end(&old, pair.1));
+                    difference.closes.extend(closed.iter().map(|(family, traffic)| Opened {
+                        from: from.clone(),
+                        to: to.clone(),
+                        family: *family,
+                        traffic: traffic.clone(),
+                    }));
+                    if difference.closes.len() > MOST {
+                        return None;
+                    }
+                }
                 for pair in pairs().filter(|_| !opened.is_empty()) {
                     for (family, traffic) in &opened {
                         let traffic = traffic.difference(&asked.of_pair(pair, *family));
@@ -107,7 +115,9 @@ pub(super) fn difference(before: View<'_>, after: View<'_>, asked: &[Pair], bloc
             }
         }
     }
-    difference.opens.sort_by(|a, b| (&a.from.id, &a.to.id, a.family).cmp(&(&b.from.id, &b.to.id, b.family)));
+    for list in [&mut difference.opens, &mut difference.closes] {
+        list.sort_by(|a, b| (&a.from.id, &a.to.id, a.family).cmp(&(&b.from.id, &b.to.id, b.family)));
+    }
     Some(difference)
 }
 
@@ -136,7 +146,7 @@ fn cells(matrix: &Matrix<'_>, (from, to): (usize, usize)) -> Cells {
     cells.map(|cell| (cell.family, ((*cell.traffic).clone(), cell.traffic.union(&cell.unknown)))).collect()
 }
 
-/// What is or may be allowed now and was not before.
+/// What is or may be allowed in the second and not in the first.
 fn opened(was: &Cells, is: &Cells) -> Vec<(Option<Family>, Traffic)> {
     let none = (Traffic::none(), Traffic::none());
     let opened = is.iter().map(|(family, (least, most))| {
