@@ -162,6 +162,20 @@ fn what_is_unknown_is_said_with_where_to_find_it() {
 }
 
 #[test]
+fn a_file_that_is_named_twice_is_no_duplicate() {
+    let files = Files::of(&policy("web", "{podSelector: {}}"));
+    let answer = files.run(&["lint", "-f", "in.yaml", "-f", "in.yaml"]);
+    assert_eq!((answer.code, answer.out.as_str()), (0, ""), "{}", answer.err);
+}
+
+#[test]
+fn a_type_before_the_namespace_is_put_right() {
+    let answer = Files::of("").npc("explain", &["networkpolicy/shop/web"]);
+    assert_eq!(answer.code, 2);
+    assert!(answer.err.contains("write shop/networkpolicy/web"), "{}", answer.err);
+}
+
+#[test]
 fn help_leads_from_a_code_to_its_page() {
     let help = Files::of("").run(&["explain", "--help"]).out;
     for text in ["npc reason CODE", "Examples:", "Exit codes: 0 allowed"] {
