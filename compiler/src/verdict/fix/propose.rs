@@ -241,7 +241,8 @@ impl Proposer<'_> {
             let path = [&base[..], &["ports", item, "port"]].concat();
             let change = |document: &Value| {
                 let written = document.pointer(&format!("/{}", path.join("/"))).and_then(Value::as_str);
-                let is_meant = written.is_some_and(|text| text.trim() == number.to_string());
+                let written = written.and_then(|text| text.trim().parse::<u64>().ok());
+                let is_meant = written.is_some() && written == number.as_u64();
                 if is_meant { vec![replace(&path, number.clone())] } else { Vec::new() }
             };
             let proposal = self.of_policy(candidate.policy, Size::Value, change);
