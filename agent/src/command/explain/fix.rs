@@ -97,10 +97,10 @@ fn checked(cluster: &Cluster, fix: &Fix) -> String {
     if fix.closes.is_empty() {
         return format!("{subject} this flow to ALLOWED and {opens} {opened}");
     }
-    let closed = others(&fix.closes);
+    let denied = others(&fix.closes);
     let closes = verb("closes", "close");
     format!(
-        "{subject} this flow to ALLOWED, {opens} {opened}\n{INDENT}and {closes} {closed}\n{INDENT}(policies that \
+        "{subject} this flow to ALLOWED, {opens} {opened}\n{INDENT}and {closes} {denied}\n{INDENT}(policies that \
          select by this label apply to these pods only now)"
     )
 }
