@@ -119,6 +119,10 @@ fn object(text: &str) -> Result<What, String> {
             None => What::Object(Some(first.to_owned()), None, name.to_owned()),
         },
         [namespace, kind, name] => {
+            let is_first = kind_of_type(kind).is_none() && kind_of_type(namespace).is_some();
+            if is_first {
+                return Err(format!("the namespace stands before the type: write {kind}/{namespace}/{name}"));
+            }
             let kind = kind_of_type(kind).ok_or_else(|| unknown(kind))?;
             What::Object(Some(namespace.to_owned()), Some(kind), name.to_owned())
         }

@@ -9,6 +9,7 @@ mod excerpt;
 mod fix;
 mod headline;
 mod note;
+mod own_label;
 mod place;
 mod policy;
 mod single;
@@ -30,10 +31,14 @@ use super::{Exit, Stop, completion, output};
 /// (203.0.113.7:443, [2001:db8::1]:443, 10.0.0.0/8), svc/NAME, node/NAME,
 /// ns/NAME, outside (all addresses that no pod and no node has) or any. NAME.NS and
 /// NAME.NS.svc.cluster.local do too. A port is a number, a name, 53/udp, tcp/8080,
-/// 8000-8100 or icmp; without a port, all ports are meant. The exit code is 0 for allowed, 1 for denied or
-/// partial, 3 if an endpoint is not found or ambiguous, 4 for unknown.
+/// 8000-8100 or icmp; without a port, all ports are meant.
+///
+/// Below a denial stand the rule that comes nearest, with marks on what it fails by, and the
+/// smallest change that allows the flow. `npc reason CODE` explains a code, such as the one in
+/// denied[port-number].
 #[allow(rustdoc::broken_intra_doc_links, reason = "clap prints the brackets as they stand")]
 #[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct Args {
     #[command(flatten)]
     input: input::Args,
@@ -54,6 +59,18 @@ pub(super) struct Args {
     #[arg(long)]
     exit_zero: bool,
 }
+
+/// What help ends with.
+const EXAMPLES: &str = "\
+Examples:
+  npc explain -n shop web api:8080             of the cluster that kubectl would use
+  npc explain -f policies/ -f cluster.yaml shop/deploy/web shop/svc/api
+  npc explain shop/web 203.0.113.7:443         an address outside
+  npc explain shop/web                         all that it may send and receive
+  npc explain shop/netpol/api                  what one policy selects and admits
+
+Exit codes: 0 allowed, 1 denied or partial, 2 bad flags or input, 3 an endpoint is not found or
+ambiguous, 4 the input lacks a fact that decides, 5 the API server did not answer.";
 
 #[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
 enum Format {
@@ -107,8 +124,9 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
         return Err(Stop::new(Exit::Input, "a port belongs to the destination; the source's does not matter").into());
     }
     let to = to.resolve(&input, &input.namespace)?;
-    let explanation = explain(cluster, &groups, &from.target, &to.target, to.port.as_ref())
+    let mut explanation = explain(cluster, &groups, &from.target, &to.target, to.port.as_ref())
         .map_err(|error| stop(&error, &to.name, &from.name))?;
+    own_label::add(&input, &mut explanation);
     let fixes = fix::Fixes::of(&input, &groups, &explanation);
     let said = Said { context: &context, from: &from, to: &to, explanation: &explanation, fixes: &fixes };
     match args.output {

@@ -16,8 +16,9 @@ use super::{Exit, input};
 /// Show what is wrong with policies and other objects, with codes, places, and what
 /// npc does about it.
 ///
-/// npc reason CODE explains a code. The exit code is 1 if there are findings, and 0 if
-/// there are none.
+/// A finding is something that npc or the API server does not take as it is written. lint
+/// does not know which traffic you mean to allow: ask explain or matrix for that. npc reason
+/// CODE explains a code. The exit code is 1 if there are findings, and 0 if there are none.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  npc lint -f manifests/\n  npc lint -f manifests/ -o sarif > npc.sarif")]
 pub(super) struct Args {

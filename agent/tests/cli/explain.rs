@@ -181,7 +181,7 @@ fn json_is_as_documented() {
                 "flows": [0], "direction": "Ingress", "policy": "shop/api", "object": policy("api"),
                 "patch": [{"op": "add", "path": "/spec/ingress/1/from/0/namespaceSelector",
                     "value": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}],
-                "create": null, "verified": true, "opens": [],
+                "create": null, "verified": true, "opens": [], "closes": [],
             }],
             "warnings": [], "unknowns": [],
         })
@@ -418,7 +418,7 @@ fn who_else_lists_an_address_is_said_and_decides_nothing() {
         "DENIED  default/pod/other -> default/pod/real  TCP 80
 
   egress   default/pod/other  ALLOW  no policy selects it for egress
-  ingress  default/pod/real   DENY   isolated by networkpolicy/real; 0 of 0 rules match
+  ingress  default/pod/real   DENY   isolated by networkpolicy/real, which has no rule for ingress
 
 denied[default-deny-only]: the policies that isolate it allow nothing in this direction
   --> in.yaml:23:1  networkpolicy default/real

@@ -114,7 +114,13 @@ fn a_label_on_the_workload_alone_goes_to_its_template() {
     let expected = "add this to spec.template.metadata.labels of default/deploy/cart:\n           tier: back\n";
     assert!(answer.out.contains(expected), "{}", answer.out);
     let without = Files::of(&yaml.replace(", tier: back}", "}")).npc("explain", &["cart", "api:8080"]);
-    assert!(without.out.contains("no pod has what spec.ingress[0].from[0].podSelector of"), "{}", without.out);
+    assert!(
+        without
+            .out
+            .contains("spec.ingress[0].from[0].podSelector of networkpolicy default/api selects no pod of the input"),
+        "{}",
+        without.out
+    );
     patched_by_kubectl(&yaml, "cart", "api:8080");
 }
 

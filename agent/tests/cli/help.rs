@@ -98,6 +98,8 @@ fn what_an_input_lacks_is_said_with_what_to_add() {
     assert_eq!(nowhere.code, 3);
     assert!(nowhere.err.contains("there is no namespace \"shpo\""), "{}", nowhere.err);
     assert!(nowhere.err.contains("did you mean shop?"), "{}", nowhere.err);
+    let twice = Files::of(SHOP).npc("explain", &["shpo/web", "203.0.113.1"]);
+    assert_eq!(twice.err.matches("did you mean").count(), 1, "{}", twice.err);
     let policy = Files::of(POLICY).npc("explain", &["web", "203.0.113.1"]);
     assert!(policy.err.contains("1 policy, no pods"), "{}", policy.err);
 }

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot run its program has failed")]
 
+mod asked;
 mod cases;
 mod compile;
 mod explain;

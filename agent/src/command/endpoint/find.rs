@@ -163,7 +163,10 @@ fn missing(input: &Input, all: &[Found<'_>], namespace: &str, kind: Option<&str>
         let scope = if is_scoped { format!(" in namespace {namespace}") } else { String::new() };
         format!("there is no {what} {name:?}{scope}")
     };
-    let more = if !candidates.is_empty() {
+    let more = if message.ends_with('?') {
+        // One question is enough: with the right namespace the next answer names what is there.
+        String::new()
+    } else if !candidates.is_empty() {
         let names: Vec<String> = candidates.into_iter().take(SUGGESTED).collect();
         format!("; did you mean: {}", names.join(", "))
     } else if !unread.is_empty() {

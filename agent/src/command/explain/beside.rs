@@ -43,7 +43,7 @@ fn sentence(context: &Context<'_>, beside: &Beside) -> String {
     match code {
         Code::PolicyTypesMissing => format!("{name} has {got}"),
         Code::PeerOrNotAnd => {
-            format!("{name} {path}: separate items mean OR: {want}; {got}; write both selectors in one item for AND")
+            format!("{name} {path}: separate items mean OR: {want}; {got}")
         }
         Code::PolicyOtherNamespace => format!("{name} means {want}; this is {got}"),
         Code::RuleNotUnderstood => format!("{name} {path}: {got}"),

@@ -26,24 +26,24 @@ pub(super) fn write(
     code: Code,
     out: &mut impl Write,
 ) -> io::Result<()> {
-    let help = dns::help(context, flow, decision);
+    let is_dns = dns::is_unmentioned(context, flow, decision);
     let nearest = decision.candidates.first();
     let is_about = nearest.is_some_and(Candidate::is_about);
-    let headline = match (&help, nearest) {
-        (Some(_), _) => "no rule is about DNS (port 53)",
-        (None, Some(_)) if !is_about => "no rule is about this",
+    let headline = match nearest {
+        Some(_) if is_dns => "no rule is about DNS (port 53)",
+        Some(_) if !is_about => "no rule is about this",
         _ => headline_of(decision, code),
     };
     writeln!(out, "{BAD}denied[{}]{BAD:#}: {headline}", code.as_str())?;
     match nearest {
         None => isolating(context, decision, out)?,
         Some(nearest) if is_about => miss(context, flow, decision, nearest, out)?,
-        Some(nearest) => far(context, decision, nearest, out)?,
+        Some(nearest) => far(context, decision, nearest, is_dns, out)?,
     }
-    if let Some(broken) = dns::broken(flow) {
-        writeln!(out, "   = note: {broken}")?;
+    match dns::broken(flow) {
+        Some(broken) => writeln!(out, "   = note: {broken}"),
+        None => Ok(()),
     }
-    help.iter().try_for_each(|text| write!(out, "{text}"))
 }
 
 /// Where a thing of a policy stands: `  --> policies.yaml:32:7  networkpolicy shop/api  PATH`.
@@ -67,7 +67,13 @@ fn isolating(context: &Context<'_>, decision: &Decision, out: &mut impl Write) -
 }
 
 /// A rule that has little to do with the question: what the rules are about instead.
-fn far(context: &Context<'_>, decision: &Decision, nearest: &Candidate, out: &mut impl Write) -> io::Result<()> {
+fn far(
+    context: &Context<'_>,
+    decision: &Decision,
+    nearest: &Candidate,
+    is_dns: bool,
+    out: &mut impl Write,
+) -> io::Result<()> {
     let cluster = &context.input.cluster;
     writeln!(out, "{}", arrow(context, nearest.policy, &nearest.path))?;
     let mut rules: Vec<String> = Vec::new();
@@ -80,6 +86,10 @@ fn far(context: &Context<'_>, decision: &Decision, nearest: &Candidate, out: &mu
         }
     }
     writeln!(out, "   = note: the rules are about {}", shorten(&rules, LISTED, "; "))?;
+    if is_dns {
+        // A rule for names is missing; by what another rule misses helps nobody.
+        return Ok(());
+    }
     let wants = nearest.conjuncts.iter().map(|conjunct| match conjunct.part {
         Part::Namespace if conjunct.code == Code::PeerOtherNamespace => {
             format!("wants namespace {}, there is {}", conjunct.want, conjunct.got)
@@ -203,6 +213,7 @@ fn label(conjunct: &Conjunct) -> String {
         Code::PeerOtherNamespace => format!("no namespaceSelector: pods of namespace {want} only"),
         Code::PeerAndNotOr => format!("wants {want}, there is {got}; a new \"-\" before podSelector would mean OR"),
         Code::IpBlockIsServiceAddress => format!("{want} holds {got}, which no policy sees"),
+        Code::PortNamedUnresolved => format!("wants a port named {want}, there is {got}"),
         Code::PortIsServicePort => format!("{want} is the Service's port; its pods listen on {got}"),
         _ => format!("wants {want}, there is {got}"),
     }

@@ -1,13 +1,12 @@
 //! What is said of flows to a DNS server.
 
-use npc_compiler::object::{NAMESPACE_NAME_LABEL, Protocol};
-use npc_compiler::policy::Direction;
-use npc_compiler::verdict::explain::{Candidate, Decision, Flow, Of, Party};
+use npc_compiler::object::Protocol;
+use npc_compiler::policy::{Direction, PolicyRule, PortMatch, Ports};
+use npc_compiler::verdict::explain::{Decision, Flow, Party};
 use npc_compiler::verdict::flow::End;
 
 use super::Context;
 use super::warning::shown;
-use crate::command::words::policy_name;
 
 /// Whether a flow asks for names.
 pub(super) fn is_dns(flow: &Flow) -> bool {
@@ -16,27 +15,27 @@ pub(super) fn is_dns(flow: &Flow) -> bool {
 
 /// What it breaks that the flow is denied, if it asks for names.
 pub(super) fn broken(flow: &Flow) -> Option<String> {
-    is_dns(flow).then(|| format!("without DNS, {} can resolve no name", shown(&flow.from)))
+    let from = shown(&flow.from);
+    is_dns(flow).then(|| match flow.traffic.single() {
+        Some((Protocol::Tcp, ..)) => format!("without DNS by TCP, {from} gets no answer that is too long for UDP"),
+        _ => format!("without DNS, {from} can resolve no name"),
+    })
 }
 
-/// The rule that lets an end ask its DNS server, where no rule of its policies is about port
-/// 53.
-pub(super) fn help(context: &Context<'_>, flow: &Flow, decision: &Decision) -> Option<String> {
-    let is_about_port = |candidate: &Candidate| candidate.conjuncts.iter().all(|conjunct| conjunct.of != Of::Port);
-    if !is_dns(flow) || decision.direction != Direction::Egress || decision.candidates.iter().any(is_about_port) {
-        return None;
-    }
-    let (_, Party::End(End::Pod(server))) = flow.parties? else { return None };
+/// Whether an end asks its DNS server, and no rule of its policies is about port 53.
+pub(super) fn is_unmentioned(context: &Context<'_>, flow: &Flow, decision: &Decision) -> bool {
+    let is_about_port = |item: &PortMatch| match item {
+        PortMatch::Range(_, first, last) => (*first..=*last).contains(&53),
+        // It may be that of the server's port.
+        PortMatch::Named(..) => true,
+        PortMatch::Nothing => false,
+    };
+    let is_about = |rule: &PolicyRule| match &rule.ports {
+        Ports::Everything => true,
+        Ports::AnyOf(items) => items.iter().any(is_about_port),
+    };
     let cluster = &context.input.cluster;
-    let server = cluster.pod(server);
-    let labels = server.labels.iter().map(|(key, value)| format!("{key}: {value}")).collect::<Vec<_>>().join(", ");
-    let policy = decision.candidates.first().map(|of| of.policy).or_else(|| decision.isolated_by.first().copied())?;
-    Some(format!(
-        "   = help: add this to spec.egress of networkpolicy {}:\n           \
-         - to:\n             - namespaceSelector: {{matchLabels: {{{NAMESPACE_NAME_LABEL}: {}}}}}\n               \
-         podSelector: {{matchLabels: {{{labels}}}}}\n             \
-         ports: [{{port: 53, protocol: UDP}}, {{port: 53, protocol: TCP}}]\n",
-        policy_name(cluster, policy),
-        server.namespace,
-    ))
+    let mut rules = decision.isolated_by.iter().flat_map(|id| cluster.policy(*id).rules(decision.direction));
+    let is_pod = matches!(flow.parties, Some((_, Party::End(End::Pod(_)))));
+    is_dns(flow) && is_pod && decision.direction == Direction::Egress && !rules.any(is_about)
 }

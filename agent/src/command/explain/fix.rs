@@ -15,6 +15,7 @@ use npc_compiler::verdict::explain::{Code, Flow, FlowExplanation};
 use npc_compiler::verdict::fix::{Change, Edit, Fix, FlowFix, NoFix, ObjectName, Opened, OpenedEnd, fixes};
 use serde_json::Value;
 
+use super::own_label;
 use super::text::traffic;
 use crate::command::endpoint::short_kind;
 use crate::command::input::Input;
@@ -45,9 +46,7 @@ impl<'a> Fixes<'a> {
     pub(super) fn of(input: &Input, groups: &Groups, explanation: &'a FlowExplanation) -> Self {
         let most = if input.loaded.objects.pods.len() > MANY_PODS { 1 } else { FIXED };
         let has_own_label = |workload: &Workload, namespace: &str, key: &str| {
-            let (path, positions) = (format!("metadata.labels.{key}"), &input.loaded.positions);
-            let place = positions.locate(&workload.kind, namespace, &workload.name, &path);
-            place.is_some_and(|place| place.exact)
+            own_label::place(&input.loaded.positions, workload, namespace, key).is_some()
         };
         let fixes = fixes(&input.loaded.objects, &input.cluster, groups, explanation, &has_own_label, most);
         Self { explanation, fixes }
@@ -86,13 +85,24 @@ fn checked(cluster: &Cluster, fix: &Fix) -> String {
     let verb = |one: &str, more: &str| if fix.changes.len() > 1 { more.to_owned() } else { one.to_owned() };
     let subject = verb("checked: turns", "checked: the changes of both directions together turn");
     let opens = verb("opens", "open");
-    let others = others(cluster, &fix.opens);
-    let opened = match others.len() {
-        0 => "no other".to_owned(),
-        1 => format!("1 other: {}", others[0]),
-        count => format!("{count} others: {}", shorten(&others, NAMED, ", ")),
+    let others = |of: &[Opened]| {
+        let others = others(cluster, of);
+        match others.len() {
+            0 => "no other".to_owned(),
+            1 => format!("1 other: {}", others[0]),
+            count => format!("{count} others: {}", shorten(&others, NAMED, "; ")),
+        }
     };
-    format!("{subject} this flow to ALLOWED and {opens} {opened}")
+    let opened = others(&fix.opens);
+    if fix.closes.is_empty() {
+        return format!("{subject} this flow to ALLOWED and {opens} {opened}");
+    }
+    let denied = others(&fix.closes);
+    let closes = verb("closes", "close");
+    format!(
+        "{subject} this flow to ALLOWED, {opens} {opened}\n{INDENT}and {closes} {denied}\n{INDENT}(policies that \
+         select by this label apply to these pods only now)"
+    )
 }
 
 /// What is opened, by workload.
@@ -146,7 +156,12 @@ fn write_operation(operation: &PatchOperation, policy: &str, out: &mut impl Writ
         }
         PatchOperation::Replace(replace) => {
             let path = path_of(operation, true);
-            writeln!(out, "   = help: no pod has what {path} of {policy} asks for; write in its place:")?;
+            let what = match last.as_str() {
+                "port" => "means a name",
+                "namespaceSelector" => "selects no namespace of the input",
+                _ => "selects no pod of the input",
+            };
+            writeln!(out, "   = help: {path} of {policy} {what}; write in its place:")?;
             write_lines(&[yaml::pair(&last, &replace.value)], out)
         }
         PatchOperation::Remove(_) => {
@@ -202,6 +217,15 @@ fn why_not(reason: &NoFix) -> String {
         }
         NoFix::NoLabel(namespace, name) => {
             format!("no fix: the pods of {namespace}/{name} have no label that a selector can ask for; give them one")
+        }
+        NoFix::NodeAddress(service) => {
+            let name = |(namespace, name): &(String, String)| format!("{namespace}/svc/{name}");
+            let service = service.as_ref().map_or_else(|| "the Service".to_owned(), name);
+            format!(
+                "no fix in a policy: an ipBlock with the node's address would admit every client that comes by that \
+                 node; with externalTrafficPolicy: Local in {service} the pod sees the client's address, and only the \
+                 nodes of its pods lead to it"
+            )
         }
         NoFix::ManyEnds => "no fix: no rule can name all these ends; ask about one of them".to_owned(),
         NoFix::Service(Code::ServicePortUnknown) => {

@@ -5,7 +5,7 @@ use npc_compiler::policy::Direction;
 use npc_compiler::verdict::explain::{Candidate, Flow, Of, Part, Party};
 use npc_compiler::verdict::flow::End;
 
-use super::Context;
+use super::{Context, own_label};
 
 /// Facts about the other end that its part of the rule is about.
 pub(super) fn note(context: &Context<'_>, flow: &Flow, direction: Direction, candidate: &Candidate) -> Option<String> {
@@ -41,14 +41,8 @@ fn own_label(context: &Context<'_>, pod: &Pod, candidate: &Candidate) -> Option<
     let failed = conjuncts.flat_map(|conjunct| &conjunct.marks).filter_map(|mark| mark.requirement.as_ref());
     let mut keys = failed.filter(|failed| failed.value.is_none()).map(|failed| &failed.requirement.key);
     keys.find_map(|key| {
-        let (kind, path) = (&workload.kind, format!("metadata.labels.{key}"));
-        let place = context.input.loaded.positions.locate(kind, &pod.namespace, &workload.name, &path)?;
-        place.exact.then(|| {
-            format!(
-                "the {} itself has a label {key} ({place}), which its pods do not get: write it in \
-                 spec.template.metadata.labels",
-                kind.to_lowercase()
-            )
-        })
+        let place = own_label::place(&context.input.loaded.positions, workload, &pod.namespace, key)?;
+        let kind = workload.kind.to_lowercase();
+        Some(format!("the {kind} itself has a label {key} ({place}), which its pods do not get"))
     })
 }

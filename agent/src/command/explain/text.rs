@@ -21,6 +21,9 @@ use crate::command::words::shorten;
 /// So many flows are shown one by one.
 const SHOWN: usize = 24;
 
+/// So many policies are named in one line.
+const POLICIES: usize = 6;
+
 /// So many nodes are named.
 const NODES: usize = 3;
 
@@ -50,6 +53,9 @@ pub(super) fn write(said: &Said<'_>, out: &mut impl Write) -> io::Result<()> {
     }
     for text in warning::unknowns(&explanation.missing()) {
         writeln!(out, "\nunknown: {text}")?;
+    }
+    if let Some(help) = warning::what_is_missing(context.input, &explanation.missing()) {
+        writeln!(out, "   = help: {help}")?;
     }
     for text in warning::texts(context.input, &explanation.warnings) {
         writeln!(out, "\nwarning: {text}")?;
@@ -250,7 +256,7 @@ fn why(context: &Context<'_>, decision: &Decision, is_pod: bool) -> String {
         // Those that have rules first: they are what one would change.
         let has_rules = |id: PolicyId| !context.input.cluster.policy(id).rules(decision.direction).is_empty();
         let (with, without): (Vec<PolicyId>, Vec<_>) = decision.isolated_by.iter().partition(|id| has_rules(**id));
-        with.into_iter().chain(without).map(name).collect::<Vec<_>>().join(", ")
+        shorten(&with.into_iter().chain(without).map(name).collect::<Vec<_>>(), POLICIES, ", ")
     };
     let rules = || {
         let rules = decision.rules.iter().map(|(id, path)| format!("{} {path}", name(*id)));
@@ -267,7 +273,11 @@ fn why(context: &Context<'_>, decision: &Decision, is_pod: bool) -> String {
         Reason::Denied(_) => {
             let (matching, all) = (decision.rules.len(), decision.rule_count);
             let part = if decision.verdict == Verdict::Partial { format!(": {}", rules()) } else { String::new() };
-            format!("isolated by {}; {matching} of {all} rules match{part}", isolated())
+            match (all, decision.isolated_by.as_slice()) {
+                (0, [_]) => format!("isolated by {}, which has no rule for {direction}", isolated()),
+                (0, _) => format!("isolated by {}, which have no rule for {direction}", isolated()),
+                _ => format!("isolated by {}; {matching} of {all} rules match{part}", isolated()),
+            }
         }
         Reason::Unknown if decision.isolated_by.is_empty() => "it depends on a fact that is missing".to_owned(),
         Reason::Unknown => format!("isolated by {}; a fact is missing", isolated()),

@@ -1,10 +1,11 @@
 //! The warnings of an explanation in words.
 
 use npc_compiler::cluster::{Cluster, PodId};
+use npc_compiler::object::Workload;
 use npc_compiler::verdict::explain::{EndName, Missing, MissingFact, Verdict, Warning};
 
 use crate::command::endpoint::short_kind;
-use crate::command::input::Input;
+use crate::command::input::{Input, Source};
 use crate::command::words::{blocks, shorten};
 
 /// So many unread documents, ports or labels are named.
@@ -18,6 +19,11 @@ pub(super) fn shown(name: &EndName) -> String {
         (None, "Block") => blocks(&name.name),
         (None, _) => name.name.clone(),
     }
+}
+
+/// A workload as it is shown: `shop/deploy/api`.
+pub(super) fn workload(namespace: &str, of: &Workload) -> String {
+    format!("{namespace}/{}/{}", short_kind(&of.kind), of.name)
 }
 
 /// Warnings in words, those about the input last.
@@ -92,6 +98,17 @@ fn contested(cluster: &Cluster, address: std::net::IpAddr) -> String {
         pods => format!("rules of other nodes admit it only where they admit {}", names(pods)),
     });
     format!("{} list {address}: {}", names(&contest.claimants), views.join("; "))
+}
+
+/// Where to find facts that files lack.
+pub(super) fn what_is_missing(input: &Input, missing: &[Missing]) -> Option<&'static str> {
+    let is_of_cluster = |of: &Missing| {
+        !matches!(of.fact, MissingFact::Unread(_) | MissingFact::Backends { external_name: Some(_), .. })
+    };
+    (input.source == Source::Files && missing.iter().any(is_of_cluster)).then_some(
+        "the running cluster has these facts: ask without -f, or with -f of what kubectl get \
+         pods,services,endpointslices,namespaces,nodes -A -o yaml prints",
+    )
 }
 
 /// The facts that the input lacks, in words, each once.

@@ -37,7 +37,10 @@ pub(in crate::source) fn assemble(files: Vec<Parsed>, options: &Options) -> Load
                 }
                 std::collections::hash_map::Entry::Occupied(occupied) => {
                     let earlier = std::mem::replace(&mut slots[*occupied.get()], item);
-                    loaded.problems.push(duplicate(&earlier, &slots[*occupied.get()]));
+                    let later = &slots[*occupied.get()];
+                    // A file that was named twice, as itself and by its folder.
+                    let is_same = earlier.file == later.file && earlier.node.span == later.node.span;
+                    loaded.problems.extend((!is_same).then(|| duplicate(&earlier, later)));
                 }
             }
         }

@@ -60,7 +60,7 @@ impl Code {
     pub const fn effect(self) -> &'static str {
         match self {
             Self::DocumentUnreadable | Self::VersionGone => "it is not judged",
-            Self::DuplicateName => "the later one counts",
+            Self::DuplicateName => "the earlier one is not judged",
             Self::ValueDoubtful => "it is taken as it stands",
             Self::LabelInvalid => "the label counts as it stands, but the API server refuses the object",
         }

@@ -135,8 +135,12 @@ impl Question {
                 code: Code::PeerOrNotAnd,
                 path: path.clone(),
                 requirement: None,
-                want: format!("{} by the namespace, or {} by the pod", count(&of_namespace), count(&of_pod)),
-                got: format!("{} by both", count(&both)),
+                want: format!(
+                    "the namespaceSelector alone admits {}, the podSelector alone {}",
+                    count(&of_namespace),
+                    count(&of_pod)
+                ),
+                got: format!("both in one item (AND) admit {}", count(&both)),
             })
         })
     }
@@ -173,7 +177,7 @@ fn near_miss(id: PolicyId, policy: &Policy, class: &Class) -> Option<Beside> {
 }
 
 /// Whether a label has a value that differs by little.
-fn is_slip(requirement: &Requirement, labels: &Labels) -> bool {
+pub(in crate::verdict) fn is_slip(requirement: &Requirement, labels: &Labels) -> bool {
     let Operator::In(values) = &requirement.operator else { return false };
     let has = |key: &str| labels.get(key).is_some_and(|has| values.iter().any(|value| is_close(value, has)));
     has(&requirement.key)

@@ -40,6 +40,7 @@ pub use super::bounds::{Bounds, Verdict};
 pub use answer::{Alike, Flow, FlowExplanation, Missing, Pairs, Ranges, Unanswerable, Via, Warning, Way};
 pub use asked::{Asked, Pair};
 pub use beside::Beside;
+pub(in crate::verdict) use beside::is_slip;
 pub use code::Code;
 pub use decision::{Decision, Reason};
 pub use endpoint::{EndpointExplanation, Side, explain_endpoint};

@@ -30,7 +30,7 @@ const MOST: usize = 10_000;
 /// In a cluster with more addresses of nodes, the zones that these lie in stand for them.
 const NODES: usize = 64;
 
-/// Traffic from one end to another that a change opens.
+/// Traffic from one end to another that a change opens, or closes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Opened {
     /// The source.
@@ -39,7 +39,8 @@ pub struct Opened {
     pub to: OpenedEnd,
     /// The family; none where an end has no address yet.
     pub family: Option<Family>,
-    /// What is or may be allowed after the change and was not before.
+    /// What is or may be allowed after the change and was not before; of what is closed the
+    /// other way round.
     pub traffic: Traffic,
 }
 
@@ -58,12 +59,11 @@ pub struct OpenedEnd {
 pub(super) struct Difference {
     /// What it opens beside the flow that was asked about.
     pub(super) opens: Vec<Opened>,
-    /// Whether it closes anything.
-    pub(super) closes: bool,
+    /// What it closes.
+    pub(super) closes: Vec<Opened>,
 }
 
-/// Compares; none where it opens too much to say. Of a change that closes something, what it
-/// opens is not all said.
+/// Compares; none where it opens or closes too much to say.
 pub(super) fn difference(before: View<'_>, after: View<'_>, asked: &[Pair], blocks: &[Cidr]) -> Option<Difference> {
     let outside = Outside::of(before, after, asked);
     let options = Options { by: By::Pod, addresses: outside.names.keys().copied().collect() };
@@ -71,7 +71,7 @@ pub(super) fn difference(before: View<'_>, after: View<'_>, asked: &[Pair], bloc
     let new = Matrix::of_groups(after.cluster, after.groups, &options);
     let asked = AskedRows::of(before, &old, &outside.within(blocks), asked);
     let mut compared = Compared { old: &old, new: &new, seen: FxHashMap::default() };
-    let mut opens = Vec::new();
+    let mut whole = Difference { opens: Vec::new(), closes: Vec::new() };
     let kinds = kinds(before, after, &old, &new);
     for from in &kinds {
         for to in &kinds {
@@ -81,29 +81,32 @@ pub(super) fn difference(before: View<'_>, after: View<'_>, asked: &[Pair], bloc
             let pairs = Pairs { cluster: before.cluster, matrix: &old, from, to };
             for (exempt, sample) in pairs.samples() {
                 let difference = compared.of_pair(sample);
-                if difference.closes {
-                    return Some(Difference { opens, closes: true });
-                }
-                if difference.opened.is_empty() {
+                if difference.opened.is_empty() && difference.closed.is_empty() {
                     continue;
                 }
                 for pair in pairs.all().filter(|pair| pairs.exempt(*pair) == exempt) {
+                    for (family, traffic) in &difference.closed {
+                        let (from, to) = (outside.end(&old, pair.0), outside.end(&old, pair.1));
+                        whole.closes.push(Opened { from, to, family: *family, traffic: traffic.clone() });
+                    }
                     for (family, traffic) in &difference.opened {
                         let traffic = traffic.difference(&asked.of_pair(pair, *family));
                         if !traffic.is_none() {
                             let (from, to) = (outside.end(&old, pair.0), outside.end(&old, pair.1));
-                            opens.push(Opened { from, to, family: *family, traffic });
+                            whole.opens.push(Opened { from, to, family: *family, traffic });
                         }
                     }
-                    if opens.len() > MOST {
+                    if whole.opens.len().max(whole.closes.len()) > MOST {
                         return None;
                     }
                 }
             }
         }
     }
-    opens.sort_by(|a, b| (&a.from.id, &a.to.id, a.family).cmp(&(&b.from.id, &b.to.id, b.family)));
-    Some(Difference { opens, closes: false })
+    for list in [&mut whole.opens, &mut whole.closes] {
+        list.sort_by(|a, b| (&a.from.id, &a.to.id, a.family).cmp(&(&b.from.id, &b.to.id, b.family)));
+    }
+    Some(whole)
 }
 
 /// Rows that no rule distinguishes, neither before nor after.
@@ -176,8 +179,8 @@ impl Pairs<'_> {
 struct PairDifference {
     /// What is or may be allowed now and was not before.
     opened: Vec<(Option<Family>, Traffic)>,
-    /// Whether something was or might have been allowed before and is not now.
-    closes: bool,
+    /// What was or might have been allowed before and is not now.
+    closed: Vec<(Option<Family>, Traffic)>,
 }
 
 /// What passes between two ends in one of two matrices.
@@ -195,10 +198,13 @@ impl Compared<'_> {
         let key = (self.old.bounds(from, to), self.new.bounds(from, to));
         let (old, new) = (self.old, self.new);
         let found = self.seen.entry(key).or_insert_with_key(|(was, is)| {
-            let mut difference = PairDifference { opened: Vec::new(), closes: false };
+            let mut difference = PairDifference { opened: Vec::new(), closed: Vec::new() };
             for ((family, was), is) in Matrix::FAMILIES.into_iter().zip(was).zip(is) {
                 let ((least, most), (new_least, new_most)) = (old.traffic(*was), new.traffic(*is));
-                difference.closes |= !least.difference(&new_least).is_none() || !most.difference(&new_most).is_none();
+                let closed = least.difference(&new_least).union(&most.difference(&new_most));
+                if !closed.is_none() {
+                    difference.closed.push((family, closed));
+                }
                 let opened = new_least.difference(&least).union(&new_most.difference(&most));
                 if !opened.is_none() {
                     difference.opened.push((family, opened));

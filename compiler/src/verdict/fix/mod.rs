@@ -8,7 +8,8 @@
 //!
 //! This room decides nothing about flows. A change counts as checked only if
 //! [`Pair::verdict`] says ALLOWED for each pair of the flow after the change, which is the
-//! engine that `npc explain` answers with. A change that closes anything is not proposed.
+//! engine that `npc explain` answers with. A change that closes anything is not proposed, but
+//! for a label that the author wrote on a workload and forgot in its template.
 //!
 //! A proposal names its peer and its ports. None admits every peer or every port.
 
@@ -24,7 +25,7 @@ use crate::cluster::group::Groups;
 use crate::object::{Objects, Workload};
 use crate::policy::Direction;
 use crate::verdict::bounds::Verdict;
-use crate::verdict::explain::{Code, Flow, FlowExplanation, Pair};
+use crate::verdict::explain::{Code, Flow, FlowExplanation, Pair, Way};
 
 pub use change::{Change, Edit, ObjectName};
 use difference::{Difference, difference};
@@ -38,6 +39,8 @@ pub struct Fix {
     pub changes: Vec<Change>,
     /// What they open besides, between two pods, or a pod and addresses.
     pub opens: Vec<Opened>,
+    /// What they close: only a label in its right place does, where policies select by it.
+    pub closes: Vec<Opened>,
 }
 
 /// The answer for one flow, or for two that say the same of both families.
@@ -66,6 +69,9 @@ pub enum NoFix {
     NoLabel(String, String),
     /// One rule cannot name all ends that are meant.
     ManyEnds,
+    /// A node puts its own address in place of the client's, so that a rule with this address
+    /// would admit every client: the namespace and name of the Service.
+    NodeAddress(Option<(String, String)>),
     /// The Service leads nowhere, whatever policies say.
     Service(Code),
     /// The input lacks a fact, without which no change can be judged.
@@ -146,15 +152,20 @@ fn fix(before: View<'_>, flow: &Flow) -> Result<Fix, NoFix> {
         return Err(NoFix::FactMissing);
     }
     let blocks = peer::blocks(flow);
-    let mut changes = Vec::new();
+    let (mut changes, mut may_close) = (Vec::new(), false);
     let mut state: Option<Changed> = None;
     for direction in [Direction::Egress, Direction::Ingress] {
         let view = state.as_ref().map_or(before, |state| state.view(before.has_own_label));
         if admits(view, pairs, direction) {
             continue;
         }
+        if let (Direction::Ingress, Some(Way::OtherNode(_))) = (direction, &flow.way) {
+            let service = flow.via.as_ref().map(|via| (via.namespace.clone(), via.name.clone()));
+            return Err(NoFix::NodeAddress(service));
+        }
         let proposals = proposals(view, flow, pairs, direction)?;
-        let (change, next) = best(view, proposals, pairs, &blocks, direction).ok_or(NoFix::NothingFits)?;
+        let (change, cause, next) = best(view, proposals, pairs, &blocks, direction).ok_or(NoFix::NothingFits)?;
+        may_close |= cause == Cause::Misplaced;
         changes.push(change);
         state = Some(next);
     }
@@ -162,10 +173,10 @@ fn fix(before: View<'_>, flow: &Flow) -> Result<Fix, NoFix> {
     let passes = |pair: &Pair| pair.passes(&after.cluster, &after.groups).verdict(&pair.question.traffic);
     let Difference { opens, closes } =
         difference(before, after.view(before.has_own_label), pairs, &blocks).ok_or(NoFix::NothingFits)?;
-    if closes || !pairs.iter().all(|pair| passes(pair) == Verdict::Allowed) {
+    if !(closes.is_empty() || may_close) || !pairs.iter().all(|pair| passes(pair) == Verdict::Allowed) {
         return Err(NoFix::NothingFits);
     }
-    Ok(Fix { changes, opens })
+    Ok(Fix { changes, opens, closes })
 }
 
 /// Whether a direction admits all pairs.
@@ -174,18 +185,19 @@ fn admits(view: View<'_>, pairs: &[Pair], direction: Direction) -> bool {
 }
 
 /// Of the changes that admit all pairs and close nothing: one that mends a mistake, else the one
-/// that opens least, else the smallest.
+/// that opens least, else the smallest. A misplaced label goes before all, and may close.
 fn best(
     before: View<'_>,
     mut proposals: Vec<Proposal>,
     pairs: &[Pair],
     blocks: &[Cidr],
     direction: Direction,
-) -> Option<(Change, Changed)> {
+) -> Option<(Change, Cause, Changed)> {
     proposals.sort_by_key(|proposal| (proposal.cause, proposal.size));
     let mut found: Option<(Cause, usize, Change, Changed)> = None;
     for Proposal { change, cause, .. } in proposals {
         let enough = match &found {
+            Some((Cause::Misplaced, ..)) => true,
             Some((Cause::Mistake, opened, ..)) if cause == Cause::Policy => *opened <= OPENED_BY_MISTAKE,
             Some((_, opened, ..)) => *opened == 0,
             None => false,
@@ -197,14 +209,16 @@ fn best(
         if !admits(after.view(before.has_own_label), pairs, direction) {
             continue;
         }
-        let Some(Difference { opens, closes: false }) =
-            difference(before, after.view(before.has_own_label), pairs, blocks)
+        let Some(Difference { opens, closes }) = difference(before, after.view(before.has_own_label), pairs, blocks)
         else {
             continue;
         };
+        if !closes.is_empty() && cause != Cause::Misplaced {
+            continue;
+        }
         if found.as_ref().is_none_or(|(_, opened, ..)| opens.len() < *opened) {
             found = Some((cause, opens.len(), change, after));
         }
     }
-    found.map(|(.., change, after)| (change, after))
+    found.map(|(cause, _, change, after)| (change, cause, after))
 }

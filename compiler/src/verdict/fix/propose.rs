@@ -16,11 +16,14 @@ use crate::cluster::{PodId, PolicyId};
 use crate::object::{Labels, NetworkPolicy, Pod, Protocol, is_controller_label};
 use crate::policy::{Direction, Namespaces, Peer, Peers, PodPeer, PolicyRule};
 use crate::verdict::bounds::Verdict;
-use crate::verdict::explain::{Candidate, Code, Decision, Flow, Of, Pair};
+use crate::verdict::explain::{Candidate, Code, Decision, Flow, Of, Pair, is_slip};
 
 /// What a change mends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Cause {
+    /// A label that stands on a workload and not in its template: where its author meant it to
+    /// be is known, so it goes there whatever follows.
+    Misplaced,
     /// A mistake: the other end lacks a label that a rule rightly asks for, or a rule asks for
     /// what no endpoint has.
     Mistake,
@@ -82,13 +85,13 @@ pub(super) fn proposals(
         Direction::Egress => ("egress", "to"),
     };
     let is_dns = matches!(traffic.single(), Some((Protocol::Udp | Protocol::Tcp, 53, 53)));
-    if is_dns && direction == Direction::Egress && matches!(other, Other::Pods(_)) {
-        // A DNS client asks again by TCP where an answer is long.
-        for protocol in [Protocol::Udp, Protocol::Tcp] {
-            traffic = traffic.union(&Traffic::ports(protocol, 53, 53));
-        }
-    }
-    let ports = peer::ports(&traffic)?;
+    // A DNS client asks again by TCP where an answer is long.
+    let is_dns_egress = is_dns && direction == Direction::Egress && matches!(other, Other::Pods(_));
+    let ports = if is_dns_egress {
+        ["UDP", "TCP"].map(|protocol| json!({"port": 53, "protocol": protocol})).to_vec()
+    } else {
+        peer::ports(&traffic)?
+    };
     let proposer = Proposer { view, direction, section, field, other, namespace, subjects, ports };
     let is_why = |pair: &&Pair| pair.verdict(view.cluster, view.groups, direction) != Verdict::Allowed;
     let denied = pairs.iter().find(is_why).ok_or(NoFix::FactMissing)?;
@@ -119,8 +122,10 @@ impl Proposer<'_> {
                 |document: &Value| append(document, &["spec", "policyTypes"], vec![json!(self.direction.as_str())]);
             all.extend(self.of_policy(beside.policy, Size::Value, types));
         }
+        let nearest = decision.candidates.first().map(|nearest| nearest.labels);
+        let is_alone = decision.candidates.iter().filter(|of| Some(of.labels) == nearest).count() == 1;
         for candidate in decision.candidates.iter().take(TRIED) {
-            self.of_rule(candidate, &mut all);
+            self.of_rule(candidate, is_alone, &mut all);
         }
         let items = peer::items(self.view, &self.other, &self.namespace);
         if let Ok(items) = &items {
@@ -202,7 +207,7 @@ impl Proposer<'_> {
     }
 
     /// What a rule that misses by little needs.
-    fn of_rule(&self, candidate: &Candidate, all: &mut Vec<Proposal>) {
+    fn of_rule(&self, candidate: &Candidate, is_alone: bool, all: &mut Vec<Proposal>) {
         let cluster = self.view.cluster;
         let policy = cluster.policy(candidate.policy);
         let Some(rule) = policy.rules(self.direction).iter().find(|rule| rule.path == candidate.path) else { return };
@@ -212,12 +217,13 @@ impl Proposer<'_> {
         let misses_port = candidate.conjuncts.iter().any(|of| of.of == Of::Port);
         match (misses_peer, misses_port) {
             (false, true) => {
+                self.number_in_quotes(candidate, &base, all);
                 let list = [&base[..], &["ports"]].concat();
                 let items = self.ports.clone();
                 all.extend(self.of_policy(candidate.policy, Size::Item, |document| append(document, &list, items)));
             }
             (true, false) => {
-                self.at_the_peer(candidate, rule, &base, all);
+                self.at_the_peer(candidate, is_alone, rule, &base, all);
                 let Ok(items) = peer::items(self.view, &self.other, &policy.namespace) else { return };
                 let list = [&base[..], &[self.field]].concat();
                 all.extend(self.of_policy(candidate.policy, Size::Item, |document| append(document, &list, items)));
@@ -226,8 +232,33 @@ impl Proposer<'_> {
         }
     }
 
+    /// A port's number that was written as text, and so means a name.
+    fn number_in_quotes(&self, candidate: &Candidate, base: &[&str; 3], all: &mut Vec<Proposal>) {
+        let [port] = self.ports.as_slice() else { return };
+        let Some(number) = port.get("port") else { return };
+        for conjunct in candidate.conjuncts.iter().filter(|of| of.code == Code::PortNamedUnresolved) {
+            let Some(item) = conjunct.path.split('.').next().and_then(index) else { continue };
+            let path = [&base[..], &["ports", item, "port"]].concat();
+            let change = |document: &Value| {
+                let written = document.pointer(&format!("/{}", path.join("/"))).and_then(Value::as_str);
+                let written = written.and_then(|text| text.trim().parse::<u64>().ok());
+                let is_meant = written.is_some() && written == number.as_u64();
+                if is_meant { vec![replace(&path, number.clone())] } else { Vec::new() }
+            };
+            let proposal = self.of_policy(candidate.policy, Size::Value, change);
+            all.extend(proposal.map(|proposal| Proposal { cause: Cause::Mistake, ..proposal }));
+        }
+    }
+
     /// Changes of the very item that misses, or of what the other end lacks.
-    fn at_the_peer(&self, candidate: &Candidate, rule: &PolicyRule, base: &[&str; 3], all: &mut Vec<Proposal>) {
+    fn at_the_peer(
+        &self,
+        candidate: &Candidate,
+        is_alone: bool,
+        rule: &PolicyRule,
+        base: &[&str; 3],
+        all: &mut Vec<Proposal>,
+    ) {
         let (Some(conjunct), Peers::AnyOf(peers)) = (candidate.conjuncts.first(), &rule.peers) else { return };
         let Some(item) = conjunct.path.split('.').next().and_then(index) else { return };
         let Some(peer) = item.parse().ok().and_then(|place: usize| peers.get(place)) else { return };
@@ -268,9 +299,16 @@ impl Proposer<'_> {
                         all.extend(proposal.map(|proposal| Proposal { cause: Cause::Mistake, ..proposal }));
                     }
                     [Code::PeerLabelMissing] if self.has_own_label(peer, pods) => {
-                        all.extend(self.label_pods(peer, pods));
+                        let proposal = self.label_pods(peer, pods);
+                        all.extend(proposal.map(|proposal| Proposal { cause: Cause::Misplaced, ..proposal }));
                     }
-                    [Code::PeerLabelMissing | Code::PeerLabelValue] if selects_none => {
+                    // Of several rules that are equally near none is the wrong one. A rule with
+                    // quite another value is right, and its pods are not in the input.
+                    [code @ (Code::PeerLabelMissing | Code::PeerLabelValue)]
+                        if selects_none
+                            && is_alone
+                            && (*code == Code::PeerLabelMissing || misspelt(peer, cluster.pod(pods[0]))) =>
+                    {
                         let Ok(labels) = peer::narrowest(self.view, pods) else { return };
                         let (path, selector) = (below(&["podSelector"]), match_labels(&labels));
                         let change = |_: &Value| vec![replace(&tokens(&path), selector)];
@@ -380,6 +418,12 @@ fn lacking(selector: &Selector, has: &Labels) -> Option<Labels> {
         labels.insert(requirement.key.clone(), value);
     }
     (!labels.is_empty()).then_some(labels)
+}
+
+/// Whether each label that a selector asks for in vain is there with almost the same value.
+fn misspelt(peer: &PodPeer, pod: &Pod) -> bool {
+    let mut failing = peer.pods.requirements().filter(|requirement| !requirement.matches(&pod.labels));
+    failing.all(|requirement| is_slip(requirement, &pod.labels))
 }
 
 /// A name that the API server takes.

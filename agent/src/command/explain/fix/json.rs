@@ -25,6 +25,8 @@ pub(in super::super) struct FixJson<'a> {
     verified: bool,
     /// What all changes of these flows together open besides, by pod.
     opens: Vec<OpenedJson<'a>>,
+    /// What they close.
+    closes: Vec<OpenedJson<'a>>,
 }
 
 #[derive(Debug, Serialize)]
@@ -84,8 +86,9 @@ fn one<'a>(flows: Vec<usize>, fix: &'a Fix, change: &'a Change) -> FixJson<'a> {
         object: ObjectJson { kind: &object.kind, namespace, name: &object.name },
         patch: change.patch().cloned().unwrap_or_default(),
         create: if let Edit::NewPolicy(document) = &change.edit { Some(document) } else { None },
-        verified: true,
+        verified: fix.closes.is_empty(),
         opens: fix.opens.iter().flat_map(opened).collect(),
+        closes: fix.closes.iter().flat_map(opened).collect(),
     }
 }
 

@@ -1,0 +1,80 @@
+//! Labels that stand on a workload and not in its template, so that its pods lack them.
+
+use std::collections::BTreeMap;
+
+use npc_agent::source::manifests::{Location, Positions};
+use npc_compiler::algebra::selector::{Operator, Requirement};
+use npc_compiler::object::{Pod, Workload};
+use npc_compiler::verdict::bounds::Verdict;
+use npc_compiler::verdict::explain::{Beside, Code, Decision, FailedRequirement, FlowExplanation, Party, Reason};
+use npc_compiler::verdict::flow::End;
+
+use super::warning::workload;
+use crate::command::input::Input;
+
+/// So many policies of a namespace are looked through.
+const LOOKED_THROUGH: usize = 1000;
+
+/// Where a workload has a label itself; none where it does not, or was not read from a file.
+pub(super) fn place(positions: &Positions, of: &Workload, namespace: &str, key: &str) -> Option<Location> {
+    let path = format!("metadata.labels.{key}");
+    positions.locate(&of.kind, namespace, &of.name, &path).filter(|place| place.exact)
+}
+
+/// Adds to each direction that allows a policy that would apply to it if the labels of the
+/// workload stood in its template.
+pub(super) fn add(input: &Input, explanation: &mut FlowExplanation) {
+    for flow in &mut explanation.flows {
+        let Some((from, to)) = flow.parties else { continue };
+        for (decision, party) in flow.decisions.iter_mut().flatten().zip([from, to]) {
+            let Party::End(End::Pod(pod)) = party else { continue };
+            let is_open = matches!(decision.reason, Reason::DefaultAllow | Reason::Rule);
+            if decision.verdict == Verdict::Allowed && is_open {
+                let found = policy(input, input.cluster.pod(pod), decision);
+                decision.beside.extend(found);
+            }
+        }
+    }
+}
+
+/// The first policy that selects by labels that only the workload of a pod has.
+fn policy(input: &Input, pod: &Pod, decision: &Decision) -> Option<Beside> {
+    let of = pod.workload.as_ref()?;
+    let positions = &input.loaded.positions;
+    let mut policies = input.cluster.policies_in(&pod.namespace).take(LOOKED_THROUGH);
+    policies.find_map(|(id, policy)| {
+        let failing: Vec<&Requirement> =
+            policy.subject.requirements().filter(|requirement| !requirement.matches(&pod.labels)).collect();
+        let is_misplaced = |requirement: &&Requirement| match &requirement.operator {
+            Operator::In(values) if !pod.labels.contains_key(&requirement.key) => {
+                let place = place(positions, of, &pod.namespace, &requirement.key);
+                let value = place.and_then(|place| value(positions, &place, &requirement.key));
+                value.is_some_and(|value| values.contains(&value))
+            }
+            _ => false,
+        };
+        let first =
+            failing.first().filter(|_| policy.isolates(decision.direction) && failing.iter().all(is_misplaced))?;
+        let requirement = FailedRequirement { requirement: (*first).clone(), value: None };
+        let want = requirement.want();
+        Some(Beside {
+            policy: id,
+            code: Code::SubjectNearMiss,
+            path: "spec.podSelector".to_owned(),
+            got: format!("{want} in metadata.labels of {}, not in its template", workload(&pod.namespace, of)),
+            want,
+            requirement: Some(requirement),
+        })
+    })
+}
+
+/// The value of a label in a file.
+fn value(positions: &Positions, place: &Location, key: &str) -> Option<String> {
+    let (start, end) = (place.span.start, place.span.end);
+    let column = |column: u32| usize::try_from(column).ok()?.checked_sub(1);
+    let (first, last) = (column(start.column)?, column(end.column)?);
+    let line = positions.line(&place.file, start.line).filter(|_| start.line == end.line)?;
+    let text: String = line.chars().take(last).skip(first).collect();
+    let mut labels: BTreeMap<String, String> = serde_saphyr::from_str(&format!("{{{text}}}")).ok()?;
+    labels.remove(key)
+}
