@@ -3,11 +3,14 @@
 //! Beside ours, the same policies as one rule for each pair of pods, and as one
 //! set match for each policy. Needs root. All variants take turns, in network
 //! namespaces of their own, so that a busy machine is busy for all alike.
+//! Before that, a victim's connections while another tenant aims policies at its
+//! list in the dispatch tree; with the argument `aimed`, only these.
 #![allow(clippy::print_stdout, reason = "a bench prints its figures")]
 
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use npc_agent::dataplane::backend::Backend;
@@ -15,8 +18,13 @@ use npc_agent::dataplane::{Kernel as _, Linux};
 use npc_benches::netns::Netns;
 use npc_benches::samples::Samples;
 use npc_benches::{app, engine, from, ingress, labels, own_pods, tcp};
-use npc_compiler::engine::Event;
+use npc_compiler::engine::{Engine, Event};
 use npc_compiler::object::{Labels, Namespace, Pod};
+use npc_compiler::policy::Direction;
+use npc_compiler::ruleset::layout::Options;
+use npc_compiler::ruleset::names::SetRole;
+use npc_compiler::ruleset::seed::Seed;
+use npc_compiler::ruleset::set::Member;
 use socket2::SockRef;
 
 const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 2);
@@ -28,6 +36,12 @@ const LOCAL: usize = 100;
 
 const ROUNDS: usize = 40;
 const CONNECTIONS: usize = 50;
+
+/// Groups that a tenant aims at one victim at most.
+const MOST_AIMED: usize = 96;
+
+/// The number of the address of the first pod that may be aimed.
+const FIRST_AIMED: usize = 1_000_000;
 
 /// Whatever fails here leaves nothing to measure.
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
@@ -41,6 +55,10 @@ enum Rules {
     Ours,
     RulePerPair,
     SetPerPolicy,
+    /// Ours, with so many groups of another tenant that was after the list of the server's group.
+    Aimed,
+    /// The same, with the places of groups by a secret.
+    AimedInVain,
 }
 
 impl Rules {
@@ -51,6 +69,8 @@ impl Rules {
             Self::Ours => "npc",
             Self::RulePerPair => "one rule per pair",
             Self::SetPerPolicy => "one set match per policy",
+            Self::Aimed => "aimed, places by names",
+            Self::AimedInVain => "aimed, places by a secret",
         }
     }
 }
@@ -69,33 +89,77 @@ fn main() -> Result<()> {
         println!("shape 7 needs root and iproute2; it was left out");
         return Ok(());
     }
+    let aimed_only = std::env::args().any(|argument| argument == "aimed");
     for backend in Backend::ALL {
-        let mut cases = vec![Case::new(backend, Rules::Empty, 0)?, Case::new(backend, Rules::Tracked, 0)?];
+        let mut cases = vec![Case::new(backend, Rules::Tracked, 0)?, Case::new(backend, Rules::Ours, 1)?];
+        for policies in [24, MOST_AIMED] {
+            for rules in [Rules::Aimed, Rules::AimedInVain] {
+                cases.push(Case::new(backend, rules, policies)?);
+            }
+        }
+        run(backend, "a victim whose list a tenant lengthens", &mut cases)?;
+        // Its namespaces have names that the next cases use.
+        drop(cases);
+        if aimed_only {
+            continue;
+        }
+        let mut cases = vec![Case::new(backend, Rules::Tracked, 0)?, Case::new(backend, Rules::Empty, 0)?];
         cases.push(Case::new(backend, Rules::Ours, 0)?);
         for policies in [10, 100, 1_000, 10_000] {
             for rules in [Rules::Ours, Rules::RulePerPair, Rules::SetPerPolicy] {
                 cases.push(Case::new(backend, rules, policies)?);
             }
         }
-        for _ in 0..ROUNDS {
-            for case in &mut cases {
-                case.connect()?;
-            }
-        }
-        println!("shape 7, iptables-{backend}: a TCP connection between two pods of a node");
-        let base = cases[1].samples.median().as_secs_f64() * 1e6;
-        for case in &cases {
-            let median = case.samples.median().as_secs_f64() * 1e6;
-            println!(
-                "  {:6} policies, {:28} median {median:7.1} µs ({:+7.1}), {:7.0} connections/s",
-                case.policies,
-                case.rules.as_str(),
-                median - base,
-                1e6 / median,
-            );
-        }
+        run(backend, "shape 7", &mut cases)?;
     }
     Ok(())
+}
+
+/// Measures cases that take turns, and prints them; the first is what the others are beside.
+fn run(backend: Backend, what: &str, cases: &mut [Case]) -> Result<()> {
+    for _ in 0..ROUNDS {
+        for case in &mut *cases {
+            case.connect()?;
+        }
+    }
+    println!("{what}, iptables-{backend}: a TCP connection between two pods of a node");
+    let micros = |case: &Case| case.samples.median().as_secs_f64() * 1e6;
+    let base = cases.first().map(micros).unwrap_or_default();
+    for case in cases {
+        let median = micros(case);
+        println!(
+            "  {:6} policies, {:28} median {median:7.1} µs ({:+7.1}), {:7.0} connections/s",
+            case.policies,
+            case.rules.as_str(),
+            median - base,
+            1e6 / median,
+        );
+    }
+    Ok(())
+}
+
+/// Numbers of policies whose groups stand before the server's group in its list if places are by
+/// names: a tenant tries names until it has enough.
+static AIMED: LazyLock<Vec<usize>> = LazyLock::new(|| {
+    let is_before = |number: &usize| {
+        let mut both = engine("local", Pairs::new(1).events().into_iter().chain(aimed(*number)));
+        both.commit();
+        // Of two groups in one list, the rules ask only for that which stands before the other.
+        let pod = Member::Address(npc_benches::address(FIRST_AIMED + number).into());
+        let asked = SetRole::DispatchGroup(Direction::Ingress);
+        both.state().v4.sets.iter().any(|(name, (_, members))| name.role() == asked && members.contains(&pod))
+    };
+    (0..1_000_000).filter(is_before).take(MOST_AIMED).collect()
+});
+
+/// A policy of another tenant, and its pod.
+fn aimed(number: usize) -> [Event; 3] {
+    let name = format!("aimed-{number}");
+    let rule = from(vec![own_pods(app("none"))], vec![tcp(1_000)]);
+    let policy = ingress("tenant", &name, app(name.clone()), vec![rule]);
+    let pod = npc_benches::pod(FIRST_AIMED + number, "tenant", app(name), "local");
+    let namespace = Namespace::new("tenant", Labels::new());
+    [Event::Namespace(namespace), Event::Policy(Box::new(policy)), Event::Pod(Box::new(pod))]
 }
 
 impl Case {
@@ -200,9 +264,15 @@ fn load(node: &Netns, backend: Backend, rules: Rules, policies: usize) -> Result
         Rules::Empty => {}
         // Tracking begins when some rule asks for it.
         Rules::Tracked => text.push_str("-A INPUT -m conntrack --ctstate NEW -j ACCEPT\n"),
-        Rules::Ours => {
+        Rules::Ours | Rules::Aimed | Rules::AimedInVain => {
             let mut linux = node.within(|| Linux::open(Some(backend)))??;
-            let plan = engine("local", pairs.events()).commit();
+            let seed = matches!(rules, Rules::AimedInVain).then(|| Seed::from_bytes([7; 32]));
+            let mut ours = Engine::new("local", Options { seed, ..Options::default() });
+            let is_aimed = matches!(rules, Rules::Aimed | Rules::AimedInVain);
+            let events = if is_aimed { Pairs::new(1).events() } else { pairs.events() };
+            let others = AIMED.iter().take(if is_aimed { policies } else { 0 }).flat_map(|number| aimed(*number));
+            events.into_iter().chain(others).for_each(|event| ours.apply(event));
+            let plan = ours.commit();
             node.within(|| {
                 linux.probe()?;
                 linux.apply(&plan)?;

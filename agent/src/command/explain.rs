@@ -154,6 +154,13 @@ fn stop(error: &Unanswerable, to: &str, about: &str) -> Stop {
             };
             Stop::new(Exit::NotFound, format!("{to} has no port named {name:?}; {known}"))
         }
+        Unanswerable::TooManyKinds { sources, destinations } => Stop::new(
+            Exit::Input,
+            format!(
+                "rules distinguish {sources} kinds of sources and {destinations} kinds of destinations, too many for \
+                 one answer; ask about one pod, Service or namespace (ns/NAME) on one side"
+            ),
+        ),
         Unanswerable::NoEndpoint => {
             Stop::new(Exit::Input, format!("no policy applies to {about}; ask about it together with a pod"))
         }

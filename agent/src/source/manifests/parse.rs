@@ -102,6 +102,8 @@ pub(super) fn parse_counted(file: &Arc<str>, bytes: Vec<u8>, default_namespace: 
             // has no column.
             let text = if text.starts_with('\u{feff}') { text['\u{feff}'.len_utf8()..].to_owned() } else { text };
             let text = if text.contains("\n\u{feff}") { text.replace("\n\u{feff}", "\n") } else { text };
+            // This copies the text, so it comes before there are objects beside it.
+            let text: Arc<str> = text.into();
             let mut each = |document| match document {
                 Ok(node) => reader.document(node, None, 0),
                 Err(fault) => reader.fault(&fault),
@@ -112,7 +114,7 @@ pub(super) fn parse_counted(file: &Arc<str>, bytes: Vec<u8>, default_namespace: 
                 }),
                 None => tree::documents(&text, Mark::FIRST, kinds::trim_early, &mut each),
             }
-            reader.parsed.text = text.into();
+            reader.parsed.text = text;
         }
         Err(error) => {
             let (valid, broken) = error.as_bytes().split_at(error.utf8_error().valid_up_to());

@@ -217,6 +217,14 @@ pub enum Unanswerable {
     /// An endpoint was asked about that no policy can apply to.
     #[error("no policy can apply to it")]
     NoEndpoint,
+    /// The ends differ in too many ways for one answer.
+    #[error("{sources} kinds of sources and {destinations} kinds of destinations are too many for one answer")]
+    TooManyKinds {
+        /// Classes of sources that rules distinguish.
+        sources: usize,
+        /// Classes of destinations that rules distinguish.
+        destinations: usize,
+    },
 }
 
 impl Flow {

@@ -23,7 +23,7 @@ use crate::verdict::bounds::Verdict;
 /// all. The groups are those of all endpoints ([`Groups::of_cluster`]).
 ///
 /// # Errors
-/// If the question means no end, or no port of any.
+/// If the question means no end, or no port of any, or too many different ends.
 pub fn explain(
     cluster: &Cluster,
     groups: &Groups,
@@ -32,7 +32,7 @@ pub fn explain(
     port: Option<&Port>,
 ) -> Result<FlowExplanation, Unanswerable> {
     let ends = Finder { cluster, groups };
-    let mut walk = Walk { ends, port, explanation: FlowExplanation::default() };
+    let mut walk = Walk { ends, port, explanation: FlowExplanation::default(), refused: None };
     let sources = ends.units(from)?;
     walk.warn(ends.contested(&sources));
     match (from, to) {
@@ -41,6 +41,9 @@ pub fn explain(
         (_, Target::Node { addresses, .. }) if walk.by_node(&sources, addresses) => {}
         (_, Target::Address(address)) if walk.by_node(&sources, &[*address]) => {}
         _ => walk.directly(&sources, &ends.units(to)?)?,
+    }
+    if let Some(refused) = walk.refused {
+        return Err(refused);
     }
     if walk.explanation.flows.is_empty() {
         walk.explanation.warn(Warning::NoCommonFamily);
@@ -55,6 +58,8 @@ pub(super) struct Walk<'a> {
     pub(super) ends: Finder<'a>,
     pub(super) port: Option<&'a Port>,
     pub(super) explanation: FlowExplanation,
+    /// Why the question has no answer, where a part of it is too large.
+    pub(super) refused: Option<Unanswerable>,
 }
 
 /// A destination, and what is asked about it.

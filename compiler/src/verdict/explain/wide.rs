@@ -16,7 +16,7 @@ use indexmap::IndexMap;
 use rustc_hash::{FxBuildHasher, FxHashMap};
 use smallvec::SmallVec;
 
-use super::answer::{Alike, Flow, Pairs, Ranges};
+use super::answer::{Alike, Flow, Pairs, Ranges, Unanswerable};
 use super::asked::Asked;
 use super::ends::Unit;
 use super::name::EndName;
@@ -32,6 +32,19 @@ use crate::verdict::matrix::judge::{KindId, Kinds, TrafficId, TrafficTable};
 /// Questions about more pairs of ends than this are answered by classes. Fewer are answered
 /// pair by pair, each with reasons of its own.
 pub(super) const PAIRWISE: usize = 2_500;
+
+/// Questions about more than this are refused, because their time grows with the number of
+/// pairs of classes, and their memory with the number of rows.
+pub(super) const MOST: Most = Most { pairs: 50_000_000, rows: 100_000 };
+
+/// How much one question may compare.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Most {
+    /// Pairs of classes.
+    pub(super) pairs: usize,
+    /// Rows, each with reasons of its own.
+    pub(super) rows: usize,
+}
 
 /// What distinguishes ends, where anything does.
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -116,7 +129,11 @@ impl Walk<'_> {
     /// Asks about classes of ends, and answers once for all that are judged alike.
     pub(super) fn by_class(&mut self, sources: &[Unit], destinations: &[Destination], route: Route<'_>) {
         let wide = Wide::new(self, sources, destinations, route);
-        let rows = wide.rows();
+        let Some(rows) = wide.rows(MOST) else {
+            let (sources, destinations) = (wide.from.len(), wide.to.len());
+            self.refused = Some(Unanswerable::TooManyKinds { sources, destinations });
+            return;
+        };
         let mut ends = self.explanation.ends.clone();
         let mut list = |classes: &[Class], name: &dyn Fn(usize) -> EndName| {
             let mut firsts = Vec::with_capacity(classes.len() + 1);
@@ -171,8 +188,11 @@ impl<'w, 'a> Wide<'w, 'a> {
         Self { walk, route, sources, destinations, from, to }
     }
 
-    /// All rows, in the order of their first sources and destinations.
-    pub(super) fn rows(&self) -> Vec<Row> {
+    /// All rows, in the order of their first sources and destinations; none if they are too many.
+    pub(super) fn rows(&self, most: Most) -> Option<Vec<Row>> {
+        if self.from.len().saturating_mul(self.to.len()) > most.pairs {
+            return None;
+        }
         let mut known = TrafficTable::new();
         let mut class_of = FxHashMap::<Party, Vec<usize>>::default();
         for (place, class) in self.from.iter().enumerate() {
@@ -200,10 +220,13 @@ impl<'w, 'a> Wide<'w, 'a> {
                 let row = Row { first, from: from.clone(), to: Ranges::default(), case };
                 rows.entry((likeness, from)).or_insert(row).to.add(place, place);
             }
+            if rows.len() > most.rows {
+                return None;
+            }
         }
         let mut rows: Vec<Row> = rows.into_values().collect();
         rows.sort_by_key(|row| row.first);
-        rows
+        Some(rows)
     }
 
     /// The cases in which pairs of two classes are, with the first pair of each.

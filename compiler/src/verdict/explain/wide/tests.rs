@@ -13,7 +13,7 @@ use crate::verdict::bounds::Verdict;
 use crate::verdict::explain::answer::FlowExplanation;
 use crate::verdict::explain::ends::Finder;
 use crate::verdict::explain::name::{Port, Target};
-use crate::verdict::explain::walk::Said;
+use crate::verdict::explain::walk::{Said, explain};
 
 /// What an answer says, but for reasons: of a pair whose family is not known, of both
 /// families together.
@@ -28,7 +28,7 @@ fn verdicts(said: &Said, is_bare: bool) -> BTreeSet<(Option<Family>, Traffic, Ve
 }
 
 fn walk<'a>(cluster: &'a Cluster, groups: &'a Groups, port: Option<&'a Port>) -> Walk<'a> {
-    Walk { ends: Finder { cluster, groups }, port, explanation: FlowExplanation::default() }
+    Walk { ends: Finder { cluster, groups }, port, explanation: FlowExplanation::default(), refused: None }
 }
 
 /// The pods and all that `any` means, as ends.
@@ -68,7 +68,7 @@ proptest! {
             sources.iter().filter_map(|unit| Some(Destination::direct(unit.clone(), traffic(unit)?))).collect();
         let route = Route { port: port.as_ref(), ..Route::default() };
         let wide = Wide::new(&walk, &sources, &destinations, route);
-        let rows = wide.rows();
+        let rows = wide.rows(MOST).ok_or(TestCaseError::fail("too many rows"))?;
         let place = |classes: &[Class], unit: usize| classes.iter().position(|class| class.members.contains(&unit));
         let holds = |ranges: &Ranges, place: Option<usize>| {
             place.is_some_and(|place| ranges.0.iter().any(|(first, last)| (*first..=*last).contains(&place)))
@@ -121,6 +121,44 @@ fn many_pods_of_few_kinds_are_few_rows() {
     let of_pods: Vec<_> = rows.iter().filter(|(from, to, ..)| *from > 2 || *to > 2).collect();
     assert!(rows.len() < 10, "{rows:?}");
     assert!(of_pods.iter().any(|(_, to, verdict, _)| (*to, *verdict) == (100, Verdict::Denied)), "{rows:?}");
+}
+
+/// Pods of as many namespaces, of which each lets in its own pods only.
+fn pods_that_all_differ(count: usize) -> Cluster {
+    let mut objects = crate::object::Objects::default();
+    for n in 0..count {
+        objects.pods.push(crate::sample::pod(&format!("ns{n}/p app=a 10.0.{}.{} @n0", n / 250, n % 250 + 1)));
+        let spec = r#"{"podSelector": {}, "ingress": [{"from": [{"podSelector": {}}]}]}"#;
+        objects.policies.push(crate::sample::policy(&format!("ns{n}/own {spec}")));
+    }
+    objects.declare_namespaces();
+    Cluster::new(&objects)
+}
+
+#[test]
+fn a_question_about_too_many_kinds_of_ends_is_refused() {
+    let count = MOST.pairs.isqrt() + 1;
+    let cluster = pods_that_all_differ(count);
+    let groups = Groups::of_cluster(&cluster);
+    let pods: Vec<_> = cluster.endpoints().map(|(id, _)| id).collect();
+    let (all, one) = (Target::Pods(pods.clone()), Target::Pod(pods[0]));
+    let refused = explain(&cluster, &groups, &all, &all, None).err();
+    assert_eq!(refused, Some(Unanswerable::TooManyKinds { sources: count, destinations: count }));
+    let answer = explain(&cluster, &groups, &all, &one, None).map(|answer| answer.verdict());
+    assert_eq!(answer, Ok(Verdict::Denied));
+}
+
+#[test]
+fn rows_are_bounded() {
+    let cluster = pods_that_all_differ(60);
+    let groups = Groups::of_cluster(&cluster);
+    let walk = walk(&cluster, &groups, None);
+    let sources = walk.ends.units(&Target::Any).unwrap_or_default();
+    let destinations: Vec<_> = sources.iter().map(|unit| Destination::direct(unit.clone(), Traffic::all())).collect();
+    let wide = Wide::new(&walk, &sources, &destinations, Route::default());
+    let rows = wide.rows(MOST).map(|rows| rows.len()).unwrap_or_default();
+    assert!(wide.rows(Most { rows, ..MOST }).is_some());
+    assert!(wide.rows(Most { rows: rows - 1, ..MOST }).is_none());
 }
 
 #[test]
