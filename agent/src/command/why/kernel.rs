@@ -76,7 +76,7 @@ fn filter_table(text: &str) -> impl Iterator<Item = &str> {
 }
 
 /// Behind the name of its chain, a rule as `iptables-save`, also with `-c`, prints it.
-fn rule_of<'t>(line: &'t str, is_chain: impl Fn(&str) -> bool) -> Option<&'t str> {
+fn rule_of(line: &str, is_chain: impl Fn(&str) -> bool) -> Option<&str> {
     let line = match line.strip_prefix('[').and_then(|rest| rest.split_once("] ")) {
         Some((_, rule)) => rule,
         None => line,
@@ -103,8 +103,8 @@ fn hook(dump: &str) -> Option<Hook> {
 
 /// The family of a dump, which does not say it: that of the first rule of npc that shows one.
 fn dump_family(dump: &str) -> Family {
-    let rules = dump.lines().filter_map(|line| rule_of(line, |chain| ChainName::ours(chain).is_some()));
-    rules.filter_map(family_of).next().unwrap_or(Family::V4)
+    let mut rules = dump.lines().filter_map(|line| rule_of(line, |chain| ChainName::ours(chain).is_some()));
+    rules.find_map(family_of).unwrap_or(Family::V4)
 }
 
 /// The family of a rule of npc, where its text shows one: by its sets, addresses and protocol.
