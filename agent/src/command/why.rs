@@ -1,8 +1,10 @@
 //! `npc why`: what a rule, chain, set or address of a node's kernel is, and which policies
 //! it came from.
 
+mod address;
 mod answer;
 mod kernel;
+mod rule;
 mod text;
 mod thing;
 mod words;
@@ -21,7 +23,7 @@ use super::input::{self, Input, Source};
 use super::migrate::options::{self, AgentAnswer};
 use super::{Exit, Stop, migrate, nodes, output};
 use answer::{Answer, Basis};
-use kernel::{Dumps, rule_distance};
+use kernel::{Dumps, Held, rule_distance};
 use thing::Thing;
 
 /// Show what a rule, chain, set or address of the kernel is, and why it is there.
@@ -63,7 +65,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "FILE", requires = "iptables_save")]
     ipset_save: Option<PathBuf>,
 
-    /// With -f alone: the secret of the node, by which groups stand in the dispatch tree.
+    /// Without a kernel or --ipset-save, which show it: the secret of the node, by which groups
+    /// stand in the dispatch tree.
     #[arg(long, value_name = "SEED", value_parser = |text: &str| text.parse::<Seed>())]
     seed: Option<Seed>,
 
@@ -88,12 +91,19 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
         Answer::foreign(foreign, &node)
     } else {
         let (held, basis) = held(args, &input)?;
+        let has_sets = basis != Basis::Dumps || args.ipset_save.is_some();
+        let knows_seed = args.seed.is_some() || (has_sets && basis != Basis::Policies);
+        let (held, hooks) = held.map_or_else(|| (None, Vec::new()), |held| (Some(held.state), held.hooks));
         let said = if basis == Basis::Kernel { AgentAnswer::ask(&node) } else { AgentAnswer::default() };
         let options = chosen(&input.cluster, &node, args.seed, held.as_ref(), &said);
         let wanted = layout::ruleset_with(&input.cluster, &node, &options, &said.retained);
         let groups = layout::group_chains(&input.cluster, &node, &options, &said.retained);
         let held = held.unwrap_or_else(|| KernelState::from(&wanted));
-        Answer::new(&answer::Facts { input: &input, node: &node, held, wanted, groups, basis }, &thing)
+        let (input, node) = (&input, node.as_str());
+        let retained = said.retained;
+        let facts =
+            answer::Facts { input, node, held, wanted, groups, options, retained, basis, hooks, has_sets, knows_seed };
+        Answer::new(&facts, &thing)
     };
     match args.output {
         Format::Json => output::json(&answer)?,
@@ -103,7 +113,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
 }
 
 /// What the kernel holds; nothing if only the policies say what it should hold.
-fn held(args: &Args, input: &Input) -> anyhow::Result<(Option<KernelState>, Basis)> {
+fn held(args: &Args, input: &Input) -> anyhow::Result<(Option<Held>, Basis)> {
     if !args.iptables_save.is_empty() {
         let dumps = Dumps { iptables: &args.iptables_save, ipset: args.ipset_save.as_deref() };
         return Ok((Some(dumps.read()?), Basis::Dumps));
@@ -112,7 +122,10 @@ fn held(args: &Args, input: &Input) -> anyhow::Result<(Option<KernelState>, Basi
         return Ok((None, Basis::Policies));
     }
     match migrate::node::open() {
-        Ok((_, held)) => Ok((Some(held), Basis::Kernel)),
+        Ok((kernel, state)) => {
+            let hooks = kernel.hooks().into_iter().filter_map(|(family, hook)| Some((family, hook.ok()?))).collect();
+            Ok((Some(Held { state, hooks }), Basis::Kernel))
+        }
         Err(error) => Err(Stop::new(
             Exit::Unknown,
             format!(
@@ -135,12 +148,15 @@ fn chosen(
     // A kernel without a chain of npc shows no option.
     let shows = held.filter(|held| Family::ALL.iter().any(|family| !held.family(*family).chains.is_empty()));
     let Some(held) = shows else { return Options { seed, ..Options::default() } };
-    let of_agent = said.options.clone().map(|options| Options { seed: Seed::kept_in(held), ..options });
+    // What the kernel keeps is what its rules were made by.
+    let seeded = |options: Options| Options { seed: Seed::kept_in(held).or(seed), ..options };
+    let of_agent = said.options.clone().map(seeded);
     of_agent.unwrap_or_else(|| {
-        options::nearest(held, |options| {
-            let wanted = KernelState::from(&layout::ruleset_with(cluster, node, options, &said.retained));
+        seeded(options::nearest(held, |options| {
+            let options = seeded(options.clone());
+            let wanted = KernelState::from(&layout::ruleset_with(cluster, node, &options, &said.retained));
             rule_distance(&wanted, held)
-        })
+        }))
     })
 }
 

@@ -32,7 +32,14 @@ pub(crate) struct Leaf {
     /// their own.
     judge_strays: bool,
     log_denied: bool,
+    /// Of each rule that admits something, all rules of policies that it comes from; none where
+    /// nobody asked, because they may be many more than the rules.
+    origins: Option<Origins>,
 }
+
+/// For rules of a chain, the rules of policies that they come from, each as in
+/// [`origin::Named::Rules`].
+pub(crate) type Origins = BTreeMap<Rule, Vec<(String, String)>>;
 
 impl Leaf {
     /// The chain of a group in one family, from what the group admits and the
@@ -44,6 +51,30 @@ impl Leaf {
         admission: &Admission<'_>,
         policies: impl IntoIterator<Item = (&'n str, &'n str)>,
     ) -> Self {
+        Self::with(family, direction, options, admission, policies, None)
+    }
+
+    /// The same, and all that its rules come from.
+    pub(crate) fn with_origins<'n>(
+        family: Family,
+        direction: Direction,
+        options: &Options,
+        admission: &Admission<'_>,
+        policies: impl IntoIterator<Item = (&'n str, &'n str)>,
+    ) -> (Self, Origins) {
+        let mut leaf = Self::with(family, direction, options, admission, policies, Some(Origins::new()));
+        let origins = leaf.origins.take().unwrap_or_default();
+        (leaf, origins)
+    }
+
+    fn with<'n>(
+        family: Family,
+        direction: Direction,
+        options: &Options,
+        admission: &Admission<'_>,
+        policies: impl IntoIterator<Item = (&'n str, &'n str)>,
+        origins: Option<Origins>,
+    ) -> Self {
         let mut leaf = Self {
             rules: Vec::new(),
             sets: BTreeMap::new(),
@@ -51,6 +82,7 @@ impl Leaf {
             drop_tunnels: !options.allow_tunnels && direction == Direction::Egress,
             judge_strays: !options.keep_established,
             log_denied: options.log_denied,
+            origins,
         };
         leaf.admit(family, direction, admission);
         leaf.deny(&[], origin::isolated_by(direction, policies));
@@ -168,7 +200,8 @@ impl Leaf {
     /// The rule that admits everything, to everyone or to peers.
     fn everything(&mut self, sources: Vec<&Source<'_>>, peers: Option<Match>) {
         self.tunnels();
-        let origin = sources.into_iter().filter(|source| source.admitted.traffic.is_all()).collect();
+        let sources = sources.into_iter().filter(|source| source.admitted.traffic.is_all());
+        let origin = Origin::of(sources, self.kept());
         self.allow(peers.into_iter().collect(), &origin);
     }
 
@@ -214,9 +247,9 @@ impl Leaf {
             return None;
         }
         let asking = sources.iter().filter(|source| !source.admitted.named.is_empty());
-        let comment = asking.copied().collect::<Origin<'_>>().comment();
+        let origin = Origin::of(asking.copied(), self.kept());
         let name = self.set(family, Definition::NamedPorts(named));
-        Some(Rule { matches: vec![Match::Set(name, SetField::DestinationPort), comment], target: Target::Return })
+        Some(self.admitting(vec![Match::Set(name, SetField::DestinationPort)], &origin))
     }
 
     /// The rules that keep tunnels without ports out. They stand before the
@@ -256,7 +289,7 @@ impl Leaf {
         sources: &[&Source<'_>],
     ) {
         let portions = chunks(ports);
-        let origins = origin::by_ports(&portions, asked, sources);
+        let origins = origin::by_ports(&portions, asked, sources, self.kept());
         for (ports, origin) in portions.into_iter().zip(origins) {
             let mut matches = vec![Match::Protocol(protocol)];
             if ports != [Traffic::PORTS] {
@@ -268,9 +301,24 @@ impl Leaf {
     }
 
     /// A rule that admits, with the rules of policies that it comes from.
-    fn allow(&mut self, mut matches: Vec<Match>, origin: &Origin<'_>) {
+    fn allow(&mut self, matches: Vec<Match>, origin: &Origin<'_>) {
+        let rule = self.admitting(matches, origin);
+        self.rules.push(rule);
+    }
+
+    /// The same, to be added later.
+    fn admitting(&mut self, mut matches: Vec<Match>, origin: &Origin<'_>) -> Rule {
         matches.push(origin.comment());
-        self.rules.push(Rule { matches, target: Target::Return });
+        let rule = Rule { matches, target: Target::Return };
+        if let Some(origins) = &mut self.origins {
+            origins.insert(rule.clone(), origin.rules());
+        }
+        rule
+    }
+
+    /// How many origins a rule keeps.
+    const fn kept(&self) -> usize {
+        if self.origins.is_some() { usize::MAX } else { origin::LISTED }
     }
 
     /// The match for some peers; `None` where together they are everyone.

@@ -3,19 +3,21 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use npc_agent::dataplane::iptables::Hook;
 use npc_compiler::API_VERSION;
 use npc_compiler::cluster::PodId;
+use npc_compiler::cluster::group::RetainedGroup;
 use npc_compiler::object::Family;
 use npc_compiler::plan::KernelState;
 use npc_compiler::policy::Direction;
-use npc_compiler::ruleset::layout::GroupChain;
+use npc_compiler::ruleset::layout::{self, GroupChain, Options};
 use npc_compiler::ruleset::node::{ChainName, ChainRole, NodeRuleset, Rule, SetName, Target};
 use npc_compiler::ruleset::origin::Named;
-use npc_compiler::ruleset::text::{printed_in, rule_line};
+use npc_compiler::ruleset::text::rule_line;
 use serde::Serialize;
 
 use super::kernel::holds;
-use super::thing::{Foreign, Thing, hook};
+use super::thing::{Foreign, Thing};
 use super::words;
 use crate::command::input::Input;
 use crate::command::words::policy_name;
@@ -41,15 +43,24 @@ pub(super) struct Facts<'a> {
     /// What the policies ask for.
     pub(super) wanted: NodeRuleset,
     pub(super) groups: Vec<GroupChain>,
+    /// By which the wanted rules were made.
+    pub(super) options: Options,
+    pub(super) retained: Vec<RetainedGroup>,
     pub(super) basis: Basis,
+    /// Where the jump to npc's chains stands, in each family whose FORWARD was read.
+    pub(super) hooks: Vec<(Family, Hook)>,
+    /// Whether the kernel's sets were read.
+    pub(super) has_sets: bool,
+    /// Whether it is known by which secret groups stand in the dispatch tree.
+    pub(super) knows_seed: bool,
 }
 
 /// What there is to say of a thing.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Answer {
-    api_version: &'static str,
-    kind: &'static str,
+    pub(super) api_version: &'static str,
+    pub(super) kind: &'static str,
     pub(super) thing: String,
     /// `chain`, `set`, `rule` or `address`.
     pub(super) is: &'static str,
@@ -65,6 +76,10 @@ pub(super) struct Answer {
     pub(super) held: Option<bool>,
     /// Whether the policies of the input ask for it.
     pub(super) wanted: bool,
+    /// Where the kernel and the policies of the input differ, in words.
+    pub(super) differs: Vec<String>,
+    /// Whether the secret of the node is known, where the answer depends on it.
+    pub(super) seed_known: bool,
     /// The endpoints that it is about.
     pub(super) judges: Vec<Endpoint>,
     /// The policies that it came from.
@@ -135,13 +150,16 @@ pub(super) struct SetAnswer {
 #[derive(Debug, Serialize)]
 pub(super) struct ChainAnswer {
     pub(super) direction: Direction,
-    /// None if no policy isolates the address in this direction.
+    /// The chain to which the kernel leads the address; none if it leads it to none. Where no
+    /// kernel was read, as the policies ask.
     pub(super) chain: Option<String>,
+    /// The chain to which the policies of the input ask to lead it; none if none isolates it.
+    pub(super) wanted: Option<String>,
     pub(super) policies: Vec<String>,
 }
 
 impl Answer {
-    fn empty(thing: String, is: &'static str, node: &str) -> Self {
+    pub(super) fn empty(thing: String, is: &'static str, node: &str) -> Self {
         Self {
             api_version: API_VERSION,
             kind: "KernelExplanation",
@@ -155,6 +173,8 @@ impl Answer {
             families: Vec::new(),
             held: None,
             wanted: false,
+            differs: Vec::new(),
+            seed_known: true,
             judges: Vec::new(),
             policies: Vec::new(),
             more_policies: 0,
@@ -190,6 +210,13 @@ impl Answer {
             Thing::Foreign(foreign) => Self::foreign(foreign, facts.node),
         };
         answer.basis = Some(facts.basis);
+        let needs_seed = match thing {
+            Thing::Chain(chain) | Thing::Rule(chain, _) => chain.is_dispatch(),
+            Thing::Set(set) => set.is_dispatch() && !set.is_isolated_set(),
+            Thing::Address(_) => facts.basis == Basis::Policies && !answer.sets.is_empty(),
+            Thing::Hook | Thing::Foreign(_) => false,
+        };
+        answer.seed_known = facts.knows_seed || !needs_seed;
         if facts.basis == Basis::Policies {
             answer.held = None;
         }
@@ -198,25 +225,34 @@ impl Answer {
 
     /// Whether it is of npc and there.
     pub(super) fn is_ours(&self) -> bool {
-        self.owner.as_deref() == Some("npc") && (self.held == Some(true) || self.wanted)
+        let is_there = self.held == Some(true) || self.wanted || self.is == "address";
+        self.owner.as_deref() == Some("npc") && is_there
     }
 }
 
 impl Facts<'_> {
-    fn ours(&self, thing: String, is: &'static str) -> Answer {
+    pub(super) fn ours(&self, thing: String, is: &'static str) -> Answer {
         Answer { owner: Some("npc".to_owned()), ..Answer::empty(thing, is, self.node) }
     }
 
-    fn chain(&self, chain: &ChainName) -> Answer {
+    pub(super) fn chain(&self, chain: &ChainName) -> Answer {
         let in_held: Vec<Family> = Self::families(|family| self.held.family(family).chains.contains_key(chain));
         let in_wanted: Vec<Family> = Self::families(|family| self.wanted.family(family).chains.contains_key(chain));
         let families = if in_held.is_empty() { in_wanted.clone() } else { in_held.clone() };
-        let rules = families.first().map(|family| {
-            let held = self.held.family(*family).chains.get(chain);
-            let rules = held.or_else(|| self.wanted.family(*family).chains.get(chain));
-            (*family, rules.map(Vec::as_slice).unwrap_or_default())
-        });
-        let (judges, policies, more_policies) = self.judged(chain, rules.map_or(&[][..], |(_, rules)| rules));
+        let rules_of = |family: Family| {
+            let held = self.held.family(family).chains.get(chain);
+            held.or_else(|| self.wanted.family(family).chains.get(chain)).map(Vec::as_slice).unwrap_or_default()
+        };
+        let (judges, policies, more_policies) = self.judged(chain, families.first().map_or(&[], |of| rules_of(*of)));
+        let mut rules: Vec<RuleAnswer> = Vec::new();
+        for family in &families {
+            let of_family = self.rules(*family, chain, rules_of(*family));
+            let says = |one: &RuleAnswer| (one.text.clone(), one.means.clone());
+            // What both families have alike is said once.
+            if !rules.iter().map(says).eq(of_family.iter().map(says)) {
+                rules.extend(of_family);
+            }
+        }
         Answer {
             role: words::chain(chain.role()).to_owned(),
             direction: chain.role().direction(),
@@ -225,53 +261,27 @@ impl Facts<'_> {
             judges,
             policies,
             more_policies,
-            rules: rules.map(|(family, rules)| self.rules(family, chain, rules)).unwrap_or_default(),
+            differs: self.chain_differs(chain),
+            rules,
             families,
             ..self.ours(chain.to_string(), "chain")
         }
     }
 
-    fn rule(&self, chain: &ChainName, text: &str) -> Answer {
-        let of_chain = self.chain(chain);
-        let found = Family::ALL.into_iter().find_map(|family| {
-            let rule = printed_in(family, chain, text);
-            let held = self.held.family(family).chains.get(chain);
-            let rules = held.or_else(|| self.wanted.family(family).chains.get(chain))?;
-            let index = rules.iter().position(|one| *one == rule)?;
-            Some((family, index, rule))
-        });
-        let is_there = found.is_some();
-        let (family, index, rule) = match found {
-            Some((family, index, rule)) => (family, Some(index), rule),
-            None => {
-                let family = if text.contains("npc6-") { Family::V6 } else { Family::V4 };
-                (family, None, printed_in(family, chain, text))
-            }
+    /// In which families a chain that the kernel holds has other rules than the policies ask for.
+    fn chain_differs(&self, chain: &ChainName) -> Vec<String> {
+        // The rules of the dispatch tree contain names that depend on the secret.
+        if chain.is_dispatch() && !self.knows_seed {
+            return Vec::new();
+        }
+        let differs = |family: &Family| {
+            let held = self.held.family(*family).chains.get(chain);
+            let wanted = self.wanted.family(*family).chains.get(chain);
+            held.zip(wanted).is_some_and(|(held, wanted)| held != wanted)
         };
-        let line = rule_line(family, chain, &rule);
-        Answer {
-            role: format!("rule of the {}", words::chain(chain.role())),
-            direction: of_chain.direction,
-            families: vec![family],
-            held: Some(is_there && of_chain.held == Some(true)),
-            wanted: is_there && of_chain.wanted,
-            judges: of_chain.judges,
-            policies: of_chain.policies,
-            more_policies: of_chain.more_policies,
-            rules: vec![self.rule_answer(family, chain, index, &rule)],
-            ..self.ours(line, "rule")
-        }
-    }
-
-    fn hook(&self) -> Answer {
-        let forward = ChainName::forward();
-        Answer {
-            role: "hook: the jump by which every forwarded packet meets the chains of npc, first in FORWARD".to_owned(),
-            families: Self::families(|family| self.held.family(family).chains.contains_key(&forward)),
-            held: Some(true),
-            wanted: true,
-            ..self.ours(hook(), "rule")
-        }
+        let line =
+            |family| format!("{family}: the kernel has other rules in it than the policies of the input ask for");
+        Family::ALL.into_iter().filter(differs).map(line).collect()
     }
 
     fn set(&self, set: &SetName) -> Answer {
@@ -312,60 +322,8 @@ impl Facts<'_> {
         }
     }
 
-    fn address(&self, address: IpAddr) -> Answer {
-        let cluster = &self.input.cluster;
-        let family = Family::of(&address);
-        let holders = cluster.holders(address, Some(self.node));
-        let sets = self
-            .held
-            .family(family)
-            .sets
-            .iter()
-            .filter(|(_, (_, members))| members.iter().any(|member| holds(member, address)));
-        let sets: Vec<SetAnswer> = sets
-            .map(|(name, _)| SetAnswer { set: name.shown().into_owned(), meaning: self.meaning(family, name) })
-            .collect();
-        let is_here = holders.iter().any(|pod| cluster.pod(*pod).node.as_deref() == Some(self.node));
-        let chains = Direction::ALL.into_iter().filter(|_| is_here).map(|direction| {
-            let group = self
-                .groups
-                .iter()
-                .find(|group| group.direction == direction && holders.iter().any(|pod| group.pods.contains(pod)));
-            ChainAnswer {
-                direction,
-                chain: group.map(|group| group.chains[family as usize].to_string()),
-                policies: group.map_or_else(Vec::new, |group| {
-                    group.policies.iter().map(|policy| policy_name(cluster, *policy)).collect()
-                }),
-            }
-        });
-        let chains: Vec<ChainAnswer> = chains.collect();
-        let nodes = cluster.nodes().iter().filter(|(_, addresses)| addresses.contains(&address));
-        let nodes: Vec<&str> = nodes.map(|(name, _)| name.as_str()).collect();
-        let named: BTreeSet<&str> = chains.iter().flat_map(|chain| chain.policies.iter().map(String::as_str)).collect();
-        Answer {
-            role: match (holders, nodes.as_slice()) {
-                ([], []) => "address outside the cluster, or of no object of the input".to_owned(),
-                ([], nodes) => format!("address of node {}: policies do not judge nodes", nodes.join(", ")),
-                (_, _) if is_here => "address of an endpoint of this node".to_owned(),
-                (pods, _) => {
-                    let node = pods.iter().find_map(|pod| cluster.pod(*pod).node.as_deref());
-                    format!("address of an endpoint of node {}; only the kernel there judges it", node.unwrap_or("?"))
-                }
-            },
-            families: vec![family],
-            held: Some(true),
-            wanted: true,
-            judges: holders.iter().map(|pod| self.endpoint(*pod)).collect(),
-            policies: named.into_iter().map(|policy| self.policy(policy)).collect(),
-            sets,
-            chains,
-            ..self.ours(address.to_string(), "address")
-        }
-    }
-
     /// Whom a chain of a group judges, and by which policies.
-    fn judged(&self, chain: &ChainName, rules: &[Rule]) -> (Vec<Endpoint>, Vec<PolicyPlace>, usize) {
+    pub(super) fn judged(&self, chain: &ChainName, rules: &[Rule]) -> (Vec<Endpoint>, Vec<PolicyPlace>, usize) {
         let groups = || self.groups.iter().filter(|group| group.chains.contains(chain));
         if groups().next().is_some() {
             let pods: BTreeSet<PodId> = groups().flat_map(|group| group.pods.iter().copied()).collect();
@@ -381,11 +339,18 @@ impl Facts<'_> {
             && !led.is_empty();
         if is_joint {
             let (mut judges, mut policies) = (Vec::new(), Vec::new());
-            for (endpoints, of_group, _) in led.into_iter().map(|next| self.judged(next, &[])) {
+            let mut more = 0_usize;
+            // A group's chain leads to no other group's, so this goes no deeper.
+            let deep = |next: &ChainName| next == chain || self.held_rules(next).iter().any(leads_to_group);
+            for next in led.into_iter().filter(|next| !deep(next)) {
+                let (endpoints, of_group, more_of_group) = self.judged(next, self.held_rules(next));
                 judges.extend(endpoints);
                 policies.extend(of_group);
+                more = more.saturating_add(more_of_group);
             }
-            return (judges, policies, 0);
+            policies.sort_by(|a: &PolicyPlace, b| a.policy.cmp(&b.policy));
+            policies.dedup();
+            return (judges, policies, more);
         }
         // The policies do not ask for it: what its comments name.
         match rules.iter().rev().find_map(Named::of) {
@@ -396,43 +361,77 @@ impl Facts<'_> {
         }
     }
 
+    /// The rules of a chain of the kernel, of the first family that has it.
+    fn held_rules(&self, chain: &ChainName) -> &[Rule] {
+        let held = |family| self.held.family(family).chains.get(chain).map(Vec::as_slice);
+        Family::ALL.into_iter().find_map(held).unwrap_or_default()
+    }
+
     fn rules(&self, family: Family, chain: &ChainName, rules: &[Rule]) -> Vec<RuleAnswer> {
         rules.iter().enumerate().map(|(index, rule)| self.rule_answer(family, chain, Some(index), rule)).collect()
     }
 
-    fn rule_answer(&self, family: Family, chain: &ChainName, index: Option<usize>, rule: &Rule) -> RuleAnswer {
+    pub(super) fn rule_answer(
+        &self,
+        family: Family,
+        chain: &ChainName,
+        index: Option<usize>,
+        rule: &Rule,
+    ) -> RuleAnswer {
         let named = Named::of(rule).filter(|_| rule.target == Target::Return);
         let (origins, more) = match named {
             Some(Named::Rules { rules, more }) => (rules, more),
             _ => (Vec::new(), 0),
         };
-        let origin = |(policy, path): (String, String)| {
-            let location = self.place(&policy, &path);
-            Origin { policy, path, location }
-        };
+        let origins = origins.into_iter().map(|origin| self.origin(origin)).collect();
         RuleAnswer {
             family,
             chain: chain.to_string(),
             number: index.map(|index| index + 1),
             text: rule_line(family, chain, rule),
             means: words::rule(rule, chain.role(), |set| self.meaning(family, set)),
-            origins: origins.into_iter().map(origin).collect(),
+            origins,
             more,
         }
     }
 
+    /// The same of one rule, with all its origins if the policies ask for it.
+    pub(super) fn whole_rule_answer(
+        &self,
+        family: Family,
+        chain: &ChainName,
+        index: Option<usize>,
+        rule: &Rule,
+    ) -> RuleAnswer {
+        let mut answer = self.rule_answer(family, chain, index, rule);
+        if answer.more > 0 {
+            let made_by = (&self.options, self.retained.as_slice());
+            let all = layout::origins(&self.input.cluster, self.node, made_by, family, chain, rule);
+            if !all.is_empty() {
+                answer.origins = all.into_iter().map(|origin| self.origin(origin)).collect();
+                answer.more = 0;
+            }
+        }
+        answer
+    }
+
+    fn origin(&self, (policy, path): (String, String)) -> Origin {
+        let location = self.place(&policy, &path);
+        Origin { policy, path, location }
+    }
+
     /// What the members of a set are.
-    fn meaning(&self, family: Family, set: &SetName) -> String {
+    pub(super) fn meaning(&self, family: Family, set: &SetName) -> String {
         let wanted = self.wanted.family(family).sets.get(set);
         wanted.map_or_else(|| format!("the members of {}", set.shown()), |set| set.meaning.clone())
     }
 
-    fn endpoint(&self, pod: PodId) -> Endpoint {
+    pub(super) fn endpoint(&self, pod: PodId) -> Endpoint {
         let pod = self.input.cluster.pod(pod);
         Endpoint { endpoint: format!("{}/{}", pod.namespace, pod.name), addresses: pod.addresses().collect() }
     }
 
-    fn policy(&self, policy: &str) -> PolicyPlace {
+    pub(super) fn policy(&self, policy: &str) -> PolicyPlace {
         PolicyPlace { policy: policy.to_owned(), location: self.place(policy, "") }
     }
 
@@ -443,7 +442,12 @@ impl Facts<'_> {
         Some(Place { file: place.file.to_string(), line: place.line(), column: place.column() })
     }
 
-    fn families(is_in: impl Fn(Family) -> bool) -> Vec<Family> {
+    pub(super) fn families(is_in: impl Fn(Family) -> bool) -> Vec<Family> {
         Family::ALL.into_iter().filter(|family| is_in(*family)).collect()
     }
+}
+
+/// Whether a rule leads to the chain of a group.
+fn leads_to_group(rule: &Rule) -> bool {
+    rule.leads_to().is_some_and(|next| matches!(next.role(), ChainRole::Group(_)))
 }

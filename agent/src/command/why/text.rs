@@ -18,12 +18,19 @@ pub(super) fn write(answer: &Answer, out: &mut impl Write) -> io::Result<()> {
     title.extend(answer.node.clone());
     writeln!(out, "{}  {}", answer.thing, title.join(", "))?;
     if answer.owner.as_deref() != Some("npc") {
-        let owner = answer.owner.as_deref().unwrap_or("another program; npc does not know its names");
+        let unknown = match answer.is {
+            "address" => "no object of the input: no set and no chain of npc is about it",
+            _ => "another program; npc does not know its names",
+        };
+        let owner = answer.owner.as_deref().unwrap_or(unknown);
         writeln!(out, "  of       {owner}")?;
         return out.flush();
     }
     if let Some(state) = state(answer) {
         writeln!(out, "  now      {state}")?;
+    }
+    for line in &answer.differs {
+        writeln!(out, "  now      {line}")?;
     }
     if !answer.judges.is_empty() {
         let names: Vec<String> = answer.judges.iter().map(|one| one.endpoint.clone()).collect();
@@ -36,7 +43,7 @@ pub(super) fn write(answer: &Answer, out: &mut impl Write) -> io::Result<()> {
         if answer.more_policies > 0 {
             names = format!("{names}, +{} more", answer.more_policies);
         }
-        let verb = match (answer.is, answer.policies.len() + answer.more_policies) {
+        let verb = match (answer.is, answer.policies.len().saturating_add(answer.more_policies)) {
             ("set", 1) => "asks for it",
             ("set", _) => "ask for it",
             ("address", 1) => "isolates it",
@@ -50,6 +57,7 @@ pub(super) fn write(answer: &Answer, out: &mut impl Write) -> io::Result<()> {
         let direction = chain.direction.as_str().to_lowercase();
         match &chain.chain {
             Some(name) => writeln!(out, "  {direction:8} judged by {name} ({})", chain.policies.join(", "))?,
+            None if chain.wanted.is_some() => writeln!(out, "  {direction:8} judged by no chain")?,
             None => writeln!(out, "  {direction:8} not isolated: no policy judges it")?,
         }
     }
@@ -64,11 +72,21 @@ pub(super) fn write(answer: &Answer, out: &mut impl Write) -> io::Result<()> {
     if answer.basis == Some(Basis::Policies) {
         writeln!(out, "{FAINT}  by what the policies ask for; no kernel was read{FAINT:#}")?;
     }
+    if !answer.seed_known {
+        writeln!(
+            out,
+            "{FAINT}  the secret of the node is not known: names in its dispatch tree are others (--seed, or --ipset-save){FAINT:#}"
+        )?;
+    }
     out.flush()
 }
 
 /// What the kernel and the policies say of it, if they do not agree.
 fn state(answer: &Answer) -> Option<&'static str> {
+    // Of these each line says it.
+    if answer.is == "address" {
+        return None;
+    }
     match (answer.held, answer.wanted) {
         (Some(true) | None, true) => None,
         (Some(true), false) => Some(
@@ -88,7 +106,12 @@ fn state(answer: &Answer) -> Option<&'static str> {
 /// A rule, the rules of policies that it came from, and where these stand.
 fn line(answer: &Answer, rule: &RuleAnswer) -> [String; 3] {
     let number = rule.number.map_or_else(|| "rule".to_owned(), |number| format!("rule {number}"));
-    let before = if answer.is == "set" { format!("{} {number}", rule.chain) } else { number };
+    let is_of_both = || answer.rules.iter().any(|other| other.family != rule.family);
+    let before = match answer.is {
+        "set" => format!("{} {number}", rule.chain),
+        _ if is_of_both() => format!("{} {number}", rule.family),
+        _ => number,
+    };
     let mut origins: Vec<String> = Vec::new();
     let mut policy = "";
     for origin in &rule.origins {

@@ -1,12 +1,14 @@
 //! Whom the chains of groups judge: the way back from a chain to endpoints and policies.
 
+use std::collections::BTreeSet;
+
 use super::{Options, chain_of_leaf, names};
 use crate::cluster::group::{Group, GroupId, Groups, RetainedGroup};
 use crate::cluster::{Cluster, PodId, PolicyId};
 use crate::object::Family;
 use crate::policy::Direction;
 use crate::ruleset::group_chain::Leaf;
-use crate::ruleset::node::ChainName;
+use crate::ruleset::node::{ChainName, Rule};
 
 /// A group of a node and its chains.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,6 +43,37 @@ pub fn group_chains(cluster: &Cluster, node: &str, options: &Options, retained: 
     groups.iter().map(of).collect()
 }
 
+/// All rules of policies that a rule of a group chain comes from, each as the policy,
+/// `NAMESPACE/NAME`, and the rule's path. Its comment has no room for more than some. Nothing if
+/// the policies do not ask for that rule in that chain.
+#[must_use]
+pub fn origins(
+    cluster: &Cluster,
+    node: &str,
+    (options, retained): (&Options, &[RetainedGroup]),
+    family: Family,
+    chain: &ChainName,
+    rule: &Rule,
+) -> Vec<(String, String)> {
+    let Some(direction) = chain.direction_of_group() else { return Vec::new() };
+    let local = cluster.endpoints().filter(|(_, pod)| pod.node.as_deref() == Some(node)).map(|(id, _)| id);
+    let groups = Groups::with(cluster, local, retained);
+    let mut all: Vec<(String, String)> = Vec::new();
+    for (_, group) in groups.iter().filter(|(_, group)| group.key.direction == direction) {
+        let admission = group.admission(cluster);
+        let policies = || names(cluster, &group.key.policies);
+        let leaf = Leaf::new(family, direction, options, &admission, policies());
+        if chain_of_leaf(family, direction, &leaf) == *chain {
+            let (_, mut origins) = Leaf::with_origins(family, direction, options, &admission, policies());
+            all.extend(origins.remove(rule).unwrap_or_default());
+        }
+    }
+    // Groups with the same rules share a chain.
+    let mut seen = BTreeSet::new();
+    all.retain(|origin| seen.insert(origin.clone()));
+    all
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -70,5 +103,31 @@ mod tests {
             assert_eq!(found, expected);
         }
         assert!(of_groups.iter().any(|group| group.pods.len() > 1));
+    }
+
+    #[test]
+    fn a_rule_has_all_its_origins_though_its_comment_has_room_for_some() {
+        let ingress = |port: usize| format!(r#"{{"ports": [{{"port": {}}}]}}"#, 80 + port % 2);
+        let ingress: Vec<String> = (0..200).map(ingress).collect();
+        let policy = format!(r#"shop/web {{"podSelector": {{}}, "ingress": [{}]}}"#, ingress.join(","));
+        let cluster = cluster(&["shop/web-1 app=web 10.0.0.1 @n"], &[&policy]);
+        let options = Options::default();
+        let ruleset = ruleset(&cluster, "n", &options);
+        let chains = ruleset.v4.chains.iter().filter(|(name, _)| matches!(name.role(), ChainRole::Group(_)));
+        let mut found = Vec::new();
+        for (chain, rule) in chains.flat_map(|(chain, rules)| rules.iter().map(move |rule| (chain, rule))) {
+            let all = origins(&cluster, "n", (&options, &[]), Family::V4, chain, rule);
+            if let Some(crate::ruleset::origin::Named::Rules { rules, more }) = crate::ruleset::origin::Named::of(rule)
+            {
+                assert_eq!((rules.len() + more, &all[..rules.len()]), (all.len(), &rules[..]));
+                found.extend(all);
+            } else {
+                assert_eq!(all, []);
+            }
+        }
+        found.sort();
+        let mut expected: Vec<_> = (0..200).map(|at| ("shop/web".to_owned(), format!("spec.ingress[{at}]"))).collect();
+        expected.sort();
+        assert_eq!(found, expected);
     }
 }

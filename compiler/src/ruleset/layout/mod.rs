@@ -40,7 +40,7 @@ use crate::ruleset::node::{
 
 pub use crate::ruleset::options::{MissingMatches, Options, SelfMatch};
 use icmp::{errors, neighbour_discovery};
-pub use judges::{GroupChain, group_chains};
+pub use judges::{GroupChain, group_chains, origins};
 
 /// `fe80::/10` (RFC 4291, section 2.5.6).
 const LINK_LOCAL: Ipv6Network = Ipv6Network::new_checked(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10).unwrap();

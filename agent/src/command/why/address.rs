@@ -1,0 +1,136 @@
+//! The answer about an address: where the kernel leads it, and where the policies ask to.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use npc_compiler::object::Family;
+use npc_compiler::plan::{FamilyState, KernelState};
+use npc_compiler::policy::Direction;
+use npc_compiler::ruleset::node::{ChainName, ChainRole, Match, Rule, SetName};
+
+use super::answer::{Answer, Basis, ChainAnswer, Facts, PolicyPlace, SetAnswer};
+use super::kernel::holds;
+
+impl Facts<'_> {
+    /// What there is to say of an address.
+    pub(super) fn address(&self, address: IpAddr) -> Answer {
+        let cluster = &self.input.cluster;
+        let family = Family::of(&address);
+        let holders = cluster.holders(address, Some(self.node));
+        let asked = KernelState::from(&self.wanted);
+        let wanted = asked.family(family);
+        // Without the kernel's sets nothing shows where it leads an address.
+        let held = if self.has_sets { self.held.family(family) } else { wanted };
+        let sets: Vec<&SetName> = holding(held, address).collect();
+        let mut differs = Vec::new();
+        if !self.has_sets {
+            differs
+                .push("the kernel's sets were not read (--ipset-save); this is what the policies ask for".to_owned());
+        }
+        let is_here = holders.iter().any(|pod| cluster.pod(*pod).node.as_deref() == Some(self.node));
+        let (mut chains, mut because) = (Vec::new(), Vec::new());
+        for direction in Direction::ALL {
+            let (now, then) = (judge(held, direction, address), judge(wanted, direction, address));
+            differs.extend(difference(direction, now, then));
+            if !is_here && now.is_none() && then.is_none() {
+                continue;
+            }
+            let rules = now.and_then(|chain| held.chains.get(chain)).map(Vec::as_slice).unwrap_or_default();
+            let (_, policies, _) = now.map(|chain| self.judged(chain, rules)).unwrap_or_default();
+            chains.push(ChainAnswer {
+                direction,
+                chain: now.map(ToString::to_string),
+                wanted: then.map(ToString::to_string),
+                policies: policies.iter().map(|place| place.policy.clone()).collect(),
+            });
+            because.extend(policies);
+        }
+        because.sort_by(|a: &PolicyPlace, b| a.policy.cmp(&b.policy));
+        because.dedup();
+        // Where an address stands in the tree, the chains say.
+        let in_held: BTreeSet<&SetName> = sets.iter().copied().collect();
+        let lacks = holding(wanted, address).filter(|set| !set.is_dispatch() && !in_held.contains(set));
+        differs.extend(
+            lacks.map(|set| format!("not in set {}, though the policies of the input ask for it", set.shown())),
+        );
+        let has_left = |set: &&&SetName| !set.is_dispatch() && !set.is_own() && wanted.sets.contains_key(**set);
+        let in_wanted: BTreeSet<&SetName> = holding(wanted, address).collect();
+        let left = sets.iter().filter(has_left).filter(|set| !in_wanted.contains(**set));
+        differs.extend(
+            left.map(|set| format!("in set {}, though the policies of the input do not ask for it", set.shown())),
+        );
+        let nodes = cluster.nodes().iter().filter(|(_, addresses)| addresses.contains(&address));
+        let nodes: Vec<&str> = nodes.map(|(name, _)| name.as_str()).collect();
+        let is_known = !holders.is_empty() || !sets.is_empty() || !chains.is_empty();
+        let answer = self.ours(address.to_string(), "address");
+        Answer {
+            owner: answer.owner.filter(|_| is_known),
+            role: match (holders, nodes.as_slice()) {
+                ([], []) => "address outside the cluster, or of no object of the input".to_owned(),
+                ([], nodes) => format!("address of node {}: policies do not judge nodes", nodes.join(", ")),
+                (_, _) if is_here => "address of an endpoint of this node".to_owned(),
+                (pods, _) => {
+                    let node = pods.iter().find_map(|pod| cluster.pod(*pod).node.as_deref());
+                    format!("address of an endpoint of node {}; only the kernel there judges it", node.unwrap_or("?"))
+                }
+            },
+            families: vec![family],
+            held: (self.basis != Basis::Policies && self.has_sets).then_some(!sets.is_empty()),
+            wanted: !in_wanted.is_empty(),
+            differs,
+            judges: holders.iter().map(|pod| self.endpoint(*pod)).collect(),
+            policies: because,
+            sets: sets
+                .into_iter()
+                .map(|name| SetAnswer { set: name.shown().into_owned(), meaning: self.meaning(family, name) })
+                .collect(),
+            chains,
+            ..answer
+        }
+    }
+}
+
+/// The sets of a state that hold an address.
+fn holding(state: &FamilyState, address: IpAddr) -> impl Iterator<Item = &SetName> {
+    let holds = move |members: &BTreeSet<_>| members.iter().any(|member| holds(member, address));
+    state.sets.iter().filter(move |(_, (_, members))| holds(members)).map(|(name, _)| name)
+}
+
+/// The chain to which the rules and sets of a state lead the packets of an address in a
+/// direction; none if they lead them to none.
+fn judge(state: &FamilyState, direction: Direction, address: IpAddr) -> Option<&ChainName> {
+    let holds = |set: &SetName| {
+        state.sets.get(set).is_some_and(|(_, members)| members.iter().any(|member| holds(member, address)))
+    };
+    let takes = |rule: &&Rule| {
+        rule.matches.iter().all(|one| match one {
+            Match::Set(set, _) => holds(set),
+            Match::NotInSet(set, _) => !holds(set),
+            Match::Comment(_) => true,
+            _ => false,
+        })
+    };
+    let entry = ChainName::entry(direction);
+    let leads = |rule: &&Rule| rule.leads_to() == Some(&entry);
+    let mut chain = state.chains.get(&ChainName::forward())?.iter().filter(leads).find(takes)?.leads_to()?;
+    // Another program may have made a circle of it.
+    for _ in 0..=state.chains.len() {
+        if matches!(chain.role(), ChainRole::Group(_)) {
+            return Some(chain);
+        }
+        chain = state.chains.get(chain)?.iter().find(takes)?.leads_to()?;
+    }
+    None
+}
+
+/// Where the kernel leads an address elsewhere than the policies ask to, in words.
+fn difference(direction: Direction, now: Option<&ChainName>, then: Option<&ChainName>) -> Option<String> {
+    let says = match (now, then) {
+        _ if now == then => return None,
+        (Some(now), Some(then)) => format!("the kernel leads it to {now}, the policies of the input to {then}"),
+        (Some(now), None) => format!("the kernel leads it to {now}, and no policy of the input isolates it"),
+        (None, Some(then)) => format!("the kernel leads it to no chain, the policies of the input to {then}"),
+        (None, None) => return None,
+    };
+    Some(format!("{}: {says}", direction.as_str().to_lowercase()))
+}

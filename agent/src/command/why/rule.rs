@@ -1,0 +1,90 @@
+//! The answer about a rule, and about the jump to npc's chains.
+
+use npc_agent::dataplane::iptables::Hook;
+use npc_compiler::object::Family;
+use npc_compiler::ruleset::node::{ChainName, Target};
+use npc_compiler::ruleset::text::{printed_in, rule_line};
+
+use super::answer::{Answer, Basis, Facts};
+use super::kernel::family_of;
+use super::thing::hook;
+use super::words;
+
+impl Facts<'_> {
+    /// What there is to say of a rule of a chain of npc, by its text behind the chain's name.
+    pub(super) fn rule(&self, chain: &ChainName, text: &str) -> Answer {
+        let of_chain = self.chain(chain);
+        let said = family_of(text);
+        let possible = || Family::ALL.into_iter().filter(|family| said.is_none_or(|said| said == *family));
+        let in_held = |family| {
+            let rule = printed_in(family, chain, text);
+            self.held.family(family).chains.get(chain)?.iter().position(|one| *one == rule)
+        };
+        let in_wanted = |family| {
+            let rule = printed_in(family, chain, text);
+            self.wanted.family(family).chains.get(chain)?.iter().position(|one| *one == rule)
+        };
+        let held: Vec<Family> = possible().filter(|family| in_held(*family).is_some()).collect();
+        let wanted: Vec<Family> = possible().filter(|family| in_wanted(*family).is_some()).collect();
+        let families = [&held, &wanted].into_iter().find(|families| !families.is_empty()).cloned();
+        let families = families.unwrap_or_else(|| vec![said.unwrap_or(Family::V4)]);
+        let family = families.first().copied().unwrap_or(Family::V4);
+        let rule = printed_in(family, chain, text);
+        // A rule that npc does not write so is another program's, whatever its chain is called.
+        let is_foreign = matches!(rule.target, Target::Foreign(_));
+        let of = words::chain(chain.role());
+        let mut answer = self.ours(rule_line(family, chain, &rule), "rule");
+        answer.role = if is_foreign {
+            format!("rule that this version of npc does not write, in a chain of npc ({of})")
+        } else {
+            format!("rule of the {of}")
+        };
+        answer.owner = answer.owner.filter(|_| !is_foreign);
+        Answer {
+            direction: of_chain.direction,
+            families,
+            held: Some(!held.is_empty()),
+            wanted: !wanted.is_empty(),
+            judges: of_chain.judges,
+            policies: of_chain.policies,
+            more_policies: of_chain.more_policies,
+            rules: vec![self.whole_rule_answer(family, chain, in_held(family), &rule)],
+            ..answer
+        }
+    }
+
+    /// What there is to say of the jump to npc's chains.
+    pub(super) fn hook(&self) -> Answer {
+        let forward = ChainName::forward();
+        let families = Self::families(|family| self.held.family(family).chains.contains_key(&forward));
+        let place = |family: &Family| self.hooks.iter().find(|(of, _)| of == family).map(|(_, hook)| *hook);
+        let line = |family: &Family| match place(family) {
+            _ if self.basis == Basis::Policies => None,
+            Some(Hook::First) => None,
+            Some(Hook::Absent) => {
+                Some(format!("{family}: not in FORWARD, so no packet meets the chains of npc; the agent puts it back"))
+            }
+            Some(Hook::Displaced(count)) => Some(format!(
+                "{family}: in FORWARD {count} times and not, or not only, as its first rule; the agent puts it first"
+            )),
+            None => Some(format!("{family}: npc could not read FORWARD, or what it was given does not show it")),
+        };
+        let places: Vec<Option<Hook>> = families.iter().map(place).collect();
+        let held = match places.as_slice() {
+            [] => Some(false),
+            places if places.contains(&Some(Hook::Absent)) => Some(false),
+            places if places.contains(&None) => None,
+            _ => Some(true),
+        };
+        let is_first = !places.is_empty() && places.iter().all(|place| *place == Some(Hook::First));
+        let role = "hook: the jump by which every forwarded packet meets the chains of npc";
+        Answer {
+            role: if is_first { format!("{role}, first in FORWARD") } else { role.to_owned() },
+            held,
+            wanted: true,
+            differs: families.iter().filter_map(line).collect(),
+            families,
+            ..self.ours(hook(), "rule")
+        }
+    }
+}
