@@ -9,7 +9,7 @@ use npc_agent::source::manifests;
 use npc_compiler::object::{Family, Objects, Protocol};
 use npc_compiler::plan::{Delta, FamilyState, KernelState, Plan};
 use npc_compiler::policy::Direction;
-use npc_compiler::ruleset::node::{ChainName, ChainRole, Match, Member, Rule, SetKind, SetName};
+use npc_compiler::ruleset::node::{ChainName, ChainRole, Match, Member, Rule, SetKind, SetName, Target};
 use npc_compiler::ruleset::text;
 use npc_tests::model::{Model, Packet, Question};
 
@@ -159,6 +159,22 @@ fn comments_alone_change_the_chains_of_groups_and_no_set() {
             rules.collect::<BTreeSet<_>>()
         };
         assert_ne!(old.chains, new.chains);
+        // It is a takeover and no repair: chains with rules that admit have other names, and what
+        // leads to them is redirected.
+        let admitting = |state: &FamilyState| -> BTreeSet<ChainName> {
+            let is_group = |name: &ChainName| matches!(name.role(), ChainRole::Group(_));
+            let chains = state.chains.iter().filter(|(name, rules)| is_group(name) && rules.len() > 1);
+            chains.map(|(name, _)| name.clone()).collect()
+        };
+        let (before, after) = (admitting(old), admitting(new));
+        assert!(!before.is_empty() && before.is_disjoint(&after), "{before:?} {after:?}");
+        let leads = |state: &FamilyState, to: &BTreeSet<ChainName>| {
+            let rules = state.chains.values().flatten();
+            rules
+                .filter(|rule| matches!(&rule.target, Target::Jump(name) | Target::Goto(name) if to.contains(name)))
+                .count()
+        };
+        assert_eq!((leads(old, &before), leads(new, &before)), (leads(new, &after), 0));
         assert_eq!(bare(old), bare(new));
         let delta = Delta::between(old, new);
         let is_named = |name: &ChainName| {
