@@ -2,7 +2,7 @@
 
 use npc_compiler::object::{NAMESPACE_NAME_LABEL, Protocol};
 use npc_compiler::policy::Direction;
-use npc_compiler::verdict::explain::{Candidate, Decision, Flow, Of, Party};
+use npc_compiler::verdict::explain::{Candidate, Decision, Flow, Party};
 use npc_compiler::verdict::flow::End;
 
 use super::Context;
@@ -22,8 +22,8 @@ pub(super) fn broken(flow: &Flow) -> Option<String> {
 /// The rule that lets an end ask its DNS server, where no rule of its policies is about port
 /// 53.
 pub(super) fn help(context: &Context<'_>, flow: &Flow, decision: &Decision) -> Option<String> {
-    let is_about_port = |candidate: &Candidate| candidate.conjuncts.iter().all(|conjunct| conjunct.of != Of::Port);
-    if !is_dns(flow) || decision.direction != Direction::Egress || decision.candidates.iter().any(is_about_port) {
+    let is_about_port = decision.candidates.iter().any(Candidate::matches_port);
+    if !is_dns(flow) || decision.direction != Direction::Egress || is_about_port {
         return None;
     }
     let (_, Party::End(End::Pod(server))) = flow.parties? else { return None };
