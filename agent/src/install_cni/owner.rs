@@ -81,7 +81,7 @@ pub fn wish(answer: &Answer, container: &str, node: &str) -> Wish {
     if selects(pod, node, labels) == Some(false) {
         return Wish::Remove("the DaemonSet does not select this node any more".to_owned());
     }
-    if let Some(taint) = taints.iter().find(|taint| !is_tolerated(taint, pod)) {
+    if let Some(taint) = taints.iter().find(|taint| !is_passing(taint) && !is_tolerated(taint, pod)) {
         let value = taint.value.as_deref().map(|value| format!("={value}")).unwrap_or_default();
         return Wish::Remove(format!(
             "the DaemonSet does not tolerate this node's taint {}{value}:{}, so no installer follows here",
@@ -104,6 +104,21 @@ const ALWAYS_TOLERATED: [(&str, &str); 6] = [
 
 /// As above, for pods in the network namespace of their node only.
 const TOLERATED_WITH_HOST_NETWORK: (&str, &str) = ("node.kubernetes.io/network-unavailable", "NoSchedule");
+
+/// Keys with these prefixes are taints that Kubernetes itself sets while a node is in some state,
+/// and removes afterwards: it shuts down, starts, or waits for its network or cloud provider.
+const OF_KUBERNETES: [&str; 2] = ["node.kubernetes.io/", "node.cloudprovider.kubernetes.io/"];
+
+/// Whether an installer follows although the DaemonSet controller makes no pod now. `NoSchedule`
+/// ends no pod that runs (`NodeShouldRunDaemonPod` of `pkg/controller/daemon`), and of these keys
+/// it goes by itself. So a node that restarts, which is `not-ready:NoSchedule`, must find the
+/// plugin in place: its first pods may start before the next installer.
+///
+/// A `NoSchedule` of any other key, as of a node pool, stays for as long as an operator likes.
+/// The pod that ends under it is the last one, so nothing would answer the plugin.
+fn is_passing(taint: &Taint) -> bool {
+    taint.effect == "NoSchedule" && OF_KUBERNETES.iter().any(|prefix| taint.key.starts_with(prefix))
+}
 
 /// Whether the DaemonSet controller makes a pod on a node with this taint. A taint or a
 /// toleration that is not known here counts as tolerated: it is no reason to remove.
@@ -276,6 +291,16 @@ mod tests {
             ("node.kubernetes.io/unreachable:NoExecute", &json!([]), true),
             ("node.kubernetes.io/disk-pressure:NoSchedule", &json!([]), true),
             ("node.kubernetes.io/network-unavailable:NoSchedule", &json!([]), true),
+            // What Kubernetes sets for a while. NoExecute of these ends the pod as any other does.
+            ("node.kubernetes.io/not-ready:NoSchedule", &json!([]), true),
+            ("node.kubernetes.io/unreachable:NoSchedule", &json!([]), true),
+            ("node.cloudprovider.kubernetes.io/shutdown:NoSchedule", &json!([]), true),
+            ("node.cloudprovider.kubernetes.io/uninitialized=true:NoSchedule", &gpu, true),
+            ("node.kubernetes.io/out-of-service=nodeshutdown:NoExecute", &json!([]), false),
+            ("node.cloudprovider.kubernetes.io/shutdown:NoExecute", &json!([]), false),
+            // Keys that only look alike are an operator's.
+            ("node-role.kubernetes.io/control-plane:NoSchedule", &json!([]), false),
+            ("node.kubernetes.io.example/not-ready:NoSchedule", &json!([]), false),
         ] {
             let mut pod = pod_with("tolerations", tolerations);
             pod["hostNetwork"] = true.into();

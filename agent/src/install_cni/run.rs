@@ -228,7 +228,8 @@ impl Run {
     }
 
     /// Has the kernel report changes of both folders. If it cannot, all is read every
-    /// [`POLL`].
+    /// [`POLL`]. `notify` is enough here: any event, also an overflow of the kernel's queue and
+    /// an error, has everything read again, and so does [`POLL`].
     fn watch(&self, sender: mpsc::UnboundedSender<()>) -> Option<RecommendedWatcher> {
         let made = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
             // Reading makes events of its own.

@@ -122,6 +122,31 @@ fn explanations_conform_to_their_schema() {
 }
 
 #[test]
+fn of_many_near_rules_a_few_are_listed_and_all_are_counted() {
+    let pod = |name: &str, n: u8| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: shop, labels: {{app: {name}}}}}\nstatus: {{podIP: 10.0.0.{n}}}\n---\n"
+        )
+    };
+    let policy = |n: usize| {
+        format!(
+            "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: p{n:02}, namespace: shop}}\nspec: {{podSelector: {{}}, ingress: [{{from: [{{podSelector: {{matchLabels: {{app: x}}}}}}]}}]}}\n---\n"
+        )
+    };
+    for (policies, listed) in [(20, 8), (8, 8)] {
+        let files = Files::of(&(pod("a", 1) + &pod("b", 2) + &(0..policies).map(policy).collect::<String>()));
+        let json = files.npc("explain", &["shop/a", "shop/b:80", "-o", "json"]).json();
+        conforms(EXPLANATION, &json);
+        let ingress = &json["flows"][0]["ingress"];
+        assert_eq!(ingress["candidates"].as_array().map(Vec::len), Some(listed), "{ingress}");
+        let count = (policies > listed).then_some(policies as u64);
+        assert_eq!(ingress["candidateCount"].as_u64(), count, "{ingress}");
+        let text = files.npc("explain", &["shop/a", "shop/b:80"]).out;
+        assert!(text.contains(&format!("{policies} rules are equally near; this is the first")), "{text}");
+    }
+}
+
+#[test]
 fn answers_about_many_ends_conform_to_their_schema() {
     let pod = |n: usize| {
         format!(

@@ -1,6 +1,8 @@
 //! The ValidatingAdmissionPolicy that holds each agent to its own Node and to the start-up taint.
 //! Its expressions are evaluated over requests, as the API server would.
 
+use std::fs;
+use std::path::Path;
 use std::sync::Arc;
 
 use cel::{Context, Env, Value as CelValue};
@@ -11,7 +13,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 use tokio::sync::mpsc;
 
-use crate::{chart, tools};
+use crate::{chart, kustomize, repository, tools, yaml};
 
 const TAINT: &str = "startupTaint: {enabled: true}";
 const ACCOUNT: &str = "system:serviceaccount:npc-system:npc";
@@ -245,6 +247,77 @@ fn all_other_accounts_are_left_alone() {
         }
     }
     assert!(!refusals(&policy, &change).is_empty());
+}
+
+/// The namespace of the account to which a binding gives the right to patch nodes.
+fn bound_namespace(objects: &yaml::Objects) -> String {
+    let is_binding =
+        |object: &&Value| object["kind"] == "ClusterRoleBinding" && object["metadata"]["name"] == "npc-startup-taint";
+    let binding = objects.values().find(is_binding).unwrap();
+    binding["subjects"][0]["namespace"].as_str().unwrap().to_owned()
+}
+
+/// The policy holds the account in each of these namespaces, and no other account there.
+fn assert_holds(policy: &ValidatingAdmissionPolicy, namespaces: &[&str]) {
+    let cordon = patched(&json!({"spec": {"unschedulable": true}}));
+    for namespace in namespaces {
+        let of = |account: &str| -> &'static str { format!("system:serviceaccount:{namespace}:{account}").leak() };
+        let refused = refusals(policy, &Request { user: of("npc"), ..cordon.clone() });
+        assert!(refused.iter().any(|refusal| refusal.contains("changes the spec")), "{namespace}: {refused:?}");
+        assert_eq!(refusals(policy, &Request { user: of("npc"), ..removal() }), Vec::<String>::new(), "{namespace}");
+        for account in ["default", "not-npc", "npc-other"] {
+            let request = Request { user: of(account), ..cordon.clone() };
+            assert_eq!(refusals(policy, &request), Vec::<String>::new(), "{namespace}:{account}");
+        }
+    }
+    for user in ["npc", "system:node:npc", "kubernetes-admin", "oidc:npc", ""] {
+        assert_eq!(refusals(policy, &Request { user, ..cordon.clone() }), Vec::<String>::new(), "{user}");
+    }
+}
+
+#[test]
+fn the_component_holds_the_agent_also_in_another_namespace() {
+    let mut objects = kustomize::build(&repository("deploy/kustomize/overlays/generic"));
+    for component in ["startup-taint", "startup-taint-policy"] {
+        kustomize::apply(&repository("deploy/kustomize/components").join(component), &mut objects);
+    }
+    let policy = of_kind(&objects, "ValidatingAdmissionPolicy").unwrap();
+    assert_holds(&policy, &[&bound_namespace(&objects), "security"]);
+    // As an operator writes it, built by kustomize itself.
+    let Some(kubectl) = tools::find("kubectl") else { return };
+    let folder = tempfile::tempdir_in(repository("deploy/kustomize/overlays")).unwrap();
+    let kustomization = json!({
+        "namespace": "security", "resources": ["../generic"],
+        "components": ["../../components/startup-taint", "../../components/startup-taint-policy"],
+    });
+    fs::write(folder.path().join("kustomization.yaml"), kustomization.to_string()).unwrap();
+    let text = tools::run(&kubectl, [Path::new("kustomize"), folder.path()], &[]);
+    let objects = yaml::objects(yaml::documents(&text));
+    assert_eq!(bound_namespace(&objects), "security");
+    assert_holds(&of_kind(&objects, "ValidatingAdmissionPolicy").unwrap(), &["security"]);
+}
+
+/// `helm upgrade --reuse-values` takes the values of the earlier chart in place of the chart's own.
+#[test]
+fn a_release_of_before_the_policy_gets_it_with_its_reused_values() {
+    let mut values = chart::values_with(TAINT);
+    values["startupTaint"].as_object_mut().unwrap().remove("admissionPolicy").unwrap();
+    assert!(of_kind::<ValidatingAdmissionPolicy>(&chart::objects(&values), "ValidatingAdmissionPolicy").is_some());
+    let Some(helm) = tools::find("helm") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let copy = folder.path().join("npc");
+    let copied = std::process::Command::new("cp").arg("-r").arg(chart::folder()).arg(&copy).status().unwrap();
+    assert!(copied.success());
+    fs::write(copy.join("values.yaml"), values.to_string()).unwrap();
+    for (more, is_there) in [("", true), ("true", true), ("false", false)] {
+        let set = format!("startupTaint.admissionPolicy={more}");
+        let mut arguments = vec!["--namespace", chart::NAMESPACE, "--kube-version", "v1.36.2"];
+        if !more.is_empty() {
+            arguments.extend(["--set", &set]);
+        }
+        let text = tools::run(&helm, ["template".as_ref(), "npc".as_ref(), copy.as_path()], &arguments);
+        assert_eq!(text.contains("kind: ValidatingAdmissionPolicy\n"), is_there, "{more}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

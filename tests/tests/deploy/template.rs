@@ -119,6 +119,12 @@ fn term(text: &str, scope: &Scope, dot: &Value) -> Value {
                 of.strip_prefix("\">=1.").and_then(|of| of.strip_suffix("-0\"")).unwrap_or_else(|| panic!("{of}"));
             (scope.kubernetes >= least.parse().expect("a minor version is a number")).into()
         }
+        // What a release without this value means by it.
+        Some(("dig", of)) => {
+            let [name, default, map] = of.splitn(3, ' ').collect::<Vec<_>>()[..] else { panic!("dig {of}") };
+            let [name, default] = [name, default].map(|text| serde_json::from_str::<Value>(text).expect("JSON"));
+            term(map, scope, dot).get(name.as_str().expect("a name stands in quotes")).cloned().unwrap_or(default)
+        }
         Some((".Files.Get", name)) => {
             let name: String = serde_json::from_str(name).expect("a file's name stands in quotes");
             let path = scope.folder.join(name);

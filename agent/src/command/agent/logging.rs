@@ -2,6 +2,7 @@
 //! runs.
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::io::{self, IsTerminal as _, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -130,10 +131,10 @@ impl Level {
         let (sender, mut changes) = mpsc::unbounded_channel();
         // The kubelet replaces the files of a ConfigMap by turning this one link.
         let concerned = [path.file_name().map(ToOwned::to_owned), Some("..data".into())];
+        // `notify` is enough here: any event that concerns the file, also an overflow of the
+        // kernel's queue and an error, has the whole file read again.
         let mut watcher = notify::recommended_watcher(move |change: notify::Result<notify::Event>| {
-            let concerns = |path: &PathBuf| concerned.iter().any(|name| name.as_deref() == path.file_name());
-            // Reading it is no change.
-            if change.is_ok_and(|change| !change.kind.is_access() && change.paths.iter().any(concerns)) {
+            if may_concern(&change, &concerned) {
                 // Without a receiver the agent is ending.
                 let _ = sender.send(());
             }
@@ -182,6 +183,15 @@ impl Level {
     }
 }
 
+/// Whether a file of one of these names may have changed. What reports an error or an overflow
+/// names no file, and any may have changed before it.
+fn may_concern(change: &notify::Result<notify::Event>, names: &[Option<OsString>]) -> bool {
+    let Ok(change) = change else { return true };
+    let concerns = |path: &PathBuf| names.iter().any(|name| name.as_deref() == path.file_name());
+    // Reading it is no change.
+    change.need_rescan() || (!change.kind.is_access() && change.paths.iter().any(concerns))
+}
+
 /// The settings that a flag or an environment variable gives: the file cannot change them.
 fn given() -> BTreeSet<String> {
     let Ok(matches) = Cli::command().try_get_matches() else { return BTreeSet::new() };
@@ -192,6 +202,26 @@ fn given() -> BTreeSet<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_overflow_or_an_error_has_the_file_read_again() {
+        use notify::event::{AccessKind, CreateKind, EventKind, Flag};
+        use notify::{Error, Event};
+
+        let names = [Some("config.yaml".into()), Some("..data".into())];
+        let of = |kind, path: &str| Ok(Event::new(kind).add_path(path.into()));
+        let overflow = Event::new(EventKind::Other).set_flag(Flag::Rescan);
+        for (change, is_concerned) in [
+            (of(EventKind::Create(CreateKind::File), "/etc/npc/config.yaml"), true),
+            (of(EventKind::Create(CreateKind::File), "/etc/npc/..data"), true),
+            (of(EventKind::Create(CreateKind::File), "/etc/npc/other.yaml"), false),
+            (of(EventKind::Access(AccessKind::Read), "/etc/npc/config.yaml"), false),
+            (Ok(overflow), true),
+            (Err(Error::generic("the queue cannot be read")), true),
+        ] {
+            assert_eq!(may_concern(&change, &names), is_concerned, "{change:?}");
+        }
+    }
 
     /// What was written to a disk, and how many bytes it has room for.
     struct Disk(Vec<u8>, usize);

@@ -112,6 +112,9 @@ struct Side {
     isolated_by: Vec<PolicyJson>,
     rules: Vec<RuleJson>,
     candidates: Vec<CandidateJson>,
+    /// How many candidates there are, where not all are listed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    candidate_count: Option<usize>,
     /// Policies that look as if they decided and do not.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     near: Vec<BesideJson>,
@@ -253,8 +256,9 @@ fn flows<'a>(context: &Context<'_>, flow: &'a Flow) -> Vec<FlowJson<'a>> {
         // There is no backend that could receive anything.
         (None, Some(code)) => {
             let (verdict, reason) = (Verdict::Denied, Some(code.as_str()));
-            let (isolated_by, rules, candidates) = (Vec::new(), Vec::new(), Vec::new());
-            vec![None, Some(Side { verdict, reason, isolated_by, rules, candidates, near: Vec::new() })]
+            let (isolated_by, rules, candidates, near) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+            let candidate_count = None;
+            vec![None, Some(Side { verdict, reason, isolated_by, rules, candidates, candidate_count, near })]
         }
     };
     let one = |protocol, ports| FlowJson {
@@ -343,6 +347,7 @@ fn side(context: &Context<'_>, decision: &Decision) -> Side {
         isolated_by: decision.isolated_by.iter().map(|id| policy(context, *id)).collect(),
         rules: decision.rules.iter().map(|of| rule(context, decision, of)).collect(),
         candidates: decision.candidates.iter().map(|of| candidate(context, of)).collect(),
+        candidate_count: Some(decision.candidate_count).filter(|count| *count > decision.candidates.len()),
         near: decision.beside.iter().map(|of| beside(context, of)).collect(),
     }
 }

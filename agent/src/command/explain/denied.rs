@@ -96,16 +96,11 @@ fn far(
         }
         _ => format!("wants {}, there is {}", conjunct.want, conjunct.got),
     });
-    let which = match ties(decision, nearest) {
+    let which = match decision.tie_count {
         1 => "the nearest of them".to_owned(),
         equal => format!("the first of {equal} that are equally near"),
     };
     writeln!(out, "   = note: {which}: {}", wants.collect::<Vec<_>>().join("; "))
-}
-
-/// How many rules miss by as little.
-fn ties(decision: &Decision, nearest: &Candidate) -> usize {
-    decision.candidates.iter().filter(|other| other.labels == nearest.labels).count()
 }
 
 /// A rule that is about the question, with marks where it fails and where it matches.
@@ -127,7 +122,7 @@ fn miss(
         marks.push((path.clone(), path, format!("matches ({})", traffic(&flow.traffic)), false));
     }
     draw(context, nearest.policy, marks, out)?;
-    let equal = ties(decision, nearest);
+    let equal = decision.tie_count;
     if equal > 1 {
         writeln!(out, "   = note: {equal} rules are equally near; this is the first of them")?;
     }

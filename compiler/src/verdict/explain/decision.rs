@@ -51,8 +51,12 @@ pub struct Decision {
     pub items: BTreeMap<(PolicyId, String), Vec<String>>,
     /// How many rules the policies have in this direction.
     pub rule_count: usize,
-    /// Where it denies: the rules that miss by least.
+    /// Where it denies: the rules that miss by least, at most [`NEAREST`](near::NEAREST).
     pub candidates: Vec<Candidate>,
+    /// How many rules miss by as few parts, also those that `candidates` leaves out.
+    pub candidate_count: usize,
+    /// How many of these are as near as the first candidate.
+    pub tie_count: usize,
     /// Where it is unknown: the facts that decide.
     pub missing: Vec<MissingFact>,
     /// Policies that look as if they decided and do not; for a denial the first is why, where
@@ -76,6 +80,8 @@ impl Question {
             items: BTreeMap::new(),
             rule_count: 0,
             candidates: Vec::new(),
+            candidate_count: 0,
+            tie_count: 0,
             missing: Vec::new(),
             beside: Vec::new(),
         };
@@ -109,7 +115,9 @@ impl Question {
                 let is_why = |group: &&&Group| !denied.difference(&group.traffic(cluster, seen)).is_none();
                 let group = deciding.iter().find(is_why).unwrap_or(first);
                 let denied = denied.difference(&group.traffic(cluster, seen));
-                decision.candidates = near::nearest(cluster, group, self, other, &denied);
+                let nearest = near::nearest(cluster, group, self, other, &denied);
+                (decision.candidate_count, decision.tie_count) = (nearest.count, nearest.ties);
+                decision.candidates = nearest.candidates;
                 decision.beside = self.not_understood(cluster, group, &denied);
                 decision.beside.extend(self.beside(cluster, direction));
                 let nearest = decision.candidates.first();
@@ -138,11 +146,12 @@ impl Decision {
     /// Whether another decision says the same, but for the items of rules.
     #[must_use]
     pub fn is_alike(&self, other: &Self) -> bool {
-        let Self { direction, verdict, reason, isolated_by, rules, rule_count, candidates, missing, beside, items: _ } =
-            self;
+        let Self { direction, verdict, reason, isolated_by, rules, rule_count, missing, beside, .. } = self;
+        let Self { candidates, candidate_count, tie_count, .. } = self;
         (direction, verdict, reason) == (&other.direction, &other.verdict, &other.reason)
             && (isolated_by, rules, rule_count) == (&other.isolated_by, &other.rules, &other.rule_count)
             && (candidates, missing, beside) == (&other.candidates, &other.missing, &other.beside)
+            && (candidate_count, tie_count) == (&other.candidate_count, &other.tie_count)
     }
 
     /// Takes over the items of a decision that says the same of other ends.

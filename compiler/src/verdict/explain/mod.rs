@@ -46,7 +46,7 @@ pub use decision::{Decision, Reason};
 pub use endpoint::{EndpointExplanation, Side, explain_endpoint};
 pub use mark::{FailedRequirement, Mark};
 pub use name::{EndName, Port, Target};
-pub use near::{Candidate, Conjunct, Of, Part};
+pub use near::{Candidate, Conjunct, NEAREST, Of, Part};
 pub use party::Party;
 pub use question::{MissingFact, Question};
 pub use walk::explain;

@@ -92,6 +92,12 @@ impl Candidate {
         self.conjuncts.first().map(|conjunct| conjunct.code)
     }
 
+    /// Whether its ports admit what was asked, so that it fails by its peer only.
+    #[must_use]
+    pub fn matches_port(&self) -> bool {
+        self.conjuncts.iter().all(|conjunct| conjunct.of != Of::Port)
+    }
+
     /// Whether the rule is about what was asked: its peer or its port matches, or one of them
     /// means the same by another name or protocol.
     #[must_use]
@@ -112,6 +118,20 @@ impl Candidate {
     }
 }
 
+/// So many candidates of a decision are kept; of the others the number. A namespace may have
+/// hundreds of policies that are equally near, and each flow has candidates of its own.
+pub const NEAREST: usize = 8;
+
+/// The rules that miss by least.
+pub(super) struct Nearest {
+    /// At most [`NEAREST`], the nearest first.
+    pub(super) candidates: Vec<Candidate>,
+    /// How many there are.
+    pub(super) count: usize,
+    /// How many of these are as near as the first, also by labels.
+    pub(super) ties: usize,
+}
+
 /// The rules of a group that miss the traffic by least. Rules that admit
 /// no end or no traffic, whatever changes at the other end, are no
 /// candidates.
@@ -121,13 +141,22 @@ pub(super) fn nearest(
     question: &Question,
     other: Party,
     denied: &Traffic,
-) -> Vec<Candidate> {
+) -> Nearest {
     let mut all = judged(cluster, group, question, other, denied);
     let rank = |candidate: &Candidate| (candidate.conjuncts.len(), !candidate.is_about(), candidate.labels);
-    all.sort_by_key(rank);
+    all.sort_by_cached_key(rank);
     let fewest = all.first().map(|candidate| (candidate.conjuncts.len(), candidate.is_about()));
     all.retain(|candidate| Some((candidate.conjuncts.len(), candidate.is_about())) == fewest);
-    all
+    let count = all.len();
+    let ties = all.iter().take_while(|candidate| candidate.labels == all[0].labels).count();
+    // That a rule is about the port decides what is said of DNS, so one of these stays.
+    if let Some(place) = all.iter().position(Candidate::matches_port).filter(|place| *place >= NEAREST) {
+        all.swap(NEAREST - 1, place);
+    }
+    all.truncate(NEAREST);
+    // What was kept of hundreds is not to hold the room for all.
+    all.shrink_to_fit();
+    Nearest { candidates: all, count, ties }
 }
 
 /// Every rule that could admit anything, with what of it fails.

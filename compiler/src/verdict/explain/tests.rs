@@ -195,3 +195,72 @@ fn the_nearest_rule_is_the_one_of_which_fewest_parts_fail() {
         {"from": [{"podSelector": {"matchLabels": {"app": "b"}}}], "ports": [{"port": 81}, {"port": 80, "protocol": "SCTP"}]}]"#;
     assert_eq!(code(rules, "b", (Protocol::Tcp, 80)), "port-number");
 }
+
+/// `ns/a` asks for port 80 of `ns/b`, whose policies have these rules of egress or ingress each.
+fn many_denials(direction: Direction, rules: &[String]) -> Decision {
+    let field = if direction == Direction::Egress { "egress" } else { "ingress" };
+    let policy = |(i, rule): (usize, &String)| {
+        format!(r#"ns/p{i:03} {{"podSelector": {{}}, "policyTypes": ["{direction:?}"], "{field}": [{rule}]}}"#)
+    };
+    let policies: Vec<String> = rules.iter().enumerate().map(policy).collect();
+    let policies: Vec<&str> = policies.iter().map(String::as_str).collect();
+    let cluster = cluster(&["ns/a app=a 10.0.0.1 @n1", "ns/b app=b 10.0.0.2 @n2"], &policies);
+    let groups = Groups::of_cluster(&cluster);
+    let pod =
+        |name: &str| Party::End(End::Pod(cluster.pods().find(|(_, pod)| pod.name == name).expect("it is there").0));
+    let question = Question {
+        from: pod("a"),
+        to: pod("b"),
+        family: Some(Family::V4),
+        traffic: Traffic::ports(Protocol::Tcp, 80, 80),
+        service_port: None,
+        service_addresses: Vec::new(),
+        replicas: false,
+    };
+    question.decide(&cluster, &groups, direction)
+}
+
+#[test]
+fn of_hundreds_of_equally_near_rules_a_few_are_kept_and_all_are_counted() {
+    let peer = |app: &str| format!(r#"{{"from": [{{"podSelector": {{"matchLabels": {app}}}}}]}}"#);
+    // Two labels, then one, of which there are 200.
+    let mut rules = vec![peer(r#"{"app": "x", "tier": "y"}"#); 50];
+    rules.extend(vec![peer(r#"{"app": "x"}"#); 200]);
+    let decision = many_denials(Direction::Ingress, &rules);
+    assert_eq!((decision.candidates.len(), decision.candidate_count, decision.tie_count), (NEAREST, 250, 200));
+    assert!(decision.candidates.iter().all(|candidate| candidate.labels == 1));
+    let decision = many_denials(Direction::Ingress, &rules[..3]);
+    assert_eq!((decision.candidates.len(), decision.candidate_count, decision.tie_count), (3, 3, 3));
+}
+
+#[test]
+fn a_rule_whose_port_matches_is_kept_among_hundreds() {
+    let everyone = r#"{"to": [{"podSelector": {}}], "ports": [{"port": 81}]}"#.to_owned();
+    let other = r#"{"to": [{"podSelector": {"matchLabels": {"app": "x"}}}], "ports": [{"port": 80}]}"#.to_owned();
+    let mut rules = vec![everyone; 30];
+    rules.push(other);
+    let decision = many_denials(Direction::Egress, &rules);
+    assert_eq!((decision.candidates.len(), decision.candidate_count), (NEAREST, 31));
+    assert!(decision.candidates.iter().any(Candidate::matches_port), "{:?}", decision.candidates);
+}
+
+#[test]
+fn few_pods_with_hundreds_of_rules_are_answered_by_classes() {
+    let pods: Vec<String> = (1..50).map(|n| format!("ns/p{n} app=a 10.0.0.{n} @n1")).collect();
+    let pods: Vec<&str> = pods.iter().map(String::as_str).collect();
+    let policies = |count: usize| -> Vec<String> {
+        let rule = r#"{"podSelector": {}, "ingress": [{"from": [{"podSelector": {"matchLabels": {"app": "x"}}}]}]}"#;
+        (0..count).map(|i| format!("ns/p{i} {rule}")).collect()
+    };
+    for (count, is_wide) in [(400, true), (20, false)] {
+        let policies = policies(count);
+        let policies: Vec<&str> = policies.iter().map(String::as_str).collect();
+        let cluster = cluster(&pods, &policies);
+        let groups = Groups::of_cluster(&cluster);
+        let all = Target::Pods(cluster.pods().map(|(id, _)| id).collect());
+        let port = Port::Numbers(Some(Protocol::Tcp), 80, 80);
+        let said = explain(&cluster, &groups, &all, &all, Some(&port)).unwrap_or_else(|_| panic!("no answer"));
+        assert_eq!(said.flows.iter().all(|flow| flow.alike.is_some()), is_wide, "{count}");
+        assert_eq!(said.flows.len() < 10, is_wide, "{count}: {}", said.flows.len());
+    }
+}

@@ -11,7 +11,7 @@ use super::ends::{Finder, Unit};
 use super::name::{EndName, Port, Target};
 use super::party::Party;
 use super::question::{MissingFact, Question};
-use super::wide::PAIRWISE;
+use super::wide::{PAIRWISE, RULES_JUDGED};
 use crate::algebra::traffic::Traffic;
 use crate::cluster::Cluster;
 use crate::cluster::group::Groups;
@@ -125,12 +125,39 @@ impl Walk<'_> {
         Ok(())
     }
 
+    /// How many rules answers pair by pair would judge: of each pair those of the source's
+    /// egress and of the destination's ingress. Of one pair only that is no reason for classes.
+    fn rules_judged(&self, sources: &[Unit], destinations: &[Destination]) -> usize {
+        if sources.len().saturating_mul(destinations.len()) == 1 {
+            return 0;
+        }
+        let (cluster, groups) = (self.ends.cluster, self.ends.groups);
+        let of_family = |party: Party, direction, family| -> usize {
+            let groups = party.groups(cluster, groups, direction, Some(family)).into_iter();
+            let policies = groups.flat_map(|group| &group.key.policies);
+            policies.map(|policy| cluster.policy(*policy).rules(direction).len()).sum()
+        };
+        let of = |unit: &Unit, direction| {
+            let families = Family::ALL.into_iter().map(|family| of_family(unit.party, direction, family));
+            families.max().unwrap_or(0)
+        };
+        let egress: usize = sources.iter().map(|unit| of(unit, Direction::Egress)).sum();
+        let ingress: usize = destinations.iter().map(|to| of(&to.unit, Direction::Ingress)).sum();
+        let [egress, ingress] = [(egress, destinations.len()), (ingress, sources.len())]
+            .map(|(rules, others)| rules.saturating_mul(others));
+        egress.saturating_add(ingress)
+    }
+
     /// Asks about every pair of ends. Where all pairs of two wholes (workloads)
     /// get the same answers, they are given once, for the wholes. Of very many ends, classes
     /// are asked about.
     pub(super) fn between(&mut self, sources: &[Unit], destinations: &[Destination], route: Route<'_>) {
         let is_direct = destinations.iter().all(|destination| destination.before.is_none());
-        if is_direct && sources.len().saturating_mul(destinations.len()) > PAIRWISE {
+        let is_wide = || {
+            sources.len().saturating_mul(destinations.len()) > PAIRWISE
+                || self.rules_judged(sources, destinations) > RULES_JUDGED
+        };
+        if is_direct && is_wide() {
             self.by_class(sources, destinations, route);
             return;
         }

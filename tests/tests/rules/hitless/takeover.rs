@@ -9,7 +9,7 @@ use npc_agent::source::manifests;
 use npc_compiler::object::{Family, Objects, Protocol};
 use npc_compiler::plan::{Delta, FamilyState, KernelState, Plan};
 use npc_compiler::policy::Direction;
-use npc_compiler::ruleset::node::{ChainName, ChainRole, Match, Member, Rule, SetKind, SetName};
+use npc_compiler::ruleset::node::{ChainName, ChainRole, Match, Member, Rule, SetKind, SetName, Target};
 use npc_compiler::ruleset::text;
 use npc_tests::model::{Model, Packet, Question};
 
@@ -159,6 +159,23 @@ fn comments_alone_change_the_chains_of_groups_and_no_set() {
             rules.collect::<BTreeSet<_>>()
         };
         assert_ne!(old.chains, new.chains);
+        // It is a takeover and no repair: each chain of a group that gets comments has another
+        // name, and what leads to it is redirected.
+        let groups = |state: &FamilyState| -> BTreeSet<ChainName> {
+            let names = state.chains.keys().filter(|name| matches!(name.role(), ChainRole::Group(_)));
+            names.cloned().collect()
+        };
+        let (before, after) = (groups(old), groups(new));
+        let (before, after): (BTreeSet<ChainName>, BTreeSet<ChainName>) =
+            (before.difference(&after).cloned().collect(), after.difference(&before).cloned().collect());
+        assert!(!before.is_empty() && before.len() == after.len(), "{before:?} {after:?}");
+        let leads = |state: &FamilyState, to: &BTreeSet<ChainName>| {
+            let rules = state.chains.values().flatten();
+            rules
+                .filter(|rule| matches!(&rule.target, Target::Jump(name) | Target::Goto(name) if to.contains(name)))
+                .count()
+        };
+        assert!(leads(old, &before) > 0 && leads(new, &after) > 0 && leads(new, &before) == 0);
         assert_eq!(bare(old), bare(new));
         let delta = Delta::between(old, new);
         let is_named = |name: &ChainName| {
