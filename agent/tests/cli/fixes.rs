@@ -32,7 +32,9 @@ fn document(files: &Files, kind: &str, name: &str) -> String {
 fn patched_by_kubectl(yaml: &str, from: &str, to: &str) {
     let Some(kubectl) = kubectl() else {
         eprintln!("SKIPPED: there is no kubectl; run make tools");
-        assert!(std::env::var_os("NPC_STRICT").is_none(), "no kubectl");
+        let may_skip = std::env::var("NPC_MAY_SKIP").unwrap_or_default();
+        let is_allowed = may_skip.split_whitespace().any(|lack| lack == "kubectl");
+        assert!(is_allowed || std::env::var_os("NPC_STRICT").is_none(), "no kubectl");
         return;
     };
     let files = Files::of(yaml);
@@ -83,6 +85,20 @@ fn kubectl_takes_the_patches() {
 }
 
 #[test]
+fn no_fix_admits_every_address_or_every_port() {
+    let files = Files::of(SHOP);
+    for (from, to, words) in [
+        ("0.0.0.0/0", "shop/deploy/db:5432", "only a rule for every address admits this"),
+        ("monitoring/prometheus", "shop/deploy/db:1-65535", "it proposes none for all ports"),
+    ] {
+        let answer = files.npc("explain", &[from, to]);
+        assert!(answer.out.contains(words), "{}{}", answer.out, answer.err);
+        let json = files.npc("explain", &[from, to, "-o", "json"]).json();
+        assert_eq!(json["fixes"].as_array().map(Vec::len), Some(0), "{json}");
+    }
+}
+
+#[test]
 fn a_fix_is_said_with_the_place_to_write_it() {
     let files = Files::of(SHOP);
     let service = files.npc("explain", &["shop/web", "shop/svc/api:80"]);
@@ -113,14 +129,9 @@ fn a_label_on_the_workload_alone_goes_to_its_template() {
     let answer = Files::of(&yaml).npc("explain", &["cart", "api:8080"]);
     let expected = "add this to spec.template.metadata.labels of default/deploy/cart:\n           tier: back\n";
     assert!(answer.out.contains(expected), "{}", answer.out);
+    // Also where the workload does not have it: the rule means what it says.
     let without = Files::of(&yaml.replace(", tier: back}", "}")).npc("explain", &["cart", "api:8080"]);
-    assert!(
-        without
-            .out
-            .contains("spec.ingress[0].from[0].podSelector of networkpolicy default/api selects no pod of the input"),
-        "{}",
-        without.out
-    );
+    assert!(without.out.contains(expected) && !without.out.contains("write in its place"), "{}", without.out);
     patched_by_kubectl(&yaml, "cart", "api:8080");
 }
 

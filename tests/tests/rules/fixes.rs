@@ -389,7 +389,7 @@ fn each_kind_of_denial_gets_the_smallest_change() {
             "a selector of no pod",
             ", ingress: [{from: [{podSelector: {matchLabels: {app: wep}}}], ports: [{port: http}]}]",
             "shop/web",
-            r#"NetworkPolicy api [{"op":"replace","path":"/spec/ingress/0/from/0/podSelector","value":{"matchLabels":{"app":"web"}}}]"#.to_owned(),
+            r#"NetworkPolicy api [{"op":"add","path":"/spec/ingress/0/from/-","value":{"podSelector":{"matchLabels":{"app":"web"}}}}]"#.to_owned(),
         ),
         (
             "peer-label-missing",

@@ -156,11 +156,7 @@ fn write_operation(operation: &PatchOperation, policy: &str, out: &mut impl Writ
         }
         PatchOperation::Replace(replace) => {
             let path = path_of(operation, true);
-            let what = match last.as_str() {
-                "port" => "means a name",
-                "namespaceSelector" => "selects no namespace of the input",
-                _ => "selects no pod of the input",
-            };
+            let what = if last == "port" { "means a name" } else { "selects no pod of the input" };
             writeln!(out, "   = help: {path} of {policy} {what}; write in its place:")?;
             write_lines(&[yaml::pair(&last, &replace.value)], out)
         }
@@ -228,6 +224,9 @@ fn why_not(reason: &NoFix) -> String {
             )
         }
         NoFix::ManyEnds => "no fix: no rule can name all these ends; ask about one of them".to_owned(),
+        NoFix::EveryAddress => {
+            "no fix: only a rule for every address admits this; ask about one address or a smaller prefix".to_owned()
+        }
         NoFix::Service(Code::ServicePortUnknown) => {
             "no policy is the cause; ask for a port that the Service has, or add this one to it".to_owned()
         }

@@ -2,21 +2,49 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{SendError, Sender, channel};
 
 use npc_compiler::plan::conntrack::Scope;
 
 use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
 use super::super::Waiter;
 use super::*;
 
+/// A sweep that stands, or will. While its thread is there, the clock of the test does not go on
+/// by itself, and a pass may wait for a moment. So it goes on by hand, no faster than the
+/// machine's.
+struct StoppedSweep {
+    go_on: Sender<()>,
+    clock: JoinHandle<()>,
+}
+
+impl StoppedSweep {
+    /// Lets it go on.
+    fn send(self, (): ()) -> Result<(), SendError<()>> {
+        self.go_on.send(())
+    }
+}
+
+impl Drop for StoppedSweep {
+    fn drop(&mut self) {
+        self.clock.abort();
+    }
+}
+
 impl World {
     /// The next sweep stops once it has its list, until something is sent.
-    fn stop_next_sweep(&self) -> Sender<()> {
+    fn stop_next_sweep(&self) -> StoppedSweep {
         let (go_on, stopped) = channel();
         self.memory.lock().expect("no thread panicked").sweep_hangs = Some(stopped);
-        go_on
+        let clock = tokio::spawn(async {
+            loop {
+                std::thread::sleep(Duration::from_millis(1));
+                tokio::time::advance(Duration::from_millis(1)).await;
+            }
+        });
+        StoppedSweep { go_on, clock }
     }
 
     /// The scopes of all sweeps that have begun.

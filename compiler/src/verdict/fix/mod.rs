@@ -69,6 +69,8 @@ pub enum NoFix {
     NoLabel(String, String),
     /// One rule cannot name all ends that are meant.
     ManyEnds,
+    /// Every address was asked about; a rule for them admits everyone.
+    EveryAddress,
     /// A node puts its own address in place of the client's, so that a rule with this address
     /// would admit every client: the namespace and name of the Service.
     NodeAddress(Option<(String, String)>),

@@ -7,11 +7,11 @@ use serde_json::{Value, json};
 
 use super::change::match_labels;
 use super::{NoFix, View};
-use crate::algebra::cidr::Cidr;
+use crate::algebra::cidr::{self, AddressSet, Cidr};
 use crate::algebra::selector::Selector;
 use crate::algebra::traffic::Traffic;
 use crate::cluster::PodId;
-use crate::object::{Labels, NAMESPACE_NAME_LABEL, Pod, Protocol, is_controller_label};
+use crate::object::{Family, Labels, NAMESPACE_NAME_LABEL, Pod, Protocol, is_controller_label};
 use crate::policy::Direction;
 use crate::verdict::explain::{Flow, Pair, Party};
 use crate::verdict::flow::End;
@@ -62,6 +62,15 @@ pub(super) fn blocks(flow: &Flow) -> Vec<Cidr> {
     ends.flat_map(|end| end.name.split(',')).filter_map(|text| Cidr::parse(text).ok()).collect()
 }
 
+/// Whether blocks hold all addresses of a family.
+fn are_everyone(blocks: &[Cidr]) -> bool {
+    Family::ALL.into_iter().any(|family| {
+        let of = blocks.iter().filter(|block| block.family == family);
+        let all = AddressSet::from_ranges(of.flat_map(|block| block.addresses().ranges().to_vec()));
+        cidr::prefixes(family, &all).iter().any(|prefix| prefix.prefix() == 0)
+    })
+}
+
 /// The other ends.
 pub(super) fn other(view: View<'_>, flow: &Flow, pairs: &[Pair], direction: Direction) -> Result<Other, NoFix> {
     let name = match direction {
@@ -79,7 +88,11 @@ pub(super) fn other(view: View<'_>, flow: &Flow, pairs: &[Pair], direction: Dire
                 return Err(NoFix::ManyEnds);
             }
             Party::End(End::Address(_)) if name.kind == "Block" => {
-                blocks.extend(self::blocks(flow));
+                let asked = self::blocks(flow);
+                if are_everyone(&asked) {
+                    return Err(NoFix::EveryAddress);
+                }
+                blocks.extend(asked);
             }
             party => {
                 let family = question.family.ok_or(NoFix::NoAddress)?;
@@ -175,14 +188,14 @@ pub(super) fn ports(traffic: &Traffic) -> Result<Vec<Value>, NoFix> {
     for protocol in Protocol::ALL {
         for (first, last) in traffic.of(protocol).ranges() {
             let first = *(first.max(&1));
-            let mut item = json!({});
-            if (first, *last) != Traffic::PORTS {
-                item["port"] = json!(first);
+            if (first, *last) == Traffic::PORTS {
+                return Err(NoFix::TooManyPorts);
             }
-            if first < *last && (first, *last) != Traffic::PORTS {
+            let mut item = json!({ "port": first });
+            if first < *last {
                 item["endPort"] = json!(last);
             }
-            if protocol != Protocol::Tcp || item.get("port").is_none() {
+            if protocol != Protocol::Tcp {
                 item["protocol"] = json!(protocol.as_str());
             }
             items.push(item);

@@ -278,12 +278,6 @@ impl Proposer<'_> {
                 let cluster = self.view.cluster;
                 let own = &cluster.pod(pods[0]).namespace;
                 let selects_none = cluster.selected(peer).is_empty() && cluster.possibly_selected(peer).is_empty();
-                let selects_namespace = |of: &Namespaces| match of {
-                    Namespaces::Own(_) => true,
-                    Namespaces::Selected(of) => {
-                        self.view.objects.namespaces.iter().any(|namespace| of.matches(&namespace.labels))
-                    }
-                };
                 let codes: Vec<Code> = candidate.conjuncts.iter().map(|conjunct| conjunct.code).collect();
                 match codes.as_slice() {
                     [Code::PeerOtherNamespace] => {
@@ -291,24 +285,13 @@ impl Proposer<'_> {
                         let change = |_: &Value| vec![add(&tokens(&path), selector)];
                         all.extend(self.of_policy(candidate.policy, Size::Value, change));
                     }
-                    // A selector that selects no endpoint is wrong itself.
-                    [Code::PeerNamespaceLabel | Code::PeerAndNotOr] if !selects_namespace(&peer.namespaces) => {
-                        let (path, selector) = (below(&["namespaceSelector"]), peer::namespace_selector(own));
-                        let change = |_: &Value| vec![replace(&tokens(&path), selector)];
-                        let proposal = self.of_policy(candidate.policy, Size::Value, change);
-                        all.extend(proposal.map(|proposal| Proposal { cause: Cause::Mistake, ..proposal }));
-                    }
                     [Code::PeerLabelMissing] if self.has_own_label(peer, pods) => {
                         let proposal = self.label_pods(peer, pods);
                         all.extend(proposal.map(|proposal| Proposal { cause: Cause::Misplaced, ..proposal }));
                     }
-                    // Of several rules that are equally near none is the wrong one. A rule with
-                    // quite another value is right, and its pods are not in the input.
-                    [code @ (Code::PeerLabelMissing | Code::PeerLabelValue)]
-                        if selects_none
-                            && is_alone
-                            && (*code == Code::PeerLabelMissing || misspelt(peer, cluster.pod(pods[0]))) =>
-                    {
+                    // A selector of no pod of the input is right where the input lacks its pods. Only a
+                    // slip of the pen is replaced, and of rules that are equally near none is that.
+                    [Code::PeerLabelValue] if selects_none && is_alone && misspelt(peer, cluster.pod(pods[0])) => {
                         let Ok(labels) = peer::narrowest(self.view, pods) else { return };
                         let (path, selector) = (below(&["podSelector"]), match_labels(&labels));
                         let change = |_: &Value| vec![replace(&tokens(&path), selector)];

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::PodSpec;
 use k8s_openapi::api::networking::v1 as networking;
 use nix::sys::signal::Signal;
 use npc_agent::source::kube::STARTUP_TAINT;
-use npc_agent::status::AgentStatus;
+use npc_agent::status::{AgentStatus, Rejected};
 use npc_compiler::object::{Labels, NetworkPolicy, Objects, Pod};
 use npc_tests::apiserver::{Failure, Fault, Resource, Server, Verb};
 use npc_tests::lab::{Backend, Enforcer, Lab};
@@ -142,7 +142,8 @@ fn the_status_of_an_agent_names_what_it_rejected() {
     assert_eq!((rejected.namespace.as_str(), rejected.name.as_str(), rejected.path.as_str()), ("shop", "odd", FIELD));
     assert!(rejected.problem.contains("10.0.0.0/33") && rejected.location.is_none(), "{rejected:?}");
     let (text, code) = status(&small.lab, &[]);
-    let said = format!("  networkpolicy shop/odd {FIELD}: {}; {}", rejected.problem, rejected.effect);
+    let Rejected { problem, effect, code: reason, .. } = rejected;
+    let said = format!("  networkpolicy shop/odd {FIELD}: {problem}; {effect} [{reason}]");
     assert!(text.contains("\nnot understood:\n") && text.lines().any(|line| line == said), "{said:?} in {text}");
     assert_eq!(code, Some(0));
 
