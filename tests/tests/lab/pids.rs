@@ -66,6 +66,13 @@ impl Agent {
         Self { child, log }
     }
 
+    /// Whether one of the threads is there that wait for packets on their way.
+    fn has_passing_threads(&self) -> bool {
+        let threads = fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
+        let names = threads.filter_map(|thread| fs::read_to_string(thread.ok()?.path().join("comm")).ok());
+        names.into_iter().any(|name| ["npc-visit", "npc-barrier"].contains(&name.trim()))
+    }
+
     /// Waits for a line with one of these words; nothing if the agent ends before. All that it
     /// has said since is appended.
     fn wait_for(&self, words: &[&str], said: &mut String) -> Option<()> {
@@ -121,6 +128,10 @@ fn an_agent_goes_on_when_no_process_id_is_left_and_follows_when_there_is_again()
     agent.wait_for(&["programmed ruleset"], &mut said).expect("it runs on");
     // None; one, for a program and no thread beside it; two.
     for (round, left) in [0, 1, 2].into_iter().enumerate() {
+        // Threads that end by themselves are no part of what runs on.
+        while agent.has_passing_threads() {
+            thread::yield_now();
+        }
         let running: u32 = fs::read_to_string(group.0.join("pids.current")).unwrap().trim().parse().unwrap();
         group.limit(&(running + left).to_string());
         fs::write(folder.path().join("db.yaml"), POLICY.replace("NAME", &format!("p{round}"))).unwrap();
