@@ -45,11 +45,7 @@ impl Finding {
     #[must_use]
     pub fn of_policy(finding: &policy::Finding, place: Option<&Location>) -> Self {
         Self {
-            location: place.map(|place| Place {
-                file: place.file.to_string(),
-                line: Some(place.line()),
-                column: Some(place.column()),
-            }),
+            location: place.map(Place::from),
             severity: if finding.effect.is_harmful() { Severity::Error } else { Severity::Warning },
             code: finding.code.as_str(),
             object: Some(ObjectRef::new("NetworkPolicy", &finding.namespace, &finding.name)),
@@ -93,6 +89,13 @@ impl Finding {
             effect: Code::DocumentUnreadable.effect().to_owned(),
             help: String::new(),
         }
+    }
+}
+
+impl From<&Location> for Place {
+    fn from(location: &Location) -> Self {
+        let (line, column) = (Some(location.line()), Some(location.column()));
+        Self { file: location.file.to_string(), line, column }
     }
 }
 

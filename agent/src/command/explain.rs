@@ -23,6 +23,7 @@ use npc_compiler::verdict::explain::{FlowExplanation, Unanswerable, Verdict, exp
 use super::endpoint::{Resolved, Written, short_kind};
 use super::input::{self, Input};
 use super::{Exit, Stop, completion, output};
+use crate::command::output::Format;
 
 /// Explain why a flow is or is not allowed; for one endpoint alone, what isolates it,
 /// and what it may send and receive; for netpol/NAME, what that policy does.
@@ -71,13 +72,6 @@ Examples:
 
 Exit codes: 0 allowed, 1 denied or partial, 2 bad flags or input, 3 an endpoint is not found or
 ambiguous, 4 the input lacks a fact that decides, 5 the API server did not answer.";
-
-#[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
-enum Format {
-    #[default]
-    Text,
-    Json,
-}
 
 /// What names and places of policies are looked up in.
 struct Context<'a> {

@@ -9,6 +9,7 @@ use npc_compiler::azure::{Model, Placement, differences};
 use npc_compiler::cluster::group::Groups;
 
 use super::{Exit, input, nodes, output};
+use crate::command::output::Format;
 use node::State;
 use report::Report;
 
@@ -47,13 +48,6 @@ enum Jump {
     First,
     /// Behind kube-proxy's jumps.
     BehindKubeProxy,
-}
-
-#[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
-enum Format {
-    #[default]
-    Text,
-    Json,
 }
 
 /// Lists the differences.

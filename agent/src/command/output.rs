@@ -35,6 +35,14 @@ pub(super) fn width() -> Option<usize> {
     terminal_size::terminal_size_of(io::stdout()).map(|(width, _)| usize::from(width.0))
 }
 
+/// The formats of an answer that has no others.
+#[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
+pub(super) enum Format {
+    #[default]
+    Text,
+    Json,
+}
+
 /// Writes a value as one line of JSON.
 pub(super) fn json(value: &impl serde::Serialize) -> io::Result<()> {
     let mut out = raw();

@@ -9,6 +9,7 @@ use npc_agent::status::{
 };
 
 use super::{Exit, Stop, output};
+use crate::command::output::Format;
 
 /// Show what the agent on this node has programmed.
 ///
@@ -20,22 +21,15 @@ use super::{Exit, Stop, output};
 pub(super) struct Args {
     /// The format of the output.
     #[arg(long, short, value_enum, default_value_t)]
-    output: Output,
-}
-
-#[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
-enum Output {
-    #[default]
-    Text,
-    Json,
+    output: Format,
 }
 
 /// Asks, and prints the answer.
 pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
     let status = ask()?;
     match args.output {
-        Output::Json => output::json(&status)?,
-        Output::Text => print(&status)?,
+        Format::Json => output::json(&status)?,
+        Format::Text => print(&status)?,
     }
     Ok(if status.ready { Exit::Fine } else { Exit::Not })
 }

@@ -22,6 +22,7 @@ use npc_compiler::ruleset::seed::Seed;
 use super::input::{self, Input, Source};
 use super::migrate::options::{self, AgentAnswer};
 use super::{Exit, Stop, migrate, nodes, output};
+use crate::command::output::Format;
 use answer::{Answer, Basis};
 use kernel::{Dumps, Held, rule_distance};
 use thing::Thing;
@@ -73,13 +74,6 @@ pub(super) struct Args {
     /// The format of the output.
     #[arg(short, long, value_enum, default_value_t)]
     output: Format,
-}
-
-#[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
-enum Format {
-    #[default]
-    Text,
-    Json,
 }
 
 /// Answers.

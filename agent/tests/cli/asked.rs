@@ -37,7 +37,7 @@ fn a_forgotten_rule_for_dns_is_proposed_once_for_both_protocols() {
     let files = Files::of(&[&deployment("web", "", "app: web"), dns, &policy("web", rule)].concat());
     let answer = files.npc("explain", &["web", "kube-system/coredns:53/udp"]);
     assert!(answer.out.contains("no rule is about DNS (port 53)"), "{}", answer.out);
-    assert_eq!(answer.out.matches("wants ").count(), 0, "by what another rule misses helps nobody: {}", answer.out);
+    assert_eq!(answer.out.matches("wants ").count(), 0, "it says what another rule lacks: {}", answer.out);
     let helps = helps(&answer);
     assert_eq!(helps.len(), 1, "{}", answer.out);
     assert!(helps[0].contains("ports: [{port: 53, protocol: UDP}, {port: 53, protocol: TCP}]"), "{}", answer.out);

@@ -19,6 +19,7 @@ mod reason;
 mod repository;
 mod rights;
 mod schema;
+mod services;
 mod why;
 
 use std::path::Path;

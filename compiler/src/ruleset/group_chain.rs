@@ -32,8 +32,8 @@ pub(crate) struct Leaf {
     /// their own.
     judge_strays: bool,
     log_denied: bool,
-    /// Of each rule that admits something, all rules of policies that it comes from; none where
-    /// nobody asked, because they may be many more than the rules.
+    /// For each rule that admits something, all rules of policies that it comes from. Only
+    /// [`Leaf::with_origins`] fills it, because there may be many more of them than rules.
     origins: Option<Origins>,
 }
 

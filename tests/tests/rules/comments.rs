@@ -46,19 +46,19 @@ fn only(objects: &Objects, direction: Direction, named: &BTreeSet<Origin>) -> Ob
         let name = format!("{}/{}", policy.namespace(), policy.name());
         let Some(spec) = policy.object.spec.as_mut() else { continue };
         let is_named = |field: &str, index: usize| named.contains(&(name.clone(), format!("spec.{field}[{index}]")));
-        let nobody = || serde_json::json!([{"ipBlock": {"cidr": "255.255.255.254/32"}}]);
+        let one_address = || serde_json::json!([{"ipBlock": {"cidr": "255.255.255.254/32"}}]);
         match direction {
             Direction::Ingress => {
                 for (index, rule) in spec.ingress.iter_mut().flatten().enumerate() {
                     if !is_named("ingress", index) {
-                        *rule = serde_json::from_value(serde_json::json!({"from": nobody()})).unwrap();
+                        *rule = serde_json::from_value(serde_json::json!({"from": one_address()})).unwrap();
                     }
                 }
             }
             Direction::Egress => {
                 for (index, rule) in spec.egress.iter_mut().flatten().enumerate() {
                     if !is_named("egress", index) {
-                        *rule = serde_json::from_value(serde_json::json!({"to": nobody()})).unwrap();
+                        *rule = serde_json::from_value(serde_json::json!({"to": one_address()})).unwrap();
                     }
                 }
             }

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use npc_agent::finding::Finding;
+use npc_agent::finding::{Finding, Place};
 use npc_compiler::API_VERSION;
 use npc_compiler::algebra::traffic::Traffic;
 use npc_compiler::cluster::PolicyId;
@@ -125,7 +125,7 @@ struct BesideJson {
     code: &'static str,
     policy: PolicyJson,
     path: String,
-    location: Option<LocationJson>,
+    location: Option<Place>,
     want: String,
     got: String,
 }
@@ -143,7 +143,7 @@ pub(super) struct PolicyJson {
 pub(super) struct RuleJson {
     policy: PolicyJson,
     path: String,
-    location: Option<LocationJson>,
+    location: Option<Place>,
     /// The items of the peers that admit the other end; none of a rule without peers.
     items: Vec<ItemJson>,
 }
@@ -152,14 +152,7 @@ pub(super) struct RuleJson {
 #[derive(Debug, Clone, Serialize)]
 struct ItemJson {
     path: String,
-    location: Option<LocationJson>,
-}
-
-#[derive(Debug, Clone, Serialize)]
-pub(super) struct LocationJson {
-    file: String,
-    line: u32,
-    column: u32,
+    location: Option<Place>,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -167,7 +160,7 @@ struct CandidateJson {
     policy: PolicyJson,
     path: String,
     distance: usize,
-    location: Option<LocationJson>,
+    location: Option<Place>,
     conjuncts: Vec<ConjunctJson>,
 }
 
@@ -380,9 +373,8 @@ fn rule(context: &Context<'_>, decision: &Decision, of: &(PolicyId, String)) -> 
     }
 }
 
-pub(super) fn location(context: &Context<'_>, id: PolicyId, path: &str) -> Option<LocationJson> {
-    let place = context.places.locate(id, path)?;
-    Some(LocationJson { file: place.file.to_string(), line: place.line(), column: place.column() })
+pub(super) fn location(context: &Context<'_>, id: PolicyId, path: &str) -> Option<Place> {
+    context.places.locate(id, path).as_ref().map(Place::from)
 }
 
 fn mark(context: &Context<'_>, of: &Candidate, conjunct: &Conjunct, mark: &Mark) -> MarkJson {

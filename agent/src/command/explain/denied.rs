@@ -87,7 +87,7 @@ fn far(
     }
     writeln!(out, "   = note: the rules are about {}", shorten(&rules, LISTED, "; "))?;
     if is_dns {
-        // A rule for names is missing; by what another rule misses helps nobody.
+        // A rule for DNS is missing. What another rule lacks is no help.
         return Ok(());
     }
     let wants = nearest.conjuncts.iter().map(|conjunct| match conjunct.part {

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::io::{self, Write};
 
+use npc_agent::finding::Place;
 use npc_agent::near;
 use npc_compiler::API_VERSION;
 use npc_compiler::cluster::{ClassId, Cluster, PodId, PolicyId};
@@ -44,7 +45,7 @@ pub(super) struct About {
 struct Rule {
     direction: Direction,
     path: String,
-    location: Option<super::answer::LocationJson>,
+    location: Option<Place>,
     peers: Vec<Part>,
     ports: Vec<Part>,
     /// Whether it admits nothing now.

@@ -1,6 +1,6 @@
 //! The answer as data: `MigrationReport`.
 
-use npc_agent::source::manifests::Location;
+use npc_agent::finding::Place;
 use npc_compiler::API_VERSION;
 use npc_compiler::algebra::cidr;
 use npc_compiler::algebra::traffic::Traffic;
@@ -49,13 +49,6 @@ pub(super) struct Policy {
     kind: &'static str,
     pub(super) namespace: String,
     pub(super) name: String,
-}
-
-#[derive(Debug, Serialize)]
-pub(super) struct Place {
-    pub(super) file: String,
-    pub(super) line: u32,
-    pub(super) column: u32,
 }
 
 #[derive(Debug, Serialize)]
@@ -126,7 +119,7 @@ fn item(input: &Input, Difference { cause, flows }: &Difference) -> Item {
         .map(|policy| Policy { kind: "NetworkPolicy", namespace: policy.namespace.clone(), name: policy.name.clone() })
         .collect();
     let locate = |kind: &str, namespace: &str, name: &str, path: &str| {
-        input.loaded.positions.locate(kind, namespace, name, path).as_ref().map(place)
+        input.loaded.positions.locate(kind, namespace, name, path).as_ref().map(Place::from)
     };
     let location = match (&cause.service, policies.as_slice()) {
         (Some(service), _) => service.split_once('/').and_then(|(ns, name)| locate("Service", ns, name, "")),
@@ -152,10 +145,6 @@ fn item(input: &Input, Difference { cause, flows }: &Difference) -> Item {
         source: cause.reason.source(),
         flows: flows.iter().map(|flows| flow(cause.family, flows)).collect(),
     }
-}
-
-fn place(location: &Location) -> Place {
-    Place { file: location.file.to_string(), line: location.line(), column: location.column() }
 }
 
 fn flow(family: Family, flows: &Flows) -> Flow {

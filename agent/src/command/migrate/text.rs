@@ -58,7 +58,7 @@ fn heading(item: &Item, out: &mut impl Write) -> io::Result<()> {
     words.extend(item.path.clone());
     words.extend(item.direction.map(|direction| format!("({})", direction.to_lowercase())));
     if let Some(place) = &item.location {
-        words.push(format!("{FAINT}{}:{}:{}{FAINT:#}", place.file, place.line, place.column));
+        words.push(format!("{FAINT}{place}{FAINT:#}"));
     }
     writeln!(out, "  {}", words.join("  "))
 }

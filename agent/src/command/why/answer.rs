@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use npc_agent::dataplane::iptables::Hook;
+use npc_agent::finding::Place;
 use npc_compiler::API_VERSION;
 use npc_compiler::cluster::PodId;
 use npc_compiler::cluster::group::RetainedGroup;
@@ -106,14 +107,6 @@ pub(super) struct Endpoint {
 pub(super) struct PolicyPlace {
     pub(super) policy: String,
     pub(super) location: Option<Place>,
-}
-
-/// A place in a file.
-#[derive(Debug, PartialEq, Eq, Serialize)]
-pub(super) struct Place {
-    pub(super) file: String,
-    pub(super) line: u32,
-    pub(super) column: u32,
 }
 
 /// A rule of the kernel.
@@ -438,8 +431,7 @@ impl Facts<'_> {
     /// Where a field of a policy stands, if it was read from a file.
     fn place(&self, policy: &str, path: &str) -> Option<Place> {
         let (namespace, name) = policy.split_once('/')?;
-        let place = self.input.loaded.positions.locate("NetworkPolicy", namespace, name, path)?;
-        Some(Place { file: place.file.to_string(), line: place.line(), column: place.column() })
+        self.input.loaded.positions.locate("NetworkPolicy", namespace, name, path).as_ref().map(Place::from)
     }
 
     pub(super) fn families(is_in: impl Fn(Family) -> bool) -> Vec<Family> {

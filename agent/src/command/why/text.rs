@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use super::answer::{Answer, Basis, Endpoint, Place, RuleAnswer};
+use super::answer::{Answer, Basis, Endpoint, RuleAnswer};
 use crate::command::output::{Columns, FAINT};
 use crate::command::words::shorten;
 
@@ -117,17 +117,13 @@ fn line(answer: &Answer, rule: &RuleAnswer) -> [String; 3] {
     for origin in &rule.origins {
         let name = if origin.policy == policy { String::new() } else { format!("{} ", origin.policy) };
         policy = &origin.policy;
-        let place = origin.location.as_ref().map(|place| format!("  {}", at(place))).unwrap_or_default();
+        let place = origin.location.as_ref().map(|place| format!("  {place}")).unwrap_or_default();
         origins.push(format!("{name}{}{place}", origin.path));
     }
     if rule.more > 0 {
         origins.push(format!("+{} more", rule.more));
     }
     [before, rule.means.clone(), origins.join(", ")]
-}
-
-fn at(place: &Place) -> String {
-    format!("{}:{}:{}", place.file, place.line, place.column)
 }
 
 /// The addresses of endpoints.

@@ -8,8 +8,8 @@ use crate::cluster::group::Groups;
 use crate::policy::Direction;
 use crate::verdict::bounds::{Bounds, Verdict};
 
-/// So many pairs of one flow are kept. Nobody asks for the fix of more, and `any` to `any`
-/// has millions.
+/// At most so many pairs of one flow are kept. A flow of more pairs gets no fix: `any` to
+/// `any` has millions of pairs.
 const KEPT: usize = 1000;
 
 /// One pair of ends, and what was asked about it.

@@ -66,7 +66,7 @@ impl Question {
         let direction: Direction = group.key.direction;
         let (subject, other) = self.ends(direction);
         let seen = other.seen(cluster, subject, self.family);
-        // Without any peer a rule stands whose own fields were not understood.
+        // A rule with an empty list of peers is one whose own fields were not understood.
         let (open_peers, understood_peers) = match &rule.peers {
             Peers::Everyone => (false, true),
             Peers::AnyOf(peers) => {
