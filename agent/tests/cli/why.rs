@@ -406,3 +406,24 @@ fn no_count_in_a_comment_is_too_large_to_read() {
         assert_eq!(answer.code, 0, "{}", answer.err);
     }
 }
+
+#[test]
+fn a_dump_with_counts_says_what_one_without_says() {
+    let files = Files::of(CLUSTER);
+    let (kernel, chain, peers) = (dumps(&files), chain(&files), peers(&files));
+    for name in ["v4.save", "v6.save"] {
+        change(&files, name, |save| save.replacen("*filter\n", "*filter\n:FORWARD ACCEPT [0:0]\n-A FORWARD -j NPC-FORWARD\n", 1));
+    }
+    let save = std::fs::read_to_string(files.path().join("v4.save")).unwrap();
+    let rule = save.lines().find(|line| line.starts_with(&format!("-A {chain} "))).unwrap();
+    let things = [&chain, rule, &peers, "10.0.0.2", "-A FORWARD -j NPC-FORWARD"];
+    let ask = || things.map(|thing| files.npc("why", &[&[thing], &OFFLINE[..], &kernel[..]].concat()).out);
+    let plain = ask();
+    assert!(plain[0].contains("rule 1") && !plain[0].contains("  now  "), "{}", plain[0]);
+    for name in ["v4.save", "v6.save"] {
+        change(&files, name, |save| save.replace("\n-A ", "\n[12:720] -A "));
+    }
+    for (plain, counted) in plain.iter().zip(ask()) {
+        assert_eq!(plain, &counted);
+    }
+}

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use npc_compiler::ruleset::node::{ChainName, FORWARD_CHAIN, SetName};
-use npc_compiler::ruleset::text::is_hook;
+use npc_compiler::ruleset::text::{is_hook, without_counters};
 
 use crate::command::{Exit, Stop};
 
@@ -61,12 +61,7 @@ const BUILT_IN: [&str; 5] = ["INPUT", "FORWARD", "OUTPUT", "PREROUTING", "POSTRO
 impl Thing {
     /// Reads it.
     pub(super) fn read(text: &str) -> Result<Self, Stop> {
-        let text = text.trim();
-        // As `iptables-save -c` prints a rule.
-        let text = match text.strip_prefix('[').and_then(|rest| rest.split_once("] ")) {
-            Some((_, rule)) => rule.trim_start(),
-            None => text,
-        };
+        let text = without_counters(text.trim()).trim_start();
         if let Some(rule) = text.strip_prefix("-A ").or_else(|| text.strip_prefix("-I ")) {
             return Ok(Self::rule(rule.trim_start()));
         }
