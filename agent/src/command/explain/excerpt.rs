@@ -117,16 +117,17 @@ impl Line {
         self.0[part].iter().collect::<String>().width()
     }
 
-    /// The characters to show of a line that is too long, with those from this one.
+    /// The characters to show of a line that is too long, with those from this one. Characters
+    /// without width count as one column each, so that a line of them ends too.
     fn window(&self, start: usize) -> Range<usize> {
         // A character is at most two wide, and an ellipsis stands at each end.
         let room = LINE_MAX - 2;
         let mut from = start;
-        while from > 0 && self.width(from - 1..start) <= BEFORE {
+        while from > 0 && start - from < BEFORE && self.width(from - 1..start) <= BEFORE {
             from -= 1;
         }
         let mut to = start;
-        while to < self.0.len() && self.width(from..to + 1) <= room {
+        while to < self.0.len() && to - from < room && self.width(from..to + 1) <= room {
             to += 1;
         }
         from..to
@@ -203,6 +204,19 @@ mod tests {
             assert_eq!(under(&lines), "app: web", "{lines:#?}");
             assert!(lines[1].width() <= LINE_MAX + "4 | ".len(), "{lines:#?}");
             assert!(lines[1].contains('…'), "{lines:#?}");
+        }
+    }
+
+    /// Marks of letters, as of Zalgo text, and joiners take no columns.
+    #[test]
+    fn a_line_of_characters_without_width_is_cut_too() {
+        for sign in ["\u{301}", "\u{200d}"] {
+            let long = format!("k: \"e{}\", ", sign.repeat(5000));
+            for (before, behind) in [(long.as_str(), ""), ("", &*format!(", {long}y: z"))] {
+                let lines = drawn(before, behind);
+                assert_eq!(under(&lines), "app: web", "{lines:#?}");
+                assert!(lines[1].chars().count() <= LINE_MAX + "4 | ".len(), "{} characters", lines[1].chars().count());
+            }
         }
     }
 
