@@ -18,7 +18,8 @@ use super::{Exit, input};
 ///
 /// A finding is something that npc or the API server does not take as it is written. lint
 /// does not know which traffic you mean to allow: ask explain or matrix for that. npc reason
-/// CODE explains a code. The exit code is 1 if there are findings, and 0 if there are none.
+/// CODE explains a code. The exit code is 1 if there are findings of the severity of --fail-on or
+/// above, else 0.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  npc lint -f manifests/\n  npc lint -f manifests/ -o sarif > npc.sarif")]
 pub(super) struct Args {
@@ -29,7 +30,7 @@ pub(super) struct Args {
     #[arg(short, long, value_enum, default_value_t)]
     output: Format,
 
-    /// From which severity on the exit code is 1.
+    /// The lowest severity for which the exit code is 1.
     #[arg(long, value_enum, default_value_t)]
     fail_on: FailOn,
 
