@@ -439,3 +439,26 @@ fn an_address_of_a_node_and_a_rule_of_another_version_are_said_to_be_that() {
     let text = files.npc("why", &[&[rule.as_str()], &OFFLINE[..]].concat()).out;
     assert!(text.contains("  of       another program, or another version of npc\n"), "{text}");
 }
+
+#[test]
+fn the_secret_is_asked_for_only_where_names_depend_on_it() {
+    let one_group = Files::of(CLUSTER);
+    let both = format!("{CLUSTER}---\n{}", CLUSTER.replace("shop", "other").replace("10.0.0.", "10.0.1."));
+    let two_groups = Files::of(&both);
+    // A peer set and an isolated set have names of their own. A dispatch set does not.
+    for (files, address, set, is_known) in [
+        (&one_group, "10.0.0.3", "npc4-p-", true),
+        (&one_group, "10.0.0.2", "npc4-ingress", true),
+        (&two_groups, "10.0.0.3", "npc4-p-", true),
+        (&two_groups, "10.0.0.2", "npc4-ingress", false),
+    ] {
+        let json = files.npc("why", &[address, "-o", "json", "--node", "n1"]).json();
+        let mut sets = json["sets"].as_array().unwrap().iter().map(|set| set["set"].as_str().unwrap());
+        assert!(sets.any(|name| name.starts_with(set)), "{json}");
+        assert_eq!(json["seedKnown"], is_known, "{json}");
+    }
+    // Nor do dumps without sets say the names.
+    let kernel = dumps(&two_groups);
+    let json = two_groups.npc("why", &[&["10.0.0.2", "-o", "json"], &OFFLINE[..], &kernel[..4]].concat()).json();
+    assert_eq!(json["seedKnown"], false, "{json}");
+}

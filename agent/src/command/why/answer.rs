@@ -206,7 +206,10 @@ impl Answer {
         let needs_seed = match thing {
             Thing::Chain(chain) | Thing::Rule(chain, _) => chain.is_dispatch(),
             Thing::Set(set) => set.is_dispatch() && !set.is_isolated_set(),
-            Thing::Address(_) => facts.basis == Basis::Policies && !answer.sets.is_empty(),
+            // Whose names depend on the secret.
+            Thing::Address(_) => answer.sets.iter().any(|set| {
+                SetName::ours(&set.set).is_some_and(|(name, _)| name.is_dispatch() && !name.is_isolated_set())
+            }),
             Thing::Hook | Thing::Foreign(_) => false,
         };
         answer.seed_known = facts.knows_seed || !needs_seed;
