@@ -93,10 +93,8 @@ pub(super) fn run(mut args: Args) -> anyhow::Result<Exit> {
 fn text(findings: &[Finding], out: &mut impl Write) -> io::Result<()> {
     let mut columns = Columns::default();
     for finding in findings {
-        let (style, word) = match finding.severity {
-            Severity::Error => (BAD, "error"),
-            Severity::Warning => (DOUBT, "warning"),
-        };
+        let style = if finding.severity == Severity::Error { BAD } else { DOUBT };
+        let word = finding.severity.as_str();
         let place = finding.location.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string);
         columns.push([place, format!("{style}{word}{style:#}"), finding.code.to_owned(), line(finding)]);
     }

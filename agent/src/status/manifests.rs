@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::finding::Place;
 use crate::source::manifests::{Problem, Severity};
 
 /// How many of them a status has.
@@ -27,7 +28,7 @@ impl ManifestError {
     /// The errors among problems, 100 at most, and how many there are.
     #[must_use]
     pub fn of(problems: &[Problem]) -> (Vec<Self>, usize) {
-        let errors = || problems.iter().filter(|problem| problem.severity == Severity::Error);
+        let errors = || problems.iter().filter(|problem| problem.severity() == Severity::Error);
         (errors().take(MOST).map(Self::from).collect(), errors().count())
     }
 }
@@ -35,10 +36,9 @@ impl ManifestError {
 impl From<&Problem> for ManifestError {
     fn from(problem: &Problem) -> Self {
         let some = |text: String| (!text.is_empty()).then_some(text);
-        let place = problem.span.map(|span| format!(":{}:{}", span.start.line, span.start.column));
         let object = problem.object.as_ref().map(ToString::to_string);
         Self {
-            location: format!("{}{}", problem.file, place.unwrap_or_default()),
+            location: Place::from(problem).to_string(),
             field: some([object.unwrap_or_default().as_str(), problem.path.as_str()].join(" ").trim().to_owned()),
             code: problem.code.as_str().to_owned(),
             problem: problem.message.clone(),
