@@ -75,7 +75,7 @@ pub(super) fn text(all: &[Elsewhere], names: &[String], out: &mut impl Write) ->
     }
     let mut lines = BTreeMap::<String, IndexSet<&str>>::new();
     for Elsewhere { place, direction, rule, .. } in all {
-        let way = if *direction == Direction::Ingress { "from" } else { "to" };
+        let way = direction.peers_field();
         lines.entry(format!("{} {way} {}", rule.ports, rule.peer)).or_default().insert(&names[*place]);
     }
     writeln!(out, "\nallowed with ends that are not in the input:")?;
