@@ -239,7 +239,7 @@ impl Facts<'_> {
             let held = self.held.family(family).chains.get(chain);
             held.or_else(|| self.wanted.family(family).chains.get(chain)).map(Vec::as_slice).unwrap_or_default()
         };
-        let (judges, policies, more_policies) = self.judged(chain, families.first().map_or(&[], |of| rules_of(*of)));
+        let (judges, policies, more_policies) = self.judged(chain, self.first_rules(chain));
         let mut rules: Vec<RuleAnswer> = Vec::new();
         for family in &families {
             let of_family = self.rules(*family, chain, rules_of(*family));
@@ -355,6 +355,15 @@ impl Facts<'_> {
             }
             _ => (Vec::new(), Vec::new(), 0),
         }
+    }
+
+    /// The rules of a chain of the kernel, or else those that the policies ask for; of the first
+    /// family that has it.
+    pub(super) fn first_rules(&self, chain: &ChainName) -> &[Rule] {
+        let held = |family| self.held.family(family).chains.get(chain);
+        let wanted = |family| self.wanted.family(family).chains.get(chain);
+        let found = Family::ALL.into_iter().find_map(held).or_else(|| Family::ALL.into_iter().find_map(wanted));
+        found.map(Vec::as_slice).unwrap_or_default()
     }
 
     /// The rules of a chain of the kernel, of the first family that has it.
