@@ -7,7 +7,7 @@ use std::ops::Range;
 use npc_agent::source::manifests::{Location, Positions};
 use unicode_width::UnicodeWidthStr;
 
-use crate::command::output::{BAD, FAINT};
+use crate::command::output::{BAD, FAINT, printable};
 
 /// A longer line is cut around its marks. JSON is often one line.
 const LINE_MAX: usize = 160;
@@ -82,16 +82,6 @@ impl Excerpt<'_> {
             }
         }
         Ok(())
-    }
-}
-
-/// A file may hold anything; a terminal should not get what changes it, or the order of
-/// letters.
-fn printable(char: char) -> char {
-    match char {
-        char if char.is_control() => ' ',
-        '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}' => '\u{fffd}',
-        char => char,
     }
 }
 
