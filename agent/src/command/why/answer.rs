@@ -23,7 +23,7 @@ use super::words;
 use crate::command::input::Input;
 use crate::command::words::policy_name;
 
-/// By what the command answers.
+/// What the answer is based on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) enum Basis {
@@ -44,7 +44,7 @@ pub(super) struct Facts<'a> {
     /// What the policies ask for.
     pub(super) wanted: NodeRuleset,
     pub(super) groups: Vec<GroupChain>,
-    /// By which the wanted rules were made.
+    /// The options of the wanted rules.
     pub(super) options: Options,
     pub(super) retained: Vec<RetainedGroup>,
     pub(super) basis: Basis,
@@ -318,7 +318,7 @@ impl Facts<'_> {
         }
     }
 
-    /// Whom a chain of a group judges, and by which policies.
+    /// The endpoints that a group chain judges, and their policies.
     pub(super) fn judged(&self, chain: &ChainName, rules: &[Rule]) -> (Vec<Endpoint>, Vec<PolicyPlace>, usize) {
         let groups = || self.groups.iter().filter(|group| group.chains.contains(chain));
         if groups().next().is_some() {

@@ -85,7 +85,7 @@ pub(super) fn write(answer: &Answer, out: &mut impl Write) -> io::Result<()> {
 
 /// What the kernel and the policies say of it, if they do not agree.
 fn state(answer: &Answer) -> Option<&'static str> {
-    // Of these each line says it.
+    // For an address each line says it.
     if answer.is == "address" {
         return None;
     }
