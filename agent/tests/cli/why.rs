@@ -412,7 +412,9 @@ fn a_dump_with_counts_says_what_one_without_says() {
     let files = Files::of(CLUSTER);
     let (kernel, chain, peers) = (dumps(&files), chain(&files), peers(&files));
     for name in ["v4.save", "v6.save"] {
-        change(&files, name, |save| save.replacen("*filter\n", "*filter\n:FORWARD ACCEPT [0:0]\n-A FORWARD -j NPC-FORWARD\n", 1));
+        change(&files, name, |save| {
+            save.replacen("*filter\n", "*filter\n:FORWARD ACCEPT [0:0]\n-A FORWARD -j NPC-FORWARD\n", 1)
+        });
     }
     let save = std::fs::read_to_string(files.path().join("v4.save")).unwrap();
     let rule = save.lines().find(|line| line.starts_with(&format!("-A {chain} "))).unwrap();
@@ -433,7 +435,10 @@ fn an_address_of_a_node_and_a_rule_of_another_version_are_said_to_be_that() {
     let node = "---\napiVersion: v1\nkind: Node\nmetadata: {name: n1}\nstatus: {addresses: [{type: InternalIP, address: 192.0.2.1}]}\n";
     let files = Files::of(&format!("{CLUSTER}{node}"));
     let text = files.npc("why", &["192.0.2.1", "--node", "n1"]).out;
-    assert!(text.contains("address of node n1") && text.contains("  of       no set and no chain of npc is about it\n"), "{text}");
+    assert!(
+        text.contains("address of node n1") && text.contains("  of       no set and no chain of npc is about it\n"),
+        "{text}"
+    );
     assert!(!text.contains("no object of the input"), "{text}");
     let rule = format!("-A {} -m mark --mark 0x1 -j ACCEPT", chain(&files));
     let text = files.npc("why", &[&[rule.as_str()], &OFFLINE[..]].concat()).out;
