@@ -168,3 +168,74 @@ pub fn read_port(text: &str) -> Result<Port, String> {
     }
     Ok(Port::Name(numbers.to_owned()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a text means, in words.
+    fn meaning(text: &str) -> String {
+        match read(text) {
+            Ok((what, port)) => {
+                let what = match what {
+                    What::Any => "any".to_owned(),
+                    What::Outside => "outside".to_owned(),
+                    What::Address(address) => format!("address {address}"),
+                    What::Block(cidr) => format!("block {}", cidr.network()),
+                    What::Object(namespace, kind, name) => {
+                        format!("{}/{}/{name}", namespace.as_deref().unwrap_or("-"), kind.unwrap_or("-"))
+                    }
+                };
+                match port {
+                    None => what,
+                    Some(Port::Name(name)) => format!("{what} port {name}"),
+                    Some(Port::Icmp) => format!("{what} ICMP"),
+                    Some(Port::Numbers(protocol, first, last)) => {
+                        format!("{what} {} {first}-{last}", protocol.map_or("-", |p| p.as_str()))
+                    }
+                }
+            }
+            Err(_) => "refused".to_owned(),
+        }
+    }
+
+    #[test]
+    fn endpoints_are_read_as_documented() {
+        for (text, expected) in [
+            ("api", "-/-/api"),
+            ("shop/api:8080", "shop/-/api - 8080-8080"),
+            ("deploy/api:metrics", "-/Deployment/api port metrics"),
+            ("shop/Deployment/api:53/udp", "shop/Deployment/api UDP 53-53"),
+            ("svc/api:8000-8100", "-/Service/api - 8000-8100"),
+            ("ns/shop", "-/Namespace/shop"),
+            ("node/n1", "-/Node/n1"),
+            ("any", "any"),
+            ("outside:443", "outside - 443-443"),
+            ("deployment.apps/web", "-/Deployment/web"),
+            ("shop/statefulsets.v1.apps/db:tcp/5432", "shop/StatefulSet/db TCP 5432-5432"),
+            ("api:icmp", "-/-/api ICMP"),
+            ("api:udp/8000-8100", "-/-/api UDP 8000-8100"),
+            ("api.shop.svc.cluster.local:80", "-/-/api.shop.svc.cluster.local - 80-80"),
+            ("netpol/api", "-/NetworkPolicy/api"),
+            ("203.0.113.7:443", "address 203.0.113.7 - 443-443"),
+            ("[2001:db8::1]:443", "address 2001:db8::1 - 443-443"),
+            ("2001:db8::1", "address 2001:db8::1"),
+            ("10.0.0.0/8", "block 10.0.0.0/8"),
+            ("10.0.0.0/8:53/udp", "block 10.0.0.0/8 UDP 53-53"),
+            ("[2001:db8::/32]:443", "block 2001:db8::/32 - 443-443"),
+            ("2001:db8::/32", "block 2001:db8::/32"),
+            ("a/b/c/d", "refused"),
+            ("shop/gadget/api", "refused"),
+            ("api:", "refused"),
+            ("api:0", "refused"),
+            ("api:70000", "refused"),
+            ("api:tcp/http", "refused"),
+            ("api:ip/80", "refused"),
+            ("api:90-80", "refused"),
+            ("/api", "refused"),
+            ("[2001:db8::1", "refused"),
+        ] {
+            assert_eq!(meaning(text), expected, "{text}");
+        }
+    }
+}

@@ -59,14 +59,9 @@ impl Finding {
     /// What is wrong with a file.
     #[must_use]
     pub fn of_problem(problem: &Problem) -> Self {
-        let start = problem.span.map(|span| span.start);
         Self {
-            location: Some(Place {
-                file: problem.file.to_string(),
-                line: start.map(|start| start.line),
-                column: start.map(|start| start.column),
-            }),
-            severity: problem.severity,
+            location: Some(Place::from(problem)),
+            severity: problem.severity(),
             code: problem.code.as_str(),
             object: problem.object.clone(),
             path: problem.path.clone(),
@@ -96,6 +91,14 @@ impl From<&Location> for Place {
     fn from(location: &Location) -> Self {
         let (line, column) = (Some(location.line()), Some(location.column()));
         Self { file: location.file.to_string(), line, column }
+    }
+}
+
+impl From<&Problem> for Place {
+    fn from(problem: &Problem) -> Self {
+        let start = problem.span.map(|span| span.start);
+        let (line, column) = (start.map(|start| start.line), start.map(|start| start.column));
+        Self { file: problem.file.to_string(), line, column }
     }
 }
 

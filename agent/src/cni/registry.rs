@@ -455,7 +455,7 @@ impl Registry {
     }
 }
 
-/// Events for the loop, if there are any. Of themselves they make nothing complete.
+/// Events for the loop, if there are any. They do not complete a first listing.
 fn changes(events: Vec<engine::Event>) -> Option<Event> {
     let changes: Vec<_> = events.into_iter().map(Change::now).collect();
     (!changes.is_empty()).then(|| Event::Changes(Changes { is_part: true, changes, ..Changes::default() }))

@@ -142,11 +142,12 @@ impl Args {
     /// Reads the objects; says on standard error what is odd about them.
     pub(super) fn read(&self) -> anyhow::Result<Input> {
         let input = self.read_quietly()?;
+        input.listed.iter().for_each(|problem| eprintln!("{problem}"));
         report::write(&input.loaded, &input.cluster);
         Ok(input)
     }
 
-    /// Reads the objects.
+    /// Reads the objects; says nothing about them.
     pub(super) fn read_quietly(&self) -> anyhow::Result<Input> {
         let source = if self.files.is_empty() && self.kustomize.is_empty() { Source::Cluster } else { Source::Files };
         let (mut loaded, namespace, listed) = match source {
@@ -215,7 +216,6 @@ impl Args {
         if !listed.problems.is_empty() && !self.allow_errors {
             return Err(Stop::new(Exit::Input, listed.problems.join("\n")).into());
         }
-        listed.problems.iter().for_each(|problem| eprintln!("{problem}"));
         let loaded = Loaded { objects: listed.objects, unread: listed.unread, ..Loaded::default() };
         Ok((loaded, namespace, listed.problems))
     }

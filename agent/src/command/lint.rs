@@ -10,7 +10,7 @@ use npc_agent::source::manifests::Severity;
 use npc_compiler::API_VERSION;
 use serde::Serialize;
 
-use super::output::{self, BAD, Columns, DOUBT};
+use super::output::{self, BAD, Columns, DOUBT, printable};
 use super::{Exit, input};
 
 /// Show what is wrong with policies and other objects, with codes, places, and what
@@ -18,7 +18,8 @@ use super::{Exit, input};
 ///
 /// A finding is something that npc or the API server does not take as it is written. lint
 /// does not know which traffic you mean to allow: ask explain or matrix for that. npc reason
-/// CODE explains a code. The exit code is 1 if there are findings, and 0 if there are none.
+/// CODE explains a code. The exit code is 1 if there are findings of the severity of --fail-on or
+/// above, else 0.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  npc lint -f manifests/\n  npc lint -f manifests/ -o sarif > npc.sarif")]
 pub(super) struct Args {
@@ -29,7 +30,7 @@ pub(super) struct Args {
     #[arg(short, long, value_enum, default_value_t)]
     output: Format,
 
-    /// From which severity on the exit code is 1.
+    /// The lowest severity for which the exit code is 1.
     #[arg(long, value_enum, default_value_t)]
     fail_on: FailOn,
 
@@ -92,19 +93,43 @@ pub(super) fn run(mut args: Args) -> anyhow::Result<Exit> {
 fn text(findings: &[Finding], out: &mut impl Write) -> io::Result<()> {
     let mut columns = Columns::default();
     for finding in findings {
-        let (style, word) = match finding.severity {
-            Severity::Error => (BAD, "error"),
-            Severity::Warning => (DOUBT, "warning"),
-        };
+        let style = if finding.severity == Severity::Error { BAD } else { DOUBT };
+        let word = finding.severity.as_str();
         let place = finding.location.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string);
-        columns.push([place, format!("{style}{word}{style:#}"), finding.code.to_owned(), line(finding)]);
+        let word = format!("{style}{word}{style:#}");
+        columns.push([line(&place), word, finding.code.to_owned(), line(&finding.to_string())]);
     }
     columns.write(out, "", 0)?;
     out.flush()
 }
 
-/// A finding in one line, whatever the object's author wrote.
-fn line(finding: &Finding) -> String {
-    let is_odd = |c: char| c.is_control();
-    finding.to_string().replace(is_odd, " ")
+/// A text in one line, whatever the author of the file or object wrote.
+fn line(text: &str) -> String {
+    text.chars().map(printable).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use npc_agent::finding::Place;
+
+    use super::*;
+
+    #[test]
+    fn no_name_or_text_of_an_author_reaches_a_terminal_as_it_is() {
+        let finding = Finding {
+            location: Some(Place { file: "a\u{1b}[2J\n.yaml".to_owned(), line: Some(3), column: Some(7) }),
+            severity: Severity::Warning,
+            code: "cidr-legacy",
+            object: None,
+            path: String::new(),
+            problem: "a\u{202e}b\u{7}\nc".to_owned(),
+            effect: "it works".to_owned(),
+            help: String::new(),
+        };
+        let mut out = Vec::new();
+        text(&[finding], &mut out).expect("memory takes all");
+        let text = anstream::adapter::strip_bytes(&out).into_vec();
+        let text = String::from_utf8(text).expect("text");
+        assert_eq!(text, "a [2J .yaml:3:7  warning  cidr-legacy  a\u{fffd}b  c; it works\n");
+    }
 }

@@ -43,6 +43,16 @@ pub(super) enum Format {
     Json,
 }
 
+/// A file may hold anything; a terminal should not get what changes it, or the order of
+/// letters.
+pub(super) fn printable(char: char) -> char {
+    match char {
+        char if char.is_control() => ' ',
+        '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}' => '\u{fffd}',
+        char => char,
+    }
+}
+
 /// Writes a value as one line of JSON.
 pub(super) fn json(value: &impl serde::Serialize) -> io::Result<()> {
     let mut out = raw();

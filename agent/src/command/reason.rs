@@ -13,7 +13,7 @@ use super::{Exit, Stop, output};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  npc reason\n  npc reason port-is-service-port")]
 pub(super) struct Args {
-    /// The code, as in `denied[peer-label-value]` or `near[policytypes-missing]`.
+    /// The code, as in `denied[peer-label-value]`, `near[policytypes-missing]` or `allowed[rule]`.
     #[arg(value_name = "CODE")]
     code: Option<String>,
 }
@@ -138,7 +138,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
         }
         return Ok(Exit::Fine);
     };
-    let code = code.trim_start_matches("denied[").trim_start_matches("near[").trim_end_matches(']');
+    let code = code.split_once('[').map_or(code.as_str(), |(_, code)| code).trim_end_matches(']');
     match PAGES.iter().find(|page| page.code == code) {
         Some(page) => write!(out, "{}", page.plain())?,
         None => {

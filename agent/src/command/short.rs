@@ -8,7 +8,7 @@ use npc_compiler::object::{NAMESPACE_NAME_LABEL, Protocol};
 use npc_compiler::policy::{Direction, IpBlock, Namespaces, Peer, Peers, PodPeer, PolicyRule, PortMatch, Ports};
 use serde::Serialize;
 
-use super::words::shorten;
+use super::words::{policy_name, shorten};
 
 /// So many peers of a rule are written out.
 const LISTED: usize = 3;
@@ -43,7 +43,7 @@ pub(super) fn elsewhere(cluster: &Cluster, id: PolicyId, direction: Direction) -
             ports: ports.clone(),
             traffic: traffic.clone(),
             peer: self::peer(peer),
-            policy: format!("{}/{}", policy.namespace, policy.name),
+            policy: policy_name(cluster, id),
             path: format!("{}.{}[{i}]", rule.path, direction.peers_field()),
         });
         absent.filter(|of| !of.ports.is_empty()).collect()
@@ -53,7 +53,7 @@ pub(super) fn elsewhere(cluster: &Cluster, id: PolicyId, direction: Direction) -
 
 /// A rule: `8080 from app=prometheus in namespace monitoring`.
 pub(super) fn rule(rule: &PolicyRule, direction: Direction) -> String {
-    let way = if direction == Direction::Ingress { "from" } else { "to" };
+    let way = direction.peers_field();
     let peers = match &rule.peers {
         Peers::Everyone => "everyone".to_owned(),
         Peers::AnyOf(peers) if peers.is_empty() => self::peer(&Peer::Nothing),

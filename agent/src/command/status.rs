@@ -111,10 +111,10 @@ fn problems(status: &AgentStatus, out: &mut impl Write) -> io::Result<()> {
     if !status.manifest_errors.is_empty() {
         writeln!(out, "\nnot read of the files:")?;
     }
-    for ManifestError { location, field, problem, effect } in &status.manifest_errors {
+    for ManifestError { location, field, code, problem, help } in &status.manifest_errors {
         let field = field.as_ref().map(|field| format!("{field}: ")).unwrap_or_default();
-        let effect = effect.as_ref().map(|effect| format!("; {effect}")).unwrap_or_default();
-        writeln!(out, "  {location}: {field}{problem}{effect}")?;
+        let help = help.as_ref().map(|help| format!("; {help}")).unwrap_or_default();
+        writeln!(out, "  {location}: {field}{problem}{help} [{code}]")?;
     }
     for (heading, parts) in
         [("not understood", &status.rejected), ("understood, but to be corrected", &status.deprecated)]

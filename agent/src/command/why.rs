@@ -41,8 +41,8 @@ use thing::Thing;
 #[command(
     after_help = "Examples:\n  npc why NPC-I-knacxasg3yineikl\n  npc why 10.244.1.9 -f cluster/ --node node-1\n  \
                         npc why '-A NPC-E-m4sasq3mdxtko5hg -p tcp -m tcp --dport 5432 -j RETURN'\n\n\
-                        Exit codes: 0 it is of npc, 2 bad flags or input, 3 it is of another program or not there,\n\
-                        4 the kernel cannot be read, 5 the API server did not answer."
+                        Exit codes: 0 it is of npc, there or asked for by the policies, 2 bad flags or input, 3 it is of\n\
+                        another program, or neither, 4 the kernel cannot be read, 5 the API server did not answer."
 )]
 pub(super) struct Args {
     /// A line of iptables-save in quotes, or the name of a chain or set, or an address.

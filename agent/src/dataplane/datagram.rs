@@ -15,7 +15,7 @@ pub(super) fn messages<I: NetlinkDeserializable>(
 }
 
 /// The same, without the messages of the part whose payload is not wanted. To read all of a
-/// message takes far longer than to see whose it is.
+/// message takes far longer than to read its addresses.
 pub(super) fn messages_where<I: NetlinkDeserializable>(
     mut rest: &[u8],
     part: u8,

@@ -32,8 +32,8 @@ pub trait Flows: Send + 'static {
     /// Judges the flows in a scope and deletes those that are forbidden, with all that
     /// passed before the last write among them. Their next packet meets the rules.
     ///
-    /// Of the addresses in the scope that are `new`, no flow is their pods' own, so all of them
-    /// may be deleted without a verdict. Those that the kernel deletes so are not counted.
+    /// No flow of a `new` address is its pod's own, so all flows of the `new` addresses in the
+    /// scope may be deleted without a verdict. Those that the kernel deletes so are not counted.
     ///
     /// # Errors
     /// If the flows cannot be listed or deleted.

@@ -106,8 +106,8 @@ impl Bridge {
 /// An interface behind which there can be nothing but what is routed to it: one
 /// end of a veth to which a route of a single address leads, or a bridge of
 /// which all ports are veths or taps. The other end of a veth, of one that is a
-/// port too, is in another network namespace: by a pair within one come packets
-/// of anybody, as by the tunnels of VPN software. The node's default route leads
+/// port too, is in another network namespace: a pair within one may bring packets of
+/// any sender, as the tunnels of VPN software do. The node's default route leads
 /// elsewhere.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Interface {

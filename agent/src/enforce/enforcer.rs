@@ -179,8 +179,8 @@ impl<K: Kernel> Enforcer<K> {
         let engine = &mut self.engine;
         let begun = Instant::now();
         // A pass that writes nothing else, because a new pod's set members that are in one plan
-        // with rules wait for these. But the pods of one namespace can see to it that there is
-        // none, so not for ever; and only when rules can be written.
+        // with rules wait for these. Pods of one namespace could prevent such a pass, so the wait
+        // has a limit. And only when rules can be written.
         let patience = if self.changed == Changed::Nothing { LINGER } else { 2 * LINGER };
         if self.retired.elapsed() >= patience && self.writer.can_write_rules() {
             engine.retire();

@@ -48,7 +48,7 @@ pub(super) struct Established {
 #[derive(Debug)]
 pub(super) struct Due {
     pub(super) scope: Scope,
-    /// Addresses in it of which no flow is their pods' own.
+    /// Addresses of new sandboxes: no flow of them is their pod's own.
     pub(super) new: BTreeSet<IpAddr>,
     /// Addresses that have had no owner for long when it begins.
     departed: BTreeSet<IpAddr>,
@@ -137,8 +137,8 @@ impl Established {
         Due { scope: std::mem::take(&mut self.pending), new: BTreeSet::new(), departed: self.departed.clone() }
     }
 
-    /// The flows of these addresses, which the caller has judged. Of some, no flow is their
-    /// pods' own.
+    /// The flows of these addresses, which the caller has judged. The `new` ones are those of new
+    /// sandboxes.
     pub(super) fn take_pending_of(&mut self, addresses: &BTreeSet<IpAddr>, new: BTreeSet<IpAddr>) -> Due {
         self.pending.remove(addresses);
         Due { scope: Scope::Of(addresses.clone()), new, departed: BTreeSet::new() }
@@ -159,8 +159,8 @@ impl Established {
         }
     }
 
-    /// Whether the rules that the engine has committed forbid these flows. An address has
-    /// the owner that it has now, not by the one that it had when the flows were listed.
+    /// Whether the rules that the engine has committed forbid these flows. An address counts as
+    /// its present owner's, not as that of the owner when the flows were listed.
     pub(super) fn forbidden(&self, engine: &Engine, flows: &[FlowKey]) -> Vec<bool> {
         let gone = self.departed.iter().copied().filter(|address| engine.owner(*address).is_none());
         let here = Here { owners: &self.owners, departed: gone.collect(), own: &self.own };

@@ -91,19 +91,10 @@ pub fn wish(answer: &Answer, container: &str, node: &str) -> Wish {
     Wish::Keep
 }
 
-/// Taints that the DaemonSet controller tolerates for each pod that it makes, with their effects
-/// (`AddOrUpdateDaemonPodTolerations` of `pkg/controller/daemon/util`).
-const ALWAYS_TOLERATED: [(&str, &str); 6] = [
-    ("node.kubernetes.io/not-ready", "NoExecute"),
-    ("node.kubernetes.io/unreachable", "NoExecute"),
-    ("node.kubernetes.io/disk-pressure", "NoSchedule"),
-    ("node.kubernetes.io/memory-pressure", "NoSchedule"),
-    ("node.kubernetes.io/pid-pressure", "NoSchedule"),
-    ("node.kubernetes.io/unschedulable", "NoSchedule"),
-];
-
-/// As above, for pods in the network namespace of their node only.
-const TOLERATED_WITH_HOST_NETWORK: (&str, &str) = ("node.kubernetes.io/network-unavailable", "NoSchedule");
+/// Keys of taints `NoExecute` that the DaemonSet controller tolerates for each pod that it makes
+/// (`AddOrUpdateDaemonPodTolerations` of `pkg/controller/daemon/util`). Those `NoSchedule` that it
+/// tolerates have keys of Kubernetes, so they pass in any case.
+const ALWAYS_TOLERATED: [&str; 2] = ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"];
 
 /// Keys with these prefixes are taints that Kubernetes itself sets while a node is in some state,
 /// and removes afterwards: it shuts down, starts, or waits for its network or cloud provider.
@@ -127,9 +118,7 @@ fn is_tolerated(taint: &Taint, pod: &PodSpec) -> bool {
     if !matches!(taint.effect.as_str(), "NoSchedule" | "NoExecute") {
         return true;
     }
-    let named = (taint.key.as_str(), taint.effect.as_str());
-    ALWAYS_TOLERATED.contains(&named)
-        || (pod.host_network == Some(true) && named == TOLERATED_WITH_HOST_NETWORK)
+    (taint.effect == "NoExecute" && ALWAYS_TOLERATED.contains(&taint.key.as_str()))
         || pod.tolerations.iter().flatten().any(|toleration| tolerates(toleration, taint))
 }
 
@@ -141,7 +130,7 @@ fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
         return false;
     }
     match toleration.operator.as_deref().unwrap_or_default() {
-        // An empty key tolerates every taint with Exists only.
+        // An empty key matches every taint. The API takes it with Exists only.
         "" | "Equal" => text(&toleration.value) == text(&taint.value),
         _ => true,
     }
@@ -284,14 +273,15 @@ mod tests {
             ("gpu=a:NoSchedule", &json!([{"key": "gpu"}]), false),
             // An operator that a later API adds is no reason to remove.
             ("gpu=7:NoSchedule", &json!([{"key": "gpu", "operator": "Gt", "value": "5"}]), true),
-            // What the DaemonSet controller tolerates for its pods: a cordoned, a sick, a new node.
-            ("node.kubernetes.io/unschedulable:NoSchedule", &json!([]), true),
-            ("node.kubernetes.io/unschedulable:NoExecute", &json!([]), false),
+            // What the DaemonSet controller tolerates for its pods.
             ("node.kubernetes.io/not-ready:NoExecute", &json!([]), true),
             ("node.kubernetes.io/unreachable:NoExecute", &json!([]), true),
+            // What Kubernetes sets for a while: on a cordoned, a sick, a new node, or while it
+            // restarts. NoExecute of these ends the pod as any other does.
+            ("node.kubernetes.io/unschedulable:NoSchedule", &json!([]), true),
+            ("node.kubernetes.io/unschedulable:NoExecute", &json!([]), false),
             ("node.kubernetes.io/disk-pressure:NoSchedule", &json!([]), true),
             ("node.kubernetes.io/network-unavailable:NoSchedule", &json!([]), true),
-            // What Kubernetes sets for a while. NoExecute of these ends the pod as any other does.
             ("node.kubernetes.io/not-ready:NoSchedule", &json!([]), true),
             ("node.kubernetes.io/unreachable:NoSchedule", &json!([]), true),
             ("node.cloudprovider.kubernetes.io/shutdown:NoSchedule", &json!([]), true),
@@ -302,8 +292,7 @@ mod tests {
             ("node-role.kubernetes.io/control-plane:NoSchedule", &json!([]), false),
             ("node.kubernetes.io.example/not-ready:NoSchedule", &json!([]), false),
         ] {
-            let mut pod = pod_with("tolerations", tolerations);
-            pod["hostNetwork"] = true.into();
+            let pod = pod_with("tolerations", tolerations);
             // One that is tolerated beside it changes nothing.
             let taints = ["node.kubernetes.io/memory-pressure:NoSchedule", text].map(taint).to_vec();
             let traits = NodeTraits { taints, ..NodeTraits::default() };

@@ -78,6 +78,8 @@ fn a_code_is_found_as_explain_prints_it_and_a_misspelt_one_names_the_nearest() {
     let page = files.run(&["reason", "port-range"]);
     assert!(page.out.starts_with("port-range\n\nexplain: "), "{}", page.out);
     assert_eq!(files.run(&["reason", "denied[port-range]"]).out, page.out);
+    let rule = files.run(&["reason", "rule"]).out;
+    assert_eq!(files.run(&["reason", "allowed[rule]"]).out, rule);
     let misspelt = files.run(&["reason", "port-rang"]);
     assert_eq!(misspelt.code, 2);
     assert!(misspelt.err.contains("port-range"), "{}", misspelt.err);

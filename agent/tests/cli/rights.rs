@@ -152,3 +152,22 @@ fn what_goes_wrong_with_the_api_server_is_one_plain_sentence() {
         }
     }
 }
+
+/// A pod that no version of npc can read, and nothing else.
+fn unreadable_pod(path: &str) -> Reply {
+    match path {
+        "/api/v1/pods" => items(json!([{"metadata": {"namespace": "shop", "name": "odd", "labels": 7}}])),
+        _ => items(json!([])),
+    }
+}
+
+#[test]
+fn what_cannot_be_read_is_reported_once() {
+    let files = server(unreadable_pod);
+    let lint = files.run(&["lint", "--kubeconfig", "kubeconfig"]);
+    assert_eq!((lint.code, lint.err.as_str()), (1, ""), "{}", lint.out);
+    assert_eq!(lint.out.matches("pod shop/odd: cannot be read").count(), 1, "{}", lint.out);
+    // Other commands have no findings in their text.
+    let matrix = files.run(&["matrix", "--kubeconfig", "kubeconfig", "--allow-errors"]);
+    assert_eq!(matrix.err.matches("pod shop/odd: cannot be read").count(), 1, "{}", matrix.err);
+}

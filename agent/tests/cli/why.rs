@@ -406,3 +406,64 @@ fn no_count_in_a_comment_is_too_large_to_read() {
         assert_eq!(answer.code, 0, "{}", answer.err);
     }
 }
+
+#[test]
+fn a_dump_with_counts_says_what_one_without_says() {
+    let files = Files::of(CLUSTER);
+    let (kernel, chain, peers) = (dumps(&files), chain(&files), peers(&files));
+    for name in ["v4.save", "v6.save"] {
+        change(&files, name, |save| {
+            save.replacen("*filter\n", "*filter\n:FORWARD ACCEPT [0:0]\n-A FORWARD -j NPC-FORWARD\n", 1)
+        });
+    }
+    let save = std::fs::read_to_string(files.path().join("v4.save")).unwrap();
+    let rule = save.lines().find(|line| line.starts_with(&format!("-A {chain} "))).unwrap();
+    let things = [&chain, rule, &peers, "10.0.0.2", "-A FORWARD -j NPC-FORWARD"];
+    let ask = || things.map(|thing| files.npc("why", &[&[thing], &OFFLINE[..], &kernel[..]].concat()).out);
+    let plain = ask();
+    assert!(plain[0].contains("rule 1") && !plain[0].contains("  now  "), "{}", plain[0]);
+    for name in ["v4.save", "v6.save"] {
+        change(&files, name, |save| save.replace("\n-A ", "\n[12:720] -A "));
+    }
+    for (plain, counted) in plain.iter().zip(ask()) {
+        assert_eq!(plain, &counted);
+    }
+}
+
+#[test]
+fn an_address_of_a_node_and_a_rule_of_another_version_are_said_to_be_that() {
+    let node = "---\napiVersion: v1\nkind: Node\nmetadata: {name: n1}\nstatus: {addresses: [{type: InternalIP, address: 192.0.2.1}]}\n";
+    let files = Files::of(&format!("{CLUSTER}{node}"));
+    let text = files.npc("why", &["192.0.2.1", "--node", "n1"]).out;
+    assert!(
+        text.contains("address of node n1") && text.contains("  of       no set and no chain of npc is about it\n"),
+        "{text}"
+    );
+    assert!(!text.contains("no object of the input"), "{text}");
+    let rule = format!("-A {} -m mark --mark 0x1 -j ACCEPT", chain(&files));
+    let text = files.npc("why", &[&[rule.as_str()], &OFFLINE[..]].concat()).out;
+    assert!(text.contains("  of       another program, or another version of npc\n"), "{text}");
+}
+
+#[test]
+fn the_secret_is_asked_for_only_where_names_depend_on_it() {
+    let one_group = Files::of(CLUSTER);
+    let both = format!("{CLUSTER}---\n{}", CLUSTER.replace("shop", "other").replace("10.0.0.", "10.0.1."));
+    let two_groups = Files::of(&both);
+    // A peer set and an isolated set have names of their own. A dispatch set does not.
+    for (files, address, set, is_known) in [
+        (&one_group, "10.0.0.3", "npc4-p-", true),
+        (&one_group, "10.0.0.2", "npc4-ingress", true),
+        (&two_groups, "10.0.0.3", "npc4-p-", true),
+        (&two_groups, "10.0.0.2", "npc4-ingress", false),
+    ] {
+        let json = files.npc("why", &[address, "-o", "json", "--node", "n1"]).json();
+        let mut sets = json["sets"].as_array().unwrap().iter().map(|set| set["set"].as_str().unwrap());
+        assert!(sets.any(|name| name.starts_with(set)), "{json}");
+        assert_eq!(json["seedKnown"], is_known, "{json}");
+    }
+    // Nor do dumps without sets say the names.
+    let kernel = dumps(&two_groups);
+    let json = two_groups.npc("why", &[&["10.0.0.2", "-o", "json"], &OFFLINE[..], &kernel[..4]].concat()).json();
+    assert_eq!(json["seedKnown"], false, "{json}");
+}

@@ -115,6 +115,7 @@ fn a_misspelt_kind_is_counted_and_shown_until_it_is_corrected() {
     let [error] = &errors()[..] else { panic!("one error") };
     assert!(error["location"].as_str().unwrap().ends_with("late.yaml:2:1"), "{error}");
     assert!(error["problem"].as_str().unwrap().contains("NetworkPolicyy"), "{error}");
+    assert_eq!(error["code"], "document-unreadable", "{error}");
     assert!(entry["message"].as_str().unwrap().contains(error["problem"].as_str().unwrap()), "{entry} {error}");
     let text = status(&[]);
     assert!(text.contains("not read of the files:") && text.contains("late.yaml:2:1: "), "{text}");

@@ -103,7 +103,7 @@ fn the_manifests_of_others_are_read() {
         let options = manifests::Options { allow_errors, ..manifests::Options::default() };
         let loaded = manifests::load(&[folder], &options).unwrap_or_else(|errors| panic!("{errors}"));
         assert!(!loaded.objects.pods.is_empty() || !loaded.objects.policies.is_empty());
-        let errors = loaded.problems.iter().filter(|problem| problem.severity == Severity::Error).count();
+        let errors = loaded.problems.iter().filter(|problem| problem.severity() == Severity::Error).count();
         assert_eq!(errors, usize::from(allow_errors));
         read += 1;
         policies += loaded.objects.policies.len();

@@ -329,7 +329,7 @@ fn changes(known: &mut Known, loaded: Loaded, node: &str) -> Event {
 
 fn log_problems(problems: &[manifests::Problem]) {
     for problem in problems {
-        match problem.severity {
+        match problem.severity() {
             manifests::Severity::Warning => warn!("{problem}"),
             manifests::Severity::Error => error!("{problem}"),
         }

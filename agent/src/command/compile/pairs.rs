@@ -56,7 +56,7 @@ pub(super) fn text(cluster: &Cluster, groups: &Groups, sets: &[PairSet], out: &m
         let elsewhere = policies.iter().flat_map(|id| elsewhere(cluster, **id, *direction));
         let elsewhere: BTreeSet<Elsewhere> = elsewhere.collect();
         let lines = elsewhere.into_iter().map(|Elsewhere { ports, peer, policy, path, .. }| {
-            let way = if *direction == Direction::Ingress { "from" } else { "to" };
+            let way = direction.peers_field();
             (Verdict::Allowed, [ports, format!("{way} {peer} (none in the input)"), format!("{policy} {path}")])
         });
         add(&mut columns, &lines.collect::<Vec<_>>(), "");
@@ -75,7 +75,7 @@ fn add(columns: &mut Columns, lines: &[(Verdict, [String; 3])], families: &str) 
 
 fn lines(cluster: &Cluster, sets: &[&PairSet]) -> Vec<(Verdict, [String; 3])> {
     let line = |set: &&PairSet| {
-        let way = if set.direction == Direction::Ingress { "from" } else { "to" };
+        let way = set.direction.peers_field();
         let because: Vec<String> = set
             .because
             .iter()

@@ -7,7 +7,7 @@ use std::ops::Range;
 use npc_agent::source::manifests::{Location, Positions};
 use unicode_width::UnicodeWidthStr;
 
-use crate::command::output::{BAD, FAINT};
+use crate::command::output::{BAD, FAINT, printable};
 
 /// A longer line is cut around its marks. JSON is often one line.
 const LINE_MAX: usize = 160;
@@ -85,16 +85,6 @@ impl Excerpt<'_> {
     }
 }
 
-/// A file may hold anything; a terminal should not get what changes it, or the order of
-/// letters.
-fn printable(char: char) -> char {
-    match char {
-        char if char.is_control() => ' ',
-        '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}' => '\u{fffd}',
-        char => char,
-    }
-}
-
 /// A line by its characters, which columns count.
 struct Line(Vec<char>);
 
@@ -117,16 +107,17 @@ impl Line {
         self.0[part].iter().collect::<String>().width()
     }
 
-    /// The characters to show of a line that is too long, with those from this one.
+    /// The characters to show of a line that is too long, with those from this one. Characters
+    /// without width count as one column each, so that a line of them ends too.
     fn window(&self, start: usize) -> Range<usize> {
         // A character is at most two wide, and an ellipsis stands at each end.
         let room = LINE_MAX - 2;
         let mut from = start;
-        while from > 0 && self.width(from - 1..start) <= BEFORE {
+        while from > 0 && start - from < BEFORE && self.width(from - 1..start) <= BEFORE {
             from -= 1;
         }
         let mut to = start;
-        while to < self.0.len() && self.width(from..to + 1) <= room {
+        while to < self.0.len() && to - from < room && self.width(from..to + 1) <= room {
             to += 1;
         }
         from..to
@@ -203,6 +194,19 @@ mod tests {
             assert_eq!(under(&lines), "app: web", "{lines:#?}");
             assert!(lines[1].width() <= LINE_MAX + "4 | ".len(), "{lines:#?}");
             assert!(lines[1].contains('…'), "{lines:#?}");
+        }
+    }
+
+    /// Marks of letters, as of Zalgo text, and joiners take no columns.
+    #[test]
+    fn a_line_of_characters_without_width_is_cut_too() {
+        for sign in ["\u{301}", "\u{200d}"] {
+            let long = format!("k: \"e{}\", ", sign.repeat(5000));
+            for (before, behind) in [(long.as_str(), ""), ("", &*format!(", {long}y: z"))] {
+                let lines = drawn(before, behind);
+                assert_eq!(under(&lines), "app: web", "{lines:#?}");
+                assert!(lines[1].chars().count() <= LINE_MAX + "4 | ".len(), "{} characters", lines[1].chars().count());
+            }
         }
     }
 

@@ -11,7 +11,7 @@ use npc_compiler::cluster::Cluster;
 use npc_compiler::cluster::group::Groups;
 use npc_compiler::object::Workload;
 use npc_compiler::policy::Direction;
-use npc_compiler::verdict::explain::{Code, Flow, FlowExplanation};
+use npc_compiler::verdict::explain::{Code, FlowExplanation};
 use npc_compiler::verdict::fix::{Change, Edit, Fix, FlowFix, NoFix, ObjectName, Opened, OpenedEnd, fixes};
 use serde_json::Value;
 
@@ -52,10 +52,9 @@ impl<'a> Fixes<'a> {
         Self { explanation, fixes }
     }
 
-    /// The fix of a flow, if one was looked for.
-    pub(super) fn of_flow(&self, flow: &Flow) -> Option<&FlowFix> {
-        let is_it = |place: &usize| std::ptr::eq(&raw const self.explanation.flows[*place], flow);
-        self.fixes.iter().find(|fix| fix.flows.iter().any(is_it))
+    /// The fix of the flow at this place of the explanation, if one was looked for.
+    pub(super) fn of_flow(&self, place: usize) -> Option<&FlowFix> {
+        self.fixes.iter().find(|fix| fix.flows.contains(&place))
     }
 }
 

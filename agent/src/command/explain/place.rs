@@ -95,7 +95,7 @@ impl<'a> Places<'a> {
 
     fn policy(&self, id: PolicyId) -> Option<&'a NetworkPolicy> {
         let index = || {
-            // Of several of one name the last counts.
+            // If several have one name, the last counts.
             let policies: &'a [NetworkPolicy] = &self.input.loaded.objects.policies;
             policies.iter().map(|policy| ((policy.namespace(), policy.name()), policy)).collect()
         };

@@ -15,7 +15,7 @@ use super::answer::location;
 use crate::command::endpoint::short_kind;
 use crate::command::input::Input;
 use crate::command::short::block_text;
-use crate::command::words::shorten;
+use crate::command::words::{policy_name, shorten};
 use crate::command::{Exit, Stop};
 
 /// So many workloads are written out.
@@ -106,7 +106,7 @@ impl About {
         Self {
             api_version: API_VERSION,
             kind: "PolicyExplanation",
-            policy: format!("{}/{}", policy.namespace, policy.name),
+            policy: policy_name(cluster, id),
             selector: policy.subject.to_string(),
             selects: workloads(cluster, &selected),
             rules: rules.collect(),
@@ -139,7 +139,7 @@ impl About {
             for rule in rules {
                 let unused = if rule.unused { "  (admits nothing now)" } else { "" };
                 writeln!(out, "\n  {}{unused}", rule.path)?;
-                let way = if *direction == Direction::Ingress { "from" } else { "to" };
+                let way = direction.peers_field();
                 if rule.peers.is_empty() {
                     writeln!(out, "    {way}  everyone")?;
                 }

@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use npc_compiler::API_VERSION;
 use npc_compiler::algebra::traffic::Traffic;
-use npc_compiler::policy::Direction;
 use npc_compiler::verdict::explain::{EndpointExplanation, Side};
 use npc_compiler::verdict::outside::Outside;
 use serde_json::{Value, json};
@@ -65,7 +64,7 @@ impl About<'_> {
                 format!("isolated by {}", isolated.join(", "))
             };
             writeln!(out, "\n  {}  {isolated}", side.direction.as_str().to_lowercase())?;
-            let way = if side.direction == Direction::Ingress { "from" } else { "to" };
+            let way = side.direction.peers_field();
             let mut columns = Columns::default();
             let parts = [("", &side.peers, &side.outside), ("?", &side.unknown_peers, &side.unknown_outside)];
             for (mark, of_side, outside) in parts {

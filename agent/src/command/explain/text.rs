@@ -31,10 +31,10 @@ const NODES: usize = 3;
 pub(super) fn write(said: &Said<'_>, out: &mut impl Write) -> io::Result<()> {
     let Said { context, from, to, explanation, fixes } = *said;
     let shown = merged(explanation);
-    if let [(flow, families)] = shown.as_slice() {
+    if let [(place, flow, families)] = shown.as_slice() {
         heading(out, flow, families)?;
         writeln!(out)?;
-        body(context, flow, fixes.of_flow(flow), out)?;
+        body(context, flow, fixes.of_flow(*place), out)?;
     } else {
         let port = to.port.as_ref().map(|port| format!(":{}", port_text(port))).unwrap_or_default();
         let to = format!("{}{port}", bracketed(&to.name, !port.is_empty()));
@@ -42,10 +42,10 @@ pub(super) fn write(said: &Said<'_>, out: &mut impl Write) -> io::Result<()> {
         if !explanation.ends.is_empty() {
             writeln!(out, "\nends that are judged alike are one flow; its reasons are those of the first pair")?;
         }
-        for (flow, families) in shown.iter().take(SHOWN) {
+        for (place, flow, families) in shown.iter().take(SHOWN) {
             writeln!(out)?;
             heading(out, flow, families)?;
-            body(context, flow, fixes.of_flow(flow), out)?;
+            body(context, flow, fixes.of_flow(*place), out)?;
         }
         if shown.len() > SHOWN {
             writeln!(out, "\nand {} more; -o json has them all", shown.len() - SHOWN)?;
@@ -63,31 +63,32 @@ pub(super) fn write(said: &Said<'_>, out: &mut impl Write) -> io::Result<()> {
     out.flush()
 }
 
-/// The flows, those of both families in one where the same is said of them.
-fn merged(explanation: &FlowExplanation) -> Vec<(Cow<'_, Flow>, String)> {
-    let mut shown: Vec<(Cow<'_, Flow>, String)> = Vec::new();
+/// The flows, those of both families in one where the same is said of them: the place of the
+/// first of them in the explanation, the flow, and its families.
+fn merged(explanation: &FlowExplanation) -> Vec<(usize, Cow<'_, Flow>, String)> {
+    let mut shown: Vec<(usize, Cow<'_, Flow>, String)> = Vec::new();
     let mut by_name = BTreeMap::<(&str, &str), Vec<usize>>::new();
-    for flow in &explanation.flows {
+    for (place, flow) in explanation.flows.iter().enumerate() {
         let family = flow.family.map(|family| family.to_string()).unwrap_or_default();
         // Only flows of one name can be the same, and they are few.
         let names = by_name.entry((&flow.from.name, &flow.to.name)).or_default();
-        match names.iter().find(|place| shown[**place].0.is_same_in_another_family(flow)) {
-            Some(place) => {
-                let (first, families) = &mut shown[*place];
+        match names.iter().find(|earlier| shown[**earlier].1.is_same_in_another_family(flow)) {
+            Some(earlier) => {
+                let (_, first, families) = &mut shown[*earlier];
                 first.to_mut().join(flow);
                 families.push(' ');
                 families.push_str(&family);
             }
             None => {
                 names.push(shown.len());
-                shown.push((Cow::Borrowed(flow), family));
+                shown.push((place, Cow::Borrowed(flow), family));
             }
         }
     }
     // Where nothing differs by family, families say nothing.
-    let first = shown.first().map(|(_, families)| families.clone());
-    if shown.iter().all(|(_, families)| Some(families) == first.as_ref()) {
-        for (_, families) in &mut shown {
+    let first = shown.first().map(|(.., families)| families.clone());
+    if shown.iter().all(|(.., families)| Some(families) == first.as_ref()) {
+        for (.., families) in &mut shown {
             families.clear();
         }
     }

@@ -6,7 +6,6 @@
 use std::io::{self, Write};
 
 use npc_agent::finding::Finding;
-use npc_agent::source::manifests::Severity;
 
 /// Writes a command for each finding.
 pub(super) fn write(findings: &[Finding], out: &mut impl Write) -> io::Result<()> {
@@ -15,10 +14,7 @@ pub(super) fn write(findings: &[Finding], out: &mut impl Write) -> io::Result<()
 }
 
 fn command(finding: &Finding) -> String {
-    let name = match finding.severity {
-        Severity::Error => "error",
-        Severity::Warning => "warning",
-    };
+    let name = finding.severity.as_str();
     let mut properties = Vec::new();
     if let Some(place) = finding.location.as_ref().filter(|place| place.file != "-") {
         properties.push(format!("file={}", property(&place.file)));
@@ -42,6 +38,7 @@ fn property(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use npc_agent::finding::Place;
+    use npc_agent::source::manifests::Severity;
 
     use super::*;
 

@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use npc_agent::finding::Finding;
-use npc_agent::source::manifests::Severity;
 use serde_json::{Value, json};
 
 use crate::command::reason;
@@ -19,11 +18,10 @@ pub(super) fn log(findings: &[Finding]) -> Value {
     let rules: Vec<Value> = codes.iter().map(|code| rule(code)).collect();
     let result = |finding: &Finding| {
         let index = codes.iter().position(|code| *code == finding.code);
-        let level = level(finding.severity);
         json!({
             "ruleId": finding.code,
             "ruleIndex": index,
-            "level": level,
+            "level": finding.severity.as_str(),
             "message": {"text": finding.to_string()},
             "locations": [location(finding)],
         })
@@ -37,13 +35,6 @@ pub(super) fn log(findings: &[Finding]) -> Value {
             "results": findings.iter().map(result).collect::<Vec<_>>(),
         }],
     })
-}
-
-const fn level(severity: Severity) -> &'static str {
-    match severity {
-        Severity::Error => "error",
-        Severity::Warning => "warning",
-    }
 }
 
 fn rule(code: &str) -> Value {

@@ -4,8 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 
-use npc_compiler::cluster::Cluster;
+use indexmap::IndexSet;
 use npc_compiler::cluster::group::Groups;
+use npc_compiler::cluster::{Cluster, PolicyId};
 use npc_compiler::policy::Direction;
 use npc_compiler::verdict::flow::End;
 use npc_compiler::verdict::matrix::Matrix;
@@ -35,19 +36,33 @@ pub(super) struct Elsewhere {
 /// What there is of the endpoints that are shown, by endpoint.
 pub(super) fn all(matrix: &Matrix<'_>, cluster: &Cluster, groups: &Groups, outside: OutsideShown) -> Vec<Elsewhere> {
     let mut all = BTreeSet::new();
+    // Many endpoints have the same policies.
+    let mut by_policy = BTreeMap::<(PolicyId, Direction), Vec<short::Elsewhere>>::new();
+    let of_policy = |policy, direction| {
+        let mut rules = short::elsewhere(cluster, policy, direction);
+        rules.retain(|rule| !matrix.shown(&rule.traffic).is_none());
+        rules
+    };
     for (place, endpoint) in matrix.endpoints().iter().enumerate() {
         let (from, to) = matrix.is_shown(place);
         // Ends that are not in the input are shown where those outside are.
         let directions = [(Direction::Egress, from && outside.to), (Direction::Ingress, to && outside.from)];
         for direction in directions.into_iter().filter(|(_, is_shown)| *is_shown).map(|(direction, _)| direction) {
             let pods = matrix.ends(place).filter_map(|end| if let End::Pod(pod) = end { Some(pod) } else { None });
-            let policies: BTreeSet<_> = pods
+            let policies: BTreeSet<PolicyId> = pods
                 .filter_map(|pod| groups.of(pod, direction))
-                .flat_map(|group| &groups.get(group).key.policies)
+                .flat_map(|group| groups.get(group).key.policies.iter().copied())
                 .collect();
-            let rules = policies.into_iter().flat_map(|policy| short::elsewhere(cluster, *policy, direction));
-            let rules = rules.filter(|rule| !matrix.shown(&rule.traffic).is_none());
-            all.extend(rules.map(|rule| Elsewhere { endpoint: endpoint.id.to_string(), place, direction, rule }));
+            for policy in policies {
+                let rules = by_policy.entry((policy, direction)).or_insert_with(|| of_policy(policy, direction));
+                let here = |rule: &short::Elsewhere| Elsewhere {
+                    endpoint: endpoint.id.to_string(),
+                    place,
+                    direction,
+                    rule: rule.clone(),
+                };
+                all.extend(rules.iter().map(here));
+            }
         }
     }
     all.into_iter().collect()
@@ -58,17 +73,15 @@ pub(super) fn text(all: &[Elsewhere], names: &[String], out: &mut impl Write) ->
     if all.is_empty() {
         return Ok(());
     }
-    let mut lines = BTreeMap::<String, Vec<String>>::new();
+    let mut lines = BTreeMap::<String, IndexSet<&str>>::new();
     for Elsewhere { place, direction, rule, .. } in all {
-        let way = if *direction == Direction::Ingress { "from" } else { "to" };
-        let endpoints = lines.entry(format!("{} {way} {}", rule.ports, rule.peer)).or_default();
-        if !endpoints.contains(&names[*place]) {
-            endpoints.push(names[*place].clone());
-        }
+        let way = direction.peers_field();
+        lines.entry(format!("{} {way} {}", rule.ports, rule.peer)).or_default().insert(&names[*place]);
     }
     writeln!(out, "\nallowed with ends that are not in the input:")?;
     for (line, endpoints) in lines.iter().take(LINES) {
-        writeln!(out, "  {}  {line}", shorten(endpoints, LISTED, ", "))?;
+        let endpoints: Vec<String> = endpoints.iter().map(ToString::to_string).collect();
+        writeln!(out, "  {}  {line}", shorten(&endpoints, LISTED, ", "))?;
     }
     match lines.len() {
         0..=LINES => Ok(()),

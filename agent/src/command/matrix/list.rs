@@ -17,7 +17,7 @@ pub(super) struct Json<'a> {
     #[serde(flatten)]
     matrix: Printed<'a>,
     outside: Vec<Connection>,
-    elsewhere: &'a [Elsewhere],
+    elsewhere: Vec<Elsewhere>,
 }
 
 /// What is allowed between an endpoint and addresses outside, of one protocol.
@@ -33,7 +33,7 @@ struct Connection {
 }
 
 impl<'a> Json<'a> {
-    pub(super) fn new(matrix: &'a Matrix<'a>, view: &'a TextMatrix<'_>, warnings: &'a [String]) -> Self {
+    pub(super) fn new(matrix: &'a Matrix<'a>, view: &TextMatrix<'_>, warnings: &'a [String]) -> Self {
         Self { matrix: Printed { matrix, warnings }, outside: outside(matrix, view), elsewhere: view.elsewhere() }
     }
 }

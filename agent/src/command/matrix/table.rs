@@ -36,7 +36,6 @@ pub(super) struct TextMatrix<'a> {
     /// The places of the endpoints, by name.
     order: Vec<usize>,
     shown: OutsideShown,
-    elsewhere: Vec<Elsewhere>,
 }
 
 impl<'a> TextMatrix<'a> {
@@ -54,13 +53,12 @@ impl<'a> TextMatrix<'a> {
         let names: Vec<String> = matrix.endpoints().iter().map(|endpoint| name(&endpoint.id)).collect();
         let mut order: Vec<usize> = (0..names.len()).collect();
         order.sort_by(|a, b| names[*a].cmp(&names[*b]));
-        let elsewhere = elsewhere::all(matrix, cluster, groups, shown);
-        Self { matrix, cluster, groups, names, order, shown, elsewhere }
+        Self { matrix, cluster, groups, names, order, shown }
     }
 
     /// What rules admit whose other ends are not in the input.
-    pub(super) fn elsewhere(&self) -> &[Elsewhere] {
-        &self.elsewhere
+    pub(super) fn elsewhere(&self) -> Vec<Elsewhere> {
+        elsewhere::all(self.matrix, self.cluster, self.groups, self.shown)
     }
 
     /// The places of the sources and of the destinations, by name.
@@ -75,7 +73,7 @@ impl<'a> TextMatrix<'a> {
     /// A table that says everything, however wide.
     pub(super) fn wide(&self, out: &mut impl Write) -> io::Result<()> {
         with_legend(out, |text| self.columns(usize::MAX).write(text, "", 1))?;
-        elsewhere::text(&self.elsewhere, &self.names, out)?;
+        elsewhere::text(&self.elsewhere(), &self.names, out)?;
         out.flush()
     }
 
@@ -96,7 +94,7 @@ impl<'a> TextMatrix<'a> {
                 with_legend(out, |text| lines.write(text, "", 0))?;
             }
         }
-        elsewhere::text(&self.elsewhere, &self.names, out)?;
+        elsewhere::text(&self.elsewhere(), &self.names, out)?;
         out.flush()
     }
 

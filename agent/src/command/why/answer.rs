@@ -23,7 +23,7 @@ use super::words;
 use crate::command::input::Input;
 use crate::command::words::policy_name;
 
-/// By what the command answers.
+/// What the answer is based on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) enum Basis {
@@ -44,7 +44,7 @@ pub(super) struct Facts<'a> {
     /// What the policies ask for.
     pub(super) wanted: NodeRuleset,
     pub(super) groups: Vec<GroupChain>,
-    /// By which the wanted rules were made.
+    /// The options of the wanted rules.
     pub(super) options: Options,
     pub(super) retained: Vec<RetainedGroup>,
     pub(super) basis: Basis,
@@ -206,7 +206,10 @@ impl Answer {
         let needs_seed = match thing {
             Thing::Chain(chain) | Thing::Rule(chain, _) => chain.is_dispatch(),
             Thing::Set(set) => set.is_dispatch() && !set.is_isolated_set(),
-            Thing::Address(_) => facts.basis == Basis::Policies && !answer.sets.is_empty(),
+            // Whose names depend on the secret.
+            Thing::Address(_) => answer.sets.iter().any(|set| {
+                SetName::ours(&set.set).is_some_and(|(name, _)| name.is_dispatch() && !name.is_isolated_set())
+            }),
             Thing::Hook | Thing::Foreign(_) => false,
         };
         answer.seed_known = facts.knows_seed || !needs_seed;
@@ -236,7 +239,7 @@ impl Facts<'_> {
             let held = self.held.family(family).chains.get(chain);
             held.or_else(|| self.wanted.family(family).chains.get(chain)).map(Vec::as_slice).unwrap_or_default()
         };
-        let (judges, policies, more_policies) = self.judged(chain, families.first().map_or(&[], |of| rules_of(*of)));
+        let (judges, policies, more_policies) = self.judged(chain, self.first_rules(chain));
         let mut rules: Vec<RuleAnswer> = Vec::new();
         for family in &families {
             let of_family = self.rules(*family, chain, rules_of(*family));
@@ -315,7 +318,7 @@ impl Facts<'_> {
         }
     }
 
-    /// Whom a chain of a group judges, and by which policies.
+    /// The endpoints that a group chain judges, and their policies.
     pub(super) fn judged(&self, chain: &ChainName, rules: &[Rule]) -> (Vec<Endpoint>, Vec<PolicyPlace>, usize) {
         let groups = || self.groups.iter().filter(|group| group.chains.contains(chain));
         if groups().next().is_some() {
@@ -352,6 +355,15 @@ impl Facts<'_> {
             }
             _ => (Vec::new(), Vec::new(), 0),
         }
+    }
+
+    /// The rules of a chain of the kernel, or else those that the policies ask for; of the first
+    /// family that has it.
+    pub(super) fn first_rules(&self, chain: &ChainName) -> &[Rule] {
+        let held = |family| self.held.family(family).chains.get(chain);
+        let wanted = |family| self.wanted.family(family).chains.get(chain);
+        let found = Family::ALL.into_iter().find_map(held).or_else(|| Family::ALL.into_iter().find_map(wanted));
+        found.map(Vec::as_slice).unwrap_or_default()
     }
 
     /// The rules of a chain of the kernel, of the first family that has it.

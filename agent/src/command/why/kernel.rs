@@ -77,11 +77,7 @@ fn filter_table(text: &str) -> impl Iterator<Item = &str> {
 
 /// Behind the name of its chain, a rule as `iptables-save`, also with `-c`, prints it.
 fn rule_of(line: &str, is_chain: impl Fn(&str) -> bool) -> Option<&str> {
-    let line = match line.strip_prefix('[').and_then(|rest| rest.split_once("] ")) {
-        Some((_, rule)) => rule,
-        None => line,
-    };
-    let (chain, rule) = line.strip_prefix("-A ")?.split_once(' ')?;
+    let (chain, rule) = text::without_counters(line).strip_prefix("-A ")?.split_once(' ')?;
     is_chain(chain).then_some(rule)
 }
 

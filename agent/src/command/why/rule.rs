@@ -13,7 +13,6 @@ use super::words;
 impl Facts<'_> {
     /// What there is to say of a rule of a chain of npc, by its text behind the chain's name.
     pub(super) fn rule(&self, chain: &ChainName, text: &str) -> Answer {
-        let of_chain = self.chain(chain);
         let said = family_of(text);
         let possible = || Family::ALL.into_iter().filter(|family| said.is_none_or(|said| said == *family));
         let in_held = |family| {
@@ -33,6 +32,7 @@ impl Facts<'_> {
         // A rule that npc does not write so is another program's, whatever its chain is called.
         let is_foreign = matches!(rule.target, Target::Foreign(_));
         let of = words::chain(chain.role());
+        let (judges, policies, more_policies) = self.judged(chain, self.first_rules(chain));
         let mut answer = self.ours(rule_line(family, chain, &rule), "rule");
         answer.role = if is_foreign {
             format!("rule that this version of npc does not write, in a chain of npc ({of})")
@@ -41,13 +41,13 @@ impl Facts<'_> {
         };
         answer.owner = answer.owner.filter(|_| !is_foreign);
         Answer {
-            direction: of_chain.direction,
+            direction: chain.role().direction(),
             families,
             held: Some(!held.is_empty()),
             wanted: !wanted.is_empty(),
-            judges: of_chain.judges,
-            policies: of_chain.policies,
-            more_policies: of_chain.more_policies,
+            judges,
+            policies,
+            more_policies,
             rules: vec![self.whole_rule_answer(family, chain, in_held(family), &rule)],
             ..answer
         }

@@ -19,7 +19,9 @@ pub(super) fn write(answer: &Answer, out: &mut impl Write) -> io::Result<()> {
     writeln!(out, "{}  {}", answer.thing, title.join(", "))?;
     if answer.owner.as_deref() != Some("npc") {
         let unknown = match answer.is {
-            "address" => "no object of the input: no set and no chain of npc is about it",
+            "address" => "no set and no chain of npc is about it",
+            // Only a rule of npc's own chains is explained.
+            _ if !answer.rules.is_empty() => "another program, or another version of npc",
             _ => "another program; npc does not know its names",
         };
         let owner = answer.owner.as_deref().unwrap_or(unknown);
@@ -83,7 +85,7 @@ pub(super) fn write(answer: &Answer, out: &mut impl Write) -> io::Result<()> {
 
 /// What the kernel and the policies say of it, if they do not agree.
 fn state(answer: &Answer) -> Option<&'static str> {
-    // Of these each line says it.
+    // For an address each line says it.
     if answer.is == "address" {
         return None;
     }

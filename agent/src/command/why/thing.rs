@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use npc_compiler::ruleset::node::{ChainName, FORWARD_CHAIN, SetName};
-use npc_compiler::ruleset::text::is_hook;
+use npc_compiler::ruleset::text::{is_hook, without_counters};
 
 use crate::command::{Exit, Stop};
 
@@ -61,14 +61,12 @@ const BUILT_IN: [&str; 5] = ["INPUT", "FORWARD", "OUTPUT", "PREROUTING", "POSTRO
 impl Thing {
     /// Reads it.
     pub(super) fn read(text: &str) -> Result<Self, Stop> {
-        let text = text.trim();
-        // As `iptables-save -c` prints a rule.
-        let text = match text.strip_prefix('[').and_then(|rest| rest.split_once("] ")) {
-            Some((_, rule)) => rule.trim_start(),
-            None => text,
-        };
-        if let Some(rule) = text.strip_prefix("-A ").or_else(|| text.strip_prefix("-I ")) {
+        let text = without_counters(text.trim()).trim_start();
+        if let Some(rule) = text.strip_prefix("-A ") {
             return Ok(Self::rule(rule.trim_start()));
+        }
+        if let Some(rule) = text.strip_prefix("-I ") {
+            return Ok(Self::rule(&without_number(rule.trim_start())));
         }
         // `:CHAIN - [0:0]` and `-N CHAIN` declare a chain.
         let name = text.strip_prefix(':').or_else(|| text.strip_prefix("-N ")).unwrap_or(text);
@@ -116,6 +114,16 @@ impl Thing {
     }
 }
 
+/// A rule, from its chain's name, without the number that `-I CHAIN NUMBER …` may have.
+fn without_number(rule: &str) -> String {
+    let mut words = rule.splitn(3, ' ');
+    let is_number = |word: &str| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_digit());
+    match (words.next(), words.next(), words.next()) {
+        (Some(chain), Some(number), rest) if is_number(number) => format!("{chain} {}", rest.unwrap_or_default()),
+        _ => rule.to_owned(),
+    }
+}
+
 /// The program whose chains or sets have such names.
 fn owner(name: &str) -> Option<&'static str> {
     OTHERS.iter().find(|(begin, _)| name.starts_with(begin)).map(|(_, owner)| *owner)
@@ -141,7 +149,10 @@ mod tests {
             (":NPC-I-x - [0:0]", &Thing::Chain(chain("NPC-I-x"))),
             ("-N NPC-I-x", &Thing::Chain(chain("NPC-I-x"))),
             ("npc4-p-x", &Thing::Set(SetName::ours("npc4-p-x").expect("a set").0)),
+            ("-I NPC-I-x 1 -p tcp -j RETURN", &rule),
+            ("-I NPC-I-x -p tcp -j RETURN", &rule),
             (hook, &Thing::Hook),
+            ("-I FORWARD 1 -j NPC-FORWARD", &Thing::Hook),
             (" fd00::1 ", &Thing::Address("fd00::1".parse().expect("an address"))),
         ] {
             assert_eq!(&Thing::read(text).expect(text), expected, "{text}");

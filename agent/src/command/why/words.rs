@@ -95,7 +95,7 @@ pub(super) fn rule(rule: &Rule, of_chain: ChainRole, meaning: impl Fn(&SetName) 
             packets.insert(0, "everything".to_owned());
         }
         if !names_peers {
-            packets.push(format!("{} everyone", if direction == Direction::Ingress { "from" } else { "to" }));
+            packets.push(format!("{} everyone", direction.peers_field()));
         }
         return packets.join(" ");
     }

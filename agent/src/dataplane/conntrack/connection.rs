@@ -16,8 +16,7 @@ use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use super::{Error, PART, SUBSYSTEM};
 use crate::dataplane::datagram::messages_where;
 
-/// How often a request is made for which, or for whose answer, the kernel had no
-/// room.
+/// How often a request is made: the kernel may have no room for it, or for its answer.
 pub(super) const TRIES: u32 = 5;
 
 /// How long the kernel may take for one part of its answer.
@@ -102,7 +101,7 @@ impl Connection {
         Ok(false)
     }
 
-    /// Deletes an entry. Whose answer is lost is deleted once more: either it is
+    /// Deletes an entry. If the answer is lost, the entry is deleted once more: either it is
     /// gone then, or it goes.
     pub(super) fn delete(&mut self, family: Family, entry: &[ConntrackAttribute]) -> Result<Deleted, Error> {
         for tries in 0..TRIES {

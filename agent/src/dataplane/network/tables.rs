@@ -238,8 +238,8 @@ impl Tables {
 
     /// The interfaces that can be those of pods, and the others; see [`Interface`].
     fn interfaces(&self, network: &mut Network) {
-        // Where a port leads out of the node, or is a VLAN or a bond that does, or
-        // is joined to another link of the node, come packets of anybody.
+        // A port that leads out of the node, or is a VLAN or a bond that does, or
+        // is joined to another link of the node, may bring packets of any sender.
         let open: BTreeSet<u32> =
             self.links.values().filter(|link| !link.is_port_of_pod()).filter_map(|link| link.controller).collect();
         let is_host = |route: &IpNetwork| route.prefix() == if route.is_ipv4() { 32 } else { 128 };

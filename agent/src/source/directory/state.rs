@@ -153,13 +153,13 @@ impl State {
                 (None, Parsed::failed(&path, &format!("cannot be read: {error}"), ""))
             }
         };
-        let is_good = parsed.problems.iter().all(|problem| problem.severity == Severity::Warning);
+        let is_good = parsed.problems.iter().all(|problem| problem.severity() == Severity::Warning);
         let was_good = is_good || is_special;
         let mut problems = parsed.problems.clone();
         match self.files.get_mut(&path) {
             // What was never a file has no version that could stay.
             Some(file) if file.was_good && !is_good && !(is_special && file.in_force.is_empty()) => {
-                for problem in problems.iter_mut().filter(|problem| problem.severity == Severity::Error) {
+                for problem in problems.iter_mut().filter(|problem| problem.severity() == Severity::Error) {
                     keep_said(problem);
                 }
                 (file.bytes, file.problems) = (bytes, problems);
@@ -185,7 +185,6 @@ impl State {
             file: shown(&self.root),
             span: None,
             code: Code::DocumentUnreadable,
-            severity: Severity::Error,
             object: None,
             path: String::new(),
             message: message.to_owned(),

@@ -9,7 +9,7 @@ use npc_compiler::object::Workload;
 use super::kinds::Body;
 use super::parse::{Item, Parsed};
 use super::position::Origin;
-use super::problem::{Code, ObjectRef, Problem, Severity};
+use super::problem::{Code, ObjectRef, Problem};
 use super::{Loaded, Options};
 
 /// Puts files together. Of two objects with one name the later one counts, as
@@ -79,7 +79,6 @@ fn duplicate(earlier: &Item, later: &Item) -> Problem {
         file: Arc::clone(&later.file),
         span: Some(later.node.span),
         code: Code::DuplicateName,
-        severity: Severity::Warning,
         object: Some(later.object.clone()),
         path: String::new(),
         message: format!("counts instead of the one at {}:{}:{}", earlier.file, at.line, at.column),

@@ -176,7 +176,7 @@ pub(super) fn pass_over(files: &mut [Parsed]) -> PassedOver {
         let mut index = 0;
         let foreign: BTreeMap<usize, Foreign> = file.foreign.drain(..).collect();
         file.problems.retain(|problem| {
-            let foreign = foreign.get(&index).filter(|_| problem.severity == Severity::Error);
+            let foreign = foreign.get(&index).filter(|_| problem.severity() == Severity::Error);
             index += 1;
             if let Some(foreign) = foreign {
                 note(*foreign, problem.span.map_or(1, |span| span.start.line));

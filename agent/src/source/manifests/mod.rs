@@ -230,7 +230,7 @@ pub fn parse_text(name: &str, text: &str, options: &Options) -> Result<Loaded, E
 fn finish(mut parsed: Vec<Parsed>, options: &Options) -> Result<Loaded, Errors> {
     let passed_over = if options.pass_over { foreign::pass_over(&mut parsed) } else { PassedOver::default() };
     let mut loaded = assemble(parsed, options);
-    if !options.allow_errors && loaded.problems.iter().any(|problem| problem.severity == Severity::Error) {
+    if !options.allow_errors && loaded.problems.iter().any(|problem| problem.severity() == Severity::Error) {
         return Err(Errors(loaded.problems));
     }
     loaded.unread.clone_from(&passed_over.unread);
@@ -246,7 +246,7 @@ fn left_out(problem: &Problem) -> Option<Unread> {
         Some(object) => (Some(object.kind.clone()), Extent::In(object.namespace.clone())),
         None => (None, Extent::Everywhere),
     };
-    (problem.severity == Severity::Error).then(|| Unread { kind, namespace, why: problem.to_string() })
+    (problem.severity() == Severity::Error).then(|| Unread { kind, namespace, why: problem.to_string() })
 }
 
 /// A path as it is shown; two paths that differ only in bytes that are not

@@ -11,7 +11,7 @@ use super::foreign::{self, Fault, Foreign};
 use super::json;
 use super::kinds::{self, Body, Kind};
 use super::position::walk;
-use super::problem::{Code, ObjectRef, Problem, Severity};
+use super::problem::{Code, ObjectRef, Problem};
 use super::span::{Mark, Span};
 use super::tree::{self, Node, Value};
 use super::types::{self, Misspelt, misspelt};
@@ -73,7 +73,6 @@ impl Parsed {
             file: Arc::clone(&parsed.file),
             span: None,
             code: Code::DocumentUnreadable,
-            severity: Severity::Error,
             object: None,
             path: String::new(),
             message: message.to_owned(),
@@ -182,7 +181,6 @@ impl Reader<'_> {
             file: Arc::clone(&self.parsed.file),
             span: Some(span),
             code,
-            severity: code.severity(),
             object: object.cloned(),
             path: path.to_owned(),
             message,

@@ -14,6 +14,17 @@ pub enum Severity {
     Error,
 }
 
+impl Severity {
+    /// As texts and other programs' formats have it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Warning => "warning",
+            Self::Error => "error",
+        }
+    }
+}
+
 /// Kinds of mistakes in files; stable codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Code {
@@ -76,8 +87,6 @@ pub struct Problem {
     pub span: Option<Span>,
     /// What kind of mistake it is.
     pub code: Code,
-    /// Whether the object was read.
-    pub severity: Severity,
     /// The object, where it is known.
     pub object: Option<ObjectRef>,
     /// The field inside the object (`spec.ingress[0].from`), or empty.
@@ -88,16 +97,21 @@ pub struct Problem {
     pub help: String,
 }
 
+impl Problem {
+    /// Whether the object was read.
+    #[must_use]
+    pub const fn severity(&self) -> Severity {
+        self.code.severity()
+    }
+}
+
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.file)?;
         if let Some(span) = self.span {
             write!(f, ":{}:{}", span.start.line, span.start.column)?;
         }
-        f.write_str(match self.severity {
-            Severity::Warning => ": warning: ",
-            Severity::Error => ": error: ",
-        })?;
+        write!(f, ": {}: ", self.severity().as_str())?;
         if let Some(object) = &self.object {
             write!(f, "{object}: ")?;
         }
@@ -153,7 +167,7 @@ impl fmt::Display for Errors {
         for problem in &self.0 {
             writeln!(f, "{problem}")?;
         }
-        let errors = self.0.iter().filter(|p| p.severity == Severity::Error).count();
+        let errors = self.0.iter().filter(|p| p.severity() == Severity::Error).count();
         let (documents, them) = if errors == 1 { ("document", "it") } else { ("documents", "them") };
         write!(
             f,

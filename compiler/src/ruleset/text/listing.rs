@@ -14,14 +14,28 @@ pub fn declared(listed: &str) -> impl Iterator<Item = &str> {
     declared.filter_map(|rest| rest.split(' ').next())
 }
 
+/// A line of a listing without the `[PACKETS:BYTES] ` that `iptables-save -c` prints before a
+/// rule. Other lines stay as they are.
+#[must_use]
+pub fn without_counters(line: &str) -> &str {
+    counters(line).map_or(line, |(_, rule)| rule)
+}
+
+/// What `iptables-save -c` prints before a rule, `PACKETS:BYTES`, and the rule.
+fn counters(line: &str) -> Option<(&str, &str)> {
+    let (counters, rule) = line.strip_prefix('[')?.split_once("] ")?;
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let (packets, bytes) = counters.split_once(':')?;
+    (is_number(packets) && is_number(bytes)).then_some((counters, rule))
+}
+
 /// Our chains and their rules.
 #[must_use]
 pub fn chains(family: Family, listed: &str) -> BTreeMap<ChainName, Vec<Rule>> {
     let mut chains: BTreeMap<ChainName, Vec<Rule>> =
         declared(listed).filter_map(ChainName::ours).map(|name| (name, Vec::new())).collect();
-    for line in
-        listed.lines().filter(|line| line.strip_prefix("-A ").is_some_and(|rest| rest.starts_with(CHAIN_PREFIX)))
-    {
+    let is_ours = |line: &&str| line.strip_prefix("-A ").is_some_and(|rest| rest.starts_with(CHAIN_PREFIX));
+    for line in listed.lines().map(without_counters).filter(is_ours) {
         if let Some((name, rule)) = printed(family, line) {
             chains.entry(name).or_default().push(rule);
         }
@@ -50,8 +64,8 @@ pub fn dropped(family: Family, listed: &str, of: &[ChainName]) -> BTreeMap<Chain
 /// The line of `[PACKETS:BYTES] -A CHAIN …`, as a save has it, or of
 /// `-A CHAIN … -c PACKETS BYTES …`, as a list does, and the packets.
 fn without_counts(line: &str) -> Option<(String, u64)> {
-    if let Some((counts, rule)) = line.strip_prefix('[').and_then(|rest| rest.split_once("] ")) {
-        return Some((rule.to_owned(), counts.split_once(':')?.0.parse().ok()?));
+    if let Some((counters, rule)) = counters(line) {
+        return Some((rule.to_owned(), counters.split_once(':')?.0.parse().ok()?));
     }
     let (before, rest) = line.rsplit_once(" -c ")?;
     let (packets, rest) = rest.split_once(' ')?;
@@ -92,6 +106,20 @@ mod tests {
     }
 
     #[test]
+    fn only_counters_are_taken_from_a_line() {
+        for (line, rule) in [
+            ("[12:720] -A NPC-A -j DROP", "-A NPC-A -j DROP"),
+            ("-A NPC-A -j DROP", "-A NPC-A -j DROP"),
+            (":NPC-A - [0:0]", ":NPC-A - [0:0]"),
+            ("[12] -A NPC-A", "[12] -A NPC-A"),
+            ("[:] -A NPC-A", "[:] -A NPC-A"),
+            ("[1:x] -A NPC-A", "[1:x] -A NPC-A"),
+        ] {
+            assert_eq!(without_counters(line), rule);
+        }
+    }
+
+    #[test]
     fn only_chains_of_ours_are_read_and_nothing_of_them_is_dropped() {
         let save = "*filter\n:FORWARD ACCEPT [0:0]\n:NPC-A - [0:0]\n:NPC-B - [0:0]\n:KUBE-X - [0:0]\n\
                     -A FORWARD -j NPC-A\n-A NPC-A -j NPC-B\n-A NPC-A -m mark --mark 0x1 -j ACCEPT\n\
@@ -105,6 +133,8 @@ mod tests {
             (ChainName::new("C"), vec![foreign("-j KUBE-X")]),
         ];
         assert_eq!(chains, expected.into());
+        let with_counts = save.replace("\n-A ", "\n[12:720] -A ");
+        assert_eq!(super::chains(Family::V4, &with_counts), chains);
     }
 
     #[test]

@@ -20,7 +20,7 @@ mod spelling;
 mod write;
 
 pub use bpf::{error_bytecode, self_bytecode};
-pub use listing::{chains, declared, dropped, is_hook};
+pub use listing::{chains, declared, dropped, is_hook, without_counters};
 pub use read::{Error, printed_in, rule};
 pub use write::{Restore, comment, create_line, hook_text, leads_to, rule_line, rule_text};
 
