@@ -78,7 +78,8 @@ pub enum NoFix {
     Service(Code),
     /// The input lacks a fact, without which no change can be judged.
     FactMissing,
-    /// No change of one object admits the flow without closing another.
+    /// Every change of one object that admits the flow closes another or opens very many
+    /// (over 10,000 pairs of ends).
     NothingFits,
 }
 
