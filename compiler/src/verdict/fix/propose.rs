@@ -189,7 +189,8 @@ impl Proposer<'_> {
         };
         let way = if self.direction == Direction::Egress { "to" } else { "from" };
         let wanted = policy_name(&format!("{}-{way}-{}", here.name, there.name));
-        let taken: BTreeSet<&str> = self.view.objects.policies.iter().map(NetworkPolicy::name).collect();
+        let here_too = self.view.objects.policies.iter().filter(|policy| policy.namespace() == self.namespace);
+        let taken: BTreeSet<&str> = here_too.map(NetworkPolicy::name).collect();
         let mut names = (2..).map(|number| format!("{wanted}-{number}"));
         let name_of =
             if taken.contains(wanted.as_str()) { names.find(|name| !taken.contains(name.as_str()))? } else { wanted };
