@@ -4,7 +4,7 @@
 //! which fewest labels would have to change. [`RuleMatcher`] judges the parts of a rule.
 
 use crate::algebra::traffic::Traffic;
-use crate::cluster::group::{Admitted, Group};
+use crate::cluster::group::Group;
 use crate::cluster::{Cluster, PolicyId};
 use crate::policy::Direction;
 use crate::verdict::flow::End;
@@ -193,12 +193,8 @@ pub(super) fn judged(
     let mut all = Vec::new();
     for policy in &group.key.policies {
         for rule in cluster.policy(*policy).rules(direction) {
-            let admitted = Admitted::of_ports(&rule.ports, direction, &group.key.resolution);
-            let (Some((mut conjuncts, labels)), Some((ports, matching_port))) =
-                (judge.peers(rule), judge.ports(rule, &admitted.traffic_to(destination.unwrap_or_default())))
-            else {
-                continue;
-            };
+            let Some((mut conjuncts, labels)) = judge.peers(rule) else { continue };
+            let Some((ports, matching_port)) = judge.ports(rule) else { continue };
             conjuncts.extend(ports);
             all.push(Candidate { policy: *policy, path: rule.path.clone(), conjuncts, matching_port, labels });
         }

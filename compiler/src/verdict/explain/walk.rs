@@ -179,7 +179,10 @@ impl Walk<'_> {
         }
         for ((from, to), pairs) in wholes {
             let mut first = pairs[0].2.clone();
-            let uniform = pairs.iter().all(|(_, _, said)| alike(said, &first));
+            let uniform = pairs.len() == 1 || {
+                let first = general(&first);
+                pairs[1..].iter().all(|(_, _, said)| general(said) == first)
+            };
             let mut add = |said: Said, parties: (Party, Party), from: &EndName, to: &EndName| {
                 let flows = said.into_iter().flat_map(|(_, flows)| flows);
                 self.explanation.flows.extend(flows.map(|flow| Flow {
@@ -358,24 +361,20 @@ pub(super) fn judged(cluster: &Cluster, from: &Unit, to: &Unit) -> Vec<Option<Fa
     judged
 }
 
-/// Whether the same is said, but for facts about an end that change nothing,
-/// as which of its addresses no block holds.
-fn alike(a: &Said, b: &Said) -> bool {
-    let general = |said: &Said| {
-        let mut said = said.clone();
-        let decisions =
-            said.iter_mut().flat_map(|(_, flows)| flows).filter_map(|flow| flow.decisions.as_mut()).flatten();
-        for decision in decisions {
-            decision.items.clear();
-            for conjunct in decision.candidates.iter_mut().flat_map(|candidate| &mut candidate.conjuncts) {
-                conjunct.got.clear();
-                let failed = conjunct.marks.iter_mut().filter_map(|mark| mark.requirement.as_mut());
-                failed.for_each(|failed| failed.value = None);
-            }
+/// What is said without facts about an end that change nothing, such as which of its addresses no
+/// block holds. If two ends have that in common, one answer holds for both.
+fn general(said: &Said) -> Said {
+    let mut said = said.clone();
+    let decisions = said.iter_mut().flat_map(|(_, flows)| flows).filter_map(|flow| flow.decisions.as_mut()).flatten();
+    for decision in decisions {
+        decision.items.clear();
+        for conjunct in decision.candidates.iter_mut().flat_map(|candidate| &mut candidate.conjuncts) {
+            conjunct.got.clear();
+            let failed = conjunct.marks.iter_mut().filter_map(|mark| mark.requirement.as_mut());
+            failed.for_each(|failed| failed.value = None);
         }
-        said
-    };
-    general(a) == general(b)
+    }
+    said
 }
 
 /// Takes over the items of rules from what is said alike of other ends.
@@ -387,7 +386,8 @@ fn join_items(said: &mut Said, other: &Said) {
 /// Pairs with one end that is a part of a prefix: parts with equal answers become
 /// one.
 fn joined(pairs: Vec<(&Unit, &Unit, Said)>) -> Vec<(Unit, Unit, Said)> {
-    let mut all: Vec<(Unit, Unit, Said)> = Vec::new();
+    // With each pair that has a part, what is said in general.
+    let mut all: Vec<((Unit, Unit, Said), Option<Said>)> = Vec::new();
     let join = |into: &mut Unit, part: &Unit, other: bool| {
         let fits = other && into.name.kind == "Block" && part.name.kind == "Block";
         if fits {
@@ -398,18 +398,19 @@ fn joined(pairs: Vec<(&Unit, &Unit, Said)>) -> Vec<(Unit, Unit, Said)> {
     };
     for (from, to, said) in pairs {
         let is_part = [from, to].iter().any(|unit| unit.name.kind == "Block");
+        let in_general = is_part.then(|| general(&said));
         let found = is_part
-            && all.iter_mut().any(|(a, b, had)| {
-                let is_joined =
-                    alike(had, &said) && (join(a, from, b.name == to.name) || join(b, to, a.name == from.name));
+            && all.iter_mut().any(|((a, b, had), had_general)| {
+                let is_joined = *had_general == in_general
+                    && (join(a, from, b.name == to.name) || join(b, to, a.name == from.name));
                 if is_joined {
                     join_items(had, &said);
                 }
                 is_joined
             });
         if !found {
-            all.push((from.clone(), to.clone(), said));
+            all.push(((from.clone(), to.clone(), said), in_general));
         }
     }
-    all
+    all.into_iter().map(|(pair, _)| pair).collect()
 }

@@ -138,19 +138,19 @@ impl Walk<'_> {
             self.refused = Some(Unanswerable::TooManyKinds { sources, destinations });
             return;
         };
-        let mut ends = self.explanation.ends.clone();
-        let mut list = |classes: &[Class], name: &dyn Fn(usize) -> EndName| {
+        let (had, mut ends) = (self.explanation.ends.len(), Vec::<EndName>::new());
+        let mut list = |classes: &[Class], units: &[&Unit]| {
             let mut firsts = Vec::with_capacity(classes.len() + 1);
             for class in classes {
-                firsts.push(ends.len());
-                let names: BTreeSet<EndName> = class.members.iter().map(|member| name(*member)).collect();
-                ends.extend(names);
+                firsts.push(had + ends.len());
+                let names: BTreeSet<&EndName> = class.members.iter().map(|member| &units[*member].name).collect();
+                ends.extend(names.into_iter().cloned());
             }
-            firsts.push(ends.len());
+            firsts.push(had + ends.len());
             firsts
         };
-        let from = list(&wide.from, &|member| sources[member].name.clone());
-        let to = list(&wide.to, &|member| destinations[member].unit.name.clone());
+        let from = list(&wide.from, &sources.iter().collect::<Vec<_>>());
+        let to = list(&wide.to, &destinations.iter().map(|destination| &destination.unit).collect::<Vec<_>>());
         let mut flows = Vec::new();
         for row in &rows {
             let (source, destination) = (&sources[row.first.0], &destinations[row.first.1]);
@@ -172,7 +172,7 @@ impl Walk<'_> {
                 ..flow
             }));
         }
-        self.explanation.ends = ends;
+        self.explanation.ends.extend(ends);
         self.explanation.flows.extend(flows);
     }
 }
@@ -368,8 +368,7 @@ impl Walk<'_> {
                     families.map(|family| !party.deciding(cluster, groups, direction, family).is_nothing())
                 }),
             };
-            let class = new(&key);
-            classes.entry(key).or_insert(class).members.push(place);
+            classes.entry(key).or_insert_with_key(new).members.push(place);
         }
         classes.into_values().collect()
     }
