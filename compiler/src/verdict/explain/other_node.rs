@@ -41,17 +41,9 @@ impl Walk<'_> {
             families.find(|family| [host, pod].iter().any(|end| end.address(cluster, *family).is_some()))
         });
         let family = family.unwrap_or(Family::V4);
-        let asked = |node: Party| Question {
-            from: if is_host(from) { node } else { from },
-            to: if is_host(to) { node } else { to },
-            family: Some(family),
-            traffic: flow.traffic.clone(),
-            service_port: None,
-            service_addresses: Vec::new(),
-            replicas: false,
-        };
-        let here = Question { from, to, ..asked(host) };
-        let is_own = here.exemption(cluster) == Some(Exemption::OwnNode);
+        let between = |from, to| Question::between(from, to, Some(family), flow.traffic.clone());
+        let asked = |node| if is_host(from) { between(node, to) } else { between(from, node) };
+        let is_own = between(from, to).exemption(cluster) == Some(Exemption::OwnNode);
         if !is_own && flow.verdict != Verdict::Unknown {
             return None;
         }

@@ -165,9 +165,7 @@ impl Walk<'_> {
         for from in sources {
             for destination in destinations {
                 let to = &destination.unit;
-                // Of what several ends send to themselves, that between them counts. A Service
-                // may send a client to itself.
-                if from.party == to.party && sources.len() > 1 && !from.is_template && route.via.is_none() {
+                if from.party == to.party && leaves_out(sources, from, route) {
                     continue;
                 }
                 let said = self.pair(from, destination, route);
@@ -323,16 +321,7 @@ impl Walk<'_> {
                 continue;
             }
             let (family, traffic) = (flow.family, flow.traffic.clone());
-            let question = Question {
-                from,
-                to,
-                family,
-                traffic,
-                service_port: None,
-                service_addresses: Vec::new(),
-                replicas: false,
-            };
-            let traffic = question.dropped_tunnels(cluster, groups);
+            let traffic = Question::between(from, to, family, traffic).dropped_tunnels(cluster, groups);
             if !traffic.is_none() {
                 let from = flow.from.without_addresses();
                 found.push(Warning::TunnelDropped { from, traffic });
@@ -340,6 +329,13 @@ impl Walk<'_> {
         }
         self.warn(found);
     }
+}
+
+/// Whether the question leaves out what an end sends to itself. A question about several ends is
+/// about what they send to each other; but a Service may send a client to itself, and a template
+/// stands for several pods.
+pub(super) fn leaves_out(sources: &[Unit], from: &Unit, route: Route<'_>) -> bool {
+    sources.len() > 1 && !from.is_template && route.via.is_none()
 }
 
 /// The families of which a pair of ends may exchange packets; none in place of both, where

@@ -22,7 +22,7 @@ use super::ends::Unit;
 use super::name::EndName;
 use super::party::Party;
 use super::question::Question;
-use super::walk::{Destination, Route, Walk, judged};
+use super::walk::{Destination, Route, Walk, judged, leaves_out};
 use crate::algebra::traffic::Traffic;
 use crate::object::{Family, Protocol};
 use crate::policy::Direction;
@@ -240,7 +240,7 @@ impl<'w, 'a> Wide<'w, 'a> {
         if !is_exempt && !is_shared && !is_alone {
             return SmallVec::from_elem(((None, false), (from.members[0], to.members[0])), 1);
         }
-        let asks_itself = is_shared && !self.leaves_out(&self.sources[from.members[0]]);
+        let asks_itself = is_shared && !leaves_out(self.sources, &self.sources[from.members[0]], self.route);
         let most = if is_alone { usize::MAX } else { 1 + usize::from(is_exempt) + usize::from(asks_itself) };
         let mut cases = SmallVec::new();
         for from in &from.members {
@@ -257,16 +257,11 @@ impl<'w, 'a> Wide<'w, 'a> {
         cases
     }
 
-    /// Whether nothing is asked of what an end sends to itself.
-    fn leaves_out(&self, from: &Unit) -> bool {
-        self.sources.len() > 1 && !from.is_template && self.route.via.is_none()
-    }
-
     /// The case of a pair; none where nothing is asked about it.
     pub(super) fn case(&self, from: usize, to: usize) -> Option<Case> {
         let (from, to) = (&self.sources[from], &self.destinations[to].unit);
         let is_itself = from.party == to.party;
-        if is_itself && self.leaves_out(from) {
+        if is_itself && leaves_out(self.sources, from, self.route) {
             return None;
         }
         let question = Self::question(from, to, None);
@@ -277,15 +272,8 @@ impl<'w, 'a> Wide<'w, 'a> {
     }
 
     fn question(from: &Unit, to: &Unit, family: Option<Family>) -> Question {
-        Question {
-            from: from.party,
-            to: to.party,
-            family,
-            traffic: Traffic::none(),
-            service_port: None,
-            service_addresses: Vec::new(),
-            replicas: from.is_template && to.is_template,
-        }
+        let replicas = from.is_template && to.is_template;
+        Question { replicas, ..Question::between(from.party, to.party, family, Traffic::none()) }
     }
 
     /// What pairs like this one have in common; none where its ends have no family in common.
