@@ -84,7 +84,7 @@ pub(super) const LISTED: usize = COMMENT_MAX / 16;
 
 /// The ports of a policy's rule for which a rule of the kernel is there.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Asked {
+pub(super) enum PortsOf {
     /// TCP ports that the rule names.
     NamedTcp,
     /// UDP ports of tunnels that it names.
@@ -93,7 +93,7 @@ pub(super) enum Asked {
     Of(Protocol),
 }
 
-impl Asked {
+impl PortsOf {
     fn ports(self, admitted: &Admitted) -> &PortSet {
         match self {
             Self::NamedTcp => &admitted.named_tcp,
@@ -144,11 +144,11 @@ impl<'s> Origin<'s> {
 /// of them, and so many of these rules.
 pub(super) fn by_ports<'s>(
     portions: &[Vec<(u16, u16)>],
-    asked: Asked,
+    ports_of: PortsOf,
     sources: &[&'s Source<'s>],
     keep: usize,
 ) -> Vec<Origin<'s>> {
-    let met = meeting(portions, sources.iter().map(|source| asked.ports(&source.admitted).ranges()), keep);
+    let met = meeting(portions, sources.iter().map(|source| ports_of.ports(&source.admitted).ranges()), keep);
     let origin = |met: Met| Origin { first: met.first.into_iter().map(|at| sources[at]).collect(), count: met.count };
     met.into_iter().map(origin).collect()
 }

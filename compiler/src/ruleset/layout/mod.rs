@@ -18,8 +18,8 @@
 //! to); addresses of pods are in sets only. So a pod that comes or goes in a
 //! known group writes set members and no rule.
 
+mod group_chains;
 mod icmp;
-mod judges;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -39,8 +39,8 @@ use crate::ruleset::node::{
 };
 
 pub use crate::ruleset::options::{MissingMatches, Options, SelfMatch};
+pub use group_chains::{GroupChain, group_chains, origins};
 use icmp::{errors, neighbour_discovery};
-pub use judges::{GroupChain, group_chains, origins};
 
 /// `fe80::/10` (RFC 4291, section 2.5.6).
 const LINK_LOCAL: Ipv6Network = Ipv6Network::new_checked(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10).unwrap();

@@ -3,9 +3,9 @@
 
 use std::net::IpAddr;
 
-use super::asked::Asked;
 use super::code::Code;
 use super::decision::{Decision, Reason};
+use super::judged_pairs::JudgedPairs;
 use super::name::EndName;
 use super::party::Party;
 use super::question::MissingFact;
@@ -53,7 +53,7 @@ pub struct Flow {
     /// The source and destination of one of the flows that this one stands for.
     pub parties: Option<(Party, Party)>,
     /// All pairs of ends that a denied flow stands for, as they were judged.
-    pub asked: Asked,
+    pub asked: JudgedPairs,
     /// The ends that it is said of, where many pairs get the same verdict in each direction;
     /// the decisions are then those of one pair, `from` and `to`.
     pub alike: Option<Alike>,

@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use indexmap::IndexMap;
 
 use super::answer::{Flow, FlowExplanation, Unanswerable, Via, Warning, Way};
-use super::asked::{Asked, Pair};
 use super::ends::{Finder, Unit};
+use super::judged_pairs::{JudgedPairs, Pair};
 use super::name::{EndName, Port, Target};
 use super::party::Party;
 use super::question::{MissingFact, Question};
@@ -265,8 +265,8 @@ impl Walk<'_> {
                     decisions: Some([decide(Direction::Egress), decide(Direction::Ingress)]),
                     parties: None,
                     asked: match verdict {
-                        Verdict::Denied if route.missing.is_empty() => Asked::of(asked.clone()),
-                        _ => Asked::default(),
+                        Verdict::Denied if route.missing.is_empty() => JudgedPairs::of(asked.clone()),
+                        _ => JudgedPairs::default(),
                     },
                     alike: None,
                 });
@@ -305,7 +305,7 @@ impl Walk<'_> {
             verdict: Verdict::Allowed,
             missing: Vec::new(),
             decisions: Some([decide(Direction::Egress), decide(Direction::Ingress)]),
-            asked: Asked::default(),
+            asked: JudgedPairs::default(),
             ..flow
         })
     }

@@ -17,8 +17,8 @@ use rustc_hash::{FxBuildHasher, FxHashMap};
 use smallvec::SmallVec;
 
 use super::answer::{Alike, Flow, Pairs, Ranges, Unanswerable};
-use super::asked::Asked;
 use super::ends::Unit;
+use super::judged_pairs::JudgedPairs;
 use super::name::EndName;
 use super::party::Party;
 use super::question::Question;
@@ -72,7 +72,7 @@ struct Key<'u> {
 /// Ends that no rule distinguishes.
 #[derive(Debug)]
 #[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own about the ends")]
-pub(super) struct Class {
+pub(super) struct EndClass {
     /// Their places among the units.
     pub(super) members: Vec<usize>,
     is_pod: bool,
@@ -86,17 +86,17 @@ pub(super) struct Class {
 
 /// What all pairs of a row have in common.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Likeness<'u> {
+struct PairKey<'u> {
     case: Case,
     asked: (&'u Traffic, Option<(Protocol, u16)>),
-    families: SmallVec<[(Option<Family>, [Side; 2]); 2]>,
+    families: SmallVec<[(Option<Family>, [SideBounds; 2]); 2]>,
     /// The family is not known, because an end has no address.
     is_bare: bool,
 }
 
 /// What one direction lets pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Side {
+struct SideBounds {
     least: TrafficId,
     most: TrafficId,
     is_isolated: bool,
@@ -108,7 +108,7 @@ pub(super) type Case = (Option<Exemption>, bool);
 
 /// Pairs with the same verdict in each direction.
 #[derive(Debug)]
-pub(super) struct Row {
+pub(super) struct PairRow {
     /// The places of the first source and destination.
     pub(super) first: (usize, usize),
     /// The classes of the sources.
@@ -125,8 +125,8 @@ pub(super) struct Wide<'w, 'a> {
     route: Route<'w>,
     sources: &'w [Unit],
     destinations: &'w [Destination],
-    pub(super) from: Vec<Class>,
-    pub(super) to: Vec<Class>,
+    pub(super) from: Vec<EndClass>,
+    pub(super) to: Vec<EndClass>,
 }
 
 impl Walk<'_> {
@@ -139,7 +139,7 @@ impl Walk<'_> {
             return;
         };
         let (had, mut ends) = (self.explanation.ends.len(), Vec::<EndName>::new());
-        let mut list = |classes: &[Class], units: &[&Unit]| {
+        let mut list = |classes: &[EndClass], units: &[&Unit]| {
             let mut firsts = Vec::with_capacity(classes.len() + 1);
             for class in classes {
                 firsts.push(had + ends.len());
@@ -168,7 +168,7 @@ impl Walk<'_> {
                 way: route.way.cloned(),
                 parties: Some((source.party, destination.unit.party)),
                 alike: Some(alike.clone()),
-                asked: Asked::of_many(),
+                asked: JudgedPairs::of_many(),
                 ..flow
             }));
         }
@@ -193,7 +193,7 @@ impl<'w, 'a> Wide<'w, 'a> {
     }
 
     /// All rows, in the order of their first sources and destinations; none if they are too many.
-    pub(super) fn rows(&self, most: Most) -> Option<Vec<Row>> {
+    pub(super) fn rows(&self, most: Most) -> Option<Vec<PairRow>> {
         if self.from.len().saturating_mul(self.to.len()) > most.pairs {
             return None;
         }
@@ -207,34 +207,34 @@ impl<'w, 'a> Wide<'w, 'a> {
                 }
             }
         }
-        let mut rows = IndexMap::<(Likeness<'_>, Ranges), Row, FxBuildHasher>::default();
+        let mut rows = IndexMap::<(PairKey<'_>, Ranges), PairRow, FxBuildHasher>::default();
         for (place, to) in self.to.iter().enumerate() {
             let members = to.members.iter().filter_map(|member| class_of.get(&self.destinations[*member].unit.party));
             let shared: BTreeSet<usize> = members.flatten().copied().collect();
-            let mut here = IndexMap::<Likeness<'_>, (Ranges, (usize, usize)), FxBuildHasher>::default();
+            let mut here = IndexMap::<PairKey<'_>, (Ranges, (usize, usize)), FxBuildHasher>::default();
             for (source, from) in self.from.iter().enumerate() {
                 for (case, first) in self.cases(from, to, shared.contains(&source)) {
-                    if let Some(likeness) = self.likeness(&mut known, from, to, case, first) {
-                        here.entry(likeness).or_insert_with(|| (Ranges::default(), first)).0.add(source, source);
+                    if let Some(key) = self.pair_key(&mut known, from, to, case, first) {
+                        here.entry(key).or_insert_with(|| (Ranges::default(), first)).0.add(source, source);
                     }
                 }
             }
-            for (likeness, (from, first)) in here {
-                let case = likeness.case;
-                let row = Row { first, from: from.clone(), to: Ranges::default(), case };
-                rows.entry((likeness, from)).or_insert(row).to.add(place, place);
+            for (key, (from, first)) in here {
+                let case = key.case;
+                let row = PairRow { first, from: from.clone(), to: Ranges::default(), case };
+                rows.entry((key, from)).or_insert(row).to.add(place, place);
             }
             if rows.len() > most.rows {
                 return None;
             }
         }
-        let mut rows: Vec<Row> = rows.into_values().collect();
+        let mut rows: Vec<PairRow> = rows.into_values().collect();
         rows.sort_by_key(|row| row.first);
         Some(rows)
     }
 
     /// The cases in which pairs of two classes are, with the first pair of each.
-    fn cases(&self, from: &Class, to: &Class, is_shared: bool) -> SmallVec<[(Case, (usize, usize)); 1]> {
+    fn cases(&self, from: &EndClass, to: &EndClass, is_shared: bool) -> SmallVec<[(Case, (usize, usize)); 1]> {
         let is_exempt = (from.is_node && to.is_pod && to.has_node) || (to.is_node && from.is_pod && from.has_node);
         let is_alone = from.is_alone || to.is_alone;
         if !is_exempt && !is_shared && !is_alone {
@@ -277,14 +277,14 @@ impl<'w, 'a> Wide<'w, 'a> {
     }
 
     /// What pairs like this one have in common; none where its ends have no family in common.
-    fn likeness(
+    fn pair_key(
         &self,
         known: &mut TrafficTable,
-        from: &Class,
-        to: &Class,
+        from: &EndClass,
+        to: &EndClass,
         case: Case,
         (source, destination): (usize, usize),
-    ) -> Option<Likeness<'w>> {
+    ) -> Option<PairKey<'w>> {
         let walk = self.walk;
         let (source, destination) = (&self.sources[source], &self.destinations[destination]);
         let mut families = SmallVec::new();
@@ -296,17 +296,17 @@ impl<'w, 'a> Wide<'w, 'a> {
                 let is_isolated = subject.is_isolated[direction as usize][slot];
                 // Where the pair is exempt, which may depend on the family, bounds say so.
                 if !is_isolated {
-                    return Side { least: TrafficId::ALL, most: TrafficId::ALL, is_isolated };
+                    return SideBounds { least: TrafficId::ALL, most: TrafficId::ALL, is_isolated };
                 }
                 let bounds = question.bounds(walk.ends.cluster, walk.ends.groups, direction);
-                Side { least: known.id(&bounds.least), most: known.id(&bounds.most), is_isolated }
+                SideBounds { least: known.id(&bounds.least), most: known.id(&bounds.most), is_isolated }
             });
             families.push((family, sides));
         }
         let asked = (&destination.traffic, destination.service_port);
         let is_bare = |unit: &Unit| !unit.party.has_address(walk.ends.cluster);
         let is_bare = is_bare(source) || is_bare(&destination.unit);
-        (!families.is_empty()).then_some(Likeness { case, asked, families, is_bare })
+        (!families.is_empty()).then_some(PairKey { case, asked, families, is_bare })
     }
 }
 
@@ -316,9 +316,9 @@ impl Walk<'_> {
         &self,
         kinds: &mut Kinds<'_>,
         units: impl Iterator<Item = (&'u Unit, Option<(&'u Traffic, Option<(Protocol, u16)>)>)>,
-    ) -> Vec<Class> {
+    ) -> Vec<EndClass> {
         let (cluster, groups) = (self.ends.cluster, self.ends.groups);
-        let mut classes = IndexMap::<Key<'u>, Class, FxBuildHasher>::default();
+        let mut classes = IndexMap::<Key<'u>, EndClass, FxBuildHasher>::default();
         for (place, (unit, asked)) in units.enumerate() {
             let party = unit.party;
             let is_bare = !party.has_address(cluster);
@@ -346,7 +346,7 @@ impl Walk<'_> {
                 alone: is_alone.then_some(place),
                 asked,
             };
-            let new = |key: &Key<'_>| Class {
+            let new = |key: &Key<'_>| EndClass {
                 members: Vec::new(),
                 is_pod: pod.is_some(),
                 is_node: key.is_node,

@@ -78,7 +78,7 @@ pub(super) fn difference(before: View<'_>, after: View<'_>, asked: &[Pair], bloc
             if (from.is_address && to.is_address) || !Affected::can_differ(from.affected, to.affected) {
                 continue;
             }
-            let pairs = Pairs { cluster: before.cluster, matrix: &old, from, to };
+            let pairs = KindPair { cluster: before.cluster, matrix: &old, from, to };
             for (exempt, sample) in pairs.samples() {
                 let difference = compared.of_pair(sample);
                 if difference.opened.is_empty() && difference.closed.is_empty() {
@@ -134,16 +134,16 @@ fn kinds(before: View<'_>, after: View<'_>, old: &Matrix<'_>, new: &Matrix<'_>) 
 /// Why a pair of two kinds may be judged unlike another: policies do not apply to it, or may not.
 type Exempt = (bool, bool);
 
-/// The pairs of two kinds.
+/// Two kinds of rows, the sources and the destinations of pairs.
 #[derive(Clone, Copy)]
-struct Pairs<'a> {
+struct KindPair<'a> {
     cluster: &'a Cluster,
     matrix: &'a Matrix<'a>,
     from: &'a Kind,
     to: &'a Kind,
 }
 
-impl Pairs<'_> {
+impl KindPair<'_> {
     fn all(self) -> impl Iterator<Item = (usize, usize)> {
         self.from.rows.iter().flat_map(move |from| self.to.rows.iter().map(move |to| (*from, *to)))
     }
@@ -184,13 +184,13 @@ struct PairDifference {
 }
 
 /// What passes between two ends in one of two matrices.
-type Bounds = [BoundIds; 3];
+type ByFamily = [BoundIds; 3];
 
 /// Two matrices, and what was worked out about their cells.
 struct Compared<'a> {
     old: &'a Matrix<'a>,
     new: &'a Matrix<'a>,
-    seen: FxHashMap<(Bounds, Bounds), Rc<PairDifference>>,
+    seen: FxHashMap<(ByFamily, ByFamily), Rc<PairDifference>>,
 }
 
 impl Compared<'_> {
