@@ -4,7 +4,7 @@
 //! ```text
 //! NPC-FORWARD   from a pod's interface with another's source  -j NPC-SPOOF: DROP (if asked for)
 //!               established, neighbour discovery, a pod itself by a Service: RETURN
-//!               ICMP errors                 goto NPC-RELATED: by whom and how long
+//!               ICMP errors                 goto NPC-RELATED: by sender and length
 //!               TCP that opens nothing      -j NPC-STRAY: denied where no rule can judge it
 //!               source ∈ npc4-egress        -j NPC-EGRESS
 //!               destination ∈ npc4-ingress  -j NPC-INGRESS
@@ -307,18 +307,19 @@ pub(crate) fn forward(
     chains
 }
 
-/// The rules for what comes from a pod's interface and not from the pod's
+/// The rules for packets that come from a pod's interface and not from the pod's
 /// address. Every interface may send from link-local addresses, which no router
-/// forwards, and a host that has no address yet from none (DHCP, duplicate
-/// address detection).
+/// forwards. A host that has no address yet sends from the unspecified address
+/// (DHCP, duplicate address detection).
 fn spoofed(family: Family) -> Vec<Rule> {
-    let nobodys: &[IpNetwork] = match family {
+    let unroutable: &[IpNetwork] = match family {
         Family::V4 => &[IpNetwork::V4(UNSPECIFIED_V4)],
         Family::V6 => &[IpNetwork::V6(LINK_LOCAL), IpNetwork::V6(UNSPECIFIED_V6)],
     };
-    let nobodys = nobodys.iter().map(|prefix| Rule { matches: vec![Match::Source(*prefix)], target: Target::Return });
+    let unroutable = unroutable.iter();
+    let returned = unroutable.map(|prefix| Rule { matches: vec![Match::Source(*prefix)], target: Target::Return });
     let comment = Match::Comment("not the source of the pod behind this interface".into());
-    nobodys.chain([Rule { matches: vec![comment], target: Target::Drop }]).collect()
+    returned.chain([Rule { matches: vec![comment], target: Target::Drop }]).collect()
 }
 
 /// What reaches a bridged pod by an address that no set holds: from or to a

@@ -30,11 +30,11 @@ pub struct Beside {
     pub got: String,
 }
 
-/// So many policies of a namespace, or rules, are looked through: in a namespace of more, each answer
-/// would take milliseconds.
+/// An answer looks through at most this many policies of a namespace, or rules. With more, each
+/// answer would take milliseconds.
 const LOOKED_THROUGH: usize = 1000;
 
-/// So many letters may differ in two values of which one is taken for a slip of the other.
+/// If two values differ in at most this many letters, one counts as a misspelling of the other.
 const SLIPS: usize = 2;
 
 impl Beside {

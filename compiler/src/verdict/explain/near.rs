@@ -118,7 +118,7 @@ impl Candidate {
     }
 }
 
-/// So many candidates of a decision are kept; of the others the number. A namespace may have
+/// A decision keeps at most this many candidates, and the number of all. A namespace may have
 /// hundreds of policies that are equally near, and each flow has candidates of its own.
 pub const NEAREST: usize = 8;
 
@@ -149,7 +149,7 @@ pub(super) fn nearest(
     all.retain(|candidate| Some((candidate.conjuncts.len(), candidate.is_about())) == fewest);
     let count = all.len();
     let ties = all.iter().take_while(|candidate| candidate.labels == all[0].labels).count();
-    // That a rule is about the port decides what is said of DNS, so one of these stays.
+    // The answer about DNS depends on whether a rule admits the port, so one such rule stays.
     if let Some(place) = all.iter().position(Candidate::matches_port).filter(|place| *place >= NEAREST) {
         all.swap(NEAREST - 1, place);
     }

@@ -9,7 +9,7 @@ use crate::cluster::{Cluster, PolicyId};
 use crate::policy::finding::{Effect, Finding};
 use crate::policy::{Direction, Peer, Peers, PolicyRule, PortMatch, Ports, spelling};
 
-/// So many parts of a group's policies are named.
+/// A decision names at most this many parts of a group's policies.
 const NAMED: usize = 3;
 
 impl Question {

@@ -125,8 +125,9 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// How many rules answers pair by pair would judge: of each pair those of the source's
-    /// egress and of the destination's ingress. Of one pair only that is no reason for classes.
+    /// The number of rules that answers pair by pair would judge: for each pair, the rules of the
+    /// source's egress and of the destination's ingress. It is 0 for a single pair, which needs no
+    /// classes.
     fn rules_judged(&self, sources: &[Unit], destinations: &[Destination]) -> usize {
         if sources.len().saturating_mul(destinations.len()) == 1 {
             return 0;
@@ -294,7 +295,7 @@ impl Walk<'_> {
         said
     }
 
-    /// Of replicas behind a Service, one may get back what it sent itself.
+    /// The flow of a packet that a Service sends back to the replica that it came from.
     fn hairpin(&self, question: Question, traffic: &Traffic, like: Option<&Flow>) -> Option<Flow> {
         let Finder { cluster, groups } = self.ends;
         let is_one = question.replicas && question.from == question.to;

@@ -33,8 +33,8 @@ use crate::verdict::matrix::judge::{KindId, Kinds, TrafficId, TrafficTable};
 /// pair by pair, each with reasons of its own.
 pub(super) const PAIRWISE: usize = 2_500;
 
-/// So are questions for which answers pair by pair would judge more rules than this: a denial
-/// judges each rule of its policies to find the nearest.
+/// Questions are also answered by classes if answers pair by pair would judge more rules than
+/// this: a denial judges each rule of its policies to find the nearest.
 pub(super) const RULES_JUDGED: usize = 100_000;
 
 /// Questions about more than this are refused, because their time grows with the number of
@@ -294,7 +294,7 @@ impl<'w, 'a> Wide<'w, 'a> {
             let sides = Direction::ALL.map(|direction| {
                 let subject = if direction == Direction::Egress { from } else { to };
                 let is_isolated = subject.is_isolated[direction as usize][slot];
-                // Where the pair is exempt, which may depend on the family, bounds say so.
+                // Below, the bounds take into account that the pair may be exempt in this family.
                 if !is_isolated {
                     return SideBounds { least: TrafficId::ALL, most: TrafficId::ALL, is_isolated };
                 }

@@ -148,7 +148,8 @@ impl KindPair<'_> {
         self.from.rows.iter().flat_map(move |from| self.to.rows.iter().map(move |to| (*from, *to)))
     }
 
-    /// Only with an address a pod may be exempt from policies; pods, only with themselves.
+    /// Whether policies do not apply to a pair, and whether they may not. That depends on the
+    /// pair if one end is an address; a pair of pods is exempt only if both are the same pod.
     fn exempt(self, (from, to): (usize, usize)) -> Exempt {
         let has_address = self.from.is_address || self.to.is_address;
         match (self.matrix.ends(from).next(), self.matrix.ends(to).next()) {

@@ -6,10 +6,10 @@
 //!                       difference of two matrices ─▶ Fix, or NoFix with the reason
 //! ```
 //!
-//! This room decides nothing about flows. A change counts as checked only if
-//! [`Pair::verdict`] says ALLOWED for each pair of the flow after the change, which is the
-//! engine that `npc explain` answers with. A change that closes anything is not proposed, but
-//! for a label that the author wrote on a workload and forgot in its template.
+//! This module does not judge flows itself. A change counts as checked only if
+//! [`Pair::verdict`] says ALLOWED for each pair of the flow after the change; `npc explain`
+//! answers by the same engine. npc proposes no change that closes anything, except for a label
+//! that the author wrote on a workload and forgot in its template.
 //!
 //! A proposal names its peer and its ports. None admits every peer or every port.
 

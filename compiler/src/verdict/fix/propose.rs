@@ -52,7 +52,7 @@ pub(super) enum Size {
     WideRule,
 }
 
-/// So many rules and policies are tried: each try compiles the cluster.
+/// npc tries at most this many rules and policies, because each try compiles the cluster.
 const TRIED: usize = 4;
 
 /// The workloads whose pod templates can be changed, and the path of the template.
