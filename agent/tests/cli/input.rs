@@ -39,7 +39,7 @@ fn a_field_that_the_api_does_not_have_is_one_warning() {
     };
     check(
         "Ingress: [{}]",
-        "4:25: warning: networkpolicy default/p spec.Ingress: the API has no such field (did you mean ingress?); it is ignored",
+        "4:25: warning: networkpolicy default/p spec.Ingress: the API has no such field (did you mean ingress?); npc enforces the policy without it",
     );
     check(
         "ingress: [{from: [{ipBlok: {}}]}]",

@@ -98,6 +98,38 @@ fn sarif_is_valid_and_every_result_has_its_rule() {
 }
 
 #[test]
+fn a_misspelt_field_of_the_spec_is_an_error_and_a_denials_reason() {
+    for (spec, field) in [
+        ("podSelecter: {matchLabels: {app: db}}, policyTypes: [Ingress]", "podSelecter"),
+        ("podSelector: {}, policyType: [Egress]", "policyType"),
+        ("podSelector: {}, ingres: [{}]", "ingres"),
+        ("podSelector: {}, policyTypes: [Ingress, Egress], egres: [{}]", "egres"),
+    ] {
+        let pod = |name: &str, number: u8| {
+            format!(
+                "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, labels: {{app: {name}}}}}\n\
+                 spec: {{containers: [{{name: c}}]}}\nstatus: {{phase: Running, podIP: 10.0.0.{number}}}\n"
+            )
+        };
+        let policy =
+            format!("apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: p}}\nspec: {{{spec}}}\n");
+        let files = Files::of(&[policy, pod("web", 1), pod("api", 2)].concat());
+        let findings = files.npc("lint", &["-o", "json"]).json();
+        let findings = findings["findings"].as_array().unwrap();
+        assert_eq!(findings.len(), 1, "{findings:?}");
+        assert_eq!(
+            [&findings[0]["severity"], &findings[0]["path"], &findings[0]["effect"]],
+            ["Error", &format!("spec.{field}"), "npc enforces the policy without it"]
+        );
+        // `egres` is why egress is denied, and not why ingress is.
+        let answer = files.npc("explain", &["web", "api:80"]);
+        for part in ["denied[rule-not-understood]", &format!("networkpolicy default/p  spec.{field}")] {
+            assert_eq!(answer.out.matches(part).count(), 1, "{}{}", answer.out, answer.err);
+        }
+    }
+}
+
+#[test]
 fn a_finding_is_one_command_of_a_workflow_whatever_it_quotes() {
     let answer = Files::of(WRONG).npc("lint", &["-o", "github"]);
     let lines: Vec<&str> = answer.out.lines().collect();

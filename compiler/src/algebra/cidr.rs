@@ -72,6 +72,13 @@ impl Cidr {
         Self { family, first: number & !mask, last: number | mask, length }
     }
 
+    /// The prefix that holds one address.
+    #[must_use]
+    pub fn of_address(address: IpAddr) -> Self {
+        let family = Family::of(&address);
+        Self::new(family, number(address), bits(family))
+    }
+
     /// The prefix of all addresses of a family.
     #[must_use]
     pub fn everything(family: Family) -> Self {

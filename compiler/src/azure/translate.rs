@@ -138,10 +138,7 @@ fn isolates(spec: &api::NetworkPolicySpec) -> [bool; 2] {
 type Rule<'a> = (Option<&'a [api::NetworkPolicyPeer]>, Option<&'a [api::NetworkPolicyPort]>);
 
 fn read_rules(direction: Direction, namespace: &str, rules: &[Rule<'_>]) -> Result<Vec<Term>, Refusal> {
-    let (section, field) = match direction {
-        Direction::Ingress => ("ingress", "from"),
-        Direction::Egress => ("egress", "to"),
-    };
+    let (section, field) = (direction.section(), direction.peers_field());
     let list = |rule: &Rule<'_>| (rule.0.unwrap_or_default().len(), rule.1.unwrap_or_default().len());
     // One rule without anything, and no other is looked at.
     if let Some(i) = rules.iter().position(|rule| list(rule) == (0, 0)) {

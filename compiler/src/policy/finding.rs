@@ -95,6 +95,9 @@ pub enum Effect {
     IsolatesBoth,
     /// It is understood as older API servers did, and works.
     Works,
+    /// A field directly below `spec` that the API does not have. The policy is what the other
+    /// fields make of it: without its podSelector it selects every pod of its namespace.
+    FieldDropped,
     /// It makes no difference.
     Ignored,
 }
@@ -121,6 +124,7 @@ impl fmt::Display for Effect {
             Self::AllowsNothing => "the policy isolates what the rest of its podSelector selects and allows nothing",
             Self::IsolatesBoth => "the policy isolates its pods for ingress and egress",
             Self::Works => "it works, but today's API server would refuse it",
+            Self::FieldDropped => "npc enforces the policy without it",
             Self::Ignored => "it is ignored",
         })
     }

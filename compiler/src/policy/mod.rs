@@ -64,6 +64,12 @@ impl Direction {
         self.fields().1
     }
 
+    /// The section of the spec with its rules: `ingress` or `egress`.
+    #[must_use]
+    pub const fn section(self) -> &'static str {
+        self.fields().0
+    }
+
     /// The section of the spec, and the field with a rule's peers.
     const fn fields(self) -> (&'static str, &'static str) {
         match self {

@@ -104,11 +104,11 @@ impl Reader<'_> {
     fn policy(&mut self, spec: Option<&api::NetworkPolicySpec>) -> Policy {
         let empty = api::NetworkPolicySpec::default();
         let spec = spec.unwrap_or(&empty);
-        self.unknown_fields(
-            "",
-            |field| !["spec.podSelector", "spec.ingress", "spec.egress"].iter().any(|part| is_below(field, part)),
-            Effect::Ignored,
-        );
+        let is_of_spec = |field: &str| is_below(field, "spec");
+        let is_elsewhere =
+            |field: &str| !["spec.podSelector", "spec.ingress", "spec.egress"].iter().any(|part| is_below(field, part));
+        self.unknown_fields("", |field| !is_of_spec(field), Effect::Ignored);
+        self.unknown_fields("spec", is_elsewhere, Effect::FieldDropped);
         if let Some(problem) = syntax::wrong_name(self.name).filter(|_| !self.name.is_empty()) {
             self.report("metadata.name", Code::NameInvalid, problem, Effect::Works);
         }

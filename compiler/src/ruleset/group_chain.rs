@@ -14,7 +14,7 @@ use crate::policy::Direction;
 use crate::ruleset::name::{Fields, Hash};
 use crate::ruleset::node::{ChainName, Match, Rule, SetField, SetName, Target};
 use crate::ruleset::options::Options;
-use crate::ruleset::origin::{self, Asked, Origin};
+use crate::ruleset::origin::{self, Origin, PortsOf};
 use crate::ruleset::set_definition::{Definition, PortNames};
 use crate::ruleset::text;
 
@@ -144,9 +144,9 @@ impl Leaf {
         let mut is_wide = false;
         if self.judge_strays {
             done = PortSet::union_of(of_anyone.iter().map(|(_, admitted)| &admitted.named_tcp));
-            self.ports(Protocol::Tcp, &done, None, Asked::NamedTcp, &by_anyone);
+            self.ports(Protocol::Tcp, &done, None, PortsOf::NamedTcp, &by_anyone);
             let wanted = |admitted: &Admitted| admitted.named_tcp.difference(&done);
-            self.joined(family, field, Protocol::Tcp, (&to_some, admission, Asked::NamedTcp), wanted);
+            self.joined(family, field, Protocol::Tcp, (&to_some, admission, PortsOf::NamedTcp), wanted);
             self.rules.extend(named.take());
             let unnamed = |admitted: &Admitted| {
                 let all = admitted.traffic.of(Protocol::Tcp);
@@ -157,7 +157,7 @@ impl Leaf {
         }
         if !kept.is_empty() {
             let wanted = |admitted: &Admitted| admitted.tunnels.intersection(&kept);
-            self.joined(family, field, Protocol::Udp, (&to_some, admission, Asked::Tunnels), wanted);
+            self.joined(family, field, Protocol::Udp, (&to_some, admission, PortsOf::Tunnels), wanted);
             self.rules.extend(named.take());
             self.keep(&[Match::Protocol(Protocol::Udp), Match::DestinationPorts(kept.ranges().to_vec())]);
         }
@@ -176,12 +176,18 @@ impl Leaf {
             _ => ports.clone(),
         };
         for protocol in Protocol::ALL {
-            self.ports(protocol, &asked(protocol, None, to_anyone.of(protocol)), None, Asked::Of(protocol), &by_anyone);
+            self.ports(
+                protocol,
+                &asked(protocol, None, to_anyone.of(protocol)),
+                None,
+                PortsOf::Of(protocol),
+                &by_anyone,
+            );
         }
         let (whole, partly): (Vec<_>, Vec<_>) =
             to_some.into_iter().partition(|(admitted, _)| admitted.traffic.is_all());
         for protocol in Protocol::ALL {
-            self.joined(family, field, protocol, (&partly, admission, Asked::Of(protocol)), |admitted| {
+            self.joined(family, field, protocol, (&partly, admission, PortsOf::Of(protocol)), |admitted| {
                 let ports = admitted.traffic.of(protocol).difference(to_anyone.of(protocol));
                 asked(protocol, Some(admitted), &ports)
             });
@@ -218,7 +224,7 @@ impl Leaf {
         family: Family,
         field: SetField,
         protocol: Protocol,
-        (peers, admission, asked): (&[(&Admitted, Vec<&Atom>)], &Admission<'_>, Asked),
+        (peers, admission, ports_of): (&[(&Admitted, Vec<&Atom>)], &Admission<'_>, PortsOf),
         wanted: impl Fn(&Admitted) -> PortSet,
     ) {
         let mut by_ports = BTreeMap::<PortSet, (Vec<&Atom>, Vec<&Admitted>)>::new();
@@ -232,7 +238,7 @@ impl Leaf {
         }
         for (ports, (atoms, admitted)) in by_ports {
             let peers = self.peers(family, field, atoms);
-            self.ports(protocol, &ports, peers.as_ref(), asked, &admission.sources(admitted));
+            self.ports(protocol, &ports, peers.as_ref(), ports_of, &admission.sources(admitted));
         }
     }
 
@@ -285,11 +291,11 @@ impl Leaf {
         protocol: Protocol,
         ports: &PortSet,
         peers: Option<&Match>,
-        asked: Asked,
+        ports_of: PortsOf,
         sources: &[&Source<'_>],
     ) {
         let portions = chunks(ports);
-        let origins = origin::by_ports(&portions, asked, sources, self.kept());
+        let origins = origin::by_ports(&portions, ports_of, sources, self.kept());
         for (ports, origin) in portions.into_iter().zip(origins) {
             let mut matches = vec![Match::Protocol(protocol)];
             if ports != [Traffic::PORTS] {

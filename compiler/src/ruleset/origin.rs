@@ -79,12 +79,12 @@ impl Named {
 /// What stands between a direction and the policies that isolate.
 const BY: &str = " isolated by ";
 
-/// As many rules a comment can list, whatever their names are: each takes 16 bytes and more.
+/// A comment lists at most this many rules, because each takes at least 16 bytes.
 pub(super) const LISTED: usize = COMMENT_MAX / 16;
 
 /// The ports of a policy's rule for which a rule of the kernel is there.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Asked {
+pub(super) enum PortsOf {
     /// TCP ports that the rule names.
     NamedTcp,
     /// UDP ports of tunnels that it names.
@@ -93,7 +93,7 @@ pub(super) enum Asked {
     Of(Protocol),
 }
 
-impl Asked {
+impl PortsOf {
     fn ports(self, admitted: &Admitted) -> &PortSet {
         match self {
             Self::NamedTcp => &admitted.named_tcp,
@@ -113,7 +113,7 @@ pub(super) struct Origin<'s> {
 }
 
 impl<'s> Origin<'s> {
-    /// Of these rules, and keeps so many of them.
+    /// The origin that consists of these rules. It keeps at most `keep` of them.
     pub(super) fn of(sources: impl IntoIterator<Item = &'s Source<'s>>, keep: usize) -> Self {
         let mut sources = sources.into_iter();
         let first: Vec<_> = sources.by_ref().take(keep).collect();
@@ -144,16 +144,16 @@ impl<'s> Origin<'s> {
 /// of them, and so many of these rules.
 pub(super) fn by_ports<'s>(
     portions: &[Vec<(u16, u16)>],
-    asked: Asked,
+    ports_of: PortsOf,
     sources: &[&'s Source<'s>],
     keep: usize,
 ) -> Vec<Origin<'s>> {
-    let met = meeting(portions, sources.iter().map(|source| asked.ports(&source.admitted).ranges()), keep);
+    let met = meeting(portions, sources.iter().map(|source| ports_of.ports(&source.admitted).ranges()), keep);
     let origin = |met: Met| Origin { first: met.first.into_iter().map(|at| sources[at]).collect(), count: met.count };
     met.into_iter().map(origin).collect()
 }
 
-/// Of lists of ranges, those that meet a portion of ports.
+/// The lists of ranges that meet a portion of ports.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Met {
     /// The numbers of the first, as many as are kept.

@@ -137,15 +137,8 @@ mod tests {
     use crate::verdict::matrix::{By, Matrix, Options};
 
     fn question(from: PodId, to: PodId, family: Option<Family>) -> Question {
-        Question {
-            from: Party::End(End::Pod(from)),
-            to: Party::End(End::Pod(to)),
-            family,
-            traffic: Traffic::all(),
-            service_port: None,
-            service_addresses: Vec::new(),
-            replicas: from == to,
-        }
+        let end = |pod| Party::End(End::Pod(pod));
+        Question { replicas: from == to, ..Question::between(end(from), end(to), family, Traffic::all()) }
     }
 
     proptest! {

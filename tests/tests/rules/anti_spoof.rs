@@ -97,7 +97,7 @@ fn without_the_option_there_is_nothing_of_it() {
 #[test]
 fn it_is_the_first_rule_and_only_addresses_of_no_pod_come_back() {
     let program = program(true);
-    for (part, nobodys) in [(&program.v4, &["0.0.0.0/32"][..]), (&program.v6, &["fe80::/10", "::/128"])] {
+    for (part, unroutable) in [(&program.v4, &["0.0.0.0/32"][..]), (&program.v6, &["fe80::/10", "::/128"])] {
         let first = &part.chains[&ChainName::forward()][0];
         assert_eq!(first.target, Target::Jump(ChainName::spoof()));
         assert!(matches!(first.matches[..], [Match::FromPods, Match::NotInSet(..)]));
@@ -107,6 +107,6 @@ fn it_is_the_first_rule_and_only_addresses_of_no_pod_come_back() {
             ([Match::Source(prefix)], Target::Return) => prefix.to_string(),
             _ => panic!("{rule:?}"),
         });
-        assert_eq!(sources.collect::<Vec<_>>(), nobodys);
+        assert_eq!(sources.collect::<Vec<_>>(), unroutable);
     }
 }

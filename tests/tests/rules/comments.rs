@@ -9,7 +9,8 @@ use npc_compiler::cluster::Cluster;
 use npc_compiler::object::{Family, Objects, Protocol};
 use npc_compiler::policy::Direction;
 use npc_compiler::ruleset::layout::{self, Options};
-use npc_compiler::ruleset::node::{ChainRole, Match, NodeRuleset, Rule, Target};
+use npc_compiler::ruleset::node::{ChainRole, NodeRuleset, Rule, Target};
+use npc_compiler::ruleset::origin::Named;
 use npc_tests::interpreter::{self, run};
 use npc_tests::oracle::{End, Oracle, Packet, Payload};
 use npc_tests::random;
@@ -19,23 +20,8 @@ type Origin = (String, String);
 
 /// The rules that a comment names; nothing if it leaves some out.
 fn origins(rule: &Rule) -> Option<BTreeSet<Origin>> {
-    let Some(Match::Comment(text)) = rule.matches.last() else { panic!("{rule:?} bears no comment") };
-    let mut policy = String::new();
-    let mut named = BTreeSet::new();
-    for item in text.split(", ") {
-        if item.starts_with('+') || item.ends_with("...") {
-            return None;
-        }
-        let path = match item.split_once(' ') {
-            Some((name, path)) => {
-                name.clone_into(&mut policy);
-                path
-            }
-            None => item,
-        };
-        named.insert((policy.clone(), path.to_owned()));
-    }
-    Some(named)
+    let Some(Named::Rules { rules, more }) = Named::of(rule) else { panic!("the comment of {rule:?} names no rule") };
+    (more == 0).then(|| rules.into_iter().collect())
 }
 
 /// The cluster with all other rules of a direction replaced by one that admits a single

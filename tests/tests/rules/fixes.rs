@@ -3,7 +3,9 @@
 //! again by the reader of manifests, and judged anew; what it opens is compared with the
 //! difference of two whole matrices.
 
-use std::collections::BTreeMap;
+mod narrow;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use npc_agent::source::manifests::{Options, parse_text};
@@ -18,6 +20,8 @@ use npc_compiler::verdict::matrix::{self, By, Matrix};
 use npc_tests::random;
 use proptest::test_runner::{TestCaseError, TestError};
 use serde_json::{Value, json};
+
+use narrow::is_narrow;
 
 /// Addresses that the fixes of random clusters are compared for, beside those of nodes.
 const OUTSIDE: [&str; 5] = ["203.0.113.9", "10.0.0.65", "198.51.100.7", "2001:db8:1::9", "fd00::77"];
@@ -63,7 +67,7 @@ fn fixed(yaml: &str, from: &str, to: &str, port: &Port) -> String {
     fix.changes.iter().map(change).chain(opened).collect::<Vec<_>>().join("\n")
 }
 
-/// The document of an object as somebody might have written it: without what is not needed.
+/// The document of an object as its author may write it: with no field that it does not need.
 fn written(objects: &Objects, change: &Change) -> Value {
     let name = &change.object.name;
     let namespace = change.object.namespace.clone().unwrap_or_default();
@@ -172,41 +176,6 @@ fn means(end: &str, id: &str, alone: &[IpAddr]) -> bool {
     Cidr::parse(end).is_ok_and(|cidr| cidr.family == Family::of(&address) && cidr.addresses().contains(number))
 }
 
-/// Whether a rule that a fix writes names its peers and its ports. A prefix is named where it
-/// was asked about.
-fn is_narrow(change: &Change, asked: [&str; 2]) -> bool {
-    let rule = |rule: &Value| {
-        let peers = rule.get("from").or_else(|| rule.get("to")).and_then(Value::as_array);
-        let is_named = |peer: &Value| {
-            let selected = peer["podSelector"]["matchLabels"].as_object().is_some_and(|labels| !labels.is_empty());
-            let is_one = |cidr: &str| cidr.ends_with("/32") || cidr.ends_with("/128") || asked.contains(&cidr);
-            let block = peer["ipBlock"]["cidr"].as_str().is_some_and(is_one);
-            selected || block
-        };
-        peers.is_some_and(|peers| !peers.is_empty() && peers.iter().all(is_named))
-            && rule["ports"]
-                .as_array()
-                .is_some_and(|ports| !ports.is_empty() && ports.iter().all(|port| port.get("port").is_some()))
-    };
-    match &change.edit {
-        Edit::NewPolicy(document) => {
-            let rules = |section: &str| document["spec"][section].as_array().cloned().unwrap_or_default();
-            rules("ingress").iter().chain(&rules("egress")).all(rule)
-                && document["spec"]["podSelector"]["matchLabels"].as_object().is_some_and(|labels| !labels.is_empty())
-        }
-        Edit::Policy(patch) => {
-            let values = serde_json::to_value(patch).unwrap();
-            let rules = |op: &Value| match (op["path"].as_str().unwrap_or_default(), &op["value"]) {
-                ("/spec/ingress" | "/spec/egress", Value::Array(rules)) => rules.clone(),
-                ("/spec/ingress/-" | "/spec/egress/-", rule) => vec![rule.clone()],
-                _ => Vec::new(),
-            };
-            values.as_array().unwrap().iter().flat_map(rules).all(|value| rule(&value))
-        }
-        Edit::Labels(..) => true,
-    }
-}
-
 /// Checks all that a fix says.
 fn check(
     objects: &Objects,
@@ -258,7 +227,12 @@ fn check(
             return Err(format!("{key:?}: opens {opened}, said {said}; {:?}", fix.changes));
         }
     }
-    let is_known = |id: &str| id.parse::<IpAddr>().is_ok() || id.contains(['-', '/']);
+    let pods: BTreeSet<&str> = new.keys().flat_map(|(from, to, _)| [from.as_str(), to.as_str()]).collect();
+    let is_known = |id: &str| {
+        let is_outside = |text: &str| text.parse::<IpAddr>().is_ok() || Cidr::parse(text).is_ok();
+        let is_range = || id.split_once('-').is_some_and(|(first, last)| is_outside(first) && is_outside(last));
+        pods.contains(id) || is_outside(id) || is_range()
+    };
     if fix.opens.iter().any(|of| !is_known(&of.from.id) || !is_known(&of.to.id)) {
         return Err(format!("{:?} names an unknown end", fix.opens));
     }
@@ -485,13 +459,32 @@ fn both_directions_are_fixed_together() {
 }
 
 #[test]
-fn what_has_no_small_fix_gets_none() {
-    let policies = ingress("");
-    for (port, reason) in [(Port::Icmp, "Icmp"), (Port::Numbers(None, 8080, 8080), "NothingFits")] {
-        let yaml = cluster(&policies);
-        // A pod without labels cannot be selected, so it gets no rule.
-        let yaml = if reason == "Icmp" { yaml } else { yaml.replace("labels: {app: web}", "labels: {}") };
-        let expected = if reason == "Icmp" { "Icmp" } else { "NoLabel(\"shop\", \"web\")" };
-        assert_eq!(fixed(&yaml, "shop/web", "shop/api", &port), expected);
+fn the_name_of_a_new_policy_is_one_that_its_namespace_does_not_have() {
+    let policy = |namespace: &str, name: &str, labels: &str| {
+        format!(
+            "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: {name}, namespace: {namespace}}}\n\
+             spec: {{podSelector: {labels}, policyTypes: [Ingress]}}\n---\n"
+        )
+    };
+    for (namespace, expected) in [("ops", "allow-api-from-web"), ("shop", "allow-api-from-web-2")] {
+        let other = policy(namespace, "allow-api-from-web", "{matchLabels: {app: none}}");
+        let yaml = cluster(&[policy("shop", "deny", "{}"), other].concat());
+        let text = fixed(&yaml, "shop/web", "shop/api", &Port::Numbers(None, 8080, 8080));
+        assert!(text.starts_with(&format!("new NetworkPolicy {expected} ")), "{text}");
     }
+}
+
+#[test]
+fn a_denial_without_a_small_fix_gets_the_reason() {
+    let port = || Port::Numbers(None, 8080, 8080);
+    assert_eq!(fixed(&cluster(&ingress("")), "shop/web", "shop/api", &Port::Icmp), "Icmp");
+    // No selector selects a pod without labels, so no rule can name it.
+    let unlabelled = cluster(&ingress("")).replace("labels: {app: web}", "labels: {}");
+    assert_eq!(fixed(&unlabelled, "shop/web", "shop/api", &port()), "NoLabel(\"shop\", \"web\")");
+    // A policy whose podSelector is not understood allows nothing, whatever its rules are, and a
+    // new policy would need a label of the destination.
+    let policy = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: all, namespace: shop}\n\
+                  spec: {podSelector: {matchExpressions: [{key: app, operator: Near}]}, policyTypes: [Ingress]}\n---\n";
+    let unlabelled = cluster(policy).replace("labels: {app: api, tier: back}", "labels: {}");
+    assert_eq!(fixed(&unlabelled, "shop/web", "shop/api", &port()), "NothingFits");
 }

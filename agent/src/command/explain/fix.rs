@@ -234,6 +234,8 @@ fn why_not(reason: &NoFix) -> String {
                 .to_owned()
         }
         NoFix::FactMissing => "no fix: the input lacks a fact that decides".to_owned(),
-        NoFix::NothingFits => "no fix: no small change admits this flow without closing another".to_owned(),
+        NoFix::NothingFits => {
+            "no fix: no small change admits this flow without closing another or opening very many".to_owned()
+        }
     }
 }

@@ -41,7 +41,7 @@ impl LocalGroups {
         })
     }
 
-    /// The empty groups of a namespace that are one too many.
+    /// The empty groups of a namespace beyond the [`RETAINED`] that are kept.
     pub(super) fn surplus(&self, direction: Direction, namespace: &str) -> Vec<Hash> {
         let Some(here) = self.namespaces.get(namespace) else { return Vec::new() };
         let groups = &self.groups[direction as usize];

@@ -4,7 +4,7 @@
 //! ```text
 //! NPC-FORWARD   from a pod's interface with another's source  -j NPC-SPOOF: DROP (if asked for)
 //!               established, neighbour discovery, a pod itself by a Service: RETURN
-//!               ICMP errors                 goto NPC-RELATED: by whom and how long
+//!               ICMP errors                 goto NPC-RELATED: by sender and length
 //!               TCP that opens nothing      -j NPC-STRAY: denied where no rule can judge it
 //!               source ∈ npc4-egress        -j NPC-EGRESS
 //!               destination ∈ npc4-ingress  -j NPC-INGRESS
@@ -18,8 +18,8 @@
 //! to); addresses of pods are in sets only. So a pod that comes or goes in a
 //! known group writes set members and no rule.
 
+mod group_chains;
 mod icmp;
-mod judges;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -39,8 +39,8 @@ use crate::ruleset::node::{
 };
 
 pub use crate::ruleset::options::{MissingMatches, Options, SelfMatch};
+pub use group_chains::{GroupChain, group_chains, origins};
 use icmp::{errors, neighbour_discovery};
-pub use judges::{GroupChain, group_chains, origins};
 
 /// `fe80::/10` (RFC 4291, section 2.5.6).
 const LINK_LOCAL: Ipv6Network = Ipv6Network::new_checked(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10).unwrap();
@@ -307,18 +307,19 @@ pub(crate) fn forward(
     chains
 }
 
-/// The rules for what comes from a pod's interface and not from the pod's
+/// The rules for packets that come from a pod's interface and not from the pod's
 /// address. Every interface may send from link-local addresses, which no router
-/// forwards, and a host that has no address yet from none (DHCP, duplicate
-/// address detection).
+/// forwards. A host that has no address yet sends from the unspecified address
+/// (DHCP, duplicate address detection).
 fn spoofed(family: Family) -> Vec<Rule> {
-    let nobodys: &[IpNetwork] = match family {
+    let unroutable: &[IpNetwork] = match family {
         Family::V4 => &[IpNetwork::V4(UNSPECIFIED_V4)],
         Family::V6 => &[IpNetwork::V6(LINK_LOCAL), IpNetwork::V6(UNSPECIFIED_V6)],
     };
-    let nobodys = nobodys.iter().map(|prefix| Rule { matches: vec![Match::Source(*prefix)], target: Target::Return });
+    let unroutable = unroutable.iter();
+    let returned = unroutable.map(|prefix| Rule { matches: vec![Match::Source(*prefix)], target: Target::Return });
     let comment = Match::Comment("not the source of the pod behind this interface".into());
-    nobodys.chain([Rule { matches: vec![comment], target: Target::Drop }]).collect()
+    returned.chain([Rule { matches: vec![comment], target: Target::Drop }]).collect()
 }
 
 /// What reaches a bridged pod by an address that no set holds: from or to a

@@ -3,9 +3,9 @@
 
 use std::net::IpAddr;
 
-use super::asked::Asked;
 use super::code::Code;
 use super::decision::{Decision, Reason};
+use super::judged_pairs::JudgedPairs;
 use super::name::EndName;
 use super::party::Party;
 use super::question::MissingFact;
@@ -53,7 +53,7 @@ pub struct Flow {
     /// The source and destination of one of the flows that this one stands for.
     pub parties: Option<(Party, Party)>,
     /// All pairs of ends that a denied flow stands for, as they were judged.
-    pub asked: Asked,
+    pub asked: JudgedPairs,
     /// The ends that it is said of, where many pairs get the same verdict in each direction;
     /// the decisions are then those of one pair, `from` and `to`.
     pub alike: Option<Alike>,
@@ -135,7 +135,7 @@ pub struct Via {
     pub port: Option<u16>,
     /// Where the port leads.
     pub target: Option<TargetPort>,
-    /// To how many places it leads; 0 too where the input does not say.
+    /// The number of places that it leads to; 0 also if the input does not say.
     pub backends: usize,
 }
 
@@ -267,7 +267,7 @@ impl FlowExplanation {
     pub fn verdict(&self) -> Verdict {
         let has = |verdict| self.flows.iter().any(|flow| flow.verdict == verdict);
         let (allowed, denied) = (has(Verdict::Allowed), has(Verdict::Denied));
-        // That it passes by one node is known, whatever becomes of it by another.
+        // If one node lets the flow pass, that is known, whatever another node does with it.
         let by_node = |way: fn(&Way) -> bool, verdict| {
             let ways = self.flows.iter().filter(|flow| flow.way.as_ref().is_some_and(way));
             ways.into_iter().any(|flow| flow.verdict == verdict)
@@ -291,7 +291,7 @@ impl FlowExplanation {
         let mut missing = Vec::new();
         for flow in self.flows.iter().filter(|flow| flow.verdict == Verdict::Unknown) {
             for fact in &flow.missing {
-                // Of a source that is a Service it is about the source.
+                // If the source is a Service, the fact is about the source.
                 let is_source = matches!(fact, MissingFact::Backends { .. }) && flow.via.is_none();
                 let (subject, other) = if is_source { (&flow.to, &flow.from) } else { (&flow.from, &flow.to) };
                 missing.push(Missing { fact: fact.clone(), subject: subject.clone(), other: other.clone() });

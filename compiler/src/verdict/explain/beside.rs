@@ -30,11 +30,11 @@ pub struct Beside {
     pub got: String,
 }
 
-/// So many policies of a namespace, or rules, are looked through: in a namespace of more, each answer
-/// would take milliseconds.
+/// An answer looks through at most this many policies of a namespace, or rules. With more, each
+/// answer would take milliseconds.
 const LOOKED_THROUGH: usize = 1000;
 
-/// So many letters may differ in two values of which one is taken for a slip of the other.
+/// If two values differ in at most this many letters, one counts as a misspelling of the other.
 const SLIPS: usize = 2;
 
 impl Beside {
@@ -67,13 +67,13 @@ impl Question {
                 let opposite = policy.rules(direction.opposite());
                 let has_none = policy.isolates(direction) && policy.rules(direction).is_empty();
                 if has_none && policy.isolates(direction.opposite()) && opposite.iter().any(is_about) {
-                    let other_way = direction.opposite().as_str().to_lowercase();
+                    let other_way = direction.opposite().section();
                     add(Some(Beside {
                         policy: id,
                         code: Code::DirectionOther,
                         path: format!("spec.{other_way}"),
                         requirement: None,
-                        want: format!("a rule for {}", direction.as_str().to_lowercase()),
+                        want: format!("a rule for {}", direction.section()),
                         got: format!("rules for {other_way} that mean the other end"),
                     }));
                 }
@@ -156,7 +156,7 @@ fn types_missing(id: PolicyId, policy: &Policy, direction: Direction) -> Option<
         want: format!("{} in policyTypes", direction.as_str()),
         got: format!(
             "{rules} {} {}, but policyTypes names only {}",
-            direction.as_str().to_lowercase(),
+            direction.section(),
             if rules == 1 { "rule" } else { "rules" },
             direction.opposite().as_str()
         ),

@@ -46,8 +46,8 @@ pub struct Decision {
     pub isolated_by: Vec<PolicyId>,
     /// The rules that admit some of it: policy and path.
     pub rules: Vec<(PolicyId, String)>,
-    /// Of each of these rules the items that admit the other end: `from[0]`; none of a rule
-    /// that admits everyone. Of a flow that stands for several, the items of each.
+    /// For each of these rules, the items that admit the other end, such as `from[0]`. A rule
+    /// that admits every peer has none. A flow that stands for several has the items of each.
     pub items: BTreeMap<(PolicyId, String), Vec<String>>,
     /// How many rules the policies have in this direction.
     pub rule_count: usize,
@@ -110,7 +110,7 @@ impl Question {
             _ if verdict == Verdict::Allowed => Reason::Rule,
             (None, _, Some(first)) => {
                 let denied = self.traffic.difference(&bounds.most);
-                // Of several that decide together, one that denies some of it.
+                // If several groups decide together, take one that denies some of the traffic.
                 let seen = other.seen(cluster, subject, self.family);
                 let is_why = |group: &&&Group| !denied.difference(&group.traffic(cluster, seen)).is_none();
                 let group = deciding.iter().find(is_why).unwrap_or(first);

@@ -1,4 +1,5 @@
-//! One endpoint alone: what isolates it, with whom it may exchange what.
+//! One endpoint alone: the policies that isolate it, and the traffic that it may exchange with
+//! each peer.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -18,12 +18,12 @@
 //! the words are the command's.
 
 mod answer;
-mod asked;
 mod beside;
 mod code;
 mod decision;
 mod endpoint;
 mod ends;
+mod judged_pairs;
 mod mark;
 mod name;
 mod near;
@@ -38,12 +38,12 @@ mod wide;
 
 pub use super::bounds::{Bounds, Verdict};
 pub use answer::{Alike, Flow, FlowExplanation, Missing, Pairs, Ranges, Unanswerable, Via, Warning, Way};
-pub use asked::{Asked, Pair};
 pub use beside::Beside;
 pub(in crate::verdict) use beside::is_slip;
 pub use code::Code;
 pub use decision::{Decision, Reason};
 pub use endpoint::{EndpointExplanation, Side, explain_endpoint};
+pub use judged_pairs::{JudgedPairs, Pair};
 pub use mark::{FailedRequirement, Mark};
 pub use name::{EndName, Port, Target};
 pub use near::{Candidate, Conjunct, NEAREST, Of, Part};

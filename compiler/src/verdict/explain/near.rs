@@ -4,7 +4,7 @@
 //! which fewest labels would have to change. [`RuleMatcher`] judges the parts of a rule.
 
 use crate::algebra::traffic::Traffic;
-use crate::cluster::group::{Admitted, Group};
+use crate::cluster::group::Group;
 use crate::cluster::{Cluster, PolicyId};
 use crate::policy::Direction;
 use crate::verdict::flow::End;
@@ -118,7 +118,7 @@ impl Candidate {
     }
 }
 
-/// So many candidates of a decision are kept; of the others the number. A namespace may have
+/// A decision keeps at most this many candidates, and the number of all. A namespace may have
 /// hundreds of policies that are equally near, and each flow has candidates of its own.
 pub const NEAREST: usize = 8;
 
@@ -149,7 +149,7 @@ pub(super) fn nearest(
     all.retain(|candidate| Some((candidate.conjuncts.len(), candidate.is_about())) == fewest);
     let count = all.len();
     let ties = all.iter().take_while(|candidate| candidate.labels == all[0].labels).count();
-    // That a rule is about the port decides what is said of DNS, so one of these stays.
+    // The answer about DNS depends on whether a rule admits the port, so one such rule stays.
     if let Some(place) = all.iter().position(Candidate::matches_port).filter(|place| *place >= NEAREST) {
         all.swap(NEAREST - 1, place);
     }
@@ -193,12 +193,8 @@ pub(super) fn judged(
     let mut all = Vec::new();
     for policy in &group.key.policies {
         for rule in cluster.policy(*policy).rules(direction) {
-            let admitted = Admitted::of_ports(&rule.ports, direction, &group.key.resolution);
-            let (Some((mut conjuncts, labels)), Some((ports, matching_port))) =
-                (judge.peers(rule), judge.ports(rule, &admitted.traffic_to(destination.unwrap_or_default())))
-            else {
-                continue;
-            };
+            let Some((mut conjuncts, labels)) = judge.peers(rule) else { continue };
+            let Some((ports, matching_port)) = judge.ports(rule) else { continue };
             conjuncts.extend(ports);
             all.push(Candidate { policy: *policy, path: rule.path.clone(), conjuncts, matching_port, labels });
         }

@@ -9,7 +9,7 @@ use crate::cluster::{Cluster, PolicyId};
 use crate::policy::finding::{Effect, Finding};
 use crate::policy::{Direction, Peer, Peers, PolicyRule, PortMatch, Ports, spelling};
 
-/// So many parts of a group's policies are named.
+/// A decision names at most this many parts of a group's policies.
 const NAMED: usize = 3;
 
 impl Question {
@@ -38,15 +38,12 @@ impl Question {
             }
             Effect::AllowsNothing => true,
             Effect::IsolatesBoth => cluster.policy(id).rules(direction).is_empty(),
-            // The misspelt section of the rules.
-            Effect::Ignored => {
-                let is_section = finding.path.strip_prefix("spec.").is_some_and(|rest| !rest.contains(['.', '[']));
-                let section = direction.as_str().to_lowercase();
-                is_section
-                    && cluster.policy(id).rules(direction).is_empty()
-                    && spelling::meant(&finding.path) == Some(section.as_str())
+            // A field of the spec, unless it is the misspelt section of the other direction.
+            Effect::FieldDropped => {
+                cluster.policy(id).rules(direction).is_empty()
+                    && spelling::meant(&finding.path) != Some(direction.opposite().section())
             }
-            Effect::Works => false,
+            Effect::Works | Effect::Ignored => false,
         };
         let found = findings.filter(|(id, finding)| is_reason(*id, finding));
         let beside = found.map(|(policy, finding)| Beside {

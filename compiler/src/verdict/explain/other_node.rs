@@ -2,6 +2,7 @@
 //! is its node to policies, and a pod and its own node are always allowed, so the answer for
 //! one node is not the answer for the next.
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -18,11 +19,14 @@ impl Walk<'_> {
     /// Warns where the answer for a hostNetwork pod, or for a node, holds for its own node
     /// only.
     pub(super) fn warn_of_other_nodes(&mut self) {
-        let warnings: Vec<Warning> = self.explanation.flows.iter().filter_map(|flow| self.other_nodes(flow)).collect();
+        let zones = OnceCell::new();
+        let of_flow = |flow| self.other_nodes(flow, &zones);
+        let warnings: Vec<Warning> = self.explanation.flows.iter().filter_map(of_flow).collect();
         self.warn(warnings);
     }
 
-    fn other_nodes(&self, flow: &Flow) -> Option<Warning> {
+    /// The warning of one flow. The first flow that needs the zones computes them for all.
+    fn other_nodes(&self, flow: &Flow, zones: &OnceCell<Zones>) -> Option<Warning> {
         let (from, to) = flow.parties.filter(|_| flow.way.is_none() && flow.via.is_none())?;
         let cluster = self.ends.cluster;
         let is_host = |party: Party| matches!(party, Party::Host(_));
@@ -37,23 +41,15 @@ impl Walk<'_> {
             families.find(|family| [host, pod].iter().any(|end| end.address(cluster, *family).is_some()))
         });
         let family = family.unwrap_or(Family::V4);
-        let asked = |node: Party| Question {
-            from: if is_host(from) { node } else { from },
-            to: if is_host(to) { node } else { to },
-            family: Some(family),
-            traffic: flow.traffic.clone(),
-            service_port: None,
-            service_addresses: Vec::new(),
-            replicas: false,
-        };
-        let here = Question { from, to, ..asked(host) };
-        let is_own = here.exemption(cluster) == Some(Exemption::OwnNode);
+        let between = |from, to| Question::between(from, to, Some(family), flow.traffic.clone());
+        let asked = |node| if is_host(from) { between(node, to) } else { between(from, node) };
+        let is_own = between(from, to).exemption(cluster) == Some(Exemption::OwnNode);
         if !is_own && flow.verdict != Verdict::Unknown {
             return None;
         }
         let groups = self.ends.groups;
         let verdict = |node: Party| asked(node).passes(cluster, groups).verdict(&flow.traffic);
-        let zones = Zones::of(groups);
+        let zones = zones.get_or_init(|| Zones::of(groups));
         let own = pod.node(cluster);
         let mut nodes = BTreeMap::<Verdict, Vec<String>>::new();
         let mut of_zone = BTreeMap::<usize, Verdict>::new();

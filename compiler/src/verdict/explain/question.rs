@@ -66,6 +66,12 @@ pub enum MissingFact {
 }
 
 impl Question {
+    /// A question about two ends that no Service leads to and that are no replicas of each other.
+    #[must_use]
+    pub const fn between(from: Party, to: Party, family: Option<Family>, traffic: Traffic) -> Self {
+        Self { from, to, family, traffic, service_port: None, service_addresses: Vec::new(), replicas: false }
+    }
+
     /// The end whose policies decide in a direction, and the other one.
     #[must_use]
     pub fn ends(&self, direction: Direction) -> (Party, Party) {

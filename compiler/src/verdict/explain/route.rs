@@ -12,9 +12,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::answer::{Flow, Unanswerable, Via, Warning, Way};
-use super::asked::Asked;
 use super::code::Code;
 use super::ends::Unit;
+use super::judged_pairs::JudgedPairs;
 use super::name::{EndName, Port, Target};
 use super::party::Party;
 use super::question::MissingFact;
@@ -105,7 +105,7 @@ impl Walk<'_> {
             missing: vec![missing_backends(service)],
             decisions: None,
             parties: None,
-            asked: Asked::default(),
+            asked: JudgedPairs::default(),
             alike: None,
         }));
         self.explanation.warn(Warning::SourceWithoutPods);
@@ -359,7 +359,7 @@ impl Walk<'_> {
             missing: if code.is_some() { Vec::new() } else { vec![missing_backends(service)] },
             decisions: None,
             parties: None,
-            asked: Asked::default(),
+            asked: JudgedPairs::default(),
             alike: None,
         }));
     }

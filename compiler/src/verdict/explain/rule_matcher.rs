@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use crate::algebra::cidr;
 use crate::algebra::selector::{Operator, Requirement, Selector};
 use crate::algebra::traffic::Traffic;
-use crate::cluster::group::Resolution;
+use crate::cluster::group::{Admitted, Resolution};
 use crate::cluster::{ClassId, Cluster};
 use crate::object::{ContainerPort, Family, Labels, Protocol};
 use crate::policy::{Direction, IpBlock, Namespaces, Peer, Peers, PodPeer, PolicyRule, PortMatch, Ports};
@@ -187,7 +187,7 @@ impl RuleMatcher<'_> {
 
     /// What fails of the nearest port, and the path of one that matches; none
     /// where the rule has no port that could be any.
-    pub(super) fn ports(&self, rule: &PolicyRule, together: &Traffic) -> Option<(Vec<Conjunct>, Option<String>)> {
+    pub(super) fn ports(&self, rule: &PolicyRule) -> Option<(Vec<Conjunct>, Option<String>)> {
         let ports = match &rule.ports {
             Ports::Everything => return Some((Vec::new(), None)),
             Ports::AnyOf(ports) => ports,
@@ -203,11 +203,14 @@ impl RuleMatcher<'_> {
         });
         let (nearest, path) = judged.min_by_key(|(conjuncts, _)| conjuncts.len())?;
         // Several items may admit together what none admits alone.
-        if self.denied.difference(together).is_none() {
+        let match_together = || {
+            let admitted = Admitted::of_ports(&rule.ports, self.direction, self.resolution);
+            self.denied.difference(&admitted.traffic_to(self.destination.unwrap_or_default())).is_none()
+        };
+        if nearest.is_empty() || match_together() {
             return Some((Vec::new(), Some(path)));
         }
-        let matching = nearest.is_empty().then_some(path);
-        Some((nearest, matching))
+        Some((nearest, None))
     }
 
     fn range(&self, path: &str, protocol: Protocol, first: u16, last: u16, name: Option<&str>) -> Vec<Conjunct> {

@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use indexmap::IndexMap;
 
 use super::answer::{Flow, FlowExplanation, Unanswerable, Via, Warning, Way};
-use super::asked::{Asked, Pair};
 use super::ends::{Finder, Unit};
+use super::judged_pairs::{JudgedPairs, Pair};
 use super::name::{EndName, Port, Target};
 use super::party::Party;
 use super::question::{MissingFact, Question};
@@ -125,8 +125,9 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// How many rules answers pair by pair would judge: of each pair those of the source's
-    /// egress and of the destination's ingress. Of one pair only that is no reason for classes.
+    /// The number of rules that answers pair by pair would judge: for each pair, the rules of the
+    /// source's egress and of the destination's ingress. It is 0 for a single pair, which needs no
+    /// classes.
     fn rules_judged(&self, sources: &[Unit], destinations: &[Destination]) -> usize {
         if sources.len().saturating_mul(destinations.len()) == 1 {
             return 0;
@@ -165,9 +166,7 @@ impl Walk<'_> {
         for from in sources {
             for destination in destinations {
                 let to = &destination.unit;
-                // Of what several ends send to themselves, that between them counts. A Service
-                // may send a client to itself.
-                if from.party == to.party && sources.len() > 1 && !from.is_template && route.via.is_none() {
+                if from.party == to.party && leaves_out(sources, from, route) {
                     continue;
                 }
                 let said = self.pair(from, destination, route);
@@ -179,7 +178,10 @@ impl Walk<'_> {
         }
         for ((from, to), pairs) in wholes {
             let mut first = pairs[0].2.clone();
-            let uniform = pairs.iter().all(|(_, _, said)| alike(said, &first));
+            let uniform = pairs.len() == 1 || {
+                let first = general(&first);
+                pairs[1..].iter().all(|(_, _, said)| general(said) == first)
+            };
             let mut add = |said: Said, parties: (Party, Party), from: &EndName, to: &EndName| {
                 let flows = said.into_iter().flat_map(|(_, flows)| flows);
                 self.explanation.flows.extend(flows.map(|flow| Flow {
@@ -264,8 +266,8 @@ impl Walk<'_> {
                     decisions: Some([decide(Direction::Egress), decide(Direction::Ingress)]),
                     parties: None,
                     asked: match verdict {
-                        Verdict::Denied if route.missing.is_empty() => Asked::of(asked.clone()),
-                        _ => Asked::default(),
+                        Verdict::Denied if route.missing.is_empty() => JudgedPairs::of(asked.clone()),
+                        _ => JudgedPairs::default(),
                     },
                     alike: None,
                 });
@@ -293,7 +295,7 @@ impl Walk<'_> {
         said
     }
 
-    /// Of replicas behind a Service, one may get back what it sent itself.
+    /// The flow of a packet that a Service sends back to the replica that it came from.
     fn hairpin(&self, question: Question, traffic: &Traffic, like: Option<&Flow>) -> Option<Flow> {
         let Finder { cluster, groups } = self.ends;
         let is_one = question.replicas && question.from == question.to;
@@ -304,7 +306,7 @@ impl Walk<'_> {
             verdict: Verdict::Allowed,
             missing: Vec::new(),
             decisions: Some([decide(Direction::Egress), decide(Direction::Ingress)]),
-            asked: Asked::default(),
+            asked: JudgedPairs::default(),
             ..flow
         })
     }
@@ -320,16 +322,7 @@ impl Walk<'_> {
                 continue;
             }
             let (family, traffic) = (flow.family, flow.traffic.clone());
-            let question = Question {
-                from,
-                to,
-                family,
-                traffic,
-                service_port: None,
-                service_addresses: Vec::new(),
-                replicas: false,
-            };
-            let traffic = question.dropped_tunnels(cluster, groups);
+            let traffic = Question::between(from, to, family, traffic).dropped_tunnels(cluster, groups);
             if !traffic.is_none() {
                 let from = flow.from.without_addresses();
                 found.push(Warning::TunnelDropped { from, traffic });
@@ -337,6 +330,13 @@ impl Walk<'_> {
         }
         self.warn(found);
     }
+}
+
+/// Whether the question leaves out what an end sends to itself. A question about several ends is
+/// about what they send to each other; but a Service may send a client to itself, and a template
+/// stands for several pods.
+pub(super) fn leaves_out(sources: &[Unit], from: &Unit, route: Route<'_>) -> bool {
+    sources.len() > 1 && !from.is_template && route.via.is_none()
 }
 
 /// The families of which a pair of ends may exchange packets; none in place of both, where
@@ -358,24 +358,20 @@ pub(super) fn judged(cluster: &Cluster, from: &Unit, to: &Unit) -> Vec<Option<Fa
     judged
 }
 
-/// Whether the same is said, but for facts about an end that change nothing,
-/// as which of its addresses no block holds.
-fn alike(a: &Said, b: &Said) -> bool {
-    let general = |said: &Said| {
-        let mut said = said.clone();
-        let decisions =
-            said.iter_mut().flat_map(|(_, flows)| flows).filter_map(|flow| flow.decisions.as_mut()).flatten();
-        for decision in decisions {
-            decision.items.clear();
-            for conjunct in decision.candidates.iter_mut().flat_map(|candidate| &mut candidate.conjuncts) {
-                conjunct.got.clear();
-                let failed = conjunct.marks.iter_mut().filter_map(|mark| mark.requirement.as_mut());
-                failed.for_each(|failed| failed.value = None);
-            }
+/// What is said without facts about an end that change nothing, such as which of its addresses no
+/// block holds. If two ends have that in common, one answer holds for both.
+fn general(said: &Said) -> Said {
+    let mut said = said.clone();
+    let decisions = said.iter_mut().flat_map(|(_, flows)| flows).filter_map(|flow| flow.decisions.as_mut()).flatten();
+    for decision in decisions {
+        decision.items.clear();
+        for conjunct in decision.candidates.iter_mut().flat_map(|candidate| &mut candidate.conjuncts) {
+            conjunct.got.clear();
+            let failed = conjunct.marks.iter_mut().filter_map(|mark| mark.requirement.as_mut());
+            failed.for_each(|failed| failed.value = None);
         }
-        said
-    };
-    general(a) == general(b)
+    }
+    said
 }
 
 /// Takes over the items of rules from what is said alike of other ends.
@@ -387,7 +383,8 @@ fn join_items(said: &mut Said, other: &Said) {
 /// Pairs with one end that is a part of a prefix: parts with equal answers become
 /// one.
 fn joined(pairs: Vec<(&Unit, &Unit, Said)>) -> Vec<(Unit, Unit, Said)> {
-    let mut all: Vec<(Unit, Unit, Said)> = Vec::new();
+    // With each pair that has a part, what is said in general.
+    let mut all: Vec<((Unit, Unit, Said), Option<Said>)> = Vec::new();
     let join = |into: &mut Unit, part: &Unit, other: bool| {
         let fits = other && into.name.kind == "Block" && part.name.kind == "Block";
         if fits {
@@ -398,18 +395,19 @@ fn joined(pairs: Vec<(&Unit, &Unit, Said)>) -> Vec<(Unit, Unit, Said)> {
     };
     for (from, to, said) in pairs {
         let is_part = [from, to].iter().any(|unit| unit.name.kind == "Block");
+        let in_general = is_part.then(|| general(&said));
         let found = is_part
-            && all.iter_mut().any(|(a, b, had)| {
-                let is_joined =
-                    alike(had, &said) && (join(a, from, b.name == to.name) || join(b, to, a.name == from.name));
+            && all.iter_mut().any(|((a, b, had), had_general)| {
+                let is_joined = *had_general == in_general
+                    && (join(a, from, b.name == to.name) || join(b, to, a.name == from.name));
                 if is_joined {
                     join_items(had, &said);
                 }
                 is_joined
             });
         if !found {
-            all.push((from.clone(), to.clone(), said));
+            all.push(((from.clone(), to.clone(), said), in_general));
         }
     }
-    all
+    all.into_iter().map(|(pair, _)| pair).collect()
 }

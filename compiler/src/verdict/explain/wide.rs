@@ -17,12 +17,12 @@ use rustc_hash::{FxBuildHasher, FxHashMap};
 use smallvec::SmallVec;
 
 use super::answer::{Alike, Flow, Pairs, Ranges, Unanswerable};
-use super::asked::Asked;
 use super::ends::Unit;
+use super::judged_pairs::JudgedPairs;
 use super::name::EndName;
 use super::party::Party;
 use super::question::Question;
-use super::walk::{Destination, Route, Walk, judged};
+use super::walk::{Destination, Route, Walk, judged, leaves_out};
 use crate::algebra::traffic::Traffic;
 use crate::object::{Family, Protocol};
 use crate::policy::Direction;
@@ -33,8 +33,8 @@ use crate::verdict::matrix::judge::{KindId, Kinds, TrafficId, TrafficTable};
 /// pair by pair, each with reasons of its own.
 pub(super) const PAIRWISE: usize = 2_500;
 
-/// So are questions for which answers pair by pair would judge more rules than this: a denial
-/// judges each rule of its policies to find the nearest.
+/// Questions are also answered by classes if answers pair by pair would judge more rules than
+/// this: a denial judges each rule of its policies to find the nearest.
 pub(super) const RULES_JUDGED: usize = 100_000;
 
 /// Questions about more than this are refused, because their time grows with the number of
@@ -72,7 +72,7 @@ struct Key<'u> {
 /// Ends that no rule distinguishes.
 #[derive(Debug)]
 #[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own about the ends")]
-pub(super) struct Class {
+pub(super) struct EndClass {
     /// Their places among the units.
     pub(super) members: Vec<usize>,
     is_pod: bool,
@@ -86,17 +86,17 @@ pub(super) struct Class {
 
 /// What all pairs of a row have in common.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Likeness<'u> {
+struct PairKey<'u> {
     case: Case,
     asked: (&'u Traffic, Option<(Protocol, u16)>),
-    families: SmallVec<[(Option<Family>, [Side; 2]); 2]>,
+    families: SmallVec<[(Option<Family>, [SideBounds; 2]); 2]>,
     /// The family is not known, because an end has no address.
     is_bare: bool,
 }
 
 /// What one direction lets pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Side {
+struct SideBounds {
     least: TrafficId,
     most: TrafficId,
     is_isolated: bool,
@@ -108,7 +108,7 @@ pub(super) type Case = (Option<Exemption>, bool);
 
 /// Pairs with the same verdict in each direction.
 #[derive(Debug)]
-pub(super) struct Row {
+pub(super) struct PairRow {
     /// The places of the first source and destination.
     pub(super) first: (usize, usize),
     /// The classes of the sources.
@@ -125,8 +125,8 @@ pub(super) struct Wide<'w, 'a> {
     route: Route<'w>,
     sources: &'w [Unit],
     destinations: &'w [Destination],
-    pub(super) from: Vec<Class>,
-    pub(super) to: Vec<Class>,
+    pub(super) from: Vec<EndClass>,
+    pub(super) to: Vec<EndClass>,
 }
 
 impl Walk<'_> {
@@ -138,19 +138,19 @@ impl Walk<'_> {
             self.refused = Some(Unanswerable::TooManyKinds { sources, destinations });
             return;
         };
-        let mut ends = self.explanation.ends.clone();
-        let mut list = |classes: &[Class], name: &dyn Fn(usize) -> EndName| {
+        let (had, mut ends) = (self.explanation.ends.len(), Vec::<EndName>::new());
+        let mut list = |classes: &[EndClass], units: &[&Unit]| {
             let mut firsts = Vec::with_capacity(classes.len() + 1);
             for class in classes {
-                firsts.push(ends.len());
-                let names: BTreeSet<EndName> = class.members.iter().map(|member| name(*member)).collect();
-                ends.extend(names);
+                firsts.push(had + ends.len());
+                let names: BTreeSet<&EndName> = class.members.iter().map(|member| &units[*member].name).collect();
+                ends.extend(names.into_iter().cloned());
             }
-            firsts.push(ends.len());
+            firsts.push(had + ends.len());
             firsts
         };
-        let from = list(&wide.from, &|member| sources[member].name.clone());
-        let to = list(&wide.to, &|member| destinations[member].unit.name.clone());
+        let from = list(&wide.from, &sources.iter().collect::<Vec<_>>());
+        let to = list(&wide.to, &destinations.iter().map(|destination| &destination.unit).collect::<Vec<_>>());
         let mut flows = Vec::new();
         for row in &rows {
             let (source, destination) = (&sources[row.first.0], &destinations[row.first.1]);
@@ -168,11 +168,11 @@ impl Walk<'_> {
                 way: route.way.cloned(),
                 parties: Some((source.party, destination.unit.party)),
                 alike: Some(alike.clone()),
-                asked: Asked::of_many(),
+                asked: JudgedPairs::of_many(),
                 ..flow
             }));
         }
-        self.explanation.ends = ends;
+        self.explanation.ends.extend(ends);
         self.explanation.flows.extend(flows);
     }
 }
@@ -193,7 +193,7 @@ impl<'w, 'a> Wide<'w, 'a> {
     }
 
     /// All rows, in the order of their first sources and destinations; none if they are too many.
-    pub(super) fn rows(&self, most: Most) -> Option<Vec<Row>> {
+    pub(super) fn rows(&self, most: Most) -> Option<Vec<PairRow>> {
         if self.from.len().saturating_mul(self.to.len()) > most.pairs {
             return None;
         }
@@ -207,40 +207,40 @@ impl<'w, 'a> Wide<'w, 'a> {
                 }
             }
         }
-        let mut rows = IndexMap::<(Likeness<'_>, Ranges), Row, FxBuildHasher>::default();
+        let mut rows = IndexMap::<(PairKey<'_>, Ranges), PairRow, FxBuildHasher>::default();
         for (place, to) in self.to.iter().enumerate() {
             let members = to.members.iter().filter_map(|member| class_of.get(&self.destinations[*member].unit.party));
             let shared: BTreeSet<usize> = members.flatten().copied().collect();
-            let mut here = IndexMap::<Likeness<'_>, (Ranges, (usize, usize)), FxBuildHasher>::default();
+            let mut here = IndexMap::<PairKey<'_>, (Ranges, (usize, usize)), FxBuildHasher>::default();
             for (source, from) in self.from.iter().enumerate() {
                 for (case, first) in self.cases(from, to, shared.contains(&source)) {
-                    if let Some(likeness) = self.likeness(&mut known, from, to, case, first) {
-                        here.entry(likeness).or_insert_with(|| (Ranges::default(), first)).0.add(source, source);
+                    if let Some(key) = self.pair_key(&mut known, from, to, case, first) {
+                        here.entry(key).or_insert_with(|| (Ranges::default(), first)).0.add(source, source);
                     }
                 }
             }
-            for (likeness, (from, first)) in here {
-                let case = likeness.case;
-                let row = Row { first, from: from.clone(), to: Ranges::default(), case };
-                rows.entry((likeness, from)).or_insert(row).to.add(place, place);
+            for (key, (from, first)) in here {
+                let case = key.case;
+                let row = PairRow { first, from: from.clone(), to: Ranges::default(), case };
+                rows.entry((key, from)).or_insert(row).to.add(place, place);
             }
             if rows.len() > most.rows {
                 return None;
             }
         }
-        let mut rows: Vec<Row> = rows.into_values().collect();
+        let mut rows: Vec<PairRow> = rows.into_values().collect();
         rows.sort_by_key(|row| row.first);
         Some(rows)
     }
 
     /// The cases in which pairs of two classes are, with the first pair of each.
-    fn cases(&self, from: &Class, to: &Class, is_shared: bool) -> SmallVec<[(Case, (usize, usize)); 1]> {
+    fn cases(&self, from: &EndClass, to: &EndClass, is_shared: bool) -> SmallVec<[(Case, (usize, usize)); 1]> {
         let is_exempt = (from.is_node && to.is_pod && to.has_node) || (to.is_node && from.is_pod && from.has_node);
         let is_alone = from.is_alone || to.is_alone;
         if !is_exempt && !is_shared && !is_alone {
             return SmallVec::from_elem(((None, false), (from.members[0], to.members[0])), 1);
         }
-        let asks_itself = is_shared && !self.leaves_out(&self.sources[from.members[0]]);
+        let asks_itself = is_shared && !leaves_out(self.sources, &self.sources[from.members[0]], self.route);
         let most = if is_alone { usize::MAX } else { 1 + usize::from(is_exempt) + usize::from(asks_itself) };
         let mut cases = SmallVec::new();
         for from in &from.members {
@@ -257,16 +257,11 @@ impl<'w, 'a> Wide<'w, 'a> {
         cases
     }
 
-    /// Whether nothing is asked of what an end sends to itself.
-    fn leaves_out(&self, from: &Unit) -> bool {
-        self.sources.len() > 1 && !from.is_template && self.route.via.is_none()
-    }
-
     /// The case of a pair; none where nothing is asked about it.
     pub(super) fn case(&self, from: usize, to: usize) -> Option<Case> {
         let (from, to) = (&self.sources[from], &self.destinations[to].unit);
         let is_itself = from.party == to.party;
-        if is_itself && self.leaves_out(from) {
+        if is_itself && leaves_out(self.sources, from, self.route) {
             return None;
         }
         let question = Self::question(from, to, None);
@@ -277,26 +272,19 @@ impl<'w, 'a> Wide<'w, 'a> {
     }
 
     fn question(from: &Unit, to: &Unit, family: Option<Family>) -> Question {
-        Question {
-            from: from.party,
-            to: to.party,
-            family,
-            traffic: Traffic::none(),
-            service_port: None,
-            service_addresses: Vec::new(),
-            replicas: from.is_template && to.is_template,
-        }
+        let replicas = from.is_template && to.is_template;
+        Question { replicas, ..Question::between(from.party, to.party, family, Traffic::none()) }
     }
 
     /// What pairs like this one have in common; none where its ends have no family in common.
-    fn likeness(
+    fn pair_key(
         &self,
         known: &mut TrafficTable,
-        from: &Class,
-        to: &Class,
+        from: &EndClass,
+        to: &EndClass,
         case: Case,
         (source, destination): (usize, usize),
-    ) -> Option<Likeness<'w>> {
+    ) -> Option<PairKey<'w>> {
         let walk = self.walk;
         let (source, destination) = (&self.sources[source], &self.destinations[destination]);
         let mut families = SmallVec::new();
@@ -306,19 +294,19 @@ impl<'w, 'a> Wide<'w, 'a> {
             let sides = Direction::ALL.map(|direction| {
                 let subject = if direction == Direction::Egress { from } else { to };
                 let is_isolated = subject.is_isolated[direction as usize][slot];
-                // Where the pair is exempt, which may depend on the family, bounds say so.
+                // Below, the bounds take into account that the pair may be exempt in this family.
                 if !is_isolated {
-                    return Side { least: TrafficId::ALL, most: TrafficId::ALL, is_isolated };
+                    return SideBounds { least: TrafficId::ALL, most: TrafficId::ALL, is_isolated };
                 }
                 let bounds = question.bounds(walk.ends.cluster, walk.ends.groups, direction);
-                Side { least: known.id(&bounds.least), most: known.id(&bounds.most), is_isolated }
+                SideBounds { least: known.id(&bounds.least), most: known.id(&bounds.most), is_isolated }
             });
             families.push((family, sides));
         }
         let asked = (&destination.traffic, destination.service_port);
         let is_bare = |unit: &Unit| !unit.party.has_address(walk.ends.cluster);
         let is_bare = is_bare(source) || is_bare(&destination.unit);
-        (!families.is_empty()).then_some(Likeness { case, asked, families, is_bare })
+        (!families.is_empty()).then_some(PairKey { case, asked, families, is_bare })
     }
 }
 
@@ -328,9 +316,9 @@ impl Walk<'_> {
         &self,
         kinds: &mut Kinds<'_>,
         units: impl Iterator<Item = (&'u Unit, Option<(&'u Traffic, Option<(Protocol, u16)>)>)>,
-    ) -> Vec<Class> {
+    ) -> Vec<EndClass> {
         let (cluster, groups) = (self.ends.cluster, self.ends.groups);
-        let mut classes = IndexMap::<Key<'u>, Class, FxBuildHasher>::default();
+        let mut classes = IndexMap::<Key<'u>, EndClass, FxBuildHasher>::default();
         for (place, (unit, asked)) in units.enumerate() {
             let party = unit.party;
             let is_bare = !party.has_address(cluster);
@@ -358,7 +346,7 @@ impl Walk<'_> {
                 alone: is_alone.then_some(place),
                 asked,
             };
-            let new = |key: &Key<'_>| Class {
+            let new = |key: &Key<'_>| EndClass {
                 members: Vec::new(),
                 is_pod: pod.is_some(),
                 is_node: key.is_node,
@@ -368,8 +356,7 @@ impl Walk<'_> {
                     families.map(|family| !party.deciding(cluster, groups, direction, family).is_nothing())
                 }),
             };
-            let class = new(&key);
-            classes.entry(key).or_insert(class).members.push(place);
+            classes.entry(key).or_insert_with_key(new).members.push(place);
         }
         classes.into_values().collect()
     }

@@ -104,11 +104,7 @@ pub(super) fn remove(path: &[&str]) -> PatchOperation {
 /// Adds items to a list of a document. One that is absent, empty or null is written whole: an
 /// object in a file may lack it, and `-` needs a list.
 pub(super) fn append(document: &Value, list: &[&str], items: Vec<Value>) -> Vec<PatchOperation> {
-    let found = list.iter().try_fold(document, |value, token| match value {
-        Value::Array(items) => items.get(token.parse::<usize>().ok()?),
-        other => other.get(*token),
-    });
-    match found {
+    match document.pointer(PointerBuf::from_tokens(list.iter().copied()).as_str()) {
         Some(Value::Array(has)) if !has.is_empty() => {
             let end = [list, &["-"]].concat();
             items.into_iter().map(|item| add(&end, item)).collect()

@@ -78,7 +78,7 @@ pub(super) fn difference(before: View<'_>, after: View<'_>, asked: &[Pair], bloc
             if (from.is_address && to.is_address) || !Affected::can_differ(from.affected, to.affected) {
                 continue;
             }
-            let pairs = Pairs { cluster: before.cluster, matrix: &old, from, to };
+            let pairs = KindPair { cluster: before.cluster, matrix: &old, from, to };
             for (exempt, sample) in pairs.samples() {
                 let difference = compared.of_pair(sample);
                 if difference.opened.is_empty() && difference.closed.is_empty() {
@@ -134,21 +134,22 @@ fn kinds(before: View<'_>, after: View<'_>, old: &Matrix<'_>, new: &Matrix<'_>) 
 /// Why a pair of two kinds may be judged unlike another: policies do not apply to it, or may not.
 type Exempt = (bool, bool);
 
-/// The pairs of two kinds.
+/// Two kinds of rows, the sources and the destinations of pairs.
 #[derive(Clone, Copy)]
-struct Pairs<'a> {
+struct KindPair<'a> {
     cluster: &'a Cluster,
     matrix: &'a Matrix<'a>,
     from: &'a Kind,
     to: &'a Kind,
 }
 
-impl Pairs<'_> {
+impl KindPair<'_> {
     fn all(self) -> impl Iterator<Item = (usize, usize)> {
         self.from.rows.iter().flat_map(move |from| self.to.rows.iter().map(move |to| (*from, *to)))
     }
 
-    /// Only with an address a pod may be exempt from policies; pods, only with themselves.
+    /// Whether policies do not apply to a pair, and whether they may not. That depends on the
+    /// pair if one end is an address; a pair of pods is exempt only if both are the same pod.
     fn exempt(self, (from, to): (usize, usize)) -> Exempt {
         let has_address = self.from.is_address || self.to.is_address;
         match (self.matrix.ends(from).next(), self.matrix.ends(to).next()) {
@@ -184,13 +185,13 @@ struct PairDifference {
 }
 
 /// What passes between two ends in one of two matrices.
-type Bounds = [BoundIds; 3];
+type ByFamily = [BoundIds; 3];
 
 /// Two matrices, and what was worked out about their cells.
 struct Compared<'a> {
     old: &'a Matrix<'a>,
     new: &'a Matrix<'a>,
-    seen: FxHashMap<(Bounds, Bounds), Rc<PairDifference>>,
+    seen: FxHashMap<(ByFamily, ByFamily), Rc<PairDifference>>,
 }
 
 impl Compared<'_> {

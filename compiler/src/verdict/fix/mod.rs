@@ -6,10 +6,10 @@
 //!                       difference of two matrices ─▶ Fix, or NoFix with the reason
 //! ```
 //!
-//! This room decides nothing about flows. A change counts as checked only if
-//! [`Pair::verdict`] says ALLOWED for each pair of the flow after the change, which is the
-//! engine that `npc explain` answers with. A change that closes anything is not proposed, but
-//! for a label that the author wrote on a workload and forgot in its template.
+//! This module does not judge flows itself. A change counts as checked only if
+//! [`Pair::verdict`] says ALLOWED for each pair of the flow after the change; `npc explain`
+//! answers by the same engine. npc proposes no change that closes anything, except for a label
+//! that the author wrote on a workload and forgot in its template.
 //!
 //! A proposal names its peer and its ports. None admits every peer or every port.
 
@@ -78,7 +78,8 @@ pub enum NoFix {
     Service(Code),
     /// The input lacks a fact, without which no change can be judged.
     FactMissing,
-    /// No change of one object admits the flow without closing another.
+    /// Every change of one object that admits the flow closes another or opens very many
+    /// (over 10,000 pairs of ends).
     NothingFits,
 }
 
@@ -155,9 +156,9 @@ fn fix(before: View<'_>, flow: &Flow) -> Result<Fix, NoFix> {
     }
     let blocks = peer::blocks(flow);
     let (mut changes, mut may_close) = (Vec::new(), false);
-    let mut state: Option<Changed> = None;
+    let mut state: Option<(Changed, Difference)> = None;
     for direction in [Direction::Egress, Direction::Ingress] {
-        let view = state.as_ref().map_or(before, |state| state.view(before.has_own_label));
+        let view = state.as_ref().map_or(before, |(state, _)| state.view(before.has_own_label));
         if admits(view, pairs, direction) {
             continue;
         }
@@ -166,16 +167,22 @@ fn fix(before: View<'_>, flow: &Flow) -> Result<Fix, NoFix> {
             return Err(NoFix::NodeAddress(service));
         }
         let proposals = proposals(view, flow, pairs, direction)?;
-        let (change, cause, next) = best(view, proposals, pairs, &blocks, direction).ok_or(NoFix::NothingFits)?;
-        may_close |= cause == Cause::Misplaced;
-        changes.push(change);
-        state = Some(next);
+        let best = best(view, proposals, pairs, &blocks, direction).ok_or(NoFix::NothingFits)?;
+        may_close |= best.cause == Cause::Misplaced;
+        changes.push(best.change);
+        state = Some((best.after, best.difference));
     }
-    let after = state.ok_or(NoFix::FactMissing)?;
+    let (after, of_last) = state.ok_or(NoFix::FactMissing)?;
     let passes = |pair: &Pair| pair.passes(&after.cluster, &after.groups).verdict(&pair.question.traffic);
-    let Difference { opens, closes } =
-        difference(before, after.view(before.has_own_label), pairs, &blocks).ok_or(NoFix::NothingFits)?;
-    if !(closes.is_empty() || may_close) || !pairs.iter().all(|pair| passes(pair) == Verdict::Allowed) {
+    if !pairs.iter().all(|pair| passes(pair) == Verdict::Allowed) {
+        return Err(NoFix::NothingFits);
+    }
+    let Difference { opens, closes } = if changes.len() == 1 {
+        of_last
+    } else {
+        difference(before, after.view(before.has_own_label), pairs, &blocks).ok_or(NoFix::NothingFits)?
+    };
+    if !(closes.is_empty() || may_close) {
         return Err(NoFix::NothingFits);
     }
     Ok(Fix { changes, opens, closes })
@@ -186,22 +193,32 @@ fn admits(view: View<'_>, pairs: &[Pair], direction: Direction) -> bool {
     pairs.iter().all(|pair| pair.verdict(view.cluster, view.groups, direction) == Verdict::Allowed)
 }
 
-/// Of the changes that admit all pairs and close nothing: one that mends a mistake, else the one
-/// that opens least, else the smallest. A misplaced label goes before all, and may close.
+/// A change that admits all pairs in a direction.
+struct Best {
+    change: Change,
+    cause: Cause,
+    after: Changed,
+    /// What the change opens and closes.
+    difference: Difference,
+}
+
+/// Picks a change that admits all pairs and closes nothing: one that mends a mistake, else the one
+/// that opens least, else the smallest. A misplaced label takes precedence, and may close flows.
 fn best(
     before: View<'_>,
     mut proposals: Vec<Proposal>,
     pairs: &[Pair],
     blocks: &[Cidr],
     direction: Direction,
-) -> Option<(Change, Cause, Changed)> {
+) -> Option<Best> {
     proposals.sort_by_key(|proposal| (proposal.cause, proposal.size));
-    let mut found: Option<(Cause, usize, Change, Changed)> = None;
+    let mut found: Option<Best> = None;
     for Proposal { change, cause, .. } in proposals {
-        let enough = match &found {
-            Some((Cause::Misplaced, ..)) => true,
-            Some((Cause::Mistake, opened, ..)) if cause == Cause::Policy => *opened <= OPENED_BY_MISTAKE,
-            Some((_, opened, ..)) => *opened == 0,
+        let opened = found.as_ref().map(|found| (found.cause, found.difference.opens.len()));
+        let enough = match opened {
+            Some((Cause::Misplaced, _)) => true,
+            Some((Cause::Mistake, opened)) if cause == Cause::Policy => opened <= OPENED_BY_MISTAKE,
+            Some((_, opened)) => opened == 0,
             None => false,
         };
         if enough {
@@ -211,16 +228,13 @@ fn best(
         if !admits(after.view(before.has_own_label), pairs, direction) {
             continue;
         }
-        let Some(Difference { opens, closes }) = difference(before, after.view(before.has_own_label), pairs, blocks)
-        else {
-            continue;
-        };
-        if !closes.is_empty() && cause != Cause::Misplaced {
+        let Some(difference) = difference(before, after.view(before.has_own_label), pairs, blocks) else { continue };
+        if !difference.closes.is_empty() && cause != Cause::Misplaced {
             continue;
         }
-        if found.as_ref().is_none_or(|(_, opened, ..)| opens.len() < *opened) {
-            found = Some((cause, opens.len(), change, after));
+        if opened.is_none_or(|(_, opened)| difference.opens.len() < opened) {
+            found = Some(Best { change, cause, after, difference });
         }
     }
-    found.map(|(cause, _, change, after)| (change, cause, after))
+    found
 }

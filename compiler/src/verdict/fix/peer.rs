@@ -77,6 +77,8 @@ pub(super) fn other(view: View<'_>, flow: &Flow, pairs: &[Pair], direction: Dire
         Direction::Egress => &flow.to,
         Direction::Ingress => &flow.from,
     };
+    let asked = if name.kind == "Block" { blocks(flow) } else { Vec::new() };
+    let are_everyone = are_everyone(&asked);
     let (mut pods, mut blocks) = (BTreeSet::new(), BTreeSet::new());
     for pair in pairs {
         let question = pair.question(direction);
@@ -87,18 +89,11 @@ pub(super) fn other(view: View<'_>, flow: &Flow, pairs: &[Pair], direction: Dire
             Party::End(End::Address(address)) if !view.cluster.holders(address, None).is_empty() => {
                 return Err(NoFix::ManyEnds);
             }
-            Party::End(End::Address(_)) if name.kind == "Block" => {
-                let asked = self::blocks(flow);
-                if are_everyone(&asked) {
-                    return Err(NoFix::EveryAddress);
-                }
-                blocks.extend(asked);
-            }
+            Party::End(End::Address(_)) if are_everyone => return Err(NoFix::EveryAddress),
+            Party::End(End::Address(_)) if name.kind == "Block" => blocks.extend(&asked),
             party => {
                 let family = question.family.ok_or(NoFix::NoAddress)?;
-                let address = party.address(view.cluster, family).ok_or(NoFix::NoAddress)?;
-                let length = if address.is_ipv4() { 32 } else { 128 };
-                blocks.extend(Cidr::parse(&format!("{address}/{length}")).ok());
+                blocks.insert(Cidr::of_address(party.address(view.cluster, family).ok_or(NoFix::NoAddress)?));
             }
         }
     }

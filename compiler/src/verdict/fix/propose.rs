@@ -52,7 +52,7 @@ pub(super) enum Size {
     WideRule,
 }
 
-/// So many rules and policies are tried: each try compiles the cluster.
+/// npc tries at most this many rules and policies, because each try compiles the cluster.
 const TRIED: usize = 4;
 
 /// The workloads whose pod templates can be changed, and the path of the template.
@@ -80,10 +80,7 @@ pub(super) fn proposals(
     }
     let other = peer::other(view, flow, pairs, direction)?;
     let namespace = view.cluster.pod(*first).namespace.clone();
-    let (section, field) = match direction {
-        Direction::Ingress => ("ingress", "from"),
-        Direction::Egress => ("egress", "to"),
-    };
+    let (section, field) = (direction.section(), direction.peers_field());
     let is_dns = matches!(traffic.single(), Some((Protocol::Udp | Protocol::Tcp, 53, 53)));
     // A DNS client asks again by TCP where an answer is long.
     let is_dns_egress = is_dns && direction == Direction::Egress && matches!(other, Other::Pods(_));
@@ -189,7 +186,8 @@ impl Proposer<'_> {
         };
         let way = if self.direction == Direction::Egress { "to" } else { "from" };
         let wanted = policy_name(&format!("{}-{way}-{}", here.name, there.name));
-        let taken: BTreeSet<&str> = self.view.objects.policies.iter().map(NetworkPolicy::name).collect();
+        let here_too = self.view.objects.policies.iter().filter(|policy| policy.namespace() == self.namespace);
+        let taken: BTreeSet<&str> = here_too.map(NetworkPolicy::name).collect();
         let mut names = (2..).map(|number| format!("{wanted}-{number}"));
         let name_of =
             if taken.contains(wanted.as_str()) { names.find(|name| !taken.contains(name.as_str()))? } else { wanted };
@@ -263,15 +261,13 @@ impl Proposer<'_> {
         let Some(item) = conjunct.path.split('.').next().and_then(index) else { return };
         let Some(peer) = item.parse().ok().and_then(|place: usize| peers.get(place)) else { return };
         let path = [&base[..], &[self.field, item]].concat();
-        let below =
-            |fields: &[&str]| -> Vec<String> { path.iter().chain(fields).map(|token| (*token).to_owned()).collect() };
         match (peer, &self.other) {
             (Peer::Block(written), Other::Blocks(blocks)) if conjunct.code == Code::IpBlockExcept => {
                 let Some(except) = conjunct.path.rsplit('.').next().and_then(index) else { return };
                 let cut = except.parse().ok().and_then(|place: usize| written.except.get(place));
                 if blocks.len() == 1 && cut == blocks.first() {
-                    let path = below(&["ipBlock", "except", except]);
-                    all.extend(self.of_policy(candidate.policy, Size::Value, |_| vec![remove(&tokens(&path))]));
+                    let path = [&path[..], &["ipBlock", "except", except]].concat();
+                    all.extend(self.of_policy(candidate.policy, Size::Value, |_| vec![remove(&path)]));
                 }
             }
             (Peer::Pods(peer), Other::Pods(pods)) => {
@@ -281,8 +277,8 @@ impl Proposer<'_> {
                 let codes: Vec<Code> = candidate.conjuncts.iter().map(|conjunct| conjunct.code).collect();
                 match codes.as_slice() {
                     [Code::PeerOtherNamespace] => {
-                        let (path, selector) = (below(&["namespaceSelector"]), peer::namespace_selector(own));
-                        let change = |_: &Value| vec![add(&tokens(&path), selector)];
+                        let path = [&path[..], &["namespaceSelector"]].concat();
+                        let change = |_: &Value| vec![add(&path, peer::namespace_selector(own))];
                         all.extend(self.of_policy(candidate.policy, Size::Value, change));
                     }
                     [Code::PeerLabelMissing] if self.has_own_label(peer, pods) => {
@@ -293,8 +289,8 @@ impl Proposer<'_> {
                     // slip of the pen is replaced, and of rules that are equally near none is that.
                     [Code::PeerLabelValue] if selects_none && is_alone && misspelt(peer, cluster.pod(pods[0])) => {
                         let Ok(labels) = peer::narrowest(self.view, pods) else { return };
-                        let (path, selector) = (below(&["podSelector"]), match_labels(&labels));
-                        let change = |_: &Value| vec![replace(&tokens(&path), selector)];
+                        let path = [&path[..], &["podSelector"]].concat();
+                        let change = |_: &Value| vec![replace(&path, match_labels(&labels))];
                         let proposal = self.of_policy(candidate.policy, Size::Value, change);
                         all.extend(proposal.map(|proposal| Proposal { cause: Cause::Mistake, ..proposal }));
                     }
@@ -373,10 +369,6 @@ impl Proposer<'_> {
 
 fn name(kind: &str, namespace: &str, name: &str) -> ObjectName {
     ObjectName { kind: kind.to_owned(), namespace: Some(namespace.to_owned()), name: name.to_owned() }
-}
-
-fn tokens(path: &[String]) -> Vec<&str> {
-    path.iter().map(String::as_str).collect()
 }
 
 fn label_operations(path: &[&str], labels: &Labels) -> Vec<PatchOperation> {

@@ -69,7 +69,7 @@ proptest! {
         let route = Route { port: port.as_ref(), ..Route::default() };
         let wide = Wide::new(&walk, &sources, &destinations, route);
         let rows = wide.rows(MOST).ok_or(TestCaseError::fail("too many rows"))?;
-        let place = |classes: &[Class], unit: usize| classes.iter().position(|class| class.members.contains(&unit));
+        let place = |classes: &[EndClass], unit: usize| classes.iter().position(|class| class.members.contains(&unit));
         let holds = |ranges: &Ranges, place: Option<usize>| {
             place.is_some_and(|place| ranges.0.iter().any(|(first, last)| (*first..=*last).contains(&place)))
         };
@@ -78,7 +78,7 @@ proptest! {
                 let case = wide.case(from, to);
                 let said = walk.pair(&sources[from], &destinations[to], route);
                 let (source, destination) = (place(&wide.from, from), place(&wide.to, to));
-                let of: Vec<&Row> = rows
+                let of: Vec<&PairRow> = rows
                     .iter()
                     .filter(|row| Some(row.case) == case && holds(&row.from, source) && holds(&row.to, destination))
                     .collect();

@@ -1,4 +1,4 @@
-//! Whom the chains of groups judge: the way back from a chain to endpoints and policies.
+//! Group chains, with the endpoints that each judges and the policies that it comes from.
 
 use std::collections::BTreeSet;
 

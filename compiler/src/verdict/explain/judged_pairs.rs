@@ -25,20 +25,20 @@ pub struct Pair {
 /// The pairs that a flow stands for. Answers about different pairs can be equal, so pairs
 /// are no part of what is compared.
 #[derive(Debug, Clone, Default)]
-pub struct Asked {
+pub struct JudgedPairs {
     pairs: Vec<Pair>,
     has_more: bool,
 }
 
-impl PartialEq for Asked {
+impl PartialEq for JudgedPairs {
     fn eq(&self, _: &Self) -> bool {
         true
     }
 }
 
-impl Eq for Asked {}
+impl Eq for JudgedPairs {}
 
-impl Asked {
+impl JudgedPairs {
     /// One pair.
     pub(super) fn of(pair: Pair) -> Self {
         Self { pairs: vec![pair], has_more: false }

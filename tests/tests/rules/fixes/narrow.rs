@@ -1,0 +1,47 @@
+//! Fixes admit no more than they name.
+
+use npc_compiler::verdict::fix::{Change, Edit};
+use serde_json::{Value, json};
+
+/// Whether all that a fix writes names its peers and its ports. A prefix is named where it was
+/// asked about.
+pub(super) fn is_narrow(change: &Change, asked: [&str; 2]) -> bool {
+    let has_labels = |selector: &Value| selector["matchLabels"].as_object().is_some_and(|labels| !labels.is_empty());
+    let is_peer = |peer: &Value| {
+        let is_one = |cidr: &str| cidr.ends_with("/32") || cidr.ends_with("/128") || asked.contains(&cidr);
+        has_labels(&peer["podSelector"]) || peer["ipBlock"]["cidr"].as_str().is_some_and(is_one)
+    };
+    let is_port = |port: &Value| port.get("port").is_some();
+    let are = |list: Option<&Value>, is_narrow: &dyn Fn(&Value) -> bool| {
+        list.and_then(Value::as_array).is_some_and(|items| !items.is_empty() && items.iter().all(is_narrow))
+    };
+    let is_rule =
+        |rule: &Value| are(rule.get("from").or_else(|| rule.get("to")), &is_peer) && are(rule.get("ports"), &is_port);
+    let is_operation = |operation: &Value| {
+        let (path, value) = (operation["path"].as_str().unwrap_or_default(), &operation["value"]);
+        if operation["op"] == "remove" {
+            // The exception is the asked prefix or address itself.
+            return path.contains("/ipBlock/except/");
+        }
+        let whole = path.strip_suffix("/-");
+        let items = if whole.is_some() { json!([value]) } else { value.clone() };
+        match whole.unwrap_or(path).rsplit('/').next().unwrap_or_default() {
+            "ingress" | "egress" => are(Some(&items), &is_rule),
+            "from" | "to" => are(Some(&items), &is_peer),
+            "ports" => are(Some(&items), &is_port),
+            "podSelector" | "namespaceSelector" => has_labels(value),
+            "port" => value.is_number(),
+            "policyTypes" => true,
+            _ => false,
+        }
+    };
+    match &change.edit {
+        Edit::NewPolicy(document) => {
+            let spec = &document["spec"];
+            let rules = ["ingress", "egress"].into_iter().filter_map(|section| spec.get(section));
+            rules.map(|rules| are(Some(rules), &is_rule)).all(|is_narrow| is_narrow) && has_labels(&spec["podSelector"])
+        }
+        Edit::Policy(patch) => serde_json::to_value(patch).unwrap().as_array().unwrap().iter().all(is_operation),
+        Edit::Labels(..) => true,
+    }
+}
