@@ -58,7 +58,8 @@ deny: ## licences, sources, duplicates and known vulnerabilities of our dependen
 
 bench: setup ## the figures in benches/README.md
 	$(CARGO) build --workspace --release --bins
-	$(CARGO) bench --workspace --bench '*'
+	RUSTFLAGS="-C target-feature=+crt-static" $(CARGO) build --release --target $(HOST) --package npc-cni --bin npc-cni
+	NPC_CNI=$(abspath $(TARGET))/$(HOST)/release/npc-cni $(CARGO) bench --workspace --bench '*'
 
 # Private items are documented, so what links to one leads somewhere.
 docs: ## rustdoc of the workspace
