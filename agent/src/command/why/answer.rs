@@ -206,10 +206,14 @@ impl Answer {
         let needs_seed = match thing {
             Thing::Chain(chain) | Thing::Rule(chain, _) => chain.is_dispatch(),
             Thing::Set(set) => set.is_dispatch() && !set.is_isolated_set(),
-            // Whose names depend on the secret.
-            Thing::Address(_) => answer.sets.iter().any(|set| {
-                SetName::ours(&set.set).is_some_and(|(name, _)| name.is_dispatch() && !name.is_isolated_set())
-            }),
+            // In which sets of the dispatch tree an isolated pod's address is depends on the secret, and whether
+            // it is in one at all.
+            Thing::Address(address) => {
+                let is_place = |name: &SetName| name.is_dispatch() && !name.is_isolated_set();
+                let mut own = answer.sets.iter().filter_map(|set| SetName::ours(&set.set));
+                own.any(|(name, _)| name.is_isolated_set())
+                    && facts.wanted.family(Family::of(address)).sets.keys().any(is_place)
+            }
             Thing::Hook | Thing::Foreign(_) => false,
         };
         answer.seed_known = facts.knows_seed || !needs_seed;
