@@ -2,16 +2,14 @@
 //! dispatch tree with the next victim's, if names alone decided where groups stand.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use npc_benches::{app, engine, ingress};
+use npc_benches::{engine, ingress};
 use npc_compiler::engine::Event;
 use npc_compiler::object::{Labels, Namespace};
 use npc_compiler::policy::Direction;
-use npc_compiler::ruleset::names::SetRole;
-use npc_compiler::ruleset::set::Member;
+use npc_compiler::ruleset::names::ChainRole;
 use npc_lab::apiserver::Resource;
 use serde_json::json;
 
@@ -54,43 +52,38 @@ pub(crate) fn abuse(scene: &Scene, count: usize) -> Result<()> {
 
 /// For each victim, names of policies whose groups stand in its list by their names.
 fn aims(count: usize) -> Vec<Vec<String>> {
+    let mut lists = BTreeMap::<String, Vec<String>>::new();
     // By chance a list gets as many as others; some more, so that each gets enough.
-    let tried = LISTS * (count + 4 * count.isqrt() + 4);
-    let pod = |number: usize, namespace: &str| {
-        Event::Pod(Box::new(npc_benches::pod(number, namespace, app(format!("app-{number}")), NODE)))
-    };
-    let namespaces = (0..VICTIMS).map(victim).chain([Scene::TENANT.to_owned()]);
-    let mut events: Vec<Event> = namespaces.map(|name| Event::Namespace(Namespace::new(name, Labels::new()))).collect();
-    for number in 0..VICTIMS {
-        let namespace = victim(number);
-        events.push(pod(number, &namespace));
-        events.push(Event::Policy(Box::new(ingress(&namespace, Scene::DENY, Labels::new(), Vec::new()))));
-    }
-    for number in VICTIMS..VICTIMS + tried {
-        events.push(pod(number, Scene::TENANT));
-        let policy = ingress(Scene::TENANT, &name(number), app(format!("app-{number}")), Vec::new());
-        events.push(Event::Policy(Box::new(policy)));
-    }
-    let mut engine = engine(NODE, events);
-    engine.commit();
-    // The turns that lead to a pod's list are the sets that it is in.
-    let mut turns = BTreeMap::<IpAddr, Vec<usize>>::new();
-    for (place, (name, (_, members))) in engine.state().v4.sets.iter().enumerate() {
-        if name.role() == SetRole::Dispatch(Direction::Ingress) {
-            for member in members {
-                if let Member::Address(address) = member {
-                    turns.entry(*address).or_default().push(place);
-                }
-            }
+    for number in 0..LISTS * (count + 4 * count.isqrt() + 4) {
+        let name = format!("aimed-{number}");
+        let list = lists.entry(list(Scene::TENANT, &name)).or_default();
+        if list.len() < count {
+            list.push(name);
         }
     }
-    let of = |number: usize| turns.get(&npc_benches::address(number).into()).cloned().unwrap_or_default();
-    let mut lists = BTreeMap::<Vec<usize>, Vec<String>>::new();
-    (VICTIMS..VICTIMS + tried).for_each(|number| lists.entry(of(number)).or_default().push(name(number)));
-    lists.values_mut().for_each(|names| names.truncate(count));
-    (0..VICTIMS).map(|number| lists.get(&of(number)).cloned().unwrap_or_default()).collect()
+    let of = |number| lists.get(&list(&victim(number), Scene::DENY)).cloned().unwrap_or_default();
+    (0..VICTIMS).map(of).collect()
 }
 
-fn name(number: usize) -> String {
-    format!("aimed-{number}")
+/// The list in which a policy's group stands by its name: the bits that the tree distinguishes.
+fn list(namespace: &str, policy: &str) -> String {
+    let mut engine = engine(
+        NODE,
+        [
+            Event::Namespace(Namespace::new(namespace, Labels::new())),
+            Event::Pod(Box::new(npc_benches::pod(0, namespace, Labels::new(), NODE))),
+            Event::Policy(Box::new(ingress(namespace, policy, Labels::new(), Vec::new()))),
+        ],
+    );
+    engine.commit();
+    let mut chains = engine.state().v4.chains.keys();
+    let chain = chains.find(|chain| chain.role() == ChainRole::Group(Direction::Ingress));
+    let hash = chain.map(|chain| chain.as_str().rsplit('-').next().unwrap_or_default()).unwrap_or_default();
+    // Five bits of its hash are a letter or digit, and the tree distinguishes nine.
+    let mut bits = hash.chars().take(2).map(|letter| match letter {
+        'a'..='z' => u32::from(letter) - u32::from('a'),
+        digit => 26 + digit.to_digit(10).unwrap_or(2) - 2,
+    });
+    let (first, second) = (bits.next().unwrap_or_default(), bits.next().unwrap_or_default());
+    format!("{:09b}", first << 4 | second >> 1)
 }
