@@ -2,14 +2,15 @@
 
 use serde_json::{Value, json};
 
+use crate::Result;
 use crate::scene::{Scene, unscheduled};
 
-pub(crate) fn abuse(scene: &Scene) {
-    for number in 0..400 {
+pub(crate) fn abuse(scene: &Scene) -> Result<()> {
+    scene.rewrite(400, |number, version| {
         let mut pod = unscheduled(number);
-        let variables =
-            (0..10_000).map(|name| json!({"name": format!("VARIABLE_{name}"), "value": format!("{name:064}")}));
+        let variables = (0..10_000)
+            .map(|name| json!({"name": format!("VARIABLE_{name}"), "value": format!("{version:03}-{name:060}")}));
         pod["spec"]["containers"][0]["env"] = Value::Array(variables.collect());
-        scene.server.put(&pod);
-    }
+        pod
+    })
 }

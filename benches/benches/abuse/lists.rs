@@ -2,16 +2,14 @@
 
 use serde_json::json;
 
-use crate::scene::Scene;
+use crate::Result;
+use crate::scene::{Scene, policy};
 
-pub(crate) fn abuse(scene: &Scene) {
-    for number in 0..300 {
-        let values: Vec<String> = (0..45_000).map(|value| format!("{number:03}-{value:016}")).collect();
+pub(crate) fn abuse(scene: &Scene) -> Result<()> {
+    scene.rewrite(300, |number, version| {
+        let values: Vec<String> = (0..45_000).map(|value| format!("{number:03}-{version:03}-{value:012}")).collect();
         let selector = json!({"matchExpressions": [{"key": "app", "operator": "In", "values": values}]});
-        scene.server.put(&json!({
-            "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
-            "metadata": {"namespace": Scene::TENANT, "name": format!("policy-{number}")},
-            "spec": {"podSelector": selector, "policyTypes": ["Ingress"]},
-        }));
-    }
+        let spec = json!({"podSelector": selector, "policyTypes": ["Ingress"]});
+        policy(Scene::TENANT, &format!("policy-{number}"), &spec)
+    })
 }

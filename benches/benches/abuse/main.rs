@@ -1,24 +1,38 @@
 //! The abuse suite: what a tenant who writes only in his own namespace, or sends only from
-//! his own pods, does to everyone else on a node. While a case runs, policies of other
-//! namespaces come, and the suite measures how soon each is in force and how much memory
+//! his own pods, does to everyone else on a node. While a case runs, policies and pods of
+//! other namespaces come. The suite measures how soon each is in force, and how much memory
 //! the agent takes.
 //!
 //! Each case is a file here and one line in [`CASES`]. The real agent runs in a network
-//! namespace, on an API server in this process. Needs root, and the binary:
-//! `cargo build --workspace --release --bins`. Arguments name the cases to run, by a part
-//! of their names.
+//! namespace, on an API server in this process, with each backend in turn. In each run it is
+//! measured first without the abuse, then with it, so that a busy machine is busy for both.
+//! Needs root, and the binary: `cargo build --workspace --release --bins`. Arguments choose
+//! cases by a part of their names, and backends by `nft` or `legacy`.
 #![allow(clippy::print_stdout, reason = "a bench prints its figures")]
 
+mod agent;
+mod aimed;
+mod blocks;
+mod denied;
 mod environment;
+mod flips;
+mod flows;
 mod labels;
 mod lists;
+mod ports;
+mod requests;
+mod rules;
 mod scene;
+mod wire;
 
 use std::process;
+use std::time::Duration;
 
+use npc_agent::dataplane::backend::Backend;
 use npc_benches::netns::Netns;
+use npc_benches::samples::Samples;
 
-use scene::{Outcome, Scene};
+use scene::{Outcome, Scene, Waits};
 
 /// Whatever fails here leaves nothing to measure.
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
@@ -27,16 +41,30 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>
 #[derive(Debug, Clone, Copy)]
 struct Case {
     name: &'static str,
-    /// What the tenant does, from the start of the agent to the last measurement.
-    abuse: fn(&Scene),
+    /// What the tenant does, until [`Scene::is_over`].
+    abuse: fn(&Scene) -> Result<()>,
+    /// Whether a list of all objects is measured as well, after the abuse. A tenant cannot
+    /// cause one; an API server that was away for long does.
+    lists: bool,
 }
 
 /// All cases.
-const CASES: [Case; 4] = [
-    Case { name: "nothing", abuse: |_| {} },
-    Case { name: "labels: 300 pods with 1 MB of labels", abuse: labels::abuse },
-    Case { name: "lists: 300 policies with 1 MB of values", abuse: lists::abuse },
-    Case { name: "environment: 400 pods with 1 MB of environment", abuse: environment::abuse },
+const CASES: [Case; 15] = [
+    Case { name: "nothing", abuse: |_| Ok(()), lists: true },
+    Case { name: "labels: 300 pods with 1 MB of labels", abuse: labels::abuse, lists: true },
+    Case { name: "lists: 300 policies with 1 MB of values", abuse: lists::abuse, lists: true },
+    Case { name: "environment: 400 pods with 1 MB of environment", abuse: environment::abuse, lists: true },
+    Case { name: "blocks: a policy with 25,000 ipBlocks", abuse: blocks::abuse, lists: false },
+    Case { name: "ports: a policy with 32,000 ports", abuse: ports::abuse, lists: false },
+    Case { name: "rules: four policies with 8,000 rules", abuse: rules::abuse, lists: false },
+    Case { name: "flips: labels of a pod, 10 times a second", abuse: flips::abuse, lists: false },
+    Case { name: "aimed: 24 policies at each victim", abuse: |scene| aimed::abuse(scene, 24), lists: false },
+    Case { name: "aimed: 96 policies at each victim", abuse: |scene| aimed::abuse(scene, 96), lists: false },
+    Case { name: "flows: 200,000, and 60 pods replaced", abuse: flows::abuse, lists: false },
+    Case { name: "requests: 1,100 that are not finished", abuse: requests::unfinished, lists: false },
+    Case { name: "requests: 1,400 with slow heads", abuse: requests::slow, lists: false },
+    Case { name: "denied: flows of twelve groups", abuse: denied::abuse, lists: false },
+    Case { name: "nothing, once more", abuse: |_| Ok(()), lists: false },
 ];
 
 fn main() -> Result<()> {
@@ -45,24 +73,52 @@ fn main() -> Result<()> {
         return Ok(());
     }
     let wanted: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
-    println!(
-        "another namespace's default-deny in force after: median, 99th percentile; the agent's memory at its peak"
-    );
+    let is_backend = |arg: &String| Backend::ALL.iter().any(|backend| backend.to_string() == *arg);
+    let (backends, names): (Vec<String>, Vec<String>) = wanted.into_iter().partition(is_backend);
+    println!("of other namespaces, ms until in force: median/99th percentile, policies; pods");
     for case in CASES {
-        if !wanted.is_empty() && !wanted.iter().any(|part| case.name.contains(part.as_str())) {
+        if !names.is_empty() && !names.iter().any(|part| case.name.contains(part.as_str())) {
             continue;
         }
-        for streams in [true, false] {
-            let Outcome { median, percentile_99, peak } = Scene::run(case.abuse, streams)?;
-            let lists = if streams { "streamed" } else { "in pages" };
-            println!(
-                "{:48} {lists:9} {:7.1} ms {:7.1} ms {:5} MB",
-                case.name,
-                median.as_secs_f64() * 1e3,
-                percentile_99.as_secs_f64() * 1e3,
-                peak >> 20
-            );
+        println!("{}", case.name);
+        for backend in Backend::ALL {
+            if !backends.is_empty() && !backends.contains(&backend.to_string()) {
+                continue;
+            }
+            match Scene::run(case, backend) {
+                Ok(outcome) => print(backend, &outcome),
+                // The other cases can be measured all the same.
+                Err(error) => println!("  {backend:6} not measured: {error}"),
+            }
         }
     }
     Ok(())
+}
+
+fn print(backend: Backend, outcome: &Outcome) {
+    let Outcome { before, during, streamed, pages, peak, rules, sets, notes } = outcome;
+    println!(
+        "  {backend:6} before {}, during {}, {} MB at the peak; {rules} rules, {sets} sets",
+        both(before),
+        both(during),
+        peak >> 20
+    );
+    for (how, lists) in [("a streamed list", streamed), ("a list in pages", pages)] {
+        if lists.quantile(1_000) > Duration::ZERO {
+            println!("         during {how} {} (longest {:.0} ms)", of(lists), millis(lists.quantile(1_000)));
+        }
+    }
+    notes.iter().for_each(|note| println!("         {note}"));
+}
+
+fn both(waits: &Waits) -> String {
+    format!("{}; {}", of(&waits.policies), of(&waits.pods))
+}
+
+fn of(samples: &Samples) -> String {
+    format!("{:.0}/{:.0}", millis(samples.median()), millis(samples.quantile(990)))
+}
+
+fn millis(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
 }

@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::networking::v1 as api;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement, ObjectMeta};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::{NetworkPolicy, Objects};
@@ -282,35 +282,37 @@ fn of_selector(selector: &LabelSelector) -> usize {
             .sum::<usize>()
 }
 
-/// A selector that selects all that this one does, and takes few bytes.
+/// A selector that selects all that this one does, and takes few bytes. It copies nothing that
+/// it leaves out, because an agent makes one for each policy that it reads.
 fn wider(selector: &LabelSelector) -> LabelSelector {
-    let mut selector = selector.clone();
-    if of_selector(&selector) <= SELECTOR_BYTES {
-        return selector;
-    }
-    // A long list of values goes first: with its key the pod still has to have it.
-    for expression in selector.match_expressions.iter_mut().flatten() {
-        if expression.operator == "In" && expression.values.as_ref().is_some_and(|values| values.len() > 8) {
-            "Exists".clone_into(&mut expression.operator);
-            expression.values = None;
-        }
+    if of_selector(selector) <= SELECTOR_BYTES {
+        return selector.clone();
     }
     let mut left = SELECTOR_BYTES;
-    let mut keep = |bytes: usize| {
+    let mut keeps = |bytes: usize| {
         let fits = bytes <= left;
         left = if fits { left - bytes } else { left };
         fits
     };
-    if let Some(labels) = &mut selector.match_labels {
-        labels.retain(|key, value| keep(OF_REQUIREMENT + 2 * OF_STRING + key.len() + value.len()));
-    }
-    if let Some(expressions) = &mut selector.match_expressions {
-        expressions.retain(|expression| {
-            let values: usize = expression.values.iter().flatten().map(|value| OF_STRING + value.len()).sum();
-            keep(OF_REQUIREMENT + OF_STRING + expression.key.len() + values)
-        });
-    }
-    selector
+    let match_labels = selector.match_labels.as_ref().map(|labels| {
+        let kept = labels.iter();
+        let kept = kept.filter(|(key, value)| keeps(OF_REQUIREMENT + 2 * OF_STRING + key.len() + value.len()));
+        kept.map(|(key, value)| (key.clone(), value.clone())).collect()
+    });
+    let short = |expression: &LabelSelectorRequirement| {
+        // A long list of values goes first: with its key the pod still has to have it.
+        let is_long = expression.values.as_ref().is_some_and(|values| values.len() > 8);
+        let exists = expression.operator == "In" && is_long;
+        let values = expression.values.as_ref().filter(|_| !exists);
+        let bytes: usize = values.into_iter().flatten().map(|value| OF_STRING + value.len()).sum();
+        keeps(OF_REQUIREMENT + OF_STRING + expression.key.len() + bytes).then(|| LabelSelectorRequirement {
+            key: expression.key.clone(),
+            operator: if exists { "Exists".to_owned() } else { expression.operator.clone() },
+            values: values.cloned(),
+        })
+    };
+    let match_expressions = selector.match_expressions.as_ref().map(|all| all.iter().filter_map(short).collect());
+    LabelSelector { match_labels, match_expressions }
 }
 
 #[cfg(test)]

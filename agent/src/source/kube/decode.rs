@@ -58,6 +58,8 @@ impl<T> Item<T> {
 #[derive(Debug)]
 pub(super) enum Line<T> {
     Applied(Item<T>),
+    /// In a list: the object is as it was.
+    Unchanged(Identity),
     Deleted(Identity),
     /// The version to go on from, and whether all objects that existed were sent.
     Bookmark(String, bool),
@@ -128,6 +130,13 @@ pub(super) fn line<T: DeserializeOwned>(buffer: &Buffer, piece: Piece) -> serde_
         "ERROR" => Line::Error(serde_json::from_slice(bytes)?),
         other => return Err(serde::de::Error::custom(format!("\"{other}\" is no type of an event"))),
     })
+}
+
+/// The bytes of the object in a line that says that it is there, as the API server writes it.
+pub(super) fn object_of_line(line: &[u8]) -> Option<&[u8]> {
+    const BEGINS: [&[u8]; 2] = [br#"{"type":"ADDED","object":"#, br#"{"type":"MODIFIED","object":"#];
+    let object = BEGINS.into_iter().find_map(|begin| line.strip_prefix(begin))?;
+    object.trim_ascii_end().strip_suffix(b"}")
 }
 
 /// The deletion of the object that these bytes show.

@@ -139,6 +139,17 @@ impl<K: Eq + Hash + Clone, V: Kept> Known<K, V> {
         is_news
     }
 
+    /// An object exists as it was when it was read last.
+    pub(super) fn came_unchanged(&mut self, key: K)
+    where
+        V: Default,
+    {
+        self.unreadable.remove(&key);
+        let kept = self.all.get(&key).or_else(|| self.kept.get(&key)).copied().unwrap_or_default();
+        // Its addresses are old news, as above.
+        let _ = self.exists(key, kept);
+    }
+
     /// Something exists that cannot be read and shows no name, so what a list lacks may
     /// be just this.
     pub(super) fn came_unnamed(&mut self, object: UnreadableObject) {

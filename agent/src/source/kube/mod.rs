@@ -16,7 +16,7 @@
 //! changes nothing: what was reported stays true until a list says otherwise, and only
 //! a complete one says that something is gone. Whatever the API server answers, the
 //! agent sends it few requests (`limits`, `pace`), and however large objects are, it keeps
-//! little of them (`read`, `named`, `policies`).
+//! little of them (`read`, `named`, `policies`) and reads them once (`unchanged`).
 
 mod client;
 mod decode;
@@ -37,6 +37,7 @@ mod read;
 mod reread;
 mod slim;
 mod start;
+mod unchanged;
 mod watch;
 mod watched;
 
@@ -194,6 +195,18 @@ pub async fn follow<T>(
     }
 }
 
+/// The release from which an API server streams lists by default (feature gate
+/// WatchList). An older one may ignore what it is asked and never say that the
+/// list is complete.
+const STREAMS_SINCE: (u32, u32) = (1, 32);
+
+/// Whether an API server of this version is asked to stream its lists.
+fn is_streaming(major: &str, minor: &str) -> bool {
+    // Some write `33+`.
+    let number = |text: &str| text.trim_end_matches(|c: char| !c.is_ascii_digit()).parse().ok();
+    matches!((number(major), number(minor)), (Some(major), Some(minor)) if (major, minor) >= STREAMS_SINCE)
+}
+
 /// How long to wait before each further try of what the API server did not do:
 /// from about a second to about a minute, longer and longer, and by chance, so
 /// that the agents of all nodes do not come back at the same moment. Never ends.
@@ -218,7 +231,7 @@ async fn streams_lists(connector: &Connector) -> bool {
         };
         match answer {
             Ok(version) => {
-                let streaming = watch::streams_lists(&version.major, &version.minor);
+                let streaming = is_streaming(&version.major, &version.minor);
                 info!(version = version.git_version, streaming, "the API server answers");
                 return streaming;
             }
@@ -295,6 +308,21 @@ mod tests {
             (Box::new(kube::Error::Api(Status::failure("", "").with_code(502).boxed())), "502"),
         ] {
             assert_eq!(words(error.as_ref()), expected);
+        }
+    }
+
+    #[test]
+    fn lists_are_streamed_from_the_release_that_has_it() {
+        for (major, minor, streams) in [
+            ("1", "36", true),
+            ("1", "32", true),
+            ("1", "33+", true),
+            ("1", "31", false),
+            ("1", "20", false),
+            ("2", "0", true),
+            ("", "", false),
+        ] {
+            assert_eq!(is_streaming(major, minor), streams, "{major}.{minor}");
         }
     }
 

@@ -96,6 +96,12 @@ impl Policies {
         })
     }
 
+    /// Whether this is the version of a policy that is known.
+    pub(super) fn has_version(&self, identity: &Identity) -> bool {
+        let known = self.namespaces.get(&identity.namespace).and_then(|known| known.policies.get(&identity.name));
+        known.is_some_and(|policy| *policy.version == *identity.version)
+    }
+
     /// A policy is gone.
     pub(super) fn remove(&mut self, namespace: &str, name: &str) -> Vec<Target> {
         let Some(known) = self.namespaces.get_mut(namespace) else { return Vec::new() };

@@ -28,11 +28,12 @@ use tokio::time::{self, Instant};
 
 use super::Report;
 use super::client::Connector;
-use super::decode::{self, Item, Line};
+use super::decode::{self, Identity, Item, Line};
 use super::failure::{self, Failure};
 use super::named::Named;
 use super::pace::{Ended, Pace, Reach, STEADY};
 use super::read::{self, Body, Buffer, Items};
+use super::unchanged::Unchanged;
 use super::watched::{Event, Watched, keep};
 use crate::metrics::{Kind, Watches};
 
@@ -43,11 +44,6 @@ pub const WATCH_SECONDS: RangeInclusive<u32> = 10..=110;
 
 /// How many objects a page of a list has.
 const PAGE: u32 = 500;
-
-/// The release from which an API server streams lists by default (feature gate
-/// WatchList). An older one may ignore what it is asked and never say that the
-/// list is complete.
-const STREAMS_SINCE: (u32, u32) = (1, 32);
 
 /// How long the answer to a watch may take to begin. A server that queues it takes
 /// less, and a connection that died in silence would take 120 s.
@@ -62,13 +58,6 @@ const BROKEN_STREAMS: u32 = 3;
 /// How long the other watches wait for the one that looks for an API server that is
 /// away, before they look themselves.
 const UNWOKEN: Duration = Duration::from_secs(30);
-
-/// Whether an API server of this version is asked to stream its lists.
-pub(super) fn streams_lists(major: &str, minor: &str) -> bool {
-    // Some write `33+`.
-    let number = |text: &str| text.trim_end_matches(|c: char| !c.is_ascii_digit()).parse().ok();
-    matches!((number(major), number(minor)), (Some(major), Some(minor)) if (major, minor) >= STREAMS_SINCE)
-}
 
 /// Why a watch ended.
 enum End {
@@ -134,6 +123,7 @@ pub(super) struct Lister<K: Watched> {
     /// Since the last failure the API server has not answered.
     unanswered: bool,
     buffer: Buffer,
+    unchanged: Unchanged,
     /// The last failure was that no server answered.
     unreachable: bool,
     /// There was a failure, and no watch has proved steady since.
@@ -155,6 +145,7 @@ impl<K: Watched> Lister<K> {
             begins_after: None,
             unanswered: false,
             buffer: Buffer::default(),
+            unchanged: Unchanged::new(K::IS_KEPT_WHOLE),
             pace: Pace::default(),
             next: Instant::now(),
             unreachable: false,
@@ -301,16 +292,17 @@ impl<K: Watched> Lister<K> {
                 self.common.streams = false;
             }
         })?;
-        self.send(Event::ListBegins).await?;
+        self.begin_list().await?;
         // Until it is complete it counts as one that broke off.
         self.broken_streams += 1;
         loop {
             match self.next(&mut events).await? {
                 Some(Line::Applied(item)) => self.send_item(item, Event::Listed).await?,
+                Some(Line::Unchanged(identity)) => self.send(Event::ListedAgain(identity)).await?,
                 Some(Line::Unnamed(error)) => self.send(Event::Unnamed(error)).await?,
                 Some(Line::Bookmark(version, is_end)) => {
                     if is_end {
-                        self.send(Event::ListEnds).await?;
+                        self.end_list().await?;
                         self.broken_streams = 0;
                         return Ok((version, events));
                     }
@@ -322,7 +314,7 @@ impl<K: Watched> Lister<K> {
                     return Err(Failure::Refused(status).into());
                 }
                 // What was listed can go before the list is complete.
-                Some(Line::Deleted(identity)) => self.send(Event::Deleted(identity)).await?,
+                Some(Line::Deleted(identity)) => self.send_deleted(identity).await?,
                 None => return Err(Failure::Incomplete.into()),
             }
         }
@@ -331,7 +323,7 @@ impl<K: Watched> Lister<K> {
     async fn list_in_pages(&mut self, client: &Client) -> Result<String, End> {
         let mut params = ListParams::default().limit(PAGE);
         params.field_selector.clone_from(&self.field_selector);
-        self.send(Event::ListBegins).await?;
+        self.begin_list().await?;
         loop {
             let request = Request::new(K::url_path(&(), None)).list(&params).map_err(kube::Error::BuildRequest)?;
             let mut items = Items::new(Box::pin(client.request_stream(request).await?));
@@ -341,6 +333,10 @@ impl<K: Watched> Lister<K> {
                 // A body that stands still is an error of the client's own after a while.
                 let Some(piece) = items.next(&mut self.buffer).await.map_err(Failure::of_list)? else { break };
                 is_empty = false;
+                if let Some(identity) = self.unchanged.find(piece, self.buffer.bytes()) {
+                    self.send(Event::ListedAgain(identity)).await?;
+                    continue;
+                }
                 match decode::item::<K>(&self.buffer, piece) {
                     Ok(item) => self.send_item(item, Event::Listed).await?,
                     Err(error) => self.send(Event::Unnamed(error)).await?,
@@ -355,7 +351,7 @@ impl<K: Watched> Lister<K> {
             if params.continue_token.is_none() {
                 let version = metadata.resource_version.filter(|version| !version.is_empty());
                 let version = version.ok_or(Failure::NoVersion)?;
-                self.send(Event::ListEnds).await?;
+                self.end_list().await?;
                 return Ok(version);
             }
         }
@@ -416,7 +412,7 @@ impl<K: Watched> Lister<K> {
                 Some(Line::Deleted(identity)) => {
                     let of = identity.version.clone();
                     self.steady().await?;
-                    self.send(Event::Deleted(identity)).await?;
+                    self.send_deleted(identity).await?;
                     of
                 }
                 Some(Line::Bookmark(of, _)) => of,
@@ -425,6 +421,8 @@ impl<K: Watched> Lister<K> {
                     self.send(Event::Unnamed(error)).await?;
                     continue;
                 }
+                // Only a list holds what is as it was.
+                Some(Line::Unchanged(_)) => continue,
                 Some(Line::Error(status)) => return Err(Failure::Refused(status).into()),
                 None => return Ok(End::InOrder),
             };
@@ -443,6 +441,10 @@ impl<K: Watched> Lister<K> {
         let read = time::timeout(silence, read::line(events, &mut self.buffer)).await;
         match read.map_err(|_| Failure::Silent(silence))? {
             Ok(Some(piece)) => {
+                let object = decode::object_of_line(self.buffer.bytes());
+                if let Some(identity) = object.and_then(|object| self.unchanged.find(piece, object)) {
+                    return Ok(Some(Line::Unchanged(identity)));
+                }
                 let line = decode::line(&self.buffer, piece);
                 Ok(Some(line.map_err(kube::Error::SerdeError)?))
             }
@@ -459,9 +461,11 @@ impl<K: Watched> Lister<K> {
     }
 
     /// Passes an object on, when there is room for it.
-    async fn send_item(&self, item: Item<K>, event: fn(Item<K::Object>) -> Event<K::Object>) -> Result<(), End> {
+    async fn send_item(&mut self, item: Item<K>, event: fn(Item<K::Object>) -> Event<K::Object>) -> Result<(), End> {
         let rescue =
             item.content.as_ref().err().and_then(|error| K::rescue(self.buffer.bytes(), &item.identity, error));
+        let bytes = self.buffer.bytes();
+        self.unchanged.note(&item, decode::object_of_line(bytes).unwrap_or(bytes));
         let mut item = keep(item, &self.common.named);
         item.rescue = rescue;
         let units = u32::try_from(item.bytes / UNIT).unwrap_or(ROOM).clamp(1, ROOM);
@@ -470,31 +474,26 @@ impl<K: Watched> Lister<K> {
         self.send(event(item)).await
     }
 
+    async fn send_deleted(&mut self, identity: Identity) -> Result<(), End> {
+        self.unchanged.forget(&identity);
+        self.send(Event::Deleted(identity)).await
+    }
+
+    async fn begin_list(&mut self) -> Result<(), End> {
+        self.unchanged.begin_list();
+        self.send(Event::ListBegins).await
+    }
+
+    async fn end_list(&mut self) -> Result<(), End> {
+        self.unchanged.end_list();
+        self.send(Event::ListEnds).await
+    }
+
     async fn send(&self, event: Event<K::Object>) -> Result<(), End> {
         self.common.sender.send((self.event)(event)).await.map_err(|_| End::Closed)
     }
 
     async fn fail(&self, failure: Failure) -> Result<(), End> {
         self.common.sender.send(Report::Failed(self.kind, failure)).await.map_err(|_| End::Closed)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lists_are_streamed_from_the_release_that_has_it() {
-        for (major, minor, streams) in [
-            ("1", "36", true),
-            ("1", "32", true),
-            ("1", "33+", true),
-            ("1", "31", false),
-            ("1", "20", false),
-            ("2", "0", true),
-            ("", "", false),
-        ] {
-            assert_eq!(streams_lists(major, minor), streams, "{major}.{minor}");
-        }
     }
 }

@@ -17,6 +17,8 @@ pub(super) enum Event<T> {
     ListBegins,
     /// The list holds this object.
     Listed(Item<T>),
+    /// The list holds this object as it was reported last.
+    ListedAgain(Identity),
     /// The list is complete: what it did not hold does not exist.
     ListEnds,
     /// This object was created or changed.
@@ -33,6 +35,9 @@ pub(super) enum Event<T> {
 pub(super) trait Watched: Resource<DynamicType = ()> + DeserializeOwned + Send + 'static {
     /// What is kept of an object.
     type Object: Send + 'static;
+
+    /// Large objects are kept as they are, whatever policies name.
+    const IS_KEPT_WHOLE: bool = false;
 
     /// Keeps what is needed, and about how many bytes that is.
     fn keep(self, named: &Named) -> (Self::Object, usize);
@@ -84,6 +89,8 @@ impl Watched for slim::Node {
 
 impl Watched for slim::Policy {
     type Object = object::NetworkPolicy;
+
+    const IS_KEPT_WHOLE: bool = true;
 
     fn keep(self, _: &Named) -> (Self::Object, usize) {
         let policy = object::NetworkPolicy::from(self);

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::object::Labels;
 use crate::policy::finding::Effect;
 use crate::policy::{Direction, Policy};
 
@@ -102,7 +103,43 @@ fn names_of_labels_and_ports_are_found_wherever_they_stand() {
     assert_eq!(policy.port_names().collect::<Vec<_>>(), ["in", "out"]);
 }
 
+/// A requirement with these values; of an operator that takes none, without them.
+fn requirement(key: usize, operator: &str, values: usize) -> Value {
+    let key = format!("key-{key:040}");
+    match operator {
+        "In" | "NotIn" => {
+            let values: Vec<String> = (0..values).map(|value| format!("value-{value:030}")).collect();
+            json!({"key": key, "operator": operator, "values": values})
+        }
+        _ => json!({"key": key, "operator": operator}),
+    }
+}
+
 proptest! {
+    /// However long its selector is, and whatever part of it makes it long.
+    #[test]
+    fn a_restricted_policy_selects_all_that_the_whole_one_does_and_is_small(
+        labels in prop::collection::btree_set(0_usize..100, 0..80),
+        expressions in prop::collection::vec(
+            (100_usize..160, prop::sample::select(vec!["In", "NotIn", "Exists", "DoesNotExist"]), 1_usize..300), 0..20),
+        absent in prop::collection::btree_set(0_usize..160, 0..2),
+    ) {
+        let label = |key: usize| (format!("key-{key:040}"), format!("value-{:030}", 0));
+        let match_labels: BTreeMap<String, String> = labels.iter().copied().map(label).collect();
+        let match_expressions: Vec<Value> =
+            expressions.iter().map(|(key, operator, values)| requirement(*key, operator, *values)).collect();
+        let selector = json!({"matchLabels": match_labels, "matchExpressions": match_expressions});
+        let whole = policy("p", &json!({"podSelector": selector, "policyTypes": ["Ingress"]}));
+        let restricted = whole.restricted(String::new());
+        let wanted = expressions.iter().filter(|(_, operator, _)| ["In", "Exists"].contains(operator));
+        let wanted = labels.iter().copied().chain(wanted.map(|(key, ..)| *key));
+        let pod: Labels = wanted.filter(|key| !absent.contains(key)).map(label).collect();
+        let [selects, still] = [&whole, &restricted].map(|policy| Policy::read(policy).0.subject.matches(&pod));
+        prop_assert!(still || !selects);
+        let kept = restricted.object.spec.and_then(|spec| spec.pod_selector).map(|selector| of_selector(&selector));
+        prop_assert!(kept.is_some_and(|bytes| bytes <= 2 * SELECTOR_BYTES));
+    }
+
     /// After any sequence, those are over that a fresh choice by size and name puts over;
     /// and the answers say each move.
     #[test]

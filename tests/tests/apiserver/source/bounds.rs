@@ -143,3 +143,53 @@ async fn a_pod_that_was_read_again_while_a_list_came_in_is_gone_if_the_list_lack
     world.until("the others are read", |seen| seen.labels["uid-13"].len() == 1).await;
     world.until("it is gone", |seen| !seen.pods.contains("uid-11")).await;
 }
+
+/// A list of many megabytes would take seconds, and what comes behind them waits as long.
+#[tokio::test(start_paused = true)]
+async fn a_list_reads_only_those_large_policies_that_are_different() {
+    for streams in [true, false] {
+        let server = World::server(1);
+        if !streams {
+            server.inject(Fault::no_streaming_lists());
+        }
+        for number in 0..4 {
+            server.put(&large_policy(number));
+        }
+        let world = World::follow(server);
+        world.in_sync().await;
+        world.server.put(&large_policy(4));
+        world.until("the last one is known", |seen| seen.policies.contains("large-4")).await;
+        let reports = |name: &str| world.seen().reports.get(name).copied().unwrap_or_default();
+        for changes in 1..=2 {
+            let lists = world.server.full_reads(Resource::NetworkPolicies);
+            world.disconnect();
+            // While the agent sees nothing, one changes, one goes, and one is there anew.
+            world.server.put(&{
+                let mut policy = large_policy(1);
+                policy["spec"]["podSelector"]["matchExpressions"][0]["values"][0] = format!("changed-{changes}").into();
+                policy
+            });
+            world.server.delete(Resource::NetworkPolicies, "shop", "large-2");
+            world.server.delete(Resource::NetworkPolicies, "shop", "large-3");
+            world.server.put(&large_policy(3));
+            world.server.compact();
+            world.reconnect();
+            world.until("what changed is known", |seen| seen.reports["large-1"] == changes + 1).await;
+            world.until("what came anew is known", |seen| seen.reports["large-3"] == changes + 1).await;
+            world.until("what went is gone", |seen| !seen.policies.contains("large-2")).await;
+            world.in_sync().await;
+            assert!(world.server.full_reads(Resource::NetworkPolicies) > lists);
+            // Those that the list held as they were are known all the same.
+            assert_eq!((reports("large-0"), reports("deny")), (1, changes + 1));
+            assert!(
+                ["large-0", "large-1", "large-3", "large-4"].iter().all(|name| world.seen().policies.contains(*name))
+            );
+        }
+        // One that it recognised goes like any other.
+        world.server.delete(Resource::NetworkPolicies, "shop", "large-0");
+        world.until("it is gone", |seen| !seen.policies.contains("large-0")).await;
+        world.server.put(&large_policy(0));
+        world.until("it is there anew", |seen| seen.policies.contains("large-0")).await;
+        assert_eq!(reports("large-0"), 2);
+    }
+}

@@ -36,6 +36,8 @@ pub(crate) struct Seen {
     pub(crate) namespaces: BTreeSet<String>,
     /// The labels of pods, by their UIDs.
     pub(crate) labels: BTreeMap<String, BTreeMap<String, String>>,
+    /// How often each policy was reported.
+    pub(crate) reports: BTreeMap<String, usize>,
     /// The policies whose rules are left out, with why.
     pub(crate) restricted: BTreeMap<String, String>,
     pub(crate) is_node: Option<bool>,
@@ -59,6 +61,7 @@ impl Seen {
                     let name = policy.name().to_owned();
                     self.restricted.remove(&name);
                     self.restricted.extend(policy.restriction.map(|why| (name.clone(), why)));
+                    *self.reports.entry(name.clone()).or_default() += 1;
                     self.policies.insert(name);
                 }
                 Event::PolicyGone(_, name) => {

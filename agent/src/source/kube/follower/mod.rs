@@ -268,6 +268,12 @@ impl Follower {
         }
         let is_listed = matches!(event, Event::ListEnds);
         let key = |identity: &decode::Identity| (identity.namespace.clone(), identity.name.clone());
+        // It was read again since, and the list has it as it was before that.
+        if let Event::ListedAgain(identity) = &event
+            && !self.policies.has_version(identity)
+        {
+            self.large.read_again(vec![Target::Policy(identity.namespace.clone(), identity.name.clone())]);
+        }
         let read = |policy| ((), Some(engine::Event::Policy(Box::new(policy))));
         let event = self.track(Kind::NetworkPolicy, |known| &mut known.policies, event, Doubt::All, key, read);
         self.doubt_start(is_listed);
@@ -331,6 +337,10 @@ impl Follower {
                         event.map_or(Tracked::Nothing, Tracked::Happened)
                     }
                 }
+            }
+            Event::ListedAgain(identity) => {
+                cluster.came_unchanged(key(&identity));
+                Tracked::Nothing
             }
             Event::Unnamed(error) => {
                 let effect = "it shows no name, so nothing is taken for gone because of the list that holds it";
