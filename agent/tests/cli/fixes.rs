@@ -227,7 +227,7 @@ fn a_label_of_a_template_says_what_brings_it_to_the_pods() {
             "Deployment",
             "paused: true",
             Some(Some(
-                "the Deployment is paused; then resume it, so that it replaces its pods (kubectl rollout resume \
+                "the Deployment is paused; then resume it, so that it replaces its pods (kubectl -n default rollout resume \
                  deploy/cart)"
                     .to_owned(),
             )),

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::io::{self, Write};
 
 use json_patch::{Patch, PatchOperation};
+use npc_agent::source::manifests::{ObjectRef, Positions};
 use npc_compiler::cluster::Cluster;
 use npc_compiler::cluster::group::Groups;
 use npc_compiler::policy::Direction;
@@ -21,7 +22,6 @@ use crate::command::input::Input;
 use crate::command::words::shorten;
 
 pub(super) use json::{FixJson, UnfixedJson};
-use npc_agent::source::manifests::{ObjectRef, Positions};
 use why_not::why_not;
 
 /// So many flows get a fix: each takes as long as several explanations.
@@ -117,9 +117,10 @@ fn checked(cluster: &Cluster, fix: &Fix) -> String {
         said.push(format!("{opens} no other"));
     }
     let closed = parts(&fix.closes, &verb("closes", "close"), "may close");
-    let reason = match closed.is_empty() {
-        true => String::new(),
-        false => format!("\n{INDENT}(policies that select by this label apply to these pods only now)"),
+    let reason = if closed.is_empty() {
+        String::new()
+    } else {
+        format!("\n{INDENT}(policies that select by this label apply to these pods only now)")
     };
     said.extend(closed);
     let last = said.pop().unwrap_or_default();
@@ -170,9 +171,11 @@ fn then(change: &Change) -> Option<String> {
     let pods_keep = format!("the pods that run keep their labels; then delete them, because the {kind}");
     Some(match change.rollout? {
         Rollout::Resume => {
-            let name = &change.object.name;
+            let ObjectName { namespace, name, .. } = &change.object;
             format!(
-                "the {kind} is paused; then resume it, so that it replaces its pods (kubectl rollout resume deploy/{name})"
+                "the {kind} is paused; then resume it, so that it replaces its pods (kubectl -n {} rollout resume \
+                 deploy/{name})",
+                namespace.as_deref().unwrap_or_default()
             )
         }
         Rollout::DeletePods if matches!(kind.as_str(), "StatefulSet" | "DaemonSet") => {

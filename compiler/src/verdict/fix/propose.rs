@@ -115,9 +115,9 @@ impl Proposer<'_> {
     fn all(&self, decision: &Decision, flow: &Flow) -> Result<Vec<Proposal>, NoFix> {
         let mut all = Vec::new();
         for beside in decision.beside.iter().filter(|beside| beside.code == Code::PolicyTypesMissing) {
-            let types = |document: &Value| match self.has_rule_for_everything(document) {
-                true => Vec::new(),
-                false => append(document, &["spec", "policyTypes"], vec![json!(self.direction.as_str())]),
+            let types = |document: &Value| {
+                let name = (!self.has_rule_for_everything(document)).then(|| json!(self.direction.as_str()));
+                name.map_or_else(Vec::new, |name| append(document, &["spec", "policyTypes"], vec![name]))
             };
             all.extend(self.of_policy(beside.policy, Size::Value, types));
         }
@@ -181,13 +181,17 @@ impl Proposer<'_> {
     /// that changes has a part that was not understood. A patch may mend that very part.
     fn is_refused(&self, id: PolicyId, operations: &[PatchOperation]) -> bool {
         let paths: Vec<String> = operations.iter().map(field_path).collect();
+        let is_mended = |finding: &Finding| {
+            let mut written = operations.iter().filter(|of| matches!(of, PatchOperation::Replace(_)));
+            written.any(|operation| field_path(operation) == finding.path)
+        };
         let is_in_changed_rule = |finding: &Finding| {
             let rules = self.view.cluster.policy(id).rules(self.direction).iter();
             let mut changed = rules.filter(|rule| paths.iter().any(|path| is_below(path, &rule.path)));
             changed.any(|rule| is_below(&finding.path, &rule.path))
         };
         self.findings(id)
-            .filter(|finding| !paths.contains(&finding.path))
+            .filter(|finding| !is_mended(finding))
             .any(|finding| is_refused_by_the_api_server(finding) || is_in_changed_rule(finding))
     }
 
@@ -346,7 +350,7 @@ impl Proposer<'_> {
                         let proposal = self.of_policy(candidate.policy, Size::Value, change);
                         all.extend(proposal.map(|proposal| Proposal { cause: Cause::Mistake, ..proposal }));
                     }
-                    // Of rules that are equally near, nobody knows which one means the other end.
+                    // Any of several rules that are equally near may be the one that means the other end.
                     [Code::PeerNamespaceLabel] if shown == Shown::Alone => {
                         all.extend(label::of_namespace(self.view, self.direction, peer, own));
                     }

@@ -15,7 +15,7 @@ use super::written::Written;
 pub enum Rollout {
     /// The Deployment is paused. It replaces its pods when it is resumed.
     Resume,
-    /// The workload replaces no pod that runs; someone has to delete them.
+    /// The workload replaces no pod that runs. Its pods get the change when they are deleted.
     DeletePods,
     /// The CronJob's next Job has pods with it.
     NextJob,
