@@ -126,6 +126,40 @@ fn each_kind_of_denial_gets_the_smallest_change() {
             r#"NetworkPolicy api [{"op":"add","path":"/spec/ingress/0/from/-","value":{"namespaceSelector":{"matchLabels":{"kubernetes.io/metadata.name":"ops"}},"podSelector":{"matchLabels":{"app":"prom"}}}}]"#.to_owned(),
         ),
         (
+            "port-number",
+            ", ingress: [{from: [{podSelector: {}}], ports: [{port: 80}]}]",
+            "shop/web",
+            "NetworkPolicy api [{\"op\":\"add\",\"path\":\"/spec/ingress/-\",\"value\":".to_owned() + new_rule + "}]",
+        ),
+        (
+            "ipblock-outside",
+            ", ingress: [{from: [{ipBlock: {cidr: 192.0.2.0/24}}], ports: [{port: http}]}]",
+            "198.51.100.7",
+            r#"NetworkPolicy api [{"op":"add","path":"/spec/ingress/0/from/-","value":{"ipBlock":{"cidr":"198.51.100.7/32"}}}]"#.to_owned(),
+        ),
+        (
+            "ipblock-except",
+            ", ingress: [{from: [{ipBlock: {cidr: 198.51.100.0/24, except: [198.51.100.0/30, 198.51.100.7/32]}}], ports: [{port: http}]}]",
+            "198.51.100.7",
+            r#"NetworkPolicy api [{"op":"remove","path":"/spec/ingress/0/from/0/ipBlock/except/1"}]"#.to_owned(),
+        ),
+        (
+            "a whole prefix",
+            ", ingress: [{from: [{ipBlock: {cidr: 192.0.2.0/24}}], ports: [{port: http}]}]",
+            "198.51.100.0/24",
+            r#"NetworkPolicy api [{"op":"add","path":"/spec/ingress/0/from/-","value":{"ipBlock":{"cidr":"198.51.100.0/24"}}}]"#.to_owned(),
+        ),
+    ] {
+        assert_eq!(fixed(&cluster(&ingress(rules)), from, "shop/api", &port()), expected, "{name}");
+    }
+}
+
+#[test]
+fn a_label_is_no_fix_of_one_rule_among_equals_and_a_finding_is_mended_first() {
+    let port = || Port::Numbers(None, 8080, 8080);
+    let new_rule = r#"{"from":[{"podSelector":{"matchLabels":{"app":"web"}}}],"ports":[{"port":8080}]}"#;
+    for (name, rules, from, expected) in [
+        (
             "a label of the namespace opens no less",
             ", ingress: [{from: [{namespaceSelector: {matchLabels: {team/of: x}}, podSelector: {matchLabels: {app: prom}}}], ports: [{port: http}]}]",
             "ops/prom",
@@ -161,30 +195,6 @@ fn each_kind_of_denial_gets_the_smallest_change() {
             "shop/web",
             // The API server refuses each patch of this policy.
             format!("new NetworkPolicy allow-api-from-web {{\"ingress\":[{new_rule}],\"podSelector\":{{\"matchLabels\":{{\"app\":\"api\"}}}},\"policyTypes\":[\"Ingress\"]}}"),
-        ),
-        (
-            "port-number",
-            ", ingress: [{from: [{podSelector: {}}], ports: [{port: 80}]}]",
-            "shop/web",
-            "NetworkPolicy api [{\"op\":\"add\",\"path\":\"/spec/ingress/-\",\"value\":".to_owned() + new_rule + "}]",
-        ),
-        (
-            "ipblock-outside",
-            ", ingress: [{from: [{ipBlock: {cidr: 192.0.2.0/24}}], ports: [{port: http}]}]",
-            "198.51.100.7",
-            r#"NetworkPolicy api [{"op":"add","path":"/spec/ingress/0/from/-","value":{"ipBlock":{"cidr":"198.51.100.7/32"}}}]"#.to_owned(),
-        ),
-        (
-            "ipblock-except",
-            ", ingress: [{from: [{ipBlock: {cidr: 198.51.100.0/24, except: [198.51.100.0/30, 198.51.100.7/32]}}], ports: [{port: http}]}]",
-            "198.51.100.7",
-            r#"NetworkPolicy api [{"op":"remove","path":"/spec/ingress/0/from/0/ipBlock/except/1"}]"#.to_owned(),
-        ),
-        (
-            "a whole prefix",
-            ", ingress: [{from: [{ipBlock: {cidr: 192.0.2.0/24}}], ports: [{port: http}]}]",
-            "198.51.100.0/24",
-            r#"NetworkPolicy api [{"op":"add","path":"/spec/ingress/0/from/-","value":{"ipBlock":{"cidr":"198.51.100.0/24"}}}]"#.to_owned(),
         ),
     ] {
         assert_eq!(fixed(&cluster(&ingress(rules)), from, "shop/api", &port()), expected, "{name}");

@@ -359,7 +359,7 @@ fn what_a_fix_says_of_itself_is_true_in_random_clusters() {
     match random::runner(seed, cases).run(&random::objects(), check) {
         Ok(()) => {
             let counts = counts.into_inner();
-            println!("{counts:?}");
+            eprintln!("{counts:?}");
             for kind in ["pod", "address", "block", "service", "port", "range", "named port", "IPv6"] {
                 let found = counts.get(kind).copied().unwrap_or_default();
                 assert!(found > cases as usize / 20, "only {found} fixes of a {kind} in {cases} clusters: {counts:?}");
