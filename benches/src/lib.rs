@@ -40,6 +40,7 @@ pub fn address(number: usize) -> Ipv4Addr {
 pub fn pod(number: usize, namespace: &str, labels: Labels, node: &str) -> Pod {
     Pod {
         host_ports: Box::default(),
+        unnamed_ports: Box::default(),
         only_in_slice: false,
         uid: format!("00000000-0000-4000-8000-{number:012x}"),
         namespace: namespace.to_owned(),

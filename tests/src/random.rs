@@ -169,6 +169,7 @@ fn pod() -> impl Strategy<Value = Pod> {
             let (finished, terminating, host_network, started) = flags;
             let mut pod = Pod {
                 host_ports: Box::default(),
+                unnamed_ports: Box::default(),
                 only_in_slice: false,
                 uid: uid.to_owned(),
                 namespace: namespace.to_owned(),

@@ -90,7 +90,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
             match (format, args.expand) {
                 (_, true) => expand::text(cluster, &sets, &mut output::raw())?,
                 (Format::Pairs, false) => pairs::text(cluster, &groups, &sets, &mut output::stdout())?,
-                _ => output::json(&pairs::json(cluster, &groups, &sets))?,
+                _ => output::json(&pairs::json(cluster, &groups, &sets, &input.findings()))?,
             }
         }
         Format::Iptables | Format::Json => {

@@ -103,7 +103,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
     let view = table::TextMatrix::new(&matrix, cluster, &groups, outside);
     let warnings: Vec<String> = input.warnings.iter().cloned().chain(tunnels(cluster, &groups)).collect();
     match args.output {
-        Format::Json => output::json(&list::Json::new(&matrix, &view, &warnings))?,
+        Format::Json => output::json(&list::Json::new(&matrix, &view, &warnings, input.findings()))?,
         Format::Csv => list::csv(&matrix, &view, &mut output::raw())?,
         Format::Dot => view.dot(&mut output::raw())?,
         Format::Md => view.markdown(&mut output::raw())?,

@@ -135,6 +135,271 @@ fn a_label_on_the_workload_alone_goes_to_its_template() {
     patched_by_kubectl(&yaml, "cart", "api:8080");
 }
 
+/// A workload of a kind, and what its spec has beside the template.
+fn workload(kind: &str, name: &str, spec: &str) -> String {
+    let version = if kind == "ReplicationController" { "v1" } else { "apps/v1" };
+    format!(
+        "apiVersion: {version}\nkind: {kind}\nmetadata: {{name: {name}}}\nspec:\n  {spec}\n  \
+         template:\n    metadata: {{labels: {{app: {name}}}}}\n    \
+         spec: {{containers: [{{name: c, ports: [{{containerPort: 8080}}]}}]}}\n---\n"
+    )
+}
+
+/// A policy for the pods of `api`.
+fn policy(metadata: &str, rest: &str) -> String {
+    format!(
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{{metadata}}}\nspec:\n  \
+         podSelector: {{matchLabels: {{app: api}}}}\n  {rest}\n---\n"
+    )
+}
+
+/// A pod that runs, of a workload.
+fn running(name: &str, owner: &str, labels: &str, address: &str) -> String {
+    let owners = if owner.is_empty() {
+        String::new()
+    } else {
+        format!(", ownerReferences: [{{apiVersion: apps/v1, kind: {owner}, name: cart, uid: u, controller: true}}]")
+    };
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, labels: {labels}{owners}}}\n\
+         spec: {{nodeName: n1, containers: [{{name: c}}]}}\nstatus: {{phase: Running, podIP: {address}}}\n---\n"
+    )
+}
+
+const WANTS_TIER: &str = "ingress: [{from: [{podSelector: {matchLabels: {tier: back}}}], ports: [{port: 8080}]}]";
+
+/// The lines of the help, without their indent.
+fn helps(answer: &crate::Answer) -> Vec<String> {
+    let lines = answer.out.lines().skip_while(|line| !line.starts_with("   = help: "));
+    let is_help = |line: &&str| line.starts_with("   = help: ") || line.starts_with("           ");
+    lines.filter(is_help).map(|line| line.trim_start().to_owned()).collect()
+}
+
+#[test]
+fn no_label_is_recommended_for_a_rule_that_is_not_shown() {
+    let ends = [workload("Deployment", "frontent", "replicas: 1"), workload("Deployment", "api", "replicas: 1")];
+    let rule =
+        |labels: &str| format!("{{from: [{{podSelector: {{matchLabels: {{{labels}}}}}}}], ports: [{{port: 8080}}]}}");
+    for (first, second) in [("app: frontend", "role: dba"), ("role: dba", "app: frontend"), ("tier: a", "role: dba")] {
+        let rules = format!("ingress: [{}, {}]", rule(first), rule(second));
+        let files = Files::of(&[ends.concat(), policy("name: api", &rules)].concat());
+        let answer = files.npc("explain", &["frontent", "api:8080"]);
+        assert!(answer.out.contains("2 rules are equally near"), "{}", answer.out);
+        assert!(!answer.out.contains("lacks what the rule asks for"), "{first}, {second}: {}", answer.out);
+        let expected = ["= help: add this to spec.ingress[0].from of networkpolicy default/api:"];
+        assert_eq!(helps(&answer)[..1], expected, "{}", answer.out);
+    }
+    let alone = format!("ingress: [{}]", rule("role: dba"));
+    let answer = Files::of(&[ends.concat(), policy("name: api", &alone)].concat());
+    let answer = answer.npc("explain", &["frontent", "api:8080"]);
+    assert!(answer.out.contains("the other end lacks what the rule asks for"), "{}", answer.out);
+}
+
+#[test]
+fn every_change_is_printed_also_of_a_direction_without_a_denial() {
+    // The input does not say which pod of the StatefulSet is the first, so egress is unknown.
+    let egress = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: cart}\nspec:\n  \
+                  podSelector: {matchLabels: {app: cart}}\n  policyTypes: [Egress]\n  \
+                  egress: [{to: [{podSelector: {matchLabels: {statefulset.kubernetes.io/pod-name: api-0}}}]}]\n---\n";
+    let pods = [workload("Deployment", "cart", "replicas: 1"), workload("StatefulSet", "api", "replicas: 2")].concat();
+    let yaml = [pods, egress.to_owned(), policy("name: api", "ingress: []")].concat();
+    for (yaml, from, to) in [(yaml.as_str(), "cart", "api:8080"), (SHOP, "shop/web", "shop/db:5432")] {
+        let files = Files::of(yaml);
+        let json = files.npc("explain", &[from, to, "-o", "json"]).json();
+        assert_eq!(json["fixes"].as_array().map(Vec::len), Some(2), "{json}");
+        let answer = files.npc("explain", &[from, to]);
+        let lines = helps(&answer);
+        assert_eq!(lines.iter().filter(|line| line.starts_with("= help: ")).count(), 2, "{}", answer.out);
+        assert!(lines.last().is_some_and(|last| last.starts_with("checked: the changes of both")), "{}", answer.out);
+        assert_eq!(lines.iter().filter(|line| line.starts_with("checked: ")).count(), 1, "{}", answer.out);
+    }
+}
+
+#[test]
+fn a_label_of_a_template_says_what_brings_it_to_the_pods() {
+    let deletes = |kind: &str, why: &str| {
+        format!("the pods that run keep their labels; then delete them, because the {kind} does not replace them{why}")
+    };
+    for (kind, spec, expected) in [
+        ("Deployment", "replicas: 1", Some(None)),
+        ("Deployment", "paused: false", Some(None)),
+        (
+            "Deployment",
+            "paused: true",
+            Some(Some(
+                "the Deployment is paused; then resume it, so that it replaces its pods (kubectl -n default rollout resume \
+                 deploy/cart)"
+                    .to_owned(),
+            )),
+        ),
+        ("ReplicaSet", "replicas: 1", Some(Some(deletes("ReplicaSet", "")))),
+        ("ReplicationController", "replicas: 1", Some(Some(deletes("ReplicationController", "")))),
+        ("StatefulSet", "replicas: 1", Some(None)),
+        (
+            "StatefulSet",
+            "updateStrategy: {type: OnDelete}",
+            Some(Some(deletes("StatefulSet", " (updateStrategy OnDelete)"))),
+        ),
+        // Pods below the partition keep the old template.
+        ("StatefulSet", "updateStrategy: {type: RollingUpdate, rollingUpdate: {partition: 2}}", None),
+        ("DaemonSet", "updateStrategy: {type: RollingUpdate}", Some(None)),
+        (
+            "DaemonSet",
+            "updateStrategy: {type: OnDelete}",
+            Some(Some(deletes("DaemonSet", " (updateStrategy OnDelete)"))),
+        ),
+    ] {
+        let ends = [workload("Deployment", "api", "replicas: 1"), workload(kind, "cart", spec)].concat();
+        for pod in [String::new(), running("cart-x7", kind, "{app: cart}", "10.0.0.9")] {
+            let files = Files::of(&[ends.as_str(), &pod, &policy("name: api", WANTS_TIER)].concat());
+            let ask = [&format!("{}/cart", kind.to_lowercase()), "deploy/api:8080"];
+            let answer = files.npc("explain", &ask);
+            let label = "the other end lacks what the rule asks for; add this to spec.template.metadata.labels of";
+            assert_eq!(answer.out.contains(label), expected.is_some(), "{kind} {spec}: {}", answer.out);
+            assert!(answer.out.contains("checked: turns this flow to ALLOWED"), "{kind} {spec}: {}", answer.out);
+            let json = files.npc("explain", &[ask[0], ask[1], "-o", "json"]).json();
+            let Some(then) = &expected else { continue };
+            assert_eq!(json["fixes"][0]["then"].as_str(), then.as_deref(), "{kind} {spec}: {json}");
+            let lines = helps(&answer);
+            assert_eq!(lines.get(2), then.as_ref().or(lines.last()), "{kind} {spec}: {}", answer.out);
+        }
+    }
+    // The input has the pods, and not what made them.
+    let hash = running("cart-5d-x7", "ReplicaSet", "{app: cart, pod-template-hash: 5d}", "10.0.0.9");
+    let hash = hash.replace("name: cart, uid", "name: cart-5d, uid");
+    for (pod, then) in [
+        (hash, "the Deployment then replaces its pods, unless it is paused"),
+        (
+            running("cart-0", "StatefulSet", "{app: cart}", "10.0.0.9"),
+            "the StatefulSet then replaces its pods, unless its updateStrategy is OnDelete (delete the pods then) or \
+             has a partition",
+        ),
+    ] {
+        let yaml = [workload("Deployment", "api", "replicas: 1"), pod, policy("name: api", WANTS_TIER)].concat();
+        let answer = Files::of(&yaml).npc("explain", &["cart", "deploy/api:8080"]);
+        assert_eq!(helps(&answer).get(2).map(String::as_str), Some(then), "{}", answer.out);
+    }
+    // A Job's template cannot change.
+    let job = workload("Job", "cart", "parallelism: 1").replace("apps/v1", "batch/v1");
+    let yaml = [workload("Deployment", "api", "replicas: 1"), job, policy("name: api", WANTS_TIER)].concat();
+    let answer = Files::of(&yaml).npc("explain", &["cart", "deploy/api:8080"]);
+    assert!(!answer.out.contains("lacks what the rule asks for"), "{}", answer.out);
+    assert!(answer.out.contains("checked: turns this flow to ALLOWED"), "{}", answer.out);
+    let next = "apiVersion: batch/v1\nkind: CronJob\nmetadata: {name: cart}\nspec:\n  jobTemplate:\n    spec:\n      \
+                template:\n        metadata: {labels: {app: cart}}\n        spec: {containers: [{name: c}]}\n---\n";
+    let yaml =
+        [workload("Deployment", "api", "replicas: 1"), next.to_owned(), policy("name: api", WANTS_TIER)].concat();
+    let answer = Files::of(&yaml).npc("explain", &["cart", "deploy/api:8080"]);
+    let then = "the pods of its next Job have it; those of a Job that runs do not";
+    assert_eq!(helps(&answer).get(2).map(String::as_str), Some(then), "{}", answer.out);
+}
+
+#[test]
+fn a_target_port_that_no_pod_declares_is_the_fault_where_policies_admit_a_declared_one() {
+    let service = |target: &str| {
+        format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: api}}\nspec: {{selector: {{app: api}}, ports: \
+             [{{port: 80{target}}}]}}\n---\n"
+        )
+    };
+    let ends = [workload("Deployment", "cart", "replicas: 1"), workload("Deployment", "api", "replicas: 1")].concat();
+    let rule = |port: u16| format!("ingress: [{{from: [{{podSelector: {{}}}}], ports: [{{port: {port}}}]}}]");
+    let fault = "targetPort of port 80 of default/svc/api is 80, its pods declare 8080, which policies admit";
+    for (target, admitted, is_fault) in [
+        ("", 8080, true),
+        (", targetPort: 80", 8080, true),
+        (", targetPort: 8080", 8080, false),
+        // No policy admits what the pods declare.
+        ("", 9090, false),
+    ] {
+        let yaml = [ends.as_str(), &service(target), &policy("name: api", &rule(admitted))].concat();
+        let files = Files::of(&yaml);
+        let answer = files.npc("explain", &["cart", "svc/api:80"]);
+        assert_eq!(answer.out.contains(fault), is_fault, "{target} {admitted}: {}", answer.out);
+        let json = files.npc("explain", &["cart", "svc/api:80", "-o", "json"]).json();
+        let is_denied = json["verdict"] == "Denied";
+        assert_eq!(json["fixes"].as_array().is_some_and(Vec::is_empty), is_fault || !is_denied, "{json}");
+        if is_fault {
+            assert_eq!(answer.out.matches("= help: ").count(), 1, "{}", answer.out);
+            assert!(answer.out.contains("if the containers listen on 80 without declaring it"), "{}", answer.out);
+        }
+    }
+    // A pod that declares no port says nothing.
+    let silent = ends.replace(", ports: [{containerPort: 8080}]", "");
+    let yaml = [silent.as_str(), &service(""), &policy("name: api", &rule(8080))].concat();
+    let answer = Files::of(&yaml).npc("explain", &["cart", "svc/api:80"]);
+    assert!(!answer.out.contains("targetPort of"), "{}", answer.out);
+    assert!(answer.out.contains("checked: turns this flow to ALLOWED"), "{}", answer.out);
+}
+
+#[test]
+fn a_finding_in_the_rule_is_mended_first() {
+    let rules = "ingress: [{from: [{podSelector: {matchLabels: {app: web}}}, {ipBlock: {cidr: 192.0.2.0}}]}]";
+    let ends = [workload("Deployment", "cart", "replicas: 1"), workload("Deployment", "api", "replicas: 1")].concat();
+    let files = Files::of(&[ends, policy("name: api", rules)].concat());
+    let answer = files.npc("explain", &["cart", "api:8080"]);
+    let first = "= help: no fix: networkpolicy default/api has a finding at spec.ingress[0].from[1].ipBlock.cidr; mend it first";
+    assert!(helps(&answer).first().is_some_and(|help| help.starts_with(first)), "{}", answer.out);
+}
+
+#[test]
+fn no_patch_names_an_object_that_has_no_name() {
+    let pods = [workload("Deployment", "api", "replicas: 1"), workload("Deployment", "cart", "replicas: 1")].concat();
+    let yaml = [pods.clone(), policy("generateName: api-", "ingress: []")].concat();
+    let fixes = Files::of(&yaml).npc("explain", &["cart", "api:8080", "-o", "json"]).json()["fixes"].clone();
+    assert_eq!(fixes[0]["object"]["name"], "allow-api-from-cart", "{fixes}");
+    assert!(fixes[0]["create"].is_object() && fixes[0]["patch"] == serde_json::json!([]), "{fixes}");
+    // Nor the object that the label would go to.
+    let unnamed = pods.replace("{name: cart}", "{generateName: cart-}");
+    let yaml = [unnamed, policy("name: api", WANTS_TIER)].concat();
+    let files = Files::of(&yaml);
+    let name = files.npc("matrix", &["-o", "json"]).json()["endpoints"].to_string();
+    let name = name.split('"').find_map(|word| word.strip_prefix("default/Deployment/cart-")).unwrap().to_owned();
+    let fixes = files.npc("explain", &[&format!("cart-{name}"), "api:8080", "-o", "json"]).json()["fixes"].clone();
+    assert_eq!(fixes[0]["object"]["kind"], "NetworkPolicy", "{fixes}");
+}
+
+#[test]
+fn what_is_opened_is_told_from_what_may_be() {
+    let node = "apiVersion: v1\nkind: Node\nmetadata: {name: n1}\nstatus: {addresses: [{type: InternalIP, address: 192.168.0.1}]}\n---\n";
+    let host = running("host", "", "{app: host}", "192.168.0.1").replace("nodeName", "hostNetwork: true, nodeName");
+    // One replica is on another node; the input does not say the node of the third.
+    let api = |name: &str, node: &str, address: &str| {
+        running(name, "", "{app: api}", address).replace("nodeName: n1, ", node)
+    };
+    let replicas = [
+        api("api", "nodeName: n2, ", "10.0.0.1"),
+        api("api-b", "nodeName: n2, ", "10.0.0.2"),
+        api("api-c", "", "10.0.0.3"),
+    ];
+    let yaml = [node.to_owned(), host, replicas.concat(), policy("name: api", WANTS_TIER)].concat();
+    let files = Files::of(&yaml);
+    let answer = files.npc("explain", &["host", "api:8080"]);
+    let expected = [
+        "checked: turns this flow to ALLOWED, opens 1 other: 192.168.0.1 -> default/pod/api-b TCP 8080",
+        "and may open 1 other: 192.168.0.1 -> default/pod/api-c TCP 8080",
+    ];
+    assert!(helps(&answer).ends_with(&expected.map(str::to_owned)), "{}", answer.out);
+    let fixes = files.npc("explain", &["host", "api:8080", "-o", "json"]).json()["fixes"].clone();
+    let opens: Vec<(&str, bool)> = (fixes[0]["opens"].as_array().unwrap().iter())
+        .map(|of| (of["to"].as_str().unwrap(), of["certain"].as_bool().unwrap()))
+        .collect();
+    assert_eq!(opens, [("default/api-b", true), ("default/api-c", false)], "{fixes}");
+}
+
+#[test]
+fn a_new_policy_admits_the_flow_alone_only_if_it_opens_nothing_else() {
+    let deny = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: deny}\nspec: {podSelector: {}, policyTypes: [Ingress]}\n---\n";
+    let ends = [running("cart", "", "{app: cart}", "10.0.0.1"), running("api", "", "{app: api}", "10.0.0.2")].concat();
+    let alone = Files::of(&[&ends, deny].concat()).npc("explain", &["cart", "api:8080"]);
+    assert!(alone.out.contains("= help: add this policy, which admits this flow alone:\n"), "{}", alone.out);
+    // Another pod has the same labels.
+    let other = running("db", "", "{app: api}", "10.0.0.3");
+    let both = Files::of(&[&ends, other.as_str(), deny].concat()).npc("explain", &["cart", "api:8080"]);
+    assert!(both.out.contains("= help: add this policy:\n"), "{}", both.out);
+    assert!(both.out.contains("opens 1 other: default/pod/cart -> default/pod/db TCP 8080"), "{}", both.out);
+}
+
 #[test]
 fn a_service_alone_answers_for_its_backends() {
     let files = Files::of(SHOP);

@@ -22,9 +22,22 @@ fn what_cannot_be_read_is_an_error_with_its_place() {
 #[test]
 fn what_is_not_understood_of_a_policy_is_said_with_its_place() {
     let policy = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p}\nspec:\n  podSelector: {}\n  ingress:\n  - from:\n    - ipBlock: {cidr: 10.0.0.0/33}\n";
-    let answer = Files::of(policy).npc("matrix", &[]);
-    assert_eq!(answer.code, 0);
-    assert!(answer.err.contains("in.yaml:8:17: warning: networkpolicy default/p"), "{}", answer.err);
+    let files = Files::of(policy);
+    for (command, words) in
+        [("matrix", &[][..]), ("compile", &["-o", "pairs"]), ("migrate", &[]), ("explain", &["any", "192.0.2.1"])]
+    {
+        let answer = files.npc(command, words);
+        let line = "in.yaml:8:17: warning[cidr-invalid]: networkpolicy default/p";
+        assert!(answer.err.contains(line), "{command}: {}{}", answer.out, answer.err);
+    }
+    for (command, format) in [("matrix", "json"), ("compile", "pairs-json"), ("migrate", "json")] {
+        let json = files.npc(command, &["-o", format]).json();
+        assert_eq!(json["findings"][0]["code"], "cidr-invalid", "{command}: {json}");
+        assert_eq!(json["findings"][0]["location"]["line"], 8, "{command}: {json}");
+    }
+    let wrong = "---\napiVersion: v1\nkind: Pod\nmetadata: {name: a, labels: {a/b/c: x}}\nspec: {containers: []}\n";
+    let answer = Files::of(&[policy, wrong].concat()).npc("matrix", &[]);
+    assert!(answer.err.contains("warning[label-invalid]: pod default/a: "), "{}", answer.err);
 }
 
 #[test]
@@ -39,16 +52,16 @@ fn a_field_that_the_api_does_not_have_is_one_warning() {
     };
     check(
         "Ingress: [{}]",
-        "4:25: warning: networkpolicy default/p spec.Ingress: the API has no such field (did you mean ingress?); npc enforces the policy without it",
+        "4:25: warning[field-unknown]: networkpolicy default/p spec.Ingress: the API has no such field (did you mean ingress?); npc enforces the policy without it",
     );
     check(
         "ingress: [{from: [{ipBlok: {}}]}]",
-        "4:44: warning: networkpolicy default/p spec.ingress[0].from[0].ipBlok: \
+        "4:44: warning[field-unknown]: networkpolicy default/p spec.ingress[0].from[0].ipBlok: \
          the API has no such field (did you mean ipBlock?); this part matches nothing",
     );
     check(
         "ingress: [{zzz: 1}]",
-        "4:36: warning: networkpolicy default/p spec.ingress[0].zzz: the API has no such field; this part matches nothing",
+        "4:36: warning[field-unknown]: networkpolicy default/p spec.ingress[0].zzz: the API has no such field; this part matches nothing",
     );
 }
 

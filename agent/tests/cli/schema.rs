@@ -184,6 +184,10 @@ fn findings_conform_to_their_schema() {
     }
 }
 
+/// A policy with a finding.
+const FINDING: &str = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p}\n\
+                       spec: {podSelector: {}, ingress: [{from: [{ipBlock: {cidr: 10.0.0.0/33}}]}]}\n";
+
 #[test]
 fn the_matrix_conforms_to_its_schema() {
     let files = Files::of(SHOP);
@@ -192,6 +196,7 @@ fn the_matrix_conforms_to_its_schema() {
         (include_str!("../../../tests/cases/matrix-unknown-address.yaml"), "unknowns"),
         (include_str!("../../../tests/cases/matrix-replicas.yaml"), "differs"),
         (include_str!("../../../tests/cases/other-policies.yaml"), "warnings"),
+        (FINDING, "findings"),
     ] {
         let json = Files::of(text).npc("matrix", &["-o", "json"]).json();
         assert!(json[list].as_array().is_some_and(|rows| !rows.is_empty()), "{list}: {json}");
@@ -201,7 +206,7 @@ fn the_matrix_conforms_to_its_schema() {
 
 #[test]
 fn migration_reports_conform_to_their_schema() {
-    for text in [SHOP, crate::migrate::TEAMS] {
+    for text in [SHOP, crate::migrate::TEAMS, FINDING] {
         conforms(MIGRATION, &Files::of(text).npc("migrate", &["-o", "json"]).json());
     }
 }

@@ -58,7 +58,9 @@ const KNOWN_KINDS: [&str; 7] =
     ["CronJob", "DaemonSet", "Deployment", "Job", "ReplicaSet", "ReplicationController", "StatefulSet"];
 
 /// The label of Argo's Rollouts in place of `pod-template-hash`.
-const ROLLOUT: ControllerLabel = label("rollouts-pod-template-hash", &[], false, Values::Any);
+pub(crate) const ROLLOUT_HASH_LABEL: &str = "rollouts-pod-template-hash";
+
+const ROLLOUT: ControllerLabel = label(ROLLOUT_HASH_LABEL, &[], false, Values::Any);
 
 /// The labels that the controller of a workload of this kind adds.
 pub fn controller_labels(kind: &str) -> impl Iterator<Item = &'static ControllerLabel> {

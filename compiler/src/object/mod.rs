@@ -18,6 +18,7 @@ mod service;
 mod slice_pod;
 
 pub use budget::{Moved, NAMESPACE_POLICY_BYTES, PolicyBudget, over_budget};
+pub(crate) use controller_label::ROLLOUT_HASH_LABEL;
 pub use controller_label::{ControllerLabel, controller_labels, is_controller_label};
 pub use endpoint_slice::{EndpointSlice, SliceEndpoint, SlicePort};
 pub use other_kind::{Consequence, consequence};
@@ -135,9 +136,12 @@ pub struct Pod {
     /// `status.hostIPs`: addresses of the node it runs on.
     pub host_addresses: Vec<IpAddr>,
     /// Ports of its containers and of its restartable init containers
-    /// (sidecars); only those with a name can matter. Sorted by name and protocol; those
-    /// that have both in common are in the order of the containers.
+    /// (sidecars) that have a name; policies can mean no others by name. Sorted by name and
+    /// protocol; those that have both in common are in the order of the containers.
     pub ports: Vec<ContainerPort>,
+    /// The ports that these containers declare without a name. They decide nothing and help to
+    /// find mistakes; the agent does not keep them.
+    pub unnamed_ports: Box<[(Protocol, u16)]>,
     /// `status.phase` is `Succeeded` or `Failed`: it has no address any more,
     /// whatever its status lists.
     pub finished: bool,
@@ -309,6 +313,13 @@ impl Pod {
         Family::ALL.into_iter().filter_map(|family| self.address(family))
     }
 
+    /// The ports of a protocol that its containers declare, with a name or without.
+    pub fn declared_ports(&self, protocol: Protocol) -> impl Iterator<Item = u16> + '_ {
+        let named = self.ports.iter().map(|port| (port.protocol, port.port));
+        let all = named.chain(self.unnamed_ports.iter().copied());
+        all.filter(move |(of, _)| *of == protocol).map(|(_, port)| port)
+    }
+
     /// Whether policies can apply to it: live, with a network of its own.
     #[must_use]
     pub fn is_endpoint(&self) -> bool {
@@ -370,7 +381,7 @@ impl Pod {
             .filter(|c| c.restart_policy.as_deref() == Some("Always"));
         let listed = spec.containers.into_iter().chain(sidecars).flat_map(|c| c.ports.unwrap_or_default());
         let number = |number: i32| u16::try_from(number).ok().filter(|p| *p > 0);
-        let (mut ports, mut host_ports) = (Vec::new(), Vec::new());
+        let (mut ports, mut unnamed_ports, mut host_ports) = (Vec::new(), Vec::new(), Vec::new());
         for listed in listed {
             let protocol = Protocol::parse(listed.protocol.as_deref().unwrap_or("TCP"));
             let Some((protocol, port)) = protocol.zip(number(listed.container_port)) else { continue };
@@ -378,7 +389,10 @@ impl Pod {
                 let address = listed.host_ip.as_deref().and_then(parse_address).filter(|ip| !ip.is_unspecified());
                 host_ports.push(HostPort { protocol, host_port, port, address });
             }
-            ports.extend(listed.name.map(|name| ContainerPort { name, protocol, port }));
+            match listed.name {
+                Some(name) => ports.push(ContainerPort { name, protocol, port }),
+                None => unnamed_ports.push((protocol, port)),
+            }
         }
         // Of several ports of one name and protocol, the one that is listed first stays
         // first, because a Service's named targetPort means that one.
@@ -396,6 +410,7 @@ impl Pod {
             ipv6: None,
             host_addresses: Vec::new(),
             ports,
+            unnamed_ports: unnamed_ports.into(),
             finished: false,
             terminating: false,
             started: None,

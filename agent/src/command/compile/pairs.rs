@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 
+use npc_agent::finding::Finding;
 use npc_compiler::API_VERSION;
 use npc_compiler::algebra::cidr::{self, AddressSet};
 use npc_compiler::algebra::ranges::RangeSet;
@@ -132,7 +133,7 @@ fn names(cluster: &Cluster, pods: &[PodId]) -> Vec<String> {
 
 /// The pair sets as JSON. A region's prefixes mean addresses that belong to no
 /// endpoint.
-pub(super) fn json(cluster: &Cluster, groups: &Groups, sets: &[PairSet]) -> Value {
+pub(super) fn json(cluster: &Cluster, groups: &Groups, sets: &[PairSet], findings: &[Finding]) -> Value {
     let one = |set: &PairSet| {
         let because: Vec<Value> = (set.because.iter())
             .map(|Because { policy, rule }| {
@@ -157,7 +158,11 @@ pub(super) fn json(cluster: &Cluster, groups: &Groups, sets: &[PairSet]) -> Valu
     };
     let sets: Vec<Value> = sets.iter().map(one).collect();
     let elsewhere = elsewhere_json(cluster, groups);
-    json!({"apiVersion": API_VERSION, "kind": "PairSets", "pairSets": sets, "elsewhere": elsewhere})
+    let mut whole = json!({"apiVersion": API_VERSION, "kind": "PairSets", "pairSets": sets, "elsewhere": elsewhere});
+    if !findings.is_empty() {
+        whole["findings"] = json!(findings);
+    }
+    whole
 }
 
 /// What the rules of each group admit whose other ends are not in the input.

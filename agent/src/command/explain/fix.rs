@@ -1,27 +1,28 @@
 //! The smallest change that admits a denied flow: as help below the denial, and as JSON.
 
 mod json;
+mod why_not;
 mod yaml;
 
 use std::collections::BTreeSet;
 use std::io::{self, Write};
 
 use json_patch::{Patch, PatchOperation};
+use npc_agent::source::manifests::{ObjectRef, Positions};
 use npc_compiler::cluster::Cluster;
 use npc_compiler::cluster::group::Groups;
-use npc_compiler::object::Workload;
 use npc_compiler::policy::Direction;
-use npc_compiler::verdict::explain::{Code, FlowExplanation};
-use npc_compiler::verdict::fix::{Change, Edit, Fix, FlowFix, NoFix, ObjectName, Opened, OpenedEnd, fixes};
+use npc_compiler::verdict::explain::FlowExplanation;
+use npc_compiler::verdict::fix::{Change, Edit, Fix, FlowFix, ObjectName, Opened, OpenedEnd, Rollout, Written, fixes};
 use serde_json::Value;
 
-use super::own_label;
 use super::text::traffic;
 use crate::command::endpoint::short_kind;
 use crate::command::input::Input;
 use crate::command::words::shorten;
 
 pub(super) use json::{FixJson, UnfixedJson};
+use why_not::why_not;
 
 /// So many flows get a fix: each takes as long as several explanations.
 const FIXED: usize = 4;
@@ -45,10 +46,8 @@ impl<'a> Fixes<'a> {
     /// Looks for them.
     pub(super) fn of(input: &Input, groups: &Groups, explanation: &'a FlowExplanation) -> Self {
         let most = if input.loaded.objects.pods.len() > MANY_PODS { 1 } else { FIXED };
-        let has_own_label = |workload: &Workload, namespace: &str, key: &str| {
-            own_label::place(&input.loaded.positions, workload, namespace, key).is_some()
-        };
-        let fixes = fixes(&input.loaded.objects, &input.cluster, groups, explanation, &has_own_label, most);
+        let written = InFiles(&input.loaded.positions);
+        let fixes = fixes(&input.loaded.objects, &input.cluster, groups, explanation, &written, most);
         Self { explanation, fixes }
     }
 
@@ -58,12 +57,29 @@ impl<'a> Fixes<'a> {
     }
 }
 
-/// Writes what to change below the denial of a direction. The last denial of a flow says
-/// what all its changes together do.
+/// What the files say of objects.
+struct InFiles<'a>(&'a Positions);
+
+impl Written for InFiles<'_> {
+    fn has(&self, object: &ObjectName) -> bool {
+        self.0.locate_object(&reference(object), "").is_some()
+    }
+
+    fn text(&self, object: &ObjectName, path: &[&str]) -> Option<String> {
+        self.0.text(&reference(object), path).map(str::to_owned)
+    }
+}
+
+fn reference(object: &ObjectName) -> ObjectRef {
+    ObjectRef::new(&object.kind, object.namespace.as_deref().unwrap_or_default(), &object.name)
+}
+
+/// Writes the changes of some directions below a denial. The last denial of a flow says what all
+/// its changes together do.
 pub(super) fn help(
     cluster: &Cluster,
     fix: Option<&FlowFix>,
-    direction: Option<Direction>,
+    directions: &[Direction],
     is_last: bool,
     out: &mut impl Write,
 ) -> io::Result<()> {
@@ -71,8 +87,8 @@ pub(super) fn help(
         Some(Err(reason)) if is_last => writeln!(out, "   = help: {}", why_not(reason)),
         None | Some(Err(_)) => Ok(()),
         Some(Ok(fix)) => {
-            for change in fix.changes.iter().filter(|change| Some(change.direction) == direction) {
-                write_change(change, out)?;
+            for change in fix.changes.iter().filter(|change| directions.contains(&change.direction)) {
+                write_change(change, fix.opens.is_empty(), out)?;
             }
             if is_last { writeln!(out, "{INDENT}{}", checked(cluster, fix)) } else { Ok(()) }
         }
@@ -84,28 +100,38 @@ fn checked(cluster: &Cluster, fix: &Fix) -> String {
     let verb = |one: &str, more: &str| if fix.changes.len() > 1 { more.to_owned() } else { one.to_owned() };
     let subject = verb("checked: turns", "checked: the changes of both directions together turn");
     let opens = verb("opens", "open");
-    let others = |of: &[Opened]| {
-        let others = others(cluster, of);
-        match others.len() {
-            0 => "no other".to_owned(),
-            1 => format!("1 other: {}", others[0]),
-            count => format!("{count} others: {}", shorten(&others, NAMED, "; ")),
-        }
+    // What is certain, and what depends on a fact that the input lacks.
+    let parts = |of: &[Opened], certainly: &str, perhaps: &str| {
+        let part = |certain: bool, verb: &str| {
+            let others = others(cluster, of.iter().filter(|of| of.certain == certain));
+            match others.len() {
+                0 => None,
+                1 => Some(format!("{verb} 1 other: {}", others[0])),
+                count => Some(format!("{verb} {count} others: {}", shorten(&others, NAMED, "; "))),
+            }
+        };
+        [part(true, certainly), part(false, perhaps)].into_iter().flatten().collect::<Vec<String>>()
     };
-    let opened = others(&fix.opens);
-    if fix.closes.is_empty() {
-        return format!("{subject} this flow to ALLOWED and {opens} {opened}");
+    let mut said = parts(&fix.opens, &opens, "may open");
+    if said.is_empty() {
+        said.push(format!("{opens} no other"));
     }
-    let denied = others(&fix.closes);
-    let closes = verb("closes", "close");
-    format!(
-        "{subject} this flow to ALLOWED, {opens} {opened}\n{INDENT}and {closes} {denied}\n{INDENT}(policies that \
-         select by this label apply to these pods only now)"
-    )
+    let closed = parts(&fix.closes, &verb("closes", "close"), "may close");
+    let reason = if closed.is_empty() {
+        String::new()
+    } else {
+        format!("\n{INDENT}(policies that select by this label apply to these pods only now)")
+    };
+    said.extend(closed);
+    let last = said.pop().unwrap_or_default();
+    if said.is_empty() {
+        return format!("{subject} this flow to ALLOWED and {last}{reason}");
+    }
+    format!("{subject} this flow to ALLOWED, {}\n{INDENT}and {last}{reason}", said.join(&format!(",\n{INDENT}")))
 }
 
 /// What is opened, by workload.
-fn others(cluster: &Cluster, opens: &[Opened]) -> Vec<String> {
+fn others<'a>(cluster: &Cluster, opens: impl Iterator<Item = &'a Opened>) -> Vec<String> {
     let end = |end: &OpenedEnd| match end.pod.map(|pod| cluster.pod(pod)) {
         None => end.id.to_string(),
         Some(pod) => {
@@ -114,14 +140,15 @@ fn others(cluster: &Cluster, opens: &[Opened]) -> Vec<String> {
         }
     };
     let text = |of: &Opened| format!("{} -> {} {}", end(&of.from), end(&of.to), traffic(&of.traffic));
-    opens.iter().map(text).collect::<BTreeSet<_>>().into_iter().collect()
+    opens.map(text).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
-fn write_change(change: &Change, out: &mut impl Write) -> io::Result<()> {
+fn write_change(change: &Change, is_alone: bool, out: &mut impl Write) -> io::Result<()> {
     let name = object_name(&change.object);
     match &change.edit {
         Edit::NewPolicy(document) => {
-            writeln!(out, "   = help: add this policy, which admits this flow alone:")?;
+            let alone = if is_alone { ", which admits this flow alone" } else { "" };
+            writeln!(out, "   = help: add this policy{alone}:")?;
             write_lines(&yaml::block(document), out)
         }
         Edit::Labels(labels, Patch(operations)) => {
@@ -129,12 +156,39 @@ fn write_change(change: &Change, out: &mut impl Write) -> io::Result<()> {
             writeln!(out, "   = help: the other end lacks what the rule asks for; add this to {path} of {name}:")?;
             let lines: Vec<String> =
                 labels.iter().map(|(key, value)| yaml::pair(key, &Value::from(value.as_str()))).collect();
-            write_lines(&lines, out)
+            write_lines(&lines, out)?;
+            write_lines(&then(change).into_iter().collect::<Vec<_>>(), out)
         }
         Edit::Policy(Patch(operations)) => {
             operations.iter().try_for_each(|operation| write_operation(operation, &name, out))
         }
     }
+}
+
+/// What else the pods of a changed template need.
+fn then(change: &Change) -> Option<String> {
+    let kind = &change.object.kind;
+    let pods_keep = format!("the pods that run keep their labels; then delete them, because the {kind}");
+    Some(match change.rollout? {
+        Rollout::Resume => {
+            let ObjectName { namespace, name, .. } = &change.object;
+            format!(
+                "the {kind} is paused; then resume it, so that it replaces its pods (kubectl -n {} rollout resume \
+                 deploy/{name})",
+                namespace.as_deref().unwrap_or_default()
+            )
+        }
+        Rollout::DeletePods if matches!(kind.as_str(), "StatefulSet" | "DaemonSet") => {
+            format!("{pods_keep} does not replace them (updateStrategy OnDelete)")
+        }
+        Rollout::DeletePods => format!("{pods_keep} does not replace them"),
+        Rollout::NextJob => "the pods of its next Job have it; those of a Job that runs do not".to_owned(),
+        Rollout::UnlessPaused => format!("the {kind} then replaces its pods, unless it is paused"),
+        Rollout::UnlessOnDelete => format!(
+            "the {kind} then replaces its pods, unless its updateStrategy is OnDelete (delete the pods then) or has \
+             a partition"
+        ),
+    })
 }
 
 /// One operation on a policy.
@@ -196,46 +250,5 @@ fn object_name(object: &ObjectName) -> String {
         ("NetworkPolicy", Some(namespace)) => format!("networkpolicy {namespace}/{name}"),
         (kind, Some(namespace)) => format!("{namespace}/{}/{name}", short_kind(kind)),
         (kind, None) => format!("{} {name}", kind.to_lowercase()),
-    }
-}
-
-/// Why there is no fix, and what to do.
-fn why_not(reason: &NoFix) -> String {
-    match reason {
-        NoFix::TooManyPairs => "npc looks for no fix of so many pairs; ask about two of these ends".to_owned(),
-        NoFix::TooManyPorts => "ask about one port, and npc looks for the smallest fix; it proposes none for all ports".to_owned(),
-        NoFix::Icmp => {
-            "no fix: only a rule without ports admits ICMP, and it admits every protocol and port".to_owned()
-        }
-        NoFix::NoAddress => {
-            "no fix: only an ipBlock can admit the other end, and the input does not say its address".to_owned()
-        }
-        NoFix::NoLabel(namespace, name) => {
-            format!("no fix: the pods of {namespace}/{name} have no label that a selector can ask for; give them one")
-        }
-        NoFix::NodeAddress(service) => {
-            let name = |(namespace, name): &(String, String)| format!("{namespace}/svc/{name}");
-            let service = service.as_ref().map_or_else(|| "the Service".to_owned(), name);
-            format!(
-                "no fix in a policy: an ipBlock with the node's address would admit every client that comes by that \
-                 node; with externalTrafficPolicy: Local in {service} the pod sees the client's address, and only the \
-                 nodes of its pods lead to it"
-            )
-        }
-        NoFix::ManyEnds => "no fix: no rule can name all these ends; ask about one of them".to_owned(),
-        NoFix::EveryAddress => {
-            "no fix: only a rule for every address admits this; ask about one address or a smaller prefix".to_owned()
-        }
-        NoFix::Service(Code::ServicePortUnknown) => {
-            "no policy is the cause; ask for a port that the Service has, or add this one to it".to_owned()
-        }
-        NoFix::Service(_) => {
-            "no policy is the cause; compare the Service's selector and targetPort with the labels and ports of the pods"
-                .to_owned()
-        }
-        NoFix::FactMissing => "no fix: the input lacks a fact that decides".to_owned(),
-        NoFix::NothingFits => {
-            "no fix: no small change admits this flow without closing another or opening very many".to_owned()
-        }
     }
 }

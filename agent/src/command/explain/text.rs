@@ -8,6 +8,7 @@ use std::io::{self, Write};
 use npc_compiler::algebra::traffic::Traffic;
 use npc_compiler::cluster::PolicyId;
 use npc_compiler::object::TargetPort;
+use npc_compiler::policy::Direction;
 use npc_compiler::verdict::explain::{Decision, Flow, FlowExplanation, Pairs, Reason, Verdict, Via, Way};
 use npc_compiler::verdict::fix::FlowFix;
 
@@ -198,10 +199,11 @@ fn body(context: &Context<'_>, flow: &Flow, fix: Option<&FlowFix>, out: &mut imp
     columns.write(out, "  ", 0)?;
     if let Some(code) = flow.broken {
         writeln!(out, "\n{BAD}denied[{}]{BAD:#}: {}", code.as_str(), headline(code))?;
-        fix::help(&context.input.cluster, fix, None, true, out)?;
+        fix::help(&context.input.cluster, fix, &[], true, out)?;
     }
     let denying = |decision: &&Decision| matches!(decision.reason, Reason::Denied(_));
-    let last = flow.decisions.iter().flatten().filter(denying).map(|decision| decision.direction).next_back();
+    let denied: Vec<Direction> =
+        flow.decisions.iter().flatten().filter(denying).map(|decision| decision.direction).collect();
     for decision in flow.decisions.iter().flatten() {
         let Reason::Denied(code) = decision.reason else { continue };
         writeln!(out)?;
@@ -210,7 +212,11 @@ fn body(context: &Context<'_>, flow: &Flow, fix: Option<&FlowFix>, out: &mut imp
             None => denied::write(context, flow, decision, code, out)?,
         }
         let direction = decision.direction;
-        fix::help(&context.input.cluster, fix, Some(direction), Some(direction) == last, out)?;
+        let is_last = denied.last() == Some(&direction);
+        // A direction that is unknown may need a change too, and has no denial of its own.
+        let is_here = |of: &Direction| *of == direction || (is_last && !denied.contains(of));
+        let here: Vec<Direction> = Direction::ALL.into_iter().filter(is_here).collect();
+        fix::help(&context.input.cluster, fix, &here, is_last, out)?;
     }
     allowed::write(context, flow, out)?;
     for decision in flow.decisions.iter().flatten() {

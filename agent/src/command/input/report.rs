@@ -23,13 +23,13 @@ pub(super) fn write(loaded: &Loaded, cluster: &Cluster) {
     for problem in &loaded.problems {
         // What follows names the other place.
         let what = problem.message.split(" at ").next().unwrap_or_default();
-        warnings.add(what, problem.to_string());
+        warnings.add(what, format!("{problem:#}"));
     }
     for finding in cluster.findings() {
         let place = loaded.positions.locate("NetworkPolicy", &finding.namespace, &finding.name, &finding.path);
         let line = match place {
-            Some(place) => format!("{place}: warning: {finding}"),
-            None => format!("warning: {finding}"),
+            Some(place) => format!("{place}: warning[{}]: {finding}", finding.code.as_str()),
+            None => format!("warning[{}]: {finding}", finding.code.as_str()),
         };
         warnings.add(&format!("{}; {}", finding.problem, finding.effect), line);
     }

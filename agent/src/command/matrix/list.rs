@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 
+use npc_agent::finding::Finding;
 use npc_compiler::algebra::cidr;
 use npc_compiler::policy::Direction;
 use npc_compiler::verdict::matrix::{Matrix, Printed, protocols};
@@ -18,6 +19,9 @@ pub(super) struct Json<'a> {
     matrix: Printed<'a>,
     outside: Vec<Connection>,
     elsewhere: Vec<Elsewhere>,
+    /// What is wrong with the objects.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    findings: Vec<Finding>,
 }
 
 /// What is allowed between an endpoint and addresses outside, of one protocol.
@@ -33,8 +37,14 @@ struct Connection {
 }
 
 impl<'a> Json<'a> {
-    pub(super) fn new(matrix: &'a Matrix<'a>, view: &TextMatrix<'_>, warnings: &'a [String]) -> Self {
-        Self { matrix: Printed { matrix, warnings }, outside: outside(matrix, view), elsewhere: view.elsewhere() }
+    pub(super) fn new(
+        matrix: &'a Matrix<'a>,
+        view: &TextMatrix<'_>,
+        warnings: &'a [String],
+        findings: Vec<Finding>,
+    ) -> Self {
+        let (outside, elsewhere) = (outside(matrix, view), view.elsewhere());
+        Self { matrix: Printed { matrix, warnings }, outside, elsewhere, findings }
     }
 }
 

@@ -1,6 +1,6 @@
 //! The answer as data: `MigrationReport`.
 
-use npc_agent::finding::Place;
+use npc_agent::finding::{Finding, Place};
 use npc_compiler::API_VERSION;
 use npc_compiler::algebra::cidr;
 use npc_compiler::algebra::traffic::Traffic;
@@ -24,6 +24,9 @@ pub(super) struct Report<'a> {
     pub(super) differences: Vec<Item>,
     pub(super) notes: Vec<Note>,
     pub(super) node: Option<&'a State>,
+    /// What is wrong with the objects.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    findings: Vec<Finding>,
 }
 
 /// Flows that change for one reason at one place.
@@ -109,6 +112,7 @@ impl<'a> Report<'a> {
             differences: differences.iter().map(|difference| item(input, difference)).collect(),
             notes: NOTES.iter().map(|note| Note { code: note.code, text: note.text }).collect(),
             node,
+            findings: input.findings(),
         }
     }
 }

@@ -95,7 +95,16 @@ const WORKLOAD: Keep = Fields(&[
     ("apiVersion", All),
     ("kind", All),
     ("metadata", METADATA),
-    ("spec", Fields(&[("replicas", All), ("parallelism", All), ("template", TEMPLATE)])),
+    (
+        "spec",
+        Fields(&[
+            ("replicas", All),
+            ("parallelism", All),
+            ("paused", All),
+            ("updateStrategy", All),
+            ("template", TEMPLATE),
+        ]),
+    ),
 ]);
 const CRON_JOB: Keep = Fields(&[
     ("apiVersion", All),

@@ -150,16 +150,25 @@ struct TypeMeta {
     kind: String,
 }
 
-/// Of an object only the labels of a workload itself, which its pods do not have.
-fn own_labels(kind: Kind, mut node: Node) -> Node {
+/// Of an object only what a change of it needs: the labels of a workload itself, which its pods do
+/// not have, how it replaces its pods, and that an object has no name of its own.
+fn needed(kind: Kind, mut node: Node) -> Node {
+    let has = |key| node.get("metadata").and_then(|of| of.get(key)?.text()).is_some_and(|text| !text.is_empty());
+    let (is_workload, is_unnamed) = (kind == Kind::Workload, !has("name") && has("generateName"));
     let Value::Map(entries) = &mut node.value else { return Node { span: node.span, value: Value::Map(Vec::new()) } };
-    entries.retain(|entry| kind == Kind::Workload && *entry.key == *"metadata");
-    for entry in entries {
-        match &mut entry.node.value {
-            Value::Map(entries) => entries.retain(|entry| *entry.key == *"labels"),
-            other => *other = Value::Map(Vec::new()),
+    let kept = |field: &str, key: &str| match (field, key) {
+        ("metadata", "labels") | ("spec", "paused" | "updateStrategy") => is_workload,
+        ("metadata", "generateName") => is_unnamed,
+        _ => false,
+    };
+    entries.retain_mut(|field| match &mut field.node.value {
+        Value::Map(entries) => {
+            entries.retain(|entry| kept(&field.key, &entry.key));
+            entries.shrink_to_fit();
+            !entries.is_empty()
         }
-    }
+        _ => false,
+    });
     node
 }
 
@@ -340,10 +349,10 @@ impl Reader<'_> {
         }
         match read {
             Ok(decoded) => {
-                // Places are asked for in policies and in a workload's own labels only, and of
-                // the other objects there are a hundred thousand.
+                // Of other objects than policies little is asked for, and there are a hundred
+                // thousand.
                 let is_needed = kind == Kind::Policy || foreign::has_action(&node);
-                let node = if is_needed { node } else { own_labels(kind, node) };
+                let node = if is_needed { node } else { needed(kind, node) };
                 self.parsed.items.push(Item {
                     object,
                     file: Arc::clone(&self.parsed.file),

@@ -88,6 +88,14 @@ impl Positions {
         Some(Location { file: Arc::clone(&origin.file), span, exact })
     }
 
+    /// The text of a scalar of an object, by the keys that lead to it. Of other objects than
+    /// policies only the fields are kept that a change of the object needs.
+    #[must_use]
+    pub fn text(&self, object: &ObjectRef, path: &[&str]) -> Option<&str> {
+        let origin = self.objects.get(object)?;
+        path.iter().try_fold(&*origin.node, |node, key| node.get(key))?.text()
+    }
+
     /// A line of a file, without its end.
     #[must_use]
     pub fn line(&self, file: &str, line: u32) -> Option<&str> {

@@ -105,13 +105,18 @@ impl Problem {
     }
 }
 
+/// With `#`, the code stands behind the severity: `warning[label-invalid]`.
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.file)?;
         if let Some(span) = self.span {
             write!(f, ":{}:{}", span.start.line, span.start.column)?;
         }
-        write!(f, ": {}: ", self.severity().as_str())?;
+        write!(f, ": {}", self.severity().as_str())?;
+        if f.alternate() {
+            write!(f, "[{}]", self.code.as_str())?;
+        }
+        f.write_str(": ")?;
         if let Some(object) = &self.object {
             write!(f, "{object}: ")?;
         }

@@ -5,6 +5,7 @@ use json_patch::{AddOperation, Patch, PatchOperation, RemoveOperation, ReplaceOp
 use k8s_openapi::api::networking::v1 as networking;
 use serde_json::{Map, Value, json};
 
+use super::rollout::Rollout;
 use crate::object::{Labels, NetworkPolicy, Objects, Pod};
 use crate::policy::Direction;
 
@@ -17,6 +18,8 @@ pub struct Change {
     pub object: ObjectName,
     /// What changes.
     pub edit: Edit,
+    /// What else the pods of a changed template need; none where the workload replaces them.
+    pub rollout: Option<Rollout>,
 }
 
 /// The kind and name of an object.
@@ -28,6 +31,14 @@ pub struct ObjectName {
     pub namespace: Option<String>,
     /// Its name.
     pub name: String,
+}
+
+impl ObjectName {
+    /// The name of an object in a namespace.
+    #[must_use]
+    pub fn new(kind: &str, namespace: &str, name: &str) -> Self {
+        Self { kind: kind.to_owned(), namespace: Some(namespace.to_owned()), name: name.to_owned() }
+    }
 }
 
 /// What changes.
@@ -99,6 +110,19 @@ pub(super) fn replace(path: &[&str], value: Value) -> PatchOperation {
 /// An operation that takes a value away.
 pub(super) fn remove(path: &[&str]) -> PatchOperation {
     PatchOperation::Remove(RemoveOperation { path: PointerBuf::from_tokens(path.iter().copied()) })
+}
+
+/// The path of an operation as findings have it: `spec.ingress[0].ports`.
+pub(super) fn field_path(operation: &PatchOperation) -> String {
+    operation.path().tokens().fold(String::new(), |path, token| {
+        let token = token.decoded();
+        let is_index = !token.is_empty() && token.chars().all(|c| c.is_ascii_digit());
+        match (path.is_empty(), is_index) {
+            (true, _) => token.into_owned(),
+            (_, true) => format!("{path}[{token}]"),
+            (_, false) => format!("{path}.{token}"),
+        }
+    })
 }
 
 /// Adds items to a list of a document. One that is absent, empty or null is written whole: an

@@ -42,6 +42,9 @@ pub struct Opened {
     /// What is or may be allowed after the change and was not before; of what is closed the
     /// other way round.
     pub traffic: Traffic,
+    /// Whether it is denied before and allowed after the change for certain; of what is closed the
+    /// other way round. Otherwise the input lacks a fact.
+    pub certain: bool,
 }
 
 /// An end of what a change opens.
@@ -65,7 +68,7 @@ pub(super) struct Difference {
 
 /// Compares; none where it opens or closes too much to say.
 pub(super) fn difference(before: View<'_>, after: View<'_>, asked: &[Pair], blocks: &[Cidr]) -> Option<Difference> {
-    let outside = Outside::of(before, after, asked);
+    let outside = Outside::of(before, after, asked, blocks);
     let options = Options { by: By::Pod, addresses: outside.names.keys().copied().collect() };
     let old = Matrix::of_groups(before.cluster, before.groups, &options);
     let new = Matrix::of_groups(after.cluster, after.groups, &options);
@@ -85,15 +88,16 @@ pub(super) fn difference(before: View<'_>, after: View<'_>, asked: &[Pair], bloc
                     continue;
                 }
                 for pair in pairs.all().filter(|pair| pairs.exempt(*pair) == exempt) {
-                    for (family, traffic) in &difference.closed {
+                    for (family, certain, traffic) in &difference.closed {
                         let (from, to) = (outside.end(&old, pair.0), outside.end(&old, pair.1));
-                        whole.closes.push(Opened { from, to, family: *family, traffic: traffic.clone() });
+                        let (traffic, certain) = (traffic.clone(), *certain);
+                        whole.closes.push(Opened { from, to, family: *family, traffic, certain });
                     }
-                    for (family, traffic) in &difference.opened {
+                    for (family, certain, traffic) in &difference.opened {
                         let traffic = traffic.difference(&asked.of_pair(pair, *family));
                         if !traffic.is_none() {
                             let (from, to) = (outside.end(&old, pair.0), outside.end(&old, pair.1));
-                            whole.opens.push(Opened { from, to, family: *family, traffic });
+                            whole.opens.push(Opened { from, to, family: *family, traffic, certain: *certain });
                         }
                     }
                     if whole.opens.len().max(whole.closes.len()) > MOST {
@@ -104,7 +108,8 @@ pub(super) fn difference(before: View<'_>, after: View<'_>, asked: &[Pair], bloc
         }
     }
     for list in [&mut whole.opens, &mut whole.closes] {
-        list.sort_by(|a, b| (&a.from.id, &a.to.id, a.family).cmp(&(&b.from.id, &b.to.id, b.family)));
+        let key = |of: &Opened| (Arc::clone(&of.from.id), Arc::clone(&of.to.id), of.family, !of.certain);
+        list.sort_by_cached_key(key);
     }
     Some(whole)
 }
@@ -178,10 +183,26 @@ impl KindPair<'_> {
 
 /// What is different between two ends.
 struct PairDifference {
-    /// What is or may be allowed now and was not before.
-    opened: Vec<(Option<Family>, Traffic)>,
-    /// What was or might have been allowed before and is not now.
-    closed: Vec<(Option<Family>, Traffic)>,
+    /// What is or may be allowed now and was not before, and whether that is certain.
+    opened: Vec<(Option<Family>, bool, Traffic)>,
+    /// What was or might have been allowed before and is not now, and whether that is certain.
+    closed: Vec<(Option<Family>, bool, Traffic)>,
+}
+
+/// What is certain and what is possible of a difference: what one side denied for certain and the
+/// other allows for certain, and the rest.
+fn parts(
+    family: Option<Family>,
+    (least, most): (&Traffic, &Traffic),
+    (new_least, new_most): (&Traffic, &Traffic),
+) -> impl Iterator<Item = (Option<Family>, bool, Traffic)> {
+    let certain = new_least.difference(most);
+    let all = new_least.difference(least).union(&new_most.difference(most));
+    let possible = all.difference(&certain);
+    [(true, certain), (false, possible)]
+        .into_iter()
+        .filter(|(_, of)| !of.is_none())
+        .map(move |(certain, of)| (family, certain, of))
 }
 
 /// What passes between two ends in one of two matrices.
@@ -202,14 +223,8 @@ impl Compared<'_> {
             let mut difference = PairDifference { opened: Vec::new(), closed: Vec::new() };
             for ((family, was), is) in Matrix::FAMILIES.into_iter().zip(was).zip(is) {
                 let ((least, most), (new_least, new_most)) = (old.traffic(*was), new.traffic(*is));
-                let closed = least.difference(&new_least).union(&most.difference(&new_most));
-                if !closed.is_none() {
-                    difference.closed.push((family, closed));
-                }
-                let opened = new_least.difference(&least).union(&new_most.difference(&most));
-                if !opened.is_none() {
-                    difference.opened.push((family, opened));
-                }
+                difference.closed.extend(parts(family, (&new_least, &new_most), (&least, &most)));
+                difference.opened.extend(parts(family, (&least, &most), (&new_least, &new_most)));
             }
             Rc::new(difference)
         });
@@ -226,7 +241,7 @@ struct Outside {
 }
 
 impl Outside {
-    fn of(before: View<'_>, after: View<'_>, asked: &[Pair]) -> Self {
+    fn of(before: View<'_>, after: View<'_>, asked: &[Pair], blocks: &[Cidr]) -> Self {
         let cluster = before.cluster;
         let mut zones = Zones::of(before.groups);
         for (_, group) in after.groups.iter() {
@@ -235,6 +250,10 @@ impl Outside {
                     zones.cut(block.family, &block.addresses);
                 }
             }
+        }
+        // What was asked about of a zone is not opened besides.
+        for block in blocks {
+            zones.cut(block.family, &block.addresses());
         }
         let parties = asked.iter().flat_map(|pair| {
             let questions = [Some(&pair.question), pair.egress.as_ref()].into_iter().flatten();

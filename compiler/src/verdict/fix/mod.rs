@@ -16,13 +16,17 @@
 mod affected;
 mod change;
 mod difference;
+mod label;
 mod peer;
 mod propose;
+mod rollout;
+mod target_port;
+mod written;
 
 use crate::algebra::cidr::Cidr;
 use crate::cluster::Cluster;
 use crate::cluster::group::Groups;
-use crate::object::{Objects, Workload};
+use crate::object::Objects;
 use crate::policy::Direction;
 use crate::verdict::bounds::Verdict;
 use crate::verdict::explain::{Code, Flow, FlowExplanation, Pair, Way};
@@ -31,6 +35,9 @@ pub use change::{Change, Edit, ObjectName};
 use difference::{Difference, difference};
 pub use difference::{Opened, OpenedEnd};
 use propose::{Cause, Proposal, proposals};
+pub use rollout::Rollout;
+use target_port::wrong_target_port;
+pub use written::Written;
 
 /// Changes that together turn a denied flow to ALLOWED.
 #[derive(Debug, Clone)]
@@ -74,6 +81,27 @@ pub enum NoFix {
     /// A node puts its own address in place of the client's, so that a rule with this address
     /// would admit every client: the namespace and name of the Service.
     NodeAddress(Option<(String, String)>),
+    /// The rule, or the policy, that denies has a part that was not understood. It has to be mended
+    /// first; the API server refuses a patch of an object with such a part.
+    Finding {
+        /// The policy: its namespace and name.
+        policy: (String, String),
+        /// As in [`Finding::path`].
+        ///
+        /// [`Finding::path`]: crate::policy::finding::Finding::path
+        path: String,
+    },
+    /// The targetPort of the Service seems to be wrong.
+    TargetPort {
+        /// The Service: its namespace and name.
+        service: (String, String),
+        /// Its port.
+        port: u16,
+        /// The targetPort, which none of its pods declares.
+        target: u16,
+        /// The ports that its pods declare and policies admit, sorted.
+        declared: Vec<u16>,
+    },
     /// The Service leads nowhere, whatever policies say.
     Service(Code),
     /// The input lacks a fact, without which no change can be judged.
@@ -92,12 +120,8 @@ struct View<'a> {
     objects: &'a Objects,
     cluster: &'a Cluster,
     groups: &'a Groups,
-    has_own_label: OwnLabel<'a>,
+    written: &'a dyn Written,
 }
-
-/// Whether a workload, in a namespace, has a label of this key itself. The objects hold the
-/// labels of its template only.
-pub type OwnLabel<'a> = &'a dyn Fn(&Workload, &str, &str) -> bool;
 
 /// The same after a change.
 struct Changed {
@@ -115,20 +139,21 @@ impl Changed {
         Some(Self { objects, cluster, groups })
     }
 
-    const fn view<'a>(&'a self, has_own_label: OwnLabel<'a>) -> View<'a> {
-        View { objects: &self.objects, cluster: &self.cluster, groups: &self.groups, has_own_label }
+    const fn view<'a>(&'a self, written: &'a dyn Written) -> View<'a> {
+        View { objects: &self.objects, cluster: &self.cluster, groups: &self.groups, written }
     }
 }
 
 /// Fixes for the first denied flows of an explanation, for at most this many. The objects
-/// are those of the cluster, and the groups those of all its endpoints.
+/// are those of the cluster, and the groups those of all its endpoints; `written` says more of the
+/// objects.
 #[must_use]
 pub fn fixes(
     objects: &Objects,
     cluster: &Cluster,
     groups: &Groups,
     explanation: &FlowExplanation,
-    has_own_label: OwnLabel<'_>,
+    written: &dyn Written,
     most: usize,
 ) -> Vec<FlowFix> {
     let mut merged: Vec<(Flow, Vec<usize>)> = Vec::new();
@@ -141,7 +166,7 @@ pub fn fixes(
             merged.push((flow.clone(), vec![place]));
         }
     }
-    let view = View { objects, cluster, groups, has_own_label };
+    let view = View { objects, cluster, groups, written };
     merged.into_iter().map(|(flow, flows)| FlowFix { flows, fix: fix(view, &flow) }).collect()
 }
 
@@ -154,11 +179,14 @@ fn fix(before: View<'_>, flow: &Flow) -> Result<Fix, NoFix> {
     if pairs.is_empty() {
         return Err(NoFix::FactMissing);
     }
+    if let Some(fault) = wrong_target_port(before, flow, pairs) {
+        return Err(fault);
+    }
     let blocks = peer::blocks(flow);
     let (mut changes, mut may_close) = (Vec::new(), false);
     let mut state: Option<(Changed, Difference)> = None;
     for direction in [Direction::Egress, Direction::Ingress] {
-        let view = state.as_ref().map_or(before, |(state, _)| state.view(before.has_own_label));
+        let view = state.as_ref().map_or(before, |(state, _)| state.view(before.written));
         if admits(view, pairs, direction) {
             continue;
         }
@@ -180,7 +208,7 @@ fn fix(before: View<'_>, flow: &Flow) -> Result<Fix, NoFix> {
     let Difference { opens, closes } = if changes.len() == 1 {
         of_last
     } else {
-        difference(before, after.view(before.has_own_label), pairs, &blocks).ok_or(NoFix::NothingFits)?
+        difference(before, after.view(before.written), pairs, &blocks).ok_or(NoFix::NothingFits)?
     };
     if !(closes.is_empty() || may_close) {
         return Err(NoFix::NothingFits);
@@ -225,10 +253,10 @@ fn best(
             break;
         }
         let Some(after) = Changed::new(before, &change) else { continue };
-        if !admits(after.view(before.has_own_label), pairs, direction) {
+        if !admits(after.view(before.written), pairs, direction) {
             continue;
         }
-        let Some(difference) = difference(before, after.view(before.has_own_label), pairs, blocks) else { continue };
+        let Some(difference) = difference(before, after.view(before.written), pairs, blocks) else { continue };
         if !difference.closes.is_empty() && cause != Cause::Misplaced {
             continue;
         }

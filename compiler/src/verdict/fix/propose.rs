@@ -7,16 +7,16 @@ use std::collections::BTreeSet;
 use json_patch::PatchOperation;
 use serde_json::{Value, json};
 
-use super::change::{Change, Edit, ObjectName, add, append, match_labels, remove, replace};
+use super::change::{Change, Edit, ObjectName, add, append, field_path, match_labels, remove, replace};
 use super::peer::{self, Other};
-use super::{NoFix, View};
-use crate::algebra::selector::{Operator, Selector};
+use super::{NoFix, View, label, written};
 use crate::algebra::traffic::Traffic;
 use crate::cluster::{PodId, PolicyId};
-use crate::object::{Labels, NetworkPolicy, Pod, Protocol, is_controller_label};
-use crate::policy::{Direction, Namespaces, Peer, Peers, PodPeer, PolicyRule};
+use crate::object::{NetworkPolicy, Pod, Protocol};
+use crate::policy::finding::{self, Finding};
+use crate::policy::{Direction, Peer, Peers, PodPeer, PolicyRule};
 use crate::verdict::bounds::Verdict;
-use crate::verdict::explain::{Candidate, Code, Decision, Flow, Of, Pair, is_slip};
+use crate::verdict::explain::{Candidate, Code, Decision, Flow, Of, Pair, Reason, is_slip};
 
 /// What a change mends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -47,23 +47,13 @@ pub(super) enum Size {
     Item,
     Rule,
     Policy,
-    /// A rule in a policy that selects other pods too: it would admit more as soon as their
-    /// other direction does.
-    WideRule,
+    /// A rule in a policy that selects other pods too, or a label of a namespace: it would admit
+    /// more as soon as the other direction of other pods does.
+    Wide,
 }
 
 /// npc tries at most this many rules and policies, because each try compiles the cluster.
 const TRIED: usize = 4;
-
-/// The workloads whose pod templates can be changed, and the path of the template.
-const TEMPLATES: [(&str, &[&str]); 6] = [
-    ("CronJob", &["spec", "jobTemplate", "spec", "template"]),
-    ("DaemonSet", &["spec", "template"]),
-    ("Deployment", &["spec", "template"]),
-    ("ReplicaSet", &["spec", "template"]),
-    ("ReplicationController", &["spec", "template"]),
-    ("StatefulSet", &["spec", "template"]),
-];
 
 /// What might admit the pairs of a flow in a direction that denies.
 pub(super) fn proposals(
@@ -96,6 +86,16 @@ pub(super) fn proposals(
     proposer.all(&decision, flow)
 }
 
+/// Whether an explanation shows a rule as the cause.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Shown {
+    /// As the only one that is so near.
+    Alone,
+    /// As the first of several that are equally near.
+    First,
+    No,
+}
+
 struct Proposer<'a> {
     view: View<'a>,
     direction: Direction,
@@ -115,14 +115,28 @@ impl Proposer<'_> {
     fn all(&self, decision: &Decision, flow: &Flow) -> Result<Vec<Proposal>, NoFix> {
         let mut all = Vec::new();
         for beside in decision.beside.iter().filter(|beside| beside.code == Code::PolicyTypesMissing) {
-            let types =
-                |document: &Value| append(document, &["spec", "policyTypes"], vec![json!(self.direction.as_str())]);
+            let types = |document: &Value| {
+                let name = (!self.has_rule_for_everything(document)).then(|| json!(self.direction.as_str()));
+                name.map_or_else(Vec::new, |name| append(document, &["spec", "policyTypes"], vec![name]))
+            };
             all.extend(self.of_policy(beside.policy, Size::Value, types));
         }
-        let nearest = decision.candidates.first().map(|nearest| nearest.labels);
-        let is_alone = decision.candidates.iter().filter(|of| Some(of.labels) == nearest).count() == 1;
-        for candidate in decision.candidates.iter().take(TRIED) {
-            self.of_rule(candidate, is_alone, &mut all);
+        let denied_by = decision.beside.first().filter(|beside| decision.reason == Reason::Denied(beside.code));
+        if let Some(part) = denied_by.filter(|beside| beside.code == Code::RuleNotUnderstood) {
+            return Err(self.fault(part.policy, &part.path));
+        }
+        for (place, candidate) in decision.candidates.iter().take(TRIED).enumerate() {
+            // The reader is shown the first rule, if a rule is the cause.
+            let shown = match (denied_by, place, decision.tie_count) {
+                (None, 0, 1) => Shown::Alone,
+                (None, 0, _) => Shown::First,
+                _ => Shown::No,
+            };
+            self.of_rule(candidate, shown, &mut all);
+            let finding = self.findings(candidate.policy).find(|of| is_below(&of.path, &candidate.path));
+            if let (0, true, true, Some(finding)) = (place, all.is_empty(), candidate.is_about(), finding) {
+                return Err(self.fault(candidate.policy, &finding.path));
+            }
         }
         let items = peer::items(self.view, &self.other, &self.namespace);
         if let Ok(items) = &items {
@@ -132,7 +146,7 @@ impl Proposer<'_> {
             policies.sort_unstable();
             for (is_wide, id) in policies.into_iter().take(TRIED) {
                 let section = ["spec", self.section];
-                let size = if is_wide { Size::WideRule } else { Size::Rule };
+                let size = if is_wide { Size::Wide } else { Size::Rule };
                 all.extend(self.of_policy(id, size, |document| append(document, &section, vec![rule.clone()])));
             }
             all.extend(self.new_policy(&rule, flow));
@@ -141,6 +155,44 @@ impl Proposer<'_> {
             Err(reason) if all.is_empty() => Err(reason),
             _ => Ok(all),
         }
+    }
+
+    /// Whether a policy has a rule of this direction that admits every peer on every port.
+    fn has_rule_for_everything(&self, document: &Value) -> bool {
+        let is_empty = |list: &Value| list.as_array().is_none_or(Vec::is_empty);
+        let mut rules = document["spec"][self.section].as_array().into_iter().flatten();
+        rules.any(|rule| is_empty(&rule[self.field]) && is_empty(&rule["ports"]))
+    }
+
+    /// A part of a policy that was not understood, as the reason why there is no fix.
+    fn fault(&self, id: PolicyId, path: &str) -> NoFix {
+        let policy = self.view.cluster.policy(id);
+        NoFix::Finding { policy: (policy.namespace.clone(), policy.name.clone()), path: path.to_owned() }
+    }
+
+    /// What was not understood of a policy.
+    fn findings(&self, id: PolicyId) -> impl Iterator<Item = &Finding> {
+        let policy = self.view.cluster.policy(id);
+        let all = self.view.cluster.findings().iter();
+        all.filter(|of| (&of.namespace, &of.name) == (&policy.namespace, &policy.name))
+    }
+
+    /// Whether a policy has something that the API server would refuse with the patch, or a rule
+    /// that changes has a part that was not understood. A patch may mend that very part.
+    fn is_refused(&self, id: PolicyId, operations: &[PatchOperation]) -> bool {
+        let paths: Vec<String> = operations.iter().map(field_path).collect();
+        let is_mended = |finding: &Finding| {
+            let mut written = operations.iter().filter(|of| matches!(of, PatchOperation::Replace(_)));
+            written.any(|operation| field_path(operation) == finding.path)
+        };
+        let is_in_changed_rule = |finding: &Finding| {
+            let rules = self.view.cluster.policy(id).rules(self.direction).iter();
+            let mut changed = rules.filter(|rule| paths.iter().any(|path| is_below(path, &rule.path)));
+            changed.any(|rule| is_below(&finding.path, &rule.path))
+        };
+        self.findings(id)
+            .filter(|finding| !is_mended(finding))
+            .any(|finding| is_refused_by_the_api_server(finding) || is_in_changed_rule(finding))
     }
 
     /// Whether a policy selects pods of other workloads than the subjects'.
@@ -169,12 +221,13 @@ impl Proposer<'_> {
         object.object.spec.as_ref()?;
         let document = serde_json::to_value(&object.object).ok()?;
         let operations = operations(&document);
-        let object = name("NetworkPolicy", &policy.namespace, &policy.name);
-        (!operations.is_empty()).then_some(Proposal {
-            change: Change { direction: self.direction, object, edit: Edit::Policy(json_patch::Patch(operations)) },
-            cause: Cause::Policy,
-            size,
-        })
+        let object = ObjectName::new("NetworkPolicy", &policy.namespace, &policy.name);
+        if operations.is_empty() || !written::has_name(self.view, &object) || self.is_refused(id, &operations) {
+            return None;
+        }
+        let edit = Edit::Policy(json_patch::Patch(operations));
+        let change = Change { direction: self.direction, object, edit, rollout: None };
+        Some(Proposal { change, cause: Cause::Policy, size })
     }
 
     /// A policy that admits this flow and nothing else to the same pods.
@@ -199,13 +252,13 @@ impl Proposer<'_> {
                 self.section: [rule],
             },
         });
-        let object = name("NetworkPolicy", &self.namespace, &name_of);
-        let change = Change { direction: self.direction, object, edit: Edit::NewPolicy(document) };
+        let object = ObjectName::new("NetworkPolicy", &self.namespace, &name_of);
+        let change = Change { direction: self.direction, object, edit: Edit::NewPolicy(document), rollout: None };
         Some(Proposal { change, cause: Cause::Policy, size: Size::Policy })
     }
 
     /// What a rule that misses by little needs.
-    fn of_rule(&self, candidate: &Candidate, is_alone: bool, all: &mut Vec<Proposal>) {
+    fn of_rule(&self, candidate: &Candidate, shown: Shown, all: &mut Vec<Proposal>) {
         let cluster = self.view.cluster;
         let policy = cluster.policy(candidate.policy);
         let Some(rule) = policy.rules(self.direction).iter().find(|rule| rule.path == candidate.path) else { return };
@@ -221,7 +274,7 @@ impl Proposer<'_> {
                 all.extend(self.of_policy(candidate.policy, Size::Item, |document| append(document, &list, items)));
             }
             (true, false) => {
-                self.at_the_peer(candidate, is_alone, rule, &base, all);
+                self.at_the_peer(candidate, shown, rule, &base, all);
                 let Ok(items) = peer::items(self.view, &self.other, &policy.namespace) else { return };
                 let list = [&base[..], &[self.field]].concat();
                 all.extend(self.of_policy(candidate.policy, Size::Item, |document| append(document, &list, items)));
@@ -252,7 +305,7 @@ impl Proposer<'_> {
     fn at_the_peer(
         &self,
         candidate: &Candidate,
-        is_alone: bool,
+        shown: Shown,
         rule: &PolicyRule,
         base: &[&str; 3],
         all: &mut Vec<Proposal>,
@@ -276,123 +329,57 @@ impl Proposer<'_> {
                 let selects_none = cluster.selected(peer).is_empty() && cluster.possibly_selected(peer).is_empty();
                 let codes: Vec<Code> = candidate.conjuncts.iter().map(|conjunct| conjunct.code).collect();
                 match codes.as_slice() {
-                    [Code::PeerOtherNamespace] => {
+                    // An item that selects pods of its own namespace would lose them.
+                    [Code::PeerOtherNamespace] if selects_none => {
                         let path = [&path[..], &["namespaceSelector"]].concat();
                         let change = |_: &Value| vec![add(&path, peer::namespace_selector(own))];
                         all.extend(self.of_policy(candidate.policy, Size::Value, change));
                     }
-                    [Code::PeerLabelMissing] if self.has_own_label(peer, pods) => {
-                        let proposal = self.label_pods(peer, pods);
+                    [Code::PeerLabelMissing] if shown != Shown::No && label::is_on_workload(self.view, peer, pods) => {
+                        let proposal = label::of_pods(self.view, self.direction, peer, pods);
                         all.extend(proposal.map(|proposal| Proposal { cause: Cause::Misplaced, ..proposal }));
                     }
                     // A selector of no pod of the input is right where the input lacks its pods. Only a
                     // slip of the pen is replaced, and of rules that are equally near none is that.
-                    [Code::PeerLabelValue] if selects_none && is_alone && misspelt(peer, cluster.pod(pods[0])) => {
+                    [Code::PeerLabelValue]
+                        if selects_none && shown == Shown::Alone && misspelt(peer, cluster.pod(pods[0])) =>
+                    {
                         let Ok(labels) = peer::narrowest(self.view, pods) else { return };
                         let path = [&path[..], &["podSelector"]].concat();
                         let change = |_: &Value| vec![replace(&path, match_labels(&labels))];
                         let proposal = self.of_policy(candidate.policy, Size::Value, change);
                         all.extend(proposal.map(|proposal| Proposal { cause: Cause::Mistake, ..proposal }));
                     }
-                    [Code::PeerNamespaceLabel] => all.extend(self.label_namespace(peer, own)),
-                    [Code::PeerLabelMissing] => all.extend(self.label_pods(peer, pods)),
+                    // Any of several rules that are equally near may be the one that means the other end.
+                    [Code::PeerNamespaceLabel] if shown == Shown::Alone => {
+                        all.extend(label::of_namespace(self.view, self.direction, peer, own));
+                    }
+                    [Code::PeerLabelMissing] if shown == Shown::Alone => {
+                        all.extend(label::of_pods(self.view, self.direction, peer, pods));
+                    }
                     _ => {}
                 }
             }
             _ => {}
         }
     }
-
-    /// The labels that a namespace lacks.
-    fn label_namespace(&self, peer: &PodPeer, namespace: &str) -> Option<Proposal> {
-        let Namespaces::Selected(selector) = &peer.namespaces else { return None };
-        let object = self.view.objects.namespaces.iter().find(|of| of.name == namespace)?;
-        let is_implied = self.view.objects.implied_namespaces.contains(namespace);
-        let labels = lacking(selector, &object.labels).filter(|_| !is_implied)?;
-        // In a file the namespace may have no labels, not even that of its name.
-        let operations = if object.labels.len() > 1 {
-            label_operations(&["metadata", "labels"], &labels)
-        } else {
-            let mut whole = object.labels.clone();
-            whole.extend(labels.clone());
-            vec![add(&["metadata", "labels"], json!(whole))]
-        };
-        let object = ObjectName { kind: "Namespace".to_owned(), namespace: None, name: namespace.to_owned() };
-        Some(self.at_the_other_end(object, labels, operations))
-    }
-
-    /// Whether the workload of the pods has a label itself that its template lacks.
-    fn has_own_label(&self, peer: &PodPeer, pods: &[PodId]) -> bool {
-        let pod = self.view.cluster.pod(pods[0]);
-        let lacking = lacking(&peer.pods, &pod.labels).unwrap_or_default();
-        pod.workload
-            .as_ref()
-            .is_some_and(|workload| lacking.keys().any(|key| (self.view.has_own_label)(workload, &pod.namespace, key)))
-    }
-
-    /// The labels that the pods of one workload lack, or one pod.
-    fn label_pods(&self, peer: &PodPeer, pods: &[PodId]) -> Option<Proposal> {
-        let of = |pod: &PodId| self.view.cluster.pod(*pod);
-        let first = of(&pods[0]);
-        let is_alike = |pod: &Pod| match (&first.workload, &pod.workload) {
-            (Some(one), Some(other)) => one == other,
-            _ => pod.name == first.name,
-        };
-        if first.only_in_slice || !pods.iter().all(|pod| is_alike(of(pod))) {
-            return None;
-        }
-        let labels = lacking(&peer.pods, &first.labels)?;
-        if labels.keys().any(|key| is_controller_label(key)) {
-            return None;
-        }
-        let (object, path) = match &first.workload {
-            None => (name("Pod", &first.namespace, &first.name), vec!["metadata", "labels"]),
-            Some(workload) => {
-                let (_, template) = TEMPLATES.iter().find(|(kind, _)| *kind == workload.kind)?;
-                // A template without labels may lack metadata too.
-                first.labels.keys().find(|key| !is_controller_label(key))?;
-                let path = [template, &["metadata", "labels"][..]].concat();
-                (name(&workload.kind, &first.namespace, &workload.name), path)
-            }
-        };
-        let operations =
-            if first.labels.is_empty() { vec![add(&path, json!(labels))] } else { label_operations(&path, &labels) };
-        Some(self.at_the_other_end(object, labels, operations))
-    }
-
-    fn at_the_other_end(&self, object: ObjectName, labels: Labels, operations: Vec<PatchOperation>) -> Proposal {
-        let edit = Edit::Labels(labels, json_patch::Patch(operations));
-        let change = Change { direction: self.direction, object, edit };
-        Proposal { change, cause: Cause::Mistake, size: Size::Value }
-    }
 }
 
-fn name(kind: &str, namespace: &str, name: &str) -> ObjectName {
-    ObjectName { kind: kind.to_owned(), namespace: Some(namespace.to_owned()), name: name.to_owned() }
+/// Whether the API server refuses every change of a policy with this mistake. It drops fields that
+/// it does not know, and keeps what it took in earlier releases.
+const fn is_refused_by_the_api_server(finding: &Finding) -> bool {
+    use finding::Code::{CidrLegacy, FieldUnknown, PolicyTooLarge};
+    !matches!(finding.code, CidrLegacy | FieldUnknown | PolicyTooLarge)
 }
 
-fn label_operations(path: &[&str], labels: &Labels) -> Vec<PatchOperation> {
-    labels.iter().map(|(key, value)| add(&[path, &[key.as_str()]].concat(), json!(value))).collect()
+/// Whether a field's path is this path, or leads on from it.
+fn is_below(field: &str, path: &str) -> bool {
+    field.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
 }
 
 /// The index at the end of a path: 1 of `spec.ingress[1]`.
 fn index(path: &str) -> Option<&str> {
     path.strip_suffix(']')?.rsplit_once('[').map(|(_, index)| index)
-}
-
-/// The labels with which a selector would match; none where labels that are there would have
-/// to change.
-fn lacking(selector: &Selector, has: &Labels) -> Option<Labels> {
-    let mut labels = Labels::new();
-    for requirement in selector.requirements().filter(|requirement| !requirement.matches(has)) {
-        let value = match &requirement.operator {
-            Operator::In(values) if !has.contains_key(&requirement.key) => values.first()?.clone(),
-            Operator::Exists => "true".to_owned(),
-            _ => return None,
-        };
-        labels.insert(requirement.key.clone(), value);
-    }
-    (!labels.is_empty()).then_some(labels)
 }
 
 /// Whether each label that a selector asks for in vain is there with almost the same value.

@@ -1,17 +1,25 @@
 //! Fixes admit no more than they name.
 
+use npc_compiler::algebra::cidr::Cidr;
 use npc_compiler::verdict::fix::{Change, Edit};
 use serde_json::{Value, json};
 
 /// Whether all that a fix writes names its peers and its ports. A prefix is named where it was
-/// asked about.
+/// asked about, or one that holds it.
 pub(super) fn is_narrow(change: &Change, asked: [&str; 2]) -> bool {
     let has_labels = |selector: &Value| selector["matchLabels"].as_object().is_some_and(|labels| !labels.is_empty());
     let is_peer = |peer: &Value| {
-        let is_one = |cidr: &str| cidr.ends_with("/32") || cidr.ends_with("/128") || asked.contains(&cidr);
+        let is_asked = |cidr: &Cidr| {
+            let asked = asked.iter().filter_map(|text| Cidr::parse(text).ok().filter(|of| of.family == cidr.family));
+            cidr.network().prefix() > 0
+                && asked.into_iter().any(|of| cidr.addresses().difference(&of.addresses()).is_empty())
+        };
+        let is_one = |text: &str| {
+            text.ends_with("/32") || text.ends_with("/128") || Cidr::parse(text).is_ok_and(|cidr| is_asked(&cidr))
+        };
         has_labels(&peer["podSelector"]) || peer["ipBlock"]["cidr"].as_str().is_some_and(is_one)
     };
-    let is_port = |port: &Value| port.get("port").is_some();
+    let is_port = |port: &Value| port.get("port").is_some() && (port["port"] != 1 || port["endPort"] != u16::MAX);
     let are = |list: Option<&Value>, is_narrow: &dyn Fn(&Value) -> bool| {
         list.and_then(Value::as_array).is_some_and(|items| !items.is_empty() && items.iter().all(is_narrow))
     };

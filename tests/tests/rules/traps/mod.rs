@@ -68,6 +68,7 @@ impl Cluster {
             host_network: false,
             config_hash: None,
             host_ports: Box::default(),
+            unnamed_ports: Box::default(),
             only_in_slice: false,
         };
         change(&mut pod);

@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::super::answer::by_protocol;
-use super::{Fixes, why_not};
+use super::{Fixes, then, why_not};
 
 /// A change of one object. Those with the same flows belong together.
 #[derive(Debug, Serialize)]
@@ -19,9 +19,12 @@ pub(in super::super) struct FixJson<'a> {
     /// The policy that it changes or adds; none where it changes another object.
     policy: Option<String>,
     object: ObjectJson<'a>,
+    /// Empty where there is an object to create.
     patch: Patch,
     /// A whole new object.
     create: Option<&'a Value>,
+    /// What else the pods of a changed template need.
+    then: Option<String>,
     verified: bool,
     /// What all changes of these flows together open besides, by pod.
     opens: Vec<OpenedJson<'a>>,
@@ -43,6 +46,8 @@ struct OpenedJson<'a> {
     family: Option<Family>,
     protocol: Option<&'static str>,
     ports: Option<Vec<[u16; 2]>>,
+    /// Whether the input has all facts that decide it.
+    certain: bool,
 }
 
 /// Flows for which there is no fix, and why.
@@ -86,6 +91,7 @@ fn one<'a>(flows: Vec<usize>, fix: &'a Fix, change: &'a Change) -> FixJson<'a> {
         object: ObjectJson { kind: &object.kind, namespace, name: &object.name },
         patch: change.patch().cloned().unwrap_or_default(),
         create: if let Edit::NewPolicy(document) = &change.edit { Some(document) } else { None },
+        then: then(change),
         verified: fix.closes.is_empty(),
         opens: fix.opens.iter().flat_map(opened).collect(),
         closes: fix.closes.iter().flat_map(opened).collect(),
@@ -93,6 +99,8 @@ fn one<'a>(flows: Vec<usize>, fix: &'a Fix, change: &'a Change) -> FixJson<'a> {
 }
 
 fn opened(of: &Opened) -> Vec<OpenedJson<'_>> {
-    let entry = |(protocol, ports)| OpenedJson { from: &of.from.id, to: &of.to.id, family: of.family, protocol, ports };
+    let Opened { from, to, family, certain, .. } = of;
+    let (family, certain) = (*family, *certain);
+    let entry = |(protocol, ports)| OpenedJson { from: &from.id, to: &to.id, family, protocol, ports, certain };
     by_protocol(&of.traffic).into_iter().map(entry).collect()
 }

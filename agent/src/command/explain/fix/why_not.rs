@@ -1,0 +1,63 @@
+//! Why there is no fix, in words.
+
+use npc_compiler::verdict::explain::Code;
+use npc_compiler::verdict::fix::NoFix;
+
+use crate::command::words::shorten;
+
+/// So many ports are named.
+const PORTS: usize = 6;
+
+/// Why there is no fix, and what to do.
+pub(super) fn why_not(reason: &NoFix) -> String {
+    match reason {
+        NoFix::TooManyPairs => "npc looks for no fix of so many pairs; ask about two of these ends".to_owned(),
+        NoFix::TooManyPorts => "ask about one port, and npc looks for the smallest fix; it proposes none for all ports".to_owned(),
+        NoFix::Icmp => {
+            "no fix: only a rule without ports admits ICMP, and it admits every protocol and port".to_owned()
+        }
+        NoFix::NoAddress => {
+            "no fix: only an ipBlock can admit the other end, and the input does not say its address".to_owned()
+        }
+        NoFix::NoLabel(namespace, name) => {
+            format!("no fix: the pods of {namespace}/{name} have no label that a selector can ask for; give them one")
+        }
+        NoFix::NodeAddress(service) => {
+            let name = |(namespace, name): &(String, String)| format!("{namespace}/svc/{name}");
+            let service = service.as_ref().map_or_else(|| "the Service".to_owned(), name);
+            format!(
+                "no fix in a policy: an ipBlock with the node's address would admit every client that comes by that \
+                 node; with externalTrafficPolicy: Local in {service} the pod sees the client's address, and only the \
+                 nodes of its pods lead to it"
+            )
+        }
+        NoFix::ManyEnds => "no fix: no rule can name all these ends; ask about one of them".to_owned(),
+        NoFix::EveryAddress => {
+            "no fix: only a rule for every address admits this; ask about one address or a smaller prefix".to_owned()
+        }
+        NoFix::Finding { policy: (namespace, name), path } => format!(
+            "no fix: networkpolicy {namespace}/{name} has a finding at {path}; mend it first (npc lint shows it), \
+             because the API server would refuse the patch"
+        ),
+        NoFix::TargetPort { service: (namespace, name), port, target, declared } => {
+            let declared: Vec<String> = declared.iter().map(u16::to_string).collect();
+            let declared = shorten(&declared, PORTS, ", ");
+            format!(
+                "no fix in a policy: targetPort of port {port} of {namespace}/svc/{name} is {target}, its pods declare \
+                 {declared}, which policies admit; correct the targetPort, or, if the containers listen on {target} \
+                 without declaring it, ask about port {target} of the pods"
+            )
+        }
+        NoFix::Service(Code::ServicePortUnknown) => {
+            "no policy is the cause; ask for a port that the Service has, or add this one to it".to_owned()
+        }
+        NoFix::Service(_) => {
+            "no policy is the cause; compare the Service's selector and targetPort with the labels and ports of the pods"
+                .to_owned()
+        }
+        NoFix::FactMissing => "no fix: the input lacks a fact that decides".to_owned(),
+        NoFix::NothingFits => {
+            "no fix: no small change admits this flow without closing another or opening very many".to_owned()
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! A Service whose targetPort is the fault: its pods declare another port, which policies admit.
+
+use std::collections::BTreeSet;
+
+use super::{NoFix, View, admits};
+use crate::algebra::traffic::Traffic;
+use crate::object::TargetPort;
+use crate::policy::Direction;
+use crate::verdict::bounds::Verdict;
+use crate::verdict::explain::{Flow, Pair, Party};
+use crate::verdict::flow::End;
+
+/// The fault, if no pod behind the Service declares the port that its targetPort leads to, and a
+/// direction that denies this port admits another one that all the pods declare. A declaration
+/// proves nothing: a container may listen on a port that it does not declare.
+pub(super) fn wrong_target_port(view: View<'_>, flow: &Flow, pairs: &[Pair]) -> Option<NoFix> {
+    let via = flow.via.as_ref()?;
+    let (port, Some(TargetPort::Number(target))) = (via.port?, &via.target) else { return None };
+    let (protocol, first, last) = flow.traffic.single()?;
+    if (first, last) != (*target, *target) {
+        return None;
+    }
+    let mut all_declare: Option<BTreeSet<u16>> = None;
+    for pair in pairs {
+        let Party::End(End::Pod(pod)) = pair.question.to else { return None };
+        let declared: BTreeSet<u16> = view.cluster.pod(pod).declared_ports(protocol).collect();
+        if declared.contains(target) {
+            return None;
+        }
+        all_declare = Some(match all_declare {
+            None => declared,
+            Some(before) => before.intersection(&declared).copied().collect(),
+        });
+    }
+    let is_admitted = |port: &u16| {
+        Direction::ALL.into_iter().filter(|direction| !admits(view, pairs, *direction)).any(|direction| {
+            let other = Traffic::ports(protocol, *port, *port);
+            pairs.iter().all(|pair| {
+                // A node port has another number than the pods' port.
+                let is_of_pods = direction == Direction::Ingress || pair.egress.is_none();
+                let bounds = pair.question(direction).bounds(view.cluster, view.groups, direction);
+                is_of_pods && bounds.verdict(&other) == Verdict::Allowed
+            })
+        })
+    };
+    let declared: Vec<u16> = all_declare?.into_iter().filter(is_admitted).collect();
+    let service = (via.namespace.clone(), via.name.clone());
+    (!declared.is_empty()).then_some(NoFix::TargetPort { service, port, target: *target, declared })
+}

@@ -1,0 +1,31 @@
+//! What the input says of an object and [`Objects`](crate::object::Objects) do not hold.
+
+use super::View;
+use super::change::ObjectName;
+
+/// Fields of objects as the input has them written.
+pub trait Written {
+    /// Whether the input has the object itself, and not only pods that it made.
+    fn has(&self, object: &ObjectName) -> bool;
+
+    /// The text of a field that is no list and no map, by the keys that lead to it.
+    fn text(&self, object: &ObjectName, path: &[&str]) -> Option<String>;
+}
+
+/// Nothing is known beside the objects.
+impl Written for () {
+    fn has(&self, _: &ObjectName) -> bool {
+        false
+    }
+
+    fn text(&self, _: &ObjectName, _: &[&str]) -> Option<String> {
+        None
+    }
+}
+
+/// Whether an object has a name by which a patch can mean it. One that has `metadata.generateName`
+/// in its place gets its name from the API server.
+pub(super) fn has_name(view: View<'_>, object: &ObjectName) -> bool {
+    let has = |key| view.written.text(object, &["metadata", key]).is_some_and(|text| !text.is_empty());
+    has("name") || !has("generateName")
+}
