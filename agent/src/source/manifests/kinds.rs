@@ -29,6 +29,17 @@ const METADATA: Keep = Fields(&[
     ("ownerReferences", All),
     ("deletionTimestamp", All),
 ]);
+/// Of a policy, what the API server's validation looks at too.
+const POLICY_METADATA: Keep = Fields(&[
+    ("name", All),
+    ("generateName", All),
+    ("namespace", All),
+    ("uid", All),
+    ("labels", All),
+    ("annotations", All),
+    ("ownerReferences", All),
+    ("deletionTimestamp", All),
+]);
 const CONTAINERS: Keep = Fields(&[
     ("name", All),
     ("restartPolicy", All),
@@ -103,7 +114,7 @@ const CRON_JOB: Keep = Fields(&[
     ("metadata", METADATA),
     ("spec", Fields(&[("jobTemplate", Fields(&[("spec", Fields(&[("template", TEMPLATE)]))]))])),
 ]);
-const POLICY: Keep = Fields(&[("apiVersion", All), ("kind", All), ("metadata", METADATA), ("spec", All)]);
+const POLICY: Keep = Fields(&[("apiVersion", All), ("kind", All), ("metadata", POLICY_METADATA), ("spec", All)]);
 /// Of a kind that is not Kubernetes' own: what makes a workload of it, if it has a template,
 /// and the patches of a kustomization.
 const OTHER: Keep = Fields(&[
@@ -185,7 +196,10 @@ impl Kind {
             unshare(node);
             if let Value::Map(entries) = &mut node.value {
                 entries.retain(|entry| &*entry.key != "status");
-                entries.iter_mut().filter(|e| &*e.key == "metadata").for_each(|e| retain(&mut e.node, &METADATA));
+                entries
+                    .iter_mut()
+                    .filter(|e| &*e.key == "metadata")
+                    .for_each(|e| retain(&mut e.node, &POLICY_METADATA));
             }
         } else {
             retain(node, self.keep());

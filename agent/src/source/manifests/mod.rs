@@ -25,6 +25,7 @@
 //! **Invariant**: whatever the bytes, reading ends, in time and memory that
 //! are linear in their number, and never panics.
 
+mod annotations;
 mod assemble;
 mod decode;
 mod files;

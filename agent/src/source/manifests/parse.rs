@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use super::annotations::{self, Wrong};
 use super::decode::{Mismatch, Notes};
 use super::foreign::{self, Fault, Foreign};
 use super::json;
@@ -325,7 +326,9 @@ impl Reader<'_> {
         }
     }
 
-    fn object(&mut self, kind: Kind, kind_name: &str, node: Node) {
+    fn object(&mut self, kind: Kind, kind_name: &str, mut node: Node) {
+        // They decide nothing, so a policy is in force whatever they say.
+        let annotations = Some(&mut node).filter(|_| kind == Kind::Policy).and_then(annotations::take);
         let mut notes = Notes::default();
         let read = kinds::read(kind, kind_name, &node, &self.parsed.file, self.default_namespace, &mut notes);
         let object = match &read {
@@ -337,6 +340,9 @@ impl Reader<'_> {
         }
         if read.is_ok() {
             self.labels(&object, &node);
+            for Wrong { at, path, message, help } in annotations.iter().flat_map(annotations::wrong) {
+                self.problem(Code::AnnotationInvalid, at, Some(&object), &path, message, help);
+            }
         }
         match read {
             Ok(decoded) => {
