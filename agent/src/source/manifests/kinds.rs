@@ -13,8 +13,10 @@ use super::tree::{Node, Value};
 
 /// The part of a kind's fields that is kept.
 #[derive(Debug)]
-enum Keep {
+pub(super) enum Keep {
+    /// All of it.
     All,
+    /// These fields.
     Fields(&'static [(&'static str, Keep)]),
 }
 
@@ -172,7 +174,8 @@ impl Kind {
         matches!(self, Self::Namespace | Self::Node)
     }
 
-    const fn keep(self) -> &'static Keep {
+    /// Which of its fields are kept.
+    pub(super) const fn keep(self) -> &'static Keep {
         match self {
             Self::Namespace => &NAMESPACE,
             Self::Pod => &POD,

@@ -29,6 +29,8 @@ pub(in crate::source) struct Parsed {
     pub(super) skipped: BTreeMap<String, usize>,
     /// The problems, by their places, of documents that are no broken objects.
     pub(super) foreign: Vec<(usize, Foreign)>,
+    /// Of a long list only these parts of the text are kept, by the lines in which they begin.
+    pub(super) parts: BTreeMap<u32, Box<str>>,
     /// Of a file for kustomize: the files that it names as patches.
     pub(super) kustomization: Option<Vec<String>>,
 }
@@ -39,13 +41,15 @@ pub(super) struct Item {
     pub(super) object: ObjectRef,
     pub(super) file: Arc<str>,
     pub(super) node: Arc<Node>,
+    /// Its fields stand in [`Parsed::parts`] only.
+    pub(super) is_in_parts: bool,
     /// The workload that owns it.
     pub(super) owner: Option<Workload>,
     pub(super) body: Body,
 }
 
 impl Parsed {
-    fn empty(file: Arc<str>) -> Self {
+    pub(super) fn empty(file: Arc<str>) -> Self {
         Self {
             file,
             text: Arc::default(),
@@ -53,6 +57,7 @@ impl Parsed {
             problems: Vec::new(),
             skipped: BTreeMap::new(),
             foreign: Vec::new(),
+            parts: BTreeMap::new(),
             kustomization: None,
         }
     }
@@ -95,7 +100,7 @@ pub(in crate::source) fn parse(file: &Arc<str>, bytes: Vec<u8>, default_namespac
 /// Reads a file, and counts its objects meanwhile.
 pub(super) fn parse_counted(file: &Arc<str>, bytes: Vec<u8>, default_namespace: &str, count: &AtomicUsize) -> Parsed {
     let text = String::from_utf8(bytes);
-    let mut reader = Reader { default_namespace, parsed: Parsed::empty(Arc::clone(file)), faults: Vec::new(), count };
+    let mut reader = Reader::new(file, default_namespace, count);
     match text {
         Ok(text) => {
             // Editors and shells that join files leave marks of byte order inside. The first one
@@ -135,11 +140,11 @@ fn behind(text: &[u8]) -> Span {
     Span { start: at, end: at }
 }
 
-struct Reader<'a> {
+pub(super) struct Reader<'a> {
     default_namespace: &'a str,
-    parsed: Parsed,
+    pub(super) parsed: Parsed,
     /// The problems, by their places, that may be of other things than objects.
-    faults: Vec<(usize, Fault)>,
+    pub(super) faults: Vec<(usize, Fault)>,
     /// How many objects were read so far.
     count: &'a AtomicUsize,
 }
@@ -167,6 +172,12 @@ fn own_labels(kind: Kind, mut node: Node) -> Node {
 /// Where an object has labels that decide: its own, and those of the pods that it makes.
 const LABELS: [&str; 3] =
     ["metadata.labels", "spec.template.metadata.labels", "spec.jobTemplate.spec.template.metadata.labels"];
+
+impl<'a> Reader<'a> {
+    pub(super) fn new(file: &Arc<str>, default_namespace: &'a str, count: &'a AtomicUsize) -> Self {
+        Self { default_namespace, parsed: Parsed::empty(Arc::clone(file)), faults: Vec::new(), count }
+    }
+}
 
 impl Reader<'_> {
     fn problem(
@@ -203,6 +214,11 @@ impl Reader<'_> {
             self.parsed.foreign.extend(foreign.map(|foreign| (problem, foreign)));
         }
         self.parsed
+    }
+
+    /// Reads an item of a `List`.
+    pub(super) fn item(&mut self, node: Node) {
+        self.document(node, None, 1);
     }
 
     /// Reads a document, or an item of a list whose items are of one type.
@@ -354,6 +370,7 @@ impl Reader<'_> {
                     object,
                     file: Arc::clone(&self.parsed.file),
                     node: Arc::new(node),
+                    is_in_parts: false,
                     owner: decoded.owner,
                     body: decoded.body,
                 });
