@@ -2,6 +2,7 @@
 //!
 //! Nine tenths of a live pod are fields that say nothing about connectivity. A list of 100,000
 //! pods is read in time because these fields never become nodes.
+//! What is broken inside them is not noticed.
 
 use std::borrow::Cow;
 use std::fmt;
