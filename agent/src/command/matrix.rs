@@ -14,11 +14,11 @@ use npc_compiler::cluster::group::Groups;
 use npc_compiler::object::parse_address;
 use npc_compiler::policy::Direction;
 use npc_compiler::verdict::explain::Port;
-use npc_compiler::verdict::matrix::{self, Matrix};
+use npc_compiler::verdict::matrix::{self, MOST_PAIRS, Matrix};
 
 use super::endpoint::{Written, port};
 use super::words::policies_and_pods;
-use super::{Exit, completion, input, output};
+use super::{Exit, Stop, completion, input, output};
 
 /// Show every allowed connection.
 ///
@@ -85,6 +85,31 @@ fn address(text: &str) -> Result<IpAddr, String> {
     parse_address(text).ok_or_else(|| "this is no IP address".to_owned())
 }
 
+impl Format {
+    /// Refuses what would be too large to write.
+    fn check(self, matrix: &Matrix<'_>) -> Result<(), Stop> {
+        let refuse = |what: String| Err(Stop::new(Exit::Input, format!("{what}; {}", filter::SHOW_LESS)));
+        match self {
+            // Endpoints that no rule distinguishes share their lines.
+            Self::Table => Ok(()),
+            Self::Wide | Self::Md => {
+                let (sources, destinations) = matrix.shape();
+                match sources.saturating_mul(destinations) {
+                    0..=MOST_IN_TABLE => Ok(()),
+                    _ => refuse(format!("a table of {sources} sources and {destinations} destinations is too large")),
+                }
+            }
+            Self::Json | Self::Csv | Self::Dot => match matrix.too_many_pairs() {
+                None => Ok(()),
+                Some(_) => refuse(format!("more than {MOST_PAIRS} pairs of endpoints are too many for one list")),
+            },
+        }
+    }
+}
+
+/// A table of more cells than this is not written.
+const MOST_IN_TABLE: usize = 4_000_000;
+
 /// Prints the matrix.
 pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
     let input = args.input.read()?;
@@ -95,11 +120,11 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
     };
     let groups = Groups::of_cluster(cluster);
     let options = matrix::Options { by, addresses: args.address.clone() };
-    let mut matrix = Matrix::of_groups(cluster, &groups, &options);
-    if matrix.endpoints().is_empty() {
+    let (matrix, outside) = args.select(&input, &groups, &options)?;
+    if args.address.is_empty() && !cluster.named().any(|(_, pod)| pod.is_endpoint() && !pod.only_in_slice) {
         eprintln!("npc: there are no endpoints; the input has {}", policies_and_pods(cluster));
     }
-    let outside = args.restrict(&input, &mut matrix)?;
+    args.output.check(&matrix)?;
     let view = table::TextMatrix::new(&matrix, cluster, &groups, outside);
     let warnings: Vec<String> = input.warnings.iter().cloned().chain(tunnels(cluster, &groups)).collect();
     match args.output {

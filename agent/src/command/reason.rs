@@ -95,6 +95,7 @@ const PAGES: &[Page] = pages! {
     "value-doubtful"
     "version-gone"
     "label-invalid"
+    "annotation-invalid"
 };
 
 /// What a code means in one line, and its page as Markdown.

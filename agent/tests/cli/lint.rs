@@ -147,3 +147,19 @@ fn every_code_that_lint_prints_has_a_page() {
         assert!(page.code == 0 && page.out.starts_with(&format!("{code}\n\nlint: ")), "{}", page.out);
     }
 }
+
+#[test]
+fn names_that_the_api_server_refuses_are_findings_of_the_policy() {
+    let text = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata:\n  name: Deny\n  namespace: shop.eu\nspec: {podSelector: {}}\n";
+    let answer = Files::of(text).npc("lint", &[]);
+    for part in [
+        "in.yaml:4:3   warning  name-invalid  networkpolicy shop.eu/Deny metadata.name: \"Deny\" is no name",
+        "in.yaml:5:3   warning  name-invalid  networkpolicy shop.eu/Deny metadata.namespace: \"shop.eu\" is no name of a namespace",
+    ] {
+        let found = answer.out.lines().any(|line| {
+            let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+            words(line).starts_with(&words(part))
+        });
+        assert!(found, "{part} is not in {}", answer.out);
+    }
+}

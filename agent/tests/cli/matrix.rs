@@ -183,3 +183,35 @@ fn a_port_that_is_asked_for_hides_unknown_traffic_to_other_ports() {
     assert_eq!(unknowns(&["--port", "443"]), unknowns(&[]));
     assert_eq!(unknowns(&["--port", "80"]), serde_json::json!([]));
 }
+
+#[test]
+fn what_is_too_large_to_write_is_refused_in_words() {
+    let pod = |i: usize| {
+        format!(
+            r#"{{"apiVersion": "v1", "kind": "Pod", "metadata": {{"name": "p{i}", "namespace": "ns{}"}},
+               "status": {{"podIP": "10.{}.{}.1"}}}}"#,
+            i % 2,
+            i / 250,
+            i % 250
+        )
+    };
+    let pods: Vec<String> = (0..3_200).map(pod).collect();
+    let files = Files::of(&pods.join("\n"));
+    let show_less = "show a part of it: -n NAMESPACE, --from ENDPOINT, --to ENDPOINT or -l LABELS";
+    for (format, expected) in [
+        ("wide", "a table of 3200 sources and 3200 destinations is too large"),
+        ("md", "a table of 3200 sources and 3200 destinations is too large"),
+        ("json", "more than 10000000 pairs of endpoints are too many for one list"),
+        ("csv", "more than 10000000 pairs of endpoints are too many for one list"),
+        ("dot", "more than 10000000 pairs of endpoints are too many for one list"),
+    ] {
+        let answer = files.npc("matrix", &["-o", format]);
+        assert_eq!((answer.code, answer.out.as_str()), (2, ""), "{format}: {}", answer.err);
+        assert!(answer.err.contains(&format!("{expected}; {show_less}")), "{format}: {}", answer.err);
+    }
+    let table = files.npc("matrix", &[]);
+    assert_eq!(table.code, 0, "{}", table.err);
+    assert!(table.out.contains("+3196 more"), "endpoints that no rule distinguishes share a line: {}", table.out);
+    let part = files.npc("matrix", &["-o", "csv", "-n", "ns1", "--from", "p1", "--port", "80/udp"]);
+    assert_eq!((part.code, part.out.lines().count()), (0, 1 + 1_600 + 1), "{}", part.err);
+}

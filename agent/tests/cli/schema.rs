@@ -147,6 +147,36 @@ fn of_many_near_rules_a_few_are_listed_and_all_are_counted() {
 }
 
 #[test]
+fn of_many_admitting_rules_a_hundred_are_listed_and_all_are_counted() {
+    let pod = |name: &str, n: u8| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: shop, labels: {{app: {name}}}}}\nstatus: {{podIP: 10.0.0.{n}}}\n---\n"
+        )
+    };
+    let policy = |n: usize| {
+        format!(
+            "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: p{n:03}, namespace: shop}}\nspec: {{podSelector: {{}}, ingress: [{{from: [{{podSelector: {{}}}}]}}]}}\n---\n"
+        )
+    };
+    for (policies, listed) in [(120, 100), (100, 100)] {
+        let files = Files::of(&(pod("a", 1) + &pod("b", 2) + &(0..policies).map(policy).collect::<String>()));
+        let json = files.npc("explain", &["shop/a", "shop/b:80", "-o", "json"]).json();
+        conforms(EXPLANATION, &json);
+        let ingress = &json["flows"][0]["ingress"];
+        assert_eq!(ingress["rules"].as_array().map(Vec::len), Some(listed));
+        assert_eq!(ingress["rules"][99]["policy"]["name"], "p099");
+        assert_eq!(ingress["rules"][99]["items"][0]["path"], "from[0]");
+        assert_eq!(ingress["ruleCount"].as_u64(), (policies > listed).then_some(policies as u64));
+        let text = files.npc("explain", &["shop/a", "shop/b:80"]).out;
+        for part in
+            [format!("p005 spec.ingress[0], +{} more\n", policies - 6), format!("note: and {} more", policies - 8)]
+        {
+            assert!(text.contains(&part), "{part} is not in {text}");
+        }
+    }
+}
+
+#[test]
 fn answers_about_many_ends_conform_to_their_schema() {
     let pod = |n: usize| {
         format!(

@@ -67,6 +67,18 @@ pub fn wrong_name(name: &str) -> Option<String> {
     })
 }
 
+/// What is wrong with the name of a namespace, which is a DNS label.
+#[must_use]
+pub fn wrong_namespace(name: &str) -> Option<String> {
+    let is_ok = name.len() <= 63 && !name.contains('.') && is_subdomain(name);
+    (!is_ok).then(|| {
+        format!(
+            "\"{name}\" is no name of a namespace: at most 63 lower-case letters, digits and \"-\", with a letter or digit \
+             at both ends"
+        )
+    })
+}
+
 /// Whether a text may be the value of a label; the empty one may.
 fn is_label_text(text: &str) -> bool {
     let is_end = |byte: Option<&u8>| byte.is_none_or(u8::is_ascii_alphanumeric);
@@ -124,6 +136,10 @@ mod tests {
         for key in ["", "a/b/c", "/a", "a/", "A.b/c", "with space"] {
             assert!(wrong_label_key(key).is_some(), "{key}");
         }
+        for name in ["shop.eu", "Shop", "-a", &"x".repeat(64)] {
+            assert!(wrong_namespace(name).is_some(), "{name}");
+        }
+        assert_eq!(wrong_namespace("shop-1"), None);
         assert!(wrong_name("Default Deny").is_some() && wrong_name("default-deny.v1").is_none());
     }
 }

@@ -112,6 +112,9 @@ impl Reader<'_> {
         if let Some(problem) = syntax::wrong_name(self.name).filter(|_| !self.name.is_empty()) {
             self.report("metadata.name", Code::NameInvalid, problem, Effect::Works);
         }
+        if let Some(problem) = syntax::wrong_namespace(self.namespace).filter(|_| !self.namespace.is_empty()) {
+            self.report("metadata.namespace", Code::NameInvalid, problem, Effect::Works);
+        }
         let (subject, allows) = self.subject(spec.pod_selector.as_ref());
         let isolates = self.isolates(spec);
         let mut rules = [Vec::new(), Vec::new()];

@@ -111,13 +111,7 @@ impl Leaf {
         let rest =
             || of_anyone.iter().map(|(_, admitted)| &***admitted).chain(to_some.iter().map(|(admitted, _)| *admitted));
 
-        let kept = if self.drop_tunnels {
-            let named = PortSet::union_of(of_anyone.iter().map(|(_, admitted)| &admitted.tunnels));
-            let unnamed: Vec<PortSet> = rest().map(Admitted::unnamed_tunnel_ports).collect();
-            PortSet::union_of(&unnamed).difference(&named)
-        } else {
-            PortSet::default()
-        };
+        let kept = if self.drop_tunnels { unnamed_tunnels(&of_anyone, rest()) } else { PortSet::default() };
         let is_covered = |admitted: &Admitted, protocol| {
             let everything = to_anyone.is_all() || admitted.traffic.is_all();
             let is_asked_apart = match protocol {
@@ -367,6 +361,14 @@ impl Leaf {
         }
         fields.finish()
     }
+}
+
+/// The ports of tunnels that these would admit without naming them, except those that everyone's
+/// rules name.
+fn unnamed_tunnels<'a>(of_anyone: &[(&Atom, &Arc<Admitted>)], all: impl Iterator<Item = &'a Admitted>) -> PortSet {
+    let named = PortSet::union_of(of_anyone.iter().map(|(_, admitted)| &admitted.tunnels));
+    let unnamed: Vec<PortSet> = all.map(Admitted::unnamed_tunnel_ports).collect();
+    PortSet::union_of(&unnamed).difference(&named)
 }
 
 /// Atoms that may send or get the same, together: what, and which.

@@ -14,6 +14,7 @@ const LISTED: usize = 8;
 /// The rules of both directions that admit a flow, each with its item of the peers.
 pub(super) fn write(context: &Context<'_>, flow: &Flow, out: &mut impl Write) -> io::Result<()> {
     let decisions = flow.decisions.iter().flatten().filter(|decision| decision.reason == Reason::Rule);
+    let left_out: usize = decisions.clone().map(|decision| decision.admitting_count - decision.rules.len()).sum();
     let places: Vec<(PolicyId, String)> = decisions.flat_map(places).collect();
     if flow.verdict != Verdict::Allowed || places.is_empty() {
         return Ok(());
@@ -23,7 +24,7 @@ pub(super) fn write(context: &Context<'_>, flow: &Flow, out: &mut impl Write) ->
     for (id, path) in places.iter().take(LISTED) {
         writeln!(out, "{}", arrow(context, *id, path))?;
     }
-    match places.len() {
+    match places.len() + left_out {
         0..=LISTED => Ok(()),
         more => writeln!(out, "   = note: and {} more", more - LISTED),
     }

@@ -111,6 +111,9 @@ struct Side {
     reason: Option<&'static str>,
     isolated_by: Vec<PolicyJson>,
     rules: Vec<RuleJson>,
+    /// How many rules admit it, where not all are listed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rule_count: Option<usize>,
     candidates: Vec<CandidateJson>,
     /// How many candidates there are, where not all are listed.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -250,8 +253,11 @@ fn flows<'a>(context: &Context<'_>, flow: &'a Flow) -> Vec<FlowJson<'a>> {
         (None, Some(code)) => {
             let (verdict, reason) = (Verdict::Denied, Some(code.as_str()));
             let (isolated_by, rules, candidates, near) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-            let candidate_count = None;
-            vec![None, Some(Side { verdict, reason, isolated_by, rules, candidates, candidate_count, near })]
+            let (rule_count, candidate_count) = (None, None);
+            vec![
+                None,
+                Some(Side { verdict, reason, isolated_by, rules, rule_count, candidates, candidate_count, near }),
+            ]
         }
     };
     let one = |protocol, ports| FlowJson {
@@ -339,6 +345,7 @@ fn side(context: &Context<'_>, decision: &Decision) -> Side {
         reason: decision.reason.as_str(),
         isolated_by: decision.isolated_by.iter().map(|id| policy(context, *id)).collect(),
         rules: decision.rules.iter().map(|of| rule(context, decision, of)).collect(),
+        rule_count: Some(decision.admitting_count).filter(|count| *count > decision.rules.len()),
         candidates: decision.candidates.iter().map(|of| candidate(context, of)).collect(),
         candidate_count: Some(decision.candidate_count).filter(|count| *count > decision.candidates.len()),
         near: decision.beside.iter().map(|of| beside(context, of)).collect(),

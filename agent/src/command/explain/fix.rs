@@ -66,7 +66,7 @@ impl Written for InFiles<'_> {
     }
 
     fn text(&self, object: &ObjectName, path: &[&str]) -> Option<String> {
-        self.0.text(&reference(object), path).map(str::to_owned)
+        self.0.text(&reference(object), path)
     }
 }
 

@@ -22,6 +22,9 @@ use crate::command::words::shorten;
 /// So many flows are shown one by one.
 const SHOWN: usize = 24;
 
+/// So many admitting rules are named in one line.
+const RULES: usize = 6;
+
 /// So many policies are named in one line.
 const POLICIES: usize = 6;
 
@@ -267,7 +270,11 @@ fn why(context: &Context<'_>, decision: &Decision, is_pod: bool) -> String {
     };
     let rules = || {
         let rules = decision.rules.iter().map(|(id, path)| format!("{} {path}", name(*id)));
-        rules.collect::<Vec<_>>().join(", ")
+        let mut rules: Vec<String> = rules.take(RULES).collect();
+        if decision.admitting_count > rules.len() {
+            rules.push(format!("+{} more", decision.admitting_count - rules.len()));
+        }
+        rules.join(", ")
     };
     let direction = decision.direction.as_str().to_lowercase();
     match decision.reason {
@@ -278,7 +285,7 @@ fn why(context: &Context<'_>, decision: &Decision, is_pod: bool) -> String {
         Reason::Itself => "a pod and itself, inside the pod or by a Service on its node: always allowed".to_owned(),
         Reason::HostNetworkExempt => "a hostNetwork pod: no policy applies to it".to_owned(),
         Reason::Denied(_) => {
-            let (matching, all) = (decision.rules.len(), decision.rule_count);
+            let (matching, all) = (decision.admitting_count, decision.rule_count);
             let part = if decision.verdict == Verdict::Partial { format!(": {}", rules()) } else { String::new() };
             match (all, decision.isolated_by.as_slice()) {
                 (0, [_]) => format!("isolated by {}, which has no rule for {direction}", isolated()),

@@ -8,10 +8,11 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelecto
 use npc_compiler::algebra::selector::Selector;
 use npc_compiler::algebra::traffic::Traffic;
 use npc_compiler::cluster::PodId;
+use npc_compiler::cluster::group::Groups;
 use npc_compiler::object::Protocol;
 use npc_compiler::verdict::explain::{Port, Target};
 use npc_compiler::verdict::flow::End;
-use npc_compiler::verdict::matrix::{Matrix, Restriction};
+use npc_compiler::verdict::matrix::{Matrix, Options, Selection, TooLarge};
 
 use super::Args;
 use crate::command::endpoint::Written;
@@ -39,36 +40,50 @@ struct Named {
 pub(super) struct Labels(Selector);
 
 impl Args {
-    /// Leaves of the matrix what the flags ask for.
-    pub(super) fn restrict(&self, input: &Input, matrix: &mut Matrix<'_>) -> anyhow::Result<OutsideShown> {
+    /// The part of the matrix that the flags ask for. Nothing else is judged.
+    pub(super) fn select<'a>(
+        &self,
+        input: &'a Input,
+        groups: &Groups,
+        options: &Options,
+    ) -> anyhow::Result<(Matrix<'a>, OutsideShown)> {
         let from = named(&self.from, input)?;
         let to = named(&self.to, input)?;
         let namespace = self.input.only_namespace();
         let traffic = self.port.as_ref().map_or_else(|| Ok(Traffic::all()), traffic)?;
-        let is_asked_for = |place: usize, named: &Named| {
-            let mut ends = matrix.ends(place);
-            ends.any(|end| match end {
-                End::Pod(id) => {
-                    let pod = input.cluster.pod(id);
-                    namespace.is_none_or(|namespace| pod.namespace == namespace)
-                        && self.selector.as_ref().is_none_or(|labels| labels.0.matches(&pod.labels))
-                        && (named.any || named.pods.contains(&id))
-                }
-                End::Address(address) => named.any || named.addresses.contains(&address),
-            })
+        let is_asked_for = |end: &End, named: &Named| match end {
+            End::Pod(id) => {
+                let pod = input.cluster.pod(*id);
+                namespace.is_none_or(|namespace| pod.namespace == namespace)
+                    && self.selector.as_ref().is_none_or(|labels| labels.0.matches(&pod.labels))
+                    && (named.any || named.pods.contains(id))
+            }
+            End::Address(address) => named.any || named.addresses.contains(address),
         };
-        let places = 0..matrix.endpoints().len();
-        let shown = |named| places.clone().map(|place| is_asked_for(place, named)).collect();
-        let (is_from, is_to): (Vec<bool>, Vec<bool>) = (shown(&from), shown(&to));
+        let asked = |ends: &[End], named: &Named| ends.iter().any(|end| is_asked_for(end, named));
+        let shown = |ends: &[End]| (asked(ends, &from), asked(ends, &to));
         if let Some(namespace) = namespace
             && input.cluster.endpoints().all(|(_, pod)| pod.namespace != namespace)
         {
             eprintln!("npc: namespace {namespace} has no endpoints; -A shows those of all namespaces");
         }
-        matrix.restrict(Restriction { from: is_from, to: is_to, traffic });
-        Ok(OutsideShown { from: from.any || from.outside, to: to.any || to.outside })
+        let matrix = Matrix::select(&input.cluster, groups, options, &Selection { shown: &shown, traffic }).map_err(
+            |TooLarge { sources, destinations }| {
+                Stop::new(
+                    Exit::Input,
+                    format!(
+                        "rules distinguish {sources} kinds of sources and {destinations} kinds of destinations, too \
+                         many for one matrix; {SHOW_LESS}"
+                    ),
+                )
+            },
+        )?;
+        Ok((matrix, OutsideShown { from: from.any || from.outside, to: to.any || to.outside }))
     }
 }
+
+/// What helps where a matrix is too large.
+pub(super) const SHOW_LESS: &str = "show a part of it: -n NAMESPACE, --from ENDPOINT, --to ENDPOINT or -l LABELS";
 
 /// What the endpoints of a flag stand for.
 fn named(written: &[Written], input: &Input) -> anyhow::Result<Named> {

@@ -27,6 +27,18 @@ const LISTED: usize = 4;
 /// What stands for the addresses that belong to no endpoint.
 pub(super) const OUTSIDE: &str = "outside";
 
+/// Classes of destinations, by what passes to them.
+type Targets = BTreeMap<String, Vec<usize>>;
+
+/// What the lines of a matrix say.
+struct Merged {
+    /// The endpoints of each class, by name.
+    alike: Vec<Vec<usize>>,
+    /// Sources and what they may send; the class behind the last one is what is outside.
+    rows: Vec<(Vec<usize>, Targets)>,
+    from_outside: Targets,
+}
+
 /// A matrix with names that are short and distinct.
 pub(super) struct TextMatrix<'a> {
     matrix: &'a Matrix<'a>,
@@ -87,10 +99,10 @@ impl<'a> TextMatrix<'a> {
             Some(table) => with_legend(out, |text| table.write(text, "", 1))?,
             None => {
                 // As many names in a line as the terminal has room for.
-                let narrower = (1..LISTED).rev().map(|listed| self.lines(listed));
+                let merged = self.merged();
                 let fits = |lines: &Columns| terminal.is_none_or(|width| lines.width(0) <= width);
-                let widest = self.lines(LISTED);
-                let lines = std::iter::once(widest).chain(narrower).find(fits).unwrap_or_else(|| self.lines(1));
+                let mut narrower = (1..=LISTED).rev().map(|listed| self.lines(&merged, listed));
+                let lines = narrower.find(fits).unwrap_or_else(|| self.lines(&merged, 1));
                 with_legend(out, |text| lines.write(text, "", 0))?;
             }
         }
@@ -187,40 +199,50 @@ impl<'a> TextMatrix<'a> {
         shorten(&certain.chain(unknown).collect::<Vec<_>>(), listed, " ")
     }
 
-    /// One line for each allowed pair. Endpoints that no rule distinguishes
-    /// are one, and sources with the same lines share them.
-    fn lines(&self, listed: usize) -> Columns {
+    /// What the lines say, however many names they have room for. Endpoints that no rule
+    /// distinguishes are one, and sources with the same lines share them.
+    fn merged(&self) -> Merged {
         let mut alike = self.matrix.alike();
         let by_name = |a: &usize, b: &usize| self.names[*a].cmp(&self.names[*b]);
         for places in &mut alike {
             places.sort_by(by_name);
         }
         alike.sort_by(|a, b| by_name(&a[0], &b[0]));
-        let mut by_row = IndexMap::<BTreeMap<String, Vec<usize>>, Vec<usize>>::new();
+        // Only what passes is kept, because there are thousands of classes. The row of an endpoint
+        // that is alone in its class lacks itself, so no other row is the same.
+        let mut by_row = IndexMap::<(Option<usize>, Targets), Vec<usize>>::new();
         let outside = alike.len();
         for (place, sources) in alike.iter().enumerate() {
-            let mut row = BTreeMap::<String, Vec<usize>>::new();
+            let mut row = Targets::new();
             for (other, targets) in alike.iter().enumerate() {
                 let text = match (place == other, sources.as_slice()) {
                     (true, [_]) => continue,
                     (true, [one, another, ..]) => self.cell(*one, *another),
                     _ => self.cell(sources[0], targets[0]),
                 };
-                row.entry(text).or_default().push(other);
+                if !text.is_empty() {
+                    row.entry(text).or_default().push(other);
+                }
             }
             row.entry(self.with_outside(sources[0], Direction::Egress, LISTED)).or_default().push(outside);
-            by_row.entry(row).or_default().extend(sources);
+            let alone = Some(place).filter(|_| sources.len() == 1);
+            by_row.entry((alone, row)).or_default().extend(sources);
         }
-        let mut from_outside = BTreeMap::<String, Vec<usize>>::new();
+        let mut from_outside = Targets::new();
         for (place, targets) in alike.iter().enumerate() {
             let text = self.with_outside(targets[0], Direction::Ingress, LISTED);
             from_outside.entry(text).or_default().push(place);
         }
+        let rows = by_row.into_iter().map(|((_, row), sources)| (sources, row)).collect();
+        Merged { alike, rows, from_outside }
+    }
 
+    /// One line for each allowed pair, with so many names.
+    fn lines(&self, merged: &Merged, listed: usize) -> Columns {
         let mut columns = Columns::default();
-        let mut add = |source: String, row: BTreeMap<String, Vec<usize>>| {
-            for (text, targets) in row.into_iter().filter(|(text, _)| !text.is_empty() && text != "-") {
-                let names = targets.iter().flat_map(|target| match alike.get(*target) {
+        let mut add = |source: String, row: &Targets| {
+            for (text, targets) in row.iter().filter(|(text, _)| !text.is_empty() && *text != "-") {
+                let names = targets.iter().flat_map(|target| match merged.alike.get(*target) {
                     Some(places) => places.iter().map(|place| self.names[*place].clone()).collect(),
                     None => vec![OUTSIDE.to_owned()],
                 });
@@ -228,15 +250,15 @@ impl<'a> TextMatrix<'a> {
                 // What is outside comes last.
                 names.sort_by(|a, b| (a == OUTSIDE, a).cmp(&(b == OUTSIDE, b)));
                 let targets = shorten(&names, listed, ", ");
-                columns.push([source.clone(), format!("-> {targets}"), text]);
+                columns.push([source.clone(), format!("-> {targets}"), text.clone()]);
             }
         };
-        for (row, sources) in by_row {
+        for (sources, row) in &merged.rows {
             let mut names: Vec<String> = sources.iter().map(|place| self.names[*place].clone()).collect();
             names.sort_unstable();
             add(shorten(&names, listed, ", "), row);
         }
-        add(OUTSIDE.to_owned(), from_outside);
+        add(OUTSIDE.to_owned(), &merged.from_outside);
         columns
     }
 
@@ -265,9 +287,10 @@ impl<'a> TextMatrix<'a> {
             "" | "-" => Ok(()),
             _ => writeln!(out, "  {} -> {} [label={}];", quoted(from), quoted(to), quoted(text)),
         };
-        for (from, name) in self.names.iter().enumerate() {
-            for (to, other) in self.names.iter().enumerate().filter(|(to, _)| *to != from) {
-                edge(name, other, &self.cell(from, to))?;
+        for (from, reached) in self.matrix.reached() {
+            let name = &self.names[from];
+            for to in reached.iter().copied().filter(|to| *to != from) {
+                edge(name, &self.names[to], &self.cell(from, to))?;
             }
             edge(name, OUTSIDE, &self.with_outside(from, Direction::Egress, LISTED))?;
             edge(OUTSIDE, name, &self.with_outside(from, Direction::Ingress, LISTED))?;

@@ -19,7 +19,7 @@ pub(in crate::source) fn assemble(files: Vec<Parsed>, options: &Options) -> Load
     let mut slots: Vec<Item> = Vec::new();
     let mut index: HashMap<(ObjectRef, String), usize> = HashMap::new();
     for file in files {
-        loaded.positions.add_source(file.file, file.text);
+        loaded.positions.add_source(file.file, file.text, file.parts);
         loaded.problems.extend(file.problems);
         for (kind, count) in file.skipped {
             *loaded.skipped.entry(kind).or_default() += count;
@@ -47,7 +47,7 @@ pub(in crate::source) fn assemble(files: Vec<Parsed>, options: &Options) -> Load
     }
     let represented = Represented::of(&slots);
     for item in slots {
-        let origin = Origin { file: item.file, node: item.node };
+        let origin = Origin { file: item.file, node: item.node, is_in_parts: item.is_in_parts };
         match item.body {
             Body::Namespace(namespace) => loaded.objects.namespaces.push(namespace),
             Body::Pod(pod) => loaded.objects.pods.push(*pod),

@@ -1,7 +1,7 @@
 //! Which files there are to read, and reading them within bounds.
 
 use std::collections::BTreeSet;
-use std::fs::{self, FileType, OpenOptions};
+use std::fs::{self, File, FileType, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
@@ -89,6 +89,11 @@ pub(in crate::source) struct Listing {
 /// If it cannot be read, is longer, or is no regular file: a pipe would never end, and a
 /// device holds no objects.
 pub(in crate::source) fn read_regular(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    read_bounded(open_regular(path, limit)?, limit)
+}
+
+/// Opens a file as [`read_regular`] does.
+pub(super) fn open_regular(path: &Path, limit: u64) -> io::Result<File> {
     // Opening may have effects of its own, so look first; and again at what was opened.
     check_regular(fs::metadata(path)?.file_type())?;
     let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
@@ -99,7 +104,20 @@ pub(in crate::source) fn read_regular(path: &Path, limit: u64) -> io::Result<Vec
     if metadata.len() > limit {
         return Err(too_long(limit));
     }
-    read_bounded(file, limit)
+    Ok(file)
+}
+
+/// Texts of this many bytes are looked at as long lists.
+const LONG: u64 = 1 << 20;
+
+/// Whether a path leads to a regular file that is long.
+pub(super) fn is_long(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|of| of.is_file() && of.len() >= LONG)
+}
+
+/// Whether a text is long.
+pub(super) fn is_long_text(bytes: usize) -> bool {
+    u64::try_from(bytes).is_ok_and(|bytes| bytes >= LONG)
 }
 
 /// Reads to the end, if that comes within so many bytes.

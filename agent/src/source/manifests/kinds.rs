@@ -13,8 +13,10 @@ use super::tree::{Node, Value};
 
 /// The part of a kind's fields that is kept.
 #[derive(Debug)]
-enum Keep {
+pub(super) enum Keep {
+    /// All of it.
     All,
+    /// These fields.
     Fields(&'static [(&'static str, Keep)]),
 }
 
@@ -26,6 +28,17 @@ const METADATA: Keep = Fields(&[
     ("namespace", All),
     ("uid", All),
     ("labels", All),
+    ("ownerReferences", All),
+    ("deletionTimestamp", All),
+]);
+/// Of a policy, what the API server's validation looks at too.
+const POLICY_METADATA: Keep = Fields(&[
+    ("name", All),
+    ("generateName", All),
+    ("namespace", All),
+    ("uid", All),
+    ("labels", All),
+    ("annotations", All),
     ("ownerReferences", All),
     ("deletionTimestamp", All),
 ]);
@@ -112,7 +125,7 @@ const CRON_JOB: Keep = Fields(&[
     ("metadata", METADATA),
     ("spec", Fields(&[("jobTemplate", Fields(&[("spec", Fields(&[("template", TEMPLATE)]))]))])),
 ]);
-const POLICY: Keep = Fields(&[("apiVersion", All), ("kind", All), ("metadata", METADATA), ("spec", All)]);
+const POLICY: Keep = Fields(&[("apiVersion", All), ("kind", All), ("metadata", POLICY_METADATA), ("spec", All)]);
 /// Of a kind that is not Kubernetes' own: what makes a workload of it, if it has a template,
 /// and the patches of a kustomization.
 const OTHER: Keep = Fields(&[
@@ -170,7 +183,8 @@ impl Kind {
         matches!(self, Self::Namespace | Self::Node)
     }
 
-    const fn keep(self) -> &'static Keep {
+    /// Which of its fields are kept.
+    pub(super) const fn keep(self) -> &'static Keep {
         match self {
             Self::Namespace => &NAMESPACE,
             Self::Pod => &POD,
@@ -194,7 +208,10 @@ impl Kind {
             unshare(node);
             if let Value::Map(entries) = &mut node.value {
                 entries.retain(|entry| &*entry.key != "status");
-                entries.iter_mut().filter(|e| &*e.key == "metadata").for_each(|e| retain(&mut e.node, &METADATA));
+                entries
+                    .iter_mut()
+                    .filter(|e| &*e.key == "metadata")
+                    .for_each(|e| retain(&mut e.node, &POLICY_METADATA));
             }
         } else {
             retain(node, self.keep());

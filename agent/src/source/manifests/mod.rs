@@ -22,18 +22,24 @@
 //! wanted, nothing (`null`) is the empty value of any type, a number where
 //! text is wanted is an error, a key that comes twice too.
 //!
+//! A long `List` as kubectl prints it is read item by item, and no more of its text is kept than
+//! the parts that places are asked for in (`long`).
+//!
 //! **Invariant**: whatever the bytes, reading ends, in time and memory that
 //! are linear in their number, and never panics.
 
+mod annotations;
 mod assemble;
 mod decode;
 mod files;
 mod foreign;
 mod json;
 mod kinds;
+mod long;
 mod parse;
 mod position;
 mod problem;
+mod prune;
 mod scalar;
 mod span;
 mod tree;
@@ -41,7 +47,7 @@ mod types;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::num::NonZero;
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
@@ -58,7 +64,7 @@ pub use problem::{Code, Errors, ObjectRef, Problem, Severity};
 pub use span::{Mark, Span};
 
 pub(super) use assemble::assemble;
-use files::{GIVEN, read_bounded};
+use files::{GIVEN, is_long, open_regular, read_bounded};
 
 pub(super) use files::{FOLLOWED, read_regular, walk};
 use parse::parse_counted;
@@ -154,6 +160,8 @@ pub fn load_with(paths: &[PathBuf], texts: &[Text], options: &Options, count: &A
                 }
                 Err(error) => jobs.push(Job::Done(Box::new(unreadable(path, &error)))),
             }
+        } else if is_long(path) {
+            jobs.push(Job::File(path.clone()));
         } else {
             // A pipe may be given by its path, as a shell does with `<(…)`.
             match File::open(path).and_then(|file| read_bounded(file, GIVEN)) {
@@ -185,11 +193,29 @@ enum Job {
 
 impl Job {
     fn run(self, options: &Options, count: &AtomicUsize) -> Parsed {
+        let namespace = &options.default_namespace;
+        let long = |path: &Path, from: &mut dyn Read| long::read(&shown(path), from, namespace, count);
         let parse = |path: &Path, read: io::Result<Vec<u8>>| match read {
-            Ok(bytes) => parse_counted(&shown(path), bytes, &options.default_namespace, count),
+            Ok(bytes) => {
+                let is_long = files::is_long_text(bytes.len());
+                match Some(()).filter(|()| is_long).map(|()| long(path, &mut bytes.as_slice())) {
+                    Some(Ok(Some(parsed))) => parsed,
+                    _ => parse_counted(&shown(path), bytes, namespace, count),
+                }
+            }
             Err(error) => unreadable(path, &error),
         };
         match self {
+            Self::File(path) if is_long(&path) => {
+                match open_regular(&path, GIVEN).and_then(|mut file| long(&path, &mut file)) {
+                    Ok(Some(parsed)) => parsed,
+                    Ok(None) => match read_regular(&path, GIVEN) {
+                        Ok(bytes) => parse_counted(&shown(&path), bytes, namespace, count),
+                        Err(error) => unreadable(&path, &error),
+                    },
+                    Err(error) => unreadable(&path, &error),
+                }
+            }
             Self::File(path) => parse(&path, read_regular(&path, GIVEN)),
             Self::Read(path, read) => parse(&path, read),
             Self::Done(parsed) => *parsed,

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use super::annotations::{self, Wrong};
 use super::decode::{Mismatch, Notes};
 use super::foreign::{self, Fault, Foreign};
 use super::json;
@@ -28,6 +29,8 @@ pub(in crate::source) struct Parsed {
     pub(super) skipped: BTreeMap<String, usize>,
     /// The problems, by their places, of documents that are no broken objects.
     pub(super) foreign: Vec<(usize, Foreign)>,
+    /// Of a long list only these parts of the text are kept, by the lines in which they begin.
+    pub(super) parts: BTreeMap<u32, Box<str>>,
     /// Of a file for kustomize: the files that it names as patches.
     pub(super) kustomization: Option<Vec<String>>,
 }
@@ -38,13 +41,15 @@ pub(super) struct Item {
     pub(super) object: ObjectRef,
     pub(super) file: Arc<str>,
     pub(super) node: Arc<Node>,
+    /// Its fields stand in [`Parsed::parts`] only.
+    pub(super) is_in_parts: bool,
     /// The workload that owns it.
     pub(super) owner: Option<Workload>,
     pub(super) body: Body,
 }
 
 impl Parsed {
-    fn empty(file: Arc<str>) -> Self {
+    pub(super) fn empty(file: Arc<str>) -> Self {
         Self {
             file,
             text: Arc::default(),
@@ -52,6 +57,7 @@ impl Parsed {
             problems: Vec::new(),
             skipped: BTreeMap::new(),
             foreign: Vec::new(),
+            parts: BTreeMap::new(),
             kustomization: None,
         }
     }
@@ -94,7 +100,7 @@ pub(in crate::source) fn parse(file: &Arc<str>, bytes: Vec<u8>, default_namespac
 /// Reads a file, and counts its objects meanwhile.
 pub(super) fn parse_counted(file: &Arc<str>, bytes: Vec<u8>, default_namespace: &str, count: &AtomicUsize) -> Parsed {
     let text = String::from_utf8(bytes);
-    let mut reader = Reader { default_namespace, parsed: Parsed::empty(Arc::clone(file)), faults: Vec::new(), count };
+    let mut reader = Reader::new(file, default_namespace, count);
     match text {
         Ok(text) => {
             // Editors and shells that join files leave marks of byte order inside. The first one
@@ -134,11 +140,11 @@ fn behind(text: &[u8]) -> Span {
     Span { start: at, end: at }
 }
 
-struct Reader<'a> {
+pub(super) struct Reader<'a> {
     default_namespace: &'a str,
-    parsed: Parsed,
+    pub(super) parsed: Parsed,
     /// The problems, by their places, that may be of other things than objects.
-    faults: Vec<(usize, Fault)>,
+    pub(super) faults: Vec<(usize, Fault)>,
     /// How many objects were read so far.
     count: &'a AtomicUsize,
 }
@@ -176,6 +182,12 @@ fn needed(kind: Kind, mut node: Node) -> Node {
 const LABELS: [&str; 3] =
     ["metadata.labels", "spec.template.metadata.labels", "spec.jobTemplate.spec.template.metadata.labels"];
 
+impl<'a> Reader<'a> {
+    pub(super) fn new(file: &Arc<str>, default_namespace: &'a str, count: &'a AtomicUsize) -> Self {
+        Self { default_namespace, parsed: Parsed::empty(Arc::clone(file)), faults: Vec::new(), count }
+    }
+}
+
 impl Reader<'_> {
     fn problem(
         &mut self,
@@ -211,6 +223,11 @@ impl Reader<'_> {
             self.parsed.foreign.extend(foreign.map(|foreign| (problem, foreign)));
         }
         self.parsed
+    }
+
+    /// Reads an item of a `List`.
+    pub(super) fn item(&mut self, node: Node) {
+        self.document(node, None, 1);
     }
 
     /// Reads a document, or an item of a list whose items are of one type.
@@ -334,7 +351,9 @@ impl Reader<'_> {
         }
     }
 
-    fn object(&mut self, kind: Kind, kind_name: &str, node: Node) {
+    fn object(&mut self, kind: Kind, kind_name: &str, mut node: Node) {
+        // They decide nothing, so a policy is in force whatever they say.
+        let annotations = Some(&mut node).filter(|_| kind == Kind::Policy).and_then(annotations::take);
         let mut notes = Notes::default();
         let read = kinds::read(kind, kind_name, &node, &self.parsed.file, self.default_namespace, &mut notes);
         let object = match &read {
@@ -346,6 +365,9 @@ impl Reader<'_> {
         }
         if read.is_ok() {
             self.labels(&object, &node);
+            for Wrong { at, path, message, help } in annotations.iter().flat_map(annotations::wrong) {
+                self.problem(Code::AnnotationInvalid, at, Some(&object), &path, message, help);
+            }
         }
         match read {
             Ok(decoded) => {
@@ -357,6 +379,7 @@ impl Reader<'_> {
                     object,
                     file: Arc::clone(&self.parsed.file),
                     node: Arc::new(node),
+                    is_in_parts: false,
                     owner: decoded.owner,
                     body: decoded.body,
                 });

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+use super::long;
 use super::problem::ObjectRef;
 use super::span::Span;
 use super::tree::{Node, Value};
@@ -46,7 +47,15 @@ impl fmt::Display for Location {
 #[derive(Debug, Clone, Default)]
 pub struct Positions {
     objects: BTreeMap<ObjectRef, Origin>,
-    sources: BTreeMap<Arc<str>, Arc<str>>,
+    sources: BTreeMap<Arc<str>, Source>,
+}
+
+/// The text of a file; of a long list only the parts that places are asked for in, by the lines
+/// in which they begin.
+#[derive(Debug, Clone, Default)]
+struct Source {
+    text: Arc<str>,
+    parts: Arc<BTreeMap<u32, Box<str>>>,
 }
 
 /// Where one object was read.
@@ -54,11 +63,13 @@ pub struct Positions {
 pub(super) struct Origin {
     pub(super) file: Arc<str>,
     pub(super) node: Arc<Node>,
+    /// Its fields are read again from the text when they are asked for.
+    pub(super) is_in_parts: bool,
 }
 
 impl Positions {
-    pub(super) fn add_source(&mut self, file: Arc<str>, text: Arc<str>) {
-        self.sources.insert(file, text);
+    pub(super) fn add_source(&mut self, file: Arc<str>, text: Arc<str>, parts: BTreeMap<u32, Box<str>>) {
+        self.sources.insert(file, Source { text, parts: Arc::new(parts) });
     }
 
     pub(super) fn add_object(&mut self, object: ObjectRef, origin: Origin) {
@@ -84,25 +95,42 @@ impl Positions {
     #[must_use]
     pub fn locate_object(&self, object: &ObjectRef, path: &str) -> Option<Location> {
         let origin = self.objects.get(object)?;
-        let (span, exact) = walk(&origin.node, path);
+        let (span, exact) = match self.read_again(origin) {
+            Some(node) => walk(&node, path),
+            None => walk(&origin.node, path),
+        };
         Some(Location { file: Arc::clone(&origin.file), span, exact })
     }
 
     /// The text of a scalar of an object, by the keys that lead to it. Of other objects than
     /// policies only the fields are kept that a change of the object needs.
     #[must_use]
-    pub fn text(&self, object: &ObjectRef, path: &[&str]) -> Option<&str> {
+    pub fn text(&self, object: &ObjectRef, path: &[&str]) -> Option<String> {
         let origin = self.objects.get(object)?;
-        path.iter().try_fold(&*origin.node, |node, key| node.get(key))?.text()
+        let read = self.read_again(origin);
+        let node = read.as_ref().unwrap_or(&origin.node);
+        path.iter().try_fold(node, |node, key| node.get(key))?.text().map(str::to_owned)
     }
 
-    /// A line of a file, without its end.
+    /// The tree of an object of which only the text is kept.
+    fn read_again(&self, origin: &Origin) -> Option<Node> {
+        let line = origin.node.span.start.line;
+        let part =
+            Some(origin).filter(|of| of.is_in_parts).and_then(|of| self.sources.get(&of.file)?.parts.get(&line))?;
+        let mut read = None;
+        long::document(part, line, &mut |document| read = document.ok());
+        read
+    }
+
+    /// A line of a file, without its end. Of a long list only lines of some objects are known.
     #[must_use]
     pub fn line(&self, file: &str, line: u32) -> Option<&str> {
-        let mut rest: &str = self.sources.get(file)?;
+        let source = self.sources.get(file)?;
+        let part = source.parts.range(..=line).next_back();
+        let (first, mut rest): (u32, &str) = part.map_or((1, &source.text), |(first, part)| (*first, part));
         // Few lines are asked for, and the places of all would take a tenth of the text. To YAML
         // a carriage return alone ends a line too.
-        for _ in 1..line {
+        for _ in first..line {
             let end = rest.find(['\n', '\r'])?;
             let length = if rest[end..].starts_with("\r\n") { 2 } else { 1 };
             rest = &rest[end + length..];

@@ -38,12 +38,20 @@ pub enum Code {
     VersionGone,
     /// A label that no API server takes.
     LabelInvalid,
+    /// An annotation of a policy that no API server takes.
+    AnnotationInvalid,
 }
 
 impl Code {
     /// All of them, in the order in which they are listed.
-    pub const ALL: [Self; 5] =
-        [Self::DocumentUnreadable, Self::DuplicateName, Self::ValueDoubtful, Self::VersionGone, Self::LabelInvalid];
+    pub const ALL: [Self; 6] = [
+        Self::DocumentUnreadable,
+        Self::DuplicateName,
+        Self::ValueDoubtful,
+        Self::VersionGone,
+        Self::LabelInvalid,
+        Self::AnnotationInvalid,
+    ];
 
     /// Its stable text.
     #[must_use]
@@ -54,6 +62,7 @@ impl Code {
             Self::ValueDoubtful => "value-doubtful",
             Self::VersionGone => "version-gone",
             Self::LabelInvalid => "label-invalid",
+            Self::AnnotationInvalid => "annotation-invalid",
         }
     }
 
@@ -62,7 +71,11 @@ impl Code {
     pub const fn severity(self) -> Severity {
         match self {
             Self::DocumentUnreadable => Severity::Error,
-            Self::DuplicateName | Self::ValueDoubtful | Self::VersionGone | Self::LabelInvalid => Severity::Warning,
+            Self::DuplicateName
+            | Self::ValueDoubtful
+            | Self::VersionGone
+            | Self::LabelInvalid
+            | Self::AnnotationInvalid => Severity::Warning,
         }
     }
 
@@ -73,6 +86,7 @@ impl Code {
             Self::DocumentUnreadable | Self::VersionGone => "it is not judged",
             Self::DuplicateName => "the earlier one is not judged",
             Self::ValueDoubtful => "it is taken as it stands",
+            Self::AnnotationInvalid => "no annotation decides, but the API server refuses the object",
             Self::LabelInvalid => "the label counts as it stands, but the API server refuses the object",
         }
     }

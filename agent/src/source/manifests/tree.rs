@@ -354,7 +354,7 @@ fn as_key(node: &Node) -> Result<Key, Fault> {
 
 /// The entries, if no key comes twice: JSON has no answer to that, and
 /// Kubernetes refuses it.
-fn distinct(entries: Vec<Entry>) -> Result<Vec<Entry>, Fault> {
+pub(super) fn distinct(entries: Vec<Entry>) -> Result<Vec<Entry>, Fault> {
     let mut seen: HashSet<&str> = HashSet::with_capacity(entries.len());
     match entries.iter().find(|entry| !seen.insert(&entry.key)) {
         None => Ok(entries),

@@ -44,8 +44,10 @@ pub struct Decision {
     pub reason: Reason,
     /// The policies that isolate the subject for certain, sorted.
     pub isolated_by: Vec<PolicyId>,
-    /// The rules that admit some of it: policy and path.
+    /// The rules that admit some of it: policy and path; the first [`LISTED`].
     pub rules: Vec<(PolicyId, String)>,
+    /// How many rules admit some of it, also those that `rules` leaves out.
+    pub admitting_count: usize,
     /// For each of these rules, the items that admit the other end, such as `from[0]`. A rule
     /// that admits every peer has none. A flow that stands for several has the items of each.
     pub items: BTreeMap<(PolicyId, String), Vec<String>>,
@@ -64,6 +66,10 @@ pub struct Decision {
     pub beside: Vec<Beside>,
 }
 
+/// So many admitting rules are listed. One is enough to admit a flow; where thousands do, to
+/// write them all down takes longer than to judge them.
+pub const LISTED: usize = 100;
+
 impl Question {
     /// What a direction says of the traffic, and why.
     #[must_use]
@@ -77,6 +83,7 @@ impl Question {
             reason: Reason::DefaultAllow,
             isolated_by: Vec::new(),
             rules: Vec::new(),
+            admitting_count: 0,
             items: BTreeMap::new(),
             rule_count: 0,
             candidates: Vec::new(),
@@ -91,13 +98,19 @@ impl Question {
         let deciding = subject.groups(cluster, groups, direction, self.family);
         for group in &deciding {
             decision.isolated_by.extend(&group.key.policies);
-            decision.add_rules(self, cluster, group, other);
+            // Groups that decide together have policies in common, whose rules are counted once.
+            let most = if deciding.len() == 1 { LISTED } else { usize::MAX };
+            decision.add_rules(self, cluster, group, other, most);
         }
         if deciding.len() > 1 {
             decision.isolated_by.sort_unstable();
             decision.isolated_by.dedup();
             decision.rules.sort();
             decision.rules.dedup();
+            decision.admitting_count = decision.rules.len();
+            for rule in decision.rules.drain(decision.rules.len().min(LISTED)..) {
+                decision.items.remove(&rule);
+            }
         }
         let rules = |policy: &PolicyId| cluster.policy(*policy).rules(direction).len();
         decision.rule_count = decision.isolated_by.iter().map(rules).sum();
@@ -147,11 +160,12 @@ impl Decision {
     #[must_use]
     pub fn is_alike(&self, other: &Self) -> bool {
         let Self { direction, verdict, reason, isolated_by, rules, rule_count, missing, beside, .. } = self;
-        let Self { candidates, candidate_count, tie_count, .. } = self;
+        let Self { candidates, candidate_count, tie_count, admitting_count, .. } = self;
         (direction, verdict, reason) == (&other.direction, &other.verdict, &other.reason)
             && (isolated_by, rules, rule_count) == (&other.isolated_by, &other.rules, &other.rule_count)
             && (candidates, missing, beside) == (&other.candidates, &other.missing, &other.beside)
             && (candidate_count, tie_count) == (&other.candidate_count, &other.tie_count)
+            && *admitting_count == other.admitting_count
     }
 
     /// Takes over the items of a decision that says the same of other ends.
@@ -167,7 +181,7 @@ impl Decision {
         known.extend(new.into_iter().cloned());
     }
 
-    fn add_rules(&mut self, question: &Question, cluster: &Cluster, group: &Group, other: Party) {
+    fn add_rules(&mut self, question: &Question, cluster: &Cluster, group: &Group, other: Party, most: usize) {
         let seen = other.seen(cluster, question.ends(self.direction).0, question.family);
         // Rules often have the peers or ports of the one before: the same policy for many apps.
         let (mut peers, mut ports) = (None, None);
@@ -177,7 +191,7 @@ impl Decision {
                     let admitted = Admitted::of_ports(of, self.direction, &group.key.resolution);
                     !admitted.traffic_to(seen.ports).intersection(&question.traffic).is_none()
                 });
-                if !meets {
+                if !*meets {
                     continue;
                 }
                 let items = same_as_before(&mut peers, &rule.peers, |of| match of {
@@ -190,9 +204,11 @@ impl Decision {
                         (!items.is_empty()).then_some(items)
                     }
                 });
-                if let Some(items) = items {
+                let Some(items) = items else { continue };
+                self.admitting_count += 1;
+                if self.rules.len() < most {
                     self.rules.push((*policy, rule.path.clone()));
-                    self.add_items((*policy, rule.path.clone()), &items);
+                    self.add_items((*policy, rule.path.clone()), items);
                 }
             }
         }
@@ -200,11 +216,15 @@ impl Decision {
 }
 
 /// What is said of a value; of one that equals the last, what was said of that.
-fn same_as_before<'v, T: PartialEq, S: Clone>(last: &mut Option<(&'v T, S)>, value: &'v T, say: impl Fn(&T) -> S) -> S {
-    match last {
-        Some((before, said)) if *before == value => said.clone(),
-        _ => last.insert((value, say(value))).1.clone(),
+fn same_as_before<'s, 'v, T: PartialEq, S>(
+    last: &'s mut Option<(&'v T, S)>,
+    value: &'v T,
+    say: impl Fn(&T) -> S,
+) -> &'s S {
+    if last.as_ref().is_none_or(|(before, _)| *before != value) {
+        *last = None;
     }
+    &last.get_or_insert_with(|| (value, say(value))).1
 }
 
 impl Reason {

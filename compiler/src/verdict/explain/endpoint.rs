@@ -1,7 +1,7 @@
 //! One endpoint alone: the policies that isolate it, and the traffic that it may exchange with
 //! each peer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::answer::{Unanswerable, Warning};
@@ -13,7 +13,7 @@ use crate::cluster::group::Groups;
 use crate::cluster::{Cluster, PodId, PolicyId};
 use crate::policy::Direction;
 use crate::verdict::flow::End;
-use crate::verdict::matrix::{By, Matrix, Options};
+use crate::verdict::matrix::{By, Matrix, Options, Selection};
 use crate::verdict::outside::{Certainty, Outside, outside};
 
 /// What is said of an endpoint.
@@ -68,7 +68,9 @@ pub fn explain_endpoint(
     if pods.is_empty() {
         return Err(Unanswerable::NoEndpoint);
     }
-    let matrix = Matrix::of_groups(cluster, groups, &Options { by: By::Workload, addresses: Vec::new() });
+    let own: BTreeSet<PodId> = pods.iter().copied().collect();
+    let is_own = |ends: &[End]| ends.iter().any(|end| matches!(end, End::Pod(pod) if own.contains(pod)));
+    let options = Options { by: By::Workload, addresses: Vec::new() };
     let side = |direction| {
         let mut isolated_by = BTreeMap::new();
         for group in pods.iter().filter_map(|pod| groups.of(*pod, direction)) {
@@ -81,7 +83,13 @@ pub fn explain_endpoint(
         let outside = with_outside(Certainty::Least);
         let mut unknown_outside = with_outside(Certainty::Most);
         unknown_outside.retain(|entry| !outside.contains(entry));
-        let [peers, unknown_peers] = peers(&matrix, &pods, direction);
+        let shown = |ends: &[End]| match direction {
+            Direction::Egress => (is_own(ends), true),
+            Direction::Ingress => (true, is_own(ends)),
+        };
+        let selection = Selection { shown: &shown, traffic: Traffic::all() };
+        let matrix = Matrix::part(cluster, groups, &options, &selection);
+        let [peers, unknown_peers] = peers(&matrix, direction);
         Side { direction, isolated_by, pods: pods.len(), peers, outside, unknown_peers, unknown_outside }
     };
     let ends = Finder { cluster, groups };
@@ -92,11 +100,13 @@ pub fn explain_endpoint(
 type Peers = BTreeMap<Traffic, Vec<Arc<str>>>;
 
 /// The workloads at the other end, by what is allowed, and by what may be allowed besides.
-fn peers(matrix: &Matrix<'_>, pods: &[PodId], direction: Direction) -> [Peers; 2] {
+fn peers(matrix: &Matrix<'_>, direction: Direction) -> [Peers; 2] {
     let rows = 0..matrix.endpoints().len();
-    let own: Vec<usize> = (rows.clone())
-        .filter(|row| matrix.ends(*row).any(|end| matches!(end, End::Pod(pod) if pods.contains(&pod))))
-        .collect();
+    let is_own = |row: &usize| match direction {
+        Direction::Egress => matrix.is_shown(*row).0,
+        Direction::Ingress => matrix.is_shown(*row).1,
+    };
+    let own: Vec<usize> = rows.clone().filter(is_own).collect();
     let mut peers = [Peers::new(), Peers::new()];
     for other in rows {
         let (mut traffic, mut unknown) = (Traffic::none(), Traffic::none());

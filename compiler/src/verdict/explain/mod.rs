@@ -41,7 +41,7 @@ pub use answer::{Alike, Flow, FlowExplanation, Missing, Pairs, Ranges, Unanswera
 pub use beside::Beside;
 pub(in crate::verdict) use beside::is_slip;
 pub use code::Code;
-pub use decision::{Decision, Reason};
+pub use decision::{Decision, LISTED, Reason};
 pub use endpoint::{EndpointExplanation, Side, explain_endpoint};
 pub use judged_pairs::{JudgedPairs, Pair};
 pub use mark::{FailedRequirement, Mark};

@@ -22,12 +22,12 @@ use super::judged_pairs::JudgedPairs;
 use super::name::EndName;
 use super::party::Party;
 use super::question::Question;
-use super::walk::{Destination, Route, Walk, judged, leaves_out};
+use super::walk::{Destination, Families, Route, Walk, leaves_out};
 use crate::algebra::traffic::Traffic;
 use crate::object::{Family, Protocol};
 use crate::policy::Direction;
 use crate::verdict::flow::{End, Exemption};
-use crate::verdict::matrix::judge::{KindId, Kinds, TrafficId, TrafficTable};
+use crate::verdict::matrix::judge::{BoundIds, KindId, Kinds, PairVerdicts, Roles, TrafficId, TrafficTable};
 
 /// Questions about more pairs of ends than this are answered by classes. Fewer are answered
 /// pair by pair, each with reasons of its own.
@@ -66,7 +66,7 @@ struct Key<'u> {
     /// The place of an end that has no like.
     alone: Option<usize>,
     /// What is asked about this destination.
-    asked: Option<(&'u Traffic, Option<(Protocol, u16)>)>,
+    asked: Option<Asked<'u>>,
 }
 
 /// Ends that no rule distinguishes.
@@ -82,17 +82,21 @@ pub(super) struct EndClass {
     is_alone: bool,
     /// Whether policies may isolate it, by direction and the families of [`Key::kinds`].
     is_isolated: [[bool; 3]; 2],
+    kinds: [Option<KindId>; 3],
+    families: Families,
 }
 
 /// What all pairs of a row have in common.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct PairKey<'u> {
+struct PairKey {
     case: Case,
-    asked: (&'u Traffic, Option<(Protocol, u16)>),
     families: SmallVec<[(Option<Family>, [SideBounds; 2]); 2]>,
     /// The family is not known, because an end has no address.
     is_bare: bool,
 }
+
+/// What is asked about a destination.
+type Asked<'u> = (&'u Traffic, Option<(Protocol, u16)>);
 
 /// What one direction lets pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -125,6 +129,7 @@ pub(super) struct Wide<'w, 'a> {
     route: Route<'w>,
     sources: &'w [Unit],
     destinations: &'w [Destination],
+    kinds: Kinds<'w>,
     pub(super) from: Vec<EndClass>,
     pub(super) to: Vec<EndClass>,
 }
@@ -186,10 +191,12 @@ impl<'w, 'a> Wide<'w, 'a> {
     ) -> Self {
         let mut kinds = Kinds::new(walk.ends.cluster, walk.ends.groups);
         kinds.distinguish_ports();
+        kinds.ask_as(Roles { source: true, destination: false });
         let from = walk.classes(&mut kinds, sources.iter().map(|unit| (unit, None)));
         let asked = |of: &'w Destination| (&of.unit, Some((&of.traffic, of.service_port)));
+        kinds.ask_as(Roles { source: false, destination: true });
         let to = walk.classes(&mut kinds, destinations.iter().map(asked));
-        Self { walk, route, sources, destinations, from, to }
+        Self { walk, route, sources, destinations, kinds, from, to }
     }
 
     /// All rows, in the order of their first sources and destinations; none if they are too many.
@@ -198,6 +205,7 @@ impl<'w, 'a> Wide<'w, 'a> {
             return None;
         }
         let mut known = TrafficTable::new();
+        let verdicts = self.kinds.judge(&mut known);
         let mut class_of = FxHashMap::<Party, Vec<usize>>::default();
         for (place, class) in self.from.iter().enumerate() {
             for member in &class.members {
@@ -207,22 +215,35 @@ impl<'w, 'a> Wide<'w, 'a> {
                 }
             }
         }
-        let mut rows = IndexMap::<(PairKey<'_>, Ranges), PairRow, FxBuildHasher>::default();
+        let mut rows = IndexMap::<(PairKey, Asked<'_>, Ranges), PairRow, FxBuildHasher>::default();
         for (place, to) in self.to.iter().enumerate() {
             let members = to.members.iter().filter_map(|member| class_of.get(&self.destinations[*member].unit.party));
             let shared: BTreeSet<usize> = members.flatten().copied().collect();
-            let mut here = IndexMap::<PairKey<'_>, (Ranges, (usize, usize)), FxBuildHasher>::default();
+            let mut here = IndexMap::<PairKey, (Ranges, (usize, usize)), FxBuildHasher>::default();
+            // Sources that come one after the other mostly have the same key.
+            let mut last = None;
             for (source, from) in self.from.iter().enumerate() {
                 for (case, first) in self.cases(from, to, shared.contains(&source)) {
-                    if let Some(key) = self.pair_key(&mut known, from, to, case, first) {
-                        here.entry(key).or_insert_with(|| (Ranges::default(), first)).0.add(source, source);
-                    }
+                    let Some(key) = self.pair_key(&verdicts, &mut known, (from, to), case, first) else { continue };
+                    let at = match &last {
+                        Some((before, at)) if *before == key => *at,
+                        _ => {
+                            let entry = here.entry(key.clone());
+                            let at = entry.index();
+                            entry.or_insert_with(|| (Ranges::default(), first));
+                            last = Some((key, at));
+                            at
+                        }
+                    };
+                    here[at].0.add(source, source);
                 }
             }
+            let destination = &self.destinations[to.members[0]];
+            let asked = (&destination.traffic, destination.service_port);
             for (key, (from, first)) in here {
                 let case = key.case;
                 let row = PairRow { first, from: from.clone(), to: Ranges::default(), case };
-                rows.entry((key, from)).or_insert(row).to.add(place, place);
+                rows.entry((key, asked, from)).or_insert(row).to.add(place, place);
             }
             if rows.len() > most.rows {
                 return None;
@@ -279,34 +300,38 @@ impl<'w, 'a> Wide<'w, 'a> {
     /// What pairs like this one have in common; none where its ends have no family in common.
     fn pair_key(
         &self,
+        verdicts: &PairVerdicts,
         known: &mut TrafficTable,
-        from: &EndClass,
-        to: &EndClass,
+        (from, to): (&EndClass, &EndClass),
         case: Case,
         (source, destination): (usize, usize),
-    ) -> Option<PairKey<'w>> {
+    ) -> Option<PairKey> {
         let walk = self.walk;
-        let (source, destination) = (&self.sources[source], &self.destinations[destination]);
+        // Pods that no object sets apart are judged by their kinds. There are millions of pairs.
+        let is_by_kind = case.0.is_none() && [from, to].iter().all(|class| class.is_pod && !class.is_alone);
         let mut families = SmallVec::new();
-        for family in judged(walk.ends.cluster, source, &destination.unit) {
+        for family in from.families.judged(to.families) {
             let slot = family.map_or(2, |family| family as usize);
-            let question = Self::question(source, &destination.unit, family);
             let sides = Direction::ALL.map(|direction| {
-                let subject = if direction == Direction::Egress { from } else { to };
+                let (subject, other) = if direction == Direction::Egress { (from, to) } else { (to, from) };
                 let is_isolated = subject.is_isolated[direction as usize][slot];
                 // Below, the bounds take into account that the pair may be exempt in this family.
                 if !is_isolated {
                     return SideBounds { least: TrafficId::ALL, most: TrafficId::ALL, is_isolated };
                 }
+                if let (true, Some(subject), Some(other)) = (is_by_kind, subject.kinds[slot], other.kinds[slot]) {
+                    let BoundIds { least, most } = verdicts.directed(known, direction, subject, other);
+                    return SideBounds { least, most, is_isolated };
+                }
+                let (source, destination) = (&self.sources[source], &self.destinations[destination]);
+                let question = Self::question(source, &destination.unit, family);
                 let bounds = question.bounds(walk.ends.cluster, walk.ends.groups, direction);
                 SideBounds { least: known.id(&bounds.least), most: known.id(&bounds.most), is_isolated }
             });
             families.push((family, sides));
         }
-        let asked = (&destination.traffic, destination.service_port);
-        let is_bare = |unit: &Unit| !unit.party.has_address(walk.ends.cluster);
-        let is_bare = is_bare(source) || is_bare(&destination.unit);
-        (!families.is_empty()).then_some(PairKey { case, asked, families, is_bare })
+        let is_bare = from.families.is_bare || to.families.is_bare;
+        (!families.is_empty()).then_some(PairKey { case, families, is_bare })
     }
 }
 
@@ -315,7 +340,7 @@ impl Walk<'_> {
     fn classes<'u>(
         &self,
         kinds: &mut Kinds<'_>,
-        units: impl Iterator<Item = (&'u Unit, Option<(&'u Traffic, Option<(Protocol, u16)>)>)>,
+        units: impl Iterator<Item = (&'u Unit, Option<Asked<'u>>)>,
     ) -> Vec<EndClass> {
         let (cluster, groups) = (self.ends.cluster, self.ends.groups);
         let mut classes = IndexMap::<Key<'u>, EndClass, FxBuildHasher>::default();
@@ -352,6 +377,8 @@ impl Walk<'_> {
                 is_node: key.is_node,
                 has_node: key.has_node,
                 is_alone,
+                kinds: key.kinds,
+                families: Families::of(cluster, unit),
                 is_isolated: Direction::ALL.map(|direction| {
                     families.map(|family| !party.deciding(cluster, groups, direction, family).is_nothing())
                 }),

@@ -1,9 +1,7 @@
 //! Kinds of ends, and what every group makes of every kind.
 
-use std::sync::Arc;
-
 use indexmap::IndexSet;
-use rustc_hash::{FxBuildHasher, FxHashMap};
+use rustc_hash::{FxBuildHasher, FxHashMap, FxHashSet};
 use smallvec::SmallVec;
 
 use crate::algebra::cidr::{self, AddressSet};
@@ -15,6 +13,8 @@ use crate::object::{ContainerPort, Family};
 use crate::policy::Direction;
 use crate::verdict::bounds::Deciding;
 use crate::verdict::flow::End;
+use crate::verdict::matrix::admitted::{AdmittedRow, HeldFaces, RowDraft};
+pub(crate) use crate::verdict::matrix::known_traffic::{TrafficId, TrafficTable};
 use crate::verdict::zone::Zones;
 
 /// A kind of ends, by its place among them.
@@ -68,6 +68,38 @@ struct Zone {
     place: usize,
 }
 
+/// As what an end is asked about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Roles {
+    pub(crate) source: bool,
+    pub(crate) destination: bool,
+}
+
+impl Roles {
+    const BOTH: Self = Self { source: true, destination: true };
+
+    fn add(&mut self, other: Self) {
+        self.source |= other.source;
+        self.destination |= other.destination;
+    }
+
+    /// Whether groups of a direction judge such an end as their subject.
+    const fn is_subject(self, direction: Direction) -> bool {
+        match direction {
+            Direction::Egress => self.source,
+            Direction::Ingress => self.destination,
+        }
+    }
+
+    /// Whether groups of a direction see such an end at the other end.
+    const fn is_other(self, direction: Direction) -> bool {
+        match direction {
+            Direction::Egress => self.destination,
+            Direction::Ingress => self.source,
+        }
+    }
+}
+
 /// The kinds of the ends that were asked about.
 pub(crate) struct Kinds<'a> {
     pub(crate) cluster: &'a Cluster,
@@ -76,7 +108,13 @@ pub(crate) struct Kinds<'a> {
     ports_matter: bool,
     viewers: Vec<&'a str>,
     faces: IndexSet<Face, FxBuildHasher>,
+    /// By face.
+    face_roles: Vec<Roles>,
     seen: IndexSet<EndKind, FxBuildHasher>,
+    /// As what the ends that come next are asked about.
+    roles: Roles,
+    /// The groups that judge some end, where not all ends are asked about in both roles.
+    judging: Option<FxHashSet<GroupId>>,
 }
 
 impl<'a> Kinds<'a> {
@@ -84,7 +122,25 @@ impl<'a> Kinds<'a> {
         let zones = Zones::of(groups);
         let ports_matter = groups.iter().any(|(_, group)| group.has_named());
         let viewers = cluster.node_views().into_iter().collect();
-        Self { cluster, groups, zones, ports_matter, viewers, faces: IndexSet::default(), seen: IndexSet::default() }
+        Self {
+            cluster,
+            groups,
+            zones,
+            ports_matter,
+            viewers,
+            faces: IndexSet::default(),
+            face_roles: Vec::new(),
+            seen: IndexSet::default(),
+            roles: Roles::BOTH,
+            judging: None,
+        }
+    }
+
+    /// From now on, kinds are asked about in these roles only, and only groups that judge such
+    /// a kind are asked. Of 100,000 pods, a question is mostly about few.
+    pub(crate) fn ask_as(&mut self, roles: Roles) {
+        self.roles = roles;
+        self.judging.get_or_insert_default();
     }
 
     /// Cuts the zones at the edges of these addresses too. Only before the first kind.
@@ -144,6 +200,13 @@ impl<'a> Kinds<'a> {
             groups: Direction::ALL.map(|direction| end.groups(cluster, self.groups, direction, family)),
             node: end.node(cluster).and_then(|node| self.viewer(node)),
         };
+        if let Some(judging) = &mut self.judging {
+            for direction in Direction::ALL.into_iter().filter(|direction| self.roles.is_subject(*direction)) {
+                judging.extend(&kind.groups[direction as usize]);
+                let open = kind.open[direction as usize].as_deref();
+                judging.extend(open.iter().flat_map(|open| open.least.iter().chain(&open.most)));
+            }
+        }
         KindId(place(self.seen.insert_full(kind).0))
     }
 
@@ -156,7 +219,12 @@ impl<'a> Kinds<'a> {
         let zone = seen.address.map(|address| Zone { family: Family::of(&address), place: self.zones.place(address) });
         let classes = seen.classes.iter().copied().collect();
         let ports = if self.ports_matter { seen.ports.to_vec() } else { Vec::new() };
-        FaceId(place(self.faces.insert_full(Face { classes, zone, assumed, ports }).0))
+        let (face, is_new) = self.faces.insert_full(Face { classes, zone, assumed, ports });
+        if is_new {
+            self.face_roles.push(Roles::default());
+        }
+        self.face_roles[face].add(self.roles);
+        FaceId(place(face))
     }
 
     /// What every group makes of every kind.
@@ -165,23 +233,34 @@ impl<'a> Kinds<'a> {
         for (i, face) in self.faces.iter().enumerate() {
             face.classes.iter().for_each(|class| by_class.entry(*class).or_default().push(i));
         }
-        let mut held_by = FxHashMap::<&Atom, Vec<usize>>::default();
-        let mut maybe_held_by = FxHashMap::<&Atom, Vec<usize>>::default();
+        let (mut held, mut maybe_held) = (HeldFaces::default(), HeldFaces::default());
         let (mut admits, mut may_admit) = (Vec::new(), Vec::new());
-        for (_, group) in self.groups.all() {
-            let mut row = vec![TrafficId::NONE; self.faces.len()];
+        let mut draft = RowDraft::new(self.faces.len());
+        for (id, group) in self.groups.all() {
+            if self.judging.as_ref().is_some_and(|judging| !judging.contains(&id)) {
+                admits.push(AdmittedRow::default());
+                may_admit.push(MayAdmit::default());
+                continue;
+            }
             for (atom, admitted) in &group.admitted {
-                let held = held_by.entry(atom).or_insert_with(|| self.held(atom, &by_class));
                 let plain = known.id(&admitted.traffic);
-                for face in held {
-                    let more = match self.named(*face, admitted) {
+                if *atom == Atom::Everyone {
+                    draft.add_to_all(known, plain);
+                    if admitted.named.is_empty() {
+                        continue;
+                    }
+                }
+                let faces = held.of(atom, || self.held(atom, &by_class));
+                for face in faces.iter().copied().filter(|face| self.is_other(*face, group)) {
+                    let more = match self.named(face, admitted) {
                         Some(traffic) => known.id(&traffic),
                         None => plain,
                     };
-                    row[*face] = known.union(row[*face], more);
+                    draft.add(known, face, more);
                 }
             }
-            may_admit.push(self.may_admit(group, &row, &by_class, &mut maybe_held_by, known));
+            let row = draft.finish(known);
+            may_admit.push(self.may_admit(group, &row, &by_class, &mut maybe_held, known));
             admits.push(row);
         }
         let slot = |face: &Face| face.assumed.map_or(ASSUMED_NONE, |family| family as usize);
@@ -189,13 +268,18 @@ impl<'a> Kinds<'a> {
         PairVerdicts { kinds: self.seen.iter().cloned().collect(), admits, may_admit, assumed }
     }
 
+    /// Whether a group's rules are asked about ends with a face.
+    fn is_other(&self, face: usize, group: &Group) -> bool {
+        self.face_roles[face].is_other(group.key.direction)
+    }
+
     /// What a group may admit to faces beyond what it does.
     fn may_admit<'g>(
         &self,
         group: &'g Group,
-        admits: &[TrafficId],
+        admits: &AdmittedRow,
         by_class: &FxHashMap<ClassId, Vec<usize>>,
-        maybe_held_by: &mut FxHashMap<&'g Atom, Vec<usize>>,
+        maybe_held: &mut HeldFaces<'g>,
         known: &mut TrafficTable,
     ) -> MayAdmit {
         let mut may = MayAdmit::default();
@@ -217,21 +301,18 @@ impl<'a> Kinds<'a> {
             if !is_by_face {
                 continue;
             }
-            let held = maybe_held_by.entry(atom).or_insert_with(|| self.maybe_held(atom, by_class));
-            for face in held {
-                let ports = &self.faces[*face].ports;
+            let faces = maybe_held.of(atom, || self.maybe_held(atom, by_class));
+            for face in faces.iter().copied().filter(|face| self.is_other(*face, group)) {
+                let ports = &self.faces[face].ports;
                 let mut traffic = admitted.traffic_to(ports);
-                if self.faces[*face]
-                    .classes
-                    .iter()
-                    .any(|class| self.cluster.class(*class).unknown == UnknownLabels::All)
+                if self.faces[face].classes.iter().any(|class| self.cluster.class(*class).unknown == UnknownLabels::All)
                 {
                     // A pod that only a slice names may call any of its ports by the name.
                     let (first, last) = Traffic::PORTS;
                     let named = admitted.named.iter().map(|(protocol, _)| (*protocol, first, last));
                     traffic = traffic.union(&Traffic::of_ranges(named));
                 }
-                let (traffic, entry) = (known.id(&traffic), may.to_face.entry(*face).or_insert(admits[*face]));
+                let (traffic, entry) = (known.id(&traffic), may.to_face.entry(face).or_insert(admits.at(face)));
                 *entry = known.union(*entry, traffic);
             }
         }
@@ -296,8 +377,8 @@ impl<'a> Kinds<'a> {
 #[derive(Debug)]
 pub(crate) struct PairVerdicts {
     kinds: Vec<EndKind>,
-    /// By group, then by the face of the other end.
-    admits: Vec<Vec<TrafficId>>,
+    /// By group.
+    admits: Vec<AdmittedRow>,
     /// By group.
     may_admit: Vec<MayAdmit>,
     /// By face: of an end without an address, the place in [`MayAdmit::to_bare`] of the
@@ -327,7 +408,13 @@ pub(crate) struct BoundIds {
 impl PairVerdicts {
     /// What a group exchanges with ends of a kind, on most nodes.
     pub(crate) fn admitted(&self, group: GroupId, other: KindId) -> TrafficId {
-        self.admits[group.0 as usize][self.kinds[other.index()].face.0 as usize]
+        self.admits[group.0 as usize].at(self.kinds[other.index()].face.0 as usize)
+    }
+
+    /// How many values are stored for groups and faces.
+    #[cfg(test)]
+    pub(crate) fn stored(&self) -> usize {
+        self.admits.iter().map(AdmittedRow::stored).sum()
     }
 
     /// Whether the input says all that decides between these kinds.
@@ -346,7 +433,14 @@ impl PairVerdicts {
         BoundIds { least, most }
     }
 
-    fn directed(&self, known: &mut TrafficTable, direction: Direction, subject: KindId, other: KindId) -> BoundIds {
+    /// What a direction lets pass between two kinds at least and at most, unless they are exempt.
+    pub(crate) fn directed(
+        &self,
+        known: &mut TrafficTable,
+        direction: Direction,
+        subject: KindId,
+        other: KindId,
+    ) -> BoundIds {
         let (subject, other) = (&self.kinds[subject.index()], &self.kinds[other.index()]);
         let own = other.faces.iter().find(|(viewer, _)| subject.node == Some(*viewer));
         let face = own.map_or(other.face, |(_, face)| *face).0 as usize;
@@ -357,10 +451,10 @@ impl PairVerdicts {
         };
         let mut bounds = BoundIds { least: TrafficId::ALL, most: TrafficId::ALL };
         for group in least {
-            bounds.least = known.intersection(bounds.least, self.admits[group.0 as usize][face]);
+            bounds.least = known.intersection(bounds.least, self.admits[group.0 as usize].at(face));
         }
         for group in most {
-            let certain = self.admits[group.0 as usize][face];
+            let certain = self.admits[group.0 as usize].at(face);
             let may = &self.may_admit[group.0 as usize];
             let mut traffic = may.to_face.get(&face).copied().unwrap_or(certain);
             if let Some(slot) = self.assumed[face] {
@@ -375,73 +469,8 @@ impl PairVerdicts {
     }
 }
 
-/// Traffic that is known, by its place in [`TrafficTable`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub(crate) struct TrafficId(u32);
-
-impl TrafficId {
-    pub(crate) const NONE: Self = Self(0);
-    pub(crate) const ALL: Self = Self(1);
-}
-
-/// All traffic that came up, each once, and what was worked out about it.
-#[derive(Debug)]
-pub(crate) struct TrafficTable {
-    traffic: IndexSet<Arc<Traffic>, FxBuildHasher>,
-    unions: FxHashMap<(TrafficId, TrafficId), TrafficId>,
-    intersections: FxHashMap<(TrafficId, TrafficId), TrafficId>,
-}
-
-impl TrafficTable {
-    pub(crate) fn new() -> Self {
-        let traffic = [Traffic::none(), Traffic::all()].into_iter().map(Arc::new).collect();
-        Self { traffic, unions: FxHashMap::default(), intersections: FxHashMap::default() }
-    }
-
-    pub(crate) fn traffic(&self, id: TrafficId) -> Arc<Traffic> {
-        Arc::clone(&self.traffic[id.0 as usize])
-    }
-
-    pub(crate) fn id(&mut self, traffic: &Traffic) -> TrafficId {
-        let found = self.traffic.get_index_of(traffic);
-        TrafficId(place(found.unwrap_or_else(|| self.traffic.insert_full(Arc::new(traffic.clone())).0)))
-    }
-
-    pub(crate) fn union(&mut self, a: TrafficId, b: TrafficId) -> TrafficId {
-        match (a, b) {
-            _ if a == b => return a,
-            (TrafficId::NONE, other) | (other, TrafficId::NONE) => return other,
-            (TrafficId::ALL, _) | (_, TrafficId::ALL) => return TrafficId::ALL,
-            _ => {}
-        }
-        if let Some(known) = self.unions.get(&(a, b)) {
-            return *known;
-        }
-        let made = self.traffic[a.0 as usize].union(&self.traffic[b.0 as usize]);
-        let id = self.id(&made);
-        self.unions.insert((a, b), id);
-        id
-    }
-
-    pub(crate) fn intersection(&mut self, a: TrafficId, b: TrafficId) -> TrafficId {
-        match (a, b) {
-            _ if a == b => return a,
-            (TrafficId::NONE, _) | (_, TrafficId::NONE) => return TrafficId::NONE,
-            (TrafficId::ALL, other) | (other, TrafficId::ALL) => return other,
-            _ => {}
-        }
-        if let Some(known) = self.intersections.get(&(a, b)) {
-            return *known;
-        }
-        let made = self.traffic[a.0 as usize].intersection(&self.traffic[b.0 as usize]);
-        let id = self.id(&made);
-        self.intersections.insert((a, b), id);
-        id
-    }
-}
-
 /// A place among things that are never 2^32.
 #[allow(clippy::cast_possible_truncation, reason = "no cluster holds 2^32 objects of a kind")]
-fn place(place: usize) -> u32 {
+pub(super) fn place(place: usize) -> u32 {
     place as u32
 }

@@ -4,15 +4,18 @@
 //! policies makes of each kind is worked out once; what remains for a pair of
 //! endpoints is two reads of a table, so the cost is that of writing the pairs down.
 
+mod admitted;
 pub(crate) mod judge;
-mod restrict;
+mod known_traffic;
+mod reached;
 mod row;
+mod select;
 
 use std::cell::RefCell;
 use std::net::IpAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 
-use indexmap::IndexMap;
 use rustc_hash::FxHashMap;
 use serde::Serialize;
 use serde::ser::{SerializeSeq as _, SerializeStruct as _, Serializer};
@@ -24,8 +27,10 @@ use crate::cluster::group::Groups;
 use crate::object::{Family, Protocol};
 use crate::verdict::flow::End;
 use judge::{BoundIds, Kinds, PairVerdicts, TrafficId, TrafficTable};
-pub use restrict::Restriction;
-use row::Row;
+use reached::Reached;
+use row::{Row, Unjudged};
+use select::Shown;
+pub use select::{MOST_CELLS, MOST_PAIRS, Selection, TooLarge};
 
 /// What is one endpoint of the matrix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -109,7 +114,7 @@ pub struct Matrix<'a> {
     rows: Vec<Row>,
     judge: PairVerdicts,
     known: RefCell<TrafficTable>,
-    only: Option<Restriction>,
+    only: Option<Shown>,
 }
 
 /// The matrix written down.
@@ -150,19 +155,22 @@ impl<'a> Matrix<'a> {
     #[must_use]
     pub fn of_groups(cluster: &'a Cluster, groups: &Groups, options: &Options) -> Self {
         let mut kinds = Kinds::new(cluster, groups);
-        let mut rows = match options.by {
-            By::Pod => row::pods(&mut kinds),
-            By::Workload => row::workloads(&mut kinds),
-        };
-        let mut addresses: Vec<IpAddr> = options.addresses.iter().map(IpAddr::to_canonical).collect();
-        addresses.sort_unstable();
-        addresses.dedup();
-        rows.extend(addresses.into_iter().map(|address| row::address(&mut kinds, address)));
-        rows.sort_by(|(a, _), (b, _)| a.id.cmp(&b.id));
-        let (endpoints, rows) = rows.into_iter().unzip();
+        let rows = unjudged(cluster, options).into_iter().map(|row| row.row(&mut kinds, None));
+        let (endpoints, rows) = rows.unzip();
+        Self::judged(cluster, &kinds, options.by, endpoints, rows, None)
+    }
+
+    fn judged(
+        cluster: &'a Cluster,
+        kinds: &Kinds<'_>,
+        by: By,
+        endpoints: Vec<Endpoint>,
+        rows: Vec<Row>,
+        only: Option<Shown>,
+    ) -> Self {
         let mut known = TrafficTable::new();
         let judge = kinds.judge(&mut known);
-        Self { cluster, by: options.by, endpoints, rows, judge, known: RefCell::new(known), only: None }
+        Self { cluster, by, endpoints, rows, judge, known: RefCell::new(known), only }
     }
 
     /// The endpoints, sorted by id.
@@ -176,9 +184,16 @@ impl<'a> Matrix<'a> {
         self.rows[endpoint].views.iter().map(|view| view.end)
     }
 
-    /// What is allowed or may be, by source, destination and family.
+    /// What is allowed or may be, by source, destination and family. Destinations are looked
+    /// for once for all sources that no rule distinguishes.
     pub fn cells(&self) -> impl Iterator<Item = Cell> {
-        (0..self.rows.len()).flat_map(move |from| (0..self.rows.len()).flat_map(move |to| self.between(from, to)))
+        self.reached().flat_map(move |(from, to)| (0..to.len()).flat_map(move |at| self.between(from, to[at])))
+    }
+
+    /// Each endpoint and the destinations that it reaches or may reach, sorted, itself among them.
+    pub fn reached(&self) -> impl Iterator<Item = (usize, Rc<[usize]>)> {
+        let mut reached = Reached::new(self);
+        (0..self.rows.len()).map(move |from| (from, reached.by(from)))
     }
 
     /// What is allowed for certain, by protocol. By pod, an end without an address has no
@@ -219,13 +234,7 @@ impl<'a> Matrix<'a> {
     /// endpoint, and with each other the same either way.
     #[must_use]
     pub fn alike(&self) -> Vec<Vec<usize>> {
-        let addresses: Vec<End> = (self.rows.iter().filter(|row| row.is_address)).map(|row| row.views[0].end).collect();
-        let mut alike = IndexMap::<_, Vec<usize>>::new();
-        for (place, row) in self.rows.iter().enumerate() {
-            let likeness = row.likeness(self.cluster, place, &addresses);
-            alike.entry((likeness, self.is_shown(place))).or_default().push(place);
-        }
-        alike.into_values().collect()
+        row::alike(self.cluster, &self.rows, |place| self.is_shown(place))
     }
 
     /// For each endpoint, the first that the same groups judge and that rules see alike. Unlike
@@ -249,6 +258,20 @@ impl<'a> Matrix<'a> {
         (known.traffic(bounds.least), known.traffic(bounds.most))
     }
 
+    /// Whether anything is allowed from one endpoint to another or may be, of what is shown.
+    fn is_open(&self, from: usize, to: usize) -> bool {
+        if !self.is_shown(from).0 || !self.is_shown(to).1 {
+            return false;
+        }
+        let mut known = self.known.borrow_mut();
+        let sums = row::between(self.cluster, &self.judge, &mut known, &self.rows[from], &self.rows[to], from == to);
+        sums.iter().any(|sum| match &self.only {
+            _ if sum.most == TrafficId::NONE => false,
+            Some(only) => only.shows_some_of(&known.traffic(sum.most)),
+            None => true,
+        })
+    }
+
     /// What is allowed from one endpoint to another or may be, by family.
     pub fn between(&self, from: usize, to: usize) -> impl Iterator<Item = Cell> + use<> {
         let mut known = self.known.borrow_mut();
@@ -269,6 +292,20 @@ impl<'a> Matrix<'a> {
         let cells = cells.map(|cell| cell.and_then(|cell| self.shown_of(cell)));
         cells.into_iter().flatten()
     }
+}
+
+/// The rows of a matrix, sorted by id.
+fn unjudged(cluster: &Cluster, options: &Options) -> Vec<Unjudged> {
+    let mut rows = match options.by {
+        By::Pod => row::pods(cluster),
+        By::Workload => row::workloads(cluster),
+    };
+    let mut addresses: Vec<IpAddr> = options.addresses.iter().map(IpAddr::to_canonical).collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    rows.extend(addresses.into_iter().map(|address| row::address(cluster, address)));
+    rows.sort_by(|a, b| a.endpoint.id.cmp(&b.endpoint.id));
+    rows
 }
 
 /// What traffic amounts to, in the order of the names of the protocols, with

@@ -2,13 +2,48 @@
 //! passes between two of them.
 
 use std::collections::BTreeMap;
+use std::hash::Hash;
 use std::net::IpAddr;
 
+use indexmap::IndexMap;
+use rustc_hash::FxBuildHasher;
+
 use super::Endpoint;
-use super::judge::{BoundIds, KindId, Kinds, PairVerdicts, TrafficId, TrafficTable};
+use super::judge::{BoundIds, KindId, Kinds, PairVerdicts, Roles, TrafficId, TrafficTable};
 use crate::cluster::{Cluster, PodId};
 use crate::object::{Family, Pod};
 use crate::verdict::flow::{End, Exemption, exemption, may_be_own_node};
+
+/// An endpoint before anything is asked about it: its ends, and what it is.
+#[derive(Debug)]
+pub(super) struct Unjudged {
+    pub(super) endpoint: Endpoint,
+    pub(super) ends: Vec<End>,
+    /// It is one pod that stands for any number of replicas.
+    is_template: bool,
+    /// Of a pod that owns the address, only this address is meant.
+    is_address: bool,
+}
+
+impl Unjudged {
+    /// The endpoint and its row, asked about in these roles.
+    pub(super) fn row(self, kinds: &mut Kinds<'_>, roles: Option<Roles>) -> (Endpoint, Row) {
+        if let Some(roles) = roles {
+            kinds.ask_as(roles);
+        }
+        let views = match self.endpoint.addresses.as_slice() {
+            [address] if self.is_address => {
+                let end = self.ends[0];
+                let mut view = EndKinds { end, kinds: [None; 2], bare: None };
+                let family = Family::of(address);
+                view.kinds[family as usize] = Some(kinds.kind(end, Some(family)));
+                vec![view]
+            }
+            _ => self.ends.into_iter().map(|end| EndKinds::new(kinds, end)).collect(),
+        };
+        (self.endpoint, Row { is_address: self.is_address, ..Row::new(views, self.is_template) })
+    }
+}
 
 /// An end as the rules of others see it.
 #[derive(Debug)]
@@ -102,6 +137,18 @@ impl Row {
     }
 }
 
+/// The rows that no rule distinguishes, by their places, in the order of their first ones; and
+/// that are shown alike.
+pub(super) fn alike<S: Eq + Hash>(cluster: &Cluster, rows: &[Row], shown: impl Fn(usize) -> S) -> Vec<Vec<usize>> {
+    let addresses: Vec<End> = (rows.iter().filter(|row| row.is_address)).map(|row| row.views[0].end).collect();
+    let mut alike = IndexMap::<_, Vec<usize>, FxBuildHasher>::default();
+    for (place, row) in rows.iter().enumerate() {
+        let likeness = row.likeness(cluster, place, &addresses);
+        alike.entry((likeness, shown(place))).or_default().push(place);
+    }
+    alike.into_values().collect()
+}
+
 /// The addresses that an endpoint has, not only lists.
 fn addresses(cluster: &Cluster, pod: PodId) -> impl Iterator<Item = IpAddr> {
     Family::ALL.into_iter().filter_map(move |family| cluster.address(pod, family))
@@ -113,8 +160,7 @@ fn is_row(pod: &Pod) -> bool {
 }
 
 /// Each pod is a row.
-pub(super) fn pods(kinds: &mut Kinds<'_>) -> Vec<(Endpoint, Row)> {
-    let cluster = kinds.cluster;
+pub(super) fn pods(cluster: &Cluster) -> Vec<Unjudged> {
     let pods: Vec<(PodId, &Pod)> = cluster.named().filter(|(_, pod)| is_row(pod)).collect();
     let mut rows = Vec::with_capacity(pods.len());
     for same in pods.chunk_by(|(_, a), (_, b)| (&a.namespace, &a.name) == (&b.namespace, &b.name)) {
@@ -134,13 +180,8 @@ pub(super) fn pods(kinds: &mut Kinds<'_>) -> Vec<(Endpoint, Row)> {
                 node: pod.node.clone(),
                 host_network: false,
             };
-            rows.push((
-                endpoint,
-                Row::new(
-                    vec![EndKinds::new(kinds, End::Pod(*id))],
-                    pod.is_template() && pod.addresses().next().is_none(),
-                ),
-            ));
+            let is_template = pod.is_template() && pod.addresses().next().is_none();
+            rows.push(Unjudged { endpoint, ends: vec![End::Pod(*id)], is_template, is_address: false });
         }
     }
     rows
@@ -148,8 +189,7 @@ pub(super) fn pods(kinds: &mut Kinds<'_>) -> Vec<(Endpoint, Row)> {
 
 /// The endpoints by the workload that they belong to; a pod of no workload is
 /// one of its own.
-pub(super) fn workloads(kinds: &mut Kinds<'_>) -> Vec<(Endpoint, Row)> {
-    let cluster = kinds.cluster;
+pub(super) fn workloads(cluster: &Cluster) -> Vec<Unjudged> {
     let mut rows = BTreeMap::<(&str, &str, &str), Vec<PodId>>::new();
     for (id, pod) in cluster.named().filter(|(_, pod)| is_row(pod)) {
         let (kind, name) = match &pod.workload {
@@ -172,13 +212,13 @@ pub(super) fn workloads(kinds: &mut Kinds<'_>) -> Vec<(Endpoint, Row)> {
             },
             host_network: false,
         };
-        (endpoint, Row::new(pods.into_iter().map(|pod| EndKinds::new(kinds, End::Pod(pod))).collect(), is_template))
+        Unjudged { endpoint, ends: pods.into_iter().map(End::Pod).collect(), is_template, is_address: false }
     };
     rows.into_iter().map(row).collect()
 }
 
-/// An address is a row. Of a pod that owns it, only this address is meant.
-pub(super) fn address(kinds: &mut Kinds<'_>, address: IpAddr) -> (Endpoint, Row) {
+/// An address is a row.
+pub(super) fn address(cluster: &Cluster, address: IpAddr) -> Unjudged {
     let endpoint = Endpoint {
         id: address.to_string().into(),
         kind: "Address".to_owned(),
@@ -186,11 +226,7 @@ pub(super) fn address(kinds: &mut Kinds<'_>, address: IpAddr) -> (Endpoint, Row)
         node: None,
         host_network: false,
     };
-    let end = End::of_address(kinds.cluster, address);
-    let mut view = EndKinds { end, kinds: [None; 2], bare: None };
-    let family = Family::of(&address);
-    view.kinds[family as usize] = Some(kinds.kind(end, Some(family)));
-    (endpoint, Row { is_address: true, ..Row::new(vec![view], false) })
+    Unjudged { endpoint, ends: vec![End::of_address(cluster, address)], is_template: false, is_address: true }
 }
 
 /// What passes from one row to another in one family.

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use proptest::prelude::*;
 
 use super::*;
+use crate::cluster::unread::{Extent, Unread};
 use crate::policy::Direction;
 use crate::sample::{cluster, objects, pod};
 use crate::verdict::flow::{Exemption, directed, exemption};
@@ -72,6 +73,9 @@ fn stands_for_replicas(cluster: &Cluster, ends: &[End]) -> bool {
 
 type Key = (usize, usize, Option<Family>);
 
+/// What cells say, by the ids of their ends: allowed, unknown, and what differs.
+type Said = BTreeMap<(Arc<str>, Arc<str>, Option<Family>), [Traffic; 3]>;
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -93,6 +97,91 @@ proptest! {
             prop_assert_eq!(fast.get(key), slow.get(key), "{} -> {} {:?}", name(from), name(to), family);
         }
     }
+
+    /// A part of the matrix says what the whole one says of it: judging less changes nothing.
+    #[test]
+    fn a_part_says_what_the_whole_says_of_it(
+        objects in objects(),
+        by_pod: bool,
+        shown in proptest::collection::vec((prop::bool::ANY, prop::bool::ANY), 16),
+        traffic in proptest::sample::select(vec![Traffic::all(), Traffic::ports(Protocol::Tcp, 1, 80), Traffic::icmp()]),
+        is_unread: bool,
+    ) {
+        let why = "a policy that was not read".to_owned();
+        let unread = Unread { kind: Some("NetworkPolicy".to_owned()), namespace: Extent::In("b".to_owned()), why };
+        let cluster = Cluster::new(&objects).with_unread(Vec::from_iter(Some(unread).filter(|_| is_unread)));
+        let groups = Groups::of_cluster(&cluster);
+        let by = if by_pod { By::Pod } else { By::Workload };
+        let outside = ["10.0.0.1", "192.0.2.1", "2001:db8::1"];
+        let options = Options { by, addresses: outside.iter().filter_map(|text| text.parse().ok()).collect() };
+        let whole = Matrix::of_groups(&cluster, &groups, &options);
+        let places: BTreeMap<Vec<End>, usize> =
+            (0..whole.endpoints().len()).map(|place| (whole.ends(place).collect(), place)).collect();
+        let is_shown = |ends: &[End]| shown[places[ends] % shown.len()];
+        let selection = Selection { shown: &is_shown, traffic: traffic.clone() };
+        let part = Matrix::select(&cluster, &groups, &options, &selection);
+        let part = part.unwrap_or_else(|error| panic!("{error:?}"));
+        let said = |matrix: &Matrix<'_>| -> Said {
+            let id = |place: usize| Arc::clone(&matrix.endpoints()[place].id);
+            let of = |cell: Cell| [(*cell.traffic).clone(), cell.unknown, cell.differs].map(|of| of.intersection(&traffic));
+            matrix.cells().map(|cell| ((id(cell.from), id(cell.to), cell.family), of(cell))).collect()
+        };
+        let mut expected = said(&whole);
+        let role = |id: &Arc<str>| {
+            let place = whole.endpoints().iter().position(|endpoint| endpoint.id == *id).unwrap_or(usize::MAX);
+            is_shown(&whole.ends(place).collect::<Vec<_>>())
+        };
+        expected.retain(|(from, to, _), [allowed, unknown, _]| {
+            role(from).0 && role(to).1 && !(allowed.is_none() && unknown.is_none())
+        });
+        prop_assert_eq!(said(&part), expected);
+        let pairs: std::collections::BTreeSet<(usize, usize)> =
+            part.cells().filter(|cell| cell.from != cell.to).map(|cell| (cell.from, cell.to)).collect();
+        let counted = Reached::new(&part).pairs(usize::MAX);
+        prop_assert!(pairs.len() <= counted, "{} pairs, {counted} counted", pairs.len());
+    }
+}
+
+#[test]
+fn a_matrix_of_too_many_classes_is_refused_before_it_is_judged() {
+    let pods: Vec<String> = (1..=4).map(|i| format!("ns/p{i} app=p{i} 10.0.0.{i}")).collect();
+    let policies: Vec<String> = (1..=4)
+        .map(|i| format!(r#"ns/n{i} {{"podSelector": {{"matchLabels": {{"app": "p{i}"}}}}, "ingress": []}}"#))
+        .collect();
+    let texts = |of: &[String]| of.iter().map(|text| text.clone().leak() as &str).collect::<Vec<_>>();
+    let cluster = cluster(&texts(&pods), &texts(&policies));
+    let groups = Groups::of_cluster(&cluster);
+    let first = |ends: &[End]| (matches!(ends, [End::Pod(pod)] if cluster.pod(*pod).name == "p1"), true);
+    let size = |shown: &dyn Fn(&[End]) -> (bool, bool), most| {
+        let selection = Selection { shown, traffic: Traffic::all() };
+        Matrix::within(&cluster, &groups, &Options::default(), &selection, most).map(|matrix| matrix.shape())
+    };
+    assert_eq!(size(&|_| (true, true), 16), Ok((4, 4)));
+    assert_eq!(size(&|_| (true, true), 15), Err(TooLarge { sources: 4, destinations: 4 }));
+    assert_eq!(size(&first, 4), Ok((1, 4)), "a part of it is small enough");
+    assert_eq!(size(&first, 3), Err(TooLarge { sources: 1, destinations: 4 }));
+}
+
+#[test]
+fn what_groups_admit_takes_memory_by_what_differs_not_by_the_square() {
+    let stored = |namespaces: usize| {
+        let mut pods = Vec::new();
+        let mut policies = Vec::new();
+        for i in 0..namespaces {
+            for (app, address) in [("a", 1), ("b", 2)] {
+                pods.push(format!("ns{i}/{app} app={app} 10.{}.{}.{address}", i / 256, i % 256));
+            }
+            policies.push(format!(
+                r#"ns{i}/p {{"podSelector": {{"matchLabels": {{"app": "b"}}}},
+                    "ingress": [{{"from": [{{"podSelector": {{"matchLabels": {{"app": "a"}}}}}}]}}]}}"#
+            ));
+        }
+        let texts = |of: &[String]| of.iter().map(|text| text.clone().leak() as &str).collect::<Vec<_>>();
+        let cluster = cluster(&texts(&pods), &texts(&policies));
+        Matrix::new(&cluster, &Options::default()).judge.stored()
+    };
+    assert_eq!(stored(40), 40, "each group admits one face that others do not get");
+    assert_eq!(stored(80), 80);
 }
 
 /// What the JSON says of a small cluster.

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod corpora;
+mod long;
 mod objects;
 mod places;
 mod random;

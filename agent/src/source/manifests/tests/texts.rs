@@ -230,3 +230,38 @@ fn many_unknown_fields_are_reported_up_to_a_bound() {
     let peers = "    - {podSelector: {}, odd: 1}\n".repeat(MANY);
     assert_eq!(findings_of_many(&policy(&format!("  podSelector: {{}}\n  ingress:\n  - from:\n{peers}"))), 101);
 }
+
+#[test]
+fn annotations_of_a_policy_are_what_the_api_server_takes() {
+    let of = |annotations: &str| {
+        let text = format!(
+            "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata:\n  name: p\n  namespace: n\n  annotations:\n{annotations}spec: {{podSelector: {{}}}}\n"
+        );
+        let loaded = parse_text("f.yaml", &text, &Options::default()).unwrap();
+        assert_eq!(names(&loaded).last().unwrap(), "policy n/p", "it is in force whatever they say: {annotations}");
+        loaded.problems.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    for good in ["    a: b\n", "    Example.COM/A_b: ''\n", "    a: |\n      {\"b\": 1}\n", "    a: null\n"] {
+        assert_eq!(of(good), Vec::<String>::new(), "{good}");
+    }
+    for (bad, expected) in [
+        (
+            "    a b: c\n",
+            "f.yaml:7:5: warning: networkpolicy n/p: metadata.annotations.a b: \"a b\" is no annotation key",
+        ),
+        (
+            "    a/b/c: d\n",
+            "f.yaml:7:5: warning: networkpolicy n/p: metadata.annotations.a/b/c: \"a/b/c\" is no annotation key",
+        ),
+        ("    a: 1\n", "metadata.annotations.a: the value of an annotation is text; put it in quotes"),
+        ("    a: {b: c}\n", "metadata.annotations.a: the value of an annotation is text"),
+        ("    [a]\n", "metadata.annotations: annotations must be a mapping"),
+    ] {
+        let found = of(bad);
+        assert!(matches!(found.as_slice(), [one] if one.contains(expected)), "{bad}: {found:?}");
+    }
+    let long = |bytes: usize| of(&format!("    a: {}\n", "x".repeat(bytes - 1)));
+    assert_eq!(long(256 << 10), Vec::<String>::new());
+    let found = long((256 << 10) + 1);
+    assert!(found[0].contains("metadata.annotations: the annotations have 262145 bytes"), "{found:?}");
+}
