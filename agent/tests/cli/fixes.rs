@@ -352,10 +352,10 @@ fn no_patch_names_an_object_that_has_no_name() {
     // Nor the object that the label would go to.
     let unnamed = pods.replace("{name: cart}", "{generateName: cart-}");
     let yaml = [unnamed, policy("name: api", WANTS_TIER)].concat();
-    let files = Files::of(&yaml);
-    let name = files.npc("matrix", &["-o", "json"]).json()["endpoints"].to_string();
+    let input = Files::of(&yaml);
+    let name = input.npc("matrix", &["-o", "json"]).json()["endpoints"].to_string();
     let name = name.split('"').find_map(|word| word.strip_prefix("default/Deployment/cart-")).unwrap().to_owned();
-    let fixes = files.npc("explain", &[&format!("cart-{name}"), "api:8080", "-o", "json"]).json()["fixes"].clone();
+    let fixes = input.npc("explain", &[&format!("cart-{name}"), "api:8080", "-o", "json"]).json()["fixes"].clone();
     assert_eq!(fixes[0]["object"]["kind"], "NetworkPolicy", "{fixes}");
 }
 
@@ -373,14 +373,14 @@ fn what_is_opened_is_told_from_what_may_be() {
         api("api-c", "", "10.0.0.3"),
     ];
     let yaml = [node.to_owned(), host, replicas.concat(), policy("name: api", WANTS_TIER)].concat();
-    let files = Files::of(&yaml);
-    let answer = files.npc("explain", &["host", "api:8080"]);
+    let input = Files::of(&yaml);
+    let answer = input.npc("explain", &["host", "api:8080"]);
     let expected = [
         "checked: turns this flow to ALLOWED, opens 1 other: 192.168.0.1 -> default/pod/api-b TCP 8080",
         "and may open 1 other: 192.168.0.1 -> default/pod/api-c TCP 8080",
     ];
     assert!(helps(&answer).ends_with(&expected.map(str::to_owned)), "{}", answer.out);
-    let fixes = files.npc("explain", &["host", "api:8080", "-o", "json"]).json()["fixes"].clone();
+    let fixes = input.npc("explain", &["host", "api:8080", "-o", "json"]).json()["fixes"].clone();
     let opens: Vec<(&str, bool)> = (fixes[0]["opens"].as_array().unwrap().iter())
         .map(|of| (of["to"].as_str().unwrap(), of["certain"].as_bool().unwrap()))
         .collect();

@@ -36,7 +36,7 @@ pub(crate) fn abuse(scene: &Scene) -> Result<()> {
     }
     // It was isolated before the abuse.
     let scanned = address(0);
-    let (mut sent, mut scans) = (0_usize, 0_u16);
+    let (mut flows, mut scans) = (0_usize, 0_u16);
     pods.within(|| -> Result<()> {
         let sockets: Vec<UdpSocket> =
             (0..SENDERS).map(|number| UdpSocket::bind((local_address(number), 0))).collect::<std::io::Result<_>>()?;
@@ -46,8 +46,8 @@ pub(crate) fn abuse(scene: &Scene) -> Result<()> {
         while !scene.is_over() && ended.is_none_or(|ended: Instant| ended.elapsed() < LOGS) {
             for number in denying.clone() {
                 // Each is a flow of its own.
-                send(sent, local_address(number), 1 + u16::try_from(sent % 60_000)?)?;
-                sent += 1;
+                send(flows, local_address(number), 1 + u16::try_from(flows % 60_000)?)?;
+                flows += 1;
             }
             if scans < SCANNED && begun.elapsed() > FILLS + PAUSE * scans.into() {
                 scans += 1;
@@ -61,7 +61,7 @@ pub(crate) fn abuse(scene: &Scene) -> Result<()> {
     })??;
     let name = format!("{}/", victim(0));
     let shown = scene.agent.denied_of_victims().iter().filter(|line| line.contains(&name)).count();
-    scene.note(format!("the tenant sent {sent} denied packets; {shown} of {scans} scanned ports are in the log"));
+    scene.note(format!("the tenant sent {flows} denied packets; {shown} of {scans} scanned ports are in the log"));
     scene.round();
     Ok(())
 }

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::Result;
 use crate::scene::{Scene, local, policy};
 
 /// How many policies there are. Each half of them is another group.
@@ -18,7 +17,7 @@ const PERIOD: Duration = Duration::from_millis(100);
 /// After so many changes, a minute, groups that are never removed would be 600.
 const CHANGES: u32 = 600;
 
-pub(crate) fn abuse(scene: &Scene) -> Result<()> {
+pub(crate) fn abuse(scene: &Scene) {
     for bit in 0..POLICIES {
         let selector = json!({"matchLabels": {format!("bit-{bit}"): "1"}});
         let spec = json!({"podSelector": selector, "policyTypes": ["Ingress", "Egress"]});
@@ -38,9 +37,8 @@ pub(crate) fn abuse(scene: &Scene) -> Result<()> {
         }
         if scene.is_over() {
             scene.note(format!("{change} changes in {:.0} s", begun.elapsed().as_secs_f64()));
-            return Ok(());
+            return;
         }
         thread::sleep((PERIOD * change).saturating_sub(begun.elapsed()));
     }
-    Ok(())
 }

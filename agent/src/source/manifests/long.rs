@@ -258,7 +258,7 @@ impl<R: Read> Text<R> {
     /// Sends the last item of YAML on, which ends where the list does.
     fn last(&self, form: Form, frame: &[u8], line: u32, place: &mut usize, send: &SyncSender<Batch>) -> bool {
         let Some(end) = outdented(&self.buffer).filter(|_| form == Form::Yaml) else { return false };
-        self.send(&mut vec![0..end], 0..end, line, place, send);
+        self.send(&mut std::iter::once(0..end).collect(), 0..end, line, place, send);
         is_rest_of_list(form, frame, &self.buffer[end..])
     }
 }

@@ -100,7 +100,9 @@ impl RowDraft {
         }
         let rest = if listed.len() > faces / LISTED {
             let mut each = vec![base; faces];
-            listed.into_iter().for_each(|(face, traffic)| each[face] = traffic);
+            for (face, traffic) in listed {
+                each[face] = traffic;
+            }
             Rest::Each(each.into())
         } else {
             Rest::Few(listed.into())

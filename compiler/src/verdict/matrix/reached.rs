@@ -26,7 +26,9 @@ impl<'m, 'a> Reached<'m, 'a> {
         let alike = matrix.alike();
         let mut class = vec![0; matrix.endpoints.len()];
         for (place, members) in alike.iter().enumerate() {
-            members.iter().for_each(|member| class[*member] = place);
+            for member in members {
+                class[*member] = place;
+            }
         }
         Self { matrix, alike, class, by_class: FxHashMap::default(), remembered: 0 }
     }
