@@ -50,7 +50,7 @@ pub async fn write_notices(
             }
             Notice::Ready => {}
             // The log has what works, or makes no difference.
-            Notice::Finding(finding) if matches!(finding.effect, Effect::Works | Effect::Ignored) => {}
+            Notice::Finding(finding) if !finding.effect.is_harmful() => {}
             Notice::Finding(finding) => {
                 let write = || create_event(client.clone(), node.clone(), finding.clone()).boxed();
                 try_for_a_while("create an Event", write).await;
