@@ -221,9 +221,9 @@ impl PrintedForms {
         let line = |rule| rule_line(family, name, rule);
         let (written, printed) = differs.map(|(written, printed)| (line(written), line(printed))).unwrap_or_default();
         warn!(
-            %family, chain = %name, written, printed, next = ?stubborn.pause,
-            "a chain is not printed as it was written, though it was written {REPAIRS} times; until it is written again, \
-             only changes to what is printed now count as changes"
+            %family, chain = %name, written, printed,
+            "chain reads back differently after {REPAIRS} writes; next write in {:?}",
+            stubborn.pause
         );
         stubborn.until = Some(now + stubborn.pause);
         stubborn.pause = (stubborn.pause * 2).min(PAUSE.1);

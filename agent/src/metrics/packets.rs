@@ -113,8 +113,7 @@ impl Packets {
                 let error = crate::causes::with_causes(&error);
                 warn!(
                     error,
-                    "cannot read how many packets the kernel denied; these metrics stand still, and policies \
-                      are enforced all the same"
+                    "cannot read denied-packet counts; metrics are stale, enforcement continues"
                 );
             }
             Err(_) => {}

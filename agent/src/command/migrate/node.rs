@@ -76,9 +76,7 @@ impl State {
             let expected = !held.family(family).chains.is_empty() || !differs.is_empty();
             match hook {
                 Ok(Hook::First) => {}
-                Ok(hook) if expected => {
-                    differs.push(format!("{family}: the jump to NPC-FORWARD is not first in FORWARD ({hook:?})"));
-                }
+                Ok(hook) if expected => differs.push(format!("{family}: {hook}")),
                 Ok(_) => {}
                 // If no packet meets the rules of one family, the rest is still worth saying.
                 Err(dataplane::Error::Iptables(error @ iptables::Error::ForeignForward { .. })) => {

@@ -1,5 +1,7 @@
 //! The jump to our chains: found, put first and removed, beside any rule of others.
 
+use std::fmt;
+
 use npc_compiler::ruleset::text::hook_text;
 
 use super::super::backend::Backend;
@@ -18,6 +20,18 @@ pub enum Hook {
     Displaced(usize),
     /// It is not there.
     Absent,
+}
+
+/// In words, for logs and reports.
+impl fmt::Display for Hook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::First => f.write_str("the jump from FORWARD is its first rule"),
+            Self::Displaced(1) => f.write_str("the jump from FORWARD is not its first rule"),
+            Self::Displaced(copies) => write!(f, "the jump from FORWARD is there {copies} times"),
+            Self::Absent => f.write_str("the jump from FORWARD is gone"),
+        }
+    }
 }
 
 impl Hook {
