@@ -233,7 +233,7 @@ impl Registry {
                 Some(known) => {
                     let addresses: Vec<String> = known.addresses.iter().map(ToString::to_string).collect();
                     format!("the agent knows this container with the addresses {}", addresses.join(", "))
-                },
+                }
             };
             let _ = answer.send(Answer::refused(Reason::Unknown, words));
             return Ok(());

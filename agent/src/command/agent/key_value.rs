@@ -1,7 +1,7 @@
 //! The message and the fields of a log line, as text: the message, then `key=value` for each
 //! field. A value with a blank stands in quotes, so that a program finds where it ends.
 
-use std::fmt::{self, Debug, Write as _};
+use std::fmt::{self, Debug};
 
 use tracing::field::{Field, Visit};
 use tracing_subscriber::field::RecordFields;

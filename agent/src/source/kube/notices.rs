@@ -11,7 +11,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::core::Status;
 use kube::{Api, Client, ResourceExt as _};
-use npc_compiler::policy::finding::{Effect, Finding};
+use npc_compiler::policy::finding::Finding;
 use npc_compiler::ruleset::name::Fields;
 use serde_json::json;
 use tokio::sync::mpsc;
@@ -181,7 +181,7 @@ async fn remove_startup_taint(nodes: Api<Node>, node: String) -> kube::Result<()
 
 #[cfg(test)]
 mod tests {
-    use npc_compiler::policy::finding::Code;
+    use npc_compiler::policy::finding::{Code, Effect};
 
     use super::*;
 

@@ -113,7 +113,11 @@ impl Policies {
 
 fn again(namespace: &str, names: Vec<String>) -> Vec<Target> {
     if !names.is_empty() {
-        info!(namespace, policies = names.join(", "), "these NetworkPolicies are within the bound of their namespace again");
+        info!(
+            namespace,
+            policies = names.join(", "),
+            "these NetworkPolicies are within the bound of their namespace again"
+        );
     }
     names.into_iter().map(|name| Target::Policy(namespace.to_owned(), name)).collect()
 }
