@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use npc_compiler::ruleset::text::hook_text;
+use npc_compiler::ruleset::text::{hook_check, hook_restore};
 
 use super::super::backend::Backend;
 use super::super::nftables;
@@ -36,7 +36,8 @@ impl fmt::Display for Hook {
 
 impl Hook {
     /// Of the rules of FORWARD, which of them are ours.
-    pub(super) fn of(ours: impl IntoIterator<Item = bool>) -> Self {
+    #[must_use]
+    pub fn of(ours: impl IntoIterator<Item = bool>) -> Self {
         let mut ours = ours.into_iter();
         let first = ours.next().unwrap_or_default();
         match (first, ours.filter(|ours| *ours).count()) {
@@ -78,7 +79,7 @@ impl Iptables {
             Err(Error::Command { message, .. }) if error::is_unreadable(&message) => {}
             Err(error) => return Err(error),
         }
-        match self.single(&format!("-C FORWARD {}", hook_text())) {
+        match self.single(&hook_check()) {
             Ok(_) => Ok(Hook::Displaced(1)),
             Err(Error::Command { message, .. }) if error::is_no_rule(&message) => Ok(Hook::Absent),
             Err(error) => Err(error),
@@ -107,15 +108,13 @@ impl Iptables {
             Hook::Absent => 0,
             Hook::Displaced(copies) => copies,
         };
-        let rule = hook_text();
         if self.backend == Backend::Nft {
-            self.restore(&format!("*filter\n-I FORWARD 1 {rule}\nCOMMIT\n"))?;
+            self.restore(&hook_restore(0, true))?;
             return if copies == 0 { Ok(()) } else { self.delete_jumps(1).map(drop) };
         }
         // By the rule and not by its number, which others' writes shift; so the
         // old ones go before the new one comes, in one commit.
-        let delete = format!("-D FORWARD {rule}\n").repeat(copies);
-        self.restore(&format!("*filter\n{delete}-I FORWARD 1 {rule}\nCOMMIT\n"))
+        self.restore(&hook_restore(copies, true))
     }
 
     /// Removes the jump, as often as it is there; whether it was.
@@ -133,8 +132,7 @@ impl Iptables {
                 Hook::First => 1,
                 Hook::Displaced(copies) => copies,
             };
-            let delete = format!("-D FORWARD {}\n", hook_text()).repeat(copies);
-            self.restore(&format!("*filter\n{delete}COMMIT\n"))?;
+            self.restore(&hook_restore(copies, false))?;
             // Where rules of others cannot be listed, there may be more.
             was_there = true;
         }
