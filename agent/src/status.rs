@@ -22,13 +22,10 @@ mod cni;
 mod manifests;
 mod options;
 
+pub use crate::instance::ABSTRACT_SOCKET as SOCKET;
 pub use cni::CniPlugin;
 pub use manifests::ManifestError;
 pub use options::RuleOptions;
-
-/// The abstract socket on which an agent sends root its status, beside
-/// [`instance::status_socket`]. The network namespace has the name, not the file system.
-pub const SOCKET: &str = "npc-agent";
 
 /// How long an agent may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);

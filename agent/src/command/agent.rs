@@ -6,6 +6,7 @@ mod key_value;
 mod logging;
 mod privileges;
 mod sole;
+mod standing;
 mod threads;
 
 use std::fs;
