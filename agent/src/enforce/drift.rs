@@ -81,10 +81,10 @@ pub(super) fn found(audit: &Audit, wanted: &KernelState) -> Vec<Drift> {
             }
         }
     }
-    for (family, set) in &audit.usurped {
+    for (family, set) in &audit.replaced {
         push(Kind::Set, *family, &set.shown(), "a set that we did not make has its name".to_owned());
     }
-    for (family, set, went) in &audit.strangers {
+    for (family, set, went) in &audit.unneeded {
         let what = if *went {
             "no policy needs it; it was removed"
         } else {

@@ -44,8 +44,7 @@ impl Report {
             status.endpoints = pass.endpoints;
             status.kernel = kernel.collect();
             status.rejected = rejected().map(part).collect();
-            status.deprecated =
-                self.findings.iter().filter(|finding| !finding.effect.is_harmful()).map(part).collect();
+            status.deprecated = self.findings.iter().filter(|finding| !finding.effect.is_harmful()).map(part).collect();
             status.spoofable = self.spoofable.keys().cloned().collect();
             status.contested = pass.contests.iter().map(contested).collect();
             status.options = Some((&pass.options).into());
