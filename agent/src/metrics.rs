@@ -149,7 +149,7 @@ impl Metrics {
             &self.ready,
         );
         gauge("policies", "NetworkPolicies in the cluster", &self.policies);
-        gauge("rejected_policies", "NetworkPolicies of which a part was not understood", &self.rejected);
+        gauge("rejected_policies", "NetworkPolicies that npc did not fully understand", &self.rejected);
         gauge("endpoints", "Pods of this node that policies can select", &self.endpoints);
         gauge("spoofable_endpoints", "Of these, those whose forged sources are not dropped", &self.spoofable);
         gauge("contested_addresses", "Addresses that several pods of the cluster list", &self.contested);

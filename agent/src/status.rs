@@ -22,13 +22,10 @@ mod cni;
 mod manifests;
 mod options;
 
+pub use crate::instance::ABSTRACT_SOCKET as SOCKET;
 pub use cni::CniPlugin;
 pub use manifests::ManifestError;
 pub use options::RuleOptions;
-
-/// The abstract socket on which an agent sends root its status, beside
-/// [`instance::status_socket`]. The network namespace has the name, not the file system.
-pub const SOCKET: &str = "npc-agent";
 
 /// How long an agent may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -89,10 +86,10 @@ pub struct AgentStatus {
     pub flows_cut: u64,
     /// How many finds of drift are repaired.
     pub drift_repaired: u64,
-    /// What was not understood of policies, sorted.
+    /// Parts of policies for which npc enforces something else than their authors meant, sorted.
     pub rejected: Vec<Rejected>,
-    /// What of policies was understood as older API servers did, and works, sorted. Today's
-    /// API server would refuse it.
+    /// What of policies is to be corrected and changes nothing that npc enforces, sorted: it was
+    /// understood as older API servers did, or it makes no difference.
     #[serde(default)]
     pub deprecated: Vec<Rejected>,
     /// With `--anti-spoof`: the pods of this node whose forged sources are not
@@ -286,7 +283,7 @@ pub struct FamilySize {
     pub entries: usize,
 }
 
-/// A part of a policy that was not understood.
+/// A part of a policy that was not understood, or is to be corrected.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Rejected {

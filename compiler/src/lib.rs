@@ -103,7 +103,11 @@ pub use verdict::{explain, matrix};
 
 /// What one node keeps in its kernel.
 pub mod node {
-    pub use crate::plan::{KernelState, Plan, Step};
+    pub use crate::plan::{ChainWrites, Delta, FamilyState, KernelState, Plan, SetDelta, SetWrite, Step, Unexpected};
     pub use crate::ruleset::layout::{MissingMatches, Options, SelfMatch, ruleset};
-    pub use crate::ruleset::node::{FamilyRuleset, NodeRuleset};
+    pub use crate::ruleset::node::{
+        ChainName, ChainRole, FamilyRuleset, Foreign, InterfaceName, Match, Member, NodeRuleset, Rule, Set, SetField,
+        SetKind, SetName, SetRole, Target,
+    };
+    pub use crate::ruleset::seed::Seed;
 }

@@ -230,7 +230,10 @@ impl Registry {
         if known.is_none_or(|known| sorted(&known.addresses) != sorted(&add.addresses)) {
             let words = match known {
                 None => "the agent knows no such container".to_owned(),
-                Some(known) => format!("the agent knows this container with the addresses {:?}", known.addresses),
+                Some(known) => {
+                    let addresses: Vec<String> = known.addresses.iter().map(ToString::to_string).collect();
+                    format!("the agent knows this container with the addresses {}", addresses.join(", "))
+                }
             };
             let _ = answer.send(Answer::refused(Reason::Unknown, words));
             return Ok(());
@@ -278,8 +281,7 @@ impl Registry {
                     warn!(
                         namespace = pending.add.namespace,
                         pod = pending.add.name,
-                        "the mirror of a static pod is not known, so its policies are not either; it starts isolated in \
-                         both directions, and only its own node reaches it until the mirror is read"
+                        "mirror pod not found; static pod starts isolated, reachable from its own node only"
                     );
                     ready.push(pending);
                     continue;

@@ -2,9 +2,11 @@
 
 mod config;
 mod follow;
+mod key_value;
 mod logging;
 mod privileges;
 mod sole;
+mod standing;
 mod threads;
 
 use std::fs;
@@ -78,16 +80,15 @@ pub(super) struct Args {
         value_parser = watch_seconds())]
     watch_timeout: u32,
 
-    /// When the API server no longer has the history that a watch was to go on from,
-    /// list that kind after a random time of up to so many seconds, so that not all
-    /// nodes list at once.
+    /// After HTTP 410, wait a random time up to so many seconds before listing, so that
+    /// nodes do not list at once.
     #[arg(long, value_name = "SECONDS", env = "NPC_RELIST_SPREAD", default_value_t = 30,
         value_parser = RangedI64ValueParser::<u32>::new().range(0..=600))]
     relist_spread: u32,
 
-    /// Hold back what a list removes if it lacks all policies, all namespaces, more than
-    /// half of the pods, or this node's Node, until a list that begins so many seconds later
-    /// agrees; 0 holds nothing back.
+    /// If a list lacks all policies, all namespaces, more than half of the pods or this
+    /// Node, keep those objects until a list that begins so many seconds later agrees.
+    /// 0: never hold.
     #[arg(long, value_name = "SECONDS", env = "NPC_HOLD_REMOVALS", default_value_t = 30,
         value_parser = RangedI64ValueParser::<u32>::new().range(0..=3600))]
     hold_removals: u32,
@@ -140,8 +141,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "ADDRESS:PORT", env = "NPC_METRICS_ADDRESS", default_value = "127.0.0.1:10901")]
     metrics_address: ListenAddress,
 
-    /// Serve /healthz and /readyz here, for kubelet; `off` serves nothing. Where no pod
-    /// reaches it, as on loopback, no pod keeps kubelet from an answer.
+    /// Serve /healthz and /readyz here, for kubelet; `off` serves nothing. Use
+    /// loopback, so that pods cannot block kubelet's probes.
     #[arg(long, value_name = "ADDRESS:PORT", env = "NPC_HEALTH_ADDRESS", default_value = "off")]
     health_address: ListenAddress,
 
@@ -303,7 +304,7 @@ async fn agent(args: Args, level: logging::Level) -> anyhow::Result<()> {
             cni::start(options, sender).unwrap_or_else(|error| {
                 error!(
                     %error, socket = shown,
-                    "cannot serve the CNI plugin, so pods that start with it wait or start unguarded; policies are enforced"
+                    "cannot serve the CNI plugin; new pods wait, or start before their policies are enforced"
                 );
                 events
             })

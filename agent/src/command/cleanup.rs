@@ -73,7 +73,7 @@ fn report(out: &mut impl Write, removed: &Removed) -> io::Result<()> {
         writeln!(out, "removed chain {chain} ({backend}, {family})")?;
     }
     for set in &removed.sets {
-        writeln!(out, "removed set {set}")?;
+        writeln!(out, "removed set {}", set.shown())?;
     }
     for interface in &removed.interfaces {
         writeln!(out, "took interface {interface} out of the device group of pods")?;

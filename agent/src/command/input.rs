@@ -47,8 +47,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "NAME")]
     context: Option<String>,
 
-    /// How long one answer of the API server may take, as 30s, 1m or 5; with 0 only two
-    /// minutes without a byte end it.
+    /// How long one answer of the API server may take, as 30s, 1m or 5. 0: give up only
+    /// after two minutes without data.
     #[arg(long, value_name = "TIME", default_value_t)]
     request_timeout: Timeout,
 

@@ -62,7 +62,9 @@ fn programmed(status: &AgentStatus, out: &mut impl Write) -> io::Result<()> {
         "  agent     npc {} since {}, iptables {backend}, follows {}",
         status.version, status.started, status.source
     )?;
-    writeln!(out, "  enforces  {} policies, {} endpoints here", status.policies, status.endpoints)?;
+    let some = |count: usize, one: &str, many: &str| format!("{count} {}", if count == 1 { one } else { many });
+    let policies = some(status.policies, "policy", "policies");
+    writeln!(out, "  enforces  {policies}, {} here", some(status.endpoints, "endpoint", "endpoints"))?;
     for held in &status.kernel {
         writeln!(
             out,
@@ -81,7 +83,10 @@ fn programmed(status: &AgentStatus, out: &mut impl Write) -> io::Result<()> {
         )?,
     }
     match &status.synced {
-        Some(at) => writeln!(out, "  in sync   {at}, {} changes received", status.generation)?,
+        Some(at) => {
+            let changes = if status.generation == 1 { "change" } else { "changes" };
+            writeln!(out, "  in sync   {at}, {} {changes} received", status.generation)?;
+        }
         None => writeln!(out, "  in sync   never")?,
     }
     if let Some(last) = &status.last_change {

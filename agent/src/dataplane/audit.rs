@@ -81,10 +81,10 @@ pub struct Audit {
     /// Where the jump to our chains is, in the families where it is not first.
     pub hooks: Vec<(Family, Hook)>,
     /// Sets under our names that are none of ours, and whether they went.
-    pub strangers: Vec<(Family, SetName, bool)>,
+    pub unneeded: Vec<(Family, SetName, bool)>,
     /// Sets of ours whose names other programs' sets of another kind have. What is
     /// there has to be read as a whole.
-    pub usurped: Vec<(Family, SetName)>,
+    pub replaced: Vec<(Family, SetName)>,
     /// The programs that did it, if that is known.
     pub authors: BTreeSet<Author>,
     /// The rules were not read, because they were a moment ago, and the kernel reports no
@@ -96,8 +96,8 @@ impl Audit {
     /// Whether everything is as it was written.
     #[must_use]
     pub fn is_clean(&self) -> bool {
-        let Self { v4, v6, hooks, strangers, usurped, authors: _, rules_unread: _ } = self;
-        v4.is_empty() && v6.is_empty() && hooks.is_empty() && strangers.is_empty() && usurped.is_empty()
+        let Self { v4, v6, hooks, unneeded, replaced, authors: _, rules_unread: _ } = self;
+        v4.is_empty() && v6.is_empty() && hooks.is_empty() && unneeded.is_empty() && replaced.is_empty()
     }
 
     /// What differs in one family.
@@ -404,7 +404,7 @@ impl Auditor {
                     None => {
                         audit.family_mut(*family).sets.insert(name.clone(), SetDelta::Gone);
                     }
-                    Some(head) if head.kind != Some(*kind) => audit.usurped.push((*family, name.clone())),
+                    Some(head) if head.kind != Some(*kind) => audit.replaced.push((*family, name.clone())),
                     Some(Head { members: Some(count), .. }) if *count == members.len() => {
                         alike.push((*family, name, members));
                     }
@@ -415,7 +415,7 @@ impl Auditor {
         self.round(ipset, aliases, &alike, most, audit)?;
         for name in aliases.taken().filter(|name| !heads.keys().any(|(_, there)| there == *name)) {
             // It went, and the set can have its name back.
-            audit.usurped.push((name.family(), name.clone()));
+            audit.replaced.push((name.family(), name.clone()));
         }
         let known: BTreeSet<&SetName> = families
             .iter()
@@ -425,13 +425,13 @@ impl Auditor {
         let is_strange = |(family, name): &(Family, SetName)| {
             families.contains(family) && !known.contains(name) && name.role() != SetRole::Probe
         };
-        let strangers = heads.into_keys().filter(is_strange);
-        for (family, name) in strangers.collect::<Vec<_>>() {
+        let unneeded = heads.into_keys().filter(is_strange);
+        for (family, name) in unneeded.collect::<Vec<_>>() {
             let went = ipset.destroy(std::slice::from_ref(&name), Duration::ZERO)?.is_empty();
             let was_known = aliases.taken().any(|taken| *taken == name)
                 || if went { self.left_sets.remove(&name) } else { !self.left_sets.insert(name.clone()) };
             if !was_known {
-                audit.strangers.push((family, name, went));
+                audit.unneeded.push((family, name, went));
             }
         }
         Ok(())
@@ -479,7 +479,7 @@ fn members_of(
             removed: wanted.difference(&members).cloned().collect(),
         },
         Some((None, _)) => {
-            audit.usurped.push((family, name.clone()));
+            audit.replaced.push((family, name.clone()));
             return Ok(());
         }
         // It went a moment ago.

@@ -12,7 +12,8 @@ use std::fmt;
 use std::fs;
 
 use npc_compiler::object::Family;
-use npc_compiler::ruleset::node::{CHAIN_PREFIX, FORWARD_CHAIN};
+use npc_compiler::ruleset::node::{ChainName, FORWARD_CHAIN};
+use npc_compiler::ruleset::text;
 
 use super::{iptables, nftables, process};
 
@@ -162,15 +163,10 @@ struct Residents {
 impl Residents {
     /// Counts what `iptables-save` printed.
     fn count(&mut self, save: &str) {
-        let chains = save.lines().filter_map(|line| line.strip_prefix(':')?.split(' ').next());
-        self.hint |= chains.into_iter().any(|chain| HINTS.contains(&chain));
-        for rule in save.lines().filter_map(|line| line.strip_prefix("-A ")) {
-            if rule.starts_with(CHAIN_PREFIX) || rule.rsplit(' ').next() == Some(FORWARD_CHAIN) {
-                self.ours = true;
-            } else {
-                self.rules += 1;
-            }
-        }
+        self.hint |= text::declared(save).any(|chain| HINTS.contains(&chain));
+        let (ours, others) = text::count_rules(save);
+        self.ours |= ours > 0;
+        self.rules += others;
     }
 
     /// Counts what nf_tables lists of the tables of iptables, rules among it that
@@ -178,7 +174,7 @@ impl Residents {
     fn count_native(&mut self, chains: &[iptables::NativeChain], rules: &[iptables::NativeRule]) {
         self.hint |= chains.iter().any(|chain| HINTS.contains(&chain.name.as_str()));
         for rule in rules {
-            if rule.chain.starts_with(CHAIN_PREFIX) || rule.leads_to.as_deref() == Some(FORWARD_CHAIN) {
+            if ChainName::ours(&rule.chain).is_some() || rule.leads_to.as_deref() == Some(FORWARD_CHAIN) {
                 self.ours = true;
             } else {
                 self.rules += 1;

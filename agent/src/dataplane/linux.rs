@@ -170,7 +170,7 @@ impl Linux {
                     let Some(instead) = self.aliases.call(&name) else { continue };
                     warn!(
                         set = %name.shown(), header, %error, instead = %instead.shown(),
-                        "another program's set has one of npc's names and is in use; npc uses another name until it is gone"
+                        "set name taken by another program; using another until that set is gone"
                     );
                 }
             }

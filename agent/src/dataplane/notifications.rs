@@ -15,7 +15,7 @@ use std::thread;
 use std::time::Duration;
 
 use npc_compiler::object::Family;
-use npc_compiler::ruleset::node::{CHAIN_PREFIX, ChainName};
+use npc_compiler::ruleset::node::ChainName;
 use rtnetlink::packet_core::{NetlinkBuffer, NlaBuffer, NlasIterator};
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll;
@@ -262,10 +262,12 @@ impl Commit {
             // It may be dormant now.
             Some(_) if kind == message::NEW_TABLE => self.touched.entry(family).or_default().forward = true,
             Some(chain) if chain == "FORWARD" => self.touched.entry(family).or_default().forward = true,
-            Some(chain) if chain.starts_with(CHAIN_PREFIX) => {
-                self.touched.entry(family).or_default().chains.extend(ChainName::ours(&chain));
+            Some(chain) => {
+                if let Some(chain) = ChainName::ours(&chain) {
+                    self.touched.entry(family).or_default().chains.insert(chain);
+                }
             }
-            _ => {}
+            None => {}
         }
     }
 

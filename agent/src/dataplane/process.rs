@@ -51,7 +51,7 @@ pub enum Error {
         source: io::Error,
     },
     /// It did not end, and was killed with all that it had started.
-    #[error("{program} had not ended after {limit:?} and was killed; whether it did what it was to do is not known")]
+    #[error("killed {program} after {limit:?}, because it had not ended; its result is unknown")]
     Hung {
         /// The program.
         program: String,
@@ -306,7 +306,7 @@ mod tests {
         let limit = Duration::from_millis(200);
         let error = run_within(limit, "sh", &["-c", script], "").expect_err("it hangs");
         assert!(matches!(error, Error::Hung { .. }), "{error}");
-        assert!(error.to_string().starts_with("sh had not ended after 200ms and was killed"), "{error}");
+        assert!(error.to_string().starts_with("killed sh after 200ms, "), "{error}");
         let error = run_within(limit, "sh", &["-c", "sleep 1000 & exit 0"], "").expect_err("its child hangs");
         assert!(matches!(error, Error::Hung { .. }), "{error}");
         let output = run_within(Duration::from_secs(1000), "sh", &["-c", "kill -9 $$"], "").expect("it runs");

@@ -39,7 +39,7 @@ pub(super) struct PrintedForms {
     /// Rules that are printed as they were written.
     plain: BTreeSet<(Family, Rule)>,
     /// Chains that are not printed as they were written, however often that is.
-    stubborn: BTreeMap<(Family, ChainName), Stubborn>,
+    mismatches: BTreeMap<(Family, ChainName), Mismatch>,
 }
 
 /// Where a rule is printed so: in a family, and in one chain if the rule's text names the
@@ -47,7 +47,7 @@ pub(super) struct PrintedForms {
 type Place = (Family, Option<ChainName>);
 
 #[derive(Debug)]
-struct Stubborn {
+struct Mismatch {
     wanted: Vec<Rule>,
     found: Vec<Rule>,
     /// So often it was found just so after it was written.
@@ -189,30 +189,30 @@ impl PrintedForms {
         let is_change = wanted.len() != found.len() || wanted.iter().zip(*found).any(|(a, b)| a != b && is_plain(a));
         let key = (family, (*name).clone());
         if by_others == Others::Wrote || is_change && by_others == Others::MayHaveWritten {
-            self.stubborn.remove(&key);
+            self.mismatches.remove(&key);
             return true;
         }
-        let stubborn = match self.stubborn.get_mut(&key) {
-            Some(stubborn) if stubborn.wanted == *wanted && stubborn.found == *found => stubborn,
+        let mismatch = match self.mismatches.get_mut(&key) {
+            Some(mismatch) if mismatch.wanted == *wanted && mismatch.found == *found => mismatch,
             _ => {
                 let (wanted, found) = (wanted.to_vec(), found.to_vec());
-                let first = Stubborn { wanted, found, repairs: 0, is_written: false, until: None, pause: PAUSE.0 };
-                self.stubborn.insert(key, first);
+                let first = Mismatch { wanted, found, repairs: 0, is_written: false, until: None, pause: PAUSE.0 };
+                self.mismatches.insert(key, first);
                 return true;
             }
         };
-        if std::mem::take(&mut stubborn.is_written) {
-            stubborn.repairs += 1;
+        if std::mem::take(&mut mismatch.is_written) {
+            mismatch.repairs += 1;
         }
-        if stubborn.repairs < REPAIRS {
+        if mismatch.repairs < REPAIRS {
             return true;
         }
         let now = Instant::now();
-        match stubborn.until {
+        match mismatch.until {
             Some(until) if now < until => return false,
             // Once more.
             Some(_) => {
-                (stubborn.until, stubborn.repairs) = (None, REPAIRS - 1);
+                (mismatch.until, mismatch.repairs) = (None, REPAIRS - 1);
                 return true;
             }
             None => {}
@@ -221,28 +221,27 @@ impl PrintedForms {
         let line = |rule| rule_line(family, name, rule);
         let (written, printed) = differs.map(|(written, printed)| (line(written), line(printed))).unwrap_or_default();
         warn!(
-            %family, chain = %name, written, printed, next = ?stubborn.pause,
-            "a chain is not printed as it was written, though it was written {REPAIRS} times; until it is written again, \
-             only changes to what is printed now count as changes"
+            %family, chain = %name, written, printed, next = ?mismatch.pause,
+            "chain reads back differently after {REPAIRS} writes; the agent waits before the next write"
         );
-        stubborn.until = Some(now + stubborn.pause);
-        stubborn.pause = (stubborn.pause * 2).min(PAUSE.1);
+        mismatch.until = Some(now + mismatch.pause);
+        mismatch.pause = (mismatch.pause * 2).min(PAUSE.1);
         false
     }
 
     /// A chain was written.
     pub(super) fn is_written(&mut self, family: Family, name: &ChainName) {
-        if !self.stubborn.is_empty()
-            && let Some(stubborn) = self.stubborn.get_mut(&(family, name.clone()))
+        if !self.mismatches.is_empty()
+            && let Some(mismatch) = self.mismatches.get_mut(&(family, name.clone()))
         {
-            stubborn.is_written = true;
+            mismatch.is_written = true;
         }
     }
 
     /// A chain was found as it was written.
     pub(super) fn is_as_written(&mut self, family: Family, name: &ChainName) {
-        if !self.stubborn.is_empty() {
-            self.stubborn.remove(&(family, name.clone()));
+        if !self.mismatches.is_empty() {
+            self.mismatches.remove(&(family, name.clone()));
         }
     }
 }
@@ -373,9 +372,9 @@ mod tests {
         assert_eq!(found(&mut spellings, &[FOREIGN], Others::WroteNothing, 1), [true]);
         assert_eq!(found(&mut spellings, &[PRINTED], Others::WroteNothing, 4), [true, true, true, false]);
         let key = (Family::V4, chain());
-        spellings.stubborn.get_mut(&key).expect("it is known").until = Some(Instant::now());
+        spellings.mismatches.get_mut(&key).expect("it is known").until = Some(Instant::now());
         assert_eq!(found(&mut spellings, &[PRINTED], Others::WroteNothing, 3), [true, false, false]);
-        assert_eq!(spellings.stubborn[&key].pause, PAUSE.0 * 4);
+        assert_eq!(spellings.mismatches[&key].pause, PAUSE.0 * 4);
     }
 
     #[test]

@@ -131,11 +131,8 @@ impl Takeover {
         if !self.pods.is_empty() || !processes.is_empty() {
             self.seen = None;
             if self.is_news(Logged::Running) {
-                info!(
-                    pods = self.pods.len(),
-                    ?processes,
-                    "Azure NPM enforces here too: both judge every packet, and the agent touches nothing of it while it runs"
-                );
+                let processes = processes.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
+                info!(pods = self.pods.len(), processes, "Azure NPM is running; a packet must pass both engines");
             }
             return Ok(());
         }
@@ -154,7 +151,7 @@ impl Takeover {
                     chains,
                     sets,
                     wait = ?self.quiet,
-                    "no Azure NPM is seen to run here; what it left goes once it has been unchanged for a while{back}"
+                    "Azure NPM not running; its chains and sets will be removed if they stay unchanged that long{back}"
                 );
             }
             return Ok(());

@@ -34,8 +34,7 @@ impl DeviceGroup {
         if let Err(error) = left {
             warn!(
                 error = with_causes(&error),
-                "the kernel does not let interfaces out of the device group of pods' interfaces; they count as pods', with \
-                 the sources that they had, until it does; policies are enforced all the same"
+                "cannot remove interfaces from the pod device group; rules still treat them as pod interfaces"
             );
             (sources.join, sources.leave) = Default::default();
         }
@@ -46,9 +45,8 @@ impl DeviceGroup {
         if let Err(error) = writer.set_group(&sources.join, POD_GROUP) {
             warn!(
                 error = with_causes(&error),
-                "the kernel does not let interfaces of new pods into the device group of pods' interfaces; until it does, \
-                 forged ICMP errors from these pods are not dropped, nor are forged sources with --anti-spoof; policies \
-                 are enforced all the same"
+                "cannot add interfaces of new pods to the pod device group; until then npc does not drop forged ICMP errors \
+                 from these pods, nor forged sources with --anti-spoof; policies are enforced"
             );
             sources.not_joined(network, "which the kernel does not let into the device group of pods' interfaces");
         }

@@ -62,13 +62,9 @@ pub(super) fn found(audit: &Audit, wanted: &KernelState) -> Vec<Drift> {
         all.push(Drift { kind, family, name: name.to_owned(), what, by: by.clone() });
     };
     for (family, hook) in &audit.hooks {
-        let what = match hook {
-            Hook::Absent => "the jump from FORWARD is gone".to_owned(),
-            Hook::Displaced(1) => "the jump from FORWARD is not its first rule".to_owned(),
-            Hook::Displaced(copies) => format!("the jump from FORWARD is there {copies} times"),
-            Hook::First => continue,
-        };
-        push(Kind::Hook, *family, FORWARD_CHAIN, what);
+        if *hook != Hook::First {
+            push(Kind::Hook, *family, FORWARD_CHAIN, hook.to_string());
+        }
     }
     for family in Family::ALL {
         let (delta, wanted) = (audit.family(family), wanted.family(family));
@@ -85,10 +81,10 @@ pub(super) fn found(audit: &Audit, wanted: &KernelState) -> Vec<Drift> {
             }
         }
     }
-    for (family, set) in &audit.usurped {
+    for (family, set) in &audit.replaced {
         push(Kind::Set, *family, &set.shown(), "a set that we did not make has its name".to_owned());
     }
-    for (family, set, went) in &audit.strangers {
+    for (family, set, went) in &audit.unneeded {
         let what = if *went {
             "no policy needs it; it was removed"
         } else {

@@ -220,7 +220,7 @@ impl Drop for ReadyFileScope {
             return;
         }
         if let Err(error) = self.file.remove() {
-            error!(%error, "cannot remove the ready file; it says that an agent is ready that has ended");
+            error!(%error, "cannot remove the ready file; it wrongly shows a stopped agent as ready");
         }
     }
 }

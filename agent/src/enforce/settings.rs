@@ -101,9 +101,9 @@ pub enum Error {
     #[error("{0}")]
     Misnamed(String),
     /// Every source of events ended.
-    #[error("all sources of events have ended, so the agent would learn of no change")]
+    #[error("no source is left, so the agent would miss every change")]
     NoEvents,
     /// A pass panicked.
-    #[error("a pass over the objects broke off")]
+    #[error("a pass ended early")]
     Broken(#[from] JoinError),
 }

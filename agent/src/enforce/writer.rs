@@ -327,7 +327,7 @@ impl<K: Kernel> Writer<K> {
             };
             let seen = std::mem::replace(&mut audit, whole);
             audit.authors.extend(seen.authors.iter().cloned());
-            audit.strangers.extend(seen.strangers.iter().cloned());
+            audit.unneeded.extend(seen.unneeded.iter().cloned());
             first = Some(seen);
         }
         if first.is_none() && audit.is_clean() {
@@ -348,7 +348,7 @@ impl<K: Kernel> Writer<K> {
         let mut failed = Failures::default();
         let is_hooked = audit.hooks.is_empty();
         let held =
-            if audit.usurped.is_empty() { drift::as_found(audit, wanted) } else { self.read(wanted, &mut failed)? };
+            if audit.replaced.is_empty() { drift::as_found(audit, wanted) } else { self.read(wanted, &mut failed)? };
         let plan = Plan::between(&held, wanted);
         if !plan.is_empty() {
             self.carry_out(&plan, Some(held), wanted, &mut failed)?;

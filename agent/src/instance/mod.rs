@@ -34,6 +34,10 @@ const LOCK: &str = ".lock";
 /// How the name of the socket ends on which an agent sends its status.
 const SOCKET: &str = ".sock";
 
+/// The abstract socket on which an agent sends root its status, beside [`status_socket`]. The
+/// network namespace has the name, not the file system.
+pub const ABSTRACT_SOCKET: &str = "npc-agent";
+
 /// How long to wait between two tries.
 const RETRY: Duration = Duration::from_millis(50);
 

@@ -111,11 +111,7 @@ impl Packets {
             Err(error) if !source.fails => {
                 source.fails = true;
                 let error = crate::causes::with_causes(&error);
-                warn!(
-                    error,
-                    "cannot read how many packets the kernel denied; these metrics stand still, and policies \
-                      are enforced all the same"
-                );
+                warn!(error, "cannot read denied-packet counts; metrics are stale, enforcement continues");
             }
             Err(_) => {}
         }

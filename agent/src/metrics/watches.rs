@@ -48,7 +48,7 @@ impl Watches {
         );
         registry.register(
             "manifest_errors",
-            "Errors in the files of --manifests, because of which objects or whole files were not read",
+            "Errors in the files of --manifests that kept objects or files from being read",
             self.manifest_errors.clone(),
         );
     }

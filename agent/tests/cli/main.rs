@@ -21,6 +21,7 @@ mod rights;
 mod schema;
 mod services;
 mod why;
+mod words;
 
 use std::path::Path;
 use std::process::{Command, Output};

@@ -222,7 +222,7 @@ fn a_set_whose_name_another_programs_rule_holds_has_another_until_it_goes(backen
     run(&iptables, &[&["-A"], &rule[..]].concat());
     let folder = Folder::new();
     let mut agent = Agent::start(&folder, backend, &[]);
-    agent.wait_for("npc uses another name until it is gone");
+    agent.wait_for("set name taken by another program");
     agent.wait(1);
     assert!(is_hooked(backend));
     let enforced = dump(backend);

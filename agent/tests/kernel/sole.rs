@@ -160,7 +160,7 @@ fn a_process_that_only_pretends_to_be_an_agent_hinders_none_and_cleanup_neither(
     let folder = Folder::new();
     let _pretender = Pretender::start(&UNPRIVILEGED);
     let mut agent = Agent::start(&folder, Backend::Nft, &[]);
-    agent.wait_for("not shown to be an agent");
+    agent.wait_for("an unidentified process holds the socket");
     agent.wait(1);
     assert!(is_hooked(Backend::Nft));
     // It is known by its lock, and answers on a socket of its own.
@@ -212,7 +212,7 @@ fn what_an_agent_cannot_see_is_an_older_one_only_if_an_agent_follows_nf_tables()
     let _pretender = Pretender::start(&[&CONTAINER[..], &UNPRIVILEGED].concat());
     {
         let mut agent = contained(&folder);
-        agent.wait_for("not shown to be an agent");
+        agent.wait_for("an unidentified process holds the socket");
         agent.wait(1);
     }
     let _older = Notifications::open(Backend::Nft).unwrap();

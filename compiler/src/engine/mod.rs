@@ -1,4 +1,4 @@
-//! The engine: events in, the smallest difference between two programs out.
+//! The engine: events in, the smallest difference between two rulesets out.
 //!
 //! What an event costs follows what it touches. A pod is a few dozen bytes and
 //! its class; an index leads from a class to the selectors in use that select

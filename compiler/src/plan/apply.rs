@@ -12,6 +12,7 @@ use crate::ruleset::state::{FamilyState, KernelState};
 /// The ruleset was not as a write takes it to be. The write was done as far as it can be
 /// all the same, as the kernel does it that takes a write that says nothing new.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum Unexpected {
     /// A set that was to be created.
     #[error("set {0} is there already")]

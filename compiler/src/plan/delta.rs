@@ -18,6 +18,7 @@ pub struct Delta {
 
 /// What differs of a set.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum SetDelta {
     /// It is new.
     Created(SetKind, BTreeSet<Member>),
@@ -54,13 +55,39 @@ impl Delta {
         for name in old.sets.keys().filter(|name| !new.sets.contains_key(*name)) {
             delta.sets.insert(name.clone(), SetDelta::Gone);
         }
-        for (name, rules) in new.chains.iter().filter(|(name, rules)| old.chains.get(*name) != Some(rules)) {
-            delta.chains.insert(name.clone(), Some(rules.clone()));
-        }
-        for name in old.chains.keys().filter(|name| !new.chains.contains_key(*name)) {
-            delta.chains.insert(name.clone(), None);
-        }
+        delta.chains = Self::chains_between(old, new);
         delta
+    }
+
+    /// The chains that differ, with their new rules; `None` for one that goes.
+    #[must_use]
+    pub fn chains_between(old: &FamilyState, new: &FamilyState) -> BTreeMap<ChainName, Option<Vec<Rule>>> {
+        let differ = new.chains.iter().filter(|(name, rules)| old.chains.get(*name) != Some(rules));
+        let mut chains: BTreeMap<_, _> = differ.map(|(name, rules)| (name.clone(), Some(rules.clone()))).collect();
+        let gone = old.chains.keys().filter(|name| !new.chains.contains_key(*name));
+        chains.extend(gone.map(|name| (name.clone(), None)));
+        chains
+    }
+
+    /// How much differs: rules, members and types of sets that only one of the two states has.
+    /// `old` is the state that the delta leads from.
+    #[must_use]
+    pub fn size(&self, old: &FamilyState) -> usize {
+        let only_in = |some: &[Rule], others: &[Rule]| some.iter().filter(|rule| !others.contains(rule)).count();
+        let chains = self.chains.iter().map(|(name, rules)| {
+            let (was, is) = (old.chains.get(name).map_or(&[][..], Vec::as_slice), rules.as_deref().unwrap_or_default());
+            only_in(was, is) + only_in(is, was)
+        });
+        let sets = self.sets.iter().map(|(name, change)| {
+            let was = old.sets.get(name).map(|(_, members)| members);
+            match change {
+                SetDelta::Created(_, members) => 1 + members.len(),
+                SetDelta::Changed { added, removed } => added.len() + removed.len(),
+                SetDelta::Remade(_, members) => 1 + was.map_or(0, |was| was.symmetric_difference(members).count()),
+                SetDelta::Gone => 1 + was.map_or(0, BTreeSet::len),
+            }
+        });
+        chains.sum::<usize>() + sets.sum::<usize>()
     }
 
     /// Whether nothing differs.

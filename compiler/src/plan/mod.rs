@@ -18,7 +18,7 @@ use std::fmt;
 use crate::object::Family;
 use crate::ruleset::node::{ChainName, Member, NodeRuleset, Rule, SetKind, SetName};
 pub use crate::ruleset::state::{FamilyState, KernelState};
-use crate::ruleset::text::{Restore, create_line};
+use crate::ruleset::text::{Restore, add_line, create_line, delete_line, destroy_line};
 
 pub use apply::Unexpected;
 pub use delta::{Delta, SetDelta};
@@ -46,6 +46,7 @@ pub enum Step {
 
 /// One write to a set; displays as a line of `ipset restore`.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum SetWrite {
     /// Create an empty set.
     Create(SetName, Family, SetKind),
@@ -71,9 +72,9 @@ impl fmt::Display for SetWrite {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Create(name, family, kind) => f.write_str(&create_line(name, *family, *kind)),
-            Self::Add(name, member) => write!(f, "add {name} {member}"),
-            Self::Delete(name, member) => write!(f, "del {name} {member}"),
-            Self::Destroy(name) => write!(f, "destroy {name}"),
+            Self::Add(name, member) => f.write_str(&add_line(name, member)),
+            Self::Delete(name, member) => f.write_str(&delete_line(name, member)),
+            Self::Destroy(name) => f.write_str(&destroy_line(name)),
         }
     }
 }
@@ -101,10 +102,10 @@ impl ChainWrites {
 }
 
 impl Plan {
-    /// The writes that take a kernel from what it holds to the program.
+    /// The writes that take a kernel from what it holds to a ruleset.
     #[must_use]
-    pub fn new(held: &KernelState, program: &NodeRuleset) -> Self {
-        Self::between(held, &KernelState::from(program))
+    pub fn new(held: &KernelState, ruleset: &NodeRuleset) -> Self {
+        Self::between(held, &KernelState::from(ruleset))
     }
 
     /// The writes that take a kernel from one state to another.

@@ -103,14 +103,8 @@ pub enum Effect {
 }
 
 impl Effect {
-    /// Whether the part was not understood. Otherwise only its spelling is at fault, and
-    /// it means what its author meant.
-    #[must_use]
-    pub fn is_rejected(self) -> bool {
-        self != Self::Works
-    }
-
-    /// Whether npc enforces something else than the policy's author meant.
+    /// Whether npc enforces something else than the policy's author meant. Such a policy counts
+    /// as rejected. Otherwise only its spelling is to be corrected.
     #[must_use]
     pub fn is_harmful(self) -> bool {
         !matches!(self, Self::Works | Self::Ignored)

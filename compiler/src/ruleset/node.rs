@@ -38,6 +38,6 @@ pub struct FamilyRuleset {
     /// The sets by name.
     pub sets: BTreeMap<SetName, Set>,
     /// The chains of the filter table by name. [`FORWARD_CHAIN`] is always
-    /// among them; the jump to it is not part of a program.
+    /// among them; the jump to it is not part of a ruleset.
     pub chains: BTreeMap<ChainName, Vec<Rule>>,
 }

@@ -16,7 +16,7 @@ pub enum SelfMatch {
     PerEndpoint,
 }
 
-/// What a program depends on besides the cluster.
+/// What a ruleset depends on besides the cluster.
 #[derive(Debug, Clone, Default)]
 #[allow(clippy::struct_excessive_bools, reason = "each is a choice that stands by itself")]
 pub struct Options {
@@ -43,7 +43,7 @@ pub struct Options {
     pub log_denied: bool,
     /// Whether what comes from a pod's interface with a source that is not the
     /// pod's is dropped. Which interfaces these are, and what may come from
-    /// each, no object tells: a program has the set for it, empty.
+    /// each, no object tells: a ruleset has the set for it, empty.
     pub anti_spoof: bool,
     /// The secret by which groups stand in the dispatch tree; without one they stand by their
     /// names, as agents of earlier versions placed them.

@@ -18,6 +18,7 @@ pub struct Rule {
 
 /// One condition of a rule; see iptables-extensions(8).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum Match {
     /// `-m conntrack --ctstate ESTABLISHED,RELATED`
     EstablishedOrRelated,
@@ -84,6 +85,7 @@ pub enum Match {
 
 /// Which fields of a packet a set is asked about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum SetField {
     /// The source address.
     Source,
@@ -97,6 +99,7 @@ pub enum SetField {
 
 /// What a rule does.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum Target {
     /// `-j RETURN`: back to the chain that jumped here. Never ACCEPT: rules of
     /// others after ours still count.
@@ -117,6 +120,7 @@ pub enum Target {
 
 /// A rule in a chain of ours that npc did not write, or not so.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum Foreign {
     /// The line that iptables prints of it, from behind its chain's name.
     Line(Box<str>),

@@ -23,6 +23,7 @@ pub struct Set {
 
 /// The type of a set; see ipset(8).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum SetKind {
     /// `hash:ip`
     HashIp,
@@ -53,6 +54,7 @@ impl SetKind {
 /// One member of a set. There may be millions, so the kind of which there are few
 /// must not make all of them larger.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum Member {
     /// An address, of `hash:ip` and (as a host prefix) of `hash:net`.
     Address(IpAddr),

@@ -59,16 +59,16 @@ impl KernelState {
 }
 
 impl From<&NodeRuleset> for KernelState {
-    fn from(program: &NodeRuleset) -> Self {
-        Self { v4: FamilyState::from(&program.v4), v6: FamilyState::from(&program.v6) }
+    fn from(ruleset: &NodeRuleset) -> Self {
+        Self { v4: FamilyState::from(&ruleset.v4), v6: FamilyState::from(&ruleset.v6) }
     }
 }
 
 impl From<&FamilyRuleset> for FamilyState {
-    fn from(program: &FamilyRuleset) -> Self {
+    fn from(ruleset: &FamilyRuleset) -> Self {
         Self {
-            sets: program.sets.iter().map(|(name, set)| (name.clone(), (set.kind, set.members.clone()))).collect(),
-            chains: program.chains.clone(),
+            sets: ruleset.sets.iter().map(|(name, set)| (name.clone(), (set.kind, set.members.clone()))).collect(),
+            chains: ruleset.chains.clone(),
         }
     }
 }

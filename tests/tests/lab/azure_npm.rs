@@ -446,7 +446,7 @@ fn azure_npm_is_taken_over_from_when_its_pod_has_gone() {
     // It runs: nothing of it is touched.
     lab.start_agents().unwrap();
     wait(&mut lab, "another network policy engine");
-    wait(&mut lab, "Azure NPM enforces here too");
+    wait(&mut lab, "Azure NPM is running");
     lab.settle().unwrap();
     assert_eq!(of_others(lab.node(NODE).unwrap()), both);
 
@@ -454,7 +454,7 @@ fn azure_npm_is_taken_over_from_when_its_pod_has_gone() {
     let mut without = lab.cluster().objects.clone();
     without.pods.retain(|pod| pod.name != "azure-npm-x");
     lab.write_manifests(without).unwrap();
-    wait(&mut lab, "no Azure NPM is seen to run here");
+    wait(&mut lab, "Azure NPM not running");
     assert_eq!(of_others(lab.node(NODE).unwrap()), both, "not at once");
     wait(&mut lab, "removed what Azure NPM left");
     assert_eq!(of_others(lab.node(NODE).unwrap()), before);

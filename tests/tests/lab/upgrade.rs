@@ -15,6 +15,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use npc_compiler::ruleset::text::POD_GROUP;
 use npc_tests::lab::{Backend, Enforcer, Lab, Mode};
 use npc_tests::live::{Editor, Live, Load};
 use npc_tests::skip::{Lack, skipped};
@@ -104,6 +105,8 @@ fn left(lab: &Lab, node: &str, backend: Backend) -> String {
     left.extend(sets.lines().filter(|name| name.starts_with("npc")).map(|name| format!("{name}\n")));
     let tables = netns.exec(["nft", "list", "tables"], "").unwrap();
     left.extend(tables.lines().filter(|table| table.ends_with(" npc")).map(|table| format!("{table}\n")));
+    // One line for each network interface that is still in the device group of pods' interfaces.
+    left.push_str(&netns.exec(["ip", "-o", "link", "show", "group", &POD_GROUP.to_string()], "").unwrap());
     left
 }
 

@@ -2,6 +2,7 @@
 //! of the final objects, and its plans lead there.
 #![allow(clippy::unwrap_used, reason = "a test that finds nothing has failed")]
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 
 use ipnetwork::IpNetwork;
@@ -11,10 +12,10 @@ use npc_compiler::cluster::Cluster;
 use npc_compiler::cluster::group::RetainedGroup;
 use npc_compiler::engine::{Engine, Event, PodKey};
 use npc_compiler::object::{Family, NetworkPolicy, Objects, Pod};
-use npc_compiler::plan::{Delta, KernelState, Plan, Step};
+use npc_compiler::plan::{Delta, KernelState, Plan, SetDelta, Step};
 use npc_compiler::policy::Direction;
 use npc_compiler::ruleset::layout::{self, Options, SelfMatch};
-use npc_compiler::ruleset::node::{InterfaceName, Member, SetName};
+use npc_compiler::ruleset::node::{InterfaceName, Member, SetKind, SetName};
 use npc_compiler::ruleset::seed::Seed;
 use npc_tests::model::Model;
 use npc_tests::random;
@@ -247,6 +248,59 @@ fn any_sequence_of_events_leads_where_a_fresh_compile_does() {
             },
         )
         .unwrap();
+}
+
+/// The state of a kernel to which another program did damage: members and rules are lost, and
+/// a set is there as another type.
+fn damaged(mut state: KernelState, damage: &[prop::sample::Index]) -> KernelState {
+    for (n, index) in damage.iter().enumerate() {
+        let held = state.family_mut(if n % 2 == 0 { Family::V4 } else { Family::V6 });
+        let (set, chain) = (index.index(held.sets.len()), index.index(held.chains.len()));
+        match (n % 3, held.sets.values_mut().nth(set), held.chains.values_mut().nth(chain)) {
+            (0, Some((_, members)), _) => drop(members.pop_first()),
+            (1, Some((kind, members)), _) => {
+                *kind = if *kind == SetKind::HashNet { SetKind::HashIp } else { SetKind::HashNet };
+                members.clear();
+            }
+            (2, _, Some(rules)) => drop(rules.pop()),
+            _ => {}
+        }
+    }
+    state
+}
+
+#[test]
+fn a_delta_leads_where_the_steps_of_its_plan_do() {
+    let cases = std::env::var("NPC_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(300);
+    let objects = || random::objects().prop_map(distinct);
+    let damage = proptest::collection::vec(any::<prop::sample::Index>(), 0..9);
+    let remade = Cell::new(0);
+    random::runner(8, cases)
+        .run(&(objects(), objects(), damage, any::<bool>()), |(old, new, damage, begins_empty)| {
+            let state = |objects: &Objects| {
+                KernelState::from(&layout::ruleset(&Cluster::new(objects), NODE, &Options::default()))
+            };
+            let held = if begins_empty { KernelState::default() } else { damaged(state(&old), &damage) };
+            let wanted = state(&new);
+            let [v4, v6] = Family::ALL.map(|family| Delta::between(held.family(family), wanted.family(family)));
+            let is_remade = |delta: &Delta| delta.sets.values().any(|set| matches!(set, SetDelta::Remade(..)));
+            remade.set(remade.get() + usize::from(is_remade(&v4) || is_remade(&v6)));
+            let plan = Plan::of_deltas(&held, &v4, &v6);
+            let mut by_steps = held.clone();
+            for step in &plan.steps {
+                prop_assert_eq!(step.apply(&mut by_steps), Ok(()));
+            }
+            let mut by_delta = held;
+            v4.apply(by_delta.family_mut(Family::V4));
+            v6.apply(by_delta.family_mut(Family::V6));
+            for family in Family::ALL {
+                let differs = Delta::between(by_delta.family(family), by_steps.family(family));
+                prop_assert!(differs.is_empty(), "the delta leads elsewhere than the plan: {differs:#?}");
+            }
+            Ok(())
+        })
+        .unwrap();
+    assert!(remade.get() > 0, "no set was of another type");
 }
 
 /// The only pod of its kind, one after the other under one name, each with an

@@ -18,12 +18,14 @@ use npc_agent::serve::{self, Purpose};
 use npc_agent::source::difference::Known;
 use npc_agent::source::manifests::{self, Loaded};
 use npc_agent::source::{Changes, directory};
-use npc_agent::status::{CniPlugin, HeldRemovals, ManifestError, SharedStatus};
+use npc_agent::status::{CniPlugin, HeldRemovals, SharedStatus};
 use npc_compiler::object::Objects;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time;
 use tracing::{error, info, warn};
+
+use super::standing;
 
 use crate::command::{Exit, Stop};
 
@@ -244,7 +246,7 @@ pub(super) fn manifests(
         let mut in_force = Objects::default();
         let mut is_held = false;
         while let Some(update) = updates.next().await {
-            let (errors, count) = ManifestError::of(&update.standing);
+            let (errors, count) = standing::errors(&update.standing);
             watches.manifest_errors(count);
             status.update(|status| status.manifest_errors = errors);
             log_problems(&update.problems);

@@ -19,6 +19,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
 
 use super::config::is_given;
+use super::key_value::KeyValue;
 use super::{Args, Config, LogFormat};
 use crate::command::{Cli, Exit, Stop};
 
@@ -110,7 +111,7 @@ pub(in crate::command) fn to_stderr(level: &str, format: LogFormat) -> anyhow::R
     let lines = fmt::layer().with_writer(lines).with_target(false).log_internal_errors(false);
     let registry = tracing_subscriber::registry().with(filter);
     match format {
-        LogFormat::Text => registry.with(lines.with_ansi(io::stderr().is_terminal())).init(),
+        LogFormat::Text => registry.with(lines.with_ansi(io::stderr().is_terminal()).fmt_fields(KeyValue)).init(),
         LogFormat::Json => registry.with(lines.json().flatten_event(true)).init(),
     }
     Ok(Level { filter: handle, lost })

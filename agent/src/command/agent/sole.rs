@@ -169,7 +169,7 @@ async fn older_agent(is_locked: bool, mut taken: impl FnMut(bool) -> bool) -> Op
                 return None;
             }
             Ok(Verdict::Unproven { process, answers }) if is_last => {
-                warn!(process, answers, "a process that is not shown to be an agent holds the socket @npc-agent");
+                warn!(process, answers, "an unidentified process holds the socket @npc-agent; starting anyway");
             }
             Ok(Verdict::Agent { process, .. } | Verdict::Unproven { process, .. }) if !said => {
                 said = true;

@@ -22,45 +22,28 @@ pub(super) enum Section {
 
 /// What chains are for by their roles, in the order in which a packet meets them. An entry
 /// stands in the text if the ruleset has a chain of one of its roles.
-const CHAINS: [(&[ChainRole], &str, &str); 14] = {
+const CHAINS: [(&[ChainRole], &str); 14] = {
     use ChainRole::{Deny, DenyStray, Dispatch, DispatchList, Entry, Forward, Group, Related, Stray, StrayOf};
     use Direction::{Egress, Ingress};
     [
         (
             &[Forward],
-            FORWARD_CHAIN,
             "every forwarded packet; RETURN leaves it to the rest of FORWARD; -m bpf is a pod's packet to itself, \
              by a Service",
         ),
-        (
-            &[Related],
-            "NPC-RELATED",
-            "ICMP errors about known flows: from a pod only about what was sent to it, and of any short ones",
-        ),
-        (
-            &[Stray],
-            "NPC-STRAY",
-            "TCP of no known connection that opens none, where no rule can tell which end is the server",
-        ),
-        (
-            &[StrayOf(Egress)],
-            "NPC-STRAY-EGRESS",
-            "the same before rules without ports, where the source is isolated for ingress too",
-        ),
-        (&[StrayOf(Ingress)], "NPC-STRAY-INGRESS", "the same where the destination is isolated for egress too"),
-        (&[DenyStray], "NPC-DENY-STRAY", "these are dropped, and counted"),
-        (&[Entry(Egress)], "NPC-EGRESS", "leads the packet of an isolated source to the chain of the source's group"),
-        (&[Dispatch(Egress), DispatchList(Egress)], "NPC-ET-*, NPC-EL-*", "on the way there"),
-        (&[Group(Egress)], "NPC-E-*", "one group: what it may send RETURNs to NPC-FORWARD, the rest is denied"),
-        (&[Deny(Egress)], "NPC-DENY-EGRESS", "what is denied there is dropped, and counted"),
-        (
-            &[Entry(Ingress)],
-            "NPC-INGRESS",
-            "leads the packet to an isolated destination to the chain of the destination's group",
-        ),
-        (&[Dispatch(Ingress), DispatchList(Ingress)], "NPC-IT-*, NPC-IL-*", "on the way there"),
-        (&[Group(Ingress)], "NPC-I-*", "one group: what may be sent to it RETURNs to NPC-FORWARD, the rest is denied"),
-        (&[Deny(Ingress)], "NPC-DENY-INGRESS", "what is denied there is dropped, and counted"),
+        (&[Related], "ICMP errors about known flows: from a pod only about what was sent to it, and of any short ones"),
+        (&[Stray], "TCP of no known connection that opens none, where no rule can tell which end is the server"),
+        (&[StrayOf(Egress)], "the same before rules without ports, where the source is isolated for ingress too"),
+        (&[StrayOf(Ingress)], "the same where the destination is isolated for egress too"),
+        (&[DenyStray], "these are dropped, and counted"),
+        (&[Entry(Egress)], "leads the packet of an isolated source to the chain of the source's group"),
+        (&[Dispatch(Egress), DispatchList(Egress)], "on the way there"),
+        (&[Group(Egress)], "one group: what it may send RETURNs to NPC-FORWARD, the rest is denied"),
+        (&[Deny(Egress)], "what is denied there is dropped, and counted"),
+        (&[Entry(Ingress)], "leads the packet to an isolated destination to the chain of the destination's group"),
+        (&[Dispatch(Ingress), DispatchList(Ingress)], "on the way there"),
+        (&[Group(Ingress)], "one group: what may be sent to it RETURNs to NPC-FORWARD, the rest is denied"),
+        (&[Deny(Ingress)], "what is denied there is dropped, and counted"),
     ]
 };
 
@@ -96,9 +79,10 @@ pub(super) fn text(node: &str, program: &NodeRuleset, only: Option<Section>, out
         if wanted(section) {
             writeln!(out, "# {number}. {command} --noflush")?;
             writeln!(out, "#")?;
-            for (roles, names, meaning) in CHAINS {
+            for (roles, meaning) in CHAINS {
                 if program.family(family).chains.keys().any(|name| roles.contains(&name.role())) {
-                    writeln!(out, "# {names}: {meaning}")?;
+                    let names: Vec<String> = roles.iter().map(|role| role.names()).collect();
+                    writeln!(out, "# {}: {meaning}", names.join(", "))?;
                 }
             }
             write!(out, "{}", program.family(family).restore_text())?;

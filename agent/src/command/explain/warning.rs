@@ -55,7 +55,13 @@ fn text(cluster: &Cluster, warning: &Warning) -> String {
         Warning::NoCommonFamily => "the ends have no address family in common, so nothing can pass".to_owned(),
         Warning::OtherNodes { host, is_source, nodes } => {
             let of = |(verdict, names): &(Verdict, Vec<String>)| {
-                let verdict = format!("{verdict:?}").to_uppercase();
+                let verdict = match verdict {
+                    Verdict::Allowed => "ALLOWED",
+                    Verdict::Denied => "DENIED",
+                    Verdict::Partial => "PARTIAL",
+                    Verdict::Unknown => "UNKNOWN",
+                }
+                .to_owned();
                 if names.is_empty() { verdict } else { format!("{verdict} ({})", shorten(names, NAMED, ", ")) }
             };
             let answers = nodes.iter().map(of).collect::<Vec<_>>().join(", ");

@@ -1,7 +1,5 @@
 //! What this node's kernel holds, of npc and of Azure NPM.
 
-use std::collections::BTreeSet;
-
 use anyhow::Context as _;
 use npc_agent::dataplane::backend::{self, Backend};
 use npc_agent::dataplane::iptables::{self, Hook};
@@ -10,7 +8,7 @@ use npc_agent::status::RuleOptions;
 use npc_compiler::azure::Placement;
 use npc_compiler::cluster::Cluster;
 use npc_compiler::object::Family;
-use npc_compiler::plan::{FamilyState, KernelState};
+use npc_compiler::plan::{Delta, FamilyState, KernelState, SetDelta};
 use npc_compiler::ruleset::layout;
 use npc_compiler::ruleset::seed::Seed;
 use serde::Serialize;
@@ -76,9 +74,7 @@ impl State {
             let expected = !held.family(family).chains.is_empty() || !differs.is_empty();
             match hook {
                 Ok(Hook::First) => {}
-                Ok(hook) if expected => {
-                    differs.push(format!("{family}: the jump to NPC-FORWARD is not first in FORWARD ({hook:?})"));
-                }
+                Ok(hook) if expected => differs.push(format!("{family}: {hook}")),
                 Ok(_) => {}
                 // If no packet meets the rules of one family, the rest is still worth saying.
                 Err(dataplane::Error::Iptables(error @ iptables::Error::ForeignForward { .. })) => {
@@ -143,24 +139,9 @@ fn table(table: &azure::Table) -> Table {
 
 /// How many rules, and members and kinds of sets, are in one state and not in the other.
 pub(super) fn distance(one: &KernelState, other: &KernelState) -> usize {
-    fn missing<T: PartialEq>(one: &[T], other: &[T]) -> usize {
-        one.iter().filter(|rule| !other.contains(rule)).count()
-    }
     let of_family = |family| {
-        let (a, b) = (one.family(family), other.family(family));
-        let mut distance = 0;
-        for chain in a.chains.keys().chain(b.chains.keys()).collect::<BTreeSet<_>>() {
-            let [a, b] = [a, b].map(|held| held.chains.get(chain).map_or(&[][..], Vec::as_slice));
-            distance += missing(a, b) + missing(b, a);
-        }
-        for set in a.sets.keys().chain(b.sets.keys()).collect::<BTreeSet<_>>() {
-            distance += match (a.sets.get(set), b.sets.get(set)) {
-                (Some((kind, a)), Some((other, b))) => usize::from(kind != other) + a.symmetric_difference(b).count(),
-                (Some((_, members)), None) | (None, Some((_, members))) => 1 + members.len(),
-                (None, None) => 0,
-            };
-        }
-        distance
+        let (one, other) = (one.family(family), other.family(family));
+        Delta::between(one, other).size(one)
     };
     Family::ALL.into_iter().map(of_family).sum()
 }
@@ -176,30 +157,26 @@ fn compare(family: Family, wanted: &FamilyState, held: &FamilyState) -> Vec<Stri
     if held.chains.is_empty() && !wanted.chains.is_empty() {
         return vec![format!("{family}: there is no chain of npc")];
     }
-    let mut lines = Vec::new();
-    for chain in wanted.chains.keys().chain(held.chains.keys()).collect::<BTreeSet<_>>() {
-        match (wanted.chains.get(chain), held.chains.get(chain)) {
-            (Some(a), Some(b)) if a == b => {}
-            (Some(_), Some(_)) => lines.push(format!("{family}: chain {chain} has other rules")),
-            (Some(_), None) => lines.push(format!("{family}: chain {chain} is missing")),
-            (None, _) => lines.push(format!("{family}: chain {chain} is not asked for")),
-        }
-    }
-    for set in wanted.sets.keys().chain(held.sets.keys()).collect::<BTreeSet<_>>() {
-        match (wanted.sets.get(set), held.sets.get(set)) {
+    let delta = Delta::between(held, wanted);
+    let chains = delta.chains.iter().map(|(chain, rules)| match rules {
+        Some(_) if held.chains.contains_key(chain) => format!("{family}: chain {chain} has other rules"),
+        Some(_) => format!("{family}: chain {chain} is missing"),
+        None => format!("{family}: chain {chain} is not asked for"),
+    });
+    let sets = delta.sets.iter().filter_map(|(set, change)| {
+        let shown = set.shown();
+        Some(match change {
+            SetDelta::Created(..) => format!("{family}: set {shown} is missing"),
             // No object says what may come from an interface.
-            (Some((a, _)), Some((b, _))) if set.is_own() && a == b => {}
-            (Some(a), Some(b)) if a == b => {}
-            (Some((_, a)), Some((_, b))) => lines.push(format!(
-                "{family}: set {set} lacks {} members and has {} others",
-                a.difference(b).count(),
-                b.difference(a).count()
-            )),
-            (Some(_), None) => lines.push(format!("{family}: set {set} is missing")),
-            (None, _) => lines.push(format!("{family}: set {set} is not asked for")),
-        }
-    }
-    lines
+            SetDelta::Changed { .. } if set.is_own() => return None,
+            SetDelta::Changed { added, removed } => {
+                format!("{family}: set {shown} lacks {} members and has {} others", added.len(), removed.len())
+            }
+            SetDelta::Remade(kind, _) => format!("{family}: set {shown} is not of the type {}", kind.as_str()),
+            SetDelta::Gone => format!("{family}: set {shown} is not asked for"),
+        })
+    });
+    chains.chain(sets).collect()
 }
 
 #[cfg(test)]

@@ -3,11 +3,9 @@
 use npc_agent::dataplane::iptables::Hook;
 use npc_compiler::object::Family;
 use npc_compiler::ruleset::node::{ChainName, Target};
-use npc_compiler::ruleset::text::{printed_in, rule_line};
+use npc_compiler::ruleset::text::{family_of, hook_line, printed_in, rule_line};
 
 use super::answer::{Answer, Basis, Facts};
-use super::kernel::family_of;
-use super::thing::hook;
 use super::words;
 
 impl Facts<'_> {
@@ -84,7 +82,7 @@ impl Facts<'_> {
             wanted: true,
             differs: families.iter().filter_map(line).collect(),
             families,
-            ..self.ours(hook(), "rule")
+            ..self.ours(hook_line(), "rule")
         }
     }
 }

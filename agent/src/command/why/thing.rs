@@ -2,8 +2,8 @@
 
 use std::net::IpAddr;
 
-use npc_compiler::ruleset::node::{ChainName, FORWARD_CHAIN, SetName};
-use npc_compiler::ruleset::text::{is_hook, without_counters};
+use npc_compiler::ruleset::node::{ChainName, SetName};
+use npc_compiler::ruleset::text::{Line, is_hook, line, target};
 
 use crate::command::{Exit, Stop};
 
@@ -61,16 +61,11 @@ const BUILT_IN: [&str; 5] = ["INPUT", "FORWARD", "OUTPUT", "PREROUTING", "POSTRO
 impl Thing {
     /// Reads it.
     pub(super) fn read(text: &str) -> Result<Self, Stop> {
-        let text = without_counters(text.trim()).trim_start();
-        if let Some(rule) = text.strip_prefix("-A ") {
-            return Ok(Self::rule(rule.trim_start()));
-        }
-        if let Some(rule) = text.strip_prefix("-I ") {
-            return Ok(Self::rule(&without_number(rule.trim_start())));
-        }
-        // `:CHAIN - [0:0]` and `-N CHAIN` declare a chain.
-        let name = text.strip_prefix(':').or_else(|| text.strip_prefix("-N ")).unwrap_or(text);
-        let name = name.split_whitespace().next().unwrap_or_default();
+        let text = text.trim();
+        let name = match line(text) {
+            Line::Rule(chain, rule) => return Ok(Self::rule(chain, rule)),
+            Line::Name(name) => name,
+        };
         if let Ok(address) = name.parse() {
             return Ok(Self::Address(address));
         }
@@ -98,40 +93,21 @@ impl Thing {
         Err(Stop::new(Exit::Input, message))
     }
 
-    fn rule(rule: &str) -> Self {
-        let (name, rest) = rule.split_once(' ').unwrap_or((rule, ""));
+    fn rule(name: &str, rule: &str) -> Self {
         match ChainName::ours(name) {
-            Some(chain) => Self::Rule(chain, rest.to_owned()),
-            None if name == "FORWARD" && is_hook(rest) => Self::Hook,
+            Some(chain) => Self::Rule(chain, rule.to_owned()),
+            None if is_hook(name, rule) => Self::Hook,
             None => {
-                let owner = owner(name).or_else(|| {
-                    let target = rest.rsplit_once("-j ").or_else(|| rest.rsplit_once("-g "));
-                    target.and_then(|(_, target)| owner(target.split(' ').next().unwrap_or_default()))
-                });
+                let owner = owner(name).or_else(|| owner(&target(rule)?));
                 Self::Foreign(Foreign { kind: "rule", name: name.to_owned(), owner })
             }
         }
     }
 }
 
-/// A rule, from its chain's name, without the number that `-I CHAIN NUMBER …` may have.
-fn without_number(rule: &str) -> String {
-    let mut words = rule.splitn(3, ' ');
-    let is_number = |word: &str| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_digit());
-    match (words.next(), words.next(), words.next()) {
-        (Some(chain), Some(number), rest) if is_number(number) => format!("{chain} {}", rest.unwrap_or_default()),
-        _ => rule.to_owned(),
-    }
-}
-
 /// The program whose chains or sets have such names.
 fn owner(name: &str) -> Option<&'static str> {
     OTHERS.iter().find(|(begin, _)| name.starts_with(begin)).map(|(_, owner)| *owner)
-}
-
-/// What the hook is.
-pub(super) fn hook() -> String {
-    format!("-A FORWARD -j {FORWARD_CHAIN}")
 }
 
 #[cfg(test)]

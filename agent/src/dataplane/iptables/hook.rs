@@ -1,6 +1,8 @@
 //! The jump to our chains: found, put first and removed, beside any rule of others.
 
-use npc_compiler::ruleset::text::hook_text;
+use std::fmt;
+
+use npc_compiler::ruleset::text::{hook_check, hook_restore};
 
 use super::super::backend::Backend;
 use super::super::nftables;
@@ -20,9 +22,22 @@ pub enum Hook {
     Absent,
 }
 
+/// In words, for logs and reports.
+impl fmt::Display for Hook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::First => f.write_str("the jump from FORWARD is its first rule"),
+            Self::Displaced(1) => f.write_str("the jump from FORWARD is not its first rule"),
+            Self::Displaced(copies) => write!(f, "the jump from FORWARD is there {copies} times"),
+            Self::Absent => f.write_str("the jump from FORWARD is gone"),
+        }
+    }
+}
+
 impl Hook {
     /// Of the rules of FORWARD, which of them are ours.
-    pub(super) fn of(ours: impl IntoIterator<Item = bool>) -> Self {
+    #[must_use]
+    pub fn of(ours: impl IntoIterator<Item = bool>) -> Self {
         let mut ours = ours.into_iter();
         let first = ours.next().unwrap_or_default();
         match (first, ours.filter(|ours| *ours).count()) {
@@ -64,7 +79,7 @@ impl Iptables {
             Err(Error::Command { message, .. }) if error::is_unreadable(&message) => {}
             Err(error) => return Err(error),
         }
-        match self.single(&format!("-C FORWARD {}", hook_text())) {
+        match self.single(&hook_check()) {
             Ok(_) => Ok(Hook::Displaced(1)),
             Err(Error::Command { message, .. }) if error::is_no_rule(&message) => Ok(Hook::Absent),
             Err(error) => Err(error),
@@ -93,15 +108,13 @@ impl Iptables {
             Hook::Absent => 0,
             Hook::Displaced(copies) => copies,
         };
-        let rule = hook_text();
         if self.backend == Backend::Nft {
-            self.restore(&format!("*filter\n-I FORWARD 1 {rule}\nCOMMIT\n"))?;
+            self.restore(&hook_restore(0, true))?;
             return if copies == 0 { Ok(()) } else { self.delete_jumps(1).map(drop) };
         }
         // By the rule and not by its number, which others' writes shift; so the
         // old ones go before the new one comes, in one commit.
-        let delete = format!("-D FORWARD {rule}\n").repeat(copies);
-        self.restore(&format!("*filter\n{delete}-I FORWARD 1 {rule}\nCOMMIT\n"))
+        self.restore(&hook_restore(copies, true))
     }
 
     /// Removes the jump, as often as it is there; whether it was.
@@ -119,8 +132,7 @@ impl Iptables {
                 Hook::First => 1,
                 Hook::Displaced(copies) => copies,
             };
-            let delete = format!("-D FORWARD {}\n", hook_text()).repeat(copies);
-            self.restore(&format!("*filter\n{delete}COMMIT\n"))?;
+            self.restore(&hook_restore(copies, false))?;
             // Where rules of others cannot be listed, there may be more.
             was_there = true;
         }

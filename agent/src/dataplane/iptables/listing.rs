@@ -29,25 +29,17 @@ impl Listing {
 
 /// Reads the rules of FORWARD in `iptables -S` or `iptables-save`.
 pub(super) fn hook(listed: &str) -> Hook {
-    Hook::of(listed.lines().filter_map(|line| line.strip_prefix("-A FORWARD ")).map(text::is_hook))
+    Hook::of(text::hooks(listed))
 }
 
 /// Reads `iptables-save` as far as it shows which programs use a table.
 pub(super) fn overview(save: &str) -> Overview {
-    let forward = save.lines().filter_map(|line| line.strip_prefix("-A FORWARD "));
+    let forward = text::rules(save).filter(|(chain, _)| *chain == "FORWARD");
     Overview {
         chains: text::declared(save).map(str::to_owned).collect(),
-        forward: forward.filter_map(|rule| Some((Jump::Rule(rule.to_owned()), target(rule)?))).collect(),
+        forward: forward.filter_map(|(_, rule)| Some((Jump::Rule(rule.to_owned()), text::target(rule)?))).collect(),
         drops_by_default: save.lines().any(|line| line.starts_with(":FORWARD DROP")),
     }
-}
-
-/// The chain or target of a rule. What stands in quotes, a comment or a prefix
-/// of a log, may look like anything.
-fn target(rule: &str) -> Option<String> {
-    let bare: String = rule.split('"').step_by(2).collect();
-    let mut words = bare.split(' ').skip_while(|word| !matches!(*word, "-j" | "-g")).skip(1);
-    words.next().map(str::to_owned)
 }
 
 /// Reads what may be a listing: for fuzzing.

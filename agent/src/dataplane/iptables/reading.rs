@@ -2,10 +2,9 @@
 //! by their rules, the others by their names.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
 
 use npc_compiler::object::Family;
-use npc_compiler::ruleset::node::{CHAIN_PREFIX, ChainName, Foreign, Rule};
+use npc_compiler::ruleset::node::{ChainName, Foreign, Rule};
 use npc_compiler::ruleset::text;
 
 use super::super::backend::Backend;
@@ -115,7 +114,7 @@ impl Iptables {
                 Err(error) => return Err(error),
             },
         };
-        let listed = saved.map_or_else(|| Ok(self.list(chains, " -v")?.text), Ok::<_, Error>)?;
+        let listed = saved.map_or_else(|| Ok(self.list(chains, true)?.text), Ok::<_, Error>)?;
         Ok(text::dropped(self.family, &listed, chains))
     }
 
@@ -186,7 +185,7 @@ impl Iptables {
         if names.is_empty() {
             return Ok(BTreeMap::new());
         }
-        let listed = self.list(names, "")?;
+        let listed = self.list(names, false)?;
         let mut chains = text::chains(self.family, &listed.text);
         let is_doubtful = listed.unread.iter().any(|(_, why)| *why == Unread::Either);
         let there: BTreeSet<ChainName> =
@@ -204,16 +203,12 @@ impl Iptables {
     /// Lists chains by as few processes as can be: a restore carries out `-S`, too,
     /// one for each line, and stops at the first chain of which it understands a
     /// rule not. The next process goes on behind that chain.
-    fn list(&self, names: &[ChainName], option: &str) -> Result<Listed, Error> {
+    fn list(&self, names: &[ChainName], with_counters: bool) -> Result<Listed, Error> {
         let mut listed = Listed { text: String::new(), unread: Vec::new() };
         let mut rest = names;
         while !rest.is_empty() {
             self.wait_for_lock()?;
-            let mut text = String::from("*filter\n");
-            for name in rest {
-                let _ = writeln!(text, "-S {name}{option}");
-            }
-            text.push_str("COMMIT\n");
+            let text = text::list_text(rest, with_counters);
             let command = self.commands.restore;
             let output = process::run(command, &["--noflush", "--wait", &self.lock_seconds()], &text)?;
             listed.text.push_str(&output.stdout);
@@ -265,8 +260,8 @@ impl Iptables {
 
 /// The place among these chains at which listing them stopped.
 fn culprit(names: &[ChainName], place: &error::Place, output: &process::Output) -> usize {
-    let quoted = output.stderr.split(['\'', '`']).find(|word| word.starts_with(CHAIN_PREFIX));
-    let by_name = quoted.and_then(|word| names.iter().position(|name| name.as_str() == word));
+    let quoted = output.stderr.split(['\'', '`']).find_map(ChainName::ours);
+    let by_name = quoted.and_then(|quoted| names.iter().position(|name| *name == quoted));
     // The first line names the table.
     let by_line = || place.number.and_then(|number| number.checked_sub(2)).filter(|place| *place < names.len());
     let by_print = || {

@@ -180,7 +180,7 @@ impl Report {
         for (family, found) in &pass.rehooked {
             match found {
                 Hook::Absent => info!(%family, "hook inserted"),
-                Hook::Displaced(_) | Hook::First => info!(%family, ?found, "hook restored"),
+                Hook::Displaced(_) | Hook::First => info!(%family, %found, "hook restored"),
             }
         }
         self.findings(pass);

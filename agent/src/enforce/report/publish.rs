@@ -14,7 +14,7 @@ use crate::status::{self, LastChange, Rejected};
 
 impl Report {
     pub(super) fn publish(&self, pass: &Pass, generation: u64) {
-        let rejected = || self.findings.iter().filter(|finding| finding.effect.is_rejected());
+        let rejected = || self.findings.iter().filter(|finding| finding.effect.is_harmful());
         let policies: BTreeSet<_> = rejected().map(|finding| (&finding.namespace, &finding.name)).collect();
         self.metrics.synced(pass.policies, policies.len(), pass.endpoints, &pass.held);
         self.metrics.took(pass.compiled, pass.applied);
@@ -44,8 +44,7 @@ impl Report {
             status.endpoints = pass.endpoints;
             status.kernel = kernel.collect();
             status.rejected = rejected().map(part).collect();
-            status.deprecated =
-                self.findings.iter().filter(|finding| !finding.effect.is_rejected()).map(part).collect();
+            status.deprecated = self.findings.iter().filter(|finding| !finding.effect.is_harmful()).map(part).collect();
             status.spoofable = self.spoofable.keys().cloned().collect();
             status.contested = pass.contests.iter().map(contested).collect();
             status.options = Some((&pass.options).into());

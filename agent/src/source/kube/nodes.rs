@@ -63,9 +63,9 @@ pub async fn look_up<T>(
                 let wait = waits.next().unwrap_or(AGAIN);
                 if !std::mem::replace(&mut is_failing, true) {
                     warn!(
-                        error = words(&error), nodes = ?names, retry = ?wait,
-                        "cannot look up the Nodes of pods that list one address; until then rules admit what comes \
-                         from it only where they admit each of these pods"
+                        error = words(&error), nodes = names.iter().cloned().collect::<Vec<_>>().join(", "), retry = ?wait,
+                        "cannot look up the Nodes of pods that list one address; until then rules admit this address \
+                         only if they admit every pod that lists it"
                     );
                 }
                 wait

@@ -11,7 +11,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::core::Status;
 use kube::{Api, Client, ResourceExt as _};
-use npc_compiler::policy::finding::{Effect, Finding};
+use npc_compiler::policy::finding::Finding;
 use npc_compiler::ruleset::name::Fields;
 use serde_json::json;
 use tokio::sync::mpsc;
@@ -50,7 +50,7 @@ pub async fn write_notices(
             }
             Notice::Ready => {}
             // The log has what works, or makes no difference.
-            Notice::Finding(finding) if matches!(finding.effect, Effect::Works | Effect::Ignored) => {}
+            Notice::Finding(finding) if !finding.effect.is_harmful() => {}
             Notice::Finding(finding) => {
                 let write = || create_event(client.clone(), node.clone(), finding.clone()).boxed();
                 try_for_a_while("create an Event", write).await;
@@ -181,7 +181,7 @@ async fn remove_startup_taint(nodes: Api<Node>, node: String) -> kube::Result<()
 
 #[cfg(test)]
 mod tests {
-    use npc_compiler::policy::finding::Code;
+    use npc_compiler::policy::finding::{Code, Effect};
 
     use super::*;
 

@@ -79,7 +79,8 @@ impl Policies {
             warn!(
                 namespace,
                 name = other,
-                "this NetworkPolicy is over the bound of its namespace, because others came"
+                "NetworkPolicy lost its rules: policies of its namespace exceed {} MiB",
+                NAMESPACE_POLICY_BYTES >> 20
             );
         }
         effects.events.push(engine::Event::Policy(Box::new(passed_on)));
@@ -118,7 +119,11 @@ impl Policies {
 
 fn again(namespace: &str, names: Vec<String>) -> Vec<Target> {
     if !names.is_empty() {
-        info!(namespace, policies = ?names, "these NetworkPolicies are within the bound of their namespace again");
+        info!(
+            namespace,
+            policies = names.join(", "),
+            "these NetworkPolicies are within the bound of their namespace again"
+        );
     }
     names.into_iter().map(|name| Target::Policy(namespace.to_owned(), name)).collect()
 }

@@ -56,7 +56,7 @@ const MULTICAST_V6: Ipv6Network = Ipv6Network::new_checked(Ipv6Addr::new(0xff00,
 const UNSPECIFIED_V4: Ipv4Network = Ipv4Network::new_checked(Ipv4Addr::UNSPECIFIED, 32).unwrap();
 const UNSPECIFIED_V6: Ipv6Network = Ipv6Network::new_checked(Ipv6Addr::UNSPECIFIED, 128).unwrap();
 
-/// The program of one node.
+/// The ruleset of one node.
 ///
 /// It isolates the endpoints that are bound to the node; one that has no
 /// address yet has its group's chains and sets all the same.
@@ -65,7 +65,7 @@ pub fn ruleset(cluster: &Cluster, node: &str, options: &Options) -> NodeRuleset 
     ruleset_with(cluster, node, options, &[])
 }
 
-/// The program of one node, with chains and sets for these groups as well,
+/// The ruleset of one node, with chains and sets for these groups as well,
 /// though no endpoint may be in them. One whose policies are gone has none.
 #[must_use]
 pub fn ruleset_with(cluster: &Cluster, node: &str, options: &Options, lingering: &[RetainedGroup]) -> NodeRuleset {
@@ -227,7 +227,7 @@ const fn field(direction: Direction) -> SetField {
     }
 }
 
-/// The set of what may come from the interfaces of pods, as a program has it.
+/// The set of what may come from the interfaces of pods, as a ruleset has it.
 pub(crate) fn own() -> Set {
     Set {
         kind: SetKind::HashNetIface,
@@ -236,7 +236,7 @@ pub(crate) fn own() -> Set {
     }
 }
 
-/// The set whose name keeps a node's secret, as a program has it.
+/// The set whose name keeps a node's secret, as a ruleset has it.
 pub(crate) fn kept() -> Set {
     Set {
         kind: SetKind::HashIp,
@@ -430,7 +430,7 @@ pub(crate) fn chain_of_leaf(family: Family, direction: Direction, leaf: &Leaf) -
     ChainName::group(direction, &leaf.hash(family))
 }
 
-/// One family's program in the making.
+/// One family's ruleset in the making.
 struct Layout<'a> {
     cluster: &'a Cluster,
     node: &'a str,
@@ -447,7 +447,8 @@ impl Layout<'_> {
         let members = |groups: &[Hash]| groups.iter().flat_map(|group| &sides[group].addresses).cloned().collect();
 
         let all: Vec<Hash> = sides.keys().copied().collect();
-        let meaning = format!("this node's endpoints that are isolated for {}", direction.as_str());
+        let isolated = format!("isolated for {}", direction.as_str().to_lowercase());
+        let meaning = format!("this node's endpoints that are {isolated}");
         self.sets.insert(SetName::isolated(self.family, direction), address_set(members(&all), &meaning));
 
         let mut chains = BTreeMap::<Hash, ChainName>::new();
@@ -471,7 +472,7 @@ impl Layout<'_> {
                 DispatchSet::Left(_) => "some of them, to tell by halves which group an endpoint is in",
                 DispatchSet::Group(_) => "those of one group",
             };
-            let meaning = format!("isolated for {}: {which}", direction.as_str());
+            let meaning = format!("{isolated}: {which}");
             self.sets.insert(set_at(self.family, direction, &at), address_set(members(&groups), &meaning));
         }
         self.chains.extend(lead(self.family, direction, tree.as_ref(), &chains));

@@ -95,6 +95,14 @@ impl ChainRole {
         found.map_or("", |(_, text)| text)
     }
 
+    /// The names that chains of this role have, for people: one with a star at its end stands
+    /// for many.
+    #[must_use]
+    pub fn names(self) -> String {
+        let is_many = Self::MANY.into_iter().any(|(role, _)| role == self);
+        format!("{CHAIN_PREFIX}{}{}", self.text(), if is_many { "*" } else { "" })
+    }
+
     /// The direction that it is about, if it is about one.
     #[must_use]
     pub const fn direction(self) -> Option<Direction> {

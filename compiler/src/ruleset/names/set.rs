@@ -175,10 +175,22 @@ impl SetName {
     /// The name as a log may show it: without the secret of a node.
     #[must_use]
     pub fn shown(&self) -> Cow<'_, str> {
-        match self.as_str().split_once(SetRole::Seed.text()) {
-            Some((before, _)) => Cow::Owned(format!("{before}{}…", SetRole::Seed.text())),
-            None => Cow::Borrowed(self.as_str()),
+        let (of, role) = self.stands_for();
+        if role != SetRole::Seed {
+            return Cow::Borrowed(self.as_str());
         }
+        let before = self.as_str().strip_suffix(of).unwrap_or_default();
+        Cow::Owned(format!("{before}{}…", SetRole::Seed.text()))
+    }
+
+    /// The rest of the name of the set that this one stands in for, and that set's role; its
+    /// own, if it stands in for none.
+    fn stands_for(&self) -> (&str, SetRole) {
+        let (mut suffix, mut role) = (self.suffix(), self.role);
+        while let (SetRole::Alias | SetRole::Shadow, Some((_, rest))) = (role, suffix.split_once('-')) {
+            (suffix, role) = (rest, SetRole::read(rest));
+        }
+        (suffix, role)
     }
 
     /// The set of a kind that is made to find out what a kernel supports.
@@ -313,6 +325,18 @@ mod tests {
             assert_eq!(SetName::ours(name).map(|(name, _)| name.role()), Some(SetRole::Unknown), "{name}");
         }
         assert_eq!(SetName::ours("npc5-own"), None);
+        // The secret is hidden wherever it stands, and no other name is.
+        let seed = SetName::seed(&Seed::from_bytes([7; 32]));
+        for (name, shown) in [
+            (seed.clone(), "npc4-seed-…"),
+            (seed.alias().expect("it fits"), "npc4-a-seed-…"),
+            (seed.shadow(|_| false), "npc4-s-seed-…"),
+            (seed.shadow(|_| false).alias().expect("it fits"), "npc4-a-s-seed-…"),
+            (SetName::new(Family::V4, "p-seed-a"), "npc4-p-seed-a"),
+            (SetName::own(Family::V6), "npc6-own"),
+        ] {
+            assert_eq!(name.shown(), shown);
+        }
         // Another program can give a set any name.
         let long = SetName::ours(&format!("npc4-{}", "x".repeat(SetName::MAX - 5))).map(|(name, _)| name.alias());
         assert_eq!(long, Some(None));

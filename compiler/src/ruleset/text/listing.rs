@@ -3,9 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::read::printed;
-use super::spelling::canonical;
 use crate::object::Family;
-use crate::ruleset::node::{CHAIN_PREFIX, ChainName, FORWARD_CHAIN, Rule, Target};
+use crate::ruleset::node::{ChainName, FORWARD_CHAIN, Rule, Target};
 
 /// The chains that a listing declares, in their order. The two tools declare them
 /// differently.
@@ -16,8 +15,7 @@ pub fn declared(listed: &str) -> impl Iterator<Item = &str> {
 
 /// A line of a listing without the `[PACKETS:BYTES] ` that `iptables-save -c` prints before a
 /// rule. Other lines stay as they are.
-#[must_use]
-pub fn without_counters(line: &str) -> &str {
+fn without_counters(line: &str) -> &str {
     counters(line).map_or(line, |(_, rule)| rule)
 }
 
@@ -29,13 +27,90 @@ fn counters(line: &str) -> Option<(&str, &str)> {
     (is_number(packets) && is_number(bytes)).then_some((counters, rule))
 }
 
+/// The lines of the filter table; all lines where no table is named.
+pub(super) fn filter_table(listed: &str) -> impl Iterator<Item = &str> {
+    let mut is_filter = true;
+    listed.lines().filter(move |line| {
+        if let Some(table) = line.strip_prefix('*') {
+            is_filter = table.trim() == "filter";
+        }
+        is_filter
+    })
+}
+
+/// The rules of the filter table, as [`rules`] has them.
+pub(super) fn filter_rules(listed: &str) -> impl Iterator<Item = (&str, &str)> {
+    filter_table(listed).filter_map(rule_of)
+}
+
+/// The rules of a listing, with or without counters: each with the name of its chain, and what
+/// stands behind that.
+pub fn rules(listed: &str) -> impl Iterator<Item = (&str, &str)> {
+    listed.lines().filter_map(rule_of)
+}
+
+fn rule_of(line: &str) -> Option<(&str, &str)> {
+    let rest = without_counters(line).strip_prefix("-A ")?;
+    // Nothing is behind the name of a rule that only counts.
+    Some(rest.split_once(' ').unwrap_or((rest, "")))
+}
+
+/// What a rule of any program leads to, by its text: a chain, or a target of the kernel. What
+/// stands in quotes, a comment or a prefix of a log, may look like anything.
+#[must_use]
+pub fn target(rule: &str) -> Option<String> {
+    let bare: String = rule.split('"').step_by(2).collect();
+    let mut words = bare.split(' ').skip_while(|word| !matches!(*word, "-j" | "-g")).skip(1);
+    words.next().map(str::to_owned)
+}
+
+/// How many rules of a listing are npc's, the jump to its chains among them, and how many are
+/// other programs'.
+#[must_use]
+pub fn count_rules(listed: &str) -> (usize, usize) {
+    let is_ours = |(chain, rule): &(&str, &str)| {
+        ChainName::ours(chain).is_some() || target(rule).as_deref() == Some(FORWARD_CHAIN)
+    };
+    let (ours, others): (Vec<_>, Vec<_>) = rules(listed).partition(is_ours);
+    (ours.len(), others.len())
+}
+
+/// What a line that an operator copied is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Line<'a> {
+    /// A rule: the name of its chain, and what stands behind that.
+    Rule(&'a str, &'a str),
+    /// A name: of a chain, where a line declares one, or whatever the first word is.
+    Name(&'a str),
+}
+
+/// Reads a line that an operator copied: a rule as `iptables -S`, `iptables-save -c` and
+/// `iptables -I` have it, the declaration of a chain, or a name.
+#[must_use]
+pub fn line(text: &str) -> Line<'_> {
+    let text = without_counters(text.trim()).trim_start();
+    if let Some(rule) = text.strip_prefix("-A ").map(str::trim_start) {
+        let (chain, rest) = rule.split_once(' ').unwrap_or((rule, ""));
+        return Line::Rule(chain, rest);
+    }
+    if let Some(rule) = text.strip_prefix("-I ").map(str::trim_start) {
+        let (chain, rest) = rule.split_once(' ').unwrap_or((rule, ""));
+        // The place may follow, as in `-I CHAIN 1 …`.
+        let (number, behind) = rest.split_once(' ').unwrap_or((rest, ""));
+        let is_number = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+        return Line::Rule(chain, if is_number { behind } else { rest });
+    }
+    // `:CHAIN - [0:0]` and `-N CHAIN` declare a chain.
+    let name = text.strip_prefix(':').or_else(|| text.strip_prefix("-N ")).unwrap_or(text);
+    Line::Name(name.split_whitespace().next().unwrap_or_default())
+}
+
 /// Our chains and their rules.
 #[must_use]
 pub fn chains(family: Family, listed: &str) -> BTreeMap<ChainName, Vec<Rule>> {
     let mut chains: BTreeMap<ChainName, Vec<Rule>> =
         declared(listed).filter_map(ChainName::ours).map(|name| (name, Vec::new())).collect();
-    let is_ours = |line: &&str| line.strip_prefix("-A ").is_some_and(|rest| rest.starts_with(CHAIN_PREFIX));
-    for line in listed.lines().map(without_counters).filter(is_ours) {
+    for line in listed.lines().map(without_counters) {
         if let Some((name, rule)) = printed(family, line) {
             chains.entry(name).or_default().push(rule);
         }
@@ -71,12 +146,6 @@ fn without_counts(line: &str) -> Option<(String, u64)> {
     let (packets, rest) = rest.split_once(' ')?;
     let (_, after) = rest.split_once(' ')?;
     Some((format!("{before} {after}"), packets.parse().ok()?))
-}
-
-/// Whether a rule of FORWARD, from behind `-A FORWARD `, is the jump to our chains.
-#[must_use]
-pub fn is_hook(rule: &str) -> bool {
-    canonical(rule).strip_prefix("-j ") == Some(FORWARD_CHAIN)
 }
 
 #[cfg(test)]
@@ -138,10 +207,22 @@ mod tests {
     }
 
     #[test]
-    fn the_hook_is_a_plain_jump_and_nothing_else() {
-        assert!(is_hook("-j NPC-FORWARD") && is_hook("-j  NPC-FORWARD "));
-        for other in ["-g NPC-FORWARD", "-s 10.0.0.1/32 -j NPC-FORWARD", "-j NPC-FORWARD2", "-j X", ""] {
-            assert!(!is_hook(other), "{other}");
+    fn rules_are_counted_by_what_they_are_in_and_lead_to() {
+        let save = "*filter\n:NPC-FORWARD - [0:0]\n[1:2] -A FORWARD -j NPC-FORWARD\n-A FORWARD -j NPC-FORWARD2\n\
+                    -A NPC-FORWARD -j RETURN\n-A FORWARD -m comment --comment \"-j NPC-FORWARD\" -j DROP\n-A X\nCOMMIT\n";
+        assert_eq!(count_rules(save), (2, 3));
+    }
+
+    #[test]
+    fn a_rule_leads_where_its_target_says_and_not_its_comment() {
+        for (rule, leads) in [
+            ("-j DROP", Some("DROP")),
+            ("-s 10.0.0.1/32 -g KUBE-X", Some("KUBE-X")),
+            ("-m comment --comment \"-j ACCEPT\" -j DROP", Some("DROP")),
+            ("-m mark --mark 0x1", None),
+            ("-j", None),
+        ] {
+            assert_eq!(target(rule).as_deref(), leads, "{rule}");
         }
     }
 }

@@ -14,15 +14,21 @@
 //! [`Rule`]: super::rule::Rule
 
 mod bpf;
+mod dump;
+mod hook;
 mod listing;
 mod read;
 mod spelling;
 mod write;
 
 pub use bpf::{error_bytecode, self_bytecode};
-pub use listing::{chains, declared, dropped, is_hook, without_counters};
+pub use dump::{dump_family, family_of, read_sets};
+pub use hook::{has_forward, hook_check, hook_line, hook_restore, hooks, is_hook};
+pub use listing::{Line, chains, count_rules, declared, dropped, line, rules, target};
 pub use read::{Error, printed_in, rule};
-pub use write::{Restore, comment, create_line, hook_text, leads_to, rule_line, rule_text};
+pub use write::{
+    Restore, add_line, comment, create_line, delete_line, destroy_line, leads_to, list_text, rule_line, rule_text,
+};
 
 /// The greatest number of members that a set of ours may have. A limit costs
 /// nothing until it is used, and the default of 65,536 is soon too small.

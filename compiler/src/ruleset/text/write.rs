@@ -8,19 +8,13 @@ use ipnetwork::IpNetwork;
 use super::{COMMENT_MAX, MAXELEM, NFLOG_GROUP, POD_GROUP, UNPRINTABLE, error_bytecode, self_bytecode};
 use crate::object::{Family, Protocol};
 use crate::ruleset::node::{
-    ChainName, FORWARD_CHAIN, FamilyRuleset, Foreign, Match, Rule, SetField, SetKind, SetName, Target,
+    ChainName, FamilyRuleset, Foreign, Match, Member, Rule, SetField, SetKind, SetName, Target,
 };
 
 /// How many denied packets each rule reports: in a second in the long run, and
 /// at once. A client that is denied tries again every other second, so one line
 /// of each of some dozen flows gets through, and a flood costs next to nothing.
 const LIMIT: &str = "--limit 10/sec --limit-burst 50";
-
-/// The hook, as it stands behind the name of FORWARD.
-#[must_use]
-pub fn hook_text() -> String {
-    format!("-j {FORWARD_CHAIN}")
-}
 
 /// Whether a line of a restore is a rule that leads to the chain of this name.
 #[must_use]
@@ -195,6 +189,37 @@ pub fn create_line(name: &SetName, family: Family, kind: SetKind) -> String {
     format!("create {name} {} family {family} maxelem {MAXELEM}", kind.as_str())
 }
 
+/// The line that adds a member to a set.
+#[must_use]
+pub fn add_line(name: &SetName, member: &Member) -> String {
+    format!("add {name} {member}")
+}
+
+/// The line that removes a member from a set.
+#[must_use]
+pub fn delete_line(name: &SetName, member: &Member) -> String {
+    format!("del {name} {member}")
+}
+
+/// The line that destroys a set.
+#[must_use]
+pub fn destroy_line(name: &SetName) -> String {
+    format!("destroy {name}")
+}
+
+/// Input of `iptables-restore --noflush` that prints these chains and changes nothing. The
+/// counters of the rules are printed too, if asked.
+#[must_use]
+pub fn list_text<'a>(chains: impl IntoIterator<Item = &'a ChainName>, with_counters: bool) -> String {
+    let option = if with_counters { " -v" } else { "" };
+    let mut text = String::from("*filter\n");
+    for chain in chains {
+        push(&mut text, format_args!("-S {chain}{option}\n"));
+    }
+    text.push_str("COMMIT\n");
+    text
+}
+
 /// Rules of chains as input of `iptables-restore --noflush`.
 ///
 /// With that flag a chain's declaration creates or empties it, and no other chain is
@@ -262,7 +287,7 @@ impl FamilyRuleset {
         for (name, set) in &self.sets {
             push(&mut text, format_args!("{}\n", create_line(name, self.family, set.kind)));
             for member in &set.members {
-                push(&mut text, format_args!("add {name} {member}\n"));
+                text.extend([&add_line(name, member), "\n"]);
             }
         }
         text

@@ -36,6 +36,7 @@ pub enum Target<'a> {
 
 /// The ports of the destination that a question is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum Port {
     /// From the first to the last, of one protocol: TCP where none was given.
     Numbers(Option<Protocol>, u16, u16),

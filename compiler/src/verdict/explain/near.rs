@@ -53,6 +53,7 @@ pub struct Conjunct {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 #[allow(missing_docs, reason = "the words of the API")]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum Of {
     Peer,
     Port,

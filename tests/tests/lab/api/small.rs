@@ -135,7 +135,7 @@ impl Small {
 
 /// What each pass has written, by the log.
 fn writes(log: &str) -> impl Iterator<Item = &str> {
-    log.lines().filter_map(|line| Some(line.split_once("writes=")?.1.split_once(" compiled=")?.0))
+    log.lines().filter_map(|line| Some(line.split_once("writes=")?.1.split_once(" compiled=")?.0.trim_matches('"')))
 }
 
 /// Whether an agent is in sync with all but a kind whose list is held back. Pods and

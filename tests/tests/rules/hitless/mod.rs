@@ -263,9 +263,9 @@ fn count_lists(state: &KernelState) -> usize {
     Direction::ALL.into_iter().map(|direction| lists(state, direction).count()).sum()
 }
 
-/// How many groups a node has: few, some dozens, as many as it can have pods.
+/// How many groups a node has: few, some dozens, many, as many as it can have pods.
 fn how_many() -> impl Strategy<Value = usize> {
-    prop_oneof![20 => 3..6_usize, 10 => 6..40_usize, 1 => Just(200)]
+    prop_oneof![20 => 3..6_usize, 10 => 6..40_usize, 2 => 40..200_usize, 1 => Just(200)]
 }
 
 /// Groups that stay and pods that move between them.
@@ -335,15 +335,17 @@ fn pods_that_move_at_once_never_meet_a_mixture() {
 #[test]
 fn groups_come_and_go_among_many() {
     let mut runner = random::runner(7, cases(20));
-    let lists = Cell::new(0);
+    let (lists, large) = (Cell::new(0), Cell::new(0));
     runner
         .run(&regrouping(2), |moves| {
+            large.set(large.get() + usize::from((40..200).contains(&moves.groups)));
             let (held, wanted) = (program(&moves.old), program(&moves.new));
             lists.set(lists.get() + usize::from(count_lists(&held) != count_lists(&wanted)));
             watch(&held, &wanted, |family| moves.packets(family))
         })
         .unwrap();
     assert!(lists.get() > 0, "no list came or went");
+    assert!(large.get() > 0, "no node had 40 groups to 199");
 }
 
 #[test]

@@ -58,8 +58,7 @@ impl Follower {
                 known,
                 ?confirm_after,
                 ?at_most,
-                "the API server's list lacks these; their removal is held back until another list agrees, because \
-                 policies that vanish open what they closed. What is new in the list applies"
+                "list lacks many objects; removals held until a second list agrees"
             );
         }
         if shown.returned > 0 {
@@ -99,7 +98,7 @@ impl Follower {
             if kind != Kind::Namespace || self.identity.is_first() {
                 self.asks[kind as usize] = (None, 0);
             }
-            info!(kind = kind.as_str(), "no removal is held back any more");
+            info!(kind = kind.as_str(), "no removals held");
         }
     }
 
@@ -189,7 +188,7 @@ impl Follower {
         self.start.expire(self.trust(Kind::NetworkPolicy));
         for (kind, before) in Kind::ALL.into_iter().zip(before) {
             if self.held(kind) < before {
-                warn!(kind = kind.as_str(), held_for = ?self.times.at_most, "removals are believed without another list");
+                warn!(kind = kind.as_str(), held_for = ?self.times.at_most, "applied held removals without a second list");
             }
             let is_believed = self.held(kind) < before;
             self.is_held(kind, before);

@@ -176,8 +176,8 @@ impl Follower {
                 if self.identity.take_in(&event) {
                     error!(
                         "namespace kube-system has another UID than before, or is gone, so the API server is of another \
-                         cluster or another store. While that is so, nothing that a list lacks is taken for gone. If it \
-                         is meant, restart the agent"
+                         cluster or another store. The agent deletes nothing until it is back. If you moved to this \
+                         cluster, restart the agent"
                     );
                     self.asks[Kind::Namespace as usize] = (Some(self.soon()), 0);
                 }
