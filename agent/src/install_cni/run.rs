@@ -359,7 +359,7 @@ impl Run {
         let next = RETRY[1].as_secs();
         let words = format!("{error}{hint}; what was there stays, and the next attempt is at most {next} s away");
         // It stays so until an operator removes it, however often this is tried.
-        let is_no_file = error.get_ref().is_some_and(|error| error.is::<NotAFile>());
+        let is_no_file = error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<NotAFile>);
         let reason = if is_no_file { Reason::NotAFile } else { Reason::CannotWrite };
         let alert = Alert { reason, file: path.display().to_string(), words };
         let mut report = self.reported.as_ref().map(|(report, _)| report.clone()).unwrap_or_default();

@@ -99,6 +99,7 @@ fn install(host: &Host, installs: &AtomicUsize) -> Installer {
     installer
 }
 
+#[allow(clippy::too_many_lines, reason = "one match of all that happens")]
 fn sequence(host: &Host, random: &mut fastrand::Rng, installs: &AtomicUsize) -> Vec<String> {
     let mut steps = Vec::new();
     host.write_source(0);
