@@ -1,8 +1,8 @@
 //! The network configuration that the runtime gives on standard input: the plugin's
 //! entry of the conflist, with what the plugins before it answered.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -17,6 +17,13 @@ pub const VERSIONS: [&str; 5] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
 
 /// How many bytes a configuration may have. A GC lists every attachment of the node.
 pub const LONGEST: u64 = 4 << 20;
+
+/// The name of the plugin, as the `type` of its entry.
+pub const TYPE: &str = "npc-cni";
+
+/// How many bytes a file of the runtime's folder may have, and how many files are read.
+const LONGEST_FILE: u64 = 1 << 20;
+const MOST_FILES: usize = 1000;
 
 /// Where the agent's socket is, if nothing else is configured.
 pub const SOCKET: &str = "/run/npc/cni.sock";
@@ -184,15 +191,18 @@ impl Input {
         Ok(settings)
     }
 
-    /// Whether npc was taken off this node: the conflist that the installer wrote is gone.
-    /// Programs that derive a configuration from it keep a copy of our entry (Istio, Multus),
-    /// and that copy must not keep pods from starting.
+    /// Whether npc was taken off this node: the conflist that the installer wrote is gone, and
+    /// no other one of its is in the same folder. Programs that derive a configuration from it
+    /// keep a copy of our entry (Istio, Multus), and that copy must not keep pods from starting.
+    ///
+    /// An installer that has got another file name writes the new file and then removes the old
+    /// one. A runtime may still call the plugin by what it read from the old one.
     #[must_use]
     pub fn is_uninstalled(&self) -> bool {
         let Some(conflist) = self.0.conflist.as_deref().filter(|path| path.is_absolute()) else { return false };
         // Where the folder is missing too, the plugin runs where it cannot see the node's files.
         let is_gone = || fs::symlink_metadata(conflist).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
-        conflist.parent().is_some_and(Path::is_dir) && is_gone()
+        conflist.parent().is_some_and(|folder| folder.is_dir() && is_gone() && !has_installed(folder))
     }
 
     /// The socket alone, where it can be used: a DEL does not fail because of a wrong
@@ -201,6 +211,38 @@ impl Input {
     pub fn socket(&self) -> PathBuf {
         self.0.socket.clone().filter(|socket| socket.is_absolute()).unwrap_or_else(|| SOCKET.into())
     }
+}
+
+/// Whether a configuration is one that our installer wrote at this path: our plugin's entry in
+/// its list names that path as the installed conflist. A copy elsewhere names the original.
+#[must_use]
+pub fn names_itself(path: &Path, bytes: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct List {
+        plugins: Vec<serde_json::Map<String, serde_json::Value>>,
+    }
+    let Ok(List { plugins }) = serde_json::from_slice(bytes) else { return false };
+    let text = |entry: &serde_json::Map<_, serde_json::Value>, key| {
+        entry.get(key).and_then(serde_json::Value::as_str).map(str::to_owned)
+    };
+    let is_own = |entry| text(entry, "type").is_some_and(|kind| kind == TYPE);
+    let names = |entry| text(entry, "conflist").is_some_and(|conflist| Path::new(&conflist) == path);
+    plugins.iter().any(|entry| is_own(entry) && names(entry))
+}
+
+/// Whether a folder has a conflist that our installer wrote there.
+fn has_installed(folder: &Path) -> bool {
+    let Ok(entries) = fs::read_dir(folder) else { return false };
+    entries.flatten().take(MOST_FILES).any(|entry| {
+        let path = entry.path();
+        // The installer writes regular files only. Reading a pipe would not end.
+        let is_candidate =
+            path.extension().is_some_and(|end| end == "conflist") && entry.file_type().is_ok_and(|kind| kind.is_file());
+        let mut bytes = Vec::new();
+        is_candidate
+            && File::open(&path).is_ok_and(|file| file.take(LONGEST_FILE).read_to_end(&mut bytes).is_ok())
+            && names_itself(&path, &bytes)
+    })
 }
 
 fn wrong(key: &str, what: &str) -> Error {

@@ -400,6 +400,21 @@ fn without_the_installed_conflist_the_plugin_does_nothing() {
     assert!(call("CHECK", &configuration).status.success());
     assert!(call("DEL", &configuration).status.success());
     assert!(node.notes().is_empty());
+    // The installer has got another file name, and the runtime still has what the old file said.
+    // What is only a copy is not the installer's.
+    let entry = |conflist: &Path| json!({"type": "npc-cni", "conflist": conflist});
+    let list = |conflist: &Path| json!({"plugins": [{"type": "ptp"}, entry(conflist)]}).to_string();
+    let other = conflist.with_file_name("04-npc.conflist");
+    for copy in [list(&conflist), list(Path::new("04-npc.conflist")), json!({"delegates": [entry(&other)]}).to_string()]
+    {
+        fs::write(&other, &copy).unwrap();
+        assert!(call("ADD", &configuration).status.success(), "{copy}");
+    }
+    fs::write(&other, list(&other)).unwrap();
+    assert_eq!(error(&call("ADD", &configuration)).0, 11);
+    assert_eq!(error(&call("CHECK", &configuration)).0, 11);
+    fs::remove_file(&other).unwrap();
+    assert!(call("ADD", &configuration).status.success());
     // A path that depends on where the runtime runs says nothing.
     let relative = json!({"timeoutSeconds": 1, "conflist": "05-npc.conflist"});
     assert_eq!(error(&call("ADD", &node.configuration("1.0.0", &relative, Some(PREVIOUS)))).0, 11);

@@ -26,7 +26,9 @@ pub(super) struct Args {
     #[arg(long)]
     cni: bool,
 
-    /// Remove the plugin in any case. Pods that were started with it may be unable to end.
+    /// Remove the plugin also while a runtime may call it for pods that were started with it. They
+    /// may be unable to end. It stays while a file that another program derived from npc's
+    /// conflist names it, because no pod would start.
     #[arg(long, requires = "cni")]
     purge: bool,
 

@@ -32,6 +32,11 @@ pub(super) struct Args {
     #[arg(long, value_name = "FILE", env = "NPC_CNI_PLUGIN")]
     plugin: Option<PathBuf>,
 
+    /// Other folders in which the container runtime finds plugins, separated by commas. They are
+    /// only read: npc's conflist does not appear while a plugin that it names is in no folder.
+    #[arg(long = "cni-plugin-dirs", value_name = "DIRS", env = "NPC_CNI_PLUGIN_DIRS", value_delimiter = ',')]
+    plugin_dirs: Vec<PathBuf>,
+
     /// The agent's socket on this node.
     #[arg(long, value_name = "PATH", env = "NPC_CNI_SOCKET", default_value = SOCKET)]
     cni_socket: String,
@@ -154,6 +159,7 @@ impl Places {
         Options {
             conf_dir: self.conf_dir.clone(),
             bin_dir: self.bin_dir.clone(),
+            plugin_dirs: Vec::new(),
             cache_dirs: self.cache_dir.clone(),
             plugin: PathBuf::new(),
             settings,
@@ -184,9 +190,7 @@ impl Places {
         };
         let removed = install_cni::remove(&options, purge)?;
         let mut words = Vec::new();
-        if removed.conflist {
-            words.push(format!("removed {}", options.settings.path));
-        }
+        words.extend(removed.conflists.iter().map(|file| format!("removed {}", file.display())));
         let plugin = self.bin_dir.join("npc-cni");
         if removed.plugin {
             words.push(format!("removed {}", plugin.display()));
@@ -232,6 +236,7 @@ async fn install(args: Args) -> anyhow::Result<()> {
     };
     let node = args.node.unwrap_or_default();
     let options = Options {
+        plugin_dirs: args.plugin_dirs.into_iter().filter(|folder| !folder.as_os_str().is_empty()).collect(),
         plugin,
         report: args.report,
         grace: Duration::from_secs(args.grace),

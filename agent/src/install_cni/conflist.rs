@@ -7,14 +7,12 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+pub use npc_cni::configuration::TYPE;
 use npc_cni::configuration::VERSIONS;
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize as Derive, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
-
-/// The name of our plugin, as the `type` of its entry.
-pub const TYPE: &str = "npc-cni";
 
 /// How many bytes a file may have. A configuration has some thousand.
 pub const LONGEST: u64 = 1 << 20;

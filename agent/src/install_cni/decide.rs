@@ -8,12 +8,19 @@
 //! are, each type once. Of two entries of one type, one in the source and one added, the
 //! source's stays. An entry that came from an earlier source, and is not in the present one,
 //! goes: our own entry records what the source had.
+//!
+//! A file that an installer of ours wrote under another name goes once ours is there. Until then
+//! it does the same, so the node is never without one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::time::Duration;
 
-use super::conflist::{ConfList, Plugin, Record, TYPE, leads_to};
+use super::conflist::{ConfList, Record, TYPE};
+use super::contest::{Removals, UNDONE, Written, settled_after, wait_after};
 use super::entries::{added, entry, is_as_wanted, record};
+use super::former::{Former, formers};
+use super::judge::{Class, classify};
 use super::report::{Alert, Reason};
 use npc_cni::configuration::FailurePolicy;
 
@@ -23,12 +30,6 @@ pub const GRACE: Duration = Duration::from_secs(5);
 
 /// How often an agent is asked whether it is ready, while our file waits for it.
 pub const AGENT_POLL: Duration = Duration::from_secs(2);
-
-/// How often another program may undo what we wrote before we wait.
-const UNDONE: u32 = 3;
-
-/// The longest wait between two attempts against a program that undoes them.
-const LONGEST_WAIT: Duration = Duration::from_secs(300);
 
 /// A file of the runtime's folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,8 +64,10 @@ pub struct Settings {
 pub struct View<'a> {
     /// The files that a runtime reads, by name.
     pub files: &'a BTreeMap<String, Content>,
-    /// An operator has moved our file aside: nothing is installed until that one is gone.
-    pub is_off: bool,
+    /// The file that an operator moved aside: nothing is installed until that one is gone.
+    pub off: Option<&'a str>,
+    /// The names of the plugins that a runtime finds. `None` if that is not known.
+    pub plugins: Option<&'a BTreeSet<String>>,
     /// The plugin is in place and the agent is ready: our file may appear where it is not.
     pub may_appear: bool,
     /// The time since some beginning.
@@ -85,6 +88,11 @@ pub enum Action {
     },
     /// Remove it.
     Remove,
+    /// Remove a file that an installer of ours wrote under another name.
+    RemoveFormer {
+        /// Its name.
+        name: String,
+    },
 }
 
 /// What to do, and how things are.
@@ -109,33 +117,12 @@ pub struct Decision {
 pub struct State {
     record: Option<Record>,
     source_missing_since: Option<Duration>,
-    /// What we wrote last, of which source text, and when.
-    written: Option<(String, Vec<u8>, Duration)>,
+    /// What we wrote last.
+    written: Option<Written>,
     /// How often another program undid what we wrote.
     undone: u32,
-}
-
-/// What a file is to us.
-enum Class {
-    /// A configuration that does not lead to our plugin.
-    Plain(ConfList),
-    /// It leads to our plugin.
-    Ours,
-    /// It cannot be used. Why.
-    Broken(String),
-}
-
-fn classify(own: &str, name: &str, content: &Content) -> Class {
-    let bytes = match content {
-        Content::Bytes(bytes) => bytes,
-        Content::Unreadable(why) => return Class::Broken(why.clone()),
-        Content::Special(what) => return Class::Broken(format!("it is {what}")),
-    };
-    match (ConfList::parse(name, bytes), leads_to(own, bytes)) {
-        (Ok(_), Ok(true)) => Class::Ours,
-        (Ok(list), Ok(false)) => Class::Plain(list),
-        (Err(problem), _) | (_, Err(problem)) => Class::Broken(problem.to_string()),
-    }
+    /// Files under other names that we removed.
+    removals: Removals,
 }
 
 /// The state of our file.
@@ -146,6 +133,20 @@ enum Current {
     /// It is there, and a runtime refuses it.
     Broken,
     Valid(ConfList),
+}
+
+impl Current {
+    /// What it holds, if a runtime can use it.
+    fn list(&self) -> Option<&ConfList> {
+        match self {
+            Self::Valid(list) => Some(list),
+            _ => None,
+        }
+    }
+
+    fn has_entry(&self) -> bool {
+        self.list().is_some_and(|list| list.plugins().iter().any(|plugin| plugin.kind == TYPE))
+    }
 }
 
 impl State {
@@ -170,21 +171,31 @@ impl State {
             decision.alert(Reason::NotAFile, own, format!("it is {what} and was left alone; remove it"));
             return decision;
         }
-        if view.is_off {
-            decision.action = if matches!(current, Current::Absent) { Action::Keep } else { Action::Remove };
+        let formers = formers(Path::new(&settings.path), view.files);
+        if let Some(off) = view.off {
+            decision.action = match (&current, formers.first()) {
+                (Current::Absent, None) => Action::Keep,
+                (Current::Absent, Some(former)) => Action::RemoveFormer { name: former.name.clone() },
+                _ => Action::Remove,
+            };
             self.forget();
             decision.alert(
                 Reason::Off,
                 own,
-                format!("{own}.off is there, so the plugin is not installed; remove that file to install it"),
+                format!("{off} is there, so the plugin is not installed; remove that file to install it"),
             );
             return decision;
         }
-        let is_active = decision.judge_first(own, view);
-        match self.source(own, view) {
+        let is_called = decision.judge_first(own, view, current.has_entry());
+        match self.source(own, view, &formers) {
             Source::Found(name, list) => {
                 decision.source = Some(name.clone());
-                self.keep_derived(settings, view, &current, &name, &list, &mut decision);
+                // Until ours is there, one under another name is what we go by.
+                let there = current.list().or_else(|| match current {
+                    Current::Absent => formers.first().map(|former| &former.list),
+                    _ => None,
+                });
+                self.keep_derived(settings, view, &current, there, &name, &list, &mut decision);
             }
             Source::Awaited(until) => {
                 decision.source = self.record.as_ref().map(|record| record.file.clone());
@@ -201,23 +212,59 @@ impl State {
                 self.mend(view, &current, &mut decision);
             }
             Source::Missing => {
+                // One whose source is there stays: with a name that sorts too late, ours never comes.
+                let is_stale =
+                    |former: &&Former| former.list.record().is_none_or(|record| !view.files.contains_key(&record.file));
                 if !matches!(current, Current::Absent) {
                     decision.action = Action::Remove;
+                } else if let Some(former) = formers.iter().find(is_stale) {
+                    decision.action = Action::RemoveFormer { name: former.name.clone() };
                 }
                 self.forget();
-                if !decision.installed {
-                    decision.alert(
-                        Reason::NoSource,
-                        own,
-                        "no configuration that sorts after it is there to derive it from".to_owned(),
-                    );
-                }
+                decision.alert(
+                    Reason::NoSource,
+                    own,
+                    "no configuration that sorts after it is there to derive it from".to_owned(),
+                );
             }
         }
-        if let (true, Current::Valid(list), Action::Keep) = (is_active, &current, &decision.action) {
-            decision.installed = list.plugins().iter().any(|plugin| plugin.kind == TYPE);
+        if decision.action == Action::Keep && current.has_entry() && !formers.is_empty() {
+            self.remove_former(own, &formers, view, &mut decision);
         }
+        // A copy of our entry in another program's file does nothing once our file is gone.
+        let is_live = current.has_entry() || !formers.is_empty();
+        decision.installed =
+            is_called && is_live && matches!(decision.action, Action::Keep | Action::RemoveFormer { .. });
         decision
+    }
+
+    /// Ours is there, so a former one goes, if the runtime then calls our plugin still.
+    fn remove_former(&mut self, own: &str, formers: &[Former], view: &View, decision: &mut Decision) {
+        let Some(name) = formers.first().map(|former| former.name.as_str()) else { return };
+        let mut others = view.files.iter().filter(|(name, _)| formers.iter().all(|former| former.name != **name));
+        if let Some((next, content)) = others.next().filter(|(next, _)| next.as_str() < own)
+            && !matches!(classify(own, next, content), Class::Ours)
+        {
+            let words = format!(
+                "it sorts before {own} and does not lead to npc-cni. An npc install-cni wrote {name}, which stays so that \
+                 pods still wait for the agent; give npc's conflist a name that sorts first"
+            );
+            decision.alert(Reason::Preempted, next, words);
+            return;
+        }
+        match self.removals.again(view.now) {
+            Ok(()) => decision.action = Action::RemoveFormer { name: name.to_owned() },
+            Err(next) => {
+                decision.again = Some(decision.again.map_or(next, |again| again.min(next)));
+                decision.alert(
+                    Reason::Contested,
+                    name,
+                    "an npc install-cni wrote it under this name, and another program makes it anew each time that it \
+                     is removed"
+                        .to_owned(),
+                );
+            }
+        }
     }
 
     /// What was decided could not be done, so what another program does is no answer to it.
@@ -231,12 +278,14 @@ impl State {
     }
 
     /// The file to derive from.
-    fn source(&mut self, own: &str, view: &View) -> Source {
-        if self.record.is_none()
-            && let Some(Content::Bytes(bytes)) = view.files.get(own)
-        {
+    fn source(&mut self, own: &str, view: &View, formers: &[Former]) -> Source {
+        if self.record.is_none() {
             // What an earlier installer wrote.
-            self.record = ConfList::parse(own, bytes).ok().and_then(|list| list.record());
+            let of_own = match view.files.get(own) {
+                Some(Content::Bytes(bytes)) => ConfList::parse(own, bytes).ok().and_then(|list| list.record()),
+                _ => None,
+            };
+            self.record = of_own.or_else(|| formers.iter().find_map(|former| former.list.record()));
         }
         let mut found = Source::Missing;
         for (name, content) in view.files.iter().filter(|(name, _)| name.as_str() > own) {
@@ -272,45 +321,44 @@ impl State {
         found
     }
 
-    /// Makes our file what its source and other programs' entries ask for.
+    /// Makes our file what its source and other programs' entries ask for. `there` is our file,
+    /// or the one that stands for it.
+    #[allow(clippy::too_many_arguments, reason = "each is another thing")]
     fn keep_derived(
         &mut self,
         settings: &Settings,
         view: &View,
         current: &Current,
+        there: Option<&ConfList>,
         name: &str,
         source: &ConfList,
         decision: &mut Decision,
     ) {
         let own_entry = entry(settings, name, source);
-        let there = match current {
-            Current::Valid(list) => list.plugins(),
-            _ => &[],
-        };
-        let known = match current {
-            Current::Valid(list) => list.record().or_else(|| self.record.clone()),
-            _ => self.record.clone(),
-        };
-        let others = added(there, source, known.as_ref());
+        let known = there.and_then(ConfList::record).or_else(|| self.record.clone());
+        let others = added(there.map_or(&[][..], ConfList::plugins), source, known.as_ref());
         decision.insertions = others.iter().map(|plugin| plugin.kind.clone()).collect();
-        let source_bytes = || match view.files.get(name) {
-            Some(Content::Bytes(bytes)) => bytes.clone(),
-            _ => Vec::new(),
-        };
+        let is_new = matches!(current, Current::Absent) && there.is_none();
+        let has_all =
+            decision.check_plugins(settings, view, is_new, name, source.plugins().iter().chain(others.iter().copied()));
         if let Current::Valid(list) = current
             && is_as_wanted(list, source, &own_entry, &others)
         {
             self.record = list.record();
             if self.undone > 0
-                && let Some((_, _, at)) = &self.written
-                && view.now > *at + 2 * wait_after(self.undone) + Duration::from_secs(60)
+                && let Some(written) = &self.written
+                && view.now > written.at + settled_after(self.undone)
             {
                 // It has settled.
                 self.undone = 0;
             }
             return;
         }
-        if matches!(current, Current::Absent) && !view.may_appear {
+        if is_new && !has_all {
+            decision.again = Some(view.now + AGENT_POLL);
+            return;
+        }
+        if is_new && !view.may_appear {
             decision.again = Some(view.now + AGENT_POLL);
             decision.alert(
                 Reason::AgentNotReady,
@@ -320,11 +368,8 @@ impl State {
             return;
         }
         let text = source.text_with(source.plugins().iter().chain([&own_entry]).chain(others));
-        let is_undone =
-            self.written.as_ref().is_some_and(|(last, of, _)| *of == source_bytes() && last_entry_is(last, &own_entry));
-        if is_undone {
-            let at = self.written.as_ref().map_or(view.now, |(_, _, at)| *at);
-            let next = at + wait_after(self.undone);
+        if let Some(written) = self.written.as_ref().filter(|written| written.is_undone(current.list())) {
+            let next = written.at + wait_after(self.undone);
             if self.undone >= UNDONE {
                 decision.alert(
                     Reason::Contested,
@@ -348,7 +393,7 @@ impl State {
             self.undone = self.undone.saturating_add(1);
         }
         self.record = Some(record(name, source));
-        self.written = Some((text.clone(), source_bytes(), view.now));
+        self.written = Some(Written::new(text.clone(), view.now, name, source, own_entry));
         decision.action = Action::Write { text, like: name.to_owned() };
     }
 
@@ -359,13 +404,13 @@ impl State {
             return;
         }
         decision.action = match &mut self.written {
-            Some((text, _, at)) if view.now >= *at + wait_after(self.undone) => {
-                *at = view.now;
+            Some(written) if view.now >= written.at + wait_after(self.undone) => {
+                written.at = view.now;
                 self.undone = self.undone.saturating_add(1);
-                Action::Write { text: text.clone(), like: decision.source.clone().unwrap_or_default() }
+                Action::Write { text: written.text.clone(), like: decision.source.clone().unwrap_or_default() }
             }
-            Some((_, _, at)) => {
-                decision.again = Some(*at + wait_after(self.undone));
+            Some(written) => {
+                decision.again = Some(written.at + wait_after(self.undone));
                 Action::Remove
             }
             None => Action::Remove,
@@ -379,47 +424,6 @@ enum Source {
     Awaited(Duration),
     Broken(String, String),
     Missing,
-}
-
-impl Decision {
-    fn alert(&mut self, reason: Reason, file: &str, words: String) {
-        self.alerts.push(Alert { reason, file: file.to_owned(), words });
-    }
-
-    /// Judges the first file by name if it is not ours. Answers whether ours would be first.
-    fn judge_first(&mut self, own: &str, view: &View) -> bool {
-        let Some((name, content)) = view.files.iter().next().filter(|(name, _)| name.as_str() < own) else {
-            return true;
-        };
-        match classify(own, name, content) {
-            Class::Ours => self.installed = true,
-            Class::Plain(_) => self.alert(
-                Reason::Preempted,
-                name,
-                format!(
-                    "it sorts before {own} and does not lead to npc-cni, so pods start without waiting for the agent"
-                ),
-            ),
-            Class::Broken(why) => {
-                self.alert(Reason::Preempted, name, format!("it sorts before {own} and cannot be read: {why}"));
-            }
-        }
-        false
-    }
-}
-
-/// How long to wait after another program undid what we wrote so many times.
-fn wait_after(undone: u32) -> Duration {
-    match undone.checked_sub(UNDONE) {
-        None => Duration::ZERO,
-        Some(more) => Duration::from_secs(1 << more.min(16)).min(LONGEST_WAIT),
-    }
-}
-
-/// Whether a text that we wrote has this entry of ours.
-fn last_entry_is(text: &str, entry: &Plugin) -> bool {
-    ConfList::parse(".conflist", text.as_bytes())
-        .is_ok_and(|list| list.plugins().iter().any(|plugin| plugin.is_same(entry)))
 }
 
 #[cfg(test)]

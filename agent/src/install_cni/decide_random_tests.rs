@@ -22,7 +22,12 @@ enum Event {
     Ready(bool),
     Off(bool),
     LinkOwn,
+    Rename(&'static str),
+    Plugins(bool),
 }
+
+/// The names that our file has had.
+const NAMES: [&str; 3] = [OWN, "04-npc.conflist", "06-npc.conflist"];
 
 const SOURCES: [&str; 3] = [AZURE, "20-other.conf", "30-last.conflist"];
 
@@ -58,6 +63,8 @@ fn event() -> impl Strategy<Value = Event> {
         1 => any::<bool>().prop_map(Event::Ready),
         1 => any::<bool>().prop_map(Event::Off),
         1 => Just(Event::LinkOwn),
+        2 => prop::sample::select(&NAMES[..]).prop_map(Event::Rename),
+        1 => any::<bool>().prop_map(Event::Plugins),
     ]
 }
 
@@ -66,14 +73,14 @@ fn happen(node: &mut Node, event: &Event) {
         Event::Source(variant, name) => node.put(name, source(variant, name)),
         Event::Gone(name) => drop(node.files.remove(name)),
         Event::Append(kind) => node.append(kind),
-        Event::Unappend(kind) => node.edit(OWN, |plugins| plugins.retain(|plugin| plugin["type"] != kind)),
-        Event::Insert(at) => node.edit(OWN, |plugins| {
+        Event::Unappend(kind) => node.edit(node.own, |plugins| plugins.retain(|plugin| plugin["type"] != kind)),
+        Event::Insert(at) => node.edit(node.own, |plugins| {
             plugins.retain(|plugin| plugin["type"] != "squeezed");
             plugins.insert(at.min(plugins.len()), json!({"type": "squeezed"}));
         }),
-        Event::DeleteOwn => drop(node.files.remove(OWN)),
-        Event::DamageOwn => node.put(OWN, b"{\"plugins\": [".to_vec()),
-        Event::StripOwn => node.edit(OWN, |plugins| plugins.retain(|plugin| plugin["type"] != TYPE)),
+        Event::DeleteOwn => drop(node.files.remove(node.own)),
+        Event::DamageOwn => node.put(node.own, b"{\"plugins\": [".to_vec()),
+        Event::StripOwn => node.edit(node.own, |plugins| plugins.retain(|plugin| plugin["type"] != TYPE)),
         Event::Multus(true) => {
             let next = node.files.iter().find(|(name, _)| name.as_str() > "00-multus.conf");
             let Some((_, Content::Bytes(bytes))) = next else { return };
@@ -85,8 +92,11 @@ fn happen(node: &mut Node, event: &Event) {
         Event::Restart => node.state = State::default(),
         Event::Wait(seconds) => node.wait(seconds),
         Event::Ready(is_ready) => node.is_ready = is_ready,
-        Event::Off(is_off) => node.is_off = is_off,
-        Event::LinkOwn => drop(node.files.insert(OWN.to_owned(), Content::Special("a link"))),
+        Event::Off(is_off) => node.off = is_off.then_some("05-npc.conflist.off"),
+        Event::LinkOwn => drop(node.files.insert(node.own.to_owned(), Content::Special("a link"))),
+        // Another installer, which the settings give another name.
+        Event::Rename(own) => (node.own, node.state) = (own, State::default()),
+        Event::Plugins(has_all) => node.plugins = (!has_all).then(BTreeSet::new),
     }
 }
 
@@ -100,16 +110,16 @@ proptest! {
         let mut node = Node::with_azure();
         for event in events {
             happen(&mut node, &event);
-            let link = node.files.get(OWN) == Some(&Content::Special("a link"));
+            let link = node.files.get(node.own) == Some(&Content::Special("a link"));
             let decision = node.settle();
-            prop_assert_eq!(node.files.get(OWN) == Some(&Content::Special("a link")), link);
+            prop_assert_eq!(node.files.get(node.own) == Some(&Content::Special("a link")), link);
             if link {
                 continue;
             }
-            if let Some(Content::Bytes(bytes)) = node.files.get(OWN) {
+            if let Some(Content::Bytes(bytes)) = node.files.get(node.own) {
                 // A runtime never stops at our file.
-                let own = ConfList::parse(OWN, bytes).unwrap();
-                let is_first = node.files.keys().next().is_some_and(|name| name == OWN);
+                let own = ConfList::parse(node.own, bytes).unwrap();
+                let is_first = node.files.keys().next().is_some_and(|name| name == node.own);
                 if !is_first || !decision.installed {
                     continue;
                 }
@@ -117,7 +127,7 @@ proptest! {
                 let ours = own.plugins().iter().filter(|plugin| plugin.kind == TYPE).count();
                 prop_assert_eq!(ours, 1);
                 let record = own.record().unwrap();
-                prop_assert!(record.file.as_str() > OWN, "{:?}", record);
+                prop_assert!(record.file.as_str() > node.own, "{:?}", record);
                 prop_assert!(!record.plugins.iter().any(|kind| kind == TYPE || kind == "multus"), "{:?}", record);
             }
         }
@@ -125,11 +135,17 @@ proptest! {
         for name in SOURCES.iter().copied().chain(["00-multus.conf"]) {
             node.files.remove(name);
         }
-        if node.files.get(OWN) == Some(&Content::Special("a link")) {
-            node.files.remove(OWN);
-        }
+        // A link, and what no installer of ours wrote under a former name, are not ours to remove.
+        let own = node.own;
+        node.files.retain(|name, content| match content {
+            Content::Bytes(bytes) => {
+                let is_former = npc_cni::configuration::names_itself(&Path::new("/etc/cni/net.d").join(name), bytes);
+                !NAMES.contains(&name.as_str()) || name == own || is_former
+            }
+            _ => false,
+        });
         node.put(AZURE, azure());
-        (node.is_ready, node.is_off) = (true, false);
+        (node.is_ready, node.off, node.plugins) = (true, None, None);
         for _ in 0..4 {
             node.wait(1000);
             node.settle();

@@ -4,6 +4,8 @@ use serde_json::{Value, json};
 
 use super::*;
 
+#[path = "decide_living_tests.rs"]
+mod living;
 #[path = "decide_random_tests.rs"]
 mod random;
 
@@ -16,7 +18,11 @@ struct Node {
     state: State,
     now: Duration,
     is_ready: bool,
-    is_off: bool,
+    off: Option<&'static str>,
+    /// The plugins in the runtime's folder, if the test says.
+    plugins: Option<BTreeSet<String>>,
+    /// The name of our file.
+    own: &'static str,
     /// How often our file was written or removed.
     writes: usize,
 }
@@ -43,7 +49,7 @@ fn settings() -> Settings {
 impl Node {
     fn new() -> Self {
         let (files, state, now) = (BTreeMap::new(), State::default(), Duration::ZERO);
-        Self { files, state, now, is_ready: true, is_off: false, writes: 0 }
+        Self { files, state, now, is_ready: true, off: None, plugins: None, own: OWN, writes: 0 }
     }
 
     fn with_azure() -> Self {
@@ -62,29 +68,43 @@ impl Node {
     }
 
     fn decide(&mut self) -> Decision {
-        let view = View { files: &self.files, is_off: self.is_off, may_appear: self.is_ready, now: self.now };
-        self.state.decide(&settings(), &view)
+        let (files, plugins) = (&self.files, self.plugins.as_ref());
+        let view = View { files, off: self.off, plugins, may_appear: self.is_ready, now: self.now };
+        let settings =
+            Settings { file: self.own.to_owned(), path: format!("/etc/cni/net.d/{}", self.own), ..settings() };
+        self.state.decide(&settings, &view)
+    }
+
+    /// Acts. Answers whether there was something to do.
+    fn act(&mut self, decision: &Decision) -> bool {
+        match &decision.action {
+            Action::Keep => return false,
+            Action::Write { text, like } => {
+                assert!(self.files.contains_key(like.as_str()) || !like.is_empty());
+                self.put(self.own, text.clone().into_bytes());
+            }
+            Action::Remove => assert!(self.files.remove(self.own).is_some(), "what is not there is not removed"),
+            Action::RemoveFormer { name } => {
+                assert!(name != self.own && self.files.remove(name).is_some(), "what is not there is not removed");
+            }
+        }
+        self.writes += 1;
+        true
     }
 
     /// Acts until there is nothing more to do at this time.
     fn settle(&mut self) -> Decision {
-        for _ in 0..4 {
+        for _ in 0..8 {
             let decision = self.decide();
-            match &decision.action {
-                Action::Keep => return decision,
-                Action::Write { text, like } => {
-                    assert!(self.files.contains_key(like.as_str()) || !like.is_empty());
-                    self.put(OWN, text.clone().into_bytes());
-                }
-                Action::Remove => assert!(self.files.remove(OWN).is_some(), "what is not there is not removed"),
+            if !self.act(&decision) {
+                return decision;
             }
-            self.writes += 1;
         }
         panic!("it does not settle: {:?}", self.decide());
     }
 
     fn own(&self) -> Option<Value> {
-        match self.files.get(OWN)? {
+        match self.files.get(self.own)? {
             Content::Bytes(bytes) => Some(serde_json::from_slice(bytes).unwrap()),
             other => panic!("{other:?}"),
         }
@@ -391,13 +411,13 @@ fn it_appears_only_with_a_ready_agent_and_stays_without() {
 fn an_operator_turns_it_off_by_moving_it_aside() {
     let mut node = Node::with_azure();
     node.files.remove(OWN);
-    node.is_off = true;
+    node.off = Some("05-npc.conflist.off");
     assert_eq!(node.settle().alerts[0].reason, Reason::Off);
     assert!(!node.files.contains_key(OWN));
     node.put(OWN, azure());
     node.settle();
     assert!(!node.files.contains_key(OWN));
-    node.is_off = false;
+    node.off = None;
     let decision = node.settle();
     assert!(decision.installed && decision.alerts.is_empty(), "{decision:?}");
 }
@@ -408,7 +428,7 @@ fn a_link_in_place_of_ours_is_left_alone() {
     node.files.insert(OWN.to_owned(), Content::Special("a link"));
     let decision = node.settle();
     assert_eq!((decision.alerts[0].reason, decision.installed), (Reason::NotAFile, false));
-    node.is_off = true;
+    node.off = Some("05-npc.conflist.off");
     assert_eq!(node.settle().action, Action::Keep);
 }
 
@@ -417,7 +437,7 @@ fn changed_settings_are_written_without_a_contest() {
     let mut node = Node::with_azure();
     for timeout_seconds in 1..20 {
         let settings = Settings { timeout_seconds, ..settings() };
-        let view = View { files: &node.files, is_off: false, may_appear: true, now: node.now };
+        let view = View { files: &node.files, off: None, plugins: None, may_appear: true, now: node.now };
         let decision = node.state.decide(&settings, &view);
         let Action::Write { text, .. } = decision.action else { panic!("{decision:?}") };
         node.put(OWN, text.into_bytes());

@@ -47,11 +47,20 @@ pub(super) fn entry(settings: &Settings, name: &str, source: &ConfList) -> Plugi
 }
 
 /// The entries that other programs added, each type once: the one that was added last.
+///
+/// A program that wrote a configuration of its own over ours added nothing. Its first entry, the
+/// one that makes the network, is then neither the source's nor that of what we wrote before.
 pub(super) fn added<'a>(there: &'a [Plugin], source: &ConfList, known: Option<&Record>) -> Vec<&'a Plugin> {
     let own = there.iter().position(|plugin| plugin.kind == TYPE);
     let is_in_source = |kind: &str| source.plugins().iter().any(|plugin| plugin.kind == kind);
+    let first = |kind: &String| {
+        source.plugins().first().is_some_and(|first| first.kind == *kind)
+            || known.is_some_and(|known| known.plugins.first() == Some(kind))
+    };
+    let is_overwritten = !there.first().is_some_and(|plugin| plugin.kind == TYPE || first(&plugin.kind));
     // What stands before ours came from the source, as far as is known.
     let is_old = |at: usize, kind: &String| match (known, own) {
+        _ if is_overwritten && own.is_none_or(|own| at < own) => true,
         (Some(known), Some(own)) => at < own && known.plugins.contains(kind),
         (Some(known), None) => known.plugins.contains(kind),
         (None, own) => own.is_some_and(|own| at < own),

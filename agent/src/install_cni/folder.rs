@@ -1,13 +1,15 @@
 //! The runtime's folder and that of its plugins: reading, and writing so that no program
 //! ever finds half a file.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, Metadata, Permissions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, OFlags, flock};
+
+use npc_cni::configuration::names_itself;
 
 use super::conflist::{LONGEST, TYPE, is_read};
 use super::decide::Content;
@@ -16,7 +18,15 @@ use super::decide::Content;
 const MOST_FILES: usize = 1000;
 
 /// What an operator adds to the name of our file to have no plugin on a node.
-const OFF: &str = "off";
+const OFF: &str = ".off";
+
+/// Something that is no regular file is where a file of ours belongs.
+#[derive(Debug, thiserror::Error)]
+#[error("{} is {what}, and was left alone; remove it", .path.display())]
+pub struct NotAFile {
+    path: PathBuf,
+    what: &'static str,
+}
 
 /// A folder of network configurations.
 #[derive(Debug)]
@@ -104,14 +114,25 @@ impl Folder {
         }
     }
 
-    /// Whether an operator has moved our file aside.
+    /// The file that an operator moved aside: ours, or one that an installer of ours wrote under
+    /// another name.
     #[must_use]
-    pub fn is_off(&self) -> bool {
-        fs::symlink_metadata(self.path.join(self.off())).is_ok()
+    pub fn off(&self) -> Option<String> {
+        let own = format!("{}{OFF}", self.own);
+        if fs::symlink_metadata(self.path.join(&own)).is_ok() {
+            return Some(own);
+        }
+        self.formers_off().into_iter().next()
     }
 
-    fn off(&self) -> String {
-        format!("{}.{OFF}", self.own)
+    /// Files that an installer of ours wrote under another name and an operator moved aside.
+    fn formers_off(&self) -> BTreeSet<String> {
+        let is_former = |name: &String| {
+            let Some(of) = name.strip_suffix(OFF).filter(|of| is_read(of)) else { return false };
+            read(&self.path.join(name)).is_ok_and(|bytes| names_itself(&self.path.join(of), &bytes))
+        };
+        let entries = fs::read_dir(&self.path).into_iter().flatten().flatten().take(MOST_FILES);
+        entries.filter_map(|entry| entry.file_name().into_string().ok()).filter(is_former).collect()
     }
 
     /// Writes our file. It is there whole, or as it was. It keeps its mode, and a new one has
@@ -133,12 +154,22 @@ impl Folder {
         remove(&self.path, &self.own)
     }
 
+    /// Removes a file that an installer of ours wrote under another name, with one of that name
+    /// that was not completed. Answers whether it was there.
+    ///
+    /// # Errors
+    /// If it cannot be removed, or is a link or a folder.
+    pub fn remove_former(&self, name: &str) -> io::Result<bool> {
+        remove(&self.path, &half(name))?;
+        remove(&self.path, name)
+    }
+
     /// Removes what is ours beside our file: one that was moved aside, or was not completed.
     ///
     /// # Errors
     /// If it cannot be removed.
     pub fn remove_leftovers(&self) -> io::Result<()> {
-        for name in [self.off(), half(&self.own)] {
+        for name in self.formers_off().into_iter().chain([format!("{}{OFF}", self.own), half(&self.own)]) {
             remove(&self.path, &name)?;
         }
         Ok(())
@@ -166,6 +197,22 @@ pub fn install_plugin(from: &Path, folder: &Path) -> io::Result<bool> {
     }
     replace(folder, TYPE, 0o755, &new)?;
     Ok(true)
+}
+
+/// The names of the plugins in some folders. A link counts: what it leads to may be elsewhere on
+/// the node, where this container does not see it. `None` if one of the folders cannot be read.
+#[must_use]
+pub fn plugins(folders: &[&Path]) -> Option<BTreeSet<String>> {
+    let mut names = BTreeSet::new();
+    for folder in folders {
+        for entry in fs::read_dir(folder).ok()?.take(MOST_FILES) {
+            let entry = entry.ok()?;
+            if entry.file_type().is_ok_and(|kind| kind.is_file() || kind.is_symlink()) {
+                names.extend(entry.file_name().into_string());
+            }
+        }
+    }
+    Some(names)
 }
 
 /// Removes the plugin. Answers whether it was there.
@@ -224,7 +271,7 @@ fn remove(folder: &Path, name: &str) -> io::Result<bool> {
 }
 
 fn not_a_file(path: &Path, metadata: &Metadata) -> io::Error {
-    io::Error::other(format!("{} is {}, and was left alone; remove it", path.display(), what(metadata)))
+    io::Error::other(NotAFile { path: path.to_owned(), what: what(metadata) })
 }
 
 fn what(metadata: &Metadata) -> &'static str {

@@ -42,6 +42,21 @@ pub enum Wish {
     },
 }
 
+impl Wish {
+    /// What follows if this was answered after `earlier`. No answer, or one that says nothing, does
+    /// not take back that the API server refused: an uninstallation may end the API server's way
+    /// here as well.
+    #[must_use]
+    pub fn after(self, earlier: Self) -> Self {
+        match (self, earlier) {
+            (Self::AskAgain { remove_at_end: false, .. }, refused @ Self::AskAgain { remove_at_end: true, .. }) => {
+                refused
+            }
+            (latest, _) => latest,
+        }
+    }
+}
+
 /// What an answer means for the container of this name on the node of this name.
 #[must_use]
 pub fn wish(answer: &Answer, container: &str, node: &str) -> Wish {
@@ -250,6 +265,24 @@ mod tests {
         }
         let unknown = wish(&Answer::Unknown("refused".to_owned()), "install-cni", "n1");
         assert!(matches!(unknown, Wish::AskAgain { remove_at_end: false, .. }));
+    }
+
+    #[test]
+    fn a_refusal_holds_through_answers_that_say_nothing() {
+        let wish = |answer: &Answer| wish(answer, "install-cni", "n1");
+        let found = || Answer::Found(Box::new(set(&pod_with("x", &json!(1)))), None);
+        let away = || Answer::Unknown("timed out".to_owned());
+        let last =
+            |answers: &[Answer]| answers.iter().map(wish).reduce(|earlier, latest| latest.after(earlier)).unwrap();
+        for refusal in [401, 403] {
+            for nothing in [away(), Answer::Refused(503), Answer::Refused(429)] {
+                let wish = last(&[Answer::Refused(refusal), nothing.clone(), nothing]);
+                assert!(matches!(&wish, Wish::AskAgain { remove_at_end: true, .. }), "{wish:?}");
+            }
+            assert_eq!(last(&[Answer::Refused(refusal), away(), found()]), Wish::Keep);
+            assert!(matches!(last(&[away(), Answer::Refused(refusal)]), Wish::AskAgain { remove_at_end: true, .. }));
+        }
+        assert!(matches!(last(&[away(), away()]), Wish::AskAgain { remove_at_end: false, .. }));
     }
 
     #[test]

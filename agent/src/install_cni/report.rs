@@ -33,6 +33,8 @@ pub enum Reason {
     NotAFile,
     /// An operator moved our file aside.
     Off,
+    /// A plugin that the configuration names is in none of the folders of plugins.
+    PluginMissing,
     /// A file that sorts before ours lacks our plugin.
     Preempted,
     /// The file to derive from cannot be used.
@@ -43,13 +45,14 @@ pub enum Reason {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::AgentNotReady,
         Self::Contested,
         Self::CannotWrite,
         Self::NoSource,
         Self::NotAFile,
         Self::Off,
+        Self::PluginMissing,
         Self::Preempted,
         Self::SourceBroken,
         Self::Silent,
@@ -65,6 +68,7 @@ impl Reason {
             Self::NoSource => "no_source",
             Self::NotAFile => "not_a_file",
             Self::Off => "off",
+            Self::PluginMissing => "plugin_missing",
             Self::Preempted => "preempted",
             Self::SourceBroken => "source_broken",
             Self::Silent => "silent",

@@ -17,7 +17,8 @@ use tracing::{info, warn};
 
 use super::conflist::{TYPE, leads_to};
 use super::decide::{Action, Content, Decision, Settings, State, View};
-use super::folder::{Folder, Lock, install_plugin, is_removed, remove_plugin};
+use super::folder::{Folder, Lock, NotAFile, install_plugin, is_removed, plugins, remove_plugin};
+use super::former::formers;
 use super::owner::{Answer, Wish, wish};
 use super::references::first_reference;
 use super::report::{self, Alert, Reason, Report};
@@ -44,6 +45,8 @@ pub struct Options {
     pub conf_dir: PathBuf,
     /// The runtime's folder of plugins.
     pub bin_dir: PathBuf,
+    /// Other folders in which the runtime finds plugins. They are only read.
+    pub plugin_dirs: Vec<PathBuf>,
     /// Where runtimes and plugins keep the configurations of sandboxes.
     pub cache_dirs: Vec<PathBuf>,
     /// The plugin to install.
@@ -96,8 +99,9 @@ pub struct Run {
 /// What was removed.
 #[derive(Debug, Default)]
 pub struct Removed {
-    /// The conflist was there.
-    pub conflist: bool,
+    /// The conflists that were there: ours, and those that an installer of ours wrote under
+    /// another name.
+    pub conflists: Vec<PathBuf>,
     /// The plugin was there and is not any more.
     pub plugin: bool,
     /// The plugin stays because of this file.
@@ -176,10 +180,15 @@ impl Run {
         let removed = remove(&self.options, false)?;
         match &removed.kept_for {
             Some(file) => info!(
-                why, conflist = removed.conflist, named_by = %file.display(),
+                why, conflist = !removed.conflists.is_empty(), named_by = %file.display(),
                 "removed the conflist; the plugin stays for the DEL of pods that were started with it"
             ),
-            None => info!(why, conflist = removed.conflist, plugin = removed.plugin, "removed conflist and plugin"),
+            None => info!(
+                why,
+                conflist = !removed.conflists.is_empty(),
+                plugin = removed.plugin,
+                "removed conflist and plugin"
+            ),
         }
         Ok(())
     }
@@ -279,10 +288,15 @@ impl Run {
                 Action::Keep => Ok(()),
                 Action::Write { text, like } => self.folder.write(text, like),
                 Action::Remove => self.folder.remove().map(drop),
+                Action::RemoveFormer { name } => self.folder.remove_former(name).map(drop),
             };
             if let Err(error) = done {
                 self.state.failed();
-                failure = Some((self.options.conf_dir.join(&self.options.settings.file), error));
+                let file = match &decision.action {
+                    Action::RemoveFormer { name } => name,
+                    _ => &self.options.settings.file,
+                };
+                failure = Some((self.options.conf_dir.join(file), error));
             }
             if let Some((path, error)) = failure {
                 self.failed(Some(decision), &path, &error);
@@ -299,6 +313,9 @@ impl Run {
                     info!(file = self.options.settings.file, source = like, "wrote the conflist");
                 }
                 Action::Remove => info!(file = self.options.settings.file, "removed the conflist"),
+                Action::RemoveFormer { name } => {
+                    info!(file = name, "removed the conflist that an installer wrote under another name");
+                }
             }
         }
     }
@@ -316,8 +333,12 @@ impl Run {
     }
 
     fn decide(&mut self, files: &BTreeMap<String, Content>, may_appear: bool) -> Decision {
-        let view = View { files, is_off: self.folder.is_off(), may_appear, now: self.begun.elapsed() };
-        self.state.decide(&self.options.settings, &view)
+        let Options { bin_dir, plugin_dirs, settings, .. } = &self.options;
+        let folders: Vec<&Path> = [bin_dir].into_iter().chain(plugin_dirs).map(PathBuf::as_path).collect();
+        let (off, plugins) = (self.folder.off(), plugins(&folders));
+        let now = self.begun.elapsed();
+        let view = View { files, off: off.as_deref(), plugins: plugins.as_ref(), may_appear, now };
+        self.state.decide(settings, &view)
     }
 
     async fn is_agent_ready(&self) -> bool {
@@ -337,11 +358,17 @@ impl Run {
         };
         let next = RETRY[1].as_secs();
         let words = format!("{error}{hint}; what was there stays, and the next attempt is at most {next} s away");
-        let alert = Alert { reason: Reason::CannotWrite, file: path.display().to_string(), words };
+        // It stays so until an operator removes it, however often this is tried.
+        let is_no_file = error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<NotAFile>);
+        let reason = if is_no_file { Reason::NotAFile } else { Reason::CannotWrite };
+        let alert = Alert { reason, file: path.display().to_string(), words };
         let mut report = self.reported.as_ref().map(|(report, _)| report.clone()).unwrap_or_default();
         match decision {
             Some(decision) => {
-                // What was to be done was not done.
+                // What was to be done to our file was not done.
+                if matches!(decision.action, Action::Keep | Action::RemoveFormer { .. }) {
+                    (report.installed, report.insertions) = (decision.installed, decision.insertions);
+                }
                 report.source = decision.source;
                 report.alerts = decision.alerts;
             }
@@ -393,7 +420,7 @@ impl Run {
         let mut last = Wish::AskAgain { remove_at_end: false, why: "it did not answer in time".to_owned() };
         loop {
             let Ok(answer) = time::timeout_at(end, ask()).await else { break };
-            last = wish(&answer, &self.options.container, &self.options.node);
+            last = wish(&answer, &self.options.container, &self.options.node).after(last);
             if !matches!(last, Wish::AskAgain { .. }) || Instant::now() + ASK_AGAIN >= end {
                 break;
             }
@@ -414,8 +441,9 @@ fn stamp(path: &Path) -> Option<Stamp> {
     Some((metadata.dev(), metadata.ino(), metadata.ctime(), metadata.ctime_nsec()))
 }
 
-/// Removes the conflist and then the plugin, unless something may still call it. With `purge`
-/// the plugin goes also if only pods that were started with it may call it.
+/// Removes the conflist, those that an installer of ours wrote under another name, and then the
+/// plugin, unless something may still call it. With `purge` the plugin goes also if only pods that
+/// were started with it may call it.
 ///
 /// # Errors
 /// If one of them cannot be removed. The plugin stays if the conflist does.
@@ -423,10 +451,19 @@ pub fn remove(options: &Options, purge: bool) -> Result<Removed, Error> {
     let own = &options.settings.file;
     let folder = Folder::new(&options.conf_dir, own);
     let failed = |path: PathBuf| move |error| Error::Remove(path, error);
-    let conflist = folder.remove().map_err(failed(options.conf_dir.join(own)))?;
+    let mut conflists = Vec::new();
+    if folder.remove().map_err(failed(options.conf_dir.join(own)))? {
+        conflists.push(options.conf_dir.join(own));
+    }
+    let mut files = folder.read().map_err(failed(options.conf_dir.clone()))?;
+    for former in formers(Path::new(&options.settings.path), &files) {
+        let path = options.conf_dir.join(&former.name);
+        folder.remove_former(&former.name).map_err(failed(path.clone()))?;
+        files.remove(&former.name);
+        conflists.push(path);
+    }
     folder.remove_leftovers().map_err(failed(options.conf_dir.join(own)))?;
     // A file that another program derived from ours would call it at the next ADD.
-    let files = folder.read().unwrap_or_default();
     let names_it = |content: &Content| match content {
         Content::Bytes(bytes) => leads_to(own, bytes) == Ok(true),
         _ => false,
@@ -438,5 +475,9 @@ pub fn remove(options: &Options, purge: bool) -> Result<Removed, Error> {
         Some(_) => false,
         None => remove_plugin(&options.bin_dir).map_err(failed(options.bin_dir.join(TYPE)))?,
     };
-    Ok(Removed { conflist, plugin, kept_for })
+    Ok(Removed { conflists, plugin, kept_for })
 }
+
+#[cfg(test)]
+#[path = "run_tests.rs"]
+mod tests;

@@ -47,8 +47,8 @@ impl CniInstaller {
         registry.register("cni_alert", "1 for each reason to check the CNI configuration", self.alerts.clone());
     }
 
-    /// Takes a report in, at a time in seconds since 1970. One that is too old says that the
-    /// installer is silent, and nothing else.
+    /// Takes a report in, at a time in seconds since 1970. With one that is too old, `silent` is 1,
+    /// and all else is as the installer reported it last: what it put in place is still there.
     pub fn set(&self, report: &Report, now: u64) {
         self.source.clear();
         let is_silent = report.is_stale(now);

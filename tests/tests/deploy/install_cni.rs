@@ -72,9 +72,24 @@ fn the_agent_serves_the_plugins_socket_whether_it_is_installed_or_not() {
     }
 }
 
+/// A pod of the node's network is started without a CNI plugin, so none can wait for itself.
+#[test]
+fn the_agent_and_the_installer_need_no_plugin_to_start() {
+    let sets =
+        [of_chart("cni: {enabled: true}"), daemon_set(&kustomize::build(&repository("deploy/kustomize/overlays/aks")))];
+    for set in sets {
+        assert_eq!(set["spec"]["template"]["spec"]["hostNetwork"], true, "{set}");
+        for name in [CONTAINER, "npc"] {
+            container(&set, name);
+        }
+    }
+}
+
 #[test]
 fn the_installers_flags_exist_and_its_folders_are_those_of_the_node() {
-    let set = of_chart("cni: {enabled: true, confDir: /a/net.d, binDir: /b/bin, cacheDir: /c, openNamespaces: 'x,y'}");
+    let set = of_chart(
+        "cni: {enabled: true, confDir: /a/net.d, binDir: /b/bin, cacheDir: /c, otherBinDir: /d, openNamespaces: 'x,y'}",
+    );
     let installer = container(&set, CONTAINER);
     let args: Vec<&str> = installer["args"].as_array().unwrap().iter().map(|arg| arg.as_str().unwrap()).collect();
     assert_eq!(args[0], CONTAINER);
@@ -88,7 +103,12 @@ fn the_installers_flags_exist_and_its_folders_are_those_of_the_node() {
     }
     let volumes = set["spec"]["template"]["spec"]["volumes"].as_array().unwrap();
     let mounts = installer["volumeMounts"].as_array().unwrap();
-    for (flag, path) in [("--cni-conf-dir", "/a/net.d"), ("--cni-bin-dir", "/b/bin"), ("--cni-cache-dir", "/c")] {
+    for (flag, path) in [
+        ("--cni-conf-dir", "/a/net.d"),
+        ("--cni-bin-dir", "/b/bin"),
+        ("--cni-cache-dir", "/c"),
+        ("--cni-plugin-dirs", "/d"),
+    ] {
         assert!(args.contains(&format!("{flag}={path}").as_str()), "{args:?}");
         let mount = mounts.iter().find(|mount| mount["mountPath"] == path).unwrap();
         let volume = volumes.iter().find(|volume| volume["name"] == mount["name"]).unwrap();

@@ -9,7 +9,7 @@ mod burst;
 mod cri;
 pub(crate) mod node;
 mod rpc;
-mod runtime;
+pub(crate) mod runtime;
 pub(crate) mod traffic;
 
 use std::net::IpAddr;

@@ -22,7 +22,7 @@ const SHIM: &str = "containerd-shim-runc-v2";
 
 /// Which containerd.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Release {
+pub(crate) enum Release {
     /// 1.6, of Debian bookworm, with CNI 1.0.0.
     Bookworm,
     /// 2.1, with CNI 1.1.0 and plugins that speak it.
@@ -39,7 +39,7 @@ impl Release {
 }
 
 /// A containerd. All of its processes, and what it mounted, go with it.
-pub(super) struct Runtime {
+pub(crate) struct Runtime {
     /// `unshare`, whose end is the end of the process namespace.
     child: Child,
     folder: PathBuf,
@@ -48,7 +48,7 @@ pub(super) struct Runtime {
 }
 
 /// A sandbox that runs.
-pub(super) struct Sandbox {
+pub(crate) struct Sandbox {
     id: String,
     config: rpc::PodSandboxConfig,
     log: PathBuf,
@@ -56,7 +56,22 @@ pub(super) struct Sandbox {
 
 impl Runtime {
     /// Starts one with the node's chain of plugins. `None` where this machine cannot have it.
-    pub(super) fn start(node: &Node, release: Release) -> Option<Self> {
+    pub(crate) fn start(node: &Node, release: Release) -> Option<Self> {
+        Self::start_with(node, release, &node.chain(), true)
+    }
+
+    /// The folder of the configurations of the one below a node's folder.
+    pub(crate) fn conf(node: &Path) -> PathBuf {
+        node.join("containerd/net.d")
+    }
+
+    /// The folder of its plugins.
+    pub(crate) fn bin(node: &Path) -> PathBuf {
+        node.join("containerd/cni")
+    }
+
+    /// Starts one with another chain, and with our plugin in its folder or not.
+    pub(crate) fn start_with(node: &Node, release: Release, chain: &[Value], has_plugin: bool) -> Option<Self> {
         let programs = Programs::find(release)?;
         let image = image()?;
         let folder = node.folder().join("containerd");
@@ -68,7 +83,9 @@ impl Runtime {
             let entry = entry.unwrap();
             symlink(entry.path(), folder.join("cni").join(entry.file_name())).unwrap();
         }
-        symlink(binary("npc-cni"), folder.join("cni/npc-cni")).unwrap();
+        if has_plugin {
+            symlink(binary("npc-cni"), folder.join("cni/npc-cni")).unwrap();
+        }
         fs::create_dir(path("net.d")).unwrap();
         let config = format!(
             "version = 2\nroot = {:?}\nstate = {:?}\n[grpc]\n  address = {:?}\n\
@@ -99,7 +116,7 @@ impl Runtime {
             .spawn()
             .unwrap();
         let runtime = Self { child, folder, cgroup: format!("{}-containers", node.name()) };
-        runtime.write_conflist(release, &node.chain());
+        runtime.write_conflist(release, chain);
         wait("containerd answers", || runtime.status().is_ok());
         let ctr = Command::new(&programs.ctr)
             .args(["--address", &path("socket"), "--namespace", "k8s.io", "images", "import"])
@@ -115,7 +132,7 @@ impl Runtime {
     }
 
     /// Writes the configuration of this chain of plugins, which containerd then reads.
-    pub(super) fn write_conflist(&self, release: Release, plugins: &[Value]) {
+    pub(crate) fn write_conflist(&self, release: Release, plugins: &[Value]) {
         let list = json!({"cniVersion": release.cni_version(), "name": "net", "plugins": plugins});
         // In the same folder: containerd 2 does not notice a file that comes from another.
         let half = self.folder.join("net.d/half");
@@ -139,7 +156,7 @@ impl Runtime {
 
     /// Whether the node has a network, and why not: what the kubelet makes of the node's
     /// condition Ready.
-    pub(super) fn status(&self) -> Result<(), String> {
+    pub(crate) fn status(&self) -> Result<(), String> {
         let status: rpc::Status = self.call("RuntimeService/Status", &rpc::Empty {})?;
         let conditions = status.status.unwrap_or_default().conditions;
         match conditions.iter().find(|condition| condition.kind == "NetworkReady") {
@@ -150,7 +167,7 @@ impl Runtime {
     }
 
     /// Makes the sandbox of a pod, with these host ports of its ports.
-    pub(super) fn run_sandbox(&self, name: &str, ports: &[(i32, i32)]) -> Result<Sandbox, String> {
+    pub(crate) fn run_sandbox(&self, name: &str, ports: &[(i32, i32)]) -> Result<Sandbox, String> {
         let logs = self.folder.join("logs").join(name);
         fs::create_dir_all(&logs).unwrap();
         let port = |&(host_port, container_port): &(i32, i32)| rpc::PortMapping { container_port, host_port };
@@ -188,7 +205,7 @@ impl Runtime {
     }
 
     /// Ends a sandbox with all that is in it.
-    pub(super) fn remove(&self, sandbox: &Sandbox) -> Result<(), String> {
+    pub(crate) fn remove(&self, sandbox: &Sandbox) -> Result<(), String> {
         let id = rpc::Id { id: sandbox.id.clone() };
         self.call("RuntimeService/StopPodSandbox", &id).map(|rpc::Empty {}| ())?;
         self.call("RuntimeService/RemovePodSandbox", &id).map(|rpc::Empty {}| ())

@@ -33,6 +33,7 @@ pub(crate) struct Host {
     pub(crate) node: Node,
     pub(crate) api: Api,
     root: PathBuf,
+    places: [PathBuf; 3],
 }
 
 /// A process of `npc install-cni`.
@@ -52,6 +53,22 @@ pub(crate) struct Sandbox {
 impl Host {
     /// With an agent that is ready, and pods `web-0` … that are isolated.
     pub(crate) fn new(pods: usize) -> Option<Self> {
+        let host = Self::at(pods, |node| ["net.d", "bin", "cache"].map(|name| node.join("host").join(name)))?;
+        for folder in [host.conf(), host.bin(), host.cache()] {
+            fs::create_dir_all(folder).unwrap();
+        }
+        for plugin in fs::read_dir(REFERENCE).unwrap().map(Result::unwrap) {
+            symlink(plugin.path(), host.bin().join(plugin.file_name())).unwrap();
+        }
+        for kind in PASS_ON {
+            fs::write(host.bin().join(kind), "a stand-in, which the tests do not run").unwrap();
+        }
+        Some(host)
+    }
+
+    /// The same with a runtime whose folders of configurations, plugins and sandboxes are these,
+    /// below the node's folder.
+    pub(crate) fn at(pods: usize, places: impl FnOnce(&Path) -> [PathBuf; 3]) -> Option<Self> {
         let node = Node::new(Mode::Routed, "nft")?;
         let names: Vec<String> = (0..pods).map(|n| format!("web-{n}")).collect();
         node.write(&objects(&names.iter().map(String::as_str).collect::<Vec<_>>()));
@@ -59,26 +76,21 @@ impl Host {
         node.wait_ready();
         let api = Api::start(node.netns(), node.folder());
         let root = node.folder().join("host");
-        let host = Self { node, api, root };
-        for folder in [host.conf(), host.bin(), host.cache()] {
-            fs::create_dir_all(folder).unwrap();
-        }
-        for plugin in fs::read_dir(REFERENCE).unwrap().map(Result::unwrap) {
-            symlink(plugin.path(), host.bin().join(plugin.file_name())).unwrap();
-        }
-        Some(host)
+        fs::create_dir(&root).unwrap();
+        let places = places(node.folder());
+        Some(Self { node, api, root, places })
     }
 
     pub(crate) fn conf(&self) -> PathBuf {
-        self.root.join("net.d")
+        self.places[0].clone()
     }
 
     pub(crate) fn bin(&self) -> PathBuf {
-        self.root.join("bin")
+        self.places[1].clone()
     }
 
     pub(crate) fn cache(&self) -> PathBuf {
-        self.root.join("cache")
+        self.places[2].clone()
     }
 
     /// The runtime's own configuration, in one of several shapes.
@@ -162,6 +174,35 @@ impl Host {
         wait("the conflist is there", || self.conf().join(OWN).exists());
     }
 
+    /// A plugin of another release: it does the same, and its file differs.
+    pub(crate) fn other_plugin(&self, variant: usize) -> PathBuf {
+        let path = self.root.join(format!("npc-cni-{variant}"));
+        let mut bytes = fs::read(binary("npc-cni")).unwrap();
+        bytes.extend(format!("release {variant}").bytes());
+        fs::write(&path, bytes).unwrap();
+        path
+    }
+
+    /// `npc cleanup --cni` with these arguments besides the folders: its code and what it prints.
+    pub(crate) fn cleanup(&self, more: &[&str]) -> (Option<i32>, String) {
+        let mut command = self.node.netns().command(binary("npc"));
+        command.args(["cleanup", "--cni"]).args(more);
+        for (flag, folder) in
+            [("--cni-conf-dir", self.conf()), ("--cni-bin-dir", self.bin()), ("--cni-cache-dir", self.cache())]
+        {
+            command.arg(flag).arg(folder);
+        }
+        let output = command.output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Whether a process runs our plugin.
+    pub(crate) fn runs_plugin(&self) -> bool {
+        let plugin = self.bin().join("npc-cni");
+        let processes = fs::read_dir("/proc").unwrap().flatten();
+        processes.into_iter().any(|process| fs::read_link(process.path().join("exe")).is_ok_and(|exe| exe == plugin))
+    }
+
     /// Installs, until the installer ends with these words of the API server.
     pub(crate) fn end(&self, installer: Installer, says: Says) {
         self.api.says(says);
@@ -200,6 +241,11 @@ impl Host {
     /// calls DEL.
     pub(crate) fn add(&self, sandbox: &mut Sandbox) -> Result<(), String> {
         let list = self.configuration()?;
+        self.add_by(sandbox, &list)
+    }
+
+    /// ADD, by the plugins of a configuration that the runtime has read before.
+    pub(crate) fn add_by(&self, sandbox: &mut Sandbox, list: &Value) -> Result<(), String> {
         let inject = |plugin: &Value| {
             let mut plugin = plugin.clone();
             plugin["cniVersion"] = list["cniVersion"].clone();

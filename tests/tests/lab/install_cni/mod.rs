@@ -2,7 +2,9 @@
 //! runtime calls them.
 
 mod api;
+mod changes;
 mod host;
+mod runtime;
 mod sequences;
 
 use std::fs;
@@ -115,33 +117,16 @@ fn each_way_of_removal_leaves_the_folder_as_it_was() {
         }
     }
     // What is left when the API server could not be asked goes by a command.
-    let cleanup = |more: &[&str]| {
-        let output = host
-            .node
-            .netns()
-            .command(binary("npc"))
-            .args(["cleanup", "--cni"])
-            .args(more)
-            .arg("--cni-conf-dir")
-            .arg(host.conf())
-            .arg("--cni-bin-dir")
-            .arg(host.bin())
-            .arg("--cni-cache-dir")
-            .arg(host.cache())
-            .output()
-            .unwrap();
-        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
-    };
     // The agent would put back what the command removes from the kernel.
-    assert_eq!(cleanup(&[]).0, Some(2));
+    assert_eq!(host.cleanup(&[]).0, Some(2));
     assert!(host.conf().join(OWN).exists());
     host.node.kill_agent();
     fs::write(host.cache().join("kept"), r#"{"type":"npc-cni"}"#).unwrap();
-    let (code, text) = cleanup(&[]);
+    let (code, text) = host.cleanup(&[]);
     assert!(code == Some(0) && text.contains("kept ") && text.contains(OWN), "{text}");
     assert!(host.bin().join("npc-cni").exists());
     assert_eq!(host.files(), before);
-    let (code, text) = cleanup(&["--purge"]);
+    let (code, text) = host.cleanup(&["--purge"]);
     assert!(code == Some(0) && text.contains("npc-cni"), "{text}");
     assert!(!host.bin().join("npc-cni").exists());
 }

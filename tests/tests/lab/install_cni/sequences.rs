@@ -6,11 +6,12 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use npc_agent::install_cni::report::Reason;
 use serde_json::{Value, json};
 
 use super::api::{Says, daemon_set, installed};
 use super::host::{Faults, Host, Installer, OWN, SOURCE};
-use super::{chain, is_isolated, report};
+use super::{chain, has_alert, is_isolated, report};
 use crate::cni::node::wait;
 use crate::cni::traffic::{listen, passes};
 
@@ -98,13 +99,14 @@ fn install(host: &Host, installs: &AtomicUsize) -> Installer {
     installer
 }
 
+#[allow(clippy::too_many_lines, reason = "one match of all that happens")]
 fn sequence(host: &Host, random: &mut fastrand::Rng, installs: &AtomicUsize) -> Vec<String> {
     let mut steps = Vec::new();
     host.write_source(0);
     let before = host.files();
     let mut installer = install(host, installs);
     for _ in 0..random.usize(3..9) {
-        let step = random.usize(0..12);
+        let step = random.usize(0..17);
         let variant = random.usize(0..6);
         steps.push(format!("{step} {variant}"));
         match step {
@@ -145,14 +147,67 @@ fn sequence(host: &Host, random: &mut fastrand::Rng, installs: &AtomicUsize) -> 
                 host.node.kill_agent();
                 host.node.start_agent();
             }
+            // An upgrade to another release: the plugin is replaced under running ADDs.
+            11 => {
+                let plugin = host.other_plugin(variant);
+                let next = host.install(&["--plugin", plugin.to_str().unwrap()]);
+                installer.terminate();
+                installer = next;
+                let plugin = fs::read(plugin).unwrap();
+                wait("the plugin is replaced", || fs::read(host.bin().join("npc-cni")).is_ok_and(|now| now == plugin));
+            }
+            // An operator's rm: pods may start without the plugin until it is back.
+            12 => {
+                installs.fetch_add(1, Ordering::SeqCst);
+                fs::remove_file(host.conf().join(OWN)).unwrap();
+                host.wait_installed();
+                wait("the plugin is installed", || report(host).installed);
+                installs.fetch_add(1, Ordering::SeqCst);
+            }
+            // Broken for longer than one pass, and an installer that finds it so.
+            13 => {
+                let text = host.source(variant);
+                fs::write(host.conf().join(SOURCE), &text[..text.len() / 2]).unwrap();
+                wait("the broken source is reported", || has_alert(host, Reason::SourceBroken));
+                installer.kill();
+                installer = host.install(&[]);
+                thread::sleep(Duration::from_millis(random.u64(0..200)));
+                host.write_source(variant);
+            }
+            // Another program's file comes first for a while.
+            14 => {
+                installs.fetch_add(1, Ordering::SeqCst);
+                let other = host.conf().join("00-a.conflist");
+                fs::write(host.conf().join("00-a.new"), host.source(variant)).unwrap();
+                fs::rename(host.conf().join("00-a.new"), &other).unwrap();
+                wait("it is reported", || has_alert(host, Reason::Preempted));
+                fs::remove_file(other).unwrap();
+                wait("the plugin is installed", || report(host).installed);
+                installs.fetch_add(1, Ordering::SeqCst);
+            }
+            // Another name for our file, and back.
+            15 => {
+                for name in [["04-npc.conflist", "06-npc.conflist"][variant % 2], OWN] {
+                    installer.terminate();
+                    installer = host.install(&["--cni-conf-name", name]);
+                    let names = ["04-npc.conflist", OWN, "06-npc.conflist"];
+                    let is_there = |other: &&&str| host.conf().join(other).exists();
+                    wait("our file has the new name", || names.iter().filter(is_there).eq([&name]));
+                }
+            }
             // Gone and back.
             _ => {
                 installs.fetch_add(1, Ordering::SeqCst);
                 drop(fs::remove_file(host.conf().join("00-multus.conf")));
                 let linux = json!({"kubernetes.io/os": "linux"});
-                let says = match variant % 3 {
+                let mut going = daemon_set(&["install-cni", "npc"], &linux);
+                going["metadata"]["deletionTimestamp"] = json!("2026-11-28T00:00:00Z");
+                let says = match variant {
                     0 => Says::Refuses(404, "NotFound"),
                     1 => Says::Found(daemon_set(&["npc"], &linux)),
+                    2 => Says::Refuses(401, "Unauthorized"),
+                    3 => Says::Refuses(403, "Forbidden"),
+                    4 => Says::Found(going),
                     _ => Says::Found(daemon_set(&["install-cni", "npc"], &json!({"pool": "other"}))),
                 };
                 host.end(installer, says);
