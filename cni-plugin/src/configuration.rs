@@ -170,7 +170,7 @@ impl Input {
         }
         if let Some(socket) = socket {
             let socket = absolute(socket).ok_or_else(|| wrong("socket", "an absolute path is expected"))?;
-            settings.socket = socket.to_owned();
+            socket.clone_into(&mut settings.socket);
         }
         if let Some(value) = timeout_seconds {
             let seconds = value.as_u64().filter(|seconds| (1..=LONGEST_TIMEOUT).contains(seconds));
