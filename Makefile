@@ -27,7 +27,7 @@ run: setup ## a small cluster in network namespaces: real agents, real packets, 
 	$(CARGO) build --workspace --bin npc --bin npc-lab
 	$(TARGET)/debug/npc-lab run -f $(SHOP)
 
-test: setup ## every test; random ones with samples that are the same each time
+test: setup ## every test; after `make tools` also those of Helm, kubectl, promtool and containerd; samples that stay the same
 	$(CARGO) build --workspace --bins
 	previous=$$(deploy/previous.sh) || previous=; \
 	PATH="$$(deploy/tools.sh --cached)" PROPTEST_RNG_SEED=$(SEED) $${previous:+env NPC_PREVIOUS="$$previous"} \
@@ -36,6 +36,7 @@ test: setup ## every test; random ones with samples that are the same each time
 test-full: tools ## the same with new samples, a million packets, thousands of clusters, and all that make can fetch
 	assets=$$(deploy/apiserver.sh) && \
 	KUBEBUILDER_ASSETS=$$assets NPC_FUZZ_SHAPES=1000000 NPC_CASES=5000 NPC_CNI_PODS=500 NPC_CNI_FLOWS=150000 \
+		NPC_CNI_MILLISECONDS=1000 NPC_CNI_AWAY_SECONDS=600 \
 		NPC_CNI_SEQUENCES=100 $(MAKE) --no-print-directory test SEED=$$(date +%s)
 
 tools: ## Helm, kubectl, promtool and containerd for the tests; prints a PATH with them

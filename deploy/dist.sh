@@ -42,6 +42,7 @@ if [ -z "$binaries" ]; then
 	done
 fi
 
+deploy/image/static.sh "$binaries/npc-cni"
 rm -rf "$out"
 mkdir -p "$out/$name/deploy"
 for each in $shipped; do

@@ -1,7 +1,8 @@
 //! The time that the CNI plugin adds to the start of a pod: from the start of `npc-cni ADD` to
 //! its end, in which the real agent writes the pod's rules. For pods one by one and for a
 //! burst of 500, 50 at a time; with 10 and 1,000 policies on the node, 100,000 pods in the
-//! cluster, and 150,000 flows in the conntrack table. Needs root, and the binaries:
+//! cluster, and 150,000 flows in the conntrack table; and for pods that have an address of each
+//! family. Needs root, and the binaries:
 //! `cargo build --workspace --release --bins`, and the plugin as it is shipped, static, in the
 //! variable `NPC_CNI`, as `make bench` has it. The agent's node is a network namespace, and
 //! the API server is in this process.
@@ -10,7 +11,7 @@
 use std::env;
 use std::fs;
 use std::io::Write as _;
-use std::net::{Ipv4Addr, TcpListener, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{self, Child, Command, Stdio};
 use std::sync::Mutex;
@@ -44,14 +45,18 @@ struct Case {
     policies: usize,
     pods: usize,
     flows: usize,
+    /// Each pod has an IPv6 address too.
+    dual_stack: bool,
 }
 
-const CASES: [Case; 5] = [
-    Case { policies: 10, pods: 1_000, flows: 0 },
-    Case { policies: 1_000, pods: 1_000, flows: 0 },
-    Case { policies: 10, pods: 100_000, flows: 0 },
-    Case { policies: 10, pods: 1_000, flows: 150_000 },
-    Case { policies: 1_000, pods: 100_000, flows: 150_000 },
+const CASES: [Case; 7] = [
+    Case { policies: 10, pods: 1_000, flows: 0, dual_stack: false },
+    Case { policies: 1_000, pods: 1_000, flows: 0, dual_stack: false },
+    Case { policies: 10, pods: 100_000, flows: 0, dual_stack: false },
+    Case { policies: 10, pods: 1_000, flows: 150_000, dual_stack: false },
+    Case { policies: 1_000, pods: 100_000, flows: 150_000, dual_stack: false },
+    Case { policies: 10, pods: 1_000, flows: 0, dual_stack: true },
+    Case { policies: 10, pods: 1_000, flows: 150_000, dual_stack: true },
 ];
 
 fn main() -> Result<()> {
@@ -74,7 +79,7 @@ fn measure(case: Case) -> Result<()> {
     for number in 0..case.policies {
         server.put(&policy(number));
     }
-    let mut node = Node::start(&server)?;
+    let mut node = Node::start(&server, case.dual_stack)?;
     node.open_flows(case.flows)?;
     for number in 0..=ALONE + BURST {
         server.put(&pod(number));
@@ -160,10 +165,11 @@ struct Node {
     netns: Netns,
     agent: Child,
     folder: tempfile::TempDir,
+    dual_stack: bool,
 }
 
 impl Node {
-    fn start(server: &Server) -> Result<Self> {
+    fn start(server: &Server, dual_stack: bool) -> Result<Self> {
         let netns = Netns::create(&format!("npc-bench-{}", process::id()))?;
         netns.exec(&["ip", "link", "set", "lo", "up"], "")?;
         let listener = netns.within(|| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))??;
@@ -173,7 +179,7 @@ impl Node {
         server.write_kubeconfig(folder.path())?;
         let ready = folder.path().join("ready");
         let agent = start_agent(&netns, folder.path())?;
-        let mut node = Self { netns, agent, folder };
+        let mut node = Self { netns, agent, folder, dual_stack };
         while !ready.exists() {
             if let Some(status) = node.agent.try_wait()? {
                 let log = fs::read_to_string(node.folder.path().join("log"))?;
@@ -206,13 +212,18 @@ impl Node {
     /// `npc-cni ADD` for a pod, as the last of a chain.
     fn add(&self, number: usize) -> Result<()> {
         let socket = self.folder.path().join("run/cni.sock");
-        let address = Ipv4Addr::from(0x0ac8_0001 + u32::try_from(number)?);
+        let place = u32::try_from(number)? + 1;
+        let mut addresses = vec![format!("{}/32", Ipv4Addr::from(0x0ac8_0000 + place))];
+        if self.dual_stack {
+            addresses.push(format!("{}/128", Ipv6Addr::from((0xfd00_u128 << 112) + u128::from(place))));
+        }
+        let ips: Vec<_> = addresses.iter().map(|address| json!({"address": address, "interface": 0})).collect();
         let configuration = json!({
             "cniVersion": "1.0.0", "name": "bench", "type": "npc-cni", "socket": socket, "timeoutSeconds": 60,
             "prevResult": {
                 "cniVersion": "1.0.0",
                 "interfaces": [{"name": "eth0", "sandbox": "/run/netns/pod"}],
-                "ips": [{"address": format!("{address}/32"), "interface": 0}],
+                "ips": ips,
             },
         });
         let arguments = format!("K8S_POD_NAMESPACE=bench;K8S_POD_NAME=pod-{number};K8S_POD_UID={}", uid(number));

@@ -86,7 +86,7 @@ fn described(environment: &Environment, input: &Input) -> Result<Add, Error> {
     };
     let previous = Previous::parse(previous)?;
     let addresses = previous.addresses(interface, netns)?;
-    let host_interface = previous.host_interface(interface, &addresses);
+    let host_interface = previous.host_interface(interface, netns, &addresses);
     Ok(Add {
         attachment: Attachment { container_id: container_id.to_owned(), interface: interface.to_owned() },
         network: input.network().to_owned(),
@@ -197,10 +197,9 @@ fn check(environment: &Environment, input: &Input) -> Result<String, Error> {
 }
 
 fn gc(input: &Input) -> Result<String, Error> {
-    let settings = input.settings()?;
     let command = Command::Gc { network: input.network().to_owned(), valid: input.attachments()? };
     // An agent that is away finds by itself what is gone.
-    if let Err(error) = client::ask_once(&settings.socket, Instant::now() + DELETE_PATIENCE, &Request::new(command)) {
+    if let Err(error) = client::ask_once(&input.socket(), Instant::now() + DELETE_PATIENCE, &Request::new(command)) {
         eprintln!("npc-cni: the agent cannot be asked to forget what is gone: {error}");
     }
     Ok(String::new())

@@ -48,17 +48,17 @@ pub enum FailurePolicy {
 #[derive(Debug)]
 pub struct Input(Raw);
 
+/// A value of a wrong type is an error where it is used. A DEL uses few, and has to succeed.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Raw {
     cni_version: Option<String>,
-    #[serde(default)]
-    name: String,
-    socket: Option<PathBuf>,
+    name: Option<serde_json::Value>,
+    socket: Option<serde_json::Value>,
     timeout_seconds: Option<serde_json::Value>,
     failure_policy: Option<serde_json::Value>,
     open_namespaces: Option<serde_json::Value>,
-    conflist: Option<PathBuf>,
+    conflist: Option<serde_json::Value>,
     prev_result: Option<Box<RawValue>>,
     #[serde(rename = "cni.dev/valid-attachments")]
     attachments: Option<serde_json::Value>,
@@ -131,10 +131,10 @@ impl Input {
         })
     }
 
-    /// The name of the network.
+    /// The name of the network; empty if there is none.
     #[must_use]
     pub fn network(&self) -> &str {
-        &self.0.name
+        self.0.name.as_ref().and_then(serde_json::Value::as_str).unwrap_or_default()
     }
 
     /// What the plugins before this one answered, as they wrote it.
@@ -167,13 +167,17 @@ impl Input {
     /// # Errors
     /// If one of them has a value that it does not take.
     pub fn settings(&self) -> Result<Settings, Error> {
-        let Raw { socket, timeout_seconds, failure_policy, open_namespaces, .. } = &self.0;
+        let Raw { name, socket, timeout_seconds, failure_policy, open_namespaces, conflist, .. } = &self.0;
         let mut settings = Settings::default();
+        if name.as_ref().is_some_and(|name| !name.is_string()) {
+            return Err(wrong("name", "the name of a network is expected"));
+        }
+        if conflist.as_ref().is_some_and(|conflist| !conflist.is_string()) {
+            return Err(wrong("conflist", "a path is expected"));
+        }
         if let Some(socket) = socket {
-            if !socket.is_absolute() {
-                return Err(wrong("socket", "an absolute path is expected"));
-            }
-            settings.socket.clone_from(socket);
+            let socket = absolute(socket).ok_or_else(|| wrong("socket", "an absolute path is expected"))?;
+            socket.clone_into(&mut settings.socket);
         }
         if let Some(value) = timeout_seconds {
             let seconds = value.as_u64().filter(|seconds| (1..=LONGEST_TIMEOUT).contains(seconds));
@@ -199,17 +203,17 @@ impl Input {
     /// one. A runtime may still call the plugin by what it read from the old one.
     #[must_use]
     pub fn is_uninstalled(&self) -> bool {
-        let Some(conflist) = self.0.conflist.as_deref().filter(|path| path.is_absolute()) else { return false };
+        let Some(conflist) = self.0.conflist.as_ref().and_then(absolute) else { return false };
         // Where the folder is missing too, the plugin runs where it cannot see the node's files.
         let is_gone = || fs::symlink_metadata(conflist).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
         conflist.parent().is_some_and(|folder| folder.is_dir() && is_gone() && !has_installed(folder))
     }
 
-    /// The socket alone, where it can be used: a DEL does not fail because of a wrong
+    /// The socket alone, where it can be used: a DEL or a GC does not fail because of a wrong
     /// setting.
     #[must_use]
     pub fn socket(&self) -> PathBuf {
-        self.0.socket.clone().filter(|socket| socket.is_absolute()).unwrap_or_else(|| SOCKET.into())
+        self.0.socket.as_ref().and_then(absolute).map_or_else(|| SOCKET.into(), Path::to_owned)
     }
 }
 
@@ -245,6 +249,10 @@ fn has_installed(folder: &Path) -> bool {
     })
 }
 
+fn absolute(value: &serde_json::Value) -> Option<&Path> {
+    value.as_str().map(Path::new).filter(|path| path.is_absolute())
+}
+
 fn wrong(key: &str, what: &str) -> Error {
     Error::new(
         Code::InvalidConfiguration,
@@ -278,6 +286,9 @@ mod tests {
             r#"{"failurePolicy":"ajar"}"#,
             r#"{"openNamespaces":"kube-system"}"#,
             r#"{"socket":"relative"}"#,
+            r#"{"socket":7}"#,
+            r#"{"conflist":["/x"]}"#,
+            r#"{"name":1}"#,
         ] {
             assert_eq!(settings(text).unwrap_err().code, Code::InvalidConfiguration, "{text}");
         }
@@ -285,7 +296,7 @@ mod tests {
 
     #[test]
     fn what_is_no_configuration_is_an_error() {
-        for text in ["", "{", "null", "[]", "[\"1.0.0\",\"n\"]", "{\"name\":1}", "\u{0}", "{}{}"] {
+        for text in ["", "{", "null", "[]", "[\"1.0.0\",\"n\"]", "{\"cniVersion\":1}", "\u{0}", "{}{}"] {
             assert_eq!(Input::parse(text.as_bytes()).unwrap_err().code, Code::Decode, "{text}");
         }
         assert_eq!(Input::parse(&vec![b' '; 5 << 20]).unwrap_err().code, Code::Decode);

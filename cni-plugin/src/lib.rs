@@ -22,6 +22,8 @@ pub mod error;
 pub mod file;
 #[doc(hidden)]
 pub mod fuzz;
+mod link;
+mod netlink;
 pub mod note;
 pub mod previous;
 pub mod protocol;

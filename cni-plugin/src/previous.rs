@@ -1,7 +1,9 @@
 //! What the plugins before this one made: the addresses of the container's interface,
 //! and the node's end of it.
 
+use std::fs;
 use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use rustix::net::{AddressFamily, SocketType, netdevice};
@@ -9,6 +11,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::check::is_of_a_pod;
+use crate::link::{NodeEnd, node_end};
 use crate::protocol::HostInterface;
 use crate::{Code, Error, route};
 
@@ -37,6 +40,17 @@ struct Ip {
     address: String,
     #[serde(default)]
     interface: Option<i64>,
+}
+
+/// Whose an address in the result is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Owner {
+    /// The container's interface.
+    Pod,
+    /// Another interface of a container.
+    Other,
+    /// The result does not show it.
+    Unknown,
 }
 
 impl Interface {
@@ -71,40 +85,71 @@ impl Previous {
     /// because each interface of each pod may have the same.
     ///
     /// # Errors
-    /// If one of them is none, or none that a pod can have.
+    /// If one of them is none, or none that a pod can have. If the result has addresses of a
+    /// family, and shows of none that it is the pod's or another interface's: without them the
+    /// pod would start open.
     pub fn addresses(&self, interface: &str, netns: &str) -> Result<Vec<IpAddr>, Error> {
-        let interfaces = self.interfaces.as_deref().unwrap_or_default();
         let mut addresses = Vec::new();
+        let mut unknown = Vec::new();
         for ip in self.ips.as_deref().unwrap_or_default() {
             let text = ip.address.split_once('/').map_or(&*ip.address, |(address, _)| address);
             let address: IpAddr = text.parse().map_err(|_| {
                 let what = ip.address.chars().take(64).collect::<String>();
                 Error::new(Code::Decode, format!("npc-cni: {what:?} in prevResult is no address"))
             })?;
-            let is_of_pod = match ip.interface.and_then(|index| usize::try_from(index).ok()) {
-                None => true,
-                Some(index) => interfaces.get(index).is_some_and(|found| {
-                    found.name == interface && found.sandbox.as_deref().is_some_and(|sandbox| is_same(sandbox, netns))
-                }),
-            };
-            let address = address.to_canonical();
-            if is_of_pod && !is_of_a_pod(address) {
+            let (address, owner) = (address.to_canonical(), self.owner(ip, interface, netns));
+            if owner == Owner::Pod && !is_of_a_pod(address) {
                 let what = format!("npc-cni: {address} in prevResult is none that a pod can have");
                 return Err(Error::new(Code::Decode, what));
             }
-            if is_of_pod && !is_link_local(address) && !addresses.contains(&address) {
-                addresses.push(address);
+            if is_link_local(address) {
+                continue;
+            }
+            match owner {
+                Owner::Pod if !addresses.contains(&address) => addresses.push(address),
+                Owner::Pod | Owner::Other => {}
+                Owner::Unknown => unknown.push(address),
             }
         }
-        Ok(addresses)
+        let has_of_family = |address: &IpAddr| addresses.iter().any(|known| known.is_ipv4() == address.is_ipv4());
+        match unknown.iter().find(|address| !has_of_family(address)) {
+            None => Ok(addresses),
+            Some(address) => Err(Error::new(
+                Code::Decode,
+                format!(
+                    "npc-cni: {address} in prevResult is of no interface that is known to be {interface} in {netns}, so \
+                     the pod's addresses are unknown and its policies cannot be enforced. The plugin that gives the \
+                     network has to list {interface} with its sandbox (CNI_NETNS), and its place in interfaces with \
+                     the address, or no interface with the address"
+                ),
+            )),
+        }
     }
 
-    /// The node's end of the container's interface of this name: that by which the node
-    /// reaches the pod, else, as behind a bridge, the first of the node's in the result that
-    /// can be it. The plugin that makes it lists it before others add theirs (`bandwidth`
-    /// an ifb).
+    fn owner(&self, ip: &Ip, interface: &str, netns: &str) -> Owner {
+        let Some(index) = ip.interface.and_then(|index| usize::try_from(index).ok()) else { return Owner::Pod };
+        let Some(found) = self.interfaces.as_deref().unwrap_or_default().get(index) else { return Owner::Unknown };
+        match found.sandbox.as_deref().filter(|sandbox| !sandbox.is_empty()) {
+            // Some plugins (azure-vnet) list the container's interface without its network namespace.
+            None if found.name == interface => Owner::Pod,
+            Some(sandbox) if found.name == interface && is_same(sandbox, netns) => Owner::Pod,
+            Some(_) if found.name != interface => Owner::Other,
+            _ => Owner::Unknown,
+        }
+    }
+
+    /// The node's end of the container's interface of this name in this network namespace, as
+    /// the kernel knows it. If it cannot say: that by which the node reaches the pod, else, as
+    /// behind a bridge, the first of the node's in the result that can be it. The plugin that
+    /// makes it lists it before others add theirs (`bandwidth` an ifb).
     #[must_use]
-    pub fn host_interface(&self, interface: &str, addresses: &[IpAddr]) -> Option<HostInterface> {
+    pub fn host_interface(&self, interface: &str, netns: &str, addresses: &[IpAddr]) -> Option<HostInterface> {
+        match node_end(netns, interface) {
+            Ok(NodeEnd::Is(end)) => return Some(end),
+            // A route leads to the interface below a macvlan or an ipvlan, which many share.
+            Ok(NodeEnd::None) => return None,
+            Ok(NodeEnd::Elsewhere) | Err(_) => {}
+        }
         // A name and an index are asked of the kernel by a socket of any kind.
         let socket = rustix::net::socket(AddressFamily::UNIX, SocketType::DGRAM, None).ok()?;
         let by_route = addresses.iter().find_map(|address| {
@@ -133,12 +178,13 @@ fn leads_to_pod(name: &str) -> bool {
     name != "lo" && is_virtual(name) && !is_bridge(name)
 }
 
-/// Whether two paths of network namespaces are one: `/var/run` is `/run` on most nodes,
-/// and one plugin may have resolved it.
+/// Whether two paths lead to one network namespace: `/var/run` is `/run` on most nodes, and
+/// plugins write the same place in several ways.
 fn is_same(one: &str, other: &str) -> bool {
     let plain =
         |path: &str| path.strip_prefix("/var/run/").map_or_else(|| path.to_owned(), |rest| format!("/run/{rest}"));
-    plain(one) == plain(other)
+    let file = |path: &str| fs::metadata(path).ok().map(|file| (file.dev(), file.ino()));
+    plain(one) == plain(other) || file(one).is_some_and(|one| file(other) == Some(one))
 }
 
 fn is_link_local(address: IpAddr) -> bool {
@@ -168,9 +214,13 @@ mod tests {
     use super::*;
 
     fn addresses(text: &str) -> Result<Vec<String>, Code> {
+        addresses_in("/var/run/netns/pod", text)
+    }
+
+    fn addresses_in(netns: &str, text: &str) -> Result<Vec<String>, Code> {
         let raw: Box<RawValue> = serde_json::from_str(text).unwrap();
         let previous = Previous::parse(&raw).map_err(|error| error.code)?;
-        let addresses = previous.addresses("eth0", "/var/run/netns/pod").map_err(|error| error.code)?;
+        let addresses = previous.addresses("eth0", netns).map_err(|error| error.code)?;
         Ok(addresses.iter().map(ToString::to_string).collect())
     }
 
@@ -205,6 +255,59 @@ mod tests {
         assert_eq!(addresses(r#"{"ips":null,"interfaces":null}"#).unwrap(), [""; 0]);
     }
 
+    /// A result with one address, of an interface with this name and sandbox.
+    fn of_interface(name: &str, sandbox: &str, index: usize) -> String {
+        format!(
+            r#"{{"interfaces":[{{"name":"{name}","sandbox":"{sandbox}"}}],"ips":[{{"address":"10.0.0.5/24","interface":{index}}}]}}"#
+        )
+    }
+
+    #[test]
+    fn a_network_namespace_is_known_by_any_of_its_paths() {
+        let folder = tempfile::tempdir().unwrap();
+        let [own, other, link] = ["pod", "other", "link"].map(|name| folder.path().join(name).display().to_string());
+        fs::write(&own, "").unwrap();
+        fs::write(&other, "").unwrap();
+        std::os::unix::fs::symlink(&own, &link).unwrap();
+        let name = folder.path().file_name().unwrap().display().to_string();
+        let detour = own.replace("/pod", &format!("/../{name}/pod"));
+        for sandbox in [&own, &link, &detour, &format!("/{own}")] {
+            assert_eq!(addresses_in(&own, &of_interface("eth0", sandbox, 0)).unwrap(), ["10.0.0.5"], "{sandbox}");
+        }
+        assert_eq!(addresses_in(&own, &of_interface("eth0", &other, 0)), Err(Code::Decode));
+    }
+
+    /// The pod has an address then, and starting it without one would start it open.
+    #[test]
+    fn addresses_of_which_none_is_known_to_be_the_pods_are_an_error() {
+        for (name, sandbox, index) in [
+            ("eth0", "/proc//run/netns/pod/ns/net", 0),
+            ("eth0", "container", 0),
+            ("eth0", "/run/netns/other", 0),
+            ("eth0", "/run/netns/pod", 17),
+            // The node's end of the pod's interface.
+            ("veth1", "", 0),
+        ] {
+            let text = of_interface(name, sandbox, index);
+            assert_eq!(addresses(&text), Err(Code::Decode), "{text}");
+        }
+        // Of one family only: the other would be open.
+        let half = r#"{"interfaces":[{"name":"eth0","sandbox":"/run/netns/pod"}],
+            "ips":[{"address":"10.0.0.5/24","interface":0},{"address":"fd00::5/64","interface":1}]}"#;
+        assert_eq!(addresses(half), Err(Code::Decode));
+        // Those of another interface of the pod, and link-local ones, are not this interface's.
+        assert_eq!(addresses(&of_interface("eth1", "/run/netns/pod", 0)).unwrap(), [""; 0]);
+        let local = of_interface("veth1", "", 0).replace("10.0.0.5/24", "fe80::5/64");
+        assert_eq!(addresses(&local).unwrap(), [""; 0]);
+    }
+
+    #[test]
+    fn an_interface_without_a_sandbox_is_the_pods_if_it_has_its_name() {
+        let text =
+            r#"{"interfaces":[{"name":"eth0"},{"name":"azv1"}],"ips":[{"address":"10.0.0.5/24","interface":0}]}"#;
+        assert_eq!(addresses(text).unwrap(), ["10.0.0.5"]);
+    }
+
     #[test]
     fn what_is_no_result_is_an_error() {
         for text in
@@ -217,7 +320,7 @@ mod tests {
     fn host_interface(text: &str, interface: &str, addresses: &[&str]) -> Option<String> {
         let raw: Box<RawValue> = serde_json::from_str(text).unwrap();
         let addresses: Vec<IpAddr> = addresses.iter().map(|text| text.parse().unwrap()).collect();
-        let found = Previous::parse(&raw).unwrap().host_interface(interface, &addresses)?;
+        let found = Previous::parse(&raw).unwrap().host_interface(interface, "/run/netns/pod", &addresses)?;
         Some(found.name)
     }
 

@@ -2,22 +2,14 @@
 
 use std::io;
 use std::net::IpAddr;
-use std::time::Duration;
 
 use netlink_packet_core::{
-    DecodeError, Emitable, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader, NetlinkMessage, NetlinkPayload,
-    NetlinkSerializable, Parseable,
+    DecodeError, Emitable, NetlinkDeserializable, NetlinkHeader, NetlinkSerializable, Parseable,
 };
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
-use rustix::net::sockopt::{Timeout, set_socket_timeout};
-use rustix::net::{RecvFlags, SendFlags, SocketFlags, SocketType};
 
-/// For how long the kernel's answer is waited for; it is there at once.
-const PATIENCE: Duration = Duration::from_secs(1);
-
-/// As much as one route takes, and more.
-const ANSWER: usize = 8 << 10;
+use crate::netlink::ask;
 
 /// `RTM_GETROUTE` of linux/rtnetlink.h.
 const GET_ROUTE: u16 = 26;
@@ -55,20 +47,8 @@ impl NetlinkDeserializable for Route {
 /// # Errors
 /// If the kernel has no route to it, or cannot be asked.
 pub(crate) fn interface_to(address: IpAddr) -> io::Result<Option<u32>> {
-    let domain = rustix::net::AddressFamily::NETLINK;
-    // The protocol number of NETLINK_ROUTE is 0, which is that of none.
-    let socket = rustix::net::socket_with(domain, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
-    set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE))?;
-    rustix::net::send(&socket, &request(address), SendFlags::empty())?;
-    let mut buffer = vec![0; ANSWER];
-    let (length, _) = rustix::net::recv(&socket, &mut buffer[..], RecvFlags::empty())?;
-    let answer = buffer.get(..length).unwrap_or_default();
-    let answer = NetlinkMessage::<Route>::deserialize(answer).map_err(io::Error::other)?;
-    match answer.payload {
-        NetlinkPayload::InnerMessage(Route(route)) => Ok(interface_of(&route)),
-        NetlinkPayload::Error(error) => Err(error.to_io()),
-        _ => Ok(None),
-    }
+    let answer = ask(Route(question(address)))?;
+    Ok(answer.and_then(|Route(route)| interface_of(&route)))
 }
 
 fn interface_of(route: &RouteMessage) -> Option<u32> {
@@ -83,7 +63,7 @@ fn interface_of(route: &RouteMessage) -> Option<u32> {
     })
 }
 
-fn request(address: IpAddr) -> Vec<u8> {
+fn question(address: IpAddr) -> RouteMessage {
     let mut route = RouteMessage::default();
     let (family, prefix, destination) = match address {
         IpAddr::V4(address) => (AddressFamily::Inet, 32, RouteAddress::Inet(address)),
@@ -92,13 +72,7 @@ fn request(address: IpAddr) -> Vec<u8> {
     route.header.address_family = family;
     route.header.destination_prefix_length = prefix;
     route.attributes.push(RouteAttribute::Destination(destination));
-    let mut header = NetlinkHeader::default();
-    header.flags = NLM_F_REQUEST;
-    let mut message = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(Route(route)));
-    message.finalize();
-    let mut bytes = vec![0; message.buffer_len()];
-    message.serialize(&mut bytes);
-    bytes
+    route
 }
 
 #[cfg(test)]

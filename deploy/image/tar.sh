@@ -33,6 +33,7 @@ else
 fi
 mkdir -p "$root/usr/bin"
 for binary in "$@"; do
+	[ "${binary##*/}" != npc-cni ] || "$here/static.sh" "$binary"
 	install -m 755 "$binary" "$root/usr/bin/"
 done
 # What is in it, for scanners: our crates and Debian's packages.

@@ -12,6 +12,7 @@
 //! that are as new as the pod ([`policies`]). `docs/cni.md` has the protocol.
 
 mod asking;
+mod netns;
 mod pending;
 mod policies;
 mod registry;

@@ -16,6 +16,7 @@ use tokio::time::{self, Instant, MissedTickBehavior};
 use tracing::{error, info, warn};
 
 use super::asking::{AskPolicies, Asking, Listed, Needs};
+use super::netns::SeenNetns;
 use super::pending::{Awaits, Pending, late};
 use super::policies::Policies;
 use super::sandboxes::{Sandboxes, Saved};
@@ -77,6 +78,7 @@ pub fn start(options: Options, agent: mpsc::Sender<Event>) -> io::Result<mpsc::S
     let registry = Registry {
         sandboxes: Sandboxes::new(&options.node, saved),
         policies: Policies::default(),
+        netns: SeenNetns::default(),
         file,
         agent,
         pending: Vec::new(),
@@ -91,6 +93,7 @@ pub fn start(options: Options, agent: mpsc::Sender<Event>) -> io::Result<mpsc::S
 struct Registry {
     sandboxes: Sandboxes,
     policies: Policies,
+    netns: SeenNetns,
     file: StateFile,
     agent: mpsc::Sender<Event>,
     pending: Vec<Pending>,
@@ -394,22 +397,14 @@ impl Registry {
         }
         self.read_notes().await?;
         self.sandboxes.age();
-        self.publish().await?;
-        let links = self.sandboxes.links();
-        if links.is_empty() {
-            return Ok(());
-        }
-        let gone = match links::gone(links) {
-            Ok(gone) => gone,
-            Err(error) => {
-                warn!(error = with_causes(&error), "cannot find out which interfaces of sandboxes are gone");
-                return Ok(());
-            }
-        };
-        if gone.is_empty() {
-            return Ok(());
-        }
-        let ended = self.sandboxes.links_gone(&gone);
+        let (links, netns) = (self.sandboxes.links(), self.sandboxes.netns_without_link());
+        let gone = if links.is_empty() { Ok(links) } else { links::gone(links) };
+        let gone = gone.unwrap_or_else(|error| {
+            warn!(error = with_causes(&error), "cannot find out which interfaces of sandboxes are gone");
+            BTreeSet::new()
+        });
+        let netns = self.netns.gone(netns);
+        let ended = self.sandboxes.links_gone(&gone) + self.sandboxes.netns_gone(&netns);
         if ended > 0 {
             info!(ended, "the interfaces of sandboxes are gone, and there was no DEL");
         }

@@ -35,6 +35,11 @@ pub const UNIDENTIFIED: &str = "npc.dev/unidentified";
 /// again without the plugin may have it.
 const BEHIND: u32 = 120;
 
+/// For how many rounds the address of a sandbox that has gone stays isolated if its interface
+/// has no end on the node (macvlan, ipvlan). The plugins of the chain have their DEL within
+/// seconds, and then the runtime removes the network namespace.
+const HELD: u32 = 30;
+
 /// The policy of that namespace.
 const DENY_ALL: &str = "deny-all";
 
@@ -52,6 +57,8 @@ pub struct Sandboxes {
     order: u64,
     /// Addresses whose sandbox has gone and whose interface may still be there.
     released: BTreeMap<IpAddr, HostInterface>,
+    /// The same, without an interface of the node that shows it: for how many more rounds.
+    held: BTreeMap<IpAddr, u32>,
     /// The addresses that CNI reported for each pod ([`mark`]) once. The API may go on to
     /// list them after they have gone to another pod.
     reported: BTreeMap<String, BTreeSet<IpAddr>>,
@@ -74,6 +81,9 @@ pub struct Saved {
     pub sandboxes: Vec<Add>,
     /// Addresses without a sandbox whose interface may still be there.
     pub released: Vec<(IpAddr, HostInterface)>,
+    /// Addresses without a sandbox that stay isolated for a while. Older agents know none.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub held: BTreeSet<IpAddr>,
     /// The addresses that CNI reported for each pod once. Pods are known by UID; by
     /// namespace and name where files have none.
     pub reported_addresses: BTreeMap<String, BTreeSet<IpAddr>>,
@@ -102,6 +112,7 @@ impl Sandboxes {
             order: live.len() as u64,
             live,
             released: saved.released.into_iter().collect(),
+            held: saved.held.into_iter().map(|address| (address, HELD)).collect(),
             reported,
             past: BTreeMap::new(),
             given: BTreeMap::new(),
@@ -119,6 +130,7 @@ impl Sandboxes {
         Saved {
             sandboxes: sandboxes.into_iter().map(|(_, add)| add.clone()).collect(),
             released: self.released.iter().map(|(address, link)| (*address, link.clone())).collect(),
+            held: self.held.keys().copied().collect(),
             reported_addresses: self.reported.clone(),
             reported: BTreeSet::new(),
         }
@@ -186,6 +198,7 @@ impl Sandboxes {
         self.order += 1;
         for address in &add.addresses {
             self.released.remove(address);
+            self.held.remove(address);
         }
         if let Some(pod) = self.object_of(&add).map(mark) {
             self.reported.entry(pod).or_default().extend(&add.addresses);
@@ -195,16 +208,23 @@ impl Sandboxes {
     }
 
     /// A sandbox is gone; whether it was known. Its addresses leave the sets of peers at
-    /// once. They stay isolated while the node's end of its interface is there, or until
-    /// they are another sandbox's.
+    /// once. They stay isolated while the node's end of its interface is there, for some rounds
+    /// if there is none, or until they are another sandbox's.
     pub fn delete(&mut self, attachment: &Attachment) -> bool {
         let Some((_, add)) = self.live.remove(attachment) else { return false };
         self.is_dirty = true;
-        let Some(link) = add.host_interface else { return true };
         for address in add.addresses {
             // The DEL of an old sandbox takes nothing from a new one.
-            if self.owner(address).is_none() {
-                self.released.insert(address, link.clone());
+            if self.owner(address).is_some() {
+                continue;
+            }
+            match &add.host_interface {
+                Some(link) => {
+                    self.released.insert(address, link.clone());
+                }
+                None => {
+                    self.held.insert(address, HELD);
+                }
             }
         }
         true
@@ -217,9 +237,15 @@ impl Sandboxes {
         gone.iter().filter(|attachment| self.delete(attachment)).count()
     }
 
-    /// A round has passed. Forgets the addresses that CNI reported so long ago that the API
-    /// cannot be behind any more.
+    /// A round has passed. Forgets the addresses that were held for long, and those that CNI
+    /// reported so long ago that the API cannot be behind any more.
     pub fn age(&mut self) {
+        let held = self.held.len();
+        self.held.retain(|_, rounds| {
+            *rounds -= 1;
+            *rounds > 0
+        });
+        self.is_dirty |= held != self.held.len();
         let mut live = BTreeSet::new();
         for (_, add) in self.live.values() {
             if let Some(pod) = object_of(&self.pods, add).map(mark) {
@@ -264,6 +290,20 @@ impl Sandboxes {
         let ended = before - self.live.len();
         self.is_dirty |= ended > 0 || held != self.released.len();
         ended
+    }
+
+    /// The network namespaces of the sandboxes whose interface has no end on the node.
+    #[must_use]
+    pub fn netns_without_link(&self) -> BTreeSet<String> {
+        let unlinked = self.live.values().filter(|(_, add)| add.host_interface.is_none());
+        unlinked.map(|(_, add)| add.netns.clone()).collect()
+    }
+
+    /// These network namespaces are gone, and so are those sandboxes. How many.
+    pub fn netns_gone(&mut self, gone: &BTreeSet<String>) -> usize {
+        let is_gone = |(_, add): &&(u64, Add)| add.host_interface.is_none() && gone.contains(&add.netns);
+        let ended: Vec<_> = self.live.values().filter(is_gone).map(|(_, add)| add.attachment.clone()).collect();
+        ended.iter().filter(|attachment| self.delete(attachment)).count()
     }
 
     /// The sandbox of a container and interface, as CNI reported it.
@@ -348,7 +388,7 @@ impl Sandboxes {
             }
         }
         if self.is_synced {
-            let released = self.released.keys().copied();
+            let released = self.released.keys().chain(self.held.keys()).copied();
             unidentified.extend(released.filter(|address| !owners.contains_key(address) && !claimed.contains(address)));
             let held = unidentified.into_iter().map(|address| unidentified_pod(&self.node, address));
             wanted.extend(held.map(|pod| (PodKey::of(&pod), pod)));

@@ -352,6 +352,62 @@ fn a_pod_whose_object_went_first_stays_isolated_while_its_sandbox_lives() {
     assert!(!world.is_isolated("10.0.0.1"));
 }
 
+/// Of a macvlan no interface of the node shows that it is gone.
+#[test]
+fn an_address_without_an_interface_of_the_node_stays_isolated_for_a_while_after_its_del() {
+    let mut world = World::new().synced();
+    let web = pod("web", "u1", None);
+    world.object(&web);
+    for container in ["c1", "c2"] {
+        world.sandboxes.add(add(container, &web, &["10.0.0.1"], 0));
+        assert!(world.is_peer("10.0.0.1"));
+        world.sandboxes.delete(&attachment(container));
+        assert!(world.is_isolated("10.0.0.1") && !world.is_peer("10.0.0.1"));
+        world.sandboxes.age();
+    }
+    // The next agent goes on with that.
+    let saved = serde_json::to_string(&world.sandboxes.saved()).unwrap();
+    let mut next = World::after(serde_json::from_str(&saved).unwrap()).synced();
+    next.object(&web);
+    for (world, rounds) in [(&mut world, HELD - 1), (&mut next, HELD)] {
+        for _ in 1..rounds {
+            world.sandboxes.age();
+        }
+        assert!(world.is_isolated("10.0.0.1"));
+        world.sandboxes.age();
+        assert!(!world.is_isolated("10.0.0.1"));
+    }
+    // Another sandbox has it at once.
+    next.sandboxes.add(add("c3", &web, &["10.0.0.1"], 0));
+    next.sandboxes.delete(&attachment("c3"));
+    let other = pod("other", "u2", None);
+    next.object(&other);
+    next.sandboxes.add(add("c4", &other, &["10.0.0.1"], 0));
+    assert_eq!(next.owner("10.0.0.1").as_deref(), Some("shop/other"));
+}
+
+#[test]
+fn a_sandbox_goes_with_its_network_namespace_where_the_node_has_no_end_of_its_interface() {
+    let mut world = World::new().synced();
+    let web = pod("web", "u1", None);
+    world.object(&web);
+    let in_netns = |container: &str, address: &str, link| Add {
+        netns: format!("/run/netns/{container}"),
+        ..add(container, &web, &[address], link)
+    };
+    world.sandboxes.add(in_netns("c1", "10.0.0.1", 0));
+    world.sandboxes.add(in_netns("c2", "10.0.0.2", 0));
+    // Its interface says when it is gone.
+    world.sandboxes.add(in_netns("c3", "10.0.0.3", 3));
+    let all: BTreeSet<String> = ["c1", "c2"].map(|name| format!("/run/netns/{name}")).into();
+    assert_eq!(world.sandboxes.netns_without_link(), all);
+    let gone: BTreeSet<String> = ["c1", "c3"].map(|name| format!("/run/netns/{name}")).into();
+    assert_eq!(world.sandboxes.netns_gone(&gone), 1);
+    assert_eq!(world.sandboxes.len(), 2);
+    assert!(world.is_isolated("10.0.0.1") && !world.is_peer("10.0.0.1"));
+    assert!(world.is_peer("10.0.0.2") && world.is_peer("10.0.0.3"));
+}
+
 #[test]
 fn an_agent_after_this_one_knows_the_same() {
     let mut world = World::new().synced();

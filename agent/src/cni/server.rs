@@ -1,6 +1,8 @@
 //! The socket on which the plugin asks. Each connection is a task of its own with a
-//! bound on its bytes and its time, so none delays another.
+//! bound on its bytes and its time, so none delays another: neither one that sends nothing nor
+//! an ADD that waits for its pod.
 
+use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
@@ -14,6 +16,7 @@ use npc_cni::protocol::{Answer, Command, LONGEST_REQUEST, Reason, Request};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::task::AbortHandle;
 use tokio::time;
 use tracing::{debug, warn};
 
@@ -22,9 +25,13 @@ use crate::instance;
 /// How long a request may take to arrive, and an answer to be taken.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// How many connections may be open. The kubelet starts fewer pods at once, and the
-/// plugin tries again.
-const CONNECTIONS: usize = 512;
+/// How many connections may be open whose request is not complete. A plugin sends its request at
+/// once, and tries again if the connection ends without an answer.
+const READING: usize = 256;
+
+/// How many requests may wait for their answer. A node has fewer pods. With those that send a
+/// request, they are fewer than the files that an agent may have open.
+const WAITING: usize = 4096;
 
 /// How long to wait after a connection could not be accepted.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
@@ -79,20 +86,28 @@ fn other_file(folder: &Path, socket: &Path) -> io::Result<Option<OsString>> {
     Ok(None)
 }
 
-/// Accepts connections for as long as `requests` are taken.
+/// Accepts connections for as long as `requests` are taken. If too many send no request, a new
+/// one takes the place of the oldest of these.
 pub(super) async fn serve(listener: UnixListener, requests: mpsc::Sender<Asked>) {
-    let open = Arc::new(Semaphore::new(CONNECTIONS));
-    loop {
-        let Ok(permit) = Arc::clone(&open).acquire_owned().await else { return };
+    let waiting = Arc::new(Semaphore::new(WAITING));
+    let mut reading: VecDeque<AbortHandle> = VecDeque::new();
+    while !requests.is_closed() {
         match listener.accept().await {
             Ok((stream, _)) => {
-                let requests = requests.clone();
-                tokio::spawn(async move {
-                    if let Err(error) = converse(stream, requests).await {
-                        debug!(%error, "a connection of the CNI plugin ended early");
+                reading.retain(|connection| !connection.is_finished());
+                if reading.len() >= READING
+                    && let Some(oldest) = reading.pop_front()
+                {
+                    oldest.abort();
+                    debug!("a connection of the CNI plugin gave way to a new one, because it sent no request");
+                }
+                let (requests, waiting) = (requests.clone(), Arc::clone(&waiting));
+                let connection = tokio::spawn(async move {
+                    if let Err(error) = receive(stream, requests, &waiting).await {
+                        ended_early(&error);
                     }
-                    drop(permit);
                 });
+                reading.push_back(connection.abort_handle());
             }
             Err(error) => {
                 warn!(%error, "cannot accept a connection of the CNI plugin; trying again");
@@ -102,8 +117,12 @@ pub(super) async fn serve(listener: UnixListener, requests: mpsc::Sender<Asked>)
     }
 }
 
-/// One request and its answer.
-async fn converse(mut stream: UnixStream, requests: mpsc::Sender<Asked>) -> io::Result<()> {
+fn ended_early(error: &io::Error) {
+    debug!(%error, "a connection of the CNI plugin ended early");
+}
+
+/// Receives one request. It waits for its answer in a task of its own.
+async fn receive(mut stream: UnixStream, requests: mpsc::Sender<Asked>, waiting: &Arc<Semaphore>) -> io::Result<()> {
     // As this user namespace sees it.
     let uid = stream.peer_cred()?.uid();
     if uid != 0 {
@@ -126,6 +145,21 @@ async fn converse(mut stream: UnixStream, requests: mpsc::Sender<Asked>) -> io::
             return answer(&mut stream, &Answer::refused(Reason::Malformed, words)).await;
         }
     };
+    let Ok(permit) = Arc::clone(waiting).try_acquire_owned() else {
+        let words = format!("{WAITING} requests wait for their answer; this one is to be tried again");
+        return answer(&mut stream, &Answer::refused(Reason::Timeout, words)).await;
+    };
+    tokio::spawn(async move {
+        if let Err(error) = reply(stream, command, requests).await {
+            ended_early(&error);
+        }
+        drop(permit);
+    });
+    Ok(())
+}
+
+/// Passes a request on, and answers it.
+async fn reply(mut stream: UnixStream, command: Command, requests: mpsc::Sender<Asked>) -> io::Result<()> {
     let (reply, answered) = oneshot::channel();
     let gone = || io::Error::from(io::ErrorKind::BrokenPipe);
     requests.send(Asked { command, answer: reply }).await.map_err(|_| gone())?;

@@ -91,21 +91,48 @@ async fn bad_requests_are_refused_and_the_next_is_answered() {
     assert!(served.is_alive().await);
 }
 
-#[tokio::test]
+/// The clock stands while the server has something to do, and it goes on only where all wait. So
+/// what takes no time at this clock waited for no other.
+#[tokio::test(start_paused = true)]
 async fn connections_that_hang_delay_no_other() {
     let served = Served::start();
     let mut hanging = Vec::new();
-    for n in 0..CONNECTIONS / 2 {
+    let begun = time::Instant::now();
+    for n in 0..READING + 8 {
         let mut stream = served.connect().await;
         if n % 2 == 0 {
-            stream.write_all(b"{\"version\":").await.unwrap();
+            // The server may have closed it.
+            let _ = stream.write_all(b"{\"version\":").await;
         }
         hanging.push(stream);
+        // The server accepts it now.
+        tokio::task::yield_now().await;
     }
     assert!(served.is_alive().await);
+    assert!(begun.elapsed() < PATIENCE, "it waited for one that hangs to end: {:?}", begun.elapsed());
     // They are closed after their time.
     let mut last = hanging.pop().unwrap();
     assert_eq!(last.read(&mut [0]).await.unwrap_or_default(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_that_wait_delay_no_other() {
+    let served = Served::start();
+    let mut waiting = Vec::new();
+    for n in 0..READING + 8 {
+        let mut stream = served.connect().await;
+        let line = format!(
+            "{{\"version\":1,\"command\":\"add\",\"containerId\":\"c{n}\",\"interface\":\"eth0\",\"namespace\":\"a\",\"name\":\"b\",\"addresses\":[]}}\n"
+        );
+        stream.write_all(line.as_bytes()).await.unwrap();
+        waiting.push(stream);
+        tokio::task::yield_now().await;
+    }
+    assert!(time::timeout(PATIENCE, served.is_alive()).await.expect("it waits for another's answer"));
+    // None of them has lost its place.
+    for stream in &waiting {
+        assert_eq!(stream.try_read(&mut [0]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    }
 }
 
 #[tokio::test]

@@ -42,6 +42,8 @@ pub(super) struct Established {
     departed: BTreeSet<IpAddr>,
     /// The node's own addresses.
     own: BTreeSet<IpAddr>,
+    /// No flow is judged.
+    lets_be: bool,
 }
 
 /// Flows that a sweep is to judge.
@@ -67,6 +69,7 @@ impl Established {
             vacant: BTreeMap::new(),
             departed: BTreeSet::new(),
             own: BTreeSet::new(),
+            lets_be: false,
         }
     }
 
@@ -108,8 +111,10 @@ impl Established {
         self.owners.keys().copied()
     }
 
-    /// All established flows may go on, whatever the rules say now.
+    /// All established flows may go on, whatever the rules say now. Those of a new sandbox's
+    /// addresses are not its own, so they are cut all the same.
     pub(super) fn let_be(&mut self) {
+        self.lets_be = true;
         (self.due, self.pending) = (Scope::default(), Scope::default());
         self.vacant.clear();
         self.departed.clear();
@@ -125,6 +130,11 @@ impl Established {
         self.pending.add(std::mem::take(&mut self.due));
         self.pending.add(Scope::Of(departed.clone()));
         self.departed.extend(departed);
+    }
+
+    /// Whether flows go on whatever the rules say ([`Established::let_be`]).
+    pub(super) const fn lets_be(&self) -> bool {
+        self.lets_be
     }
 
     /// Which flows are to be judged now.

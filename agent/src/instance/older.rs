@@ -64,7 +64,7 @@ pub enum Verdict {
 /// # Errors
 /// If that cannot be found out, as while the process accepts no connection.
 pub async fn judge_holder() -> io::Result<Verdict> {
-    let stream = match time::timeout(PATIENCE, UnixStream::connect(format!("\0{}", ABSTRACT_SOCKET))).await? {
+    let stream = match time::timeout(PATIENCE, UnixStream::connect(format!("\0{ABSTRACT_SOCKET}"))).await? {
         Ok(stream) => stream,
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => return Ok(Verdict::Free),
         Err(error) => return Err(error),

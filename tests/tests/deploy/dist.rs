@@ -51,9 +51,51 @@ fn binaries(npc: &Path) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let stripped = folder.path().join("npc");
     tools::run(Path::new("strip"), [Path::new("-o"), &stripped, npc], &[]);
-    fs::write(folder.path().join("npc-cni"), "any program").unwrap();
+    write_static(&folder.path().join("npc-cni"), "");
     fs::write(folder.path().join("npc-lab"), "a test's").unwrap();
     folder
+}
+
+/// Compiles a static program, which stands for the CNI plugin.
+fn write_static(file: &Path, more: &str) {
+    let source = file.with_extension("c");
+    fs::write(&source, format!("{more}\nvoid _start(void) {{ for (;;); }}\n")).unwrap();
+    let flags = ["-static", "-nostdlib", "-o"];
+    tools::run(Path::new("cc"), flags.map(Path::new).into_iter().chain([file, &source]), &[]);
+    fs::remove_file(source).unwrap();
+}
+
+/// A node runs the plugin with whatever libraries it has, once for each pod.
+#[test]
+fn the_plugin_is_shipped_only_if_it_is_static_and_small() {
+    let folder = tempfile::tempdir().unwrap();
+    let plugin = folder.path().join("npc-cni");
+    let check = || {
+        let output = Command::new(repository("deploy/image/static.sh")).arg(&plugin).output().unwrap();
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    write_static(&plugin, "");
+    assert_eq!(check(), (true, String::new()));
+    write_static(&plugin, "const char large[2000000] = {1};");
+    let (is_good, message) = check();
+    assert!(!is_good && message.contains("fewer than 2000000"), "{message}");
+    fs::copy(std::env::current_exe().unwrap(), &plugin).unwrap();
+    let (is_good, message) = check();
+    assert!(!is_good && message.contains("is not static"), "{message}");
+    fs::write(&plugin, "any").unwrap();
+    assert!(!check().0);
+    // Both scripts check it before they make anything.
+    fs::write(folder.path().join("npc"), "any").unwrap();
+    let files = folder.path().join("files");
+    let mut dist = Command::new(repository("deploy/dist.sh"));
+    dist.env("NPC_DIST_BINARIES", folder.path()).env("NPC_DIST_FILES", &files).env("NPC_DIST_SBOM", "no");
+    assert!(!dist.output().unwrap().status.success() && !files.exists());
+    let mut tar = Command::new(repository("deploy/image/tar.sh"));
+    let root = folder.path().join("root");
+    fs::create_dir(&root).unwrap();
+    let image = folder.path().join("image.tar");
+    tar.args(["npc:test"]).arg(&image).arg(&plugin).env("NPC_ROOTFS", root);
+    assert!(!tar.output().unwrap().status.success() && !image.exists());
 }
 
 /// All files below a folder, by their paths from there.
@@ -120,9 +162,8 @@ fn a_release_is_signed_where_a_key_is_given() {
     let (key, programs) = (folder.path().join("key"), folder.path().join("programs"));
     tools::run(&ssh_keygen, [], &["-q", "-t", "ed25519", "-N", "", "-C", "npc", "-f", key.to_str().unwrap()]);
     fs::create_dir(&programs).unwrap();
-    for program in ["npc", "npc-cni"] {
-        fs::write(programs.join(program), "a stand-in").unwrap();
-    }
+    fs::write(programs.join("npc"), "a stand-in").unwrap();
+    write_static(&programs.join("npc-cni"), "");
     let release = Release::make_signed(&programs, false, Some(&key));
     let public = fs::read_to_string(key.with_extension("pub")).unwrap();
     let signers = folder.path().join("signers");

@@ -42,3 +42,22 @@ async fn keep_established_lets_flows_go_on() {
     world.calls([Probe, Read, Apply, Hooked]).await;
     world.end().await;
 }
+
+/// No process of a new sandbox has run yet, so flows of its addresses are another pod's.
+#[tokio::test(start_paused = true)]
+async fn keep_established_lets_no_flow_of_a_new_sandbox_go_on() {
+    let options = layout::Options { keep_established: true, ..layout::Options::default() };
+    let queued = vec![network(), Input::Objects(objects(&["10.0.0.1", "10.0.0.2"]))];
+    let mut world = World::with_options(settings(), options, 0, queued);
+    let all = [flow("10.0.0.1"), flow("10.0.0.2")];
+    world.flows(&all);
+    world.calls([Probe, Read, Apply, Hooked]).await;
+    for (address, is_new) in [("10.0.0.1", true), ("10.0.0.2", false)] {
+        let (reply, answered) = tokio::sync::oneshot::channel();
+        let addresses = [address.parse().expect("an address")].into();
+        let waiter = super::super::Waiter { families: [Family::V4].into(), addresses, is_new, reply };
+        world.events.send(Event::Waiters(vec![waiter])).await.expect("the agent listens");
+        answered.await.expect("an answer");
+    }
+    assert_eq!(world.left(), all[1..]);
+}

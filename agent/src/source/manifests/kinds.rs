@@ -5,7 +5,9 @@ use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
 use k8s_openapi::api::networking::v1 as networking;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use npc_compiler::object::{EndpointSlice, Namespace, NetworkPolicy, Node as ClusterNode, Pod, Service, Workload};
+use npc_compiler::object::{
+    CONFIG_HASH, EndpointSlice, Namespace, NetworkPolicy, Node as ClusterNode, Pod, Service, Workload,
+};
 
 use super::decode::{Mismatch, Notes, decode};
 use super::span::Span;
@@ -28,6 +30,8 @@ const METADATA: Keep = Fields(&[
     ("namespace", All),
     ("uid", All),
     ("labels", All),
+    // By it CNI names a static pod, of which this is the mirror.
+    ("annotations", Fields(&[(CONFIG_HASH, All)])),
     ("ownerReferences", All),
     ("deletionTimestamp", All),
 ]);

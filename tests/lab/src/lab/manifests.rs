@@ -4,7 +4,7 @@ use std::path::Path;
 
 use k8s_openapi::jiff::Timestamp;
 use k8s_openapi::serde_json::to_value;
-use npc_compiler::object::{Labels, NetworkPolicy, Node, Objects, Pod, Service, TargetPort};
+use npc_compiler::object::{CONFIG_HASH, Labels, NetworkPolicy, Node, Objects, Pod, Service, TargetPort};
 use serde_json::{Value, json};
 
 use super::error::{Doing, Result};
@@ -57,6 +57,9 @@ fn node(node: &Node) -> Value {
 fn pod(pod: &Pod) -> Value {
     let mut value = object("v1", "Pod", Some(&pod.namespace), &pod.name, &pod.labels);
     value["metadata"]["uid"] = pod.uid.as_str().into();
+    if let Some(hash) = &pod.config_hash {
+        value["metadata"]["annotations"] = json!({CONFIG_HASH: hash});
+    }
     if pod.terminating {
         value["metadata"]["deletionTimestamp"] = "2026-11-23T12:00:00Z".into();
     }

@@ -1,28 +1,32 @@
 //! Many pods at once: under agents that are replaced, without an API server, with addresses
 //! that are used again at once, and with a full conntrack table.
 //!
-//! `NPC_CNI_PODS` is how many pods start, `NPC_CNI_FLOWS` how many flows there are
-//! (`make test-full` asks for many).
+//! `NPC_CNI_PODS` is how many pods start, `NPC_CNI_FLOWS` how many flows there are, and
+//! `NPC_CNI_MILLISECONDS` for how long each pod sends what policies deny (`make test-full` asks
+//! for many).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::env;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use npc_compiler::object::Objects;
 use npc_tests::apiserver::Server;
-use npc_tests::lab::manifests;
+use npc_tests::lab::{Netns, manifests};
 use serde_json::json;
 
 use super::node::{Mode, Node, OUTSIDE, OWN, wait};
-use super::traffic::{Arrivals, listen, passes, reaches};
+use super::traffic::{Arrivals, Flood, listen, passes, reaches};
 use super::{addresses, objects};
 
 /// How many pods start, and how many flows there are, unless the environment says otherwise.
 const PODS: usize = 24;
 const FLOWS: usize = 2_000;
+
+/// For how many milliseconds each pod sends, unless the environment says otherwise.
+const MILLISECONDS: usize = 100;
 
 /// How many start at once.
 const AT_ONCE: usize = 50;
@@ -39,42 +43,73 @@ fn pods(names: &[String]) -> Objects {
     objects(&names.iter().map(String::as_str).collect::<Vec<_>>())
 }
 
-/// Starts pods, so many at once. Of each, denied packets are sent from the instant at which
-/// its chain of plugins returns, and its first allowed connection succeeds. Answers how long
-/// the chain took for each.
+/// Starts pods, so many at once. Each sends denied packets from the instant at which its chain
+/// of plugins returns, and a host outside sends them to it from before. Of these it receives
+/// none, and its first allowed connection succeeds. Answers how long the chain took for each.
 fn start_all(node: &Node, names: &[String]) -> Vec<Duration> {
     start_all_and_count(node, names, &AtomicUsize::new(0))
 }
 
 /// The same, and counts how many have started.
 fn start_all_and_count(node: &Node, names: &[String], started: &AtomicUsize) -> Vec<Duration> {
-    let next = AtomicUsize::new(0);
-    let [to, _] = addresses(OUTSIDE);
+    // The plugin host-local gives addresses in order.
+    let places = (2..).take(names.len()).map(|place: u32| {
+        let v6 = Ipv6Addr::from((0xfd00_u128 << 112) + u128::from(place));
+        [IpAddr::from(Ipv4Addr::from(0x0a00_0000 + place)), IpAddr::from(v6)]
+    });
+    let flood = places.flatten().map(|address| SocketAddr::new(address, 7001)).collect();
+    let _flood = Flood::of_datagrams(node.outside(), flood);
     let one = |name: &String| {
         let mut web = node.sandbox(name, json!([]));
+        let denied = web.netns.within(|| UdpSocket::bind("[::]:7001").unwrap()).unwrap();
+        denied.set_nonblocking(true).unwrap();
         let begun = Instant::now();
         node.add(&mut web).unwrap();
         let took = begun.elapsed();
+        // What came while the plugins were at work: the container was not there.
+        while denied.recv(&mut [0; 16]).is_ok() {}
         started.fetch_add(1, Ordering::Relaxed);
-        let datagrams = web.netns.within(|| {
-            let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
-            // The kernel reports that a packet was dropped on its way out of this namespace.
-            (0..10).filter(|_| socket.send_to(b"denied", SocketAddr::new(to, 9090)).is_ok()).count()
-        });
-        assert!(datagrams.unwrap() > 0);
+        send_denied(&web.netns);
+        let [to, _] = addresses(OUTSIDE);
         assert!(!passes(&web.netns, to, 9090), "{name}");
         assert!(reaches(&web.netns, to, 8080), "{name}");
+        assert!(denied.recv(&mut [0; 16]).is_err(), "a denied packet from outside reached {name}");
         took
     };
-    let worker = || {
-        let mut took = Vec::new();
-        while let Some(name) = names.get(next.fetch_add(1, Ordering::Relaxed)) {
-            took.push(one(name));
+    in_parallel(names, AT_ONCE, |_, name| one(name))
+}
+
+/// Sends to a denied port of both addresses outside without a pause, for as long as is asked for.
+fn send_denied(netns: &Netns) {
+    let end = Instant::now() + Duration::from_millis(number("NPC_CNI_MILLISECONDS", MILLISECONDS) as u64);
+    let sent = netns.within(|| {
+        let sockets = ["0.0.0.0:0", "[::]:0"].map(|own| UdpSocket::bind(own).unwrap());
+        let mut sent = 0;
+        while sent == 0 || Instant::now() < end {
+            for (socket, to) in sockets.iter().zip(addresses(OUTSIDE)) {
+                // The kernel reports that a packet was dropped on its way out of this namespace.
+                sent += usize::from(socket.send_to(b"denied", SocketAddr::new(to, 9090)).is_ok());
+            }
+            thread::sleep(Duration::from_millis(1));
         }
-        took
+        sent
+    });
+    assert!(sent.unwrap() > 0);
+}
+
+/// Does something for each of these names, for so many at once.
+fn in_parallel<T: Send>(names: &[String], at_once: usize, one: impl Fn(usize, &String) -> T + Sync) -> Vec<T> {
+    let next = AtomicUsize::new(0);
+    let worker = || {
+        let mut done = Vec::new();
+        loop {
+            let place = next.fetch_add(1, Ordering::Relaxed);
+            let Some(name) = names.get(place) else { return done };
+            done.push(one(place, name));
+        }
     };
     thread::scope(|scope| {
-        let workers: Vec<_> = (0..AT_ONCE.min(names.len())).map(|_| scope.spawn(worker)).collect();
+        let workers: Vec<_> = (0..at_once.min(names.len())).map(|_| scope.spawn(worker)).collect();
         workers.into_iter().flat_map(|worker| worker.join().unwrap()).collect()
     })
 }
@@ -226,4 +261,42 @@ fn an_address_that_is_used_again_at_once_has_its_new_pods_rules() {
     // What is written last is read, and changes nothing of that.
     let web = last.unwrap();
     wait("the last pod is free still", || reaches(&web.netns, to, 9090));
+}
+
+/// The same for pods that start and end together: each address has one owner after another, of
+/// whom every second is isolated.
+#[test]
+fn addresses_that_pods_use_again_at_once_have_their_new_pods_rules() {
+    const LIVE: u8 = 8;
+    let Some(mut node) = Node::new(Mode::Routed, "nft") else { return };
+    // A plugin takes an address before another has given one back.
+    node.range = ["10.0.0.2".to_owned(), format!("10.0.0.{}", 2 + LIVE)];
+    node.settings = json!({"timeoutSeconds": 100});
+    let names = names(number("NPC_CNI_PODS", PODS));
+    let mut objects = pods(&names);
+    objects.policies[0] = super::policy_of(&json!({"matchLabels": {"app": "web"}}));
+    for pod in objects.pods.iter_mut().skip(1).step_by(2) {
+        pod.labels = [("app".to_owned(), "free".to_owned())].into();
+    }
+    node.write(&objects);
+    node.start_agent();
+    node.wait_ready();
+    listen(node.outside(), &[8080, 9090, 9091]);
+    let arrivals = Arrivals::count(node.outside(), 9090);
+    let [to, _] = addresses(OUTSIDE);
+    let owned = in_parallel(&names, LIVE.into(), |place, name| {
+        let mut web = node.sandbox(name, json!([]));
+        node.add(&mut web).unwrap();
+        if place % 2 == 0 {
+            send_denied(&web.netns);
+            assert!(!passes(&web.netns, to, 9090), "{name} at {:?}", web.addresses());
+        } else {
+            assert!(reaches(&web.netns, to, 9091), "{name} at {:?}", web.addresses());
+        }
+        node.delete(&web).unwrap();
+        web.addresses()[0]
+    });
+    assert_eq!(arrivals.packets(), 0, "packets that policies deny arrived");
+    let different: BTreeSet<IpAddr> = owned.iter().copied().collect();
+    assert!(different.len() < owned.len(), "each had an address of its own: {different:?}");
 }

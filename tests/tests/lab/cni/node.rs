@@ -45,6 +45,12 @@ pub(crate) struct Node {
     agent: Mutex<Option<Child>>,
     /// The plugin's settings.
     pub(crate) settings: Value,
+    /// The version of the CNI specification in which the plugins are called.
+    pub(crate) version: &'static str,
+    /// The plugins between portmap and ours.
+    pub(crate) more_plugins: Vec<Value>,
+    /// Flags of the agent beside the usual ones.
+    pub(crate) flags: Vec<&'static str>,
     /// The first and the last IPv4 address that pods get.
     pub(crate) range: [String; 2],
 }
@@ -52,9 +58,11 @@ pub(crate) struct Node {
 /// A pod that was given a network.
 pub(crate) struct Pod {
     name: String,
+    /// As the runtime knows it: of a static pod, the hash of its manifest.
+    pub(crate) uid: String,
     pub(crate) netns: Netns,
     /// What the chain answered last, which a runtime keeps.
-    result: Value,
+    pub(crate) result: Value,
     mappings: Value,
 }
 
@@ -85,6 +93,9 @@ impl Node {
             folder: tempfile::tempdir().unwrap(),
             agent: Mutex::default(),
             settings: json!({"timeoutSeconds": 30}),
+            version: "1.0.0",
+            more_plugins: Vec::new(),
+            flags: Vec::new(),
             range: ["10.0.0.2", "10.0.255.254"].map(str::to_owned),
         };
         node.connect();
@@ -168,6 +179,7 @@ impl Node {
             .arg(self.socket())
             .arg("--ready-file")
             .arg(self.ready_file())
+            .args(&self.flags)
             .args(source)
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
@@ -221,14 +233,15 @@ impl Node {
         for (key, value) in self.settings.as_object().unwrap() {
             own[key] = value.clone();
         }
-        vec![network, json!({"type": "portmap", "capabilities": {"portMappings": true}}), own]
+        let portmap = json!({"type": "portmap", "capabilities": {"portMappings": true}});
+        [vec![network, portmap], self.more_plugins.clone(), vec![own]].concat()
     }
 
     /// A network namespace, before any plugin was called for it.
     pub(crate) fn sandbox(&self, name: &str, mappings: Value) -> Pod {
         let netns = Netns::create([format!("{}-{name}", self.name)]).unwrap().remove(0);
         ip(&format!("-n {} link set lo up", netns.name()));
-        Pod { name: name.to_owned(), netns, result: Value::Null, mappings }
+        Pod { name: name.to_owned(), uid: format!("uid-{name}"), netns, result: Value::Null, mappings }
     }
 
     /// ADD, by one plugin after another; the error of the one that failed.
@@ -243,9 +256,21 @@ impl Node {
 
     /// DEL, in the opposite order, with the result that the runtime kept.
     pub(crate) fn delete(&self, pod: &Pod) -> Result<(), String> {
-        let kept = Some(pod.result.clone()).filter(|result| !result.is_null());
+        // Before 0.4.0 a DEL has none.
+        let kept = Some(pod.result.clone()).filter(|result| !result.is_null() && !self.version.starts_with("0.3"));
         for plugin in self.chain().into_iter().rev() {
             self.call("DEL", pod, plugin, kept.clone())?;
+        }
+        Ok(())
+    }
+
+    /// ADD of all plugins but ours.
+    pub(crate) fn add_others(&self, pod: &mut Pod) -> Result<(), String> {
+        let mut chain = self.chain();
+        chain.pop();
+        for plugin in chain {
+            let previous = Some(pod.result.take()).filter(|result| !result.is_null());
+            pod.result = self.call("ADD", pod, plugin, previous)?;
         }
         Ok(())
     }
@@ -269,13 +294,21 @@ impl Node {
     }
 
     fn call(&self, command: &str, pod: &Pod, mut plugin: Value, previous: Option<Value>) -> Result<Value, String> {
-        plugin["cniVersion"] = json!("1.0.0");
+        plugin["cniVersion"] = json!(self.version);
         plugin["name"] = json!("net");
         if let Some(previous) = previous {
             plugin["prevResult"] = previous;
         }
-        if plugin["type"] == "portmap" {
-            plugin["runtimeConfig"] = json!({"portMappings": pod.mappings});
+        // What a runtime puts in place of the capabilities of a plugin.
+        match plugin["type"].as_str() {
+            Some("portmap") => plugin["runtimeConfig"] = json!({"portMappings": pod.mappings}),
+            Some("bandwidth") => {
+                let (rate, burst) = (100_000_000, 10_000_000);
+                plugin["runtimeConfig"] = json!({"bandwidth": {
+                    "ingressRate": rate, "ingressBurst": burst, "egressRate": rate, "egressBurst": burst,
+                }});
+            }
+            _ => {}
         }
         let kind = plugin["type"].as_str().unwrap_or_default().to_owned();
         let program = if kind == "npc-cni" { binary("npc-cni") } else { Path::new(REFERENCE).join(&kind) };
@@ -289,10 +322,7 @@ impl Node {
             .env("CNI_PATH", REFERENCE)
             .env(
                 "CNI_ARGS",
-                format!(
-                    "IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME={};K8S_POD_UID=uid-{}",
-                    pod.name, pod.name
-                ),
+                format!("IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME={};K8S_POD_UID={}", pod.name, pod.uid),
             )
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

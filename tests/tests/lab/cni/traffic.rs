@@ -79,6 +79,26 @@ impl Flood {
     }
 }
 
+impl Flood {
+    /// Sends datagrams to all of these in turn, from one thread.
+    pub(crate) fn of_datagrams(netns: &Netns, to: Vec<SocketAddr>) -> Self {
+        let bind = |own: &str| netns.within(|| UdpSocket::bind(own).unwrap()).unwrap();
+        let (v4, v6) = (bind("0.0.0.0:0"), bind("[::]:0"));
+        let stop = Arc::new(AtomicBool::new(false));
+        let is_over = Arc::clone(&stop);
+        let sending = thread::spawn(move || {
+            while !is_over.load(Ordering::Relaxed) {
+                for to in &to {
+                    // Before the pod has its address there is no way to it.
+                    let _ = if to.is_ipv4() { &v4 } else { &v6 }.send_to(b"denied", to);
+                }
+                thread::sleep(Duration::from_millis(1));
+            }
+        });
+        Self { stop, threads: vec![sending] }
+    }
+}
+
 impl Drop for Flood {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);

@@ -46,7 +46,7 @@ pub(super) fn is_narrow(change: &Change, asked: [&str; 2]) -> bool {
     match &change.edit {
         Edit::NewPolicy(document) => {
             let spec = &document["spec"];
-            let rules = ["ingress", "egress"].into_iter().filter_map(|section| spec.get(section));
+            let mut rules = ["ingress", "egress"].into_iter().filter_map(|section| spec.get(section));
             rules.all(|rules| are(Some(rules), &is_rule)) && has_labels(&spec["podSelector"])
         }
         Edit::Policy(patch) => serde_json::to_value(patch).unwrap().as_array().unwrap().iter().all(is_operation),

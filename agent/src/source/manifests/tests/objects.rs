@@ -40,7 +40,9 @@ spec: {clusterIP: 10.96.0.1, selector: {app: x}, ports: [{port: 80, targetPort: 
 ---
 apiVersion: v1
 kind: Pod
-metadata: {name: a, namespace: n, uid: u1, deletionTimestamp: '2026-01-01T00:00:00Z'}
+metadata:
+  {name: a, namespace: n, uid: u1, deletionTimestamp: '2026-01-01T00:00:00Z',
+   annotations: {kubernetes.io/config.hash: c0ffee, other: [1]}}
 spec:
   nodeName: w
   containers: [{name: c, ports: [{name: http, containerPort: 8080}]}]
@@ -57,6 +59,7 @@ spec: {podSelector: {}}
     assert_eq!(loaded.objects.nodes[0].addresses, ["10.0.0.1".parse::<std::net::IpAddr>().unwrap()]);
     let pod = &loaded.objects.pods[0];
     assert_eq!((pod.uid.as_str(), pod.node.as_deref(), pod.terminating), ("u1", Some("w"), true));
+    assert_eq!(pod.config_hash.as_deref(), Some("c0ffee"), "CNI names a static pod by it");
     assert_eq!(pod.addresses().map(|a| a.to_string()).collect::<Vec<_>>(), ["10.1.0.1", "fd00::1"]);
     assert_eq!(pod.ports, [ContainerPort { name: "http".into(), protocol: Protocol::Tcp, port: 8080 }]);
     assert!(loaded.problems.is_empty() && loaded.skipped.is_empty());

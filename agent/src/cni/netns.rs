@@ -1,0 +1,53 @@
+//! Which network namespaces are gone, where the agent can see their files.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::Path;
+
+/// The files of network namespaces that were there when the agent looked.
+///
+/// Their folder (`/run/netns`) may be none that the agent's mounts show. So a file that was
+/// never there says nothing.
+#[derive(Debug, Default)]
+pub(super) struct SeenNetns(BTreeSet<String>);
+
+impl SeenNetns {
+    /// Looks for these files; those that were there before and are not any more.
+    pub(super) fn gone(&mut self, files: BTreeSet<String>) -> BTreeSet<String> {
+        self.0.retain(|file| files.contains(file));
+        let mut gone = BTreeSet::new();
+        for file in files {
+            let is_missing =
+                |error: &io::Error| matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory);
+            let found = fs::symlink_metadata(&file);
+            if found.is_ok() && Path::new(&file).is_absolute() {
+                self.0.insert(file);
+            } else if found.is_err_and(|error| is_missing(&error)) && self.0.contains(&file) {
+                gone.insert(file);
+            }
+        }
+        gone
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that finds nothing has failed")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_was_there_is_gone_and_one_that_never_was_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let [seen, never] = ["seen", "never"].map(|name| folder.path().join(name).display().to_string());
+        let files = BTreeSet::from([seen.clone(), never, String::new(), "relative".to_owned()]);
+        fs::write(&seen, "").unwrap();
+        let mut netns = SeenNetns::default();
+        assert_eq!(netns.gone(files.clone()), BTreeSet::new());
+        fs::remove_file(&seen).unwrap();
+        assert_eq!(netns.gone(files.clone()), BTreeSet::from([seen.clone()]));
+        // Once its sandbox is forgotten, so is the file.
+        assert_eq!(netns.gone(BTreeSet::new()), BTreeSet::new());
+        assert_eq!(netns.gone(files), BTreeSet::new());
+    }
+}

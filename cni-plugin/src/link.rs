@@ -1,0 +1,202 @@
+//! The node's end of a container's interface, asked of the kernel.
+
+use std::convert::Infallible;
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::thread;
+
+use netlink_packet_core::{NetlinkDeserializable, NetlinkHeader, NetlinkSerializable, NlaBuffer, NlasIterator};
+use rustix::fs::{Mode, OFlags};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use crate::netlink::ask;
+use crate::protocol::HostInterface;
+
+/// `RTM_GETLINK` of linux/rtnetlink.h.
+const GET_LINK: u16 = 18;
+
+/// How many bytes stand before the attributes (`struct ifinfomsg`), and where the index is.
+const HEADER: usize = 16;
+const INDEX: std::ops::Range<usize> = 4..8;
+
+/// Attributes of a link: `IFLA_*` of `linux/if_link.h`.
+const NAME: u16 = 3;
+const LINK: u16 = 5;
+const LINK_INFO: u16 = 18;
+const INFO_KIND: u16 = 1;
+
+/// Kinds of links that are made as a pair: `IFLA_LINK` of each is the index of the other.
+/// That of a macvlan, an ipvlan or a vlan is the interface below it, which many share.
+const PAIRS: [&str; 2] = ["veth", "netkit"];
+
+/// Which node's end an interface has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum NodeEnd {
+    /// This interface of the node, which goes with the container's.
+    Is(HostInterface),
+    /// None: the container's interface is not one of a pair (macvlan, ipvlan, a device).
+    None,
+    /// One that is not in this network namespace.
+    Elsewhere,
+}
+
+/// The node's end of the interface of this name in this network namespace. The node is the
+/// network namespace of this thread.
+///
+/// # Errors
+/// If the network namespace cannot be entered, or the kernel cannot be asked.
+pub(crate) fn node_end(netns: &str, interface: &str) -> io::Result<NodeEnd> {
+    let netns = rustix::fs::open(netns, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::empty())?;
+    let inner = within(&netns, || Link::find(&by_name(interface)))?;
+    let Some(other) = inner.other else { return Ok(NodeEnd::None) };
+    if !inner.is_paired {
+        return Ok(NodeEnd::None);
+    }
+    // The index is of the network namespace in which the other end is. If that is another one than
+    // the node's, an interface of the node may have the same index.
+    let outer = match Link::find(&by_index(other)) {
+        Ok(outer) => outer,
+        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::NODEV.raw_os_error()) => {
+            return Ok(NodeEnd::Elsewhere);
+        }
+        Err(error) => return Err(error),
+    };
+    if outer.is_paired && outer.other == Some(inner.index) {
+        Ok(NodeEnd::Is(HostInterface { name: outer.name, index: outer.index }))
+    } else {
+        Ok(NodeEnd::Elsewhere)
+    }
+}
+
+/// Runs this in a network namespace, on a thread of its own: this one stays where it is.
+fn within<T: Send>(netns: &OwnedFd, run: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+    thread::scope(|scope| {
+        let thread = thread::Builder::new().spawn_scoped(scope, || {
+            move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network))?;
+            run()
+        })?;
+        thread.join().unwrap_or_else(|_| Err(io::Error::other("the thread in the network namespace ended early")))
+    })
+}
+
+/// What matters of a link.
+#[derive(Debug, PartialEq, Eq)]
+struct Link {
+    index: u32,
+    name: String,
+    /// The index of the other end, or of the link below.
+    other: Option<u32>,
+    is_paired: bool,
+}
+
+impl Link {
+    fn find(question: &[u8]) -> io::Result<Self> {
+        let answer = ask(Message(question.to_vec()))?;
+        let link = answer.and_then(|Message(payload)| Self::parse(&payload));
+        link.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the kernel's answer is not a link"))
+    }
+
+    fn parse(payload: &[u8]) -> Option<Self> {
+        let index = number(payload.get(INDEX)?)?;
+        let (mut name, mut other, mut is_paired) = (String::new(), None, false);
+        for attribute in NlasIterator::new(payload.get(HEADER..)?) {
+            let attribute = attribute.ok()?;
+            match attribute.kind() {
+                NAME => name = text(attribute.value()),
+                LINK => other = number(attribute.value()),
+                LINK_INFO => {
+                    let mut nested = NlasIterator::new(attribute.value()).filter_map(Result::ok);
+                    is_paired = nested.any(|inner: NlaBuffer<&[u8]>| {
+                        inner.kind() == INFO_KIND && PAIRS.contains(&&*text(inner.value()))
+                    });
+                }
+                _ => {}
+            }
+        }
+        Some(Self { index, name, other, is_paired })
+    }
+}
+
+fn number(bytes: &[u8]) -> Option<u32> {
+    Some(u32::from_ne_bytes(bytes.try_into().ok()?))
+}
+
+/// A text, which ends with a zero byte.
+fn text(bytes: &[u8]) -> String {
+    let text = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
+    String::from_utf8_lossy(text).into_owned()
+}
+
+fn by_index(index: u32) -> Vec<u8> {
+    let mut question = vec![0; HEADER];
+    question.splice(INDEX, index.to_ne_bytes());
+    question
+}
+
+/// A name has 15 bytes at most.
+fn by_name(name: &str) -> Vec<u8> {
+    let mut question = vec![0; HEADER];
+    let length = u16::try_from(4 + name.len() + 1).unwrap_or_default();
+    question.extend(length.to_ne_bytes());
+    question.extend(NAME.to_ne_bytes());
+    question.extend(name.as_bytes());
+    question.push(0);
+    question.resize(question.len().next_multiple_of(4), 0);
+    question
+}
+
+/// A message about a link, not parsed. The crate's own type would put what it knows of
+/// every kind of link into the binary.
+#[derive(Debug)]
+struct Message(Vec<u8>);
+
+impl NetlinkSerializable for Message {
+    fn message_type(&self) -> u16 {
+        GET_LINK
+    }
+
+    fn buffer_len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn serialize(&self, buffer: &mut [u8]) {
+        buffer.copy_from_slice(&self.0);
+    }
+}
+
+impl NetlinkDeserializable for Message {
+    type Error = Infallible;
+
+    fn deserialize(_: &NetlinkHeader, payload: &[u8]) -> Result<Self, Infallible> {
+        Ok(Self(payload.to_vec()))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that finds nothing has failed")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_link_is_none() {
+        for payload in [&[][..], &[0; 15], &[0xff; 40], &[0, 0, 0, 0, 7]] {
+            assert_eq!(Link::parse(payload), None);
+        }
+        let bare = Link { index: 7, name: String::new(), other: None, is_paired: false };
+        assert_eq!(Link::parse(&by_index(7)), Some(bare));
+        let named = Link { index: 0, name: "eth0".to_owned(), other: None, is_paired: false };
+        assert_eq!(Link::parse(&by_name("eth0")), Some(named));
+    }
+
+    #[test]
+    fn a_loopback_has_no_end_on_the_node() {
+        assert_eq!(Link::find(&by_name("lo")).unwrap().index, 1);
+        assert_eq!(Link::find(&by_index(1)).unwrap().name, "lo");
+        // Entering a network namespace takes root.
+        if let Ok(end) = node_end("/proc/self/ns/net", "lo") {
+            assert_eq!(end, NodeEnd::None);
+        }
+        assert!(node_end("/proc/self/ns/mnt", "lo").is_err());
+        assert!(node_end("/nowhere", "lo").is_err());
+    }
+}

@@ -1,0 +1,52 @@
+//! One question to the kernel over netlink, and its answer.
+
+use std::fmt::Debug;
+use std::io;
+use std::time::Duration;
+
+use netlink_packet_core::{
+    NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader, NetlinkMessage, NetlinkPayload, NetlinkSerializable,
+};
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+
+/// For how long the kernel's answer is waited for; it is there at once.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// As much as one route or one link takes, and more.
+const ANSWER: usize = 16 << 10;
+
+/// Asks the kernel, in the network namespace of this thread. Answers nothing if the kernel
+/// has nothing to say.
+///
+/// # Errors
+/// If the kernel refuses, or cannot be asked.
+pub(crate) fn ask<M>(question: M) -> io::Result<Option<M>>
+where
+    M: NetlinkSerializable + NetlinkDeserializable + Debug,
+{
+    let domain = AddressFamily::NETLINK;
+    // The protocol number of NETLINK_ROUTE is 0, which is that of none.
+    let socket = rustix::net::socket_with(domain, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
+    set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE))?;
+    rustix::net::send(&socket, &request(question), SendFlags::empty())?;
+    let mut buffer = vec![0; ANSWER];
+    let (length, _) = rustix::net::recv(&socket, &mut buffer[..], RecvFlags::empty())?;
+    let answer = buffer.get(..length).unwrap_or_default();
+    let answer = NetlinkMessage::<M>::deserialize(answer).map_err(io::Error::other)?;
+    match answer.payload {
+        NetlinkPayload::InnerMessage(message) => Ok(Some(message)),
+        NetlinkPayload::Error(error) => Err(error.to_io()),
+        _ => Ok(None),
+    }
+}
+
+fn request<M: NetlinkSerializable>(question: M) -> Vec<u8> {
+    let mut header = NetlinkHeader::default();
+    header.flags = NLM_F_REQUEST;
+    let mut message = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(question));
+    message.finalize();
+    let mut bytes = vec![0; message.buffer_len()];
+    message.serialize(&mut bytes);
+    bytes
+}

@@ -1,0 +1,109 @@
+//! Other chains of plugins, older versions of the specification, and results that say less.
+
+use serde_json::{Value, json};
+
+use super::node::{Mode, Node, ip, wait};
+use super::{first, is_isolated, objects, the_policies_hold_at_once_on};
+
+/// AKS has a conflist of this version: there is no CHECK, and a DEL has no result.
+#[test]
+fn the_policies_hold_at_once_in_the_oldest_version() {
+    let Some(mut node) = Node::new(Mode::Bridged, "nft") else { return };
+    node.version = "0.3.0";
+    the_policies_hold_at_once_on(&node);
+}
+
+/// The plugin `bandwidth` puts an interface of its own (ifb) into the result.
+#[test]
+fn the_policies_hold_at_once_behind_the_plugin_bandwidth() {
+    for mode in [Mode::Routed, Mode::Bridged] {
+        let Some(mut node) = Node::new(mode, "nft") else { return };
+        node.more_plugins = vec![json!({"type": "bandwidth", "capabilities": {"bandwidth": true}})];
+        the_policies_hold_at_once_on(&node);
+    }
+}
+
+/// Flows that began before a pod are not the pod's, so they go also where those of policies
+/// that change are kept.
+#[test]
+fn flows_that_began_before_add_are_cut_where_established_ones_are_kept() {
+    let Some(mut node) = Node::new(Mode::Routed, "nft") else { return };
+    node.flags = vec!["--keep-established"];
+    the_policies_hold_at_once_on(&node);
+}
+
+/// What the agent saved of the sandbox of the only pod.
+fn saved(node: &Node) -> Value {
+    let text = std::fs::read_to_string(node.socket().with_file_name("sandboxes.json")).unwrap();
+    serde_json::from_str(&text).unwrap()
+}
+
+/// Behind a bridge no route leads to the pod's interface, and azure-vnet lists none of the node:
+/// the kernel knows which interface is the other end of the pod's.
+#[test]
+fn an_address_stays_isolated_while_an_interface_is_there_that_no_plugin_lists() {
+    let Some(node) = Node::new(Mode::Bridged, "nft") else { return };
+    node.write(&objects(&["web"]));
+    node.start_agent();
+    node.wait_ready();
+    let mut web = node.sandbox("web", json!([]));
+    node.add_others(&mut web).unwrap();
+    let listed = web.result["interfaces"].as_array().unwrap().clone();
+    let own = listed.iter().find(|one| one["name"].as_str().is_some_and(|name| name.starts_with("veth"))).unwrap();
+    web.result["interfaces"] = json!([{"name": "eth0"}]);
+    for address in web.result["ips"].as_array_mut().unwrap() {
+        address.as_object_mut().unwrap().remove("interface");
+    }
+    node.add_own(&mut web).unwrap();
+    assert_eq!(saved(&node)["sandboxes"][0]["hostInterface"]["name"], own["name"]);
+    node.delete_own(&web).unwrap();
+    assert!(saved(&node)["released"].as_array().is_some_and(|released| released.len() == 2));
+    for address in first() {
+        assert!(is_isolated(&node, address), "{address}");
+    }
+    // As the runtime, which removes the network namespace at last. Its interface goes with it.
+    let name = web.netns.name().to_owned();
+    drop(web);
+    ip(&format!("netns del {name}"));
+    for address in first() {
+        wait("the address leaves the sets", || !is_isolated(&node, address));
+    }
+}
+
+/// A macvlan has no end of its own on the node: the interface below it is many pods'.
+#[test]
+fn a_sandbox_without_an_end_on_the_node_goes_with_its_network_namespace() {
+    let Some(node) = Node::new(Mode::Routed, "nft") else { return };
+    node.write(&objects(&["web"]));
+    node.start_agent();
+    node.wait_ready();
+    let mut web = node.sandbox("web", json!([]));
+    let (host, pod) = (node.netns().name(), web.netns.name().to_owned());
+    ip(&format!("-n {host} link add below type veth peer name beside"));
+    ip(&format!("-n {host} link set below up"));
+    ip(&format!("-n {host} link add mv0 link below type macvlan mode bridge"));
+    ip(&format!("-n {host} link set mv0 netns {pod} name eth0"));
+    ip(&format!("-n {host} route add 10.0.0.2/32 dev below"));
+    web.result = json!({
+        "cniVersion": "1.0.0", "interfaces": [{"name": "eth0", "sandbox": format!("/run/netns/{pod}")}],
+        "ips": [{"address": "10.0.0.2/16", "interface": 0}],
+    });
+    node.add_own(&mut web).unwrap();
+    assert_eq!(saved(&node)["sandboxes"][0]["hostInterface"], Value::Null);
+    // Its DEL takes it from the sets of peers, and leaves it isolated for a while.
+    node.delete_own(&web).unwrap();
+    assert!(is_isolated(&node, first()[0]));
+    node.add_own(&mut web).unwrap();
+    assert!(saved(&node)["held"].is_null());
+    // The agent has seen the network namespace once two notes have gone: it reads them in each round
+    // before it looks for what is gone.
+    for _ in 0..2 {
+        let left = node.socket().with_file_name("notes").join("none@eth0.json");
+        std::fs::create_dir_all(left.parent().unwrap()).unwrap();
+        std::fs::write(&left, "no note").unwrap();
+        wait("the agent has read the note", || !left.exists());
+    }
+    drop(web);
+    ip(&format!("netns del {pod}"));
+    wait("the sandbox is forgotten without a DEL", || saved(&node)["sandboxes"].as_array().is_some_and(Vec::is_empty));
+}
