@@ -2,6 +2,7 @@
 //! and the node's end of it.
 
 use std::fs;
+use std::io;
 use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
@@ -132,7 +133,8 @@ impl Previous {
         match found.sandbox.as_deref().filter(|sandbox| !sandbox.is_empty()) {
             // Some plugins (azure-vnet) list the container's interface without its network namespace.
             None if found.name == interface => Owner::Pod,
-            Some(sandbox) if found.name == interface && is_same(sandbox, netns) => Owner::Pod,
+            // One that is no file is a name of the plugin's own, which CNI allows.
+            Some(sandbox) if found.name == interface && (is_same(sandbox, netns) || is_no_file(sandbox)) => Owner::Pod,
             Some(_) if found.name != interface => Owner::Other,
             _ => Owner::Unknown,
         }
@@ -185,6 +187,10 @@ fn is_same(one: &str, other: &str) -> bool {
         |path: &str| path.strip_prefix("/var/run/").map_or_else(|| path.to_owned(), |rest| format!("/run/{rest}"));
     let file = |path: &str| fs::metadata(path).ok().map(|file| (file.dev(), file.ino()));
     plain(one) == plain(other) || file(one).is_some_and(|one| file(other) == Some(one))
+}
+
+fn is_no_file(path: &str) -> bool {
+    fs::metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
 }
 
 fn is_link_local(address: IpAddr) -> bool {
@@ -275,15 +281,16 @@ mod tests {
             assert_eq!(addresses_in(&own, &of_interface("eth0", sandbox, 0)).unwrap(), ["10.0.0.5"], "{sandbox}");
         }
         assert_eq!(addresses_in(&own, &of_interface("eth0", &other, 0)), Err(Code::Decode));
+        for name in ["container", "/proc//run/netns/pod/ns/net"] {
+            assert_eq!(addresses_in(&own, &of_interface("eth0", name, 0)).unwrap(), ["10.0.0.5"], "{name}");
+        }
     }
 
     /// The pod has an address then, and starting it without one would start it open.
     #[test]
     fn addresses_of_which_none_is_known_to_be_the_pods_are_an_error() {
         for (name, sandbox, index) in [
-            ("eth0", "/proc//run/netns/pod/ns/net", 0),
-            ("eth0", "container", 0),
-            ("eth0", "/run/netns/other", 0),
+            ("eth0", "/proc/self/ns/net", 0),
             ("eth0", "/run/netns/pod", 17),
             // The node's end of the pod's interface.
             ("veth1", "", 0),

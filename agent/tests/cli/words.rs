@@ -61,7 +61,7 @@ fn sources(of: &str) -> Vec<(PathBuf, String)> {
             match () {
                 () if is_test => {}
                 () if path.is_dir() => folders.push(path),
-                () if name.ends_with(".rs") => {
+                () if path.extension().is_some_and(|end| end == "rs") => {
                     let text = fs::read_to_string(&path).unwrap();
                     let code = text.split("\nmod tests {").next().unwrap_or_default().to_owned();
                     files.push((path, code));
