@@ -235,7 +235,7 @@ mod tests {
         let text = r#"{
             "interfaces": [{"name":"cni0","mac":"a"},{"name":"veth1","sandbox":""},
                            {"name":"eth0","sandbox":"/run/netns/pod"},{"name":"eth1","sandbox":"/run/netns/pod"},
-                           {"name":"eth0","sandbox":"/run/netns/other"}],
+                           {"name":"eth0","sandbox":"/proc/self/ns/net"}],
             "ips": [{"address":"10.0.0.5/24","interface":2,"gateway":"10.0.0.1"},{"address":"fd00::5/64","interface":2},
                     {"address":"fe80::5/64","interface":2},{"address":"169.254.3.4/16","interface":2},
                     {"address":"10.9.0.5/24","interface":3},{"address":"10.9.0.6/24","interface":4},

@@ -48,11 +48,11 @@ pub(super) fn wrong(annotations: &Node) -> Vec<Wrong> {
         };
         // Unlike those of labels, prefixes may have upper-case letters.
         if wrong_label_key(&entry.key.to_lowercase()).is_some() {
+            let name = &entry.key;
             add(
                 format!(
-                    "{:?} is no annotation key: a name of at most 63 letters, digits, \"-\", \"_\" and \".\", after an \
-                     optional DNS name and \"/\"",
-                    entry.key
+                    "{name:?} is no annotation key: a name of at most 63 letters, digits, \"-\", \"_\" and \".\", after \
+                     an optional DNS name and \"/\""
                 ),
                 "",
             );

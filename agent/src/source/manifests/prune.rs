@@ -124,6 +124,12 @@ impl<'de> serde::Deserialize<'de> for Key<'de> {
     }
 }
 
+/// Whether a key is the name of a field or of an annotation, written as it is.
+fn is_plain(key: &str) -> bool {
+    let is_sign = |byte: u8| byte.is_ascii_alphanumeric() || b"._/-".contains(&byte);
+    key.starts_with(|first: char| first.is_ascii_alphanumeric()) && key.bytes().all(is_sign)
+}
+
 /// The lines of a block mapping of YAML whose fields are kept; its keys stand in this column,
 /// from 0.
 ///
@@ -165,7 +171,7 @@ pub(super) fn yaml(text: &str, column: usize, keep: &'static Keep) -> Option<Str
         }
         let (_, Keep::Fields(fields)) = levels.last().filter(|(level, _)| *level == column)? else { return None };
         let (key, value) = entry.split_once(':')?;
-        if key.is_empty() || !key.bytes().all(|byte| byte.is_ascii_alphanumeric()) || !value.starts_with([' ', '\n']) {
+        if !is_plain(key) || !value.starts_with([' ', '\n']) {
             return None;
         }
         let field = fields.iter().find(|(field, _)| *field == key).map(|(_, keep)| keep);
@@ -194,9 +200,10 @@ pub(super) fn yaml(text: &str, column: usize, keep: &'static Keep) -> Option<Str
 mod tests {
     use super::*;
 
+    const NOTES: Keep = Keep::Fields(&[("example.io/a.b-c_d", Keep::All)]);
     const KEEP: Keep = Keep::Fields(&[
         ("kind", Keep::All),
-        ("metadata", Keep::Fields(&[("name", Keep::All), ("labels", Keep::All)])),
+        ("metadata", Keep::Fields(&[("name", Keep::All), ("labels", Keep::All), ("annotations", NOTES)])),
         ("items", Keep::Fields(&[("name", Keep::All), ("ports", Keep::Fields(&[("port", Keep::All)]))])),
     ]);
 
@@ -209,6 +216,10 @@ mod tests {
             (
                 "metadata:\n  labels:\n    spec: a\n    text: >\n      b\n\n      c\n",
                 "metadata:\n  labels:\n    spec: a\n    text: >\n      b\n\n      c\n",
+            ),
+            (
+                "metadata:\n  annotations:\n    a/b: x\n    example.io/a.b-c_d: y\n    note: |\n      z\n  name: x\n",
+                "metadata:\n  annotations:\n    example.io/a.b-c_d: y\n  name: x\n",
             ),
             ("items:\n- image: a\n  name: b\n- name: c\n  image: d\n", "items:\n-\n  name: b\n- name: c\n"),
             (
@@ -223,6 +234,8 @@ mod tests {
         for odd in [
             "\"kind\": A\n",
             "? kind\n",
+            "-kind: A\n",
+            "metadata:\n  annotations:\n    \"a\": b\n",
             "# a\nkind: A\n",
             "<<: *a\n",
             "items:\n- - name: a\n",

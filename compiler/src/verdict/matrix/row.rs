@@ -117,13 +117,21 @@ pub(super) struct Likeness {
     /// The place of a row that has no like: an address, or a pod that an
     /// address or its node's address stands for in another row.
     alone: Option<usize>,
+    /// The input does not say the node of a pod of it, so an address of a node in another row may
+    /// be its own node's.
+    may_be_own_node: bool,
 }
 
 impl Row {
     pub(super) fn likeness(&self, cluster: &Cluster, place: usize, addresses: &[End]) -> Likeness {
         let exempt = |view: &EndKinds| addresses.iter().any(|address| exemption(cluster, view.end, *address).is_some());
+        let may_be = |view: &EndKinds| addresses.iter().any(|address| may_be_own_node(cluster, view.end, *address));
         let judged = self.judged_likeness(place);
-        Likeness { alone: judged.alone.or_else(|| self.views.iter().any(exempt).then_some(place)), ..judged }
+        Likeness {
+            alone: judged.alone.or_else(|| self.views.iter().any(exempt).then_some(place)),
+            may_be_own_node: self.views.iter().any(may_be),
+            ..judged
+        }
     }
 
     /// The same, without what exempts some pods from all policies with an address.
@@ -133,6 +141,7 @@ impl Row {
             census: [v4, v6, bare_v4, bare_v6],
             is_template: self.is_template,
             alone: self.is_address.then_some(place),
+            may_be_own_node: false,
         }
     }
 }
