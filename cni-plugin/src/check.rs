@@ -17,6 +17,9 @@ const LONGEST_INTERFACE: usize = 15;
 /// <https://kubernetes.io/docs/concepts/overview/working-with-objects/names/>
 const LONGEST_NAME: usize = 253;
 
+/// The longest path (`PATH_MAX`). A network's name and a UID are far shorter.
+const LONGEST_TEXT: usize = 4_096;
+
 /// How many addresses an interface may have. Each is an entry in several sets.
 const MOST_ADDRESSES: usize = 64;
 
@@ -72,6 +75,15 @@ fn check_add(add: &Add) -> Result<(), String> {
         if name.is_empty() || name.len() > LONGEST_NAME || name.contains(char::is_control) {
             return Err(format!("{key}: a name of at most {LONGEST_NAME} bytes is expected"));
         }
+    }
+    let uid = add.uid.as_deref().unwrap_or_default();
+    for (key, text) in [("netns", add.netns.as_str()), ("network", &add.network), ("uid", uid)] {
+        if text.len() > LONGEST_TEXT {
+            return Err(format!("{key}: at most {LONGEST_TEXT} bytes are expected"));
+        }
+    }
+    if add.host_interface.as_ref().is_some_and(|host| !is_interface(&host.name)) {
+        return Err("hostInterface: the name of a network interface is expected".to_owned());
     }
     if add.addresses.len() > MOST_ADDRESSES {
         return Err(format!("addresses: {} are more than {MOST_ADDRESSES}", add.addresses.len()));

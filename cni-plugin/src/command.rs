@@ -101,14 +101,16 @@ fn described(environment: &Environment, input: &Input) -> Result<Add, Error> {
 }
 
 fn add(environment: &Environment, input: &Input) -> Result<String, Error> {
+    // As the plugin before wrote it.
+    let result = || input.previous().map(|previous| previous.get().to_owned()).unwrap_or_default();
+    // Nothing about a pod can be wrong where npc is gone.
+    if input.is_uninstalled() {
+        eprintln!("npc-cni: npc's conflist is gone from this node, so this pod is not reported");
+        return Ok(result());
+    }
     let settings = input.settings()?;
     let add = described(environment, input)?;
-    if input.is_uninstalled() {
-        eprintln!(
-            "npc-cni: npc's conflist is gone from this node, so pod {}/{} is not reported",
-            add.namespace, add.name
-        );
-    } else if add.addresses.is_empty() {
+    if add.addresses.is_empty() {
         eprintln!(
             "npc-cni: {} of pod {}/{} has no address, so policies do not apply to it",
             add.attachment.interface, add.namespace, add.name
@@ -119,8 +121,7 @@ fn add(environment: &Environment, input: &Input) -> Result<String, Error> {
             return Err(error);
         }
     }
-    // As the plugin before wrote it.
-    Ok(input.previous().map(|previous| previous.get().to_owned()).unwrap_or_default())
+    Ok(result())
 }
 
 fn wait_for_rules(settings: &Settings, add: &Add) -> Result<(), Error> {
@@ -173,9 +174,12 @@ fn delete(environment: &Environment, input: &Input) -> Result<String, Error> {
 }
 
 fn check(environment: &Environment, input: &Input) -> Result<String, Error> {
+    if input.is_uninstalled() {
+        return Ok(String::new());
+    }
     let settings = input.settings()?;
     let add = described(environment, input)?;
-    if add.addresses.is_empty() || input.is_uninstalled() {
+    if add.addresses.is_empty() {
         return Ok(String::new());
     }
     let asked = client::ask(&settings.socket, Instant::now() + settings.timeout, |left| {

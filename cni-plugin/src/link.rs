@@ -48,10 +48,11 @@ pub(crate) enum NodeEnd {
 pub(crate) fn node_end(netns: &str, interface: &str) -> io::Result<NodeEnd> {
     let netns = rustix::fs::open(netns, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::empty())?;
     let inner = within(&netns, || Link::find(&by_name(interface)))?;
-    let Some(other) = inner.other else { return Ok(NodeEnd::None) };
     if !inner.is_paired {
         return Ok(NodeEnd::None);
     }
+    // Older kernels leave it out where both ends have the same index.
+    let Some(other) = inner.other else { return Ok(NodeEnd::Elsewhere) };
     // The index is of the network namespace in which the other end is. If that is another one than
     // the node's, an interface of the node may have the same index.
     let outer = match Link::find(&by_index(other)) {

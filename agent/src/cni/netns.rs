@@ -8,7 +8,8 @@ use std::path::Path;
 /// The files of network namespaces that were there when the agent looked.
 ///
 /// Their folder (`/run/netns`) may be none that the agent's mounts show. So a file that was
-/// never there says nothing.
+/// never there says nothing. Nor does one in `/proc`: the agent sees the processes of its own PID
+/// namespace there, so the number in `/proc/1234/ns/net` is another process's.
 #[derive(Debug, Default)]
 pub(super) struct SeenNetns(BTreeSet<String>);
 
@@ -21,7 +22,8 @@ impl SeenNetns {
             let is_missing =
                 |error: &io::Error| matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory);
             let found = fs::symlink_metadata(&file);
-            if found.is_ok() && Path::new(&file).is_absolute() {
+            let path = Path::new(&file);
+            if found.is_ok() && path.is_absolute() && !path.starts_with("/proc") {
                 self.0.insert(file);
             } else if found.is_err_and(|error| is_missing(&error)) && self.0.contains(&file) {
                 gone.insert(file);
@@ -46,6 +48,14 @@ mod tests {
         assert_eq!(netns.gone(files.clone()), BTreeSet::new());
         fs::remove_file(&seen).unwrap();
         assert_eq!(netns.gone(files.clone()), BTreeSet::from([seen.clone()]));
+        let of_process = BTreeSet::from([format!("/proc/{}/ns/net", std::process::id())]);
+        netns.gone(of_process.clone());
+        assert!(netns.0.is_disjoint(&of_process));
+        netns.gone(files.clone());
+        fs::write(&seen, "").unwrap();
+        netns.gone(files.clone());
+        fs::remove_file(&seen).unwrap();
+        assert_eq!(netns.gone(files.clone()), BTreeSet::from([seen]));
         // Once its sandbox is forgotten, so is the file.
         assert_eq!(netns.gone(BTreeSet::new()), BTreeSet::new());
         assert_eq!(netns.gone(files), BTreeSet::new());

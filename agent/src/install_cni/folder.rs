@@ -122,7 +122,9 @@ impl Folder {
         if fs::symlink_metadata(self.path.join(&own)).is_ok() {
             return Some(own);
         }
-        self.formers_off().into_iter().next()
+        // While ours is there, one of another name says nothing: that name may have been given up long ago.
+        let has_own = fs::symlink_metadata(self.path.join(&self.own)).is_ok();
+        if has_own { None } else { self.formers_off().into_iter().next() }
     }
 
     /// Files that an installer of ours wrote under another name and an operator moved aside.
