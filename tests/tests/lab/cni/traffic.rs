@@ -14,8 +14,9 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 /// second, so this is one.
 const DENIED: Duration = Duration::from_millis(300);
 
-/// How long one is tried that they allow: two SYNs at most.
-const ALLOWED: Duration = Duration::from_millis(900);
+/// How long one is tried that they allow: two SYNs, the second after a second. A node that asks for
+/// a new pod's link-layer address (IPv6) asks again after a second, too.
+const ALLOWED: Duration = Duration::from_millis(2_500);
 
 /// Accepts connections on these ports, of both families, for as long as the test runs.
 pub(crate) fn listen(netns: &Netns, ports: &[u16]) {
