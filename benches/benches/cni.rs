@@ -84,6 +84,22 @@ fn measure(case: Case) -> Result<()> {
     for number in 0..=ALONE + BURST {
         server.put(&pod(number));
     }
+    println!("{case:?}");
+    // The plugin runs where the node's interfaces are. A thread is where the one that started it is.
+    node.netns.within(|| add_all(&node))??;
+
+    // The agent ends as in an upgrade, and a pod that starts then waits for the next one.
+    let begun = Instant::now();
+    kill(Pid::from_raw(i32::try_from(node.agent.id())?), Signal::SIGTERM)?;
+    node.agent.wait()?;
+    node.agent = start_agent(&node.netns, node.folder.path())?;
+    node.netns.within(|| node.add(ALONE + BURST))??;
+    println!("  a pod that starts while the agent is replaced: {:?}", begun.elapsed());
+    Ok(())
+}
+
+/// Adds pods one by one, and then the burst.
+fn add_all(node: &Node) -> Result<()> {
     // The first waits for what was put last, and for the rules of the first pod of the node.
     node.add(0)?;
 
@@ -92,7 +108,6 @@ fn measure(case: Case) -> Result<()> {
     for number in 1..ALONE {
         alone.time(|| node.add(number))?;
     }
-    println!("{case:?}");
     println!("  one by one: {alone}, {}", each(cpu_seconds(node.agent.id())? - cpu, ALONE - 1)?);
 
     let (next, burst) = (AtomicUsize::new(ALONE), Mutex::new(Samples::default()));
@@ -116,14 +131,6 @@ fn measure(case: Case) -> Result<()> {
     let all = begun.elapsed();
     let cpu = each(cpu_seconds(node.agent.id())? - cpu, BURST)?;
     println!("  {BURST}, {AT_ONCE} at a time: {burst}, {cpu}, all in {all:?}");
-
-    // The agent ends as in an upgrade, and a pod that starts then waits for the next one.
-    let begun = Instant::now();
-    kill(Pid::from_raw(i32::try_from(node.agent.id())?), Signal::SIGTERM)?;
-    node.agent.wait()?;
-    node.agent = start_agent(&node.netns, node.folder.path())?;
-    node.add(ALONE + BURST)?;
-    println!("  a pod that starts while the agent is replaced: {:?}", begun.elapsed());
     Ok(())
 }
 
@@ -160,9 +167,45 @@ fn uid(number: usize) -> String {
     format!("00000000-0000-4000-8000-{number:012}")
 }
 
+/// The network namespaces of the pods, which go when this is dropped.
+struct Sandboxes;
+
+impl Sandboxes {
+    /// Makes them, each with its interface, whose other end is on the node.
+    fn create(node: &Netns) -> Result<Self> {
+        let numbers = || 0..=ALONE + BURST;
+        let names: String = numbers().map(|number| format!("netns add {}\n", Self::name(number))).collect();
+        ip(&[], &names)?;
+        let pair = |number| format!("link add veth{number} type veth peer name eth0 netns {}\n", Self::name(number));
+        ip(&["-n", node.name()], &numbers().map(pair).collect::<String>())?;
+        Ok(Self)
+    }
+
+    fn name(number: usize) -> String {
+        format!("npc-bench-{}-{number}", process::id())
+    }
+}
+
+impl Drop for Sandboxes {
+    fn drop(&mut self) {
+        let names: String = (0..=ALONE + BURST).map(|number| format!("netns del {}\n", Self::name(number))).collect();
+        // What is left over can be seen by `ip netns` and does no harm.
+        let _ = ip(&[], &names);
+    }
+}
+
+/// Runs commands of `ip`, a line each.
+fn ip(options: &[&str], lines: &str) -> Result<()> {
+    let mut ip = Command::new("ip").args(options).args(["-batch", "-"]).stdin(Stdio::piped()).spawn()?;
+    ip.stdin.take().ok_or("its standard input is a pipe")?.write_all(lines.as_bytes())?;
+    let status = ip.wait()?;
+    if status.success() { Ok(()) } else { Err(format!("ip {options:?}: {status}").into()) }
+}
+
 /// The node with its agent, which ends when this is dropped.
 struct Node {
     netns: Netns,
+    _sandboxes: Sandboxes,
     agent: Child,
     folder: tempfile::TempDir,
     dual_stack: bool,
@@ -178,8 +221,9 @@ impl Node {
         let folder = tempfile::tempdir_in("/dev/shm")?;
         server.write_kubeconfig(folder.path())?;
         let ready = folder.path().join("ready");
+        let sandboxes = Sandboxes::create(&netns)?;
         let agent = start_agent(&netns, folder.path())?;
-        let mut node = Self { netns, agent, folder, dual_stack };
+        let mut node = Self { netns, _sandboxes: sandboxes, agent, folder, dual_stack };
         while !ready.exists() {
             if let Some(status) = node.agent.try_wait()? {
                 let log = fs::read_to_string(node.folder.path().join("log"))?;
@@ -212,6 +256,7 @@ impl Node {
     /// `npc-cni ADD` for a pod, as the last of a chain.
     fn add(&self, number: usize) -> Result<()> {
         let socket = self.folder.path().join("run/cni.sock");
+        let sandbox = format!("/run/netns/{}", Sandboxes::name(number));
         let place = u32::try_from(number)? + 1;
         let mut addresses = vec![format!("{}/32", Ipv4Addr::from(0x0ac8_0000 + place))];
         if self.dual_stack {
@@ -222,13 +267,13 @@ impl Node {
             "cniVersion": "1.0.0", "name": "bench", "type": "npc-cni", "socket": socket, "timeoutSeconds": 60,
             "prevResult": {
                 "cniVersion": "1.0.0",
-                "interfaces": [{"name": "eth0", "sandbox": "/run/netns/pod"}],
+                "interfaces": [{"name": "eth0", "sandbox": sandbox}],
                 "ips": ips,
             },
         });
         let arguments = format!("K8S_POD_NAMESPACE=bench;K8S_POD_NAME=pod-{number};K8S_POD_UID={}", uid(number));
         let mut plugin = Command::new(plugin()?)
-            .envs([("CNI_COMMAND", "ADD"), ("CNI_NETNS", "/run/netns/pod"), ("CNI_IFNAME", "eth0")])
+            .envs([("CNI_COMMAND", "ADD"), ("CNI_NETNS", sandbox.as_str()), ("CNI_IFNAME", "eth0")])
             .env("CNI_CONTAINERID", format!("container-{number}"))
             .env("CNI_ARGS", arguments)
             .stdin(Stdio::piped())
