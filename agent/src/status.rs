@@ -16,13 +16,12 @@ use npc_compiler::policy::Direction;
 use rustix::net::sockopt::socket_peercred;
 use serde::{Deserialize, Serialize};
 
-use crate::instance;
+use crate::instance::{self, ABSTRACT_SOCKET};
 
 mod cni;
 mod manifests;
 mod options;
 
-pub use crate::instance::ABSTRACT_SOCKET as SOCKET;
 pub use cni::CniPlugin;
 pub use manifests::ManifestError;
 pub use options::RuleOptions;
@@ -358,12 +357,14 @@ impl AgentStatus {
                 stream.set_read_timeout(Some(PATIENCE))?;
                 return Ok(stream);
             }
-            let stream = UnixStream::connect_addr(&SocketAddr::from_abstract_name(SOCKET)?)?;
+            let stream = UnixStream::connect_addr(&SocketAddr::from_abstract_name(ABSTRACT_SOCKET)?)?;
             stream.set_read_timeout(Some(PATIENCE))?;
             let uid = socket_peercred(&stream)?.uid.as_raw();
             // Any user may take the name.
             if uid != 0 {
-                return Err(io::Error::other(format!("user {uid}, who is not root, holds the socket @{SOCKET}")));
+                return Err(io::Error::other(format!(
+                    "user {uid}, who is not root, holds the socket @{ABSTRACT_SOCKET}"
+                )));
             }
             Ok(stream)
         };

@@ -90,8 +90,6 @@ impl Format {
     fn check(self, matrix: &Matrix<'_>) -> Result<(), Stop> {
         let refuse = |what: String| Err(Stop::new(Exit::Input, format!("{what}; {}", filter::SHOW_LESS)));
         match self {
-            // Endpoints that no rule distinguishes share their lines.
-            Self::Table => Ok(()),
             Self::Wide | Self::Md => {
                 let (sources, destinations) = matrix.shape();
                 match sources.saturating_mul(destinations) {
@@ -99,10 +97,11 @@ impl Format {
                     _ => refuse(format!("a table of {sources} sources and {destinations} destinations is too large")),
                 }
             }
-            Self::Json | Self::Csv | Self::Dot => match matrix.too_many_pairs() {
-                None => Ok(()),
-                Some(_) => refuse(format!("more than {MOST_PAIRS} pairs of endpoints are too many for one list")),
-            },
+            Self::Json | Self::Csv | Self::Dot if matrix.has_too_many_pairs() => {
+                refuse(format!("more than {MOST_PAIRS} pairs of endpoints are too many for one list"))
+            }
+            // In a table, endpoints that no rule distinguishes share their lines.
+            Self::Table | Self::Json | Self::Csv | Self::Dot => Ok(()),
         }
     }
 }

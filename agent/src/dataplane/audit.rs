@@ -422,10 +422,10 @@ impl Auditor {
             .flat_map(|family| wanted.family(*family).sets.keys())
             .map(|name| aliases.in_kernel(name))
             .collect();
-        let is_strange = |(family, name): &(Family, SetName)| {
+        let is_unneeded = |(family, name): &(Family, SetName)| {
             families.contains(family) && !known.contains(name) && name.role() != SetRole::Probe
         };
-        let unneeded = heads.into_keys().filter(is_strange);
+        let unneeded = heads.into_keys().filter(is_unneeded);
         for (family, name) in unneeded.collect::<Vec<_>>() {
             let went = ipset.destroy(std::slice::from_ref(&name), Duration::ZERO)?.is_empty();
             let was_known = aliases.taken().any(|taken| *taken == name)

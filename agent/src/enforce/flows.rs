@@ -42,8 +42,8 @@ pub(super) struct Established {
     departed: BTreeSet<IpAddr>,
     /// The node's own addresses.
     own: BTreeSet<IpAddr>,
-    /// No flow is judged.
-    lets_be: bool,
+    /// Only flows of new sandboxes' addresses are judged.
+    keeps_established: bool,
 }
 
 /// Flows that a sweep is to judge.
@@ -69,7 +69,7 @@ impl Established {
             vacant: BTreeMap::new(),
             departed: BTreeSet::new(),
             own: BTreeSet::new(),
-            lets_be: false,
+            keeps_established: false,
         }
     }
 
@@ -114,7 +114,7 @@ impl Established {
     /// All established flows may go on, whatever the rules say now. Those of a new sandbox's
     /// addresses are not its own, so they are cut all the same.
     pub(super) fn let_be(&mut self) {
-        self.lets_be = true;
+        self.keeps_established = true;
         (self.due, self.pending) = (Scope::default(), Scope::default());
         self.vacant.clear();
         self.departed.clear();
@@ -133,8 +133,8 @@ impl Established {
     }
 
     /// Whether flows go on whatever the rules say ([`Established::let_be`]).
-    pub(super) const fn lets_be(&self) -> bool {
-        self.lets_be
+    pub(super) const fn keeps_established(&self) -> bool {
+        self.keeps_established
     }
 
     /// Which flows are to be judged now.

@@ -184,10 +184,10 @@ impl Sweeps {
             established.pending().covers(*address)
                 || running.iter().any(|sweep| sweep.as_ref().is_some_and(|it| it.due.scope.covers(*address)))
         };
-        // Where flows are let be, no scope has those that began before a new sandbox did.
-        let (waiting, done) = waiters
-            .into_iter()
-            .partition(|waiter| waiter.is_new && established.lets_be() || waiter.addresses.iter().any(is_due));
+        // Where established flows are kept, no scope has those that began before a new sandbox did.
+        let (waiting, done) = waiters.into_iter().partition(|waiter| {
+            waiter.is_new && established.keeps_established() || waiter.addresses.iter().any(is_due)
+        });
         answer(done);
         self.waiters.extend::<Vec<Waiter>>(waiting);
     }

@@ -15,12 +15,11 @@
 //! neither may have, `code` a code that the JSON must have. `# with: base.yaml` adds another
 //! file to the input.
 
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::{Answer, Files};
+use crate::{Answer, Files, skip};
 
 /// A question and what is right about it.
 #[derive(Debug, Default)]
@@ -140,22 +139,12 @@ fn every_code_of_explain_has_a_question_that_gets_it() {
     assert!(missing.is_empty(), "no file of tests/cases asks for {missing:?}");
 }
 
-/// Says that the calling test is skipped, past the harness; in strict mode that fails, as in
-/// the other tests that need files of others.
-fn skip(why: &str) {
-    let variable = |name| std::env::var(name).unwrap_or_default();
-    let is_strict = !matches!(variable("NPC_STRICT").as_str(), "" | "0");
-    assert!(!is_strict || variable("NPC_MAY_SKIP").split([',', ' ']).any(|name| name == "corpora"), "{why}");
-    let test = std::thread::current().name().unwrap_or("a test").to_owned();
-    let _ = std::io::stderr().write_all(format!("SKIPPED: {test}: {why}\n").as_bytes());
-}
-
 /// A table of questions in a README of a folder: `| file | ask | right | … |`. Of the right
 /// answer the verdicts in capitals and the codes in backquotes are looked for.
 #[test]
 fn questions_of_a_folder_outside_get_right_answers() {
     let Some(folder) = std::env::var_os("NPC_ASKED").map(PathBuf::from) else {
-        skip("NPC_ASKED names no folder of questions");
+        skip("corpora", "NPC_ASKED names no folder of questions");
         return;
     };
     let readme = std::fs::read_to_string(folder.join("README.md")).unwrap();

@@ -31,11 +31,7 @@ fn document(files: &Files, kind: &str, name: &str) -> String {
 /// Asks, applies each patch by kubectl to the file's own document, and asks again.
 fn patched_by_kubectl(yaml: &str, from: &str, to: &str) {
     let Some(kubectl) = kubectl() else {
-        eprintln!("SKIPPED: there is no kubectl; run make tools");
-        let may_skip = std::env::var("NPC_MAY_SKIP").unwrap_or_default();
-        let is_allowed = may_skip.split_whitespace().any(|lack| lack == "kubectl");
-        assert!(is_allowed || std::env::var_os("NPC_STRICT").is_none(), "no kubectl");
-        return;
+        return crate::skip("kubectl", "there is no kubectl; run make tools");
     };
     let files = Files::of(yaml);
     let answer = files.npc("explain", &[from, to, "-o", "json"]);

@@ -161,6 +161,17 @@ impl Cluster {
         &self.findings
     }
 
+    /// What was not understood of one policy.
+    pub fn findings_of(&self, id: PolicyId) -> impl Iterator<Item = &Finding> {
+        let policy = self.policy(id);
+        // They are sorted by their policies.
+        let of = |finding: &Finding| {
+            (finding.namespace.as_str(), finding.name.as_str()).cmp(&(policy.namespace.as_str(), policy.name.as_str()))
+        };
+        let first = self.findings.partition_point(|finding| of(finding).is_lt());
+        self.findings[first..].iter().take_while(move |finding| of(finding).is_eq())
+    }
+
     /// All pods, by namespace, name and UID.
     pub fn pods(&self) -> impl Iterator<Item = (PodId, &Pod)> {
         self.pods.iter().enumerate().map(|(i, pod)| (PodId(index(i)), pod))

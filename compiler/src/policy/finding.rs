@@ -20,6 +20,11 @@ pub struct Finding {
     pub effect: Effect,
 }
 
+/// Whether a field's path is this path, or leads on from it.
+pub(crate) fn is_below(field: &str, path: &str) -> bool {
+    field.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+}
+
 /// Kinds of mistakes in a policy; stable codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[allow(missing_docs, reason = "each is its code, which `npc reason` explains at length")]

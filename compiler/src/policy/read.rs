@@ -4,7 +4,7 @@
 use k8s_openapi::api::networking::v1 as api;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
-use super::finding::{Code, Effect, Finding};
+use super::finding::{Code, Effect, Finding, is_below};
 use super::{Direction, Namespaces, Peer, Peers, PodPeer, Policy, PolicyRule, Ports, spelling};
 use crate::algebra::selector::Selector;
 use crate::algebra::syntax;
@@ -259,9 +259,4 @@ impl Reader<'_> {
             }
         }
     }
-}
-
-/// Whether a field's path is this path, or leads on from it.
-fn is_below(field: &str, path: &str) -> bool {
-    field.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
 }

@@ -22,12 +22,6 @@ use tracing::{info, warn};
 
 use crate::command::{Exit, Stop};
 
-/// [`status::SOCKET`] with the byte that marks abstract names. It is gone with the process
-/// that holds it, however that ends.
-///
-/// [`status::SOCKET`]: npc_agent::status::SOCKET
-const NAME: &str = "\0npc-agent";
-
 /// How long to wait for the lock: a process that has it may be about to end.
 const LOCK_WAIT: Duration = Duration::from_millis(500);
 
@@ -123,8 +117,11 @@ pub(crate) async fn refuse_beside_agent() -> anyhow::Result<Option<InstanceLock>
 /// Takes the abstract socket, so that agents of before the lock do not start beside this one.
 /// Nothing if another process has it that is none of these.
 async fn take_name(is_locked: bool) -> anyhow::Result<Option<UnixListener>> {
+    // The byte marks abstract names. Such a name is gone with the process that holds it, however
+    // that ends.
+    let name = format!("\0{}", instance::ABSTRACT_SOCKET);
     let mut listener = None;
-    let older = older_agent(is_locked, |is_last| match UnixListener::bind(NAME) {
+    let older = older_agent(is_locked, |is_last| match UnixListener::bind(&name) {
         Ok(bound) => {
             listener = Some(bound);
             true

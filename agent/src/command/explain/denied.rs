@@ -130,13 +130,11 @@ fn miss(
         writeln!(out, "   = note: {note}")?;
     }
     // A number in quotes is a name: what is wrong with it says more than that it fails.
-    let policy = context.input.cluster.policy(nearest.policy);
     let paths: Vec<String> = (nearest.conjuncts.iter().flat_map(|conjunct| &conjunct.marks))
         .map(|mark| context.places.path(nearest.policy, &nearest.path, mark))
         .collect();
-    let findings = context.input.cluster.findings().iter();
-    let of_policy = findings.filter(|of| (&of.namespace, &of.name) == (&policy.namespace, &policy.name));
-    for finding in of_policy.filter(|of| paths.contains(&of.path)) {
+    let findings = context.input.cluster.findings_of(nearest.policy);
+    for finding in findings.filter(|of| paths.contains(&of.path)) {
         writeln!(out, "   = note: {}", finding.problem)?;
     }
     Ok(())

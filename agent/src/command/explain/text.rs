@@ -99,14 +99,23 @@ fn merged(explanation: &FlowExplanation) -> Vec<(usize, Cow<'_, Flow>, String)> 
     shown
 }
 
+/// A verdict in the answer's word for it.
+pub(super) const fn verdict_word(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Allowed => "ALLOWED",
+        Verdict::Denied => "DENIED",
+        Verdict::Partial => "PARTIAL",
+        Verdict::Unknown => "UNKNOWN",
+    }
+}
+
 fn word(verdict: Verdict) -> String {
-    let (style, word) = match verdict {
-        Verdict::Allowed => (GOOD, "ALLOWED"),
-        Verdict::Denied => (BAD, "DENIED"),
-        Verdict::Partial => (DOUBT, "PARTIAL"),
-        Verdict::Unknown => (DOUBT, "UNKNOWN"),
+    let style = match verdict {
+        Verdict::Allowed => GOOD,
+        Verdict::Denied => BAD,
+        Verdict::Partial | Verdict::Unknown => DOUBT,
     };
-    format!("{style}{word}{style:#}")
+    format!("{style}{}{style:#}", verdict_word(verdict))
 }
 
 /// The verdict, the ends and the traffic.

@@ -4,6 +4,7 @@ use npc_compiler::cluster::{Cluster, PodId};
 use npc_compiler::object::Workload;
 use npc_compiler::verdict::explain::{EndName, Missing, MissingFact, Verdict, Warning};
 
+use super::text::verdict_word;
 use crate::command::endpoint::short_kind;
 use crate::command::input::{Input, Source};
 use crate::command::words::{blocks, shorten};
@@ -55,13 +56,7 @@ fn text(cluster: &Cluster, warning: &Warning) -> String {
         Warning::NoCommonFamily => "the ends have no address family in common, so nothing can pass".to_owned(),
         Warning::OtherNodes { host, is_source, nodes } => {
             let of = |(verdict, names): &(Verdict, Vec<String>)| {
-                let verdict = match verdict {
-                    Verdict::Allowed => "ALLOWED",
-                    Verdict::Denied => "DENIED",
-                    Verdict::Partial => "PARTIAL",
-                    Verdict::Unknown => "UNKNOWN",
-                }
-                .to_owned();
+                let verdict = verdict_word(*verdict).to_owned();
                 if names.is_empty() { verdict } else { format!("{verdict} ({})", shorten(names, NAMED, ", ")) }
             };
             let answers = nodes.iter().map(of).collect::<Vec<_>>().join(", ");

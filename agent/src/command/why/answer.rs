@@ -203,13 +203,13 @@ impl Answer {
             Thing::Foreign(foreign) => Self::foreign(foreign, facts.node),
         };
         answer.basis = Some(facts.basis);
+        let is_place = |name: &SetName| name.is_dispatch() && !name.is_isolated_set();
         let needs_seed = match thing {
             Thing::Chain(chain) | Thing::Rule(chain, _) => chain.is_dispatch(),
-            Thing::Set(set) => set.is_dispatch() && !set.is_isolated_set(),
+            Thing::Set(set) => is_place(set),
             // In which sets of the dispatch tree an isolated pod's address is depends on the secret, and whether
             // it is in one at all.
             Thing::Address(address) => {
-                let is_place = |name: &SetName| name.is_dispatch() && !name.is_isolated_set();
                 let mut own = answer.sets.iter().filter_map(|set| SetName::ours(&set.set));
                 own.any(|(name, _)| name.is_isolated_set())
                     && facts.wanted.family(Family::of(address)).sets.keys().any(is_place)

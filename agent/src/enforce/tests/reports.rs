@@ -26,10 +26,12 @@ impl io::Write for Lines {
 }
 
 impl Lines {
-    /// Waits until one has this part.
+    /// Waits until one has this part, for a minute by the machine's clock: tokio's is paused.
     async fn until(&self, part: &str) {
         let has = || String::from_utf8_lossy(&self.0.lock().expect("no thread panicked")).contains(part);
+        let begun = std::time::Instant::now();
         while !has() {
+            assert!(begun.elapsed() < Duration::from_secs(60), "no line has {part}");
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }

@@ -132,10 +132,8 @@ impl<K: Eq + Hash + Clone, V: Kept> Known<K, V> {
         V: Default,
     {
         let is_news = self.unreadable.get(&key).is_none_or(|known| known.error != object.error);
-        self.unreadable.insert(key.clone(), object);
-        let kept = self.all.get(&key).or_else(|| self.kept.get(&key)).copied().unwrap_or_default();
-        // Its addresses are old news, so they displace no other object.
-        let _ = self.exists(key, kept);
+        self.came_unchanged(key.clone());
+        self.unreadable.insert(key, object);
         is_news
     }
 
@@ -146,7 +144,7 @@ impl<K: Eq + Hash + Clone, V: Kept> Known<K, V> {
     {
         self.unreadable.remove(&key);
         let kept = self.all.get(&key).or_else(|| self.kept.get(&key)).copied().unwrap_or_default();
-        // Its addresses are old news, as above.
+        // Its addresses are old news, so they displace no other object.
         let _ = self.exists(key, kept);
     }
 

@@ -36,7 +36,8 @@ pub(super) trait Watched: Resource<DynamicType = ()> + DeserializeOwned + Send +
     /// What is kept of an object.
     type Object: Send + 'static;
 
-    /// Large objects are kept as they are, whatever policies name.
+    /// What is kept depends on the object alone, not on `Named`, so an object that did not
+    /// change is not read again.
     const IS_KEPT_WHOLE: bool = false;
 
     /// Keeps what is needed, and about how many bytes that is.

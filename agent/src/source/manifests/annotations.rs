@@ -6,6 +6,7 @@
 
 use npc_compiler::algebra::syntax::wrong_label_key;
 
+use super::scalar::Scalar;
 use super::span::Span;
 use super::tree::{Node, Value};
 
@@ -57,7 +58,11 @@ pub(super) fn wrong(annotations: &Node) -> Vec<Wrong> {
                 "",
             );
         }
-        let value = if entry.node.is_null() { Some("") } else { text(&entry.node) };
+        let value = match entry.node.scalar() {
+            Some(Scalar::Null) => Some(""),
+            Some(Scalar::Text) => entry.node.text(),
+            _ => None,
+        };
         match value {
             Some(value) => size += entry.key.len() + value.len(),
             None => add("the value of an annotation is text".to_owned(), "put it in quotes"),
@@ -68,17 +73,4 @@ pub(super) fn wrong(annotations: &Node) -> Vec<Wrong> {
         found.push(of_all(message, "move what is long into a ConfigMap"));
     }
     found
-}
-
-/// The text of a value that is one to kubectl too.
-fn text(node: &Node) -> Option<&str> {
-    let is_text = match &node.resolved().value {
-        Value::Scalar { text, plain: true } => {
-            let word = super::scalar::resolve(text);
-            word.value == super::scalar::Scalar::Text
-        }
-        Value::Scalar { .. } => true,
-        _ => false,
-    };
-    node.text().filter(|_| is_text)
 }

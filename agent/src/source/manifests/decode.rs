@@ -117,14 +117,6 @@ impl<'de> De<'de, '_> {
         self.here(Mismatch { help, ..de::Error::custom(format_args!("expected {what}, found {found}")) })
     }
 
-    fn scalar(self) -> Option<Scalar> {
-        match &self.node.resolved().value {
-            Value::Scalar { text, plain: true } => Some(resolve(text).value),
-            Value::Scalar { .. } => Some(Scalar::Text),
-            _ => None,
-        }
-    }
-
     fn list<V: Visitor<'de>>(self, items: &'de [Node], visitor: V) -> Result<V::Value, Mismatch> {
         let items = Items { items: items.iter().enumerate(), parent: self };
         visitor.visit_seq(items).map_err(|error| self.here(error))
@@ -136,7 +128,7 @@ impl<'de> De<'de, '_> {
     }
 
     fn number<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Mismatch> {
-        let result = match self.scalar() {
+        let result = match self.node.scalar() {
             Some(Scalar::Null) => visitor.visit_i64(0),
             Some(Scalar::Int(number)) => visitor.visit_i64(number),
             Some(Scalar::Float(number)) => match whole(number) {
@@ -186,7 +178,7 @@ impl<'de> Deserializer<'de> for De<'de, '_> {
     }
 
     fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Mismatch> {
-        match self.scalar() {
+        match self.node.scalar() {
             Some(Scalar::Null) => visitor.visit_bool(false),
             Some(Scalar::Bool(value)) => visitor.visit_bool(value),
             _ => Err(self.wanted("true or false")),

@@ -396,8 +396,8 @@ fn pruned(text: &str, line: u32, form: Form) -> Option<Node> {
             let kept = prune::yaml(&format!("  {}", &text[2..]), 2, kind.keep())?;
             let mut found = Vec::new();
             tree::documents(&kept, begin, kinds::trim_early, &mut |document| found.push(document));
-            let [Ok(_)] = found.as_slice() else { return None };
-            let mut node = found.pop()?.ok()?;
+            let [found] = <[_; 1]>::try_from(found).ok()?;
+            let mut node = found.ok()?;
             node.span.end = Mark { line: line + self::lines(text.as_bytes()), column: 1 };
             Some(node)
         }

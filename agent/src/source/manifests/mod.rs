@@ -197,9 +197,9 @@ impl Job {
         let long = |path: &Path, from: &mut dyn Read| long::read(&shown(path), from, namespace, count);
         let parse = |path: &Path, read: io::Result<Vec<u8>>| match read {
             Ok(bytes) => {
-                let is_long = files::is_long_text(bytes.len());
-                match Some(()).filter(|()| is_long).map(|()| long(path, &mut bytes.as_slice())) {
-                    Some(Ok(Some(parsed))) => parsed,
+                let list = if files::is_long_text(bytes.len()) { long(path, &mut bytes.as_slice()) } else { Ok(None) };
+                match list {
+                    Ok(Some(parsed)) => parsed,
                     _ => parse_counted(&shown(path), bytes, namespace, count),
                 }
             }
@@ -207,14 +207,14 @@ impl Job {
         };
         match self {
             Self::File(path) if is_long(&path) => {
-                match open_regular(&path, GIVEN).and_then(|mut file| long(&path, &mut file)) {
-                    Ok(Some(parsed)) => parsed,
-                    Ok(None) => match read_regular(&path, GIVEN) {
-                        Ok(bytes) => parse_counted(&shown(&path), bytes, namespace, count),
-                        Err(error) => unreadable(&path, &error),
-                    },
-                    Err(error) => unreadable(&path, &error),
-                }
+                let list = open_regular(&path, GIVEN).and_then(|mut file| long(&path, &mut file));
+                let parsed = list.and_then(|list| match list {
+                    Some(parsed) => Ok(parsed),
+                    None => {
+                        read_regular(&path, GIVEN).map(|bytes| parse_counted(&shown(&path), bytes, namespace, count))
+                    }
+                });
+                parsed.unwrap_or_else(|error| unreadable(&path, &error))
             }
             Self::File(path) => parse(&path, read_regular(&path, GIVEN)),
             Self::Read(path, read) => parse(&path, read),

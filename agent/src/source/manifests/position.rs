@@ -114,9 +114,11 @@ impl Positions {
 
     /// The tree of an object of which only the text is kept.
     fn read_again(&self, origin: &Origin) -> Option<Node> {
+        if !origin.is_in_parts {
+            return None;
+        }
         let line = origin.node.span.start.line;
-        let part =
-            Some(origin).filter(|of| of.is_in_parts).and_then(|of| self.sources.get(&of.file)?.parts.get(&line))?;
+        let part = self.sources.get(&origin.file)?.parts.get(&line)?;
         let mut read = None;
         long::document(part, line, &mut |document| read = document.ok());
         read

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use granit_parser::{Event, Marker, Parser, ScalarStyle, ScanError};
 
+use super::scalar::{Scalar, resolve};
 use super::span::{Mark, Span};
 
 /// How deep a document may nest, aliases followed. Kubernetes objects stay
@@ -82,10 +83,18 @@ impl Node {
         }
     }
 
+    /// What kubectl takes a scalar for.
+    pub(super) fn scalar(&self) -> Option<Scalar> {
+        match &self.resolved().value {
+            Value::Scalar { text, plain: true } => Some(resolve(text).value),
+            Value::Scalar { .. } => Some(Scalar::Text),
+            _ => None,
+        }
+    }
+
     /// Whether this is the absence of a value: `~`, `null` or nothing.
     pub(super) fn is_null(&self) -> bool {
-        matches!(&self.resolved().value, Value::Scalar { text, plain: true }
-            if super::scalar::resolve(text).value == super::scalar::Scalar::Null)
+        self.scalar() == Some(Scalar::Null)
     }
 }
 

@@ -447,7 +447,7 @@ impl Layout<'_> {
         let members = |groups: &[Hash]| groups.iter().flat_map(|group| &sides[group].addresses).cloned().collect();
 
         let all: Vec<Hash> = sides.keys().copied().collect();
-        let isolated = format!("isolated for {}", direction.as_str().to_lowercase());
+        let isolated = format!("isolated for {}", direction.section());
         let meaning = format!("this node's endpoints that are {isolated}");
         self.sets.insert(SetName::isolated(self.family, direction), address_set(members(&all), &meaning));
 

@@ -48,8 +48,9 @@ pub fn hooks(listed: &str) -> impl Iterator<Item = bool> {
 /// Whether a listing has the FORWARD of the filter table, be it without rules.
 #[must_use]
 pub fn has_forward(listed: &str) -> bool {
-    let rest = |line: &'_ str| line.strip_prefix(':').or_else(|| line.strip_prefix("-P ")).map(str::to_owned);
-    filter_table(listed).filter_map(rest).any(|rest| rest.split(' ').next() == Some(FORWARD))
+    filter_table(listed)
+        .filter_map(|line| line.strip_prefix(':').or_else(|| line.strip_prefix("-P ")))
+        .any(|rest| rest.split(' ').next() == Some(FORWARD))
 }
 
 #[cfg(test)]

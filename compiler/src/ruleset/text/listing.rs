@@ -49,7 +49,9 @@ pub fn rules(listed: &str) -> impl Iterator<Item = (&str, &str)> {
     listed.lines().filter_map(rule_of)
 }
 
-fn rule_of(line: &str) -> Option<(&str, &str)> {
+/// The rule of a line, with or without counters: the name of its chain, and what stands behind
+/// that.
+pub(super) fn rule_of(line: &str) -> Option<(&str, &str)> {
     let rest = without_counters(line).strip_prefix("-A ")?;
     // Nothing is behind the name of a rule that only counts.
     Some(rest.split_once(' ').unwrap_or((rest, "")))
@@ -68,11 +70,10 @@ pub fn target(rule: &str) -> Option<String> {
 /// other programs'.
 #[must_use]
 pub fn count_rules(listed: &str) -> (usize, usize) {
-    let is_ours = |(chain, rule): &(&str, &str)| {
-        ChainName::ours(chain).is_some() || target(rule).as_deref() == Some(FORWARD_CHAIN)
-    };
-    let (ours, others): (Vec<_>, Vec<_>) = rules(listed).partition(is_ours);
-    (ours.len(), others.len())
+    rules(listed).fold((0, 0), |(ours, others), (chain, rule)| {
+        let is_ours = ChainName::ours(chain).is_some() || target(rule).as_deref() == Some(FORWARD_CHAIN);
+        if is_ours { (ours + 1, others) } else { (ours, others + 1) }
+    })
 }
 
 /// What a line that an operator copied is about.
@@ -110,7 +111,7 @@ pub fn line(text: &str) -> Line<'_> {
 pub fn chains(family: Family, listed: &str) -> BTreeMap<ChainName, Vec<Rule>> {
     let mut chains: BTreeMap<ChainName, Vec<Rule>> =
         declared(listed).filter_map(ChainName::ours).map(|name| (name, Vec::new())).collect();
-    for line in listed.lines().map(without_counters) {
+    for line in listed.lines() {
         if let Some((name, rule)) = printed(family, line) {
             chains.entry(name).or_default().push(rule);
         }

@@ -4,6 +4,7 @@ use std::str::SplitAsciiWhitespace;
 
 use ipnetwork::IpNetwork;
 
+use super::listing::rule_of;
 use super::spelling::canonical;
 use super::{POD_GROUP, error_bytecode, rule_line, self_bytecode};
 use crate::object::{Family, Protocol};
@@ -19,12 +20,10 @@ pub struct Error {
     line: String,
 }
 
-/// A line of a chain of ours as iptables prints it; nothing if it is of another chain.
-/// What npc does not write so is a foreign rule.
+/// A line of a chain of ours as iptables prints it, with or without counters; nothing if
+/// it is of another chain. What npc does not write so is a foreign rule.
 pub(super) fn printed(family: Family, line: &str) -> Option<(ChainName, Rule)> {
-    let rest = line.strip_prefix("-A ")?;
-    // Nothing is behind the name of a rule that only counts.
-    let (name, text) = rest.split_once(' ').unwrap_or((rest, ""));
+    let (name, text) = rule_of(line)?;
     let chain = ChainName::ours(name)?;
     let rule = printed_in(family, &chain, text);
     Some((chain, rule))

@@ -6,7 +6,7 @@ use super::question::Question;
 use crate::algebra::traffic::Traffic;
 use crate::cluster::group::{Admitted, Group, atoms};
 use crate::cluster::{Cluster, PolicyId};
-use crate::policy::finding::{Effect, Finding};
+use crate::policy::finding::{Effect, Finding, is_below};
 use crate::policy::{Direction, Peer, Peers, PolicyRule, PortMatch, Ports, spelling};
 
 /// A decision names at most this many parts of a group's policies.
@@ -19,17 +19,8 @@ impl Question {
     /// or its policyTypes are not understood.
     pub(super) fn not_understood(&self, cluster: &Cluster, group: &Group, denied: &Traffic) -> Vec<Beside> {
         let direction = group.key.direction;
-        let findings = group.key.policies.iter().flat_map(|id| {
-            let policy = cluster.policy(*id);
-            // They are sorted by their policies.
-            let of = |finding: &Finding| {
-                (finding.namespace.as_str(), finding.name.as_str())
-                    .cmp(&(policy.namespace.as_str(), policy.name.as_str()))
-            };
-            let all = cluster.findings();
-            let first = all.partition_point(|finding| of(finding).is_lt());
-            all[first..].iter().take_while(move |finding| of(finding).is_eq()).map(move |finding| (*id, finding))
-        });
+        let policies = group.key.policies.iter();
+        let findings = policies.flat_map(|id| cluster.findings_of(*id).map(move |finding| (*id, finding)));
         let is_reason = |id: PolicyId, finding: &Finding| match finding.effect {
             Effect::MatchesNothing => {
                 let rules = cluster.policy(id).rules(direction);
@@ -63,7 +54,7 @@ impl Question {
         let direction: Direction = group.key.direction;
         let (subject, other) = self.ends(direction);
         let seen = other.seen(cluster, subject, self.family);
-        // A rule with an empty list of peers is one whose own fields were not understood.
+        // If a rule's list of peers is empty, npc did not understand the rule's own fields.
         let (open_peers, understood_peers) = match &rule.peers {
             Peers::Everyone => (false, true),
             Peers::AnyOf(peers) => {
@@ -76,9 +67,4 @@ impl Question {
         let understood_ports = denied.difference(&admitted.traffic_to(seen.ports)).is_none();
         (open_peers || (open_ports && understood_peers)) && (open_ports || understood_ports)
     }
-}
-
-/// Whether a field's path is this path, or leads on from it.
-fn is_below(field: &str, path: &str) -> bool {
-    field.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
 }

@@ -67,7 +67,7 @@ fn are_everyone(blocks: &[Cidr]) -> bool {
     Family::ALL.into_iter().any(|family| {
         let of = blocks.iter().filter(|block| block.family == family);
         let all = AddressSet::from_ranges(of.flat_map(|block| block.addresses().ranges().to_vec()));
-        cidr::prefixes(family, &all).iter().any(|prefix| prefix.prefix() == 0)
+        cidr::is_everything(family, &all)
     })
 }
 

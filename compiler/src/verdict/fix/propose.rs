@@ -13,7 +13,7 @@ use super::{NoFix, View, label, written};
 use crate::algebra::traffic::Traffic;
 use crate::cluster::{PodId, PolicyId};
 use crate::object::{NetworkPolicy, Pod, Protocol};
-use crate::policy::finding::{self, Finding};
+use crate::policy::finding::{self, Finding, is_below};
 use crate::policy::{Direction, Peer, Peers, PodPeer, PolicyRule};
 use crate::verdict::bounds::Verdict;
 use crate::verdict::explain::{Candidate, Code, Decision, Flow, Of, Pair, Reason, is_slip};
@@ -133,7 +133,8 @@ impl Proposer<'_> {
                 _ => Shown::No,
             };
             self.of_rule(candidate, shown, &mut all);
-            let finding = self.findings(candidate.policy).find(|of| is_below(&of.path, &candidate.path));
+            let mut findings = self.view.cluster.findings_of(candidate.policy);
+            let finding = findings.find(|of| is_below(&of.path, &candidate.path));
             if let (0, true, true, Some(finding)) = (place, all.is_empty(), candidate.is_about(), finding) {
                 return Err(self.fault(candidate.policy, &finding.path));
             }
@@ -170,13 +171,6 @@ impl Proposer<'_> {
         NoFix::Finding { policy: (policy.namespace.clone(), policy.name.clone()), path: path.to_owned() }
     }
 
-    /// What was not understood of a policy.
-    fn findings(&self, id: PolicyId) -> impl Iterator<Item = &Finding> {
-        let policy = self.view.cluster.policy(id);
-        let all = self.view.cluster.findings().iter();
-        all.filter(|of| (&of.namespace, &of.name) == (&policy.namespace, &policy.name))
-    }
-
     /// Whether a policy has something that the API server would refuse with the patch, or a rule
     /// that changes has a part that was not understood. A patch may mend that very part.
     fn is_refused(&self, id: PolicyId, operations: &[PatchOperation]) -> bool {
@@ -190,9 +184,8 @@ impl Proposer<'_> {
             let mut changed = rules.filter(|rule| paths.iter().any(|path| is_below(path, &rule.path)));
             changed.any(|rule| is_below(&finding.path, &rule.path))
         };
-        self.findings(id)
-            .filter(|finding| !is_mended(finding))
-            .any(|finding| is_refused_by_the_api_server(finding) || is_in_changed_rule(finding))
+        let mut findings = self.view.cluster.findings_of(id).filter(|finding| !is_mended(finding));
+        findings.any(|finding| is_refused_by_the_api_server(finding) || is_in_changed_rule(finding))
     }
 
     /// Whether a policy selects pods of other workloads than the subjects'.
@@ -370,11 +363,6 @@ impl Proposer<'_> {
 const fn is_refused_by_the_api_server(finding: &Finding) -> bool {
     use finding::Code::{CidrLegacy, FieldUnknown, PolicyTooLarge};
     !matches!(finding.code, CidrLegacy | FieldUnknown | PolicyTooLarge)
-}
-
-/// Whether a field's path is this path, or leads on from it.
-fn is_below(field: &str, path: &str) -> bool {
-    field.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
 }
 
 /// The index at the end of a path: 1 of `spec.ingress[1]`.

@@ -42,9 +42,7 @@ impl AdmittedRow {
             Rest::Each(all) => all[face],
         }
     }
-}
 
-impl AdmittedRow {
     /// How many values it stores for faces.
     #[cfg(test)]
     pub(super) fn stored(&self) -> usize {

@@ -2,7 +2,7 @@
 //!
 //! Ends that no rule distinguishes are one *kind*. What each group of
 //! policies makes of each kind is worked out once; what remains for a pair of
-//! endpoints is two reads of a table, so the cost is that of writing the pairs down.
+//! endpoints is two look-ups, so the cost is that of writing the pairs down.
 
 mod admitted;
 pub(crate) mod judge;
@@ -258,11 +258,9 @@ impl<'a> Matrix<'a> {
         (known.traffic(bounds.least), known.traffic(bounds.most))
     }
 
-    /// Whether anything is allowed from one endpoint to another or may be, of what is shown.
+    /// Whether anything of the traffic that is shown is allowed from one endpoint to another or
+    /// may be.
     fn is_open(&self, from: usize, to: usize) -> bool {
-        if !self.is_shown(from).0 || !self.is_shown(to).1 {
-            return false;
-        }
         let mut known = self.known.borrow_mut();
         let sums = row::between(self.cluster, &self.judge, &mut known, &self.rows[from], &self.rows[to], from == to);
         sums.iter().any(|sum| match &self.only {

@@ -14,6 +14,8 @@ pub(super) struct Reached<'m, 'a> {
     alike: Vec<Vec<usize>>,
     /// By endpoint.
     class: Vec<usize>,
+    /// The classes that are shown as destinations.
+    destinations: Vec<usize>,
     by_class: FxHashMap<usize, Rc<[usize]>>,
     remembered: usize,
 }
@@ -30,7 +32,9 @@ impl<'m, 'a> Reached<'m, 'a> {
                 class[*member] = place;
             }
         }
-        Self { matrix, alike, class, by_class: FxHashMap::default(), remembered: 0 }
+        // The endpoints of one class are shown alike.
+        let destinations = (0..alike.len()).filter(|place| matrix.is_shown(alike[*place][0]).1).collect();
+        Self { matrix, alike, class, destinations, by_class: FxHashMap::default(), remembered: 0 }
     }
 
     /// The destinations that a source may reach, sorted. The source itself is always among
@@ -57,8 +61,7 @@ impl<'m, 'a> Reached<'m, 'a> {
     }
 
     fn by_class_of(&self, class: usize) -> Rc<[usize]> {
-        let reached = self.classes(class).flat_map(|(_, to)| &self.alike[to]).copied();
-        let mut reached: Vec<usize> = reached.collect();
+        let mut reached: Vec<usize> = self.classes(class).flat_map(|to| &self.alike[to]).copied().collect();
         reached.sort_unstable();
         reached.into()
     }
@@ -67,10 +70,10 @@ impl<'m, 'a> Reached<'m, 'a> {
     /// limit.
     pub(super) fn pairs(&self, most: usize) -> usize {
         let mut pairs = 0_usize;
-        for class in 0..self.alike.len() {
-            for (from, to) in self.classes(class) {
-                let (from, to) = (self.alike[from].len(), self.alike[to].len());
-                pairs = pairs.saturating_add(from.saturating_mul(to));
+        for (class, members) in self.alike.iter().enumerate() {
+            let sources = members.len();
+            for to in self.classes(class) {
+                pairs = pairs.saturating_add(sources.saturating_mul(self.alike[to].len()));
             }
             if pairs > most {
                 break;
@@ -79,15 +82,16 @@ impl<'m, 'a> Reached<'m, 'a> {
         pairs
     }
 
-    /// The classes that a class reaches.
-    fn classes(&self, from: usize) -> impl Iterator<Item = (usize, usize)> {
+    /// The classes that a class reaches, of what is shown.
+    fn classes(&self, from: usize) -> impl Iterator<Item = usize> {
         let source = self.alike[from][0];
-        (0..self.alike.len()).filter_map(move |to| {
-            let destination = match (from == to, self.alike[to].as_slice()) {
+        let destinations = if self.matrix.is_shown(source).0 { self.destinations.as_slice() } else { &[] };
+        destinations.iter().copied().filter(move |to| {
+            let destination = match (from == *to, self.alike[*to].as_slice()) {
                 (true, [_, another, ..]) => *another,
                 (_, members) => members[0],
             };
-            self.matrix.is_open(source, destination).then_some((from, to))
+            self.matrix.is_open(source, destination)
         })
     }
 }

@@ -147,11 +147,10 @@ impl<'a> Matrix<'a> {
         (count(|(from, _)| from), count(|(_, to)| to))
     }
 
-    /// How many pairs of endpoints are listed, if they are more than [`MOST_PAIRS`]: then not
-    /// all are counted.
+    /// Whether more than [`MOST_PAIRS`] pairs of endpoints are listed.
     #[must_use]
-    pub fn too_many_pairs(&self) -> Option<usize> {
-        Some(Reached::new(self).pairs(MOST_PAIRS)).filter(|pairs| *pairs > MOST_PAIRS)
+    pub fn has_too_many_pairs(&self) -> bool {
+        Reached::new(self).pairs(MOST_PAIRS) > MOST_PAIRS
     }
 
     /// What is shown of a cell.
