@@ -459,6 +459,11 @@ fn without_the_installed_conflist_the_plugin_does_nothing() {
     assert!(output.status.success(), "{output:?}");
     assert_eq!(String::from_utf8(output.stdout).unwrap(), PREVIOUS);
     assert!(call("CHECK", &configuration).status.success());
+    // Nor is anything about the pod wrong then.
+    let odd = PREVIOUS.replace(r#""interface":0"#, r#""interface":17"#);
+    assert_ne!(odd, PREVIOUS);
+    let of_nobody = node.configuration("1.0.0", &settings, Some(&odd));
+    assert!(call("ADD", &of_nobody).status.success() && call("CHECK", &of_nobody).status.success());
     assert!(call("DEL", &configuration).status.success());
     assert!(node.notes().is_empty());
     // The installer has got another file name, and the runtime still has what the old file said.

@@ -26,8 +26,8 @@ use npc_compiler::engine::{Event, PodKey};
 use npc_compiler::object::{Labels, NetworkPolicy, Pod};
 use serde::{Deserialize, Serialize};
 
-/// The namespace of endpoints without an object. No namespace of a
-/// cluster has a dot or a slash in its name.
+/// The namespace of endpoints without an object, which is none of the cluster's
+/// ([`OWN_NAMESPACES`](npc_compiler::object::OWN_NAMESPACES)).
 pub const UNIDENTIFIED: &str = "npc.dev/unidentified";
 
 /// For how many rounds ([`Sandboxes::age`]) the API may go on to list an address whose

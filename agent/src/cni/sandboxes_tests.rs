@@ -528,6 +528,15 @@ fn happenings() -> impl Strategy<Value = Vec<Happening>> {
     proptest::collection::vec(one, 0..24)
 }
 
+/// The cluster's users can correct nothing of it.
+#[test]
+fn the_policy_of_endpoints_without_an_object_is_no_finding() {
+    let mut engine = Engine::new(NODE, Options::default());
+    engine.apply(Event::Policy(Box::new(deny_all())));
+    engine.commit();
+    assert_eq!(engine.findings().next(), None);
+}
+
 proptest! {
     /// Step by step and at once lead to one state; and whatever the API lists, a live
     /// sandbox's address is isolated, and is its pod's where the object is known.

@@ -115,3 +115,18 @@ fn the_plugin_is_replaced_whole_and_only_if_it_differs() {
     assert!(install_plugin(&temp.path().join("missing"), &bin).unwrap_err().to_string().contains("missing"));
     assert_eq!((remove_plugin(&bin).unwrap(), remove_plugin(&bin).unwrap()), (true, false));
 }
+
+#[test]
+fn a_file_that_was_moved_aside_under_another_name_counts_only_while_ours_is_not_there() {
+    let (temp, folder) = folder();
+    let former = temp.path().join("04-npc.conflist");
+    let entry = serde_json::json!({"type": "npc-cni", "conflist": former});
+    let list = serde_json::json!({"cniVersion": "1.0.0", "name": "a", "plugins": [entry]});
+    fs::write(temp.path().join("04-npc.conflist.off"), list.to_string()).unwrap();
+    assert_eq!(folder.off().as_deref(), Some("04-npc.conflist.off"));
+    // It may have been moved aside long ago, before the name changed.
+    folder.write("{}", OWN).unwrap();
+    assert_eq!(folder.off(), None);
+    fs::write(temp.path().join("05-npc.conflist.off"), "").unwrap();
+    assert_eq!(folder.off().as_deref(), Some("05-npc.conflist.off"));
+}

@@ -33,6 +33,10 @@ pub type Labels = BTreeMap<String, String>;
 /// <https://kubernetes.io/docs/reference/labels-annotations-taints/#kubernetes-io-metadata-name>
 pub const NAMESPACE_NAME_LABEL: &str = "kubernetes.io/metadata.name";
 
+/// How the names of namespaces begin that are of no cluster: the caller makes them for endpoints and
+/// policies of its own. No namespace of a cluster has a slash in its name.
+pub const OWN_NAMESPACES: &str = "npc.dev/";
+
 /// Everything that decides about connectivity, as read from files or from the
 /// API server. The order of objects never matters.
 #[derive(Debug, Clone, Default, PartialEq)]

@@ -8,7 +8,7 @@ use super::finding::{Code, Effect, Finding, is_below};
 use super::{Direction, Namespaces, Peer, Peers, PodPeer, Policy, PolicyRule, Ports, spelling};
 use crate::algebra::selector::Selector;
 use crate::algebra::syntax;
-use crate::object::NetworkPolicy;
+use crate::object::{NetworkPolicy, OWN_NAMESPACES};
 
 /// How many findings of one policy are reported each for itself. A policy can hold
 /// hundreds of thousands, and each is a line of the log and an Event.
@@ -112,7 +112,8 @@ impl Reader<'_> {
         if let Some(problem) = syntax::wrong_name(self.name).filter(|_| !self.name.is_empty()) {
             self.report("metadata.name", Code::NameInvalid, problem, Effect::Works);
         }
-        if let Some(problem) = syntax::wrong_namespace(self.namespace).filter(|_| !self.namespace.is_empty()) {
+        let is_of_cluster = !self.namespace.is_empty() && !self.namespace.starts_with(OWN_NAMESPACES);
+        if let Some(problem) = syntax::wrong_namespace(self.namespace).filter(|_| is_of_cluster) {
             self.report("metadata.namespace", Code::NameInvalid, problem, Effect::Works);
         }
         let (subject, allows) = self.subject(spec.pod_selector.as_ref());
