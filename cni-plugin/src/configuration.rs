@@ -21,9 +21,11 @@ pub const LONGEST: u64 = 4 << 20;
 /// The name of the plugin, as the `type` of its entry.
 pub const TYPE: &str = "npc-cni";
 
-/// How many bytes a file of the runtime's folder may have, and how many files are read.
-const LONGEST_FILE: u64 = 1 << 20;
-const MOST_FILES: usize = 1000;
+/// How many bytes a file of the runtime's folder may have. A configuration has some thousand.
+pub const LONGEST_FILE: u64 = 1 << 20;
+
+/// How many files of a folder are read. A runtime's folder has a few.
+pub const MOST_FILES: usize = 1000;
 
 /// Where the agent's socket is, if nothing else is configured.
 pub const SOCKET: &str = "/run/npc/cni.sock";
