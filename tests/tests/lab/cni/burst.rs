@@ -57,8 +57,8 @@ fn start_all_and_count(node: &Node, names: &[String], started: &AtomicUsize) -> 
         let v6 = Ipv6Addr::from((0xfd00_u128 << 112) + u128::from(place));
         [IpAddr::from(Ipv4Addr::from(0x0a00_0000 + place)), IpAddr::from(v6)]
     });
-    let flood = places.flatten().map(|address| SocketAddr::new(address, 7001)).collect();
-    let _flood = Flood::of_datagrams(node.outside(), flood);
+    let flooded: Vec<_> = places.flatten().map(|address| SocketAddr::new(address, 7001)).collect();
+    let _flood = Flood::of_datagrams(node.outside(), flooded.clone());
     let one = |name: &String| {
         let mut web = node.sandbox(name, json!([]));
         let denied = web.netns.within(|| UdpSocket::bind("[::]:7001").unwrap()).unwrap();
@@ -73,6 +73,8 @@ fn start_all_and_count(node: &Node, names: &[String], started: &AtomicUsize) -> 
         let [to, _] = addresses(OUTSIDE);
         assert!(!passes(&web.netns, to, 9090), "{name}");
         assert!(reaches(&web.netns, to, 8080), "{name}");
+        let is_flooded = |address: &IpAddr| flooded.contains(&SocketAddr::new(*address, 7001));
+        assert!(web.addresses().iter().all(is_flooded), "{name} is not flooded");
         assert!(denied.recv(&mut [0; 16]).is_err(), "a denied packet from outside reached {name}");
         took
     };
