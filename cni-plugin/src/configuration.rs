@@ -201,8 +201,9 @@ impl Input {
     /// no other one of its is in the same folder. Programs that derive a configuration from it
     /// keep a copy of our entry (Istio, Multus), and that copy must not keep pods from starting.
     ///
-    /// An installer that has got another file name writes the new file and then removes the old
-    /// one. A runtime may still call the plugin by what it read from the old one.
+    /// An operator or an upgrade may change the name of the conflist. The installer then writes
+    /// the new file before it removes the old one. A runtime may still call the plugin by what it
+    /// read from the old one.
     #[must_use]
     pub fn is_uninstalled(&self) -> bool {
         let Some(conflist) = self.0.conflist.as_ref().and_then(absolute) else { return false };
