@@ -7,12 +7,11 @@
 //! agent's figures alone.
 #![allow(clippy::print_stdout, reason = "a bench prints its figures")]
 
-use std::env;
 use std::io::{BufRead as _, BufReader};
-use std::net::{Ipv4Addr, TcpListener};
 use std::process::{self, Child, ChildStderr, Command, Stdio};
 use std::time::Instant;
 
+use npc_benches::binary;
 use npc_benches::netns::Netns;
 use npc_benches::resident::{Resident, cpu_seconds};
 use npc_benches::served::{self, PODS_PER_NODE};
@@ -109,15 +108,13 @@ impl Drop for Agent {
 
 impl Agent {
     fn start(server: &Server, netns: &Netns) -> Result<Self> {
-        netns.exec(&["ip", "link", "set", "lo", "up"], "")?;
-        let listener = netns.within(|| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))??;
+        let listener = netns.listen()?;
         server.listen(move |_| listener.try_clone())?;
         let folder = tempfile::tempdir()?;
         let kubeconfig = server.write_kubeconfig(folder.path())?;
-        let npc = env::current_exe()?.ancestors().nth(2).ok_or("a bench is in target/release/deps")?.join("npc");
         let mut process = Command::new("ip")
             .args(["netns", "exec", netns.name()])
-            .arg(&npc)
+            .arg(binary("npc")?)
             .args(["agent", "--node", &served::node_name(0), "--backend", "nft", "--log-format", "json"])
             .args(["--metrics-address", "off", "--log-level", "info,npc_agent::enforce::report=debug", "--kubeconfig"])
             .arg(&kubeconfig)
@@ -137,7 +134,7 @@ impl Agent {
             }
             all.push_str(&std::mem::take(&mut line));
         }
-        Err(format!("the agent ended (`cargo build --workspace --release --bins` makes it):\n{all}").into())
+        Err(format!("the agent ended:\n{all}").into())
     }
 
     /// `ip netns exec` has become the agent by now.

@@ -10,8 +10,8 @@
 
 use std::env;
 use std::fs;
-use std::io::Write as _;
-use std::net::{Ipv4Addr, Ipv6Addr, TcpListener, UdpSocket};
+use std::io::{self, Write as _};
+use std::net::{Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{self, Child, Command, Stdio};
 use std::sync::Mutex;
@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use npc_benches::binary;
 use npc_benches::netns::Netns;
 use npc_benches::resident::cpu_seconds;
 use npc_benches::samples::Samples;
@@ -214,8 +215,7 @@ struct Node {
 impl Node {
     fn start(server: &Server, dual_stack: bool) -> Result<Self> {
         let netns = Netns::create(&format!("npc-bench-{}", process::id()))?;
-        netns.exec(&["ip", "link", "set", "lo", "up"], "")?;
-        let listener = netns.within(|| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))??;
+        let listener = netns.listen()?;
         server.listen(move |_| listener.try_clone())?;
         // A tmpfs, as /run is on a node.
         let folder = tempfile::tempdir_in("/dev/shm")?;
@@ -313,13 +313,6 @@ impl Drop for Node {
 
 /// The plugin as it is shipped, or the one beside this bench, which starts in twice the time
 /// because the loader looks for its libraries.
-fn plugin() -> Result<PathBuf> {
+fn plugin() -> io::Result<PathBuf> {
     env::var_os("NPC_CNI").map_or_else(|| binary("npc-cni"), |file| Ok(PathBuf::from(file)))
-}
-
-/// A binary of ours, which lies beside the folder of this bench.
-fn binary(name: &str) -> Result<PathBuf> {
-    let own = env::current_exe()?;
-    let file = own.ancestors().nth(2).map(|folder| folder.join(name)).filter(|file| Path::exists(file));
-    file.ok_or_else(|| format!("{name} is missing; cargo build --workspace --release --bins makes it").into())
 }

@@ -12,6 +12,8 @@ pub mod served;
 pub mod shape;
 
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::{env, io};
 
 use k8s_openapi::api::networking::v1 as api;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
@@ -21,6 +23,18 @@ use npc_compiler::cluster::group::{Atom, Groups};
 use npc_compiler::engine::{Engine, Event};
 use npc_compiler::object::{Labels, NetworkPolicy, Objects, Pod};
 use npc_compiler::ruleset::layout::Options;
+
+/// A binary of ours, which lies beside the folder of the bench that runs.
+///
+/// # Errors
+/// If it is missing.
+pub fn binary(name: &str) -> io::Result<PathBuf> {
+    let own = env::current_exe()?;
+    let file = own.ancestors().nth(2).map(|folder| folder.join(name)).filter(|file| file.exists());
+    file.ok_or_else(|| {
+        io::Error::other(format!("{name} is missing; cargo build --workspace --release --bins makes it"))
+    })
+}
 
 /// Labels from pairs.
 #[must_use]

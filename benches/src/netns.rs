@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Write as _};
+use std::net::{Ipv4Addr, TcpListener};
 use std::process::{Command, Stdio};
 use std::thread;
 
@@ -42,6 +43,16 @@ impl Netns {
         let enter = || setns(&self.file, CloneFlags::CLONE_NEWNET).map_err(io::Error::from);
         let done = thread::scope(|scope| scope.spawn(|| enter().map(|()| inside())).join());
         done.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+
+    /// Listens inside, on a free port of its loopback interface: a server of this process is
+    /// reachable from there.
+    ///
+    /// # Errors
+    /// If the interface cannot be set up, or the kernel has no port.
+    pub fn listen(&self) -> io::Result<TcpListener> {
+        self.exec(&["ip", "link", "set", "lo", "up"], "")?;
+        self.within(|| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))?
     }
 
     /// Runs a command inside with this input.

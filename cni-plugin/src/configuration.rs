@@ -21,9 +21,11 @@ pub const LONGEST: u64 = 4 << 20;
 /// The name of the plugin, as the `type` of its entry.
 pub const TYPE: &str = "npc-cni";
 
-/// How many bytes a file of the runtime's folder may have, and how many files are read.
-const LONGEST_FILE: u64 = 1 << 20;
-const MOST_FILES: usize = 1000;
+/// How many bytes a file of the runtime's folder may have. A configuration has some thousand.
+pub const LONGEST_FILE: u64 = 1 << 20;
+
+/// How many files of a folder are read. A runtime's folder has a few.
+pub const MOST_FILES: usize = 1000;
 
 /// Where the agent's socket is, if nothing else is configured.
 pub const SOCKET: &str = "/run/npc/cni.sock";
@@ -199,8 +201,9 @@ impl Input {
     /// no other one of its is in the same folder. Programs that derive a configuration from it
     /// keep a copy of our entry (Istio, Multus), and that copy must not keep pods from starting.
     ///
-    /// An installer that has got another file name writes the new file and then removes the old
-    /// one. A runtime may still call the plugin by what it read from the old one.
+    /// An operator or an upgrade may change the name of the conflist. The installer then writes
+    /// the new file before it removes the old one. A runtime may still call the plugin by what it
+    /// read from the old one.
     #[must_use]
     pub fn is_uninstalled(&self) -> bool {
         let Some(conflist) = self.0.conflist.as_ref().and_then(absolute) else { return false };

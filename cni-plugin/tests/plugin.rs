@@ -466,8 +466,8 @@ fn without_the_installed_conflist_the_plugin_does_nothing() {
     assert!(call("ADD", &of_nobody).status.success() && call("CHECK", &of_nobody).status.success());
     assert!(call("DEL", &configuration).status.success());
     assert!(node.notes().is_empty());
-    // The installer has got another file name, and the runtime still has what the old file said.
-    // What is only a copy is not the installer's.
+    // An operator changed the name of the conflist, and the runtime still has what the old file
+    // said. A copy is not the installer's.
     let entry = |conflist: &Path| json!({"type": "npc-cni", "conflist": conflist});
     let list = |conflist: &Path| json!({"plugins": [{"type": "ptp"}, entry(conflist)]}).to_string();
     let other = conflist.with_file_name("04-npc.conflist");

@@ -19,14 +19,18 @@ impl SeenNetns {
         self.0.retain(|file| files.contains(file));
         let mut gone = BTreeSet::new();
         for file in files {
-            let is_missing =
-                |error: &io::Error| matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory);
-            let found = fs::symlink_metadata(&file);
             let path = Path::new(&file);
-            if found.is_ok() && path.is_absolute() && !path.starts_with("/proc") {
-                self.0.insert(file);
-            } else if found.is_err_and(|error| is_missing(&error)) && self.0.contains(&file) {
-                gone.insert(file);
+            match fs::symlink_metadata(path) {
+                Ok(_) if path.is_absolute() && !path.starts_with("/proc") => {
+                    self.0.insert(file);
+                }
+                Err(error)
+                    if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+                        && self.0.contains(&file) =>
+                {
+                    gone.insert(file);
+                }
+                _ => {}
             }
         }
         gone

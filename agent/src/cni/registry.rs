@@ -398,15 +398,14 @@ impl Registry {
         self.read_notes().await?;
         self.sandboxes.age();
         let (links, netns) = (self.sandboxes.links(), self.sandboxes.netns_without_link());
-        let gone = if links.is_empty() { Ok(links) } else { links::gone(links) };
-        let gone = gone.unwrap_or_else(|error| {
+        let gone = links::gone(links).unwrap_or_else(|error| {
             warn!(error = with_causes(&error), "cannot find out which interfaces of sandboxes are gone");
             BTreeSet::new()
         });
         let netns = self.netns.gone(netns);
         let ended = self.sandboxes.links_gone(&gone) + self.sandboxes.netns_gone(&netns);
         if ended > 0 {
-            info!(ended, "the interfaces of sandboxes are gone, and there was no DEL");
+            info!(ended, "sandboxes are gone, and there was no DEL");
         }
         self.publish().await
     }

@@ -232,8 +232,13 @@ impl Sandboxes {
 
     /// All sandboxes of a network that are not among these are gone; how many.
     pub fn collect(&mut self, network: &str, valid: &BTreeSet<Attachment>) -> usize {
-        let is_gone = |(_, add): &&(u64, Add)| add.network == network && !valid.contains(&add.attachment);
-        let gone: Vec<_> = self.live.values().filter(is_gone).map(|(_, add)| add.attachment.clone()).collect();
+        self.delete_all(|add| add.network == network && !valid.contains(&add.attachment))
+    }
+
+    /// All sandboxes that match are gone; how many.
+    fn delete_all(&mut self, is_gone: impl Fn(&Add) -> bool) -> usize {
+        let gone = self.live.values().filter(|(_, add)| is_gone(add)).map(|(_, add)| add.attachment.clone());
+        let gone: Vec<_> = gone.collect();
         gone.iter().filter(|attachment| self.delete(attachment)).count()
     }
 
@@ -285,10 +290,10 @@ impl Sandboxes {
         let is_gone = |link: &HostInterface| gone.contains(&link.index);
         let before = self.live.len();
         self.live.retain(|_, (_, add)| !add.host_interface.as_ref().is_some_and(is_gone));
-        let held = self.released.len();
+        let released = self.released.len();
         self.released.retain(|_, link| !is_gone(link));
         let ended = before - self.live.len();
-        self.is_dirty |= ended > 0 || held != self.released.len();
+        self.is_dirty |= ended > 0 || released != self.released.len();
         ended
     }
 
@@ -301,9 +306,7 @@ impl Sandboxes {
 
     /// These network namespaces are gone, and so are those sandboxes. How many.
     pub fn netns_gone(&mut self, gone: &BTreeSet<String>) -> usize {
-        let is_gone = |(_, add): &&(u64, Add)| add.host_interface.is_none() && gone.contains(&add.netns);
-        let ended: Vec<_> = self.live.values().filter(is_gone).map(|(_, add)| add.attachment.clone()).collect();
-        ended.iter().filter(|attachment| self.delete(attachment)).count()
+        self.delete_all(|add| add.host_interface.is_none() && gone.contains(&add.netns))
     }
 
     /// The sandbox of a container and interface, as CNI reported it.
@@ -388,10 +391,11 @@ impl Sandboxes {
             }
         }
         if self.is_synced {
-            let released = self.released.keys().chain(self.held.keys()).copied();
-            unidentified.extend(released.filter(|address| !owners.contains_key(address) && !claimed.contains(address)));
-            let held = unidentified.into_iter().map(|address| unidentified_pod(&self.node, address));
-            wanted.extend(held.map(|pod| (PodKey::of(&pod), pod)));
+            let without_sandbox = self.released.keys().chain(self.held.keys()).copied();
+            unidentified
+                .extend(without_sandbox.filter(|address| !owners.contains_key(address) && !claimed.contains(address)));
+            let pods = unidentified.into_iter().map(|address| unidentified_pod(&self.node, address));
+            wanted.extend(pods.map(|pod| (PodKey::of(&pod), pod)));
         }
         wanted
     }

@@ -47,6 +47,9 @@ pub enum Error {
 /// # Errors
 /// If the kernel cannot be asked.
 pub fn gone(indexes: BTreeSet<u32>) -> Result<BTreeSet<u32>, Error> {
+    if indexes.is_empty() {
+        return Ok(indexes);
+    }
     // Of whatever kind the socket is, the kernel answers for its network namespace.
     let socket = rustix::net::socket(AddressFamily::UNIX, SocketType::DGRAM, None);
     let socket = socket.map_err(|errno| Error::Socket(errno.into()))?;

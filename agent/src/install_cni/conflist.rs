@@ -8,14 +8,11 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 pub use npc_cni::configuration::TYPE;
-use npc_cni::configuration::VERSIONS;
+use npc_cni::configuration::{LONGEST_FILE, VERSIONS};
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize as Derive, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
-
-/// How many bytes a file may have. A configuration has some thousand.
-pub const LONGEST: u64 = 1 << 20;
 
 /// The ends of the names that a runtime reads.
 const SUFFIXES: [&str; 3] = [".conf", ".conflist", ".json"];
@@ -32,8 +29,8 @@ pub enum Problem {
     /// It is no JSON, or not of the shape that runtimes read.
     #[error("it is not the JSON that a runtime reads: {0}")]
     Malformed(String),
-    /// It has more bytes than [`LONGEST`].
-    #[error("it has more than {LONGEST} bytes")]
+    /// It has more bytes than [`LONGEST_FILE`].
+    #[error("it has more than {LONGEST_FILE} bytes")]
     TooLong,
     /// A runtime would refuse it.
     #[error("{0}")]
@@ -102,7 +99,7 @@ impl ConfList {
     /// # Errors
     /// If a runtime would refuse it.
     pub fn parse(name: &str, bytes: &[u8]) -> Result<Self, Problem> {
-        if bytes.len() as u64 > LONGEST {
+        if bytes.len() as u64 > LONGEST_FILE {
             return Err(Problem::TooLong);
         }
         // What nests too deep for us is refused here.

@@ -187,14 +187,15 @@ impl State {
             return decision;
         }
         let is_called = decision.judge_first(own, view, current.has_entry());
-        match self.source(own, view, &formers) {
+        match self.source(own, view, &current, &formers) {
             Source::Found(name, list) => {
                 decision.source = Some(name.clone());
                 // Until ours is there, one under another name is what we go by.
-                let there = current.list().or_else(|| match current {
+                let there = match &current {
+                    Current::Valid(list) => Some(list),
                     Current::Absent => formers.first().map(|former| &former.list),
-                    _ => None,
-                });
+                    Current::Broken | Current::Special(_) => None,
+                };
                 self.keep_derived(settings, view, &current, there, &name, &list, &mut decision);
             }
             Source::Awaited(until) => {
@@ -278,13 +279,10 @@ impl State {
     }
 
     /// The file to derive from.
-    fn source(&mut self, own: &str, view: &View, formers: &[Former]) -> Source {
+    fn source(&mut self, own: &str, view: &View, current: &Current, formers: &[Former]) -> Source {
         if self.record.is_none() {
             // What an earlier installer wrote.
-            let of_own = match view.files.get(own) {
-                Some(Content::Bytes(bytes)) => ConfList::parse(own, bytes).ok().and_then(|list| list.record()),
-                _ => None,
-            };
+            let of_own = current.list().and_then(ConfList::record);
             self.record = of_own.or_else(|| formers.iter().find_map(|former| former.list.record()));
         }
         let mut found = Source::Missing;

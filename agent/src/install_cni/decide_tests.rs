@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 
 use super::*;
 
-#[path = "decide_living_tests.rs"]
-mod living;
+#[path = "decide_beside_others_tests.rs"]
+mod beside_others;
 #[path = "decide_random_tests.rs"]
 mod random;
 

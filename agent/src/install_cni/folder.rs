@@ -9,13 +9,10 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, OFlags, flock};
 
-use npc_cni::configuration::names_itself;
+use npc_cni::configuration::{LONGEST_FILE, MOST_FILES, names_itself};
 
-use super::conflist::{LONGEST, TYPE, is_read};
+use super::conflist::{TYPE, is_read};
 use super::decide::Content;
-
-/// How many files of a folder are read. A runtime's folder has a few.
-const MOST_FILES: usize = 1000;
 
 /// What an operator adds to the name of our file to have no plugin on a node.
 const OFF: &str = ".off";
@@ -301,7 +298,7 @@ fn read(path: &Path) -> Result<Vec<u8>, Failed> {
         return Err(Failed::Special(what(&metadata)));
     }
     let mut bytes = Vec::new();
-    file.take(LONGEST + 1).read_to_end(&mut bytes).map_err(Failed::Io)?;
+    file.take(LONGEST_FILE + 1).read_to_end(&mut bytes).map_err(Failed::Io)?;
     Ok(bytes)
 }
 

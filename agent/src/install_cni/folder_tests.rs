@@ -75,7 +75,7 @@ fn only_what_a_runtime_reads_is_read_and_nothing_holds_the_reader() {
     };
     assert_eq!(bytes("10-a.conflist"), b"10-a.conflist");
     assert_eq!(bytes("70-link.conflist"), b"10-a.conflist");
-    assert_eq!(bytes("90-long.conf").len() as u64, LONGEST + 1);
+    assert_eq!(bytes("90-long.conf").len() as u64, LONGEST_FILE + 1);
     assert_eq!(files["60-pipe.conf"], Content::Special("no regular file"));
     assert!(matches!(files["80-lost.conflist"], Content::Unreadable(_)));
     assert_eq!(files.len(), 7, "{files:?}");

@@ -2,13 +2,13 @@
 
 use std::env;
 use std::io::{BufRead as _, BufReader};
-use std::net::{Ipv4Addr, TcpListener};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use npc_agent::dataplane::backend::Backend;
+use npc_benches::binary;
 use npc_benches::netns::Netns;
 use npc_benches::resident::{self, Resident};
 use npc_lab::apiserver::{Resource, Server};
@@ -42,15 +42,13 @@ impl Drop for Agent {
 
 impl Agent {
     pub(crate) fn start(server: &Server, node: &Netns, backend: Backend) -> Result<Self> {
-        node.exec(&["ip", "link", "set", "lo", "up"], "")?;
-        let listener = node.within(|| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))??;
+        let listener = node.listen()?;
         server.listen(move |_| listener.try_clone())?;
         let folder = tempfile::tempdir()?;
         let kubeconfig = server.write_kubeconfig(folder.path())?;
-        let npc = env::current_exe()?.ancestors().nth(2).ok_or("a bench is in target/release/deps")?.join("npc");
         let mut process = Command::new("ip")
             .args(["netns", "exec", node.name(), "prlimit", DESCRIPTORS])
-            .arg(&npc)
+            .arg(binary("npc")?)
             .args(["agent", "--node", NODE, "--backend", &backend.to_string(), "--relist-spread", "0"])
             .args(["--log-denied", "--metrics-address", &format!("0.0.0.0:{METRICS_PORT}"), "--kubeconfig"])
             .arg(&kubeconfig)
@@ -71,7 +69,7 @@ impl Agent {
         });
         while server.full_reads(Resource::Pods) == 0 {
             if process.try_wait()?.is_some() {
-                return Err("the agent ended (`cargo build --workspace --release --bins` makes it)".into());
+                return Err("the agent ended".into());
             }
             thread::sleep(Duration::from_millis(10));
         }

@@ -96,6 +96,9 @@ impl Scene {
     /// The tenant's namespace.
     pub(crate) const TENANT: &str = "tenant";
 
+    /// The name of each other namespace's policy.
+    pub(crate) const DENY: &str = "default-deny";
+
     /// Whether all is measured, so that the case should end.
     pub(crate) fn is_over(&self) -> bool {
         self.is_over.load(Ordering::Relaxed)
@@ -269,9 +272,6 @@ impl Scene {
         waits.push(isolated(kernel, number)?);
         Ok(number)
     }
-
-    /// The name of each other namespace's policy.
-    pub(crate) const DENY: &str = "default-deny";
 }
 
 /// Waits until the pod with the address of this number is isolated.
@@ -282,7 +282,7 @@ fn isolated(kernel: &mut Ipset, number: usize) -> Result<Duration> {
     // The set does not exist before the first pod is isolated.
     while !kernel.members_of(&name, Family::V4)?.is_some_and(|(_, members)| members.contains(&member)) {
         if begun.elapsed() > PATIENCE {
-            return Err("a default-deny is not in force after five minutes".into());
+            return Err("a pod is not isolated after five minutes".into());
         }
         thread::sleep(LOOKS);
     }

@@ -13,6 +13,8 @@ use npc_compiler::object::{self, Family, Labels, Objects, Pod};
 use npc_tests::lab::{Backend, Enforcer, Lab, Mode, Payload, Probe, can_run};
 use npc_tests::live::{Editor, Live, Load};
 
+use crate::number;
+
 const UDP: Payload = Payload::Port(object::Protocol::Udp, 53);
 
 fn agents() -> Option<Enforcer> {
@@ -166,7 +168,6 @@ fn rolled(backend: Backend, mode: Mode, seed: u64) {
         return;
     }
     let Some(agents) = agents() else { return };
-    let number = |name: &str, default| std::env::var(name).ok().map_or(default, |text| text.parse().unwrap());
     let (rolls, seed) = (number("NPC_ROLLS", 12), number("NPC_LIVE_SEED", 1) + seed);
     let mut editor = Editor::new(seed);
     let mut objects = editor.cluster(4);

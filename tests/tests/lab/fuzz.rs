@@ -12,14 +12,12 @@ use npc_tests::fuzz::shape::KINDS;
 use npc_tests::fuzz::{Fuzzer, Report, UNKNOWN, world};
 use npc_tests::lab::{Backend, Enforcer, Lab, Mode, can_run};
 
+use crate::number;
+
 /// How many shapes are sent in all, unless `NPC_FUZZ_SHAPES` says otherwise.
 const SHAPES: u64 = 120_000;
 /// Two modes, two backends, with and without `--anti-spoof`.
 const COMBINATIONS: u32 = 8;
-
-fn number(variable: &str, otherwise: u64) -> u64 {
-    std::env::var(variable).map_or(otherwise, |text| text.parse().unwrap())
-}
 
 fn lab(mode: Mode, backend: Backend, anti_spoof: bool, enforcer: Enforcer) -> Lab {
     let arguments: &[&str] = if anti_spoof { &["--anti-spoof"] } else { &[] };

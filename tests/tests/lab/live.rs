@@ -15,15 +15,13 @@ use nix::sys::signal::Signal;
 use npc_tests::lab::{Backend, Enforcer, Lab, Mode, can_run};
 use npc_tests::live::{Editor, Live, Load};
 
+use crate::number;
+
 /// How many edits each cluster sees in `make test`.
 const EDITS: u64 = 50;
 
 /// So many states may be written before an agent must have followed.
 const AHEAD: usize = 12;
-
-fn number(variable: &str, default: u64) -> u64 {
-    std::env::var(variable).ok().map_or(default, |text| text.parse().unwrap())
-}
 
 fn agents() -> Option<Enforcer> {
     if let Some(path) = std::env::var_os("NPC_LIVE_AGENT") {

@@ -27,3 +27,8 @@ mod shop;
 mod spoof;
 mod tunnels;
 mod upgrade;
+
+/// The number in a variable of the environment, or the default if it is not set.
+fn number(variable: &str, default: u64) -> u64 {
+    std::env::var(variable).map_or(default, |text| text.parse().unwrap())
+}

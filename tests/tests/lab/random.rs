@@ -11,12 +11,10 @@ use npc_compiler::object::Objects;
 use npc_tests::lab::{Backend, Enforcer, Lab, Mode, report};
 use npc_tests::random;
 
+use crate::number;
+
 /// One of each combination of mode and backend.
 const CASES: u64 = 4;
-
-fn number(variable: &str, otherwise: u64) -> u64 {
-    std::env::var(variable).map_or(otherwise, |text| text.parse().unwrap())
-}
 
 /// The cluster with each address given to one owner only: two namespaces with
 /// one address cannot be distinguished by packets.

@@ -20,12 +20,10 @@ use npc_tests::lab::{Backend, Enforcer, Lab, Mode};
 use npc_tests::live::{Editor, Live, Load};
 use npc_tests::skip::{Lack, skipped};
 
+use crate::number;
+
 /// How many edits an agent sees before the other takes over, in `make test`.
 const EDITS: u64 = 6;
-
-fn number(variable: &str, default: u64) -> u64 {
-    std::env::var(variable).ok().map_or(default, |text| text.parse().unwrap())
-}
 
 /// Today's binary and the earlier one.
 fn binaries() -> Option<[PathBuf; 2]> {

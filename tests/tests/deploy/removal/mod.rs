@@ -178,8 +178,8 @@ async fn what_kubectl_deletes_takes_the_plugin_away() {
 }
 
 /// Helm and kubectl delete an account, its rights and its DaemonSet one after the other, in an
-/// order of their own. An installer that gets its SIGTERM in between removes the plugin at the
-/// end of its grace period, and it does not matter which of these objects are gone by then.
+/// order of their own. The installer may get its SIGTERM in between. It removes the plugin at the
+/// end of its grace period, when any of these objects may be gone already.
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_goes_first_the_plugin_goes() {
     let Some(kubectl) = tools::find("kubectl") else { return };

@@ -6,7 +6,6 @@
 //! for many).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::env;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -20,22 +19,19 @@ use serde_json::json;
 use super::node::{Mode, Node, OUTSIDE, OWN, wait};
 use super::traffic::{Arrivals, Flood, listen, passes, reaches};
 use super::{addresses, objects};
+use crate::number;
 
 /// How many pods start, and how many flows there are, unless the environment says otherwise.
-const PODS: usize = 24;
-const FLOWS: usize = 2_000;
+const PODS: u64 = 24;
+const FLOWS: u64 = 2_000;
 
 /// For how many milliseconds each pod sends, unless the environment says otherwise.
-const MILLISECONDS: usize = 100;
+const MILLISECONDS: u64 = 100;
 
 /// How many start at once.
 const AT_ONCE: usize = 50;
 
-fn number(name: &str, default: usize) -> usize {
-    env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
-}
-
-fn names(count: usize) -> Vec<String> {
+fn names(count: u64) -> Vec<String> {
     (0..count).map(|n| format!("web-{n}")).collect()
 }
 
@@ -57,8 +53,8 @@ fn start_all_and_count(node: &Node, names: &[String], started: &AtomicUsize) -> 
         let v6 = Ipv6Addr::from((0xfd00_u128 << 112) + u128::from(place));
         [IpAddr::from(Ipv4Addr::from(0x0a00_0000 + place)), IpAddr::from(v6)]
     });
-    let flood = places.flatten().map(|address| SocketAddr::new(address, 7001)).collect();
-    let _flood = Flood::of_datagrams(node.outside(), flood);
+    let flooded: Vec<_> = places.flatten().map(|address| SocketAddr::new(address, 7001)).collect();
+    let _flood = Flood::of_datagrams(node.outside(), flooded.clone());
     let one = |name: &String| {
         let mut web = node.sandbox(name, json!([]));
         let denied = web.netns.within(|| UdpSocket::bind("[::]:7001").unwrap()).unwrap();
@@ -73,6 +69,8 @@ fn start_all_and_count(node: &Node, names: &[String], started: &AtomicUsize) -> 
         let [to, _] = addresses(OUTSIDE);
         assert!(!passes(&web.netns, to, 9090), "{name}");
         assert!(reaches(&web.netns, to, 8080), "{name}");
+        let is_flooded = |address: &IpAddr| flooded.contains(&SocketAddr::new(*address, 7001));
+        assert!(web.addresses().iter().all(is_flooded), "{name} is not flooded");
         assert!(denied.recv(&mut [0; 16]).is_err(), "a denied packet from outside reached {name}");
         took
     };
@@ -81,7 +79,7 @@ fn start_all_and_count(node: &Node, names: &[String], started: &AtomicUsize) -> 
 
 /// Sends to a denied port of both addresses outside without a pause, for as long as is asked for.
 fn send_denied(netns: &Netns) {
-    let end = Instant::now() + Duration::from_millis(number("NPC_CNI_MILLISECONDS", MILLISECONDS) as u64);
+    let end = Instant::now() + Duration::from_millis(number("NPC_CNI_MILLISECONDS", MILLISECONDS));
     let sent = netns.within(|| {
         let sockets = ["0.0.0.0:0", "[::]:0"].map(|own| UdpSocket::bind(own).unwrap());
         let mut sent = 0;
@@ -173,7 +171,7 @@ fn a_burst_of_pods_starts_and_none_is_open() {
 fn a_burst_of_pods_starts_among_many_flows() {
     let Some((node, names)) = ready(30) else { return };
     let arrivals = Arrivals::count(node.outside(), 9090);
-    open_flows(&node, number("NPC_CNI_FLOWS", FLOWS));
+    open_flows(&node, usize::try_from(number("NPC_CNI_FLOWS", FLOWS)).unwrap());
     report("among flows", start_all(&node, &names));
     assert_eq!(arrivals.packets(), 0, "packets that policies deny arrived");
 }

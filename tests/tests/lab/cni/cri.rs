@@ -12,6 +12,7 @@ use super::node::{Mode, Node, OUTSIDE, OWN, sets, wait};
 use super::runtime::{Release, Runtime, Sandbox};
 use super::traffic::{Arrivals, Flood, datagrams, listen, reaches};
 use super::{addresses, first, objects};
+use crate::number;
 
 /// How often the kubelet asks for the runtime's status in ten minutes.
 const ASKED: u32 = 60;
@@ -182,8 +183,7 @@ fn a_node_stays_ready_while_its_agent_is_away() {
     fs::remove_file(node.socket()).unwrap();
     // As often as the kubelet asks in ten minutes: every 10 s. `NPC_CNI_AWAY_SECONDS` is for how long
     // the agent is away in all, which is short unless it is asked for.
-    let away = std::env::var("NPC_CNI_AWAY_SECONDS").ok().and_then(|seconds| seconds.parse().ok());
-    let pause = Duration::from_secs(away.unwrap_or(0)) / ASKED;
+    let pause = Duration::from_secs(number("NPC_CNI_AWAY_SECONDS", 0)) / ASKED;
     for _ in 0..ASKED {
         let before = times();
         runtime.status().unwrap();

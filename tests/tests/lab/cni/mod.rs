@@ -128,7 +128,7 @@ fn the_policies_hold_at_once_on(node: &Node) {
 }
 
 /// Whether an address is isolated in both directions.
-fn is_isolated(node: &Node, address: IpAddr) -> bool {
+pub(crate) fn is_isolated(node: &Node, address: IpAddr) -> bool {
     let sets = node::sets(node.netns());
     let family = if address.is_ipv4() { 4 } else { 6 };
     let holds = |name: String| sets.get(&name).is_some_and(|members| members.contains(&address.to_string()));

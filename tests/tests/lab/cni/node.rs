@@ -246,8 +246,12 @@ impl Node {
 
     /// ADD, by one plugin after another; the error of the one that failed.
     pub(crate) fn add(&self, pod: &mut Pod) -> Result<(), String> {
+        self.add_by(pod, self.chain())
+    }
+
+    fn add_by(&self, pod: &mut Pod, plugins: Vec<Value>) -> Result<(), String> {
         let mut previous = None;
-        for plugin in self.chain() {
+        for plugin in plugins {
             previous = Some(self.call("ADD", pod, plugin, previous)?);
         }
         pod.result = previous.unwrap_or_default();
@@ -266,13 +270,9 @@ impl Node {
 
     /// ADD of all plugins but ours.
     pub(crate) fn add_others(&self, pod: &mut Pod) -> Result<(), String> {
-        let mut chain = self.chain();
-        chain.pop();
-        for plugin in chain {
-            let previous = Some(pod.result.take()).filter(|result| !result.is_null());
-            pod.result = self.call("ADD", pod, plugin, previous)?;
-        }
-        Ok(())
+        let mut others = self.chain();
+        others.pop();
+        self.add_by(pod, others)
     }
 
     /// ADD of our plugin only, after the others.

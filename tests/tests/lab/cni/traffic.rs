@@ -45,30 +45,20 @@ fn connects(netns: &Netns, to: IpAddr, port: u16, within: Duration) -> bool {
     netns.within(|| TcpStream::connect_timeout(&SocketAddr::new(to, port), within).is_ok()).unwrap()
 }
 
-/// Connects to addresses and sends them datagrams without a pause, until it is dropped.
+/// Sends packets to addresses without a pause, until it is dropped.
 pub(crate) struct Flood {
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Flood {
+    /// Sends datagrams to all of these, and connects to each from a thread of its own.
     pub(crate) fn start(netns: &Netns, to: impl IntoIterator<Item = SocketAddr>) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let mut threads = Vec::new();
+        let to: Vec<SocketAddr> = to.into_iter().collect();
+        let mut flood = Self::of_datagrams(netns, to.clone());
         for to in to {
-            // The socket stays in the namespace in which it was made.
-            let own = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
-            let socket = netns.within(|| UdpSocket::bind(own).unwrap()).unwrap();
-            let is_over = Arc::clone(&stop);
-            threads.push(thread::spawn(move || {
-                while !is_over.load(Ordering::Relaxed) {
-                    // Before the pod has its address there is no way to it.
-                    let _ = socket.send_to(b"denied", to);
-                    thread::sleep(Duration::from_millis(1));
-                }
-            }));
-            let (is_over, netns) = (Arc::clone(&stop), netns.try_clone().unwrap());
-            threads.push(thread::spawn(move || {
+            let (is_over, netns) = (Arc::clone(&flood.stop), netns.try_clone().unwrap());
+            flood.threads.push(thread::spawn(move || {
                 netns.enter().unwrap();
                 while !is_over.load(Ordering::Relaxed) {
                     let _ = TcpStream::connect_timeout(&to, Duration::from_millis(20));
@@ -76,13 +66,12 @@ impl Flood {
                 }
             }));
         }
-        Self { stop, threads }
+        flood
     }
-}
 
-impl Flood {
     /// Sends datagrams to all of these in turn, from one thread.
     pub(crate) fn of_datagrams(netns: &Netns, to: Vec<SocketAddr>) -> Self {
+        // The sockets stay in the namespace in which they were made.
         let bind = |own: &str| netns.within(|| UdpSocket::bind(own).unwrap()).unwrap();
         let (v4, v6) = (bind("0.0.0.0:0"), bind("[::]:0"));
         let stop = Arc::new(AtomicBool::new(false));

@@ -14,7 +14,7 @@ use std::process::{Command, Stdio};
 use npc_agent::install_cni::report::{Reason, Report};
 use serde_json::{Value, json};
 
-use crate::cni::node::{binary, sets, wait};
+use crate::cni::node::{binary, wait};
 use crate::cni::traffic::{listen, passes, reaches};
 use api::{Says, daemon_set, installed};
 use host::{Host, OWN, SOURCE};
@@ -37,16 +37,8 @@ fn has_alert(host: &Host, reason: Reason) -> bool {
 
 /// All addresses of the pod are isolated in both directions.
 fn is_isolated(host: &Host, sandbox: &host::Sandbox) -> bool {
-    let sets = sets(host.node.netns());
     let addresses = sandbox.addresses();
-    !addresses.is_empty()
-        && addresses.iter().all(|address| {
-            let family = if address.is_ipv4() { 4 } else { 6 };
-            ["ingress", "egress"].iter().all(|direction| {
-                let members = sets.get(&format!("npc{family}-{direction}"));
-                members.is_some_and(|members| members.contains(&address.to_string()))
-            })
-        })
+    !addresses.is_empty() && addresses.iter().all(|address| crate::cni::is_isolated(&host.node, *address))
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The installer beside a real container runtime, in whose own folders it works.
+//! The installer beside a real container runtime. It works in the runtime's own folders.
 
 use super::api::Says;
 use super::host::Host;

@@ -14,9 +14,10 @@ use super::host::{Faults, Host, Installer, OWN, SOURCE};
 use super::{chain, has_alert, is_isolated, report};
 use crate::cni::node::wait;
 use crate::cni::traffic::{listen, passes};
+use crate::number;
 
 /// How many sequences one run has; `NPC_CNI_SEQUENCES` sets another number.
-const SEQUENCES: usize = 8;
+const SEQUENCES: u64 = 8;
 
 /// How long a pod may take to start in the middle of everything.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -240,9 +241,8 @@ fn sequence(host: &Host, random: &mut fastrand::Rng, installs: &AtomicUsize) -> 
 #[test]
 fn no_pod_starts_open_and_none_is_kept_from_starting_through_random_sequences() {
     let Some(host) = Host::new(PODS + 1) else { return };
-    let count = std::env::var("NPC_CNI_SEQUENCES").ok().and_then(|count| count.parse().ok()).unwrap_or(SEQUENCES);
-    let seed = std::env::var("PROPTEST_RNG_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
-    let mut random = fastrand::Rng::with_seed(seed);
+    let count = usize::try_from(number("NPC_CNI_SEQUENCES", SEQUENCES)).unwrap();
+    let mut random = fastrand::Rng::with_seed(number("PROPTEST_RNG_SEED", 1));
     listen(host.node.outside(), &[9090]);
     let (is_over, installs, started, faults) =
         (AtomicBool::new(false), AtomicUsize::new(0), AtomicUsize::new(0), Faults::default());
