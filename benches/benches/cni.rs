@@ -174,12 +174,15 @@ struct Sandboxes;
 impl Sandboxes {
     /// Makes them, each with its interface, whose other end is on the node.
     fn create(node: &Netns) -> Result<Self> {
-        let numbers = || 0..=ALONE + BURST;
-        let names: String = numbers().map(|number| format!("netns add {}\n", Self::name(number))).collect();
-        ip(&[], &names)?;
-        let pair = |number| format!("link add veth{number} type veth peer name eth0 netns {}\n", Self::name(number));
-        ip(&["-n", node.name()], &numbers().map(pair).collect::<String>())?;
+        ip(&[], &Self::lines(|name, _| format!("netns add {name}\n")))?;
+        let pair = |name: &str, number| format!("link add veth{number} type veth peer name eth0 netns {name}\n");
+        ip(&["-n", node.name()], &Self::lines(pair))?;
         Ok(Self)
+    }
+
+    /// A line about each.
+    fn lines(line: impl Fn(&str, usize) -> String) -> String {
+        (0..=ALONE + BURST).map(|number| line(&Self::name(number), number)).collect::<Vec<_>>().concat()
     }
 
     fn name(number: usize) -> String {
@@ -189,9 +192,8 @@ impl Sandboxes {
 
 impl Drop for Sandboxes {
     fn drop(&mut self) {
-        let names: String = (0..=ALONE + BURST).map(|number| format!("netns del {}\n", Self::name(number))).collect();
         // What is left over can be seen by `ip netns` and does no harm.
-        let _ = ip(&[], &names);
+        let _ = ip(&[], &Self::lines(|name, _| format!("netns del {name}\n")));
     }
 }
 

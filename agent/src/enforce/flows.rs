@@ -43,7 +43,7 @@ pub(super) struct Established {
     /// The node's own addresses.
     own: BTreeSet<IpAddr>,
     /// Only flows of new sandboxes' addresses are judged.
-    keeps_established: bool,
+    keeps_all: bool,
 }
 
 /// Flows that a sweep is to judge.
@@ -69,7 +69,7 @@ impl Established {
             vacant: BTreeMap::new(),
             departed: BTreeSet::new(),
             own: BTreeSet::new(),
-            keeps_established: false,
+            keeps_all: false,
         }
     }
 
@@ -114,7 +114,7 @@ impl Established {
     /// All established flows may go on, whatever the rules say now. Those of a new sandbox's
     /// addresses are not its own, so they are cut all the same.
     pub(super) fn let_be(&mut self) {
-        self.keeps_established = true;
+        self.keeps_all = true;
         (self.due, self.pending) = (Scope::default(), Scope::default());
         self.vacant.clear();
         self.departed.clear();
@@ -133,8 +133,8 @@ impl Established {
     }
 
     /// Whether flows go on whatever the rules say ([`Established::let_be`]).
-    pub(super) const fn keeps_established(&self) -> bool {
-        self.keeps_established
+    pub(super) const fn keeps_all(&self) -> bool {
+        self.keeps_all
     }
 
     /// Which flows are to be judged now.

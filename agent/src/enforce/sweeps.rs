@@ -185,9 +185,9 @@ impl Sweeps {
                 || running.iter().any(|sweep| sweep.as_ref().is_some_and(|it| it.due.scope.covers(*address)))
         };
         // Where established flows are kept, no scope has those that began before a new sandbox did.
-        let (waiting, done) = waiters.into_iter().partition(|waiter| {
-            waiter.is_new && established.keeps_established() || waiter.addresses.iter().any(is_due)
-        });
+        let (waiting, done) = waiters
+            .into_iter()
+            .partition(|waiter| waiter.is_new && established.keeps_all() || waiter.addresses.iter().any(is_due));
         answer(done);
         self.waiters.extend::<Vec<Waiter>>(waiting);
     }
