@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::read::printed;
+use super::read::printed_in;
 use crate::object::Family;
 use crate::ruleset::node::{ChainName, FORWARD_CHAIN, Rule, Target};
 
@@ -51,10 +51,19 @@ pub fn rules(listed: &str) -> impl Iterator<Item = (&str, &str)> {
 
 /// The rule of a line, with or without counters: the name of its chain, and what stands behind
 /// that.
-pub(super) fn rule_of(line: &str) -> Option<(&str, &str)> {
+fn rule_of(line: &str) -> Option<(&str, &str)> {
     let rest = without_counters(line).strip_prefix("-A ")?;
     // Nothing is behind the name of a rule that only counts.
     Some(rest.split_once(' ').unwrap_or((rest, "")))
+}
+
+/// A line of a chain of ours as iptables prints it, with or without counters; nothing if
+/// it is of another chain. What npc does not write so is a foreign rule.
+pub(super) fn printed(family: Family, line: &str) -> Option<(ChainName, Rule)> {
+    let (name, text) = rule_of(line)?;
+    let chain = ChainName::ours(name)?;
+    let rule = printed_in(family, &chain, text);
+    Some((chain, rule))
 }
 
 /// What a rule of any program leads to, by its text: a chain, or a target of the kernel. What

@@ -4,7 +4,6 @@ use std::str::SplitAsciiWhitespace;
 
 use ipnetwork::IpNetwork;
 
-use super::listing::rule_of;
 use super::spelling::canonical;
 use super::{POD_GROUP, error_bytecode, rule_line, self_bytecode};
 use crate::object::{Family, Protocol};
@@ -18,15 +17,6 @@ pub struct Error {
     found: String,
     /// The whole line.
     line: String,
-}
-
-/// A line of a chain of ours as iptables prints it, with or without counters; nothing if
-/// it is of another chain. What npc does not write so is a foreign rule.
-pub(super) fn printed(family: Family, line: &str) -> Option<(ChainName, Rule)> {
-    let (name, text) = rule_of(line)?;
-    let chain = ChainName::ours(name)?;
-    let rule = printed_in(family, &chain, text);
-    Some((chain, rule))
 }
 
 /// What iptables prints of a rule behind its chain's name, read as a rule of this chain.
@@ -249,6 +239,7 @@ fn port_range(text: &str) -> Option<(u16, u16)> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::listing::printed;
     use super::*;
     use crate::object::Family;
 
