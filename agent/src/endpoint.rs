@@ -21,8 +21,9 @@ pub enum What {
     Address(IpAddr),
     /// A prefix.
     Block(Cidr),
-    /// Namespace, type and name, as far as they were said.
-    Object(Option<String>, Option<&'static str>, String),
+    /// Namespace, kind and name, as far as they were said. A type that npc does not know is the
+    /// kind in lower case, without its API group: a Rollout makes pods too.
+    Object(Option<String>, Option<String>, String),
 }
 
 /// The types of endpoints: their names for `TYPE/`, short ones first, and the
@@ -37,7 +38,7 @@ const TYPES: [(&[&str], &str); 13] = [
     (&["job", "jobs"], "Job"),
     (&["cj", "cronjob", "cronjobs"], "CronJob"),
     (&["svc", "service", "services"], "Service"),
-    (&["no", "node", "nodes"], "Node"),
+    (&["node", "no", "nodes"], "Node"),
     (&["ns", "namespace", "namespaces"], "Namespace"),
     (&["workload"], "Workload"),
     (&["netpol", "networkpolicy", "networkpolicies"], "NetworkPolicy"),
@@ -48,6 +49,12 @@ fn kind_of_type(text: &str) -> Option<&'static str> {
     let lower = text.to_ascii_lowercase();
     let name = lower.split('.').next().unwrap_or_default();
     TYPES.iter().find(|(names, _)| names.contains(&name)).map(|(_, kind)| *kind)
+}
+
+/// Whether this is a kind that npc knows as a type of endpoint.
+#[must_use]
+pub fn is_type(kind: &str) -> bool {
+    TYPES.iter().any(|(_, of)| *of == kind)
 }
 
 /// A kind as it is shown: `deploy`.
@@ -110,12 +117,10 @@ fn object(text: &str) -> Result<What, String> {
     if parts.iter().any(|part| part.is_empty()) {
         return Err(format!("{text:?} names no endpoint; write [NS/][TYPE/]NAME[:PORT], or an address"));
     }
-    let unknown =
-        |kind: &str| format!("{kind:?} is no type of endpoint; say deploy, sts, ds, job, pod, svc, node or ns");
     Ok(match *parts.as_slice() {
         [name] => What::Object(None, None, name.to_owned()),
         [first, name] => match kind_of_type(first) {
-            Some(kind) => What::Object(None, Some(kind), name.to_owned()),
+            Some(kind) => What::Object(None, Some(kind.to_owned()), name.to_owned()),
             None => What::Object(Some(first.to_owned()), None, name.to_owned()),
         },
         [namespace, kind, name] => {
@@ -123,7 +128,8 @@ fn object(text: &str) -> Result<What, String> {
             if is_first {
                 return Err(format!("the namespace stands before the type: write {kind}/{namespace}/{name}"));
             }
-            let kind = kind_of_type(kind).ok_or_else(|| unknown(kind))?;
+            let other = || kind.split('.').next().unwrap_or_default().to_ascii_lowercase();
+            let kind = kind_of_type(kind).map_or_else(other, str::to_owned);
             What::Object(Some(namespace.to_owned()), Some(kind), name.to_owned())
         }
         _ => return Err(format!("{text:?} has too many parts; write [NS/][TYPE/]NAME[:PORT]")),
@@ -183,7 +189,7 @@ mod tests {
                     What::Address(address) => format!("address {address}"),
                     What::Block(cidr) => format!("block {}", cidr.network()),
                     What::Object(namespace, kind, name) => {
-                        format!("{}/{}/{name}", namespace.as_deref().unwrap_or("-"), kind.unwrap_or("-"))
+                        format!("{}/{}/{name}", namespace.as_deref().unwrap_or("-"), kind.as_deref().unwrap_or("-"))
                     }
                 };
                 match port {
@@ -225,7 +231,7 @@ mod tests {
             ("[2001:db8::/32]:443", "block 2001:db8::/32 - 443-443"),
             ("2001:db8::/32", "block 2001:db8::/32"),
             ("a/b/c/d", "refused"),
-            ("shop/gadget/api", "refused"),
+            ("shop/Rollouts.argoproj.io/api", "shop/rollouts/api"),
             ("api:", "refused"),
             ("api:0", "refused"),
             ("api:70000", "refused"),

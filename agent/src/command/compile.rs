@@ -69,6 +69,7 @@ impl Args {
         let wrong = match format {
             _ if self.expand && format != Format::Pairs => "--expand goes with -o pairs",
             _ if self.only.is_some() && format != Format::Iptables => "--only goes with -o iptables",
+            _ if self.seed.is_some() && !of_node => "--seed goes with -o iptables and -o json",
             _ if self.node.is_some() && !of_node => "--node goes with -o iptables and -o json",
             _ if self.node.is_none() && of_node => "-o iptables, -o json and --only need --node NAME",
             _ => return Ok(format),
@@ -90,7 +91,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
             match (format, args.expand) {
                 (_, true) => expand::text(cluster, &sets, &mut output::raw())?,
                 (Format::Pairs, false) => pairs::text(cluster, &groups, &sets, &mut output::stdout())?,
-                _ => output::json(&pairs::json(cluster, &groups, &sets, &input.findings()))?,
+                _ => output::json(&pairs::json(&input, &groups, &sets))?,
             }
         }
         Format::Iptables | Format::Json => {

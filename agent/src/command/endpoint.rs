@@ -2,7 +2,9 @@
 
 mod find;
 
-pub(super) use find::names;
+use std::net::IpAddr;
+
+pub(super) use find::{names, no_namespace};
 pub(super) use npc_agent::endpoint::short_kind;
 use npc_agent::endpoint::{self, What};
 use npc_compiler::verdict::explain::{Port, Target};
@@ -41,10 +43,15 @@ pub(super) fn port(text: &str) -> Result<Port, String> {
 }
 
 impl Written {
+    /// The address, where it is one.
+    pub(super) fn address(&self) -> Option<IpAddr> {
+        if let What::Address(address) = &self.what { Some(*address) } else { None }
+    }
+
     /// The namespace, if it was said, and the name of a policy that is asked about.
     pub(super) fn policy(&self) -> Option<(Option<&str>, &str)> {
         match &self.what {
-            What::Object(namespace, Some("NetworkPolicy"), name) => Some((namespace.as_deref(), name)),
+            What::Object(namespace, Some(kind), name) if kind == "NetworkPolicy" => Some((namespace.as_deref(), name)),
             _ => None,
         }
     }

@@ -105,6 +105,11 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
     }
     let from = args.from.resolve(&input, &input.namespace)?;
     let Some(to) = &args.to else {
+        if from.port.is_some() {
+            let message =
+                "a port needs a destination, as in npc explain SRC DST:PORT; without one, all ports are shown";
+            return Err(Stop::new(Exit::Input, message).into());
+        }
         let explanation =
             explain_endpoint(cluster, &groups, &from.target).map_err(|error| stop(&error, &from.name, &from.name))?;
         let about = single::About { context: &context, name: &from.name, explanation: &explanation };

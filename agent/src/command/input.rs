@@ -14,10 +14,11 @@ use npc_agent::source::kube;
 use npc_agent::source::manifests::{self, Loaded};
 use npc_agent::source::whatif::{self, Removal};
 use npc_compiler::cluster::Cluster;
+use npc_compiler::cluster::unread::{Extent, Unread};
 use npc_compiler::object::Objects;
 
-use super::{Exit, Stop, unjudged};
-pub(super) use report::missing_rights;
+use super::{Exit, Stop, unjudged, words};
+pub(super) use report::unread_words;
 use timeout::Timeout;
 
 /// Where the objects come from.
@@ -92,6 +93,9 @@ pub(super) struct Input {
     pub(super) namespace: String,
     /// What the input has that npc does not judge and that may change every answer.
     pub(super) warnings: Vec<String>,
+    /// What files hold that may decide and is no object as it stands: templates, what is
+    /// encrypted, kustomizations.
+    pub(super) passed_over: Vec<String>,
     /// Where the objects came from.
     pub(super) source: Source,
     /// What the API server listed and npc cannot read.
@@ -108,6 +112,24 @@ impl Input {
             Finding::of_policy(of, place.as_ref())
         });
         problems.chain(listed).chain(policies).collect()
+    }
+
+    /// Warnings, and with them what files hold that may decide and was passed over: a program
+    /// that reads the JSON of an answer sees nothing else.
+    pub(super) fn with_passed_over(&self, mut warnings: Vec<String>) -> Vec<String> {
+        warnings.extend(self.passed_over.iter().cloned());
+        warnings
+    }
+
+    /// Whether pods of a namespace may exist that were not read.
+    pub(super) fn may_hold_pods(&self, namespace: &str) -> bool {
+        self.loaded.unread.iter().any(|unread| unread.may_hold("Pod", namespace))
+    }
+
+    /// What was not read of the policies of any namespace, in words.
+    pub(super) fn unread_policies(&self) -> Vec<String> {
+        let is_meant = |of: &&Unread| of.kind.as_deref().is_none_or(|kind| kind == "NetworkPolicy");
+        unread_words(self.loaded.unread.iter().filter(is_meant))
     }
 
     /// Says on standard error what the input has that npc does not judge.
@@ -171,10 +193,14 @@ impl Args {
             loaded.objects.forget_computed_slices();
         }
         loaded.objects.declare_slice_pods();
+        if source == Source::Files {
+            loaded.unread.extend(undeclared(&loaded.objects));
+        }
         let cluster = Cluster::new(&loaded.objects).with_unread(loaded.unread.clone());
         let mut warnings = unjudged::warnings(&loaded.skipped);
         warnings.extend(report::rights(&loaded.unread));
-        Ok(Input { loaded, cluster, namespace, warnings, source, listed })
+        let passed_over = report::undecided(&loaded.passed_over);
+        Ok(Input { loaded, cluster, namespace, warnings, passed_over, source, listed })
     }
 
     /// A cluster knows its namespaces; files may leave them out.
@@ -185,6 +211,10 @@ impl Args {
 
     /// Reads files, and what kubectl makes of kustomizations.
     fn load(&self, namespace: &str) -> anyhow::Result<Loaded> {
+        if let Some(url) = self.files.iter().filter_map(|file| file.to_str()).find(|file| is_url(file)) {
+            let message = format!("npc fetches nothing; curl -s {url} | npc … -f -");
+            return Err(Stop::new(Exit::Input, message).into());
+        }
         let options = self.options(namespace, true);
         let rendered = self.kustomize.iter().map(|folder| kustomize::render(folder)).collect::<Result<Vec<_>, _>>()?;
         let loaded = progress::show(|read| manifests::load_with(&self.files, &rendered, &options, read))?;
@@ -219,4 +249,17 @@ impl Args {
         let loaded = Loaded { objects: listed.objects, unread: listed.unread, ..Loaded::default() };
         Ok((loaded, namespace, listed.problems))
     }
+}
+
+/// Whether kubectl would fetch it.
+fn is_url(file: &str) -> bool {
+    file.starts_with("http://") || file.starts_with("https://")
+}
+
+/// The labels of namespaces that no object of the files declares: only their names are known.
+fn undeclared(objects: &Objects) -> Option<Unread> {
+    let names: Vec<String> = objects.implied_namespaces.iter().cloned().collect();
+    let why = format!("no Namespace object of {} is in the input", words::shorten(&names, 3, ", "));
+    let kind = Some("Namespace".to_owned());
+    (!names.is_empty()).then_some(Unread { kind, namespace: Extent::Everywhere, why })
 }

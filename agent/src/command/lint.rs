@@ -68,6 +68,8 @@ struct Report<'a> {
     api_version: &'static str,
     kind: &'static str,
     findings: &'a [Finding],
+    /// What the input has that was not judged.
+    warnings: &'a [String],
 }
 
 /// Prints what is wrong.
@@ -76,13 +78,23 @@ pub(super) fn run(mut args: Args) -> anyhow::Result<Exit> {
     args.input.leave_out_errors();
     let input = args.input.read_quietly()?;
     let findings = input.findings();
+    let warnings = input.with_passed_over(input.warnings.clone());
     match args.output {
         Format::Text => text(&findings, &mut output::stdout())?,
         Format::Json => {
-            output::json(&Report { api_version: API_VERSION, kind: "FindingReport", findings: &findings })?;
+            output::json(&Report {
+                api_version: API_VERSION,
+                kind: "FindingReport",
+                findings: &findings,
+                warnings: &warnings,
+            })?;
         }
         Format::Sarif => output::json(&sarif::log(&findings))?,
         Format::Github => github::write(&findings, &mut output::raw())?,
+    }
+    // An exit code of 0 is no promise about what was not judged.
+    for warning in &warnings {
+        eprintln!("warning: {warning}");
     }
     let is_counted = |finding: &Finding| args.fail_on == FailOn::Warning || finding.severity == Severity::Error;
     let fails = findings.iter().any(is_counted) && !args.exit_zero;

@@ -1,23 +1,26 @@
 //! `npc matrix`: every allowed connection.
 
+mod csv;
 mod elsewhere;
 mod filter;
 mod list;
 mod table;
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use clap_complete::engine::ArgValueCompleter;
 use npc_compiler::algebra::traffic::{TUNNEL_PORTS, TUNNELS};
 use npc_compiler::cluster::Cluster;
 use npc_compiler::cluster::group::Groups;
-use npc_compiler::object::parse_address;
+use npc_compiler::object::{Service, parse_address};
 use npc_compiler::policy::Direction;
 use npc_compiler::verdict::explain::Port;
 use npc_compiler::verdict::matrix::{self, MOST_PAIRS, Matrix};
 
 use super::endpoint::{Written, port};
-use super::words::policies_and_pods;
+use super::input::Input;
+use super::words::{policies_and_pods, shorten};
 use super::{Exit, Stop, completion, input, output};
 
 /// Show every allowed connection.
@@ -125,10 +128,14 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
     }
     args.output.check(&matrix)?;
     let view = table::TextMatrix::new(&matrix, cluster, &groups, outside);
-    let warnings: Vec<String> = input.warnings.iter().cloned().chain(tunnels(cluster, &groups)).collect();
+    let of_services = args.address.iter().filter_map(|address| of_service(&input, *address));
+    let warnings: Vec<String> =
+        input.warnings.iter().cloned().chain(tunnels(cluster, &groups)).chain(of_services).collect();
     match args.output {
-        Format::Json => output::json(&list::Json::new(&matrix, &view, &warnings, input.findings()))?,
-        Format::Csv => list::csv(&matrix, &view, &mut output::raw())?,
+        Format::Json => {
+            output::json(&list::Json::new(&matrix, &view, &input.with_passed_over(warnings.clone()), input.findings()))?
+        }
+        Format::Csv => csv::write(&matrix, &view, &mut output::raw())?,
         Format::Dot => view.dot(&mut output::raw())?,
         Format::Md => view.markdown(&mut output::raw())?,
         Format::Wide => view.wide(&mut output::stdout())?,
@@ -138,6 +145,26 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
         eprintln!("warning: {warning}");
     }
     Ok(Exit::Fine)
+}
+
+/// That an address leads to Services: a matrix judges an address as what it is, not as what it
+/// leads to.
+fn of_service(input: &Input, address: IpAddr) -> Option<String> {
+    let cluster = &input.cluster;
+    if !cluster.is_service(address) {
+        let ports: BTreeSet<String> = (cluster.node_ports().filter(|_| cluster.is_node(address)))
+            .map(|(protocol, number, service)| {
+                format!("{number}/{} ({}/{})", protocol.lower(), service.namespace, service.name)
+            })
+            .collect();
+        let ports = shorten(&Vec::from_iter(ports), 3, ", ");
+        let text = || format!("{address} is a node's; its ports {ports} lead to Services: ask npc explain about these");
+        return (!ports.is_empty()).then(text);
+    }
+    let is_meant = |service: &&Service| service.addresses.contains(&address);
+    let service = input.loaded.objects.services.iter().find(is_meant)?;
+    let name = format!("{}/{}", service.namespace, service.name);
+    Some(format!("{address} is the address of service {name}; ask npc explain where it leads"))
 }
 
 /// Where the rules of nodes are stricter than the policies that this matrix shows.

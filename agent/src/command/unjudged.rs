@@ -4,6 +4,16 @@ use std::collections::BTreeMap;
 
 use npc_compiler::object::{Consequence, consequence};
 
+/// The kinds that were passed over and may decide, each with the number of its objects.
+pub(super) fn deciding(skipped: &BTreeMap<String, usize>) -> Vec<String> {
+    let decides = |qualified: &str| {
+        let (kind, group) = qualified.split_once('.').unwrap_or((qualified, ""));
+        consequence(group, kind) == Some(Consequence::Decides)
+    };
+    let found = skipped.iter().filter(|(qualified, _)| decides(qualified));
+    found.map(|(qualified, count)| format!("{count} {qualified}")).collect()
+}
+
 /// What to say of the kinds that were passed over: nothing of those that say nothing about
 /// connectivity.
 pub(super) fn warnings(skipped: &BTreeMap<String, usize>) -> Vec<String> {

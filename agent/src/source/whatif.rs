@@ -148,6 +148,7 @@ pub fn remove(objects: &mut Objects, kind: &str, namespace: &str, name: &str) ->
             objects.services.retain(|s| s.namespace != namespace || s.name != name);
             objects.endpoint_slices.retain(|s| s.namespace != namespace || s.service != name);
         }
+        Removable::EndpointSlice => objects.endpoint_slices.retain(|s| s.namespace != namespace || s.name != name),
         Removable::Policy => objects.policies.retain(|p| p.namespace() != namespace || p.name() != name),
         Removable::Workload(kind) => objects.pods.retain(|p| {
             let of_it = p.workload.as_ref().is_some_and(|w| w.kind == kind && w.name == name);
@@ -167,6 +168,7 @@ fn count(objects: &Objects) -> usize {
         + objects.policies.len()
         + objects.nodes.len()
         + objects.services.len()
+        + objects.endpoint_slices.len()
 }
 
 /// The kinds that can be taken away.
@@ -176,6 +178,7 @@ enum Removable {
     Node,
     Pod,
     Service,
+    EndpointSlice,
     Policy,
     Workload(&'static str),
 }
@@ -187,6 +190,7 @@ impl Removable {
             "no" | "node" | "nodes" => Self::Node,
             "po" | "pod" | "pods" => Self::Pod,
             "svc" | "service" | "services" => Self::Service,
+            "endpointslice" | "endpointslices" => Self::EndpointSlice,
             "netpol" | "networkpolicy" | "networkpolicies" => Self::Policy,
             "deploy" | "deployment" | "deployments" => Self::Workload("Deployment"),
             "sts" | "statefulset" | "statefulsets" => Self::Workload("StatefulSet"),
@@ -205,6 +209,7 @@ impl Removable {
             Self::Node => "Node",
             Self::Pod => "Pod",
             Self::Service => "Service",
+            Self::EndpointSlice => "EndpointSlice",
             Self::Policy => "NetworkPolicy",
             Self::Workload(kind) => kind,
         }

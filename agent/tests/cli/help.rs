@@ -147,6 +147,11 @@ fn a_table_fits_the_columns_and_is_sorted_by_name() {
     assert!(wide.lines().next().unwrap().trim_start().starts_with("monitoring/prometheus"), "{wide}");
     assert!(narrow.contains(" -> "), "{narrow}");
     assert!(narrow.lines().all(|line| line.chars().count() <= 67), "{narrow}");
+    // Whatever does not fit in a line stands in the next; nothing is left out.
+    assert!(!run("40").contains("more"), "{}", run("40"));
+    for name in ["monitoring/prometheus", "shop/api", "shop/db", "shop/web", "outside"] {
+        assert!(run("40").contains(name), "{name}: {}", run("40"));
+    }
     let table = wide.lines().take_while(|line| !line.is_empty());
     let names: Vec<&str> = table.skip(1).filter_map(|line| line.split_whitespace().next()).collect();
     let (outside, endpoints) = names.split_last().unwrap();
@@ -167,6 +172,7 @@ fn a_flag_without_effect_is_an_error() {
         &["--only", "ipset"],
         &["--node", "n1", "-o", "json", "--only", "ipset"],
         &["--node", "n1", "--expand"],
+        &["--seed", "abcdefghijklmnop"],
     ] {
         let answer = run(words);
         assert_eq!(answer.code, 2, "{words:?}: {}", answer.out);

@@ -28,6 +28,27 @@ const CHART: [(&str, &str); 4] = [
     ),
 ];
 
+/// A program reads no standard error, and lint's exit code says nothing about templates.
+#[test]
+fn what_was_passed_over_and_may_decide_is_a_warning_in_json_and_of_lint() {
+    let mut more = CHART.to_vec();
+    more.push(("k8s/kustomization.yaml", "namePrefix: a-\nresources: [shop.yaml]\n"));
+    let files = repository(&more);
+    let has = |warnings: &serde_json::Value, words: &str| {
+        let all = warnings.as_array().unwrap_or_else(|| panic!("no list: {warnings}"));
+        assert!(all.iter().any(|text| text.as_str().is_some_and(|text| text.contains(words))), "{words}: {warnings}");
+    };
+    let of = |words: &[&str]| files.run(&[words, &["-f", "r", "-o", "json"]].concat()).json()["warnings"].clone();
+    for words in [&["explain", "shop/web", "shop/api:80"][..], &["explain", "shop/web"], &["matrix"], &["lint"]] {
+        has(&of(words), "has a kustomization");
+        has(&of(words), "are not rendered");
+    }
+    let lint = files.run(&["lint", "-f", "r"]);
+    assert_eq!(lint.code, 0, "{}{}", lint.out, lint.err);
+    assert!(lint.err.contains("has a kustomization") && lint.err.contains("are not rendered"), "{}", lint.err);
+    assert!(!lint.err.contains("files of Helm charts"), "that decides nothing: {}", lint.err);
+}
+
 #[test]
 fn what_is_no_object_is_passed_over_in_one_line_for_each_kind_of_thing() {
     let mut more = CHART.to_vec();

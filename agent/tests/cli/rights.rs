@@ -110,6 +110,51 @@ fn rights_in_one_namespace_are_enough_and_what_is_missing_is_said() {
     }
 }
 
+/// As [`one_namespace`], with a rule for pods of namespaces that may not be read.
+fn one_of_several_namespaces(path: &str) -> Reply {
+    match path {
+        "/apis/networking.k8s.io/v1/namespaces/shop/networkpolicies" => items(json!([{
+            "metadata": {"namespace": "shop", "name": "api"},
+            "spec": {"podSelector": {"matchLabels": {"app": "api"}}, "ingress": [{"from": [
+                {"podSelector": {"matchLabels": {"app": "web"}}},
+                {"namespaceSelector": {"matchLabels": {"team": "sre"}}},
+            ]}]},
+        }])),
+        path => one_namespace(path),
+    }
+}
+
+#[test]
+fn an_address_may_be_that_of_a_pod_or_a_service_that_may_not_be_read() {
+    let files = server(one_of_several_namespaces);
+    for words in [["10.0.0.9", "api:80"], ["api", "10.0.0.9:8080"], ["web", "10.96.0.7:80"]] {
+        let answer = explain(&files, &words);
+        assert_eq!(answer.code, 4, "{words:?}: {}{}", answer.out, answer.err);
+        assert!(answer.out.contains("is a pod's or a Service's address: no right to list pods"), "{}", answer.out);
+    }
+    let outside = explain(&files, &["8.8.8.8", "api:80"]);
+    assert_eq!(outside.code, 1, "no pod has such an address: {}", outside.out);
+    let own = explain(&files, &["10.0.0.1", "api:80"]);
+    assert_eq!(own.code, 0, "a pod that was read: {}", own.out);
+    let policy = explain(&files, &["netpol/api"]);
+    assert!(!policy.out.contains("unused") && policy.out.contains("none that was read"), "{}", policy.out);
+    assert!(policy.out.contains("no right to list"), "{}", policy.out);
+}
+
+#[test]
+fn a_service_that_may_not_be_read_is_not_said_to_be_missing() {
+    let files = server(|path| match path {
+        "/api/v1/namespaces/shop/services" => refused(403, "Forbidden"),
+        path => one_namespace(path),
+    });
+    let answer = explain(&files, &["web", "svc/api:80"]);
+    assert_eq!(answer.code, 3);
+    assert!(answer.err.contains("no right to list") && !answer.err.contains("there is no service"), "{}", answer.err);
+    let answer = explain(&server(one_namespace), &["web", "api:80", "-o", "json"]);
+    let warnings = answer.json()["warnings"].to_string();
+    assert!(!warnings.contains("namespaces of namespaces"), "{warnings}");
+}
+
 #[test]
 fn an_endpoint_of_a_namespace_that_may_not_be_read_is_said_to_be_that() {
     let answer = explain(&server(one_namespace), &["ops/monitor", "shop/api:80"]);

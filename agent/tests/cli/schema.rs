@@ -9,6 +9,7 @@ const EXPLANATION: &str = include_str!("../../schemas/flow-explanation.json");
 const MIGRATION: &str = include_str!("../../schemas/migration-report.json");
 const MATRIX: &str = include_str!("../../schemas/connectivity-matrix.json");
 const FINDINGS: &str = include_str!("../../schemas/finding-report.json");
+const ENDPOINT: &str = include_str!("../../schemas/endpoint-explanation.json");
 const POLICY: &str = include_str!("../../schemas/policy-explanation.json");
 
 const KERNEL: &str = include_str!("../../schemas/kernel-explanation.json");
@@ -119,6 +120,19 @@ fn explanations_conform_to_their_schema() {
         );
         conforms(EXPLANATION, &json);
     }
+}
+
+#[test]
+fn explanations_of_one_end_conform_to_their_schema() {
+    let files = Files::of(SHOP);
+    for endpoint in ["shop/api", "shop/svc/api", "monitoring/prometheus"] {
+        conforms(ENDPOINT, &files.npc("explain", &[endpoint, "-o", "json"]).json());
+    }
+    let unread = Files::of(include_str!("../../../tests/cases/policy-not-read.yaml"));
+    let json = unread.npc("explain", &["a/pod/one", "--allow-errors", "-o", "json"]).json();
+    assert_eq!(json["unknowns"].as_array().map(Vec::len), Some(1), "{json}");
+    assert_eq!(json["findings"].as_array().map(Vec::len), Some(1), "{json}");
+    conforms(ENDPOINT, &json);
 }
 
 #[test]
@@ -269,6 +283,7 @@ fn schemas_are_printed_by_the_kind_of_the_document() {
         ("MigrationReport", MIGRATION),
         ("KernelExplanation", KERNEL),
         ("FindingReport", FINDINGS),
+        ("EndpointExplanation", ENDPOINT),
         ("PolicyExplanation", POLICY),
         ("matrix", MATRIX),
     ] {

@@ -154,7 +154,7 @@ fn agrees(objects: &Objects) -> Result<(), TestCaseError> {
             let pod = cluster.pod(pod);
             ends.shares.iter().any(|share| (&share.namespace, &share.name) == (&pod.namespace, &pod.name))
         }
-        End::Address(address) => ends.outside.contains(cidr::number(address)),
+        End::Address(address) | End::Unread(address) => ends.outside.contains(cidr::number(address)),
     };
     for (from, to) in ends.iter().flat_map(|from| ends.iter().map(move |to| (*from, *to))) {
         let both_outside = matches!((from, to), (End::Address(_), End::Address(_)));

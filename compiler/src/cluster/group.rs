@@ -103,6 +103,8 @@ pub struct OtherEnd<'a> {
     pub address: Option<IpAddr>,
     /// The container ports of these endpoints, that all of them have.
     pub ports: &'a [ContainerPort],
+    /// No object of the input has its address, and one that was not read may.
+    pub is_unread: bool,
 }
 
 /// The groups of some endpoints.

@@ -297,6 +297,12 @@ impl Cluster {
         self.node_addresses.contains(&address)
     }
 
+    /// Whether an address is that of a Service, by which no policy sees traffic.
+    #[must_use]
+    pub fn is_service(&self, address: IpAddr) -> bool {
+        self.service_addresses[Family::of(&address) as usize].contains(cidr::number(address))
+    }
+
     /// The nodes that are known, with their addresses.
     #[must_use]
     pub fn nodes(&self) -> &BTreeMap<String, BTreeSet<IpAddr>> {
@@ -307,6 +313,11 @@ impl Cluster {
     #[must_use]
     pub fn namespace(&self, name: &str) -> Option<&Labels> {
         self.namespaces.get(name)
+    }
+
+    /// The names of the namespaces that are known, sorted.
+    pub fn namespaces(&self) -> impl Iterator<Item = &String> {
+        self.namespaces.keys()
     }
 
     /// All policies, by namespace and name.

@@ -71,10 +71,15 @@ impl Group {
     /// will have.
     #[must_use]
     pub fn possible_traffic(&self, cluster: &Cluster, other: OtherEnd<'_>, family: Option<Family>) -> Traffic {
+        if other.is_unread && self.key.direction == Direction::Egress && cluster.has_unread_services() {
+            // A node sends on what goes to a Service's address, so policies see where it leads.
+            return Traffic::all();
+        }
         let mut all = Traffic::none();
         for (_, admitted) in self.admitted.iter().filter(|(atom, _)| atom.may_hold(cluster, other, family)) {
-            // A pod that only a slice names may call any of its ports by the name.
-            let is_nameless = other.classes.iter().any(|class| cluster.class(*class).unknown == UnknownLabels::All);
+            // A pod that only a slice names, or none, may call any of its ports by the name.
+            let is_nameless = other.is_unread
+                || other.classes.iter().any(|class| cluster.class(*class).unknown == UnknownLabels::All);
             let names = admitted.named.iter().filter(|_| is_nameless);
             let (first, last) = Traffic::PORTS;
             let by_name = Traffic::of_ranges(names.map(|(protocol, _)| (*protocol, first, last)));
@@ -91,6 +96,9 @@ impl Atom {
     pub fn may_hold(&self, cluster: &Cluster, other: OtherEnd<'_>, family: Option<Family>) -> bool {
         match (self, other.address) {
             (Self::Pods(peer), _) => {
+                if other.is_unread {
+                    return cluster.may_select_unread(peer);
+                }
                 let may_select = |class: &ClassId| cluster.selection(peer, *class) > Selection::No;
                 !other.classes.is_empty() && other.classes.iter().all(may_select)
             }

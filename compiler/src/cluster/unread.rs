@@ -2,6 +2,15 @@
 //! were not read. A verdict that such an object may decide is unknown.
 
 use std::fmt;
+use std::net::IpAddr;
+use std::sync::LazyLock;
+
+use super::Cluster;
+use super::selection::Selection;
+use crate::algebra::cidr::{self, Cidr};
+use crate::algebra::selector::{Operator, Selector};
+use crate::object::{Family, Labels, NAMESPACE_NAME_LABEL};
+use crate::policy::{Direction, Namespaces, PodPeer};
 
 /// The namespaces whose objects were not read.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -36,6 +45,14 @@ impl Extent {
             Self::In(unread) => unread == namespace,
         }
     }
+
+    /// Whether some namespace may be among these and among others.
+    fn overlaps(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::In(one), other) | (other, Self::In(one)) => other.covers(one),
+            (Self::Everywhere | Self::AllBut(_), Self::Everywhere | Self::AllBut(_)) => true,
+        }
+    }
 }
 
 impl Unread {
@@ -45,6 +62,129 @@ impl Unread {
     pub fn may_hold(&self, kind: &str, namespace: &str) -> bool {
         self.kind.as_deref().is_none_or(|unread| unread == kind) && self.namespace.covers(namespace)
     }
+}
+
+/// The prefixes from which clusters take addresses: private and shared ones, by family.
+const OF_CLUSTERS: [&[&str]; 2] = [&["10.0.0.0/8", "100.64.0.0/10", "172.16.0.0/12", "192.168.0.0/16"], &["fc00::/7"]];
+
+/// Addresses that have as many bits in common with an address of the cluster are taken to be
+/// of the cluster too, by family.
+const IN_COMMON: [u32; 2] = [16, 48];
+
+impl Cluster {
+    fn unread_of<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a Unread> {
+        self.unread().iter().filter(move |unread| unread.kind.as_deref().is_none_or(|of| of == kind))
+    }
+
+    /// Whether some Services were not read.
+    #[must_use]
+    pub fn has_unread_services(&self) -> bool {
+        self.unread_of("Service").next().is_some()
+    }
+
+    /// What was not read and may have any address of the cluster: Pods and Services.
+    #[must_use]
+    pub fn unread_holders(&self) -> Vec<Unread> {
+        let mut holders: Vec<Unread> = self.unread_of("Pod").chain(self.unread_of("Service")).cloned().collect();
+        holders.sort_unstable();
+        holders.dedup();
+        holders
+    }
+
+    /// Whether an address may be that of a Pod or a Service that was not read: no object has
+    /// it, and it is private or near to an address of the cluster.
+    #[must_use]
+    pub fn may_be_unread(&self, address: IpAddr) -> bool {
+        let is_unread = self.unread_of("Pod").next().is_some() || self.has_unread_services();
+        is_unread
+            && self.holders(address, None).is_empty()
+            && !self.is_node(address)
+            && !self.is_service(address)
+            && (is_private(address) || self.is_near(address))
+    }
+
+    /// Whether an address is near to that of some pod or node.
+    fn is_near(&self, address: IpAddr) -> bool {
+        let bits = |of: &IpAddr| match of {
+            IpAddr::V4(of) => u128::from(u32::from(*of)) << 96,
+            IpAddr::V6(of) => u128::from(*of),
+        };
+        let family = Family::of(&address);
+        let is_near = |of: &IpAddr| {
+            Family::of(of) == family && (bits(of) ^ bits(&address)).leading_zeros() >= IN_COMMON[family as usize]
+        };
+        self.nodes().values().flatten().any(is_near)
+            || self.endpoints().any(|(_, pod)| pod.addresses().any(|of| is_near(&of)))
+    }
+
+    /// Whether policies may isolate a pod that was not read, or what a Service leads to that was
+    /// not read.
+    #[must_use]
+    pub fn may_isolate_unread(&self, direction: Direction) -> bool {
+        let may_isolate = |pods: &Extent, is_meant: &dyn Fn(&Direction) -> bool| {
+            let isolates = |namespace: &str| {
+                let mut policies = self.policies_in(namespace);
+                policies.any(|(_, policy)| Direction::ALL.iter().any(|of| is_meant(of) && policy.isolates(*of)))
+            };
+            let is_isolated = match pods {
+                Extent::In(namespace) => isolates(namespace),
+                Extent::Everywhere | Extent::AllBut(_) => {
+                    self.policies().any(|(_, policy)| pods.covers(&policy.namespace) && isolates(&policy.namespace))
+                }
+            };
+            is_isolated || self.unread_of("NetworkPolicy").any(|unread| unread.namespace.overlaps(pods))
+        };
+        // A Service may lead to pods of its namespace, which policies of both ends judge.
+        let by_service = direction == Direction::Ingress && self.has_unread_services();
+        (by_service && may_isolate(&Extent::Everywhere, &|_| true))
+            || self.unread_of("Pod").any(|unread| may_isolate(&unread.namespace, &|of| *of == direction))
+    }
+
+    /// Whether a rule's pod peer may select a pod that was not read.
+    #[must_use]
+    pub fn may_select_unread(&self, peer: &PodPeer) -> bool {
+        self.unread_of("Pod").any(|unread| match &peer.namespaces {
+            Namespaces::Own(name) => unread.namespace.covers(name),
+            Namespaces::Selected(selector) => self.may_select_some_of(selector, &unread.namespace),
+        })
+    }
+
+    /// Whether a namespaceSelector may select some of the namespaces in which objects were not
+    /// read.
+    fn may_select_some_of(&self, selector: &Selector, extent: &Extent) -> bool {
+        let may_select = |name: &str| match self.namespace(name) {
+            Some(_) => self.namespace_selection(name, selector) > Selection::No,
+            None => may_be_named(selector, name),
+        };
+        if let Extent::In(name) = extent {
+            return may_select(name);
+        }
+        let named = selector.requirements().find_map(|of| match &of.operator {
+            Operator::In(names) if of.key == NAMESPACE_NAME_LABEL => Some(names),
+            _ => None,
+        });
+        match named {
+            Some(names) => names.iter().any(|name| extent.covers(name) && may_select(name)),
+            None if self.unread_of("Namespace").next().is_some() => true,
+            None => {
+                let mut names = self.namespaces().map(String::as_str).filter(|name| extent.covers(name));
+                names.any(may_select)
+            }
+        }
+    }
+}
+
+/// Whether a selector may select a namespace of which only the name is known.
+fn may_be_named(selector: &Selector, name: &str) -> bool {
+    let own = Labels::from([(NAMESPACE_NAME_LABEL.to_owned(), name.to_owned())]);
+    selector.requirements().all(|of| of.key != NAMESPACE_NAME_LABEL || of.matches(&own))
+}
+
+fn is_private(address: IpAddr) -> bool {
+    static PREFIXES: LazyLock<[Vec<Cidr>; 2]> =
+        LazyLock::new(|| OF_CLUSTERS.map(|of| of.iter().filter_map(|text| Cidr::parse(text).ok()).collect()));
+    let number = cidr::number(address);
+    PREFIXES[Family::of(&address) as usize].iter().any(|of| of.first <= number && number <= of.last)
 }
 
 impl fmt::Display for Unread {
@@ -65,6 +205,8 @@ impl fmt::Display for Unread {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::{Peer, Peers};
+    use crate::sample::cluster;
 
     #[test]
     fn what_was_not_read_may_hold_objects_of_its_kind_and_namespaces() {
@@ -81,5 +223,64 @@ mod tests {
         let document = unread(None, Extent::Everywhere);
         assert!(document.may_hold("NetworkPolicy", "shop") && document.may_hold("Node", ""));
         assert!(!unread(None, Extent::In("ops".to_owned())).may_hold("Pod", "shop"));
+    }
+
+    #[test]
+    fn only_an_address_of_the_cluster_may_be_that_of_something_that_was_not_read() {
+        let read = || cluster(&["ns/a 10.0.0.1 @n"], &[]);
+        let address = |text: &str| text.parse::<IpAddr>().expect("an address");
+        let pods =
+            Unread { kind: Some("Pod".to_owned()), namespace: Extent::AllBut("ns".to_owned()), why: String::new() };
+        let policies = Unread { kind: Some("NetworkPolicy".to_owned()), ..pods.clone() };
+        let open = read().with_unread(vec![pods]);
+        for (text, expected) in [
+            ("10.0.0.9", true),
+            ("192.168.7.7", true),
+            ("fd00::1", true),
+            ("10.0.0.1", false),
+            ("8.8.8.8", false),
+            ("169.254.169.254", false),
+            ("2001:db8::1", false),
+        ] {
+            assert_eq!(open.may_be_unread(address(text)), expected, "{text}");
+            assert!(!read().may_be_unread(address(text)), "everything was read");
+            assert!(!read().with_unread(vec![policies.clone()]).may_be_unread(address(text)), "pods were read");
+        }
+        let near = cluster(&["ns/a 198.18.0.1", "ns/b 2001:db8::1"], &[]).with_unread(open.unread().to_vec());
+        assert!(near.may_be_unread(address("198.18.7.7")) && near.may_be_unread(address("2001:db8:0:1::9")));
+        assert!(!near.may_be_unread(address("198.19.0.1")) && !near.may_be_unread(address("2001:db8:1::1")));
+    }
+
+    /// Whether a peer of a rule of `ns/p` may select a pod that was not read.
+    fn may_select(peer: &str, unread: &[(&str, Extent)]) -> bool {
+        let spec = format!(r#"ns/p {{"podSelector": {{}}, "ingress": [{{"from": [{peer}]}}]}}"#);
+        let unread = unread.iter().map(|(kind, namespace)| Unread {
+            kind: Some((*kind).to_owned()),
+            namespace: namespace.clone(),
+            why: String::new(),
+        });
+        let cluster = cluster(&["ns/a 10.0.0.1", "ops/b 10.0.0.2"], &[&spec]).with_unread(unread.collect());
+        let (_, policy) = cluster.policies().next().expect("a policy");
+        let rule = policy.rules(Direction::Ingress).first().expect("a rule");
+        let Peers::AnyOf(peers) = &rule.peers else { panic!("peers") };
+        let Peer::Pods(peer) = &peers[0] else { panic!("a peer with selectors") };
+        cluster.may_select_unread(peer)
+    }
+
+    #[test]
+    fn a_peer_may_select_what_was_not_read_in_the_namespaces_that_it_means() {
+        let own = r#"{"podSelector": {"matchLabels": {"app": "x"}}}"#;
+        let named = r#"{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "ops"}}}"#;
+        let team = r#"{"namespaceSelector": {"matchLabels": {"team": "sre"}}}"#;
+        let but = |name: &str| ("Pod", Extent::AllBut(name.to_owned()));
+        let within = |name: &str| ("Pod", Extent::In(name.to_owned()));
+        assert!(may_select(own, &[but("ops")]) && may_select(own, &[within("ns")]));
+        assert!(!may_select(own, &[but("ns")]) && !may_select(own, &[within("ops")]));
+        assert!(may_select(named, &[but("ns")]) && may_select(named, &[within("ops")]));
+        assert!(!may_select(named, &[but("ops")]) && !may_select(named, &[within("far")]));
+        assert!(!may_select(team, &[but("ns")]), "the namespaces are known, and none has the label");
+        assert!(may_select(team, &[but("ns"), ("Namespace", Extent::Everywhere)]));
+        assert!(may_select(team, &[within("far")]), "nothing says the labels of far");
+        assert!(!may_select(own, &[]));
     }
 }

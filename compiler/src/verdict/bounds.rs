@@ -116,6 +116,7 @@ impl End {
         for pod in self.judged_as(cluster, family) {
             deciding.add(groups, pod, direction);
         }
+        deciding.is_nothing_certain |= matches!(self, Self::Unread(_)) && cluster.may_isolate_unread(direction);
         for groups in [&mut deciding.least, &mut deciding.most] {
             groups.sort_unstable();
             groups.dedup();
@@ -131,7 +132,7 @@ mod tests {
 
     use super::*;
     use crate::cluster::unread::{Extent, Unread};
-    use crate::object::Objects;
+    use crate::object::{Objects, Pod};
     use crate::sample::{objects, pod, policy};
     use crate::verdict::explain::{Party, Question};
     use crate::verdict::matrix::{By, Matrix, Options};
@@ -176,6 +177,59 @@ mod tests {
                     let some = |of: Option<(Traffic, Traffic)>| of.filter(|(_, most)| !most.is_none());
                     let (slots, found) = (slots.map(some), found.map(some));
                     prop_assert_eq!(found, slots, "{:?} -> {:?}", cluster.pod(*a), cluster.pod(*b));
+                }
+            }
+        }
+
+        /// The address of a pod that was not read exchanges no less than what is certain and no
+        /// more than what is possible, and the matrix says the same of it.
+        #[test]
+        fn the_address_of_a_pod_that_was_not_read_lies_within_its_bounds(objects in objects(), is_service: bool) {
+            let full = Cluster::new(&objects);
+            let all = Groups::of_cluster(&full);
+            for (pod, object) in full.endpoints() {
+                let Some(address) = full.address(pod, Family::V4).filter(|of| full.contest(*of).is_none()) else {
+                    continue;
+                };
+                let is_left = |of: &&Pod| (&of.namespace, &of.name, &of.uid) != (&object.namespace, &object.name, &object.uid);
+                let rest = Objects { pods: objects.pods.iter().filter(is_left).cloned().collect(), ..objects.clone() };
+                let unread = |kind: &str, namespace| {
+                    Unread { kind: Some(kind.to_owned()), namespace, why: String::new() }
+                };
+                let mut left_out = vec![unread("Pod", Extent::In(object.namespace.clone()))];
+                left_out.extend(Some(unread("Service", Extent::Everywhere)).filter(|_| is_service));
+                let cluster = Cluster::new(&rest).with_unread(left_out);
+                let groups = Groups::of_cluster(&cluster);
+                let end = End::of_asked_address(&cluster, address);
+                if cluster.contest(address).is_some() || cluster.is_node(address) {
+                    continue;
+                }
+                prop_assert_eq!(end, End::Unread(address));
+                let options = Options { by: By::Pod, addresses: vec![address] };
+                let matrix = Matrix::of_groups(&cluster, &groups, &options);
+                let row_of = |asked: End| (0..matrix.endpoints().len()).find(|row| matrix.ends(*row).any(|end| end == asked));
+                for (other, peer) in cluster.endpoints() {
+                    let Some(own) = cluster.address(other, Family::V4).filter(|of| full.contest(*of).is_none()) else {
+                        continue;
+                    };
+                    let [known] = full.holders(own, None) else { continue };
+                    for is_source in [true, false] {
+                        let asked = |one: End, two: End| {
+                            let (from, to) = if is_source { (one, two) } else { (two, one) };
+                            Question::between(Party::End(from), Party::End(to), Some(Family::V4), Traffic::all())
+                        };
+                        let bounds = asked(end, End::Pod(other)).passes(&cluster, &groups);
+                        let live = asked(End::Pod(pod), End::Pod(*known)).passes(&full, &all);
+                        let text = format!("{} and {}, {is_source}", object.name, peer.name);
+                        prop_assert!(bounds.least.difference(&live.least).is_none(), "{}: {:?} > {:?}", text, bounds.least, live.least);
+                        prop_assert!(live.most.difference(&bounds.most).is_none(), "{}: {:?} < {:?}", text, bounds.most, live.most);
+                        let (Some(of_end), Some(of_other)) = (row_of(end), row_of(End::Pod(other))) else { continue };
+                        let (from, to) = if is_source { (of_end, of_other) } else { (of_other, of_end) };
+                        let mut cells = matrix.between(from, to).filter(|cell| cell.family == Some(Family::V4));
+                        let cell = cells.next().map(|cell| ((*cell.traffic).clone(), cell.traffic.union(&cell.unknown)));
+                        let cell = cell.unwrap_or((Traffic::none(), Traffic::none()));
+                        prop_assert_eq!(cell, (bounds.least, bounds.most), "{}", text);
+                    }
                 }
             }
         }

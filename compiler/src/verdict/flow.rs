@@ -18,6 +18,9 @@ pub enum End {
     /// An address that belongs to no endpoint: a node's, or one outside. Or one
     /// that several endpoints hold, which are judged together then.
     Address(IpAddr),
+    /// An address that no object of the input has, and that a pod or a Service may have that
+    /// was not read ([`Cluster::may_be_unread`]).
+    Unread(IpAddr),
 }
 
 impl End {
@@ -30,12 +33,24 @@ impl End {
         }
     }
 
+    /// What an address stands for that is asked about by itself: it may belong to something
+    /// that was not read.
+    #[must_use]
+    pub fn of_asked_address(cluster: &Cluster, address: IpAddr) -> Self {
+        match Self::of_address(cluster, address) {
+            Self::Address(address) if cluster.may_be_unread(address) => Self::Unread(address),
+            end => end,
+        }
+    }
+
     /// Its address of a family.
     #[must_use]
     pub fn address(self, cluster: &Cluster, family: Family) -> Option<IpAddr> {
         match self {
             Self::Pod(pod) => cluster.address(pod, family),
-            Self::Address(address) => Some(address).filter(|address| Family::of(address) == family),
+            Self::Address(address) | Self::Unread(address) => {
+                Some(address).filter(|address| Family::of(address) == family)
+            }
         }
     }
 
@@ -45,7 +60,7 @@ impl End {
     pub fn node(self, cluster: &Cluster) -> Option<&str> {
         match self {
             Self::Pod(pod) => cluster.pod(pod).node.as_deref(),
-            Self::Address(address) => cluster.home(address),
+            Self::Address(address) | Self::Unread(address) => cluster.home(address),
         }
     }
 
@@ -54,7 +69,7 @@ impl End {
     fn known_by(self, cluster: &Cluster, family: Option<Family>) -> Option<IpAddr> {
         match self {
             Self::Pod(pod) => family.and_then(|family| cluster.address(pod, family)),
-            Self::Address(address) => Some(address),
+            Self::Address(address) | Self::Unread(address) => Some(address),
         }
     }
 
@@ -91,11 +106,12 @@ impl End {
     pub fn seen<'c>(self, cluster: &'c Cluster, from: Option<&str>, family: Option<Family>) -> OtherEnd<'c> {
         let address = family.and_then(|family| self.address(cluster, family));
         match (self, self.known_by(cluster, family).and_then(|address| cluster.seen(address, from))) {
-            (_, Some((classes, ports))) => OtherEnd { classes, address, ports },
+            (_, Some((classes, ports))) => OtherEnd { classes, address, ports, is_unread: false },
             (Self::Pod(pod), None) => {
-                OtherEnd { classes: cluster.classes_of(pod), address, ports: &cluster.pod(pod).ports }
+                OtherEnd { classes: cluster.classes_of(pod), address, ports: &cluster.pod(pod).ports, is_unread: false }
             }
-            (Self::Address(_), None) => OtherEnd { classes: &[], address, ports: &[] },
+            (Self::Address(_), None) => OtherEnd { classes: &[], address, ports: &[], is_unread: false },
+            (Self::Unread(_), None) => OtherEnd { classes: &[], address, ports: &[], is_unread: true },
         }
     }
 }
@@ -114,7 +130,8 @@ pub enum Exemption {
 pub fn exemption(cluster: &Cluster, from: End, to: End) -> Option<Exemption> {
     match (from, to) {
         _ if from == to => Some(Exemption::Itself),
-        (End::Pod(pod), End::Address(address)) | (End::Address(address), End::Pod(pod)) => {
+        (End::Pod(pod), End::Address(address) | End::Unread(address))
+        | (End::Address(address) | End::Unread(address), End::Pod(pod)) => {
             // Where a pod and a node claim one address, it is the pod's.
             match cluster.holders(address, None) {
                 [] => cluster.is_own_node(pod, address).then_some(Exemption::OwnNode),

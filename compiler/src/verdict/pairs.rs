@@ -444,7 +444,7 @@ mod tests {
                                     Family::of(address) == family
                                         && pods.find(holds).is_some_and(|pod| set.peers.pods.contains(pod))
                                 }
-                                End::Address(address) => Family::of(address) == family
+                                End::Address(address) | End::Unread(address) => Family::of(address) == family
                                     && set.peers.outside.contains(cidr::number(*address)),
                             };
                             if about && holds {

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 
-use npc_agent::finding::Finding;
 use npc_compiler::API_VERSION;
 use npc_compiler::algebra::cidr::{self, AddressSet};
 use npc_compiler::algebra::ranges::RangeSet;
@@ -16,6 +15,7 @@ use npc_compiler::verdict::flow::End;
 use npc_compiler::verdict::pairs::{Because, PairSet, Region, Verdict};
 use serde_json::{Map, Value, json};
 
+use crate::command::input::Input;
 use crate::command::output::{BAD, Columns, FAINT, GOOD};
 use crate::command::short::{Elsewhere, elsewhere};
 use crate::command::words::{policy_name, shorten};
@@ -39,7 +39,10 @@ pub(super) fn text(cluster: &Cluster, groups: &Groups, sets: &[PairSet], out: &m
         let deciding = |subject: &PodId| End::Pod(*subject).groups(cluster, groups, *direction, family);
         let deciding = subjects.first().map(deciding).unwrap_or_default();
         let policies: BTreeSet<_> = deciding.iter().flat_map(|group| &groups.get(*group).key.policies).collect();
-        let isolated = if policies.is_empty() {
+        let is_unread = |pod: &PodId| cluster.has_unread_policies(&cluster.pod(*pod).namespace);
+        let isolated = if policies.is_empty() && subjects.iter().any(is_unread) {
+            "isolated by no policy that was read; others may be there".to_owned()
+        } else if policies.is_empty() {
             "isolated by no policy".to_owned()
         } else {
             let policies = policies.iter().map(|id| policy_name(cluster, **id));
@@ -133,7 +136,8 @@ fn names(cluster: &Cluster, pods: &[PodId]) -> Vec<String> {
 
 /// The pair sets as JSON. A region's prefixes mean addresses that belong to no
 /// endpoint.
-pub(super) fn json(cluster: &Cluster, groups: &Groups, sets: &[PairSet], findings: &[Finding]) -> Value {
+pub(super) fn json(input: &Input, groups: &Groups, sets: &[PairSet]) -> Value {
+    let (cluster, findings) = (&input.cluster, input.findings());
     let one = |set: &PairSet| {
         let because: Vec<Value> = (set.because.iter())
             .map(|Because { policy, rule }| {
@@ -162,6 +166,8 @@ pub(super) fn json(cluster: &Cluster, groups: &Groups, sets: &[PairSet], finding
     if !findings.is_empty() {
         whole["findings"] = json!(findings);
     }
+    whole["warnings"] = json!(input.with_passed_over(input.warnings.clone()));
+    whole["unknowns"] = json!(input.unread_policies());
     whole
 }
 

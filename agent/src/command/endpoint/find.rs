@@ -3,15 +3,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use npc_agent::endpoint::is_type;
 use npc_agent::near;
 use npc_compiler::cluster::PodId;
+use npc_compiler::cluster::unread::Unread;
 use npc_compiler::object::Service;
 use npc_compiler::verdict::explain::Target;
 
 use super::{Resolved, What, Written, short_kind};
-use crate::command::input::{Input, missing_rights};
-use crate::command::words::policies_and_pods;
+use crate::command::input::{Input, unread_words};
+use crate::command::words::{policies_and_pods, shorten};
 use crate::command::{Exit, Stop};
+
+/// So much of what was not read is named.
+const UNREAD: usize = 3;
 
 /// So many names are suggested.
 const SUGGESTED: usize = 8;
@@ -38,7 +43,11 @@ impl Found<'_> {
         match kind {
             None => !matches!(self.kind.as_str(), "Service" | "Node" | "Namespace"),
             Some("Workload") => !matches!(self.kind.as_str(), "Service" | "Node" | "Namespace" | "Pod"),
-            Some(kind) => self.kind == kind,
+            // `rollout` and `rollouts` of a kind that npc knows from the input only.
+            Some(kind) => {
+                let own = self.kind.to_lowercase();
+                self.kind == kind || own == kind || kind.strip_suffix('s') == Some(own.as_str())
+            }
         }
     }
 
@@ -64,12 +73,12 @@ impl Written {
                 None => (address.to_string(), Target::Address(*address)),
             },
             What::Block(cidr) => (cidr.network().to_string(), Target::Blocks(vec![*cidr])),
-            What::Object(_, Some("NetworkPolicy"), name) => {
+            What::Object(_, Some(kind), name) if kind == "NetworkPolicy" => {
                 let message = format!("a policy is no end of a flow; ask about it alone: npc explain netpol/{name}");
                 return Err(Stop::new(Exit::Input, message).into());
             }
             What::Object(namespace, kind, name) => {
-                let found = self.find(input, namespace.as_deref(), default_namespace, *kind, name)?;
+                let found = self.find(input, namespace.as_deref(), default_namespace, kind.as_deref(), name)?;
                 (found.shown(), found.target)
             }
         };
@@ -82,7 +91,7 @@ impl Written {
         input: &'a Input,
         namespace: Option<&str>,
         default_namespace: &str,
-        kind: Option<&'static str>,
+        kind: Option<&str>,
         name: &str,
     ) -> Result<Found<'a>, Stop> {
         let mut all = everything(input);
@@ -105,13 +114,17 @@ impl Written {
                 }
             }
         }
+        if let Some(kind) = kind.filter(|kind| !is_type(kind) && !all.iter().any(|found| found.is_a(Some(kind)))) {
+            let message = format!("{kind:?} is no type of endpoint; say deploy, sts, ds, job, pod, svc, node or ns");
+            return Err(Stop::new(Exit::Input, message));
+        }
         Err(Stop::new(Exit::NotFound, missing(input, &all, here, kind, name)))
     }
 }
 
 /// What a name with dots may mean besides: `NAME.NS`, `NAME.NS.svc[.DOMAIN]` of a Service,
 /// `POD.NAME.NS.svc[.DOMAIN]` of a pod behind one.
-fn as_dns<'a>(name: &'a str, kind: Option<&'static str>) -> Vec<(&'a str, Option<&'static str>, &'a str)> {
+fn as_dns<'a>(name: &'a str, kind: Option<&'a str>) -> Vec<(&'a str, Option<&'a str>, &'a str)> {
     let labels: Vec<&str> = name.trim_end_matches('.').split('.').collect();
     match labels.as_slice() {
         [name, namespace] => match kind {
@@ -145,39 +158,62 @@ fn missing(input: &Input, all: &[Found<'_>], namespace: &str, kind: Option<&str>
     let close =
         all.iter().filter(|other| other.is_in(namespace) && other.is_a(kind) && near::is_alike(&other.name, name));
     let candidates: BTreeSet<String> = same.chain(close).map(Found::shown).collect();
-    let unread = missing_rights(
-        input.cluster.unread(),
-        match kind {
-            Some(kind @ ("Node" | "Namespace" | "Service")) => kind,
-            _ => "Pod",
-        },
-        if is_scoped { namespace } else { "" },
-    );
-    let is_nowhere = is_scoped && unread.is_empty() && input.cluster.namespace(namespace).is_none();
-    let mut message = if is_nowhere && !input.loaded.objects.namespaces.is_empty() {
-        let known: BTreeSet<&str> = input.loaded.objects.namespaces.iter().map(|of| of.name.as_str()).collect();
-        let meant = near::nearest(namespace, known.iter().copied());
-        let meant = meant.map(|name| format!("; did you mean {name}?")).unwrap_or_default();
-        format!("there is no namespace {namespace:?}; the input has {}{meant}", near::listed(known))
-    } else {
+    let unread = unread(input, kind, if is_scoped { namespace } else { "" });
+    let nowhere = Some(()).filter(|()| is_scoped && unread.is_empty()).and_then(|()| no_namespace(input, namespace));
+    let is_nowhere = nowhere.is_some();
+    let mut message = nowhere.unwrap_or_else(|| {
         let scope = if is_scoped { format!(" in namespace {namespace}") } else { String::new() };
-        format!("there is no {what} {name:?}{scope}")
-    };
-    let more = if message.ends_with('?') {
+        match unread.as_slice() {
+            [] => format!("there is no {what} {name:?}{scope}"),
+            unread => {
+                let unread = shorten(unread, UNREAD, "; ");
+                format!("no {what} {name:?} was read{scope}, but it may be there: {unread}")
+            }
+        }
+    });
+    let more = if is_nowhere && message.ends_with('?') {
         // One question is enough: with the right namespace the next answer names what is there.
         String::new()
     } else if !candidates.is_empty() {
         let names: Vec<String> = candidates.into_iter().take(SUGGESTED).collect();
         format!("; did you mean: {}", names.join(", "))
     } else if !unread.is_empty() {
-        format!("; it may be there: {}", unread.join("; "))
+        String::new()
     } else if input.cluster.endpoints().next().is_none() {
         format!("; the input has {}", policies_and_pods(&input.cluster))
     } else {
         String::new()
     };
     message.push_str(&more);
+    if kind.is_none() && name.contains('.') {
+        message.push_str("; npc resolves no DNS names of outside: give an address");
+    }
     message
+}
+
+/// What was not read and may hold such an object, in words. The namespace of what lives outside
+/// namespaces is empty.
+fn unread(input: &Input, kind: Option<&str>, namespace: &str) -> Vec<String> {
+    let is_meant = |of: &str| match kind {
+        Some(kind @ ("Node" | "Namespace" | "Service" | "Pod")) => of == kind,
+        // A workload is known by its own object, or by its pods.
+        Some(kind) if kind != "Workload" => of == kind || of == "Pod",
+        _ => !matches!(of, "Node" | "Namespace" | "Service" | "EndpointSlice" | "NetworkPolicy"),
+    };
+    let may_hold = |of: &&Unread| of.kind.as_deref().is_none_or(is_meant) && of.namespace.covers(namespace);
+    unread_words(input.cluster.unread().iter().filter(may_hold))
+}
+
+/// That there is no such namespace, where the input has others, and which one may be meant.
+pub(in crate::command) fn no_namespace(input: &Input, namespace: &str) -> Option<String> {
+    let known: BTreeSet<&str> = input.loaded.objects.namespaces.iter().map(|of| of.name.as_str()).collect();
+    // Every cluster has the namespace default, whether or not files say so.
+    if known.is_empty() || input.cluster.namespace(namespace).is_some() || namespace == "default" {
+        return None;
+    }
+    let meant = near::nearest(namespace, known.iter().copied());
+    let meant = meant.map(|name| format!("; did you mean {name}?")).unwrap_or_default();
+    Some(format!("there is no namespace {namespace:?}; the input has {}{meant}", near::listed(known)))
 }
 
 /// What to say of a pod that has finished, or of a workload all of whose pods have.

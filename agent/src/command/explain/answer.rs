@@ -218,7 +218,7 @@ impl<'a> Answer<'a> {
             flows: explanation.flows.iter().flat_map(|flow| flows(context, flow)).collect(),
             fixes: fixes.json(),
             unfixed: fixes.unfixed(),
-            warnings: warning::texts(context.input, &explanation.warnings),
+            warnings: context.input.with_passed_over(warning::texts(context.input, &explanation.warnings)),
             unknowns: warning::unknowns(&explanation.missing()),
             findings: context.input.findings(),
             ends: explanation.ends.iter().map(end).collect(),

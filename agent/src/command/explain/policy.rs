@@ -6,23 +6,22 @@ use std::io::{self, Write};
 use npc_agent::finding::Place;
 use npc_agent::near;
 use npc_compiler::API_VERSION;
+use npc_compiler::cluster::unread::Unread;
 use npc_compiler::cluster::{ClassId, Cluster, PodId, PolicyId};
-use npc_compiler::policy::{Direction, Namespaces, Peer, Peers, PolicyRule, PortMatch, Ports};
+use npc_compiler::object::Pod;
+use npc_compiler::policy::{Direction, Namespaces, Peer, Peers, PodPeer, PolicyRule, PortMatch, Ports};
 use serde::Serialize;
 
 use super::Context;
 use super::answer::location;
 use crate::command::endpoint::short_kind;
-use crate::command::input::Input;
+use crate::command::input::{Input, Source, unread_words};
 use crate::command::short::block_text;
 use crate::command::words::{policy_name, shorten};
 use crate::command::{Exit, Stop};
 
 /// So many workloads are written out.
 const LISTED: usize = 6;
-
-/// Why a peer with selectors has no effect.
-const NO_POD: &str = "no pod of the input is meant";
 
 /// What there is to say of a policy.
 #[derive(Debug, Serialize)]
@@ -35,8 +34,19 @@ pub(super) struct About {
     selector: String,
     /// The workloads that it selects.
     selects: Vec<String>,
+    /// Those that it may select: it asks for labels that the input does not say.
+    may_select: Vec<String>,
     isolates: Vec<Direction>,
     rules: Vec<Rule>,
+    warnings: Vec<String>,
+    /// What was not read and this policy may mean.
+    unknowns: Vec<String>,
+    /// Whether the objects are those of a cluster, not of files.
+    #[serde(skip)]
+    is_of_cluster: bool,
+    /// How many of the warnings standard error has already.
+    #[serde(skip)]
+    said: usize,
 }
 
 /// A rule of the policy.
@@ -59,8 +69,13 @@ struct Part {
     text: String,
     /// The workloads that a peer means.
     selects: Vec<String>,
+    /// Those that it may mean: the input does not say.
+    may_select: Vec<String>,
     /// Why it means nothing now.
     unused: Option<String>,
+    /// Whether all pods that it may mean were read.
+    #[serde(skip)]
+    is_certain: bool,
 }
 
 /// The policy of this name, or why there is none.
@@ -82,35 +97,49 @@ impl About {
     pub(super) fn new(context: &Context<'_>, id: PolicyId) -> Self {
         let cluster = &context.input.cluster;
         let policy = cluster.policy(id);
-        let selected: Vec<PodId> = cluster
-            .endpoints()
-            .filter(|(_, pod)| pod.namespace == policy.namespace && policy.subject.matches(&pod.labels))
-            .map(|(id, _)| id)
-            .collect();
+        let subject = PodPeer { namespaces: Namespaces::Own(policy.namespace.clone()), pods: policy.subject.clone() };
+        let [selected, possible] =
+            [cluster.selected(&subject), cluster.possibly_selected(&subject)].map(|classes| pods_of(cluster, classes));
+        let unread = unread(context.input, &subject);
+        let is_open = !possible.is_empty() || !unread.is_empty();
         let isolates: Vec<Direction> = Direction::ALL.into_iter().filter(|of| policy.isolates(*of)).collect();
         let rule = |direction: Direction, rule: &PolicyRule| {
-            let peers = peers(cluster, rule);
+            let peers = peers(context.input, rule);
+            let selected_or_possible = || selected.iter().chain(&possible).copied().collect();
             let ends: Vec<PodId> = match (direction, &rule.peers) {
-                (Direction::Ingress, _) => selected.clone(),
+                (Direction::Ingress, _) => selected_or_possible(),
                 (Direction::Egress, Peers::Everyone) => cluster.endpoints().map(|(id, _)| id).collect(),
-                (Direction::Egress, Peers::AnyOf(peers)) => peers.iter().flat_map(|peer| pods(cluster, peer)).collect(),
+                (Direction::Egress, Peers::AnyOf(peers)) => {
+                    peers.iter().flat_map(|peer| pods(cluster, peer).into_iter().flatten()).collect()
+                }
             };
-            let ports = ports(cluster, rule, &ends);
+            let all_are_read = match direction {
+                Direction::Ingress => unread.is_empty(),
+                Direction::Egress => peers.iter().all(|peer| peer.is_certain),
+            };
+            let ports = ports(cluster, rule, &ends, all_are_read);
             let none = |parts: &[Part]| !parts.is_empty() && parts.iter().all(|part| part.unused.is_some());
-            let unused = selected.is_empty() || none(&peers) || none(&ports);
+            let unused =
+                !policy.isolates(direction) || (selected.is_empty() && !is_open) || none(&peers) || none(&ports);
             let location = location(context, id, &rule.path);
             Rule { direction, path: rule.path.clone(), location, peers, ports, unused }
         };
+        // A rule of a direction that policyTypes leaves out stands here too: it has no effect.
         let rules =
-            isolates.iter().flat_map(|direction| policy.rules(*direction).iter().map(|of| rule(*direction, of)));
+            Direction::ALL.iter().flat_map(|direction| policy.rules(*direction).iter().map(|of| rule(*direction, of)));
         Self {
             api_version: API_VERSION,
             kind: "PolicyExplanation",
             policy: policy_name(cluster, id),
             selector: policy.subject.to_string(),
             selects: workloads(cluster, &selected),
+            may_select: workloads(cluster, &possible),
             rules: rules.collect(),
             isolates,
+            warnings: context.input.with_passed_over(context.input.warnings.clone()),
+            unknowns: unread,
+            is_of_cluster: context.input.source == Source::Cluster,
+            said: context.input.passed_over.len(),
         }
     }
 
@@ -119,9 +148,18 @@ impl About {
         let namespace = self.policy.split('/').next().unwrap_or_default();
         let selector =
             if self.selector.is_empty() { "every pod".to_owned() } else { format!("pods with {}", self.selector) };
-        let selects = match self.selects.as_slice() {
-            [] => "none in the input, so it has no effect now".to_owned(),
-            some => shorten(some, LISTED, ", "),
+        let whole = if self.is_of_cluster { "cluster" } else { "input" };
+        let may_select = || shorten(&self.may_select, LISTED, ", ");
+        let selects = match (self.selects.as_slice(), self.may_select.as_slice()) {
+            ([], []) if self.unknowns.is_empty() => format!("none in the {whole}, so it has no effect now"),
+            ([], []) => "none that was read".to_owned(),
+            ([], _) => format!("perhaps {} (labels that the input does not say)", may_select()),
+            (some, []) => shorten(some, LISTED, ", "),
+            (some, _) => format!(
+                "{}; perhaps {} (labels that the input does not say)",
+                shorten(some, LISTED, ", "),
+                may_select()
+            ),
         };
         writeln!(out, "  selects   {selector} of namespace {namespace}: {selects}")?;
         let isolates: Vec<String> = self.isolates.iter().map(|of| of.as_str().to_lowercase()).collect();
@@ -130,24 +168,33 @@ impl About {
             "  isolates  {}",
             if isolates.is_empty() { "in no direction".to_owned() } else { isolates.join(", ") }
         )?;
-        for direction in &self.isolates {
+        for direction in &Direction::ALL {
+            let isolates = self.isolates.contains(direction);
             let rules: Vec<&Rule> = self.rules.iter().filter(|rule| rule.direction == *direction).collect();
             let name = direction.as_str().to_lowercase();
-            if rules.is_empty() {
+            if rules.is_empty() && isolates {
                 writeln!(out, "\n  {name}  nothing is admitted")?;
             }
             for rule in rules {
-                let unused = if rule.unused { "  (admits nothing now)" } else { "" };
+                let unused = match (rule.unused, isolates) {
+                    (_, false) => format!("  (has no effect: policyTypes lacks {})", direction.as_str()),
+                    (true, true) => "  (admits nothing now)".to_owned(),
+                    (false, true) => String::new(),
+                };
                 writeln!(out, "\n  {}{unused}", rule.path)?;
                 let way = direction.peers_field();
                 if rule.peers.is_empty() {
                     writeln!(out, "    {way}  everyone")?;
                 }
                 for peer in &rule.peers {
-                    let means = match (&peer.unused, peer.selects.as_slice()) {
-                        (Some(why), _) => format!(": unused, {why}"),
-                        (None, []) => String::new(),
-                        (None, some) => format!(": {}", shorten(some, LISTED, ", ")),
+                    let may_select = || shorten(&peer.may_select, LISTED, ", ");
+                    let means = match (&peer.unused, peer.selects.as_slice(), peer.may_select.as_slice()) {
+                        (Some(why), ..) => format!(": unused, {why}"),
+                        (None, [], []) if !peer.is_certain => ": none that was read".to_owned(),
+                        (None, [], []) => String::new(),
+                        (None, some, []) => format!(": {}", shorten(some, LISTED, ", ")),
+                        (None, [], _) => format!(": perhaps {}", may_select()),
+                        (None, some, _) => format!(": {}; perhaps {}", shorten(some, LISTED, ", "), may_select()),
                     };
                     writeln!(out, "    {way}  {}{means}", peer.text)?;
                 }
@@ -160,12 +207,20 @@ impl About {
                 }
             }
         }
+        if !self.unknowns.is_empty() {
+            writeln!(out, "\nunknown: pods that this policy may mean and that were not read")?;
+            self.unknowns.iter().try_for_each(|text| writeln!(out, "   = note: {text}"))?;
+        }
+        // What was passed over was said before.
+        let unsaid = self.warnings.len() - self.said;
+        self.warnings.iter().take(unsaid).try_for_each(|text| writeln!(out, "\nwarning: {text}"))?;
         out.flush()
     }
 }
 
 /// The peers of a rule; none for everyone.
-fn peers(cluster: &Cluster, rule: &PolicyRule) -> Vec<Part> {
+fn peers(input: &Input, rule: &PolicyRule) -> Vec<Part> {
+    let cluster = &input.cluster;
     let Peers::AnyOf(peers) = &rule.peers else { return Vec::new() };
     let part = |peer: &Peer| {
         let text = match peer {
@@ -184,19 +239,20 @@ fn peers(cluster: &Cluster, rule: &PolicyRule) -> Vec<Part> {
             Peer::Block(block) => block_text(block),
             Peer::Nothing => "a peer that is not understood".to_owned(),
         };
-        let selects = workloads(cluster, &pods(cluster, peer));
+        let [selects, may_select] = pods(cluster, peer).map(|pods| workloads(cluster, &pods));
+        let is_certain = !matches!(peer, Peer::Pods(peer) if !unread(input, peer).is_empty());
         let unused = match peer {
-            Peer::Pods(_) if selects.is_empty() => Some(NO_POD.to_owned()),
+            Peer::Pods(peer) if selects.is_empty() && may_select.is_empty() && is_certain => Some(no_pod(input, peer)),
             Peer::Nothing => Some("it means no end".to_owned()),
             Peer::Pods(_) | Peer::Block(_) => None,
         };
-        Part { text, selects, unused }
+        Part { text, selects, may_select, unused, is_certain }
     };
     peers.iter().map(part).collect()
 }
 
 /// The ports of a rule, whose names these pods resolve; none for every port.
-fn ports(cluster: &Cluster, rule: &PolicyRule, ends: &[PodId]) -> Vec<Part> {
+fn ports(cluster: &Cluster, rule: &PolicyRule, ends: &[PodId], all_are_read: bool) -> Vec<Part> {
     let Ports::AnyOf(ports) = &rule.ports else { return Vec::new() };
     let part = |port: &PortMatch| {
         let (text, unused) = match port {
@@ -208,21 +264,51 @@ fn ports(cluster: &Cluster, rule: &PolicyRule, ends: &[PodId]) -> Vec<Part> {
             PortMatch::Named(protocol, name) => {
                 let has =
                     |id: &PodId| cluster.pod(*id).ports.iter().any(|of| of.name == *name && of.protocol == *protocol);
-                let unused = (!ends.iter().any(has)).then(|| "no pod that is meant has a port of this name".to_owned());
+                let unused = (!ends.iter().any(has) && all_are_read)
+                    .then(|| "no pod that is meant has a port of this name".to_owned());
+                // In quotes a number is a name.
+                let name = if name.parse::<u16>().is_ok() { format!("port named {name:?}") } else { name.clone() };
                 (format!("{} {name}", protocol.as_str()), unused)
             }
             PortMatch::Nothing => ("a port that is not understood".to_owned(), Some("it means no port".to_owned())),
         };
-        Part { text, selects: Vec::new(), unused }
+        Part { text, selects: Vec::new(), may_select: Vec::new(), unused, is_certain: true }
     };
     ports.iter().map(part).collect()
 }
 
-/// The pods that a peer means.
-fn pods(cluster: &Cluster, peer: &Peer) -> Vec<PodId> {
-    let Peer::Pods(peer) = peer else { return Vec::new() };
-    let of_class = |class: ClassId| cluster.class(class).endpoints.clone();
-    cluster.selected(peer).into_iter().flat_map(of_class).collect()
+/// The pods that a peer means, and those that it may mean.
+fn pods(cluster: &Cluster, peer: &Peer) -> [Vec<PodId>; 2] {
+    let Peer::Pods(peer) = peer else { return [Vec::new(), Vec::new()] };
+    [cluster.selected(peer), cluster.possibly_selected(peer)].map(|classes| pods_of(cluster, classes))
+}
+
+fn pods_of(cluster: &Cluster, classes: Vec<ClassId>) -> Vec<PodId> {
+    classes.into_iter().flat_map(|class| cluster.class(class).endpoints.clone()).collect()
+}
+
+/// What was not read and may hold pods that a peer means, in words.
+fn unread(input: &Input, peer: &PodPeer) -> Vec<String> {
+    if !input.cluster.may_select_unread(peer) {
+        return Vec::new();
+    }
+    let may_be_pod = |of: &&Unread| of.kind.as_deref().is_none_or(|kind| kind == "Pod");
+    unread_words(input.loaded.unread.iter().filter(may_be_pod))
+}
+
+/// Why a peer means no pod.
+fn no_pod(input: &Input, peer: &PodPeer) -> String {
+    let cluster = &input.cluster;
+    let is_in = |namespace: &str| match &peer.namespaces {
+        Namespaces::Own(own) => own == namespace,
+        Namespaces::Selected(of) => cluster.namespace(namespace).is_some_and(|labels| of.matches(labels)),
+    };
+    let is_host = |(_, pod): (PodId, &Pod)| pod.host_network && is_in(&pod.namespace) && peer.pods.matches(&pod.labels);
+    let whole = if input.source == Source::Cluster { "cluster" } else { "input" };
+    if cluster.pods().any(is_host) {
+        return format!("the only such pods of the {whole} are in their nodes' networks, and no selector means these");
+    }
+    format!("no pod of the {whole} is meant")
 }
 
 /// The workloads of pods, or the pods that have none, as `NS/TYPE/NAME`.

@@ -42,6 +42,15 @@ impl About<'_> {
         warning::texts(self.context.input, &self.explanation.warnings)
     }
 
+    /// The facts that the input lacks, in words.
+    fn unknowns(&self) -> Vec<String> {
+        let namespaces = self.explanation.namespaces.iter();
+        let unread: BTreeSet<&str> = namespaces.flat_map(|of| self.context.input.cluster.unread_policies(of)).collect();
+        let unread: Vec<String> = unread.into_iter().map(str::to_owned).collect();
+        let text = || format!("policies that may select {} and were not read: {}", self.name, unread.join("; "));
+        (!unread.is_empty()).then(text).into_iter().collect()
+    }
+
     /// What the rules of a direction admit whose other ends are not in the input.
     fn elsewhere(&self, side: &Side) -> Vec<Elsewhere> {
         let policies = side.isolated_by.keys();
@@ -58,10 +67,11 @@ impl About<'_> {
                     if *pods == side.pods { name } else { format!("{name} ({pods} of {} pods)", side.pods) }
                 })
                 .collect();
-            let isolated = if isolated.is_empty() {
-                "not isolated".to_owned()
-            } else {
-                format!("isolated by {}", isolated.join(", "))
+            let isolated = match (isolated.is_empty(), side.may_be_isolated) {
+                (true, false) => "not isolated".to_owned(),
+                (true, true) => "isolated or not: the input does not say".to_owned(),
+                (false, false) => format!("isolated by {}", isolated.join(", ")),
+                (false, true) => format!("isolated by {}, and perhaps by others", isolated.join(", ")),
             };
             writeln!(out, "\n  {}  {isolated}", side.direction.as_str().to_lowercase())?;
             let way = side.direction.peers_field();
@@ -102,6 +112,9 @@ impl About<'_> {
                 "\n? the input does not say whether this is allowed; npc explain SRC DST names the missing fact"
             )?;
         }
+        for text in self.unknowns() {
+            writeln!(out, "\nunknown: {text}")?;
+        }
         for text in self.warnings() {
             writeln!(out, "\nwarning: {text}")?;
         }
@@ -121,7 +134,7 @@ impl About<'_> {
             let isolated: Vec<_> = side.isolated_by.keys().map(|id| policy(self.context, *id)).collect();
             let by_prefix = |of: &[Outside]| of.iter().flat_map(Outside::by_prefix).collect::<Vec<String>>();
             json!({
-                "isolatedBy": isolated, "allowed": rows(&side.peers), "outside": by_prefix(&side.outside),
+                "isolatedBy": isolated, "mayBeIsolated": side.may_be_isolated, "allowed": rows(&side.peers), "outside": by_prefix(&side.outside),
                 "unknown": rows(&side.unknown_peers), "unknownOutside": by_prefix(&side.unknown_outside),
                 "elsewhere": self.elsewhere(side),
             })
@@ -129,7 +142,9 @@ impl About<'_> {
         let [ingress, egress] = &self.explanation.sides;
         json!({
             "apiVersion": API_VERSION, "kind": "EndpointExplanation", "endpoint": self.name,
-            "ingress": side(ingress), "egress": side(egress), "warnings": self.warnings(),
+            "ingress": side(ingress), "egress": side(egress),
+            "warnings": self.context.input.with_passed_over(self.warnings()), "unknowns": self.unknowns(),
+            "findings": self.context.input.findings(),
         })
     }
 }

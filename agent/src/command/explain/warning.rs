@@ -6,7 +6,7 @@ use npc_compiler::verdict::explain::{EndName, Missing, MissingFact, Verdict, War
 
 use super::text::verdict_word;
 use crate::command::endpoint::short_kind;
-use crate::command::input::{Input, Source};
+use crate::command::input::{Input, Source, unread_words};
 use crate::command::words::{blocks, shorten};
 
 /// So many unread documents, ports or labels are named.
@@ -104,7 +104,10 @@ fn contested(cluster: &Cluster, address: std::net::IpAddr) -> String {
 /// Where to find facts that files lack.
 pub(super) fn what_is_missing(input: &Input, missing: &[Missing]) -> Option<&'static str> {
     let is_of_cluster = |of: &Missing| {
-        !matches!(of.fact, MissingFact::Unread(_) | MissingFact::Backends { external_name: Some(_), .. })
+        !matches!(
+            of.fact,
+            MissingFact::Unread(_) | MissingFact::Holder(..) | MissingFact::Backends { external_name: Some(_), .. }
+        )
     };
     (input.source == Source::Files && missing.iter().any(is_of_cluster)).then_some(
         "the running cluster has these facts: ask without -f, or with -f of what kubectl get \
@@ -146,6 +149,10 @@ pub(super) fn unknowns(missing: &[Missing]) -> Vec<String> {
             MissingFact::NamespaceLabels(name) => {
                 format!("the labels of namespace {name}, by which rules that apply to {subject} select")
             }
+            MissingFact::Holder(address, unread) => format!(
+                "whether {address} is a pod's or a Service's address: {}",
+                shorten(&unread_words(unread.iter()), NAMED, "; ")
+            ),
             MissingFact::Unread(documents) => {
                 format!("policies that may select {subject} and were not read: {}", shorten(documents, NAMED, "; "))
             }

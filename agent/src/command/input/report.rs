@@ -9,6 +9,7 @@ use npc_agent::source::manifests::{Foreign, Loaded, PassedOver};
 use npc_compiler::cluster::Cluster;
 use npc_compiler::cluster::unread::{Extent, Unread};
 
+use crate::command::unjudged;
 use crate::command::words::shorten;
 
 /// So many files or folders are named.
@@ -38,7 +39,11 @@ pub(super) fn write(loaded: &Loaded, cluster: &Cluster) {
     let may_have_policies =
         loaded.unread.iter().any(|unread| unread.kind.as_deref().is_none_or(|kind| kind == "NetworkPolicy"));
     if cluster.policies().next().is_none() && cluster.endpoints().next().is_some() && !may_have_policies {
-        eprintln!("npc: 0 NetworkPolicies: everything is allowed");
+        let deciding = unjudged::deciding(&loaded.skipped);
+        match deciding.as_slice() {
+            [] => eprintln!("npc: 0 NetworkPolicies: everything is allowed"),
+            kinds => eprintln!("npc: 0 NetworkPolicies; what {} say is not judged", kinds.join(", ")),
+        }
     }
 }
 
@@ -62,8 +67,20 @@ impl Warnings {
     }
 }
 
-/// One line for each kind of thing that is no object.
+/// Says each kind of thing that is no object in one line.
 pub(super) fn passed_over(passed: &PassedOver) {
+    lines(passed).for_each(|(_, line)| eprintln!("npc: {line}"));
+}
+
+/// What of these may hold objects that decide, one line for each kind of thing.
+pub(super) fn undecided(passed: &PassedOver) -> Vec<String> {
+    lines(passed).filter(|(may_decide, _)| *may_decide).map(|(_, line)| line).collect()
+}
+
+/// One line for each kind of thing that is no object, and whether it may hold objects that
+/// decide.
+fn lines(passed: &PassedOver) -> impl Iterator<Item = (bool, String)> {
+    let mut all = Vec::new();
     let first = |files: &std::collections::BTreeSet<Arc<str>>| files.iter().next().cloned().unwrap_or_default();
     for (foreign, files) in &passed.files {
         let names: Vec<String> = files.iter().map(ToString::to_string).collect();
@@ -96,17 +113,19 @@ pub(super) fn passed_over(passed: &PassedOver) {
                 )
             }
         };
-        eprintln!("npc: {line}");
+        all.push((matches!(foreign, Foreign::Template | Foreign::Encrypted), line));
     }
     let folders: Vec<String> = passed.kustomizations.iter().map(|folder| folder.display().to_string()).collect();
     if let Some(first) = folders.first() {
         let have = if folders.len() == 1 { "has a kustomization" } else { "have kustomizations" };
-        eprintln!(
-            "npc: {} {have}, which -f does not apply; to judge what it makes: npc … -k {first}, or kubectl kustomize \
+        let line = format!(
+            "{} {have}, which -f does not apply; to judge what it makes: npc … -k {first}, or kubectl kustomize \
              {first} | npc … -f -",
             shorten(&folders, NAMED, ", ")
         );
+        all.push((true, line));
     }
+    all.into_iter()
 }
 
 /// The folder of the chart that a template belongs to.
@@ -119,31 +138,37 @@ fn chart_of(template: &str) -> String {
 
 /// What the reader has no right to read, in one line.
 pub(super) fn rights(unread: &[Unread]) -> Option<String> {
-    let lines = words(unread.iter());
+    let lines = rights_words(unread.iter());
     (!lines.is_empty()).then(|| format!("{}; what depends on them is not known", lines.join("; ")))
 }
 
+/// What was not read, in words: rights that are missing, then documents.
+pub(in crate::command) fn unread_words<'a>(unread: impl Iterator<Item = &'a Unread>) -> Vec<String> {
+    let (rights, documents): (Vec<&Unread>, Vec<&Unread>) = unread.partition(|of| of.why.starts_with(NO_RIGHT));
+    let mut words = rights_words(rights.into_iter());
+    words.extend(documents.into_iter().map(|of| of.why.clone()));
+    words.dedup();
+    words
+}
+
 /// What is missing by kind, where the right to list it is: `no right to list nodes`.
-fn words<'a>(unread: impl Iterator<Item = &'a Unread>) -> Vec<String> {
-    let mut by_extent = BTreeMap::<&Extent, Vec<&str>>::new();
+fn rights_words<'a>(unread: impl Iterator<Item = &'a Unread>) -> Vec<String> {
+    let mut by_extent = BTreeMap::<(&Extent, bool), Vec<&str>>::new();
     for unread in unread.filter(|unread| unread.why.starts_with(NO_RIGHT)) {
-        by_extent.entry(&unread.namespace).or_default().push(unread.why.trim_start_matches(NO_RIGHT));
+        // Namespaces are in no namespace: all but one of them were not read.
+        let is_namespace = unread.kind.as_deref() == Some("Namespace") && unread.namespace != Extent::Everywhere;
+        by_extent.entry((&unread.namespace, is_namespace)).or_default().push(unread.why.trim_start_matches(NO_RIGHT));
     }
-    let words = by_extent.into_iter().map(|(extent, kinds)| {
+    let words = by_extent.into_iter().map(|((extent, are_namespaces), kinds)| {
         let kinds = kinds.join(", ");
         match extent {
             Extent::Everywhere => format!("{NO_RIGHT}{kinds}"),
+            Extent::AllBut(read) if are_namespaces => format!("{NO_RIGHT}{kinds} other than {read}"),
             Extent::AllBut(read) => format!("{NO_RIGHT}{kinds} of namespaces other than {read}"),
             Extent::In(namespace) => format!("{NO_RIGHT}{kinds} of namespace {namespace}"),
         }
     });
     words.collect()
-}
-
-/// The right that is missing for objects of a kind and namespace, which is empty for objects
-/// that live outside namespaces.
-pub(in crate::command) fn missing_rights(unread: &[Unread], kind: &str, namespace: &str) -> Vec<String> {
-    words(unread.iter().filter(|unread| unread.may_hold(kind, namespace)))
 }
 
 /// How [`kube::list`](npc_agent::source::kube::list) begins what it says of a missing right.

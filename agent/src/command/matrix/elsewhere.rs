@@ -16,6 +16,11 @@ use super::filter::OutsideShown;
 use crate::command::short;
 use crate::command::words::shorten;
 
+/// As text for people, as a list in Markdown, and as comments of a dot file.
+pub(super) const TEXT: Before = Before("", "  ");
+pub(super) const MARKDOWN: Before = Before("", "- ");
+pub(super) const DOT: Before = Before("// ", "//   ");
+
 /// So many endpoints are named, and so many lines written.
 const LISTED: usize = 4;
 const LINES: usize = 20;
@@ -25,12 +30,12 @@ const LINES: usize = 20;
 #[serde(rename_all = "camelCase")]
 pub(super) struct Elsewhere {
     /// The id of the endpoint.
-    endpoint: String,
+    pub(super) endpoint: String,
     #[serde(skip)]
     place: usize,
-    direction: Direction,
+    pub(super) direction: Direction,
     #[serde(flatten)]
-    rule: short::Elsewhere,
+    pub(super) rule: short::Elsewhere,
 }
 
 /// What there is of the endpoints that are shown, by endpoint.
@@ -68,8 +73,12 @@ pub(super) fn all(matrix: &Matrix<'_>, cluster: &Cluster, groups: &Groups, outsi
     all.into_iter().collect()
 }
 
+/// What stands before the heading and before each line of the text.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Before(pub(super) &'static str, pub(super) &'static str);
+
 /// The same in words, each with the endpoints that it holds for.
-pub(super) fn text(all: &[Elsewhere], names: &[String], out: &mut impl Write) -> io::Result<()> {
+pub(super) fn text(all: &[Elsewhere], names: &[String], before: Before, out: &mut impl Write) -> io::Result<()> {
     if all.is_empty() {
         return Ok(());
     }
@@ -78,13 +87,14 @@ pub(super) fn text(all: &[Elsewhere], names: &[String], out: &mut impl Write) ->
         let way = direction.peers_field();
         lines.entry(format!("{} {way} {}", rule.ports, rule.peer)).or_default().insert(&names[*place]);
     }
-    writeln!(out, "\nallowed with ends that are not in the input:")?;
+    let Before(heading, item) = before;
+    writeln!(out, "\n{heading}allowed with ends that are not in the input:")?;
     for (line, endpoints) in lines.iter().take(LINES) {
         let endpoints: Vec<String> = endpoints.iter().map(ToString::to_string).collect();
-        writeln!(out, "  {}  {line}", shorten(&endpoints, LISTED, ", "))?;
+        writeln!(out, "{item}{}  {line}", shorten(&endpoints, LISTED, ", "))?;
     }
     match lines.len() {
         0..=LINES => Ok(()),
-        more => writeln!(out, "  and {} more; -o json has them all", more - LINES),
+        more => writeln!(out, "{item}and {} more; -o json has them all", more - LINES),
     }
 }

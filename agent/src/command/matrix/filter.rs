@@ -15,7 +15,7 @@ use npc_compiler::verdict::flow::End;
 use npc_compiler::verdict::matrix::{Matrix, Options, Selection, TooLarge};
 
 use super::Args;
-use crate::command::endpoint::Written;
+use crate::command::endpoint::{Written, no_namespace};
 use crate::command::input::Input;
 use crate::command::{Exit, Stop};
 
@@ -58,13 +58,16 @@ impl Args {
                     && self.selector.as_ref().is_none_or(|labels| labels.0.matches(&pod.labels))
                     && (named.any || named.pods.contains(id))
             }
-            End::Address(address) => named.any || named.addresses.contains(address),
+            End::Address(address) | End::Unread(address) => named.any || named.addresses.contains(address),
         };
         let asked = |ends: &[End], named: &Named| ends.iter().any(|end| is_asked_for(end, named));
         let shown = |ends: &[End]| (asked(ends, &from), asked(ends, &to));
         if let Some(namespace) = namespace
             && input.cluster.endpoints().all(|(_, pod)| pod.namespace != namespace)
         {
+            if let Some(message) = no_namespace(input, namespace).filter(|_| !input.may_hold_pods(namespace)) {
+                return Err(Stop::new(Exit::NotFound, message).into());
+            }
             eprintln!("npc: namespace {namespace} has no endpoints; -A shows those of all namespaces");
         }
         let matrix = Matrix::select(&input.cluster, groups, options, &Selection { shown: &shown, traffic }).map_err(
@@ -100,6 +103,8 @@ fn named(written: &[Written], input: &Input) -> anyhow::Result<Named> {
                 named.addresses.insert(address);
                 named.pods.extend(input.cluster.holders(address, None));
             }
+            // By its address, a Service has a row where --address names it.
+            Target::Service(_) if written.address().is_some() => named.addresses.extend(written.address()),
             Target::Any => named.any = true,
             Target::Outside => named.outside = true,
             _ => {

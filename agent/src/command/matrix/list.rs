@@ -1,12 +1,10 @@
-//! The matrix as a list, for programs: JSON and CSV, with what passes from and to outside.
-
-use std::io::{self, Write};
+//! The matrix as JSON, for programs, with what passes from and to outside.
 
 use npc_agent::finding::Finding;
 use npc_compiler::algebra::cidr;
 use npc_compiler::policy::Direction;
 use npc_compiler::verdict::matrix::{Matrix, Printed, protocols};
-use npc_compiler::verdict::outside::Certainty;
+use npc_compiler::verdict::outside::{Certainty, Outside};
 use serde::Serialize;
 
 use super::elsewhere::Elsewhere;
@@ -26,14 +24,14 @@ pub(super) struct Json<'a> {
 
 /// What is allowed between an endpoint and addresses outside, of one protocol.
 #[derive(Debug, Serialize)]
-struct Connection {
+pub(super) struct Connection {
     /// The id of the endpoint, or `outside`.
-    from: String,
-    to: String,
+    pub(super) from: String,
+    pub(super) to: String,
     /// The addresses outside; none for all of both families.
-    prefix: Option<String>,
-    protocol: &'static str,
-    ports: Option<Vec<[u16; 2]>>,
+    pub(super) prefix: Option<String>,
+    pub(super) protocol: &'static str,
+    pub(super) ports: Option<Vec<[u16; 2]>>,
 }
 
 impl<'a> Json<'a> {
@@ -43,59 +41,46 @@ impl<'a> Json<'a> {
         warnings: &'a [String],
         findings: Vec<Finding>,
     ) -> Self {
-        let (outside, elsewhere) = (outside(matrix, view), view.elsewhere());
+        let [outside, ..] = outside(matrix, view);
+        let elsewhere = view.elsewhere();
         Self { matrix: Printed { matrix, warnings }, outside, elsewhere, findings }
     }
 }
 
-/// What passes from and to outside, by endpoint.
-fn outside(matrix: &Matrix<'_>, view: &TextMatrix<'_>) -> Vec<Connection> {
-    let mut all = Vec::new();
+/// What passes from and to outside, by endpoint: for some replica, not for each, and perhaps.
+pub(super) fn outside(matrix: &Matrix<'_>, view: &TextMatrix<'_>) -> [Vec<Connection>; 3] {
+    let mut all = [const { Vec::new() }; 3];
     for (place, endpoint) in matrix.endpoints().iter().enumerate() {
         for direction in [Direction::Egress, Direction::Ingress] {
             let (from, to) = match direction {
                 Direction::Egress => (&*endpoint.id, OUTSIDE),
                 Direction::Ingress => (OUTSIDE, &*endpoint.id),
             };
-            for entry in view.outside(place, direction, Certainty::Least) {
-                let prefixes = match &entry.addresses {
-                    None => vec![None],
-                    Some((family, set)) => cidr::prefixes(*family, set).iter().map(|of| Some(of.to_string())).collect(),
-                };
-                all.extend(prefixes.into_iter().flat_map(|prefix| {
-                    protocols(&entry.traffic).map(move |(protocol, ports)| Connection {
-                        from: from.to_owned(),
-                        to: to.to_owned(),
-                        prefix: prefix.clone(),
-                        protocol,
-                        ports,
-                    })
-                }));
+            let allowed = view.outside(place, direction, Certainty::Least);
+            let mut unknown = view.outside(place, direction, Certainty::Most);
+            unknown.retain(|entry| !allowed.contains(entry));
+            for (rows, entries) in all.iter_mut().zip([allowed, Vec::new(), unknown]) {
+                rows.extend(entries.iter().flat_map(|entry| rows_of(entry, from, to)));
             }
         }
     }
     all
 }
 
-/// One line for each connection. An end outside is `outside`, or the prefix of its
-/// addresses.
-pub(super) fn csv(matrix: &Matrix<'_>, view: &TextMatrix<'_>, out: &mut impl Write) -> io::Result<()> {
-    writeln!(out, "from,to,family,protocol,ports")?;
-    for row in matrix.connections() {
-        let family = row.family.map(|family| family.to_string()).unwrap_or_default();
-        writeln!(out, "{},{},{family},{},{}", row.from, row.to, row.protocol, ports(row.ports.as_deref()))?;
-    }
-    for row in outside(matrix, view) {
-        let end = |end: &str| match (&row.prefix, end) {
-            (Some(prefix), OUTSIDE) => prefix.clone(),
-            (_, end) => end.to_owned(),
-        };
-        writeln!(out, "{},{},,{},{}", end(&row.from), end(&row.to), row.protocol, ports(row.ports.as_deref()))?;
-    }
-    out.flush()
-}
-
-fn ports(ranges: Option<&[[u16; 2]]>) -> String {
-    let range = |[first, last]: &[u16; 2]| if first == last { first.to_string() } else { format!("{first}-{last}") };
-    ranges.unwrap_or_default().iter().map(range).collect::<Vec<_>>().join(" ")
+/// The rows of an entry, one for each prefix and protocol.
+fn rows_of(entry: &Outside, from: &str, to: &str) -> Vec<Connection> {
+    let prefixes = match &entry.addresses {
+        None => vec![None],
+        Some((family, set)) => cidr::prefixes(*family, set).iter().map(|of| Some(of.to_string())).collect(),
+    };
+    let of_prefix = |prefix: Option<String>| {
+        protocols(&entry.traffic).map(move |(protocol, ports)| Connection {
+            from: from.to_owned(),
+            to: to.to_owned(),
+            prefix: prefix.clone(),
+            protocol,
+            ports,
+        })
+    };
+    prefixes.into_iter().flat_map(of_prefix).collect()
 }

@@ -85,7 +85,7 @@ impl<'a> TextMatrix<'a> {
     /// A table that says everything, however wide.
     pub(super) fn wide(&self, out: &mut impl Write) -> io::Result<()> {
         with_legend(out, |text| self.columns(usize::MAX).write(text, "", 1))?;
-        elsewhere::text(&self.elsewhere(), &self.names, out)?;
+        elsewhere::text(&self.elsewhere(), &self.names, elsewhere::TEXT, out)?;
         out.flush()
     }
 
@@ -106,7 +106,7 @@ impl<'a> TextMatrix<'a> {
                 with_legend(out, |text| lines.write(text, "", 0))?;
             }
         }
-        elsewhere::text(&self.elsewhere(), &self.names, out)?;
+        elsewhere::text(&self.elsewhere(), &self.names, elsewhere::TEXT, out)?;
         out.flush()
     }
 
@@ -176,7 +176,7 @@ impl<'a> TextMatrix<'a> {
             Direction::Ingress => to && self.shown.from,
         };
         // Between two addresses there is nothing to say.
-        if !is_shown || ends.iter().any(|end| matches!(end, End::Address(_))) {
+        if !is_shown || ends.iter().any(|end| matches!(end, End::Address(_) | End::Unread(_))) {
             return Vec::new();
         }
         let mut entries = outside(self.cluster, self.groups, ends, direction, certainty);
@@ -188,7 +188,7 @@ impl<'a> TextMatrix<'a> {
     }
 
     fn with_outside(&self, place: usize, direction: Direction, listed: usize) -> String {
-        if self.matrix.ends(place).any(|end| matches!(end, End::Address(_))) {
+        if self.matrix.ends(place).any(|end| matches!(end, End::Address(_) | End::Unread(_))) {
             return "-".to_owned();
         }
         let (least, most) =
@@ -237,10 +237,24 @@ impl<'a> TextMatrix<'a> {
         Merged { alike, rows, from_outside }
     }
 
-    /// One line for each allowed pair, with so many names.
+    /// One line for each allowed pair, with so many names; where there are few endpoints, the
+    /// other names follow in lines of their own, and of many endpoints it says how many there
+    /// are.
     fn lines(&self, merged: &Merged, listed: usize) -> Columns {
+        let wraps = self.names.len() <= TABLE_ENDPOINTS;
+        // Of a part of the matrix, a line of nothing would say too much.
+        let is_whole = self.shown.to && (0..self.names.len()).all(|place| self.matrix.is_shown(place) == (true, true));
+        let parts = |names: &[String]| {
+            if wraps {
+                names.chunks(listed).map(|names| names.join(", ")).collect::<Vec<_>>()
+            } else {
+                vec![shorten(names, listed, ", ")]
+            }
+        };
         let mut columns = Columns::default();
-        let mut add = |source: String, row: &Targets| {
+        let mut add = |sources: &[String], row: &Targets| {
+            let sources = parts(sources);
+            let mut is_silent = true;
             for (text, targets) in row.iter().filter(|(text, _)| !text.is_empty() && *text != "-") {
                 let names = targets.iter().flat_map(|target| match merged.alike.get(*target) {
                     Some(places) => places.iter().map(|place| self.names[*place].clone()).collect(),
@@ -249,16 +263,30 @@ impl<'a> TextMatrix<'a> {
                 let mut names = names.collect::<Vec<_>>();
                 // What is outside comes last.
                 names.sort_by(|a, b| (a == OUTSIDE, a).cmp(&(b == OUTSIDE, b)));
-                let targets = shorten(&names, listed, ", ");
-                columns.push([source.clone(), format!("-> {targets}"), text.clone()]);
+                let targets = parts(&names);
+                is_silent = false;
+                for place in 0..sources.len().max(targets.len()) {
+                    let part = |of: &[String]| match of.get(place) {
+                        Some(part) if place + 1 < of.len() => format!("{part},"),
+                        part => part.cloned().unwrap_or_default(),
+                    };
+                    let arrow = if place == 0 { "->" } else { "  " };
+                    let text = if place == 0 { text.clone() } else { String::new() };
+                    columns.push([part(&sources), format!("{arrow} {}", part(&targets)), text]);
+                }
+            }
+            if is_silent && wraps && is_whole {
+                sources.iter().for_each(|part| columns.push([part.clone(), "-> nothing".to_owned()]));
             }
         };
         for (sources, row) in &merged.rows {
             let mut names: Vec<String> = sources.iter().map(|place| self.names[*place].clone()).collect();
             names.sort_unstable();
-            add(shorten(&names, listed, ", "), row);
+            add(&names, row);
         }
-        add(OUTSIDE.to_owned(), &merged.from_outside);
+        if self.shown.from {
+            add(&[OUTSIDE.to_owned()], &merged.from_outside);
+        }
         columns
     }
 
@@ -273,6 +301,7 @@ impl<'a> TextMatrix<'a> {
         for cells in self.grid(usize::MAX) {
             writeln!(out, "{}", line(&mut cells.iter()))?;
         }
+        elsewhere::text(&self.elsewhere(), &self.names, elsewhere::MARKDOWN, out)?;
         out.flush()
     }
 
@@ -296,6 +325,7 @@ impl<'a> TextMatrix<'a> {
             edge(OUTSIDE, name, &self.with_outside(from, Direction::Ingress, LISTED))?;
         }
         writeln!(out, "}}")?;
+        elsewhere::text(&self.elsewhere(), &self.names, elsewhere::DOT, out)?;
         out.flush()
     }
 }

@@ -27,6 +27,10 @@ pub(super) struct Report<'a> {
     /// What is wrong with the objects.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     findings: Vec<Finding>,
+    /// For people.
+    warnings: Vec<String>,
+    /// What was not read and may change flows: the differences lack it.
+    pub(super) unknowns: Vec<String>,
 }
 
 /// Flows that change for one reason at one place.
@@ -113,6 +117,8 @@ impl<'a> Report<'a> {
             notes: NOTES.iter().map(|note| Note { code: note.code, text: note.text }).collect(),
             node,
             findings: input.findings(),
+            warnings: input.with_passed_over(input.warnings.clone()),
+            unknowns: input.unread_policies(),
         }
     }
 }

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use super::node::State;
 use super::report::{Item, Report, Side};
-use crate::command::output::{BAD, Columns, FAINT, GOOD};
+use crate::command::output::{BAD, Columns, DOUBT, FAINT, GOOD};
 use crate::command::words::{blocks, shorten};
 
 /// So many workloads or prefixes are named on one side of a line.
@@ -25,12 +25,18 @@ pub(super) fn write(report: &Report<'_>, out: &mut impl Write) -> io::Result<()>
     }
     let count = |change: &str| items.iter().filter(|item| item.change == change).count();
     match (count("NewlyDenied"), count("NewlyAllowed")) {
+        (0, 0) if !report.unknowns.is_empty() => {
+            writeln!(out, "{DOUBT}of what was read, no flow's verdict differs from Azure NPM's{DOUBT:#}")?;
+        }
         (0, 0) => writeln!(out, "{GOOD}no flow's verdict differs from Azure NPM's{GOOD:#}")?,
         (denied, allowed) => writeln!(
             out,
             "npc will deny what Azure NPM allows at {denied} {}, and allow what it denies at {allowed}",
             if denied == 1 { "place" } else { "places" }
         )?,
+    }
+    for unknown in &report.unknowns {
+        writeln!(out, "unknown: not read, and may change flows: {unknown}")?;
     }
     writeln!(out)?;
     writeln!(out, "whatever the policies:")?;

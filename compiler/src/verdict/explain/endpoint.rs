@@ -23,6 +23,8 @@ pub struct EndpointExplanation {
     pub sides: [Side; 2],
     /// What decides nothing and the asker should know.
     pub warnings: Vec<Warning>,
+    /// The namespaces of its pods, sorted.
+    pub namespaces: Vec<String>,
 }
 
 /// What is said of one direction of an endpoint.
@@ -34,6 +36,9 @@ pub struct Side {
     pub isolated_by: BTreeMap<PolicyId, usize>,
     /// How many pods the endpoint has.
     pub pods: usize,
+    /// Whether policies that were not read, or that select by labels that are not known, may
+    /// isolate some of them besides.
+    pub may_be_isolated: bool,
     /// The workloads at the other end, by what is allowed with them: their ids in a
     /// [`Matrix`].
     pub peers: BTreeMap<Traffic, Vec<Arc<str>>>,
@@ -90,10 +95,22 @@ pub fn explain_endpoint(
         let selection = Selection { shown: &shown, traffic: Traffic::all() };
         let matrix = Matrix::part(cluster, groups, &options, &selection);
         let [peers, unknown_peers] = peers(&matrix, direction);
-        Side { direction, isolated_by, pods: pods.len(), peers, outside, unknown_peers, unknown_outside }
+        let may_be_isolated = ends.clone().any(|end| !end.deciding(cluster, groups, direction, None).is_certain());
+        Side {
+            direction,
+            isolated_by,
+            pods: pods.len(),
+            may_be_isolated,
+            peers,
+            outside,
+            unknown_peers,
+            unknown_outside,
+        }
     };
     let ends = Finder { cluster, groups };
-    Ok(EndpointExplanation { sides: Direction::ALL.map(side), warnings: ends.contested(&ends.pods(&pods)) })
+    let namespaces: BTreeSet<String> = pods.iter().map(|pod| cluster.pod(*pod).namespace.clone()).collect();
+    let namespaces = Vec::from_iter(namespaces);
+    Ok(EndpointExplanation { namespaces, sides: Direction::ALL.map(side), warnings: ends.contested(&ends.pods(&pods)) })
 }
 
 /// Workloads at the other end, by traffic.

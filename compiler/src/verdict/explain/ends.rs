@@ -49,7 +49,7 @@ impl<'a> Finder<'a> {
             Target::Node { name, addresses } => {
                 addresses.iter().map(|address| self.bare_address(*address, "Node", name)).collect()
             }
-            Target::Address(address) => vec![self.address(*address)],
+            Target::Address(address) => vec![self.asked_address(*address)],
             Target::Blocks(blocks) => self.blocks(blocks),
             Target::Outside => {
                 let all: Vec<Cidr> = Family::ALL.map(Cidr::everything).into();
@@ -77,7 +77,15 @@ impl<'a> Finder<'a> {
                 unit.name.addresses = vec![address];
                 unit
             }
-            End::Address(_) => self.bare_address(address, "Address", &address.to_string()),
+            End::Address(_) | End::Unread(_) => self.bare_address(address, "Address", &address.to_string()),
+        }
+    }
+
+    /// An address that is asked about by itself.
+    fn asked_address(self, address: IpAddr) -> Unit {
+        match End::of_asked_address(self.cluster, address) {
+            unread @ End::Unread(_) => Unit { party: Party::End(unread), ..self.address(address) },
+            End::Pod(_) | End::Address(_) => self.address(address),
         }
     }
 
@@ -213,7 +221,7 @@ impl<'a> Finder<'a> {
     pub(super) fn contested(self, units: &[Unit]) -> Vec<Warning> {
         let listed = |unit: &Unit| match unit.party {
             Party::End(End::Pod(pod)) | Party::Host(pod) => self.cluster.pod(pod).addresses().collect(),
-            Party::End(End::Address(address)) => vec![address],
+            Party::End(End::Address(address) | End::Unread(address)) => vec![address],
             Party::OtherNode(address) => Vec::from_iter(address),
         };
         let addresses: BTreeSet<IpAddr> = units.iter().flat_map(listed).collect();

@@ -43,7 +43,7 @@ impl Party {
     pub const fn pod(self) -> Option<PodId> {
         match self {
             Self::End(End::Pod(pod)) | Self::Host(pod) => Some(pod),
-            Self::End(End::Address(_)) | Self::OtherNode(_) => None,
+            Self::End(End::Address(_) | End::Unread(_)) | Self::OtherNode(_) => None,
         }
     }
 
@@ -52,7 +52,7 @@ impl Party {
             Self::End(end) => end.seen(cluster, from.node(cluster), family),
             Self::Host(_) | Self::OtherNode(_) => {
                 let address = family.and_then(|family| self.address(cluster, family));
-                OtherEnd { classes: &[], address, ports: &[] }
+                OtherEnd { classes: &[], address, ports: &[], is_unread: false }
             }
         }
     }

@@ -11,6 +11,7 @@ use super::party::Party;
 use crate::algebra::traffic::Traffic;
 use crate::cluster::group::{Atom, Group, GroupId, Groups};
 use crate::cluster::selection::Selection;
+use crate::cluster::unread::Unread;
 use crate::cluster::{ClassId, Cluster};
 use crate::object::{Family, Protocol};
 use crate::policy::Direction;
@@ -63,6 +64,8 @@ pub enum MissingFact {
     NamespaceLabels(String),
     /// What these documents say, which could not be read.
     Unread(Vec<String>),
+    /// Whether an address is that of a pod or a Service: these were not read and may have it.
+    Holder(IpAddr, Vec<Unread>),
 }
 
 impl Question {
@@ -128,7 +131,9 @@ impl Question {
     /// Whether the other end may be the subject's own node.
     fn may_be_own_node(&self, cluster: &Cluster, direction: Direction) -> bool {
         match self.ends(direction) {
-            (Party::End(subject), Party::End(other @ End::Address(_))) => may_be_own_node(cluster, subject, other),
+            (Party::End(subject), Party::End(other @ (End::Address(_) | End::Unread(_)))) => {
+                may_be_own_node(cluster, subject, other)
+            }
             (subject, other @ Party::Host(_)) => subject.node(cluster).is_none() || other.node(cluster).is_none(),
             _ => false,
         }
@@ -160,6 +165,9 @@ impl Question {
                 missing.push(MissingFact::SubjectLabels(owned(cluster.unknown_keys(class, subjects))));
             }
         }
+        if let (Party::End(End::Unread(address)), true) = (subject, deciding.is_nothing_certain) {
+            missing.push(MissingFact::Holder(address, cluster.unread_holders()));
+        }
         let seen = other.seen(cluster, subject, self.family);
         let ids: BTreeSet<GroupId> = deciding.least.iter().chain(&deciding.most).copied().collect();
         let atoms: Vec<&Atom> = ids.iter().flat_map(|id| groups.get(*id).admitted.keys()).collect();
@@ -180,6 +188,9 @@ impl Question {
         }
         if has_open_labels {
             missing.push(MissingFact::PeerLabels(keys.into_iter().collect()));
+        }
+        if let (Party::End(End::Unread(address)), Some(_)) = (other, open.first()) {
+            missing.push(MissingFact::Holder(address, cluster.unread_holders()));
         }
         if open.iter().any(|atom| matches!(atom, Atom::Block(_))) {
             missing.push(MissingFact::Address);

@@ -183,7 +183,7 @@ impl Walk<'_> {
     ) {
         let cluster = self.ends.cluster;
         let is_outside = |unit: &&Unit| match unit.party {
-            Party::End(End::Address(address)) => !cluster.is_node(address),
+            Party::End(End::Address(address) | End::Unread(address)) => !cluster.is_node(address),
             _ => false,
         };
         let (outside, inside): (Vec<Unit>, Vec<Unit>) = sources.iter().cloned().partition(|unit| is_outside(&unit));
@@ -232,7 +232,7 @@ impl Walk<'_> {
             return Some(true);
         }
         match (source.party, pod) {
-            (Party::End(End::Address(address)), Some(pod)) => {
+            (Party::End(End::Address(address) | End::Unread(address)), Some(pod)) => {
                 cluster.pod(pod).node.as_ref().map(|_| cluster.is_own_node(pod, address))
             }
             (party, Some(pod)) => Some(party.node(cluster)? == cluster.pod(pod).node.as_deref()?),

@@ -133,7 +133,7 @@ impl RuleMatcher<'_> {
     fn no_endpoint(&self, path: &str, peer: &PodPeer) -> Conjunct {
         let is_node = match self.other {
             Party::Host(_) | Party::OtherNode(_) => true,
-            Party::End(End::Address(address)) => self.cluster.is_node(address),
+            Party::End(End::Address(address) | End::Unread(address)) => self.cluster.is_node(address),
             Party::End(End::Pod(_)) => false,
         };
         let (got, code) = if is_node {

@@ -101,7 +101,9 @@ impl Cluster {
     /// Whether one end is a node's address and the other a pod bound to none.
     fn node_of(&self, from: End, to: End) -> bool {
         [(from, to), (to, from)].iter().any(|(pod, address)| match (pod, address) {
-            (End::Pod(pod), End::Address(address)) => self.pod(*pod).node.is_none() && self.is_node(*address),
+            (End::Pod(pod), End::Address(address) | End::Unread(address)) => {
+                self.pod(*pod).node.is_none() && self.is_node(*address)
+            }
             _ => false,
         })
     }

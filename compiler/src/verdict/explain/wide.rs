@@ -350,7 +350,7 @@ impl Walk<'_> {
             let is_contested = |family| party.address(cluster, family).is_some_and(|of| cluster.contest(of).is_some());
             let (is_alone, pod, address) = match party {
                 Party::End(End::Pod(pod)) => (false, Some(pod), None),
-                Party::End(End::Address(address)) => (false, None, Some(address)),
+                Party::End(End::Address(address) | End::Unread(address)) => (false, None, Some(address)),
                 Party::Host(_) | Party::OtherNode(_) => (true, None, None),
             };
             let is_alone = is_alone || Family::ALL.into_iter().any(is_contested);

@@ -92,7 +92,9 @@ impl<'a> Views<'a> {
         match end {
             _ if self.pods.is_empty() => false,
             End::Pod(pod) => self.pods.contains(&pod) || addresses.any(is_contested),
-            End::Address(address) => is_contested(address) || !cluster.holders(address, None).is_empty(),
+            End::Address(address) | End::Unread(address) => {
+                is_contested(address) || !cluster.holders(address, None).is_empty()
+            }
         }
     }
 

@@ -129,7 +129,7 @@ fn kinds(before: View<'_>, after: View<'_>, old: &Matrix<'_>, new: &Matrix<'_>) 
     let mut views = Views::new(before, after);
     let kind = |rows: Vec<usize>| {
         let first = old.ends(rows[0]).next()?;
-        let is_address = matches!(first, End::Address(_));
+        let is_address = matches!(first, End::Address(_) | End::Unread(_));
         let affected = views.affected(first, rows.iter().flat_map(|row| old.ends(*row)));
         Some(Kind { rows, is_address, affected })
     };
@@ -261,7 +261,7 @@ impl Outside {
         });
         let of_party = |(party, family): (Party, Option<Family>)| match (party, family) {
             (Party::End(End::Pod(_)), _) => None,
-            (Party::End(End::Address(address)), _) => Some(address),
+            (Party::End(End::Address(address) | End::Unread(address)), _) => Some(address),
             (party, Some(family)) => party.address(cluster, family),
             (_, None) => None,
         };
@@ -313,7 +313,7 @@ impl Outside {
     fn end(&self, matrix: &Matrix<'_>, row: usize) -> OpenedEnd {
         let id = &matrix.endpoints()[row].id;
         match matrix.ends(row).next() {
-            Some(End::Address(address)) => {
+            Some(End::Address(address) | End::Unread(address)) => {
                 let name = self.names.get(&address).map_or_else(|| Arc::clone(id), |name| name.as_str().into());
                 OpenedEnd { id: name, pod: None }
             }
@@ -345,9 +345,10 @@ impl AskedRows {
                     .map(|address| End::of_address(view.cluster, address)),
             };
             let alike = zones.iter().filter(
-                |of| matches!(party, Party::End(End::Address(address)) if Family::of(&address) == Family::of(of)),
+                |of| matches!(party, Party::End(End::Address(address) | End::Unread(address)) if Family::of(&address) == Family::of(of)),
             );
-            end.into_iter().chain(alike.map(|address| End::Address(*address))).filter_map(of_end).collect()
+            let alike = alike.map(|address| End::of_asked_address(view.cluster, *address));
+            end.into_iter().chain(alike).filter_map(of_end).collect()
         };
         let mut all = BTreeMap::<(usize, usize), Vec<_>>::new();
         for pair in asked {

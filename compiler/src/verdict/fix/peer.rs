@@ -86,11 +86,13 @@ pub(super) fn other(view: View<'_>, flow: &Flow, pairs: &[Pair], direction: Dire
             Party::End(End::Pod(pod)) => {
                 pods.insert(pod);
             }
-            Party::End(End::Address(address)) if !view.cluster.holders(address, None).is_empty() => {
+            Party::End(End::Address(address) | End::Unread(address))
+                if !view.cluster.holders(address, None).is_empty() =>
+            {
                 return Err(NoFix::ManyEnds);
             }
-            Party::End(End::Address(_)) if are_everyone => return Err(NoFix::EveryAddress),
-            Party::End(End::Address(_)) if name.kind == "Block" => blocks.extend(&asked),
+            Party::End(End::Address(_) | End::Unread(_)) if are_everyone => return Err(NoFix::EveryAddress),
+            Party::End(End::Address(_) | End::Unread(_)) if name.kind == "Block" => blocks.extend(&asked),
             party => {
                 let family = question.family.ok_or(NoFix::NoAddress)?;
                 blocks.insert(Cidr::of_address(party.address(view.cluster, family).ok_or(NoFix::NoAddress)?));

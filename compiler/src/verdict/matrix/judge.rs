@@ -52,6 +52,8 @@ struct Face {
     assumed: Option<Family>,
     /// Container ports, where some egress rule names ports.
     ports: Vec<ContainerPort>,
+    /// As [`OtherEnd::is_unread`].
+    is_unread: bool,
 }
 
 /// A face, by its place among them.
@@ -172,7 +174,12 @@ impl<'a> Kinds<'a> {
     pub(crate) fn seen(&self, kind: KindId) -> OtherEnd<'_> {
         let face = &self.faces[self.seen[kind.index()].face.0 as usize];
         let first = |zone: Zone| cidr::address(zone.family, self.zones.starts(zone.family)[zone.place]);
-        OtherEnd { classes: &face.classes, address: face.zone.map(first), ports: &face.ports }
+        OtherEnd {
+            classes: &face.classes,
+            address: face.zone.map(first),
+            ports: &face.ports,
+            is_unread: face.is_unread,
+        }
     }
 
     /// The kind of an end with its address of a family, or without one.
@@ -219,7 +226,7 @@ impl<'a> Kinds<'a> {
         let zone = seen.address.map(|address| Zone { family: Family::of(&address), place: self.zones.place(address) });
         let classes = seen.classes.iter().copied().collect();
         let ports = if self.ports_matter { seen.ports.to_vec() } else { Vec::new() };
-        let (face, is_new) = self.faces.insert_full(Face { classes, zone, assumed, ports });
+        let (face, is_new) = self.faces.insert_full(Face { classes, zone, assumed, ports, is_unread: seen.is_unread });
         if is_new {
             self.face_roles.push(Roles::default());
         }
@@ -305,9 +312,9 @@ impl<'a> Kinds<'a> {
             for face in faces.iter().copied().filter(|face| self.is_other(*face, group)) {
                 let ports = &self.faces[face].ports;
                 let mut traffic = admitted.traffic_to(ports);
-                if self.faces[face].classes.iter().any(|class| self.cluster.class(*class).unknown == UnknownLabels::All)
-                {
-                    // A pod that only a slice names may call any of its ports by the name.
+                let is_nameless = |class: &ClassId| self.cluster.class(*class).unknown == UnknownLabels::All;
+                if self.faces[face].is_unread || self.faces[face].classes.iter().any(is_nameless) {
+                    // A pod that only a slice names, or none, may call any of its ports by the name.
                     let (first, last) = Traffic::PORTS;
                     let named = admitted.named.iter().map(|(protocol, _)| (*protocol, first, last));
                     traffic = traffic.union(&Traffic::of_ranges(named));
@@ -315,6 +322,12 @@ impl<'a> Kinds<'a> {
                 let (traffic, entry) = (known.id(&traffic), may.to_face.entry(face).or_insert(admits.at(face)));
                 *entry = known.union(*entry, traffic);
             }
+        }
+        if group.key.direction == Direction::Egress && self.cluster.has_unread_services() {
+            // A node sends on what goes to a Service's address.
+            let unread =
+                (0..self.faces.len()).filter(|face| self.faces[*face].is_unread && self.is_other(*face, group));
+            may.to_face.extend(unread.map(|face| (face, TrafficId::ALL)));
         }
         may
     }
@@ -325,14 +338,20 @@ impl<'a> Kinds<'a> {
             Atom::Everyone => Vec::new(),
             Atom::Pods(peer) => {
                 let classes = self.cluster.possibly_selected(peer);
-                classes.iter().filter_map(|class| by_class.get(class)).flatten().copied().collect()
+                let by_class = classes.iter().filter_map(|class| by_class.get(class)).flatten().copied();
+                by_class.chain((0..self.faces.len()).filter(|face| self.faces[*face].is_unread)).collect()
             }
             Atom::Block(_) => (0..self.faces.len()).filter(|face| self.faces[*face].zone.is_none()).collect(),
         };
         let may_hold = |place: &usize| {
             let face = &self.faces[*place];
             let first = |zone: Zone| cidr::address(zone.family, self.zones.starts(zone.family)[zone.place]);
-            let seen = OtherEnd { classes: &face.classes, address: face.zone.map(first), ports: &face.ports };
+            let seen = OtherEnd {
+                classes: &face.classes,
+                address: face.zone.map(first),
+                ports: &face.ports,
+                is_unread: face.is_unread,
+            };
             atom.may_hold(self.cluster, seen, face.assumed)
         };
         let mut held: Vec<usize> = candidates.into_iter().filter(may_hold).collect();

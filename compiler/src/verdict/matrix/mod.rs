@@ -203,6 +203,16 @@ impl<'a> Matrix<'a> {
         cells.flat_map(|cell| self.by_protocol(&cell, &cell.traffic).collect::<Vec<_>>())
     }
 
+    /// By pod, what is allowed for certain where an end has no address yet, by protocol. By
+    /// workload that is among the connections.
+    pub fn pending(&self) -> impl Iterator<Item = Connection> {
+        let is_bare = |endpoint: &Endpoint| endpoint.addresses.is_empty();
+        let are_any = self.by == By::Pod && self.endpoints.iter().any(is_bare);
+        let cells = Some(()).filter(|()| are_any).into_iter().flat_map(|()| self.cells());
+        let cells = cells.filter(|cell| cell.family.is_none());
+        cells.flat_map(|cell| self.by_protocol(&cell, &cell.traffic).collect::<Vec<_>>())
+    }
+
     /// What may be allowed besides, by protocol.
     pub fn unknowns(&self) -> impl Iterator<Item = Connection> {
         let is_certain = self.judge.is_certain() && !self.rows.iter().any(|row| row.is_address);
@@ -348,11 +358,12 @@ impl Serialize for Printed<'_> {
             }
         }
         let matrix = self.matrix;
-        let mut object = serializer.serialize_struct("ConnectivityMatrix", 7)?;
+        let mut object = serializer.serialize_struct("ConnectivityMatrix", 8)?;
         object.serialize_field("apiVersion", API_VERSION)?;
         object.serialize_field("kind", "ConnectivityMatrix")?;
         object.serialize_field("endpoints", &matrix.endpoints)?;
         object.serialize_field("connections", &List(|| matrix.connections()))?;
+        object.serialize_field("pending", &List(|| matrix.pending()))?;
         object.serialize_field("unknowns", &List(|| matrix.unknowns()))?;
         object.serialize_field("differs", &List(|| matrix.differs()))?;
         object.serialize_field("warnings", self.warnings)?;

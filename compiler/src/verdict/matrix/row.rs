@@ -235,7 +235,7 @@ pub(super) fn address(cluster: &Cluster, address: IpAddr) -> Unjudged {
         node: None,
         host_network: false,
     };
-    Unjudged { endpoint, ends: vec![End::of_address(cluster, address)], is_template: false, is_address: true }
+    Unjudged { endpoint, ends: vec![End::of_asked_address(cluster, address)], is_template: false, is_address: true }
 }
 
 /// What passes from one row to another in one family.
@@ -315,6 +315,7 @@ pub(super) fn between(
 /// node of one.
 fn by_ends(cluster: &Cluster, judge: &PairVerdicts, known: &mut TrafficTable, from: &Row, to: &Row) -> [Sum; 3] {
     let mut sums = [Sum::default(); 3];
+    let leads_on = to.views.iter().any(|view| matches!(view.end, End::Address(address) if cluster.is_service(address)));
     for a in &from.views {
         for b in &to.views {
             let exempt = exemption(cluster, a.end, b.end);
@@ -327,6 +328,10 @@ fn by_ends(cluster: &Cluster, judge: &PairVerdicts, known: &mut TrafficTable, fr
                 let bare = |view: &EndKinds| view.bare.map(|kinds| kinds[family]);
                 let Some((x, y)) = a.kinds[family].or(bare(a)).zip(b.kinds[family].or(bare(b))) else { continue };
                 let mut pair = if exempt.is_some() { EVERYTHING } else { judge.bounds(known, x, y) };
+                if leads_on {
+                    // A node sends it on, so policies judge it where the Service leads.
+                    pair = BoundIds { least: TrafficId::NONE, most: TrafficId::ALL };
+                }
                 if may_be_own_node {
                     pair.most = TrafficId::ALL;
                 }

@@ -27,8 +27,8 @@ impl Error {
                 format!("the API server rejected your credentials: {cause}; log in again, as for kubectl")
             }
             (_, Some(403)) => format!(
-                "cannot list {what} in all namespaces, nor in namespace {}: {cause}; name a namespace in which you may \
-                 list them with -n",
+                "cannot list {what} in all namespaces, nor in namespace {}: {cause}; ask for the right to list \
+                 them there, or name another namespace with -n",
                 settings.namespace
             ),
             (Failure::Request(error), None) => match refused(error) {
