@@ -85,12 +85,12 @@ fn far(
             }
         }
     }
+    let (_, other) = ends(flow, decision.direction);
     // A rule for DNS is missing. What another rule lacks is no help.
     if decision.tie_count == 1 && !is_dns {
-        let marks = nearest.conjuncts.iter().flat_map(|conjunct| marked(context, nearest, conjunct)).collect();
+        let marks = nearest.conjuncts.iter().flat_map(|conjunct| marked(context, nearest, conjunct, other)).collect();
         draw(context, nearest.policy, marks, out)?;
     }
-    let (_, other) = ends(flow, decision.direction);
     let way = if decision.direction == Direction::Egress { "to" } else { "from" };
     let asked = format!("{} {way} {}", traffic(&flow.traffic), shown(other));
     writeln!(out, "   = note: the rules are about {}; there is {asked}", shorten(&rules, LISTED, "; "))?;
@@ -125,9 +125,10 @@ fn miss(
 ) -> io::Result<()> {
     let first = nearest.conjuncts.first().map(|first| format!(".{}", first.path)).unwrap_or_default();
     writeln!(out, "{}", arrow(context, nearest.policy, &format!("{}{first}", nearest.path)))?;
+    let (_, other) = ends(flow, decision.direction);
     let mut marks = Vec::new();
     for conjunct in &nearest.conjuncts {
-        marks.extend(marked(context, nearest, conjunct));
+        marks.extend(marked(context, nearest, conjunct, other));
     }
     if let Some(path) = &nearest.matching_port {
         let path = format!("{}.{path}", nearest.path);
@@ -160,13 +161,18 @@ fn miss(
 
 /// What to mark of a part that fails: the path of the item, that of the very thing, the
 /// text, and whether it is a miss.
-fn marked(context: &Context<'_>, of: &Candidate, conjunct: &Conjunct) -> Vec<(String, String, String, bool)> {
+fn marked(
+    context: &Context<'_>,
+    of: &Candidate,
+    conjunct: &Conjunct,
+    other: &EndName,
+) -> Vec<(String, String, String, bool)> {
     let whole = format!("{}.{}", of.path, conjunct.path);
     // The item of the peer or port.
     let end = whole[of.path.len()..].find(']').map_or(whole.len(), |end| of.path.len() + end + 1);
     let item = whole[..end].to_owned();
     let marks: Vec<(String, String)> = match conjunct.marks.as_slice() {
-        [] => vec![(whole, label(conjunct))],
+        [] => vec![(whole, label(conjunct, other))],
         marks => {
             let path = |mark| context.places.path(of.policy, &of.path, mark);
             let mut texts: Vec<(String, String)> = (marks.iter())
@@ -176,7 +182,7 @@ fn marked(context: &Context<'_>, of: &Candidate, conjunct: &Conjunct) -> Vec<(St
                 })
                 .collect();
             if marks.len() == 1 || conjunct.code == Code::PeerAndNotOr {
-                texts[0].1 = label(conjunct);
+                texts[0].1 = label(conjunct, other);
             }
             if conjunct.part == Part::Protocol && !texts[0].0.ends_with(".protocol") {
                 texts[0].1.push_str("; without a protocol it is TCP");
@@ -218,9 +224,11 @@ pub(super) fn draw(
 }
 
 /// What a part that fails asks for and gets.
-fn label(conjunct: &Conjunct) -> String {
+fn label(conjunct: &Conjunct, other: &EndName) -> String {
     let Conjunct { want, got, code, .. } = conjunct;
     match code {
+        // One address of them is judged for all.
+        Code::IpBlockOutside if other.kind == "Block" => format!("wants {want}, there is {}", shown(other)),
         Code::PeerOtherNamespace => format!("no namespaceSelector: pods of namespace {want} only"),
         Code::PeerAndNotOr => format!("wants {want}, there is {got}; a new \"-\" before podSelector would mean OR"),
         Code::IpBlockIsServiceAddress => format!("{want} holds {got}, which no policy sees"),

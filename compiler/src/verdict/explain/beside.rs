@@ -258,14 +258,14 @@ impl Search<'_> {
         };
         // The namespaces in which such a policy lands most often come first.
         let likely = ["default", of_other].into_iter().filter(|namespace| namespace != own);
-        let likely = likely.flat_map(|namespace| self.cluster.policies_in(namespace).take(LOOKED_THROUGH));
-        let rest = self.cluster.policies().filter(|(_, policy)| policy.namespace != *own).take(LOOKED_THROUGH);
+        let likely = likely.flat_map(|namespace| self.cluster.policies_in(namespace));
+        let rest = self.cluster.policies().filter(|(_, policy)| policy.namespace != *own);
         let selects = |policy: &Policy| {
             policy.isolates(self.direction)
                 && may_be_meant(policy)
                 && self.class.selection(&policy.subject) == Selection::Certain
         };
-        let candidates = likely.chain(rest).filter(|(_, policy)| selects(policy)).take(TRIED);
+        let candidates = likely.chain(rest).take(LOOKED_THROUGH).filter(|(_, policy)| selects(policy)).take(TRIED);
         let is_meant = |policy: &Policy| {
             self.without == Without::Allowed || policy.rules(self.direction).iter().any(|rule| self.would_mean(rule))
         };
