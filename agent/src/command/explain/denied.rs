@@ -230,7 +230,9 @@ fn label(conjunct: &Conjunct, other: &EndName) -> String {
         // One address of them is judged for all.
         Code::IpBlockOutside if other.kind == "Block" => format!("wants {want}, there is {}", shown(other)),
         Code::PeerOtherNamespace => format!("no namespaceSelector: pods of namespace {want} only"),
-        Code::PeerAndNotOr => format!("wants {want}, there is {got}; a new \"-\" before podSelector would mean OR"),
+        Code::PeerAndNotOr => format!(
+            "wants {want}, there is {got}; a new \"-\" before podSelector would mean OR, and admit every pod of such namespaces too"
+        ),
         Code::IpBlockIsServiceAddress => format!("{want} holds {got}, which no policy sees"),
         Code::PortNamedUnresolved => format!("wants a port named {want}, there is {got}"),
         Code::PortIsServicePort => format!("{want} is the Service's port; its backends listen on {got}"),
