@@ -42,7 +42,10 @@ impl Reader<'_> {
     /// What was found, and how much more there is.
     fn findings(mut self) -> Vec<Finding> {
         if let (Some(last), 1..) = (self.findings.last(), self.more) {
-            let problem = format!("{} more parts of this policy were not understood", self.more);
+            let problem = match self.more {
+                1 => "1 more part of this policy was not understood".to_owned(),
+                more => format!("{more} more parts of this policy were not understood"),
+            };
             let path = "spec".to_owned();
             self.findings.push(Finding { path, code: Code::TooManyFindings, problem, ..last.clone() });
         }
