@@ -17,6 +17,7 @@ use crate::algebra::cidr;
 use crate::algebra::traffic::{PortSet, TUNNEL_PORTS, Traffic};
 use crate::cluster::melt::{Admission, Collected, melt};
 use crate::cluster::open_groups::OpenGroups;
+use crate::cluster::over_bound::OverBound;
 use crate::cluster::{ClassId, Cluster, PodId, PolicyId};
 use crate::object::{ContainerPort, Family, Protocol};
 use crate::policy::{Block, Direction, Peer, Peers, PodPeer, Policy, PolicyRule, Ports};
@@ -126,14 +127,23 @@ impl Groups {
     /// The groups of these endpoints.
     #[must_use]
     pub fn new(cluster: &Cluster, endpoints: impl IntoIterator<Item = PodId>) -> Self {
-        Self::with(cluster, endpoints, &[])
+        Self::with(cluster, endpoints, &[], cluster.over_bound())
     }
 
     /// The groups of some endpoints, and others without any, except those whose
-    /// policies are gone.
+    /// policies are gone. Policies that are over the bound admit nothing; the others are of its
+    /// one node.
     #[must_use]
-    pub fn with(cluster: &Cluster, endpoints: impl IntoIterator<Item = PodId>, others: &[RetainedGroup]) -> Self {
-        let mut keys: IndexSet<GroupKey> = keys_of(cluster, others).into_iter().collect();
+    pub(crate) fn with(
+        cluster: &Cluster,
+        endpoints: impl IntoIterator<Item = PodId>,
+        others: &[RetainedGroup],
+        over: &OverBound,
+    ) -> Self {
+        let others = keys_of(cluster, others)
+            .into_iter()
+            .map(|key| GroupKey { policies: over.on(cluster, over.only_node(), key.policies), ..key });
+        let mut keys: IndexSet<GroupKey> = others.collect();
         let mut policies = FxHashMap::default();
         let mut of = [FxHashMap::default(), FxHashMap::default()];
         let mut open_pods = Vec::new();
@@ -151,8 +161,10 @@ impl Groups {
                 if policies.is_empty() {
                     continue;
                 }
+                // Which group a pod is in does not depend on the bound: only its rules do.
                 let resolution = resolve(names, &cluster.pod(pod).ports);
-                let key = GroupKey { direction, policies: policies.clone(), resolution };
+                let policies = over.on(cluster, cluster.pod(pod).node.as_deref(), policies.clone());
+                let key = GroupKey { direction, policies, resolution };
                 let (place, _) = keys.insert_full(key);
                 let id = GroupId(u32::try_from(place).unwrap_or(u32::MAX));
                 of[direction as usize].insert(pod, id);
@@ -163,7 +175,7 @@ impl Groups {
         for (pod, class) in open_pods {
             for direction in Direction::ALL {
                 let of_certain = of[direction as usize].get(&pod).copied();
-                if let Some(found) = OpenGroups::of(cluster, &mut keys, (pod, class), direction, of_certain) {
+                if let Some(found) = OpenGroups::of(cluster, &mut keys, (pod, class), (direction, over), of_certain) {
                     open[direction as usize].insert(pod, found);
                 }
             }

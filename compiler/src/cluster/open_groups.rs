@@ -4,6 +4,7 @@
 use indexmap::IndexSet;
 
 use super::group::{Atom, Group, GroupId, GroupKey, OtherEnd, named_ports, resolve};
+use super::over_bound::OverBound;
 use super::selection::{Selection, UnknownLabels};
 use super::{ClassId, Cluster, PodId, PolicyId};
 use crate::algebra::traffic::Traffic;
@@ -31,7 +32,7 @@ impl OpenGroups {
         cluster: &Cluster,
         keys: &mut IndexSet<GroupKey>,
         (pod, class): (PodId, ClassId),
-        direction: Direction,
+        (direction, over): (Direction, &OverBound),
         of_certain: Option<GroupId>,
     ) -> Option<Self> {
         let possible = cluster.possible_policies_of(class, direction);
@@ -46,6 +47,7 @@ impl OpenGroups {
         let mut group = |policies: Vec<PolicyId>| {
             let names = named_ports(cluster, &policies, direction);
             let resolution = resolve(&names, &cluster.pod(pod).ports);
+            let policies = over.on(cluster, cluster.pod(pod).node.as_deref(), policies);
             let (place, _) = keys.insert_full(GroupKey { direction, policies, resolution });
             GroupId(u32::try_from(place).unwrap_or(u32::MAX))
         };
