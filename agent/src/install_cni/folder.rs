@@ -12,7 +12,7 @@ use rustix::fs::{FlockOperation, OFlags, flock};
 use npc_cni::configuration::{LONGEST_FILE, MOST_FILES, names_itself};
 
 use super::conflist::{TYPE, is_read};
-use super::decide::Content;
+use super::decision::Content;
 
 /// What an operator adds to the name of our file to have no plugin on a node.
 const OFF: &str = ".off";

@@ -6,11 +6,13 @@
 //! the node that asks (see [`Contest`]). Nothing here depends on the order of the
 //! objects.
 
+mod admitted;
 pub mod backend;
 pub(crate) mod claim;
 mod contest;
 pub mod group;
-pub(crate) mod melt;
+mod group_key;
+pub(crate) mod merge;
 mod open_groups;
 pub(crate) mod over_bound;
 pub mod selection;

@@ -15,7 +15,7 @@ use super::peers::PeerIndex;
 use super::store::{ClassId, PodId, Store};
 use super::ways::{Leaves, Ways};
 use crate::cluster::group::Resolution;
-use crate::cluster::melt::Admission;
+use crate::cluster::merge::Admission;
 use crate::object::Family;
 use crate::plan::{Delta, KernelState};
 use crate::policy::{Direction, PodPeer, Policy};

@@ -20,7 +20,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use rustc_hash::FxHashMap;
 
 use crate::cluster::group::{Atom, GroupId, Groups, Resolution};
-use crate::cluster::melt::Admission;
+use crate::cluster::merge::Admission;
 use crate::cluster::over_bound::OverBound;
 use crate::cluster::{Cluster, PodId, PolicyId};
 use crate::object::{Family, Pod};

@@ -377,5 +377,5 @@ pub(super) fn fuzz(data: &[u8]) {
         let _ = may_be_in(&Scope::default(), part);
     }
     messages(data, SUBSYSTEM).for_each(take);
-    messages(&super::fuzz::message(NEW, &[2, 0, 0, 0], data), SUBSYSTEM).for_each(take);
+    messages(&super::fuzz_input::message(NEW, &[2, 0, 0, 0], data), SUBSYSTEM).for_each(take);
 }
