@@ -54,7 +54,8 @@ fn kind_of_type(text: &str) -> Option<&'static str> {
 #[must_use]
 pub fn short_kind(kind: &str) -> String {
     match kind {
-        "Pod" => "pod".to_owned(),
+        // kubectl's `no` for nodes reads like a word of the answer.
+        "Pod" | "Node" => kind.to_lowercase(),
         _ => (TYPES.iter().find(|(_, of)| *of == kind))
             .map_or_else(|| kind.to_lowercase(), |(names, _)| names[0].to_owned()),
     }

@@ -75,7 +75,12 @@ pub(super) fn run(mut args: Args) -> anyhow::Result<Exit> {
     // What cannot be read is a finding like others.
     args.input.leave_out_errors();
     let input = args.input.read_quietly()?;
-    let findings = input.findings();
+    let mut findings = input.findings();
+    // As an editor shows them; what has no place stands behind.
+    findings.sort_by_key(|finding| {
+        let place = finding.location.as_ref();
+        (place.is_none(), place.map(|place| (place.file.clone(), place.line, place.column)))
+    });
     match args.output {
         Format::Text => text(&findings, &mut output::stdout())?,
         Format::Json => {

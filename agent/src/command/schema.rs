@@ -18,6 +18,9 @@ enum Document {
     /// What npc explain SRC DST prints.
     #[value(name = "FlowExplanation", alias = "flow-explanation", alias = "explain")]
     FlowExplanation,
+    /// What npc explain ENDPOINT prints.
+    #[value(name = "EndpointExplanation", alias = "endpoint-explanation", alias = "endpoint")]
+    EndpointExplanation,
     /// What npc matrix prints.
     #[value(name = "ConnectivityMatrix", alias = "connectivity-matrix", alias = "matrix")]
     ConnectivityMatrix,
@@ -39,6 +42,7 @@ enum Document {
 pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
     let schema = match args.kind {
         Document::FlowExplanation => include_str!("../../schemas/flow-explanation.json"),
+        Document::EndpointExplanation => include_str!("../../schemas/endpoint-explanation.json"),
         Document::ConnectivityMatrix => include_str!("../../schemas/connectivity-matrix.json"),
         Document::FindingReport => include_str!("../../schemas/finding-report.json"),
         Document::PolicyExplanation => include_str!("../../schemas/policy-explanation.json"),

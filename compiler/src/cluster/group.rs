@@ -18,6 +18,7 @@ use super::group_key::named_ports;
 pub use super::group_key::{GroupId, GroupKey};
 use super::merge::{Admission, merge};
 use super::open_groups::OpenGroups;
+use super::over_bound::OverBound;
 use super::selection::UnknownLabels;
 use super::{Cluster, PodId, PolicyId};
 use crate::algebra::traffic::Traffic;
@@ -68,14 +69,23 @@ impl Groups {
     /// The groups of these endpoints.
     #[must_use]
     pub fn new(cluster: &Cluster, endpoints: impl IntoIterator<Item = PodId>) -> Self {
-        Self::with(cluster, endpoints, &[])
+        Self::with(cluster, endpoints, &[], cluster.over_bound())
     }
 
     /// The groups of some endpoints, and others without any, except those whose
-    /// policies are gone.
+    /// policies are gone. Policies that are over the bound admit nothing; the others are of its
+    /// one node.
     #[must_use]
-    pub fn with(cluster: &Cluster, endpoints: impl IntoIterator<Item = PodId>, others: &[RetainedGroup]) -> Self {
-        let mut keys: IndexSet<GroupKey> = keys_of(cluster, others).into_iter().collect();
+    pub(crate) fn with(
+        cluster: &Cluster,
+        endpoints: impl IntoIterator<Item = PodId>,
+        others: &[RetainedGroup],
+        over: &OverBound,
+    ) -> Self {
+        let others = keys_of(cluster, others)
+            .into_iter()
+            .map(|key| GroupKey { policies: over.on(cluster, over.only_node(), key.policies), ..key });
+        let mut keys: IndexSet<GroupKey> = others.collect();
         let mut policies = FxHashMap::default();
         let mut of = [FxHashMap::default(), FxHashMap::default()];
         let mut open_pods = Vec::new();
@@ -93,8 +103,10 @@ impl Groups {
                 if policies.is_empty() {
                     continue;
                 }
+                // Which group a pod is in does not depend on the bound: only its rules do.
                 let resolution = resolve(names, &cluster.pod(pod).ports);
-                let key = GroupKey { direction, policies: policies.clone(), resolution };
+                let policies = over.on(cluster, cluster.pod(pod).node.as_deref(), policies.clone());
+                let key = GroupKey { direction, policies, resolution };
                 let (place, _) = keys.insert_full(key);
                 let id = GroupId(u32::try_from(place).unwrap_or(u32::MAX));
                 of[direction as usize].insert(pod, id);
@@ -105,7 +117,7 @@ impl Groups {
         for (pod, class) in open_pods {
             for direction in Direction::ALL {
                 let of_certain = of[direction as usize].get(&pod).copied();
-                if let Some(found) = OpenGroups::of(cluster, &mut keys, (pod, class), direction, of_certain) {
+                if let Some(found) = OpenGroups::of(cluster, &mut keys, (pod, class), (direction, over), of_certain) {
                     open[direction as usize].insert(pod, found);
                 }
             }

@@ -4,6 +4,7 @@ use indexmap::IndexSet;
 
 use super::admitted::resolve;
 use super::group_key::{GroupId, GroupKey, named_ports};
+use super::over_bound::OverBound;
 use super::{ClassId, Cluster, PodId, PolicyId};
 use crate::policy::Direction;
 
@@ -28,7 +29,7 @@ impl OpenGroups {
         cluster: &Cluster,
         keys: &mut IndexSet<GroupKey>,
         (pod, class): (PodId, ClassId),
-        direction: Direction,
+        (direction, over): (Direction, &OverBound),
         of_certain: Option<GroupId>,
     ) -> Option<Self> {
         let possible = cluster.possible_policies_of(class, direction);
@@ -43,6 +44,7 @@ impl OpenGroups {
         let mut group = |policies: Vec<PolicyId>| {
             let names = named_ports(cluster, &policies, direction);
             let resolution = resolve(&names, &cluster.pod(pod).ports);
+            let policies = over.on(cluster, cluster.pod(pod).node.as_deref(), policies);
             let (place, _) = keys.insert_full(GroupKey { direction, policies, resolution });
             GroupId(u32::try_from(place).unwrap_or(u32::MAX))
         };

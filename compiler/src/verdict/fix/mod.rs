@@ -137,6 +137,7 @@ impl Changed {
         let mut objects = before.objects.clone();
         change.apply(&mut objects)?;
         let cluster = Cluster::new(&objects).with_unread(before.cluster.unread().to_vec());
+        let cluster = cluster.with_over_bound_of(before.cluster);
         let groups = Groups::of_cluster(&cluster);
         Some(Self { objects, cluster, groups })
     }
