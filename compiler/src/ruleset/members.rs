@@ -27,8 +27,8 @@ use crate::object::{Family, Pod};
 use crate::policy::finding::{Code, Effect, Finding};
 use crate::policy::{Direction, Peer, Peers, PodPeer, Policy, PolicyRule};
 use crate::ruleset::group_chain::Leaf;
-use crate::ruleset::layout::Options;
 use crate::ruleset::node::SetName;
+use crate::ruleset::options::Options;
 use crate::ruleset::set_definition::{Definition, prefixes};
 
 /// In how many sets of a group and family a peer can be at most: for TCP by named ports, for
