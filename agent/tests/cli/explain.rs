@@ -164,16 +164,19 @@ fn json_is_as_documented() {
             "flows": [{
                 "from": end("monitoring", "prometheus"), "to": end("shop", "api"),
                 "via": null, "family": null, "protocol": "TCP", "ports": [[9090, 9090]], "portName": "metrics",
-                "verdict": "Denied",
-                "egress": {"verdict": "Allowed", "reason": "default-allow", "isolatedBy": [], "rules": [], "candidates": []},
+                "verdict": "Denied", "way": null, "nodes": null, "breaks": null, "alike": null,
+                "egress": {"verdict": "Allowed", "reason": "default-allow", "isolatedBy": [], "rules": [],
+                    "ruleCount": null, "candidates": [], "candidateCount": null, "near": []},
                 "ingress": {
                     "verdict": "Denied", "reason": "peer-other-namespace",
                     "isolatedBy": [policy("api"), policy("default-deny")], "rules": [],
+                    "ruleCount": null, "candidateCount": null, "near": [],
                     "candidates": [{
                         "policy": policy("api"), "path": "spec.ingress[1]", "distance": 1,
                         "location": {"file": "in.yaml", "line": 83, "column": 7},
-                        "conjuncts": [{"of": "peer", "path": "from[0]", "part": "namespace", "result": "no",
-                            "want": "shop", "got": "monitoring"}],
+                        "conjuncts": [{"of": "peer", "path": "from[0]", "part": "namespace",
+                            "code": "peer-other-namespace", "result": "no", "want": "shop", "got": "monitoring",
+                            "marks": []}],
                     }],
                 },
             }],
@@ -183,7 +186,7 @@ fn json_is_as_documented() {
                     "value": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}],
                 "create": null, "then": null, "verified": true, "opens": [], "closes": [],
             }],
-            "warnings": [], "unknowns": [],
+            "unfixed": [], "warnings": [], "unknowns": [], "findings": [], "ends": [],
         })
     );
 }
