@@ -61,7 +61,8 @@ pub fn is_type(kind: &str) -> bool {
 #[must_use]
 pub fn short_kind(kind: &str) -> String {
     match kind {
-        "Pod" => "pod".to_owned(),
+        // kubectl's `no` for nodes reads like a word of the answer.
+        "Pod" | "Node" => kind.to_lowercase(),
         _ => (TYPES.iter().find(|(_, of)| *of == kind))
             .map_or_else(|| kind.to_lowercase(), |(names, _)| names[0].to_owned()),
     }

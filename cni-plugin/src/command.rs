@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::configuration::{FailurePolicy, Input, Settings, VERSIONS};
+use crate::configuration::{Input, Settings, VERSIONS};
 use crate::environment::Environment;
 use crate::error::Failure;
 use crate::previous::Previous;
@@ -109,7 +109,16 @@ fn add(environment: &Environment, input: &Input) -> Result<String, Error> {
         return Ok(result());
     }
     let settings = input.settings()?;
-    let add = described(environment, input)?;
+    let add = match described(environment, input) {
+        Ok(add) => add,
+        // Nothing is reported, not even the addresses that are known: those that CNI reported
+        // for a pod count alone, and the others would stay open.
+        Err(error) if error.code == Code::Decode && settings.starts_unenforced(&environment.pod()?.namespace) => {
+            eprintln!("{error}. The pod starts all the same; the agent goes by the addresses that the API reports");
+            return Ok(result());
+        }
+        Err(error) => return Err(error),
+    };
     if add.addresses.is_empty() {
         eprintln!(
             "npc-cni: {} of pod {}/{} has no address, so policies do not apply to it",
@@ -125,8 +134,8 @@ fn add(environment: &Environment, input: &Input) -> Result<String, Error> {
 }
 
 fn wait_for_rules(settings: &Settings, add: &Add) -> Result<(), Error> {
-    let is_open_namespace = settings.open_namespaces.contains(&add.namespace);
-    let patience = if is_open_namespace { settings.timeout.min(OPEN_PATIENCE) } else { settings.timeout };
+    let patience =
+        if settings.is_open(&add.namespace) { settings.timeout.min(OPEN_PATIENCE) } else { settings.timeout };
     let asked = client::ask(&settings.socket, Instant::now() + patience, |left| {
         let wait = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
         Request::new(Command::Add(Add { wait, ..add.clone() }))
@@ -137,7 +146,7 @@ fn wait_for_rules(settings: &Settings, add: &Add) -> Result<(), Error> {
         Err(error) => format!("the npc agent of this node, at {}, cannot be asked: {error}", settings.socket.display()),
     };
     let pod = format!("{}/{}", add.namespace, add.name);
-    if is_open_namespace || settings.failure_policy == FailurePolicy::Open {
+    if settings.starts_unenforced(&add.namespace) {
         eprintln!("npc-cni: pod {pod} starts before its policies are enforced: {reason}");
         let request = Request::new(Command::Add(add.clone()));
         if let Err(error) = note::leave(&settings.socket, &add.attachment, &request) {

@@ -93,6 +93,20 @@ impl Default for Settings {
     }
 }
 
+impl Settings {
+    /// Whether this is a namespace whose pods wait for the agent for a short time only.
+    #[must_use]
+    pub fn is_open(&self, namespace: &str) -> bool {
+        self.open_namespaces.iter().any(|open| open == namespace)
+    }
+
+    /// Whether a pod of this namespace starts, if the plugin cannot have its policies enforced.
+    #[must_use]
+    pub fn starts_unenforced(&self, namespace: &str) -> bool {
+        self.failure_policy == FailurePolicy::Open || self.is_open(namespace)
+    }
+}
+
 impl Input {
     /// Reads the JSON. Keys that the plugin does not know are of no account: runtimes
     /// add some.

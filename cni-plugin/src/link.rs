@@ -3,17 +3,19 @@
 use std::convert::Infallible;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::thread;
 
 use netlink_packet_core::{NetlinkDeserializable, NetlinkHeader, NetlinkSerializable, NlaBuffer, NlasIterator};
 use rustix::fs::{Mode, OFlags};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use crate::netlink::ask;
+use crate::netlink::Socket;
 use crate::protocol::HostInterface;
 
 /// `RTM_GETLINK` of linux/rtnetlink.h.
 const GET_LINK: u16 = 18;
+
+/// The network namespace of this thread.
+const OWN: &str = "/proc/thread-self/ns/net";
 
 /// How many bytes stand before the attributes (`struct ifinfomsg`), and where the index is.
 const HEADER: usize = 16;
@@ -40,14 +42,13 @@ pub(crate) enum NodeEnd {
     Elsewhere,
 }
 
-/// The node's end of the interface of this name in this network namespace. The node is the
-/// network namespace of this thread.
+/// The node's end of the interface of this name in this network namespace. `node` is a socket of
+/// the node's.
 ///
 /// # Errors
 /// If the network namespace cannot be entered, or the kernel cannot be asked.
-pub(crate) fn node_end(netns: &str, interface: &str) -> io::Result<NodeEnd> {
-    let netns = rustix::fs::open(netns, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::empty())?;
-    let inner = within(&netns, || Link::find(&by_name(interface)))?;
+pub(crate) fn node_end(node: &Socket, netns: &str, interface: &str) -> io::Result<NodeEnd> {
+    let inner = Link::find(&socket_of(netns)?, &by_name(interface))?;
     if !inner.is_paired {
         return Ok(NodeEnd::None);
     }
@@ -55,7 +56,7 @@ pub(crate) fn node_end(netns: &str, interface: &str) -> io::Result<NodeEnd> {
     let Some(other) = inner.other else { return Ok(NodeEnd::Elsewhere) };
     // The index is of the network namespace in which the other end is. If that is another one than
     // the node's, an interface of the node may have the same index.
-    let outer = match Link::find(&by_index(other)) {
+    let outer = match Link::find(node, &by_index(other)) {
         Ok(outer) => outer,
         Err(error) if error.raw_os_error() == Some(rustix::io::Errno::NODEV.raw_os_error()) => {
             return Ok(NodeEnd::Elsewhere);
@@ -69,15 +70,34 @@ pub(crate) fn node_end(netns: &str, interface: &str) -> io::Result<NodeEnd> {
     }
 }
 
-/// Runs this in a network namespace, on a thread of its own: this one stays where it is.
-fn within<T: Send>(netns: &OwnedFd, run: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
-    thread::scope(|scope| {
-        let thread = thread::Builder::new().spawn_scoped(scope, || {
-            move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network))?;
-            run()
-        })?;
-        thread.join().unwrap_or_else(|_| Err(io::Error::other("the thread in the network namespace ended early")))
-    })
+/// A socket of this network namespace. This thread enters it and leaves it: a thread for that alone
+/// would have to wait for a processor, behind all plugins of a burst.
+fn socket_of(netns: &str) -> io::Result<Socket> {
+    let open = |path: &str| rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::empty());
+    let (own, netns) = (open(OWN)?, open(netns)?);
+    let enter = |netns: &OwnedFd| move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network));
+    enter(&netns)?;
+    let socket = Socket::open();
+    // Nothing depends on it, because what is asked of the node goes over its own socket. But a plugin
+    // that waits for the agent is to keep no network namespace alive.
+    let _ = enter(&own);
+    socket
+}
+
+/// The interface of this index.
+///
+/// # Errors
+/// If there is none, or the kernel cannot be asked.
+pub(crate) fn of_index(node: &Socket, index: u32) -> io::Result<HostInterface> {
+    Link::find(node, &by_index(index)).map(|link| HostInterface { name: link.name, index: link.index })
+}
+
+/// The interface of this name.
+///
+/// # Errors
+/// If there is none, or the kernel cannot be asked.
+pub(crate) fn of_name(node: &Socket, name: &str) -> io::Result<HostInterface> {
+    Link::find(node, &by_name(name)).map(|link| HostInterface { name: link.name, index: link.index })
 }
 
 /// What matters of a link.
@@ -91,8 +111,8 @@ struct Link {
 }
 
 impl Link {
-    fn find(question: &[u8]) -> io::Result<Self> {
-        let answer = ask(Message(question.to_vec()))?;
+    fn find(socket: &Socket, question: &[u8]) -> io::Result<Self> {
+        let answer = socket.ask(Message(question.to_vec()))?;
         let link = answer.and_then(|Message(payload)| Self::parse(&payload));
         link.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the kernel's answer is not a link"))
     }
@@ -191,13 +211,30 @@ mod tests {
 
     #[test]
     fn a_loopback_has_no_end_on_the_node() {
-        assert_eq!(Link::find(&by_name("lo")).unwrap().index, 1);
-        assert_eq!(Link::find(&by_index(1)).unwrap().name, "lo");
+        let node = Socket::open().unwrap();
+        assert_eq!(of_name(&node, "lo").unwrap().index, 1);
+        assert_eq!(of_index(&node, 1).unwrap().name, "lo");
+        assert!(of_name(&node, "no-such-link").is_err());
         // Entering a network namespace takes root.
-        if let Ok(end) = node_end("/proc/self/ns/net", "lo") {
+        if let Ok(end) = node_end(&node, "/proc/self/ns/net", "lo") {
             assert_eq!(end, NodeEnd::None);
         }
-        assert!(node_end("/proc/self/ns/mnt", "lo").is_err());
-        assert!(node_end("/nowhere", "lo").is_err());
+        assert!(node_end(&node, "/proc/self/ns/mnt", "lo").is_err());
+        assert!(node_end(&node, "/nowhere", "lo").is_err());
+    }
+
+    #[test]
+    fn a_thread_comes_back_from_the_containers_network_namespace() {
+        let name = format!("npc-cni-test-{}", std::process::id());
+        let ip = |command: &str| std::process::Command::new("ip").args(["netns", command, &name]).status();
+        // That takes root and iproute2.
+        if !ip("add").is_ok_and(|status| status.success()) {
+            return;
+        }
+        let own = || std::fs::read_link(OWN).unwrap();
+        let (before, node) = (own(), Socket::open().unwrap());
+        let end = node_end(&node, &format!("/run/netns/{name}"), "lo");
+        assert!(ip("del").unwrap().success());
+        assert_eq!((end.unwrap(), own()), (NodeEnd::None, before));
     }
 }

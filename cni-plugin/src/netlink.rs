@@ -1,7 +1,8 @@
-//! One question to the kernel over netlink, and its answer.
+//! Questions to the kernel over netlink, and its answers.
 
 use std::fmt::Debug;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use netlink_packet_core::{
@@ -16,28 +17,42 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// As much as one route or one link takes, and more.
 const ANSWER: usize = 16 << 10;
 
-/// Asks the kernel, in the network namespace of this thread. Answers nothing if the kernel
-/// has nothing to say.
-///
-/// # Errors
-/// If the kernel refuses, or cannot be asked.
-pub(crate) fn ask<M>(question: M) -> io::Result<Option<M>>
-where
-    M: NetlinkSerializable + NetlinkDeserializable + Debug,
-{
-    let domain = AddressFamily::NETLINK;
-    // The protocol number of NETLINK_ROUTE is 0, which is that of none.
-    let socket = rustix::net::socket_with(domain, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
-    set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE))?;
-    rustix::net::send(&socket, &request(question), SendFlags::empty())?;
-    let mut buffer = vec![0; ANSWER];
-    let (length, _) = rustix::net::recv(&socket, &mut buffer[..], RecvFlags::empty())?;
-    let answer = buffer.get(..length).unwrap_or_default();
-    let answer = NetlinkMessage::<M>::deserialize(answer).map_err(io::Error::other)?;
-    match answer.payload {
-        NetlinkPayload::InnerMessage(message) => Ok(Some(message)),
-        NetlinkPayload::Error(error) => Err(error.to_io()),
-        _ => Ok(None),
+/// A socket on which the kernel answers for one network namespace: that in which it was opened,
+/// wherever the thread is later.
+#[derive(Debug)]
+pub(crate) struct Socket(OwnedFd);
+
+impl Socket {
+    /// Opens one in the network namespace of this thread.
+    ///
+    /// # Errors
+    /// If there is none to be had.
+    pub(crate) fn open() -> io::Result<Self> {
+        let domain = AddressFamily::NETLINK;
+        // The protocol number of NETLINK_ROUTE is 0, which is that of none.
+        let socket = rustix::net::socket_with(domain, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
+        set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE))?;
+        Ok(Self(socket))
+    }
+
+    /// Asks the kernel. Answers nothing if the kernel has nothing to say.
+    ///
+    /// # Errors
+    /// If the kernel refuses, or cannot be asked.
+    pub(crate) fn ask<M>(&self, question: M) -> io::Result<Option<M>>
+    where
+        M: NetlinkSerializable + NetlinkDeserializable + Debug,
+    {
+        rustix::net::send(&self.0, &request(question), SendFlags::empty())?;
+        let mut buffer = vec![0; ANSWER];
+        let (length, _) = rustix::net::recv(&self.0, &mut buffer[..], RecvFlags::empty())?;
+        let answer = buffer.get(..length).unwrap_or_default();
+        let answer = NetlinkMessage::<M>::deserialize(answer).map_err(io::Error::other)?;
+        match answer.payload {
+            NetlinkPayload::InnerMessage(message) => Ok(Some(message)),
+            NetlinkPayload::Error(error) => Err(error.to_io()),
+            _ => Ok(None),
+        }
     }
 }
 

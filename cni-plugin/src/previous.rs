@@ -7,14 +7,17 @@ use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-use rustix::net::{AddressFamily, SocketType, netdevice};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::check::is_of_a_pod;
-use crate::link::{NodeEnd, node_end};
+use crate::link::{self, NodeEnd, node_end};
+use crate::netlink::Socket;
 use crate::protocol::HostInterface;
 use crate::{Code, Error, route};
+
+/// Where the kernel shows the interfaces of the node.
+const SYSFS: &str = "/sys/class/net";
 
 /// The result of an ADD, as far as it matters here. In 0.3.x an address also has a
 /// `version`, and often no interface.
@@ -146,38 +149,44 @@ impl Previous {
     /// makes it lists it before others add theirs (`bandwidth` an ifb).
     #[must_use]
     pub fn host_interface(&self, interface: &str, netns: &str, addresses: &[IpAddr]) -> Option<HostInterface> {
-        match node_end(netns, interface) {
+        let node = Socket::open().ok()?;
+        match node_end(&node, netns, interface) {
             Ok(NodeEnd::Is(end)) => return Some(end),
             // A route leads to the interface below a macvlan or an ipvlan, which many share.
             Ok(NodeEnd::None) => return None,
             Ok(NodeEnd::Elsewhere) | Err(_) => {}
         }
-        // A name and an index are asked of the kernel by a socket of any kind.
-        let socket = rustix::net::socket(AddressFamily::UNIX, SocketType::DGRAM, None).ok()?;
         let by_route = addresses.iter().find_map(|address| {
-            let index = route::interface_to(*address).ok().flatten()?;
-            let name = netdevice::index_to_name(&socket, index).ok()?;
-            leads_to_pod(&name).then_some(HostInterface { name, index })
+            let index = route::interface_to(&node, *address).ok().flatten()?;
+            link::of_index(&node, index).ok().filter(|found| leads_to_pod(&found.name))
         });
         let listed = self.interfaces.as_deref().unwrap_or_default();
         // Some plugins (azure-vnet) list the container's interface without its network
         // namespace. The node's uplink may have the same name.
         let is_possible =
             |found: &&Interface| found.is_of_node() && found.name != interface && leads_to_pod(&found.name);
-        let by_result = || {
-            listed.iter().filter(is_possible).find_map(|found| {
-                let index = netdevice::name_to_index(&socket, &found.name).ok()?;
-                Some(HostInterface { name: found.name.clone(), index })
-            })
-        };
+        let by_result = || listed.iter().filter(is_possible).find_map(|found| link::of_name(&node, &found.name).ok());
         by_route.or_else(by_result)
     }
 }
 
 /// Whether an interface of the node can lead to one pod, and goes with it. Behind a bridge
-/// or an uplink are others.
+/// or an uplink are others, and an uplink may be a bond or a VLAN.
 fn leads_to_pod(name: &str) -> bool {
-    name != "lo" && is_virtual(name) && !is_bridge(name)
+    name != "lo" && is_plain(name) && may_be_of_pod(&Path::new(SYSFS).join(name))
+}
+
+/// The same, by what the kernel shows of it in this folder.
+fn may_be_of_pod(interface: &Path) -> bool {
+    let is = |what: &str| interface.join(what).exists();
+    !is("device") && !is("bridge") && !is("bonding") && !has_lower(interface)
+}
+
+/// Whether an interface stands on others, as a bond, a VLAN and a macvlan do. None that is one of
+/// a pair does.
+fn has_lower(interface: &Path) -> bool {
+    let mut entries = fs::read_dir(interface).into_iter().flatten().flatten();
+    entries.any(|entry| entry.file_name().as_encoded_bytes().starts_with(b"lower_"))
 }
 
 /// Whether two paths lead to one network namespace: `/var/run` is `/run` on most nodes, and
@@ -198,15 +207,6 @@ fn is_link_local(address: IpAddr) -> bool {
         IpAddr::V4(address) => address.is_link_local(),
         IpAddr::V6(address) => address.is_unicast_link_local(),
     }
-}
-
-fn is_bridge(name: &str) -> bool {
-    is_plain(name) && Path::new("/sys/class/net").join(name).join("bridge").exists()
-}
-
-/// Whether no device of the machine is behind an interface.
-fn is_virtual(name: &str) -> bool {
-    is_plain(name) && !Path::new("/sys/class/net").join(name).join("device").exists()
 }
 
 /// Whether a name can be that of an interface, and is no path.
@@ -331,11 +331,32 @@ mod tests {
         Some(found.name)
     }
 
-    /// The interfaces of this machine: those with a device of its own, and the others.
+    /// The interfaces of this machine but the loopback: those that lead to no pod, and the others.
     fn interfaces() -> (Vec<String>, Vec<String>) {
-        let entries = std::fs::read_dir("/sys/class/net").unwrap();
+        let entries = std::fs::read_dir(SYSFS).unwrap();
         let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-        names.filter(|name| name != "lo" && !is_bridge(name)).partition(|name| !is_virtual(name))
+        names.filter(|name| name != "lo").partition(|name| !leads_to_pod(name))
+    }
+
+    #[test]
+    fn what_stands_on_other_interfaces_leads_to_no_pod() {
+        let folder = tempfile::tempdir().unwrap();
+        let interface = |name: &str, parts: &[&str]| {
+            for part in ["mtu", "statistics"].iter().chain(parts) {
+                fs::create_dir_all(folder.path().join(name).join(part)).unwrap();
+            }
+            may_be_of_pod(&folder.path().join(name))
+        };
+        assert!(interface("veth1", &[]));
+        for (name, parts) in [
+            ("eth0", &["device"][..]),
+            ("bond0", &["bonding"]),
+            ("bond1", &["bonding", "lower_eth0", "lower_eth1"]),
+            ("eth0.7", &["lower_eth0"]),
+            ("cni0", &["bridge"]),
+        ] {
+            assert!(!interface(name, parts), "{name}");
+        }
     }
 
     #[test]
@@ -369,8 +390,10 @@ mod tests {
 
     #[test]
     fn the_loopback_is_reached_by_its_interface() {
-        assert_eq!(route::interface_to("127.0.0.1".parse().unwrap()).ok().flatten(), Some(1));
-        assert_eq!(route::interface_to("::1".parse().unwrap()).ok().flatten(), Some(1));
+        let node = Socket::open().unwrap();
+        for address in ["127.0.0.1", "::1"] {
+            assert_eq!(route::interface_to(&node, address.parse().unwrap()).ok().flatten(), Some(1), "{address}");
+        }
     }
 
     #[test]

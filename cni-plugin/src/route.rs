@@ -9,7 +9,7 @@ use netlink_packet_core::{
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
 
-use crate::netlink::ask;
+use crate::netlink::Socket;
 
 /// `RTM_GETROUTE` of linux/rtnetlink.h.
 const GET_ROUTE: u16 = 26;
@@ -46,8 +46,8 @@ impl NetlinkDeserializable for Route {
 ///
 /// # Errors
 /// If the kernel has no route to it, or cannot be asked.
-pub(crate) fn interface_to(address: IpAddr) -> io::Result<Option<u32>> {
-    let answer = ask(Route(question(address)))?;
+pub(crate) fn interface_to(node: &Socket, address: IpAddr) -> io::Result<Option<u32>> {
+    let answer = node.ask(Route(question(address)))?;
     Ok(answer.and_then(|Route(route)| interface_of(&route)))
 }
 

@@ -268,6 +268,26 @@ fn a_pod_whose_addresses_are_not_known_to_be_its_own_does_not_start() {
 }
 
 #[test]
+fn a_pod_whose_addresses_are_unknown_starts_unreported_where_its_policies_may_wait() {
+    let node = Node::new();
+    // Of one family only: if the agent knew it alone, the other would stay open.
+    let half = r#"{"interfaces":[{"name":"eth0","sandbox":"/run/netns/pod"}],
+        "ips":[{"address":"10.0.0.5/24","interface":0},{"address":"fd00::5/64","interface":7}]}"#;
+    let add = |settings: &Value| call("ADD", &node.configuration("1.0.0", settings, Some(half)));
+    for settings in [json!({"failurePolicy": "open"}), json!({"openNamespaces": ["a", "shop"]})] {
+        let output = add(&settings);
+        assert!(output.status.success(), "{settings}: {output:?}");
+        assert_eq!(String::from_utf8(output.stdout).unwrap(), half);
+        let log = String::from_utf8(output.stderr).unwrap();
+        assert!(log.contains("fd00::5") && log.contains("the API reports"), "{log}");
+    }
+    assert!(node.notes().is_empty());
+    for settings in [json!({}), json!({"openNamespaces": ["kube-system"]})] {
+        assert_eq!(error(&add(&settings)).0, 6, "{settings}");
+    }
+}
+
+#[test]
 fn a_del_succeeds_whatever_is_wrong() {
     let node = Node::new();
     // No agent, no prevResult, no namespace any more, a wrong setting.

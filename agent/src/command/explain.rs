@@ -18,7 +18,9 @@ mod warning;
 
 use clap_complete::engine::ArgValueCompleter;
 use npc_compiler::cluster::group::Groups;
-use npc_compiler::verdict::explain::{FlowExplanation, Unanswerable, Verdict, explain, explain_endpoint};
+use npc_compiler::verdict::explain::{
+    FlowExplanation, Target, Unanswerable, Verdict, explain, explain_endpoint, explain_parts,
+};
 
 use super::endpoint::{Resolved, Written, short_kind};
 use super::input::{self, Input};
@@ -106,13 +108,14 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
     let from = args.from.resolve(&input, &input.namespace)?;
     let Some(to) = &args.to else {
         if from.port.is_some() {
-            let message =
-                "a port needs a destination, as in npc explain SRC DST:PORT; without one, all ports are shown";
+            let message = "a port needs a source too: npc explain SRC DST:PORT, where SRC may be any or outside";
             return Err(Stop::new(Exit::Input, message).into());
         }
         let explanation =
-            explain_endpoint(cluster, &groups, &from.target).map_err(|error| stop(&error, &from.name, &from.name))?;
-        let about = single::About { context: &context, name: &from.name, explanation: &explanation };
+            explain_endpoint(cluster, &groups, &from.target).map_err(|error| without_policies(&error, &from))?;
+        let parts = explain_parts(cluster, &groups, &from.target);
+        let (name, explanation, parts) = (&from.name, &explanation, &parts);
+        let about = single::About { context: &context, name, explanation, parts };
         match args.output {
             Format::Json => output::json(&about.json())?,
             Format::Text => about.text(&mut output::stdout())?,
@@ -138,6 +141,21 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
         Verdict::Denied | Verdict::Partial if args.exit_zero => Exit::Fine,
         Verdict::Denied | Verdict::Partial => Exit::Not,
     })
+}
+
+/// Why there is nothing to say of an endpoint alone.
+fn without_policies(error: &Unanswerable, from: &Resolved<'_>) -> Stop {
+    match (error, &from.target) {
+        (Unanswerable::NoEndpoint, Target::Service(_)) => Stop::new(
+            Exit::Input,
+            format!(
+                "{} leads to no pod of the input that policies apply to: its selector selects none, or only pods in \
+                 their node's network; ask npc explain SRC {0} about the flows to it",
+                from.name
+            ),
+        ),
+        _ => stop(error, &from.name, &from.name),
+    }
 }
 
 /// Why a question has no answer, as the command says it.

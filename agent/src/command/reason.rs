@@ -35,6 +35,7 @@ macro_rules! pages {
 /// All of them, in the order in which they are listed.
 const PAGES: &[Page] = pages! {
     "default-deny-only"
+    "rule-missing"
     "peer-label-missing"
     "peer-label-value"
     "peer-other-namespace"

@@ -1,11 +1,13 @@
 //! Rules and peers in short: `8080 from app=prometheus in namespace monitoring`.
 
 use ipnetwork::IpNetwork;
-use npc_compiler::algebra::selector::{Operator, Selector};
+use npc_compiler::algebra::selector::{Operator, Requirement, Selector};
 use npc_compiler::algebra::traffic::Traffic;
 use npc_compiler::cluster::{Cluster, PolicyId};
 use npc_compiler::object::{NAMESPACE_NAME_LABEL, Protocol};
-use npc_compiler::policy::{Direction, IpBlock, Namespaces, Peer, Peers, PodPeer, PolicyRule, PortMatch, Ports};
+use npc_compiler::policy::{
+    Direction, IpBlock, Namespaces, Peer, Peers, PodPeer, Policy, PolicyRule, PortMatch, Ports,
+};
 use serde::Serialize;
 
 use super::words::{policy_name, shorten};
@@ -36,7 +38,7 @@ pub(super) fn elsewhere(cluster: &Cluster, id: PolicyId, direction: Direction) -
         let Peers::AnyOf(peers) = &rule.peers else { return Vec::new() };
         let (ports, traffic) = (ports(&rule.ports), meant(&rule.ports));
         let absent = peers.iter().enumerate().filter(|(_, peer)| match peer {
-            Peer::Pods(peer) => cluster.selected(peer).is_empty(),
+            Peer::Pods(peer) => is_elsewhere(cluster, policy, peer),
             Peer::Block(_) | Peer::Nothing => false,
         });
         let absent = absent.map(|(i, peer)| Elsewhere {
@@ -49,6 +51,22 @@ pub(super) fn elsewhere(cluster: &Cluster, id: PolicyId, direction: Direction) -
         absent.filter(|of| !of.ports.is_empty()).collect()
     };
     policy.rules(direction).iter().flat_map(of_rule).collect()
+}
+
+/// Whether the pods that a peer means are not in the input: it selects none there, or the input has
+/// the pods of the policy's own namespace alone and the peer means those of other namespaces too.
+fn is_elsewhere(cluster: &Cluster, policy: &Policy, peer: &PodPeer) -> bool {
+    let selected = cluster.selected(peer);
+    if selected.is_empty() {
+        return true;
+    }
+    let Namespaces::Selected(selector) = &peer.namespaces else { return false };
+    let is_own_name = |of: &Requirement| {
+        of.key == NAMESPACE_NAME_LABEL
+            && matches!(&of.operator, Operator::In(names) if names.iter().all(|name| *name == policy.namespace))
+    };
+    let is_of_own = || cluster.endpoints().all(|(_, pod)| pod.namespace == policy.namespace);
+    !selector.requirements().any(is_own_name) && is_of_own()
 }
 
 /// A rule: `8080 from app=prometheus in namespace monitoring`.

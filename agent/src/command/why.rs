@@ -143,7 +143,7 @@ fn chosen(
     let shows = held.filter(|held| Family::ALL.iter().any(|family| !held.family(*family).chains.is_empty()));
     let Some(held) = shows else { return Options { seed, ..Options::default() } };
     // What the kernel keeps is what its rules were made by.
-    let seeded = |options: Options| Options { seed: Seed::kept_in(held).or(seed), ..options };
+    let seeded = |options: Options| Options { seed: held.seed().or(seed), ..options };
     let of_agent = said.options.clone().map(seeded);
     of_agent.unwrap_or_else(|| {
         seeded(options::nearest(held, |options| {

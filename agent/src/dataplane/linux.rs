@@ -14,9 +14,10 @@ use tracing::{debug, info, warn};
 
 use super::alias::Aliases;
 use super::audit::{Audit, AuditScope, Auditor};
-use super::backend::{self, Backend};
+use super::backend::Backend;
 use super::bridge::{self, Bridge, BridgeTable};
 use super::counters::Counters;
+use super::detect::detect;
 use super::flows::{Facts, Flows, LinuxFlows};
 use super::ipset::{self, Ipset, OddSet};
 use super::iptables::{self, Hook, Iptables, Restored};
@@ -75,7 +76,7 @@ impl Linux {
     pub fn open(backend: Option<Backend>) -> Result<Self, Error> {
         let (backend, reason) = match backend {
             Some(backend) => (backend, "--backend".to_owned()),
-            None => backend::detect()?,
+            None => detect()?,
         };
         let tables = Self::tables(backend)?;
         let families: Vec<String> = tables.iter().map(|table| table.family().to_string()).collect();

@@ -240,7 +240,7 @@ pub(super) fn fuzz(data: &[u8]) {
         }
     };
     messages(data, SUBSYSTEM).for_each(take);
-    messages(&super::fuzz::message(PACKET, &[2, 0, 0, 0], data), SUBSYSTEM).for_each(take);
+    messages(&super::fuzz_input::message(PACKET, &[2, 0, 0, 0], data), SUBSYSTEM).for_each(take);
     let _ = tuple(data);
 }
 

@@ -1,5 +1,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that finds nothing has failed")]
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use npc_cni::configuration::FailurePolicy;
 use serde_json::{Value, json};
 
 use super::*;

@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::conflist::{ConfList, Plugin, Record, TYPE};
-use super::decide::Settings;
+use super::decision::Settings;
 
 /// What a file is derived from.
 pub(super) fn record(name: &str, source: &ConfList) -> Record {

@@ -12,7 +12,7 @@ use rustix::fs::{FlockOperation, OFlags, flock};
 use npc_cni::configuration::{LONGEST_FILE, MOST_FILES, names_itself};
 
 use super::conflist::{TYPE, is_read};
-use super::decide::Content;
+use super::decision::Content;
 
 /// What an operator adds to the name of our file to have no plugin on a node.
 const OFF: &str = ".off";
@@ -199,12 +199,16 @@ pub fn install_plugin(from: &Path, folder: &Path) -> io::Result<bool> {
 }
 
 /// The names of the plugins in some folders. A link counts: what it leads to may be elsewhere on
-/// the node, where this container does not see it. `None` if one of the folders cannot be read.
+/// the node, where this container does not see it. `None` if one of the folders cannot be read, or
+/// has too many files.
 #[must_use]
 pub fn plugins(folders: &[&Path]) -> Option<BTreeSet<String>> {
     let mut names = BTreeSet::new();
     for folder in folders {
-        for entry in fs::read_dir(folder).ok()?.take(MOST_FILES) {
+        for (number, entry) in fs::read_dir(folder).ok()?.enumerate() {
+            if number == MOST_FILES {
+                return None;
+            }
             let entry = entry.ok()?;
             if entry.file_type().is_ok_and(|kind| kind.is_file() || kind.is_symlink()) {
                 names.extend(entry.file_name().into_string());

@@ -82,6 +82,18 @@ fn only_what_a_runtime_reads_is_read_and_nothing_holds_the_reader() {
 }
 
 #[test]
+fn of_a_folder_with_too_many_files_no_plugin_is_said_to_be_missing() {
+    let temp = tempfile::tempdir().unwrap();
+    let names: BTreeSet<String> = (0..MOST_FILES).map(|number| format!("plugin-{number}")).collect();
+    for name in &names {
+        fs::write(temp.path().join(name), "").unwrap();
+    }
+    assert_eq!(plugins(&[temp.path()]), Some(names));
+    fs::write(temp.path().join("one-more"), "").unwrap();
+    assert_eq!(plugins(&[temp.path()]), None);
+}
+
+#[test]
 fn a_second_installer_waits_for_the_first() {
     let (_temp, folder) = folder();
     let first = folder.claim().unwrap();

@@ -10,7 +10,7 @@ use std::path::Path;
 use npc_cni::configuration::names_itself;
 
 use super::conflist::ConfList;
-use super::decide::Content;
+use super::decision::Content;
 
 /// One of them.
 #[derive(Debug)]

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::conflist::{ConfList, Plugin, leads_to};
-use super::decide::{Content, Decision, Settings, View};
+use super::decision::{Content, Decision, Settings, View};
 use super::report::{Alert, Reason};
 
 /// What a file is to us.

@@ -18,6 +18,7 @@
 pub mod conflist;
 mod contest;
 pub mod decide;
+mod decision;
 mod entries;
 pub mod folder;
 mod former;

@@ -1,6 +1,6 @@
 //! What an agent's rules depend on besides the cluster, as its status has it.
 
-use npc_compiler::ruleset::layout::{self, MissingMatches, SelfMatch};
+use npc_compiler::ruleset::layout::{self, MissingMatches, SelfMatch, SetMembers};
 use serde::{Deserialize, Serialize};
 
 /// The options of an agent: its flags as far as this kernel supports them, and the
@@ -27,13 +27,28 @@ pub struct RuleOptions {
     pub length: bool,
     /// Whether the kernel has `-m devgroup`.
     pub device_group: bool,
+    /// `--max-set-members`. An agent of an earlier version has no bound.
+    #[serde(default = "unbounded")]
+    pub max_set_members: u64,
+}
+
+const fn unbounded() -> u64 {
+    u64::MAX
 }
 
 impl From<&layout::Options> for RuleOptions {
     fn from(options: &layout::Options) -> Self {
         // The seed is a secret, which the kernel keeps.
-        let layout::Options { self_match, lacks, keep_established, allow_tunnels, log_denied, anti_spoof, seed: _ } =
-            options;
+        let layout::Options {
+            self_match,
+            lacks,
+            keep_established,
+            allow_tunnels,
+            log_denied,
+            anti_spoof,
+            set_members,
+            seed: _,
+        } = options;
         Self {
             keep_established: *keep_established,
             allow_tunnels: *allow_tunnels,
@@ -43,6 +58,7 @@ impl From<&layout::Options> for RuleOptions {
             hop_limit: !lacks.hop_limit,
             length: !lacks.length,
             device_group: !lacks.device_group,
+            max_set_members: set_members.0,
         }
     }
 }
@@ -61,6 +77,7 @@ impl From<RuleOptions> for layout::Options {
             allow_tunnels,
             log_denied,
             anti_spoof,
+            set_members: SetMembers(options.max_set_members),
             seed: None,
         }
     }
@@ -82,6 +99,7 @@ mod tests {
             layout::Options { allow_tunnels: true, ..default() },
             layout::Options { log_denied: true, ..default() },
             layout::Options { anti_spoof: true, ..default() },
+            layout::Options { set_members: SetMembers(5_000), ..default() },
             layout::Options { lacks: MissingMatches { hop_limit: true, ..lacks() }, ..default() },
             layout::Options { lacks: MissingMatches { length: true, ..lacks() }, ..default() },
             layout::Options { lacks: MissingMatches { device_group: true, ..lacks() }, ..default() },
@@ -98,6 +116,14 @@ mod tests {
             let read: layout::Options = read.options.expect("options").into();
             assert_eq!(format!("{read:?}"), format!("{options:?}"));
         }
+    }
+
+    #[test]
+    fn an_agent_that_says_no_bound_on_set_members_has_none() {
+        let mut json = serde_json::to_value(RuleOptions::from(&layout::Options::default())).expect("JSON");
+        json.as_object_mut().expect("an object").remove("maxSetMembers").expect("it is there");
+        let read: RuleOptions = serde_json::from_value(json).expect("options");
+        assert_eq!(layout::Options::from(read).set_members, SetMembers(u64::MAX));
     }
 
     #[test]

@@ -27,7 +27,7 @@ fn what_is_not_understood_of_a_policy_is_said_with_its_place() {
         [("matrix", &[][..]), ("compile", &["-o", "pairs"]), ("migrate", &[]), ("explain", &["any", "192.0.2.1"])]
     {
         let answer = files.npc(command, words);
-        let line = "in.yaml:8:17: warning[cidr-invalid]: networkpolicy default/p";
+        let line = "in.yaml:8:17: error[cidr-invalid]: networkpolicy default/p";
         assert!(answer.err.contains(line), "{command}: {}{}", answer.out, answer.err);
     }
     for (command, format) in [("matrix", "json"), ("compile", "pairs-json"), ("migrate", "json")] {
@@ -41,7 +41,7 @@ fn what_is_not_understood_of_a_policy_is_said_with_its_place() {
 }
 
 #[test]
-fn a_field_that_the_api_does_not_have_is_one_warning() {
+fn a_field_that_the_api_does_not_have_is_one_error() {
     let check = |spec: &str, wanted: &str| {
         let policy = format!(
             "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: p}}\nspec: {{podSelector: {{}}, {spec}}}\n"
@@ -52,16 +52,16 @@ fn a_field_that_the_api_does_not_have_is_one_warning() {
     };
     check(
         "Ingress: [{}]",
-        "4:25: warning[field-unknown]: networkpolicy default/p spec.Ingress: the API has no such field (did you mean ingress?); npc enforces the policy without it",
+        "4:25: error[field-unknown]: networkpolicy default/p spec.Ingress: the API has no such field (did you mean ingress?); npc enforces the policy without it",
     );
     check(
         "ingress: [{from: [{ipBlok: {}}]}]",
-        "4:44: warning[field-unknown]: networkpolicy default/p spec.ingress[0].from[0].ipBlok: \
+        "4:44: error[field-unknown]: networkpolicy default/p spec.ingress[0].from[0].ipBlok: \
          the API has no such field (did you mean ipBlock?); this part matches nothing",
     );
     check(
         "ingress: [{zzz: 1}]",
-        "4:36: warning[field-unknown]: networkpolicy default/p spec.ingress[0].zzz: the API has no such field; this part matches nothing",
+        "4:36: error[field-unknown]: networkpolicy default/p spec.ingress[0].zzz: the API has no such field; this part matches nothing",
     );
 }
 

@@ -150,9 +150,11 @@ fn a_rule_that_is_about_something_else_is_no_near_miss() {
     let spec = "  ingress:\n  - from: [{podSelector: {matchLabels: {app: x}}}]\n    ports: [{port: 443}]\n  - from: [{ipBlock: {cidr: 192.0.2.0/24}}]\n    ports: [{port: 9000, protocol: UDP}]\n";
     let answer = Files::of(&format!("{PODS}---\n{}", policy(spec))).npc("explain", &["b", "a:80"]);
     for text in [
-        "denied[peer-label-value]: no rule is about this",
-        "the rules are about 443 from app=x in namespace default; 9000/udp from 192.0.2.0/24",
-        "wants app=x, there is app=b; wants 443, there is 80",
+        "denied[rule-missing]: no rule is about this",
+        "the rules are about 443 from app=x in namespace default; 9000/udp from 192.0.2.0/24\n",
+        "   = note: there is TCP 80 from default/pod/b\n",
+        "^^^^^^ wants app=x, there is app=b",
+        "^^^^^^^^^ wants 443, there is 80",
     ] {
         assert!(answer.out.contains(text), "{text}: {}", answer.out);
     }

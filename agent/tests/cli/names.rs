@@ -12,12 +12,13 @@ use serde_json::Value;
 
 use crate::Files;
 
-const SCHEMAS: [(&str, &str); 6] = [
+const SCHEMAS: [(&str, &str); 7] = [
     ("flow-explanation", include_str!("../../schemas/flow-explanation.json")),
     ("migration-report", include_str!("../../schemas/migration-report.json")),
     ("kernel-explanation", include_str!("../../schemas/kernel-explanation.json")),
     ("connectivity-matrix", include_str!("../../schemas/connectivity-matrix.json")),
     ("finding-report", include_str!("../../schemas/finding-report.json")),
+    ("endpoint-explanation", include_str!("../../schemas/endpoint-explanation.json")),
     ("policy-explanation", include_str!("../../schemas/policy-explanation.json")),
 ];
 

@@ -275,6 +275,17 @@ fn explanations_of_a_kernel_conform_to_their_schema() {
 }
 
 #[test]
+fn explanations_of_an_endpoint_conform_to_their_schema() {
+    let backends = Files::of(include_str!("../../../tests/cases/backends-that-differ.yaml"));
+    for endpoint in ["shop/svc/api", "shop/client"] {
+        let json = backends.npc("explain", &[endpoint, "-o", "json"]).json();
+        conforms(ENDPOINT, &json);
+        assert_eq!(json["parts"].as_array().unwrap().len(), if endpoint == "shop/client" { 0 } else { 2 }, "{json}");
+    }
+    conforms(ENDPOINT, &Files::of(SHOP).npc("explain", &["shop/deploy/api", "-o", "json"]).json());
+}
+
+#[test]
 fn schemas_are_printed_by_the_kind_of_the_document() {
     let files = Files::of("");
     for (kind, schema) in [

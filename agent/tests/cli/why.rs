@@ -113,6 +113,38 @@ fn a_line_of_a_save_is_found_with_its_number_in_the_chain() {
     assert_eq!(json["rules"][0]["origins"][0]["policy"], "shop/db", "{json}");
 }
 
+/// A rule as an agent without comments wrote it.
+fn without_comment(line: &str) -> String {
+    let Some((before, comment)) = line.split_once(" -m comment --comment ") else { return line.to_owned() };
+    let end = comment[1..].find('"').unwrap() + 2;
+    format!("{before}{}", &comment[end..])
+}
+
+#[test]
+fn a_rule_that_an_older_agent_wrote_without_its_comment_is_known() {
+    let files = Files::of(CLUSTER);
+    dumps(&files);
+    let save = std::fs::read_to_string(files.path().join("v4.save")).unwrap();
+    let old: Vec<String> = save.lines().map(without_comment).collect();
+    assert!(!old.iter().any(|line| line.contains("--comment")) && save.contains("--comment"), "{old:?}");
+    let kernel = ["--iptables-save", "old.save", "--iptables-save", "v6.save", "--ipset-save", "sets.save"];
+    let chain = chain(&files);
+    let first = old.iter().find(|line| line.starts_with(&format!("-A {chain} "))).unwrap().clone();
+    files.add("old.save", &(old.join("\n") + "\n"));
+    for (thing, kernel) in [(&first, &kernel[..]), (&chain, &kernel[..]), (&first, &[][..])] {
+        let answer = files.npc("why", &[&[thing.as_str(), "-o", "json"][..], &OFFLINE[..], kernel].concat());
+        let json = answer.json();
+        assert_eq!((answer.code, &json["wanted"]), (0, &true.into()), "{json}");
+        assert_eq!(json["rules"][0]["origins"][0]["policy"], "shop/db", "{json}");
+        assert_eq!(json["rules"][0]["number"], 1, "{json}");
+        assert_eq!(json["differs"], serde_json::json!([]), "{json}");
+    }
+    // A rule that was really changed is named by its number.
+    files.add("old.save", &old.join("\n").replace("--dport 5432", "--dport 5433"));
+    let answer = files.npc("why", &[&[chain.as_str()], &OFFLINE[..], &kernel[..]].concat());
+    assert!(answer.out.contains("rule 1 is not asked for"), "{}", answer.out);
+}
+
 #[test]
 fn a_set_says_what_its_members_are_and_which_rules_ask_it() {
     let files = Files::of(CLUSTER);

@@ -305,7 +305,7 @@ fn a_set_that_is_not_ours_under_our_name_goes_if_it_is_unused(backend: Backend) 
 fn detection_finds_the_backend_with_rules_and_wakes_no_other(backend: Backend) {
     let _namespace = Namespace::enter();
     run(&format!("iptables-{backend}"), &["-A", "FORWARD", "-s", "192.0.2.1", "-j", "ACCEPT"]);
-    let (found, reason) = npc_agent::dataplane::backend::detect().unwrap();
+    let (found, reason) = npc_agent::dataplane::detect::detect().unwrap();
     assert_eq!((found, reason.contains("1 rules there")), (backend, true), "{reason}");
     let legacy_tables = std::fs::read_to_string("/proc/thread-self/net/ip_tables_names").unwrap();
     assert_eq!(legacy_tables, if backend == Backend::Nft { "" } else { "filter\n" });
@@ -313,5 +313,5 @@ fn detection_finds_the_backend_with_rules_and_wakes_no_other(backend: Backend) {
     // Kubelet's hint says more than any number of rules.
     let other = if backend == Backend::Nft { Backend::Legacy } else { Backend::Nft };
     run(&format!("iptables-{other}"), &["-t", "mangle", "-N", "KUBE-IPTABLES-HINT"]);
-    assert_eq!(npc_agent::dataplane::backend::detect().unwrap().0, other);
+    assert_eq!(npc_agent::dataplane::detect::detect().unwrap().0, other);
 }

@@ -7,7 +7,8 @@ use std::process::Command;
 
 use nix::sys::signal::Signal;
 use npc_agent::dataplane::azure::{look, remove};
-use npc_agent::dataplane::backend::{Backend, detect};
+use npc_agent::dataplane::backend::Backend;
+use npc_agent::dataplane::detect::detect;
 use npc_agent::dataplane::iptables::{Hook, Iptables};
 use npc_agent::dataplane::other_engines::other_engines;
 use npc_agent::dataplane::{Kernel as _, Linux};

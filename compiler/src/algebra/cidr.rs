@@ -94,7 +94,14 @@ impl Cidr {
     /// # Errors
     /// A sentence that says what is wrong with the text.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
-        let (address, length) = text.split_once('/').ok_or("a prefix length is missing, as in 10.0.0.0/8")?;
+        let (address, length) = text.split_once('/').ok_or_else(|| {
+            let is_address = sloppy_v4(text).is_some() || sloppy_v6(text).is_some();
+            if is_address {
+                "a prefix length is missing, as in 10.0.0.0/8"
+            } else {
+                "it is no address, and an ipBlock takes no names"
+            }
+        })?;
         let (family, number) = match sloppy_v4(address) {
             Some(v4) => (Family::V4, u128::from(v4)),
             None => (Family::V6, sloppy_v6(address).ok_or("this is neither an IPv4 nor an IPv6 address")?),

@@ -6,12 +6,15 @@
 //! the node that asks (see [`Contest`]). Nothing here depends on the order of the
 //! objects.
 
+mod admitted;
 pub mod backend;
 pub(crate) mod claim;
 mod contest;
 pub mod group;
-pub(crate) mod melt;
+mod group_key;
+pub(crate) mod merge;
 mod open_groups;
+pub(crate) mod over_bound;
 pub mod selection;
 pub mod unread;
 
@@ -29,6 +32,7 @@ use rustc_hash::{FxBuildHasher, FxHashMap};
 use crate::algebra::cidr::{self, AddressSet};
 use crate::algebra::selector::{Operator, Selector};
 use crate::cluster::contest::owners;
+use crate::cluster::over_bound::OverBound;
 use crate::cluster::selection::{Selection, UnknownLabels};
 use crate::cluster::unread::Unread;
 use crate::object::{ContainerPort, EndpointSlice, Family, Labels, Objects, Pod, Service};
@@ -76,6 +80,9 @@ pub struct Cluster {
     nodes: BTreeMap<String, BTreeSet<IpAddr>>,
     node_addresses: BTreeSet<IpAddr>,
     policies: Vec<Policy>,
+    /// Each policy without its rules, in the same order: what it is where it is over the bound.
+    without_rules: Vec<Policy>,
+    over_bound: OverBound,
     /// The policies of each namespace.
     policies_in: BTreeMap<String, Vec<PolicyId>>,
     findings: Vec<Finding>,
@@ -144,6 +151,8 @@ impl Cluster {
             class_of,
             classes,
             classes_in,
+            without_rules: policies.iter().map(Policy::without_rules).collect(),
+            over_bound: OverBound::default(),
             node_addresses: nodes.values().flatten().copied().collect(),
             nodes,
             policies,
@@ -164,12 +173,13 @@ impl Cluster {
     /// What was not understood of one policy.
     pub fn findings_of(&self, id: PolicyId) -> impl Iterator<Item = &Finding> {
         let policy = self.policy(id);
+        let counts = move |finding: &&Finding| self.is_over(id) || !self.over_bound.has_made(finding);
         // They are sorted by their policies.
         let of = |finding: &Finding| {
             (finding.namespace.as_str(), finding.name.as_str()).cmp(&(policy.namespace.as_str(), policy.name.as_str()))
         };
         let first = self.findings.partition_point(|finding| of(finding).is_lt());
-        self.findings[first..].iter().take_while(move |finding| of(finding).is_eq())
+        self.findings[first..].iter().take_while(move |finding| of(finding).is_eq()).filter(counts)
     }
 
     /// All pods, by namespace, name and UID.
@@ -334,7 +344,8 @@ impl Cluster {
     /// A policy.
     #[must_use]
     pub fn policy(&self, id: PolicyId) -> &Policy {
-        &self.policies[id.0 as usize]
+        let place = id.0 as usize;
+        self.policies.get(place).unwrap_or_else(|| &self.without_rules[place - self.policies.len()])
     }
 
     /// The policies that isolate the endpoints of a class in a direction.

@@ -1,13 +1,11 @@
-//! Groups where the input does not say everything: which policies may apply to an endpoint,
-//! and what a group may exchange with an end of which not all is known.
+//! Groups where the input does not say everything: which policies may apply to an endpoint.
 
 use indexmap::IndexSet;
 
-use super::group::{Atom, Group, GroupId, GroupKey, OtherEnd, named_ports, resolve};
-use super::selection::{Selection, UnknownLabels};
+use super::admitted::resolve;
+use super::group_key::{GroupId, GroupKey, named_ports};
+use super::over_bound::OverBound;
 use super::{ClassId, Cluster, PodId, PolicyId};
-use crate::algebra::traffic::Traffic;
-use crate::object::Family;
 use crate::policy::Direction;
 
 /// The groups that decide about an endpoint where the input does not say which policies
@@ -31,7 +29,7 @@ impl OpenGroups {
         cluster: &Cluster,
         keys: &mut IndexSet<GroupKey>,
         (pod, class): (PodId, ClassId),
-        direction: Direction,
+        (direction, over): (Direction, &OverBound),
         of_certain: Option<GroupId>,
     ) -> Option<Self> {
         let possible = cluster.possible_policies_of(class, direction);
@@ -46,6 +44,7 @@ impl OpenGroups {
         let mut group = |policies: Vec<PolicyId>| {
             let names = named_ports(cluster, &policies, direction);
             let resolution = resolve(&names, &cluster.pod(pod).ports);
+            let policies = over.on(cluster, cluster.pod(pod).node.as_deref(), policies);
             let (place, _) = keys.insert_full(GroupKey { direction, policies, resolution });
             GroupId(u32::try_from(place).unwrap_or(u32::MAX))
         };
@@ -62,50 +61,5 @@ impl OpenGroups {
             open.most = vec![group(certain)];
         }
         Some(open)
-    }
-}
-
-impl Group {
-    /// What they may exchange with another end at most, where the input does not say all of
-    /// that end: the labels of its pods, or the address of a family that an end without one
-    /// will have.
-    #[must_use]
-    pub fn possible_traffic(&self, cluster: &Cluster, other: OtherEnd<'_>, family: Option<Family>) -> Traffic {
-        if other.is_unread && self.key.direction == Direction::Egress && cluster.has_unread_services() {
-            // A node sends on what goes to a Service's address, so policies see where it leads.
-            return Traffic::all();
-        }
-        let mut all = Traffic::none();
-        for (_, admitted) in self.admitted.iter().filter(|(atom, _)| atom.may_hold(cluster, other, family)) {
-            // A pod that only a slice names, or none, may call any of its ports by the name.
-            let is_nameless = other.is_unread
-                || other.classes.iter().any(|class| cluster.class(*class).unknown == UnknownLabels::All);
-            let names = admitted.named.iter().filter(|_| is_nameless);
-            let (first, last) = Traffic::PORTS;
-            let by_name = Traffic::of_ranges(names.map(|(protocol, _)| (*protocol, first, last)));
-            all = all.union(&admitted.traffic_to(other.ports)).union(&by_name);
-        }
-        all
-    }
-}
-
-impl Atom {
-    /// Whether another end may be meant. An end without an address will have one of this
-    /// family, or of either.
-    #[must_use]
-    pub fn may_hold(&self, cluster: &Cluster, other: OtherEnd<'_>, family: Option<Family>) -> bool {
-        match (self, other.address) {
-            (Self::Pods(peer), _) => {
-                if other.is_unread {
-                    return cluster.may_select_unread(peer);
-                }
-                let may_select = |class: &ClassId| cluster.selection(peer, *class) > Selection::No;
-                !other.classes.is_empty() && other.classes.iter().all(may_select)
-            }
-            (Self::Block(block), None) => {
-                family.is_none_or(|family| family == block.family) && cluster.may_hold_a_new_address(block)
-            }
-            (Self::Everyone | Self::Block(_), _) => self.holds(cluster, other),
-        }
     }
 }

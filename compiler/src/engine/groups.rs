@@ -1,10 +1,13 @@
 //! The groups of this node's endpoints and their chains.
 
+mod bound;
 mod retained;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
 
 use super::live::LiveSets;
 use super::local::{LocalClass, LocalNamespace};
@@ -12,12 +15,13 @@ use super::peers::PeerIndex;
 use super::store::{ClassId, PodId, Store};
 use super::ways::{Leaves, Ways};
 use crate::cluster::group::Resolution;
-use crate::cluster::melt::Admission;
+use crate::cluster::merge::Admission;
 use crate::object::Family;
 use crate::plan::{Delta, KernelState};
-use crate::policy::{Direction, Policy};
+use crate::policy::{Direction, PodPeer, Policy};
 use crate::ruleset::group_chain::Leaf;
 use crate::ruleset::layout::{Options, SelfMatch, Way, chain_of_leaf, forward, identity, joint};
+use crate::ruleset::members::Size;
 use crate::ruleset::name::Hash;
 use crate::ruleset::node::{ChainName, Member, Rule, SetName};
 use crate::ruleset::seed::Seed;
@@ -98,6 +102,11 @@ pub(super) struct LocalGroups {
     linger: bool,
     /// How often a group has lost its last endpoint.
     emptied: u64,
+    /// Namespaces with policies over the bound on set members of which these are to be chosen
+    /// anew.
+    reconsidered: BTreeSet<Arc<str>>,
+    /// The sizes of peers that no set has, since the last [`LocalGroups::reconsider_bound`].
+    sizes: FxHashMap<PodPeer, Size>,
 }
 
 impl LocalGroups {
@@ -120,6 +129,8 @@ impl LocalGroups {
             is_stale: true,
             linger: false,
             emptied: 0,
+            reconsidered: BTreeSet::new(),
+            sizes: FxHashMap::default(),
         }
     }
 
@@ -251,6 +262,9 @@ impl LocalGroups {
     /// A policy came, went or is another now: the endpoints that it concerns are restless.
     fn policy_changed(&mut self, namespace: &str, name: &Arc<str>) {
         let Some(here) = self.namespaces.get(namespace) else { return };
+        if here.over_bound.contains_key(name) {
+            self.reconsidered.insert(Arc::from(namespace));
+        }
         let policy = here.policies.get(name).map(|policy| &**policy);
         for class in &here.classes {
             let Some(class) = self.classes.get_mut(class) else { continue };
@@ -306,10 +320,13 @@ impl LocalGroups {
             let delta = &mut deltas[family as usize].chains;
             for (chain, rules) in std::mem::take(&mut touched[family as usize]) {
                 let is_used = self.uses[family as usize].contains_key(&chain);
-                match rules {
-                    Some(rules) if is_used && !held.contains_key(&chain) => drop(delta.insert(chain, Some(rules))),
-                    _ if !is_used && held.contains_key(&chain) => drop(delta.insert(chain, None)),
-                    _ => {}
+                // Groups may be made more than once before a commit, so what was to be done about the
+                // chain may be undone.
+                match (rules, is_used, held.contains_key(&chain)) {
+                    (Some(rules), true, false) => drop(delta.insert(chain, Some(rules))),
+                    (None, true, false) => {}
+                    (_, false, true) => drop(delta.insert(chain, None)),
+                    (_, true, true) | (_, false, false) => drop(delta.remove(&chain)),
                 }
             }
         }
@@ -403,7 +420,8 @@ impl LocalGroups {
                 continue;
             }
             let Some(here) = self.namespaces.get(&group.namespace) else { continue };
-            let rules = group.policies.iter().flat_map(|name| {
+            let policies = group.policies.iter().filter(|name| !here.over_bound.contains_key(*name));
+            let rules = policies.flat_map(|name| {
                 let policy = &*here.policies[name];
                 policy.rules(direction).iter().map(move |rule| (policy, rule))
             });
@@ -411,14 +429,15 @@ impl LocalGroups {
             let leaves = Family::ALL.map(|family| {
                 let leaf = Leaf::new(family, direction, &self.options, &admission, group.names());
                 for (name, definition) in &leaf.sets {
-                    sets.keep(store, peers, family, name, definition);
+                    sets.keep(store, peers, (family, &group.namespace), name, definition);
                 }
                 let chain = chain_of_leaf(family, direction, &leaf);
                 *self.uses[family as usize].entry(chain.clone()).or_default() += 1;
                 touched[family as usize].insert(chain.clone(), Some(leaf.rules));
                 (chain, leaf.sets.into_keys().collect())
             });
-            dropped.extend(group.leaves.replace(leaves));
+            let namespace = &group.namespace;
+            dropped.extend(group.leaves.replace(leaves).map(|leaves| (Arc::clone(namespace), leaves)));
             lead_elsewhere = true;
         }
         let surplus: Vec<Hash> =
@@ -427,10 +446,10 @@ impl LocalGroups {
             lead_elsewhere = true;
             dropped.extend(self.take_out(direction, hash));
         }
-        for leaves in dropped {
+        for (namespace, leaves) in dropped {
             for (family, (chain, names)) in Family::ALL.into_iter().zip(leaves) {
                 for name in &names {
-                    sets.release(name);
+                    sets.release(name, &namespace);
                 }
                 self.drop_chain(family, chain, touched);
             }

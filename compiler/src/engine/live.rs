@@ -12,6 +12,7 @@ use super::store::{PodId, Store};
 use crate::algebra::cidr::{self, AddressSet};
 use crate::cluster::group::Atom;
 use crate::object::{ContainerPort, Family, Protocol};
+use crate::ruleset::members::{Size, count_of_prefixes};
 use crate::ruleset::node::{Member, SetKind, SetName};
 use crate::ruleset::set_definition::{self, Definition, PortNames, by_names};
 
@@ -85,7 +86,10 @@ struct Entry {
     name: SetName,
     kind: SetKind,
     content: Content,
-    uses: usize,
+    /// How many uses each namespace has of it.
+    uses: BTreeMap<Arc<str>, usize>,
+    /// What it counts for the bound on set members, once that is known.
+    count: Option<u64>,
     /// It was made since the last commit; its members are found then.
     is_new: bool,
 }
@@ -103,6 +107,12 @@ pub(super) struct LiveSets {
     fresh: BTreeSet<SetId>,
     /// Sets that lost their last use since the last commit.
     unused: BTreeSet<SetId>,
+    /// What the sets in use count together, by namespace.
+    totals: BTreeMap<Arc<str>, u64>,
+    /// Namespaces whose total grew since the last [`LiveSets::take_grown`].
+    grown: BTreeSet<Arc<str>>,
+    /// How many ports all pods had when sets were last counted.
+    all_ports: [u64; 2],
 }
 
 impl LiveSets {
@@ -111,13 +121,18 @@ impl LiveSets {
         &mut self,
         store: &mut Store,
         peers: &mut PeerIndex,
-        family: Family,
+        (family, namespace): (Family, &Arc<str>),
         name: &SetName,
         definition: &Definition,
     ) {
-        if let Some(id) = self.by_name.get(name) {
-            self.entries[id.0].uses += 1;
-            self.unused.remove(id);
+        if let Some(id) = self.by_name.get(name).copied() {
+            let uses = self.entries[id.0].uses.entry(Arc::clone(namespace)).or_default();
+            *uses += 1;
+            let (is_first, count) = (*uses == 1, self.entries[id.0].count);
+            self.unused.remove(&id);
+            if let Some(count) = count.filter(|_| is_first) {
+                self.add(namespace, count);
+            }
             return;
         }
         let content = match definition {
@@ -142,33 +157,112 @@ impl LiveSets {
             }
         };
         let kind = definition.kind();
-        let entry = Entry { family, name: name.clone(), kind, content, uses: 1, is_new: true };
+        let uses = BTreeMap::from([(Arc::clone(namespace), 1)]);
+        let entry = Entry { family, name: name.clone(), kind, content, uses, count: None, is_new: true };
         let id = SetId(self.entries.insert(entry));
         self.by_name.insert(name.clone(), id);
-        match &self.entries[id.0].content {
-            Content::Peers(peers, _) => {
-                for peer in peers {
-                    let sets = self.of_peer.entry(*peer).or_default();
-                    if let Err(place) = sets.binary_search(&id) {
-                        sets.insert(place, id);
-                    }
-                }
+        if matches!(&self.entries[id.0].content, Content::Named(_)) {
+            self.named[family as usize].insert(id);
+        }
+        for peer in self.entries[id.0].peers() {
+            let sets = self.of_peer.entry(peer).or_default();
+            if let Err(place) = sets.binary_search(&id) {
+                sets.insert(place, id);
             }
-            Content::Named(_) => drop(self.named[family as usize].insert(id)),
         }
         self.fresh.insert(id);
     }
 
     /// One use less; the set stays until [`LiveSets::sweep`], in case that it
     /// is wanted again.
-    pub(super) fn release(&mut self, name: &SetName) {
-        if let Some(id) = self.by_name.get(name) {
-            let entry = &mut self.entries[id.0];
-            entry.uses -= 1;
-            if entry.uses == 0 {
-                self.unused.insert(*id);
+    pub(super) fn release(&mut self, name: &SetName, namespace: &str) {
+        let Some(id) = self.by_name.get(name) else { return };
+        let entry = &mut self.entries[id.0];
+        let Some(uses) = entry.uses.get_mut(namespace) else { return };
+        *uses -= 1;
+        if *uses > 0 {
+            return;
+        }
+        entry.uses.remove(namespace);
+        if entry.uses.is_empty() {
+            self.unused.insert(*id);
+        }
+        if let Some(count) = entry.count
+            && let Some(total) = self.totals.get_mut(namespace)
+        {
+            *total = total.saturating_sub(count);
+            if *total == 0 {
+                self.totals.remove(namespace);
             }
         }
+    }
+
+    fn add(&mut self, namespace: &Arc<str>, count: u64) {
+        if count > 0 {
+            let total = self.totals.entry(Arc::clone(namespace)).or_default();
+            *total = total.saturating_add(count);
+            self.grown.insert(Arc::clone(namespace));
+        }
+    }
+
+    /// Brings up to date what sets count. The classes of all peers have to be known.
+    pub(super) fn count(&mut self, store: &Store, peers: &mut PeerIndex) {
+        for (peer, was, is) in peers.take_resized() {
+            for id in self.of_peer.get(&peer).cloned().unwrap_or_default() {
+                let entry = &self.entries[id.0];
+                self.recount(id, entry.share_of(was), entry.share_of(is));
+            }
+        }
+        let was = std::mem::replace(&mut self.all_ports, store.size.ports);
+        for family in
+            Family::ALL.into_iter().filter(|family| was[*family as usize] != store.size.ports[*family as usize])
+        {
+            for id in self.named[family as usize].clone() {
+                if self.entries[id.0].asks_all() {
+                    self.recount(id, was[family as usize], store.size.ports[family as usize]);
+                }
+            }
+        }
+        for id in self.fresh.clone() {
+            let entry = &mut self.entries[id.0];
+            if entry.count.is_some() {
+                continue;
+            }
+            let count = entry.counted(store, peers);
+            entry.count = Some(count);
+            for namespace in entry.uses.keys().cloned().collect::<Vec<_>>() {
+                self.add(&namespace, count);
+            }
+        }
+    }
+
+    /// A part of what a set counts was so large, and is so large.
+    fn recount(&mut self, id: SetId, was: u64, is: u64) {
+        let entry = &mut self.entries[id.0];
+        let Some(count) = entry.count.as_mut().filter(|_| was != is) else { return };
+        *count = count.saturating_sub(was).saturating_add(is);
+        for namespace in entry.uses.keys() {
+            let total = self.totals.entry(Arc::clone(namespace)).or_default();
+            *total = total.saturating_sub(was).saturating_add(is);
+            if is > was {
+                self.grown.insert(Arc::clone(namespace));
+            }
+        }
+    }
+
+    /// The namespaces whose sets count more than they did, with what they count now.
+    pub(super) fn take_grown(&mut self) -> Vec<(Arc<str>, u64)> {
+        let grown = std::mem::take(&mut self.grown);
+        grown.into_iter().map(|namespace| (Arc::clone(&namespace), self.total(&namespace))).collect()
+    }
+
+    /// A namespace is to be in the next [`LiveSets::take_grown`].
+    pub(super) fn grew(&mut self, namespace: &Arc<str>) {
+        self.grown.insert(Arc::clone(namespace));
+    }
+
+    fn total(&self, namespace: &str) -> u64 {
+        self.totals.get(namespace).copied().unwrap_or_default()
     }
 
     /// Takes out what has no use; the names of those that were there at the
@@ -179,26 +273,18 @@ impl LiveSets {
             let entry = self.entries.remove(id.0);
             self.by_name.remove(&entry.name);
             self.fresh.remove(&id);
-            let kept = match entry.content {
-                Content::Peers(kept, _) => {
-                    for peer in &kept {
-                        if let Some(sets) = self.of_peer.get_mut(peer) {
-                            if let Ok(place) = sets.binary_search(&id) {
-                                sets.remove(place);
-                            }
-                            if sets.is_empty() {
-                                self.of_peer.remove(peer);
-                            }
-                        }
+            self.named[entry.family as usize].remove(&id);
+            for peer in entry.peers() {
+                if let Some(sets) = self.of_peer.get_mut(&peer) {
+                    if let Ok(place) = sets.binary_search(&id) {
+                        sets.remove(place);
                     }
-                    kept
+                    if sets.is_empty() {
+                        self.of_peer.remove(&peer);
+                    }
                 }
-                Content::Named(entries) => {
-                    self.named[entry.family as usize].remove(&id);
-                    entries.entries.into_iter().flat_map(|(_, whose)| whose.peers).collect()
-                }
-            };
-            for peer in kept {
+            }
+            for peer in entry.peers() {
                 peers.release(&mut store.strings, peer);
             }
             if !entry.is_new {
@@ -263,6 +349,39 @@ impl LiveSets {
 }
 
 impl Entry {
+    /// Its peers, as often as it keeps each.
+    fn peers(&self) -> Vec<PeerId> {
+        match &self.content {
+            Content::Peers(peers, _) => peers.clone(),
+            Content::Named(named) => named.entries.iter().flat_map(|(_, whose)| &whose.peers).copied().collect(),
+        }
+    }
+
+    /// What a peer of this size counts in it.
+    const fn share_of(&self, size: Size) -> u64 {
+        match self.content {
+            Content::Peers(..) => size.addresses[self.family as usize],
+            Content::Named(_) => size.ports[self.family as usize],
+        }
+    }
+
+    /// Whether it is a set of named ports of any pods.
+    fn asks_all(&self) -> bool {
+        let is_any = |whose: &Whose| whose.is_everyones || !whose.blocks.is_empty();
+        matches!(&self.content, Content::Named(named) if named.entries.iter().any(|(_, whose)| is_any(whose)))
+    }
+
+    /// What it counts, as [`members::count`](crate::ruleset::members::count).
+    fn counted(&self, store: &Store, peers: &PeerIndex) -> u64 {
+        let own = match &self.content {
+            Content::Peers(_, prefixes) => count_of_prefixes(self.family, prefixes),
+            Content::Named(_) if self.asks_all() => store.size.ports[self.family as usize],
+            Content::Named(_) => 0,
+        };
+        let of_peers = self.peers().into_iter().map(|peer| self.share_of(peers.size(peer)));
+        of_peers.fold(own, u64::saturating_add)
+    }
+
     fn members(&self, store: &Store, peers: &PeerIndex) -> BTreeSet<Member> {
         match &self.content {
             Content::Peers(of, prefixes) => {

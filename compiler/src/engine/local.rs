@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::store::{ClassId, PodId, Store};
 use crate::cluster::group::{Resolution, names_to_resolve, resolve};
 use crate::object::{ContainerPort, Protocol};
+use crate::policy::finding::Finding;
 use crate::policy::{Direction, Policy};
 use crate::ruleset::name::Hash;
 
@@ -16,6 +17,8 @@ pub(super) struct LocalNamespace {
     pub(super) policies: BTreeMap<Arc<str>, Box<Policy>>,
     pub(super) classes: BTreeSet<ClassId>,
     pub(super) groups: [BTreeSet<Hash>; 2],
+    /// Policies that are over the bound on set members, and what is said of each to its owner.
+    pub(super) over_bound: BTreeMap<Arc<str>, Finding>,
 }
 
 impl LocalNamespace {

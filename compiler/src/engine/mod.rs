@@ -19,7 +19,8 @@
 //!
 //! After any sequence of events the state equals [`crate::ruleset::layout::ruleset`] of
 //! the final objects, byte for byte; but for the set of what may come from the
-//! interfaces of pods, which [`Engine::own`] sets.
+//! interfaces of pods, which [`Engine::own`] sets, and for policies that are over the bound on
+//! set members until [`Engine::reconsider_bound`].
 
 mod groups;
 mod intern;
@@ -180,7 +181,23 @@ impl Engine {
 
     /// What is not understood of the policies, by policy.
     pub fn findings(&self) -> impl Iterator<Item = &Finding> {
-        self.findings.values().flatten()
+        self.findings.values().flatten().chain(self.groups.over_bound())
+    }
+
+    /// Whether policies are over the bound on set members ([`crate::ruleset::members`]), as of
+    /// the last commit.
+    #[must_use]
+    pub fn has_policies_over_bound(&self) -> bool {
+        self.groups.over_bound().next().is_some()
+    }
+
+    /// At the next commit, chooses anew which policies are over the bound on set members, in
+    /// namespaces where some are. A namespace that comes to be over the bound is noticed at
+    /// once; that one of its policies is no longer over it is noticed here, and when such a
+    /// policy changes. So a pod that comes and goes does not give a policy its rules and
+    /// take them away each time.
+    pub fn reconsider_bound(&mut self) {
+        self.groups.reconsider_bound();
     }
 
     /// The addresses of this node's endpoints, each once, with namespaces,
@@ -330,8 +347,9 @@ impl Engine {
             self.remove_pod(known);
         }
         let (id, new_class) = self.store.insert(pod);
-        if let Some(class) = new_class {
-            self.peers.update(&self.store, class);
+        match new_class {
+            Some(class) => self.peers.update(&self.store, class),
+            None => self.peers.pod_comes(self.store.pod(id).class, self.store.size_of(id)),
         }
         self.groups.pod_came(&self.store, id);
     }
@@ -343,6 +361,7 @@ impl Engine {
             }
         }
         self.groups.pod_goes(&self.store, pod);
+        self.peers.pod_goes(self.store.pod(pod).class, self.store.size_of(pod));
         if let Some(class) = self.store.remove(pod) {
             self.peers.remove_class(class);
             self.store.remove_class(class);
@@ -408,11 +427,17 @@ impl Engine {
         }
         let mut deltas = [Delta::default(), Delta::default()];
         self.groups.regroup(&mut self.store, &mut self.peers, &mut self.sets, &self.state, &mut deltas);
+        self.peers.settle(&self.store);
+        self.sets.count(&self.store, &mut self.peers);
+        while self.groups.bound(&mut self.store, &self.peers, &mut self.sets) {
+            self.groups.regroup(&mut self.store, &mut self.peers, &mut self.sets, &self.state, &mut deltas);
+            self.peers.settle(&self.store);
+            self.sets.count(&self.store, &mut self.peers);
+        }
         for (family, name) in self.sets.sweep(&mut self.store, &mut self.peers) {
             deltas[family as usize].sets.insert(name, SetDelta::Gone);
         }
 
-        self.peers.settle(&self.store);
         let mut changes = Changes::default();
         for (address, before) in std::mem::take(&mut self.touched) {
             let family = Family::of(&address);

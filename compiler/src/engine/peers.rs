@@ -13,6 +13,7 @@ use super::intern::{Interner, Text};
 use super::selector::{Compiled, Pair};
 use super::store::{Class, ClassId, PodId, Store};
 use crate::policy::{Namespaces, PodPeer};
+use crate::ruleset::members::Size;
 
 /// A selector's place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -46,6 +47,8 @@ struct Entry {
     uses: usize,
     /// The classes that it selects now.
     classes: BTreeSet<ClassId>,
+    /// How many members their pods make.
+    size: Size,
 }
 
 /// A few selectors; most classes and keys have no more.
@@ -61,6 +64,9 @@ pub(super) struct PeerIndex {
     of_class: FxHashMap<ClassId, PeerIds>,
     /// Selectors that are new since the last [`PeerIndex::settle`].
     fresh: Vec<PeerId>,
+    /// Selectors whose pods make other members now, with the size at the last
+    /// [`PeerIndex::take_resized`].
+    resized: FxHashMap<PeerId, Size>,
 }
 
 /// A selector that is new alone is tried on every class of its namespaces. Of more than
@@ -72,23 +78,16 @@ impl PeerIndex {
     /// [`PeerIndex::settle`].
     pub(super) fn keep(&mut self, store: &mut Store, peer: &PodPeer) -> PeerId {
         let strings = &mut store.strings;
-        let pods = Compiled::new(strings, &peer.pods);
-        let namespaces = match &peer.namespaces {
-            Namespaces::Own(name) => Place::Own(strings.keep(name)),
-            Namespaces::Selected(selector) => Place::Selected(Compiled::new(strings, selector)),
-        };
+        let (namespaces, pods) = compile(strings, peer);
         let hashed = hash(&namespaces, &pods);
-        let same = |id: &PeerId| {
-            let entry = &self.entries[id.place()];
-            entry.namespaces == namespaces && entry.pods == pods
-        };
-        if let Some(id) = self.by_content.find(hashed, same).copied() {
+        if let Some(id) = self.by_content.find(hashed, |id| self.is(*id, &namespaces, &pods)).copied() {
             self.entries[id.place()].uses += 1;
             give_back(strings, namespaces, pods);
             return id;
         }
         let keys = keys(&namespaces, &pods);
-        let place = self.entries.insert(Entry { namespaces, pods, uses: 1, classes: BTreeSet::new() });
+        let place =
+            self.entries.insert(Entry { namespaces, pods, uses: 1, classes: BTreeSet::new(), size: Size::default() });
         let id = PeerId(u32::try_from(place).unwrap_or_else(|_| unreachable!("2^32 selectors")));
         let entries = &self.entries;
         self.by_content.insert_unique(hashed, id, |id| {
@@ -110,8 +109,9 @@ impl PeerIndex {
         fresh.retain(|id| self.entries.contains(id.place()));
         if fresh.len() <= FEW {
             for id in fresh {
-                for class in self.search(store, id) {
-                    self.select(id, class);
+                let entry = &self.entries[id.place()];
+                for class in search(store, &entry.namespaces, &entry.pods) {
+                    self.select(store, id, class);
                 }
             }
             return;
@@ -130,16 +130,75 @@ impl PeerIndex {
         }
         for class in spaces.iter().flat_map(|name| &store.spaces[name].classes) {
             for id in self.candidates(&by_key, store, *class) {
-                self.select(id, *class);
+                self.select(store, id, *class);
             }
         }
     }
 
     /// Notes that a selector selects a class.
-    fn select(&mut self, id: PeerId, class: ClassId) {
+    fn select(&mut self, store: &Store, id: PeerId, class: ClassId) {
         if self.entries[id.place()].classes.insert(class) {
             insert(self.of_class.entry(class).or_default(), id);
+            self.resize(id, |size| size.plus(store.class(class).size));
         }
+    }
+
+    fn resize(&mut self, id: PeerId, change: impl FnOnce(Size) -> Size) {
+        let size = &mut self.entries[id.place()].size;
+        let before = std::mem::replace(size, change(*size));
+        self.resized.entry(id).or_insert(before);
+    }
+
+    /// A pod of this size comes to a class.
+    pub(super) fn pod_comes(&mut self, class: ClassId, size: Size) {
+        for id in self.of_class(class).to_vec() {
+            self.resize(id, |total| total.plus(size));
+        }
+    }
+
+    /// A pod of this size goes from a class.
+    pub(super) fn pod_goes(&mut self, class: ClassId, size: Size) {
+        for id in self.of_class(class).to_vec() {
+            self.resize(id, |total| total.minus(size));
+        }
+    }
+
+    /// The selectors whose pods make other members than when this was last asked: each with the
+    /// size at that time and the size now.
+    pub(super) fn take_resized(&mut self) -> Vec<(PeerId, Size, Size)> {
+        let resized = std::mem::take(&mut self.resized);
+        let mut all: Vec<_> = resized.into_iter().map(|(id, before)| (id, before, self.size(id))).collect();
+        all.sort_unstable_by_key(|(id, ..)| *id);
+        all
+    }
+
+    /// How many members the pods make that a selector selects.
+    pub(super) fn size(&self, id: PeerId) -> Size {
+        self.entries[id.place()].size
+    }
+
+    /// The same of any selector: of one in use as it is kept; of another as it is already
+    /// known, or else by a search that is made known then.
+    pub(super) fn size_of(&self, store: &mut Store, peer: &PodPeer, known: &mut FxHashMap<PodPeer, Size>) -> Size {
+        let (namespaces, pods) = compile(&mut store.strings, peer);
+        let found = self.by_content.find(hash(&namespaces, &pods), |id| self.is(*id, &namespaces, &pods));
+        let size = match (found, known.get(peer)) {
+            (Some(id), _) => self.size(*id),
+            (None, Some(size)) => *size,
+            (None, None) => {
+                let classes = search(store, &namespaces, &pods).into_iter();
+                let size = classes.map(|class| store.class(class).size).fold(Size::default(), Size::plus);
+                known.insert(peer.clone(), size);
+                size
+            }
+        };
+        give_back(&mut store.strings, namespaces, pods);
+        size
+    }
+
+    fn is(&self, id: PeerId, namespaces: &Place, pods: &Compiled) -> bool {
+        let entry = &self.entries[id.place()];
+        entry.namespaces == *namespaces && entry.pods == *pods
     }
 
     /// One use less.
@@ -149,6 +208,7 @@ impl PeerIndex {
             return;
         }
         let entry = self.entries.remove(id.place());
+        self.resized.remove(&id);
         if let Ok(found) = self.by_content.find_entry(hash(&entry.namespaces, &entry.pods), |other| *other == id) {
             found.remove();
         }
@@ -179,13 +239,17 @@ impl PeerIndex {
     /// Looks a new class up, or one whose namespace changed.
     pub(super) fn update(&mut self, store: &Store, id: ClassId) {
         let now = self.candidates(&self.by_key, store, id);
+        let size = store.class(id).size;
         for peer in self.forget(id) {
             if now.binary_search(&peer).is_err() {
                 self.entries[peer.place()].classes.remove(&id);
+                self.resize(peer, |total| total.minus(size));
             }
         }
         for peer in &now {
-            self.entries[peer.place()].classes.insert(id);
+            if self.entries[peer.place()].classes.insert(id) {
+                self.resize(*peer, |total| total.plus(size));
+            }
         }
         if !now.is_empty() {
             self.of_class.insert(id, now);
@@ -233,25 +297,35 @@ impl PeerIndex {
         };
         namespace && entry.pods.matches(&class.labels)
     }
+}
 
-    /// The classes that a new selector selects: those of its namespaces.
-    fn search(&self, store: &Store, id: PeerId) -> BTreeSet<ClassId> {
-        let pods = |class: &&ClassId| self.entries[id.place()].pods.matches(&store.class(**class).labels);
-        match &self.entries[id.place()].namespaces {
-            Place::Own(name) => {
-                let classes = store.spaces.get(name).map_or(&[][..], |space| &space.classes);
-                classes.iter().filter(pods).copied().collect()
-            }
-            Place::Selected(selector) => {
-                #[allow(clippy::iter_over_hash_type, reason = "the classes are sorted")]
-                let spaces = store
-                    .spaces
-                    .values()
-                    .filter(|space| space.labels.as_deref().is_some_and(|labels| selector.matches(labels)));
-                spaces.flat_map(|space| &space.classes).filter(pods).copied().collect()
-            }
+/// The classes that a selector selects: those of its namespaces.
+fn search(store: &Store, namespaces: &Place, pods: &Compiled) -> BTreeSet<ClassId> {
+    let selected = |class: &&ClassId| pods.matches(&store.class(**class).labels);
+    match namespaces {
+        Place::Own(name) => {
+            let classes = store.spaces.get(name).map_or(&[][..], |space| &space.classes);
+            classes.iter().filter(selected).copied().collect()
+        }
+        Place::Selected(selector) => {
+            #[allow(clippy::iter_over_hash_type, reason = "the classes are sorted")]
+            let spaces = store
+                .spaces
+                .values()
+                .filter(|space| space.labels.as_deref().is_some_and(|labels| selector.matches(labels)));
+            spaces.flat_map(|space| &space.classes).filter(selected).copied().collect()
         }
     }
+}
+
+/// A selector with its strings kept; [`give_back`] them.
+fn compile(strings: &mut Interner, peer: &PodPeer) -> (Place, Compiled) {
+    let pods = Compiled::new(strings, &peer.pods);
+    let namespaces = match &peer.namespaces {
+        Namespaces::Own(name) => Place::Own(strings.keep(name)),
+        Namespaces::Selected(selector) => Place::Selected(Compiled::new(strings, selector)),
+    };
+    (namespaces, pods)
 }
 
 impl PeerId {

@@ -20,6 +20,7 @@ use super::ports::{PortList, PortLists};
 use super::selector::{self, Pairs};
 use crate::cluster::claim::{self, Claim, Standing};
 use crate::object::{ContainerPort, Family, Labels, Pod};
+use crate::ruleset::members::Size;
 
 /// A pod's place; it is given anew after the pod is gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -60,6 +61,8 @@ pub(super) struct Class {
     pub(super) labels: Pairs,
     /// One of its pods, from which the others are found.
     first: PodId,
+    /// How many members all of its pods make.
+    pub(super) size: Size,
 }
 
 /// A namespace that is known, or that some pod lives in.
@@ -103,6 +106,8 @@ pub(super) struct Store {
     /// The endpoint that lists each address; one of them, where several do.
     owners: [HashTable<PodId>; 2],
     contests: BTreeMap<IpAddr, Contest>,
+    /// How many members all pods make.
+    pub(super) size: Size,
 }
 
 fn id(place: usize) -> u32 {
@@ -143,6 +148,7 @@ impl Store {
             nodes: FxHashMap::default(),
             owners: Default::default(),
             contests: BTreeMap::new(),
+            size: Size::default(),
         }
     }
 
@@ -253,6 +259,10 @@ impl Store {
         if !is_new {
             self.join(place, self.class(class).first);
         }
+        let size = self.size_of(place);
+        self.size = self.size.plus(size);
+        let total = &mut self.classes[class.0 as usize].size;
+        *total = total.plus(size);
         if pod.terminating {
             self.terminating.insert(place);
         }
@@ -270,6 +280,11 @@ impl Store {
         (place, is_new.then_some(class))
     }
 
+    /// How many members a pod makes.
+    pub(super) fn size_of(&self, pod: PodId) -> Size {
+        Size::of_pod(Family::ALL.map(|family| self.listed(pod, family).is_some()), self.ports(pod).len())
+    }
+
     /// The class of a pod that comes to this place, and whether it is new.
     fn class_for(&mut self, pod: &Pod, place: PodId) -> (ClassId, bool) {
         let namespace = self.strings.keep(&pod.namespace);
@@ -281,7 +296,7 @@ impl Store {
         }
         let hashed = hash((namespace, &*labels));
         let siblings = &mut self.spaces.entry(namespace).or_default().classes;
-        let class = Class { namespace, labels, first: place, place: id(siblings.len()) };
+        let class = Class { namespace, labels, first: place, place: id(siblings.len()), size: Size::default() };
         let class = ClassId(id(self.classes.insert(class)));
         siblings.push(class);
         let classes = &self.classes;
@@ -302,6 +317,11 @@ impl Store {
 
     /// Takes an endpoint out. Its class, if it was the last one of it.
     pub(super) fn remove(&mut self, pod: PodId) -> Option<ClassId> {
+        let size = self.size_of(pod);
+        self.size = self.size.minus(size);
+        let class = self.pod(pod).class;
+        let total = &mut self.classes[class.0 as usize].size;
+        *total = total.minus(size);
         for family in Family::ALL {
             if let Some(address) = self.listed(pod, family) {
                 self.give_up(address, pod);

@@ -19,6 +19,13 @@ pub(super) struct Leaves {
     pub(super) members: [BTreeSet<Member>; 2],
 }
 
+/// The trees of both directions, and their chains, at the last commit.
+#[derive(Debug)]
+struct Before {
+    trees: [Option<Node>; 2],
+    chains: [[BTreeSet<ChainName>; 2]; 2],
+}
+
 /// The trees of both directions.
 #[derive(Debug, Default)]
 pub(super) struct Ways {
@@ -26,7 +33,7 @@ pub(super) struct Ways {
     /// By what groups stand in the trees.
     seed: Option<Seed>,
     /// The trees as of the last commit, while others are made.
-    before: Option<[Option<Node>; 2]>,
+    before: Option<Before>,
     /// The chains of the trees, by direction and family.
     chains: [[BTreeSet<ChainName>; 2]; 2],
 }
@@ -51,15 +58,25 @@ impl Ways {
         state: &KernelState,
         deltas: &mut [Delta; 2],
     ) {
-        self.before.get_or_insert_with(|| self.trees.clone());
+        let new = || Before { trees: self.trees.clone(), chains: self.chains.clone() };
+        let before = self.before.get_or_insert_with(new);
         let tree = Node::new(groups.keys().copied(), self.seed);
-        let was = self.trees[direction as usize].as_ref().map(Node::sets).unwrap_or_default();
+        let was = before.trees[direction as usize].as_ref().map(Node::sets).unwrap_or_default();
+        // What another tree since the last commit was to write or remove is not to be.
+        let undone = self.trees[direction as usize].as_ref().map(Node::sets).unwrap_or_default();
         let is = tree.as_ref().map(Node::sets).unwrap_or_default();
         for family in Family::ALL {
             let delta = &mut deltas[family as usize];
+            for at in undone.keys().chain(was.keys()) {
+                delta.sets.remove(&set_at(family, direction, at));
+            }
+            let old = before.chains[direction as usize][family as usize].clone();
+            let current = std::mem::take(&mut self.chains[direction as usize][family as usize]);
+            for chain in current.union(&old) {
+                delta.chains.remove(chain);
+            }
             let leaves = groups.iter().map(|(hash, group)| (*hash, group.chains[family as usize].clone()));
             let rules = lead(family, direction, tree.as_ref(), &leaves.collect());
-            let old = std::mem::take(&mut self.chains[direction as usize][family as usize]);
             for chain in old.iter().filter(|chain| !rules.contains_key(*chain)) {
                 delta.chains.insert(chain.clone(), None);
             }
@@ -105,7 +122,7 @@ impl Ways {
         let before = match &self.before {
             None if was == is => return,
             None => &self.trees,
-            Some(before) => before,
+            Some(before) => &before.trees,
         };
         let sets = |tree: &Option<Node>, group: Option<Hash>| -> BTreeSet<SetName> {
             let (Some(tree), Some(group)) = (tree, group) else { return BTreeSet::new() };

@@ -216,6 +216,18 @@ impl Policy {
         self.isolates[direction as usize]
     }
 
+    /// This policy without its rules: it isolates the same pods, and allows nothing.
+    pub(crate) fn without_rules(&self) -> Self {
+        let rules = [Vec::new(), Vec::new()];
+        Self {
+            rules,
+            namespace: self.namespace.clone(),
+            name: self.name.clone(),
+            subject: self.subject.clone(),
+            ..*self
+        }
+    }
+
     /// Its rules of a direction; meaningless unless it isolates in it.
     #[must_use]
     pub fn rules(&self, direction: Direction) -> &[PolicyRule] {

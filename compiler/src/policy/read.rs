@@ -42,7 +42,10 @@ impl Reader<'_> {
     /// What was found, and how much more there is.
     fn findings(mut self) -> Vec<Finding> {
         if let (Some(last), 1..) = (self.findings.last(), self.more) {
-            let problem = format!("{} more parts of this policy were not understood", self.more);
+            let problem = match self.more {
+                1 => "1 more part of this policy was not understood".to_owned(),
+                more => format!("{more} more parts of this policy were not understood"),
+            };
             let path = "spec".to_owned();
             self.findings.push(Finding { path, code: Code::TooManyFindings, problem, ..last.clone() });
         }
@@ -94,6 +97,7 @@ impl Reader<'_> {
         for field in &fields {
             let problem = match spelling::meant(field) {
                 Some(meant) => format!("the API has no such field (did you mean {meant}?)"),
+                None if is_in_selector(field) => "the API has no such field; labels stand below matchLabels".to_owned(),
                 None => "the API has no such field".to_owned(),
             };
             self.report(*field, Code::FieldUnknown, problem, effect);
@@ -260,4 +264,12 @@ impl Reader<'_> {
             }
         }
     }
+}
+
+/// Whether a field stands directly in a selector, where people write a label.
+fn is_in_selector(field: &str) -> bool {
+    ["podSelector.", "namespaceSelector."].iter().any(|selector| {
+        let label = field.rsplit_once(selector).map(|(_, label)| label);
+        label.is_some_and(|label| !label.starts_with("matchLabels") && !label.starts_with("matchExpressions"))
+    })
 }

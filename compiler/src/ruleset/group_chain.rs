@@ -8,7 +8,7 @@ use rustc_hash::FxHashMap;
 use crate::algebra::cidr::{self, AddressSet};
 use crate::algebra::traffic::{PortSet, TUNNELS, Traffic};
 use crate::cluster::group::{Admitted, Atom};
-use crate::cluster::melt::{Admission, Source};
+use crate::cluster::merge::{Admission, AdmittingRule};
 use crate::object::{Family, Protocol};
 use crate::policy::Direction;
 use crate::ruleset::name::{Fields, Hash};
@@ -198,7 +198,7 @@ impl Leaf {
     }
 
     /// The rule that admits everything, to everyone or to peers.
-    fn everything(&mut self, sources: Vec<&Source<'_>>, peers: Option<Match>) {
+    fn everything(&mut self, sources: Vec<&AdmittingRule<'_>>, peers: Option<Match>) {
         self.tunnels();
         let sources = sources.into_iter().filter(|source| source.admitted.traffic.is_all());
         let origin = Origin::of(sources, self.kept());
@@ -241,7 +241,7 @@ impl Leaf {
         &mut self,
         family: Family,
         named: BTreeMap<Atom, PortNames>,
-        sources: &[&Source<'_>],
+        sources: &[&AdmittingRule<'_>],
     ) -> Option<Rule> {
         if named.is_empty() {
             return None;
@@ -286,7 +286,7 @@ impl Leaf {
         ports: &PortSet,
         peers: Option<&Match>,
         ports_of: PortsOf,
-        sources: &[&Source<'_>],
+        sources: &[&AdmittingRule<'_>],
     ) {
         let portions = chunks(ports);
         let origins = origin::by_ports(&portions, ports_of, sources, self.kept());

@@ -18,6 +18,7 @@ pub mod dispatch;
 mod golden;
 pub(crate) mod group_chain;
 pub mod layout;
+pub mod members;
 pub mod name;
 pub mod names;
 pub mod node;

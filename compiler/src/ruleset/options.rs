@@ -45,9 +45,21 @@ pub struct Options {
     /// pod's is dropped. Which interfaces these are, and what may come from
     /// each, no object tells: a ruleset has the set for it, empty.
     pub anti_spoof: bool,
+    /// How many members the sets of a namespace's peers may have on a node.
+    pub set_members: SetMembers,
     /// The secret by which groups stand in the dispatch tree; without one they stand by their
     /// names, as agents of earlier versions placed them.
     pub seed: Option<Seed>,
+}
+
+/// How many members the sets of a namespace's peers may have on a node, both families together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SetMembers(pub u64);
+
+impl Default for SetMembers {
+    fn default() -> Self {
+        Self(1_000_000)
+    }
 }
 
 /// Matches that a kernel lacks and that rules do without. What holds then is

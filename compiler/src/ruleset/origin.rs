@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use crate::algebra::traffic::PortSet;
 use crate::cluster::group::Admitted;
-use crate::cluster::melt::Source;
+use crate::cluster::merge::AdmittingRule;
 use crate::object::Protocol;
 use crate::policy::Direction;
 use crate::ruleset::node::{Match, Rule};
@@ -108,13 +108,13 @@ impl PortsOf {
 /// the kernel.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Origin<'s> {
-    first: Vec<&'s Source<'s>>,
+    first: Vec<&'s AdmittingRule<'s>>,
     count: usize,
 }
 
 impl<'s> Origin<'s> {
     /// The origin that consists of these rules. It keeps at most `keep` of them.
-    pub(super) fn of(sources: impl IntoIterator<Item = &'s Source<'s>>, keep: usize) -> Self {
+    pub(super) fn of(sources: impl IntoIterator<Item = &'s AdmittingRule<'s>>, keep: usize) -> Self {
         let mut sources = sources.into_iter();
         let first: Vec<_> = sources.by_ref().take(keep).collect();
         Self { count: first.len() + sources.count(), first }
@@ -122,7 +122,7 @@ impl<'s> Origin<'s> {
 
     /// Those that it keeps, each as in [`Named::Rules`].
     pub(super) fn rules(&self) -> Vec<(String, String)> {
-        let rule = |source: &&Source<'_>| {
+        let rule = |source: &&AdmittingRule<'_>| {
             (format!("{}/{}", source.policy.namespace, source.policy.name), source.rule.path.clone())
         };
         self.first.iter().map(rule).collect()
@@ -145,7 +145,7 @@ impl<'s> Origin<'s> {
 pub(super) fn by_ports<'s>(
     portions: &[Vec<(u16, u16)>],
     ports_of: PortsOf,
-    sources: &[&'s Source<'s>],
+    sources: &[&'s AdmittingRule<'s>],
     keep: usize,
 ) -> Vec<Origin<'s>> {
     let met = meeting(portions, sources.iter().map(|source| ports_of.ports(&source.admitted).ranges()), keep);

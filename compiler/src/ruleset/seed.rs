@@ -13,8 +13,6 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::ruleset::name::{self, Fields};
-use crate::ruleset::node::SetName;
-use crate::ruleset::state::KernelState;
 
 /// How many letters and digits it has: 80 bits, as many as a name has of a hash.
 const LENGTH: usize = 16;
@@ -41,12 +39,6 @@ impl Seed {
         let mut seed = [0; LENGTH];
         seed.copy_from_slice(fields.finish().short().as_bytes());
         Self(seed)
-    }
-
-    /// The secret that a kernel keeps; the first by its text, should there be several.
-    #[must_use]
-    pub fn kept_in(held: &KernelState) -> Option<Self> {
-        held.v4.sets.keys().find_map(SetName::seed_kept)
     }
 
     /// Its text.

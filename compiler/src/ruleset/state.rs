@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::object::Family;
 use crate::ruleset::node::{ChainName, FamilyRuleset, Member, NodeRuleset, Rule, SetKind, SetName};
+use crate::ruleset::seed::Seed;
 
 /// What one family of a kernel holds of ours.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -40,6 +41,12 @@ impl FamilyState {
 }
 
 impl KernelState {
+    /// The node's secret that it keeps; the first by its text, should there be several.
+    #[must_use]
+    pub fn seed(&self) -> Option<Seed> {
+        self.v4.sets.keys().find_map(SetName::seed_kept)
+    }
+
     /// The part of one family, to be changed.
     pub fn family_mut(&mut self, family: Family) -> &mut FamilyState {
         match family {

@@ -6,14 +6,11 @@ use std::net::IpAddr;
 use npc_compiler::object::Family;
 
 use super::shape::{
-    AH, ARP, Arp, Body, Damage, ETHER_IP, FRAGMENT, Fragments, GRE, ICMP, ICMPV6, IPIP, IPV4, IPV6, MPLS_IN_IP, Packet,
-    Quote, SIX_IN_FOUR, Shape, TCP, UDP, Upper,
+    AH, ARP, Arp, Body, Damage, ETHER_IP, FRAGMENT, Fragments, GRE, ICMP, ICMPV6, IPIP, IPV4, IPV6, MAGIC, MPLS_IN_IP,
+    Packet, Quote, SIX_IN_FOUR, Shape, TCP, UDP, Upper,
 };
 use crate::lab::ones_complement;
 
-/// What every mark begins with; the number of the shape follows. Eight bytes,
-/// so that a fragment of any size holds a whole one.
-pub(super) const MAGIC: [u8; 4] = [0xf0, 0x5a, 0xed, 0x4e];
 /// The longest frame without tags that a link of the lab takes.
 const LONGEST: usize = 1_514;
 

@@ -8,7 +8,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use fastrand::Rng;
 use npc_compiler::object::Family;
 
-use super::packet::Packets;
 use super::shape::{ARP, Arp, Body, IPV4, IPV6, Mac, Quote, Shape, Tag};
 use super::world::{OUTSIDE, World};
 use crate::lab::Mode;

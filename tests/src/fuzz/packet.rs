@@ -29,14 +29,9 @@ const PROTOCOLS: [u8; 28] =
 /// FIN and SYN, all, xmas, SYN and RST, ECN's.
 const FLAGS: [u8; 12] = [0x00, 0x01, 0x02, 0x04, 0x12, 0x10, 0x18, 0x03, 0xff, 0x29, 0x06, 0xc2];
 
-/// Makes packets.
-pub(crate) trait Packets {
+impl Grammar<'_> {
     /// A packet from one station that is meant for another.
-    fn packet(&self, rng: &mut Rng, from: usize, to: usize) -> Packet;
-}
-
-impl Packets for Grammar<'_> {
-    fn packet(&self, rng: &mut Rng, from: usize, to: usize) -> Packet {
+    pub(super) fn packet(&self, rng: &mut Rng, from: usize, to: usize) -> Packet {
         let family = Family::ALL[rng.usize(..2)];
         let destination = self.destination(rng, (from, to), family);
         let source = self.source(rng, from, destination);

@@ -6,6 +6,10 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use npc_compiler::object::Family;
 
+/// What every mark begins with; the number of the shape follows. Eight bytes,
+/// so that a fragment of any size holds a whole one.
+pub(super) const MAGIC: [u8; 4] = [0xf0, 0x5a, 0xed, 0x4e];
+
 /// The Ethernet types of what pods may send.
 pub(crate) const IPV4: u16 = 0x0800;
 pub(crate) const IPV6: u16 = 0x86dd;
@@ -312,9 +316,7 @@ impl Packet {
         let unknown = self.extensions.iter().map(|(kind, _)| *kind).find(|kind| !known.contains(kind));
         match self.upper {
             // The payload is read as such a header, and its first byte as the next.
-            Upper::Protocol(kind) if self.family() == Family::V6 && known.contains(&kind) => {
-                unknown.or(Some(super::frame::MAGIC[0]))
-            }
+            Upper::Protocol(kind) if self.family() == Family::V6 && known.contains(&kind) => unknown.or(Some(MAGIC[0])),
             _ => unknown,
         }
     }

@@ -78,7 +78,7 @@ impl Marks {
             objects.pods.push(pod);
         }
         let spec = |peer: &str, turn: &str, port: u16| json!({"from": [{peer: {"matchLabels": {TURN: turn}}}], "ports": [{"protocol": "TCP", "port": port}]});
-        // Ports of their own keep the rules from melting into one.
+        // Ports of their own keep the rules from being merged into one.
         let rules = [
             spec("namespaceSelector", TURNS[0], 1),
             spec("namespaceSelector", TURNS[1], 2),

@@ -14,7 +14,8 @@ use npc_compiler::engine::{Engine, Event, PodKey};
 use npc_compiler::object::{Family, NetworkPolicy, Objects, Pod};
 use npc_compiler::plan::{Delta, KernelState, Plan, SetDelta, Step};
 use npc_compiler::policy::Direction;
-use npc_compiler::ruleset::layout::{self, Options, SelfMatch};
+use npc_compiler::ruleset::layout::{self, Options, SelfMatch, SetMembers};
+use npc_compiler::ruleset::members;
 use npc_compiler::ruleset::node::{InterfaceName, Member, SetKind, SetName};
 use npc_compiler::ruleset::seed::Seed;
 use npc_tests::model::Model;
@@ -171,12 +172,13 @@ struct Run {
     log_denied: bool,
     anti_spoof: bool,
     linger: bool,
+    set_members: SetMembers,
 }
 
 fn check(stages: &[Objects], order: &[u32], run: Run) -> Result<(), TestCaseError> {
-    let Run { self_match, log_denied, anti_spoof, .. } = run;
+    let Run { self_match, log_denied, anti_spoof, set_members, .. } = run;
     let seed = order[0].is_multiple_of(2).then(|| Seed::from_bytes([3; 32]));
-    let options = Options { self_match, log_denied, anti_spoof, seed, ..Options::default() };
+    let options = Options { self_match, log_denied, anti_spoof, seed, set_members, ..Options::default() };
     let mut engine = Engine::new(NODE, options.clone());
     if run.linger {
         engine = engine.with_retained_groups();
@@ -194,6 +196,7 @@ fn check(stages: &[Objects], order: &[u32], run: Run) -> Result<(), TestCaseErro
             if order[n % order.len()].is_multiple_of(5) {
                 own = sources(order[n % order.len()] >> 8);
                 engine.own(own.clone());
+                engine.reconsider_bound();
                 let plan = engine.commit();
                 let fresh = fresh(&there, &options, &engine, &own);
                 for (family, kernel) in Family::ALL.into_iter().zip(&mut kernels) {
@@ -213,6 +216,7 @@ fn check(stages: &[Objects], order: &[u32], run: Run) -> Result<(), TestCaseErro
             if retirements > 0 {
                 engine.retire();
             }
+            engine.reconsider_bound();
             let plan = engine.commit();
             prop_assert!(engine.lingering().count() == 0 || run.linger && retirements < 2);
             let fresh = fresh(is, &options, &engine, &own);
@@ -244,10 +248,30 @@ fn any_sequence_of_events_leads_where_a_fresh_compile_does() {
                 let self_match = if fallback { SelfMatch::PerEndpoint } else { SelfMatch::Bpf };
                 let log_denied = order[0].is_multiple_of(2);
                 let anti_spoof = order[1].is_multiple_of(2);
-                check(&[a, b, c], &order, Run { self_match, log_denied, anti_spoof, linger })
+                let set_members = SetMembers::default();
+                check(&[a, b, c], &order, Run { self_match, log_denied, anti_spoof, linger, set_members })
             },
         )
         .unwrap();
+}
+
+#[test]
+fn any_sequence_of_events_leads_where_a_fresh_compile_does_under_a_small_bound_on_set_members() {
+    let cases = std::env::var("NPC_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(600);
+    let over = Cell::new(0);
+    let objects = || random::objects().prop_map(distinct);
+    let order = proptest::collection::vec(any::<u32>(), 16..64);
+    random::runner(9, cases)
+        .run(&(objects(), objects(), objects(), order, any::<bool>(), 0_u64..12), |(a, b, c, order, linger, most)| {
+            let set_members = SetMembers(most);
+            let options = Options { set_members, ..Options::default() };
+            let is_over = members::bounded(Cluster::new(&b), &options).findings() != Cluster::new(&b).findings();
+            over.set(over.get() + u32::from(is_over));
+            let self_match = SelfMatch::Bpf;
+            check(&[a, b, c], &order, Run { self_match, log_denied: false, anti_spoof: false, linger, set_members })
+        })
+        .unwrap();
+    assert!(over.get() * 6 > cases, "only {} of {cases} samples were over the bound", over.get());
 }
 
 /// The state of a kernel to which another program did damage: members and rules are lost, and

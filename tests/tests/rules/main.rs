@@ -6,6 +6,7 @@
 mod agree;
 mod anti_spoof;
 mod azure_npm;
+mod bound;
 mod comments;
 mod corpus;
 mod engine;

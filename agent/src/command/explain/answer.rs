@@ -8,12 +8,13 @@ use npc_compiler::algebra::traffic::Traffic;
 use npc_compiler::cluster::PolicyId;
 use npc_compiler::object::{Family, Protocol, TargetPort};
 use npc_compiler::verdict::explain::{
-    Beside, Candidate, Code, Conjunct, Decision, EndName, Flow, Mark, Of, Pairs, Part, Port, Verdict, Via, Way,
+    Beside, Candidate, Code, Conjunct, Decision, EndName, Flow, Mark, Of, Pairs, Part, Port, SeparateItems, Verdict,
+    Via, Way,
 };
 use serde::Serialize;
 
 use super::fix::{FixJson, UnfixedJson};
-use super::{Context, Said, warning};
+use super::{Context, Said, dns, warning};
 
 /// Why flows between two endpoints are or are not allowed.
 #[derive(Debug, Serialize)]
@@ -26,15 +27,12 @@ pub(super) struct Answer<'a> {
     flows: Vec<FlowJson<'a>>,
     fixes: Vec<FixJson<'a>>,
     /// Denied flows for which there is no fix.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     unfixed: Vec<UnfixedJson>,
     warnings: Vec<String>,
     unknowns: Vec<String>,
     /// What is wrong with the objects.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     findings: Vec<Finding>,
     /// The ends that flows stand for, where they stand for many.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     ends: Vec<EndJson<'a>>,
 }
 
@@ -52,10 +50,8 @@ struct FlowJson<'a> {
     to: EndJson<'a>,
     via: Option<ViaJson<'a>>,
     /// By which node, where that makes a difference: `own-node`, `other-node`, `host-port`.
-    #[serde(skip_serializing_if = "Option::is_none")]
     way: Option<&'static str>,
     /// The nodes that it comes by, where not all are meant.
-    #[serde(skip_serializing_if = "Option::is_none")]
     nodes: Option<&'a [String]>,
     family: Option<Family>,
     protocol: Option<&'static str>,
@@ -64,7 +60,8 @@ struct FlowJson<'a> {
     verdict: Verdict,
     egress: Option<Side>,
     ingress: Option<Side>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// What the denial of a flow to a DNS server breaks, in words.
+    breaks: Option<String>,
     alike: Option<AlikeJson<'a>>,
 }
 
@@ -112,14 +109,11 @@ struct Side {
     isolated_by: Vec<PolicyJson>,
     rules: Vec<RuleJson>,
     /// How many rules admit it, where not all are listed.
-    #[serde(skip_serializing_if = "Option::is_none")]
     rule_count: Option<usize>,
     candidates: Vec<CandidateJson>,
     /// How many candidates there are, where not all are listed.
-    #[serde(skip_serializing_if = "Option::is_none")]
     candidate_count: Option<usize>,
     /// Policies that look as if they decided and do not.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     near: Vec<BesideJson>,
 }
 
@@ -131,6 +125,18 @@ struct BesideJson {
     location: Option<Place>,
     want: String,
     got: String,
+    /// How many endpoints items admit, where separate items mean OR.
+    endpoints: Option<SeparateItemsJson>,
+}
+
+/// How many endpoints an item with a namespaceSelector and one with a podSelector admit, each
+/// alone, and how many one item with both would.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct SeparateItemsJson {
+    namespace_selector: usize,
+    pod_selector: usize,
+    both: usize,
 }
 
 /// A policy, named.
@@ -172,11 +178,12 @@ struct ConjunctJson {
     of: Of,
     path: String,
     part: Part,
+    /// What kind of miss it is, as `npc reason` knows it.
+    code: &'static str,
     result: &'static str,
     want: String,
     got: String,
     /// The very things that fail, where they are less than what stands at the path.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     marks: Vec<MarkJson>,
 }
 
@@ -280,6 +287,7 @@ fn flows<'a>(context: &Context<'_>, flow: &'a Flow) -> Vec<FlowJson<'a>> {
         verdict: flow.verdict,
         egress: sides[0].clone(),
         ingress: sides[1].clone(),
+        breaks: dns::broken(flow).filter(|_| flow.verdict == Verdict::Denied),
         alike: flow.alike.as_ref().map(|alike| AlikeJson {
             from: &alike.from.0,
             to: &alike.to.0,
@@ -353,14 +361,19 @@ fn side(context: &Context<'_>, decision: &Decision) -> Side {
 }
 
 fn beside(context: &Context<'_>, of: &Beside) -> BesideJson {
-    let Beside { policy: id, code, path, want, got, .. } = of.clone();
+    let Beside { policy: id, code, path, want, got, admitted, .. } = of.clone();
+    let endpoints = admitted.map(|SeparateItems { namespace_selector, pod_selector, both }| SeparateItemsJson {
+        namespace_selector: namespace_selector.1,
+        pod_selector: pod_selector.1,
+        both,
+    });
     let path = match code {
         // A field that the API does not have is in the file only.
         Code::RuleNotUnderstood => path,
         _ => context.places.path(id, "", &of.mark()),
     };
     let location = location(context, id, &path);
-    BesideJson { code: code.as_str(), policy: policy(context, id), path, location, want, got }
+    BesideJson { code: code.as_str(), policy: policy(context, id), path, location, want, got, endpoints }
 }
 
 pub(super) fn policy(context: &Context<'_>, id: PolicyId) -> PolicyJson {
@@ -403,6 +416,7 @@ fn candidate(context: &Context<'_>, candidate: &Candidate) -> CandidateJson {
         of: of.of,
         path: of.path.clone(),
         part: of.part,
+        code: of.code.as_str(),
         result: "no",
         want: of.want.clone(),
         got: of.got.clone(),

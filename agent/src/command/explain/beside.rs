@@ -28,23 +28,18 @@ pub(super) fn denied(context: &Context<'_>, beside: &Beside, out: &mut impl Writ
     writeln!(out, "{}", arrow(context, *policy, &place))?;
     let text = match code {
         Code::RuleNotUnderstood => got.clone(),
+        Code::DirectionOther => format!("wants {want}, there are {got}"),
         _ => format!("wants {want}, there is {got}"),
     };
-    draw(context, *policy, vec![(place.clone(), place, text, true)], out)?;
-    match code {
-        Code::RuleNotUnderstood => Ok(()),
-        _ => writeln!(out, "   = note: {}", sentence(context, beside)),
-    }
+    draw(context, *policy, vec![(place.clone(), place, text, true)], out)
 }
 
 fn sentence(context: &Context<'_>, beside: &Beside) -> String {
     let Beside { policy, want, got, code, path, .. } = beside;
     let name = format!("networkpolicy {}", policy_name(&context.input.cluster, *policy));
     match code {
-        Code::PolicyTypesMissing => format!("{name} has {got}"),
-        Code::PeerOrNotAnd => {
-            format!("{name} {path}: separate items mean OR: {want}; {got}")
-        }
+        Code::PolicyTypesMissing | Code::DirectionOther => format!("{name} has {got}"),
+        Code::PeerOrNotAnd => format!("{name} {path}: separate items mean OR: {want}; {got}"),
         Code::PolicyOtherNamespace => format!("{name} means {want}; this is {got}"),
         Code::RuleNotUnderstood => format!("{name} {path}: {got}"),
         _ => format!("{name} wants {want}, there is {got}"),

@@ -4,13 +4,15 @@ use std::io::{self, Write};
 
 use npc_agent::source::manifests::Location;
 use npc_compiler::cluster::PolicyId;
-use npc_compiler::verdict::explain::{Candidate, Code, Conjunct, Decision, Flow, Part};
+use npc_compiler::policy::Direction;
+use npc_compiler::verdict::explain::{Candidate, Code, Conjunct, Decision, EndName, Flow, Of, Part};
 
 use super::excerpt::{Excerpt, Mark};
 use super::headline::headline_of;
 use super::place::Source;
 use super::text::traffic;
-use super::{Context, dns, note};
+use super::warning::shown;
+use super::{Context, note};
 use crate::command::output::BAD;
 use crate::command::short;
 use crate::command::words::{policy_name, shorten};
@@ -26,24 +28,21 @@ pub(super) fn write(
     code: Code,
     out: &mut impl Write,
 ) -> io::Result<()> {
-    let is_dns = dns::is_unmentioned(context, flow, decision);
+    let is_dns = decision.is_without_dns;
     let nearest = decision.candidates.first();
     let is_about = nearest.is_some_and(Candidate::is_about);
     let headline = match nearest {
-        Some(_) if is_dns => "no rule is about DNS (port 53)",
-        Some(_) if !is_about => "no rule is about this",
-        _ => headline_of(decision, code),
+        Some(_) if is_dns => "no rule is about DNS (port 53)".to_owned(),
+        Some(_) if !is_about => "no rule is about this".to_owned(),
+        _ => headline_of(nearest, code),
     };
     writeln!(out, "{BAD}denied[{}]{BAD:#}: {headline}", code.as_str())?;
     match nearest {
         None => isolating(context, decision, out)?,
-        Some(nearest) if is_about => miss(context, flow, decision, nearest, out)?,
-        Some(nearest) => far(context, decision, nearest, is_dns, out)?,
+        Some(nearest) if is_about && !is_dns => miss(context, flow, decision, nearest, out)?,
+        Some(nearest) => far(context, flow, decision, nearest, is_dns, out)?,
     }
-    match dns::broken(flow) {
-        Some(broken) => writeln!(out, "   = note: {broken}"),
-        None => Ok(()),
-    }
+    Ok(())
 }
 
 /// Where a thing of a policy stands: `  --> policies.yaml:32:7  networkpolicy shop/api  PATH`.
@@ -69,6 +68,7 @@ fn isolating(context: &Context<'_>, decision: &Decision, out: &mut impl Write) -
 /// A rule that has little to do with the question: what the rules are about instead.
 fn far(
     context: &Context<'_>,
+    flow: &Flow,
     decision: &Decision,
     nearest: &Candidate,
     is_dns: bool,
@@ -85,9 +85,17 @@ fn far(
             }
         }
     }
+    let (_, other) = ends(flow, decision.direction);
+    // A rule for DNS is missing. What another rule lacks is no help.
+    if decision.tie_count == 1 && !is_dns {
+        let marks = nearest.conjuncts.iter().flat_map(|conjunct| marked(context, nearest, conjunct, other)).collect();
+        draw(context, nearest.policy, marks, out)?;
+    }
+    let way = if decision.direction == Direction::Egress { "to" } else { "from" };
+    let asked = format!("{} {way} {}", traffic(&flow.traffic), shown(other));
     writeln!(out, "   = note: the rules are about {}", shorten(&rules, LISTED, "; "))?;
-    if is_dns {
-        // A rule for DNS is missing. What another rule lacks is no help.
+    writeln!(out, "   = note: there is {asked}")?;
+    if decision.tie_count == 1 || is_dns {
         return Ok(());
     }
     let wants = nearest.conjuncts.iter().map(|conjunct| match conjunct.part {
@@ -96,11 +104,16 @@ fn far(
         }
         _ => format!("wants {}, there is {}", conjunct.want, conjunct.got),
     });
-    let which = match decision.tie_count {
-        1 => "the nearest of them".to_owned(),
-        equal => format!("the first of {equal} that are equally near"),
-    };
-    writeln!(out, "   = note: {which}: {}", wants.collect::<Vec<_>>().join("; "))
+    let equal = decision.tie_count;
+    writeln!(out, "   = note: the first of {equal} that are equally near: {}", wants.collect::<Vec<_>>().join("; "))
+}
+
+/// The end whose policies decide in a direction, and the other one.
+fn ends(flow: &Flow, direction: Direction) -> (&EndName, &EndName) {
+    match direction {
+        Direction::Egress => (&flow.from, &flow.to),
+        Direction::Ingress => (&flow.to, &flow.from),
+    }
 }
 
 /// A rule that is about the question, with marks where it fails and where it matches.
@@ -113,9 +126,10 @@ fn miss(
 ) -> io::Result<()> {
     let first = nearest.conjuncts.first().map(|first| format!(".{}", first.path)).unwrap_or_default();
     writeln!(out, "{}", arrow(context, nearest.policy, &format!("{}{first}", nearest.path)))?;
+    let (_, other) = ends(flow, decision.direction);
     let mut marks = Vec::new();
     for conjunct in &nearest.conjuncts {
-        marks.extend(marked(context, nearest, conjunct));
+        marks.extend(marked(context, nearest, conjunct, other));
     }
     if let Some(path) = &nearest.matching_port {
         let path = format!("{}.{path}", nearest.path);
@@ -126,7 +140,13 @@ fn miss(
     if equal > 1 {
         writeln!(out, "   = note: {equal} rules are equally near; this is the first of them")?;
     }
-    if let Some(note) = note::note(context, flow, decision.direction, nearest) {
+    let fields = [decision.direction.peers_field(), "ports"];
+    for (half, (equal, field)) in [Of::Peer, Of::Port].into_iter().zip(nearest.equal_items.into_iter().zip(fields)) {
+        if equal > 1 && nearest.conjuncts.iter().any(|conjunct| conjunct.of == half) {
+            writeln!(out, "   = note: {equal} items of {field} are equally near; the first of them is marked")?;
+        }
+    }
+    for note in note::notes(context, flow, decision.direction, nearest) {
         writeln!(out, "   = note: {note}")?;
     }
     // A number in quotes is a name: what is wrong with it says more than that it fails.
@@ -142,13 +162,18 @@ fn miss(
 
 /// What to mark of a part that fails: the path of the item, that of the very thing, the
 /// text, and whether it is a miss.
-fn marked(context: &Context<'_>, of: &Candidate, conjunct: &Conjunct) -> Vec<(String, String, String, bool)> {
+fn marked(
+    context: &Context<'_>,
+    of: &Candidate,
+    conjunct: &Conjunct,
+    other: &EndName,
+) -> Vec<(String, String, String, bool)> {
     let whole = format!("{}.{}", of.path, conjunct.path);
     // The item of the peer or port.
     let end = whole[of.path.len()..].find(']').map_or(whole.len(), |end| of.path.len() + end + 1);
     let item = whole[..end].to_owned();
     let marks: Vec<(String, String)> = match conjunct.marks.as_slice() {
-        [] => vec![(whole, label(conjunct))],
+        [] => vec![(whole, label(conjunct, other))],
         marks => {
             let path = |mark| context.places.path(of.policy, &of.path, mark);
             let mut texts: Vec<(String, String)> = (marks.iter())
@@ -158,7 +183,7 @@ fn marked(context: &Context<'_>, of: &Candidate, conjunct: &Conjunct) -> Vec<(St
                 })
                 .collect();
             if marks.len() == 1 || conjunct.code == Code::PeerAndNotOr {
-                texts[0].1 = label(conjunct);
+                texts[0].1 = label(conjunct, other);
             }
             if conjunct.part == Part::Protocol && !texts[0].0.ends_with(".protocol") {
                 texts[0].1.push_str("; without a protocol it is TCP");
@@ -200,14 +225,18 @@ pub(super) fn draw(
 }
 
 /// What a part that fails asks for and gets.
-fn label(conjunct: &Conjunct) -> String {
+fn label(conjunct: &Conjunct, other: &EndName) -> String {
     let Conjunct { want, got, code, .. } = conjunct;
     match code {
+        // One address of them is judged for all.
+        Code::IpBlockOutside if other.kind == "Block" => format!("wants {want}, there is {}", shown(other)),
         Code::PeerOtherNamespace => format!("no namespaceSelector: pods of namespace {want} only"),
-        Code::PeerAndNotOr => format!("wants {want}, there is {got}; a new \"-\" before podSelector would mean OR"),
+        Code::PeerAndNotOr => format!(
+            "wants {want}, there is {got}; a new \"-\" before podSelector would mean OR, and admit every pod of such namespaces too"
+        ),
         Code::IpBlockIsServiceAddress => format!("{want} holds {got}, which no policy sees"),
         Code::PortNamedUnresolved => format!("wants a port named {want}, there is {got}"),
-        Code::PortIsServicePort => format!("{want} is the Service's port; its pods listen on {got}"),
+        Code::PortIsServicePort => format!("{want} is the Service's port; its backends listen on {got}"),
         _ => format!("wants {want}, there is {got}"),
     }
 }

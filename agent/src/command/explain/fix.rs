@@ -89,9 +89,36 @@ pub(super) fn help(
         Some(Ok(fix)) => {
             for change in fix.changes.iter().filter(|change| directions.contains(&change.direction)) {
                 write_change(change, fix.opens.is_empty(), out)?;
+                if admits_a_node(cluster, change) {
+                    writeln!(out, "{INDENT}(that is the address of a node: it admits all that runs in its network)")?;
+                }
             }
             if is_last { writeln!(out, "{INDENT}{}", checked(cluster, fix)) } else { Ok(()) }
         }
+    }
+}
+
+/// Whether a change admits the address of a node.
+fn admits_a_node(cluster: &Cluster, change: &Change) -> bool {
+    fn has_node(cluster: &Cluster, value: &Value) -> bool {
+        match value {
+            Value::Object(fields) => fields.iter().any(|(key, value)| match value.as_str().filter(|_| key == "cidr") {
+                Some(cidr) => {
+                    cidr.split('/').next().and_then(|of| of.parse().ok()).is_some_and(|of| cluster.is_node(of))
+                }
+                None => has_node(cluster, value),
+            }),
+            Value::Array(items) => items.iter().any(|item| has_node(cluster, item)),
+            _ => false,
+        }
+    }
+    match &change.edit {
+        Edit::NewPolicy(document) => has_node(cluster, document),
+        Edit::Policy(Patch(operations)) => operations.iter().any(|operation| match operation {
+            PatchOperation::Add(add) => has_node(cluster, &add.value),
+            _ => false,
+        }),
+        _ => false,
     }
 }
 

@@ -1,21 +1,32 @@
 //! What a code of a denial says in a few words.
 
-use npc_compiler::verdict::explain::{Code, Decision};
+use npc_compiler::verdict::explain::{Candidate, Code, Part};
 
-/// What a code says in a few words, and more exactly where the namespace is
-/// all that fails.
-pub(super) fn headline_of(decision: &Decision, code: Code) -> &'static str {
-    let only = decision.candidates.first().is_some_and(|candidate| candidate.conjuncts.len() == 1);
-    match code {
-        Code::PeerOtherNamespace if only => "the rule's labels match, its namespace does not",
-        _ => headline(code),
+/// What the parts by which a rule misses say in a few words, the first of them by the code of the
+/// denial. It is said more exactly where the namespace is all that fails.
+pub(super) fn headline_of(nearest: Option<&Candidate>, code: Code) -> String {
+    let codes: Vec<Code> = nearest.iter().flat_map(|nearest| &nearest.conjuncts).map(|of| of.code).collect();
+    if codes == [Code::PeerOtherNamespace] {
+        return "the rule's labels match, its namespace does not".to_owned();
     }
+    let means_pods = |of: &Candidate| of.conjuncts.first().is_some_and(|first| first.part == Part::Pod);
+    if codes == [Code::IpBlockOutside] && nearest.is_some_and(means_pods) {
+        return "the nearest rule means pods, and no pod has this address".to_owned();
+    }
+    let mut said = vec![headline(code)];
+    for also in codes.into_iter().map(headline) {
+        if !said.contains(&also) {
+            said.push(also);
+        }
+    }
+    said.join("; and ")
 }
 
 /// What a code says in a few words.
 pub(super) fn headline(code: Code) -> &'static str {
     match code {
         Code::DefaultDenyOnly => "the policies that isolate it allow nothing in this direction",
+        Code::RuleMissing => "no rule is about this",
         Code::PeerLabelMissing => "the other end lacks a label that the nearest rule asks for",
         Code::PeerLabelValue => "the other end has a label with another value than the nearest rule asks for",
         Code::PeerOtherNamespace => "the nearest rule means pods of its own namespace",

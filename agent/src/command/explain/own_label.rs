@@ -28,10 +28,13 @@ pub(super) fn add(input: &Input, explanation: &mut FlowExplanation) {
         let Some((from, to)) = flow.parties else { continue };
         for (decision, party) in flow.decisions.iter_mut().flatten().zip([from, to]) {
             let Party::End(End::Pod(pod)) = party else { continue };
-            let is_open = matches!(decision.reason, Reason::DefaultAllow | Reason::Rule);
-            if decision.verdict == Verdict::Allowed && is_open {
-                let found = policy(input, input.cluster.pod(pod), decision);
-                decision.beside.extend(found);
+            // Where a policy isolates the pod, one more admits more and denies nothing.
+            if decision.verdict == Verdict::Allowed && decision.reason == Reason::DefaultAllow {
+                if let Some(found) = policy(input, input.cluster.pod(pod), decision) {
+                    // What the workload itself has says more than that its pods lack it.
+                    decision.beside.retain(|beside| beside.code != found.code);
+                    decision.beside.push(found);
+                }
             }
         }
     }
@@ -45,25 +48,33 @@ fn policy(input: &Input, pod: &Pod, decision: &Decision) -> Option<Beside> {
     policies.find_map(|(id, policy)| {
         let failing: Vec<&Requirement> =
             policy.subject.requirements().filter(|requirement| !requirement.matches(&pod.labels)).collect();
+        let own = |requirement: &Requirement| {
+            let place = place(positions, of, &pod.namespace, &requirement.key)?;
+            value(positions, &place, &requirement.key)
+        };
         let is_misplaced = |requirement: &&Requirement| match &requirement.operator {
-            Operator::In(values) if !pod.labels.contains_key(&requirement.key) => {
-                let place = place(positions, of, &pod.namespace, &requirement.key);
-                let value = place.and_then(|place| value(positions, &place, &requirement.key));
-                value.is_some_and(|value| values.contains(&value))
-            }
-            _ => false,
+            _ if pod.labels.contains_key(&requirement.key) => false,
+            Operator::In(values) => own(requirement).is_some_and(|value| values.contains(&value)),
+            Operator::Exists => own(requirement).is_some(),
+            Operator::NotIn(_) | Operator::DoesNotExist => false,
         };
         let first =
             failing.first().filter(|_| policy.isolates(decision.direction) && failing.iter().all(is_misplaced))?;
+        let value = own(first)?;
         let requirement = FailedRequirement { requirement: (*first).clone(), value: None };
         let want = requirement.want();
         Some(Beside {
             policy: id,
             code: Code::SubjectNearMiss,
             path: "spec.podSelector".to_owned(),
-            got: format!("{want} in metadata.labels of {}, not in its template", workload(&pod.namespace, of)),
+            got: format!(
+                "{}={value} in metadata.labels of {}, not in its template",
+                first.key,
+                workload(&pod.namespace, of)
+            ),
             want,
             requirement: Some(requirement),
+            admitted: None,
         })
     })
 }

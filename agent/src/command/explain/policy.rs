@@ -312,7 +312,7 @@ fn no_pod(input: &Input, peer: &PodPeer) -> String {
 }
 
 /// The workloads of pods, or the pods that have none, as `NS/TYPE/NAME`.
-fn workloads(cluster: &Cluster, pods: &[PodId]) -> Vec<String> {
+pub(super) fn workloads(cluster: &Cluster, pods: &[PodId]) -> Vec<String> {
     let name = |id: &PodId| {
         let pod = cluster.pod(*id);
         let (kind, name) = pod.workload.as_ref().map_or(("Pod", &pod.name), |of| (of.kind.as_str(), &of.name));

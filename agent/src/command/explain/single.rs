@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use npc_compiler::API_VERSION;
 use npc_compiler::algebra::traffic::Traffic;
-use npc_compiler::verdict::explain::{EndpointExplanation, Side};
+use npc_compiler::cluster::PodId;
+use npc_compiler::verdict::explain::{EndpointExplanation, EndpointPart, Side};
 use npc_compiler::verdict::outside::Outside;
 use serde_json::{Value, json};
 
@@ -26,6 +27,8 @@ pub(super) struct About<'a> {
     /// As the endpoint is called: `shop/deploy/api`.
     pub(super) name: &'a str,
     pub(super) explanation: &'a EndpointExplanation,
+    /// Its parts, where its pods may exchange different traffic with others.
+    pub(super) parts: &'a [EndpointPart],
 }
 
 /// The workloads at the other end, by what is allowed: `shop/deploy/api`.
@@ -58,9 +61,57 @@ impl About<'_> {
     }
 
     pub(super) fn text(&self, out: &mut impl Write) -> io::Result<()> {
-        writeln!(out, "{}", self.name)?;
+        match self.parts {
+            [] => {
+                writeln!(out, "{}", self.name)?;
+                self.sides(self.explanation, out)?;
+            }
+            parts => {
+                let kinds = parts.len();
+                writeln!(out, "{}  PARTIAL: its pods are judged in {kinds} ways, each with its policies", self.name)?;
+                for part in parts {
+                    writeln!(out, "\n{}", self.part_name(part))?;
+                    self.sides(&part.explanation, out)?;
+                }
+            }
+        }
+        if self.explanation.sides.iter().any(|side| !side.unknown_peers.is_empty() || !side.unknown_outside.is_empty())
+        {
+            writeln!(
+                out,
+                "\n? the input does not say whether this is allowed; npc explain SRC DST names the missing fact"
+            )?;
+        }
+        for text in self.unknowns() {
+            writeln!(out, "\nunknown: {text}")?;
+        }
+        for text in self.warnings() {
+            writeln!(out, "\nwarning: {text}")?;
+        }
+        out.flush()
+    }
+
+    /// What a part is called: its workloads, or its pods where another part has pods of the same
+    /// workload.
+    fn part_name(&self, part: &EndpointPart) -> String {
         let cluster = &self.context.input.cluster;
-        for side in &self.explanation.sides {
+        let workloads = |part: &EndpointPart| super::policy::workloads(cluster, &part.pods);
+        let own = workloads(part);
+        let others: Vec<String> = self.parts.iter().filter(|other| *other != part).flat_map(workloads).collect();
+        if own.iter().all(|name| !others.contains(name)) {
+            return shorten(&own, LISTED, ", ");
+        }
+        let pod = |id: &PodId| {
+            let pod = cluster.pod(*id);
+            format!("{}/pod/{}", pod.namespace, pod.name)
+        };
+        shorten(&part.pods.iter().map(pod).collect::<Vec<_>>(), LISTED, ", ")
+    }
+
+    /// Both directions.
+    fn sides(&self, explanation: &EndpointExplanation, out: &mut impl Write) -> io::Result<()> {
+        let cluster = &self.context.input.cluster;
+        for side in &explanation.sides {
             let isolated: Vec<String> = (side.isolated_by.iter())
                 .map(|(id, pods)| {
                     let name = policy_name(cluster, *id);
@@ -105,20 +156,7 @@ impl About<'_> {
             }
             columns.write(out, "    ", 0)?;
         }
-        if self.explanation.sides.iter().any(|side| !side.unknown_peers.is_empty() || !side.unknown_outside.is_empty())
-        {
-            writeln!(
-                out,
-                "\n? the input does not say whether this is allowed; npc explain SRC DST names the missing fact"
-            )?;
-        }
-        for text in self.unknowns() {
-            writeln!(out, "\nunknown: {text}")?;
-        }
-        for text in self.warnings() {
-            writeln!(out, "\nwarning: {text}")?;
-        }
-        out.flush()
+        Ok(())
     }
 
     pub(super) fn json(&self) -> Value {
@@ -139,11 +177,21 @@ impl About<'_> {
                 "elsewhere": self.elsewhere(side),
             })
         };
+        let part = |part: &EndpointPart| {
+            let [ingress, egress] = &part.explanation.sides;
+            let pod = |id: &PodId| {
+                let pod = self.context.input.cluster.pod(*id);
+                format!("{}/{}", pod.namespace, pod.name)
+            };
+            let pods: Vec<String> = part.pods.iter().map(pod).collect();
+            json!({"endpoint": self.part_name(part), "pods": pods, "ingress": side(ingress), "egress": side(egress)})
+        };
         let [ingress, egress] = &self.explanation.sides;
         json!({
             "apiVersion": API_VERSION, "kind": "EndpointExplanation", "endpoint": self.name,
             "ingress": side(ingress), "egress": side(egress),
             "warnings": self.context.input.with_passed_over(self.warnings()), "unknowns": self.unknowns(),
+            "parts": self.parts.iter().map(part).collect::<Vec<Value>>(),
             "findings": self.context.input.findings(),
         })
     }

@@ -15,7 +15,7 @@ use npc_compiler::verdict::fix::FlowFix;
 use super::answer::{bracketed, port_text};
 use super::headline::headline;
 use super::warning::shown;
-use super::{Context, Said, allowed, beside, denied, fix, warning};
+use super::{Context, Said, allowed, beside, denied, dns, fix, warning};
 use crate::command::output::{BAD, Columns, DOUBT, GOOD};
 use crate::command::words::shorten;
 
@@ -224,6 +224,10 @@ fn body(context: &Context<'_>, flow: &Flow, fix: Option<&FlowFix>, out: &mut imp
             None => denied::write(context, flow, decision, code, out)?,
         }
         let direction = decision.direction;
+        // What is broken is said once, though both directions deny.
+        if let Some(broken) = dns::broken(flow).filter(|_| denied.first() == Some(&direction)) {
+            writeln!(out, "   = note: {broken}")?;
+        }
         let is_last = denied.last() == Some(&direction);
         // A direction that is unknown may need a change too, and has no denial of its own.
         let is_here = |of: &Direction| *of == direction || (is_last && !denied.contains(of));

@@ -54,17 +54,15 @@ fn text(cluster: &Cluster, warning: &Warning) -> String {
             )
         }
         Warning::NoCommonFamily => "the ends have no address family in common, so nothing can pass".to_owned(),
-        Warning::OtherNodes { host, is_source, nodes } => {
+        Warning::OtherNodes { host, is_source, is_own_node, nodes } => {
             let of = |(verdict, names): &(Verdict, Vec<String>)| {
                 let verdict = verdict_word(*verdict).to_owned();
                 if names.is_empty() { verdict } else { format!("{verdict} ({})", shorten(names, NAMED, ", ")) }
             };
             let answers = nodes.iter().map(of).collect::<Vec<_>>().join(", ");
-            format!(
-                "{} is in its node's network, and a pod and its own node are always allowed; {} every other node: {answers}",
-                shown(host),
-                if *is_source { "from" } else { "to" },
-            )
+            let why = if *is_own_node { ", and a pod and its own node are always allowed" } else { "" };
+            let way = if *is_source { "from" } else { "to" };
+            format!("{} is in its node's network{why}; {way} every other node: {answers}", shown(host))
         }
         Warning::TunnelDropped { from, traffic } => format!(
             "{traffic} is what tunnels use: policies allow it, but agents drop it where it leaves {}, because no rule \

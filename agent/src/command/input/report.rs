@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use indexmap::IndexMap;
+use npc_agent::finding::Finding;
 use npc_agent::source::manifests::{Foreign, Loaded, PassedOver};
 use npc_compiler::cluster::Cluster;
 use npc_compiler::cluster::unread::{Extent, Unread};
@@ -28,10 +29,9 @@ pub(super) fn write(loaded: &Loaded, cluster: &Cluster) {
     }
     for finding in cluster.findings() {
         let place = loaded.positions.locate("NetworkPolicy", &finding.namespace, &finding.name, &finding.path);
-        let line = match place {
-            Some(place) => format!("{place}: warning[{}]: {finding}", finding.code.as_str()),
-            None => format!("warning[{}]: {finding}", finding.code.as_str()),
-        };
+        let finding = Finding::of_policy(finding, place.as_ref());
+        let place = finding.location.as_ref().map(|place| format!("{place}: ")).unwrap_or_default();
+        let line = format!("{place}{}[{}]: {finding}", finding.severity.as_str(), finding.code);
         warnings.add(&format!("{}; {}", finding.problem, finding.effect), line);
     }
     warnings.write();

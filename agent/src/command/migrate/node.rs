@@ -10,7 +10,6 @@ use npc_compiler::cluster::Cluster;
 use npc_compiler::object::Family;
 use npc_compiler::plan::{Delta, FamilyState, KernelState, SetDelta};
 use npc_compiler::ruleset::layout;
-use npc_compiler::ruleset::seed::Seed;
 use serde::Serialize;
 
 use super::options::{self, AgentAnswer};
@@ -64,7 +63,7 @@ impl State {
         let wanted = |options: &_| KernelState::from(&layout::ruleset_with(cluster, name, options, &retained));
         let options = options.unwrap_or_else(|| options::nearest(&held, |options| distance(&wanted(options), &held)));
         // An agent does not say its secret, but the kernel keeps it.
-        let options = layout::Options { seed: Seed::kept_in(&held), ..options };
+        let options = layout::Options { seed: held.seed(), ..options };
         let wanted = wanted(&options);
         let hooks = kernel.hooks();
         // A kernel without a family has no packets of it that rules could miss.

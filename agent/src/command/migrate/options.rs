@@ -6,7 +6,6 @@ use npc_compiler::object::Family;
 use npc_compiler::plan::KernelState;
 use npc_compiler::ruleset::layout::{MissingMatches, Options, SelfMatch};
 use npc_compiler::ruleset::node::{ChainName, SetName};
-use npc_compiler::ruleset::seed::Seed;
 
 /// The choices of options that no name shows.
 const CHOICES: u8 = 8;
@@ -61,7 +60,7 @@ pub(in crate::command) fn nearest(held: &KernelState, distance: impl Fn(&Options
         keep_established: !families().any(|held| held.chains.contains_key(&ChainName::stray())),
         anti_spoof: families().any(|held| held.sets.keys().any(SetName::is_own)),
         lacks: MissingMatches::of_held(held),
-        seed: Seed::kept_in(held),
+        seed: held.seed(),
         ..Options::default()
     };
     let mut nearest = (usize::MAX, shown.clone());
@@ -92,6 +91,7 @@ mod tests {
     use npc_agent::status::RuleOptions;
     use npc_compiler::cluster::Cluster;
     use npc_compiler::ruleset::layout;
+    use npc_compiler::ruleset::seed::Seed;
 
     use super::*;
     use crate::command::migrate::node::distance;

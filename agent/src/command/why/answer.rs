@@ -12,7 +12,7 @@ use npc_compiler::object::Family;
 use npc_compiler::plan::KernelState;
 use npc_compiler::policy::Direction;
 use npc_compiler::ruleset::layout::{self, GroupChain, Options};
-use npc_compiler::ruleset::node::{ChainName, ChainRole, NodeRuleset, Rule, SetName, Target};
+use npc_compiler::ruleset::node::{ChainName, ChainRole, Match, NodeRuleset, Rule, SetName, Target};
 use npc_compiler::ruleset::origin::Named;
 use npc_compiler::ruleset::text::rule_line;
 use serde::Serialize;
@@ -21,7 +21,10 @@ use super::kernel::holds;
 use super::thing::{Foreign, Thing};
 use super::words;
 use crate::command::input::Input;
-use crate::command::words::policy_name;
+use crate::command::words::{policy_name, shorten};
+
+/// So many numbers of rules are written out.
+const NUMBERS: usize = 6;
 
 /// What the answer is based on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -274,14 +277,36 @@ impl Facts<'_> {
         if chain.is_dispatch() && !self.knows_seed {
             return Vec::new();
         }
-        let differs = |family: &Family| {
-            let held = self.held.family(*family).chains.get(chain);
-            let wanted = self.wanted.family(*family).chains.get(chain);
-            held.zip(wanted).is_some_and(|(held, wanted)| held != wanted)
+        let line = |family: Family| {
+            let held = self.held.family(family).chains.get(chain)?;
+            let wanted = self.wanted.family(family).chains.get(chain)?;
+            // An older agent writes rules without comments. They do the same.
+            let wanted: Vec<Rule> = wanted.iter().map(bare).collect();
+            let held: Vec<Rule> = held.iter().map(bare).collect();
+            if held == wanted {
+                return None;
+            }
+            let is_other = |(index, rule): &(usize, &Rule)| wanted.get(*index) != Some(*rule) && !wanted.contains(rule);
+            let others = held.iter().enumerate().filter(is_other);
+            let others: Vec<String> = others.map(|(index, _)| (index + 1).to_string()).collect();
+            let which = match others.as_slice() {
+                [] => String::new(),
+                [one] => format!("; rule {one} is not asked for"),
+                more => format!("; rules {} are not asked for", shorten(more, NUMBERS, ", ")),
+            };
+            Some(format!("{family}: the kernel has other rules in it than the policies of the input ask for{which}"))
         };
-        let line =
-            |family| format!("{family}: the kernel has other rules in it than the policies of the input ask for");
-        Family::ALL.into_iter().filter(differs).map(line).collect()
+        Family::ALL.into_iter().filter_map(line).collect()
+    }
+
+    /// The policies or rules that a rule came from, as its comment names them; of a rule without
+    /// comment those of the same rule that the policies ask for.
+    fn named(&self, family: Family, chain: &ChainName, rule: &Rule) -> Option<Named> {
+        Named::of(rule).or_else(|| {
+            let wanted = self.wanted.family(family).chains.get(chain)?;
+            let same = wanted.iter().find(|wanted| bare(wanted) == *rule)?;
+            Named::of(same)
+        })
     }
 
     fn set(&self, set: &SetName) -> Answer {
@@ -387,7 +412,7 @@ impl Facts<'_> {
         index: Option<usize>,
         rule: &Rule,
     ) -> RuleAnswer {
-        let named = Named::of(rule).filter(|_| rule.target == Target::Return);
+        let named = self.named(family, chain, rule).filter(|_| rule.target == Target::Return);
         let (origins, more) = match named {
             Some(Named::Rules { rules, more }) => (rules, more),
             _ => (Vec::new(), 0),
@@ -453,6 +478,12 @@ impl Facts<'_> {
     pub(super) fn families(is_in: impl Fn(Family) -> bool) -> Vec<Family> {
         Family::ALL.into_iter().filter(|family| is_in(*family)).collect()
     }
+}
+
+/// A rule without its comment, which decides nothing.
+pub(super) fn bare(rule: &Rule) -> Rule {
+    let matches = rule.matches.iter().filter(|one| !matches!(one, Match::Comment(_)));
+    Rule { matches: matches.cloned().collect(), target: rule.target.clone() }
 }
 
 /// Whether a rule leads to the chain of a group.

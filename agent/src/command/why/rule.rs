@@ -2,10 +2,10 @@
 
 use npc_agent::dataplane::iptables::Hook;
 use npc_compiler::object::Family;
-use npc_compiler::ruleset::node::{ChainName, Target};
+use npc_compiler::ruleset::node::{ChainName, Rule, Target};
 use npc_compiler::ruleset::text::{family_of, hook_line, printed_in, rule_line};
 
-use super::answer::{Answer, Basis, Facts};
+use super::answer::{Answer, Basis, Facts, bare};
 use super::words;
 
 impl Facts<'_> {
@@ -15,11 +15,11 @@ impl Facts<'_> {
         let possible = || Family::ALL.into_iter().filter(|family| said.is_none_or(|said| said == *family));
         let in_held = |family| {
             let rule = printed_in(family, chain, text);
-            self.held.family(family).chains.get(chain)?.iter().position(|one| *one == rule)
+            position(self.held.family(family).chains.get(chain)?, &rule)
         };
         let in_wanted = |family| {
             let rule = printed_in(family, chain, text);
-            self.wanted.family(family).chains.get(chain)?.iter().position(|one| *one == rule)
+            position(self.wanted.family(family).chains.get(chain)?, &rule)
         };
         let held: Vec<Family> = possible().filter(|family| in_held(*family).is_some()).collect();
         let wanted: Vec<Family> = possible().filter(|family| in_wanted(*family).is_some()).collect();
@@ -46,7 +46,7 @@ impl Facts<'_> {
             judges,
             policies,
             more_policies,
-            rules: vec![self.whole_rule_answer(family, chain, in_held(family), &rule)],
+            rules: vec![self.whole_rule_answer(family, chain, in_held(family).or_else(|| in_wanted(family)), &rule)],
             ..answer
         }
     }
@@ -85,4 +85,10 @@ impl Facts<'_> {
             ..self.ours(hook_line(), "rule")
         }
     }
+}
+
+/// Where a rule stands in a chain. One without a comment, as older agents write it, is the rule
+/// that is the same but for its comment.
+fn position(rules: &[Rule], rule: &Rule) -> Option<usize> {
+    rules.iter().position(|one| one == rule).or_else(|| rules.iter().position(|one| bare(one) == *rule))
 }

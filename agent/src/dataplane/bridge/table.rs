@@ -358,7 +358,7 @@ fn make_all() -> Vec<Request> {
 /// Reads what may be answers of the kernel about the table: for fuzzing.
 pub(in super::super) fn fuzz(data: &[u8]) {
     let rules = rules::rules();
-    for attributes in super::super::fuzz::attributes(data) {
+    for attributes in super::super::fuzz_input::attributes(data) {
         let attributes = Attributes(attributes);
         let _ = of_table(attributes, chain::TABLE, as_chain);
         let _ = of_table(attributes, set::TABLE, as_set);

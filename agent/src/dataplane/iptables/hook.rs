@@ -1,52 +1,14 @@
 //! The jump to our chains: found, put first and removed, beside any rule of others.
 
-use std::fmt;
-
 use npc_compiler::ruleset::text::{hook_check, hook_restore};
 
 use super::super::backend::Backend;
 use super::super::nftables;
+use super::filter_table::Hook;
 use super::{Error, Iptables, error, listing, native};
 
 /// How often jumps are looked for again after some were removed.
 const TRIES: u32 = 5;
-
-/// Where the jump to our chains stands in FORWARD.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Hook {
-    /// It is the first rule, and there once.
-    First,
-    /// It is there so many times and not, or not only, as the first rule.
-    Displaced(usize),
-    /// It is not there.
-    Absent,
-}
-
-/// In words, for logs and reports.
-impl fmt::Display for Hook {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::First => f.write_str("the jump from FORWARD is its first rule"),
-            Self::Displaced(1) => f.write_str("the jump from FORWARD is not its first rule"),
-            Self::Displaced(copies) => write!(f, "the jump from FORWARD is there {copies} times"),
-            Self::Absent => f.write_str("the jump from FORWARD is gone"),
-        }
-    }
-}
-
-impl Hook {
-    /// Of the rules of FORWARD, which of them are ours.
-    #[must_use]
-    pub fn of(ours: impl IntoIterator<Item = bool>) -> Self {
-        let mut ours = ours.into_iter();
-        let first = ours.next().unwrap_or_default();
-        match (first, ours.filter(|ours| *ours).count()) {
-            (true, 0) => Self::First,
-            (false, 0) => Self::Absent,
-            (first, others) => Self::Displaced(others + usize::from(first)),
-        }
-    }
-}
 
 impl Iptables {
     /// Where the jump to our chains stands.
@@ -171,19 +133,5 @@ impl Iptables {
             return Ok(());
         }
         self.native()?.delete_from_forward(handles).map_err(|source| self.of_kernel(source))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_hook_is_first_only_alone_and_on_top() {
-        assert_eq!(Hook::of([true, false, false]), Hook::First);
-        assert_eq!(Hook::of([false, true]), Hook::Displaced(1));
-        assert_eq!(Hook::of([true, true]), Hook::Displaced(2));
-        assert_eq!(Hook::of([false]), Hook::Absent);
-        assert_eq!(Hook::of([]), Hook::Absent);
     }
 }

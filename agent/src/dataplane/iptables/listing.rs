@@ -8,8 +8,7 @@ use npc_compiler::ruleset::node::{ChainName, Rule};
 use npc_compiler::ruleset::text;
 
 use super::Error;
-use super::hook::Hook;
-use super::reading::{Jump, Overview};
+use super::filter_table::{Hook, Jump, Overview};
 
 /// What of a filter table is ours.
 #[derive(Debug)]

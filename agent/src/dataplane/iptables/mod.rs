@@ -27,6 +27,7 @@ use super::backend::{self, Backend, Commands};
 use super::process;
 
 mod error;
+mod filter_table;
 mod hook;
 mod listing;
 mod lock;
@@ -34,7 +35,7 @@ mod native;
 mod reading;
 
 pub use error::{Error, Place};
-pub use hook::Hook;
+pub use filter_table::{Hook, Jump};
 pub use listing::Listing;
 pub(super) use listing::fuzz as fuzz_listing;
 pub use lock::Holder;
@@ -43,9 +44,9 @@ pub(crate) use lock::process_with_lock;
 pub use native::ForeignForward;
 pub(super) use native::fuzz as fuzz_native;
 
+pub(super) use filter_table::Overview;
 pub(super) use native::{Chain as NativeChain, Native, Rule as NativeRule};
-pub use reading::Jump;
-pub(super) use reading::{Overview, native_residents};
+pub(super) use reading::native_residents;
 
 /// How long a command waits for the xtables lock before it gives up.
 const LOCK_WAIT: Duration = Duration::from_secs(10);

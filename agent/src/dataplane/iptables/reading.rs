@@ -9,29 +9,10 @@ use npc_compiler::ruleset::text;
 
 use super::super::backend::Backend;
 use super::super::process;
+use super::filter_table::{Jump, Overview};
 use super::listing::{self, Listing};
 use super::native::{self, Native};
 use super::{Error, Iptables, error, lock};
-
-/// A filter table as far as it shows which programs use it.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(in super::super) struct Overview {
-    /// All chains.
-    pub(in super::super) chains: BTreeSet<String>,
-    /// The rules of FORWARD that lead to a chain, in their order, and the chain.
-    pub(in super::super) forward: Vec<(Jump, String)>,
-    /// Packets that no rule of FORWARD decides about are dropped.
-    pub(in super::super) drops_by_default: bool,
-}
-
-/// A rule of FORWARD that leads to a chain, as it can be deleted.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Jump {
-    /// By its text, without the chain that it is in.
-    Rule(String),
-    /// By its number in nf_tables.
-    Handle(u64),
-}
 
 /// What was listed of chains.
 struct Listed {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use npc_compiler::object::Workload;
 
 use super::kinds::Body;
-use super::parse::{Item, Parsed};
+use super::parsed::{Item, Parsed};
 use super::position::Origin;
 use super::problem::{Code, ObjectRef, Problem};
 use super::{Loaded, Options};

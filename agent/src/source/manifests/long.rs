@@ -23,7 +23,8 @@ use serde::de::IgnoredAny;
 
 use super::foreign::{ACTION, has_action};
 use super::kinds::{self, Kind};
-use super::parse::{Item, Parsed, Reader};
+use super::parse::Reader;
+use super::parsed::{Item, Parsed};
 use super::prune;
 use super::span::{Mark, Span};
 use super::tree::{self, Fault, Node, Value};

@@ -31,12 +31,15 @@
 mod annotations;
 mod assemble;
 mod decode;
+mod field;
 mod files;
 mod foreign;
 mod json;
 mod kinds;
 mod long;
 mod parse;
+mod parsed;
+mod passed_over;
 mod position;
 mod problem;
 mod prune;
@@ -58,7 +61,8 @@ use std::thread;
 use npc_compiler::cluster::unread::{Extent, Unread};
 use npc_compiler::object::Objects;
 
-pub use foreign::{Foreign, PassedOver};
+pub use foreign::Foreign;
+pub use passed_over::PassedOver;
 pub use position::{Location, Positions};
 pub use problem::{Code, Errors, ObjectRef, Problem, Severity};
 pub use span::{Mark, Span};
@@ -69,7 +73,8 @@ use files::{GIVEN, is_long, open_regular, read_bounded};
 pub(super) use files::{FOLLOWED, read_regular, walk};
 use parse::parse_counted;
 
-pub(super) use parse::{Parsed, parse};
+pub(super) use parse::parse;
+pub(super) use parsed::Parsed;
 
 /// How to read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -254,7 +259,7 @@ pub fn parse_text(name: &str, text: &str, options: &Options) -> Result<Loaded, E
 }
 
 fn finish(mut parsed: Vec<Parsed>, options: &Options) -> Result<Loaded, Errors> {
-    let passed_over = if options.pass_over { foreign::pass_over(&mut parsed) } else { PassedOver::default() };
+    let passed_over = if options.pass_over { passed_over::pass_over(&mut parsed) } else { PassedOver::default() };
     let mut loaded = assemble(parsed, options);
     if !options.allow_errors && loaded.problems.iter().any(|problem| problem.severity() == Severity::Error) {
         return Err(Errors(loaded.problems));

@@ -1,92 +1,21 @@
 //! One file: its documents, as far as they can be read, and what is wrong
 //! with the others.
 
-use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::annotations::{self, Wrong};
 use super::decode::{Mismatch, Notes};
-use super::foreign::{self, Fault, Foreign};
+use super::field::span_of;
+use super::foreign::{self, Fault};
 use super::json;
-use super::kinds::{self, Body, Kind};
-use super::position::walk;
+use super::kinds::{self, Kind};
+use super::parsed::{Item, Parsed};
 use super::problem::{Code, ObjectRef, Problem};
 use super::span::{Mark, Span};
 use super::tree::{self, Node, Value};
 use super::types::{self, Misspelt, misspelt};
 use npc_compiler::algebra::syntax::{wrong_label_key, wrong_label_value};
-use npc_compiler::object::Workload;
-
-/// What a file holds.
-#[derive(Debug, Clone)]
-pub(in crate::source) struct Parsed {
-    pub(super) file: Arc<str>,
-    pub(super) text: Arc<str>,
-    pub(super) items: Vec<Item>,
-    pub(in crate::source) problems: Vec<Problem>,
-    pub(super) skipped: BTreeMap<String, usize>,
-    /// The problems, by their places, of documents that are no broken objects.
-    pub(super) foreign: Vec<(usize, Foreign)>,
-    /// Of a long list only these parts of the text are kept, by the lines in which they begin.
-    pub(super) parts: BTreeMap<u32, Box<str>>,
-    /// Of a file for kustomize: the files that it names as patches.
-    pub(super) kustomization: Option<Vec<String>>,
-}
-
-/// An object of a file.
-#[derive(Debug, Clone)]
-pub(super) struct Item {
-    pub(super) object: ObjectRef,
-    pub(super) file: Arc<str>,
-    pub(super) node: Arc<Node>,
-    /// Its fields stand in [`Parsed::parts`] only.
-    pub(super) is_in_parts: bool,
-    /// The workload that owns it.
-    pub(super) owner: Option<Workload>,
-    pub(super) body: Body,
-}
-
-impl Parsed {
-    pub(super) fn empty(file: Arc<str>) -> Self {
-        Self {
-            file,
-            text: Arc::default(),
-            items: Vec::new(),
-            problems: Vec::new(),
-            skipped: BTreeMap::new(),
-            foreign: Vec::new(),
-            parts: BTreeMap::new(),
-            kustomization: None,
-        }
-    }
-
-    /// Whether no object was read.
-    pub(in crate::source) fn is_empty(&self) -> bool {
-        self.items.is_empty()
-    }
-
-    /// The same objects, with no word about what is wrong.
-    pub(in crate::source) fn silent(&self) -> Self {
-        Self { problems: Vec::new(), foreign: Vec::new(), ..self.clone() }
-    }
-
-    /// A file that could not be read at all.
-    pub(in crate::source) fn failed(path: &Path, message: &str, help: &str) -> Self {
-        let mut parsed = Self::empty(path.to_string_lossy().into());
-        parsed.problems.push(Problem {
-            file: Arc::clone(&parsed.file),
-            span: None,
-            code: Code::DocumentUnreadable,
-            object: None,
-            path: String::new(),
-            message: message.to_owned(),
-            help: help.to_owned(),
-        });
-        parsed
-    }
-}
 
 /// How deep `List`s may lie in `List`s.
 const MAX_LISTS: usize = 8;
@@ -257,7 +186,7 @@ impl Reader<'_> {
             return self.list(node, (!of.kind.is_empty()).then_some(&of), lists);
         }
         if let Some(Misspelt { path, message, help }) = misspelt(&types.api_version, &types.kind) {
-            let span = walk(&node, path).0;
+            let span = span_of(&node, path).0;
             return self.problem(Code::DocumentUnreadable, span, None, path, message, help);
         }
         let kind = Kind::of(&types.api_version, &types.kind);
@@ -269,7 +198,7 @@ impl Reader<'_> {
             if types.kind == "NetworkPolicy" && types.api_version.starts_with("extensions/") {
                 let message = "no Kubernetes serves this NetworkPolicy any more; left out".to_owned();
                 let help = "write apiVersion: networking.k8s.io/v1";
-                self.problem(Code::VersionGone, walk(&node, "apiVersion").0, None, "apiVersion", message, help);
+                self.problem(Code::VersionGone, span_of(&node, "apiVersion").0, None, "apiVersion", message, help);
             }
             return;
         }

@@ -1,5 +1,7 @@
 //! Groups without endpoints: which of them are retained for the next ones, and for how long.
 
+use std::sync::Arc;
+
 use super::{Age, LocalGroups, OfFamilies};
 use crate::cluster::group::RetainedGroup;
 use crate::policy::Direction;
@@ -54,9 +56,9 @@ impl LocalGroups {
     }
 
     /// Takes a group out, and answers what it had in the kernel.
-    pub(super) fn take_out(&mut self, direction: Direction, hash: Hash) -> Option<OfFamilies> {
+    pub(super) fn take_out(&mut self, direction: Direction, hash: Hash) -> Option<(Arc<str>, OfFamilies)> {
         let group = self.groups[direction as usize].remove(&hash)?;
         self.in_namespace(&group.namespace, |here| here.groups[direction as usize].remove(&hash));
-        group.leaves
+        Some((group.namespace, group.leaves?))
     }
 }

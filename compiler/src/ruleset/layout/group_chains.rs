@@ -8,6 +8,7 @@ use crate::cluster::{Cluster, PodId, PolicyId};
 use crate::object::Family;
 use crate::policy::Direction;
 use crate::ruleset::group_chain::Leaf;
+use crate::ruleset::members::over_bound;
 use crate::ruleset::node::{ChainName, Rule};
 
 /// A group of a node and its chains.
@@ -29,7 +30,7 @@ pub struct GroupChain {
 pub fn group_chains(cluster: &Cluster, node: &str, options: &Options, retained: &[RetainedGroup]) -> Vec<GroupChain> {
     let local = cluster.endpoints().filter(|(_, pod)| pod.node.as_deref() == Some(node));
     let local: Vec<PodId> = local.map(|(id, _)| id).collect();
-    let groups = Groups::with(cluster, local.iter().copied(), retained);
+    let groups = Groups::with(cluster, local.iter().copied(), retained, &over_bound(cluster, Some(node), options));
     let of = |(id, group): (GroupId, &Group)| {
         let direction = group.key.direction;
         let admission = group.admission(cluster);
@@ -57,7 +58,7 @@ pub fn origins(
 ) -> Vec<(String, String)> {
     let Some(direction) = chain.direction_of_group() else { return Vec::new() };
     let local = cluster.endpoints().filter(|(_, pod)| pod.node.as_deref() == Some(node)).map(|(id, _)| id);
-    let groups = Groups::with(cluster, local, retained);
+    let groups = Groups::with(cluster, local, retained, &over_bound(cluster, Some(node), options));
     let mut all: Vec<(String, String)> = Vec::new();
     for (_, group) in groups.iter().filter(|(_, group)| group.key.direction == direction) {
         let admission = group.admission(cluster);

@@ -33,12 +33,13 @@ use crate::object::Family;
 use crate::policy::Direction;
 use crate::ruleset::dispatch::{DispatchSet, Node};
 use crate::ruleset::group_chain::Leaf;
+use crate::ruleset::members::over_bound;
 use crate::ruleset::name::{Fields, Hash};
 use crate::ruleset::node::{
     ChainName, FamilyRuleset, Match, Member, NodeRuleset, Rule, Set, SetField, SetKind, SetName, Target,
 };
 
-pub use crate::ruleset::options::{MissingMatches, Options, SelfMatch};
+pub use crate::ruleset::options::{MissingMatches, Options, SelfMatch, SetMembers};
 pub use group_chains::{GroupChain, group_chains, origins};
 use icmp::{errors, neighbour_discovery};
 
@@ -66,12 +67,14 @@ pub fn ruleset(cluster: &Cluster, node: &str, options: &Options) -> NodeRuleset 
 }
 
 /// The ruleset of one node, with chains and sets for these groups as well,
-/// though no endpoint may be in them. One whose policies are gone has none.
+/// though no endpoint may be in them. One whose policies are gone has none. Policies that are over
+/// the bound on set members ([`crate::ruleset::members`]) admit nothing.
 #[must_use]
 pub fn ruleset_with(cluster: &Cluster, node: &str, options: &Options, lingering: &[RetainedGroup]) -> NodeRuleset {
     let local = cluster.endpoints().filter(|(_, pod)| pod.node.as_deref() == Some(node));
     let local: Vec<PodId> = local.map(|(id, _)| id).collect();
-    let groups = Groups::with(cluster, local.iter().copied(), lingering);
+    let over = over_bound(cluster, Some(node), options);
+    let groups = Groups::with(cluster, local.iter().copied(), lingering, &over);
     let is_isolating = local.iter().any(|pod| Direction::ALL.iter().any(|way| groups.of(*pod, *way).is_some()));
     let identities: FxHashMap<GroupId, Hash> =
         groups.iter().map(|(id, group)| (id, identity_of(cluster, &group.key))).collect();

@@ -166,12 +166,14 @@ pub enum Warning {
     NodePorts(Vec<(Protocol, u16, String)>),
     /// The ends have no address family in common, so no packet can pass.
     NoCommonFamily,
-    /// The answer holds on the node of a hostNetwork pod; for other nodes another one does.
+    /// The answer holds for the node of a hostNetwork pod; for other nodes another one does.
     OtherNodes {
         /// The pod.
         host: EndName,
         /// Whether it is the source.
         is_source: bool,
+        /// Whether the other end runs on its node.
+        is_own_node: bool,
         /// What holds for the other nodes, by their names; no name, where the input says no
         /// address of another node.
         nodes: Vec<(Verdict, Vec<String>)>,

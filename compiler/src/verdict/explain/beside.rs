@@ -1,17 +1,19 @@
 //! Policies that look as if they applied to a flow, and do not: of another namespace, of
 //! the other direction, without the direction in policyTypes, or with a podSelector that
-//! misses by little. Rules that are written so that they admit more than was most likely
-//! meant.
+//! misses by little.
 
 use super::code::Code;
 use super::mark::{FailedRequirement, Mark};
+use super::party::Party;
 use super::question::Question;
-use crate::algebra::selector::{Operator, Requirement};
-use crate::cluster::group::atoms;
+use super::slip::{is_close, is_same_word, is_slip};
+use crate::algebra::cidr;
+use crate::algebra::selector::{Operator, Requirement, Selector};
+use crate::cluster::group::{Admitted, Resolution, atoms};
 use crate::cluster::selection::Selection;
-use crate::cluster::{Class, Cluster, PolicyId};
-use crate::object::Labels;
-use crate::policy::{Direction, Namespaces, Peer, Peers, PodPeer, Policy, PolicyRule};
+use crate::cluster::{Class, Cluster, PodId, PolicyId};
+use crate::policy::{Direction, Namespaces, Peer, Peers, PodPeer, Policy, PolicyRule, Ports};
+use crate::verdict::flow::End;
 
 /// A policy that looks as if it decided, and does not.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,14 +30,27 @@ pub struct Beside {
     pub want: String,
     /// What there is.
     pub got: String,
+    /// How many endpoints items admit, where separate items mean OR.
+    pub admitted: Option<SeparateItems>,
 }
 
-/// An answer looks through at most this many policies of a namespace, or rules. With more, each
-/// answer would take milliseconds.
+/// How many endpoints two items of a rule admit, each alone and both in one item.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SeparateItems {
+    /// The place of the item with a namespaceSelector, and how many endpoints it admits.
+    pub namespace_selector: (usize, usize),
+    /// The place of the item with a podSelector, and how many endpoints it admits.
+    pub pod_selector: (usize, usize),
+    /// How many endpoints one item with both would admit.
+    pub both: usize,
+}
+
+/// An answer looks through at most this many policies of a namespace, and of all other
+/// namespaces together. With more, each answer would take milliseconds.
 const LOOKED_THROUGH: usize = 1000;
 
-/// If two values differ in at most this many letters, one counts as a misspelling of the other.
-const SLIPS: usize = 2;
+/// Of at most this many policies of other namespaces it is found out whether they select nothing.
+const TRIED: usize = 16;
 
 impl Beside {
     /// The very thing of the policy.
@@ -45,104 +60,245 @@ impl Beside {
     }
 }
 
+/// What a direction says if no such policy applies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Without {
+    /// It allows all, because no policy isolates the subject. A policy that did would matter,
+    /// whatever its rules say.
+    Allowed,
+    /// It denies. Only a policy whose rules mean the other end would change that.
+    Denied,
+}
+
+/// What policies are judged by.
+struct Search<'a> {
+    cluster: &'a Cluster,
+    question: &'a Question,
+    direction: Direction,
+    without: Without,
+    subject: PodId,
+    class: &'a Class,
+}
+
 impl Question {
     /// The policies that look as if they decided in a direction about the subject, at most
     /// one for each reason, the plainest first.
-    pub(super) fn beside(&self, cluster: &Cluster, direction: Direction) -> Vec<Beside> {
-        let (subject, other) = self.ends(direction);
-        let Some(class) = subject.pod().and_then(|pod| cluster.class_of(pod)) else { return Vec::new() };
-        let class = cluster.class(class);
-        let seen = other.seen(cluster, subject, self.family);
-        let is_about = |rule: &PolicyRule| {
-            matches!(rule.peers, Peers::Everyone) || atoms(&rule.peers).iter().any(|atom| atom.holds(cluster, seen))
+    pub(super) fn beside(&self, cluster: &Cluster, direction: Direction, without: Without) -> Vec<Beside> {
+        let (subject, _) = self.ends(direction);
+        let Some((subject, class)) = subject.pod().and_then(|pod| Some((pod, cluster.class_of(pod)?))) else {
+            return Vec::new();
         };
+        let class = cluster.class(class);
+        let search = Search { cluster, question: self, direction, without, subject, class };
         let mut found: Vec<Beside> = Vec::new();
         let mut add = |beside: Option<Beside>| {
             found.extend(beside.filter(|beside| found.iter().all(|had| had.code != beside.code)));
         };
         for (id, policy) in cluster.policies_in(&class.namespace).take(LOOKED_THROUGH) {
-            let is_selected = class.selection(&policy.subject) == Selection::Certain;
-            if is_selected {
-                add(types_missing(id, policy, direction));
-                let opposite = policy.rules(direction.opposite());
-                let has_none = policy.isolates(direction) && policy.rules(direction).is_empty();
-                if has_none && policy.isolates(direction.opposite()) && opposite.iter().any(is_about) {
-                    let other_way = direction.opposite().section();
-                    add(Some(Beside {
-                        policy: id,
-                        code: Code::DirectionOther,
-                        path: format!("spec.{other_way}"),
-                        requirement: None,
-                        want: format!("a rule for {}", direction.section()),
-                        got: format!("rules for {other_way} that mean the other end"),
-                    }));
+            match class.selection(&policy.subject) {
+                Selection::Certain => {
+                    add(types_missing(id, policy, direction));
+                    add(search.other_direction(id, policy));
                 }
-            } else if policy.isolates(direction) && policy.rules(direction).iter().any(is_about) {
-                add(near_miss(id, policy, class));
+                Selection::Possible => {}
+                Selection::No => add(search.near_miss(id, policy)),
             }
         }
-        let elsewhere = ["default", seen.classes.first().map_or("", |other| &cluster.class(*other).namespace)];
-        for namespace in elsewhere.into_iter().filter(|namespace| *namespace != class.namespace) {
-            for (id, policy) in cluster.policies_in(namespace).take(LOOKED_THROUGH) {
-                let selects = !policy.subject.is_empty() && class.selection(&policy.subject) == Selection::Certain;
-                if selects && policy.isolates(direction) {
-                    add(Some(Beside {
-                        policy: id,
-                        code: Code::PolicyOtherNamespace,
-                        path: "metadata.namespace".to_owned(),
-                        requirement: None,
-                        want: format!("pods of namespace {namespace}"),
-                        got: format!("a pod of namespace {}", class.namespace),
-                    }));
-                }
-            }
-        }
+        add(search.other_namespace());
         found
     }
+}
 
-    /// The items of a rule of which one alone admits the other end, where their AND may have
-    /// been meant.
-    pub(super) fn or_not_and(
-        &self,
-        cluster: &Cluster,
-        direction: Direction,
-        rules: &[(PolicyId, String)],
-    ) -> Option<Beside> {
-        let (subject, other) = self.ends(direction);
-        let seen = other.seen(cluster, subject, self.family);
-        rules.iter().take(LOOKED_THROUGH).find_map(|(id, path)| {
-            let rule = cluster.policy(*id).rules(direction).iter().find(|rule| rule.path == *path)?;
-            let Peers::AnyOf(peers) = &rule.peers else { return None };
-            let pods = |peer: &Peer| if let Peer::Pods(peer) = peer { Some(peer.clone()) } else { None };
-            let is_namespace = |peer: &PodPeer| {
-                peer.pods.is_empty() && matches!(&peer.namespaces, Namespaces::Selected(of) if !of.is_empty())
-            };
-            let is_pod = |peer: &PodPeer| matches!(peer.namespaces, Namespaces::Own(_)) && !peer.pods.is_empty();
-            let of_namespace = peers.iter().filter_map(pods).find(is_namespace)?;
-            let of_pod = peers.iter().filter_map(pods).find(is_pod)?;
-            let both = PodPeer { namespaces: of_namespace.namespaces.clone(), pods: of_pod.pods.clone() };
-            let selects = |peer: &PodPeer| seen.classes.iter().any(|class| cluster.selects(peer, *class));
-            let is_why = selects(&of_namespace) || selects(&of_pod);
-            let count = |peer: &PodPeer| {
-                let number = cluster.selected(peer).iter().map(|class| cluster.class(*class).endpoints.len()).sum();
-                match number {
-                    1_usize => "1 endpoint".to_owned(),
-                    more => format!("{more} endpoints"),
-                }
-            };
-            is_why.then(|| Beside {
-                policy: *id,
-                code: Code::PeerOrNotAnd,
-                path: path.clone(),
-                requirement: None,
-                want: format!(
-                    "the namespaceSelector alone admits {}, the podSelector alone {}",
-                    count(&of_namespace),
-                    count(&of_pod)
-                ),
-                got: format!("both in one item (AND) admit {}", count(&both)),
-            })
+impl Search<'_> {
+    /// Whether a rule means the other end: by a peer that selects it, or by none at all.
+    fn is_about(&self, rule: &PolicyRule) -> bool {
+        matches!(rule.peers, Peers::Everyone) || self.selects(&rule.peers)
+    }
+
+    fn selects(&self, peers: &Peers) -> bool {
+        let (subject, other) = self.question.ends(self.direction);
+        let seen = other.seen(self.cluster, subject, self.question.family);
+        atoms(peers).iter().any(|atom| atom.holds(self.cluster, seen))
+    }
+
+    /// Whether a peer of a rule selects the other end, and not everybody else too.
+    fn names(&self, rule: &PolicyRule) -> bool {
+        let Peers::AnyOf(peers) = &rule.peers else { return false };
+        let is_narrow = |peer: &&Peer| match peer {
+            Peer::Pods(PodPeer { namespaces, pods }) => {
+                !pods.is_empty() || matches!(namespaces, Namespaces::Selected(of) if !of.is_empty())
+            }
+            Peer::Block(block) => !cidr::is_everything(block.cidr.family, &block.cidr.addresses()),
+            Peer::Nothing => false,
+        };
+        self.selects(&Peers::AnyOf(peers.iter().filter(is_narrow).cloned().collect()))
+    }
+
+    /// Whether a rule of the other direction is about what was asked: it names the other end, and
+    /// its ports admit the traffic as a rule of this direction would.
+    fn is_turned_round(&self, rule: &PolicyRule) -> bool {
+        self.names(rule) && self.admits(rule)
+    }
+
+    fn admits(&self, rule: &PolicyRule) -> bool {
+        let Party::End(End::Pod(to)) = self.question.to else { return matches!(rule.ports, Ports::Everything) };
+        let admitted = Admitted::of_ports(&rule.ports, Direction::Egress, &Resolution::default());
+        self.question.traffic.difference(&admitted.traffic_to(&self.cluster.pod(to).ports)).is_none()
+    }
+
+    /// A policy that selects the subject, and has rules for the other direction only, which look
+    /// as if they were about such flows.
+    fn other_direction(&self, id: PolicyId, policy: &Policy) -> Option<Beside> {
+        let (here, there) = (self.direction, self.direction.opposite());
+        let rules = policy.rules(there);
+        let has_only_those = policy.isolates(there) && !rules.is_empty() && policy.rules(here).is_empty();
+        let is_it = match self.without {
+            // A policy for the other direction alone may well be meant so, if it admits all ports.
+            Without::Denied => rules.iter().any(|rule| {
+                let has_ports = || !matches!(rule.ports, Ports::Everything);
+                self.is_turned_round(rule) && (policy.isolates(here) || has_ports())
+            }),
+            Without::Allowed => !policy.isolates(here) && rules.iter().any(|rule| self.is_mistaken(rule)),
+        };
+        let got = match (self.without, here) {
+            (Without::Denied, _) => format!("rules for {} that mean the other end", there.section()),
+            (Without::Allowed, Direction::Ingress) => {
+                "rules for egress only: they limit what its pods may send, not what may reach them".to_owned()
+            }
+            (Without::Allowed, Direction::Egress) => {
+                "rules for ingress only: they limit what may reach its pods, not what these may send".to_owned()
+            }
+        };
+        (has_only_those && is_it).then(|| Beside {
+            policy: id,
+            code: Code::DirectionOther,
+            path: format!("spec.{}", there.section()),
+            requirement: None,
+            want: format!("a rule for {}", here.section()),
+            got,
+            admitted: None,
         })
+    }
+
+    /// Whether a rule of the other direction looks as if its author had meant this direction: it
+    /// names the other end, or, of egress, pods and a port of the subject.
+    fn is_mistaken(&self, rule: &PolicyRule) -> bool {
+        if self.is_turned_round(rule) {
+            return true;
+        }
+        let Peers::AnyOf(peers) = &rule.peers else { return false };
+        let has_pods = || peers.iter().any(|peer| matches!(peer, Peer::Pods(_)));
+        self.direction == Direction::Ingress && has_pods() && self.admits(rule)
+    }
+
+    /// A policy of the subject's namespace whose podSelector misses the subject by one label.
+    fn near_miss(&self, id: PolicyId, policy: &Policy) -> Option<Beside> {
+        if !policy.isolates(self.direction) {
+            return None;
+        }
+        let all: Vec<&Requirement> = policy.subject.requirements().collect();
+        let failing: Vec<&&Requirement> = all.iter().filter(|of| !of.matches(&self.class.labels)).collect();
+        let [failing] = failing.as_slice() else { return None };
+        let is_meant = || policy.rules(self.direction).iter().any(|rule| self.is_about(rule));
+        let elsewhere = self.elsewhere(failing);
+        let is_near = || all.len() > 1 || is_slip(failing, &self.class.labels) || elsewhere.is_some();
+        let is_it = match self.without {
+            Without::Denied => is_near() && is_meant(),
+            // A policy that selects other pods is most likely meant for these.
+            Without::Allowed => {
+                self.is_misspelt(failing) || (is_near() && self.selects_nothing(&policy.namespace, &policy.subject))
+            }
+        };
+        if !is_it {
+            return None;
+        }
+        let Mark { path, requirement } = Mark::requirement("spec.podSelector", failing, &self.class.labels);
+        let (want, got) = requirement.as_ref().map(|failed| (failed.want(), failed.got()))?;
+        let got = elsewhere.map_or(got.clone(), |elsewhere| format!("{got}, but {elsewhere}"));
+        Some(Beside { policy: id, code: Code::SubjectNearMiss, path, requirement, want, got, admitted: None })
+    }
+
+    /// Whether a label has the value that is asked for but for case and signs.
+    fn is_misspelt(&self, failing: &Requirement) -> bool {
+        let Operator::In(values) = &failing.operator else { return false };
+        let has = self.class.labels.get(&failing.key);
+        has.is_some_and(|has| values.iter().any(|value| is_same_word(value, has)))
+    }
+
+    /// Where the subject has a value that a label lacks: under another key, or as its name.
+    fn elsewhere(&self, failing: &Requirement) -> Option<String> {
+        let Operator::In(values) = &failing.operator else { return None };
+        if self.class.labels.contains_key(&failing.key) {
+            return None;
+        }
+        if let Some((key, value)) = self.class.labels.iter().find(|(_, value)| values.contains(value)) {
+            return Some(format!("{key}={value}"));
+        }
+        let pod = self.cluster.pod(self.subject);
+        let name = pod.workload.as_ref().map_or(&pod.name, |workload| &workload.name);
+        values.contains(name).then(|| format!("the name {name}"))
+    }
+
+    /// Whether a podSelector selects no endpoint of the input in a namespace.
+    fn selects_nothing(&self, namespace: &str, pods: &Selector) -> bool {
+        let peer = PodPeer { namespaces: Namespaces::Own(namespace.to_owned()), pods: pods.clone() };
+        self.cluster.selected(&peer).is_empty() && self.cluster.possibly_selected(&peer).is_empty()
+    }
+
+    /// A policy of another namespace that selects nothing there, and would select the subject.
+    fn other_namespace(&self) -> Option<Beside> {
+        let own = &self.class.namespace;
+        let (subject, other) = self.question.ends(self.direction);
+        let seen = other.seen(self.cluster, subject, self.question.family);
+        let of_other = seen.classes.first().map_or("", |other| &self.cluster.class(*other).namespace);
+        // A policy without a namespace lands in `default`, and a policy of every pod says by its
+        // namespace alone whom it means.
+        let may_be_meant = |policy: &Policy| {
+            !policy.subject.is_empty() || policy.namespace == "default" || is_close(&policy.namespace, own)
+        };
+        // The namespaces in which such a policy lands most often come first.
+        let likely = ["default", of_other].into_iter().filter(|namespace| namespace != own);
+        let likely = likely.flat_map(|namespace| self.cluster.policies_in(namespace));
+        let rest = self.cluster.policies().filter(|(_, policy)| policy.namespace != *own);
+        let selects = |policy: &Policy| {
+            policy.isolates(self.direction)
+                && may_be_meant(policy)
+                && self.class.selection(&policy.subject) == Selection::Certain
+        };
+        let candidates = likely.chain(rest).take(LOOKED_THROUGH).filter(|(_, policy)| selects(policy)).take(TRIED);
+        let is_meant = |policy: &Policy| {
+            self.without == Without::Allowed || policy.rules(self.direction).iter().any(|rule| self.would_mean(rule))
+        };
+        let mut meant = candidates.filter(|(_, policy)| is_meant(policy));
+        let (id, policy) = meant.find(|(_, policy)| self.selects_nothing(&policy.namespace, &policy.subject))?;
+        Some(Beside {
+            policy: id,
+            code: Code::PolicyOtherNamespace,
+            path: "metadata.namespace".to_owned(),
+            requirement: None,
+            want: format!("pods of namespace {}", policy.namespace),
+            got: format!("a pod of namespace {own}"),
+            admitted: None,
+        })
+    }
+
+    /// Whether a rule of a policy of another namespace would mean the other end, if the policy
+    /// were in the subject's namespace.
+    fn would_mean(&self, rule: &PolicyRule) -> bool {
+        let (subject, other) = self.question.ends(self.direction);
+        let seen = other.seen(self.cluster, subject, self.question.family);
+        let Peers::AnyOf(peers) = &rule.peers else { return true };
+        let is_own = |peer: &Peer| match peer {
+            Peer::Pods(PodPeer { namespaces: Namespaces::Own(_), pods }) => {
+                let here = Namespaces::Own(self.class.namespace.clone());
+                let moved = PodPeer { namespaces: here, pods: pods.clone() };
+                seen.classes.iter().any(|class| self.cluster.selects(&moved, *class))
+            }
+            _ => false,
+        };
+        let is_unmoved = |peer: &Peer| !matches!(peer, Peer::Pods(PodPeer { namespaces: Namespaces::Own(_), .. }));
+        let unmoved = Peers::AnyOf(peers.iter().filter(|peer| is_unmoved(peer)).cloned().collect());
+        peers.iter().any(is_own) || self.selects(&unmoved)
     }
 }
 
@@ -160,42 +316,6 @@ fn types_missing(id: PolicyId, policy: &Policy, direction: Direction) -> Option<
             if rules == 1 { "rule" } else { "rules" },
             direction.opposite().as_str()
         ),
+        admitted: None,
     })
-}
-
-/// A podSelector of which one label fails, and others hold or the value is a slip.
-fn near_miss(id: PolicyId, policy: &Policy, class: &Class) -> Option<Beside> {
-    let all: Vec<&Requirement> = policy.subject.requirements().collect();
-    let failing: Vec<&&Requirement> = all.iter().filter(|of| !of.matches(&class.labels)).collect();
-    let [failing] = failing.as_slice() else { return None };
-    if all.len() < 2 && !is_slip(failing, &class.labels) {
-        return None;
-    }
-    let Mark { path, requirement } = Mark::requirement("spec.podSelector", failing, &class.labels);
-    let (want, got) = requirement.as_ref().map(|failed| (failed.want(), failed.got()))?;
-    Some(Beside { policy: id, code: Code::SubjectNearMiss, path, requirement, want, got })
-}
-
-/// Whether a label has a value that differs by little.
-pub(in crate::verdict) fn is_slip(requirement: &Requirement, labels: &Labels) -> bool {
-    let Operator::In(values) = &requirement.operator else { return false };
-    let has = |key: &str| labels.get(key).is_some_and(|has| values.iter().any(|value| is_close(value, has)));
-    has(&requirement.key)
-}
-
-fn is_close(one: &str, other: &str) -> bool {
-    let (one, other): (Vec<char>, Vec<char>) = (one.chars().collect(), other.chars().collect());
-    if one.len() < 4 || one.len().abs_diff(other.len()) > SLIPS || other.len() > 63 {
-        return false;
-    }
-    let mut row: Vec<usize> = (0..=other.len()).collect();
-    for (i, x) in one.iter().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, y) in other.iter().enumerate() {
-            let changed = diagonal + usize::from(x != y);
-            diagonal = row[j + 1];
-            row[j + 1] = changed.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[other.len()] <= SLIPS
 }

@@ -6,6 +6,7 @@
 #[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum Code {
     DefaultDenyOnly,
+    RuleMissing,
     PeerLabelMissing,
     PeerLabelValue,
     PeerOtherNamespace,
@@ -34,8 +35,9 @@ pub enum Code {
 
 impl Code {
     /// All of them, in the order in which they are listed.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::DefaultDenyOnly,
+        Self::RuleMissing,
         Self::PeerLabelMissing,
         Self::PeerLabelValue,
         Self::PeerOtherNamespace,
@@ -67,6 +69,7 @@ impl Code {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::DefaultDenyOnly => "default-deny-only",
+            Self::RuleMissing => "rule-missing",
             Self::PeerLabelMissing => "peer-label-missing",
             Self::PeerLabelValue => "peer-label-value",
             Self::PeerOtherNamespace => "peer-other-namespace",

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::beside::Beside;
+use super::beside::{Beside, Without};
 use super::code::Code;
 use super::near::{self, Candidate};
 use super::party::Party;
@@ -59,6 +59,8 @@ pub struct Decision {
     pub candidate_count: usize,
     /// How many of these are as near as the first candidate.
     pub tie_count: usize,
+    /// Where it denies a pod names of a DNS server: whether no rule is about that port at all.
+    pub is_without_dns: bool,
     /// Where it is unknown: the facts that decide.
     pub missing: Vec<MissingFact>,
     /// Policies that look as if they decided and do not; for a denial the first is why, where
@@ -89,6 +91,7 @@ impl Question {
             candidates: Vec::new(),
             candidate_count: 0,
             tie_count: 0,
+            is_without_dns: false,
             missing: Vec::new(),
             beside: Vec::new(),
         };
@@ -130,9 +133,10 @@ impl Question {
                 let denied = denied.difference(&group.traffic(cluster, seen));
                 let nearest = near::nearest(cluster, group, self, other, &denied);
                 (decision.candidate_count, decision.tie_count) = (nearest.count, nearest.ties);
+                decision.is_without_dns = self.is_without_dns(cluster, &decision);
                 decision.candidates = nearest.candidates;
                 decision.beside = self.not_understood(cluster, group, &denied);
-                decision.beside.extend(self.beside(cluster, direction));
+                decision.beside.extend(self.beside(cluster, direction, Without::Denied));
                 let nearest = decision.candidates.first();
                 // A rule that one change would make fit is the plainest cause, but for one that
                 // says something else than its author meant.
@@ -140,13 +144,18 @@ impl Question {
                     beside.code == Code::RuleNotUnderstood || nearest.is_none_or(|of| of.conjuncts.len() > 1)
                 };
                 let beside = decision.beside.first().filter(is_cause);
-                let code = beside.map(|beside| beside.code).or_else(|| nearest.and_then(Candidate::code));
+                let of_rule = match nearest {
+                    Some(nearest) if nearest.is_about() && !decision.is_without_dns => nearest.code(),
+                    Some(_) => Some(Code::RuleMissing),
+                    None => None,
+                };
+                let code = beside.map(|beside| beside.code).or(of_rule);
                 Reason::Denied(code.unwrap_or(Code::DefaultDenyOnly))
             }
         };
         match decision.reason {
             Reason::DefaultAllow if self.exemption(cluster).is_none() => {
-                decision.beside = self.beside(cluster, direction);
+                decision.beside = self.beside(cluster, direction, Without::Allowed);
             }
             Reason::Rule => decision.beside.extend(self.or_not_and(cluster, direction, &decision.rules)),
             _ => {}

@@ -11,6 +11,7 @@ use crate::algebra::traffic::Traffic;
 use crate::cluster::backend::BackendEnd;
 use crate::cluster::group::Groups;
 use crate::cluster::{Cluster, PodId, PolicyId};
+use crate::object::Pod;
 use crate::policy::Direction;
 use crate::verdict::flow::End;
 use crate::verdict::matrix::{By, Matrix, Options, Selection};
@@ -59,6 +60,81 @@ pub fn explain_endpoint(
     groups: &Groups,
     target: &Target<'_>,
 ) -> Result<EndpointExplanation, Unanswerable> {
+    let pods = pods_of(cluster, target);
+    if pods.is_empty() {
+        return Err(Unanswerable::NoEndpoint);
+    }
+    Ok(of_pods(cluster, groups, &pods))
+}
+
+/// A part of an endpoint: pods that are judged alike.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndpointPart {
+    /// The pods.
+    pub pods: Vec<PodId>,
+    /// What is said of them.
+    pub explanation: EndpointExplanation,
+}
+
+/// An endpoint with more kinds of pods is not explained by its parts.
+const PARTS: usize = 32;
+
+/// Explains a workload or a Service by its parts, where its pods may exchange different traffic
+/// with others; none where all may exchange the same.
+#[must_use]
+pub fn explain_parts(cluster: &Cluster, groups: &Groups, target: &Target<'_>) -> Vec<EndpointPart> {
+    let pods = pods_of(cluster, target);
+    let mut alike = BTreeMap::<_, Vec<PodId>>::new();
+    for pod in &pods {
+        let kind = (cluster.class_of(*pod), Direction::ALL.map(|direction| groups.of(*pod, direction)));
+        alike.entry(kind).or_default().push(*pod);
+    }
+    // A namespace, or an address, is no whole of which one could expect that it is judged alike.
+    let workload = |pod: &PodId| cluster.pod(*pod).workload.as_ref();
+    let is_whole = matches!(target, Target::Service(_))
+        || pods
+            .first()
+            .is_some_and(|first| workload(first).is_some() && pods.iter().all(|pod| workload(pod) == workload(first)));
+    if !is_whole || !(2..=PARTS).contains(&alike.len()) {
+        return Vec::new();
+    }
+    let own: BTreeSet<String> = pods.iter().map(|pod| id_of(cluster.pod(*pod))).collect();
+    let mut parts: Vec<EndpointPart> = Vec::new();
+    for pods in alike.into_values() {
+        let explanation = of_pods(cluster, groups, &pods);
+        let same = parts.iter_mut().find(|part| is_same(&part.explanation, &explanation, &own));
+        match same {
+            Some(part) => part.pods.extend(pods),
+            None => parts.push(EndpointPart { pods, explanation }),
+        }
+    }
+    if parts.len() > 1 { parts } else { Vec::new() }
+}
+
+/// The id of a pod's workload in a [`Matrix`].
+fn id_of(pod: &Pod) -> String {
+    let (kind, name) = pod.workload.as_ref().map_or(("Pod", &pod.name), |of| (of.kind.as_str(), &of.name));
+    format!("{}/{kind}/{name}", pod.namespace)
+}
+
+/// Whether two parts may exchange the same with all that is no part of the whole.
+fn is_same(one: &EndpointExplanation, other: &EndpointExplanation, own: &BTreeSet<String>) -> bool {
+    let others = |peers: &Peers| -> Peers {
+        let peers = peers.iter().map(|(traffic, ids)| {
+            let ids: Vec<Arc<str>> = ids.iter().filter(|id| !own.contains(&***id)).cloned().collect();
+            (traffic.clone(), ids)
+        });
+        peers.filter(|(_, ids)| !ids.is_empty()).collect()
+    };
+    one.sides.iter().zip(&other.sides).all(|(one, other)| {
+        others(&one.peers) == others(&other.peers)
+            && others(&one.unknown_peers) == others(&other.unknown_peers)
+            && (&one.outside, &one.unknown_outside) == (&other.outside, &other.unknown_outside)
+    })
+}
+
+/// The pods of an endpoint to which policies can apply.
+fn pods_of(cluster: &Cluster, target: &Target<'_>) -> Vec<PodId> {
     let pods: Vec<PodId> = match target {
         Target::Pod(pod) => vec![*pod],
         Target::Pods(pods) => pods.clone(),
@@ -69,10 +145,10 @@ pub fn explain_endpoint(
         }
         Target::Node { .. } | Target::Blocks(_) | Target::Any | Target::Outside => Vec::new(),
     };
-    let pods: Vec<PodId> = pods.into_iter().filter(|pod| cluster.class_of(*pod).is_some()).collect();
-    if pods.is_empty() {
-        return Err(Unanswerable::NoEndpoint);
-    }
+    pods.into_iter().filter(|pod| cluster.class_of(*pod).is_some()).collect()
+}
+
+fn of_pods(cluster: &Cluster, groups: &Groups, pods: &[PodId]) -> EndpointExplanation {
     let own: BTreeSet<PodId> = pods.iter().copied().collect();
     let is_own = |ends: &[End]| ends.iter().any(|end| matches!(end, End::Pod(pod) if own.contains(pod)));
     let options = Options { by: By::Workload, addresses: Vec::new() };
@@ -110,7 +186,7 @@ pub fn explain_endpoint(
     let ends = Finder { cluster, groups };
     let namespaces: BTreeSet<String> = pods.iter().map(|pod| cluster.pod(*pod).namespace.clone()).collect();
     let namespaces = Vec::from_iter(namespaces);
-    Ok(EndpointExplanation { namespaces, sides: Direction::ALL.map(side), warnings: ends.contested(&ends.pods(&pods)) })
+    EndpointExplanation { namespaces, sides: Direction::ALL.map(side), warnings: ends.contested(&ends.pods(pods)) }
 }
 
 /// Workloads at the other end, by traffic.

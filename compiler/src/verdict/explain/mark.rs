@@ -2,6 +2,7 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
+use super::slip::is_slip_of;
 use crate::algebra::selector::{Operator, Requirement, Selector};
 use crate::object::Labels;
 
@@ -49,6 +50,11 @@ impl FailedRequirement {
     pub fn got(&self) -> String {
         let key = &self.requirement.key;
         self.value.as_ref().map_or_else(|| format!("no label {key}"), |value| format!("{key}={value}"))
+    }
+
+    /// Whether the label has a value that differs by little from one that is asked for.
+    pub(super) fn is_slip(&self) -> bool {
+        self.value.as_ref().is_some_and(|value| is_slip_of(&self.requirement, value))
     }
 
     /// Where the requirement stands in a selector as it is written, and there the very part

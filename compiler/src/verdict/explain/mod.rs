@@ -21,6 +21,7 @@ mod answer;
 mod beside;
 mod code;
 mod decision;
+mod dns;
 mod endpoint;
 mod ends;
 mod judged_pairs;
@@ -33,22 +34,24 @@ mod party;
 mod question;
 mod route;
 mod rule_matcher;
+mod separate_items;
+mod slip;
 mod walk;
 mod wide;
 
 pub use super::bounds::{Bounds, Verdict};
 pub use answer::{Alike, Flow, FlowExplanation, Missing, Pairs, Ranges, Unanswerable, Via, Warning, Way};
-pub use beside::Beside;
-pub(in crate::verdict) use beside::is_slip;
+pub use beside::{Beside, SeparateItems};
 pub use code::Code;
 pub use decision::{Decision, LISTED, Reason};
-pub use endpoint::{EndpointExplanation, Side, explain_endpoint};
+pub use endpoint::{EndpointExplanation, EndpointPart, Side, explain_endpoint, explain_parts};
 pub use judged_pairs::{JudgedPairs, Pair};
 pub use mark::{FailedRequirement, Mark};
 pub use name::{EndName, Port, Target};
 pub use near::{Candidate, Conjunct, NEAREST, Of, Part};
 pub use party::Party;
 pub use question::{MissingFact, Question};
+pub(in crate::verdict) use slip::is_slip;
 pub use walk::explain;
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use crate::policy::Direction;
 use crate::verdict::flow::End;
 
 use super::code::Code;
-use super::mark::Mark;
+use super::mark::{FailedRequirement, Mark};
 use super::party::Party;
 use super::question::Question;
 use super::rule_matcher::RuleMatcher;
@@ -28,6 +28,8 @@ pub struct Candidate {
     pub matching_port: Option<String>,
     /// How many labels would have to change.
     pub labels: usize,
+    /// How many items of the rule's peers and of its ports miss by as little as those of the parts.
+    pub equal_items: [usize; 2],
 }
 
 /// A part of a rule that fails.
@@ -48,6 +50,9 @@ pub struct Conjunct {
     /// What kind of miss that is.
     pub code: Code,
 }
+
+/// What a port gets that a question about many ports asks for.
+pub(super) const OTHER_TRAFFIC: &str = "other traffic too";
 
 /// The two halves of a rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -76,6 +81,12 @@ pub enum Part {
 }
 
 impl Conjunct {
+    /// Whether all that fails are values of labels that differ by little.
+    fn is_slip(&self) -> bool {
+        let is_slip = |mark: &Mark| mark.requirement.as_ref().is_some_and(FailedRequirement::is_slip);
+        !self.marks.is_empty() && self.marks.iter().all(is_slip)
+    }
+
     /// What a mark of this part asks for, and what there is.
     #[must_use]
     pub fn said_of(&self, mark: &Mark) -> (String, String) {
@@ -100,10 +111,12 @@ impl Candidate {
     }
 
     /// Whether the rule is about what was asked: its peer or its port matches, or one of them
-    /// means the same by another name or protocol.
+    /// means the same by another name or protocol, or but for a slip of the pen.
     #[must_use]
     pub fn is_about(&self) -> bool {
-        let fails = |half| self.conjuncts.iter().any(move |conjunct| conjunct.of == half);
+        // Of all ports a rule for some is about a part.
+        let is_part = |conjunct: &Conjunct| conjunct.got == OTHER_TRAFFIC;
+        let fails = |half| self.conjuncts.iter().any(|conjunct| conjunct.of == half && !is_part(conjunct));
         let means_the_same = |conjunct: &Conjunct| {
             matches!(
                 conjunct.code,
@@ -114,8 +127,14 @@ impl Candidate {
             )
         };
         let ports = || self.conjuncts.iter().filter(|conjunct| conjunct.of == Of::Port);
+        let peers = || self.conjuncts.iter().filter(|conjunct| conjunct.of == Of::Peer);
+        let are_slips = || peers().all(Conjunct::is_slip);
         let is_other_protocol = || ports().count() == 1 && ports().all(|of| of.code == Code::PortProtocol);
-        !fails(Of::Peer) || !fails(Of::Port) || self.conjuncts.iter().any(means_the_same) || is_other_protocol()
+        !fails(Of::Peer)
+            || !fails(Of::Port)
+            || self.conjuncts.iter().any(means_the_same)
+            || is_other_protocol()
+            || are_slips()
     }
 }
 
@@ -194,10 +213,11 @@ pub(super) fn judged(
     let mut all = Vec::new();
     for policy in &group.key.policies {
         for rule in cluster.policy(*policy).rules(direction) {
-            let Some((mut conjuncts, labels)) = judge.peers(rule) else { continue };
-            let Some((ports, matching_port)) = judge.ports(rule) else { continue };
+            let Some((mut conjuncts, labels, equal_peers)) = judge.peers(rule) else { continue };
+            let Some((ports, matching_port, equal_ports)) = judge.ports(rule) else { continue };
             conjuncts.extend(ports);
-            all.push(Candidate { policy: *policy, path: rule.path.clone(), conjuncts, matching_port, labels });
+            let (path, equal_items) = (rule.path.clone(), [equal_peers, equal_ports]);
+            all.push(Candidate { policy: *policy, path, conjuncts, matching_port, labels, equal_items });
         }
     }
     all

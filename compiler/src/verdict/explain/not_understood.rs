@@ -1,56 +1,80 @@
 //! Parts of policies that were not understood and may be why something is denied.
 
+use std::net::IpAddr;
+
 use super::beside::Beside;
 use super::code::Code;
 use super::question::Question;
 use crate::algebra::traffic::Traffic;
 use crate::cluster::group::{Admitted, Group, atoms};
 use crate::cluster::{Cluster, PolicyId};
-use crate::policy::finding::{Effect, Finding, is_below};
+use crate::policy::finding::{self, Effect, Finding, is_below};
 use crate::policy::{Direction, Peer, Peers, PolicyRule, PortMatch, Ports, spelling};
 
 /// A decision names at most this many parts of a group's policies.
 const NAMED: usize = 3;
 
+/// How likely a part is why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Likely {
+    /// All else of its rule admits what was asked.
+    Certainly,
+    /// It may mean the other end.
+    Perhaps,
+    /// So may it, and another part of its rule was not understood either.
+    WithAnother,
+}
+
 impl Question {
     /// The parts of a group's policies that were not understood, and of which no other part
     /// keeps the denied traffic out: a rule whose peers are not understood and whose ports
     /// match, or the other way round, and a policy that allows nothing because its podSelector
-    /// or its policyTypes are not understood.
+    /// or its policyTypes are not understood. The likeliest comes first.
     pub(super) fn not_understood(&self, cluster: &Cluster, group: &Group, denied: &Traffic) -> Vec<Beside> {
         let direction = group.key.direction;
         let policies = group.key.policies.iter();
         let findings = policies.flat_map(|id| cluster.findings_of(*id).map(move |finding| (*id, finding)));
-        let is_reason = |id: PolicyId, finding: &Finding| match finding.effect {
+        let perhaps = |is_it: bool| is_it.then_some(Likely::Perhaps);
+        let likely = |id: PolicyId, finding: &Finding| match finding.effect {
             Effect::MatchesNothing => {
                 let rules = cluster.policy(id).rules(direction);
-                let is_in = |rule: &&PolicyRule| is_below(&finding.path, &rule.path);
-                rules.iter().find(is_in).is_some_and(|rule| self.may_be_meant(cluster, group, rule, denied))
+                let rule = rules.iter().find(|rule| is_below(&finding.path, &rule.path))?;
+                self.is_why(cluster, group, rule, finding, denied)
             }
-            Effect::AllowsNothing => true,
-            Effect::IsolatesBoth => cluster.policy(id).rules(direction).is_empty(),
+            Effect::AllowsNothing => Some(Likely::Perhaps),
+            Effect::IsolatesBoth => perhaps(cluster.policy(id).rules(direction).is_empty()),
             // A field of the spec, unless it is the misspelt section of the other direction.
-            Effect::FieldDropped => {
+            Effect::FieldDropped => perhaps(
                 cluster.policy(id).rules(direction).is_empty()
-                    && spelling::meant(&finding.path) != Some(direction.opposite().section())
-            }
-            Effect::Works | Effect::Ignored => false,
+                    && spelling::meant(&finding.path) != Some(direction.opposite().section()),
+            ),
+            Effect::Works | Effect::Ignored => None,
         };
-        let found = findings.filter(|(id, finding)| is_reason(*id, finding));
-        let beside = found.map(|(policy, finding)| Beside {
+        let mut found: Vec<(Likely, PolicyId, &Finding)> =
+            findings.filter_map(|(id, finding)| Some((likely(id, finding)?, id, finding))).collect();
+        found.sort_by_key(|(likely, ..)| *likely);
+        let beside = found.into_iter().map(|(_, policy, finding)| Beside {
             policy,
             code: Code::RuleNotUnderstood,
             path: finding.path.clone(),
             requirement: None,
             want: "a field that npc understands".to_owned(),
             got: format!("{}; {}", finding.problem, finding.effect),
+            admitted: None,
         });
         beside.take(NAMED).collect()
     }
 
-    /// Whether a rule admits the denied traffic as far as it was understood, and a part of it
-    /// was not.
-    fn may_be_meant(&self, cluster: &Cluster, group: &Group, rule: &PolicyRule, denied: &Traffic) -> bool {
+    /// Whether a part of a rule that was not understood may be why the rule does not admit the
+    /// denied traffic.
+    fn is_why(
+        &self,
+        cluster: &Cluster,
+        group: &Group,
+        rule: &PolicyRule,
+        finding: &Finding,
+        denied: &Traffic,
+    ) -> Option<Likely> {
         let direction: Direction = group.key.direction;
         let (subject, other) = self.ends(direction);
         let seen = other.seen(cluster, subject, self.family);
@@ -65,6 +89,57 @@ impl Question {
         let open_ports = matches!(&rule.ports, Ports::AnyOf(ports) if ports.contains(&PortMatch::Nothing));
         let admitted = Admitted::of_ports(&rule.ports, direction, &group.key.resolution);
         let understood_ports = denied.difference(&admitted.traffic_to(seen.ports)).is_none();
-        (open_peers || (open_ports && understood_peers)) && (open_ports || understood_ports)
+        let part = finding.path.strip_prefix(&rule.path).unwrap_or_default().trim_start_matches('.');
+        let place = || part.split(['[', ']']).nth(1).and_then(|place| place.parse::<usize>().ok());
+        if part.starts_with("ports[") {
+            // A number in quotes is a name, which was understood as one.
+            let item = match &rule.ports {
+                Ports::Everything => None,
+                Ports::AnyOf(ports) => ports.get(place()?),
+            };
+            if item != Some(&PortMatch::Nothing) {
+                return None;
+            }
+            return match (understood_ports, understood_peers, open_peers) {
+                (false, true, _) => Some(Likely::Certainly),
+                (false, false, true) => Some(Likely::WithAnother),
+                _ => None,
+            };
+        }
+        if understood_peers || !open_peers {
+            return None;
+        }
+        let is_peer = part.starts_with(&format!("{}[", direction.peers_field()));
+        let means = if is_peer { self.may_mean(cluster, group, finding)? } else { Likely::Perhaps };
+        match (understood_ports, open_ports) {
+            (true, _) => Some(means),
+            (false, true) => Some(Likely::WithAnother),
+            (false, false) => None,
+        }
+    }
+
+    /// Whether a peer that was not understood may mean the other end. An address without a prefix
+    /// length means that address, and a host name no address that npc could know. If the policies
+    /// have no peer that was understood, they are named all the same: there is nothing else to name.
+    fn may_mean(&self, cluster: &Cluster, group: &Group, finding: &Finding) -> Option<Likely> {
+        let direction = group.key.direction;
+        if finding.code != finding::Code::CidrInvalid || !finding.path.ends_with(".cidr") {
+            return Some(Likely::Perhaps);
+        }
+        let written = finding.problem.split('"').nth(1).unwrap_or_default();
+        let read: Option<IpAddr> = written.split('/').next().and_then(|text| text.trim().parse().ok());
+        let (_, other) = self.ends(direction);
+        let address = self.family.and_then(|family| other.address(cluster, family));
+        match (read, address) {
+            (Some(read), Some(address)) if read == address => return Some(Likely::Certainly),
+            (Some(_), None) => return Some(Likely::Perhaps),
+            _ => {}
+        }
+        let is_alone = |rule: &PolicyRule| match &rule.peers {
+            Peers::Everyone => false,
+            Peers::AnyOf(peers) => peers.iter().all(|peer| *peer == Peer::Nothing),
+        };
+        let mut rules = group.key.policies.iter().flat_map(|id| cluster.policy(*id).rules(direction));
+        rules.all(is_alone).then_some(Likely::Perhaps)
     }
 }

@@ -18,7 +18,7 @@ use crate::verdict::flow::End;
 
 use super::code::Code;
 use super::mark::Mark;
-use super::near::{Conjunct, Of, Part};
+use super::near::{Conjunct, OTHER_TRAFFIC, Of, Part};
 use super::party::Party;
 use super::question::Question;
 
@@ -40,11 +40,11 @@ pub(super) struct RuleMatcher<'a> {
 }
 
 impl RuleMatcher<'_> {
-    /// What fails of the nearest peer, and how many labels; none where the
-    /// rule has no peer that could mean any end.
-    pub(super) fn peers(&self, rule: &PolicyRule) -> Option<(Vec<Conjunct>, usize)> {
+    /// What fails of the nearest peer, how many labels, and how many peers are as near; none where
+    /// the rule has no peer that could mean any end.
+    pub(super) fn peers(&self, rule: &PolicyRule) -> Option<(Vec<Conjunct>, usize, usize)> {
         let peers = match &rule.peers {
-            Peers::Everyone => return Some((Vec::new(), 0)),
+            Peers::Everyone => return Some((Vec::new(), 0, 0)),
             Peers::AnyOf(peers) => peers,
         };
         let field = self.direction.peers_field();
@@ -56,7 +56,12 @@ impl RuleMatcher<'_> {
                 Peer::Block(block) => Some((self.block(&path, block).into_iter().collect(), 0)),
             }
         });
-        judged.min_by_key(|(conjuncts, labels): &(Vec<Conjunct>, usize)| (conjuncts.len(), *labels))
+        let judged: Vec<(Vec<Conjunct>, usize)> = judged.collect();
+        let rank = |(conjuncts, labels): &(Vec<Conjunct>, usize)| (conjuncts.len(), *labels);
+        let nearest = judged.iter().map(rank).min()?;
+        let equal = judged.iter().filter(|of| rank(of) == nearest).count();
+        let (conjuncts, labels) = judged.into_iter().find(|of| rank(of) == nearest)?;
+        Some((conjuncts, labels, equal))
     }
 
     fn pod_peer(&self, path: &str, peer: &PodPeer) -> (Vec<Conjunct>, usize) {
@@ -165,7 +170,8 @@ impl RuleMatcher<'_> {
         };
         let holds_service = self.question.service_addresses.iter().any(is_service);
         let is_outside = address.is_none_or(|address| !written.cidr.addresses().contains(cidr::number(address)));
-        if holds_service && is_outside {
+        // Rules of ingress are about the client's address.
+        if holds_service && is_outside && self.direction == Direction::Egress {
             let got = self.question.service_addresses.iter().find(|address| is_service(address));
             let got = got.map_or_else(String::new, |address| format!("the Service's address {address}"));
             let (path, part, code) = (format!("{path}.ipBlock.cidr"), Part::Block, Code::IpBlockIsServiceAddress);
@@ -185,11 +191,11 @@ impl RuleMatcher<'_> {
         conjunct(&format!(".except[{i}]"), Part::Except, format!("not {}", except.network()), Code::IpBlockExcept)
     }
 
-    /// What fails of the nearest port, and the path of one that matches; none
-    /// where the rule has no port that could be any.
-    pub(super) fn ports(&self, rule: &PolicyRule) -> Option<(Vec<Conjunct>, Option<String>)> {
+    /// What fails of the nearest port, the path of one that matches, and how many ports are as near;
+    /// none where the rule has no port that could be any.
+    pub(super) fn ports(&self, rule: &PolicyRule) -> Option<(Vec<Conjunct>, Option<String>, usize)> {
         let ports = match &rule.ports {
-            Ports::Everything => return Some((Vec::new(), None)),
+            Ports::Everything => return Some((Vec::new(), None, 0)),
             Ports::AnyOf(ports) => ports,
         };
         let judged = ports.iter().enumerate().filter_map(|(i, port)| {
@@ -201,16 +207,19 @@ impl RuleMatcher<'_> {
             };
             Some((conjuncts, path))
         });
-        let (nearest, path) = judged.min_by_key(|(conjuncts, _)| conjuncts.len())?;
+        let judged: Vec<(Vec<Conjunct>, String)> = judged.collect();
+        let fewest = judged.iter().map(|(conjuncts, _)| conjuncts.len()).min()?;
+        let equal = judged.iter().filter(|(conjuncts, _)| conjuncts.len() == fewest).count();
+        let (nearest, path) = judged.into_iter().find(|(conjuncts, _)| conjuncts.len() == fewest)?;
         // Several items may admit together what none admits alone.
         let match_together = || {
             let admitted = Admitted::of_ports(&rule.ports, self.direction, self.resolution);
             self.denied.difference(&admitted.traffic_to(self.destination.unwrap_or_default())).is_none()
         };
         if nearest.is_empty() || match_together() {
-            return Some((Vec::new(), Some(path)));
+            return Some((Vec::new(), Some(path), equal));
         }
-        Some((nearest, None))
+        Some((nearest, None, equal))
     }
 
     fn range(&self, path: &str, protocol: Protocol, first: u16, last: u16, name: Option<&str>) -> Vec<Conjunct> {
@@ -227,9 +236,6 @@ impl RuleMatcher<'_> {
         let want = name.map_or_else(|| range(first, last), |name| format!("{name} = {}", range(first, last)));
         match self.denied.single() {
             Some((asked, low, high)) => {
-                if asked != protocol {
-                    add("protocol", Part::Protocol, protocol.to_string(), asked.to_string(), Code::PortProtocol);
-                }
                 if low < first || last < high {
                     let is_service_port = self.question.service_port == Some((protocol, first)) && first == last;
                     let code = match (low == high, first == last) {
@@ -240,15 +246,12 @@ impl RuleMatcher<'_> {
                     let field = if low >= first && first < last { "endPort" } else { "port" };
                     add(field, Part::Number, want, range(low, high), code);
                 }
+                if asked != protocol {
+                    add("protocol", Part::Protocol, protocol.to_string(), asked.to_string(), Code::PortProtocol);
+                }
             }
             None if !self.denied.difference(&Traffic::ports(protocol, first, last)).is_none() => {
-                add(
-                    "port",
-                    Part::Number,
-                    format!("{protocol} {want}"),
-                    "other traffic too".to_owned(),
-                    Code::PortNumber,
-                );
+                add("port", Part::Number, format!("{protocol} {want}"), OTHER_TRAFFIC.to_owned(), Code::PortNumber);
             }
             None => {}
         }

@@ -176,6 +176,34 @@ fn every_miss_has_its_code() {
         (port(r#"{"port": 81, "endPort": 90}"#), "b", tcp(80), "port-range"),
         (peer("{}"), "b", tcp(80), "rule-not-understood"),
         (port(r#"{"port": 80, "endPort": 70}"#), "b", tcp(80), "rule-not-understood"),
+        (
+            r#"[{"from": [{"podSelector": {"matchLabels": {"app": "x"}}}], "ports": [{"port": 81}]}]"#.to_owned(),
+            "b",
+            tcp(80),
+            "rule-missing",
+        ),
+        // A block that cannot be read is why only if it may mean the address.
+        (
+            peer(r#"{"ipBlock": {"cidr": "10.0.0.2"}}, {"ipBlock": {"cidr": "192.0.2.0/24"}}"#),
+            "b",
+            tcp(80),
+            "rule-not-understood",
+        ),
+        (
+            peer(r#"{"ipBlock": {"cidr": "10.0.0.9"}}, {"ipBlock": {"cidr": "192.0.2.0/24"}}"#),
+            "b",
+            tcp(80),
+            "ipblock-outside",
+        ),
+        (
+            peer(r#"{"ipBlock": {"cidr": "b.example"}}, {"ipBlock": {"cidr": "192.0.2.0/24"}}"#),
+            "b",
+            tcp(80),
+            "ipblock-outside",
+        ),
+        (peer(r#"{"ipBlock": {"cidr": "b.example"}}"#), "b", tcp(80), "rule-not-understood"),
+        // A protocol and a number that are both wrong: the number is said first.
+        (port(r#"{"port": 81, "protocol": "UDP"}"#), "b", tcp(80), "port-number"),
         // A peer that is understood admits it not, whatever the port means.
         (
             r#"[{"from": [{"podSelector": {"matchLabels": {"app": "x"}}}], "ports": [{"port": 80, "endPort": 70}]}]"#

@@ -12,13 +12,20 @@ use super::judged_pairs::{JudgedPairs, Pair};
 use super::name::{EndName, Port, Target};
 use super::party::Party;
 use super::question::{MissingFact, Question};
-use super::wide::{PAIRWISE, RULES_JUDGED};
 use crate::algebra::traffic::Traffic;
 use crate::cluster::Cluster;
 use crate::cluster::group::Groups;
 use crate::object::{Family, Protocol};
 use crate::policy::Direction;
 use crate::verdict::bounds::Verdict;
+
+/// Questions about more pairs of ends than this are answered by classes. Fewer are answered
+/// pair by pair, each with reasons of its own.
+const PAIRWISE: usize = 2_500;
+
+/// Questions are also answered by classes if answers pair by pair would judge more rules than
+/// this: a denial judges each rule of its policies to find the nearest.
+const RULES_JUDGED: usize = 100_000;
 
 /// Explains every flow from one target to another, by a port of the destination or by
 /// all. The groups are those of all endpoints ([`Groups::of_cluster`]).

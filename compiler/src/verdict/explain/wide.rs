@@ -29,14 +29,6 @@ use crate::policy::Direction;
 use crate::verdict::flow::{End, Exemption};
 use crate::verdict::matrix::judge::{BoundIds, KindId, Kinds, PairVerdicts, Roles, TrafficId, TrafficTable};
 
-/// Questions about more pairs of ends than this are answered by classes. Fewer are answered
-/// pair by pair, each with reasons of its own.
-pub(super) const PAIRWISE: usize = 2_500;
-
-/// Questions are also answered by classes if answers pair by pair would judge more rules than
-/// this: a denial judges each rule of its policies to find the nearest.
-pub(super) const RULES_JUDGED: usize = 100_000;
-
 /// Questions about more than this are refused, because their time grows with the number of
 /// pairs of classes, and their memory with the number of rows.
 pub(super) const MOST: Most = Most { pairs: 50_000_000, rows: 100_000 };

@@ -5,6 +5,7 @@ use json_patch::{AddOperation, Patch, PatchOperation, RemoveOperation, ReplaceOp
 use k8s_openapi::api::networking::v1 as networking;
 use serde_json::{Map, Value, json};
 
+pub use super::object_name::ObjectName;
 use super::rollout::Rollout;
 use crate::object::{Labels, NetworkPolicy, Objects, Pod};
 use crate::policy::Direction;
@@ -20,25 +21,6 @@ pub struct Change {
     pub edit: Edit,
     /// What else the pods of a changed template need; none where the workload replaces them.
     pub rollout: Option<Rollout>,
-}
-
-/// The kind and name of an object.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ObjectName {
-    /// `NetworkPolicy`, `Deployment`, ….
-    pub kind: String,
-    /// Its namespace; none of a Namespace.
-    pub namespace: Option<String>,
-    /// Its name.
-    pub name: String,
-}
-
-impl ObjectName {
-    /// The name of an object in a namespace.
-    #[must_use]
-    pub fn new(kind: &str, namespace: &str, name: &str) -> Self {
-        Self { kind: kind.to_owned(), namespace: Some(namespace.to_owned()), name: name.to_owned() }
-    }
 }
 
 /// What changes.

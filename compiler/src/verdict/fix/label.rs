@@ -4,7 +4,7 @@ use json_patch::PatchOperation;
 use serde_json::json;
 
 use super::change::{Change, Edit, ObjectName, add};
-use super::propose::{Cause, Proposal, Size};
+use super::proposal::{Cause, Proposal, Size};
 use super::rollout::rollout;
 use super::{View, written};
 use crate::algebra::selector::{Operator, Selector};

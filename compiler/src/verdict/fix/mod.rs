@@ -17,7 +17,9 @@ mod affected;
 mod change;
 mod difference;
 mod label;
+mod object_name;
 mod peer;
+mod proposal;
 mod propose;
 mod rollout;
 mod target_port;
@@ -135,6 +137,7 @@ impl Changed {
         let mut objects = before.objects.clone();
         change.apply(&mut objects)?;
         let cluster = Cluster::new(&objects).with_unread(before.cluster.unread().to_vec());
+        let cluster = cluster.with_over_bound_of(before.cluster);
         let groups = Groups::of_cluster(&cluster);
         Some(Self { objects, cluster, groups })
     }

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::change::{Change, Edit, ObjectName, add, append, field_path, match_labels, remove, replace};
 use super::peer::{self, Other};
+pub(super) use super::proposal::{Cause, Proposal, Size};
 use super::{NoFix, View, label, written};
 use crate::algebra::traffic::Traffic;
 use crate::cluster::{PodId, PolicyId};
@@ -17,40 +18,6 @@ use crate::policy::finding::{self, Finding, is_below};
 use crate::policy::{Direction, Peer, Peers, PodPeer, PolicyRule};
 use crate::verdict::bounds::Verdict;
 use crate::verdict::explain::{Candidate, Code, Decision, Flow, Of, Pair, Reason, is_slip};
-
-/// What a change mends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Cause {
-    /// A label that stands on a workload and not in its template: where its author meant it to
-    /// be is known, so it goes there whatever follows.
-    Misplaced,
-    /// A mistake: the other end lacks a label that a rule rightly asks for, or a rule asks for
-    /// what no endpoint has.
-    Mistake,
-    /// A policy that does not mean the flow.
-    Policy,
-}
-
-/// A change that might admit the flow.
-#[derive(Debug)]
-pub(super) struct Proposal {
-    pub(super) change: Change,
-    pub(super) cause: Cause,
-    /// How much of the object changes; smaller ones are tried first.
-    pub(super) size: Size,
-}
-
-/// How much of an object changes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Size {
-    Value,
-    Item,
-    Rule,
-    Policy,
-    /// A rule in a policy that selects other pods too, or a label of a namespace: it would admit
-    /// more as soon as the other direction of other pods does.
-    Wide,
-}
 
 /// npc tries at most this many rules and policies, because each try compiles the cluster.
 const TRIED: usize = 4;

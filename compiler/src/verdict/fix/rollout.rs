@@ -6,7 +6,7 @@
 //! ReplicaSets and ReplicationControllers make new pods after the template and leave those that
 //! run; a CronJob makes new Jobs after it.
 
-use super::change::ObjectName;
+use super::object_name::ObjectName;
 use super::written::Written;
 
 /// What must happen after a change of a pod template, or hold, so that the pods get what it adds.

@@ -1,7 +1,7 @@
 //! What the input says of an object and [`Objects`](crate::object::Objects) do not hold.
 
 use super::View;
-use super::change::ObjectName;
+use super::object_name::ObjectName;
 
 /// Fields of objects as the input has them written.
 pub trait Written {

@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use rustc_hash::FxHashMap;
 
-use super::judge::{TrafficId, TrafficTable};
+use super::known_traffic::{TrafficId, TrafficTable};
 use crate::cluster::group::Atom;
 
 /// What one group admits, by face.

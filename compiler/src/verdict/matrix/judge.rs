@@ -14,6 +14,7 @@ use crate::policy::Direction;
 use crate::verdict::bounds::Deciding;
 use crate::verdict::flow::End;
 use crate::verdict::matrix::admitted::{AdmittedRow, HeldFaces, RowDraft};
+use crate::verdict::matrix::known_traffic::place;
 pub(crate) use crate::verdict::matrix::known_traffic::{TrafficId, TrafficTable};
 use crate::verdict::zone::Zones;
 
@@ -486,10 +487,4 @@ impl PairVerdicts {
         }
         bounds
     }
-}
-
-/// A place among things that are never 2^32.
-#[allow(clippy::cast_possible_truncation, reason = "no cluster holds 2^32 objects of a kind")]
-pub(super) fn place(place: usize) -> u32 {
-    place as u32
 }

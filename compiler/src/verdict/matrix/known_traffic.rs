@@ -5,7 +5,6 @@ use std::sync::Arc;
 use indexmap::IndexSet;
 use rustc_hash::{FxBuildHasher, FxHashMap};
 
-use super::judge::place;
 use crate::algebra::traffic::Traffic;
 
 /// Traffic that is known, by its place in [`TrafficTable`].
@@ -71,4 +70,10 @@ impl TrafficTable {
         self.intersections.insert((a, b), id);
         id
     }
+}
+
+/// A place among things that are never 2^32.
+#[allow(clippy::cast_possible_truncation, reason = "no cluster holds 2^32 objects of a kind")]
+pub(super) fn place(place: usize) -> u32 {
+    place as u32
 }

@@ -89,7 +89,7 @@ impl Lab {
                     )));
                 }
                 let lingering = inspect::lingering(&place.netns)?;
-                let wanted = wanted(&lingering, Seed::kept_in(&held));
+                let wanted = wanted(&lingering, held.seed());
                 let differences = wanted.each_ref().map(|wanted| difference(&held, wanted));
                 Ok(if differences.iter().any(Option::is_none) {
                     None

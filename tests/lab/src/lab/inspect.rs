@@ -17,7 +17,6 @@ use npc_compiler::object::Family;
 use npc_compiler::plan::KernelState;
 use npc_compiler::ruleset::layout::{self, Options, SelfMatch};
 use npc_compiler::ruleset::node::Match;
-use npc_compiler::ruleset::seed::Seed;
 
 use super::error::{Doing, Error, Result};
 use super::netns::Netns;
@@ -83,7 +82,7 @@ impl Lab {
         let uses_bpf = |one: &Match| matches!(one, Match::SourceIsDestination | Match::ErrorFromQuotedDestination);
         let is_per_endpoint = !held.v4.chains.values().flatten().flat_map(|rule| &rule.matches).any(uses_bpf);
         let self_match = if is_per_endpoint { SelfMatch::PerEndpoint } else { SelfMatch::Bpf };
-        let options = Options { self_match, seed: Seed::kept_in(&held), ..options.clone() };
+        let options = Options { self_match, seed: held.seed(), ..options.clone() };
         let cluster = Cluster::new(&self.cluster().objects);
         let mut wanted = KernelState::from(&layout::ruleset_with(&cluster, node, &options, &self.lingering(node)?));
         let mut differences = Vec::new();

@@ -34,7 +34,7 @@ fn ten_thousand_policies_arrive_at_once() {
     for node in live.nodes() {
         let of = |name: &str| live.lab().metric(&node, name).unwrap();
         assert!(of("npc_policies") > 10_000.0 && of("npc_rejected_policies") == 0.0);
-        // They melt into few rules.
+        // They merge into few rules.
         assert!(of("npc_rules") > 0.0 && of("npc_set_entries") > 0.0);
         assert!(live.lab().log(&node).unwrap().contains("policies=10"), "it says how many there are");
     }

@@ -18,7 +18,7 @@ use npc_compiler::cluster::Cluster;
 use npc_compiler::object::{Family, Labels, Namespace, Objects, Pod, Protocol};
 use npc_compiler::plan::{KernelState, Plan, Step};
 use npc_compiler::policy::Direction;
-use npc_compiler::ruleset::layout::{self, Options, SelfMatch};
+use npc_compiler::ruleset::layout::{self, Options, SelfMatch, SetMembers};
 use npc_compiler::ruleset::node::{ChainName, ChainRole, InterfaceName, Match, Member, Rule, SetName, Target};
 use npc_tests::model::{Flight, Model, Packet, Question};
 use npc_tests::random;
@@ -305,6 +305,23 @@ fn every_packet_gets_the_old_verdict_or_the_new_one() {
     runner
         .run(&transition(), |(old, new)| watch(&program(&old), &program(&new), |family| packets(&old, &new, family)))
         .unwrap();
+}
+
+#[test]
+fn policies_that_come_to_be_over_the_bound_on_set_members_or_within_it_are_transitions_too() {
+    // An agent of an earlier version has no bound, which is the first of these.
+    let most = || prop_oneof![Just(u64::MAX), 0_u64..30];
+    let over = Cell::new(0);
+    random::runner(12, cases(150))
+        .run(&(transition(), most(), most()), |((old, new), before, after)| {
+            let program = |objects: &Objects, most| {
+                program_of(objects, &Options { set_members: SetMembers(most), ..Options::default() })
+            };
+            over.set(over.get() + u32::from(program(&new, after) != program(&new, u64::MAX)));
+            watch(&program(&old, before), &program(&new, after), |family| packets(&old, &new, family))
+        })
+        .unwrap();
+    assert!(over.get() * 6 > cases(150), "only {} samples were over the bound", over.get());
 }
 
 #[test]

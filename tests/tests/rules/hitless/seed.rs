@@ -57,9 +57,9 @@ fn a_seed_changes_no_verdict_and_the_same_one_writes_nothing() {
                     }
                 }
             }
-            assert_eq!(Seed::kept_in(&keyed), seeds()[1]);
-            assert_eq!(Seed::kept_in(&unkeyed), None);
-            assert!(Plan::between(&keyed, &of(&objects, Seed::kept_in(&keyed))).is_empty());
+            assert_eq!(keyed.seed(), seeds()[1]);
+            assert_eq!(unkeyed.seed(), None);
+            assert!(Plan::between(&keyed, &of(&objects, keyed.seed())).is_empty());
             Ok(())
         })
         .unwrap();

@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
-use super::group::{Admitted, Atom, Resolution, atoms, tunnel_ports};
+use super::admitted::{Admitted, Atom, Resolution, atoms, tunnel_ports};
 use crate::algebra::traffic::{NAMED_RANGE, PortSet, Traffic};
 use crate::object::Protocol;
 use crate::policy::{Direction, Policy, PolicyRule, PortMatch, Ports};
 
 /// What rules admit together.
-pub(super) struct Melted<'a> {
+pub(super) struct Merged<'a> {
     /// By atom; the atoms of the same rules share one value.
     pub(super) admitted: BTreeMap<Atom, Arc<Admitted>>,
     rules: Vec<(&'a Policy, &'a PolicyRule, Collected)>,
@@ -23,15 +23,15 @@ pub(super) struct Melted<'a> {
 pub(crate) struct Admission<'a> {
     /// By atom; the atoms of the same rules share one value.
     pub(crate) admitted: BTreeMap<Atom, Arc<Admitted>>,
-    sources: Vec<Source<'a>>,
+    rules: Vec<AdmittingRule<'a>>,
     /// For each value of [`Self::admitted`], by its address: the places in
-    /// [`Self::sources`] of the rules that it is made of, in ascending order.
+    /// [`Self::rules`] of the rules that it is made of, in ascending order.
     places: FxHashMap<*const Admitted, Vec<usize>>,
 }
 
 /// A rule of a policy that admits something.
 #[derive(Debug)]
-pub(crate) struct Source<'a> {
+pub(crate) struct AdmittingRule<'a> {
     /// The policy.
     pub(crate) policy: &'a Policy,
     /// Its rule.
@@ -47,14 +47,15 @@ impl<'a> Admission<'a> {
         direction: Direction,
         resolution: &Resolution,
     ) -> Self {
-        let Melted { admitted, rules, places } = melt(rules, direction, resolution);
-        let source = |(policy, rule, ports): (_, _, Collected)| Source { policy, rule, admitted: ports.finish() };
-        Self { admitted, sources: rules.into_iter().map(source).collect(), places }
+        let Merged { admitted, rules, places } = merge(rules, direction, resolution);
+        let source =
+            |(policy, rule, ports): (_, _, Collected)| AdmittingRule { policy, rule, admitted: ports.finish() };
+        Self { admitted, rules: rules.into_iter().map(source).collect(), places }
     }
 
     /// The rules of which some values of [`Self::admitted`] are made, in the order of the
     /// policies and of the rules in them.
-    pub(crate) fn sources<'s>(&'s self, of: impl IntoIterator<Item = &'s Admitted>) -> Vec<&'s Source<'a>> {
+    pub(crate) fn sources<'s>(&'s self, of: impl IntoIterator<Item = &'s Admitted>) -> Vec<&'s AdmittingRule<'a>> {
         // Thousands of peers may share one value.
         let mut of: Vec<*const Admitted> = of.into_iter().map(std::ptr::from_ref).collect();
         of.sort_unstable();
@@ -62,16 +63,16 @@ impl<'a> Admission<'a> {
         let mut places: Vec<usize> = of.iter().filter_map(|of| self.places.get(of)).flatten().copied().collect();
         places.sort_unstable();
         places.dedup();
-        places.into_iter().map(|place| &self.sources[place]).collect()
+        places.into_iter().map(|place| &self.rules[place]).collect()
     }
 }
 
 /// What rules admit together, in a group that resolves names like this.
-pub(super) fn melt<'a>(
+pub(super) fn merge<'a>(
     rules: impl IntoIterator<Item = (&'a Policy, &'a PolicyRule)>,
     direction: Direction,
     resolution: &Resolution,
-) -> Melted<'a> {
+) -> Merged<'a> {
     let mut of_rules = Vec::new();
     let mut of_atoms = BTreeMap::<Atom, Vec<usize>>::new();
     for (policy, rule) in rules {
@@ -103,7 +104,7 @@ pub(super) fn melt<'a>(
     });
     let admitted = admitted.collect();
     let places = made.into_iter().map(|(places, admitted)| (Arc::as_ptr(&admitted), places)).collect();
-    Melted { admitted, rules: of_rules, places }
+    Merged { admitted, rules: of_rules, places }
 }
 
 /// What will be an [`Admitted`]: ranges in the order in which they come, which are sorted
@@ -162,5 +163,14 @@ impl Collected {
             traffic: if self.is_everything { Traffic::all() } else { Traffic::of_ranges(self.ranges.iter().copied()) },
             named: self.named.clone(),
         }
+    }
+}
+
+impl Admitted {
+    /// What a rule's ports admit, in a group that resolves names like this.
+    pub(crate) fn of_ports(ports: &Ports, direction: Direction, resolution: &Resolution) -> Self {
+        let mut admitted = Collected::default();
+        admitted.add_ports(ports, direction, resolution);
+        admitted.finish()
     }
 }

@@ -1,0 +1,42 @@
+//! Where a field stands in the tree of a document.
+
+use super::span::Span;
+use super::tree::{Node, Value};
+
+/// Follows a path as far as it leads; the span of what it led to, and whether
+/// that was all of it.
+pub(super) fn span_of(root: &Node, path: &str) -> (Span, bool) {
+    let (mut node, mut span, mut rest) = (root, root.span, path);
+    loop {
+        rest = rest.strip_prefix('.').unwrap_or(rest);
+        if rest.is_empty() {
+            return (span, true);
+        }
+        let step = match &node.resolved().value {
+            Value::Map(entries) => (entries.iter())
+                .filter_map(|entry| Some((entry, after_key(rest, &entry.key)?)))
+                // Keys may hold dots (`app.kubernetes.io/name`): the longest that fits.
+                .max_by_key(|(entry, _)| entry.key.len())
+                .map(|(entry, rest)| {
+                    (&entry.node, Span { start: entry.at.start, end: entry.node.span.end.max(entry.at.end) }, rest)
+                }),
+            Value::List(items) => index(rest).and_then(|(at, rest)| items.get(at).map(|item| (item, item.span, rest))),
+            Value::Scalar { .. } | Value::Shared(_) => None,
+        };
+        match step {
+            Some((next, at, left)) => (node, span, rest) = (next, at, left),
+            None => return (span, false),
+        }
+    }
+}
+
+/// What follows a key in a path, if the path begins with that whole key.
+fn after_key<'a>(path: &'a str, key: &str) -> Option<&'a str> {
+    path.strip_prefix(key).filter(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+}
+
+/// Splits `[3].rest` into 3 and `.rest`.
+fn index(path: &str) -> Option<(usize, &str)> {
+    let (digits, rest) = path.strip_prefix('[')?.split_once(']')?;
+    Some((digits.parse().ok()?, rest))
+}

@@ -1,0 +1,81 @@
+//! What a file holds, read.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use npc_compiler::object::Workload;
+
+use super::foreign::Foreign;
+use super::kinds::Body;
+use super::problem::{Code, ObjectRef, Problem};
+use super::tree::Node;
+
+/// What a file holds.
+#[derive(Debug, Clone)]
+pub(in crate::source) struct Parsed {
+    pub(super) file: Arc<str>,
+    pub(super) text: Arc<str>,
+    pub(super) items: Vec<Item>,
+    pub(in crate::source) problems: Vec<Problem>,
+    pub(super) skipped: BTreeMap<String, usize>,
+    /// The problems, by their places, of documents that are no broken objects.
+    pub(super) foreign: Vec<(usize, Foreign)>,
+    /// Of a long list only these parts of the text are kept, by the lines in which they begin.
+    pub(super) parts: BTreeMap<u32, Box<str>>,
+    /// Of a file for kustomize: the files that it names as patches.
+    pub(super) kustomization: Option<Vec<String>>,
+}
+
+/// An object of a file.
+#[derive(Debug, Clone)]
+pub(super) struct Item {
+    pub(super) object: ObjectRef,
+    pub(super) file: Arc<str>,
+    pub(super) node: Arc<Node>,
+    /// Its fields stand in [`Parsed::parts`] only.
+    pub(super) is_in_parts: bool,
+    /// The workload that owns it.
+    pub(super) owner: Option<Workload>,
+    pub(super) body: Body,
+}
+
+impl Parsed {
+    pub(super) fn empty(file: Arc<str>) -> Self {
+        Self {
+            file,
+            text: Arc::default(),
+            items: Vec::new(),
+            problems: Vec::new(),
+            skipped: BTreeMap::new(),
+            foreign: Vec::new(),
+            parts: BTreeMap::new(),
+            kustomization: None,
+        }
+    }
+
+    /// Whether no object was read.
+    pub(in crate::source) fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
+    /// The same objects, with no word about what is wrong.
+    pub(in crate::source) fn silent(&self) -> Self {
+        Self { problems: Vec::new(), foreign: Vec::new(), ..self.clone() }
+    }
+
+    /// A file that could not be read at all.
+    pub(in crate::source) fn failed(path: &Path, message: &str, help: &str) -> Self {
+        let mut parsed = Self::empty(path.to_string_lossy().into());
+        parsed.problems.push(Problem {
+            file: Arc::clone(&parsed.file),
+            span: None,
+            code: Code::DocumentUnreadable,
+            object: None,
+            path: String::new(),
+            message: message.to_owned(),
+            help: help.to_owned(),
+        });
+        parsed
+    }
+}

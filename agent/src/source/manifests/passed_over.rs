@@ -1,0 +1,127 @@
+//! A command that reads a folder passes over what is no Kubernetes object, and names each kind
+//! of thing once with the command that helps. A broken Kubernetes object stays an error. An
+//! agent passes over nothing: what it cannot read keeps its last good state.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+use npc_compiler::cluster::unread::{Extent, Unread};
+
+use super::foreign::{ACTION, Foreign, around, has_action};
+use super::parsed::Parsed;
+use super::problem::Severity;
+use super::types;
+
+/// What was passed over.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PassedOver {
+    /// The files, by what they hold.
+    pub files: BTreeMap<Foreign, BTreeSet<Arc<str>>>,
+    /// The folders whose kustomization is not applied.
+    pub kustomizations: BTreeSet<PathBuf>,
+    /// The kinds that decide about connectivity and may be among it.
+    pub unread: Vec<Unread>,
+}
+
+impl PassedOver {
+    /// Adds what was passed over in another input.
+    pub(in crate::source) fn merge(&mut self, other: Self) {
+        for (foreign, files) in other.files {
+            self.files.entry(foreign).or_default().extend(files);
+        }
+        self.kustomizations.extend(other.kustomizations);
+        self.unread.extend(other.unread);
+    }
+}
+
+/// Takes what is no object out of the files.
+pub(super) fn pass_over(files: &mut [Parsed]) -> PassedOver {
+    let mut passed = PassedOver::default();
+    let mut patches = BTreeSet::new();
+    for file in files.iter() {
+        let Some(named) = &file.kustomization else { continue };
+        let folder = Path::new(&*file.file).parent().unwrap_or(Path::new(""));
+        passed.kustomizations.insert(if folder.as_os_str().is_empty() { ".".into() } else { folder.to_owned() });
+        patches.extend(named.iter().map(|patch| plain(&folder.join(patch))));
+    }
+    for file in files {
+        let mut add = |foreign: Foreign| {
+            passed.files.entry(foreign).or_default().insert(Arc::clone(&file.file));
+        };
+        if patches.contains(&plain(Path::new(&*file.file))) {
+            add(Foreign::Patch);
+            (file.items, file.problems) = (Vec::new(), Vec::new());
+            continue;
+        }
+        let mut unread = BTreeSet::new();
+        let mut note = |foreign: Foreign, line: u32| {
+            add(foreign);
+            if matches!(foreign, Foreign::Template | Foreign::Encrypted) {
+                unread.extend(kinds(around(&file.text, line)));
+            }
+        };
+        let mut index = 0;
+        let foreign: BTreeMap<usize, Foreign> = file.foreign.drain(..).collect();
+        file.problems.retain(|problem| {
+            let foreign = foreign.get(&index).filter(|_| problem.severity() == Severity::Error);
+            index += 1;
+            if let Some(foreign) = foreign {
+                note(*foreign, problem.span.map_or(1, |span| span.start.line));
+            }
+            foreign.is_none()
+        });
+        if file.text.contains(ACTION) {
+            file.items.retain(|item| {
+                let is_template = has_action(&item.node);
+                if is_template {
+                    note(Foreign::Template, item.node.span.start.line);
+                }
+                !is_template
+            });
+        }
+        passed.unread.extend(unread.into_iter().map(|kind| Unread {
+            kind: Some(kind.to_owned()),
+            namespace: Extent::Everywhere,
+            why: format!("{} is a template that is not rendered, or encrypted", file.file),
+        }));
+    }
+    passed
+}
+
+/// The kinds that are read and that a text names.
+fn kinds(text: &str) -> BTreeSet<&'static str> {
+    let named = text.lines().filter_map(|line| line.trim_start().strip_prefix("kind:"));
+    named.filter_map(|kind| types::kind_that_is_read(kind.trim().trim_matches(['"', '\'']))).collect()
+}
+
+/// A path without `.` and `..`, as far as its text tells.
+fn plain(path: &Path) -> PathBuf {
+    let mut plain = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::CurDir => {}
+            Component::ParentDir if plain.file_name().is_some() => drop(plain.pop()),
+            other => plain.push(other),
+        }
+    }
+    plain
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_template_names_the_kinds_that_it_may_make() {
+        let text = "{{ if .Values.x }}\nkind: NetworkPolicy\n---\nkind: \"Deployment\"\nkind: ConfigMap\n";
+        assert_eq!(Vec::from_iter(kinds(text)), ["Deployment", "NetworkPolicy"]);
+    }
+
+    #[test]
+    fn paths_are_compared_without_their_detours() {
+        for (path, expected) in [("r/prod/./a.yaml", "r/prod/a.yaml"), ("r/prod/../b/a", "r/b/a"), ("../a", "../a")] {
+            assert_eq!(plain(Path::new(path)), Path::new(expected), "{path}");
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! Slips of the pen: a value that differs by little from the one that was most likely meant.
+
+use crate::algebra::selector::{Operator, Requirement};
+use crate::object::Labels;
+
+/// Whether a label has a value that differs by little from one that is asked for.
+pub(in crate::verdict) fn is_slip(requirement: &Requirement, labels: &Labels) -> bool {
+    labels.get(&requirement.key).is_some_and(|has| is_slip_of(requirement, has))
+}
+
+/// Whether a value differs by little from one that is asked for.
+pub(super) fn is_slip_of(requirement: &Requirement, has: &str) -> bool {
+    match &requirement.operator {
+        Operator::In(values) => values.iter().any(|value| is_close(value, has)),
+        Operator::NotIn(_) | Operator::Exists | Operator::DoesNotExist => false,
+    }
+}
+
+/// Whether two values are one but for case and for signs between words: `frontEnd` and `front-end`.
+pub(super) fn is_same_word(one: &str, other: &str) -> bool {
+    letters(one).eq(letters(other))
+}
+
+/// The letters and digits of a value in lower case.
+fn letters(text: &str) -> impl Iterator<Item = char> {
+    text.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase())
+}
+
+/// Whether few letters differ, but not both the first and the last. Values that differ by numbers,
+/// such as `web-1` and `web-2`, mean different things. Thousands of values are compared for one
+/// answer, so what is cheap to see comes first.
+pub(super) fn is_close(one: &str, other: &str) -> bool {
+    // Labels have at most 63 bytes.
+    let (short, long) = (one.len().min(other.len()), one.len().max(other.len()));
+    let first = |text: &str| text.chars().next();
+    let last = |text: &str| text.chars().next_back();
+    let is_unlike = long - short > 2 || long > 63 || (first(one) != first(other) && last(one) != last(other));
+    if one == other || is_unlike || differ_by_numbers(one, other) {
+        return false;
+    }
+    match short {
+        0 | 1 => false,
+        // Of words this short, one is the other with a letter more.
+        2 | 3 => long == short + 1 && (one.starts_with(other) || other.starts_with(one)),
+        4 => long <= 5 && distance(one, other) <= 1,
+        _ => distance(one, other) <= 2,
+    }
+}
+
+fn differ_by_numbers(one: &str, other: &str) -> bool {
+    let has_digit = |text: &str| text.bytes().any(|byte| byte.is_ascii_digit());
+    let without = |c: &char| !c.is_ascii_digit();
+    has_digit(one) && has_digit(other) && one.chars().filter(without).eq(other.chars().filter(without))
+}
+
+/// How many letters have to be added, removed or replaced.
+fn distance(one: &str, other: &str) -> usize {
+    let (one, other): (Vec<char>, Vec<char>) = (one.chars().collect(), other.chars().collect());
+    let mut row: Vec<usize> = (0..=other.len()).collect();
+    for (i, x) in one.iter().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, y) in other.iter().enumerate() {
+            let changed = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = changed.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[other.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_few_letters_are_a_slip_and_a_number_is_not() {
+        for (one, other, expected) in [
+            ("frontend", "frontent", true),
+            ("store", "stroe", true),
+            ("stores", "store", true),
+            ("db", "dbs", true),
+            ("cart", "card", true),
+            ("web-1", "web-2", false),
+            ("web", "app", false),
+            ("db", "web", false),
+            ("a", "ab", false),
+            ("cart", "calf", false),
+            ("prometheus", "alertmanager", false),
+            ("same", "same", false),
+        ] {
+            assert_eq!(is_close(one, other), expected, "{one} {other}");
+            assert_eq!(is_close(other, one), expected, "{other} {one}");
+        }
+        assert!(is_same_word("front-End", "frontend") && !is_same_word("front", "frontend"));
+    }
+}

@@ -1,0 +1,37 @@
+//! A change that is to be tried, and what decides when.
+
+use super::change::Change;
+
+/// What a change mends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Cause {
+    /// A label that stands on a workload and not in its template: where its author meant it to
+    /// be is known, so it goes there whatever follows.
+    Misplaced,
+    /// A mistake: the other end lacks a label that a rule rightly asks for, or a rule asks for
+    /// what no endpoint has.
+    Mistake,
+    /// A policy that does not mean the flow.
+    Policy,
+}
+
+/// A change that might admit the flow.
+#[derive(Debug)]
+pub(super) struct Proposal {
+    pub(super) change: Change,
+    pub(super) cause: Cause,
+    /// How much of the object changes; smaller ones are tried first.
+    pub(super) size: Size,
+}
+
+/// How much of an object changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Size {
+    Value,
+    Item,
+    Rule,
+    Policy,
+    /// A rule in a policy that selects other pods too, or a label of a namespace: it would admit
+    /// more as soon as the other direction of other pods does.
+    Wide,
+}
