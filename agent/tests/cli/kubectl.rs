@@ -129,7 +129,7 @@ fn a_policy_alone_says_what_it_selects_and_what_of_it_is_unused() {
                   ingress:\n  - from: [{podSelector: {matchLabels: {app: b}}}, {podSelector: {matchLabels: {app: gone}}}]\n    \
                   ports: [{port: 80}, {port: web}]\n  - from: [{namespaceSelector: {matchLabels: {team: x}}}]\n";
     let files = Files::of(&format!(
-        "{POD}---\n{}---\n{policy}",
+        "apiVersion: v1\nkind: Namespace\nmetadata: {{name: default}}\n---\n{POD}---\n{}---\n{policy}",
         POD.replace("name: a, labels: {app: a}", "name: b, labels: {app: b}")
     ));
     let answer = files.npc("explain", &["netpol/p"]);
@@ -150,7 +150,7 @@ fn a_policy_alone_says_what_it_selects_and_what_of_it_is_unused() {
     let json = files.npc("explain", &["default/networkpolicy/p", "-o", "json"]).json();
     assert_eq!(json["kind"], "PolicyExplanation");
     assert_eq!((&json["rules"][0]["unused"], &json["rules"][1]["unused"]), (&false.into(), &true.into()));
-    assert_eq!(json["rules"][1]["location"]["line"], 17, "{json}");
+    assert_eq!(json["rules"][1]["location"]["line"], 21, "{json}");
     let none = files.npc("explain", &["netpol/q"]);
     assert_eq!(none.code, 3);
     assert!(none.err.contains("which has p"), "{}", none.err);
@@ -175,7 +175,11 @@ fn the_matrix_shows_what_is_asked_for() {
     let from = names(&["--from", "shop/api"]);
     assert!(!from.is_empty() && from.iter().all(|row| row[0] == "shop/Deployment/api"), "{from:?}");
     let to = names(&["--to", "shop/db", "--from", "shop/api", "--port", "5432"]);
-    assert_eq!(to, [["shop/Deployment/api", "shop/Deployment/db", "", "TCP", "5432"].map(str::to_owned)], "{to:?}");
+    assert_eq!(
+        to,
+        [["shop/Deployment/api", "shop/Deployment/db", "", "TCP", "5432", "allowed"].map(str::to_owned)],
+        "{to:?}"
+    );
     assert_eq!(names(&["--to", "shop/db", "--from", "shop/api", "--port", "5433"]), Vec::<Vec<String>>::new());
     assert_eq!(names(&["--port", "53/udp"]).iter().filter(|row| row[3] != "UDP").count(), 0);
     let outside = names(&["--from", "outside"]);
