@@ -125,6 +125,7 @@ mod tests {
                 anti_spoof: is(4),
                 lacks: MissingMatches::default(),
                 seed: is(1).then(|| Seed::from_bytes([1; 32])),
+                ..Options::default()
             };
             let held = KernelState::from(&layout::ruleset(&cluster, "node-1", &chosen));
             let count = Cell::new(0);
