@@ -316,7 +316,7 @@ impl Live {
     ///
     /// # Errors
     /// What he fails with.
-    pub fn meddle(
+    pub fn interfere(
         &mut self,
         node: &str,
         made: &KernelState,

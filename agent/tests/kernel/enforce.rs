@@ -16,7 +16,7 @@ use npc_agent::dataplane::{Error, Kernel, Linux};
 use npc_agent::enforce::Enforcer;
 use npc_agent::enforce::Writes;
 use npc_agent::enforce::enforcer::Pass;
-use npc_agent::source::difference::Known;
+use npc_agent::source::difference::LastObjects;
 use npc_agent::source::manifests;
 use npc_compiler::object::{Family, Labels, NetworkPolicy, Objects, Pod};
 use npc_compiler::plan::{KernelState, Plan};
@@ -46,7 +46,7 @@ fn open(backend: Backend) -> Linux {
 }
 
 /// An enforcer that is told whole states of the objects.
-pub(crate) struct Told(pub(crate) Enforcer<Linux>, pub(crate) Known);
+pub(crate) struct Told(pub(crate) Enforcer<Linux>, pub(crate) LastObjects);
 
 impl Told {
     pub(crate) fn pass(&mut self, objects: &Objects) -> Result<Pass, Error> {
@@ -56,7 +56,7 @@ impl Told {
 }
 
 pub(crate) fn enforcer(backend: Backend) -> Told {
-    Told(Enforcer::new(open(backend), "node-1"), Known::default())
+    Told(Enforcer::new(open(backend), "node-1"), LastObjects::default())
 }
 
 fn forward(backend: Backend) -> Vec<String> {

@@ -57,7 +57,7 @@ pub use self::client::{Connector, Error, connect};
 use self::decode::Item;
 use self::failure::Failure;
 use self::follower::Follower;
-pub use self::list::{Error as ListError, ListSettings, Listed, list, policies_of};
+pub use self::list::{Error as ListError, ListSettings, ListedObjects, list, policies_of};
 use self::named::Named;
 pub use self::nodes::look_up;
 pub use self::notices::{Notice, STARTUP_TAINT, write_notices};
@@ -66,7 +66,7 @@ use self::pace::{Ended, Pace, Reach};
 use self::reread::Wanted;
 pub use self::watch::WATCH_SECONDS;
 use self::watch::{Common, Lister};
-use self::watched::{Event, Trimmed};
+use self::watched::{ObjectEvent, Trimmed};
 use super::Changes;
 use super::held::Times;
 use crate::metrics::{Kind, Watches};
@@ -117,10 +117,10 @@ impl Settings {
 
 /// What a watch reports, or what was read again.
 enum Report {
-    Pod(Event<Trimmed<object::Pod>>),
-    Namespace(Event<Trimmed<object::Namespace>>),
-    Policy(Event<object::NetworkPolicy>),
-    Node(Event<()>),
+    Pod(ObjectEvent<Trimmed<object::Pod>>),
+    Namespace(ObjectEvent<Trimmed<object::Namespace>>),
+    Policy(ObjectEvent<object::NetworkPolicy>),
+    Node(ObjectEvent<()>),
     Failed(Kind, Failure),
     PodAgain(Item<Trimmed<object::Pod>>),
     NamespaceAgain(Item<Trimmed<object::Namespace>>),
