@@ -43,7 +43,7 @@ impl AgentAnswer {
                 },
                 options: status.options.map(Into::into),
                 // Without an agent, what it kept for pods that may come back is too much.
-                retained: status.lingering.into_iter().map(Into::into).collect(),
+                retained: status.retained.into_iter().map(Into::into).collect(),
             },
         }
     }

@@ -70,11 +70,11 @@ pub fn ruleset(cluster: &Cluster, node: &str, options: &Options) -> NodeRuleset 
 /// though no endpoint may be in them. One whose policies are gone has none. Policies that are over
 /// the bound on set members ([`crate::ruleset::members`]) admit nothing.
 #[must_use]
-pub fn ruleset_with(cluster: &Cluster, node: &str, options: &Options, lingering: &[RetainedGroup]) -> NodeRuleset {
+pub fn ruleset_with(cluster: &Cluster, node: &str, options: &Options, retained: &[RetainedGroup]) -> NodeRuleset {
     let local = cluster.endpoints().filter(|(_, pod)| pod.node.as_deref() == Some(node));
     let local: Vec<PodId> = local.map(|(id, _)| id).collect();
     let over = over_bound(cluster, Some(node), options);
-    let groups = Groups::with(cluster, local.iter().copied(), lingering, &over);
+    let groups = Groups::with(cluster, local.iter().copied(), retained, &over);
     let is_isolating = local.iter().any(|pod| Direction::ALL.iter().any(|way| groups.of(*pod, *way).is_some()));
     let identities: FxHashMap<GroupId, Hash> =
         groups.iter().map(|(id, group)| (id, identity_of(cluster, &group.key))).collect();
