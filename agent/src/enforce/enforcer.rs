@@ -396,7 +396,7 @@ impl<K: Kernel> Enforcer<K> {
     }
 
     /// The same of the writes to sets.
-    pub fn take_set_writes(&mut self) -> Vec<ipset::Written> {
+    pub fn take_set_writes(&mut self) -> Vec<ipset::TimedWrite> {
         self.writer.kernel.take_set_writes()
     }
 }

@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use npc_agent::dataplane::backend::Backend;
-use npc_agent::dataplane::bridge::{self, BridgeTable, Written, peer};
+use npc_agent::dataplane::bridge::{self, BridgeTable, TableWrite, peer};
 use npc_agent::dataplane::network::NetworkFollower;
 use npc_agent::dataplane::nftables::{Request, Socket, WriteAttributes, family, message, table};
 use npc_agent::dataplane::{Kernel, Linux};
@@ -27,9 +27,9 @@ fn listed() -> String {
     output("nft", &["list", "table", "bridge", "npc"])
 }
 
-const WROTE: Written = Written { wrote: true, drifted: false };
-const DRIFTED: Written = Written { wrote: true, drifted: true };
-const NOTHING: Written = Written { wrote: false, drifted: false };
+const WROTE: TableWrite = TableWrite { wrote: true, drifted: false };
+const DRIFTED: TableWrite = TableWrite { wrote: true, drifted: true };
+const NOTHING: TableWrite = TableWrite { wrote: false, drifted: false };
 
 #[test]
 fn what_was_written_is_read_by_nft_and_by_the_next_agent() {

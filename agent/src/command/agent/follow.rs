@@ -134,13 +134,15 @@ pub(super) fn connections(metrics: &Metrics) {
                     fails = false;
                     let ConntrackTable { entries, limit, .. } = table;
                     match conntrack.is(table, &mut last) {
-                        Some(metrics::Change::Full) => warn!(
+                        Some(metrics::TableChange::Full) => warn!(
                             entries,
                             limit,
                             "the conntrack table is full; the kernel drops new connections that policies allow, too. \
                              Raise net.netfilter.nf_conntrack_max, or find the pod that opens them"
                         ),
-                        Some(metrics::Change::HasRoom) => info!(entries, limit, "the conntrack table has room again"),
+                        Some(metrics::TableChange::HasRoom) => {
+                            info!(entries, limit, "the conntrack table has room again")
+                        }
                         None => {}
                     }
                 }

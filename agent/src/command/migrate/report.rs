@@ -4,7 +4,7 @@ use npc_agent::finding::{Finding, Place};
 use npc_compiler::API_VERSION;
 use npc_compiler::algebra::cidr;
 use npc_compiler::algebra::traffic::Traffic;
-use npc_compiler::azure::{Change, Difference, Ends, Flows, NOTES, Placement, Share};
+use npc_compiler::azure::{Difference, Ends, FlowChange, Flows, NOTES, Placement, Share};
 use npc_compiler::object::Family;
 use npc_compiler::policy::Direction;
 use npc_compiler::verdict::matrix::protocols;
@@ -135,8 +135,8 @@ fn item(input: &Input, Difference { cause, flows }: &Difference) -> Item {
     Item {
         code: cause.reason.code(),
         change: match cause.change {
-            Change::NewlyAllowed => "NewlyAllowed",
-            Change::NewlyDenied => "NewlyDenied",
+            FlowChange::NewlyAllowed => "NewlyAllowed",
+            FlowChange::NewlyDenied => "NewlyDenied",
         },
         family: cause.family,
         direction: cause.direction.map(Direction::as_str),

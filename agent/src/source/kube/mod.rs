@@ -116,7 +116,7 @@ impl Settings {
 }
 
 /// What a watch reports, or what was read again.
-enum Report {
+enum WatchReport {
     Pod(ObjectEvent<Trimmed<object::Pod>>),
     Namespace(ObjectEvent<Trimmed<object::Namespace>>),
     Policy(ObjectEvent<object::NetworkPolicy>),
@@ -156,13 +156,16 @@ pub async fn follow<T>(
     let mut listers = JoinSet::new();
     let asked: [Arc<Notify>; Kind::ALL.len()] = Default::default();
     let asks = |kind: Kind| Arc::clone(&asked[kind as usize]);
-    let node = Lister::<slim::Node>::new(&common, Kind::Node, Report::Node, asks(Kind::Node));
+    let node = Lister::<slim::Node>::new(&common, Kind::Node, WatchReport::Node, asks(Kind::Node));
     listers.spawn(node.of_one(&settings.node).run());
-    let policy = Lister::<slim::Policy>::new(&common, Kind::NetworkPolicy, Report::Policy, asks(Kind::NetworkPolicy));
+    let policy =
+        Lister::<slim::Policy>::new(&common, Kind::NetworkPolicy, WatchReport::Policy, asks(Kind::NetworkPolicy));
     listers.spawn(policy.run());
-    let namespace = Lister::<slim::Namespace>::new(&common, Kind::Namespace, Report::Namespace, asks(Kind::Namespace));
+    let namespace =
+        Lister::<slim::Namespace>::new(&common, Kind::Namespace, WatchReport::Namespace, asks(Kind::Namespace));
     listers.spawn(namespace.after_policies().run());
-    listers.spawn(Lister::<slim::Pod>::new(&common, Kind::Pod, Report::Pod, asks(Kind::Pod)).after_policies().run());
+    listers
+        .spawn(Lister::<slim::Pod>::new(&common, Kind::Pod, WatchReport::Pod, asks(Kind::Pod)).after_policies().run());
     listers.spawn(reread::read_again(common, wanted.clone()));
     let mut follower = Follower::new(&settings, watches, named, wanted);
     loop {

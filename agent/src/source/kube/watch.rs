@@ -26,7 +26,7 @@ use kube::core::Request;
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::time::{self, Instant};
 
-use super::Report;
+use super::WatchReport;
 use super::client::Connector;
 use super::decode::{self, Identity, Item, Line};
 use super::failure::{self, Failure};
@@ -81,7 +81,7 @@ impl<E: Into<Failure>> From<E> for End {
 pub(super) struct Common {
     pub(super) connector: Connector,
     pub(super) watches: Watches,
-    pub(super) sender: mpsc::Sender<Report>,
+    pub(super) sender: mpsc::Sender<WatchReport>,
     /// What policies name.
     pub(super) named: Named,
     /// How much of objects may wait to be taken in, in [`UNIT`]s of bytes.
@@ -109,7 +109,7 @@ pub(super) struct Lister<K: Watched> {
     common: Common,
     kind: Kind,
     field_selector: Option<String>,
-    event: fn(ObjectEvent<K::Object>) -> Report,
+    event: fn(ObjectEvent<K::Object>) -> WatchReport,
     /// Whether this watch looks for an API server that is away.
     probes: bool,
     /// Where a list is asked for.
@@ -136,7 +136,7 @@ impl<K: Watched> Lister<K> {
     pub(super) fn new(
         common: &Common,
         kind: Kind,
-        event: fn(ObjectEvent<K::Object>) -> Report,
+        event: fn(ObjectEvent<K::Object>) -> WatchReport,
         asked: Arc<Notify>,
     ) -> Self {
         Self {
@@ -503,6 +503,6 @@ impl<K: Watched> Lister<K> {
     }
 
     async fn fail(&self, failure: Failure) -> Result<(), End> {
-        self.common.sender.send(Report::Failed(self.kind, failure)).await.map_err(|_| End::Closed)
+        self.common.sender.send(WatchReport::Failed(self.kind, failure)).await.map_err(|_| End::Closed)
     }
 }

@@ -20,7 +20,7 @@ use super::policies::Policies;
 use super::reread::{Target, Wanted};
 use super::start::Start;
 use super::watched::{ObjectEvent, Trimmed};
-use super::{GATHERED, GATHERED_BYTES, Report, Settings, decode, words};
+use super::{GATHERED, GATHERED_BYTES, Settings, WatchReport, decode, words};
 use crate::metrics::{Kind, Watches};
 use crate::source::held::{DoubtThreshold, Moment, Times, Trust};
 use crate::source::{Change, Changes};
@@ -169,10 +169,10 @@ impl Follower {
     }
 
     /// Takes in what a watch reports.
-    pub(super) fn take_in(&mut self, report: Report) {
+    pub(super) fn take_in(&mut self, report: WatchReport) {
         match report {
-            Report::Pod(event) => self.pod(event),
-            Report::Namespace(event) => {
+            WatchReport::Pod(event) => self.pod(event),
+            WatchReport::Namespace(event) => {
                 if self.identity.take_in(&event) {
                     error!(
                         "namespace kube-system has another UID than before, or is gone, so the API server is of another \
@@ -187,18 +187,18 @@ impl Follower {
                     self.ask_again(Kind::Namespace);
                 }
             }
-            Report::Policy(event) => self.policy(event),
-            Report::Node(event) => {
+            WatchReport::Policy(event) => self.policy(event),
+            WatchReport::Node(event) => {
                 let key = |identity: &decode::Identity| identity.name.clone();
                 self.track(Kind::Node, |known| &mut known.nodes, event, DoubtThreshold::Any, key, |()| ((), None));
                 if self.listed[Kind::Node as usize] {
                     self.pending.is_node = Some(self.known.nodes.len() > 0);
                 }
             }
-            Report::Failed(kind, failure) => self.failed(kind, &failure),
+            WatchReport::Failed(kind, failure) => self.failed(kind, &failure),
             // It may have gone meanwhile, or come in a newer version. While a list comes in, it
             // would count as one that the list holds.
-            Report::PodAgain(item) => {
+            WatchReport::PodAgain(item) => {
                 let key = SmallKey::of(&item.identity);
                 if self.known.pods.is_listing() {
                     let decode::Identity { namespace, name, .. } = item.identity;
@@ -207,7 +207,7 @@ impl Follower {
                     self.pod(ObjectEvent::Applied(item));
                 }
             }
-            Report::NamespaceAgain(item) => {
+            WatchReport::NamespaceAgain(item) => {
                 if self.known.namespaces.is_listing() {
                     self.large.read_again(vec![Target::Namespace(item.identity.name)]);
                 } else if self.known.namespaces.contains(&item.identity.name)
@@ -216,7 +216,7 @@ impl Follower {
                     self.namespace(ObjectEvent::Applied(item));
                 }
             }
-            Report::PolicyAgain(item) => {
+            WatchReport::PolicyAgain(item) => {
                 let decode::Identity { namespace, name, .. } = &item.identity;
                 if self.known.policies.is_listing() {
                     self.large.read_again(vec![Target::Policy(namespace.clone(), name.clone())]);
