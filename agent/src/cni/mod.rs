@@ -12,10 +12,12 @@
 //! that are as new as the pod ([`policies`]). `docs/cni.md` has the protocol.
 
 mod asking;
+mod endpoints;
 mod netns;
 mod pending;
 mod policies;
 mod registry;
+pub mod sandbox;
 pub mod sandboxes;
 mod saved;
 mod server;

@@ -12,23 +12,20 @@
 //! Objects go in, and come out with the addresses that the engine is to know. What is
 //! to be isolated although no object decides how (a static pod whose mirror is not there
 //! yet, a pod whose object went before its sandbox, an address whose interface is still
-//! there) is an endpoint of a namespace of its own ([`UNIDENTIFIED`]), whose only policy
+//! there) is an endpoint of a namespace of its own ([`UNIDENTIFIED`](super::endpoints::UNIDENTIFIED)), whose only policy
 //! denies everything. No selector of a policy selects it, because that namespace has no
 //! labels.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use k8s_openapi::api::networking::v1 as networking;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use npc_cni::protocol::{Add, Attachment, HostInterface};
 use npc_compiler::engine::{Event, PodKey};
-use npc_compiler::object::{Labels, NetworkPolicy, Pod};
-use serde::{Deserialize, Serialize};
+use npc_compiler::object::Pod;
 
-/// The namespace of endpoints without an object, which is none of the cluster's
-/// ([`OWN_NAMESPACES`](npc_compiler::object::OWN_NAMESPACES)).
-pub const UNIDENTIFIED: &str = "npc.dev/unidentified";
+use super::endpoints::{deny_all, has_addresses, key_of_unidentified, keys, unidentified_pod, with_addresses};
+use super::sandbox::{Sandbox, Saved, ToSave, mark, object_of, report};
 
 /// For how many rounds ([`Sandboxes::age`]) the API may go on to list an address whose
 /// sandbox has gone. After that the address is what the API says: a pod that was started
@@ -40,9 +37,6 @@ const BEHIND: u32 = 120;
 /// seconds, and then the runtime removes the network namespace.
 const HELD: u32 = 30;
 
-/// The policy of that namespace.
-const DENY_ALL: &str = "deny-all";
-
 /// What CNI reports about the pods of one node, and their objects.
 #[derive(Debug)]
 pub struct Sandboxes {
@@ -51,9 +45,8 @@ pub struct Sandboxes {
     pods: BTreeMap<PodKey, Pod>,
     /// When each of them came first, as moments that the caller counts.
     arrived: BTreeMap<PodKey, u64>,
-    /// The sandboxes, by container and interface; each with its place in the order of
-    /// ADDs, because of two that have one address the later has it.
-    live: BTreeMap<Attachment, (u64, Add)>,
+    /// The sandboxes, by container and interface.
+    live: BTreeMap<Attachment, Sandbox>,
     order: u64,
     /// Addresses whose sandbox has gone and whose interface may still be there.
     released: BTreeMap<IpAddr, HostInterface>,
@@ -64,8 +57,12 @@ pub struct Sandboxes {
     reported: BTreeMap<String, BTreeSet<IpAddr>>,
     /// For how many rounds such an address has had no sandbox of its pod.
     past: BTreeMap<(String, IpAddr), u32>,
-    /// What the engine was given for this node.
-    given: BTreeMap<PodKey, Pod>,
+    /// What the engine was given of each of these objects.
+    given: BTreeMap<PodKey, Vec<Pod>>,
+    /// The objects that are others than when that was given.
+    changed: BTreeSet<PodKey>,
+    /// The addresses that the engine was given without an object.
+    given_unidentified: BTreeSet<IpAddr>,
     has_policy: bool,
     /// The source has delivered everything once.
     is_synced: bool,
@@ -73,32 +70,13 @@ pub struct Sandboxes {
     is_dirty: bool,
 }
 
-/// What outlives an agent: all that CNI reported and no object has.
-#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct Saved {
-    /// The sandboxes, in the order of their ADDs.
-    pub sandboxes: Vec<Add>,
-    /// Addresses without a sandbox whose interface may still be there.
-    pub released: Vec<(IpAddr, HostInterface)>,
-    /// Addresses without a sandbox that stay isolated for a while. Older agents know none.
-    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
-    pub held: BTreeSet<IpAddr>,
-    /// The addresses that CNI reported for each pod once. Pods are known by UID; by
-    /// namespace and name where files have none.
-    pub reported_addresses: BTreeMap<String, BTreeSet<IpAddr>>,
-    /// The pods that CNI reported once, in files of older agents, which saved no addresses
-    /// of theirs.
-    #[serde(skip_serializing)]
-    pub reported: BTreeSet<String>,
-}
-
 impl Sandboxes {
     /// Nothing is known yet.
     #[must_use]
     pub fn new(node: &str, saved: Saved) -> Self {
         let sandboxes = saved.sandboxes.into_iter().zip(1..);
-        let live: BTreeMap<_, _> = sandboxes.map(|(add, order)| (add.attachment.clone(), (order, add))).collect();
+        let live: BTreeMap<_, _> =
+            sandboxes.map(|(add, order)| (add.attachment.clone(), Sandbox::new(order, add))).collect();
         let mut reported = saved.reported_addresses;
         for pod in saved.reported {
             // Which of them were this pod's is not known; none of them is a pod's now.
@@ -116,6 +94,8 @@ impl Sandboxes {
             reported,
             past: BTreeMap::new(),
             given: BTreeMap::new(),
+            changed: BTreeSet::new(),
+            given_unidentified: BTreeSet::new(),
             has_policy: false,
             is_synced: false,
             is_dirty: true,
@@ -124,16 +104,20 @@ impl Sandboxes {
 
     /// What an agent after this one has to know.
     #[must_use]
-    pub fn saved(&self) -> Saved {
-        let mut sandboxes: Vec<_> = self.live.values().collect();
-        sandboxes.sort_by_key(|(order, _)| *order);
-        Saved {
-            sandboxes: sandboxes.into_iter().map(|(_, add)| add.clone()).collect(),
-            released: self.released.iter().map(|(address, link)| (*address, link.clone())).collect(),
-            held: self.held.keys().copied().collect(),
-            reported_addresses: self.reported.clone(),
-            reported: BTreeSet::new(),
+    pub fn saved(&self) -> ToSave<'_> {
+        ToSave {
+            sandboxes: self.in_order().into_iter().filter_map(|sandbox| sandbox.text.as_deref()).collect(),
+            released: self.released.iter().collect(),
+            held: self.held.keys().collect(),
+            reported_addresses: &self.reported,
         }
+    }
+
+    /// The sandboxes, in the order of their ADDs.
+    fn in_order(&self) -> Vec<&Sandbox> {
+        let mut sandboxes: Vec<_> = self.live.values().collect();
+        sandboxes.sort_by_key(|sandbox| sandbox.order);
+        sandboxes
     }
 
     /// The namespace of a pod that is bound to this node by an event and was not before, if the
@@ -154,14 +138,16 @@ impl Sandboxes {
     pub fn object(&mut self, event: Event) -> Option<Event> {
         match event {
             Event::Pod(pod) if pod.node.as_deref() == Some(&self.node) => {
-                self.pods.insert(PodKey::of(&pod), *pod);
+                let key = PodKey::of(&pod);
+                self.changed.insert(key.clone());
+                self.pods.insert(key, *pod);
                 self.is_dirty = true;
                 None
             }
             Event::PodGone(key) => match self.pods.remove(&key) {
                 Some(pod) => {
                     self.arrived.remove(&key);
-                    self.reported.remove(&mark(&pod));
+                    self.reported.remove(&*mark(&pod));
                     self.is_dirty = true;
                     None
                 }
@@ -177,8 +163,8 @@ impl Sandboxes {
         if std::mem::replace(&mut self.is_synced, true) {
             return;
         }
-        let there: BTreeSet<String> = self.pods.values().map(mark).collect();
-        self.reported.retain(|pod, _| there.contains(pod));
+        let there: BTreeSet<Cow<'_, str>> = self.pods.values().map(mark).collect();
+        self.reported.retain(|pod, _| there.contains(&**pod));
         self.is_dirty = true;
     }
 
@@ -186,7 +172,8 @@ impl Sandboxes {
     /// if it is not here.
     #[must_use]
     pub fn arrived(&self, add: &Add) -> Option<u64> {
-        let pod = self.object_of(add)?;
+        let key = add.uid.as_ref().map(|uid| PodKey::from_parts(uid, &add.namespace, &add.name));
+        let pod = object_of(&self.pods, key.as_ref(), add)?;
         Some(self.arrived.get(&PodKey::of(pod)).copied().unwrap_or(u64::MAX))
     }
 
@@ -200,10 +187,9 @@ impl Sandboxes {
             self.released.remove(address);
             self.held.remove(address);
         }
-        if let Some(pod) = self.object_of(&add).map(mark) {
-            self.reported.entry(pod).or_default().extend(&add.addresses);
-        }
-        self.live.insert(add.attachment.clone(), (self.order, add));
+        let sandbox = Sandbox::new(self.order, add);
+        report(&mut self.reported, &self.pods, &sandbox);
+        self.live.insert(sandbox.add.attachment.clone(), sandbox);
         self.is_dirty = true;
     }
 
@@ -211,7 +197,7 @@ impl Sandboxes {
     /// once. They stay isolated while the node's end of its interface is there, for some rounds
     /// if there is none, or until they are another sandbox's.
     pub fn delete(&mut self, attachment: &Attachment) -> bool {
-        let Some((_, add)) = self.live.remove(attachment) else { return false };
+        let Some(Sandbox { add, .. }) = self.live.remove(attachment) else { return false };
         self.is_dirty = true;
         for address in add.addresses {
             // The DEL of an old sandbox takes nothing from a new one.
@@ -237,8 +223,8 @@ impl Sandboxes {
 
     /// All sandboxes that match are gone; how many.
     fn delete_all(&mut self, is_gone: impl Fn(&Add) -> bool) -> usize {
-        let gone = self.live.values().filter(|(_, add)| is_gone(add)).map(|(_, add)| add.attachment.clone());
-        let gone: Vec<_> = gone.collect();
+        let gone = self.live.values().filter(|sandbox| is_gone(&sandbox.add));
+        let gone: Vec<_> = gone.map(|sandbox| sandbox.add.attachment.clone()).collect();
         gone.iter().filter(|attachment| self.delete(attachment)).count()
     }
 
@@ -252,9 +238,9 @@ impl Sandboxes {
         });
         self.is_dirty |= held != self.held.len();
         let mut live = BTreeSet::new();
-        for (_, add) in self.live.values() {
-            if let Some(pod) = object_of(&self.pods, add).map(mark) {
-                live.extend(add.addresses.iter().map(|address| (pod.clone(), *address)));
+        for sandbox in self.live.values() {
+            if let Some(pod) = sandbox.object(&self.pods).map(mark) {
+                live.extend(sandbox.add.addresses.iter().map(|address| (pod.clone().into_owned(), *address)));
             }
         }
         let mut has_forgotten = false;
@@ -280,7 +266,7 @@ impl Sandboxes {
     /// The interfaces of the node that sandboxes have or had.
     #[must_use]
     pub fn links(&self) -> BTreeSet<u32> {
-        let live = self.live.values().filter_map(|(_, add)| add.host_interface.as_ref());
+        let live = self.live.values().filter_map(|sandbox| sandbox.add.host_interface.as_ref());
         live.chain(self.released.values()).map(|link| link.index).collect()
     }
 
@@ -289,7 +275,7 @@ impl Sandboxes {
     pub fn links_gone(&mut self, gone: &BTreeSet<u32>) -> usize {
         let is_gone = |link: &HostInterface| gone.contains(&link.index);
         let before = self.live.len();
-        self.live.retain(|_, (_, add)| !add.host_interface.as_ref().is_some_and(is_gone));
+        self.live.retain(|_, sandbox| !sandbox.add.host_interface.as_ref().is_some_and(is_gone));
         let released = self.released.len();
         self.released.retain(|_, link| !is_gone(link));
         let ended = before - self.live.len();
@@ -300,8 +286,8 @@ impl Sandboxes {
     /// The network namespaces of the sandboxes whose interface has no end on the node.
     #[must_use]
     pub fn netns_without_link(&self) -> BTreeSet<String> {
-        let unlinked = self.live.values().filter(|(_, add)| add.host_interface.is_none());
-        unlinked.map(|(_, add)| add.netns.clone()).collect()
+        let unlinked = self.live.values().filter(|sandbox| sandbox.add.host_interface.is_none());
+        unlinked.map(|sandbox| sandbox.add.netns.clone()).collect()
     }
 
     /// These network namespaces are gone, and so are those sandboxes. How many.
@@ -312,7 +298,7 @@ impl Sandboxes {
     /// The sandbox of a container and interface, as CNI reported it.
     #[must_use]
     pub fn sandbox(&self, attachment: &Attachment) -> Option<&Add> {
-        self.live.get(attachment).map(|(_, add)| add)
+        self.live.get(attachment).map(|sandbox| &sandbox.add)
     }
 
     /// How many sandboxes there are.
@@ -334,38 +320,65 @@ impl Sandboxes {
             return Vec::new();
         }
         // Also of a sandbox that was known before its object.
-        for (_, add) in self.live.values() {
-            if let Some(pod) = object_of(&self.pods, add).map(mark) {
-                self.reported.entry(pod).or_default().extend(&add.addresses);
-            }
+        for sandbox in self.live.values() {
+            report(&mut self.reported, &self.pods, sandbox);
         }
-        let wanted = self.wanted();
-        let mut events = Vec::new();
-        if !self.has_policy && wanted.values().any(|pod| pod.namespace == UNIDENTIFIED) {
+        let (wanted, unidentified) = self.wanted();
+        let mut different = Vec::new();
+        for (key, addresses) in &wanted {
+            let Some(pod) = self.pods.get(key) else { continue };
+            let given = self.given.get(key);
+            // To build a pod and to compare it takes longer than all else here, and an ADD is about
+            // one of many.
+            let is_given = |given: &Vec<Pod>| !self.changed.contains(key) && has_addresses(given, addresses);
+            if given.is_some_and(is_given) {
+                continue;
+            }
+            different.push((key.clone(), with_addresses(pod, addresses)));
+        }
+        let mut gone = Vec::new();
+        self.given.retain(|key, pods| {
+            let is_wanted = wanted.contains_key(key);
+            if !is_wanted {
+                gone.extend(keys(pods));
+            }
+            is_wanted
+        });
+        gone.extend(self.given_unidentified.difference(&unidentified).map(|address| key_of_unidentified(*address)));
+        let mut pods = Vec::new();
+        for (key, now) in different {
+            let before = self.given.insert(key, now.clone()).unwrap_or_default();
+            gone.extend(keys(&before).into_iter().skip(now.len()));
+            pods.extend(now.into_iter().filter(|pod| !before.contains(pod)));
+        }
+        let new = unidentified.difference(&self.given_unidentified);
+        pods.extend(new.map(|address| unidentified_pod(&self.node, *address)));
+        let mut events = Vec::with_capacity(gone.len() + pods.len());
+        if !self.has_policy && !unidentified.is_empty() {
             self.has_policy = true;
             events.push(Event::Policy(Box::new(deny_all())));
         }
-        let gone = self.given.keys().filter(|key| !wanted.contains_key(*key));
-        events.extend(gone.map(|key| Event::PodGone(key.clone())));
-        let different = wanted.iter().filter(|(key, pod)| self.given.get(*key) != Some(*pod));
-        events.extend(different.map(|(_, pod)| Event::Pod(Box::new(pod.clone()))));
-        self.given = wanted;
+        events.extend(gone.into_iter().map(Event::PodGone));
+        events.extend(pods.into_iter().map(|pod| Event::Pod(Box::new(pod))));
+        self.given_unidentified = unidentified;
+        self.changed.clear();
         events
     }
 
-    /// The pods of this node with the addresses that are theirs.
-    fn wanted(&self) -> BTreeMap<PodKey, Pod> {
-        let mut owners: BTreeMap<IpAddr, &Attachment> = BTreeMap::new();
-        let mut in_order: Vec<_> = self.live.values().collect();
-        in_order.sort_by_key(|(order, _)| *order);
-        for (_, add) in &in_order {
-            owners.extend(add.addresses.iter().map(|address| (*address, &add.attachment)));
+    /// The addresses that are each object's, and those that are to be isolated without an
+    /// object.
+    fn wanted(&self) -> (BTreeMap<PodKey, Vec<IpAddr>>, BTreeSet<IpAddr>) {
+        let in_order = self.in_order();
+        let mut owners: BTreeMap<IpAddr, u64> = BTreeMap::new();
+        for sandbox in &in_order {
+            owners.extend(sandbox.add.addresses.iter().map(|address| (*address, sandbox.order)));
         }
         let mut of_pods: BTreeMap<PodKey, Vec<IpAddr>> = BTreeMap::new();
         let mut unidentified: BTreeSet<IpAddr> = BTreeSet::new();
-        for (_, add) in in_order {
-            let own = add.addresses.iter().copied().filter(|address| owners.get(address) == Some(&&add.attachment));
-            match self.object_of(add).filter(|pod| pod.is_endpoint()) {
+        for sandbox in in_order {
+            let addresses = sandbox.add.addresses.iter().copied();
+            let own = addresses.filter(|address| owners.get(address) == Some(&sandbox.order));
+            match sandbox.object(&self.pods).filter(|pod| pod.is_endpoint()) {
                 Some(pod) => of_pods.entry(PodKey::of(pod)).or_default().extend(own),
                 None => unidentified.extend(own),
             }
@@ -378,7 +391,7 @@ impl Sandboxes {
                 // It never had a sandbox of the plugin, or has one that was made again
                 // without it.
                 None => {
-                    let reported = self.reported.get(&mark(pod));
+                    let reported = self.reported.get(&*mark(pod));
                     let is_past = |address: &IpAddr| reported.is_some_and(|reported| reported.contains(address));
                     pod.addresses().filter(|address| !owners.contains_key(address) && !is_past(address)).collect()
                 }
@@ -386,97 +399,22 @@ impl Sandboxes {
             if pod.is_endpoint() {
                 claimed.extend(&addresses);
             }
-            for pod in with_addresses(pod, &addresses) {
-                wanted.insert(PodKey::of(&pod), pod);
-            }
+            wanted.insert(key.clone(), addresses);
         }
-        if self.is_synced {
-            let without_sandbox = self.released.keys().chain(self.held.keys()).copied();
-            unidentified
-                .extend(without_sandbox.filter(|address| !owners.contains_key(address) && !claimed.contains(address)));
-            let pods = unidentified.into_iter().map(|address| unidentified_pod(&self.node, address));
-            wanted.extend(pods.map(|pod| (PodKey::of(&pod), pod)));
+        if !self.is_synced {
+            return (wanted, BTreeSet::new());
         }
-        wanted
+        let without_sandbox = self.released.keys().chain(self.held.keys()).copied();
+        unidentified
+            .extend(without_sandbox.filter(|address| !owners.contains_key(address) && !claimed.contains(address)));
+        (wanted, unidentified)
     }
 
     /// The sandbox that has an address: of several, the latest.
     fn owner(&self, address: IpAddr) -> Option<&Add> {
-        let have = self.live.values().filter(|(_, add)| add.addresses.contains(&address));
-        have.max_by_key(|(order, _)| *order).map(|(_, add)| add)
+        let have = self.live.values().filter(|sandbox| sandbox.add.addresses.contains(&address));
+        have.max_by_key(|sandbox| sandbox.order).map(|sandbox| &sandbox.add)
     }
-
-    fn object_of(&self, add: &Add) -> Option<&Pod> {
-        object_of(&self.pods, add)
-    }
-}
-
-/// The object of the pod that an ADD is about. A UID distinguishes a pod from its
-/// successor under the same name. A runtime that gives none means the pod of this name that is
-/// not terminating, if there is one.
-fn object_of<'a>(pods: &'a BTreeMap<PodKey, Pod>, add: &Add) -> Option<&'a Pod> {
-    let named = || pods.values().filter(|pod| pod.namespace == add.namespace && pod.name == add.name);
-    match &add.uid {
-        Some(uid) => {
-            // Objects from files may have none.
-            let is_meant = |pod: &&Pod| pod.uid == *uid || pod.uid.is_empty() || pod.config_hash.as_ref() == Some(uid);
-            named().find(is_meant)
-        }
-        None => named().find(|pod| !pod.terminating).or_else(|| named().next()),
-    }
-}
-
-/// What a pod is remembered by. No UID has a slash.
-fn mark(pod: &Pod) -> String {
-    if pod.uid.is_empty() { format!("{}/{}", pod.namespace, pod.name) } else { pod.uid.clone() }
-}
-
-/// A pod with these addresses and no others: an endpoint has one of each family, so
-/// more of them are more endpoints, which differ in nothing else.
-fn with_addresses(pod: &Pod, addresses: &[IpAddr]) -> Vec<Pod> {
-    let (mut v4, mut v6) = (Vec::new(), Vec::new());
-    for address in addresses {
-        match address {
-            IpAddr::V4(address) => v4.push(*address),
-            IpAddr::V6(address) => v6.push(*address),
-        }
-    }
-    let count = v4.len().max(v6.len()).max(1);
-    let one = |place: usize| {
-        // What stands behind a zero byte is no part of a UID for any message.
-        let uid = if place == 0 { pod.uid.clone() } else { format!("{}\0cni{place}", mark(pod)) };
-        Pod { uid, ipv4: v4.get(place).copied(), ipv6: v6.get(place).copied(), ..pod.clone() }
-    };
-    (0..count).map(one).collect()
-}
-
-/// An endpoint of which only the address is known.
-fn unidentified_pod(node: &str, address: IpAddr) -> Pod {
-    let name = address.to_string();
-    let spec = k8s_openapi::api::core::v1::PodSpec::default();
-    let mut pod = Pod::from_template(UNIDENTIFIED.to_owned(), name, Labels::new(), spec);
-    pod.uid = format!("{UNIDENTIFIED}/{address}");
-    pod.node = Some(node.to_owned());
-    match address {
-        IpAddr::V4(address) => pod.ipv4 = Some(address),
-        IpAddr::V6(address) => pod.ipv6 = Some(address),
-    }
-    pod
-}
-
-/// Isolates all pods of its namespace in both directions, and admits nothing.
-fn deny_all() -> NetworkPolicy {
-    NetworkPolicy::from(networking::NetworkPolicy {
-        metadata: ObjectMeta {
-            name: Some(DENY_ALL.to_owned()),
-            namespace: Some(UNIDENTIFIED.to_owned()),
-            ..ObjectMeta::default()
-        },
-        spec: Some(networking::NetworkPolicySpec {
-            policy_types: Some(vec!["Ingress".to_owned(), "Egress".to_owned()]),
-            ..networking::NetworkPolicySpec::default()
-        }),
-    })
 }
 
 #[cfg(test)]

@@ -3,16 +3,17 @@
 
 use std::fs;
 use std::io;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use npc_cni::check::check;
+use npc_cni::check::{check, is_interface, is_of_a_pod};
 use npc_cni::file;
 use npc_cni::note::SANDBOXES;
 use npc_cni::protocol::Command;
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
-use super::sandboxes::Saved;
+use super::sandbox::Saved;
 
 /// The version of its content.
 const VERSION: u32 = 1;
@@ -37,17 +38,18 @@ pub(super) enum Error {
 }
 
 #[derive(Debug, Deserialize, Serialize)]
-struct Content {
+struct Content<S> {
     version: u32,
     #[serde(flatten)]
-    saved: Saved,
+    saved: S,
 }
 
 /// The file of an agent's sandboxes.
 #[derive(Debug)]
 pub(super) struct StateFile {
     path: PathBuf,
-    written: Option<Saved>,
+    /// What was written last.
+    written: Option<Vec<u8>>,
 }
 
 impl StateFile {
@@ -69,7 +71,7 @@ impl StateFile {
             return Err(wrong(format!("it has {length} bytes")));
         }
         let text = fs::read(&self.path).map_err(failed)?;
-        let mut content: Content = serde_json::from_slice(&text).map_err(|error| wrong(error.to_string()))?;
+        let mut content: Content<Saved> = serde_json::from_slice(&text).map_err(|error| wrong(error.to_string()))?;
         // An agent before this one may have been given one. It must hold up no other.
         content.saved.sandboxes.retain(|add| match check(&Command::Add(add.clone())) {
             Ok(()) => true,
@@ -82,6 +84,16 @@ impl StateFile {
                 false
             }
         });
+        // One that no set takes would hold up all others.
+        let is_usable = |address: IpAddr, interface: Option<&str>| {
+            let is_usable = is_of_a_pod(address) && interface.is_none_or(is_interface);
+            if !is_usable {
+                warn!(%address, interface, "a saved address without a sandbox cannot be used; it is forgotten");
+            }
+            is_usable
+        };
+        content.saved.released.retain(|(address, link)| is_usable(*address, Some(&link.name)));
+        content.saved.held.retain(|address| is_usable(*address, None));
         if content.version == VERSION {
             Ok(content.saved)
         } else {
@@ -90,19 +102,17 @@ impl StateFile {
     }
 
     /// Writes it, if it holds something else. It is there whole, or as it was.
-    pub(super) fn write(&mut self, saved: Saved) -> Result<(), Error> {
-        if self.written.as_ref() == Some(&saved) {
+    pub(super) fn write(&mut self, saved: impl Serialize) -> Result<(), Error> {
+        let content = Content { version: VERSION, saved };
+        let failed = |error| Error::File(self.path.clone(), error);
+        let text = serde_json::to_vec(&content).map_err(|error| failed(error.into()))?;
+        if self.written.as_ref() == Some(&text) {
             return Ok(());
         }
-        let content = Content { version: VERSION, saved };
         let half = self.path.with_extension("half");
-        let text = serde_json::to_vec(&content).map_err(io::Error::from);
-        if let Err(error) = text.and_then(|text| file::replace(&self.path, &half, 0o600, &text)) {
-            self.written = None;
-            return Err(Error::File(self.path.clone(), error));
-        }
-        self.written = Some(content.saved);
-        Ok(())
+        let written = file::replace(&self.path, &half, 0o600, &text).map_err(failed);
+        self.written = written.is_ok().then_some(text);
+        written
     }
 }
 
@@ -143,6 +153,24 @@ mod tests {
         let read = file.read().unwrap();
         let ids: Vec<_> = read.sandboxes.iter().map(|add| add.attachment.container_id.as_str()).collect();
         assert_eq!(ids, ["a"]);
+    }
+
+    #[test]
+    fn an_address_without_a_sandbox_that_no_set_takes_is_left_out_and_the_others_stay() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = StateFile::beside(&folder.path().join("cni.sock"));
+        let released = |address: &str, name: &str| format!(r#"["{address}",{{"name":"{name}","index":7}}]"#);
+        let released = [("10.0.0.1", "veth1"), ("0.0.0.0", "veth2"), ("::1", "veth3"), ("10.0.0.4", "../x")]
+            .map(|(address, name)| released(address, name))
+            .join(",");
+        let text = format!(
+            r#"{{"version":1,"sandboxes":[],"released":[{released}],"held":["fd00::5","ff02::1","255.255.255.255"]}}"#
+        );
+        fs::write(folder.path().join(SANDBOXES), text).unwrap();
+        let read = file.read().unwrap();
+        let released: Vec<String> = read.released.iter().map(|(address, _)| address.to_string()).collect();
+        assert_eq!(released, ["10.0.0.1"]);
+        assert_eq!(read.held, ["fd00::5".parse().unwrap()].into());
     }
 
     #[test]

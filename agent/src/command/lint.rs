@@ -75,12 +75,7 @@ pub(super) fn run(mut args: Args) -> anyhow::Result<Exit> {
     // What cannot be read is a finding like others.
     args.input.leave_out_errors();
     let input = args.input.read_quietly()?;
-    let mut findings = input.findings();
-    // As an editor shows them; what has no place stands behind.
-    findings.sort_by_key(|finding| {
-        let place = finding.location.as_ref();
-        (place.is_none(), place.map(|place| (place.file.clone(), place.line, place.column)))
-    });
+    let findings = input.findings();
     match args.output {
         Format::Text => text(&findings, &mut output::stdout())?,
         Format::Json => {
@@ -97,6 +92,12 @@ pub(super) fn run(mut args: Args) -> anyhow::Result<Exit> {
 /// A line for each finding.
 fn text(findings: &[Finding], out: &mut impl Write) -> io::Result<()> {
     let mut columns = Columns::default();
+    // As an editor shows them; what has no place stands behind.
+    let mut findings: Vec<&Finding> = findings.iter().collect();
+    findings.sort_by_key(|finding| {
+        let place = finding.location.as_ref();
+        (place.is_none(), place.map(|place| (place.file.clone(), place.line, place.column)))
+    });
     for finding in findings {
         let style = if finding.severity == Severity::Error { BAD } else { DOUBT };
         let word = finding.severity.as_str();

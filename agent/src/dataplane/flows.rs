@@ -12,7 +12,7 @@ use npc_compiler::plan::conntrack::Scope;
 use tracing::{debug, warn};
 
 use super::Error;
-use super::conntrack::{self, Judge, Swept, cut_all_of, sweep_in};
+use super::conntrack::{self, Judge, Swept, cut_all_of, sweep_in, sweep_whole, takes_whole_list};
 use super::passage::packets_passed;
 
 /// In a table of so many entries one whole list takes less time than the two walks of the kernel
@@ -76,15 +76,25 @@ impl Flows for LinuxFlows {
         scope.remove(&self.cut_new(&scope, new, few.map_or(0, |(_, addresses)| addresses), cut_all_of));
         let filters = !has_few && !self.facts.is_unfiltered.load(Ordering::Relaxed);
         let mut failed = None;
-        for family in self.families.iter().copied().filter(|family| scope.touches(*family)) {
-            match sweep_in(family, &scope, filters, judge) {
+        let touched: Vec<Family> = self.families.iter().copied().filter(|family| scope.touches(*family)).collect();
+        let is_whole = |family: &Family| !filters || takes_whole_list(*family, &scope);
+        let lists = match touched.as_slice() {
+            [_, _, ..] if touched.iter().all(is_whole) => vec![None],
+            each => each.iter().copied().map(Some).collect(),
+        };
+        for list in lists {
+            let swept = match list {
+                Some(family) => sweep_in(family, &scope, filters, judge),
+                None => sweep_whole(&scope, judge),
+            };
+            match swept {
                 Ok(swept) => all += swept,
                 Err(error @ conntrack::Error::Unsupported(_)) => {
                     if !self.facts.is_unsupported.swap(true, Ordering::Relaxed) {
                         warn!("{error}");
                     }
                 }
-                // The other family's flows are cut all the same.
+                // The flows of another list are cut all the same.
                 Err(error) => drop(failed.get_or_insert(error)),
             }
         }

@@ -155,35 +155,39 @@ fn json_is_as_documented() {
     let answer = Files::of(SHOP).npc("explain", &["monitoring/prometheus", "shop/api:metrics", "-o", "json"]);
     let policy = |name| json!({"kind": "NetworkPolicy", "namespace": "shop", "name": name});
     let end = |namespace, name| json!({"kind": "Deployment", "namespace": namespace, "name": name, "addresses": [], "hostNetwork": false});
+    let conjunct = json!({
+        "of": "peer", "path": "from[0]", "part": "namespace", "code": "peer-other-namespace", "result": "no",
+        "want": "shop", "got": "monitoring", "marks": [],
+    });
+    let ingress = json!({
+        "verdict": "Denied", "reason": "peer-other-namespace",
+        "isolatedBy": [policy("api"), policy("default-deny")], "rules": [], "ruleCount": null,
+        "candidates": [{
+            "policy": policy("api"), "path": "spec.ingress[1]", "distance": 1,
+            "location": {"file": "in.yaml", "line": 83, "column": 7}, "conjuncts": [conjunct],
+        }],
+        "candidateCount": null, "near": [],
+    });
+    let flow = json!({
+        "from": end("monitoring", "prometheus"), "to": end("shop", "api"), "via": null, "way": null, "nodes": null,
+        "family": null, "protocol": "TCP", "ports": [[9090, 9090]], "portName": "metrics", "verdict": "Denied",
+        "egress": {"verdict": "Allowed", "reason": "default-allow", "isolatedBy": [], "rules": [], "ruleCount": null,
+            "candidates": [], "candidateCount": null, "near": []},
+        "ingress": ingress, "breaks": null, "alike": null,
+    });
+    let fix = json!({
+        "flows": [0], "direction": "Ingress", "policy": "shop/api", "object": policy("api"),
+        "patch": [{"op": "add", "path": "/spec/ingress/1/from/0/namespaceSelector",
+            "value": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}],
+        "create": null, "then": null, "verified": true, "opens": [], "closes": [],
+    });
     assert_eq!(
         answer.json(),
         json!({
             "apiVersion": "npc.dev/v1alpha1", "kind": "FlowExplanation",
             "query": {"from": "monitoring/deploy/prometheus", "to": "shop/deploy/api:metrics", "source": "files"},
-            "verdict": "Denied",
-            "flows": [{
-                "from": end("monitoring", "prometheus"), "to": end("shop", "api"),
-                "via": null, "family": null, "protocol": "TCP", "ports": [[9090, 9090]], "portName": "metrics",
-                "verdict": "Denied",
-                "egress": {"verdict": "Allowed", "reason": "default-allow", "isolatedBy": [], "rules": [], "candidates": []},
-                "ingress": {
-                    "verdict": "Denied", "reason": "peer-other-namespace",
-                    "isolatedBy": [policy("api"), policy("default-deny")], "rules": [],
-                    "candidates": [{
-                        "policy": policy("api"), "path": "spec.ingress[1]", "distance": 1,
-                        "location": {"file": "in.yaml", "line": 83, "column": 7},
-                        "conjuncts": [{"of": "peer", "path": "from[0]", "part": "namespace", "result": "no",
-                            "want": "shop", "got": "monitoring"}],
-                    }],
-                },
-            }],
-            "fixes": [{
-                "flows": [0], "direction": "Ingress", "policy": "shop/api", "object": policy("api"),
-                "patch": [{"op": "add", "path": "/spec/ingress/1/from/0/namespaceSelector",
-                    "value": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}],
-                "create": null, "then": null, "verified": true, "opens": [], "closes": [],
-            }],
-            "warnings": [], "unknowns": [],
+            "verdict": "Denied", "flows": [flow], "fixes": [fix], "unfixed": [],
+            "warnings": [], "unknowns": [], "findings": [], "ends": [],
         })
     );
 }

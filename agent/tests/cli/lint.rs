@@ -44,10 +44,10 @@ fn findings_of_files_and_policies_are_listed_with_their_codes_and_places() {
     assert_eq!(
         lines,
         [
-            ["in.yaml:21:49", "warning", "label-invalid"],
-            ["in.yaml:25:11", "error", "document-unreadable"],
             ["in.yaml:8:17", "error", "cidr-invalid"],
             ["in.yaml:17:17", "warning", "cidr-legacy"],
+            ["in.yaml:21:49", "warning", "label-invalid"],
+            ["in.yaml:25:11", "error", "document-unreadable"],
         ],
         "{}",
         answer.out

@@ -151,7 +151,8 @@ fn a_rule_that_is_about_something_else_is_no_near_miss() {
     let answer = Files::of(&format!("{PODS}---\n{}", policy(spec))).npc("explain", &["b", "a:80"]);
     for text in [
         "denied[rule-missing]: no rule is about this",
-        "the rules are about 443 from app=x in namespace default; 9000/udp from 192.0.2.0/24; there is TCP 80 from default/pod/b",
+        "the rules are about 443 from app=x in namespace default; 9000/udp from 192.0.2.0/24\n",
+        "   = note: there is TCP 80 from default/pod/b\n",
         "^^^^^^ wants app=x, there is app=b",
         "^^^^^^^^^ wants 443, there is 80",
     ] {

@@ -116,7 +116,7 @@ fn a_line_of_a_save_is_found_with_its_number_in_the_chain() {
 /// A rule as an agent without comments wrote it.
 fn without_comment(line: &str) -> String {
     let Some((before, comment)) = line.split_once(" -m comment --comment ") else { return line.to_owned() };
-    let end = comment[1..].find('"').map_or(comment.find(' ').unwrap(), |end| end + 2);
+    let end = comment[1..].find('"').unwrap() + 2;
     format!("{before}{}", &comment[end..])
 }
 
@@ -131,8 +131,8 @@ fn a_rule_that_an_older_agent_wrote_without_its_comment_is_known() {
     let chain = chain(&files);
     let first = old.iter().find(|line| line.starts_with(&format!("-A {chain} "))).unwrap().clone();
     files.add("old.save", &(old.join("\n") + "\n"));
-    for (thing, kernel) in [(&first, &kernel[..]), (&chain, &kernel), (&first, &[])] {
-        let answer = files.npc("why", &[&[thing.as_str(), "-o", "json"], &OFFLINE[..], kernel].concat());
+    for (thing, kernel) in [(&first, &kernel[..]), (&chain, &kernel[..]), (&first, &[][..])] {
+        let answer = files.npc("why", &[&[thing.as_str(), "-o", "json"][..], &OFFLINE[..], kernel].concat());
         let json = answer.json();
         assert_eq!((answer.code, &json["wanted"]), (0, &true.into()), "{json}");
         assert_eq!(json["rules"][0]["origins"][0]["policy"], "shop/db", "{json}");

@@ -8,7 +8,7 @@ use netlink_packet_netfilter::conntrack::{
     ConntrackAttribute, ConntrackMessage, IPTuple, ProtoTuple, Protocol, Status, Tuple as Part,
 };
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterProtoFamily};
-use npc_agent::dataplane::conntrack::{Error, Swept, cut_all_of, sweep, sweep_in};
+use npc_agent::dataplane::conntrack::{Error, Swept, cut_all_of, sweep, sweep_in, sweep_whole};
 use npc_compiler::object::Family;
 use npc_compiler::plan::conntrack::{FlowKey, Scope};
 use rtnetlink::packet_core::{
@@ -323,6 +323,34 @@ fn the_flows_of_an_address_are_judged_whichever_end_it_is() {
     let swept = sweep_in(Family::V4, &scope, true, &mut |flows| Some(vec![true; flows.len()])).unwrap();
     assert_eq!(swept, Swept { judged: 5, cut: 5, ..Swept::default() });
     assert_eq!(list(Family::V4), BTreeSet::from([tuple("10.0.0.1", "10.0.0.3", UDP, 53)]));
+}
+
+/// One walk of the kernel through its table has the flows of both families.
+#[test]
+fn one_list_has_the_flows_of_both_families_and_those_that_are_denied_go() {
+    let _namespace = Namespace::enter();
+    let table = Table::open();
+    let flow = |from: &str, port: u16, to: &str, zone: Zone| {
+        let (from, to) = ((address(from), port), (address(to), 53));
+        table.insert_in(zone, [half(UDP, from, to), half(UDP, to, from)], None);
+    };
+    for (port, zone) in (4000..).zip([Zone::None, Zone::Original(7), Zone::Both(7)]) {
+        flow("10.0.0.1", port, "10.0.0.2", zone);
+        flow("fd00::1", port, "fd00::2", zone);
+    }
+    flow("10.0.0.1", 4000, "10.0.0.3", Zone::None);
+    flow("fd00::1", 4000, "fd00::3", Zone::None);
+    let scope = Scope::Of([address("10.0.0.2"), address("fd00::2")].into());
+    let mut judged = BTreeSet::new();
+    let swept = sweep_whole(&scope, &mut |flows| {
+        judged.extend(flows.iter().copied());
+        Some(vec![true; flows.len()])
+    });
+    assert_eq!(swept.unwrap(), Swept { judged: 6, cut: 6, ..Swept::default() });
+    assert_eq!(judged, [tuple("10.0.0.1", "10.0.0.2", UDP, 53), tuple("fd00::1", "fd00::2", UDP, 53)].into());
+    assert_eq!(list(Family::V4), [tuple("10.0.0.1", "10.0.0.3", UDP, 53)].into());
+    assert_eq!(list(Family::V6), [tuple("fd00::1", "fd00::3", UDP, 53)].into());
+    assert_eq!(sweep_whole(&Scope::All, &mut |flows| Some(vec![true; flows.len()])).unwrap().cut, 2);
 }
 
 /// The kernel does it by itself since Linux 6.8; an older one changes nothing.

@@ -93,7 +93,8 @@ fn far(
     }
     let way = if decision.direction == Direction::Egress { "to" } else { "from" };
     let asked = format!("{} {way} {}", traffic(&flow.traffic), shown(other));
-    writeln!(out, "   = note: the rules are about {}; there is {asked}", shorten(&rules, LISTED, "; "))?;
+    writeln!(out, "   = note: the rules are about {}", shorten(&rules, LISTED, "; "))?;
+    writeln!(out, "   = note: there is {asked}")?;
     if decision.tie_count == 1 || is_dns {
         return Ok(());
     }

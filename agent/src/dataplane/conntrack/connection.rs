@@ -53,18 +53,20 @@ impl Connection {
         Ok(Self { socket, buffer: vec![0; PART] })
     }
 
-    /// Sends a message with one more attribute, be it a nested one: among a message's own
-    /// attributes the crate drops the flag of a nested one that it does not know.
+    /// Sends a message about a family, or about all, with one more attribute, be it a nested one:
+    /// among a message's own attributes the crate drops the flag of a nested one that it does not
+    /// know.
     pub(super) fn send(
         &self,
-        family: Family,
+        family: Option<Family>,
         flags: u16,
         message: ConntrackMessage,
         more: Option<DefaultNla>,
     ) -> Result<(), Error> {
         let family = match family {
-            Family::V4 => NetfilterProtoFamily::IPv4,
-            Family::V6 => NetfilterProtoFamily::IPv6,
+            Some(Family::V4) => NetfilterProtoFamily::IPv4,
+            Some(Family::V6) => NetfilterProtoFamily::IPv6,
+            None => NetfilterProtoFamily::Unspec,
         };
         let mut header = NetlinkHeader::default();
         header.flags = NLM_F_REQUEST | flags;
@@ -132,7 +134,7 @@ impl Connection {
         message: ConntrackMessage,
         more: Option<DefaultNla>,
     ) -> Result<i32, Error> {
-        self.send(family, NLM_F_ACK, message, more)?;
+        self.send(Some(family), NLM_F_ACK, message, more)?;
         let mut buffer = std::mem::take(&mut self.buffer);
         let mut answer = None;
         while answer.is_none() {

@@ -143,7 +143,7 @@ pub fn sweep(family: Family, forbids: &mut dyn FnMut(&FlowKey) -> bool) -> Resul
 /// If the table cannot be read or written.
 pub fn sweep_in(family: Family, scope: &Scope, filters: bool, judge: &mut Judge<'_>) -> Result<Swept, Error> {
     let mut swept = Swept::default();
-    let mut sweep = Sweep { family, scope, delete: Connection::open()?, cut: 0 };
+    let mut sweep = Sweep { family: Some(family), scope, delete: Connection::open()?, cut: 0 };
     let lists = match scope {
         Scope::Of(addresses) if filters => filter::lists(addresses, family),
         _ => vec![filter::List::whole()],
@@ -163,9 +163,29 @@ pub fn sweep_in(family: Family, scope: &Scope, filters: bool, judge: &mut Judge<
     Ok(Swept { cut: sweep.cut, ..swept })
 }
 
-/// A sweep through the table of a family.
+/// The same in all families, by one list of the whole table. A list of one family costs the
+/// kernel a walk through all of the table too, with a lock for each of its places, empty or not.
+///
+/// # Errors
+/// If the table cannot be read or written.
+pub fn sweep_whole(scope: &Scope, judge: &mut Judge<'_>) -> Result<Swept, Error> {
+    let mut sweep = Sweep { family: None, scope, delete: Connection::open()?, cut: 0 };
+    let listed = sweep.listed(&filter::List::whole(), judge)?;
+    Ok(Swept { cut: sweep.cut, ..listed.swept })
+}
+
+/// Whether [`sweep_in`] lists the whole table, though the kernel filters.
+#[must_use]
+pub(super) fn takes_whole_list(family: Family, scope: &Scope) -> bool {
+    match scope {
+        Scope::Of(addresses) => filter::lists(addresses, family).iter().any(filter::List::is_whole),
+        Scope::All => true,
+    }
+}
+
+/// A sweep through the table of a family, or of all.
 struct Sweep<'a> {
-    family: Family,
+    family: Option<Family>,
     scope: &'a Scope,
     delete: Connection,
     /// How many entries were deleted, also where a list breaks off.
@@ -217,8 +237,8 @@ impl Sweep<'_> {
                         if !list.matches(&tuple) {
                             listed.is_odd = true;
                         } else if self.scope.covers(tuple.source) || self.scope.covers(tuple.destination) {
+                            names.push((Family::of(&tuple.source), name(entry)));
                             flows.push(tuple);
-                            names.push(name(entry));
                         }
                     }
                     Ok(false)
@@ -231,8 +251,8 @@ impl Sweep<'_> {
             listed.swept.judged += flows.len() as u64;
             let verdicts = if flows.is_empty() { Some(Vec::new()) } else { judge(flows) };
             let verdicts = verdicts.ok_or(Error::Unanswered)?;
-            for (entry, _) in names.iter().zip(verdicts).filter(|(_, forbidden)| *forbidden) {
-                match self.delete.delete(self.family, entry) {
+            for ((family, entry), _) in names.iter().zip(verdicts).filter(|(_, forbidden)| *forbidden) {
+                match self.delete.delete(*family, entry) {
                     Ok(Deleted::Gone) => self.cut += 1,
                     Ok(Deleted::Ended) => {}
                     Ok(Deleted::Busy) => listed.swept.stuck += 1,

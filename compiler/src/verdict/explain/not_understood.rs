@@ -90,7 +90,16 @@ impl Question {
         let admitted = Admitted::of_ports(&rule.ports, direction, &group.key.resolution);
         let understood_ports = denied.difference(&admitted.traffic_to(seen.ports)).is_none();
         let part = finding.path.strip_prefix(&rule.path).unwrap_or_default().trim_start_matches('.');
+        let place = || part.split(['[', ']']).nth(1).and_then(|place| place.parse::<usize>().ok());
         if part.starts_with("ports[") {
+            // A number in quotes is a name, which was understood as one.
+            let item = match &rule.ports {
+                Ports::Everything => None,
+                Ports::AnyOf(ports) => ports.get(place()?),
+            };
+            if item != Some(&PortMatch::Nothing) {
+                return None;
+            }
             return match (understood_ports, understood_peers, open_peers) {
                 (false, true, _) => Some(Likely::Certainly),
                 (false, false, true) => Some(Likely::WithAnother),

@@ -18,34 +18,44 @@ pub(super) fn is_slip_of(requirement: &Requirement, has: &str) -> bool {
 
 /// Whether two values are one but for case and for signs between words: `frontEnd` and `front-end`.
 pub(super) fn is_same_word(one: &str, other: &str) -> bool {
-    let letters = |text: &str| -> String {
-        text.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect()
-    };
-    letters(one) == letters(other)
+    letters(one).eq(letters(other))
 }
 
-/// Whether few letters differ. Values that differ by numbers, such as `web-1` and `web-2`, mean
-/// different things.
+/// The letters and digits of a value in lower case.
+fn letters(text: &str) -> impl Iterator<Item = char> {
+    text.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase())
+}
+
+/// Whether few letters differ, but not both the first and the last. Values that differ by numbers,
+/// such as `web-1` and `web-2`, mean different things. Thousands of values are compared for one
+/// answer, so what is cheap to see comes first.
 pub(super) fn is_close(one: &str, other: &str) -> bool {
-    let digits = |text: &str| text.chars().any(|c| c.is_ascii_digit());
-    let without = |text: &str| -> String { text.chars().filter(|c| !c.is_ascii_digit()).collect() };
-    if one == other || (digits(one) && digits(other) && without(one) == without(other)) {
+    // Labels have at most 63 bytes.
+    let (short, long) = (one.len().min(other.len()), one.len().max(other.len()));
+    let first = |text: &str| text.chars().next();
+    let last = |text: &str| text.chars().next_back();
+    let is_unlike = long - short > 2 || long > 63 || (first(one) != first(other) && last(one) != last(other));
+    if one == other || is_unlike || differ_by_numbers(one, other) {
         return false;
     }
-    let (one, other): (Vec<char>, Vec<char>) = (one.chars().collect(), other.chars().collect());
-    // Labels have at most 63.
-    let (short, long) = (one.len().min(other.len()), one.len().max(other.len()));
     match short {
         0 | 1 => false,
         // Of words this short, one is the other with a letter more.
-        2 | 3 => long == short + 1 && (one.starts_with(&other) || other.starts_with(&one)),
-        4 => long <= 5 && distance(&one, &other) <= 1,
-        _ => long <= 63 && long - short <= 2 && distance(&one, &other) <= 2,
+        2 | 3 => long == short + 1 && (one.starts_with(other) || other.starts_with(one)),
+        4 => long <= 5 && distance(one, other) <= 1,
+        _ => distance(one, other) <= 2,
     }
 }
 
+fn differ_by_numbers(one: &str, other: &str) -> bool {
+    let has_digit = |text: &str| text.bytes().any(|byte| byte.is_ascii_digit());
+    let without = |c: &char| !c.is_ascii_digit();
+    has_digit(one) && has_digit(other) && one.chars().filter(without).eq(other.chars().filter(without))
+}
+
 /// How many letters have to be added, removed or replaced.
-fn distance(one: &[char], other: &[char]) -> usize {
+fn distance(one: &str, other: &str) -> usize {
+    let (one, other): (Vec<char>, Vec<char>) = (one.chars().collect(), other.chars().collect());
     let mut row: Vec<usize> = (0..=other.len()).collect();
     for (i, x) in one.iter().enumerate() {
         let mut diagonal = std::mem::replace(&mut row[0], i + 1);

@@ -1,0 +1,106 @@
+//! One sandbox, the object of its pod, and what is saved of all sandboxes.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use npc_cni::protocol::{Add, HostInterface};
+use npc_compiler::engine::PodKey;
+use npc_compiler::object::Pod;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+/// One sandbox.
+#[derive(Debug)]
+pub(super) struct Sandbox {
+    /// Its place in the order of ADDs, because of two that have one address the later has it.
+    pub(super) order: u64,
+    pub(super) add: Add,
+    /// The key of its pod's object, if that object has the UID of the ADD.
+    key: Option<PodKey>,
+    /// What is saved of it, which is made once: with each ADD all are saved.
+    pub(super) text: Option<Box<RawValue>>,
+}
+
+impl Sandbox {
+    pub(super) fn new(order: u64, add: Add) -> Self {
+        let key = add.uid.as_ref().map(|uid| PodKey::from_parts(uid, &add.namespace, &add.name));
+        // Names, numbers and addresses: there is nothing that cannot be JSON.
+        let text = serde_json::value::to_raw_value(&add).ok();
+        Self { order, add, key, text }
+    }
+
+    /// The object of its pod.
+    pub(super) fn object<'a>(&self, pods: &'a BTreeMap<PodKey, Pod>) -> Option<&'a Pod> {
+        object_of(pods, self.key.as_ref(), &self.add)
+    }
+}
+
+/// What outlives an agent: all that CNI reported and no object has.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Saved {
+    /// The sandboxes, in the order of their ADDs.
+    pub sandboxes: Vec<Add>,
+    /// Addresses without a sandbox whose interface may still be there.
+    pub released: Vec<(IpAddr, HostInterface)>,
+    /// Addresses without a sandbox that stay isolated for a while. Older agents know none.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub held: BTreeSet<IpAddr>,
+    /// The addresses that CNI reported for each pod once. Pods are known by UID; by
+    /// namespace and name where files have none.
+    pub reported_addresses: BTreeMap<String, BTreeSet<IpAddr>>,
+    /// The pods that CNI reported once, in files of older agents, which saved no addresses
+    /// of theirs.
+    #[serde(skip_serializing)]
+    pub reported: BTreeSet<String>,
+}
+
+/// The same, of sandboxes whose text is made.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ToSave<'a> {
+    pub(super) sandboxes: Vec<&'a RawValue>,
+    pub(super) released: Vec<(&'a IpAddr, &'a HostInterface)>,
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub(super) held: BTreeSet<&'a IpAddr>,
+    pub(super) reported_addresses: &'a BTreeMap<String, BTreeSet<IpAddr>>,
+}
+
+/// CNI has reported the addresses of a sandbox, so they are its pod's and no other's.
+pub(super) fn report(
+    reported: &mut BTreeMap<String, BTreeSet<IpAddr>>,
+    pods: &BTreeMap<PodKey, Pod>,
+    sandbox: &Sandbox,
+) {
+    let Some(pod) = sandbox.object(pods).map(mark) else { return };
+    match reported.get_mut(&*pod) {
+        Some(addresses) => addresses.extend(&sandbox.add.addresses),
+        None => drop(reported.insert(pod.into_owned(), sandbox.add.addresses.iter().copied().collect())),
+    }
+}
+
+/// The object of the pod that an ADD is about. A UID distinguishes a pod from its
+/// successor under the same name. A runtime that gives none means the pod of this name that is
+/// not terminating, if there is one. `key` is that of the pod with the ADD's UID.
+pub(super) fn object_of<'a>(pods: &'a BTreeMap<PodKey, Pod>, key: Option<&PodKey>, add: &Add) -> Option<&'a Pod> {
+    let has_name = |pod: &&Pod| pod.namespace == add.namespace && pod.name == add.name;
+    // There are as many objects as sandboxes, and most are found so.
+    if let Some(pod) = key.and_then(|key| pods.get(key)).filter(has_name) {
+        return Some(pod);
+    }
+    let named = || pods.values().filter(has_name);
+    match &add.uid {
+        Some(uid) => {
+            // Objects from files may have none.
+            let is_meant = |pod: &&Pod| pod.uid == *uid || pod.uid.is_empty() || pod.config_hash.as_ref() == Some(uid);
+            named().find(is_meant)
+        }
+        None => named().find(|pod| !pod.terminating).or_else(|| named().next()),
+    }
+}
+
+/// What a pod is remembered by. No UID has a slash.
+pub(super) fn mark(pod: &Pod) -> Cow<'_, str> {
+    if pod.uid.is_empty() { format!("{}/{}", pod.namespace, pod.name).into() } else { (&*pod.uid).into() }
+}
