@@ -68,7 +68,7 @@ impl Builder {
             through: None,
             api_server: None,
             agent_folder: None,
-            patience: Duration::from_secs(30),
+            patience: Duration::from_secs(90),
         }
     }
 
@@ -152,7 +152,7 @@ impl Builder {
         self
     }
 
-    /// How long an agent may take to apply a change; 30 seconds by default.
+    /// How long an agent may take to apply a change; 90 seconds by default, for a busy machine.
     #[must_use]
     pub fn patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
