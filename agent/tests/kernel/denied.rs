@@ -17,7 +17,7 @@ use npc_compiler::ruleset::layout::{self, Options};
 use npc_compiler::ruleset::node::{ChainName, FamilyRuleset, Rule};
 
 use super::enforce::{Told, enforcer, groups};
-use super::namespace::{Namespace, leave_file_system, output, run};
+use super::namespace::{Namespace, output, run, with_own_lock};
 use super::{dump, on_both_backends};
 
 on_both_backends!(
@@ -116,17 +116,12 @@ fn what_is_not_there_is_not_counted_and_the_rest_is(backend: Backend) {
 }
 
 fn counts_are_read_while_another_program_holds_the_lock(backend: Backend) {
-    // In a thread of its own, because it leaves the file system of the others.
-    let test = move || {
-        let _namespace = Namespace::enter();
-        leave_file_system();
-        run("mount", &["-t", "tmpfs", "tmpfs", "/run"]);
+    with_own_lock(move || {
         enforcer(backend).pass(&groups(1)).unwrap();
         let lock = File::create("/run/xtables.lock").unwrap();
         lock.lock().unwrap();
         assert_eq!(read(&counters(backend)).len(), 6);
-    };
-    std::thread::spawn(test).join().unwrap();
+    });
 }
 
 /// How many chains a packet is led through from this one on, itself included.
@@ -136,7 +131,10 @@ fn depth(program: &FamilyRuleset, chain: &ChainName) -> usize {
 }
 
 fn the_deepest_tree_loads(backend: Backend) {
-    let _namespace = Namespace::enter();
+    with_own_lock(move || load_the_deepest_tree(backend));
+}
+
+fn load_the_deepest_tree(backend: Backend) {
     // So many that in some place the tree has all nine levels, with a list of
     // groups that agree in all nine bits below. One of the groups is several that
     // decide together, which is a level more; and each has a rule without ports, so
