@@ -40,7 +40,7 @@ impl<'a> Model<'a> {
     /// # Errors
     /// Why it does not program the policy.
     pub fn translation(&self, policy: PolicyId) -> Result<&Translation, &Refusal> {
-        self.translations[policy.0 as usize].as_ref()
+        self.translations[self.cluster.as_written(policy).0 as usize].as_ref()
     }
 
     /// Those of the policies that it programs and that isolate in a direction.

@@ -89,7 +89,8 @@ struct TypeMeta {
 /// not have, how it replaces its pods, and that an object has no name of its own.
 fn needed(kind: DocumentKind, mut node: Node) -> Node {
     let has = |key| node.get("metadata").and_then(|of| of.get(key)?.text()).is_some_and(|text| !text.is_empty());
-    let (is_workload, is_unnamed) = (kind == DocumentKind::Workload, !has("name") && has("generateName"));
+    let is_workload = matches!(kind, DocumentKind::Workload | DocumentKind::CronJob);
+    let is_unnamed = !has("name") && has("generateName");
     let Value::Map(entries) = &mut node.value else { return Node { span: node.span, value: Value::Map(Vec::new()) } };
     let kept = |field: &str, key: &str| match (field, key) {
         ("metadata", "labels") | ("spec", "paused" | "updateStrategy") => is_workload,

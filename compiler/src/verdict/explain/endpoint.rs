@@ -151,7 +151,7 @@ fn of_pods(cluster: &Cluster, groups: &Groups, pods: &[PodId]) -> EndpointExplan
         let mut isolated_by = BTreeMap::new();
         for group in pods.iter().filter_map(|pod| groups.of(*pod, direction)) {
             for policy in &groups.get(group).key.policies {
-                *isolated_by.entry(*policy).or_default() += 1;
+                *isolated_by.entry(cluster.as_written(*policy)).or_default() += 1;
             }
         }
         let ends = pods.iter().map(|pod| End::Pod(*pod));

@@ -3,6 +3,7 @@
 use npc_compiler::verdict::explain::Code;
 use npc_compiler::verdict::fix::NoFix;
 
+use super::object_name;
 use crate::command::words::shorten;
 
 /// So many ports are named.
@@ -46,6 +47,16 @@ pub(super) fn why_not(reason: &NoFix) -> String {
                 "no fix in a policy: targetPort of port {port} of {namespace}/svc/{name} is {target}, its pods declare \
                  {declared}, which policies admit; correct the targetPort, or, if the containers listen on {target} \
                  without declaring it, ask about port {target} of the pods"
+            )
+        }
+        NoFix::LabelOnWorkload { object, labels } => {
+            let labels: Vec<String> = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+            format!(
+                "no fix in a policy: {} has {} itself, and its template, which cannot change, has not; create the {} \
+                 anew, with the label in spec.template.metadata.labels too",
+                object_name(object),
+                labels.join(", "),
+                object.kind
             )
         }
         NoFix::Service(Code::ServicePortUnknown) => {
