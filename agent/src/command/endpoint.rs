@@ -9,7 +9,7 @@ use npc_compiler::verdict::explain::{Port, Target};
 
 /// An endpoint as it was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Written {
+pub(super) struct EndpointText {
     text: String,
     what: What,
     pub(super) port: Option<Port>,
@@ -26,7 +26,7 @@ pub(super) struct Resolved<'a> {
     pub(super) port: Option<Port>,
 }
 
-impl std::str::FromStr for Written {
+impl std::str::FromStr for EndpointText {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -40,7 +40,7 @@ pub(super) fn port(text: &str) -> Result<Port, String> {
     endpoint::read_port(text)
 }
 
-impl Written {
+impl EndpointText {
     /// The namespace, if it was said, and the name of a policy that is asked about.
     pub(super) fn policy(&self) -> Option<(Option<&str>, &str)> {
         match &self.what {

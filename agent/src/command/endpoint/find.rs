@@ -8,7 +8,7 @@ use npc_compiler::cluster::PodId;
 use npc_compiler::object::Service;
 use npc_compiler::verdict::explain::Target;
 
-use super::{Resolved, What, Written, short_kind};
+use super::{EndpointText, Resolved, What, short_kind};
 use crate::command::input::{Input, missing_rights};
 use crate::command::words::policies_and_pods;
 use crate::command::{Exit, Stop};
@@ -48,7 +48,7 @@ impl Found<'_> {
     }
 }
 
-impl Written {
+impl EndpointText {
     /// What it stands for in the input.
     pub(in crate::command) fn resolve<'a>(
         &self,

@@ -43,7 +43,7 @@ impl AgentAnswer {
                 },
                 options: status.options.map(Into::into),
                 // Without an agent, what it kept for pods that may come back is too much.
-                retained: status.lingering.into_iter().map(Into::into).collect(),
+                retained: status.retained.into_iter().map(Into::into).collect(),
             },
         }
     }
@@ -126,6 +126,7 @@ mod tests {
                 set_members: Default::default(),
                 lacks: MissingMatches::default(),
                 seed: is(1).then(|| Seed::from_bytes([1; 32])),
+                ..Options::default()
             };
             let held = KernelState::from(&layout::ruleset(&cluster, "node-1", &chosen));
             let count = Cell::new(0);

@@ -34,7 +34,7 @@ mod lock;
 mod native;
 mod reading;
 
-pub use error::{Error, Place};
+pub use error::{Error, RefusedLine};
 pub use filter_table::{Hook, Jump};
 pub use listing::Listing;
 pub(super) use listing::fuzz as fuzz_listing;
@@ -44,8 +44,8 @@ pub(crate) use lock::process_with_lock;
 pub use native::ForeignForward;
 pub(super) use native::fuzz as fuzz_native;
 
-pub(super) use native::{Chain as NativeChain, Native, Rule as NativeRule};
 pub(super) use filter_table::Overview;
+pub(super) use native::{Chain as NativeChain, Native, Rule as NativeRule};
 pub(super) use reading::native_residents;
 
 /// How long a command waits for the xtables lock before it gives up.

@@ -10,7 +10,7 @@ use super::slim;
 
 /// What happens to the objects of a kind.
 #[derive(Debug)]
-pub(super) enum Event<T> {
+pub(super) enum ObjectEvent<T> {
     /// The API server answers again.
     Answered,
     /// A list begins.

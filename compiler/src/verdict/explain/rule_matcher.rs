@@ -17,8 +17,8 @@ use crate::policy::{Direction, IpBlock, Namespaces, Peer, Peers, PodPeer, Policy
 use crate::verdict::flow::End;
 
 use super::code::Code;
+use super::conjunct::{Conjunct, OTHER_TRAFFIC, Of, Part};
 use super::mark::Mark;
-use super::near::{Conjunct, OTHER_TRAFFIC, Of, Part};
 use super::party::Party;
 use super::question::Question;
 
