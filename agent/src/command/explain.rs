@@ -20,7 +20,7 @@ use clap_complete::engine::ArgValueCompleter;
 use npc_compiler::cluster::group::Groups;
 use npc_compiler::verdict::explain::{FlowExplanation, Unanswerable, Verdict, explain, explain_endpoint};
 
-use super::endpoint::{Resolved, Written, short_kind};
+use super::endpoint::{Resolved, Written, of_same_name, short_kind};
 use super::input::{self, Input};
 use super::{Exit, Stop, completion, output};
 use crate::command::output::Format;
@@ -90,7 +90,10 @@ struct Said<'a> {
 
 /// Explains.
 pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
-    let input = args.input.read()?;
+    let mut input = args.input.read()?;
+    let note = args.to.as_ref().and_then(|to| to.resolve(&input, &input.namespace).ok());
+    let note = note.and_then(|to| of_same_name(&input, &to));
+    input.warnings.extend(note);
     let cluster = &input.cluster;
     let groups = Groups::of_cluster(cluster);
     let context = Context { input: &input, places: place::Places::new(&input) };

@@ -10,7 +10,9 @@ use super::warning::shown;
 
 /// Whether a flow asks for names.
 pub(super) fn is_dns(flow: &Flow) -> bool {
-    matches!(flow.traffic.single(), Some((Protocol::Udp | Protocol::Tcp, 53, 53)))
+    let Some((Protocol::Udp | Protocol::Tcp, first, last)) = flow.traffic.single() else { return false };
+    // A DNS server may listen on another port than its Service has.
+    (first, last) == (53, 53) || flow.via.as_ref().is_some_and(|via| via.port == Some(53))
 }
 
 /// What it breaks that the flow is denied, if it asks for names.

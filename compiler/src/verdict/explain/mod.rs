@@ -18,11 +18,13 @@
 //! the words are the command's.
 
 mod answer;
+mod at_node;
 mod beside;
 mod code;
 mod decision;
 mod endpoint;
 mod ends;
+mod entry;
 mod judged_pairs;
 mod mark;
 mod name;

@@ -241,6 +241,10 @@ impl RuleMatcher<'_> {
                     add(field, Part::Number, want, range(low, high), code);
                 }
             }
+            // ICMP alone has no port.
+            None if self.denied.difference(&Traffic::icmp()).is_none() => {
+                add("protocol", Part::Protocol, protocol.to_string(), "ICMP".to_owned(), Code::PortProtocol);
+            }
             None if !self.denied.difference(&Traffic::ports(protocol, first, last)).is_none() => {
                 add(
                     "port",
