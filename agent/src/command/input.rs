@@ -171,7 +171,9 @@ impl Args {
             loaded.objects.forget_computed_slices();
         }
         loaded.objects.declare_slice_pods();
-        let cluster = Cluster::new(&loaded.objects).with_unread(loaded.unread.clone());
+        let cluster = Cluster::new(&loaded.objects)
+            .with_unread(loaded.unread.clone())
+            .with_pod_makers(unjudged::pod_makers(&loaded.skipped));
         let mut warnings = unjudged::warnings(&loaded.skipped);
         warnings.extend(report::rights(&loaded.unread));
         Ok(Input { loaded, cluster, namespace, warnings, source, listed })
