@@ -14,7 +14,7 @@ use proptest::test_runner::{Config, TestRunner};
 use crate::cluster::Cluster;
 use crate::object::{Family, Objects};
 use crate::plan::{KernelState, Plan, Step};
-use crate::ruleset::layout::{self, MissingMatches, Options, SelfMatch};
+use crate::ruleset::layout::{self, MissingMatches, Options, SelfMatch, SetMembers};
 use crate::ruleset::seed::Seed;
 use crate::ruleset::text;
 use crate::sample::{self, pod, policy};
@@ -141,6 +141,7 @@ fn rules_are_read_as_they_were_written() {
                     allow_tunnels,
                     log_denied,
                     anti_spoof,
+                    set_members: SetMembers::default(),
                     seed: is_keyed.then(|| Seed::from_bytes([1; 32])),
                     ..Options::default()
                 };
