@@ -22,7 +22,7 @@ mod watches;
 
 pub use cni::Cni;
 pub use cni_installer::CniInstaller;
-pub use conntrack::{Change, Conntrack, Last};
+pub use conntrack::{Conntrack, Last, TableChange};
 pub use labels::{DriftKind, Kind};
 use labels::{OfFamily, OfKind, OfStage, OfWhat, family_name};
 pub use packets::Packets;

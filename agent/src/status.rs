@@ -106,7 +106,8 @@ pub struct AgentStatus {
     #[serde(default)]
     pub options: Option<RuleOptions>,
     /// Groups that are kept in the kernel for pods that may come back.
-    pub lingering: Vec<RetainedGroupStatus>,
+    #[serde(rename = "lingering")]
+    pub retained: Vec<RetainedGroupStatus>,
     /// Bridges behind which pods of this node reach each other past iptables,
     /// sorted.
     #[serde(default)]
@@ -336,7 +337,7 @@ impl AgentStatus {
             contested: Vec::new(),
             bridge: Bridge::default(),
             options: None,
-            lingering: Vec::new(),
+            retained: Vec::new(),
             unfiltered_bridges: Vec::new(),
             held_removals: Vec::new(),
             unreadable: Vec::new(),

@@ -241,8 +241,9 @@ impl<'a> Question<'a> {
                             Direction::Egress => verdict(pod, other).egress,
                         };
                         let seen = about.iter().filter(|set| is_in(&set.traffic, payload)).map(|set| set.verdict);
-                        let seen: Vec<pairs::Verdict> = seen.collect();
-                        let expected = if expected { pairs::Verdict::Allowed } else { pairs::Verdict::Denied };
+                        let seen: Vec<pairs::PairSetVerdict> = seen.collect();
+                        let expected =
+                            if expected { pairs::PairSetVerdict::Allowed } else { pairs::PairSetVerdict::Denied };
                         if seen != [expected] {
                             let flow = format!("{direction:?} {name} with {other_name} {family} {payload:?}");
                             found.push(format!("pair sets: {flow}: {expected:?} expected, {seen:?} seen"));

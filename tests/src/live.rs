@@ -34,7 +34,7 @@ use npc_compiler::object::{Family, Objects, Protocol};
 use npc_compiler::plan::KernelState;
 use npc_compiler::plan::conntrack::FlowKey;
 
-use crate::lab::{Builder, Doing as _, Kind, Lab, Result};
+use crate::lab::{Builder, Demand, Doing as _, Kind, Lab, Result, Share};
 
 pub use edits::{ADMITTED, Edit, Editor, PORTS};
 pub use flow::{Flow, Flows, UNNAMED_PORT, Verdicts};
@@ -69,6 +69,8 @@ impl Live {
     pub fn start(builder: Builder, load: Load, seed: u64) -> Result<Self> {
         let has_server = builder.has_api_server();
         let builder = if has_server { builder } else { builder.change(|objects| progress::marked(objects, 0)) };
+        // The traffic never ends, and what comes late counts as lost. The lab keeps this.
+        let _share = Share::wait(Demand::Busy);
         let lab = builder.start()?;
         lab.forget_flows_soon()?;
         let flows = Arc::new(Flows::between(lab.places(), &PORTS));
@@ -314,7 +316,7 @@ impl Live {
     ///
     /// # Errors
     /// What he fails with.
-    pub fn meddle(
+    pub fn interfere(
         &mut self,
         node: &str,
         made: &KernelState,

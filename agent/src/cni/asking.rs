@@ -71,7 +71,7 @@ pub(super) enum Needs {
 }
 
 /// A list that was requested.
-pub(super) struct Listed {
+pub(super) struct ListedPolicies {
     /// The namespace.
     pub(super) namespace: String,
     /// Which of the namespace's lists it is.
@@ -88,7 +88,7 @@ pub(super) struct Asking {
     running: BTreeMap<String, Running>,
     /// The last list of each namespace that came: the moment of the request, and the time.
     came: BTreeMap<String, (u64, Instant)>,
-    answers: FuturesUnordered<JoinHandle<Listed>>,
+    answers: FuturesUnordered<JoinHandle<ListedPolicies>>,
 }
 
 impl Asking {
@@ -132,12 +132,12 @@ impl Asking {
                 Ok(Err(_)) => Err("the request for them panicked, which is a fault of npc".to_owned()),
                 Err(_) => Err(format!("no answer within {PATIENCE:?}")),
             };
-            Listed { namespace, turn, since, policies }
+            ListedPolicies { namespace, turn, since, policies }
         }));
     }
 
     /// The next list that has come. Never, while none runs.
-    pub(super) async fn next(&mut self) -> Listed {
+    pub(super) async fn next(&mut self) -> ListedPolicies {
         loop {
             match self.answers.next().await {
                 Some(Ok(listed)) => return listed,

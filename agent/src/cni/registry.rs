@@ -15,14 +15,14 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{self, Instant, MissedTickBehavior};
 use tracing::{error, info, warn};
 
-use super::asking::{AskPolicies, Asking, Listed, Needs};
+use super::asking::{AskPolicies, Asking, ListedPolicies, Needs};
 use super::netns::SeenNetns;
 use super::pending::{Awaits, Pending, late};
 use super::policies::Policies;
 use super::sandbox::Saved;
 use super::sandboxes::Sandboxes;
 use super::saved::StateFile;
-use super::server::{self, Asked};
+use super::server::{self, PendingRequest};
 use crate::causes::with_causes;
 use crate::dataplane::links;
 use crate::enforce::{Event, Waiter};
@@ -113,7 +113,7 @@ impl<T> From<mpsc::error::SendError<T>> for Ended {
 }
 
 impl Registry {
-    async fn run(mut self, mut events: mpsc::Receiver<Event>, mut requests: mpsc::Receiver<Asked>) {
+    async fn run(mut self, mut events: mpsc::Receiver<Event>, mut requests: mpsc::Receiver<PendingRequest>) {
         let mut asked = Vec::new();
         let mut round = time::interval(ROUND);
         round.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -171,7 +171,7 @@ impl Registry {
     }
 
     /// Takes requests in, in their order. ADDs in a row are one change.
-    async fn requests(&mut self, requests: &mut Vec<Asked>) -> Result<(), Ended> {
+    async fn requests(&mut self, requests: &mut Vec<PendingRequest>) -> Result<(), Ended> {
         let mut has_added = false;
         for asked in requests.drain(..) {
             let is_add = matches!(asked.command, Command::Add(_));
@@ -184,7 +184,7 @@ impl Registry {
     }
 
     /// Takes a request in. An ADD goes on with [`Registry::advance`].
-    async fn request(&mut self, Asked { command, answer }: Asked) -> Result<(), Ended> {
+    async fn request(&mut self, PendingRequest { command, answer }: PendingRequest) -> Result<(), Ended> {
         match command {
             Command::Add(add) => {
                 let since = Instant::now();
@@ -305,7 +305,10 @@ impl Registry {
     }
 
     /// Policies were listed; those that waited for them go on.
-    async fn listed(&mut self, Listed { namespace, turn, since, policies }: Listed) -> Result<(), Ended> {
+    async fn listed(
+        &mut self,
+        ListedPolicies { namespace, turn, since, policies }: ListedPolicies,
+    ) -> Result<(), Ended> {
         let has_come = policies.is_ok();
         let events = match policies {
             Ok(policies) => self.policies.listed(&namespace, since, policies),

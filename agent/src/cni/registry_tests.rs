@@ -22,7 +22,7 @@ type List = (String, oneshot::Sender<Result<Vec<NetworkPolicy>, String>>);
 /// socket.
 struct World {
     source: mpsc::Sender<Event>,
-    plugin: mpsc::Sender<Asked>,
+    plugin: mpsc::Sender<PendingRequest>,
     agent: mpsc::Receiver<Event>,
     /// Lists of policies that were asked for and are not answered yet.
     lists: Arc<Mutex<Vec<List>>>,
@@ -82,7 +82,7 @@ impl World {
 
     async fn ask(&self, command: Command) -> oneshot::Receiver<Answer> {
         let (answer, answered) = oneshot::channel();
-        self.plugin.send(Asked { command, answer }).await.unwrap();
+        self.plugin.send(PendingRequest { command, answer }).await.unwrap();
         answered
     }
 

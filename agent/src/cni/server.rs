@@ -38,7 +38,7 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 /// A request, and where its answer goes.
 #[derive(Debug)]
-pub(super) struct Asked {
+pub(super) struct PendingRequest {
     pub(super) command: Command,
     pub(super) answer: oneshot::Sender<Answer>,
 }
@@ -88,7 +88,7 @@ fn other_file(folder: &Path, socket: &Path) -> io::Result<Option<OsString>> {
 
 /// Accepts connections for as long as `requests` are taken. If too many send no request, a new
 /// one takes the place of the oldest of these.
-pub(super) async fn serve(listener: UnixListener, requests: mpsc::Sender<Asked>) {
+pub(super) async fn serve(listener: UnixListener, requests: mpsc::Sender<PendingRequest>) {
     let waiting = Arc::new(Semaphore::new(WAITING));
     let mut reading: VecDeque<AbortHandle> = VecDeque::new();
     while !requests.is_closed() {
@@ -122,7 +122,11 @@ fn ended_early(error: &io::Error) {
 }
 
 /// Receives one request. It waits for its answer in a task of its own.
-async fn receive(mut stream: UnixStream, requests: mpsc::Sender<Asked>, waiting: &Arc<Semaphore>) -> io::Result<()> {
+async fn receive(
+    mut stream: UnixStream,
+    requests: mpsc::Sender<PendingRequest>,
+    waiting: &Arc<Semaphore>,
+) -> io::Result<()> {
     // As this user namespace sees it.
     let uid = stream.peer_cred()?.uid();
     if uid != 0 {
@@ -159,10 +163,10 @@ async fn receive(mut stream: UnixStream, requests: mpsc::Sender<Asked>, waiting:
 }
 
 /// Passes a request on, and answers it.
-async fn reply(mut stream: UnixStream, command: Command, requests: mpsc::Sender<Asked>) -> io::Result<()> {
+async fn reply(mut stream: UnixStream, command: Command, requests: mpsc::Sender<PendingRequest>) -> io::Result<()> {
     let (reply, answered) = oneshot::channel();
     let gone = || io::Error::from(io::ErrorKind::BrokenPipe);
-    requests.send(Asked { command, answer: reply }).await.map_err(|_| gone())?;
+    requests.send(PendingRequest { command, answer: reply }).await.map_err(|_| gone())?;
     let mut more = [0];
     let reply = tokio::select! {
         reply = answered => reply.map_err(|_| gone())?,

@@ -4,14 +4,14 @@ mod find;
 
 use std::net::IpAddr;
 
-pub(super) use find::{names, no_namespace};
+pub(super) use find::{names, no_namespace, of_same_name};
 pub(super) use npc_agent::endpoint::short_kind;
 use npc_agent::endpoint::{self, What};
 use npc_compiler::verdict::explain::{Port, Target};
 
 /// An endpoint as it was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Written {
+pub(super) struct EndpointText {
     text: String,
     what: What,
     pub(super) port: Option<Port>,
@@ -28,7 +28,7 @@ pub(super) struct Resolved<'a> {
     pub(super) port: Option<Port>,
 }
 
-impl std::str::FromStr for Written {
+impl std::str::FromStr for EndpointText {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -42,7 +42,7 @@ pub(super) fn port(text: &str) -> Result<Port, String> {
     endpoint::read_port(text)
 }
 
-impl Written {
+impl EndpointText {
     /// The address, where it is one.
     pub(super) fn address(&self) -> Option<IpAddr> {
         if let What::Address(address) = &self.what { Some(*address) } else { None }

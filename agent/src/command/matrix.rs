@@ -18,7 +18,7 @@ use npc_compiler::policy::Direction;
 use npc_compiler::verdict::explain::Port;
 use npc_compiler::verdict::matrix::{self, MOST_PAIRS, Matrix};
 
-use super::endpoint::{Written, port};
+use super::endpoint::{EndpointText, port};
 use super::input::Input;
 use super::words::{policies_and_pods, shorten};
 use super::{Exit, Stop, completion, input, output};
@@ -41,11 +41,11 @@ pub(super) struct Args {
 
     /// Show only what this endpoint may send, as for explain; may be repeated.
     #[arg(long, value_name = "ENDPOINT", add = ArgValueCompleter::new(completion::endpoints))]
-    from: Vec<Written>,
+    from: Vec<EndpointText>,
 
     /// Show only what may be sent to this endpoint; may be repeated.
     #[arg(long, value_name = "ENDPOINT", add = ArgValueCompleter::new(completion::endpoints))]
-    to: Vec<Written>,
+    to: Vec<EndpointText>,
 
     /// Show only this port, as 443, 53/udp, 8000-8100 or icmp; without a protocol, of all
     /// protocols.

@@ -10,8 +10,8 @@ use npc_compiler::cluster::group::Groups;
 
 use super::{Exit, input, nodes, output};
 use crate::command::output::Format;
-use node::State;
-use report::Report;
+use node::NodeKernel;
+use report::MigrationReport;
 
 /// List the flows whose verdict will differ from Azure NPM's.
 ///
@@ -58,16 +58,16 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
     if let Some(node) = &args.node {
         nodes::is_known(cluster, node)?;
     }
-    let node = args.node.as_deref().map(|node| State::read(node, cluster)).transpose()?;
+    let node = args.node.as_deref().map(|node| NodeKernel::read(node, cluster)).transpose()?;
     let placement = match args.azure_chain {
         Some(Jump::First) => Placement::First,
         Some(Jump::BehindKubeProxy) => Placement::BehindKubeProxy,
-        None => node.as_ref().and_then(State::placement).unwrap_or_default(),
+        None => node.as_ref().and_then(NodeKernel::placement).unwrap_or_default(),
     };
     let groups = Groups::of_cluster(cluster);
     let model = Model::new(cluster, &input.loaded.objects.policies, placement);
     let differences = differences(&model, &groups, &input.loaded.objects.services);
-    let report = Report::new(&input, placement, &differences, node.as_ref());
+    let report = MigrationReport::new(&input, placement, &differences, node.as_ref());
     match args.output {
         Format::Json => output::json(&report)?,
         Format::Text => text::write(&report, &mut output::stdout())?,

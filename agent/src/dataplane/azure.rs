@@ -61,7 +61,7 @@ impl AzureLeftovers {
 
 /// What was removed, and what could not be.
 #[derive(Debug, Default)]
-pub struct Removed {
+pub struct AzureRemoved {
     /// What is gone.
     pub remains: AzureLeftovers,
     /// What failed; everything else was done all the same.
@@ -115,8 +115,8 @@ fn is_its(chain: &str) -> bool {
 /// packet meets a part of them, and then the sets, which nothing asks any more.
 /// What another program's rule or set uses stays, empty, and is answered.
 #[must_use]
-pub fn remove(remains: &AzureLeftovers) -> Removed {
-    let mut removed = Removed::default();
+pub fn remove(remains: &AzureLeftovers) -> AzureRemoved {
+    let mut removed = AzureRemoved::default();
     for table in &remains.tables {
         match remove_table(table) {
             Ok((gone, errors)) => {

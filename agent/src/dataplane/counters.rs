@@ -9,7 +9,7 @@ use super::iptables::{Error, Iptables};
 
 /// Why packets were dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Reason {
+pub enum DropReason {
     /// The policies of an isolated endpoint deny them in this direction.
     Denied(Direction),
     /// They are TCP segments of no known connection.
@@ -18,7 +18,7 @@ pub enum Reason {
     Spoofed,
 }
 
-impl Reason {
+impl DropReason {
     /// All of them.
     pub const ALL: [Self; 4] =
         [Self::Denied(Direction::Ingress), Self::Denied(Direction::Egress), Self::Stray, Self::Spoofed];
@@ -40,7 +40,7 @@ pub struct Count {
     /// Whose packets.
     pub family: Family,
     /// Why they were dropped.
-    pub reason: Reason,
+    pub reason: DropReason,
     /// How many, since the chain was written last.
     pub packets: u64,
 }
@@ -63,15 +63,15 @@ impl Counters {
     /// # Errors
     /// If a table cannot be read.
     pub fn read(&self) -> Result<Vec<Count>, Error> {
-        let chains = Reason::ALL.map(Reason::chain);
+        let chains = DropReason::ALL.map(DropReason::chain);
         let mut counts = Vec::new();
         for table in &self.tables {
             let packets = table.packets(&chains)?;
-            let of = |reason: Reason| {
+            let of = |reason: DropReason| {
                 let packets = *packets.get(&reason.chain())?;
                 Some(Count { family: table.family(), reason, packets })
             };
-            counts.extend(Reason::ALL.into_iter().filter_map(of));
+            counts.extend(DropReason::ALL.into_iter().filter_map(of));
         }
         Ok(counts)
     }

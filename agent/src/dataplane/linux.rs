@@ -51,7 +51,7 @@ pub struct Linux {
     auditor: Auditor,
     /// Restores of ours that are not reported yet, and their processes.
     restores: Vec<Restored>,
-    set_writes: Vec<ipset::Written>,
+    set_writes: Vec<ipset::TimedWrite>,
     ours: BTreeSet<u32>,
     /// Families to which a child says that it wrote rules, which the kernel has not
     /// confirmed.
@@ -208,7 +208,7 @@ impl Linux {
         }
         let writes: Vec<&SetWrite> = writes.iter().map(AsRef::as_ref).collect();
         let written = write_sets(&mut self.ipset, &writes);
-        self.set_writes.push(ipset::Written { took: begun.elapsed(), done: written.is_ok() });
+        self.set_writes.push(ipset::TimedWrite { took: begun.elapsed(), done: written.is_ok() });
         self.auditor.left_sets.extend(written?);
         debug!(%family, writes = writes.len(), took = ?begun.elapsed(), "wrote sets");
         Ok(())
@@ -415,7 +415,7 @@ impl Kernel for Linux {
         Ok(())
     }
 
-    fn set_bridge(&mut self, wanted: &BridgeTable) -> Result<bridge::Written, Error> {
+    fn set_bridge(&mut self, wanted: &BridgeTable) -> Result<bridge::TableWrite, Error> {
         Ok(self.bridge.set(wanted)?)
     }
 
@@ -457,7 +457,7 @@ impl Kernel for Linux {
         std::mem::take(&mut self.restores)
     }
 
-    fn take_set_writes(&mut self) -> Vec<ipset::Written> {
+    fn take_set_writes(&mut self) -> Vec<ipset::TimedWrite> {
         std::mem::take(&mut self.set_writes)
     }
 

@@ -166,9 +166,9 @@ pub trait Kernel: Send + 'static {
     ///
     /// # Errors
     /// If the kernel has no bridge family, or refuses.
-    fn set_bridge(&mut self, wanted: &bridge::BridgeTable) -> Result<bridge::Written, Error> {
+    fn set_bridge(&mut self, wanted: &bridge::BridgeTable) -> Result<bridge::TableWrite, Error> {
         let _ = wanted;
-        Ok(bridge::Written::default())
+        Ok(bridge::TableWrite::default())
     }
 
     /// What is at the other ends of these ports of bridges, as far as the kernel
@@ -192,7 +192,7 @@ pub trait Kernel: Send + 'static {
     }
 
     /// The writes to sets since this was asked last, to be counted.
-    fn take_set_writes(&mut self) -> Vec<ipset::Written> {
+    fn take_set_writes(&mut self) -> Vec<ipset::TimedWrite> {
         Vec::new()
     }
 

@@ -59,7 +59,7 @@ pub struct Network {
     /// is in another network namespace.
     pub bridge_ports: BTreeMap<String, BTreeSet<u32>>,
     /// The interfaces that can be those of pods, if the caller asked for them
-    /// ([`Follower::of_interfaces`]).
+    /// ([`NetworkFollower::of_interfaces`]).
     pub interfaces: BTreeMap<InterfaceName, Interface>,
     /// The other interfaces to which something is routed, if the caller asked.
     pub elsewhere: BTreeMap<InterfaceName, Elsewhere>,
@@ -191,7 +191,7 @@ impl Network {
 
 /// Follows the network of the namespace that it was started in.
 #[derive(Debug)]
-pub struct Follower {
+pub struct NetworkFollower {
     /// Without one the connection would end.
     _handle: Handle,
     notifications: UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, rtnetlink::sys::SocketAddr)>,
@@ -202,13 +202,13 @@ pub struct Follower {
     last: Network,
 }
 
-impl Drop for Follower {
+impl Drop for NetworkFollower {
     fn drop(&mut self) {
         self.connection.abort();
     }
 }
 
-impl Follower {
+impl NetworkFollower {
     /// Subscribes, then reads everything: what changes in between comes twice
     /// rather than never.
     ///

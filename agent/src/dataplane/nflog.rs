@@ -71,12 +71,12 @@ pub enum Received {
 
 /// Reads of the packets that the rules of its network namespace drop.
 #[derive(Debug)]
-pub struct Reader {
+pub struct PacketReader {
     socket: Socket,
     buffer: Vec<u8>,
 }
 
-impl Reader {
+impl PacketReader {
     /// Has the kernel report packets of the calling thread's network namespace.
     ///
     /// # Errors

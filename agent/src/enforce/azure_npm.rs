@@ -168,7 +168,7 @@ impl Takeover {
 
     fn remove(&mut self) {
         let Some((remains, _)) = self.seen.take() else { return };
-        let azure::Removed { remains: gone, errors } = azure::remove(&remains);
+        let azure::AzureRemoved { remains: gone, errors } = azure::remove(&remains);
         let jumps: usize = gone.tables.iter().map(|table| table.jumps.len()).sum();
         let chains: usize = gone.tables.iter().map(|table| table.chains.len()).sum();
         info!(jumps, chains, sets = gone.sets.len(), "removed what Azure NPM left in this kernel");

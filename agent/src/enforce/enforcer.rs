@@ -38,7 +38,7 @@ use crate::status::Spoofable;
 /// An empty group is retained for so long at least, and for twice as long at most. So a
 /// pod that another of its kind replaces takes no write to a rule. Longer than a pod takes
 /// to come back.
-const LINGER: Duration = Duration::from_secs(60);
+const RETAINED_FOR: Duration = Duration::from_secs(60);
 
 /// What the engine was given since the last pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -84,7 +84,7 @@ pub struct Pass {
     /// What the compiler did not understand.
     pub findings: Vec<Finding>,
     /// The empty groups that are retained.
-    pub lingering: Vec<RetainedGroup>,
+    pub retained: Vec<RetainedGroup>,
     /// What the rules depend on besides the cluster.
     pub options: layout::Options,
     /// What was written.
@@ -181,9 +181,10 @@ impl<K: Kernel> Enforcer<K> {
         // A pass that writes nothing else, because a new pod's set members that are in one plan
         // with rules wait for these. Pods of one namespace could prevent such a pass, so the wait
         // has a limit. And only when rules can be written.
-        let patience = if self.changed == Changed::Nothing { LINGER } else { 2 * LINGER };
+        let patience = if self.changed == Changed::Nothing { RETAINED_FOR } else { 2 * RETAINED_FOR };
         if self.retired.elapsed() >= patience && self.writer.can_write_rules() {
             engine.retire();
+            engine.reconsider_bound();
             self.retired = time::Instant::now();
         }
         let asked = match &self.options {
@@ -242,7 +243,7 @@ impl<K: Kernel> Enforcer<K> {
             policies: engine.policies(),
             endpoints: engine.local_endpoints(),
             findings: engine.findings().cloned().collect(),
-            lingering: engine.lingering().collect(),
+            retained: engine.retained().collect(),
             options: self.options.clone(),
             contests: engine.contests().collect(),
             writes,
@@ -331,9 +332,11 @@ impl<K: Kernel> Enforcer<K> {
         swept
     }
 
-    /// Whether empty groups have expired.
+    /// Whether empty groups have expired, or policies that are over the bound on set members are to
+    /// be chosen anew.
     pub(super) fn has_expired_groups(&self) -> bool {
-        self.retired.elapsed() >= LINGER && self.engine.lingering().next().is_some()
+        let is_any = || self.engine.retained().next().is_some() || self.engine.has_policies_over_bound();
+        self.retired.elapsed() >= RETAINED_FOR && is_any()
     }
 
     /// The engine, which knows the cluster as of the last pass.
@@ -396,7 +399,7 @@ impl<K: Kernel> Enforcer<K> {
     }
 
     /// The same of the writes to sets.
-    pub fn take_set_writes(&mut self) -> Vec<ipset::Written> {
+    pub fn take_set_writes(&mut self) -> Vec<ipset::TimedWrite> {
         self.writer.kernel.take_set_writes()
     }
 }

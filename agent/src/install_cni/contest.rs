@@ -27,7 +27,7 @@ pub(super) fn settled_after(undone: u32) -> Duration {
 
 /// What we wrote last.
 #[derive(Debug)]
-pub(super) struct Written {
+pub(super) struct OwnWrite {
     pub(super) text: String,
     /// When.
     pub(super) at: Duration,
@@ -36,7 +36,7 @@ pub(super) struct Written {
     entry: Plugin,
 }
 
-impl Written {
+impl OwnWrite {
     pub(super) fn new(text: String, at: Duration, name: &str, source: &ConfList, entry: Plugin) -> Self {
         Self { text, at, source: (name.to_owned(), source.clone()), entry }
     }

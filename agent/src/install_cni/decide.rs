@@ -16,12 +16,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::conflist::{ConfList, Record, TYPE};
-use super::contest::{Removals, UNDONE, Written, settled_after, wait_after};
-pub use super::decision::{Action, Content, Decision, Settings, View};
+use super::contest::{OwnWrite, Removals, UNDONE, settled_after, wait_after};
+pub use super::decision::{Action, Decision, FileContent, FolderView, Settings};
 use super::entries::{added, entry, is_as_wanted, record};
 use super::former::{Former, formers};
 use super::judge::{Class, classify};
-use super::report::Reason;
+use super::report::AlertReason;
 
 /// How long our file outlives its source. Programs that write a configuration anew delete
 /// the old one first.
@@ -32,11 +32,11 @@ pub const AGENT_POLL: Duration = Duration::from_secs(2);
 
 /// What is known beside the files.
 #[derive(Debug, Default)]
-pub struct State {
+pub struct Decider {
     record: Option<Record>,
     source_missing_since: Option<Duration>,
     /// What we wrote last.
-    written: Option<Written>,
+    written: Option<OwnWrite>,
     /// How often another program undid what we wrote.
     undone: u32,
     /// Files under other names that we removed.
@@ -67,15 +67,15 @@ impl Current {
     }
 }
 
-impl State {
+impl Decider {
     /// Decides.
-    pub fn decide(&mut self, settings: &Settings, view: &View) -> Decision {
+    pub fn decide(&mut self, settings: &Settings, view: &FolderView) -> Decision {
         let own = settings.file.as_str();
         let current = match view.files.get(own) {
             None => Current::Absent,
-            Some(Content::Special(what)) => Current::Special(what),
-            Some(Content::Unreadable(_)) => Current::Broken,
-            Some(Content::Bytes(bytes)) => ConfList::parse(own, bytes).map_or(Current::Broken, Current::Valid),
+            Some(FileContent::Special(what)) => Current::Special(what),
+            Some(FileContent::Unreadable(_)) => Current::Broken,
+            Some(FileContent::Bytes(bytes)) => ConfList::parse(own, bytes).map_or(Current::Broken, Current::Valid),
         };
         let mut decision = Decision {
             action: Action::Keep,
@@ -86,7 +86,7 @@ impl State {
             again: None,
         };
         if let Current::Special(what) = current {
-            decision.alert(Reason::NotAFile, own, format!("it is {what} and was left alone; remove it"));
+            decision.alert(AlertReason::NotAFile, own, format!("it is {what} and was left alone; remove it"));
             return decision;
         }
         let formers = formers(Path::new(&settings.path), view.files);
@@ -98,7 +98,7 @@ impl State {
             };
             self.forget();
             decision.alert(
-                Reason::Off,
+                AlertReason::Off,
                 own,
                 format!("{off} is there, so the plugin is not installed; remove that file to install it"),
             );
@@ -123,7 +123,7 @@ impl State {
             }
             Source::Broken(name, why) => {
                 decision.alert(
-                    Reason::SourceBroken,
+                    AlertReason::SourceBroken,
                     &name,
                     format!("{why}; the file was left alone, and {own} stays as it is"),
                 );
@@ -141,7 +141,7 @@ impl State {
                 }
                 self.forget();
                 decision.alert(
-                    Reason::NoSource,
+                    AlertReason::NoSource,
                     own,
                     "no configuration that sorts after it is there to derive it from".to_owned(),
                 );
@@ -158,7 +158,7 @@ impl State {
     }
 
     /// Ours is there, so a former one goes, if the runtime then calls our plugin still.
-    fn remove_former(&mut self, own: &str, formers: &[Former], view: &View, decision: &mut Decision) {
+    fn remove_former(&mut self, own: &str, formers: &[Former], view: &FolderView, decision: &mut Decision) {
         let Some(name) = formers.first().map(|former| former.name.as_str()) else { return };
         let mut others = view.files.iter().filter(|(name, _)| formers.iter().all(|former| former.name != **name));
         if let Some((next, content)) = others.next().filter(|(next, _)| next.as_str() < own)
@@ -168,7 +168,7 @@ impl State {
                 "it sorts before {own} and does not lead to npc-cni. An npc install-cni wrote {name}, which stays so that \
                  pods still wait for the agent; give npc's conflist a name that sorts first"
             );
-            decision.alert(Reason::Preempted, next, words);
+            decision.alert(AlertReason::Preempted, next, words);
             return;
         }
         match self.removals.again(view.now) {
@@ -176,7 +176,7 @@ impl State {
             Err(next) => {
                 decision.again = Some(decision.again.map_or(next, |again| again.min(next)));
                 decision.alert(
-                    Reason::Contested,
+                    AlertReason::Contested,
                     name,
                     "an npc install-cni wrote it under this name, and another program makes it anew each time that it \
                      is removed"
@@ -197,7 +197,7 @@ impl State {
     }
 
     /// The file to derive from.
-    fn source(&mut self, own: &str, view: &View, current: &Current, formers: &[Former]) -> Source {
+    fn source(&mut self, own: &str, view: &FolderView, current: &Current, formers: &[Former]) -> Source {
         if self.record.is_none() {
             // What an earlier installer wrote.
             let of_own = current.list().and_then(ConfList::record);
@@ -243,7 +243,7 @@ impl State {
     fn keep_derived(
         &mut self,
         settings: &Settings,
-        view: &View,
+        view: &FolderView,
         current: &Current,
         there: Option<&ConfList>,
         name: &str,
@@ -277,7 +277,7 @@ impl State {
         if is_new && !view.may_appear {
             decision.again = Some(view.now + AGENT_POLL);
             decision.alert(
-                Reason::AgentNotReady,
+                AlertReason::AgentNotReady,
                 &settings.file,
                 "absent until the agent of this node is ready (npc status) and the plugin is in place".to_owned(),
             );
@@ -288,7 +288,7 @@ impl State {
             let next = written.at + wait_after(self.undone);
             if self.undone >= UNDONE {
                 decision.alert(
-                    Reason::Contested,
+                    AlertReason::Contested,
                     &settings.file,
                     format!(
                         "another program has changed or removed it {} times against what was derived from {name}; the next \
@@ -309,13 +309,13 @@ impl State {
             self.undone = self.undone.saturating_add(1);
         }
         self.record = Some(record(name, source));
-        self.written = Some(Written::new(text.clone(), view.now, name, source, own_entry));
+        self.written = Some(OwnWrite::new(text.clone(), view.now, name, source, own_entry));
         decision.action = Action::Write { text, like: name.to_owned() };
     }
 
     /// Where the source cannot be read: our file stays if a runtime can read it. Otherwise
     /// what we wrote last is put back, or the file goes, because a runtime would stop at it.
-    fn mend(&mut self, view: &View, current: &Current, decision: &mut Decision) {
+    fn mend(&mut self, view: &FolderView, current: &Current, decision: &mut Decision) {
         if !matches!(current, Current::Broken) {
             return;
         }

@@ -4,10 +4,10 @@ use super::*;
 
 /// Whether the runtime's next ADD calls our plugin, and that does not take npc for uninstalled.
 fn is_called(node: &Node) -> bool {
-    let Some((name, Content::Bytes(bytes))) = node.files.iter().next() else { return false };
+    let Some((name, FileContent::Bytes(bytes))) = node.files.iter().next() else { return false };
     let path = |name: &str| Path::new("/etc/cni/net.d").join(name);
-    let names_itself = |(name, content): (&String, &Content)| match content {
-        Content::Bytes(bytes) => npc_cni::configuration::names_itself(&path(name), bytes),
+    let names_itself = |(name, content): (&String, &FileContent)| match content {
+        FileContent::Bytes(bytes) => npc_cni::configuration::names_itself(&path(name), bytes),
         _ => false,
     };
     ConfList::parse(name, bytes).is_ok()
@@ -33,7 +33,7 @@ fn names(node: &Node) -> Vec<String> {
 
 /// Another installer comes, with another name.
 fn rename(node: &mut Node, own: &'static str) {
-    (node.own, node.state) = (own, State::default());
+    (node.own, node.state) = (own, Decider::default());
 }
 
 #[test]
@@ -67,20 +67,20 @@ fn a_former_file_stays_while_ours_cannot_come_and_goes_with_its_source() {
     rename(&mut node, "20-npc.conflist");
     let decision = settle_without_an_open_moment(&mut node);
     assert!(decision.installed, "{decision:?}");
-    assert_eq!((names(&node), node.alerts()), (types(&[OWN, AZURE]), vec![Reason::NoSource]));
+    assert_eq!((names(&node), node.alerts()), (types(&[OWN, AZURE]), vec![AlertReason::NoSource]));
     // The same, and another file sorts after that name.
     node.put("30-last.conflist", list("last", &[json!({"type": "bridge"})]));
     rename(&mut node, "20-npc.conflist");
     let decision = settle_without_an_open_moment(&mut node);
     assert!(decision.installed, "{decision:?}");
-    assert_eq!((names(&node)[..2].to_vec(), node.alerts()), (types(&[OWN, AZURE]), vec![Reason::Preempted]));
+    assert_eq!((names(&node)[..2].to_vec(), node.alerts()), (types(&[OWN, AZURE]), vec![AlertReason::Preempted]));
     node.files.retain(|name, _| name.as_str() < "20");
     // A source that cannot be read, and one that is gone for a moment.
     rename(&mut node, "04-npc.conflist");
     node.put(AZURE, b"{".to_vec());
     let decision = settle_without_an_open_moment(&mut node);
     assert!(decision.installed, "{decision:?}");
-    assert_eq!((names(&node), node.alerts()), (types(&[OWN, AZURE]), vec![Reason::SourceBroken]));
+    assert_eq!((names(&node), node.alerts()), (types(&[OWN, AZURE]), vec![AlertReason::SourceBroken]));
     node.files.remove(AZURE);
     let decision = settle_without_an_open_moment(&mut node);
     assert_eq!((names(&node), decision.again), (types(&[OWN]), Some(node.now + GRACE)));
@@ -110,7 +110,7 @@ fn a_former_file_that_another_program_makes_again_is_met_with_ever_longer_waits(
         node.files.insert(OWN.to_owned(), former.clone());
         let decision = settle_without_an_open_moment(&mut node);
         if step == 30 {
-            assert_eq!(decision.alerts[0].reason, Reason::Contested, "{decision:?}");
+            assert_eq!(decision.alerts[0].reason, AlertReason::Contested, "{decision:?}");
             assert!(decision.again.is_some() && decision.installed);
         }
         node.wait(1);
@@ -128,7 +128,7 @@ fn a_program_that_writes_its_own_configuration_over_ours_added_nothing() {
         let mut node = Node::with_azure();
         node.put(OWN, bridge());
         if restarts {
-            node.state = State::default();
+            node.state = Decider::default();
         }
         let decision = node.settle();
         assert_eq!((node.chain(), decision.insertions), (types(&own), vec![]));
@@ -153,7 +153,7 @@ fn a_program_that_writes_its_own_configuration_over_ours_added_nothing() {
         node.put(OWN, bridge());
         node.settle();
     }
-    assert!(node.alerts().contains(&Reason::Contested), "{:?}", node.alerts());
+    assert!(node.alerts().contains(&AlertReason::Contested), "{:?}", node.alerts());
 }
 
 /// Multus's copy of our entry calls the plugin, which does nothing without our file.
@@ -168,7 +168,7 @@ fn without_our_file_the_plugin_is_not_installed_whatever_leads_to_it() {
     node.files.remove(OWN);
     let decision = node.settle();
     assert!(!decision.installed, "{decision:?}");
-    assert_eq!(node.alerts(), [Reason::AgentNotReady]);
+    assert_eq!(node.alerts(), [AlertReason::AgentNotReady]);
     // Another program removes it, until we wait.
     node.is_ready = true;
     for _ in 0..10 {
@@ -178,13 +178,13 @@ fn without_our_file_the_plugin_is_not_installed_whatever_leads_to_it() {
     node.files.remove(OWN);
     let decision = node.settle();
     assert!(!decision.installed && decision.again.is_some(), "{decision:?}");
-    assert_eq!(node.alerts(), [Reason::Contested]);
+    assert_eq!(node.alerts(), [AlertReason::Contested]);
     // The source is gone.
     node.files.remove(AZURE);
-    node.state = State::default();
+    node.state = Decider::default();
     let decision = node.settle();
     assert!(!decision.installed, "{decision:?}");
-    assert_eq!(node.alerts(), [Reason::NoSource]);
+    assert_eq!(node.alerts(), [AlertReason::NoSource]);
 }
 
 #[test]
@@ -199,7 +199,7 @@ fn a_program_that_changes_the_source_whenever_it_removes_ours_is_met_with_ever_l
             } else {
                 node.files.remove(OWN);
             }
-            has_told |= node.settle().alerts.iter().any(|alert| alert.reason == Reason::Contested);
+            has_told |= node.settle().alerts.iter().any(|alert| alert.reason == AlertReason::Contested);
             node.wait(1);
         }
         assert!(has_told && node.writes < 40, "{} writes in 4000 s, told: {has_told}", node.writes);
@@ -223,7 +223,7 @@ fn it_appears_only_with_all_plugins_in_place_and_reports_one_that_goes() {
     let decision = node.settle();
     assert!(!decision.installed && decision.alerts[0].words.contains("names portmap,"), "{decision:?}");
     assert_eq!(decision.again, Some(node.now + AGENT_POLL));
-    assert_eq!((node.alerts(), names(&node)), (vec![Reason::PluginMissing], types(&[AZURE])));
+    assert_eq!((node.alerts(), names(&node)), (vec![AlertReason::PluginMissing], types(&[AZURE])));
     node.plugins = plugins(&["azure-vnet", "portmap", TYPE]);
     let decision = node.settle();
     assert!(decision.installed && decision.alerts.is_empty(), "{decision:?}");
@@ -231,7 +231,7 @@ fn it_appears_only_with_all_plugins_in_place_and_reports_one_that_goes() {
     node.append("istio-cni");
     let decision = node.settle();
     assert!(decision.installed, "{decision:?}");
-    assert_eq!((node.alerts(), node.chain().len()), (vec![Reason::PluginMissing], 4));
+    assert_eq!((node.alerts(), node.chain().len()), (vec![AlertReason::PluginMissing], 4));
     node.put(AZURE, list("azure", &[json!({"type": "bridge"})]));
     let decision = node.settle();
     assert!(decision.alerts[0].words.contains("names bridge, istio-cni,"), "{decision:?}");

@@ -83,19 +83,19 @@ fn happen(node: &mut Node, event: &Event) {
         Event::StripOwn => node.edit(node.own, |plugins| plugins.retain(|plugin| plugin["type"] != TYPE)),
         Event::Multus(true) => {
             let next = node.files.iter().find(|(name, _)| name.as_str() > "00-multus.conf");
-            let Some((_, Content::Bytes(bytes))) = next else { return };
+            let Some((_, FileContent::Bytes(bytes))) = next else { return };
             let Ok(delegate) = serde_json::from_slice::<Value>(bytes) else { return };
             let multus = json!({"cniVersion": "1.0.0", "name": "m", "type": "multus", "delegates": [delegate]});
             node.put("00-multus.conf", multus.to_string().into_bytes());
         }
         Event::Multus(false) => drop(node.files.remove("00-multus.conf")),
-        Event::Restart => node.state = State::default(),
+        Event::Restart => node.state = Decider::default(),
         Event::Wait(seconds) => node.wait(seconds),
         Event::Ready(is_ready) => node.is_ready = is_ready,
         Event::Off(is_off) => node.off = is_off.then_some("05-npc.conflist.off"),
-        Event::LinkOwn => drop(node.files.insert(node.own.to_owned(), Content::Special("a link"))),
+        Event::LinkOwn => drop(node.files.insert(node.own.to_owned(), FileContent::Special("a link"))),
         // Another installer, which the settings give another name.
-        Event::Rename(own) => (node.own, node.state) = (own, State::default()),
+        Event::Rename(own) => (node.own, node.state) = (own, Decider::default()),
         Event::Plugins(has_all) => node.plugins = (!has_all).then(BTreeSet::new),
     }
 }
@@ -110,13 +110,13 @@ proptest! {
         let mut node = Node::with_azure();
         for event in events {
             happen(&mut node, &event);
-            let link = node.files.get(node.own) == Some(&Content::Special("a link"));
+            let link = node.files.get(node.own) == Some(&FileContent::Special("a link"));
             let decision = node.settle();
-            prop_assert_eq!(node.files.get(node.own) == Some(&Content::Special("a link")), link);
+            prop_assert_eq!(node.files.get(node.own) == Some(&FileContent::Special("a link")), link);
             if link {
                 continue;
             }
-            if let Some(Content::Bytes(bytes)) = node.files.get(node.own) {
+            if let Some(FileContent::Bytes(bytes)) = node.files.get(node.own) {
                 // A runtime never stops at our file.
                 let own = ConfList::parse(node.own, bytes).unwrap();
                 let is_first = node.files.keys().next().is_some_and(|name| name == node.own);
@@ -138,7 +138,7 @@ proptest! {
         // A link, and what no installer of ours wrote under a former name, are not ours to remove.
         let own = node.own;
         node.files.retain(|name, content| match content {
-            Content::Bytes(bytes) => {
+            FileContent::Bytes(bytes) => {
                 let is_former = npc_cni::configuration::names_itself(&Path::new("/etc/cni/net.d").join(name), bytes);
                 !NAMES.contains(&name.as_str()) || name == own || is_former
             }

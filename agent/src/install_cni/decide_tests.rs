@@ -17,8 +17,8 @@ const AZURE: &str = "10-azure.conflist";
 
 /// A folder, an installer, and a clock that stands still unless it is moved.
 struct Node {
-    files: BTreeMap<String, Content>,
-    state: State,
+    files: BTreeMap<String, FileContent>,
+    state: Decider,
     now: Duration,
     is_ready: bool,
     off: Option<&'static str>,
@@ -51,7 +51,7 @@ fn settings() -> Settings {
 
 impl Node {
     fn new() -> Self {
-        let (files, state, now) = (BTreeMap::new(), State::default(), Duration::ZERO);
+        let (files, state, now) = (BTreeMap::new(), Decider::default(), Duration::ZERO);
         Self { files, state, now, is_ready: true, off: None, plugins: None, own: OWN, writes: 0 }
     }
 
@@ -63,7 +63,7 @@ impl Node {
     }
 
     fn put(&mut self, name: &str, bytes: Vec<u8>) {
-        self.files.insert(name.to_owned(), Content::Bytes(bytes));
+        self.files.insert(name.to_owned(), FileContent::Bytes(bytes));
     }
 
     fn wait(&mut self, seconds: u64) {
@@ -72,7 +72,7 @@ impl Node {
 
     fn decide(&mut self) -> Decision {
         let (files, plugins) = (&self.files, self.plugins.as_ref());
-        let view = View { files, off: self.off, plugins, may_appear: self.is_ready, now: self.now };
+        let view = FolderView { files, off: self.off, plugins, may_appear: self.is_ready, now: self.now };
         let settings =
             Settings { file: self.own.to_owned(), path: format!("/etc/cni/net.d/{}", self.own), ..settings() };
         self.state.decide(&settings, &view)
@@ -108,7 +108,7 @@ impl Node {
 
     fn own(&self) -> Option<Value> {
         match self.files.get(self.own)? {
-            Content::Bytes(bytes) => Some(serde_json::from_slice(bytes).unwrap()),
+            FileContent::Bytes(bytes) => Some(serde_json::from_slice(bytes).unwrap()),
             other => panic!("{other:?}"),
         }
     }
@@ -121,7 +121,7 @@ impl Node {
 
     /// What another program makes of the plugins of a file.
     fn edit(&mut self, name: &str, edit: impl FnOnce(&mut Vec<Value>)) {
-        let Some(Content::Bytes(bytes)) = self.files.get(name) else { return };
+        let Some(FileContent::Bytes(bytes)) = self.files.get(name) else { return };
         let Ok(mut value) = serde_json::from_slice::<Value>(bytes) else { return };
         let Some(plugins) = value.get_mut("plugins").and_then(Value::as_array_mut) else { return };
         edit(plugins);
@@ -137,7 +137,7 @@ impl Node {
         });
     }
 
-    fn alerts(&mut self) -> Vec<Reason> {
+    fn alerts(&mut self) -> Vec<AlertReason> {
         self.decide().alerts.iter().map(|alert| alert.reason).collect()
     }
 }
@@ -184,7 +184,7 @@ fn a_source_that_is_deleted_and_made_again_within_five_seconds_changes_nothing()
     for restarts in [false, true] {
         let before = node.files.remove(AZURE).unwrap();
         if restarts {
-            node.state = State::default();
+            node.state = Decider::default();
         }
         let decision = node.settle();
         assert_eq!(decision.again, Some(node.now + GRACE));
@@ -207,7 +207,7 @@ fn a_source_that_stays_away_takes_ours_with_it() {
     node.wait(5);
     let decision = node.settle();
     assert!(node.files.is_empty() && !decision.installed);
-    assert_eq!(node.alerts(), [Reason::NoSource]);
+    assert_eq!(node.alerts(), [AlertReason::NoSource]);
     node.put(AZURE, azure());
     node.settle();
     assert_eq!(node.chain(), types(&["azure-vnet", "portmap", TYPE]));
@@ -229,7 +229,7 @@ fn a_broken_source_is_reported_and_the_last_good_state_stays() {
         node.put("99-loopback.conf", br#"{"cniVersion":"0.4.0","name":"lo","type":"loopback"}"#.to_vec());
         let decision = node.settle();
         assert!(decision.installed, "{decision:?}");
-        assert_eq!(node.alerts(), [Reason::SourceBroken]);
+        assert_eq!(node.alerts(), [AlertReason::SourceBroken]);
         node.wait(1000);
         node.settle();
         assert_eq!((node.chain(), node.writes), (types(&["azure-vnet", "portmap", TYPE]), 1));
@@ -239,7 +239,7 @@ fn a_broken_source_is_reported_and_the_last_good_state_stays() {
         assert_eq!(node.chain(), types(&["azure-vnet", "portmap", TYPE]));
         // An installer that never wrote one takes a damaged file away, so that the runtime goes on.
         node.put(OWN, b"{".to_vec());
-        node.state = State::default();
+        node.state = Decider::default();
         node.settle();
         assert!(!node.files.contains_key(OWN));
         // Without ours, nothing is derived from what comes after the broken one.
@@ -256,7 +256,7 @@ fn what_another_program_appends_stays_after_us_once() {
     assert_eq!((decision.insertions, node.writes), (types(&["istio-cni"]), 1));
     assert_eq!(node.chain(), types(&["azure-vnet", "portmap", TYPE, "istio-cni"]));
     // It stays through changes of the source and restarts.
-    node.state = State::default();
+    node.state = Decider::default();
     node.put(AZURE, list("azure", &[json!({"type": "azure-vnet"})]));
     node.settle();
     assert_eq!(node.chain(), types(&["azure-vnet", TYPE, "istio-cni"]));
@@ -275,7 +275,7 @@ fn what_another_program_appends_stays_after_us_once() {
     assert_eq!(node.chain(), types(&["azure-vnet", "istio-cni", TYPE, "linkerd-cni"]));
     // What leaves the source leaves ours, and what its owner takes out is out.
     node.put(AZURE, list("azure", &[json!({"type": "azure-vnet"})]));
-    node.state = State::default();
+    node.state = Decider::default();
     node.settle();
     assert_eq!(node.chain(), types(&["azure-vnet", TYPE, "linkerd-cni"]));
     node.edit(OWN, |plugins| plugins.retain(|plugin| plugin["type"] != "linkerd-cni"));
@@ -325,14 +325,14 @@ fn a_file_before_ours_that_lacks_us_is_an_alert_and_no_race() {
         assert!(!decision.installed);
         assert_eq!(
             (decision.alerts[0].reason, decision.alerts[0].file.as_str()),
-            (Reason::Preempted, "00-other.conflist")
+            (AlertReason::Preempted, "00-other.conflist")
         );
         node.wait(100);
     }
     // Ours is there for a program that derives its own from the next file.
     assert_eq!((node.writes, node.chain()), (1, types(&["azure-vnet", "portmap", TYPE])));
     node.put("00-other.conflist", b"{".to_vec());
-    assert_eq!(node.alerts(), [Reason::Preempted]);
+    assert_eq!(node.alerts(), [AlertReason::Preempted]);
 }
 
 /// Istio since 1.27 writes a file of its own that sorts first, derived from the next one.
@@ -341,17 +341,17 @@ fn a_first_sorting_copy_that_is_derived_from_ours_settles() {
     let mut node = Node::with_azure();
     let derive = |node: &mut Node| {
         let next = node.files.iter().find(|(name, _)| name.as_str() > "02-istio-cni.conflist").unwrap();
-        let Content::Bytes(bytes) = next.1 else { panic!() };
+        let FileContent::Bytes(bytes) = next.1 else { panic!() };
         let mut value: Value = serde_json::from_slice(bytes).unwrap();
         value["plugins"].as_array_mut().unwrap().push(json!({"type": "istio-cni"}));
         let bytes = value.to_string().into_bytes();
-        let is_new = node.files.get("02-istio-cni.conflist") != Some(&Content::Bytes(bytes.clone()));
+        let is_new = node.files.get("02-istio-cni.conflist") != Some(&FileContent::Bytes(bytes.clone()));
         node.put("02-istio-cni.conflist", bytes);
         is_new
     };
     // It was there before us.
     node.files.remove(OWN);
-    node.state = State::default();
+    node.state = Decider::default();
     derive(&mut node);
     node.settle();
     assert!(derive(&mut node));
@@ -369,7 +369,7 @@ fn a_program_that_undoes_ours_is_met_with_ever_longer_waits_and_reported() {
         node.files.remove(OWN);
         let decision = node.settle();
         if step == 30 {
-            assert!(decision.alerts.iter().any(|alert| alert.reason == Reason::Contested), "{decision:?}");
+            assert!(decision.alerts.iter().any(|alert| alert.reason == AlertReason::Contested), "{decision:?}");
             assert!(decision.again.is_some() || decision.installed);
         }
         node.wait(1);
@@ -394,7 +394,7 @@ fn it_appears_only_with_a_ready_agent_and_stays_without() {
     node.put(AZURE, azure());
     let decision = node.settle();
     assert_eq!(decision.again, Some(node.now + AGENT_POLL));
-    assert_eq!(node.alerts(), [Reason::AgentNotReady]);
+    assert_eq!(node.alerts(), [AlertReason::AgentNotReady]);
     assert!(!node.files.contains_key(OWN));
     node.is_ready = true;
     node.settle();
@@ -415,7 +415,7 @@ fn an_operator_turns_it_off_by_moving_it_aside() {
     let mut node = Node::with_azure();
     node.files.remove(OWN);
     node.off = Some("05-npc.conflist.off");
-    assert_eq!(node.settle().alerts[0].reason, Reason::Off);
+    assert_eq!(node.settle().alerts[0].reason, AlertReason::Off);
     assert!(!node.files.contains_key(OWN));
     node.put(OWN, azure());
     node.settle();
@@ -428,9 +428,9 @@ fn an_operator_turns_it_off_by_moving_it_aside() {
 #[test]
 fn a_link_in_place_of_ours_is_left_alone() {
     let mut node = Node::with_azure();
-    node.files.insert(OWN.to_owned(), Content::Special("a link"));
+    node.files.insert(OWN.to_owned(), FileContent::Special("a link"));
     let decision = node.settle();
-    assert_eq!((decision.alerts[0].reason, decision.installed), (Reason::NotAFile, false));
+    assert_eq!((decision.alerts[0].reason, decision.installed), (AlertReason::NotAFile, false));
     node.off = Some("05-npc.conflist.off");
     assert_eq!(node.settle().action, Action::Keep);
 }
@@ -440,7 +440,7 @@ fn changed_settings_are_written_without_a_contest() {
     let mut node = Node::with_azure();
     for timeout_seconds in 1..20 {
         let settings = Settings { timeout_seconds, ..settings() };
-        let view = View { files: &node.files, off: None, plugins: None, may_appear: true, now: node.now };
+        let view = FolderView { files: &node.files, off: None, plugins: None, may_appear: true, now: node.now };
         let decision = node.state.decide(&settings, &view);
         let Action::Write { text, .. } = decision.action else { panic!("{decision:?}") };
         node.put(OWN, text.into_bytes());

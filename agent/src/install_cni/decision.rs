@@ -9,7 +9,7 @@ use super::report::Alert;
 
 /// A file of the runtime's folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Content {
+pub enum FileContent {
     /// What it holds.
     Bytes(Vec<u8>),
     /// Why it cannot be read.
@@ -37,9 +37,9 @@ pub struct Settings {
 
 /// What there is.
 #[derive(Debug, Clone, Copy)]
-pub struct View<'a> {
+pub struct FolderView<'a> {
     /// The files that a runtime reads, by name.
-    pub files: &'a BTreeMap<String, Content>,
+    pub files: &'a BTreeMap<String, FileContent>,
     /// The file that an operator moved aside: nothing is installed until that one is gone.
     pub off: Option<&'a str>,
     /// The names of the plugins that a runtime finds. `None` if that is not known.

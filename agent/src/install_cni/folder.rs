@@ -12,7 +12,7 @@ use rustix::fs::{FlockOperation, OFlags, flock};
 use npc_cni::configuration::{LONGEST_FILE, MOST_FILES, names_itself};
 
 use super::conflist::{TYPE, is_read};
-use super::decision::Content;
+use super::decision::FileContent;
 
 /// What an operator adds to the name of our file to have no plugin on a node.
 const OFF: &str = ".off";
@@ -70,7 +70,7 @@ impl Folder {
     ///
     /// # Errors
     /// If the folder cannot be read, or has too many files.
-    pub fn read(&self) -> io::Result<BTreeMap<String, Content>> {
+    pub fn read(&self) -> io::Result<BTreeMap<String, FileContent>> {
         let mut files = BTreeMap::new();
         for entry in fs::read_dir(&self.path)? {
             let Ok(name) = entry?.file_name().into_string() else { continue };
@@ -88,26 +88,26 @@ impl Folder {
     }
 
     /// `None` for what a runtime passes over, and for a file that went meanwhile.
-    fn content(&self, name: &str) -> Option<Content> {
+    fn content(&self, name: &str) -> Option<FileContent> {
         let path = self.path.join(name);
         let is_own = name == self.own;
         let metadata = match fs::symlink_metadata(&path) {
             Ok(metadata) => metadata,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
-            Err(error) => return Some(Content::Unreadable(error.to_string())),
+            Err(error) => return Some(FileContent::Unreadable(error.to_string())),
         };
         if is_own && !metadata.is_file() {
-            return Some(Content::Special(what(&metadata)));
+            return Some(FileContent::Special(what(&metadata)));
         }
         match read(&path) {
-            Ok(bytes) => Some(Content::Bytes(bytes)),
+            Ok(bytes) => Some(FileContent::Bytes(bytes)),
             Err(Failed::Special("a folder")) => None,
-            Err(Failed::Special(what)) => Some(Content::Special(what)),
-            Err(Failed::Io(error)) if error.kind() == io::ErrorKind::NotFound && metadata.is_symlink() => {
-                Some(Content::Unreadable("it is a link to a file that is not there, or not in this folder".to_owned()))
-            }
+            Err(Failed::Special(what)) => Some(FileContent::Special(what)),
+            Err(Failed::Io(error)) if error.kind() == io::ErrorKind::NotFound && metadata.is_symlink() => Some(
+                FileContent::Unreadable("it is a link to a file that is not there, or not in this folder".to_owned()),
+            ),
             Err(Failed::Io(error)) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(Failed::Io(error)) => Some(Content::Unreadable(error.to_string())),
+            Err(Failed::Io(error)) => Some(FileContent::Unreadable(error.to_string())),
         }
     }
 

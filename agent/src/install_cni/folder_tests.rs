@@ -42,7 +42,7 @@ fn a_link_in_place_of_our_file_is_left_alone_with_what_it_leads_to() {
     let target = other.path().join("shadow");
     fs::write(&target, "secret").unwrap();
     symlink(&target, temp.path().join(OWN)).unwrap();
-    assert_eq!(folder.read().unwrap()[OWN], Content::Special("a link"));
+    assert_eq!(folder.read().unwrap()[OWN], FileContent::Special("a link"));
     assert!(folder.write("x", "y").unwrap_err().to_string().contains("is a link"));
     assert!(folder.remove().is_err());
     // A link in the name of what is being written is replaced, not followed.
@@ -52,7 +52,7 @@ fn a_link_in_place_of_our_file_is_left_alone_with_what_it_leads_to() {
     assert_eq!(fs::read_to_string(&target).unwrap(), "secret");
     fs::remove_file(temp.path().join(OWN)).unwrap();
     fs::create_dir(temp.path().join(OWN)).unwrap();
-    assert_eq!(folder.read().unwrap()[OWN], Content::Special("a folder"));
+    assert_eq!(folder.read().unwrap()[OWN], FileContent::Special("a folder"));
     assert!(folder.write("x", "y").is_err());
 }
 
@@ -70,14 +70,14 @@ fn only_what_a_runtime_reads_is_read_and_nothing_holds_the_reader() {
     fs::write(path("90-long.conf"), vec![b' '; 3 << 20]).unwrap();
     let files = folder.read().unwrap();
     let bytes = |name: &str| match &files[name] {
-        Content::Bytes(bytes) => bytes.clone(),
+        FileContent::Bytes(bytes) => bytes.clone(),
         other => panic!("{name}: {other:?}"),
     };
     assert_eq!(bytes("10-a.conflist"), b"10-a.conflist");
     assert_eq!(bytes("70-link.conflist"), b"10-a.conflist");
     assert_eq!(bytes("90-long.conf").len() as u64, LONGEST_FILE + 1);
-    assert_eq!(files["60-pipe.conf"], Content::Special("no regular file"));
-    assert!(matches!(files["80-lost.conflist"], Content::Unreadable(_)));
+    assert_eq!(files["60-pipe.conf"], FileContent::Special("no regular file"));
+    assert!(matches!(files["80-lost.conflist"], FileContent::Unreadable(_)));
     assert_eq!(files.len(), 7, "{files:?}");
 }
 

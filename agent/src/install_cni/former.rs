@@ -10,7 +10,7 @@ use std::path::Path;
 use npc_cni::configuration::names_itself;
 
 use super::conflist::ConfList;
-use super::decision::Content;
+use super::decision::FileContent;
 
 /// One of them.
 #[derive(Debug)]
@@ -20,11 +20,11 @@ pub(super) struct Former {
 }
 
 /// Those of a folder, by name. `own` is the path of our file there.
-pub(super) fn formers(own: &Path, files: &BTreeMap<String, Content>) -> Vec<Former> {
-    let former = |(name, content): (&String, &Content)| {
+pub(super) fn formers(own: &Path, files: &BTreeMap<String, FileContent>) -> Vec<Former> {
+    let former = |(name, content): (&String, &FileContent)| {
         let path = own.with_file_name(name);
         match content {
-            Content::Bytes(bytes) if path != own && names_itself(&path, bytes) => {
+            FileContent::Bytes(bytes) if path != own && names_itself(&path, bytes) => {
                 Some(Former { name: name.clone(), list: ConfList::parse(name, bytes).ok()? })
             }
             _ => None,

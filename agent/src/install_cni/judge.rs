@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::conflist::{ConfList, Plugin, leads_to};
-use super::decision::{Content, Decision, Settings, View};
-use super::report::{Alert, Reason};
+use super::decision::{Decision, FileContent, FolderView, Settings};
+use super::report::{Alert, AlertReason};
 
 /// What a file is to us.
 pub(super) enum Class {
@@ -16,11 +16,11 @@ pub(super) enum Class {
     Broken(String),
 }
 
-pub(super) fn classify(own: &str, name: &str, content: &Content) -> Class {
+pub(super) fn classify(own: &str, name: &str, content: &FileContent) -> Class {
     let bytes = match content {
-        Content::Bytes(bytes) => bytes,
-        Content::Unreadable(why) => return Class::Broken(why.clone()),
-        Content::Special(what) => return Class::Broken(format!("it is {what}")),
+        FileContent::Bytes(bytes) => bytes,
+        FileContent::Unreadable(why) => return Class::Broken(why.clone()),
+        FileContent::Special(what) => return Class::Broken(format!("it is {what}")),
     };
     match (ConfList::parse(name, bytes), leads_to(own, bytes)) {
         (Ok(_), Ok(true)) => Class::Ours,
@@ -30,12 +30,12 @@ pub(super) fn classify(own: &str, name: &str, content: &Content) -> Class {
 }
 
 impl Decision {
-    pub(super) fn alert(&mut self, reason: Reason, file: &str, words: String) {
+    pub(super) fn alert(&mut self, reason: AlertReason, file: &str, words: String) {
         self.alerts.push(Alert { reason, file: file.to_owned(), words });
     }
 
     /// Judges the first file by name. Answers whether it leads to our plugin.
-    pub(super) fn judge_first(&mut self, own: &str, view: &View, own_has_entry: bool) -> bool {
+    pub(super) fn judge_first(&mut self, own: &str, view: &FolderView, own_has_entry: bool) -> bool {
         let Some((name, content)) = view.files.iter().next() else { return false };
         if name == own {
             return own_has_entry;
@@ -47,14 +47,14 @@ impl Decision {
         match class {
             Class::Ours => return true,
             Class::Plain(_) => self.alert(
-                Reason::Preempted,
+                AlertReason::Preempted,
                 name,
                 format!(
                     "it sorts before {own} and does not lead to npc-cni, so pods start without waiting for the agent"
                 ),
             ),
             Class::Broken(why) => {
-                self.alert(Reason::Preempted, name, format!("it sorts before {own} and cannot be read: {why}"));
+                self.alert(AlertReason::Preempted, name, format!("it sorts before {own} and cannot be read: {why}"));
             }
         }
         false
@@ -65,7 +65,7 @@ impl Decision {
     pub(super) fn check_plugins<'a>(
         &mut self,
         settings: &Settings,
-        view: &View,
+        view: &FolderView,
         is_new: bool,
         source: &str,
         plugins: impl Iterator<Item = &'a Plugin>,
@@ -83,7 +83,7 @@ impl Decision {
         };
         let missing = missing.into_iter().collect::<Vec<_>>().join(", ");
         self.alert(
-            Reason::PluginMissing,
+            AlertReason::PluginMissing,
             file,
             format!(
                 "it names {missing}, which is in no folder of plugins that this installer reads, {then}. Check \

@@ -17,7 +17,7 @@ pub struct NodeTraits {
 
 /// What the API server answered about our DaemonSet.
 #[derive(Debug, Clone)]
-pub enum Answer {
+pub enum OwnerAnswer {
     /// The DaemonSet, and this node if it could be read.
     Found(Box<DaemonSet>, Option<NodeTraits>),
     /// It refused, with this code.
@@ -59,29 +59,29 @@ impl Wish {
 
 /// What an answer means for the container of this name on the node of this name.
 #[must_use]
-pub fn wish(answer: &Answer, container: &str, node: &str) -> Wish {
+pub fn wish(answer: &OwnerAnswer, container: &str, node: &str) -> Wish {
     let (set, traits) = match answer {
-        Answer::Found(set, traits) => (set, traits),
-        Answer::Refused(404) => return Wish::Remove("the DaemonSet is gone (404)".to_owned()),
+        OwnerAnswer::Found(set, traits) => (set, traits),
+        OwnerAnswer::Refused(404) => return Wish::Remove("the DaemonSet is gone (404)".to_owned()),
         // The account was deleted with it. Or only this pod was deleted by force: its token ends
         // with it.
-        Answer::Refused(401) => {
+        OwnerAnswer::Refused(401) => {
             return Wish::AskAgain {
                 remove_at_end: true,
                 why: "the API server does not know the account any more (401)".to_owned(),
             };
         }
         // An uninstallation deletes the right before or after the DaemonSet.
-        Answer::Refused(403) => {
+        OwnerAnswer::Refused(403) => {
             return Wish::AskAgain {
                 remove_at_end: true,
                 why: "the right to read the DaemonSet is gone (403)".to_owned(),
             };
         }
-        Answer::Refused(code) => {
+        OwnerAnswer::Refused(code) => {
             return Wish::AskAgain { remove_at_end: false, why: format!("the API server answered {code}") };
         }
-        Answer::Unknown(why) => return Wish::AskAgain { remove_at_end: false, why: why.clone() },
+        OwnerAnswer::Unknown(why) => return Wish::AskAgain { remove_at_end: false, why: why.clone() },
     };
     if set.metadata.deletion_timestamp.is_some() {
         return Wish::Remove("the DaemonSet is being deleted".to_owned());
@@ -223,7 +223,7 @@ mod tests {
     fn wish_of(pod: &Value, labels: Option<&[(&str, &str)]>) -> Wish {
         let own = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
         let traits = |labels: &[_]| NodeTraits { labels: labels.iter().map(own).collect(), taints: Vec::new() };
-        wish(&Answer::Found(Box::new(set(pod)), labels.map(traits)), "install-cni", "n1")
+        wish(&OwnerAnswer::Found(Box::new(set(pod)), labels.map(traits)), "install-cni", "n1")
     }
 
     /// The taint of a text `KEY=VALUE:EFFECT`.
@@ -252,35 +252,38 @@ mod tests {
     fn a_daemon_set_that_is_gone_or_going_removes_the_plugin() {
         let mut going = set(&pod_with("x", &json!(1)));
         going.metadata.deletion_timestamp = serde_json::from_value(json!("2026-11-28T00:00:00Z")).unwrap();
-        assert!(matches!(wish(&Answer::Found(Box::new(going), None), "install-cni", "n1"), Wish::Remove(_)));
+        assert!(matches!(wish(&OwnerAnswer::Found(Box::new(going), None), "install-cni", "n1"), Wish::Remove(_)));
         for (code, expected) in
             [(404, None), (401, Some(true)), (403, Some(true)), (500, Some(false)), (429, Some(false))]
         {
-            let found = match wish(&Answer::Refused(code), "install-cni", "n1") {
+            let found = match wish(&OwnerAnswer::Refused(code), "install-cni", "n1") {
                 Wish::Remove(_) => None,
                 Wish::AskAgain { remove_at_end, .. } => Some(remove_at_end),
                 Wish::Keep => panic!("{code}"),
             };
             assert_eq!(found, expected, "{code}");
         }
-        let unknown = wish(&Answer::Unknown("refused".to_owned()), "install-cni", "n1");
+        let unknown = wish(&OwnerAnswer::Unknown("refused".to_owned()), "install-cni", "n1");
         assert!(matches!(unknown, Wish::AskAgain { remove_at_end: false, .. }));
     }
 
     #[test]
     fn a_refusal_holds_through_answers_that_say_nothing() {
-        let wish = |answer: &Answer| wish(answer, "install-cni", "n1");
-        let found = || Answer::Found(Box::new(set(&pod_with("x", &json!(1)))), None);
-        let away = || Answer::Unknown("timed out".to_owned());
+        let wish = |answer: &OwnerAnswer| wish(answer, "install-cni", "n1");
+        let found = || OwnerAnswer::Found(Box::new(set(&pod_with("x", &json!(1)))), None);
+        let away = || OwnerAnswer::Unknown("timed out".to_owned());
         let last =
-            |answers: &[Answer]| answers.iter().map(wish).reduce(|earlier, latest| latest.after(earlier)).unwrap();
+            |answers: &[OwnerAnswer]| answers.iter().map(wish).reduce(|earlier, latest| latest.after(earlier)).unwrap();
         for refusal in [401, 403] {
-            for nothing in [away(), Answer::Refused(503), Answer::Refused(429)] {
-                let wish = last(&[Answer::Refused(refusal), nothing.clone(), nothing]);
+            for nothing in [away(), OwnerAnswer::Refused(503), OwnerAnswer::Refused(429)] {
+                let wish = last(&[OwnerAnswer::Refused(refusal), nothing.clone(), nothing]);
                 assert!(matches!(&wish, Wish::AskAgain { remove_at_end: true, .. }), "{wish:?}");
             }
-            assert_eq!(last(&[Answer::Refused(refusal), away(), found()]), Wish::Keep);
-            assert!(matches!(last(&[away(), Answer::Refused(refusal)]), Wish::AskAgain { remove_at_end: true, .. }));
+            assert_eq!(last(&[OwnerAnswer::Refused(refusal), away(), found()]), Wish::Keep);
+            assert!(matches!(
+                last(&[away(), OwnerAnswer::Refused(refusal)]),
+                Wish::AskAgain { remove_at_end: true, .. }
+            ));
         }
         assert!(matches!(last(&[away(), away()]), Wish::AskAgain { remove_at_end: false, .. }));
     }
@@ -329,7 +332,7 @@ mod tests {
             // One that is tolerated beside it changes nothing.
             let taints = ["node.kubernetes.io/memory-pressure:NoSchedule", text].map(taint).to_vec();
             let traits = NodeTraits { taints, ..NodeTraits::default() };
-            let wish = wish(&Answer::Found(Box::new(set(&pod)), Some(traits)), "install-cni", "n1");
+            let wish = wish(&OwnerAnswer::Found(Box::new(set(&pod)), Some(traits)), "install-cni", "n1");
             assert_eq!(wish == Wish::Keep, stays, "{text} {tolerations}: {wish:?}");
             if let Wish::Remove(why) = wish {
                 assert!(why.contains(text), "{why}");

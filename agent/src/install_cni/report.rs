@@ -20,7 +20,7 @@ const LONGEST: u64 = 1 << 20;
 /// Why an operator should check a node. The names are values of a metric's label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Reason {
+pub enum AlertReason {
     /// Our file is absent until the agent is ready.
     AgentNotReady,
     /// Another program undoes what we write.
@@ -43,7 +43,7 @@ pub enum Reason {
     Silent,
 }
 
-impl Reason {
+impl AlertReason {
     /// All of them.
     pub const ALL: [Self; 10] = [
         Self::AgentNotReady,
@@ -80,7 +80,7 @@ impl Reason {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Alert {
     /// Of which kind.
-    pub reason: Reason,
+    pub reason: AlertReason,
     /// The file that it is about.
     pub file: String,
     /// In words.
@@ -90,7 +90,7 @@ pub struct Alert {
 /// How the plugin is installed on a node.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Report {
+pub struct InstallReport {
     /// When it was written, in seconds since 1970.
     pub at: u64,
     /// The runtime's next ADD calls our plugin.
@@ -109,7 +109,7 @@ pub fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-impl Report {
+impl InstallReport {
     /// Writes it, whole.
     ///
     /// # Errors
@@ -151,17 +151,19 @@ mod tests {
     fn a_report_is_read_as_it_was_written_and_half_of_one_is_an_error() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("status.json");
-        assert_eq!(Report::read(&path).unwrap(), None);
-        let alerts = Reason::ALL.map(|reason| Alert { reason, file: "f".to_owned(), words: "w".to_owned() }).to_vec();
-        let report = Report { at: 7, source: Some("10-azure.conflist".to_owned()), alerts, ..Report::default() };
+        assert_eq!(InstallReport::read(&path).unwrap(), None);
+        let alerts =
+            AlertReason::ALL.map(|reason| Alert { reason, file: "f".to_owned(), words: "w".to_owned() }).to_vec();
+        let report =
+            InstallReport { at: 7, source: Some("10-azure.conflist".to_owned()), alerts, ..InstallReport::default() };
         report.write(&path).unwrap();
-        assert_eq!(Report::read(&path).unwrap(), Some(report.clone()));
+        assert_eq!(InstallReport::read(&path).unwrap(), Some(report.clone()));
         let text = fs::read_to_string(&path).unwrap();
-        for reason in Reason::ALL {
+        for reason in AlertReason::ALL {
             assert!(text.contains(&format!("\"{}\"", reason.name())), "{reason:?} is not in {text}");
         }
         fs::write(&path, &text[..text.len() / 2]).unwrap();
-        assert!(Report::read(&path).is_err());
+        assert!(InstallReport::read(&path).is_err());
         assert!(!report.is_stale(127) && report.is_stale(128) && !report.is_stale(0));
     }
 }

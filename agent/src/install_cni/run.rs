@@ -16,12 +16,12 @@ use tokio::time::{self, Instant};
 use tracing::{info, warn};
 
 use super::conflist::{TYPE, leads_to};
-use super::decide::{Action, Content, Decision, Settings, State, View};
+use super::decide::{Action, Decider, Decision, FileContent, FolderView, Settings};
 use super::folder::{Folder, Lock, NotAFile, install_plugin, is_removed, plugins, remove_plugin};
 use super::former::formers;
-use super::owner::{Answer, Wish, wish};
+use super::owner::{OwnerAnswer, Wish, wish};
 use super::references::first_reference;
-use super::report::{self, Alert, Reason, Report};
+use super::report::{self, Alert, AlertReason, InstallReport};
 
 /// How often everything is read, though the kernel reports no change.
 const POLL: Duration = Duration::from_secs(10);
@@ -64,7 +64,7 @@ pub struct Options {
 }
 
 /// Asks the API server for our DaemonSet.
-pub type Ask = Box<dyn Fn() -> BoxFuture<'static, Answer> + Send + Sync>;
+pub type Ask = Box<dyn Fn() -> BoxFuture<'static, OwnerAnswer> + Send + Sync>;
 
 /// Why the installer ends by itself.
 #[derive(Debug, thiserror::Error)]
@@ -84,7 +84,7 @@ pub enum Error {
 pub struct Run {
     options: Options,
     folder: Folder,
-    state: State,
+    state: Decider,
     /// Whether this node's agent is ready.
     agent: Arc<dyn Fn() -> bool + Send + Sync>,
     begun: Instant,
@@ -93,7 +93,7 @@ pub struct Run {
     /// Failed writes in a row, and when to try again.
     failures: u32,
     not_before: Option<Instant>,
-    reported: Option<(Report, Instant)>,
+    reported: Option<(InstallReport, Instant)>,
 }
 
 /// What was removed.
@@ -116,7 +116,7 @@ impl Run {
         Self {
             options,
             folder,
-            state: State::default(),
+            state: Decider::default(),
             agent,
             begun: Instant::now(),
             plugin: None,
@@ -332,12 +332,12 @@ impl Run {
         Ok(written)
     }
 
-    fn decide(&mut self, files: &BTreeMap<String, Content>, may_appear: bool) -> Decision {
+    fn decide(&mut self, files: &BTreeMap<String, FileContent>, may_appear: bool) -> Decision {
         let Options { bin_dir, plugin_dirs, settings, .. } = &self.options;
         let folders: Vec<&Path> = [bin_dir].into_iter().chain(plugin_dirs).map(PathBuf::as_path).collect();
         let (off, plugins) = (self.folder.off(), plugins(&folders));
         let now = self.begun.elapsed();
-        let view = View { files, off: off.as_deref(), plugins: plugins.as_ref(), may_appear, now };
+        let view = FolderView { files, off: off.as_deref(), plugins: plugins.as_ref(), may_appear, now };
         self.state.decide(settings, &view)
     }
 
@@ -360,7 +360,7 @@ impl Run {
         let words = format!("{error}{hint}; what was there stays, and the next attempt is at most {next} s away");
         // It stays so until an operator removes it, however often this is tried.
         let is_no_file = error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<NotAFile>);
-        let reason = if is_no_file { Reason::NotAFile } else { Reason::CannotWrite };
+        let reason = if is_no_file { AlertReason::NotAFile } else { AlertReason::CannotWrite };
         let alert = Alert { reason, file: path.display().to_string(), words };
         let mut report = self.reported.as_ref().map(|(report, _)| report.clone()).unwrap_or_default();
         match decision {
@@ -382,12 +382,12 @@ impl Run {
 
     fn report(&mut self, decision: Decision) {
         let Decision { installed, source, insertions, alerts, .. } = decision;
-        self.write_report(Report { at: 0, installed, source, insertions, alerts });
+        self.write_report(InstallReport { at: 0, installed, source, insertions, alerts });
     }
 
     /// Logs and writes what changed, and writes it anew now and then.
-    fn write_report(&mut self, report: Report) {
-        let report = Report { at: 0, ..report };
+    fn write_report(&mut self, report: InstallReport) {
+        let report = InstallReport { at: 0, ..report };
         let last = self.reported.as_ref();
         let is_new = last.is_none_or(|(last, _)| *last != report);
         if is_new {
@@ -407,7 +407,7 @@ impl Run {
             return;
         }
         if let Some(path) = &self.options.report {
-            let written = Report { at: report::now(), ..report.clone() }.write(path);
+            let written = InstallReport { at: report::now(), ..report.clone() }.write(path);
             if let Err(error) = written {
                 warn!(%error, path = %path.display(), "cannot write the report for the agent");
             }
@@ -464,8 +464,8 @@ pub fn remove(options: &Options, purge: bool) -> Result<Removed, Error> {
     }
     folder.remove_leftovers().map_err(failed(options.conf_dir.join(own)))?;
     // A file that another program derived from ours would call it at the next ADD.
-    let names_it = |content: &Content| match content {
-        Content::Bytes(bytes) => leads_to(own, bytes) == Ok(true),
+    let names_it = |content: &FileContent| match content {
+        FileContent::Bytes(bytes) => leads_to(own, bytes) == Ok(true),
         _ => false,
     };
     let derived = files.iter().find(|(_, content)| names_it(content)).map(|(name, _)| options.conf_dir.join(name));

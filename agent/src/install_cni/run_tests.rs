@@ -31,7 +31,7 @@ fn run(folder: &Path) -> Run {
 }
 
 /// What follows from these answers, of which the last is repeated. `None` never comes.
-async fn wish_of(answers: Vec<Option<Answer>>) -> Wish {
+async fn wish_of(answers: Vec<Option<OwnerAnswer>>) -> Wish {
     let asked = AtomicUsize::new(0);
     let ask: Ask = Box::new(move || {
         let at = asked.fetch_add(1, Ordering::Relaxed).min(answers.len() - 1);
@@ -49,14 +49,14 @@ async fn wish_of(answers: Vec<Option<Answer>>) -> Wish {
 #[tokio::test(start_paused = true)]
 async fn a_refusal_counts_though_the_last_answer_says_nothing() {
     for code in [401, 403] {
-        for last in [Some(Answer::Unknown("timed out".to_owned())), Some(Answer::Refused(503)), None] {
-            let mut answers = vec![Some(Answer::Refused(code)); 18];
+        for last in [Some(OwnerAnswer::Unknown("timed out".to_owned())), Some(OwnerAnswer::Refused(503)), None] {
+            let mut answers = vec![Some(OwnerAnswer::Refused(code)); 18];
             answers.push(last.clone());
             let wish = wish_of(answers).await;
             assert!(matches!(&wish, Wish::Remove(why) if why.contains(&code.to_string())), "{last:?}: {wish:?}");
         }
     }
-    for nothing in [Some(Answer::Unknown("timed out".to_owned())), Some(Answer::Refused(503)), None] {
+    for nothing in [Some(OwnerAnswer::Unknown("timed out".to_owned())), Some(OwnerAnswer::Refused(503)), None] {
         let wish = wish_of(vec![nothing.clone()]).await;
         assert!(matches!(wish, Wish::AskAgain { remove_at_end: false, .. }), "{nothing:?}: {wish:?}");
     }

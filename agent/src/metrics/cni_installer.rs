@@ -7,7 +7,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use super::count;
-use crate::install_cni::report::{Reason, Report};
+use crate::install_cni::report::{AlertReason, InstallReport};
 
 /// A value that is there once it was set.
 type NoLabels = Vec<(String, String)>;
@@ -49,12 +49,12 @@ impl CniInstaller {
 
     /// Takes a report in, at a time in seconds since 1970. With one that is too old, `silent` is 1,
     /// and all else is as the installer reported it last: what it put in place is still there.
-    pub fn set(&self, report: &Report, now: u64) {
+    pub fn set(&self, report: &InstallReport, now: u64) {
         self.source.clear();
         let is_silent = report.is_stale(now);
-        for reason in Reason::ALL {
+        for reason in AlertReason::ALL {
             let holds = match reason {
-                Reason::Silent => is_silent,
+                AlertReason::Silent => is_silent,
                 _ => report.alerts.iter().any(|alert| alert.reason == reason),
             };
             self.alerts.get_or_create(&OfReason { reason: reason.name() }).set(i64::from(holds));
@@ -85,8 +85,8 @@ mod tests {
             text.lines().filter(own).map(str::to_owned).collect::<Vec<_>>()
         };
         assert_eq!(lines(), Vec::<String>::new());
-        let contested = Alert { reason: Reason::Contested, file: "f".to_owned(), words: "w".to_owned() };
-        let mut report = Report {
+        let contested = Alert { reason: AlertReason::Contested, file: "f".to_owned(), words: "w".to_owned() };
+        let mut report = InstallReport {
             at: 1000,
             installed: true,
             source: Some("10-azure.conflist".to_owned()),

@@ -20,7 +20,7 @@ pub struct Conntrack {
 
 /// What became of the table between two readings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Change {
+pub enum TableChange {
     /// It is full, and was not. The kernel drops first packets.
     Full,
     /// It has room again.
@@ -60,7 +60,7 @@ impl Conntrack {
     }
 
     /// The table is like this now. Answers what an operator should know.
-    pub fn is(&self, now: ConntrackTable, last: &mut Last) -> Option<Change> {
+    pub fn is(&self, now: ConntrackTable, last: &mut Last) -> Option<TableChange> {
         self.entries.set(now.entries.into());
         self.limit.set(now.limit.unwrap_or_default().into());
         // What was lost before the agent started is not its to report. The kernel's counts of
@@ -75,11 +75,11 @@ impl Conntrack {
         match (last.is_full, loses) {
             (false, true) => {
                 last.is_full = true;
-                Some(Change::Full)
+                Some(TableChange::Full)
             }
             (true, false) if last.calm >= CALM => {
                 last.is_full = false;
-                Some(Change::HasRoom)
+                Some(TableChange::HasRoom)
             }
             _ => None,
         }
@@ -99,13 +99,13 @@ mod tests {
         let mut is = |entries, dropped| metrics.conntrack().is(table(entries, dropped), &mut last);
         // Losses before the agent started are no news.
         assert_eq!(is(50, 7), None);
-        assert_eq!(is(100, 7), Some(Change::Full));
+        assert_eq!(is(100, 7), Some(TableChange::Full));
         assert_eq!(is(99, 10), None);
         for _ in 1..CALM {
             assert_eq!(is(50, 10), None);
         }
-        assert_eq!(is(50, 10), Some(Change::HasRoom));
-        assert_eq!(is(50, 12), Some(Change::Full), "the kernel dropped between two readings");
+        assert_eq!(is(50, 10), Some(TableChange::HasRoom));
+        assert_eq!(is(50, 12), Some(TableChange::Full), "the kernel dropped between two readings");
         let text = Metrics::text(&metrics.registry()).expect("a String takes it");
         for line in
             ["npc_conntrack_table_entries 50", "npc_conntrack_table_limit 100", "npc_conntrack_dropped_packets_total 5"]

@@ -16,7 +16,7 @@ use tokio::{task, time};
 use tracing::{info, warn};
 
 use super::labels::{OfFamily, family_name};
-use crate::dataplane::counters::{Count, Reason};
+use crate::dataplane::counters::{Count, DropReason};
 use crate::dataplane::iptables::Error;
 
 /// How long a reading is new enough, so that many scrapes cost no more than one.
@@ -48,7 +48,7 @@ type Read = Box<dyn FnMut() -> Result<Vec<Count>, Error> + Send>;
 struct Source {
     /// `None` before the kernel is open.
     read: Option<Read>,
-    last: BTreeMap<(IpFamily, Reason), u64>,
+    last: BTreeMap<(IpFamily, DropReason), u64>,
     asked: Option<Instant>,
     fails: bool,
 }
@@ -119,20 +119,20 @@ impl Packets {
 
     /// Adds what came since the last reading. The kernel begins anew where a
     /// chain is written again; a counter for Prometheus must not.
-    fn count(&self, last: &mut BTreeMap<(IpFamily, Reason), u64>, count: &Count) {
+    fn count(&self, last: &mut BTreeMap<(IpFamily, DropReason), u64>, count: &Count) {
         let before = last.insert((count.family, count.reason), count.packets).unwrap_or_default();
         let new = count.packets.checked_sub(before).unwrap_or(count.packets);
         let family = family_name(count.family);
         match count.reason {
-            Reason::Denied(direction) => {
+            DropReason::Denied(direction) => {
                 let direction = match direction {
                     Direction::Ingress => "ingress",
                     Direction::Egress => "egress",
                 };
                 self.denied.get_or_create(&OfEnd { direction, family }).inc_by(new)
             }
-            Reason::Stray => self.stray.get_or_create(&OfFamily { family }).inc_by(new),
-            Reason::Spoofed => self.spoofed.get_or_create(&OfFamily { family }).inc_by(new),
+            DropReason::Stray => self.stray.get_or_create(&OfFamily { family }).inc_by(new),
+            DropReason::Spoofed => self.spoofed.get_or_create(&OfFamily { family }).inc_by(new),
         };
     }
 }
@@ -144,7 +144,7 @@ mod tests {
     use super::*;
     use crate::metrics::Metrics;
 
-    const INGRESS: Reason = Reason::Denied(Direction::Ingress);
+    const INGRESS: DropReason = DropReason::Denied(Direction::Ingress);
 
     fn value(metrics: &Metrics, line: &str) -> Option<u64> {
         let text = Metrics::text(&metrics.registry()).expect("a String takes it");
@@ -178,7 +178,7 @@ mod tests {
         let counter = Arc::clone(&asked);
         metrics.packets().are_read_by(move || {
             let packets = counter.fetch_add(1, Ordering::Relaxed);
-            Ok(vec![Count { family: IpFamily::V6, reason: Reason::Stray, packets }])
+            Ok(vec![Count { family: IpFamily::V6, reason: DropReason::Stray, packets }])
         });
         let begun = Instant::now();
         for millis in [0, 1, 4_999] {

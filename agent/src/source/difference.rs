@@ -10,14 +10,14 @@ use super::{Change, Changes};
 
 /// The objects as they were last, by what distinguishes them.
 #[derive(Debug, Default)]
-pub struct Known {
+pub struct LastObjects {
     namespaces: BTreeMap<String, Namespace>,
     pods: BTreeMap<PodKey, Pod>,
     policies: BTreeMap<(String, String), NetworkPolicy>,
     nodes: BTreeMap<String, Node>,
 }
 
-impl Known {
+impl LastObjects {
     /// Takes the objects in; what happened to those that were known, for the
     /// node of this name.
     pub fn changes(&mut self, objects: &Objects, node: &str) -> Changes {
@@ -122,7 +122,7 @@ mod tests {
 
     #[test]
     fn only_what_differs_makes_an_event() {
-        let mut known = Known::default();
+        let mut known = LastObjects::default();
         let mut objects = Objects { pods: vec![pod("a", ""), pod("b", "u")], ..Objects::default() };
         objects.declare_namespaces();
         assert_eq!(known.differ(&objects).len(), 3);
@@ -155,7 +155,7 @@ mod tests {
             // Of one that is bound to none nothing is learned.
             pods.push(pod("pending", "pending"));
             let objects = Objects { nodes: nodes.iter().map(node).collect(), pods, ..Objects::default() };
-            let changes = Known::default().changes(&objects, "n1");
+            let changes = LastObjects::default().changes(&objects, "n1");
             let named: Vec<&str> = changes.other_nodes.iter().map(String::as_str).collect();
             assert_eq!((changes.is_node, named.as_slice()), (is_node, others));
         }
@@ -163,7 +163,7 @@ mod tests {
 
     #[test]
     fn copies_of_a_pod_are_pods_of_their_own() {
-        let mut known = Known::default();
+        let mut known = LastObjects::default();
         let both = |a, b| Objects { pods: vec![a, b], ..Objects::default() };
         for objects in [both(pod("a", "u"), pod("b", "u")), both(pod("a", ""), pod("a", ""))] {
             let came = known.differ(&objects);

@@ -34,7 +34,7 @@ impl Default for Times {
 
 /// How many objects of a kind a list has to lack before it is doubted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Doubt {
+pub(super) enum DoubtThreshold {
     /// Any.
     Any,
     /// All.
@@ -43,7 +43,7 @@ pub(super) enum Doubt {
     MoreThanHalfOf(usize),
 }
 
-impl Doubt {
+impl DoubtThreshold {
     /// Whether a list is doubted that lacks so many of so many objects.
     fn is_about(self, missing: usize, known: usize) -> bool {
         missing > 0
@@ -79,20 +79,20 @@ pub(super) struct Moment {
 ///
 /// What is held later is believed later, so no event costs a walk over all of them.
 #[derive(Debug)]
-pub(super) struct Held<K> {
+pub(super) struct HeldBack<K> {
     places: HashMap<K, u64>,
     /// In the order in which they were held.
     queue: BTreeMap<u64, (K, Moment)>,
     next: u64,
 }
 
-impl<K> Default for Held<K> {
+impl<K> Default for HeldBack<K> {
     fn default() -> Self {
         Self { places: HashMap::new(), queue: BTreeMap::new(), next: 0 }
     }
 }
 
-impl<K: Eq + Hash + Clone> Held<K> {
+impl<K: Eq + Hash + Clone> HeldBack<K> {
     /// How many.
     pub(super) fn len(&self) -> usize {
         self.places.len()
@@ -104,7 +104,7 @@ impl<K: Eq + Hash + Clone> Held<K> {
 
     /// Whether the removals of a list are held back that lacks so many of `known`
     /// objects beside those that are held already.
-    pub(super) fn doubts(&self, doubt: Doubt, missing: usize, known: usize, trust: Trust) -> bool {
+    pub(super) fn doubts(&self, doubt: DoubtThreshold, missing: usize, known: usize, trust: Trust) -> bool {
         if trust.times.confirm_after.is_zero() || missing == 0 {
             return false;
         }
@@ -152,7 +152,7 @@ impl<K: Eq + Hash + Clone> Held<K> {
         believed
     }
 
-    /// When [`Held::expired`] has something, if nothing else happens.
+    /// When [`HeldBack::expired`] has something, if nothing else happens.
     pub(super) fn expires(&self, trust: Trust) -> Option<Instant> {
         let (_, (_, since)) = self.queue.first_key_value()?;
         trust.expires(*since)
@@ -194,38 +194,38 @@ mod tests {
 
     #[test]
     fn a_list_is_doubted_that_lacks_much() {
-        let held = Held::<u8>::default();
+        let held = HeldBack::<u8>::default();
         let trust = trust(at(Instant::now(), 0));
         for (doubt, missing, known, is_doubted) in [
-            (Doubt::All, 1, 1, true),
-            (Doubt::All, 4, 5, false),
-            (Doubt::All, 0, 0, false),
-            (Doubt::Any, 1, 9, true),
-            (Doubt::MoreThanHalfOf(20), 19, 19, false),
-            (Doubt::MoreThanHalfOf(20), 10, 20, false),
-            (Doubt::MoreThanHalfOf(20), 11, 20, true),
+            (DoubtThreshold::All, 1, 1, true),
+            (DoubtThreshold::All, 4, 5, false),
+            (DoubtThreshold::All, 0, 0, false),
+            (DoubtThreshold::Any, 1, 9, true),
+            (DoubtThreshold::MoreThanHalfOf(20), 19, 19, false),
+            (DoubtThreshold::MoreThanHalfOf(20), 10, 20, false),
+            (DoubtThreshold::MoreThanHalfOf(20), 11, 20, true),
         ] {
             assert_eq!(held.doubts(doubt, missing, known, trust), is_doubted, "{doubt:?} {missing} of {known}");
         }
         let distrust = Trust { is_own_cluster: false, ..trust };
-        assert!(held.doubts(Doubt::All, 1, 100, distrust), "of another cluster any list is doubted");
+        assert!(held.doubts(DoubtThreshold::All, 1, 100, distrust), "of another cluster any list is doubted");
         let never = Trust { times: Times { confirm_after: Duration::ZERO, ..trust.times }, ..trust };
-        assert!(!held.doubts(Doubt::All, 1, 1, never));
+        assert!(!held.doubts(DoubtThreshold::All, 1, 1, never));
     }
 
     #[test]
     fn what_is_held_counts_as_missing() {
-        let mut held = Held::default();
+        let mut held = HeldBack::default();
         let now = at(Instant::now(), 0);
         (0..11).for_each(|key| held.hold(key, now));
         // 9 are left, and the next list lacks one of them.
-        assert!(held.doubts(Doubt::MoreThanHalfOf(20), 1, 9, trust(now)));
+        assert!(held.doubts(DoubtThreshold::MoreThanHalfOf(20), 1, 9, trust(now)));
     }
 
     #[test]
     fn a_removal_is_believed_when_a_later_list_agrees_or_after_the_longest_time() {
         let begin = Instant::now();
-        let mut held = Held::default();
+        let mut held = HeldBack::default();
         held.hold('a', at(begin, 0));
         held.hold('b', at(begin, 10));
         assert!(held.confirmed(begin + seconds(29), trust(at(begin, 29))).is_empty());
@@ -239,7 +239,7 @@ mod tests {
     #[test]
     fn the_longest_time_does_not_run_while_the_api_server_is_away() {
         let begin = Instant::now();
-        let mut held = Held::default();
+        let mut held = HeldBack::default();
         held.hold('a', at(begin, 0));
         // It was there for 60 s, and is away since.
         let away = Moment { now: begin + seconds(3600), answered: seconds(60) };
@@ -252,7 +252,7 @@ mod tests {
     #[test]
     fn of_another_cluster_no_removal_is_ever_believed() {
         let begin = Instant::now();
-        let mut held = Held::default();
+        let mut held = HeldBack::default();
         held.hold('a', at(begin, 0));
         let later = trust(at(begin, 86_400));
         let distrust = Trust { is_own_cluster: false, ..later };
@@ -264,7 +264,7 @@ mod tests {
     #[test]
     fn the_time_runs_from_the_first_list_that_lacked_it() {
         let begin = Instant::now();
-        let mut held = Held::default();
+        let mut held = HeldBack::default();
         held.hold('a', at(begin, 0));
         held.hold('a', at(begin, 100));
         assert_eq!(held.expires(trust(at(begin, 100))), Some(begin + seconds(120)));

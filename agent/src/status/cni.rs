@@ -3,7 +3,7 @@
 use k8s_openapi::jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::install_cni::report::{Alert, Report};
+use crate::install_cni::report::{Alert, InstallReport};
 
 /// What the installer of the CNI plugin reported last.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,9 +27,9 @@ impl CniPlugin {
     /// The last report at a time in seconds since 1970. Without a report, `since` is the time
     /// from which on one was due.
     #[must_use]
-    pub fn of(report: Option<&Report>, since: u64, now: u64) -> Self {
-        let none = Report { at: since, ..Report::default() };
-        let Report { at, installed, source, insertions, alerts } = report.unwrap_or(&none).clone();
+    pub fn of(report: Option<&InstallReport>, since: u64, now: u64) -> Self {
+        let none = InstallReport { at: since, ..InstallReport::default() };
+        let InstallReport { at, installed, source, insertions, alerts } = report.unwrap_or(&none).clone();
         let reported = report.and_then(|_| Timestamp::from_second(i64::try_from(at).ok()?).ok());
         let silent = report.unwrap_or(&none).is_stale(now);
         Self { reported, silent, installed, source, insertions, alerts }
@@ -39,14 +39,18 @@ impl CniPlugin {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::install_cni::report::Reason;
+    use crate::install_cni::report::AlertReason;
 
     #[test]
     fn a_report_counts_for_two_minutes_and_none_is_silent_after_two() {
         let alert =
-            Alert { reason: Reason::Preempted, file: "00-x.conf".to_owned(), words: "it sorts first".to_owned() };
-        let report =
-            Report { at: 1_000, source: Some("10-a.conf".to_owned()), alerts: vec![alert], ..Report::default() };
+            Alert { reason: AlertReason::Preempted, file: "00-x.conf".to_owned(), words: "it sorts first".to_owned() };
+        let report = InstallReport {
+            at: 1_000,
+            source: Some("10-a.conf".to_owned()),
+            alerts: vec![alert],
+            ..InstallReport::default()
+        };
         let fresh = CniPlugin::of(Some(&report), 0, 1_100);
         assert!(!fresh.silent && !fresh.installed, "{fresh:?}");
         assert_eq!(fresh.reported.map(Timestamp::as_second), Some(1_000));

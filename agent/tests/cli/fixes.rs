@@ -23,7 +23,10 @@ fn kubectl() -> Option<PathBuf> {
 fn document(files: &Files, kind: &str, name: &str) -> String {
     let text = std::fs::read_to_string(files.path().join("in.yaml")).unwrap();
     let is_meant = |document: &&str| {
-        document.contains(&format!("kind: {kind}\n")) && document.contains(&format!("metadata: {{name: {name},"))
+        let is_named = |end: char| document.contains(&format!("name: {name}{end}"));
+        document.contains(&format!("kind: {kind}\n"))
+            && document.contains("metadata: {")
+            && (is_named(',') || is_named('}'))
     };
     text.split("---\n").find(is_meant).unwrap_or_else(|| panic!("no {kind} {name}")).to_owned()
 }
@@ -129,6 +132,128 @@ fn a_label_on_the_workload_alone_goes_to_its_template() {
     let without = Files::of(&yaml.replace(", tier: back}", "}")).npc("explain", &["cart", "api:8080"]);
     assert!(without.out.contains(expected) && !without.out.contains("write in its place"), "{}", without.out);
     patched_by_kubectl(&yaml, "cart", "api:8080");
+}
+
+/// Workloads that bear a label themselves and not in their templates, and a policy that selects by it.
+const CLIENTS: &str = "\
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: nightly, labels: {role: client}}
+spec: {template: {metadata: {labels: {job: nightly}}, spec: {containers: [{name: c}]}}}
+---
+apiVersion: batch/v1
+kind: Job
+metadata: {name: once, labels: {role: client}}
+spec: {template: {metadata: {labels: {job: once}}, spec: {containers: [{name: c}]}}}
+---
+apiVersion: batch/v1
+kind: CronJob
+metadata: {name: cron, labels: {role: client}}
+spec: {jobTemplate: {spec: {template: {metadata: {labels: {job: cron}}, spec: {containers: [{name: c}]}}}}}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: api}
+spec: {template: {metadata: {labels: {app: api}}, spec: {containers: [{name: c}]}}}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: api}
+spec:
+  podSelector: {matchLabels: {app: api}}
+  ingress: [{from: [{podSelector: {matchLabels: {role: client}}}], ports: [{port: 8080}]}]
+---
+";
+
+/// A policy that denies nearly all egress of the pods with the label.
+const CLIENTS_EGRESS: &str = "\
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: clients}
+spec: {podSelector: {matchLabels: {role: client}}, policyTypes: [Egress], egress: [{to: [{podSelector: {matchLabels: {app: db}}}]}]}
+---
+";
+
+#[test]
+fn the_next_change_is_tried_where_a_label_in_its_place_denies_the_flow() {
+    let answer = Files::of(&[CLIENTS, CLIENTS_EGRESS].concat()).npc("explain", &["deploy/nightly", "api:8080"]);
+    let expected = [
+        "= help: add this to spec.ingress[0].from of networkpolicy default/api:",
+        "- podSelector: {matchLabels: {job: nightly}}",
+        "checked: turns this flow to ALLOWED and opens no other",
+    ];
+    assert_eq!(helps(&answer), expected, "{}", answer.out);
+    patched_by_kubectl(&[CLIENTS, CLIENTS_EGRESS].concat(), "deploy/nightly", "api:8080");
+}
+
+#[test]
+fn a_label_of_a_job_or_cron_job_is_said_in_place_of_a_wider_policy() {
+    let files = Files::of(CLIENTS);
+    let once = files.npc("explain", &["job/once", "api:8080"]);
+    let expected = "= help: no fix in a policy: default/job/once has role=client itself, and its template, which cannot \
+                    change, has not; create the Job anew, with the label in spec.template.metadata.labels too";
+    assert_eq!(helps(&once), [expected], "{}", once.out);
+    let cron = files.npc("explain", &["cj/cron", "api:8080"]);
+    let first = [
+        "= help: the other end lacks what the rule asks for; add this to \
+         spec.jobTemplate.spec.template.metadata.labels of default/cj/cron:",
+        "role: client",
+    ];
+    assert_eq!(helps(&cron)[..2], first, "{}", cron.out);
+    // Another value is no misplaced label.
+    let other = Files::of(&CLIENTS.replace("name: once, labels: {role: client}", "name: once, labels: {role: x}"));
+    let other = other.npc("explain", &["job/once", "api:8080"]);
+    assert!(helps(&other)[0].starts_with("= help: add this to spec.ingress"), "{}", other.out);
+}
+
+#[test]
+fn the_services_that_get_backends_by_a_label_are_named() {
+    let service = "apiVersion: v1\nkind: Service\nmetadata: {name: clients}\n\
+                   spec: {selector: {role: client}, ports: [{port: 80}]}\n---\n";
+    let files = Files::of(&[CLIENTS, service].concat());
+    let answer = files.npc("explain", &["deploy/nightly", "api:8080"]);
+    let last = "(with this label the pods become backends of default/svc/clients)";
+    assert_eq!(helps(&answer).last().map(String::as_str), Some(last), "{}", answer.out);
+    let json = files.npc("explain", &["deploy/nightly", "api:8080", "-o", "json"]).json();
+    assert_eq!(json["fixes"][0]["backendOf"], serde_json::json!(["default/clients"]), "{json}");
+}
+
+#[test]
+fn a_policy_of_another_namespace_is_put_into_that_of_its_pods() {
+    let deny = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: deny}\n\
+                spec: {podSelector: {}, policyTypes: [Ingress]}\n---\n";
+    let yaml = [CLIENTS, deny].concat().replace("metadata: {name: ", "metadata: {namespace: shop, name: ");
+    let stray = yaml.replace("namespace: shop, name: api}\nspec:\n  podSelector", "name: api}\nspec:\n  podSelector");
+    let stray = stray.replace("role: client}}}], ports", "job: once}}}], ports");
+    assert_ne!(stray, yaml);
+    let answer = Files::of(&stray).npc("explain", &["shop/job/once", "shop/api:8080"]);
+    let expected = [
+        "= help: networkpolicy default/api selects no pod of its namespace; put it into that of the pods it means:",
+        "metadata: {name: api, namespace: shop}",
+        "then delete the one in namespace default (kubectl -n default delete networkpolicy api); kubectl moves no object",
+        "checked: turns this flow to ALLOWED and opens no other",
+    ];
+    assert_eq!(helps(&answer), expected, "{}", answer.out);
+    patched_by_kubectl(&stray, "shop/job/once", "shop/api:8080");
+}
+
+#[test]
+fn a_rule_of_the_wrong_direction_moves_by_one_patch() {
+    let wrong = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: job}\n\
+                 spec: {podSelector: {matchLabels: {job: once}}, policyTypes: [Ingress, Egress], \
+                 ingress: [{from: [{podSelector: {matchLabels: {app: api}}}], ports: [{port: 8080}]}]}\n---\n";
+    let deny = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: deny}\n\
+                spec: {podSelector: {}, policyTypes: [Egress]}\n---\n";
+    let yaml = [&CLIENTS.replace("role: client}}}], ports", "job: once}}}], ports"), wrong, deny].concat();
+    let answer = Files::of(&yaml).npc("explain", &["job/once", "api:8080"]);
+    let lines = helps(&answer);
+    assert!(lines[0].starts_with("= help: add this to spec.egress of networkpolicy default/job"), "{}", answer.out);
+    assert!(
+        lines.contains(&"= help: remove spec.ingress[0] of networkpolicy default/job".to_owned()),
+        "{}",
+        answer.out
+    );
+    patched_by_kubectl(&yaml, "job/once", "api:8080");
 }
 
 /// A workload of a kind, and what its spec has beside the template.

@@ -37,7 +37,7 @@ const POLICY: &str = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmet
 pub(crate) const PASSES: &str = "info,npc_agent::enforce::report=debug";
 
 /// How long an agent may be silent while something is expected of it.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// A directory of manifests, and where the ready file is to be.
 pub(crate) struct Folder(TempDir);

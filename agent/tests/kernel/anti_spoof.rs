@@ -5,7 +5,7 @@ use std::thread;
 use k8s_openapi::api::core::v1::PodSpec;
 use k8s_openapi::api::networking::v1 as networking;
 use npc_agent::dataplane::backend::Backend;
-use npc_agent::dataplane::network::{Follower, Network};
+use npc_agent::dataplane::network::{Network, NetworkFollower};
 use npc_agent::dataplane::{Kernel, Linux, links};
 use npc_agent::enforce::Enforcer;
 use npc_agent::enforce::enforcer::Pass;
@@ -37,7 +37,7 @@ fn enforcer(backend: Backend, anti_spoof: bool) -> Enforcer<Linux> {
 /// The network as it is, with what an agent of this mind asks about.
 pub(crate) fn network() -> Network {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async { Follower::start().await.unwrap().of_interfaces(true).network().clone() })
+    runtime.block_on(async { NetworkFollower::start().await.unwrap().of_interfaces(true).network().clone() })
 }
 
 fn pass(enforcer: &mut Enforcer<Linux>) -> Pass {

@@ -4,8 +4,8 @@
 use std::net::IpAddr;
 
 use npc_agent::dataplane::backend::Backend;
-use npc_agent::dataplane::bridge::{self, BridgeTable, Written, peer};
-use npc_agent::dataplane::network::Follower;
+use npc_agent::dataplane::bridge::{self, BridgeTable, TableWrite, peer};
+use npc_agent::dataplane::network::NetworkFollower;
 use npc_agent::dataplane::nftables::{Request, Socket, WriteAttributes, family, message, table};
 use npc_agent::dataplane::{Kernel, Linux};
 
@@ -27,9 +27,9 @@ fn listed() -> String {
     output("nft", &["list", "table", "bridge", "npc"])
 }
 
-const WROTE: Written = Written { wrote: true, drifted: false };
-const DRIFTED: Written = Written { wrote: true, drifted: true };
-const NOTHING: Written = Written { wrote: false, drifted: false };
+const WROTE: TableWrite = TableWrite { wrote: true, drifted: false };
+const DRIFTED: TableWrite = TableWrite { wrote: true, drifted: true };
+const NOTHING: TableWrite = TableWrite { wrote: false, drifted: false };
 
 #[test]
 fn what_was_written_is_read_by_nft_and_by_the_next_agent() {
@@ -187,7 +187,7 @@ fn ports_that_lead_to_pods_are_veths_to_another_namespace_and_taps() {
     let ports = || [index("azv1"), index("azv2"), index("tap0")].into();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let mut follower = Follower::start().await.unwrap();
+        let mut follower = NetworkFollower::start().await.unwrap();
         assert_eq!(follower.network().bridge_ports, [("cbr0".to_owned(), ports())].into());
         // One that comes is known by its link alone.
         beyond.veth("azv3");

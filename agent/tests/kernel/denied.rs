@@ -6,10 +6,10 @@ use std::net::{IpAddr, UdpSocket};
 use k8s_openapi::api::networking::v1::{NetworkPolicyIngressRule, NetworkPolicyPeer};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use npc_agent::dataplane::backend::Backend;
-use npc_agent::dataplane::counters::{Counters, Reason};
+use npc_agent::dataplane::counters::{Counters, DropReason};
 use npc_agent::dataplane::{Kernel as _, Linux};
 use npc_agent::enforce::Enforcer;
-use npc_agent::source::difference::Known;
+use npc_agent::source::difference::LastObjects;
 use npc_compiler::cluster::Cluster;
 use npc_compiler::object::{Family, Objects};
 use npc_compiler::policy::Direction;
@@ -17,7 +17,7 @@ use npc_compiler::ruleset::layout::{self, Options};
 use npc_compiler::ruleset::node::{ChainName, FamilyRuleset, Rule};
 
 use super::enforce::{Told, enforcer, groups};
-use super::namespace::{Namespace, leave_file_system, output, run};
+use super::namespace::{Namespace, output, run, with_own_lock};
 use super::{dump, on_both_backends};
 
 on_both_backends!(
@@ -28,14 +28,14 @@ on_both_backends!(
     the_deepest_tree_loads,
 );
 
-const INGRESS: Reason = Reason::Denied(Direction::Ingress);
-const EGRESS: Reason = Reason::Denied(Direction::Egress);
+const INGRESS: DropReason = DropReason::Denied(Direction::Ingress);
+const EGRESS: DropReason = DropReason::Denied(Direction::Egress);
 
 fn counters(backend: Backend) -> Counters {
     Linux::open(Some(backend)).unwrap().counters()
 }
 
-fn read(counters: &Counters) -> Vec<(Family, Reason, u64)> {
+fn read(counters: &Counters) -> Vec<(Family, DropReason, u64)> {
     counters.read().unwrap().into_iter().map(|count| (count.family, count.reason, count.packets)).collect()
 }
 
@@ -57,7 +57,7 @@ fn send(backend: Backend, family: Family, chain: &ChainName, packets: usize) {
 /// An enforcer that writes all chains that count.
 fn complete(backend: Backend) -> Told {
     let options = Options { anti_spoof: true, ..Options::default() };
-    Told(Enforcer::new(Linux::open(Some(backend)).unwrap(), "node-1").with_options(options), Known::default())
+    Told(Enforcer::new(Linux::open(Some(backend)).unwrap(), "node-1").with_options(options), LastObjects::default())
 }
 
 fn packets_are_counted_by_reason_and_family(backend: Backend) {
@@ -66,7 +66,7 @@ fn packets_are_counted_by_reason_and_family(backend: Backend) {
     let counters = counters(backend);
     let mut expected = Vec::new();
     for (place, family) in Family::ALL.into_iter().enumerate() {
-        for (n, reason) in Reason::ALL.into_iter().enumerate() {
+        for (n, reason) in DropReason::ALL.into_iter().enumerate() {
             let packets = place * 10 + n + 1;
             send(backend, family, &reason.chain(), packets);
             expected.push((family, reason, packets as u64));
@@ -89,7 +89,7 @@ fn edits_of_policies_do_not_set_counts_back(backend: Backend) {
     let mut enforcer = complete(backend);
     enforcer.pass(&Objects::default()).unwrap();
     let counters = counters(backend);
-    for reason in Reason::ALL {
+    for reason in DropReason::ALL {
         send(backend, Family::V4, &reason.chain(), 7);
     }
     // Groups, isolated sets and trees come, change and go.
@@ -107,7 +107,7 @@ fn what_is_not_there_is_not_counted_and_the_rest_is(backend: Backend) {
     assert_eq!(read(&counters), [], "before anything was written");
     let options = Options { keep_established: true, ..Options::default() };
     let kernel = Linux::open(Some(backend)).unwrap();
-    let mut enforcer = Told(Enforcer::new(kernel, "node-1").with_options(options), Known::default());
+    let mut enforcer = Told(Enforcer::new(kernel, "node-1").with_options(options), LastObjects::default());
     enforcer.pass(&groups(1)).unwrap();
     send(backend, Family::V6, &ChainName::deny(Direction::Egress), 2);
     let expected =
@@ -116,17 +116,12 @@ fn what_is_not_there_is_not_counted_and_the_rest_is(backend: Backend) {
 }
 
 fn counts_are_read_while_another_program_holds_the_lock(backend: Backend) {
-    // In a thread of its own, because it leaves the file system of the others.
-    let test = move || {
-        let _namespace = Namespace::enter();
-        leave_file_system();
-        run("mount", &["-t", "tmpfs", "tmpfs", "/run"]);
+    with_own_lock(move || {
         enforcer(backend).pass(&groups(1)).unwrap();
         let lock = File::create("/run/xtables.lock").unwrap();
         lock.lock().unwrap();
         assert_eq!(read(&counters(backend)).len(), 6);
-    };
-    std::thread::spawn(test).join().unwrap();
+    });
 }
 
 /// How many chains a packet is led through from this one on, itself included.
@@ -136,7 +131,10 @@ fn depth(program: &FamilyRuleset, chain: &ChainName) -> usize {
 }
 
 fn the_deepest_tree_loads(backend: Backend) {
-    let _namespace = Namespace::enter();
+    with_own_lock(move || load_the_deepest_tree(backend));
+}
+
+fn load_the_deepest_tree(backend: Backend) {
     // So many that in some place the tree has all nine levels, with a list of
     // groups that agree in all nine bits below. One of the groups is several that
     // decide together, which is a level more; and each has a rule without ports, so

@@ -16,13 +16,13 @@ use npc_agent::dataplane::{Error, Kernel, Linux};
 use npc_agent::enforce::Enforcer;
 use npc_agent::enforce::Writes;
 use npc_agent::enforce::enforcer::Pass;
-use npc_agent::source::difference::Known;
+use npc_agent::source::difference::LastObjects;
 use npc_agent::source::manifests;
 use npc_compiler::object::{Family, Labels, NetworkPolicy, Objects, Pod};
 use npc_compiler::plan::{KernelState, Plan};
 
 use super::by_hand::ByHand;
-use super::namespace::{Namespace, feed, hide_file, output, run};
+use super::namespace::{Namespace, feed, hide_file, output, run, with_own_lock};
 use super::programs::{dropping, everything};
 use super::{dump, on_both_backends};
 
@@ -46,7 +46,7 @@ fn open(backend: Backend) -> Linux {
 }
 
 /// An enforcer that is told whole states of the objects.
-pub(crate) struct Told(pub(crate) Enforcer<Linux>, pub(crate) Known);
+pub(crate) struct Told(pub(crate) Enforcer<Linux>, pub(crate) LastObjects);
 
 impl Told {
     pub(crate) fn pass(&mut self, objects: &Objects) -> Result<Pass, Error> {
@@ -56,7 +56,7 @@ impl Told {
 }
 
 pub(crate) fn enforcer(backend: Backend) -> Told {
-    Told(Enforcer::new(open(backend), "node-1"), Known::default())
+    Told(Enforcer::new(open(backend), "node-1"), LastObjects::default())
 }
 
 fn forward(backend: Backend) -> Vec<String> {
@@ -133,7 +133,10 @@ fn what_blocks_become_is_read_back_as_it_was_written(backend: Backend) {
 }
 
 fn a_thousand_groups_load_and_one_more_pod_writes_members_only(backend: Backend) {
-    let _namespace = Namespace::enter();
+    with_own_lock(move || a_thousand_groups_load(backend));
+}
+
+fn a_thousand_groups_load(backend: Backend) {
     let mut enforcer = enforcer(backend);
     let mut objects = groups(1000);
     let pass = enforcer.pass(&objects).unwrap();

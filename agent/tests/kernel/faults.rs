@@ -12,7 +12,7 @@ use npc_agent::dataplane::network::Network;
 use npc_agent::dataplane::probe::Supported;
 use npc_agent::dataplane::{Error, Failures, Flows, Kernel, Linux};
 use npc_agent::enforce::Enforcer;
-use npc_agent::source::difference::Known;
+use npc_agent::source::difference::LastObjects;
 use npc_compiler::object::{Family, Objects};
 use npc_compiler::plan::{KernelState, Plan};
 
@@ -153,7 +153,7 @@ impl Kernel for Shared {
 struct World {
     kernel: Shared,
     enforcer: Enforcer<Shared>,
-    known: Known,
+    known: LastObjects,
     _namespace: Namespace,
 }
 
@@ -162,7 +162,7 @@ impl World {
         let namespace = Namespace::enter();
         let kernel = Shared(std::sync::Arc::new(std::sync::Mutex::new(Faulty::open(backend))));
         let enforcer = Enforcer::new(kernel.clone(), "node-1");
-        Self { kernel, enforcer, known: Known::default(), _namespace: namespace }
+        Self { kernel, enforcer, known: LastObjects::default(), _namespace: namespace }
     }
 
     fn receive(&mut self, objects: &Objects) {

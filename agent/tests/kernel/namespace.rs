@@ -82,6 +82,19 @@ pub(crate) fn leave_file_system() {
     mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE).unwrap();
 }
 
+/// Does something in a thread with a network namespace and an xtables lock of its own. The real
+/// lock is for everybody, and tests beside this one wait for it only so long.
+pub(crate) fn with_own_lock(test: impl FnOnce() + Send + 'static) {
+    // In a thread of its own, because it leaves the file system of the others.
+    let inside = move || {
+        let _namespace = Namespace::enter();
+        leave_file_system();
+        mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), NONE).unwrap();
+        test();
+    };
+    std::thread::spawn(inside).join().unwrap();
+}
+
 /// Gives the calling thread, for good, a file system in which this file is
 /// empty, if it is there at all.
 pub(crate) fn hide_file(path: &Path) {

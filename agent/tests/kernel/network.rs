@@ -3,7 +3,7 @@
 use std::future::Future;
 
 use npc_agent::dataplane::links;
-use npc_agent::dataplane::network::{Bridge, Follower, Interface, Network, NotPodInterface};
+use npc_agent::dataplane::network::{Bridge, Interface, Network, NetworkFollower, NotPodInterface};
 use npc_compiler::object::Family;
 use npc_compiler::ruleset::node::InterfaceName;
 use npc_compiler::ruleset::text::POD_GROUP;
@@ -24,7 +24,7 @@ fn addresses(network: &Network) -> Vec<String> {
 }
 
 /// Waits for a change that brings this about; what comes before it is skipped.
-async fn until(follower: &mut Follower, wanted: impl Fn(&Network) -> bool) {
+async fn until(follower: &mut NetworkFollower, wanted: impl Fn(&Network) -> bool) {
     while !wanted(follower.network()) {
         follower.changed().await.unwrap();
     }
@@ -36,7 +36,7 @@ fn the_nodes_addresses_are_read_and_followed() {
     ip("link add eth0 type veth peer name peer0");
     ip("address add 192.0.2.7/24 dev eth0");
     block_on(async {
-        let mut follower = Follower::start().await.unwrap();
+        let mut follower = NetworkFollower::start().await.unwrap();
         assert_eq!(addresses(follower.network()), ["192.0.2.7/24"], "loopback's do not count");
         ip("link set eth0 up");
         ip("link set peer0 up");
@@ -55,7 +55,7 @@ fn an_address_on_a_link_to_a_peer_is_ours_and_not_the_peers() {
     ip("link add eth0 type veth peer name peer0");
     ip("address add 192.0.2.1 peer 192.0.2.2/32 dev eth0");
     block_on(async {
-        let follower = Follower::start().await.unwrap();
+        let follower = NetworkFollower::start().await.unwrap();
         assert_eq!(addresses(follower.network()), ["192.0.2.1/32"]);
     });
 }
@@ -70,7 +70,7 @@ fn what_lies_behind_a_bridge_is_known_and_a_port_that_leaves_it_is_no_link_that_
     ip("address add 192.0.2.1/24 dev pod0");
     ip("link set pod0 up");
     block_on(async {
-        let mut follower = Follower::start().await.unwrap();
+        let mut follower = NetworkFollower::start().await.unwrap();
         let behind = |network: &Network, address: &str| network.bridge_of(address.parse().unwrap()).map(str::to_owned);
         assert_eq!(behind(follower.network(), "10.244.1.9"), None, "it is down");
         ip("link set cbr0 up");
@@ -117,7 +117,7 @@ fn an_interface_of_pods_is_one_to_which_no_other_way_leads_and_which_leads_nowhe
     ip("link set docker0 up");
     ip("address add 172.17.0.1/16 dev docker0");
     block_on(async {
-        let mut follower = Follower::start().await.unwrap().of_interfaces(true);
+        let mut follower = NetworkFollower::start().await.unwrap().of_interfaces(true);
         assert_eq!(routes(follower.network()), ["cbr0 10.244.1.0/24"]);
         ip("route add 10.0.0.1/32 dev azv1");
         ip("-6 route add fd00::1/128 dev azv1");
@@ -165,7 +165,7 @@ fn a_pair_is_of_pods_when_one_end_is_in_another_namespace() {
     ip("link set azv1 up");
     ip("route add 10.0.0.1/32 dev azv1");
     block_on(async {
-        let mut follower = Follower::start().await.unwrap().of_interfaces(true);
+        let mut follower = NetworkFollower::start().await.unwrap().of_interfaces(true);
         assert_eq!(routes(follower.network()), [""; 0]);
         // As a CNI plugin does that makes the pair on the node first. Nothing is
         // said of the end that stays, until there is a link at the other.
@@ -182,7 +182,7 @@ fn links_join_the_group_of_pods_and_leave_it() {
     beyond.veth("azv1");
     ip("route add 10.0.0.1/32 dev azv1");
     block_on(async {
-        let mut follower = Follower::start().await.unwrap().of_interfaces(true);
+        let mut follower = NetworkFollower::start().await.unwrap().of_interfaces(true);
         let azv1 = InterfaceName::new("azv1").unwrap();
         let index = follower.network().interfaces[&azv1].index;
         // One that is not there is no failure.
@@ -202,7 +202,7 @@ fn links_join_the_group_of_pods_and_leave_it() {
 fn ipvs_is_seen_by_its_device() {
     let _namespace = Namespace::enter();
     block_on(async {
-        let mut follower = Follower::start().await.unwrap();
+        let mut follower = NetworkFollower::start().await.unwrap();
         assert!(!follower.network().ipvs);
         // A dummy on a real node; what kind it is does not matter.
         ip("link add kube-ipvs0 type veth peer name peer0");
@@ -220,8 +220,8 @@ fn a_bridge_is_filtered_by_the_namespaces_setting_or_its_own() {
     ip("link add cbr0 type bridge");
     ip("link set cbr0 up");
     block_on(async {
-        let mut follower = Follower::start().await.unwrap();
-        let bridge = |follower: &Follower| follower.network().bridges["cbr0"];
+        let mut follower = NetworkFollower::start().await.unwrap();
+        let bridge = |follower: &NetworkFollower| follower.network().bridges["cbr0"];
         assert_eq!(bridge(&follower), Bridge::default());
         for (value, is_filtered) in [("1", true), ("0", false)] {
             set(value);

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, UdpSocket};
 
 use npc_agent::dataplane::backend::Backend;
-use npc_agent::dataplane::nflog::{Denied, Error, Reader, Received};
+use npc_agent::dataplane::nflog::{Denied, Error, PacketReader, Received};
 use npc_compiler::object::Family;
 use npc_compiler::plan::conntrack::FlowKey;
 use npc_compiler::policy::Direction;
@@ -42,7 +42,7 @@ fn denied(family: Family, direction: Direction, port: u16) -> Denied {
     Denied { direction, tuple: FlowKey { source, destination, protocol: 17, port, mid_stream: false } }
 }
 
-fn packets(reader: &mut Reader, wanted: usize) -> Vec<Denied> {
+fn packets(reader: &mut PacketReader, wanted: usize) -> Vec<Denied> {
     let mut all = Vec::new();
     while all.len() < wanted {
         match reader.receive().unwrap() {
@@ -55,7 +55,7 @@ fn packets(reader: &mut Reader, wanted: usize) -> Vec<Denied> {
 
 fn a_dropped_packet_is_reported_with_its_direction(backend: Backend) {
     let _namespace = Namespace::enter();
-    let mut reader = Reader::open().unwrap();
+    let mut reader = PacketReader::open().unwrap();
     for family in Family::ALL {
         report(backend, family, "I-0123456789", 53, vec![Match::Limited]);
         report(backend, family, "E-0123456789", 54, vec![Match::Limited]);
@@ -71,7 +71,7 @@ fn a_dropped_packet_is_reported_with_its_direction(backend: Backend) {
 
 fn a_flood_is_limited_by_each_rule(backend: Backend) {
     let _namespace = Namespace::enter();
-    let mut reader = Reader::open().unwrap();
+    let mut reader = PacketReader::open().unwrap();
     report(backend, Family::V4, "I-0123456789", 53, vec![Match::Limited]);
     report(backend, Family::V4, "E-0123456789", 54, vec![]);
     for _ in 0..2000 {
@@ -91,7 +91,7 @@ on_both_backends!(a_dropped_packet_is_reported_with_its_direction, a_flood_is_li
 #[test]
 fn what_was_not_read_in_time_is_reported_as_lost() {
     let _namespace = Namespace::enter();
-    let mut reader = Reader::open().unwrap();
+    let mut reader = PacketReader::open().unwrap();
     report(Backend::Legacy, Family::V4, "I-0123456789", 53, vec![]);
     for _ in 0..20_000 {
         send(Family::V4, 53);
@@ -115,8 +115,8 @@ fn what_was_not_read_in_time_is_reported_as_lost() {
 #[test]
 fn there_is_one_reader_in_a_network_namespace() {
     let _namespace = Namespace::enter();
-    let first = Reader::open().unwrap();
-    assert!(matches!(Reader::open(), Err(Error::Taken)));
+    let first = PacketReader::open().unwrap();
+    assert!(matches!(PacketReader::open(), Err(Error::Taken)));
     drop(first);
-    Reader::open().unwrap();
+    PacketReader::open().unwrap();
 }

@@ -28,7 +28,7 @@ on_both_backends!(
 );
 
 /// Far longer than anything here takes.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// In front of the real restore commands, one for each family, that do what a file
 /// says: `refuse`, `lie` (do nothing and exit 0), `hang` (with a child), or `flush`,

@@ -26,10 +26,10 @@ mod model;
 mod reason;
 mod translate;
 
-pub use compare::{Cause, Change, Difference, Ends, Flows, Share, differences};
+pub use compare::{Cause, Difference, Ends, FlowChange, Flows, Share, differences};
 pub use model::Model;
 pub use reason::{NOTES, Note, Reason};
-pub use translate::{Member, Peer, Refusal, SetMatch, Term, Translation};
+pub use translate::{PodSet, Refusal, SetMatch, Term, TermPeer, Translation};
 
 /// Where its jump stands in FORWARD.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::Placement;
-use super::translate::{Peer, Refusal, SetMatch, Term, Translation};
+use super::translate::{Refusal, SetMatch, Term, TermPeer, Translation};
 use crate::algebra::cidr;
 use crate::algebra::traffic::Traffic;
 use crate::cluster::group::{Admitted, OtherEnd, Resolution, resolve};
@@ -40,7 +40,7 @@ impl<'a> Model<'a> {
     /// # Errors
     /// Why it does not program the policy.
     pub fn translation(&self, policy: PolicyId) -> Result<&Translation, &Refusal> {
-        self.translations[policy.0 as usize].as_ref()
+        self.translations[self.cluster.as_written(policy).0 as usize].as_ref()
     }
 
     /// Those of the policies that it programs and that isolate in a direction.
@@ -90,11 +90,11 @@ impl<'a> Model<'a> {
     }
 
     /// Whether a peer means another end.
-    pub(super) fn holds(&self, peer: &Peer, other: OtherEnd<'_>) -> bool {
+    pub(super) fn holds(&self, peer: &TermPeer, other: OtherEnd<'_>) -> bool {
         match peer {
-            Peer::Everyone => true,
-            Peer::Sets(matches) => matches.iter().all(|set| set.included == self.is_member(set, other.classes)),
-            Peer::Block(addresses) => other
+            TermPeer::Everyone => true,
+            TermPeer::Sets(matches) => matches.iter().all(|set| set.included == self.is_member(set, other.classes)),
+            TermPeer::Block(addresses) => other
                 .address
                 .is_some_and(|address| Family::of(&address) == Family::V4 && addresses.contains(cidr::number(address))),
         }
@@ -132,7 +132,7 @@ pub(super) fn named(term: &Term) -> impl Iterator<Item = (Protocol, String)> + '
     })
 }
 
-impl Peer {
+impl TermPeer {
     /// Whether it only excludes, so that it means addresses
     /// outside the cluster too.
     #[must_use]

@@ -51,7 +51,7 @@ fn lines(objects: &Objects, placement: Placement) -> Vec<String> {
     };
     let mut lines = Vec::new();
     for Difference { cause, flows } in differences(&model, &groups, &objects.services) {
-        let sign = if cause.change == Change::NewlyAllowed { '+' } else { '-' };
+        let sign = if cause.change == FlowChange::NewlyAllowed { '+' } else { '-' };
         let place = cause.path.or(cause.service).unwrap_or_default();
         for Flows { from, to, traffic, .. } in flows {
             lines.push(format!("{sign} {} {place}: {} -> {} {traffic}", cause.reason.code(), ends(&from), ends(&to)));
@@ -169,9 +169,10 @@ fn agrees(objects: &Objects) -> Result<(), TestCaseError> {
                 traffic.intersection(&directed(&cluster, &groups, direction, from, to, Some(family)))
             });
             let theirs = model.verdict(from, to, Some(family));
-            for (change, expected) in
-                [(Change::NewlyAllowed, ours.difference(&theirs)), (Change::NewlyDenied, theirs.difference(&ours))]
-            {
+            for (change, expected) in [
+                (FlowChange::NewlyAllowed, ours.difference(&theirs)),
+                (FlowChange::NewlyDenied, theirs.difference(&ours)),
+            ] {
                 let of = list.iter().filter(|one| one.cause.change == change && one.cause.family == family);
                 let flows = of.flat_map(|one| &one.flows).filter(|flow| holds(&flow.from, from) && holds(&flow.to, to));
                 let listed = flows.fold(Traffic::none(), |all, flow| all.union(&flow.traffic));

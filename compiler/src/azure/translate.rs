@@ -39,7 +39,7 @@ pub struct Term {
     /// rule where it has none.
     pub path: String,
     /// The ends that a term means.
-    pub peer: Peer,
+    pub peer: TermPeer,
     /// On which ports.
     pub ports: Ports,
     /// It is one of several for a `NotIn` with several values, of which one is
@@ -49,7 +49,7 @@ pub struct Term {
 
 /// The ends that a term means.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Peer {
+pub enum TermPeer {
     /// Everyone.
     Everyone,
     /// The addresses that meet all of these matches.
@@ -64,12 +64,12 @@ pub struct SetMatch {
     /// The set has to hold the address; otherwise it must not.
     pub included: bool,
     /// The members of the set.
-    pub member: Member,
+    pub member: PodSet,
 }
 
 /// Which pods a set holds.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Member {
+pub enum PodSet {
     /// Those of a namespace.
     InNamespace(String),
     /// Those of all namespaces.
@@ -80,7 +80,7 @@ pub enum Member {
     PodLabel(String, Option<BTreeSet<String>>),
 }
 
-impl Member {
+impl PodSet {
     /// Whether the set holds a pod of this namespace.
     #[must_use]
     pub fn holds(&self, namespace: &str, of_namespace: Option<&Labels>, labels: &Labels) -> bool {
@@ -143,7 +143,7 @@ fn read_rules(direction: Direction, namespace: &str, rules: &[Rule<'_>]) -> Resu
     // One rule without anything, and no other is looked at.
     if let Some(i) = rules.iter().position(|rule| list(rule) == (0, 0)) {
         let path = format!("spec.{section}[{i}]");
-        return Ok(vec![Term { path, peer: Peer::Everyone, ports: Ports::Everything, flattened: false }]);
+        return Ok(vec![Term { path, peer: TermPeer::Everyone, ports: Ports::Everything, flattened: false }]);
     }
     let mut terms = Vec::new();
     for (i, (peers, ports)) in rules.iter().enumerate() {
@@ -157,8 +157,8 @@ fn read_rules(direction: Direction, namespace: &str, rules: &[Rule<'_>]) -> Resu
             // Peers that say nothing are as good as none; without ports the
             // rule then means every pod.
             let peer = match &ports {
-                Ports::Everything => Peer::Sets(vec![SetMatch { included: true, member: Member::InAnyNamespace }]),
-                Ports::AnyOf(_) => Peer::Everyone,
+                Ports::Everything => TermPeer::Sets(vec![SetMatch { included: true, member: PodSet::InAnyNamespace }]),
+                Ports::AnyOf(_) => TermPeer::Everyone,
             };
             terms.push(Term { path, peer, ports, flattened: false });
             continue;
@@ -189,7 +189,7 @@ fn values(expression: &LabelSelectorRequirement) -> &[String] {
 }
 
 /// A peer is one match per combination of the values of its namespaceSelector.
-fn read_peer(path: &str, namespace: &str, peer: &api::NetworkPolicyPeer) -> Result<Vec<Peer>, Refusal> {
+fn read_peer(path: &str, namespace: &str, peer: &api::NetworkPolicyPeer) -> Result<Vec<TermPeer>, Refusal> {
     if let Some(block) = &peer.ip_block {
         return Ok(read_block(&format!("{path}.ipBlock"), block)?.into_iter().collect());
     }
@@ -197,15 +197,15 @@ fn read_peer(path: &str, namespace: &str, peer: &api::NetworkPolicyPeer) -> Resu
         None => Vec::new(),
         Some(selector) => pod_matches(selector, &format!("{path}.podSelector"))?,
     };
-    let own = || SetMatch { included: true, member: Member::InNamespace(namespace.to_owned()) };
+    let own = || SetMatch { included: true, member: PodSet::InNamespace(namespace.to_owned()) };
     match (&peer.namespace_selector, &peer.pod_selector) {
         (None, None) => Ok(Vec::new()),
-        (None, Some(_)) => Ok(vec![Peer::Sets(pods.into_iter().chain([own()]).collect())]),
+        (None, Some(_)) => Ok(vec![TermPeer::Sets(pods.into_iter().chain([own()]).collect())]),
         (Some(namespaces), _) => {
             let flat = namespace_matches(namespaces, &format!("{path}.namespaceSelector"))?;
             Ok(flat
                 .into_iter()
-                .map(|namespaces| Peer::Sets(namespaces.into_iter().chain(pods.clone()).collect()))
+                .map(|namespaces| TermPeer::Sets(namespaces.into_iter().chain(pods.clone()).collect()))
                 .collect())
         }
     }
@@ -215,7 +215,7 @@ fn namespace_matches(selector: &LabelSelector, path: &str) -> Result<Vec<Vec<Set
     let mut base: Vec<SetMatch> = (selector.match_labels.iter().flatten())
         .map(|(key, value)| SetMatch {
             included: true,
-            member: Member::NamespaceLabel(key.clone(), Some(value.clone())),
+            member: PodSet::NamespaceLabel(key.clone(), Some(value.clone())),
         })
         .collect();
     let mut flat = vec![Vec::new()];
@@ -224,7 +224,7 @@ fn namespace_matches(selector: &LabelSelector, path: &str) -> Result<Vec<Vec<Set
         match (expression.operator.as_str(), check_values(expression, path, i)?) {
             ("Exists" | "DoesNotExist", _) => base.push(SetMatch {
                 included: expression.operator == "Exists",
-                member: Member::NamespaceLabel(key.clone(), None),
+                member: PodSet::NamespaceLabel(key.clone(), None),
             }),
             // Each value makes a rule of its own. For In that is right; for
             // NotIn one of the rules lets in what another was to keep out.
@@ -232,7 +232,7 @@ fn namespace_matches(selector: &LabelSelector, path: &str) -> Result<Vec<Vec<Set
                 let included = expression.operator == "In";
                 let of_value = |value: &String| SetMatch {
                     included,
-                    member: Member::NamespaceLabel(key.clone(), Some(value.clone())),
+                    member: PodSet::NamespaceLabel(key.clone(), Some(value.clone())),
                 };
                 let with = |had: &Vec<SetMatch>, value| had.iter().cloned().chain([of_value(value)]).collect();
                 flat = flat.iter().flat_map(|had| values.iter().map(move |value| with(had, value))).collect();
@@ -240,7 +240,7 @@ fn namespace_matches(selector: &LabelSelector, path: &str) -> Result<Vec<Vec<Set
         }
     }
     if base.is_empty() && flat == [Vec::new()] {
-        base.push(SetMatch { included: true, member: Member::InAnyNamespace });
+        base.push(SetMatch { included: true, member: PodSet::InAnyNamespace });
     }
     Ok(flat.into_iter().map(|more| base.iter().cloned().chain(more).collect()).collect())
 }
@@ -249,7 +249,7 @@ fn pod_matches(selector: &LabelSelector, path: &str) -> Result<Vec<SetMatch>, Re
     let mut matches: Vec<SetMatch> = (selector.match_labels.iter().flatten())
         .map(|(key, value)| SetMatch {
             included: true,
-            member: Member::PodLabel(key.clone(), Some(BTreeSet::from([value.clone()]))),
+            member: PodSet::PodLabel(key.clone(), Some(BTreeSet::from([value.clone()]))),
         })
         .collect();
     for (i, expression) in selector.match_expressions.iter().flatten().enumerate() {
@@ -258,7 +258,7 @@ fn pod_matches(selector: &LabelSelector, path: &str) -> Result<Vec<SetMatch>, Re
         let values = matches!(operator, "In" | "NotIn").then(|| values.iter().cloned().collect());
         matches.push(SetMatch {
             included: matches!(operator, "In" | "Exists"),
-            member: Member::PodLabel(expression.key.clone(), values),
+            member: PodSet::PodLabel(expression.key.clone(), values),
         });
     }
     Ok(matches)
@@ -292,7 +292,7 @@ fn is_label_value(value: &str) -> bool {
 
 /// An ipBlock: a `hash:net` of its own with the exceptions as `nomatch`. None
 /// where it names no block.
-fn read_block(path: &str, block: &api::IPBlock) -> Result<Option<Peer>, Refusal> {
+fn read_block(path: &str, block: &api::IPBlock) -> Result<Option<TermPeer>, Refusal> {
     if block.cidr.is_empty() {
         return Ok(None);
     }
@@ -303,7 +303,7 @@ fn read_block(path: &str, block: &api::IPBlock) -> Result<Option<Peer>, Refusal>
     // cuts nothing out of it. One that ipset cannot read is not there.
     let cut = block.except.iter().flatten().filter_map(|text| ipset_cidr(text));
     let cut = cut.filter(|except| except.length >= cidr.length).map(|except| (except.first, except.last));
-    Ok(Some(Peer::Block(cidr.addresses().difference(&RangeSet::from_ranges(cut)))))
+    Ok(Some(TermPeer::Block(cidr.addresses().difference(&RangeSet::from_ranges(cut)))))
 }
 
 /// A prefix that Azure NPM takes for one: IPv4, no leading zeros in the

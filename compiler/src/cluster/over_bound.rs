@@ -109,6 +109,11 @@ impl Cluster {
         if self.is_over(id) { id } else { PolicyId(id.0 + index(self.policies.len())) }
     }
 
+    /// The id of a policy as it is written, whether it is over the bound or not.
+    pub(crate) fn as_written(&self, id: PolicyId) -> PolicyId {
+        if self.is_over(id) { PolicyId(id.0 - index(self.policies.len())) } else { id }
+    }
+
     /// Whether this is the id of a policy where it is over the bound.
     pub(crate) fn is_over(&self, id: PolicyId) -> bool {
         id.0 as usize >= self.policies.len()

@@ -91,7 +91,7 @@ pub(super) struct LocalGroups {
     uses: [BTreeMap<ChainName, usize>; 2],
     pub(super) ways: Ways,
     /// Endpoints that are to be grouped anew.
-    restless: BTreeSet<PodId>,
+    regrouping: BTreeSet<PodId>,
     /// Groups that are new, that may have lost their last endpoint or been
     /// given their first, or of which a policy was edited.
     changed: [BTreeSet<Hash>; 2],
@@ -99,7 +99,7 @@ pub(super) struct LocalGroups {
     /// Whether endpoints came or went since the last commit.
     is_stale: bool,
     /// Whether groups outlive their last endpoint.
-    linger: bool,
+    retains: bool,
     /// How often a group has lost its last endpoint.
     emptied: u64,
     /// Namespaces with policies over the bound on set members of which these are to be chosen
@@ -123,11 +123,11 @@ impl LocalGroups {
             joints: Default::default(),
             uses: Default::default(),
             ways,
-            restless: BTreeSet::new(),
+            regrouping: BTreeSet::new(),
             changed: Default::default(),
             edited: Default::default(),
             is_stale: true,
-            linger: false,
+            retains: false,
             emptied: 0,
             reconsidered: BTreeSet::new(),
             sizes: FxHashMap::default(),
@@ -145,8 +145,8 @@ impl LocalGroups {
     }
 
     /// Groups outlive their last endpoint from now on.
-    pub(super) fn linger(&mut self) {
-        self.linger = true;
+    pub(super) fn retain_groups(&mut self) {
+        self.retains = true;
     }
 
     /// The groups of an endpoint as of the last commit.
@@ -196,14 +196,14 @@ impl LocalGroups {
         });
         class.pods.insert(id);
         self.local.insert(id, [None; 2]);
-        self.restless.insert(id);
+        self.regrouping.insert(id);
         self.is_stale = true;
     }
 
     pub(super) fn pod_goes(&mut self, store: &Store, id: PodId) {
         let Some(groups) = self.local.remove(&id) else { return };
         self.is_stale = true;
-        self.restless.remove(&id);
+        self.regrouping.remove(&id);
         for direction in Direction::ALL {
             self.leave(direction, groups[direction as usize], id);
         }
@@ -259,7 +259,7 @@ impl LocalGroups {
         self.in_namespace(namespace, |_| ());
     }
 
-    /// A policy came, went or is another now: the endpoints that it concerns are restless.
+    /// A policy came, went or is another now: the endpoints that it concerns are to be regrouped.
     fn policy_changed(&mut self, namespace: &str, name: &Arc<str>) {
         let Some(here) = self.namespaces.get(namespace) else { return };
         if here.over_bound.contains_key(name) {
@@ -269,7 +269,7 @@ impl LocalGroups {
         for class in &here.classes {
             let Some(class) = self.classes.get_mut(class) else { continue };
             if class.judge(name, policy) {
-                self.restless.extend(&class.pods);
+                self.regrouping.extend(&class.pods);
                 self.is_stale = true;
             }
         }
@@ -287,11 +287,11 @@ impl LocalGroups {
     }
 
     /// The endpoints whose groups may change.
-    pub(super) fn restless(&self) -> impl Iterator<Item = PodId> {
-        self.restless.iter().copied()
+    pub(super) fn regrouping(&self) -> impl Iterator<Item = PodId> {
+        self.regrouping.iter().copied()
     }
 
-    /// Groups the restless endpoints anew, and makes chains, trees and the
+    /// Groups the endpoints to regroup anew, and makes chains, trees and the
     /// lists of sets in use accordingly.
     pub(super) fn regroup(
         &mut self,
@@ -341,10 +341,10 @@ impl LocalGroups {
         }
     }
 
-    /// Puts the restless endpoints into the groups that they belong to.
+    /// Puts the endpoints to regroup into the groups that they belong to.
     fn settle(&mut self, store: &Store) {
         let mut known = BTreeMap::<(ClassId, Direction, Resolution), Hash>::new();
-        for pod in std::mem::take(&mut self.restless) {
+        for pod in std::mem::take(&mut self.regrouping) {
             let id = store.pod(pod).class;
             let Some(class) = self.classes.get_mut(&id) else { continue };
             let Some(namespace) = self.namespaces.get_mut(&class.namespace) else { continue };
@@ -388,7 +388,7 @@ impl LocalGroups {
     }
 
     /// Makes the chains of groups that are new or edited, and drops the groups
-    /// that have no endpoint and are not to linger, or are too many. All chains that came or
+    /// that have no endpoint and are not to be retained, or are too many. All chains that came or
     /// went are noted. Whether the tree is to lead elsewhere.
     fn rewrite(
         &mut self,
@@ -407,7 +407,7 @@ impl LocalGroups {
             let is_edited = edited.contains(&hash);
             if group.pods.is_empty() {
                 // What another policy makes of it is found when it is needed.
-                if self.linger && !is_edited && group.age != Age::Over && group.leaves.is_some() {
+                if self.retains && !is_edited && group.age != Age::Over && group.leaves.is_some() {
                     retaining.insert(Arc::clone(&group.namespace));
                     continue;
                 }

@@ -154,10 +154,10 @@ impl Engine {
     /// namespace lost their last endpoint in that direction after it.
     ///
     /// The state is that of [`crate::ruleset::layout::ruleset_with`] and
-    /// [`Engine::lingering`] then.
+    /// [`Engine::retained`] then.
     #[must_use]
     pub fn with_retained_groups(mut self) -> Self {
-        self.groups.linger();
+        self.groups.retain_groups();
         self
     }
 
@@ -169,8 +169,8 @@ impl Engine {
     }
 
     /// The groups without endpoints, as of the last commit.
-    pub fn lingering(&self) -> impl Iterator<Item = RetainedGroup> {
-        self.groups.lingering()
+    pub fn retained(&self) -> impl Iterator<Item = RetainedGroup> {
+        self.groups.retained()
     }
 
     /// The state as of the last commit.
@@ -417,7 +417,7 @@ impl Engine {
     fn deltas(&mut self) -> [Delta; 2] {
         // Endpoints whose groups change without an event of their own, because
         // a policy did.
-        let moving: Vec<PodId> = self.groups.restless().collect();
+        let moving: Vec<PodId> = self.groups.regrouping().collect();
         for pod in moving {
             for family in Family::ALL {
                 if let Some(address) = self.store.address(pod, family) {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::object::Family;
 use crate::plan::{Delta, KernelState, SetDelta};
 use crate::policy::Direction;
-use crate::ruleset::dispatch::Node;
+use crate::ruleset::dispatch::TreeNode;
 use crate::ruleset::layout::{lead, set_at};
 use crate::ruleset::name::Hash;
 use crate::ruleset::node::{ChainName, Member, SetKind, SetName};
@@ -22,14 +22,14 @@ pub(super) struct Leaves {
 /// The trees of both directions, and their chains, at the last commit.
 #[derive(Debug)]
 struct Before {
-    trees: [Option<Node>; 2],
+    trees: [Option<TreeNode>; 2],
     chains: [[BTreeSet<ChainName>; 2]; 2],
 }
 
 /// The trees of both directions.
 #[derive(Debug, Default)]
 pub(super) struct Ways {
-    trees: [Option<Node>; 2],
+    trees: [Option<TreeNode>; 2],
     /// By what groups stand in the trees.
     seed: Option<Seed>,
     /// The trees as of the last commit, while others are made.
@@ -60,11 +60,11 @@ impl Ways {
     ) {
         let new = || Before { trees: self.trees.clone(), chains: self.chains.clone() };
         let before = self.before.get_or_insert_with(new);
-        let tree = Node::new(groups.keys().copied(), self.seed);
-        let was = before.trees[direction as usize].as_ref().map(Node::sets).unwrap_or_default();
+        let tree = TreeNode::new(groups.keys().copied(), self.seed);
+        let was = before.trees[direction as usize].as_ref().map(TreeNode::sets).unwrap_or_default();
         // What another tree since the last commit was to write or remove is not to be.
-        let undone = self.trees[direction as usize].as_ref().map(Node::sets).unwrap_or_default();
-        let is = tree.as_ref().map(Node::sets).unwrap_or_default();
+        let undone = self.trees[direction as usize].as_ref().map(TreeNode::sets).unwrap_or_default();
+        let is = tree.as_ref().map(TreeNode::sets).unwrap_or_default();
         for family in Family::ALL {
             let delta = &mut deltas[family as usize];
             for at in undone.keys().chain(was.keys()) {
@@ -124,7 +124,7 @@ impl Ways {
             None => &self.trees,
             Some(before) => &before.trees,
         };
-        let sets = |tree: &Option<Node>, group: Option<Hash>| -> BTreeSet<SetName> {
+        let sets = |tree: &Option<TreeNode>, group: Option<Hash>| -> BTreeSet<SetName> {
             let (Some(tree), Some(group)) = (tree, group) else { return BTreeSet::new() };
             let asked = tree.sets_of(&group).into_iter().map(|at| set_at(family, direction, &at));
             asked.chain([SetName::isolated(family, direction)]).collect()

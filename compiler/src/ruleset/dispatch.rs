@@ -38,15 +38,15 @@ impl fmt::Display for Path {
 
 /// A node of the tree; the leaves are groups by their identities.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Node {
+pub enum TreeNode {
     /// Addresses of groups below `path` + 0 go left, others right.
     Inner {
         /// The bits that all groups below have in common.
         path: Path,
         /// Where the next bit is 0.
-        left: Box<Node>,
+        left: Box<TreeNode>,
         /// Where the next bit is 1.
-        right: Box<Node>,
+        right: Box<TreeNode>,
     },
     /// Groups that agree in all bits that the tree distinguishes, to be tried
     /// in order; at least two.
@@ -60,7 +60,7 @@ pub enum Node {
     Leaf(Hash),
 }
 
-impl Node {
+impl TreeNode {
     /// The tree over these identities; `None` if there are none.
     #[must_use]
     pub fn new(groups: impl IntoIterator<Item = Hash>, seed: Option<Seed>) -> Option<Self> {
@@ -202,11 +202,11 @@ mod tests {
     }
 
     /// Where a packet of a group's endpoint ends, if sets hold what they mean.
-    fn find(node: &Node, group: &Hash) -> Hash {
+    fn find(node: &TreeNode, group: &Hash) -> Hash {
         match node {
-            Node::Leaf(leaf) => *leaf,
-            Node::List { groups, .. } => *groups.iter().find(|g| *g == group).unwrap_or(groups.last().unwrap()),
-            Node::Inner { path, left, right } => {
+            TreeNode::Leaf(leaf) => *leaf,
+            TreeNode::List { groups, .. } => *groups.iter().find(|g| *g == group).unwrap_or(groups.last().unwrap()),
+            TreeNode::Inner { path, left, right } => {
                 let place = place(group, path.seed);
                 let continues = path.bits.iter().enumerate().all(|(i, bit)| place.bit(i) == *bit);
                 let goes_left = continues && !place.bit(path.bits.len());
@@ -220,7 +220,7 @@ mod tests {
         let seeds = [None, Some(Seed::from_bytes([1; 32]))];
         for (count, seed) in [1, 2, 3, 10, 250, 1_000, 20_000].into_iter().flat_map(|n| seeds.map(|seed| (n, seed))) {
             let all = hashes(0..count);
-            let tree = Node::new(all.clone(), seed).unwrap();
+            let tree = TreeNode::new(all.clone(), seed).unwrap();
             let sets = tree.sets();
             for group in all.iter().take(1_000) {
                 let of: Vec<&DispatchSet> =
@@ -239,15 +239,15 @@ mod tests {
         let all = hashes(0..100);
         let reversed: Vec<Hash> = all.iter().rev().copied().collect();
         for seed in [None, Some(Seed::from_bytes([1; 32]))] {
-            assert_eq!(Node::new(all.clone(), seed), Node::new(reversed.clone(), seed));
+            assert_eq!(TreeNode::new(all.clone(), seed), TreeNode::new(reversed.clone(), seed));
         }
-        assert_eq!(Node::new(Vec::new(), None), None);
+        assert_eq!(TreeNode::new(Vec::new(), None), None);
     }
 
     #[test]
     fn a_new_group_changes_the_meaning_of_no_set() {
         for seed in [None, Some(Seed::from_bytes([1; 32]))] {
-            let sets = |range| Node::new(hashes(range), seed).unwrap().sets();
+            let sets = |range| TreeNode::new(hashes(range), seed).unwrap().sets();
             let (old, new) = (sets(0..100), sets(0..101));
             let newcomer = hashes(100..101)[0];
             for (at, groups) in old {
@@ -259,10 +259,10 @@ mod tests {
     }
 
     /// The longest list.
-    fn longest(tree: &Node) -> usize {
+    fn longest(tree: &TreeNode) -> usize {
         let mut longest = 0;
         tree.walk(&mut |node| {
-            if let Node::List { groups, .. } = node {
+            if let TreeNode::List { groups, .. } = node {
                 longest = longest.max(groups.len());
             }
         });
@@ -276,16 +276,16 @@ mod tests {
         let aimed: Vec<Hash> = hashes(1..30_000).iter().filter(shares).copied().take(24).collect();
         assert_eq!(aimed.len(), 24);
         let all = || aimed.iter().copied().chain([victim]).chain(hashes(30_000..30_250));
-        assert!(longest(&Node::new(all(), None).unwrap()) >= 25);
+        assert!(longest(&TreeNode::new(all(), None).unwrap()) >= 25);
         // What holds of random places, whatever names are chosen: 275 groups in 512 lists.
-        let longest = (0..100).map(|n| longest(&Node::new(all(), Some(Seed::from_bytes([n; 32]))).unwrap())).max();
+        let longest = (0..100).map(|n| longest(&TreeNode::new(all(), Some(Seed::from_bytes([n; 32]))).unwrap())).max();
         assert!(longest < Some(8), "{longest:?}");
     }
 
     #[test]
     fn no_two_seeds_have_a_set_in_common_but_those_of_groups() {
         let trees = [None, Some(1), Some(2)]
-            .map(|n: Option<u8>| Node::new(hashes(0..2_000), n.map(|n| Seed::from_bytes([n; 32]))).unwrap().sets());
+            .map(|n: Option<u8>| TreeNode::new(hashes(0..2_000), n.map(|n| Seed::from_bytes([n; 32]))).unwrap().sets());
         for (a, b) in [(0, 1), (0, 2), (1, 2)] {
             for (set, of) in &trees[a] {
                 match set {

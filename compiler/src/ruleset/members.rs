@@ -119,7 +119,8 @@ pub(crate) struct Asking<'a> {
 /// with endpoints there.
 ///
 /// It takes as many as are needed, and makes the sets of the others again. What policies share
-/// goes with the last of them, so where that does not do it takes twice as many each time.
+/// goes with the last of them, so where that does not do it takes four times as many each time:
+/// the sets of 10,000 policies are made eight times at most.
 pub(crate) fn over<'a>(groups: &[Asking<'a>], options: &Options, sizes: &mut dyn Sizes) -> BTreeSet<&'a str> {
     let mut over = BTreeSet::new();
     let mut left: Option<Vec<(u64, &str)>> = None;
@@ -141,7 +142,7 @@ pub(crate) fn over<'a>(groups: &[Asking<'a>], options: &Options, sizes: &mut dyn
         if taken == 0 {
             return over;
         }
-        fewest *= 2;
+        fewest *= 4;
     }
 }
 

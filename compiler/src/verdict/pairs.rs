@@ -41,7 +41,7 @@ pub type Regions = BTreeMap<Traffic, Region>;
 
 /// What a pair set says of its flows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Verdict {
+pub enum PairSetVerdict {
     /// They pass, as far as this direction goes.
     Allowed,
     /// They are dropped.
@@ -63,7 +63,7 @@ pub struct PairSet {
     /// By protocol and destination port.
     pub traffic: Traffic,
     /// What happens.
-    pub verdict: Verdict,
+    pub verdict: PairSetVerdict,
     /// For allowed pairs the rules that admit some of them, for denied ones
     /// the policies that isolate. Nothing where no policy isolates.
     pub because: Vec<Because>,
@@ -195,6 +195,15 @@ pub fn either(
     combine(one, other, Traffic::union)
 }
 
+/// What the one of two divisions of all addresses ([`outside`]) lets pass and the other does not.
+#[must_use]
+pub fn but(
+    one: &BTreeMap<Traffic, AddressSet>,
+    other: &BTreeMap<Traffic, AddressSet>,
+) -> BTreeMap<Traffic, AddressSet> {
+    combine(one, other, Traffic::difference)
+}
+
 fn combine(
     one: &BTreeMap<Traffic, AddressSet>,
     other: &BTreeMap<Traffic, AddressSet>,
@@ -271,7 +280,7 @@ pub fn pair_sets(cluster: &Cluster, groups: &Groups) -> Vec<PairSet> {
 fn unisolated(cluster: &Cluster, direction: Direction, family: Family, subjects: Vec<PodId>) -> PairSet {
     let pods = cluster.endpoints().map(|(id, _)| id).collect();
     let outside = RangeSet::range(0, cidr::last_number(family));
-    let (traffic, verdict) = (Traffic::all(), Verdict::Allowed);
+    let (traffic, verdict) = (Traffic::all(), PairSetVerdict::Allowed);
     PairSet { direction, family, subjects, peers: Region { pods, outside }, traffic, verdict, because: Vec::new() }
 }
 
@@ -297,8 +306,8 @@ fn of_groups(
         };
         let admitting = rules.iter().filter(|rule| rule.admits(cluster, &peers, &traffic));
         let admitting: BTreeSet<Because> = admitting.map(|rule| rule.because.clone()).collect();
-        add(traffic, Verdict::Allowed, admitting.into_iter().collect());
-        add(denied, Verdict::Denied, isolating());
+        add(traffic, PairSetVerdict::Allowed, admitting.into_iter().collect());
+        add(denied, PairSetVerdict::Denied, isolating());
     }
 }
 
@@ -450,7 +459,7 @@ mod tests {
                             if about && holds {
                                 let deciding = End::Pod(subject).groups(&cluster, &groups, direction, Some(family));
                                 prop_assert_eq!(set.because.is_empty(), deciding.is_empty(), "{:?}", set);
-                                let of = if set.verdict == Verdict::Allowed { &mut allowed } else { &mut denied };
+                                let of = if set.verdict == PairSetVerdict::Allowed { &mut allowed } else { &mut denied };
                                 prop_assert!(of.intersection(&set.traffic).is_none());
                                 *of = of.union(&set.traffic);
                             }

@@ -17,7 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long a stream that is not allowed any more is kept, to see that nothing
 /// comes through.
-const DOOM: Duration = Duration::from_secs(3);
+const KEPT: Duration = Duration::from_secs(3);
 
 /// One end of a connection.
 pub(super) struct End {
@@ -189,7 +189,7 @@ impl Streams {
         let (mut over, mut silent) = (Vec::new(), Vec::new());
         for (id, stream) in &mut self.live {
             let now = stream.is_broken(record);
-            if now.is_some_and(|since| since.elapsed() > DOOM) {
+            if now.is_some_and(|since| since.elapsed() > KEPT) {
                 over.push(*id);
             } else if now.is_none() {
                 let received = stream.received[0].min(stream.received[1]);

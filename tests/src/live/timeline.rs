@@ -100,8 +100,8 @@ impl Timeline {
     /// whether there was more than one.
     #[must_use]
     pub fn judge(&self, flows: &[Flow], flow: usize, begin: Instant, end: Instant) -> (Sure, bool) {
-        let meddled = |(from, to): &(Instant, Option<Instant>)| *from <= end && to.is_none_or(|to| to >= begin);
-        if self.excused.iter().any(meddled) {
+        let is_excused = |(from, to): &(Instant, Option<Instant>)| *from <= end && to.is_none_or(|to| to >= begin);
+        if self.excused.iter().any(is_excused) {
             return (Sure::Neither, false);
         }
         let (mut all_allow, mut in_flight) = (true, false);

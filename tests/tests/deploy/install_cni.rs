@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::Taint;
-use npc_agent::install_cni::owner::{Answer, NodeTraits, Wish, wish};
+use npc_agent::install_cni::owner::{NodeTraits, OwnerAnswer, Wish, wish};
 use serde_json::Value;
 
 use crate::{chart, kustomize, npc, repository, tools};
@@ -33,7 +33,7 @@ fn wish_of(set: &Value) -> Wish {
     // Which the chart tolerates, as all others.
     let gpu = Taint { key: "gpu".to_owned(), effect: "NoExecute".to_owned(), ..Taint::default() };
     let traits = NodeTraits { labels, taints: vec![gpu] };
-    wish(&Answer::Found(Box::new(set), Some(traits)), CONTAINER, "node-1")
+    wish(&OwnerAnswer::Found(Box::new(set), Some(traits)), CONTAINER, "node-1")
 }
 
 #[test]

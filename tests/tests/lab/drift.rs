@@ -93,7 +93,7 @@ fn halve(live: &mut Live, round: u64) -> KernelState {
         take_away(lab, &before, &after);
         Ok(())
     };
-    live.meddle(NODE, &after, "another program took half of it away", does).unwrap();
+    live.interfere(NODE, &after, "another program took half of it away", does).unwrap();
     assert_eq!(held(live.lab()), after);
     before
 }

@@ -206,11 +206,11 @@ fn groups_that_are_only_retained_go_before_any_policy() {
         objects.policies.push(of_app);
     }
     let mut engine = engine_of(&objects, &options(500));
-    assert_eq!((engine.lingering().count(), sizes(engine.state()).len()), (0, 2));
+    assert_eq!((engine.retained().count(), sizes(engine.state()).len()), (0, 2));
     engine.apply(Event::Pod(Box::new(pod("tenant", 1, &[("app", "next")], NODE))));
     engine.commit();
     assert_eq!(over(engine.findings()), [""; 0]);
-    assert_eq!((engine.lingering().count(), sizes(engine.state()).len()), (0, 2));
+    assert_eq!((engine.retained().count(), sizes(engine.state()).len()), (0, 2));
     assert!(passes(engine.state(), 1, 1_001) && !passes(engine.state(), 1, 1_000));
 }
 

@@ -139,14 +139,14 @@ fn distinct(mut objects: Objects) -> Objects {
 /// The state that a fresh compile makes of the objects, with the groups that
 /// the engine keeps for the next endpoints.
 fn fresh(objects: &Objects, options: &Options, engine: &Engine, own: &[(IpNetwork, InterfaceName)]) -> KernelState {
-    let lingering: Vec<RetainedGroup> = engine.lingering().collect();
+    let retained: Vec<RetainedGroup> = engine.retained().collect();
     let cluster = Cluster::new(objects);
     let has = |namespace: &str, name: &String| {
         cluster.policies().any(|(_, policy)| policy.namespace == namespace && policy.name == *name)
     };
     // The engine has let go of those whose policies are gone.
-    assert!(lingering.iter().all(|group| group.policies.iter().all(|name| has(&group.namespace, name))));
-    let mut state = KernelState::from(&layout::ruleset_with(&cluster, NODE, options, &lingering));
+    assert!(retained.iter().all(|group| group.policies.iter().all(|name| has(&group.namespace, name))));
+    let mut state = KernelState::from(&layout::ruleset_with(&cluster, NODE, options, &retained));
     for (family, held) in [(Family::V4, &mut state.v4), (Family::V6, &mut state.v6)] {
         if let Some((_, members)) = held.sets.get_mut(&SetName::own(family)) {
             let own = own.iter().filter(|(prefix, _)| Family::of(&prefix.ip()) == family);
@@ -171,7 +171,7 @@ struct Run {
     self_match: SelfMatch,
     log_denied: bool,
     anti_spoof: bool,
-    linger: bool,
+    retains: bool,
     set_members: SetMembers,
 }
 
@@ -180,7 +180,7 @@ fn check(stages: &[Objects], order: &[u32], run: Run) -> Result<(), TestCaseErro
     let seed = order[0].is_multiple_of(2).then(|| Seed::from_bytes([3; 32]));
     let options = Options { self_match, log_denied, anti_spoof, seed, set_members, ..Options::default() };
     let mut engine = Engine::new(NODE, options.clone());
-    if run.linger {
+    if run.retains {
         engine = engine.with_retained_groups();
     }
     let mut kernels = Family::ALL.map(|family| Model::new(family, &npc_compiler::plan::FamilyState::default()));
@@ -218,7 +218,7 @@ fn check(stages: &[Objects], order: &[u32], run: Run) -> Result<(), TestCaseErro
             }
             engine.reconsider_bound();
             let plan = engine.commit();
-            prop_assert!(engine.lingering().count() == 0 || run.linger && retirements < 2);
+            prop_assert!(engine.retained().count() == 0 || run.retains && retirements < 2);
             let fresh = fresh(is, &options, &engine, &own);
             for (family, kernel) in Family::ALL.into_iter().zip(&mut kernels) {
                 kernel.apply(&plan, |_, _, _| {});
@@ -244,12 +244,12 @@ fn any_sequence_of_events_leads_where_a_fresh_compile_does() {
     runner
         .run(
             &(objects(), objects(), objects(), order, fallback, any::<bool>()),
-            |(a, b, c, order, fallback, linger)| {
+            |(a, b, c, order, fallback, retains)| {
                 let self_match = if fallback { SelfMatch::PerEndpoint } else { SelfMatch::Bpf };
                 let log_denied = order[0].is_multiple_of(2);
                 let anti_spoof = order[1].is_multiple_of(2);
                 let set_members = SetMembers::default();
-                check(&[a, b, c], &order, Run { self_match, log_denied, anti_spoof, linger, set_members })
+                check(&[a, b, c], &order, Run { self_match, log_denied, anti_spoof, retains, set_members })
             },
         )
         .unwrap();
@@ -262,13 +262,13 @@ fn any_sequence_of_events_leads_where_a_fresh_compile_does_under_a_small_bound_o
     let objects = || random::objects().prop_map(distinct);
     let order = proptest::collection::vec(any::<u32>(), 16..64);
     random::runner(9, cases)
-        .run(&(objects(), objects(), objects(), order, any::<bool>(), 0_u64..12), |(a, b, c, order, linger, most)| {
+        .run(&(objects(), objects(), objects(), order, any::<bool>(), 0_u64..12), |(a, b, c, order, retains, most)| {
             let set_members = SetMembers(most);
             let options = Options { set_members, ..Options::default() };
             let is_over = members::bounded(Cluster::new(&b), &options).findings() != Cluster::new(&b).findings();
             over.set(over.get() + u32::from(is_over));
             let self_match = SelfMatch::Bpf;
-            check(&[a, b, c], &order, Run { self_match, log_denied: false, anti_spoof: false, linger, set_members })
+            check(&[a, b, c], &order, Run { self_match, log_denied: false, anti_spoof: false, retains, set_members })
         })
         .unwrap();
     assert!(over.get() * 6 > cases, "only {} of {cases} samples were over the bound", over.get());
@@ -367,12 +367,12 @@ fn a_pod_that_replaces_the_only_one_of_its_kind_writes_set_members_only() {
     for number in 1..4 {
         engine.apply(Event::PodGone(PodKey::of(&alone(number))));
         assert!(!writes_rules(&engine.commit()));
-        assert_eq!(engine.lingering().count(), 1);
+        assert_eq!(engine.retained().count(), 1);
         // Once in between is not twice.
         engine.retire();
         engine.apply(Event::Pod(Box::new(alone(number + 1))));
         assert!(!writes_rules(&engine.commit()));
-        assert_eq!(engine.lingering().count(), 0);
+        assert_eq!(engine.retained().count(), 0);
     }
     engine.apply(Event::PodGone(PodKey::of(&alone(4))));
     assert!(!writes_rules(&engine.commit()));
@@ -380,7 +380,7 @@ fn a_pod_that_replaces_the_only_one_of_its_kind_writes_set_members_only() {
     assert!(engine.commit().is_empty());
     engine.retire();
     assert!(writes_rules(&engine.commit()), "it had its time");
-    assert_eq!(engine.lingering().count(), 0);
+    assert_eq!(engine.retained().count(), 0);
 }
 
 #[test]
@@ -393,10 +393,10 @@ fn an_empty_group_goes_with_its_policies() {
         engine.commit();
         engine.apply(Event::PodGone(PodKey::of(&alone(1))));
         engine.commit();
-        assert_eq!(engine.lingering().count(), 1);
+        assert_eq!(engine.retained().count(), 1);
         engine.apply(change);
         engine.commit();
-        assert_eq!(engine.lingering().count(), 0);
+        assert_eq!(engine.retained().count(), 0);
     }
 }
 
@@ -441,12 +441,12 @@ fn a_pod_whose_labels_flip_leaves_few_groups_and_none_of_another_namespace_goes(
     for number in 1..256 {
         let there = apply(&mut engine, of_bits("a", number));
         engine.commit();
-        let of_a: Vec<_> = engine.lingering().filter(|group| group.namespace == "a").collect();
+        let of_a: Vec<_> = engine.retained().filter(|group| group.namespace == "a").collect();
         for direction in Direction::ALL {
             let count = of_a.iter().filter(|group| group.direction == direction).count();
             assert!(count == 16.min(number as usize - 1), "{count} empty groups after {number} changes");
         }
-        let of_b = engine.lingering().filter(|group| group.namespace == "b").count();
+        let of_b = engine.retained().filter(|group| group.namespace == "b").count();
         assert_eq!(of_b, 2, "another namespace's group stays in each direction");
         if number.is_multiple_of(50) {
             assert_eq!(*engine.state(), fresh(&there, &options, &engine, &[]));

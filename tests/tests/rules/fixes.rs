@@ -3,7 +3,10 @@
 //! again by the reader of manifests, and judged anew; what it opens is compared with the
 //! difference of two whole matrices.
 
+mod causes;
 mod checked;
+mod kind;
+mod mistakes;
 mod narrow;
 
 use npc_agent::source::manifests::{Options, parse_text};
@@ -34,6 +37,7 @@ fn fixed_in(objects: &Objects, from: &str, to: &str, port: &Port) -> String {
         let object = format!("{} {}", change.object.kind, change.object.name);
         match &change.edit {
             Edit::NewPolicy(document) => format!("new {object} {}", document["spec"]),
+            Edit::MovedPolicy(document, old) => format!("moved {} {}", old.name, document["metadata"]),
             _ => format!("{object} {}", serde_json::to_string(&change.patch()).unwrap()),
         }
     };

@@ -12,6 +12,7 @@ mod corpus;
 mod engine;
 mod fixes;
 mod hitless;
+mod imports;
 mod mid_stream;
 mod takeover;
 mod traps;

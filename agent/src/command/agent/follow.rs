@@ -9,13 +9,13 @@ use anyhow::Context as _;
 use k8s_openapi::jiff::Timestamp;
 use npc_agent::dataplane::conntrack_table::ConntrackTable;
 use npc_agent::dataplane::ipset::Ipset;
-use npc_agent::dataplane::network::{self, Follower};
-use npc_agent::dataplane::nflog::{self, Reader};
+use npc_agent::dataplane::network::{self, NetworkFollower};
+use npc_agent::dataplane::nflog::{self, PacketReader};
 use npc_agent::enforce::{Event, Settings};
-use npc_agent::install_cni::report::{self, Report};
+use npc_agent::install_cni::report::{self, InstallReport};
 use npc_agent::metrics::{self, CniInstaller, Kind, Metrics, Watches};
 use npc_agent::serve::{self, Purpose};
-use npc_agent::source::difference::Known;
+use npc_agent::source::difference::LastObjects;
 use npc_agent::source::manifests::{self, Loaded};
 use npc_agent::source::{Changes, directory};
 use npc_agent::status::{CniPlugin, HeldRemovals, SharedStatus};
@@ -50,7 +50,7 @@ pub(super) fn cni_report(path: Option<PathBuf>, metrics: CniInstaller, status: S
         let mut last = None;
         let mut has_failed = false;
         loop {
-            match Report::read(&path) {
+            match InstallReport::read(&path) {
                 Ok(Some(report)) => (last, has_failed) = (Some(report), false),
                 Err(error) if !has_failed => {
                     warn!(%error, path = %path.display(), "cannot read the report of the CNI plugin's installer");
@@ -59,7 +59,7 @@ pub(super) fn cni_report(path: Option<PathBuf>, metrics: CniInstaller, status: S
                 Ok(None) | Err(_) => {}
             }
             let now = report::now();
-            metrics.set(last.as_ref().unwrap_or(&Report { at: begun, ..Report::default() }), now);
+            metrics.set(last.as_ref().unwrap_or(&InstallReport { at: begun, ..InstallReport::default() }), now);
             let plugin = CniPlugin::of(last.as_ref(), begun, now);
             status.update(|status| status.cni_plugin = Some(plugin));
             time::sleep(REPORT_PERIOD).await;
@@ -101,7 +101,7 @@ pub(super) fn signals(sender: mpsc::Sender<Event>) -> io::Result<()> {
 /// Reports the packets that the rules drop. Answers whether that is possible; if not,
 /// policies are enforced all the same.
 pub(super) fn denied(sender: mpsc::Sender<Event>) -> bool {
-    let started = Reader::open().and_then(|reader| {
+    let started = PacketReader::open().and_then(|reader| {
         // A thread of its own, which ends with the process: it waits in the
         // kernel.
         let thread = std::thread::Builder::new().name("nflog".to_owned());
@@ -118,7 +118,7 @@ pub(super) fn denied(sender: mpsc::Sender<Event>) -> bool {
 }
 
 /// While the agent is busy this waits too, and the kernel reports that it had no room.
-fn read_denied(mut reader: Reader, sender: &mpsc::Sender<Event>) -> Result<(), nflog::Error> {
+fn read_denied(mut reader: PacketReader, sender: &mpsc::Sender<Event>) -> Result<(), nflog::Error> {
     while sender.blocking_send(Event::Denied(reader.receive()?)).is_ok() {}
     Ok(())
 }
@@ -134,13 +134,15 @@ pub(super) fn connections(metrics: &Metrics) {
                     fails = false;
                     let ConntrackTable { entries, limit, .. } = table;
                     match conntrack.is(table, &mut last) {
-                        Some(metrics::Change::Full) => warn!(
+                        Some(metrics::TableChange::Full) => warn!(
                             entries,
                             limit,
                             "the conntrack table is full; the kernel drops new connections that policies allow, too. \
                              Raise net.netfilter.nf_conntrack_max, or find the pod that opens them"
                         ),
-                        Some(metrics::Change::HasRoom) => info!(entries, limit, "the conntrack table has room again"),
+                        Some(metrics::TableChange::HasRoom) => {
+                            info!(entries, limit, "the conntrack table has room again")
+                        }
                         None => {}
                     }
                 }
@@ -156,7 +158,7 @@ pub(super) fn connections(metrics: &Metrics) {
 }
 
 pub(super) async fn network(sender: mpsc::Sender<Event>) -> Result<(), network::Error> {
-    let start = || async { Ok(Follower::start().await?.of_interfaces(true)) };
+    let start = || async { Ok(NetworkFollower::start().await?.of_interfaces(true)) };
     let mut follower = start().await?;
     tokio::spawn(async move {
         let mut network = follower.network().clone();
@@ -218,7 +220,7 @@ pub(super) async fn manifests_once(
         warn!("{words}");
     }
     // The channel has room: nothing else is in it yet.
-    Ok(sender.send(changes(&mut Known::default(), loaded, node)).await?)
+    Ok(sender.send(changes(&mut LastObjects::default(), loaded, node)).await?)
 }
 
 /// Follows the directory.
@@ -242,7 +244,7 @@ pub(super) fn manifests(
         let mut begun = false;
         let mut nowhere = None;
         let mut untold = None;
-        let mut known = Known::default();
+        let mut known = LastObjects::default();
         let mut in_force = Objects::default();
         let mut is_held = false;
         while let Some(update) = updates.next().await {
@@ -324,7 +326,7 @@ fn says_nowhere(objects: &Objects) -> Option<&'static str> {
 }
 
 /// What is different in the files.
-fn changes(known: &mut Known, loaded: Loaded, node: &str) -> Event {
+fn changes(known: &mut LastObjects, loaded: Loaded, node: &str) -> Event {
     let changes = known.changes(&loaded.objects, node);
     Event::Changes(Changes { positions: Some(Box::new(loaded.positions)), ..changes })
 }

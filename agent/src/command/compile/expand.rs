@@ -9,7 +9,7 @@ use npc_compiler::algebra::cidr;
 use npc_compiler::cluster::{Cluster, PodId};
 use npc_compiler::object::Family;
 use npc_compiler::policy::Direction;
-use npc_compiler::verdict::pairs::{Because, PairSet, Verdict, exempt};
+use npc_compiler::verdict::pairs::{Because, PairSet, PairSetVerdict, exempt};
 
 use crate::command::words::policy_name;
 
@@ -20,8 +20,11 @@ pub(super) fn text(cluster: &Cluster, sets: &[PairSet], out: &mut impl Write) ->
         for family in Family::ALL {
             // What no policy isolates exchanges everything with everyone anyway.
             let here = || sets.iter().filter(|set| set.direction == direction && set.family == family);
-            let isolated: BTreeSet<PodId> =
-                here().filter(|set| set.verdict == Verdict::Denied).flat_map(|set| &set.subjects).copied().collect();
+            let isolated: BTreeSet<PodId> = here()
+                .filter(|set| set.verdict == PairSetVerdict::Denied)
+                .flat_map(|set| &set.subjects)
+                .copied()
+                .collect();
             for subject in isolated {
                 let Some(address) = cluster.address(subject, family) else { continue };
                 for peer in cidr::prefixes(family, &exempt(cluster, subject, family)) {
@@ -44,7 +47,7 @@ pub(super) fn text(cluster: &Cluster, sets: &[PairSet], out: &mut impl Write) ->
 
 fn pairs(cluster: &Cluster, set: &PairSet, out: &mut impl Write) -> io::Result<()> {
     let peers = set.peers.addresses(cluster, set.family);
-    let verdict = if set.verdict == Verdict::Allowed { "allow" } else { "deny" };
+    let verdict = if set.verdict == PairSetVerdict::Allowed { "allow" } else { "deny" };
     let because: Vec<String> = (set.because.iter())
         .map(|Because { policy, rule }| {
             let policy = policy_name(cluster, *policy);

@@ -12,7 +12,7 @@ use npc_compiler::cluster::{Cluster, PodId, PolicyId};
 use npc_compiler::object::{Family, Protocol};
 use npc_compiler::policy::Direction;
 use npc_compiler::verdict::flow::End;
-use npc_compiler::verdict::pairs::{Because, PairSet, Region, Verdict};
+use npc_compiler::verdict::pairs::{Because, PairSet, PairSetVerdict, Region};
 use serde_json::{Map, Value, json};
 
 use crate::command::input::Input;
@@ -61,7 +61,7 @@ pub(super) fn text(cluster: &Cluster, groups: &Groups, sets: &[PairSet], out: &m
         let elsewhere: BTreeSet<Elsewhere> = elsewhere.collect();
         let lines = elsewhere.into_iter().map(|Elsewhere { ports, peer, policy, path, .. }| {
             let way = direction.peers_field();
-            (Verdict::Allowed, [ports, format!("{way} {peer} (none in the input)"), format!("{policy} {path}")])
+            (PairSetVerdict::Allowed, [ports, format!("{way} {peer} (none in the input)"), format!("{policy} {path}")])
         });
         add(&mut columns, &lines.collect::<Vec<_>>(), "");
         columns.write(out, "  ", 0)?;
@@ -69,15 +69,15 @@ pub(super) fn text(cluster: &Cluster, groups: &Groups, sets: &[PairSet], out: &m
     out.flush()
 }
 
-fn add(columns: &mut Columns, lines: &[(Verdict, [String; 3])], families: &str) {
+fn add(columns: &mut Columns, lines: &[(PairSetVerdict, [String; 3])], families: &str) {
     for (verdict, cells) in lines {
-        let (style, word) = if *verdict == Verdict::Allowed { (GOOD, "allow") } else { (BAD, "deny ") };
+        let (style, word) = if *verdict == PairSetVerdict::Allowed { (GOOD, "allow") } else { (BAD, "deny ") };
         let line = std::iter::once(families.to_owned()).chain(cells.iter().cloned());
         columns.after(format!("{style}{word}{style:#}  "), line);
     }
 }
 
-fn lines(cluster: &Cluster, sets: &[&PairSet]) -> Vec<(Verdict, [String; 3])> {
+fn lines(cluster: &Cluster, sets: &[&PairSet]) -> Vec<(PairSetVerdict, [String; 3])> {
     let line = |set: &&PairSet| {
         let way = set.direction.peers_field();
         let because: Vec<String> = set
@@ -153,7 +153,7 @@ pub(super) fn json(input: &Input, groups: &Groups, sets: &[PairSet]) -> Value {
         json!({
             "direction": set.direction.as_str(),
             "family": set.family,
-            "verdict": if set.verdict == Verdict::Allowed { "Allowed" } else { "Denied" },
+            "verdict": if set.verdict == PairSetVerdict::Allowed { "Allowed" } else { "Denied" },
             "subjects": names(cluster, &set.subjects),
             "peers": {"pods": names(cluster, &set.peers.pods), "prefixes": prefixes},
             "traffic": traffic_json(&set.traffic),

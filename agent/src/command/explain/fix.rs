@@ -5,6 +5,7 @@ mod why_not;
 mod yaml;
 
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 use std::io::{self, Write};
 
 use json_patch::{Patch, PatchOperation};
@@ -13,7 +14,9 @@ use npc_compiler::cluster::Cluster;
 use npc_compiler::cluster::group::Groups;
 use npc_compiler::policy::Direction;
 use npc_compiler::verdict::explain::FlowExplanation;
-use npc_compiler::verdict::fix::{Change, Edit, Fix, FlowFix, ObjectName, Opened, OpenedEnd, Rollout, Written, fixes};
+use npc_compiler::verdict::fix::{
+    Change, Edit, Fix, FlowFix, Lacking, ObjectName, Opened, OpenedEnd, Rollout, Written, fixes,
+};
 use serde_json::Value;
 
 use super::text::traffic;
@@ -144,17 +147,25 @@ fn checked(cluster: &Cluster, fix: &Fix) -> String {
         said.push(format!("{opens} no other"));
     }
     let closed = parts(&fix.closes, &verb("closes", "close"), "may close");
-    let reason = if closed.is_empty() {
-        String::new()
-    } else {
-        format!("\n{INDENT}(policies that select by this label apply to these pods only now)")
-    };
+    let mut reason = String::new();
+    if !closed.is_empty() {
+        let _ = write!(reason, "\n{INDENT}(policies that select by this label apply to these pods only now)");
+    }
+    if !fix.backend_of.is_empty() {
+        let services = shorten(&services(fix), NAMED, ", ");
+        let _ = write!(reason, "\n{INDENT}(with this label the pods become backends of {services})");
+    }
     said.extend(closed);
     let last = said.pop().unwrap_or_default();
     if said.is_empty() {
         return format!("{subject} this flow to ALLOWED and {last}{reason}");
     }
     format!("{subject} this flow to ALLOWED, {}\n{INDENT}and {last}{reason}", said.join(&format!(",\n{INDENT}")))
+}
+
+/// The Services that get backends by a label of the changes.
+fn services(fix: &Fix) -> Vec<String> {
+    fix.backend_of.iter().map(|(namespace, name)| format!("{namespace}/svc/{name}")).collect()
 }
 
 /// What is opened, by workload.
@@ -178,9 +189,22 @@ fn write_change(change: &Change, is_alone: bool, out: &mut impl Write) -> io::Re
             writeln!(out, "   = help: add this policy{alone}:")?;
             write_lines(&yaml::block(document), out)
         }
-        Edit::Labels(labels, Patch(operations)) => {
+        Edit::MovedPolicy(document, old) => {
+            writeln!(
+                out,
+                "   = help: {} selects no pod of its namespace; put it into that of the pods it means:",
+                object_name(old)
+            )?;
+            write_lines(&[yaml::pair("metadata", &document["metadata"])], out)?;
+            write_lines(&then(change).into_iter().collect::<Vec<_>>(), out)
+        }
+        Edit::Labels(labels, Patch(operations), lacking) => {
             let path = operations.first().map(|operation| path_of(operation, is_map(operation))).unwrap_or_default();
-            writeln!(out, "   = help: the other end lacks what the rule asks for; add this to {path} of {name}:")?;
+            let why = match lacking {
+                Lacking::Peer => "the other end lacks what the rule asks for",
+                Lacking::Subject => "the pods lack what the podSelector of a policy asks for",
+            };
+            writeln!(out, "   = help: {why}; add this to {path} of {name}:")?;
             let lines: Vec<String> =
                 labels.iter().map(|(key, value)| yaml::pair(key, &Value::from(value.as_str()))).collect();
             write_lines(&lines, out)?;
@@ -192,8 +216,15 @@ fn write_change(change: &Change, is_alone: bool, out: &mut impl Write) -> io::Re
     }
 }
 
-/// What else the pods of a changed template need.
+/// What else must be done: what the pods of a changed template need, and where an object was.
 fn then(change: &Change) -> Option<String> {
+    if let Edit::MovedPolicy(_, old) = &change.edit {
+        let (name, namespace) = (&old.name, old.namespace.as_deref().unwrap_or_default());
+        return Some(format!(
+            "then delete the one in namespace {namespace} (kubectl -n {namespace} delete networkpolicy {name}); kubectl \
+             moves no object"
+        ));
+    }
     let kind = &change.object.kind;
     let pods_keep = format!("the pods that run keep their labels; then delete them, because the {kind}");
     Some(match change.rollout? {
@@ -236,7 +267,11 @@ fn write_operation(operation: &PatchOperation, policy: &str, out: &mut impl Writ
         }
         PatchOperation::Replace(replace) => {
             let path = path_of(operation, true);
-            let what = if last == "port" { "means a name" } else { "selects no pod of the input" };
+            let what = match last.as_str() {
+                "port" => "means a name",
+                "namespaceSelector" => "selects no namespace of the input",
+                _ => "selects no pod of the input",
+            };
             writeln!(out, "   = help: {path} of {policy} {what}; write in its place:")?;
             write_lines(&[yaml::pair(&last, &replace.value)], out)
         }

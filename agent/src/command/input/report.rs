@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use indexmap::IndexMap;
 use npc_agent::finding::Finding;
-use npc_agent::source::manifests::{Foreign, Loaded, PassedOver};
+use npc_agent::source::manifests::{Loaded, OtherDocument, PassedOver};
 use npc_compiler::cluster::Cluster;
 use npc_compiler::cluster::unread::{Extent, Unread};
 
@@ -90,23 +90,23 @@ fn lines(passed: &PassedOver) -> impl Iterator<Item = (bool, String)> {
             number => format!("{number} {more}"),
         };
         let line = match foreign {
-            Foreign::Template => format!(
+            OtherDocument::Template => format!(
                 "{} not rendered, so nothing in them was judged ({names}); helm template {} | npc … -f -",
                 count("file with templates ({{ … }}) is", "files with templates ({{ … }}) are"),
                 chart_of(&first(files))
             ),
-            Foreign::Chart => {
+            OtherDocument::Chart => {
                 format!("passed over {} ({names})", count("file of a Helm chart", "files of Helm charts"))
             }
-            Foreign::Patch => {
+            OtherDocument::Patch => {
                 format!("passed over {} ({names})", count("patch of a kustomization", "patches of kustomizations"))
             }
-            Foreign::Encrypted => format!(
+            OtherDocument::Encrypted => format!(
                 "{} encrypted by SOPS, so nothing in them was judged ({names}); sops -d {} | npc … -f -",
                 count("file is", "files are"),
                 first(files)
             ),
-            Foreign::Other => {
+            OtherDocument::Other => {
                 format!(
                     "passed over {} ({names})",
                     count("file without Kubernetes objects", "files without Kubernetes objects")

@@ -15,7 +15,7 @@ use npc_compiler::verdict::flow::End;
 use npc_compiler::verdict::matrix::{Matrix, Options, Selection, TooLarge};
 
 use super::Args;
-use crate::command::endpoint::{Written, no_namespace};
+use crate::command::endpoint::{EndpointText, no_namespace};
 use crate::command::input::Input;
 use crate::command::{Exit, Stop};
 
@@ -89,7 +89,7 @@ impl Args {
 pub(super) const SHOW_LESS: &str = "show a part of it: -n NAMESPACE, --from ENDPOINT, --to ENDPOINT or -l LABELS";
 
 /// What the endpoints of a flag stand for.
-fn named(written: &[Written], input: &Input) -> anyhow::Result<Named> {
+fn named(written: &[EndpointText], input: &Input) -> anyhow::Result<Named> {
     let mut named = Named { any: written.is_empty(), ..Named::default() };
     for written in written {
         if written.port.is_some() {

@@ -4,7 +4,7 @@ use npc_agent::finding::Finding;
 use npc_compiler::algebra::cidr;
 use npc_compiler::policy::Direction;
 use npc_compiler::verdict::matrix::{Matrix, Printed, protocols};
-use npc_compiler::verdict::outside::{Certainty, Outside};
+use npc_compiler::verdict::outside::{Outside, OutsideBounds};
 use serde::Serialize;
 
 use super::elsewhere::Elsewhere;
@@ -12,10 +12,15 @@ use super::table::{OUTSIDE, TextMatrix};
 
 /// The documented JSON of the matrix, and what passes from and to outside.
 #[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub(super) struct Json<'a> {
     #[serde(flatten)]
     matrix: Printed<'a>,
     outside: Vec<Connection>,
+    /// What of these holds for some replicas only.
+    outside_differs: Vec<Connection>,
+    /// What may be allowed besides: the input lacks a fact.
+    outside_unknowns: Vec<Connection>,
     elsewhere: Vec<Elsewhere>,
     /// What is wrong with the objects.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -41,9 +46,9 @@ impl<'a> Json<'a> {
         warnings: &'a [String],
         findings: Vec<Finding>,
     ) -> Self {
-        let [outside, ..] = outside(matrix, view);
-        let elsewhere = view.elsewhere();
-        Self { matrix: Printed { matrix, warnings }, outside, elsewhere, findings }
+        let [outside, outside_differs, outside_unknowns] = outside(matrix, view);
+        let (matrix, elsewhere) = (Printed { matrix, warnings }, view.elsewhere());
+        Self { matrix, outside, outside_differs, outside_unknowns, elsewhere, findings }
     }
 }
 
@@ -56,10 +61,8 @@ pub(super) fn outside(matrix: &Matrix<'_>, view: &TextMatrix<'_>) -> [Vec<Connec
                 Direction::Egress => (&*endpoint.id, OUTSIDE),
                 Direction::Ingress => (OUTSIDE, &*endpoint.id),
             };
-            let allowed = view.outside(place, direction, Certainty::Least);
-            let mut unknown = view.outside(place, direction, Certainty::Most);
-            unknown.retain(|entry| !allowed.contains(entry));
-            for (rows, entries) in all.iter_mut().zip([allowed, Vec::new(), unknown]) {
+            let OutsideBounds { allowed, differs, unknown, .. } = view.outside(place, direction);
+            for (rows, entries) in all.iter_mut().zip([allowed, differs, unknown]) {
                 rows.extend(entries.iter().flat_map(|entry| rows_of(entry, from, to)));
             }
         }

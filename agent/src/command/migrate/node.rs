@@ -17,7 +17,7 @@ use super::options::{self, AgentAnswer};
 /// The state of this node's kernel.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct State {
+pub(super) struct NodeKernel {
     pub(super) name: String,
     pub(super) backend: String,
     /// Whether the kernel holds what the policies ask for, first in FORWARD.
@@ -54,7 +54,7 @@ pub(super) struct Table {
     pub(super) forward_drops: bool,
 }
 
-impl State {
+impl NodeKernel {
     /// Reads the kernel of the network namespace that this runs in.
     pub(super) fn read(name: &str, cluster: &Cluster) -> anyhow::Result<Self> {
         let reading = || "cannot read this kernel; npc migrate --node needs root";

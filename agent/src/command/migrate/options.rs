@@ -43,7 +43,7 @@ impl AgentAnswer {
                 },
                 options: status.options.map(Into::into),
                 // Without an agent, what it kept for pods that may come back is too much.
-                retained: status.lingering.into_iter().map(Into::into).collect(),
+                retained: status.retained.into_iter().map(Into::into).collect(),
             },
         }
     }
@@ -123,6 +123,7 @@ mod tests {
                 allow_tunnels: is(2),
                 log_denied: is(3),
                 anti_spoof: is(4),
+                set_members: Default::default(),
                 lacks: MissingMatches::default(),
                 seed: is(1).then(|| Seed::from_bytes([1; 32])),
             };

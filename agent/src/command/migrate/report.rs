@@ -4,26 +4,26 @@ use npc_agent::finding::{Finding, Place};
 use npc_compiler::API_VERSION;
 use npc_compiler::algebra::cidr;
 use npc_compiler::algebra::traffic::Traffic;
-use npc_compiler::azure::{Change, Difference, Ends, Flows, NOTES, Placement, Share};
+use npc_compiler::azure::{Difference, Ends, FlowChange, Flows, NOTES, Placement, Share};
 use npc_compiler::object::Family;
 use npc_compiler::policy::Direction;
 use npc_compiler::verdict::matrix::protocols;
 use serde::Serialize;
 
-use super::node::State;
+use super::node::NodeKernel;
 use crate::command::input::Input;
 
 /// What changes when npc takes Azure NPM's place.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Report<'a> {
+pub(super) struct MigrationReport<'a> {
     api_version: &'static str,
     kind: &'static str,
     /// Where Azure NPM's jump is taken to stand.
     placement: &'static str,
     pub(super) differences: Vec<Item>,
     pub(super) notes: Vec<Note>,
-    pub(super) node: Option<&'a State>,
+    pub(super) node: Option<&'a NodeKernel>,
     /// What is wrong with the objects.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     findings: Vec<Finding>,
@@ -99,12 +99,12 @@ pub(super) struct Note {
     pub(super) text: &'static str,
 }
 
-impl<'a> Report<'a> {
+impl<'a> MigrationReport<'a> {
     pub(super) fn new(
         input: &Input,
         placement: Placement,
         differences: &[Difference],
-        node: Option<&'a State>,
+        node: Option<&'a NodeKernel>,
     ) -> Self {
         Self {
             api_version: API_VERSION,
@@ -141,8 +141,8 @@ fn item(input: &Input, Difference { cause, flows }: &Difference) -> Item {
     Item {
         code: cause.reason.code(),
         change: match cause.change {
-            Change::NewlyAllowed => "NewlyAllowed",
-            Change::NewlyDenied => "NewlyDenied",
+            FlowChange::NewlyAllowed => "NewlyAllowed",
+            FlowChange::NewlyDenied => "NewlyDenied",
         },
         family: cause.family,
         direction: cause.direction.map(Direction::as_str),

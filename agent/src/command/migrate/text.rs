@@ -2,15 +2,15 @@
 
 use std::io::{self, Write};
 
-use super::node::State;
-use super::report::{Item, Report, Side};
+use super::node::NodeKernel;
+use super::report::{Item, MigrationReport, Side};
 use crate::command::output::{BAD, Columns, DOUBT, FAINT, GOOD};
 use crate::command::words::{blocks, shorten};
 
 /// So many workloads or prefixes are named on one side of a line.
 const LISTED: usize = 4;
 
-pub(super) fn write(report: &Report<'_>, out: &mut impl Write) -> io::Result<()> {
+pub(super) fn write(report: &MigrationReport<'_>, out: &mut impl Write) -> io::Result<()> {
     let items = &report.differences;
     for same in items.chunk_by(|a, b| a.code == b.code) {
         let [first, ..] = same else { continue };
@@ -100,7 +100,7 @@ fn names(side: &Side) -> String {
     shorten(&names, LISTED, ", ")
 }
 
-fn node(state: &State, out: &mut impl Write) -> io::Result<()> {
+fn node(state: &NodeKernel, out: &mut impl Write) -> io::Result<()> {
     if state.differs.is_empty() {
         writeln!(out, "{GOOD}npc's rules hold in this kernel{GOOD:#} (node {}, {})", state.name, state.backend)?;
     } else {

@@ -80,7 +80,7 @@ impl BridgeTable {
 
 /// What became of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Written {
+pub struct TableWrite {
     /// Something was written.
     pub wrote: bool,
     /// Another program had changed it, or removed it.
@@ -105,10 +105,10 @@ impl Bridge {
     /// known, or where anything of nf_tables was changed since it was read.
     ///
     /// Each change is one commit, so a frame meets the table before or after it.
-    pub(super) fn set(&mut self, wanted: &BridgeTable) -> Result<Written, Error> {
+    pub(super) fn set(&mut self, wanted: &BridgeTable) -> Result<TableWrite, Error> {
         if wanted.is_empty() && self.socket.is_none() && !super::backend::nf_tables_is_loaded() {
             // To ask would load the module.
-            return Ok(Written::default());
+            return Ok(TableWrite::default());
         }
         let mut socket = match self.socket.take() {
             Some(socket) => socket,
@@ -123,12 +123,12 @@ impl Bridge {
         written
     }
 
-    fn set_over(&mut self, socket: &mut Socket, wanted: &BridgeTable) -> Result<Written, Error> {
+    fn set_over(&mut self, socket: &mut Socket, wanted: &BridgeTable) -> Result<TableWrite, Error> {
         let mut drifted = false;
         let generation = match table::generation(socket) {
             Ok(generation) => generation,
             // Without nf_tables there is no table of ours.
-            Err(error) if error.is_unsupported() && wanted.is_empty() => return Ok(Written::default()),
+            Err(error) if error.is_unsupported() && wanted.is_empty() => return Ok(TableWrite::default()),
             Err(error) => return Err(error),
         };
         if self.known.is_none() || self.generation != Some(generation) {
@@ -152,19 +152,19 @@ impl Bridge {
             self.generation = held.is_some().then_some(generation);
             if held.as_ref() != Some(wanted) {
                 self.write(socket, held.as_ref(), wanted)?;
-                return Ok(Written { wrote: true, drifted });
+                return Ok(TableWrite { wrote: true, drifted });
             }
             self.known = held;
             self.is_ours = true;
-            return Ok(Written { wrote: false, drifted });
+            return Ok(TableWrite { wrote: false, drifted });
         }
         let known = self.known.take();
         if known.as_ref() == Some(wanted) {
             self.known = known;
-            return Ok(Written::default());
+            return Ok(TableWrite::default());
         }
         self.write(socket, known.as_ref(), wanted)?;
-        Ok(Written { wrote: true, drifted })
+        Ok(TableWrite { wrote: true, drifted })
     }
 
     fn write(&mut self, socket: &mut Socket, held: Option<&BridgeTable>, wanted: &BridgeTable) -> Result<(), Error> {

@@ -51,7 +51,7 @@ const TRIES: u32 = 5;
 
 /// One go at writing to sets, for who measures them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Written {
+pub struct TimedWrite {
     /// How long it took.
     pub took: Duration,
     /// Whether all of it is in the kernel.

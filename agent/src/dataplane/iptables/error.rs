@@ -23,7 +23,7 @@ pub enum Error {
         /// The command.
         command: &'static str,
         /// Which line of its input.
-        place: Place,
+        place: RefusedLine,
         /// What it said.
         message: String,
     },
@@ -91,14 +91,14 @@ pub enum Error {
 
 /// The line of a restore that was refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct RefusedLine {
     /// Its number, from 1, where the command printed it.
     pub number: Option<usize>,
     /// Its text, where it could be found.
     pub line: Option<String>,
 }
 
-impl std::fmt::Display for Place {
+impl std::fmt::Display for RefusedLine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match (self.number, &self.line) {
             (Some(number), Some(line)) => write!(f, "line {number} (`{line}`)"),
@@ -162,7 +162,7 @@ fn explained(message: &str) -> &'static str {
 /// Parsing errors say `Error occurred at line: 3`, legacy's commit says `line 3
 /// failed` and nft's `line 3: CHAIN_DEL failed`. What is found out only at the
 /// end is blamed on the COMMIT line, and the message names the chain.
-pub(super) fn place(text: &str, stderr: &str) -> Place {
+pub(super) fn place(text: &str, stderr: &str) -> RefusedLine {
     let number = stderr.match_indices("line").find_map(|(at, word)| {
         let rest = stderr[at + word.len()..].trim_start_matches([':', ' ']);
         let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
@@ -174,11 +174,11 @@ pub(super) fn place(text: &str, stderr: &str) -> Place {
             let named = stderr.split(['\'', '`']).nth(1);
             let culprit = named.and_then(|name| text.lines().enumerate().find(|(_, line)| leads_to(line, name)));
             match culprit {
-                Some((index, line)) => Place { number: Some(index + 1), line: Some(line.to_owned()) },
-                None => Place { number, line: Some(line) },
+                Some((index, line)) => RefusedLine { number: Some(index + 1), line: Some(line.to_owned()) },
+                None => RefusedLine { number, line: Some(line) },
             }
         }
-        line => Place { number, line },
+        line => RefusedLine { number, line },
     }
 }
 

@@ -34,7 +34,7 @@ mod lock;
 mod native;
 mod reading;
 
-pub use error::{Error, Place};
+pub use error::{Error, RefusedLine};
 pub use filter_table::{Hook, Jump};
 pub use listing::Listing;
 pub(super) use listing::fuzz as fuzz_listing;

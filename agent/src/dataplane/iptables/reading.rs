@@ -240,7 +240,7 @@ impl Iptables {
 }
 
 /// The place among these chains at which listing them stopped.
-fn culprit(names: &[ChainName], place: &error::Place, output: &process::Output) -> usize {
+fn culprit(names: &[ChainName], place: &error::RefusedLine, output: &process::Output) -> usize {
     let quoted = output.stderr.split(['\'', '`']).find_map(ChainName::ours);
     let by_name = quoted.and_then(|quoted| names.iter().position(|name| *name == quoted));
     // The first line names the table.

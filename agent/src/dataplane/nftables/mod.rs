@@ -15,7 +15,7 @@
 mod socket;
 
 pub use super::attribute::{Attributes, WriteAttributes};
-pub use socket::{Answer, Error, Request, Socket};
+pub use socket::{AnswerMessage, Error, Request, Socket};
 
 /// The families of tables.
 pub mod family {

@@ -198,7 +198,7 @@ fn batch_edge(kind: u16) -> Vec<u8> {
 
 /// One message of an answer.
 #[derive(Debug, Clone, Copy)]
-pub struct Answer<'a> {
+pub struct AnswerMessage<'a> {
     /// What it reports: one of [`message`](super::message).
     pub message: u8,
     /// The family of the table.
@@ -242,7 +242,7 @@ impl Socket {
     pub fn ask<T>(
         &mut self,
         request: &Request,
-        mut each: impl FnMut(Answer<'_>) -> Result<Option<T>, DecodeError>,
+        mut each: impl FnMut(AnswerMessage<'_>) -> Result<Option<T>, DecodeError>,
     ) -> Result<Vec<T>, Error> {
         for _ in 0..TRIES {
             let number = self.number.wrapping_add(1);
@@ -356,7 +356,7 @@ impl Socket {
         &mut self,
         request: &Request,
         numbers: std::ops::RangeInclusive<u32>,
-        mut each: impl FnMut(Answer<'_>) -> Result<(), DecodeError>,
+        mut each: impl FnMut(AnswerMessage<'_>) -> Result<(), DecodeError>,
     ) -> Result<End, Error> {
         let malformed = |source| Error::Malformed { what: request.what.clone(), source };
         let mut interrupted = false;
@@ -400,7 +400,8 @@ impl Socket {
                             (subsystem, payload.split_at_checked(NETFILTER_HEADER))
                         {
                             let attributes = Attributes(attributes);
-                            each(Answer { message: message_kind, family: header[0], attributes }).map_err(malformed)?;
+                            each(AnswerMessage { message: message_kind, family: header[0], attributes })
+                                .map_err(malformed)?;
                         }
                         continue;
                     }

@@ -285,7 +285,7 @@ impl Report {
     }
 
     /// Rules and sets were written.
-    pub(super) fn written(&self, restores: &[Restored], set_writes: &[ipset::Written]) {
+    pub(super) fn written(&self, restores: &[Restored], set_writes: &[ipset::TimedWrite]) {
         for restored in restores {
             self.metrics.restored(restored.took, restored.waited, restored.done);
         }

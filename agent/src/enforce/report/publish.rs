@@ -48,7 +48,7 @@ impl Report {
             status.spoofable = self.spoofable.keys().cloned().collect();
             status.contested = pass.contests.iter().map(contested).collect();
             status.options = Some((&pass.options).into());
-            status.lingering = pass.lingering.iter().cloned().map(Into::into).collect();
+            status.retained = pass.retained.iter().cloned().map(Into::into).collect();
             if !pass.writes.is_nothing() {
                 status.last_change = Some(LastChange {
                     at: now,

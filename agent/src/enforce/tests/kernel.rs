@@ -149,13 +149,13 @@ impl Kernel for Recording {
         Ok(())
     }
 
-    fn set_bridge(&mut self, wanted: &BridgeTable) -> Result<bridge::Written, dataplane::Error> {
+    fn set_bridge(&mut self, wanted: &BridgeTable) -> Result<bridge::TableWrite, dataplane::Error> {
         let mut memory = self.memory.lock().expect("no thread panicked");
         if let Some(errno) = memory.no_bridge.filter(|_| !wanted.is_empty()) {
             return Err(nftables::Error::Refused { what: "make the table".to_owned(), errno }.into());
         }
         memory.bridge = wanted.clone();
-        Ok(bridge::Written::default())
+        Ok(bridge::TableWrite::default())
     }
 
     fn peers(&mut self, ports: &[u32]) -> Vec<(u32, Peer)> {

@@ -25,7 +25,7 @@ use crate::dataplane::links::NO_GROUP;
 use crate::dataplane::network::{Interface, Network};
 use crate::metrics::Metrics;
 use crate::source::Changes;
-use crate::source::difference::Known;
+use crate::source::difference::LastObjects;
 
 mod audits;
 mod faults;
@@ -53,7 +53,7 @@ enum Input {
 }
 
 impl Input {
-    fn event(self, known: &mut Known) -> Event {
+    fn event(self, known: &mut LastObjects) -> Event {
         match self {
             Self::Objects(objects) => Event::Changes(known.changes(&objects, "node-1")),
             Self::Network(network) => Event::Network(network),
@@ -64,7 +64,7 @@ impl Input {
 /// An agent that is to run, and both ends of its world.
 struct World {
     memory: Arc<Mutex<Memory>>,
-    known: Known,
+    known: LastObjects,
     events: mpsc::Sender<Event>,
     calls: mpsc::UnboundedReceiver<Call>,
     agent: JoinHandle<Result<(), Error>>,
@@ -78,7 +78,7 @@ impl World {
     fn with_options(settings: Settings, options: layout::Options, refusals: usize, queued: Vec<Input>) -> Self {
         let (events, receiver) = mpsc::channel(16);
         let (sender, calls) = mpsc::unbounded_channel();
-        let mut known = Known::default();
+        let mut known = LastObjects::default();
         for input in queued {
             events.try_send(input.event(&mut known)).expect("there is room");
         }

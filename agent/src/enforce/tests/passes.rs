@@ -15,7 +15,7 @@ async fn nothing_is_asked_of_the_kernel_before_objects_and_network_are_known() {
 }
 
 /// A part of `objects`, as a list that is not complete.
-fn part(known: &mut Known, objects: &Objects) -> Event {
+fn part(known: &mut LastObjects, objects: &Objects) -> Event {
     Event::Changes(Changes { is_part: true, ..known.changes(objects, "node-1") })
 }
 

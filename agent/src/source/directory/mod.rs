@@ -28,8 +28,8 @@ use tokio::sync::mpsc;
 
 use super::manifests::{Loaded, Options, Problem, walk};
 use read::Reading;
-use state::State;
-use watch::{Change, Watch};
+use state::DirectoryState;
+use watch::{DirectoryEvent, Watch};
 
 /// How long nothing may happen before a burst of changes counts as over.
 const QUIET: Duration = Duration::from_millis(50);
@@ -102,7 +102,7 @@ struct Follower {
     root: PathBuf,
     /// The watches name absolute paths; people see the path they gave.
     absolute: PathBuf,
-    state: State,
+    state: DirectoryState,
     watch: Option<Watch>,
     /// It is at its end when the updates were dropped.
     alive: PipeReader,
@@ -122,7 +122,7 @@ impl Follower {
         let (alive, kept) = io::pipe()?;
         let (sender, receiver) = mpsc::channel(1);
         let updates = Updates { receiver, _alive: kept };
-        let state = State::new(root.clone(), options);
+        let state = DirectoryState::new(root.clone(), options);
         let (open, written) = (BTreeMap::new(), BTreeSet::new());
         Ok((Self { root, absolute, state, watch: None, alive, sender, open, written }, updates))
     }
@@ -138,11 +138,11 @@ impl Follower {
             // A program that gets no processor while it writes in place leaves a file that is
             // half and not fresh. The kernel has reported that write.
             let Ok(changed) = self.wait(Some(Duration::ZERO)) else { return };
-            reading.restless |= changed;
+            reading.is_changing |= changed;
             reading.hold_back(&self.open.keys().chain(&self.written).map(PathBuf::as_path).collect());
-            let restless = reading.restless;
+            let is_changing = reading.is_changing;
             let unlisted = reading.has_unlisted();
-            if !restless || begun.elapsed() >= PATIENCE {
+            if !is_changing || begun.elapsed() >= PATIENCE {
                 // What is busy even now stays as it was, and the rest goes on.
                 if let Some(update) = self.state.take(reading, refused.as_ref())
                     && self.sender.blocking_send(update).is_err()
@@ -151,7 +151,7 @@ impl Follower {
                 }
                 // A file that keeps changing, watches that were refused, and a directory that
                 // could not be listed are read again even if no event comes.
-                let again = (restless.then_some(PATIENCE)).or((refused.is_some() || unlisted).then_some(RETRY));
+                let again = (is_changing.then_some(PATIENCE)).or((refused.is_some() || unlisted).then_some(RETRY));
                 if self.wait(again).is_err() {
                     return;
                 }
@@ -176,7 +176,7 @@ impl Follower {
             // The new watches first: between two sets, changes would be lost.
             let old = self.watch.replace(Watch::new(wanted)?);
             let changes = old.iter().flat_map(Watch::changes);
-            changes.filter(|change| *change != Change::Moved).for_each(|change| self.note(change));
+            changes.filter(|change| *change != DirectoryEvent::Moved).for_each(|change| self.note(change));
         }
         Ok(())
     }
@@ -225,19 +225,19 @@ impl Follower {
         Ok(())
     }
 
-    fn note(&mut self, change: Change) {
+    fn note(&mut self, change: DirectoryEvent) {
         match change {
-            Change::Written(path) => {
+            DirectoryEvent::Written(path) => {
                 self.written.insert(path.clone());
                 self.open.entry(path).or_insert_with(Instant::now);
             }
-            Change::Closed(path) => {
+            DirectoryEvent::Closed(path) => {
                 self.open.remove(&path);
                 self.written.insert(path);
             }
             // A directory made anew may have the inode of the old one.
-            Change::Moved => self.watch = None,
-            Change::Other => {}
+            DirectoryEvent::Moved => self.watch = None,
+            DirectoryEvent::Other => {}
         }
     }
 }

@@ -22,16 +22,16 @@ pub(super) const EMPTY: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Reading {
     /// The files, or why the directory cannot be listed.
-    pub(super) files: io::Result<BTreeMap<PathBuf, Content>>,
+    pub(super) files: io::Result<BTreeMap<PathBuf, ReadFile>>,
     /// The directories below that cannot be listed, and why.
     pub(super) unlisted: BTreeMap<PathBuf, io::Error>,
     /// Files or directories changed just now, so there may be more to come.
-    pub(super) restless: bool,
+    pub(super) is_changing: bool,
 }
 
 /// What was read of a file.
 #[derive(Debug)]
-pub(super) enum Content {
+pub(super) enum ReadFile {
     Bytes(Vec<u8>),
     Unreadable(io::Error),
     /// It is no regular file, so it holds no objects.
@@ -46,30 +46,30 @@ impl Reading {
     pub(super) fn of(root: &Path, open: &BTreeSet<&Path>, quiet: Duration) -> Self {
         let listing = match walk(root) {
             Ok(listing) => listing,
-            Err(error) => return Self { files: Err(error), unlisted: BTreeMap::new(), restless: false },
+            Err(error) => return Self { files: Err(error), unlisted: BTreeMap::new(), is_changing: false },
         };
-        let mut restless = listing.directories.iter().any(|directory| is_fresh(directory, quiet));
+        let mut is_changing = listing.directories.iter().any(|directory| is_fresh(directory, quiet));
         let mut files = BTreeMap::new();
         for path in listing.files {
             let content = match fs::canonicalize(&path) {
-                Ok(real) if open.contains(real.as_path()) => Content::Busy,
+                Ok(real) if open.contains(real.as_path()) => ReadFile::Busy,
                 _ => match read_regular(&path, FOLLOWED) {
                     // After reading, so that a write meanwhile shows.
                     Ok(bytes) if is_fresh(&path, if bytes.is_empty() { quiet.max(EMPTY) } else { quiet }) => {
-                        Content::Busy
+                        ReadFile::Busy
                     }
-                    Ok(bytes) => Content::Bytes(bytes),
+                    Ok(bytes) => ReadFile::Bytes(bytes),
                     // It was removed since the directory was listed, and a
                     // link that leads nowhere was not.
                     Err(error) if error.kind() == io::ErrorKind::NotFound && !path.is_symlink() => continue,
-                    Err(error) if error.kind() == io::ErrorKind::InvalidInput => Content::Special(error),
-                    Err(error) => Content::Unreadable(error),
+                    Err(error) if error.kind() == io::ErrorKind::InvalidInput => ReadFile::Special(error),
+                    Err(error) => ReadFile::Unreadable(error),
                 },
             };
-            restless |= matches!(content, Content::Busy);
+            is_changing |= matches!(content, ReadFile::Busy);
             files.insert(path, content);
         }
-        Self { files: Ok(files), unlisted: listing.unlisted.into_iter().collect(), restless }
+        Self { files: Ok(files), unlisted: listing.unlisted.into_iter().collect(), is_changing }
     }
 
     /// Files with a path (symlinks resolved) in `busy` are busy after all.
@@ -77,8 +77,8 @@ impl Reading {
         let Ok(files) = &mut self.files else { return };
         for (path, content) in files.iter_mut().filter(|_| !busy.is_empty()) {
             if fs::canonicalize(path).is_ok_and(|real| busy.contains(real.as_path())) {
-                *content = Content::Busy;
-                self.restless = true;
+                *content = ReadFile::Busy;
+                self.is_changing = true;
             }
         }
     }

@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 use npc_compiler::object::Objects;
 
 use super::Update;
-use super::read::{Content, Reading};
+use super::read::{ReadFile, Reading};
 use crate::source::manifests::{Code, Options, Parsed, Problem, Severity, assemble, parse, shown};
 
 /// What is known of the directory.
 #[derive(Debug)]
-pub(super) struct State {
+pub(super) struct DirectoryState {
     root: PathBuf,
     options: Options,
     files: BTreeMap<PathBuf, File>,
@@ -41,7 +41,7 @@ struct File {
     problems: Vec<Problem>,
 }
 
-impl State {
+impl DirectoryState {
     pub(super) fn new(root: PathBuf, options: Options) -> Self {
         Self {
             root,
@@ -73,7 +73,7 @@ impl State {
                 let is_unlisted = |path: &PathBuf| unlisted.keys().any(|directory| path.starts_with(directory));
                 self.files.retain(|path, _| files.contains_key(path) || is_unlisted(path));
                 for (path, content) in files {
-                    if matches!(content, Content::Busy) && !self.files.contains_key(&path) {
+                    if matches!(content, ReadFile::Busy) && !self.files.contains_key(&path) {
                         never_read.push(path);
                     } else {
                         self.read(path, content);
@@ -132,24 +132,24 @@ impl State {
     }
 
     /// Parses a file, if it is not what it was.
-    fn read(&mut self, path: PathBuf, content: Content) {
+    fn read(&mut self, path: PathBuf, content: ReadFile) {
         let known = self.files.get(&path);
         // Nothing was ever to be read of it, so nothing waits for it.
-        let is_special = matches!(content, Content::Special(_));
+        let is_special = matches!(content, ReadFile::Special(_));
         let (bytes, parsed) = match content {
-            Content::Busy => return,
-            Content::Bytes(bytes) if known.is_some_and(|file| file.bytes.as_ref() == Some(&bytes)) => return,
+            ReadFile::Busy => return,
+            ReadFile::Bytes(bytes) if known.is_some_and(|file| file.bytes.as_ref() == Some(&bytes)) => return,
             // A full disk leaves files behind that are empty. Objects are seldom removed so,
             // and the problem says how they are.
-            Content::Bytes(bytes) if bytes.is_empty() && known.is_some_and(|file| file.was_good) => {
+            ReadFile::Bytes(bytes) if bytes.is_empty() && known.is_some_and(|file| file.was_good) => {
                 let help = "to remove its objects, remove the file";
                 (Some(bytes), Parsed::failed(&path, "the file is empty", help))
             }
-            Content::Bytes(bytes) => {
+            ReadFile::Bytes(bytes) => {
                 let parsed = parse(&shown(&path), bytes.clone(), &self.options.default_namespace);
                 (Some(bytes), parsed)
             }
-            Content::Unreadable(error) | Content::Special(error) => {
+            ReadFile::Unreadable(error) | ReadFile::Special(error) => {
                 (None, Parsed::failed(&path, &format!("cannot be read: {error}"), ""))
             }
         };

@@ -16,7 +16,7 @@ use crate::source::manifests::walk;
 
 /// Something happened.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Change {
+pub(super) enum DirectoryEvent {
     /// A file was written to, and its writer may not have ended.
     Written(PathBuf),
     /// A file that was open for writing was closed.
@@ -116,11 +116,11 @@ impl Interest {
     }
 
     /// What an event in a directory means, if anything.
-    fn change(&self, directory: &Path, event: &inotify::Event<'_>) -> Option<Change> {
+    fn change(&self, directory: &Path, event: &inotify::Event<'_>) -> Option<DirectoryEvent> {
         let happened = event.events();
         if happened.intersects(ReadFlags::MOVE_SELF | ReadFlags::DELETE_SELF | ReadFlags::IGNORED | ReadFlags::UNMOUNT)
         {
-            return Some(Change::Moved);
+            return Some(DirectoryEvent::Moved);
         }
         let path = match event.file_name() {
             Some(name) => directory.join(OsStr::from_bytes(name.to_bytes())),
@@ -131,13 +131,13 @@ impl Interest {
         }
         let left = ReadFlags::DELETE | ReadFlags::MOVED_FROM | ReadFlags::MOVED_TO;
         Some(if happened.contains(ReadFlags::CLOSE_WRITE) {
-            Change::Closed(path)
+            DirectoryEvent::Closed(path)
         } else if happened.contains(ReadFlags::MODIFY) {
-            Change::Written(path)
+            DirectoryEvent::Written(path)
         } else if happened.intersects(left) && self.directories.contains_key(&path) {
-            Change::Moved
+            DirectoryEvent::Moved
         } else {
-            Change::Other
+            DirectoryEvent::Other
         })
     }
 
@@ -200,7 +200,7 @@ impl Watch {
     }
 
     /// What has been reported since this was last asked; does not wait.
-    pub(super) fn changes(&self) -> Vec<Change> {
+    pub(super) fn changes(&self) -> Vec<DirectoryEvent> {
         let mut buffer = Vec::with_capacity(1 << 14);
         let mut reader = inotify::Reader::new(&self.queue, buffer.spare_capacity_mut());
         let mut changes = Vec::new();
@@ -208,7 +208,7 @@ impl Watch {
             match reader.next() {
                 // Events were lost, and a directory may have been made anew with the inode of the
                 // old one. So there are new watches, and everything is read.
-                Ok(event) if event.events().contains(ReadFlags::QUEUE_OVERFLOW) => changes.push(Change::Moved),
+                Ok(event) if event.events().contains(ReadFlags::QUEUE_OVERFLOW) => changes.push(DirectoryEvent::Moved),
                 Ok(event) => {
                     let directories = self.directories.get(&event.wd()).into_iter().flatten();
                     changes.extend(directories.filter_map(|directory| self.interest.change(directory, &event)));
@@ -217,7 +217,7 @@ impl Watch {
                 Err(Errno::AGAIN) => return changes,
                 // It cannot be read any more, so other watches are made.
                 Err(_) => {
-                    changes.push(Change::Moved);
+                    changes.push(DirectoryEvent::Moved);
                     return changes;
                 }
             }
@@ -246,10 +246,10 @@ mod tests {
         assert_eq!(watch.changes(), []);
         // As a program that loses the processor after it has emptied the file.
         let mut file = fs::File::create(&path)?;
-        assert_eq!(watch.changes(), [Change::Written(path.clone())]);
+        assert_eq!(watch.changes(), [DirectoryEvent::Written(path.clone())]);
         file.write_all(b"a: 2")?;
         drop(file);
-        assert_eq!(watch.changes(), [Change::Written(path.clone()), Change::Closed(path)]);
+        assert_eq!(watch.changes(), [DirectoryEvent::Written(path.clone()), DirectoryEvent::Closed(path)]);
         assert_eq!(watch.changes(), []);
         Ok(())
     }
@@ -266,7 +266,7 @@ mod tests {
             fs::create_dir(&path)?;
             fs::remove_dir(&path)?;
         }
-        assert!(watch.changes().contains(&Change::Moved));
+        assert!(watch.changes().contains(&DirectoryEvent::Moved));
         Ok(())
     }
 }

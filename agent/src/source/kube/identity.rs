@@ -1,6 +1,6 @@
 //! Whether the API server is still that of the cluster that was listed first.
 
-use super::watched::Event;
+use super::watched::ObjectEvent;
 
 /// The namespace whose UID distinguishes clusters. It is never deleted, so
 /// another UID means another cluster, or a store that was made anew.
@@ -25,11 +25,11 @@ impl Identity {
 
     /// Takes in what happens to namespaces; whether it shows that the cluster is another
     /// one.
-    pub(super) fn take_in<T>(&mut self, event: &Event<T>) -> bool {
+    pub(super) fn take_in<T>(&mut self, event: &ObjectEvent<T>) -> bool {
         let was_first = self.is_first();
         match event {
-            Event::ListBegins => self.is_listed = false,
-            Event::Listed(item) | Event::Applied(item) if item.identity.name == SYSTEM => {
+            ObjectEvent::ListBegins => self.is_listed = false,
+            ObjectEvent::Listed(item) | ObjectEvent::Applied(item) if item.identity.name == SYSTEM => {
                 self.is_listed = true;
                 let uid = Some(item.identity.uid.clone()).filter(|uid| !uid.is_empty());
                 // One that cannot be read may not show it.
@@ -41,9 +41,9 @@ impl Identity {
                 }
             }
             // It may be kube-system.
-            Event::Unnamed(_) => self.is_listed = true,
-            Event::Deleted(identity) if identity.name == SYSTEM => self.now = None,
-            Event::ListEnds if !self.is_listed => self.now = None,
+            ObjectEvent::Unnamed(_) => self.is_listed = true,
+            ObjectEvent::Deleted(identity) if identity.name == SYSTEM => self.now = None,
+            ObjectEvent::ListEnds if !self.is_listed => self.now = None,
             _ => {}
         }
         was_first && !self.is_first()

@@ -1,7 +1,7 @@
 //! Which objects are known to exist, so that a list shows which are gone.
 //!
 //! A watch that broke off has reported no deletions meanwhile, so what a new
-//! list does not hold is gone, unless that is held back ([`Held`]). A list that breaks
+//! list does not hold is gone, unless that is held back ([`HeldBack`]). A list that breaks
 //! off itself shows nothing.
 
 use std::collections::HashMap;
@@ -14,7 +14,7 @@ use npc_compiler::object::Pod;
 use tokio::time::Instant;
 
 use super::decode::Identity;
-use crate::source::held::{Doubt, Held, Moment, Trust};
+use crate::source::held::{DoubtThreshold, HeldBack, Moment, Trust};
 use crate::status::UnreadableObject;
 
 /// What is kept of an object beside its key.
@@ -50,11 +50,11 @@ const MOST_UNNAMED: usize = 100;
 
 /// The objects of one kind.
 #[derive(Debug)]
-pub(super) struct Known<K, V = ()> {
+pub(super) struct KnownObjects<K, V = ()> {
     all: HashMap<K, V>,
     /// The list that is coming in.
     listing: Option<Listing<K, V>>,
-    held: Held<K>,
+    held: HeldBack<K>,
     /// What is kept of those that are held.
     kept: HashMap<K, V>,
     /// The addresses of those that are held; several may share one.
@@ -75,12 +75,12 @@ struct Listing<K, V> {
     unnamed: Vec<UnreadableObject>,
 }
 
-impl<K, V> Default for Known<K, V> {
+impl<K, V> Default for KnownObjects<K, V> {
     fn default() -> Self {
         Self {
             all: HashMap::new(),
             listing: None,
-            held: Held::default(),
+            held: HeldBack::default(),
             kept: HashMap::new(),
             claims: HashMap::new(),
             unreadable: HashMap::new(),
@@ -100,7 +100,7 @@ pub(super) struct Shown<K> {
     pub(super) returned: usize,
 }
 
-impl<K: Eq + Hash + Clone, V: Kept> Known<K, V> {
+impl<K: Eq + Hash + Clone, V: Kept> KnownObjects<K, V> {
     /// A list begins; one that was coming in has broken off, and what it held
     /// exists all the same.
     pub(super) fn begin_list(&mut self, now: Instant) {
@@ -220,7 +220,7 @@ impl<K: Eq + Hash + Clone, V: Kept> Known<K, V> {
     }
 
     /// The list is complete.
-    pub(super) fn end_list(&mut self, doubt: Doubt, trust: Trust) -> Shown<K> {
+    pub(super) fn end_list(&mut self, doubt: DoubtThreshold, trust: Trust) -> Shown<K> {
         let Some(Listing { begun, objects, unnamed }) = self.listing.take() else {
             return Shown { gone: Vec::new(), held: 0, returned: 0 };
         };
@@ -271,12 +271,12 @@ impl<K: Eq + Hash + Clone, V: Kept> Known<K, V> {
         expired
     }
 
-    /// See [`Held::restart`].
+    /// See [`HeldBack::restart`].
     pub(super) fn restart_hold(&mut self, moment: Moment) {
         self.held.restart(moment);
     }
 
-    /// When [`Known::expired`] has something.
+    /// When [`KnownObjects::expired`] has something.
     pub(super) fn expires(&self, trust: Trust) -> Option<Instant> {
         self.held.expires(trust)
     }
@@ -361,9 +361,13 @@ mod tests {
         UnreadableObject { kind, namespace, name: name.to_owned(), error, effect }
     }
 
-    const HALF: Doubt = Doubt::MoreThanHalfOf(20);
+    const HALF: DoubtThreshold = DoubtThreshold::MoreThanHalfOf(20);
 
-    fn listed<V: Kept>(known: &mut Known<u32, V>, list: impl IntoIterator<Item = (u32, V)>, at: Instant) -> Shown<u32> {
+    fn listed<V: Kept>(
+        known: &mut KnownObjects<u32, V>,
+        list: impl IntoIterator<Item = (u32, V)>,
+        at: Instant,
+    ) -> Shown<u32> {
         known.begin_list(at);
         for (key, kept) in list {
             known.came(key, kept);
@@ -377,7 +381,7 @@ mod tests {
 
     #[test]
     fn what_a_list_does_not_hold_is_gone() {
-        let (mut known, now) = (Known::default(), Instant::now());
+        let (mut known, now) = (KnownObjects::default(), Instant::now());
         assert!(listed(&mut known, keys(1..=3), now).gone.is_empty());
         known.came(4, ());
         known.went(&1);
@@ -389,7 +393,7 @@ mod tests {
 
     #[test]
     fn a_list_that_breaks_off_loses_no_deletion() {
-        let (mut known, now) = (Known::default(), Instant::now());
+        let (mut known, now) = (KnownObjects::default(), Instant::now());
         listed(&mut known, keys([1, 2]), now);
         known.begin_list(now);
         // One that only this list held, and that is gone before the next.
@@ -401,7 +405,7 @@ mod tests {
 
     #[test]
     fn removals_are_held_and_confirmed_by_a_later_list() {
-        let (mut known, now) = (Known::default(), Instant::now());
+        let (mut known, now) = (KnownObjects::default(), Instant::now());
         let later = |seconds| now + std::time::Duration::from_secs(seconds);
         listed(&mut known, keys(1..=20), now);
         let shown = listed(&mut known, keys([1]), later(1));
@@ -417,7 +421,7 @@ mod tests {
 
     #[test]
     fn an_address_that_another_pod_has_leaves_the_held_one() {
-        let (mut known, now) = (Known::default(), Instant::now());
+        let (mut known, now) = (KnownObjects::default(), Instant::now());
         let pod = |key: u32, last: u32| (key, Addresses(Some(Ipv4Addr::from(0x0a01_0000 + last)), None));
         listed(&mut known, (1..=20).map(|key| pod(key, key)), now);
         // A list of other pods, one of which has the address of pod 7.
@@ -431,7 +435,7 @@ mod tests {
 
     #[test]
     fn each_held_pod_leaves_whose_address_a_new_pod_has() {
-        let (mut known, now) = (Known::default(), Instant::now());
+        let (mut known, now) = (KnownObjects::default(), Instant::now());
         let pod = |key: u32, last: u32| (key, Addresses(Some(Ipv4Addr::from(0x0a01_0000 + last)), None));
         // Pods 7 and 8 share an address, as a pod that ends and its successor do.
         let pods = (1..=20).map(|key| pod(key, if key == 8 { 7 } else { key }));
@@ -445,7 +449,7 @@ mod tests {
 
     #[test]
     fn a_pod_that_returned_from_a_hold_claims_only_its_address_of_then() {
-        let (mut known, now) = (Known::default(), Instant::now());
+        let (mut known, now) = (KnownObjects::default(), Instant::now());
         let pod = |key: u32, last: u32| (key, Addresses(Some(Ipv4Addr::from(0x0a01_0000 + last)), None));
         listed(&mut known, (1..=20).map(|key| pod(key, key)), now);
         listed(&mut known, [], now);
@@ -462,7 +466,7 @@ mod tests {
 
     #[test]
     fn an_object_that_cannot_be_read_exists_and_one_without_a_name_may_be_any() {
-        let (mut known, now) = (Known::<u32>::default(), Instant::now());
+        let (mut known, now) = (KnownObjects::<u32>::default(), Instant::now());
         listed(&mut known, keys(1..=4), now);
         known.begin_list(now);
         known.came(1, ());

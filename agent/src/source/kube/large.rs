@@ -9,7 +9,7 @@ use super::decode::{Identity, Item};
 use super::known::SmallKey;
 use super::named::Named;
 use super::reread::{Target, Wanted};
-use super::watched::{Event, Trimmed};
+use super::watched::{ObjectEvent, Trimmed};
 
 /// The large objects that are known. There are few: an ordinary object is none.
 #[derive(Debug)]
@@ -29,8 +29,8 @@ impl Large {
     }
 
     /// Notes whether a pod is large.
-    pub(super) fn note_pod(&mut self, event: &Event<Trimmed<object::Pod>>) {
-        let (Event::Listed(item) | Event::Applied(item)) = event else { return };
+    pub(super) fn note_pod(&mut self, event: &ObjectEvent<Trimmed<object::Pod>>) {
+        let (ObjectEvent::Listed(item) | ObjectEvent::Applied(item)) = event else { return };
         if self.note(item, |identity| Target::Pod(identity.namespace.clone(), identity.name.clone())) {
             self.pods.insert(SmallKey::of(&item.identity), item.identity.clone());
         } else if item.content.is_ok() && !self.pods.is_empty() {
@@ -39,8 +39,8 @@ impl Large {
     }
 
     /// Notes whether a namespace is large.
-    pub(super) fn note_namespace(&mut self, event: &Event<Trimmed<object::Namespace>>) {
-        let (Event::Listed(item) | Event::Applied(item)) = event else { return };
+    pub(super) fn note_namespace(&mut self, event: &ObjectEvent<Trimmed<object::Namespace>>) {
+        let (ObjectEvent::Listed(item) | ObjectEvent::Applied(item)) = event else { return };
         if self.note(item, |identity| Target::Namespace(identity.name.clone())) {
             self.namespaces.insert(item.identity.name.clone(), item.identity.clone());
         } else if item.content.is_ok() {

@@ -46,7 +46,7 @@ pub struct ListSettings {
 
 /// The objects, and what cannot be read of them, in words.
 #[derive(Debug, Default)]
-pub struct Listed {
+pub struct ListedObjects {
     /// Pods, namespaces, network policies, nodes, services and endpoint slices.
     pub objects: Objects,
     /// What was left out, because npc does not understand what the API server sent.
@@ -63,7 +63,7 @@ pub struct Listed {
 /// # Errors
 /// If the API server does not answer, rejects the credentials, or lets neither the pods
 /// nor the policies of any namespace be listed.
-pub async fn list(client: &Client, settings: &ListSettings) -> Result<Listed, Error> {
+pub async fn list(client: &Client, settings: &ListSettings) -> Result<ListedObjects, Error> {
     let mut reader = Reader { client, settings, problems: Vec::new(), unread: Vec::new() };
     let mut objects = Objects {
         namespaces: reader.namespaces().await?,
@@ -80,7 +80,7 @@ pub async fn list(client: &Client, settings: &ListSettings) -> Result<Listed, Er
         // The others exist, and of their labels the one with the name is known.
         objects.declare_namespaces();
     }
-    Ok(Listed { objects, problems, unread })
+    Ok(ListedObjects { objects, problems, unread })
 }
 
 /// What an item of a list came to: the object, and what is wrong with it.

@@ -57,7 +57,7 @@ pub use self::client::{Connector, Error, connect};
 use self::decode::Item;
 use self::failure::Failure;
 use self::follower::Follower;
-pub use self::list::{Error as ListError, ListSettings, Listed, list, policies_of};
+pub use self::list::{Error as ListError, ListSettings, ListedObjects, list, policies_of};
 use self::named::Named;
 pub use self::nodes::look_up;
 pub use self::notices::{Notice, STARTUP_TAINT, write_notices};
@@ -66,7 +66,7 @@ use self::pace::{Ended, Pace, Reach};
 use self::reread::Wanted;
 pub use self::watch::WATCH_SECONDS;
 use self::watch::{Common, Lister};
-use self::watched::{Event, Trimmed};
+use self::watched::{ObjectEvent, Trimmed};
 use super::Changes;
 use super::held::Times;
 use crate::metrics::{Kind, Watches};
@@ -116,11 +116,11 @@ impl Settings {
 }
 
 /// What a watch reports, or what was read again.
-enum Report {
-    Pod(Event<Trimmed<object::Pod>>),
-    Namespace(Event<Trimmed<object::Namespace>>),
-    Policy(Event<object::NetworkPolicy>),
-    Node(Event<()>),
+enum WatchReport {
+    Pod(ObjectEvent<Trimmed<object::Pod>>),
+    Namespace(ObjectEvent<Trimmed<object::Namespace>>),
+    Policy(ObjectEvent<object::NetworkPolicy>),
+    Node(ObjectEvent<()>),
     Failed(Kind, Failure),
     PodAgain(Item<Trimmed<object::Pod>>),
     NamespaceAgain(Item<Trimmed<object::Namespace>>),
@@ -156,13 +156,16 @@ pub async fn follow<T>(
     let mut listers = JoinSet::new();
     let asked: [Arc<Notify>; Kind::ALL.len()] = Default::default();
     let asks = |kind: Kind| Arc::clone(&asked[kind as usize]);
-    let node = Lister::<slim::Node>::new(&common, Kind::Node, Report::Node, asks(Kind::Node));
+    let node = Lister::<slim::Node>::new(&common, Kind::Node, WatchReport::Node, asks(Kind::Node));
     listers.spawn(node.of_one(&settings.node).run());
-    let policy = Lister::<slim::Policy>::new(&common, Kind::NetworkPolicy, Report::Policy, asks(Kind::NetworkPolicy));
+    let policy =
+        Lister::<slim::Policy>::new(&common, Kind::NetworkPolicy, WatchReport::Policy, asks(Kind::NetworkPolicy));
     listers.spawn(policy.run());
-    let namespace = Lister::<slim::Namespace>::new(&common, Kind::Namespace, Report::Namespace, asks(Kind::Namespace));
+    let namespace =
+        Lister::<slim::Namespace>::new(&common, Kind::Namespace, WatchReport::Namespace, asks(Kind::Namespace));
     listers.spawn(namespace.after_policies().run());
-    listers.spawn(Lister::<slim::Pod>::new(&common, Kind::Pod, Report::Pod, asks(Kind::Pod)).after_policies().run());
+    listers
+        .spawn(Lister::<slim::Pod>::new(&common, Kind::Pod, WatchReport::Pod, asks(Kind::Pod)).after_policies().run());
     listers.spawn(reread::read_again(common, wanted.clone()));
     let mut follower = Follower::new(&settings, watches, named, wanted);
     loop {

@@ -10,14 +10,14 @@ use kube::{Api, Client};
 use tokio::time;
 
 use super::words;
-use crate::install_cni::owner::{Answer, NodeTraits};
+use crate::install_cni::owner::{NodeTraits, OwnerAnswer};
 
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Asks for a DaemonSet by name, and for the labels and taints of a node.
 #[must_use]
-pub fn daemon_set(client: &Client, namespace: &str, name: &str, node: &str) -> BoxFuture<'static, Answer> {
+pub fn daemon_set(client: &Client, namespace: &str, name: &str, node: &str) -> BoxFuture<'static, OwnerAnswer> {
     let sets: Api<DaemonSet> = Api::namespaced(client.clone(), namespace);
     let nodes: Api<Node> = Api::all(client.clone());
     let (name, node) = (name.to_owned(), node.to_owned());
@@ -25,7 +25,7 @@ pub fn daemon_set(client: &Client, namespace: &str, name: &str, node: &str) -> B
         let set = match time::timeout(PATIENCE, sets.get(&name)).await {
             Ok(Ok(set)) => set,
             Ok(Err(error)) => return refused(&error),
-            Err(_) => return Answer::Unknown(format!("the API server did not answer for {PATIENCE:?}")),
+            Err(_) => return OwnerAnswer::Unknown(format!("the API server did not answer for {PATIENCE:?}")),
         };
         // Without its Node, a node counts as selected.
         let node = time::timeout(PATIENCE, nodes.get(&node)).await;
@@ -33,14 +33,14 @@ pub fn daemon_set(client: &Client, namespace: &str, name: &str, node: &str) -> B
             labels: node.metadata.labels.unwrap_or_default(),
             taints: node.spec.and_then(|spec| spec.taints).unwrap_or_default(),
         });
-        Answer::Found(Box::new(set), traits)
+        OwnerAnswer::Found(Box::new(set), traits)
     }
     .boxed()
 }
 
 /// Only the API server itself says that something is not there. A proxy in front of one that
 /// is away may answer with the same code.
-fn refused(error: &kube::Error) -> Answer {
+fn refused(error: &kube::Error) -> OwnerAnswer {
     match error {
         kube::Error::Api(status)
             if matches!(
@@ -48,9 +48,9 @@ fn refused(error: &kube::Error) -> Answer {
                 (401, "Unauthorized") | (403, "Forbidden") | (404, "NotFound")
             ) =>
         {
-            Answer::Refused(status.code)
+            OwnerAnswer::Refused(status.code)
         }
-        other => Answer::Unknown(words(other)),
+        other => OwnerAnswer::Unknown(words(other)),
     }
 }
 
@@ -65,10 +65,10 @@ mod tests {
         let answer =
             |code, reason: &str| refused(&kube::Error::Api(Status::failure("words", reason).with_code(code).boxed()));
         for (code, reason) in [(401, "Unauthorized"), (403, "Forbidden"), (404, "NotFound")] {
-            assert!(matches!(answer(code, reason), Answer::Refused(answered) if answered == code), "{code}");
+            assert!(matches!(answer(code, reason), OwnerAnswer::Refused(answered) if answered == code), "{code}");
         }
         for (code, reason) in [(404, "Failed to parse error data"), (404, ""), (503, "ServiceUnavailable"), (401, "")] {
-            assert!(matches!(answer(code, reason), Answer::Unknown(_)), "{code} {reason}");
+            assert!(matches!(answer(code, reason), OwnerAnswer::Unknown(_)), "{code} {reason}");
         }
     }
 }

@@ -19,7 +19,7 @@ use super::pace::{Ended, Pace};
 use super::read::{Buffer, Items};
 use super::watch::Common;
 use super::watched::{Watched, keep};
-use super::{Report, slim};
+use super::{WatchReport, slim};
 
 /// About how long it is from one object to the next. The agents of all nodes read the
 /// same objects, because one policy named a new label.
@@ -100,14 +100,16 @@ pub(super) async fn read_again(common: Common, wanted: Wanted) {
     }
 }
 
-async fn read(client: &Client, target: &Target, named: &Named) -> Result<Option<Report>, Failure> {
+async fn read(client: &Client, target: &Target, named: &Named) -> Result<Option<WatchReport>, Failure> {
     Ok(match target {
         Target::Policy(namespace, name) => {
-            one::<slim::Policy>(client, Some(namespace), name, named).await?.map(Report::PolicyAgain)
+            one::<slim::Policy>(client, Some(namespace), name, named).await?.map(WatchReport::PolicyAgain)
         }
-        Target::Namespace(name) => one::<slim::Namespace>(client, None, name, named).await?.map(Report::NamespaceAgain),
+        Target::Namespace(name) => {
+            one::<slim::Namespace>(client, None, name, named).await?.map(WatchReport::NamespaceAgain)
+        }
         Target::Pod(namespace, name) => {
-            one::<slim::Pod>(client, Some(namespace), name, named).await?.map(Report::PodAgain)
+            one::<slim::Pod>(client, Some(namespace), name, named).await?.map(WatchReport::PodAgain)
         }
     })
 }

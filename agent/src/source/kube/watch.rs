@@ -26,7 +26,7 @@ use kube::core::Request;
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::time::{self, Instant};
 
-use super::Report;
+use super::WatchReport;
 use super::client::Connector;
 use super::decode::{self, Identity, Item, Line};
 use super::failure::{self, Failure};
@@ -34,7 +34,7 @@ use super::named::Named;
 use super::pace::{Ended, Pace, Reach, STEADY};
 use super::read::{self, Body, Buffer, Items};
 use super::unchanged::Unchanged;
-use super::watched::{Event, Watched, keep};
+use super::watched::{ObjectEvent, Watched, keep};
 use crate::metrics::{Kind, Watches};
 
 /// How long one watch may last before it is renewed from where it was, in
@@ -81,7 +81,7 @@ impl<E: Into<Failure>> From<E> for End {
 pub(super) struct Common {
     pub(super) connector: Connector,
     pub(super) watches: Watches,
-    pub(super) sender: mpsc::Sender<Report>,
+    pub(super) sender: mpsc::Sender<WatchReport>,
     /// What policies name.
     pub(super) named: Named,
     /// How much of objects may wait to be taken in, in [`UNIT`]s of bytes.
@@ -109,7 +109,7 @@ pub(super) struct Lister<K: Watched> {
     common: Common,
     kind: Kind,
     field_selector: Option<String>,
-    event: fn(Event<K::Object>) -> Report,
+    event: fn(ObjectEvent<K::Object>) -> WatchReport,
     /// Whether this watch looks for an API server that is away.
     probes: bool,
     /// Where a list is asked for.
@@ -133,7 +133,12 @@ pub(super) struct Lister<K: Watched> {
 }
 
 impl<K: Watched> Lister<K> {
-    pub(super) fn new(common: &Common, kind: Kind, event: fn(Event<K::Object>) -> Report, asked: Arc<Notify>) -> Self {
+    pub(super) fn new(
+        common: &Common,
+        kind: Kind,
+        event: fn(ObjectEvent<K::Object>) -> WatchReport,
+        asked: Arc<Notify>,
+    ) -> Self {
         Self {
             common: common.clone(),
             kind,
@@ -297,9 +302,9 @@ impl<K: Watched> Lister<K> {
         self.broken_streams += 1;
         loop {
             match self.next(&mut events).await? {
-                Some(Line::Applied(item)) => self.send_item(item, Event::Listed).await?,
-                Some(Line::Unchanged(identity)) => self.send(Event::ListedAgain(identity)).await?,
-                Some(Line::Unnamed(error)) => self.send(Event::Unnamed(error)).await?,
+                Some(Line::Applied(item)) => self.send_item(item, ObjectEvent::Listed).await?,
+                Some(Line::Unchanged(identity)) => self.send(ObjectEvent::ListedAgain(identity)).await?,
+                Some(Line::Unnamed(error)) => self.send(ObjectEvent::Unnamed(error)).await?,
                 Some(Line::Bookmark(version, is_end)) => {
                     if is_end {
                         self.end_list().await?;
@@ -334,12 +339,12 @@ impl<K: Watched> Lister<K> {
                 let Some(piece) = items.next(&mut self.buffer).await.map_err(Failure::of_list)? else { break };
                 is_empty = false;
                 if let Some(identity) = self.unchanged.find(piece, self.buffer.bytes()) {
-                    self.send(Event::ListedAgain(identity)).await?;
+                    self.send(ObjectEvent::ListedAgain(identity)).await?;
                     continue;
                 }
                 match decode::item::<K>(&self.buffer, piece) {
-                    Ok(item) => self.send_item(item, Event::Listed).await?,
-                    Err(error) => self.send(Event::Unnamed(error)).await?,
+                    Ok(item) => self.send_item(item, ObjectEvent::Listed).await?,
+                    Err(error) => self.send(ObjectEvent::Unnamed(error)).await?,
                 }
             }
             let metadata = items.envelope().map_err(kube::Error::SerdeError)?.metadata;
@@ -382,7 +387,7 @@ impl<K: Watched> Lister<K> {
         if self.probes {
             self.common.reach.is_there();
         }
-        if std::mem::take(&mut self.unanswered) { self.send(Event::Answered).await } else { Ok(()) }
+        if std::mem::take(&mut self.unanswered) { self.send(ObjectEvent::Answered).await } else { Ok(()) }
     }
 
     /// Follows a watch to its end.
@@ -403,7 +408,7 @@ impl<K: Watched> Lister<K> {
                 Some(Line::Applied(item)) => {
                     let (of, is_readable) = (item.identity.version.clone(), item.content.is_ok());
                     self.steady().await?;
-                    self.send_item(item, Event::Applied).await?;
+                    self.send_item(item, ObjectEvent::Applied).await?;
                     if of.is_empty() && !is_readable {
                         continue;
                     }
@@ -418,7 +423,7 @@ impl<K: Watched> Lister<K> {
                 Some(Line::Bookmark(of, _)) => of,
                 // The next try goes on from before it.
                 Some(Line::Unnamed(error)) => {
-                    self.send(Event::Unnamed(error)).await?;
+                    self.send(ObjectEvent::Unnamed(error)).await?;
                     continue;
                 }
                 // Only a list holds what is as it was.
@@ -457,11 +462,15 @@ impl<K: Watched> Lister<K> {
 
     /// The watch works again, if it failed before.
     async fn steady(&mut self) -> Result<(), End> {
-        if std::mem::take(&mut self.failing) { self.send(Event::Steady).await } else { Ok(()) }
+        if std::mem::take(&mut self.failing) { self.send(ObjectEvent::Steady).await } else { Ok(()) }
     }
 
     /// Passes an object on, when there is room for it.
-    async fn send_item(&mut self, item: Item<K>, event: fn(Item<K::Object>) -> Event<K::Object>) -> Result<(), End> {
+    async fn send_item(
+        &mut self,
+        item: Item<K>,
+        event: fn(Item<K::Object>) -> ObjectEvent<K::Object>,
+    ) -> Result<(), End> {
         let rescue =
             item.content.as_ref().err().and_then(|error| K::rescue(self.buffer.bytes(), &item.identity, error));
         let bytes = self.buffer.bytes();
@@ -476,24 +485,24 @@ impl<K: Watched> Lister<K> {
 
     async fn send_deleted(&mut self, identity: Identity) -> Result<(), End> {
         self.unchanged.forget(&identity);
-        self.send(Event::Deleted(identity)).await
+        self.send(ObjectEvent::Deleted(identity)).await
     }
 
     async fn begin_list(&mut self) -> Result<(), End> {
         self.unchanged.begin_list();
-        self.send(Event::ListBegins).await
+        self.send(ObjectEvent::ListBegins).await
     }
 
     async fn end_list(&mut self) -> Result<(), End> {
         self.unchanged.end_list();
-        self.send(Event::ListEnds).await
+        self.send(ObjectEvent::ListEnds).await
     }
 
-    async fn send(&self, event: Event<K::Object>) -> Result<(), End> {
+    async fn send(&self, event: ObjectEvent<K::Object>) -> Result<(), End> {
         self.common.sender.send((self.event)(event)).await.map_err(|_| End::Closed)
     }
 
     async fn fail(&self, failure: Failure) -> Result<(), End> {
-        self.common.sender.send(Report::Failed(self.kind, failure)).await.map_err(|_| End::Closed)
+        self.common.sender.send(WatchReport::Failed(self.kind, failure)).await.map_err(|_| End::Closed)
     }
 }

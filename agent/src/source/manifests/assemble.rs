@@ -7,7 +7,7 @@ use std::sync::Arc;
 use npc_compiler::object::Workload;
 
 use super::kinds::Body;
-use super::parsed::{Item, Parsed};
+use super::parsed::{Parsed, ParsedObject};
 use super::position::Origin;
 use super::problem::{Code, ObjectRef, Problem};
 use super::{Loaded, Options};
@@ -16,7 +16,7 @@ use super::{Loaded, Options};
 /// if they had been applied in this order.
 pub(in crate::source) fn assemble(files: Vec<Parsed>, options: &Options) -> Loaded {
     let mut loaded = Loaded::default();
-    let mut slots: Vec<Item> = Vec::new();
+    let mut slots: Vec<ParsedObject> = Vec::new();
     let mut index: HashMap<(ObjectRef, String), usize> = HashMap::new();
     for file in files {
         loaded.positions.add_source(file.file, file.text, file.parts);
@@ -73,7 +73,7 @@ pub(in crate::source) fn assemble(files: Vec<Parsed>, options: &Options) -> Load
     loaded
 }
 
-fn duplicate(earlier: &Item, later: &Item) -> Problem {
+fn duplicate(earlier: &ParsedObject, later: &ParsedObject) -> Problem {
     let at = earlier.node.span.start;
     Problem {
         file: Arc::clone(&later.file),
@@ -96,7 +96,7 @@ struct Represented {
 }
 
 impl Represented {
-    fn of(items: &[Item]) -> Self {
+    fn of(items: &[ParsedObject]) -> Self {
         let reference =
             |namespace: &str, workload: &Workload| ObjectRef::new(&workload.kind, namespace, &workload.name);
         let mut owners: BTreeMap<&ObjectRef, ObjectRef> = BTreeMap::new();

@@ -44,12 +44,12 @@ pub(super) struct Notes {
     /// Paths of fields that the type does not have.
     pub(super) unknown: Vec<String>,
     /// Values that were taken, but may not mean what their author thinks.
-    pub(super) doubts: Vec<Doubt>,
+    pub(super) doubts: Vec<DoubtfulValue>,
 }
 
 /// A value that may not mean what its author thinks.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Doubt {
+pub(super) struct DoubtfulValue {
     pub(super) path: String,
     pub(super) span: Span,
     pub(super) message: String,
@@ -123,7 +123,7 @@ impl<'de> De<'de, '_> {
     }
 
     fn doubt(self, message: String, help: &'static str) {
-        let doubt = Doubt { path: self.path.to_string(), span: self.node.span, message, help };
+        let doubt = DoubtfulValue { path: self.path.to_string(), span: self.node.span, message, help };
         self.notes.borrow_mut().doubts.push(doubt);
     }
 

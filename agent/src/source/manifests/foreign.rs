@@ -5,7 +5,7 @@ use super::tree::{Node, Value};
 
 /// What a document is that is no Kubernetes object as it stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Foreign {
+pub enum OtherDocument {
     /// A template with `{{ … }}` in it, mostly of a Helm chart.
     Template,
     /// `Chart.yaml`, `values.yaml`.
@@ -20,7 +20,7 @@ pub enum Foreign {
 
 /// What is wrong with a document, as far as it tells broken objects from other things.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Fault {
+pub(super) enum DocumentFault {
     /// No YAML or JSON.
     Syntax,
     /// It has not the form of an object: apiVersion, kind, metadata.
@@ -38,25 +38,25 @@ const ENCRYPTED: &str = "ENC[AES256_GCM";
 pub(super) const ACTION: &str = "{{";
 
 /// What a document with this fault is, if it is no broken object.
-pub(super) fn classify(file: &str, text: &str, line: u32, fault: Fault) -> Option<Foreign> {
+pub(super) fn classify(file: &str, text: &str, line: u32, fault: DocumentFault) -> Option<OtherDocument> {
     let document = around(text, line);
     if document.contains(ENCRYPTED) {
-        return Some(Foreign::Encrypted);
+        return Some(OtherDocument::Encrypted);
     }
     match fault {
-        Fault::Syntax | Fault::Mismatch if document.contains(ACTION) => Some(Foreign::Template),
-        Fault::Mismatch => None,
-        Fault::Syntax if mentions_object(document) => None,
-        Fault::JsonPatch => Some(Foreign::Patch),
-        Fault::Syntax | Fault::NoObject => Some(of_file(file)),
+        DocumentFault::Syntax | DocumentFault::Mismatch if document.contains(ACTION) => Some(OtherDocument::Template),
+        DocumentFault::Mismatch => None,
+        DocumentFault::Syntax if mentions_object(document) => None,
+        DocumentFault::JsonPatch => Some(OtherDocument::Patch),
+        DocumentFault::Syntax | DocumentFault::NoObject => Some(of_file(file)),
     }
 }
 
 /// What a file without objects is, by its name.
-fn of_file(file: &str) -> Foreign {
+fn of_file(file: &str) -> OtherDocument {
     let name = file.rsplit('/').next().unwrap_or(file).to_ascii_lowercase();
     let is_chart = name.starts_with("values") || name.starts_with("chart.");
-    if is_chart { Foreign::Chart } else { Foreign::Other }
+    if is_chart { OtherDocument::Chart } else { OtherDocument::Other }
 }
 
 /// Whether a text that cannot be parsed was meant to be an object.

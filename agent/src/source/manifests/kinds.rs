@@ -67,6 +67,7 @@ const POD: Keep = Fields(&[
             ("hostIP", All),
             ("hostIPs", All),
             ("startTime", All),
+            ("conditions", Fields(&[("type", All), ("status", All)])),
         ]),
     ),
 ]);
@@ -93,6 +94,9 @@ const SERVICE: Keep = Fields(&[
             ("externalName", All),
             ("externalTrafficPolicy", All),
             ("internalTrafficPolicy", All),
+            ("publishNotReadyAddresses", All),
+            ("ipFamilies", All),
+            ("loadBalancerSourceRanges", All),
             ("ports", All),
         ]),
     ),
@@ -144,7 +148,7 @@ const OTHER: Keep = Fields(&[
 
 /// What a document is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum DocumentKind {
     Namespace,
     Pod,
     Node,
@@ -161,7 +165,7 @@ pub(super) enum Kind {
     Other,
 }
 
-impl Kind {
+impl DocumentKind {
     /// What a document with this apiVersion and kind is. The group decides,
     /// not the kind alone: other projects have Services and NetworkPolicies.
     pub(super) fn of(api_version: &str, kind: &str) -> Self {
@@ -233,7 +237,8 @@ pub(super) fn has_pod_template(node: &Node) -> bool {
 
 /// The kind of a workload that is not Kubernetes' own, distinct from the kinds that are.
 pub(super) fn foreign_workload(api_version: &str, kind: &str) -> String {
-    let is_ours = ["v1", "apps/v1", "batch/v1"].iter().any(|version| Kind::of(version, kind) != Kind::Other);
+    let is_ours =
+        ["v1", "apps/v1", "batch/v1"].iter().any(|version| DocumentKind::of(version, kind) != DocumentKind::Other);
     if is_ours { qualified(api_version, kind) } else { kind.to_owned() }
 }
 
@@ -251,7 +256,7 @@ pub(super) fn trim_early(node: &mut Node) {
     let text = |key| node.get(key).and_then(Node::text).unwrap_or_default();
     let kind = text("kind");
     if !kind.is_empty() && !kind.ends_with("List") {
-        Kind::of(text("apiVersion"), kind).trim(node);
+        DocumentKind::of(text("apiVersion"), kind).trim(node);
     }
 }
 
@@ -303,10 +308,10 @@ pub(super) struct Decoded {
     pub(super) body: Body,
 }
 
-/// Decodes an object of a kind that is not [`Kind::Other`]. `kind_name` is how
+/// Decodes an object of a kind that is not [`DocumentKind::Other`]. `kind_name` is how
 /// the file calls it.
 pub(super) fn read(
-    kind: Kind,
+    kind: DocumentKind,
     kind_name: &str,
     node: &Node,
     file: &str,
@@ -339,45 +344,45 @@ pub(super) fn read(
     let owner = (metadata.owner_references.iter().flatten().find(|owner| owner.controller == Some(true)))
         .map(|owner| Workload { kind: owner.kind.clone(), name: owner.name.clone() });
     let body = match kind {
-        Kind::Namespace => Body::Namespace(core::Namespace { metadata, ..Default::default() }.into()),
-        Kind::Pod => {
+        DocumentKind::Namespace => Body::Namespace(core::Namespace { metadata, ..Default::default() }.into()),
+        DocumentKind::Pod => {
             let (spec, status) = (field(node, &["spec"], notes)?, field(node, &["status"], notes)?);
             Body::Pod(Box::new(core::Pod { metadata, spec: Some(spec), status: Some(status) }.into()))
         }
-        Kind::Node => {
+        DocumentKind::Node => {
             let (spec, status) = (field(node, &["spec"], notes)?, field(node, &["status"], notes)?);
             Body::Node(core::Node { metadata, spec: Some(spec), status: Some(status) }.into())
         }
-        Kind::Service => {
+        DocumentKind::Service => {
             let (spec, status) = (field(node, &["spec"], notes)?, field(node, &["status"], notes)?);
             Body::Service(core::Service { metadata, spec: Some(spec), status: Some(status) }.into())
         }
-        Kind::EndpointSlice => {
+        DocumentKind::EndpointSlice => {
             let (endpoints, ports) = (field(node, &["endpoints"], notes)?, field(node, &["ports"], notes)?);
             let address_type = field::<Option<String>>(node, &["addressType"], notes)?.unwrap_or_default();
             let slice = discovery::EndpointSlice { address_type, endpoints, metadata, ports };
             Body::EndpointSlices(vec![slice.into()])
         }
-        Kind::Endpoints => {
+        DocumentKind::Endpoints => {
             let subsets = field(node, &["subsets"], notes)?;
             Body::EndpointSlices(EndpointSlice::of_endpoints(core::Endpoints { metadata, subsets }))
         }
-        Kind::Policy => {
+        DocumentKind::Policy => {
             let mut policy =
                 NetworkPolicy::from(networking::NetworkPolicy { metadata, spec: field(node, &["spec"], notes)? });
             unknown_beside_spec(node, notes);
             policy.unknown_fields.clone_from(&notes.unknown);
             Body::Policy(Box::new(policy))
         }
-        Kind::Workload => {
+        DocumentKind::Workload => {
             let pod = template(kind_name, &name, &namespace, node, &["spec", "template"], notes)?;
             if is_idle(kind_name, node, notes)? { Body::Idle } else { Body::Template(Box::new(pod)) }
         }
-        Kind::CronJob => {
+        DocumentKind::CronJob => {
             let path = ["spec", "jobTemplate", "spec", "template"];
             Body::Template(Box::new(template(kind_name, &name, &namespace, node, &path, notes)?))
         }
-        Kind::Other => return Err(wrong(node.span, "kind", "of no kind that decides".to_owned(), "")),
+        DocumentKind::Other => return Err(wrong(node.span, "kind", "of no kind that decides".to_owned(), "")),
     };
     Ok(Decoded { namespace, name, owner, body })
 }

@@ -22,12 +22,12 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::foreign::{ACTION, has_action};
-use super::kinds::{self, Kind};
-use super::parse::Reader;
-use super::parsed::{Item, Parsed};
+use super::kinds::{self, DocumentKind};
+use super::parse::DocumentReader;
+use super::parsed::{Parsed, ParsedObject};
 use super::prune;
 use super::span::{Mark, Span};
-use super::tree::{self, Fault, Node, Value};
+use super::tree::{self, Node, TreeError, Value};
 
 /// How many bytes are read at once.
 const READ: usize = 4 << 20;
@@ -315,7 +315,7 @@ fn read_batch(
     default_namespace: &str,
     count: &AtomicUsize,
 ) -> Option<Parsed> {
-    let mut reader = Reader::new(file, default_namespace, count);
+    let mut reader = DocumentReader::new(file, default_namespace, count);
     let has_actions = memmem::find(batch.text.as_bytes(), ACTION.as_bytes()).is_some();
     let (mut line, mut at) = (batch.line, 0);
     for item in batch.items {
@@ -361,7 +361,7 @@ fn read_batch(
 }
 
 /// Forgets where the fields of a policy stand. Its text is kept, which takes a tenth of the memory.
-fn forget_fields(item: &mut Item) {
+fn forget_fields(item: &mut ParsedObject) {
     if item.object.kind == "NetworkPolicy" {
         item.node = Arc::new(Node { span: item.node.span, value: Value::Map(Vec::new()) });
         item.is_in_parts = true;
@@ -383,8 +383,8 @@ fn pruned(text: &str, line: u32, form: Form) -> Option<Node> {
         }
         Form::Yaml => (lines.next()?.strip_prefix("- apiVersion: ")?, lines.next()?.strip_prefix("  kind: ")?),
     };
-    let kind = Kind::of(api_version, kind);
-    if !matches!(kind, Kind::Pod | Kind::Namespace | Kind::Node) {
+    let kind = DocumentKind::of(api_version, kind);
+    if !matches!(kind, DocumentKind::Pod | DocumentKind::Namespace | DocumentKind::Node) {
         return None;
     }
     match form {
@@ -410,7 +410,7 @@ fn column(indent: usize) -> u32 {
 }
 
 /// Reads an item whose text begins in this line of its file.
-pub(super) fn document(item: &str, line: u32, each: &mut dyn FnMut(Result<Node, Fault>)) {
+pub(super) fn document(item: &str, line: u32, each: &mut dyn FnMut(Result<Node, TreeError>)) {
     if let Some(rest) = item.strip_prefix("- ") {
         // So its columns are those of the file.
         tree::documents(&format!("  {rest}"), Mark { line, column: 1 }, kinds::trim_early, each);

@@ -61,7 +61,7 @@ use std::thread;
 use npc_compiler::cluster::unread::{Extent, Unread};
 use npc_compiler::object::Objects;
 
-pub use foreign::Foreign;
+pub use foreign::OtherDocument;
 pub use passed_over::PassedOver;
 pub use position::{Location, Positions};
 pub use problem::{Code, Errors, ObjectRef, Problem, Severity};

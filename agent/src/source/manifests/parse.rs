@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::annotations::{self, Wrong};
 use super::decode::{Mismatch, Notes};
 use super::field::span_of;
-use super::foreign::{self, Fault};
+use super::foreign::{self, DocumentFault};
 use super::json;
-use super::kinds::{self, Kind};
-use super::parsed::{Item, Parsed};
+use super::kinds::{self, DocumentKind};
+use super::parsed::{Parsed, ParsedObject};
 use super::problem::{Code, ObjectRef, Problem};
 use super::span::{Mark, Span};
 use super::tree::{self, Node, Value};
@@ -29,7 +29,7 @@ pub(in crate::source) fn parse(file: &Arc<str>, bytes: Vec<u8>, default_namespac
 /// Reads a file, and counts its objects meanwhile.
 pub(super) fn parse_counted(file: &Arc<str>, bytes: Vec<u8>, default_namespace: &str, count: &AtomicUsize) -> Parsed {
     let text = String::from_utf8(bytes);
-    let mut reader = Reader::new(file, default_namespace, count);
+    let mut reader = DocumentReader::new(file, default_namespace, count);
     match text {
         Ok(text) => {
             // Editors and shells that join files leave marks of byte order inside. The first one
@@ -69,11 +69,11 @@ fn behind(text: &[u8]) -> Span {
     Span { start: at, end: at }
 }
 
-pub(super) struct Reader<'a> {
+pub(super) struct DocumentReader<'a> {
     default_namespace: &'a str,
     pub(super) parsed: Parsed,
     /// The problems, by their places, that may be of other things than objects.
-    pub(super) faults: Vec<(usize, Fault)>,
+    pub(super) faults: Vec<(usize, DocumentFault)>,
     /// How many objects were read so far.
     count: &'a AtomicUsize,
 }
@@ -87,9 +87,10 @@ struct TypeMeta {
 
 /// Of an object only what a change of it needs: the labels of a workload itself, which its pods do
 /// not have, how it replaces its pods, and that an object has no name of its own.
-fn needed(kind: Kind, mut node: Node) -> Node {
+fn needed(kind: DocumentKind, mut node: Node) -> Node {
     let has = |key| node.get("metadata").and_then(|of| of.get(key)?.text()).is_some_and(|text| !text.is_empty());
-    let (is_workload, is_unnamed) = (kind == Kind::Workload, !has("name") && has("generateName"));
+    let is_workload = matches!(kind, DocumentKind::Workload | DocumentKind::CronJob);
+    let is_unnamed = !has("name") && has("generateName");
     let Value::Map(entries) = &mut node.value else { return Node { span: node.span, value: Value::Map(Vec::new()) } };
     let kept = |field: &str, key: &str| match (field, key) {
         ("metadata", "labels") | ("spec", "paused" | "updateStrategy") => is_workload,
@@ -111,13 +112,13 @@ fn needed(kind: Kind, mut node: Node) -> Node {
 const LABELS: [&str; 3] =
     ["metadata.labels", "spec.template.metadata.labels", "spec.jobTemplate.spec.template.metadata.labels"];
 
-impl<'a> Reader<'a> {
+impl<'a> DocumentReader<'a> {
     pub(super) fn new(file: &Arc<str>, default_namespace: &'a str, count: &'a AtomicUsize) -> Self {
         Self { default_namespace, parsed: Parsed::empty(Arc::clone(file)), faults: Vec::new(), count }
     }
 }
 
-impl Reader<'_> {
+impl DocumentReader<'_> {
     fn problem(
         &mut self,
         code: Code,
@@ -139,8 +140,8 @@ impl Reader<'_> {
     }
 
     /// A document that cannot be parsed.
-    fn fault(&mut self, fault: &tree::Fault) {
-        self.faults.push((self.parsed.problems.len(), Fault::Syntax));
+    fn fault(&mut self, fault: &tree::TreeError) {
+        self.faults.push((self.parsed.problems.len(), DocumentFault::Syntax));
         self.problem(Code::DocumentUnreadable, fault.span, None, "", fault.message.clone(), fault.help);
     }
 
@@ -169,9 +170,9 @@ impl Reader<'_> {
             Ok(None) => return self.kustomization(&node),
             Err((span, message, help)) => {
                 if foreign::is_json_patch(&node) {
-                    self.faults.push((self.parsed.problems.len(), Fault::JsonPatch));
+                    self.faults.push((self.parsed.problems.len(), DocumentFault::JsonPatch));
                 } else if !is_meant_as_object(&node) {
-                    self.faults.push((self.parsed.problems.len(), Fault::NoObject));
+                    self.faults.push((self.parsed.problems.len(), DocumentFault::NoObject));
                 }
                 return self.problem(Code::DocumentUnreadable, span, None, "", message, help);
             }
@@ -189,11 +190,11 @@ impl Reader<'_> {
             let span = span_of(&node, path).0;
             return self.problem(Code::DocumentUnreadable, span, None, path, message, help);
         }
-        let kind = Kind::of(&types.api_version, &types.kind);
-        if kind == Kind::Other && kinds::has_pod_template(&node) && self.foreign_workload(&types, &node) {
+        let kind = DocumentKind::of(&types.api_version, &types.kind);
+        if kind == DocumentKind::Other && kinds::has_pod_template(&node) && self.foreign_workload(&types, &node) {
             return;
         }
-        if kind == Kind::Other {
+        if kind == DocumentKind::Other {
             *self.parsed.skipped.entry(kinds::qualified(&types.api_version, &types.kind)).or_default() += 1;
             if types.kind == "NetworkPolicy" && types.api_version.starts_with("extensions/") {
                 let message = "no Kubernetes serves this NetworkPolicy any more; left out".to_owned();
@@ -211,12 +212,12 @@ impl Reader<'_> {
     /// template makes of it; whether that can be read.
     fn foreign_workload(&mut self, types: &TypeMeta, node: &Node) -> bool {
         let mut node = node.clone();
-        Kind::Workload.trim(&mut node);
+        DocumentKind::Workload.trim(&mut node);
         let kind = kinds::foreign_workload(&types.api_version, &types.kind);
         let (file, namespace) = (&self.parsed.file, self.default_namespace);
-        let is_read = kinds::read(Kind::Workload, &kind, &node, file, namespace, &mut Notes::default()).is_ok();
+        let is_read = kinds::read(DocumentKind::Workload, &kind, &node, file, namespace, &mut Notes::default()).is_ok();
         if is_read {
-            self.object(Kind::Workload, &kind, node);
+            self.object(DocumentKind::Workload, &kind, node);
         }
         is_read
     }
@@ -280,9 +281,9 @@ impl Reader<'_> {
         }
     }
 
-    fn object(&mut self, kind: Kind, kind_name: &str, mut node: Node) {
+    fn object(&mut self, kind: DocumentKind, kind_name: &str, mut node: Node) {
         // They decide nothing, so a policy is in force whatever they say.
-        let annotations = Some(&mut node).filter(|_| kind == Kind::Policy).and_then(annotations::take);
+        let annotations = Some(&mut node).filter(|_| kind == DocumentKind::Policy).and_then(annotations::take);
         let mut notes = Notes::default();
         let read = kinds::read(kind, kind_name, &node, &self.parsed.file, self.default_namespace, &mut notes);
         let object = match &read {
@@ -302,9 +303,9 @@ impl Reader<'_> {
             Ok(decoded) => {
                 // Of other objects than policies little is asked for, and there are a hundred
                 // thousand.
-                let is_needed = kind == Kind::Policy || foreign::has_action(&node);
+                let is_needed = kind == DocumentKind::Policy || foreign::has_action(&node);
                 let node = if is_needed { node } else { needed(kind, node) };
-                self.parsed.items.push(Item {
+                self.parsed.items.push(ParsedObject {
                     object,
                     file: Arc::clone(&self.parsed.file),
                     node: Arc::new(node),
@@ -314,7 +315,7 @@ impl Reader<'_> {
                 });
             }
             Err(Mismatch { span, path, message, help }) => {
-                self.faults.push((self.parsed.problems.len(), Fault::Mismatch));
+                self.faults.push((self.parsed.problems.len(), DocumentFault::Mismatch));
                 let span = span.unwrap_or(node.span);
                 self.problem(Code::DocumentUnreadable, span, Some(&object), &path, message, help);
             }
@@ -322,7 +323,7 @@ impl Reader<'_> {
     }
 
     /// The name of an object that could not be read.
-    fn best_name(&self, kind: Kind, kind_name: &str, node: &Node) -> ObjectRef {
+    fn best_name(&self, kind: DocumentKind, kind_name: &str, node: &Node) -> ObjectRef {
         let metadata = |key| node.get("metadata").and_then(|m| m.get(key)).and_then(Node::text).unwrap_or_default();
         let namespace = match metadata("namespace") {
             _ if kind.is_cluster_scoped() => "",

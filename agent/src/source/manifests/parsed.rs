@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use npc_compiler::object::Workload;
 
-use super::foreign::Foreign;
+use super::foreign::OtherDocument;
 use super::kinds::Body;
 use super::problem::{Code, ObjectRef, Problem};
 use super::tree::Node;
@@ -16,11 +16,11 @@ use super::tree::Node;
 pub(in crate::source) struct Parsed {
     pub(super) file: Arc<str>,
     pub(super) text: Arc<str>,
-    pub(super) items: Vec<Item>,
+    pub(super) items: Vec<ParsedObject>,
     pub(in crate::source) problems: Vec<Problem>,
     pub(super) skipped: BTreeMap<String, usize>,
     /// The problems, by their places, of documents that are no broken objects.
-    pub(super) foreign: Vec<(usize, Foreign)>,
+    pub(super) foreign: Vec<(usize, OtherDocument)>,
     /// Of a long list only these parts of the text are kept, by the lines in which they begin.
     pub(super) parts: BTreeMap<u32, Box<str>>,
     /// Of a file for kustomize: the files that it names as patches.
@@ -29,7 +29,7 @@ pub(in crate::source) struct Parsed {
 
 /// An object of a file.
 #[derive(Debug, Clone)]
-pub(super) struct Item {
+pub(super) struct ParsedObject {
     pub(super) object: ObjectRef,
     pub(super) file: Arc<str>,
     pub(super) node: Arc<Node>,

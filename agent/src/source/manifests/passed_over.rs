@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use npc_compiler::cluster::unread::{Extent, Unread};
 
-use super::foreign::{ACTION, Foreign, around, has_action};
+use super::foreign::{ACTION, OtherDocument, around, has_action};
 use super::parsed::Parsed;
 use super::problem::Severity;
 use super::types;
@@ -17,7 +17,7 @@ use super::types;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PassedOver {
     /// The files, by what they hold.
-    pub files: BTreeMap<Foreign, BTreeSet<Arc<str>>>,
+    pub files: BTreeMap<OtherDocument, BTreeSet<Arc<str>>>,
     /// The folders whose kustomization is not applied.
     pub kustomizations: BTreeSet<PathBuf>,
     /// The kinds that decide about connectivity and may be among it.
@@ -46,23 +46,23 @@ pub(super) fn pass_over(files: &mut [Parsed]) -> PassedOver {
         patches.extend(named.iter().map(|patch| plain(&folder.join(patch))));
     }
     for file in files {
-        let mut add = |foreign: Foreign| {
+        let mut add = |foreign: OtherDocument| {
             passed.files.entry(foreign).or_default().insert(Arc::clone(&file.file));
         };
         if patches.contains(&plain(Path::new(&*file.file))) {
-            add(Foreign::Patch);
+            add(OtherDocument::Patch);
             (file.items, file.problems) = (Vec::new(), Vec::new());
             continue;
         }
         let mut unread = BTreeSet::new();
-        let mut note = |foreign: Foreign, line: u32| {
+        let mut note = |foreign: OtherDocument, line: u32| {
             add(foreign);
-            if matches!(foreign, Foreign::Template | Foreign::Encrypted) {
+            if matches!(foreign, OtherDocument::Template | OtherDocument::Encrypted) {
                 unread.extend(kinds(around(&file.text, line)));
             }
         };
         let mut index = 0;
-        let foreign: BTreeMap<usize, Foreign> = file.foreign.drain(..).collect();
+        let foreign: BTreeMap<usize, OtherDocument> = file.foreign.drain(..).collect();
         file.problems.retain(|problem| {
             let foreign = foreign.get(&index).filter(|_| problem.severity() == Severity::Error);
             index += 1;
@@ -75,7 +75,7 @@ pub(super) fn pass_over(files: &mut [Parsed]) -> PassedOver {
             file.items.retain(|item| {
                 let is_template = has_action(&item.node);
                 if is_template {
-                    note(Foreign::Template, item.node.span.start.line);
+                    note(OtherDocument::Template, item.node.span.start.line);
                 }
                 !is_template
             });

@@ -100,7 +100,7 @@ impl Node {
 
 /// Why a document could not be built.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Fault {
+pub(super) struct TreeError {
     pub(super) span: Span,
     pub(super) message: String,
     pub(super) help: &'static str,
@@ -110,7 +110,7 @@ pub(super) struct Fault {
 /// goes on behind the next `---`. The text begins at this place of its file. `trim` is shown
 /// each document, and each item of a list as soon as it is complete, and may drop what npc
 /// will not ask for.
-pub(super) fn documents(text: &str, at: Mark, trim: fn(&mut Node), each: &mut dyn FnMut(Result<Node, Fault>)) {
+pub(super) fn documents(text: &str, at: Mark, trim: fn(&mut Node), each: &mut dyn FnMut(Result<Node, TreeError>)) {
     let mut options = granit_parser::options! { flow_nesting_limit: MAX_DEPTH, block_nesting_limit: MAX_DEPTH };
     options.set_emit_comments(false);
     let mut parser = Parser::new_from_str_with_options(text.strip_prefix('\u{feff}').unwrap_or(text), options);
@@ -126,7 +126,7 @@ pub(super) fn documents(text: &str, at: Mark, trim: fn(&mut Node), each: &mut dy
                 }
                 Err(fault) => fault,
             },
-            Some(Err(error)) => Fault::of(&error, at),
+            Some(Err(error)) => TreeError::of(&error, at),
         };
         each(Err(fault));
         builder = Builder::new(at, trim);
@@ -136,7 +136,7 @@ pub(super) fn documents(text: &str, at: Mark, trim: fn(&mut Node), each: &mut dy
     }
 }
 
-impl Fault {
+impl TreeError {
     fn of(error: &ScanError, begin: Mark) -> Self {
         let at = mark(*error.marker()).from(begin);
         let message = error.info();
@@ -213,7 +213,7 @@ impl Builder {
     }
 
     /// Takes one event; the document, once it is complete.
-    fn take(&mut self, event: Event<'_>, span: granit_parser::Span) -> Result<Option<Node>, Fault> {
+    fn take(&mut self, event: Event<'_>, span: granit_parser::Span) -> Result<Option<Node>, TreeError> {
         let (start, end) = (mark(span.start).from(self.begin), mark(span.end).from(self.begin));
         let has_extent = start != end;
         if has_extent && !matches!(event, Event::SequenceEnd | Event::MappingEnd) {
@@ -254,7 +254,7 @@ impl Builder {
             }
             Event::Alias(id) => {
                 let fault =
-                    |message: &str, help| Fault { span: Span { start, end }, message: message.to_owned(), help };
+                    |message: &str, help| TreeError { span: Span { start, end }, message: message.to_owned(), help };
                 let Some(target) = self.anchors.get(&id) else {
                     return Err(fault("this alias stands inside what it refers to", "write the value out"));
                 };
@@ -271,10 +271,10 @@ impl Builder {
         }
     }
 
-    fn begin(&mut self, start: Mark, anchor: usize, inside: Inside) -> Result<Option<Node>, Fault> {
+    fn begin(&mut self, start: Mark, anchor: usize, inside: Inside) -> Result<Option<Node>, TreeError> {
         if self.open.len() >= MAX_DEPTH {
             let message = format!("nested more than {MAX_DEPTH} levels deep");
-            return Err(Fault {
+            return Err(TreeError {
                 span: Span { start, end: start },
                 message,
                 help: "no Kubernetes object nests so deep",
@@ -285,7 +285,7 @@ impl Builder {
     }
 
     /// Makes a node of a collection that has come to its end.
-    fn close(&mut self, frame: Frame) -> Result<Done, Fault> {
+    fn close(&mut self, frame: Frame) -> Result<Done, TreeError> {
         let value = match frame.inside {
             Inside::List(items) => Value::List(items),
             Inside::Map { entries, merged, .. } => {
@@ -332,7 +332,7 @@ impl Builder {
 
     /// Puts a complete node into the collection around it; the document, if
     /// there is none.
-    fn add(&mut self, done: Done) -> Result<Option<Node>, Fault> {
+    fn add(&mut self, done: Done) -> Result<Option<Node>, TreeError> {
         let Some(frame) = self.open.last_mut() else { return Ok(Some(done.node)) };
         frame.nodes += done.nodes;
         frame.depth = frame.depth.max(done.depth + 1);
@@ -349,11 +349,11 @@ impl Builder {
 }
 
 /// A node as the key of a mapping.
-fn as_key(node: &Node) -> Result<Key, Fault> {
+fn as_key(node: &Node) -> Result<Key, TreeError> {
     let at = node.span;
     match &node.resolved().value {
         Value::Scalar { text, plain } => Ok(Key { text: text.clone(), at, merge: *plain && &**text == "<<" }),
-        _ => Err(Fault {
+        _ => Err(TreeError {
             span: at,
             message: "a key must be text, not a list or mapping".to_owned(),
             help: "a template's {{ … }} must be rendered first",
@@ -363,11 +363,11 @@ fn as_key(node: &Node) -> Result<Key, Fault> {
 
 /// The entries, if no key comes twice: JSON has no answer to that, and
 /// Kubernetes refuses it.
-pub(super) fn distinct(entries: Vec<Entry>) -> Result<Vec<Entry>, Fault> {
+pub(super) fn distinct(entries: Vec<Entry>) -> Result<Vec<Entry>, TreeError> {
     let mut seen: HashSet<&str> = HashSet::with_capacity(entries.len());
     match entries.iter().find(|entry| !seen.insert(&entry.key)) {
         None => Ok(entries),
-        Some(twice) => Err(Fault {
+        Some(twice) => Err(TreeError {
             span: twice.at,
             message: format!("the key {:?} is there twice", twice.key),
             help: "join the two, or begin a new list item with \"-\", or a new document with \"---\"",
@@ -377,14 +377,14 @@ pub(super) fn distinct(entries: Vec<Entry>) -> Result<Vec<Entry>, Fault> {
 
 /// Adds the entries of the mapping (or list of mappings) behind a `<<`; what
 /// is there stays. `keys` are those of `entries`.
-fn merge(entries: &mut Vec<Entry>, keys: &mut HashSet<Box<str>>, source: &Node) -> Result<(), Fault> {
+fn merge(entries: &mut Vec<Entry>, keys: &mut HashSet<Box<str>>, source: &Node) -> Result<(), TreeError> {
     let mappings = match &source.resolved().value {
         Value::List(items) => items.as_slice(),
         _ => std::slice::from_ref(source),
     };
     for mapping in mappings {
         let Value::Map(from) = &mapping.resolved().value else {
-            return Err(Fault {
+            return Err(TreeError {
                 span: source.span,
                 message: "\"<<\" takes a mapping, or a list of mappings".to_owned(),
                 help: "",

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use rustc_hash::FxHashMap;
 
-use super::{Cause, Change};
+use super::{Cause, FlowChange};
 use crate::algebra::traffic::Traffic;
-use crate::azure::translate::{Peer, Term};
+use crate::azure::translate::{Term, TermPeer};
 use crate::azure::{Model, Reason};
 use crate::cluster::PolicyId;
 use crate::cluster::group::{Admitted, Atom, Group, GroupId, OtherEnd, atoms};
@@ -18,10 +18,10 @@ use crate::verdict::matrix::judge::{KindId, TrafficId};
 pub(super) type Causes = BTreeMap<Cause, Traffic>;
 
 /// What was worked out, by group, other end, traffic and change.
-pub(super) type Found = FxHashMap<(GroupId, KindId, TrafficId, Change), Causes>;
+pub(super) type Found = FxHashMap<(GroupId, KindId, TrafficId, FlowChange), Causes>;
 
 /// Why a group's traffic with an end changes.
-pub(super) fn of(model: &Model<'_>, group: &Group, other: OtherEnd<'_>, flows: &Traffic, change: Change) -> Causes {
+pub(super) fn of(model: &Model<'_>, group: &Group, other: OtherEnd<'_>, flows: &Traffic, change: FlowChange) -> Causes {
     let mut causes = Causes::new();
     let finder = Finder { model, group, other };
     let mut add = |reason, policy, path: &str, traffic: Traffic| {
@@ -42,12 +42,12 @@ pub(super) fn of(model: &Model<'_>, group: &Group, other: OtherEnd<'_>, flows: &
     for policy in &group.key.policies {
         match (model.translation(*policy), change) {
             // What npc lets pass by a policy that Azure NPM does not have.
-            (Err(refusal), Change::NewlyAllowed) => {
+            (Err(refusal), FlowChange::NewlyAllowed) => {
                 let admitted = finder.ours(*policy, |_| true);
                 add(Reason::PolicyRefused, *policy, &refusal.path, admitted.intersection(flows));
             }
             // What it isolates, and Azure NPM did not.
-            (Err(refusal), Change::NewlyDenied) => {
+            (Err(refusal), FlowChange::NewlyDenied) => {
                 if model.isolating(&group.key.policies, group.key.direction).is_empty() {
                     add(Reason::PolicyRefused, *policy, &refusal.path, flows.clone());
                 }
@@ -58,8 +58,8 @@ pub(super) fn of(model: &Model<'_>, group: &Group, other: OtherEnd<'_>, flows: &
                     let theirs = finder.theirs(term);
                     let ours = finder.ours(*policy, |path| path == term.path);
                     let differs = match change {
-                        Change::NewlyAllowed => ours.difference(&theirs),
-                        Change::NewlyDenied => theirs.difference(&ours),
+                        FlowChange::NewlyAllowed => ours.difference(&theirs),
+                        FlowChange::NewlyDenied => theirs.difference(&ours),
                     };
                     add(finder.reason(term, change), *policy, &term.path, differs.intersection(flows));
                 }
@@ -100,11 +100,11 @@ impl Finder<'_> {
         traffic
     }
 
-    fn reason(&self, term: &Term, change: Change) -> Reason {
-        let is_sets = matches!(term.peer, Peer::Sets(_));
+    fn reason(&self, term: &Term, change: FlowChange) -> Reason {
+        let is_sets = matches!(term.peer, TermPeer::Sets(_));
         match (change, self.other.classes) {
-            (Change::NewlyDenied, []) if term.peer.is_negative() => Reason::NegativeSelectorOutside,
-            (Change::NewlyDenied, [_, ..]) if is_sets && term.flattened => Reason::NamespaceNotIn,
+            (FlowChange::NewlyDenied, []) if term.peer.is_negative() => Reason::NegativeSelectorOutside,
+            (FlowChange::NewlyDenied, [_, ..]) if is_sets && term.flattened => Reason::NamespaceNotIn,
             _ => Reason::OddText,
         }
     }

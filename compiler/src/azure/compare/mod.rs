@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use rustc_hash::FxHashMap;
 
 use super::model::{Model, named};
-use super::translate::Peer;
+use super::translate::TermPeer;
 use super::{Placement, Reason};
 use crate::algebra::traffic::Traffic;
 use crate::cluster::backend::{Backend, BackendEnd};
@@ -30,7 +30,7 @@ pub use ends::{Ends, Share};
 
 /// What becomes of a flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Change {
+pub enum FlowChange {
     /// Azure NPM denies it and npc allows it.
     NewlyAllowed,
     /// Azure NPM allows it and npc denies it.
@@ -52,7 +52,7 @@ pub struct Cause {
     /// Why.
     pub reason: Reason,
     /// What becomes of them.
-    pub change: Change,
+    pub change: FlowChange,
     /// The policies that decide; one where a field is named.
     pub policies: Vec<PolicyId>,
     /// The field (`spec.ingress[1].from[0]`), where it is one field.
@@ -112,7 +112,7 @@ impl<'a> Comparison<'a> {
         let mut kinds = Kinds::new(model.cluster, groups);
         for (id, _) in model.cluster.policies() {
             for term in model.translation(id).iter().flat_map(|translation| translation.terms.iter().flatten()) {
-                if let Peer::Block(addresses) = &term.peer {
+                if let TermPeer::Block(addresses) = &term.peer {
                     kinds.cut(Family::V4, addresses);
                 }
                 if named(term).next().is_some() {
@@ -172,7 +172,7 @@ impl<'a> Comparison<'a> {
         }
         let (ours, theirs) = (self.known.traffic(ours), self.known.traffic(theirs));
         for (change, flows) in
-            [(Change::NewlyAllowed, ours.difference(&theirs)), (Change::NewlyDenied, theirs.difference(&ours))]
+            [(FlowChange::NewlyAllowed, ours.difference(&theirs)), (FlowChange::NewlyDenied, theirs.difference(&ours))]
         {
             if flows.is_none() {
                 continue;
@@ -180,8 +180,8 @@ impl<'a> Comparison<'a> {
             for (direction, subject, other) in directions {
                 let Some(group) = groups[subject.index()][direction as usize] else { continue };
                 let denying = match change {
-                    Change::NewlyAllowed => self.azure[group.0 as usize][other.index()],
-                    Change::NewlyDenied => self.judge.admitted(group, other),
+                    FlowChange::NewlyAllowed => self.azure[group.0 as usize][other.index()],
+                    FlowChange::NewlyDenied => self.judge.admitted(group, other),
                 };
                 let part = flows.difference(&self.known.traffic(denying));
                 if part.is_none() {
@@ -246,7 +246,7 @@ impl<'a> Comparison<'a> {
             }
         }
         for ((policies, traffic), by_source) in by_node_port {
-            let cause = cause(Reason::NodePort, Change::NewlyDenied, policies, Some(Direction::Ingress));
+            let cause = cause(Reason::NodePort, FlowChange::NewlyDenied, policies, Some(Direction::Ingress));
             // Pods, not their kinds: no rule distinguishes a backend from other pods of its kind.
             for (to, from) in joined(by_source) {
                 let (from, to) = (self.workloads.of_kinds(from), self.workloads.of_pods(&Vec::from_iter(to)));
@@ -256,7 +256,7 @@ impl<'a> Comparison<'a> {
         }
         for ((policies, traffic), pods) in to_itself {
             let ends = self.workloads.of_pods(&pods);
-            let cause = cause(Reason::SelfByService, Change::NewlyAllowed, policies.into_iter().collect(), None);
+            let cause = cause(Reason::SelfByService, FlowChange::NewlyAllowed, policies.into_iter().collect(), None);
             let flows = Flows { from: ends.clone(), to: ends, traffic, to_itself: true };
             self.flows.entry(cause).or_default().push(flows);
         }
@@ -275,7 +275,7 @@ impl<'a> Comparison<'a> {
             let group = self.groups.get(group);
             let cause = Cause {
                 reason: Reason::Ipv6,
-                change: Change::NewlyDenied,
+                change: FlowChange::NewlyDenied,
                 policies: group.key.policies.clone(),
                 path: None,
                 service: None,
@@ -338,7 +338,7 @@ fn azure_admits(
     known: &mut TrafficTable,
 ) -> Vec<Vec<TrafficId>> {
     let count = kinds.iter().count();
-    let mut meant_by = FxHashMap::<&Peer, Vec<KindId>>::default();
+    let mut meant_by = FxHashMap::<&TermPeer, Vec<KindId>>::default();
     let mut admits = Vec::new();
     for (_, group) in groups.iter() {
         let isolating = model.isolating(&group.key.policies, group.key.direction);

@@ -31,7 +31,7 @@ impl LocalGroups {
     }
 
     /// The groups without endpoints, as of the last commit.
-    pub(in crate::engine) fn lingering(&self) -> impl Iterator<Item = RetainedGroup> {
+    pub(in crate::engine) fn retained(&self) -> impl Iterator<Item = RetainedGroup> {
         Direction::ALL.into_iter().flat_map(|direction| {
             let empty = self.groups[direction as usize].values().filter(|group| group.pods.is_empty());
             empty.map(move |group| RetainedGroup {

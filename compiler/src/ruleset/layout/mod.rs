@@ -31,7 +31,7 @@ use crate::cluster::group::{Group, GroupId, GroupKey, Groups, Resolution, Retain
 use crate::cluster::{Cluster, PodId, PolicyId};
 use crate::object::Family;
 use crate::policy::Direction;
-use crate::ruleset::dispatch::{DispatchSet, Node};
+use crate::ruleset::dispatch::{DispatchSet, TreeNode};
 use crate::ruleset::group_chain::Leaf;
 use crate::ruleset::members::over_bound;
 use crate::ruleset::name::{Fields, Hash};
@@ -70,11 +70,11 @@ pub fn ruleset(cluster: &Cluster, node: &str, options: &Options) -> NodeRuleset 
 /// though no endpoint may be in them. One whose policies are gone has none. Policies that are over
 /// the bound on set members ([`crate::ruleset::members`]) admit nothing.
 #[must_use]
-pub fn ruleset_with(cluster: &Cluster, node: &str, options: &Options, lingering: &[RetainedGroup]) -> NodeRuleset {
+pub fn ruleset_with(cluster: &Cluster, node: &str, options: &Options, retained: &[RetainedGroup]) -> NodeRuleset {
     let local = cluster.endpoints().filter(|(_, pod)| pod.node.as_deref() == Some(node));
     let local: Vec<PodId> = local.map(|(id, _)| id).collect();
     let over = over_bound(cluster, Some(node), options);
-    let groups = Groups::with(cluster, local.iter().copied(), lingering, &over);
+    let groups = Groups::with(cluster, local.iter().copied(), retained, &over);
     let is_isolating = local.iter().any(|pod| Direction::ALL.iter().any(|way| groups.of(*pod, *way).is_some()));
     let identities: FxHashMap<GroupId, Hash> =
         groups.iter().map(|(id, group)| (id, identity_of(cluster, &group.key))).collect();
@@ -388,7 +388,7 @@ fn drop_all() -> Vec<Rule> {
 pub(crate) fn lead(
     family: Family,
     direction: Direction,
-    tree: Option<&Node>,
+    tree: Option<&TreeNode>,
     groups: &BTreeMap<Hash, ChainName>,
 ) -> BTreeMap<ChainName, Vec<Rule>> {
     let (entry, deny) = (ChainName::entry(direction), ChainName::deny(direction));
@@ -402,24 +402,24 @@ pub(crate) fn lead(
         matches: condition.iter().map(|at| Match::Set(set_at(family, direction, at), field(direction))).collect(),
         target: Target::Goto(chain),
     };
-    let chain_of = |node: &Node| match node {
-        Node::Leaf(group) => groups[group].clone(),
-        Node::Inner { path, .. } => ChainName::dispatch(direction, &path.to_string()),
-        Node::List { path, .. } => ChainName::dispatch_list(direction, &path.to_string()),
+    let chain_of = |node: &TreeNode| match node {
+        TreeNode::Leaf(group) => groups[group].clone(),
+        TreeNode::Inner { path, .. } => ChainName::dispatch(direction, &path.to_string()),
+        TreeNode::List { path, .. } => ChainName::dispatch_list(direction, &path.to_string()),
     };
     tree.walk(&mut |node| {
         let is_root = std::ptr::eq(node, tree);
         let name = if is_root { entry.clone() } else { chain_of(node) };
         let rules = match node {
             // Its chain is the group's own, except at the root.
-            Node::Leaf(_) if !is_root => return,
-            Node::Leaf(group) => vec![goto(None, groups[group].clone())],
-            Node::List { groups: tried, .. } => {
+            TreeNode::Leaf(_) if !is_root => return,
+            TreeNode::Leaf(group) => vec![goto(None, groups[group].clone())],
+            TreeNode::List { groups: tried, .. } => {
                 let last = tried.len() - 1;
                 let condition = |place, group: &Hash| (place < last).then_some(DispatchSet::Group(*group));
                 tried.iter().enumerate().map(|(i, group)| goto(condition(i, group), groups[group].clone())).collect()
             }
-            Node::Inner { path, left, right } => {
+            TreeNode::Inner { path, left, right } => {
                 vec![goto(Some(DispatchSet::Left(path.clone())), chain_of(left)), goto(None, chain_of(right))]
             }
         };
@@ -469,8 +469,8 @@ impl Layout<'_> {
                 self.chains.insert(name, rules);
             }
         }
-        let tree = Node::new(all, self.options.seed);
-        for (at, groups) in tree.iter().flat_map(Node::sets) {
+        let tree = TreeNode::new(all, self.options.seed);
+        for (at, groups) in tree.iter().flat_map(TreeNode::sets) {
             let which = match &at {
                 DispatchSet::Left(_) => "some of them, to tell by halves which group an endpoint is in",
                 DispatchSet::Group(_) => "those of one group",

@@ -18,12 +18,15 @@
 //! the words are the command's.
 
 mod answer;
+mod at_node;
 mod beside;
 mod code;
+mod conjunct;
 mod decision;
 mod dns;
 mod endpoint;
 mod ends;
+mod entry;
 mod judged_pairs;
 mod mark;
 mod name;
@@ -43,12 +46,13 @@ pub use super::bounds::{Bounds, Verdict};
 pub use answer::{Alike, Flow, FlowExplanation, Missing, Pairs, Ranges, Unanswerable, Via, Warning, Way};
 pub use beside::{Beside, SeparateItems};
 pub use code::Code;
+pub use conjunct::{Conjunct, Of, Part};
 pub use decision::{Decision, LISTED, Reason};
 pub use endpoint::{EndpointExplanation, EndpointPart, Side, explain_endpoint, explain_parts};
 pub use judged_pairs::{JudgedPairs, Pair};
 pub use mark::{FailedRequirement, Mark};
 pub use name::{EndName, Port, Target};
-pub use near::{Candidate, Conjunct, NEAREST, Of, Part};
+pub use near::{Candidate, NEAREST};
 pub use party::Party;
 pub use question::{MissingFact, Question};
 pub(in crate::verdict) use slip::is_slip;

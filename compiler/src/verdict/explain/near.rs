@@ -10,7 +10,7 @@ use crate::policy::Direction;
 use crate::verdict::flow::End;
 
 use super::code::Code;
-use super::mark::{FailedRequirement, Mark};
+use super::conjunct::{Conjunct, OTHER_TRAFFIC, Of};
 use super::party::Party;
 use super::question::Question;
 use super::rule_matcher::RuleMatcher;
@@ -30,71 +30,6 @@ pub struct Candidate {
     pub labels: usize,
     /// How many items of the rule's peers and of its ports miss by as little as those of the parts.
     pub equal_items: [usize; 2],
-}
-
-/// A part of a rule that fails.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Conjunct {
-    /// Whether it belongs to the peer or the port.
-    pub of: Of,
-    /// Its path below the rule: `from[0]`, `ports[1]`.
-    pub path: String,
-    /// The very things that fail, where they are less than what stands at the path.
-    pub marks: Vec<Mark>,
-    /// Which part.
-    pub part: Part,
-    /// What the rule asks for.
-    pub want: String,
-    /// What there is.
-    pub got: String,
-    /// What kind of miss that is.
-    pub code: Code,
-}
-
-/// What a port gets that a question about many ports asks for.
-pub(super) const OTHER_TRAFFIC: &str = "other traffic too";
-
-/// The two halves of a rule.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
-#[allow(missing_docs, reason = "the words of the API")]
-#[cfg_attr(not(feature = "internals"), non_exhaustive)]
-pub enum Of {
-    Peer,
-    Port,
-}
-
-/// The parts of a rule that can fail.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
-#[allow(missing_docs, reason = "the words of the API")]
-#[cfg_attr(not(feature = "internals"), non_exhaustive)]
-pub enum Part {
-    Namespace,
-    Pod,
-    Block,
-    Except,
-    Family,
-    Protocol,
-    Number,
-    Name,
-}
-
-impl Conjunct {
-    /// Whether all that fails are values of labels that differ by little.
-    fn is_slip(&self) -> bool {
-        let is_slip = |mark: &Mark| mark.requirement.as_ref().is_some_and(FailedRequirement::is_slip);
-        !self.marks.is_empty() && self.marks.iter().all(is_slip)
-    }
-
-    /// What a mark of this part asks for, and what there is.
-    #[must_use]
-    pub fn said_of(&self, mark: &Mark) -> (String, String) {
-        match &mark.requirement {
-            Some(failed) => (failed.want(), failed.got()),
-            None => (self.want.clone(), self.got.clone()),
-        }
-    }
 }
 
 impl Candidate {

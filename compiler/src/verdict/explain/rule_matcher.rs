@@ -17,8 +17,8 @@ use crate::policy::{Direction, IpBlock, Namespaces, Peer, Peers, PodPeer, Policy
 use crate::verdict::flow::End;
 
 use super::code::Code;
+use super::conjunct::{Conjunct, OTHER_TRAFFIC, Of, Part};
 use super::mark::Mark;
-use super::near::{Conjunct, OTHER_TRAFFIC, Of, Part};
 use super::party::Party;
 use super::question::Question;
 
@@ -249,6 +249,10 @@ impl RuleMatcher<'_> {
                 if asked != protocol {
                     add("protocol", Part::Protocol, protocol.to_string(), asked.to_string(), Code::PortProtocol);
                 }
+            }
+            // ICMP alone has no port.
+            None if self.denied.difference(&Traffic::icmp()).is_none() => {
+                add("protocol", Part::Protocol, protocol.to_string(), "ICMP".to_owned(), Code::PortProtocol);
             }
             None if !self.denied.difference(&Traffic::ports(protocol, first, last)).is_none() => {
                 add("port", Part::Number, format!("{protocol} {want}"), OTHER_TRAFFIC.to_owned(), Code::PortNumber);

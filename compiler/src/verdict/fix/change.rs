@@ -31,8 +31,19 @@ pub enum Edit {
     Policy(Patch),
     /// There is a new policy.
     NewPolicy(Value),
+    /// There is a new policy, which stands in another namespace by mistake and selects no pod there.
+    MovedPolicy(Value, ObjectName),
     /// A pod template, a pod or a namespace gets labels, by this patch.
-    Labels(Labels, Patch),
+    Labels(Labels, Patch, Lacking),
+}
+
+/// Which end of a flow lacks labels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lacking {
+    /// The end that policies select: a policy does not apply to it without them.
+    Subject,
+    /// The other end: a rule does not mean it without them.
+    Peer,
 }
 
 impl Change {
@@ -40,9 +51,26 @@ impl Change {
     #[must_use]
     pub const fn patch(&self) -> Option<&Patch> {
         match &self.edit {
-            Edit::Policy(patch) | Edit::Labels(_, patch) => Some(patch),
-            Edit::NewPolicy(_) => None,
+            Edit::Policy(patch) | Edit::Labels(_, patch, _) => Some(patch),
+            Edit::NewPolicy(_) | Edit::MovedPolicy(..) => None,
         }
+    }
+
+    /// The whole new object; none where one changes.
+    #[must_use]
+    pub const fn new_object(&self) -> Option<&Value> {
+        match &self.edit {
+            Edit::NewPolicy(document) | Edit::MovedPolicy(document, _) => Some(document),
+            Edit::Policy(_) | Edit::Labels(..) => None,
+        }
+    }
+
+    /// Whether it is a change of this pod, or of the workload that makes it.
+    pub(super) fn is_of(&self, pod: &Pod) -> bool {
+        let ObjectName { kind, namespace, name } = &self.object;
+        let workload = pod.workload.as_ref().filter(|_| kind != "Pod");
+        let (of, named) = workload.map_or(("Pod", &pod.name), |of| (of.kind.as_str(), &of.name));
+        namespace.as_deref() == Some(pod.namespace.as_str()) && of == kind && named == name
     }
 
     /// Applies it; none if it does not fit the objects.
@@ -57,21 +85,18 @@ impl Change {
                 json_patch::patch(&mut document, patch).ok()?;
                 policy.object = serde_json::from_value(document).ok()?;
             }
-            Edit::NewPolicy(document) => {
+            // The old one selects nothing, so whether it is still there makes no difference.
+            Edit::NewPolicy(document) | Edit::MovedPolicy(document, _) => {
                 let object: networking::NetworkPolicy = serde_json::from_value(document.clone()).ok()?;
                 objects.policies.push(NetworkPolicy::from(object));
             }
-            Edit::Labels(labels, _) if kind == "Namespace" => {
+            Edit::Labels(labels, ..) if kind == "Namespace" => {
                 let namespace = objects.namespaces.iter_mut().find(|namespace| namespace.name == *name)?;
                 namespace.labels.extend(labels.clone());
             }
-            Edit::Labels(labels, _) => {
-                let is_meant = |pod: &&mut Pod| {
-                    let workload = pod.workload.as_ref().filter(|_| kind != "Pod");
-                    let (of, named) = workload.map_or(("Pod", &pod.name), |of| (of.kind.as_str(), &of.name));
-                    is_in(&pod.namespace) && of == kind && named == name
-                };
-                objects.pods.iter_mut().filter(is_meant).for_each(|pod| pod.labels.extend(labels.clone()));
+            Edit::Labels(labels, ..) => {
+                let pods = objects.pods.iter_mut().filter(|pod| self.is_of(pod));
+                pods.for_each(|pod| pod.labels.extend(labels.clone()));
                 objects.forget_computed_slices();
             }
         }

@@ -1,16 +1,18 @@
 //! Labels that the other end lacks: of a namespace, of a pod, or of a workload's template.
 
+use std::collections::BTreeSet;
+
 use json_patch::PatchOperation;
 use serde_json::json;
 
-use super::change::{Change, Edit, ObjectName, add};
+use super::change::{Change, Edit, Lacking, ObjectName, add};
 use super::proposal::{Cause, Proposal, Size};
 use super::rollout::rollout;
 use super::{View, written};
 use crate::algebra::selector::{Operator, Selector};
-use crate::cluster::PodId;
+use crate::cluster::{PodId, PolicyId};
 use crate::object::{Labels, Pod, ROLLOUT_HASH_LABEL, is_controller_label};
-use crate::policy::{Direction, Namespaces, PodPeer};
+use crate::policy::{Direction, Namespaces, Peer, Peers, PodPeer, Policy};
 
 /// The workloads whose pod templates can be changed, and the path of the template.
 const TEMPLATES: [(&str, &[&str]); 6] = [
@@ -21,6 +23,10 @@ const TEMPLATES: [(&str, &[&str]); 6] = [
     ("ReplicationController", &["spec", "template"]),
     ("StatefulSet", &["spec", "template"]),
 ];
+
+/// The labels by which workloads are told from each other. A pod that gets that of another
+/// workload is taken for one of its pods.
+const IDENTITY: [&str; 6] = ["app", "app.kubernetes.io/instance", "app.kubernetes.io/name", "k8s-app", "name", "run"];
 
 /// The labels that a namespace lacks. All its pods get what rules admit by them, so the change is
 /// weighed as one of a policy.
@@ -38,25 +44,101 @@ pub(super) fn of_namespace(view: View<'_>, direction: Direction, peer: &PodPeer,
         vec![add(&["metadata", "labels"], json!(whole))]
     };
     let object = ObjectName { kind: "Namespace".to_owned(), namespace: None, name: namespace.to_owned() };
-    let change = Change { direction, object, edit: Edit::Labels(labels, json_patch::Patch(operations)), rollout: None };
+    let edit = Edit::Labels(labels, json_patch::Patch(operations), Lacking::Peer);
+    let change = Change { direction, object, edit, rollout: None };
     written::has_name(view, &change.object).then_some(Proposal { change, cause: Cause::Policy, size: Size::Wide })
 }
 
-/// Whether the workload of the pods has a label itself that its template lacks.
-pub(super) fn is_on_workload(view: View<'_>, peer: &PodPeer, pods: &[PodId]) -> bool {
-    let pod = view.cluster.pod(pods[0]);
-    let lacking = lacking(&peer.pods, &pod.labels).unwrap_or_default();
+/// Whether the workload of the pods has the labels itself that its template lacks.
+pub(super) fn is_on_workload(view: View<'_>, selector: &Selector, pods: &[PodId]) -> bool {
+    let Some(pod) = pods.first().map(|pod| view.cluster.pod(*pod)) else { return false };
+    let lacking = lacking(selector, &pod.labels).unwrap_or_default();
     pod.workload.as_ref().is_some_and(|workload| {
         let object = ObjectName::new(&workload.kind, &pod.namespace, &workload.name);
-        lacking.keys().any(|key| view.written.text(&object, &["metadata", "labels", key]).is_some())
+        let value = |key: &str| view.written.text(&object, &["metadata", "labels", key]);
+        !lacking.is_empty() && selector_holds(selector, &pod.labels, lacking.keys(), value)
     })
+}
+
+/// Whether a selector matches with the values that a workload has itself of these keys.
+fn selector_holds<'a>(
+    selector: &Selector,
+    has: &Labels,
+    keys: impl Iterator<Item = &'a String>,
+    value: impl Fn(&str) -> Option<String>,
+) -> bool {
+    let mut labels = has.clone();
+    labels.extend(keys.filter_map(|key| Some((key.clone(), value(key)?))));
+    selector.matches(&labels)
+}
+
+/// The workload of pods that lack labels, and these labels, if its template cannot change.
+pub(super) fn of_unchanging_template(
+    view: View<'_>,
+    selector: &Selector,
+    pods: &[PodId],
+) -> Option<(ObjectName, Labels)> {
+    let pod = view.cluster.pod(*pods.first()?);
+    let workload = pod.workload.as_ref().filter(|workload| workload.kind == "Job")?;
+    let object = ObjectName::new(&workload.kind, &pod.namespace, &workload.name);
+    Some((object, lacking(selector, &pod.labels)?))
+}
+
+/// Whether a label of pods is one by which others are known: a name of a workload, or a label by
+/// which a Service or another policy selects.
+pub(super) fn names_another(view: View<'_>, rule_of: PolicyId, pods: &[PodId], change: &Change) -> bool {
+    let Edit::Labels(labels, ..) = &change.edit else { return false };
+    let asks = |selector: &Selector| {
+        let mut positive =
+            selector.requirements().filter(|of| matches!(of.operator, Operator::In(_) | Operator::Exists));
+        positive.any(|of| labels.contains_key(&of.key) && of.matches(labels))
+    };
+    let selects = |policy: &Policy| {
+        let rules = Direction::ALL.into_iter().flat_map(|direction| policy.rules(direction));
+        let peers = rules.filter_map(|rule| if let Peers::AnyOf(peers) = &rule.peers { Some(peers) } else { None });
+        let mut peers = peers.flatten();
+        asks(&policy.subject) || peers.any(|peer| matches!(peer, Peer::Pods(peer) if asks(&peer.pods)))
+    };
+    labels.keys().any(|key| IDENTITY.contains(&key.as_str()))
+        || pods.iter().any(|pod| services(view, view.cluster.pod(*pod), labels).next().is_some())
+        || view.cluster.policies().any(|(id, policy)| id != rule_of && selects(policy))
+}
+
+/// The Services that select a pod only with these labels more, by namespace and name.
+fn services<'a>(view: View<'a>, pod: &'a Pod, labels: &'a Labels) -> impl Iterator<Item = (String, String)> + 'a {
+    let of_namespace = view.objects.services.iter().filter(|service| service.namespace == pod.namespace);
+    of_namespace.filter_map(|service| {
+        let selector = Selector::of_labels(service.selector.as_ref().filter(|selector| !selector.is_empty())?);
+        let mut with = pod.labels.clone();
+        with.extend(labels.clone());
+        let is_new = selector.matches(&with) && !selector.matches(&pod.labels);
+        is_new.then(|| (service.namespace.clone(), service.name.clone()))
+    })
+}
+
+/// The Services that get pods as backends by the labels of changes.
+pub(super) fn new_backends(view: View<'_>, changes: &[Change]) -> Vec<(String, String)> {
+    let mut all = BTreeSet::new();
+    for change in changes {
+        if let Edit::Labels(labels, ..) = &change.edit {
+            let pods = view.objects.pods.iter().filter(|pod| change.is_of(pod));
+            all.extend(pods.flat_map(|pod| services(view, pod, labels)));
+        }
+    }
+    all.into_iter().collect()
 }
 
 /// The labels that the pods of one workload lack, or one pod. None if no change of an object gives
 /// them to the pods.
-pub(super) fn of_pods(view: View<'_>, direction: Direction, peer: &PodPeer, pods: &[PodId]) -> Option<Proposal> {
+pub(super) fn of_pods(
+    view: View<'_>,
+    direction: Direction,
+    selector: &Selector,
+    pods: &[PodId],
+    lacking_end: Lacking,
+) -> Option<Proposal> {
     let of = |pod: &PodId| view.cluster.pod(*pod);
-    let first = of(&pods[0]);
+    let first = of(pods.first()?);
     let is_alike = |pod: &Pod| match (&first.workload, &pod.workload) {
         (Some(one), Some(other)) => one == other,
         _ => pod.name == first.name,
@@ -64,7 +146,15 @@ pub(super) fn of_pods(view: View<'_>, direction: Direction, peer: &PodPeer, pods
     if first.only_in_slice || !pods.iter().all(|pod| is_alike(of(pod))) {
         return None;
     }
-    let labels = lacking(&peer.pods, &first.labels)?;
+    let mut labels = lacking(selector, &first.labels)?;
+    if let Some(workload) = first.workload.as_ref().filter(|_| is_on_workload(view, selector, pods)) {
+        let object = ObjectName::new(&workload.kind, &first.namespace, &workload.name);
+        for (key, value) in &mut labels {
+            if let Some(own) = view.written.text(&object, &["metadata", "labels", key]) {
+                *value = own;
+            }
+        }
+    }
     if labels.keys().any(|key| is_controller_label(key)) {
         return None;
     }
@@ -87,7 +177,8 @@ pub(super) fn of_pods(view: View<'_>, direction: Direction, peer: &PodPeer, pods
     };
     let operations =
         if first.labels.is_empty() { vec![add(&path, json!(labels))] } else { label_operations(&path, &labels) };
-    let change = Change { direction, object, edit: Edit::Labels(labels, json_patch::Patch(operations)), rollout };
+    let edit = Edit::Labels(labels, json_patch::Patch(operations), lacking_end);
+    let change = Change { direction, object, edit, rollout };
     written::has_name(view, &change.object).then_some(Proposal { change, cause: Cause::Mistake, size: Size::Value })
 }
 

@@ -6,6 +6,9 @@
 //!                       difference of two matrices ─▶ Fix, or NoFix with the reason
 //! ```
 //!
+//! The change that the cause of the denial names is taken if it opens little more. If the changes
+//! of both directions together do not admit the flow, the next proposals are tried.
+//!
 //! This module does not judge flows itself. A change counts as checked only if
 //! [`Pair::verdict`] says ALLOWED for each pair of the flow after the change; `npc explain`
 //! answers by the same engine. npc proposes no change that closes anything, except for a label
@@ -17,26 +20,29 @@ mod affected;
 mod change;
 mod difference;
 mod label;
+mod misapplied;
 mod object_name;
 mod peer;
 mod proposal;
 mod propose;
 mod rollout;
+mod rule;
 mod target_port;
 mod written;
 
 use crate::algebra::cidr::Cidr;
 use crate::cluster::Cluster;
 use crate::cluster::group::Groups;
-use crate::object::Objects;
+use crate::object::{Labels, Objects};
 use crate::policy::Direction;
 use crate::verdict::bounds::Verdict;
 use crate::verdict::explain::{Code, Flow, FlowExplanation, Pair, Way};
 
-pub use change::{Change, Edit, ObjectName};
+pub use change::{Change, Edit, Lacking, ObjectName};
 use difference::{Difference, difference};
 pub use difference::{Opened, OpenedEnd};
-use propose::{Cause, Proposal, proposals};
+use proposal::{Cause, Proposal};
+use propose::proposals;
 pub use rollout::Rollout;
 use target_port::wrong_target_port;
 pub use written::Written;
@@ -50,6 +56,8 @@ pub struct Fix {
     pub opens: Vec<Opened>,
     /// What they close: only a label in its right place does, where policies select by it.
     pub closes: Vec<Opened>,
+    /// The Services, by namespace and name, that get pods as backends by a label of the changes.
+    pub backend_of: Vec<(String, String)>,
 }
 
 /// The answer for one flow, or for two that say the same of both families.
@@ -104,6 +112,14 @@ pub enum NoFix {
         /// The ports that its pods declare and policies admit, sorted.
         declared: Vec<u16>,
     },
+    /// The label that the rule asks for stands on the workload and not in its template, which
+    /// cannot change: that of a Job.
+    LabelOnWorkload {
+        /// The workload.
+        object: ObjectName,
+        /// The labels that its pods lack.
+        labels: Labels,
+    },
     /// The Service leads nowhere, whatever policies say.
     Service(Code),
     /// The input lacks a fact, without which no change can be judged.
@@ -113,8 +129,12 @@ pub enum NoFix {
     NothingFits,
 }
 
-/// A change that mends a mistake is taken although it opens so much more.
-const OPENED_BY_MISTAKE: usize = 10;
+/// A change that mends a mistake is taken although it opens so many pairs of ends more: a policy of
+/// a namespace that is meant to admit DNS opens it for each of its pods.
+const OPENED_BY_MISTAKE: usize = 50;
+
+/// So often other changes are tried where those of both directions do not admit the flow together.
+const ATTEMPTS: usize = 3;
 
 /// The objects, and what they mean.
 #[derive(Clone, Copy)]
@@ -185,8 +205,28 @@ fn fix(before: View<'_>, flow: &Flow) -> Result<Fix, NoFix> {
     if let Some(fault) = wrong_target_port(before, flow, pairs) {
         return Err(fault);
     }
+    let mut failed = Vec::new();
+    for _ in 0..ATTEMPTS {
+        match attempt(before, flow, pairs, &failed)? {
+            Attempt::Found(fix) => return Ok(fix),
+            Attempt::Failed(change) => failed.push(change),
+        }
+    }
+    Err(NoFix::NothingFits)
+}
+
+/// What came of a change of each direction that denies.
+enum Attempt {
+    Found(Fix),
+    /// They do not admit the flow together, or close something: the change that is not to be tried
+    /// again.
+    Failed(Change),
+}
+
+/// Looks for a change of each direction that denies, but for changes that failed before.
+fn attempt(before: View<'_>, flow: &Flow, pairs: &[Pair], failed: &[Change]) -> Result<Attempt, NoFix> {
     let blocks = peer::blocks(flow);
-    let (mut changes, mut may_close) = (Vec::new(), false);
+    let mut changes: Vec<(Cause, Change)> = Vec::new();
     let mut state: Option<(Changed, Difference)> = None;
     for direction in [Direction::Egress, Direction::Ingress] {
         let view = state.as_ref().map_or(before, |(state, _)| state.view(before.written));
@@ -197,26 +237,34 @@ fn fix(before: View<'_>, flow: &Flow) -> Result<Fix, NoFix> {
             let service = flow.via.as_ref().map(|via| (via.namespace.clone(), via.name.clone()));
             return Err(NoFix::NodeAddress(service));
         }
-        let proposals = proposals(view, flow, pairs, direction)?;
+        let mut proposals = proposals(view, flow, pairs, direction)?;
+        proposals.retain(|proposal| !failed.contains(&proposal.change));
         let best = best(view, proposals, pairs, &blocks, direction).ok_or(NoFix::NothingFits)?;
-        may_close |= best.cause == Cause::Misplaced;
-        changes.push(best.change);
+        changes.push((best.cause, best.change));
         state = Some((best.after, best.difference));
     }
     let (after, of_last) = state.ok_or(NoFix::FactMissing)?;
     let passes = |pair: &Pair| pair.passes(&after.cluster, &after.groups).verdict(&pair.question.traffic);
-    if !pairs.iter().all(|pair| passes(pair) == Verdict::Allowed) {
-        return Err(NoFix::NothingFits);
-    }
-    let Difference { opens, closes } = if changes.len() == 1 {
-        of_last
+    let found = if !pairs.iter().all(|pair| passes(pair) == Verdict::Allowed) {
+        None
+    } else if changes.len() == 1 {
+        Some(of_last)
     } else {
-        difference(before, after.view(before.written), pairs, &blocks).ok_or(NoFix::NothingFits)?
+        difference(before, after.view(before.written), pairs, &blocks)
     };
-    if !(closes.is_empty() || may_close) {
-        return Err(NoFix::NothingFits);
+    // A label changes what policies apply, in the other direction too.
+    let misplaced = changes.iter().position(|(cause, _)| *cause == Cause::Misplaced);
+    match found.filter(|found| found.closes.is_empty() || misplaced.is_some()) {
+        Some(Difference { opens, closes }) => {
+            let changes: Vec<Change> = changes.into_iter().map(|(_, change)| change).collect();
+            let backend_of = label::new_backends(before, &changes);
+            Ok(Attempt::Found(Fix { changes, opens, closes, backend_of }))
+        }
+        None => {
+            let place = misplaced.unwrap_or(changes.len() - 1);
+            Ok(Attempt::Failed(changes.swap_remove(place).1))
+        }
     }
-    Ok(Fix { changes, opens, closes })
 }
 
 /// Whether a direction admits all pairs.

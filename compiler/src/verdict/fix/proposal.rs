@@ -8,8 +8,8 @@ pub(super) enum Cause {
     /// A label that stands on a workload and not in its template: where its author meant it to
     /// be is known, so it goes there whatever follows.
     Misplaced,
-    /// A mistake: the other end lacks a label that a rule rightly asks for, or a rule asks for
-    /// what no endpoint has.
+    /// A mistake: the other end lacks a label that a rule rightly asks for, a rule asks for what no
+    /// endpoint has, or a policy with such a rule does not apply.
     Mistake,
     /// A policy that does not mean the flow.
     Policy,
@@ -31,6 +31,8 @@ pub(super) enum Size {
     Item,
     Rule,
     Policy,
+    /// A rule in a policy of all pods of its namespace that allows nothing: its author keeps it so.
+    DefaultDeny,
     /// A rule in a policy that selects other pods too, or a label of a namespace: it would admit
     /// more as soon as the other direction of other pods does.
     Wide,

@@ -67,10 +67,10 @@ impl Lab {
             let Some(agent) = agent else { continue };
             let node = place.name.trim_start_matches("node/");
             // Which of the two the agent writes depends on the kernel.
-            let wanted = |lingering: &[RetainedGroup], seed: Option<Seed>| {
+            let wanted = |retained: &[RetainedGroup], seed: Option<Seed>| {
                 [SelfMatch::Bpf, SelfMatch::PerEndpoint].map(|self_match| {
                     let options = Options { self_match, seed, ..options.clone() };
-                    let mut wanted = KernelState::from(&layout::ruleset_with(&cluster, node, &options, lingering));
+                    let mut wanted = KernelState::from(&layout::ruleset_with(&cluster, node, &options, retained));
                     own::fill(&mut wanted, wiring, index);
                     wanted
                 })
@@ -88,8 +88,8 @@ impl Lab {
                         "{held_interfaces:?} are in the group of pods' interfaces, not {interfaces:?}"
                     )));
                 }
-                let lingering = inspect::lingering(&place.netns)?;
-                let wanted = wanted(&lingering, held.seed());
+                let retained = inspect::retained(&place.netns)?;
+                let wanted = wanted(&retained, held.seed());
                 let differences = wanted.each_ref().map(|wanted| difference(&held, wanted));
                 Ok(if differences.iter().any(Option::is_none) {
                     None

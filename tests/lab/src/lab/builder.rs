@@ -8,7 +8,7 @@ use std::time::Duration;
 use npc_compiler::object::Objects;
 
 use super::machine::{can_run, check_machine, sibling, skipped};
-use super::{Backend, Cluster, Doing as _, Ground, Kind, Lab, Mode, Result};
+use super::{Backend, Cluster, Demand, Doing as _, Ground, Kind, Lab, Mode, Result, Share};
 use super::{agent, api, cleanup, engine, manifests, outside, services, topology};
 use crate::apiserver::Server;
 
@@ -68,7 +68,7 @@ impl Builder {
             through: None,
             api_server: None,
             agent_folder: None,
-            patience: Duration::from_secs(30),
+            patience: Duration::from_secs(90),
         }
     }
 
@@ -152,7 +152,7 @@ impl Builder {
         self
     }
 
-    /// How long an agent may take to apply a change; 30 seconds by default.
+    /// How long an agent may take to apply a change; 90 seconds by default, for a busy machine.
     #[must_use]
     pub fn patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
@@ -167,6 +167,7 @@ impl Builder {
     /// when an agent does not come up.
     pub fn start(self) -> Result<Lab> {
         check_machine(self.backend)?;
+        let share = Share::wait(Demand::Waiting);
         let cluster = Cluster::complete(self.objects)?;
         let mut outside = outside::edges(&cluster.objects);
         outside.extend(self.outside);
@@ -218,6 +219,7 @@ impl Builder {
             manifests,
             server: self.api_server,
             ground,
+            _share: share,
         };
         lab.start_agents()?;
         Ok(lab)

@@ -32,8 +32,8 @@ impl Lab {
     ///
     /// # Errors
     /// When there is no such node, or its agent is not understood.
-    pub fn lingering(&self, node: &str) -> Result<Vec<RetainedGroup>> {
-        lingering(self.node(node)?)
+    pub fn retained(&self, node: &str) -> Result<Vec<RetainedGroup>> {
+        retained(self.node(node)?)
     }
 
     /// What the agent of a node says of itself, if one runs.
@@ -84,7 +84,7 @@ impl Lab {
         let self_match = if is_per_endpoint { SelfMatch::PerEndpoint } else { SelfMatch::Bpf };
         let options = Options { self_match, seed: held.seed(), ..options.clone() };
         let cluster = Cluster::new(&self.cluster().objects);
-        let mut wanted = KernelState::from(&layout::ruleset_with(&cluster, node, &options, &self.lingering(node)?));
+        let mut wanted = KernelState::from(&layout::ruleset_with(&cluster, node, &options, &self.retained(node)?));
         let mut differences = Vec::new();
         let (wiring, index) = ((self.places(), self.mode()), self.find(&format!("node/{node}"))?);
         own::fill(&mut wanted, wiring, index);
@@ -190,9 +190,9 @@ impl Lab {
 
 /// The groups that the agent of a network namespace keeps for pods that may come
 /// back.
-pub(super) fn lingering(node: &Netns) -> Result<Vec<RetainedGroup>> {
+pub(super) fn retained(node: &Netns) -> Result<Vec<RetainedGroup>> {
     match node.within(AgentStatus::ask)? {
-        Ok(status) => Ok(status.lingering.into_iter().map(Into::into).collect()),
+        Ok(status) => Ok(status.retained.into_iter().map(Into::into).collect()),
         Err(status::Error::NoAgent(_)) => Ok(Vec::new()),
         Err(error) => Err(Error::Cluster(error.to_string())),
     }

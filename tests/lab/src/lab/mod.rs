@@ -43,10 +43,12 @@ pub mod probe;
 mod receivers;
 pub mod report;
 pub mod services;
+mod share;
 pub mod topology;
 mod wire;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use npc_compiler::object::Objects;
 use tempfile::TempDir;
@@ -62,6 +64,7 @@ pub use netns::Netns;
 pub use probe::{Payload, Probe, Seen, Via};
 pub use receivers::raw_ip_socket;
 pub use services::{Backend, Target};
+pub use share::{Demand, Share};
 pub use topology::{Kind, Mode, Place};
 pub use wire::{ones_complement, whole_datagram};
 
@@ -80,6 +83,8 @@ pub struct Lab {
     manifests: PathBuf,
     server: Option<Server>,
     ground: Ground,
+    /// Others may begin when all of it is gone.
+    _share: Arc<Share>,
 }
 
 /// What is left to remove at the end.
@@ -178,15 +183,28 @@ impl Lab {
     /// # Errors
     /// When the lab itself fails, or a probe cannot be sent or arrives elsewhere.
     pub fn arrived(&mut self, probes: &[Probe]) -> Result<Vec<bool>> {
+        self.arrived_as(probes, &vec![true; probes.len()])
+    }
+
+    /// The same where it is known what should arrive: only that is tried again. What should
+    /// not arrive takes a while each time, to see that it does not.
+    ///
+    /// # Errors
+    /// Those of [`Self::arrived`].
+    pub fn arrived_as(&mut self, probes: &[Probe], expected: &[bool]) -> Result<Vec<bool>> {
         let mut arrived = vec![false; probes.len()];
+        let mut left: Vec<usize> = (0..probes.len()).collect();
         for _ in 0..3 {
-            let left: Vec<usize> = (0..probes.len()).filter(|index| !arrived[*index]).collect();
             let again: Vec<Probe> = left.iter().map(|index| probes[*index]).collect();
-            for (index, seen) in left.into_iter().zip(self.probe(&again)?) {
+            for (index, seen) in left.iter().zip(self.probe(&again)?) {
                 if matches!(seen, Seen::Unsent(_) | Seen::Astray(_)) {
-                    return Err(Error::Cluster(format!("{:?}: {seen:?}", probes[index])));
+                    return Err(Error::Cluster(format!("{:?}: {seen:?}", probes[*index])));
                 }
-                arrived[index] = seen == Seen::Arrived;
+                arrived[*index] = seen == Seen::Arrived;
+            }
+            left.retain(|index| !arrived[*index] && expected.get(*index) == Some(&true));
+            if left.is_empty() {
+                break;
             }
         }
         Ok(arrived)

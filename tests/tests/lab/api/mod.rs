@@ -6,10 +6,10 @@
 mod burst;
 mod contested;
 mod credentials;
-mod linger;
 mod notices;
 mod outages;
 mod pages;
+mod retained;
 mod silence;
 mod small;
 mod why;

@@ -113,7 +113,7 @@ fn the_policies_hold_at_once_on(node: &Node) {
         scope.spawn(move || assert!(reaches(netns, own, 7777), "the hostPort of 7000 is allowed"));
     });
     for (pings, last) in pings.into_iter().zip(last) {
-        assert!(pings.sent() > last + 100, "pings went on");
+        wait("pings go on", || pings.sent() > last + 100);
         assert_eq!(pings.answered_after(last), 0, "pings that began before the rules were answered after ADD");
     }
     if node.version != "0.3.0" {

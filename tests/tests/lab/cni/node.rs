@@ -7,12 +7,12 @@ use std::io::Write as _;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use npc_compiler::object::Objects;
-use npc_tests::lab::{Netns, can_run, manifests};
+use npc_tests::lab::{Demand, Netns, Share, can_run, manifests};
 use npc_tests::skip::{Lack, skipped};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -53,6 +53,7 @@ pub(crate) struct Node {
     pub(crate) flags: Vec<&'static str>,
     /// The first and the last IPv4 address that pods get.
     pub(crate) range: [String; 2],
+    _share: Arc<Share>,
 }
 
 /// A pod that was given a network.
@@ -81,6 +82,7 @@ impl Node {
             skipped(lack, &format!("no CNI plugins are in {REFERENCE}; make setup installs them"));
             return None;
         }
+        let share = Share::wait(Demand::Waiting);
         let name = format!("npc-lab-{}-cni{}", std::process::id(), NODES.fetch_add(1, Ordering::Relaxed));
         let names = ["node", "outside"].map(|part| format!("{name}-{part}"));
         let [netns, outside]: [Netns; 2] = Netns::create(names).unwrap().try_into().unwrap();
@@ -97,6 +99,7 @@ impl Node {
             more_plugins: Vec::new(),
             flags: Vec::new(),
             range: ["10.0.0.2", "10.0.255.254"].map(str::to_owned),
+            _share: share,
         };
         node.connect();
         for folder in ["manifests", "cni"] {
@@ -241,6 +244,8 @@ impl Node {
     pub(crate) fn sandbox(&self, name: &str, mappings: Value) -> Pod {
         let netns = Netns::create([format!("{}-{name}", self.name)]).unwrap().remove(0);
         ip(&format!("-n {} link set lo up", netns.name()));
+        // The reference plugins wait for duplicate address detection, two seconds for each pod.
+        netns.within(|| fs::write("/proc/sys/net/ipv6/conf/default/accept_dad", "0")).unwrap().unwrap();
         Pod { name: name.to_owned(), uid: format!("uid-{name}"), netns, result: Value::Null, mappings }
     }
 

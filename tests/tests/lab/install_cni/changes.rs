@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::thread;
 
-use npc_agent::install_cni::report::Reason;
+use npc_agent::install_cni::report::AlertReason;
 
 use super::api::{Says, installed};
 use super::host::{Host, OWN, SOURCE};
@@ -96,8 +96,8 @@ fn a_link_in_place_of_the_plugin_is_reported_as_one() {
     let plugin = host.bin().join("npc-cni");
     symlink("/nowhere/npc-cni", &plugin).unwrap();
     let _installer = host.install(&[]);
-    wait("the link is reported", || has_alert(&host, Reason::NotAFile));
-    assert!(!has_alert(&host, Reason::CannotWrite) && !host.conf().join(OWN).exists());
+    wait("the link is reported", || has_alert(&host, AlertReason::NotAFile));
+    assert!(!has_alert(&host, AlertReason::CannotWrite) && !host.conf().join(OWN).exists());
     fs::remove_file(&plugin).unwrap();
     host.wait_installed();
     wait("all is well", || report(&host).alerts.is_empty());
@@ -110,14 +110,14 @@ fn the_conflist_appears_only_where_the_runtime_finds_all_plugins() {
     host.write_source(0);
     fs::remove_file(host.bin().join("ptp")).unwrap();
     let installer = host.install(&[]);
-    wait("the plugin is missed", || has_alert(&host, Reason::PluginMissing));
+    wait("the plugin is missed", || has_alert(&host, AlertReason::PluginMissing));
     assert!(!host.conf().join(OWN).exists() && !report(&host).installed);
     symlink(format!("{REFERENCE}/ptp"), host.bin().join("ptp")).unwrap();
     host.wait_installed();
     wait("all is well", || report(&host).installed && report(&host).alerts.is_empty());
     // One that goes later is reported, and the file stays.
     fs::remove_file(host.bin().join("portmap")).unwrap();
-    wait("the plugin is missed", || has_alert(&host, Reason::PluginMissing));
+    wait("the plugin is missed", || has_alert(&host, AlertReason::PluginMissing));
     assert_eq!(chain(&host, OWN), ["ptp", "portmap", "npc-cni"]);
     // The runtime has another folder, as CRI-O.
     host.end(installer, Says::Refuses(404, "NotFound"));

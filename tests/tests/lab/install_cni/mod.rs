@@ -11,7 +11,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::process::{Command, Stdio};
 
-use npc_agent::install_cni::report::{Reason, Report};
+use npc_agent::install_cni::report::{AlertReason, InstallReport};
 use serde_json::{Value, json};
 
 use crate::cni::node::{binary, wait};
@@ -27,11 +27,11 @@ fn chain(host: &Host, name: &str) -> Vec<String> {
     list["plugins"].as_array().unwrap().iter().map(|plugin| plugin["type"].as_str().unwrap().to_owned()).collect()
 }
 
-fn report(host: &Host) -> Report {
-    Report::read(&host.report_file()).unwrap().unwrap_or_default()
+fn report(host: &Host) -> InstallReport {
+    InstallReport::read(&host.report_file()).unwrap().unwrap_or_default()
 }
 
-fn has_alert(host: &Host, reason: Reason) -> bool {
+fn has_alert(host: &Host, reason: AlertReason) -> bool {
     report(host).alerts.iter().any(|alert| alert.reason == reason)
 }
 
@@ -178,7 +178,7 @@ fn a_node_whose_agent_is_broken_starts_pods_after_one_command() {
     assert!(host.add(&mut web).unwrap_err().contains("\"code\":11"));
     // rm: it stays away while no agent is ready.
     fs::remove_file(host.conf().join(OWN)).unwrap();
-    wait("the installer says why it waits", || has_alert(&host, Reason::AgentNotReady));
+    wait("the installer says why it waits", || has_alert(&host, AlertReason::AgentNotReady));
     host.add(&mut web).unwrap();
     assert!(!web.is_ours);
     host.node.start_agent();
@@ -187,7 +187,7 @@ fn a_node_whose_agent_is_broken_starts_pods_after_one_command() {
     // mv: it stays away in any case.
     let (own, off) = (host.conf().join(OWN), host.conf().join(format!("{OWN}.off")));
     fs::rename(&own, &off).unwrap();
-    wait("the installer obeys", || has_alert(&host, Reason::Off));
+    wait("the installer obeys", || has_alert(&host, AlertReason::Off));
     let mut next = host.sandbox("web-1");
     host.add(&mut next).unwrap();
     assert!(!next.is_ours && !own.exists());
@@ -206,21 +206,21 @@ fn what_cannot_be_written_or_read_is_reported_and_leaves_what_was_there() {
     host.wait_installed();
     let good = host.files()[OWN].clone();
     fs::write(host.conf().join(SOURCE), "{\"half").unwrap();
-    wait("the broken source is reported", || has_alert(&host, Reason::SourceBroken));
+    wait("the broken source is reported", || has_alert(&host, AlertReason::SourceBroken));
     assert_eq!(host.files()[OWN], good);
     assert!(report(&host).installed);
     host.write_source(0);
     wait("all is well", || report(&host).alerts.is_empty());
     // A file that sorts before ours is left alone.
     fs::write(host.conf().join("00-other.conflist"), host.source(1)).unwrap();
-    wait("it is reported", || has_alert(&host, Reason::Preempted));
+    wait("it is reported", || has_alert(&host, AlertReason::Preempted));
     assert!(!report(&host).installed);
     fs::remove_file(host.conf().join("00-other.conflist")).unwrap();
     wait("all is well", || report(&host).alerts.is_empty());
     // A link in place of ours.
     fs::rename(host.conf().join(OWN), host.conf().join("aside")).unwrap();
     symlink("aside", host.conf().join(OWN)).unwrap();
-    wait("the link is reported", || has_alert(&host, Reason::NotAFile));
+    wait("the link is reported", || has_alert(&host, AlertReason::NotAFile));
     assert_eq!(fs::read_to_string(host.conf().join("aside")).unwrap(), good);
     fs::remove_file(host.conf().join(OWN)).unwrap();
     wait("it is installed again", || report(&host).installed);
@@ -253,11 +253,11 @@ fn a_read_only_folder_and_a_full_disk_are_reported_and_leave_the_last_good_state
     // mount namespace is a copy.
     host.node.kill_agent();
     let _installer = host.install_in(&small, &[]);
-    wait("it waits for the agent", || has_alert(&host, Reason::AgentNotReady));
+    wait("it waits for the agent", || has_alert(&host, AlertReason::AgentNotReady));
     mount(&["-o", "remount,ro", small.to_str().unwrap()]);
     host.node.start_agent();
     host.node.wait_ready();
-    wait("the failure is reported", || has_alert(&host, Reason::CannotWrite));
+    wait("the failure is reported", || has_alert(&host, AlertReason::CannotWrite));
     assert!(!report(&host).installed);
     mount(&["-o", "remount,rw", small.to_str().unwrap()]);
     wait("the conflist is there", || own.exists());
@@ -267,7 +267,7 @@ fn a_read_only_folder_and_a_full_disk_are_reported_and_leave_the_last_good_state
     let _ = fs::write(small.join("ballast"), vec![0; 1 << 20]);
     let changed = host.source(0).replace("1400", "1300");
     fs::write(&source, &changed).unwrap();
-    wait("the failure is reported", || has_alert(&host, Reason::CannotWrite));
+    wait("the failure is reported", || has_alert(&host, AlertReason::CannotWrite));
     assert_eq!(fs::read_to_string(&own).unwrap(), good);
     fs::remove_file(small.join("ballast")).unwrap();
     wait("it follows", || fs::read_to_string(&own).unwrap().contains("1300"));

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use npc_agent::install_cni::report::Reason;
+use npc_agent::install_cni::report::AlertReason;
 use serde_json::{Value, json};
 
 use super::api::{Says, daemon_set, installed};
@@ -169,7 +169,7 @@ fn sequence(host: &Host, random: &mut fastrand::Rng, installs: &AtomicUsize) -> 
             13 => {
                 let text = host.source(variant);
                 fs::write(host.conf().join(SOURCE), &text[..text.len() / 2]).unwrap();
-                wait("the broken source is reported", || has_alert(host, Reason::SourceBroken));
+                wait("the broken source is reported", || has_alert(host, AlertReason::SourceBroken));
                 installer.kill();
                 installer = host.install(&[]);
                 thread::sleep(Duration::from_millis(random.u64(0..200)));
@@ -181,7 +181,7 @@ fn sequence(host: &Host, random: &mut fastrand::Rng, installs: &AtomicUsize) -> 
                 let other = host.conf().join("00-a.conflist");
                 fs::write(host.conf().join("00-a.new"), host.source(variant)).unwrap();
                 fs::rename(host.conf().join("00-a.new"), &other).unwrap();
-                wait("it is reported", || has_alert(host, Reason::Preempted));
+                wait("it is reported", || has_alert(host, AlertReason::Preempted));
                 fs::remove_file(other).unwrap();
                 wait("the plugin is installed", || report(host).installed);
                 installs.fetch_add(1, Ordering::SeqCst);

@@ -10,12 +10,14 @@ use npc_compiler::cluster::Cluster;
 use npc_compiler::cluster::group::Groups;
 use npc_compiler::object::{Family, NetworkPolicy, Objects, Pod, Protocol, Service};
 use npc_compiler::verdict::explain::{EndName, Flow, FlowExplanation, Port, Target, Verdict, explain};
-use npc_compiler::verdict::fix::{Change, Edit, Fix, FlowFix, NoFix, Opened, fixes};
+use npc_compiler::verdict::fix::{Change, Edit, Fix, FlowFix, NoFix, Opened, Written, fixes};
 use npc_compiler::verdict::matrix::{self, By, Matrix};
 use npc_tests::random;
 use proptest::test_runner::{TestCaseError, TestError};
 use serde_json::{Value, json};
 
+use super::kind::kind;
+use super::mistakes::{self, Workloads};
 use super::narrow::is_narrow;
 
 /// Addresses that the fixes of random clusters are compared for, beside those of nodes.
@@ -94,9 +96,9 @@ fn written(objects: &Objects, change: &Change) -> Value {
 
 /// Applies a change as kubectl would, and reads the result as a file.
 fn applied(objects: &mut Objects, change: &Change) -> Result<(), String> {
-    let document = match &change.edit {
-        Edit::NewPolicy(document) => document.clone(),
-        _ => {
+    let document = match change.new_object() {
+        Some(document) => document.clone(),
+        None => {
             let mut document = written(objects, change);
             // The patch as it is printed.
             let printed = serde_json::to_string(change.patch().unwrap()).unwrap();
@@ -212,7 +214,8 @@ pub(super) fn check(
 ) -> Result<(), String> {
     let mut changed = objects.clone();
     for change in &fix.changes {
-        if !is_narrow(change, [from, to]) {
+        let before = change.patch().map_or(Value::Null, |_| written(&changed, change));
+        if !is_narrow(change, &before, [from, to]) {
             return Err(format!("{change:?} names not all that it admits"));
         }
         applied(&mut changed, change)?;
@@ -237,7 +240,8 @@ pub(super) fn check(
             return Err(format!("{:?} {} is not allowed after {:?}", asked.family, asked.traffic, fix.changes));
         }
     }
-    if !fix.closes.is_empty() {
+    let is_label = |change: &Change| matches!(change.edit, Edit::Labels(..)) && change.object.kind != "Namespace";
+    if !fix.closes.is_empty() && !fix.changes.iter().any(is_label) {
         return Err(format!("{:?} closes {:?}", fix.changes, fix.closes));
     }
     let (old, new) = (cells(before), cells(&after));
@@ -253,20 +257,23 @@ pub(super) fn check(
     };
     for key in old.keys().chain(new.keys()) {
         let ((least, most), (new_least, new_most)) = (old.get(key).unwrap_or(&none), new.get(key).unwrap_or(&none));
-        if !least.difference(new_least).is_none() || !most.difference(new_most).is_none() {
-            return Err(format!("{key:?} is closed by {:?}", fix.changes));
-        }
-        let certain = new_least.difference(most);
-        let all = new_least.difference(least).union(&new_most.difference(most));
-        for (is_certain, opened) in [(true, certain.clone()), (false, all.difference(&certain))] {
-            let opened = opened.difference(&asked(key));
-            let is_it = |of: &&Opened| {
-                means(&of.from.id, &key.0, &alone) && means(&of.to.id, &key.1, &alone) && of.family == key.2
-            };
-            let said = fix.opens.iter().filter(is_it).filter(|of| of.certain == is_certain);
-            let said = said.fold(Traffic::none(), |all, of| all.union(&of.traffic));
-            if said != opened {
-                return Err(format!("{key:?} {is_certain}: opens {opened}, said {said}; {fix:?}"));
+        let changes = [
+            ("opens", &fix.opens, (least, most), (new_least, new_most), asked(key)),
+            ("closes", &fix.closes, (new_least, new_most), (least, most), Traffic::none()),
+        ];
+        for (verb, list, (least, most), (new_least, new_most), asked) in changes {
+            let certain = new_least.difference(most);
+            let all = new_least.difference(least).union(&new_most.difference(most));
+            for (is_certain, found) in [(true, certain.clone()), (false, all.difference(&certain))] {
+                let found = found.difference(&asked);
+                let is_it = |of: &&Opened| {
+                    means(&of.from.id, &key.0, &alone) && means(&of.to.id, &key.1, &alone) && of.family == key.2
+                };
+                let said = list.iter().filter(is_it).filter(|of| of.certain == is_certain);
+                let said = said.fold(Traffic::none(), |all, of| all.union(&of.traffic));
+                if said != found {
+                    return Err(format!("{key:?} {is_certain}: {verb} {found}, said {said}; {fix:?}"));
+                }
             }
         }
     }
@@ -276,8 +283,8 @@ pub(super) fn check(
         let is_range = || id.split_once('-').is_some_and(|(first, last)| is_outside(first) && is_outside(last));
         pods.contains(id) || is_outside(id) || is_range()
     };
-    if fix.opens.iter().any(|of| !is_known(&of.from.id) || !is_known(&of.to.id)) {
-        return Err(format!("{:?} names an unknown end", fix.opens));
+    if fix.opens.iter().chain(&fix.closes).any(|of| !is_known(&of.from.id) || !is_known(&of.to.id)) {
+        return Err(format!("{:?} {:?} name an unknown end", fix.opens, fix.closes));
     }
     Ok(())
 }
@@ -297,7 +304,12 @@ fn services(objects: &Objects) -> Vec<Service> {
 
 /// The fixes of some denied flows of a cluster, each checked: how many there were of each kind of
 /// question.
-fn sound(objects: &Objects, seed: usize, counts: &mut BTreeMap<&'static str, usize>) -> Result<(), String> {
+fn sound(
+    objects: &Objects,
+    workloads: &dyn Written,
+    seed: usize,
+    counts: &mut BTreeMap<&'static str, usize>,
+) -> Result<(), String> {
     let cluster = Cluster::new(objects);
     let groups = Groups::of_cluster(&cluster);
     let mut ends: Vec<(&str, String)> =
@@ -324,7 +336,7 @@ fn sound(objects: &Objects, seed: usize, counts: &mut BTreeMap<&'static str, usi
             _ => &ports[(place / 3 + seed) % ports.len()],
         };
         let Some(explanation) = explained(objects, &cluster, from, to, port) else { continue };
-        for found in fixes(objects, &cluster, &groups, &explanation, &(), 2) {
+        for found in fixes(objects, &cluster, &groups, &explanation, workloads, 2) {
             let fix = match &found.fix {
                 Ok(fix) => fix,
                 Err(NoFix::TargetPort { .. }) => {
@@ -338,11 +350,43 @@ fn sound(objects: &Objects, seed: usize, counts: &mut BTreeMap<&'static str, usi
             for kind in BTreeSet::from([*of_from, *of_to, *of_port, family]) {
                 *counts.entry(kind).or_default() += 1;
             }
+            for change in &fix.changes {
+                *counts.entry(kind(change)).or_default() += 1;
+            }
             check(objects, &cluster, &explanation, &found, fix, (from, to, port))
                 .map_err(|error| format!("{from} -> {to} {port:?}: {error}"))?;
         }
     }
     Ok(())
+}
+
+/// In so many random clusters each kind of change occurs.
+const ENOUGH: u32 = 100;
+
+/// What an author gets wrong is proposed as the change that mends it, and that does what it says.
+#[test]
+fn a_mistake_in_a_random_cluster_is_mended_by_the_change_that_it_needs() {
+    let cases = std::env::var("NPC_CASES").ok().map_or(ENOUGH, |text| text.parse().unwrap());
+    let seed: u64 = std::env::var("NPC_SEED").ok().map_or(1, |text| text.parse().unwrap());
+    let counts = std::cell::RefCell::new(BTreeMap::new());
+    let count = std::cell::Cell::new(0);
+    let check = |objects: Objects| {
+        count.set(count.get() + 1);
+        let (objects, workloads): (Objects, Workloads) = mistakes::made(objects, count.get());
+        sound(&objects, &workloads, count.get(), &mut counts.borrow_mut()).map_err(TestCaseError::fail)
+    };
+    match random::runner(seed, cases).run(&random::objects(), check) {
+        Ok(()) => {
+            let counts = counts.into_inner();
+            eprintln!("{counts:?}");
+            for kind in mistakes::MENDED_BY {
+                let is_met = counts.contains_key(kind) || cases < ENOUGH;
+                assert!(is_met, "no fix of {kind} in {cases} clusters: {counts:?}");
+            }
+        }
+        Err(TestError::Fail(reason, objects)) => panic!("{reason}\n\n{objects:#?}"),
+        Err(error @ TestError::Abort(_)) => panic!("{error}"),
+    }
 }
 
 #[test]
@@ -354,7 +398,7 @@ fn what_a_fix_says_of_itself_is_true_in_random_clusters() {
     let check = |mut objects: Objects| {
         objects.services = services(&objects);
         count.set(count.get() + 1);
-        sound(&objects, count.get(), &mut counts.borrow_mut()).map_err(TestCaseError::fail)
+        sound(&objects, &(), count.get(), &mut counts.borrow_mut()).map_err(TestCaseError::fail)
     };
     match random::runner(seed, cases).run(&random::objects(), check) {
         Ok(()) => {
@@ -363,6 +407,10 @@ fn what_a_fix_says_of_itself_is_true_in_random_clusters() {
             for kind in ["pod", "address", "block", "service", "port", "range", "named port", "IPv6"] {
                 let found = counts.get(kind).copied().unwrap_or_default();
                 assert!(found > cases as usize / 20, "only {found} fixes of a {kind} in {cases} clusters: {counts:?}");
+            }
+            for kind in ["an item", "a port", "a rule", "a new policy", "targetPort"] {
+                let is_met = counts.contains_key(kind) || cases < ENOUGH;
+                assert!(is_met, "no fix of {kind} in {cases} clusters: {counts:?}");
             }
         }
         Err(TestError::Fail(reason, objects)) => panic!("{reason}\n\n{objects:#?}"),

@@ -3,7 +3,7 @@
 use json_patch::Patch;
 use npc_compiler::object::Family;
 use npc_compiler::policy::Direction;
-use npc_compiler::verdict::fix::{Change, Edit, Fix, NoFix, Opened};
+use npc_compiler::verdict::fix::{Change, Fix, NoFix, Opened};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -12,6 +12,7 @@ use super::{Fixes, then, why_not};
 
 /// A change of one object. Those with the same flows belong together.
 #[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub(in super::super) struct FixJson<'a> {
     /// The places of the flows that it turns to ALLOWED, in `flows`.
     flows: Vec<usize>,
@@ -23,13 +24,15 @@ pub(in super::super) struct FixJson<'a> {
     patch: Patch,
     /// A whole new object.
     create: Option<&'a Value>,
-    /// What else the pods of a changed template need.
+    /// What else must be done.
     then: Option<String>,
     verified: bool,
     /// What all changes of these flows together open besides, by pod.
     opens: Vec<OpenedJson<'a>>,
     /// What they close.
     closes: Vec<OpenedJson<'a>>,
+    /// The Services, as NAMESPACE/NAME, that get the pods as backends by a label of the changes.
+    backend_of: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -90,11 +93,12 @@ fn one<'a>(flows: Vec<usize>, fix: &'a Fix, change: &'a Change) -> FixJson<'a> {
             .map(|namespace| format!("{namespace}/{}", object.name)),
         object: ObjectJson { kind: &object.kind, namespace, name: &object.name },
         patch: change.patch().cloned().unwrap_or_default(),
-        create: if let Edit::NewPolicy(document) = &change.edit { Some(document) } else { None },
+        create: change.new_object(),
         then: then(change),
         verified: fix.closes.is_empty(),
         opens: fix.opens.iter().flat_map(opened).collect(),
         closes: fix.closes.iter().flat_map(opened).collect(),
+        backend_of: fix.backend_of.iter().map(|(namespace, name)| format!("{namespace}/{name}")).collect(),
     }
 }
 

@@ -3,6 +3,7 @@
 use npc_compiler::verdict::explain::Code;
 use npc_compiler::verdict::fix::NoFix;
 
+use super::object_name;
 use crate::command::words::shorten;
 
 /// So many ports are named.
@@ -12,7 +13,9 @@ const PORTS: usize = 6;
 pub(super) fn why_not(reason: &NoFix) -> String {
     match reason {
         NoFix::TooManyPairs => "npc looks for no fix of so many pairs; ask about two of these ends".to_owned(),
-        NoFix::TooManyPorts => "ask about one port, and npc looks for the smallest fix; it proposes none for all ports".to_owned(),
+        NoFix::TooManyPorts => {
+            "ask about one port, and npc looks for the smallest fix; it proposes none for all ports".to_owned()
+        }
         NoFix::Icmp => {
             "no fix: only a rule without ports admits ICMP, and it admits every protocol and port".to_owned()
         }
@@ -48,13 +51,20 @@ pub(super) fn why_not(reason: &NoFix) -> String {
                  without declaring it, ask about port {target} of the pods"
             )
         }
+        NoFix::LabelOnWorkload { object, labels } => {
+            let labels: Vec<String> = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+            format!(
+                "no fix in a policy: {} has {} itself, and its template, which cannot change, has not; create the {} \
+                 anew, with the label in spec.template.metadata.labels too",
+                object_name(object),
+                labels.join(", "),
+                object.kind
+            )
+        }
         NoFix::Service(Code::ServicePortUnknown) => {
             "no policy is the cause; ask for a port that the Service has, or add this one to it".to_owned()
         }
-        NoFix::Service(_) => {
-            "no policy is the cause; compare the Service's selector and targetPort with the labels and ports of the pods"
-                .to_owned()
-        }
+        NoFix::Service(_) => "no policy is the cause; the note says what the Service lacks".to_owned(),
         NoFix::FactMissing => "no fix: the input lacks a fact that decides".to_owned(),
         NoFix::NothingFits => {
             "no fix: no small change admits this flow without closing another or opening very many".to_owned()

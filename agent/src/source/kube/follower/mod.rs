@@ -13,16 +13,16 @@ use tracing::{debug, error, info, warn};
 use self::unreadable::{effect_of_unreadable, log_unreadable, note_unreadable, unreadable_as, unreadable_object};
 use super::failure::Failure;
 use super::identity::Identity;
-use super::known::{Addresses, Kept, Known, SmallKey};
+use super::known::{Addresses, Kept, KnownObjects, SmallKey};
 use super::large::Large;
 use super::named::Named;
 use super::policies::Policies;
 use super::reread::{Target, Wanted};
 use super::start::Start;
-use super::watched::{Event, Trimmed};
-use super::{GATHERED, GATHERED_BYTES, Report, Settings, decode, words};
+use super::watched::{ObjectEvent, Trimmed};
+use super::{GATHERED, GATHERED_BYTES, Settings, WatchReport, decode, words};
 use crate::metrics::{Kind, Watches};
-use crate::source::held::{Doubt, Moment, Times, Trust};
+use crate::source::held::{DoubtThreshold, Moment, Times, Trust};
 use crate::source::{Change, Changes};
 use crate::status::SharedStatus;
 
@@ -35,10 +35,10 @@ const LONGEST: Duration = Duration::from_secs(300);
 /// What is known to exist.
 #[derive(Default)]
 struct Cluster {
-    pods: Known<SmallKey, Addresses>,
-    namespaces: Known<String>,
-    policies: Known<(String, String)>,
-    nodes: Known<String>,
+    pods: KnownObjects<SmallKey, Addresses>,
+    namespaces: KnownObjects<String>,
+    policies: KnownObjects<(String, String)>,
+    nodes: KnownObjects<String>,
 }
 
 /// What is known of the cluster, and what is to be reported of it.
@@ -169,10 +169,10 @@ impl Follower {
     }
 
     /// Takes in what a watch reports.
-    pub(super) fn take_in(&mut self, report: Report) {
+    pub(super) fn take_in(&mut self, report: WatchReport) {
         match report {
-            Report::Pod(event) => self.pod(event),
-            Report::Namespace(event) => {
+            WatchReport::Pod(event) => self.pod(event),
+            WatchReport::Namespace(event) => {
                 if self.identity.take_in(&event) {
                     error!(
                         "namespace kube-system has another UID than before, or is gone, so the API server is of another \
@@ -181,62 +181,62 @@ impl Follower {
                     );
                     self.asks[Kind::Namespace as usize] = (Some(self.soon()), 0);
                 }
-                let is_listed = matches!(event, Event::ListEnds);
+                let is_listed = matches!(event, ObjectEvent::ListEnds);
                 self.namespace(event);
                 if is_listed && !self.identity.is_first() {
                     self.ask_again(Kind::Namespace);
                 }
             }
-            Report::Policy(event) => self.policy(event),
-            Report::Node(event) => {
+            WatchReport::Policy(event) => self.policy(event),
+            WatchReport::Node(event) => {
                 let key = |identity: &decode::Identity| identity.name.clone();
-                self.track(Kind::Node, |known| &mut known.nodes, event, Doubt::Any, key, |()| ((), None));
+                self.track(Kind::Node, |known| &mut known.nodes, event, DoubtThreshold::Any, key, |()| ((), None));
                 if self.listed[Kind::Node as usize] {
                     self.pending.is_node = Some(self.known.nodes.len() > 0);
                 }
             }
-            Report::Failed(kind, failure) => self.failed(kind, &failure),
+            WatchReport::Failed(kind, failure) => self.failed(kind, &failure),
             // It may have gone meanwhile, or come in a newer version. While a list comes in, it
             // would count as one that the list holds.
-            Report::PodAgain(item) => {
+            WatchReport::PodAgain(item) => {
                 let key = SmallKey::of(&item.identity);
                 if self.known.pods.is_listing() {
                     let decode::Identity { namespace, name, .. } = item.identity;
                     self.large.read_again(vec![Target::Pod(namespace, name)]);
                 } else if self.known.pods.contains(&key) && self.large.expects_pod(&key, &item.identity) {
-                    self.pod(Event::Applied(item));
+                    self.pod(ObjectEvent::Applied(item));
                 }
             }
-            Report::NamespaceAgain(item) => {
+            WatchReport::NamespaceAgain(item) => {
                 if self.known.namespaces.is_listing() {
                     self.large.read_again(vec![Target::Namespace(item.identity.name)]);
                 } else if self.known.namespaces.contains(&item.identity.name)
                     && self.large.expects_namespace(&item.identity)
                 {
-                    self.namespace(Event::Applied(item));
+                    self.namespace(ObjectEvent::Applied(item));
                 }
             }
-            Report::PolicyAgain(item) => {
+            WatchReport::PolicyAgain(item) => {
                 let decode::Identity { namespace, name, .. } = &item.identity;
                 if self.known.policies.is_listing() {
                     self.large.read_again(vec![Target::Policy(namespace.clone(), name.clone())]);
                 } else if self.known.policies.contains(&(namespace.clone(), name.clone()))
                     && self.policies.expects(&item.identity)
                 {
-                    self.policy(Event::Applied(item));
+                    self.policy(ObjectEvent::Applied(item));
                 }
             }
         }
         self.trust_again();
     }
 
-    fn pod(&mut self, event: Event<Trimmed<object::Pod>>) {
+    fn pod(&mut self, event: ObjectEvent<Trimmed<object::Pod>>) {
         self.large.note_pod(&event);
         let event = self.track(
             Kind::Pod,
             |known| &mut known.pods,
             event,
-            Doubt::MoreThanHalfOf(MANY_PODS),
+            DoubtThreshold::MoreThanHalfOf(MANY_PODS),
             SmallKey::of,
             |pod| (Addresses::of(&pod.object), Some(engine::Event::Pod(Box::new(pod.object)))),
         );
@@ -246,13 +246,13 @@ impl Follower {
         });
     }
 
-    fn namespace(&mut self, event: Event<Trimmed<object::Namespace>>) {
+    fn namespace(&mut self, event: ObjectEvent<Trimmed<object::Namespace>>) {
         self.large.note_namespace(&event);
         let event = self.track(
             Kind::Namespace,
             |known| &mut known.namespaces,
             event,
-            Doubt::All,
+            DoubtThreshold::All,
             |identity| identity.name.clone(),
             |namespace| ((), Some(engine::Event::Namespace(namespace.object))),
         );
@@ -262,20 +262,20 @@ impl Follower {
         });
     }
 
-    fn policy(&mut self, event: Event<object::NetworkPolicy>) {
-        if matches!(event, Event::ListBegins) {
+    fn policy(&mut self, event: ObjectEvent<object::NetworkPolicy>) {
+        if matches!(event, ObjectEvent::ListBegins) {
             self.start.begin_list(Instant::now());
         }
-        let is_listed = matches!(event, Event::ListEnds);
+        let is_listed = matches!(event, ObjectEvent::ListEnds);
         let key = |identity: &decode::Identity| (identity.namespace.clone(), identity.name.clone());
         // It was read again since, and the list has it as it was before that.
-        if let Event::ListedAgain(identity) = &event
+        if let ObjectEvent::ListedAgain(identity) = &event
             && !self.policies.has_version(identity)
         {
             self.large.read_again(vec![Target::Policy(identity.namespace.clone(), identity.name.clone())]);
         }
         let read = |policy| ((), Some(engine::Event::Policy(Box::new(policy))));
-        let event = self.track(Kind::NetworkPolicy, |known| &mut known.policies, event, Doubt::All, key, read);
+        let event = self.track(Kind::NetworkPolicy, |known| &mut known.policies, event, DoubtThreshold::All, key, read);
         self.doubt_start(is_listed);
         self.report(event, |this, (namespace, name): (String, String)| {
             let again = this.policies.remove(&namespace, &name);
@@ -289,29 +289,29 @@ impl Follower {
     fn track<K: Eq + Hash + Clone, V: Kept + Default, T>(
         &mut self,
         kind: Kind,
-        known: fn(&mut Cluster) -> &mut Known<K, V>,
-        event: Event<T>,
-        doubt: Doubt,
+        known: fn(&mut Cluster) -> &mut KnownObjects<K, V>,
+        event: ObjectEvent<T>,
+        doubt: DoubtThreshold,
         key: impl Fn(&decode::Identity) -> K,
         read: impl Fn(T) -> (V, Option<engine::Event>),
     ) -> Tracked<K> {
-        if !matches!(event, Event::Steady | Event::Answered) {
+        if !matches!(event, ObjectEvent::Steady | ObjectEvent::Answered) {
             self.watches.event(kind);
         }
         let (now, trust) = (Instant::now(), self.trust(kind));
-        if self.clocks[kind as usize].since.is_none() && !matches!(event, Event::ListBegins) {
+        if self.clocks[kind as usize].since.is_none() && !matches!(event, ObjectEvent::ListBegins) {
             self.clocks[kind as usize].run(true, now);
         }
         let cluster = known(&mut self.known);
         let (held, unreadable) = (cluster.held(), cluster.unreadable_count());
-        let is_listed = matches!(event, Event::Listed(_));
+        let is_listed = matches!(event, ObjectEvent::Listed(_));
         let tracked = match event {
-            Event::ListBegins => {
+            ObjectEvent::ListBegins => {
                 self.watches.lists(kind);
                 cluster.begin_list(now);
                 Tracked::Nothing
             }
-            Event::Listed(item) | Event::Applied(item) => {
+            ObjectEvent::Listed(item) | ObjectEvent::Applied(item) => {
                 let key = key(&item.identity);
                 self.pending_bytes += item.bytes;
                 match item.content {
@@ -338,36 +338,36 @@ impl Follower {
                     }
                 }
             }
-            Event::ListedAgain(identity) => {
+            ObjectEvent::ListedAgain(identity) => {
                 cluster.came_unchanged(key(&identity));
                 Tracked::Nothing
             }
-            Event::Unnamed(error) => {
+            ObjectEvent::Unnamed(error) => {
                 let effect = "it shows no name, so nothing is taken for gone because of the list that holds it";
                 let object = unreadable_as(kind, &decode::Identity::default(), &error, effect);
                 log_unreadable(&object);
                 cluster.came_unnamed(object);
                 Tracked::Nothing
             }
-            Event::Deleted(identity) => {
+            ObjectEvent::Deleted(identity) => {
                 let key = key(&identity);
                 cluster.went(&key);
                 Tracked::Gone(key)
             }
-            Event::ListEnds => {
+            ObjectEvent::ListEnds => {
                 let shown = cluster.end_list(doubt, trust);
                 let (count, left) = (cluster.len(), cluster.held());
                 self.is_listed(kind, count);
                 self.doubted(kind, &shown, left, count);
                 Tracked::Missing(shown.gone)
             }
-            Event::Steady => {
+            ObjectEvent::Steady => {
                 if self.failing[kind as usize].take().is_some() {
                     info!(kind = kind.as_str(), "watching again");
                 }
                 return Tracked::Nothing;
             }
-            Event::Answered => return Tracked::Nothing,
+            ObjectEvent::Answered => return Tracked::Nothing,
         };
         self.is_held(kind, held);
         self.is_unreadable(kind, unreadable);

@@ -7,7 +7,7 @@ use tracing::error;
 use super::{Cluster, Follower};
 use crate::metrics::Kind;
 use crate::source::kube::decode::{Identity, Item};
-use crate::source::kube::known::{Kept, Known};
+use crate::source::kube::known::{Kept, KnownObjects};
 use crate::status::UnreadableObject;
 
 /// How many objects that cannot be read the status and the log name.
@@ -50,7 +50,7 @@ pub(super) fn effect_of_unreadable(kind: Kind, is_rescued: bool) -> &'static str
 
 /// Notes that an object cannot be read, and logs it if that is news.
 pub(super) fn note_unreadable<K: Eq + Hash + Clone, V: Kept + Default>(
-    known: &mut Known<K, V>,
+    known: &mut KnownObjects<K, V>,
     key: K,
     object: UnreadableObject,
 ) {

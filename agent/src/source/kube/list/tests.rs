@@ -15,7 +15,7 @@ fn settings() -> ListSettings {
 }
 
 /// Lists a cluster that answers so, by path; without an answer, a list is empty.
-async fn listed(answer: fn(&str) -> Option<Response>) -> Result<Listed, Error> {
+async fn listed(answer: fn(&str) -> Option<Response>) -> Result<ListedObjects, Error> {
     let answer = move |uri: Uri| async move {
         answer(uri.path()).unwrap_or_else(|| Json(json!({"metadata": {}, "items": []})).into_response())
     };
@@ -32,7 +32,7 @@ fn items(items: &Value) -> Response {
     Json(json!({"metadata": {}, "items": items})).into_response()
 }
 
-fn unread(listed: &Listed) -> Vec<(&str, &Extent)> {
+fn unread(listed: &ListedObjects) -> Vec<(&str, &Extent)> {
     listed.unread.iter().map(|unread| (unread.kind.as_deref().unwrap_or_default(), &unread.namespace)).collect()
 }
 

@@ -31,8 +31,8 @@ fn a_pod_that_leaves_a_group_and_comes_back_writes_set_members_only() {
         small.lab.settle().unwrap();
     };
     label(&mut small, "none");
-    let lingering = small.lab.lingering(NODE).unwrap();
-    assert!(lingering.len() == 1 && lingering[0].direction == Direction::Ingress, "{lingering:?}");
+    let retained = small.lab.retained(NODE).unwrap();
+    assert!(retained.len() == 1 && retained[0].direction == Direction::Ingress, "{retained:?}");
     assert_eq!(small.lab.differences(NODE, &Options::default()).unwrap(), Vec::<String>::new());
     // npc verify and the status know of it.
     let Some(Enforcer::Agent(npc)) = Enforcer::for_test() else { return };
@@ -43,7 +43,7 @@ fn a_pod_that_leaves_a_group_and_comes_back_writes_set_members_only() {
     assert!(told.contains("npc's rules hold in this kernel"), "{told}");
     label(&mut small, "api");
     small.admits_only("web");
-    assert_eq!(small.lab.lingering(NODE).unwrap(), []);
+    assert_eq!(small.lab.retained(NODE).unwrap(), []);
     assert_eq!(small.kernel(), whole);
     let writes = small.writes_since(passes, "members removed");
     assert!(writes.iter().all(|writes| !writes.contains("rules") && !writes.contains("sets")), "{writes:?}");

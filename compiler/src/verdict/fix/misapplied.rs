@@ -1,0 +1,113 @@
+//! Changes of a policy that would admit the flow, if it applied: a direction that its policyTypes
+//! do not name, rules that stand in the other direction, a namespace or a podSelector that
+//! misses the subject.
+
+use json_patch::PatchOperation;
+use serde_json::{Map, Value, json};
+
+use super::change::{Change, Edit, Lacking, ObjectName, append, match_labels, remove, replace};
+use super::proposal::{Cause, Proposal, Size};
+use super::propose::{Proposer, TRIED};
+use super::rule::index;
+use super::{label, peer};
+use crate::cluster::PolicyId;
+use crate::policy::{Namespaces, Peers, PodPeer, Policy};
+use crate::verdict::explain::{Beside, Code};
+
+impl Proposer<'_> {
+    /// What makes a policy apply. Unless it is the cause of the denial, it may well be meant as it is.
+    pub(super) fn of_beside(&self, beside: &Beside, is_cause: bool, all: &mut Vec<Proposal>) {
+        let cause = if is_cause { Cause::Mistake } else { Cause::Policy };
+        let mut add = |proposal: Option<Proposal>| all.extend(proposal.map(|of| Proposal { cause, ..of }));
+        match beside.code {
+            Code::PolicyTypesMissing => {
+                add(self.of_policy(beside.policy, Size::Value, |document| {
+                    if self.has_rule_for_everything(document) { Vec::new() } else { self.types(document) }
+                }));
+            }
+            Code::DirectionOther if is_cause => {
+                self.turned_rules(beside.policy).into_iter().for_each(|of| add(Some(of)))
+            }
+            Code::PolicyOtherNamespace if is_cause => add(self.in_this_namespace(beside.policy)),
+            Code::SubjectNearMiss if is_cause => {
+                let policy = self.view.cluster.policy(beside.policy);
+                if label::is_on_workload(self.view, &policy.subject, &self.subjects) {
+                    let (direction, pods) = (self.direction, &self.subjects);
+                    let proposal = label::of_pods(self.view, direction, &policy.subject, pods, Lacking::Subject);
+                    all.extend(proposal.map(|of| Proposal { cause: Cause::Misplaced, ..of }));
+                } else {
+                    add(self.right_subject(beside.policy, policy));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// The direction, in a policy whose policyTypes do not name it.
+    fn types(&self, document: &Value) -> Vec<PatchOperation> {
+        append(document, &["spec", "policyTypes"], vec![json!(self.direction.as_str())])
+    }
+
+    /// Rules of the other direction, in this one: each moved, and each written in both directions.
+    fn turned_rules(&self, id: PolicyId) -> Vec<Proposal> {
+        let policy = self.view.cluster.policy(id);
+        let opposite = self.direction.opposite();
+        let rules = policy.rules(opposite).iter().filter(|rule| rule.peers != Peers::Everyone);
+        let turned = |document: &Value, place: &str, is_moved: bool| {
+            let Some(rule) = document.pointer(&format!("/spec/{}/{place}", opposite.section())) else {
+                return Vec::new();
+            };
+            let mut turned = Map::from_iter([(self.field.to_owned(), rule[opposite.peers_field()].clone())]);
+            if rule["ports"].as_array().is_some_and(|ports| !ports.is_empty()) {
+                turned.insert("ports".to_owned(), rule["ports"].clone());
+            }
+            let mut operations = append(document, &["spec", self.section], vec![Value::Object(turned)]);
+            let has_types = document["spec"]["policyTypes"].as_array().is_some_and(|types| !types.is_empty());
+            if has_types && !policy.isolates(self.direction) {
+                operations.extend(self.types(document));
+            }
+            if is_moved {
+                operations.push(remove(&["spec", opposite.section(), place]));
+            }
+            operations
+        };
+        let mut all = Vec::new();
+        for place in rules.filter_map(|rule| index(&rule.path)).take(TRIED) {
+            all.extend(self.of_policy(id, Size::Value, |document| turned(document, place, true)));
+            all.extend(self.of_policy(id, Size::Rule, |document| turned(document, place, false)));
+        }
+        all
+    }
+
+    /// The same policy in the subject's namespace, if it selects no pod in its own.
+    fn in_this_namespace(&self, id: PolicyId) -> Option<Proposal> {
+        let policy = self.view.cluster.policy(id);
+        let subject = PodPeer { namespaces: Namespaces::Own(policy.namespace.clone()), pods: policy.subject.clone() };
+        if !self.selects_none(&subject) || self.view.cluster.findings_of(id).next().is_some() {
+            return None;
+        }
+        let written = self.document(id).filter(|document| !self.has_rule_for_everything(document))?;
+        let name = self.free_name(policy.name.clone()).filter(|name| !name.is_empty())?;
+        let mut metadata =
+            Map::from_iter([("name".to_owned(), json!(name)), ("namespace".to_owned(), json!(self.namespace))]);
+        if let Some(labels) = written["metadata"].get("labels").filter(|labels| !labels.is_null()) {
+            metadata.insert("labels".to_owned(), labels.clone());
+        }
+        let document = json!({
+            "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": metadata,
+            "spec": written["spec"],
+        });
+        let old = ObjectName::new("NetworkPolicy", &policy.namespace, &policy.name);
+        let object = ObjectName::new("NetworkPolicy", &self.namespace, &name);
+        let change =
+            Change { direction: self.direction, object, edit: Edit::MovedPolicy(document, old), rollout: None };
+        Some(Proposal { change, cause: Cause::Policy, size: Size::Value })
+    }
+
+    /// The subjects' labels in place of a podSelector that selects no pod.
+    fn right_subject(&self, id: PolicyId, policy: &Policy) -> Option<Proposal> {
+        let subject = PodPeer { namespaces: Namespaces::Own(policy.namespace.clone()), pods: policy.subject.clone() };
+        let labels = peer::narrowest(self.view, &self.subjects).ok().filter(|_| self.selects_none(&subject))?;
+        self.of_policy(id, Size::Value, |_| vec![replace(&["spec", "podSelector"], match_labels(&labels))])
+    }
+}

@@ -1,0 +1,279 @@
+//! What the rule needs that misses a flow by little: a change of the very item that fails, a
+//! label of the other end, an item more. If the peer and a port fail, one patch changes both.
+
+use json_patch::PatchOperation;
+use serde_json::{Value, json};
+
+use super::change::{Lacking, add, append, match_labels, remove, replace};
+use super::peer::{self, Other};
+use super::proposal::{Cause, Proposal, Size};
+use super::propose::{Proposer, Shown};
+use super::{NoFix, label};
+use crate::algebra::selector::{Operator, Requirement, Selector};
+use crate::cluster::PodId;
+use crate::object::{Labels, NAMESPACE_NAME_LABEL};
+use crate::policy::{Namespaces, Peer, Peers, PodPeer, PolicyRule};
+use crate::verdict::explain::{Candidate, Code, Of, is_slip};
+
+/// The path of a rule in its policy, as the tokens of a JSON pointer: `spec`, `ingress`, `0`.
+type Base<'a> = [&'a str; 3];
+
+impl Proposer<'_> {
+    /// What a rule that misses by little needs. An error says that the fault is at the other end,
+    /// and that no change of an object mends it there.
+    pub(super) fn of_rule(&self, candidate: &Candidate, shown: Shown, all: &mut Vec<Proposal>) -> Result<(), NoFix> {
+        let policy = self.view.cluster.policy(candidate.policy);
+        let rule = policy.rules(self.direction).iter().find(|rule| rule.path == candidate.path);
+        let (Some(rule), Some(place)) = (rule, index(&candidate.path)) else { return Ok(()) };
+        let base = ["spec", self.section, place];
+        let misses = |half| candidate.conjuncts.iter().any(|of| of.of == half);
+        match (misses(Of::Peer), misses(Of::Port)) {
+            (false, true) => {
+                let quoted = |_: &Value| self.number_in_quotes(candidate, &base).unwrap_or_default();
+                let proposal = self.of_policy(candidate.policy, Size::Value, quoted);
+                all.extend(proposal.map(|proposal| Proposal { cause: Cause::Mistake, ..proposal }));
+                let more = |document: &Value| self.more_ports(document, &base);
+                all.extend(self.of_policy(candidate.policy, Size::Item, more));
+            }
+            (true, false) => {
+                self.mended_peer(candidate, shown, rule, &base, all);
+                self.label_of_the_other_end(candidate, shown, rule, all)?;
+                let Ok(items) = peer::items(self.view, &self.other, &policy.namespace) else { return Ok(()) };
+                let list = [&base[..], &[self.field]].concat();
+                all.extend(self.of_policy(candidate.policy, Size::Item, |document| append(document, &list, items)));
+            }
+            (true, true) => self.mended_peer(candidate, shown, rule, &base, all),
+            (false, false) => {}
+        }
+        Ok(())
+    }
+
+    /// A port's number in place of one that was written as text, and so means a name.
+    fn number_in_quotes(&self, candidate: &Candidate, base: &Base<'_>) -> Option<Vec<PatchOperation>> {
+        let [port] = self.ports.as_slice() else { return None };
+        let number = port.get("port")?;
+        let document = self.document(candidate.policy)?;
+        let mut unresolved = candidate.conjuncts.iter().filter(|of| of.code == Code::PortNamedUnresolved);
+        unresolved.find_map(|conjunct| {
+            let item = conjunct.path.split('.').next().and_then(index)?;
+            let path = [&base[..], &["ports", item, "port"]].concat();
+            let written = document.pointer(&format!("/{}", path.join("/")))?.as_str()?;
+            let is_meant = written.trim().parse::<u64>().ok()? == number.as_u64()?;
+            is_meant.then(|| vec![replace(&path, number.clone())])
+        })
+    }
+
+    /// The ports that a rule lacks.
+    fn more_ports(&self, document: &Value, base: &Base<'_>) -> Vec<PatchOperation> {
+        let list = [&base[..], &["ports"]].concat();
+        let has = document.pointer(&format!("/{}", list.join("/"))).and_then(Value::as_array);
+        let is_there = |port: &&Value| has.into_iter().flatten().any(|of| is_same_port(of, port));
+        let more: Vec<Value> = self.ports.iter().filter(|port| !is_there(port)).cloned().collect();
+        if more.is_empty() { Vec::new() } else { append(document, &list, more) }
+    }
+
+    /// A change of the very item that misses and, if a port fails too, of the ports.
+    fn mended_peer(
+        &self,
+        candidate: &Candidate,
+        shown: Shown,
+        rule: &PolicyRule,
+        base: &Base<'_>,
+        all: &mut Vec<Proposal>,
+    ) {
+        let Some((cause, mut operations)) = self.peer_operations(candidate, shown, rule, base) else { return };
+        let mut size = Size::Value;
+        if candidate.conjuncts.iter().any(|of| of.of == Of::Port) {
+            let Some(document) = self.document(candidate.policy) else { return };
+            let quoted = self.number_in_quotes(candidate, base);
+            operations.extend(quoted.unwrap_or_else(|| self.more_ports(&document, base)));
+            size = Size::Item;
+        }
+        let proposal = self.of_policy(candidate.policy, size, |_| operations);
+        all.extend(proposal.map(|proposal| Proposal { cause, ..proposal }));
+    }
+
+    /// What changes the item that misses so that it means the other end, and what that mends.
+    fn peer_operations(
+        &self,
+        candidate: &Candidate,
+        shown: Shown,
+        rule: &PolicyRule,
+        base: &Base<'_>,
+    ) -> Option<(Cause, Vec<PatchOperation>)> {
+        let (item, peer) = missed_item(candidate, rule)?;
+        let path = [&base[..], &[self.field, item]].concat();
+        let conjuncts = candidate.conjuncts.iter().filter(|of| of.of == Of::Peer);
+        match (peer, &self.other) {
+            (Peer::Block(written), Other::Blocks(blocks)) => {
+                let conjunct = conjuncts.clone().find(|of| of.code == Code::IpBlockExcept)?;
+                let except = conjunct.path.rsplit('.').next().and_then(index)?;
+                let cut = except.parse().ok().and_then(|place: usize| written.except.get(place));
+                let is_asked = blocks.len() == 1 && cut == blocks.first();
+                let path = [&path[..], &["ipBlock", "except", except]].concat();
+                is_asked.then(|| (Cause::Policy, vec![remove(&path)]))
+            }
+            (Peer::Pods(peer), Other::Pods(pods)) => {
+                let codes: Vec<Code> = conjuncts.map(|conjunct| conjunct.code).collect();
+                if codes == [Code::PeerAndNotOr] && shown != Shown::No {
+                    // The author's own selector, as an item of its own.
+                    let pods = self.document(candidate.policy)?;
+                    let pods = pods.pointer(&format!("/{}/podSelector", path.join("/")))?.clone();
+                    let list = [&base[..], &[self.field, "-"]].concat();
+                    return Some((Cause::Mistake, vec![add(&list, json!({ "podSelector": pods }))]));
+                }
+                // An item that selects pods of the input would lose them.
+                if !self.selects_none(peer) {
+                    return None;
+                }
+                let mut all = Vec::new();
+                let mut cause = Cause::Policy;
+                for code in codes {
+                    let (of, operation) = match code {
+                        Code::PeerOtherNamespace => (Cause::Policy, self.named_namespace(&path, pods)),
+                        // A selector of no pod of the input is right where the input lacks its pods. Only
+                        // a slip of the pen is replaced, and of rules that are equally near none is that.
+                        Code::PeerNamespaceLabel if shown == Shown::Alone => {
+                            (Cause::Mistake, self.right_namespace(peer, &path, pods)?)
+                        }
+                        Code::PeerLabelValue | Code::PeerLabelMissing if shown == Shown::Alone => {
+                            (Cause::Mistake, self.right_labels(peer, &path, pods)?)
+                        }
+                        _ => return None,
+                    };
+                    cause = cause.min(of);
+                    all.push(operation);
+                }
+                Some((cause, all))
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether a selector selects no endpoint of the input, for certain.
+    pub(super) fn selects_none(&self, peer: &PodPeer) -> bool {
+        let cluster = self.view.cluster;
+        cluster.selected(peer).is_empty() && cluster.possibly_selected(peer).is_empty()
+    }
+
+    fn named_namespace(&self, path: &[&str], pods: &[PodId]) -> PatchOperation {
+        let own = &self.view.cluster.pod(pods[0]).namespace;
+        add(&[path, &["namespaceSelector"]].concat(), peer::namespace_selector(own))
+    }
+
+    /// The selector of the other end's namespace, in place of one that selects no namespace and
+    /// means this one but for a slip.
+    fn right_namespace(&self, peer: &PodPeer, path: &[&str], pods: &[PodId]) -> Option<PatchOperation> {
+        let Namespaces::Selected(selector) = &peer.namespaces else { return None };
+        let own = &self.view.cluster.pod(pods[0]).namespace;
+        let labels = self.view.cluster.namespace(own)?;
+        let others = &self.view.objects.namespaces;
+        let is_meant = |requirement: &Requirement| {
+            is_slip(requirement, labels) || (!labels.contains_key(&requirement.key) && asks_for(requirement, own))
+        };
+        let is_it = !others.iter().any(|namespace| selector.matches(&namespace.labels))
+            && selector.requirements().filter(|requirement| !requirement.matches(labels)).all(is_meant);
+        // A label that means this namespace alone, also where the author meant a label of several.
+        let means = || slips_mended(selector, labels).filter(|_| !selects_by_name(selector));
+        let selector = means().map_or_else(|| peer::namespace_selector(own), |labels| match_labels(&labels));
+        is_it.then(|| replace(&[path, &["namespaceSelector"]].concat(), selector))
+    }
+
+    /// The labels of the other end in place of those that no pod has, where each is there with almost
+    /// the same value, under another key, or as the workload's name.
+    fn right_labels(&self, peer: &PodPeer, path: &[&str], pods: &[PodId]) -> Option<PatchOperation> {
+        let pod = self.view.cluster.pod(pods[0]);
+        let name = peer::identity(pod).1;
+        let is_meant = |requirement: &Requirement| {
+            let is_elsewhere = || {
+                let mut values = pod.labels.values().map(String::as_str).chain([name]);
+                !pod.labels.contains_key(&requirement.key) && values.any(|value| asks_for(requirement, value))
+            };
+            is_slip(requirement, &pod.labels) || is_elsewhere()
+        };
+        let mut failing = peer.pods.requirements().filter(|requirement| !requirement.matches(&pod.labels));
+        let labels = peer::narrowest(self.view, pods).ok()?;
+        failing.all(is_meant).then(|| replace(&[path, &["podSelector"]].concat(), match_labels(&labels)))
+    }
+
+    /// Labels that the other end lacks: of its namespace, or of the pods.
+    fn label_of_the_other_end(
+        &self,
+        candidate: &Candidate,
+        shown: Shown,
+        rule: &PolicyRule,
+        all: &mut Vec<Proposal>,
+    ) -> Result<(), NoFix> {
+        let item = missed_item(candidate, rule);
+        let (Some((_, Peer::Pods(peer))), Other::Pods(pods)) = (item, &self.other) else { return Ok(()) };
+        let codes: Vec<Code> = candidate.conjuncts.iter().map(|conjunct| conjunct.code).collect();
+        // Any of several rules that are equally near may be the one that means the other end.
+        match codes.as_slice() {
+            [Code::PeerLabelMissing] if shown != Shown::No && label::is_on_workload(self.view, &peer.pods, pods) => {
+                if let Some((object, labels)) = label::of_unchanging_template(self.view, &peer.pods, pods) {
+                    return Err(NoFix::LabelOnWorkload { object, labels });
+                }
+                let proposal = label::of_pods(self.view, self.direction, &peer.pods, pods, Lacking::Peer);
+                all.extend(proposal.map(|proposal| Proposal { cause: Cause::Misplaced, ..proposal }));
+            }
+            [Code::PeerNamespaceLabel] if shown == Shown::Alone => {
+                let own = &self.view.cluster.pod(pods[0]).namespace;
+                all.extend(label::of_namespace(self.view, self.direction, peer, own));
+            }
+            [Code::PeerLabelMissing] if shown == Shown::Alone => {
+                let proposal = label::of_pods(self.view, self.direction, &peer.pods, pods, Lacking::Peer);
+                all.extend(proposal.filter(|of| !label::names_another(self.view, candidate.policy, pods, &of.change)));
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// The item of `from` or `to` by which a rule misses, and its index as it is written.
+fn missed_item<'c, 'r>(candidate: &'c Candidate, rule: &'r PolicyRule) -> Option<(&'c str, &'r Peer)> {
+    let conjunct = candidate.conjuncts.iter().find(|of| of.of == Of::Peer)?;
+    let item = conjunct.path.split('.').next().and_then(index)?;
+    let Peers::AnyOf(peers) = &rule.peers else { return None };
+    Some((item, peers.get(item.parse::<usize>().ok()?)?))
+}
+
+/// Whether a requirement asks for this value.
+fn asks_for(requirement: &Requirement, value: &str) -> bool {
+    matches!(&requirement.operator, Operator::In(values) if values.iter().any(|of| of == value))
+}
+
+/// Whether a selector asks for the label that has the namespace's name, or for one that does not
+/// exist in its place.
+fn selects_by_name(selector: &Selector) -> bool {
+    selector.requirements().any(|requirement| matches!(requirement.key.as_str(), NAMESPACE_NAME_LABEL | "name"))
+}
+
+/// The labels that a selector asks for, each with the value that there is. None if it asks for
+/// something else than values of labels that are there.
+fn slips_mended(selector: &Selector, has: &Labels) -> Option<Labels> {
+    let value = |requirement: &Requirement| {
+        let is_one = matches!(&requirement.operator, Operator::In(values) if values.len() == 1);
+        is_one.then(|| Some((requirement.key.clone(), has.get(&requirement.key)?.clone())))?
+    };
+    selector.requirements().map(value).collect()
+}
+
+/// Whether two items of `ports` mean the same.
+fn is_same_port(one: &Value, other: &Value) -> bool {
+    let parts = |port: &Value| {
+        let text = |key: &str, default: &str| match port.get(key) {
+            None | Some(Value::Null) => default.to_owned(),
+            Some(Value::String(text)) => text.clone(),
+            Some(value) => value.to_string(),
+        };
+        let is_text = port.get("port").is_some_and(Value::is_string);
+        (text("protocol", "TCP"), text("port", ""), text("endPort", ""), is_text)
+    };
+    parts(one) == parts(other)
+}
+
+/// The index at the end of a path: 1 of `spec.ingress[1]`.
+pub(super) fn index(path: &str) -> Option<&str> {
+    path.strip_suffix(']')?.rsplit_once('[').map(|(_, index)| index)
+}

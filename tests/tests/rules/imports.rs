@@ -1,0 +1,328 @@
+//! No circle of imports: in each folder of source, a file or folder that imports from another
+//! one, directly or by others, is not imported from there. The compiler's folders also keep the
+//! order of the table in ARCHITECTURE.md.
+//!
+//! A folder and what is in it count as one thing seen from outside, and what a file takes from
+//! its own folder's `mod.rs` is no import. Test modules are left out.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+/// The sources of the workspace's crates.
+const CRATES: [&str; 6] =
+    ["agent/src", "cni-plugin/src", "compiler/src", "tests/failing-netlink/src", "tests/lab/src", "tests/src"];
+
+/// Folders whose files still import from each other, by crate.
+const CIRCULAR: [(&str, &str); 1] = [("agent/src", "command/explain")];
+
+/// The path of a module below the root of its crate.
+type Module = Vec<String>;
+
+/// Which modules import from which.
+type Imports = BTreeMap<Module, BTreeSet<Module>>;
+
+fn root() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+}
+
+/// The files below a folder with the modules that they are, without those of tests by name.
+fn files(folder: &Path, at: &[String], found: &mut BTreeMap<Module, String>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
+        if name == "tests" || name.ends_with("_tests") {
+            continue;
+        }
+        let inside = [at, &[name.clone()]].concat();
+        if path.is_dir() {
+            files(&path, &inside, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let is_root = matches!(name.as_str(), "mod" | "lib" | "main");
+            let module = if is_root { at.to_vec() } else { inside };
+            let text = std::fs::read_to_string(&path).unwrap();
+            // A crate may have a library and a program: both are its root.
+            found.entry(module).or_default().push_str(&text);
+        }
+    }
+}
+
+/// The words and signs of a source, without comments, texts and characters.
+fn tokens(text: &str) -> Vec<&str> {
+    let mut found = Vec::new();
+    let mut rest = text;
+    while let Some(first) = rest.chars().next() {
+        let is_word = |c: char| c.is_alphanumeric() || c == '_';
+        let length = match first {
+            '/' if rest.starts_with("//") => rest.find('\n').unwrap_or(rest.len()),
+            '/' if rest.starts_with("/*") => rest.find("*/").map_or(rest.len(), |end| end + 2),
+            '"' => text_length(rest),
+            'r' | 'b' if rest.trim_start_matches(['r', 'b', '#']).starts_with('"') && !rest.starts_with("b#") => {
+                let begin = rest.find('"').unwrap();
+                let end = format!("\"{}", "#".repeat(rest[..begin].matches('#').count()));
+                if rest[..begin].contains('r') {
+                    begin + 1 + rest[begin + 1..].find(&end).unwrap_or(0) + end.len()
+                } else {
+                    begin + text_length(&rest[begin..])
+                }
+            }
+            // A character; anything else with a quote is a lifetime.
+            '\'' if rest[1..].starts_with('\\') => 4 + rest[3..].find('\'').unwrap_or(0),
+            '\'' if rest.chars().nth(2) == Some('\'') => rest.char_indices().nth(3).map_or(rest.len(), |(at, _)| at),
+            first if is_word(first) => rest.find(|c| !is_word(c)).unwrap_or(rest.len()),
+            ':' if rest.starts_with("::") => 2,
+            first => first.len_utf8(),
+        };
+        let (token, after) = rest.split_at(length);
+        let is_kept = token == "::" || token.chars().all(is_word) || (token.len() == 1 && !token.trim().is_empty());
+        if is_kept && token != "'" {
+            found.push(token);
+        }
+        rest = after;
+    }
+    found
+}
+
+/// The length of a text with its quotes.
+fn text_length(rest: &str) -> usize {
+    let mut is_escaped = false;
+    let end = rest.char_indices().skip(1).find(|(_, c)| {
+        let is_end = *c == '"' && !is_escaped;
+        is_escaped = *c == '\\' && !is_escaped;
+        is_end
+    });
+    end.map_or(rest.len(), |(at, _)| at + 1)
+}
+
+/// The place behind what a bracket at this place encloses.
+fn behind(tokens: &[&str], open: usize) -> usize {
+    let mut depth = 0;
+    for (at, token) in tokens.iter().enumerate().skip(open) {
+        match *token {
+            "(" | "[" | "{" => depth += 1,
+            ")" | "]" | "}" => depth -= 1,
+            _ => {}
+        }
+        if depth == 0 {
+            return at + 1;
+        }
+    }
+    tokens.len()
+}
+
+/// Takes what exists for tests alone out of a source, and answers the modules among it that have
+/// files of their own.
+fn without_tests<'a>(tokens: &[&'a str]) -> (Vec<&'a str>, Vec<&'a str>) {
+    let (mut kept, mut modules, mut at) = (Vec::new(), Vec::new(), 0);
+    while at < tokens.len() {
+        let is_test = |of: &[&str]| {
+            of.starts_with(&["#", "[", "cfg", "(", "test", ")"])
+                || of.starts_with(&["#", "[", "cfg", "(", "all", "(", "test"])
+        };
+        if !is_test(&tokens[at..]) {
+            kept.push(tokens[at]);
+            at += 1;
+            continue;
+        }
+        while tokens.get(at) == Some(&"#") {
+            at = behind(tokens, at + 1);
+        }
+        let begin = at;
+        while at < tokens.len() && !matches!(tokens[at], ";" | "{") {
+            at = if matches!(tokens[at], "(" | "[") { behind(tokens, at) } else { at + 1 };
+        }
+        if tokens.get(at) == Some(&"{") {
+            at = behind(tokens, at);
+        } else if let Some(module) = tokens[begin..at].iter().position(|token| *token == "mod") {
+            modules.extend(tokens.get(begin + module + 1));
+            at += 1;
+        }
+    }
+    (kept, modules)
+}
+
+/// The paths of a source: those of its `use`s, each whole, and all others.
+fn paths<'a>(tokens: &[&'a str]) -> Vec<Vec<&'a str>> {
+    fn tree<'a>(tokens: &[&'a str], at: &mut usize, before: &[&'a str], found: &mut Vec<Vec<&'a str>>) {
+        let mut path = before.to_vec();
+        while let Some(token) = tokens.get(*at) {
+            *at += 1;
+            match *token {
+                "{" => loop {
+                    tree(tokens, at, &path, found);
+                    if tokens.get(*at - 1) != Some(&",") {
+                        break;
+                    }
+                },
+                "," | "}" | ";" => break,
+                // The name that it gets here does not matter.
+                "as" => *at += 1,
+                "::" => {}
+                name => path.push(name),
+            }
+        }
+        found.push(path);
+    }
+    let (mut found, mut at) = (Vec::new(), 0);
+    while at < tokens.len() {
+        if tokens[at] == "use" && tokens.get(at + 1) != Some(&"<") {
+            at += 1;
+            tree(tokens, &mut at, &[], &mut found);
+            continue;
+        }
+        let mut path = vec![tokens[at]];
+        while tokens.get(at + 1) == Some(&"::") && at + 2 < tokens.len() {
+            path.push(tokens[at + 2]);
+            at += 2;
+        }
+        if path.len() > 1 {
+            found.push(path);
+        }
+        at += 1;
+    }
+    found
+}
+
+/// Which module of a crate imports from which.
+fn imports(mut sources: BTreeMap<Module, String>) -> Imports {
+    let of_tests: Vec<Module> = (sources.iter())
+        .flat_map(|(module, text)| {
+            let (_, modules) = without_tests(&tokens(text));
+            modules.iter().map(|name| [module.as_slice(), &[(*name).to_owned()]].concat()).collect::<Vec<_>>()
+        })
+        .collect();
+    sources.retain(|module, _| !of_tests.iter().any(|of| module.starts_with(of)));
+    let mut imports = Imports::new();
+    for (module, text) in &sources {
+        let (kept, _) = without_tests(&tokens(text));
+        for path in paths(&kept) {
+            let mut rest = path.as_slice();
+            let mut target = match rest.first() {
+                Some(&"crate") => Module::new(),
+                Some(&("super" | "self")) => module.clone(),
+                Some(first) if sources.contains_key(&[module.as_slice(), &[(*first).to_owned()]].concat()) => {
+                    module.clone()
+                }
+                // Of another crate, or of something that a `use` names.
+                _ => continue,
+            };
+            while let Some((&("crate" | "super" | "self"), left)) = rest.split_first() {
+                if rest[0] == "super" {
+                    target.pop();
+                }
+                rest = left;
+            }
+            target.extend(rest.iter().map(|name| (*name).to_owned()));
+            while !target.is_empty() && !sources.contains_key(&target) {
+                target.pop();
+            }
+            imports.entry(module.clone()).or_default().insert(target);
+        }
+    }
+    imports
+}
+
+/// For each folder: what of it imports from what else of it, with one import as an example.
+fn between_siblings(imports: &Imports) -> BTreeMap<Module, BTreeMap<(String, String), String>> {
+    let mut found = BTreeMap::<Module, BTreeMap<_, _>>::new();
+    for (from, targets) in imports {
+        for to in targets {
+            let common = from.iter().zip(to).take_while(|(one, other)| one == other).count();
+            if common == from.len() || common == to.len() {
+                continue;
+            }
+            let example = format!("{} imports from {}", from.join("::"), to.join("::"));
+            let pair = (from[common].clone(), to[common].clone());
+            found.entry(from[..common].to_vec()).or_default().insert(pair, example);
+        }
+    }
+    found
+}
+
+/// The circles of a crate by their folders, with the imports that they are made of.
+fn circles(imports: &Imports) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    for (folder, edges) in between_siblings(imports) {
+        let reaches = |from: &str, to: &str| {
+            let (mut seen, mut open) = (BTreeSet::new(), vec![from]);
+            while let Some(at) = open.pop() {
+                for (_, next) in edges.keys().filter(|(one, _)| one == at) {
+                    if next == to {
+                        return true;
+                    }
+                    if seen.insert(next.as_str()) {
+                        open.push(next);
+                    }
+                }
+            }
+            false
+        };
+        let circular = edges.iter().filter(|((from, to), _)| reaches(to, from));
+        found.extend(circular.map(|(_, example)| (folder.join("/"), example.clone())));
+    }
+    found
+}
+
+fn of_crate(source: &str) -> Imports {
+    let mut sources = BTreeMap::new();
+    files(&root().join(source), &[], &mut sources);
+    imports(sources)
+}
+
+#[test]
+fn no_modules_import_from_each_other() {
+    for source in CRATES {
+        let imports = of_crate(source);
+        assert!(imports.values().map(BTreeSet::len).sum::<usize>() > 3, "no imports are found in {source}");
+        let (known, new): (Vec<_>, Vec<_>) =
+            circles(&imports).into_iter().partition(|(folder, _)| CIRCULAR.contains(&(source, folder)));
+        assert!(new.is_empty(), "{source}: circles of imports: {new:#?}");
+        let known: BTreeSet<String> = known.into_iter().map(|(folder, _)| folder).collect();
+        let expected = CIRCULAR.iter().filter(|(of, _)| *of == source).map(|(_, folder)| (*folder).to_owned());
+        assert_eq!(known, expected.collect(), "{source}: take what has no circle any more off the list");
+    }
+}
+
+#[test]
+fn the_compilers_folders_import_only_from_those_above_them_in_the_table() {
+    let page = std::fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
+    let rows = page.lines().skip_while(|line| !line.starts_with("| folder |")).skip(2);
+    let table: Vec<&str> = rows.map_while(|line| line.strip_prefix("| `")?.split('`').next()).collect();
+    let imports = of_crate("compiler/src");
+    let folders: BTreeSet<&str> = (imports.keys().filter_map(|module| module.first()).map(String::as_str))
+        .filter(|name| root().join("compiler/src").join(name).is_dir())
+        .collect();
+    assert_eq!(folders, table.iter().copied().collect(), "the folders, and those of the table");
+    let place = |name: &String| table.iter().position(|folder| folder == name);
+    for ((from, to), example) in &between_siblings(&imports)[&Module::new()] {
+        // Beside the folders there is the library's root with its example.
+        let (Some(from), Some(to)) = (place(from), place(to)) else { continue };
+        assert!(to < from, "{example}, which is below it in the table");
+    }
+}
+
+/// The circles of a crate of these files.
+fn circles_of(files: &[(&str, &str)]) -> Vec<(String, String)> {
+    let module = |path: &str| path.split('/').filter(|part| !part.is_empty()).map(str::to_owned).collect();
+    circles(&imports(files.iter().map(|(path, text)| (module(path), (*text).to_owned())).collect()))
+}
+
+#[test]
+fn a_planted_circle_is_found() {
+    for (files, expected) in [
+        // By `use`, by a whole path, nested, and of the crate's root.
+        (&[("", ""), ("a", "use super::b::B;"), ("b", "fn f() { super::a::f() }")][..], 2),
+        (&[("a", "use crate::{c, b::{self, B as C}};"), ("b", "use crate::c;"), ("c", "use crate::a::A;")], 4),
+        (&[("a", "use crate::d::b::B;"), ("d", ""), ("d/b", "use super::super::a;")], 2),
+        (&[("d", ""), ("d/a", "use super::b;"), ("d/b", "use super::a;")], 2),
+        // What looks like one and is none.
+        (&[("a", "use super::b;"), ("b", "// use super::a;\nconst A: &str = \"use super::a;\"; fn f<'a>() {}")], 0),
+        (&[("a", "use super::b;"), ("b", "const A: [char; 3] = ['\\'','\"','x']; use super::a;")], 2),
+        (&[("a", "use super::b;"), ("b", "#[cfg(test)]\nmod tests { use super::super::a; }\nstruct B;")], 0),
+        (&[("a", "use super::b;"), ("b", "#[cfg(test)]\nmod t;\n"), ("b/t", "use crate::a;")], 0),
+        (&[("a", "use super::b;"), ("b", "#[cfg(test)]\nfn f() { crate::a::f() }\n")], 0),
+        (&[("d", "mod a; use a::A;"), ("d/a", "use super::D;"), ("e", "use crate::d::a;")], 0),
+    ] {
+        let found = circles_of(files);
+        assert_eq!(found.len(), expected, "{files:?}: {found:#?}");
+    }
+}
