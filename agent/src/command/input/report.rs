@@ -113,7 +113,7 @@ fn lines(passed: &PassedOver) -> impl Iterator<Item = (bool, String)> {
                 )
             }
         };
-        all.push((matches!(foreign, Foreign::Template | Foreign::Encrypted), line));
+        all.push((matches!(foreign, OtherDocument::Template | OtherDocument::Encrypted), line));
     }
     let folders: Vec<String> = passed.kustomizations.iter().map(|folder| folder.display().to_string()).collect();
     if let Some(first) = folders.first() {
