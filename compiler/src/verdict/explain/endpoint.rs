@@ -164,7 +164,7 @@ fn of_pods(cluster: &Cluster, groups: &Groups, pods: &[PodId]) -> EndpointExplan
             }
         }
         let ends = pods.iter().map(|pod| End::Pod(*pod));
-        let outside = outside(cluster, groups, ends, direction);
+        let outside = outside(cluster, groups, ends.clone(), direction);
         let shown = |ends: &[End]| match direction {
             Direction::Egress => (is_own(ends), true),
             Direction::Ingress => (true, is_own(ends)),
@@ -172,7 +172,7 @@ fn of_pods(cluster: &Cluster, groups: &Groups, pods: &[PodId]) -> EndpointExplan
         let selection = Selection { shown: &shown, traffic: Traffic::all() };
         let matrix = Matrix::part(cluster, groups, &options, &selection);
         let [peers, common_peers, differing_peers, unknown_peers] = peers(cluster, &matrix, direction);
-        let may_be_isolated = ends.clone().any(|end| !end.deciding(cluster, groups, direction, None).is_certain());
+        let may_be_isolated = { ends }.any(|end| !end.deciding(cluster, groups, direction, None).is_certain());
         let pods = pods.len();
         Side {
             direction,
