@@ -293,7 +293,8 @@ impl<'a> Kinds<'a> {
         let mut may = MayAdmit::default();
         for (atom, admitted) in &group.admitted {
             let is_by_face = match atom {
-                Atom::Everyone => continue,
+                Atom::Everyone if admitted.named.is_empty() => continue,
+                Atom::Everyone => true,
                 // Every end that has no address yet may be in the block.
                 Atom::Block(block) if admitted.named.is_empty() => {
                     let traffic = known.id(&admitted.traffic);
@@ -336,13 +337,17 @@ impl<'a> Kinds<'a> {
     /// The faces of ends that an atom may mean.
     fn maybe_held(&self, atom: &Atom, by_class: &FxHashMap<ClassId, Vec<usize>>) -> Vec<usize> {
         let candidates: Vec<usize> = match atom {
-            Atom::Everyone => Vec::new(),
+            // By a name, what was not read may have any port.
+            Atom::Everyone => (0..self.faces.len()).filter(|face| self.faces[*face].is_unread).collect(),
             Atom::Pods(peer) => {
                 let classes = self.cluster.possibly_selected(peer);
                 let by_class = classes.iter().filter_map(|class| by_class.get(class)).flatten().copied();
                 by_class.chain((0..self.faces.len()).filter(|face| self.faces[*face].is_unread)).collect()
             }
-            Atom::Block(_) => (0..self.faces.len()).filter(|face| self.faces[*face].zone.is_none()).collect(),
+            Atom::Block(_) => {
+                let is_open = |face: &usize| self.faces[*face].zone.is_none() || self.faces[*face].is_unread;
+                (0..self.faces.len()).filter(is_open).collect()
+            }
         };
         let may_hold = |place: &usize| {
             let face = &self.faces[*place];
