@@ -68,6 +68,7 @@ pub fn pod(number: usize, namespace: &str, labels: Labels, node: &str) -> Pod {
         ports: Vec::new(),
         finished: false,
         terminating: false,
+        not_ready: false,
         started: None,
         host_network: false,
         config_hash: None,

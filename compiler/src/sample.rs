@@ -13,7 +13,7 @@ use crate::cluster::Cluster;
 use crate::object::{ContainerPort, Labels, Namespace, NetworkPolicy, Node, Objects, Pod, Protocol, Workload};
 
 /// A pod from `NS/NAME key=value … ADDRESS … :name=8080 @node Kind/workload`, and the words
-/// `hostNetwork`, `terminating` and `finished`.
+/// `hostNetwork`, `terminating`, `not-ready` and `finished`.
 pub(crate) fn pod(text: &str) -> Pod {
     let mut words = text.split(' ');
     let (namespace, name) = words.next().and_then(|name| name.split_once('/')).unwrap();
@@ -42,6 +42,8 @@ pub(crate) fn pod(text: &str) -> Pod {
             pod.host_network = true;
         } else if word == "terminating" {
             pod.terminating = true;
+        } else if word == "not-ready" {
+            pod.not_ready = true;
         } else if word == "finished" {
             pod.finished = true;
         } else {

@@ -183,6 +183,7 @@ fn pod() -> impl Strategy<Value = Pod> {
                 ports,
                 finished,
                 terminating,
+                not_ready: false,
                 started,
                 host_network,
                 config_hash: None,

@@ -17,7 +17,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use clap::builder::RangedI64ValueParser;
+use clap::builder::{RangedI64ValueParser, RangedU64ValueParser};
 use npc_agent::cni::{self, AskPolicies};
 use npc_agent::dataplane::Linux;
 use npc_agent::dataplane::backend::Backend;
@@ -27,7 +27,7 @@ use npc_agent::serve::Purpose;
 use npc_agent::service::ServiceManager;
 use npc_agent::source::held::Times;
 use npc_agent::source::kube;
-use npc_compiler::ruleset::layout;
+use npc_compiler::ruleset::layout::{self, SetMembers};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 use tracing::{error, info, warn};
@@ -210,6 +210,12 @@ struct Enforcement {
     /// route to that interface.
     #[arg(long, env = "NPC_ANTI_SPOOF")]
     anti_spoof: bool,
+
+    /// How many members the sets may have together that the policies of one namespace
+    /// need on this node. Beyond that, the policies that name most admit nothing here.
+    #[arg(long, value_name = "COUNT", env = "NPC_MAX_SET_MEMBERS", default_value_t = SetMembers::default().0,
+        value_parser = RangedU64ValueParser::<u64>::new().range(1..))]
+    max_set_members: u64,
 }
 
 #[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
@@ -368,6 +374,7 @@ fn rules_of(chosen: &Enforcement) -> anyhow::Result<layout::Options> {
         keep_established: chosen.keep_established,
         allow_tunnels: chosen.allow_tunnels,
         anti_spoof: chosen.anti_spoof,
+        set_members: SetMembers(chosen.max_set_members),
         seed: seed.map(|seed| seed.parse()).transpose().context("NPC_SEED")?,
         ..layout::Options::default()
     })

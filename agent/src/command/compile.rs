@@ -96,8 +96,9 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
         Format::Iptables | Format::Json => {
             let node = args.node.as_deref().unwrap_or_default();
             nodes::is_known(cluster, node)?;
-            let program =
-                layout::ruleset(cluster, node, &layout::Options { seed: args.seed, ..layout::Options::default() });
+            let set_members = input.set_members;
+            let options = layout::Options { seed: args.seed, set_members, ..layout::Options::default() };
+            let program = layout::ruleset(cluster, node, &options);
             match format {
                 Format::Json => output::json(&program::json(node, &program))?,
                 _ => program::text(node, &program, args.only, &mut output::raw())?,

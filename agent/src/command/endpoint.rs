@@ -2,7 +2,7 @@
 
 mod find;
 
-pub(super) use find::names;
+pub(super) use find::{names, of_same_name};
 pub(super) use npc_agent::endpoint::short_kind;
 use npc_agent::endpoint::{self, What};
 use npc_compiler::verdict::explain::{Port, Target};

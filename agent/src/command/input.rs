@@ -15,6 +15,8 @@ use npc_agent::source::manifests::{self, Loaded};
 use npc_agent::source::whatif::{self, Removal};
 use npc_compiler::cluster::Cluster;
 use npc_compiler::object::Objects;
+use npc_compiler::ruleset::layout::{Options, SetMembers};
+use npc_compiler::ruleset::members;
 
 use super::{Exit, Stop, unjudged};
 pub(super) use report::missing_rights;
@@ -72,6 +74,11 @@ pub(super) struct Args {
     /// Leave out documents that npc cannot read, instead of failing.
     #[arg(long)]
     allow_errors: bool,
+
+    /// The agents' --max-set-members, if it is not the default: over it, policies of a
+    /// namespace admit nothing on a node.
+    #[arg(long, value_name = "COUNT", default_value_t = SetMembers::default().0, hide_short_help = true)]
+    max_set_members: u64,
 }
 
 /// Where objects came from.
@@ -94,6 +101,8 @@ pub(super) struct Input {
     pub(super) warnings: Vec<String>,
     /// Where the objects came from.
     pub(super) source: Source,
+    /// How many members the sets of a namespace may have on a node.
+    pub(super) set_members: SetMembers,
     /// What the API server listed and npc cannot read.
     listed: Vec<String>,
 }
@@ -171,10 +180,15 @@ impl Args {
             loaded.objects.forget_computed_slices();
         }
         loaded.objects.declare_slice_pods();
-        let cluster = Cluster::new(&loaded.objects).with_unread(loaded.unread.clone());
+        let cluster = Cluster::new(&loaded.objects)
+            .with_unread(loaded.unread.clone())
+            .with_pod_makers(unjudged::pod_makers(&loaded.skipped));
+        let options = Options { set_members: SetMembers(self.max_set_members), ..Options::default() };
+        let cluster = members::bounded(cluster, &options);
         let mut warnings = unjudged::warnings(&loaded.skipped);
         warnings.extend(report::rights(&loaded.unread));
-        Ok(Input { loaded, cluster, namespace, warnings, source, listed })
+        let set_members = options.set_members;
+        Ok(Input { loaded, cluster, namespace, warnings, source, set_members, listed })
     }
 
     /// A cluster knows its namespaces; files may leave them out.

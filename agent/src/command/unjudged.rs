@@ -25,3 +25,13 @@ pub(super) fn warnings(skipped: &BTreeMap<String, usize>) -> Vec<String> {
     };
     by_consequence.into_iter().map(text).collect()
 }
+
+/// The kinds that make pods which the input does not have, as `1 Kafka.kafka.strimzi.io`.
+pub(super) fn pod_makers(skipped: &BTreeMap<String, usize>) -> Vec<String> {
+    let makes_pods = |qualified: &String| {
+        let (kind, group) = qualified.split_once('.').unwrap_or((qualified, ""));
+        consequence(group, kind) == Some(Consequence::MakesPods)
+    };
+    let makers = skipped.iter().filter(|(qualified, _)| makes_pods(qualified));
+    makers.map(|(qualified, count)| format!("{count} {qualified}")).collect()
+}

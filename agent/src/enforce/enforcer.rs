@@ -184,6 +184,7 @@ impl<K: Kernel> Enforcer<K> {
         let patience = if self.changed == Changed::Nothing { RETAINED_FOR } else { 2 * RETAINED_FOR };
         if self.retired.elapsed() >= patience && self.writer.can_write_rules() {
             engine.retire();
+            engine.reconsider_bound();
             self.retired = time::Instant::now();
         }
         let asked = match &self.options {
@@ -331,9 +332,11 @@ impl<K: Kernel> Enforcer<K> {
         swept
     }
 
-    /// Whether empty groups have expired.
+    /// Whether empty groups have expired, or policies that are over the bound on set members are to
+    /// be chosen anew.
     pub(super) fn has_expired_groups(&self) -> bool {
-        self.retired.elapsed() >= RETAINED_FOR && self.engine.retained().next().is_some()
+        let is_any = || self.engine.retained().next().is_some() || self.engine.has_policies_over_bound();
+        self.retired.elapsed() >= RETAINED_FOR && is_any()
     }
 
     /// The engine, which knows the cluster as of the last pass.

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot run its program has failed")]
 
 mod asked;
+mod bound;
 mod cases;
 mod compile;
 mod explain;

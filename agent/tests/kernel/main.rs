@@ -6,6 +6,7 @@
 mod agent;
 mod anti_spoof;
 mod azure;
+mod bound;
 mod bridge;
 mod bridges;
 mod by_hand;

@@ -19,6 +19,7 @@ mod flips;
 mod flows;
 mod labels;
 mod lists;
+mod members;
 mod ports;
 mod requests;
 mod rules;
@@ -49,7 +50,7 @@ struct Case {
 }
 
 /// All cases.
-const CASES: [Case; 15] = [
+const CASES: [Case; 16] = [
     Case { name: "nothing", abuse: |_| Ok(()), lists: true },
     Case { name: "labels: 300 pods with 1 MB of labels", abuse: labels::abuse, lists: true },
     Case { name: "lists: 300 policies with 1 MB of values", abuse: lists::abuse, lists: true },
@@ -57,6 +58,7 @@ const CASES: [Case; 15] = [
     Case { name: "blocks: a policy with 25,000 ipBlocks", abuse: blocks::abuse, lists: false },
     Case { name: "ports: a policy with 32,000 ports", abuse: ports::abuse, lists: false },
     Case { name: "rules: four policies with 8,000 rules", abuse: rules::abuse, lists: false },
+    Case { name: "members: 1,000 policies that each admit 20,000 pods", abuse: members::abuse, lists: false },
     Case {
         name: "flips: labels of a pod, 10 times a second",
         abuse: |scene| {

@@ -4,9 +4,9 @@
 //! The Service's EndpointSlices decide where the input has any. Where it has none and the
 //! Service has a selector, this works out what the controller of EndpointSlices would
 //! write: all pods that the selector selects, in their node's network or in their own,
-//! without those that are finished, and with a named `targetPort` resolved in each. The
-//! input then does not say which pods are ready, so a pod counts as ready unless it is being
-//! deleted. Where the Service has no selector either, the input does not say where it leads.
+//! without those that are finished, and with a named `targetPort` resolved in each. A pod is
+//! ready unless its status says that it is not, or it is being deleted; a file may have no
+//! status. Where the Service has no selector either, the input does not say where it leads.
 //!
 //! kube-proxy takes, for each address family, the endpoints of a port that are ready; if
 //! there is none, those that are terminating and still serve
@@ -14,9 +14,10 @@
 
 use std::net::IpAddr;
 
+use super::without_backend::WhyUnknown;
 use super::{Cluster, PodId};
 use crate::object::{
-    ContainerPort, EndpointSlice, Family, Pod, Protocol, Service, ServicePort, SliceEndpoint, TargetPort,
+    ContainerPort, EndpointSlice, Family, HostPort, Pod, Protocol, Service, ServicePort, SliceEndpoint, TargetPort,
 };
 
 /// Where a Service's port leads.
@@ -39,6 +40,19 @@ pub enum BackendEnd {
     Address(IpAddr),
 }
 
+/// Whether a host port leads to its pod at an address of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HostPortAt {
+    /// It does.
+    Here,
+    /// The input does not say on which node the pod is.
+    Perhaps,
+    /// The pod is on another node.
+    OtherNode,
+    /// `hostIP` binds it to another address.
+    OtherAddress,
+}
+
 /// Whether kube-proxy sends new connections to an endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
@@ -52,14 +66,15 @@ impl Cluster {
     /// Where a service leads by whichever port; `None` where the input does not say.
     #[must_use]
     pub fn behind(&self, service: &Service) -> Option<Vec<BackendEnd>> {
+        self.knows_slices(service)?;
         let slices = self.slices(service);
         if slices.is_empty() {
             self.knows_pods_of(service)?;
-            let listed = self.selected_by(service).map(|(id, pod)| (BackendEnd::Pod(id), State::of(pod)));
+            let listed = self.selected_by(service).map(|(id, pod)| (BackendEnd::Pod(id), State::of(pod, service)));
             return Some(in_use(listed));
         }
         let mut behind = Vec::new();
-        for family in Family::ALL {
+        for family in families(service) {
             let endpoints = slices.iter().flat_map(|slice| &slice.endpoints);
             let endpoints = endpoints.filter(|of| Family::of(&of.address) == family);
             behind.extend(in_use(endpoints.map(|of| (self.end_of(of), State::of_slice(of)))));
@@ -73,12 +88,14 @@ impl Cluster {
     /// has no port of the name that `targetPort` asks for is no backend.
     #[must_use]
     pub fn backends(&self, service: &Service, port: &ServicePort) -> Option<Vec<Backend>> {
+        self.knows_slices(service)?;
         let slices = self.slices(service);
         if slices.is_empty() {
             self.knows_pods_of(service)?;
             let listed = self.selected_by(service).filter_map(|(id, pod)| {
                 let port = target(port, &pod.ports)?;
-                Some((Backend { end: BackendEnd::Pod(id), port, family: None }, State::of(pod)))
+                let family = service.routing.only_family;
+                Some((Backend { end: BackendEnd::Pod(id), port, family }, State::of(pod, service)))
             });
             return Some(in_use(listed));
         }
@@ -92,7 +109,7 @@ impl Cluster {
         };
         let listed: Vec<(Backend, State)> = slices.iter().filter_map(listed).flatten().collect();
         let mut backends = Vec::new();
-        for family in Family::ALL {
+        for family in families(service) {
             backends.extend(in_use(listed.iter().filter(|(of, _)| of.family == Some(family)).copied()));
         }
         backends.sort_unstable();
@@ -105,6 +122,21 @@ impl Cluster {
             is_same
         });
         Some(backends)
+    }
+
+    /// The node of a place where a service leads, as far as the input says it.
+    #[must_use]
+    pub fn node_of_backend(&self, service: &Service, end: BackendEnd) -> Option<&str> {
+        match end {
+            BackendEnd::Pod(pod) => self.pod(pod).node.as_deref(),
+            BackendEnd::Address(address) => {
+                let endpoints = self.slices(service).iter().flat_map(|slice| &slice.endpoints);
+                let listed = endpoints.filter(|of| of.address == address).find_map(|of| of.node.as_deref());
+                listed.or_else(|| {
+                    self.nodes.iter().find(|(_, addresses)| addresses.contains(&address)).map(|(name, _)| name.as_str())
+                })
+            }
+        }
     }
 
     /// The service and its port to which a port of every node leads.
@@ -123,37 +155,42 @@ impl Cluster {
             .flat_map(|service| service.node_ports().map(move |(protocol, number)| (protocol, number, service)))
     }
 
-    /// The pods to which a port of the node with this address leads, each with the port
-    /// that it gets.
-    pub fn behind_host_port(
-        &self,
-        address: IpAddr,
-        protocol: Protocol,
-        number: u16,
-    ) -> impl Iterator<Item = (PodId, u16)> {
-        let is_meant = move |of: &&crate::object::HostPort| {
-            of.protocol == protocol && of.host_port == number && of.address.is_none_or(|only| only == address)
+    /// The pods that have a host port, and whether it leads to them at an address of a node.
+    pub fn host_ports_at(&self, address: IpAddr) -> impl Iterator<Item = (PodId, &HostPort, HostPortAt)> {
+        let at = move |id: PodId, pod: &Pod, port: &HostPort| {
+            // A DaemonSet has a pod on each node.
+            let is_everywhere = pod.is_template() && pod.workload.as_ref().is_some_and(|of| of.kind == "DaemonSet");
+            match &pod.node {
+                _ if port.address.is_some_and(|only| only != address) => HostPortAt::OtherAddress,
+                _ if is_everywhere => HostPortAt::Here,
+                None => HostPortAt::Perhaps,
+                Some(_) if self.is_own_node(id, address) => HostPortAt::Here,
+                Some(_) => HostPortAt::OtherNode,
+            }
         };
-        self.endpoints().filter_map(move |(id, pod)| {
-            let port = pod.host_ports.iter().find(is_meant)?.port;
-            self.is_own_node(id, address).then_some((id, port))
-        })
+        self.endpoints().flat_map(move |(id, pod)| pod.host_ports.iter().map(move |port| (id, port, at(id, pod, port))))
     }
 
-    fn slices(&self, service: &Service) -> &[EndpointSlice] {
+    /// Whether all of a service's EndpointSlices were read. Where the API server refuses to list
+    /// them, those of a selector are worked out.
+    fn knows_slices(&self, service: &Service) -> Option<()> {
+        (self.unread_slices(service).next().is_none()).then_some(())
+    }
+
+    pub(super) fn slices(&self, service: &Service) -> &[EndpointSlice] {
         let found = self.endpoint_slices.get(&(service.namespace.clone(), service.name.clone()));
         found.map_or(&[], Vec::as_slice)
     }
 
-    /// Whether all pods that a service's selector may select were read; none where it has no
+    /// Whether it is known which pods a service's selector selects; none where it has no
     /// selector.
     fn knows_pods_of(&self, service: &Service) -> Option<()> {
         service.selector.as_ref()?;
-        (!self.unread.iter().any(|unread| unread.may_hold("Pod", &service.namespace))).then_some(())
+        matches!(self.why_unknown(service), WhyUnknown::NoPod).then_some(())
     }
 
     /// The pods that a service's selector selects and that are not finished.
-    fn selected_by<'a>(&'a self, service: &'a Service) -> impl Iterator<Item = (PodId, &'a Pod)> {
+    pub(super) fn selected_by<'a>(&'a self, service: &'a Service) -> impl Iterator<Item = (PodId, &'a Pod)> {
         let selects = |pod: &Pod| {
             service.selector.as_ref().is_some_and(|selector| {
                 pod.namespace == service.namespace
@@ -182,8 +219,16 @@ impl Cluster {
 }
 
 impl State {
-    fn of(pod: &Pod) -> Self {
-        if pod.terminating { Self::ServesUntilGone } else { Self::Ready }
+    /// As the controller of EndpointSlices would write it.
+    fn of(pod: &Pod, service: &Service) -> Self {
+        match (pod.not_ready, pod.terminating) {
+            // What has no address is in no slice.
+            (true, _) if !pod.host_network && pod.addresses().next().is_none() => Self::Not,
+            _ if service.routing.publishes_not_ready => Self::Ready,
+            (true, _) => Self::Not,
+            (false, true) => Self::ServesUntilGone,
+            (false, false) => Self::Ready,
+        }
     }
 
     fn of_slice(endpoint: &SliceEndpoint) -> Self {
@@ -193,6 +238,12 @@ impl State {
             (false, false) => Self::Not,
         }
     }
+}
+
+/// The families of a service's addresses: kube-proxy reads the slices of no other.
+fn families(service: &Service) -> impl Iterator<Item = Family> {
+    let only = service.routing.only_family;
+    Family::ALL.into_iter().filter(move |family| only.is_none_or(|only| only == *family))
 }
 
 /// Those that kube-proxy takes of what is listed.
@@ -222,6 +273,7 @@ fn target(port: &ServicePort, ports: &[ContainerPort]) -> Option<u16> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::without_backend::WhyUnknown;
     use crate::object::{Exposure, Labels, Objects, Routing, SlicePort};
     use crate::sample::pod;
 
@@ -276,6 +328,47 @@ mod tests {
     }
 
     #[test]
+    fn a_pod_that_says_that_it_is_not_ready_is_no_backend_unless_the_service_publishes_it() {
+        let pods = [
+            "ns/a app=a 10.0.0.1 not-ready",
+            "ns/b app=a 10.0.0.2",
+            "ns/c app=a not-ready",
+            "ns/d app=a 10.0.0.4 terminating",
+        ];
+        let of = |pods: &[&str], publishes_not_ready| {
+            let cluster = cluster(pods, Vec::new());
+            let port = port(TargetPort::Number(80));
+            let routing = Routing { publishes_not_ready, ..Routing::default() };
+            let service = Service { routing, ..service(&port) };
+            let behind = cluster.behind(&service).map_or(0, |behind| behind.len());
+            let backends = shown(&cluster, cluster.backends(&service, &port));
+            assert_eq!(behind, backends.len());
+            backends
+        };
+        assert_eq!(of(&pods, false), ["b:80"]);
+        assert_eq!(of(&pods, true), ["a:80", "b:80", "d:80"], "what has no address is never one");
+        assert_eq!(of(&["ns/a app=a 10.0.0.1 not-ready terminating"], false), [""; 0], "it does not serve");
+        assert_eq!(of(&["ns/h app=a hostNetwork 192.0.2.1 not-ready"], false), [""; 0]);
+    }
+
+    #[test]
+    fn a_label_that_a_controller_adds_leaves_open_which_pods_a_service_has() {
+        let pods = ["ns/db StatefulSet/db app=a", "ns/web Deployment/web app=a"];
+        let of = |pods: &[&str], value: &str| {
+            let cluster = cluster(pods, Vec::new());
+            let port = port(TargetPort::Number(80));
+            let key = "statefulset.kubernetes.io/pod-name".to_owned();
+            let service = Service { selector: Some(Labels::from([(key, value.to_owned())])), ..service(&port) };
+            (shown(&cluster, cluster.backends(&service, &port)), cluster.why_unknown(&service))
+        };
+        let open = (vec!["?".to_owned()], WhyUnknown::LabelsOfControllers(vec!["db".to_owned()]));
+        assert_eq!(of(&pods, "db-0"), open);
+        assert_eq!(of(&pods, "other-0").0, [""; 0], "no pod of db has that name");
+        let live = ["ns/db-0 StatefulSet/db statefulset.kubernetes.io/pod-name=db-0 10.0.0.1"];
+        assert_eq!(of(&live, "db-0").0, ["db-0:80"]);
+    }
+
+    #[test]
     fn a_pod_in_its_nodes_network_is_a_backend() {
         assert_eq!(backends(&["ns/h app=a hostNetwork 192.0.2.1"], TargetPort::Number(443)), ["h:443"]);
     }
@@ -298,6 +391,7 @@ mod tests {
             is_ready: text.starts_with('+'),
             serves_until_gone: text.starts_with('~'),
             pod: pod.map(|name| ("ns".to_owned(), name.to_owned())),
+            node: None,
         };
         EndpointSlice {
             namespace: "ns".to_owned(),

@@ -253,4 +253,3 @@ fn keys_of(cluster: &Cluster, groups: &[RetainedGroup]) -> Vec<GroupKey> {
     };
     groups.iter().filter_map(key).collect()
 }
-

@@ -48,7 +48,8 @@ impl<'a> Admission<'a> {
         resolution: &Resolution,
     ) -> Self {
         let Merged { admitted, rules, places } = merge(rules, direction, resolution);
-        let source = |(policy, rule, ports): (_, _, Collected)| AdmittingRule { policy, rule, admitted: ports.finish() };
+        let source =
+            |(policy, rule, ports): (_, _, Collected)| AdmittingRule { policy, rule, admitted: ports.finish() };
         Self { admitted, rules: rules.into_iter().map(source).collect(), places }
     }
 

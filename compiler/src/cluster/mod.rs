@@ -17,6 +17,7 @@ mod open_groups;
 pub(crate) mod over_bound;
 pub mod selection;
 pub mod unread;
+pub mod without_backend;
 
 pub use contest::Contest;
 pub use open_groups::OpenGroups;
@@ -96,6 +97,8 @@ pub struct Cluster {
     implied_namespaces: BTreeSet<String>,
     /// What was not read and may decide.
     unread: Vec<Unread>,
+    /// What of the input makes pods that are not in it, in words.
+    pod_makers: Vec<String>,
     /// The classes of which not all is known that selectors ask for, in order.
     open: Vec<ClassId>,
 }
@@ -143,6 +146,7 @@ impl Cluster {
             }),
             implied_namespaces: objects.implied_namespaces.clone(),
             unread: Vec::new(),
+            pod_makers: Vec::new(),
             open: Vec::new(),
             namespaces,
             owners,
@@ -305,6 +309,12 @@ impl Cluster {
     #[must_use]
     pub fn is_node(&self, address: IpAddr) -> bool {
         self.node_addresses.contains(&address)
+    }
+
+    /// Whether the input says which addresses are those of nodes.
+    #[must_use]
+    pub fn knows_nodes(&self) -> bool {
+        !self.node_addresses.is_empty() && !self.unread.iter().any(|unread| unread.may_hold("Node", ""))
     }
 
     /// The nodes that are known, with their addresses.

@@ -48,6 +48,17 @@ impl UnknownLabels {
         }
     }
 
+    /// Whether a selector selects what has these labels and the unknown ones.
+    pub(super) fn selects(&self, selector: &Selector, labels: &Labels) -> Selection {
+        match self {
+            Self::None => certain(selector.matches(labels)),
+            unknown => {
+                let each = selector.requirements().map(|requirement| unknown.selection(requirement, labels));
+                each.min().unwrap_or(Selection::Certain)
+            }
+        }
+    }
+
     fn selection(&self, requirement: &Requirement, labels: &Labels) -> Selection {
         let workload = match self {
             Self::None => return certain(requirement.matches(labels)),
@@ -79,13 +90,7 @@ impl Class {
     /// Whether a selector selects its endpoints.
     #[must_use]
     pub fn selection(&self, selector: &Selector) -> Selection {
-        match &self.unknown {
-            UnknownLabels::None => certain(selector.matches(&self.labels)),
-            unknown => {
-                let each = selector.requirements().map(|requirement| unknown.selection(requirement, &self.labels));
-                each.min().unwrap_or(Selection::Certain)
-            }
-        }
+        self.unknown.selects(selector, &self.labels)
     }
 
     /// The keys of labels that a selector asks for and the input does not say; none where it
@@ -107,6 +112,13 @@ impl Cluster {
         unread.dedup();
         self.unread = unread;
         self.find_open();
+        self
+    }
+
+    /// The same cluster, in which these objects, in words, make pods that the input has not.
+    #[must_use]
+    pub fn with_pod_makers(mut self, makers: Vec<String>) -> Self {
+        self.pod_makers = makers;
         self
     }
 

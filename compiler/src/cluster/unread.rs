@@ -47,6 +47,24 @@ impl Unread {
     }
 }
 
+/// The kinds whose objects make pods.
+const WORKLOADS: [&str; 7] =
+    ["Deployment", "StatefulSet", "DaemonSet", "ReplicaSet", "ReplicationController", "Job", "CronJob"];
+
+impl Unread {
+    /// Whether objects that make pods in this namespace may be missing.
+    #[must_use]
+    pub fn may_make_pods(&self, namespace: &str) -> bool {
+        WORKLOADS.iter().any(|kind| self.may_hold(kind, namespace))
+    }
+
+    /// Whether the API server refused to list them; else they are there and cannot be read.
+    #[must_use]
+    pub fn is_refused(&self) -> bool {
+        ["no right to list ", "the API server has no "].iter().any(|begin| self.why.starts_with(begin))
+    }
+}
+
 impl fmt::Display for Unread {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.kind {
@@ -81,5 +99,7 @@ mod tests {
         let document = unread(None, Extent::Everywhere);
         assert!(document.may_hold("NetworkPolicy", "shop") && document.may_hold("Node", ""));
         assert!(!unread(None, Extent::In("ops".to_owned())).may_hold("Pod", "shop"));
+        let job = unread(Some("Job"), Extent::In("ops".to_owned()));
+        assert!(job.may_make_pods("ops") && !job.may_make_pods("shop") && !job.is_refused());
     }
 }

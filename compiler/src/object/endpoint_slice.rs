@@ -51,6 +51,8 @@ pub struct SliceEndpoint {
     pub serves_until_gone: bool,
     /// The namespace and name of the pod that `targetRef` names.
     pub pod: Option<(String, String)>,
+    /// `nodeName`
+    pub node: Option<String>,
 }
 
 fn pod_of(reference: Option<core::ObjectReference>, namespace: &str) -> Option<(String, String)> {
@@ -76,7 +78,8 @@ impl From<discovery::EndpointSlice> for EndpointSlice {
             let is_ready = conditions.ready.unwrap_or(true);
             let serves_until_gone = conditions.terminating.unwrap_or(false) && conditions.serving.unwrap_or(is_ready);
             let address = endpoint.addresses.first().and_then(|text| parse_address(text))?;
-            Some(SliceEndpoint { address, is_ready, serves_until_gone, pod: pod_of(endpoint.target_ref, &namespace) })
+            let pod = pod_of(endpoint.target_ref, &namespace);
+            Some(SliceEndpoint { address, is_ready, serves_until_gone, pod, node: endpoint.node_name })
         };
         let endpoints = slice.endpoints.into_iter().flatten().filter_map(endpoint).collect();
         let ports = slice.ports.into_iter().flatten();
@@ -103,7 +106,7 @@ impl EndpointSlice {
             let made = |addresses: Option<Vec<core::EndpointAddress>>, is_ready| {
                 let made = |of: core::EndpointAddress| {
                     let (address, pod) = (parse_address(&of.ip)?, pod_of(of.target_ref, &namespace));
-                    Some(SliceEndpoint { address, is_ready, serves_until_gone: false, pod })
+                    Some(SliceEndpoint { address, is_ready, serves_until_gone: false, pod, node: of.node_name })
                 };
                 addresses.into_iter().flatten().filter_map(made).collect::<Vec<_>>()
             };

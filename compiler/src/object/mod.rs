@@ -152,6 +152,10 @@ pub struct Pod {
     /// `metadata.deletionTimestamp` is set: it goes away, and keeps its
     /// network until it is gone.
     pub terminating: bool,
+    /// It says that it is not ready: the condition `Ready` is not `True`, or it is pending and has no
+    /// address. A pod of a file without a status counts as ready. Only Services ask; the agent does
+    /// not keep it.
+    pub not_ready: bool,
     /// `status.startTime`, in seconds since 1970: when kubelet took it on.
     pub started: Option<i64>,
     /// `spec.hostNetwork`: it has its node's network and is no endpoint.
@@ -371,6 +375,9 @@ impl From<core::Pod> for Pod {
         made.host_addresses.dedup();
         made.finished = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
         made.terminating = metadata.deletion_timestamp.is_some();
+        let mut conditions = status.conditions.into_iter().flatten();
+        let is_pending = status.phase.as_deref() == Some("Pending") && made.addresses().next().is_none();
+        made.not_ready = is_pending || conditions.any(|of| of.type_ == "Ready" && of.status != "True");
         made.started = status.start_time.map(|time| time.0.as_second());
         made
     }
@@ -417,6 +424,7 @@ impl Pod {
             unnamed_ports: unnamed_ports.into(),
             finished: false,
             terminating: false,
+            not_ready: false,
             started: None,
             host_network: spec.host_network.unwrap_or(false),
             host_ports: host_ports.into(),

@@ -1,12 +1,14 @@
 //! Services: how a client's address and port become a pod's.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use super::{Labels, Protocol, parse_address};
+use crate::algebra::cidr::Cidr;
+
+use super::{Family, Labels, Protocol, parse_address};
 
 /// A service: how a client's name and port become a pod's address and port.
 /// Policy sees only the latter.
@@ -40,6 +42,17 @@ pub struct Routing {
     pub node_ports: BTreeMap<(Protocol, u16), u16>,
     /// `internalTrafficPolicy: Local`: a pod gets only backends on its own node.
     pub is_node_local: bool,
+    /// `publishNotReadyAddresses`: pods that are not ready are backends too.
+    pub publishes_not_ready: bool,
+    /// `clusterIP: None`: its name leads to its pods' addresses, and kube-proxy does nothing.
+    pub is_headless: bool,
+    /// The only family of its addresses, from `ipFamilies`, else from `clusterIPs`.
+    pub only_family: Option<Family>,
+    /// Those of its addresses that are no `clusterIPs`: external ones and a load balancer's.
+    pub external_addresses: Vec<IpAddr>,
+    /// `loadBalancerSourceRanges`: the clients that the load balancer's addresses take; all where
+    /// it is empty.
+    pub source_ranges: Vec<Cidr>,
 }
 
 /// How a service is reached from outside the cluster.
@@ -98,17 +111,33 @@ impl From<core::Service> for Service {
             _ => Exposure::AnyNode,
         };
         let ingress = service.status.and_then(|s| s.load_balancer).and_then(|l| l.ingress).unwrap_or_default();
-        let listed = (spec.cluster_ips.unwrap_or_default().into_iter())
-            .chain(spec.cluster_ip)
-            .chain(spec.external_ips.unwrap_or_default())
-            .chain(ingress.into_iter().filter_map(|i| i.ip));
-        let mut addresses: Vec<IpAddr> = listed.filter_map(|text| parse_address(&text)).collect();
-        addresses.sort_unstable();
-        addresses.dedup();
+        let listed = spec.cluster_ips.unwrap_or_default();
+        let listed_families: BTreeSet<Family> =
+            listed.iter().filter_map(|text| parse_address(text)).map(|address| Family::of(&address)).collect();
+        let inside: Vec<String> = listed.into_iter().chain(spec.cluster_ip).collect();
+        let is_headless = inside.iter().any(|text| text == "None");
+        let outside = spec.external_ips.unwrap_or_default().into_iter().chain(ingress.into_iter().filter_map(|i| i.ip));
+        let inside: BTreeSet<IpAddr> = inside.iter().filter_map(|text| parse_address(text)).collect();
+        let outside: BTreeSet<IpAddr> = outside.filter_map(|text| parse_address(&text)).collect();
+        let addresses = inside.union(&outside).copied().collect();
+        let said = spec.ip_families.unwrap_or_default();
+        let said = said.iter().filter_map(|text| Family::ALL.into_iter().find(|family| family.to_string() == *text));
+        let mut families: BTreeSet<Family> = said.collect();
+        if families.is_empty() {
+            families = listed_families;
+        }
         let is_external_name = spec.type_.as_deref() == Some("ExternalName");
         let mut routing = Routing {
             external_name: spec.external_name.filter(|_| is_external_name),
             is_node_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
+            publishes_not_ready: spec.publish_not_ready_addresses == Some(true),
+            is_headless,
+            only_family: families.first().copied().filter(|_| families.len() == 1),
+            external_addresses: outside.difference(&inside).copied().collect(),
+            source_ranges: (spec.load_balancer_source_ranges.into_iter().flatten())
+                .filter(|_| spec.type_.as_deref() == Some("LoadBalancer"))
+                .filter_map(|text| Cidr::parse(text.trim()).ok())
+                .collect(),
             ..Routing::default()
         };
         let ports = spec.ports.unwrap_or_default().into_iter().filter_map(|p| {

@@ -29,6 +29,7 @@ impl Objects {
             }
             let pod = made.entry((namespace.clone(), name.clone())).or_insert_with(|| Pod {
                 only_in_slice: true,
+                node: endpoint.node.clone(),
                 ..Pod::from_template(namespace.clone(), name.clone(), Labels::new(), core::PodSpec::default())
             });
             match endpoint.address {

@@ -62,7 +62,7 @@ impl Bounds {
 }
 
 /// The groups that decide about an end in a direction.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Deciding {
     /// What all of these admit passes for certain; without any, everything does.
     pub least: SmallVec<[GroupId; 1]>,

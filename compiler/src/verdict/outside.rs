@@ -1,15 +1,19 @@
 //! What ends exchange with addresses outside the cluster, in as few entries as possible.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+
+use smallvec::SmallVec;
 
 use crate::algebra::block_text::written_blocks;
 use crate::algebra::cidr::{self, AddressSet};
+use crate::algebra::ranges::RangeSet;
 use crate::algebra::traffic::Traffic;
 use crate::cluster::Cluster;
 use crate::cluster::group::{Atom, GroupId, Groups};
 use crate::object::Family;
 use crate::policy::Direction;
+use crate::verdict::bounds::Deciding;
 use crate::verdict::flow::End;
 use crate::verdict::pairs;
 
@@ -22,14 +26,21 @@ pub struct Outside {
     pub traffic: Traffic,
 }
 
-/// What is meant where the input does not say which policies apply to an end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Certainty {
-    /// What is allowed for certain.
-    Least,
-    /// What may be allowed.
-    Most,
+/// What ends exchange with addresses outside the cluster, by what is certain of it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct OutsideBounds {
+    /// What some of the ends may exchange for certain.
+    pub allowed: Vec<Outside>,
+    /// What of it every end may exchange; the same where the ends do not differ.
+    pub common: Vec<Outside>,
+    /// What of it not every end may exchange for certain.
+    pub differs: Vec<Outside>,
+    /// What some may exchange besides: the input lacks a fact.
+    pub unknown: Vec<Outside>,
 }
+
+/// All addresses of a family that belong to no endpoint, by what is exchanged with them.
+type Division = BTreeMap<Traffic, AddressSet>;
 
 impl Outside {
     /// The addresses as they would be written in ipBlocks; none for all of both families.
@@ -44,6 +55,17 @@ impl Outside {
             blocks.map(|block| bracketed(*family, block.to_string())).collect()
         };
         self.addresses.as_ref().map(written).unwrap_or_default()
+    }
+
+    /// The text with marks before and behind each block or traffic.
+    #[must_use]
+    pub fn marked(&self, before: &str, behind: &str) -> String {
+        let text = |block: String| format!("{before}{block}{}{behind}", self.traffic);
+        let blocks = self.blocks();
+        if blocks.is_empty() {
+            return text(String::new());
+        }
+        blocks.into_iter().map(|block| text(format!("{block}:"))).collect::<Vec<_>>().join(" ")
     }
 
     /// One text for each prefix of the addresses: `*`, `443` with all addresses,
@@ -62,37 +84,60 @@ impl Outside {
 /// As [`Outside::by_prefix`], with exceptions where that is shorter.
 impl fmt::Display for Outside {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let blocks = self.blocks();
-        if blocks.is_empty() {
-            return write!(f, "{}", self.traffic);
-        }
-        let each: Vec<String> = blocks.into_iter().map(|block| format!("{block}:{}", self.traffic)).collect();
-        f.write_str(&each.join(" "))
+        f.write_str(&self.marked("", ""))
     }
 }
 
-/// What any of these ends may exchange with addresses outside.
+/// What these ends may exchange with addresses outside.
 #[must_use]
 pub fn outside(
     cluster: &Cluster,
     groups: &Groups,
     ends: impl IntoIterator<Item = End>,
     direction: Direction,
-    certainty: Certainty,
-) -> Vec<Outside> {
+) -> OutsideBounds {
+    let ends: BTreeSet<[Deciding; 2]> = ends
+        .into_iter()
+        .map(|end| Family::ALL.map(|family| end.deciding(cluster, groups, direction, Some(family))))
+        .collect();
+    let least = |of: &Deciding| (!of.is_nothing_certain).then(|| of.least.clone());
+    let most = |of: &Deciding| Some(of.most.clone());
+    let allowed = union(groups, ends.iter().filter_map(|of| both_families(of, least)));
+    let mut bounds = OutsideBounds { common: allowed.clone(), allowed, ..OutsideBounds::default() };
+    if ends.len() > 1 {
+        let of_every = Family::ALL.map(|family| {
+            let each = ends.iter().map(|of| division(groups, least(&of[family as usize]), family));
+            each.reduce(|one, other| pairs::both(&one, &other)).unwrap_or_default()
+        });
+        let of_some = divisions(&bounds.allowed);
+        bounds.differs = entries(&minus(&of_some, &of_every));
+        if !bounds.differs.is_empty() {
+            bounds.common = entries(&of_every);
+        }
+    }
+    if ends.iter().flatten().any(|of| !of.is_certain()) {
+        let at_most = union(groups, ends.iter().filter_map(|of| both_families(of, most)));
+        bounds.unknown = entries(&minus(&divisions(&at_most), &divisions(&bounds.allowed)));
+    }
+    bounds
+}
+
+/// Groups that decide together, of each family.
+type Together = [SmallVec<[GroupId; 1]>; 2];
+
+fn both_families(
+    [v4, v6]: &[Deciding; 2],
+    of: impl Fn(&Deciding) -> Option<SmallVec<[GroupId; 1]>>,
+) -> Option<Together> {
+    Some([of(v4)?, of(v6)?])
+}
+
+/// What any of these lets pass.
+fn union(groups: &Groups, all: impl Iterator<Item = Together>) -> Vec<Outside> {
     let mut alone = Vec::new();
     // Where several pods hold one address, what the groups of all admit.
     let mut together = [BTreeSet::new(), BTreeSet::new()];
-    for end in ends {
-        let decide = |family| {
-            let deciding = end.deciding(cluster, groups, direction, Some(family));
-            match certainty {
-                Certainty::Least if deciding.is_nothing_certain => None,
-                Certainty::Least => Some(deciding.least),
-                Certainty::Most => Some(deciding.most),
-            }
-        };
-        let [Some(v4), Some(v6)] = Family::ALL.map(decide) else { continue };
+    for [v4, v6] in all {
         if v4.is_empty() || v6.is_empty() {
             return vec![Outside { addresses: None, traffic: Traffic::all() }];
         }
@@ -105,28 +150,134 @@ pub fn outside(
     }
     alone.sort_unstable();
     alone.dedup();
-    let of_group = |group: &GroupId| &groups.get(*group).admitted;
-    let admitted = || alone.iter().flat_map(of_group);
+    let admitted = || alone.iter().flat_map(|group| &groups.get(*group).admitted);
     let with_all = admitted()
         .filter(|(atom, _)| **atom == Atom::Everyone)
         .fold(Traffic::none(), |all, (_, admitted)| all.union(&admitted.traffic));
-    let mut entries = Vec::new();
+    let mut found = Vec::new();
     if !with_all.is_none() {
-        entries.push(Outside { addresses: None, traffic: with_all.clone() });
+        found.push(Outside { addresses: None, traffic: with_all.clone() });
     }
     for family in Family::ALL {
         let mut parts = pairs::outside(admitted(), family);
         for several in &together[family as usize] {
-            let parts_of = |group: &GroupId| pairs::outside(of_group(group), family);
-            let joint = several.iter().map(parts_of).reduce(|one, other| pairs::both(&one, &other)).unwrap_or_default();
-            parts = pairs::either(&parts, &joint);
+            parts = pairs::either(&parts, &division(groups, Some(several.iter().copied().collect()), family));
         }
         for (traffic, addresses) in parts {
             let traffic = traffic.difference(&with_all);
             if !traffic.is_none() {
-                entries.push(Outside { addresses: Some((family, addresses)), traffic });
+                found.push(Outside { addresses: Some((family, addresses)), traffic });
             }
         }
     }
-    entries
+    found
+}
+
+/// What groups together let pass; without any, everything, and nothing where they are not known.
+fn division(groups: &Groups, together: Option<SmallVec<[GroupId; 1]>>, family: Family) -> Division {
+    let everything = RangeSet::range(0, cidr::last_number(family));
+    let Some(together) = together else { return Division::from([(Traffic::none(), everything)]) };
+    let parts = together.iter().map(|group| pairs::outside(&groups.get(*group).admitted, family));
+    let all = parts.reduce(|one, other| pairs::both(&one, &other));
+    all.unwrap_or_else(|| Division::from([(Traffic::all(), everything)]))
+}
+
+/// Entries as divisions of all addresses of each family.
+fn divisions(entries: &[Outside]) -> [Division; 2] {
+    Family::ALL.map(|family| {
+        let everything = RangeSet::range(0, cidr::last_number(family));
+        let mut parts = Division::from([(Traffic::none(), everything.clone())]);
+        for entry in entries {
+            let addresses = match &entry.addresses {
+                None => &everything,
+                Some((of, addresses)) if *of == family => addresses,
+                Some(_) => continue,
+            };
+            let mut more = Division::from([(entry.traffic.clone(), addresses.clone())]);
+            let rest = everything.difference(addresses);
+            if !rest.is_empty() {
+                more.insert(Traffic::none(), rest);
+            }
+            parts = pairs::either(&parts, &more);
+        }
+        parts
+    })
+}
+
+/// What the one lets pass and the other does not.
+fn minus(one: &[Division; 2], other: &[Division; 2]) -> [Division; 2] {
+    Family::ALL.map(|family| pairs::but(&one[family as usize], &other[family as usize]))
+}
+
+/// Divisions as entries; what all addresses of both families have in common is one.
+fn entries(divisions: &[Division; 2]) -> Vec<Outside> {
+    let with_all = divisions.iter().flat_map(BTreeMap::keys);
+    let with_all = with_all.fold(Traffic::all(), |all, traffic| all.intersection(traffic));
+    let mut found = Vec::new();
+    if !with_all.is_none() {
+        found.push(Outside { addresses: None, traffic: with_all.clone() });
+    }
+    for family in Family::ALL {
+        let mut rest = Division::new();
+        for (traffic, addresses) in &divisions[family as usize] {
+            let entry = rest.entry(traffic.difference(&with_all)).or_default();
+            *entry = entry.union(addresses);
+        }
+        rest.remove(&Traffic::none());
+        found.extend(
+            rest.into_iter().map(|(traffic, addresses)| Outside { addresses: Some((family, addresses)), traffic }),
+        );
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sample::cluster;
+
+    fn shown(entries: &[Outside]) -> String {
+        entries.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+    }
+
+    /// What all pods of these together send outside: to some, to all, to some only, perhaps.
+    fn of(pods: &[&str], policies: &[&str]) -> [String; 4] {
+        let cluster = cluster(pods, policies);
+        let groups = Groups::of_cluster(&cluster);
+        let ends = cluster.endpoints().map(|(id, _)| End::Pod(id));
+        let bounds = outside(&cluster, &groups, ends, Direction::Egress);
+        [&bounds.allowed, &bounds.common, &bounds.differs, &bounds.unknown].map(|of| shown(of))
+    }
+
+    const WEB: &str = r#"ns/web {"podSelector": {"matchLabels": {"app": "web"}}, "policyTypes": ["Egress"],
+        "egress": [{"to": [{"ipBlock": {"cidr": "203.0.113.0/24"}}], "ports": [{"port": 443}, {"port": 80}]}]}"#;
+    const NONE: &str = r#"ns/none {"podSelector": {"matchLabels": {"app": "none"}}, "policyTypes": ["Egress"]}"#;
+    const LESS: &str = r#"ns/less {"podSelector": {"matchLabels": {"app": "less"}}, "policyTypes": ["Egress"],
+        "egress": [{"to": [{"ipBlock": {"cidr": "203.0.113.0/25"}}], "ports": [{"port": 443}]}]}"#;
+
+    #[test]
+    fn what_only_some_ends_may_send_outside_is_told_apart() {
+        let [web, none, less] = ["ns/a app=web 10.0.0.1", "ns/b app=none 10.0.0.2", "ns/c app=less 10.0.0.3"];
+        let all = "203.0.113.0/24:80,443";
+        let text = |texts: [&str; 4]| texts.map(str::to_owned);
+        assert_eq!(of(&[web], &[WEB]), text([all, all, "", ""]));
+        assert_eq!(of(&[web, none], &[WEB, NONE]), text([all, "", all, ""]));
+        assert_eq!(
+            of(&[web, less], &[WEB, LESS]),
+            text([all, "203.0.113.0/25:443", "203.0.113.0/25:80 203.0.113.128/25:80,443", ""])
+        );
+        // One that no policy isolates sends everything.
+        assert_eq!(of(&[web, "ns/d 10.0.0.4"], &[WEB])[..2], ["*".to_owned(), all.to_owned()]);
+        assert_eq!(of(&["ns/d 10.0.0.4", "ns/e app=e 10.0.0.5"], &[WEB]), text(["*", "*", "", ""]));
+    }
+
+    #[test]
+    fn what_may_be_allowed_besides_leaves_out_what_is_certain() {
+        let db = "ns/db StatefulSet/db app=web";
+        let first = r#"ns/first {"podSelector": {"matchLabels": {"statefulset.kubernetes.io/pod-name": "db-0"}},
+            "policyTypes": ["Egress"], "egress": [{"to": [{"ipBlock": {"cidr": "198.51.100.0/24"}}]}]}"#;
+        let all = "203.0.113.0/24:80,443";
+        let [allowed, common, differs, unknown] = of(&[db], &[WEB, first]);
+        assert_eq!([allowed, common, differs, unknown], [all, all, "", "198.51.100.0/24:*"]);
+    }
 }

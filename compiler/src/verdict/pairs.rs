@@ -195,6 +195,15 @@ pub fn either(
     combine(one, other, Traffic::union)
 }
 
+/// What the one of two divisions of all addresses ([`outside`]) lets pass and the other does not.
+#[must_use]
+pub fn but(
+    one: &BTreeMap<Traffic, AddressSet>,
+    other: &BTreeMap<Traffic, AddressSet>,
+) -> BTreeMap<Traffic, AddressSet> {
+    combine(one, other, Traffic::difference)
+}
+
 fn combine(
     one: &BTreeMap<Traffic, AddressSet>,
     other: &BTreeMap<Traffic, AddressSet>,

@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use npc_compiler::object::Family;
 
 use super::shape::{
-    AH, ARP, Arp, Body, Damage, ETHER_IP, FRAGMENT, Fragments, GRE, ICMP, ICMPV6, IPIP, IPV4, IPV6, MAGIC, MPLS_IN_IP, Packet,
-    Quote, SIX_IN_FOUR, Shape, TCP, UDP, Upper,
+    AH, ARP, Arp, Body, Damage, ETHER_IP, FRAGMENT, Fragments, GRE, ICMP, ICMPV6, IPIP, IPV4, IPV6, MAGIC, MPLS_IN_IP,
+    Packet, Quote, SIX_IN_FOUR, Shape, TCP, UDP, Upper,
 };
 use crate::lab::ones_complement;
 

@@ -316,9 +316,7 @@ impl Packet {
         let unknown = self.extensions.iter().map(|(kind, _)| *kind).find(|kind| !known.contains(kind));
         match self.upper {
             // The payload is read as such a header, and its first byte as the next.
-            Upper::Protocol(kind) if self.family() == Family::V6 && known.contains(&kind) => {
-                unknown.or(Some(MAGIC[0]))
-            }
+            Upper::Protocol(kind) if self.family() == Family::V6 && known.contains(&kind) => unknown.or(Some(MAGIC[0])),
             _ => unknown,
         }
     }

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 
 use npc_agent::near;
 use npc_compiler::cluster::PodId;
-use npc_compiler::object::Service;
-use npc_compiler::verdict::explain::Target;
+use npc_compiler::object::{Protocol, Service, ServicePort, TargetPort};
+use npc_compiler::verdict::explain::{Port, Target};
 
 use super::{EndpointText, Resolved, What, short_kind};
 use crate::command::input::{Input, missing_rights};
@@ -60,7 +60,10 @@ impl EndpointText {
             What::Any => ("any".to_owned(), Target::Any),
             What::Outside => ("outside".to_owned(), Target::Outside),
             What::Address(address) => match service_at(input, *address) {
-                Some(service) => (format!("{}/svc/{}", service.namespace, service.name), Target::Service(service)),
+                Some(service) => {
+                    let name = format!("{}/svc/{}", service.namespace, service.name);
+                    (name, Target::ServiceAddress(service, *address))
+                }
                 None => (address.to_string(), Target::Address(*address)),
             },
             What::Block(cidr) => (cidr.network().to_string(), Target::Blocks(vec![*cidr])),
@@ -70,7 +73,8 @@ impl EndpointText {
             }
             What::Object(namespace, kind, name) => {
                 let found = self.find(input, namespace.as_deref(), default_namespace, *kind, name)?;
-                (found.shown(), found.target)
+                let (shown, target) = (found.shown(), found.target);
+                (shown, follow_external_name(input, target))
             }
         };
         Ok(Resolved { name, target, port })
@@ -122,6 +126,50 @@ fn as_dns<'a>(name: &'a str, kind: Option<&'static str>) -> Vec<(&'a str, Option
         [pod, _, namespace, "svc", ..] => vec![(namespace, Some("Pod"), pod)],
         _ => Vec::new(),
     }
+}
+
+/// So many Services of type ExternalName are followed, one after the other.
+const FOLLOWED: usize = 4;
+
+/// The Service of the input to which one of type ExternalName leads by its DNS name.
+fn follow_external_name<'a>(input: &'a Input, mut target: Target<'a>) -> Target<'a> {
+    for _ in 0..FOLLOWED {
+        let Target::Service(service) = target else { break };
+        let Some(external) = &service.routing.external_name else { break };
+        let named = as_dns(external, Some("Service")).into_iter().find_map(|(namespace, _, name)| {
+            let is_named = |of: &&Service| of.namespace == namespace && of.name == name;
+            input.loaded.objects.services.iter().find(is_named).filter(|_| external.contains(".svc"))
+        });
+        let Some(next) = named else { break };
+        target = Target::Service(next);
+    }
+    target
+}
+
+/// What to say where a workload was named and a Service of its name has the port that was asked
+/// for: the two are judged differently.
+pub(in crate::command) fn of_same_name(input: &Input, asked: &Resolved<'_>) -> Option<String> {
+    let (Target::Pods(_) | Target::Pod(_), Some(Port::Numbers(protocol, first, last))) = (&asked.target, &asked.port)
+    else {
+        return None;
+    };
+    let protocol = protocol.unwrap_or(Protocol::Tcp);
+    let mut words = asked.name.split('/');
+    let (namespace, name) = (words.next()?, words.next_back()?);
+    let mut services = input.loaded.objects.services.iter();
+    let service = services.find(|of| of.namespace == namespace && of.name == name && !of.routing.is_headless)?;
+    let is_asked = |of: &&ServicePort| of.protocol == protocol && of.port == *first && first == last;
+    let port = service.ports.iter().find(is_asked)?;
+    (port.target != TargetPort::Number(port.port)).then(|| {
+        let target = match &port.target {
+            TargetPort::Number(number) => number.to_string(),
+            TargetPort::Name(name) => name.clone(),
+        };
+        format!(
+            "this is about port {first} of the pods; port {first} of service {namespace}/{name} leads to their port \
+             {target}: ask about {namespace}/svc/{name}:{first}"
+        )
+    })
 }
 
 /// Why there is no such object, and which one may be meant.

@@ -14,6 +14,7 @@ use npc_compiler::verdict::explain::{
 use serde::Serialize;
 
 use super::fix::{FixJson, UnfixedJson};
+use super::headline::without_backend;
 use super::{Context, Said, dns, warning};
 
 /// Why flows between two endpoints are or are not allowed.
@@ -92,6 +93,9 @@ struct ViaJson<'a> {
     port: Option<u16>,
     target_port: Option<TargetJson<'a>>,
     backends: usize,
+    /// Why it leads nowhere, where it does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    without_backend: Option<String>,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -344,6 +348,7 @@ fn via(via: &Via) -> ViaJson<'_> {
             TargetPort::Name(name) => TargetJson::Name(name),
         }),
         backends: via.backends,
+        without_backend: via.without_backend.as_ref().map(without_backend),
     }
 }
 

@@ -8,7 +8,7 @@ use npc_compiler::API_VERSION;
 use npc_compiler::algebra::traffic::Traffic;
 use npc_compiler::cluster::PodId;
 use npc_compiler::verdict::explain::{EndpointExplanation, EndpointPart, Side};
-use npc_compiler::verdict::outside::Outside;
+use npc_compiler::verdict::outside::{Outside, OutsideBounds};
 use serde_json::{Value, json};
 
 use super::answer::{by_protocol, policy};
@@ -66,8 +66,11 @@ impl About<'_> {
                 }
             }
         }
-        if self.explanation.sides.iter().any(|side| !side.unknown_peers.is_empty() || !side.unknown_outside.is_empty())
-        {
+        let sides = &self.explanation.sides;
+        if sides.iter().any(|side| !side.differing_peers.is_empty() || !side.outside.differs.is_empty()) {
+            writeln!(out, "\n~ replicas differ: this is allowed for some of them; npc matrix --by pod shows which")?;
+        }
+        if sides.iter().any(|side| !side.unknown_peers.is_empty() || !side.outside.unknown.is_empty()) {
             writeln!(
                 out,
                 "\n? the input does not say whether this is allowed; npc explain SRC DST names the missing fact"
@@ -114,17 +117,22 @@ impl About<'_> {
             writeln!(out, "\n  {}  {isolated}", side.direction.as_str().to_lowercase())?;
             let way = side.direction.peers_field();
             let mut columns = Columns::default();
-            let parts = [("", &side.peers, &side.outside), ("?", &side.unknown_peers, &side.unknown_outside)];
-            for (mark, of_side, outside) in parts {
+            let parts = [
+                (("", ""), &side.common_peers, &side.outside.common),
+                (("", "~"), &side.differing_peers, &side.outside.differs),
+                (("?", ""), &side.unknown_peers, &side.outside.unknown),
+            ];
+            for ((before, behind), of_side, outside) in parts {
+                let marked = |traffic: &Traffic| format!("{before}{traffic}{behind}");
                 for (traffic, names) in peers(of_side) {
-                    columns.push([format!("{mark}{traffic}"), format!("{way} {}", shorten(&names, LISTED, ", "))]);
+                    columns.push([marked(traffic), format!("{way} {}", shorten(&names, LISTED, ", "))]);
                 }
                 for entry in outside {
                     let blocks = entry.blocks();
                     let all = vec![String::new()];
                     for block in if blocks.is_empty() { &all } else { &blocks } {
                         let space = if block.is_empty() { "" } else { " " };
-                        columns.push([format!("{mark}{}", entry.traffic), format!("{way} outside{space}{block}")]);
+                        columns.push([marked(&entry.traffic), format!("{way} outside{space}{block}")]);
                     }
                 }
             }
@@ -135,9 +143,8 @@ impl About<'_> {
             }
             if elsewhere.is_empty()
                 && side.peers.is_empty()
-                && side.outside.is_empty()
                 && side.unknown_peers.is_empty()
-                && side.unknown_outside.is_empty()
+                && side.outside == OutsideBounds::default()
             {
                 columns.push(["nothing".to_owned()]);
             }
@@ -159,8 +166,9 @@ impl About<'_> {
             let isolated: Vec<_> = side.isolated_by.keys().map(|id| policy(self.context, *id)).collect();
             let by_prefix = |of: &[Outside]| of.iter().flat_map(Outside::by_prefix).collect::<Vec<String>>();
             json!({
-                "isolatedBy": isolated, "allowed": rows(&side.peers), "outside": by_prefix(&side.outside),
-                "unknown": rows(&side.unknown_peers), "unknownOutside": by_prefix(&side.unknown_outside),
+                "isolatedBy": isolated, "allowed": rows(&side.peers), "outside": by_prefix(&side.outside.allowed),
+                "differs": rows(&side.differing_peers), "differsOutside": by_prefix(&side.outside.differs),
+                "unknown": rows(&side.unknown_peers), "unknownOutside": by_prefix(&side.outside.unknown),
                 "elsewhere": self.elsewhere(side),
             })
         };

@@ -13,7 +13,7 @@ use npc_compiler::verdict::explain::{Decision, Flow, FlowExplanation, Pairs, Rea
 use npc_compiler::verdict::fix::FlowFix;
 
 use super::answer::{bracketed, port_text};
-use super::headline::headline;
+use super::headline::{headline, without_backend};
 use super::warning::shown;
 use super::{Context, Said, allowed, beside, denied, dns, fix, warning};
 use crate::command::output::{BAD, Columns, DOUBT, GOOD};
@@ -211,6 +211,9 @@ fn body(context: &Context<'_>, flow: &Flow, fix: Option<&FlowFix>, out: &mut imp
     columns.write(out, "  ", 0)?;
     if let Some(code) = flow.broken {
         writeln!(out, "\n{BAD}denied[{}]{BAD:#}: {}", code.as_str(), headline(code))?;
+        if let Some(why) = flow.via.as_ref().and_then(|via| via.without_backend.as_ref()) {
+            writeln!(out, "   = note: {}", without_backend(why))?;
+        }
         fix::help(&context.input.cluster, fix, &[], true, out)?;
     }
     let denying = |decision: &&Decision| matches!(decision.reason, Reason::Denied(_));

@@ -1,5 +1,6 @@
 //! The warnings of an explanation in words.
 
+use npc_compiler::cluster::without_backend::WhyUnknown;
 use npc_compiler::cluster::{Cluster, PodId};
 use npc_compiler::object::Workload;
 use npc_compiler::verdict::explain::{EndName, Missing, MissingFact, Verdict, Warning};
@@ -41,16 +42,36 @@ fn text(cluster: &Cluster, warning: &Warning) -> String {
             let ports: Vec<String> = ports.iter().map(ToString::to_string).collect();
             format!("service {namespace}/{name} has no such port; its ports are {}", ports.join(", "))
         }
-        Warning::SourceWithoutPods => {
-            "the source is a Service that leads to no pod of the input, so nothing is sent from there".to_owned()
-        }
+        Warning::SourceWithoutPods => "the source is a Service that leads to no pod of the input".to_owned(),
         Warning::NodePorts(ports) => {
             let ports: Vec<String> = (ports.iter())
                 .map(|(protocol, number, service)| format!("{number}/{} ({service})", protocol.lower()))
                 .collect();
             format!(
-                "this is about the node itself; its ports {} lead to Services: ask about NODE:PORT",
+                "this is about the node itself; its ports {} lead to Services or pods: ask about NODE:PORT",
                 shorten(&ports, NAMED, ", ")
+            )
+        }
+        Warning::Headless { namespace, name } => format!(
+            "service {namespace}/{name} is headless: its name leads to its pods' addresses, so a client asks for a port \
+             of the pods, not of the Service"
+        ),
+        Warning::NotExposed { namespace, name } => format!(
+            "service {namespace}/{name} has no node port, no load balancer and no external address, so nothing leads to it \
+             from outside the cluster; this is what policies say of such a client"
+        ),
+        Warning::Loopback(address) => format!("{address} is the pod itself: what it sends there never leaves it"),
+        Warning::HostPortElsewhere { port, pods, is_bound } => {
+            let name = |(pod, node): &(String, Option<String>)| match node {
+                Some(node) => format!("{pod} on {node}"),
+                None => pod.clone(),
+            };
+            let names: Vec<String> = pods.iter().map(name).collect();
+            let why =
+                if *is_bound { "its hostIP is another address" } else { "it leads to a pod on its own node only" };
+            format!(
+                "this is about the node itself: hostPort {port} of {} does not lead to the pod here, {why}",
+                shorten(&names, NAMED, ", ")
             )
         }
         Warning::NoCommonFamily => "the ends have no address family in common, so nothing can pass".to_owned(),
@@ -124,15 +145,60 @@ pub(super) fn unknowns(missing: &[Missing]) -> Vec<String> {
             MissingFact::Backends { external_name: Some(name), .. } => {
                 format!("where {other} leads: to the DNS name {name}, and no object says its addresses")
             }
-            MissingFact::Backends { selector: Some(selector), .. } => {
-                format!("where {other} leads: its selector {selector} selects no pod of the input")
-            }
-            MissingFact::Backends { .. } => {
-                format!("where {other} leads: no EndpointSlice of it is in the input, and it has no selector")
+            MissingFact::Backends { selector, why, .. } => {
+                let selector = selector.as_deref().unwrap_or_default();
+                match why {
+                    WhyUnknown::NoSelector => {
+                        format!("where {other} leads: no EndpointSlice of it is in the input, and it has no selector")
+                    }
+                    WhyUnknown::SlicesUnread(unread) => {
+                        format!("where {other} leads: EndpointSlices were not read: {}", shorten(unread, NAMED, "; "))
+                    }
+                    WhyUnknown::PodMakers(makers) => format!(
+                        "where {other} leads: its selector {selector} selects no pod of the input, and the pods that these \
+                         make are not in it: {}",
+                        shorten(makers, NAMED, ", ")
+                    ),
+                    WhyUnknown::PodsUnread(unread) => format!(
+                        "where {other} leads: pods that its selector {selector} may select were not read: {}",
+                        shorten(unread, NAMED, "; ")
+                    ),
+                    WhyUnknown::LabelsOfControllers(workloads) => format!(
+                        "where {other} leads: its selector {selector} asks for labels that the controller of {} adds to its \
+                         pods",
+                        shorten(workloads, NAMED, ", ")
+                    ),
+                    WhyUnknown::NoPod => {
+                        format!("where {other} leads: its selector {selector} selects no pod of the input")
+                    }
+                }
             }
             MissingFact::Node => {
                 format!("the node that {subject} runs on: traffic with its own node is always allowed")
             }
+            MissingFact::HostPort(port) => {
+                format!("the node that {other} runs on: hostPort {port} leads to it on that node only")
+            }
+            MissingFact::BackendNode(node) => format!(
+                "whether {other} runs on the node {node}: the Service's externalTrafficPolicy is Local, so a node leads to \
+                 its own pods only"
+            ),
+            MissingFact::EntryNode(node) => format!(
+                "whether {subject} runs on the node {node}: its own node translates the port before policies judge, another \
+                 one behind them"
+            ),
+            MissingFact::SourceRanges(ranges) => format!(
+                "by which way {subject} comes: loadBalancerSourceRanges of the Service ({}) do not hold it, so the load \
+                 balancer's addresses do not take it",
+                shorten(ranges, NAMED, ", ")
+            ),
+            MissingFact::NodePort(port) => {
+                format!("whether port {port} of {other} leads to a Service: Services were not read")
+            }
+            MissingFact::IsNode(address, port) => format!(
+                "whether {address} is a node's address: no Node of the input says it, and port {port} of a node leads to a \
+                 Service or a pod"
+            ),
             MissingFact::SameNode => format!(
                 "whether {subject} and {other} are on one node: the Service's traffic policy is Local, so a node leads to \
                  its own pods only"

@@ -6,7 +6,7 @@ use npc_agent::finding::Finding;
 use npc_compiler::algebra::cidr;
 use npc_compiler::policy::Direction;
 use npc_compiler::verdict::matrix::{Matrix, Printed, protocols};
-use npc_compiler::verdict::outside::Certainty;
+use npc_compiler::verdict::outside::{Outside, OutsideBounds};
 use serde::Serialize;
 
 use super::elsewhere::Elsewhere;
@@ -14,10 +14,15 @@ use super::table::{OUTSIDE, TextMatrix};
 
 /// The documented JSON of the matrix, and what passes from and to outside.
 #[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub(super) struct Json<'a> {
     #[serde(flatten)]
     matrix: Printed<'a>,
     outside: Vec<Connection>,
+    /// What of these holds for some replicas only.
+    outside_differs: Vec<Connection>,
+    /// What may be allowed besides: the input lacks a fact.
+    outside_unknowns: Vec<Connection>,
     elsewhere: Vec<Elsewhere>,
     /// What is wrong with the objects.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -43,38 +48,46 @@ impl<'a> Json<'a> {
         warnings: &'a [String],
         findings: Vec<Finding>,
     ) -> Self {
-        let (outside, elsewhere) = (outside(matrix, view), view.elsewhere());
-        Self { matrix: Printed { matrix, warnings }, outside, elsewhere, findings }
+        let [outside, outside_differs, outside_unknowns] = outside(matrix, view);
+        let (matrix, elsewhere) = (Printed { matrix, warnings }, view.elsewhere());
+        Self { matrix, outside, outside_differs, outside_unknowns, elsewhere, findings }
     }
 }
 
-/// What passes from and to outside, by endpoint.
-fn outside(matrix: &Matrix<'_>, view: &TextMatrix<'_>) -> Vec<Connection> {
-    let mut all = Vec::new();
+/// What passes from and to outside, by endpoint: for some replica, not for each, and perhaps.
+fn outside(matrix: &Matrix<'_>, view: &TextMatrix<'_>) -> [Vec<Connection>; 3] {
+    let mut all = [const { Vec::new() }; 3];
     for (place, endpoint) in matrix.endpoints().iter().enumerate() {
         for direction in [Direction::Egress, Direction::Ingress] {
             let (from, to) = match direction {
                 Direction::Egress => (&*endpoint.id, OUTSIDE),
                 Direction::Ingress => (OUTSIDE, &*endpoint.id),
             };
-            for entry in view.outside(place, direction, Certainty::Least) {
-                let prefixes = match &entry.addresses {
-                    None => vec![None],
-                    Some((family, set)) => cidr::prefixes(*family, set).iter().map(|of| Some(of.to_string())).collect(),
-                };
-                all.extend(prefixes.into_iter().flat_map(|prefix| {
-                    protocols(&entry.traffic).map(move |(protocol, ports)| Connection {
-                        from: from.to_owned(),
-                        to: to.to_owned(),
-                        prefix: prefix.clone(),
-                        protocol,
-                        ports,
-                    })
-                }));
+            let OutsideBounds { allowed, differs, unknown, .. } = view.outside(place, direction);
+            for (rows, entries) in all.iter_mut().zip([allowed, differs, unknown]) {
+                rows.extend(entries.iter().flat_map(|entry| rows_of(entry, from, to)));
             }
         }
     }
     all
+}
+
+/// The rows of an entry, one for each prefix and protocol.
+fn rows_of(entry: &Outside, from: &str, to: &str) -> Vec<Connection> {
+    let prefixes = match &entry.addresses {
+        None => vec![None],
+        Some((family, set)) => cidr::prefixes(*family, set).iter().map(|of| Some(of.to_string())).collect(),
+    };
+    let of_prefix = |prefix: Option<String>| {
+        protocols(&entry.traffic).map(move |(protocol, ports)| Connection {
+            from: from.to_owned(),
+            to: to.to_owned(),
+            prefix: prefix.clone(),
+            protocol,
+            ports,
+        })
+    };
+    prefixes.into_iter().flat_map(of_prefix).collect()
 }
 
 /// One line for each connection. An end outside is `outside`, or the prefix of its
@@ -85,7 +98,8 @@ pub(super) fn csv(matrix: &Matrix<'_>, view: &TextMatrix<'_>, out: &mut impl Wri
         let family = row.family.map(|family| family.to_string()).unwrap_or_default();
         writeln!(out, "{},{},{family},{},{}", row.from, row.to, row.protocol, ports(row.ports.as_deref()))?;
     }
-    for row in outside(matrix, view) {
+    let [outside, ..] = outside(matrix, view);
+    for row in outside {
         let end = |end: &str| match (&row.prefix, end) {
             (Some(prefix), OUTSIDE) => prefix.clone(),
             (_, end) => end.to_owned(),

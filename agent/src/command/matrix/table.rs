@@ -11,7 +11,7 @@ use npc_compiler::object::Family;
 use npc_compiler::policy::Direction;
 use npc_compiler::verdict::flow::End;
 use npc_compiler::verdict::matrix::{Cell, Matrix};
-use npc_compiler::verdict::outside::{Certainty, Outside, outside};
+use npc_compiler::verdict::outside::{OutsideBounds, outside};
 
 use super::elsewhere::{self, Elsewhere};
 use super::filter::OutsideShown;
@@ -168,7 +168,7 @@ impl<'a> TextMatrix<'a> {
     }
 
     /// What passes between an endpoint and addresses outside, as far as it is shown.
-    pub(super) fn outside(&self, place: usize, direction: Direction, certainty: Certainty) -> Vec<Outside> {
+    pub(super) fn outside(&self, place: usize, direction: Direction) -> OutsideBounds {
         let ends: Vec<End> = self.matrix.ends(place).collect();
         let (from, to) = self.matrix.is_shown(place);
         let is_shown = match direction {
@@ -177,26 +177,28 @@ impl<'a> TextMatrix<'a> {
         };
         // Between two addresses there is nothing to say.
         if !is_shown || ends.iter().any(|end| matches!(end, End::Address(_))) {
-            return Vec::new();
+            return OutsideBounds::default();
         }
-        let mut entries = outside(self.cluster, self.groups, ends, direction, certainty);
-        for entry in &mut entries {
-            entry.traffic = self.matrix.shown(&entry.traffic);
+        let mut bounds = outside(self.cluster, self.groups, ends, direction);
+        let OutsideBounds { allowed, common, differs, unknown } = &mut bounds;
+        for entries in [allowed, common, differs, unknown] {
+            for entry in &mut *entries {
+                entry.traffic = self.matrix.shown(&entry.traffic);
+            }
+            entries.retain(|entry| !entry.traffic.is_none());
         }
-        entries.retain(|entry| !entry.traffic.is_none());
-        entries
+        bounds
     }
 
     fn with_outside(&self, place: usize, direction: Direction, listed: usize) -> String {
         if self.matrix.ends(place).any(|end| matches!(end, End::Address(_))) {
             return "-".to_owned();
         }
-        let (least, most) =
-            (self.outside(place, direction, Certainty::Least), self.outside(place, direction, Certainty::Most));
-        let certain = least.iter().map(ToString::to_string);
-        let is_more = |entry: &&Outside| !least.contains(entry);
-        let unknown = most.iter().filter(is_more).map(|entry| format!("?{entry}"));
-        shorten(&certain.chain(unknown).collect::<Vec<_>>(), listed, " ")
+        let OutsideBounds { common, differs, unknown, .. } = self.outside(place, direction);
+        let common = common.iter().map(ToString::to_string);
+        let differs = differs.iter().map(|entry| entry.marked("", "~"));
+        let unknown = unknown.iter().map(|entry| entry.marked("?", ""));
+        shorten(&common.chain(differs).chain(unknown).collect::<Vec<_>>(), listed, " ")
     }
 
     /// What the lines say, however many names they have room for. Endpoints that no rule

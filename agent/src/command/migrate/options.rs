@@ -126,7 +126,6 @@ mod tests {
                 set_members: Default::default(),
                 lacks: MissingMatches::default(),
                 seed: is(1).then(|| Seed::from_bytes([1; 32])),
-                ..Options::default()
             };
             let held = KernelState::from(&layout::ruleset(&cluster, "node-1", &chosen));
             let count = Cell::new(0);

@@ -52,6 +52,22 @@ struct PodStatus {
     #[serde(rename = "hostIPs")]
     host_ips: Option<Vec<core::HostIP>>,
     start_time: Option<Time>,
+    conditions: Option<Vec<Condition>>,
+}
+
+/// A condition of a pod. Its times and texts decide nothing.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct Condition {
+    #[serde(rename = "type")]
+    type_: String,
+    status: String,
+}
+
+impl From<Condition> for core::PodCondition {
+    fn from(Condition { type_, status }: Condition) -> Self {
+        Self { type_, status, ..Self::default() }
+    }
 }
 
 /// A Namespace.
@@ -209,6 +225,7 @@ impl From<Pod> for object::Pod {
                 host_ip: status.host_ip,
                 host_ips: status.host_ips,
                 start_time: status.start_time,
+                conditions: status.conditions.map(|all| all.into_iter().map(core::PodCondition::from).collect()),
                 ..core::PodStatus::default()
             }),
         })
@@ -264,7 +281,7 @@ mod tests {
             "status": {
                 "phase": "Running", "podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.1"}, {"ip": "fd00::1"}],
                 "hostIP": "192.0.2.1", "hostIPs": [{"ip": "192.0.2.1"}], "startTime": "2026-11-01T00:00:00Z",
-                "conditions": [{"type": "Ready", "status": "True"}],
+                "conditions": [{"type": "Ready", "status": "False", "lastProbeTime": null}],
             },
         });
         let whole: core::Pod = serde_json::from_value(pod.clone()).expect("a pod");
@@ -275,6 +292,7 @@ mod tests {
         assert!(
             slim.config_hash.is_some()
                 && slim.terminating
+                && slim.not_ready
                 && slim.ipv6.is_some()
                 && slim.workload.is_some()
                 && slim.started.is_some()

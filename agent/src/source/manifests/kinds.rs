@@ -67,6 +67,7 @@ const POD: Keep = Fields(&[
             ("hostIP", All),
             ("hostIPs", All),
             ("startTime", All),
+            ("conditions", Fields(&[("type", All), ("status", All)])),
         ]),
     ),
 ]);
@@ -93,6 +94,9 @@ const SERVICE: Keep = Fields(&[
             ("externalName", All),
             ("externalTrafficPolicy", All),
             ("internalTrafficPolicy", All),
+            ("publishNotReadyAddresses", All),
+            ("ipFamilies", All),
+            ("loadBalancerSourceRanges", All),
             ("ports", All),
         ]),
     ),

@@ -10,6 +10,7 @@ use super::name::EndName;
 use super::party::Party;
 use super::question::MissingFact;
 use crate::algebra::traffic::Traffic;
+use crate::cluster::without_backend::NoBackend;
 use crate::object::{Family, Protocol, TargetPort};
 use crate::verdict::bounds::Verdict;
 
@@ -137,6 +138,8 @@ pub struct Via {
     pub target: Option<TargetPort>,
     /// The number of places that it leads to; 0 also if the input does not say.
     pub backends: usize,
+    /// Why it leads nowhere, where it does.
+    pub without_backend: Option<NoBackend>,
 }
 
 /// What decides nothing and the asker should know.
@@ -161,8 +164,34 @@ pub enum Warning {
     },
     /// The source is a Service, and nothing in the input says where it leads.
     SourceWithoutPods,
-    /// These ports of the node lead to Services (`NS/NAME`), so the answer for the node does
-    /// not hold for them.
+    /// The Service is headless, so a client asks for a port of the pods and not of the Service.
+    Headless {
+        /// The Service's namespace.
+        namespace: String,
+        /// The Service's name.
+        name: String,
+    },
+    /// No address or port of the Service leads to it from outside the cluster.
+    NotExposed {
+        /// The Service's namespace.
+        namespace: String,
+        /// The Service's name.
+        name: String,
+    },
+    /// The loopback address is the pod itself.
+    Loopback(IpAddr),
+    /// Pods have this host port, and it does not lead to them at the address that was asked
+    /// about, so the answer is about the node itself.
+    HostPortElsewhere {
+        /// The port.
+        port: u16,
+        /// The pods that have it, as `NAMESPACE/NAME`, and the node of each that is known.
+        pods: Vec<(String, Option<String>)>,
+        /// `hostIP` binds it to another address; else the pods are on other nodes.
+        is_bound: bool,
+    },
+    /// These ports of the node lead to Services and pods (`NS/NAME`), so the answer for the node
+    /// does not hold for them.
     NodePorts(Vec<(Protocol, u16, String)>),
     /// The ends have no address family in common, so no packet can pass.
     NoCommonFamily,

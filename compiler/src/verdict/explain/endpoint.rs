@@ -15,7 +15,7 @@ use crate::object::Pod;
 use crate::policy::Direction;
 use crate::verdict::flow::End;
 use crate::verdict::matrix::{By, Matrix, Options, Selection};
-use crate::verdict::outside::{Certainty, Outside, outside};
+use crate::verdict::outside::{OutsideBounds, outside};
 
 /// What is said of an endpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,12 +38,14 @@ pub struct Side {
     /// The workloads at the other end, by what is allowed with them: their ids in a
     /// [`Matrix`].
     pub peers: BTreeMap<Traffic, Vec<Arc<str>>>,
-    /// What is allowed with addresses outside the cluster.
-    pub outside: Vec<Outside>,
+    /// The same of what is allowed with each pod of both ends.
+    pub common_peers: BTreeMap<Traffic, Vec<Arc<str>>>,
+    /// The same of what is allowed with some pods only: replicas differ.
+    pub differing_peers: BTreeMap<Traffic, Vec<Arc<str>>>,
     /// The same of what may be allowed besides: the input lacks a fact.
     pub unknown_peers: BTreeMap<Traffic, Vec<Arc<str>>>,
-    /// What is allowed with addresses outside at most, where that is more.
-    pub unknown_outside: Vec<Outside>,
+    /// What is allowed with addresses outside the cluster.
+    pub outside: OutsideBounds,
 }
 
 /// Explains an endpoint; a Service by its backends. The groups are those of all endpoints ([`Groups::of_cluster`]).
@@ -124,7 +126,7 @@ fn is_same(one: &EndpointExplanation, other: &EndpointExplanation, own: &BTreeSe
     one.sides.iter().zip(&other.sides).all(|(one, other)| {
         others(&one.peers) == others(&other.peers)
             && others(&one.unknown_peers) == others(&other.unknown_peers)
-            && (&one.outside, &one.unknown_outside) == (&other.outside, &other.unknown_outside)
+            && one.outside == other.outside
     })
 }
 
@@ -134,7 +136,7 @@ fn pods_of(cluster: &Cluster, target: &Target<'_>) -> Vec<PodId> {
         Target::Pod(pod) => vec![*pod],
         Target::Pods(pods) => pods.clone(),
         Target::Address(address) => cluster.holders(*address, cluster.home(*address)).to_vec(),
-        Target::Service(service) => {
+        Target::Service(service) | Target::ServiceAddress(service, _) => {
             let pod = |end| if let BackendEnd::Pod(pod) = end { Some(pod) } else { None };
             cluster.behind(service).unwrap_or_default().into_iter().filter_map(pod).collect()
         }
@@ -146,7 +148,9 @@ fn pods_of(cluster: &Cluster, target: &Target<'_>) -> Vec<PodId> {
 fn of_pods(cluster: &Cluster, groups: &Groups, pods: &[PodId]) -> EndpointExplanation {
     let own: BTreeSet<PodId> = pods.iter().copied().collect();
     let is_own = |ends: &[End]| ends.iter().any(|end| matches!(end, End::Pod(pod) if own.contains(pod)));
-    let options = Options { by: By::Workload, addresses: Vec::new() };
+    // One pod is not what its workload is: replicas may differ.
+    let by = if is_part(cluster, &own) { By::Pod } else { By::Workload };
+    let options = Options { by, addresses: Vec::new() };
     let side = |direction| {
         let mut isolated_by = BTreeMap::new();
         for group in pods.iter().filter_map(|pod| groups.of(*pod, direction)) {
@@ -155,18 +159,16 @@ fn of_pods(cluster: &Cluster, groups: &Groups, pods: &[PodId]) -> EndpointExplan
             }
         }
         let ends = pods.iter().map(|pod| End::Pod(*pod));
-        let with_outside = |certainty| outside(cluster, groups, ends.clone(), direction, certainty);
-        let outside = with_outside(Certainty::Least);
-        let mut unknown_outside = with_outside(Certainty::Most);
-        unknown_outside.retain(|entry| !outside.contains(entry));
+        let outside = outside(cluster, groups, ends, direction);
         let shown = |ends: &[End]| match direction {
             Direction::Egress => (is_own(ends), true),
             Direction::Ingress => (true, is_own(ends)),
         };
         let selection = Selection { shown: &shown, traffic: Traffic::all() };
         let matrix = Matrix::part(cluster, groups, &options, &selection);
-        let [peers, unknown_peers] = peers(&matrix, direction);
-        Side { direction, isolated_by, pods: pods.len(), peers, outside, unknown_peers, unknown_outside }
+        let [peers, common_peers, differing_peers, unknown_peers] = peers(cluster, &matrix, direction);
+        let pods = pods.len();
+        Side { direction, isolated_by, pods, peers, common_peers, differing_peers, unknown_peers, outside }
     };
     let ends = Finder { cluster, groups };
     EndpointExplanation { sides: Direction::ALL.map(side), warnings: ends.contested(&ends.pods(pods)) }
@@ -175,30 +177,78 @@ fn of_pods(cluster: &Cluster, groups: &Groups, pods: &[PodId]) -> EndpointExplan
 /// Workloads at the other end, by traffic.
 type Peers = BTreeMap<Traffic, Vec<Arc<str>>>;
 
-/// The workloads at the other end, by what is allowed, and by what may be allowed besides.
-fn peers(matrix: &Matrix<'_>, direction: Direction) -> [Peers; 2] {
+/// What is allowed between own pods and those of a workload.
+#[derive(Default)]
+struct WithPeer {
+    traffic: Traffic,
+    unknown: Traffic,
+    /// What every pair may exchange; none before the first pair.
+    common: Option<Traffic>,
+}
+
+/// The workloads at the other end, by what is allowed with some pod, with each, with some only,
+/// and by what may be allowed besides.
+fn peers(cluster: &Cluster, matrix: &Matrix<'_>, direction: Direction) -> [Peers; 4] {
     let rows = 0..matrix.endpoints().len();
     let is_own = |row: &usize| match direction {
         Direction::Egress => matrix.is_shown(*row).0,
         Direction::Ingress => matrix.is_shown(*row).1,
     };
     let own: Vec<usize> = rows.clone().filter(is_own).collect();
-    let mut peers = [Peers::new(), Peers::new()];
+    let mut by_workload = BTreeMap::<Arc<str>, WithPeer>::new();
     for other in rows {
-        let (mut traffic, mut unknown) = (Traffic::none(), Traffic::none());
         for own in own.iter().filter(|own| **own != other || matrix.ends(other).count() > 1) {
             let (from, to) = if direction == Direction::Ingress { (other, *own) } else { (*own, other) };
+            let with = by_workload.entry(workload_id(cluster, matrix, other)).or_default();
+            let mut with_each = Traffic::none();
             for cell in matrix.between(from, to) {
-                traffic = traffic.union(&cell.traffic);
-                unknown = unknown.union(&cell.unknown);
+                with.traffic = with.traffic.union(&cell.traffic);
+                with.unknown = with.unknown.union(&cell.unknown);
+                with_each = with_each.union(&cell.traffic.difference(&cell.differs));
             }
+            with.common = Some(match &with.common {
+                Some(common) => common.intersection(&with_each),
+                None => with_each,
+            });
         }
+    }
+    let mut peers = [const { Peers::new() }; 4];
+    for (id, WithPeer { traffic, unknown, common }) in by_workload {
         let unknown = unknown.difference(&traffic);
-        for (traffic, peers) in [traffic, unknown].into_iter().zip(&mut peers) {
+        let common = common.unwrap_or_default();
+        let differs = traffic.difference(&common);
+        for (traffic, peers) in [traffic, common, differs, unknown].into_iter().zip(&mut peers) {
             if !traffic.is_none() {
-                peers.entry(traffic).or_default().push(Arc::clone(&matrix.endpoints()[other].id));
+                peers.entry(traffic).or_default().push(Arc::clone(&id));
             }
         }
     }
     peers
 }
+
+/// The id that the workload of a row has in a matrix by workload.
+fn workload_id(cluster: &Cluster, matrix: &Matrix<'_>, row: usize) -> Arc<str> {
+    let endpoint = &matrix.endpoints()[row];
+    let Some(End::Pod(pod)) = matrix.ends(row).next().filter(|_| endpoint.kind == "Pod") else {
+        return Arc::clone(&endpoint.id);
+    };
+    let pod = cluster.pod(pod);
+    let (kind, name) = pod.workload.as_ref().map_or(("Pod", &pod.name), |of| (of.kind.as_str(), &of.name));
+    format!("{}/{kind}/{name}", pod.namespace).into()
+}
+
+/// Whether these pods are a part of a workload only, and few enough to be judged one by one.
+fn is_part(cluster: &Cluster, own: &BTreeSet<PodId>) -> bool {
+    let workload = |pod: PodId| {
+        let pod = cluster.pod(pod);
+        pod.workload.as_ref().map(|of| (&pod.namespace, of))
+    };
+    let workloads: BTreeSet<_> = own.iter().filter_map(|pod| workload(*pod)).collect();
+    own.len() <= JUDGED_BY_POD
+        && cluster.named().any(|(id, pod)| {
+            pod.is_endpoint() && !own.contains(&id) && workload(id).is_some_and(|of| workloads.contains(&of))
+        })
+}
+
+/// So many pods that are a part of a workload are judged one by one.
+const JUDGED_BY_POD: usize = 16;

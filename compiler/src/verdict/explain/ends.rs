@@ -27,6 +27,8 @@ pub(super) struct Unit {
     pub(super) whole: EndName,
     /// It stands for any number of replicas.
     pub(super) is_template: bool,
+    /// What the destination sees in its place: a node that replaces the address.
+    pub(super) seen_as: Option<Party>,
 }
 
 /// Finds the ends that targets stand for.
@@ -42,7 +44,9 @@ impl<'a> Finder<'a> {
         Ok(match target {
             Target::Pod(pod) => vec![self.pod(*pod)],
             Target::Pods(pods) => self.pods(pods),
-            Target::Service(service) => self.behind(self.cluster.behind(service).unwrap_or_default()),
+            Target::Service(service) | Target::ServiceAddress(service, _) => {
+                self.behind(self.cluster.behind(service).unwrap_or_default())
+            }
             Target::Node { name, addresses } if addresses.is_empty() => {
                 return Err(Unanswerable::NodeWithoutAddress(name.clone()));
             }
@@ -125,6 +129,7 @@ impl<'a> Finder<'a> {
             whole: name.clone(),
             name,
             is_template: false,
+            seen_as: None,
         }
     }
 
@@ -139,7 +144,7 @@ impl<'a> Finder<'a> {
             addresses: Family::ALL.into_iter().filter_map(|family| party.address(self.cluster, family)).collect(),
             host_network: pod.host_network,
         };
-        Unit { party, only: None, whole: name.clone(), name, is_template: false }
+        Unit { party, only: None, whole: name.clone(), name, is_template: false, seen_as: None }
     }
 
     /// Pods that are meant as parts of their workloads.

@@ -18,6 +18,7 @@
 //! the words are the command's.
 
 mod answer;
+mod at_node;
 mod beside;
 mod code;
 mod conjunct;
@@ -25,6 +26,7 @@ mod decision;
 mod dns;
 mod endpoint;
 mod ends;
+mod entry;
 mod judged_pairs;
 mod mark;
 mod name;

@@ -17,6 +17,9 @@ pub enum Target<'a> {
     /// A Service: as a destination all its backends by its ports, as a source its
     /// backends.
     Service(&'a Service),
+    /// A Service by one of its addresses; the same, but that external addresses have ways of
+    /// their own.
+    ServiceAddress(&'a Service, IpAddr),
     /// A node's addresses.
     Node {
         /// The node's name.
@@ -67,6 +70,17 @@ impl EndName {
     #[must_use]
     pub fn without_addresses(&self) -> Self {
         Self { addresses: Vec::new(), ..self.clone() }
+    }
+
+    /// What an address is called that no object of the input has.
+    pub(super) fn of_address(address: IpAddr) -> Self {
+        Self {
+            kind: "Address".to_owned(),
+            namespace: None,
+            name: address.to_string(),
+            addresses: vec![address],
+            host_network: false,
+        }
     }
 
     /// What a Service is called.

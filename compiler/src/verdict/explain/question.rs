@@ -11,6 +11,7 @@ use super::party::Party;
 use crate::algebra::traffic::Traffic;
 use crate::cluster::group::{Atom, Group, GroupId, Groups};
 use crate::cluster::selection::Selection;
+use crate::cluster::without_backend::WhyUnknown;
 use crate::cluster::{ClassId, Cluster};
 use crate::object::{Family, Protocol};
 use crate::policy::Direction;
@@ -49,12 +50,29 @@ pub enum MissingFact {
     Backends {
         /// The DNS name to which a Service of type ExternalName leads.
         external_name: Option<String>,
-        /// The labels that its selector asks for and no pod of the input has.
+        /// The labels that its selector asks for.
         selector: Option<String>,
+        /// Why the input does not say it.
+        why: WhyUnknown,
     },
     /// Whether both ends are on one node: the Service leads to backends on the client's
     /// node only.
     SameNode,
+    /// The node of the pod with this host port: it leads to the pod on that node only.
+    HostPort(u16),
+    /// Whether the node that the client asks has one of the backends: its
+    /// `externalTrafficPolicy` is Local.
+    BackendNode(IpAddr),
+    /// Whether the client runs on the node that it asks by a port: its own node translates the
+    /// port before policies judge, another one behind them.
+    EntryNode(IpAddr),
+    /// Whether the client comes by the Service's load balancer, whose `loadBalancerSourceRanges`
+    /// do not hold it.
+    SourceRanges(Vec<String>),
+    /// Whether this port of a node leads to a Service, because Services were not read.
+    NodePort(u16),
+    /// Whether an address is a node's, so that this port leads to a Service or a pod.
+    IsNode(IpAddr, u16),
     /// Labels of the subject, by which policies select it.
     SubjectLabels(Vec<String>),
     /// Labels of the other end, by which rules select it.

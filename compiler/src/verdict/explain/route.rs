@@ -14,74 +14,29 @@ use std::net::IpAddr;
 use super::answer::{Flow, Unanswerable, Via, Warning, Way};
 use super::code::Code;
 use super::ends::Unit;
+use super::entry::{Entry, NodePort};
 use super::judged_pairs::JudgedPairs;
 use super::name::{EndName, Port, Target};
 use super::party::Party;
 use super::question::MissingFact;
 use super::walk::{Destination, Route, Walk};
+use crate::algebra::cidr;
 use crate::algebra::traffic::Traffic;
-use crate::object::{Exposure, Family, Protocol, Service, ServicePort};
+use crate::cluster::Cluster;
+use crate::cluster::backend::BackendEnd;
+use crate::cluster::without_backend::NoBackend;
+use crate::object::{Exposure, Family, Protocol, Service, ServicePort, TargetPort};
 use crate::verdict::bounds::Verdict;
 use crate::verdict::flow::End;
 use crate::verdict::zone::Zones;
 
-/// A port of a node by which a flow comes.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct NodePort {
-    address: IpAddr,
-    protocol: Protocol,
-    number: u16,
-    /// The port of the Service that it stands for.
-    service_port: u16,
-}
-
 impl Walk<'_> {
-    /// Flows to a port of a node that leads to a Service or a pod; whether it does.
-    pub(super) fn by_node(&mut self, sources: &[Unit], addresses: &[IpAddr]) -> bool {
-        let cluster = self.ends.cluster;
-        let is_node = |address: &&IpAddr| cluster.is_node(**address) && cluster.holders(**address, None).is_empty();
-        let addresses: Vec<IpAddr> = addresses.iter().filter(is_node).copied().collect();
-        let (protocol, first, last) = match self.port {
-            Some(Port::Numbers(protocol, first, last)) => (Some(protocol.unwrap_or(Protocol::Tcp)), *first, *last),
-            // No port of a node takes ICMP.
-            Some(Port::Name(_) | Port::Icmp) => return false,
-            None => (None, 1, u16::MAX),
-        };
-        let (Some(address), Some(only)) = (addresses.first().copied(), protocol.filter(|_| first == last)) else {
-            let is_asked = |of: Protocol, number: u16| {
-                protocol.is_none_or(|protocol| of == protocol) && (first..=last).contains(&number)
-            };
-            let ports: Vec<_> = (cluster.node_ports())
-                .filter(|(of, number, _)| is_asked(*of, *number))
-                .map(|(of, number, service)| (of, number, format!("{}/{}", service.namespace, service.name)))
-                .collect();
-            if !addresses.is_empty() && !ports.is_empty() {
-                self.explanation.warn(Warning::NodePorts(ports));
-            }
-            return false;
-        };
-        if let Some((service, port)) = cluster.behind_node_port(only, first) {
-            let entry = NodePort { address, protocol: only, number: first, service_port: port.port };
-            self.through(sources, service, Some(entry));
-            return true;
-        }
-        let mut destinations = Vec::new();
-        for address in addresses {
-            for (pod, port) in cluster.behind_host_port(address, only, first) {
-                let mut unit = self.ends.pods(&[pod]).remove(0);
-                unit.only = Some(Family::of(&address));
-                destinations.push(Destination::direct(unit, Traffic::ports(only, port, port)));
-            }
-        }
-        let way = Way::HostPort(first);
-        self.between(sources, &destinations, Route { way: Some(&way), ..Route::default() });
-        !destinations.is_empty()
-    }
-
     /// Flows from a Service of which the input does not say where it leads.
     pub(super) fn without_source(&mut self, service: &Service, to: &Target<'_>) -> Result<(), Unanswerable> {
         let mut wholes: BTreeSet<EndName> = match to {
-            Target::Service(service) => BTreeSet::from([EndName::of_service(service)]),
+            Target::Service(service) | Target::ServiceAddress(service, _) => {
+                BTreeSet::from([EndName::of_service(service)])
+            }
             _ => self.ends.units(to)?.into_iter().map(|unit| unit.whole.without_addresses()).collect(),
         };
         wholes = wholes.into_iter().map(|name| EndName { addresses: Vec::new(), ..name }).collect();
@@ -102,7 +57,7 @@ impl Walk<'_> {
             port_name: None,
             verdict: Verdict::Unknown,
             broken: None,
-            missing: vec![missing_backends(service)],
+            missing: vec![missing_backends(self.ends.cluster, service)],
             decisions: None,
             parties: None,
             asked: JudgedPairs::default(),
@@ -112,12 +67,18 @@ impl Walk<'_> {
         Ok(())
     }
 
+    /// Flows to an address of a Service.
+    pub(super) fn by_address(&mut self, sources: &[Unit], service: &Service, address: IpAddr) {
+        let is_external = service.routing.external_addresses.contains(&address);
+        self.through(sources, service, is_external.then_some(Entry::External));
+    }
+
     /// Flows through a Service to its backends.
-    pub(super) fn through(&mut self, sources: &[Unit], service: &Service, entry: Option<NodePort>) {
+    pub(super) fn through(&mut self, sources: &[Unit], service: &Service, entry: Option<Entry>) {
         let cluster = self.ends.cluster;
         let behind = cluster.behind(service).unwrap_or_default();
         self.warn(self.ends.contested(&self.ends.behind(behind.iter().copied())));
-        let is_meant = |of: &&ServicePort| match (entry, self.port) {
+        let is_meant = |of: &&ServicePort| match (entry.and_then(Entry::node_port), self.port) {
             (Some(entry), _) => (of.protocol, of.port) == (entry.protocol, entry.service_port),
             (None, None) => true,
             (None, Some(Port::Numbers(protocol, first, last))) => {
@@ -134,6 +95,7 @@ impl Walk<'_> {
             port: port.map(|port| port.port),
             target: port.map(|port| port.target.clone()),
             backends,
+            without_backend: None,
         };
         if service.routing.external_name.is_some() {
             self.broken(sources, service, None, &Traffic::none(), &via(ports.first().copied(), 0));
@@ -155,7 +117,8 @@ impl Walk<'_> {
             let backends = backends.unwrap_or_default();
             let traffic = Traffic::ports(port.protocol, port.port, port.port);
             if backends.is_empty() {
-                self.broken(sources, service, code, &traffic, &via(Some(port), 0));
+                let without_backend = code.map(|_| cluster.why_none(service, port));
+                self.broken(sources, service, code, &traffic, &Via { without_backend, ..via(Some(port), 0) });
                 continue;
             }
             let units = self.ends.backends(&backends).into_iter().zip(&backends);
@@ -177,44 +140,80 @@ impl Walk<'_> {
         &mut self,
         sources: &[Unit],
         service: &Service,
-        entry: Option<NodePort>,
+        entry: Option<Entry>,
         destinations: &[Destination],
         via: &Via,
     ) {
         let cluster = self.ends.cluster;
+        let node_port = entry.and_then(Entry::node_port);
         let is_outside = |unit: &&Unit| match unit.party {
             Party::End(End::Address(address)) => !cluster.is_node(address),
             _ => false,
         };
         let (outside, inside): (Vec<Unit>, Vec<Unit>) = sources.iter().cloned().partition(|unit| is_outside(&unit));
         let route = Route { via: Some(via), service: &service.addresses, ..Route::default() };
+        let ranges = &service.routing.source_ranges;
+        let is_refused = |unit: &&Unit| match unit.party {
+            _ if ranges.is_empty() || node_port.is_some() => false,
+            Party::End(End::Address(address)) => !ranges
+                .iter()
+                .any(|range| range.family == Family::of(&address) && range.addresses().contains(cidr::number(address))),
+            _ => false,
+        };
+        let (refused, outside): (Vec<Unit>, Vec<Unit>) = outside.into_iter().partition(|unit| is_refused(&unit));
+        if !refused.is_empty() {
+            let fact = [MissingFact::SourceRanges(ranges.iter().map(|of| of.network().to_string()).collect())];
+            self.between(&refused, destinations, Route { missing: &fact, ..route });
+        }
         if !outside.is_empty() {
             match service.exposure {
-                Exposure::AnyNode => self.by_any_node(&outside, destinations, entry, via),
+                Exposure::AnyNode => self.by_any_node(&outside, destinations, node_port, via),
                 Exposure::OwnNode => {
-                    let on_node = |destination: &Destination| match (entry, destination.unit.party.pod()) {
-                        (Some(entry), Some(pod)) if cluster.pod(pod).node.is_some() => {
-                            Some(cluster.is_own_node(pod, entry.address))
+                    let on_node = |destination: &Destination| match node_port {
+                        Some(_) if is_on_each_node(cluster, &destination.unit) => Some(true),
+                        Some(entry) => {
+                            let node = self.node_of(service, destination)?;
+                            Some(cluster.nodes().get(node).is_some_and(|of| of.contains(&entry.address)))
                         }
-                        (Some(_), Some(_)) => None,
-                        _ => Some(true),
+                        None => Some(true),
                     };
-                    self.on_one_node(&outside, service, destinations, via, on_node);
+                    let on_node: Vec<Option<bool>> = destinations.iter().map(on_node).collect();
+                    let mut next = on_node.into_iter();
+                    let unknown = node_port.map_or(MissingFact::SameNode, |of| MissingFact::BackendNode(of.address));
+                    self.on_one_node(&outside, (service, unknown), destinations, via, |_| next.next().flatten());
                 }
-                Exposure::Inside => self.between(&outside, destinations, route),
+                Exposure::Inside => {
+                    let Service { namespace, name, .. } = service;
+                    let (namespace, name) = (namespace.clone(), name.clone());
+                    self.explanation.warn(Warning::NotExposed { namespace, name });
+                    self.between(&outside, destinations, route);
+                }
             }
         }
         match entry {
-            Some(entry) if service.exposure == Exposure::AnyNode && !inside.is_empty() => {
-                self.by_any_node(&inside, destinations, Some(entry), via);
+            Some(entry) => {
+                for (is_pod, sources) in self.by_node_of_source(&inside) {
+                    match (entry, service.exposure) {
+                        (Entry::NodePort(port), exposure) => {
+                            let replaces = exposure == Exposure::AnyNode;
+                            self.by_entry_node(sources, destinations, (service, via), Some(port), replaces);
+                        }
+                        (Entry::External, Exposure::AnyNode) if is_pod => {
+                            self.by_entry_node(sources, destinations, (service, via), None, true);
+                        }
+                        (Entry::External, _) => self.between(&sources, destinations, route),
+                    }
+                }
             }
             None if service.routing.is_node_local => {
                 for source in &inside {
-                    let on_node = |destination: &Destination| self.is_on_one_node(source, destination);
+                    let on_node = |destination: &Destination| self.is_on_one_node(source, service, destination);
                     let on_node: Vec<Option<bool>> = destinations.iter().map(on_node).collect();
                     let mut next = on_node.into_iter();
                     let source = std::slice::from_ref(source);
-                    self.on_one_node(source, service, destinations, via, |_| next.next().flatten());
+                    self.on_one_node(source, (service, MissingFact::SameNode), destinations, via, |_| {
+                        next.next().flatten()
+                    });
                 }
             }
             _ if !inside.is_empty() => self.between(&inside, destinations, route),
@@ -222,22 +221,92 @@ impl Walk<'_> {
         }
     }
 
-    /// Whether a client and a backend are on one node, as far as the input says.
-    fn is_on_one_node(&self, source: &Unit, destination: &Destination) -> Option<bool> {
+    /// The node of a backend, as far as the input says it.
+    pub(super) fn node_of<'s>(&'s self, service: &Service, destination: &Destination) -> Option<&'s str> {
+        let end = match destination.unit.party {
+            Party::End(End::Pod(pod)) | Party::Host(pod) => BackendEnd::Pod(pod),
+            Party::End(End::Address(address)) => BackendEnd::Address(address),
+            Party::OtherNode(_) => return None,
+        };
+        self.ends.cluster.node_of_backend(service, end)
+    }
+
+    /// The node that a source is on or is.
+    pub(super) fn node_of_source(&self, source: &Unit) -> Option<&str> {
         let cluster = self.ends.cluster;
-        let pod = destination.unit.party.pod();
-        // A DaemonSet has a pod on each node.
-        let workload = pod.filter(|_| destination.unit.is_template).and_then(|pod| cluster.pod(pod).workload.as_ref());
-        if workload.is_some_and(|workload| workload.kind == "DaemonSet") {
+        match source.party {
+            Party::End(End::Address(address)) => {
+                let of = cluster.nodes().iter().find(|(_, addresses)| addresses.contains(&address));
+                of.map(|(name, _)| name.as_str())
+            }
+            party => party.node(cluster),
+        }
+    }
+
+    /// Whether a client and a backend are on one node, as far as the input says.
+    fn is_on_one_node(&self, source: &Unit, service: &Service, destination: &Destination) -> Option<bool> {
+        if is_on_each_node(self.ends.cluster, &destination.unit) {
             return Some(true);
         }
-        match (source.party, pod) {
-            (Party::End(End::Address(address)), Some(pod)) => {
-                cluster.pod(pod).node.as_ref().map(|_| cluster.is_own_node(pod, address))
-            }
-            (party, Some(pod)) => Some(party.node(cluster)? == cluster.pod(pod).node.as_deref()?),
-            (_, None) => Some(false),
+        match (destination.unit.party, self.node_of(service, destination)) {
+            // An address outside the cluster is on no node.
+            (Party::End(End::Address(_)), None) => Some(false),
+            (_, node) => Some(self.node_of_source(source)? == node?),
         }
+    }
+
+    /// Flows to the pods behind a headless Service: a client asks DNS for their addresses, and for
+    /// a port of theirs.
+    pub(super) fn by_name(&mut self, sources: &[Unit], service: &Service) -> Result<(), Unanswerable> {
+        let cluster = self.ends.cluster;
+        let via = Via {
+            namespace: service.namespace.clone(),
+            name: service.name.clone(),
+            port: None,
+            target: None,
+            backends: 0,
+            without_backend: None,
+        };
+        let Some(behind) = cluster.behind(service) else {
+            self.broken(sources, service, None, &Traffic::none(), &via);
+            return Ok(());
+        };
+        if behind.is_empty() {
+            let without_backend = service.ports.first().map(|port| cluster.why_none(service, port));
+            let via = Via { without_backend, ..via };
+            self.broken(sources, service, Some(Code::ServiceNoBackends), &Traffic::none(), &via);
+            return Ok(());
+        }
+        let is_renumbered = |port: &ServicePort| port.target != TargetPort::Number(port.port);
+        if service.ports.iter().any(is_renumbered) {
+            self.explanation
+                .warn(Warning::Headless { namespace: service.namespace.clone(), name: service.name.clone() });
+        }
+        // By SRV records, a port's name leads to the number that the pods listen on.
+        let is_meant = |port: &&ServicePort| match self.port {
+            None => true,
+            Some(Port::Name(name)) => port.name.as_ref() == Some(name),
+            Some(_) => false,
+        };
+        let ports: Vec<&ServicePort> = service.ports.iter().filter(is_meant).collect();
+        let mut destinations = Vec::new();
+        for port in ports {
+            let backends = cluster.backends(service, port).unwrap_or_default();
+            let units = self.ends.backends(&backends).into_iter().zip(&backends);
+            destinations.extend(units.map(|(unit, backend)| {
+                Destination::direct(unit, Traffic::ports(port.protocol, backend.port, backend.port))
+            }));
+        }
+        if destinations.is_empty() {
+            let mut units = self.ends.behind(behind);
+            for unit in &mut units {
+                unit.only = unit.only.or(service.routing.only_family);
+            }
+            return self.directly(sources, &units);
+        }
+        self.warn(self.ends.contested(&self.ends.behind(behind)));
+        self.between(sources, &destinations, Route::default());
+        Ok(())
     }
 
     /// Flows to the backends that are on the node that takes the traffic; a flow to one of
@@ -245,7 +314,7 @@ impl Walk<'_> {
     fn on_one_node(
         &mut self,
         sources: &[Unit],
-        service: &Service,
+        (service, unknown): (&Service, MissingFact),
         destinations: &[Destination],
         via: &Via,
         mut is_there: impl FnMut(&Destination) -> Option<bool>,
@@ -261,13 +330,17 @@ impl Walk<'_> {
         if there.is_empty() && perhaps.is_empty() {
             let traffic =
                 via.port.zip(destinations[0].service_port).map(|(port, (of, _))| Traffic::ports(of, port, port));
-            let via = Via { backends: 0, ..via.clone() };
+            let nodes = destinations.iter().filter_map(|of| self.node_of(service, of).map(str::to_owned));
+            let nodes: BTreeSet<String> = nodes.collect();
+            let is_internal = unknown == MissingFact::SameNode;
+            let other = NoBackend::OtherNode { is_internal, nodes: nodes.into_iter().collect() };
+            let via = Via { backends: 0, without_backend: Some(other), ..via.clone() };
             self.broken(sources, service, Some(Code::ServiceNoBackends), &traffic.unwrap_or_default(), &via);
             return;
         }
         let route = Route { via: Some(via), service: &service.addresses, ..Route::default() };
         self.between(sources, &there, route);
-        self.between(sources, &perhaps, Route { missing: &[MissingFact::SameNode], ..route });
+        self.between(sources, &perhaps, Route { missing: &[unknown], ..route });
     }
 
     /// Flows that any node takes: by the backend's own node with the client's address, by
@@ -356,7 +429,7 @@ impl Walk<'_> {
             port_name: None,
             verdict: if code.is_some() { Verdict::Denied } else { Verdict::Unknown },
             broken: code,
-            missing: if code.is_some() { Vec::new() } else { vec![missing_backends(service)] },
+            missing: if code.is_some() { Vec::new() } else { vec![missing_backends(self.ends.cluster, service)] },
             decisions: None,
             parties: None,
             asked: JudgedPairs::default(),
@@ -365,11 +438,18 @@ impl Walk<'_> {
     }
 }
 
+/// Whether an end stands for a pod on each node.
+fn is_on_each_node(cluster: &Cluster, unit: &Unit) -> bool {
+    let workload = unit.party.pod().filter(|_| unit.is_template).and_then(|pod| cluster.pod(pod).workload.as_ref());
+    workload.is_some_and(|workload| workload.kind == "DaemonSet")
+}
+
 /// Where a Service leads, as a fact that the input lacks.
-fn missing_backends(service: &Service) -> MissingFact {
+fn missing_backends(cluster: &Cluster, service: &Service) -> MissingFact {
     let selector = service
         .selector
         .as_ref()
         .map(|labels| labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(","));
-    MissingFact::Backends { external_name: service.routing.external_name.clone(), selector }
+    let why = cluster.why_unknown(service);
+    MissingFact::Backends { external_name: service.routing.external_name.clone(), selector, why }
 }

@@ -250,6 +250,10 @@ impl RuleMatcher<'_> {
                     add("protocol", Part::Protocol, protocol.to_string(), asked.to_string(), Code::PortProtocol);
                 }
             }
+            // ICMP alone has no port.
+            None if self.denied.difference(&Traffic::icmp()).is_none() => {
+                add("protocol", Part::Protocol, protocol.to_string(), "ICMP".to_owned(), Code::PortProtocol);
+            }
             None if !self.denied.difference(&Traffic::ports(protocol, first, last)).is_none() => {
                 add("port", Part::Number, format!("{protocol} {want}"), OTHER_TRAFFIC.to_owned(), Code::PortNumber);
             }

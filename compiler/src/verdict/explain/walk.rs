@@ -44,10 +44,15 @@ pub fn explain(
     let sources = ends.units(from)?;
     walk.warn(ends.contested(&sources));
     match (from, to) {
-        (Target::Service(service), _) if sources.is_empty() => walk.without_source(service, to)?,
+        (Target::Service(service) | Target::ServiceAddress(service, _), _) if sources.is_empty() => {
+            walk.without_source(service, to)?
+        }
+        (_, Target::Service(service)) if service.routing.is_headless => walk.by_name(&sources, service)?,
         (_, Target::Service(service)) => walk.through(&sources, service, None),
-        (_, Target::Node { addresses, .. }) if walk.by_node(&sources, addresses) => {}
-        (_, Target::Address(address)) if walk.by_node(&sources, &[*address]) => {}
+        (_, Target::ServiceAddress(service, address)) => walk.by_address(&sources, service, *address),
+        (_, Target::Node { addresses, .. }) if walk.by_node(&sources, to, addresses)? => {}
+        (_, Target::Address(address)) if walk.by_loopback(&sources, *address)? => {}
+        (_, Target::Address(address)) if walk.by_node(&sources, to, &[*address])? => {}
         _ => walk.directly(&sources, &ends.units(to)?)?,
     }
     if let Some(refused) = walk.refused {
@@ -112,7 +117,7 @@ impl Walk<'_> {
     }
 
     /// Flows that are sent straight to their destinations.
-    fn directly(&mut self, sources: &[Unit], units: &[Unit]) -> Result<(), Unanswerable> {
+    pub(super) fn directly(&mut self, sources: &[Unit], units: &[Unit]) -> Result<(), Unanswerable> {
         self.warn(self.ends.contested(units));
         let mut destinations = Vec::new();
         let mut without_port = Vec::new();
@@ -231,7 +236,7 @@ impl Walk<'_> {
         let mut said = Said::new();
         for family in judged(cluster, from, to) {
             let mut question = Question {
-                from: from.party,
+                from: from.seen_as.unwrap_or(from.party),
                 to: to.party,
                 family,
                 traffic: traffic.clone(),
@@ -239,12 +244,16 @@ impl Walk<'_> {
                 service_addresses: route.service.to_vec(),
                 replicas: from.is_template && to.is_template,
             };
-            let egress = before.as_ref().filter(|_| from.party.pod().is_some()).map(|(party, traffic)| Question {
-                to: *party,
-                traffic: traffic.clone(),
-                service_port: None,
-                ..question.clone()
-            });
+            let egress = match before {
+                Some((party, traffic)) if from.party.pod().is_some() => Some(Question {
+                    from: from.party,
+                    to: *party,
+                    traffic: traffic.clone(),
+                    service_port: None,
+                    ..question.clone()
+                }),
+                _ => from.seen_as.map(|_| Question { from: from.party, ..question.clone() }),
+            };
             let mut asked = Pair { question: question.clone(), egress };
             let mut bounds = asked.passes(cluster, groups);
             if !route.missing.is_empty() {

@@ -64,6 +64,7 @@ impl Cluster {
             ports: Vec::new(),
             finished: false,
             terminating: false,
+            not_ready: false,
             started: None,
             host_network: false,
             config_hash: None,

@@ -13,7 +13,9 @@ const PORTS: usize = 6;
 pub(super) fn why_not(reason: &NoFix) -> String {
     match reason {
         NoFix::TooManyPairs => "npc looks for no fix of so many pairs; ask about two of these ends".to_owned(),
-        NoFix::TooManyPorts => "ask about one port, and npc looks for the smallest fix; it proposes none for all ports".to_owned(),
+        NoFix::TooManyPorts => {
+            "ask about one port, and npc looks for the smallest fix; it proposes none for all ports".to_owned()
+        }
         NoFix::Icmp => {
             "no fix: only a rule without ports admits ICMP, and it admits every protocol and port".to_owned()
         }
@@ -62,10 +64,7 @@ pub(super) fn why_not(reason: &NoFix) -> String {
         NoFix::Service(Code::ServicePortUnknown) => {
             "no policy is the cause; ask for a port that the Service has, or add this one to it".to_owned()
         }
-        NoFix::Service(_) => {
-            "no policy is the cause; compare the Service's selector and targetPort with the labels and ports of the pods"
-                .to_owned()
-        }
+        NoFix::Service(_) => "no policy is the cause; the note says what the Service lacks".to_owned(),
         NoFix::FactMissing => "no fix: the input lacks a fact that decides".to_owned(),
         NoFix::NothingFits => {
             "no fix: no small change admits this flow without closing another or opening very many".to_owned()

@@ -78,7 +78,9 @@ fn as_yaml(items: &[Value]) -> String {
 }
 
 fn is_plain(text: &str) -> bool {
-    text.starts_with(|first: char| first.is_ascii_alphabetic())
+    // kubectl quotes what would be no text.
+    !["True", "False"].contains(&text)
+        && text.starts_with(|first: char| first.is_ascii_alphabetic())
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/.-".contains(&byte))
 }
 

@@ -1,0 +1,92 @@
+//! Policies over the bound on set members.
+
+use crate::Files;
+
+/// Two pods on nodes of their own, one elsewhere, and two policies, of which one applies on n2 only.
+const PODS: &str = "
+apiVersion: v1
+kind: Pod
+metadata: {name: a, namespace: ns, labels: {app: a}}
+spec: {nodeName: n1, containers: [{name: c}]}
+status: {phase: Running, hostIP: 192.168.0.1, podIP: 10.0.0.1, podIPs: [{ip: 10.0.0.1}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: b, namespace: ns, labels: {app: b}}
+spec: {nodeName: n2, containers: [{name: c}]}
+status: {phase: Running, hostIP: 192.168.0.2, podIP: 10.0.0.2, podIPs: [{ip: 10.0.0.2}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: client, namespace: ns, labels: {app: client}}
+spec: {nodeName: n3, containers: [{name: c}]}
+status: {phase: Running, hostIP: 192.168.0.3, podIP: 10.0.0.3, podIPs: [{ip: 10.0.0.3}]}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: first, namespace: ns}
+spec:
+  podSelector: {matchExpressions: [{key: app, operator: In, values: [a, b]}]}
+  ingress: [{from: [{podSelector: {}}], ports: [{port: 80}]}]
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: second, namespace: ns}
+spec:
+  podSelector: {matchLabels: {app: b}}
+  ingress: [{from: [{podSelector: {matchExpressions: [{key: no, operator: DoesNotExist}]}}], ports: [{port: 81}]}]
+";
+
+/// A namespace on n2 needs two sets of three members.
+const OVER: &[&str] = &["--max-set-members", "5"];
+
+#[test]
+fn explain_and_matrix_judge_as_the_agent_of_each_node_does() {
+    let files = Files::of(PODS);
+    for (to, port, code) in [("a", "80", 0), ("b", "80", 0), ("b", "81", 1)] {
+        let asked = |more: &[&str]| {
+            let to = format!("ns/{to}:{port}");
+            files.npc("explain", &[&["ns/client", to.as_str()], more].concat())
+        };
+        assert_eq!(asked(&[]).code, 0, "{}", asked(&[]).out);
+        assert_eq!(asked(OVER).code, code, "{}", asked(OVER).out);
+        let answer = asked(OVER);
+        if code == 1 {
+            assert!(answer.out.contains("more than 5 members of sets on node n2"), "{}", answer.out);
+        }
+        let findings = files.npc("matrix", &[&["-o", "json"], OVER].concat()).json()["findings"].clone();
+        let findings = findings.as_array().unwrap();
+        assert_eq!(findings.len(), 1, "{findings:#?}");
+        assert!(findings[0].to_string().contains("policy-too-large") && findings[0].to_string().contains("second"));
+    }
+    let cell = |more: &[&str]| files.npc("matrix", &[&["--to", "ns/b"], more].concat()).out;
+    assert!(cell(&[]).contains("80,81") || cell(&[]).contains("80-81"), "{}", cell(&[]));
+    assert!(!cell(OVER).contains("81"), "{}", cell(OVER));
+    assert_eq!(files.npc("lint", OVER).code, 1);
+    assert_eq!(files.npc("lint", &[]).code, 0);
+}
+
+#[test]
+fn compile_makes_what_the_agent_of_that_node_writes() {
+    let files = Files::of(PODS);
+    let of = |node: &str, more: &[&str]| files.npc("compile", &[&["--node", node], more].concat()).out;
+    assert!(of("n2", &[]).contains("--dports 81") && !of("n2", OVER).contains("--dports 81"));
+    assert!(of("n2", OVER).contains("--dports 80"));
+    assert_eq!(of("n1", OVER), of("n1", &[]));
+}
+
+#[test]
+fn other_commands_understand_a_policy_over_the_bound() {
+    let files = Files::of(PODS);
+    let migrated = files.npc("migrate", OVER);
+    assert!(migrated.out.contains("second"), "{}{}", migrated.out, migrated.err);
+    let about = files.npc("explain", &[&["ns/b"], OVER].concat());
+    assert_eq!(about.code, 0, "{}", about.err);
+    assert!(about.out.contains("second"), "{}", about.out);
+}
+
+#[test]
+fn the_bound_is_a_number_of_at_least_one() {
+    let answer = Files::of(PODS).npc("matrix", &["--max-set-members", "many"]);
+    assert_eq!(answer.code, 2, "{}", answer.err);
+}
