@@ -108,6 +108,9 @@ impl Proposer<'_> {
     fn right_subject(&self, id: PolicyId, policy: &Policy) -> Option<Proposal> {
         let subject = PodPeer { namespaces: Namespaces::Own(policy.namespace.clone()), pods: policy.subject.clone() };
         let labels = peer::narrowest(self.view, &self.subjects).ok().filter(|_| self.selects_none(&subject))?;
-        self.of_policy(id, Size::Value, |_| vec![replace(&["spec", "podSelector"], match_labels(&labels))])
+        self.of_policy(id, Size::Value, |document| {
+            let right = || vec![replace(&["spec", "podSelector"], match_labels(&labels))];
+            if self.has_rule_for_everything(document) { Vec::new() } else { right() }
+        })
     }
 }
