@@ -18,6 +18,7 @@ mod drift;
 mod enforce;
 mod faults;
 mod foreign;
+mod large;
 mod lock;
 mod metrics;
 mod misnamed;

@@ -1,11 +1,13 @@
 //! The groups of this node's endpoints and their chains.
 
+mod foreseen;
 mod retained;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+pub(super) use self::foreseen::{Foreseen, ToCome};
 use super::live::LiveSets;
 use super::local::{LocalClass, LocalNamespace};
 use super::peers::PeerIndex;
@@ -232,17 +234,21 @@ impl LocalGroups {
 
     pub(super) fn set_policy(&mut self, policy: Policy) {
         let (namespace, name) = (Arc::from(policy.namespace.as_str()), Arc::from(policy.name.as_str()));
-        let known = &mut self.namespaces.entry(Arc::clone(&namespace)).or_default().policies;
-        if known.get(&name).is_some_and(|known| **known == policy) {
+        let here = self.namespaces.entry(Arc::clone(&namespace)).or_default();
+        if here.policies.get(&name).is_some_and(|known| **known == policy) {
             return;
         }
-        self.policy_count += usize::from(known.insert(Arc::clone(&name), Box::new(policy)).is_none());
+        here.weight += foreseen::weight(&policy);
+        let before = here.policies.insert(Arc::clone(&name), Arc::new(policy));
+        here.weight -= before.as_ref().map_or(0, |before| foreseen::weight(before));
+        self.policy_count += usize::from(before.is_none());
         self.policy_changed(&namespace, &name);
     }
 
     pub(super) fn remove_policy(&mut self, namespace: &str, name: &str) {
         let Some(known) = self.namespaces.get_mut(namespace) else { return };
-        let Some((name, _)) = known.policies.remove_entry(name) else { return };
+        let Some((name, policy)) = known.policies.remove_entry(name) else { return };
+        known.weight -= foreseen::weight(&policy);
         self.policy_count -= 1;
         self.policy_changed(namespace, &name);
         self.in_namespace(namespace, |_| ());
@@ -307,7 +313,10 @@ impl LocalGroups {
             for (chain, rules) in std::mem::take(&mut touched[family as usize]) {
                 let is_used = self.uses[family as usize].contains_key(&chain);
                 match rules {
-                    Some(rules) if is_used && !held.contains_key(&chain) => drop(delta.insert(chain, Some(rules))),
+                    // One that is expected may be there in part.
+                    Some(rules) if is_used && held.get(&chain) != Some(&rules) => {
+                        drop(delta.insert(chain, Some(rules)));
+                    }
                     _ if !is_used && held.contains_key(&chain) => drop(delta.insert(chain, None)),
                     _ => {}
                 }

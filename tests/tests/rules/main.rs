@@ -11,6 +11,7 @@ mod corpus;
 mod engine;
 mod fixes;
 mod hitless;
+mod large;
 mod mid_stream;
 mod takeover;
 mod traps;
