@@ -334,7 +334,7 @@ fn run(stages: &[Objects], order: &[u32], seen: &Seen) -> Result<(), TestCaseErr
 
 #[test]
 fn every_state_while_large_changes_are_loaded_is_of_events_in_the_order_of_their_namespace() {
-    let cases = std::env::var("NPC_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(60);
+    let cases = std::env::var("NPC_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(20);
     let seen = Seen::default();
     let objects = || random::objects().prop_map(distinct);
     let order = proptest::collection::vec(any::<u32>(), 16..64);
