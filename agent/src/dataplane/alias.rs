@@ -68,6 +68,7 @@ impl Aliases {
         }
         let mut writes = writes.clone();
         self.swap(&mut writes.replace);
+        self.swap(&mut writes.append);
         Cow::Owned(writes)
     }
 
@@ -116,8 +117,9 @@ mod tests {
         };
         let (ours, theirs) = (asks(&peers), asks(&alias));
         let chains = |rule: &Rule| BTreeMap::from([(ChainName::new("X"), vec![rule.clone()])]);
-        let writes = ChainWrites { replace: chains(&ours), ..ChainWrites::default() };
-        assert_eq!(aliases.chains(&writes).replace, chains(&theirs));
+        let writes = ChainWrites { replace: chains(&ours), append: chains(&ours), ..ChainWrites::default() };
+        let written = aliases.chains(&writes);
+        assert_eq!((&written.replace, &written.append), (&chains(&theirs), &chains(&theirs)));
         for (read, as_ours) in [(&theirs, &ours), (&ours, &theirs)] {
             let mut read = chains(read);
             aliases.swap(&mut read);

@@ -224,8 +224,8 @@ impl Linux {
             self.auditor.left_chains.insert((family, chain));
             (self.left_due, self.left_wait) = (None, Duration::ZERO);
         }
-        let (replaced, deleted) = (writes.replace.len(), writes.delete.len());
-        debug!(%family, replaced, deleted, took = ?begun.elapsed(), "wrote chains");
+        let (replaced, appended, deleted) = (writes.replace.len(), writes.append.len(), writes.delete.len());
+        debug!(%family, replaced, appended, deleted, took = ?begun.elapsed(), "wrote chains");
         Ok(())
     }
 

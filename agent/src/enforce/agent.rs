@@ -212,9 +212,14 @@ impl<K: Kernel> Agent<K> {
         match passed {
             Ok(pass) => {
                 self.schedule.pass_succeeded(now, now - begun);
+                if self.enforcer.as_ref().is_some_and(Enforcer::is_loading) {
+                    self.schedule.request_pass(now);
+                }
                 self.readiness.passed(begun, self.obstacle(&pass.unfiltered_bridges));
                 self.sweeps.passed(self.view.generation());
-                let waiters = self.waiters.passed();
+                let enforcer = self.enforcer.as_ref();
+                let waits = |waiter: &Waiter| enforcer.is_some_and(|enforcer| enforcer.waits_for(&waiter.addresses));
+                let waiters = self.waiters.passed(waits);
                 self.start_sweeps(waiters);
                 // A reader of this pass's line in the log finds the ready file there.
                 self.report_readiness();
@@ -223,7 +228,9 @@ impl<K: Kernel> Agent<K> {
             }
             Err(error) if self.once => return Err(error.into()),
             Err(error) => {
-                let waiters = self.waiters.failed(&error);
+                let enforcer = self.enforcer.as_ref();
+                let waits = |waiter: &Waiter| enforcer.is_some_and(|enforcer| enforcer.waits_for(&waiter.addresses));
+                let waiters = self.waiters.failed(&error, waits);
                 self.start_sweeps(waiters);
                 let retry = self.schedule.pass_failed(now, now - begun, failure(&error));
                 let words = self.report.failed(&error, retry);

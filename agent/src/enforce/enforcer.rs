@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher as _, RandomState};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use npc_compiler::cluster::group::RetainedGroup;
@@ -16,13 +17,14 @@ use npc_compiler::ruleset::layout::{self, SelfMatch};
 use npc_compiler::ruleset::node::InterfaceName;
 use npc_compiler::ruleset::seed::Seed;
 use tokio::time;
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::bridge_table::{BridgeState, Frames};
 use super::bridges::{self, UnfilteredBridge};
 use super::device_group::DeviceGroup;
 use super::drift::Repair;
 use super::flows::Established;
+use super::pace::{LARGE, Pace};
 use super::sources::{Asked, Sources};
 use super::writer::Writer;
 use super::writes::Writes;
@@ -72,6 +74,10 @@ pub struct Enforcer<K> {
     /// The bridges whose frames passed by iptables at the last look.
     unfiltered: BTreeSet<UnfilteredBridge>,
     frames: Frames,
+    /// How much of large changes is loaded at once.
+    pace: Pace,
+    /// The namespaces whose large changes are being loaded, as the log has them.
+    waiting: BTreeSet<String>,
 }
 
 /// What a pass did.
@@ -106,6 +112,8 @@ pub struct Pass {
     /// Pods of this node whose forged sources are not dropped, though it was asked
     /// for.
     pub spoofable: Vec<Spoofable>,
+    /// The namespaces whose large changes are being loaded. What came of them is not in force.
+    pub waiting: BTreeSet<String>,
     /// Addresses that several pods of the cluster list.
     pub contests: Vec<Contested>,
     /// How much of ours each family of the kernel holds.
@@ -128,13 +136,23 @@ impl<K: Kernel> Enforcer<K> {
             no_anti_spoof: None,
             hold_ports: false,
             has_secret_places: false,
-            engine: Engine::new(&node.into(), layout::Options::default()).with_retained_groups(),
+            engine: Engine::new(&node.into(), layout::Options::default())
+                .with_retained_groups()
+                .with_large_changes_first(LARGE),
             changed: Changed::Nothing,
             group: DeviceGroup::default(),
             retired: time::Instant::now(),
             unfiltered: BTreeSet::new(),
             frames: Frames::default(),
+            pace: Pace::default(),
+            waiting: BTreeSet::new(),
         }
+    }
+
+    /// The same, with changes of more rules and sets than this loaded first.
+    #[cfg(test)]
+    pub(super) fn with_large_changes(self, limit: usize) -> Self {
+        Self { engine: self.engine.with_large_changes_first(limit), ..self }
     }
 
     /// The same, with the options that the operator chose. What the kernel does not support
@@ -152,12 +170,13 @@ impl<K: Kernel> Enforcer<K> {
     }
 
     /// Takes in what happened in the cluster. Nothing comes of it before the
-    /// next pass.
+    /// next pass. What makes thousands of rules waits longer, until these are loaded
+    /// ([`Engine::offer`]).
     pub fn take(&mut self, events: impl IntoIterator<Item = Event>) {
         for event in events {
             let is_of_pod = matches!(event, Event::Pod(_) | Event::PodGone(_));
             self.changed = self.changed.max(if is_of_pod { Changed::Pods } else { Changed::NoPods });
-            self.engine.apply(event);
+            self.engine.offer(event);
         }
     }
 
@@ -187,6 +206,10 @@ impl<K: Kernel> Enforcer<K> {
             engine.reconsider_bound();
             self.retired = time::Instant::now();
         }
+        // Pods that waited may come with this commit.
+        if engine.waiting().next().is_some() {
+            self.changed = Changed::Pods;
+        }
         let asked = match &self.options {
             options if options.anti_spoof => Asked::Sources,
             options if options.lacks.device_group => Asked::Nothing,
@@ -211,6 +234,7 @@ impl<K: Kernel> Enforcer<K> {
         // would be ESTABLISHED for them. And for a pod that is isolated now, or is
         // new, nothing of it is to come later than its rules.
         self.frames.update(&mut self.writer.kernel, network, engine, self.hold_ports);
+        self.writer.is_loading(engine.is_loading());
         let (writes, rehooked) = self.writer.write_each(change, engine.state(), &mut failed)?;
         let enforced = self.writer.enforced();
         // An interface is of both families, and joins once the sources of both are known.
@@ -223,6 +247,8 @@ impl<K: Kernel> Enforcer<K> {
             self.writer.established.let_be();
         }
         failed.into_result()?;
+        let applied = begun.elapsed().saturating_sub(compiled);
+        self.load()?;
         let engine = &self.engine;
         let spoofable = match &self.no_anti_spoof {
             Some(lack) => engine.local_addresses().map(|address| (address, lack.clone())).collect(),
@@ -245,6 +271,7 @@ impl<K: Kernel> Enforcer<K> {
             findings: engine.findings().cloned().collect(),
             retained: engine.retained().collect(),
             options: self.options.clone(),
+            waiting: self.waiting.clone(),
             contests: engine.contests().collect(),
             writes,
             rehooked,
@@ -256,8 +283,43 @@ impl<K: Kernel> Enforcer<K> {
             unheld: sources.unheld,
             anti_spoof: self.options.anti_spoof,
             compiled,
-            applied: begun.elapsed().saturating_sub(compiled),
+            applied,
         })
+    }
+
+    /// Loads a portion of the large changes that wait. No packet meets it yet.
+    fn load(&mut self) -> Result<(), Error> {
+        let now: BTreeSet<String> = self.engine.waiting().map(|(namespace, _)| namespace.to_owned()).collect();
+        if now != self.waiting {
+            for (namespace, rules) in self.engine.waiting().filter(|(namespace, _)| !self.waiting.contains(*namespace))
+            {
+                info!(namespace, rules, "loading a large change before it takes effect");
+            }
+            for namespace in self.waiting.difference(&now) {
+                info!(namespace, "a large change was loaded and takes effect");
+            }
+            self.waiting = now;
+        }
+        // The lock may be another program's for long, and nothing waits for this but the namespace.
+        if !self.engine.is_loading() || !self.writer.can_write_rules() {
+            return Ok(());
+        }
+        let plan = self.engine.load(self.pace.portion());
+        let begun = Instant::now();
+        self.writer.load(&plan)?;
+        self.pace.took(&plan, begun.elapsed());
+        Ok(())
+    }
+
+    /// Whether large changes wait until all of what they make is loaded, or what they made before
+    /// is to go. Each pass loads some.
+    pub fn is_loading(&self) -> bool {
+        self.engine.is_loading()
+    }
+
+    /// Whether events of a pod with one of these addresses, or of its namespace, wait.
+    pub(super) fn waits_for(&self, addresses: &BTreeSet<IpAddr>) -> bool {
+        addresses.iter().any(|address| self.engine.waits_for(*address))
     }
 
     /// Has rules use what this kernel supports, and nothing else.
@@ -391,6 +453,11 @@ impl<K: Kernel> Enforcer<K> {
             self.writer.established.rules_were_lost();
         }
         Some((drifted, state))
+    }
+
+    /// The kernel that it writes to.
+    pub fn kernel(&mut self) -> &mut K {
+        &mut self.writer.kernel
     }
 
     /// The restores since this was asked last, those that failed among them.

@@ -23,6 +23,7 @@ pub mod drift;
 pub mod enforcer;
 mod flows;
 mod obstacle;
+mod pace;
 mod ready;
 mod report;
 mod schedule;

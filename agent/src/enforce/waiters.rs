@@ -46,20 +46,23 @@ impl Waiters {
         !self.checking.is_empty()
     }
 
-    /// A pass went well, and everything is in the kernel. Answers those that waited for it,
-    /// which may have to wait for flows yet.
+    /// A pass went well, and everything is in the kernel but for what `waits` until it is
+    /// loaded. Answers those that waited for it, which may have to wait for flows yet.
     #[must_use]
-    pub(super) fn passed(&mut self) -> Vec<Waiter> {
-        std::mem::take(&mut self.waiting)
+    pub(super) fn passed(&mut self, waits: impl Fn(&Waiter) -> bool) -> Vec<Waiter> {
+        let answered = self.waiting.extract_if(.., |waiter| !waits(waiter)).collect();
+        // One that does not wait any more has closed its end.
+        self.waiting.retain(|waiter| !waiter.reply.is_closed());
+        answered
     }
 
     /// A pass failed. What failed in one family only is in the kernel in the other. Answers
     /// those that waited for that.
     #[must_use]
-    pub(super) fn failed(&mut self, error: &Error) -> Vec<Waiter> {
+    pub(super) fn failed(&mut self, error: &Error, waits: impl Fn(&Waiter) -> bool) -> Vec<Waiter> {
         let Error::Families(failures) = error else { return Vec::new() };
         let failed: BTreeSet<Family> = failures.families().collect();
-        self.waiting.extract_if(.., |waiter| waiter.families.is_disjoint(&failed)).collect()
+        self.waiting.extract_if(.., |waiter| waiter.families.is_disjoint(&failed) && !waits(waiter)).collect()
     }
 
     /// An audit of everything is over; whether the kernel held all.

@@ -26,6 +26,8 @@ pub struct Writer<K> {
     /// Since when the ruleset that was written last is in force for new flows.
     enforced: Instant,
     pub(super) established: Established,
+    /// Rules are being loaded that no packet meets. Their proof can wait for the next write.
+    is_loading: bool,
 }
 
 /// What a write did, and where the jump was that was not in its place.
@@ -40,7 +42,29 @@ impl<K: Kernel> Writer<K> {
             probed: Probed::Not,
             enforced: Instant::now(),
             established: Established::new(),
+            is_loading: false,
         }
+    }
+
+    /// Whether rules are being loaded, by [`Writer::load`].
+    pub(super) fn is_loading(&mut self, is_loading: bool) {
+        self.is_loading = is_loading;
+    }
+
+    /// Carries out writes that no packet meets. They are in the wanted state already, and the
+    /// kernel is in sync but for them.
+    ///
+    /// # Errors
+    /// If the kernel cannot be written, in a family at least. As after any failure, nothing is
+    /// known of it then, and the next write reads it.
+    pub(super) fn load(&mut self, plan: &Plan) -> Result<(), Error> {
+        let mut failed = Failures::default();
+        self.kernel.apply_each(plan, &mut failed);
+        let loaded = failed.into_result();
+        if let Err(error) = &loaded {
+            self.state.failed(error.is_unhooked());
+        }
+        loaded
     }
 
     /// Asks the kernel what it supports, in the families where that is not known yet. No
@@ -127,7 +151,10 @@ impl<K: Kernel> Writer<K> {
             rehooked = self.insert_hook(failed);
             self.enforced = Instant::now();
         }
-        self.kernel.prove(wanted, failed);
+        // With legacy a proof reads the whole table. What was loaded is proved with what leads to it.
+        if !(self.is_loading && was_in_sync && plan.is_empty()) {
+            self.kernel.prove(wanted, failed);
+        }
         if failed.is_of_all() {
             std::mem::take(failed).into_result()?;
         }

@@ -48,7 +48,8 @@ impl Writes {
                 }
                 Step::Chains(_, writes) => {
                     counted.chains_written += writes.replace.len();
-                    counted.rules_written += writes.replace.values().map(Vec::len).sum::<usize>();
+                    counted.rules_written +=
+                        writes.replace.values().chain(writes.append.values()).map(Vec::len).sum::<usize>();
                     counted.chains_deleted += writes.delete.len();
                 }
                 Step::Grace => {}

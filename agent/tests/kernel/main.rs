@@ -19,6 +19,7 @@ mod drift;
 mod enforce;
 mod faults;
 mod foreign;
+mod large;
 mod lock;
 mod metrics;
 mod misnamed;

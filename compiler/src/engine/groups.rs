@@ -1,6 +1,7 @@
 //! The groups of this node's endpoints and their chains.
 
 mod bound;
+mod foreseen;
 mod retained;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,6 +10,7 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
+pub(super) use self::foreseen::{Foreseen, ToCome};
 use super::live::LiveSets;
 use super::local::{LocalClass, LocalNamespace};
 use super::peers::PeerIndex;
@@ -243,17 +245,21 @@ impl LocalGroups {
 
     pub(super) fn set_policy(&mut self, policy: Policy) {
         let (namespace, name) = (Arc::from(policy.namespace.as_str()), Arc::from(policy.name.as_str()));
-        let known = &mut self.namespaces.entry(Arc::clone(&namespace)).or_default().policies;
-        if known.get(&name).is_some_and(|known| **known == policy) {
+        let here = self.namespaces.entry(Arc::clone(&namespace)).or_default();
+        if here.policies.get(&name).is_some_and(|known| **known == policy) {
             return;
         }
-        self.policy_count += usize::from(known.insert(Arc::clone(&name), Box::new(policy)).is_none());
+        here.weight += foreseen::weight(&policy);
+        let before = here.policies.insert(Arc::clone(&name), Arc::new(policy));
+        here.weight -= before.as_ref().map_or(0, |before| foreseen::weight(before));
+        self.policy_count += usize::from(before.is_none());
         self.policy_changed(&namespace, &name);
     }
 
     pub(super) fn remove_policy(&mut self, namespace: &str, name: &str) {
         let Some(known) = self.namespaces.get_mut(namespace) else { return };
-        let Some((name, _)) = known.policies.remove_entry(name) else { return };
+        let Some((name, policy)) = known.policies.remove_entry(name) else { return };
+        known.weight -= foreseen::weight(&policy);
         self.policy_count -= 1;
         self.policy_changed(namespace, &name);
         self.in_namespace(namespace, |_| ());
@@ -321,12 +327,13 @@ impl LocalGroups {
             for (chain, rules) in std::mem::take(&mut touched[family as usize]) {
                 let is_used = self.uses[family as usize].contains_key(&chain);
                 // Groups may be made more than once before a commit, so what was to be done about the
-                // chain may be undone.
-                match (rules, is_used, held.contains_key(&chain)) {
-                    (Some(rules), true, false) => drop(delta.insert(chain, Some(rules))),
-                    (None, true, false) => {}
-                    (_, false, true) => drop(delta.insert(chain, None)),
-                    (_, true, true) | (_, false, false) => drop(delta.remove(&chain)),
+                // chain may be undone. One that is expected may be there in part.
+                match (rules, is_used, held.get(&chain)) {
+                    (Some(rules), true, there) if there == Some(&rules) => drop(delta.remove(&chain)),
+                    (Some(rules), true, _) => drop(delta.insert(chain, Some(rules))),
+                    (None, true, _) => {}
+                    (_, false, Some(_)) => drop(delta.insert(chain, None)),
+                    (_, false, None) => drop(delta.remove(&chain)),
                 }
             }
         }

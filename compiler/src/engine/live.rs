@@ -88,10 +88,27 @@ struct Entry {
     content: Content,
     /// How many uses each namespace has of it.
     uses: BTreeMap<Arc<str>, usize>,
+    /// How many of the uses are by chains that are expected and that no packet meets yet.
+    expected: usize,
     /// What it counts for the bound on set members, once that is known.
     count: Option<u64>,
-    /// It was made since the last commit; its members are found then.
+    /// Its members are to be found: at the next commit, or while it is loaded if only
+    /// expected chains ask it.
     is_new: bool,
+    /// The state has it, though maybe not with all its members.
+    is_there: bool,
+}
+
+/// What comes to a set that is loaded piece by piece.
+#[derive(Debug)]
+pub(super) struct Loaded {
+    /// It is created first.
+    pub(super) created: Option<(Family, SetKind)>,
+    pub(super) added: Vec<Member>,
+    /// What came before and is not meant any more.
+    pub(super) removed: Vec<Member>,
+    /// It has all its members now.
+    pub(super) is_whole: bool,
 }
 
 /// The sets in use.
@@ -158,7 +175,9 @@ impl LiveSets {
         };
         let kind = definition.kind();
         let uses = BTreeMap::from([(Arc::clone(namespace), 1)]);
-        let entry = Entry { family, name: name.clone(), kind, content, uses, count: None, is_new: true };
+        let (name_of, count) = (name.clone(), None);
+        let (is_new, is_there) = (true, false);
+        let entry = Entry { family, name: name_of, kind, content, uses, expected: 0, count, is_new, is_there };
         let id = SetId(self.entries.insert(entry));
         self.by_name.insert(name.clone(), id);
         if matches!(&self.entries[id.0].content, Content::Named(_)) {
@@ -261,15 +280,42 @@ impl LiveSets {
         self.grown.insert(Arc::clone(namespace));
     }
 
-    fn total(&self, namespace: &str) -> u64 {
+    /// What the sets count together that have uses by this namespace.
+    pub(super) fn total(&self, namespace: &str) -> u64 {
         self.totals.get(namespace).copied().unwrap_or_default()
     }
 
-    /// Takes out what has no use; the names of those that were there at the
-    /// last commit.
-    pub(super) fn sweep(&mut self, store: &mut Store, peers: &mut PeerIndex) -> Vec<(Family, SetName)> {
+    /// One use of a set is by a chain that is only expected.
+    pub(super) fn expect(&mut self, name: &SetName) {
+        if let Some(id) = self.by_name.get(name) {
+            self.entries[id.0].expected += 1;
+        }
+    }
+
+    /// Releases a set that a chain asks which was only expected.
+    pub(super) fn expect_no_more(&mut self, name: &SetName, namespace: &str) {
+        if let Some(id) = self.by_name.get(name) {
+            self.entries[id.0].expected -= 1;
+        }
+        self.release(name, namespace);
+    }
+
+    /// Whether a set is there with all its members.
+    pub(super) fn is_whole(&self, name: &SetName) -> bool {
+        self.by_name.get(name).is_some_and(|id| !self.entries[id.0].is_new)
+    }
+
+    /// Whether sets that lost their last use wait for [`LiveSets::sweep`].
+    pub(super) fn has_unused(&self) -> bool {
+        !self.unused.is_empty()
+    }
+
+    /// Takes out what has no use, so many at most; the names of those that the state has.
+    pub(super) fn sweep(&mut self, store: &mut Store, peers: &mut PeerIndex, most: usize) -> Vec<(Family, SetName)> {
         let mut gone = Vec::new();
-        for id in std::mem::take(&mut self.unused) {
+        let unused: Vec<SetId> = self.unused.iter().take(most).copied().collect();
+        for id in unused {
+            self.unused.remove(&id);
             let entry = self.entries.remove(id.0);
             self.by_name.remove(&entry.name);
             self.fresh.remove(&id);
@@ -287,32 +333,66 @@ impl LiveSets {
             for peer in entry.peers() {
                 peers.release(&mut store.strings, peer);
             }
-            if !entry.is_new {
+            if entry.is_there {
                 gone.push((entry.family, entry.name));
             }
         }
         gone
     }
 
-    /// The sets that are new since the last commit, with all their members.
+    /// The sets that are new since the last commit, with all their members; but not those that
+    /// only expected chains ask.
     pub(super) fn materialise(
         &mut self,
         store: &Store,
         peers: &PeerIndex,
     ) -> Vec<(Family, SetName, SetKind, BTreeSet<Member>)> {
-        let fresh = std::mem::take(&mut self.fresh);
-        let made = fresh.into_iter().map(|id| {
-            self.entries[id.0].is_new = false;
-            let entry = &self.entries[id.0];
-            (entry.family, entry.name.clone(), entry.kind, entry.members(store, peers))
-        });
-        made.collect()
+        let is_asked = |id: &SetId| self.entries[id.0].uses.values().sum::<usize>() > self.entries[id.0].expected;
+        let asked: Vec<SetId> = self.fresh.iter().filter(|id| is_asked(id)).copied().collect();
+        asked.into_iter().map(|id| self.make(id, store, peers)).collect()
+    }
+
+    /// A set with all its members, which it has from now on.
+    fn make(&mut self, id: SetId, store: &Store, peers: &PeerIndex) -> (Family, SetName, SetKind, BTreeSet<Member>) {
+        self.fresh.remove(&id);
+        let entry = &mut self.entries[id.0];
+        (entry.is_new, entry.is_there) = (false, true);
+        let members = entry.members(store, peers);
+        (entry.family, entry.name.clone(), entry.kind, members)
+    }
+
+    /// What is missing of a set that only expected chains ask, where the state has these
+    /// members of it. So many members at most come at once.
+    pub(super) fn load(
+        &mut self,
+        name: &SetName,
+        (store, peers): (&Store, &PeerIndex),
+        present: Option<&BTreeSet<Member>>,
+        most: usize,
+    ) -> Option<Loaded> {
+        let id = *self.by_name.get(name)?;
+        let entry = &mut self.entries[id.0];
+        if !entry.is_new {
+            return None;
+        }
+        let members = entry.members(store, peers);
+        let has = |member: &&Member| present.is_some_and(|present| present.contains(*member));
+        let mut added: Vec<Member> = members.iter().filter(|member| !has(member)).take(most + 1).cloned().collect();
+        let is_whole = added.len() <= most;
+        added.truncate(most);
+        let removed = present.into_iter().flatten().filter(|member| !members.contains(*member)).cloned().collect();
+        let created = (!entry.is_there).then_some((entry.family, entry.kind));
+        (entry.is_new, entry.is_there) = (!is_whole, true);
+        if is_whole {
+            self.fresh.remove(&id);
+        }
+        Some(Loaded { created, added, removed, is_whole })
     }
 
     /// The sets, but for the new ones, that an address is in, and as what.
     pub(super) fn memberships(&self, store: &Store, peers: &PeerIndex, address: IpAddr) -> Vec<(SetId, Member)> {
         let holders = store.holders(address);
-        let Some(first) = holders.first() else { return Vec::new() };
+        let Some(first) = holders.first().filter(|_| store.are_peers(holders)) else { return Vec::new() };
         let family = Family::of(&address);
         let mut found = Vec::new();
         for peer in peers.of_class(store.pod(*first).class) {
@@ -393,6 +473,7 @@ impl Entry {
                 let pods = classes.into_iter().flat_map(|class| store.members(class));
                 let own = pods.filter_map(|pod| store.address(pod, self.family));
                 let is_meant = |address: &IpAddr| match store.holders(*address) {
+                    holders if !store.are_peers(holders) => false,
                     [_] => true,
                     holders => of.iter().any(|peer| peers.selects_all(store, *peer, holders)),
                 };
@@ -413,7 +494,9 @@ impl Entry {
     fn ports(&self, store: &Store, peers: &PeerIndex, address: IpAddr) -> Vec<Member> {
         let Content::Named(entries) = &self.content else { return Vec::new() };
         let holders = store.holders(address);
-        let Some((first, others)) = holders.split_first() else { return Vec::new() };
+        let Some((first, others)) = holders.split_first().filter(|_| store.are_peers(holders)) else {
+            return Vec::new();
+        };
         let of_all = |port: &&ContainerPort| others.iter().all(|pod| store.ports(*pod).contains(port));
         let is_named =
             |port: &&ContainerPort| entries.of(port).any(|whose| whose.holds(store, peers, address, holders));

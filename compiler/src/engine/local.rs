@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::store::{ClassId, PodId, Store};
 use crate::cluster::group::{Resolution, names_to_resolve, resolve};
-use crate::object::{ContainerPort, Protocol};
+use crate::object::{ContainerPort, Labels, Protocol};
 use crate::policy::finding::Finding;
 use crate::policy::{Direction, Policy};
 use crate::ruleset::name::Hash;
@@ -14,7 +14,9 @@ use crate::ruleset::name::Hash;
 /// A namespace: its policies, and what of it is on this node.
 #[derive(Debug, Default)]
 pub(super) struct LocalNamespace {
-    pub(super) policies: BTreeMap<Arc<str>, Box<Policy>>,
+    pub(super) policies: BTreeMap<Arc<str>, Arc<Policy>>,
+    /// At least so many rules and sets do its policies make together, for one group.
+    pub(super) weight: usize,
     pub(super) classes: BTreeSet<ClassId>,
     pub(super) groups: [BTreeSet<Hash>; 2],
     /// Policies that are over the bound on set members, and what is said of each to its owner.
@@ -57,6 +59,25 @@ impl LocalClass {
         }
     }
 
+    /// The class of pods with these labels.
+    pub(super) fn of_labels(namespace: Arc<str>, labels: &Labels) -> Self {
+        let labels = labels.iter().map(|(key, value)| (key.as_str().into(), value.as_str().into()));
+        let mut labels: Box<[_]> = labels.collect();
+        labels.sort_unstable();
+        Self { namespace, labels, pods: BTreeSet::new(), policies: Default::default(), names: None }
+    }
+
+    /// The same class without its pods, for trying out what other policies make of it.
+    pub(super) fn without_pods(&self) -> Self {
+        Self {
+            namespace: Arc::clone(&self.namespace),
+            labels: self.labels.clone(),
+            pods: BTreeSet::new(),
+            policies: self.policies.clone(),
+            names: None,
+        }
+    }
+
     /// Takes a policy in, whatever it said before; whether that concerns the
     /// class in some direction.
     pub(super) fn judge(&mut self, name: &Arc<str>, policy: Option<&Policy>) -> bool {
@@ -86,7 +107,7 @@ impl LocalClass {
     pub(super) fn resolve(
         &mut self,
         direction: Direction,
-        policies: &BTreeMap<Arc<str>, Box<Policy>>,
+        policies: &BTreeMap<Arc<str>, Arc<Policy>>,
         ports: &[ContainerPort],
     ) -> Resolution {
         if direction == Direction::Egress {

@@ -25,6 +25,7 @@
 mod groups;
 mod intern;
 mod key;
+mod large;
 mod live;
 mod local;
 mod names;
@@ -50,6 +51,8 @@ use crate::ruleset::node::{InterfaceName, Member, SetKind, SetName};
 
 use groups::LocalGroups;
 pub use key::PodKey;
+use large::Large;
+pub use large::Portion;
 use live::{LiveSets, SetId};
 use peers::PeerIndex;
 use store::{PodId, Store};
@@ -115,6 +118,8 @@ pub struct Engine {
     touched: BTreeMap<IpAddr, Before>,
     /// What may come from which interface of pods; `None` if no rule asks.
     own: Option<[BTreeSet<Member>; 2]>,
+    /// Events that wait until what they make is loaded.
+    large: Large,
     state: KernelState,
     is_first: bool,
 }
@@ -134,6 +139,7 @@ impl Engine {
             findings: BTreeMap::new(),
             touched: BTreeMap::new(),
             own,
+            large: Large::default(),
             state: KernelState::default(),
             is_first: true,
         }
@@ -303,13 +309,7 @@ impl Engine {
             Event::NamespaceGone(name) => self.namespace(&name, None),
             Event::Policy(policy) => {
                 let (policy, findings) = Policy::read(&policy);
-                let key = (policy.namespace.clone(), policy.name.clone());
-                if findings.is_empty() {
-                    self.findings.remove(&key);
-                } else {
-                    self.findings.insert(key, findings);
-                }
-                self.groups.set_policy(policy);
+                self.policy(policy, findings);
             }
             Event::PolicyGone(namespace, name) => {
                 self.groups.remove_policy(&namespace, &name);
@@ -318,6 +318,16 @@ impl Engine {
             Event::Node(node) => self.node(&node.name, Some(&node.pod_cidrs)),
             Event::NodeGone(name) => self.node(&name, None),
         }
+    }
+
+    fn policy(&mut self, policy: Policy, findings: Vec<Finding>) {
+        let key = (policy.namespace.clone(), policy.name.clone());
+        if findings.is_empty() {
+            self.findings.remove(&key);
+        } else {
+            self.findings.insert(key, findings);
+        }
+        self.groups.set_policy(policy);
     }
 
     fn node(&mut self, name: &str, pod_cidrs: Option<&[IpNetwork]>) {
@@ -415,6 +425,7 @@ impl Engine {
     }
 
     fn deltas(&mut self) -> [Delta; 2] {
+        self.give();
         // Endpoints whose groups change without an event of their own, because
         // a policy did.
         let moving: Vec<PodId> = self.groups.regrouping().collect();
@@ -434,7 +445,13 @@ impl Engine {
             self.peers.settle(&self.store);
             self.sets.count(&self.store, &mut self.peers);
         }
-        for (family, name) in self.sets.sweep(&mut self.store, &mut self.peers) {
+        for (family, chain) in self.release_expected() {
+            if self.state.family(family).chains.contains_key(&chain) {
+                deltas[family as usize].chains.insert(chain, None);
+            }
+        }
+        let most = self.swept_at_once();
+        for (family, name) in self.sets.sweep(&mut self.store, &mut self.peers, most) {
             deltas[family as usize].sets.insert(name, SetDelta::Gone);
         }
 
@@ -458,7 +475,16 @@ impl Engine {
             }
         }
         for (family, name, kind, members) in self.sets.materialise(&self.store, &self.peers) {
-            deltas[family as usize].sets.insert(name, SetDelta::Created(kind, members));
+            let change = match self.state.family(family).sets.get(&name) {
+                None => SetDelta::Created(kind, members),
+                // It was loaded in part, for a chain that is expected.
+                Some((_, present)) if *present == members => continue,
+                Some((_, present)) => SetDelta::Changed {
+                    added: members.difference(present).cloned().collect(),
+                    removed: present.difference(&members).cloned().collect(),
+                },
+            };
+            deltas[family as usize].sets.insert(name, change);
         }
         for (family, own) in Family::ALL.into_iter().zip(self.own.iter().flatten()) {
             let name = SetName::own(family);

@@ -3,7 +3,7 @@
 //! UID, its name, its addresses and its class. Most pods of a cluster are on
 //! other nodes, and all that is kept of them is here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::BuildHasher;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU32;
@@ -99,6 +99,8 @@ pub(super) struct Store {
     ports: PortLists,
     v6: Slab<Ipv6Addr>,
     terminating: FxHashSet<PodId>,
+    /// Pods that no rule may admit as peers yet: see [`super::large`].
+    no_peers: BTreeSet<PodId>,
     /// When the pods of this node started.
     started: FxHashMap<PodId, i64>,
     /// The prefixes of the Nodes that are known.
@@ -144,6 +146,7 @@ impl Store {
             ports: PortLists::default(),
             v6: Slab::new(),
             terminating: FxHashSet::default(),
+            no_peers: BTreeSet::new(),
             started: FxHashMap::default(),
             nodes: FxHashMap::default(),
             owners: Default::default(),
@@ -155,6 +158,11 @@ impl Store {
     /// Whether a pod is on this node.
     pub(super) fn is_here(&self, pod: PodId) -> bool {
         self.pod(pod).node == Some(self.here)
+    }
+
+    /// Whether this node has this name.
+    pub(super) fn is_this_node(&self, name: Option<&str>) -> bool {
+        name == Some(self.strings.text(self.here))
     }
 
     pub(super) fn pod(&self, pod: PodId) -> &Entry {
@@ -336,6 +344,7 @@ impl Store {
             self.odd_keys.remove(&pod);
         }
         self.terminating.remove(&pod);
+        self.no_peers.remove(&pod);
         self.started.remove(&pod);
         self.names.release(entry.name);
         if let Some(node) = entry.node {
@@ -410,6 +419,21 @@ impl Store {
         if !is_known {
             self.strings.release(name);
         }
+    }
+
+    /// Has no rule admit a pod as a peer, until it is removed or comes anew.
+    pub(super) fn is_no_peer_yet(&mut self, pod: PodId) {
+        self.no_peers.insert(pod);
+    }
+
+    /// Whether rules may admit those that hold an address.
+    pub(super) fn are_peers(&self, holders: &[PodId]) -> bool {
+        self.no_peers.is_empty() || !holders.iter().any(|pod| self.no_peers.contains(pod))
+    }
+
+    /// The pods that no rule may admit yet.
+    pub(super) fn no_peers(&self) -> impl Iterator<Item = PodKey> {
+        self.no_peers.iter().map(|pod| self.key(*pod))
     }
 
     /// One of the endpoints that list an address.

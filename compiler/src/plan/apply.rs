@@ -26,7 +26,7 @@ pub enum Unexpected {
     /// A member that was to be removed.
     #[error("{0} removes nothing")]
     NoMember(SetWrite),
-    /// A chain that was to be deleted.
+    /// A chain that was to be deleted, or to get more rules.
     #[error("chain {0} is not there")]
     NoChain(ChainName),
 }
@@ -88,11 +88,18 @@ impl ChainWrites {
     /// Does to the ruleset of a family what the commit does to a kernel.
     ///
     /// # Errors
-    /// If a chain that is deleted was not there.
+    /// If a chain that is deleted, or gets more rules, was not there.
     pub fn apply(&self, held: &mut FamilyState) -> Result<(), Unexpected> {
         held.chains.extend(self.replace.iter().map(|(chain, rules)| (chain.clone(), rules.clone())));
-        let absent = self.delete.iter().filter(|chain| held.chains.remove(*chain).is_none());
+        let mut absent = Vec::new();
+        for (chain, rules) in &self.append {
+            match held.chains.get_mut(chain) {
+                Some(there) => there.extend_from_slice(rules),
+                None => absent.push(chain),
+            }
+        }
         // All are deleted, whatever the first of them is.
-        absent.cloned().reduce(|first, _| first).map_or(Ok(()), |chain| Err(Unexpected::NoChain(chain)))
+        absent.extend(self.delete.iter().filter(|chain| held.chains.remove(*chain).is_none()));
+        absent.into_iter().cloned().reduce(|first, _| first).map_or(Ok(()), |chain| Err(Unexpected::NoChain(chain)))
     }
 }

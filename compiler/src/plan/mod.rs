@@ -84,6 +84,8 @@ impl fmt::Display for SetWrite {
 pub struct ChainWrites {
     /// Chains to create or to rewrite, with all their rules.
     pub replace: BTreeMap<ChainName, Vec<Rule>>,
+    /// Rules to add at the end of chains that are there.
+    pub append: BTreeMap<ChainName, Vec<Rule>>,
     /// Chains to empty and delete; nothing that stays names them.
     pub delete: BTreeSet<ChainName>,
 }
@@ -93,7 +95,7 @@ impl ChainWrites {
     #[must_use]
     pub fn restore_text(&self, family: Family) -> String {
         let mut restore = Restore::of(family, self.replace.keys().chain(&self.delete));
-        for (chain, rules) in &self.replace {
+        for (chain, rules) in self.replace.iter().chain(&self.append) {
             restore.rules(chain, rules);
         }
         self.delete.iter().for_each(|chain| restore.delete(chain));

@@ -23,7 +23,7 @@ use npc_tests::random;
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
 
-const NODE: &str = "n1";
+pub(super) const NODE: &str = "n1";
 
 /// Objects by what tells them apart, each as the event that brings it.
 fn events(objects: &Objects) -> BTreeMap<String, (Event, Event)> {
@@ -50,7 +50,7 @@ fn events(objects: &Objects) -> BTreeMap<String, (Event, Event)> {
 
 /// What leads from some objects to others, in the order of these numbers, with
 /// some events twice, and with objects in between that come and go.
-fn lead(from: &Objects, through: &Objects, to: &Objects, order: &[u32]) -> Vec<Event> {
+pub(super) fn lead(from: &Objects, through: &Objects, to: &Objects, order: &[u32]) -> Vec<Event> {
     let (from, through, to) = (events(from), events(through), events(to));
     let mut steps = Vec::new();
     let mut order = order.iter().copied().cycle();
@@ -91,7 +91,7 @@ fn lead(from: &Objects, through: &Objects, to: &Objects, order: &[u32]) -> Vec<E
 }
 
 /// What is there after an event.
-fn follow(there: &mut Objects, event: &Event) {
+pub(super) fn follow(there: &mut Objects, event: &Event) {
     let gone = |there: &mut Objects, gone: &Event| match gone {
         Event::NamespaceGone(name) => there.namespaces.retain(|namespace| namespace.name != *name),
         Event::PodGone(key) => there.pods.retain(|pod| PodKey::of(pod) != *key),
@@ -122,7 +122,7 @@ fn follow(there: &mut Objects, event: &Event) {
     }
 }
 
-fn distinct(mut objects: Objects) -> Objects {
+pub(super) fn distinct(mut objects: Objects) -> Objects {
     // UIDs are what an API server makes: never given twice.
     for (i, pod) in objects.pods.iter_mut().enumerate() {
         if !pod.uid.is_empty() {
@@ -138,7 +138,12 @@ fn distinct(mut objects: Objects) -> Objects {
 
 /// The state that a fresh compile makes of the objects, with the groups that
 /// the engine keeps for the next endpoints.
-fn fresh(objects: &Objects, options: &Options, engine: &Engine, own: &[(IpNetwork, InterfaceName)]) -> KernelState {
+pub(super) fn fresh(
+    objects: &Objects,
+    options: &Options,
+    engine: &Engine,
+    own: &[(IpNetwork, InterfaceName)],
+) -> KernelState {
     let retained: Vec<RetainedGroup> = engine.retained().collect();
     let cluster = Cluster::new(objects);
     let has = |namespace: &str, name: &String| {

@@ -13,6 +13,7 @@ mod engine;
 mod fixes;
 mod hitless;
 mod imports;
+mod large;
 mod mid_stream;
 mod takeover;
 mod traps;

@@ -6,6 +6,7 @@ use std::io;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use npc_compiler::engine::Event;
 use npc_compiler::policy::finding::Finding;
 use npc_compiler::ruleset::node::InterfaceName;
 use tokio::sync::{mpsc, watch};
@@ -91,8 +92,8 @@ pub(super) struct Report {
     node_name: NodeName,
     /// So many lost lines of the log are reported in it.
     lost_lines: u64,
-    /// What waits for the kernel, since when.
-    waiting: Vec<(Kind, Instant)>,
+    /// What waits for the kernel, since when, and of which namespace it is if that is known.
+    waiting: Vec<(Kind, Instant, Option<String>)>,
     /// Of which kind each drift is that is not repaired yet.
     unrepaired: Vec<drift::Kind>,
     findings: BTreeSet<Finding>,
@@ -141,7 +142,14 @@ impl Report {
     /// The agent received a change that the kernel is to follow.
     pub(super) fn received(&mut self, change: &Change) {
         if let Some(since) = change.received.filter(|_| self.waiting.len() < TIMED) {
-            self.waiting.push((Kind::of(&change.event), since));
+            let namespace = match &change.event {
+                Event::Pod(pod) => Some(pod.namespace.clone()),
+                Event::Policy(policy) => Some(policy.namespace().to_owned()),
+                Event::PolicyGone(namespace, _) | Event::NamespaceGone(namespace) => Some(namespace.clone()),
+                Event::Namespace(namespace) => Some(namespace.name.clone()),
+                _ => None,
+            };
+            self.waiting.push((Kind::of(&change.event), since, namespace));
         }
     }
 
@@ -171,7 +179,8 @@ impl Report {
 
     /// A pass has brought the kernel up to date.
     pub(super) fn passed(&mut self, pass: &Pass, generation: u64) {
-        for (kind, since) in self.waiting.drain(..) {
+        let waits = |namespace: &Option<String>| namespace.as_ref().is_some_and(|name| pass.waiting.contains(name));
+        for (kind, since, _) in self.waiting.extract_if(.., |(.., namespace)| !waits(namespace)) {
             self.metrics.reached_kernel(kind, pass.enforced.saturating_duration_since(since));
         }
         // What an audit could not repair, a pass does, which reads the kernel.

@@ -32,6 +32,7 @@ mod faults;
 mod flows;
 mod interfaces;
 mod kernel;
+mod large;
 mod owners;
 mod passes;
 mod readiness;

@@ -70,7 +70,7 @@ fn transition() -> impl Strategy<Value = (Objects, Objects)> {
     })
 }
 
-fn packets(old: &Objects, new: &Objects, family: Family) -> Vec<Packet> {
+pub(super) fn packets(old: &Objects, new: &Objects, family: Family) -> Vec<Packet> {
     let pods = old.pods.iter().chain(&new.pods);
     let mut addresses: BTreeSet<IpAddr> = pods.filter_map(|pod| pod.address(family)).collect();
     let outside = random::addresses(new).into_iter().filter(|address| Family::of(address) == family);
@@ -85,7 +85,7 @@ fn packets(old: &Objects, new: &Objects, family: Family) -> Vec<Packet> {
 
 /// What is asked about a packet: as the first of its connection, and as one in its
 /// middle where it can be that.
-fn questions(packet: &Packet) -> impl Iterator<Item = Question> + use<> {
+pub(super) fn questions(packet: &Packet) -> impl Iterator<Item = Question> + use<> {
     let is_tcp = matches!(packet.port, Some((Protocol::Tcp, _)));
     let mid_stream = Direction::ALL.into_iter().filter(move |_| is_tcp).map(Question::MidStream);
     Direction::ALL.into_iter().map(Question::First).chain(mid_stream)
@@ -102,7 +102,11 @@ fn changes_isolation(before: &Model, after: &Model, question: Question, packet: 
 }
 
 /// Carries the plan between two states out and watches every packet.
-fn watch(old: &KernelState, new: &KernelState, packets: impl Fn(Family) -> Vec<Packet>) -> Result<(), TestCaseError> {
+pub(super) fn watch(
+    old: &KernelState,
+    new: &KernelState,
+    packets: impl Fn(Family) -> Vec<Packet>,
+) -> Result<(), TestCaseError> {
     let plan = Plan::between(old, new);
     for family in Family::ALL {
         let before = Model::new(family, old.family(family));

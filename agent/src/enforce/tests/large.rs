@@ -1,0 +1,111 @@
+//! Large changes of one namespace are loaded first, and the others do not wait.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use serde_json::json;
+use tokio::sync::oneshot;
+
+use super::super::Waiter;
+use super::super::waiters::Waiters;
+use super::*;
+
+/// An enforcer to which a change of more than ten rules is a large one, and its kernel.
+fn enforcer() -> (Enforcer<Recording>, Arc<Mutex<Memory>>, mpsc::UnboundedReceiver<Call>) {
+    let memory = Arc::new(Mutex::new(Memory::default()));
+    let (sender, calls) = mpsc::unbounded_channel();
+    let kernel = Recording { memory: Arc::clone(&memory), calls: sender };
+    (Enforcer::new(kernel, "node-1").with_large_changes(10), memory, calls)
+}
+
+/// A pod in each of two namespaces. A policy of the first admits so many separate ports, and
+/// one of the second may isolate its pod.
+fn two(ports: u16, is_other_isolated: bool) -> Objects {
+    let policy = |namespace: &str, ports: u16| {
+        let ports: Vec<_> = (0..ports).map(|port| json!({"port": 1 + 2 * port})).collect();
+        let policy = json!({
+            "metadata": {"namespace": namespace, "name": "np"},
+            "spec": {"podSelector": {}, "ingress": [{"from": [{"podSelector": {}}], "ports": ports}]},
+        });
+        NetworkPolicy::from(serde_json::from_value::<networking::v1::NetworkPolicy>(policy).expect("a policy"))
+    };
+    let pod = |(namespace, address): (&str, [u8; 4])| Pod {
+        node: Some("node-1".to_owned()),
+        ipv4: Some(address.into()),
+        ..Pod::from_template(namespace.to_owned(), "pod".to_owned(), Labels::new(), PodSpec::default())
+    };
+    let mut policies = vec![policy("large", ports)];
+    policies.extend(is_other_isolated.then(|| policy("small", 1)));
+    let pods = [("large", [10, 0, 0, 1]), ("small", [10, 0, 0, 2])].map(pod).into();
+    let mut objects = Objects { pods, policies, ..Objects::default() };
+    objects.declare_namespaces();
+    objects
+}
+
+fn addresses(text: &str) -> BTreeSet<IpAddr> {
+    BTreeSet::from([text.parse().expect("an address")])
+}
+
+/// What a kernel holds of groups' chains: how many rules the largest has.
+fn largest(memory: &Arc<Mutex<Memory>>) -> usize {
+    let memory = memory.lock().expect("no thread panicked");
+    memory.state.v4.chains.values().map(Vec::len).max().unwrap_or_default()
+}
+
+#[test]
+fn another_namespace_goes_on_while_a_large_change_is_loaded_and_after_a_write_of_it_failed() {
+    let (mut enforcer, memory, _calls) = enforcer();
+    let mut known = Known::default();
+    let mut pass = |enforcer: &mut Enforcer<Recording>, objects: &Objects| {
+        enforcer.take(known.changes(objects, "node-1").changes.into_iter().map(|change| change.event));
+        enforcer.pass(&Network::default())
+    };
+    pass(&mut enforcer, &two(1, false)).expect("no refusal");
+    assert!(!enforcer.is_loading());
+    memory.lock().expect("no thread panicked").refusals = 1;
+    // 3,000 rules in 8 portions and more; the first write of them fails.
+    let large = two(22_500, false);
+    let mut refused = 0;
+    let mut passes = 0;
+    while refused == 0 {
+        refused += usize::from(pass(&mut enforcer, &large).is_err());
+        passes += 1;
+        assert!(passes < 10, "nothing of it was loaded");
+    }
+    pass(&mut enforcer, &two(22_500, true)).expect("it refuses once");
+    assert!(enforcer.is_loading() && enforcer.waits_for(&addresses("10.0.0.1")));
+    assert!(!enforcer.waits_for(&addresses("10.0.0.2")) && !enforcer.waits_for(&addresses("10.0.0.3")));
+    let isolated = |memory: &Arc<Mutex<Memory>>| {
+        let memory = memory.lock().expect("no thread panicked");
+        memory.state.v4.sets[&SetName::new(Family::V4, "ingress")].1.len()
+    };
+    assert_eq!(isolated(&memory), 2, "the other namespace waits");
+    while enforcer.is_loading() {
+        let before = largest(&memory);
+        pass(&mut enforcer, &two(22_500, true)).expect("no refusal");
+        assert!(largest(&memory) <= before + 1_000, "a portion is too large");
+        passes += 1;
+        assert!(passes < 100, "it never ends");
+    }
+    let objects = two(22_500, true);
+    let wanted = KernelState::from(&layout::ruleset(&Cluster::new(&objects), "node-1", &layout::Options::default()));
+    assert_eq!(memory.lock().expect("no thread panicked").state, wanted);
+}
+
+#[test]
+fn what_waits_for_a_large_change_is_answered_when_it_is_in_force() {
+    let mut waiters = Waiters::default();
+    let mut add = |address: &str| {
+        let (reply, answered) = oneshot::channel();
+        let (families, addresses) = (BTreeSet::from([Family::V4]), addresses(address));
+        waiters.add(Waiter { families, addresses, is_new: true, reply });
+        answered
+    };
+    let (_of_large, _of_other, gone) = (add("10.0.0.1"), add("10.0.0.2"), add("10.0.0.1"));
+    drop(gone);
+    let waits = |waiter: &Waiter| waiter.addresses == addresses("10.0.0.1");
+    let answered: Vec<_> = waiters.passed(waits).into_iter().map(|waiter| waiter.addresses).collect();
+    assert_eq!(answered, [addresses("10.0.0.2")]);
+    let answered: Vec<_> = waiters.passed(|_| false).into_iter().map(|waiter| waiter.addresses).collect();
+    assert_eq!(answered, [addresses("10.0.0.1")], "and one that had waited for too long is gone");
+}

@@ -1,0 +1,469 @@
+//! Large changes of a namespace are loaded first, and events of others go on meanwhile. Every
+//! state on the way is one of events that the engine was given, in the order of each namespace.
+#![allow(clippy::unwrap_used, reason = "a test that finds nothing has failed")]
+
+use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use npc_compiler::cluster::Cluster;
+use npc_compiler::engine::{Engine, Event, PodKey, Portion};
+use npc_compiler::object::{Family, Objects, Pod};
+use npc_compiler::plan::{Delta, FamilyState, KernelState, Plan, Step};
+use npc_compiler::ruleset::layout::Options;
+use npc_compiler::ruleset::node::{ChainName, ChainRole, Member, SetName};
+use npc_tests::model::Model;
+use npc_tests::random;
+use proptest::prelude::*;
+use proptest::test_runner::TestCaseError;
+
+use super::engine::{NODE, distinct, follow, fresh, lead};
+use super::hitless::{packets, questions, watch};
+
+/// The namespace whose order an event belongs to.
+fn namespace_of(event: &Event, pods: &BTreeMap<PodKey, String>) -> Option<String> {
+    match event {
+        Event::Pod(pod) => Some(pod.namespace.clone()),
+        Event::PodGone(key) => pods.get(key).cloned(),
+        Event::Namespace(namespace) => Some(namespace.name.clone()),
+        Event::Policy(policy) => Some(policy.namespace().to_owned()),
+        Event::NamespaceGone(namespace) | Event::PolicyGone(namespace, _) => Some(namespace.clone()),
+        _ => None,
+    }
+}
+
+/// All events so far, and of each namespace how many have been given to the engine for certain.
+#[derive(Debug, Default)]
+struct History {
+    events: Vec<(Option<String>, Event)>,
+    pods: BTreeMap<PodKey, String>,
+    given: BTreeMap<String, usize>,
+    /// The addresses that each pod listed last, and the events by which pods were isolated though
+    /// their events wait.
+    listed: BTreeMap<PodKey, BTreeSet<IpAddr>>,
+    isolated: BTreeMap<PodKey, Event>,
+    last: BTreeMap<PodKey, Event>,
+}
+
+impl History {
+    /// Offers an event to the engine.
+    fn offer(&mut self, engine: &mut Engine, event: Event) {
+        let before: BTreeSet<PodKey> = engine.pods_without_peers().collect();
+        self.push(event.clone());
+        engine.offer(event.clone());
+        let Event::Pod(pod) = &event else { return };
+        let (key, now) = (PodKey::of(pod), pod.addresses().collect::<BTreeSet<IpAddr>>());
+        let listed = self.listed.insert(key.clone(), now.clone());
+        let is_new = !before.contains(&key) || listed.is_some_and(|listed| !listed.is_subset(&now));
+        self.last.insert(key.clone(), event.clone());
+        if is_new && engine.pods_without_peers().any(|pod| pod == key) {
+            self.isolated.insert(key, event);
+        }
+    }
+
+    /// Has the engine commit, which may isolate pods as the last events about them say.
+    fn commit(&mut self, engine: &mut Engine) -> Plan {
+        let before: BTreeSet<PodKey> = engine.pods_without_peers().collect();
+        let plan = engine.commit();
+        for key in engine.pods_without_peers().filter(|key| !before.contains(key)) {
+            self.isolated.insert(key.clone(), self.last[&key].clone());
+        }
+        plan
+    }
+
+    fn push(&mut self, event: Event) {
+        let namespace = namespace_of(&event, &self.pods);
+        if let Event::Pod(pod) = &event {
+            self.pods.insert(PodKey::of(pod), pod.namespace.clone());
+        }
+        self.events.push((namespace, event));
+    }
+
+    fn count(&self, namespace: &str) -> usize {
+        self.events.iter().filter(|(of, _)| of.as_deref() == Some(namespace)).count()
+    }
+
+    /// What is there after so many events of some namespaces, and all events of the others. Of those
+    /// behind them only that counts which frees an address.
+    fn objects(&self, given: &BTreeMap<String, usize>) -> Objects {
+        let mut objects = Objects::default();
+        let mut listed = BTreeMap::<PodKey, BTreeSet<IpAddr>>::new();
+        let mut counts = BTreeMap::<&str, usize>::new();
+        for (namespace, event) in &self.events {
+            let is_given = namespace.as_deref().is_none_or(|namespace| {
+                let count = counts.entry(namespace).or_default();
+                *count += 1;
+                given.get(namespace).is_none_or(|given| *count <= *given)
+            });
+            let frees = match event {
+                Event::PodGone(_) => true,
+                Event::Pod(pod) => {
+                    let now: BTreeSet<IpAddr> = pod.addresses().collect();
+                    let before = listed.insert(PodKey::of(pod), now.clone());
+                    !pod.is_endpoint() || before.is_some_and(|before| !before.is_subset(&now))
+                }
+                _ => false,
+            };
+            match event {
+                event if is_given => follow(&mut objects, event),
+                Event::Pod(pod) if frees => follow(&mut objects, &Event::PodGone(PodKey::of(pod))),
+                event if frees => follow(&mut objects, event),
+                _ => {}
+            }
+            if let Event::PodGone(key) = event {
+                listed.remove(key);
+            } else if let Event::Pod(pod) = event
+                && !pod.is_endpoint()
+            {
+                listed.remove(&PodKey::of(pod));
+            }
+        }
+        objects
+    }
+
+    /// The state of these events; with pods of this node that are new, but for what admits them.
+    fn wanted(&self, given: &BTreeMap<String, usize>, engine: &Engine, options: &Options) -> KernelState {
+        let mut objects = self.objects(given);
+        let keys: BTreeSet<PodKey> = engine.pods_without_peers().collect();
+        for key in &keys {
+            follow(&mut objects, &self.isolated[key]);
+        }
+        let mut state = fresh(&objects, options, engine, &[]);
+        let cluster = Cluster::new(&objects);
+        let addresses: BTreeSet<IpAddr> = objects.pods.iter().flat_map(Pod::addresses).collect();
+        let is_without = |address: &IpAddr| {
+            let holders = cluster.holders(*address, Some(NODE)).iter();
+            holders.map(|id| PodKey::of(cluster.pod(*id))).any(|key| keys.contains(&key))
+        };
+        let without: BTreeSet<IpAddr> = addresses.into_iter().filter(is_without).collect();
+        for family in Family::ALL {
+            for (name, (_, members)) in &mut state.family_mut(family).sets {
+                if !name.is_dispatch() {
+                    members.retain(|member| match member {
+                        Member::Address(address) | Member::AddressPort(address, ..) => !without.contains(address),
+                        _ => true,
+                    });
+                }
+            }
+        }
+        state
+    }
+
+    /// Finds which events the engine's state is of: of a namespace that waits, of the first ones, and
+    /// no fewer than before.
+    fn check(&mut self, engine: &Engine, options: &Options) -> Result<(), TestCaseError> {
+        let waiting: Vec<String> = engine.waiting().map(|(namespace, _)| namespace.to_owned()).collect();
+        let mut candidates = vec![BTreeMap::<String, usize>::new()];
+        for namespace in &waiting {
+            let (least, most) = (self.given.get(namespace).copied().unwrap_or_default(), self.count(namespace));
+            let counts: Vec<usize> = [least].into_iter().chain((least + 1..=most).rev()).collect();
+            candidates = candidates
+                .into_iter()
+                .flat_map(|known| {
+                    let with = move |count: usize| {
+                        let mut with = known.clone();
+                        with.insert(namespace.clone(), count);
+                        with
+                    };
+                    counts.clone().into_iter().map(with)
+                })
+                .collect();
+        }
+        let mut missed = None;
+        for given in candidates {
+            let wanted = self.wanted(&given, engine, options);
+            let found = match without_expected(engine.state(), &wanted) {
+                Ok(found) => found,
+                Err(other) => {
+                    missed.get_or_insert(other);
+                    continue;
+                }
+            };
+            let differs = Family::ALL.map(|family| Delta::between(found.family(family), wanted.family(family)));
+            if differs.iter().all(Delta::is_empty) {
+                for (namespace, _) in self.events.iter().filter_map(|(of, event)| Some((of.clone()?, event))) {
+                    let count = given.get(&namespace).copied().unwrap_or_else(|| self.count(&namespace));
+                    self.given.insert(namespace, count);
+                }
+                return Ok(());
+            }
+            missed.get_or_insert_with(|| format!("{differs:#?}"));
+        }
+        prop_assert!(false, "no state of events in their order: {waiting:?} wait, {}", missed.unwrap_or_default());
+        Ok(())
+    }
+}
+
+/// A state without what no packet meets: chains of groups to which nothing leads, and the sets
+/// that nothing else asks.
+fn without_expected(state: &KernelState, wanted: &KernelState) -> Result<KernelState, String> {
+    let mut state = state.clone();
+    for family in Family::ALL {
+        let (held, wanted) = (state.family_mut(family), wanted.family(family));
+        let targets: BTreeSet<ChainName> =
+            held.chains.values().flatten().filter_map(|rule| rule.leads_to().cloned()).collect();
+        let extra: Vec<ChainName> =
+            held.chains.keys().filter(|chain| !wanted.chains.contains_key(*chain)).cloned().collect();
+        for chain in extra {
+            let is_of_group = matches!(chain.role(), ChainRole::Group(_));
+            if !is_of_group || targets.contains(&chain) {
+                return Err(format!("{chain} is there"));
+            }
+            held.chains.remove(&chain);
+        }
+        let asked: BTreeSet<SetName> = held.chains.values().flatten().flat_map(|rule| rule.sets()).cloned().collect();
+        held.sets.retain(|name, _| wanted.sets.contains_key(name) || asked.contains(name) || name.is_dispatch());
+    }
+    Ok(state)
+}
+
+/// What is loaded changes no verdict at any moment.
+fn watch_load(
+    kernels: &mut [Model; 2],
+    plan: &Plan,
+    packets: impl Fn(Family) -> Vec<npc_tests::model::Packet>,
+) -> Result<(), TestCaseError> {
+    for (family, kernel) in Family::ALL.into_iter().zip(kernels) {
+        let asked: Vec<_> = packets(family)
+            .into_iter()
+            .step_by(7)
+            .flat_map(|packet| questions(&packet).map(move |question| (packet, question)).collect::<Vec<_>>())
+            .collect();
+        let before: Vec<bool> = asked.iter().map(|(packet, question)| kernel.verdict(*question, packet)).collect();
+        let mut changed = None;
+        kernel.apply(plan, |kernel, what, _| {
+            let now = asked.iter().map(|(packet, question)| kernel.verdict(*question, packet));
+            if changed.is_none() && !now.eq(before.iter().copied()) {
+                changed = Some(what.to_owned());
+            }
+        });
+        prop_assert!(changed.is_none(), "a packet met what is loaded: {changed:?}");
+    }
+    Ok(())
+}
+
+/// How much the cases had of what they are about.
+#[derive(Debug, Default)]
+struct Seen {
+    waited: Cell<usize>,
+    others_went_on: Cell<usize>,
+    without_peers: Cell<usize>,
+    parts: Cell<usize>,
+    restarts: Cell<usize>,
+}
+
+fn add(count: &Cell<usize>, more: bool) {
+    count.set(count.get() + usize::from(more));
+}
+
+fn run(stages: &[Objects], order: &[u32], seen: &Seen) -> Result<(), TestCaseError> {
+    let options = Options::default();
+    let limit = order[0] as usize % 8 + 2;
+    let mut engine = Engine::new(NODE, options.clone()).with_large_changes_first(limit);
+    if order[1].is_multiple_of(2) {
+        engine = engine.with_retained_groups();
+    }
+    let mut kernels = Family::ALL.map(|family| Model::new(family, &FamilyState::default()));
+    let mut history = History::default();
+    let mut was = Objects::default();
+    for (i, is) in stages.iter().enumerate() {
+        let through = &stages[(i + 1) % stages.len()];
+        let in_view = |family| packets(&was, is, family);
+        for (n, event) in lead(&was, through, is, order).into_iter().enumerate() {
+            history.offer(&mut engine, event);
+            let number = order[n % order.len()];
+            if number.is_multiple_of(3) {
+                let before = engine.state().clone();
+                let given = history.given.clone();
+                let plan = history.commit(&mut engine);
+                for kernel in &mut kernels {
+                    kernel.apply(&plan, |_, _, _| {});
+                }
+                history.check(&engine, &options)?;
+                add(&seen.without_peers, engine.pods_without_peers().next().is_some());
+                add(&seen.waited, engine.waiting().next().is_some());
+                let others = history.given.iter().any(|(namespace, count)| {
+                    !engine.is_waiting(namespace) && given.get(namespace).is_some_and(|before| before < count)
+                });
+                add(&seen.others_went_on, engine.waiting().next().is_some() && others);
+                if (number >> 4).is_multiple_of(3) {
+                    watch(&before, engine.state(), in_view)?;
+                }
+            }
+            // Now and then a part of it is loaded, between commits.
+            for _ in 0..(number >> 8) % 4 {
+                let portion = Portion { sets: 1 + number as usize % 3, rules: 1 + (number >> 2) as usize % 4 };
+                let plan = engine.load(portion);
+                let appends = |step: &Step| matches!(step, Step::Chains(_, writes) if !writes.append.is_empty());
+                add(&seen.parts, plan.steps.iter().any(appends));
+                watch_load(&mut kernels, &plan, in_view)?;
+                for (family, kernel) in Family::ALL.into_iter().zip(&kernels) {
+                    prop_assert_eq!(&kernel.held(), engine.state().family(family));
+                }
+                // The agent ends here, and another one starts.
+                if !plan.is_empty() && (number >> 12).is_multiple_of(5) {
+                    add(&seen.restarts, true);
+                    let wanted =
+                        fresh(&history.objects(&BTreeMap::new()), &options, &Engine::new(NODE, options.clone()), &[]);
+                    watch(engine.state(), &wanted, in_view)?;
+                }
+            }
+        }
+        // In the end all has come.
+        for _ in 0..1_000 {
+            let plan = history.commit(&mut engine);
+            for kernel in &mut kernels {
+                kernel.apply(&plan, |_, _, _| {});
+            }
+            history.check(&engine, &options)?;
+            if !engine.is_loading() {
+                break;
+            }
+            watch_load(&mut kernels, &engine.load(Portion { sets: 3, rules: 3 }), in_view)?;
+        }
+        prop_assert!(!engine.is_loading(), "it never ends");
+        prop_assert!(engine.commit().is_empty(), "a second commit has nothing to do");
+        prop_assert_eq!(engine.state(), &fresh(is, &options, &engine, &[]));
+        for (family, kernel) in Family::ALL.into_iter().zip(&kernels) {
+            prop_assert_eq!(&kernel.held(), engine.state().family(family));
+        }
+        was = is.clone();
+    }
+    Ok(())
+}
+
+#[test]
+fn every_state_while_large_changes_are_loaded_is_of_events_in_the_order_of_their_namespace() {
+    let cases = std::env::var("NPC_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(20);
+    let seen = Seen::default();
+    let objects = || random::objects().prop_map(distinct);
+    let order = proptest::collection::vec(any::<u32>(), 16..64);
+    random::runner(21, cases)
+        .run(&(objects(), objects(), objects(), order), |(a, b, c, order)| run(&[a, b, c], &order, &seen))
+        .unwrap();
+    let counts = [&seen.waited, &seen.others_went_on, &seen.without_peers, &seen.parts, &seen.restarts].map(Cell::get);
+    assert!(counts.iter().all(|count| *count > 0), "{seen:?}");
+}
+
+fn pod(namespace: &str, number: u8, app: &str) -> Pod {
+    let labels = [("app".to_owned(), app.to_owned())].into();
+    let spec = k8s_openapi::api::core::v1::PodSpec::default();
+    let pod = Pod::from_template(namespace.to_owned(), format!("p{number}"), labels, spec);
+    let uid = format!("00000000-0000-4000-8000-0000000000{number:02x}");
+    Pod { uid, node: Some(NODE.to_owned()), ipv4: Some([10, 0, 0, number].into()), ..pod }
+}
+
+/// A policy for all pods of a namespace, which admits pods to as many separate ports.
+fn policy(namespace: &str, admits: &[(&str, usize)]) -> Event {
+    let rule = |(app, ports): &(&str, usize)| {
+        let ports: Vec<_> = (0..*ports).map(|port| serde_json::json!({"port": 1 + 2 * port})).collect();
+        serde_json::json!({"from": [{"podSelector": {"matchLabels": {"app": app}}}], "ports": ports})
+    };
+    let policy = serde_json::json!({
+        "metadata": {"namespace": namespace, "name": "np"},
+        "spec": {"podSelector": {}, "policyTypes": ["Ingress"], "ingress": admits.iter().map(rule).collect::<Vec<_>>()},
+    });
+    let policy = serde_json::from_value::<k8s_openapi::api::networking::v1::NetworkPolicy>(policy).unwrap();
+    Event::Policy(Box::new(policy.into()))
+}
+
+fn came(pod: Pod) -> Event {
+    Event::Pod(Box::new(pod))
+}
+
+/// An engine in which a large policy of the namespace `large` waits, and nothing of it is loaded.
+fn waiting() -> Engine {
+    let mut engine = Engine::new(NODE, Options::default()).with_large_changes_first(50);
+    for event in [came(pod("large", 1, "db")), came(pod("small", 2, "db")), policy("large", &[("web", 1)])] {
+        engine.offer(event);
+    }
+    engine.commit();
+    engine.offer(policy("large", &[("other", 3_000)]));
+    assert!(engine.commit().is_empty() && engine.is_waiting("large"));
+    engine
+}
+
+fn is_isolated(engine: &Engine, number: u8) -> bool {
+    let address = IpAddr::from([10, 0, 0, number]);
+    engine.policies_of(address, npc_compiler::policy::Direction::Ingress).next().is_some()
+}
+
+#[test]
+fn a_policy_of_another_namespace_does_not_wait_for_a_large_change() {
+    let mut engine = waiting();
+    engine.offer(policy("small", &[]));
+    engine.offer(came(pod("small", 3, "db")));
+    assert!(!engine.commit().is_empty() && engine.is_waiting("large"));
+    assert!(is_isolated(&engine, 2) && is_isolated(&engine, 3));
+}
+
+#[test]
+fn a_pod_gets_its_label_behind_the_policy_that_came_before_it() {
+    let mut engine = waiting();
+    // By the old policy it would be admitted, and by the new one it is not.
+    engine.offer(came(pod("large", 4, "web")));
+    engine.commit();
+    assert!(is_isolated(&engine, 4), "it is isolated at once, by the old policy");
+    let admits = |engine: &Engine| {
+        let mut sets = engine.state().v4.sets.iter().filter(|(name, _)| !name.is_dispatch());
+        sets.any(|(_, (_, members))| members.iter().any(|member| member.to_string() == "10.0.0.4"))
+    };
+    assert!(!admits(&engine));
+    let portion = Portion { sets: 10, rules: 100 };
+    let mut loads = 0;
+    while engine.is_waiting("large") {
+        loads += 1;
+        engine.load(portion);
+        engine.commit();
+        assert!(!admits(&engine));
+    }
+    assert!(loads > 3 && is_isolated(&engine, 4));
+}
+
+#[test]
+fn an_address_that_a_pod_gave_up_while_its_namespace_waits_is_the_next_pods_alone() {
+    for (address, event) in [
+        (1, Event::PodGone(PodKey::of(&pod("large", 1, "db")))),
+        (1, came(Pod { finished: true, ..pod("large", 1, "db") })),
+        (1, came(Pod { ipv4: Some([10, 0, 0, 9].into()), ..pod("large", 1, "db") })),
+    ] {
+        let mut engine = waiting();
+        engine.offer(event);
+        engine.offer(came(Pod { ipv4: Some([10, 0, 0, address].into()), ..pod("small", 5, "db") }));
+        engine.commit();
+        assert_eq!(engine.contests().count(), 0);
+        assert_eq!(engine.owner([10, 0, 0, address].into()).unwrap()[0], "small");
+    }
+}
+
+#[test]
+fn a_pod_that_came_and_went_while_its_namespace_waits_does_not_come_back() {
+    let mut engine = waiting();
+    engine.offer(came(pod("large", 6, "db")));
+    engine.offer(Event::PodGone(PodKey::of(&pod("large", 6, "db"))));
+    while engine.is_waiting("large") {
+        engine.load(Portion { sets: 100, rules: 1_000 });
+        engine.commit();
+    }
+    assert!(engine.owner([10, 0, 0, 6].into()).is_none());
+}
+
+#[test]
+fn events_that_come_while_a_large_change_is_loaded_do_not_begin_it_anew() {
+    let mut engine = waiting();
+    let is_led_to = |engine: &Engine| {
+        let chains = &engine.state().v4.chains;
+        let large = chains.iter().find(|(_, rules)| rules.len() > 200).map(|(name, _)| name);
+        large.is_some() && chains.values().flatten().any(|rule| rule.leads_to() == large)
+    };
+    let mut versions = 0;
+    while !is_led_to(&engine) {
+        engine.load(Portion { sets: 10, rules: 50 });
+        // Each is another version.
+        versions += 1;
+        engine.offer(policy("large", &[("other", 2_000 + versions)]));
+        engine.commit();
+        assert!(versions < 100, "nothing is ever whole");
+    }
+    assert!(versions > 5 && engine.is_waiting("large"), "the last version waits");
+}
