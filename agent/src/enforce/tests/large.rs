@@ -55,7 +55,7 @@ fn largest(memory: &Arc<Mutex<Memory>>) -> usize {
 #[test]
 fn another_namespace_goes_on_while_a_large_change_is_loaded_and_after_a_write_of_it_failed() {
     let (mut enforcer, memory, _calls) = enforcer();
-    let mut known = Known::default();
+    let mut known = LastObjects::default();
     let mut pass = |enforcer: &mut Enforcer<Recording>, objects: &Objects| {
         enforcer.take(known.changes(objects, "node-1").changes.into_iter().map(|change| change.event));
         enforcer.pass(&Network::default())
