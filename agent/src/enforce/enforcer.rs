@@ -136,9 +136,7 @@ impl<K: Kernel> Enforcer<K> {
             no_anti_spoof: None,
             hold_ports: false,
             has_secret_places: false,
-            engine: Engine::new(&node.into(), layout::Options::default())
-                .with_retained_groups()
-                .with_large_changes_first(LARGE),
+            engine: Engine::new(&node.into(), layout::Options::default()).with_retained_groups(),
             changed: Changed::Nothing,
             group: DeviceGroup::default(),
             retired: time::Instant::now(),
@@ -147,6 +145,12 @@ impl<K: Kernel> Enforcer<K> {
             pace: Pace::default(),
             waiting: BTreeSet::new(),
         }
+    }
+
+    /// The same, with large changes of one namespace loaded first, while others go on.
+    #[must_use]
+    pub fn with_large_changes_first(self) -> Self {
+        Self { engine: self.engine.with_large_changes_first(LARGE), ..self }
     }
 
     /// The same, with changes of more rules and sets than this loaded first.

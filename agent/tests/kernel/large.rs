@@ -15,7 +15,7 @@ use npc_compiler::ruleset::node::{ChainName, Member, SetName};
 use serde_json::json;
 
 use super::agent::{Agent, Folder};
-use super::enforce::enforcer;
+use super::enforce::{Told, enforcer};
 use super::namespace::Namespace;
 use super::{dump, on_both_backends};
 
@@ -70,7 +70,8 @@ fn large(held: &KernelState) -> (Vec<&ChainName>, bool) {
 
 fn a_policy_of_another_namespace_is_in_force_while_a_large_change_is_loaded(backend: Backend) {
     let _namespace = Namespace::enter();
-    let mut told = enforcer(backend);
+    let Told(first, known) = enforcer(backend);
+    let mut told = Told(first.with_large_changes_first(), known);
     let few = policy("large", &[json!({"port": 80})]);
     told.pass(&objects(vec![few])).unwrap();
     let many = policy("large", &ports(1));
@@ -102,7 +103,7 @@ fn a_policy_of_another_namespace_is_in_force_while_a_large_change_is_loaded(back
 fn an_agent_that_is_killed_while_it_loads_leaves_what_the_next_one_removes(backend: Backend) {
     let _namespace = Namespace::enter();
     let folder = Folder::new();
-    let mut agent = Agent::start(&folder, backend, &[]);
+    let mut agent = Agent::start_with(&folder, backend, &[], &[("NPC_LARGE_CHANGES_FIRST", "1")]);
     agent.wait(1);
     let before = dump(backend);
     let text = std::fs::read_to_string(folder.manifests().join("policy.yaml")).unwrap();

@@ -349,7 +349,13 @@ impl Engine {
 
     fn expect(&mut self, namespace: &str, foreseen: Vec<Foreseen>) -> Expected {
         // No namespace has such a name.
-        let mut expected = Expected { user: Arc::from(format!("{namespace}/expected")), chains: Vec::new(), sets: Vec::new(), whole_sets: 0, whole_chains: 0 };
+        let mut expected = Expected {
+            user: Arc::from(format!("{namespace}/expected")),
+            chains: Vec::new(),
+            sets: Vec::new(),
+            whole_sets: 0,
+            whole_chains: 0,
+        };
         for Foreseen { family, chain, rules, sets } in foreseen {
             for (name, definition) in sets {
                 self.sets.keep(&mut self.store, &mut self.peers, (family, &expected.user), &name, &definition);
