@@ -91,6 +91,8 @@ pub(super) struct LocalGroups {
     joints: [BTreeMap<Hash, Joint>; 2],
     /// How many groups have a chain; two may have one in common.
     uses: [BTreeMap<ChainName, usize>; 2],
+    /// How many of the uses of a chain are not by a group: it is only expected.
+    expected: [BTreeMap<ChainName, usize>; 2],
     pub(super) ways: Ways,
     /// Endpoints that are to be grouped anew.
     regrouping: BTreeSet<PodId>,
@@ -124,6 +126,7 @@ impl LocalGroups {
             groups: Default::default(),
             joints: Default::default(),
             uses: Default::default(),
+            expected: Default::default(),
             ways,
             regrouping: BTreeSet::new(),
             changed: Default::default(),
@@ -325,12 +328,15 @@ impl LocalGroups {
             let held = &state.family(family).chains;
             let delta = &mut deltas[family as usize].chains;
             for (chain, rules) in std::mem::take(&mut touched[family as usize]) {
-                let is_used = self.uses[family as usize].contains_key(&chain);
+                let uses = self.uses[family as usize].get(&chain);
+                let (is_used, is_of_groups) = (uses.is_some(), uses != self.expected[family as usize].get(&chain));
                 // Groups may be made more than once before a commit, so what was to be done about the
                 // chain may be undone. One that is expected may be there in part.
                 match (rules, is_used, held.get(&chain)) {
                     (Some(rules), true, there) if there == Some(&rules) => drop(delta.remove(&chain)),
                     (Some(rules), true, _) => drop(delta.insert(chain, Some(rules))),
+                    // No group has it any more: what is there of it stays, and no more comes by this.
+                    (None, true, _) if !is_of_groups => drop(delta.remove(&chain)),
                     (None, true, _) => {}
                     (_, false, Some(_)) => drop(delta.insert(chain, None)),
                     (_, false, None) => drop(delta.remove(&chain)),

@@ -448,6 +448,8 @@ impl Engine {
         for (family, chain) in self.release_expected() {
             if self.state.family(family).chains.contains_key(&chain) {
                 deltas[family as usize].chains.insert(chain, None);
+            } else {
+                deltas[family as usize].chains.remove(&chain);
             }
         }
         let most = self.swept_at_once();

@@ -163,10 +163,18 @@ impl LocalGroups {
     /// A chain is expected: it stays, whether a group has it or not.
     pub(in crate::engine) fn expect(&mut self, family: Family, chain: &ChainName) {
         *self.uses[family as usize].entry(chain.clone()).or_default() += 1;
+        *self.expected[family as usize].entry(chain.clone()).or_default() += 1;
     }
 
     /// A chain is expected no more. Answers whether nothing has it now.
     pub(in crate::engine) fn expect_no_more(&mut self, family: Family, chain: &ChainName) -> bool {
+        let expected = &mut self.expected[family as usize];
+        if let Some(count) = expected.get_mut(chain) {
+            *count -= 1;
+            if *count == 0 {
+                expected.remove(chain);
+            }
+        }
         let mut touched = [BTreeMap::new(), BTreeMap::new()];
         self.drop_chain(family, chain.clone(), &mut touched);
         !self.uses[family as usize].contains_key(chain)
