@@ -2,8 +2,6 @@
 
 mod find;
 
-use std::net::IpAddr;
-
 pub(super) use find::{names, no_namespace, of_same_name};
 pub(super) use npc_agent::endpoint::short_kind;
 use npc_agent::endpoint::{self, What};
@@ -43,11 +41,6 @@ pub(super) fn port(text: &str) -> Result<Port, String> {
 }
 
 impl EndpointText {
-    /// The address, where it is one.
-    pub(super) fn address(&self) -> Option<IpAddr> {
-        if let What::Address(address) = &self.what { Some(*address) } else { None }
-    }
-
     /// The namespace, if it was said, and the name of a policy that is asked about.
     pub(super) fn policy(&self) -> Option<(Option<&str>, &str)> {
         match &self.what {

@@ -6,35 +6,35 @@ use crate::Files;
 const PODS: &str = "
 apiVersion: v1
 kind: Pod
-metadata: {name: a, namespace: ns, labels: {app: a}}
+metadata: {name: a, namespace: team, labels: {app: a}}
 spec: {nodeName: n1, containers: [{name: c}]}
 status: {phase: Running, hostIP: 192.168.0.1, podIP: 10.0.0.1, podIPs: [{ip: 10.0.0.1}]}
 ---
 apiVersion: v1
 kind: Pod
-metadata: {name: b, namespace: ns, labels: {app: b}}
+metadata: {name: b, namespace: team, labels: {app: b}}
 spec: {nodeName: n2, containers: [{name: c}]}
 status: {phase: Running, hostIP: 192.168.0.2, podIP: 10.0.0.2, podIPs: [{ip: 10.0.0.2}]}
 ---
 apiVersion: v1
 kind: Pod
-metadata: {name: client, namespace: ns, labels: {app: client}}
+metadata: {name: client, namespace: team, labels: {app: client}}
 spec: {nodeName: n3, containers: [{name: c}]}
 status: {phase: Running, hostIP: 192.168.0.3, podIP: 10.0.0.3, podIPs: [{ip: 10.0.0.3}]}
 ---
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
-metadata: {name: first, namespace: ns}
+metadata: {name: first, namespace: team}
 spec:
   podSelector: {matchExpressions: [{key: app, operator: In, values: [a, b]}]}
   ingress: [{from: [{podSelector: {}}], ports: [{port: 80}]}]
 ---
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
-metadata: {name: second, namespace: ns}
+metadata: {name: second, namespace: team}
 spec:
   podSelector: {matchLabels: {app: b}}
-  ingress: [{from: [{podSelector: {matchExpressions: [{key: no, operator: DoesNotExist}]}}], ports: [{port: 81}]}]
+  ingress: [{from: [{podSelector: {matchExpressions: [{key: none, operator: DoesNotExist}]}}], ports: [{port: 81}]}]
 ";
 
 /// A namespace on n2 needs two sets of three members.
@@ -45,8 +45,8 @@ fn explain_and_matrix_judge_as_the_agent_of_each_node_does() {
     let files = Files::of(PODS);
     for (to, port, code) in [("a", "80", 0), ("b", "80", 0), ("b", "81", 1)] {
         let asked = |more: &[&str]| {
-            let to = format!("ns/{to}:{port}");
-            files.npc("explain", &[&["ns/client", to.as_str()], more].concat())
+            let to = format!("team/{to}:{port}");
+            files.npc("explain", &[&["team/client", to.as_str()], more].concat())
         };
         assert_eq!(asked(&[]).code, 0, "{}", asked(&[]).out);
         assert_eq!(asked(OVER).code, code, "{}", asked(OVER).out);
@@ -59,7 +59,7 @@ fn explain_and_matrix_judge_as_the_agent_of_each_node_does() {
         assert_eq!(findings.len(), 1, "{findings:#?}");
         assert!(findings[0].to_string().contains("policy-too-large") && findings[0].to_string().contains("second"));
     }
-    let cell = |more: &[&str]| files.npc("matrix", &[&["--to", "ns/b"], more].concat()).out;
+    let cell = |more: &[&str]| files.npc("matrix", &[&["--to", "team/b"], more].concat()).out;
     assert!(cell(&[]).contains("80,81") || cell(&[]).contains("80-81"), "{}", cell(&[]));
     assert!(!cell(OVER).contains("81"), "{}", cell(OVER));
     assert_eq!(files.npc("lint", OVER).code, 1);
@@ -69,9 +69,10 @@ fn explain_and_matrix_judge_as_the_agent_of_each_node_does() {
 #[test]
 fn compile_makes_what_the_agent_of_that_node_writes() {
     let files = Files::of(PODS);
-    let of = |node: &str, more: &[&str]| files.npc("compile", &[&["--node", node], more].concat()).out;
-    assert!(of("n2", &[]).contains("--dports 81") && !of("n2", OVER).contains("--dports 81"));
-    assert!(of("n2", OVER).contains("--dports 80"));
+    let of =
+        |node: &str, more: &[&str]| files.npc("compile", &[&["--node", node, "-o", "iptables"], more].concat()).out;
+    assert!(of("n2", &[]).contains("--dport 81 ") && !of("n2", OVER).contains("--dport 81 "));
+    assert!(of("n2", OVER).contains("--dport 80 "));
     assert_eq!(of("n1", OVER), of("n1", &[]));
 }
 
@@ -80,7 +81,7 @@ fn other_commands_understand_a_policy_over_the_bound() {
     let files = Files::of(PODS);
     let migrated = files.npc("migrate", OVER);
     assert!(migrated.out.contains("second"), "{}{}", migrated.out, migrated.err);
-    let about = files.npc("explain", &[&["ns/b"], OVER].concat());
+    let about = files.npc("explain", &[&["team/b"], OVER].concat());
     assert_eq!(about.code, 0, "{}", about.err);
     assert!(about.out.contains("second"), "{}", about.out);
 }

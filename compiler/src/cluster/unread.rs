@@ -177,11 +177,11 @@ impl Cluster {
         if let Extent::In(name) = extent {
             return may_select(name);
         }
-        let named = selector.requirements().find_map(|of| match &of.operator {
+        let by_name = selector.requirements().find_map(|of| match &of.operator {
             Operator::In(names) if of.key == NAMESPACE_NAME_LABEL => Some(names),
             _ => None,
         });
-        match named {
+        match by_name {
             Some(names) => names.iter().any(|name| extent.covers(name) && may_select(name)),
             None if self.unread_of("Namespace").next().is_some() => true,
             None => {

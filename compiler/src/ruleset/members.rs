@@ -178,7 +178,9 @@ impl<'a> Asked<'a> {
                     };
                     match definition {
                         Definition::Peers { pods, .. } => {
-                            pods.iter().for_each(|peer| add(peer, sizes.of_peer(peer).addresses[family as usize]));
+                            for peer in pods {
+                                add(peer, sizes.of_peer(peer).addresses[family as usize]);
+                            }
                         }
                         Definition::NamedPorts(entries) => {
                             for atom in entries.keys() {
@@ -254,8 +256,8 @@ fn size_of(policy: &Policy, direction: Direction, sizes: &mut dyn Sizes) -> u64 
                 let of_peer = |peer: &Peer| match peer {
                     Peer::Pods(peer) => named(sizes.of_peer(peer)),
                     Peer::Block(block) => {
-                        let names: u64 = if has_names { sizes.of_all().ports.iter().sum() } else { 0 };
-                        names.saturating_add(count_of_prefixes(block.block.family, &block.block.addresses))
+                        let of_all: u64 = if has_names { sizes.of_all().ports.iter().sum() } else { 0 };
+                        of_all.saturating_add(count_of_prefixes(block.block.family, &block.block.addresses))
                     }
                     Peer::Nothing => 0,
                 };

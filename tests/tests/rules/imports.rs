@@ -33,7 +33,7 @@ fn files(folder: &Path, at: &[String], found: &mut BTreeMap<Module, String>) {
         if name == "tests" || name.ends_with("_tests") {
             continue;
         }
-        let inside = [at, &[name.clone()]].concat();
+        let inside = [at, std::slice::from_ref(&name)].concat();
         if path.is_dir() {
             files(&path, &inside, found);
         } else if path.extension().is_some_and(|extension| extension == "rs") {

@@ -211,7 +211,7 @@ fn without_expected(state: &KernelState, wanted: &KernelState) -> Result<KernelS
             }
             held.chains.remove(&chain);
         }
-        let asked: BTreeSet<SetName> = held.chains.values().flatten().flat_map(|rule| rule.sets()).cloned().collect();
+        let asked: BTreeSet<SetName> = held.chains.values().flatten().flat_map(Rule::sets).cloned().collect();
         held.sets.retain(|name, _| wanted.sets.contains_key(name) || asked.contains(name) || name.is_dispatch());
     }
     Ok(state)

@@ -141,7 +141,7 @@ pub(super) fn connections(metrics: &Metrics) {
                              Raise net.netfilter.nf_conntrack_max, or find the pod that opens them"
                         ),
                         Some(metrics::TableChange::HasRoom) => {
-                            info!(entries, limit, "the conntrack table has room again")
+                            info!(entries, limit, "the conntrack table has room again");
                         }
                         None => {}
                     }

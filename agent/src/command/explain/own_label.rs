@@ -29,12 +29,13 @@ pub(super) fn add(input: &Input, explanation: &mut FlowExplanation) {
         for (decision, party) in flow.decisions.iter_mut().flatten().zip([from, to]) {
             let Party::End(End::Pod(pod)) = party else { continue };
             // Where a policy isolates the pod, one more admits more and denies nothing.
-            if decision.verdict == Verdict::Allowed && decision.reason == Reason::DefaultAllow {
-                if let Some(found) = policy(input, input.cluster.pod(pod), decision) {
-                    // What the workload itself has says more than that its pods lack it.
-                    decision.beside.retain(|beside| beside.code != found.code);
-                    decision.beside.push(found);
-                }
+            if decision.verdict == Verdict::Allowed
+                && decision.reason == Reason::DefaultAllow
+                && let Some(found) = policy(input, input.cluster.pod(pod), decision)
+            {
+                // What the workload itself has says more than that its pods lack it.
+                decision.beside.retain(|beside| beside.code != found.code);
+                decision.beside.push(found);
             }
         }
     }

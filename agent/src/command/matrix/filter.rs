@@ -104,7 +104,7 @@ fn named(written: &[EndpointText], input: &Input) -> anyhow::Result<Named> {
                 named.pods.extend(input.cluster.holders(address, None));
             }
             // By its address, a Service has a row where --address names it.
-            Target::Service(_) if written.address().is_some() => named.addresses.extend(written.address()),
+            Target::ServiceAddress(_, address) => drop(named.addresses.insert(address)),
             Target::Any => named.any = true,
             Target::Outside => named.outside = true,
             _ => {

@@ -278,7 +278,9 @@ impl<'a> TextMatrix<'a> {
                 }
             }
             if is_silent && wraps && is_whole {
-                sources.iter().for_each(|part| columns.push([part.clone(), "-> nothing".to_owned()]));
+                for part in &sources {
+                    columns.push([part.clone(), "-> nothing".to_owned()]);
+                }
             }
         };
         for (sources, row) in &merged.rows {

@@ -123,7 +123,7 @@ mod tests {
                 allow_tunnels: is(2),
                 log_denied: is(3),
                 anti_spoof: is(4),
-                set_members: Default::default(),
+                set_members: npc_compiler::ruleset::layout::SetMembers::default(),
                 lacks: MissingMatches::default(),
                 seed: is(1).then(|| Seed::from_bytes([1; 32])),
             };

@@ -101,7 +101,7 @@ impl LocalGroups {
         }
         let mut by_labels = BTreeMap::<&Labels, BTreeSet<Vec<ContainerPort>>>::new();
         for pod in to_come.pods.into_iter().filter(|pod| store.is_this_node(pod.node.as_deref())) {
-            by_labels.entry(&pod.labels).or_default().insert(pod.ports.to_vec());
+            by_labels.entry(&pod.labels).or_default().insert(pod.ports.clone());
         }
         for (labels, ports) in by_labels {
             let mut class = LocalClass::of_labels(namespace.into(), labels);

@@ -143,7 +143,6 @@ fn rules_are_read_as_they_were_written() {
                     anti_spoof,
                     set_members: SetMembers::default(),
                     seed: is_keyed.then(|| Seed::from_bytes([1; 32])),
-                    ..Options::default()
                 };
                 for node in ["n0", "n1"] {
                     let program = layout::ruleset(&Cluster::new(&objects), node, &options);

@@ -103,7 +103,7 @@ impl Walk<'_> {
         let may_be_a_service = NODE_PORTS.contains(&number)
             && cluster.unread().iter().any(|unread| unread.kind.as_deref().is_none_or(|kind| kind == "Service"));
         if may_be_a_service {
-            self.unknown(sources, addresses[0], only, number, MissingFact::NodePort(number));
+            self.unknown(sources, addresses[0], only, number, &MissingFact::NodePort(number));
         }
         may_be_a_service
     }
@@ -173,12 +173,12 @@ impl Walk<'_> {
         if cluster.behind_node_port(only, number).is_none() && !to_pod() && !may_be_a_service() {
             return false;
         }
-        self.unknown(sources, address, only, number, MissingFact::IsNode(address, number));
+        self.unknown(sources, address, only, number, &MissingFact::IsNode(address, number));
         true
     }
 
     /// Flows of which nothing is known.
-    fn unknown(&mut self, sources: &[Unit], address: IpAddr, only: Protocol, number: u16, fact: MissingFact) {
+    fn unknown(&mut self, sources: &[Unit], address: IpAddr, only: Protocol, number: u16, fact: &MissingFact) {
         let wholes: BTreeSet<EndName> = sources.iter().map(|unit| unit.whole.without_addresses()).collect();
         let to = EndName::of_address(address);
         self.explanation.flows.extend(wholes.into_iter().map(|from| Flow {

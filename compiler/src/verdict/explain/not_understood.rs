@@ -123,7 +123,7 @@ impl Question {
     /// have no peer that was understood, they are named all the same: there is nothing else to name.
     fn may_mean(&self, cluster: &Cluster, group: &Group, finding: &Finding) -> Option<Likely> {
         let direction = group.key.direction;
-        if finding.code != finding::Code::CidrInvalid || !finding.path.ends_with(".cidr") {
+        if finding.code != finding::Code::CidrInvalid || finding.path.rsplit('.').next() != Some("cidr") {
             return Some(Likely::Perhaps);
         }
         let written = finding.problem.split('"').nth(1).unwrap_or_default();

@@ -45,7 +45,7 @@ pub fn explain(
     walk.warn(ends.contested(&sources));
     match (from, to) {
         (Target::Service(service) | Target::ServiceAddress(service, _), _) if sources.is_empty() => {
-            walk.without_source(service, to)?
+            walk.without_source(service, to)?;
         }
         (_, Target::Service(service)) if service.routing.is_headless => walk.by_name(&sources, service)?,
         (_, Target::Service(service)) => walk.through(&sources, service, None),

@@ -26,7 +26,7 @@ impl Proposer<'_> {
                 }));
             }
             Code::DirectionOther if is_cause => {
-                self.turned_rules(beside.policy).into_iter().for_each(|of| add(Some(of)))
+                self.turned_rules(beside.policy).into_iter().for_each(|of| add(Some(of)));
             }
             Code::PolicyOtherNamespace if is_cause => add(self.in_this_namespace(beside.policy)),
             Code::SubjectNearMiss if is_cause => {

@@ -210,7 +210,8 @@ impl Proposer<'_> {
         if !taken.contains(wanted.as_str()) {
             return Some(wanted);
         }
-        (2..).map(|number| format!("{wanted}-{number}")).find(|name| !taken.contains(name.as_str()))
+        // Of so many numbers one is free.
+        (2..=taken.len() + 2).map(|number| format!("{wanted}-{number}")).find(|name| !taken.contains(name.as_str()))
     }
 
     /// A policy that admits this flow and nothing else to the same pods.

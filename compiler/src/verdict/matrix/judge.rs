@@ -294,7 +294,6 @@ impl<'a> Kinds<'a> {
         for (atom, admitted) in &group.admitted {
             let is_by_face = match atom {
                 Atom::Everyone if admitted.named.is_empty() => continue,
-                Atom::Everyone => true,
                 // Every end that has no address yet may be in the block.
                 Atom::Block(block) if admitted.named.is_empty() => {
                     let traffic = known.id(&admitted.traffic);
@@ -305,7 +304,7 @@ impl<'a> Kinds<'a> {
                     }
                     false
                 }
-                Atom::Pods(_) | Atom::Block(_) => true,
+                Atom::Everyone | Atom::Pods(_) | Atom::Block(_) => true,
             };
             if !is_by_face {
                 continue;

@@ -257,11 +257,11 @@ pub(super) fn check(
     };
     for key in old.keys().chain(new.keys()) {
         let ((least, most), (new_least, new_most)) = (old.get(key).unwrap_or(&none), new.get(key).unwrap_or(&none));
-        let changes = [
+        let lists = [
             ("opens", &fix.opens, (least, most), (new_least, new_most), asked(key)),
             ("closes", &fix.closes, (new_least, new_most), (least, most), Traffic::none()),
         ];
-        for (verb, list, (least, most), (new_least, new_most), asked) in changes {
+        for (verb, list, (least, most), (new_least, new_most), asked) in lists {
             let certain = new_least.difference(most);
             let all = new_least.difference(least).union(&new_most.difference(most));
             for (is_certain, found) in [(true, certain.clone()), (false, all.difference(&certain))] {
