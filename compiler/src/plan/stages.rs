@@ -23,8 +23,8 @@
 //! commit: it names *shadows*, sets that hold the new members already. Then
 //! the sets proper, which no rule asks now, take their new members, and a
 //! second commit, which changes no verdict, names them again. Peers need
-//! shadows as well when, at once, some address's membership in a set changes
-//! and another's rules that ask it do, because a new peer must not meet old rules.
+//! shadows as well when, at once, some address's membership changes and
+//! another's rules do, because a new peer must not meet old rules.
 //!
 //! A packet can be between two look-ups at any write; so whatever it may still
 //! ask is taken away only after a grace period.
@@ -33,7 +33,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::delta::{Delta, SetDelta, View};
-use super::walk::{Tree, sets_of};
+use super::walk::Tree;
 use super::{ChainWrites, FamilyState, SetWrite};
 use crate::object::Family;
 use crate::policy::Direction;
@@ -110,7 +110,7 @@ impl Stages {
         let rules_change = !delta.chains.is_empty() || !remade.is_empty();
         let (was, is) = (View { family, held: old, delta: None }, View { family, held: old, delta: Some(delta) });
         let shadow_peers = conflict(was, is, &tree, &peers, rules_change);
-        let shadow_tree = rules_change || !shadow_peers.is_empty() || leaves_and_moves(was, is, &tree);
+        let shadow_tree = rules_change || shadow_peers || leaves_and_moves(was, is, &tree);
 
         let mut shadows = BTreeMap::new();
         let mut shadow = |stages: &mut Self, name, kind, members: &BTreeSet<Member>| {
@@ -118,8 +118,7 @@ impl Stages {
             stages.create(&shadow, family, kind, members);
             shadows.insert(name, shadow);
         };
-        let changed =
-            tree.iter().filter(|_| shadow_tree).chain(peers.iter().filter(|(name, _)| shadow_peers.contains(*name)));
+        let changed = tree.iter().filter(|_| shadow_tree).chain(peers.iter().filter(|_| shadow_peers));
         for (name, change) in changed {
             let Some((kind, present)) = old.sets.get(*name) else { continue };
             let members = present.difference(change.removed).chain(change.added).cloned().collect();
@@ -135,7 +134,7 @@ impl Stages {
         for (name, change) in &peers {
             for (_, write) in change.writes(name) {
                 match write {
-                    _ if shadow_peers.contains(name) => stages.settle.push(write),
+                    _ if shadow_peers => stages.settle.push(write),
                     SetWrite::Delete(..) => stages.clear.push(write),
                     _ => stages.fill.push(write),
                 }
@@ -166,21 +165,19 @@ impl Stages {
         let unchanged =
             old.chains.iter().filter(|(chain, _)| !shadows.is_empty() && !delta.chains.contains_key(*chain));
         let changed = delta.chains.iter().filter_map(|(chain, rules)| Some((chain, rules.as_ref()?)));
-        // Most chains ask no shadow, and one of them may have many rules.
-        let asks_shadow = |rules: &[Rule]| rules.iter().flat_map(Rule::sets).any(|set| shadows.contains_key(set));
-        let unchanged = unchanged.filter(|(_, rules)| asks_shadow(rules));
         for (chain, rules) in unchanged.chain(changed) {
-            if !asks_shadow(rules) {
-                if old.chains.get(chain) != Some(rules) {
-                    self.switch.replace.insert(chain.clone(), rules.clone());
-                }
-                continue;
-            }
+            let mut is_shadowed = false;
             let shadowed: Vec<Rule> = rules
                 .iter()
-                .map(|rule| rule.with_sets(|set| shadows.get(set)).unwrap_or_else(|| rule.clone()))
+                .map(|rule| {
+                    let shadowed = rule.with_sets(|set| shadows.get(set));
+                    is_shadowed |= shadowed.is_some();
+                    shadowed.unwrap_or_else(|| rule.clone())
+                })
                 .collect();
-            self.rename.replace.insert(chain.clone(), rules.clone());
+            if is_shadowed {
+                self.rename.replace.insert(chain.clone(), rules.clone());
+            }
             if old.chains.get(chain) != Some(&shadowed) {
                 self.switch.replace.insert(chain.clone(), shadowed);
             }
@@ -228,24 +225,16 @@ impl Stages {
     }
 }
 
-/// The peer sets in which a new peer could meet old rules, or an old peer new ones: some
-/// address's membership in them changes, and the rules of another endpoint that ask
-/// them do. A set that only rules ask that stay needs no shadow, so that one large group
-/// is not written anew because of what happens in others.
-fn conflict<'a>(
-    was: View<'_>,
-    is: View<'_>,
-    tree: &Changes<'_>,
-    peers: &Changes<'a>,
-    rules_change: bool,
-) -> BTreeSet<&'a SetName> {
+/// Whether a new peer could meet old rules, or an old peer new ones: some
+/// address's membership in a peer set changes, and the rules of another
+/// endpoint do.
+fn conflict(was: View<'_>, is: View<'_>, tree: &Changes<'_>, peers: &Changes<'_>, rules_change: bool) -> bool {
     if peers.is_empty() || (tree.is_empty() && !rules_change) {
-        return BTreeSet::new();
+        return false;
     }
-    let all = || peers.keys().copied().collect();
     // What sets a foreign rule asks, and where it leads, is unknown.
     if rules_change && was.held.chains.values().flatten().any(Rule::is_foreign) {
-        return all();
+        return true;
     }
     let mut moved = peers.values().flat_map(|change| change.members()).map(|member| match member {
         Member::Address(address) | Member::AddressPort(address, ..) => Some(*address),
@@ -254,50 +243,22 @@ fn conflict<'a>(
     // All the changed members may be one address.
     let first = moved.next().flatten();
     let only = first.filter(|first| moved.all(|address| address == Some(*first)));
-    let mut shadowed = BTreeSet::new();
-    for direction in Direction::ALL {
+    Direction::ALL.into_iter().any(|direction| {
         let [other_was, other_is] = [was, is].map(|view| Tree::new(view, direction.opposite()));
         let (was, is) = (Tree::new(was, direction), Tree::new(is, direction));
-        let candidates: BTreeSet<IpAddr> = if rules_change {
-            is.isolated().into_iter().collect()
+        let candidates: Vec<IpAddr> = if rules_change {
+            is.isolated()
         } else {
             let gate = SetName::isolated(was.family(), direction.opposite());
             let changes = tree.iter().filter(|(name, _)| name.is_of(direction) || ***name == gate);
             changes.flat_map(|(_, change)| change.addresses()).collect()
         };
         let stay = candidates.into_iter().filter(|address| was.is_isolated(*address) && is.is_isolated(*address));
-        for address in stay.filter(|address| Some(*address) != only) {
+        stay.filter(|address| Some(*address) != only).any(|address| {
             let (before, after) = (was.way(address).rules, is.way(address).rules);
-            if before.is_some()
-                && same(before.as_deref(), after.as_deref())
-                && other_was.is_isolated(address) == other_is.is_isolated(address)
-            {
-                continue;
-            }
-            // A segment in the middle of a connection is judged by both directions.
-            let others = [&other_was, &other_is].into_iter().filter(|tree| tree.is_isolated(address));
-            let others: Vec<_> = others.map(|tree| tree.way(address).rules).collect();
-            for rules in [before, after].into_iter().chain(others) {
-                // Which sets are asked where a way ends nowhere is unknown.
-                let Some(rules) = rules else { return all() };
-                let asked = sets_of(&rules).filter_map(|set| peers.get_key_value(set));
-                shadowed.extend(asked.map(|(name, _)| *name));
-            }
-        }
-    }
-    shadowed
-}
-
-/// Whether rules are the same. Mostly they are the very same ones, and may be many.
-fn same(some: Option<&[&Rule]>, others: Option<&[&Rule]>) -> bool {
-    match (some, others) {
-        (Some(some), Some(others)) => {
-            let alike = |(one, other): (&&Rule, &&Rule)| std::ptr::eq(*one, *other) || one == other;
-            some.len() == others.len() && some.iter().zip(others).all(alike)
-        }
-        (None, None) => true,
-        _ => false,
-    }
+            before.is_none() || before != after || other_was.is_isolated(address) != other_is.is_isolated(address)
+        })
+    })
 }
 
 /// Whether some endpoint is isolated no more in a direction, and changes groups
