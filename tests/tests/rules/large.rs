@@ -11,7 +11,7 @@ use npc_compiler::engine::{Engine, Event, PodKey, Portion};
 use npc_compiler::object::{Family, Objects, Pod};
 use npc_compiler::plan::{Delta, FamilyState, KernelState, Plan, Step};
 use npc_compiler::ruleset::layout::Options;
-use npc_compiler::ruleset::node::{ChainName, ChainRole, Member, SetName};
+use npc_compiler::ruleset::node::{ChainName, ChainRole, Member, Rule, SetName};
 use npc_tests::model::Model;
 use npc_tests::random;
 use proptest::prelude::*;
