@@ -199,7 +199,7 @@ impl Group {
     }
 
     /// What of [`Group::traffic`] is kept from this group's endpoints because
-    /// it is a tunnel's and no rule names its port: UDP to [`TUNNEL_PORTS`],
+    /// it is a tunnel's and no rule names its port: UDP to [`TUNNEL_PORTS`](crate::algebra::traffic::TUNNEL_PORTS),
     /// for egress. That is no verdict of a NetworkPolicy but an enforcer's
     /// caution, which `--allow-tunnels` takes away.
     #[must_use]
