@@ -65,7 +65,7 @@ fn many_policies_for_many_pods_take_no_more_memory_of_the_kernel_than_their_name
     assert!(missing.is_empty(), "of another namespace: {missing:#?}");
     assert!(held.contains(&"add npc4-ingress 10.245.0.0".to_owned()), "the tenant's pod is isolated");
     assert!(held.contains(&"add npc4-ingress 10.244.1.1".to_owned()), "so is the shop's");
-    let port = |number: u16| held.iter().any(|line| line.contains(&format!("--dports {}", 1000 + number)));
+    let port = |number: u16| held.iter().any(|line| line.contains(&format!("--dport {} ", 1000 + number)));
     assert!(port(2) && !port(3));
 
     let answer = Command::new(env!("CARGO_BIN_EXE_npc")).args(["status", "-o", "json"]).output().unwrap();
