@@ -144,7 +144,11 @@ mod tests {
             // There would be enough for this one.
             scope.spawn(move || take(2));
             have_come(machine, 3);
-            assert_eq!((machine.lock().gets, machine.lock().free), (1, 3));
+            let (gets, free) = {
+                let state = machine.lock();
+                (state.gets, state.free)
+            };
+            assert_eq!((gets, free), (1, 3), "the last one waits behind the one that needs more");
             drop(first);
         });
         assert_eq!(order.into_inner().unwrap_or_default(), [4, 2]);
