@@ -8,7 +8,6 @@
 
 use std::collections::BTreeMap;
 
-use super::unread::Unread;
 use super::{Class, ClassId, Cluster, PolicyId, index};
 use crate::algebra::selector::{Operator, Requirement, Selector};
 use crate::object::{Labels, NAMESPACE_NAME_LABEL, Pod, Workload, controller_labels};
@@ -105,27 +104,11 @@ impl Class {
 }
 
 impl Cluster {
-    /// The same cluster, of which the input leaves this out.
-    #[must_use]
-    pub fn with_unread(mut self, mut unread: Vec<Unread>) -> Self {
-        unread.sort_unstable();
-        unread.dedup();
-        self.unread = unread;
-        self.find_open();
-        self
-    }
-
     /// The same cluster, in which these objects, in words, make pods that the input has not.
     #[must_use]
     pub fn with_pod_makers(mut self, makers: Vec<String>) -> Self {
         self.pod_makers = makers;
         self
-    }
-
-    /// What the input leaves out, sorted.
-    #[must_use]
-    pub fn unread(&self) -> &[Unread] {
-        &self.unread
     }
 
     /// Whether a block may hold the address that a pod or a node without one will have: no
@@ -150,18 +133,6 @@ impl Cluster {
         class.unknown != UnknownLabels::None
             || self.has_unread_labels(&class.namespace)
             || self.has_unread_policies(&class.namespace)
-    }
-
-    /// Whether policies that may select pods of a namespace could not be read.
-    #[must_use]
-    pub fn has_unread_policies(&self, namespace: &str) -> bool {
-        self.unread_policies(namespace).next().is_some()
-    }
-
-    /// What could not be read and may select pods of a namespace, described.
-    pub fn unread_policies(&self, namespace: &str) -> impl Iterator<Item = &str> {
-        let may_hold = move |unread: &&Unread| unread.may_hold("NetworkPolicy", namespace);
-        self.unread.iter().filter(may_hold).map(|unread| unread.why.as_str())
     }
 
     /// Whether no object says the labels of a namespace, and one that was not read may.
@@ -256,7 +227,7 @@ impl Cluster {
 mod tests {
     use super::*;
     use crate::cluster::Cluster;
-    use crate::cluster::unread::Extent;
+    use crate::cluster::unread::{Extent, Unread};
     use crate::object::Objects;
     use crate::sample::{cluster, pod};
 

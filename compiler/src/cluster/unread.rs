@@ -90,6 +90,34 @@ const OF_CLUSTERS: [&[&str]; 2] = [&["10.0.0.0/8", "100.64.0.0/10", "172.16.0.0/
 const IN_COMMON: [u32; 2] = [16, 48];
 
 impl Cluster {
+    /// The same cluster, of which the input leaves this out.
+    #[must_use]
+    pub fn with_unread(mut self, mut unread: Vec<Unread>) -> Self {
+        unread.sort_unstable();
+        unread.dedup();
+        self.unread = unread;
+        self.find_open();
+        self
+    }
+
+    /// What the input leaves out, sorted.
+    #[must_use]
+    pub fn unread(&self) -> &[Unread] {
+        &self.unread
+    }
+
+    /// Whether policies that may select pods of a namespace could not be read.
+    #[must_use]
+    pub fn has_unread_policies(&self, namespace: &str) -> bool {
+        self.unread_policies(namespace).next().is_some()
+    }
+
+    /// What could not be read and may select pods of a namespace, described.
+    pub fn unread_policies(&self, namespace: &str) -> impl Iterator<Item = &str> {
+        let may_hold = move |unread: &&Unread| unread.may_hold("NetworkPolicy", namespace);
+        self.unread.iter().filter(may_hold).map(|unread| unread.why.as_str())
+    }
+
     fn unread_of<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a Unread> {
         self.unread().iter().filter(move |unread| unread.kind.as_deref().is_none_or(|of| of == kind))
     }

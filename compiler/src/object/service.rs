@@ -6,8 +6,6 @@ use std::net::IpAddr;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use crate::algebra::cidr::Cidr;
-
 use super::{Family, Labels, Protocol, parse_address};
 
 /// A service: how a client's name and port become a pod's address and port.
@@ -52,7 +50,7 @@ pub struct Routing {
     pub external_addresses: Vec<IpAddr>,
     /// `loadBalancerSourceRanges`: the clients that the load balancer's addresses take; all where
     /// it is empty.
-    pub source_ranges: Vec<Cidr>,
+    pub source_ranges: Vec<String>,
 }
 
 /// How a service is reached from outside the cluster.
@@ -136,7 +134,7 @@ impl From<core::Service> for Service {
             external_addresses: outside.difference(&inside).copied().collect(),
             source_ranges: (spec.load_balancer_source_ranges.into_iter().flatten())
                 .filter(|_| spec.type_.as_deref() == Some("LoadBalancer"))
-                .filter_map(|text| Cidr::parse(text.trim()).ok())
+                .map(|text| text.trim().to_owned())
                 .collect(),
             ..Routing::default()
         };

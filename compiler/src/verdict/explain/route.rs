@@ -20,7 +20,7 @@ use super::name::{EndName, Port, Target};
 use super::party::Party;
 use super::question::MissingFact;
 use super::walk::{Destination, Route, Walk};
-use crate::algebra::cidr;
+use crate::algebra::cidr::{self, Cidr};
 use crate::algebra::traffic::Traffic;
 use crate::cluster::Cluster;
 use crate::cluster::backend::BackendEnd;
@@ -152,7 +152,8 @@ impl Walk<'_> {
         };
         let (outside, inside): (Vec<Unit>, Vec<Unit>) = sources.iter().cloned().partition(|unit| is_outside(&unit));
         let route = Route { via: Some(via), service: &service.addresses, ..Route::default() };
-        let ranges = &service.routing.source_ranges;
+        let ranges: Vec<Cidr> =
+            service.routing.source_ranges.iter().filter_map(|text| Cidr::parse(text).ok()).collect();
         let is_refused = |unit: &&Unit| match unit.party {
             _ if ranges.is_empty() || node_port.is_some() => false,
             Party::End(End::Address(address)) => !ranges
