@@ -9,13 +9,14 @@ mod timeout;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
+use clap::builder::RangedU64ValueParser;
 use npc_agent::finding::Finding;
 use npc_agent::source::kube;
 use npc_agent::source::manifests::{self, Loaded};
 use npc_agent::source::whatif::{self, Removal};
 use npc_compiler::cluster::Cluster;
 use npc_compiler::cluster::unread::{Extent, Unread};
-use npc_compiler::object::Objects;
+use npc_compiler::object::{Consequence, Objects};
 use npc_compiler::ruleset::layout::{Options, SetMembers};
 use npc_compiler::ruleset::members;
 
@@ -78,7 +79,8 @@ pub(super) struct Args {
 
     /// The agents' --max-set-members, if it is not the default: over it, policies of a
     /// namespace admit nothing on a node.
-    #[arg(long, value_name = "COUNT", default_value_t = SetMembers::default().0, hide_short_help = true)]
+    #[arg(long, value_name = "COUNT", default_value_t = SetMembers::default().0, hide_short_help = true,
+        value_parser = RangedU64ValueParser::<u64>::new().range(1..))]
     max_set_members: u64,
 }
 
@@ -207,7 +209,7 @@ impl Args {
         }
         let cluster = Cluster::new(&loaded.objects)
             .with_unread(loaded.unread.clone())
-            .with_pod_makers(unjudged::pod_makers(&loaded.skipped));
+            .with_pod_makers(unjudged::with(&loaded.skipped, Consequence::MakesPods));
         let options = Options { set_members: SetMembers(self.max_set_members), ..Options::default() };
         let cluster = members::bounded(cluster, &options);
         let mut warnings = unjudged::warnings(&loaded.skipped);

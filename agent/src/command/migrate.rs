@@ -58,7 +58,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
     if let Some(node) = &args.node {
         nodes::is_known(cluster, node)?;
     }
-    let node = args.node.as_deref().map(|node| NodeKernel::read(node, cluster)).transpose()?;
+    let node = args.node.as_deref().map(|node| NodeKernel::read(node, &input)).transpose()?;
     let placement = match args.azure_chain {
         Some(Jump::First) => Placement::First,
         Some(Jump::BehindKubeProxy) => Placement::BehindKubeProxy,

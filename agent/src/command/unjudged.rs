@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 
 use npc_compiler::object::{Consequence, consequence};
 
-/// The kinds that were passed over and may decide, each with the number of its objects.
-pub(super) fn deciding(skipped: &BTreeMap<String, usize>) -> Vec<String> {
-    let decides = |qualified: &str| {
+/// The kinds that were passed over and have this consequence, as `1 Kafka.kafka.strimzi.io`.
+pub(super) fn with(skipped: &BTreeMap<String, usize>, wanted: Consequence) -> Vec<String> {
+    let has = |qualified: &str| {
         let (kind, group) = qualified.split_once('.').unwrap_or((qualified, ""));
-        consequence(group, kind) == Some(Consequence::Decides)
+        consequence(group, kind) == Some(wanted)
     };
-    let found = skipped.iter().filter(|(qualified, _)| decides(qualified));
+    let found = skipped.iter().filter(|(qualified, _)| has(qualified));
     found.map(|(qualified, count)| format!("{count} {qualified}")).collect()
 }
 
@@ -34,14 +34,4 @@ pub(super) fn warnings(skipped: &BTreeMap<String, usize>) -> Vec<String> {
         }
     };
     by_consequence.into_iter().map(text).collect()
-}
-
-/// The kinds that make pods which the input does not have, as `1 Kafka.kafka.strimzi.io`.
-pub(super) fn pod_makers(skipped: &BTreeMap<String, usize>) -> Vec<String> {
-    let makes_pods = |qualified: &String| {
-        let (kind, group) = qualified.split_once('.').unwrap_or((qualified, ""));
-        consequence(group, kind) == Some(Consequence::MakesPods)
-    };
-    let makers = skipped.iter().filter(|(qualified, _)| makes_pods(qualified));
-    makers.map(|(qualified, count)| format!("{count} {qualified}")).collect()
 }

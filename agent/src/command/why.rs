@@ -13,7 +13,6 @@ use std::path::PathBuf;
 
 use npc_agent::near;
 use npc_agent::status::AgentStatus;
-use npc_compiler::cluster::Cluster;
 use npc_compiler::object::Family;
 use npc_compiler::plan::KernelState;
 use npc_compiler::ruleset::layout::{self, Options};
@@ -89,7 +88,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
         let knows_seed = args.seed.is_some() || (has_sets && basis != Basis::Policies);
         let (held, hooks) = held.map_or_else(|| (None, Vec::new()), |held| (Some(held.state), held.hooks));
         let said = if basis == Basis::Kernel { AgentAnswer::ask(&node) } else { AgentAnswer::default() };
-        let options = chosen(&input.cluster, &node, args.seed, held.as_ref(), &said);
+        let options = chosen(&input, &node, args.seed, held.as_ref(), &said);
         let wanted = layout::ruleset_with(&input.cluster, &node, &options, &said.retained);
         let groups = layout::group_chains(&input.cluster, &node, &options, &said.retained);
         let held = held.unwrap_or_else(|| KernelState::from(&wanted));
@@ -132,23 +131,18 @@ fn held(args: &Args, input: &Input) -> anyhow::Result<(Option<Held>, Basis)> {
 }
 
 /// The options by which the rules of the kernel were made.
-fn chosen(
-    cluster: &Cluster,
-    node: &str,
-    seed: Option<Seed>,
-    held: Option<&KernelState>,
-    said: &AgentAnswer,
-) -> Options {
+fn chosen(input: &Input, node: &str, seed: Option<Seed>, held: Option<&KernelState>, said: &AgentAnswer) -> Options {
     // A kernel without a chain of npc shows no option.
     let shows = held.filter(|held| Family::ALL.iter().any(|family| !held.family(*family).chains.is_empty()));
-    let Some(held) = shows else { return Options { seed, ..Options::default() } };
+    let set_members = input.set_members;
+    let Some(held) = shows else { return Options { seed, set_members, ..Options::default() } };
     // What the kernel keeps is what its rules were made by.
     let seeded = |options: Options| Options { seed: held.seed().or(seed), ..options };
     let of_agent = said.options.clone().map(seeded);
     of_agent.unwrap_or_else(|| {
-        seeded(options::nearest(held, |options| {
+        seeded(options::nearest(held, set_members, |options| {
             let options = seeded(options.clone());
-            let wanted = KernelState::from(&layout::ruleset_with(cluster, node, &options, &said.retained));
+            let wanted = KernelState::from(&layout::ruleset_with(&input.cluster, node, &options, &said.retained));
             rule_distance(&wanted, held)
         }))
     })

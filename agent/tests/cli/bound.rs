@@ -87,7 +87,20 @@ fn other_commands_understand_a_policy_over_the_bound() {
 }
 
 #[test]
+fn why_knows_the_rules_of_the_bound_that_it_is_given() {
+    let files = Files::of(PODS);
+    let compiled = files.npc("compile", &["--node", "n2", "-o", "iptables"]).out;
+    let rule = compiled.lines().find(|line| line.contains("--dport 81 ")).unwrap();
+    let why = |more: &[&str]| files.npc("why", &[&[rule, "--node", "n2"], more].concat());
+    assert!(why(&[]).code == 0 && why(&[]).out.contains("second"), "{}{}", why(&[]).out, why(&[]).err);
+    let over = why(OVER);
+    assert!(over.code != 0 || !over.out.contains("team/second spec.ingress[0]"), "{}", over.out);
+}
+
+#[test]
 fn the_bound_is_a_number_of_at_least_one() {
-    let answer = Files::of(PODS).npc("matrix", &["--max-set-members", "many"]);
-    assert_eq!(answer.code, 2, "{}", answer.err);
+    for value in ["many", "0"] {
+        let answer = Files::of(PODS).npc("matrix", &["--max-set-members", value]);
+        assert_eq!(answer.code, 2, "{}", answer.err);
+    }
 }

@@ -9,6 +9,7 @@ use npc_agent::finding::Finding;
 use npc_agent::source::manifests::{Loaded, OtherDocument, PassedOver};
 use npc_compiler::cluster::Cluster;
 use npc_compiler::cluster::unread::{Extent, Unread};
+use npc_compiler::object::Consequence;
 
 use crate::command::unjudged;
 use crate::command::words::shorten;
@@ -39,7 +40,7 @@ pub(super) fn write(loaded: &Loaded, cluster: &Cluster) {
     let may_have_policies =
         loaded.unread.iter().any(|unread| unread.kind.as_deref().is_none_or(|kind| kind == "NetworkPolicy"));
     if cluster.policies().next().is_none() && cluster.endpoints().next().is_some() && !may_have_policies {
-        let deciding = unjudged::deciding(&loaded.skipped);
+        let deciding = unjudged::with(&loaded.skipped, Consequence::Decides);
         match deciding.as_slice() {
             [] => eprintln!("npc: 0 NetworkPolicies: everything is allowed"),
             kinds => eprintln!("npc: 0 NetworkPolicies; what {} say is not judged", kinds.join(", ")),

@@ -6,13 +6,13 @@ use npc_agent::dataplane::iptables::{self, Hook};
 use npc_agent::dataplane::{self, Kernel as _, Linux, azure};
 use npc_agent::status::RuleOptions;
 use npc_compiler::azure::Placement;
-use npc_compiler::cluster::Cluster;
 use npc_compiler::object::Family;
 use npc_compiler::plan::{Delta, FamilyState, KernelState, SetDelta};
 use npc_compiler::ruleset::layout;
 use serde::Serialize;
 
 use super::options::{self, AgentAnswer};
+use crate::command::input::Input;
 
 /// The state of this node's kernel.
 #[derive(Debug, Serialize)]
@@ -56,12 +56,14 @@ pub(super) struct Table {
 
 impl NodeKernel {
     /// Reads the kernel of the network namespace that this runs in.
-    pub(super) fn read(name: &str, cluster: &Cluster) -> anyhow::Result<Self> {
+    pub(super) fn read(name: &str, input: &Input) -> anyhow::Result<Self> {
+        let cluster = &input.cluster;
         let reading = || "cannot read this kernel; npc migrate --node needs root";
         let (kernel, held) = open().with_context(reading)?;
         let AgentAnswer { options, retained, why_not } = AgentAnswer::ask(name);
         let wanted = |options: &_| KernelState::from(&layout::ruleset_with(cluster, name, options, &retained));
-        let options = options.unwrap_or_else(|| options::nearest(&held, |options| distance(&wanted(options), &held)));
+        let options = options
+            .unwrap_or_else(|| options::nearest(&held, input.set_members, |options| distance(&wanted(options), &held)));
         // An agent does not say its secret, but the kernel keeps it.
         let options = layout::Options { seed: held.seed(), ..options };
         let wanted = wanted(&options);
@@ -182,6 +184,7 @@ fn compare(family: Family, wanted: &FamilyState, held: &FamilyState) -> Vec<Stri
 mod tests {
     use k8s_openapi::api::core::v1::PodSpec;
     use k8s_openapi::api::networking::v1 as networking;
+    use npc_compiler::cluster::Cluster;
     use npc_compiler::object::{Labels, NetworkPolicy, Objects, Pod};
     use npc_compiler::ruleset::layout::Options;
 

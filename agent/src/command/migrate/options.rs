@@ -4,7 +4,7 @@ use npc_agent::status::{AgentStatus, Error};
 use npc_compiler::cluster::group::RetainedGroup;
 use npc_compiler::object::Family;
 use npc_compiler::plan::KernelState;
-use npc_compiler::ruleset::layout::{MissingMatches, Options, SelfMatch};
+use npc_compiler::ruleset::layout::{MissingMatches, Options, SelfMatch, SetMembers};
 use npc_compiler::ruleset::node::{ChainName, SetName};
 
 /// The choices of options that no name shows.
@@ -52,15 +52,20 @@ impl AgentAnswer {
 /// The options that come nearest to what a kernel holds, by a distance that is 0 where
 /// nothing differs.
 ///
-/// Names of chains and sets show some of them; for the others, which show in rules only,
+/// The bound on set members shows nowhere. Names of chains and sets show some of the others; for those which show in rules only,
 /// all eight choices are compared, or fewer where one fits.
-pub(in crate::command) fn nearest(held: &KernelState, distance: impl Fn(&Options) -> usize) -> Options {
+pub(in crate::command) fn nearest(
+    held: &KernelState,
+    set_members: SetMembers,
+    distance: impl Fn(&Options) -> usize,
+) -> Options {
     let families = || Family::ALL.into_iter().map(|family| held.family(family));
     let shown = Options {
         keep_established: !families().any(|held| held.chains.contains_key(&ChainName::stray())),
         anti_spoof: families().any(|held| held.sets.keys().any(SetName::is_own)),
         lacks: MissingMatches::of_held(held),
         seed: held.seed(),
+        set_members,
         ..Options::default()
     };
     let mut nearest = (usize::MAX, shown.clone());
@@ -123,13 +128,13 @@ mod tests {
                 allow_tunnels: is(2),
                 log_denied: is(3),
                 anti_spoof: is(4),
-                set_members: npc_compiler::ruleset::layout::SetMembers::default(),
+                set_members: SetMembers::default(),
                 lacks: MissingMatches::default(),
                 seed: is(1).then(|| Seed::from_bytes([1; 32])),
             };
             let held = KernelState::from(&layout::ruleset(&cluster, "node-1", &chosen));
             let count = Cell::new(0);
-            let found = nearest(&held, |options| {
+            let found = nearest(&held, chosen.set_members, |options| {
                 count.set(count.get() + 1);
                 let wanted = KernelState::from(&layout::ruleset(&cluster, "node-1", options));
                 distance(&wanted, &held)
