@@ -114,7 +114,9 @@ impl From<core::Service> for Service {
             listed.iter().filter_map(|text| parse_address(text)).map(|address| Family::of(&address)).collect();
         let inside: Vec<String> = listed.into_iter().chain(spec.cluster_ip).collect();
         let is_headless = inside.iter().any(|text| text == "None");
-        let outside = spec.external_ips.unwrap_or_default().into_iter().chain(ingress.into_iter().filter_map(|i| i.ip));
+        // Of an address with ipMode Proxy, nodes know nothing: traffic goes to the load balancer.
+        let taken = ingress.into_iter().filter(|of| of.ip_mode.as_deref() != Some("Proxy"));
+        let outside = spec.external_ips.unwrap_or_default().into_iter().chain(taken.filter_map(|of| of.ip));
         let inside: BTreeSet<IpAddr> = inside.iter().filter_map(|text| parse_address(text)).collect();
         let outside: BTreeSet<IpAddr> = outside.filter_map(|text| parse_address(&text)).collect();
         let addresses = inside.union(&outside).copied().collect();

@@ -100,8 +100,7 @@ impl Walk<'_> {
         if self.by_host_port(sources, addresses, only, number) {
             return true;
         }
-        let may_be_a_service = NODE_PORTS.contains(&number)
-            && cluster.unread().iter().any(|unread| unread.kind.as_deref().is_none_or(|kind| kind == "Service"));
+        let may_be_a_service = NODE_PORTS.contains(&number) && cluster.has_unread_services();
         if may_be_a_service {
             self.unknown(sources, addresses[0], only, number, &MissingFact::NodePort(number));
         }

@@ -121,7 +121,7 @@ impl Search<'_> {
         atoms(peers).iter().any(|atom| atom.holds(self.cluster, seen))
     }
 
-    /// Whether a peer of a rule selects the other end, and not everybody else too.
+    /// Whether a peer of a rule selects the other end, and not every other end too.
     fn names(&self, rule: &PolicyRule) -> bool {
         let Peers::AnyOf(peers) = &rule.peers else { return false };
         let is_narrow = |peer: &&Peer| match peer {

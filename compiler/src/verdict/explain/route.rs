@@ -146,9 +146,17 @@ impl Walk<'_> {
     ) {
         let cluster = self.ends.cluster;
         let node_port = entry.and_then(Entry::node_port);
+        // A node hands what another node sends to its port on to its own backends only, if the
+        // policy is Local: as what comes from outside.
+        let is_of_other_node = |unit: &Unit| {
+            let of_source = || cluster.nodes().get(self.node_of_source(unit)?);
+            service.exposure == Exposure::OwnNode
+                && !matches!(unit.party, Party::End(End::Pod(_)))
+                && node_port.is_some_and(|port| of_source().is_some_and(|own| !own.contains(&port.address)))
+        };
         let is_outside = |unit: &&Unit| match unit.party {
-            Party::End(End::Address(address) | End::Unread(address)) => !cluster.is_node(address),
-            _ => false,
+            Party::End(End::Address(address) | End::Unread(address)) if !cluster.is_node(address) => true,
+            _ => is_of_other_node(unit),
         };
         let (outside, inside): (Vec<Unit>, Vec<Unit>) = sources.iter().cloned().partition(|unit| is_outside(&unit));
         let route = Route { via: Some(via), service: &service.addresses, ..Route::default() };
