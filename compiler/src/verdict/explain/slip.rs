@@ -1,5 +1,7 @@
 //! Slips of the pen: a value that differs by little from the one that was most likely meant.
 
+use strsim::levenshtein;
+
 use crate::algebra::selector::{Operator, Requirement};
 use crate::object::Labels;
 
@@ -42,8 +44,8 @@ pub(super) fn is_close(one: &str, other: &str) -> bool {
         0 | 1 => false,
         // Of words this short, one is the other with a letter more.
         2 | 3 => long == short + 1 && (one.starts_with(other) || other.starts_with(one)),
-        4 => long <= 5 && distance(one, other) <= 1,
-        _ => distance(one, other) <= 2,
+        4 => long <= 5 && levenshtein(one, other) <= 1,
+        _ => levenshtein(one, other) <= 2,
     }
 }
 
@@ -51,21 +53,6 @@ fn differ_by_numbers(one: &str, other: &str) -> bool {
     let has_digit = |text: &str| text.bytes().any(|byte| byte.is_ascii_digit());
     let without = |c: &char| !c.is_ascii_digit();
     has_digit(one) && has_digit(other) && one.chars().filter(without).eq(other.chars().filter(without))
-}
-
-/// How many letters have to be added, removed or replaced.
-fn distance(one: &str, other: &str) -> usize {
-    let (one, other): (Vec<char>, Vec<char>) = (one.chars().collect(), other.chars().collect());
-    let mut row: Vec<usize> = (0..=other.len()).collect();
-    for (i, x) in one.iter().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, y) in other.iter().enumerate() {
-            let changed = diagonal + usize::from(x != y);
-            diagonal = row[j + 1];
-            row[j + 1] = changed.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[other.len()]
 }
 
 #[cfg(test)]
