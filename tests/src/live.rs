@@ -310,12 +310,12 @@ impl Live {
         self.lab.start_agent(node)
     }
 
-    /// Another program changes what a node's kernel holds of ours: this is there when he
-    /// has done it, and until the agent has followed the next state that is
-    /// written down. Nothing can be promised of the moment in which he does it.
+    /// Another program changes what a node's kernel holds of ours: this is there when that
+    /// program has done it, and until the agent has followed the next state that is
+    /// written down. Nothing can be promised of the moment in which it does so.
     ///
     /// # Errors
-    /// What he fails with.
+    /// Those of `does`.
     pub fn interfere(
         &mut self,
         node: &str,

@@ -314,7 +314,7 @@ async fn an_add_waits_for_no_list_if_one_has_come_since_its_pod_was_bound() {
 async fn a_list_that_failed_or_began_before_its_pod_was_bound_does_for_no_add() {
     let (mut world, web) = World::with_web(true).await;
     world.list_later().await.1.send(Err("away".to_owned())).unwrap();
-    // Time goes on once all tasks wait.
+    // Under the paused clock this ends when all tasks wait: the failed list is over.
     time::sleep(Duration::from_millis(1)).await;
     let answer = world.ask(Command::Add(add("c1", &web, "10.0.0.1"))).await;
     world.list_later().await.1.send(Ok(vec![])).unwrap();
@@ -443,8 +443,8 @@ async fn a_policy_that_the_watch_never_delivers_goes_when_a_list_lacks_it() {
     assert_eq!(events, [engine::Event::PolicyGone("shop".to_owned(), "deny".to_owned())]);
     assert!(changes.is_part);
     // Nothing is left to ask for.
-    time::sleep(Duration::from_secs(60)).await;
-    assert!(world.lists.lock().unwrap().is_empty() && world.is_silent());
+    assert!(time::timeout(Duration::from_secs(60), world.agent.recv()).await.is_err());
+    assert!(world.lists.lock().unwrap().is_empty());
 }
 
 #[tokio::test(start_paused = true)]
@@ -488,10 +488,10 @@ async fn notes_of_the_plugin_are_read_once() {
     note::leave(&socket, &attachment("c1"), &request).unwrap();
     std::fs::write(note::folder(&socket).join("x@eth0.json"), "{").unwrap();
     assert_eq!(world.pods().await, [("web".to_owned(), vec!["10.0.0.1".parse().unwrap()])]);
-    // The file goes after the event. The registry reads the folder once in a round.
-    while !note::read_all(&socket).unwrap().is_empty() {
-        time::sleep(ROUND).await;
-    }
+    // The file goes after the event, and before the registry takes the next request.
+    let next = world.ask(Command::Delete { attachment: attachment("none") }).await;
+    assert_eq!(next.await.unwrap(), Answer::done());
+    assert!(note::read_all(&socket).unwrap().is_empty());
     assert!(world.is_silent());
 }
 
@@ -516,9 +516,9 @@ async fn a_thousand_notes_are_one_change_and_the_rest_waits_for_the_next_round()
     }
     // That of the source, and one of each round.
     assert!(changes <= 3, "{changes}");
-    while !note::read_all(&socket).unwrap().is_empty() {
-        time::sleep(ROUND).await;
-    }
+    let next = world.ask(Command::Delete { attachment: attachment("none") }).await;
+    assert_eq!(next.await.unwrap(), Answer::done());
+    assert!(note::read_all(&socket).unwrap().is_empty());
 }
 
 #[tokio::test(start_paused = true)]

@@ -418,5 +418,8 @@ impl Sandboxes {
 }
 
 #[cfg(test)]
+#[path = "released_tests.rs"]
+mod released_tests;
+#[cfg(test)]
 #[path = "sandboxes_tests.rs"]
 mod tests;

@@ -2,15 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that finds nothing has failed")]
 
+use k8s_openapi::api::networking::v1 as networking;
 use npc_compiler::engine::Engine;
-use npc_compiler::object::{Family, Namespace};
+use npc_compiler::object::{Family, Labels, Namespace};
 use npc_compiler::plan::KernelState;
 use npc_compiler::ruleset::layout::Options;
 use npc_compiler::ruleset::node::{Member, SetName};
 use proptest::prelude::*;
-
-use k8s_openapi::api::networking::v1 as networking;
-use npc_compiler::object::Labels;
 
 use super::*;
 use crate::cni::endpoints::UNIDENTIFIED;
@@ -18,20 +16,20 @@ use crate::cni::endpoints::UNIDENTIFIED;
 const NODE: &str = "node-1";
 
 /// Sandboxes and the engine that is given their pods.
-struct World {
-    sandboxes: Sandboxes,
+pub(super) struct World {
+    pub(super) sandboxes: Sandboxes,
     engine: Engine,
     /// The pods that the events lead to.
     given: BTreeMap<PodKey, Pod>,
 }
 
 impl World {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self::after(Saved::default())
     }
 
     /// An agent that starts with what one before it saved.
-    fn after(saved: Saved) -> Self {
+    pub(super) fn after(saved: Saved) -> Self {
         let (sandboxes, engine) = (Sandboxes::new(NODE, saved), Engine::new(NODE, Options::default()));
         let mut world = Self { sandboxes, engine, given: BTreeMap::new() };
         world.engine.apply(Event::Namespace(Namespace::new("shop", Labels::new())));
@@ -57,29 +55,29 @@ impl World {
     }
 
     /// What an agent after it reads.
-    fn saved(&self) -> Saved {
+    pub(super) fn saved(&self) -> Saved {
         serde_json::from_slice(&serde_json::to_vec(&self.sandboxes.saved()).unwrap()).unwrap()
     }
 
-    fn synced(mut self) -> Self {
+    pub(super) fn synced(mut self) -> Self {
         self.sandboxes.synced();
         self
     }
 
-    fn object(&mut self, pod: &Pod) {
+    pub(super) fn object(&mut self, pod: &Pod) {
         if let Some(event) = self.sandboxes.object(Event::Pod(Box::new(pod.clone()))) {
             self.engine.apply(event);
         }
     }
 
-    fn gone(&mut self, pod: &Pod) {
+    pub(super) fn gone(&mut self, pod: &Pod) {
         if let Some(event) = self.sandboxes.object(Event::PodGone(PodKey::of(pod))) {
             self.engine.apply(event);
         }
     }
 
     /// What the engine makes of it.
-    fn state(&mut self) -> &KernelState {
+    pub(super) fn state(&mut self) -> &KernelState {
         for event in self.sandboxes.update() {
             match &event {
                 Event::Pod(pod) => drop(self.given.insert(PodKey::of(pod), (**pod).clone())),
@@ -93,20 +91,20 @@ impl World {
     }
 
     /// The pods that the engine has to know, all made anew.
-    fn wanted(&self) -> BTreeMap<PodKey, Pod> {
+    pub(super) fn wanted(&self) -> BTreeMap<PodKey, Pod> {
         let (of_objects, unidentified) = self.sandboxes.wanted();
         let pods = of_objects.iter().flat_map(|(key, addresses)| with_addresses(&self.sandboxes.pods[key], addresses));
         let pods = pods.chain(unidentified.into_iter().map(|address| unidentified_pod(NODE, address)));
         pods.map(|pod| (PodKey::of(&pod), pod)).collect()
     }
 
-    fn owner(&mut self, text: &str) -> Option<String> {
+    pub(super) fn owner(&mut self, text: &str) -> Option<String> {
         self.state();
         let [namespace, name, _] = self.engine.owner(address(text))?;
         Some(format!("{namespace}/{name}"))
     }
 
-    fn is_isolated(&mut self, text: &str) -> bool {
+    pub(super) fn is_isolated(&mut self, text: &str) -> bool {
         let address = address(text);
         let family = Family::of(&address);
         let sets = &self.state().family(family).sets;
@@ -118,7 +116,7 @@ impl World {
     }
 
     /// Whether the address is in a set of peers.
-    fn is_peer(&mut self, text: &str) -> bool {
+    pub(super) fn is_peer(&mut self, text: &str) -> bool {
         let address = Member::Address(address(text));
         let sets = &self.state().v4.sets;
         sets.iter().any(|(name, (_, members))| name.as_str().starts_with("npc4-p") && members.contains(&address))
@@ -129,7 +127,7 @@ fn address(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-fn pod(name: &str, uid: &str, listed: Option<&str>) -> Pod {
+pub(super) fn pod(name: &str, uid: &str, listed: Option<&str>) -> Pod {
     let labels = [("peer".to_owned(), "yes".to_owned())].into();
     let spec = k8s_openapi::api::core::v1::PodSpec::default();
     let pod = Pod::from_template("shop".to_owned(), name.to_owned(), labels, spec);
@@ -137,7 +135,7 @@ fn pod(name: &str, uid: &str, listed: Option<&str>) -> Pod {
     Pod { uid: uid.to_owned(), node: Some(NODE.to_owned()), ipv4, ..pod }
 }
 
-fn add(container: &str, pod: &Pod, addresses: &[&str], link: u32) -> Add {
+pub(super) fn add(container: &str, pod: &Pod, addresses: &[&str], link: u32) -> Add {
     Add {
         attachment: attachment(container),
         network: "net".to_owned(),
@@ -151,11 +149,11 @@ fn add(container: &str, pod: &Pod, addresses: &[&str], link: u32) -> Add {
     }
 }
 
-fn attachment(container: &str) -> Attachment {
+pub(super) fn attachment(container: &str) -> Attachment {
     Attachment { container_id: container.to_owned(), interface: "eth0".to_owned() }
 }
 
-fn links<const N: usize>(links: [u32; N]) -> BTreeSet<u32> {
+pub(super) fn links<const N: usize>(links: [u32; N]) -> BTreeSet<u32> {
     links.into()
 }
 
@@ -244,92 +242,6 @@ fn a_sandbox_made_again_with_another_address_has_that_one_only() {
 }
 
 #[test]
-fn a_sandbox_made_again_without_the_plugin_has_the_address_that_the_api_lists() {
-    let mut world = World::new().synced();
-    let web = pod("web", "u1", None);
-    world.object(&web);
-    world.sandboxes.add(add("c1", &web, &["10.0.0.1"], 1));
-    world.state();
-    world.sandboxes.delete(&attachment("c1"));
-    world.sandboxes.links_gone(&links([1]));
-    world.object(&pod("web", "u1", Some("10.0.0.1")));
-    assert_eq!(world.owner("10.0.0.1"), None, "the API is behind");
-    world.object(&pod("web", "u1", Some("10.0.0.2")));
-    assert_eq!(world.owner("10.0.0.2").as_deref(), Some("shop/web"));
-    assert!(world.is_isolated("10.0.0.2"));
-    // An agent that starts then knows the same.
-    let text = serde_json::to_string(&world.sandboxes.saved()).unwrap();
-    for (listed, expected) in [("10.0.0.1", None), ("10.0.0.2", Some("shop/web"))] {
-        let mut after = World::after(serde_json::from_str(&text).unwrap());
-        after.object(&pod("web", "u1", Some(listed)));
-        assert_eq!(after.synced().owner(listed).as_deref(), expected, "{listed}");
-    }
-}
-
-#[test]
-fn a_pod_that_is_started_again_without_the_plugin_may_have_an_address_of_a_failed_sandbox() {
-    let mut world = World::new().synced();
-    let web = pod("web", "u1", None);
-    world.object(&web);
-    world.sandboxes.add(add("c1", &web, &["10.0.0.1"], 1));
-    world.sandboxes.delete(&attachment("c1"));
-    world.sandboxes.links_gone(&links([1]));
-    world.object(&pod("web", "u1", Some("10.0.0.1")));
-    for _ in 0..120 {
-        world.sandboxes.age();
-    }
-    assert_eq!(world.owner("10.0.0.1"), None, "the API may be behind for so long");
-    world.sandboxes.age();
-    assert_eq!(world.owner("10.0.0.1").as_deref(), Some("shop/web"));
-    // Never while another sandbox has it.
-    let db = pod("db", "u2", None);
-    world.object(&db);
-    world.sandboxes.add(add("c2", &db, &["10.0.0.1"], 2));
-    (0..200).for_each(|_| world.sandboxes.age());
-    assert_eq!(world.owner("10.0.0.1").as_deref(), Some("shop/db"));
-}
-
-#[test]
-fn a_file_of_an_older_agent_is_read() {
-    let link = r#"{"name":"veth1","index":1}"#;
-    let text = format!(r#"{{"sandboxes":[],"released":[["10.0.0.1",{link}]],"reported":["u1"]}}"#);
-    for (listed, expected) in [("10.0.0.1", "npc.dev/unidentified/10.0.0.1"), ("10.0.0.2", "shop/web")] {
-        let mut world = World::after(serde_json::from_str(&text).unwrap());
-        world.object(&pod("web", "u1", Some(listed)));
-        assert_eq!(world.synced().owner(listed).as_deref(), Some(expected));
-    }
-}
-
-#[test]
-fn a_released_address_is_no_peer_and_stays_isolated_until_its_interface_is_gone() {
-    let mut world = World::new().synced();
-    let web = pod("web", "u1", Some("10.0.0.1"));
-    world.object(&web);
-    world.sandboxes.add(add("c1", &web, &["10.0.0.1"], 1));
-    assert!(world.is_peer("10.0.0.1"));
-    world.sandboxes.delete(&attachment("c1"));
-    assert!(!world.is_peer("10.0.0.1") && world.is_isolated("10.0.0.1"));
-    world.sandboxes.links_gone(&links([7]));
-    assert!(world.is_isolated("10.0.0.1"), "another interface");
-    world.sandboxes.links_gone(&links([1]));
-    assert!(!world.is_isolated("10.0.0.1"));
-    assert_eq!(world.owner("10.0.0.1"), None);
-}
-
-#[test]
-fn a_released_address_is_its_next_owners_at_once() {
-    let mut world = World::new().synced();
-    let (old, new) = (pod("old", "u1", Some("10.0.0.1")), pod("new", "u2", None));
-    world.object(&old);
-    world.object(&new);
-    world.sandboxes.add(add("c1", &old, &["10.0.0.1"], 1));
-    world.sandboxes.delete(&attachment("c1"));
-    world.sandboxes.add(add("c2", &new, &["10.0.0.1"], 2));
-    assert_eq!(world.owner("10.0.0.1").as_deref(), Some("shop/new"));
-    assert!(world.is_peer("10.0.0.1"));
-}
-
-#[test]
 fn a_pod_made_again_under_its_name_waits_for_its_own_object() {
     let mut world = World::new().synced();
     world.object(&pod("db-0", "u1", Some("10.0.0.1")));
@@ -375,84 +287,6 @@ fn a_pod_whose_object_went_first_stays_isolated_while_its_sandbox_lives() {
     world.sandboxes.delete(&attachment("c1"));
     world.sandboxes.links_gone(&links([1]));
     assert!(!world.is_isolated("10.0.0.1"));
-}
-
-/// Of a macvlan no interface of the node shows that it is gone.
-#[test]
-fn an_address_without_an_interface_of_the_node_stays_isolated_for_a_while_after_its_del() {
-    let mut world = World::new().synced();
-    let web = pod("web", "u1", None);
-    world.object(&web);
-    for container in ["c1", "c2"] {
-        world.sandboxes.add(add(container, &web, &["10.0.0.1"], 0));
-        assert!(world.is_peer("10.0.0.1"));
-        world.sandboxes.delete(&attachment(container));
-        assert!(world.is_isolated("10.0.0.1") && !world.is_peer("10.0.0.1"));
-        world.sandboxes.age();
-    }
-    // The next agent goes on with that.
-    let saved = serde_json::to_string(&world.sandboxes.saved()).unwrap();
-    let mut next = World::after(serde_json::from_str(&saved).unwrap()).synced();
-    next.object(&web);
-    for (world, rounds) in [(&mut world, HELD - 1), (&mut next, HELD)] {
-        for _ in 1..rounds {
-            world.sandboxes.age();
-        }
-        assert!(world.is_isolated("10.0.0.1"));
-        world.sandboxes.age();
-        assert!(!world.is_isolated("10.0.0.1"));
-    }
-    // Another sandbox has it at once.
-    next.sandboxes.add(add("c3", &web, &["10.0.0.1"], 0));
-    next.sandboxes.delete(&attachment("c3"));
-    let other = pod("other", "u2", None);
-    next.object(&other);
-    next.sandboxes.add(add("c4", &other, &["10.0.0.1"], 0));
-    assert_eq!(next.owner("10.0.0.1").as_deref(), Some("shop/other"));
-}
-
-#[test]
-fn a_sandbox_goes_with_its_network_namespace_where_the_node_has_no_end_of_its_interface() {
-    let mut world = World::new().synced();
-    let web = pod("web", "u1", None);
-    world.object(&web);
-    let in_netns = |container: &str, address: &str, link| Add {
-        netns: format!("/run/netns/{container}"),
-        ..add(container, &web, &[address], link)
-    };
-    world.sandboxes.add(in_netns("c1", "10.0.0.1", 0));
-    world.sandboxes.add(in_netns("c2", "10.0.0.2", 0));
-    // Its interface says when it is gone.
-    world.sandboxes.add(in_netns("c3", "10.0.0.3", 3));
-    let all: BTreeSet<String> = ["c1", "c2"].map(|name| format!("/run/netns/{name}")).into();
-    assert_eq!(world.sandboxes.netns_without_link(), all);
-    let gone: BTreeSet<String> = ["c1", "c3"].map(|name| format!("/run/netns/{name}")).into();
-    assert_eq!(world.sandboxes.netns_gone(&gone), 1);
-    assert_eq!(world.sandboxes.len(), 2);
-    assert!(world.is_isolated("10.0.0.1") && !world.is_peer("10.0.0.1"));
-    assert!(world.is_peer("10.0.0.2") && world.is_peer("10.0.0.3"));
-}
-
-#[test]
-fn an_agent_after_this_one_knows_the_same() {
-    let mut world = World::new().synced();
-    let (web, old) = (pod("web", "u1", Some("10.0.0.9")), pod("old", "u2", Some("10.0.0.2")));
-    world.object(&web);
-    world.object(&old);
-    world.sandboxes.add(add("c2", &old, &["10.0.0.2"], 2));
-    world.sandboxes.add(add("c1", &web, &["10.0.0.1"], 1));
-    world.sandboxes.delete(&attachment("c2"));
-    let before = world.state().clone();
-    let text = serde_json::to_string(&world.sandboxes.saved()).unwrap();
-    let mut after = World::after(serde_json::from_str(&text).unwrap());
-    after.object(&old);
-    after.object(&web);
-    let mut after = after.synced();
-    assert_eq!(after.state(), &before);
-    assert_eq!(after.owner("10.0.0.2").as_deref(), Some("npc.dev/unidentified/10.0.0.2"));
-    // What became of it while no agent ran: the interfaces are gone.
-    assert_eq!(after.sandboxes.links_gone(&links([1, 2])), 1);
-    assert_eq!(after.owner("10.0.0.1"), None);
 }
 
 #[test]
@@ -530,6 +364,15 @@ fn pods_of_other_nodes_and_other_objects_pass_as_they_are() {
     assert_eq!(sandboxes.object(namespace.clone()), Some(namespace));
 }
 
+/// The cluster's users can correct nothing of it.
+#[test]
+fn the_policy_of_endpoints_without_an_object_is_no_finding() {
+    let mut engine = Engine::new(NODE, Options::default());
+    engine.apply(Event::Policy(Box::new(deny_all())));
+    engine.commit();
+    assert_eq!(engine.findings().next(), None);
+}
+
 /// What can happen, about three pods, three containers, two addresses and links.
 #[derive(Debug, Clone)]
 enum Happening {
@@ -551,15 +394,6 @@ fn happenings() -> impl Strategy<Value = Vec<Happening>> {
         Just(Happening::Restart),
     ];
     proptest::collection::vec(one, 0..24)
-}
-
-/// The cluster's users can correct nothing of it.
-#[test]
-fn the_policy_of_endpoints_without_an_object_is_no_finding() {
-    let mut engine = Engine::new(NODE, Options::default());
-    engine.apply(Event::Policy(Box::new(deny_all())));
-    engine.commit();
-    assert_eq!(engine.findings().next(), None);
 }
 
 proptest! {

@@ -104,6 +104,9 @@ fn questions_that_people_ask_get_right_answers() {
                 let missing = question.codes.iter().filter(|code| !has_code(&json, code));
                 faults.extend(missing.map(|code| format!("the JSON has no {code:?}")));
             }
+            if question.exit.is_none() && question.says.is_empty() && question.codes.is_empty() {
+                faults.push("asks for no exit code, text or code, so an error would do too".to_owned());
+            }
             if !faults.is_empty() {
                 wrong.push(format!("{name}: {}: {}\n{all}", question.words.join(" "), faults.join("; ")));
             }

@@ -90,6 +90,10 @@ fn names_that_operators_see_stay() {
         std::fs::write(&path, all.into_iter().flat_map(|name| [name, "\n"]).collect::<String>()).unwrap();
         return;
     }
+    let sorted: BTreeSet<&str> = golden.lines().collect();
+    assert!(golden.lines().eq(sorted.iter().copied()), "sorted, and each once: NPC_GOLDEN=write");
+    let new: Vec<&String> = names.iter().filter(|name| !sorted.contains(name.as_str())).collect();
+    assert!(new.is_empty(), "not in the list yet: NPC_GOLDEN=write adds {new:#?}");
     let gone: Vec<&str> = golden.lines().filter(|name| !names.contains(*name)).collect();
     assert!(gone.is_empty(), "scripts and dashboards may use these, and they are gone: {gone:#?}");
     for kind in ["metric ", "command ", "flag agent ", "variable agent ", "key flow-explanation "] {

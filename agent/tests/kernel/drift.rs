@@ -4,16 +4,14 @@
 use std::fmt::Write as _;
 use std::fs::File;
 use std::process::Command;
-use std::thread;
 
 use nix::fcntl::{Flock, FlockArg};
-use nix::mount::{MsFlags, mount};
 use nix::sys::signal::Signal;
 use npc_agent::dataplane::backend::Backend;
 use serde_json::Value;
 
 use super::agent::{Agent, Folder, is_hooked};
-use super::namespace::{Namespace, feed, leave_file_system, output, run};
+use super::namespace::{Namespace, feed, output, run, with_own_lock};
 use super::{dump, on_both_backends};
 
 on_both_backends!(
@@ -368,12 +366,7 @@ fn a_set_outgrows_65536_members(backend: Backend) {
 
 #[test]
 fn members_come_in_while_the_lock_is_held_and_rules_when_it_is_free() {
-    // In a thread of its own, because it leaves the file system of the others.
-    let test = || {
-        let _namespace = Namespace::enter();
-        leave_file_system();
-        // A /run of our own: the real lock is for everybody.
-        mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+    with_own_lock(|| {
         let lock = File::create("/run/xtables.lock").unwrap();
         let folder = Folder::new();
         let mut agent = Agent::start(&folder, Backend::Legacy, &[]);
@@ -390,6 +383,5 @@ fn members_come_in_while_the_lock_is_held_and_rules_when_it_is_free() {
         agent.wait_for("got the xtables lock");
         agent.wait(3);
         assert!(dump(Backend::Legacy).iter().any(|line| line.starts_with(":NPC-E-")));
-    };
-    thread::spawn(test).join().unwrap();
+    });
 }

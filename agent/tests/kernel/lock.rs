@@ -2,12 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::thread;
 
 use k8s_openapi::api::core::v1::PodSpec;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use nix::fcntl::{Flock, FlockArg};
-use nix::mount::{MsFlags, mount};
 use npc_agent::dataplane::backend::Backend;
 use npc_agent::dataplane::network::Network;
 use npc_agent::dataplane::{Error, Kernel, Linux};
@@ -19,7 +17,7 @@ use npc_compiler::policy::Direction;
 use npc_compiler::ruleset::node::{Member, SetName};
 use serde_json::json;
 
-use super::namespace::{Namespace, leave_file_system, run};
+use super::namespace::{run, with_own_lock};
 
 /// Its label is the part of its name before the hyphen.
 fn pod(name: &str, host: u8) -> Event {
@@ -60,11 +58,7 @@ fn pass(agent: &mut Enforcer<Linux>, events: impl IntoIterator<Item = Event>) ->
 
 #[test]
 fn pods_join_and_leave_groups_whose_rules_do_not_wait() {
-    // In a thread of its own, because it leaves the file system of the others.
-    let test = || {
-        let _namespace = Namespace::enter();
-        leave_file_system();
-        mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+    with_own_lock(|| {
         let lock = || Flock::lock(File::create("/run/xtables.lock").unwrap(), FlockArg::LockExclusive).unwrap();
         let mut agent = Enforcer::new(Linux::open(Some(Backend::Legacy)).unwrap(), "node-1");
         let first = [pod("web-1", 1), pod("db-1", 11), pod("cart-1", 21), pod("api-1", 31), pod("job-1", 41)];
@@ -106,6 +100,5 @@ fn pods_join_and_leave_groups_whose_rules_do_not_wait() {
         assert_eq!(isolated(&held()), [2, 11, 12].into());
         assert!(agent.holds().unwrap());
         run("iptables-legacy", &["-C", "FORWARD", "-j", "NPC-FORWARD"]);
-    };
-    thread::spawn(test).join().unwrap();
+    });
 }

@@ -82,8 +82,8 @@ pub(crate) fn leave_file_system() {
     mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE).unwrap();
 }
 
-/// Does something in a thread with a network namespace and an xtables lock of its own. The real
-/// lock is for everybody, and tests beside this one wait for it only so long.
+/// Does something in a thread with a network namespace and an xtables lock of its own. All tests
+/// share the lock of the machine, and each gives up if another holds it for long.
 pub(crate) fn with_own_lock(test: impl FnOnce() + Send + 'static) {
     // In a thread of its own, because it leaves the file system of the others.
     let inside = move || {

@@ -1,11 +1,9 @@
 //! What the kernel refuses is reported so that one can act on it.
 
 use std::fs::File;
-use std::thread;
 use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
-use nix::mount::{MsFlags, mount};
 use npc_agent::dataplane::audit::AuditScope;
 use npc_agent::dataplane::backend::Backend;
 use npc_agent::dataplane::ipset::{self, Ipset};
@@ -16,7 +14,7 @@ use npc_compiler::plan::KernelState;
 use npc_compiler::ruleset::node::{ChainName, SetName};
 
 use super::by_hand::ByHand;
-use super::namespace::{Namespace, leave_file_system, run};
+use super::namespace::{Namespace, run, with_own_lock};
 use super::on_both_backends;
 use super::programs::{dropping, everything};
 
@@ -99,12 +97,7 @@ fn program() -> String {
 
 #[test]
 fn a_lock_that_is_never_released_is_given_up_in_words() {
-    // In a thread of its own, because it leaves the file system of the others.
-    let test = || {
-        let _namespace = Namespace::enter();
-        // A /run of our own: the real lock is for everybody.
-        leave_file_system();
-        mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+    with_own_lock(|| {
         let lock = File::create("/run/xtables.lock").unwrap();
         let _held = Flock::lock(lock, FlockArg::LockExclusive).unwrap();
         let table = Iptables::new(Backend::Legacy, Family::V4).unwrap().with_lock_wait(Duration::from_secs(1));
@@ -113,6 +106,5 @@ fn a_lock_that_is_never_released_is_given_up_in_words() {
             let holder = format!("which {} (process {}) holds", program(), std::process::id());
             assert!(error.to_string().contains(&holder), "{error}");
         }
-    };
-    thread::spawn(test).join().unwrap();
+    });
 }

@@ -1,5 +1,5 @@
 //! The bound on the members of the sets that the policies of a namespace need on a node:
-//! who is over it, that nothing else is, and that verdicts and rules agree about it.
+//! which policies are over it, that nothing else is, and that verdicts and rules agree about it.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};

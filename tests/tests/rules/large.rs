@@ -332,13 +332,21 @@ fn run(stages: &[Objects], order: &[u32], seen: &Seen) -> Result<(), TestCaseErr
     Ok(())
 }
 
+/// No API server gives pods of two namespaces one UID.
+fn of_their_namespaces(mut objects: Objects) -> Objects {
+    for pod in objects.pods.iter_mut().filter(|pod| !pod.uid.is_empty()) {
+        pod.uid = format!("{}-{}", pod.uid, pod.namespace);
+    }
+    objects
+}
+
 #[test]
 fn every_state_while_large_changes_are_loaded_is_of_events_in_the_order_of_their_namespace() {
-    // The seventh or eighth case fails (`NPC_CASES=8`): for some state no events in their order are found. Pods
-    // of these clusters go from one namespace to another under one UID, which may be all there is to it.
+    // A later case fails (`NPC_CASES=60`): for some state no events in their order are found, because an
+    // address is isolated that these do not isolate.
     let cases = std::env::var("NPC_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(6);
     let seen = Seen::default();
-    let objects = || random::objects().prop_map(distinct);
+    let objects = || random::objects().prop_map(distinct).prop_map(of_their_namespaces);
     let order = proptest::collection::vec(any::<u32>(), 16..64);
     random::runner(21, cases)
         .run(&(objects(), objects(), objects(), order), |(a, b, c, order)| run(&[a, b, c], &order, &seen))

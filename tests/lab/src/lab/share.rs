@@ -1,13 +1,14 @@
 //! How many labs of one process run beside each other.
 //!
 //! A lab mostly waits: for an agent that starts, for a packet that does not arrive. So a test run
-//! has more threads than the machine has processors. Some labs do not wait: they send all the
+//! may have more threads than the machine has processors (`make test THREADS=N`); with fewer, no
+//! lab waits here. Some labs do not wait: they send all the
 //! time, and what they measure depends on when a packet arrives. Such a lab takes more shares, so
 //! that of them no more run at once than there are processors.
 
 use std::cell::RefCell;
 use std::num::NonZero;
-use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Condvar, LazyLock, Mutex, PoisonError, Weak};
 
 /// The shares of the machine for each processor.
 const EACH: usize = 2;
@@ -44,8 +45,9 @@ struct State {
     gets: usize,
 }
 
-/// The machine that this process runs on. It has no number of shares before the first test asks.
-static MACHINE: Machine = Machine::new(usize::MAX);
+/// The machine that this process runs on.
+static MACHINE: LazyLock<Machine> =
+    LazyLock::new(|| Machine::new(EACH * std::thread::available_parallelism().map_or(1, NonZero::get)));
 
 thread_local! {
     /// What the test of this thread has. A test with a second lab must not wait for its own first.
@@ -94,10 +96,6 @@ impl Machine {
 
     fn take(&'static self, shares: usize) -> Share {
         let mut state = self.lock();
-        if state.free == usize::MAX {
-            // Not known when the program is built.
-            state.free = EACH * std::thread::available_parallelism().map_or(1, NonZero::get);
-        }
         let number = state.comes;
         state.comes += 1;
         let is_early = |state: &mut State| state.gets != number || state.free < shares;

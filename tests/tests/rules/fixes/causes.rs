@@ -146,7 +146,7 @@ fn no_pod_gets_the_label_by_which_another_workload_is_known() {
         ("of no workload of the input", "app: gateway", "", peer),
         ("by which a Service selects", "tier: front", service, peer),
         ("by which another policy selects", "tier: front", other.as_str(), peer),
-        ("of nobody else", "tier: front", "", label),
+        ("of no other workload", "tier: front", "", label),
     ] {
         let spec = format!(
             "podSelector: {{matchLabels: {{app: api}}}}, \

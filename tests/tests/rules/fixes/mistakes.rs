@@ -12,7 +12,9 @@ pub(super) const MENDED_BY: [&str; 7] = [
     "a policy's namespace",
     "a policy's podSelector",
     "an item's podSelector",
-    "an item's namespaceSelector",
+    // The namespace of an item is misspelt. The pod's labels match, so the cause is that AND may be
+    // meant as OR, and the podSelector alone is proposed.
+    "an item",
     "a template's label",
 ];
 
@@ -41,7 +43,7 @@ pub(super) fn add(objects: &mut Objects, mended_by: &str) {
     let labels = if mended_by == "a template's label" { "{app: client}" } else { "{app: client, role: client}" };
     let peer = match mended_by {
         "an item's podSelector" => "podSelector: {matchLabels: {role: clients}}",
-        "an item's namespaceSelector" => {
+        "an item" => {
             "namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: deltas}}, \
              podSelector: {matchLabels: {role: client}}"
         }
