@@ -106,9 +106,8 @@ fn text(findings: &[Finding], out: &mut impl Write) -> io::Result<()> {
     let mut columns = Columns::default();
     // As an editor shows them; what has no place stands behind.
     let mut findings: Vec<&Finding> = findings.iter().collect();
-    findings.sort_by_key(|finding| {
-        let place = finding.location.as_ref();
-        (place.is_none(), place.map(|place| (place.file.clone(), place.line, place.column)))
+    findings.sort_by(|one, other| {
+        (one.location.is_none(), &one.location).cmp(&(other.location.is_none(), &other.location))
     });
     for finding in findings {
         let style = if finding.severity == Severity::Error { BAD } else { DOUBT };

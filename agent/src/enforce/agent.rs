@@ -209,6 +209,8 @@ impl<K: Kernel> Agent<K> {
         };
         let passed = self.blocking(work).await?;
         let now = Instant::now();
+        let enforcer = self.enforcer.as_ref();
+        let waits = |waiter: &Waiter| enforcer.is_some_and(|enforcer| enforcer.waits_for(&waiter.addresses));
         match passed {
             Ok(pass) => {
                 self.schedule.pass_succeeded(now, now - begun);
@@ -217,8 +219,6 @@ impl<K: Kernel> Agent<K> {
                 }
                 self.readiness.passed(begun, self.obstacle(&pass.unfiltered_bridges));
                 self.sweeps.passed(self.view.generation());
-                let enforcer = self.enforcer.as_ref();
-                let waits = |waiter: &Waiter| enforcer.is_some_and(|enforcer| enforcer.waits_for(&waiter.addresses));
                 let waiters = self.waiters.passed(waits);
                 self.start_sweeps(waiters);
                 // A reader of this pass's line in the log finds the ready file there.
@@ -228,8 +228,6 @@ impl<K: Kernel> Agent<K> {
             }
             Err(error) if self.once => return Err(error.into()),
             Err(error) => {
-                let enforcer = self.enforcer.as_ref();
-                let waits = |waiter: &Waiter| enforcer.is_some_and(|enforcer| enforcer.waits_for(&waiter.addresses));
                 let waiters = self.waiters.failed(&error, waits);
                 self.start_sweeps(waiters);
                 let retry = self.schedule.pass_failed(now, now - begun, failure(&error));
@@ -433,9 +431,10 @@ impl<K: Kernel> Agent<K> {
         Ok(())
     }
 
-    /// Requests a pass if empty groups have expired, or flows are to be judged.
+    /// Requests a pass if empty groups have expired, policies over the bound are to be chosen
+    /// anew, or flows are to be judged.
     fn retire(&mut self) {
-        let is_due = |enforcer: &Enforcer<K>| enforcer.has_expired_groups() || enforcer.must_check_flows();
+        let is_due = |enforcer: &Enforcer<K>| enforcer.is_retirement_due() || enforcer.must_check_flows();
         if self.enforcer.as_ref().is_some_and(is_due) {
             self.schedule.request_pass(Instant::now());
         }

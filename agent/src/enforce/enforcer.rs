@@ -238,7 +238,7 @@ impl<K: Kernel> Enforcer<K> {
         // would be ESTABLISHED for them. And for a pod that is isolated now, or is
         // new, nothing of it is to come later than its rules.
         self.frames.update(&mut self.writer.kernel, network, engine, self.hold_ports);
-        self.writer.is_loading(engine.is_loading());
+        self.writer.set_loading(engine.is_loading());
         let (writes, rehooked) = self.writer.write_each(change, engine.state(), &mut failed)?;
         let enforced = self.writer.enforced();
         // An interface is of both families, and joins once the sources of both are known.
@@ -400,7 +400,7 @@ impl<K: Kernel> Enforcer<K> {
 
     /// Whether empty groups have expired, or policies that are over the bound on set members are to
     /// be chosen anew.
-    pub(super) fn has_expired_groups(&self) -> bool {
+    pub(super) fn is_retirement_due(&self) -> bool {
         let is_any = || self.engine.retained().next().is_some() || self.engine.has_policies_over_bound();
         self.retired.elapsed() >= RETAINED_FOR && is_any()
     }

@@ -9,8 +9,7 @@ use npc_compiler::plan::{Plan, Step};
 pub(super) const LARGE: usize = 1_000;
 
 /// A portion that takes less than the first is doubled, one that takes more than the second
-/// is halved. Events of others wait that long at most, if the kernel takes a part in part of the
-/// time.
+/// is halved, if it took much longer than the fastest so far.
 const GOOD: [Duration; 2] = [Duration::from_millis(40), Duration::from_millis(100)];
 
 /// How many rules, or sets, a portion has at first, at least and at most.
@@ -46,7 +45,7 @@ impl Pace {
         Portion { sets: self.sets.size, rules: self.rules.size }
     }
 
-    /// That took so long.
+    /// Takes in how long a portion took.
     pub(super) fn took(&mut self, plan: &Plan, time: Duration) {
         match plan.steps.last() {
             Some(Step::Sets(_)) => self.sets.took(time),

@@ -46,8 +46,8 @@ impl<K: Kernel> Writer<K> {
         }
     }
 
-    /// Whether rules are being loaded, by [`Writer::load`].
-    pub(super) fn is_loading(&mut self, is_loading: bool) {
+    /// Notes whether rules are being loaded by [`Writer::load`].
+    pub(super) fn set_loading(&mut self, is_loading: bool) {
         self.is_loading = is_loading;
     }
 

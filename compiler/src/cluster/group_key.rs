@@ -12,7 +12,8 @@ use crate::policy::Direction;
 pub struct GroupKey {
     /// The direction.
     pub direction: Direction,
-    /// The policies that apply, sorted; at least one.
+    /// The policies that apply, in the order of their names; at least one. Where one is
+    /// over the bound on set members, the id of the one without rules.
     pub policies: Vec<PolicyId>,
     /// The named ports of their ingress rules, as these endpoints resolve them.
     pub resolution: Resolution,

@@ -255,7 +255,7 @@ impl LiveSets {
         }
     }
 
-    /// A part of what a set counts was so large, and is so large.
+    /// A part of a set's count changed from `was` to `is`.
     fn recount(&mut self, id: SetId, was: u64, is: u64) {
         let entry = &mut self.entries[id.0];
         let Some(count) = entry.count.as_mut().filter(|_| was != is) else { return };
@@ -292,7 +292,7 @@ impl LiveSets {
         }
     }
 
-    /// Releases a set that a chain asks which was only expected.
+    /// Releases a set that only an expected chain asked.
     pub(super) fn expect_no_more(&mut self, name: &SetName, namespace: &str) {
         if let Some(id) = self.by_name.get(name) {
             self.entries[id.0].expected -= 1;

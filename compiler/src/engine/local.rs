@@ -15,7 +15,7 @@ use crate::ruleset::name::Hash;
 #[derive(Debug, Default)]
 pub(super) struct LocalNamespace {
     pub(super) policies: BTreeMap<Arc<str>, Arc<Policy>>,
-    /// At least so many rules and sets do its policies make together, for one group.
+    /// Its policies make at most so many rules and sets together, for one group and family.
     pub(super) weight: usize,
     pub(super) classes: BTreeSet<ClassId>,
     pub(super) groups: [BTreeSet<Hash>; 2],

@@ -179,7 +179,7 @@ impl Engine {
         self.groups.retained()
     }
 
-    /// The state as of the last commit.
+    /// The state as of the last commit or [`Engine::load`].
     #[must_use]
     pub fn state(&self) -> &KernelState {
         &self.state
@@ -437,13 +437,13 @@ impl Engine {
             }
         }
         let mut deltas = [Delta::default(), Delta::default()];
-        self.groups.regroup(&mut self.store, &mut self.peers, &mut self.sets, &self.state, &mut deltas);
-        self.peers.settle(&self.store);
-        self.sets.count(&self.store, &mut self.peers);
-        while self.groups.bound(&mut self.store, &self.peers, &mut self.sets) {
+        loop {
             self.groups.regroup(&mut self.store, &mut self.peers, &mut self.sets, &self.state, &mut deltas);
             self.peers.settle(&self.store);
             self.sets.count(&self.store, &mut self.peers);
+            if !self.groups.bound(&mut self.store, &self.peers, &mut self.sets) {
+                break;
+            }
         }
         for (family, chain) in self.release_expected() {
             if self.state.family(family).chains.contains_key(&chain) {
@@ -481,10 +481,7 @@ impl Engine {
                 None => SetDelta::Created(kind, members),
                 // It was loaded in part, for a chain that is expected.
                 Some((_, present)) if *present == members => continue,
-                Some((_, present)) => SetDelta::Changed {
-                    added: members.difference(present).cloned().collect(),
-                    removed: present.difference(&members).cloned().collect(),
-                },
+                Some((_, present)) => SetDelta::changed(present, &members),
             };
             deltas[family as usize].sets.insert(name, change);
         }
@@ -492,10 +489,7 @@ impl Engine {
             let name = SetName::own(family);
             let change = match self.state.family(family).sets.get(&name) {
                 Some((_, present)) if present == own => continue,
-                Some((_, present)) => SetDelta::Changed {
-                    added: own.difference(present).cloned().collect(),
-                    removed: present.difference(own).cloned().collect(),
-                },
+                Some((_, present)) => SetDelta::changed(present, own),
                 None => SetDelta::Created(SetKind::HashNetIface, own.clone()),
             };
             deltas[family as usize].sets.insert(name, change);

@@ -35,6 +35,13 @@ pub enum SetDelta {
     Gone,
 }
 
+impl SetDelta {
+    /// The members of a set change from these to those.
+    pub(crate) fn changed(old: &BTreeSet<Member>, new: &BTreeSet<Member>) -> Self {
+        Self::Changed { added: new.difference(old).cloned().collect(), removed: old.difference(new).cloned().collect() }
+    }
+}
+
 impl Delta {
     /// What leads from one state to another.
     #[must_use]
@@ -44,10 +51,7 @@ impl Delta {
             let change = match old.sets.get(name) {
                 None => SetDelta::Created(*kind, members.clone()),
                 Some((present, _)) if present != kind => SetDelta::Remade(*kind, members.clone()),
-                Some((_, present)) if present != members => SetDelta::Changed {
-                    added: members.difference(present).cloned().collect(),
-                    removed: present.difference(members).cloned().collect(),
-                },
+                Some((_, present)) if present != members => SetDelta::changed(present, members),
                 Some(_) => continue,
             };
             delta.sets.insert(name.clone(), change);

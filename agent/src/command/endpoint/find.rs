@@ -207,7 +207,7 @@ fn missing(input: &Input, all: &[Found<'_>], namespace: &str, kind: Option<&str>
         all.iter().filter(|other| other.is_in(namespace) && other.is_a(kind) && near::is_alike(&other.name, name));
     let candidates: BTreeSet<String> = same.chain(close).map(Found::shown).collect();
     let unread = unread(input, kind, if is_scoped { namespace } else { "" });
-    let nowhere = Some(()).filter(|()| is_scoped && unread.is_empty()).and_then(|()| no_namespace(input, namespace));
+    let nowhere = (is_scoped && unread.is_empty()).then(|| no_namespace(input, namespace)).flatten();
     let is_nowhere = nowhere.is_some();
     let mut message = nowhere.unwrap_or_else(|| {
         let scope = if is_scoped { format!(" in namespace {namespace}") } else { String::new() };

@@ -85,7 +85,7 @@ fn far(
             }
         }
     }
-    let (_, other) = ends(flow, decision.direction);
+    let other = other_end(flow, decision.direction);
     // A rule for DNS is missing. What another rule lacks is no help.
     if decision.tie_count == 1 && !is_dns {
         let marks = nearest.conjuncts.iter().flat_map(|conjunct| marked(context, nearest, conjunct, other)).collect();
@@ -108,11 +108,11 @@ fn far(
     writeln!(out, "   = note: the first of {equal} that are equally near: {}", wants.collect::<Vec<_>>().join("; "))
 }
 
-/// The end whose policies decide in a direction, and the other one.
-fn ends(flow: &Flow, direction: Direction) -> (&EndName, &EndName) {
+/// The end that rules of a direction name.
+fn other_end(flow: &Flow, direction: Direction) -> &EndName {
     match direction {
-        Direction::Egress => (&flow.from, &flow.to),
-        Direction::Ingress => (&flow.to, &flow.from),
+        Direction::Egress => &flow.to,
+        Direction::Ingress => &flow.from,
     }
 }
 
@@ -126,7 +126,7 @@ fn miss(
 ) -> io::Result<()> {
     let first = nearest.conjuncts.first().map(|first| format!(".{}", first.path)).unwrap_or_default();
     writeln!(out, "{}", arrow(context, nearest.policy, &format!("{}{first}", nearest.path)))?;
-    let (_, other) = ends(flow, decision.direction);
+    let other = other_end(flow, decision.direction);
     let mut marks = Vec::new();
     for conjunct in &nearest.conjuncts {
         marks.extend(marked(context, nearest, conjunct, other));
