@@ -14,7 +14,9 @@ mod place;
 mod policy;
 mod single;
 mod text;
+mod traffic;
 mod warning;
+mod words;
 
 use clap_complete::engine::ArgValueCompleter;
 use npc_compiler::cluster::group::Groups;

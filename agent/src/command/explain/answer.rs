@@ -4,17 +4,17 @@ use std::net::IpAddr;
 
 use npc_agent::finding::{Finding, Place};
 use npc_compiler::API_VERSION;
-use npc_compiler::algebra::traffic::Traffic;
 use npc_compiler::cluster::PolicyId;
-use npc_compiler::object::{Family, Protocol, TargetPort};
+use npc_compiler::object::{Family, TargetPort};
 use npc_compiler::verdict::explain::{
-    Beside, Candidate, Code, Conjunct, Decision, EndName, Flow, Mark, Of, Pairs, Part, Port, SeparateItems, Verdict,
-    Via, Way,
+    Beside, Candidate, Code, Conjunct, Decision, EndName, Flow, Mark, Of, Pairs, Part, SeparateItems, Verdict, Via, Way,
 };
 use serde::Serialize;
 
 use super::fix::{FixJson, UnfixedJson};
 use super::headline::without_backend;
+use super::traffic::by_protocol;
+use super::words::{bracketed, port_text};
 use super::{Context, Said, dns, warning};
 
 /// Why flows between two endpoints are or are not allowed.
@@ -237,23 +237,6 @@ impl<'a> Answer<'a> {
     }
 }
 
-/// An IPv6 address or prefix before a port stands in brackets.
-pub(super) fn bracketed(name: &str, has_port: bool) -> String {
-    if has_port && name.matches(':').count() > 1 { format!("[{name}]") } else { name.to_owned() }
-}
-
-/// A port as it is written.
-pub(super) fn port_text(port: &Port) -> String {
-    match port {
-        Port::Name(name) => name.clone(),
-        Port::Icmp => "icmp".to_owned(),
-        Port::Numbers(protocol, first, last) => {
-            let range = if first == last { first.to_string() } else { format!("{first}-{last}") };
-            protocol.map_or(range.clone(), |protocol| format!("{range}/{}", protocol.lower()))
-        }
-    }
-}
-
 /// One entry for each protocol, or one for everything.
 fn flows<'a>(context: &Context<'_>, flow: &'a Flow) -> Vec<FlowJson<'a>> {
     let sides: Vec<Option<Side>> = match (&flow.decisions, flow.broken) {
@@ -303,28 +286,6 @@ fn flows<'a>(context: &Context<'_>, flow: &'a Flow) -> Vec<FlowJson<'a>> {
         }),
     };
     by_protocol(&flow.traffic).into_iter().map(|(protocol, ports)| one(protocol, ports)).collect()
-}
-
-/// A protocol and its ports; ICMP has none.
-type ByProtocol = (Option<&'static str>, Option<Vec<[u16; 2]>>);
-
-/// Protocols with their ports; nothing where all or none are meant.
-pub(super) fn by_protocol(traffic: &Traffic) -> Vec<ByProtocol> {
-    if traffic.is_all() || traffic.is_none() {
-        return vec![(None, None)];
-    }
-    let mut all = Vec::new();
-    for protocol in Protocol::ALL {
-        let ranges = traffic.of(protocol).ranges().iter().map(|(first, last)| [(*first).max(1), *last]);
-        let ranges: Vec<[u16; 2]> = ranges.filter(|[first, last]| first <= last).collect();
-        if !ranges.is_empty() {
-            all.push((Some(protocol.as_str()), Some(ranges)));
-        }
-    }
-    if traffic.other {
-        all.push((Some("ICMP"), None));
-    }
-    all
 }
 
 fn end(name: &EndName) -> EndJson<'_> {

@@ -10,8 +10,8 @@ use npc_compiler::verdict::explain::{Candidate, Code, Conjunct, Decision, EndNam
 use super::excerpt::{Excerpt, Mark};
 use super::headline::headline_of;
 use super::place::Source;
-use super::text::traffic;
-use super::warning::shown;
+use super::traffic::traffic;
+use super::words::shown;
 use super::{Context, note};
 use crate::command::output::BAD;
 use crate::command::short;

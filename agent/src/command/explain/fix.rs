@@ -19,7 +19,7 @@ use npc_compiler::verdict::fix::{
 };
 use serde_json::Value;
 
-use super::text::traffic;
+use super::traffic::traffic;
 use crate::command::endpoint::short_kind;
 use crate::command::input::Input;
 use crate::command::words::shorten;

@@ -9,7 +9,7 @@ use npc_compiler::verdict::bounds::Verdict;
 use npc_compiler::verdict::explain::{Beside, Code, Decision, FailedRequirement, FlowExplanation, Party, Reason};
 use npc_compiler::verdict::flow::End;
 
-use super::warning::workload;
+use super::words::workload;
 use crate::command::input::Input;
 
 /// So many policies of a namespace are looked through.

@@ -11,7 +11,8 @@ use npc_compiler::verdict::explain::{EndpointExplanation, EndpointPart, Side};
 use npc_compiler::verdict::outside::{Outside, OutsideBounds};
 use serde_json::{Value, json};
 
-use super::answer::{by_protocol, policy};
+use super::answer::policy;
+use super::traffic::by_protocol;
 use super::{Context, warning};
 use crate::command::endpoint::short_kind;
 use crate::command::output::Columns;

@@ -5,16 +5,15 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 
-use npc_compiler::algebra::traffic::Traffic;
 use npc_compiler::cluster::PolicyId;
 use npc_compiler::object::TargetPort;
 use npc_compiler::policy::Direction;
 use npc_compiler::verdict::explain::{Decision, Flow, FlowExplanation, Pairs, Reason, Verdict, Via, Way};
 use npc_compiler::verdict::fix::FlowFix;
 
-use super::answer::{bracketed, port_text};
 use super::headline::{headline, without_backend};
-use super::warning::shown;
+use super::traffic::traffic;
+use super::words::{bracketed, port_text, shown, verdict_word};
 use super::{Context, Said, allowed, beside, denied, dns, fix, warning};
 use crate::command::output::{BAD, Columns, DOUBT, GOOD};
 use crate::command::words::shorten;
@@ -99,16 +98,6 @@ fn merged(explanation: &FlowExplanation) -> Vec<(usize, Cow<'_, Flow>, String)> 
     shown
 }
 
-/// A verdict in the answer's word for it.
-pub(super) const fn verdict_word(verdict: Verdict) -> &'static str {
-    match verdict {
-        Verdict::Allowed => "ALLOWED",
-        Verdict::Denied => "DENIED",
-        Verdict::Partial => "PARTIAL",
-        Verdict::Unknown => "UNKNOWN",
-    }
-}
-
 fn word(verdict: Verdict) -> String {
     let style = match verdict {
         Verdict::Allowed => GOOD,
@@ -168,26 +157,6 @@ fn more(flow: &Flow) -> [String; 2] {
 
 fn service_name(via: &Via) -> String {
     format!("{}/svc/{}", via.namespace, via.name)
-}
-
-/// `TCP 5432`, or a list.
-pub(super) fn traffic(traffic: &Traffic) -> String {
-    if traffic.is_none() {
-        return String::new();
-    }
-    if traffic.is_all() {
-        return "all protocols and ports".to_owned();
-    }
-    match traffic.single() {
-        Some((protocol, 0 | 1, u16::MAX)) => format!("{protocol} all ports"),
-        Some((protocol, first, last)) if first == last => format!("{protocol} {first}"),
-        Some((protocol, first, last)) => format!("{protocol} {first}-{last}"),
-        None => {
-            let rest = Traffic::all().difference(traffic).to_string();
-            let text = traffic.to_string();
-            if rest.len() < text.len() { format!("all but {rest}") } else { text }
-        }
-    }
 }
 
 /// Both directions, and why a direction denies.

@@ -2,31 +2,14 @@
 
 use npc_compiler::cluster::without_backend::WhyUnknown;
 use npc_compiler::cluster::{Cluster, PodId};
-use npc_compiler::object::Workload;
-use npc_compiler::verdict::explain::{EndName, Missing, MissingFact, Verdict, Warning};
+use npc_compiler::verdict::explain::{Missing, MissingFact, Verdict, Warning};
 
-use super::text::verdict_word;
-use crate::command::endpoint::short_kind;
+use super::words::{shown, verdict_word};
 use crate::command::input::{Input, Source, unread_words};
-use crate::command::words::{blocks, shorten};
+use crate::command::words::shorten;
 
 /// So many unread documents, ports or labels are named.
 const NAMED: usize = 3;
-
-/// An end as it is shown: `shop/deploy/api`.
-pub(super) fn shown(name: &EndName) -> String {
-    match (&name.namespace, name.kind.as_str()) {
-        (Some(namespace), kind) => format!("{namespace}/{}/{}", short_kind(kind), name.name),
-        (None, "Node") => format!("node/{}", name.name),
-        (None, "Block") => blocks(&name.name),
-        (None, _) => name.name.clone(),
-    }
-}
-
-/// A workload as it is shown: `shop/deploy/api`.
-pub(super) fn workload(namespace: &str, of: &Workload) -> String {
-    format!("{namespace}/{}/{}", short_kind(&of.kind), of.name)
-}
 
 /// Warnings in words, those about the input last.
 pub(super) fn texts(input: &Input, warnings: &[Warning]) -> Vec<String> {
