@@ -94,7 +94,6 @@ struct ViaJson<'a> {
     target_port: Option<TargetJson<'a>>,
     backends: usize,
     /// Why it leads nowhere, where it does.
-    #[serde(skip_serializing_if = "Option::is_none")]
     without_backend: Option<String>,
 }
 
