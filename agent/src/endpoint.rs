@@ -26,10 +26,10 @@ pub enum What {
     Object(Option<String>, Option<String>, String),
 }
 
-/// The types of endpoints: their names for `TYPE/`, short ones first, and the
-/// kind.
+/// The types of endpoints: their names for `TYPE/`, first the one that answers show, and the kind.
+/// Of pods and nodes that is not kubectl's shortest, which reads like a word of the answer.
 const TYPES: [(&[&str], &str); 13] = [
-    (&["po", "pod", "pods"], "Pod"),
+    (&["pod", "po", "pods"], "Pod"),
     (&["deploy", "deployment", "deployments"], "Deployment"),
     (&["sts", "statefulset", "statefulsets"], "StatefulSet"),
     (&["ds", "daemonset", "daemonsets"], "DaemonSet"),
@@ -60,12 +60,8 @@ pub fn is_type(kind: &str) -> bool {
 /// A kind as it is shown: `deploy`.
 #[must_use]
 pub fn short_kind(kind: &str) -> String {
-    match kind {
-        // kubectl's `no` for nodes reads like a word of the answer.
-        "Pod" | "Node" => kind.to_lowercase(),
-        _ => (TYPES.iter().find(|(_, of)| *of == kind))
-            .map_or_else(|| kind.to_lowercase(), |(names, _)| names[0].to_owned()),
-    }
+    let known = TYPES.iter().find(|(_, of)| *of == kind);
+    known.map_or_else(|| kind.to_lowercase(), |(names, _)| names[0].to_owned())
 }
 
 /// Reads an endpoint, and its port where one is there.

@@ -106,7 +106,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
         let about = policy::About::new(&context, policy);
         match args.output {
             Format::Json => output::json(&about)?,
-            Format::Text => about.text(&mut output::stdout())?,
+            Format::Text => about.text(&input, &mut output::stdout())?,
         }
         return Ok(Exit::Fine);
     }

@@ -139,8 +139,7 @@ impl Input {
 
     /// What was not read of the policies of any namespace, in words.
     pub(super) fn unread_policies(&self) -> Vec<String> {
-        let is_meant = |of: &&Unread| of.kind.as_deref().is_none_or(|kind| kind == "NetworkPolicy");
-        unread_words(self.loaded.unread.iter().filter(is_meant))
+        unread_words(self.loaded.unread.iter().filter(|unread| unread.may_be("NetworkPolicy")))
     }
 
     /// Says on standard error what the input has that npc does not judge.

@@ -56,11 +56,17 @@ impl Extent {
 }
 
 impl Unread {
+    /// Whether objects of this kind may be missing.
+    #[must_use]
+    pub fn may_be(&self, kind: &str) -> bool {
+        self.kind.as_deref().is_none_or(|unread| unread == kind)
+    }
+
     /// Whether objects of this kind and namespace may be missing. The namespace of an
     /// object that lives outside namespaces is empty.
     #[must_use]
     pub fn may_hold(&self, kind: &str, namespace: &str) -> bool {
-        self.kind.as_deref().is_none_or(|unread| unread == kind) && self.namespace.covers(namespace)
+        self.may_be(kind) && self.namespace.covers(namespace)
     }
 }
 
@@ -119,7 +125,7 @@ impl Cluster {
     }
 
     fn unread_of<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a Unread> {
-        self.unread().iter().filter(move |unread| unread.kind.as_deref().is_none_or(|of| of == kind))
+        self.unread().iter().filter(move |unread| unread.may_be(kind))
     }
 
     /// Whether some Services were not read.

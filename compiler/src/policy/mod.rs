@@ -18,7 +18,7 @@ pub mod finding;
 mod ip_block;
 mod port;
 mod read;
-pub(crate) mod spelling;
+pub mod spelling;
 
 use std::sync::LazyLock;
 

@@ -6,7 +6,6 @@ use std::io::{self, Write};
 use npc_agent::finding::Place;
 use npc_agent::near;
 use npc_compiler::API_VERSION;
-use npc_compiler::cluster::unread::Unread;
 use npc_compiler::cluster::{ClassId, Cluster, PodId, PolicyId};
 use npc_compiler::object::Pod;
 use npc_compiler::policy::{Direction, Namespaces, Peer, Peers, PodPeer, PolicyRule, PortMatch, Ports};
@@ -41,12 +40,6 @@ pub(super) struct About {
     warnings: Vec<String>,
     /// What was not read and this policy may mean.
     unknowns: Vec<String>,
-    /// Whether the objects are those of a cluster, not of files.
-    #[serde(skip)]
-    is_of_cluster: bool,
-    /// How many of the warnings standard error has already.
-    #[serde(skip)]
-    said: usize,
 }
 
 /// A rule of the policy.
@@ -138,17 +131,15 @@ impl About {
             isolates,
             warnings: context.input.with_passed_over(context.input.warnings.clone()),
             unknowns: unread,
-            is_of_cluster: context.input.source == Source::Cluster,
-            said: context.input.passed_over.len(),
         }
     }
 
-    pub(super) fn text(&self, out: &mut impl Write) -> io::Result<()> {
+    pub(super) fn text(&self, input: &Input, out: &mut impl Write) -> io::Result<()> {
         writeln!(out, "networkpolicy {}\n", self.policy)?;
         let namespace = self.policy.split('/').next().unwrap_or_default();
         let selector =
             if self.selector.is_empty() { "every pod".to_owned() } else { format!("pods with {}", self.selector) };
-        let whole = if self.is_of_cluster { "cluster" } else { "input" };
+        let whole = if input.source == Source::Cluster { "cluster" } else { "input" };
         let may_select = || shorten(&self.may_select, LISTED, ", ");
         let selects = match (self.selects.as_slice(), self.may_select.as_slice()) {
             ([], []) if self.unknowns.is_empty() => format!("none in the {whole}, so it has no effect now"),
@@ -211,9 +202,8 @@ impl About {
             writeln!(out, "\nunknown: pods that this policy may mean and that were not read")?;
             self.unknowns.iter().try_for_each(|text| writeln!(out, "   = note: {text}"))?;
         }
-        // What was passed over was said before.
-        let unsaid = self.warnings.len() - self.said;
-        self.warnings.iter().take(unsaid).try_for_each(|text| writeln!(out, "\nwarning: {text}"))?;
+        // Standard error has what was passed over already.
+        input.warnings.iter().try_for_each(|text| writeln!(out, "\nwarning: {text}"))?;
         out.flush()
     }
 }
@@ -292,8 +282,7 @@ fn unread(input: &Input, peer: &PodPeer) -> Vec<String> {
     if !input.cluster.may_select_unread(peer) {
         return Vec::new();
     }
-    let may_be_pod = |of: &&Unread| of.kind.as_deref().is_none_or(|kind| kind == "Pod");
-    unread_words(input.loaded.unread.iter().filter(may_be_pod))
+    unread_words(input.loaded.unread.iter().filter(|unread| unread.may_be("Pod")))
 }
 
 /// Why a peer means no pod.

@@ -37,8 +37,7 @@ pub(super) fn write(loaded: &Loaded, cluster: &Cluster) {
     }
     warnings.write();
     passed_over(&loaded.passed_over);
-    let may_have_policies =
-        loaded.unread.iter().any(|unread| unread.kind.as_deref().is_none_or(|kind| kind == "NetworkPolicy"));
+    let may_have_policies = loaded.unread.iter().any(|unread| unread.may_be("NetworkPolicy"));
     if cluster.policies().next().is_none() && cluster.endpoints().next().is_some() && !may_have_policies {
         let deciding = unjudged::with(&loaded.skipped, Consequence::Decides);
         match deciding.as_slice() {

@@ -6,6 +6,8 @@
 //! the pods that it was to isolate stay open. The agent and the commands read by this
 //! one list.
 
+use npc_compiler::policy::spelling::slips;
+
 /// A kind that is read, and the groups and versions that ever served it; the first is
 /// the one to write.
 struct Type {
@@ -102,15 +104,6 @@ fn is_of_kubernetes(group: &str, read: &Type) -> bool {
     !group.contains('.')
         || group.ends_with(".k8s.io")
         || read.served.iter().any(|(of, _)| !of.is_empty() && slips(group, of) <= SLIPS)
-}
-
-/// How many slips lead from one name to another, case aside.
-fn slips(one: &str, other: &str) -> usize {
-    // A name may be as long as the file.
-    if one.len() > 64 {
-        return usize::MAX;
-    }
-    strsim::damerau_levenshtein(&one.to_ascii_lowercase(), &other.to_ascii_lowercase())
 }
 
 #[cfg(test)]

@@ -215,9 +215,10 @@ fn peers(cluster: &Cluster, matrix: &Matrix<'_>, direction: Direction) -> [Peers
     let own: Vec<usize> = rows.clone().filter(is_own).collect();
     let mut by_workload = BTreeMap::<Arc<str>, WithPeer>::new();
     for other in rows {
+        let workload = workload_id(cluster, matrix, other);
         for own in own.iter().filter(|own| **own != other || matrix.ends(other).count() > 1) {
             let (from, to) = if direction == Direction::Ingress { (other, *own) } else { (*own, other) };
-            let with = by_workload.entry(workload_id(cluster, matrix, other)).or_default();
+            let with = by_workload.entry(Arc::clone(&workload)).or_default();
             let mut with_each = Traffic::none();
             for cell in matrix.between(from, to) {
                 with.traffic = with.traffic.union(&cell.traffic);
