@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::builder::RangedU64ValueParser;
-use npc_agent::install_cni::decide::Settings;
+use npc_agent::install_cni::decision::Settings;
 use npc_agent::install_cni::{self, Ask, Options, Run};
 use npc_agent::source::kube;
 use npc_agent::status::AgentStatus;

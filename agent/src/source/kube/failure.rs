@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use kube::core::Status;
 
+use crate::rounded::rounded;
+
 /// Why a try ended before its time.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Failure {
@@ -18,7 +20,7 @@ pub(super) enum Failure {
     #[error("the API server did not answer for {0:?}")]
     NoAnswer(Duration),
     /// The watch ended at once.
-    #[error("the API server ended the watch after {0:?}")]
+    #[error("the API server ended the watch after {:?}", rounded(*.0))]
     Short(Duration),
     /// A streamed list ended before it was complete.
     #[error("the API server ended the list before it was complete")]

@@ -13,7 +13,7 @@ use tracing::{info, warn};
 
 use super::decode::Identity;
 use super::named::{Named, NamesOf};
-use super::reread::Target;
+use super::reread::ObjectKey;
 
 /// All policies, as far as the bound needs to know them.
 #[derive(Debug)]
@@ -45,7 +45,7 @@ pub(super) struct Effects {
     /// What is to be passed on, in this order.
     pub(super) events: Vec<engine::Event>,
     /// Policies that are within the bound again.
-    pub(super) again: Vec<Target>,
+    pub(super) again: Vec<ObjectKey>,
 }
 
 impl Policies {
@@ -104,7 +104,7 @@ impl Policies {
     }
 
     /// A policy is gone.
-    pub(super) fn remove(&mut self, namespace: &str, name: &str) -> Vec<Target> {
+    pub(super) fn remove(&mut self, namespace: &str, name: &str) -> Vec<ObjectKey> {
         let Some(known) = self.namespaces.get_mut(namespace) else { return Vec::new() };
         if let Some(policy) = known.policies.remove(name) {
             self.named.remove(&policy.names);
@@ -117,7 +117,7 @@ impl Policies {
     }
 }
 
-fn again(namespace: &str, names: Vec<String>) -> Vec<Target> {
+fn again(namespace: &str, names: Vec<String>) -> Vec<ObjectKey> {
     if !names.is_empty() {
         info!(
             namespace,
@@ -125,7 +125,7 @@ fn again(namespace: &str, names: Vec<String>) -> Vec<Target> {
             "these NetworkPolicies are within the bound of their namespace again"
         );
     }
-    names.into_iter().map(|name| Target::Policy(namespace.to_owned(), name)).collect()
+    names.into_iter().map(|name| ObjectKey::Policy(namespace.to_owned(), name)).collect()
 }
 
 /// The event that takes a policy's rules away.

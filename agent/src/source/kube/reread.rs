@@ -3,6 +3,7 @@
 //! again.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -27,7 +28,7 @@ const INTERVAL: Duration = Duration::from_millis(200);
 
 /// An object to be read.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Target {
+pub(super) enum ObjectKey {
     /// Of this namespace and name.
     Policy(String, String),
     /// Of this name.
@@ -36,25 +37,35 @@ pub(super) enum Target {
     Pod(String, String),
 }
 
+impl fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Policy(namespace, name) => write!(f, "NetworkPolicy {namespace}/{name}"),
+            Self::Namespace(name) => write!(f, "Namespace {name}"),
+            Self::Pod(namespace, name) => write!(f, "Pod {namespace}/{name}"),
+        }
+    }
+}
+
 /// The objects that are to be read.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Wanted(Arc<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    targets: Mutex<BTreeSet<Target>>,
+    targets: Mutex<BTreeSet<ObjectKey>>,
     news: Notify,
 }
 
 impl Wanted {
     /// These are to be read.
-    pub(super) fn add(&self, targets: impl IntoIterator<Item = Target>) {
+    pub(super) fn add(&self, targets: impl IntoIterator<Item = ObjectKey>) {
         self.0.targets.lock().unwrap_or_else(PoisonError::into_inner).extend(targets);
         self.0.news.notify_one();
     }
 
     /// The next one.
-    async fn next(&self) -> Target {
+    async fn next(&self) -> ObjectKey {
         loop {
             if let Some(target) = self.0.targets.lock().unwrap_or_else(PoisonError::into_inner).pop_first() {
                 return target;
@@ -88,7 +99,7 @@ pub(super) async fn read_again(common: Common, wanted: Wanted) {
                 Ended::InOrder
             }
             Err(failure) => {
-                debug!(?target, error = super::words(&failure), "cannot read this object again");
+                debug!(object = %target, error = super::words(&failure), "cannot read this object again");
                 client = None;
                 wanted.add([target]);
                 Ended::Failed
@@ -100,15 +111,15 @@ pub(super) async fn read_again(common: Common, wanted: Wanted) {
     }
 }
 
-async fn read(client: &Client, target: &Target, named: &Named) -> Result<Option<WatchReport>, Failure> {
+async fn read(client: &Client, target: &ObjectKey, named: &Named) -> Result<Option<WatchReport>, Failure> {
     Ok(match target {
-        Target::Policy(namespace, name) => {
+        ObjectKey::Policy(namespace, name) => {
             one::<slim::Policy>(client, Some(namespace), name, named).await?.map(WatchReport::PolicyAgain)
         }
-        Target::Namespace(name) => {
+        ObjectKey::Namespace(name) => {
             one::<slim::Namespace>(client, None, name, named).await?.map(WatchReport::NamespaceAgain)
         }
-        Target::Pod(namespace, name) => {
+        ObjectKey::Pod(namespace, name) => {
             one::<slim::Pod>(client, Some(namespace), name, named).await?.map(WatchReport::PodAgain)
         }
     })
