@@ -85,14 +85,15 @@ impl Node {
         let share = Share::wait(Demand::Waiting);
         let name = format!("npc-lab-{}-cni{}", std::process::id(), NODES.fetch_add(1, Ordering::Relaxed));
         let names = ["node", "outside"].map(|part| format!("{name}-{part}"));
-        let [netns, outside]: [Netns; 2] = Netns::create(names).unwrap().try_into().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let [netns, outside]: [Netns; 2] = Netns::create(names, folder.path()).unwrap().try_into().unwrap();
         let node = Self {
             mode,
             backend,
             netns,
             outside,
             name,
-            folder: tempfile::tempdir().unwrap(),
+            folder,
             agent: Mutex::default(),
             settings: json!({"timeoutSeconds": 30}),
             version: "1.0.0",
@@ -242,7 +243,7 @@ impl Node {
 
     /// A network namespace, before any plugin was called for it.
     pub(crate) fn sandbox(&self, name: &str, mappings: Value) -> Pod {
-        let netns = Netns::create([format!("{}-{name}", self.name)]).unwrap().remove(0);
+        let netns = Netns::create([format!("{}-{name}", self.name)], self.folder()).unwrap().remove(0);
         ip(&format!("-n {} link set lo up", netns.name()));
         // The reference plugins wait for duplicate address detection, two seconds for each pod.
         netns.within(|| fs::write("/proc/sys/net/ipv6/conf/default/accept_dad", "0")).unwrap().unwrap();
