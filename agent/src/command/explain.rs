@@ -26,6 +26,7 @@ use npc_compiler::verdict::explain::{
 
 use super::endpoint::{EndpointText, Resolved, of_same_name, short_kind};
 use super::input::{self, Input};
+use super::words::policies_and_pods;
 use super::{Exit, Stop, completion, output};
 use crate::command::output::Format;
 
@@ -131,6 +132,11 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
         return Err(Stop::new(Exit::Input, "a port belongs to the destination; the source's does not matter").into());
     }
     let to = to.resolve(&input, &input.namespace)?;
+    let asks_any = [&from, &to].iter().any(|end| matches!(end.target, Target::Any));
+    if asks_any && cluster.endpoints().next().is_none() {
+        let message = format!("there are no endpoints to ask about; the input has {}", policies_and_pods(cluster));
+        return Err(Stop::new(Exit::NotFound, message).into());
+    }
     let mut explanation = explain(cluster, &groups, &from.target, &to.target, to.port.as_ref())
         .map_err(|error| stop(&error, &to.name, &from.name))?;
     own_label::add(&input, &mut explanation);

@@ -9,7 +9,8 @@
 //! What is read: YAML with any number of documents, JSON, `List`s and
 //! `PodList`s, what `kubectl get -o yaml` prints. A directory means its
 //! `*.yaml`, `*.yml` and `*.json` files and, unlike with kubectl, those of the
-//! directories below it, names that begin with a dot left out. A workload
+//! directories below it; names that begin with a dot are left out, but for files
+//! where what is no object is passed over (commands), as kubectl reads those. A workload
 //! stands for one pod made after its template and named like the workload,
 //! unless its own pods, or the workload that owns it, are in the input too, or
 //! it is to have none (`replicas: 0`).
@@ -68,7 +69,7 @@ pub use problem::{Code, Errors, ObjectRef, Problem, Severity};
 pub use span::{Mark, Span};
 
 pub(super) use assemble::assemble;
-use files::{GIVEN, is_long, open_regular, read_bounded};
+use files::{GIVEN, Listing, is_long, open_regular, read_bounded};
 
 pub(super) use files::{FOLLOWED, read_regular, walk};
 use parse::parse_counted;
@@ -153,7 +154,8 @@ pub fn load_with(paths: &[PathBuf], texts: &[Text], options: &Options, count: &A
         if path.as_os_str() == "-" {
             jobs.push(Job::Read(path.clone(), read_bounded(io::stdin().lock(), GIVEN)));
         } else if path.is_dir() {
-            match walk(path) {
+            let listing = walk(path);
+            match if options.pass_over { listing.map(Listing::with_hidden) } else { listing } {
                 Ok(listing) if listing.files.is_empty() && listing.unlisted.is_empty() => {
                     let message = "no *.yaml, *.yml or *.json file is in this directory";
                     jobs.push(Job::Done(Box::new(Parsed::failed(path, message, ""))));

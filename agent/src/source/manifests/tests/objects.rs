@@ -87,7 +87,7 @@ fn kinds_go_by_their_group() {
     check("extensions/v1beta1", "NetworkPolicy", "NetworkPolicy.extensions");
     assert!(
         problem(&doc("extensions/v1beta1", "NetworkPolicy"))
-            .starts_with("f.yaml:1:1: warning: apiVersion: no Kubernetes serves")
+            .starts_with("f.yaml:1:1: error: networkpolicy default/x: apiVersion: no Kubernetes since 1.16 serves")
     );
     assert!(problems(&doc("crd.projectcalico.org/v1", "NetworkPolicy")).is_empty());
     assert!(
