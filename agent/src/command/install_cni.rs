@@ -259,7 +259,8 @@ async fn install(args: Args) -> anyhow::Result<()> {
         version = env!("CARGO_PKG_VERSION"), conflist = options.settings.path, plugins = %options.bin_dir.display(),
         "npc install-cni starts"
     );
-    let agent = Arc::new(|| AgentStatus::ask().is_ok_and(|status| status.ready));
+    // With an agent that is ready and does not answer the plugin, no pod would start.
+    let agent = Arc::new(|| AgentStatus::ask().is_ok_and(|status| status.lets_pods_start()));
     let stop = async move {
         tokio::select! {
             _ = term.recv() => {}

@@ -279,7 +279,7 @@ impl Decider {
             decision.alert(
                 AlertReason::AgentNotReady,
                 &settings.file,
-                "absent until the agent of this node is ready (npc status) and the plugin is in place".to_owned(),
+                "absent until the agent of this node is ready and serves the plugin (npc status), and the plugin is in place".to_owned(),
             );
             return;
         }

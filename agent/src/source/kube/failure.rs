@@ -47,6 +47,15 @@ impl Failure {
         }
     }
 
+    /// Whether the next try may go well: the server was not reached, broke off, has too much to do,
+    /// or failed.
+    pub(super) fn is_passing(&self) -> bool {
+        match self.code() {
+            Some(code) => matches!(code, 408 | 410 | 429 | 500..),
+            None => true,
+        }
+    }
+
     /// Whether the API server answered, and refused.
     pub(super) fn is_refusal(&self) -> bool {
         matches!(self.code(), Some(401 | 403))
@@ -111,6 +120,18 @@ pub(super) fn is_end(error: &std::io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_server_that_refuses_is_not_asked_again_and_one_that_fails_is() {
+        let answer = |code| Failure::Refused(Status::failure("", "").with_code(code).boxed());
+        for code in [408, 410, 429, 500, 502, 503, 504] {
+            assert!(answer(code).is_passing(), "{code}");
+        }
+        for code in [400, 401, 403, 404] {
+            assert!(!answer(code).is_passing(), "{code}");
+        }
+        assert!(Failure::Incomplete.is_passing() && Failure::NoAnswer(Duration::from_secs(1)).is_passing());
+    }
 
     #[test]
     fn a_version_that_the_server_does_not_take_is_followed_by_a_list() {

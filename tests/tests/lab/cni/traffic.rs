@@ -18,6 +18,9 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 /// second, so this is one.
 const DENIED: Duration = Duration::from_millis(300);
 
+/// How long before the second SYN.
+const FIRST: Duration = Duration::from_millis(950);
+
 /// How long one is tried that they allow: two SYNs, the second after a second. A node that asks for
 /// a new pod's link-layer address (IPv6) asks again after a second, too.
 const ALLOWED: Duration = Duration::from_millis(2_500);
@@ -43,6 +46,11 @@ pub(crate) fn passes(netns: &Netns, to: IpAddr, port: u16) -> bool {
 /// Whether a connection comes to be by its first SYN or the second.
 pub(crate) fn reaches(netns: &Netns, to: IpAddr, port: u16) -> bool {
     connects(netns, to, port, ALLOWED)
+}
+
+/// Whether a connection comes to be by its first SYN.
+pub(crate) fn reaches_at_once(netns: &Netns, to: IpAddr, port: u16) -> bool {
+    connects(netns, to, port, FIRST)
 }
 
 fn connects(netns: &Netns, to: IpAddr, port: u16, within: Duration) -> bool {
