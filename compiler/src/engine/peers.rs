@@ -111,6 +111,10 @@ impl PeerIndex {
         fresh.sort_unstable();
         fresh.dedup();
         fresh.retain(|id| self.entries.get(id.place()).is_some_and(|entry| !entry.is_measured));
+        for id in &fresh {
+            // A class may have come to it since it is kept.
+            self.resize(*id, |_| Size::default());
+        }
         self.each_selected(store, &fresh, |index, id, class| {
             index.resize(id, |size| size.plus(store.class(class).size));
         });
