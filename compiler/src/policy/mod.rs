@@ -236,6 +236,18 @@ impl Policy {
 }
 
 impl PolicyRule {
+    /// Its peers that are pods.
+    pub(crate) fn pod_peers(&self) -> impl Iterator<Item = &PodPeer> {
+        let peers = match &self.peers {
+            Peers::Everyone => &[][..],
+            Peers::AnyOf(peers) => peers,
+        };
+        peers.iter().filter_map(|peer| match peer {
+            Peer::Pods(peer) => Some(peer),
+            Peer::Block(_) | Peer::Nothing => None,
+        })
+    }
+
     /// The named ports that it mentions.
     pub fn named_ports(&self) -> impl Iterator<Item = (Protocol, &str)> {
         let ports = match &self.ports {

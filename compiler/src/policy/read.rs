@@ -14,6 +14,10 @@ use crate::object::{NetworkPolicy, OWN_NAMESPACES};
 /// hundreds of thousands, and each is a line of the log and an Event.
 const MOST_FINDINGS: usize = 100;
 
+/// How many bytes of a text say what is wrong. It quotes the policy, in which one word may be as
+/// long as an object.
+const LONGEST_PROBLEM: usize = 2_000;
+
 /// Reads one policy and collects what is wrong with it.
 pub(super) struct Reader<'a> {
     namespace: &'a str,
@@ -57,12 +61,18 @@ impl Reader<'_> {
             self.more += 1;
             return;
         }
+        let mut problem = problem.into();
+        if problem.len() > LONGEST_PROBLEM {
+            let end = (0..=LONGEST_PROBLEM).rev().find(|end| problem.is_char_boundary(*end));
+            problem.truncate(end.unwrap_or_default());
+            problem.push('…');
+        }
         self.findings.push(Finding {
             namespace: self.namespace.to_owned(),
             name: self.name.to_owned(),
             path: path.into(),
             code,
-            problem: problem.into(),
+            problem,
             effect,
         });
     }

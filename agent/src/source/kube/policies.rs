@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use k8s_openapi::api::networking::v1 as api;
 use npc_compiler::engine;
 use npc_compiler::object::{NAMESPACE_POLICY_BYTES, NetworkPolicy, PolicyBudget, over_budget};
-use tracing::{info, warn};
+use tracing::debug;
 
 use super::decode::Identity;
 use super::named::{Named, NamesOf};
@@ -76,7 +76,8 @@ impl Policies {
         let mut effects = Effects::default();
         for other in moved.over {
             effects.events.extend(known.policies.get_mut(&other).and_then(|policy| restrict(policy, &self.named)));
-            warn!(
+            // Its finding is a warning; there may be thousands.
+            debug!(
                 namespace,
                 name = other,
                 "NetworkPolicy lost its rules: policies of its namespace exceed {} MiB",
@@ -119,11 +120,7 @@ impl Policies {
 
 fn again(namespace: &str, names: Vec<String>) -> Vec<ObjectKey> {
     if !names.is_empty() {
-        info!(
-            namespace,
-            policies = names.join(", "),
-            "these NetworkPolicies are within the bound of their namespace again"
-        );
+        debug!(namespace, policies = names.len(), "NetworkPolicies are within the bound of their namespace again");
     }
     names.into_iter().map(|name| ObjectKey::Policy(namespace.to_owned(), name)).collect()
 }

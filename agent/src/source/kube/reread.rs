@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::ops::Bound;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -53,21 +54,43 @@ pub(super) struct Wanted(Arc<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    targets: Mutex<BTreeSet<ObjectKey>>,
+    targets: Mutex<Targets>,
     news: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Targets {
+    wanted: BTreeSet<ObjectKey>,
+    /// The last one that was taken.
+    last: Option<ObjectKey>,
+}
+
+impl Targets {
+    /// Takes the next one in turn: a namespace whose objects are wanted again all the time keeps
+    /// none of another namespace waiting for long.
+    fn take(&mut self) -> Option<ObjectKey> {
+        let behind = self
+            .last
+            .as_ref()
+            .and_then(|last| self.wanted.range((Bound::Excluded(last), Bound::Unbounded)).next().cloned());
+        let next = behind.or_else(|| self.wanted.first().cloned())?;
+        self.wanted.remove(&next);
+        self.last = Some(next.clone());
+        Some(next)
+    }
 }
 
 impl Wanted {
     /// These are to be read.
     pub(super) fn add(&self, targets: impl IntoIterator<Item = ObjectKey>) {
-        self.0.targets.lock().unwrap_or_else(PoisonError::into_inner).extend(targets);
+        self.0.targets.lock().unwrap_or_else(PoisonError::into_inner).wanted.extend(targets);
         self.0.news.notify_one();
     }
 
     /// The next one.
     async fn next(&self) -> ObjectKey {
         loop {
-            if let Some(target) = self.0.targets.lock().unwrap_or_else(PoisonError::into_inner).pop_first() {
+            if let Some(target) = self.0.targets.lock().unwrap_or_else(PoisonError::into_inner).take() {
                 return target;
             }
             self.0.news.notified().await;
@@ -141,4 +164,23 @@ async fn one<K: Watched>(
     let Some(piece) = items.next(&mut buffer).await.map_err(Failure::of_list)? else { return Ok(None) };
     let item = decode::item::<K>(&buffer, piece).ok();
     Ok(item.filter(|item| item.content.is_ok()).map(|item| keep(item, named)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn objects_that_are_wanted_all_the_time_keep_no_others_waiting() {
+        let wanted = Wanted::default();
+        let pod = |namespace: &str, name: &str| Target::Pod(namespace.to_owned(), name.to_owned());
+        wanted.add([pod("a", "1"), pod("a", "2"), pod("b", "1")]);
+        let mut taken = Vec::new();
+        for _ in 0..4 {
+            let next = wanted.next().await;
+            wanted.add([pod("a", "1"), pod("a", "2")]);
+            taken.push(next);
+        }
+        assert_eq!(taken, [pod("a", "1"), pod("a", "2"), pod("b", "1"), pod("a", "1")]);
+    }
 }
