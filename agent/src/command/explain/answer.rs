@@ -315,8 +315,7 @@ pub(super) fn by_protocol(traffic: &Traffic) -> Vec<ByProtocol> {
     }
     let mut all = Vec::new();
     for protocol in Protocol::ALL {
-        let ranges = traffic.of(protocol).ranges().iter().map(|(first, last)| [(*first).max(1), *last]);
-        let ranges: Vec<[u16; 2]> = ranges.filter(|[first, last]| first <= last).collect();
+        let ranges: Vec<[u16; 2]> = traffic.port_ranges(protocol).map(|(first, last)| [first, last]).collect();
         if !ranges.is_empty() {
             all.push((Some(protocol.as_str()), Some(ranges)));
         }
@@ -374,7 +373,7 @@ fn beside(context: &Context<'_>, of: &Beside) -> BesideJson {
     });
     let path = match code {
         // A field that the API does not have is in the file only.
-        Code::RuleNotUnderstood => path,
+        Code::RuleNotUnderstood | Code::PolicyTooLarge => path,
         _ => context.places.path(id, "", &of.mark()),
     };
     let location = location(context, id, &path);

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use npc_agent::source::manifests::Location;
 use npc_compiler::cluster::PolicyId;
 use npc_compiler::policy::Direction;
-use npc_compiler::verdict::explain::{Candidate, Code, Conjunct, Decision, EndName, Flow, Of, Part};
+use npc_compiler::verdict::explain::{self, Candidate, Code, Conjunct, Decision, EndName, Flow, Of, Part};
 
 use super::excerpt::{Excerpt, Mark};
 use super::headline::headline_of;
@@ -185,7 +185,11 @@ fn marked(
             if marks.len() == 1 || conjunct.code == Code::PeerAndNotOr {
                 texts[0].1 = label(conjunct, other);
             }
-            if conjunct.part == Part::Protocol && !texts[0].0.ends_with(".protocol") {
+            let protocol = || {
+                let field = explain::Mark { path: format!("{}.protocol", conjunct.path), requirement: None };
+                path(&field).ends_with(".protocol")
+            };
+            if matches!(conjunct.code, Code::PortProtocol | Code::PortNamedOtherProtocol) && !protocol() {
                 texts[0].1.push_str("; without a protocol it is TCP");
             }
             texts

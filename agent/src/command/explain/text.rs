@@ -10,7 +10,6 @@ use npc_compiler::cluster::PolicyId;
 use npc_compiler::object::TargetPort;
 use npc_compiler::policy::Direction;
 use npc_compiler::verdict::explain::{Decision, Flow, FlowExplanation, Pairs, Reason, Verdict, Via, Way};
-use npc_compiler::verdict::fix::FlowFix;
 
 use super::answer::{bracketed, port_text};
 use super::headline::{headline, without_backend};
@@ -191,7 +190,7 @@ pub(super) fn traffic(traffic: &Traffic) -> String {
 }
 
 /// Both directions, and why a direction denies.
-fn body(context: &Context<'_>, flow: &Flow, fix: Option<&FlowFix>, out: &mut impl Write) -> io::Result<()> {
+fn body(context: &Context<'_>, flow: &Flow, fix: Option<fix::Found<'_>>, out: &mut impl Write) -> io::Result<()> {
     let mut columns = Columns::default();
     let line = |words: [String; 3]| words;
     if let Some(via) = &flow.via {
