@@ -7,8 +7,8 @@ use npc_agent::endpoint::is_type;
 use npc_agent::near;
 use npc_compiler::cluster::PodId;
 use npc_compiler::cluster::unread::Unread;
-use npc_compiler::object::{Protocol, Service, ServicePort, TargetPort};
-use npc_compiler::verdict::explain::{Port, Target};
+use npc_compiler::object::Service;
+use npc_compiler::verdict::explain::Target;
 
 use super::{EndpointText, Resolved, What, short_kind};
 use crate::command::input::{Input, unread_words};

@@ -175,7 +175,7 @@ fn marked(
     let marks: Vec<(String, String)> = match conjunct.marks.as_slice() {
         [] => vec![(whole, label(conjunct, other))],
         marks => {
-            let path = |mark| context.places.path(of.policy, &of.path, mark);
+            let path = |mark: &explain::Mark| context.places.path(of.policy, &of.path, mark);
             let mut texts: Vec<(String, String)> = (marks.iter())
                 .map(|mark| {
                     let (want, got) = conjunct.said_of(mark);
