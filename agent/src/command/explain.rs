@@ -24,7 +24,7 @@ use npc_compiler::verdict::explain::{
     FlowExplanation, Target, Unanswerable, Verdict, explain, explain_endpoint, explain_parts,
 };
 
-use super::endpoint::{EndpointText, Resolved, of_same_name, short_kind};
+use super::endpoint::{EndpointText, Resolved, short_kind};
 use super::input::{self, Input};
 use super::words::policies_and_pods;
 use super::{Exit, Stop, completion, output};
@@ -95,10 +95,7 @@ struct Said<'a> {
 
 /// Explains.
 pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
-    let mut input = args.input.read()?;
-    let note = args.to.as_ref().and_then(|to| to.resolve(&input, &input.namespace).ok());
-    let note = note.and_then(|to| of_same_name(&input, &to));
-    input.warnings.extend(note);
+    let input = args.input.read()?;
     let cluster = &input.cluster;
     let groups = Groups::of_cluster(cluster);
     let context = Context { input: &input, places: place::Places::new(&input) };

@@ -114,6 +114,11 @@ pub(super) struct Input {
 }
 
 impl Input {
+    /// A cluster as agents with the bound of this input enforce it.
+    pub(super) fn bounded(&self, cluster: Cluster) -> Cluster {
+        members::bounded(cluster, &Options { set_members: self.set_members, ..Options::default() })
+    }
+
     /// What is wrong with the objects: files first, then policies, in the order of the input.
     pub(super) fn findings(&self) -> Vec<Finding> {
         let problems = self.loaded.problems.iter().map(Finding::of_problem);

@@ -195,6 +195,12 @@ impl Cluster {
         self.open.iter().copied().filter(|class| self.selection(peer, *class) == Selection::Possible).collect()
     }
 
+    /// Whether a pod peer selects no endpoint of the input, for certain.
+    #[must_use]
+    pub fn selects_none(&self, peer: &PodPeer) -> bool {
+        self.selected(peer).is_empty() && self.possibly_selected(peer).is_empty()
+    }
+
     /// Whether a peer's namespaceSelector is why its selection of a class is open.
     pub(crate) fn is_open_by_namespace(&self, peer: &PodPeer, class: ClassId) -> bool {
         match &peer.namespaces {

@@ -321,6 +321,12 @@ impl Pod {
         Family::ALL.into_iter().filter_map(|family| self.address(family))
     }
 
+    /// The kind and name of what it is a part of: its workload, or the pod itself.
+    #[must_use]
+    pub fn identity(&self) -> (&str, &str) {
+        self.workload.as_ref().map_or(("Pod", &self.name), |of| (&of.kind, &of.name))
+    }
+
     /// The ports of a protocol that its containers declare, with a name or without.
     pub fn declared_ports(&self, protocol: Protocol) -> impl Iterator<Item = u16> + '_ {
         let named = self.ports.iter().map(|port| (port.protocol, port.port));

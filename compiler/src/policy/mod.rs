@@ -92,6 +92,8 @@ pub struct Policy {
     isolates: [bool; 2],
     /// The rules, in the order of [`Direction::ALL`].
     rules: [Vec<PolicyRule>; 2],
+    /// Whether `ingress` or `egress` is written as an empty list.
+    has_empty_list: [bool; 2],
 }
 
 /// One item of `ingress` or `egress`.
@@ -214,6 +216,18 @@ impl Policy {
     #[must_use]
     pub fn isolates(&self, direction: Direction) -> bool {
         self.isolates[direction as usize]
+    }
+
+    /// Whether the list of rules of a direction is written, and empty. The API server keeps none.
+    #[must_use]
+    pub fn has_empty_list(&self, direction: Direction) -> bool {
+        self.has_empty_list[direction as usize]
+    }
+
+    /// The pods that it selects, as a rule would name them.
+    #[must_use]
+    pub fn subject_peer(&self) -> PodPeer {
+        PodPeer { namespaces: Namespaces::Own(self.namespace.clone()), pods: self.subject.clone() }
     }
 
     /// This policy without its rules: it isolates the same pods, and allows nothing.

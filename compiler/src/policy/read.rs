@@ -1,6 +1,8 @@
 //! Reads a policy: its subject, its directions, its rules and their peers. What is not
 //! understood becomes a [`Finding`] and whatever fails safe.
 
+use std::net::IpAddr;
+
 use k8s_openapi::api::networking::v1 as api;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
@@ -36,7 +38,7 @@ pub(super) fn read(policy: &NetworkPolicy) -> (Policy, Vec<Finding>) {
     let (namespace, name) = (policy.namespace(), policy.name());
     let mut reader = Reader { namespace, name, unknown, findings: Vec::new(), more: 0 };
     if let Some(why) = &policy.restriction {
-        reader.report("spec", Code::PolicyTooLarge, why, Effect::AllowsNothing);
+        reader.report("spec", Code::PolicyTooLarge, why, Effect::RulesLeftOut);
     }
     let read = reader.policy(policy.object.spec.as_ref());
     (read, reader.findings())
@@ -57,6 +59,18 @@ impl Reader<'_> {
     }
 
     pub(super) fn report(&mut self, path: impl Into<String>, code: Code, problem: impl Into<String>, effect: Effect) {
+        self.report_address(path, code, problem, effect, None);
+    }
+
+    /// Reports a prefix that was not understood, and the address that is written in its place.
+    pub(super) fn report_address(
+        &mut self,
+        path: impl Into<String>,
+        code: Code,
+        problem: impl Into<String>,
+        effect: Effect,
+        address: Option<IpAddr>,
+    ) {
         if self.findings.len() >= MOST_FINDINGS {
             self.more += 1;
             return;
@@ -74,6 +88,7 @@ impl Reader<'_> {
             code,
             problem,
             effect,
+            address,
         });
     }
 
@@ -107,6 +122,9 @@ impl Reader<'_> {
         for field in &fields {
             let problem = match spelling::meant(field) {
                 Some(meant) => format!("the API has no such field (did you mean {meant}?)"),
+                None if is_ports_of_peer(field) => {
+                    "the API has no such field; ports stands beside from or to, one level up".to_owned()
+                }
                 None if is_in_selector(field) => "the API has no such field; labels stand below matchLabels".to_owned(),
                 None => "the API has no such field".to_owned(),
             };
@@ -147,7 +165,10 @@ impl Reader<'_> {
             // They were read for what is wrong with them.
             rules = [Vec::new(), Vec::new()];
         }
-        Policy { namespace: self.namespace.to_owned(), name: self.name.to_owned(), subject, isolates, rules }
+        let is_empty =
+            [spec.ingress.as_ref().is_some_and(Vec::is_empty), spec.egress.as_ref().is_some_and(Vec::is_empty)];
+        let (namespace, name) = (self.namespace.to_owned(), self.name.to_owned());
+        Policy { namespace, name, subject, isolates, rules, has_empty_list: is_empty }
     }
 
     /// The subject, and whether it was understood in full. What is left of it
@@ -246,7 +267,9 @@ impl Reader<'_> {
                 Peer::Nothing
             }
             (None, None, None) => {
-                self.report(path, Code::PeerEmpty, "the peer is empty", Effect::MatchesNothing);
+                let problem = "the peer is empty: a selector with nothing behind it is null, and only podSelector: {} means every \
+                               pod of the namespace";
+                self.report(path, Code::PeerEmpty, problem, Effect::MatchesNothing);
                 Peer::Nothing
             }
             (None, namespaces, pods) => {
@@ -274,6 +297,13 @@ impl Reader<'_> {
             }
         }
     }
+}
+
+/// Whether a field is a list of ports in an item of `from` or `to`.
+fn is_ports_of_peer(field: &str) -> bool {
+    let item = field.strip_suffix(".ports").and_then(|item| item.strip_suffix(']'));
+    let list = item.and_then(|item| item.rsplit_once('[')).map(|(list, _)| list);
+    list.is_some_and(|list| list.ends_with(".from") || list.ends_with(".to"))
 }
 
 /// Whether a field stands directly in a selector, where people write a label.

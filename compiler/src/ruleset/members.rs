@@ -158,6 +158,7 @@ pub(crate) fn finding(policy: &Policy, options: &Options, place: &str) -> Findin
              left out first; name fewer pods or blocks in it, or in others",
             options.set_members.0
         ),
-        effect: Effect::AllowsNothing,
+        effect: Effect::RulesLeftOut,
+        address: None,
     }
 }

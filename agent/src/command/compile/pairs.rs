@@ -198,8 +198,7 @@ fn elsewhere_json(cluster: &Cluster, groups: &Groups) -> Vec<Value> {
 fn traffic_json(traffic: &Traffic) -> Value {
     let mut all: Map<String, Value> = (Protocol::ALL.into_iter())
         .map(|protocol| {
-            let ranges = traffic.of(protocol).ranges().iter().map(|(first, last)| (*first.max(&1), *last));
-            let ranges: Vec<(u16, u16)> = ranges.filter(|(first, last)| first <= last).collect();
+            let ranges: Vec<(u16, u16)> = traffic.port_ranges(protocol).collect();
             (protocol.as_str().to_owned(), json!(ranges))
         })
         .filter(|(_, ranges)| ranges.as_array().is_some_and(|ranges| !ranges.is_empty()))

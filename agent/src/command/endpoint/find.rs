@@ -7,8 +7,8 @@ use npc_agent::endpoint::is_type;
 use npc_agent::near;
 use npc_compiler::cluster::PodId;
 use npc_compiler::cluster::unread::Unread;
-use npc_compiler::object::{Protocol, Service, ServicePort, TargetPort};
-use npc_compiler::verdict::explain::{Port, Target};
+use npc_compiler::object::Service;
+use npc_compiler::verdict::explain::Target;
 
 use super::{EndpointText, Resolved, What, short_kind};
 use crate::command::input::{Input, unread_words};
@@ -157,32 +157,6 @@ fn follow_external_name<'a>(input: &'a Input, mut target: Target<'a>) -> Target<
         target = Target::Service(next);
     }
     target
-}
-
-/// What to say where a workload was named and a Service of its name has the port that was asked
-/// for: the two are judged differently.
-pub(in crate::command) fn of_same_name(input: &Input, asked: &Resolved<'_>) -> Option<String> {
-    let (Target::Pods(_) | Target::Pod(_), Some(Port::Numbers(protocol, first, last))) = (&asked.target, &asked.port)
-    else {
-        return None;
-    };
-    let protocol = protocol.unwrap_or(Protocol::Tcp);
-    let mut words = asked.name.split('/');
-    let (namespace, name) = (words.next()?, words.next_back()?);
-    let mut services = input.loaded.objects.services.iter();
-    let service = services.find(|of| of.namespace == namespace && of.name == name && !of.routing.is_headless)?;
-    let is_asked = |of: &&ServicePort| of.protocol == protocol && of.port == *first && first == last;
-    let port = service.ports.iter().find(is_asked)?;
-    (port.target != TargetPort::Number(port.port)).then(|| {
-        let target = match &port.target {
-            TargetPort::Number(number) => number.to_string(),
-            TargetPort::Name(name) => name.clone(),
-        };
-        format!(
-            "this is about port {first} of the pods; port {first} of service {namespace}/{name} leads to their port \
-             {target}: ask about {namespace}/svc/{name}:{first}"
-        )
-    })
 }
 
 /// Why there is no such object, and which one may be meant.

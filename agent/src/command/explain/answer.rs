@@ -334,7 +334,7 @@ fn beside(context: &Context<'_>, of: &Beside) -> BesideJson {
     });
     let path = match code {
         // A field that the API does not have is in the file only.
-        Code::RuleNotUnderstood => path,
+        Code::RuleNotUnderstood | Code::PolicyTooLarge => path,
         _ => context.places.path(id, "", &of.mark()),
     };
     let location = location(context, id, &path);

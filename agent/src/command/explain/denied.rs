@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use npc_agent::source::manifests::Location;
 use npc_compiler::cluster::PolicyId;
 use npc_compiler::policy::Direction;
-use npc_compiler::verdict::explain::{Candidate, Code, Conjunct, Decision, EndName, Flow, Of, Part};
+use npc_compiler::verdict::explain::{self, Candidate, Code, Conjunct, Decision, EndName, Flow, Of, Part};
 
 use super::excerpt::{Excerpt, Mark};
 use super::headline::headline_of;
@@ -175,7 +175,7 @@ fn marked(
     let marks: Vec<(String, String)> = match conjunct.marks.as_slice() {
         [] => vec![(whole, label(conjunct, other))],
         marks => {
-            let path = |mark| context.places.path(of.policy, &of.path, mark);
+            let path = |mark: &explain::Mark| context.places.path(of.policy, &of.path, mark);
             let mut texts: Vec<(String, String)> = (marks.iter())
                 .map(|mark| {
                     let (want, got) = conjunct.said_of(mark);
@@ -185,7 +185,11 @@ fn marked(
             if marks.len() == 1 || conjunct.code == Code::PeerAndNotOr {
                 texts[0].1 = label(conjunct, other);
             }
-            if conjunct.part == Part::Protocol && !texts[0].0.ends_with(".protocol") {
+            let protocol = || {
+                let field = explain::Mark { path: format!("{}.protocol", conjunct.path), requirement: None };
+                path(&field).ends_with(".protocol")
+            };
+            if matches!(conjunct.code, Code::PortProtocol | Code::PortNamedOtherProtocol) && !protocol() {
                 texts[0].1.push_str("; without a protocol it is TCP");
             }
             texts

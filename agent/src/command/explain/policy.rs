@@ -8,6 +8,7 @@ use npc_agent::near;
 use npc_compiler::API_VERSION;
 use npc_compiler::cluster::{ClassId, Cluster, PodId, PolicyId};
 use npc_compiler::object::Pod;
+use npc_compiler::policy::finding::Code;
 use npc_compiler::policy::{Direction, Namespaces, Peer, Peers, PodPeer, PolicyRule, PortMatch, Ports};
 use serde::Serialize;
 
@@ -36,10 +37,27 @@ pub(super) struct About {
     /// Those that it may select: it asks for labels that the input does not say.
     may_select: Vec<String>,
     isolates: Vec<Direction>,
+    /// Where there is no room for its rules, so that it admits nothing.
+    without_rules: Option<WithoutRules>,
     rules: Vec<Rule>,
     warnings: Vec<String>,
     /// What was not read and this policy may mean.
     unknowns: Vec<String>,
+}
+
+/// Where there is no room for the rules of a policy.
+#[derive(Debug, Serialize)]
+struct WithoutRules {
+    /// The nodes; none where it is every node.
+    nodes: Vec<String>,
+}
+
+impl WithoutRules {
+    fn of(cluster: &Cluster, id: PolicyId) -> Option<Self> {
+        let nodes: Vec<String> = cluster.nodes_without_rules_of(id).map(str::to_owned).collect();
+        let is_everywhere = || cluster.findings_of(id).any(|finding| finding.code == Code::PolicyTooLarge);
+        (!nodes.is_empty() || is_everywhere()).then_some(Self { nodes })
+    }
 }
 
 /// A rule of the policy.
@@ -96,6 +114,12 @@ impl About {
         let unread = unread(context.input, &subject);
         let is_open = !possible.is_empty() || !unread.is_empty();
         let isolates: Vec<Direction> = Direction::ALL.into_iter().filter(|of| policy.isolates(*of)).collect();
+        let without_rules = WithoutRules::of(cluster, id);
+        // Nothing is left of them if all pods that the policy selects are where there is no room.
+        let are_left_out = without_rules.as_ref().is_some_and(|of| {
+            let is_there = |pod: &PodId| cluster.pod(*pod).node.as_ref().is_some_and(|node| of.nodes.contains(node));
+            of.nodes.is_empty() || selected.iter().chain(&possible).all(is_there)
+        });
         let rule = |direction: Direction, rule: &PolicyRule| {
             let peers = peers(context.input, rule);
             let selected_or_possible = || selected.iter().chain(&possible).copied().collect();
@@ -114,6 +138,7 @@ impl About {
             let none = |parts: &[Part]| !parts.is_empty() && parts.iter().all(|part| part.unused.is_some());
             let unused =
                 !policy.isolates(direction) || (selected.is_empty() && !is_open) || none(&peers) || none(&ports);
+            let unused = unused || are_left_out;
             let location = location(context, id, &rule.path);
             Rule { direction, path: rule.path.clone(), location, peers, ports, unused }
         };
@@ -129,6 +154,7 @@ impl About {
             may_select: workloads(cluster, &possible),
             rules: rules.collect(),
             isolates,
+            without_rules,
             warnings: context.input.with_passed_over(context.input.warnings.clone()),
             unknowns: unread,
         }
@@ -159,6 +185,10 @@ impl About {
             "  isolates  {}",
             if isolates.is_empty() { "in no direction".to_owned() } else { isolates.join(", ") }
         )?;
+        if let Some(WithoutRules { nodes }) = &self.without_rules {
+            let on = if nodes.is_empty() { String::new() } else { format!(" on {}", shorten(nodes, LISTED, ", ")) };
+            writeln!(out, "  admits    nothing{on}: there is no room for its rules (npc reason policy-too-large)")?;
+        }
         for direction in &Direction::ALL {
             let isolates = self.isolates.contains(direction);
             let rules: Vec<&Rule> = self.rules.iter().filter(|rule| rule.direction == *direction).collect();
@@ -212,6 +242,15 @@ impl About {
 fn peers(input: &Input, rule: &PolicyRule) -> Vec<Part> {
     let cluster = &input.cluster;
     let Peers::AnyOf(peers) = &rule.peers else { return Vec::new() };
+    if peers.is_empty() {
+        return vec![Part {
+            text: "a rule that is not understood".to_owned(),
+            selects: Vec::new(),
+            may_select: Vec::new(),
+            unused: Some("it admits nothing".to_owned()),
+            is_certain: true,
+        }];
+    }
     let part = |peer: &Peer| {
         let text = match peer {
             Peer::Pods(peer) => {
@@ -304,7 +343,7 @@ fn no_pod(input: &Input, peer: &PodPeer) -> String {
 pub(super) fn workloads(cluster: &Cluster, pods: &[PodId]) -> Vec<String> {
     let name = |id: &PodId| {
         let pod = cluster.pod(*id);
-        let (kind, name) = pod.workload.as_ref().map_or(("Pod", &pod.name), |of| (of.kind.as_str(), &of.name));
+        let (kind, name) = pod.identity();
         format!("{}/{}/{name}", pod.namespace, short_kind(kind))
     };
     pods.iter().map(name).collect::<BTreeSet<_>>().into_iter().collect()

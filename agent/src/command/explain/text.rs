@@ -9,7 +9,6 @@ use npc_compiler::cluster::PolicyId;
 use npc_compiler::object::TargetPort;
 use npc_compiler::policy::Direction;
 use npc_compiler::verdict::explain::{Decision, Flow, FlowExplanation, Pairs, Reason, Verdict, Via, Way};
-use npc_compiler::verdict::fix::FlowFix;
 
 use super::headline::{headline, without_backend};
 use super::traffic::traffic;
@@ -160,7 +159,7 @@ fn service_name(via: &Via) -> String {
 }
 
 /// Both directions, and why a direction denies.
-fn body(context: &Context<'_>, flow: &Flow, fix: Option<&FlowFix>, out: &mut impl Write) -> io::Result<()> {
+fn body(context: &Context<'_>, flow: &Flow, fix: Option<fix::Found<'_>>, out: &mut impl Write) -> io::Result<()> {
     let mut columns = Columns::default();
     let line = |words: [String; 3]| words;
     if let Some(via) = &flow.via {

@@ -39,6 +39,10 @@ fn text(cluster: &Cluster, warning: &Warning) -> String {
             "service {namespace}/{name} is headless: its name leads to its pods' addresses, so a client asks for a port \
              of the pods, not of the Service"
         ),
+        Warning::ServicePort { namespace, name, port, of_pods } => format!(
+            "{port} is the port of {namespace}/svc/{name}; its pods listen on {of_pods}: ask about the Service, or about that \
+             port"
+        ),
         Warning::NotExposed { namespace, name } => format!(
             "service {namespace}/{name} has no node port, no load balancer and no external address, so nothing leads to it \
              from outside the cluster; this is what policies say of such a client"

@@ -173,7 +173,7 @@ mod tests {
     #[tokio::test]
     async fn objects_that_are_wanted_all_the_time_keep_no_others_waiting() {
         let wanted = Wanted::default();
-        let pod = |namespace: &str, name: &str| Target::Pod(namespace.to_owned(), name.to_owned());
+        let pod = |namespace: &str, name: &str| ObjectKey::Pod(namespace.to_owned(), name.to_owned());
         wanted.add([pod("a", "1"), pod("a", "2"), pod("b", "1")]);
         let mut taken = Vec::new();
         for _ in 0..4 {

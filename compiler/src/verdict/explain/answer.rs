@@ -171,6 +171,17 @@ pub enum Warning {
         /// The Service's name.
         name: String,
     },
+    /// The port that was asked for is that of a Service, which leads to another port of the pods.
+    ServicePort {
+        /// The Service's namespace.
+        namespace: String,
+        /// The Service's name.
+        name: String,
+        /// Its port.
+        port: u16,
+        /// The port of the pods.
+        of_pods: u16,
+    },
     /// No address or port of the Service leads to it from outside the cluster.
     NotExposed {
         /// The Service's namespace.

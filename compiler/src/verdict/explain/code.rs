@@ -29,13 +29,14 @@ pub enum Code {
     SubjectNearMiss,
     PolicyTypesMissing,
     RuleNotUnderstood,
+    PolicyTooLarge,
     ServiceNoBackends,
     ServicePortUnknown,
 }
 
 impl Code {
     /// All of them, in the order in which they are listed.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::DefaultDenyOnly,
         Self::RuleMissing,
         Self::PeerLabelMissing,
@@ -60,6 +61,7 @@ impl Code {
         Self::SubjectNearMiss,
         Self::PolicyTypesMissing,
         Self::RuleNotUnderstood,
+        Self::PolicyTooLarge,
         Self::ServiceNoBackends,
         Self::ServicePortUnknown,
     ];
@@ -92,6 +94,7 @@ impl Code {
             Self::SubjectNearMiss => "subject-near-miss",
             Self::PolicyTypesMissing => "policytypes-missing",
             Self::RuleNotUnderstood => "rule-not-understood",
+            Self::PolicyTooLarge => "policy-too-large",
             Self::ServiceNoBackends => "service-no-backends",
             Self::ServicePortUnknown => "service-port-unknown",
         }

@@ -115,7 +115,7 @@ pub fn explain_parts(cluster: &Cluster, groups: &Groups, target: &Target<'_>) ->
 
 /// The id of a pod's workload in a [`Matrix`].
 fn id_of(pod: &Pod) -> String {
-    let (kind, name) = pod.workload.as_ref().map_or(("Pod", &pod.name), |of| (of.kind.as_str(), &of.name));
+    let (kind, name) = pod.identity();
     format!("{}/{kind}/{name}", pod.namespace)
 }
 
@@ -252,7 +252,7 @@ fn workload_id(cluster: &Cluster, matrix: &Matrix<'_>, row: usize) -> Arc<str> {
         return Arc::clone(&endpoint.id);
     };
     let pod = cluster.pod(pod);
-    let (kind, name) = pod.workload.as_ref().map_or(("Pod", &pod.name), |of| (of.kind.as_str(), &of.name));
+    let (kind, name) = pod.identity();
     format!("{}/{kind}/{name}", pod.namespace).into()
 }
 

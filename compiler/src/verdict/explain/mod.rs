@@ -39,8 +39,10 @@ mod route;
 mod rule_matcher;
 mod separate_items;
 mod slip;
+mod turned_round;
 mod walk;
 mod wide;
+mod would_admit;
 
 pub use super::bounds::{Bounds, Verdict};
 pub use answer::{Alike, Flow, FlowExplanation, Missing, Pairs, Ranges, Unanswerable, Via, Warning, Way};
@@ -55,7 +57,7 @@ pub use name::{EndName, Port, Target};
 pub use near::{Candidate, NEAREST};
 pub use party::Party;
 pub use question::{MissingFact, Question};
-pub(in crate::verdict) use slip::is_slip;
+pub(in crate::verdict) use slip::{asks_for, is_close, is_slip, may_mean_namespace};
 pub use walk::explain;
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ use crate::cluster::group::Groups;
 use crate::object::{Family, Protocol};
 use crate::policy::Direction;
 use crate::verdict::bounds::Verdict;
+use crate::verdict::flow::End;
 
 /// Questions about more pairs of ends than this are answered by classes. Fewer are answered
 /// pair by pair, each with reasons of its own.
@@ -62,6 +63,7 @@ pub fn explain(
         walk.explanation.warn(Warning::NoCommonFamily);
     }
     walk.warn_of_tunnels();
+    walk.warn_of_service_ports();
     walk.warn_of_other_nodes();
     Ok(walk.explanation)
 }
@@ -326,6 +328,22 @@ impl Walk<'_> {
             asked: JudgedPairs::default(),
             ..flow
         })
+    }
+
+    /// Where a Service's port was asked for at its pods.
+    fn warn_of_service_ports(&mut self) {
+        let cluster = self.ends.cluster;
+        let of_flow = |flow: &Flow| {
+            let (_, Party::End(End::Pod(pod))) = flow.parties? else { return None };
+            let (protocol, port, last) = flow.traffic.single().filter(|_| flow.via.is_none() && flow.way.is_none())?;
+            let (service, _, of_pods) = cluster.service_with_port(pod, protocol, port).filter(|_| port == last)?;
+            // Of a headless Service it is said where it is asked about.
+            let (namespace, name) = (service.namespace.clone(), service.name.clone());
+            let is_translated = !service.routing.is_headless;
+            is_translated.then_some(Warning::ServicePort { namespace, name, port, of_pods })
+        };
+        let found: Vec<Warning> = self.explanation.flows.iter().filter_map(of_flow).collect();
+        self.warn(found);
     }
 
     /// Where a tunnel's port was asked about, and not all ports: policies allow it
