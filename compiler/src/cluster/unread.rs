@@ -146,7 +146,13 @@ impl Cluster {
             && self.holders(address, None).is_empty()
             && !self.is_node(address)
             && !self.is_service(address)
-            && (is_private(address) || self.is_near(address))
+            && self.may_be_of_cluster(address)
+    }
+
+    /// Whether an address is one that a cluster may give to a pod, a node or a Service: it is
+    /// private, or near to an address of the cluster.
+    pub(crate) fn may_be_of_cluster(&self, address: IpAddr) -> bool {
+        is_private(address) || self.is_near(address)
     }
 
     /// Whether an address is near to that of some pod or node.
@@ -189,10 +195,24 @@ impl Cluster {
     /// Whether a rule's pod peer may select a pod that was not read.
     #[must_use]
     pub fn may_select_unread(&self, peer: &PodPeer) -> bool {
-        self.unread_of("Pod").any(|unread| match &peer.namespaces {
-            Namespaces::Own(name) => unread.namespace.covers(name),
-            Namespaces::Selected(selector) => self.may_select_some_of(selector, &unread.namespace),
-        })
+        self.unread_of("Pod").any(|unread| self.may_be_in(peer, &unread.namespace))
+    }
+
+    /// Whether pods that a rule's peer means may exist that were not read, or that workloads make
+    /// which were not read.
+    #[must_use]
+    pub fn may_have_unread(&self, peer: &PodPeer) -> bool {
+        let makers =
+            || self.unread().iter().filter(|unread| WORKLOADS.iter().any(|kind| unread.kind.as_deref() == Some(kind)));
+        self.may_select_unread(peer) || makers().any(|unread| self.may_be_in(peer, &unread.namespace))
+    }
+
+    /// Whether a peer may mean pods of these namespaces.
+    fn may_be_in(&self, peer: &PodPeer, extent: &Extent) -> bool {
+        match &peer.namespaces {
+            Namespaces::Own(name) => extent.covers(name),
+            Namespaces::Selected(selector) => self.may_select_some_of(selector, extent),
+        }
     }
 
     /// Whether a namespaceSelector may select some of the namespaces in which objects were not
@@ -226,7 +246,8 @@ fn may_be_named(selector: &Selector, name: &str) -> bool {
     selector.requirements().all(|of| of.key != NAMESPACE_NAME_LABEL || of.matches(&own))
 }
 
-fn is_private(address: IpAddr) -> bool {
+/// Whether an address is of the prefixes from which clusters take addresses.
+pub(super) fn is_private(address: IpAddr) -> bool {
     static PREFIXES: LazyLock<[Vec<Cidr>; 2]> =
         LazyLock::new(|| OF_CLUSTERS.map(|of| of.iter().filter_map(|text| Cidr::parse(text).ok()).collect()));
     let number = cidr::number(address);

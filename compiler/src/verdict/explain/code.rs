@@ -31,11 +31,12 @@ pub enum Code {
     RuleNotUnderstood,
     ServiceNoBackends,
     ServicePortUnknown,
+    ServiceSourceRanges,
 }
 
 impl Code {
     /// All of them, in the order in which they are listed.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::DefaultDenyOnly,
         Self::RuleMissing,
         Self::PeerLabelMissing,
@@ -62,6 +63,7 @@ impl Code {
         Self::RuleNotUnderstood,
         Self::ServiceNoBackends,
         Self::ServicePortUnknown,
+        Self::ServiceSourceRanges,
     ];
 
     /// Its stable text.
@@ -94,6 +96,7 @@ impl Code {
             Self::RuleNotUnderstood => "rule-not-understood",
             Self::ServiceNoBackends => "service-no-backends",
             Self::ServicePortUnknown => "service-port-unknown",
+            Self::ServiceSourceRanges => "service-source-ranges",
         }
     }
 }

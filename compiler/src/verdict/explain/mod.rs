@@ -27,6 +27,7 @@ mod dns;
 mod endpoint;
 mod ends;
 mod entry;
+mod every_node;
 mod judged_pairs;
 mod mark;
 mod name;
@@ -55,8 +56,10 @@ pub use name::{EndName, Port, Target};
 pub use near::{Candidate, NEAREST};
 pub use party::Party;
 pub use question::{MissingFact, Question};
-pub(in crate::verdict) use slip::is_slip;
+pub use slip::is_slip;
 pub use walk::explain;
 
+#[cfg(test)]
+mod agreement;
 #[cfg(test)]
 mod tests;

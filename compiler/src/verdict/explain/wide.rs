@@ -162,7 +162,7 @@ impl Walk<'_> {
                 from: source.name.clone(),
                 to: destination.unit.name.clone(),
                 via: route.via.cloned(),
-                way: route.way.cloned(),
+                way: route.way.cloned().or(flow.way),
                 parties: Some((source.party, destination.unit.party)),
                 alike: Some(alike.clone()),
                 asked: JudgedPairs::of_many(),
