@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 
-use super::unread::is_private;
+use super::private::is_private;
 use super::{Class, ClassId, Cluster, PolicyId, index};
 use crate::algebra::cidr;
 use crate::algebra::selector::{Operator, Requirement, Selector};

@@ -3,11 +3,10 @@
 
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::LazyLock;
 
 use super::Cluster;
+use super::private::is_private;
 use super::selection::Selection;
-use crate::algebra::cidr::{self, Cidr};
 use crate::algebra::selector::{Operator, Selector};
 use crate::object::{Family, Labels, NAMESPACE_NAME_LABEL};
 use crate::policy::{Direction, Namespaces, PodPeer};
@@ -81,9 +80,6 @@ impl Unread {
         ["no right to list ", "the API server has no "].iter().any(|begin| self.why.starts_with(begin))
     }
 }
-
-/// The prefixes from which clusters take addresses: private and shared ones, by family.
-const OF_CLUSTERS: [&[&str]; 2] = [&["10.0.0.0/8", "100.64.0.0/10", "172.16.0.0/12", "192.168.0.0/16"], &["fc00::/7"]];
 
 /// Addresses that have as many bits in common with an address of the cluster are taken to be
 /// of the cluster too, by family.
@@ -244,14 +240,6 @@ impl Cluster {
 fn may_be_named(selector: &Selector, name: &str) -> bool {
     let own = Labels::from([(NAMESPACE_NAME_LABEL.to_owned(), name.to_owned())]);
     selector.requirements().all(|of| of.key != NAMESPACE_NAME_LABEL || of.matches(&own))
-}
-
-/// Whether an address is of the prefixes from which clusters take addresses.
-pub(super) fn is_private(address: IpAddr) -> bool {
-    static PREFIXES: LazyLock<[Vec<Cidr>; 2]> =
-        LazyLock::new(|| OF_CLUSTERS.map(|of| of.iter().filter_map(|text| Cidr::parse(text).ok()).collect()));
-    let number = cidr::number(address);
-    PREFIXES[Family::of(&address) as usize].iter().any(|of| of.first <= number && number <= of.last)
 }
 
 impl fmt::Display for Unread {

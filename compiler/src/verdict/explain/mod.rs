@@ -28,6 +28,7 @@ mod endpoint;
 mod ends;
 mod entry;
 mod every_node;
+mod families;
 mod judged_pairs;
 mod mark;
 mod name;
@@ -40,6 +41,7 @@ mod route;
 mod rule_matcher;
 mod separate_items;
 mod slip;
+mod source_ranges;
 mod walk;
 mod wide;
 
@@ -60,6 +62,6 @@ pub use slip::is_slip;
 pub use walk::explain;
 
 #[cfg(test)]
-mod agreement;
+mod agreement_tests;
 #[cfg(test)]
 mod tests;

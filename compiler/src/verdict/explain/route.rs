@@ -19,8 +19,8 @@ use super::judged_pairs::JudgedPairs;
 use super::name::{EndName, Port, Target};
 use super::party::Party;
 use super::question::MissingFact;
+use super::source_ranges::{are_in, source_ranges, unknown_range};
 use super::walk::{Destination, Route, Walk};
-use crate::algebra::cidr::{self, Cidr};
 use crate::algebra::traffic::Traffic;
 use crate::cluster::Cluster;
 use crate::cluster::backend::BackendEnd;
@@ -237,50 +237,6 @@ impl Walk<'_> {
         }
     }
 
-    /// The sources that the load balancer's address takes, where they come by one. kube-proxy drops
-    /// what comes from elsewhere, from pods and nodes too.
-    fn taken_by_balancer(
-        &mut self,
-        sources: &[Unit],
-        service: &Service,
-        entry: Option<Entry>,
-        destinations: &[Destination],
-        via: &Via,
-    ) -> Vec<Unit> {
-        let ranges = source_ranges(service);
-        let address = match entry {
-            Some(Entry::External(address)) if service.routing.balancer_addresses.contains(&address) => address,
-            _ => return sources.to_vec(),
-        };
-        if ranges.is_empty() {
-            return sources.to_vec();
-        }
-        let cluster = self.ends.cluster;
-        let (mut taken, mut refused, mut unknown) = (Vec::new(), Vec::new(), Vec::new());
-        for unit in sources {
-            let into = match unit.party.address(cluster, Family::of(&address)) {
-                // Of a part of a prefix, some addresses may be in the ranges.
-                _ if unit.name.kind == "Block" => &mut unknown,
-                Some(own) if are_in(&ranges, own) => &mut taken,
-                Some(_) => &mut refused,
-                None if unit.party.has_address(cluster) => continue,
-                None => &mut unknown,
-            };
-            into.push(unit.clone());
-        }
-        if let Some((port, of)) = via.port.zip(destinations.first().and_then(|of| of.service_port)) {
-            let (traffic, via) =
-                (Traffic::ports(of.0, port, port), Via { backends: destinations.len(), ..via.clone() });
-            self.broken(&refused, service, Some(Code::ServiceSourceRanges), &traffic, &via);
-        }
-        if !unknown.is_empty() {
-            let fact = [unknown_range(&ranges)];
-            let route = Route { via: Some(via), service: &service.addresses, missing: &fact, ..Route::default() };
-            self.between(&unknown, destinations, route);
-        }
-        taken
-    }
-
     /// The node of a backend, as far as the input says it.
     pub(super) fn node_of<'s>(&'s self, service: &Service, destination: &Destination) -> Option<&'s str> {
         let end = match destination.unit.party {
@@ -487,7 +443,14 @@ impl Walk<'_> {
 
     /// Flows that cannot exist, because the Service leads nowhere; without a code, flows
     /// through a Service of which the input does not say where it leads.
-    fn broken(&mut self, sources: &[Unit], service: &Service, code: Option<Code>, traffic: &Traffic, via: &Via) {
+    pub(super) fn broken(
+        &mut self,
+        sources: &[Unit],
+        service: &Service,
+        code: Option<Code>,
+        traffic: &Traffic,
+        via: &Via,
+    ) {
         let to = EndName::of_service(service);
         let wholes: BTreeSet<EndName> = sources.iter().map(|unit| unit.whole.without_addresses()).collect();
         self.explanation.flows.extend(wholes.into_iter().map(|from| Flow {
@@ -517,21 +480,6 @@ impl Walk<'_> {
 pub(super) fn is_on_each_node(cluster: &Cluster, unit: &Unit) -> bool {
     let workload = unit.party.pod().filter(|_| unit.is_template).and_then(|pod| cluster.pod(pod).workload.as_ref());
     workload.is_some_and(|workload| workload.kind == "DaemonSet")
-}
-
-/// The clients that a Service's load balancer takes; all where there are none.
-fn source_ranges(service: &Service) -> Vec<Cidr> {
-    service.routing.source_ranges.iter().filter_map(|text| Cidr::parse(text).ok()).collect()
-}
-
-fn are_in(ranges: &[Cidr], address: IpAddr) -> bool {
-    let holds = |of: &Cidr| of.family == Family::of(&address) && of.addresses().contains(cidr::number(address));
-    ranges.iter().any(holds)
-}
-
-/// Whether a client is one that the load balancer takes, as a fact that the input lacks.
-fn unknown_range(ranges: &[Cidr]) -> MissingFact {
-    MissingFact::SourceRanges(ranges.iter().map(|of| of.network().to_string()).collect())
 }
 
 /// Where a Service leads, as a fact that the input lacks.

@@ -18,11 +18,12 @@ use smallvec::SmallVec;
 
 use super::answer::{Alike, Flow, Pairs, Ranges, Unanswerable};
 use super::ends::Unit;
+use super::families::Families;
 use super::judged_pairs::JudgedPairs;
 use super::name::EndName;
 use super::party::Party;
 use super::question::Question;
-use super::walk::{Destination, Families, Route, Walk, leaves_out};
+use super::walk::{Destination, Route, Walk, leaves_out};
 use crate::algebra::traffic::Traffic;
 use crate::object::{Family, Protocol};
 use crate::policy::Direction;
