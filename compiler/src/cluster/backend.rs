@@ -124,6 +124,13 @@ impl Cluster {
         Some(backends)
     }
 
+    /// The pods that a service's selector selects and that are not finished, whether they are ready or
+    /// not.
+    #[must_use]
+    pub fn selected_pods(&self, service: &Service) -> Vec<PodId> {
+        self.selected_by(service).map(|(id, _)| id).collect()
+    }
+
     /// The node of a place where a service leads, as far as the input says it.
     #[must_use]
     pub fn node_of_backend(&self, service: &Service, end: BackendEnd) -> Option<&str> {

@@ -15,6 +15,7 @@ mod group_key;
 pub(crate) mod merge;
 mod open_groups;
 pub(crate) mod over_bound;
+mod private;
 pub mod selection;
 pub mod unread;
 pub mod without_backend;

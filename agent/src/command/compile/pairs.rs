@@ -59,9 +59,9 @@ pub(super) fn text(cluster: &Cluster, groups: &Groups, sets: &[PairSet], out: &m
         }
         let elsewhere = policies.iter().flat_map(|id| elsewhere(cluster, **id, *direction));
         let elsewhere: BTreeSet<Elsewhere> = elsewhere.collect();
-        let lines = elsewhere.into_iter().map(|Elsewhere { ports, peer, policy, path, .. }| {
+        let lines = elsewhere.into_iter().map(|Elsewhere { ports, peer, policy, path, found, .. }| {
             let way = direction.peers_field();
-            (PairSetVerdict::Allowed, [ports, format!("{way} {peer} (none in the input)"), format!("{policy} {path}")])
+            (PairSetVerdict::Allowed, [ports, format!("{way} {peer} {}", found.words()), format!("{policy} {path}")])
         });
         add(&mut columns, &lines.collect::<Vec<_>>(), "");
         columns.write(out, "  ", 0)?;
@@ -187,7 +187,7 @@ fn elsewhere_json(cluster: &Cluster, groups: &Groups) -> Vec<Value> {
         all.extend(found.into_iter().map(|of| {
             json!({
                 "direction": direction.as_str(), "subjects": names(cluster, &subjects), "ports": of.ports,
-                "peer": of.peer, "policy": of.policy, "path": of.path,
+                "peer": of.peer, "policy": of.policy, "path": of.path, "found": of.found,
             })
         }));
     }

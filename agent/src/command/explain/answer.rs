@@ -12,10 +12,9 @@ use npc_compiler::verdict::explain::{
 use serde::Serialize;
 
 use super::fix::{FixJson, UnfixedJson};
-use super::headline::without_backend;
 use super::traffic::by_protocol;
 use super::words::{bracketed, port_text};
-use super::{Context, Said, dns, warning};
+use super::{Context, Said, dns, no_backend, warning};
 
 /// Why flows between two endpoints are or are not allowed.
 #[derive(Debug, Serialize)]
@@ -50,7 +49,8 @@ struct FlowJson<'a> {
     from: EndJson<'a>,
     to: EndJson<'a>,
     via: Option<ViaJson<'a>>,
-    /// By which node, where that makes a difference: `own-node`, `other-node`, `host-port`.
+    /// By which way, where that makes a difference: `own-node`, `other-node`, `host-port`,
+    /// `same-node`, `different-nodes`, `other-replica`, `itself`.
     way: Option<&'static str>,
     /// The nodes that it comes by, where not all are meant.
     nodes: Option<&'a [String]>,
@@ -228,7 +228,7 @@ impl<'a> Answer<'a> {
             flows: explanation.flows.iter().flat_map(|flow| flows(context, flow)).collect(),
             fixes: fixes.json(),
             unfixed: fixes.unfixed(),
-            warnings: context.input.with_passed_over(warning::texts(context.input, &explanation.warnings)),
+            warnings: context.input.with_passed_over(warning::of_answer(context.input, explanation)),
             unknowns: warning::unknowns(&explanation.missing()),
             findings: context.input.findings(),
             ends: explanation.ends.iter().map(end).collect(),
@@ -256,14 +256,18 @@ fn flows<'a>(context: &Context<'_>, flow: &'a Flow) -> Vec<FlowJson<'a>> {
     let one = |protocol, ports| FlowJson {
         from: end(&flow.from),
         to: end(&flow.to),
-        via: flow.via.as_ref().map(via),
+        via: flow.via.as_ref().map(|of| via(context, of)),
         way: flow.way.as_ref().map(|way| match way {
             Way::OwnNode => "own-node",
             Way::OtherNode(_) => "other-node",
             Way::HostPort(_) => "host-port",
+            Way::SameNode => "same-node",
+            Way::DifferentNodes(_) => "different-nodes",
+            Way::OtherReplica => "other-replica",
+            Way::Itself => "itself",
         }),
         nodes: match &flow.way {
-            Some(Way::OtherNode(nodes)) if !nodes.is_empty() => Some(nodes),
+            Some(Way::OtherNode(nodes) | Way::DifferentNodes(nodes)) if !nodes.is_empty() => Some(nodes),
             _ => None,
         },
         family: flow.family,
@@ -297,7 +301,12 @@ fn end(name: &EndName) -> EndJson<'_> {
     }
 }
 
-fn via(via: &Via) -> ViaJson<'_> {
+fn via<'a>(context: &Context<'_>, via: &'a Via) -> ViaJson<'a> {
+    let without_backend = || {
+        let mut services = context.input.loaded.objects.services.iter();
+        let service = services.find(|of| of.namespace == via.namespace && of.name == via.name)?;
+        Some(no_backend::without_backend(context.input, service, via.without_backend.as_ref()?))
+    };
     ViaJson {
         kind: "Service",
         namespace: &via.namespace,
@@ -308,7 +317,7 @@ fn via(via: &Via) -> ViaJson<'_> {
             TargetPort::Name(name) => TargetJson::Name(name),
         }),
         backends: via.backends,
-        without_backend: via.without_backend.as_ref().map(without_backend),
+        without_backend: without_backend(),
     }
 }
 

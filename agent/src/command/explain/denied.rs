@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 
 use npc_agent::source::manifests::Location;
+use npc_compiler::algebra::traffic::Traffic;
 use npc_compiler::cluster::PolicyId;
 use npc_compiler::policy::Direction;
 use npc_compiler::verdict::explain::{self, Candidate, Code, Conjunct, Decision, EndName, Flow, Of, Part};
@@ -85,14 +86,14 @@ fn far(
             }
         }
     }
-    let other = other_end(flow, decision.direction);
+    let (other, asked) = &seen(flow, decision.direction);
     // A rule for DNS is missing. What another rule lacks is no help.
     if decision.tie_count == 1 && !is_dns {
         let marks = nearest.conjuncts.iter().flat_map(|conjunct| marked(context, nearest, conjunct, other)).collect();
         draw(context, nearest.policy, marks, out)?;
     }
     let way = if decision.direction == Direction::Egress { "to" } else { "from" };
-    let asked = format!("{} {way} {}", traffic(&flow.traffic), shown(other));
+    let asked = format!("{} {way} {}", traffic(asked), shown(other));
     writeln!(out, "   = note: the rules are about {}", shorten(&rules, LISTED, "; "))?;
     writeln!(out, "   = note: there is {asked}")?;
     if decision.tie_count == 1 || is_dns {
@@ -108,11 +109,12 @@ fn far(
     writeln!(out, "   = note: the first of {equal} that are equally near: {}", wants.collect::<Vec<_>>().join("; "))
 }
 
-/// The end that rules of a direction name.
-fn other_end(flow: &Flow, direction: Direction) -> &EndName {
-    match direction {
-        Direction::Egress => &flow.to,
-        Direction::Ingress => &flow.from,
+/// The end that rules of a direction are asked about, and the traffic.
+fn seen(flow: &Flow, direction: Direction) -> (EndName, Traffic) {
+    match (direction, &flow.seen_by_source) {
+        (Direction::Egress, Some((address, traffic))) => (EndName::of_address(*address), traffic.clone()),
+        (Direction::Egress, None) => (flow.to.clone(), flow.traffic.clone()),
+        (Direction::Ingress, _) => (flow.from.clone(), flow.traffic.clone()),
     }
 }
 
@@ -126,14 +128,14 @@ fn miss(
 ) -> io::Result<()> {
     let first = nearest.conjuncts.first().map(|first| format!(".{}", first.path)).unwrap_or_default();
     writeln!(out, "{}", arrow(context, nearest.policy, &format!("{}{first}", nearest.path)))?;
-    let other = other_end(flow, decision.direction);
+    let (other, asked) = &seen(flow, decision.direction);
     let mut marks = Vec::new();
     for conjunct in &nearest.conjuncts {
         marks.extend(marked(context, nearest, conjunct, other));
     }
     if let Some(path) = &nearest.matching_port {
         let path = format!("{}.{path}", nearest.path);
-        marks.push((path.clone(), path, format!("matches ({})", traffic(&flow.traffic)), false));
+        marks.push((path.clone(), path, format!("matches ({})", traffic(asked)), false));
     }
     draw(context, nearest.policy, marks, out)?;
     let equal = decision.tie_count;
@@ -234,6 +236,15 @@ fn label(conjunct: &Conjunct, other: &EndName) -> String {
     match code {
         // One address of them is judged for all.
         Code::IpBlockOutside if other.kind == "Block" => format!("wants {want}, there is {}", shown(other)),
+        Code::IpBlockFamily => {
+            let (wanted, is) = if want.contains(':') { ("IPv6", "IPv4") } else { ("IPv4", "IPv6") };
+            let address = if other.kind == "Block" {
+                format!("{is} {}", shown(other))
+            } else {
+                format!("the {is} address {got}")
+            };
+            format!("wants an {wanted} address ({want}), there is {address}")
+        }
         Code::PeerOtherNamespace => format!("no namespaceSelector: pods of namespace {want} only"),
         Code::PeerAndNotOr => format!(
             "wants {want}, there is {got}; a new \"-\" before podSelector would mean OR, and admit every pod of such namespaces too"

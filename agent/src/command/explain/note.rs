@@ -10,6 +10,10 @@ use super::{Context, own_label};
 
 /// What there is to know about a rule that misses by little.
 pub(super) fn notes(context: &Context<'_>, flow: &Flow, direction: Direction, candidate: &Candidate) -> Vec<String> {
+    if direction == Direction::Egress && flow.seen_by_source.is_some() {
+        // The policies see a node in place of the pod, which is said above.
+        return Vec::new();
+    }
     let of_end = of_other_end(context, flow, direction, candidate);
     let both = half_of_both(context, direction, candidate);
     let port = service_port(context, flow, candidate).or_else(|| port_of_node(context, flow, candidate));
@@ -23,8 +27,13 @@ fn of_other_end(context: &Context<'_>, flow: &Flow, direction: Direction, candid
         Direction::Ingress => (from, "source"),
         Direction::Egress => (to, "destination"),
     };
-    if let Party::Host(pod) = party {
-        return Some(of_host(context, flow, role, pod));
+    match (party, direction) {
+        (Party::Host(pod), _) => return Some(of_host(context, flow, role, pod)),
+        (Party::OtherNode(address), Direction::Ingress) if flow.from.host_network => {
+            return Some(of_node(role, address));
+        }
+        (Party::OtherNode(address), Direction::Egress) if flow.to.host_network => return Some(of_node(role, address)),
+        _ => {}
     }
     let Party::End(End::Pod(pod)) = party else { return None };
     let pod = context.input.cluster.pod(pod);
@@ -105,6 +114,12 @@ fn of_host(context: &Context<'_>, flow: &Flow, role: &str, pod: PodId) -> String
     let node = pod.node.as_ref().map_or_else(|| "its node".to_owned(), |node| format!("node {node}"));
     let address = address.map_or_else(String::new, |address| format!(" {address}"));
     format!("the {role} is a hostNetwork pod: policies see the address{address} of {node}, and no labels")
+}
+
+/// The same of one on another node.
+fn of_node(role: &str, address: Option<std::net::IpAddr>) -> String {
+    let address = address.map_or_else(String::new, |address| format!(" {address}"));
+    format!("the {role} is a hostNetwork pod: policies see the address{address} of its node, and no labels")
 }
 
 /// Where the label that a pod lacks stands on its workload, in place of its template.

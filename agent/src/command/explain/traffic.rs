@@ -18,7 +18,21 @@ pub(super) fn traffic(traffic: &Traffic) -> String {
         None => {
             let rest = Traffic::all().difference(traffic).to_string();
             let text = traffic.to_string();
-            if rest.len() < text.len() { format!("all but {rest}") } else { text }
+            if rest.len() < text.len() {
+                return format!("all but {rest}");
+            }
+            // One number of two protocols: both are named.
+            let listed = |protocol: Protocol| traffic.of(protocol).ranges();
+            let is_of_both = !listed(Protocol::Tcp).is_empty()
+                && [Protocol::Udp, Protocol::Sctp].iter().any(|other| listed(*other) == listed(Protocol::Tcp));
+            if !is_of_both {
+                return text;
+            }
+            let named = |part: &str| match part {
+                part if part.contains('/') || part == "icmp" => part.to_owned(),
+                part => format!("{part}/tcp"),
+            };
+            text.split(',').map(named).collect::<Vec<_>>().join(",")
         }
     }
 }
@@ -33,8 +47,7 @@ pub(super) fn by_protocol(traffic: &Traffic) -> Vec<ByProtocol> {
     }
     let mut all = Vec::new();
     for protocol in Protocol::ALL {
-        let ranges = traffic.of(protocol).ranges().iter().map(|(first, last)| [(*first).max(1), *last]);
-        let ranges: Vec<[u16; 2]> = ranges.filter(|[first, last]| first <= last).collect();
+        let ranges: Vec<[u16; 2]> = traffic.port_ranges(protocol).map(|(first, last)| [first, last]).collect();
         if !ranges.is_empty() {
             all.push((Some(protocol.as_str()), Some(ranges)));
         }

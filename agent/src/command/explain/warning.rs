@@ -2,14 +2,22 @@
 
 use npc_compiler::cluster::without_backend::WhyUnknown;
 use npc_compiler::cluster::{Cluster, PodId};
-use npc_compiler::verdict::explain::{Missing, MissingFact, Verdict, Warning};
+use npc_compiler::verdict::explain::{FlowExplanation, Missing, MissingFact, Verdict, Warning};
 
+use super::unused;
 use super::words::{shown, verdict_word};
 use crate::command::input::{Input, Source, unread_words};
 use crate::command::words::shorten;
 
 /// So many unread documents, ports or labels are named.
 const NAMED: usize = 3;
+
+/// The warnings of an answer in words.
+pub(super) fn of_answer(input: &Input, explanation: &FlowExplanation) -> Vec<String> {
+    let mut all = texts(input, &explanation.warnings);
+    all.extend(unused::warnings(input, explanation));
+    all
+}
 
 /// Warnings in words, those about the input last.
 pub(super) fn texts(input: &Input, warnings: &[Warning]) -> Vec<String> {
@@ -62,6 +70,18 @@ fn text(cluster: &Cluster, warning: &Warning) -> String {
             )
         }
         Warning::NoCommonFamily => "the ends have no address family in common, so nothing can pass".to_owned(),
+        Warning::MayBeOwnNode { address, pod, node } => {
+            let node = node.as_ref().map_or_else(|| "the node".to_owned(), |node| format!("node {node},"));
+            format!(
+                "{address} may be the address of {node} on which {} runs: no object says the addresses of that node, and a \
+                 pod and its own node are always allowed",
+                shown(pod)
+            )
+        }
+        Warning::ServiceAddressAsSource { address, namespace, name } => format!(
+            "{address} is an address of service {namespace}/{name}, and no packet has it as its source: this is what \
+             policies would say of one; ask about {namespace}/svc/{name} for the pods behind it"
+        ),
         Warning::OtherNodes { host, is_source, is_own_node, nodes } => {
             let of = |(verdict, names): &(Verdict, Vec<String>)| {
                 let verdict = verdict_word(*verdict).to_owned();
@@ -112,7 +132,10 @@ pub(super) fn what_is_missing(input: &Input, missing: &[Missing]) -> Option<&'st
     let is_of_cluster = |of: &Missing| {
         !matches!(
             of.fact,
-            MissingFact::Unread(_) | MissingFact::Holder(..) | MissingFact::Backends { external_name: Some(_), .. }
+            MissingFact::Unread(_)
+                | MissingFact::Holder(..)
+                | MissingFact::SourceRanges(_)
+                | MissingFact::Backends { external_name: Some(_), .. }
         )
     };
     (input.source == Source::Files && missing.iter().any(is_of_cluster)).then_some(
@@ -139,7 +162,9 @@ pub(super) fn unknowns(missing: &[Missing]) -> Vec<String> {
                 let selector = selector.as_deref().unwrap_or_default();
                 match why {
                     WhyUnknown::NoSelector => {
-                        format!("where {other} leads: no EndpointSlice of it is in the input, and it has no selector")
+                        format!(
+                            "where {other} leads: no EndpointSlice of it is in the input with addresses, and it has no selector"
+                        )
                     }
                     WhyUnknown::SlicesUnread(unread) => {
                         format!("where {other} leads: EndpointSlices were not read: {}", shorten(unread, NAMED, "; "))

@@ -49,7 +49,7 @@ mod span;
 mod tree;
 mod types;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::num::NonZero;
@@ -60,7 +60,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use npc_compiler::cluster::unread::{Extent, Unread};
-use npc_compiler::object::Objects;
+use npc_compiler::object::{Labels, Objects};
 
 pub use foreign::OtherDocument;
 pub use passed_over::PassedOver;
@@ -108,8 +108,8 @@ impl Default for Options {
 pub struct Loaded {
     /// The objects, in the order of the input.
     pub objects: Objects,
-    /// The workloads that are to have no pods (`replicas: 0`).
-    pub idle: BTreeSet<ObjectRef>,
+    /// The workloads that are to have no pods (`replicas: 0`), and the labels of their templates.
+    pub idle: BTreeMap<ObjectRef, Labels>,
     /// Where they and their fields stand.
     pub positions: Positions,
     /// Warnings; and what was left out, where [`Options::allow_errors`] is set.

@@ -187,6 +187,7 @@ impl Walk<'_> {
             way: None,
             family: Some(Family::of(&address)),
             traffic: Traffic::ports(only, number, number),
+            seen_by_source: None,
             port_name: None,
             verdict: Verdict::Unknown,
             broken: None,

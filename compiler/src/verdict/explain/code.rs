@@ -32,6 +32,7 @@ pub enum Code {
     PolicyTooLarge,
     ServiceNoBackends,
     ServicePortUnknown,
+    ServiceSourceRanges,
 }
 
 impl Code {
@@ -64,6 +65,7 @@ impl Code {
         Self::PolicyTooLarge,
         Self::ServiceNoBackends,
         Self::ServicePortUnknown,
+        Self::ServiceSourceRanges,
     ];
 
     /// Its stable text.
@@ -97,6 +99,7 @@ impl Code {
             Self::PolicyTooLarge => "policy-too-large",
             Self::ServiceNoBackends => "service-no-backends",
             Self::ServicePortUnknown => "service-port-unknown",
+            Self::ServiceSourceRanges => "service-source-ranges",
         }
     }
 }

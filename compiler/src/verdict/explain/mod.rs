@@ -27,6 +27,8 @@ mod dns;
 mod endpoint;
 mod ends;
 mod entry;
+mod every_node;
+mod families;
 mod judged_pairs;
 mod mark;
 mod name;
@@ -39,6 +41,7 @@ mod route;
 mod rule_matcher;
 mod separate_items;
 mod slip;
+mod source_ranges;
 mod turned_round;
 mod walk;
 mod wide;
@@ -57,8 +60,11 @@ pub use name::{EndName, Port, Target};
 pub use near::{Candidate, NEAREST};
 pub use party::Party;
 pub use question::{MissingFact, Question};
-pub(in crate::verdict) use slip::{asks_for, is_close, is_slip, may_mean_namespace};
+pub use slip::is_slip;
+pub(in crate::verdict) use slip::{asks_for, is_close, may_mean_namespace};
 pub use walk::explain;
 
+#[cfg(test)]
+mod agreement_tests;
 #[cfg(test)]
 mod tests;

@@ -6,7 +6,8 @@ use crate::algebra::selector::{Operator, Requirement, Selector};
 use crate::object::Labels;
 
 /// Whether a label has a value that differs by little from one that is asked for.
-pub(in crate::verdict) fn is_slip(requirement: &Requirement, labels: &Labels) -> bool {
+#[must_use]
+pub fn is_slip(requirement: &Requirement, labels: &Labels) -> bool {
     labels.get(&requirement.key).is_some_and(|has| is_slip_of(requirement, has))
 }
 

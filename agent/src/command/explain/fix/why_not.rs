@@ -77,6 +77,11 @@ pub(super) fn why_not(reason: &NoFix) -> String {
         NoFix::Service(Code::ServicePortUnknown) => {
             "no policy is the cause; ask for a port that the Service has, or add this one to it".to_owned()
         }
+        NoFix::Service(Code::ServiceSourceRanges) => {
+            "no policy is the cause; ask for the Service by its name or clusterIP, or add the client to \
+             loadBalancerSourceRanges"
+                .to_owned()
+        }
         NoFix::Service(_) => "no policy is the cause; the note says what the Service lacks".to_owned(),
         NoFix::FactMissing => "no fix: the input lacks a fact that decides".to_owned(),
         NoFix::NothingFits => {

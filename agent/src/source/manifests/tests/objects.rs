@@ -279,7 +279,7 @@ fn a_workload_that_is_to_have_no_pods_stands_for_none() {
         );
         let loaded = read(&text);
         assert_eq!(loaded.objects.pods.is_empty(), idle, "{text}");
-        assert_eq!(loaded.idle.contains(&ObjectRef::new(kind, "n", "w")), idle, "{text}");
+        assert_eq!(loaded.idle.contains_key(&ObjectRef::new(kind, "n", "w")), idle, "{text}");
     };
     for kind in ["Deployment", "StatefulSet", "ReplicaSet"] {
         check("apps/v1", kind, "replicas: 0", true);
