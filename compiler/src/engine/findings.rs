@@ -75,6 +75,7 @@ mod tests {
             code: Code::CidrInvalid,
             problem: "not a CIDR".to_owned(),
             effect: Effect::MatchesNothing,
+            address: None,
         };
         (0..count).map(one).collect()
     }

@@ -5,7 +5,7 @@ use npc_compiler::cluster::without_backend::NoBackend;
 use npc_compiler::object::{Labels, Pod, Service, TargetPort};
 use npc_compiler::verdict::explain::{Code, Flow, is_slip};
 
-use super::warning::workload;
+use super::words::workload;
 use crate::command::endpoint::short_kind;
 use crate::command::input::Input;
 use crate::command::words::shorten;

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use npc_compiler::cluster::PolicyId;
-use npc_compiler::object::{Protocol, TargetPort};
+use npc_compiler::object::TargetPort;
 use npc_compiler::policy::Direction;
 use npc_compiler::verdict::explain::{Code, Decision, Flow, FlowExplanation, Pairs, Reason, Verdict, Via, Way};
 

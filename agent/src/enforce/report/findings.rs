@@ -127,6 +127,7 @@ mod tests {
             code: Code::PolicyTooLarge,
             problem: "too large".to_owned(),
             effect: Effect::AllowsNothing,
+            address: None,
         }
     }
 

@@ -135,7 +135,6 @@ fn code(rules: &str, source: &str, port: (Protocol, u16)) -> &'static str {
         service_addresses: Vec::new(),
         replicas: false,
         same_node: false,
-        same_node: false,
     };
     let decision = question.decide(&cluster, &groups, Direction::Ingress);
     decision.reason.as_str().unwrap_or("unknown")
@@ -248,7 +247,6 @@ fn many_denials(direction: Direction, rules: &[String]) -> Decision {
         service_port: None,
         service_addresses: Vec::new(),
         replicas: false,
-        same_node: false,
         same_node: false,
     };
     question.decide(&cluster, &groups, direction)

@@ -61,7 +61,8 @@ fn datagrams_to_a_host_port_that_began_before_add_end_with_it() {
         node.wait_ready();
         let mut web = node.sandbox("web", mappings());
         node.add_others(&mut web).unwrap();
-        let arrivals = Arrivals::count(&web.netns, 7001);
+        let netns = web.netns.try_clone().unwrap();
+        let arrivals = Arrivals::count(&netns, 7001);
         let _flood = Flood::of_datagrams(node.outside(), vec![SocketAddr::new(addresses(OWN)[0], 7778)]);
         wait("datagrams arrive", || arrivals.packets() > 100);
         node.add_own(&mut web).unwrap();
