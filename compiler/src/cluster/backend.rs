@@ -142,7 +142,7 @@ impl Cluster {
     /// The service and its port to which a port of every node leads.
     #[must_use]
     pub fn behind_node_port(&self, protocol: Protocol, number: u16) -> Option<(&Service, &ServicePort)> {
-        self.node_port_services.iter().find_map(|service| {
+        self.services.values().flatten().find_map(|service| {
             let port = service.routing.node_ports.get(&(protocol, number))?;
             Some((service, service.ports.iter().find(|of| of.port == *port && of.protocol == protocol)?))
         })
@@ -150,9 +150,8 @@ impl Cluster {
 
     /// The ports of every node that lead to services.
     pub fn node_ports(&self) -> impl Iterator<Item = (Protocol, u16, &Service)> {
-        self.node_port_services
-            .iter()
-            .flat_map(|service| service.node_ports().map(move |(protocol, number)| (protocol, number, service)))
+        let services = self.services.values().flatten();
+        services.flat_map(|service| service.node_ports().map(move |(protocol, number)| (protocol, number, service)))
     }
 
     /// The pods that have a host port, and whether it leads to them at an address of a node.

@@ -42,6 +42,11 @@ fn sentence(context: &Context<'_>, beside: &Beside) -> String {
         Code::PeerOrNotAnd => format!("{name} {path}: separate items mean OR: {want}; {got}"),
         Code::PolicyOtherNamespace => format!("{name} means {want}; this is {got}"),
         Code::RuleNotUnderstood => format!("{name} {path}: {got}"),
+        Code::RuleOrNotAnd => format!("{name}: separate rules mean OR: {want}; {got}"),
+        Code::RuleAdmitsEveryone => format!("{name} {path}: {want}; {got}"),
+        Code::SubjectHostNetwork => format!("{name} selects {want}; this is {got}"),
+        Code::ExceptUndone => format!("{name} wants {want}, and there is {got}"),
+        Code::PoliciesAddUp => format!("{name} isolates it too, {want}; there is {got}"),
         _ => format!("{name} wants {want}, there is {got}"),
     }
 }

@@ -6,6 +6,7 @@ use npc_compiler::object::Workload;
 use npc_compiler::verdict::explain::{EndName, Missing, MissingFact, Verdict, Warning};
 
 use super::text::verdict_word;
+use super::unresolved;
 use crate::command::endpoint::short_kind;
 use crate::command::input::{Input, Source, unread_words};
 use crate::command::words::{blocks, shorten};
@@ -73,6 +74,9 @@ fn text(cluster: &Cluster, warning: &Warning) -> String {
                 "this is about the node itself: hostPort {port} of {} does not lead to the pod here, {why}",
                 shorten(&names, NAMED, ", ")
             )
+        }
+        Warning::NamesUnresolved { from, service, policies, server } => {
+            unresolved::text(cluster, from, service, policies, server.as_ref())
         }
         Warning::NoCommonFamily => "the ends have no address family in common, so nothing can pass".to_owned(),
         Warning::OtherNodes { host, is_source, is_own_node, nodes } => {

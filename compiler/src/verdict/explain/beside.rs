@@ -3,6 +3,7 @@
 //! misses by little.
 
 use super::code::Code;
+use super::its_like::selects_its_like;
 use super::mark::{FailedRequirement, Mark};
 use super::party::Party;
 use super::question::Question;
@@ -206,7 +207,9 @@ impl Search<'_> {
             Without::Denied => is_near() && is_meant(),
             // A policy that selects other pods is most likely meant for these.
             Without::Allowed => {
-                self.is_misspelt(failing) || (is_near() && self.selects_nothing(&policy.namespace, &policy.subject))
+                self.is_misspelt(failing)
+                    || (is_near() && self.selects_nothing(&policy.namespace, &policy.subject))
+                    || (all.len() > 1 && self.selects_its_like(policy, failing))
             }
         };
         if !is_it {
@@ -237,6 +240,10 @@ impl Search<'_> {
         let pod = self.cluster.pod(self.subject);
         let name = pod.workload.as_ref().map_or(&pod.name, |workload| &workload.name);
         values.contains(name).then(|| format!("the name {name}"))
+    }
+
+    fn selects_its_like(&self, policy: &Policy, failing: &Requirement) -> bool {
+        selects_its_like(self.cluster, &policy.namespace, &policy.subject, self.subject, failing)
     }
 
     /// Whether a podSelector selects no endpoint of the input in a namespace.

@@ -28,6 +28,11 @@ pub enum Code {
     PolicyOtherNamespace,
     SubjectNearMiss,
     PolicyTypesMissing,
+    PoliciesAddUp,
+    ExceptUndone,
+    RuleOrNotAnd,
+    RuleAdmitsEveryone,
+    SubjectHostNetwork,
     RuleNotUnderstood,
     ServiceNoBackends,
     ServicePortUnknown,
@@ -35,7 +40,7 @@ pub enum Code {
 
 impl Code {
     /// All of them, in the order in which they are listed.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 31] = [
         Self::DefaultDenyOnly,
         Self::RuleMissing,
         Self::PeerLabelMissing,
@@ -59,6 +64,11 @@ impl Code {
         Self::PolicyOtherNamespace,
         Self::SubjectNearMiss,
         Self::PolicyTypesMissing,
+        Self::PoliciesAddUp,
+        Self::ExceptUndone,
+        Self::RuleOrNotAnd,
+        Self::RuleAdmitsEveryone,
+        Self::SubjectHostNetwork,
         Self::RuleNotUnderstood,
         Self::ServiceNoBackends,
         Self::ServicePortUnknown,
@@ -91,6 +101,11 @@ impl Code {
             Self::PolicyOtherNamespace => "policy-other-namespace",
             Self::SubjectNearMiss => "subject-near-miss",
             Self::PolicyTypesMissing => "policytypes-missing",
+            Self::PoliciesAddUp => "policies-add-up",
+            Self::ExceptUndone => "except-undone",
+            Self::RuleOrNotAnd => "rule-or-not-and",
+            Self::RuleAdmitsEveryone => "rule-admits-everyone",
+            Self::SubjectHostNetwork => "subject-hostnetwork",
             Self::RuleNotUnderstood => "rule-not-understood",
             Self::ServiceNoBackends => "service-no-backends",
             Self::ServicePortUnknown => "service-port-unknown",

@@ -61,6 +61,9 @@ pub fn explain(
     if walk.explanation.flows.is_empty() {
         walk.explanation.warn(Warning::NoCommonFamily);
     }
+    if let Target::Service(service) = to {
+        walk.warn_of_unresolved_names(&sources, service);
+    }
     walk.warn_of_tunnels();
     walk.warn_of_other_nodes();
     Ok(walk.explanation)
