@@ -247,6 +247,9 @@ fn label(conjunct: &Conjunct, other: &EndName) -> String {
         Code::PeerAndNotOr => format!(
             "wants {want}, there is {got}; a new \"-\" before podSelector would mean OR, and admit every pod of such namespaces too"
         ),
+        Code::IpBlockIsServiceAddress if conjunct.path.starts_with("from") => {
+            format!("{want} holds {got}, from which no packet comes")
+        }
         Code::IpBlockIsServiceAddress => format!("{want} holds {got}, which no policy sees"),
         Code::PortNamedUnresolved if got == "no named port" => {
             format!("wants a port named {want}, the destination names none")
