@@ -78,6 +78,8 @@ pub struct Enforcer<K> {
     pace: Pace,
     /// The namespaces whose large changes are being loaded, as the log has them.
     waiting: BTreeSet<String>,
+    /// Of which version of its findings the last pass told.
+    findings_version: Option<u64>,
 }
 
 /// What a pass did.
@@ -87,8 +89,9 @@ pub struct Pass {
     pub policies: usize,
     /// How many endpoints are on this node.
     pub endpoints: usize,
-    /// What the compiler did not understand.
-    pub findings: Vec<Finding>,
+    /// What the compiler did not understand; `None` where that is the same as at the last pass
+    /// that succeeded.
+    pub findings: Option<Vec<Finding>>,
     /// The empty groups that are retained.
     pub retained: Vec<RetainedGroup>,
     /// What the rules depend on besides the cluster.
@@ -140,6 +143,7 @@ impl<K: Kernel> Enforcer<K> {
             changed: Changed::Nothing,
             group: DeviceGroup::default(),
             retired: time::Instant::now(),
+            findings_version: None,
             unfiltered: BTreeSet::new(),
             frames: Frames::default(),
             pace: Pace::default(),
@@ -254,6 +258,8 @@ impl<K: Kernel> Enforcer<K> {
         let applied = begun.elapsed().saturating_sub(compiled);
         self.load()?;
         let engine = &self.engine;
+        let version = engine.findings_version();
+        let has_new_findings = self.findings_version.replace(version) != Some(version);
         let spoofable = match &self.no_anti_spoof {
             Some(lack) => engine.local_addresses().map(|address| (address, lack.clone())).collect(),
             None if self.options.anti_spoof => {
@@ -272,7 +278,7 @@ impl<K: Kernel> Enforcer<K> {
             spoofable: spoofable.collect(),
             policies: engine.policies(),
             endpoints: engine.local_endpoints(),
-            findings: engine.findings().cloned().collect(),
+            findings: has_new_findings.then(|| engine.findings().cloned().collect()),
             retained: engine.retained().collect(),
             options: self.options.clone(),
             waiting: self.waiting.clone(),

@@ -15,6 +15,7 @@ mod group_key;
 pub(crate) mod merge;
 mod open_groups;
 pub(crate) mod over_bound;
+mod private;
 pub mod selection;
 mod services;
 pub mod unread;
@@ -340,6 +341,12 @@ impl Cluster {
     /// The names of the namespaces that are known, sorted.
     pub fn namespaces(&self) -> impl Iterator<Item = &String> {
         self.namespaces.keys()
+    }
+
+    /// Whether a selector matches the labels of a namespace that is known.
+    #[must_use]
+    pub fn has_namespace_with(&self, selector: &Selector) -> bool {
+        self.namespaces.values().any(|labels| selector.matches(labels))
     }
 
     /// All policies, by namespace and name.

@@ -342,7 +342,7 @@ impl Engine {
     /// Whether the sets that are expected of a namespace have more members than its policies may
     /// ask for. They count apart, because the policies in force are not over the bound for it.
     fn is_over_bound(&mut self, expected: &Expected) -> bool {
-        self.peers.settle(&self.store);
+        self.peers.measure(&self.store);
         self.sets.count(&self.store, &mut self.peers);
         self.sets.total(&expected.user) > self.groups.most_members()
     }

@@ -59,7 +59,7 @@ fn of_pod(input: &Input, groups: &Groups, pod: PodId, direction: Direction) -> V
     if decision.reason != Reason::DefaultAllow {
         return Vec::new();
     }
-    let own = own_label::policy(input, input.cluster.pod(pod), &decision);
+    let own = own_label::policy(input, input.cluster.pod(pod), direction, |_| true);
     let mut all = decision.beside;
     all.retain(|beside| own.as_ref().is_none_or(|own| own.code != beside.code));
     all.extend(own);

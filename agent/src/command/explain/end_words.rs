@@ -4,7 +4,7 @@ use npc_compiler::policy::Direction;
 use npc_compiler::verdict::explain::{Candidate, Code, Conjunct, Flow};
 
 use super::headline::headline as of_code;
-use super::warning::shown;
+use super::words::shown;
 
 /// A longer name of an end is left out.
 const LONGEST: usize = 80;

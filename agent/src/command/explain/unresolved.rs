@@ -3,7 +3,7 @@
 use npc_compiler::cluster::{Cluster, PolicyId};
 use npc_compiler::verdict::explain::{DnsServer, EndName};
 
-use super::warning::shown;
+use super::words::shown;
 use crate::command::words::{policy_name, shorten};
 
 /// So many sources and policies are named.

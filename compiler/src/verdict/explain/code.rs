@@ -34,13 +34,15 @@ pub enum Code {
     RuleAdmitsEveryone,
     SubjectHostNetwork,
     RuleNotUnderstood,
+    PolicyTooLarge,
     ServiceNoBackends,
     ServicePortUnknown,
+    ServiceSourceRanges,
 }
 
 impl Code {
     /// All of them, in the order in which they are listed.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 33] = [
         Self::DefaultDenyOnly,
         Self::RuleMissing,
         Self::PeerLabelMissing,
@@ -70,8 +72,10 @@ impl Code {
         Self::RuleAdmitsEveryone,
         Self::SubjectHostNetwork,
         Self::RuleNotUnderstood,
+        Self::PolicyTooLarge,
         Self::ServiceNoBackends,
         Self::ServicePortUnknown,
+        Self::ServiceSourceRanges,
     ];
 
     /// Its stable text.
@@ -107,8 +111,10 @@ impl Code {
             Self::RuleAdmitsEveryone => "rule-admits-everyone",
             Self::SubjectHostNetwork => "subject-hostnetwork",
             Self::RuleNotUnderstood => "rule-not-understood",
+            Self::PolicyTooLarge => "policy-too-large",
             Self::ServiceNoBackends => "service-no-backends",
             Self::ServicePortUnknown => "service-port-unknown",
+            Self::ServiceSourceRanges => "service-source-ranges",
         }
     }
 }

@@ -7,9 +7,10 @@ use indexmap::IndexMap;
 
 use super::answer::{DnsServer, Warning};
 use super::ends::{Finder, Unit};
+use super::families::Families;
 use super::name::EndName;
 use super::question::Question;
-use super::walk::{Families, Walk};
+use super::walk::Walk;
 use crate::algebra::cidr;
 use crate::algebra::traffic::Traffic;
 use crate::cluster::backend::BackendEnd;

@@ -22,7 +22,7 @@ const DENYING: [&str; 6] = ["block", "deny", "drop", "forbid", "isolat", "restri
 
 /// What is said of a policy.
 fn beside(policy: PolicyId, code: Code, path: String, want: String, got: String) -> Beside {
-    Beside { policy, code, path, requirement: None, want, got, admitted: None }
+    Beside { policy, code, path, requirement: None, want, got, admitted: None, may_be_why: false }
 }
 
 /// What rules are judged by.
