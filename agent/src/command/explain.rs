@@ -1,10 +1,12 @@
 //! `npc explain`: why a flow is or is not allowed.
 
 mod allowed;
+mod alone;
 mod answer;
 mod beside;
 mod denied;
 mod dns;
+mod end_words;
 mod excerpt;
 mod fix;
 mod headline;
@@ -13,15 +15,18 @@ mod note;
 mod own_label;
 mod place;
 mod policy;
+mod port_name;
 mod single;
 mod text;
 mod traffic;
+mod unresolved;
 mod unused;
 mod warning;
 mod words;
 
 use clap_complete::engine::ArgValueCompleter;
 use npc_compiler::cluster::group::Groups;
+use npc_compiler::cluster::{Cluster, PodId};
 use npc_compiler::verdict::explain::{
     FlowExplanation, Target, Unanswerable, Verdict, explain, explain_endpoint, explain_parts,
 };
@@ -103,10 +108,10 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
     let context = Context { input: &input, places: place::Places::new(&input) };
     if let (Some((namespace, name)), None) = (args.from.policy(), &args.to) {
         let policy = policy::find(&input, namespace.unwrap_or(&input.namespace), name)?;
-        let about = policy::About::new(&context, policy);
+        let about = policy::About::new(&context, &groups, policy);
         match args.output {
             Format::Json => output::json(&about)?,
-            Format::Text => about.text(&input, &mut output::stdout())?,
+            Format::Text => about.text(&context, &mut output::stdout())?,
         }
         return Ok(Exit::Fine);
     }
@@ -116,11 +121,12 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
             let message = "a port needs a source too: npc explain SRC DST:PORT, where SRC may be any or outside";
             return Err(Stop::new(Exit::Input, message).into());
         }
-        let explanation =
-            explain_endpoint(cluster, &groups, &from.target).map_err(|error| without_policies(&error, &from))?;
+        let explanation = explain_endpoint(cluster, &groups, &from.target)
+            .map_err(|error| without_policies(cluster, &error, &from))?;
         let parts = explain_parts(cluster, &groups, &from.target);
         let (name, explanation, parts) = (&from.name, &explanation, &parts);
-        let about = single::About { context: &context, name, explanation, parts };
+        let near = &alone::near(&input, &groups, &from.target);
+        let about = single::About { context: &context, name, explanation, parts, near };
         match args.output {
             Format::Json => output::json(&about.json())?,
             Format::Text => about.text(&mut output::stdout())?,
@@ -154,7 +160,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
 }
 
 /// Why there is nothing to say of an endpoint alone.
-fn without_policies(error: &Unanswerable, from: &Resolved<'_>) -> Stop {
+fn without_policies(cluster: &Cluster, error: &Unanswerable, from: &Resolved<'_>) -> Stop {
     match (error, &from.target) {
         (Unanswerable::NoEndpoint, Target::Service(_)) => Stop::new(
             Exit::Input,
@@ -164,7 +170,28 @@ fn without_policies(error: &Unanswerable, from: &Resolved<'_>) -> Stop {
                 from.name
             ),
         ),
+        (Unanswerable::NoEndpoint, Target::Pod(_) | Target::Pods(_)) if is_of_hosts(cluster, &from.target) => {
+            Stop::new(
+                Exit::Input,
+                format!(
+                    "no policy applies to {}, because its pods are in their nodes' networks (hostNetwork): policies see the \
+                 address of the node, and nothing isolates it; ask npc explain {0} DST, or npc explain SRC {0}, about the \
+                 policies of the other end",
+                    from.name
+                ),
+            )
+        }
         _ => stop(error, &from.name, &from.name),
+    }
+}
+
+/// Whether a target stands for pods in their nodes' networks alone.
+fn is_of_hosts(cluster: &Cluster, target: &Target<'_>) -> bool {
+    let is_host = |pod: &PodId| cluster.pod(*pod).host_network;
+    match target {
+        Target::Pod(pod) => is_host(pod),
+        Target::Pods(pods) => !pods.is_empty() && pods.iter().all(is_host),
+        _ => false,
     }
 }
 

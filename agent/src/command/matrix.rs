@@ -11,17 +11,18 @@ use std::net::IpAddr;
 
 use clap_complete::engine::ArgValueCompleter;
 use npc_compiler::algebra::traffic::{TUNNEL_PORTS, TUNNELS};
-use npc_compiler::cluster::Cluster;
-use npc_compiler::cluster::group::Groups;
+use npc_compiler::cluster::group::{GroupId, Groups};
+use npc_compiler::cluster::{Cluster, PolicyId};
 use npc_compiler::object::{Service, parse_address};
 use npc_compiler::policy::Direction;
 use npc_compiler::verdict::explain::Port;
+use npc_compiler::verdict::flow::End;
 use npc_compiler::verdict::matrix::{self, MOST_PAIRS, Matrix};
 
 use super::endpoint::{EndpointText, port};
 use super::input::Input;
 use super::words::{policies_and_pods, shorten};
-use super::{Exit, Stop, completion, input, output};
+use super::{Exit, Stop, completion, dead_block, input, output};
 
 /// Show every allowed connection.
 ///
@@ -29,7 +30,7 @@ use super::{Exit, Stop, completion, input, output};
 /// `outside` stands for all addresses that belong to none of them. In a table `.`
 /// is nothing, `*` everything, 5432 a TCP port, 53/udp a UDP port, `-` the endpoint
 /// itself. A `?` before it means that the input does not tell, a `~` behind it that it holds
-/// for some replicas only. -n shows the endpoints of one namespace only.
+/// for some replicas only, a `!` that the block is a Service's address, which no packet has. -n shows the endpoints of one namespace only.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
@@ -129,8 +130,9 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
     args.output.check(&matrix)?;
     let view = table::TextMatrix::new(&matrix, cluster, &groups, outside);
     let of_services = args.address.iter().filter_map(|address| of_service(&input, *address));
+    let dead = dead_block::warning(cluster, policies_of(&matrix, &groups));
     let warnings: Vec<String> =
-        input.warnings.iter().cloned().chain(tunnels(cluster, &groups)).chain(of_services).collect();
+        input.warnings.iter().cloned().chain(tunnels(cluster, &groups)).chain(of_services).chain(dead).collect();
     match args.output {
         Format::Json => {
             output::json(&list::Json::new(
@@ -170,6 +172,18 @@ fn of_service(input: &Input, address: IpAddr) -> Option<String> {
     let service = input.loaded.objects.services.iter().find(is_meant)?;
     let name = format!("{}/{}", service.namespace, service.name);
     Some(format!("{address} is the address of service {name}; ask npc explain where it leads"))
+}
+
+/// The policies that isolate the endpoints that are shown.
+fn policies_of(matrix: &Matrix<'_>, groups: &Groups) -> BTreeSet<PolicyId> {
+    let is_shown = |row: &usize| matrix.is_shown(*row) != (false, false);
+    let ends = (0..matrix.endpoints().len()).filter(is_shown).flat_map(|row| matrix.ends(row));
+    let pods = ends.filter_map(|end| if let End::Pod(pod) = end { Some(pod) } else { None });
+    let found: BTreeSet<GroupId> = pods
+        .flat_map(|pod| Direction::ALL.into_iter().filter_map(move |direction| groups.of(pod, direction)))
+        .collect();
+    let policies = found.into_iter().flat_map(|group| &groups.get(group).key.policies);
+    policies.copied().collect()
 }
 
 /// Where the rules of nodes are stricter than the policies that this matrix shows.

@@ -4,6 +4,7 @@ mod agent;
 mod cleanup;
 mod compile;
 mod completion;
+mod dead_block;
 mod endpoint;
 mod explain;
 mod input;

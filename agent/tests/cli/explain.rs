@@ -425,7 +425,10 @@ fn who_else_lists_an_address_is_said_and_decides_nothing() {
   ingress  default/pod/real   DENY   isolated by networkpolicy/real, which has no rule for ingress
 
 denied[default-deny-only]: the policies that isolate it allow nothing in this direction
-  --> in.yaml:23:1  networkpolicy default/real
+  --> in.yaml:23:49  networkpolicy default/real  spec.policyTypes
+   |
+23 | spec: {podSelector: {matchLabels: {app: real}}, policyTypes: [Ingress]}
+   |                                                 ^^^^^^^^^^^^^^^^^^^^^^ isolates its pods for ingress, and no rule admits anything
    = help: add this to spec.ingress of networkpolicy default/real:
            - from:
              - podSelector: {matchLabels: {app: other}}

@@ -17,6 +17,7 @@ mod open_groups;
 pub(crate) mod over_bound;
 mod private;
 pub mod selection;
+mod services;
 pub mod unread;
 pub mod without_backend;
 

@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 
 use npc_compiler::cluster::PolicyId;
+use npc_compiler::policy::{Peers, PolicyRule, Ports};
 use npc_compiler::verdict::explain::{Decision, Flow, Reason, Verdict};
 
 use super::Context;
@@ -24,10 +25,25 @@ pub(super) fn write(context: &Context<'_>, flow: &Flow, out: &mut impl Write) ->
     for (id, path) in places.iter().take(LISTED) {
         writeln!(out, "{}", arrow(context, *id, path))?;
     }
+    let mut rules = flow.decisions.iter().flatten().flat_map(|decision| {
+        let of = move |(id, path): &(PolicyId, String)| {
+            let rules = context.input.cluster.policy(*id).rules(decision.direction).iter();
+            rules.filter(|rule| rule.path == *path).any(is_empty)
+        };
+        decision.rules.iter().filter(move |rule| of(rule))
+    });
+    if let Some((_, path)) = rules.next() {
+        writeln!(out, "   = note: {path} has no peers and no ports: such a rule admits everyone on every port")?;
+    }
     match places.len() + left_out {
         0..=LISTED => Ok(()),
         more => writeln!(out, "   = note: and {} more", more - LISTED),
     }
+}
+
+/// Whether a rule admits everyone on every port.
+fn is_empty(rule: &PolicyRule) -> bool {
+    matches!((&rule.peers, &rule.ports), (Peers::Everyone, Ports::Everything))
 }
 
 /// The paths of the items of peers that admit the other end; of a rule without peers its own.

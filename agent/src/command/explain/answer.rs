@@ -121,7 +121,7 @@ struct Side {
 }
 
 #[derive(Debug, Clone, Serialize)]
-struct BesideJson {
+pub(super) struct BesideJson {
     code: &'static str,
     policy: PolicyJson,
     path: String,
@@ -334,7 +334,7 @@ fn side(context: &Context<'_>, decision: &Decision) -> Side {
     }
 }
 
-fn beside(context: &Context<'_>, of: &Beside) -> BesideJson {
+pub(super) fn beside(context: &Context<'_>, of: &Beside) -> BesideJson {
     let Beside { policy: id, code, path, want, got, admitted, .. } = of.clone();
     let endpoints = admitted.map(|SeparateItems { namespace_selector, pod_selector, both }| SeparateItemsJson {
         namespace_selector: namespace_selector.1,

@@ -41,6 +41,11 @@ fn sentence(context: &Context<'_>, beside: &Beside) -> String {
         Code::PolicyTypesMissing | Code::DirectionOther => format!("{name} has {got}"),
         Code::PeerOrNotAnd => format!("{name} {path}: separate items mean OR: {want}; {got}"),
         Code::PolicyOtherNamespace => format!("{name} means {want}; this is {got}"),
+        Code::RuleOrNotAnd => format!("{name}: separate rules mean OR: {want}; {got}"),
+        Code::RuleAdmitsEveryone => format!("{name} {path}: {want}; {got}"),
+        Code::SubjectHostNetwork => format!("{name} selects {want}; this is {got}"),
+        Code::ExceptUndone => format!("{name} wants {want}, and there is {got}"),
+        Code::PoliciesAddUp => format!("{name} isolates it too, {want}; there is {got}"),
         Code::RuleNotUnderstood | Code::PolicyTooLarge => format!("{name} {path}: {got}"),
         _ => format!("{name} wants {want}, there is {got}"),
     }

@@ -13,7 +13,7 @@ use super::headline::headline_of;
 use super::place::Source;
 use super::traffic::traffic;
 use super::words::shown;
-use super::{Context, note};
+use super::{Context, end_words, note};
 use crate::command::output::BAD;
 use crate::command::short;
 use crate::command::words::{policy_name, shorten};
@@ -35,7 +35,7 @@ pub(super) fn write(
     let headline = match nearest {
         Some(_) if is_dns => "no rule is about DNS (port 53)".to_owned(),
         Some(_) if !is_about => "no rule is about this".to_owned(),
-        _ => headline_of(nearest, code),
+        _ => end_words::named(&headline_of(nearest, code), nearest, flow, decision.direction),
     };
     writeln!(out, "{BAD}denied[{}]{BAD:#}: {headline}", code.as_str())?;
     match nearest {
@@ -53,12 +53,25 @@ pub(super) fn arrow(context: &Context<'_>, id: PolicyId, path: &str) -> String {
     line.trim_end().to_owned()
 }
 
-/// The policies that isolate the end, where none has a rule that could be meant.
+/// The policies that isolate the end, where none has a rule that could be meant, each with what of it
+/// isolates: an empty list of rules, else policyTypes, else the podSelector.
 fn isolating(context: &Context<'_>, decision: &Decision, out: &mut impl Write) -> io::Result<()> {
+    let section = decision.direction.section();
     for id in decision.isolated_by.iter().take(LISTED) {
-        // The path says nothing: the whole policy is meant.
-        let place = context.places.locate(*id, "spec").map(|place| format!("{place}  ")).unwrap_or_default();
-        writeln!(out, "  --> {place}networkpolicy {}", policy_name(&context.input.cluster, *id))?;
+        let fields = [format!("spec.{section}"), "spec.policyTypes".to_owned(), "spec.podSelector".to_owned()];
+        let is_written = |path: &&String| context.places.locate(*id, path).is_some_and(|place| place.exact);
+        let Some(path) = fields.iter().find(is_written) else {
+            writeln!(out, "{}", arrow(context, *id, ""))?;
+            continue;
+        };
+        writeln!(out, "{}", arrow(context, *id, path))?;
+        let text = match path.rsplit('.').next() {
+            Some("policyTypes") => format!("isolates its pods for {section}, and no rule admits anything"),
+            Some("podSelector") => format!("isolates these pods for {section}, and no rule admits anything"),
+            _ if context.input.cluster.policy(*id).rules(decision.direction).is_empty() => "allows nothing".to_owned(),
+            _ => "no rule here admits anything".to_owned(),
+        };
+        draw(context, *id, vec![(path.clone(), path.clone(), text, true)], out)?;
     }
     match decision.isolated_by.len() {
         0..=LISTED => Ok(()),
@@ -249,8 +262,17 @@ fn label(conjunct: &Conjunct, other: &EndName) -> String {
         Code::PeerAndNotOr => format!(
             "wants {want}, there is {got}; a new \"-\" before podSelector would mean OR, and admit every pod of such namespaces too"
         ),
+        Code::IpBlockIsServiceAddress if conjunct.path.starts_with("from") => {
+            format!("{want} holds {got}, from which no packet comes")
+        }
         Code::IpBlockIsServiceAddress => format!("{want} holds {got}, which no policy sees"),
+        Code::PortNamedUnresolved if got == "no named port" => {
+            format!("wants a port named {want}, the destination names none")
+        }
         Code::PortNamedUnresolved => format!("wants a port named {want}, there is {got}"),
+        Code::IpBlockExcept => {
+            format!("leaves out {}, which holds {got}", want.strip_prefix("not ").unwrap_or(want))
+        }
         Code::PortIsServicePort => format!("{want} is the Service's port; its backends listen on {got}"),
         _ => format!("wants {want}, there is {got}"),
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 
 use npc_agent::source::manifests::{Location, Positions};
 use unicode_width::UnicodeWidthStr;
@@ -18,12 +18,33 @@ const BEFORE: usize = 40;
 /// So many lines of an object of a cluster are shown around the marks.
 const CONTEXT: u32 = 12;
 
+/// A mark of more lines than this is drawn in its first.
+const MARKED: u32 = 4;
+
 /// A stretch of the text and what is said of it.
 pub(super) struct Mark {
     pub(super) place: Location,
     pub(super) text: String,
     /// Whether it is where the rule fails.
     pub(super) is_miss: bool,
+}
+
+impl Mark {
+    /// The lines in which it is drawn: its first, and where that says nothing, such as `values:` or
+    /// `{`, the others too.
+    fn lines(&self, positions: &Positions) -> RangeInclusive<u32> {
+        let (first, end) = (self.place.line(), self.place.span.end);
+        // What ends before the first character of a line ends with the line before.
+        let last = if end.column <= 1 { end.line.saturating_sub(1) } else { end.line }.max(first);
+        let is_silent = || {
+            let before = usize::try_from(self.place.column()).unwrap_or(usize::MAX).saturating_sub(1);
+            let line = positions.line(&self.place.file, first).unwrap_or_default();
+            let marked = line.chars().skip(before).collect::<String>();
+            let marked = marked.trim_end();
+            marked.ends_with(':') || matches!(marked, "{" | "[")
+        };
+        if (1..MARKED).contains(&(last - first)) && is_silent() { first..=last } else { first..=first }
+    }
 }
 
 /// Draws the marked lines of a text: of a file each with its number.
@@ -46,7 +67,9 @@ impl Excerpt<'_> {
             }
         }
         for mark in &self.marks {
-            lines.entry(mark.place.line()).or_insert((&mark.place.file, Vec::new())).1.push(mark);
+            for line in mark.lines(self.positions) {
+                lines.entry(line).or_insert((&mark.place.file, Vec::new())).1.push(mark);
+            }
         }
         if lines.is_empty() {
             return Ok(());
@@ -59,15 +82,24 @@ impl Excerpt<'_> {
         for (number, (file, marks)) in lines {
             let Some(line) = self.positions.line(file, number) else { continue };
             let line = Line(line.chars().map(printable).collect());
+            let at = number;
             let number = if self.is_file { number.to_string() } else { String::new() };
             let mut draw = |shown: &Range<usize>, marks: &[&&Mark]| -> io::Result<()> {
                 writeln!(out, "{FAINT}{number:width$} |{FAINT:#} {}", line.cut(shown).trim_end())?;
                 for mark in marks {
-                    let text: String = mark.text.chars().map(printable).collect();
-                    let (before, length) = line.underline(shown, &line.range(mark));
+                    // What is said stands below the last of its lines.
+                    let text = if *mark.lines(self.positions).end() == at { mark.text.as_str() } else { "" };
+                    let text: String = text.chars().map(printable).collect();
+                    let (before, length) = line.underline(shown, &line.range(mark, at));
                     let (sign, style) = if mark.is_miss { ("^", BAD) } else { ("-", FAINT) };
                     let underline = sign.repeat(length);
-                    writeln!(out, "{:width$} {FAINT}|{FAINT:#} {:before$}{style}{underline} {text}{style:#}", "", "")?;
+                    writeln!(
+                        out,
+                        "{:width$} {FAINT}|{FAINT:#} {:before$}{style}{}{style:#}",
+                        "",
+                        "",
+                        format!("{underline} {text}").trim_end()
+                    )?;
                 }
                 Ok(())
             };
@@ -77,7 +109,7 @@ impl Excerpt<'_> {
                 draw(&line.window(0), &[])?;
             } else {
                 for mark in &marks {
-                    draw(&line.window(line.range(mark).start), &[mark])?;
+                    draw(&line.window(line.range(mark, at).start), &[mark])?;
                 }
             }
         }
@@ -89,12 +121,13 @@ impl Excerpt<'_> {
 struct Line(Vec<char>);
 
 impl Line {
-    /// The characters of a mark that stand in this line, its first.
-    fn range(&self, mark: &Mark) -> Range<usize> {
+    /// The characters of a mark that stand in this line, which has this number.
+    fn range(&self, mark: &Mark, number: u32) -> Range<usize> {
         let span = mark.place.span;
         let place = |column: u32| usize::try_from(column).unwrap_or(usize::MAX).saturating_sub(1).min(self.0.len());
-        let start = place(span.start.column);
-        let end = if span.end.line == span.start.line {
+        let indent = || self.0.iter().position(|char| *char != ' ').unwrap_or_default();
+        let start = if number == span.start.line { place(span.start.column) } else { indent() };
+        let end = if number == span.end.line {
             place(span.end.column)
         } else {
             self.0.iter().rposition(|char| *char != ' ').map_or(start, |last| last + 1)

@@ -1,6 +1,7 @@
 //! The smallest change that admits a denied flow: as help below the denial, and as JSON.
 
 mod json;
+mod service;
 mod why_not;
 mod yaml;
 
@@ -41,18 +42,19 @@ const INDENT: &str = "           ";
 
 /// The fixes of an explanation.
 pub(super) struct Fixes<'a> {
+    input: &'a Input,
     explanation: &'a FlowExplanation,
     fixes: Vec<FlowFix>,
 }
 
 impl<'a> Fixes<'a> {
     /// Looks for them.
-    pub(super) fn of(input: &Input, groups: &Groups, explanation: &'a FlowExplanation) -> Self {
+    pub(super) fn of(input: &'a Input, groups: &Groups, explanation: &'a FlowExplanation) -> Self {
         let most = if input.loaded.objects.pods.len() > MANY_PODS { 1 } else { FIXED };
         let written = InFiles(&input.loaded.positions);
         let bounded = |cluster| input.bounded(cluster);
         let fixes = fixes(&input.loaded.objects, &input.cluster, groups, explanation, &written, &bounded, most);
-        Self { explanation, fixes }
+        Self { input, explanation, fixes }
     }
 
     /// The fix of the flow at this place of the explanation, if one was looked for.
@@ -78,6 +80,10 @@ impl Written for InFiles<'_> {
         self.0.locate_object(&reference(object), "").is_some()
     }
 
+    fn has_field(&self, object: &ObjectName, path: &[&str]) -> bool {
+        self.0.locate_object(&reference(object), &path.join(".")).is_some_and(|place| place.exact)
+    }
+
     fn text(&self, object: &ObjectName, path: &[&str]) -> Option<String> {
         self.0.text(&reference(object), path)
     }
@@ -90,17 +96,21 @@ fn reference(object: &ObjectName) -> ObjectRef {
 /// Writes the changes of some directions below a denial. The last denial of a flow says what all
 /// its changes together do.
 pub(super) fn help(
-    cluster: &Cluster,
+    input: &Input,
     fix: Option<Found<'_>>,
     directions: &[Direction],
     is_last: bool,
     out: &mut impl Write,
 ) -> io::Result<()> {
+    let cluster = &input.cluster;
     if fix.is_some_and(|found| !found.is_first && found.fix.is_ok()) {
         return if is_last { writeln!(out, "   = help: the changes above admit this flow too") } else { Ok(()) };
     }
     match fix.map(|found| found.fix) {
-        Some(Err(reason)) if is_last => writeln!(out, "   = help: {}", why_not(reason)),
+        Some(Err(reason)) if is_last => {
+            service::draw(input, reason, out)?;
+            writeln!(out, "   = help: {}", why_not(reason))
+        }
         None | Some(Err(_)) => Ok(()),
         Some(Ok(fix)) => {
             for change in fix.changes.iter().filter(|change| directions.contains(&change.direction)) {
@@ -218,8 +228,12 @@ fn write_change(change: &Change, is_alone: bool, out: &mut impl Write) -> io::Re
                 Lacking::Subject => "the pods lack what the podSelector of a policy asks for",
             };
             writeln!(out, "   = help: {why}; add this to {path} of {name}:")?;
-            let lines: Vec<String> =
-                labels.iter().map(|(key, value)| yaml::pair(key, &Value::from(value.as_str()))).collect();
+            let has_parent = path.ends_with(".metadata");
+            let lines: Vec<String> = if has_parent {
+                vec![yaml::pair("labels", &serde_json::json!(labels))]
+            } else {
+                labels.iter().map(|(key, value)| yaml::pair(key, &Value::from(value.as_str()))).collect()
+            };
             write_lines(&lines, out)?;
             write_lines(&then(change).into_iter().collect::<Vec<_>>(), out)
         }

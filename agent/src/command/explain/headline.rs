@@ -40,6 +40,11 @@ pub(super) fn headline(code: Code) -> &'static str {
         Code::PolicyOtherNamespace => "a policy with a podSelector that fits is in another namespace",
         Code::SubjectNearMiss => "a policy that would allow it selects other pods, and misses by one label",
         Code::PolicyTypesMissing => "a policy has rules for this direction, and its policyTypes does not name it",
+        Code::PoliciesAddUp => "policies add up: none takes away what another admits",
+        Code::ExceptUndone => "an except cuts its own ipBlock only",
+        Code::RuleOrNotAnd => "separate rules mean OR",
+        Code::RuleAdmitsEveryone => "a rule without peers and ports admits everyone on every port",
+        Code::SubjectHostNetwork => "no policy applies to a pod in its node's network",
         Code::PolicyTooLarge => "there is no room for the rules of a policy that would allow it",
         Code::RuleNotUnderstood => "a part of a policy that was not understood keeps it out",
         Code::PeerHostNetwork => {

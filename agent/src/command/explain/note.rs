@@ -3,10 +3,10 @@
 use npc_compiler::cluster::PodId;
 use npc_compiler::object::{HostPort, Pod, Service, ServicePort};
 use npc_compiler::policy::{Direction, Namespaces, Peer, Peers, PodPeer};
-use npc_compiler::verdict::explain::{Candidate, Code, Flow, Of, Part, Party};
+use npc_compiler::verdict::explain::{Candidate, Code, Conjunct, Flow, Of, Part, Party};
 use npc_compiler::verdict::flow::End;
 
-use super::{Context, own_label};
+use super::{Context, own_label, port_name};
 
 /// What there is to know about a rule that misses by little.
 pub(super) fn notes(context: &Context<'_>, flow: &Flow, direction: Direction, candidate: &Candidate) -> Vec<String> {
@@ -17,7 +17,8 @@ pub(super) fn notes(context: &Context<'_>, flow: &Flow, direction: Direction, ca
     let of_end = of_other_end(context, flow, direction, candidate);
     let both = half_of_both(context, direction, candidate);
     let port = service_port(context, flow, candidate).or_else(|| port_of_node(context, flow, candidate));
-    [of_end, both, port].into_iter().flatten().collect()
+    let name = port_name::of_service(context, flow, candidate);
+    [of_end, both, port, name].into_iter().flatten().collect()
 }
 
 /// Facts about the other end that its part of the rule is about.
@@ -59,7 +60,9 @@ fn of_other_end(context: &Context<'_>, flow: &Flow, direction: Direction, candid
 /// is not.
 fn half_of_both(context: &Context<'_>, direction: Direction, candidate: &Candidate) -> Option<String> {
     let fails = |part| candidate.conjuncts.iter().find(|conjunct| conjunct.of == Of::Peer && conjunct.part == part);
-    let conjunct = fails(Part::Pod).filter(|_| fails(Part::Namespace).is_none())?;
+    // An end that is no endpoint has no labels that could be right.
+    let by_label = |of: &&Conjunct| matches!(of.code, Code::PeerLabelMissing | Code::PeerLabelValue);
+    let conjunct = fails(Part::Pod).filter(by_label).filter(|_| fails(Part::Namespace).is_none())?;
     let mut rules = context.input.cluster.policy(candidate.policy).rules(direction).iter();
     let Peers::AnyOf(peers) = &rules.find(|rule| rule.path == candidate.path)?.peers else { return None };
     let place = conjunct.path.split(['[', ']']).nth(1)?.parse::<usize>().ok()?;

@@ -52,7 +52,12 @@ pub(super) fn add(input: &Input, explanation: &mut FlowExplanation) {
 }
 
 /// The first policy that counts and selects by labels that only the workload of a pod has.
-fn policy(input: &Input, pod: &Pod, direction: Direction, counts: impl Fn(&Policy) -> bool) -> Option<Beside> {
+pub(super) fn policy(
+    input: &Input,
+    pod: &Pod,
+    direction: Direction,
+    counts: impl Fn(&Policy) -> bool,
+) -> Option<Beside> {
     let of = pod.workload.as_ref()?;
     let positions = &input.loaded.positions;
     let mut policies = input.cluster.policies_in(&pod.namespace).take(LOOKED_THROUGH);

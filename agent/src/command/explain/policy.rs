@@ -6,14 +6,16 @@ use std::io::{self, Write};
 use npc_agent::finding::Place;
 use npc_agent::near;
 use npc_compiler::API_VERSION;
+use npc_compiler::cluster::group::Groups;
 use npc_compiler::cluster::{ClassId, Cluster, PodId, PolicyId};
 use npc_compiler::object::Pod;
 use npc_compiler::policy::finding::Code;
 use npc_compiler::policy::{Direction, Namespaces, Peer, Peers, PodPeer, PolicyRule, PortMatch, Ports};
+use npc_compiler::verdict::explain::Beside;
 use serde::Serialize;
 
-use super::Context;
 use super::answer::location;
+use super::{Context, alone, beside};
 use crate::command::endpoint::short_kind;
 use crate::command::input::{Input, Source, unread_words};
 use crate::command::short::block_text;
@@ -36,10 +38,15 @@ pub(super) struct About {
     selects: Vec<String>,
     /// Those that it may select: it asks for labels that the input does not say.
     may_select: Vec<String>,
+    /// Those that its selector fits and that are in their nodes' networks, so that it selects none.
+    hosts: Vec<String>,
     isolates: Vec<Direction>,
     /// Where there is no room for its rules, so that it admits nothing.
     without_rules: Option<WithoutRules>,
     rules: Vec<Rule>,
+    /// Of a policy that selects nothing, the workload that it looks as if it meant, and why it does not.
+    #[serde(skip)]
+    near: Option<(String, Beside)>,
     warnings: Vec<String>,
     /// What was not read and this policy may mean.
     unknowns: Vec<String>,
@@ -105,7 +112,7 @@ pub(super) fn find(input: &Input, namespace: &str, name: &str) -> Result<PolicyI
 }
 
 impl About {
-    pub(super) fn new(context: &Context<'_>, id: PolicyId) -> Self {
+    pub(super) fn new(context: &Context<'_>, groups: &Groups, id: PolicyId) -> Self {
         let cluster = &context.input.cluster;
         let policy = cluster.policy(id);
         let subject = PodPeer { namespaces: Namespaces::Own(policy.namespace.clone()), pods: policy.subject.clone() };
@@ -113,6 +120,12 @@ impl About {
             [cluster.selected(&subject), cluster.possibly_selected(&subject)].map(|classes| pods_of(cluster, classes));
         let unread = unread(context.input, &subject);
         let is_open = !possible.is_empty() || !unread.is_empty();
+        let is_host = |(_, pod): &(PodId, &Pod)| {
+            pod.host_network && pod.namespace == policy.namespace && policy.subject.matches(&pod.labels)
+        };
+        // A policy for every pod means those in their own networks.
+        let hosts = cluster.pods().filter(|of| !policy.subject.is_empty() && is_host(of));
+        let hosts: Vec<PodId> = hosts.map(|(id, _)| id).collect();
         let isolates: Vec<Direction> = Direction::ALL.into_iter().filter(|of| policy.isolates(*of)).collect();
         let without_rules = WithoutRules::of(cluster, id);
         // Nothing is left of them if all pods that the policy selects are where there is no room.
@@ -142,6 +155,10 @@ impl About {
             let location = location(context, id, &rule.path);
             Rule { direction, path: rule.path.clone(), location, peers, ports, unused }
         };
+        let meant = || {
+            let (pod, beside) = alone::meant(context.input, groups, id)?;
+            Some((workloads(cluster, &[pod]).pop()?, beside))
+        };
         // A rule of a direction that policyTypes leaves out stands here too: it has no effect.
         let rules =
             Direction::ALL.iter().flat_map(|direction| policy.rules(*direction).iter().map(|of| rule(*direction, of)));
@@ -152,6 +169,8 @@ impl About {
             selector: policy.subject.to_string(),
             selects: workloads(cluster, &selected),
             may_select: workloads(cluster, &possible),
+            near: if selected.is_empty() && !is_open { meant() } else { None },
+            hosts: workloads(cluster, &hosts),
             rules: rules.collect(),
             isolates,
             without_rules,
@@ -160,14 +179,21 @@ impl About {
         }
     }
 
-    pub(super) fn text(&self, input: &Input, out: &mut impl Write) -> io::Result<()> {
+    pub(super) fn text(&self, context: &Context<'_>, out: &mut impl Write) -> io::Result<()> {
         writeln!(out, "networkpolicy {}\n", self.policy)?;
         let namespace = self.policy.split('/').next().unwrap_or_default();
         let selector =
             if self.selector.is_empty() { "every pod".to_owned() } else { format!("pods with {}", self.selector) };
-        let whole = if input.source == Source::Cluster { "cluster" } else { "input" };
+        let whole = if context.input.source == Source::Cluster { "cluster" } else { "input" };
         let may_select = || shorten(&self.may_select, LISTED, ", ");
         let selects = match (self.selects.as_slice(), self.may_select.as_slice()) {
+            ([], []) if !self.hosts.is_empty() => format!(
+                "none, because {} in the network of nodes, and no policy applies to such pods",
+                match self.hosts.as_slice() {
+                    [one] => format!("{one} is"),
+                    all => format!("{} are", shorten(all, LISTED, ", ")),
+                }
+            ),
             ([], []) if self.unknowns.is_empty() => format!("none in the {whole}, so it has no effect now"),
             ([], []) => "none that was read".to_owned(),
             ([], _) => format!("perhaps {} (labels that the input does not say)", may_select()),
@@ -232,8 +258,12 @@ impl About {
             writeln!(out, "\nunknown: pods that this policy may mean and that were not read")?;
             self.unknowns.iter().try_for_each(|text| writeln!(out, "   = note: {text}"))?;
         }
+        if let Some((workload, near)) = &self.near {
+            writeln!(out, "\nit may mean {workload}")?;
+            beside::near(context, near, out)?;
+        }
         // Standard error has what was passed over already.
-        input.warnings.iter().try_for_each(|text| writeln!(out, "\nwarning: {text}"))?;
+        context.input.warnings.iter().try_for_each(|text| writeln!(out, "\nwarning: {text}"))?;
         out.flush()
     }
 }

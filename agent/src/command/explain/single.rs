@@ -6,14 +6,16 @@ use std::sync::Arc;
 
 use npc_compiler::API_VERSION;
 use npc_compiler::algebra::traffic::Traffic;
-use npc_compiler::cluster::PodId;
-use npc_compiler::verdict::explain::{EndpointExplanation, EndpointPart, Side};
+use npc_compiler::cluster::{PodId, PolicyId};
+use npc_compiler::policy::Direction;
+use npc_compiler::verdict::explain::{Beside, EndpointExplanation, EndpointPart, Side};
 use npc_compiler::verdict::outside::{Outside, OutsideBounds};
 use serde_json::{Value, json};
 
-use super::answer::policy;
+use super::answer::{beside as beside_json, policy};
 use super::traffic::by_protocol;
-use super::{Context, warning};
+use super::{Context, beside, warning};
+use crate::command::dead_block;
 use crate::command::endpoint::short_kind;
 use crate::command::output::Columns;
 use crate::command::short::{Elsewhere, elsewhere};
@@ -30,6 +32,8 @@ pub(super) struct About<'a> {
     pub(super) explanation: &'a EndpointExplanation,
     /// Its parts, where its pods may exchange different traffic with others.
     pub(super) parts: &'a [EndpointPart],
+    /// Policies that look as if they isolated it.
+    pub(super) near: &'a [(Direction, Beside)],
 }
 
 /// The workloads at the other end, by what is allowed: `shop/deploy/api`.
@@ -43,7 +47,11 @@ fn peers(peers: &BTreeMap<Traffic, Vec<Arc<str>>>) -> impl Iterator<Item = (&Tra
 
 impl About<'_> {
     fn warnings(&self) -> Vec<String> {
-        warning::texts(self.context.input, &self.explanation.warnings)
+        let mut texts = warning::texts(self.context.input, &self.explanation.warnings);
+        let policies: BTreeSet<PolicyId> =
+            self.explanation.sides.iter().flat_map(|side| side.isolated_by.keys().copied()).collect();
+        texts.extend(dead_block::warning(&self.context.input.cluster, policies));
+        texts
     }
 
     /// The facts that the input lacks, in words.
@@ -87,6 +95,10 @@ impl About<'_> {
                 out,
                 "\n? the input does not say whether this is allowed; npc explain SRC DST names the missing fact"
             )?;
+        }
+        for (_, near) in self.near {
+            writeln!(out)?;
+            beside::near(self.context, near, out)?;
         }
         for text in self.unknowns() {
             writeln!(out, "\nunknown: {text}")?;
@@ -148,7 +160,9 @@ impl About<'_> {
                     let all = vec![String::new()];
                     for block in if blocks.is_empty() { &all } else { &blocks } {
                         let space = if block.is_empty() { "" } else { " " };
-                        columns.push([marked(&entry.traffic), format!("{way} outside{space}{block}")]);
+                        let dead = dead_block::service(cluster, block).map(|_| format!(" ({})", dead_block::DEAD));
+                        let dead = dead.unwrap_or_default();
+                        columns.push([marked(&entry.traffic), format!("{way} outside{space}{block}{dead}")]);
                     }
                 }
             }
@@ -198,11 +212,17 @@ impl About<'_> {
             let pods: Vec<String> = part.pods.iter().map(pod).collect();
             json!({"endpoint": self.part_name(part), "pods": pods, "ingress": side(ingress), "egress": side(egress)})
         };
+        let near = |(direction, of): &(Direction, Beside)| {
+            let mut near = json!(beside_json(self.context, of));
+            near["direction"] = json!(direction);
+            near
+        };
         let [ingress, egress] = &self.explanation.sides;
         json!({
             "apiVersion": API_VERSION, "kind": "EndpointExplanation", "endpoint": self.name,
             "ingress": side(ingress), "egress": side(egress),
             "warnings": self.context.input.with_passed_over(self.warnings()), "unknowns": self.unknowns(),
+            "near": self.near.iter().map(near).collect::<Vec<Value>>(),
             "parts": self.parts.iter().map(part).collect::<Vec<Value>>(),
             "findings": self.context.input.findings(),
         })

@@ -34,7 +34,7 @@ pub(super) fn write(said: &Said<'_>, out: &mut impl Write) -> io::Result<()> {
     let Said { context, from, to, explanation, fixes } = *said;
     let shown = merged(explanation);
     if let [(place, flow, families)] = shown.as_slice() {
-        heading(out, flow, families)?;
+        heading(context, out, flow, families)?;
         writeln!(out)?;
         body(context, flow, fixes.of_flow(*place), out)?;
     } else {
@@ -46,7 +46,7 @@ pub(super) fn write(said: &Said<'_>, out: &mut impl Write) -> io::Result<()> {
         }
         for (place, flow, families) in shown.iter().take(SHOWN) {
             writeln!(out)?;
-            heading(out, flow, families)?;
+            heading(context, out, flow, families)?;
             body(context, flow, fixes.of_flow(*place), out)?;
         }
         if shown.len() > SHOWN {
@@ -107,7 +107,7 @@ fn word(verdict: Verdict) -> String {
 }
 
 /// The verdict, the ends and the traffic.
-fn heading(out: &mut impl Write, flow: &Flow, families: &str) -> io::Result<()> {
+fn heading(context: &Context<'_>, out: &mut impl Write, flow: &Flow, families: &str) -> io::Result<()> {
     let [more_from, more_to] = more(flow);
     write!(out, "{}  {}{more_from} -> ", word(flow.verdict), shown(&flow.from))?;
     if let Some(via) = &flow.via {
@@ -131,6 +131,11 @@ fn heading(out: &mut impl Write, flow: &Flow, families: &str) -> io::Result<()> 
     match &flow.way {
         None => {}
         Some(Way::OwnNode) => write!(out, "  by the node of the pod, which sees the client's address")?,
+        Some(Way::OtherNode(nodes)) if is_of_client(context, flow, nodes) => write!(
+            out,
+            "  by the client's own node ({}), whose address the pod sees in place of the client's",
+            nodes.join(", ")
+        )?,
         Some(Way::OtherNode(nodes)) => {
             let nodes = if nodes.is_empty() { String::new() } else { format!(" ({})", shorten(nodes, NODES, ", ")) };
             write!(out, "  by another node{nodes}, whose address the pod sees in place of the client's")?;
@@ -145,6 +150,13 @@ fn heading(out: &mut impl Write, flow: &Flow, families: &str) -> io::Result<()> 
         Some(Way::Itself) => write!(out, "  to itself")?,
     }
     writeln!(out)
+}
+
+/// Whether a flow comes by the node that its client runs on.
+fn is_of_client(context: &Context<'_>, flow: &Flow, nodes: &[String]) -> bool {
+    let client = flow.parties.and_then(|(from, _)| from.pod());
+    let own = client.and_then(|pod| context.input.cluster.pod(pod).node.as_ref());
+    own.is_some_and(|own| nodes == std::slice::from_ref(own))
 }
 
 /// How many other sources and destinations a flow stands for.
@@ -198,7 +210,7 @@ fn body(context: &Context<'_>, flow: &Flow, fix: Option<fix::Found<'_>>, out: &m
         for note in no_backend::notes(context.input, flow) {
             writeln!(out, "   = note: {note}")?;
         }
-        fix::help(&context.input.cluster, fix, &[], true, out)?;
+        fix::help(context.input, fix, &[], true, out)?;
     }
     let denying = |decision: &&Decision| matches!(decision.reason, Reason::Denied(_));
     let denied: Vec<Direction> =
@@ -219,7 +231,7 @@ fn body(context: &Context<'_>, flow: &Flow, fix: Option<fix::Found<'_>>, out: &m
         // A direction that is unknown may need a change too, and has no denial of its own.
         let is_here = |of: &Direction| *of == direction || (is_last && !denied.contains(of));
         let here: Vec<Direction> = Direction::ALL.into_iter().filter(is_here).collect();
-        fix::help(&context.input.cluster, fix, &here, is_last, out)?;
+        fix::help(context.input, fix, &here, is_last, out)?;
     }
     allowed::write(context, flow, out)?;
     for decision in flow.decisions.iter().flatten() {

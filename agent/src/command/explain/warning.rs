@@ -4,8 +4,8 @@ use npc_compiler::cluster::without_backend::WhyUnknown;
 use npc_compiler::cluster::{Cluster, PodId};
 use npc_compiler::verdict::explain::{FlowExplanation, Missing, MissingFact, Verdict, Warning};
 
-use super::unused;
 use super::words::{shown, verdict_word};
+use super::{unresolved, unused};
 use crate::command::input::{Input, Source, unread_words};
 use crate::command::words::shorten;
 
@@ -68,6 +68,9 @@ fn text(cluster: &Cluster, warning: &Warning) -> String {
                 "this is about the node itself: hostPort {port} of {} does not lead to the pod here, {why}",
                 shorten(&names, NAMED, ", ")
             )
+        }
+        Warning::NamesUnresolved { from, service, policies, server } => {
+            unresolved::text(cluster, from, service, policies, server.as_ref())
         }
         Warning::NoCommonFamily => "the ends have no address family in common, so nothing can pass".to_owned(),
         Warning::MayBeOwnNode { address, pod, node } => {

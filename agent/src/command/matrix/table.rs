@@ -11,10 +11,11 @@ use npc_compiler::object::Family;
 use npc_compiler::policy::Direction;
 use npc_compiler::verdict::flow::End;
 use npc_compiler::verdict::matrix::{Cell, Matrix};
-use npc_compiler::verdict::outside::{OutsideBounds, outside};
+use npc_compiler::verdict::outside::{Outside, OutsideBounds, outside};
 
 use super::elsewhere::{self, Elsewhere};
 use super::filter::OutsideShown;
+use crate::command::dead_block;
 use crate::command::output::Columns;
 use crate::command::words::shorten;
 
@@ -195,9 +196,10 @@ impl<'a> TextMatrix<'a> {
             return "-".to_owned();
         }
         let OutsideBounds { common, differs, unknown, .. } = self.outside(place, direction);
-        let common = common.iter().map(ToString::to_string);
-        let differs = differs.iter().map(|entry| entry.marked("", "~"));
-        let unknown = unknown.iter().map(|entry| entry.marked("?", ""));
+        let marked = |entry: &Outside, before, behind| dead_block::marked(self.cluster, entry, before, behind);
+        let common = common.iter().map(|entry| marked(entry, "", ""));
+        let differs = differs.iter().map(|entry| marked(entry, "", "~"));
+        let unknown = unknown.iter().map(|entry| marked(entry, "?", ""));
         shorten(&common.chain(differs).chain(unknown).collect::<Vec<_>>(), listed, " ")
     }
 
@@ -344,6 +346,9 @@ fn with_legend(out: &mut impl Write, write: impl FnOnce(&mut Vec<u8>) -> io::Res
     }
     if text.contains(&b'~') {
         writeln!(out, "\n~ replicas differ: this is allowed for some of them; --by pod shows which")?;
+    }
+    if text.contains(&b'!') {
+        writeln!(out, "\n{} {}", dead_block::MARK, dead_block::DEAD)?;
     }
     Ok(())
 }

@@ -86,15 +86,24 @@ struct TypeMeta {
 }
 
 /// Of an object only what a change of it needs: the labels of a workload itself, which its pods do
-/// not have, how it replaces its pods, and that an object has no name of its own.
+/// not have, how it replaces its pods, its template where that has no labels, the ports of a
+/// Service, and that an object has no name of its own.
 fn needed(kind: DocumentKind, mut node: Node) -> Node {
     let has = |key| node.get("metadata").and_then(|of| of.get(key)?.text()).is_some_and(|text| !text.is_empty());
     let is_workload = matches!(kind, DocumentKind::Workload | DocumentKind::CronJob);
     let is_unnamed = !has("name") && has("generateName");
+    // A change that gives labels to a template without any depends on whether it has metadata.
+    let template = ["spec", "template"].iter().try_fold(&node, |node, key| node.get(key));
+    let of_job = ["spec", "jobTemplate", "spec", "template"].iter().try_fold(&node, |node, key| node.get(key));
+    let labels = template.or(of_job).and_then(|template| template.get("metadata")?.get("labels"));
+    let has_labels = labels.is_some_and(|of| matches!(&of.resolved().value, Value::Map(labels) if !labels.is_empty()));
     let Value::Map(entries) = &mut node.value else { return Node { span: node.span, value: Value::Map(Vec::new()) } };
     let kept = |field: &str, key: &str| match (field, key) {
         ("metadata", "labels") | ("spec", "paused" | "updateStrategy") => is_workload,
         ("metadata", "generateName") => is_unnamed,
+        ("spec", "template" | "jobTemplate") => is_workload && !has_labels,
+        // The port whose targetPort may be wrong.
+        ("spec", "ports") => kind == DocumentKind::Service,
         _ => false,
     };
     entries.retain_mut(|field| match &mut field.node.value {

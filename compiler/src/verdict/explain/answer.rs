@@ -10,6 +10,7 @@ use super::name::EndName;
 use super::party::Party;
 use super::question::MissingFact;
 use crate::algebra::traffic::Traffic;
+use crate::cluster::PolicyId;
 use crate::cluster::without_backend::NoBackend;
 use crate::object::{Family, Protocol, TargetPort};
 use crate::verdict::bounds::Verdict;
@@ -225,6 +226,18 @@ pub enum Warning {
     /// These ports of the node lead to Services and pods (`NS/NAME`), so the answer for the node
     /// does not hold for them.
     NodePorts(Vec<(Protocol, u16, String)>),
+    /// The Service was asked for by its name, and policies keep these sources from the cluster's DNS,
+    /// so they cannot resolve it.
+    NamesUnresolved {
+        /// The sources.
+        from: Vec<EndName>,
+        /// The Service.
+        service: EndName,
+        /// The policies that isolate them for egress.
+        policies: Vec<PolicyId>,
+        /// The DNS server; none where the input has none.
+        server: Option<DnsServer>,
+    },
     /// The ends have no address family in common, so no packet can pass.
     NoCommonFamily,
     /// No object says the addresses of the pod's node, so this address may be one of them; a pod and
@@ -259,6 +272,15 @@ pub enum Warning {
         /// What agents drop.
         traffic: Traffic,
     },
+}
+
+/// The DNS server of a cluster, as one asks about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DnsServer {
+    /// Its Service, or its workload.
+    pub name: EndName,
+    /// Its port, of UDP.
+    pub port: u16,
 }
 
 /// A fact that the input lacks, and which ends it is about.

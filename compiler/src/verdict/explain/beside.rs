@@ -3,6 +3,7 @@
 //! misses by little.
 
 use super::code::Code;
+use super::its_like::selects_its_like;
 use super::mark::{FailedRequirement, Mark};
 use super::question::Question;
 use super::slip::{is_close, is_same_word, is_slip};
@@ -151,7 +152,9 @@ impl Search<'_> {
             Without::Denied => is_near() && is_meant(),
             // A policy that selects other pods is most likely meant for these.
             Without::Allowed => {
-                self.is_misspelt(failing) || (is_near() && self.cluster.selects_none(&policy.subject_peer()))
+                self.is_misspelt(failing)
+                    || (is_near() && self.cluster.selects_none(&policy.subject_peer()))
+                    || (all.len() > 1 && self.selects_its_like(policy, failing))
             }
         };
         if !is_it {
@@ -191,6 +194,10 @@ impl Search<'_> {
         let pod = self.cluster.pod(self.subject);
         let name = pod.workload.as_ref().map_or(&pod.name, |workload| &workload.name);
         values.contains(name).then(|| format!("the name {name}"))
+    }
+
+    fn selects_its_like(&self, policy: &Policy, failing: &Requirement) -> bool {
+        selects_its_like(self.cluster, &policy.subject_peer(), self.subject, failing)
     }
 
     /// A policy of another namespace that selects nothing there, and would select the subject.

@@ -28,6 +28,11 @@ pub enum Code {
     PolicyOtherNamespace,
     SubjectNearMiss,
     PolicyTypesMissing,
+    PoliciesAddUp,
+    ExceptUndone,
+    RuleOrNotAnd,
+    RuleAdmitsEveryone,
+    SubjectHostNetwork,
     RuleNotUnderstood,
     PolicyTooLarge,
     ServiceNoBackends,
@@ -37,7 +42,7 @@ pub enum Code {
 
 impl Code {
     /// All of them, in the order in which they are listed.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 33] = [
         Self::DefaultDenyOnly,
         Self::RuleMissing,
         Self::PeerLabelMissing,
@@ -61,6 +66,11 @@ impl Code {
         Self::PolicyOtherNamespace,
         Self::SubjectNearMiss,
         Self::PolicyTypesMissing,
+        Self::PoliciesAddUp,
+        Self::ExceptUndone,
+        Self::RuleOrNotAnd,
+        Self::RuleAdmitsEveryone,
+        Self::SubjectHostNetwork,
         Self::RuleNotUnderstood,
         Self::PolicyTooLarge,
         Self::ServiceNoBackends,
@@ -95,6 +105,11 @@ impl Code {
             Self::PolicyOtherNamespace => "policy-other-namespace",
             Self::SubjectNearMiss => "subject-near-miss",
             Self::PolicyTypesMissing => "policytypes-missing",
+            Self::PoliciesAddUp => "policies-add-up",
+            Self::ExceptUndone => "except-undone",
+            Self::RuleOrNotAnd => "rule-or-not-and",
+            Self::RuleAdmitsEveryone => "rule-admits-everyone",
+            Self::SubjectHostNetwork => "subject-hostnetwork",
             Self::RuleNotUnderstood => "rule-not-understood",
             Self::PolicyTooLarge => "policy-too-large",
             Self::ServiceNoBackends => "service-no-backends",

@@ -158,7 +158,12 @@ impl Question {
             Reason::DefaultAllow if self.exemption(cluster).is_none() => {
                 decision.beside = self.beside(cluster, groups, direction, Without::Allowed);
             }
-            Reason::Rule => decision.beside.extend(self.or_not_and(cluster, direction, &decision.rules)),
+            Reason::Rule => {
+                decision.beside.extend(self.or_not_and(cluster, direction, &decision.rules));
+                let unwanted = self.unwanted(cluster, &decision);
+                decision.beside.extend(unwanted);
+            }
+            Reason::HostNetworkExempt => decision.beside.extend(self.of_host(cluster, direction)),
             _ => {}
         }
         decision

@@ -77,6 +77,9 @@ impl Walk<'_> {
             None => own.clone(),
         };
         let mut destinations = destinations.to_vec();
+        // Where the client's own node translates its address, policies never see that.
+        let mut addresses = service.addresses.clone();
+        addresses.extend(port.filter(|_| own.is_some() && entry_node == own).map(|port| port.address));
         let missing = match port {
             Some(port) => {
                 let asked = (port.address, Traffic::ports(port.protocol, port.number, port.number));
@@ -90,7 +93,7 @@ impl Walk<'_> {
             by_node.entry(node).or_default().push(destination);
         }
         for (node, destinations) in by_node {
-            let route = Route { via: Some(via), service: &service.addresses, missing: &missing, ..Route::default() };
+            let route = Route { via: Some(via), service: &addresses, missing: &missing, ..Route::default() };
             let has_pod = destinations.iter().any(|destination| destination.unit.party.pod().is_some());
             let is_known = node.is_some() && entry_node.is_some();
             if !replaces || !has_pod || (is_known && node == entry_node) {

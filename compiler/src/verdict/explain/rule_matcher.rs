@@ -7,7 +7,6 @@
 use std::borrow::Cow;
 use std::cell::OnceCell;
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 
 use crate::algebra::cidr;
 use crate::algebra::selector::{Operator, Requirement, Selector};
@@ -221,15 +220,8 @@ impl RuleMatcher<'_> {
             Some(Conjunct { of: Of::Peer, path, marks: Vec::new(), part, want, got, code, admits_a_part: false })
         };
         let cidr = written.cidr.network().to_string();
-        let is_service = |address: &IpAddr| {
-            Family::of(address) == written.cidr.family && written.block.addresses.contains(cidr::number(*address))
-        };
-        let holds_service = self.question.service_addresses.iter().any(is_service);
         let is_outside = address.is_none_or(|address| !written.cidr.addresses().contains(cidr::number(address)));
-        // Rules of ingress are about the client's address.
-        if holds_service && is_outside && self.direction == Direction::Egress {
-            let got = self.question.service_addresses.iter().find(|address| is_service(address));
-            let got = got.map_or_else(String::new, |address| format!("the Service's address {address}"));
+        if let Some(got) = is_outside.then(|| self.translated(written)).flatten() {
             let (path, part, code) = (format!("{path}.ipBlock.cidr"), Part::Block, Code::IpBlockIsServiceAddress);
             return Some(Conjunct {
                 of: Of::Peer,

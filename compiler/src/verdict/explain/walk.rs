@@ -70,6 +70,9 @@ pub fn explain(
     if walk.explanation.flows.is_empty() {
         walk.explanation.warn(Warning::NoCommonFamily);
     }
+    if let Target::Service(service) = to {
+        walk.warn_of_unresolved_names(&sources, service);
+    }
     walk.warn_of_tunnels();
     walk.warn_of_service_ports();
     walk.warn_of_other_nodes();

@@ -164,8 +164,6 @@ pub(super) fn of_pods(
         None => (ObjectName::new("Pod", &first.namespace, &first.name), vec!["metadata", "labels"], None),
         Some(workload) => {
             let (_, template) = TEMPLATES.iter().find(|(kind, _)| *kind == workload.kind)?;
-            // A template without labels may lack metadata too.
-            first.labels.keys().find(|key| !is_controller_label(key))?;
             // The ReplicaSet of a Rollout: the next ReplicaSet has the Rollout's template.
             if first.labels.contains_key(ROLLOUT_HASH_LABEL) {
                 return None;
@@ -175,11 +173,22 @@ pub(super) fn of_pods(
             (object, [template, &["metadata", "labels"][..]].concat(), rollout)
         }
     };
+    let has_labels = first.labels.keys().any(|key| !is_controller_label(key));
     let operations =
-        if first.labels.is_empty() { vec![add(&path, json!(labels))] } else { label_operations(&path, &labels) };
+        if has_labels { label_operations(&path, &labels) } else { with_parents(view, &object, &path, &labels) };
     let edit = Edit::Labels(labels, json_patch::Patch(operations), lacking_end);
     let change = Change { direction, object, edit, rollout };
     written::has_name(view, &change.object).then_some(Proposal { change, cause: Cause::Mistake, size: Size::Value })
+}
+
+/// Adds the labels of an object or template that has none, with `metadata` where a template lacks that.
+fn with_parents(view: View<'_>, object: &ObjectName, path: &[&str], labels: &Labels) -> Vec<PatchOperation> {
+    let metadata = &path[..path.len() - 1];
+    // An object has metadata: its name is there.
+    if metadata.len() == 1 || view.written.has_field(object, metadata) {
+        return vec![add(path, json!(labels))];
+    }
+    vec![add(metadata, json!({ "labels": labels }))]
 }
 
 fn label_operations(path: &[&str], labels: &Labels) -> Vec<PatchOperation> {

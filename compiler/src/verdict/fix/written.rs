@@ -8,6 +8,11 @@ pub trait Written {
     /// Whether the input has the object itself, and not only pods that it made.
     fn has(&self, object: &ObjectName) -> bool;
 
+    /// Whether the input has a field of an object, whatever it holds.
+    fn has_field(&self, object: &ObjectName, path: &[&str]) -> bool {
+        self.text(object, path).is_some()
+    }
+
     /// The text of a field that is no list and no map, by the keys that lead to it.
     fn text(&self, object: &ObjectName, path: &[&str]) -> Option<String>;
 }

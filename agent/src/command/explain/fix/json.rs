@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::super::traffic::by_protocol;
+use super::service::{self, ServiceJson};
 use super::{Fixes, then, why_not};
 
 /// A change of one object. Those with the same flows belong together.
@@ -58,6 +59,9 @@ struct OpenedJson<'a> {
 pub(in super::super) struct UnfixedJson {
     flows: Vec<usize>,
     reason: String,
+    /// A change of a Service that leads the flow to a port that policies admit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    service: Option<ServiceJson>,
 }
 
 impl Fixes<'_> {
@@ -70,8 +74,12 @@ impl Fixes<'_> {
     /// The flows without.
     pub(in super::super) fn unfixed(&self) -> Vec<UnfixedJson> {
         let none = self.fixes.iter().filter_map(|of| Some((&of.flows, of.fix.as_ref().err()?)));
-        none.map(|(flows, reason): (_, &NoFix)| UnfixedJson { flows: self.places(flows), reason: why_not(reason) })
-            .collect()
+        let unfixed = |(flows, reason): (&Vec<usize>, &NoFix)| UnfixedJson {
+            flows: self.places(flows),
+            reason: why_not(reason),
+            service: service::json(self.input, reason),
+        };
+        none.map(unfixed).collect()
     }
 
     /// The places of flows in the JSON, which has one for each protocol.

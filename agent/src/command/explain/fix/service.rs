@@ -1,0 +1,59 @@
+//! A change of a Service whose targetPort is the fault: it leads to a port that its pods do not
+//! declare, where they declare another one that policies admit.
+
+use std::io::{self, Write};
+
+use json_patch::jsonptr::PointerBuf;
+use json_patch::{AddOperation, Patch, PatchOperation};
+use npc_agent::source::manifests::ObjectRef;
+use npc_compiler::verdict::fix::NoFix;
+use serde::Serialize;
+use serde_json::json;
+
+use super::super::excerpt::{Excerpt, Mark};
+use crate::command::input::Input;
+
+/// The change of a Service, as JSON.
+#[derive(Debug, Serialize)]
+pub(super) struct ServiceJson {
+    object: serde_json::Value,
+    patch: Patch,
+}
+
+/// The place of the port among those of its Service.
+fn place(input: &Input, (namespace, name): &(String, String), port: u16) -> Option<usize> {
+    let mut services = input.cluster.services().filter(|service| service.namespace == *namespace);
+    let service = services.find(|service| service.name == *name)?;
+    service.ports.iter().position(|of| of.port == port)
+}
+
+/// The patch, where the pods declare one port that policies admit.
+pub(super) fn json(input: &Input, reason: &NoFix) -> Option<ServiceJson> {
+    let NoFix::TargetPort { service, port, declared, .. } = reason else { return None };
+    let [declared] = declared.as_slice() else { return None };
+    let place = place(input, service, *port)?.to_string();
+    let path = PointerBuf::from_tokens(["spec", "ports", place.as_str(), "targetPort"]);
+    let operation = PatchOperation::Add(AddOperation { path, value: json!(declared) });
+    let object = json!({"kind": "Service", "namespace": service.0, "name": service.1});
+    Some(ServiceJson { object, patch: Patch(vec![operation]) })
+}
+
+/// Marks the port of the Service in its file.
+pub(super) fn draw(input: &Input, reason: &NoFix, out: &mut impl Write) -> io::Result<()> {
+    let NoFix::TargetPort { service, port, target, declared } = reason else { return Ok(()) };
+    let (namespace, name) = service;
+    let Some(place) = place(input, service, *port) else { return Ok(()) };
+    let path = format!("spec.ports[{place}]");
+    let positions = &input.loaded.positions;
+    let object = ObjectRef::new("Service", namespace, name);
+    let locate = |path: &str| positions.locate_object(&object, path).filter(|place| place.exact);
+    // Left out, the targetPort is the port.
+    let Some(found) = locate(&format!("{path}.targetPort")).or_else(|| locate(&format!("{path}.port"))) else {
+        return Ok(());
+    };
+    writeln!(out, "  --> {found}  service {namespace}/{name}  {path}")?;
+    let declared: Vec<String> = declared.iter().map(u16::to_string).collect();
+    let text = format!("leads to {target}, its pods declare {}", declared.join(", "));
+    let marks = vec![Mark { place: found, text, is_miss: true }];
+    Excerpt { positions, is_file: true, marks, around: Vec::new() }.draw(out)
+}

@@ -1,0 +1,36 @@
+//! What is said of clients that cannot resolve the name of a Service.
+
+use npc_compiler::cluster::{Cluster, PolicyId};
+use npc_compiler::verdict::explain::{DnsServer, EndName};
+
+use super::words::shown;
+use crate::command::words::{policy_name, shorten};
+
+/// So many sources and policies are named.
+const NAMED: usize = 3;
+
+/// Which clients policies keep from DNS, which policies, and what to ask.
+pub(super) fn text(
+    cluster: &Cluster,
+    from: &[EndName],
+    service: &EndName,
+    policies: &[PolicyId],
+    server: Option<&DnsServer>,
+) -> String {
+    let sources: Vec<String> = from.iter().map(shown).collect();
+    let names: Vec<String> = policies.iter().map(|id| format!("networkpolicy {}", policy_name(cluster, *id))).collect();
+    let (sources_text, policies, service) =
+        (shorten(&sources, NAMED, ", "), shorten(&names, NAMED, ", "), shown(service));
+    let by = if names.len() == 1 { "isolates" } else { "isolate" };
+    let Some(DnsServer { name, port }) = server else {
+        return format!(
+            "{sources_text} cannot resolve the name of {service}: {policies} {by} it for egress, and no rule admits DNS (port \
+             53); the input has no DNS server to ask about"
+        );
+    };
+    let (server, source) = (shown(name), sources.first().map(String::as_str).unwrap_or_default());
+    format!(
+        "{sources_text} cannot resolve the name of {service}: {policies} {by} it for egress and no rule admits DNS to {server}; \
+         ask npc explain {source} {server}:{port}/udp"
+    )
+}

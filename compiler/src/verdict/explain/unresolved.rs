@@ -1,0 +1,186 @@
+//! Whether a client that asks for a Service by its name can resolve the name at all: a policy that
+//! admits the flow and forgets DNS is the usual reason why a request times out.
+
+use std::net::IpAddr;
+
+use indexmap::IndexMap;
+
+use super::answer::{DnsServer, Warning};
+use super::ends::{Finder, Unit};
+use super::families::Families;
+use super::name::EndName;
+use super::question::Question;
+use super::walk::Walk;
+use crate::algebra::cidr;
+use crate::algebra::traffic::Traffic;
+use crate::cluster::backend::BackendEnd;
+use crate::cluster::group::{Admitted, Resolution};
+use crate::cluster::{Cluster, PodId, PolicyId};
+use crate::object::{Family, Pod, Protocol, Service, ServicePort};
+use crate::policy::{Block, Direction, Peer, Peers, PolicyRule, PortMatch, Ports};
+use crate::verdict::bounds::Verdict;
+use crate::verdict::flow::End;
+
+/// The port of DNS.
+const DNS: u16 = 53;
+
+/// Where a cluster's DNS servers run, and how their pods are labelled.
+const NAMESPACE: &str = "kube-system";
+const LABEL: (&str, &str) = ("k8s-app", "kube-dns");
+
+/// The label of the DNS caches of nodes. A pod asks that of its own node, which no policy denies.
+const NODE_CACHE: (&str, &str) = ("k8s-app", "node-local-dns");
+
+/// So many sources are looked at; a question about more is none about one client.
+const SOURCES: usize = 64;
+
+/// The DNS servers of the input: each with the port that it listens on.
+struct Servers<'a> {
+    /// The Service that leads to them.
+    service: Option<&'a Service>,
+    pods: Vec<(PodId, u16)>,
+}
+
+impl Walk<'_> {
+    /// Warns where sources cannot resolve the name of the Service that was asked for.
+    pub(super) fn warn_of_unresolved_names(&mut self, sources: &[Unit], to: &Service) {
+        let cluster = self.ends.cluster;
+        let mut wholes = IndexMap::<EndName, &Unit>::new();
+        for source in sources.iter().take(SOURCES + 1) {
+            wholes.entry(source.whole.without_addresses()).or_insert(source);
+        }
+        let has_cache = || cluster.pods().any(|(_, pod)| is_labelled(pod, NODE_CACHE));
+        if sources.len() > SOURCES || is_dns(to) || has_cache() {
+            return;
+        }
+        let servers = Servers::of(cluster);
+        let mut found: Vec<(Vec<EndName>, Vec<PolicyId>)> = Vec::new();
+        for (whole, source) in wholes {
+            let Some(policies) = self.denied_dns(source, &servers) else { continue };
+            match found.iter_mut().find(|(_, by)| *by == policies) {
+                Some((from, _)) => from.push(whole),
+                None => found.push((vec![whole], policies)),
+            }
+        }
+        let server = servers.name(cluster);
+        let warning = |(from, policies)| Warning::NamesUnresolved {
+            from,
+            service: EndName::of_service(to).without_addresses(),
+            policies,
+            server: server.clone(),
+        };
+        self.warn(found.into_iter().map(warning).collect());
+    }
+
+    /// The policies that keep a source from every DNS server; none where nothing does for certain.
+    fn denied_dns(&self, source: &Unit, servers: &Servers<'_>) -> Option<Vec<PolicyId>> {
+        let cluster = self.ends.cluster;
+        let isolating = |family| source.party.groups(cluster, self.ends.groups, Direction::Egress, family);
+        let mut policies: Vec<PolicyId> =
+            isolating(None).into_iter().flat_map(|group| group.key.policies.iter().copied()).collect();
+        policies.sort_unstable();
+        policies.dedup();
+        let rules = || policies.iter().flat_map(|id| cluster.policy(*id).rules(Direction::Egress));
+        if policies.is_empty() {
+            return None;
+        }
+        let is_denied = if servers.pods.is_empty() {
+            // Any end may be the server, so no rule may be about the port.
+            !rules().any(admits_dns) && source.party.pod().is_some_and(|pod| self.is_certain(pod))
+        } else {
+            !rules().any(|rule| means_another_server(cluster, rule))
+                && servers.pods.iter().all(|(pod, port)| self.is_denied(source, *pod, *port))
+        };
+        is_denied.then_some(policies)
+    }
+
+    /// Whether all policies that may select a pod are known.
+    fn is_certain(&self, pod: PodId) -> bool {
+        End::Pod(pod).deciding(self.ends.cluster, self.ends.groups, Direction::Egress, None).is_certain()
+    }
+
+    /// Whether egress to a DNS server is denied in every family.
+    fn is_denied(&self, source: &Unit, pod: PodId, port: u16) -> bool {
+        let Finder { cluster, groups } = self.ends;
+        let server = self.ends.pods(&[pod]).remove(0);
+        let traffic = Traffic::ports(Protocol::Udp, port, port);
+        let denies = |family: &Option<Family>| {
+            let question = Question::between(source.party, server.party, *family, traffic.clone());
+            question.bounds(cluster, groups, Direction::Egress).verdict(&traffic) == Verdict::Denied
+        };
+        let families = Families::of(cluster, source).judged(Families::of(cluster, &server));
+        !families.is_empty() && families.iter().all(denies)
+    }
+}
+
+impl<'a> Servers<'a> {
+    fn of(cluster: &'a Cluster) -> Self {
+        let service = cluster.services().find(|service| is_dns(service));
+        let mut pods: Vec<(PodId, u16)> = Vec::new();
+        let is_asked = |port: &&ServicePort| (port.protocol, port.port) == (Protocol::Udp, DNS);
+        for port in service.iter().flat_map(|service| &service.ports).filter(is_asked) {
+            let backends = service.and_then(|service| cluster.backends(service, port)).unwrap_or_default();
+            pods.extend(backends.iter().filter_map(|backend| match backend.end {
+                BackendEnd::Pod(pod) => Some((pod, backend.port)),
+                BackendEnd::Address(_) => None,
+            }));
+        }
+        let labelled = cluster.pods().filter(|(_, pod)| is_labelled(pod, LABEL) && !pod.finished);
+        pods.extend(labelled.map(|(id, _)| (id, DNS)).filter(|_| service.is_none()));
+        Self { service, pods }
+    }
+
+    /// What to ask about.
+    fn name(&self, cluster: &Cluster) -> Option<DnsServer> {
+        if let Some(service) = self.service {
+            return Some(DnsServer { name: EndName::of_service(service).without_addresses(), port: DNS });
+        }
+        let (id, port) = *self.pods.first()?;
+        let pod = cluster.pod(id);
+        let (kind, name) = pod.workload.as_ref().map_or(("Pod", &pod.name), |of| (of.kind.as_str(), &of.name));
+        let (kind, namespace, name) = (kind.to_owned(), Some(pod.namespace.clone()), name.clone());
+        Some(DnsServer { name: EndName { kind, namespace, name, ..EndName::default() }, port })
+    }
+}
+
+/// Whether a Service is that of the cluster's DNS.
+fn is_dns(service: &Service) -> bool {
+    service.namespace == NAMESPACE
+        && service.ports.iter().any(|port| (port.protocol, port.port) == (Protocol::Udp, DNS))
+}
+
+fn is_labelled(pod: &Pod, (key, value): (&str, &str)) -> bool {
+    pod.namespace == NAMESPACE && pod.labels.get(key).is_some_and(|of| of == value)
+}
+
+/// Whether a rule admits DNS to some end.
+fn admits_dns(rule: &PolicyRule) -> bool {
+    let admitted = Admitted::of_ports(&rule.ports, Direction::Egress, &Resolution::default());
+    let is_named = |port: &PortMatch| matches!(port, PortMatch::Named(..));
+    let names_port = matches!(&rule.ports, Ports::AnyOf(ports) if ports.iter().any(is_named));
+    names_port || !admitted.traffic_to(&[]).intersection(&Traffic::ports(Protocol::Udp, DNS, DNS)).is_none()
+}
+
+/// Whether a rule is about DNS and means addresses that are none of the input's Services: a cache
+/// on the node, or a server outside that the pod's `dnsConfig` names.
+fn means_another_server(cluster: &Cluster, rule: &PolicyRule) -> bool {
+    let Peers::AnyOf(peers) = &rule.peers else { return false };
+    let is_of_services = |block: &Block| match block.addresses.ranges() {
+        [(first, last)] => first == last && cluster.is_service(cidr::address(block.family, *first)),
+        _ => false,
+    };
+    let is_local = |block: &Block| {
+        let is_link_local = |number: u128| match cidr::address(block.family, number) {
+            IpAddr::V4(address) => address.is_link_local(),
+            IpAddr::V6(address) => address.is_unicast_link_local(),
+        };
+        let mut ranges = block.addresses.ranges().iter();
+        ranges.all(|(first, last)| is_link_local(*first) && is_link_local(*last))
+    };
+    let has_ports = !matches!(rule.ports, Ports::Everything);
+    let is_other = |peer: &Peer| match peer {
+        Peer::Block(of) => (has_ports && !is_of_services(&of.block)) || is_local(&of.block),
+        Peer::Pods(_) | Peer::Nothing => false,
+    };
+    admits_dns(rule) && peers.iter().any(is_other)
+}

@@ -1,0 +1,235 @@
+//! Policies that look as if they kept out what is allowed, and do not: rules and policies add up, a
+//! rule without peers or ports admits more than its author may have meant, and no policy applies to
+//! a pod in its node's network.
+
+use std::collections::BTreeSet;
+
+use super::beside::Beside;
+use super::code::Code;
+use super::decision::Decision;
+use super::question::Question;
+use crate::algebra::cidr;
+use crate::cluster::group::{Admitted, OtherEnd, Resolution, atom};
+use crate::cluster::{Cluster, PolicyId};
+use crate::object::Family;
+use crate::policy::{Direction, IpBlock, Namespaces, Peer, Peers, PodPeer, PolicyRule, Ports};
+
+/// So many policies, and rules of each, are looked at.
+const LOOKED_AT: usize = 100;
+
+/// Parts of names of policies that say that they are to keep something out.
+const DENYING: [&str; 6] = ["block", "deny", "drop", "forbid", "isolat", "restrict"];
+
+/// What is said of a policy.
+fn beside(policy: PolicyId, code: Code, path: String, want: String, got: String) -> Beside {
+    Beside { policy, code, path, requirement: None, want, got, admitted: None, may_be_why: false }
+}
+
+/// What rules are judged by.
+struct Look<'a> {
+    cluster: &'a Cluster,
+    question: &'a Question,
+    direction: Direction,
+    seen: OtherEnd<'a>,
+    decision: &'a Decision,
+}
+
+impl Question {
+    /// The policies that look as if they kept out what rules admit, at most one for each reason.
+    pub(super) fn unwanted(&self, cluster: &Cluster, decision: &Decision) -> Vec<Beside> {
+        let direction = decision.direction;
+        let (subject, other) = self.ends(direction);
+        // Of very many rules not all are listed, and one that is not may be meant.
+        if decision.admitting_count > decision.rules.len().min(LOOKED_AT) {
+            return Vec::new();
+        }
+        let seen = other.seen(cluster, subject, self.family);
+        let look = Look { cluster, question: self, direction, seen, decision };
+        let found = [look.rules_apart(), look.empty_rule(), look.except_undone(), look.wider_policy()];
+        found.into_iter().flatten().collect()
+    }
+
+    /// A policy that has a selector for the subject, which is a pod in its node's network.
+    pub(super) fn of_host(&self, cluster: &Cluster, direction: Direction) -> Option<Beside> {
+        let (subject, _) = self.ends(direction);
+        let pod = cluster.pod(subject.pod()?);
+        let mut policies = cluster.policies_in(&pod.namespace).take(LOOKED_AT);
+        let (id, policy) = policies.find(|(_, policy)| {
+            policy.isolates(direction) && !policy.subject.is_empty() && policy.subject.matches(&pod.labels)
+        })?;
+        let want = format!("pods with {}", policy.subject);
+        let got = "a pod in its node's network, to which no policy applies".to_owned();
+        Some(beside(id, Code::SubjectHostNetwork, "spec.podSelector".to_owned(), want, got))
+    }
+}
+
+impl Look<'_> {
+    /// The rules that admit the flow.
+    fn admitting(&self) -> impl Iterator<Item = (PolicyId, &PolicyRule)> {
+        self.decision.rules.iter().filter_map(move |(id, path)| {
+            let rule = self.cluster.policy(*id).rules(self.direction).iter().find(|rule| rule.path == *path)?;
+            Some((*id, rule))
+        })
+    }
+
+    fn name(&self, id: PolicyId) -> String {
+        let policy = self.cluster.policy(id);
+        format!("networkpolicy {}/{}", policy.namespace, policy.name)
+    }
+
+    /// Whether the ports of a rule admit some of the traffic.
+    fn is_about_port(&self, rule: &PolicyRule) -> bool {
+        let admitted = match self.direction {
+            // What names mean is the subjects' to say; one that may mean the port counts.
+            Direction::Ingress => match self.question.to.pod() {
+                Some(pod) => Admitted::of_ports(&rule.ports, Direction::Egress, &Resolution::default())
+                    .traffic_to(&self.cluster.pod(pod).ports),
+                None => return false,
+            },
+            Direction::Egress => {
+                Admitted::of_ports(&rule.ports, Direction::Egress, &Resolution::default()).traffic_to(self.seen.ports)
+            }
+        };
+        !admitted.intersection(&self.question.traffic).is_none()
+    }
+
+    /// A rule with ports alone beside one with peers alone: a `-` too much makes two of one.
+    fn rules_apart(&self) -> Option<Beside> {
+        let field = self.direction.peers_field();
+        let has_ports_alone = |rule: &PolicyRule| rule.peers == Peers::Everyone && rule.ports != Ports::Everything;
+        let has_peers_alone = |rule: &PolicyRule| rule.peers != Peers::Everyone && rule.ports == Ports::Everything;
+        self.admitting().find_map(|(id, rule)| {
+            let rules = self.cluster.policy(id).rules(self.direction);
+            let place = rules.iter().position(|of| of.path == rule.path)?;
+            let neighbours = [place.checked_sub(1), Some(place + 1)].into_iter().flatten();
+            neighbours.filter_map(|place| rules.get(place)).find_map(|other| {
+                let (ports, peers) = match (has_ports_alone(rule), has_peers_alone(rule)) {
+                    (true, _) if has_peers_alone(other) => (rule, other),
+                    (_, true) if has_ports_alone(other) => (other, rule),
+                    _ => return None,
+                };
+                let want = format!(
+                    "{} has ports and no {field}, so it admits everyone on them; {} has {field} and no ports, so it admits \
+                     these on every port",
+                    ports.path, peers.path
+                );
+                let got = "one rule with both (no \"-\" before the second) would admit these on these ports only".to_owned();
+                Some(beside(id, Code::RuleOrNotAnd, ports.path.clone(), want, got))
+            })
+        })
+    }
+
+    /// A rule that admits everyone on every port, of a policy that says by its name that it is to
+    /// keep something out.
+    fn empty_rule(&self) -> Option<Beside> {
+        let is_empty = |rule: &PolicyRule| rule.peers == Peers::Everyone && rule.ports == Ports::Everything;
+        let is_to_deny = |id: PolicyId| {
+            let name = self.cluster.policy(id).name.to_ascii_lowercase();
+            DENYING.iter().any(|part| name.contains(part)) && !name.contains("allow")
+        };
+        let (id, rule) = self.admitting().find(|(id, rule)| is_empty(rule) && is_to_deny(*id))?;
+        let field = self.direction.peers_field();
+        let want = format!("a rule without {field} and ports admits everyone on every port");
+        let got = format!("to deny all, leave {} an empty list ([]), or out", self.direction.section());
+        Some(beside(id, Code::RuleAdmitsEveryone, rule.path.clone(), want, got))
+    }
+
+    /// An except that holds the other end, which another rule or item admits all the same.
+    fn except_undone(&self) -> Option<Beside> {
+        let number = cidr::number(self.seen.address?);
+        let family = Family::of(&self.seen.address?);
+        let field = self.direction.peers_field();
+        let cuts = |block: &IpBlock| {
+            let is_in = |cidr: &cidr::Cidr| cidr.family == family && cidr.addresses().contains(number);
+            is_in(&block.cidr).then(|| block.except.iter().position(is_in)).flatten()
+        };
+        let undoing = |is_internet: bool| self.undoing(is_internet);
+        self.decision.isolated_by.iter().take(LOOKED_AT).find_map(|id| {
+            let rules = self.cluster.policy(*id).rules(self.direction).iter().take(LOOKED_AT);
+            rules.filter(|rule| self.is_about_port(rule)).find_map(|rule| {
+                let Peers::AnyOf(peers) = &rule.peers else { return None };
+                peers.iter().enumerate().find_map(|(place, peer)| {
+                    let Peer::Block(block) = peer else { return None };
+                    let except = cuts(block)?;
+                    // Beside "the internet without our networks" stand rules for ends of these networks.
+                    let is_internet = cidr::is_everything(block.cidr.family, &block.cidr.addresses());
+                    let (of, admitting) = undoing(is_internet)?;
+                    let path = format!("{}.{field}[{place}].ipBlock.except[{except}]", rule.path);
+                    let cut = block.except.get(except)?.network();
+                    let by = if of == *id { admitting } else { format!("{admitting} of {}", self.name(of)) };
+                    let want = format!("the addresses of {cut} left out");
+                    let got = format!(
+                        "{by}, which admits them: an except cuts its own ipBlock only, and items, rules and policies add up"
+                    );
+                    Some(beside(*id, Code::ExceptUndone, path, want, got))
+                })
+            })
+        })
+    }
+
+    /// A rule or item that admits the other end and is no narrow exception: one without peers, a
+    /// block, and beside a block of some addresses also a selector.
+    fn undoing(&self, is_internet: bool) -> Option<(PolicyId, String)> {
+        self.admitting().find_map(|(id, rule)| {
+            let Peers::AnyOf(peers) = &rule.peers else { return Some((id, rule.path.clone())) };
+            let place = peers.iter().position(|peer| {
+                let holds = || atom(peer).is_some_and(|atom| atom.holds(self.cluster, self.seen));
+                match peer {
+                    Peer::Block(_) => holds(),
+                    Peer::Pods(_) => !is_internet && holds(),
+                    Peer::Nothing => false,
+                }
+            })?;
+            Some((id, format!("{}.{}[{place}]", rule.path, self.direction.peers_field())))
+        })
+    }
+
+    /// A policy for these pods that is about the port and does not admit the other end, where one for
+    /// every pod of the namespace admits everyone.
+    fn wider_policy(&self) -> Option<Beside> {
+        let is_wide = |peer: &Peer| match peer {
+            Peer::Pods(PodPeer { namespaces, pods }) => {
+                pods.is_empty() && matches!(namespaces, Namespaces::Selected(of) if of.is_empty())
+            }
+            Peer::Block(block) => cidr::is_everything(block.block.family, &block.block.addresses),
+            Peer::Nothing => false,
+        };
+        let is_for_all = |(id, rule): &(PolicyId, &PolicyRule)| {
+            let is_wide = match &rule.peers {
+                Peers::Everyone => true,
+                Peers::AnyOf(peers) => peers.iter().any(is_wide),
+            };
+            is_wide && rule.ports == Ports::Everything && self.cluster.policy(*id).subject.is_empty()
+        };
+        let (wide, rule) = self.admitting().next()?;
+        if !self.admitting().all(|of| is_for_all(&of)) {
+            return None;
+        }
+        let admitting: BTreeSet<PolicyId> = self.admitting().map(|(id, _)| id).collect();
+        let is_narrow = |id: &PolicyId| {
+            let policy = self.cluster.policy(*id);
+            let rules = policy.rules(self.direction);
+            !policy.subject.is_empty() && !admitting.contains(id) && rules.iter().any(|rule| self.is_about_port(rule))
+        };
+        let id = self.decision.isolated_by.iter().take(LOOKED_AT).copied().find(is_narrow)?;
+        let section = self.direction.section();
+        let want = self.by_no_rule(id);
+        let got = format!(
+            "{} {}, which admits this to every pod of the namespace: policies add up, and none takes away what another \
+             admits",
+            self.name(wide),
+            rule.path
+        );
+        Some(beside(id, Code::PoliciesAddUp, format!("spec.{section}"), want, got))
+    }
+
+    /// That none of a policy's rules admits the flow, in words.
+    fn by_no_rule(&self, id: PolicyId) -> String {
+        let rules = self.cluster.policy(id).rules(self.direction).len();
+        if rules == 1 {
+            "by one rule, which does not admit this".to_owned()
+        } else {
+            format!("by {rules} rules, of which none admits this")
+        }
+    }
+}
