@@ -52,7 +52,7 @@ use crate::ruleset::node::{InterfaceName, Member, SetKind, SetName};
 use groups::LocalGroups;
 pub use key::PodKey;
 use large::Large;
-pub use large::Portion;
+pub use large::{Portion, Wait};
 use live::{LiveSets, SetId};
 use peers::PeerIndex;
 use store::{PodId, Store};
@@ -203,7 +203,8 @@ impl Engine {
     /// policy changes. So a pod that comes and goes does not give a policy its rules and
     /// take them away each time.
     pub fn reconsider_bound(&mut self) {
-        self.groups.reconsider_bound();
+        let over = self.groups.to_reconsider();
+        self.reconsider_bound_of(over);
     }
 
     /// The addresses of this node's endpoints, each once, with namespaces,

@@ -146,6 +146,29 @@ pub(crate) fn over<'a>(groups: &[Asking<'a>], options: &Options, sizes: &mut dyn
     }
 }
 
+/// The same, of groups of which some policies were over the bound before. These stay so unless
+/// the others are over it now, and then all are chosen anew.
+pub(crate) fn over_from<'a>(
+    before: BTreeSet<&'a str>,
+    groups: &[Asking<'a>],
+    options: &Options,
+    sizes: &mut dyn Sizes,
+) -> BTreeSet<&'a str> {
+    // Mostly policies name far fewer, and no set has to be made to know it.
+    let mut named = 0_u64;
+    for group in groups {
+        for policy in group.policies.iter().filter(|policy| !before.contains(policy.name.as_str())) {
+            named = named.saturating_add(size_of(policy, group.direction, sizes));
+        }
+    }
+    if named.saturating_mul(SETS_OF_PEER) <= options.set_members.0
+        || Asked::of(groups, options, &before, sizes).total <= options.set_members.0
+    {
+        return before;
+    }
+    over(groups, options, sizes)
+}
+
 /// What the sets of groups count.
 #[derive(Default)]
 struct Asked<'a> {

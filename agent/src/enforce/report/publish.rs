@@ -18,6 +18,7 @@ impl Report {
         let policies: BTreeSet<_> = rejected().map(|finding| (&finding.namespace, &finding.name)).collect();
         self.metrics.synced(pass.policies, policies.len(), pass.endpoints, &pass.held);
         self.metrics.took(pass.compiled, pass.applied);
+        self.metrics.loading(pass.loading.iter().map(|loading| loading.since.as_second()));
         let part = |finding: &Finding| Rejected {
             namespace: finding.namespace.clone(),
             name: finding.name.clone(),
@@ -45,6 +46,7 @@ impl Report {
             status.kernel = kernel.collect();
             status.rejected = rejected().map(part).collect();
             status.deprecated = self.findings.iter().filter(|finding| !finding.effect.is_harmful()).map(part).collect();
+            status.loading.clone_from(&pass.loading);
             status.spoofable = self.spoofable.keys().cloned().collect();
             status.contested = pass.contests.iter().map(contested).collect();
             status.options = Some((&pass.options).into());

@@ -21,11 +21,16 @@ impl LocalGroups {
         self.namespaces.values().flat_map(|here| here.over_bound.values())
     }
 
-    /// Chooses policies anew, at the next commit, where some are over the bound.
-    pub(in crate::engine) fn reconsider_bound(&mut self) {
+    /// The namespaces where some policies are over the bound, which are to be chosen anew.
+    pub(in crate::engine) fn to_reconsider(&mut self) -> Vec<Arc<str>> {
         self.sizes.clear();
         let over = self.namespaces.iter().filter(|(_, here)| !here.over_bound.is_empty());
-        self.reconsidered.extend(over.map(|(namespace, _)| Arc::clone(namespace)));
+        over.map(|(namespace, _)| Arc::clone(namespace)).collect()
+    }
+
+    /// Chooses the policies of a namespace that are over the bound anew, at the next commit.
+    pub(in crate::engine) fn reconsider(&mut self, namespace: Arc<str>) {
+        self.reconsidered.insert(namespace);
     }
 
     /// Takes the rules of policies away where a namespace's sets count too much, and gives them
@@ -84,7 +89,7 @@ impl LocalGroups {
                 resolution: &group.resolution,
             }));
         }
-        let mut sizes = InStore { store, peers, known: &mut self.sizes, asked: FxHashMap::default() };
+        let mut sizes = InStore::new(store, peers, &mut self.sizes);
         let over = members::over(&groups, &self.options, &mut sizes);
         let is_same =
             here.over_bound.len() == over.len() && over.iter().all(|name| here.over_bound.contains_key(*name));
@@ -118,13 +123,19 @@ impl LocalGroups {
 }
 
 /// The sizes of peers among the pods that the engine knows.
-struct InStore<'a> {
+pub(super) struct InStore<'a> {
     store: &'a mut Store,
     peers: &'a PeerIndex,
     /// Those of peers that no set has.
     known: &'a mut FxHashMap<PodPeer, Size>,
     /// Those that were asked for.
     asked: FxHashMap<PodPeer, Size>,
+}
+
+impl<'a> InStore<'a> {
+    pub(super) fn new(store: &'a mut Store, peers: &'a PeerIndex, known: &'a mut FxHashMap<PodPeer, Size>) -> Self {
+        Self { store, peers, known, asked: FxHashMap::default() }
+    }
 }
 
 impl Sizes for InStore<'_> {

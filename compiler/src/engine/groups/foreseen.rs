@@ -5,21 +5,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::LocalGroups;
+use super::bound::InStore;
 use crate::cluster::group::Resolution;
 use crate::cluster::merge::Admission;
 use crate::engine::key::PodKey;
-use crate::engine::local::LocalClass;
+use crate::engine::local::{LocalClass, LocalNamespace, weight};
+use crate::engine::peers::PeerIndex;
 use crate::engine::store::{PodId, Store};
 use crate::object::{ContainerPort, Family, Labels, Pod};
-use crate::policy::{Direction, Peers, Policy, Ports};
+use crate::policy::{Direction, Policy};
 use crate::ruleset::group_chain::Leaf;
 use crate::ruleset::layout::{chain_of_leaf, identity};
+use crate::ruleset::members::{self, Asking};
 use crate::ruleset::name::Hash;
 use crate::ruleset::node::{ChainName, Rule, SetName};
 use crate::ruleset::set_definition::Definition;
-
-/// How many ports one rule takes at least, if none of them joins another.
-const PORTS_OF_RULE: usize = 7;
 
 /// A chain that is to come, and the sets that it asks.
 #[derive(Debug)]
@@ -37,40 +37,40 @@ pub(in crate::engine) struct ToCome<'a> {
     pub(in crate::engine) policies: BTreeMap<Arc<str>, Option<Policy>>,
     /// Pods that come, or change.
     pub(in crate::engine) pods: Vec<&'a Pod>,
+    /// Which policies are over the bound on set members is chosen anew.
+    pub(in crate::engine) reconsiders_bound: bool,
 }
 
-/// As many rules and sets as a policy makes for one group in one family, or more. Where
-/// policies name the same peers, each of these may have rules of its own, with all the ports
-/// of the policies; so peers count for each port match, and the sum for policies holds for
-/// what they make together.
-pub(super) fn weight(policy: &Policy) -> usize {
-    let rules = Direction::ALL.into_iter().flat_map(|direction| policy.rules(direction));
-    let of_rule = rules.map(|rule| {
-        let peers = match &rule.peers {
-            Peers::Everyone => 1,
-            Peers::AnyOf(peers) => peers.len(),
-        };
-        let ports = match &rule.ports {
-            Ports::Everything => 1,
-            Ports::AnyOf(ports) => ports.len().div_ceil(PORTS_OF_RULE),
-        };
-        2 * peers.saturating_mul(ports) + 2
-    });
-    1 + of_rule.sum::<usize>()
+/// Endpoints that will be in one group.
+struct Kind {
+    direction: Direction,
+    /// The names of the policies, sorted.
+    own: BTreeSet<Arc<str>>,
+    resolution: Resolution,
+    hash: Hash,
 }
 
 impl LocalGroups {
     /// More rules and sets than a namespace can get by a change that brings it this policy,
     /// or pods; 0 if nothing of the namespace is on this node.
-    pub(in crate::engine) fn most(&self, namespace: &str, policy: Option<&Policy>, is_pod: bool) -> usize {
-        let here = self.namespaces.get(namespace);
-        let classes = here.map_or(0, |here| here.classes.len()) + usize::from(is_pod);
-        let weight = here.map_or(0, |here| here.weight) + policy.map_or(0, weight);
+    pub(in crate::engine) fn most(&mut self, namespace: &str, policy: Option<&Policy>, is_pod: bool) -> usize {
+        let here = self.namespaces.get_mut(namespace);
+        let classes = here.as_ref().map_or(0, |here| here.classes.len()) + usize::from(is_pod);
+        if classes == 0 {
+            return 0;
+        }
+        let weight = here.map_or(0, LocalNamespace::weighed) + policy.map_or(0, weight);
         weight.saturating_mul(classes).saturating_mul(Family::ALL.len())
     }
 
     /// The chains that these changes of a namespace will make and that no group has yet.
-    pub(in crate::engine) fn foresee(&self, store: &Store, namespace: &str, to_come: ToCome<'_>) -> Vec<Foreseen> {
+    pub(in crate::engine) fn foresee(
+        &mut self,
+        store: &mut Store,
+        peers: &PeerIndex,
+        namespace: &str,
+        to_come: ToCome<'_>,
+    ) -> Vec<Foreseen> {
         let here = self.namespaces.get(namespace);
         let mut policies = here.map_or_else(Cow::default, |here| Cow::Borrowed(&here.policies));
         let mut changed = BTreeSet::new();
@@ -85,8 +85,38 @@ impl LocalGroups {
                 changed.insert(name);
             }
         }
-        let changing: BTreeSet<PodId> = to_come.pods.iter().filter_map(|pod| store.find(&PodKey::of(pod))).collect();
-        let mut kinds: Vec<(LocalClass, BTreeSet<Vec<ContainerPort>>)> = Vec::new();
+        let kinds = self.kinds(store, namespace, &to_come.pods, &policies, &changed);
+        let is_as_it_will_be = |kind: &Kind| self.is_as_it_will_be(kind.direction, kind.hash);
+        if changed.is_empty() && !to_come.reconsiders_bound && kinds.iter().all(is_as_it_will_be) {
+            return Vec::new();
+        }
+        let mut known = std::mem::take(&mut self.sizes);
+        let here = self.namespaces.get(namespace);
+        let sizes = InStore::new(store, peers, &mut known);
+        let over = self.over_bound_then(sizes, here, to_come.reconsiders_bound, (&kinds, &policies), &changed);
+        let stays = |name: &Arc<str>| {
+            !changed.contains(name)
+                && here.is_some_and(|here| here.over_bound.contains_key(name)) == over.contains(&**name)
+        };
+        let is_there = |kind: &&Kind| self.is_as_it_will_be(kind.direction, kind.hash) && kind.own.iter().all(stays);
+        let new = kinds.iter().filter(|kind| !is_there(kind));
+        let foreseen = new.flat_map(|kind| self.chains_of(namespace, kind, &policies, &over)).collect();
+        self.sizes = known;
+        foreseen
+    }
+
+    /// The groups of a namespace with these policies, once these pods are there.
+    fn kinds(
+        &self,
+        store: &Store,
+        namespace: &str,
+        pods: &[&Pod],
+        policies: &BTreeMap<Arc<str>, Arc<Policy>>,
+        changed: &BTreeSet<Arc<str>>,
+    ) -> Vec<Kind> {
+        let here = self.namespaces.get(namespace);
+        let changing: BTreeSet<PodId> = pods.iter().filter_map(|pod| store.find(&PodKey::of(pod))).collect();
+        let mut classes: Vec<(LocalClass, BTreeSet<Vec<ContainerPort>>)> = Vec::new();
         for class in here.iter().flat_map(|here| &here.classes).filter_map(|class| self.classes.get(class)) {
             let stay = class.pods.iter().filter(|pod| !changing.contains(pod));
             let ports: BTreeSet<Vec<ContainerPort>> = stay.map(|pod| store.ports(*pod).to_vec()).collect();
@@ -94,42 +124,64 @@ impl LocalGroups {
                 continue;
             }
             let mut class = class.without_pods();
-            for name in &changed {
+            for name in changed {
                 class.judge(name, policies.get(name).map(|policy| &**policy));
             }
-            kinds.push((class, ports));
+            classes.push((class, ports));
         }
         let mut by_labels = BTreeMap::<&Labels, BTreeSet<Vec<ContainerPort>>>::new();
-        for pod in to_come.pods.into_iter().filter(|pod| store.is_this_node(pod.node.as_deref())) {
+        for pod in pods.iter().filter(|pod| store.is_this_node(pod.node.as_deref())) {
             by_labels.entry(&pod.labels).or_default().insert(pod.ports.clone());
         }
         for (labels, ports) in by_labels {
             let mut class = LocalClass::of_labels(namespace.into(), labels);
-            for (name, policy) in policies.iter() {
+            for (name, policy) in policies {
                 class.judge(name, Some(policy));
             }
-            kinds.push((class, ports));
+            classes.push((class, ports));
         }
         let mut seen = BTreeSet::new();
-        let mut foreseen = Vec::new();
-        for (mut class, ports) in kinds {
+        let mut kinds = Vec::new();
+        for (mut class, ports) in classes {
             for direction in Direction::ALL {
+                if class.isolating(direction).is_empty() {
+                    continue;
+                }
                 for ports in &ports {
-                    if class.policies[direction as usize].is_empty() {
-                        continue;
-                    }
-                    let resolution = class.resolve(direction, &policies, ports);
-                    let names = class.policies[direction as usize].iter().map(|name| (namespace, &**name));
-                    let hash = identity(direction, names, &resolution);
-                    let is_there = self.is_as_it_will_be(direction, hash)
-                        && class.policies[direction as usize].is_disjoint(&changed);
-                    if seen.insert(hash) && !is_there {
-                        foreseen.extend(self.chains_of(direction, &class, &policies, &resolution));
+                    let resolution = class.resolve(direction, policies, ports);
+                    let own = class.isolating(direction).clone();
+                    let hash = identity(direction, own.iter().map(|name| (namespace, &**name)), &resolution);
+                    if seen.insert(hash) {
+                        kinds.push(Kind { direction, own, resolution, hash });
                     }
                 }
             }
         }
-        foreseen
+        kinds
+    }
+
+    /// The policies of a namespace that will be over the bound on set members, as
+    /// [`LocalGroups::bound`] finds it then.
+    fn over_bound_then<'a>(
+        &self,
+        mut sizes: InStore<'_>,
+        here: Option<&LocalNamespace>,
+        reconsiders: bool,
+        (kinds, policies): (&'a [Kind], &'a BTreeMap<Arc<str>, Arc<Policy>>),
+        changed: &BTreeSet<Arc<str>>,
+    ) -> BTreeSet<&'a str> {
+        let asking = |Kind { direction, own, resolution, .. }: &'a Kind| Asking {
+            direction: *direction,
+            policies: own.iter().filter_map(|name| policies.get(name)).map(|policy| &**policy).collect(),
+            resolution,
+        };
+        let groups: Vec<Asking<'a>> = kinds.iter().map(asking).collect();
+        let before = || here.into_iter().flat_map(|here| here.over_bound.keys());
+        if reconsiders || before().any(|name| changed.contains(name)) {
+            return members::over(&groups, &self.options, &mut sizes);
+        }
+        let before = before().filter_map(|name| Some(&**policies.get_key_value(name)?.0)).collect();
+        members::over_from(before, &groups, &self.options, &mut sizes)
     }
 
     /// Whether a group has its chain, and no policy of it was edited since.
@@ -141,21 +193,22 @@ impl LocalGroups {
     /// The chain of a group in each family.
     fn chains_of(
         &self,
-        direction: Direction,
-        class: &LocalClass,
+        namespace: &str,
+        kind: &Kind,
         policies: &BTreeMap<Arc<str>, Arc<Policy>>,
-        resolution: &Resolution,
+        over: &BTreeSet<&str>,
     ) -> [Foreseen; 2] {
-        let own = &class.policies[direction as usize];
-        let rules = own.iter().filter_map(|name| policies.get(name)).flat_map(|policy| {
+        let Kind { direction, own, resolution, .. } = kind;
+        let within = own.iter().filter(|name| !over.contains(&***name));
+        let rules = within.filter_map(|name| policies.get(name)).flat_map(|policy| {
             let policy = &**policy;
-            policy.rules(direction).iter().map(move |rule| (policy, rule))
+            policy.rules(*direction).iter().map(move |rule| (policy, rule))
         });
-        let admission = Admission::new(rules, direction, resolution);
+        let admission = Admission::new(rules, *direction, resolution);
         Family::ALL.map(|family| {
-            let names = own.iter().map(|name| (&*class.namespace, &**name));
-            let leaf = Leaf::new(family, direction, &self.options, &admission, names);
-            let chain = chain_of_leaf(family, direction, &leaf);
+            let names = own.iter().map(|name| (namespace, &**name));
+            let leaf = Leaf::new(family, *direction, &self.options, &admission, names);
+            let chain = chain_of_leaf(family, *direction, &leaf);
             Foreseen { family, chain, rules: leaf.rules, sets: leaf.sets }
         })
     }
@@ -178,15 +231,5 @@ impl LocalGroups {
         let mut touched = [BTreeMap::new(), BTreeMap::new()];
         self.drop_chain(family, chain.clone(), &mut touched);
         !self.uses[family as usize].contains_key(chain)
-    }
-
-    /// How many members the sets of a namespace may have.
-    pub(in crate::engine) const fn most_members(&self) -> u64 {
-        self.options.set_members.0
-    }
-
-    /// Whether some group has a chain, or some namespace expects it.
-    pub(in crate::engine) fn has_chain(&self, family: Family, chain: &ChainName) -> bool {
-        self.uses[family as usize].contains_key(chain)
     }
 }
