@@ -15,10 +15,10 @@ HOST = $(shell rustc -vV | sed -n 's/^host: //p')
 # Random tests take their cases from here, so that two runs test the same.
 SEED ?= 1
 
-# Most tests with real binaries wait: for an agent, for a packet that does not come. So more can
-# run at once than there are processors; tests/lab/src/lab/share.rs has fewer of those run at once
-# that are busy. We have not seen all of them pass with two for each processor yet.
-THREADS ?=
+# How many tests run at once. Most tests with real binaries wait: for an agent, for a packet that
+# does not come. So there are two for each processor; tests/lab/src/lab/share.rs lets fewer of
+# those run at once that are busy.
+THREADS ?= $(shell expr 2 \* $$(nproc))
 
 .PHONY: help run test test-full tools apiserver promtool lint deny bench docs fuzz image image-tar image-check dist reproduce manifests schemas setup clean
 
@@ -35,7 +35,7 @@ run: setup ## a small cluster in network namespaces: real agents, real packets, 
 test: setup ## every test; after `make tools` also those of Helm, kubectl, promtool and containerd; samples that stay the same
 	$(CARGO) build --workspace --bins
 	previous=$$(deploy/previous.sh) || previous=; \
-	PATH="$$(deploy/tools.sh --cached)" PROPTEST_RNG_SEED=$(SEED) $(if $(THREADS),RUST_TEST_THREADS=$(THREADS) )$${previous:+env NPC_PREVIOUS="$$previous"} \
+	PATH="$$(deploy/tools.sh --cached)" PROPTEST_RNG_SEED=$(SEED) RUST_TEST_THREADS=$(THREADS) $${previous:+env NPC_PREVIOUS="$$previous"} \
 		$(CARGO) test --workspace --no-fail-fast
 
 test-full: tools ## the same with new samples, a million packets, thousands of clusters, and all that make can fetch

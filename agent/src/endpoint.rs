@@ -1,6 +1,6 @@
 //! Endpoints as people name them: `[NS/][TYPE/]NAME[:PORT]`, addresses and
-//! prefixes, `svc/NAME`, `node/NAME`, `ns/NAME`, `any`, `outside`; and as DNS and kubectl
-//! do: `NAME.NS`, `NAME.NS.svc.cluster.local`, `deployment.apps/NAME`.
+//! prefixes, `svc/NAME`, `node/NAME`, `ns/NAME`, `any`, `outside`; and as DNS, URLs and kubectl
+//! do: `NAME.NS`, `NAME.NS.svc.cluster.local`, `https://NAME.NS:8443/`, `deployment.apps/NAME`.
 //!
 //! This only reads the text. Commands look up what it names.
 
@@ -21,15 +21,17 @@ pub enum What {
     Address(IpAddr),
     /// A prefix.
     Block(Cidr),
+    /// A host as URLs and resolvers name it: a Service first, where a workload has the name too.
+    Host(String),
     /// Namespace, kind and name, as far as they were said. A type that npc does not know is the
     /// kind in lower case, without its API group: a Rollout makes pods too.
     Object(Option<String>, Option<String>, String),
 }
 
-/// The types of endpoints: their names for `TYPE/`, short ones first, and the
-/// kind.
+/// The types of endpoints: their names for `TYPE/`, first the one that answers show, and the kind.
+/// Of pods and nodes that is not kubectl's shortest, which reads like a word of the answer.
 const TYPES: [(&[&str], &str); 13] = [
-    (&["po", "pod", "pods"], "Pod"),
+    (&["pod", "po", "pods"], "Pod"),
     (&["deploy", "deployment", "deployments"], "Deployment"),
     (&["sts", "statefulset", "statefulsets"], "StatefulSet"),
     (&["ds", "daemonset", "daemonsets"], "DaemonSet"),
@@ -60,12 +62,8 @@ pub fn is_type(kind: &str) -> bool {
 /// A kind as it is shown: `deploy`.
 #[must_use]
 pub fn short_kind(kind: &str) -> String {
-    match kind {
-        // kubectl's `no` for nodes reads like a word of the answer.
-        "Pod" | "Node" => kind.to_lowercase(),
-        _ => (TYPES.iter().find(|(_, of)| *of == kind))
-            .map_or_else(|| kind.to_lowercase(), |(names, _)| names[0].to_owned()),
-    }
+    let known = TYPES.iter().find(|(_, of)| *of == kind);
+    known.map_or_else(|| kind.to_lowercase(), |(names, _)| names[0].to_owned())
 }
 
 /// Reads an endpoint, and its port where one is there.
@@ -73,6 +71,9 @@ pub fn short_kind(kind: &str) -> String {
 /// # Errors
 /// What is wrong with the text, for the operator who wrote it.
 pub fn read(text: &str) -> Result<(What, Option<Port>), String> {
+    if let Some((scheme, rest)) = text.split_once("://") {
+        return url(scheme, rest);
+    }
     let (what, port) = match addresses(text)? {
         Some((what, port)) => (what, port),
         None => {
@@ -84,6 +85,50 @@ pub fn read(text: &str) -> Result<(What, Option<Port>), String> {
         }
     };
     Ok((what, port.map(read_port).transpose()?))
+}
+
+/// The ports that schemes of URLs mean.
+const SCHEMES: [(&str, u16); 11] = [
+    ("http", 80),
+    ("ws", 80),
+    ("https", 443),
+    ("wss", 443),
+    ("postgres", 5432),
+    ("postgresql", 5432),
+    ("mysql", 3306),
+    ("redis", 6379),
+    ("mongodb", 27017),
+    ("amqp", 5672),
+    ("ldap", 389),
+];
+
+/// Reads the host and port of a URL, as a client is configured with it.
+fn url(scheme: &str, rest: &str) -> Result<(What, Option<Port>), String> {
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    let (what, port) = match addresses(host)? {
+        Some((what @ What::Address(_), port)) => (what, port),
+        Some(_) => return Err(format!("{host:?} is no host of a URL")),
+        None => {
+            let (name, port) = host.split_once(':').map_or((host, None), |(name, port)| (name, Some(port)));
+            (self::host(name)?, port)
+        }
+    };
+    let by_scheme = SCHEMES.iter().find(|(name, _)| scheme.eq_ignore_ascii_case(name));
+    let by_scheme = by_scheme.map(|(_, port)| Port::Numbers(None, *port, *port));
+    Ok((what, port.filter(|port| !port.is_empty()).map(read_port).transpose()?.or(by_scheme)))
+}
+
+/// The name of a host, as DNS takes it.
+fn host(name: &str) -> Result<What, String> {
+    let name = name.strip_suffix('.').unwrap_or(name);
+    let is_name = |label: &str| {
+        !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+    };
+    if !name.split('.').all(is_name) {
+        return Err(format!("{name:?} is no name of a host"));
+    }
+    Ok(What::Host(name.to_ascii_lowercase()))
 }
 
 /// Reads an address or prefix, and the text of the port behind it.
@@ -119,6 +164,8 @@ fn object(text: &str) -> Result<What, String> {
         return Err(format!("{text:?} names no endpoint; write [NS/][TYPE/]NAME[:PORT], or an address"));
     }
     Ok(match *parts.as_slice() {
+        // Only DNS writes the dot behind a name.
+        [name] if name.ends_with('.') => host(name)?,
         [name] => What::Object(None, None, name.to_owned()),
         [first, name] => match kind_of_type(first) {
             Some(kind) => What::Object(None, Some(kind.to_owned()), name.to_owned()),
@@ -189,6 +236,7 @@ mod tests {
                     What::Outside => "outside".to_owned(),
                     What::Address(address) => format!("address {address}"),
                     What::Block(cidr) => format!("block {}", cidr.network()),
+                    What::Host(name) => format!("host {name}"),
                     What::Object(namespace, kind, name) => {
                         format!("{}/{}/{name}", namespace.as_deref().unwrap_or("-"), kind.as_deref().unwrap_or("-"))
                     }
@@ -231,6 +279,17 @@ mod tests {
             ("10.0.0.0/8:53/udp", "block 10.0.0.0/8 UDP 53-53"),
             ("[2001:db8::/32]:443", "block 2001:db8::/32 - 443-443"),
             ("2001:db8::/32", "block 2001:db8::/32"),
+            ("http://api.shop/", "host api.shop - 80-80"),
+            ("https://api.shop:8443/path?a=b", "host api.shop - 8443-8443"),
+            ("https://user:word@api#top", "host api - 443-443"),
+            ("grpc://API.shop", "host api.shop"),
+            ("http://10.0.0.1:8080/", "address 10.0.0.1 - 8080-8080"),
+            ("https://[2001:db8::1]/", "address 2001:db8::1 - 443-443"),
+            ("api.shop.:80", "host api.shop - 80-80"),
+            ("http://", "refused"),
+            ("http://a b/", "refused"),
+            ("http://10.0.0.0/8:80/", "address 10.0.0.0 - 80-80"),
+            (".", "refused"),
             ("a/b/c/d", "refused"),
             ("shop/Rollouts.argoproj.io/api", "shop/rollouts/api"),
             ("api:", "refused"),

@@ -129,6 +129,10 @@ pub struct AgentStatus {
     /// How the CNI plugin is installed; null where no installer reports to this agent.
     #[serde(default)]
     pub cni_plugin: Option<CniPlugin>,
+    /// Whether the agent answers the CNI plugin on its socket; null without `--cni-socket`. Older
+    /// agents do not say it: most served it.
+    #[serde(default = "served")]
+    pub cni_served: Option<bool>,
 }
 
 /// Removals of one kind that are held back.
@@ -328,6 +332,11 @@ fn yes() -> bool {
     true
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "it is the default of an optional field")]
+fn served() -> Option<bool> {
+    Some(true)
+}
+
 impl AgentStatus {
     /// Of an agent that has just started.
     #[must_use]
@@ -364,7 +373,14 @@ impl AgentStatus {
             unreadable: Vec::new(),
             manifest_errors: Vec::new(),
             cni_plugin: None,
+            cni_served: None,
         }
+    }
+
+    /// Whether pods start once the runtime calls the CNI plugin.
+    #[must_use]
+    pub fn lets_pods_start(&self) -> bool {
+        self.ready && self.cni_served == Some(true)
     }
 
     /// That of the agent in the calling thread's network namespace.
@@ -414,5 +430,26 @@ impl SharedStatus {
     /// Changes it.
     pub fn update(&self, change: impl FnOnce(&mut AgentStatus)) {
         change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that finds nothing has failed")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pods_start_with_an_agent_that_is_ready_and_serves_the_plugin() {
+        let with = |ready, served| AgentStatus { ready, cni_served: served, ..AgentStatus::new("n1", "cluster") };
+        assert!(with(true, Some(true)).lets_pods_start());
+        for (ready, served) in [(false, Some(true)), (true, Some(false)), (true, None)] {
+            let written = serde_json::to_string(&with(ready, served)).unwrap();
+            let read: AgentStatus = serde_json::from_str(&written).unwrap();
+            assert!(read.cni_served == served && !read.lets_pods_start(), "{written}");
+        }
+        // An agent of before does not say it.
+        let mut older = serde_json::to_value(with(true, None)).unwrap();
+        older.as_object_mut().unwrap().remove("cniServed");
+        assert!(serde_json::from_value::<AgentStatus>(older).unwrap().lets_pods_start());
     }
 }

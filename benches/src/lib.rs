@@ -56,6 +56,8 @@ pub fn pod(number: usize, namespace: &str, labels: Labels, node: &str) -> Pod {
         host_ports: Box::default(),
         unnamed_ports: Box::default(),
         only_in_slice: false,
+        is_single: false,
+        dns_name: None,
         uid: format!("00000000-0000-4000-8000-{number:012x}"),
         namespace: namespace.to_owned(),
         name: format!("pod-{number}"),

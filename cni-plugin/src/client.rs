@@ -16,18 +16,30 @@ use crate::protocol::{Answer, LONGEST_ANSWER, Request};
 const FIRST_RETRY: Duration = Duration::from_millis(10);
 const LAST_RETRY: Duration = Duration::from_millis(250);
 
+/// How often to look whether the answer is still wanted, while none comes.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// Asks the agent until it answers, or until this moment. An agent that is not there,
 /// refuses the connection or ends without an answer may be one that is being replaced.
 ///
-/// `request` gets the time that is left.
+/// `request` gets the time that is left. Once `is_over`, there is nothing to ask about any more, and
+/// no answer.
 ///
 /// # Errors
 /// Why the last try failed.
-pub fn ask(socket: &Path, until: Instant, request: impl Fn(Duration) -> Request) -> io::Result<Answer> {
+pub fn ask(
+    socket: &Path,
+    until: Instant,
+    is_over: impl Fn() -> bool,
+    request: impl Fn(Duration) -> Request,
+) -> io::Result<Option<Answer>> {
     let mut wait = FIRST_RETRY;
     loop {
+        if is_over() {
+            return Ok(None);
+        }
         let left = until.saturating_duration_since(Instant::now());
-        let error = match ask_once(socket, until, &request(left)) {
+        let error = match ask_while(socket, until, &is_over, &request(left)) {
             Ok(answer) => return Ok(answer),
             Err(error) => error,
         };
@@ -45,6 +57,15 @@ pub fn ask(socket: &Path, until: Instant, request: impl Fn(Duration) -> Request)
 /// # Errors
 /// If it cannot be asked, or does not answer before this moment.
 pub fn ask_once(socket: &Path, until: Instant, request: &Request) -> io::Result<Answer> {
+    ask_while(socket, until, || false, request)?.ok_or_else(late)
+}
+
+fn ask_while(
+    socket: &Path,
+    until: Instant,
+    is_over: impl Fn() -> bool,
+    request: &Request,
+) -> io::Result<Option<Answer>> {
     let mut stream = connect(socket, left(until)?)?;
     let mut text = serde_json::to_vec(request)?;
     text.push(b'\n');
@@ -53,19 +74,21 @@ pub fn ask_once(socket: &Path, until: Instant, request: &Request) -> io::Result<
     let mut answer = Vec::new();
     let mut part = [0; 4096];
     while !answer.ends_with(b"\n") {
-        stream.set_read_timeout(Some(left(until)?))?;
+        stream.set_read_timeout(Some(left(until)?.min(LOOK)))?;
         match stream.read(&mut part) {
             Ok(0) => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the agent ended before it answered")),
             Ok(length) => answer.extend_from_slice(part.get(..length).unwrap_or_default()),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(late()),
+            // The agent sees that the connection has ended, and forgets the request.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && is_over() => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => return Err(error),
         }
         if answer.len() > LONGEST_ANSWER {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "the agent's answer is too long"));
         }
     }
-    Ok(serde_json::from_slice(&answer)?)
+    Ok(Some(serde_json::from_slice(&answer)?))
 }
 
 /// Connects within a time: the agent's queue may be full.

@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::configuration::{Input, Settings, VERSIONS};
 use crate::environment::Environment;
 use crate::error::Failure;
+use crate::netns::Netns;
 use crate::previous::Previous;
 use crate::protocol::{Add, Answer, Attachment, Command, Reason, Request};
 use crate::{Code, Error, client, note};
@@ -18,6 +19,9 @@ const DELETE_PATIENCE: Duration = Duration::from_millis(700);
 /// For how long a pod of `openNamespaces` waits for the agent at most: the agent may
 /// wait for that very pod.
 const OPEN_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Why a sandbox has ended.
+const NETNS_GONE: &str = "its network namespace (CNI_NETNS) is not there any more";
 
 /// Runs the command of the environment; answers what goes to standard output.
 ///
@@ -97,6 +101,8 @@ fn described(environment: &Environment, input: &Input) -> Result<Add, Error> {
         addresses,
         host_interface,
         wait: 0,
+        waited: 0,
+        open: false,
     })
 }
 
@@ -108,7 +114,9 @@ fn add(environment: &Environment, input: &Input) -> Result<String, Error> {
         eprintln!("npc-cni: npc's conflist is gone from this node, so this pod is not reported");
         return Ok(result());
     }
+    let begun = Instant::now();
     let settings = input.settings()?;
+    let netns = Netns::at(environment.netns()?);
     let add = match described(environment, input) {
         Ok(add) => add,
         // Nothing is reported, not even the addresses that are known: those that CNI reported
@@ -124,7 +132,7 @@ fn add(environment: &Environment, input: &Input) -> Result<String, Error> {
             "npc-cni: {} of pod {}/{} has no address, so policies do not apply to it",
             add.attachment.interface, add.namespace, add.name
         );
-    } else if let Err(error) = wait_for_rules(&settings, &add) {
+    } else if let Err(error) = wait_for_rules(&settings, &add, &netns, begun) {
         // It may have been removed while the pod waited.
         if !input.is_uninstalled() {
             return Err(error);
@@ -133,22 +141,38 @@ fn add(environment: &Environment, input: &Input) -> Result<String, Error> {
     Ok(result())
 }
 
-fn wait_for_rules(settings: &Settings, add: &Add) -> Result<(), Error> {
-    let patience =
-        if settings.is_open(&add.namespace) { settings.timeout.min(OPEN_PATIENCE) } else { settings.timeout };
-    let asked = client::ask(&settings.socket, Instant::now() + patience, |left| {
-        let wait = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
-        Request::new(Command::Add(Add { wait, ..add.clone() }))
-    });
+/// Waits until the rules of the pod are in the kernel. `begun` is when this ADD began, and `netns`
+/// what the pod's network namespace was then.
+fn wait_for_rules(settings: &Settings, add: &Add, netns: &Netns<'_>, begun: Instant) -> Result<(), Error> {
+    let is_open = settings.is_open(&add.namespace);
+    let patience = if is_open { settings.timeout.min(OPEN_PATIENCE) } else { settings.timeout };
+    let asked = client::ask(
+        &settings.socket,
+        begun + patience,
+        || netns.is_gone(),
+        |left| Request::new(Command::Add(Add { wait: millis(left), waited: millis(begun.elapsed()), ..add.clone() })),
+    );
+    let pod = format!("{}/{}", add.namespace, add.name);
+    // Its address may be another pod's by now. So there is no note either.
+    let gone = |why: &str| {
+        let message = format!("npc-cni: the sandbox {} of pod {pod} has ended: {why}", add.attachment.container_id);
+        Err(Error::new(Code::UnknownContainer, message))
+    };
     let reason = match asked {
-        Ok(Answer { error: None, .. }) => return Ok(()),
-        Ok(Answer { error: Some(refusal), .. }) => format!("the agent answered: {}", refusal.message),
+        Ok(Some(Answer { error: None, .. })) => return Ok(()),
+        Ok(Some(Answer { error: Some(refusal), .. })) if refusal.kind == Reason::Gone => {
+            return gone(&format!("the agent answered: {}", refusal.message));
+        }
+        Ok(Some(Answer { error: Some(refusal), .. })) => format!("the agent answered: {}", refusal.message),
+        Ok(None) => return gone(NETNS_GONE),
         Err(error) => format!("the npc agent of this node, at {}, cannot be asked: {error}", settings.socket.display()),
     };
-    let pod = format!("{}/{}", add.namespace, add.name);
+    if netns.is_gone() {
+        return gone(NETNS_GONE);
+    }
     if settings.starts_unenforced(&add.namespace) {
         eprintln!("npc-cni: pod {pod} starts before its policies are enforced: {reason}");
-        let request = Request::new(Command::Add(add.clone()));
+        let request = Request::new(Command::Add(Add { waited: millis(begun.elapsed()), open: is_open, ..add.clone() }));
         if let Err(error) = note::leave(&settings.socket, &add.attachment, &request) {
             eprintln!("npc-cni: the agent cannot be left a note about pod {pod}: {error}");
         }
@@ -163,6 +187,10 @@ fn wait_for_rules(settings: &Settings, add: &Add) -> Result<(), Error> {
             patience.as_secs()
         ),
     ))
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn delete(environment: &Environment, input: &Input) -> Result<String, Error> {
@@ -191,13 +219,18 @@ fn check(environment: &Environment, input: &Input) -> Result<String, Error> {
     if add.addresses.is_empty() {
         return Ok(String::new());
     }
-    let asked = client::ask(&settings.socket, Instant::now() + settings.timeout, |left| {
-        let wait = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
-        Request::new(Command::Check(Add { wait, ..add.clone() }))
-    });
+    let until = Instant::now() + settings.timeout;
+    let netns = Netns::at(&add.netns);
+    let asked = client::ask(
+        &settings.socket,
+        until,
+        || netns.is_gone(),
+        |left| Request::new(Command::Check(Add { wait: millis(left), ..add.clone() })),
+    );
     let (code, reason) = match asked {
-        Ok(Answer { error: None, .. }) => return Ok(String::new()),
-        Ok(Answer { error: Some(refusal), .. }) => {
+        Ok(Some(Answer { error: None, .. })) => return Ok(String::new()),
+        Ok(None) => (Code::UnknownContainer, NETNS_GONE.to_owned()),
+        Ok(Some(Answer { error: Some(refusal), .. })) => {
             let code = if refusal.kind == Reason::Unknown { Code::UnknownContainer } else { Code::TryAgain };
             (code, refusal.message)
         }

@@ -24,6 +24,7 @@ pub mod file;
 pub mod fuzz;
 mod link;
 mod netlink;
+mod netns;
 pub mod note;
 pub mod previous;
 pub mod protocol;

@@ -98,6 +98,24 @@ pub struct Add {
     /// For how long the plugin waits for the answer, in milliseconds.
     #[serde(default)]
     pub wait: u64,
+    /// For how long it has waited already, in milliseconds: so the agent knows which of two ADDs
+    /// began first, whichever comes first. Older plugins do not say it.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub waited: u64,
+    /// In a note: the settings (`openNamespaces`) let this pod start without its rules, so it is
+    /// not isolated while its object is unknown.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub open: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_false(is_so: &bool) -> bool {
+    !is_so
 }
 
 /// A network interface of the node.
@@ -139,6 +157,9 @@ pub enum Reason {
     Unknown,
     /// The rules of the pod are not in the kernel.
     NotEnforced,
+    /// The sandbox has ended: it had its DEL, or its interface is not there any more. Older
+    /// plugins take this for the next one.
+    Gone,
     /// The request is none that the agent understands.
     #[serde(other)]
     Malformed,
@@ -170,6 +191,9 @@ mod tests {
         let request: Request = serde_json::from_str(text).unwrap();
         assert!(matches!(&request.command, Command::Add(add) if add.addresses.len() == 2));
         assert_eq!(serde_json::to_string(&request).unwrap(), text);
+        let later = text.replace("29000}", "28000,\"waited\":1000,\"open\":true}");
+        let request: Request = serde_json::from_str(&later).unwrap();
+        assert_eq!(serde_json::to_string(&request).unwrap(), later);
     }
 
     #[test]

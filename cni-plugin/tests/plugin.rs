@@ -215,6 +215,32 @@ const LONGEST_DEL: Duration = Duration::from_secs(1);
 
 /// Calls a plugin, which has to end before this much time has passed. A busy machine may stop a
 /// process for longer than that, so it is enough if it ends in time at one of three calls.
+/// Its runtime was started again and has removed the sandbox. Whatever the settings let start, there
+/// is nothing left to start.
+#[test]
+fn an_add_ends_with_its_network_namespace_and_leaves_no_note() {
+    for is_silent in [false, true] {
+        let node = Node::new();
+        // An agent that takes the request and does not answer, or none.
+        let _agent = is_silent.then(|| UnixListener::bind(&node.socket).unwrap());
+        let netns = node.socket.with_file_name("netns");
+        fs::write(&netns, "").unwrap();
+        let path = netns.to_str().unwrap();
+        let environment = ENVIRONMENT.map(|(name, value)| (name, if name == "CNI_NETNS" { path } else { value }));
+        let settings = json!({"timeoutSeconds": 100, "failurePolicy": "open"});
+        let previous = r#"{"ips":[{"address":"10.0.0.5/24"}]}"#;
+        let input = node.configuration("1.0.0", &settings, Some(previous));
+        let mut plugin = start("ADD", &environment, input.as_bytes());
+        thread::sleep(Duration::from_millis(500));
+        assert!(plugin.try_wait().unwrap().is_none(), "it waits");
+        fs::remove_file(&netns).unwrap();
+        let (code, message) = error(&plugin.wait_with_output().unwrap());
+        assert_eq!(code, 3);
+        assert!(message.contains("c1") && message.contains("shop/web-0") && message.contains("CNI_NETNS"), "{message}");
+        assert_eq!(node.notes(), []);
+    }
+}
+
 fn call_within(limit: Duration, command: &str, environment: &[(&str, &str)], input: &[u8]) -> Output {
     for _ in 0..3 {
         let mut plugin = start(command, environment, input);

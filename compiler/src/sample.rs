@@ -13,7 +13,7 @@ use crate::cluster::Cluster;
 use crate::object::{ContainerPort, Labels, Namespace, NetworkPolicy, Node, Objects, Pod, Protocol, Workload};
 
 /// A pod from `NS/NAME key=value … ADDRESS … :name=8080 @node Kind/workload`, and the words
-/// `hostNetwork`, `terminating`, `not-ready` and `finished`.
+/// `hostNetwork`, `terminating`, `not-ready`, `finished` and `single`.
 pub(crate) fn pod(text: &str) -> Pod {
     let mut words = text.split(' ');
     let (namespace, name) = words.next().and_then(|name| name.split_once('/')).unwrap();
@@ -46,6 +46,8 @@ pub(crate) fn pod(text: &str) -> Pod {
             pod.not_ready = true;
         } else if word == "finished" {
             pod.finished = true;
+        } else if word == "single" {
+            pod.is_single = true;
         } else {
             match word.parse().unwrap() {
                 IpAddr::V4(address) => pod.ipv4 = Some(address),
@@ -171,6 +173,7 @@ fn pods() -> impl Strategy<Value = Vec<Pod>> {
                     Some(workload) if pod.ipv4.is_none() && pod.ipv6.is_none() => {
                         workload.name = format!("t{i}");
                         pod.name = format!("t{i}");
+                        pod.is_single = first;
                     }
                     _ => pod.uid = format!("u{i}"),
                 }

@@ -56,7 +56,7 @@ pub struct Live {
     marks: Option<api::Marks>,
     /// The states that no agent has seen yet, behind the last one that
     /// they have.
-    unheard: Vec<Objects>,
+    undelivered: Vec<Objects>,
     /// How long an agent may take to follow.
     patience: Duration,
 }
@@ -80,7 +80,7 @@ impl Live {
         let traffic = Traffic::start(lab.places(), &flows, &timeline, load, seed)?;
         let marks = has_server.then(api::Marks::default);
         let patience = Duration::from_secs(60);
-        Ok(Self { lab, flows, timeline, traffic, progress, marks, unheard: Vec::new(), patience })
+        Ok(Self { lab, flows, timeline, traffic, progress, marks, undelivered: Vec::new(), patience })
     }
 
     /// How long an agent may take to follow; a minute by default.
@@ -159,10 +159,10 @@ impl Live {
     /// When there is no API server.
     pub fn write_without_answer(&mut self, objects: Objects) -> Result<()> {
         self.lab.api_server()?;
-        if self.unheard.is_empty() {
-            self.unheard.push(self.objects());
+        if self.undelivered.is_empty() {
+            self.undelivered.push(self.objects());
         }
-        self.unheard.push(objects.clone());
+        self.undelivered.push(objects.clone());
         let Some(marks) = &mut self.marks else { return Ok(()) };
         let objects = marks.turn(objects);
         self.lab.write_manifests(objects)
@@ -174,7 +174,7 @@ impl Live {
     /// # Errors
     /// When the server cannot start again.
     pub fn receive(&mut self, forgotten: bool) -> Result<()> {
-        let mut way = std::mem::take(&mut self.unheard);
+        let mut way = std::mem::take(&mut self.undelivered);
         if forgotten && way.len() > 2 {
             way.drain(1..way.len() - 1);
         }

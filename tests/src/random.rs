@@ -171,6 +171,8 @@ fn pod() -> impl Strategy<Value = Pod> {
                 host_ports: Box::default(),
                 unnamed_ports: Box::default(),
                 only_in_slice: false,
+                is_single: false,
+                dns_name: None,
                 uid: uid.to_owned(),
                 namespace: namespace.to_owned(),
                 name: String::new(),

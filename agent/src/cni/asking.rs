@@ -18,11 +18,16 @@ use tokio::task::JoinHandle;
 use tokio::time::{self, Instant};
 
 use super::policies::Policies;
-use crate::source::PolicyList;
+use crate::source::{AskError, PolicyList};
 
 /// How long the API server may take to list the policies of a namespace. Then those that
 /// the watch has delivered are used.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long to wait before an API server is asked again that could not answer: first, and at
+/// most. Each wait is twice as long as the one before. If the server names a time (`Retry-After`),
+/// the client waits for that too.
+const RETRY: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis(400)];
 
 /// How old a list may be for a pod whose object came before it. A pod whose sandbox is made
 /// later has a list of its own.
@@ -33,7 +38,7 @@ pub(super) const FRESH: Duration = Duration::from_secs(10);
 pub struct AskPolicies(Arc<dyn Fn(String) -> Answer + Send + Sync>);
 
 /// The policies, or why there is no answer.
-type Answer = BoxFuture<'static, Result<PolicyList, String>>;
+type Answer = BoxFuture<'static, Result<PolicyList, AskError>>;
 
 impl AskPolicies {
     /// Asks in this way.
@@ -82,6 +87,35 @@ pub(super) struct ListedPolicies {
     pub(super) policies: Result<PolicyList, String>,
 }
 
+/// Asks until there is an answer, for as long as that is worth it. What a second request lists is no
+/// older than what the first one would have listed.
+async fn listed(ask: impl Fn() -> Answer) -> Result<PolicyList, String> {
+    let mut last = None;
+    let asked = async {
+        let [mut wait, longest] = RETRY;
+        loop {
+            match ask().await {
+                Ok(policies) => return Ok(policies),
+                Err(AskError::Refused(error)) => return Err(error),
+                Err(AskError::Passing(error)) => last = Some(error),
+            }
+            // Not all nodes at once.
+            time::sleep(wait.mul_f64(1.0 + fastrand::f64() / 4.0)).await;
+            wait = (wait * 2).min(longest);
+        }
+    };
+    // One that panics is over too: the namespace has its next list all the same.
+    let asked = time::timeout(PATIENCE, AssertUnwindSafe(asked).catch_unwind()).await;
+    match asked {
+        Ok(Ok(listed)) => listed,
+        Ok(Err(_)) => Err("the request for them panicked, which is a fault of npc".to_owned()),
+        Err(_) => Err(match last {
+            Some(error) => format!("no list within {PATIENCE:?}; at last: {error}"),
+            None => format!("no answer within {PATIENCE:?}"),
+        }),
+    }
+}
+
 /// The lists that are requested.
 pub(super) struct Asking {
     ask: Option<AskPolicies>,
@@ -121,17 +155,10 @@ impl Asking {
 
     fn request(&mut self, namespace: String, turn: u64, policies: &mut Policies) {
         let Some(AskPolicies(ask)) = &self.ask else { return };
-        let since = policies.ask();
-        let asked = ask(namespace.clone());
+        let (ask, since) = (Arc::clone(ask), policies.ask());
         self.running.insert(namespace.clone(), Running { turn, since, begun: Instant::now(), is_wanted: false });
         self.answers.push(tokio::spawn(async move {
-            // One that panics is over too: the namespace has its next list all the same.
-            let asked = AssertUnwindSafe(asked).catch_unwind();
-            let policies = match time::timeout(PATIENCE, asked).await {
-                Ok(Ok(listed)) => listed,
-                Ok(Err(_)) => Err("the request for them panicked, which is a fault of npc".to_owned()),
-                Err(_) => Err(format!("no answer within {PATIENCE:?}")),
-            };
+            let policies = listed(|| ask(namespace.clone())).await;
             ListedPolicies { namespace, turn, since, policies }
         }));
     }

@@ -12,7 +12,9 @@
 //! that are as new as the pod ([`policies`]). `docs/cni.md` has the protocol.
 
 mod asking;
+mod ended;
 mod endpoints;
+pub mod moment;
 mod netns;
 mod pending;
 mod policies;
@@ -21,6 +23,7 @@ pub mod sandbox;
 pub mod sandboxes;
 mod saved;
 mod server;
+mod start;
 
 pub use asking::AskPolicies;
-pub use registry::{Options, start};
+pub use start::{Options, start};

@@ -6,6 +6,8 @@ use npc_cni::protocol::{Add, Answer};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::moment::Moment;
+
 /// How long the pod of an ADD whose UID is the hash of a manifest may be unknown. Its
 /// mirror may be long in coming, because that needs the API server, which may be that
 /// pod.
@@ -21,6 +23,8 @@ pub(super) struct Pending {
     pub(super) add: Add,
     pub(super) answer: oneshot::Sender<Answer>,
     pub(super) since: Instant,
+    /// When the ADD began, which may be long before this try of it.
+    pub(super) began: Moment,
     pub(super) deadline: Instant,
     pub(super) awaits: Awaits,
 }
@@ -45,10 +49,10 @@ pub(super) enum Awaits {
     Policies(u64),
 }
 
-/// Whether the UID of an ADD is the hash of a static pod's manifest: an API server's
-/// UIDs have dashes.
+/// Whether an ADD is of a static pod: its UID is the hash of its manifest, or what that gives for a
+/// UID. An API server's UIDs have dashes.
 fn is_static(add: &Add) -> bool {
-    add.uid.as_ref().is_some_and(|uid| uid.len() == 32 && uid.bytes().all(|byte| byte.is_ascii_hexdigit()))
+    add.uid.as_ref().is_some_and(|uid| !uid.contains('-'))
 }
 
 /// Why an ADD is not answered in time.

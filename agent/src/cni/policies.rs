@@ -98,12 +98,14 @@ impl Policies {
         let listed = listed.into();
         self.moment += 1;
         let mut events = self.lacking(namespace, since, &listed);
-        for policy in listed.policies {
+        let readable = listed.policies.into_iter().map(|policy| (policy, false));
+        for (policy, is_rescued) in readable.chain(listed.rescued.into_iter().map(|policy| (policy, true))) {
             let (key, version) = (key(&policy), version(&policy));
             let is_gone = self.gone.get(&key).is_some_and(|moment| *moment > since);
             let ahead = self.ahead.get(&key).map(|ahead| ahead.version);
             let known = self.seen.get(&key).copied().max(ahead);
-            if is_gone || known.is_some_and(|known| known >= version) {
+            // Of one that cannot be read, the last readable version stays in force.
+            if is_gone || known.is_some_and(|known| is_rescued || known >= version) {
                 continue;
             }
             self.ahead.insert(key, Ahead { version, moment: self.moment, asked: Instant::now() });
@@ -240,6 +242,17 @@ mod tests {
         let since = policies.ask();
         let unreadable = PolicyList { unreadable: ["a".to_owned()].into(), ..PolicyList::default() };
         assert_eq!(policies.listed("shop", since, unreadable), [], "its last readable version stays in force");
+        let since = policies.ask();
+        let rescued = || PolicyList {
+            unreadable: ["a".to_owned(), "c".to_owned()].into(),
+            rescued: vec![policy("a", 9), policy("c", 9)],
+            ..PolicyList::default()
+        };
+        let [Event::Policy(isolates)] = &policies.listed("shop", since, rescued())[..] else { panic!("one") };
+        assert_eq!(isolates.name(), "c", "no version of it is in force");
+        let since = policies.ask();
+        assert_eq!(policies.listed("shop", since, rescued()), [], "once");
+        assert!(policies.watch_event(came("c", 9)).is_some() && policies.watch_event(gone("c")).is_some());
         let since = policies.ask();
         let end = Event::PolicyGone("shop".to_owned(), "a".to_owned());
         assert_eq!(policies.listed("shop", since, vec![]), [end]);

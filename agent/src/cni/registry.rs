@@ -15,14 +15,15 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{self, Instant, MissedTickBehavior};
 use tracing::{error, info, warn};
 
-use super::asking::{AskPolicies, Asking, ListedPolicies, Needs};
+use super::asking::{Asking, ListedPolicies, Needs};
+use super::ended::{has_lost_its_interface, left_at, without_ended};
+use super::moment::{Deleted, Moment};
 use super::netns::SeenNetns;
 use super::pending::{Awaits, Pending, late};
 use super::policies::Policies;
-use super::sandbox::Saved;
 use super::sandboxes::Sandboxes;
 use super::saved::StateFile;
-use super::server::{self, PendingRequest};
+use super::server::PendingRequest;
 use crate::causes::with_causes;
 use crate::dataplane::links;
 use crate::enforce::{Event, Waiter};
@@ -39,59 +40,13 @@ const LONGEST: Duration = Duration::from_secs(110);
 const ROUND: Duration = Duration::from_secs(1);
 
 /// How many requests are taken at once.
-const REQUESTS: usize = 256;
+pub(super) const REQUESTS: usize = 256;
 
 /// How many notes are read in a round: so many hold up no ADD for long.
 const NOTES: usize = 1_000;
 
-/// How an agent serves the CNI plugin.
-#[derive(Debug)]
-pub struct Options {
-    /// Where the socket is to be.
-    pub socket: PathBuf,
-    /// The name of the node.
-    pub node: String,
-    /// How to ask for the policies of a namespace, where there is an API server.
-    pub ask: Option<AskPolicies>,
-    /// Where it counts.
-    pub metrics: Cni,
-}
-
-/// Serves the plugin. Answers where the source of objects and the network are to send
-/// their events; they come to `agent` with what CNI reports.
-///
-/// # Errors
-/// If the socket cannot be made.
-pub fn start(options: Options, agent: mpsc::Sender<Event>) -> io::Result<mpsc::Sender<Event>> {
-    let listener = server::bind(&options.socket)?;
-    let file = StateFile::beside(&options.socket);
-    let saved = file.read().unwrap_or_else(|error| {
-        error!(
-            error = with_causes(&error),
-            "what CNI reported before this agent started is not known, so pods have the addresses that the API reports"
-        );
-        Saved::default()
-    });
-    let (sender, events) = mpsc::channel(1);
-    let (asks, requests) = mpsc::channel(REQUESTS);
-    info!(socket = %options.socket.display(), sandboxes = saved.sandboxes.len(), "serving the CNI plugin");
-    tokio::spawn(server::serve(listener, asks));
-    let registry = Registry {
-        sandboxes: Sandboxes::new(&options.node, saved),
-        policies: Policies::default(),
-        netns: SeenNetns::default(),
-        file,
-        agent,
-        pending: Vec::new(),
-        asking: Asking::new(options.ask),
-        socket: options.socket,
-        metrics: options.metrics,
-    };
-    tokio::spawn(registry.run(events, requests));
-    Ok(sender)
-}
-
-struct Registry {
+/// What CNI reports, and the requests that wait.
+pub(super) struct Registry {
     sandboxes: Sandboxes,
     policies: Policies,
     netns: SeenNetns,
@@ -99,6 +54,9 @@ struct Registry {
     agent: mpsc::Sender<Event>,
     pending: Vec<Pending>,
     asking: Asking,
+    /// Where the tasks that answer say so.
+    answers: mpsc::UnboundedSender<(Attachment, Moment)>,
+    deleted: Deleted,
     socket: PathBuf,
     metrics: Cni,
 }
@@ -113,7 +71,38 @@ impl<T> From<mpsc::error::SendError<T>> for Ended {
 }
 
 impl Registry {
-    async fn run(mut self, mut events: mpsc::Receiver<Event>, mut requests: mpsc::Receiver<PendingRequest>) {
+    /// One that has what an earlier agent saved. `agent` gets the events; `answers` is the other end
+    /// of what [`Registry::run`] takes.
+    pub(super) fn new(
+        sandboxes: Sandboxes,
+        asking: Asking,
+        (file, socket): (StateFile, PathBuf),
+        agent: mpsc::Sender<Event>,
+        answers: mpsc::UnboundedSender<(Attachment, Moment)>,
+        metrics: Cni,
+    ) -> Self {
+        Self {
+            sandboxes,
+            policies: Policies::default(),
+            netns: SeenNetns::default(),
+            file,
+            agent,
+            pending: Vec::new(),
+            asking,
+            answers,
+            deleted: Deleted::default(),
+            socket,
+            metrics,
+        }
+    }
+
+    /// Takes in what the source delivers and what the plugin asks, until the source ends.
+    pub(super) async fn run(
+        mut self,
+        mut events: mpsc::Receiver<Event>,
+        mut requests: mpsc::Receiver<PendingRequest>,
+        mut answered: mpsc::UnboundedReceiver<(Attachment, Moment)>,
+    ) {
         let mut asked = Vec::new();
         let mut round = time::interval(ROUND);
         round.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -121,6 +110,11 @@ impl Registry {
             let next = self.next_deadline();
             let done = tokio::select! {
                 biased;
+                Some((attachment, began)) = answered.recv() => {
+                    // The next round saves it. If there is none, the sandbox counts as new.
+                    self.sandboxes.answered(&attachment, began);
+                    Ok(())
+                }
                 // All that have come by now: one by one, each pass of the loop would take a few.
                 1.. = requests.recv_many(&mut asked, REQUESTS) => self.requests(&mut asked).await,
                 listed = self.asking.next() => self.listed(listed).await,
@@ -184,19 +178,24 @@ impl Registry {
     }
 
     /// Takes a request in. An ADD goes on with [`Registry::advance`].
-    async fn request(&mut self, PendingRequest { command, answer }: PendingRequest) -> Result<(), Ended> {
+    async fn request(&mut self, PendingRequest { command, answer, received }: PendingRequest) -> Result<(), Ended> {
         match command {
             Command::Add(add) => {
                 let since = Instant::now();
+                let began = received.before(Duration::from_millis(add.waited));
+                if self.deleted.is_after(&add.attachment, began) {
+                    let _ = answer.send(Answer::refused(Reason::Gone, HAD_ITS_DEL));
+                    return Ok(());
+                }
                 let wait = Duration::from_millis(add.wait).min(LONGEST);
                 let deadline = since + wait.saturating_sub(MARGIN);
                 // A later try of the same is the one that counts.
                 self.pending.retain(|pending| pending.add.attachment != add.attachment);
-                self.pending.push(Pending { add, answer, since, deadline, awaits: Awaits::Object });
+                self.pending.push(Pending { add, answer, since, began, deadline, awaits: Awaits::Object });
                 Ok(())
             }
             Command::Delete { attachment } => {
-                self.delete(&attachment).await?;
+                self.delete(&attachment, received).await?;
                 // The plugin waits for nothing more than that it is known.
                 let _ = answer.send(Answer::done());
                 Ok(())
@@ -214,8 +213,11 @@ impl Registry {
         }
     }
 
-    async fn delete(&mut self, attachment: &Attachment) -> Result<(), Ended> {
-        self.pending.retain(|pending| pending.add.attachment != *attachment);
+    async fn delete(&mut self, attachment: &Attachment, moment: Moment) -> Result<(), Ended> {
+        for pending in self.pending.extract_if(.., |pending| pending.add.attachment == *attachment) {
+            let _ = pending.answer.send(Answer::refused(Reason::Gone, HAD_ITS_DEL));
+        }
+        self.deleted.insert(attachment.clone(), moment);
         self.sandboxes.delete(attachment);
         self.publish().await?;
         // An earlier note about it is past.
@@ -333,11 +335,13 @@ impl Registry {
     /// These sandboxes live from now on. They are answered when their rules are in the
     /// kernel.
     async fn admit(&mut self, ready: Vec<Pending>, policies: Vec<engine::Event>) -> Result<(), Ended> {
+        let ready = without_ended(ready);
         let mut new = Vec::with_capacity(ready.len());
         for pending in &ready {
-            // An agent before this one may have answered it, or a runtime asks twice.
-            new.push(self.sandboxes.sandbox(&pending.add.attachment).is_none());
-            self.sandboxes.add(pending.add.clone());
+            // An agent before this one may have answered it, or a runtime asks twice. If no agent
+            // answered, the pod has not run.
+            new.push(!self.sandboxes.is_answered(&pending.add.attachment));
+            self.sandboxes.admit(pending.add.clone(), pending.began, false);
         }
         let mut events = policies;
         events.extend(self.sandboxes.update());
@@ -352,7 +356,7 @@ impl Registry {
             let families = pending.add.addresses.iter().map(Family::of).collect();
             let addresses = pending.add.addresses.iter().copied().collect();
             waiters.push(Waiter { families, addresses, is_new, reply });
-            tokio::spawn(answer_when_enforced(pending, enforced, self.metrics.clone()));
+            tokio::spawn(answer_when_enforced(pending, enforced, self.metrics.clone(), self.answers.clone()));
         }
         if waiters.is_empty() {
             return self.send(events).await;
@@ -400,6 +404,7 @@ impl Registry {
             self.asking.want(&namespace, now, &mut self.policies);
         }
         self.read_notes().await?;
+        self.deleted.forget_before(Moment::now().before(LONGEST));
         self.sandboxes.age();
         let (links, netns) = (self.sandboxes.links(), self.sandboxes.netns_without_link());
         let gone = links::gone(links).unwrap_or_else(|error| {
@@ -412,6 +417,17 @@ impl Registry {
             info!(ended, "sandboxes are gone, and there was no DEL");
         }
         self.publish().await
+    }
+
+    /// The plugin left a note about a pod that it let start.
+    fn started_without_an_agent(&mut self, add: Add, left: Moment) {
+        let began = left.before(Duration::from_millis(add.waited));
+        if self.deleted.is_after(&add.attachment, began) || has_lost_its_interface(&add) {
+            return;
+        }
+        let (namespace, pod) = (&add.namespace, &add.name);
+        warn!(namespace, pod, "this pod was started without an agent; its policies are enforced from now on");
+        self.sandboxes.admit(add, began, true);
     }
 
     async fn read_notes(&mut self) -> Result<(), Ended> {
@@ -427,16 +443,13 @@ impl Registry {
         }
         let mut read = Vec::new();
         for (path, request) in notes {
+            let left = left_at(&path);
             match request.map(|request| request.command) {
-                Ok(Command::Add(add)) => {
-                    warn!(
-                        namespace = add.namespace,
-                        pod = add.name,
-                        "this pod was started without an agent; its policies are enforced from now on"
-                    );
-                    self.sandboxes.add(add);
+                Ok(Command::Add(add)) => self.started_without_an_agent(add, left),
+                Ok(Command::Delete { attachment }) => {
+                    self.sandboxes.delete(&attachment);
+                    self.deleted.insert(attachment, left);
                 }
-                Ok(Command::Delete { attachment }) => drop(self.sandboxes.delete(&attachment)),
                 Ok(Command::Check(_) | Command::Gc { .. }) => {}
                 Err(error) => {
                     warn!(%error, file = %path.display(), "a note of the CNI plugin cannot be read; it is removed");
@@ -455,6 +468,9 @@ impl Registry {
     }
 }
 
+/// Why an ADD is void.
+const HAD_ITS_DEL: &str = "the runtime removed this sandbox after this ADD began";
+
 /// Events for the loop, if there are any. They do not complete a first listing.
 fn changes(events: Vec<engine::Event>) -> Option<Event> {
     let changes: Vec<_> = events.into_iter().map(Change::now).collect();
@@ -462,7 +478,12 @@ fn changes(events: Vec<engine::Event>) -> Option<Event> {
 }
 
 /// Answers an ADD once its rules are in the kernel, or when the plugin is about to give up.
-async fn answer_when_enforced(mut pending: Pending, enforced: oneshot::Receiver<()>, metrics: Cni) {
+async fn answer_when_enforced(
+    mut pending: Pending,
+    enforced: oneshot::Receiver<()>,
+    metrics: Cni,
+    answers: mpsc::UnboundedSender<(Attachment, Moment)>,
+) {
     let enforced = tokio::select! {
         enforced = time::timeout_at(pending.deadline, enforced) => enforced,
         // The plugin has given up, so the pod may run: its flows are no longer another's.
@@ -471,6 +492,8 @@ async fn answer_when_enforced(mut pending: Pending, enforced: oneshot::Receiver<
     let reply = match enforced {
         Ok(Ok(())) => {
             metrics.added(pending.since.elapsed());
+            // Before the answer: from then on the pod may run. Without a receiver the agent ends.
+            let _ = answers.send((pending.add.attachment, pending.began));
             Answer::done()
         }
         // The agent ends. The plugin asks the next one.
@@ -485,6 +508,9 @@ async fn answer_when_enforced(mut pending: Pending, enforced: oneshot::Receiver<
     let _ = pending.answer.send(reply);
 }
 
+#[cfg(test)]
+#[path = "late_tests.rs"]
+mod late_tests;
 #[cfg(test)]
 #[path = "registry_tests.rs"]
 mod tests;

@@ -10,12 +10,18 @@ use npc_compiler::object::Pod;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use super::moment::Moment;
+
 /// One sandbox.
 #[derive(Debug)]
 pub(super) struct Sandbox {
-    /// Its place in the order of ADDs, because of two that have one address the later has it.
-    pub(super) order: u64,
+    /// Its place in the order in which ADDs began, because of two that have one address the later
+    /// has it: the network gave the address to the first one before. Of two moments that are equal
+    /// the second number decides.
+    pub(super) order: (Moment, u64),
     pub(super) add: Add,
+    /// The plugin has its answer, so the pod may run.
+    pub(super) is_answered: bool,
     /// The key of its pod's object, if that object has the UID of the ADD.
     key: Option<PodKey>,
     /// What is saved of it, which is made once: with each ADD all are saved.
@@ -23,11 +29,30 @@ pub(super) struct Sandbox {
 }
 
 impl Sandbox {
-    pub(super) fn new(order: u64, add: Add) -> Self {
+    pub(super) fn new(number: u64, saved: SavedSandbox) -> Self {
+        let SavedSandbox { add, answered: is_answered, began } = saved;
         let key = add.uid.as_ref().map(|uid| PodKey::from_parts(uid, &add.namespace, &add.name));
+        let mut sandbox = Self { order: (began, number), add, is_answered, key, text: None };
+        sandbox.write();
+        sandbox
+    }
+
+    /// The plugin has its answer.
+    pub(super) fn set_answered(&mut self) {
+        self.is_answered = true;
+        self.write();
+    }
+
+    /// Its pod has an object, so that decides from now on.
+    pub(super) fn has_object(&mut self) {
+        self.add.open = false;
+        self.write();
+    }
+
+    fn write(&mut self) {
+        let saved = SavedSandbox { add: self.add.clone(), answered: self.is_answered, began: self.order.0 };
         // Names, numbers and addresses: there is nothing that cannot be JSON.
-        let text = serde_json::value::to_raw_value(&add).ok();
-        Self { order, add, key, text }
+        self.text = serde_json::value::to_raw_value(&saved).ok();
     }
 
     /// The object of its pod.
@@ -36,12 +61,29 @@ impl Sandbox {
     }
 }
 
+/// A sandbox as it is saved.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SavedSandbox {
+    /// What CNI reported.
+    #[serde(flatten)]
+    pub add: Add,
+    /// The plugin has its answer, so the pod may run. Files of older agents do not say it: there
+    /// an ADD that comes again counts as one without an answer, because a plugin that has one does
+    /// not ask again.
+    #[serde(default)]
+    pub answered: bool,
+    /// When its ADD began. In files of older agents before all others.
+    #[serde(default)]
+    pub began: Moment,
+}
+
 /// What outlives an agent: all that CNI reported and no object has.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Saved {
     /// The sandboxes, in the order of their ADDs.
-    pub sandboxes: Vec<Add>,
+    pub sandboxes: Vec<SavedSandbox>,
     /// Addresses without a sandbox whose interface may still be there.
     pub released: Vec<(IpAddr, HostInterface)>,
     /// Addresses without a sandbox that stay isolated for a while. Older agents know none.

@@ -25,7 +25,8 @@ use npc_compiler::engine::{Event, PodKey};
 use npc_compiler::object::Pod;
 
 use super::endpoints::{deny_all, has_addresses, key_of_unidentified, keys, unidentified_pod, with_addresses};
-use super::sandbox::{Sandbox, Saved, ToSave, mark, object_of, report};
+use super::moment::Moment;
+use super::sandbox::{Sandbox, Saved, SavedSandbox, ToSave, mark, object_of, report};
 
 /// For how many rounds ([`Sandboxes::age`]) the API may go on to list an address whose
 /// sandbox has gone. After that the address is what the API says: a pod that was started
@@ -45,9 +46,13 @@ pub struct Sandboxes {
     pods: BTreeMap<PodKey, Pod>,
     /// When each of them came first, as moments that the caller counts.
     arrived: BTreeMap<PodKey, u64>,
+    /// Of these, the mirrors of static pods that the API has no more, though a sandbox has one for
+    /// its object. A mirror can be deleted; the pod goes on, and kubelet makes it another.
+    deleted_mirrors: BTreeSet<PodKey>,
     /// The sandboxes, by container and interface.
     live: BTreeMap<Attachment, Sandbox>,
-    order: u64,
+    /// How many there were.
+    number: u64,
     /// Addresses whose sandbox has gone and whose interface may still be there.
     released: BTreeMap<IpAddr, HostInterface>,
     /// The same, without an interface of the node that shows it: for how many more rounds.
@@ -76,7 +81,7 @@ impl Sandboxes {
     pub fn new(node: &str, saved: Saved) -> Self {
         let sandboxes = saved.sandboxes.into_iter().zip(1..);
         let live: BTreeMap<_, _> =
-            sandboxes.map(|(add, order)| (add.attachment.clone(), Sandbox::new(order, add))).collect();
+            sandboxes.map(|(saved, number)| (saved.add.attachment.clone(), Sandbox::new(number, saved))).collect();
         let mut reported = saved.reported_addresses;
         for pod in saved.reported {
             // Which of them were this pod's is not known; none of them is a pod's now.
@@ -87,7 +92,8 @@ impl Sandboxes {
             node: node.to_owned(),
             pods: BTreeMap::new(),
             arrived: BTreeMap::new(),
-            order: live.len() as u64,
+            deleted_mirrors: BTreeSet::new(),
+            number: live.len() as u64,
             live,
             released: saved.released.into_iter().collect(),
             held: saved.held.into_iter().map(|address| (address, HELD)).collect(),
@@ -139,21 +145,58 @@ impl Sandboxes {
         match event {
             Event::Pod(pod) if pod.node.as_deref() == Some(&self.node) => {
                 let key = PodKey::of(&pod);
+                self.deleted_mirrors.remove(&key);
+                for former in self.former_mirrors(&pod) {
+                    self.remove_object(&former);
+                }
                 self.changed.insert(key.clone());
                 self.pods.insert(key, *pod);
                 self.is_dirty = true;
                 None
             }
-            Event::PodGone(key) => match self.pods.remove(&key) {
-                Some(pod) => {
-                    self.arrived.remove(&key);
-                    self.reported.remove(&*mark(&pod));
-                    self.is_dirty = true;
-                    None
-                }
-                None => Some(Event::PodGone(key)),
-            },
+            Event::PodGone(key) if self.is_mirror_in_use(&key) => {
+                self.deleted_mirrors.insert(key);
+                None
+            }
+            Event::PodGone(key) => (!self.remove_object(&key)).then_some(Event::PodGone(key)),
             other => Some(other),
+        }
+    }
+
+    /// An object of this node is gone; whether there was one.
+    fn remove_object(&mut self, key: &PodKey) -> bool {
+        let Some(pod) = self.pods.remove(key) else { return false };
+        self.deleted_mirrors.remove(key);
+        self.arrived.remove(key);
+        self.reported.remove(&*mark(&pod));
+        self.is_dirty = true;
+        true
+    }
+
+    /// Whether this is the mirror of a static pod that has a sandbox.
+    fn is_mirror_in_use(&self, key: &PodKey) -> bool {
+        let Some(Pod { config_hash: Some(hash), namespace, name, .. }) = self.pods.get(key) else { return false };
+        let is_its = |Sandbox { add, .. }: &Sandbox| {
+            add.uid.as_ref() == Some(hash) && add.namespace == *namespace && add.name == *name
+        };
+        self.live.values().any(is_its)
+    }
+
+    /// The deleted mirrors of the static pod that has this one now.
+    fn former_mirrors(&self, mirror: &Pod) -> Vec<PodKey> {
+        let is_former = |key: &&PodKey| {
+            self.pods.get(*key).is_some_and(|pod| {
+                pod.config_hash == mirror.config_hash && pod.namespace == mirror.namespace && pod.name == mirror.name
+            })
+        };
+        self.deleted_mirrors.iter().filter(is_former).cloned().collect()
+    }
+
+    /// Forgets the deleted mirrors of static pods that have no sandbox any more.
+    fn forget_deleted_mirrors(&mut self) {
+        let unused: Vec<_> = self.deleted_mirrors.iter().filter(|key| !self.is_mirror_in_use(key)).cloned().collect();
+        for key in unused {
+            self.remove_object(&key);
         }
     }
 
@@ -177,20 +220,36 @@ impl Sandboxes {
         Some(self.arrived.get(&PodKey::of(pod)).copied().unwrap_or(u64::MAX))
     }
 
-    /// The addresses of this ADD are its pod's from now on, whatever any object lists.
-    /// The same container reported twice is one sandbox, with the later addresses. It may
-    /// still have the earlier ones, so they are released as after a DEL.
-    pub fn add(&mut self, add: Add) {
+    /// The addresses of this ADD are its pod's from now on, whatever any object lists, unless an
+    /// ADD that began later has them. The same container reported twice is one sandbox, with the
+    /// later addresses. It may still have the earlier ones, so they are released as after a DEL.
+    ///
+    /// `is_answered` if its pod may run: the plugin let it start without an agent.
+    pub fn admit(&mut self, add: Add, began: Moment, is_answered: bool) {
+        let was_answered = self.is_answered(&add.attachment);
         self.delete(&add.attachment);
-        self.order += 1;
+        self.number += 1;
         for address in &add.addresses {
             self.released.remove(address);
             self.held.remove(address);
         }
-        let sandbox = Sandbox::new(self.order, add);
+        let sandbox = Sandbox::new(self.number, SavedSandbox { add, answered: is_answered || was_answered, began });
         report(&mut self.reported, &self.pods, &sandbox);
         self.live.insert(sandbox.add.attachment.clone(), sandbox);
         self.is_dirty = true;
+    }
+
+    /// Whether the plugin had its answer about a sandbox, so that its pod may run.
+    #[must_use]
+    pub fn is_answered(&self, attachment: &Attachment) -> bool {
+        self.live.get(attachment).is_some_and(|sandbox| sandbox.is_answered)
+    }
+
+    /// The plugin has its answer about the ADD that began then.
+    pub fn answered(&mut self, attachment: &Attachment, began: Moment) {
+        if let Some(sandbox) = self.live.get_mut(attachment).filter(|sandbox| sandbox.order.0 == began) {
+            sandbox.set_answered();
+        }
     }
 
     /// A sandbox is gone; whether it was known. Its addresses leave the sets of peers at
@@ -319,9 +378,13 @@ impl Sandboxes {
         if !std::mem::take(&mut self.is_dirty) {
             return Vec::new();
         }
+        self.forget_deleted_mirrors();
         // Also of a sandbox that was known before its object.
-        for sandbox in self.live.values() {
+        for sandbox in self.live.values_mut() {
             report(&mut self.reported, &self.pods, sandbox);
+            if sandbox.add.open && sandbox.object(&self.pods).is_some() {
+                sandbox.has_object();
+            }
         }
         let (wanted, unidentified) = self.wanted();
         let mut different = Vec::new();
@@ -369,7 +432,7 @@ impl Sandboxes {
     /// object.
     fn wanted(&self) -> (BTreeMap<PodKey, Vec<IpAddr>>, BTreeSet<IpAddr>) {
         let in_order = self.in_order();
-        let mut owners: BTreeMap<IpAddr, u64> = BTreeMap::new();
+        let mut owners: BTreeMap<IpAddr, (Moment, u64)> = BTreeMap::new();
         for sandbox in &in_order {
             owners.extend(sandbox.add.addresses.iter().map(|address| (*address, sandbox.order)));
         }
@@ -380,6 +443,9 @@ impl Sandboxes {
             let own = addresses.filter(|address| owners.get(address) == Some(&sandbox.order));
             match sandbox.object(&self.pods).filter(|pod| pod.is_endpoint()) {
                 Some(pod) => of_pods.entry(PodKey::of(pod)).or_default().extend(own),
+                // The settings let it start without its rules, because a node may need it before
+                // the agent can know them.
+                None if sandbox.add.open => {}
                 None => unidentified.extend(own),
             }
         }

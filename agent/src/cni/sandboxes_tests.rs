@@ -146,6 +146,15 @@ pub(super) fn add(container: &str, pod: &Pod, addresses: &[&str], link: u32) -> 
         addresses: addresses.iter().map(|text| address(text)).collect(),
         host_interface: (link > 0).then(|| HostInterface { name: format!("veth{link}"), index: link }),
         wait: 0,
+        waited: 0,
+        open: false,
+    }
+}
+
+impl Sandboxes {
+    /// An ADD that begins now.
+    pub(super) fn add(&mut self, add: Add) {
+        self.admit(add, Moment::now(), false);
     }
 }
 
@@ -271,6 +280,56 @@ fn a_static_pod_is_isolated_until_its_mirror_is_read() {
     world.object(&Pod { config_hash: Some(hash.to_owned()), ..pod("etcd-node-1", "m1", None) });
     assert_eq!(world.owner("10.0.0.1").as_deref(), Some("shop/etcd-node-1"));
     assert!(world.is_peer("10.0.0.1"));
+}
+
+/// `kubectl delete pod` of a mirror leaves the static pod as it is; kubelet makes another mirror.
+#[test]
+fn a_static_pod_keeps_its_policies_when_its_mirror_is_deleted() {
+    let hash = "5f0b0d1ea9a7f1d9c8f7a6b5c4d3e2f1";
+    let mirror = |uid: &str| Pod { config_hash: Some(hash.to_owned()), ..pod("etcd-node-1", uid, None) };
+    let mut world = World::new().synced();
+    world.object(&mirror("m1"));
+    world.sandboxes.add(add("c1", &pod("etcd-node-1", hash, None), &["10.0.0.1"], 1));
+    for (gone, next) in [("m1", "m2"), ("m2", "m2")] {
+        world.gone(&mirror(gone));
+        assert_eq!(world.owner("10.0.0.1").as_deref(), Some("shop/etcd-node-1"));
+        assert!(world.is_peer("10.0.0.1"));
+        world.object(&mirror(next));
+        assert_eq!(world.owner("10.0.0.1").as_deref(), Some("shop/etcd-node-1"));
+        assert_eq!(world.sandboxes.pods.len(), 1, "one mirror is enough");
+    }
+    // One of another manifest is another pod's.
+    world.gone(&mirror("m2"));
+    let other = Pod { config_hash: Some("0".repeat(32)), ..pod("etcd-node-1", "m3", None) };
+    world.object(&other);
+    assert_eq!(world.owner("10.0.0.1").as_deref(), Some("shop/etcd-node-1"));
+    world.gone(&other);
+    assert_eq!(world.sandboxes.pods.len(), 1, "it has no sandbox");
+    // With the sandbox the mirror goes.
+    world.sandboxes.delete(&attachment("c1"));
+    world.sandboxes.links_gone(&links([1]));
+    assert_eq!(world.owner("10.0.0.1"), None);
+    assert!(world.sandboxes.pods.is_empty() && world.sandboxes.deleted_mirrors.is_empty());
+}
+
+/// `openNamespaces`: a node may need this pod before the agent can know its object.
+#[test]
+fn a_pod_that_may_start_without_its_rules_is_not_isolated_while_its_object_is_unknown() {
+    let web = pod("web", "u1", None);
+    let mut world = World::new().synced();
+    world.sandboxes.admit(Add { open: true, ..add("c1", &web, &["10.0.0.1"], 1) }, Moment::now(), true);
+    for _ in 0..2 {
+        assert!(!world.is_isolated("10.0.0.1"));
+        // So for the agent that follows.
+        world = World::after(world.saved()).synced();
+    }
+    world.object(&web);
+    assert!(world.is_isolated("10.0.0.1"));
+    // From then on it is a pod as any other.
+    world.gone(&web);
+    assert!(world.is_isolated("10.0.0.1"));
+    let mut after = World::after(world.saved()).synced();
+    assert!(after.is_isolated("10.0.0.1"));
 }
 
 #[test]
@@ -430,7 +489,7 @@ proptest! {
                 }
             }
             world.state();
-            let live: Vec<Add> = world.saved().sandboxes;
+            let live: Vec<Add> = world.saved().sandboxes.into_iter().map(|saved| saved.add).collect();
             for text in texts {
                 let Some(add) = live.iter().rev().find(|add| add.addresses.contains(&address(text))) else { continue };
                 prop_assert!(world.is_isolated(text), "{text}");

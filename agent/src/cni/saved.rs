@@ -13,7 +13,7 @@ use npc_cni::protocol::Command;
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
-use super::sandbox::Saved;
+use super::sandbox::{Saved, SavedSandbox};
 
 /// The version of its content.
 const VERSION: u32 = 1;
@@ -73,7 +73,7 @@ impl StateFile {
         let text = fs::read(&self.path).map_err(failed)?;
         let mut content: Content<Saved> = serde_json::from_slice(&text).map_err(|error| wrong(error.to_string()))?;
         // An agent before this one may have been given one. It must hold up no other.
-        content.saved.sandboxes.retain(|add| match check(&Command::Add(add.clone())) {
+        content.saved.sandboxes.retain(|SavedSandbox { add, .. }| match check(&Command::Add(add.clone())) {
             Ok(()) => true,
             Err(error) => {
                 let (namespace, pod) = (&add.namespace, &add.name);
@@ -151,7 +151,7 @@ mod tests {
         let sandboxes = [sandbox("a", "10.0.0.1"), sandbox("b", "0.0.0.0"), sandbox("c/../d", "10.0.0.2")].join(",");
         fs::write(folder.path().join(SANDBOXES), format!(r#"{{"version":1,"sandboxes":[{sandboxes}]}}"#)).unwrap();
         let read = file.read().unwrap();
-        let ids: Vec<_> = read.sandboxes.iter().map(|add| add.attachment.container_id.as_str()).collect();
+        let ids: Vec<_> = read.sandboxes.iter().map(|saved| saved.add.attachment.container_id.as_str()).collect();
         assert_eq!(ids, ["a"]);
     }
 

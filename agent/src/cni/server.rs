@@ -20,6 +20,7 @@ use tokio::task::AbortHandle;
 use tokio::time;
 use tracing::{debug, warn};
 
+use super::moment::Moment;
 use crate::instance;
 
 /// How long a request may take to arrive, and an answer to be taken.
@@ -41,6 +42,8 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 pub(super) struct PendingRequest {
     pub(super) command: Command,
     pub(super) answer: oneshot::Sender<Answer>,
+    /// When it came.
+    pub(super) received: Moment,
 }
 
 /// What may be in the folder of the socket: what an agent and the plugin write there, and
@@ -166,7 +169,8 @@ async fn receive(
 async fn reply(mut stream: UnixStream, command: Command, requests: mpsc::Sender<PendingRequest>) -> io::Result<()> {
     let (reply, answered) = oneshot::channel();
     let gone = || io::Error::from(io::ErrorKind::BrokenPipe);
-    requests.send(PendingRequest { command, answer: reply }).await.map_err(|_| gone())?;
+    let received = Moment::now();
+    requests.send(PendingRequest { command, answer: reply, received }).await.map_err(|_| gone())?;
     let mut more = [0];
     let reply = tokio::select! {
         reply = answered => reply.map_err(|_| gone())?,

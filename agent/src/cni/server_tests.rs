@@ -25,7 +25,7 @@ impl Served {
         tokio::spawn(serve(listener, sender));
         tokio::spawn(async move {
             let mut kept = Vec::new();
-            while let Some(PendingRequest { command, answer }) = requests.recv().await {
+            while let Some(PendingRequest { command, answer, .. }) = requests.recv().await {
                 match command {
                     Command::Delete { .. } => drop(answer.send(Answer::done())),
                     _ => kept.push(answer),

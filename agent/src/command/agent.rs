@@ -30,7 +30,7 @@ use npc_agent::source::kube;
 use npc_compiler::ruleset::layout::{self, SetMembers};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use super::Exit;
 
@@ -304,16 +304,8 @@ async fn agent(args: Args, level: logging::Level) -> anyhow::Result<()> {
     let sender = match args.cni_socket.filter(|_| !args.once) {
         Some(socket) => {
             let ask = client.clone().map(|client| AskPolicies::new(move |space| kube::policies_of(&client, &space)));
-            let shown = socket.display().to_string();
-            let options = cni::Options { socket, node: node.clone(), ask, metrics: settings.metrics.cni() };
-            let events = sender.clone();
-            cni::start(options, sender).unwrap_or_else(|error| {
-                error!(
-                    %error, socket = shown,
-                    "cannot serve the CNI plugin; new pods wait, or start before their policies are enforced"
-                );
-                events
-            })
+            let (metrics, status) = (settings.metrics.cni(), settings.status.clone());
+            cni::start(cni::Options { socket, node: node.clone(), ask, metrics, status }, sender)
         }
         None => sender,
     };

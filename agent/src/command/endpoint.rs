@@ -2,7 +2,7 @@
 
 mod find;
 
-pub(super) use find::{names, no_namespace, of_same_name};
+pub(super) use find::{names, no_namespace};
 pub(super) use npc_agent::endpoint::short_kind;
 use npc_agent::endpoint::{self, What};
 use npc_compiler::verdict::explain::{Port, Target};

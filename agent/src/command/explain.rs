@@ -8,13 +8,17 @@ mod dns;
 mod excerpt;
 mod fix;
 mod headline;
+mod no_backend;
 mod note;
 mod own_label;
 mod place;
 mod policy;
 mod single;
 mod text;
+mod traffic;
+mod unused;
 mod warning;
+mod words;
 
 use clap_complete::engine::ArgValueCompleter;
 use npc_compiler::cluster::group::Groups;
@@ -22,8 +26,9 @@ use npc_compiler::verdict::explain::{
     FlowExplanation, Target, Unanswerable, Verdict, explain, explain_endpoint, explain_parts,
 };
 
-use super::endpoint::{EndpointText, Resolved, of_same_name, short_kind};
+use super::endpoint::{EndpointText, Resolved, short_kind};
 use super::input::{self, Input};
+use super::words::policies_and_pods;
 use super::{Exit, Stop, completion, output};
 use crate::command::output::Format;
 
@@ -33,8 +38,8 @@ use crate::command::output::Format;
 /// An endpoint is [NS/][TYPE/]NAME[:PORT], an address or prefix
 /// (203.0.113.7:443, [2001:db8::1]:443, 10.0.0.0/8), svc/NAME, node/NAME,
 /// ns/NAME, outside (all addresses that no pod and no node has) or any. NAME.NS and
-/// NAME.NS.svc.cluster.local do too. A port is a number, a name, 53/udp, tcp/8080,
-/// 8000-8100 or icmp; without a port, all ports are meant.
+/// NAME.NS.svc.cluster.local do too, and URLs (https://api.shop:8443/). A port is a number, a
+/// name, 53/udp, tcp/8080, 8000-8100 or icmp; without a port, all ports are meant.
 ///
 /// Below a denial stand the rule that comes nearest, with marks on what it fails by, and the
 /// smallest change that allows the flow. `npc reason CODE` explains a code, such as the one in
@@ -92,10 +97,7 @@ struct Said<'a> {
 
 /// Explains.
 pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
-    let mut input = args.input.read()?;
-    let note = args.to.as_ref().and_then(|to| to.resolve(&input, &input.namespace).ok());
-    let note = note.and_then(|to| of_same_name(&input, &to));
-    input.warnings.extend(note);
+    let input = args.input.read()?;
     let cluster = &input.cluster;
     let groups = Groups::of_cluster(cluster);
     let context = Context { input: &input, places: place::Places::new(&input) };
@@ -104,7 +106,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
         let about = policy::About::new(&context, policy);
         match args.output {
             Format::Json => output::json(&about)?,
-            Format::Text => about.text(&mut output::stdout())?,
+            Format::Text => about.text(&input, &mut output::stdout())?,
         }
         return Ok(Exit::Fine);
     }
@@ -129,6 +131,11 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
         return Err(Stop::new(Exit::Input, "a port belongs to the destination; the source's does not matter").into());
     }
     let to = to.resolve(&input, &input.namespace)?;
+    let asks_any = [&from, &to].iter().any(|end| matches!(end.target, Target::Any));
+    if asks_any && cluster.endpoints().next().is_none() {
+        let message = format!("there are no endpoints to ask about; the input has {}", policies_and_pods(cluster));
+        return Err(Stop::new(Exit::NotFound, message).into());
+    }
     let mut explanation = explain(cluster, &groups, &from.target, &to.target, to.port.as_ref())
         .map_err(|error| stop(&error, &to.name, &from.name))?;
     own_label::add(&input, &mut explanation);

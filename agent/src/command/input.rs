@@ -114,6 +114,11 @@ pub(super) struct Input {
 }
 
 impl Input {
+    /// A cluster as agents with the bound of this input enforce it.
+    pub(super) fn bounded(&self, cluster: Cluster) -> Cluster {
+        members::bounded(cluster, &Options { set_members: self.set_members, ..Options::default() })
+    }
+
     /// What is wrong with the objects: files first, then policies, in the order of the input.
     pub(super) fn findings(&self) -> Vec<Finding> {
         let problems = self.loaded.problems.iter().map(Finding::of_problem);
@@ -139,8 +144,7 @@ impl Input {
 
     /// What was not read of the policies of any namespace, in words.
     pub(super) fn unread_policies(&self) -> Vec<String> {
-        let is_meant = |of: &&Unread| of.kind.as_deref().is_none_or(|kind| kind == "NetworkPolicy");
-        unread_words(self.loaded.unread.iter().filter(is_meant))
+        unread_words(self.loaded.unread.iter().filter(|unread| unread.may_be("NetworkPolicy")))
     }
 
     /// Says on standard error what the input has that npc does not judge.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::builder::RangedU64ValueParser;
-use npc_agent::install_cni::decide::Settings;
+use npc_agent::install_cni::decision::Settings;
 use npc_agent::install_cni::{self, Ask, Options, Run};
 use npc_agent::source::kube;
 use npc_agent::status::AgentStatus;
@@ -259,7 +259,8 @@ async fn install(args: Args) -> anyhow::Result<()> {
         version = env!("CARGO_PKG_VERSION"), conflist = options.settings.path, plugins = %options.bin_dir.display(),
         "npc install-cni starts"
     );
-    let agent = Arc::new(|| AgentStatus::ask().is_ok_and(|status| status.ready));
+    // With an agent that is ready and does not answer the plugin, no pod would start.
+    let agent = Arc::new(|| AgentStatus::ask().is_ok_and(|status| status.lets_pods_start()));
     let stop = async move {
         tokio::select! {
             _ = term.recv() => {}

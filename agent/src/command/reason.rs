@@ -58,8 +58,10 @@ const PAGES: &[Page] = pages! {
     "subject-near-miss"
     "policytypes-missing"
     "rule-not-understood"
+    "policy-too-large"
     "service-no-backends"
     "service-port-unknown"
+    "service-source-ranges"
     "default-allow"
     "rule"
     "own-node"
@@ -89,7 +91,6 @@ const PAGES: &[Page] = pages! {
     "except-covers-cidr"
     "port-invalid"
     "port-name-invalid"
-    "policy-too-large"
     "too-many-findings"
     "document-unreadable"
     "duplicate-name"
@@ -113,21 +114,52 @@ impl Page {
     }
 
     /// The page as text for a terminal: no marks of Markdown but those of code.
-    fn plain(&self) -> String {
-        let mut text = String::new();
-        for line in self.text.lines().filter(|line| !line.starts_with("```")) {
+    fn plain(&self, width: Option<usize>) -> String {
+        let (mut text, mut is_code) = (String::new(), false);
+        for line in self.text.lines() {
+            if line.starts_with("```") {
+                is_code = !is_code;
+                continue;
+            }
             let line = line.strip_prefix("## ").unwrap_or(line);
             let line = line.strip_prefix('*').and_then(|line| line.strip_suffix('*')).unwrap_or(line);
+            let line = line.replace("**", "");
+            let width = width.filter(|_| !is_code).unwrap_or(usize::MAX);
             // Writing to a string cannot fail.
-            let _ = writeln!(text, "{}", line.replace("**", ""));
+            wrapped(&line, width, 0).iter().for_each(|line| drop(writeln!(text, "{line}")));
         }
         text
     }
 }
 
+/// A line in as many as fit a width; those after the first are indented.
+fn wrapped(line: &str, width: usize, indent: usize) -> Vec<String> {
+    if line.chars().count() <= width || width <= indent + NARROW {
+        return vec![line.to_owned()];
+    }
+    let (mut lines, mut current) = (Vec::new(), String::new());
+    for word in line.split(' ') {
+        let has = current.chars().count();
+        if has > 0 && !current.trim().is_empty() && has + 1 + word.chars().count() > width {
+            lines.push(std::mem::replace(&mut current, " ".repeat(indent)));
+            current.push_str(word);
+        } else {
+            if has > 0 {
+                current.push(' ');
+            }
+            current.push_str(word);
+        }
+    }
+    lines.push(current);
+    lines
+}
+
+/// A terminal that has no more columns for text wraps the lines itself.
+const NARROW: usize = 20;
+
 /// Prints a page, or all codes.
 pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
-    let mut out = output::stdout();
+    let (mut out, width) = (output::stdout(), output::width());
     let Some(code) = &args.code else {
         let mut of = "";
         for page in PAGES {
@@ -136,13 +168,14 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
                 writeln!(out, "{}{command}:", if of.is_empty() { "" } else { "\n" })?;
                 of = command;
             }
-            writeln!(out, "  {:<26} {summary}", page.code)?;
+            let line = format!("  {:<26} {summary}", page.code);
+            wrapped(&line, width.unwrap_or(usize::MAX), 29).iter().try_for_each(|line| writeln!(out, "{line}"))?;
         }
         return Ok(Exit::Fine);
     };
     let code = code.split_once('[').map_or(code.as_str(), |(_, code)| code).trim_end_matches(']');
     match PAGES.iter().find(|page| page.code == code) {
-        Some(page) => write!(out, "{}", page.plain())?,
+        Some(page) => write!(out, "{}", page.plain(width))?,
         None => {
             let codes = || PAGES.iter().map(|page| page.code);
             let hint = match nearest(code, codes()) {

@@ -29,6 +29,31 @@ pub(super) struct Elsewhere {
     pub(super) policy: String,
     /// The path of the peer.
     pub(super) path: String,
+    /// Why none of its pods is judged.
+    pub(super) found: Absent,
+}
+
+/// Why the input has none of the pods that a peer means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Absent {
+    /// There is none.
+    None,
+    /// They may be there and were not read.
+    NotRead,
+    /// Those that there are run in their nodes' networks, and no selector means these.
+    HostNetwork,
+}
+
+impl Absent {
+    /// Behind a peer, in brackets.
+    pub(super) const fn words(self) -> &'static str {
+        match self {
+            Self::None => "(none in the input)",
+            Self::NotRead => "(not read)",
+            Self::HostNetwork => "(only hostNetwork pods have these labels; no selector selects them)",
+        }
+    }
 }
 
 /// What rules of a policy admit whose other ends are not in the input.
@@ -37,11 +62,12 @@ pub(super) fn elsewhere(cluster: &Cluster, id: PolicyId, direction: Direction) -
     let of_rule = |rule: &PolicyRule| -> Vec<Elsewhere> {
         let Peers::AnyOf(peers) = &rule.peers else { return Vec::new() };
         let (ports, traffic) = (ports(&rule.ports), meant(&rule.ports));
-        let absent = peers.iter().enumerate().filter(|(_, peer)| match peer {
-            Peer::Pods(peer) => is_elsewhere(cluster, policy, peer),
-            Peer::Block(_) | Peer::Nothing => false,
+        let absent = peers.iter().enumerate().filter_map(|(i, peer)| match peer {
+            Peer::Pods(of) if is_elsewhere(cluster, policy, of) => Some((i, peer, why_absent(cluster, of))),
+            Peer::Pods(_) | Peer::Block(_) | Peer::Nothing => None,
         });
-        let absent = absent.map(|(i, peer)| Elsewhere {
+        let absent = absent.map(|(i, peer, found)| Elsewhere {
+            found,
             ports: ports.clone(),
             traffic: traffic.clone(),
             peer: self::peer(peer),
@@ -67,6 +93,22 @@ fn is_elsewhere(cluster: &Cluster, policy: &Policy, peer: &PodPeer) -> bool {
     };
     let is_of_own = || cluster.endpoints().all(|(_, pod)| pod.namespace == policy.namespace);
     !selector.requirements().any(is_own_name) && is_of_own()
+}
+
+/// Why none of the pods that a peer means is judged.
+fn why_absent(cluster: &Cluster, peer: &PodPeer) -> Absent {
+    if cluster.may_have_unread(peer) {
+        return Absent::NotRead;
+    }
+    let is_in = |namespace: &str| match &peer.namespaces {
+        Namespaces::Own(own) => own == namespace,
+        Namespaces::Selected(of) => cluster.namespace(namespace).is_some_and(|labels| of.matches(labels)),
+    };
+    let is_host = |(_, pod): (_, &npc_compiler::object::Pod)| {
+        pod.host_network && !pod.finished && is_in(&pod.namespace) && peer.pods.matches(&pod.labels)
+    };
+    let has_host = cluster.selected(peer).is_empty() && cluster.pods().any(is_host);
+    if has_host { Absent::HostNetwork } else { Absent::None }
 }
 
 /// A rule: `8080 from app=prometheus in namespace monitoring`.

@@ -108,6 +108,12 @@ fn programmed(status: &AgentStatus, out: &mut impl Write) -> io::Result<()> {
     if let Some(plugin) = &status.cni_plugin {
         writeln!(out, "  cni       {}", installation(plugin))?;
     }
+    if status.cni_served == Some(false) {
+        writeln!(
+            out,
+            "  cni       the agent cannot make its socket, so the plugin gets no answer; its log has the cause"
+        )?;
+    }
     writeln!(out, "  flows cut {}, drift repaired {}", status.flows_cut, status.drift_repaired)
 }
 

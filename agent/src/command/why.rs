@@ -9,6 +9,7 @@ mod text;
 mod thing;
 mod words;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use npc_agent::near;
@@ -22,6 +23,7 @@ use super::input::{self, Input, Source};
 use super::migrate::options::{self, AgentAnswer};
 use super::{Exit, Stop, migrate, nodes, output};
 use crate::command::output::Format;
+use crate::command::words::shorten;
 use answer::{Answer, Basis};
 use kernel::{Dumps, Held, rule_distance};
 use thing::Thing;
@@ -91,7 +93,11 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
         let options = chosen(&input, &node, args.seed, held.as_ref(), &said);
         let wanted = layout::ruleset_with(&input.cluster, &node, &options, &said.retained);
         let groups = layout::group_chains(&input.cluster, &node, &options, &said.retained);
-        let held = held.unwrap_or_else(|| KernelState::from(&wanted));
+        let wanted_state = KernelState::from(&wanted);
+        if let Some(message) = cut_name(&thing, &args.thing, &[held.as_ref(), Some(&wanted_state)]) {
+            return Err(Stop::new(Exit::NotFound, message).into());
+        }
+        let held = held.unwrap_or(wanted_state);
         let (input, node) = (&input, node.as_str());
         let retained = said.retained;
         let facts =
@@ -103,6 +109,33 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
         Format::Text => text::write(&answer, &mut output::stdout())?,
     }
     Ok(if answer.is_ours() { Exit::Fine } else { Exit::NotFound })
+}
+
+/// So many names are listed.
+const LISTED: usize = 8;
+
+/// That a name is only the beginning of others, where no state has it as it stands.
+fn cut_name(thing: &Thing, text: &str, states: &[Option<&KernelState>]) -> Option<String> {
+    let name = match thing {
+        Thing::Chain(chain) => chain.as_str(),
+        Thing::Set(set) => set.as_str(),
+        _ => return None,
+    };
+    let of_family = |state: &KernelState, family| -> Vec<String> {
+        let state = state.family(family);
+        let chains = state.chains.keys().map(|chain| chain.as_str().to_owned());
+        chains.chain(state.sets.keys().map(|set| set.as_str().to_owned())).collect()
+    };
+    let all: BTreeSet<String> = (states.iter().flatten())
+        .flat_map(|state| Family::ALL.into_iter().flat_map(|family| of_family(state, family)))
+        .filter(|other| other.starts_with(name))
+        .collect();
+    let is_cut = !all.is_empty() && !all.contains(name);
+    is_cut.then(|| {
+        let (count, names) = (all.len(), Vec::from_iter(all));
+        let what = if count == 1 { "one name".to_owned() } else { format!("{count} names") };
+        format!("{text:?} is the beginning of {what}; say which: {}", shorten(&names, LISTED, ", "))
+    })
 }
 
 /// What the kernel holds; nothing if only the policies say what it should hold.

@@ -342,6 +342,7 @@ impl<K: Kernel> Agent<K> {
     /// writes fail, and while changes wait for the next pass.
     async fn periodic_audit(&mut self, audit: Audit) -> Result<(), Error> {
         self.report.lost_lines();
+        self.report.report_findings();
         self.check_bridges();
         self.audit(audit).await?;
         if self.is_settled() {

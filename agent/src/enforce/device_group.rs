@@ -48,7 +48,8 @@ impl DeviceGroup {
                 "cannot add interfaces of new pods to the pod device group; until then npc does not drop forged ICMP errors \
                  from these pods, nor forged sources with --anti-spoof; policies are enforced"
             );
-            sources.not_joined(network, "which the kernel does not let into the device group of pods' interfaces");
+            sources
+                .not_joined(network, "the kernel does not let the interface into the device group of pods' interfaces");
         }
     }
 }

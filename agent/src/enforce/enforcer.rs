@@ -77,6 +77,8 @@ pub struct Enforcer<K> {
     frames: Frames,
     /// How much of large changes is loaded at once, and since when they are.
     loading: Loading,
+    /// Of which version of its findings the last pass told.
+    findings_version: Option<u64>,
 }
 
 /// What a pass did.
@@ -86,8 +88,9 @@ pub struct Pass {
     pub policies: usize,
     /// How many endpoints are on this node.
     pub endpoints: usize,
-    /// What the compiler did not understand.
-    pub findings: Vec<Finding>,
+    /// What the compiler did not understand; `None` where that is the same as at the last pass
+    /// that succeeded.
+    pub findings: Option<Vec<Finding>>,
     /// The empty groups that are retained.
     pub retained: Vec<RetainedGroup>,
     /// What the rules depend on besides the cluster.
@@ -144,6 +147,7 @@ impl<K: Kernel> Enforcer<K> {
             changed: Changed::Nothing,
             group: DeviceGroup::default(),
             retired: time::Instant::now(),
+            findings_version: None,
             unfiltered: BTreeSet::new(),
             frames: Frames::default(),
             loading: Loading::default(),
@@ -257,6 +261,8 @@ impl<K: Kernel> Enforcer<K> {
         let applied = begun.elapsed().saturating_sub(compiled);
         let is_load_blocked = !self.load()?;
         let engine = &self.engine;
+        let version = engine.findings_version();
+        let has_new_findings = self.findings_version.replace(version) != Some(version);
         let spoofable = match &self.no_anti_spoof {
             Some(lack) => engine.local_addresses().map(|address| (address, lack.clone())).collect(),
             None if self.options.anti_spoof => {
@@ -275,7 +281,7 @@ impl<K: Kernel> Enforcer<K> {
             spoofable: spoofable.collect(),
             policies: engine.policies(),
             endpoints: engine.local_endpoints(),
-            findings: engine.findings().cloned().collect(),
+            findings: has_new_findings.then(|| engine.findings().cloned().collect()),
             retained: engine.retained().collect(),
             options: self.options.clone(),
             loading: self.loading.status(engine),

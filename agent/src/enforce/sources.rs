@@ -3,7 +3,6 @@
 //! they are.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
@@ -65,10 +64,10 @@ impl Sources {
             let too_shared = interface.routes.iter().find(|route| is_held && shared[route] > SHARED);
             let why_not = match (interface.group, too_shared) {
                 (NO_GROUP | POD_GROUP, None) => None,
-                (NO_GROUP | POD_GROUP, Some(route)) => {
-                    Some(format!("which shares its route {route} with more than {SHARED} others, too many for a set"))
-                }
-                (group, _) => Some(format!("which is in the device group {group} of another program")),
+                (NO_GROUP | POD_GROUP, Some(route)) => Some(format!(
+                    "the interface shares its route {route} with more than {SHARED} others, too many for a set"
+                )),
+                (group, _) => Some(format!("the interface is in the device group {group} of another program")),
             };
             if let Some(why_not) = why_not {
                 sources.unheld.insert(name, why_not);
@@ -100,14 +99,14 @@ impl Sources {
         network: &Network,
         local: impl IntoIterator<Item = IpAddr>,
     ) -> Vec<(IpAddr, String)> {
-        let mut ways = BTreeMap::<IpNetwork, Option<(InterfaceName, &dyn fmt::Display)>>::new();
+        let mut ways = BTreeMap::<IpNetwork, Option<(InterfaceName, String)>>::new();
         ways.extend(self.own.iter().map(|(route, _)| (*route, None)));
         for (name, Elsewhere { why, routes }) in &network.elsewhere {
-            ways.extend(routes.iter().map(|route| (*route, Some((*name, why as &dyn fmt::Display)))));
+            ways.extend(routes.iter().map(|route| (*route, Some((*name, format!(", {why}"))))));
         }
         for (name, why) in &self.unheld {
             let routes = network.interfaces.get(name).map(|interface| &interface.routes);
-            ways.extend(routes.into_iter().flatten().map(|route| (*route, Some((*name, why as &dyn fmt::Display)))));
+            ways.extend(routes.into_iter().flatten().map(|route| (*route, Some((*name, format!(": {why}"))))));
         }
         // The longest prefix counts: one lookup for each length that there is.
         let lengths: BTreeSet<u8> = ways.keys().map(IpNetwork::prefix).collect();
@@ -120,7 +119,7 @@ impl Sources {
         };
         let why = |address| match way(address) {
             Some(None) => None,
-            Some(Some((name, why))) => Some(format!("it is behind {name}, {why}")),
+            Some(Some((name, why))) => Some(format!("it is behind {name}{why}")),
             None => Some("the node routes its address to no interface".to_owned()),
         };
         local.into_iter().filter_map(|address| Some((address, why(address)?))).collect()
@@ -207,7 +206,7 @@ mod tests {
         assert_eq!(
             words,
             [
-                "10.0.0.2: it is behind x, which is in the device group 5 of another program",
+                "10.0.0.2: it is behind x: the interface is in the device group 5 of another program",
                 "10.0.0.3: it is behind eth0, over which the node's default route leads",
                 "10.0.1.4: the node routes its address to no interface",
                 "fd00::1: the node routes its address to no interface",

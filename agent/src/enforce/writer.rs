@@ -362,26 +362,30 @@ impl<K: Kernel> Writer<K> {
             return Ok(None);
         }
         // If another program has put it back meanwhile, it was gone all the same.
-        let found = match &first {
+        let mut found = match &first {
             Some(first) if audit.v4.is_empty() && audit.v6.is_empty() => logged(first, wanted),
             _ => logged(&audit, wanted),
         };
         self.established.rules_were_lost();
-        let repaired = self.repair(audit, wanted).map(Some);
+        let repaired = self.repair(audit, wanted, &mut found).map(Some);
         Ok(Some(Repair { found, repaired }))
     }
 
-    fn repair(&mut self, audit: Audit, wanted: &KernelState) -> Result<Writes, Error> {
+    /// Repairs what an audit found. What is found only now is added to that.
+    fn repair(&mut self, audit: Audit, wanted: &KernelState, found: &mut Vec<Drift>) -> Result<Writes, Error> {
         let mut failed = Failures::default();
-        let is_hooked = audit.hooks.is_empty();
+        let unhooked: Vec<Family> = audit.hooks.iter().map(|(family, _)| *family).collect();
         let held =
             if audit.replaced.is_empty() { drift::as_found(audit, wanted) } else { self.read(wanted, &mut failed)? };
         let plan = Plan::between(&held, wanted);
         if !plan.is_empty() {
             self.carry_out(&plan, Some(held), wanted, &mut failed)?;
         }
-        if !is_hooked {
-            self.insert_hook(&mut failed);
+        if !unhooked.is_empty() {
+            // A program that writes to both families may reach the second one after the audit.
+            let mut hooks = self.insert_hook(&mut failed);
+            hooks.retain(|(family, _)| !unhooked.contains(family));
+            found.extend(logged(&Audit { hooks, ..Audit::default() }, wanted));
         }
         self.kernel.prove(wanted, &mut failed);
         failed.into_result()?;

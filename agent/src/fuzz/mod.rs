@@ -113,6 +113,7 @@ pub fn endpoints(data: &[u8]) {
             What::Any | What::Outside => continue,
             What::Address(address) => format!("[{address}]"),
             What::Block(block) => format!("[{}]", block.network()),
+            What::Host(name) => format!("tcp://{name}"),
             What::Object(namespace, _, name) => {
                 let mut parts = namespace.iter().chain([name]);
                 assert!(parts.all(|part| !part.is_empty() && !part.contains([':', '/'])), "{line}");

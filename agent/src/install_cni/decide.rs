@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use super::conflist::{ConfList, Record, TYPE};
 use super::contest::{OwnWrite, Removals, UNDONE, settled_after, wait_after};
-pub use super::decision::{Action, Decision, FileContent, FolderView, Settings};
+use super::decision::{Action, Decision, FileContent, FolderView, Settings};
 use super::entries::{added, entry, is_as_wanted, record};
 use super::former::{Former, formers};
 use super::judge::{Class, classify};
@@ -106,7 +106,7 @@ impl Decider {
         }
         let is_called = decision.judge_first(own, view, current.has_entry());
         match self.source(own, view, &current, &formers) {
-            Source::Found(name, list) => {
+            SourceFile::Found(name, list) => {
                 decision.source = Some(name.clone());
                 // Until ours is there, one under another name is what we go by.
                 let there = match &current {
@@ -116,12 +116,12 @@ impl Decider {
                 };
                 self.keep_derived(settings, view, &current, there, &name, &list, &mut decision);
             }
-            Source::Awaited(until) => {
+            SourceFile::Awaited(until) => {
                 decision.source = self.record.as_ref().map(|record| record.file.clone());
                 decision.again = Some(until);
                 self.mend(view, &current, &mut decision);
             }
-            Source::Broken(name, why) => {
+            SourceFile::Broken(name, why) => {
                 decision.alert(
                     AlertReason::SourceBroken,
                     &name,
@@ -130,7 +130,7 @@ impl Decider {
                 decision.source = Some(name);
                 self.mend(view, &current, &mut decision);
             }
-            Source::Missing => {
+            SourceFile::Missing => {
                 // One whose source is there stays: with a name that sorts too late, ours never comes.
                 let is_stale =
                     |former: &&Former| former.list.record().is_none_or(|record| !view.files.contains_key(&record.file));
@@ -197,25 +197,25 @@ impl Decider {
     }
 
     /// The file to derive from.
-    fn source(&mut self, own: &str, view: &FolderView, current: &Current, formers: &[Former]) -> Source {
+    fn source(&mut self, own: &str, view: &FolderView, current: &Current, formers: &[Former]) -> SourceFile {
         if self.record.is_none() {
             // What an earlier installer wrote.
             let of_own = current.list().and_then(ConfList::record);
             self.record = of_own.or_else(|| formers.iter().find_map(|former| former.list.record()));
         }
-        let mut found = Source::Missing;
+        let mut found = SourceFile::Missing;
         for (name, content) in view.files.iter().filter(|(name, _)| name.as_str() > own) {
             match classify(own, name, content) {
                 Class::Ours => {}
                 Class::Plain(list) => {
                     found = match list.check_versions() {
-                        Ok(()) => Source::Found(name.clone(), list),
-                        Err(problem) => Source::Broken(name.clone(), problem.to_string()),
+                        Ok(()) => SourceFile::Found(name.clone(), list),
+                        Err(problem) => SourceFile::Broken(name.clone(), problem.to_string()),
                     };
                     break;
                 }
                 Class::Broken(why) => {
-                    found = Source::Broken(name.clone(), why);
+                    found = SourceFile::Broken(name.clone(), why);
                     break;
                 }
             }
@@ -223,13 +223,13 @@ impl Decider {
         let gone =
             self.record.as_ref().map(|record| record.file.as_str()).filter(|file| !view.files.contains_key(*file));
         let is_later = |gone: &str| match &found {
-            Source::Found(name, _) | Source::Broken(name, _) => name.as_str() > gone,
-            Source::Missing | Source::Awaited(_) => true,
+            SourceFile::Found(name, _) | SourceFile::Broken(name, _) => name.as_str() > gone,
+            SourceFile::Missing | SourceFile::Awaited(_) => true,
         };
         if gone.is_some_and(is_later) {
             let until = *self.source_missing_since.get_or_insert(view.now) + GRACE;
             if view.now < until {
-                return Source::Awaited(until);
+                return SourceFile::Awaited(until);
             }
         } else {
             self.source_missing_since = None;
@@ -279,7 +279,7 @@ impl Decider {
             decision.alert(
                 AlertReason::AgentNotReady,
                 &settings.file,
-                "absent until the agent of this node is ready (npc status) and the plugin is in place".to_owned(),
+                "absent until the agent of this node is ready and serves the plugin (npc status), and the plugin is in place".to_owned(),
             );
             return;
         }
@@ -334,7 +334,8 @@ impl Decider {
     }
 }
 
-enum Source {
+/// The file from which ours is derived.
+enum SourceFile {
     Found(String, ConfList),
     /// The one that ours was derived from is gone, and may come back until then.
     Awaited(Duration),

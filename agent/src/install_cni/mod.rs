@@ -18,7 +18,7 @@
 pub mod conflist;
 mod contest;
 pub mod decide;
-mod decision;
+pub mod decision;
 mod entries;
 pub mod folder;
 mod former;

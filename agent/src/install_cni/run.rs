@@ -16,7 +16,8 @@ use tokio::time::{self, Instant};
 use tracing::{info, warn};
 
 use super::conflist::{TYPE, leads_to};
-use super::decide::{Action, Decider, Decision, FileContent, FolderView, Settings};
+use super::decide::Decider;
+use super::decision::{Action, Decision, FileContent, FolderView, Settings};
 use super::folder::{Folder, Lock, NotAFile, install_plugin, is_removed, plugins, remove_plugin};
 use super::former::formers;
 use super::owner::{OwnerAnswer, Wish, wish};
@@ -84,7 +85,7 @@ pub enum Error {
 pub struct Run {
     options: Options,
     folder: Folder,
-    state: Decider,
+    decider: Decider,
     /// Whether this node's agent is ready.
     agent: Arc<dyn Fn() -> bool + Send + Sync>,
     begun: Instant,
@@ -116,7 +117,7 @@ impl Run {
         Self {
             options,
             folder,
-            state: Decider::default(),
+            decider: Decider::default(),
             agent,
             begun: Instant::now(),
             plugin: None,
@@ -291,7 +292,7 @@ impl Run {
                 Action::RemoveFormer { name } => self.folder.remove_former(name).map(drop),
             };
             if let Err(error) = done {
-                self.state.failed();
+                self.decider.failed();
                 let file = match &decision.action {
                     Action::RemoveFormer { name } => name,
                     _ => &self.options.settings.file,
@@ -338,7 +339,7 @@ impl Run {
         let (off, plugins) = (self.folder.off(), plugins(&folders));
         let now = self.begun.elapsed();
         let view = FolderView { files, off: off.as_deref(), plugins: plugins.as_ref(), may_appear, now };
-        self.state.decide(settings, &view)
+        self.decider.decide(settings, &view)
     }
 
     async fn is_agent_ready(&self) -> bool {

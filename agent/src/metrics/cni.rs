@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
@@ -15,11 +16,13 @@ pub struct Cni {
     adds: Histogram,
     refused: Counter,
     sandboxes: Gauge,
+    /// There once the agent is to serve the plugin.
+    served: Family<Vec<(String, String)>, Gauge>,
 }
 
 impl Default for Cni {
     fn default() -> Self {
-        Self { adds: seconds(), refused: Counter::default(), sandboxes: Gauge::default() }
+        Self { adds: seconds(), refused: Counter::default(), sandboxes: Gauge::default(), served: Family::default() }
     }
 }
 
@@ -40,6 +43,11 @@ impl Cni {
             "Pods of this node whose addresses the CNI plugin reported",
             self.sandboxes.clone(),
         );
+        registry.register(
+            "cni_served",
+            "1 while the agent answers the CNI plugin, 0 while it cannot make its socket",
+            self.served.clone(),
+        );
     }
 
     /// An ADD was answered after this time.
@@ -50,6 +58,11 @@ impl Cni {
     /// An ADD was not answered in time.
     pub(crate) fn refused(&self) {
         self.refused.inc();
+    }
+
+    /// Whether the agent answers the plugin.
+    pub(crate) fn serves(&self, is_served: bool) {
+        self.served.get_or_create(&Vec::new()).set(i64::from(is_served));
     }
 
     /// So many sandboxes are known.

@@ -37,7 +37,7 @@ pub struct Packets {
     denied: Family<OfEnd, Counter>,
     stray: Family<OfFamily, Counter>,
     spoofed: Family<OfFamily, Counter>,
-    source: Arc<Mutex<Source>>,
+    reader: Arc<Mutex<CountReader>>,
 }
 
 /// Reads the counts in the kernel.
@@ -45,7 +45,7 @@ type Read = Box<dyn FnMut() -> Result<Vec<Count>, Error> + Send>;
 
 /// Where the counts are from, and how far they were read.
 #[derive(Default)]
-struct Source {
+struct CountReader {
     /// `None` before the kernel is open.
     read: Option<Read>,
     last: BTreeMap<(IpFamily, DropReason), u64>,
@@ -53,9 +53,9 @@ struct Source {
     fails: bool,
 }
 
-impl fmt::Debug for Source {
+impl fmt::Debug for CountReader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Source").field("last", &self.last).field("fails", &self.fails).finish_non_exhaustive()
+        f.debug_struct("CountReader").field("last", &self.last).field("fails", &self.fails).finish_non_exhaustive()
     }
 }
 
@@ -76,7 +76,7 @@ impl Packets {
 
     /// From now on the counts are read in this way.
     pub fn are_read_by(&self, read: impl FnMut() -> Result<Vec<Count>, Error> + Send + 'static) {
-        self.source.lock().unwrap_or_else(PoisonError::into_inner).read = Some(Box::new(read));
+        self.reader.lock().unwrap_or_else(PoisonError::into_inner).read = Some(Box::new(read));
     }
 
     /// Brings them up to date, if the kernel answers soon.
@@ -89,27 +89,27 @@ impl Packets {
     }
 
     fn refresh_now(&self, now: Instant) {
-        let mut source = match self.source.try_lock() {
-            Ok(source) => source,
+        let mut reader = match self.reader.try_lock() {
+            Ok(reader) => reader,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             // Another scrape reads them; the next one has them.
             Err(TryLockError::WouldBlock) => return,
         };
-        let is_fresh = source.asked.is_some_and(|asked| now.saturating_duration_since(asked) < FRESH);
-        let Some(read) = source.read.as_mut().filter(|_| !is_fresh) else { return };
+        let is_fresh = reader.asked.is_some_and(|asked| now.saturating_duration_since(asked) < FRESH);
+        let Some(read) = reader.read.as_mut().filter(|_| !is_fresh) else { return };
         let counts = read();
-        source.asked = Some(now);
+        reader.asked = Some(now);
         match counts {
             Ok(counts) => {
-                if std::mem::take(&mut source.fails) {
+                if std::mem::take(&mut reader.fails) {
                     info!("denied packets are counted in the metrics again");
                 }
                 for count in &counts {
-                    self.count(&mut source.last, count);
+                    self.count(&mut reader.last, count);
                 }
             }
-            Err(error) if !source.fails => {
-                source.fails = true;
+            Err(error) if !reader.fails => {
+                reader.fails = true;
                 let error = crate::causes::with_causes(&error);
                 warn!(error, "cannot read denied-packet counts; metrics are stale, enforcement continues");
             }

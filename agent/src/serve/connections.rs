@@ -33,6 +33,11 @@ const HEAD: Duration = Duration::from_secs(5);
 /// How long a connection lasts at most, so that who reads slowly keeps none for long.
 const WHOLE: Duration = Duration::from_secs(30);
 
+/// How long it is at least from the beginning of one answer to the next of the same connection.
+/// A scraper asks a few times a minute; a client that sends one request behind the other would
+/// otherwise take as much of a processor as it likes.
+const PACE: Duration = Duration::from_millis(100);
+
 /// How many bytes of a request are kept at most. Those of scrapers have a few hundred.
 const BUFFER: usize = 16 * 1024;
 
@@ -141,9 +146,19 @@ impl Drop for Leave {
 
 async fn serve(stream: TcpStream, router: Router, is_answering: Arc<AtomicBool>) -> hyper::Result<()> {
     let router = TowerToHyperService::new(router);
+    let next = Arc::new(Mutex::new(time::Instant::now()));
     let answer = service_fn(move |request| {
         let (answer, is_answering) = (router.call(request), Arc::clone(&is_answering));
+        let now = time::Instant::now();
+        let begins = {
+            let mut next = next.lock().unwrap_or_else(PoisonError::into_inner);
+            let begins = now.max(*next);
+            *next = begins + PACE;
+            begins
+        };
         async move {
+            // Meanwhile another connection may take the place of this one.
+            time::sleep_until(begins).await;
             is_answering.store(true, Ordering::Relaxed);
             let answer = answer.await;
             is_answering.store(false, Ordering::Relaxed);

@@ -239,6 +239,21 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn requests_of_one_connection_are_answered_one_in_a_while() {
+        let status = SharedStatus::new(AgentStatus::new("node-1", "cluster"));
+        let address = listen(Purpose::Metrics, &status).await;
+        let mut stream = TcpStream::connect(address).await.expect("it listens");
+        let begun = tokio::time::Instant::now();
+        let requests = "GET /healthz HTTP/1.1\r\nHost: npc\r\n\r\n".repeat(20)
+            + "GET /healthz HTTP/1.1\r\nHost: npc\r\nConnection: close\r\n\r\n";
+        stream.write_all(requests.as_bytes()).await.expect("it reads");
+        let mut answers = String::new();
+        stream.read_to_string(&mut answers).await.expect("it answers");
+        assert_eq!(answers.matches("HTTP/1.1 200").count(), 21);
+        assert!(begun.elapsed() >= Duration::from_secs(2), "{:?}", begun.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn an_unfinished_request_is_given_up() {
         let status = SharedStatus::new(AgentStatus::new("node-1", "cluster"));
         let address = listen(Purpose::Metrics, &status).await;

@@ -64,12 +64,25 @@ pub struct PolicyList {
     pub policies: Vec<NetworkPolicy>,
     /// The names of the others: they are there, and an earlier version may be in force.
     pub unreadable: BTreeSet<String>,
+    /// Those of the others whose podSelector can be read. If no earlier version is in force, they
+    /// isolate what they select, and allow nothing.
+    pub rescued: Vec<NetworkPolicy>,
 }
 
 impl From<Vec<NetworkPolicy>> for PolicyList {
     fn from(policies: Vec<NetworkPolicy>) -> Self {
-        Self { policies, unreadable: BTreeSet::new() }
+        Self { policies, ..Self::default() }
     }
+}
+
+/// Why the policies of a namespace were not listed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AskError {
+    /// The API server may answer the next time: it was not reached, has too much to do (429), or
+    /// failed (5xx).
+    Passing(String),
+    /// It refused, and will again.
+    Refused(String),
 }
 
 /// One thing that happened.

@@ -18,7 +18,7 @@ pub fn apply_overlay(base: &mut Loaded, overlay: Loaded) {
     for workload in objects.pods.iter().filter_map(of_workload) {
         base.idle.remove(&workload);
     }
-    base.objects.pods.retain(|pod| of_workload(pod).is_none_or(|workload| !idle.contains(&workload)));
+    base.objects.pods.retain(|pod| of_workload(pod).is_none_or(|workload| !idle.contains_key(&workload)));
     base.idle.extend(idle);
     let into = &mut base.objects;
     for namespace in objects.namespaces {

@@ -19,6 +19,104 @@ fn what_cannot_be_read_is_an_error_with_its_place() {
     assert_eq!(files.npc("matrix", &["--by", "moon"]).code, 2, "a bad flag");
 }
 
+/// A policy whose kind or version no API server takes isolates nothing, so an answer of exit code 0
+/// would call open what its author closed.
+#[test]
+fn a_policy_of_a_kind_or_version_that_no_api_server_takes_stops_every_command() {
+    let policy = |version: &str, kind: &str| {
+        let policy = format!("apiVersion: {version}\nkind: {kind}\nmetadata: {{name: p, namespace: shop}}\n");
+        Files::of(&format!("{SHOP}---\n{policy}spec: {{podSelector: {{}}, policyTypes: [Ingress]}}\n"))
+    };
+    for (version, kind) in [
+        ("extensions/v1beta1", "NetworkPolicy"),
+        ("networking.k8s.io/v1", "NetworkPolicies"),
+        ("networking.k8s.io/v1", "NetPol"),
+        ("networking.k8s.io/v1", "NetworkPolicySpec"),
+        ("v1", "networkpolicies"),
+    ] {
+        let files = policy(version, kind);
+        for (command, words) in
+            [("matrix", &[][..]), ("compile", &[]), ("lint", &[]), ("explain", &["shop/web", "shop/api:80"])]
+        {
+            let answer = files.npc(command, words);
+            let wanted = if command == "lint" { 1 } else { 2 };
+            assert_eq!(answer.code, wanted, "{command} {version} {kind}: {}{}", answer.out, answer.err);
+            let said = format!("{}{}", answer.out, answer.err);
+            assert!(said.contains("networking.k8s.io/v1"), "{command} {version} {kind}: {said}");
+        }
+        let answer = files.npc("explain", &["shop/web", "shop/api:80", "--allow-errors"]);
+        assert_eq!(answer.code, 4, "{version} {kind}: {}{}", answer.out, answer.err);
+    }
+}
+
+/// As what was written for another version of the same name.
+#[test]
+fn objects_of_services_with_another_version_or_in_the_plural_are_errors_too() {
+    for (version, kind, meant) in [
+        ("v1", "EndpointSlice", "discovery.k8s.io/v1"),
+        ("discovery.k8s.io/v1", "EndpointSlices", "kind: EndpointSlice"),
+        ("v1", "Endpoint", "kind: Endpoints"),
+        ("v1", "Services", "kind: Service"),
+    ] {
+        let object = format!("apiVersion: {version}\nkind: {kind}\nmetadata: {{name: a, namespace: shop}}\n");
+        let answer = Files::of(&format!("{SHOP}---\n{object}")).npc("matrix", &[]);
+        assert_eq!(answer.code, 2, "{version} {kind}: {}", answer.err);
+        assert!(answer.err.contains(meant), "{version} {kind}: {}", answer.err);
+    }
+}
+
+/// A note in an annotation, or in a field that npc does not read, makes no template of an object.
+#[test]
+fn a_broken_policy_is_an_error_whatever_its_annotations_say() {
+    let policy = |annotations: &str, name: &str| {
+        format!(
+            "{SHOP}---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: {name}, namespace: \
+             shop{annotations}}}\nspec: {{podSelector: {{}}, ingress: {{}}}}\n"
+        )
+    };
+    let answer = Files::of(&policy(", annotations: {note: 'see {{ runbook }}'}", "p")).npc("matrix", &[]);
+    assert_eq!(answer.code, 2, "{}", answer.err);
+    assert!(answer.err.contains("spec.ingress"), "{}", answer.err);
+    let answer = Files::of(&policy("", "'{{ .Release.Name }}'")).npc("matrix", &[]);
+    assert_eq!(answer.code, 0, "a template: {}", answer.err);
+    assert!(answer.err.contains("is not rendered"), "{}", answer.err);
+}
+
+/// kubectl reads them.
+#[test]
+fn a_directory_is_read_with_its_hidden_manifests() {
+    let files = Files::of(SHOP);
+    std::fs::create_dir(files.path().join("d")).unwrap();
+    let policy = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p, namespace: \
+                  monitoring}\nspec: {podSelector: {}, policyTypes: [Ingress]}\n";
+    files.add("d/.np.yaml", policy);
+    files.add("d/.#np.yaml", "what an editor: [has open");
+    files.add("d/.ci.yml", "stages: [build]\n");
+    let words = ["192.0.2.1", "monitoring/deploy/prometheus:80"];
+    assert_eq!(files.npc("explain", &words).code, 0, "without the hidden policy");
+    let answer = files.npc("explain", &[&words[..], &["-f", "d"]].concat());
+    assert_eq!(answer.code, 1, "{}{}", answer.out, answer.err);
+    assert!(answer.err.contains("passed over 1 file without Kubernetes objects (d/.ci.yml)"), "{}", answer.err);
+}
+
+#[test]
+fn any_end_of_no_endpoints_is_not_found() {
+    let files = Files::of("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\n");
+    for ends in [["any", "any"], ["any", "192.0.2.1"], ["outside", "any"]] {
+        let answer = files.npc("explain", &ends);
+        assert_eq!(answer.code, 3, "{ends:?}: {}{}", answer.out, answer.err);
+        assert!(answer.err.contains("no policies, no pods: add Pods or workloads"), "{}", answer.err);
+    }
+}
+
+#[test]
+fn a_document_that_is_no_object_beside_some_is_said_as_one() {
+    let files = Files::of(&format!("{SHOP}---\ntitle: a dashboard\npanels: []\n"));
+    let answer = files.npc("matrix", &[]);
+    assert_eq!(answer.code, 0, "{}", answer.err);
+    assert!(answer.err.contains("passed over documents that are no Kubernetes objects, in in.yaml"), "{}", answer.err);
+}
+
 #[test]
 fn what_is_not_understood_of_a_policy_is_said_with_its_place() {
     let policy = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p}\nspec:\n  podSelector: {}\n  ingress:\n  - from:\n    - ipBlock: {cidr: 10.0.0.0/33}\n";

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::Files;
 
 /// Codes whose shortest example is no page, or that files cannot have.
-const WITHOUT_EXAMPLE: [&str; 2] = ["name-invalid", "policy-too-large"];
+const WITHOUT_EXAMPLE: [&str; 1] = ["name-invalid"];
 
 /// All codes, as the command lists them.
 fn codes() -> Vec<String> {

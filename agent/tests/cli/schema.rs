@@ -1,7 +1,7 @@
-//! The JSON Schemas that ship with the product, against what it prints. Only
-//! the words of JSON Schema that they use are known here.
+//! The JSON Schemas that ship with the product, against what it prints.
 
-use serde_json::Value;
+use jsonschema::Validator;
+use serde_json::{Value, json};
 
 use crate::{Files, SHOP};
 
@@ -11,84 +11,34 @@ const MATRIX: &str = include_str!("../../schemas/connectivity-matrix.json");
 const FINDINGS: &str = include_str!("../../schemas/finding-report.json");
 const ENDPOINT: &str = include_str!("../../schemas/endpoint-explanation.json");
 const POLICY: &str = include_str!("../../schemas/policy-explanation.json");
-
 const KERNEL: &str = include_str!("../../schemas/kernel-explanation.json");
 
-/// What of a value a schema does not allow.
-fn faults(root: &Value, schema: &Value, value: &Value, path: &str, found: &mut Vec<String>) {
-    for (word, says) in schema.as_object().unwrap() {
-        let mut fault = |ok: bool| {
-            if !ok {
-                found.push(format!("{path}: {value} is not {word} {says}"));
-            }
-        };
-        match word.as_str() {
-            "$schema" | "title" | "description" | "$defs" => {}
-            "$ref" => {
-                let name = says.as_str().and_then(|text| text.strip_prefix("#/$defs/")).unwrap();
-                faults(root, &root["$defs"][name], value, path, found);
-            }
-            "const" => fault(value == says),
-            "enum" => fault(says.as_array().unwrap().contains(value)),
-            "type" => {
-                let types: Vec<&str> = match says {
-                    Value::Array(types) => types.iter().filter_map(Value::as_str).collect(),
-                    one => one.as_str().into_iter().collect(),
-                };
-                fault(types.iter().any(|name| match *name {
-                    "object" => value.is_object(),
-                    "array" => value.is_array(),
-                    "string" => value.is_string(),
-                    "integer" => value.is_u64() || value.is_i64(),
-                    "boolean" => value.is_boolean(),
-                    "null" => value.is_null(),
-                    other => panic!("type {other}"),
-                }));
-            }
-            "required" => {
-                let missing = says.as_array().unwrap().iter().filter_map(Value::as_str);
-                fault(value.as_object().is_none_or(|object| missing.into_iter().all(|key| object.contains_key(key))));
-            }
-            "properties" => {
-                for (key, inner) in says.as_object().unwrap() {
-                    if let Some(field) = value.get(key) {
-                        faults(root, inner, field, &format!("{path}.{key}"), found);
-                    }
+/// A schema that allows no fields but those that it names, and of these demands all: a field may be
+/// added, but then also to the schema, and what is absent is null.
+fn strict(schema: &str) -> Validator {
+    fn close(schema: &mut Value) {
+        match schema {
+            Value::Object(words) => {
+                if let Some(Value::Object(fields)) = words.get("properties") {
+                    let all: Vec<Value> = fields.keys().map(|key| json!(key)).collect();
+                    words.insert("required".to_owned(), json!(all));
+                    words.insert("additionalProperties".to_owned(), json!(false));
                 }
-                // A field may be added, but then also to the schema.
-                for key in value.as_object().into_iter().flat_map(|object| object.keys()) {
-                    if says.get(key).is_none() {
-                        found.push(format!("{path}.{key} is not in the schema"));
-                    }
-                }
+                words.values_mut().for_each(close);
             }
-            "items" => {
-                for (i, item) in value.as_array().into_iter().flatten().enumerate() {
-                    faults(root, says, item, &format!("{path}[{i}]"), found);
-                }
-            }
-            "oneOf" => {
-                let fits = |schema: &&Value| {
-                    let mut inner = Vec::new();
-                    faults(root, schema, value, path, &mut inner);
-                    inner.is_empty()
-                };
-                fault(says.as_array().unwrap().iter().filter(fits).count() == 1);
-            }
-            "minimum" => fault(value.as_i64().is_none_or(|number| number >= says.as_i64().unwrap())),
-            "maximum" => fault(value.as_i64().is_none_or(|number| number <= says.as_i64().unwrap())),
-            "minItems" => fault(value.as_array().is_none_or(|list| list.len() as u64 >= says.as_u64().unwrap())),
-            "maxItems" => fault(value.as_array().is_none_or(|list| list.len() as u64 <= says.as_u64().unwrap())),
-            other => panic!("the schema says {other}, which this test does not know"),
+            Value::Array(items) => items.iter_mut().for_each(close),
+            _ => {}
         }
     }
+    let mut schema = serde_json::from_str(schema).unwrap();
+    close(&mut schema);
+    jsonschema::validator_for(&schema).unwrap()
 }
 
 fn conforms(schema: &str, value: &Value) {
-    let schema: Value = serde_json::from_str(schema).unwrap();
-    let mut found = Vec::new();
-    faults(&schema, &schema, value, "", &mut found);
-    assert!(found.is_empty(), "{found:#?}");
+    let faults: Vec<String> =
+        strict(schema).iter_errors(value).map(|fault| format!("{}: {fault}", fault.instance_path())).collect();
+    assert!(faults.is_empty(), "{faults:#?}");
 }
 
 #[test]
@@ -125,8 +75,14 @@ fn explanations_conform_to_their_schema() {
 #[test]
 fn explanations_of_one_end_conform_to_their_schema() {
     let files = Files::of(SHOP);
-    for endpoint in ["shop/api", "shop/svc/api", "monitoring/prometheus"] {
+    for endpoint in ["shop/api", "shop/svc/api", "shop/deploy/api", "monitoring/prometheus"] {
         conforms(ENDPOINT, &files.npc("explain", &[endpoint, "-o", "json"]).json());
+    }
+    let backends = Files::of(include_str!("../../../tests/cases/backends-that-differ.yaml"));
+    for (endpoint, parts) in [("shop/svc/api", 2), ("shop/client", 0)] {
+        let json = backends.npc("explain", &[endpoint, "-o", "json"]).json();
+        assert_eq!(json["parts"].as_array().map(Vec::len), Some(parts), "{json}");
+        conforms(ENDPOINT, &json);
     }
     let unread = Files::of(include_str!("../../../tests/cases/policy-not-read.yaml"));
     let json = unread.npc("explain", &["a/pod/one", "--allow-errors", "-o", "json"]).json();
@@ -275,17 +231,6 @@ fn explanations_of_a_kernel_conform_to_their_schema() {
 }
 
 #[test]
-fn explanations_of_an_endpoint_conform_to_their_schema() {
-    let backends = Files::of(include_str!("../../../tests/cases/backends-that-differ.yaml"));
-    for endpoint in ["shop/svc/api", "shop/client"] {
-        let json = backends.npc("explain", &[endpoint, "-o", "json"]).json();
-        conforms(ENDPOINT, &json);
-        assert_eq!(json["parts"].as_array().unwrap().len(), if endpoint == "shop/client" { 0 } else { 2 }, "{json}");
-    }
-    conforms(ENDPOINT, &Files::of(SHOP).npc("explain", &["shop/deploy/api", "-o", "json"]).json());
-}
-
-#[test]
 fn schemas_are_printed_by_the_kind_of_the_document() {
     let files = Files::of("");
     for (kind, schema) in [
@@ -303,12 +248,39 @@ fn schemas_are_printed_by_the_kind_of_the_document() {
     assert_eq!(files.run(&["schema", "Pod"]).code, 2);
 }
 
+/// The objects of a schema that name fields which a document may lack.
+fn optional(schema: &Value, path: &str, found: &mut Vec<String>) {
+    let inner: Vec<(String, &Value)> = match schema {
+        Value::Object(words) => words.iter().map(|(word, inner)| (word.clone(), inner)).collect(),
+        Value::Array(items) => items.iter().enumerate().map(|(n, inner)| (n.to_string(), inner)).collect(),
+        _ => return,
+    };
+    if let Some(fields) = schema["properties"].as_object() {
+        let required: Vec<&str> =
+            schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        let lacking = fields.keys().filter(|key| !required.contains(&key.as_str()));
+        found.extend(lacking.map(|key| format!("{path}: {key}")));
+    }
+    inner.into_iter().for_each(|(word, inner)| optional(inner, &format!("{path}/{word}"), found));
+}
+
+#[test]
+fn schemas_promise_every_field_that_they_name() {
+    for schema in [EXPLANATION, MIGRATION, MATRIX, FINDINGS, ENDPOINT, POLICY, KERNEL] {
+        let mut found = Vec::new();
+        let schema: Value = serde_json::from_str(schema).unwrap();
+        optional(&schema, schema["title"].as_str().unwrap(), &mut found);
+        assert!(found.is_empty(), "{found:#?}");
+    }
+}
+
 #[test]
 fn a_schema_refuses_what_is_wrong() {
-    let schema: Value = serde_json::from_str(MATRIX).unwrap();
-    let wrong = serde_json::json!({"apiVersion": "v1", "kind": "ConnectivityMatrix", "endpoints": [{}],
-        "connections": [{"from": "a", "to": "b", "family": "IPX", "protocol": "TCP", "ports": [[0, 1]]}]});
-    let mut found = Vec::new();
-    faults(&schema, &schema, &wrong, "", &mut found);
-    assert_eq!(found.len(), 4, "{found:#?}");
+    let wrong = json!({"apiVersion": "v1", "kind": "ConnectivityMatrix", "endpoints": [{}],
+        "connections": [{"from": "a", "to": "b", "family": "IPX", "protocol": "TCP", "ports": [[0, 1]], "via": null}]});
+    let validator = strict(MATRIX);
+    let faults: Vec<String> = validator.iter_errors(&wrong).map(|fault| fault.instance_path().to_string()).collect();
+    for part in ["/apiVersion", "/endpoints/0", "/connections/0", "/connections/0/family", "/connections/0/ports/0/0"] {
+        assert!(faults.iter().any(|fault| fault == part), "{part}: {faults:#?}");
+    }
 }

@@ -17,7 +17,7 @@ use npc_compiler::ruleset::layout::{self, Options};
 use npc_compiler::ruleset::node::{ChainName, FamilyRuleset, Rule};
 
 use super::enforce::{Told, enforcer, groups};
-use super::namespace::{Namespace, output, run, with_own_lock};
+use super::namespace::{Namespace, output, run};
 use super::{dump, on_both_backends};
 
 on_both_backends!(
@@ -116,12 +116,11 @@ fn what_is_not_there_is_not_counted_and_the_rest_is(backend: Backend) {
 }
 
 fn counts_are_read_while_another_program_holds_the_lock(backend: Backend) {
-    with_own_lock(move || {
-        enforcer(backend).pass(&groups(1)).unwrap();
-        let lock = File::create("/run/xtables.lock").unwrap();
-        lock.lock().unwrap();
-        assert_eq!(read(&counters(backend)).len(), 6);
-    });
+    let _namespace = Namespace::enter();
+    enforcer(backend).pass(&groups(1)).unwrap();
+    let lock = File::create("/run/xtables.lock").unwrap();
+    lock.lock().unwrap();
+    assert_eq!(read(&counters(backend)).len(), 6);
 }
 
 /// How many chains a packet is led through from this one on, itself included.
@@ -131,10 +130,7 @@ fn depth(program: &FamilyRuleset, chain: &ChainName) -> usize {
 }
 
 fn the_deepest_tree_loads(backend: Backend) {
-    with_own_lock(move || load_the_deepest_tree(backend));
-}
-
-fn load_the_deepest_tree(backend: Backend) {
+    let _namespace = Namespace::enter();
     // So many that in some place the tree has all nine levels, with a list of
     // groups that agree in all nine bits below. One of the groups is several that
     // decide together, which is a level more; and each has a rule without ports, so

@@ -11,7 +11,7 @@ use npc_agent::dataplane::backend::Backend;
 use serde_json::Value;
 
 use super::agent::{Agent, Folder, is_hooked};
-use super::namespace::{Namespace, feed, output, run, with_own_lock};
+use super::namespace::{Namespace, feed, output, run};
 use super::{dump, on_both_backends};
 
 on_both_backends!(
@@ -366,22 +366,21 @@ fn a_set_outgrows_65536_members(backend: Backend) {
 
 #[test]
 fn members_come_in_while_the_lock_is_held_and_rules_when_it_is_free() {
-    with_own_lock(|| {
-        let lock = File::create("/run/xtables.lock").unwrap();
-        let folder = Folder::new();
-        let mut agent = Agent::start(&folder, Backend::Legacy, &[]);
-        agent.wait(1);
-        let held = Flock::lock(lock, FlockArg::LockExclusive).unwrap();
-        folder.write_pod("web-2", "web", 3);
-        assert_eq!(agent.wait(2), "2 members added");
-        folder.write("blocks.yaml", BLOCKS);
-        let said = agent.wait_for("rules wait for the xtables lock");
-        let holder = format!("(process {}) holds", std::process::id());
-        assert!(said["error"].as_str().unwrap().contains(&holder), "{said}");
-        assert!(!dump(Backend::Legacy).iter().any(|line| line.starts_with(":NPC-E-")));
-        drop(held);
-        agent.wait_for("got the xtables lock");
-        agent.wait(3);
-        assert!(dump(Backend::Legacy).iter().any(|line| line.starts_with(":NPC-E-")));
-    });
+    let _namespace = Namespace::enter();
+    let lock = File::create("/run/xtables.lock").unwrap();
+    let folder = Folder::new();
+    let mut agent = Agent::start(&folder, Backend::Legacy, &[]);
+    agent.wait(1);
+    let held = Flock::lock(lock, FlockArg::LockExclusive).unwrap();
+    folder.write_pod("web-2", "web", 3);
+    assert_eq!(agent.wait(2), "2 members added");
+    folder.write("blocks.yaml", BLOCKS);
+    let said = agent.wait_for("rules wait for the xtables lock");
+    let holder = format!("(process {}) holds", std::process::id());
+    assert!(said["error"].as_str().unwrap().contains(&holder), "{said}");
+    assert!(!dump(Backend::Legacy).iter().any(|line| line.starts_with(":NPC-E-")));
+    drop(held);
+    agent.wait_for("got the xtables lock");
+    agent.wait(3);
+    assert!(dump(Backend::Legacy).iter().any(|line| line.starts_with(":NPC-E-")));
 }

@@ -22,7 +22,7 @@ use npc_compiler::object::{Family, Labels, NetworkPolicy, Objects, Pod};
 use npc_compiler::plan::{KernelState, Plan};
 
 use super::by_hand::ByHand;
-use super::namespace::{Namespace, feed, hide_file, output, run, with_own_lock};
+use super::namespace::{Namespace, feed, hide_file, output, run};
 use super::programs::{dropping, everything};
 use super::{dump, on_both_backends};
 
@@ -133,10 +133,7 @@ fn what_blocks_become_is_read_back_as_it_was_written(backend: Backend) {
 }
 
 fn a_thousand_groups_load_and_one_more_pod_writes_members_only(backend: Backend) {
-    with_own_lock(move || a_thousand_groups_load(backend));
-}
-
-fn a_thousand_groups_load(backend: Backend) {
+    let _namespace = Namespace::enter();
     let mut enforcer = enforcer(backend);
     let mut objects = groups(1000);
     let pass = enforcer.pass(&objects).unwrap();

@@ -1,5 +1,6 @@
-//! A network namespace for one test's thread.
+//! A network namespace and a `/run` for one test's thread.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io::Write as _;
 use std::marker::PhantomData;
@@ -9,20 +10,37 @@ use std::process::{Command, Stdio};
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
+use nix::unistd::fchdir;
 
-/// The calling thread is in a fresh network namespace until this is dropped;
-/// what it starts is in there too. Of one thread, so it cannot be sent.
+/// The calling thread is in a fresh network namespace until this is dropped, as if it were on
+/// another machine; what it starts is in there too. Of one thread, so it cannot be sent.
 pub(crate) struct Namespace {
     before: File,
+    /// The file system as it was before, of the outermost one: those inside it are of the same
+    /// machine.
+    file_system: Option<FileSystem>,
     of_one_thread: PhantomData<*const ()>,
 }
 
+/// A view of the file system, and the working directory in it.
+struct FileSystem {
+    mounts: File,
+    working: File,
+}
+
+thread_local! {
+    /// Whether the thread has a `/run` of its own.
+    static HAS_RUN: Cell<bool> = const { Cell::new(false) };
+}
+
 impl Namespace {
-    /// Enters a namespace with nothing in it but loopback, which is up.
+    /// Enters a namespace with nothing in it but loopback, which is up. The `/run` is empty: tests
+    /// that run beside each other would else wait for one xtables lock, and some hold it for long.
     pub(crate) fn enter() -> Self {
         let before = File::open("/proc/thread-self/ns/net").unwrap();
+        let file_system = (!HAS_RUN.replace(true)).then(FileSystem::leave);
         unshare(CloneFlags::CLONE_NEWNET).expect("these tests need root, to make network namespaces");
-        let namespace = Self { before, of_one_thread: PhantomData };
+        let namespace = Self { before, file_system, of_one_thread: PhantomData };
         run("ip", &["link", "set", "lo", "up"]);
         namespace
     }
@@ -31,6 +49,29 @@ impl Namespace {
 impl Drop for Namespace {
     fn drop(&mut self) {
         setns(&self.before, CloneFlags::CLONE_NEWNET).expect("back to where we came from");
+        if let Some(before) = self.file_system.take() {
+            before.enter();
+            HAS_RUN.set(false);
+        }
+    }
+}
+
+impl FileSystem {
+    /// Leaves it for one that differs in its `/run`.
+    fn leave() -> Self {
+        let before =
+            Self { mounts: File::open("/proc/thread-self/ns/mnt").unwrap(), working: File::open(".").unwrap() };
+        leave_file_system();
+        mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), NONE).unwrap();
+        before
+    }
+
+    /// Enters it again.
+    fn enter(self) {
+        // A thread that was started in the other one may still share its working directory.
+        unshare(CloneFlags::CLONE_FS).unwrap();
+        setns(self.mounts, CloneFlags::CLONE_NEWNS).expect("back to where we came from");
+        fchdir(self.working).unwrap();
     }
 }
 
@@ -76,27 +117,15 @@ impl Beyond {
     }
 }
 
-/// Gives the calling thread a view of the file system of its own, for good.
+/// Gives the calling thread a view of the file system of its own, until its outermost namespace
+/// is dropped.
 pub(crate) fn leave_file_system() {
     unshare(CloneFlags::CLONE_NEWNS).expect("root");
     mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE).unwrap();
 }
 
-/// Does something in a thread with a network namespace and an xtables lock of its own. All tests
-/// share the lock of the machine, and each gives up if another holds it for long.
-pub(crate) fn with_own_lock(test: impl FnOnce() + Send + 'static) {
-    // In a thread of its own, because it leaves the file system of the others.
-    let inside = move || {
-        let _namespace = Namespace::enter();
-        leave_file_system();
-        mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), NONE).unwrap();
-        test();
-    };
-    std::thread::spawn(inside).join().unwrap();
-}
-
-/// Gives the calling thread, for good, a file system in which this file is
-/// empty, if it is there at all.
+/// Gives the calling thread a file system in which this file is empty, if it is there at all,
+/// until its outermost namespace is dropped.
 pub(crate) fn hide_file(path: &Path) {
     leave_file_system();
     if path.exists() {

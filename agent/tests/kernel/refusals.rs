@@ -14,7 +14,7 @@ use npc_compiler::plan::KernelState;
 use npc_compiler::ruleset::node::{ChainName, SetName};
 
 use super::by_hand::ByHand;
-use super::namespace::{Namespace, run, with_own_lock};
+use super::namespace::{Namespace, run};
 use super::on_both_backends;
 use super::programs::{dropping, everything};
 
@@ -97,14 +97,13 @@ fn program() -> String {
 
 #[test]
 fn a_lock_that_is_never_released_is_given_up_in_words() {
-    with_own_lock(|| {
-        let lock = File::create("/run/xtables.lock").unwrap();
-        let _held = Flock::lock(lock, FlockArg::LockExclusive).unwrap();
-        let table = Iptables::new(Backend::Legacy, Family::V4).unwrap().with_lock_wait(Duration::from_secs(1));
-        for error in [table.restore("*filter\nCOMMIT\n").unwrap_err(), table.insert_hook().unwrap_err()] {
-            assert!(matches!(error, Error::Locked { .. }), "{error}");
-            let holder = format!("which {} (process {}) holds", program(), std::process::id());
-            assert!(error.to_string().contains(&holder), "{error}");
-        }
-    });
+    let _namespace = Namespace::enter();
+    let lock = File::create("/run/xtables.lock").unwrap();
+    let _held = Flock::lock(lock, FlockArg::LockExclusive).unwrap();
+    let table = Iptables::new(Backend::Legacy, Family::V4).unwrap().with_lock_wait(Duration::from_secs(1));
+    for error in [table.restore("*filter\nCOMMIT\n").unwrap_err(), table.insert_hook().unwrap_err()] {
+        assert!(matches!(error, Error::Locked { .. }), "{error}");
+        let holder = format!("which {} (process {}) holds", program(), std::process::id());
+        assert!(error.to_string().contains(&holder), "{error}");
+    }
 }

@@ -15,6 +15,7 @@ mod aimed;
 mod blocks;
 mod denied;
 mod environment;
+mod findings;
 mod flips;
 mod flows;
 mod labels;
@@ -24,6 +25,7 @@ mod ports;
 mod requests;
 mod rules;
 mod scene;
+mod sets;
 mod wire;
 
 use std::process;
@@ -50,7 +52,7 @@ struct Case {
 }
 
 /// All cases.
-const CASES: [Case; 16] = [
+const CASES: [Case; 19] = [
     Case { name: "nothing", abuse: |_| Ok(()), lists: true },
     Case { name: "labels: 300 pods with 1 MB of labels", abuse: labels::abuse, lists: true },
     Case { name: "lists: 300 policies with 1 MB of values", abuse: lists::abuse, lists: true },
@@ -59,6 +61,8 @@ const CASES: [Case; 16] = [
     Case { name: "ports: a policy with 32,000 ports", abuse: ports::abuse, lists: false },
     Case { name: "rules: four policies with 8,000 rules", abuse: rules::abuse, lists: false },
     Case { name: "members: 1,000 policies that each admit 20,000 pods", abuse: members::abuse, lists: false },
+    Case { name: "findings: 1,000 policies with 100 mistakes", abuse: findings::abuse, lists: false },
+    Case { name: "sets: 10 policies with 4,000 rules for no pod", abuse: sets::abuse, lists: false },
     Case {
         name: "flips: labels of a pod, 10 times a second",
         abuse: |scene| {
@@ -72,6 +76,7 @@ const CASES: [Case; 16] = [
     Case { name: "flows: 200,000, and 60 pods replaced", abuse: flows::abuse, lists: false },
     Case { name: "requests: 1,100 that are not finished", abuse: requests::unfinished, lists: false },
     Case { name: "requests: 1,400 with slow heads", abuse: requests::slow, lists: false },
+    Case { name: "requests: one behind the other", abuse: requests::pipelined, lists: false },
     Case { name: "denied: flows of twelve groups", abuse: denied::abuse, lists: false },
     Case { name: "nothing, once more", abuse: |_| Ok(()), lists: false },
 ];

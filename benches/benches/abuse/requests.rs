@@ -2,7 +2,7 @@
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
 
@@ -25,6 +25,49 @@ pub(crate) fn unfinished(scene: &Scene) -> Result<()> {
 /// Requests whose heads grow for ever.
 pub(crate) fn slow(scene: &Scene) -> Result<()> {
     keep(scene, 1_400, true)
+}
+
+/// Whole requests, as many as the agent answers.
+pub(crate) fn pipelined(scene: &Scene) -> Result<()> {
+    let pods = wire::connect(&scene.node)?;
+    scene.put_local(SENDERS);
+    let cpu = scene.agent.cpu_seconds()?;
+    let begun = Instant::now();
+    let answered = pods.within(|| {
+        let requests = "GET /metrics HTTP/1.1\r\nHost: node\r\n\r\n".repeat(100);
+        let mut clients: Vec<Option<TcpStream>> = (0..4 * SENDERS).map(|_| None).collect();
+        let mut answered = 0_usize;
+        let mut buffer = vec![0; 1 << 20];
+        while !scene.is_over() {
+            for (number, client) in clients.iter_mut().enumerate() {
+                if client.is_none() {
+                    // It finishes the request that is begun.
+                    let opened = open(number % SENDERS).and_then(|mut stream| {
+                        stream.write_all(b"\r\n")?;
+                        Ok(stream)
+                    });
+                    *client = opened.ok();
+                }
+                let Some(stream) = client else { continue };
+                // What does not fit is sent later, from the beginning of a request. The agent ends a
+                // connection with half of one, and a new one takes its place.
+                let written = stream.write(requests.as_bytes());
+                let is_lost = matches!(written, Err(error) if error.kind() != ErrorKind::WouldBlock);
+                let read = stream.read(&mut buffer);
+                if let Ok(count) = read {
+                    answered += buffer[..count].windows(12).filter(|bytes| *bytes == b"HTTP/1.1 200").count();
+                }
+                if is_lost || matches!(read, Ok(0)) {
+                    *client = None;
+                }
+            }
+            scene.round();
+        }
+        answered
+    })?;
+    let taken = (scene.agent.cpu_seconds()? - cpu) / begun.elapsed().as_secs_f64();
+    scene.note(format!("{answered} answers; the agent took {taken:.2} of a processor"));
+    Ok(())
 }
 
 /// Keeps so many requests open, with a new one for each that the agent ends.

@@ -74,6 +74,19 @@ impl Traffic {
         self.other && self.ports.iter().all(|ports| ports.is_range(Self::PORTS.0, Self::PORTS.1))
     }
 
+    /// The ports of a protocol that packets can have, as sorted, disjoint, inclusive ranges.
+    pub fn port_ranges(&self, protocol: Protocol) -> impl Iterator<Item = (u16, u16)> + '_ {
+        let ranges = self.of(protocol).ranges().iter().map(|(first, last)| ((*first).max(1), *last));
+        ranges.filter(|(first, last)| first <= last)
+    }
+
+    /// How many ports of all protocols there are; traffic without ports counts as one.
+    #[must_use]
+    pub fn breadth(&self) -> u32 {
+        let ranges = Protocol::ALL.into_iter().flat_map(|protocol| self.port_ranges(protocol));
+        ranges.map(|(first, last)| u32::from(last - first) + 1).sum::<u32>() + u32::from(self.other)
+    }
+
     /// The one protocol and range of ports that there is; none where there are
     /// several, or traffic without ports.
     #[must_use]

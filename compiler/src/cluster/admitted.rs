@@ -113,7 +113,8 @@ impl Atom {
                 !other.classes.is_empty() && other.classes.iter().all(may_select)
             }
             (Self::Block(block), None) => {
-                family.is_none_or(|family| family == block.family) && cluster.may_hold_a_new_address(block)
+                family.is_none_or(|family| family == block.family)
+                    && cluster.may_hold_a_new_address(block, !other.classes.is_empty())
             }
             (Self::Everyone | Self::Block(_), _) => self.holds(cluster, other),
         }

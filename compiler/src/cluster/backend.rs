@@ -124,6 +124,13 @@ impl Cluster {
         Some(backends)
     }
 
+    /// The pods that a service's selector selects and that are not finished, whether they are ready or
+    /// not.
+    #[must_use]
+    pub fn selected_pods(&self, service: &Service) -> Vec<PodId> {
+        self.selected_by(service).map(|(id, _)| id).collect()
+    }
+
     /// The node of a place where a service leads, as far as the input says it.
     #[must_use]
     pub fn node_of_backend(&self, service: &Service, end: BackendEnd) -> Option<&str> {
@@ -142,7 +149,7 @@ impl Cluster {
     /// The service and its port to which a port of every node leads.
     #[must_use]
     pub fn behind_node_port(&self, protocol: Protocol, number: u16) -> Option<(&Service, &ServicePort)> {
-        self.node_port_services.iter().find_map(|service| {
+        self.services.values().flatten().find_map(|service| {
             let port = service.routing.node_ports.get(&(protocol, number))?;
             Some((service, service.ports.iter().find(|of| of.port == *port && of.protocol == protocol)?))
         })
@@ -150,9 +157,60 @@ impl Cluster {
 
     /// The ports of every node that lead to services.
     pub fn node_ports(&self) -> impl Iterator<Item = (Protocol, u16, &Service)> {
-        self.node_port_services
-            .iter()
-            .flat_map(|service| service.node_ports().map(move |(protocol, number)| (protocol, number, service)))
+        let services = self.services.values().flatten();
+        services.flat_map(|service| service.node_ports().map(move |(protocol, number)| (protocol, number, service)))
+    }
+
+    /// The services of a pod's namespace that have a port with another number than the pod's to which
+    /// it should lead: the service, its port, and the pod's. A headless service translates no port.
+    pub fn services_by_another_port(&self, id: PodId) -> impl Iterator<Item = (&Service, &ServicePort, u16)> {
+        let of_namespace = self.services.get(&self.pod(id).namespace).into_iter().flatten();
+        let ports = of_namespace.flat_map(|service| service.ports.iter().map(move |port| (service, port)));
+        ports.filter_map(move |(service, port)| {
+            let of_pod = self.port_of_backend(service, port, id).filter(|number| *number != port.port)?;
+            Some((service, port, of_pod))
+        })
+    }
+
+    /// The service that leads from this port of every node to a pod, and the pod's port.
+    #[must_use]
+    pub fn service_with_node_port(&self, id: PodId, protocol: Protocol, number: u16) -> Option<(&Service, u16)> {
+        let (service, port) = self.behind_node_port(protocol, number)?;
+        Some((service, self.port_of_backend(service, port, id)?))
+    }
+
+    /// The service, its port and the pod's, where this port is a service's and leads to another one of
+    /// the pod, which does not declare this one.
+    #[must_use]
+    pub fn service_with_port(
+        &self,
+        id: PodId,
+        protocol: Protocol,
+        number: u16,
+    ) -> Option<(&Service, &ServicePort, u16)> {
+        let is_declared = self.pod(id).declared_ports(protocol).any(|declared| declared == number);
+        let mut services = self.services_by_another_port(id);
+        services.find(|(_, port, _)| (port.protocol, port.port) == (protocol, number) && !is_declared)
+    }
+
+    /// The port of a pod to which a port of a service leads, if it leads to the pod.
+    fn port_of_backend(&self, service: &Service, port: &ServicePort, id: PodId) -> Option<u16> {
+        let slices = self.slices(service);
+        if slices.is_empty() {
+            return selects(service, self.pod(id)).then(|| target(port, &self.pod(id).ports))?;
+        }
+        let pod = self.pod(id);
+        // Most endpoints are quickly seen to be others.
+        let may_be_it = |of: &SliceEndpoint| {
+            let is_named = |(namespace, name): &(String, String)| {
+                *namespace == pod.namespace && (*name == pod.name || pod.stands_for(name))
+            };
+            pod.addresses().any(|address| address == of.address) || of.pod.as_ref().is_some_and(is_named)
+        };
+        let is_it = |of: &SliceEndpoint| may_be_it(of) && self.end_of(of) == BackendEnd::Pod(id);
+        let leading = slices.iter().filter(|slice| slice.endpoints.iter().any(is_it));
+        let mut ports = leading.flat_map(|slice| &slice.ports);
+        ports.find(|of| of.name == port.name && of.protocol == port.protocol).map(|of| of.port)
     }
 
     /// The pods that have a host port, and whether it leads to them at an address of a node.
@@ -191,13 +249,7 @@ impl Cluster {
 
     /// The pods that a service's selector selects and that are not finished.
     pub(super) fn selected_by<'a>(&'a self, service: &'a Service) -> impl Iterator<Item = (PodId, &'a Pod)> {
-        let selects = |pod: &Pod| {
-            service.selector.as_ref().is_some_and(|selector| {
-                pod.namespace == service.namespace
-                    && selector.iter().all(|(key, value)| pod.labels.get(key) == Some(value))
-            })
-        };
-        self.pods().filter(move |(_, pod)| !pod.finished && selects(pod))
+        self.pods().filter(move |(_, pod)| !pod.finished && selects(service, pod))
     }
 
     /// The pod that has an endpoint's address, or the address. Pods in a node's network
@@ -257,6 +309,13 @@ fn in_use<T>(listed: impl Iterator<Item = (T, State)>) -> Vec<T> {
         }
     }
     if ready.is_empty() { until_gone } else { ready }
+}
+
+/// Whether a service's selector selects a pod.
+fn selects(service: &Service, pod: &Pod) -> bool {
+    service.selector.as_ref().is_some_and(|selector| {
+        pod.namespace == service.namespace && selector.iter().all(|(key, value)| pod.labels.get(key) == Some(value))
+    })
 }
 
 /// The number that `targetPort` means in a pod with these ports: of several of one name

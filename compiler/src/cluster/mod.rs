@@ -15,6 +15,7 @@ mod group_key;
 pub(crate) mod merge;
 mod open_groups;
 pub(crate) mod over_bound;
+mod private;
 pub mod selection;
 pub mod unread;
 pub mod without_backend;
@@ -89,8 +90,8 @@ pub struct Cluster {
     findings: Vec<Finding>,
     /// By namespace and name of their service.
     endpoint_slices: BTreeMap<(String, String), Vec<EndpointSlice>>,
-    /// The services to which a port of every node leads.
-    node_port_services: Vec<Service>,
+    /// The services of each namespace.
+    services: BTreeMap<String, Vec<Service>>,
     /// The addresses of services, by family.
     service_addresses: [AddressSet; 2],
     /// Namespaces that no object of the input declares.
@@ -134,11 +135,12 @@ impl Cluster {
             let service = (slice.namespace.clone(), slice.service.clone());
             endpoint_slices.entry(service).or_default().push(slice.clone());
         }
+        let mut services = BTreeMap::<String, Vec<Service>>::new();
+        for service in &objects.services {
+            services.entry(service.namespace.clone()).or_default().push(service.clone());
+        }
         let mut cluster = Self {
-            node_port_services: (objects.services.iter())
-                .filter(|service| !service.routing.node_ports.is_empty())
-                .cloned()
-                .collect(),
+            services,
             service_addresses: Family::ALL.map(|family| {
                 let addresses = objects.services.iter().flat_map(|service| &service.addresses);
                 let numbers = addresses.filter(|of| Family::of(of) == family).map(|of| cidr::number(*of));
@@ -338,6 +340,12 @@ impl Cluster {
     /// The names of the namespaces that are known, sorted.
     pub fn namespaces(&self) -> impl Iterator<Item = &String> {
         self.namespaces.keys()
+    }
+
+    /// Whether a selector matches the labels of a namespace that is known.
+    #[must_use]
+    pub fn has_namespace_with(&self, selector: &Selector) -> bool {
+        self.namespaces.values().any(|labels| selector.matches(labels))
     }
 
     /// All policies, by namespace and name.

@@ -75,28 +75,9 @@ impl Cluster {
         self
     }
 
-    /// The same policies are over the bound as in another cluster, as far as they are here.
-    #[must_use]
-    pub(crate) fn with_over_bound_of(self, other: &Self) -> Self {
-        if other.over_bound.is_empty() {
-            return self;
-        }
-        let mut over = OverBound::default();
-        for (node, policies) in &other.over_bound.nodes {
-            let here = policies.iter().filter_map(|id| {
-                let policy = other.policy(*id);
-                let key = |policy: &crate::policy::Policy| (policy.namespace.clone(), policy.name.clone());
-                let place = self.policies.binary_search_by_key(&key(policy), key).ok()?;
-                Some(PolicyId(index(place)))
-            });
-            over.add(node, here.collect());
-        }
-        let said = other.over_bound.findings.clone();
-        self.with_over_bound(over, move |cluster, _, id| {
-            let policy = cluster.policy(id);
-            let of = |finding: &&Finding| (&finding.namespace, &finding.name) == (&policy.namespace, &policy.name);
-            said.iter().find(of).cloned().unwrap_or_else(|| unreachable!("each policy over the bound has a finding"))
-        })
+    /// The nodes on which a policy is over the bound.
+    pub fn nodes_without_rules_of(&self, id: PolicyId) -> impl Iterator<Item = &str> {
+        self.over_bound.nodes_of(self.as_written(id))
     }
 
     /// Which policies are over the bound.

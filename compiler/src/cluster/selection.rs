@@ -8,7 +8,9 @@
 
 use std::collections::BTreeMap;
 
+use super::private::is_private;
 use super::{Class, ClassId, Cluster, PolicyId, index};
+use crate::algebra::cidr;
 use crate::algebra::selector::{Operator, Requirement, Selector};
 use crate::object::{Labels, NAMESPACE_NAME_LABEL, Pod, Workload, controller_labels};
 use crate::policy::{Block, Direction, Namespaces, PodPeer};
@@ -112,12 +114,16 @@ impl Cluster {
     }
 
     /// Whether a block may hold the address that a pod or a node without one will have: no
-    /// such address is a service's.
+    /// such address is a service's. A single public address is that of a server outside: no author
+    /// of a rule knows the address that a pod will get. A node may have one.
     #[must_use]
-    pub fn may_hold_a_new_address(&self, block: &Block) -> bool {
+    pub fn may_hold_a_new_address(&self, block: &Block, of_pod: bool) -> bool {
         let of_services = &self.service_addresses[block.family as usize];
+        let is_outside =
+            |(first, last): &(u128, u128)| first == last && !is_private(cidr::address(block.family, *first));
         block.may_hold_a_new_address()
             && (of_services.is_empty() || !block.addresses.difference(of_services).is_empty())
+            && !(of_pod && block.addresses.ranges().iter().all(is_outside))
     }
 
     pub(super) fn find_open(&mut self) {
@@ -193,6 +199,12 @@ impl Cluster {
     #[must_use]
     pub fn possibly_selected(&self, peer: &PodPeer) -> Vec<ClassId> {
         self.open.iter().copied().filter(|class| self.selection(peer, *class) == Selection::Possible).collect()
+    }
+
+    /// Whether a pod peer selects no endpoint of the input, for certain.
+    #[must_use]
+    pub fn selects_none(&self, peer: &PodPeer) -> bool {
+        self.selected(peer).is_empty() && self.possibly_selected(peer).is_empty()
     }
 
     /// Whether a peer's namespaceSelector is why its selection of a class is open.

@@ -3,11 +3,10 @@
 
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::LazyLock;
 
 use super::Cluster;
+use super::private::is_private;
 use super::selection::Selection;
-use crate::algebra::cidr::{self, Cidr};
 use crate::algebra::selector::{Operator, Selector};
 use crate::object::{Family, Labels, NAMESPACE_NAME_LABEL};
 use crate::policy::{Direction, Namespaces, PodPeer};
@@ -56,11 +55,17 @@ impl Extent {
 }
 
 impl Unread {
+    /// Whether objects of this kind may be missing.
+    #[must_use]
+    pub fn may_be(&self, kind: &str) -> bool {
+        self.kind.as_deref().is_none_or(|unread| unread == kind)
+    }
+
     /// Whether objects of this kind and namespace may be missing. The namespace of an
     /// object that lives outside namespaces is empty.
     #[must_use]
     pub fn may_hold(&self, kind: &str, namespace: &str) -> bool {
-        self.kind.as_deref().is_none_or(|unread| unread == kind) && self.namespace.covers(namespace)
+        self.may_be(kind) && self.namespace.covers(namespace)
     }
 }
 
@@ -81,9 +86,6 @@ impl Unread {
         ["no right to list ", "the API server has no "].iter().any(|begin| self.why.starts_with(begin))
     }
 }
-
-/// The prefixes from which clusters take addresses: private and shared ones, by family.
-const OF_CLUSTERS: [&[&str]; 2] = [&["10.0.0.0/8", "100.64.0.0/10", "172.16.0.0/12", "192.168.0.0/16"], &["fc00::/7"]];
 
 /// Addresses that have as many bits in common with an address of the cluster are taken to be
 /// of the cluster too, by family.
@@ -119,7 +121,7 @@ impl Cluster {
     }
 
     fn unread_of<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a Unread> {
-        self.unread().iter().filter(move |unread| unread.kind.as_deref().is_none_or(|of| of == kind))
+        self.unread().iter().filter(move |unread| unread.may_be(kind))
     }
 
     /// Whether some Services were not read.
@@ -146,7 +148,13 @@ impl Cluster {
             && self.holders(address, None).is_empty()
             && !self.is_node(address)
             && !self.is_service(address)
-            && (is_private(address) || self.is_near(address))
+            && self.may_be_of_cluster(address)
+    }
+
+    /// Whether an address is one that a cluster may give to a pod, a node or a Service: it is
+    /// private, or near to an address of the cluster.
+    pub(crate) fn may_be_of_cluster(&self, address: IpAddr) -> bool {
+        is_private(address) || self.is_near(address)
     }
 
     /// Whether an address is near to that of some pod or node.
@@ -189,10 +197,24 @@ impl Cluster {
     /// Whether a rule's pod peer may select a pod that was not read.
     #[must_use]
     pub fn may_select_unread(&self, peer: &PodPeer) -> bool {
-        self.unread_of("Pod").any(|unread| match &peer.namespaces {
-            Namespaces::Own(name) => unread.namespace.covers(name),
-            Namespaces::Selected(selector) => self.may_select_some_of(selector, &unread.namespace),
-        })
+        self.unread_of("Pod").any(|unread| self.may_be_in(peer, &unread.namespace))
+    }
+
+    /// Whether pods that a rule's peer means may exist that were not read, or that workloads make
+    /// which were not read.
+    #[must_use]
+    pub fn may_have_unread(&self, peer: &PodPeer) -> bool {
+        let makers =
+            || self.unread().iter().filter(|unread| WORKLOADS.iter().any(|kind| unread.kind.as_deref() == Some(kind)));
+        self.may_select_unread(peer) || makers().any(|unread| self.may_be_in(peer, &unread.namespace))
+    }
+
+    /// Whether a peer may mean pods of these namespaces.
+    fn may_be_in(&self, peer: &PodPeer, extent: &Extent) -> bool {
+        match &peer.namespaces {
+            Namespaces::Own(name) => extent.covers(name),
+            Namespaces::Selected(selector) => self.may_select_some_of(selector, extent),
+        }
     }
 
     /// Whether a namespaceSelector may select some of the namespaces in which objects were not
@@ -224,13 +246,6 @@ impl Cluster {
 fn may_be_named(selector: &Selector, name: &str) -> bool {
     let own = Labels::from([(NAMESPACE_NAME_LABEL.to_owned(), name.to_owned())]);
     selector.requirements().all(|of| of.key != NAMESPACE_NAME_LABEL || of.matches(&own))
-}
-
-fn is_private(address: IpAddr) -> bool {
-    static PREFIXES: LazyLock<[Vec<Cidr>; 2]> =
-        LazyLock::new(|| OF_CLUSTERS.map(|of| of.iter().filter_map(|text| Cidr::parse(text).ok()).collect()));
-    let number = cidr::number(address);
-    PREFIXES[Family::of(&address) as usize].iter().any(|of| of.first <= number && number <= of.last)
 }
 
 impl fmt::Display for Unread {

@@ -8,8 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use rustc_hash::FxHashMap;
-
+use self::bound::Anew;
 pub(super) use self::foreseen::{Foreseen, ToCome};
 use super::live::LiveSets;
 use super::local::{LocalClass, LocalNamespace};
@@ -20,10 +19,9 @@ use crate::cluster::group::Resolution;
 use crate::cluster::merge::Admission;
 use crate::object::Family;
 use crate::plan::{Delta, KernelState};
-use crate::policy::{Direction, PodPeer, Policy};
+use crate::policy::{Direction, Policy};
 use crate::ruleset::group_chain::Leaf;
 use crate::ruleset::layout::{Options, SelfMatch, Way, chain_of_leaf, forward, identity, joint};
-use crate::ruleset::members::Size;
 use crate::ruleset::name::Hash;
 use crate::ruleset::node::{ChainName, Member, Rule, SetName};
 use crate::ruleset::seed::Seed;
@@ -108,9 +106,9 @@ pub(super) struct LocalGroups {
     emptied: u64,
     /// Namespaces with policies over the bound on set members of which these are to be chosen
     /// anew.
-    reconsidered: BTreeSet<Arc<str>>,
-    /// The sizes of peers that no set has, since the last [`LocalGroups::reconsider_bound`].
-    sizes: FxHashMap<PodPeer, Size>,
+    reconsidered: BTreeMap<Arc<str>, Anew>,
+    /// How often other policies came to be over the bound.
+    over_bound_version: u64,
 }
 
 impl LocalGroups {
@@ -134,8 +132,8 @@ impl LocalGroups {
             is_stale: true,
             retains: false,
             emptied: 0,
-            reconsidered: BTreeSet::new(),
-            sizes: FxHashMap::default(),
+            reconsidered: BTreeMap::new(),
+            over_bound_version: 0,
         }
     }
 
@@ -241,6 +239,7 @@ impl LocalGroups {
         let namespace = self.namespaces.get_mut(name)?;
         let done = work(namespace);
         if namespace.is_empty() {
+            self.over_bound_version += u64::from(!namespace.over_bound.is_empty());
             self.namespaces.remove(name);
         }
         Some(done)
@@ -272,7 +271,7 @@ impl LocalGroups {
     fn policy_changed(&mut self, namespace: &str, name: &Arc<str>) {
         let Some(here) = self.namespaces.get(namespace) else { return };
         if here.over_bound.contains_key(name) {
-            self.reconsidered.insert(Arc::from(namespace));
+            self.reconsidered.entry(Arc::from(namespace)).or_default().add(name);
         }
         let policy = here.policies.get(name).map(|policy| &**policy);
         for class in &here.classes {

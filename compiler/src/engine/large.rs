@@ -272,7 +272,7 @@ impl Engine {
             return;
         }
         let to_come = ToCome { pods: vec![pod], ..ToCome::default() };
-        let foreseen = self.groups.foresee(&mut self.store, &self.peers, &pod.namespace, to_come);
+        let foreseen = self.groups.foresee((&mut self.store, &mut self.peers), &self.sets, &pod.namespace, to_come);
         if self.cost(&foreseen) > limit {
             return;
         }
@@ -424,9 +424,7 @@ impl Engine {
                 _ => {}
             }
         }
-        // The sizes of sets are of the classes that their peers select.
-        self.peers.settle(&self.store);
-        self.groups.foresee(&mut self.store, &self.peers, namespace, to_come)
+        self.groups.foresee((&mut self.store, &mut self.peers), &self.sets, namespace, to_come)
     }
 
     /// How many rules and sets of these chains the state does not have. Chains of others that are only

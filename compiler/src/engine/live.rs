@@ -12,7 +12,7 @@ use super::store::{PodId, Store};
 use crate::algebra::cidr::{self, AddressSet};
 use crate::cluster::group::Atom;
 use crate::object::{ContainerPort, Family, Protocol};
-use crate::ruleset::members::{Size, count_of_prefixes};
+use crate::ruleset::members::{Size, count_of_prefixes, count_of_sets};
 use crate::ruleset::node::{Member, SetKind, SetName};
 use crate::ruleset::set_definition::{self, Definition, PortNames, by_names};
 
@@ -111,6 +111,15 @@ pub(super) struct Loaded {
     pub(super) is_whole: bool,
 }
 
+/// What sets count together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Total {
+    /// How many there are.
+    sets: u64,
+    /// By their members.
+    members: u64,
+}
+
 /// The sets in use.
 #[derive(Debug, Default)]
 pub(super) struct LiveSets {
@@ -125,7 +134,7 @@ pub(super) struct LiveSets {
     /// Sets that lost their last use since the last commit.
     unused: BTreeSet<SetId>,
     /// What the sets in use count together, by namespace.
-    totals: BTreeMap<Arc<str>, u64>,
+    totals: BTreeMap<Arc<str>, Total>,
     /// Namespaces whose total grew since the last [`LiveSets::take_grown`].
     grown: BTreeSet<Arc<str>>,
     /// How many ports all pods had when sets were last counted.
@@ -147,8 +156,8 @@ impl LiveSets {
             *uses += 1;
             let (is_first, count) = (*uses == 1, self.entries[id.0].count);
             self.unused.remove(&id);
-            if let Some(count) = count.filter(|_| is_first) {
-                self.add(namespace, count);
+            if is_first {
+                self.add(namespace, Total { sets: 1, members: count.unwrap_or_default() });
             }
             return;
         }
@@ -190,6 +199,7 @@ impl LiveSets {
             }
         }
         self.fresh.insert(id);
+        self.add(namespace, Total { sets: 1, members: 0 });
     }
 
     /// One use less; the set stays until [`LiveSets::sweep`], in case that it
@@ -206,25 +216,25 @@ impl LiveSets {
         if entry.uses.is_empty() {
             self.unused.insert(*id);
         }
-        if let Some(count) = entry.count
-            && let Some(total) = self.totals.get_mut(namespace)
-        {
-            *total = total.saturating_sub(count);
-            if *total == 0 {
+        if let Some(total) = self.totals.get_mut(namespace) {
+            total.sets -= 1;
+            total.members = total.members.saturating_sub(entry.count.unwrap_or_default());
+            if *total == Total::default() {
                 self.totals.remove(namespace);
             }
         }
     }
 
-    fn add(&mut self, namespace: &Arc<str>, count: u64) {
-        if count > 0 {
+    fn add(&mut self, namespace: &Arc<str>, more: Total) {
+        if more != Total::default() {
             let total = self.totals.entry(Arc::clone(namespace)).or_default();
-            *total = total.saturating_add(count);
+            total.sets += more.sets;
+            total.members = total.members.saturating_add(more.members);
             self.grown.insert(Arc::clone(namespace));
         }
     }
 
-    /// Brings up to date what sets count. The classes of all peers have to be known.
+    /// Brings up to date what sets count. All peers have to be measured.
     pub(super) fn count(&mut self, store: &Store, peers: &mut PeerIndex) {
         for (peer, was, is) in peers.take_resized() {
             for id in self.of_peer.get(&peer).cloned().unwrap_or_default() {
@@ -250,7 +260,7 @@ impl LiveSets {
             let count = entry.counted(store, peers);
             entry.count = Some(count);
             for namespace in entry.uses.keys().cloned().collect::<Vec<_>>() {
-                self.add(&namespace, count);
+                self.add(&namespace, Total { sets: 0, members: count });
             }
         }
     }
@@ -262,7 +272,7 @@ impl LiveSets {
         *count = count.saturating_sub(was).saturating_add(is);
         for namespace in entry.uses.keys() {
             let total = self.totals.entry(Arc::clone(namespace)).or_default();
-            *total = total.saturating_sub(was).saturating_add(is);
+            total.members = total.members.saturating_sub(was).saturating_add(is);
             if is > was {
                 self.grown.insert(Arc::clone(namespace));
             }
@@ -276,13 +286,19 @@ impl LiveSets {
     }
 
     /// A namespace is to be in the next [`LiveSets::take_grown`].
-    pub(super) fn grew(&mut self, namespace: &Arc<str>) {
+    pub(super) fn check_again(&mut self, namespace: &Arc<str>) {
         self.grown.insert(Arc::clone(namespace));
+    }
+
+    /// What a set in use counts, once that is known.
+    pub(super) fn count_of(&self, name: &SetName) -> Option<u64> {
+        self.by_name.get(name).and_then(|id| self.entries[id.0].count)
     }
 
     /// What the sets count together that have uses by this namespace.
     pub(super) fn total(&self, namespace: &str) -> u64 {
-        self.totals.get(namespace).copied().unwrap_or_default()
+        let total = self.totals.get(namespace).copied().unwrap_or_default();
+        total.members.saturating_add(count_of_sets(total.sets))
     }
 
     /// One use of a set is by a chain that is only expected.
@@ -310,10 +326,11 @@ impl LiveSets {
         !self.unused.is_empty()
     }
 
-    /// Takes out what has no use, so many at most; the names of those that the state has.
+    /// Takes out what has no use: of what the state has so many at most, whose names it answers.
     pub(super) fn sweep(&mut self, store: &mut Store, peers: &mut PeerIndex, most: usize) -> Vec<(Family, SetName)> {
         let mut gone = Vec::new();
-        let unused: Vec<SetId> = self.unused.iter().take(most).copied().collect();
+        let (there, never): (Vec<SetId>, Vec<SetId>) = self.unused.iter().partition(|id| self.entries[id.0].is_there);
+        let unused: Vec<SetId> = never.into_iter().chain(there.into_iter().take(most)).collect();
         for id in unused {
             self.unused.remove(&id);
             let entry = self.entries.remove(id.0);

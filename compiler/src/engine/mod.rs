@@ -22,6 +22,7 @@
 //! interfaces of pods, which [`Engine::own`] sets, and for policies that are over the bound on
 //! set members until [`Engine::reconsider_bound`].
 
+mod findings;
 mod groups;
 mod intern;
 mod key;
@@ -49,6 +50,7 @@ use crate::ruleset::layout::Options;
 use crate::ruleset::name::Hash;
 use crate::ruleset::node::{InterfaceName, Member, SetKind, SetName};
 
+use findings::Findings;
 use groups::LocalGroups;
 pub use key::PodKey;
 use large::Large;
@@ -113,7 +115,7 @@ pub struct Engine {
     peers: PeerIndex,
     sets: LiveSets,
     groups: LocalGroups,
-    findings: BTreeMap<(String, String), Vec<Finding>>,
+    findings: Findings,
     /// The addresses that events touched since the last commit.
     touched: BTreeMap<IpAddr, Before>,
     /// What may come from which interface of pods; `None` if no rule asks.
@@ -136,7 +138,7 @@ impl Engine {
             peers: PeerIndex::default(),
             sets: LiveSets::default(),
             groups,
-            findings: BTreeMap::new(),
+            findings: Findings::default(),
             touched: BTreeMap::new(),
             own,
             large: Large::default(),
@@ -185,9 +187,16 @@ impl Engine {
         &self.state
     }
 
-    /// What is not understood of the policies, by policy.
+    /// What is not understood of the policies, by policy. Of a namespace with very many of these
+    /// only the first of each policy, and how many more it has.
     pub fn findings(&self) -> impl Iterator<Item = &Finding> {
-        self.findings.values().flatten().chain(self.groups.over_bound())
+        self.findings.iter().chain(self.groups.over_bound())
+    }
+
+    /// Another number than before if [`Engine::findings`] are others.
+    #[must_use]
+    pub fn findings_version(&self) -> u64 {
+        self.findings.version() + self.groups.over_bound_version()
     }
 
     /// Whether policies are over the bound on set members ([`crate::ruleset::members`]), as of
@@ -314,7 +323,7 @@ impl Engine {
             }
             Event::PolicyGone(namespace, name) => {
                 self.groups.remove_policy(&namespace, &name);
-                self.findings.remove(&(namespace, name));
+                self.findings.remove(&namespace, &name);
             }
             Event::Node(node) => self.node(&node.name, Some(&node.pod_cidrs)),
             Event::NodeGone(name) => self.node(&name, None),
@@ -322,12 +331,7 @@ impl Engine {
     }
 
     fn policy(&mut self, policy: Policy, findings: Vec<Finding>) {
-        let key = (policy.namespace.clone(), policy.name.clone());
-        if findings.is_empty() {
-            self.findings.remove(&key);
-        } else {
-            self.findings.insert(key, findings);
-        }
+        self.findings.put(&policy.namespace, &policy.name, findings);
         self.groups.set_policy(policy);
     }
 
@@ -440,9 +444,9 @@ impl Engine {
         let mut deltas = [Delta::default(), Delta::default()];
         loop {
             self.groups.regroup(&mut self.store, &mut self.peers, &mut self.sets, &self.state, &mut deltas);
-            self.peers.settle(&self.store);
+            self.peers.measure(&self.store);
             self.sets.count(&self.store, &mut self.peers);
-            if !self.groups.bound(&mut self.store, &self.peers, &mut self.sets) {
+            if !self.groups.enforce_bound(&mut self.store, &mut self.peers, &mut self.sets) {
                 break;
             }
         }
@@ -457,6 +461,8 @@ impl Engine {
         for (family, name) in self.sets.sweep(&mut self.store, &mut self.peers, most) {
             deltas[family as usize].sets.insert(name, SetDelta::Gone);
         }
+        // What is over the bound is gone by now.
+        self.peers.settle(&self.store);
 
         let mut changes = Changes::default();
         for (address, before) in std::mem::take(&mut self.touched) {

@@ -49,6 +49,8 @@ struct Entry {
     classes: BTreeSet<ClassId>,
     /// How many members their pods make.
     size: Size,
+    /// Whether [`Self::size`] is known, though maybe not yet [`Self::classes`].
+    is_measured: bool,
 }
 
 /// A few selectors; most classes and keys have no more.
@@ -86,8 +88,8 @@ impl PeerIndex {
             return id;
         }
         let keys = keys(&namespaces, &pods);
-        let place =
-            self.entries.insert(Entry { namespaces, pods, uses: 1, classes: BTreeSet::new(), size: Size::default() });
+        let (classes, size, is_measured) = (BTreeSet::new(), Size::default(), false);
+        let place = self.entries.insert(Entry { namespaces, pods, uses: 1, classes, size, is_measured });
         let id = PeerId(u32::try_from(place).unwrap_or_else(|_| unreachable!("2^32 selectors")));
         let entries = &self.entries;
         self.by_content.insert_unique(hashed, id, |id| {
@@ -101,24 +103,65 @@ impl PeerIndex {
         id
     }
 
+    /// Finds how many members the pods of new selectors make. Which classes these select is not
+    /// kept: thousands of selectors may select each of thousands of classes, and most of the sets
+    /// that ask them may turn out to be too large.
+    pub(super) fn measure(&mut self, store: &Store) {
+        let mut fresh = self.fresh.clone();
+        fresh.sort_unstable();
+        fresh.dedup();
+        fresh.retain(|id| self.entries.get(id.place()).is_some_and(|entry| !entry.is_measured));
+        for id in &fresh {
+            // A class may have come to it since it is kept.
+            self.resize(*id, |_| Size::default());
+        }
+        self.each_selected(store, &fresh, |index, id, class| {
+            index.resize(id, |size| size.plus(store.class(class).size));
+        });
+        for id in fresh {
+            self.entries[id.place()].is_measured = true;
+        }
+    }
+
     /// Finds the classes that new selectors select.
     pub(super) fn settle(&mut self, store: &Store) {
+        self.measure(store);
         let mut fresh = std::mem::take(&mut self.fresh);
         fresh.sort_unstable();
         fresh.dedup();
         fresh.retain(|id| self.entries.contains(id.place()));
-        if fresh.len() <= FEW {
-            for id in fresh {
+        self.each_selected(store, &fresh, |index, id, class| {
+            if index.entries[id.place()].classes.insert(class) {
+                insert(index.of_class.entry(class).or_default(), id);
+            }
+        });
+    }
+
+    /// Pods or classes are different, so selectors whose classes are not known yet are to be
+    /// measured again.
+    fn unmeasure(&mut self) {
+        for id in self.fresh.clone() {
+            if self.entries.get(id.place()).is_some_and(|entry| entry.is_measured) {
+                self.resize(id, |_| Size::default());
+                self.entries[id.place()].is_measured = false;
+            }
+        }
+    }
+
+    /// Does something with each class that some selectors select.
+    fn each_selected(&mut self, store: &Store, ids: &[PeerId], mut work: impl FnMut(&mut Self, PeerId, ClassId)) {
+        if ids.len() <= FEW {
+            for id in ids {
                 let entry = &self.entries[id.place()];
                 for class in search(store, &entry.namespaces, &entry.pods) {
-                    self.select(store, id, class);
+                    work(self, *id, class);
                 }
             }
             return;
         }
         let mut by_key = FxHashMap::<Key, PeerIds>::default();
         let mut spaces = BTreeSet::new();
-        for id in &fresh {
+        for id in ids {
             let entry = &self.entries[id.place()];
             for key in keys(&entry.namespaces, &entry.pods) {
                 by_key.entry(key).or_default().push(*id);
@@ -130,16 +173,8 @@ impl PeerIndex {
         }
         for class in spaces.iter().flat_map(|name| &store.spaces[name].classes) {
             for id in self.candidates(&by_key, store, *class) {
-                self.select(store, id, *class);
+                work(self, id, *class);
             }
-        }
-    }
-
-    /// Notes that a selector selects a class.
-    fn select(&mut self, store: &Store, id: PeerId, class: ClassId) {
-        if self.entries[id.place()].classes.insert(class) {
-            insert(self.of_class.entry(class).or_default(), id);
-            self.resize(id, |size| size.plus(store.class(class).size));
         }
     }
 
@@ -151,6 +186,7 @@ impl PeerIndex {
 
     /// A pod of this size comes to a class.
     pub(super) fn pod_comes(&mut self, class: ClassId, size: Size) {
+        self.unmeasure();
         for id in self.of_class(class).to_vec() {
             self.resize(id, |total| total.plus(size));
         }
@@ -158,6 +194,7 @@ impl PeerIndex {
 
     /// A pod of this size goes from a class.
     pub(super) fn pod_goes(&mut self, class: ClassId, size: Size) {
+        self.unmeasure();
         for id in self.of_class(class).to_vec() {
             self.resize(id, |total| total.minus(size));
         }
@@ -177,23 +214,25 @@ impl PeerIndex {
         self.entries[id.place()].size
     }
 
-    /// The same of any selector: of one in use as it is kept; of another as it is already
-    /// known, or else by a search that is made known then.
-    pub(super) fn size_of(&self, store: &mut Store, peer: &PodPeer, known: &mut FxHashMap<PodPeer, Size>) -> Size {
-        let (namespaces, pods) = compile(&mut store.strings, peer);
-        let found = self.by_content.find(hash(&namespaces, &pods), |id| self.is(*id, &namespaces, &pods));
-        let size = match (found, known.get(peer)) {
-            (Some(id), _) => self.size(*id),
-            (None, Some(size)) => *size,
-            (None, None) => {
-                let classes = search(store, &namespaces, &pods).into_iter();
-                let size = classes.map(|class| store.class(class).size).fold(Size::default(), Size::plus);
-                known.insert(peer.clone(), size);
-                size
-            }
-        };
-        give_back(&mut store.strings, namespaces, pods);
-        size
+    /// How many members the pods make that each of some selectors selects, whether it is in use
+    /// or not.
+    pub(super) fn sizes_of<'p>(
+        &mut self,
+        store: &mut Store,
+        peers: impl IntoIterator<Item = &'p PodPeer>,
+    ) -> FxHashMap<&'p PodPeer, Size> {
+        let mut ids = FxHashMap::<&PodPeer, PeerId>::default();
+        for peer in peers {
+            ids.entry(peer).or_insert_with(|| self.keep(store, peer));
+        }
+        self.measure(store);
+        ids.into_iter()
+            .map(|(peer, id)| {
+                let size = self.size(id);
+                self.release(&mut store.strings, id);
+                (peer, size)
+            })
+            .collect()
     }
 
     fn is(&self, id: PeerId, namespaces: &Place, pods: &Compiled) -> bool {
@@ -238,6 +277,7 @@ impl PeerIndex {
 
     /// Looks a new class up, or one whose namespace changed.
     pub(super) fn update(&mut self, store: &Store, id: ClassId) {
+        self.unmeasure();
         let now = self.candidates(&self.by_key, store, id);
         let size = store.class(id).size;
         for peer in self.forget(id) {

@@ -62,8 +62,10 @@ impl Ways {
         let before = self.before.get_or_insert_with(new);
         let tree = TreeNode::new(groups.keys().copied(), self.seed);
         let was = before.trees[direction as usize].as_ref().map(TreeNode::sets).unwrap_or_default();
-        // What another tree since the last commit was to write or remove is not to be.
-        let undone = self.trees[direction as usize].as_ref().map(TreeNode::sets).unwrap_or_default();
+        // What another tree since the last commit was to write or remove is not to be. At first there is none.
+        let other =
+            self.trees[direction as usize].as_ref().filter(|of| before.trees[direction as usize].as_ref() != Some(*of));
+        let undone = other.map(TreeNode::sets).unwrap_or_default();
         let is = tree.as_ref().map(TreeNode::sets).unwrap_or_default();
         for family in Family::ALL {
             let delta = &mut deltas[family as usize];

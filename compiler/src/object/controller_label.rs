@@ -94,6 +94,18 @@ impl ControllerLabel {
         }
     }
 
+    /// Its value on the pods of the workload, as far as it follows from the name: `nightly-<number>`.
+    #[must_use]
+    pub fn pattern(&self, workload: &Workload) -> Option<String> {
+        let name = &workload.name;
+        match self.values {
+            Values::NameAndOrdinal | Values::NameAndSuffix if self.is_certain(workload) => {
+                Some(format!("{name}-<number>"))
+            }
+            _ => None,
+        }
+    }
+
     /// Whether it is there for certain on a pod of the workload.
     #[must_use]
     pub fn is_certain(&self, workload: &Workload) -> bool {

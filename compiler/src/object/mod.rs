@@ -164,6 +164,11 @@ pub struct Pod {
     pub host_ports: Box<[HostPort]>,
     /// Only an EndpointSlice names it: nothing is known of it but names and addresses.
     pub only_in_slice: bool,
+    /// It stands for a workload that makes one pod (`replicas: 1`), and so for that pod alone.
+    pub is_single: bool,
+    /// `HOSTNAME.SUBDOMAIN` of its spec, by which DNS names it where its hostname is not its own name.
+    /// Only questions ask; the agent does not keep it.
+    pub dns_name: Option<Box<str>>,
     /// The annotation [`CONFIG_HASH`]. Of the mirror of a static pod it is the UID that
     /// kubelet and container runtime give the pod.
     pub config_hash: Option<String>,
@@ -321,6 +326,12 @@ impl Pod {
         Family::ALL.into_iter().filter_map(|family| self.address(family))
     }
 
+    /// The kind and name of what it is a part of: its workload, or the pod itself.
+    #[must_use]
+    pub fn identity(&self) -> (&str, &str) {
+        self.workload.as_ref().map_or(("Pod", &self.name), |of| (&of.kind, &of.name))
+    }
+
     /// The ports of a protocol that its containers declare, with a name or without.
     pub fn declared_ports(&self, protocol: Protocol) -> impl Iterator<Item = u16> + '_ {
         let named = self.ports.iter().map(|port| (port.protocol, port.port));
@@ -410,6 +421,9 @@ impl Pod {
         let mut seen = BTreeSet::new();
         ports.retain(|port| seen.insert(port.clone()));
         ports.sort_by(|a, b| (&a.name, a.protocol).cmp(&(&b.name, b.protocol)));
+        let (hostname, subdomain) = (spec.hostname.unwrap_or_default(), spec.subdomain.unwrap_or_default());
+        let has_dns_name = !hostname.is_empty() && !subdomain.is_empty() && hostname != name;
+        let dns_name = has_dns_name.then(|| format!("{hostname}.{subdomain}").into());
         Self {
             uid: String::new(),
             namespace,
@@ -429,6 +443,8 @@ impl Pod {
             host_network: spec.host_network.unwrap_or(false),
             host_ports: host_ports.into(),
             only_in_slice: false,
+            is_single: false,
+            dns_name,
             config_hash: None,
         }
     }

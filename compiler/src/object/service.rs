@@ -48,6 +48,8 @@ pub struct Routing {
     pub only_family: Option<Family>,
     /// Those of its addresses that are no `clusterIPs`: external ones and a load balancer's.
     pub external_addresses: Vec<IpAddr>,
+    /// Those of them that are the load balancer's, which alone heed [`Self::source_ranges`].
+    pub balancer_addresses: Vec<IpAddr>,
     /// `loadBalancerSourceRanges`: the clients that the load balancer's addresses take; all where
     /// it is empty.
     pub source_ranges: Vec<String>,
@@ -116,9 +118,11 @@ impl From<core::Service> for Service {
         let is_headless = inside.iter().any(|text| text == "None");
         // Of an address with ipMode Proxy, nodes know nothing: traffic goes to the load balancer.
         let taken = ingress.into_iter().filter(|of| of.ip_mode.as_deref() != Some("Proxy"));
-        let outside = spec.external_ips.unwrap_or_default().into_iter().chain(taken.filter_map(|of| of.ip));
+        let balancer: BTreeSet<IpAddr> = taken.filter_map(|of| parse_address(&of.ip?)).collect();
+        let external = spec.external_ips.unwrap_or_default();
+        let outside = external.iter().filter_map(|text| parse_address(text)).chain(balancer.iter().copied());
         let inside: BTreeSet<IpAddr> = inside.iter().filter_map(|text| parse_address(text)).collect();
-        let outside: BTreeSet<IpAddr> = outside.filter_map(|text| parse_address(&text)).collect();
+        let outside: BTreeSet<IpAddr> = outside.collect();
         let addresses = inside.union(&outside).copied().collect();
         let said = spec.ip_families.unwrap_or_default();
         let said = said.iter().filter_map(|text| Family::ALL.into_iter().find(|family| family.to_string() == *text));
@@ -134,6 +138,7 @@ impl From<core::Service> for Service {
             is_headless,
             only_family: families.first().copied().filter(|_| families.len() == 1),
             external_addresses: outside.difference(&inside).copied().collect(),
+            balancer_addresses: balancer.difference(&inside).copied().collect(),
             source_ranges: (spec.load_balancer_source_ranges.into_iter().flatten())
                 .filter(|_| spec.type_.as_deref() == Some("LoadBalancer"))
                 .map(|text| text.trim().to_owned())

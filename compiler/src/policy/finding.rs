@@ -1,6 +1,7 @@
 //! What the compiler did not understand of an object, for its owner.
 
 use std::fmt;
+use std::net::IpAddr;
 
 /// A part of a policy that was not understood and what follows. The rest of
 /// the policy holds.
@@ -18,6 +19,8 @@ pub struct Finding {
     pub problem: String,
     /// What happens now.
     pub effect: Effect,
+    /// The address that is written where a prefix should stand, which its author most likely means.
+    pub address: Option<IpAddr>,
 }
 
 /// Whether a field's path is this path, or leads on from it.
@@ -96,6 +99,9 @@ pub enum Effect {
     /// The policy isolates what the rest of its podSelector selects, and
     /// allows nothing.
     AllowsNothing,
+    /// The policy isolates the pods that it selects, and its rules allow nothing, because there is no
+    /// room for them.
+    RulesLeftOut,
     /// The policy isolates its pods in both directions.
     IsolatesBoth,
     /// It is understood as older API servers did, and works.
@@ -121,6 +127,7 @@ impl fmt::Display for Effect {
         f.write_str(match self {
             Self::MatchesNothing => "this part matches nothing",
             Self::AllowsNothing => "the policy isolates what the rest of its podSelector selects and allows nothing",
+            Self::RulesLeftOut => "the policy isolates the pods that it selects there, and its rules allow nothing",
             Self::IsolatesBoth => "the policy isolates its pods for ingress and egress",
             Self::Works => "it works, but today's API server would refuse it",
             Self::FieldDropped => "npc enforces the policy without it",

@@ -59,12 +59,9 @@ impl Reader<'_> {
                 Some(cidr)
             }
             Err(problem) => {
-                self.report(
-                    path,
-                    Code::CidrInvalid,
-                    format!("\"{text}\" is no prefix: {problem}"),
-                    Effect::MatchesNothing,
-                );
+                let address = text.split('/').next().and_then(|text| text.trim().parse().ok());
+                let problem = format!("\"{text}\" is no prefix: {problem}");
+                self.report_address(path, Code::CidrInvalid, problem, Effect::MatchesNothing, address);
                 None
             }
         }

@@ -18,7 +18,7 @@ pub mod finding;
 mod ip_block;
 mod port;
 mod read;
-pub(crate) mod spelling;
+pub mod spelling;
 
 use std::sync::LazyLock;
 
@@ -92,6 +92,8 @@ pub struct Policy {
     isolates: [bool; 2],
     /// The rules, in the order of [`Direction::ALL`].
     rules: [Vec<PolicyRule>; 2],
+    /// Whether `ingress` or `egress` is written as an empty list.
+    has_empty_list: [bool; 2],
 }
 
 /// One item of `ingress` or `egress`.
@@ -163,22 +165,24 @@ pub struct Block {
     pub addresses: AddressSet,
 }
 
-/// The prefixes for documentation, by family. No network gives their addresses to a pod or
-/// a node (RFC 5737, RFC 3849).
-const FOR_DOCUMENTATION: [&[&str]; 2] =
-    [&["192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24"], &["2001:db8::/32", "3fff::/20"]];
+/// The prefixes of which no network gives addresses to a pod or a node, by family: those for
+/// documentation (RFC 5737, RFC 3849), of loopback, link-local and multicast.
+const OF_NO_POD: [&[&str]; 2] = [
+    &["192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4"],
+    &["2001:db8::/32", "3fff::/20", "::1/128", "fe80::/10", "ff00::/8"],
+];
 
 impl Block {
     /// Whether it may hold the address that a pod or a node without one will have.
     #[must_use]
     pub fn may_hold_a_new_address(&self) -> bool {
         static RANGES: LazyLock<[Vec<Cidr>; 2]> = LazyLock::new(|| {
-            FOR_DOCUMENTATION.map(|prefixes| prefixes.iter().filter_map(|text| Cidr::parse(text).ok()).collect())
+            OF_NO_POD.map(|prefixes| prefixes.iter().filter_map(|text| Cidr::parse(text).ok()).collect())
         });
-        let is_for_documentation = |(first, last): &(u128, u128)| {
+        let is_of_no_pod = |(first, last): &(u128, u128)| {
             RANGES[self.family as usize].iter().any(|cidr| cidr.first <= *first && *last <= cidr.last)
         };
-        !self.addresses.ranges().iter().all(is_for_documentation)
+        !self.addresses.ranges().iter().all(is_of_no_pod)
     }
 }
 
@@ -216,6 +220,18 @@ impl Policy {
         self.isolates[direction as usize]
     }
 
+    /// Whether the list of rules of a direction is written, and empty. The API server keeps none.
+    #[must_use]
+    pub fn has_empty_list(&self, direction: Direction) -> bool {
+        self.has_empty_list[direction as usize]
+    }
+
+    /// The pods that it selects, as a rule would name them.
+    #[must_use]
+    pub fn subject_peer(&self) -> PodPeer {
+        PodPeer { namespaces: Namespaces::Own(self.namespace.clone()), pods: self.subject.clone() }
+    }
+
     /// This policy without its rules: it isolates the same pods, and allows nothing.
     pub(crate) fn without_rules(&self) -> Self {
         let rules = [Vec::new(), Vec::new()];
@@ -236,6 +252,18 @@ impl Policy {
 }
 
 impl PolicyRule {
+    /// Its peers that are pods.
+    pub(crate) fn pod_peers(&self) -> impl Iterator<Item = &PodPeer> {
+        let peers = match &self.peers {
+            Peers::Everyone => &[][..],
+            Peers::AnyOf(peers) => peers,
+        };
+        peers.iter().filter_map(|peer| match peer {
+            Peer::Pods(peer) => Some(peer),
+            Peer::Block(_) | Peer::Nothing => None,
+        })
+    }
+
     /// The named ports that it mentions.
     pub fn named_ports(&self) -> impl Iterator<Item = (Protocol, &str)> {
         let ports = match &self.ports {

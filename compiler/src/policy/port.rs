@@ -34,14 +34,20 @@ impl Reader<'_> {
     }
 }
 
+/// What is wrong with a protocol.
+fn wrong_protocol(text: &str) -> String {
+    let meant = Protocol::parse(&text.trim().to_ascii_uppercase());
+    let meant = meant.map(|protocol| format!("; write {protocol}")).unwrap_or_default();
+    format!("\"{text}\" is none of TCP, UDP, SCTP{meant}")
+}
+
 /// Reads an item of `ports`, or says which field is wrong and why.
 fn read_port(port: &api::NetworkPolicyPort) -> Result<PortMatch, (&'static str, String)> {
     let number = |field, number: i32| {
         (u16::try_from(number).ok().filter(|n| *n > 0)).ok_or((field, format!("{number} is no port (1 to 65535)")))
     };
     let protocol = port.protocol.as_deref().unwrap_or("TCP");
-    let protocol =
-        Protocol::parse(protocol).ok_or_else(|| ("protocol", format!("\"{protocol}\" is none of TCP, UDP, SCTP")))?;
+    let protocol = Protocol::parse(protocol).ok_or_else(|| ("protocol", wrong_protocol(protocol)))?;
     match (&port.port, port.end_port) {
         (None, None) => Ok(PortMatch::Range(protocol, Traffic::PORTS.0, Traffic::PORTS.1)),
         (None, Some(_)) => Err(("endPort", "endPort needs a port".to_owned())),

@@ -1,6 +1,8 @@
 //! Reads a policy: its subject, its directions, its rules and their peers. What is not
 //! understood becomes a [`Finding`] and whatever fails safe.
 
+use std::net::IpAddr;
+
 use k8s_openapi::api::networking::v1 as api;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
@@ -13,6 +15,10 @@ use crate::object::{NetworkPolicy, OWN_NAMESPACES};
 /// How many findings of one policy are reported each for itself. A policy can hold
 /// hundreds of thousands, and each is a line of the log and an Event.
 const MOST_FINDINGS: usize = 100;
+
+/// How many bytes of a text say what is wrong. It quotes the policy, in which one word may be as
+/// long as an object.
+const LONGEST_PROBLEM: usize = 2_000;
 
 /// Reads one policy and collects what is wrong with it.
 pub(super) struct Reader<'a> {
@@ -32,7 +38,7 @@ pub(super) fn read(policy: &NetworkPolicy) -> (Policy, Vec<Finding>) {
     let (namespace, name) = (policy.namespace(), policy.name());
     let mut reader = Reader { namespace, name, unknown, findings: Vec::new(), more: 0 };
     if let Some(why) = &policy.restriction {
-        reader.report("spec", Code::PolicyTooLarge, why, Effect::AllowsNothing);
+        reader.report("spec", Code::PolicyTooLarge, why, Effect::RulesLeftOut);
     }
     let read = reader.policy(policy.object.spec.as_ref());
     (read, reader.findings())
@@ -53,17 +59,36 @@ impl Reader<'_> {
     }
 
     pub(super) fn report(&mut self, path: impl Into<String>, code: Code, problem: impl Into<String>, effect: Effect) {
+        self.report_address(path, code, problem, effect, None);
+    }
+
+    /// Reports a prefix that was not understood, and the address that is written in its place.
+    pub(super) fn report_address(
+        &mut self,
+        path: impl Into<String>,
+        code: Code,
+        problem: impl Into<String>,
+        effect: Effect,
+        address: Option<IpAddr>,
+    ) {
         if self.findings.len() >= MOST_FINDINGS {
             self.more += 1;
             return;
+        }
+        let mut problem = problem.into();
+        if problem.len() > LONGEST_PROBLEM {
+            let end = (0..=LONGEST_PROBLEM).rev().find(|end| problem.is_char_boundary(*end));
+            problem.truncate(end.unwrap_or_default());
+            problem.push('…');
         }
         self.findings.push(Finding {
             namespace: self.namespace.to_owned(),
             name: self.name.to_owned(),
             path: path.into(),
             code,
-            problem: problem.into(),
+            problem,
             effect,
+            address,
         });
     }
 
@@ -97,6 +122,9 @@ impl Reader<'_> {
         for field in &fields {
             let problem = match spelling::meant(field) {
                 Some(meant) => format!("the API has no such field (did you mean {meant}?)"),
+                None if is_ports_of_peer(field) => {
+                    "the API has no such field; ports stands beside from or to, one level up".to_owned()
+                }
                 None if is_in_selector(field) => "the API has no such field; labels stand below matchLabels".to_owned(),
                 None => "the API has no such field".to_owned(),
             };
@@ -137,7 +165,10 @@ impl Reader<'_> {
             // They were read for what is wrong with them.
             rules = [Vec::new(), Vec::new()];
         }
-        Policy { namespace: self.namespace.to_owned(), name: self.name.to_owned(), subject, isolates, rules }
+        let is_empty =
+            [spec.ingress.as_ref().is_some_and(Vec::is_empty), spec.egress.as_ref().is_some_and(Vec::is_empty)];
+        let (namespace, name) = (self.namespace.to_owned(), self.name.to_owned());
+        Policy { namespace, name, subject, isolates, rules, has_empty_list: is_empty }
     }
 
     /// The subject, and whether it was understood in full. What is left of it
@@ -236,7 +267,9 @@ impl Reader<'_> {
                 Peer::Nothing
             }
             (None, None, None) => {
-                self.report(path, Code::PeerEmpty, "the peer is empty", Effect::MatchesNothing);
+                let problem = "the peer is empty: a selector with nothing behind it is null, and only podSelector: {} means every \
+                               pod of the namespace";
+                self.report(path, Code::PeerEmpty, problem, Effect::MatchesNothing);
                 Peer::Nothing
             }
             (None, namespaces, pods) => {
@@ -264,6 +297,13 @@ impl Reader<'_> {
             }
         }
     }
+}
+
+/// Whether a field is a list of ports in an item of `from` or `to`.
+fn is_ports_of_peer(field: &str) -> bool {
+    let item = field.strip_suffix(".ports").and_then(|item| item.strip_suffix(']'));
+    let list = item.and_then(|item| item.rsplit_once('[')).map(|(list, _)| list);
+    list.is_some_and(|list| list.ends_with(".from") || list.ends_with(".to"))
 }
 
 /// Whether a field stands directly in a selector, where people write a label.

@@ -1,4 +1,4 @@
-//! Which field of the API a misspelt one was meant to be.
+//! What a misspelt name was meant to be: how far names are apart, and which field of the API is near.
 
 /// The fields of the object at a field of this name.
 const FIELDS: [(&str, &[&str]); 11] = [
@@ -32,13 +32,15 @@ fn most_similar(key: &str, fields: &'static [&'static str]) -> Option<&'static s
     close.min().map(|(_, field)| field)
 }
 
-/// How many letters must be added, removed or changed, case aside.
-fn slips(a: &str, b: &str) -> usize {
-    // A key may be as long as the file; the fields of the API are short.
-    if a.len() > 64 {
+/// How many letters must be added, removed, changed or swapped with their neighbour to make one
+/// name of the other, case aside.
+#[must_use]
+pub fn slips(written: &str, known: &str) -> usize {
+    // What is written may be as long as the file; what is known is short.
+    if written.len() > 64 {
         return usize::MAX;
     }
-    strsim::levenshtein(&a.to_ascii_lowercase(), &b.to_ascii_lowercase())
+    strsim::damerau_levenshtein(&written.to_ascii_lowercase(), &known.to_ascii_lowercase())
 }
 
 #[cfg(test)]

@@ -32,6 +32,8 @@ pub(crate) struct Leaf {
     /// their own.
     judge_strays: bool,
     log_denied: bool,
+    /// Whether only its sets are wanted, and no rules.
+    is_ruleless: bool,
     /// For each rule that admits something, all rules of policies that it comes from. Only
     /// [`Leaf::with_origins`] fills it, because there may be many more of them than rules.
     origins: Option<Origins>,
@@ -52,6 +54,31 @@ impl Leaf {
         policies: impl IntoIterator<Item = (&'n str, &'n str)>,
     ) -> Self {
         Self::with(family, direction, options, admission, policies, None)
+    }
+
+    /// The sets that [`Leaf::new`] asks, without the rules.
+    pub(crate) fn sets_of(
+        family: Family,
+        direction: Direction,
+        options: &Options,
+        admission: &Admission<'_>,
+    ) -> BTreeMap<SetName, Definition> {
+        let mut leaf = Self { is_ruleless: true, ..Self::empty(direction, options) };
+        leaf.admit(family, direction, admission);
+        leaf.sets
+    }
+
+    fn empty(direction: Direction, options: &Options) -> Self {
+        Self {
+            rules: Vec::new(),
+            sets: BTreeMap::new(),
+            direction,
+            drop_tunnels: !options.allow_tunnels && direction == Direction::Egress,
+            judge_strays: !options.keep_established,
+            log_denied: options.log_denied,
+            is_ruleless: false,
+            origins: None,
+        }
     }
 
     /// The same, and all that its rules come from.
@@ -75,15 +102,7 @@ impl Leaf {
         policies: impl IntoIterator<Item = (&'n str, &'n str)>,
         origins: Option<Origins>,
     ) -> Self {
-        let mut leaf = Self {
-            rules: Vec::new(),
-            sets: BTreeMap::new(),
-            direction,
-            drop_tunnels: !options.allow_tunnels && direction == Direction::Egress,
-            judge_strays: !options.keep_established,
-            log_denied: options.log_denied,
-            origins,
-        };
+        let mut leaf = Self { origins, ..Self::empty(direction, options) };
         leaf.admit(family, direction, admission);
         leaf.deny(&[], origin::isolated_by(direction, policies));
         leaf
@@ -199,6 +218,9 @@ impl Leaf {
 
     /// The rule that admits everything, to everyone or to peers.
     fn everything(&mut self, sources: Vec<&AdmittingRule<'_>>, peers: Option<Match>) {
+        if self.is_ruleless {
+            return;
+        }
         self.tunnels();
         let sources = sources.into_iter().filter(|source| source.admitted.traffic.is_all());
         let origin = Origin::of(sources, self.kept());
@@ -207,6 +229,9 @@ impl Leaf {
 
     /// A rule for TCP segments that open no connection and belong to none.
     fn stray(&mut self, target: Target) {
+        if self.is_ruleless {
+            return;
+        }
         self.rules.push(Rule { matches: vec![Match::NotSyn, Match::NewOrInvalid], target });
     }
 
@@ -246,9 +271,12 @@ impl Leaf {
         if named.is_empty() {
             return None;
         }
+        let name = self.set(family, Definition::NamedPorts(named));
+        if self.is_ruleless {
+            return None;
+        }
         let asking = sources.iter().filter(|source| !source.admitted.named.is_empty());
         let origin = Origin::of(asking.copied(), self.kept());
-        let name = self.set(family, Definition::NamedPorts(named));
         Some(self.admitting(vec![Match::Set(name, SetField::DestinationPort)], &origin))
     }
 
@@ -272,6 +300,9 @@ impl Leaf {
     /// A rule that denies, and if so wanted one before it that tells of it: of
     /// each group, so that a flood of one uses up no other's limit.
     fn deny(&mut self, matches: &[Match], comment: Arc<str>) {
+        if self.is_ruleless {
+            return;
+        }
         if self.log_denied {
             self.rules.push(Rule { matches: [matches, &[Match::Limited]].concat(), target: Target::Log });
         }
@@ -288,6 +319,9 @@ impl Leaf {
         ports_of: PortsOf,
         sources: &[&AdmittingRule<'_>],
     ) {
+        if self.is_ruleless {
+            return;
+        }
         let portions = chunks(ports);
         let origins = origin::by_ports(&portions, ports_of, sources, self.kept());
         for (ports, origin) in portions.into_iter().zip(origins) {

@@ -19,6 +19,7 @@ fn finding(effect: Effect) -> Finding {
         code: Code::PeerEmpty,
         problem: "10.0.0.0/33 is not a prefix".to_owned(),
         effect,
+        address: None,
     }
 }
 

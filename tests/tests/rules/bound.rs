@@ -82,7 +82,7 @@ fn engine_of(objects: &Objects, options: &Options) -> Engine {
 fn over<'a>(findings: impl IntoIterator<Item = &'a Finding>) -> Vec<String> {
     let is_over = |finding: &&Finding| finding.code == Code::PolicyTooLarge && finding.namespace == "tenant";
     let names = findings.into_iter().filter(is_over).map(|finding| {
-        assert_eq!((finding.path.as_str(), finding.effect), ("spec", Effect::AllowsNothing), "{finding}");
+        assert_eq!((finding.path.as_str(), finding.effect), ("spec", Effect::RulesLeftOut), "{finding}");
         finding.name.clone()
     });
     names.collect()
@@ -157,6 +157,96 @@ fn the_largest_go_first_and_of_equal_ones_the_last_by_name() {
     assert_eq!(over_in(&objects, &options), ["a-large", "np-02"]);
 }
 
+/// A policy for the pods of one label, that allows nothing.
+fn denying(app: &str) -> NetworkPolicy {
+    policy("tenant", &format!("deny-{app}"), &json!({"podSelector": {"matchLabels": {"app": app}}}))
+}
+
+#[test]
+fn no_more_policies_go_than_have_to() {
+    // Each pod is a group of its own, and all groups share the sets of the policies.
+    let mut objects = world(100);
+    for number in 0..8 {
+        objects.pods.push(pod("tenant", 20 + number, &[("app", &format!("app-{number}"))], NODE));
+        objects.policies.push(denying(&format!("app-{number}")));
+    }
+    objects.policies.extend((0..30).map(|number| admitting(&format!("np-{number:02}"), number)));
+    let of_each = u64::try_from(objects.pods.len()).unwrap();
+    for left in [1, 2, 11, 24, 29, 30] {
+        let options = options(of_each * u64::from(left) + of_each - 1);
+        assert_eq!(over(engine_of(&objects, &options).findings()), names(left..30), "with room for {left}");
+        assert_eq!(over_in(&objects, &options), names(left..30), "with room for {left}");
+    }
+}
+
+#[test]
+fn named_ports_of_both_families_make_room_for_others() {
+    let mut objects = world(50);
+    for (number, pod) in (0_u16..).zip(&mut objects.pods) {
+        pod.ports = vec![ContainerPort { name: "http".into(), protocol: Protocol::Tcp, port: 8080 }];
+        pod.ipv6 = Some(format!("fd00::{number:x}").parse().unwrap());
+    }
+    let named = json!({"podSelector": {}, "policyTypes": ["Egress"], "egress": [{"ports": [{"port": "http"}]}]});
+    objects.policies.push(policy("tenant", "a-named", &named));
+    let blocks: Vec<Value> = (0..40).map(|n| json!({"ipBlock": {"cidr": format!("192.0.2.{}/32", 2 * n)}})).collect();
+    objects.policies.push(policy("tenant", "b-blocks", &json!({"podSelector": {}, "ingress": [{"from": blocks}]})));
+    // The named ports count 53 in each family, and without them the blocks fit.
+    let options = options(40);
+    assert_eq!(over(engine_of(&objects, &options).findings()), ["a-named"]);
+    assert_eq!(over_in(&objects, &options), ["a-named"]);
+}
+
+#[test]
+fn an_edited_policy_comes_back_at_once_if_it_fits_and_otherwise_the_largest_go() {
+    let mut objects = world(100);
+    objects.policies.extend((0..4).map(|number| admitting(&format!("np-{number:02}"), number)));
+    let options = options(2 * 103);
+    let mut engine = engine_of(&objects, &options);
+    assert_eq!(over(engine.findings()), names(2..4));
+    let own = json!({"matchLabels": {"app": "tenant"}});
+    let edited = json!({"podSelector": {}, "ingress": [{"from": [{"podSelector": own}], "ports": [{"port": 1003}]}]});
+    engine.apply(Event::Policy(Box::new(policy("tenant", "np-03", &edited))));
+    engine.commit();
+    // It names one pod now, so the last of the others makes room for it.
+    assert_eq!(over(engine.findings()), names(1..3));
+    // One that is gone is not over the bound, and what it asked for makes room only when the
+    // agent looks again.
+    engine.apply(Event::PolicyGone("tenant".to_owned(), "np-01".to_owned()));
+    engine.commit();
+    assert_eq!(over(engine.findings()), names(2..3));
+    engine.reconsider_bound();
+    engine.commit();
+    assert_eq!(over(engine.findings()), names(2..3));
+    engine.apply(Event::PolicyGone("tenant".to_owned(), "np-00".to_owned()));
+    engine.commit();
+    assert_eq!(over(engine.findings()), names(2..3), "nothing looked again yet");
+    engine.reconsider_bound();
+    engine.commit();
+    assert_eq!(over(engine.findings()), [""; 0]);
+}
+
+#[test]
+fn what_grows_takes_the_rules_of_others_in_the_order_of_their_sizes() {
+    let mut objects = world(100);
+    objects.policies.extend((0..4).map(|number| admitting(&format!("np-{number:02}"), number)));
+    let options = options(4 * 103);
+    let mut engine = engine_of(&objects, &options);
+    assert_eq!(over(engine.findings()), [""; 0]);
+    for (number, left) in [(300, 3), (301, 3), (302, 3)] {
+        engine.apply(Event::Pod(Box::new(pod("tenant", number, &[("app", "many")], "n2"))));
+        engine.commit();
+        assert_eq!(over(engine.findings()), names(left..4), "after pod {number}");
+    }
+    // The labels of the pods are such that another policy is the largest now.
+    for number in 0..100 {
+        let labels = [("app", "many"), ("no-0", "x"), ("no-1", "x")];
+        engine.apply(Event::Pod(Box::new(pod("tenant", 400 + number, &labels, "n2"))));
+    }
+    engine.commit();
+    assert_eq!(over(engine.findings()), ["np-02", "np-03"]);
+    assert!(sizes(engine.state()).values().sum::<usize>() <= 4 * 103 + 206);
+}
+
 #[test]
 fn what_policies_share_counts_once() {
     let mut objects = world(300);
@@ -194,6 +284,43 @@ fn named_ports_blocks_and_both_families_count() {
     let blocks: Vec<Value> = (0..40).map(|n| json!({"ipBlock": {"cidr": format!("192.0.2.{}/32", 2 * n)}})).collect();
     assert_eq!(one(&json!({"podSelector": {}, "ingress": [{"from": blocks}]})), Some(40));
     assert_eq!(one(&json!({"podSelector": {}, "ingress": [{"from": to}]})), Some(2 * 53));
+}
+
+#[test]
+fn empty_sets_count_when_there_are_very_many() {
+    // Rules with peers and ports of their own, which no pod has the labels of.
+    let asking = |name: &str, first: u16, rules: u16| {
+        let rule = |number: u16| {
+            let from = json!([{"podSelector": {"matchLabels": {"app": format!("none-{number}")}}}]);
+            json!({"from": from, "ports": [{"port": number}]})
+        };
+        let rules: Vec<Value> = (first..first + rules).map(rule).collect();
+        policy("tenant", name, &json!({"podSelector": {}, "ingress": rules}))
+    };
+    let mut objects = world(1);
+    objects.policies.push(asking("a", 1, 400));
+    objects.policies.push(asking("b", 1_001, 300));
+    objects.policies.push(asking("c", 2_001, 200));
+    // Of both families there are 1,800 sets, and the first 1,000 are free.
+    for (most, names) in [(800 * 32, vec![]), (800 * 32 - 1, vec!["a"]), (1, vec!["a"])] {
+        let options = options(most);
+        let engine = engine_of(&objects, &options);
+        assert_eq!(over(engine.findings()), names, "at {most}");
+        assert_eq!(over_in(&objects, &options), names, "at {most}");
+        let of_peers = engine.state().v4.sets.keys().filter(|name| is_of_peers(name)).count();
+        assert_eq!(of_peers, if names.is_empty() { 901 } else { 501 });
+    }
+}
+
+#[test]
+fn a_word_as_long_as_an_object_is_quoted_in_part() {
+    let from = json!([{"ipBlock": {"cidr": "ä".repeat(100_000)}}]);
+    let mut objects = world(1);
+    objects.policies.push(policy("tenant", "np", &json!({"podSelector": {}, "ingress": [{"from": from}]})));
+    let engine = engine_of(&objects, &options(100));
+    let [finding] = &engine.findings().collect::<Vec<_>>()[..] else { panic!("one") };
+    assert_eq!(finding.code, Code::CidrInvalid);
+    assert!(finding.problem.len() < 2_010 && finding.problem.ends_with('…'), "{finding}");
 }
 
 #[test]

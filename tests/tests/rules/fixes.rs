@@ -26,13 +26,13 @@ fn fixed(yaml: &str, from: &str, to: &str, port: &Port) -> String {
 fn fixed_in(objects: &Objects, from: &str, to: &str, port: &Port) -> String {
     let cluster = Cluster::new(objects);
     let explanation = explained(objects, &cluster, from, to, port).unwrap();
-    let found = fixes(objects, &cluster, &Groups::of_cluster(&cluster), &explanation, &(), 4);
+    let found = fixes(objects, &cluster, &Groups::of_cluster(&cluster), &explanation, &(), &|cluster| cluster, 4);
     let [FlowFix { fix, .. }] = found.as_slice() else { panic!("{found:?}") };
     let fix = match fix {
         Err(reason) => return format!("{reason:?}"),
         Ok(fix) => fix,
     };
-    check(objects, &cluster, &explanation, &found[0], fix, (from, to, port)).unwrap();
+    check(objects, &cluster, &explanation, &found[0], fix, (from, to, port), &|cluster| cluster).unwrap();
     let change = |change: &Change| {
         let object = format!("{} {}", change.object.kind, change.object.name);
         match &change.edit {
@@ -159,7 +159,7 @@ fn each_kind_of_denial_gets_the_smallest_change() {
 }
 
 #[test]
-fn a_label_is_no_fix_of_one_rule_among_equals_and_a_finding_is_mended_first() {
+fn a_label_is_no_fix_of_one_rule_among_equals_and_a_policy_with_a_finding_gets_no_patch() {
     let port = || Port::Numbers(None, 8080, 8080);
     let new_rule = r#"{"from":[{"podSelector":{"matchLabels":{"app":"web"}}}],"ports":[{"port":8080}]}"#;
     for (name, rules, from, expected) in [
@@ -185,13 +185,15 @@ fn a_label_is_no_fix_of_one_rule_among_equals_and_a_finding_is_mended_first() {
             "a finding in the rule",
             ", ingress: [{from: [{podSelector: {matchLabels: {app: web}}, ipBlock: {cidr: 192.0.2.0/24}}], ports: [{port: http}]}]",
             "shop/web",
-            r#"Finding { policy: ("shop", "api"), path: "spec.ingress[0].from[0]" }"#.to_owned(),
+            // The API server refuses each patch of this policy, and takes one of its own.
+            format!("new NetworkPolicy allow-api-from-web {{\"ingress\":[{new_rule}],\"podSelector\":{{\"matchLabels\":{{\"app\":\"api\"}}}},\"policyTypes\":[\"Ingress\"]}}"),
         ),
         (
             "a finding in the rule, at another item",
             ", ingress: [{from: [{podSelector: {matchLabels: {app: cart}}}, {ipBlock: {cidr: 192.0.2.0}}], ports: [{port: http}]}]",
             "shop/web",
-            r#"Finding { policy: ("shop", "api"), path: "spec.ingress[0].from[1].ipBlock.cidr" }"#.to_owned(),
+            // The API server refuses each patch of this policy, and takes one of its own.
+            format!("new NetworkPolicy allow-api-from-web {{\"ingress\":[{new_rule}],\"podSelector\":{{\"matchLabels\":{{\"app\":\"api\"}}}},\"policyTypes\":[\"Ingress\"]}}"),
         ),
         (
             "a finding in another rule",
@@ -202,6 +204,38 @@ fn a_label_is_no_fix_of_one_rule_among_equals_and_a_finding_is_mended_first() {
         ),
     ] {
         assert_eq!(fixed(&cluster(&ingress(rules)), from, "shop/api", &port()), expected, "{name}");
+    }
+}
+
+#[test]
+fn a_part_that_was_not_understood_is_mended_where_a_patch_can_mend_it() {
+    let port = || Port::Numbers(None, 8080, 8080);
+    let patch = |operation: &str| format!("NetworkPolicy api [{operation}]");
+    for (rules, from, expected) in [
+        (
+            ", ingress: [{from: [{podSelector: {matchLabels: {app: web}}}], ports: [{port: 8080, protocol: tcp}]}]",
+            "shop/web",
+            patch(r#"{"op":"replace","path":"/spec/ingress/0/ports/0/protocol","value":"TCP"}"#),
+        ),
+        (
+            ", ingress: [{from: [{podSelector: {matchLabels: {app: web}}}], ports: [{port: 8090, endPort: 8080}]}]",
+            "shop/web",
+            patch(r#"{"op":"replace","path":"/spec/ingress/0/ports/0","value":{"port":8080}}"#),
+        ),
+        (
+            ", ingress: [{from: [{podSelector: }], ports: [{port: 8080}]}]",
+            "shop/web",
+            patch(
+                r#"{"op":"replace","path":"/spec/ingress/0/from/0","value":{"podSelector":{"matchLabels":{"app":"web"}}}}"#,
+            ),
+        ),
+        (
+            ", ingress: [{from: [{ipBlock: {cidr: 198.51.100.7}}], ports: [{port: 8080}]}]",
+            "198.51.100.7",
+            patch(r#"{"op":"replace","path":"/spec/ingress/0/from/0/ipBlock/cidr","value":"198.51.100.7/32"}"#),
+        ),
+    ] {
+        assert_eq!(fixed(&cluster(&ingress(rules)), from, "shop/api", &port()), expected, "{rules}");
     }
 }
 
@@ -236,6 +270,26 @@ fn a_pod_in_its_nodes_network_is_admitted_by_the_nodes_address() {
     let unknown = replica("c", "x", "10.0.0.6").replace("nodeName: x, ", "");
     let expected = format!("{expected}\nmay open 192.168.0.1 shop/c 8080");
     assert_eq!(fixed(&[yaml, unknown].concat(), "shop/host", "shop/api", &port), expected);
+}
+
+#[test]
+fn a_prefix_opens_what_it_holds_of_the_many_nodes_of_a_cluster() {
+    let node = |i: u8| {
+        format!(
+            "apiVersion: v1\nkind: Node\nmetadata: {{name: n{i}}}\n\
+             status: {{addresses: [{{type: InternalIP, address: 192.168.0.{i}}}]}}\n---\n"
+        )
+    };
+    let yaml = cluster(&[ingress(""), (1..=70).map(node).collect()].concat());
+    let objects = parse_text("in.yaml", &yaml, &Options::default()).unwrap().objects;
+    let cluster = Cluster::new(&objects);
+    let port = Port::Numbers(None, 8080, 8080);
+    let explanation = explained(&objects, &cluster, "192.168.0.0/24", "shop/api", &port).unwrap();
+    let found = fixes(&objects, &cluster, &Groups::of_cluster(&cluster), &explanation, &(), &|cluster| cluster, 1);
+    let fix = found[0].fix.as_ref().unwrap();
+    // The input does not say the node of the pod, which reaches it without a rule.
+    let nodes = fix.opens.iter().filter(|of| of.from.id.starts_with("192.168.0.") && !of.certain);
+    assert_eq!(nodes.count(), 70, "{:?}", fix.opens);
 }
 
 #[test]

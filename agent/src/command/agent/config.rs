@@ -12,14 +12,12 @@ use std::path::{Path, PathBuf};
 use clap::builder::ArgAction;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Command, Id};
+use npc_agent::near;
 use serde_json::Value;
 use serde_saphyr::Spanned;
 
 /// Flags that make no sense in a file.
 const NOT_IN_FILES: [&str; 4] = ["config", "once", "help", "version"];
-
-/// A name that is at most this unlike another may be that, misspelt.
-const ALIKE: f64 = 0.8;
 
 /// Why a configuration file cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -86,10 +84,9 @@ impl Config {
             let place = format!("{}:{}:{}", path.display(), value.referenced.line(), value.referenced.column());
             let flags = || command.get_arguments().filter(|arg| !NOT_IN_FILES.contains(&arg.get_id().as_str()));
             let Some(arg) = flags().find(|arg| name(arg) == key) else {
-                let near = flags().map(name).map(|name| (strsim::jaro_winkler(&name, &key), name));
-                let nearest =
-                    near.filter(|(alike, _)| *alike >= ALIKE).max_by(|(one, _), (other, _)| one.total_cmp(other));
-                return Err(Error::Unknown { place, key, suggestion: nearest.map(|(_, name)| name) });
+                let names: Vec<String> = flags().map(name).collect();
+                let suggestion = near::nearest(&key, names.iter().map(String::as_str)).map(str::to_owned);
+                return Err(Error::Unknown { place, key, suggestion });
             };
             let fault = |what: &str| Error::Value { place: place.clone(), key: key.clone(), what: what.to_owned() };
             let text = match (&value.value, arg.get_action()) {

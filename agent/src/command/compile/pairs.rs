@@ -59,9 +59,9 @@ pub(super) fn text(cluster: &Cluster, groups: &Groups, sets: &[PairSet], out: &m
         }
         let elsewhere = policies.iter().flat_map(|id| elsewhere(cluster, **id, *direction));
         let elsewhere: BTreeSet<Elsewhere> = elsewhere.collect();
-        let lines = elsewhere.into_iter().map(|Elsewhere { ports, peer, policy, path, .. }| {
+        let lines = elsewhere.into_iter().map(|Elsewhere { ports, peer, policy, path, found, .. }| {
             let way = direction.peers_field();
-            (PairSetVerdict::Allowed, [ports, format!("{way} {peer} (none in the input)"), format!("{policy} {path}")])
+            (PairSetVerdict::Allowed, [ports, format!("{way} {peer} {}", found.words()), format!("{policy} {path}")])
         });
         add(&mut columns, &lines.collect::<Vec<_>>(), "");
         columns.write(out, "  ", 0)?;
@@ -187,7 +187,7 @@ fn elsewhere_json(cluster: &Cluster, groups: &Groups) -> Vec<Value> {
         all.extend(found.into_iter().map(|of| {
             json!({
                 "direction": direction.as_str(), "subjects": names(cluster, &subjects), "ports": of.ports,
-                "peer": of.peer, "policy": of.policy, "path": of.path,
+                "peer": of.peer, "policy": of.policy, "path": of.path, "found": of.found,
             })
         }));
     }
@@ -198,8 +198,7 @@ fn elsewhere_json(cluster: &Cluster, groups: &Groups) -> Vec<Value> {
 fn traffic_json(traffic: &Traffic) -> Value {
     let mut all: Map<String, Value> = (Protocol::ALL.into_iter())
         .map(|protocol| {
-            let ranges = traffic.of(protocol).ranges().iter().map(|(first, last)| (*first.max(&1), *last));
-            let ranges: Vec<(u16, u16)> = ranges.filter(|(first, last)| first <= last).collect();
+            let ranges: Vec<(u16, u16)> = traffic.port_ranges(protocol).collect();
             (protocol.as_str().to_owned(), json!(ranges))
         })
         .filter(|(_, ranges)| ranges.as_array().is_some_and(|ranges| !ranges.is_empty()))

@@ -6,9 +6,10 @@ use std::net::IpAddr;
 use npc_agent::endpoint::is_type;
 use npc_agent::near;
 use npc_compiler::cluster::PodId;
+use npc_compiler::cluster::backend::BackendEnd;
 use npc_compiler::cluster::unread::Unread;
-use npc_compiler::object::{Protocol, Service, ServicePort, TargetPort};
-use npc_compiler::verdict::explain::{Port, Target};
+use npc_compiler::object::{Service, parse_address};
+use npc_compiler::verdict::explain::Target;
 
 use super::{EndpointText, Resolved, What, short_kind};
 use crate::command::input::{Input, unread_words};
@@ -65,6 +66,13 @@ impl EndpointText {
         default_namespace: &str,
     ) -> anyhow::Result<Resolved<'a>> {
         let port = self.port.clone();
+        let by_pod_name = match &self.what {
+            What::Object(None, None, name) | What::Host(name) => address_of_pod_name(name),
+            _ => None,
+        };
+        if let Some(address) = by_pod_name {
+            return Ok(Resolved { name: address.to_string(), target: Target::Address(address), port });
+        }
         let (name, target) = match &self.what {
             What::Any => ("any".to_owned(), Target::Any),
             What::Outside => ("outside".to_owned(), Target::Outside),
@@ -81,32 +89,52 @@ impl EndpointText {
                 return Err(Stop::new(Exit::Input, message).into());
             }
             What::Object(namespace, kind, name) => {
-                let found = self.find(input, namespace.as_deref(), default_namespace, kind.as_deref(), name)?;
-                let (shown, target) = (found.shown(), found.target);
-                (shown, follow_external_name(input, target))
+                let here = namespace.as_deref().unwrap_or(default_namespace);
+                // An exact name wins over what DNS would make of it.
+                let mut readings = vec![(here, kind.as_deref(), name.as_str())];
+                if namespace.is_none() {
+                    readings.extend(as_dns(name, kind.as_deref()));
+                }
+                let is_dns = namespace.is_none() && matches!(kind.as_deref(), None | Some("Pod"));
+                let member = Some(name).filter(|_| is_dns).and_then(|name| member(name, here));
+                self.found(input, &readings, member)?
+            }
+            What::Host(name) => {
+                let readings = match name.split('.').collect::<Vec<_>>().as_slice() {
+                    [name] => vec![(default_namespace, Some("Service"), *name), (default_namespace, None, *name)],
+                    [name, namespace] => vec![(*namespace, Some("Service"), *name), (*namespace, None, *name)],
+                    _ => as_dns(name, None),
+                };
+                let readings =
+                    if readings.is_empty() { vec![(default_namespace, None, name.as_str())] } else { readings };
+                self.found(input, &readings, member(name, default_namespace))?
             }
         };
         Ok(Resolved { name, target, port })
     }
 
-    /// The one object that is meant, or why there is none.
+    /// The name and target of the one object that is meant.
+    fn found<'a>(
+        &self,
+        input: &'a Input,
+        readings: &[Reading<'_>],
+        member: Option<Member<'_>>,
+    ) -> Result<(String, Target<'a>), Stop> {
+        let found = self.find(input, readings, member)?;
+        let (shown, target) = (found.shown(), found.target);
+        Ok((shown, follow_external_name(input, target)))
+    }
+
+    /// The one object that is meant by the first reading that means any, or why there is none.
     fn find<'a>(
         &self,
         input: &'a Input,
-        namespace: Option<&str>,
-        default_namespace: &str,
-        kind: Option<&str>,
-        name: &str,
+        readings: &[Reading<'_>],
+        member: Option<Member<'_>>,
     ) -> Result<Found<'a>, Stop> {
         let mut all = everything(input);
-        let here = namespace.unwrap_or(default_namespace);
-        // An exact name wins over what DNS would make of it.
-        let mut readings = vec![(here, kind, name)];
-        if namespace.is_none() {
-            readings.extend(as_dns(name, kind));
-        }
         for (namespace, kind, name) in readings {
-            let fits = |found: &Found<'_>| found.name == name && found.is_in(namespace) && found.is_a(kind);
+            let fits = |found: &Found<'_>| found.name == *name && found.is_in(namespace) && found.is_a(*kind);
             let places: Vec<usize> = (0..all.len()).filter(|place| fits(&all[*place])).collect();
             match places.as_slice() {
                 [] => {}
@@ -118,6 +146,12 @@ impl EndpointText {
                 }
             }
         }
+        if let Some(place) = member.as_ref().and_then(|member| member.place(input, &all)) {
+            return Ok(all.swap_remove(place));
+        }
+        // What DNS would say of a name is the last reading, and the plainest where it is a Service's.
+        let of_service = readings.last().filter(|(_, kind, _)| *kind == Some("Service") && self.text.contains(".svc"));
+        let (here, kind, name) = of_service.or(readings.first()).copied().unwrap_or_default();
         if let Some(kind) = kind.filter(|kind| !is_type(kind) && !all.iter().any(|found| found.is_a(Some(kind)))) {
             let message = format!("{kind:?} is no type of endpoint; say deploy, sts, ds, job, pod, svc, node or ns");
             return Err(Stop::new(Exit::Input, message));
@@ -126,9 +160,75 @@ impl EndpointText {
     }
 }
 
-/// What a name with dots may mean besides: `NAME.NS`, `NAME.NS.svc[.DOMAIN]` of a Service,
-/// `POD.NAME.NS.svc[.DOMAIN]` of a pod behind one.
-fn as_dns<'a>(name: &'a str, kind: Option<&'a str>) -> Vec<(&'a str, Option<&'a str>, &'a str)> {
+/// What a name may mean: a namespace, a kind, and a name in it.
+type Reading<'n> = (&'n str, Option<&'n str>, &'n str);
+
+/// A pod as DNS names it by its headless Service: `POD.SERVICE.NAMESPACE.svc`.
+struct Member<'n> {
+    host: &'n str,
+    service: &'n str,
+    namespace: &'n str,
+    /// The name says that the middle is a Service, whether or not the input has it.
+    is_certain: bool,
+}
+
+/// The pod that a name means by its headless Service, if it may mean one.
+fn member<'n>(name: &'n str, here: &'n str) -> Option<Member<'n>> {
+    let labels: Vec<&str> = name.trim_end_matches('.').split('.').collect();
+    let (host, service, namespace, is_certain) = match *labels.as_slice() {
+        [host, service, namespace, "svc", ..] => (host, service, namespace, true),
+        [_, _, "svc"] => return None,
+        [host, service, namespace] => (host, service, namespace, false),
+        [host, service] => (host, service, here, false),
+        _ => return None,
+    };
+    Some(Member { host, service, namespace, is_certain })
+}
+
+impl Member<'_> {
+    /// The place of the pod, or of the StatefulSet that would make it.
+    fn place(&self, input: &Input, all: &[Found<'_>]) -> Option<usize> {
+        let cluster = &input.cluster;
+        let is_named = |of: &&Service| of.namespace == self.namespace && of.name == self.service;
+        let service = input.loaded.objects.services.iter().find(is_named);
+        if service.is_none() && !self.is_certain {
+            return None;
+        }
+        let is_behind = |pod: PodId| {
+            let Some(service) = service else { return true };
+            let listed = || cluster.behind(service).is_none_or(|behind| behind.contains(&BackendEnd::Pod(pod)));
+            cluster.selected_pods(service).contains(&pod) || listed()
+        };
+        let dns_name = format!("{}.{}", self.host, self.service);
+        all.iter().position(|found| {
+            let is_meant = |id: &PodId| {
+                let pod = cluster.pod(*id);
+                let is_it = match found.kind.as_str() {
+                    "Pod" => pod.name == self.host || pod.dns_name.as_deref() == Some(&dns_name),
+                    "StatefulSet" => pod.stands_for(self.host),
+                    _ => false,
+                };
+                is_it && is_behind(*id)
+            };
+            found.namespace == self.namespace
+                && match &found.target {
+                    Target::Pod(pod) => is_meant(pod),
+                    Target::Pods(pods) => pods.iter().any(is_meant),
+                    _ => false,
+                }
+        })
+    }
+}
+
+/// The address in the name that DNS gives every pod: `10-0-0-1.NAMESPACE.pod.cluster.local`.
+fn address_of_pod_name(name: &str) -> Option<IpAddr> {
+    let labels: Vec<&str> = name.trim_end_matches('.').split('.').collect();
+    let [address, _, "pod", ..] = labels.as_slice() else { return None };
+    parse_address(&address.replace('-', ".")).or_else(|| parse_address(&address.replace('-', ":")))
+}
+
+/// What a name with dots may mean besides: `NAME.NS`, `NAME.NS.svc[.DOMAIN]` of a Service.
+fn as_dns<'a>(name: &'a str, kind: Option<&'a str>) -> Vec<Reading<'a>> {
     let labels: Vec<&str> = name.trim_end_matches('.').split('.').collect();
     match labels.as_slice() {
         [name, namespace] => match kind {
@@ -136,7 +236,6 @@ fn as_dns<'a>(name: &'a str, kind: Option<&'a str>) -> Vec<(&'a str, Option<&'a 
             kind => vec![(namespace, kind, name)],
         },
         [name, namespace, "svc", ..] => vec![(namespace, Some("Service"), name)],
-        [pod, _, namespace, "svc", ..] => vec![(namespace, Some("Pod"), pod)],
         _ => Vec::new(),
     }
 }
@@ -159,36 +258,10 @@ fn follow_external_name<'a>(input: &'a Input, mut target: Target<'a>) -> Target<
     target
 }
 
-/// What to say where a workload was named and a Service of its name has the port that was asked
-/// for: the two are judged differently.
-pub(in crate::command) fn of_same_name(input: &Input, asked: &Resolved<'_>) -> Option<String> {
-    let (Target::Pods(_) | Target::Pod(_), Some(Port::Numbers(protocol, first, last))) = (&asked.target, &asked.port)
-    else {
-        return None;
-    };
-    let protocol = protocol.unwrap_or(Protocol::Tcp);
-    let mut words = asked.name.split('/');
-    let (namespace, name) = (words.next()?, words.next_back()?);
-    let mut services = input.loaded.objects.services.iter();
-    let service = services.find(|of| of.namespace == namespace && of.name == name && !of.routing.is_headless)?;
-    let is_asked = |of: &&ServicePort| of.protocol == protocol && of.port == *first && first == last;
-    let port = service.ports.iter().find(is_asked)?;
-    (port.target != TargetPort::Number(port.port)).then(|| {
-        let target = match &port.target {
-            TargetPort::Number(number) => number.to_string(),
-            TargetPort::Name(name) => name.clone(),
-        };
-        format!(
-            "this is about port {first} of the pods; port {first} of service {namespace}/{name} leads to their port \
-             {target}: ask about {namespace}/svc/{name}:{first}"
-        )
-    })
-}
-
 /// Why there is no such object, and which one may be meant.
 fn missing(input: &Input, all: &[Found<'_>], namespace: &str, kind: Option<&str>, name: &str) -> String {
     let fits_idle = |of: &str| kind.is_none_or(|kind| kind == "Workload" || kind == of);
-    let mut idle = input.loaded.idle.iter();
+    let mut idle = input.loaded.idle.keys();
     if let Some(idle) = idle.find(|o| o.namespace == namespace && o.name == name && fits_idle(&o.kind)) {
         let number = if idle.kind == "Job" { "parallelism" } else { "replicas" };
         let shown = format!("{namespace}/{}/{name}", short_kind(&idle.kind));
@@ -205,7 +278,14 @@ fn missing(input: &Input, all: &[Found<'_>], namespace: &str, kind: Option<&str>
     let same = all.iter().filter(|other| other.name == name);
     let close =
         all.iter().filter(|other| other.is_in(namespace) && other.is_a(kind) && near::is_alike(&other.name, name));
-    let candidates: BTreeSet<String> = same.chain(close).map(Found::shown).collect();
+    // A name that the controller of a template would give to one of its pods.
+    let of_template = all.iter().filter(|other| match &other.target {
+        Target::Pods(pods) if other.kind != "Namespace" && other.is_in(namespace) => {
+            pods.iter().any(|id| input.cluster.pod(*id).stands_for(name))
+        }
+        _ => false,
+    });
+    let candidates: BTreeSet<String> = same.chain(close).chain(of_template).map(Found::shown).collect();
     let unread = unread(input, kind, if is_scoped { namespace } else { "" });
     let nowhere = (is_scoped && unread.is_empty()).then(|| no_namespace(input, namespace)).flatten();
     let is_nowhere = nowhere.is_some();

@@ -4,18 +4,17 @@ use std::net::IpAddr;
 
 use npc_agent::finding::{Finding, Place};
 use npc_compiler::API_VERSION;
-use npc_compiler::algebra::traffic::Traffic;
 use npc_compiler::cluster::PolicyId;
-use npc_compiler::object::{Family, Protocol, TargetPort};
+use npc_compiler::object::{Family, TargetPort};
 use npc_compiler::verdict::explain::{
-    Beside, Candidate, Code, Conjunct, Decision, EndName, Flow, Mark, Of, Pairs, Part, Port, SeparateItems, Verdict,
-    Via, Way,
+    Beside, Candidate, Code, Conjunct, Decision, EndName, Flow, Mark, Of, Pairs, Part, SeparateItems, Verdict, Via, Way,
 };
 use serde::Serialize;
 
 use super::fix::{FixJson, UnfixedJson};
-use super::headline::without_backend;
-use super::{Context, Said, dns, warning};
+use super::traffic::by_protocol;
+use super::words::{bracketed, port_text};
+use super::{Context, Said, dns, no_backend, warning};
 
 /// Why flows between two endpoints are or are not allowed.
 #[derive(Debug, Serialize)]
@@ -50,7 +49,8 @@ struct FlowJson<'a> {
     from: EndJson<'a>,
     to: EndJson<'a>,
     via: Option<ViaJson<'a>>,
-    /// By which node, where that makes a difference: `own-node`, `other-node`, `host-port`.
+    /// By which way, where that makes a difference: `own-node`, `other-node`, `host-port`,
+    /// `same-node`, `different-nodes`, `other-replica`, `itself`.
     way: Option<&'static str>,
     /// The nodes that it comes by, where not all are meant.
     nodes: Option<&'a [String]>,
@@ -94,7 +94,6 @@ struct ViaJson<'a> {
     target_port: Option<TargetJson<'a>>,
     backends: usize,
     /// Why it leads nowhere, where it does.
-    #[serde(skip_serializing_if = "Option::is_none")]
     without_backend: Option<String>,
 }
 
@@ -229,27 +228,10 @@ impl<'a> Answer<'a> {
             flows: explanation.flows.iter().flat_map(|flow| flows(context, flow)).collect(),
             fixes: fixes.json(),
             unfixed: fixes.unfixed(),
-            warnings: context.input.with_passed_over(warning::texts(context.input, &explanation.warnings)),
+            warnings: context.input.with_passed_over(warning::of_answer(context.input, explanation)),
             unknowns: warning::unknowns(&explanation.missing()),
             findings: context.input.findings(),
             ends: explanation.ends.iter().map(end).collect(),
-        }
-    }
-}
-
-/// An IPv6 address or prefix before a port stands in brackets.
-pub(super) fn bracketed(name: &str, has_port: bool) -> String {
-    if has_port && name.matches(':').count() > 1 { format!("[{name}]") } else { name.to_owned() }
-}
-
-/// A port as it is written.
-pub(super) fn port_text(port: &Port) -> String {
-    match port {
-        Port::Name(name) => name.clone(),
-        Port::Icmp => "icmp".to_owned(),
-        Port::Numbers(protocol, first, last) => {
-            let range = if first == last { first.to_string() } else { format!("{first}-{last}") };
-            protocol.map_or(range.clone(), |protocol| format!("{range}/{}", protocol.lower()))
         }
     }
 }
@@ -274,14 +256,18 @@ fn flows<'a>(context: &Context<'_>, flow: &'a Flow) -> Vec<FlowJson<'a>> {
     let one = |protocol, ports| FlowJson {
         from: end(&flow.from),
         to: end(&flow.to),
-        via: flow.via.as_ref().map(via),
+        via: flow.via.as_ref().map(|of| via(context, of)),
         way: flow.way.as_ref().map(|way| match way {
             Way::OwnNode => "own-node",
             Way::OtherNode(_) => "other-node",
             Way::HostPort(_) => "host-port",
+            Way::SameNode => "same-node",
+            Way::DifferentNodes(_) => "different-nodes",
+            Way::OtherReplica => "other-replica",
+            Way::Itself => "itself",
         }),
         nodes: match &flow.way {
-            Some(Way::OtherNode(nodes)) if !nodes.is_empty() => Some(nodes),
+            Some(Way::OtherNode(nodes) | Way::DifferentNodes(nodes)) if !nodes.is_empty() => Some(nodes),
             _ => None,
         },
         family: flow.family,
@@ -305,28 +291,6 @@ fn flows<'a>(context: &Context<'_>, flow: &'a Flow) -> Vec<FlowJson<'a>> {
     by_protocol(&flow.traffic).into_iter().map(|(protocol, ports)| one(protocol, ports)).collect()
 }
 
-/// A protocol and its ports; ICMP has none.
-type ByProtocol = (Option<&'static str>, Option<Vec<[u16; 2]>>);
-
-/// Protocols with their ports; nothing where all or none are meant.
-pub(super) fn by_protocol(traffic: &Traffic) -> Vec<ByProtocol> {
-    if traffic.is_all() || traffic.is_none() {
-        return vec![(None, None)];
-    }
-    let mut all = Vec::new();
-    for protocol in Protocol::ALL {
-        let ranges = traffic.of(protocol).ranges().iter().map(|(first, last)| [(*first).max(1), *last]);
-        let ranges: Vec<[u16; 2]> = ranges.filter(|[first, last]| first <= last).collect();
-        if !ranges.is_empty() {
-            all.push((Some(protocol.as_str()), Some(ranges)));
-        }
-    }
-    if traffic.other {
-        all.push((Some("ICMP"), None));
-    }
-    all
-}
-
 fn end(name: &EndName) -> EndJson<'_> {
     EndJson {
         kind: &name.kind,
@@ -337,7 +301,12 @@ fn end(name: &EndName) -> EndJson<'_> {
     }
 }
 
-fn via(via: &Via) -> ViaJson<'_> {
+fn via<'a>(context: &Context<'_>, via: &'a Via) -> ViaJson<'a> {
+    let without_backend = || {
+        let mut services = context.input.loaded.objects.services.iter();
+        let service = services.find(|of| of.namespace == via.namespace && of.name == via.name)?;
+        Some(no_backend::without_backend(context.input, service, via.without_backend.as_ref()?))
+    };
     ViaJson {
         kind: "Service",
         namespace: &via.namespace,
@@ -348,7 +317,7 @@ fn via(via: &Via) -> ViaJson<'_> {
             TargetPort::Name(name) => TargetJson::Name(name),
         }),
         backends: via.backends,
-        without_backend: via.without_backend.as_ref().map(without_backend),
+        without_backend: without_backend(),
     }
 }
 
@@ -374,7 +343,7 @@ fn beside(context: &Context<'_>, of: &Beside) -> BesideJson {
     });
     let path = match code {
         // A field that the API does not have is in the file only.
-        Code::RuleNotUnderstood => path,
+        Code::RuleNotUnderstood | Code::PolicyTooLarge => path,
         _ => context.places.path(id, "", &of.mark()),
     };
     let location = location(context, id, &path);

@@ -22,12 +22,12 @@ pub(super) fn denied(context: &Context<'_>, beside: &Beside, out: &mut impl Writ
     writeln!(out, "{BAD}denied[{}]{BAD:#}: {}", code.as_str(), headline(*code))?;
     // A field that the API does not have is in the file only.
     let place = match code {
-        Code::RuleNotUnderstood => path.clone(),
+        Code::RuleNotUnderstood | Code::PolicyTooLarge => path.clone(),
         _ => context.places.path(*policy, "", &beside.mark()),
     };
     writeln!(out, "{}", arrow(context, *policy, &place))?;
     let text = match code {
-        Code::RuleNotUnderstood => got.clone(),
+        Code::RuleNotUnderstood | Code::PolicyTooLarge => got.clone(),
         Code::DirectionOther => format!("wants {want}, there are {got}"),
         _ => format!("wants {want}, there is {got}"),
     };
@@ -41,7 +41,7 @@ fn sentence(context: &Context<'_>, beside: &Beside) -> String {
         Code::PolicyTypesMissing | Code::DirectionOther => format!("{name} has {got}"),
         Code::PeerOrNotAnd => format!("{name} {path}: separate items mean OR: {want}; {got}"),
         Code::PolicyOtherNamespace => format!("{name} means {want}; this is {got}"),
-        Code::RuleNotUnderstood => format!("{name} {path}: {got}"),
+        Code::RuleNotUnderstood | Code::PolicyTooLarge => format!("{name} {path}: {got}"),
         _ => format!("{name} wants {want}, there is {got}"),
     }
 }

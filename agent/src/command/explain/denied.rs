@@ -3,15 +3,16 @@
 use std::io::{self, Write};
 
 use npc_agent::source::manifests::Location;
+use npc_compiler::algebra::traffic::Traffic;
 use npc_compiler::cluster::PolicyId;
 use npc_compiler::policy::Direction;
-use npc_compiler::verdict::explain::{Candidate, Code, Conjunct, Decision, EndName, Flow, Of, Part};
+use npc_compiler::verdict::explain::{self, Candidate, Code, Conjunct, Decision, EndName, Flow, Of, Part};
 
 use super::excerpt::{Excerpt, Mark};
 use super::headline::headline_of;
 use super::place::Source;
-use super::text::traffic;
-use super::warning::shown;
+use super::traffic::traffic;
+use super::words::shown;
 use super::{Context, note};
 use crate::command::output::BAD;
 use crate::command::short;
@@ -85,14 +86,14 @@ fn far(
             }
         }
     }
-    let other = other_end(flow, decision.direction);
+    let (other, asked) = &seen(flow, decision.direction);
     // A rule for DNS is missing. What another rule lacks is no help.
     if decision.tie_count == 1 && !is_dns {
         let marks = nearest.conjuncts.iter().flat_map(|conjunct| marked(context, nearest, conjunct, other)).collect();
         draw(context, nearest.policy, marks, out)?;
     }
     let way = if decision.direction == Direction::Egress { "to" } else { "from" };
-    let asked = format!("{} {way} {}", traffic(&flow.traffic), shown(other));
+    let asked = format!("{} {way} {}", traffic(asked), shown(other));
     writeln!(out, "   = note: the rules are about {}", shorten(&rules, LISTED, "; "))?;
     writeln!(out, "   = note: there is {asked}")?;
     if decision.tie_count == 1 || is_dns {
@@ -108,11 +109,12 @@ fn far(
     writeln!(out, "   = note: the first of {equal} that are equally near: {}", wants.collect::<Vec<_>>().join("; "))
 }
 
-/// The end that rules of a direction name.
-fn other_end(flow: &Flow, direction: Direction) -> &EndName {
-    match direction {
-        Direction::Egress => &flow.to,
-        Direction::Ingress => &flow.from,
+/// The end that rules of a direction are asked about, and the traffic.
+fn seen(flow: &Flow, direction: Direction) -> (EndName, Traffic) {
+    match (direction, &flow.seen_by_source) {
+        (Direction::Egress, Some((address, traffic))) => (EndName::of_address(*address), traffic.clone()),
+        (Direction::Egress, None) => (flow.to.clone(), flow.traffic.clone()),
+        (Direction::Ingress, _) => (flow.from.clone(), flow.traffic.clone()),
     }
 }
 
@@ -126,14 +128,14 @@ fn miss(
 ) -> io::Result<()> {
     let first = nearest.conjuncts.first().map(|first| format!(".{}", first.path)).unwrap_or_default();
     writeln!(out, "{}", arrow(context, nearest.policy, &format!("{}{first}", nearest.path)))?;
-    let other = other_end(flow, decision.direction);
+    let (other, asked) = &seen(flow, decision.direction);
     let mut marks = Vec::new();
     for conjunct in &nearest.conjuncts {
         marks.extend(marked(context, nearest, conjunct, other));
     }
     if let Some(path) = &nearest.matching_port {
         let path = format!("{}.{path}", nearest.path);
-        marks.push((path.clone(), path, format!("matches ({})", traffic(&flow.traffic)), false));
+        marks.push((path.clone(), path, format!("matches ({})", traffic(asked)), false));
     }
     draw(context, nearest.policy, marks, out)?;
     let equal = decision.tie_count;
@@ -175,7 +177,7 @@ fn marked(
     let marks: Vec<(String, String)> = match conjunct.marks.as_slice() {
         [] => vec![(whole, label(conjunct, other))],
         marks => {
-            let path = |mark| context.places.path(of.policy, &of.path, mark);
+            let path = |mark: &explain::Mark| context.places.path(of.policy, &of.path, mark);
             let mut texts: Vec<(String, String)> = (marks.iter())
                 .map(|mark| {
                     let (want, got) = conjunct.said_of(mark);
@@ -185,7 +187,11 @@ fn marked(
             if marks.len() == 1 || conjunct.code == Code::PeerAndNotOr {
                 texts[0].1 = label(conjunct, other);
             }
-            if conjunct.part == Part::Protocol && !texts[0].0.ends_with(".protocol") {
+            let protocol = || {
+                let field = explain::Mark { path: format!("{}.protocol", conjunct.path), requirement: None };
+                path(&field).ends_with(".protocol")
+            };
+            if matches!(conjunct.code, Code::PortProtocol | Code::PortNamedOtherProtocol) && !protocol() {
                 texts[0].1.push_str("; without a protocol it is TCP");
             }
             texts
@@ -230,6 +236,15 @@ fn label(conjunct: &Conjunct, other: &EndName) -> String {
     match code {
         // One address of them is judged for all.
         Code::IpBlockOutside if other.kind == "Block" => format!("wants {want}, there is {}", shown(other)),
+        Code::IpBlockFamily => {
+            let (wanted, is) = if want.contains(':') { ("IPv6", "IPv4") } else { ("IPv4", "IPv6") };
+            let address = if other.kind == "Block" {
+                format!("{is} {}", shown(other))
+            } else {
+                format!("the {is} address {got}")
+            };
+            format!("wants an {wanted} address ({want}), there is {address}")
+        }
         Code::PeerOtherNamespace => format!("no namespaceSelector: pods of namespace {want} only"),
         Code::PeerAndNotOr => format!(
             "wants {want}, there is {got}; a new \"-\" before podSelector would mean OR, and admit every pod of such namespaces too"

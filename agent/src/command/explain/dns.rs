@@ -3,7 +3,7 @@
 use npc_compiler::object::Protocol;
 use npc_compiler::verdict::explain::Flow;
 
-use super::warning::shown;
+use super::words::shown;
 
 /// Whether a flow asks for names; behind a Service the server may listen on another port.
 fn is_dns(flow: &Flow) -> bool {

@@ -15,11 +15,11 @@ use npc_compiler::cluster::group::Groups;
 use npc_compiler::policy::Direction;
 use npc_compiler::verdict::explain::FlowExplanation;
 use npc_compiler::verdict::fix::{
-    Change, Edit, Fix, FlowFix, Lacking, ObjectName, Opened, OpenedEnd, Rollout, Written, fixes,
+    Change, Edit, Fix, FlowFix, Lacking, NoFix, ObjectName, Opened, OpenedEnd, Rollout, Written, fixes,
 };
 use serde_json::Value;
 
-use super::text::traffic;
+use super::traffic::traffic;
 use crate::command::endpoint::short_kind;
 use crate::command::input::Input;
 use crate::command::words::shorten;
@@ -50,14 +50,24 @@ impl<'a> Fixes<'a> {
     pub(super) fn of(input: &Input, groups: &Groups, explanation: &'a FlowExplanation) -> Self {
         let most = if input.loaded.objects.pods.len() > MANY_PODS { 1 } else { FIXED };
         let written = InFiles(&input.loaded.positions);
-        let fixes = fixes(&input.loaded.objects, &input.cluster, groups, explanation, &written, most);
+        let bounded = |cluster| input.bounded(cluster);
+        let fixes = fixes(&input.loaded.objects, &input.cluster, groups, explanation, &written, &bounded, most);
         Self { explanation, fixes }
     }
 
     /// The fix of the flow at this place of the explanation, if one was looked for.
-    pub(super) fn of_flow(&self, place: usize) -> Option<&FlowFix> {
-        self.fixes.iter().find(|fix| fix.flows.contains(&place))
+    pub(super) fn of_flow(&self, place: usize) -> Option<Found<'_>> {
+        let found = self.fixes.iter().find(|fix| fix.flows.contains(&place))?;
+        Some(Found { fix: &found.fix, is_first: found.flows.first() == Some(&place) })
     }
+}
+
+/// The fix of a flow.
+#[derive(Clone, Copy)]
+pub(super) struct Found<'a> {
+    fix: &'a Result<Fix, NoFix>,
+    /// Whether it is shown at this flow. A fix of several flows is shown at the first.
+    is_first: bool,
 }
 
 /// What the files say of objects.
@@ -81,12 +91,15 @@ fn reference(object: &ObjectName) -> ObjectRef {
 /// its changes together do.
 pub(super) fn help(
     cluster: &Cluster,
-    fix: Option<&FlowFix>,
+    fix: Option<Found<'_>>,
     directions: &[Direction],
     is_last: bool,
     out: &mut impl Write,
 ) -> io::Result<()> {
-    match fix.map(|found| &found.fix) {
+    if fix.is_some_and(|found| !found.is_first && found.fix.is_ok()) {
+        return if is_last { writeln!(out, "   = help: the changes above admit this flow too") } else { Ok(()) };
+    }
+    match fix.map(|found| found.fix) {
         Some(Err(reason)) if is_last => writeln!(out, "   = help: {}", why_not(reason)),
         None | Some(Err(_)) => Ok(()),
         Some(Ok(fix)) => {
@@ -173,7 +186,7 @@ fn others<'a>(cluster: &Cluster, opens: impl Iterator<Item = &'a Opened>) -> Vec
     let end = |end: &OpenedEnd| match end.pod.map(|pod| cluster.pod(pod)) {
         None => end.id.to_string(),
         Some(pod) => {
-            let (kind, name) = pod.workload.as_ref().map_or(("Pod", &pod.name), |of| (of.kind.as_str(), &of.name));
+            let (kind, name) = pod.identity();
             format!("{}/{}/{name}", pod.namespace, short_kind(kind))
         }
     };
@@ -262,18 +275,29 @@ fn write_operation(operation: &PatchOperation, policy: &str, out: &mut impl Writ
             items.iter().try_for_each(|item| write_lines(&yaml::item(item), out))
         }
         PatchOperation::Add(add) => {
-            writeln!(out, "   = help: put this in the same list item (a new \"-\" would mean OR):")?;
+            if last == "protocol" {
+                writeln!(out, "   = help: put this in {} of {policy}:", path_of(operation, false))?;
+            } else {
+                writeln!(out, "   = help: put this in the same list item (a new \"-\" would mean OR):")?;
+            }
             write_lines(&[yaml::pair(&last, &add.value)], out)
         }
         PatchOperation::Replace(replace) => {
             let path = path_of(operation, true);
             let what = match last.as_str() {
+                "port" if replace.value.is_string() => "is no port of the destination",
                 "port" => "means a name",
+                "protocol" => "is no protocol",
+                "cidr" => "is no prefix",
+                index if index.parse::<usize>().is_ok() => "was not understood",
                 "namespaceSelector" => "selects no namespace of the input",
                 _ => "selects no pod of the input",
             };
             writeln!(out, "   = help: {path} of {policy} {what}; write in its place:")?;
-            write_lines(&[yaml::pair(&last, &replace.value)], out)
+            // An item of a list has no name.
+            let is_item = last.parse::<usize>().is_ok();
+            let lines = if is_item { yaml::item(&replace.value) } else { vec![yaml::pair(&last, &replace.value)] };
+            write_lines(&lines, out)
         }
         PatchOperation::Remove(_) => {
             writeln!(out, "   = help: remove {} of {policy}", path_of(operation, true))

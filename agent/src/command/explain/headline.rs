@@ -1,12 +1,6 @@
 //! What a code of a denial says in a few words.
 
-use npc_compiler::cluster::without_backend::NoBackend;
 use npc_compiler::verdict::explain::{Candidate, Code, Part};
-
-use crate::command::words::shorten;
-
-/// So many nodes are named.
-const NODES: usize = 3;
 
 /// What the parts by which a rule misses say in a few words, the first of them by the code of the
 /// denial. It is said more exactly where the namespace is all that fails.
@@ -46,6 +40,7 @@ pub(super) fn headline(code: Code) -> &'static str {
         Code::PolicyOtherNamespace => "a policy with a podSelector that fits is in another namespace",
         Code::SubjectNearMiss => "a policy that would allow it selects other pods, and misses by one label",
         Code::PolicyTypesMissing => "a policy has rules for this direction, and its policyTypes does not name it",
+        Code::PolicyTooLarge => "there is no room for the rules of a policy that would allow it",
         Code::RuleNotUnderstood => "a part of a policy that was not understood keeps it out",
         Code::PeerHostNetwork => {
             "no selector selects a pod in its node's network; only an ipBlock with its node's address does"
@@ -61,26 +56,6 @@ pub(super) fn headline(code: Code) -> &'static str {
         Code::PortRange => "the port is not in the range that the nearest rule allows",
         Code::ServiceNoBackends => "the service leads to no backend",
         Code::ServicePortUnknown => "the service has no such port",
-    }
-}
-
-/// Why a service leads to no backend.
-pub(super) fn without_backend(why: &NoBackend) -> String {
-    match why {
-        NoBackend::NoPod => "its selector selects no pod, or its EndpointSlices list none for this port".to_owned(),
-        NoBackend::NoPort(name) => {
-            format!("no pod that its selector selects has a port named {name}, which its targetPort asks for")
-        }
-        NoBackend::NotReady(1) => "the one endpoint that it has is not ready".to_owned(),
-        NoBackend::NotReady(count) => format!("none of its {count} endpoints is ready"),
-        NoBackend::OtherNode { is_internal, nodes } => {
-            let field = if *is_internal { "internalTrafficPolicy" } else { "externalTrafficPolicy" };
-            let which = if *is_internal { "the client's node" } else { "this node" };
-            let nodes = match nodes.as_slice() {
-                [] => "elsewhere".to_owned(),
-                nodes => format!("on {}", shorten(nodes, NODES, ", ")),
-            };
-            format!("its {field} is Local, so {which} leads to its own pods only, and the backends are {nodes}")
-        }
+        Code::ServiceSourceRanges => "loadBalancerSourceRanges of the service do not hold the client",
     }
 }

@@ -1,8 +1,7 @@
 //! Facts about the other end of a denied flow.
 
 use npc_compiler::cluster::PodId;
-use npc_compiler::cluster::backend::BackendEnd;
-use npc_compiler::object::Pod;
+use npc_compiler::object::{HostPort, Pod, Service, ServicePort};
 use npc_compiler::policy::{Direction, Namespaces, Peer, Peers, PodPeer};
 use npc_compiler::verdict::explain::{Candidate, Code, Flow, Of, Part, Party};
 use npc_compiler::verdict::flow::End;
@@ -11,9 +10,13 @@ use super::{Context, own_label};
 
 /// What there is to know about a rule that misses by little.
 pub(super) fn notes(context: &Context<'_>, flow: &Flow, direction: Direction, candidate: &Candidate) -> Vec<String> {
+    if direction == Direction::Egress && flow.seen_by_source.is_some() {
+        // The policies see a node in place of the pod, which is said above.
+        return Vec::new();
+    }
     let of_end = of_other_end(context, flow, direction, candidate);
     let both = half_of_both(context, direction, candidate);
-    let port = service_port(context, flow, candidate);
+    let port = service_port(context, flow, candidate).or_else(|| port_of_node(context, flow, candidate));
     [of_end, both, port].into_iter().flatten().collect()
 }
 
@@ -24,8 +27,13 @@ fn of_other_end(context: &Context<'_>, flow: &Flow, direction: Direction, candid
         Direction::Ingress => (from, "source"),
         Direction::Egress => (to, "destination"),
     };
-    if let Party::Host(pod) = party {
-        return Some(of_host(context, flow, role, pod));
+    match (party, direction) {
+        (Party::Host(pod), _) => return Some(of_host(context, flow, role, pod)),
+        (Party::OtherNode(address), Direction::Ingress) if flow.from.host_network => {
+            return Some(of_node(role, address));
+        }
+        (Party::OtherNode(address), Direction::Egress) if flow.to.host_network => return Some(of_node(role, address)),
+        _ => {}
     }
     let Party::End(End::Pod(pod)) = party else { return None };
     let pod = context.input.cluster.pod(pod);
@@ -65,27 +73,37 @@ fn half_of_both(context: &Context<'_>, direction: Direction, candidate: &Candida
     })
 }
 
-/// That the port that was asked for is a Service's, and the pods behind it have another one.
+/// The Service whose port the rule names, where its pods were asked and not the Service.
 fn service_port(context: &Context<'_>, flow: &Flow, candidate: &Candidate) -> Option<String> {
-    let misses_port = candidate.conjuncts.iter().any(|of| of.code == Code::PortNumber);
-    let (protocol, first, last) = flow.traffic.single().filter(|_| misses_port && flow.via.is_none())?;
+    let named = candidate.conjuncts.iter().find(|of| of.code == Code::PortIsServicePort)?;
+    let (_, Party::End(End::Pod(id))) = flow.parties.filter(|_| flow.via.is_none())? else { return None };
+    let mut services = context.input.cluster.services_by_another_port(id);
+    let is_named = |port: &ServicePort| port.port.to_string() == named.want;
+    let (service, port, of_pods) = services.find(|(_, port, of)| is_named(port) && of.to_string() == named.got)?;
+    Some(format!(
+        "{} is the port of {}/svc/{}; its pods listen on {of_pods}, and policies see that",
+        port.port, service.namespace, service.name
+    ))
+}
+
+/// That the rule names a port of nodes that leads to the pods: of a Service, or of the pods themselves.
+fn port_of_node(context: &Context<'_>, flow: &Flow, candidate: &Candidate) -> Option<String> {
     let (_, Party::End(End::Pod(id))) = flow.parties? else { return None };
+    let (protocol, asked, _) = flow.traffic.single()?;
+    let named = candidate.conjuncts.iter().find(|of| of.code == Code::PortNumber)?;
+    let number: u16 = named.want.parse().ok()?;
     let cluster = &context.input.cluster;
-    let pod = cluster.pod(id);
-    if first != last || pod.declared_ports(protocol).any(|declared| declared == first) {
-        return None;
+    if let Some((service, of_pods)) = cluster.service_with_node_port(id, protocol, number) {
+        let Service { namespace, name, .. } = service;
+        return Some(format!(
+            "{number} is the nodePort of {namespace}/svc/{name}, which is translated before policies judge: they see port \
+             {of_pods} of the pods"
+        ));
     }
-    let services = context.input.loaded.objects.services.iter().filter(|service| service.namespace == pod.namespace);
-    services.flat_map(|service| service.ports.iter().map(move |port| (service, port))).find_map(|(service, port)| {
-        let is_asked = port.protocol == protocol && port.port == first;
-        let backends = cluster.backends(service, port).filter(|_| is_asked)?;
-        let backend = backends.iter().find(|backend| backend.end == BackendEnd::Pod(id))?;
-        (backend.port != first).then(|| {
-            format!(
-                "{first} is the port of {}/svc/{}; its pods listen on {}: ask about the Service, or about that port",
-                service.namespace, service.name, backend.port
-            )
-        })
+    let mut host_ports = cluster.pod(id).host_ports.iter();
+    let is_meant = |of: &&HostPort| (of.protocol, of.host_port, of.port) == (protocol, number, asked);
+    host_ports.find(is_meant).map(|_| {
+        format!("{number} is a hostPort of the pod, which is translated before policies judge: they see port {asked}")
     })
 }
 
@@ -96,6 +114,12 @@ fn of_host(context: &Context<'_>, flow: &Flow, role: &str, pod: PodId) -> String
     let node = pod.node.as_ref().map_or_else(|| "its node".to_owned(), |node| format!("node {node}"));
     let address = address.map_or_else(String::new, |address| format!(" {address}"));
     format!("the {role} is a hostNetwork pod: policies see the address{address} of {node}, and no labels")
+}
+
+/// The same of one on another node.
+fn of_node(role: &str, address: Option<std::net::IpAddr>) -> String {
+    let address = address.map_or_else(String::new, |address| format!(" {address}"));
+    format!("the {role} is a hostNetwork pod: policies see the address{address} of its node, and no labels")
 }
 
 /// Where the label that a pod lacks stands on its workload, in place of its template.

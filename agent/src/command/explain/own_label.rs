@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use npc_agent::source::manifests::{Location, Positions};
 use npc_compiler::algebra::selector::{Operator, Requirement};
 use npc_compiler::object::{Pod, Workload};
-use npc_compiler::verdict::bounds::Verdict;
-use npc_compiler::verdict::explain::{Beside, Code, Decision, FailedRequirement, FlowExplanation, Party, Reason};
+use npc_compiler::policy::{Direction, Policy};
+use npc_compiler::verdict::explain::{Beside, Code, FailedRequirement, FlowExplanation, Party, Question, Reason};
 use npc_compiler::verdict::flow::End;
 
-use super::warning::workload;
+use super::words::workload;
 use crate::command::input::Input;
 
 /// So many policies of a namespace are looked through.
@@ -21,28 +21,38 @@ pub(super) fn place(positions: &Positions, of: &Workload, namespace: &str, key: 
     positions.locate(&of.kind, namespace, &of.name, &path).filter(|place| place.exact)
 }
 
-/// Adds to each direction that allows a policy that would apply to it if the labels of the
-/// workload stood in its template.
+/// Adds to a direction the policy that would decide it if the labels of the workload stood in its
+/// template: of a direction that no policy isolates one that would isolate it, of one that denies one
+/// that would admit the flow, which is then why.
 pub(super) fn add(input: &Input, explanation: &mut FlowExplanation) {
+    let cluster = &input.cluster;
     for flow in &mut explanation.flows {
         let Some((from, to)) = flow.parties else { continue };
+        let question = Question::between(from, to, flow.family, flow.traffic.clone());
         for (decision, party) in flow.decisions.iter_mut().flatten().zip([from, to]) {
             let Party::End(End::Pod(pod)) = party else { continue };
-            // Where a policy isolates the pod, one more admits more and denies nothing.
-            if decision.verdict == Verdict::Allowed
-                && decision.reason == Reason::DefaultAllow
-                && let Some(found) = policy(input, input.cluster.pod(pod), decision)
-            {
-                // What the workload itself has says more than that its pods lack it.
-                decision.beside.retain(|beside| beside.code != found.code);
+            let (direction, pod) = (decision.direction, cluster.pod(pod));
+            let would_admit = |of: &Policy| question.would_admit(cluster, of, direction, &question.traffic);
+            let found = match decision.reason {
+                Reason::DefaultAllow => policy(input, pod, direction, |_| true),
+                Reason::Denied(_) => policy(input, pod, direction, would_admit),
+                _ => None,
+            };
+            let Some(found) = found else { continue };
+            // What the workload itself has says more than that its pods lack it.
+            decision.beside.retain(|beside| beside.code != found.code);
+            if decision.reason == Reason::DefaultAllow {
                 decision.beside.push(found);
+            } else {
+                decision.reason = Reason::Denied(found.code);
+                decision.beside.insert(0, found);
             }
         }
     }
 }
 
-/// The first policy that selects by labels that only the workload of a pod has.
-fn policy(input: &Input, pod: &Pod, decision: &Decision) -> Option<Beside> {
+/// The first policy that counts and selects by labels that only the workload of a pod has.
+fn policy(input: &Input, pod: &Pod, direction: Direction, counts: impl Fn(&Policy) -> bool) -> Option<Beside> {
     let of = pod.workload.as_ref()?;
     let positions = &input.loaded.positions;
     let mut policies = input.cluster.policies_in(&pod.namespace).take(LOOKED_THROUGH);
@@ -59,8 +69,9 @@ fn policy(input: &Input, pod: &Pod, decision: &Decision) -> Option<Beside> {
             Operator::Exists => own(requirement).is_some(),
             Operator::NotIn(_) | Operator::DoesNotExist => false,
         };
-        let first =
-            failing.first().filter(|_| policy.isolates(decision.direction) && failing.iter().all(is_misplaced))?;
+        let first = failing
+            .first()
+            .filter(|_| policy.isolates(direction) && counts(policy) && failing.iter().all(is_misplaced))?;
         let value = own(first)?;
         let requirement = FailedRequirement { requirement: (*first).clone(), value: None };
         let want = requirement.want();
@@ -76,6 +87,7 @@ fn policy(input: &Input, pod: &Pod, decision: &Decision) -> Option<Beside> {
             want,
             requirement: Some(requirement),
             admitted: None,
+            may_be_why: true,
         })
     })
 }

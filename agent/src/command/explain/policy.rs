@@ -6,9 +6,9 @@ use std::io::{self, Write};
 use npc_agent::finding::Place;
 use npc_agent::near;
 use npc_compiler::API_VERSION;
-use npc_compiler::cluster::unread::Unread;
 use npc_compiler::cluster::{ClassId, Cluster, PodId, PolicyId};
 use npc_compiler::object::Pod;
+use npc_compiler::policy::finding::Code;
 use npc_compiler::policy::{Direction, Namespaces, Peer, Peers, PodPeer, PolicyRule, PortMatch, Ports};
 use serde::Serialize;
 
@@ -37,16 +37,27 @@ pub(super) struct About {
     /// Those that it may select: it asks for labels that the input does not say.
     may_select: Vec<String>,
     isolates: Vec<Direction>,
+    /// Where there is no room for its rules, so that it admits nothing.
+    without_rules: Option<WithoutRules>,
     rules: Vec<Rule>,
     warnings: Vec<String>,
     /// What was not read and this policy may mean.
     unknowns: Vec<String>,
-    /// Whether the objects are those of a cluster, not of files.
-    #[serde(skip)]
-    is_of_cluster: bool,
-    /// How many of the warnings standard error has already.
-    #[serde(skip)]
-    said: usize,
+}
+
+/// Where there is no room for the rules of a policy.
+#[derive(Debug, Serialize)]
+struct WithoutRules {
+    /// The nodes; none where it is every node.
+    nodes: Vec<String>,
+}
+
+impl WithoutRules {
+    fn of(cluster: &Cluster, id: PolicyId) -> Option<Self> {
+        let nodes: Vec<String> = cluster.nodes_without_rules_of(id).map(str::to_owned).collect();
+        let is_everywhere = || cluster.findings_of(id).any(|finding| finding.code == Code::PolicyTooLarge);
+        (!nodes.is_empty() || is_everywhere()).then_some(Self { nodes })
+    }
 }
 
 /// A rule of the policy.
@@ -103,6 +114,12 @@ impl About {
         let unread = unread(context.input, &subject);
         let is_open = !possible.is_empty() || !unread.is_empty();
         let isolates: Vec<Direction> = Direction::ALL.into_iter().filter(|of| policy.isolates(*of)).collect();
+        let without_rules = WithoutRules::of(cluster, id);
+        // Nothing is left of them if all pods that the policy selects are where there is no room.
+        let are_left_out = without_rules.as_ref().is_some_and(|of| {
+            let is_there = |pod: &PodId| cluster.pod(*pod).node.as_ref().is_some_and(|node| of.nodes.contains(node));
+            of.nodes.is_empty() || selected.iter().chain(&possible).all(is_there)
+        });
         let rule = |direction: Direction, rule: &PolicyRule| {
             let peers = peers(context.input, rule);
             let selected_or_possible = || selected.iter().chain(&possible).copied().collect();
@@ -121,6 +138,7 @@ impl About {
             let none = |parts: &[Part]| !parts.is_empty() && parts.iter().all(|part| part.unused.is_some());
             let unused =
                 !policy.isolates(direction) || (selected.is_empty() && !is_open) || none(&peers) || none(&ports);
+            let unused = unused || are_left_out;
             let location = location(context, id, &rule.path);
             Rule { direction, path: rule.path.clone(), location, peers, ports, unused }
         };
@@ -136,19 +154,18 @@ impl About {
             may_select: workloads(cluster, &possible),
             rules: rules.collect(),
             isolates,
+            without_rules,
             warnings: context.input.with_passed_over(context.input.warnings.clone()),
             unknowns: unread,
-            is_of_cluster: context.input.source == Source::Cluster,
-            said: context.input.passed_over.len(),
         }
     }
 
-    pub(super) fn text(&self, out: &mut impl Write) -> io::Result<()> {
+    pub(super) fn text(&self, input: &Input, out: &mut impl Write) -> io::Result<()> {
         writeln!(out, "networkpolicy {}\n", self.policy)?;
         let namespace = self.policy.split('/').next().unwrap_or_default();
         let selector =
             if self.selector.is_empty() { "every pod".to_owned() } else { format!("pods with {}", self.selector) };
-        let whole = if self.is_of_cluster { "cluster" } else { "input" };
+        let whole = if input.source == Source::Cluster { "cluster" } else { "input" };
         let may_select = || shorten(&self.may_select, LISTED, ", ");
         let selects = match (self.selects.as_slice(), self.may_select.as_slice()) {
             ([], []) if self.unknowns.is_empty() => format!("none in the {whole}, so it has no effect now"),
@@ -168,6 +185,10 @@ impl About {
             "  isolates  {}",
             if isolates.is_empty() { "in no direction".to_owned() } else { isolates.join(", ") }
         )?;
+        if let Some(WithoutRules { nodes }) = &self.without_rules {
+            let on = if nodes.is_empty() { String::new() } else { format!(" on {}", shorten(nodes, LISTED, ", ")) };
+            writeln!(out, "  admits    nothing{on}: there is no room for its rules (npc reason policy-too-large)")?;
+        }
         for direction in &Direction::ALL {
             let isolates = self.isolates.contains(direction);
             let rules: Vec<&Rule> = self.rules.iter().filter(|rule| rule.direction == *direction).collect();
@@ -211,9 +232,8 @@ impl About {
             writeln!(out, "\nunknown: pods that this policy may mean and that were not read")?;
             self.unknowns.iter().try_for_each(|text| writeln!(out, "   = note: {text}"))?;
         }
-        // What was passed over was said before.
-        let unsaid = self.warnings.len() - self.said;
-        self.warnings.iter().take(unsaid).try_for_each(|text| writeln!(out, "\nwarning: {text}"))?;
+        // Standard error has what was passed over already.
+        input.warnings.iter().try_for_each(|text| writeln!(out, "\nwarning: {text}"))?;
         out.flush()
     }
 }
@@ -222,6 +242,15 @@ impl About {
 fn peers(input: &Input, rule: &PolicyRule) -> Vec<Part> {
     let cluster = &input.cluster;
     let Peers::AnyOf(peers) = &rule.peers else { return Vec::new() };
+    if peers.is_empty() {
+        return vec![Part {
+            text: "a rule that is not understood".to_owned(),
+            selects: Vec::new(),
+            may_select: Vec::new(),
+            unused: Some("it admits nothing".to_owned()),
+            is_certain: true,
+        }];
+    }
     let part = |peer: &Peer| {
         let text = match peer {
             Peer::Pods(peer) => {
@@ -292,8 +321,7 @@ fn unread(input: &Input, peer: &PodPeer) -> Vec<String> {
     if !input.cluster.may_select_unread(peer) {
         return Vec::new();
     }
-    let may_be_pod = |of: &&Unread| of.kind.as_deref().is_none_or(|kind| kind == "Pod");
-    unread_words(input.loaded.unread.iter().filter(may_be_pod))
+    unread_words(input.loaded.unread.iter().filter(|unread| unread.may_be("Pod")))
 }
 
 /// Why a peer means no pod.
@@ -315,7 +343,7 @@ fn no_pod(input: &Input, peer: &PodPeer) -> String {
 pub(super) fn workloads(cluster: &Cluster, pods: &[PodId]) -> Vec<String> {
     let name = |id: &PodId| {
         let pod = cluster.pod(*id);
-        let (kind, name) = pod.workload.as_ref().map_or(("Pod", &pod.name), |of| (of.kind.as_str(), &of.name));
+        let (kind, name) = pod.identity();
         format!("{}/{}/{name}", pod.namespace, short_kind(kind))
     };
     pods.iter().map(name).collect::<BTreeSet<_>>().into_iter().collect()

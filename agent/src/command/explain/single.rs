@@ -11,7 +11,8 @@ use npc_compiler::verdict::explain::{EndpointExplanation, EndpointPart, Side};
 use npc_compiler::verdict::outside::{Outside, OutsideBounds};
 use serde_json::{Value, json};
 
-use super::answer::{by_protocol, policy};
+use super::answer::policy;
+use super::traffic::by_protocol;
 use super::{Context, warning};
 use crate::command::endpoint::short_kind;
 use crate::command::output::Columns;
@@ -151,10 +152,10 @@ impl About<'_> {
                     }
                 }
             }
-            let elsewhere: BTreeSet<(String, String)> =
-                self.elsewhere(side).into_iter().map(|of| (of.ports, of.peer)).collect();
-            for (ports, peer) in &elsewhere {
-                columns.push([ports.clone(), format!("{way} {peer} (none in the input)")]);
+            let elsewhere: BTreeSet<_> =
+                self.elsewhere(side).into_iter().map(|of| (of.ports, of.peer, of.found)).collect();
+            for (ports, peer, found) in &elsewhere {
+                columns.push([ports.clone(), format!("{way} {peer} {}", found.words())]);
             }
             if elsewhere.is_empty()
                 && side.peers.is_empty()

@@ -5,17 +5,15 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 
-use npc_compiler::algebra::traffic::Traffic;
 use npc_compiler::cluster::PolicyId;
-use npc_compiler::object::TargetPort;
+use npc_compiler::object::{Protocol, TargetPort};
 use npc_compiler::policy::Direction;
-use npc_compiler::verdict::explain::{Decision, Flow, FlowExplanation, Pairs, Reason, Verdict, Via, Way};
-use npc_compiler::verdict::fix::FlowFix;
+use npc_compiler::verdict::explain::{Code, Decision, Flow, FlowExplanation, Pairs, Reason, Verdict, Via, Way};
 
-use super::answer::{bracketed, port_text};
-use super::headline::{headline, without_backend};
-use super::warning::shown;
-use super::{Context, Said, allowed, beside, denied, dns, fix, warning};
+use super::headline::headline;
+use super::traffic::traffic;
+use super::words::{bracketed, port_text, shown, verdict_word};
+use super::{Context, Said, allowed, beside, denied, dns, fix, no_backend, warning};
 use crate::command::output::{BAD, Columns, DOUBT, GOOD};
 use crate::command::words::shorten;
 
@@ -61,7 +59,7 @@ pub(super) fn write(said: &Said<'_>, out: &mut impl Write) -> io::Result<()> {
     if let Some(help) = warning::what_is_missing(context.input, &explanation.missing()) {
         writeln!(out, "   = help: {help}")?;
     }
-    for text in warning::texts(context.input, &explanation.warnings) {
+    for text in warning::of_answer(context.input, explanation) {
         writeln!(out, "\nwarning: {text}")?;
     }
     out.flush()
@@ -97,16 +95,6 @@ fn merged(explanation: &FlowExplanation) -> Vec<(usize, Cow<'_, Flow>, String)> 
         }
     }
     shown
-}
-
-/// A verdict in the answer's word for it.
-pub(super) const fn verdict_word(verdict: Verdict) -> &'static str {
-    match verdict {
-        Verdict::Allowed => "ALLOWED",
-        Verdict::Denied => "DENIED",
-        Verdict::Partial => "PARTIAL",
-        Verdict::Unknown => "UNKNOWN",
-    }
 }
 
 fn word(verdict: Verdict) -> String {
@@ -148,6 +136,13 @@ fn heading(out: &mut impl Write, flow: &Flow, families: &str) -> io::Result<()> 
             write!(out, "  by another node{nodes}, whose address the pod sees in place of the client's")?;
         }
         Some(Way::HostPort(port)) => write!(out, "  by hostPort {port} of its node")?,
+        Some(Way::SameNode) => write!(out, "  on one node")?,
+        Some(Way::DifferentNodes(nodes)) => {
+            let nodes = if nodes.is_empty() { String::new() } else { format!(" ({})", shorten(nodes, NODES, ", ")) };
+            write!(out, "  between different nodes{nodes}")?;
+        }
+        Some(Way::OtherReplica) => write!(out, "  to another replica")?,
+        Some(Way::Itself) => write!(out, "  to itself")?,
     }
     writeln!(out)
 }
@@ -170,32 +165,14 @@ fn service_name(via: &Via) -> String {
     format!("{}/svc/{}", via.namespace, via.name)
 }
 
-/// `TCP 5432`, or a list.
-pub(super) fn traffic(traffic: &Traffic) -> String {
-    if traffic.is_none() {
-        return String::new();
-    }
-    if traffic.is_all() {
-        return "all protocols and ports".to_owned();
-    }
-    match traffic.single() {
-        Some((protocol, 0 | 1, u16::MAX)) => format!("{protocol} all ports"),
-        Some((protocol, first, last)) if first == last => format!("{protocol} {first}"),
-        Some((protocol, first, last)) => format!("{protocol} {first}-{last}"),
-        None => {
-            let rest = Traffic::all().difference(traffic).to_string();
-            let text = traffic.to_string();
-            if rest.len() < text.len() { format!("all but {rest}") } else { text }
-        }
-    }
-}
-
 /// Both directions, and why a direction denies.
-fn body(context: &Context<'_>, flow: &Flow, fix: Option<&FlowFix>, out: &mut impl Write) -> io::Result<()> {
+fn body(context: &Context<'_>, flow: &Flow, fix: Option<fix::Found<'_>>, out: &mut impl Write) -> io::Result<()> {
     let mut columns = Columns::default();
     let line = |words: [String; 3]| words;
     if let Some(via) = &flow.via {
         columns.push(line(["service".to_owned(), service_name(via), service(flow, via)]));
+    } else if let (Some(seen), Some((address, _))) = (before_translation(flow), &flow.seen_by_source) {
+        columns.push(line(["node".to_owned(), address.to_string(), seen]));
     }
     for (decision, subject) in flow.decisions.iter().flatten().zip([&flow.from, &flow.to]) {
         let verdict = match decision.verdict {
@@ -210,9 +187,16 @@ fn body(context: &Context<'_>, flow: &Flow, fix: Option<&FlowFix>, out: &mut imp
     }
     columns.write(out, "  ", 0)?;
     if let Some(code) = flow.broken {
-        writeln!(out, "\n{BAD}denied[{}]{BAD:#}: {}", code.as_str(), headline(code))?;
-        if let Some(why) = flow.via.as_ref().and_then(|via| via.without_backend.as_ref()) {
-            writeln!(out, "   = note: {}", without_backend(why))?;
+        let headline = match code {
+            Code::ServiceNoBackends if flow.via.is_none() => "the source is a service that leads to no pod",
+            code => headline(code),
+        };
+        writeln!(out, "\n{BAD}denied[{}]{BAD:#}: {headline}", code.as_str())?;
+        if let Some(place) = no_backend::place(context.input, flow) {
+            writeln!(out, "  --> {place}")?;
+        }
+        for note in no_backend::notes(context.input, flow) {
+            writeln!(out, "   = note: {note}")?;
         }
         fix::help(&context.input.cluster, fix, &[], true, out)?;
     }
@@ -267,12 +251,25 @@ fn service(flow: &Flow, via: &Via) -> String {
         count => format!("{count} backends"),
     };
     let number = flow.traffic.single().map_or(port, |(_, number, _)| number);
-    let note = if number == port {
-        "policy sees the pod, not the Service's address".to_owned()
-    } else {
-        format!("policy sees the pod and {number}, not the Service's address and {port}")
+    let end = match flow.to.kind.as_str() {
+        "Address" | "Node" => flow.to.name.as_str(),
+        _ if flow.to.host_network => "the node of the pod",
+        _ => "the pod",
+    };
+    let note = match before_translation(flow) {
+        Some(seen) => seen,
+        None if number == port => format!("policy sees {end}, not the Service's address"),
+        None => format!("policy sees {end} and {number}, not the Service's address and {port}"),
     };
     format!("{target}, {backends} ({note})")
+}
+
+/// What the policies of each end see, where a node that is not the client's own translates the
+/// destination.
+fn before_translation(flow: &Flow) -> Option<String> {
+    let (address, seen) = flow.seen_by_source.as_ref()?;
+    let number = flow.traffic.single().map(|(_, number, _)| number.to_string()).unwrap_or_default();
+    Some(format!("the client's policies see {address} and {}; those of the pod see {number}", traffic(seen)))
 }
 
 /// Why a direction says what it says, in one line.

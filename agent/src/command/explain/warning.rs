@@ -2,30 +2,21 @@
 
 use npc_compiler::cluster::without_backend::WhyUnknown;
 use npc_compiler::cluster::{Cluster, PodId};
-use npc_compiler::object::Workload;
-use npc_compiler::verdict::explain::{EndName, Missing, MissingFact, Verdict, Warning};
+use npc_compiler::verdict::explain::{FlowExplanation, Missing, MissingFact, Verdict, Warning};
 
-use super::text::verdict_word;
-use crate::command::endpoint::short_kind;
+use super::unused;
+use super::words::{shown, verdict_word};
 use crate::command::input::{Input, Source, unread_words};
-use crate::command::words::{blocks, shorten};
+use crate::command::words::shorten;
 
 /// So many unread documents, ports or labels are named.
 const NAMED: usize = 3;
 
-/// An end as it is shown: `shop/deploy/api`.
-pub(super) fn shown(name: &EndName) -> String {
-    match (&name.namespace, name.kind.as_str()) {
-        (Some(namespace), kind) => format!("{namespace}/{}/{}", short_kind(kind), name.name),
-        (None, "Node") => format!("node/{}", name.name),
-        (None, "Block") => blocks(&name.name),
-        (None, _) => name.name.clone(),
-    }
-}
-
-/// A workload as it is shown: `shop/deploy/api`.
-pub(super) fn workload(namespace: &str, of: &Workload) -> String {
-    format!("{namespace}/{}/{}", short_kind(&of.kind), of.name)
+/// The warnings of an answer in words.
+pub(super) fn of_answer(input: &Input, explanation: &FlowExplanation) -> Vec<String> {
+    let mut all = texts(input, &explanation.warnings);
+    all.extend(unused::warnings(input, explanation));
+    all
 }
 
 /// Warnings in words, those about the input last.
@@ -56,6 +47,10 @@ fn text(cluster: &Cluster, warning: &Warning) -> String {
             "service {namespace}/{name} is headless: its name leads to its pods' addresses, so a client asks for a port \
              of the pods, not of the Service"
         ),
+        Warning::ServicePort { namespace, name, port, of_pods } => format!(
+            "{port} is the port of {namespace}/svc/{name}; its pods listen on {of_pods}: ask about the Service, or about that \
+             port"
+        ),
         Warning::NotExposed { namespace, name } => format!(
             "service {namespace}/{name} has no node port, no load balancer and no external address, so nothing leads to it \
              from outside the cluster; this is what policies say of such a client"
@@ -75,6 +70,18 @@ fn text(cluster: &Cluster, warning: &Warning) -> String {
             )
         }
         Warning::NoCommonFamily => "the ends have no address family in common, so nothing can pass".to_owned(),
+        Warning::MayBeOwnNode { address, pod, node } => {
+            let node = node.as_ref().map_or_else(|| "the node".to_owned(), |node| format!("node {node},"));
+            format!(
+                "{address} may be the address of {node} on which {} runs: no object says the addresses of that node, and a \
+                 pod and its own node are always allowed",
+                shown(pod)
+            )
+        }
+        Warning::ServiceAddressAsSource { address, namespace, name } => format!(
+            "{address} is an address of service {namespace}/{name}, and no packet has it as its source: this is what \
+             policies would say of one; ask about {namespace}/svc/{name} for the pods behind it"
+        ),
         Warning::OtherNodes { host, is_source, is_own_node, nodes } => {
             let of = |(verdict, names): &(Verdict, Vec<String>)| {
                 let verdict = verdict_word(*verdict).to_owned();
@@ -125,7 +132,10 @@ pub(super) fn what_is_missing(input: &Input, missing: &[Missing]) -> Option<&'st
     let is_of_cluster = |of: &Missing| {
         !matches!(
             of.fact,
-            MissingFact::Unread(_) | MissingFact::Holder(..) | MissingFact::Backends { external_name: Some(_), .. }
+            MissingFact::Unread(_)
+                | MissingFact::Holder(..)
+                | MissingFact::SourceRanges(_)
+                | MissingFact::Backends { external_name: Some(_), .. }
         )
     };
     (input.source == Source::Files && missing.iter().any(is_of_cluster)).then_some(
@@ -152,7 +162,9 @@ pub(super) fn unknowns(missing: &[Missing]) -> Vec<String> {
                 let selector = selector.as_deref().unwrap_or_default();
                 match why {
                     WhyUnknown::NoSelector => {
-                        format!("where {other} leads: no EndpointSlice of it is in the input, and it has no selector")
+                        format!(
+                            "where {other} leads: no EndpointSlice of it is in the input with addresses, and it has no selector"
+                        )
                     }
                     WhyUnknown::SlicesUnread(unread) => {
                         format!("where {other} leads: EndpointSlices were not read: {}", shorten(unread, NAMED, "; "))

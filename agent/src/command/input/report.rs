@@ -37,8 +37,7 @@ pub(super) fn write(loaded: &Loaded, cluster: &Cluster) {
     }
     warnings.write();
     passed_over(&loaded.passed_over);
-    let may_have_policies =
-        loaded.unread.iter().any(|unread| unread.kind.as_deref().is_none_or(|kind| kind == "NetworkPolicy"));
+    let may_have_policies = loaded.unread.iter().any(|unread| unread.may_be("NetworkPolicy"));
     if cluster.policies().next().is_none() && cluster.endpoints().next().is_some() && !may_have_policies {
         let deciding = unjudged::with(&loaded.skipped, Consequence::Decides);
         match deciding.as_slice() {
@@ -82,19 +81,22 @@ pub(super) fn undecided(passed: &PassedOver) -> Vec<String> {
 /// decide.
 fn lines(passed: &PassedOver) -> impl Iterator<Item = (bool, String)> {
     let mut all = Vec::new();
-    let first = |files: &std::collections::BTreeSet<Arc<str>>| files.iter().next().cloned().unwrap_or_default();
     for (foreign, files) in &passed.files {
-        let names: Vec<String> = files.iter().map(ToString::to_string).collect();
-        let names = shorten(&names, NAMED, ", ");
-        let count = |one: &str, more: &str| match files.len() {
+        let listed =
+            |files: &[&Arc<str>]| shorten(&files.iter().map(|file| file.to_string()).collect::<Vec<_>>(), NAMED, ", ");
+        let files = Vec::from_iter(files);
+        let names = listed(&files);
+        let counted = |number: usize, one: &str, more: &str| match number {
             1 => format!("1 {one}"),
             number => format!("{number} {more}"),
         };
+        let count = |one: &str, more: &str| counted(files.len(), one, more);
+        let first = files.first().map_or_else(Arc::default, |first| Arc::clone(first));
         let line = match foreign {
             OtherDocument::Template => format!(
-                "{} not rendered, so nothing in them was judged ({names}); helm template {} | npc … -f -",
+                "{} not rendered, so what the templates make was not judged ({names}); helm template {} | npc … -f -",
                 count("file with templates ({{ … }}) is", "files with templates ({{ … }}) are"),
-                chart_of(&first(files))
+                chart_of(&first)
             ),
             OtherDocument::Chart => {
                 format!("passed over {} ({names})", count("file of a Helm chart", "files of Helm charts"))
@@ -105,13 +107,18 @@ fn lines(passed: &PassedOver) -> impl Iterator<Item = (bool, String)> {
             OtherDocument::Encrypted => format!(
                 "{} encrypted by SOPS, so nothing in them was judged ({names}); sops -d {} | npc … -f -",
                 count("file is", "files are"),
-                first(files)
+                first
             ),
             OtherDocument::Other => {
-                format!(
-                    "passed over {} ({names})",
-                    count("file without Kubernetes objects", "files without Kubernetes objects")
-                )
+                let (mixed, whole): (Vec<_>, Vec<_>) = files.iter().partition(|file| passed.mixed.contains(**file));
+                let whole = (!whole.is_empty()).then(|| {
+                    let count =
+                        counted(whole.len(), "file without Kubernetes objects", "files without Kubernetes objects");
+                    format!("{count} ({})", listed(&whole))
+                });
+                let mixed = (!mixed.is_empty())
+                    .then(|| format!("documents that are no Kubernetes objects, in {}", listed(&mixed)));
+                format!("passed over {}", Vec::from_iter(whole.into_iter().chain(mixed)).join(", and "))
             }
         };
         all.push((matches!(foreign, OtherDocument::Template | OtherDocument::Encrypted), line));

@@ -13,7 +13,7 @@ use npc_compiler::verdict::matrix::Matrix;
 use serde::Serialize;
 
 use super::filter::OutsideShown;
-use crate::command::short;
+use crate::command::short::{self, Absent};
 use crate::command::words::shorten;
 
 /// As text for people, as a list in Markdown, and as comments of a dot file.
@@ -85,7 +85,8 @@ pub(super) fn text(all: &[Elsewhere], names: &[String], before: Before, out: &mu
     let mut lines = BTreeMap::<String, IndexSet<&str>>::new();
     for Elsewhere { place, direction, rule, .. } in all {
         let way = direction.peers_field();
-        lines.entry(format!("{} {way} {}", rule.ports, rule.peer)).or_default().insert(&names[*place]);
+        let why = if rule.found == Absent::None { String::new() } else { format!(" {}", rule.found.words()) };
+        lines.entry(format!("{} {way} {}{why}", rule.ports, rule.peer)).or_default().insert(&names[*place]);
     }
     let Before(heading, item) = before;
     writeln!(out, "\n{heading}allowed with ends that are not in the input:")?;

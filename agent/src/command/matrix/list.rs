@@ -23,7 +23,6 @@ pub(super) struct Json<'a> {
     outside_unknowns: Vec<Connection>,
     elsewhere: Vec<Elsewhere>,
     /// What is wrong with the objects.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     findings: Vec<Finding>,
 }
 

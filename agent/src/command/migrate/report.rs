@@ -25,7 +25,6 @@ pub(super) struct MigrationReport<'a> {
     pub(super) notes: Vec<Note>,
     pub(super) node: Option<&'a NodeKernel>,
     /// What is wrong with the objects.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     findings: Vec<Finding>,
     /// For people.
     warnings: Vec<String>,

@@ -1,6 +1,6 @@
 //! The answer: what a thing is, whom it judges, and where it came from.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
 
 use npc_agent::dataplane::iptables::Hook;
@@ -286,7 +286,8 @@ impl Facts<'_> {
             if held == wanted {
                 return None;
             }
-            let is_other = |(index, rule): &(usize, &Rule)| wanted.get(*index) != Some(*rule) && !wanted.contains(rule);
+            let asked: HashSet<&Rule> = wanted.iter().collect();
+            let is_other = |(_, rule): &(usize, &Rule)| !asked.contains(rule);
             let others = held.iter().enumerate().filter(is_other);
             let others: Vec<String> = others.map(|(index, _)| (index + 1).to_string()).collect();
             let which = match others.as_slice() {

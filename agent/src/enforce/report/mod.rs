@@ -12,6 +12,7 @@ use npc_compiler::ruleset::node::InterfaceName;
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, error, info, warn};
 
+use self::findings::Findings;
 use super::bridges::UnfilteredBridge;
 use super::drift::{self, Repair};
 use super::enforcer::Pass;
@@ -29,6 +30,7 @@ use crate::rounded::rounded;
 use crate::source::{Change, Locate};
 use crate::status::{SharedStatus, Spoofable};
 
+mod findings;
 mod node;
 mod publish;
 
@@ -98,7 +100,7 @@ pub(super) struct Report {
     waiting: Vec<(Kind, Instant, Option<String>)>,
     /// Of which kind each drift is that is not repaired yet.
     unrepaired: Vec<drift::Kind>,
-    findings: BTreeSet<Finding>,
+    findings: Findings,
     /// Where the objects stand, if they are from files.
     locations: Option<Box<dyn Locate>>,
     bridges: BTreeSet<UnfilteredBridge>,
@@ -127,7 +129,7 @@ impl Report {
             lost_lines: 0,
             waiting: Vec::new(),
             unrepaired: Vec::new(),
-            findings: BTreeSet::new(),
+            findings: Findings::default(),
             locations: None,
             bridges: BTreeSet::new(),
             unheld: BTreeMap::new(),
@@ -139,6 +141,7 @@ impl Report {
     /// The objects stand here now.
     pub(super) fn locations_are(&mut self, locations: Box<dyn Locate>) {
         self.locations = Some(locations);
+        self.findings.places_changed();
     }
 
     /// The agent received a change that the kernel is to follow.
@@ -195,7 +198,7 @@ impl Report {
                 Hook::Displaced(_) | Hook::First => info!(%family, %found, "hook restored"),
             }
         }
-        self.findings(pass);
+        self.take_findings(pass);
         self.bridge_is(&pass.bridge);
         self.unheld(pass);
         self.spoofable(pass);
@@ -371,18 +374,6 @@ impl Report {
             status.ready = true;
             status.reason = None;
         });
-    }
-
-    fn findings(&mut self, pass: &Pass) {
-        let findings: BTreeSet<Finding> = pass.findings.iter().cloned().collect();
-        for finding in findings.difference(&self.findings) {
-            match self.location(finding) {
-                Some(location) => warn!(code = finding.code.as_str(), "{location}: {finding}"),
-                None => warn!(code = finding.code.as_str(), "{finding}"),
-            }
-            self.notify(Notice::Finding(finding.clone()));
-        }
-        self.findings = findings;
     }
 
     fn notify(&self, notice: Notice) {

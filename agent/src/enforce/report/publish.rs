@@ -1,6 +1,5 @@
 //! The status and the metrics that follow from a pass.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
@@ -13,12 +12,11 @@ use crate::enforce::enforcer::Pass;
 use crate::status::{self, LastChange, Rejected};
 
 impl Report {
-    pub(super) fn publish(&self, pass: &Pass, generation: u64) {
-        let rejected = || self.findings.iter().filter(|finding| finding.effect.is_harmful());
-        let policies: BTreeSet<_> = rejected().map(|finding| (&finding.namespace, &finding.name)).collect();
-        self.metrics.synced(pass.policies, policies.len(), pass.endpoints, &pass.held);
+    pub(super) fn publish(&mut self, pass: &Pass, generation: u64) {
+        self.metrics.synced(pass.policies, self.findings.rejected, pass.endpoints, &pass.held);
         self.metrics.took(pass.compiled, pass.applied);
         self.metrics.loading(pass.loading.iter().map(|loading| loading.since.as_second()));
+        let new: Option<Vec<Finding>> = self.findings.take_new().map(|all| all.cloned().collect());
         let part = |finding: &Finding| Rejected {
             namespace: finding.namespace.clone(),
             name: finding.name.clone(),
@@ -28,6 +26,10 @@ impl Report {
             effect: finding.effect.to_string(),
             location: self.location(finding),
         };
+        let new = new.map(|all| {
+            let (harmful, others): (Vec<_>, Vec<_>) = all.iter().partition(|finding| finding.effect.is_harmful());
+            [harmful, others].map(|findings| findings.into_iter().map(&part).collect::<Vec<_>>())
+        });
         let kernel = pass.held.iter().map(|(family, held)| status::FamilySize {
             family: family.to_string(),
             rules: held.rules,
@@ -44,8 +46,9 @@ impl Report {
             status.policies = pass.policies;
             status.endpoints = pass.endpoints;
             status.kernel = kernel.collect();
-            status.rejected = rejected().map(part).collect();
-            status.deprecated = self.findings.iter().filter(|finding| !finding.effect.is_harmful()).map(part).collect();
+            if let Some([rejected, deprecated]) = new {
+                (status.rejected, status.deprecated) = (rejected, deprecated);
+            }
             status.loading.clone_from(&pass.loading);
             status.spoofable = self.spoofable.keys().cloned().collect();
             status.contested = pass.contests.iter().map(contested).collect();

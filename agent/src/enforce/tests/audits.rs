@@ -1,5 +1,6 @@
 //! What other programs change is found and repaired.
 
+use super::faults::Fault;
 use super::*;
 
 #[tokio::test(start_paused = true)]
@@ -63,4 +64,27 @@ async fn drift_that_an_audit_could_not_repair_counts_as_repaired_after_the_next_
     world.calls([Apply, Hooked, Cut]).await;
     world.end().await;
     assert_eq!((sum("npc_drift_found_total"), sum("npc_drift_repaired_total")), (found, found));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_jump_that_went_between_an_audit_and_the_repair_of_the_other_family_is_reported() {
+    let settings = settings();
+    let registry = settings.metrics.registry();
+    let mut world = World::new(settings, 0, vec![network(), Input::Objects(objects(&["10.0.0.1"]))]);
+    world.calls([Probe, Read, Apply, Hooked, Cut, Audited]).await;
+    {
+        let mut memory = world.memory.lock().expect("no thread panicked");
+        memory.hooks[0] = Hook::Absent;
+        // Once that is repaired, both jumps go, before the second is looked at.
+        memory.fault = Some((0, Fault::DropHook));
+    }
+    // The first jump is found twice, and so is repaired twice.
+    for call in [Hooked, Cut, Hooked, Cut] {
+        while world.calls.recv().await != Some(call) {}
+    }
+    world.end().await;
+    let text = Metrics::text(&registry).expect("a String takes it");
+    for line in ["npc_drift_found_total{what=\"hook\"} 3", "npc_drift_repaired_total{what=\"hook\"} 3"] {
+        assert!(text.lines().any(|found| found == line), "{line}: {text}");
+    }
 }

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use kube::core::Status;
 
+use crate::rounded::rounded;
+
 /// Why a try ended before its time.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Failure {
@@ -18,7 +20,7 @@ pub(super) enum Failure {
     #[error("the API server did not answer for {0:?}")]
     NoAnswer(Duration),
     /// The watch ended at once.
-    #[error("the API server ended the watch after {0:?}")]
+    #[error("the API server ended the watch after {:?}", rounded(*.0))]
     Short(Duration),
     /// A streamed list ended before it was complete.
     #[error("the API server ended the list before it was complete")]
@@ -42,6 +44,15 @@ impl Failure {
         match self {
             Self::Request(kube::Error::Api(status)) | Self::Refused(status) => Some(status.code),
             _ => None,
+        }
+    }
+
+    /// Whether the next try may go well: the server was not reached, broke off, has too much to do,
+    /// or failed.
+    pub(super) fn is_passing(&self) -> bool {
+        match self.code() {
+            Some(code) => matches!(code, 408 | 410 | 429 | 500..),
+            None => true,
         }
     }
 
@@ -109,6 +120,18 @@ pub(super) fn is_end(error: &std::io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_server_that_refuses_is_not_asked_again_and_one_that_fails_is() {
+        let answer = |code| Failure::Refused(Status::failure("", "").with_code(code).boxed());
+        for code in [408, 410, 429, 500, 502, 503, 504] {
+            assert!(answer(code).is_passing(), "{code}");
+        }
+        for code in [400, 401, 403, 404] {
+            assert!(!answer(code).is_passing(), "{code}");
+        }
+        assert!(Failure::Incomplete.is_passing() && Failure::NoAnswer(Duration::from_secs(1)).is_passing());
+    }
 
     #[test]
     fn a_version_that_the_server_does_not_take_is_followed_by_a_list() {

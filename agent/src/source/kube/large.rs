@@ -8,7 +8,7 @@ use npc_compiler::object;
 use super::decode::{Identity, Item};
 use super::known::SmallKey;
 use super::named::Named;
-use super::reread::{Target, Wanted};
+use super::reread::{ObjectKey, Wanted};
 use super::watched::{ObjectEvent, Trimmed};
 
 /// The large objects that are known. There are few: an ordinary object is none.
@@ -31,7 +31,7 @@ impl Large {
     /// Notes whether a pod is large.
     pub(super) fn note_pod(&mut self, event: &ObjectEvent<Trimmed<object::Pod>>) {
         let (ObjectEvent::Listed(item) | ObjectEvent::Applied(item)) = event else { return };
-        if self.note(item, |identity| Target::Pod(identity.namespace.clone(), identity.name.clone())) {
+        if self.note(item, |identity| ObjectKey::Pod(identity.namespace.clone(), identity.name.clone())) {
             self.pods.insert(SmallKey::of(&item.identity), item.identity.clone());
         } else if item.content.is_ok() && !self.pods.is_empty() {
             self.pods.remove(&SmallKey::of(&item.identity));
@@ -41,7 +41,7 @@ impl Large {
     /// Notes whether a namespace is large.
     pub(super) fn note_namespace(&mut self, event: &ObjectEvent<Trimmed<object::Namespace>>) {
         let (ObjectEvent::Listed(item) | ObjectEvent::Applied(item)) = event else { return };
-        if self.note(item, |identity| Target::Namespace(identity.name.clone())) {
+        if self.note(item, |identity| ObjectKey::Namespace(identity.name.clone())) {
             self.namespaces.insert(item.identity.name.clone(), item.identity.clone());
         } else if item.content.is_ok() {
             self.namespaces.remove(&item.identity.name);
@@ -50,7 +50,7 @@ impl Large {
 
     /// Whether an object is large. It is wanted again if it was trimmed by fewer names than
     /// policies have by now.
-    fn note<T>(&self, item: &Item<Trimmed<T>>, target: fn(&Identity) -> Target) -> bool {
+    fn note<T>(&self, item: &Item<Trimmed<T>>, target: fn(&Identity) -> ObjectKey) -> bool {
         let Ok(Trimmed { generation: Some(generation), .. }) = &item.content else { return false };
         if *generation < self.named.generation() {
             self.wanted.add([target(&item.identity)]);
@@ -77,7 +77,7 @@ impl Large {
     }
 
     /// These are to be read again.
-    pub(super) fn read_again(&self, targets: Vec<Target>) {
+    pub(super) fn read_again(&self, targets: Vec<ObjectKey>) {
         if !targets.is_empty() {
             self.wanted.add(targets);
         }
@@ -89,8 +89,8 @@ impl Large {
         if std::mem::replace(&mut self.generation, generation) == generation {
             return;
         }
-        let pods = self.pods.values().map(|identity| Target::Pod(identity.namespace.clone(), identity.name.clone()));
-        let namespaces = self.namespaces.keys().cloned().map(Target::Namespace);
+        let pods = self.pods.values().map(|identity| ObjectKey::Pod(identity.namespace.clone(), identity.name.clone()));
+        let namespaces = self.namespaces.keys().cloned().map(ObjectKey::Namespace);
         self.wanted.add(pods.chain(namespaces));
     }
 }

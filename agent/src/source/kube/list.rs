@@ -29,7 +29,7 @@ use super::failure::Failure;
 use super::read::{Buffer, Items};
 use super::watched::Watched as _;
 use super::{slim, words};
-use crate::source::PolicyList;
+use crate::source::{AskError, PolicyList};
 
 /// How many objects a page has.
 const PAGE: u32 = 500;
@@ -269,18 +269,26 @@ fn no_right<K: Resource<DynamicType = ()>>(failure: &Failure) -> String {
 
 /// The policies of a namespace as they are now, within the bound of the namespace.
 #[must_use]
-pub fn policies_of(client: &Client, namespace: &str) -> BoxFuture<'static, Result<PolicyList, String>> {
+pub fn policies_of(client: &Client, namespace: &str) -> BoxFuture<'static, Result<PolicyList, AskError>> {
     let (client, path) = (client.clone(), slim::Policy::url_path(&(), Some(namespace)));
     async move {
-        let take =
-            |(policies, unreadable): &mut (Bounded, BTreeSet<String>), item: Sent<slim::Policy>, _: &[u8]| match item {
-                Ok(Item { content: Ok(policy), .. }) => policies.push(policy.into()),
-                Ok(Item { identity, .. }) => drop(unreadable.insert(identity.name)),
-                Err(_) => {}
-            };
-        let (Bounded { policies, .. }, unreadable) =
-            read(&client, &path, None, take).await.map_err(|error| words(&error))?;
-        Ok(PolicyList { policies, unreadable })
+        type Taken = (Bounded, Bounded, BTreeSet<String>);
+        let take = |(policies, rescued, unreadable): &mut Taken, item: Sent<slim::Policy>, bytes: &[u8]| match item {
+            Ok(Item { content: Ok(policy), .. }) => policies.push(policy.into()),
+            Ok(Item { identity, content: Err(error), .. }) => {
+                if let Some(policy) = slim::Policy::rescue(bytes, &identity, &error) {
+                    rescued.push(policy);
+                }
+                unreadable.insert(identity.name);
+            }
+            Err(_) => {}
+        };
+        let taken: Taken = read(&client, &path, None, take).await.map_err(|failure| {
+            let error = words(&failure);
+            if failure.is_passing() { AskError::Passing(error) } else { AskError::Refused(error) }
+        })?;
+        let (Bounded { policies, .. }, Bounded { policies: rescued, .. }, unreadable) = taken;
+        Ok(PolicyList { policies, unreadable, rescued })
     }
     .boxed()
 }

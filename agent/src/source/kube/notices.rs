@@ -193,6 +193,7 @@ mod tests {
             code: Code::PeerEmpty,
             problem: problem.to_owned(),
             effect: Effect::MatchesNothing,
+            address: None,
         }
     }
 

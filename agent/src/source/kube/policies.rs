@@ -9,11 +9,11 @@ use std::collections::HashMap;
 use k8s_openapi::api::networking::v1 as api;
 use npc_compiler::engine;
 use npc_compiler::object::{NAMESPACE_POLICY_BYTES, NetworkPolicy, PolicyBudget, over_budget};
-use tracing::{info, warn};
+use tracing::debug;
 
 use super::decode::Identity;
 use super::named::{Named, NamesOf};
-use super::reread::Target;
+use super::reread::ObjectKey;
 
 /// All policies, as far as the bound needs to know them.
 #[derive(Debug)]
@@ -45,7 +45,7 @@ pub(super) struct Effects {
     /// What is to be passed on, in this order.
     pub(super) events: Vec<engine::Event>,
     /// Policies that are within the bound again.
-    pub(super) again: Vec<Target>,
+    pub(super) again: Vec<ObjectKey>,
 }
 
 impl Policies {
@@ -76,7 +76,8 @@ impl Policies {
         let mut effects = Effects::default();
         for other in moved.over {
             effects.events.extend(known.policies.get_mut(&other).and_then(|policy| restrict(policy, &self.named)));
-            warn!(
+            // Its finding is a warning; there may be thousands.
+            debug!(
                 namespace,
                 name = other,
                 "NetworkPolicy lost its rules: policies of its namespace exceed {} MiB",
@@ -104,7 +105,7 @@ impl Policies {
     }
 
     /// A policy is gone.
-    pub(super) fn remove(&mut self, namespace: &str, name: &str) -> Vec<Target> {
+    pub(super) fn remove(&mut self, namespace: &str, name: &str) -> Vec<ObjectKey> {
         let Some(known) = self.namespaces.get_mut(namespace) else { return Vec::new() };
         if let Some(policy) = known.policies.remove(name) {
             self.named.remove(&policy.names);
@@ -117,15 +118,11 @@ impl Policies {
     }
 }
 
-fn again(namespace: &str, names: Vec<String>) -> Vec<Target> {
+fn again(namespace: &str, names: Vec<String>) -> Vec<ObjectKey> {
     if !names.is_empty() {
-        info!(
-            namespace,
-            policies = names.join(", "),
-            "these NetworkPolicies are within the bound of their namespace again"
-        );
+        debug!(namespace, policies = names.len(), "NetworkPolicies are within the bound of their namespace again");
     }
-    names.into_iter().map(|name| Target::Policy(namespace.to_owned(), name)).collect()
+    names.into_iter().map(|name| ObjectKey::Policy(namespace.to_owned(), name)).collect()
 }
 
 /// The event that takes a policy's rules away.

@@ -3,6 +3,8 @@
 //! again.
 
 use std::collections::BTreeSet;
+use std::fmt;
+use std::ops::Bound;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -27,7 +29,7 @@ const INTERVAL: Duration = Duration::from_millis(200);
 
 /// An object to be read.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Target {
+pub(super) enum ObjectKey {
     /// Of this namespace and name.
     Policy(String, String),
     /// Of this name.
@@ -36,27 +38,59 @@ pub(super) enum Target {
     Pod(String, String),
 }
 
+impl fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Policy(namespace, name) => write!(f, "NetworkPolicy {namespace}/{name}"),
+            Self::Namespace(name) => write!(f, "Namespace {name}"),
+            Self::Pod(namespace, name) => write!(f, "Pod {namespace}/{name}"),
+        }
+    }
+}
+
 /// The objects that are to be read.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Wanted(Arc<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    targets: Mutex<BTreeSet<Target>>,
+    targets: Mutex<Targets>,
     news: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Targets {
+    wanted: BTreeSet<ObjectKey>,
+    /// The last one that was taken.
+    last: Option<ObjectKey>,
+}
+
+impl Targets {
+    /// Takes the next one in turn: a namespace whose objects are wanted again all the time keeps
+    /// none of another namespace waiting for long.
+    fn take(&mut self) -> Option<ObjectKey> {
+        let behind = self
+            .last
+            .as_ref()
+            .and_then(|last| self.wanted.range((Bound::Excluded(last), Bound::Unbounded)).next().cloned());
+        let next = behind.or_else(|| self.wanted.first().cloned())?;
+        self.wanted.remove(&next);
+        self.last = Some(next.clone());
+        Some(next)
+    }
 }
 
 impl Wanted {
     /// These are to be read.
-    pub(super) fn add(&self, targets: impl IntoIterator<Item = Target>) {
-        self.0.targets.lock().unwrap_or_else(PoisonError::into_inner).extend(targets);
+    pub(super) fn add(&self, targets: impl IntoIterator<Item = ObjectKey>) {
+        self.0.targets.lock().unwrap_or_else(PoisonError::into_inner).wanted.extend(targets);
         self.0.news.notify_one();
     }
 
     /// The next one.
-    async fn next(&self) -> Target {
+    async fn next(&self) -> ObjectKey {
         loop {
-            if let Some(target) = self.0.targets.lock().unwrap_or_else(PoisonError::into_inner).pop_first() {
+            if let Some(target) = self.0.targets.lock().unwrap_or_else(PoisonError::into_inner).take() {
                 return target;
             }
             self.0.news.notified().await;
@@ -88,7 +122,7 @@ pub(super) async fn read_again(common: Common, wanted: Wanted) {
                 Ended::InOrder
             }
             Err(failure) => {
-                debug!(?target, error = super::words(&failure), "cannot read this object again");
+                debug!(object = %target, error = super::words(&failure), "cannot read this object again");
                 client = None;
                 wanted.add([target]);
                 Ended::Failed
@@ -100,15 +134,15 @@ pub(super) async fn read_again(common: Common, wanted: Wanted) {
     }
 }
 
-async fn read(client: &Client, target: &Target, named: &Named) -> Result<Option<WatchReport>, Failure> {
+async fn read(client: &Client, target: &ObjectKey, named: &Named) -> Result<Option<WatchReport>, Failure> {
     Ok(match target {
-        Target::Policy(namespace, name) => {
+        ObjectKey::Policy(namespace, name) => {
             one::<slim::Policy>(client, Some(namespace), name, named).await?.map(WatchReport::PolicyAgain)
         }
-        Target::Namespace(name) => {
+        ObjectKey::Namespace(name) => {
             one::<slim::Namespace>(client, None, name, named).await?.map(WatchReport::NamespaceAgain)
         }
-        Target::Pod(namespace, name) => {
+        ObjectKey::Pod(namespace, name) => {
             one::<slim::Pod>(client, Some(namespace), name, named).await?.map(WatchReport::PodAgain)
         }
     })
@@ -130,4 +164,23 @@ async fn one<K: Watched>(
     let Some(piece) = items.next(&mut buffer).await.map_err(Failure::of_list)? else { return Ok(None) };
     let item = decode::item::<K>(&buffer, piece).ok();
     Ok(item.filter(|item| item.content.is_ok()).map(|item| keep(item, named)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn objects_that_are_wanted_all_the_time_keep_no_others_waiting() {
+        let wanted = Wanted::default();
+        let pod = |namespace: &str, name: &str| ObjectKey::Pod(namespace.to_owned(), name.to_owned());
+        wanted.add([pod("a", "1"), pod("a", "2"), pod("b", "1")]);
+        let mut taken = Vec::new();
+        for _ in 0..4 {
+            let next = wanted.next().await;
+            wanted.add([pod("a", "1"), pod("a", "2")]);
+            taken.push(next);
+        }
+        assert_eq!(taken, [pod("a", "1"), pod("a", "2"), pod("b", "1"), pod("a", "1")]);
+    }
 }

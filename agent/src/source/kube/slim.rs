@@ -28,6 +28,8 @@ pub(super) struct Pod {
 struct PodSpec {
     node_name: Option<String>,
     host_network: Option<bool>,
+    hostname: Option<String>,
+    subdomain: Option<String>,
     containers: Vec<Container>,
     init_containers: Vec<Container>,
 }
@@ -214,6 +216,8 @@ impl From<Pod> for object::Pod {
             spec: Some(core::PodSpec {
                 node_name: spec.node_name,
                 host_network: spec.host_network,
+                hostname: spec.hostname,
+                subdomain: spec.subdomain,
                 containers: containers(spec.containers),
                 init_containers: Some(containers(spec.init_containers)),
                 ..core::PodSpec::default()

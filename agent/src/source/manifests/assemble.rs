@@ -56,8 +56,8 @@ pub(in crate::source) fn assemble(files: Vec<Parsed>, options: &Options) -> Load
                     loaded.objects.pods.push(*pod);
                 }
             }
-            Body::Idle => {
-                loaded.idle.insert(item.object.clone());
+            Body::Idle(labels) => {
+                loaded.idle.insert(item.object.clone(), labels);
             }
             Body::Node(node) => loaded.objects.nodes.push(node),
             Body::Service(service) => loaded.objects.services.push(service),
@@ -101,7 +101,7 @@ impl Represented {
             |namespace: &str, workload: &Workload| ObjectRef::new(&workload.kind, namespace, &workload.name);
         let mut owners: BTreeMap<&ObjectRef, ObjectRef> = BTreeMap::new();
         let mut declared = BTreeSet::new();
-        for item in items.iter().filter(|item| matches!(item.body, Body::Template(_) | Body::Idle)) {
+        for item in items.iter().filter(|item| matches!(item.body, Body::Template(_) | Body::Idle(_))) {
             declared.insert(item.object.clone());
             if let Some(owner) = &item.owner {
                 owners.insert(&item.object, reference(&item.object.namespace, owner));

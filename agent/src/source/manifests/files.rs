@@ -20,7 +20,7 @@ pub(super) const GIVEN: u64 = 2 << 30;
 const ENDINGS: [&str; 3] = ["json", "yaml", "yml"];
 
 /// The manifests of a directory and the directories below it, sorted by path,
-/// and all those directories. Names that begin with a dot are passed over:
+/// and all those directories. Names that begin with a dot stand apart:
 /// editors keep their half-written copies there, and a mounted ConfigMap its
 /// old versions. Symlinks are followed, each directory once. Only a failure of the directory
 /// itself is an error; those below it are in [`Listing::unlisted`].
@@ -53,12 +53,18 @@ pub(in crate::source) fn walk(root: &Path) -> io::Result<Listing> {
                     break;
                 }
             };
-            if entry.file_name().as_encoded_bytes().starts_with(b".") {
-                continue;
-            }
             let path = entry.path();
+            let name = entry.file_name();
+            let name = name.as_encoded_bytes();
             let ending = path.extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase);
             let is_manifest = ending.is_some_and(|e| ENDINGS.contains(&e.as_str()));
+            if name.starts_with(b".") {
+                let is_of_an_editor = name.starts_with(b".#") || name.starts_with(b"._");
+                if is_manifest && !is_of_an_editor && fs::metadata(&path).is_ok_and(|of| of.is_file()) {
+                    listing.hidden.push(path);
+                }
+                continue;
+            }
             match fs::metadata(&path) {
                 Ok(metadata) if metadata.is_dir() => open.push(path),
                 // What cannot be looked at is reported when it is read.
@@ -69,6 +75,7 @@ pub(in crate::source) fn walk(root: &Path) -> io::Result<Listing> {
         listing.directories.push(directory);
     }
     listing.files.sort_unstable();
+    listing.hidden.sort_unstable();
     listing.directories.sort_unstable();
     listing.unlisted.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
     Ok(listing)
@@ -78,9 +85,21 @@ pub(in crate::source) fn walk(root: &Path) -> io::Result<Listing> {
 #[derive(Debug, Default)]
 pub(in crate::source) struct Listing {
     pub(in crate::source) files: Vec<PathBuf>,
+    /// The manifests whose names begin with a dot, which kubectl reads and an agent does not;
+    /// without what Emacs (`.#`) and macOS (`._`) write beside a file.
+    pub(in crate::source) hidden: Vec<PathBuf>,
     pub(in crate::source) directories: Vec<PathBuf>,
     /// The directories below that cannot be listed, and why; what they hold is not known.
     pub(in crate::source) unlisted: Vec<(PathBuf, io::Error)>,
+}
+
+impl Listing {
+    /// With the hidden manifests among the others, as kubectl reads a directory.
+    pub(super) fn with_hidden(mut self) -> Self {
+        self.files.append(&mut self.hidden);
+        self.files.sort_unstable();
+        self
+    }
 }
 
 /// Reads a regular file of at most so many bytes.

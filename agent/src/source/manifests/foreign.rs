@@ -29,6 +29,8 @@ pub(super) enum DocumentFault {
     JsonPatch,
     /// A field does not fit its type.
     Mismatch,
+    /// The same, in an object in which actions of a template stand.
+    Template,
 }
 
 /// What marks a value that SOPS has encrypted.
@@ -44,7 +46,8 @@ pub(super) fn classify(file: &str, text: &str, line: u32, fault: DocumentFault) 
         return Some(OtherDocument::Encrypted);
     }
     match fault {
-        DocumentFault::Syntax | DocumentFault::Mismatch if document.contains(ACTION) => Some(OtherDocument::Template),
+        DocumentFault::Syntax if document.contains(ACTION) => Some(OtherDocument::Template),
+        DocumentFault::Template => Some(OtherDocument::Template),
         DocumentFault::Mismatch => None,
         DocumentFault::Syntax if mentions_object(document) => None,
         DocumentFault::JsonPatch => Some(OtherDocument::Patch),

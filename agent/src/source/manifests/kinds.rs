@@ -6,7 +6,7 @@ use k8s_openapi::api::discovery::v1 as discovery;
 use k8s_openapi::api::networking::v1 as networking;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use npc_compiler::object::{
-    CONFIG_HASH, EndpointSlice, Namespace, NetworkPolicy, Node as ClusterNode, Pod, Service, Workload,
+    CONFIG_HASH, EndpointSlice, Labels, Namespace, NetworkPolicy, Node as ClusterNode, Pod, Service, Workload,
 };
 
 use super::decode::{Mismatch, Notes, decode};
@@ -51,8 +51,14 @@ const CONTAINERS: Keep = Fields(&[
     ("restartPolicy", All),
     ("ports", Fields(&[("name", All), ("containerPort", All), ("protocol", All), ("hostPort", All), ("hostIP", All)])),
 ]);
-const POD_SPEC: Keep =
-    Fields(&[("nodeName", All), ("hostNetwork", All), ("containers", CONTAINERS), ("initContainers", CONTAINERS)]);
+const POD_SPEC: Keep = Fields(&[
+    ("nodeName", All),
+    ("hostNetwork", All),
+    ("hostname", All),
+    ("subdomain", All),
+    ("containers", CONTAINERS),
+    ("initContainers", CONTAINERS),
+]);
 const POD: Keep = Fields(&[
     ("apiVersion", All),
     ("kind", All),
@@ -290,8 +296,8 @@ pub(super) enum Body {
     Pod(Box<Pod>),
     /// The pod that a workload would make.
     Template(Box<Pod>),
-    /// A workload that is to have no pods.
-    Idle,
+    /// A workload that is to have no pods, and the labels of its template.
+    Idle(Labels),
     Node(ClusterNode),
     Service(Service),
     EndpointSlices(Vec<EndpointSlice>),
@@ -375,8 +381,14 @@ pub(super) fn read(
             Body::Policy(Box::new(policy))
         }
         DocumentKind::Workload => {
-            let pod = template(kind_name, &name, &namespace, node, &["spec", "template"], notes)?;
-            if is_idle(kind_name, node, notes)? { Body::Idle } else { Body::Template(Box::new(pod)) }
+            let mut pod = template(kind_name, &name, &namespace, node, &["spec", "template"], notes)?;
+            match pods_at_once(kind_name, node, notes)? {
+                Some(0) => Body::Idle(pod.labels),
+                number => {
+                    pod.is_single = number == Some(1);
+                    Body::Template(Box::new(pod))
+                }
+            }
         }
         DocumentKind::CronJob => {
             let path = ["spec", "jobTemplate", "spec", "template"];
@@ -395,15 +407,15 @@ fn unknown_beside_spec(node: &Node, notes: &mut Notes) {
     notes.unknown.extend(unknown.map(|entry| entry.key.to_string()));
 }
 
-/// Whether a workload says that it makes no pod. A suspended Job or CronJob
-/// does not: its pods come when it is resumed, as it stands.
-fn is_idle(kind: &str, node: &Node, notes: &mut Notes) -> Result<bool, Mismatch> {
+/// How many pods a workload says that it makes; none where it leaves that to the default or to an
+/// autoscaler. Of a suspended Job or CronJob the pods come when it is resumed, as it stands.
+fn pods_at_once(kind: &str, node: &Node, notes: &mut Notes) -> Result<Option<i32>, Mismatch> {
     let number = match kind {
-        "DaemonSet" => return Ok(false),
+        "DaemonSet" => return Ok(None),
         "Job" => "parallelism",
         _ => "replicas",
     };
-    Ok(field::<Option<i32>>(node, &["spec", number], notes)? == Some(0))
+    field(node, &["spec", number], notes)
 }
 
 /// The pod that a workload would make; it has the workload's name.

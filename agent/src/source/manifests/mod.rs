@@ -9,7 +9,8 @@
 //! What is read: YAML with any number of documents, JSON, `List`s and
 //! `PodList`s, what `kubectl get -o yaml` prints. A directory means its
 //! `*.yaml`, `*.yml` and `*.json` files and, unlike with kubectl, those of the
-//! directories below it, names that begin with a dot left out. A workload
+//! directories below it; names that begin with a dot are left out, but for files
+//! where what is no object is passed over (commands), as kubectl reads those. A workload
 //! stands for one pod made after its template and named like the workload,
 //! unless its own pods, or the workload that owns it, are in the input too, or
 //! it is to have none (`replicas: 0`).
@@ -48,7 +49,7 @@ mod span;
 mod tree;
 mod types;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::num::NonZero;
@@ -59,7 +60,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use npc_compiler::cluster::unread::{Extent, Unread};
-use npc_compiler::object::Objects;
+use npc_compiler::object::{Labels, Objects};
 
 pub use foreign::OtherDocument;
 pub use passed_over::PassedOver;
@@ -68,7 +69,7 @@ pub use problem::{Code, Errors, ObjectRef, Problem, Severity};
 pub use span::{Mark, Span};
 
 pub(super) use assemble::assemble;
-use files::{GIVEN, is_long, open_regular, read_bounded};
+use files::{GIVEN, Listing, is_long, open_regular, read_bounded};
 
 pub(super) use files::{FOLLOWED, read_regular, walk};
 use parse::parse_counted;
@@ -107,8 +108,8 @@ impl Default for Options {
 pub struct Loaded {
     /// The objects, in the order of the input.
     pub objects: Objects,
-    /// The workloads that are to have no pods (`replicas: 0`).
-    pub idle: BTreeSet<ObjectRef>,
+    /// The workloads that are to have no pods (`replicas: 0`), and the labels of their templates.
+    pub idle: BTreeMap<ObjectRef, Labels>,
     /// Where they and their fields stand.
     pub positions: Positions,
     /// Warnings; and what was left out, where [`Options::allow_errors`] is set.
@@ -153,7 +154,8 @@ pub fn load_with(paths: &[PathBuf], texts: &[Text], options: &Options, count: &A
         if path.as_os_str() == "-" {
             jobs.push(Job::Read(path.clone(), read_bounded(io::stdin().lock(), GIVEN)));
         } else if path.is_dir() {
-            match walk(path) {
+            let listing = walk(path);
+            match if options.pass_over { listing.map(Listing::with_hidden) } else { listing } {
                 Ok(listing) if listing.files.is_empty() && listing.unlisted.is_empty() => {
                     let message = "no *.yaml, *.yml or *.json file is in this directory";
                     jobs.push(Job::Done(Box::new(Parsed::failed(path, message, ""))));

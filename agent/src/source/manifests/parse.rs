@@ -197,9 +197,11 @@ impl DocumentReader<'_> {
         if kind == DocumentKind::Other {
             *self.parsed.skipped.entry(kinds::qualified(&types.api_version, &types.kind)).or_default() += 1;
             if types.kind == "NetworkPolicy" && types.api_version.starts_with("extensions/") {
-                let message = "no Kubernetes serves this NetworkPolicy any more; left out".to_owned();
+                let message = format!("no Kubernetes since 1.16 serves a NetworkPolicy of {}", types.api_version);
                 let help = "write apiVersion: networking.k8s.io/v1";
-                self.problem(Code::VersionGone, span_of(&node, "apiVersion").0, None, "apiVersion", message, help);
+                let span = span_of(&node, "apiVersion").0;
+                let object = self.best_name(DocumentKind::Policy, &types.kind, &node);
+                self.problem(Code::VersionGone, span, Some(&object), "apiVersion", message, help);
             }
             return;
         }
@@ -315,8 +317,9 @@ impl DocumentReader<'_> {
                 });
             }
             Err(Mismatch { span, path, message, help }) => {
-                self.faults.push((self.parsed.problems.len(), DocumentFault::Mismatch));
                 let span = span.unwrap_or(node.span);
+                let fault = if foreign::has_action(&node) { DocumentFault::Template } else { DocumentFault::Mismatch };
+                self.faults.push((self.parsed.problems.len(), fault));
                 self.problem(Code::DocumentUnreadable, span, Some(&object), &path, message, help);
             }
         }

@@ -18,6 +18,8 @@ use super::types;
 pub struct PassedOver {
     /// The files, by what they hold.
     pub files: BTreeMap<OtherDocument, BTreeSet<Arc<str>>>,
+    /// Those files of them that have Kubernetes objects too.
+    pub mixed: BTreeSet<Arc<str>>,
     /// The folders whose kustomization is not applied.
     pub kustomizations: BTreeSet<PathBuf>,
     /// The kinds that decide about connectivity and may be among it.
@@ -30,6 +32,7 @@ impl PassedOver {
         for (foreign, files) in other.files {
             self.files.entry(foreign).or_default().extend(files);
         }
+        self.mixed.extend(other.mixed);
         self.kustomizations.extend(other.kustomizations);
         self.unread.extend(other.unread);
     }
@@ -79,6 +82,9 @@ pub(super) fn pass_over(files: &mut [Parsed]) -> PassedOver {
                 }
                 !is_template
             });
+        }
+        if !file.items.is_empty() || !file.skipped.is_empty() {
+            passed.mixed.insert(Arc::clone(&file.file));
         }
         passed.unread.extend(unread.into_iter().map(|kind| Unread {
             kind: Some(kind.to_owned()),

@@ -70,12 +70,11 @@ impl Code {
     #[must_use]
     pub const fn severity(self) -> Severity {
         match self {
-            Self::DocumentUnreadable => Severity::Error,
-            Self::DuplicateName
-            | Self::ValueDoubtful
-            | Self::VersionGone
-            | Self::LabelInvalid
-            | Self::AnnotationInvalid => Severity::Warning,
+            // The pods that such a policy was to isolate would be open.
+            Self::DocumentUnreadable | Self::VersionGone => Severity::Error,
+            Self::DuplicateName | Self::ValueDoubtful | Self::LabelInvalid | Self::AnnotationInvalid => {
+                Severity::Warning
+            }
         }
     }
 

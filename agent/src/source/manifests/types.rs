@@ -6,6 +6,8 @@
 //! the pods that it was to isolate stay open. The agent and the commands read by this
 //! one list.
 
+use npc_compiler::policy::spelling::slips;
+
 /// A kind that is read, and the groups and versions that ever served it; the first is
 /// the one to write.
 struct Type {
@@ -13,11 +15,13 @@ struct Type {
     served: &'static [(&'static str, &'static [&'static str])],
 }
 
-const TYPES: [Type; 12] = [
+const TYPES: [Type; 14] = [
     Type { kind: "Namespace", served: &[("", &["v1"])] },
     Type { kind: "Pod", served: &[("", &["v1"])] },
     Type { kind: "Node", served: &[("", &["v1"])] },
     Type { kind: "Service", served: &[("", &["v1"])] },
+    Type { kind: "EndpointSlice", served: &[("discovery.k8s.io", &["v1", "v1beta1", "v1alpha1"])] },
+    Type { kind: "Endpoints", served: &[("", &["v1"])] },
     Type { kind: "ReplicationController", served: &[("", &["v1"])] },
     Type { kind: "NetworkPolicy", served: &[("networking.k8s.io", &["v1"]), ("extensions", &["v1beta1"])] },
     Type { kind: "Deployment", served: &[("apps", &["v1", "v1beta1", "v1beta2"]), ("extensions", &["v1beta1"])] },
@@ -30,20 +34,28 @@ const TYPES: [Type; 12] = [
 
 /// Kinds of Kubernetes that are not read, as far as they are so short that they look
 /// like one that is.
-const OTHERS: [&str; 12] = [
-    "APIService",
-    "Binding",
-    "CSINode",
-    "Endpoints",
-    "Event",
-    "Ingress",
-    "Lease",
-    "List",
-    "PodTemplate",
-    "Role",
-    "Scale",
-    "Secret",
+const OTHERS: [&str; 11] =
+    ["APIService", "Binding", "CSINode", "Event", "Ingress", "Lease", "List", "PodTemplate", "Role", "Scale", "Secret"];
+
+/// The resources of these kinds by their short names, which `kubectl api-resources` lists and
+/// which no manifest may have as its kind.
+const SHORT_NAMES: [(&str, &str); 12] = [
+    ("cj", "CronJob"),
+    ("deploy", "Deployment"),
+    ("ds", "DaemonSet"),
+    ("ep", "Endpoints"),
+    ("netpol", "NetworkPolicy"),
+    ("np", "NetworkPolicy"),
+    ("ns", "Namespace"),
+    ("po", "Pod"),
+    ("rc", "ReplicationController"),
+    ("rs", "ReplicaSet"),
+    ("sts", "StatefulSet"),
+    ("svc", "Service"),
 ];
+
+/// What a kind of the policies' own group has in its name, if it was meant as one.
+const POLICY: &str = "polic";
 
 /// The kind of this name, if it is one that is read.
 pub(super) fn kind_that_is_read(kind: &str) -> Option<&'static str> {
@@ -78,10 +90,31 @@ pub(super) fn misspelt(api_version: &str, kind: &str) -> Option<Misspelt> {
     if OTHERS.contains(&kind) {
         return None;
     }
-    let near = TYPES.iter().map(|read| (slips(kind, read.kind), read)).filter(|(slips, _)| *slips <= SLIPS);
-    let (_, read) = near.filter(|(_, read)| is_of_kubernetes(group, read)).min_by_key(|(slips, _)| *slips)?;
+    let read = meant(group, kind)?;
     let help = format!("did you mean kind: {}, apiVersion: {}?", read.kind, read.api_version());
     Some(Misspelt { path: "kind", message: format!("Kubernetes has no kind {kind:?}"), help })
+}
+
+/// What is read and was meant by a kind that Kubernetes does not have.
+fn meant(group: &str, kind: &str) -> Option<&'static Type> {
+    let names = kind.to_ascii_lowercase();
+    let distance = |read: &Type| {
+        let is_other_name = SHORT_NAMES.contains(&(names.as_str(), read.kind)) || names == plural(read.kind);
+        let is_policy = read.kind == "NetworkPolicy" && group == "networking.k8s.io" && names.contains(POLICY);
+        if is_other_name || is_policy { 0 } else { slips(kind, read.kind) }
+    };
+    let near = TYPES.iter().map(|read| (distance(read), read)).filter(|(distance, _)| *distance <= SLIPS);
+    near.filter(|(_, read)| is_of_kubernetes(group, read)).min_by_key(|(distance, _)| *distance).map(|(_, read)| read)
+}
+
+/// The resource of a kind, which `kubectl get` and roles name.
+fn plural(kind: &str) -> String {
+    let kind = kind.to_ascii_lowercase();
+    match kind.strip_suffix('y') {
+        Some(stem) => format!("{stem}ies"),
+        None if kind.ends_with('s') => kind,
+        None => format!("{kind}s"),
+    }
 }
 
 impl Type {
@@ -104,15 +137,6 @@ fn is_of_kubernetes(group: &str, read: &Type) -> bool {
         || read.served.iter().any(|(of, _)| !of.is_empty() && slips(group, of) <= SLIPS)
 }
 
-/// How many slips lead from one name to another, case aside.
-fn slips(one: &str, other: &str) -> usize {
-    // A name may be as long as the file.
-    if one.len() > 64 {
-        return usize::MAX;
-    }
-    strsim::damerau_levenshtein(&one.to_ascii_lowercase(), &other.to_ascii_lowercase())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -123,7 +147,18 @@ mod tests {
             ("networking.k8s.io/v1", "NetworkPolicyy", "kind", "kind: NetworkPolicy, apiVersion: networking.k8s.io/v1"),
             ("networking.k8s.io/v1", "Networkpolicy", "kind", "kind: NetworkPolicy"),
             ("networking.k8s.io/v1", "NetworkPolciy", "kind", "kind: NetworkPolicy"),
-            ("networking.k8s.io/v1", "NetworkPolicies", "kind", ""),
+            ("networking.k8s.io/v1", "NetworkPolicies", "kind", "kind: NetworkPolicy"),
+            ("networking.k8s.io/v1", "NetPol", "kind", "kind: NetworkPolicy"),
+            ("networking.k8s.io/v1", "NP", "kind", "kind: NetworkPolicy"),
+            ("networking.k8s.io/v1", "Policy", "kind", "kind: NetworkPolicy"),
+            ("networking.k8s.io/v1", "NetworkPolicySpec", "kind", "kind: NetworkPolicy"),
+            ("v1", "networkpolicies", "kind", "kind: NetworkPolicy"),
+            ("v1", "svc", "kind", "kind: Service"),
+            ("apps/v1", "deploy", "kind", "kind: Deployment"),
+            ("discovery.k8s.io/v1", "EndpointSlices", "kind", "kind: EndpointSlice"),
+            ("v1", "EndpointSlice", "apiVersion", "discovery.k8s.io/v1"),
+            ("v1", "Endpoint", "kind", "kind: Endpoints"),
+            ("discovery.k8s.io/v1", "Endpoints", "apiVersion", "v1"),
             ("v1", "pod", "kind", "kind: Pod, apiVersion: v1"),
             ("apps/v1", "Deploymnet", "kind", "kind: Deployment, apiVersion: apps/v1"),
             ("app/v1", "Deploymet", "kind", "kind: Deployment, apiVersion: apps/v1"),
@@ -138,12 +173,7 @@ mod tests {
             ("v1beta1", "Pod", "apiVersion", "v1"),
             ("apps/v1", "CronJob", "apiVersion", "batch/v1"),
         ] {
-            let wrong = misspelt(api_version, kind);
-            if meant.is_empty() {
-                assert_eq!(wrong, None, "three slips are too many");
-                continue;
-            }
-            let wrong = wrong.unwrap_or_else(|| panic!("{api_version} {kind} is passed over"));
+            let wrong = misspelt(api_version, kind).unwrap_or_else(|| panic!("{api_version} {kind} is passed over"));
             assert_eq!(wrong.path, path, "{api_version} {kind}");
             assert!(wrong.help.contains(meant), "{api_version} {kind}: {}", wrong.help);
         }
@@ -158,6 +188,12 @@ mod tests {
             ("apps/v1beta2", "DaemonSet"),
             ("batch/v1beta1", "CronJob"),
             ("networking.k8s.io/v1", "Ingress"),
+            ("networking.k8s.io/v1", "IngressClass"),
+            ("networking.k8s.io/v1", "ServiceCIDR"),
+            ("networking.k8s.io/v1alpha1", "ClusterTrustBundle"),
+            ("networking.k8s.io/v1", "Gatekeeper"),
+            ("discovery.k8s.io/v1beta1", "EndpointSlice"),
+            ("gateway.networking.k8s.io/v1", "BackendTLSPolicy"),
             ("extensions/v1beta1", "Ingress"),
             ("apps/v1", "ControllerRevision"),
             ("rbac.authorization.k8s.io/v1", "Role"),

@@ -1,7 +1,7 @@
 //! Which policies of this node's groups are over the bound on set members
 //! ([`crate::ruleset::members`]).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
@@ -11,9 +11,41 @@ use crate::engine::live::LiveSets;
 use crate::engine::peers::PeerIndex;
 use crate::engine::store::Store;
 use crate::policy::finding::Finding;
-use crate::policy::{Direction, PodPeer};
-use crate::ruleset::members::{self, Asking, Size, Sizes};
+use crate::policy::{Direction, PodPeer, Policy, PolicyRule};
+use crate::ruleset::members::{self, Demand, Size, Sizes};
 use crate::ruleset::name::Hash;
+use crate::ruleset::node::SetName;
+
+/// Which of the policies over the bound may come back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::engine) enum Anew {
+    /// All of them.
+    All,
+    /// Those that were edited; none where the sets of others grew.
+    Edited(BTreeSet<Arc<str>>),
+}
+
+impl Default for Anew {
+    fn default() -> Self {
+        Self::Edited(BTreeSet::new())
+    }
+}
+
+impl Anew {
+    fn has(&self, name: &Arc<str>) -> bool {
+        match self {
+            Self::All => true,
+            Self::Edited(names) => names.contains(name),
+        }
+    }
+
+    /// This policy may come back.
+    pub(super) fn add(&mut self, name: &Arc<str>) {
+        if let Self::Edited(names) = self {
+            names.insert(Arc::clone(name));
+        }
+    }
+}
 
 impl LocalGroups {
     /// What is said of policies that are over the bound to their owners.
@@ -21,24 +53,33 @@ impl LocalGroups {
         self.namespaces.values().flat_map(|here| here.over_bound.values())
     }
 
+    /// Another number than before if other policies are over the bound.
+    pub(in crate::engine) const fn over_bound_version(&self) -> u64 {
+        self.over_bound_version
+    }
+
     /// The namespaces where some policies are over the bound, which are to be chosen anew.
-    pub(in crate::engine) fn to_reconsider(&mut self) -> Vec<Arc<str>> {
-        self.sizes.clear();
+    pub(in crate::engine) fn to_reconsider(&self) -> Vec<Arc<str>> {
         let over = self.namespaces.iter().filter(|(_, here)| !here.over_bound.is_empty());
         over.map(|(namespace, _)| Arc::clone(namespace)).collect()
     }
 
     /// Chooses the policies of a namespace that are over the bound anew, at the next commit.
     pub(in crate::engine) fn reconsider(&mut self, namespace: Arc<str>) {
-        self.reconsidered.insert(namespace);
+        self.reconsidered.insert(namespace, Anew::All);
     }
 
     /// Takes the rules of policies away where a namespace's sets count too much, and gives them
     /// back to others. Whether the groups are to be made anew.
     ///
     /// A group that is only retained goes before any policy is over the bound.
-    pub(in crate::engine) fn bound(&mut self, store: &mut Store, peers: &PeerIndex, sets: &mut LiveSets) -> bool {
-        let mut chosen = std::mem::take(&mut self.reconsidered);
+    pub(in crate::engine) fn enforce_bound(
+        &mut self,
+        store: &mut Store,
+        peers: &mut PeerIndex,
+        sets: &mut LiveSets,
+    ) -> bool {
+        let mut choices: BTreeMap<Arc<str>, Anew> = std::mem::take(&mut self.reconsidered);
         let mut is_changed = false;
         for (namespace, count) in sets.take_grown() {
             if count <= self.options.set_members.0 {
@@ -47,13 +88,13 @@ impl LocalGroups {
             if self.let_retained_go(&namespace) {
                 is_changed = true;
                 // It may still be too much.
-                sets.grew(&namespace);
+                sets.check_again(&namespace);
             } else {
-                chosen.insert(namespace);
+                choices.entry(namespace).or_default();
             }
         }
-        for namespace in chosen {
-            is_changed |= self.choose(&namespace, store, peers);
+        for (namespace, anew) in choices {
+            is_changed |= self.choose_over_bound(&namespace, &anew, (store, peers), sets);
         }
         self.is_stale |= is_changed;
         is_changed
@@ -77,20 +118,46 @@ impl LocalGroups {
     }
 
     /// Chooses which policies of a namespace are over the bound. Whether others are than before.
-    fn choose(&mut self, namespace: &Arc<str>, store: &mut Store, peers: &PeerIndex) -> bool {
+    ///
+    /// The chains of all its groups are as the policies that are over the bound now ask. So only
+    /// groups in which a policy may come back or go are looked at: a tenant could have thousands of
+    /// policies in others, and edit one that is alone.
+    fn choose_over_bound(
+        &mut self,
+        namespace: &Arc<str>,
+        anew: &Anew,
+        (store, peers): (&mut Store, &mut PeerIndex),
+        sets: &LiveSets,
+    ) -> bool {
         let Some(here) = self.namespaces.get(namespace) else { return false };
+        let stays = |name: &&Arc<str>| here.policies.contains_key(*name) && !anew.has(name);
+        let stay: BTreeSet<&str> = here.over_bound.keys().filter(stays).map(|name| &**name).collect();
         let mut groups = Vec::new();
         for direction in Direction::ALL {
             let of_direction = &self.groups[direction as usize];
             let living = here.groups[direction as usize].iter().filter_map(|hash| of_direction.get(hash));
-            groups.extend(living.filter(|group| !group.pods.is_empty()).map(|group| Asking {
-                direction,
-                policies: group.policies.iter().map(|name| &*here.policies[name]).collect(),
-                resolution: &group.resolution,
+            groups.extend(living.filter(|group| !group.pods.is_empty()).map(|group| {
+                let policies = group.policies.iter();
+                let is_as_now = |name: &Arc<str>| !here.over_bound.contains_key(name) || stay.contains(&**name);
+                let leaves = group.leaves.as_ref().filter(|_| policies.clone().all(is_as_now));
+                Demand {
+                    direction,
+                    policies: policies.map(|name| &*here.policies[name]).collect(),
+                    resolution: &group.resolution,
+                    sets: leaves.map(|leaves| leaves.iter().flat_map(|(_, sets)| sets).collect()),
+                }
             }));
         }
-        let mut sizes = InStore::new(store, peers, &mut self.sizes);
-        let over = members::over(&groups, &self.options, &mut sizes);
+        // Those that stay over the bound name nothing.
+        let mut policies = BTreeMap::<(&str, Direction), &Policy>::new();
+        for group in &groups {
+            let others = group.policies.iter().filter(|policy| !stay.contains(policy.name.as_str()));
+            policies.extend(others.map(|policy| ((policy.name.as_str(), group.direction), *policy)));
+        }
+        let rules = policies.iter().flat_map(|((_, direction), policy)| policy.rules(*direction));
+        let known = peers.sizes_of(store, rules.flat_map(PolicyRule::pod_peers));
+        let mut sizes = InStore { of_all: store.size, sets, known };
+        let over = members::choose_over_bound(&groups, stay, &self.options, &mut sizes);
         let is_same =
             here.over_bound.len() == over.len() && over.iter().all(|name| here.over_bound.contains_key(*name));
         if is_same {
@@ -103,6 +170,7 @@ impl LocalGroups {
             .collect();
         let Some(here) = self.namespaces.get_mut(namespace) else { return false };
         let before = std::mem::replace(&mut here.over_bound, over.into_iter().collect());
+        self.over_bound_version += 1;
         let moved: BTreeSet<&Arc<str>> = before
             .keys()
             .filter(|name| !here.over_bound.contains_key(*name))
@@ -124,31 +192,21 @@ impl LocalGroups {
 
 /// The sizes of peers among the pods that the engine knows.
 pub(super) struct InStore<'a> {
-    store: &'a mut Store,
-    peers: &'a PeerIndex,
-    /// Those of peers that no set has.
-    known: &'a mut FxHashMap<PodPeer, Size>,
-    /// Those that were asked for.
-    asked: FxHashMap<PodPeer, Size>,
-}
-
-impl<'a> InStore<'a> {
-    pub(super) fn new(store: &'a mut Store, peers: &'a PeerIndex, known: &'a mut FxHashMap<PodPeer, Size>) -> Self {
-        Self { store, peers, known, asked: FxHashMap::default() }
-    }
+    pub(super) of_all: Size,
+    pub(super) sets: &'a LiveSets,
+    pub(super) known: FxHashMap<&'a PodPeer, Size>,
 }
 
 impl Sizes for InStore<'_> {
     fn of_peer(&mut self, peer: &PodPeer) -> Size {
-        if let Some(asked) = self.asked.get(peer) {
-            return *asked;
-        }
-        let size = self.peers.size_of(self.store, peer, self.known);
-        self.asked.insert(peer.clone(), size);
-        size
+        self.known.get(peer).copied().unwrap_or_default()
     }
 
     fn of_all(&mut self) -> Size {
-        self.store.size
+        self.of_all
+    }
+
+    fn of_set(&self, set: &SetName) -> Option<u64> {
+        self.sets.count_of(set)
     }
 }

@@ -4,19 +4,22 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use rustc_hash::FxHashMap;
+
 use super::LocalGroups;
 use super::bound::InStore;
 use crate::cluster::group::Resolution;
 use crate::cluster::merge::Admission;
 use crate::engine::key::PodKey;
+use crate::engine::live::LiveSets;
 use crate::engine::local::{LocalClass, LocalNamespace, weight};
 use crate::engine::peers::PeerIndex;
 use crate::engine::store::{PodId, Store};
 use crate::object::{ContainerPort, Family, Labels, Pod};
-use crate::policy::{Direction, Policy};
+use crate::policy::{Direction, PodPeer, Policy, PolicyRule};
 use crate::ruleset::group_chain::Leaf;
 use crate::ruleset::layout::{chain_of_leaf, identity};
-use crate::ruleset::members::{self, Asking};
+use crate::ruleset::members::{self, Demand, Size};
 use crate::ruleset::name::Hash;
 use crate::ruleset::node::{ChainName, Rule, SetName};
 use crate::ruleset::set_definition::Definition;
@@ -65,16 +68,17 @@ impl LocalGroups {
 
     /// The chains that these changes of a namespace will make and that no group has yet.
     pub(in crate::engine) fn foresee(
-        &mut self,
-        store: &mut Store,
-        peers: &PeerIndex,
+        &self,
+        (store, peers): (&mut Store, &mut PeerIndex),
+        sets: &LiveSets,
         namespace: &str,
         to_come: ToCome<'_>,
     ) -> Vec<Foreseen> {
+        let ToCome { policies: changes, pods, reconsiders_bound } = to_come;
         let here = self.namespaces.get(namespace);
         let mut policies = here.map_or_else(Cow::default, |here| Cow::Borrowed(&here.policies));
         let mut changed = BTreeSet::new();
-        for (name, policy) in to_come.policies {
+        for (name, policy) in changes {
             let before = match policy {
                 Some(policy) if policies.get(&name).is_some_and(|known| **known == policy) => continue,
                 Some(policy) => policies.to_mut().insert(Arc::clone(&name), Arc::new(policy)),
@@ -85,24 +89,46 @@ impl LocalGroups {
                 changed.insert(name);
             }
         }
-        let kinds = self.kinds(store, namespace, &to_come.pods, &policies, &changed);
-        let is_as_it_will_be = |kind: &Kind| self.is_as_it_will_be(kind.direction, kind.hash);
-        if changed.is_empty() && !to_come.reconsiders_bound && kinds.iter().all(is_as_it_will_be) {
+        let kinds = self.kinds(store, namespace, &pods, &policies, &changed);
+        let is_over = |name: &Arc<str>| here.is_some_and(|here| here.over_bound.contains_key(name));
+        // Those that were edited may come back, or all.
+        let stays = |name: &Arc<str>| is_over(name) && !reconsiders_bound && !changed.contains(name);
+        let stay: BTreeSet<&str> = here
+            .into_iter()
+            .flat_map(|here| here.over_bound.keys())
+            .filter(|name| policies.contains_key(*name) && stays(name))
+            .map(|name| &**name)
+            .collect();
+        let is_there = |kind: &Kind, over: &BTreeSet<&str>| {
+            let is_same = |name: &Arc<str>| !changed.contains(name) && is_over(name) == over.contains(&**name);
+            self.is_as_it_will_be(kind.direction, kind.hash) && kind.own.iter().all(is_same)
+        };
+        let then = Then { groups: self, namespace, policies: &policies };
+        let (there, new): (Vec<&Kind>, Vec<&Kind>) = kinds.iter().partition(|kind| is_there(kind, &stay));
+        if new.is_empty() {
             return Vec::new();
         }
-        let mut known = std::mem::take(&mut self.sizes);
-        let here = self.namespaces.get(namespace);
-        let sizes = InStore::new(store, peers, &mut known);
-        let over = self.over_bound_then(sizes, here, to_come.reconsiders_bound, (&kinds, &policies), &changed);
-        let stays = |name: &Arc<str>| {
-            !changed.contains(name)
-                && here.is_some_and(|here| here.over_bound.contains_key(name)) == over.contains(&**name)
+        let foreseen = then.chains(&new, &stay);
+        let present = there.iter().flat_map(|kind| self.sets_of(kind));
+        if then.count(&new, present, &foreseen, (store, peers), sets) <= self.options.set_members.0 {
+            return foreseen;
+        }
+        let demand = |kind| {
+            let made = is_there(kind, &stay).then(|| self.sets_of(kind).collect());
+            then.demand(kind, made)
         };
-        let is_there = |kind: &&Kind| self.is_as_it_will_be(kind.direction, kind.hash) && kind.own.iter().all(stays);
-        let new = kinds.iter().filter(|kind| !is_there(kind));
-        let foreseen = new.flat_map(|kind| self.chains_of(namespace, kind, &policies, &over)).collect();
-        self.sizes = known;
-        foreseen
+        let groups: Vec<Demand<'_>> = kinds.iter().map(demand).collect();
+        let known = then.sizes(kinds.iter(), (store, peers));
+        let mut sizes = InStore { of_all: store.size, sets, known };
+        let over = members::choose_over_bound(&groups, stay.clone(), &self.options, &mut sizes);
+        let new: Vec<&Kind> = kinds.iter().filter(|kind| !is_there(kind, &over)).collect();
+        then.chains(&new, &over)
+    }
+
+    /// The sets that a group has.
+    fn sets_of(&self, kind: &Kind) -> impl Iterator<Item = &SetName> {
+        let group = self.groups[kind.direction as usize].get(&kind.hash);
+        group.and_then(|group| group.leaves.as_ref()).into_iter().flatten().flat_map(|(_, sets)| sets)
     }
 
     /// The groups of a namespace with these policies, once these pods are there.
@@ -160,57 +186,10 @@ impl LocalGroups {
         kinds
     }
 
-    /// The policies of a namespace that will be over the bound on set members, as
-    /// [`LocalGroups::bound`] finds it then.
-    fn over_bound_then<'a>(
-        &self,
-        mut sizes: InStore<'_>,
-        here: Option<&LocalNamespace>,
-        reconsiders: bool,
-        (kinds, policies): (&'a [Kind], &'a BTreeMap<Arc<str>, Arc<Policy>>),
-        changed: &BTreeSet<Arc<str>>,
-    ) -> BTreeSet<&'a str> {
-        let asking = |Kind { direction, own, resolution, .. }: &'a Kind| Asking {
-            direction: *direction,
-            policies: own.iter().filter_map(|name| policies.get(name)).map(|policy| &**policy).collect(),
-            resolution,
-        };
-        let groups: Vec<Asking<'a>> = kinds.iter().map(asking).collect();
-        let before = || here.into_iter().flat_map(|here| here.over_bound.keys());
-        if reconsiders || before().any(|name| changed.contains(name)) {
-            return members::over(&groups, &self.options, &mut sizes);
-        }
-        let before = before().filter_map(|name| Some(&**policies.get_key_value(name)?.0)).collect();
-        members::over_from(before, &groups, &self.options, &mut sizes)
-    }
-
     /// Whether a group has its chain, and no policy of it was edited since.
     fn is_as_it_will_be(&self, direction: Direction, hash: Hash) -> bool {
         let group = self.groups[direction as usize].get(&hash);
         group.is_some_and(|group| group.leaves.is_some()) && !self.edited[direction as usize].contains(&hash)
-    }
-
-    /// The chain of a group in each family.
-    fn chains_of(
-        &self,
-        namespace: &str,
-        kind: &Kind,
-        policies: &BTreeMap<Arc<str>, Arc<Policy>>,
-        over: &BTreeSet<&str>,
-    ) -> [Foreseen; 2] {
-        let Kind { direction, own, resolution, .. } = kind;
-        let within = own.iter().filter(|name| !over.contains(&***name));
-        let rules = within.filter_map(|name| policies.get(name)).flat_map(|policy| {
-            let policy = &**policy;
-            policy.rules(*direction).iter().map(move |rule| (policy, rule))
-        });
-        let admission = Admission::new(rules, *direction, resolution);
-        Family::ALL.map(|family| {
-            let names = own.iter().map(|name| (namespace, &**name));
-            let leaf = Leaf::new(family, *direction, &self.options, &admission, names);
-            let chain = chain_of_leaf(family, *direction, &leaf);
-            Foreseen { family, chain, rules: leaf.rules, sets: leaf.sets }
-        })
     }
 
     /// A chain is expected: it stays, whether a group has it or not.
@@ -231,5 +210,83 @@ impl LocalGroups {
         let mut touched = [BTreeMap::new(), BTreeMap::new()];
         self.drop_chain(family, chain.clone(), &mut touched);
         !self.uses[family as usize].contains_key(chain)
+    }
+}
+
+/// A namespace with the policies that it will have.
+struct Then<'a> {
+    groups: &'a LocalGroups,
+    namespace: &'a str,
+    policies: &'a BTreeMap<Arc<str>, Arc<Policy>>,
+}
+
+impl<'a> Then<'a> {
+    /// The chains of groups in each family, while some policies are over the bound on set members.
+    fn chains(&self, kinds: &[&Kind], over: &BTreeSet<&str>) -> Vec<Foreseen> {
+        kinds.iter().flat_map(|kind| self.chains_of(kind, over)).collect()
+    }
+
+    fn chains_of(&self, kind: &Kind, over: &BTreeSet<&str>) -> [Foreseen; 2] {
+        let Kind { direction, own, resolution, .. } = kind;
+        let options = &self.groups.options;
+        let within = own.iter().filter(|name| !over.contains(&***name));
+        let rules = within.filter_map(|name| self.policies.get(name)).flat_map(|policy| {
+            let policy = &**policy;
+            policy.rules(*direction).iter().map(move |rule| (policy, rule))
+        });
+        let admission = Admission::new(rules, *direction, resolution);
+        Family::ALL.map(|family| {
+            let names = own.iter().map(|name| (self.namespace, &**name));
+            let leaf = Leaf::new(family, *direction, options, &admission, names);
+            let chain = chain_of_leaf(family, *direction, &leaf);
+            Foreseen { family, chain, rules: leaf.rules, sets: leaf.sets }
+        })
+    }
+
+    /// What the sets of all groups count: those that are there, and those of the new ones.
+    fn count<'s>(
+        &self,
+        new: &[&Kind],
+        present: impl Iterator<Item = &'s SetName>,
+        foreseen: &'s [Foreseen],
+        (store, peers): (&mut Store, &mut PeerIndex),
+        sets: &LiveSets,
+    ) -> u64 {
+        let known = self.sizes(new.iter().copied(), (store, peers));
+        let mut sizes = InStore { of_all: store.size, sets, known };
+        let mut counts: BTreeMap<&SetName, u64> =
+            present.map(|name| (name, sets.count_of(name).unwrap_or_default())).collect();
+        for chain in foreseen {
+            for (name, definition) in &chain.sets {
+                counts.entry(name).or_insert_with(|| members::count(definition, chain.family, &mut sizes));
+            }
+        }
+        let of_sets = members::count_of_sets(u64::try_from(counts.len()).unwrap_or(u64::MAX));
+        counts.into_values().fold(of_sets, u64::saturating_add)
+    }
+
+    /// How many members the peers of these groups' policies make.
+    fn sizes<'k>(
+        &self,
+        kinds: impl Iterator<Item = &'k Kind>,
+        (store, peers): (&mut Store, &mut PeerIndex),
+    ) -> FxHashMap<&'a PodPeer, Size> {
+        let mut asked = BTreeMap::<(&str, Direction), &'a Policy>::new();
+        for Kind { direction, own, .. } in kinds {
+            let policies = own.iter().filter_map(|name| self.policies.get_key_value(name));
+            asked.extend(policies.map(|(name, policy)| ((&**name, *direction), &**policy)));
+        }
+        let rules = asked.iter().flat_map(|((_, direction), policy)| policy.rules(*direction));
+        peers.sizes_of(store, rules.flat_map(PolicyRule::pod_peers))
+    }
+
+    /// A group as the bound sees it.
+    fn demand<'d>(&self, kind: &'d Kind, sets: Option<Vec<&'d SetName>>) -> Demand<'d>
+    where
+        'a: 'd,
+    {
+        let Kind { direction, own, resolution, .. } = kind;
+        let policies = own.iter().filter_map(|name| self.policies.get(name));
+        Demand { direction: *direction, policies: policies.map(|policy| &**policy).collect(), resolution, sets }
     }
 }

@@ -55,7 +55,7 @@ fn what_is_over_isolates_what_it_selects_and_is_a_finding() {
     assert!(objects.policies[300].restriction.is_none(), "the ordinary one is whole");
     let (read, findings) = Policy::read(&objects.policies[299]);
     assert_eq!(findings.len(), 1);
-    assert_eq!((findings[0].path.as_str(), findings[0].effect), ("spec", Effect::AllowsNothing));
+    assert_eq!((findings[0].path.as_str(), findings[0].effect), ("spec", Effect::RulesLeftOut));
     assert!(read.isolates(Direction::Ingress) && !read.isolates(Direction::Egress));
     assert!(read.rules(Direction::Ingress).is_empty());
     // A pod without the key was never selected, and is not now.

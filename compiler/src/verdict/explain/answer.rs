@@ -34,12 +34,15 @@ pub struct Flow {
     pub to: EndName,
     /// The Service that the flow goes through.
     pub via: Option<Via>,
-    /// By which node it comes, where that makes a difference.
+    /// By which way it comes, where that makes a difference.
     pub way: Option<Way>,
     /// The family; none where an end has no address and both families get one answer.
     pub family: Option<Family>,
     /// What is sent.
     pub traffic: Traffic,
+    /// What the policies of the source see in place of the destination and the traffic, where a
+    /// node that is not the source's own replaces them behind its policies.
+    pub seen_by_source: Option<(IpAddr, Traffic)>,
     /// The name of the destination's port, where one port is meant.
     pub port_name: Option<String>,
     /// What becomes of it.
@@ -112,7 +115,7 @@ impl Ranges {
     }
 }
 
-/// By which node a flow comes to its destination.
+/// By which way a flow comes to its destination, where that makes a difference.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum Way {
@@ -123,6 +126,15 @@ pub enum Way {
     OtherNode(Vec<String>),
     /// By this port of its node, which is one of its containers' `hostPort`.
     HostPort(u16),
+    /// Between a pod and one in the network of the same node.
+    SameNode,
+    /// Between a pod and one in the network of another node. The names of the nodes that get this
+    /// answer; none where all others do.
+    DifferentNodes(Vec<String>),
+    /// To another pod of the same workload.
+    OtherReplica,
+    /// To the pod that it came from, where others of its workload get another answer.
+    Itself,
 }
 
 /// The Service that a flow goes through.
@@ -171,8 +183,28 @@ pub enum Warning {
         /// The Service's name.
         name: String,
     },
+    /// The port that was asked for is that of a Service, which leads to another port of the pods.
+    ServicePort {
+        /// The Service's namespace.
+        namespace: String,
+        /// The Service's name.
+        name: String,
+        /// Its port.
+        port: u16,
+        /// The port of the pods.
+        of_pods: u16,
+    },
     /// No address or port of the Service leads to it from outside the cluster.
     NotExposed {
+        /// The Service's namespace.
+        namespace: String,
+        /// The Service's name.
+        name: String,
+    },
+    /// The source is an address of a Service, which no packet has as its source.
+    ServiceAddressAsSource {
+        /// The address.
+        address: IpAddr,
         /// The Service's namespace.
         namespace: String,
         /// The Service's name.
@@ -195,6 +227,16 @@ pub enum Warning {
     NodePorts(Vec<(Protocol, u16, String)>),
     /// The ends have no address family in common, so no packet can pass.
     NoCommonFamily,
+    /// No object says the addresses of the pod's node, so this address may be one of them; a pod and
+    /// its own node are always allowed.
+    MayBeOwnNode {
+        /// The address that was asked about.
+        address: IpAddr,
+        /// The pod.
+        pod: EndName,
+        /// Its node, where it is known.
+        node: Option<String>,
+    },
     /// The answer holds for the node of a hostNetwork pod; for other nodes another one does.
     OtherNodes {
         /// The pod.
@@ -265,6 +307,7 @@ impl Flow {
         self.family != other.family
             && (&self.from, &self.to, &self.via, &self.way) == (&other.from, &other.to, &other.via, &other.way)
             && (&self.traffic, &self.port_name, self.verdict) == (&other.traffic, &other.port_name, other.verdict)
+            && self.seen_by_source == other.seen_by_source
             && (self.broken, &self.missing) == (other.broken, &other.missing)
             && self.has_like_decisions(other)
             && self.alike == other.alike
@@ -274,6 +317,11 @@ impl Flow {
     pub(super) fn is_alike(&self, other: &Self) -> bool {
         let without_decisions = |of: &Self| Self { decisions: None, ..of.clone() };
         self.has_like_decisions(other) && without_decisions(self) == without_decisions(other)
+    }
+
+    /// Whether all of it passes.
+    pub(super) fn is_allowed(&self) -> bool {
+        self.verdict == Verdict::Allowed
     }
 
     fn has_like_decisions(&self, other: &Self) -> bool {
@@ -303,8 +351,8 @@ impl FlowExplanation {
             let ways = self.flows.iter().filter(|flow| flow.way.as_ref().is_some_and(way));
             ways.into_iter().any(|flow| flow.verdict == verdict)
         };
-        let differs_by_node = by_node(|way| *way == Way::OwnNode, Verdict::Allowed)
-            && by_node(|way| matches!(way, Way::OtherNode(_)), Verdict::Unknown);
+        let differs_by_node = by_node(|way| matches!(way, Way::OwnNode | Way::SameNode), Verdict::Allowed)
+            && by_node(|way| matches!(way, Way::OtherNode(_) | Way::DifferentNodes(_)), Verdict::Unknown);
         if has(Verdict::Partial) || (allowed && denied) || differs_by_node {
             Verdict::Partial
         } else if has(Verdict::Unknown) {

@@ -166,7 +166,7 @@ impl Walk<'_> {
             ports.any(|(_, of, at)| (of.protocol, of.host_port) == (only, number) && at != HostPortAt::OtherAddress)
         };
         let may_be_a_service = || {
-            let may = |kind: &str| cluster.unread().iter().any(|of| of.kind.as_deref().is_none_or(|of| of == kind));
+            let may = |kind: &str| cluster.unread().iter().any(|of| of.may_be(kind));
             NODE_PORTS.contains(&number) && may("Service") && may("Node")
         };
         if cluster.behind_node_port(only, number).is_none() && !to_pod() && !may_be_a_service() {
@@ -187,6 +187,7 @@ impl Walk<'_> {
             way: None,
             family: Some(Family::of(&address)),
             traffic: Traffic::ports(only, number, number),
+            seen_by_source: None,
             port_name: None,
             verdict: Verdict::Unknown,
             broken: None,

@@ -4,16 +4,13 @@
 
 use super::code::Code;
 use super::mark::{FailedRequirement, Mark};
-use super::party::Party;
 use super::question::Question;
 use super::slip::{is_close, is_same_word, is_slip};
-use crate::algebra::cidr;
-use crate::algebra::selector::{Operator, Requirement, Selector};
-use crate::cluster::group::{Admitted, Resolution, atoms};
+use crate::algebra::selector::{Operator, Requirement};
+use crate::cluster::group::{Groups, atoms};
 use crate::cluster::selection::Selection;
 use crate::cluster::{Class, Cluster, PodId, PolicyId};
-use crate::policy::{Direction, Namespaces, Peer, Peers, PodPeer, Policy, PolicyRule, Ports};
-use crate::verdict::flow::End;
+use crate::policy::{Direction, Namespaces, Peer, Peers, PodPeer, Policy, PolicyRule};
 
 /// A policy that looks as if it decided, and does not.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +29,9 @@ pub struct Beside {
     pub got: String,
     /// How many endpoints items admit, where separate items mean OR.
     pub admitted: Option<SeparateItems>,
+    /// Whether it may be why a direction denies. Otherwise it is a fact that may help, and its policy
+    /// may well be right as it is.
+    pub may_be_why: bool,
 }
 
 /// How many endpoints two items of a rule admit, each alone and both in one item.
@@ -71,33 +71,46 @@ pub(super) enum Without {
 }
 
 /// What policies are judged by.
-struct Search<'a> {
-    cluster: &'a Cluster,
-    question: &'a Question,
-    direction: Direction,
-    without: Without,
+pub(super) struct Search<'a> {
+    pub(super) cluster: &'a Cluster,
+    pub(super) groups: &'a Groups,
+    pub(super) question: &'a Question,
+    pub(super) direction: Direction,
+    pub(super) without: Without,
     subject: PodId,
     class: &'a Class,
 }
 
 impl Question {
     /// The policies that look as if they decided in a direction about the subject, at most
-    /// one for each reason, the plainest first.
-    pub(super) fn beside(&self, cluster: &Cluster, direction: Direction, without: Without) -> Vec<Beside> {
+    /// one for each reason, those that may be why first, and of these the plainest.
+    pub(super) fn beside(
+        &self,
+        cluster: &Cluster,
+        groups: &Groups,
+        direction: Direction,
+        without: Without,
+    ) -> Vec<Beside> {
         let (subject, _) = self.ends(direction);
         let Some((subject, class)) = subject.pod().and_then(|pod| Some((pod, cluster.class_of(pod)?))) else {
             return Vec::new();
         };
         let class = cluster.class(class);
-        let search = Search { cluster, question: self, direction, without, subject, class };
+        let search = Search { cluster, groups, question: self, direction, without, subject, class };
         let mut found: Vec<Beside> = Vec::new();
         let mut add = |beside: Option<Beside>| {
-            found.extend(beside.filter(|beside| found.iter().all(|had| had.code != beside.code)));
+            let Some(beside) = beside else { return };
+            match found.iter_mut().find(|had| had.code == beside.code) {
+                Some(had) if beside.may_be_why && !had.may_be_why => *had = beside,
+                Some(_) => {}
+                None => found.push(beside),
+            }
         };
         for (id, policy) in cluster.policies_in(&class.namespace).take(LOOKED_THROUGH) {
             match class.selection(&policy.subject) {
                 Selection::Certain => {
                     add(types_missing(id, policy, direction));
+                    add(empty_list(id, policy, direction).filter(|_| without == Without::Allowed));
                     add(search.other_direction(id, policy));
                 }
                 Selection::Possible => {}
@@ -105,6 +118,7 @@ impl Question {
             }
         }
         add(search.other_namespace());
+        found.sort_by_key(|beside| !beside.may_be_why);
         found
     }
 }
@@ -115,80 +129,11 @@ impl Search<'_> {
         matches!(rule.peers, Peers::Everyone) || self.selects(&rule.peers)
     }
 
-    fn selects(&self, peers: &Peers) -> bool {
+    /// Whether a peer selects the other end.
+    pub(super) fn selects(&self, peers: &Peers) -> bool {
         let (subject, other) = self.question.ends(self.direction);
         let seen = other.seen(self.cluster, subject, self.question.family);
         atoms(peers).iter().any(|atom| atom.holds(self.cluster, seen))
-    }
-
-    /// Whether a peer of a rule selects the other end, and not every other end too.
-    fn names(&self, rule: &PolicyRule) -> bool {
-        let Peers::AnyOf(peers) = &rule.peers else { return false };
-        let is_narrow = |peer: &&Peer| match peer {
-            Peer::Pods(PodPeer { namespaces, pods }) => {
-                !pods.is_empty() || matches!(namespaces, Namespaces::Selected(of) if !of.is_empty())
-            }
-            Peer::Block(block) => !cidr::is_everything(block.cidr.family, &block.cidr.addresses()),
-            Peer::Nothing => false,
-        };
-        self.selects(&Peers::AnyOf(peers.iter().filter(is_narrow).cloned().collect()))
-    }
-
-    /// Whether a rule of the other direction is about what was asked: it names the other end, and
-    /// its ports admit the traffic as a rule of this direction would.
-    fn is_turned_round(&self, rule: &PolicyRule) -> bool {
-        self.names(rule) && self.admits(rule)
-    }
-
-    fn admits(&self, rule: &PolicyRule) -> bool {
-        let Party::End(End::Pod(to)) = self.question.to else { return matches!(rule.ports, Ports::Everything) };
-        let admitted = Admitted::of_ports(&rule.ports, Direction::Egress, &Resolution::default());
-        self.question.traffic.difference(&admitted.traffic_to(&self.cluster.pod(to).ports)).is_none()
-    }
-
-    /// A policy that selects the subject, and has rules for the other direction only, which look
-    /// as if they were about such flows.
-    fn other_direction(&self, id: PolicyId, policy: &Policy) -> Option<Beside> {
-        let (here, there) = (self.direction, self.direction.opposite());
-        let rules = policy.rules(there);
-        let has_only_those = policy.isolates(there) && !rules.is_empty() && policy.rules(here).is_empty();
-        let is_it = match self.without {
-            // A policy for the other direction alone may well be meant so, if it admits all ports.
-            Without::Denied => rules.iter().any(|rule| {
-                let has_ports = || !matches!(rule.ports, Ports::Everything);
-                self.is_turned_round(rule) && (policy.isolates(here) || has_ports())
-            }),
-            Without::Allowed => !policy.isolates(here) && rules.iter().any(|rule| self.is_mistaken(rule)),
-        };
-        let got = match (self.without, here) {
-            (Without::Denied, _) => format!("rules for {} that mean the other end", there.section()),
-            (Without::Allowed, Direction::Ingress) => {
-                "rules for egress only: they limit what its pods may send, not what may reach them".to_owned()
-            }
-            (Without::Allowed, Direction::Egress) => {
-                "rules for ingress only: they limit what may reach its pods, not what these may send".to_owned()
-            }
-        };
-        (has_only_those && is_it).then(|| Beside {
-            policy: id,
-            code: Code::DirectionOther,
-            path: format!("spec.{}", there.section()),
-            requirement: None,
-            want: format!("a rule for {}", here.section()),
-            got,
-            admitted: None,
-        })
-    }
-
-    /// Whether a rule of the other direction looks as if its author had meant this direction: it
-    /// names the other end, or, of egress, pods and a port of the subject.
-    fn is_mistaken(&self, rule: &PolicyRule) -> bool {
-        if self.is_turned_round(rule) {
-            return true;
-        }
-        let Peers::AnyOf(peers) = &rule.peers else { return false };
-        let has_pods = || peers.iter().any(|peer| matches!(peer, Peer::Pods(_)));
-        self.direction == Direction::Ingress && has_pods() && self.admits(rule)
     }
 
     /// A policy of the subject's namespace whose podSelector misses the subject by one label.
@@ -206,7 +151,7 @@ impl Search<'_> {
             Without::Denied => is_near() && is_meant(),
             // A policy that selects other pods is most likely meant for these.
             Without::Allowed => {
-                self.is_misspelt(failing) || (is_near() && self.selects_nothing(&policy.namespace, &policy.subject))
+                self.is_misspelt(failing) || (is_near() && self.cluster.selects_none(&policy.subject_peer()))
             }
         };
         if !is_it {
@@ -215,7 +160,16 @@ impl Search<'_> {
         let Mark { path, requirement } = Mark::requirement("spec.podSelector", failing, &self.class.labels);
         let (want, got) = requirement.as_ref().map(|failed| (failed.want(), failed.got()))?;
         let got = elsewhere.map_or(got.clone(), |elsewhere| format!("{got}, but {elsewhere}"));
-        Some(Beside { policy: id, code: Code::SubjectNearMiss, path, requirement, want, got, admitted: None })
+        Some(Beside {
+            policy: id,
+            code: Code::SubjectNearMiss,
+            path,
+            requirement,
+            want,
+            got,
+            admitted: None,
+            may_be_why: true,
+        })
     }
 
     /// Whether a label has the value that is asked for but for case and signs.
@@ -237,12 +191,6 @@ impl Search<'_> {
         let pod = self.cluster.pod(self.subject);
         let name = pod.workload.as_ref().map_or(&pod.name, |workload| &workload.name);
         values.contains(name).then(|| format!("the name {name}"))
-    }
-
-    /// Whether a podSelector selects no endpoint of the input in a namespace.
-    fn selects_nothing(&self, namespace: &str, pods: &Selector) -> bool {
-        let peer = PodPeer { namespaces: Namespaces::Own(namespace.to_owned()), pods: pods.clone() };
-        self.cluster.selected(&peer).is_empty() && self.cluster.possibly_selected(&peer).is_empty()
     }
 
     /// A policy of another namespace that selects nothing there, and would select the subject.
@@ -270,7 +218,7 @@ impl Search<'_> {
             self.without == Without::Allowed || policy.rules(self.direction).iter().any(|rule| self.would_mean(rule))
         };
         let mut meant = candidates.filter(|(_, policy)| is_meant(policy));
-        let (id, policy) = meant.find(|(_, policy)| self.selects_nothing(&policy.namespace, &policy.subject))?;
+        let (id, policy) = meant.find(|(_, policy)| self.cluster.selects_none(&policy.subject_peer()))?;
         Some(Beside {
             policy: id,
             code: Code::PolicyOtherNamespace,
@@ -279,6 +227,7 @@ impl Search<'_> {
             want: format!("pods of namespace {}", policy.namespace),
             got: format!("a pod of namespace {own}"),
             admitted: None,
+            may_be_why: true,
         })
     }
 
@@ -302,6 +251,24 @@ impl Search<'_> {
     }
 }
 
+/// A policy whose list of rules for a direction is empty, and that does not isolate in it.
+fn empty_list(id: PolicyId, policy: &Policy, direction: Direction) -> Option<Beside> {
+    (policy.has_empty_list(direction) && !policy.isolates(direction)).then(|| Beside {
+        policy: id,
+        code: Code::PolicyTypesMissing,
+        path: format!("spec.{}", direction.section()),
+        requirement: None,
+        want: format!("{} in policyTypes", direction.as_str()),
+        got: format!(
+            "an empty {} list, which closes nothing: its policyTypes do not name {}",
+            direction.section(),
+            direction.as_str()
+        ),
+        admitted: None,
+        may_be_why: false,
+    })
+}
+
 fn types_missing(id: PolicyId, policy: &Policy, direction: Direction) -> Option<Beside> {
     let rules = policy.rules(direction).len();
     (rules > 0 && !policy.isolates(direction)).then(|| Beside {
@@ -317,5 +284,6 @@ fn types_missing(id: PolicyId, policy: &Policy, direction: Direction) -> Option<
             direction.opposite().as_str()
         ),
         admitted: None,
+        may_be_why: true,
     })
 }

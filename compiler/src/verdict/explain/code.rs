@@ -29,13 +29,15 @@ pub enum Code {
     SubjectNearMiss,
     PolicyTypesMissing,
     RuleNotUnderstood,
+    PolicyTooLarge,
     ServiceNoBackends,
     ServicePortUnknown,
+    ServiceSourceRanges,
 }
 
 impl Code {
     /// All of them, in the order in which they are listed.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 28] = [
         Self::DefaultDenyOnly,
         Self::RuleMissing,
         Self::PeerLabelMissing,
@@ -60,8 +62,10 @@ impl Code {
         Self::SubjectNearMiss,
         Self::PolicyTypesMissing,
         Self::RuleNotUnderstood,
+        Self::PolicyTooLarge,
         Self::ServiceNoBackends,
         Self::ServicePortUnknown,
+        Self::ServiceSourceRanges,
     ];
 
     /// Its stable text.
@@ -92,8 +96,10 @@ impl Code {
             Self::SubjectNearMiss => "subject-near-miss",
             Self::PolicyTypesMissing => "policytypes-missing",
             Self::RuleNotUnderstood => "rule-not-understood",
+            Self::PolicyTooLarge => "policy-too-large",
             Self::ServiceNoBackends => "service-no-backends",
             Self::ServicePortUnknown => "service-port-unknown",
+            Self::ServiceSourceRanges => "service-source-ranges",
         }
     }
 }

@@ -20,10 +20,9 @@ pub struct Conjunct {
     pub got: String,
     /// What kind of miss that is.
     pub code: Code,
+    /// Whether it is a port that admits a part of the many that were asked about.
+    pub admits_a_part: bool,
 }
-
-/// What a port gets that a question about many ports asks for.
-pub(super) const OTHER_TRAFFIC: &str = "other traffic too";
 
 /// The two halves of a rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]

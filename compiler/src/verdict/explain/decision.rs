@@ -136,14 +136,15 @@ impl Question {
                 decision.is_without_dns = self.is_without_dns(cluster, &decision);
                 decision.candidates = nearest.candidates;
                 decision.beside = self.not_understood(cluster, group, &denied);
-                decision.beside.extend(self.beside(cluster, direction, Without::Denied));
+                decision.beside.extend(self.beside(cluster, groups, direction, Without::Denied));
                 let nearest = decision.candidates.first();
                 // A rule that one change would make fit is the plainest cause, but for one that
                 // says something else than its author meant.
                 let is_cause = |beside: &&Beside| {
-                    beside.code == Code::RuleNotUnderstood || nearest.is_none_or(|of| of.conjuncts.len() > 1)
+                    matches!(beside.code, Code::RuleNotUnderstood | Code::PolicyTooLarge)
+                        || nearest.is_none_or(|of| of.conjuncts.len() > 1)
                 };
-                let beside = decision.beside.first().filter(is_cause);
+                let beside = decision.beside.first().filter(|beside| beside.may_be_why).filter(is_cause);
                 let of_rule = match nearest {
                     Some(nearest) if nearest.is_about() && !decision.is_without_dns => nearest.code(),
                     Some(_) => Some(Code::RuleMissing),
@@ -155,7 +156,7 @@ impl Question {
         };
         match decision.reason {
             Reason::DefaultAllow if self.exemption(cluster).is_none() => {
-                decision.beside = self.beside(cluster, direction, Without::Allowed);
+                decision.beside = self.beside(cluster, groups, direction, Without::Allowed);
             }
             Reason::Rule => decision.beside.extend(self.or_not_and(cluster, direction, &decision.rules)),
             _ => {}

@@ -115,7 +115,7 @@ pub fn explain_parts(cluster: &Cluster, groups: &Groups, target: &Target<'_>) ->
 
 /// The id of a pod's workload in a [`Matrix`].
 fn id_of(pod: &Pod) -> String {
-    let (kind, name) = pod.workload.as_ref().map_or(("Pod", &pod.name), |of| (of.kind.as_str(), &of.name));
+    let (kind, name) = pod.identity();
     format!("{}/{kind}/{name}", pod.namespace)
 }
 
@@ -215,9 +215,10 @@ fn peers(cluster: &Cluster, matrix: &Matrix<'_>, direction: Direction) -> [Peers
     let own: Vec<usize> = rows.clone().filter(is_own).collect();
     let mut by_workload = BTreeMap::<Arc<str>, WithPeer>::new();
     for other in rows {
+        let workload = workload_id(cluster, matrix, other);
         for own in own.iter().filter(|own| **own != other || matrix.ends(other).count() > 1) {
             let (from, to) = if direction == Direction::Ingress { (other, *own) } else { (*own, other) };
-            let with = by_workload.entry(workload_id(cluster, matrix, other)).or_default();
+            let with = by_workload.entry(Arc::clone(&workload)).or_default();
             let mut with_each = Traffic::none();
             for cell in matrix.between(from, to) {
                 with.traffic = with.traffic.union(&cell.traffic);
@@ -251,7 +252,7 @@ fn workload_id(cluster: &Cluster, matrix: &Matrix<'_>, row: usize) -> Arc<str> {
         return Arc::clone(&endpoint.id);
     };
     let pod = cluster.pod(pod);
-    let (kind, name) = pod.workload.as_ref().map_or(("Pod", &pod.name), |of| (of.kind.as_str(), &of.name));
+    let (kind, name) = pod.identity();
     format!("{}/{kind}/{name}", pod.namespace).into()
 }
 

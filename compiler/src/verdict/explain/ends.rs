@@ -44,9 +44,11 @@ impl<'a> Finder<'a> {
         Ok(match target {
             Target::Pod(pod) => vec![self.pod(*pod)],
             Target::Pods(pods) => self.pods(pods),
-            Target::Service(service) | Target::ServiceAddress(service, _) => {
-                self.behind(self.cluster.behind(service).unwrap_or_default())
-            }
+            Target::Service(service) | Target::ServiceAddress(service, _) => match self.cluster.behind(service) {
+                // A pod that is not ready gets nothing from the Service and sends all the same.
+                Some(behind) if behind.is_empty() => self.pods(&self.cluster.selected_pods(service)),
+                behind => self.behind(behind.unwrap_or_default()),
+            },
             Target::Node { name, addresses } if addresses.is_empty() => {
                 return Err(Unanswerable::NodeWithoutAddress(name.clone()));
             }
@@ -166,7 +168,7 @@ impl<'a> Finder<'a> {
             }
             if pod.is_template() {
                 unit.name = unit.whole.clone();
-                unit.is_template = true;
+                unit.is_template = !pod.is_single;
             }
             unit
         };

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use super::answer::{Via, Way};
+use super::answer::{Flow, Via, Way};
 use super::ends::{Finder, Unit};
 use super::party::Party;
 use super::question::{MissingFact, Question};
@@ -31,14 +31,14 @@ pub(super) enum Entry {
     /// A port of a node.
     NodePort(NodePort),
     /// An external address, or that of a load balancer. For a pod, its own node takes it.
-    External,
+    External(IpAddr),
 }
 
 impl Entry {
     pub(super) const fn node_port(self) -> Option<NodePort> {
         match self {
             Self::NodePort(port) => Some(port),
-            Self::External => None,
+            Self::External(_) => None,
         }
     }
 }
@@ -117,6 +117,7 @@ impl Walk<'_> {
         route: Route<'_>,
     ) {
         let cluster = self.ends.cluster;
+        let before = self.explanation.flows.len();
         // No rule distinguishes two nodes of one zone.
         let zones = (nodes.len() > 1).then(|| Zones::of(self.ends.groups));
         for family in Family::ALL {
@@ -152,6 +153,21 @@ impl Walk<'_> {
                 self.between(&seen, destinations, Route { way: Some(&way), ..route });
             }
         }
+        self.merge_from(before);
+    }
+
+    /// Keeps one of the flows from a place on that say the same: of both families, where an end has no
+    /// address.
+    pub(super) fn merge_from(&mut self, place: usize) {
+        let mut kept: Vec<Flow> = Vec::new();
+        for flow in self.explanation.flows.drain(place..) {
+            match kept.iter_mut().find(|other| **other == flow) {
+                Some(other) => other.join(&flow),
+                None => kept.push(flow),
+            }
+        }
+        self.explanation.flows.extend(kept);
+        self.host_pairs.split_off(&place);
     }
 
     /// Where another node than that of these clients translates a port of it, their policies judge

@@ -27,6 +27,8 @@ mod dns;
 mod endpoint;
 mod ends;
 mod entry;
+mod every_node;
+mod families;
 mod judged_pairs;
 mod mark;
 mod name;
@@ -39,8 +41,11 @@ mod route;
 mod rule_matcher;
 mod separate_items;
 mod slip;
+mod source_ranges;
+mod turned_round;
 mod walk;
 mod wide;
+mod would_admit;
 
 pub use super::bounds::{Bounds, Verdict};
 pub use answer::{Alike, Flow, FlowExplanation, Missing, Pairs, Ranges, Unanswerable, Via, Warning, Way};
@@ -55,8 +60,11 @@ pub use name::{EndName, Port, Target};
 pub use near::{Candidate, NEAREST};
 pub use party::Party;
 pub use question::{MissingFact, Question};
-pub(in crate::verdict) use slip::is_slip;
+pub use slip::is_slip;
+pub(in crate::verdict) use slip::{asks_for, is_close, may_mean_namespace};
 pub use walk::explain;
 
+#[cfg(test)]
+mod agreement_tests;
 #[cfg(test)]
 mod tests;

@@ -73,7 +73,8 @@ impl EndName {
     }
 
     /// What an address is called that no object of the input has.
-    pub(super) fn of_address(address: IpAddr) -> Self {
+    #[must_use]
+    pub fn of_address(address: IpAddr) -> Self {
         Self {
             kind: "Address".to_owned(),
             namespace: None,

@@ -3,6 +3,8 @@
 //! The nearest rule is the one with the fewest parts that fail, and of those the one for
 //! which fewest labels would have to change. [`RuleMatcher`] judges the parts of a rule.
 
+use std::cell::OnceCell;
+
 use crate::algebra::traffic::Traffic;
 use crate::cluster::group::Group;
 use crate::cluster::{Cluster, PolicyId};
@@ -10,10 +12,10 @@ use crate::policy::Direction;
 use crate::verdict::flow::End;
 
 use super::code::Code;
-use super::conjunct::{Conjunct, OTHER_TRAFFIC, Of};
+use super::conjunct::{Conjunct, Of};
 use super::party::Party;
 use super::question::Question;
-use super::rule_matcher::RuleMatcher;
+use super::rule_matcher::{RuleMatcher, block_rank};
 
 /// A rule that does not admit what was asked about, and by what it misses.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,8 +52,7 @@ impl Candidate {
     #[must_use]
     pub fn is_about(&self) -> bool {
         // Of all ports a rule for some is about a part.
-        let is_part = |conjunct: &Conjunct| conjunct.got == OTHER_TRAFFIC;
-        let fails = |half| self.conjuncts.iter().any(|conjunct| conjunct.of == half && !is_part(conjunct));
+        let fails = |half| self.conjuncts.iter().any(|of| of.of == half && !of.admits_a_part);
         let means_the_same = |conjunct: &Conjunct| {
             matches!(
                 conjunct.code,
@@ -98,12 +99,17 @@ pub(super) fn nearest(
     denied: &Traffic,
 ) -> Nearest {
     let mut all = judged(cluster, group, question, other, denied);
-    let rank = |candidate: &Candidate| (candidate.conjuncts.len(), !candidate.is_about(), candidate.labels);
-    all.sort_by_cached_key(rank);
-    let fewest = all.first().map(|candidate| (candidate.conjuncts.len(), candidate.is_about()));
-    all.retain(|candidate| Some((candidate.conjuncts.len(), candidate.is_about())) == fewest);
+    // A block that is far from a pod counts as one miss more.
+    let misses = |(candidate, is_far): &(Candidate, bool)| {
+        (candidate.conjuncts.len() + usize::from(*is_far), !candidate.is_about())
+    };
+    let distance = |candidate: &Candidate| (block_rank(&candidate.conjuncts), candidate.labels);
+    all.sort_by_cached_key(|of| (misses(of), of.1, distance(&of.0)));
+    let fewest = all.first().map(misses);
+    all.retain(|of| Some(misses(of)) == fewest);
+    let mut all: Vec<Candidate> = all.into_iter().map(|(candidate, _)| candidate).collect();
     let count = all.len();
-    let ties = all.iter().take_while(|candidate| candidate.labels == all[0].labels).count();
+    let ties = all.iter().take_while(|candidate| distance(candidate) == distance(&all[0])).count();
     // The answer about DNS depends on whether a rule admits the port, so one such rule stays.
     if let Some(place) = all.iter().position(Candidate::matches_port).filter(|place| *place >= NEAREST) {
         all.swap(NEAREST - 1, place);
@@ -114,14 +120,15 @@ pub(super) fn nearest(
     Nearest { candidates: all, count, ties }
 }
 
-/// Every rule that could admit anything, with what of it fails.
+/// Every rule that could admit anything, with what of it fails, and whether its nearest peer is a
+/// block that is far from a pod.
 pub(super) fn judged(
     cluster: &Cluster,
     group: &Group,
     question: &Question,
     other: Party,
     denied: &Traffic,
-) -> Vec<Candidate> {
+) -> Vec<(Candidate, bool)> {
     let direction = group.key.direction;
     // Names mean ports of the destination. A group's ingress rules mean what all its
     // endpoints resolve them to. Where several pods hold an address, these may be other
@@ -144,15 +151,22 @@ pub(super) fn judged(
         denied,
         destination,
         resolution: &group.key.resolution,
+        service_ports: OnceCell::new(),
     };
     let mut all = Vec::new();
     for policy in &group.key.policies {
         for rule in cluster.policy(*policy).rules(direction) {
-            let Some((mut conjuncts, labels, equal_peers)) = judge.peers(rule) else { continue };
-            let Some((ports, matching_port, equal_ports)) = judge.ports(rule) else { continue };
-            conjuncts.extend(ports);
-            let (path, equal_items) = (rule.path.clone(), [equal_peers, equal_ports]);
-            all.push(Candidate { policy: *policy, path, conjuncts, matching_port, labels, equal_items });
+            let (Some(peers), Some(ports)) = (judge.peers(rule), judge.ports(rule)) else { continue };
+            let is_far = judge.is_far_block(&peers.conjuncts);
+            let candidate = Candidate {
+                policy: *policy,
+                path: rule.path.clone(),
+                conjuncts: [peers.conjuncts, ports.conjuncts].concat(),
+                matching_port: ports.matching_port,
+                labels: peers.labels,
+                equal_items: [peers.equal, ports.equal],
+            };
+            all.push((candidate, is_far));
         }
     }
     all

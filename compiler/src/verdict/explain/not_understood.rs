@@ -1,7 +1,5 @@
 //! Parts of policies that were not understood and may be why something is denied.
 
-use std::net::IpAddr;
-
 use super::beside::Beside;
 use super::code::Code;
 use super::question::Question;
@@ -42,6 +40,7 @@ impl Question {
                 self.is_why(cluster, group, rule, finding, denied)
             }
             Effect::AllowsNothing => Some(Likely::Perhaps),
+            Effect::RulesLeftOut => self.is_left_out(cluster, id, direction, denied),
             Effect::IsolatesBoth => perhaps(cluster.policy(id).rules(direction).is_empty()),
             // A field of the spec, unless it is the misspelt section of the other direction.
             Effect::FieldDropped => perhaps(
@@ -55,14 +54,31 @@ impl Question {
         found.sort_by_key(|(likely, ..)| *likely);
         let beside = found.into_iter().map(|(_, policy, finding)| Beside {
             policy,
-            code: Code::RuleNotUnderstood,
+            code: match finding.code {
+                finding::Code::PolicyTooLarge => Code::PolicyTooLarge,
+                _ => Code::RuleNotUnderstood,
+            },
             path: finding.path.clone(),
             requirement: None,
-            want: "a field that npc understands".to_owned(),
+            want: match finding.code {
+                finding::Code::PolicyTooLarge => "a policy that there is room for".to_owned(),
+                _ => "a field that npc understands".to_owned(),
+            },
             got: format!("{}; {}", finding.problem, finding.effect),
             admitted: None,
+            may_be_why: true,
         });
         beside.take(NAMED).collect()
+    }
+
+    /// Whether a policy whose rules are left out would admit the denied traffic with them. The input
+    /// does not have the rules of a policy that takes too much memory.
+    fn is_left_out(&self, cluster: &Cluster, id: PolicyId, direction: Direction, denied: &Traffic) -> Option<Likely> {
+        if !cluster.is_over(id) {
+            return Some(Likely::Perhaps);
+        }
+        let written = cluster.policy(cluster.as_written(id));
+        self.would_admit(cluster, written, direction, denied).then_some(Likely::Certainly)
     }
 
     /// Whether a part of a rule that was not understood may be why the rule does not admit the
@@ -126,11 +142,9 @@ impl Question {
         if finding.code != finding::Code::CidrInvalid || finding.path.rsplit('.').next() != Some("cidr") {
             return Some(Likely::Perhaps);
         }
-        let written = finding.problem.split('"').nth(1).unwrap_or_default();
-        let read: Option<IpAddr> = written.split('/').next().and_then(|text| text.trim().parse().ok());
         let (_, other) = self.ends(direction);
         let address = self.family.and_then(|family| other.address(cluster, family));
-        match (read, address) {
+        match (finding.address, address) {
             (Some(read), Some(address)) if read == address => return Some(Likely::Certainly),
             (Some(_), None) => return Some(Likely::Perhaps),
             _ => {}

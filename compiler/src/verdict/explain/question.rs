@@ -37,6 +37,8 @@ pub struct Question {
     pub service_addresses: Vec<IpAddr>,
     /// The ends are two replicas of one pod template, which stands for both.
     pub replicas: bool,
+    /// One end is a node's network, and the other a pod on that node.
+    pub same_node: bool,
 }
 
 /// A fact that the input lacks and that decides.
@@ -90,7 +92,8 @@ impl Question {
     /// A question about two ends that no Service leads to and that are no replicas of each other.
     #[must_use]
     pub const fn between(from: Party, to: Party, family: Option<Family>, traffic: Traffic) -> Self {
-        Self { from, to, family, traffic, service_port: None, service_addresses: Vec::new(), replicas: false }
+        let (replicas, same_node) = (false, false);
+        Self { from, to, family, traffic, service_port: None, service_addresses: Vec::new(), replicas, same_node }
     }
 
     /// The end whose policies decide in a direction, and the other one.
@@ -107,6 +110,7 @@ impl Question {
     pub fn exemption(&self, cluster: &Cluster) -> Option<Exemption> {
         match (self.from, self.to) {
             (from, to) if self.replicas && from == to => None,
+            _ if self.same_node => Some(Exemption::OwnNode),
             (Party::End(from), Party::End(to)) => exemption(cluster, from, to),
             (Party::OtherNode(_), _) | (_, Party::OtherNode(_)) => None,
             (from, to) if from == to => Some(Exemption::Itself),

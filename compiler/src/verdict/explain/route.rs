@@ -19,8 +19,8 @@ use super::judged_pairs::JudgedPairs;
 use super::name::{EndName, Port, Target};
 use super::party::Party;
 use super::question::MissingFact;
+use super::source_ranges::{are_in, source_ranges, unknown_range};
 use super::walk::{Destination, Route, Walk};
-use crate::algebra::cidr::{self, Cidr};
 use crate::algebra::traffic::Traffic;
 use crate::cluster::Cluster;
 use crate::cluster::backend::BackendEnd;
@@ -31,7 +31,7 @@ use crate::verdict::flow::End;
 use crate::verdict::zone::Zones;
 
 impl Walk<'_> {
-    /// Flows from a Service of which the input does not say where it leads.
+    /// Flows from a Service that leads to no pod, or of which the input does not say where it leads.
     pub(super) fn without_source(&mut self, service: &Service, to: &Target<'_>) -> Result<(), Unanswerable> {
         let mut wholes: BTreeSet<EndName> = match to {
             Target::Service(service) | Target::ServiceAddress(service, _) => {
@@ -47,6 +47,7 @@ impl Walk<'_> {
             Some(Port::Icmp) => Traffic::icmp(),
             Some(Port::Name(_)) | None => Traffic::all(),
         };
+        let is_known = self.ends.cluster.behind(service).is_some();
         self.explanation.flows.extend(wholes.into_iter().map(|to| Flow {
             from: EndName::of_service(service),
             to,
@@ -54,10 +55,11 @@ impl Walk<'_> {
             way: None,
             family: None,
             traffic: traffic.clone(),
+            seen_by_source: None,
             port_name: None,
-            verdict: Verdict::Unknown,
-            broken: None,
-            missing: vec![missing_backends(self.ends.cluster, service)],
+            verdict: if is_known { Verdict::Denied } else { Verdict::Unknown },
+            broken: is_known.then_some(Code::ServiceNoBackends),
+            missing: if is_known { Vec::new() } else { vec![missing_backends(self.ends.cluster, service)] },
             decisions: None,
             parties: None,
             asked: JudgedPairs::default(),
@@ -70,7 +72,7 @@ impl Walk<'_> {
     /// Flows to an address of a Service.
     pub(super) fn by_address(&mut self, sources: &[Unit], service: &Service, address: IpAddr) {
         let is_external = service.routing.external_addresses.contains(&address);
-        self.through(sources, service, is_external.then_some(Entry::External));
+        self.through(sources, service, is_external.then_some(Entry::External(address)));
     }
 
     /// Flows through a Service to its backends.
@@ -102,7 +104,13 @@ impl Walk<'_> {
             return;
         }
         if ports.is_empty() {
-            self.broken(sources, service, Some(Code::ServicePortUnknown), &Traffic::none(), &via(None, behind.len()));
+            let asked = match self.port {
+                Some(Port::Numbers(protocol, first, last)) => {
+                    Traffic::ports(protocol.unwrap_or(Protocol::Tcp), *first, *last)
+                }
+                _ => Traffic::none(),
+            };
+            self.broken(sources, service, Some(Code::ServicePortUnknown), &asked, &via(None, behind.len()));
             let Service { namespace, name, ports, .. } = service;
             self.explanation.warn(Warning::NoSuchServicePort {
                 namespace: namespace.clone(),
@@ -144,6 +152,7 @@ impl Walk<'_> {
         destinations: &[Destination],
         via: &Via,
     ) {
+        let sources = &self.taken_by_balancer(sources, service, entry, destinations, via);
         let cluster = self.ends.cluster;
         let node_port = entry.and_then(Entry::node_port);
         // A node hands what another node sends to its port on to its own backends only, if the
@@ -160,18 +169,16 @@ impl Walk<'_> {
         };
         let (outside, inside): (Vec<Unit>, Vec<Unit>) = sources.iter().cloned().partition(|unit| is_outside(&unit));
         let route = Route { via: Some(via), service: &service.addresses, ..Route::default() };
-        let ranges: Vec<Cidr> =
-            service.routing.source_ranges.iter().filter_map(|text| Cidr::parse(text).ok()).collect();
+        let ranges = source_ranges(service);
         let is_refused = |unit: &&Unit| match unit.party {
-            _ if ranges.is_empty() || node_port.is_some() => false,
-            Party::End(End::Address(address)) => !ranges
-                .iter()
-                .any(|range| range.family == Family::of(&address) && range.addresses().contains(cidr::number(address))),
+            // What came by an address of the balancer was looked at above.
+            _ if ranges.is_empty() || entry.is_some() => false,
+            Party::End(End::Address(address)) => !are_in(&ranges, address),
             _ => false,
         };
         let (refused, outside): (Vec<Unit>, Vec<Unit>) = outside.into_iter().partition(|unit| is_refused(&unit));
         if !refused.is_empty() {
-            let fact = [MissingFact::SourceRanges(ranges.iter().map(|of| of.network().to_string()).collect())];
+            let fact = [unknown_range(&ranges)];
             self.between(&refused, destinations, Route { missing: &fact, ..route });
         }
         if !outside.is_empty() {
@@ -207,10 +214,10 @@ impl Walk<'_> {
                             let replaces = exposure == Exposure::AnyNode;
                             self.by_entry_node(sources, destinations, (service, via), Some(port), replaces);
                         }
-                        (Entry::External, Exposure::AnyNode) if is_pod => {
+                        (Entry::External(_), Exposure::AnyNode) if is_pod => {
                             self.by_entry_node(sources, destinations, (service, via), None, true);
                         }
-                        (Entry::External, _) => self.between(&sources, destinations, route),
+                        (Entry::External(_), _) => self.between(&sources, destinations, route),
                     }
                 }
             }
@@ -328,6 +335,7 @@ impl Walk<'_> {
         via: &Via,
         mut is_there: impl FnMut(&Destination) -> Option<bool>,
     ) {
+        let cluster = self.ends.cluster;
         let (mut there, mut perhaps) = (Vec::new(), Vec::new());
         for destination in destinations {
             match is_there(destination) {
@@ -348,6 +356,16 @@ impl Walk<'_> {
             return;
         }
         let route = Route { via: Some(via), service: &service.addresses, ..Route::default() };
+        // A pod that is on every node in its network is there, and so on the client's node.
+        let (hosts, there): (Vec<Destination>, Vec<Destination>) = there.into_iter().partition(|of| {
+            unknown == MissingFact::SameNode
+                && matches!(of.unit.party, Party::Host(_))
+                && is_on_each_node(cluster, &of.unit)
+        });
+        let is_pod = sources.iter().all(|source| matches!(source.party, Party::End(End::Pod(_))));
+        if !hosts.is_empty() {
+            self.between(sources, &hosts, Route { way: Some(&Way::SameNode), same_node: is_pod, ..route });
+        }
         self.between(sources, &there, route);
         self.between(sources, &perhaps, Route { missing: &[unknown], ..route });
     }
@@ -425,7 +443,14 @@ impl Walk<'_> {
 
     /// Flows that cannot exist, because the Service leads nowhere; without a code, flows
     /// through a Service of which the input does not say where it leads.
-    fn broken(&mut self, sources: &[Unit], service: &Service, code: Option<Code>, traffic: &Traffic, via: &Via) {
+    pub(super) fn broken(
+        &mut self,
+        sources: &[Unit],
+        service: &Service,
+        code: Option<Code>,
+        traffic: &Traffic,
+        via: &Via,
+    ) {
         let to = EndName::of_service(service);
         let wholes: BTreeSet<EndName> = sources.iter().map(|unit| unit.whole.without_addresses()).collect();
         self.explanation.flows.extend(wholes.into_iter().map(|from| Flow {
@@ -435,7 +460,11 @@ impl Walk<'_> {
             way: None,
             family: None,
             traffic: traffic.clone(),
-            port_name: None,
+            seen_by_source: None,
+            port_name: match self.port {
+                Some(Port::Name(name)) if code == Some(Code::ServicePortUnknown) => Some(name.clone()),
+                _ => None,
+            },
             verdict: if code.is_some() { Verdict::Denied } else { Verdict::Unknown },
             broken: code,
             missing: if code.is_some() { Vec::new() } else { vec![missing_backends(self.ends.cluster, service)] },
@@ -448,7 +477,7 @@ impl Walk<'_> {
 }
 
 /// Whether an end stands for a pod on each node.
-fn is_on_each_node(cluster: &Cluster, unit: &Unit) -> bool {
+pub(super) fn is_on_each_node(cluster: &Cluster, unit: &Unit) -> bool {
     let workload = unit.party.pod().filter(|_| unit.is_template).and_then(|pod| cluster.pod(pod).workload.as_ref());
     workload.is_some_and(|workload| workload.kind == "DaemonSet")
 }

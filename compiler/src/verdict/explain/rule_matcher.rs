@@ -4,6 +4,8 @@
 //! port (protocol, and number or name). All parts are judged, without stopping
 //! at the first that fails.
 
+use std::borrow::Cow;
+use std::cell::OnceCell;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
@@ -11,16 +13,18 @@ use crate::algebra::cidr;
 use crate::algebra::selector::{Operator, Requirement, Selector};
 use crate::algebra::traffic::Traffic;
 use crate::cluster::group::{Admitted, Resolution};
-use crate::cluster::{ClassId, Cluster};
-use crate::object::{ContainerPort, Family, Labels, Protocol};
+use crate::cluster::selection::UnknownLabels;
+use crate::cluster::{Class, ClassId, Cluster};
+use crate::object::{ContainerPort, Family, Labels, Protocol, controller_labels};
 use crate::policy::{Direction, IpBlock, Namespaces, Peer, Peers, PodPeer, PolicyRule, PortMatch, Ports};
 use crate::verdict::flow::End;
 
 use super::code::Code;
-use super::conjunct::{Conjunct, OTHER_TRAFFIC, Of, Part};
+use super::conjunct::{Conjunct, Of, Part};
 use super::mark::Mark;
 use super::party::Party;
 use super::question::Question;
+use super::slip::may_mean_namespace;
 
 /// A question, and what rules are judged by.
 pub(super) struct RuleMatcher<'a> {
@@ -37,14 +41,35 @@ pub(super) struct RuleMatcher<'a> {
     pub(super) destination: Option<&'a [ContainerPort]>,
     /// What the named ports of ingress rules mean to the group.
     pub(super) resolution: &'a Resolution,
+    /// The ports of Services that lead to the port of the destination that is asked about, once a rule
+    /// with another number asks.
+    pub(super) service_ports: OnceCell<BTreeSet<(Protocol, u16)>>,
+}
+
+/// A part of a rule as it was judged: what of its nearest item fails, and how many items are as near.
+pub(super) struct Half {
+    /// What fails of the nearest item.
+    pub(super) conjuncts: Vec<Conjunct>,
+    /// How many labels would have to change.
+    pub(super) labels: usize,
+    /// The path of the item of `ports` that matches.
+    pub(super) matching_port: Option<String>,
+    /// How many items are as near.
+    pub(super) equal: usize,
+}
+
+impl Half {
+    /// A half that admits every end, or every port.
+    const fn everything() -> Self {
+        Self { conjuncts: Vec::new(), labels: 0, matching_port: None, equal: 0 }
+    }
 }
 
 impl RuleMatcher<'_> {
-    /// What fails of the nearest peer, how many labels, and how many peers are as near; none where
-    /// the rule has no peer that could mean any end.
-    pub(super) fn peers(&self, rule: &PolicyRule) -> Option<(Vec<Conjunct>, usize, usize)> {
+    /// What fails of the nearest peer; none where the rule has no peer that could mean any end.
+    pub(super) fn peers(&self, rule: &PolicyRule) -> Option<Half> {
         let peers = match &rule.peers {
-            Peers::Everyone => return Some((Vec::new(), 0, 0)),
+            Peers::Everyone => return Some(Half::everything()),
             Peers::AnyOf(peers) => peers,
         };
         let field = self.direction.peers_field();
@@ -57,11 +82,21 @@ impl RuleMatcher<'_> {
             }
         });
         let judged: Vec<(Vec<Conjunct>, usize)> = judged.collect();
-        let rank = |(conjuncts, labels): &(Vec<Conjunct>, usize)| (conjuncts.len(), *labels);
+        // A pod is farther from a block that does not hold its address than from any selector.
+        let rank = |(conjuncts, labels): &(Vec<Conjunct>, usize)| {
+            let block = block_rank(conjuncts);
+            (self.is_far_block(conjuncts), conjuncts.len(), block, *labels)
+        };
         let nearest = judged.iter().map(rank).min()?;
         let equal = judged.iter().filter(|of| rank(of) == nearest).count();
         let (conjuncts, labels) = judged.into_iter().find(|of| rank(of) == nearest)?;
-        Some((conjuncts, labels, equal))
+        Some(Half { conjuncts, labels, matching_port: None, equal })
+    }
+
+    /// Whether what fails is a block that has nothing to do with the other end, because that is a pod
+    /// and the block does not hold its address. Authors name pods by selectors.
+    pub(super) fn is_far_block(&self, conjuncts: &[Conjunct]) -> bool {
+        !self.classes.is_empty() && block_rank(conjuncts) > 0
     }
 
     fn pod_peer(&self, path: &str, peer: &PodPeer) -> (Vec<Conjunct>, usize) {
@@ -82,6 +117,7 @@ impl RuleMatcher<'_> {
             want,
             got,
             code,
+            admits_a_part: false,
         };
         let marks = |field: &str, selector: &Selector, has: &Labels| -> Vec<Mark> {
             let selector_path = format!("{path}.{field}");
@@ -101,9 +137,16 @@ impl RuleMatcher<'_> {
                     let has = has.unwrap_or(&empty);
                     labels += failing(selector, has).count().max(1);
                     let got = values(selector, has);
-                    // As two items, the pods of the policy's own namespace would be meant.
-                    let is_and =
-                        !peer.pods.is_empty() && peer.pods.matches(&class.labels) && class.namespace == self.namespace;
+                    // As two items, the pods of the policy's own namespace would be meant. A selector that selects no
+                    // namespace and means this one but for a slip is no AND too much.
+                    let is_slip = || {
+                        may_mean_namespace(selector, &class.namespace, has)
+                            && !self.cluster.has_namespace_with(selector)
+                    };
+                    let is_and = !peer.pods.is_empty()
+                        && peer.pods.matches(&class.labels)
+                        && class.namespace == self.namespace
+                        && !is_slip();
                     let (want, code) = if is_and {
                         (format!("{selector} and {} together", peer.pods), Code::PeerAndNotOr)
                     } else {
@@ -116,10 +159,11 @@ impl RuleMatcher<'_> {
         }
         let failing: Vec<&Requirement> = failing(&peer.pods, &class.labels).collect();
         if let Some(first) = failing.first() {
+            let has = shown_labels(class);
             labels += failing.len();
             // A label that is absent is said before one that differs.
             let missing = |r: &&Requirement| {
-                matches!(r.operator, Operator::In(_) | Operator::Exists) && !class.labels.contains_key(&r.key)
+                matches!(r.operator, Operator::In(_) | Operator::Exists) && !has.contains_key(&r.key)
             };
             let code = if missing(first) || failing.iter().all(missing) {
                 Code::PeerLabelMissing
@@ -127,8 +171,11 @@ impl RuleMatcher<'_> {
                 Code::PeerLabelValue
             };
             let want = failing.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
-            let got = values_of(failing.iter().map(|r| r.key.as_str()), &class.labels);
-            let marks = marks("podSelector", &peer.pods, &class.labels);
+            let got = values_of(failing.iter().map(|r| r.key.as_str()), &has);
+            let mut marks = marks("podSelector", &peer.pods, &class.labels);
+            for failed in marks.iter_mut().filter_map(|mark| mark.requirement.as_mut()) {
+                failed.value = has.get(&failed.requirement.key).cloned();
+            }
             conjuncts.push(peer_conjunct(Part::Pod, marks, want, got, code));
         }
         (conjuncts, labels)
@@ -147,7 +194,16 @@ impl RuleMatcher<'_> {
             (self.address().unwrap_or_else(|| "no pod".to_owned()), Code::IpBlockOutside)
         };
         let want = if peer.pods.is_empty() { "a pod".to_owned() } else { format!("a pod with {}", peer.pods) };
-        Conjunct { of: Of::Peer, path: path.to_owned(), marks: Vec::new(), part: Part::Pod, want, got, code }
+        Conjunct {
+            of: Of::Peer,
+            path: path.to_owned(),
+            marks: Vec::new(),
+            part: Part::Pod,
+            want,
+            got,
+            code,
+            admits_a_part: false,
+        }
     }
 
     fn address(&self) -> Option<String> {
@@ -162,7 +218,7 @@ impl RuleMatcher<'_> {
                 _ => self.address().unwrap_or_else(|| "no address yet".to_owned()),
             };
             let path = format!("{path}.ipBlock{field}");
-            Some(Conjunct { of: Of::Peer, path, marks: Vec::new(), part, want, got, code })
+            Some(Conjunct { of: Of::Peer, path, marks: Vec::new(), part, want, got, code, admits_a_part: false })
         };
         let cidr = written.cidr.network().to_string();
         let is_service = |address: &IpAddr| {
@@ -175,7 +231,16 @@ impl RuleMatcher<'_> {
             let got = self.question.service_addresses.iter().find(|address| is_service(address));
             let got = got.map_or_else(String::new, |address| format!("the Service's address {address}"));
             let (path, part, code) = (format!("{path}.ipBlock.cidr"), Part::Block, Code::IpBlockIsServiceAddress);
-            return Some(Conjunct { of: Of::Peer, path, marks: Vec::new(), part, want: cidr, got, code });
+            return Some(Conjunct {
+                of: Of::Peer,
+                path,
+                marks: Vec::new(),
+                part,
+                want: cidr,
+                got,
+                code,
+                admits_a_part: false,
+            });
         }
         let family = address.as_ref().map(Family::of).or(self.question.family);
         if family.is_some_and(|family| family != written.cidr.family) {
@@ -191,11 +256,10 @@ impl RuleMatcher<'_> {
         conjunct(&format!(".except[{i}]"), Part::Except, format!("not {}", except.network()), Code::IpBlockExcept)
     }
 
-    /// What fails of the nearest port, the path of one that matches, and how many ports are as near;
-    /// none where the rule has no port that could be any.
-    pub(super) fn ports(&self, rule: &PolicyRule) -> Option<(Vec<Conjunct>, Option<String>, usize)> {
+    /// What fails of the nearest port; none where the rule has no port that could be any.
+    pub(super) fn ports(&self, rule: &PolicyRule) -> Option<Half> {
         let ports = match &rule.ports {
-            Ports::Everything => return Some((Vec::new(), None, 0)),
+            Ports::Everything => return Some(Half::everything()),
             Ports::AnyOf(ports) => ports,
         };
         let judged = ports.iter().enumerate().filter_map(|(i, port)| {
@@ -217,16 +281,33 @@ impl RuleMatcher<'_> {
             self.denied.difference(&admitted.traffic_to(self.destination.unwrap_or_default())).is_none()
         };
         if nearest.is_empty() || match_together() {
-            return Some((Vec::new(), Some(path), equal));
+            return Some(Half { equal, matching_port: Some(path), ..Half::everything() });
         }
-        Some((nearest, None, equal))
+        Some(Half { conjuncts: nearest, equal, ..Half::everything() })
+    }
+
+    /// Whether a number is the port of a Service that leads to the port that is asked about.
+    fn is_service_port(&self, protocol: Protocol, number: u16) -> bool {
+        if self.question.service_port == Some((protocol, number)) {
+            return true;
+        }
+        let find = || {
+            let (Party::End(End::Pod(pod)), Some((_, port, last))) = (self.question.to, self.denied.single()) else {
+                return BTreeSet::new();
+            };
+            let services = self.cluster.services_by_another_port(pod);
+            let leading = services.filter(|(_, _, of_pod)| port == last && *of_pod == port);
+            leading.map(|(_, port, _)| (port.protocol, port.port)).collect()
+        };
+        self.service_ports.get_or_init(find).contains(&(protocol, number))
     }
 
     fn range(&self, path: &str, protocol: Protocol, first: u16, last: u16, name: Option<&str>) -> Vec<Conjunct> {
         let mut conjuncts = Vec::new();
         let mut add = |field: &str, part, want: String, got: String, code| {
             let marks = vec![Mark::field(format!("{path}.{field}"))];
-            conjuncts.push(Conjunct { of: Of::Port, path: path.to_owned(), marks, part, want, got, code });
+            let (of, path) = (Of::Port, path.to_owned());
+            conjuncts.push(Conjunct { of, path, marks, part, want, got, code, admits_a_part: false });
         };
         let range = |first: u16, last: u16| match (first, last) {
             (0 | 1, u16::MAX) => "all ports".to_owned(),
@@ -237,7 +318,7 @@ impl RuleMatcher<'_> {
         match self.denied.single() {
             Some((asked, low, high)) => {
                 if low < first || last < high {
-                    let is_service_port = self.question.service_port == Some((protocol, first)) && first == last;
+                    let is_service_port = first == last && asked == protocol && self.is_service_port(protocol, first);
                     let code = match (low == high, first == last) {
                         _ if is_service_port => Code::PortIsServicePort,
                         (true, true) => Code::PortNumber,
@@ -255,7 +336,14 @@ impl RuleMatcher<'_> {
                 add("protocol", Part::Protocol, protocol.to_string(), "ICMP".to_owned(), Code::PortProtocol);
             }
             None if !self.denied.difference(&Traffic::ports(protocol, first, last)).is_none() => {
-                add("port", Part::Number, format!("{protocol} {want}"), OTHER_TRAFFIC.to_owned(), Code::PortNumber);
+                add(
+                    "port",
+                    Part::Number,
+                    format!("{protocol} {want}"),
+                    "other traffic too".to_owned(),
+                    Code::PortNumber,
+                );
+                conjuncts.iter_mut().for_each(|of| of.admits_a_part = true);
             }
             None => {}
         }
@@ -263,10 +351,13 @@ impl RuleMatcher<'_> {
     }
 
     fn named(&self, path: &str, protocol: Protocol, name: &str) -> Vec<Conjunct> {
-        let unresolved = |got: String, code| {
-            let (path, want) = (path.to_owned(), name.to_owned());
+        let unresolved = |got: String, code: Code| {
+            let is_other_protocol = code == Code::PortNamedOtherProtocol;
+            let want = if is_other_protocol { format!("{name} as {protocol}") } else { name.to_owned() };
+            let path = path.to_owned();
             let marks = vec![Mark::field(format!("{path}.port"))];
-            vec![Conjunct { of: Of::Port, path, marks, part: Part::Name, want, got, code }]
+            let (of, part) = (Of::Port, Part::Name);
+            vec![Conjunct { of, path, marks, part, want, got, code, admits_a_part: false }]
         };
         let numbers: BTreeSet<u16> = match self.direction {
             Direction::Ingress => self.resolution.get(&(protocol, name.to_owned())).cloned().unwrap_or_default(),
@@ -291,6 +382,28 @@ impl RuleMatcher<'_> {
             }
         }
     }
+}
+
+/// How far what fails is from an address: an exception of a block that holds it, a block of its family,
+/// one of the other family.
+pub(super) fn block_rank(conjuncts: &[Conjunct]) -> u8 {
+    let rank = |of: &Conjunct| match of.code {
+        Code::IpBlockFamily => 2,
+        Code::IpBlockOutside | Code::PeerHostNetwork => 1,
+        _ => 0,
+    };
+    conjuncts.iter().map(rank).max().unwrap_or(0)
+}
+
+/// The labels of a class, and those that their controller adds for certain, as far as their values are
+/// known.
+fn shown_labels(class: &Class) -> Cow<'_, Labels> {
+    let UnknownLabels::OfController(workload) = &class.unknown else { return Cow::Borrowed(&class.labels) };
+    let added = controller_labels(&workload.kind);
+    let added = added.filter_map(|label| Some((label.key.to_owned(), label.pattern(workload)?)));
+    let mut labels = class.labels.clone();
+    labels.extend(added);
+    Cow::Owned(labels)
 }
 
 fn failing<'a>(selector: &'a Selector, labels: &'a Labels) -> impl Iterator<Item = &'a Requirement> {

@@ -31,6 +31,13 @@ impl Question {
             let Peers::AnyOf(peers) = &rule.peers else { return None };
             let (place, (of_namespace, of_pod)) = nearest_pair(peers, &selects)?;
             let both = PodPeer { namespaces: of_namespace.namespaces.clone(), pods: of_pod.pods.clone() };
+            // No author means an item that admits no pod. Where namespaces or pods were not read, or labels are not known, what
+            // both would admit is not known either.
+            let is_known =
+                |peer: &PodPeer| cluster.possibly_selected(peer).is_empty() && !cluster.may_select_unread(peer);
+            if ![of_namespace, of_pod, &both].into_iter().all(is_known) || cluster.selected(&both).is_empty() {
+                return None;
+            }
             let count =
                 |peer: &PodPeer| cluster.selected(peer).iter().map(|of| cluster.class(*of).endpoints.len()).sum();
             let admitted = SeparateItems {
@@ -52,6 +59,7 @@ impl Question {
                 ),
                 got: format!("both in one item (AND) admit {}", endpoints(admitted.both)),
                 admitted: Some(admitted),
+                may_be_why: false,
             })
         })
     }

@@ -1,21 +1,40 @@
 //! Slips of the pen: a value that differs by little from the one that was most likely meant.
 
-use strsim::levenshtein;
+use strsim::{levenshtein, osa_distance};
 
-use crate::algebra::selector::{Operator, Requirement};
+use crate::algebra::selector::{Operator, Requirement, Selector};
 use crate::object::Labels;
 
 /// Whether a label has a value that differs by little from one that is asked for.
-pub(in crate::verdict) fn is_slip(requirement: &Requirement, labels: &Labels) -> bool {
+#[must_use]
+pub fn is_slip(requirement: &Requirement, labels: &Labels) -> bool {
     labels.get(&requirement.key).is_some_and(|has| is_slip_of(requirement, has))
 }
 
 /// Whether a value differs by little from one that is asked for.
 pub(super) fn is_slip_of(requirement: &Requirement, has: &str) -> bool {
     match &requirement.operator {
-        Operator::In(values) => values.iter().any(|value| is_close(value, has)),
+        Operator::In(values) => {
+            values.iter().any(|value| value != has && (is_close(value, has) || is_same_word(value, has)))
+        }
         Operator::NotIn(_) | Operator::Exists | Operator::DoesNotExist => false,
     }
+}
+
+/// Whether a requirement asks for this value.
+pub(in crate::verdict) fn asks_for(requirement: &Requirement, value: &str) -> bool {
+    matches!(&requirement.operator, Operator::In(values) if values.iter().any(|of| of == value))
+}
+
+/// Whether a namespaceSelector that does not select a namespace means it but for a slip: each label
+/// that it asks for has almost the same value, or is one that the namespace lacks and asks for its
+/// name (`name: shop` in place of `kubernetes.io/metadata.name: shop`).
+pub(in crate::verdict) fn may_mean_namespace(selector: &Selector, name: &str, labels: &Labels) -> bool {
+    let is_slip = |requirement: &Requirement| {
+        is_slip(requirement, labels) || (!labels.contains_key(&requirement.key) && asks_for(requirement, name))
+    };
+    let mut failing = selector.requirements().filter(|requirement| !requirement.matches(labels)).peekable();
+    failing.peek().is_some() && failing.all(is_slip)
 }
 
 /// Whether two values are one but for case and for signs between words: `frontEnd` and `front-end`.
@@ -31,7 +50,7 @@ fn letters(text: &str) -> impl Iterator<Item = char> {
 /// Whether few letters differ, but not both the first and the last. Values that differ by numbers,
 /// such as `web-1` and `web-2`, mean different things. Thousands of values are compared for one
 /// answer, so what is cheap to see comes first.
-pub(super) fn is_close(one: &str, other: &str) -> bool {
+pub(in crate::verdict) fn is_close(one: &str, other: &str) -> bool {
     // Labels have at most 63 bytes.
     let (short, long) = (one.len().min(other.len()), one.len().max(other.len()));
     let first = |text: &str| text.chars().next();
@@ -42,6 +61,8 @@ pub(super) fn is_close(one: &str, other: &str) -> bool {
     }
     match short {
         0 | 1 => false,
+        // Two letters have changed places.
+        3 if long == 3 => osa_distance(one, other) == 1 && levenshtein(one, other) == 2,
         // Of words this short, one is the other with a letter more.
         2 | 3 => long == short + 1 && (one.starts_with(other) || other.starts_with(one)),
         4 => long <= 5 && levenshtein(one, other) <= 1,
@@ -68,6 +89,7 @@ mod tests {
             ("db", "dbs", true),
             ("cart", "card", true),
             ("web-1", "web-2", false),
+            ("wbe", "web", true),
             ("web", "app", false),
             ("db", "web", false),
             ("a", "ab", false),

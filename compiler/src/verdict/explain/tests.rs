@@ -46,7 +46,7 @@ proptest! {
                     continue;
                 }
                 let question =
-                    Question { from: source, to: destination, family, traffic: traffic.clone(), service_port: None, service_addresses: Vec::new(), replicas: false };
+                    Question { from: source, to: destination, family, traffic: traffic.clone(), service_port: None, service_addresses: Vec::new(), replicas: false, same_node: false };
                 for direction in Direction::ALL {
                     let decision = question.decide(&cluster, &groups, direction);
                     let bounds = question.bounds(&cluster, &groups, direction);
@@ -82,12 +82,12 @@ proptest! {
                     if let ([group], true, true) = (deciding.as_slice(), known, exemption(&cluster, from, to).is_none()) {
                         let denied = traffic.difference(&bounds.most);
                         if !denied.is_none() {
-                            for candidate in near::judged(&cluster, group, &question, other, &denied) {
+                            for (candidate, _) in near::judged(&cluster, group, &question, other, &denied) {
                                 prop_assert!(!candidate.conjuncts.is_empty(), "{candidate:?}");
                             }
                         } else if traffic.single().is_some_and(|(_, first, last)| first == last) {
                             let all = near::judged(&cluster, group, &question, other, &traffic);
-                            prop_assert!(all.iter().any(|c| c.conjuncts.is_empty()), "{all:?}");
+                            prop_assert!(all.iter().any(|(c, _)| c.conjuncts.is_empty()), "{all:?}");
                         }
                         prop_assert!(matches!(decision.reason, Reason::Denied(_)) != denied.is_none());
                     }
@@ -134,6 +134,8 @@ fn code(rules: &str, source: &str, port: (Protocol, u16)) -> &'static str {
         service_port: Some((Protocol::Tcp, 8000)),
         service_addresses: Vec::new(),
         replicas: false,
+        same_node: false,
+        same_node: false,
     };
     let decision = question.decide(&cluster, &groups, Direction::Ingress);
     decision.reason.as_str().unwrap_or("unknown")
@@ -246,6 +248,8 @@ fn many_denials(direction: Direction, rules: &[String]) -> Decision {
         service_port: None,
         service_addresses: Vec::new(),
         replicas: false,
+        same_node: false,
+        same_node: false,
     };
     question.decide(&cluster, &groups, direction)
 }

@@ -1,13 +1,13 @@
 //! Walks over all pairs of ends of a question, and says once what is the same of all.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use indexmap::IndexMap;
-use smallvec::SmallVec;
 
 use super::answer::{Flow, FlowExplanation, Unanswerable, Via, Warning, Way};
 use super::ends::{Finder, Unit};
+use super::families::judged;
 use super::judged_pairs::{JudgedPairs, Pair};
 use super::name::{EndName, Port, Target};
 use super::party::Party;
@@ -15,9 +15,10 @@ use super::question::{MissingFact, Question};
 use crate::algebra::traffic::Traffic;
 use crate::cluster::Cluster;
 use crate::cluster::group::Groups;
-use crate::object::{Family, Protocol};
+use crate::object::{Family, Protocol, Service};
 use crate::policy::Direction;
 use crate::verdict::bounds::Verdict;
+use crate::verdict::flow::End;
 
 /// Questions about more pairs of ends than this are answered by classes. Fewer are answered
 /// pair by pair, each with reasons of its own.
@@ -40,11 +41,19 @@ pub fn explain(
     port: Option<&Port>,
 ) -> Result<FlowExplanation, Unanswerable> {
     let ends = Finder { cluster, groups };
-    let mut walk = Walk { ends, port, explanation: FlowExplanation::default(), refused: None };
-    let sources = ends.units(from)?;
+    let mut walk = Walk::new(ends, port);
+    let sources = match from {
+        Target::ServiceAddress(service, address) => {
+            let Service { namespace, name, .. } = service;
+            let (address, namespace, name) = (*address, namespace.clone(), name.clone());
+            walk.explanation.warn(Warning::ServiceAddressAsSource { address, namespace, name });
+            ends.units(&Target::Address(address))?
+        }
+        from => ends.units(from)?,
+    };
     walk.warn(ends.contested(&sources));
     match (from, to) {
-        (Target::Service(service) | Target::ServiceAddress(service, _), _) if sources.is_empty() => {
+        (Target::Service(service), _) if sources.is_empty() => {
             walk.without_source(service, to)?;
         }
         (_, Target::Service(service)) if service.routing.is_headless => walk.by_name(&sources, service)?,
@@ -62,7 +71,9 @@ pub fn explain(
         walk.explanation.warn(Warning::NoCommonFamily);
     }
     walk.warn_of_tunnels();
+    walk.warn_of_service_ports();
     walk.warn_of_other_nodes();
+    walk.warn_of_own_nodes();
     Ok(walk.explanation)
 }
 
@@ -73,6 +84,9 @@ pub(super) struct Walk<'a> {
     pub(super) explanation: FlowExplanation,
     /// Why the question has no answer, where a part of it is too large.
     pub(super) refused: Option<Unanswerable>,
+    /// All pairs of the flows with a pod in its node's network that stand for several, by the places
+    /// of the flows.
+    pub(super) host_pairs: BTreeMap<usize, Vec<(Party, Party)>>,
 }
 
 /// A destination, and what is asked about it.
@@ -104,10 +118,34 @@ pub(super) struct Route<'a> {
     pub(super) port: Option<&'a Port>,
     /// Facts without which no flow is allowed for certain.
     pub(super) missing: &'a [MissingFact],
+    /// What an end sends to itself is meant besides what it sends to others: by a Service, which may
+    /// send a client to itself, or of the pods of one workload.
+    pub(super) with_itself: bool,
+    /// One end is a pod in its node's network, and the other a pod on that node.
+    pub(super) same_node: bool,
 }
 
 /// What is said of one pair of ends, by the family that is shown.
 pub(super) type Said = Vec<(Option<Family>, Vec<Flow>)>;
+
+/// A pair of ends and what is said of it.
+type PairSaid<'u> = (&'u Unit, &'u Unit, Said);
+
+/// The pairs of two wholes.
+#[derive(Default)]
+struct Judged<'u> {
+    /// Of two different ends.
+    others: Vec<PairSaid<'u>>,
+    /// Of an end and itself.
+    itself: Vec<PairSaid<'u>>,
+}
+
+impl<'a> Walk<'a> {
+    pub(super) fn new(ends: Finder<'a>, port: Option<&'a Port>) -> Self {
+        let explanation = FlowExplanation::default();
+        Self { ends, port, explanation, refused: None, host_pairs: BTreeMap::new() }
+    }
+}
 
 impl Walk<'_> {
     pub(super) fn warn(&mut self, warnings: Vec<Warning>) {
@@ -165,7 +203,9 @@ impl Walk<'_> {
     /// Asks about every pair of ends. Where all pairs of two wholes (workloads)
     /// get the same answers, they are given once, for the wholes. Of very many ends, classes
     /// are asked about.
-    pub(super) fn between(&mut self, sources: &[Unit], destinations: &[Destination], route: Route<'_>) {
+    pub(super) fn judge(&mut self, sources: &[Unit], destinations: &[Destination], route: Route<'_>) {
+        let with_itself = route.via.is_some() || are_one_workload(sources, destinations);
+        let route = Route { with_itself, ..route };
         let is_direct = destinations.iter().all(|destination| destination.before.is_none());
         let is_wide = || {
             sources.len().saturating_mul(destinations.len()) > PAIRWISE
@@ -175,7 +215,7 @@ impl Walk<'_> {
             self.by_class(sources, destinations, route);
             return;
         }
-        let mut wholes = IndexMap::<(EndName, EndName), Vec<(&Unit, &Unit, Said)>>::new();
+        let mut wholes = IndexMap::<(EndName, EndName), Judged<'_>>::new();
         for from in sources {
             for destination in destinations {
                 let to = &destination.unit;
@@ -185,43 +225,72 @@ impl Walk<'_> {
                 let said = self.pair(from, destination, route);
                 if !said.is_empty() {
                     let names = (from.whole.without_addresses(), to.whole.without_addresses());
-                    wholes.entry(names).or_default().push((from, to, said));
+                    let judged = wholes.entry(names).or_default();
+                    let is_itself = from.party == to.party && !from.is_template;
+                    let pairs = if is_itself { &mut judged.itself } else { &mut judged.others };
+                    pairs.push((from, to, said));
                 }
             }
         }
-        for ((from, to), pairs) in wholes {
-            let mut first = pairs[0].2.clone();
-            let uniform = pairs.len() == 1 || {
-                let first = general(&first);
-                pairs[1..].iter().all(|(_, _, said)| general(said) == first)
+        for ((from, to), Judged { others, itself }) in wholes {
+            let are_allowed = |pairs: &[PairSaid<'_>]| {
+                pairs.iter().flat_map(|(.., said)| said).flat_map(|(_, flows)| flows).all(Flow::is_allowed)
             };
-            let mut add = |said: Said, parties: (Party, Party), from: &EndName, to: &EndName| {
-                let flows = said.into_iter().flat_map(|(_, flows)| flows);
-                self.explanation.flows.extend(flows.map(|flow| Flow {
-                    from: from.clone(),
-                    to: to.clone(),
-                    via: route.via.cloned(),
-                    way: route.way.cloned(),
-                    parties: Some(parties),
-                    ..flow
-                }));
-            };
-            let all = |mut name: EndName, units: &mut dyn Iterator<Item = &Unit>| {
-                name.addresses = units.flat_map(|unit| unit.name.addresses.clone()).collect();
-                name.addresses.sort_unstable();
-                name.addresses.dedup();
-                name
-            };
-            if uniform {
-                let parties = (pairs[0].0.party, pairs[0].1.party);
-                let from = all(from, &mut pairs.iter().map(|(from, ..)| *from));
-                let to = all(to, &mut pairs.iter().map(|(_, to, _)| *to));
-                pairs[1..].iter().for_each(|(_, _, said)| join_items(&mut first, said));
-                add(first, parties, &from, &to);
-            } else {
-                for (from, to, said) in joined(pairs) {
-                    add(said, (from.party, to.party), &from.name, &to.name);
-                }
+            // Where all is allowed anyway, what is special about one pod says nothing.
+            let has_both = !others.is_empty() && !itself.is_empty();
+            let is_same = has_both && are_allowed(&others) && are_allowed(&itself);
+            let is_workload = from.kind != "Pod" && from.namespace.is_some();
+            if !others.is_empty() {
+                let way = (has_both && !is_same).then_some(Way::OtherReplica);
+                self.add((&from, &to), others, route, way.as_ref());
+            }
+            if !itself.is_empty() && !is_same {
+                self.add((&from, &to), itself, route, Some(&Way::Itself).filter(|_| is_workload));
+            }
+        }
+    }
+
+    /// Adds the answers about pairs of two wholes: one for all where they are the same.
+    fn add(&mut self, (from, to): (&EndName, &EndName), pairs: Vec<PairSaid<'_>>, route: Route<'_>, way: Option<&Way>) {
+        let mut first = pairs[0].2.clone();
+        let uniform = pairs.len() == 1 || {
+            let first = general(&first);
+            pairs[1..].iter().all(|(_, _, said)| general(said) == first)
+        };
+        let place = self.explanation.flows.len();
+        let flows = &mut self.explanation.flows;
+        let mut add = |said: Said, parties: (Party, Party), from: &EndName, to: &EndName| {
+            let said = said.into_iter().flat_map(|(_, flows)| flows);
+            flows.extend(said.map(|flow| Flow {
+                from: from.clone(),
+                to: to.clone(),
+                via: route.via.cloned(),
+                way: route.way.or(way).cloned().or(flow.way),
+                parties: Some(parties),
+                ..flow
+            }));
+        };
+        let all = |name: &EndName, units: &mut dyn Iterator<Item = &Unit>| {
+            let mut name = name.clone();
+            name.addresses = units.flat_map(|unit| unit.name.addresses.clone()).collect();
+            name.addresses.sort_unstable();
+            name.addresses.dedup();
+            name
+        };
+        if uniform {
+            let parties = (pairs[0].0.party, pairs[0].1.party);
+            let all_parties: Vec<(Party, Party)> = pairs.iter().map(|(from, to, _)| (from.party, to.party)).collect();
+            let from = all(from, &mut pairs.iter().map(|(from, ..)| *from));
+            let to = all(to, &mut pairs.iter().map(|(_, to, _)| *to));
+            pairs[1..].iter().for_each(|(_, _, said)| join_items(&mut first, said));
+            add(first, parties, &from, &to);
+            if [parties.0, parties.1].iter().any(|party| matches!(party, Party::Host(_))) && all_parties.len() > 1 {
+                let places = place..self.explanation.flows.len();
+                self.host_pairs.extend(places.map(|place| (place, all_parties.clone())));
+            }
+        } else {
+            for (from, to, said) in joined(pairs) {
+                add(said, (from.party, to.party), &from.name, &to.name);
             }
         }
     }
@@ -243,13 +312,19 @@ impl Walk<'_> {
                 service_port: *service_port,
                 service_addresses: route.service.to_vec(),
                 replicas: from.is_template && to.is_template,
+                same_node: route.same_node,
             };
+            let seen_by_source = before.as_ref().filter(|_| from.party.pod().is_some()).and_then(|(party, traffic)| {
+                let address = Family::ALL.into_iter().find_map(|family| party.address(cluster, family))?;
+                Some((address, traffic.clone()))
+            });
             let egress = match before {
                 Some((party, traffic)) if from.party.pod().is_some() => Some(Question {
                     from: from.party,
                     to: *party,
                     traffic: traffic.clone(),
                     service_port: None,
+                    service_addresses: Vec::new(),
                     ..question.clone()
                 }),
                 _ => from.seen_as.map(|_| Question { from: from.party, ..question.clone() }),
@@ -278,6 +353,7 @@ impl Walk<'_> {
                     family: family.filter(|_| !unknown_family),
                     port_name: self.ends.port_name(to, &part, route.port),
                     traffic: part,
+                    seen_by_source: seen_by_source.clone(),
                     verdict,
                     broken: None,
                     decisions: Some([decide(Direction::Egress), decide(Direction::Ingress)]),
@@ -289,8 +365,12 @@ impl Walk<'_> {
                     alike: None,
                 });
             }
-            if route.via.is_some() && flows.iter().any(|flow| flow.verdict != Verdict::Allowed) {
-                flows.extend(self.hairpin(question, traffic, flows.first()));
+            if route.with_itself && !flows.iter().all(Flow::is_allowed) {
+                let itself = self.to_itself(question, traffic, flows.first());
+                if itself.is_some() {
+                    flows.iter_mut().for_each(|flow| flow.way = Some(Way::OtherReplica));
+                }
+                flows.extend(itself);
             }
             said.push((family, flows));
         }
@@ -312,20 +392,38 @@ impl Walk<'_> {
         said
     }
 
-    /// The flow of a packet that a Service sends back to the replica that it came from.
-    fn hairpin(&self, question: Question, traffic: &Traffic, like: Option<&Flow>) -> Option<Flow> {
+    /// What a replica sends to itself: straight, or by a Service that sends it back to the replica
+    /// that it came from.
+    fn to_itself(&self, question: Question, traffic: &Traffic, like: Option<&Flow>) -> Option<Flow> {
         let Finder { cluster, groups } = self.ends;
         let is_one = question.replicas && question.from == question.to;
         let question = Question { replicas: false, traffic: traffic.clone(), ..question };
         let decide = |direction| question.decide(cluster, groups, direction);
         like.filter(|_| is_one).cloned().map(|flow| Flow {
             traffic: traffic.clone(),
+            way: Some(Way::Itself),
             verdict: Verdict::Allowed,
             missing: Vec::new(),
             decisions: Some([decide(Direction::Egress), decide(Direction::Ingress)]),
             asked: JudgedPairs::default(),
             ..flow
         })
+    }
+
+    /// Where a Service's port was asked for at its pods.
+    fn warn_of_service_ports(&mut self) {
+        let cluster = self.ends.cluster;
+        let of_flow = |flow: &Flow| {
+            let (_, Party::End(End::Pod(pod))) = flow.parties? else { return None };
+            let (protocol, port, last) = flow.traffic.single().filter(|_| flow.via.is_none() && flow.way.is_none())?;
+            let (service, _, of_pods) = cluster.service_with_port(pod, protocol, port).filter(|_| port == last)?;
+            // Of a headless Service it is said where it is asked about.
+            let (namespace, name) = (service.namespace.clone(), service.name.clone());
+            let is_translated = !service.routing.is_headless;
+            is_translated.then_some(Warning::ServicePort { namespace, name, port, of_pods })
+        };
+        let found: Vec<Warning> = self.explanation.flows.iter().filter_map(of_flow).collect();
+        self.warn(found);
     }
 
     /// Where a tunnel's port was asked about, and not all ports: policies allow it
@@ -349,51 +447,21 @@ impl Walk<'_> {
     }
 }
 
-/// Whether the question leaves out what an end sends to itself. A question about several ends is
-/// about what they send to each other; but a Service may send a client to itself, and a template
-/// stands for several pods.
-pub(super) fn leaves_out(sources: &[Unit], from: &Unit, route: Route<'_>) -> bool {
-    sources.len() > 1 && !from.is_template && route.via.is_none()
+/// Whether the question leaves out what an end sends to itself: one about several ends is about what
+/// they send to each other. A template stands for several pods.
+pub(super) const fn leaves_out(sources: &[Unit], from: &Unit, route: Route<'_>) -> bool {
+    sources.len() > 1 && !from.is_template && !route.with_itself
 }
 
-/// The families of which an end may exchange packets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Families {
-    /// Of which it may have an address, as far as the question says.
-    may_be: [bool; 2],
-    /// Of which it has an address.
-    has: [bool; 2],
-    /// It has no address at all.
-    pub(super) is_bare: bool,
-}
-
-impl Families {
-    pub(super) fn of(cluster: &Cluster, unit: &Unit) -> Self {
-        let may_be = Family::ALL.map(|family| unit.only.is_none_or(|only| only == family));
-        let has = Family::ALL.map(|family| may_be[family as usize] && unit.party.address(cluster, family).is_some());
-        Self { may_be, has, is_bare: !unit.party.has_address(cluster) }
-    }
-
-    /// The families in which two ends may exchange packets; none in place of both, where neither
-    /// end has an address.
-    pub(super) fn judged(self, other: Self) -> SmallVec<[Option<Family>; 3]> {
-        let may = |family: Family| {
-            let at = family as usize;
-            let (a, b) = (self.has[at], other.has[at]);
-            self.may_be[at] && other.may_be[at] && (a || self.is_bare) && (b || other.is_bare) && (a || b)
-        };
-        let mut judged: SmallVec<[Option<Family>; 3]> =
-            Family::ALL.into_iter().filter(|family| may(*family)).map(Some).collect();
-        if self.is_bare && other.is_bare {
-            judged.push(None);
-        }
-        judged
-    }
-}
-
-/// The families of which a pair of ends may exchange packets.
-fn judged(cluster: &Cluster, from: &Unit, to: &Unit) -> SmallVec<[Option<Family>; 3]> {
-    Families::of(cluster, from).judged(Families::of(cluster, to))
+/// Whether all ends are pods of one workload.
+fn are_one_workload(sources: &[Unit], destinations: &[Destination]) -> bool {
+    let of = |unit: &Unit| (unit.whole.kind.clone(), unit.whole.namespace.clone(), unit.whole.name.clone());
+    let Some(first) = sources.first().filter(|first| first.party.pod().is_some()).map(of) else { return false };
+    let is_same = |unit: &Unit| {
+        let EndName { kind, namespace, name, .. } = &unit.whole;
+        (kind, namespace, name) == (&first.0, &first.1, &first.2)
+    };
+    sources.iter().chain(destinations.iter().map(|to| &to.unit)).all(is_same)
 }
 
 /// What is said without facts about an end that change nothing, such as which of its addresses no

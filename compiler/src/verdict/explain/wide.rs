@@ -18,11 +18,12 @@ use smallvec::SmallVec;
 
 use super::answer::{Alike, Flow, Pairs, Ranges, Unanswerable};
 use super::ends::Unit;
+use super::families::Families;
 use super::judged_pairs::JudgedPairs;
 use super::name::EndName;
 use super::party::Party;
 use super::question::Question;
-use super::walk::{Destination, Families, Route, Walk, leaves_out};
+use super::walk::{Destination, Route, Walk, leaves_out};
 use crate::algebra::traffic::Traffic;
 use crate::object::{Family, Protocol};
 use crate::policy::Direction;
@@ -162,7 +163,7 @@ impl Walk<'_> {
                 from: source.name.clone(),
                 to: destination.unit.name.clone(),
                 via: route.via.cloned(),
-                way: route.way.cloned(),
+                way: route.way.cloned().or(flow.way),
                 parties: Some((source.party, destination.unit.party)),
                 alike: Some(alike.clone()),
                 asked: JudgedPairs::of_many(),

@@ -132,6 +132,11 @@ pub(super) fn field_path(operation: &PatchOperation) -> String {
     })
 }
 
+/// The tokens of a path as findings have it: `spec`, `ingress`, `0` of `spec.ingress[0]`.
+pub(super) fn pointer(field: &str) -> Vec<String> {
+    field.split(['.', '[', ']']).filter(|token| !token.is_empty()).map(str::to_owned).collect()
+}
+
 /// Adds items to a list of a document. One that is absent, empty or null is written whole: an
 /// object in a file may lack it, and `-` needs a list.
 pub(super) fn append(document: &Value, list: &[&str], items: Vec<Value>) -> Vec<PatchOperation> {

@@ -4,7 +4,7 @@
 //! those pairs that the change can affect. An address of each zone stands for the addresses
 //! outside.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -18,6 +18,7 @@ use crate::algebra::traffic::Traffic;
 use crate::cluster::group::Atom;
 use crate::cluster::{Cluster, PodId};
 use crate::object::Family;
+use crate::policy::Block;
 use crate::verdict::explain::{Pair, Party};
 use crate::verdict::flow::{End, exemption, may_be_own_node};
 use crate::verdict::matrix::judge::BoundIds;
@@ -27,7 +28,8 @@ use crate::verdict::zone::{Zones, free_address};
 /// A change that opens more is not worth a look.
 const MOST: usize = 10_000;
 
-/// In a cluster with more addresses of nodes, the zones that these lie in stand for them.
+/// In a cluster with more addresses of nodes, the zones that these lie in stand for those that no
+/// block holds which was asked about or which the change adds or takes away.
 const NODES: usize = 64;
 
 /// Traffic from one end to another that a change opens, or closes.
@@ -64,6 +66,13 @@ pub(super) struct Difference {
     pub(super) opens: Vec<Opened>,
     /// What it closes.
     pub(super) closes: Vec<Opened>,
+}
+
+impl Difference {
+    /// How much it opens: between how many pairs of ends, and how many ports.
+    pub(super) fn breadth(&self) -> (usize, u64) {
+        (self.opens.len(), self.opens.iter().map(|of| u64::from(of.traffic.breadth())).sum())
+    }
 }
 
 /// Compares; none where it opens or closes too much to say.
@@ -259,8 +268,14 @@ impl Outside {
             let questions = [Some(&pair.question), pair.egress.as_ref()].into_iter().flatten();
             questions.flat_map(|question| [(question.from, question.family), (question.to, question.family)])
         });
+        // One address stands for those of a prefix, and so does that of its zone.
+        let is_of_block = |address: IpAddr| {
+            let holds = |block: &Cidr| block.addresses().contains(cidr::number(address));
+            blocks.iter().any(|block| block.family == Family::of(&address) && holds(block))
+        };
         let of_party = |(party, family): (Party, Option<Family>)| match (party, family) {
             (Party::End(End::Pod(_)), _) => None,
+            (Party::End(End::Address(address) | End::Unread(address)), _) if is_of_block(address) => None,
             (Party::End(End::Address(address) | End::Unread(address)), _) => Some(address),
             (party, Some(family)) => party.address(cluster, family),
             (_, None) => None,
@@ -269,9 +284,13 @@ impl Outside {
             parties.filter_map(of_party).map(|address| (address, address.to_string())).collect();
         let nodes = cluster.nodes().values().flatten().copied();
         let nodes: Vec<IpAddr> = nodes.filter(|address| cluster.holders(*address, None).is_empty()).collect();
-        if nodes.len() <= NODES {
-            names.extend(nodes.iter().map(|address| (*address, address.to_string())));
-        }
+        let (few, added) = (nodes.len() <= NODES, changed_blocks(before, after));
+        let is_meant = |address: &&IpAddr| {
+            let (family, number) = (Family::of(address), cidr::number(**address));
+            let mut asked = blocks.iter().filter(|block| block.family == family);
+            few || added[family as usize].contains(number) || asked.any(|block| block.addresses().contains(number))
+        };
+        names.extend(nodes.iter().filter(is_meant).map(|address| (*address, address.to_string())));
         let pods = cluster.endpoints().flat_map(|(id, _)| Family::ALL.map(|family| cluster.address(id, family)));
         let taken = pods.flatten().chain(nodes.iter().copied()).chain(names.keys().copied());
         let taken: Vec<IpAddr> = taken.collect();
@@ -368,4 +387,18 @@ impl AskedRows {
         let asked = self.0.get(&pair).into_iter().flatten().filter(|(of, _)| is_meant(of));
         asked.fold(Traffic::none(), |all, (_, traffic)| all.union(traffic))
     }
+}
+
+/// The addresses of blocks that rules name before a change or after it, and not both, by family.
+fn changed_blocks(before: View<'_>, after: View<'_>) -> [AddressSet; 2] {
+    let blocks = |view: View<'_>| -> BTreeSet<Block> {
+        let groups = view.groups.iter();
+        let atoms = groups.flat_map(|(_, group)| group.admitted.keys());
+        atoms.filter_map(|atom| if let Atom::Block(block) = atom { Some(block.clone()) } else { None }).collect()
+    };
+    let (old, new) = (blocks(before), blocks(after));
+    Family::ALL.map(|family| {
+        let of_family = old.symmetric_difference(&new).filter(|block| block.family == family);
+        AddressSet::from_ranges(of_family.flat_map(|block| block.addresses.ranges().to_vec()))
+    })
 }

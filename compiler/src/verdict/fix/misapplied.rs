@@ -11,8 +11,11 @@ use super::propose::{Proposer, TRIED};
 use super::rule::index;
 use super::{label, peer};
 use crate::cluster::PolicyId;
-use crate::policy::{Namespaces, Peers, PodPeer, Policy};
+use crate::policy::{Peers, Policy};
 use crate::verdict::explain::{Beside, Code};
+
+/// So many policies of a namespace are looked through for labels that stand in the wrong place.
+const LOOKED_THROUGH: usize = 1000;
 
 impl Proposer<'_> {
     /// What makes a policy apply. Unless it is the cause of the denial, it may well be meant as it is.
@@ -31,15 +34,27 @@ impl Proposer<'_> {
             Code::PolicyOtherNamespace if is_cause => add(self.in_this_namespace(beside.policy)),
             Code::SubjectNearMiss if is_cause => {
                 let policy = self.view.cluster.policy(beside.policy);
-                if label::is_on_workload(self.view, &policy.subject, &self.subjects) {
-                    let (direction, pods) = (self.direction, &self.subjects);
-                    let proposal = label::of_pods(self.view, direction, &policy.subject, pods, Lacking::Subject);
-                    all.extend(proposal.map(|of| Proposal { cause: Cause::Misplaced, ..of }));
-                } else {
+                if !label::is_on_workload(self.view, &policy.subject, &self.subjects) {
                     add(self.right_subject(beside.policy, policy));
                 }
             }
             _ => {}
+        }
+    }
+
+    /// The labels that the workload of the subjects has itself, in its template, where a policy would
+    /// then admit the flow.
+    pub(super) fn of_misplaced_labels(&self, all: &mut Vec<Proposal>) {
+        let (view, direction, pods) = (self.view, self.direction, &self.subjects);
+        let would_admit = |policy: &Policy| {
+            policy.isolates(direction)
+                && self.denied.would_admit(view.cluster, policy, direction, &self.denied.traffic)
+                && label::is_on_workload(view, &policy.subject, pods)
+        };
+        let policies = view.cluster.policies_in(&self.namespace).map(|(_, policy)| policy).take(LOOKED_THROUGH);
+        for policy in policies.filter(|policy| would_admit(policy)).take(TRIED) {
+            let proposal = label::of_pods(view, direction, &policy.subject, pods, Lacking::Subject);
+            all.extend(proposal.map(|of| Proposal { cause: Cause::Misplaced, ..of }));
         }
     }
 
@@ -48,7 +63,8 @@ impl Proposer<'_> {
         append(document, &["spec", "policyTypes"], vec![json!(self.direction.as_str())])
     }
 
-    /// Rules of the other direction, in this one: each moved, and each written in both directions.
+    /// Rules of the other direction, in this one: each moved, if the port that is asked for shows that
+    /// it is about this direction, and each written in both directions.
     fn turned_rules(&self, id: PolicyId) -> Vec<Proposal> {
         let policy = self.view.cluster.policy(id);
         let opposite = self.direction.opposite();
@@ -73,7 +89,9 @@ impl Proposer<'_> {
         };
         let mut all = Vec::new();
         for place in rules.filter_map(|rule| index(&rule.path)).take(TRIED) {
-            all.extend(self.of_policy(id, Size::Value, |document| turned(document, place, true)));
+            if self.is_about_port_of_destination {
+                all.extend(self.of_policy(id, Size::Value, |document| turned(document, place, true)));
+            }
             all.extend(self.of_policy(id, Size::Rule, |document| turned(document, place, false)));
         }
         all
@@ -82,8 +100,8 @@ impl Proposer<'_> {
     /// The same policy in the subject's namespace, if it selects no pod in its own.
     fn in_this_namespace(&self, id: PolicyId) -> Option<Proposal> {
         let policy = self.view.cluster.policy(id);
-        let subject = PodPeer { namespaces: Namespaces::Own(policy.namespace.clone()), pods: policy.subject.clone() };
-        if !self.selects_none(&subject) || self.view.cluster.findings_of(id).next().is_some() {
+        if !self.view.cluster.selects_none(&policy.subject_peer()) || self.view.cluster.findings_of(id).next().is_some()
+        {
             return None;
         }
         let written = self.document(id).filter(|document| !self.has_rule_for_everything(document))?;
@@ -106,8 +124,8 @@ impl Proposer<'_> {
 
     /// The subjects' labels in place of a podSelector that selects no pod.
     fn right_subject(&self, id: PolicyId, policy: &Policy) -> Option<Proposal> {
-        let subject = PodPeer { namespaces: Namespaces::Own(policy.namespace.clone()), pods: policy.subject.clone() };
-        let labels = peer::narrowest(self.view, &self.subjects).ok().filter(|_| self.selects_none(&subject))?;
+        let selects_none = || self.view.cluster.selects_none(&policy.subject_peer());
+        let labels = peer::narrowest(self.view, &self.subjects).ok().filter(|_| selects_none())?;
         self.of_policy(id, Size::Value, |document| {
             let right = || vec![replace(&["spec", "podSelector"], match_labels(&labels))];
             if self.has_rule_for_everything(document) { Vec::new() } else { right() }

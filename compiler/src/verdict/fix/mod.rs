@@ -19,6 +19,7 @@
 mod affected;
 mod change;
 mod difference;
+mod finding;
 mod label;
 mod misapplied;
 mod object_name;
@@ -29,6 +30,8 @@ mod rollout;
 mod rule;
 mod target_port;
 mod written;
+
+use std::collections::{BTreeSet, VecDeque};
 
 use crate::algebra::cidr::Cidr;
 use crate::cluster::Cluster;
@@ -44,7 +47,7 @@ pub use difference::{Opened, OpenedEnd};
 use proposal::{Cause, Proposal};
 use propose::proposals;
 pub use rollout::Rollout;
-use target_port::wrong_target_port;
+use target_port::{service_port, wrong_target_port};
 pub use written::Written;
 
 /// Changes that together turn a denied flow to ALLOWED.
@@ -101,6 +104,29 @@ pub enum NoFix {
         /// [`Finding::path`]: crate::policy::finding::Finding::path
         path: String,
     },
+    /// The policy that denies has rules that would admit the flow, and there is no room for them: its
+    /// namespace and name.
+    PolicyTooLarge(String, String),
+    /// The port that was asked for is that of a Service; the pods listen on another one.
+    ServicePort {
+        /// The Service: its namespace and name.
+        service: (String, String),
+        /// Its port.
+        port: u16,
+        /// The port of its pods.
+        of_pods: u16,
+    },
+    /// A headless Service was asked by a port that its pods do not listen on, and it translates none.
+    HeadlessPort {
+        /// The Service: its namespace and name.
+        service: (String, String),
+        /// The port that was asked for.
+        port: u16,
+        /// The port of its pods, which its targetPort names.
+        of_pods: u16,
+    },
+    /// Fixes of other flows of the same answer were looked for, and not this one.
+    NotTried,
     /// The targetPort of the Service seems to be wrong.
     TargetPort {
         /// The Service: its namespace and name.
@@ -143,7 +169,11 @@ struct View<'a> {
     cluster: &'a Cluster,
     groups: &'a Groups,
     written: &'a dyn Written,
+    bounded: Bounded<'a>,
 }
+
+/// A cluster as agents enforce it: without the rules of policies over their bound on set members.
+pub type Bounded<'a> = &'a dyn Fn(Cluster) -> Cluster;
 
 /// The same after a change.
 struct Changed {
@@ -157,19 +187,26 @@ impl Changed {
         let mut objects = before.objects.clone();
         change.apply(&mut objects)?;
         let cluster = Cluster::new(&objects).with_unread(before.cluster.unread().to_vec());
-        let cluster = cluster.with_over_bound_of(before.cluster);
+        let cluster = (before.bounded)(cluster);
         let groups = Groups::of_cluster(&cluster);
         Some(Self { objects, cluster, groups })
     }
 
-    const fn view<'a>(&'a self, written: &'a dyn Written) -> View<'a> {
-        View { objects: &self.objects, cluster: &self.cluster, groups: &self.groups, written }
+    /// The same after several changes, each of what the one before it made.
+    fn all(before: View<'_>, changes: &[Change]) -> Option<Self> {
+        let (first, rest) = changes.split_first()?;
+        rest.iter().try_fold(Self::new(before, first)?, |made, change| Self::new(made.view(before), change))
+    }
+
+    /// This in place of what was before.
+    const fn view<'a>(&'a self, before: View<'a>) -> View<'a> {
+        View { objects: &self.objects, cluster: &self.cluster, groups: &self.groups, ..before }
     }
 }
 
 /// Fixes for the first denied flows of an explanation, for at most this many. The objects
 /// are those of the cluster, and the groups those of all its endpoints; `written` says more of the
-/// objects.
+/// objects, and `bounded` makes of a changed cluster what agents enforce.
 #[must_use]
 pub fn fixes(
     objects: &Objects,
@@ -177,6 +214,7 @@ pub fn fixes(
     groups: &Groups,
     explanation: &FlowExplanation,
     written: &dyn Written,
+    bounded: Bounded<'_>,
     most: usize,
 ) -> Vec<FlowFix> {
     let mut merged: Vec<(Flow, Vec<usize>)> = Vec::new();
@@ -185,12 +223,54 @@ pub fn fixes(
         if let Some((first, flows)) = same.and_then(|same| merged.get_mut(same)) {
             first.asked.extend(&flow.asked);
             flows.push(place);
-        } else if merged.len() < most {
+        } else {
             merged.push((flow.clone(), vec![place]));
         }
     }
-    let view = View { objects, cluster, groups, written };
-    merged.into_iter().map(|(flow, flows)| FlowFix { flows, fix: fix(view, &flow) }).collect()
+    let view = View { objects, cluster, groups, written, bounded };
+    let (mut found, mut tried) = (Vec::<FlowFix>::new(), 0);
+    let mut rest: VecDeque<(Flow, Vec<usize>)> = merged.into();
+    while let Some((flow, mut flows)) = rest.pop_front() {
+        if tried >= most {
+            // There may be thousands, which all get this one answer.
+            flows.extend(rest.drain(..).flat_map(|(_, flows)| flows));
+            found.push(FlowFix { flows, fix: Err(NoFix::NotTried) });
+            break;
+        }
+        let fix = fix(view, &flow).map(|fix| with_others(view, fix, &flow, &mut flows, &mut rest));
+        // Why there is none is quickly said.
+        tried += usize::from(matches!(fix, Ok(_) | Err(NoFix::NothingFits)));
+        found.push(FlowFix { flows, fix });
+    }
+    found
+}
+
+/// A fix, said of the other flows too that it turns to ALLOWED: to the other backends and ports of a
+/// Service, or what a client asks by UDP and by TCP.
+fn with_others(
+    before: View<'_>,
+    fix: Fix,
+    flow: &Flow,
+    flows: &mut Vec<usize>,
+    rest: &mut VecDeque<(Flow, Vec<usize>)>,
+) -> Fix {
+    let Some(after) = Changed::all(before, &fix.changes) else { return fix };
+    let passes = |pair: &Pair| pair.passes(&after.cluster, &after.groups).verdict(&pair.question.traffic);
+    let is_mended = |(other, _): &(Flow, Vec<usize>)| {
+        let pairs = other.asked.pairs().filter(|pairs| !pairs.is_empty() && other.broken.is_none());
+        pairs.is_some_and(|pairs| pairs.iter().all(|pair| passes(pair) == Verdict::Allowed))
+    };
+    let (mended, others): (Vec<_>, Vec<_>) = rest.drain(..).partition(is_mended);
+    *rest = others.into();
+    let of_flows: Vec<&Flow> = [flow].into_iter().chain(mended.iter().map(|(other, _)| other)).collect();
+    let pairs: Vec<Pair> = of_flows.iter().flat_map(|of| of.asked.pairs().unwrap_or_default().to_vec()).collect();
+    let blocks: BTreeSet<Cidr> = of_flows.iter().flat_map(|of| peer::blocks(of)).collect();
+    let blocks: Vec<Cidr> = blocks.into_iter().collect();
+    flows.extend(mended.into_iter().flat_map(|(_, places)| places));
+    match difference(before, after.view(before), &pairs, &blocks) {
+        Some(Difference { opens, closes }) => Fix { opens, closes, ..fix },
+        None => fix,
+    }
 }
 
 /// The fix of one denied flow.
@@ -202,7 +282,8 @@ fn fix(before: View<'_>, flow: &Flow) -> Result<Fix, NoFix> {
     if pairs.is_empty() {
         return Err(NoFix::FactMissing);
     }
-    if let Some(fault) = wrong_target_port(before, flow, pairs) {
+    let wrong_port = wrong_target_port(before, flow, pairs).or_else(|| service_port(before, flow, pairs));
+    if let Some(fault) = wrong_port {
         return Err(fault);
     }
     let mut failed = Vec::new();
@@ -229,7 +310,7 @@ fn attempt(before: View<'_>, flow: &Flow, pairs: &[Pair], failed: &[Change]) -> 
     let mut changes: Vec<(Cause, Change)> = Vec::new();
     let mut state: Option<(Changed, Difference)> = None;
     for direction in [Direction::Egress, Direction::Ingress] {
-        let view = state.as_ref().map_or(before, |(state, _)| state.view(before.written));
+        let view = state.as_ref().map_or(before, |(state, _)| state.view(before));
         if admits(view, pairs, direction) {
             continue;
         }
@@ -250,7 +331,7 @@ fn attempt(before: View<'_>, flow: &Flow, pairs: &[Pair], failed: &[Change]) -> 
     } else if changes.len() == 1 {
         Some(of_last)
     } else {
-        difference(before, after.view(before.written), pairs, &blocks)
+        difference(before, after.view(before), pairs, &blocks)
     };
     // A label changes what policies apply, in the other direction too.
     let misplaced = changes.iter().position(|(cause, _)| *cause == Cause::Misplaced);
@@ -293,25 +374,25 @@ fn best(
     proposals.sort_by_key(|proposal| (proposal.cause, proposal.size));
     let mut found: Option<Best> = None;
     for Proposal { change, cause, .. } in proposals {
-        let opened = found.as_ref().map(|found| (found.cause, found.difference.opens.len()));
+        let opened = found.as_ref().map(|found| (found.cause, found.difference.breadth()));
         let enough = match opened {
             Some((Cause::Misplaced, _)) => true,
-            Some((Cause::Mistake, opened)) if cause == Cause::Policy => opened <= OPENED_BY_MISTAKE,
-            Some((_, opened)) => opened == 0,
+            Some((Cause::Mistake, (opened, _))) if cause == Cause::Policy => opened <= OPENED_BY_MISTAKE,
+            Some((_, (opened, _))) => opened == 0,
             None => false,
         };
         if enough {
             break;
         }
         let Some(after) = Changed::new(before, &change) else { continue };
-        if !admits(after.view(before.written), pairs, direction) {
+        if !admits(after.view(before), pairs, direction) {
             continue;
         }
-        let Some(difference) = difference(before, after.view(before.written), pairs, blocks) else { continue };
+        let Some(difference) = difference(before, after.view(before), pairs, blocks) else { continue };
         if !difference.closes.is_empty() && cause != Cause::Misplaced {
             continue;
         }
-        if opened.is_none_or(|(_, opened)| difference.opens.len() < opened) {
+        if opened.is_none_or(|(_, opened)| difference.breadth() < opened) {
             found = Some(Best { change, cause, after, difference });
         }
     }

@@ -11,7 +11,7 @@ use crate::algebra::cidr::{self, AddressSet, Cidr};
 use crate::algebra::selector::Selector;
 use crate::algebra::traffic::Traffic;
 use crate::cluster::PodId;
-use crate::object::{Family, Labels, NAMESPACE_NAME_LABEL, Pod, Protocol, is_controller_label};
+use crate::object::{Family, Labels, NAMESPACE_NAME_LABEL, Protocol, is_controller_label};
 use crate::policy::Direction;
 use crate::verdict::explain::{Flow, Pair, Party};
 use crate::verdict::flow::End;
@@ -101,6 +101,7 @@ pub(super) fn other(view: View<'_>, flow: &Flow, pairs: &[Pair], direction: Dire
     }
     let namespaces: BTreeSet<&str> = pods.iter().map(|pod| view.cluster.pod(*pod).namespace.as_str()).collect();
     match (pods.is_empty(), blocks.len()) {
+        (true, more) if name.kind == "Block" && more > BLOCKS => Err(NoFix::EveryAddress),
         (false, 0) if namespaces.len() == 1 => Ok(Other::Pods(pods.into_iter().collect())),
         (true, 1..=BLOCKS) => Ok(Other::Blocks(blocks.into_iter().collect())),
         _ => Err(NoFix::ManyEnds),
@@ -150,14 +151,20 @@ pub(super) fn narrowest(view: View<'_>, pods: &[PodId]) -> Result<Labels, NoFix>
     if common.is_empty() {
         return Err(NoFix::NoLabel(first.namespace.clone(), first.name.clone()));
     }
-    let meant: BTreeSet<(&str, &str)> = pods.iter().map(|pod| identity(of(pod))).collect();
+    let meant: BTreeSet<(&str, &str)> = pods.iter().map(|pod| of(pod).identity()).collect();
     let means_only_them = |labels: &Labels| {
         let selector = Selector::of_labels(labels);
         let endpoints = view.cluster.endpoints().filter(|(_, pod)| pod.namespace == first.namespace);
-        endpoints.into_iter().all(|(_, pod)| !selector.matches(&pod.labels) || meant.contains(&identity(pod)))
+        endpoints.into_iter().all(|(_, pod)| !selector.matches(&pod.labels) || meant.contains(&pod.identity()))
     };
     let of_pair = |(key, value): &(&String, &String)| ((*key).clone(), (*value).clone());
-    if let Some(one) = common.iter().map(|pair| Labels::from([of_pair(pair)])).find(means_only_them) {
+    // A label that names what the pods are may stand alone. One of a release says nothing of that, and the
+    // next release has another.
+    let is_name = |key: &str| NAMES.contains(&key);
+    let is_passing = |key: &str| PASSING.iter().any(|word| key.contains(word));
+    let have_name = common.iter().any(|(key, _)| is_name(key));
+    let alone = common.iter().filter(|(key, _)| if have_name { is_name(key) } else { !is_passing(key) });
+    if let Some(one) = alone.map(|pair| Labels::from([of_pair(pair)])).find(means_only_them) {
         return Ok(one);
     }
     let mut labels = Labels::new();
@@ -167,12 +174,15 @@ pub(super) fn narrowest(view: View<'_>, pods: &[PodId]) -> Result<Labels, NoFix>
             break;
         }
     }
+    // The first names what the pods are, and of the others only those stay that tell them from others.
+    if means_only_them(&labels) {
+        for (key, value) in common.iter().skip(1) {
+            if labels.remove(*key).is_some() && !means_only_them(&labels) {
+                labels.insert((*key).clone(), (*value).clone());
+            }
+        }
+    }
     Ok(labels)
-}
-
-/// What a pod is a part of.
-pub(super) fn identity(pod: &Pod) -> (&str, &str) {
-    pod.workload.as_ref().map_or(("Pod", &pod.name), |workload| (&workload.kind, &workload.name))
 }
 
 /// The items of `ports` that mean this traffic.
@@ -183,13 +193,12 @@ pub(super) fn ports(traffic: &Traffic) -> Result<Vec<Value>, NoFix> {
     }
     let mut items = Vec::new();
     for protocol in Protocol::ALL {
-        for (first, last) in traffic.of(protocol).ranges() {
-            let first = *(first.max(&1));
-            if (first, *last) == Traffic::PORTS {
+        for (first, last) in traffic.port_ranges(protocol) {
+            if (first, last) == Traffic::PORTS {
                 return Err(NoFix::TooManyPorts);
             }
             let mut item = json!({ "port": first });
-            if first < *last {
+            if first < last {
                 item["endPort"] = json!(last);
             }
             if protocol != Protocol::Tcp {

@@ -18,7 +18,7 @@ use crate::object::{NetworkPolicy, Protocol};
 use crate::policy::Direction;
 use crate::policy::finding::{self, Finding, is_below};
 use crate::verdict::bounds::Verdict;
-use crate::verdict::explain::{Code, Decision, Flow, Pair, Reason};
+use crate::verdict::explain::{Beside, Code, Decision, Flow, Pair, Question, Reason};
 
 /// npc tries at most this many rules and policies, because each try compiles the cluster.
 pub(super) const TRIED: usize = 4;
@@ -47,10 +47,23 @@ pub(super) fn proposals(
     } else {
         peer::ports(&traffic)?
     };
-    let proposer = Proposer { view, direction, section, field, other, namespace, subjects, ports };
     let is_why = |pair: &&Pair| pair.verdict(view.cluster, view.groups, direction) != Verdict::Allowed;
-    let denied = pairs.iter().find(is_why).ok_or(NoFix::FactMissing)?;
-    let decision = denied.question(direction).decide(view.cluster, view.groups, direction);
+    let denied = pairs.iter().find(is_why).ok_or(NoFix::FactMissing)?.question(direction);
+    let is_about_port_of_destination = denied.is_about_port_of_destination(view.cluster);
+    let decision = denied.decide(view.cluster, view.groups, direction);
+    let proposer = Proposer {
+        view,
+        direction,
+        section,
+        field,
+        other,
+        namespace,
+        subjects,
+        ports,
+        is_about_port_of_destination,
+        denied,
+        pairs,
+    };
     proposer.all(&decision, flow)
 }
 
@@ -77,15 +90,28 @@ pub(super) struct Proposer<'a> {
     pub(super) subjects: Vec<PodId>,
     /// The items of `ports`.
     pub(super) ports: Vec<Value>,
+    /// As in [`Question::is_about_port_of_destination`].
+    ///
+    /// [`Question::is_about_port_of_destination`]: crate::verdict::explain::Question
+    pub(super) is_about_port_of_destination: bool,
+    /// A question that is denied, which stands for all.
+    pub(super) denied: &'a Question,
+    pub(super) pairs: &'a [Pair],
 }
 
 impl Proposer<'_> {
     fn all(&self, decision: &Decision, flow: &Flow) -> Result<Vec<Proposal>, NoFix> {
         let mut all = Vec::new();
         let denied_by = decision.beside.first().filter(|beside| decision.reason == Reason::Denied(beside.code));
-        if let Some(part) = denied_by.filter(|beside| beside.code == Code::RuleNotUnderstood) {
-            return Err(self.fault(part.policy, &part.path));
+        match denied_by {
+            Some(part) if part.code == Code::RuleNotUnderstood => self.of_finding(part, &mut all),
+            Some(Beside { policy, code: Code::PolicyTooLarge, .. }) => {
+                let policy = self.view.cluster.policy(*policy);
+                return Err(NoFix::PolicyTooLarge(policy.namespace.clone(), policy.name.clone()));
+            }
+            _ => {}
         }
+        self.of_misplaced_labels(&mut all);
         for beside in &decision.beside {
             self.of_beside(beside, denied_by == Some(beside), &mut all);
         }
@@ -97,11 +123,6 @@ impl Proposer<'_> {
                 _ => Shown::No,
             };
             self.of_rule(candidate, shown, &mut all)?;
-            let mut findings = self.view.cluster.findings_of(candidate.policy);
-            let finding = findings.find(|of| is_below(&of.path, &candidate.path));
-            if let (0, true, true, Some(finding)) = (place, all.is_empty(), candidate.is_about(), finding) {
-                return Err(self.fault(candidate.policy, &finding.path));
-            }
         }
         let items = peer::items(self.view, &self.other, &self.namespace);
         if let Ok(items) = &items {
@@ -116,8 +137,11 @@ impl Proposer<'_> {
             }
             all.extend(self.new_policy(&rule, flow));
         }
-        match items {
-            Err(reason) if all.is_empty() => Err(reason),
+        match (items, denied_by) {
+            (_, Some(part)) if all.is_empty() && part.code == Code::RuleNotUnderstood => {
+                Err(self.fault(part.policy, &part.path))
+            }
+            (Err(reason), _) if all.is_empty() => Err(reason),
             _ => Ok(all),
         }
     }
@@ -152,12 +176,12 @@ impl Proposer<'_> {
         let paths: Vec<String> = operations.iter().map(field_path).collect();
         let is_mended = |finding: &Finding| {
             let mut written = operations.iter().filter(|of| matches!(of, PatchOperation::Replace(_)));
-            written.any(|operation| field_path(operation) == finding.path)
+            written.any(|operation| is_below(&finding.path, &field_path(operation)))
         };
         let is_in_changed_rule = |finding: &Finding| {
             let rules = self.view.cluster.policy(id).rules(self.direction).iter();
             let mut changed = rules.filter(|rule| paths.iter().any(|path| is_below(path, &rule.path)));
-            changed.any(|rule| is_below(&finding.path, &rule.path))
+            finding.effect.is_harmful() && changed.any(|rule| is_below(&finding.path, &rule.path))
         };
         let mut findings = self.view.cluster.findings_of(id).filter(|finding| !is_mended(finding));
         findings.any(|finding| is_refused_by_the_api_server(finding) || is_in_changed_rule(finding))
@@ -167,9 +191,9 @@ impl Proposer<'_> {
     fn selects_others(&self, id: PolicyId) -> bool {
         let cluster = self.view.cluster;
         let policy = cluster.policy(id);
-        let meant: BTreeSet<(&str, &str)> = self.subjects.iter().map(|pod| peer::identity(cluster.pod(*pod))).collect();
+        let meant: BTreeSet<(&str, &str)> = self.subjects.iter().map(|pod| cluster.pod(*pod).identity()).collect();
         let mut endpoints = cluster.endpoints().filter(|(_, pod)| pod.namespace == policy.namespace);
-        endpoints.any(|(_, pod)| policy.subject.matches(&pod.labels) && !meant.contains(&peer::identity(pod)))
+        endpoints.any(|(_, pod)| policy.subject.matches(&pod.labels) && !meant.contains(&pod.identity()))
     }
 
     fn rule(&self, items: &[Value]) -> Value {

@@ -1,6 +1,8 @@
 //! What the rule needs that misses a flow by little: a change of the very item that fails, a
 //! label of the other end, an item more. If the peer and a port fail, one patch changes both.
 
+use std::collections::BTreeSet;
+
 use json_patch::PatchOperation;
 use serde_json::{Value, json};
 
@@ -11,9 +13,10 @@ use super::propose::{Proposer, Shown};
 use super::{NoFix, label};
 use crate::algebra::selector::{Operator, Requirement, Selector};
 use crate::cluster::PodId;
-use crate::object::{Labels, NAMESPACE_NAME_LABEL};
+use crate::object::{Labels, NAMESPACE_NAME_LABEL, Pod, Protocol};
 use crate::policy::{Namespaces, Peer, Peers, PodPeer, PolicyRule};
-use crate::verdict::explain::{Candidate, Code, Of, is_slip};
+use crate::verdict::explain::{Candidate, Code, Of, Party, asks_for, is_close, is_slip, may_mean_namespace};
+use crate::verdict::flow::End;
 
 /// The path of a rule in its policy, as the tokens of a JSON pointer: `spec`, `ingress`, `0`.
 type Base<'a> = [&'a str; 3];
@@ -32,8 +35,19 @@ impl Proposer<'_> {
                 let quoted = |_: &Value| self.number_in_quotes(candidate, &base).unwrap_or_default();
                 let proposal = self.of_policy(candidate.policy, Size::Value, quoted);
                 all.extend(proposal.map(|proposal| Proposal { cause: Cause::Mistake, ..proposal }));
+                let mended = [self.right_protocol(candidate, &base), self.right_name(candidate, &base)];
+                for operation in mended.into_iter().flatten() {
+                    let proposal = self.of_policy(candidate.policy, Size::Value, |_| vec![operation]);
+                    all.extend(proposal.map(|proposal| Proposal { cause: Cause::Mistake, ..proposal }));
+                }
                 let more = |document: &Value| self.more_ports(document, &base);
                 all.extend(self.of_policy(candidate.policy, Size::Item, more));
+                // A name opens less where pods give it to different numbers.
+                let list = [&base[..], &["ports"]].concat();
+                let named = self.named_port().into_iter();
+                all.extend(named.filter_map(|port| {
+                    self.of_policy(candidate.policy, Size::Item, |document| append(document, &list, vec![port]))
+                }));
             }
             (true, false) => {
                 self.mended_peer(candidate, shown, rule, &base, all);
@@ -61,6 +75,48 @@ impl Proposer<'_> {
             let is_meant = written.trim().parse::<u64>().ok()? == number.as_u64()?;
             is_meant.then(|| vec![replace(&path, number.clone())])
         })
+    }
+
+    /// The protocol that was asked for, in place of the one of an item that fails by it alone.
+    fn right_protocol(&self, candidate: &Candidate, base: &Base<'_>) -> Option<PatchOperation> {
+        let [conjunct] = candidate.conjuncts.as_slice() else { return None };
+        if !matches!(conjunct.code, Code::PortProtocol | Code::PortNamedOtherProtocol) {
+            return None;
+        }
+        let (protocol, ..) = self.denied.traffic.single()?;
+        let item = conjunct.path.split('.').next().and_then(index)?;
+        Some(add(&[&base[..], &["ports", item, "protocol"]].concat(), json!(protocol.as_str())))
+    }
+
+    /// The name of the port that was asked for, in place of one that no destination has and that differs
+    /// by little.
+    fn right_name(&self, candidate: &Candidate, base: &Base<'_>) -> Option<PatchOperation> {
+        let [conjunct] = candidate.conjuncts.as_slice() else { return None };
+        let named = self.named_port()?;
+        let is_slip = conjunct.code == Code::PortNamedUnresolved && is_close(&conjunct.want, named["port"].as_str()?);
+        let item = conjunct.path.split('.').next().and_then(index)?;
+        is_slip.then(|| replace(&[&base[..], &["ports", item, "port"]].concat(), named["port"].clone()))
+    }
+
+    /// The name that all destinations give to the port that was asked for.
+    fn named_port(&self) -> Option<Value> {
+        let (protocol, ..) = self.denied.traffic.single()?;
+        let mut names: Option<BTreeSet<&str>> = None;
+        for pair in self.pairs {
+            let question = pair.question(self.direction);
+            let (Party::End(End::Pod(pod)), Some((_, port, last))) = (question.to, question.traffic.single()) else {
+                return None;
+            };
+            let ports = self.view.cluster.pod(pod).ports.iter();
+            let meant = ports.filter(|of| (of.protocol, of.port, of.port) == (protocol, port, last));
+            let of_pod: BTreeSet<&str> = meant.map(|of| of.name.as_str()).filter(|name| !name.is_empty()).collect();
+            names = Some(names.map_or(of_pod.clone(), |before| before.intersection(&of_pod).copied().collect()));
+        }
+        let mut item = json!({ "port": names?.first()? });
+        if protocol != Protocol::Tcp {
+            item["protocol"] = json!(protocol.as_str());
+        }
+        Some(item)
     }
 
     /// The ports that a rule lacks.
@@ -123,17 +179,21 @@ impl Proposer<'_> {
                     return Some((Cause::Mistake, vec![add(&list, json!({ "podSelector": pods }))]));
                 }
                 // An item that selects pods of the input would lose them.
-                if !self.selects_none(peer) {
+                if !self.means_none(peer) {
                     return None;
                 }
                 let mut all = Vec::new();
                 let mut cause = Cause::Policy;
                 for code in codes {
                     let (of, operation) = match code {
+                        // It selects no pod of its own namespace, so another one was meant.
+                        Code::PeerOtherNamespace if shown == Shown::Alone => {
+                            (Cause::Mistake, self.named_namespace(&path, pods))
+                        }
                         Code::PeerOtherNamespace => (Cause::Policy, self.named_namespace(&path, pods)),
                         // A selector of no pod of the input is right where the input lacks its pods. Only
-                        // a slip of the pen is replaced, and of rules that are equally near none is that.
-                        Code::PeerNamespaceLabel if shown == Shown::Alone => {
+                        // a slip of the pen is replaced, and of rules that are equally near no podSelector is that.
+                        Code::PeerNamespaceLabel if shown != Shown::No => {
                             (Cause::Mistake, self.right_namespace(peer, &path, pods)?)
                         }
                         Code::PeerLabelValue | Code::PeerLabelMissing if shown == Shown::Alone => {
@@ -150,10 +210,16 @@ impl Proposer<'_> {
         }
     }
 
-    /// Whether a selector selects no endpoint of the input, for certain.
-    pub(super) fn selects_none(&self, peer: &PodPeer) -> bool {
+    /// Whether a selector means no pod of the input, for certain: no endpoint, and none that is finished
+    /// or was one, such as that of a Job.
+    fn means_none(&self, peer: &PodPeer) -> bool {
         let cluster = self.view.cluster;
-        cluster.selected(peer).is_empty() && cluster.possibly_selected(peer).is_empty()
+        let is_in = |namespace: &str| match &peer.namespaces {
+            Namespaces::Own(own) => own == namespace,
+            Namespaces::Selected(of) => cluster.namespace(namespace).is_some_and(|labels| of.matches(labels)),
+        };
+        let is_meant = |pod: &Pod| peer.pods.matches(&pod.labels) && is_in(&pod.namespace);
+        cluster.selects_none(peer) && !cluster.pods().any(|(_, pod)| !pod.is_endpoint() && is_meant(pod))
     }
 
     fn named_namespace(&self, path: &[&str], pods: &[PodId]) -> PatchOperation {
@@ -167,12 +233,11 @@ impl Proposer<'_> {
         let Namespaces::Selected(selector) = &peer.namespaces else { return None };
         let own = &self.view.cluster.pod(pods[0]).namespace;
         let labels = self.view.cluster.namespace(own)?;
-        let others = &self.view.objects.namespaces;
-        let is_meant = |requirement: &Requirement| {
-            is_slip(requirement, labels) || (!labels.contains_key(&requirement.key) && asks_for(requirement, own))
-        };
-        let is_it = !others.iter().any(|namespace| selector.matches(&namespace.labels))
-            && selector.requirements().filter(|requirement| !requirement.matches(labels)).all(is_meant);
+        // A list of values means namespaces that the input may lack.
+        let is_list = |of: &Requirement| matches!(&of.operator, Operator::In(values) if values.len() > 1);
+        let is_it = !self.view.cluster.has_namespace_with(selector)
+            && !selector.requirements().any(is_list)
+            && may_mean_namespace(selector, own, labels);
         // A label that means this namespace alone, also where the author meant a label of several.
         let means = || slips_mended(selector, labels).filter(|_| !selects_by_name(selector));
         let selector = means().map_or_else(|| peer::namespace_selector(own), |labels| match_labels(&labels));
@@ -183,7 +248,7 @@ impl Proposer<'_> {
     /// the same value, under another key, or as the workload's name.
     fn right_labels(&self, peer: &PodPeer, path: &[&str], pods: &[PodId]) -> Option<PatchOperation> {
         let pod = self.view.cluster.pod(pods[0]);
-        let name = peer::identity(pod).1;
+        let name = pod.identity().1;
         let is_meant = |requirement: &Requirement| {
             let is_elsewhere = || {
                 let mut values = pod.labels.values().map(String::as_str).chain([name]);
@@ -236,11 +301,6 @@ fn missed_item<'c, 'r>(candidate: &'c Candidate, rule: &'r PolicyRule) -> Option
     let item = conjunct.path.split('.').next().and_then(index)?;
     let Peers::AnyOf(peers) = &rule.peers else { return None };
     Some((item, peers.get(item.parse::<usize>().ok()?)?))
-}
-
-/// Whether a requirement asks for this value.
-fn asks_for(requirement: &Requirement, value: &str) -> bool {
-    matches!(&requirement.operator, Operator::In(values) if values.iter().any(|of| of == value))
 }
 
 /// Whether a selector asks for the label that has the namespace's name, or for one that does not

@@ -1,4 +1,5 @@
-//! A Service whose targetPort is the fault: its pods declare another port, which policies admit.
+//! A port that is the fault: the targetPort of a Service, whose pods declare another port, which policies
+//! admit; or the port of a Service that was asked for at its pods.
 
 use std::collections::BTreeSet;
 
@@ -9,6 +10,25 @@ use crate::policy::Direction;
 use crate::verdict::bounds::Verdict;
 use crate::verdict::explain::{Flow, Pair, Party};
 use crate::verdict::flow::End;
+
+/// The fault, if the port that was asked for is that of a Service of the pods, which leads to another
+/// port of theirs, and none of them declares it. A rule for it would admit what nothing answers.
+pub(super) fn service_port(view: View<'_>, flow: &Flow, pairs: &[Pair]) -> Option<NoFix> {
+    let (protocol, port, last) = flow.traffic.single().filter(|_| flow.via.is_none() && flow.way.is_none())?;
+    let of_pair = |pair: &Pair| {
+        let Party::End(End::Pod(pod)) = pair.question.to else { return None };
+        let (service, _, of_pods) = view.cluster.service_with_port(pod, protocol, port).filter(|_| port == last)?;
+        Some((service, of_pods))
+    };
+    let (service, of_pods) = pairs.first().and_then(of_pair)?;
+    let is_headless = service.routing.is_headless;
+    let service = (service.namespace.clone(), service.name.clone());
+    pairs.iter().all(|pair| of_pair(pair).is_some()).then_some(if is_headless {
+        NoFix::HeadlessPort { service, port, of_pods }
+    } else {
+        NoFix::ServicePort { service, port, of_pods }
+    })
+}
 
 /// The fault, if no pod behind the Service declares the port that its targetPort leads to, and a
 /// direction that denies this port admits another one that all the pods declare. A declaration

@@ -57,6 +57,29 @@ struct Face {
     is_unread: bool,
 }
 
+/// The faces of ends about which the input does not say all. Each group asks for them.
+struct OpenFaces {
+    /// As [`Face::is_unread`].
+    unread: Vec<usize>,
+    /// Those without an address.
+    bare: Vec<usize>,
+}
+
+impl OpenFaces {
+    fn of<'f>(faces: impl Iterator<Item = &'f Face>) -> Self {
+        let mut open = Self { unread: Vec::new(), bare: Vec::new() };
+        for (place, face) in faces.enumerate() {
+            if face.is_unread {
+                open.unread.push(place);
+            }
+            if face.zone.is_none() {
+                open.bare.push(place);
+            }
+        }
+        open
+    }
+}
+
 /// A face, by its place among them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct FaceId(u32);
@@ -241,6 +264,7 @@ impl<'a> Kinds<'a> {
         for (i, face) in self.faces.iter().enumerate() {
             face.classes.iter().for_each(|class| by_class.entry(*class).or_default().push(i));
         }
+        let open = OpenFaces::of(self.faces.iter());
         let (mut held, mut maybe_held) = (HeldFaces::default(), HeldFaces::default());
         let (mut admits, mut may_admit) = (Vec::new(), Vec::new());
         let mut draft = RowDraft::new(self.faces.len());
@@ -268,7 +292,7 @@ impl<'a> Kinds<'a> {
                 }
             }
             let row = draft.finish(known);
-            may_admit.push(self.may_admit(group, &row, &by_class, &mut maybe_held, known));
+            may_admit.push(self.may_admit(group, &row, (&by_class, &open), &mut maybe_held, known));
             admits.push(row);
         }
         let slot = |face: &Face| face.assumed.map_or(ASSUMED_NONE, |family| family as usize);
@@ -286,7 +310,7 @@ impl<'a> Kinds<'a> {
         &self,
         group: &'g Group,
         admits: &AdmittedRow,
-        by_class: &FxHashMap<ClassId, Vec<usize>>,
+        (by_class, open): (&FxHashMap<ClassId, Vec<usize>>, &OpenFaces),
         maybe_held: &mut HeldFaces<'g>,
         known: &mut TrafficTable,
     ) -> MayAdmit {
@@ -297,7 +321,7 @@ impl<'a> Kinds<'a> {
                 // Every end that has no address yet may be in the block.
                 Atom::Block(block) if admitted.named.is_empty() => {
                     let traffic = known.id(&admitted.traffic);
-                    if self.cluster.may_hold_a_new_address(block) {
+                    if self.cluster.may_hold_a_new_address(block, true) {
                         for slot in [ASSUMED_NONE, block.family as usize] {
                             may.to_bare[slot] = known.union(may.to_bare[slot], traffic);
                         }
@@ -309,7 +333,7 @@ impl<'a> Kinds<'a> {
             if !is_by_face {
                 continue;
             }
-            let faces = maybe_held.of(atom, || self.maybe_held(atom, by_class));
+            let faces = maybe_held.of(atom, || self.maybe_held(atom, by_class, open));
             for face in faces.iter().copied().filter(|face| self.is_other(*face, group)) {
                 let ports = &self.faces[face].ports;
                 let mut traffic = admitted.traffic_to(ports);
@@ -326,27 +350,23 @@ impl<'a> Kinds<'a> {
         }
         if group.key.direction == Direction::Egress && self.cluster.has_unread_services() {
             // A node sends on what goes to a Service's address.
-            let unread =
-                (0..self.faces.len()).filter(|face| self.faces[*face].is_unread && self.is_other(*face, group));
+            let unread = open.unread.iter().copied().filter(|face| self.is_other(*face, group));
             may.to_face.extend(unread.map(|face| (face, TrafficId::ALL)));
         }
         may
     }
 
     /// The faces of ends that an atom may mean.
-    fn maybe_held(&self, atom: &Atom, by_class: &FxHashMap<ClassId, Vec<usize>>) -> Vec<usize> {
+    fn maybe_held(&self, atom: &Atom, by_class: &FxHashMap<ClassId, Vec<usize>>, open: &OpenFaces) -> Vec<usize> {
         let candidates: Vec<usize> = match atom {
             // By a name, what was not read may have any port.
-            Atom::Everyone => (0..self.faces.len()).filter(|face| self.faces[*face].is_unread).collect(),
+            Atom::Everyone => open.unread.clone(),
             Atom::Pods(peer) => {
                 let classes = self.cluster.possibly_selected(peer);
-                let by_class = classes.iter().filter_map(|class| by_class.get(class)).flatten().copied();
-                by_class.chain((0..self.faces.len()).filter(|face| self.faces[*face].is_unread)).collect()
+                let by_class = classes.iter().filter_map(|class| by_class.get(class)).flatten();
+                by_class.chain(&open.unread).copied().collect()
             }
-            Atom::Block(_) => {
-                let is_open = |face: &usize| self.faces[*face].zone.is_none() || self.faces[*face].is_unread;
-                (0..self.faces.len()).filter(is_open).collect()
-            }
+            Atom::Block(_) => open.unread.iter().chain(&open.bare).copied().collect(),
         };
         let may_hold = |place: &usize| {
             let face = &self.faces[*place];

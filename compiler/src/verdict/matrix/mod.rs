@@ -321,10 +321,7 @@ fn unjudged(cluster: &Cluster, options: &Options) -> Vec<Unjudged> {
 pub fn protocols(traffic: &Traffic) -> impl Iterator<Item = (&'static str, Option<Vec<[u16; 2]>>)> + use<> {
     let icmp = traffic.other.then_some(("ICMP", None));
     let with_ports = [Protocol::Sctp, Protocol::Tcp, Protocol::Udp].map(|protocol| {
-        let ports: Vec<[u16; 2]> = (traffic.of(protocol).ranges().iter())
-            .map(|(first, last)| [(*first).max(1), *last])
-            .filter(|[first, last]| first <= last)
-            .collect();
+        let ports: Vec<[u16; 2]> = traffic.port_ranges(protocol).map(|(first, last)| [first, last]).collect();
         (!ports.is_empty()).then_some((protocol.as_str(), Some(ports)))
     });
     icmp.into_iter().chain(with_ports.into_iter().flatten())

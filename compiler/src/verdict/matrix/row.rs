@@ -168,6 +168,11 @@ fn is_row(pod: &Pod) -> bool {
     pod.is_endpoint() && !pod.only_in_slice
 }
 
+/// Whether a pod stands for any number of replicas.
+fn stands_for_replicas(pod: &Pod) -> bool {
+    pod.is_template() && !pod.is_single
+}
+
 /// Each pod is a row.
 pub(super) fn pods(cluster: &Cluster) -> Vec<Unjudged> {
     let pods: Vec<(PodId, &Pod)> = cluster.named().filter(|(_, pod)| is_row(pod)).collect();
@@ -189,7 +194,7 @@ pub(super) fn pods(cluster: &Cluster) -> Vec<Unjudged> {
                 node: pod.node.clone(),
                 host_network: false,
             };
-            let is_template = pod.is_template() && pod.addresses().next().is_none();
+            let is_template = stands_for_replicas(pod) && pod.addresses().next().is_none();
             rows.push(Unjudged { endpoint, ends: vec![End::Pod(*id)], is_template, is_address: false });
         }
     }
@@ -210,7 +215,7 @@ pub(super) fn workloads(cluster: &Cluster) -> Vec<Unjudged> {
     let row = |((namespace, kind, name), pods): ((&str, &str, &str), Vec<PodId>)| {
         let mut addresses: Vec<IpAddr> = pods.iter().flat_map(|pod| addresses(cluster, *pod)).collect();
         addresses.sort_unstable();
-        let is_template = pods.len() == 1 && cluster.pod(pods[0]).is_template() && addresses.is_empty();
+        let is_template = pods.len() == 1 && stands_for_replicas(cluster.pod(pods[0])) && addresses.is_empty();
         let endpoint = Endpoint {
             id: format!("{namespace}/{kind}/{name}").into(),
             kind: kind.to_owned(),

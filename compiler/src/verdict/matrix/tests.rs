@@ -68,7 +68,9 @@ fn slowly(cluster: &Cluster, groups: &Groups, matrix: &Matrix<'_>) -> BTreeMap<K
 }
 
 fn stands_for_replicas(cluster: &Cluster, ends: &[End]) -> bool {
-    matches!(ends, [End::Pod(pod)] if cluster.pod(*pod).is_template() && cluster.pod(*pod).addresses().next().is_none())
+    let [End::Pod(pod)] = ends else { return false };
+    let pod = cluster.pod(*pod);
+    pod.is_template() && !pod.is_single && pod.addresses().next().is_none()
 }
 
 type Key = (usize, usize, Option<Family>);

@@ -168,6 +168,8 @@ impl Builder {
     pub fn start(self) -> Result<Lab> {
         check_machine(self.backend)?;
         let share = Share::wait(Demand::Waiting);
+        // Before the first one opens: labs that are built at once have the files of one process.
+        engine::allow_many_files()?;
         let cluster = Cluster::complete(self.objects)?;
         let mut outside = outside::edges(&cluster.objects);
         outside.extend(self.outside);
@@ -180,7 +182,7 @@ impl Builder {
         let manifests = folder.join("manifests");
         std::fs::create_dir(&manifests).doing(|| format!("make {}", manifests.display()))?;
         manifests::write(&manifests, &cluster.objects)?;
-        let places = topology::build(&ground.prefix, &cluster, &outside, self.mode)?;
+        let places = topology::build((&ground.prefix, folder), &cluster, &outside, self.mode)?;
         let targets = services::targets(&cluster.objects);
         for node in places.iter().filter(|place| place.kind == Kind::Node) {
             services::install(node, &targets, self.backend)?;

@@ -42,7 +42,6 @@ pub(super) struct Engine {
 
 impl Engine {
     pub(super) fn new(places: &[Place]) -> Result<Self> {
-        allow_many_files()?;
         Ok(Self { receivers: Receivers::new(places)?, next_id: 1, reserved: BTreeSet::new(), connections: SPARE_FILES })
     }
 
@@ -325,7 +324,7 @@ fn is_exhaustion(error: &io::Error) -> bool {
 }
 
 /// Every receiver and every connection is a file. Answers how many there may be.
-fn allow_many_files() -> Result<usize> {
+pub(super) fn allow_many_files() -> Result<usize> {
     const ENOUGH: u64 = 1 << 17;
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).doing(|| "read the limit of open files".to_owned())?;
     let mut limit = soft;

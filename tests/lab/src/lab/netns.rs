@@ -21,24 +21,29 @@ pub(crate) const NETNS_DIR: &str = "/run/netns";
 pub struct Netns {
     name: String,
     file: File,
+    /// The xtables lock of what runs inside. On one lock of the machine, each lab would wait for
+    /// all others.
+    lock: PathBuf,
 }
 
 impl Netns {
-    /// Makes namespaces with these names, in one call of `ip`.
+    /// Makes namespaces with these names, in one call of `ip`. Their xtables locks are files of
+    /// this folder.
     ///
     /// # Errors
     /// When `ip` cannot make them, for instance without root.
-    pub fn create(names: impl IntoIterator<Item = String>) -> Result<Vec<Self>> {
+    pub fn create(names: impl IntoIterator<Item = String>, folder: &Path) -> Result<Vec<Self>> {
         let names: Vec<String> = names.into_iter().collect();
         let lines: Vec<String> = names.iter().map(|name| format!("netns add {name}")).collect();
         run("ip", ["-batch", "-"], &lines.join("\n"))?;
-        names.into_iter().map(Self::open).collect()
+        names.into_iter().map(|name| Self::open(name, folder)).collect()
     }
 
-    fn open(name: String) -> Result<Self> {
+    fn open(name: String, folder: &Path) -> Result<Self> {
         let path = Path::new(NETNS_DIR).join(&name);
         let file = File::open(&path).doing(|| format!("open {}", path.display()))?;
-        Ok(Self { name, file })
+        let lock = folder.join(format!("{name}.xtables.lock"));
+        Ok(Self { name, file, lock })
     }
 
     /// The same namespace once more, for another thread to hold.
@@ -47,7 +52,7 @@ impl Netns {
     /// When this process may open no more files.
     pub fn try_clone(&self) -> Result<Self> {
         let file = self.file.try_clone().doing(|| format!("hold namespace {}", self.name))?;
-        Ok(Self { name: self.name.clone(), file })
+        Ok(Self { name: self.name.clone(), file, lock: self.lock.clone() })
     }
 
     /// Its name below `/run/netns`.
@@ -98,7 +103,7 @@ impl Netns {
     #[must_use]
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.name]).arg(program);
+        command.args(["netns", "exec", &self.name]).arg(program).env("XTABLES_LOCKFILE", &self.lock);
         command
     }
 

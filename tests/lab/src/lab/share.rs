@@ -1,17 +1,17 @@
 //! How many labs of one process run beside each other.
 //!
 //! A lab mostly waits: for an agent that starts, for a packet that does not arrive. So a test run
-//! may have more threads than the machine has processors (`make test THREADS=N`); with fewer, no
-//! lab waits here. Some labs do not wait: they send all the
-//! time, and what they measure depends on when a packet arrives. Such a lab takes more shares, so
-//! that of them no more run at once than there are processors.
+//! has more threads than the machine has processors (`make test THREADS=N`); if it has fewer, no
+//! lab waits here. Some labs do not wait: they send all the time, and what they measure depends on
+//! when a packet arrives. Such a lab takes two shares of three that each processor has, because it
+//! needs about half a processor.
 
 use std::cell::RefCell;
 use std::num::NonZero;
 use std::sync::{Arc, Condvar, LazyLock, Mutex, PoisonError, Weak};
 
 /// The shares of the machine for each processor.
-const EACH: usize = 2;
+const EACH: usize = 3;
 
 /// How much of the machine a lab needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,7 +58,7 @@ impl Demand {
     const fn shares(self) -> usize {
         match self {
             Self::Waiting => 1,
-            Self::Busy => EACH,
+            Self::Busy => 2,
         }
     }
 }

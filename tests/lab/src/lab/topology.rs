@@ -108,12 +108,17 @@ impl Place {
 const GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 const GATEWAY_V6: &str = "fe80::1";
 
-/// Builds the namespaces, with names that begin with `prefix`, and joins them.
-/// The places come in the order: nodes, pods, the outside.
-pub(super) fn build(prefix: &str, cluster: &Cluster, outside: &[IpAddr], mode: Mode) -> Result<Vec<Place>> {
+/// Builds the namespaces, with names that begin with `prefix` and xtables locks in a folder, and
+/// joins them. The places come in the order: nodes, pods, the outside.
+pub(super) fn build(
+    (prefix, folder): (&str, &Path),
+    cluster: &Cluster,
+    outside: &[IpAddr],
+    mode: Mode,
+) -> Result<Vec<Place>> {
     let plan = Plan::new(cluster, outside, mode);
     let names = plan.places.iter().map(|(name, ..)| format!("{prefix}-{}", name.replace(['/', ':'], ".")));
-    let mut namespaces = Netns::create(names.chain([format!("{prefix}-fabric")]))?;
+    let mut namespaces = Netns::create(names.chain([format!("{prefix}-fabric")]), folder)?;
     let fabric = namespaces.pop().ok_or_else(|| Error::Unknown("fabric".to_owned()))?;
     let places: Vec<Place> = (plan.places.into_iter().zip(namespaces).enumerate())
         .map(|(number, ((name, kind, addresses), netns))| Place { name, kind, addresses, netns, number })

@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 
 use k8s_openapi::api::core::v1::PodSpec;
 use k8s_openapi::api::networking::v1 as networking;
+use nix::sys::signal::Signal;
 use npc_compiler::object::{Labels, Namespace, NetworkPolicy, Pod};
 use serde_json::json;
 
@@ -42,7 +43,10 @@ fn a_rollout_of_1000_pods_is_few_plans_and_a_relabelled_namespace_of_them_is_one
         let ipv4 = Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 99, 0, 0)) + u32::try_from(number).unwrap());
         Pod { uid: format!("far-{number}"), node: Some("elsewhere".to_owned()), ipv4: Some(ipv4), ..pod }
     }));
+    // All events wait for the agent: how fast this test makes the pods does not matter.
+    small.agent().signal(Signal::SIGSTOP).unwrap();
     small.lab.write_manifests(objects.clone()).unwrap();
+    small.agent().signal(Signal::SIGCONT).unwrap();
     small.lab.settle().unwrap();
     objects.namespaces.retain(|namespace| namespace.name != "far");
     objects.namespaces.push(team("a"));

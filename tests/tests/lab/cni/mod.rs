@@ -8,6 +8,7 @@ mod bad_input;
 mod burst;
 mod chains;
 mod cri;
+mod late;
 pub(crate) mod node;
 mod rpc;
 pub(crate) mod runtime;
@@ -67,7 +68,8 @@ fn addresses(texts: [&str; 2]) -> [IpAddr; 2] {
 
 fn mappings() -> Value {
     json!([{"hostPort": 7777, "containerPort": 7000, "protocol": "tcp"},
-           {"hostPort": 7778, "containerPort": 7001, "protocol": "tcp"}])
+           {"hostPort": 7778, "containerPort": 7001, "protocol": "tcp"},
+           {"hostPort": 7778, "containerPort": 7001, "protocol": "udp"}])
 }
 
 /// The addresses that the first pod gets: the node's end of the network has the first of

@@ -3,8 +3,9 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write as _;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::IpAddr;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -85,14 +86,15 @@ impl Node {
         let share = Share::wait(Demand::Waiting);
         let name = format!("npc-lab-{}-cni{}", std::process::id(), NODES.fetch_add(1, Ordering::Relaxed));
         let names = ["node", "outside"].map(|part| format!("{name}-{part}"));
-        let [netns, outside]: [Netns; 2] = Netns::create(names).unwrap().try_into().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let [netns, outside]: [Netns; 2] = Netns::create(names, folder.path()).unwrap().try_into().unwrap();
         let node = Self {
             mode,
             backend,
             netns,
             outside,
             name,
-            folder: tempfile::tempdir().unwrap(),
+            folder,
             agent: Mutex::default(),
             settings: json!({"timeoutSeconds": 30}),
             version: "1.0.0",
@@ -196,6 +198,15 @@ impl Node {
         wait("the agent is ready", || self.ready_file().exists());
     }
 
+    /// What the agent answers to this request.
+    pub(crate) fn request(&self, request: &Value) -> Value {
+        let mut stream = UnixStream::connect(self.socket()).unwrap();
+        writeln!(stream, "{request}").unwrap();
+        let mut answer = String::new();
+        BufReader::new(stream).read_line(&mut answer).unwrap();
+        serde_json::from_str(&answer).unwrap()
+    }
+
     /// Kills the agent, as a node that is short of memory does.
     pub(crate) fn kill_agent(&self) {
         if let Some(mut agent) = self.agent.lock().unwrap().take() {
@@ -242,7 +253,7 @@ impl Node {
 
     /// A network namespace, before any plugin was called for it.
     pub(crate) fn sandbox(&self, name: &str, mappings: Value) -> Pod {
-        let netns = Netns::create([format!("{}-{name}", self.name)]).unwrap().remove(0);
+        let netns = Netns::create([format!("{}-{name}", self.name)], self.folder()).unwrap().remove(0);
         ip(&format!("-n {} link set lo up", netns.name()));
         // The reference plugins wait for duplicate address detection, two seconds for each pod.
         netns.within(|| fs::write("/proc/sys/net/ipv6/conf/default/accept_dad", "0")).unwrap().unwrap();
@@ -345,6 +356,17 @@ impl Node {
 }
 
 impl Pod {
+    /// The same sandbox, for a second process about it.
+    pub(crate) fn twin(&self) -> Self {
+        Self {
+            name: self.name.clone(),
+            uid: self.uid.clone(),
+            netns: self.netns.try_clone().unwrap(),
+            result: self.result.clone(),
+            mappings: self.mappings.clone(),
+        }
+    }
+
     /// Its addresses, IPv4 first.
     pub(crate) fn addresses(&self) -> Vec<IpAddr> {
         let ips = self.result["ips"].as_array().cloned().unwrap_or_default();

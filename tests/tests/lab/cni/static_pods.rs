@@ -10,10 +10,10 @@ use super::node::{self, Mode, Node, OUTSIDE, wait};
 use super::traffic::{listen, passes, reaches};
 use super::{addresses, first, is_isolated, objects};
 
-const HASH: &str = "5f0b0d1ea9a7f1d9c8f7a6b5c4d3e2f1";
+pub(super) const HASH: &str = "5f0b0d1ea9a7f1d9c8f7a6b5c4d3e2f1";
 
 /// The cluster with the mirror of the static pod.
-fn with_mirror() -> Objects {
+pub(super) fn with_mirror() -> Objects {
     let mut objects = objects(&["etcd"]);
     let pod = &mut objects.pods[0];
     *pod = Pod { config_hash: Some(HASH.to_owned()), uid: "mirror-1".to_owned(), ..pod.clone() };

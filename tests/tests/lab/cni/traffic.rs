@@ -1,18 +1,25 @@
 //! Packets of a test: connections, listeners, and pings without a pause.
 
 use std::collections::BTreeMap;
+use std::io::IoSliceMut;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd as _;
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt, sockopt};
+use nix::sys::time::TimeSpec;
 use npc_tests::lab::Netns;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 /// How long a connection is tried that policies deny. A second SYN follows after a
 /// second, so this is one.
 const DENIED: Duration = Duration::from_millis(300);
+
+/// How long before the second SYN.
+const FIRST: Duration = Duration::from_millis(950);
 
 /// How long one is tried that they allow: two SYNs, the second after a second. A node that asks for
 /// a new pod's link-layer address (IPv6) asks again after a second, too.
@@ -41,8 +48,43 @@ pub(crate) fn reaches(netns: &Netns, to: IpAddr, port: u16) -> bool {
     connects(netns, to, port, ALLOWED)
 }
 
+/// Whether a connection comes to be by its first SYN.
+pub(crate) fn reaches_at_once(netns: &Netns, to: IpAddr, port: u16) -> bool {
+    connects(netns, to, port, FIRST)
+}
+
 fn connects(netns: &Netns, to: IpAddr, port: u16, within: Duration) -> bool {
     netns.within(|| TcpStream::connect_timeout(&SocketAddr::new(to, port), within).is_ok()).unwrap()
+}
+
+/// Receives datagrams to a port of a pod, each with the time at which it came to the pod's interface.
+/// On a busy machine the kernel hands a packet on to the socket long after that.
+pub(crate) struct Datagrams(UdpSocket);
+
+impl Datagrams {
+    pub(crate) fn receive(netns: &Netns, port: u16) -> Self {
+        let socket = netns.within(|| UdpSocket::bind(("::", port)).unwrap()).unwrap();
+        setsockopt(&socket, sockopt::ReceiveTimestampns, &true).unwrap();
+        Self(socket)
+    }
+
+    /// How many have been received that came to the interface after this time.
+    pub(crate) fn since(&self, time: SystemTime) -> usize {
+        let (mut buffer, mut control) = ([0; 16], nix::cmsg_space!(TimeSpec));
+        let mut came = 0;
+        loop {
+            let mut parts = [IoSliceMut::new(&mut buffer)];
+            let flags = MsgFlags::MSG_DONTWAIT;
+            let Ok(message) = recvmsg::<()>(self.0.as_raw_fd(), &mut parts, Some(&mut control), flags) else {
+                return came;
+            };
+            let at = message.cmsgs().unwrap().find_map(|control| match control {
+                ControlMessageOwned::ScmTimestampns(at) => Some(SystemTime::UNIX_EPOCH + Duration::from(at)),
+                _ => None,
+            });
+            came += usize::from(at.expect("the kernel says when it came") > time);
+        }
+    }
 }
 
 /// Sends packets to addresses without a pause, until it is dropped.

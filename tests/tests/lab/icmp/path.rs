@@ -77,7 +77,11 @@ fn an_isolated_pod_learns_the_mtu_of_its_path() {
             Mode::Bridge => "cbr0".to_owned(),
         };
         lab.node("node-1").unwrap().exec(["ip", "link", "set", &interface, "group", "77"], "").unwrap();
-        lab.agent("node-1").unwrap().unwrap().wait_log("which is in the device group 77 of another program").unwrap();
+        lab.agent("node-1")
+            .unwrap()
+            .unwrap()
+            .wait_log("the interface is in the device group 77 of another program")
+            .unwrap();
         check(&lab, &listeners);
     }
 }

@@ -229,7 +229,7 @@ impl Host {
         let number = SANDBOXES.fetch_add(1, Ordering::Relaxed);
         // With the node's name before it, so that the node removes what is left.
         let own = self.node.netns().name().strip_suffix("-node").unwrap();
-        let netns = Netns::create([format!("{own}-s{number}")]).unwrap().remove(0);
+        let netns = Netns::create([format!("{own}-s{number}")], self.node.folder()).unwrap().remove(0);
         ip(&format!("-n {} link set lo up", netns.name()));
         // The reference plugins wait for duplicate address detection.
         netns.within(|| fs::write("/proc/sys/net/ipv6/conf/default/accept_dad", "0")).unwrap().unwrap();

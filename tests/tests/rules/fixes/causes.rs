@@ -63,8 +63,23 @@ fn a_policy_that_does_not_apply_by_mistake_is_mended() {
             r#"NetworkPolicy cart [{"op":"replace","path":"/spec/podSelector","value":{"matchLabels":{"app":"cart"}}}]"#.to_owned(),
         ),
     ] {
-        assert_eq!(fixed(&cluster(&policies), "shop/web", to, &PORT), expected, "{what}");
+        // A client without a port of its own, so that a rule with the port is about the server's.
+        let client = "metadata: {name: web, namespace: shop, labels: {app: web}}\nspec: {containers: [{name: c";
+        let yaml = cluster(&policies);
+        let yaml = yaml.replace(&format!("{client}, ports: [{{name: http, containerPort: 8080}}]"), client);
+        assert_eq!(fixed(&yaml, "shop/web", to, &PORT), expected, "{what}");
     }
+}
+
+#[test]
+fn a_rule_is_not_taken_away_that_may_be_right_where_it_stands() {
+    // Both ends have the port, and the other half of the rule may be missing.
+    let spec = "podSelector: {matchLabels: {app: web}}, policyTypes: [Ingress, Egress], \
+                ingress: [{from: [{podSelector: {matchLabels: {app: api}}}], ports: [{port: 8080}]}]";
+    let turned = r#"{"ports":[{"port":8080}],"to":[{"podSelector":{"matchLabels":{"app":"api"}}}]}"#;
+    let yaml = cluster(&(policy("shop", "web", spec) + &deny("shop", "Egress")));
+    let expected = format!(r#"NetworkPolicy web [{{"op":"add","path":"/spec/egress","value":[{turned}]}}]"#);
+    assert_eq!(fixed(&yaml, "shop/web", "shop/api", &PORT), expected);
 }
 
 #[test]

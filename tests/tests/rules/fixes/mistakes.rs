@@ -12,9 +12,8 @@ pub(super) const MENDED_BY: [&str; 7] = [
     "a policy's namespace",
     "a policy's podSelector",
     "an item's podSelector",
-    // The namespace of an item is misspelt. The pod's labels match, so the cause is that AND may be
-    // meant as OR, and the podSelector alone is proposed.
-    "an item",
+    // Of an item with a podSelector too.
+    "an item's namespaceSelector",
     "a template's label",
 ];
 
@@ -43,7 +42,7 @@ pub(super) fn add(objects: &mut Objects, mended_by: &str) {
     let labels = if mended_by == "a template's label" { "{app: client}" } else { "{app: client, role: client}" };
     let peer = match mended_by {
         "an item's podSelector" => "podSelector: {matchLabels: {role: clients}}",
-        "an item" => {
+        "an item's namespaceSelector" => {
             "namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: deltas}}, \
              podSelector: {matchLabels: {role: client}}"
         }
@@ -61,7 +60,7 @@ pub(super) fn add(objects: &mut Objects, mended_by: &str) {
          apiVersion: v1\nkind: Pod\nmetadata: {{name: client, namespace: delta, labels: {labels}}}\n\
          spec: {{containers: [{{name: c}}]}}\nstatus: {{phase: Running, podIP: 10.9.9.1}}\n---\n\
          apiVersion: v1\nkind: Pod\nmetadata: {{name: server, namespace: delta, labels: {{app: server}}}}\n\
-         spec: {{containers: [{{name: c}}]}}\nstatus: {{phase: Running, podIP: 10.9.9.2}}\n---\n\
+         spec: {{containers: [{{name: c, ports: [{{containerPort: 8080}}]}}]}}\nstatus: {{phase: Running, podIP: 10.9.9.2}}\n---\n\
          apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: deny, namespace: delta}}\n\
          spec: {{podSelector: {{}}, policyTypes: [Ingress]}}\n---\n\
          apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: server, namespace: {namespace}}}\n\

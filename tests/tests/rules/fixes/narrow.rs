@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 /// asked about, or one that holds it. What the author of the object wrote already, in another
 /// place of it, may be wider, but for a rule for every peer.
 pub(super) fn is_narrow(change: &Change, before: &Value, asked: [&str; 2]) -> bool {
+    let is_address = |text: &str| text.ends_with("/32") || text.ends_with("/128");
     let has_labels = |selector: &Value| selector["matchLabels"].as_object().is_some_and(|labels| !labels.is_empty());
     let is_peer = |peer: &Value| {
         let is_asked = |cidr: &Cidr| {
@@ -15,9 +16,7 @@ pub(super) fn is_narrow(change: &Change, before: &Value, asked: [&str; 2]) -> bo
             cidr.network().prefix() > 0
                 && asked.into_iter().any(|of| cidr.addresses().difference(&of.addresses()).is_empty())
         };
-        let is_one = |text: &str| {
-            text.ends_with("/32") || text.ends_with("/128") || Cidr::parse(text).is_ok_and(|cidr| is_asked(&cidr))
-        };
+        let is_one = |text: &str| is_address(text) || Cidr::parse(text).is_ok_and(|cidr| is_asked(&cidr));
         has_labels(&peer["podSelector"]) || peer["ipBlock"]["cidr"].as_str().is_some_and(is_one)
     };
     let is_port = |port: &Value| port.get("port").is_some() && (port["port"] != 1 || port["endPort"] != u16::MAX);
@@ -55,7 +54,14 @@ pub(super) fn is_narrow(change: &Change, before: &Value, asked: [&str; 2]) -> bo
             "from" | "to" => are(Some(&items), &|item| is_peer(item) || is_split(item)),
             "ports" => are(Some(&items), &is_port),
             "podSelector" | "namespaceSelector" => has_labels(value),
-            "port" => value.is_number(),
+            // In place of an item that was not understood.
+            index if index.parse::<usize>().is_ok() => {
+                let list = path.rsplit('/').nth(1);
+                if list == Some("ports") { is_port(value) } else { is_peer(value) }
+            }
+            "cidr" => value.as_str().is_some_and(is_address),
+            "protocol" => ["TCP", "UDP", "SCTP"].iter().any(|protocol| value == protocol),
+            "port" => value.is_number() || value.is_string(),
             "policyTypes" => true,
             _ => false,
         }

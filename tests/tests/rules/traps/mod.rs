@@ -71,6 +71,8 @@ impl Cluster {
             host_ports: Box::default(),
             unnamed_ports: Box::default(),
             only_in_slice: false,
+            is_single: false,
+            dns_name: None,
         };
         change(&mut pod);
         self.0.pods.push(pod);

@@ -7,7 +7,7 @@ use npc_compiler::verdict::fix::{Change, Fix, NoFix, Opened};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::super::answer::by_protocol;
+use super::super::traffic::by_protocol;
 use super::{Fixes, then, why_not};
 
 /// A change of one object. Those with the same flows belong together.

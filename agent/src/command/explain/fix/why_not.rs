@@ -39,9 +39,22 @@ pub(super) fn why_not(reason: &NoFix) -> String {
             "no fix: only a rule for every address admits this; ask about one address or a smaller prefix".to_owned()
         }
         NoFix::Finding { policy: (namespace, name), path } => format!(
-            "no fix: networkpolicy {namespace}/{name} has a finding at {path}; mend it first (npc lint shows it), \
-             because the API server would refuse the patch"
+            "no fix: networkpolicy {namespace}/{name} has a part at {path} that was not understood, and no rule can be \
+             written for this flow; mend that part first (npc lint shows it)"
         ),
+        NoFix::PolicyTooLarge(namespace, name) => format!(
+            "no fix: networkpolicy {namespace}/{name} has rules that would allow this, and there is no room for them; npc \
+             reason policy-too-large says how to make it smaller"
+        ),
+        NoFix::ServicePort { service: (namespace, name), port, of_pods } => format!(
+            "no fix in a policy: the pods listen on {of_pods}, and {port} is the port of {namespace}/svc/{name}; ask about \
+             {namespace}/svc/{name}:{port}, or, if they listen on {port} too, declare it as a containerPort"
+        ),
+        NoFix::HeadlessPort { service: (namespace, name), port, of_pods } => format!(
+            "no fix in a policy: {namespace}/svc/{name} is headless, so nothing translates its port {port} to the targetPort \
+             {of_pods}; let the client ask for {of_pods}, on which the pods listen"
+        ),
+        NoFix::NotTried => "npc looks for the fixes of a few flows at a time; ask about this flow alone".to_owned(),
         NoFix::TargetPort { service: (namespace, name), port, target, declared } => {
             let declared: Vec<String> = declared.iter().map(u16::to_string).collect();
             let declared = shorten(&declared, PORTS, ", ");
@@ -63,6 +76,11 @@ pub(super) fn why_not(reason: &NoFix) -> String {
         }
         NoFix::Service(Code::ServicePortUnknown) => {
             "no policy is the cause; ask for a port that the Service has, or add this one to it".to_owned()
+        }
+        NoFix::Service(Code::ServiceSourceRanges) => {
+            "no policy is the cause; ask for the Service by its name or clusterIP, or add the client to \
+             loadBalancerSourceRanges"
+                .to_owned()
         }
         NoFix::Service(_) => "no policy is the cause; the note says what the Service lacks".to_owned(),
         NoFix::FactMissing => "no fix: the input lacks a fact that decides".to_owned(),

@@ -17,7 +17,7 @@ use super::known::{Addresses, Kept, KnownObjects, SmallKey};
 use super::large::Large;
 use super::named::Named;
 use super::policies::Policies;
-use super::reread::{Target, Wanted};
+use super::reread::{ObjectKey, Wanted};
 use super::start::Start;
 use super::watched::{ObjectEvent, Trimmed};
 use super::{GATHERED, GATHERED_BYTES, Settings, WatchReport, decode, words};
@@ -202,14 +202,14 @@ impl Follower {
                 let key = SmallKey::of(&item.identity);
                 if self.known.pods.is_listing() {
                     let decode::Identity { namespace, name, .. } = item.identity;
-                    self.large.read_again(vec![Target::Pod(namespace, name)]);
+                    self.large.read_again(vec![ObjectKey::Pod(namespace, name)]);
                 } else if self.known.pods.contains(&key) && self.large.expects_pod(&key, &item.identity) {
                     self.pod(ObjectEvent::Applied(item));
                 }
             }
             WatchReport::NamespaceAgain(item) => {
                 if self.known.namespaces.is_listing() {
-                    self.large.read_again(vec![Target::Namespace(item.identity.name)]);
+                    self.large.read_again(vec![ObjectKey::Namespace(item.identity.name)]);
                 } else if self.known.namespaces.contains(&item.identity.name)
                     && self.large.expects_namespace(&item.identity)
                 {
@@ -219,7 +219,7 @@ impl Follower {
             WatchReport::PolicyAgain(item) => {
                 let decode::Identity { namespace, name, .. } = &item.identity;
                 if self.known.policies.is_listing() {
-                    self.large.read_again(vec![Target::Policy(namespace.clone(), name.clone())]);
+                    self.large.read_again(vec![ObjectKey::Policy(namespace.clone(), name.clone())]);
                 } else if self.known.policies.contains(&(namespace.clone(), name.clone()))
                     && self.policies.expects(&item.identity)
                 {
@@ -272,7 +272,7 @@ impl Follower {
         if let ObjectEvent::ListedAgain(identity) = &event
             && !self.policies.has_version(identity)
         {
-            self.large.read_again(vec![Target::Policy(identity.namespace.clone(), identity.name.clone())]);
+            self.large.read_again(vec![ObjectKey::Policy(identity.namespace.clone(), identity.name.clone())]);
         }
         let read = |policy| ((), Some(engine::Event::Policy(Box::new(policy))));
         let event = self.track(Kind::NetworkPolicy, |known| &mut known.policies, event, DoubtThreshold::All, key, read);

@@ -151,3 +151,38 @@ async fn policies_over_the_bound_of_their_namespace_come_without_rules() {
     let one = policies_of(&client, "shop").await.expect("a list");
     assert_eq!(of(&one.policies), wanted);
 }
+
+/// As the watch takes it of which no earlier version is known.
+#[tokio::test]
+async fn a_policy_that_cannot_be_read_isolates_what_its_pod_selector_selects() {
+    let of = |name: &str, spec: serde_json::Value| json!({"metadata": {"namespace": "shop", "name": name, "resourceVersion": "7"}, "spec": spec});
+    let selector = json!({"matchLabels": {"app": "web"}});
+    let all = json!([
+        of("readable", json!({"podSelector": selector})),
+        of("rules", json!({"podSelector": selector, "ingress": "none"})),
+        of("nothing", json!({"podSelector": 7})),
+    ]);
+    let answer = move || {
+        let all = all.clone();
+        async move { items(&all) }
+    };
+    let client = Client::new(Router::new().fallback(answer), "default");
+    let PolicyList { policies, unreadable, rescued } = policies_of(&client, "shop").await.expect("a list");
+    let names = |policies: &[NetworkPolicy]| -> Vec<String> {
+        policies.iter().map(|policy| policy.name().to_owned()).collect()
+    };
+    assert_eq!(names(&policies), ["readable"]);
+    assert_eq!(names(&rescued), ["rules"]);
+    assert_eq!(rescued[0].object.metadata.resource_version.as_deref(), Some("7"));
+    assert_eq!(unreadable, ["nothing".to_owned(), "rules".to_owned()].into());
+}
+
+#[tokio::test]
+async fn whether_to_ask_again_depends_on_the_answer() {
+    for (code, is_passing) in [(429, true), (500, true), (503, true), (401, false), (403, false), (404, false)] {
+        let answer = move || async move { refused(StatusCode::from_u16(code).expect("a code")) };
+        let client = Client::new(Router::new().fallback(answer), "default");
+        let error = policies_of(&client, "shop").await.expect_err("refused");
+        assert_eq!(matches!(error, AskError::Passing(_)), is_passing, "{code}: {error:?}");
+    }
+}

@@ -87,7 +87,7 @@ fn kinds_go_by_their_group() {
     check("extensions/v1beta1", "NetworkPolicy", "NetworkPolicy.extensions");
     assert!(
         problem(&doc("extensions/v1beta1", "NetworkPolicy"))
-            .starts_with("f.yaml:1:1: warning: apiVersion: no Kubernetes serves")
+            .starts_with("f.yaml:1:1: error: networkpolicy default/x: apiVersion: no Kubernetes since 1.16 serves")
     );
     assert!(problems(&doc("crd.projectcalico.org/v1", "NetworkPolicy")).is_empty());
     assert!(
@@ -279,7 +279,7 @@ fn a_workload_that_is_to_have_no_pods_stands_for_none() {
         );
         let loaded = read(&text);
         assert_eq!(loaded.objects.pods.is_empty(), idle, "{text}");
-        assert_eq!(loaded.idle.contains(&ObjectRef::new(kind, "n", "w")), idle, "{text}");
+        assert_eq!(loaded.idle.contains_key(&ObjectRef::new(kind, "n", "w")), idle, "{text}");
     };
     for kind in ["Deployment", "StatefulSet", "ReplicaSet"] {
         check("apps/v1", kind, "replicas: 0", true);

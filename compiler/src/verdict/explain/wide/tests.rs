@@ -10,7 +10,6 @@ use crate::cluster::Cluster;
 use crate::cluster::group::Groups;
 use crate::sample::{cluster, objects};
 use crate::verdict::bounds::Verdict;
-use crate::verdict::explain::answer::FlowExplanation;
 use crate::verdict::explain::ends::Finder;
 use crate::verdict::explain::name::{Port, Target};
 use crate::verdict::explain::walk::{Said, explain};
@@ -28,7 +27,7 @@ fn verdicts(said: &Said, is_bare: bool) -> BTreeSet<(Option<Family>, Traffic, Ve
 }
 
 fn walk<'a>(cluster: &'a Cluster, groups: &'a Groups, port: Option<&'a Port>) -> Walk<'a> {
-    Walk { ends: Finder { cluster, groups }, port, explanation: FlowExplanation::default(), refused: None }
+    Walk::new(Finder { cluster, groups }, port)
 }
 
 /// The pods and all that `any` means, as ends.

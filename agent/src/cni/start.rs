@@ -1,0 +1,92 @@
+//! How an agent begins to serve the CNI plugin.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time;
+use tracing::{error, info};
+
+use super::asking::{AskPolicies, Asking};
+use super::registry::{REQUESTS, Registry};
+use super::sandbox::Saved;
+use super::sandboxes::Sandboxes;
+use super::saved::StateFile;
+use super::server::{self, PendingRequest};
+use crate::causes::with_causes;
+use crate::enforce::Event;
+use crate::metrics::Cni;
+use crate::status::SharedStatus;
+
+/// How long to wait before the socket is tried again that could not be made.
+pub(super) const BIND_RETRY: Duration = Duration::from_secs(10);
+
+/// How an agent serves the CNI plugin.
+#[derive(Debug)]
+pub struct Options {
+    /// Where the socket is to be.
+    pub socket: PathBuf,
+    /// The name of the node.
+    pub node: String,
+    /// How to ask for the policies of a namespace, where there is an API server.
+    pub ask: Option<AskPolicies>,
+    /// Where it counts.
+    pub metrics: Cni,
+    /// Where it says whether it serves.
+    pub status: SharedStatus,
+}
+
+/// Serves the plugin, as soon as the socket can be made. Answers where the source of objects and
+/// the network are to send their events; they come to `agent` with what CNI reports.
+pub fn start(options: Options, agent: mpsc::Sender<Event>) -> mpsc::Sender<Event> {
+    let file = StateFile::beside(&options.socket);
+    let saved = file.read().unwrap_or_else(|error| {
+        error!(
+            error = with_causes(&error),
+            "what CNI reported before this agent started is not known, so pods have the addresses that the API reports"
+        );
+        Saved::default()
+    });
+    let (sender, events) = mpsc::channel(1);
+    let (asks, requests) = mpsc::channel(REQUESTS);
+    let count = saved.sandboxes.len();
+    tokio::spawn(serve(options.socket.clone(), asks, count, options.metrics.clone(), options.status));
+    let (answers, answered) = mpsc::unbounded_channel();
+    let sandboxes = Sandboxes::new(&options.node, saved);
+    let asking = Asking::new(options.ask);
+    let registry = Registry::new(sandboxes, asking, (file, options.socket), agent, answers, options.metrics);
+    tokio::spawn(registry.run(events, requests, answered));
+    sender
+}
+
+/// Makes the socket and serves it. Until that is possible, what an earlier agent saved and what
+/// the plugin leaves in notes counts all the same.
+async fn serve(
+    socket: PathBuf,
+    requests: mpsc::Sender<PendingRequest>,
+    sandboxes: usize,
+    metrics: Cni,
+    status: SharedStatus,
+) {
+    let serves = |is_served: bool| {
+        metrics.serves(is_served);
+        status.update(|status| status.cni_served = Some(is_served));
+    };
+    while !requests.is_closed() {
+        match server::bind(&socket) {
+            Ok(listener) => {
+                info!(socket = %socket.display(), sandboxes, "serving the CNI plugin");
+                serves(true);
+                return server::serve(listener, requests).await;
+            }
+            Err(error) => {
+                serves(false);
+                error!(
+                    %error, socket = %socket.display(), retry = ?BIND_RETRY,
+                    "cannot serve the CNI plugin; new pods wait, or start before their policies are enforced; trying again"
+                );
+                time::sleep(BIND_RETRY).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! Why a flow by a Service cannot be: it leads nowhere, has no such port, or takes no such client.
+
+use npc_compiler::algebra::selector::{Requirement, Selector};
+use npc_compiler::cluster::without_backend::NoBackend;
+use npc_compiler::object::{Labels, Pod, Service, TargetPort};
+use npc_compiler::verdict::explain::{Code, Flow, is_slip};
+
+use super::warning::workload;
+use crate::command::endpoint::short_kind;
+use crate::command::input::Input;
+use crate::command::words::shorten;
+
+/// So many nodes, workloads or ranges are named.
+const NAMED: usize = 3;
+
+/// The Service of a flow that cannot be: the one that it goes through, or its source.
+fn service<'i>(input: &'i Input, flow: &Flow) -> Option<&'i Service> {
+    let (namespace, name) = match &flow.via {
+        Some(via) => (&via.namespace, &via.name),
+        None => (flow.from.namespace.as_ref()?, &flow.from.name),
+    };
+    input.loaded.objects.services.iter().find(|of| of.namespace == *namespace && of.name == *name)
+}
+
+/// Where the Service says what makes the flow impossible: `policies.yaml:3:7  service shop/api
+/// spec.selector`.
+pub(super) fn place(input: &Input, flow: &Flow) -> Option<String> {
+    let service = service(input, flow)?;
+    let path = match flow.broken? {
+        Code::ServicePortUnknown => "spec.ports",
+        Code::ServiceSourceRanges => "spec.loadBalancerSourceRanges",
+        _ if service.selector.is_some() => "spec.selector",
+        _ => "spec",
+    };
+    let place = input.loaded.positions.locate("Service", &service.namespace, &service.name, path)?;
+    Some(format!("{place}  service {}/{}  {path}", service.namespace, service.name))
+}
+
+/// What there is to say of it.
+pub(super) fn notes(input: &Input, flow: &Flow) -> Vec<String> {
+    let Some(service) = service(input, flow) else { return Vec::new() };
+    match flow.broken {
+        Some(Code::ServicePortUnknown) => asked_target_port(service, flow).into_iter().collect(),
+        Some(Code::ServiceSourceRanges) => vec![format!(
+            "kube-proxy drops what comes to the load balancer's address from elsewhere than {}, from pods too; no policy \
+             is asked",
+            shorten(&service.routing.source_ranges, NAMED, ", ")
+        )],
+        Some(Code::ServiceNoBackends) => {
+            let why = flow.via.as_ref().and_then(|via| via.without_backend.as_ref());
+            vec![without_backend(input, service, why.unwrap_or(&NoBackend::NoPod))]
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// That the port that was asked for is the targetPort of another one.
+fn asked_target_port(service: &Service, flow: &Flow) -> Option<String> {
+    let (protocol, asked, last) = flow.traffic.single()?;
+    let is_target = |target: &TargetPort| asked == last && *target == TargetPort::Number(asked);
+    let port = service.ports.iter().find(|port| port.protocol == protocol && is_target(&port.target))?;
+    Some(format!("{asked} is the targetPort of its port {}: clients ask for {0}, and policies see {asked}", port.port))
+}
+
+/// Why a service leads to no backend.
+pub(super) fn without_backend(input: &Input, service: &Service, why: &NoBackend) -> String {
+    match why {
+        NoBackend::NoPod => no_pod(input, service),
+        NoBackend::NoPort(name) => {
+            format!("no pod that its selector selects has a port named {name}, which its targetPort asks for")
+        }
+        NoBackend::NotReady(1) => "the one endpoint that it has is not ready".to_owned(),
+        NoBackend::NotReady(count) => format!("none of its {count} endpoints is ready"),
+        NoBackend::OtherNode { is_internal, nodes } => {
+            let field = if *is_internal { "internalTrafficPolicy" } else { "externalTrafficPolicy" };
+            let which = if *is_internal { "the client's node" } else { "this node" };
+            let nodes = match nodes.as_slice() {
+                [] => "elsewhere".to_owned(),
+                nodes => format!("on {}", shorten(nodes, NAMED, ", ")),
+            };
+            format!("its {field} is Local, so {which} leads to its own pods only, and the backends are {nodes}")
+        }
+    }
+}
+
+/// Why a service has no endpoint at all.
+fn no_pod(input: &Input, service: &Service) -> String {
+    let is_own =
+        |of: &npc_compiler::object::EndpointSlice| of.namespace == service.namespace && of.service == service.name;
+    if input.loaded.objects.endpoint_slices.iter().any(is_own) {
+        return "its EndpointSlices list no endpoint for this port".to_owned();
+    }
+    let Some(labels) = &service.selector else { return "it has no selector, and no EndpointSlice".to_owned() };
+    let text = text_of(labels);
+    let none = format!("its selector selects no pod: no pod has the labels {text}");
+    let selects = |of: &Labels| labels.iter().all(|(key, value)| of.get(key) == Some(value));
+    let mut idle = input.loaded.idle.iter();
+    if let Some((of, _)) = idle.find(|(of, has)| of.namespace == service.namespace && selects(has)) {
+        let number = if of.kind == "Job" { "parallelism" } else { "replicas" };
+        let name = format!("{}/{}/{}", of.namespace, short_kind(&of.kind), of.name);
+        return format!("its selector selects no pod: {name} has these labels, and its {number} is 0");
+    }
+    let pods = || input.cluster.pods().map(|(_, pod)| pod);
+    if pods().any(|pod| pod.namespace == service.namespace && selects(&pod.labels)) {
+        return "all pods that its selector selects have finished".to_owned();
+    }
+    let near = pods().filter(|pod| pod.namespace == service.namespace && !pod.finished);
+    if let Some(near) = near.filter_map(|pod| missed_by_one(labels, pod)).next() {
+        return format!("its selector selects no pod: it selects {text}; {near}");
+    }
+    let elsewhere = pods().filter(|pod| !pod.finished && selects(&pod.labels)).map(|pod| pod.namespace.as_str());
+    let mut elsewhere: Vec<String> = elsewhere.map(str::to_owned).collect();
+    elsewhere.sort_unstable();
+    elsewhere.dedup();
+    if elsewhere.is_empty() {
+        return none;
+    }
+    let elsewhere = shorten(&elsewhere, NAMED, ", ");
+    format!(
+        "{none} in namespace {}; pods of namespace {elsewhere} have them, and a Service selects in its own only",
+        service.namespace
+    )
+}
+
+fn text_of(labels: &Labels) -> String {
+    labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")
+}
+
+/// What a pod has in place of the one label by which a selector misses it.
+fn missed_by_one(selector: &Labels, pod: &Pod) -> Option<String> {
+    let parsed = Selector::of_labels(selector);
+    let failing: Vec<&Requirement> = parsed.requirements().filter(|of| !of.matches(&pod.labels)).collect();
+    let [failing] = failing.as_slice() else { return None };
+    if selector.len() == 1 && !is_slip(failing, &pod.labels) {
+        return None;
+    }
+    let has = match pod.labels.get(&failing.key) {
+        Some(value) => format!("has {}={value}", failing.key),
+        None => format!("has no label {}", failing.key),
+    };
+    Some(match &pod.workload {
+        Some(of) => format!("{} {has} in its template", workload(&pod.namespace, of)),
+        None => format!("{}/pod/{} {has}", pod.namespace, pod.name),
+    })
+}

@@ -1,0 +1,63 @@
+//! Policies that select no pod, where one that isolates an end would change the answer.
+
+use std::collections::BTreeSet;
+
+use npc_compiler::cluster::PolicyId;
+use npc_compiler::policy::{Direction, Namespaces, PodPeer};
+use npc_compiler::verdict::explain::{FlowExplanation, Reason};
+
+use crate::command::input::Input;
+use crate::command::words::policy_name;
+
+/// So many policies of a namespace are looked through, and so many named.
+const LOOKED_THROUGH: usize = 1000;
+const NAMED: usize = 3;
+
+/// Warnings of the policies that select nothing in the namespaces and directions in which no policy
+/// isolates an end.
+pub(super) fn warnings(input: &Input, explanation: &FlowExplanation) -> Vec<String> {
+    let cluster = &input.cluster;
+    let mut open = BTreeSet::<(&str, Direction)>::new();
+    let mut said = BTreeSet::<PolicyId>::new();
+    for flow in &explanation.flows {
+        for (decision, end) in flow.decisions.iter().flatten().zip([&flow.from, &flow.to]) {
+            if let (Reason::DefaultAllow, Some(namespace), false) = (decision.reason, &end.namespace, end.host_network)
+            {
+                open.insert((namespace.as_str(), decision.direction));
+            }
+            said.extend(decision.beside.iter().map(|beside| beside.policy));
+        }
+    }
+    let mut unused = BTreeSet::new();
+    for (namespace, direction) in open {
+        for (id, policy) in cluster.policies_in(namespace).take(LOOKED_THROUGH) {
+            let means = PodPeer { namespaces: Namespaces::Own(policy.namespace.clone()), pods: policy.subject.clone() };
+            let selects_nothing =
+                || cluster.selected(&means).is_empty() && cluster.possibly_selected(&means).is_empty();
+            if policy.isolates(direction)
+                && !said.contains(&id)
+                && selects_nothing()
+                && !cluster.may_have_unread(&means)
+            {
+                unused.insert(id);
+            }
+        }
+    }
+    let text = |id: &PolicyId| {
+        let policy = cluster.policy(*id);
+        let is_host = |pod: &npc_compiler::object::Pod| {
+            pod.host_network && pod.namespace == policy.namespace && policy.subject.matches(&pod.labels)
+        };
+        let only = if cluster.pods().any(|(_, pod)| is_host(pod)) {
+            "only pods in their nodes' networks, to which no policy applies"
+        } else {
+            "no pod of the input"
+        };
+        format!(
+            "networkpolicy {} selects {only} (podSelector {}), so it isolates none",
+            policy_name(cluster, *id),
+            policy.subject
+        )
+    };
+    unused.iter().take(NAMED).map(text).collect()
+}

@@ -1,0 +1,159 @@
+//! What was not understood of policies, in the log and in Events: each thing once while it holds,
+//! and so many of one namespace a minute. The owner of a namespace could otherwise fill the log of
+//! every node and burden the API server, which every agent asks for each Event.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use npc_compiler::policy::finding::Finding;
+use tokio::time::Instant;
+use tracing::warn;
+
+use super::Report;
+use crate::enforce::enforcer::Pass;
+use crate::notice::Notice;
+
+/// How many findings of one namespace are logged, and made Events of, in each [`WINDOW`].
+const OF_NAMESPACE: usize = 20;
+
+/// After this, more of a namespace are logged.
+const WINDOW: Duration = Duration::from_secs(60);
+
+/// The findings of the last pass.
+#[derive(Debug, Default)]
+pub(super) struct Findings {
+    /// Each with whether it was reported.
+    all: BTreeMap<Finding, bool>,
+    /// How many of them were not reported.
+    unreported: usize,
+    /// When the window of each namespace began of which something was reported, and how much was
+    /// since.
+    windows: BTreeMap<String, (Instant, usize)>,
+    /// The status does not have them yet.
+    is_new: bool,
+    /// How many policies have findings that are to be corrected.
+    pub(super) rejected: usize,
+}
+
+impl Findings {
+    /// They stand elsewhere in files now.
+    pub(super) fn places_changed(&mut self) {
+        self.is_new = true;
+    }
+
+    /// All of them, if the status is to be given them anew.
+    pub(super) fn take_new(&mut self) -> Option<impl Iterator<Item = &Finding>> {
+        std::mem::take(&mut self.is_new).then(|| self.all.keys())
+    }
+
+    fn are(&mut self, findings: &[Finding]) {
+        let before = std::mem::take(&mut self.all);
+        let was_reported = |finding: &Finding| before.get(finding).copied().unwrap_or_default();
+        self.all = findings.iter().map(|finding| (finding.clone(), was_reported(finding))).collect();
+        self.unreported = self.all.values().filter(|is_reported| !**is_reported).count();
+        let rejected = self.all.keys().filter(|finding| finding.effect.is_harmful());
+        self.rejected = rejected.map(|finding| (&finding.namespace, &finding.name)).collect::<BTreeSet<_>>().len();
+        self.is_new = true;
+    }
+
+    /// Those to be reported now, and of how many more in which namespaces the log says only that
+    /// there are more.
+    fn due(&mut self, now: Instant) -> (Vec<Finding>, BTreeMap<String, usize>) {
+        self.windows.retain(|_, (begun, _)| now.saturating_duration_since(*begun) < WINDOW);
+        let (mut due, mut folded) = (Vec::new(), BTreeMap::<String, usize>::new());
+        if self.unreported == 0 {
+            return (due, folded);
+        }
+        let mut is_said = BTreeSet::new();
+        for (finding, is_reported) in self.all.iter_mut().filter(|(_, is_reported)| !**is_reported) {
+            let window = self.windows.entry(finding.namespace.clone()).or_insert((now, 0));
+            if window.1 < OF_NAMESPACE {
+                window.1 += 1;
+                *is_reported = true;
+                self.unreported -= 1;
+                due.push(finding.clone());
+                // Its window is full from now on, and the log says so once.
+                if window.1 == OF_NAMESPACE {
+                    is_said.insert(finding.namespace.clone());
+                }
+            } else {
+                *folded.entry(finding.namespace.clone()).or_default() += 1;
+            }
+        }
+        folded.retain(|namespace, _| is_said.contains(namespace));
+        (due, folded)
+    }
+}
+
+impl Report {
+    /// A pass found these; reports what is new.
+    pub(super) fn take_findings(&mut self, pass: &Pass) {
+        if let Some(findings) = &pass.findings {
+            self.findings.are(findings);
+            self.report_findings();
+        }
+    }
+
+    /// Reports findings that were not yet, if it is time.
+    pub(in crate::enforce) fn report_findings(&mut self) {
+        let (due, folded) = self.findings.due(Instant::now());
+        for finding in due {
+            match self.location(&finding) {
+                Some(location) => warn!(code = finding.code.as_str(), "{location}: {finding}"),
+                None => warn!(code = finding.code.as_str(), "{finding}"),
+            }
+            self.notify(Notice::Finding(finding));
+        }
+        for (namespace, more) in folded {
+            warn!(
+                namespace,
+                more, "more parts of this namespace's policies were not understood; npc status names them"
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use npc_compiler::policy::finding::{Code, Effect};
+
+    use super::*;
+
+    fn finding(namespace: &str, number: usize) -> Finding {
+        Finding {
+            namespace: namespace.to_owned(),
+            name: format!("p{number:03}"),
+            path: "spec".to_owned(),
+            code: Code::PolicyTooLarge,
+            problem: "too large".to_owned(),
+            effect: Effect::AllowsNothing,
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_namespace_with_many_findings_is_reported_in_portions_and_hides_no_other() {
+        let mut findings = Findings::default();
+        let mut all: Vec<Finding> = (0..50).map(|number| finding("many", number)).collect();
+        all.push(finding("other", 0));
+        findings.are(&all);
+        assert_eq!(findings.rejected, 51);
+        let (due, folded) = findings.due(Instant::now());
+        assert_eq!((due.len(), folded), (21, [("many".to_owned(), 30)].into()));
+        // Nothing more within the minute, though more come.
+        all.push(finding("many", 50));
+        findings.are(&all);
+        assert_eq!(findings.due(Instant::now()), (Vec::new(), BTreeMap::new()));
+        // The rest comes later, each once.
+        let mut later = Vec::new();
+        for _ in 0..3 {
+            tokio::time::advance(WINDOW).await;
+            later.push(findings.due(Instant::now()).0.len());
+        }
+        assert_eq!(later, [20, 11, 0]);
+        // What went and comes again is new.
+        findings.are(&[]);
+        findings.are(&all[..1]);
+        tokio::time::advance(WINDOW).await;
+        assert_eq!(findings.due(Instant::now()).0.len(), 1);
+    }
+}

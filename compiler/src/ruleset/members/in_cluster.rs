@@ -1,0 +1,134 @@
+//! Which policies of a cluster are over the bound on set members, by node.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rustc_hash::FxHashMap;
+
+use super::{Demand, Size, Sizes, choose_over_bound, count_of_sets, finding, size_of};
+use crate::cluster::group::{GroupId, Groups};
+use crate::cluster::over_bound::OverBound;
+use crate::cluster::{Cluster, PodId, PolicyId};
+use crate::object::{Family, Pod};
+use crate::policy::{Direction, PodPeer, Policy};
+use crate::ruleset::options::Options;
+
+/// In how many sets of a group and family a peer can be at most: for TCP by named ports, for
+/// tunnels, for the ports of each of three protocols, for everything, and for named ports.
+const SETS_OF_PEER: u64 = 7;
+
+/// The sizes of peers in a cluster.
+struct InCluster<'a> {
+    cluster: &'a Cluster,
+    all: Option<Size>,
+    known: FxHashMap<PodPeer, Size>,
+}
+
+impl<'a> InCluster<'a> {
+    fn new(cluster: &'a Cluster) -> Self {
+        Self { cluster, all: None, known: FxHashMap::default() }
+    }
+}
+
+fn size_of_pod(pod: &Pod) -> Size {
+    Size::of_pod(Family::ALL.map(|family| pod.address(family).is_some()), pod.ports.len())
+}
+
+impl Sizes for InCluster<'_> {
+    fn of_peer(&mut self, peer: &PodPeer) -> Size {
+        if let Some(known) = self.known.get(peer) {
+            return *known;
+        }
+        let cluster = self.cluster;
+        let pods = cluster.selected(peer).into_iter().flat_map(|class| &cluster.class(class).endpoints);
+        let size = pods.map(|pod| size_of_pod(cluster.pod(*pod))).fold(Size::default(), Size::plus);
+        self.known.insert(peer.clone(), size);
+        size
+    }
+
+    fn of_all(&mut self) -> Size {
+        let all = || self.cluster.endpoints().map(|(_, pod)| size_of_pod(pod)).fold(Size::default(), Size::plus);
+        *self.all.get_or_insert_with(all)
+    }
+}
+
+/// The cluster as agents with these options enforce it: with the policies that are over the
+/// bound on some node without their rules there.
+#[must_use]
+pub fn bounded(cluster: Cluster, options: &Options) -> Cluster {
+    let over = over_bound(&cluster, None, options);
+    if over.is_empty() {
+        return cluster;
+    }
+    cluster.with_over_bound(over, |cluster, over, id| {
+        let mut nodes = over.nodes_of(id);
+        let first: Vec<&str> = nodes.by_ref().take(3).collect();
+        let more = nodes.count();
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        finding(cluster.policy(id), options, &format!("node {}{more}", first.join(", ")))
+    })
+}
+
+/// Which policies are over the bound on a node, or on each.
+pub(crate) fn over_bound(cluster: &Cluster, node: Option<&str>, options: &Options) -> OverBound {
+    let mut sizes = InCluster::new(cluster);
+    let mut places = BTreeMap::<&str, Vec<(PodId, &str)>>::new();
+    for (id, pod) in cluster.endpoints() {
+        if let Some(of) = pod.node.as_deref().filter(|of| node.is_none_or(|node| node == *of)) {
+            places.entry(pod.namespace.as_str()).or_default().push((id, of));
+        }
+    }
+    let mut over = OverBound::default();
+    for (namespace, pods) in places {
+        let size = |policy: &Policy, sizes: &mut InCluster<'_>| {
+            let all = Direction::ALL.map(|direction| size_of(policy, direction, sizes));
+            all.into_iter().fold(0, u64::saturating_add)
+        };
+        let (mut named, mut rules) = (0_u64, 0_u64);
+        for (_, policy) in cluster.policies_in(namespace) {
+            named = named.saturating_add(size(policy, &mut sizes));
+            rules += Direction::ALL.map(|direction| policy.rules(direction).len() as u64).iter().sum::<u64>();
+        }
+        // Each group has each peer in so many sets at most, and each pod is in a group for each direction.
+        let most = |of_group: u64| of_group.saturating_mul(SETS_OF_PEER).saturating_mul(pods.len() as u64);
+        let sets = most(rules).saturating_mul(Family::ALL.len() as u64);
+        if most(named).saturating_add(count_of_sets(sets)) <= options.set_members.0 {
+            continue;
+        }
+        over_in(cluster, namespace, &pods, options, &mut sizes, &mut over);
+    }
+    over
+}
+
+/// Adds the policies of a namespace that are over the bound on the nodes of these pods.
+fn over_in(
+    cluster: &Cluster,
+    namespace: &str,
+    pods: &[(PodId, &str)],
+    options: &Options,
+    sizes: &mut InCluster<'_>,
+    over_bound: &mut OverBound,
+) {
+    let groups = Groups::with(cluster, pods.iter().map(|(pod, _)| *pod), &[], &OverBound::default());
+    let mut on_nodes = BTreeMap::<&str, BTreeSet<GroupId>>::new();
+    for (pod, node) in pods {
+        let of_pod = Direction::ALL.into_iter().filter_map(|direction| groups.of(*pod, direction));
+        on_nodes.entry(node).or_default().extend(of_pod);
+    }
+    let places: BTreeMap<&str, PolicyId> =
+        cluster.policies_in(namespace).map(|(id, policy)| (policy.name.as_str(), id)).collect();
+    // Most nodes have the same groups.
+    let mut known = BTreeMap::<BTreeSet<GroupId>, BTreeSet<PolicyId>>::new();
+    for (node, here) in on_nodes {
+        let policies = known.entry(here).or_insert_with_key(|here| {
+            let demand = |id: &GroupId| {
+                let key = &groups.get(*id).key;
+                let policies = key.policies.iter().map(|id| cluster.policy(*id)).collect();
+                Demand { direction: key.direction, policies, resolution: &key.resolution, sets: None }
+            };
+            let here: Vec<Demand<'_>> = here.iter().map(demand).collect();
+            let over = choose_over_bound(&here, BTreeSet::new(), options, sizes);
+            over.into_iter().map(|name| places[name]).collect()
+        });
+        over_bound.add(node, policies.clone());
+    }
+}

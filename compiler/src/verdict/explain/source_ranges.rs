@@ -1,0 +1,75 @@
+//! `loadBalancerSourceRanges` of Services: which clients a load balancer's address takes.
+
+use std::net::IpAddr;
+
+use super::answer::Via;
+use super::code::Code;
+use super::ends::Unit;
+use super::entry::Entry;
+use super::question::MissingFact;
+use super::walk::{Destination, Route, Walk};
+use crate::algebra::cidr::{self, Cidr};
+use crate::algebra::traffic::Traffic;
+use crate::object::{Family, Service};
+
+impl Walk<'_> {
+    /// The sources that the load balancer's address takes, where they come by one. kube-proxy drops
+    /// what comes from elsewhere, from pods and nodes too.
+    pub(super) fn taken_by_balancer(
+        &mut self,
+        sources: &[Unit],
+        service: &Service,
+        entry: Option<Entry>,
+        destinations: &[Destination],
+        via: &Via,
+    ) -> Vec<Unit> {
+        let ranges = source_ranges(service);
+        let address = match entry {
+            Some(Entry::External(address)) if service.routing.balancer_addresses.contains(&address) => address,
+            _ => return sources.to_vec(),
+        };
+        if ranges.is_empty() {
+            return sources.to_vec();
+        }
+        let cluster = self.ends.cluster;
+        let (mut taken, mut refused, mut unknown) = (Vec::new(), Vec::new(), Vec::new());
+        for unit in sources {
+            let into = match unit.party.address(cluster, Family::of(&address)) {
+                // Of a part of a prefix, some addresses may be in the ranges.
+                _ if unit.name.kind == "Block" => &mut unknown,
+                Some(own) if are_in(&ranges, own) => &mut taken,
+                Some(_) => &mut refused,
+                None if unit.party.has_address(cluster) => continue,
+                None => &mut unknown,
+            };
+            into.push(unit.clone());
+        }
+        if let Some((port, of)) = via.port.zip(destinations.first().and_then(|of| of.service_port)) {
+            let (traffic, via) =
+                (Traffic::ports(of.0, port, port), Via { backends: destinations.len(), ..via.clone() });
+            self.broken(&refused, service, Some(Code::ServiceSourceRanges), &traffic, &via);
+        }
+        if !unknown.is_empty() {
+            let fact = [unknown_range(&ranges)];
+            let route = Route { via: Some(via), service: &service.addresses, missing: &fact, ..Route::default() };
+            self.between(&unknown, destinations, route);
+        }
+        taken
+    }
+}
+
+/// The clients that a Service's load balancer takes; all where there are none.
+pub(super) fn source_ranges(service: &Service) -> Vec<Cidr> {
+    service.routing.source_ranges.iter().filter_map(|text| Cidr::parse(text).ok()).collect()
+}
+
+/// Whether an address is in one of these prefixes.
+pub(super) fn are_in(ranges: &[Cidr], address: IpAddr) -> bool {
+    let holds = |of: &Cidr| of.family == Family::of(&address) && of.addresses().contains(cidr::number(address));
+    ranges.iter().any(holds)
+}
+
+/// Whether a client is one that the load balancer takes, as a fact that the input lacks.
+pub(super) fn unknown_range(ranges: &[Cidr]) -> MissingFact {
+    MissingFact::SourceRanges(ranges.iter().map(|of| of.network().to_string()).collect())
+}
