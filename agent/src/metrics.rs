@@ -55,6 +55,8 @@ pub struct Metrics {
     bridge_ports: Gauge,
     bridge_held: Gauge,
     bridge_missing: Gauge,
+    loading: Gauge,
+    loading_since: Gauge,
     rules: Family<OfFamily, Gauge>,
     sets: Family<OfFamily, Gauge>,
     entries: Family<OfFamily, Gauge>,
@@ -97,6 +99,8 @@ impl Default for Metrics {
             bridge_ports: Gauge::default(),
             bridge_held: Gauge::default(),
             bridge_missing: Gauge::default(),
+            loading: Gauge::default(),
+            loading_since: Gauge::default(),
             rules: Family::default(),
             sets: Family::default(),
             entries: Family::default(),
@@ -163,6 +167,16 @@ impl Metrics {
             "bridge_table_missing",
             "1 while foreign frames between bridged pods pass, because the kernel refuses the table of the bridge family",
             &self.bridge_missing,
+        );
+        gauge(
+            "loading_namespaces",
+            "Namespaces whose large changes are being loaded and are not in force yet",
+            &self.loading,
+        );
+        gauge(
+            "loading_since_timestamp_seconds",
+            "Since when the change waits that waits longest for what is loaded; 0 if none does",
+            &self.loading_since,
         );
         gauge("last_sync_timestamp_seconds", "When the kernel was last brought up to date", &self.last_sync);
         let mut by_family = |name, help, gauges: &Family<_, Gauge>| registry.register(name, help, gauges.clone());
@@ -300,6 +314,13 @@ impl Metrics {
     /// So many addresses are listed by several pods.
     pub(crate) fn contested(&self, addresses: usize) {
         self.contested.set(count(addresses));
+    }
+
+    /// Since when the namespaces wait whose large changes are being loaded, as Unix times.
+    pub(crate) fn loading(&self, since: impl Iterator<Item = i64>) {
+        let all: Vec<i64> = since.collect();
+        self.loading.set(count(all.len()));
+        self.loading_since.set(all.into_iter().min().unwrap_or_default());
     }
 
     /// What the table of the bridge family holds, and whether it is missing.

@@ -91,6 +91,10 @@ pub struct AgentStatus {
     /// understood as older API servers did, or it makes no difference.
     #[serde(default)]
     pub deprecated: Vec<Rejected>,
+    /// Namespaces whose large changes are being loaded, sorted: what these changed is not in force
+    /// yet, though the rest of the cluster is.
+    #[serde(default)]
+    pub loading: Vec<LoadingNamespace>,
     /// With `--anti-spoof`: the pods of this node whose forged sources are not
     /// dropped, sorted.
     #[serde(default)]
@@ -141,6 +145,22 @@ pub struct HeldRemovals {
     pub objects: usize,
     /// Since when (RFC 3339).
     pub since: Timestamp,
+}
+
+/// A namespace whose large change is being loaded, and what waits for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LoadingNamespace {
+    /// Its name.
+    pub namespace: String,
+    /// Since when the oldest event waits (RFC 3339).
+    pub since: Timestamp,
+    /// The objects whose last versions are not in force (`KIND NAME`), sorted; 10 at most.
+    pub objects: Vec<String>,
+    /// How many rules are to be loaded.
+    pub rules: usize,
+    /// How many of them are.
+    pub rules_loaded: usize,
 }
 
 /// An object that cannot be read as the API server sent it.
@@ -342,6 +362,7 @@ impl AgentStatus {
             drift_repaired: 0,
             rejected: Vec::new(),
             deprecated: Vec::new(),
+            loading: Vec::new(),
             spoofable: Vec::new(),
             contested: Vec::new(),
             bridge: Bridge::default(),

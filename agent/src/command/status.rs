@@ -4,8 +4,8 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use npc_agent::status::{
-    self, AgentStatus, Bridge, CniPlugin, ContestedAddress, HeldRemovals, ManifestError, Spoofable, UnfilteredBridge,
-    UnreadableObject,
+    self, AgentStatus, Bridge, CniPlugin, ContestedAddress, HeldRemovals, LoadingNamespace, ManifestError, Spoofable,
+    UnfilteredBridge, UnreadableObject,
 };
 
 use super::{Exit, Stop, output};
@@ -88,6 +88,13 @@ fn programmed(status: &AgentStatus, out: &mut impl Write) -> io::Result<()> {
             writeln!(out, "  in sync   {at}, {} {changes} received", status.generation)?;
         }
         None => writeln!(out, "  in sync   never")?,
+    }
+    for LoadingNamespace { namespace, since, objects, rules, rules_loaded } in &status.loading {
+        let objects = objects.join(", ");
+        writeln!(
+            out,
+            "  loading   {namespace} since {since}, {rules_loaded} of {rules} rules: not in force yet are {objects}"
+        )?;
     }
     if let Some(last) = &status.last_change {
         let (compiled, applied) =

@@ -218,7 +218,8 @@ impl Linux {
         let begun = Instant::now();
         let Some(table) = self.table(family) else { return Ok(()) };
         let stuck = table.write(&self.aliases.chains(writes))?;
-        writes.replace.keys().for_each(|chain| self.auditor.spellings.is_written(family, chain));
+        let written = writes.replace.keys().chain(writes.append.keys());
+        written.for_each(|chain| self.auditor.spellings.is_written(family, chain));
         for (chain, error) in stuck {
             warn!(%family, %chain, %error, "cannot delete an unused chain (it is empty)");
             self.auditor.left_chains.insert((family, chain));

@@ -27,6 +27,9 @@ use crate::service::Watchdog;
 /// After a pass, sweeps at work get a quarter of its time, and no more than this.
 const SWEEPS_SHARE: Duration = Duration::from_millis(20);
 
+/// How long the next portion of a large change waits if the last one could not be written.
+const LOAD_PAUSE: Duration = Duration::from_secs(2);
+
 /// Runs an agent until it is asked to end.
 ///
 /// Nothing is written before the agent knows all objects and the network. Whatever ends
@@ -68,7 +71,7 @@ pub async fn run<K: Kernel>(
                 Some(Task::Pass) => {
                     agent.pass().await?;
                     agent.check().await?;
-                    if agent.once {
+                    if agent.once && !agent.is_loading() {
                         agent.finish_sweeps().await?;
                         return if agent.view.has_ipvs() { Err(Error::Ipvs) } else { Ok(()) };
                     }
@@ -210,16 +213,21 @@ impl<K: Kernel> Agent<K> {
         let passed = self.blocking(work).await?;
         let now = Instant::now();
         let enforcer = self.enforcer.as_ref();
-        let waits = |waiter: &Waiter| enforcer.is_some_and(|enforcer| enforcer.waits_for(&waiter.addresses));
+        let waited = enforcer.map_or(0, Enforcer::waited);
+        let waits =
+            |waiter: &Waiter, until| enforcer.is_some_and(|enforcer| enforcer.waits_for(&waiter.addresses, until));
         match passed {
             Ok(pass) => {
                 self.schedule.pass_succeeded(now, now - begun);
-                if self.enforcer.as_ref().is_some_and(Enforcer::is_loading) {
-                    self.schedule.request_pass(now);
+                if self.is_loading() {
+                    // While another program holds the lock that rules need, each try may wait for it, and
+                    // changes of sets behind it.
+                    let pause = if pass.is_load_blocked { LOAD_PAUSE } else { Duration::ZERO };
+                    self.schedule.request_pass(now + pause);
                 }
                 self.readiness.passed(begun, self.obstacle(&pass.unfiltered_bridges));
                 self.sweeps.passed(self.view.generation());
-                let waiters = self.waiters.passed(waits);
+                let waiters = self.waiters.passed(waited, waits);
                 self.start_sweeps(waiters);
                 // A reader of this pass's line in the log finds the ready file there.
                 self.report_readiness();
@@ -228,7 +236,7 @@ impl<K: Kernel> Agent<K> {
             }
             Err(error) if self.once => return Err(error.into()),
             Err(error) => {
-                let waiters = self.waiters.failed(&error, waits);
+                let waiters = self.waiters.failed(&error, waited, waits);
                 self.start_sweeps(waiters);
                 let retry = self.schedule.pass_failed(now, now - begun, failure(&error));
                 let words = self.report.failed(&error, retry);
@@ -462,6 +470,11 @@ impl<K: Kernel> Agent<K> {
     /// Whether the kernel holds all that the agent knows of, and no pass is due.
     fn is_settled(&self) -> bool {
         self.is_in_sync() && self.schedule.pass_due().is_none()
+    }
+
+    /// Whether a large change is being loaded, a portion with each pass.
+    fn is_loading(&self) -> bool {
+        self.enforcer.as_ref().is_some_and(Enforcer::is_loading)
     }
 
     fn is_unhooked(&self) -> bool {

@@ -17,14 +17,15 @@ use npc_compiler::ruleset::layout::{self, SelfMatch};
 use npc_compiler::ruleset::node::InterfaceName;
 use npc_compiler::ruleset::seed::Seed;
 use tokio::time;
-use tracing::{info, warn};
+use tracing::warn;
 
 use super::bridge_table::{BridgeState, Frames};
 use super::bridges::{self, UnfilteredBridge};
 use super::device_group::DeviceGroup;
 use super::drift::Repair;
 use super::flows::Established;
-use super::pace::{LARGE, Pace};
+use super::loading::Loading;
+use super::pace::LARGE;
 use super::sources::{Asked, Sources};
 use super::writer::Writer;
 use super::writes::Writes;
@@ -35,7 +36,7 @@ use crate::dataplane::network::Network;
 use crate::dataplane::probe::Supported;
 use crate::dataplane::{Error, Failures, Kernel, ipset};
 use crate::metrics::RulesetSize;
-use crate::status::Spoofable;
+use crate::status::{LoadingNamespace, Spoofable};
 
 /// An empty group is retained for so long at least, and for twice as long at most. So a
 /// pod that another of its kind replaces takes no write to a rule. Longer than a pod takes
@@ -74,10 +75,8 @@ pub struct Enforcer<K> {
     /// The bridges whose frames passed by iptables at the last look.
     unfiltered: BTreeSet<UnfilteredBridge>,
     frames: Frames,
-    /// How much of large changes is loaded at once.
-    pace: Pace,
-    /// The namespaces whose large changes are being loaded, as the log has them.
-    waiting: BTreeSet<String>,
+    /// How much of large changes is loaded at once, and since when they are.
+    loading: Loading,
     /// Of which version of its findings the last pass told.
     findings_version: Option<u64>,
 }
@@ -115,8 +114,11 @@ pub struct Pass {
     /// Pods of this node whose forged sources are not dropped, though it was asked
     /// for.
     pub spoofable: Vec<Spoofable>,
-    /// The namespaces whose large changes are being loaded. What came of them is not in force.
-    pub waiting: BTreeSet<String>,
+    /// The large changes that are being loaded, by namespace. What came of them, and behind them, is
+    /// not in force.
+    pub loading: Vec<LoadingNamespace>,
+    /// Another program holds the lock that rules need, so nothing of it was loaded.
+    pub is_load_blocked: bool,
     /// Addresses that several pods of the cluster list.
     pub contests: Vec<Contested>,
     /// How much of ours each family of the kernel holds.
@@ -139,25 +141,26 @@ impl<K: Kernel> Enforcer<K> {
             no_anti_spoof: None,
             hold_ports: false,
             has_secret_places: false,
-            engine: Engine::new(&node.into(), layout::Options::default()).with_retained_groups(),
+            engine: Engine::new(&node.into(), layout::Options::default())
+                .with_retained_groups()
+                .with_large_changes_first(LARGE),
             changed: Changed::Nothing,
             group: DeviceGroup::default(),
             retired: time::Instant::now(),
             findings_version: None,
             unfiltered: BTreeSet::new(),
             frames: Frames::default(),
-            pace: Pace::default(),
-            waiting: BTreeSet::new(),
+            loading: Loading::default(),
         }
     }
 
-    /// The same, with large changes of one namespace loaded first, while others go on.
+    /// The same, with large changes of one namespace written at once, and not loaded first.
     #[must_use]
-    pub fn with_large_changes_first(self) -> Self {
-        Self { engine: self.engine.with_large_changes_first(LARGE), ..self }
+    pub fn with_large_changes_at_once(self) -> Self {
+        Self { engine: self.engine.with_large_changes_at_once(), ..self }
     }
 
-    /// The same, with changes of more rules and sets than this loaded first.
+    /// The same, with changes of more rules and sets than this loaded first, instead of 1,000.
     #[cfg(test)]
     pub(super) fn with_large_changes(self, limit: usize) -> Self {
         Self { engine: self.engine.with_large_changes_first(limit), ..self }
@@ -256,7 +259,7 @@ impl<K: Kernel> Enforcer<K> {
         }
         failed.into_result()?;
         let applied = begun.elapsed().saturating_sub(compiled);
-        self.load()?;
+        let is_load_blocked = !self.load()?;
         let engine = &self.engine;
         let version = engine.findings_version();
         let has_new_findings = self.findings_version.replace(version) != Some(version);
@@ -281,7 +284,8 @@ impl<K: Kernel> Enforcer<K> {
             findings: has_new_findings.then(|| engine.findings().cloned().collect()),
             retained: engine.retained().collect(),
             options: self.options.clone(),
-            waiting: self.waiting.clone(),
+            loading: self.loading.status(engine),
+            is_load_blocked,
             contests: engine.contests().collect(),
             writes,
             rehooked,
@@ -297,28 +301,22 @@ impl<K: Kernel> Enforcer<K> {
         })
     }
 
-    /// Loads a portion of the large changes that wait. No packet meets it yet.
-    fn load(&mut self) -> Result<(), Error> {
-        let now: BTreeSet<String> = self.engine.waiting().map(|(namespace, _)| namespace.to_owned()).collect();
-        if now != self.waiting {
-            for (namespace, rules) in self.engine.waiting().filter(|(namespace, _)| !self.waiting.contains(*namespace))
-            {
-                info!(namespace, rules, "loading a large change before it takes effect");
-            }
-            for namespace in self.waiting.difference(&now) {
-                info!(namespace, "a large change was loaded and takes effect");
-            }
-            self.waiting = now;
+    /// Loads a portion of the large changes that wait. No packet meets it yet. Answers whether it
+    /// could.
+    fn load(&mut self) -> Result<bool, Error> {
+        self.loading.note(&self.engine);
+        if !self.engine.is_loading() {
+            return Ok(true);
         }
         // The lock may be another program's for long, and nothing waits for this but the namespace.
-        if !self.engine.is_loading() || !self.writer.can_write_rules() {
-            return Ok(());
+        if !self.writer.can_write_rules() {
+            return Ok(false);
         }
-        let plan = self.engine.load(self.pace.portion());
+        let plan = self.engine.load(self.loading.pace.portion());
         let begun = Instant::now();
         self.writer.load(&plan)?;
-        self.pace.took(&plan, begun.elapsed());
-        Ok(())
+        self.loading.pace.took(&plan, begun.elapsed());
+        Ok(true)
     }
 
     /// Whether large changes wait until all of what they make is loaded, or what they made before
@@ -327,9 +325,15 @@ impl<K: Kernel> Enforcer<K> {
         self.engine.is_loading()
     }
 
-    /// Whether events of a pod with one of these addresses, or of its namespace, wait.
-    pub(super) fn waits_for(&self, addresses: &BTreeSet<IpAddr>) -> bool {
-        addresses.iter().any(|address| self.engine.waits_for(*address))
+    /// How many events have waited for large changes so far.
+    pub(super) fn waited(&self) -> u64 {
+        self.engine.waited()
+    }
+
+    /// Whether events of a pod with one of these addresses, or of its namespace, wait that did so
+    /// when [`Enforcer::waited`] was this.
+    pub(super) fn waits_for(&self, addresses: &BTreeSet<IpAddr>, until: u64) -> bool {
+        addresses.iter().any(|address| self.engine.waits_for(*address, until))
     }
 
     /// Has rules use what this kernel supports, and nothing else.

@@ -22,6 +22,7 @@ mod device_group;
 pub mod drift;
 pub mod enforcer;
 mod flows;
+mod loading;
 mod obstacle;
 mod pace;
 mod ready;

@@ -26,14 +26,16 @@ pub struct Waiter {
 /// All that wait.
 #[derive(Debug, Default)]
 pub(super) struct Waiters {
-    waiting: Vec<Waiter>,
+    /// Each with how many events had waited for a large change when a pass first took in what was
+    /// before it.
+    waiting: Vec<(Waiter, Option<u64>)>,
     checking: Vec<oneshot::Sender<bool>>,
 }
 
 impl Waiters {
     /// One more waits for the next pass that goes well.
     pub(super) fn add(&mut self, waiter: Waiter) {
-        self.waiting.push(waiter);
+        self.waiting.push((waiter, None));
     }
 
     /// One more waits for an audit of everything.
@@ -47,22 +49,28 @@ impl Waiters {
     }
 
     /// A pass went well, and everything is in the kernel but for what `waits` until it is
-    /// loaded. Answers those that waited for it, which may have to wait for flows yet.
+    /// loaded: of the first events that did, so many as are asked about. `waited` is how many there
+    /// are by now. Answers those that waited for it, which may have to wait for flows yet.
     #[must_use]
-    pub(super) fn passed(&mut self, waits: impl Fn(&Waiter) -> bool) -> Vec<Waiter> {
-        let answered = self.waiting.extract_if(.., |waiter| !waits(waiter)).collect();
-        // One that does not wait any more has closed its end.
-        self.waiting.retain(|waiter| !waiter.reply.is_closed());
-        answered
+    pub(super) fn passed(&mut self, waited: u64, waits: impl Fn(&Waiter, u64) -> bool) -> Vec<Waiter> {
+        self.extract(waited, waits)
     }
 
     /// A pass failed. What failed in one family only is in the kernel in the other. Answers
     /// those that waited for that.
     #[must_use]
-    pub(super) fn failed(&mut self, error: &Error, waits: impl Fn(&Waiter) -> bool) -> Vec<Waiter> {
+    pub(super) fn failed(&mut self, error: &Error, waited: u64, waits: impl Fn(&Waiter, u64) -> bool) -> Vec<Waiter> {
         let Error::Families(failures) = error else { return Vec::new() };
         let failed: BTreeSet<Family> = failures.families().collect();
-        self.waiting.extract_if(.., |waiter| waiter.families.is_disjoint(&failed) && !waits(waiter)).collect()
+        self.extract(waited, |waiter, until| !waiter.families.is_disjoint(&failed) || waits(waiter, until))
+    }
+
+    fn extract(&mut self, waited: u64, waits: impl Fn(&Waiter, u64) -> bool) -> Vec<Waiter> {
+        let is_done = |(waiter, until): &mut (Waiter, Option<u64>)| !waits(waiter, *until.get_or_insert(waited));
+        let answered = self.waiting.extract_if(.., is_done).map(|(waiter, _)| waiter).collect();
+        // One that does not wait any more has closed its end.
+        self.waiting.retain(|(waiter, _)| !waiter.reply.is_closed());
+        answered
     }
 
     /// An audit of everything is over; whether the kernel held all.

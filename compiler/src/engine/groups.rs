@@ -251,9 +251,9 @@ impl LocalGroups {
         if here.policies.get(&name).is_some_and(|known| **known == policy) {
             return;
         }
-        here.weight += foreseen::weight(&policy);
-        let before = here.policies.insert(Arc::clone(&name), Arc::new(policy));
-        here.weight -= before.as_ref().map_or(0, |before| foreseen::weight(before));
+        let policy = Arc::new(policy);
+        let before = here.policies.insert(Arc::clone(&name), Arc::clone(&policy));
+        here.reweigh(before.as_deref(), Some(&policy));
         self.policy_count += usize::from(before.is_none());
         self.policy_changed(&namespace, &name);
     }
@@ -261,7 +261,7 @@ impl LocalGroups {
     pub(super) fn remove_policy(&mut self, namespace: &str, name: &str) {
         let Some(known) = self.namespaces.get_mut(namespace) else { return };
         let Some((name, policy)) = known.policies.remove_entry(name) else { return };
-        known.weight -= foreseen::weight(&policy);
+        known.reweigh(Some(&policy), None);
         self.policy_count -= 1;
         self.policy_changed(namespace, &name);
         self.in_namespace(namespace, |_| ());

@@ -20,6 +20,8 @@
 //! is isolated at once, by the policies that are in force; but no rule admits it as a peer before
 //! its event's turn.
 
+mod load;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -28,7 +30,6 @@ use super::groups::{Foreseen, ToCome};
 use super::key::PodKey;
 use super::{Engine, Event};
 use crate::object::{Family, Pod};
-use crate::plan::{ChainWrites, Plan, SetWrite, Step};
 use crate::policy::Policy;
 use crate::ruleset::node::{ChainName, Rule, SetName};
 
@@ -59,16 +60,60 @@ enum Object {
 
 /// The last event about each of some objects. The engine is given all of them at once, so
 /// their order says nothing, nor do those before them.
-type Events = BTreeMap<Object, Event>;
+#[derive(Debug, Default)]
+struct Batch {
+    events: BTreeMap<Object, Event>,
+    /// Which policies are over the bound on set members is to be chosen anew.
+    reconsiders_bound: bool,
+    /// The number of the first event, among all that waited.
+    first: u64,
+}
+
+impl Batch {
+    fn is_empty(&self) -> bool {
+        self.events.is_empty() && !self.reconsiders_bound
+    }
+}
 
 /// A namespace whose events wait.
 #[derive(Debug, Default)]
 pub(super) struct Waiting {
-    events: Events,
+    now: Batch,
     /// What these will make; nothing until the next commit.
     expected: Option<Expected>,
     /// Those that came after it was found out.
-    later: Events,
+    later: Batch,
+}
+
+impl Waiting {
+    fn batches(&self) -> impl Iterator<Item = &Batch> {
+        [&self.now, &self.later].into_iter().filter(|batch| !batch.is_empty())
+    }
+
+    /// What comes next goes here.
+    fn last(&mut self) -> &mut Batch {
+        if self.expected.is_some() { &mut self.later } else { &mut self.now }
+    }
+
+    fn forget(&mut self, object: &Object) {
+        self.now.events.remove(object);
+        self.later.events.remove(object);
+    }
+}
+
+/// What waits of a namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
+pub struct Wait<'a> {
+    /// The namespace.
+    pub namespace: &'a str,
+    /// Tells the oldest event that waits from those before and after it: it grows with each
+    /// that has to wait.
+    pub first: u64,
+    /// How many rules are expected, and how many of them are loaded.
+    pub rules: usize,
+    /// The same, loaded.
+    pub loaded: usize,
 }
 
 /// What events that wait will make, and how much of it is there.
@@ -107,6 +152,8 @@ pub(super) struct Large {
     released: Vec<Expected>,
     /// The namespace of which something was loaded last.
     last: Option<String>,
+    /// How many events have waited so far.
+    count: u64,
 }
 
 impl Engine {
@@ -114,6 +161,13 @@ impl Engine {
     #[must_use]
     pub fn with_large_changes_first(mut self, limit: usize) -> Self {
         self.large.limit = Some(limit);
+        self
+    }
+
+    /// Has no event wait, which is so unless [`Engine::with_large_changes_first`] says otherwise.
+    #[must_use]
+    pub fn with_large_changes_at_once(mut self) -> Self {
+        self.large.limit = None;
         self
     }
 
@@ -127,18 +181,17 @@ impl Engine {
             Event::Pod(pod) => {
                 let key = PodKey::of(&pod);
                 self.is_elsewhere_no_more(&key, &pod.namespace);
-                if self.large.waiting.contains_key(&pod.namespace) {
-                    if self.loses_address(&pod, &key) {
-                        self.pod_is_gone(key.clone());
-                    }
-                    // What may be small after all is known at the next commit.
-                    if self.large.waiting.get(&pod.namespace).is_some_and(|waiting| waiting.expected.is_some()) {
-                        self.isolate(&pod, limit);
-                    }
-                } else if !self.store.is_this_node(pod.node.as_deref())
-                    || self.groups.most(&pod.namespace, None, true) <= limit
-                {
+                let waits = self.large.waiting.contains_key(&pod.namespace);
+                let is_here = self.store.is_this_node(pod.node.as_deref());
+                if !waits && (!is_here || self.groups.most(&pod.namespace, None, true) <= limit) {
                     return self.apply(Event::Pod(pod));
+                }
+                if self.loses_address(&pod, &key) {
+                    self.pod_is_gone(key.clone());
+                }
+                // What may be small after all is known at the next commit.
+                if self.large.waiting.get(&pod.namespace).is_some_and(|waiting| waiting.expected.is_some()) {
+                    self.isolate(&pod, limit);
                 }
                 self.wait(pod.namespace.clone(), Object::Pod(key), Event::Pod(pod));
             }
@@ -171,28 +224,43 @@ impl Engine {
     }
 
     fn wait(&mut self, namespace: String, object: Object, event: Event) {
-        let waiting = self.large.waiting.entry(namespace).or_default();
-        let events = if waiting.expected.is_some() { &mut waiting.later } else { &mut waiting.events };
-        events.insert(object, event);
+        drop(self.last_batch(namespace).events.insert(object, event));
+    }
+
+    /// Where the next event of a namespace waits.
+    fn last_batch(&mut self, namespace: String) -> &mut Batch {
+        self.large.count += 1;
+        let batch = self.large.waiting.entry(namespace).or_default().last();
+        if batch.is_empty() {
+            batch.first = self.large.count;
+        }
+        batch
+    }
+
+    /// At a next commit, chooses anew which policies of some namespaces are over the bound on set
+    /// members. What that makes may be much.
+    pub(super) fn reconsider_bound_of(&mut self, namespaces: Vec<Arc<str>>) {
+        for namespace in namespaces {
+            if self.large.limit.is_some() && !self.is_first {
+                self.last_batch(namespace.to_string()).reconsiders_bound = true;
+            } else {
+                self.groups.reconsider(namespace);
+            }
+        }
     }
 
     fn pod_is_gone(&mut self, key: PodKey) {
         let object = Object::Pod(key.clone());
-        for waiting in self.large.waiting.values_mut() {
-            waiting.events.remove(&object);
-            waiting.later.remove(&object);
-        }
+        self.large.waiting.values_mut().for_each(|waiting| waiting.forget(&object));
         self.apply(Event::PodGone(key));
     }
 
     /// What waits of a pod under another namespace is past. No API server moves a pod, but files
     /// may seem to.
     fn is_elsewhere_no_more(&mut self, key: &PodKey, namespace: &str) {
-        for (_, waiting) in self.large.waiting.iter_mut().filter(|(name, _)| *name != namespace) {
-            let object = Object::Pod(key.clone());
-            waiting.events.remove(&object);
-            waiting.later.remove(&object);
-        }
+        let object = Object::Pod(key.clone());
+        let others = self.large.waiting.iter_mut().filter(|(name, _)| *name != namespace);
+        others.for_each(|(_, waiting)| waiting.forget(&object));
     }
 
     /// Isolates a pod that is new, of a namespace whose events wait, by the policies that are in
@@ -204,7 +272,7 @@ impl Engine {
             return;
         }
         let to_come = ToCome { pods: vec![pod], ..ToCome::default() };
-        let foreseen = self.groups.foresee(&self.store, &pod.namespace, to_come);
+        let foreseen = self.groups.foresee((&mut self.store, &mut self.peers), &self.sets, &pod.namespace, to_come);
         if self.cost(&foreseen) > limit {
             return;
         }
@@ -225,7 +293,8 @@ impl Engine {
     fn loses_address(&self, pod: &Pod, key: &PodKey) -> bool {
         let object = Object::Pod(key.clone());
         let waiting = self.large.waiting.get(&pod.namespace);
-        let before = waiting.and_then(|waiting| waiting.later.get(&object).or_else(|| waiting.events.get(&object)));
+        let before =
+            waiting.and_then(|waiting| waiting.later.events.get(&object).or_else(|| waiting.now.events.get(&object)));
         let is_lost = |address: IpAddr| !pod.addresses().any(|still| still == address);
         match (before, self.store.find(key)) {
             (Some(Event::Pod(before)), _) => before.addresses().any(is_lost),
@@ -242,22 +311,51 @@ impl Engine {
         self.large.waiting.contains_key(namespace)
     }
 
-    /// Whether a pod that lists this address is of a namespace whose events wait.
+    /// How many events have waited so far, or still do.
     #[must_use]
-    pub fn waits_for(&self, address: IpAddr) -> bool {
-        let lists = |event: &Event| matches!(event, Event::Pod(pod) if pod.addresses().any(|listed| listed == address));
-        let mut waiting = self.large.waiting.values();
-        waiting.any(|waiting| waiting.events.values().chain(waiting.later.values()).any(lists))
-            || !self.large.waiting.is_empty()
-                && self.owner(address).is_some_and(|[namespace, ..]| self.is_waiting(&namespace))
+    pub fn waited(&self) -> u64 {
+        self.large.count
     }
 
-    /// The namespaces whose events wait, and how many rules are expected of each.
-    pub fn waiting(&self) -> impl Iterator<Item = (&str, usize)> {
+    /// Whether a pod that lists this address is of a namespace of which events still wait that were
+    /// offered when [`Engine::waited`] was no more than this. Those that came later are not asked
+    /// about: somebody may edit a namespace without a pause.
+    #[must_use]
+    pub fn waits_for(&self, address: IpAddr, until: u64) -> bool {
+        let lists = |event: &Event| matches!(event, Event::Pod(pod) if pod.addresses().any(|listed| listed == address));
+        let is_meant = |(namespace, waiting): (&String, &Waiting)| {
+            waiting.batches().any(|batch| batch.first <= until)
+                && (waiting.batches().flat_map(|batch| batch.events.values()).any(lists)
+                    || self.owner(address).is_some_and(|[owner, ..]| owner == *namespace))
+        };
+        self.large.waiting.iter().any(is_meant)
+    }
+
+    /// The namespaces whose events wait, sorted.
+    pub fn waiting(&self) -> impl Iterator<Item = Wait<'_>> {
         self.large.waiting.iter().map(|(namespace, waiting)| {
-            let chains = waiting.expected.iter().flat_map(|expected| &expected.chains);
-            (namespace.as_str(), chains.map(|chain| chain.rules.len()).sum())
+            let chains = || waiting.expected.iter().flat_map(|expected| &expected.chains);
+            let first = waiting.batches().map(|batch| batch.first).min().unwrap_or_default();
+            let (rules, loaded) = (chains().map(|chain| chain.rules.len()), chains().map(|chain| self.loaded(chain)));
+            Wait { namespace, first, rules: rules.sum(), loaded: loaded.sum() }
         })
+    }
+
+    /// The objects of a namespace whose events wait, as `KIND NAME`, sorted.
+    pub fn waiting_objects(&self, namespace: &str) -> impl Iterator<Item = String> {
+        let batches = self.large.waiting.get(namespace).into_iter().flat_map(Waiting::batches);
+        let objects: BTreeMap<&Object, &Event> = batches.flat_map(|batch| &batch.events).collect();
+        objects.into_iter().map(|(object, event)| match (object, event) {
+            (Object::Namespace, _) => "Namespace".to_owned(),
+            (Object::Policy(name), _) => format!("NetworkPolicy {name}"),
+            (Object::Pod(_), Event::Pod(pod)) => format!("Pod {}", pod.name),
+            (Object::Pod(_), _) => "Pod".to_owned(),
+        })
+    }
+
+    /// How many rules of a chain are in the state.
+    fn loaded(&self, chain: &ExpectedChain) -> usize {
+        self.state.family(chain.family).chains.get(&chain.name).map_or(0, Vec::len)
     }
 
     /// Whether [`Engine::load`] has something to do, or the next commit has.
@@ -278,10 +376,10 @@ impl Engine {
         for (namespace, mut waiting) in std::mem::take(&mut self.large.waiting) {
             match waiting.expected.take() {
                 Some(expected) if expected.is_whole() => {
-                    waiting.events.into_values().for_each(|event| self.apply(event));
+                    self.apply_batch(&namespace, waiting.now);
                     self.large.released.push(expected);
                     if !waiting.later.is_empty() {
-                        let next = Waiting { events: waiting.later, ..Waiting::default() };
+                        let next = Waiting { now: waiting.later, ..Waiting::default() };
                         self.large.waiting.insert(namespace, next);
                     }
                 }
@@ -290,19 +388,12 @@ impl Engine {
                     self.large.waiting.insert(namespace, waiting);
                 }
                 None => {
-                    let foreseen = self.foresee(&namespace, &waiting.events);
+                    let foreseen = self.foresee(&namespace, &waiting.now);
                     if self.cost(&foreseen) <= limit {
-                        waiting.events.into_values().for_each(|event| self.apply(event));
+                        self.apply_batch(&namespace, waiting.now);
                     } else {
-                        let expected = self.expect(&namespace, foreseen);
-                        if self.is_over_bound(&expected) {
-                            // The bound on set members takes rules away, so little is to be loaded.
-                            waiting.events.into_values().for_each(|event| self.apply(event));
-                            self.large.released.push(expected);
-                            continue;
-                        }
-                        waiting.expected = Some(expected);
-                        for event in waiting.events.values() {
+                        waiting.expected = Some(self.expect(&namespace, foreseen));
+                        for event in waiting.now.events.values() {
                             if let Event::Pod(pod) = event {
                                 self.isolate(pod, limit);
                             }
@@ -314,9 +405,16 @@ impl Engine {
         }
     }
 
-    fn foresee(&self, namespace: &str, events: &Events) -> Vec<Foreseen> {
-        let mut to_come = ToCome::default();
-        for (object, event) in events {
+    fn apply_batch(&mut self, namespace: &str, batch: Batch) {
+        batch.events.into_values().for_each(|event| self.apply(event));
+        if batch.reconsiders_bound {
+            self.groups.reconsider(namespace.into());
+        }
+    }
+
+    fn foresee(&mut self, namespace: &str, batch: &Batch) -> Vec<Foreseen> {
+        let mut to_come = ToCome { reconsiders_bound: batch.reconsiders_bound, ..ToCome::default() };
+        for (object, event) in &batch.events {
             match (object, event) {
                 (Object::Policy(name), Event::Policy(policy)) => {
                     to_come.policies.insert(Arc::from(name.as_str()), Some(Policy::read(policy).0));
@@ -326,25 +424,18 @@ impl Engine {
                 _ => {}
             }
         }
-        self.groups.foresee(&self.store, namespace, to_come)
+        self.groups.foresee((&mut self.store, &mut self.peers), &self.sets, namespace, to_come)
     }
 
-    /// How many rules and sets are new in these chains.
+    /// How many rules and sets of these chains the state does not have. Chains of others that are only
+    /// expected are not there.
     fn cost(&self, foreseen: &[Foreseen]) -> usize {
-        let new = foreseen.iter().filter(|chain| !self.groups.has_chain(chain.family, &chain.chain));
-        let of_chain = new.map(|chain| {
-            let sets = chain.sets.iter().filter(|(name, _)| !self.sets.is_whole(name));
-            chain.rules.len() + sets.map(|(_, set)| 1 + set.prefixes() / MEMBERS).sum::<usize>()
+        let of_chain = foreseen.iter().map(|Foreseen { family, chain, rules, sets }| {
+            let present = self.state.family(*family).chains.get(chain).map_or(0, Vec::len);
+            let sets = sets.iter().filter(|(name, _)| !self.sets.is_whole(name));
+            rules.len().saturating_sub(present) + sets.map(|(_, set)| 1 + set.prefixes() / MEMBERS).sum::<usize>()
         });
         of_chain.sum()
-    }
-
-    /// Whether the sets that are expected of a namespace have more members than its policies may
-    /// ask for. They count apart, because the policies in force are not over the bound for it.
-    fn is_over_bound(&mut self, expected: &Expected) -> bool {
-        self.peers.measure(&self.store);
-        self.sets.count(&self.store, &mut self.peers);
-        self.sets.total(&expected.user) > self.groups.most_members()
     }
 
     fn expect(&mut self, namespace: &str, foreseen: Vec<Foreseen>) -> Expected {
@@ -383,92 +474,5 @@ impl Engine {
             }
         }
         unused
-    }
-
-    /// Brings a portion of what is expected into the state, and plans the writes that do so in
-    /// the kernel, which holds the state. No packet meets what they write. Nothing while the next
-    /// commit has something to do.
-    ///
-    /// Namespaces take turns. Sets come before the rules that ask them.
-    pub fn load(&mut self, portion: Portion) -> Plan {
-        // What changes a set by an event would come twice.
-        if !self.touched.is_empty() {
-            return Plan::default();
-        }
-        self.peers.settle(&self.store);
-        let is_expecting = |waiting: &Waiting| waiting.expected.as_ref().is_some_and(|expected| !expected.is_whole());
-        let expecting = || self.large.waiting.iter().filter(|(_, waiting)| is_expecting(waiting)).map(|(name, _)| name);
-        let next = expecting().find(|name| self.large.last.as_ref().is_none_or(|last| *name > last));
-        let next = next.or_else(|| expecting().next()).cloned();
-        let mut plan = Plan::default();
-        if let Some(namespace) = next
-            && let Some(mut waiting) = self.large.waiting.remove(&namespace)
-        {
-            if let Some(expected) = &mut waiting.expected {
-                plan = self.load_sets(expected, portion.sets);
-                if expected.whole_sets == expected.sets.len() && plan.is_empty() {
-                    plan = self.load_chains(expected, portion.rules);
-                }
-            }
-            self.large.waiting.insert(namespace.clone(), waiting);
-            self.large.last = Some(namespace);
-        } else {
-            let gone = self.sets.sweep(&mut self.store, &mut self.peers, portion.sets);
-            if !gone.is_empty() {
-                let writes = gone.into_iter().map(|(_, name)| SetWrite::Destroy(name)).collect();
-                plan.steps.extend([Step::Grace, Step::Sets(writes)]);
-            }
-        }
-        for step in &plan.steps {
-            // It was made of the state a moment ago.
-            let _ = step.apply(&mut self.state);
-        }
-        plan
-    }
-
-    fn load_sets(&mut self, expected: &mut Expected, most: usize) -> Plan {
-        let mut writes = Vec::new();
-        let mut left = most.max(1);
-        while let Some(name) = expected.sets.get(expected.whole_sets).filter(|_| left > 0) {
-            let present = self.state.family(name.family()).sets.get(name).map(|(_, members)| members);
-            let index = (&self.store, &self.peers);
-            let Some(loaded) = self.sets.load(name, index, present, left * MEMBERS) else {
-                // Some group asks it meanwhile, or another chain that was expected.
-                expected.whole_sets += 1;
-                continue;
-            };
-            left = left.saturating_sub(1 + loaded.added.len() / MEMBERS);
-            writes.extend(loaded.created.map(|(family, kind)| SetWrite::Create(name.clone(), family, kind)));
-            writes.extend(loaded.removed.into_iter().map(|member| SetWrite::Delete(name.clone(), member)));
-            writes.extend(loaded.added.into_iter().map(|member| SetWrite::Add(name.clone(), member)));
-            if !loaded.is_whole {
-                break;
-            }
-            expected.whole_sets += 1;
-        }
-        Plan { steps: if writes.is_empty() { Vec::new() } else { vec![Step::Sets(writes)] } }
-    }
-
-    fn load_chains(&mut self, expected: &mut Expected, most: usize) -> Plan {
-        let mut writes = [ChainWrites::default(), ChainWrites::default()];
-        let mut left = most.max(1);
-        while let Some(chain) = expected.chains.get(expected.whole_chains).filter(|_| left > 0) {
-            let there = self.state.family(chain.family).chains.get(&chain.name).map(Vec::len);
-            let rest = &chain.rules[there.unwrap_or_default().min(chain.rules.len())..];
-            let some = &rest[..rest.len().min(left)];
-            left -= some.len();
-            let writes = &mut writes[chain.family as usize];
-            match there {
-                None => drop(writes.replace.insert(chain.name.clone(), some.to_vec())),
-                Some(_) if some.is_empty() => {}
-                Some(_) => drop(writes.append.insert(chain.name.clone(), some.to_vec())),
-            }
-            if some.len() < rest.len() {
-                break;
-            }
-            expected.whole_chains += 1;
-        }
-        let some = Family::ALL.into_iter().zip(writes).filter(|(_, writes)| *writes != ChainWrites::default());
-        Plan { steps: some.map(|(family, writes)| Step::Chains(family, writes)).collect() }
     }
 }

@@ -8,15 +8,39 @@ use super::store::{ClassId, PodId, Store};
 use crate::cluster::group::{Resolution, names_to_resolve, resolve};
 use crate::object::{ContainerPort, Labels, Protocol};
 use crate::policy::finding::Finding;
-use crate::policy::{Direction, Policy};
+use crate::policy::{Direction, Peers, Policy, Ports};
 use crate::ruleset::name::Hash;
+
+/// How many ports one rule takes at least, if none of them joins another.
+const PORTS_OF_RULE: usize = 7;
+
+/// As many rules and sets as a policy makes for one group in one family, or more. Where
+/// policies name the same peers, each of these may have rules of its own, with all the ports
+/// of the policies; so peers count for each port match, and the sum for policies holds for
+/// what they make together.
+pub(super) fn weight(policy: &Policy) -> usize {
+    let rules = Direction::ALL.into_iter().flat_map(|direction| policy.rules(direction));
+    let of_rule = rules.map(|rule| {
+        let peers = match &rule.peers {
+            Peers::Everyone => 1,
+            Peers::AnyOf(peers) => peers.len(),
+        };
+        let ports = match &rule.ports {
+            Ports::Everything => 1,
+            Ports::AnyOf(ports) => ports.len().div_ceil(PORTS_OF_RULE),
+        };
+        2 * peers.saturating_mul(ports) + 2
+    });
+    1 + of_rule.sum::<usize>()
+}
 
 /// A namespace: its policies, and what of it is on this node.
 #[derive(Debug, Default)]
 pub(super) struct LocalNamespace {
     pub(super) policies: BTreeMap<Arc<str>, Arc<Policy>>,
-    /// Its policies make at most so many rules and sets together, for one group and family.
-    pub(super) weight: usize,
+    /// Its policies make at most so many rules and sets together, for one group and family;
+    /// `None` until that is asked for. It is kept up to date from then on.
+    pub(super) weight: Option<usize>,
     pub(super) classes: BTreeSet<ClassId>,
     pub(super) groups: [BTreeSet<Hash>; 2],
     /// Policies that are over the bound on set members, and what is said of each to its owner.
@@ -24,6 +48,18 @@ pub(super) struct LocalNamespace {
 }
 
 impl LocalNamespace {
+    /// More rules and sets than its policies make together, for one group and family.
+    pub(super) fn weighed(&mut self) -> usize {
+        *self.weight.get_or_insert_with(|| self.policies.values().map(|policy| weight(policy)).sum())
+    }
+
+    /// A policy came in the place of another, or one of them.
+    pub(super) fn reweigh(&mut self, before: Option<&Policy>, now: Option<&Policy>) {
+        if let Some(total) = &mut self.weight {
+            *total = *total + now.map_or(0, weight) - before.map_or(0, weight);
+        }
+    }
+
     /// Whether nothing is known of it any more.
     pub(super) fn is_empty(&self) -> bool {
         self.policies.is_empty() && self.classes.is_empty() && self.groups.iter().all(BTreeSet::is_empty)
@@ -76,6 +112,11 @@ impl LocalClass {
             policies: self.policies.clone(),
             names: None,
         }
+    }
+
+    /// The policies that isolate it in a direction.
+    pub(super) fn isolating(&self, direction: Direction) -> &BTreeSet<Arc<str>> {
+        &self.policies[direction as usize]
     }
 
     /// Takes a policy in, whatever it said before; whether that concerns the

@@ -54,7 +54,7 @@ use findings::Findings;
 use groups::LocalGroups;
 pub use key::PodKey;
 use large::Large;
-pub use large::Portion;
+pub use large::{Portion, Wait};
 use live::{LiveSets, SetId};
 use peers::PeerIndex;
 use store::{PodId, Store};
@@ -212,7 +212,8 @@ impl Engine {
     /// policy changes. So a pod that comes and goes does not give a policy its rules and
     /// take them away each time.
     pub fn reconsider_bound(&mut self) {
-        self.groups.reconsider_bound();
+        let over = self.groups.to_reconsider();
+        self.reconsider_bound_of(over);
     }
 
     /// The addresses of this node's endpoints, each once, with namespaces,

@@ -23,8 +23,9 @@
 //! commit: it names *shadows*, sets that hold the new members already. Then
 //! the sets proper, which no rule asks now, take their new members, and a
 //! second commit, which changes no verdict, names them again. Peers need
-//! shadows as well when, at once, some address's membership changes and
-//! another's rules do, because a new peer must not meet old rules.
+//! shadows as well when, at once, some address's membership in a set changes
+//! and another endpoint does by whose rules it is asked, because a new peer must
+//! not meet old rules.
 //!
 //! A packet can be between two look-ups at any write; so whatever it may still
 //! ask is taken away only after a grace period.
@@ -33,7 +34,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::delta::{Delta, SetDelta, View};
-use super::walk::Tree;
+use super::walk::{Tree, sets_of};
 use super::{ChainWrites, FamilyState, SetWrite};
 use crate::object::Family;
 use crate::policy::Direction;
@@ -110,7 +111,7 @@ impl Stages {
         let rules_change = !delta.chains.is_empty() || !remade.is_empty();
         let (was, is) = (View { family, held: old, delta: None }, View { family, held: old, delta: Some(delta) });
         let shadow_peers = conflict(was, is, &tree, &peers, rules_change);
-        let shadow_tree = rules_change || shadow_peers || leaves_and_moves(was, is, &tree);
+        let shadow_tree = rules_change || !shadow_peers.is_empty() || leaves_and_moves(was, is, &tree);
 
         let mut shadows = BTreeMap::new();
         let mut shadow = |stages: &mut Self, name, kind, members: &BTreeSet<Member>| {
@@ -118,7 +119,8 @@ impl Stages {
             stages.create(&shadow, family, kind, members);
             shadows.insert(name, shadow);
         };
-        let changed = tree.iter().filter(|_| shadow_tree).chain(peers.iter().filter(|_| shadow_peers));
+        let changed =
+            tree.iter().filter(|_| shadow_tree).chain(peers.iter().filter(|(name, _)| shadow_peers.contains(*name)));
         for (name, change) in changed {
             let Some((kind, present)) = old.sets.get(*name) else { continue };
             let members = present.difference(change.removed).chain(change.added).cloned().collect();
@@ -134,7 +136,7 @@ impl Stages {
         for (name, change) in &peers {
             for (_, write) in change.writes(name) {
                 match write {
-                    _ if shadow_peers => stages.settle.push(write),
+                    _ if shadow_peers.contains(name) => stages.settle.push(write),
                     SetWrite::Delete(..) => stages.clear.push(write),
                     _ => stages.fill.push(write),
                 }
@@ -165,19 +167,21 @@ impl Stages {
         let unchanged =
             old.chains.iter().filter(|(chain, _)| !shadows.is_empty() && !delta.chains.contains_key(*chain));
         let changed = delta.chains.iter().filter_map(|(chain, rules)| Some((chain, rules.as_ref()?)));
+        // Most chains ask no shadow, and one of them may have many rules.
+        let asks_shadow = |rules: &[Rule]| rules.iter().flat_map(Rule::sets).any(|set| shadows.contains_key(set));
+        let unchanged = unchanged.filter(|(_, rules)| asks_shadow(rules));
         for (chain, rules) in unchanged.chain(changed) {
-            let mut is_shadowed = false;
+            if !asks_shadow(rules) {
+                if old.chains.get(chain) != Some(rules) {
+                    self.switch.replace.insert(chain.clone(), rules.clone());
+                }
+                continue;
+            }
             let shadowed: Vec<Rule> = rules
                 .iter()
-                .map(|rule| {
-                    let shadowed = rule.with_sets(|set| shadows.get(set));
-                    is_shadowed |= shadowed.is_some();
-                    shadowed.unwrap_or_else(|| rule.clone())
-                })
+                .map(|rule| rule.with_sets(|set| shadows.get(set)).unwrap_or_else(|| rule.clone()))
                 .collect();
-            if is_shadowed {
-                self.rename.replace.insert(chain.clone(), rules.clone());
-            }
+            self.rename.replace.insert(chain.clone(), rules.clone());
             if old.chains.get(chain) != Some(&shadowed) {
                 self.switch.replace.insert(chain.clone(), shadowed);
             }
@@ -225,16 +229,28 @@ impl Stages {
     }
 }
 
-/// Whether a new peer could meet old rules, or an old peer new ones: some
-/// address's membership in a peer set changes, and the rules of another
-/// endpoint do.
-fn conflict(was: View<'_>, is: View<'_>, tree: &Changes<'_>, peers: &Changes<'_>, rules_change: bool) -> bool {
+/// The peer sets in which a new peer could meet old rules, or an old peer new ones: some
+/// address's membership in them changes, and so does another endpoint by whose rules they are
+/// asked, or its isolation. A set that only rules ask of endpoints that stay as they are needs no
+/// shadow, so that one large group is not written anew because of what happens in others.
+///
+/// An endpoint's directions are one here: a segment in the middle of a connection is judged in one
+/// by whether its endpoint is isolated in the other. An endpoint that no policy isolates before, or
+/// none after, takes no part, because then all passes in one of both states.
+fn conflict<'a>(
+    was: View<'_>,
+    is: View<'_>,
+    tree: &Changes<'_>,
+    peers: &Changes<'a>,
+    rules_change: bool,
+) -> BTreeSet<&'a SetName> {
     if peers.is_empty() || (tree.is_empty() && !rules_change) {
-        return false;
+        return BTreeSet::new();
     }
+    let all = || peers.keys().copied().collect();
     // What sets a foreign rule asks, and where it leads, is unknown.
     if rules_change && was.held.chains.values().flatten().any(Rule::is_foreign) {
-        return true;
+        return all();
     }
     let mut moved = peers.values().flat_map(|change| change.members()).map(|member| match member {
         Member::Address(address) | Member::AddressPort(address, ..) => Some(*address),
@@ -243,22 +259,52 @@ fn conflict(was: View<'_>, is: View<'_>, tree: &Changes<'_>, peers: &Changes<'_>
     // All the changed members may be one address.
     let first = moved.next().flatten();
     let only = first.filter(|first| moved.all(|address| address == Some(*first)));
-    Direction::ALL.into_iter().any(|direction| {
-        let [other_was, other_is] = [was, is].map(|view| Tree::new(view, direction.opposite()));
-        let (was, is) = (Tree::new(was, direction), Tree::new(is, direction));
-        let candidates: Vec<IpAddr> = if rules_change {
-            is.isolated()
-        } else {
-            let gate = SetName::isolated(was.family(), direction.opposite());
-            let changes = tree.iter().filter(|(name, _)| name.is_of(direction) || ***name == gate);
-            changes.flat_map(|(_, change)| change.addresses()).collect()
-        };
-        let stay = candidates.into_iter().filter(|address| was.is_isolated(*address) && is.is_isolated(*address));
-        stay.filter(|address| Some(*address) != only).any(|address| {
-            let (before, after) = (was.way(address).rules, is.way(address).rules);
-            before.is_none() || before != after || other_was.is_isolated(address) != other_is.is_isolated(address)
-        })
-    })
+    let trees = [was, is].map(|view| Direction::ALL.map(|direction| Tree::new(view, direction)));
+    let endpoints: BTreeSet<IpAddr> = if rules_change {
+        trees.iter().flatten().flat_map(Tree::isolated).collect()
+    } else {
+        tree.values().flat_map(|change| change.addresses()).collect()
+    };
+    let mut shadowed = BTreeSet::new();
+    // Endpoints of one group are alike, and it may have many rules.
+    let mut known = BTreeSet::new();
+    for endpoint in endpoints.into_iter().filter(|endpoint| Some(*endpoint) != only) {
+        let leaf = |tree: &Tree<'_>| tree.is_isolated(endpoint).then(|| tree.leaf(endpoint));
+        let leaves = trees.each_ref().map(|trees| trees.each_ref().map(leaf));
+        if leaves.iter().any(|directions| directions.iter().all(Option::is_none)) || !known.insert(leaves.clone()) {
+            continue;
+        }
+        let [before, after] = [0, 1].map(|state: usize| {
+            let trees = trees[state].iter().zip(&leaves[state]);
+            trees.map(|(tree, leaf)| leaf.as_ref().map(|leaf| tree.rules_of(leaf.as_ref()))).collect::<Vec<_>>()
+        });
+        if before.iter().zip(&after).all(|(before, after)| is_same(before.as_ref(), after.as_ref())) {
+            continue;
+        }
+        for rules in before.into_iter().chain(after).flatten() {
+            // Which sets are asked where a way ends nowhere is unknown.
+            let Some(rules) = rules else { return all() };
+            shadowed.extend(sets_of(&rules).filter_map(|set| peers.get_key_value(set)).map(|(name, _)| *name));
+        }
+    }
+    shadowed
+}
+
+/// The rules of an endpoint that is isolated in a direction; those are unknown where its way ends
+/// nowhere.
+type Isolating<'a> = Option<Vec<&'a Rule>>;
+
+/// Whether an endpoint's rules are known and the same. Mostly they are the very same ones, and may
+/// be many.
+fn is_same(before: Option<&Isolating<'_>>, after: Option<&Isolating<'_>>) -> bool {
+    match (before, after) {
+        (None, None) => true,
+        (Some(Some(before)), Some(Some(after))) => {
+            let is_one = |(one, other): (&&Rule, &&Rule)| std::ptr::eq(*one, *other) || one == other;
+            before.len() == after.len() && before.iter().zip(after).all(is_one)
+        }
+        _ => false,
+    }
 }
 
 /// Whether some endpoint is isolated no more in a direction, and changes groups

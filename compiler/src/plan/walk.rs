@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::delta::View;
-use crate::object::Family;
 use crate::policy::Direction;
 use crate::ruleset::node::{ChainName, Match, Rule, SetName, Target};
 
@@ -42,11 +41,6 @@ impl<'a> Tree<'a> {
         Self { view, isolated_set, entry, deny: ChainName::deny(direction) }
     }
 
-    /// The family.
-    pub(super) fn family(&self) -> Family {
-        self.view.family
-    }
-
     /// Whether the address is isolated at all.
     pub(super) fn is_isolated(&self, address: IpAddr) -> bool {
         self.isolated_set.is_some_and(|set| self.view.holds(set, address))
@@ -59,27 +53,40 @@ impl<'a> Tree<'a> {
 
     /// The way of an address, isolated or not.
     pub(super) fn way(&self, address: IpAddr) -> Way<'a> {
-        let mut way = Way { asked: Vec::new(), rules: None };
+        let (asked, leaf) = self.walk(address);
+        Way { asked, rules: self.rules_of(leaf.as_ref()) }
+    }
+
+    /// The chain to which the tree leads an address; `None` if its way ends nowhere.
+    pub(super) fn leaf(&self, address: IpAddr) -> Option<ChainName> {
+        self.walk(address).1
+    }
+
+    /// The rules of the chain to which a way leads, as [`Way::rules`] has them.
+    pub(super) fn rules_of(&self, leaf: Option<&ChainName>) -> Option<Vec<&'a Rule>> {
+        Some(self.rules(self.view.chain(leaf?)?))
+    }
+
+    /// The sets that are asked on the way of an address, and the chain to which it leads.
+    fn walk(&self, address: IpAddr) -> (Vec<&'a SetName>, Option<ChainName>) {
+        let mut way = Vec::new();
         let mut chain = &self.entry;
         // A kernel that another program changed could lead in a circle.
         for _ in 0..64 {
-            let Some(rules) = self.view.chain(chain) else { return way };
-            let Some(mut steps) = self.steps(rules) else {
-                way.rules = Some(self.rules(rules));
-                return way;
-            };
+            let Some(rules) = self.view.chain(chain) else { break };
+            let Some(mut steps) = self.steps(rules) else { return (way, Some(chain.clone())) };
             let taken = steps.find(|(set, _)| {
                 set.is_none_or(|set| {
-                    way.asked.push(set);
+                    way.push(set);
                     self.view.holds(set, address)
                 })
             });
             match taken {
                 Some((_, next)) => chain = next,
-                None => return way,
+                None => break,
             }
         }
-        way
+        (way, None)
     }
 
     /// To which rules the tree leads, as [`Way::rules`] has them, and by which

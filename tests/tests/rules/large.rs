@@ -2,6 +2,8 @@
 //! state on the way is one of events that the engine was given, in the order of each namespace.
 #![allow(clippy::unwrap_used, reason = "a test that finds nothing has failed")]
 
+mod examples;
+
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -152,7 +154,7 @@ impl History {
     /// Finds which events the engine's state is of: of a namespace that waits, of the first ones, and
     /// no fewer than before.
     fn check(&mut self, engine: &Engine, options: &Options) -> Result<(), TestCaseError> {
-        let waiting: Vec<String> = engine.waiting().map(|(namespace, _)| namespace.to_owned()).collect();
+        let waiting: Vec<String> = engine.waiting().map(|wait| wait.namespace.to_owned()).collect();
         let mut candidates = vec![BTreeMap::<String, usize>::new()];
         for namespace in &waiting {
             let (least, most) = (self.given.get(namespace).copied().unwrap_or_default(), self.count(namespace));
@@ -353,127 +355,4 @@ fn every_state_while_large_changes_are_loaded_is_of_events_in_the_order_of_their
         .unwrap();
     let counts = [&seen.waited, &seen.others_went_on, &seen.without_peers, &seen.parts, &seen.restarts].map(Cell::get);
     assert!(counts.iter().all(|count| *count > 0), "{seen:?}");
-}
-
-fn pod(namespace: &str, number: u8, app: &str) -> Pod {
-    let labels = [("app".to_owned(), app.to_owned())].into();
-    let spec = k8s_openapi::api::core::v1::PodSpec::default();
-    let pod = Pod::from_template(namespace.to_owned(), format!("p{number}"), labels, spec);
-    let uid = format!("00000000-0000-4000-8000-0000000000{number:02x}");
-    Pod { uid, node: Some(NODE.to_owned()), ipv4: Some([10, 0, 0, number].into()), ..pod }
-}
-
-/// A policy for all pods of a namespace, which admits pods to as many separate ports.
-fn policy(namespace: &str, admits: &[(&str, usize)]) -> Event {
-    let rule = |(app, ports): &(&str, usize)| {
-        let ports: Vec<_> = (0..*ports).map(|port| serde_json::json!({"port": 1 + 2 * port})).collect();
-        serde_json::json!({"from": [{"podSelector": {"matchLabels": {"app": app}}}], "ports": ports})
-    };
-    let policy = serde_json::json!({
-        "metadata": {"namespace": namespace, "name": "np"},
-        "spec": {"podSelector": {}, "policyTypes": ["Ingress"], "ingress": admits.iter().map(rule).collect::<Vec<_>>()},
-    });
-    let policy = serde_json::from_value::<k8s_openapi::api::networking::v1::NetworkPolicy>(policy).unwrap();
-    Event::Policy(Box::new(policy.into()))
-}
-
-fn came(pod: Pod) -> Event {
-    Event::Pod(Box::new(pod))
-}
-
-/// An engine in which a large policy of the namespace `large` waits, and nothing of it is loaded.
-fn waiting() -> Engine {
-    let mut engine = Engine::new(NODE, Options::default()).with_large_changes_first(50);
-    for event in [came(pod("large", 1, "db")), came(pod("small", 2, "db")), policy("large", &[("web", 1)])] {
-        engine.offer(event);
-    }
-    engine.commit();
-    engine.offer(policy("large", &[("other", 3_000)]));
-    assert!(engine.commit().is_empty() && engine.is_waiting("large"));
-    engine
-}
-
-fn is_isolated(engine: &Engine, number: u8) -> bool {
-    let address = IpAddr::from([10, 0, 0, number]);
-    engine.policies_of(address, npc_compiler::policy::Direction::Ingress).next().is_some()
-}
-
-#[test]
-fn a_policy_of_another_namespace_does_not_wait_for_a_large_change() {
-    let mut engine = waiting();
-    engine.offer(policy("small", &[]));
-    engine.offer(came(pod("small", 3, "db")));
-    assert!(!engine.commit().is_empty() && engine.is_waiting("large"));
-    assert!(is_isolated(&engine, 2) && is_isolated(&engine, 3));
-}
-
-#[test]
-fn a_pod_gets_its_label_behind_the_policy_that_came_before_it() {
-    let mut engine = waiting();
-    // By the old policy it would be admitted, and by the new one it is not.
-    engine.offer(came(pod("large", 4, "web")));
-    engine.commit();
-    assert!(is_isolated(&engine, 4), "it is isolated at once, by the old policy");
-    let admits = |engine: &Engine| {
-        let mut sets = engine.state().v4.sets.iter().filter(|(name, _)| !name.is_dispatch());
-        sets.any(|(_, (_, members))| members.iter().any(|member| member.to_string() == "10.0.0.4"))
-    };
-    assert!(!admits(&engine));
-    let portion = Portion { sets: 10, rules: 100 };
-    let mut loads = 0;
-    while engine.is_waiting("large") {
-        loads += 1;
-        engine.load(portion);
-        engine.commit();
-        assert!(!admits(&engine));
-    }
-    assert!(loads > 3 && is_isolated(&engine, 4));
-}
-
-#[test]
-fn an_address_that_a_pod_gave_up_while_its_namespace_waits_is_the_next_pods_alone() {
-    for (address, event) in [
-        (1, Event::PodGone(PodKey::of(&pod("large", 1, "db")))),
-        (1, came(Pod { finished: true, ..pod("large", 1, "db") })),
-        (1, came(Pod { ipv4: Some([10, 0, 0, 9].into()), ..pod("large", 1, "db") })),
-    ] {
-        let mut engine = waiting();
-        engine.offer(event);
-        engine.offer(came(Pod { ipv4: Some([10, 0, 0, address].into()), ..pod("small", 5, "db") }));
-        engine.commit();
-        assert_eq!(engine.contests().count(), 0);
-        assert_eq!(engine.owner([10, 0, 0, address].into()).unwrap()[0], "small");
-    }
-}
-
-#[test]
-fn a_pod_that_came_and_went_while_its_namespace_waits_does_not_come_back() {
-    let mut engine = waiting();
-    engine.offer(came(pod("large", 6, "db")));
-    engine.offer(Event::PodGone(PodKey::of(&pod("large", 6, "db"))));
-    while engine.is_waiting("large") {
-        engine.load(Portion { sets: 100, rules: 1_000 });
-        engine.commit();
-    }
-    assert!(engine.owner([10, 0, 0, 6].into()).is_none());
-}
-
-#[test]
-fn events_that_come_while_a_large_change_is_loaded_do_not_begin_it_anew() {
-    let mut engine = waiting();
-    let is_led_to = |engine: &Engine| {
-        let chains = &engine.state().v4.chains;
-        let large = chains.iter().find(|(_, rules)| rules.len() > 200).map(|(name, _)| name);
-        large.is_some() && chains.values().flatten().any(|rule| rule.leads_to() == large)
-    };
-    let mut versions = 0;
-    while !is_led_to(&engine) {
-        engine.load(Portion { sets: 10, rules: 50 });
-        // Each is another version.
-        versions += 1;
-        engine.offer(policy("large", &[("other", 2_000 + versions)]));
-        engine.commit();
-        assert!(versions < 100, "nothing is ever whole");
-    }
-    assert!(versions > 5 && engine.is_waiting("large"), "the last version waits");
 }

@@ -59,18 +59,20 @@ struct PassLine {
     endpoints: usize,
     writes: String,
     is_nothing: bool,
+    /// The namespaces whose large changes are not in force yet.
+    loading: Option<String>,
     compiled: Duration,
     applied: Duration,
 }
 
 impl PassLine {
     fn log(&self) {
-        let Self { generation, policies, endpoints, writes, .. } = self;
+        let Self { generation, policies, endpoints, writes, loading, .. } = self;
         let (compiled, applied) = (rounded(self.compiled), rounded(self.applied));
         if self.is_nothing {
-            debug!(generation, policies, endpoints, %writes, ?compiled, ?applied, "ruleset unchanged");
+            debug!(generation, policies, endpoints, %writes, loading, ?compiled, ?applied, "ruleset unchanged");
         } else {
-            info!(generation, policies, endpoints, %writes, ?compiled, ?applied, "programmed ruleset");
+            info!(generation, policies, endpoints, %writes, loading, ?compiled, ?applied, "programmed ruleset");
         }
     }
 }
@@ -182,7 +184,8 @@ impl Report {
 
     /// A pass has brought the kernel up to date.
     pub(super) fn passed(&mut self, pass: &Pass, generation: u64) {
-        let waits = |namespace: &Option<String>| namespace.as_ref().is_some_and(|name| pass.waiting.contains(name));
+        let loading: BTreeSet<&str> = pass.loading.iter().map(|loading| loading.namespace.as_str()).collect();
+        let waits = |namespace: &Option<String>| namespace.as_ref().is_some_and(|name| loading.contains(&**name));
         for (kind, since, _) in self.waiting.extract_if(.., |(.., namespace)| !waits(namespace)) {
             self.metrics.reached_kernel(kind, pass.enforced.saturating_duration_since(since));
         }
@@ -210,6 +213,7 @@ impl Report {
             endpoints: *endpoints,
             writes: writes.to_string(),
             is_nothing: writes.is_nothing(),
+            loading: (!loading.is_empty()).then(|| Vec::from_iter(loading).join(", ")),
             compiled: *compiled,
             applied: *applied,
         });

@@ -15,6 +15,7 @@ impl Report {
     pub(super) fn publish(&mut self, pass: &Pass, generation: u64) {
         self.metrics.synced(pass.policies, self.findings.rejected, pass.endpoints, &pass.held);
         self.metrics.took(pass.compiled, pass.applied);
+        self.metrics.loading(pass.loading.iter().map(|loading| loading.since.as_second()));
         let new: Option<Vec<Finding>> = self.findings.take_new().map(|all| all.cloned().collect());
         let part = |finding: &Finding| Rejected {
             namespace: finding.namespace.clone(),
@@ -48,6 +49,7 @@ impl Report {
             if let Some([rejected, deprecated]) = new {
                 (status.rejected, status.deprecated) = (rejected, deprecated);
             }
+            status.loading.clone_from(&pass.loading);
             status.spoofable = self.spoofable.keys().cloned().collect();
             status.contested = pass.contests.iter().map(contested).collect();
             status.options = Some((&pass.options).into());

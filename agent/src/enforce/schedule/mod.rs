@@ -187,11 +187,13 @@ impl Schedule {
         }
     }
 
-    /// There is something to write, or flows to judge. A pass that is due anyway stays
-    /// when it is due.
-    pub(super) fn request_pass(&mut self, now: Instant) {
-        if self.pass == NextPass::NotDue {
-            self.pass = NextPass::At(now);
+    /// There is something to write from then on, or flows to judge. A pass that is due before stays
+    /// when it is due, and so does one that failed.
+    pub(super) fn request_pass(&mut self, at: Instant) {
+        match &mut self.pass {
+            NextPass::NotDue => self.pass = NextPass::At(at),
+            NextPass::At(due) => *due = at.min(*due),
+            NextPass::RetryAt(..) => {}
         }
     }
 

@@ -73,8 +73,9 @@ fn another_namespace_goes_on_while_a_large_change_is_loaded_and_after_a_write_of
         assert!(passes < 10, "nothing of it was loaded");
     }
     pass(&mut enforcer, &two(22_500, true)).expect("it refuses once");
-    assert!(enforcer.is_loading() && enforcer.waits_for(&addresses("10.0.0.1")));
-    assert!(!enforcer.waits_for(&addresses("10.0.0.2")) && !enforcer.waits_for(&addresses("10.0.0.3")));
+    assert!(enforcer.is_loading() && enforcer.waits_for(&addresses("10.0.0.1"), 1));
+    assert!(!enforcer.waits_for(&addresses("10.0.0.1"), 0), "what came later is not asked about");
+    assert!(!enforcer.waits_for(&addresses("10.0.0.2"), 9) && !enforcer.waits_for(&addresses("10.0.0.3"), 9));
     let isolated = |memory: &Arc<Mutex<Memory>>| {
         let memory = memory.lock().expect("no thread panicked");
         memory.state.v4.sets[&SetName::new(Family::V4, "ingress")].1.len()
@@ -103,9 +104,59 @@ fn what_waits_for_a_large_change_is_answered_when_it_is_in_force() {
     };
     let (_of_large, _of_other, gone) = (add("10.0.0.1"), add("10.0.0.2"), add("10.0.0.1"));
     drop(gone);
-    let waits = |waiter: &Waiter| waiter.addresses == addresses("10.0.0.1");
-    let answered: Vec<_> = waiters.passed(waits).into_iter().map(|waiter| waiter.addresses).collect();
+    // The oldest event that waits is the fourth, then the seventh.
+    let waits =
+        |first: u64| move |waiter: &Waiter, until: u64| waiter.addresses == addresses("10.0.0.1") && first <= until;
+    let answered: Vec<_> = waiters.passed(5, waits(4)).into_iter().map(|waiter| waiter.addresses).collect();
     assert_eq!(answered, [addresses("10.0.0.2")]);
-    let answered: Vec<_> = waiters.passed(|_| false).into_iter().map(|waiter| waiter.addresses).collect();
+    assert!(waiters.passed(8, waits(5)).is_empty());
+    // Somebody edits without a pause, and what came before the waiter is in force all the same.
+    let answered: Vec<_> = waiters.passed(9, waits(7)).into_iter().map(|waiter| waiter.addresses).collect();
     assert_eq!(answered, [addresses("10.0.0.1")], "and one that had waited for too long is gone");
+}
+
+#[tokio::test(start_paused = true)]
+async fn status_metrics_and_the_ready_file_say_what_waits_for_a_large_change() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let ready = folder.path().join("ready");
+    let settings = Settings { ready_file: Some(ready.clone()), ..settings() };
+    let (metrics, status) = (settings.metrics.clone(), settings.status.clone());
+    let value = |name: &str| {
+        let text = Metrics::text(&metrics.registry()).expect("a String takes it");
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')).map(str::to_owned);
+        line.expect("it is there").parse::<i64>().expect("a number")
+    };
+    let mut world = World::new(settings, 0, vec![network(), Input::Objects(two(1, false))]);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!((status.now().loading, value("npc_loading_namespaces")), (Vec::new(), 0));
+    // Nothing of it can be loaded.
+    world.memory.lock().expect("no thread panicked").locked = true;
+    world.send(Input::Objects(two(22_500, false))).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let now = status.now();
+    let [loading] = &now.loading[..] else { panic!("{:?}", now.loading) };
+    assert_eq!((loading.namespace.as_str(), &loading.objects[..]), ("large", &["NetworkPolicy np".to_owned()][..]));
+    assert!(loading.rules > 2_000 && loading.rules_loaded == 0, "{loading:?}");
+    assert_eq!(
+        (value("npc_loading_namespaces"), value("npc_loading_since_timestamp_seconds")),
+        (1, loading.since.as_second())
+    );
+    assert!(now.ready, "the rest of the cluster is in force");
+    assert_eq!(fs::read_to_string(&ready).expect("it is ready"), "1\n", "the second change is not in force");
+    world.memory.lock().expect("no thread panicked").locked = false;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!((status.now().loading, value("npc_loading_namespaces")), (Vec::new(), 0));
+    assert_eq!(value("npc_loading_since_timestamp_seconds"), 0);
+    assert_eq!(fs::read_to_string(&ready).expect("it is ready"), "2\n");
+    world.agent.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_writes_once_ends_with_a_large_change_in_force() {
+    let settings = Settings { once: true, ..settings() };
+    let world = World::new(settings, 0, vec![network(), Input::Objects(two(22_500, true))]);
+    world.agent.await.expect("no panic").expect("a quiet end");
+    let objects = two(22_500, true);
+    let wanted = KernelState::from(&layout::ruleset(&Cluster::new(&objects), "node-1", &layout::Options::default()));
+    assert_eq!(world.memory.lock().expect("no thread panicked").state, wanted);
 }

@@ -65,14 +65,14 @@ async fn what_fails_in_one_family_keeps_no_waiter_of_the_other() {
     waiters.add(waiter(&[Family::V4]));
     waiters.add(waiter(&Family::ALL));
     let answered: Vec<_> = waiters
-        .failed(&dataplane::Error::Families(failed), |_| false)
+        .failed(&dataplane::Error::Families(failed), 0, |_, _| false)
         .into_iter()
         .map(|waiter| waiter.families)
         .collect();
     assert_eq!(answered, [[Family::V4].into()]);
     // What fails in both, or before it is known in which, answers none.
-    assert!(waiters.failed(&refused(), |_| false).is_empty());
-    let answered: Vec<_> = waiters.passed(|_| false).into_iter().map(|waiter| waiter.families).collect();
+    assert!(waiters.failed(&refused(), 0, |_, _| false).is_empty());
+    let answered: Vec<_> = waiters.passed(0, |_, _| false).into_iter().map(|waiter| waiter.families).collect();
     assert_eq!(answered, [Family::ALL.into()]);
 }
 

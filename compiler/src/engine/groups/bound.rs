@@ -58,10 +58,15 @@ impl LocalGroups {
         self.over_bound_version
     }
 
-    /// Chooses policies anew, at the next commit, where some are over the bound.
-    pub(in crate::engine) fn reconsider_bound(&mut self) {
+    /// The namespaces where some policies are over the bound, which are to be chosen anew.
+    pub(in crate::engine) fn to_reconsider(&self) -> Vec<Arc<str>> {
         let over = self.namespaces.iter().filter(|(_, here)| !here.over_bound.is_empty());
-        self.reconsidered.extend(over.map(|(namespace, _)| (Arc::clone(namespace), Anew::All)));
+        over.map(|(namespace, _)| Arc::clone(namespace)).collect()
+    }
+
+    /// Chooses the policies of a namespace that are over the bound anew, at the next commit.
+    pub(in crate::engine) fn reconsider(&mut self, namespace: Arc<str>) {
+        self.reconsidered.insert(namespace, Anew::All);
     }
 
     /// Takes the rules of policies away where a namespace's sets count too much, and gives them
@@ -186,10 +191,10 @@ impl LocalGroups {
 }
 
 /// The sizes of peers among the pods that the engine knows.
-struct InStore<'a> {
-    of_all: Size,
-    sets: &'a LiveSets,
-    known: FxHashMap<&'a PodPeer, Size>,
+pub(super) struct InStore<'a> {
+    pub(super) of_all: Size,
+    pub(super) sets: &'a LiveSets,
+    pub(super) known: FxHashMap<&'a PodPeer, Size>,
 }
 
 impl Sizes for InStore<'_> {

@@ -1,0 +1,95 @@
+//! What is expected comes into the state, a portion at a time.
+
+use super::{Expected, MEMBERS, Portion, Waiting};
+use crate::engine::Engine;
+use crate::object::Family;
+use crate::plan::{ChainWrites, Plan, SetWrite, Step};
+
+impl Engine {
+    /// Brings a portion of what is expected into the state, and plans the writes that do so in
+    /// the kernel, which holds the state. No packet meets what they write. Nothing while the next
+    /// commit has something to do.
+    ///
+    /// Namespaces take turns. Sets come before the rules that ask them.
+    pub fn load(&mut self, portion: Portion) -> Plan {
+        // What changes a set by an event would come twice.
+        if !self.touched.is_empty() {
+            return Plan::default();
+        }
+        self.peers.settle(&self.store);
+        let is_expecting = |waiting: &Waiting| waiting.expected.as_ref().is_some_and(|expected| !expected.is_whole());
+        let expecting = || self.large.waiting.iter().filter(|(_, waiting)| is_expecting(waiting)).map(|(name, _)| name);
+        let next = expecting().find(|name| self.large.last.as_ref().is_none_or(|last| *name > last));
+        let next = next.or_else(|| expecting().next()).cloned();
+        let mut plan = Plan::default();
+        if let Some(namespace) = next
+            && let Some(mut waiting) = self.large.waiting.remove(&namespace)
+        {
+            if let Some(expected) = &mut waiting.expected {
+                plan = self.load_sets(expected, portion.sets);
+                if expected.whole_sets == expected.sets.len() && plan.is_empty() {
+                    plan = self.load_chains(expected, portion.rules);
+                }
+            }
+            self.large.waiting.insert(namespace.clone(), waiting);
+            self.large.last = Some(namespace);
+        } else {
+            let gone = self.sets.sweep(&mut self.store, &mut self.peers, portion.sets);
+            if !gone.is_empty() {
+                let writes = gone.into_iter().map(|(_, name)| SetWrite::Destroy(name)).collect();
+                plan.steps.extend([Step::Grace, Step::Sets(writes)]);
+            }
+        }
+        for step in &plan.steps {
+            // It was made of the state a moment ago.
+            let _ = step.apply(&mut self.state);
+        }
+        plan
+    }
+
+    fn load_sets(&mut self, expected: &mut Expected, most: usize) -> Plan {
+        let mut writes = Vec::new();
+        let mut left = most.max(1);
+        while let Some(name) = expected.sets.get(expected.whole_sets).filter(|_| left > 0) {
+            let present = self.state.family(name.family()).sets.get(name).map(|(_, members)| members);
+            let index = (&self.store, &self.peers);
+            let Some(loaded) = self.sets.load(name, index, present, left * MEMBERS) else {
+                // Some group asks it meanwhile, or another chain that was expected.
+                expected.whole_sets += 1;
+                continue;
+            };
+            left = left.saturating_sub(1 + loaded.added.len() / MEMBERS);
+            writes.extend(loaded.created.map(|(family, kind)| SetWrite::Create(name.clone(), family, kind)));
+            writes.extend(loaded.removed.into_iter().map(|member| SetWrite::Delete(name.clone(), member)));
+            writes.extend(loaded.added.into_iter().map(|member| SetWrite::Add(name.clone(), member)));
+            if !loaded.is_whole {
+                break;
+            }
+            expected.whole_sets += 1;
+        }
+        Plan { steps: if writes.is_empty() { Vec::new() } else { vec![Step::Sets(writes)] } }
+    }
+
+    fn load_chains(&mut self, expected: &mut Expected, most: usize) -> Plan {
+        let mut writes = [ChainWrites::default(), ChainWrites::default()];
+        let mut left = most.max(1);
+        while let Some(chain) = expected.chains.get(expected.whole_chains).filter(|_| left > 0) {
+            let there = self.state.family(chain.family).chains.get(&chain.name).map(Vec::len);
+            let rest = &chain.rules[there.unwrap_or_default().min(chain.rules.len())..];
+            let some = &rest[..rest.len().min(left)];
+            left -= some.len();
+            let writes = &mut writes[chain.family as usize];
+            match there {
+                None => drop(writes.replace.insert(chain.name.clone(), some.to_vec())),
+                Some(_) if some.is_empty() => {}
+                Some(_) => drop(writes.append.insert(chain.name.clone(), some.to_vec())),
+            }
+            if some.len() < rest.len() {
+                break;
+            }
+            expected.whole_chains += 1;
+        }
+        let some = Family::ALL.into_iter().zip(writes).filter(|(_, writes)| *writes != ChainWrites::default());
+        Plan { steps: some.map(|(family, writes)| Step::Chains(family, writes)).collect() }
+    }
+}

@@ -1,0 +1,339 @@
+//! Single cases of large changes that are loaded first.
+#![allow(clippy::unwrap_used, reason = "a test that finds nothing has failed")]
+
+use std::net::IpAddr;
+
+use npc_compiler::engine::{Engine, Event, PodKey, Portion};
+use npc_compiler::object::Pod;
+use npc_compiler::plan::{Plan, Step};
+use npc_compiler::ruleset::layout::{Options, SetMembers};
+
+use crate::engine::NODE;
+
+fn pod(namespace: &str, number: u8, app: &str) -> Pod {
+    let labels = [("app".to_owned(), app.to_owned())].into();
+    let spec = k8s_openapi::api::core::v1::PodSpec::default();
+    let pod = Pod::from_template(namespace.to_owned(), format!("p{number}"), labels, spec);
+    let uid = format!("00000000-0000-4000-8000-0000000000{number:02x}");
+    Pod { uid, node: Some(NODE.to_owned()), ipv4: Some([10, 0, 0, number].into()), ..pod }
+}
+
+/// A policy for all pods of a namespace, which admits pods to as many separate ports.
+fn policy(namespace: &str, admits: &[(&str, usize)]) -> Event {
+    let rule = |(app, ports): &(&str, usize)| {
+        let ports: Vec<_> = (0..*ports).map(|port| serde_json::json!({"port": 1 + 2 * port})).collect();
+        serde_json::json!({"from": [{"podSelector": {"matchLabels": {"app": app}}}], "ports": ports})
+    };
+    let policy = serde_json::json!({
+        "metadata": {"namespace": namespace, "name": "np"},
+        "spec": {"podSelector": {}, "policyTypes": ["Ingress"], "ingress": admits.iter().map(rule).collect::<Vec<_>>()},
+    });
+    let policy = serde_json::from_value::<k8s_openapi::api::networking::v1::NetworkPolicy>(policy).unwrap();
+    Event::Policy(Box::new(policy.into()))
+}
+
+fn came(pod: Pod) -> Event {
+    Event::Pod(Box::new(pod))
+}
+
+/// An engine in which a large policy of the namespace `large` waits, and nothing of it is loaded.
+fn waiting() -> Engine {
+    let mut engine = Engine::new(NODE, Options::default()).with_large_changes_first(50);
+    for event in [came(pod("large", 1, "db")), came(pod("small", 2, "db")), policy("large", &[("web", 1)])] {
+        engine.offer(event);
+    }
+    engine.commit();
+    engine.offer(policy("large", &[("other", 3_000)]));
+    assert!(engine.commit().is_empty() && engine.is_waiting("large"));
+    engine
+}
+
+fn is_isolated(engine: &Engine, number: u8) -> bool {
+    let address = IpAddr::from([10, 0, 0, number]);
+    engine.policies_of(address, npc_compiler::policy::Direction::Ingress).next().is_some()
+}
+
+#[test]
+fn a_policy_of_another_namespace_does_not_wait_for_a_large_change() {
+    let mut engine = waiting();
+    engine.offer(policy("small", &[]));
+    engine.offer(came(pod("small", 3, "db")));
+    assert!(!engine.commit().is_empty() && engine.is_waiting("large"));
+    assert!(is_isolated(&engine, 2) && is_isolated(&engine, 3));
+}
+
+#[test]
+fn a_pod_gets_its_label_behind_the_policy_that_came_before_it() {
+    let mut engine = waiting();
+    // By the old policy it would be admitted, and by the new one it is not.
+    engine.offer(came(pod("large", 4, "web")));
+    engine.commit();
+    assert!(is_isolated(&engine, 4), "it is isolated at once, by the old policy");
+    let admits = |engine: &Engine| {
+        let mut sets = engine.state().v4.sets.iter().filter(|(name, _)| !name.is_dispatch());
+        sets.any(|(_, (_, members))| members.iter().any(|member| member.to_string() == "10.0.0.4"))
+    };
+    assert!(!admits(&engine));
+    let portion = Portion { sets: 10, rules: 100 };
+    let mut loads = 0;
+    while engine.is_waiting("large") {
+        loads += 1;
+        engine.load(portion);
+        engine.commit();
+        assert!(!admits(&engine));
+    }
+    assert!(loads > 3 && is_isolated(&engine, 4));
+}
+
+#[test]
+fn an_address_that_a_pod_gave_up_while_its_namespace_waits_is_the_next_pods_alone() {
+    for (address, event) in [
+        (1, Event::PodGone(PodKey::of(&pod("large", 1, "db")))),
+        (1, came(Pod { finished: true, ..pod("large", 1, "db") })),
+        (1, came(Pod { ipv4: Some([10, 0, 0, 9].into()), ..pod("large", 1, "db") })),
+    ] {
+        let mut engine = waiting();
+        engine.offer(event);
+        engine.offer(came(Pod { ipv4: Some([10, 0, 0, address].into()), ..pod("small", 5, "db") }));
+        engine.commit();
+        assert_eq!(engine.contests().count(), 0);
+        assert_eq!(engine.owner([10, 0, 0, address].into()).unwrap()[0], "small");
+    }
+}
+
+#[test]
+fn a_pod_that_came_and_went_while_its_namespace_waits_does_not_come_back() {
+    let mut engine = waiting();
+    engine.offer(came(pod("large", 6, "db")));
+    engine.offer(Event::PodGone(PodKey::of(&pod("large", 6, "db"))));
+    while engine.is_waiting("large") {
+        engine.load(Portion { sets: 100, rules: 1_000 });
+        engine.commit();
+    }
+    assert!(engine.owner([10, 0, 0, 6].into()).is_none());
+}
+
+#[test]
+fn events_that_come_while_a_large_change_is_loaded_do_not_begin_it_anew() {
+    let mut engine = waiting();
+    let is_led_to = |engine: &Engine| {
+        let chains = &engine.state().v4.chains;
+        let large = chains.iter().find(|(_, rules)| rules.len() > 200).map(|(name, _)| name);
+        large.is_some() && chains.values().flatten().any(|rule| rule.leads_to() == large)
+    };
+    let mut versions = 0;
+    while !is_led_to(&engine) {
+        engine.load(Portion { sets: 10, rules: 50 });
+        // Each is another version.
+        versions += 1;
+        engine.offer(policy("large", &[("other", 2_000 + versions)]));
+        engine.commit();
+        assert!(versions < 100, "nothing is ever whole");
+    }
+    assert!(versions > 5 && engine.is_waiting("large"), "the last version waits");
+}
+
+/// How many rules a plan writes.
+fn written(plan: &Plan) -> usize {
+    let of_step = |step: &Step| match step {
+        Step::Chains(_, writes) => writes.replace.values().chain(writes.append.values()).map(Vec::len).sum(),
+        _ => 0,
+    };
+    plan.steps.iter().map(of_step).sum()
+}
+
+/// A policy for the pods of a kind, which admits these pods to as many separate ports.
+fn policy_for(name: &str, app: &str, from: &serde_json::Value, ports: usize) -> Event {
+    let ports: Vec<_> = (0..ports).map(|port| serde_json::json!({"port": 1 + 2 * port})).collect();
+    let policy = serde_json::json!({
+        "metadata": {"namespace": "large", "name": name},
+        "spec": {
+            "podSelector": {"matchLabels": {"app": app}},
+            "policyTypes": ["Ingress"],
+            "ingress": [{"from": from, "ports": ports}],
+        },
+    });
+    let policy = serde_json::from_value::<k8s_openapi::api::networking::v1::NetworkPolicy>(policy).unwrap();
+    Event::Policy(Box::new(policy.into()))
+}
+
+/// An engine with a pod that no policy selects, and with a policy of many rules for pods of
+/// another kind, of which there are none.
+fn waiting_for_its_kind() -> Engine {
+    let mut engine = Engine::new(NODE, Options::default()).with_large_changes_first(50);
+    let everyone = serde_json::json!([{"podSelector": {}}]);
+    for event in [came(pod("large", 1, "db")), policy_for("np", "web", &everyone, 3_000)] {
+        engine.offer(event);
+    }
+    engine.commit();
+    engine
+}
+
+#[test]
+fn a_pod_that_makes_its_namespace_wait_gives_up_its_address_at_once() {
+    let mut engine = waiting_for_its_kind();
+    // It is of the kind with many rules now, and under another address.
+    engine.offer(came(Pod { ipv4: Some([10, 0, 0, 9].into()), ..pod("large", 1, "web") }));
+    engine.commit();
+    assert!(engine.is_waiting("large"));
+    assert_eq!(engine.owner([10, 0, 0, 1].into()), None, "another pod may have the address next");
+    engine.offer(came(Pod { ipv4: Some([10, 0, 0, 1].into()), ..pod("small", 5, "db") }));
+    engine.commit();
+    assert_eq!(engine.contests().count(), 0);
+}
+
+#[test]
+fn a_new_pod_for_which_policies_in_force_have_many_rules_is_loaded_first() {
+    let mut engine = waiting_for_its_kind();
+    engine.offer(came(pod("large", 2, "web")));
+    let plan = engine.commit();
+    assert!(engine.is_waiting("large"));
+    assert!(written(&plan) <= 50, "{} rules at once", written(&plan));
+    let mut loads = 0;
+    while engine.is_waiting("large") {
+        let loaded = engine.load(Portion { sets: 10, rules: 50 });
+        assert!(written(&loaded) <= 50);
+        let plan = engine.commit();
+        assert!(written(&plan) <= 50, "{} rules at once", written(&plan));
+        loads += 1;
+    }
+    assert!(loads > 5 && is_isolated(&engine, 2));
+}
+
+#[test]
+fn a_large_change_beside_a_policy_that_is_over_the_bound_is_loaded_first() {
+    let options = Options { set_members: SetMembers(20), ..Options::default() };
+    let mut engine = Engine::new(NODE, options).with_large_changes_first(50);
+    // Policy a names more members than the namespace may have, and allows nothing.
+    let blocks: Vec<_> =
+        (0..64_u8).map(|n| serde_json::json!({"ipBlock": {"cidr": format!("192.0.{}.0/25", 2 * n)}})).collect();
+    let nodes = serde_json::json!([{"ipBlock": {"cidr": "192.0.2.0/24"}}]);
+    for event in [
+        came(pod("large", 1, "db")),
+        policy_for("a", "db", &serde_json::Value::Array(blocks.clone()), 1),
+        policy_for("b", "db", &nodes, 1),
+    ] {
+        engine.offer(event);
+    }
+    engine.commit();
+    assert!(engine.has_policies_over_bound());
+    let load = |engine: &mut Engine, event: Event| {
+        engine.offer(event);
+        let mut loads = 0;
+        loop {
+            let plan = engine.commit();
+            assert!(written(&plan) <= 50, "{} rules at once", written(&plan));
+            if !engine.is_waiting("large") {
+                return loads;
+            }
+            assert!(written(&engine.load(Portion { sets: 10, rules: 50 })) <= 50);
+            loads += 1;
+        }
+    };
+    assert!(load(&mut engine, policy_for("b", "db", &nodes, 6_000)) > 5);
+    assert!(engine.has_policies_over_bound());
+    // The policy that is over the bound changes and stays over it: nothing is to be loaded.
+    assert_eq!(load(&mut engine, policy_for("a", "db", &serde_json::Value::Array(blocks), 3_000)), 0);
+    assert!(engine.has_policies_over_bound());
+    // It is not over the bound any more, and what it allows makes many rules.
+    assert!(load(&mut engine, policy_for("a", "db", &serde_json::json!([{"podSelector": {}}]), 5_000)) > 5);
+    assert!(!engine.has_policies_over_bound());
+}
+
+#[test]
+fn what_a_policy_over_the_bound_allows_is_loaded_before_it_is_given_back() {
+    let options = Options { set_members: SetMembers(8), ..Options::default() };
+    let mut engine = Engine::new(NODE, options).with_large_changes_first(50);
+    let everyone = serde_json::json!([{"podSelector": {}}]);
+    let others: Vec<Pod> = (10..20).map(|number| pod("large", number, "other")).collect();
+    for pod in &others {
+        engine.offer(came(Pod { node: Some("elsewhere".to_owned()), ..pod.clone() }));
+    }
+    engine.offer(came(pod("large", 1, "db")));
+    engine.offer(policy_for("np", "db", &everyone, 3_000));
+    engine.commit();
+    assert!(engine.has_policies_over_bound());
+    for pod in &others {
+        engine.offer(Event::PodGone(PodKey::of(pod)));
+    }
+    engine.commit();
+    engine.reconsider_bound();
+    let mut loads = 0;
+    loop {
+        let plan = engine.commit();
+        assert!(written(&plan) <= 50, "{} rules at once", written(&plan));
+        if !engine.is_loading() {
+            break;
+        }
+        engine.load(Portion { sets: 10, rules: 50 });
+        loads += 1;
+    }
+    assert!(loads > 5 && !engine.has_policies_over_bound(), "{loads}");
+}
+
+#[test]
+fn the_last_of_many_edits_is_in_force_after_two_loads_of_it_and_none_goes_back() {
+    let mut engine = waiting();
+    let in_force = |engine: &Engine| {
+        let chains = &engine.state().v4.chains;
+        let led = chains.values().flatten().filter_map(|rule| rule.leads_to());
+        led.filter_map(|chain| chains.get(chain)).map(Vec::len).max().unwrap_or_default()
+    };
+    // Each version has a rule more than the one before.
+    let version = |number: usize| policy("large", &[("other", 3_000 + 15 * number)]);
+    let mut last = in_force(&engine);
+    let mut step = |engine: &mut Engine| {
+        engine.load(Portion { sets: 10, rules: 50 });
+        engine.commit();
+        let now = in_force(engine);
+        assert!(now >= last, "an older version came after a newer one");
+        let grew = now > last;
+        last = now;
+        grew
+    };
+    let mut versions = 0;
+    for number in 1..60 {
+        engine.offer(policy("large", &[("other", 5)]));
+        engine.offer(version(number));
+        versions += usize::from(step(&mut engine));
+    }
+    assert!(versions > 2, "edits without a pause come into force: {versions}");
+    let mut loads = 0;
+    while engine.is_waiting("large") {
+        step(&mut engine);
+        loads += 1;
+    }
+    // A version has some 220 rules a family: the one that is loaded, and the last.
+    assert!(loads <= 2 * (2 * 260_usize).div_ceil(50) + 4, "{loads} loads");
+    let mut fresh = waiting();
+    while fresh.is_waiting("large") {
+        fresh.load(Portion { sets: 10, rules: 1_000 });
+        fresh.commit();
+    }
+    fresh.offer(version(59));
+    loop {
+        fresh.commit();
+        if !fresh.is_loading() {
+            break;
+        }
+        fresh.load(Portion { sets: 10, rules: 1_000 });
+    }
+    assert_eq!(in_force(&engine), in_force(&fresh));
+}
+
+#[test]
+fn edits_without_a_pause_do_not_hold_up_who_waits_for_what_came_before_them() {
+    let mut engine = waiting();
+    let (address, until) = (IpAddr::from([10, 0, 0, 1]), engine.waited());
+    assert!(engine.waits_for(address, until) && !engine.waits_for(address, until - 1));
+    assert!(!engine.waits_for([10, 0, 0, 2].into(), until), "it is of another namespace");
+    let mut edits = 0;
+    while engine.waits_for(address, until) {
+        edits += 1;
+        engine.offer(policy("large", &[("other", 3_000 + 15 * edits)]));
+        engine.load(Portion { sets: 10, rules: 50 });
+        engine.commit();
+        assert!(edits < 20, "it waits for all edits");
+    }
+    assert!(edits > 5 && engine.waits_for(address, engine.waited()));
+}
