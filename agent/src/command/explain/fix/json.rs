@@ -60,7 +60,6 @@ pub(in super::super) struct UnfixedJson {
     flows: Vec<usize>,
     reason: String,
     /// A change of a Service that leads the flow to a port that policies admit.
-    #[serde(skip_serializing_if = "Option::is_none")]
     service: Option<ServiceJson>,
 }
 
