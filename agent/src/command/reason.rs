@@ -131,7 +131,10 @@ impl Page {
             let line = line.replace("**", "");
             let width = width.filter(|_| !is_code).unwrap_or(usize::MAX);
             // Writing to a string cannot fail.
-            wrapped(&line, width, 0).iter().for_each(|line| drop(writeln!(text, "{line}")));
+            for line in wrapped(&line, width, 0) {
+                text.push_str(&line);
+                text.push('\n');
+            }
         }
         text
     }

@@ -15,7 +15,7 @@ use npc_compiler::ruleset::node::{ChainName, Member, SetName};
 use serde_json::json;
 
 use super::agent::{Agent, Folder};
-use super::enforce::{Told, enforcer};
+use super::enforce::enforcer;
 use super::namespace::Namespace;
 use super::{dump, on_both_backends};
 
