@@ -213,8 +213,6 @@ fn open_namespaces_and_an_open_policy_start_pods_and_leave_a_note() {
 /// For how long a DEL may take.
 const LONGEST_DEL: Duration = Duration::from_secs(1);
 
-/// Calls a plugin, which has to end before this much time has passed. A busy machine may stop a
-/// process for longer than that, so it is enough if it ends in time at one of three calls.
 /// Its runtime was started again and has removed the sandbox. Whatever the settings let start, there
 /// is nothing left to start.
 #[test]
@@ -241,6 +239,8 @@ fn an_add_ends_with_its_network_namespace_and_leaves_no_note() {
     }
 }
 
+/// Calls a plugin, which has to end before this much time has passed. A busy machine may stop a
+/// process for longer than that, so it is enough if it ends in time at one of three calls.
 fn call_within(limit: Duration, command: &str, environment: &[(&str, &str)], input: &[u8]) -> Output {
     for _ in 0..3 {
         let mut plugin = start(command, environment, input);

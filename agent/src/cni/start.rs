@@ -38,6 +38,7 @@ pub struct Options {
 
 /// Serves the plugin, as soon as the socket can be made. Answers where the source of objects and
 /// the network are to send their events; they come to `agent` with what CNI reports.
+#[must_use]
 pub fn start(options: Options, agent: mpsc::Sender<Event>) -> mpsc::Sender<Event> {
     let file = StateFile::beside(&options.socket);
     let saved = file.read().unwrap_or_else(|error| {
