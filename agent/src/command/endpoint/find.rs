@@ -105,8 +105,12 @@ impl EndpointText {
                     [name, namespace] => vec![(*namespace, Some("Service"), *name), (*namespace, None, *name)],
                     _ => as_dns(name, None),
                 };
-                let readings =
-                    if readings.is_empty() { vec![(default_namespace, None, name.as_str())] } else { readings };
+                // A name of outside: what stands behind its first dot is no namespace of the input.
+                let is_known = |(namespace, ..): &Reading<'_>| {
+                    *namespace == default_namespace || input.cluster.namespace(namespace).is_some()
+                };
+                let is_inside = readings.iter().any(is_known) || name.contains(".svc");
+                let readings = if is_inside { readings } else { vec![(default_namespace, None, name.as_str())] };
                 self.found(input, &readings, member(name, default_namespace))?
             }
         };

@@ -250,13 +250,9 @@ fn label(conjunct: &Conjunct, other: &EndName) -> String {
         // One address of them is judged for all.
         Code::IpBlockOutside if other.kind == "Block" => format!("wants {want}, there is {}", shown(other)),
         Code::IpBlockFamily => {
-            let (wanted, is) = if want.contains(':') { ("IPv6", "IPv4") } else { ("IPv4", "IPv6") };
-            let address = if other.kind == "Block" {
-                format!("{is} {}", shown(other))
-            } else {
-                format!("the {is} address {got}")
-            };
-            format!("wants an {wanted} address ({want}), there is {address}")
+            let is = if want.contains(':') { "IPv4" } else { "IPv6" };
+            let got = if other.kind == "Block" { shown(other) } else { got.clone() };
+            format!("wants {want}, which holds no {is} address, there is {got}")
         }
         Code::PeerOtherNamespace => format!("no namespaceSelector: pods of namespace {want} only"),
         Code::PeerAndNotOr => format!(
