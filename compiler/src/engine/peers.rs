@@ -49,8 +49,17 @@ struct Entry {
     classes: BTreeSet<ClassId>,
     /// How many members their pods make.
     size: Size,
-    /// Whether [`Self::size`] is known, though maybe not yet [`Self::classes`].
-    is_measured: bool,
+    known: Known,
+}
+
+/// What is known of the pods of a selector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Known {
+    Nothing,
+    /// [`Entry::size`], as of now.
+    Size,
+    /// The classes, and the size.
+    Classes,
 }
 
 /// A few selectors; most classes and keys have no more.
@@ -88,8 +97,8 @@ impl PeerIndex {
             return id;
         }
         let keys = keys(&namespaces, &pods);
-        let (classes, size, is_measured) = (BTreeSet::new(), Size::default(), false);
-        let place = self.entries.insert(Entry { namespaces, pods, uses: 1, classes, size, is_measured });
+        let (classes, size, known) = (BTreeSet::new(), Size::default(), Known::Nothing);
+        let place = self.entries.insert(Entry { namespaces, pods, uses: 1, classes, size, known });
         let id = PeerId(u32::try_from(place).unwrap_or_else(|_| unreachable!("2^32 selectors")));
         let entries = &self.entries;
         self.by_content.insert_unique(hashed, id, |id| {
@@ -103,48 +112,61 @@ impl PeerIndex {
         id
     }
 
-    /// Finds how many members the pods of new selectors make. Which classes these select is not
-    /// kept: thousands of selectors may select each of thousands of classes, and most of the sets
-    /// that ask them may turn out to be too large.
+    /// Finds how many members the pods of new selectors make. Which classes very many of them
+    /// select is not kept: thousands of selectors may select each of thousands of classes, and most
+    /// of the sets that ask them may turn out to be too large.
     pub(super) fn measure(&mut self, store: &Store) {
-        let mut fresh = self.fresh.clone();
-        fresh.sort_unstable();
-        fresh.dedup();
-        fresh.retain(|id| self.entries.get(id.place()).is_some_and(|entry| !entry.is_measured));
-        for id in &fresh {
+        let new = self.fresh(|known| known == Known::Nothing);
+        if new.len() <= FEW {
+            self.find_classes(store, &new);
+            return;
+        }
+        for id in &new {
             // A class may have come to it since it is kept.
             self.resize(*id, |_| Size::default());
         }
-        self.each_selected(store, &fresh, |index, id, class| {
+        self.each_selected(store, &new, |index, id, class| {
             index.resize(id, |size| size.plus(store.class(class).size));
         });
-        for id in fresh {
-            self.entries[id.place()].is_measured = true;
+        for id in new {
+            self.entries[id.place()].known = Known::Size;
         }
     }
 
     /// Finds the classes that new selectors select.
     pub(super) fn settle(&mut self, store: &Store) {
-        self.measure(store);
-        let mut fresh = std::mem::take(&mut self.fresh);
+        let new = self.fresh(|known| known != Known::Classes);
+        self.find_classes(store, &new);
+        self.fresh.clear();
+    }
+
+    /// The new selectors of which this is known.
+    fn fresh(&self, is_wanted: impl Fn(Known) -> bool) -> Vec<PeerId> {
+        let mut fresh = self.fresh.clone();
         fresh.sort_unstable();
         fresh.dedup();
-        fresh.retain(|id| self.entries.contains(id.place()));
-        self.each_selected(store, &fresh, |index, id, class| {
-            if index.entries[id.place()].classes.insert(class) {
-                insert(index.of_class.entry(class).or_default(), id);
-            }
+        // Some may have been released.
+        fresh.retain(|id| self.entries.get(id.place()).is_some_and(|entry| is_wanted(entry.known)));
+        fresh
+    }
+
+    fn find_classes(&mut self, store: &Store, ids: &[PeerId]) {
+        for id in ids {
+            self.resize(*id, |_| Size::default());
+            self.entries[id.place()].known = Known::Classes;
+        }
+        self.each_selected(store, ids, |index, id, class| {
+            index.entries[id.place()].classes.insert(class);
+            insert(index.of_class.entry(class).or_default(), id);
+            index.resize(id, |size| size.plus(store.class(class).size));
         });
     }
 
     /// Pods or classes are different, so selectors whose classes are not known yet are to be
     /// measured again.
     fn unmeasure(&mut self) {
-        for id in self.fresh.clone() {
-            if self.entries.get(id.place()).is_some_and(|entry| entry.is_measured) {
-                self.resize(id, |_| Size::default());
-                self.entries[id.place()].is_measured = false;
-            }
+        for id in self.fresh(|known| known == Known::Size) {
+            self.entries[id.place()].known = Known::Nothing;
         }
     }
 
