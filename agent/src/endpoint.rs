@@ -108,7 +108,7 @@ fn url(scheme: &str, rest: &str) -> Result<(What, Option<Port>), String> {
     let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
     let (what, port) = match addresses(host)? {
         Some((what @ What::Address(_), port)) => (what, port),
-        Some(_) => return Err(format!("{host:?} is no host of a URL")),
+        Some(_) => return Err(format!("\"{host}\" is no host of a URL")),
         None => {
             let (name, port) = host.split_once(':').map_or((host, None), |(name, port)| (name, Some(port)));
             (self::host(name)?, port)

@@ -47,7 +47,7 @@ fn what_rules_admit_from_ends_that_are_not_in_the_input_is_shown() {
     let json = files.npc("compile", &["-o", "pairs-json"]).json();
     assert_eq!(
         json["elsewhere"],
-        serde_json::json!([{"direction": "Ingress", "subjects": ["shop/api"], "ports": "metrics",
+        serde_json::json!([{"direction": "Ingress", "subjects": ["shop/api"], "ports": "metrics", "found": "none",
             "peer": "app=prometheus in namespace shop", "policy": "shop/api", "path": "spec.ingress[1].from[0]"}])
     );
 }

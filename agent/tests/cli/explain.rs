@@ -320,7 +320,7 @@ fn one_endpoint_alone_lists_what_it_exchanges_with_others() {
 #[test]
 fn ends_that_are_not_in_the_input_are_in_the_json_of_one_endpoint() {
     let json = Files::of(SHOP).npc("explain", &["shop/api", "-o", "json"]).json();
-    let elsewhere = json!([{"ports": "metrics", "peer": "app=prometheus in namespace shop", "policy": "shop/api",
+    let elsewhere = json!([{"ports": "metrics", "peer": "app=prometheus in namespace shop", "found": "none", "policy": "shop/api",
         "path": "spec.ingress[1].from[0]"}]);
     assert_eq!((&json["ingress"]["elsewhere"], &json["egress"]["elsewhere"]), (&elsewhere, &json!([])));
 }

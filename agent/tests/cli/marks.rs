@@ -103,7 +103,7 @@ fn the_mark_is_on_the_label_operator_item_or_number_in_every_style() {
         (
             "  ingress:\n  - from:\n    - ipBlock:\n        except:\n        - 10.9.0.0/16\n        - 10.0.0.0/24\n        cidr: 10.0.0.0/8\n",
             "a:80",
-            &[("10.0.0.0/24", "wants not 10.0.0.0/24, there is 10.0.0.2")],
+            &[("10.0.0.0/24", "leaves out 10.0.0.0/24, which holds 10.0.0.2")],
         ),
         (
             "  ingress:\n  - from:\n    - ipBlock:\n        cidr: 10.1.0.0/16\n",

@@ -48,7 +48,7 @@ allowed with ends that are not in the input:
     assert_eq!(
         json["elsewhere"],
         serde_json::json!([{"endpoint": "shop/Deployment/api", "direction": "Ingress", "ports": "metrics",
-            "peer": "app=prometheus in namespace shop", "policy": "shop/api", "path": "spec.ingress[1].from[0]"}])
+            "found": "none", "peer": "app=prometheus in namespace shop", "policy": "shop/api", "path": "spec.ingress[1].from[0]"}])
     );
     // What is not shown, as an endpoint or as a port, is not said.
     for arguments in [&["--to", "shop/web"][..], &["--from", "shop/api"], &["--port", "53/udp"], &["-n", "monitoring"]]

@@ -68,7 +68,8 @@ fn what_is_no_object_is_passed_over_in_one_line_for_each_kind_of_thing() {
     let files = repository(&more);
     let answer = files.run(&["matrix", "-f", "r"]);
     assert_eq!(answer.code, 0, "{}", answer.err);
-    assert_eq!(answer.out, files.run(&["matrix", "-f", "r/k8s"]).out);
+    // Templates may make the pods that no object is.
+    assert_eq!(answer.out.replace(" (not read)", ""), files.run(&["matrix", "-f", "r/k8s"]).out);
     let lines: Vec<&str> = answer.err.lines().filter(|line| !line.contains("tunnels")).collect();
     assert_eq!(lines.len(), 4, "{}", answer.err);
     for words in [
@@ -138,7 +139,7 @@ fn a_quoted_template_is_no_object_either() {
     let quoted = "apiVersion: v1\nkind: Pod\nmetadata: {name: new, labels: {app: '{{ .Chart.Name }}'}}\n";
     let files = repository(&[("pod.yaml", quoted)]);
     let answer = files.run(&["matrix", "-f", "r"]);
-    assert_eq!(answer.out, files.run(&["matrix", "-f", "r/k8s"]).out);
+    assert_eq!(answer.out.replace(" (not read)", ""), files.run(&["matrix", "-f", "r/k8s"]).out);
     assert!(answer.err.contains("1 file with templates"), "{}", answer.err);
 }
 

@@ -80,6 +80,10 @@ fn check(objects: &Objects, unread: Vec<Unread>, by: By, port: Option<&Port>) ->
             }
             let answer = explain(&cluster, &groups, &target(&source), &target(&destination), port);
             let Ok(answer) = answer else { continue };
+            // Which of several pods has an address is not known.
+            if answer.warnings.iter().any(|warning| matches!(warning, Warning::Contested(_))) {
+                continue;
+            }
             let single = |ends: &[End]| match ends {
                 [End::Pod(pod)] => !cluster.pod(*pod).is_template() || cluster.pod(*pod).is_single,
                 _ => false,
