@@ -1,6 +1,5 @@
 //! `npc reason`: what a code means, with an example.
 
-use std::fmt::Write as _;
 use std::io::Write as _;
 
 use npc_agent::near::{listed, nearest};

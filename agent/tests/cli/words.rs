@@ -39,6 +39,7 @@ const IN_WORDS: &[&str] = &[
     "namespace",
     "node",
     "rest",
+    "rounded(*.0",
     "self.text",
     "shorten(text)",
     "text",
@@ -137,7 +138,7 @@ fn words_for_operators_have_no_rust_values_but_times_and_quoted_texts() {
                 let rest = code[at..].split_once("\",").map_or("", |(_, rest)| rest);
                 rest.trim_start().split([',', '\n']).next().unwrap_or_default()
             };
-            let shown = if shown.is_empty() { behind().trim_end_matches([')', ';']) } else { shown };
+            let shown = if shown.is_empty() { behind().trim_end_matches([')', ';', ']']) } else { shown };
             let is_known =
                 |shown: &str| IN_WORDS.iter().any(|known| shown.trim_end_matches(')') == known.trim_end_matches(')'));
             assert!(is_known(shown), "{}: {shown:?} is printed as Rust writes it", path.display());

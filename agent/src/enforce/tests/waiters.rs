@@ -58,8 +58,10 @@ async fn what_fails_in_one_family_keeps_no_waiter_of_the_other() {
     let mut waiters = super::super::waiters::Waiters::default();
     let mut failed = Failures::default();
     failed.add(Family::V6, refused());
-    let waiter = |families: &[Family]| {
-        let (reply, _) = oneshot::channel();
+    let mut waiting = Vec::new();
+    let mut waiter = |families: &[Family]| {
+        let (reply, answer) = oneshot::channel();
+        waiting.push(answer);
         Waiter { families: families.iter().copied().collect(), addresses: BTreeSet::new(), is_new: false, reply }
     };
     waiters.add(waiter(&[Family::V4]));

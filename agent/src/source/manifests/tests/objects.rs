@@ -84,7 +84,10 @@ fn kinds_go_by_their_group() {
     check("v1", "ConfigMap", "ConfigMap");
     check("serving.knative.dev/v1", "Service", "Service.serving.knative.dev");
     check("crd.projectcalico.org/v1", "NetworkPolicy", "NetworkPolicy.crd.projectcalico.org");
-    check("extensions/v1beta1", "NetworkPolicy", "NetworkPolicy.extensions");
+    let gone = doc("extensions/v1beta1", "NetworkPolicy");
+    let loaded = parse_text("f.yaml", &gone, &Options { allow_errors: true, ..Options::default() }).unwrap();
+    assert_eq!(loaded.skipped, BTreeMap::from([("NetworkPolicy.extensions".to_owned(), 1)]));
+    assert_eq!(loaded.unread.iter().filter_map(|unread| unread.kind.as_deref()).collect::<Vec<_>>(), ["NetworkPolicy"]);
     assert!(
         problem(&doc("extensions/v1beta1", "NetworkPolicy"))
             .starts_with("f.yaml:1:1: error: networkpolicy default/x: apiVersion: no Kubernetes since 1.16 serves")

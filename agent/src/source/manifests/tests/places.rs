@@ -101,11 +101,11 @@ fn every_kind_has_its_place_also_in_lists_and_through_aliases() {
         assert_eq!(positions.locate(kind, "default", name, path).unwrap().to_string(), format!("f.yaml:{wanted}"));
     };
     check("Deployment", "d", "", "4:3");
-    // The fields of a policy have their places, and the labels of a workload itself; of
-    // other kinds the object has one.
+    // The fields of a policy have their places, the labels of a workload itself, and the ports of
+    // a Service; of other kinds the object has one.
     check("Deployment", "d", "metadata.labels.team", "6:32");
     check("Deployment", "d", "spec.template.metadata.labels.app", "4:3");
-    check("Service", "s", "spec.ports[0].port", "9:3");
+    check("Service", "s", "spec.ports[0].port", "15:7");
     // The key stands here, what is inside where the anchor is.
     check("NetworkPolicy", "p", "spec.podSelector.matchLabels", "19:24");
     check("NetworkPolicy", "p", "spec.podSelector.matchLabels.app", "8:39");
