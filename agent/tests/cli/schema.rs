@@ -261,7 +261,9 @@ fn optional(schema: &Value, path: &str, found: &mut Vec<String>) {
         let lacking = fields.keys().filter(|key| !required.contains(&key.as_str()));
         found.extend(lacking.map(|key| format!("{path}: {key}")));
     }
-    inner.into_iter().for_each(|(word, inner)| optional(inner, &format!("{path}/{word}"), found));
+    for (word, inner) in inner {
+        optional(inner, &format!("{path}/{word}"), found);
+    }
 }
 
 #[test]

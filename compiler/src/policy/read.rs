@@ -303,7 +303,8 @@ impl Reader<'_> {
 fn is_ports_of_peer(field: &str) -> bool {
     let item = field.strip_suffix(".ports").and_then(|item| item.strip_suffix(']'));
     let list = item.and_then(|item| item.rsplit_once('[')).map(|(list, _)| list);
-    list.is_some_and(|list| list.ends_with(".from") || list.ends_with(".to"))
+    let field = list.and_then(|list| list.rsplit_once('.')).map(|(_, field)| field);
+    matches!(field, Some("from" | "to"))
 }
 
 /// Whether a field stands directly in a selector, where people write a label.

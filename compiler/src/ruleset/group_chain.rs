@@ -23,6 +23,7 @@ const MULTIPORT_SLOTS: usize = 15;
 
 /// The rules of a group in one family, and the sets that they name.
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a choice that stands by itself")]
 pub(crate) struct Leaf {
     pub(crate) rules: Vec<Rule>,
     pub(crate) sets: BTreeMap<SetName, Definition>,

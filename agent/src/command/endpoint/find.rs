@@ -97,7 +97,7 @@ impl EndpointText {
                 }
                 let is_dns = namespace.is_none() && matches!(kind.as_deref(), None | Some("Pod"));
                 let member = Some(name).filter(|_| is_dns).and_then(|name| member(name, here));
-                self.found(input, &readings, member)?
+                self.found(input, &readings, member.as_ref())?
             }
             What::Host(name) => {
                 let readings = match name.split('.').collect::<Vec<_>>().as_slice() {
@@ -111,7 +111,7 @@ impl EndpointText {
                 };
                 let is_inside = readings.iter().any(is_known) || name.contains(".svc");
                 let readings = if is_inside { readings } else { vec![(default_namespace, None, name.as_str())] };
-                self.found(input, &readings, member(name, default_namespace))?
+                self.found(input, &readings, member(name, default_namespace).as_ref())?
             }
         };
         Ok(Resolved { name, target, port })
@@ -122,7 +122,7 @@ impl EndpointText {
         &self,
         input: &'a Input,
         readings: &[Reading<'_>],
-        member: Option<Member<'_>>,
+        member: Option<&Member<'_>>,
     ) -> Result<(String, Target<'a>), Stop> {
         let found = self.find(input, readings, member)?;
         let (shown, target) = (found.shown(), found.target);
@@ -134,7 +134,7 @@ impl EndpointText {
         &self,
         input: &'a Input,
         readings: &[Reading<'_>],
-        member: Option<Member<'_>>,
+        member: Option<&Member<'_>>,
     ) -> Result<Found<'a>, Stop> {
         let mut all = everything(input);
         for (namespace, kind, name) in readings {
@@ -150,7 +150,7 @@ impl EndpointText {
                 }
             }
         }
-        if let Some(place) = member.as_ref().and_then(|member| member.place(input, &all)) {
+        if let Some(place) = member.and_then(|member| member.place(input, &all)) {
             return Ok(all.swap_remove(place));
         }
         // What DNS would say of a name is the last reading, and the plainest where it is a Service's.

@@ -44,7 +44,7 @@ const INDENT: &str = "           ";
 pub(super) struct Fixes<'a> {
     input: &'a Input,
     explanation: &'a FlowExplanation,
-    fixes: Vec<FlowFix>,
+    found: Vec<FlowFix>,
 }
 
 impl<'a> Fixes<'a> {
@@ -53,13 +53,13 @@ impl<'a> Fixes<'a> {
         let most = if input.loaded.objects.pods.len() > MANY_PODS { 1 } else { FIXED };
         let written = InFiles(&input.loaded.positions);
         let bounded = |cluster| input.bounded(cluster);
-        let fixes = fixes(&input.loaded.objects, &input.cluster, groups, explanation, &written, &bounded, most);
-        Self { input, explanation, fixes }
+        let found = fixes(&input.loaded.objects, &input.cluster, groups, explanation, &written, &bounded, most);
+        Self { input, explanation, found }
     }
 
     /// The fix of the flow at this place of the explanation, if one was looked for.
     pub(super) fn of_flow(&self, place: usize) -> Option<Found<'_>> {
-        let found = self.fixes.iter().find(|fix| fix.flows.contains(&place))?;
+        let found = self.found.iter().find(|fix| fix.flows.contains(&place))?;
         Some(Found { fix: &found.fix, is_first: found.flows.first() == Some(&place) })
     }
 }

@@ -104,8 +104,8 @@ fn no_pod(input: &Input, service: &Service) -> String {
     if pods().any(|pod| pod.namespace == service.namespace && selects(&pod.labels)) {
         return "all pods that its selector selects have finished".to_owned();
     }
-    let near = pods().filter(|pod| pod.namespace == service.namespace && !pod.finished);
-    if let Some(near) = near.filter_map(|pod| missed_by_one(labels, pod)).next() {
+    let mut near = pods().filter(|pod| pod.namespace == service.namespace && !pod.finished);
+    if let Some(near) = near.find_map(|pod| missed_by_one(labels, pod)) {
         return format!("its selector selects no pod: it selects {text}; {near}");
     }
     let elsewhere = pods().filter(|pod| !pod.finished && selects(&pod.labels)).map(|pod| pod.namespace.as_str());

@@ -83,7 +83,7 @@ fn lines(passed: &PassedOver) -> impl Iterator<Item = (bool, String)> {
     let mut all = Vec::new();
     for (foreign, files) in &passed.files {
         let listed =
-            |files: &[&Arc<str>]| shorten(&files.iter().map(|file| file.to_string()).collect::<Vec<_>>(), NAMED, ", ");
+            |files: &[&Arc<str>]| shorten(&files.iter().map(ToString::to_string).collect::<Vec<_>>(), NAMED, ", ");
         let files = Vec::from_iter(files);
         let names = listed(&files);
         let counted = |number: usize, one: &str, more: &str| match number {
@@ -118,7 +118,7 @@ fn lines(passed: &PassedOver) -> impl Iterator<Item = (bool, String)> {
                 });
                 let mixed = (!mixed.is_empty())
                     .then(|| format!("documents that are no Kubernetes objects, in {}", listed(&mixed)));
-                format!("passed over {}", Vec::from_iter(whole.into_iter().chain(mixed)).join(", and "))
+                format!("passed over {}", whole.into_iter().chain(mixed).collect::<Vec<_>>().join(", and "))
             }
         };
         all.push((matches!(foreign, OtherDocument::Template | OtherDocument::Encrypted), line));

@@ -74,11 +74,11 @@ impl LocalGroups {
         namespace: &str,
         to_come: ToCome<'_>,
     ) -> Vec<Foreseen> {
-        let ToCome { policies: changes, pods, reconsiders_bound } = to_come;
+        let ToCome { policies: versions, pods, reconsiders_bound } = to_come;
         let here = self.namespaces.get(namespace);
         let mut policies = here.map_or_else(Cow::default, |here| Cow::Borrowed(&here.policies));
         let mut changed = BTreeSet::new();
-        for (name, policy) in changes {
+        for (name, policy) in versions {
             let before = match policy {
                 Some(policy) if policies.get(&name).is_some_and(|known| **known == policy) => continue,
                 Some(policy) => policies.to_mut().insert(Arc::clone(&name), Arc::new(policy)),

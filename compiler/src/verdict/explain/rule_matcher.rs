@@ -335,7 +335,9 @@ impl RuleMatcher<'_> {
                     "other traffic too".to_owned(),
                     Code::PortNumber,
                 );
-                conjuncts.iter_mut().for_each(|of| of.admits_a_part = true);
+                for of in &mut conjuncts {
+                    of.admits_a_part = true;
+                }
             }
             None => {}
         }

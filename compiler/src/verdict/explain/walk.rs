@@ -371,7 +371,9 @@ impl Walk<'_> {
             if route.with_itself && !flows.iter().all(Flow::is_allowed) {
                 let itself = self.to_itself(question, traffic, flows.first());
                 if itself.is_some() {
-                    flows.iter_mut().for_each(|flow| flow.way = Some(Way::OtherReplica));
+                    for flow in &mut flows {
+                        flow.way = Some(Way::OtherReplica);
+                    }
                 }
                 flows.extend(itself);
             }

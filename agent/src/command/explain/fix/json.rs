@@ -66,13 +66,13 @@ pub(in super::super) struct UnfixedJson {
 impl Fixes<'_> {
     /// The changes.
     pub(in super::super) fn json(&self) -> Vec<FixJson<'_>> {
-        let found = self.fixes.iter().filter_map(|of| Some((self.places(&of.flows), of.fix.as_ref().ok()?)));
+        let found = self.found.iter().filter_map(|of| Some((self.places(&of.flows), of.fix.as_ref().ok()?)));
         found.flat_map(|(flows, fix)| fix.changes.iter().map(move |change| one(flows.clone(), fix, change))).collect()
     }
 
     /// The flows without.
     pub(in super::super) fn unfixed(&self) -> Vec<UnfixedJson> {
-        let none = self.fixes.iter().filter_map(|of| Some((&of.flows, of.fix.as_ref().err()?)));
+        let none = self.found.iter().filter_map(|of| Some((&of.flows, of.fix.as_ref().err()?)));
         let unfixed = |(flows, reason): (&Vec<usize>, &NoFix)| UnfixedJson {
             flows: self.places(flows),
             reason: why_not(reason),
