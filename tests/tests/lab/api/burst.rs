@@ -20,7 +20,7 @@ fn members_added(writes: &[String]) -> usize {
 fn a_rollout_of_1000_pods_is_few_plans_and_a_relabelled_namespace_of_them_is_one() {
     const PODS: usize = 1000;
     /// As many as there can be while a busy machine hands events on in parts.
-    const FEW: usize = 50;
+    const FEW: usize = 100;
     let Some(mut small) = Small::start() else { return };
     let mut objects = small.lab.cluster().objects.clone();
     let policy = json!({

@@ -432,7 +432,9 @@ fn what_a_fix_says_of_itself_is_true_in_random_clusters() {
                 let found = counts.get(kind).copied().unwrap_or_default();
                 assert!(found > cases as usize / 20, "only {found} fixes of a {kind} in {cases} clusters: {counts:?}");
             }
-            for kind in ["an item", "a port", "a rule", "a new policy", "targetPort", "node", "over the bound"] {
+            // An item for a rule opens its other ports too, so a rule of its own is the smaller change here;
+            // policies with mistakes have both.
+            for kind in ["a port", "a rule", "a new policy", "targetPort", "node", "over the bound"] {
                 let is_met = counts.contains_key(kind) || cases < ENOUGH;
                 assert!(is_met, "no fix of {kind} in {cases} clusters: {counts:?}");
             }
