@@ -319,7 +319,7 @@ impl Engine {
 
     /// Whether a pod that lists this address is of a namespace of which events still wait that were
     /// offered when [`Engine::waited`] was no more than this. Those that came later are not asked
-    /// about: somebody may edit a namespace without a pause.
+    /// about: the edits of a namespace may come without a pause.
     #[must_use]
     pub fn waits_for(&self, address: IpAddr, until: u64) -> bool {
         let lists = |event: &Event| matches!(event, Event::Pod(pod) if pod.addresses().any(|listed| listed == address));

@@ -33,8 +33,8 @@ use crate::ruleset::set_definition::{Definition, prefixes};
 /// So many sets of a namespace on a node, of both families, count by their members only.
 const FREE_SETS: u64 = 1_000;
 
-/// How many members each other set counts besides. So one namespace has half of the sets that a
-/// kernel may have, at most.
+/// How many members each other set counts besides. So with the default bound one namespace has
+/// half of the sets that a kernel may have, at most.
 const MEMBERS_OF_SET: u64 = 32;
 
 /// What so many sets count for themselves.
