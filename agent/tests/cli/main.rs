@@ -11,6 +11,7 @@ mod fixes;
 mod help;
 mod input;
 mod kubectl;
+mod label_fixes;
 mod lint;
 mod marks;
 mod matrix;

@@ -110,7 +110,7 @@ fn what_waits_for_a_large_change_is_answered_when_it_is_in_force() {
     let answered: Vec<_> = waiters.passed(5, waits(4)).into_iter().map(|waiter| waiter.addresses).collect();
     assert_eq!(answered, [addresses("10.0.0.2")]);
     assert!(waiters.passed(8, waits(5)).is_empty());
-    // Somebody edits without a pause, and what came before the waiter is in force all the same.
+    // Edits come without a pause, and what came before the waiter is in force all the same.
     let answered: Vec<_> = waiters.passed(9, waits(7)).into_iter().map(|waiter| waiter.addresses).collect();
     assert_eq!(answered, [addresses("10.0.0.1")], "and one that had waited for too long is gone");
 }

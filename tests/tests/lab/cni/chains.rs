@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::node::{Mode, Node, ip, wait};
-use super::{first, is_isolated, objects, the_policies_hold_at_once_on};
+use super::{first, is_isolated, the_policies_hold_at_once_on};
 
 /// AKS has a conflist of this version: there is no CHECK, and a DEL has no result.
 #[test]
@@ -42,10 +42,7 @@ fn saved(node: &Node) -> Value {
 /// the kernel knows which interface is the other end of the pod's.
 #[test]
 fn an_address_stays_isolated_while_an_interface_is_there_that_no_plugin_lists() {
-    let Some(node) = Node::new(Mode::Bridged, "nft") else { return };
-    node.write(&objects(&["web"]));
-    node.start_agent();
-    node.wait_ready();
+    let Some(node) = Node::ready(Mode::Bridged, "nft", &["web"]) else { return };
     let mut web = node.sandbox("web", json!([]));
     node.add_others(&mut web).unwrap();
     let listed = web.result["interfaces"].as_array().unwrap().clone();
@@ -73,10 +70,7 @@ fn an_address_stays_isolated_while_an_interface_is_there_that_no_plugin_lists() 
 /// A macvlan has no end of its own on the node: the interface below it is many pods'.
 #[test]
 fn a_sandbox_without_an_end_on_the_node_goes_with_its_network_namespace() {
-    let Some(node) = Node::new(Mode::Routed, "nft") else { return };
-    node.write(&objects(&["web"]));
-    node.start_agent();
-    node.wait_ready();
+    let Some(node) = Node::ready(Mode::Routed, "nft", &["web"]) else { return };
     let mut web = node.sandbox("web", json!([]));
     let (host, pod) = (node.netns().name(), web.netns.name().to_owned());
     ip(&format!("-n {host} link add below type veth peer name beside"));

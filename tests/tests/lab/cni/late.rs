@@ -55,10 +55,7 @@ fn an_add_of_a_sandbox_that_has_ended_opens_no_other() {
 #[test]
 fn datagrams_to_a_host_port_that_began_before_add_end_with_it() {
     for mode in [Mode::Routed, Mode::Bridged] {
-        let Some(node) = Node::new(mode, "nft") else { return };
-        node.write(&objects(&["web"]));
-        node.start_agent();
-        node.wait_ready();
+        let Some(node) = Node::ready(mode, "nft", &["web"]) else { return };
         let mut web = node.sandbox("web", mappings());
         node.add_others(&mut web).unwrap();
         let netns = web.netns.try_clone().unwrap();
@@ -74,10 +71,7 @@ fn datagrams_to_a_host_port_that_began_before_add_end_with_it() {
 
 #[test]
 fn the_first_connections_that_policies_allow_pass_by_their_first_packet() {
-    let Some(node) = Node::new(Mode::Routed, "nft") else { return };
-    node.write(&objects(&["web"]));
-    node.start_agent();
-    node.wait_ready();
+    let Some(node) = Node::ready(Mode::Routed, "nft", &["web"]) else { return };
     listen(node.outside(), &[8080]);
     let mut web = node.sandbox("web", json!([]));
     listen(&web.netns, &[7000]);
@@ -90,10 +84,7 @@ fn the_first_connections_that_policies_allow_pass_by_their_first_packet() {
 #[test]
 fn an_add_writes_entries_of_sets_and_no_rule() {
     for backend in ["nft", "legacy"] {
-        let Some(node) = Node::new(Mode::Routed, backend) else { return };
-        node.write(&objects(&["web"]));
-        node.start_agent();
-        node.wait_ready();
+        let Some(node) = Node::ready(Mode::Routed, backend, &["web"]) else { return };
         let rules = || {
             ["iptables", "ip6tables"].map(|program| {
                 let listed = node.netns().exec([&*format!("{program}-{backend}-save")], "").unwrap();

@@ -184,10 +184,7 @@ fn without_an_agent_pods_of_open_namespaces_start_and_are_open() {
 
 #[test]
 fn a_pod_does_not_start_without_an_agent_and_does_with_the_next() {
-    let Some(mut node) = Node::new(Mode::Routed, "nft") else { return };
-    node.write(&objects(&["web", "old"]));
-    node.start_agent();
-    node.wait_ready();
+    let Some(mut node) = Node::ready(Mode::Routed, "nft", &["web", "old"]) else { return };
     let mut old = node.sandbox("old", json!([]));
     node.add(&mut old).unwrap();
     node.kill_agent();
@@ -217,10 +214,7 @@ fn a_pod_does_not_start_without_an_agent_and_does_with_the_next() {
 
 #[test]
 fn an_agent_after_a_kill_knows_the_sandboxes() {
-    let Some(node) = Node::new(Mode::Routed, "legacy") else { return };
-    node.write(&objects(&["web"]));
-    node.start_agent();
-    node.wait_ready();
+    let Some(node) = Node::ready(Mode::Routed, "legacy", &["web"]) else { return };
     listen(node.outside(), &[8080, 9090]);
     let mut web = node.sandbox("web", json!([]));
     node.add(&mut web).unwrap();
@@ -239,10 +233,7 @@ fn an_agent_after_a_kill_knows_the_sandboxes() {
 
 #[test]
 fn a_released_address_stays_isolated_while_its_interface_is_there() {
-    let Some(node) = Node::new(Mode::Routed, "nft") else { return };
-    node.write(&objects(&["web"]));
-    node.start_agent();
-    node.wait_ready();
+    let Some(node) = Node::ready(Mode::Routed, "nft", &["web"]) else { return };
     listen(node.outside(), &[8080]);
     let mut web = node.sandbox("web", json!([]));
     node.add(&mut web).unwrap();

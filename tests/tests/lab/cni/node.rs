@@ -18,6 +18,8 @@ use npc_tests::skip::{Lack, skipped};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use super::objects;
+
 /// Where Debian has the reference plugins.
 pub(crate) const REFERENCE: &str = "/usr/lib/cni";
 
@@ -73,6 +75,16 @@ pub(crate) const OUTSIDE: [&str; 2] = ["192.0.2.2", "2001:db8:2::2"];
 pub(crate) const OWN: [&str; 2] = ["192.0.2.1", "2001:db8:2::1"];
 
 impl Node {
+    /// A node whose agent follows these pods' objects and is ready. `None` where this machine cannot
+    /// have it.
+    pub(crate) fn ready(mode: Mode, backend: &'static str, pods: &[&str]) -> Option<Self> {
+        let node = Self::new(mode, backend)?;
+        node.write(&objects(pods));
+        node.start_agent();
+        node.wait_ready();
+        Some(node)
+    }
+
     /// A node without an agent. `None` where this machine cannot have it.
     pub(crate) fn new(mode: Mode, backend: &'static str) -> Option<Self> {
         if !can_run() {
