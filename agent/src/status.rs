@@ -153,7 +153,8 @@ pub struct HeldRemovals {
 pub struct LoadingNamespace {
     /// Its name.
     pub namespace: String,
-    /// Since when the oldest event waits (RFC 3339).
+    /// Since when the oldest event that waits is the oldest (RFC 3339); it may have waited behind
+    /// another one before.
     pub since: Timestamp,
     /// The objects whose last versions are not in force (`KIND NAME`), sorted; 10 at most.
     pub objects: Vec<String>,

@@ -296,12 +296,11 @@ mod tests {
     #[test]
     fn an_interface_of_the_node_with_the_right_indexes_is_not_the_other_end_of_another_pair() {
         let names = ["node", "pod", "else", "other"].map(|name| format!("npc-cni-ids-{}-{name}", std::process::id()));
-        // That takes root and iproute2.
-        if !ip(&format!("netns add {}", names[0])) {
+        if !rustix::process::geteuid().is_root() {
             return;
         }
         let namespaces = Namespaces(names.to_vec());
-        for name in &names[1..] {
+        for name in &names {
             assert!(ip(&format!("netns add {name}")));
         }
         let [node, pod, elsewhere, other] = &names;

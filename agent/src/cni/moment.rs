@@ -8,7 +8,8 @@ use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
 /// A moment: microseconds since the node started. An operator who sets the node's clock does not
-/// change their order, and a file on tmpfs knows no moment of an earlier start.
+/// change their order, and a file on tmpfs knows no moment of an earlier start. Only the age of a
+/// note (`left_at`) is by the clock that can be set.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Moment(u64);

@@ -426,7 +426,14 @@ impl Registry {
             return;
         }
         let (namespace, pod) = (&add.namespace, &add.name);
-        warn!(namespace, pod, "this pod was started without an agent; its policies are enforced from now on");
+        if add.open {
+            warn!(
+                namespace,
+                pod, "this pod was started without an agent; its policies are enforced once its object is known"
+            );
+        } else {
+            warn!(namespace, pod, "this pod was started without an agent; its policies are enforced from now on");
+        }
         self.sandboxes.admit(add, began, true);
     }
 

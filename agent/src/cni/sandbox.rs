@@ -44,7 +44,7 @@ impl Sandbox {
     }
 
     /// Its pod has an object, so that decides from now on.
-    pub(super) fn has_object(&mut self) {
+    pub(super) fn object_came(&mut self) {
         self.add.open = false;
         self.write();
     }

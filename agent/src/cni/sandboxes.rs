@@ -383,7 +383,7 @@ impl Sandboxes {
         for sandbox in self.live.values_mut() {
             report(&mut self.reported, &self.pods, sandbox);
             if sandbox.add.open && sandbox.object(&self.pods).is_some() {
-                sandbox.has_object();
+                sandbox.object_came();
             }
         }
         let (wanted, unidentified) = self.wanted();

@@ -141,9 +141,7 @@ impl<K: Kernel> Enforcer<K> {
             no_anti_spoof: None,
             hold_ports: false,
             has_secret_places: false,
-            engine: Engine::new(&node.into(), layout::Options::default())
-                .with_retained_groups()
-                .with_large_changes_first(LARGE),
+            engine: Engine::new(&node.into(), layout::Options::default()).with_retained_groups(),
             changed: Changed::Nothing,
             group: DeviceGroup::default(),
             retired: time::Instant::now(),
@@ -154,10 +152,10 @@ impl<K: Kernel> Enforcer<K> {
         }
     }
 
-    /// The same, with large changes of one namespace written at once, and not loaded first.
+    /// The same, with large changes of one namespace loaded first, while those of others go on.
     #[must_use]
-    pub fn with_large_changes_at_once(self) -> Self {
-        Self { engine: self.engine.with_large_changes_at_once(), ..self }
+    pub fn with_large_changes_first(self) -> Self {
+        Self { engine: self.engine.with_large_changes_first(LARGE), ..self }
     }
 
     /// The same, with changes of more rules and sets than this loaded first, instead of 1,000.

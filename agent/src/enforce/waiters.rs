@@ -26,8 +26,8 @@ pub struct Waiter {
 /// All that wait.
 #[derive(Debug, Default)]
 pub(super) struct Waiters {
-    /// Each with how many events had waited for a large change when a pass first took in what was
-    /// before it.
+    /// Each with how many events had waited for large changes by the first pass after it came, `None`
+    /// before that. It waits for events up to that number only.
     waiting: Vec<(Waiter, Option<u64>)>,
     checking: Vec<oneshot::Sender<bool>>,
 }

@@ -15,7 +15,7 @@ use npc_compiler::ruleset::node::{ChainName, Member, SetName};
 use serde_json::json;
 
 use super::agent::{Agent, Folder};
-use super::enforce::enforcer;
+use super::enforce::{Told, enforcer};
 use super::namespace::Namespace;
 use super::{dump, on_both_backends};
 
@@ -70,7 +70,8 @@ fn large(held: &KernelState) -> (Vec<&ChainName>, bool) {
 
 fn a_policy_of_another_namespace_is_in_force_while_a_large_change_is_loaded(backend: Backend) {
     let _namespace = Namespace::enter();
-    let mut told = enforcer(backend);
+    let Told(first, known) = enforcer(backend);
+    let mut told = Told(first.with_large_changes_first(), known);
     let few = policy("large", &[json!({"port": 80})]);
     told.pass(&objects(vec![few])).unwrap();
     let many = policy("large", &ports(1));

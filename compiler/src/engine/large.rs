@@ -107,12 +107,11 @@ impl Waiting {
 pub struct Wait<'a> {
     /// The namespace.
     pub namespace: &'a str,
-    /// Tells the oldest event that waits from those before and after it: it grows with each
-    /// that has to wait.
+    /// The number of its oldest event that waits, in the order of [`Engine::waited`].
     pub first: u64,
-    /// How many rules are expected, and how many of them are loaded.
+    /// How many rules are expected.
     pub rules: usize,
-    /// The same, loaded.
+    /// How many of them are loaded.
     pub loaded: usize,
 }
 
@@ -161,13 +160,6 @@ impl Engine {
     #[must_use]
     pub fn with_large_changes_first(mut self, limit: usize) -> Self {
         self.large.limit = Some(limit);
-        self
-    }
-
-    /// Has no event wait, which is so unless [`Engine::with_large_changes_first`] says otherwise.
-    #[must_use]
-    pub fn with_large_changes_at_once(mut self) -> Self {
-        self.large.limit = None;
         self
     }
 
@@ -322,11 +314,15 @@ impl Engine {
     /// about: the edits of a namespace may come without a pause.
     #[must_use]
     pub fn waits_for(&self, address: IpAddr, until: u64) -> bool {
+        if self.large.waiting.is_empty() {
+            return false;
+        }
+        let owner = self.owner(address).map(|[owner, ..]| owner);
         let lists = |event: &Event| matches!(event, Event::Pod(pod) if pod.addresses().any(|listed| listed == address));
         let is_meant = |(namespace, waiting): (&String, &Waiting)| {
             waiting.batches().any(|batch| batch.first <= until)
                 && (waiting.batches().flat_map(|batch| batch.events.values()).any(lists)
-                    || self.owner(address).is_some_and(|[owner, ..]| owner == *namespace))
+                    || owner.as_ref() == Some(namespace))
         };
         self.large.waiting.iter().any(is_meant)
     }

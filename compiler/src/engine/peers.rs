@@ -141,13 +141,13 @@ impl PeerIndex {
     }
 
     /// The new selectors of which this is known.
-    fn fresh(&self, is_wanted: impl Fn(Known) -> bool) -> Vec<PeerId> {
-        let mut fresh = self.fresh.clone();
-        fresh.sort_unstable();
-        fresh.dedup();
-        // Some may have been released.
-        fresh.retain(|id| self.entries.get(id.place()).is_some_and(|entry| is_wanted(entry.known)));
-        fresh
+    fn fresh(&mut self, is_wanted: impl Fn(Known) -> bool) -> Vec<PeerId> {
+        let entries = &self.entries;
+        self.fresh.sort_unstable();
+        self.fresh.dedup();
+        // Some may have been released. Of the others not all may be settled before many more come.
+        self.fresh.retain(|id| entries.get(id.place()).is_some_and(|entry| entry.known != Known::Classes));
+        self.fresh.iter().copied().filter(|id| is_wanted(entries[id.place()].known)).collect()
     }
 
     fn find_classes(&mut self, store: &Store, ids: &[PeerId]) {

@@ -41,9 +41,13 @@ impl Findings {
         self.is_new = true;
     }
 
-    /// All of them, if the status is to be given them anew.
-    pub(super) fn take_new(&mut self) -> Option<impl Iterator<Item = &Finding>> {
-        std::mem::take(&mut self.is_new).then(|| self.all.keys())
+    /// Whether the status is to be given all of them anew.
+    pub(super) fn take_new(&mut self) -> bool {
+        std::mem::take(&mut self.is_new)
+    }
+
+    pub(super) fn all(&self) -> impl Iterator<Item = &Finding> {
+        self.all.keys()
     }
 
     fn are(&mut self, findings: &[Finding]) {

@@ -16,7 +16,7 @@ impl Report {
         self.metrics.synced(pass.policies, self.findings.rejected, pass.endpoints, &pass.held);
         self.metrics.took(pass.compiled, pass.applied);
         self.metrics.loading(pass.loading.iter().map(|loading| loading.since.as_second()));
-        let new: Option<Vec<Finding>> = self.findings.take_new().map(|all| all.cloned().collect());
+        let is_new = self.findings.take_new();
         let part = |finding: &Finding| Rejected {
             namespace: finding.namespace.clone(),
             name: finding.name.clone(),
@@ -26,8 +26,9 @@ impl Report {
             effect: finding.effect.to_string(),
             location: self.location(finding),
         };
-        let new = new.map(|all| {
-            let (harmful, others): (Vec<_>, Vec<_>) = all.iter().partition(|finding| finding.effect.is_harmful());
+        let new = is_new.then(|| {
+            let (harmful, others): (Vec<&Finding>, Vec<&Finding>) =
+                self.findings.all().partition(|finding| finding.effect.is_harmful());
             [harmful, others].map(|findings| findings.into_iter().map(&part).collect::<Vec<_>>())
         });
         let kernel = pass.held.iter().map(|(family, held)| status::FamilySize {

@@ -40,21 +40,21 @@ pub(crate) fn choose_over_bound<'a>(
 ) -> BTreeSet<&'a str> {
     let bound = options.set_members.0;
     let mut known = KnownSets::default();
-    let mut fewest = Vec::new();
+    let mut sets_at_low = Vec::new();
     for group in groups {
-        fewest.push(match known.made(group, sizes) {
+        sets_at_low.push(match known.made(group, sizes) {
             Some(sets) => sets,
             None => known.make(group, &over, options, sizes),
         });
     }
-    let mut too_much = known.total(&fewest);
-    if too_much <= bound {
+    let mut total_at_low = known.total(&sets_at_low);
+    if total_at_low <= bound {
         return over;
     }
     let order = order(groups, &over, sizes);
     // Without any policy that names peers there is no set.
-    let mut most: Vec<Vec<usize>> = vec![Vec::new(); groups.len()];
-    let mut little = 0;
+    let mut sets_at_high: Vec<Vec<usize>> = vec![Vec::new(); groups.len()];
+    let mut total_at_high = 0;
     let (mut low, mut high) = (0, order.names.len());
     let mut tries = 0;
     while high - low > 1 {
@@ -63,7 +63,7 @@ pub(crate) fn choose_over_bound<'a>(
             low.midpoint(high)
         } else {
             // What is freed is about what these name.
-            let (excess, freed) = (too_much - bound, too_much - little);
+            let (excess, freed) = (total_at_low - bound, total_at_low - total_at_high);
             order.reach(low, high, excess, freed)
         };
         let out: BTreeSet<&str> = over.iter().chain(&order.names[..middle]).copied().collect();
@@ -77,9 +77,9 @@ pub(crate) fn choose_over_bound<'a>(
                     places.get(first).is_some_and(|place| *place < to)
                 };
                 if !has(low, middle) {
-                    fewest[group].clone()
+                    sets_at_low[group].clone()
                 } else if !has(middle, high) {
-                    most[group].clone()
+                    sets_at_high[group].clone()
                 } else {
                     known.make(demand, &out, options, sizes)
                 }
@@ -87,9 +87,9 @@ pub(crate) fn choose_over_bound<'a>(
             .collect();
         let total = known.total(&sets);
         if total > bound {
-            (low, too_much, fewest) = (middle, total, sets);
+            (low, total_at_low, sets_at_low) = (middle, total, sets);
         } else {
-            (high, little, most) = (middle, total, sets);
+            (high, total_at_high, sets_at_high) = (middle, total, sets);
         }
     }
     over.extend(&order.names[..high]);
