@@ -20,7 +20,10 @@ pub(super) const MARK: &str = "!";
 
 /// The Service whose address alone a block holds, as it is written: `10.96.0.1/32`.
 pub(super) fn service<'c>(cluster: &'c Cluster, block: &str) -> Option<&'c Service> {
-    let block = Cidr::parse(block.trim_start_matches('[').trim_end_matches(']')).ok()?;
+    service_of(cluster, &Cidr::parse(block.trim_start_matches('[').trim_end_matches(']')).ok()?)
+}
+
+fn service_of<'c>(cluster: &'c Cluster, block: &Cidr) -> Option<&'c Service> {
     let addresses = block.addresses();
     let &[(first, last)] = addresses.ranges() else { return None };
     let address = cidr::address(block.family, first);
@@ -66,7 +69,7 @@ fn of_rule(cluster: &Cluster, id: PolicyId, direction: Direction, rule: &PolicyR
     let dead = peers.iter().enumerate().filter_map(|(place, peer)| {
         let Peer::Block(block) = peer else { return None };
         let text = block.cidr.network().to_string();
-        let service = service(cluster, &text)?;
+        let service = service_of(cluster, &block.cidr)?;
         Some(format!(
             "networkpolicy {} {}.{}[{place}] {text}, the address of {}/svc/{}",
             policy_name(cluster, id),

@@ -129,7 +129,6 @@ impl Page {
             let line = line.strip_prefix('*').and_then(|line| line.strip_suffix('*')).unwrap_or(line);
             let line = line.replace("**", "");
             let width = width.filter(|_| !is_code).unwrap_or(usize::MAX);
-            // Writing to a string cannot fail.
             for line in wrapped(&line, width, 0) {
                 text.push_str(&line);
                 text.push('\n');

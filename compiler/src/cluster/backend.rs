@@ -162,7 +162,8 @@ impl Cluster {
     }
 
     /// The services of a pod's namespace that have a port with another number than the pod's to which
-    /// it should lead: the service, its port, and the pod's. A headless service translates no port.
+    /// it should lead: the service, its port, and the pod's. Headless services are among them, though
+    /// they translate no port.
     pub fn services_by_another_port(&self, id: PodId) -> impl Iterator<Item = (&Service, &ServicePort, u16)> {
         let of_namespace = self.services.get(&self.pod(id).namespace).into_iter().flatten();
         let ports = of_namespace.flat_map(|service| service.ports.iter().map(move |port| (service, port)));
@@ -189,8 +190,10 @@ impl Cluster {
         number: u16,
     ) -> Option<(&Service, &ServicePort, u16)> {
         let is_declared = self.pod(id).declared_ports(protocol).any(|declared| declared == number);
-        let mut services = self.services_by_another_port(id);
-        services.find(|(_, port, _)| (port.protocol, port.port) == (protocol, number) && !is_declared)
+        if is_declared {
+            return None;
+        }
+        self.services_by_another_port(id).find(|(_, port, _)| (port.protocol, port.port) == (protocol, number))
     }
 
     /// The port of a pod to which a port of a service leads, if it leads to the pod.

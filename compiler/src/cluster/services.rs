@@ -17,7 +17,11 @@ impl Cluster {
     /// The first service that has an address.
     #[must_use]
     pub fn service_with_address(&self, address: IpAddr) -> Option<&Service> {
-        self.services().find(|service| self.is_service(address) && service.addresses.contains(&address))
+        // Most addresses are of no service, and that is cheap to see.
+        if !self.is_service(address) {
+            return None;
+        }
+        self.services().find(|service| service.addresses.contains(&address))
     }
 
     /// A service that leads to an end and has an address in a block, and that address.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use npc_compiler::cluster::PolicyId;
-use npc_compiler::policy::{Direction, Namespaces, PodPeer};
+use npc_compiler::policy::Direction;
 use npc_compiler::verdict::explain::{FlowExplanation, Reason};
 
 use crate::command::input::Input;
@@ -31,9 +31,8 @@ pub(super) fn warnings(input: &Input, explanation: &FlowExplanation) -> Vec<Stri
     let mut unused = BTreeSet::new();
     for (namespace, direction) in open {
         for (id, policy) in cluster.policies_in(namespace).take(LOOKED_THROUGH) {
-            let means = PodPeer { namespaces: Namespaces::Own(policy.namespace.clone()), pods: policy.subject.clone() };
-            let selects_nothing =
-                || cluster.selected(&means).is_empty() && cluster.possibly_selected(&means).is_empty();
+            let means = policy.subject_peer();
+            let selects_nothing = || cluster.selects_none(&means);
             if policy.isolates(direction)
                 && !said.contains(&id)
                 && selects_nothing()

@@ -170,7 +170,8 @@ impl Walk<'_> {
             }
         }
         self.explanation.flows.extend(kept);
-        self.host_pairs.split_off(&place);
+        // What they were about is one flow now.
+        self.host_pairs.retain(|of, _| *of < place);
     }
 
     /// Where another node than that of these clients translates a port of it, their policies judge

@@ -137,8 +137,8 @@ impl<'a> Servers<'a> {
         }
         let (id, port) = *self.pods.first()?;
         let pod = cluster.pod(id);
-        let (kind, name) = pod.workload.as_ref().map_or(("Pod", &pod.name), |of| (of.kind.as_str(), &of.name));
-        let (kind, namespace, name) = (kind.to_owned(), Some(pod.namespace.clone()), name.clone());
+        let (kind, name) = pod.identity();
+        let (kind, namespace, name) = (kind.to_owned(), Some(pod.namespace.clone()), name.to_owned());
         Some(DnsServer { name: EndName { kind, namespace, name, ..EndName::default() }, port })
     }
 }

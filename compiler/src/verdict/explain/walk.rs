@@ -282,12 +282,13 @@ impl Walk<'_> {
         };
         if uniform {
             let parties = (pairs[0].0.party, pairs[0].1.party);
-            let all_parties: Vec<(Party, Party)> = pairs.iter().map(|(from, to, _)| (from.party, to.party)).collect();
             let from = all(from, &mut pairs.iter().map(|(from, ..)| *from));
             let to = all(to, &mut pairs.iter().map(|(_, to, _)| *to));
             pairs[1..].iter().for_each(|(_, _, said)| join_items(&mut first, said));
             add(first, parties, &from, &to);
-            if [parties.0, parties.1].iter().any(|party| matches!(party, Party::Host(_))) && all_parties.len() > 1 {
+            if [parties.0, parties.1].iter().any(|party| matches!(party, Party::Host(_))) && pairs.len() > 1 {
+                let all_parties: Vec<(Party, Party)> =
+                    pairs.iter().map(|(from, to, _)| (from.party, to.party)).collect();
                 let places = place..self.explanation.flows.len();
                 self.host_pairs.extend(places.map(|place| (place, all_parties.clone())));
             }

@@ -254,6 +254,9 @@ fn with_others(
     flows: &mut Vec<usize>,
     rest: &mut VecDeque<(Flow, Vec<usize>)>,
 ) -> Fix {
+    if rest.is_empty() {
+        return fix;
+    }
     let Some(after) = Changed::all(before, &fix.changes) else { return fix };
     let passes = |pair: &Pair| pair.passes(&after.cluster, &after.groups).verdict(&pair.question.traffic);
     let is_mended = |(other, _): &(Flow, Vec<usize>)| {
@@ -262,6 +265,9 @@ fn with_others(
     };
     let (mended, others): (Vec<_>, Vec<_>) = rest.drain(..).partition(is_mended);
     *rest = others.into();
+    if mended.is_empty() {
+        return fix;
+    }
     let of_flows: Vec<&Flow> = [flow].into_iter().chain(mended.iter().map(|(other, _)| other)).collect();
     let pairs: Vec<Pair> = of_flows.iter().flat_map(|of| of.asked.pairs().unwrap_or_default().to_vec()).collect();
     let blocks: BTreeSet<Cidr> = of_flows.iter().flat_map(|of| peer::blocks(of)).collect();

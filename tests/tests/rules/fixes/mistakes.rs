@@ -12,7 +12,7 @@ pub(super) const MENDED_BY: [&str; 7] = [
     "a policy's namespace",
     "a policy's podSelector",
     "an item's podSelector",
-    // Of an item with a podSelector too.
+    // The item has a podSelector too, and only its namespaceSelector is wrong.
     "an item's namespaceSelector",
     "a template's label",
 ];
