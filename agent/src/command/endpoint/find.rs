@@ -109,8 +109,12 @@ impl EndpointText {
                 let is_known = |(namespace, ..): &Reading<'_>| {
                     *namespace == default_namespace || input.cluster.namespace(namespace).is_some()
                 };
-                let is_inside = readings.iter().any(is_known) || name.contains(".svc");
-                let readings = if is_inside { readings } else { vec![(default_namespace, None, name.as_str())] };
+                let is_inside = readings.iter().any(is_known) || name.split('.').any(|label| label == "svc");
+                let readings = if is_inside && !readings.is_empty() {
+                    readings
+                } else {
+                    vec![(default_namespace, None, name.as_str())]
+                };
                 self.found(input, &readings, member(name, default_namespace).as_ref())?
             }
         };
@@ -155,7 +159,8 @@ impl EndpointText {
         }
         // What DNS would say of a name is the last reading, and the plainest where it is a Service's.
         let of_service = readings.last().filter(|(_, kind, _)| *kind == Some("Service") && self.text.contains(".svc"));
-        let (here, kind, name) = of_service.or(readings.first()).copied().unwrap_or_default();
+        let of_member = member.filter(|of| of.is_certain).map(|of| (of.namespace, Some("Pod"), of.host));
+        let (here, kind, name) = of_service.copied().or(of_member).or(readings.first().copied()).unwrap_or_default();
         if let Some(kind) = kind.filter(|kind| !is_type(kind) && !all.iter().any(|found| found.is_a(Some(kind)))) {
             let message = format!("{kind:?} is no type of endpoint; say deploy, sts, ds, job, pod, svc, node or ns");
             return Err(Stop::new(Exit::Input, message));

@@ -121,7 +121,10 @@ impl About {
         let unread = unread(context.input, &subject);
         let is_open = !possible.is_empty() || !unread.is_empty();
         let is_host = |(_, pod): &(PodId, &Pod)| {
-            pod.host_network && pod.namespace == policy.namespace && policy.subject.matches(&pod.labels)
+            pod.host_network
+                && !pod.finished
+                && pod.namespace == policy.namespace
+                && policy.subject.matches(&pod.labels)
         };
         // A policy for every pod means those in their own networks.
         let hosts = cluster.pods().filter(|of| !policy.subject.is_empty() && is_host(of));
@@ -361,7 +364,9 @@ fn no_pod(input: &Input, peer: &PodPeer) -> String {
         Namespaces::Own(own) => own == namespace,
         Namespaces::Selected(of) => cluster.namespace(namespace).is_some_and(|labels| of.matches(labels)),
     };
-    let is_host = |(_, pod): (PodId, &Pod)| pod.host_network && is_in(&pod.namespace) && peer.pods.matches(&pod.labels);
+    let is_host = |(_, pod): (PodId, &Pod)| {
+        pod.host_network && !pod.finished && is_in(&pod.namespace) && peer.pods.matches(&pod.labels)
+    };
     let whole = if input.source == Source::Cluster { "cluster" } else { "input" };
     if cluster.pods().any(is_host) {
         return format!("the only such pods of the {whole} are in their nodes' networks, and no selector means these");

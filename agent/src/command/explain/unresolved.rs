@@ -21,16 +21,17 @@ pub(super) fn text(
     let names: Vec<String> = policies.iter().map(|id| format!("networkpolicy {}", policy_name(cluster, *id))).collect();
     let (sources_text, policies, service) =
         (shorten(&sources, NAMED, ", "), shorten(&names, NAMED, ", "), shown(service));
+    let whom = if sources.len() == 1 { "it" } else { "them" };
     let by = if names.len() == 1 { "isolates" } else { "isolate" };
     let Some(DnsServer { name, port }) = server else {
         return format!(
-            "{sources_text} cannot resolve the name of {service}: {policies} {by} it for egress, and no rule admits DNS (port \
+            "{sources_text} cannot resolve the name of {service}: {policies} {by} {whom} for egress, and no rule admits DNS (port \
              53); the input has no DNS server to ask about"
         );
     };
     let (server, source) = (shown(name), sources.first().map(String::as_str).unwrap_or_default());
     format!(
-        "{sources_text} cannot resolve the name of {service}: {policies} {by} it for egress and no rule admits DNS to {server}; \
+        "{sources_text} cannot resolve the name of {service}: {policies} {by} {whom} for egress and no rule admits DNS to {server}; \
          ask npc explain {source} {server}:{port}/udp"
     )
 }

@@ -45,7 +45,10 @@ pub(super) fn warnings(input: &Input, explanation: &FlowExplanation) -> Vec<Stri
     let text = |id: &PolicyId| {
         let policy = cluster.policy(*id);
         let is_host = |pod: &npc_compiler::object::Pod| {
-            pod.host_network && pod.namespace == policy.namespace && policy.subject.matches(&pod.labels)
+            pod.host_network
+                && !pod.finished
+                && pod.namespace == policy.namespace
+                && policy.subject.matches(&pod.labels)
         };
         let only = if cluster.pods().any(|(_, pod)| is_host(pod)) {
             "only pods in their nodes' networks, to which no policy applies"
@@ -58,5 +61,9 @@ pub(super) fn warnings(input: &Input, explanation: &FlowExplanation) -> Vec<Stri
             policy.subject
         )
     };
-    unused.iter().take(NAMED).map(text).collect()
+    let mut all: Vec<String> = unused.iter().take(NAMED).map(text).collect();
+    if let more @ 1.. = unused.len().saturating_sub(NAMED) {
+        all.push(format!("{more} more policies of these namespaces select no pod either"));
+    }
+    all
 }

@@ -36,7 +36,7 @@ use std::collections::{BTreeSet, VecDeque};
 use crate::algebra::cidr::Cidr;
 use crate::cluster::Cluster;
 use crate::cluster::group::Groups;
-use crate::object::{Labels, Objects};
+use crate::object::{Labels, Objects, Protocol};
 use crate::policy::Direction;
 use crate::verdict::bounds::Verdict;
 use crate::verdict::explain::{Code, Flow, FlowExplanation, Pair, Way};
@@ -131,6 +131,8 @@ pub enum NoFix {
     TargetPort {
         /// The Service: its namespace and name.
         service: (String, String),
+        /// The protocol of its port.
+        protocol: Protocol,
         /// Its port.
         port: u16,
         /// The targetPort, which none of its pods declares.

@@ -65,5 +65,5 @@ pub(super) fn wrong_target_port(view: View<'_>, flow: &Flow, pairs: &[Pair]) -> 
     };
     let declared: Vec<u16> = all_declare?.into_iter().filter(is_admitted).collect();
     let service = (via.namespace.clone(), via.name.clone());
-    (!declared.is_empty()).then_some(NoFix::TargetPort { service, port, target: *target, declared })
+    (!declared.is_empty()).then_some(NoFix::TargetPort { service, protocol, port, target: *target, declared })
 }

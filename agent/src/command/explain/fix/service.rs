@@ -6,6 +6,7 @@ use std::io::{self, Write};
 use json_patch::jsonptr::PointerBuf;
 use json_patch::{AddOperation, Patch, PatchOperation};
 use npc_agent::source::manifests::ObjectRef;
+use npc_compiler::object::Protocol;
 use npc_compiler::verdict::fix::NoFix;
 use serde::Serialize;
 use serde_json::json;
@@ -21,17 +22,17 @@ pub(super) struct ServiceJson {
 }
 
 /// The place of the port among those of its Service.
-fn place(input: &Input, (namespace, name): &(String, String), port: u16) -> Option<usize> {
+fn place(input: &Input, (namespace, name): &(String, String), port: (Protocol, u16)) -> Option<usize> {
     let mut services = input.cluster.services().filter(|service| service.namespace == *namespace);
     let service = services.find(|service| service.name == *name)?;
-    service.ports.iter().position(|of| of.port == port)
+    service.ports.iter().position(|of| (of.protocol, of.port) == port)
 }
 
 /// The patch, where the pods declare one port that policies admit.
 pub(super) fn json(input: &Input, reason: &NoFix) -> Option<ServiceJson> {
-    let NoFix::TargetPort { service, port, declared, .. } = reason else { return None };
+    let NoFix::TargetPort { service, protocol, port, declared, .. } = reason else { return None };
     let [declared] = declared.as_slice() else { return None };
-    let place = place(input, service, *port)?.to_string();
+    let place = place(input, service, (*protocol, *port))?.to_string();
     let path = PointerBuf::from_tokens(["spec", "ports", place.as_str(), "targetPort"]);
     let operation = PatchOperation::Add(AddOperation { path, value: json!(declared) });
     let object = json!({"kind": "Service", "namespace": service.0, "name": service.1});
@@ -40,9 +41,9 @@ pub(super) fn json(input: &Input, reason: &NoFix) -> Option<ServiceJson> {
 
 /// Marks the port of the Service in its file.
 pub(super) fn draw(input: &Input, reason: &NoFix, out: &mut impl Write) -> io::Result<()> {
-    let NoFix::TargetPort { service, port, target, declared } = reason else { return Ok(()) };
+    let NoFix::TargetPort { service, protocol, port, target, declared } = reason else { return Ok(()) };
     let (namespace, name) = service;
-    let Some(place) = place(input, service, *port) else { return Ok(()) };
+    let Some(place) = place(input, service, (*protocol, *port)) else { return Ok(()) };
     let path = format!("spec.ports[{place}]");
     let positions = &input.loaded.positions;
     let object = ObjectRef::new("Service", namespace, name);

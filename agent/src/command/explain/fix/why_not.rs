@@ -55,7 +55,7 @@ pub(super) fn why_not(reason: &NoFix) -> String {
              {of_pods}; let the client ask for {of_pods}, on which the pods listen"
         ),
         NoFix::NotTried => "npc looks for the fixes of a few flows at a time; ask about this flow alone".to_owned(),
-        NoFix::TargetPort { service: (namespace, name), port, target, declared } => {
+        NoFix::TargetPort { service: (namespace, name), port, target, declared, .. } => {
             let declared: Vec<String> = declared.iter().map(u16::to_string).collect();
             let declared = shorten(&declared, PORTS, ", ");
             format!(
