@@ -48,16 +48,19 @@ struct Case {
     flows: usize,
     /// Each pod has an IPv6 address too.
     dual_stack: bool,
+    /// The Node says from which networks its pods get their addresses, so the kernel keeps an index
+    /// of those that have flows.
+    pod_cidrs: bool,
 }
 
 const CASES: [Case; 7] = [
-    Case { policies: 10, pods: 1_000, flows: 0, dual_stack: false },
-    Case { policies: 1_000, pods: 1_000, flows: 0, dual_stack: false },
-    Case { policies: 10, pods: 100_000, flows: 0, dual_stack: false },
-    Case { policies: 10, pods: 1_000, flows: 150_000, dual_stack: false },
-    Case { policies: 1_000, pods: 100_000, flows: 150_000, dual_stack: false },
-    Case { policies: 10, pods: 1_000, flows: 0, dual_stack: true },
-    Case { policies: 10, pods: 1_000, flows: 150_000, dual_stack: true },
+    Case { policies: 10, pods: 1_000, flows: 0, dual_stack: false, pod_cidrs: true },
+    Case { policies: 1_000, pods: 1_000, flows: 0, dual_stack: false, pod_cidrs: true },
+    Case { policies: 10, pods: 100_000, flows: 0, dual_stack: false, pod_cidrs: true },
+    Case { policies: 10, pods: 1_000, flows: 150_000, dual_stack: false, pod_cidrs: true },
+    Case { policies: 1_000, pods: 100_000, flows: 150_000, dual_stack: false, pod_cidrs: true },
+    Case { policies: 10, pods: 1_000, flows: 0, dual_stack: true, pod_cidrs: true },
+    Case { policies: 10, pods: 1_000, flows: 150_000, dual_stack: true, pod_cidrs: true },
 ];
 
 fn main() -> Result<()> {
@@ -65,7 +68,14 @@ fn main() -> Result<()> {
         println!("the time of the CNI plugin takes root and iproute2; it was left out");
         return Ok(());
     }
-    for case in CASES {
+    // Both ways by turns, on request: else only as a node is that says its networks.
+    let also_without = env::var_os("NPC_BENCH_WITHOUT_INDEX").is_some();
+    // Those alone with so many flows, or with IPv6 addresses, where it matters.
+    let is_chosen = |case: &Case| !also_without || case.pods == 1_000 && case.policies == 10;
+    for case in CASES.into_iter().filter(is_chosen) {
+        if also_without {
+            measure(Case { pod_cidrs: false, ..case })?;
+        }
         measure(case)?;
     }
     Ok(())
@@ -75,6 +85,12 @@ fn measure(case: Case) -> Result<()> {
     let server = Server::in_process();
     for object in served::cluster(case.pods.max(PODS_PER_NODE)) {
         server.put(&object);
+    }
+    if case.pod_cidrs {
+        server.put(&json!({
+            "apiVersion": "v1", "kind": "Node", "metadata": {"name": served::node_name(0)},
+            "spec": {"podCIDR": "10.200.0.0/22", "podCIDRs": ["10.200.0.0/22", "fd00::/112"]},
+        }));
     }
     server.put(&json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "bench"}}));
     for number in 0..case.policies {

@@ -301,7 +301,8 @@ async fn agent(args: Args, level: logging::Level) -> anyhow::Result<()> {
         None => Some(kube::connect(args.kubeconfig.as_deref(), args.context).await?),
     };
     let client = connector.as_ref().map(kube::Connector::client).transpose()?;
-    let sender = match args.cni_socket.filter(|_| !args.once) {
+    let has_plugin = args.cni_socket.is_some() && !args.once;
+    let sender = match args.cni_socket.filter(|_| has_plugin) {
         Some(socket) => {
             let ask = client.clone().map(|client| AskPolicies::new(move |space| kube::policies_of(&client, &space)));
             let (metrics, status) = (settings.metrics.cni(), settings.status.clone());
@@ -355,6 +356,10 @@ async fn agent(args: Args, level: logging::Level) -> anyhow::Result<()> {
     let log_denied = args.enforcement.log_denied && follow::denied(denied);
     let options = layout::Options { log_denied, ..rules_of(&args.enforcement)? };
     let mut enforcer = Enforcer::new(kernel, node).with_options(options).with_secret_places();
+    // Only ADDs of the CNI plugin wait for flows.
+    if has_plugin {
+        enforcer = enforcer.with_flow_index();
+    }
     // Off until it has been measured again (docs/adr/large-changes-are-loaded-first.md).
     if std::env::var_os("NPC_LARGE_CHANGES_FIRST").is_some_and(|value| value == "1") {
         enforcer = enforcer.with_large_changes_first();

@@ -11,7 +11,7 @@ use super::{Exit, agent};
 /// Remove all that npc has in this node's kernel.
 ///
 /// That is the jump in FORWARD, the chains and the sets, of both iptables
-/// backends, the table for bridges, and the device group of pods' interfaces. The
+/// backends, the tables for bridges and of addresses with flows, and the device group of pods' interfaces. The
 /// command touches nothing else. While an agent runs here, it removes nothing and
 /// exits with 2, because the agent would put it all back: stop the agent first.
 #[derive(Debug, clap::Args)]
@@ -82,6 +82,9 @@ fn report(out: &mut impl Write, removed: &Removed) -> io::Result<()> {
     }
     if removed.bridge {
         writeln!(out, "removed the table bridge npc (nf_tables)")?;
+    }
+    if removed.flow_index {
+        writeln!(out, "removed the table inet npc (nf_tables)")?;
     }
     if removed.is_nothing() {
         writeln!(out, "there is nothing of npc in this kernel")?;

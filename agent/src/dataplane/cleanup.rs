@@ -9,6 +9,7 @@ use npc_compiler::ruleset::node::{ChainName, SetName};
 use super::Error;
 use super::backend::{self, Backend};
 use super::bridge;
+use super::flow_index;
 use super::ipset::{self, Ipset};
 use super::iptables::{self, Iptables};
 use super::links;
@@ -26,6 +27,8 @@ pub struct Removed {
     pub interfaces: Vec<String>,
     /// Whether there was a table in the bridge family.
     pub bridge: bool,
+    /// Whether there was a table of addresses that have flows.
+    pub flow_index: bool,
     /// What failed; everything else was done all the same.
     pub errors: Vec<Error>,
 }
@@ -39,6 +42,7 @@ impl Removed {
             && self.sets.is_empty()
             && self.interfaces.is_empty()
             && !self.bridge
+            && !self.flow_index
             && self.errors.is_empty()
     }
 }
@@ -61,6 +65,10 @@ pub fn cleanup() -> Removed {
     }
     match bridge::remove() {
         Ok(was_there) => removed.bridge = was_there,
+        Err(error) => removed.errors.push(error.into()),
+    }
+    match flow_index::remove() {
+        Ok(was_there) => removed.flow_index = was_there,
         Err(error) => removed.errors.push(error.into()),
     }
     if let Err(error) = leave_group(&mut removed) {

@@ -8,11 +8,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use npc_compiler::object::Family;
-use npc_compiler::plan::conntrack::Scope;
+use npc_compiler::plan::conntrack::{FlowKey, Scope};
 use tracing::{debug, warn};
 
 use super::Error;
-use super::conntrack::{self, Judge, Swept, cut_all_of, sweep_in, sweep_whole, takes_whole_list};
+use super::conntrack::{self, Judge, Swept, cut_all_of, each_end, sweep_in, sweep_whole, takes_whole_list};
+use super::flow_index::{Index, Renewal, RenewalRequest};
 use super::passage::packets_passed;
 
 /// In a table of so many entries one whole list takes less time than the two walks of the kernel
@@ -27,17 +28,27 @@ const FEW_NEW: [(usize, usize); 2] = [(FEW_ENTRIES, 8), (65_536, 3)];
 /// How many entries the table of this thread's network namespace has.
 const COUNT: &str = "/proc/sys/net/netfilter/nf_conntrack_count";
 
+/// What a sweep through the flows is to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cut {
+    /// Which flows are judged.
+    pub scope: Scope,
+    /// No flow of these addresses is their pods' own, so all flows of those in the scope may be
+    /// deleted without a verdict. What the kernel deletes so is not counted.
+    pub new: BTreeSet<IpAddr>,
+    /// What is renewed of the index of addresses that have flows. If that fails, the flows are cut
+    /// all the same.
+    pub renewal: Option<RenewalRequest>,
+}
+
 /// The flows that a kernel knows.
 pub trait Flows: Send + 'static {
     /// Judges the flows in a scope and deletes those that are forbidden, with all that
     /// passed before the last write among them. Their next packet meets the rules.
     ///
-    /// No flow of a `new` address is its pod's own, so all flows of the `new` addresses in the
-    /// scope may be deleted without a verdict. Those that the kernel deletes so are not counted.
-    ///
     /// # Errors
     /// If the flows cannot be listed or deleted.
-    fn cut(&mut self, scope: &Scope, new: &BTreeSet<IpAddr>, judge: &mut Judge<'_>) -> Result<Swept, Error>;
+    fn cut(&mut self, cut: &Cut, judge: &mut Judge<'_>) -> Result<Swept, Error>;
 }
 
 /// What was found about the kernel's table.
@@ -56,26 +67,67 @@ pub(super) struct Facts {
 pub(super) struct LinuxFlows {
     pub(super) families: Vec<Family>,
     pub(super) facts: Arc<Facts>,
+    pub(super) index: Arc<Index>,
 }
 
 impl Flows for LinuxFlows {
-    fn cut(&mut self, scope: &Scope, new: &BTreeSet<IpAddr>, judge: &mut Judge<'_>) -> Result<Swept, Error> {
+    fn cut(&mut self, cut: &Cut, judge: &mut Judge<'_>) -> Result<Swept, Error> {
         let begun = Instant::now();
+        let renewal = cut.renewal.as_ref().and_then(|request| self.index.renew(request));
         // The kernel lists a flow once its first packet has passed the last hook; one that
         // met the rules of before may still be on its way there.
         packets_passed();
+        let swept = match renewal {
+            Some(renewal) => self.cut_and_renew(cut, renewal, judge),
+            None => self.cut_in(cut, judge).map(|(swept, _)| swept),
+        };
+        if let Ok(all) = &swept {
+            debug!(judged = all.judged, cut = all.cut, stuck = all.stuck, took = ?begun.elapsed(), "judged the flows");
+        }
+        swept
+    }
+}
+
+impl LinuxFlows {
+    /// Cuts flows, and ends a renewal of the index by what is left of them.
+    fn cut_and_renew(&self, cut: &Cut, renewal: Renewal<'_>, judge: &mut Judge<'_>) -> Result<Swept, Error> {
+        let mut renewal = renewal;
+        let mut noting = |flows: Vec<FlowKey>| {
+            let ends: Vec<[IpAddr; 2]> = flows.iter().map(|flow| [flow.source, flow.destination]).collect();
+            let verdicts = judge(flows)?;
+            let left = ends.into_iter().zip(&verdicts).filter(|(_, forbidden)| !**forbidden);
+            left.flat_map(|(ends, _)| ends).for_each(|end| renewal.note(end));
+            Some(verdicts)
+        };
+        let swept = self.cut_in(cut, &mut noting);
+        let mut all_listed = matches!(&swept, Ok((swept, true)) if swept.stuck == 0);
+        // Flows of other addresses were not listed, or one stays that was to go.
+        let is_short = !matches!(cut.scope, Scope::All) || !all_listed;
+        if renewal.is_whole() && is_short && swept.is_ok() {
+            let listed = each_end(|end| renewal.note(end));
+            all_listed = listed.is_ok();
+            if let Err(error) = listed {
+                debug!(%error, "cannot list the flows for the flow index");
+            }
+        }
+        renewal.end(all_listed);
+        swept.map(|(swept, _)| swept)
+    }
+
+    /// Cuts flows. Answers also whether all that are in the scope could be listed.
+    fn cut_in(&self, cut: &Cut, judge: &mut Judge<'_>) -> Result<(Swept, bool), Error> {
         let mut all = Swept::default();
         let entries = fs::read_to_string(COUNT).ok().and_then(|count| count.trim().parse::<usize>().ok());
         // Walking through an empty table takes milliseconds, because it has room for many.
         if entries == Some(0) {
-            return Ok(all);
+            return Ok((all, true));
         }
         let has_few = entries.is_some_and(|entries| entries <= FEW_ENTRIES);
-        let mut scope = scope.clone();
+        let (mut scope, new) = (cut.scope.clone(), &cut.new);
         let few = FEW_NEW.into_iter().find(|(most, _)| entries.is_some_and(|entries| entries <= *most));
         scope.remove(&self.cut_new(&scope, new, few.map_or(0, |(_, addresses)| addresses), cut_all_of));
         let filters = !has_few && !self.facts.is_unfiltered.load(Ordering::Relaxed);
-        let mut failed = None;
+        let (mut failed, mut is_supported) = (None, true);
         let touched: Vec<Family> = self.families.iter().copied().filter(|family| scope.touches(*family)).collect();
         let is_whole = |family: &Family| !filters || takes_whole_list(*family, &scope);
         let lists = match touched.as_slice() {
@@ -90,6 +142,7 @@ impl Flows for LinuxFlows {
             match swept {
                 Ok(swept) => all += swept,
                 Err(error @ conntrack::Error::Unsupported(_)) => {
+                    is_supported = false;
                     if !self.facts.is_unsupported.swap(true, Ordering::Relaxed) {
                         warn!("{error}");
                     }
@@ -101,12 +154,9 @@ impl Flows for LinuxFlows {
         if all.unfiltered && !self.facts.is_unfiltered.swap(true, Ordering::Relaxed) {
             debug!("this kernel does not filter its connections by address; each sweep reads all of them");
         }
-        debug!(judged = all.judged, cut = all.cut, stuck = all.stuck, took = ?begun.elapsed(), "judged the flows");
-        failed.map_or(Ok(all), |error| Err(error.into()))
+        failed.map_or(Ok((all, is_supported)), |error| Err(error.into()))
     }
-}
 
-impl LinuxFlows {
     /// Has the kernel delete all flows of new addresses in a scope, if they are so few. Answers
     /// of which addresses it did.
     fn cut_new(
@@ -147,7 +197,7 @@ mod tests {
         let v4: BTreeSet<IpAddr> = new.iter().copied().filter(IpAddr::is_ipv4).collect();
         let scope = Scope::Of(new.clone());
         let says = |answer: Result<bool, conntrack::Error>| move |_: &BTreeSet<Ipv4Addr>| answer;
-        let flows = LinuxFlows { families: Family::ALL.to_vec(), facts: Arc::default() };
+        let flows = LinuxFlows { families: Family::ALL.to_vec(), facts: Arc::default(), index: Arc::default() };
         assert_eq!(flows.cut_new(&scope, &new, 2, says(Ok(true))), v4);
         // Too many of them, or all flows are listed in any case.
         let never = |_: &BTreeSet<Ipv4Addr>| -> Result<bool, conntrack::Error> { panic!("the kernel is asked") };

@@ -26,6 +26,7 @@ pub fn nftables(data: &[u8]) {
     iptables::fuzz_native(data);
     notifications::fuzz(data);
     super::bridge::fuzz(data);
+    super::flow_index::fuzz(data);
 }
 
 /// Packets that the kernel logged.

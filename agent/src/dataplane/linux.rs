@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,6 +19,7 @@ use super::backend::Backend;
 use super::bridge::{self, Bridge, BridgeTable};
 use super::counters::Counters;
 use super::detect::detect;
+use super::flow_index::Index;
 use super::flows::{Facts, Flows, LinuxFlows};
 use super::ipset::{self, Ipset, OddSet};
 use super::iptables::{self, Hook, Iptables, Restored};
@@ -65,6 +67,7 @@ pub struct Linux {
     others: OtherBackend,
     /// What was found about the table of flows.
     flows: Arc<Facts>,
+    index: Arc<Index>,
     bridge: Bridge,
 }
 
@@ -96,6 +99,7 @@ impl Linux {
             left_wait: Duration::ZERO,
             others: OtherBackend::default(),
             flows: Arc::default(),
+            index: Arc::default(),
             bridge: Bridge::default(),
         })
     }
@@ -464,7 +468,11 @@ impl Kernel for Linux {
 
     fn flows(&self) -> Box<dyn Flows> {
         let families = self.tables.iter().map(Iptables::family).collect();
-        Box::new(LinuxFlows { families, facts: Arc::clone(&self.flows) })
+        Box::new(LinuxFlows { families, facts: Arc::clone(&self.flows), index: Arc::clone(&self.index) })
+    }
+
+    fn without_flows(&self, addresses: &BTreeSet<IpAddr>, epoch: u64) -> Option<BTreeSet<IpAddr>> {
+        self.index.without_flows(addresses, epoch)
     }
 }
 

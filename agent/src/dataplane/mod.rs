@@ -12,15 +12,18 @@
 //!              └─ alias ────▶ audit ─────┘     what others did to what is ours
 //!        notifications ──────────┘
 //!
-//! nftables  the kernel's nf_tables ──▶ bridge  a table for what iptables cannot see
+//! nftables  the kernel's nf_tables ──▶ bridge      a table for what iptables cannot see
+//!                                  └─▶ flow_index  a table of addresses that have flows
 //! ```
 //!
 //! Everything acts on the network namespace of the calling thread, sockets on
 //! that in which they were opened. What it acts on bears our names: `NPC-`
-//! chains, the jump to them, `npc4-` and `npc6-` sets, the table `bridge npc`, and
-//! network interfaces in the device group that is ours (`links`); and, on request,
+//! chains, the jump to them, `npc4-` and `npc6-` sets, the tables `bridge npc` and
+//! `inet npc`, and network interfaces in the device group that is ours (`links`); and, on request,
 //! what Azure NPM left behind (`azure`).
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::time::Instant;
 
 use npc_compiler::object::Family;
@@ -40,6 +43,7 @@ pub mod counters;
 mod datagram;
 pub mod detect;
 mod failures;
+pub mod flow_index;
 mod flows;
 pub(crate) mod fuzz;
 mod fuzz_input;
@@ -59,7 +63,7 @@ mod process;
 mod spelling;
 
 pub use failures::Failures;
-pub use flows::Flows;
+pub use flows::{Cut, Flows};
 pub use linux::Linux;
 
 /// A kernel that holds rules of ours: the real one, or one that records.
@@ -198,6 +202,17 @@ pub trait Kernel: Send + 'static {
 
     /// The flows that it knows, to be cut beside whatever else is asked of it.
     fn flows(&self) -> Box<dyn Flows>;
+
+    /// Which of these addresses have no flow that met other rules than those of now, as an index of
+    /// the kernel says that takes no walk through its flows; nothing if it has none. An address
+    /// of which that is not known is not among them. The index counts only if the last renewal of
+    /// all of it was of this epoch ([`flow_index::RenewalRequest`]).
+    ///
+    /// A few questions of microseconds, so a task that must stay awake may ask.
+    fn without_flows(&self, addresses: &BTreeSet<IpAddr>, epoch: u64) -> Option<BTreeSet<IpAddr>> {
+        let _ = (addresses, epoch);
+        None
+    }
 }
 
 /// Why the kernel could not be read or written.

@@ -281,8 +281,8 @@ impl<K: Kernel> Agent<K> {
     /// Starts the sweeps that are due. What waited for a pass may have to wait for one of them.
     fn start_sweeps(&mut self, waiters: Vec<Waiter>) {
         let Some(enforcer) = &mut self.enforcer else { return };
-        self.sweeps.wait(waiters, enforcer.established());
         let (established, kernel) = enforcer.established_and_kernel();
+        self.sweeps.wait(waiters, established, |addresses, epoch| kernel.without_flows(addresses, epoch));
         self.sweeps.start(established, || kernel.flows());
         if self.sweeps.is_idle(established) && self.sweeps.judged().is_some() {
             self.readiness.flows_judged();

@@ -178,6 +178,14 @@ impl<K: Kernel> Enforcer<K> {
         Self { has_secret_places: true, ..self }
     }
 
+    /// The same, with an index in the kernel of the addresses that have flows, which answers for new
+    /// pods without a walk through all flows. It needs the Node's pod CIDRs.
+    #[must_use]
+    pub fn with_flow_index(mut self) -> Self {
+        self.writer.established.index.turn_on();
+        self
+    }
+
     /// Takes in what happened in the cluster. Nothing comes of it before the
     /// next pass. What makes thousands of rules waits longer, until these are loaded
     /// ([`Engine::offer`]).
@@ -362,6 +370,7 @@ impl<K: Kernel> Enforcer<K> {
         let endpoints = self.writer.established.addresses();
         let now = bridges::unfiltered(network, endpoints, self.engine.state());
         let before = std::mem::replace(&mut self.unfiltered, now);
+        self.writer.established.index.is_bypassed(!self.unfiltered.is_empty());
         if !before.iter().all(|was| self.unfiltered.iter().any(|is| is.key() == was.key())) {
             self.writer.established.rules_were_lost();
         }
@@ -395,10 +404,10 @@ impl<K: Kernel> Enforcer<K> {
     /// If the flows cannot be listed or deleted. They are to be judged all the same then.
     pub fn cut(&mut self) -> Result<Swept, Error> {
         let due = self.writer.established.take_pending();
-        if due.scope.is_empty() {
+        if due.cut.scope.is_empty() && due.cut.renewal.is_none() {
             return Ok(Swept::default());
         }
-        let swept = self.writer.kernel.flows().cut(&due.scope, &due.new, &mut |flows| Some(self.forbidden(&flows)));
+        let swept = self.writer.kernel.flows().cut(&due.cut, &mut |flows| Some(self.forbidden(&flows)));
         match &swept {
             Ok(_) => self.writer.established.judged(&due),
             Err(_) => self.writer.established.put_back(due),
@@ -462,6 +471,7 @@ impl<K: Kernel> Enforcer<K> {
         let drifted = self.frames.audit(&mut self.writer.kernel, &self.engine, self.hold_ports);
         let state = self.frames.state();
         if drifted || lacked && state.lack.is_none() {
+            self.writer.established.index.was_bypassed();
             self.writer.established.rules_were_lost();
         }
         Some((drifted, state))

@@ -18,6 +18,8 @@ use npc_compiler::plan::conntrack::{Ends, FlowKey, Judge, Scope, narrowed};
 use tokio::time::Instant;
 use tracing::debug;
 
+use super::flow_index::FlowIndex;
+use crate::dataplane::Cut;
 use crate::dataplane::network::Network;
 
 /// How long an address of this node has had no owner when its flows are cut. A pod may
@@ -44,14 +46,14 @@ pub(super) struct Established {
     own: BTreeSet<IpAddr>,
     /// Only flows of new sandboxes' addresses are judged.
     keeps_all: bool,
+    /// Which addresses have no flow.
+    pub(super) index: FlowIndex,
 }
 
 /// Flows that a sweep is to judge.
 #[derive(Debug)]
 pub(super) struct Due {
-    pub(super) scope: Scope,
-    /// Addresses of new sandboxes: no flow of them is their pod's own.
-    pub(super) new: BTreeSet<IpAddr>,
+    pub(super) cut: Cut,
     /// Addresses that have had no owner for long when it begins.
     departed: BTreeSet<IpAddr>,
 }
@@ -70,6 +72,7 @@ impl Established {
             departed: BTreeSet::new(),
             own: BTreeSet::new(),
             keeps_all: false,
+            index: FlowIndex::default(),
         }
     }
 
@@ -124,6 +127,7 @@ impl Established {
     /// by what the engine has committed.
     pub(super) fn enforced(&mut self, engine: &Engine, network: &Network) {
         self.own = network.addresses.iter().map(ipnetwork::IpNetwork::ip).collect();
+        self.index.domain_is(engine.pod_cidrs());
         // One that another node's endpoint has now may have flows of that one's.
         self.vacant.retain(|address, since| since.elapsed() < VACANT || engine.owner(*address).is_none());
         let departed: BTreeSet<IpAddr> = self.long_vacant().collect();
@@ -144,25 +148,40 @@ impl Established {
 
     /// The same, which the caller has judged.
     pub(super) fn take_pending(&mut self) -> Due {
-        Due { scope: std::mem::take(&mut self.pending), new: BTreeSet::new(), departed: self.departed.clone() }
+        let scope = std::mem::take(&mut self.pending);
+        let renewal = self.index.renewal(&scope, &self.departed, self.owners.keys().copied());
+        Due { cut: Cut { scope, new: BTreeSet::new(), renewal }, departed: self.departed.clone() }
     }
 
     /// The flows of these addresses, which the caller has judged. The `new` ones are those of new
     /// sandboxes.
     pub(super) fn take_pending_of(&mut self, addresses: &BTreeSet<IpAddr>, new: BTreeSet<IpAddr>) -> Due {
         self.pending.remove(addresses);
-        Due { scope: Scope::Of(addresses.clone()), new, departed: BTreeSet::new() }
+        let cut = Cut { scope: Scope::Of(addresses.clone()), new, renewal: None };
+        Due { cut, departed: BTreeSet::new() }
+    }
+
+    /// Which of these addresses have no flow, so that none of them is to be judged. `ask` asks the
+    /// kernel's index ([`Kernel::without_flows`](crate::dataplane::Kernel::without_flows)).
+    pub(super) fn without_flows(
+        &mut self,
+        addresses: &BTreeSet<IpAddr>,
+        ask: impl FnOnce(&BTreeSet<IpAddr>, u64) -> Option<BTreeSet<IpAddr>>,
+    ) -> BTreeSet<IpAddr> {
+        let found = self.index.without_flows(addresses, ask);
+        self.pending.remove(&found);
+        found
     }
 
     /// These flows were to be judged and could not be.
     pub(super) fn put_back(&mut self, due: Due) {
-        self.pending.add(due.scope);
+        self.pending.add(due.cut.scope);
     }
 
     /// These flows are judged. An address that has had no owner for long only since then is
     /// not among them.
     pub(super) fn judged(&mut self, due: &Due) {
-        for address in due.departed.iter().filter(|address| due.scope.covers(**address)) {
+        for address in due.departed.iter().filter(|address| due.cut.scope.covers(**address)) {
             if self.departed.remove(address) {
                 self.vacant.remove(address);
             }

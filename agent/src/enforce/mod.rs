@@ -21,6 +21,7 @@ mod denied;
 mod device_group;
 pub mod drift;
 pub mod enforcer;
+mod flow_index;
 mod flows;
 mod loading;
 mod obstacle;

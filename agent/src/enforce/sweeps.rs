@@ -116,6 +116,8 @@ pub(super) struct Sweeps {
     not_before: Instant,
     /// A sweep waits for that.
     is_waiting: bool,
+    /// When the index of addresses with flows is renewed, if nothing else is pending until then.
+    renewal: Option<Instant>,
     /// When an urgent sweep that failed is tried again.
     urgent_not_before: Instant,
     /// The wait after the next failure.
@@ -140,6 +142,7 @@ impl Sweeps {
             waiters: Vec::new(),
             not_before: now,
             is_waiting: false,
+            renewal: None,
             urgent_not_before: now,
             retry: RETRY.0,
             passed: Passed::default(),
@@ -150,12 +153,10 @@ impl Sweeps {
 
     /// What comes next. Nothing is lost where this is not waited for to its end.
     pub(super) async fn next(&mut self) -> Next {
-        let start = match (self.is_waiting, self.waiters.is_empty() || self.urgent.is_some()) {
-            (true, true) => Some(self.not_before),
-            (true, false) => Some(self.not_before.min(self.urgent_not_before)),
-            (false, false) => Some(self.urgent_not_before),
-            (false, true) => None,
-        };
+        let has_urgent = !self.waiters.is_empty() && self.urgent.is_none();
+        let pending = self.is_waiting.then_some(self.not_before);
+        let urgent = has_urgent.then_some(self.urgent_not_before);
+        let start = [pending, urgent, self.renewal].into_iter().flatten().min();
         tokio::select! {
             biased;
             // Ends before questions: those of a long sweep would hold up the end of an urgent one.
@@ -177,19 +178,33 @@ impl Sweeps {
     }
 
     /// A pass has ended, and these waited for what it wrote. Those whose addresses have no
-    /// flows to be judged are answered.
-    pub(super) fn wait(&mut self, waiters: Vec<Waiter>, established: &Established) {
+    /// flows to be judged are answered. `ask` asks the kernel's index which addresses have none at
+    /// all.
+    pub(super) fn wait(
+        &mut self,
+        waiters: Vec<Waiter>,
+        established: &mut Established,
+        ask: impl FnOnce(&BTreeSet<IpAddr>, u64) -> Option<BTreeSet<IpAddr>>,
+    ) {
         let running = [&self.pending, &self.urgent];
         let is_due = |address: &IpAddr| {
             established.pending().covers(*address)
-                || running.iter().any(|sweep| sweep.as_ref().is_some_and(|it| it.due.scope.covers(*address)))
+                || running.iter().any(|sweep| sweep.as_ref().is_some_and(|it| it.due.cut.scope.covers(*address)))
         };
         // Where established flows are kept, no scope has those that began before a new sandbox did.
-        let (waiting, done) = waiters
+        let (waiting, done): (Vec<Waiter>, _) = waiters
             .into_iter()
             .partition(|waiter| waiter.is_new && established.keeps_all() || waiter.addresses.iter().any(is_due));
         answer(done);
-        self.waiters.extend::<Vec<Waiter>>(waiting);
+        if waiting.is_empty() {
+            return;
+        }
+        let addresses = waiting.iter().flat_map(|waiter| &waiter.addresses).copied().collect();
+        let free = established.without_flows(&addresses, ask);
+        let (done, waiting): (_, Vec<Waiter>) =
+            waiting.into_iter().partition(|waiter| waiter.addresses.is_subset(&free));
+        answer(done);
+        self.waiters.extend(waiting);
     }
 
     /// Starts the sweeps that are due and may begin. Of a later change they learn as soon as it
@@ -204,8 +219,11 @@ impl Sweeps {
         }
         let is_due = self.pending.is_none() && !established.pending().is_empty();
         self.is_waiting = is_due && self.not_before > now;
-        if is_due && !self.is_waiting {
+        let renewal = established.index.due().filter(|_| self.pending.is_none() && self.passed.number > 0);
+        self.renewal = renewal.map(|due| due.max(self.not_before));
+        if is_due && !self.is_waiting || self.renewal.is_some_and(|due| due <= now) {
             self.pending = Some(self.run(established.take_pending(), Vec::new(), flows()));
+            (self.is_waiting, self.renewal) = (false, None);
         }
         if self.passed.number > 0 && self.is_idle(established) {
             self.judged = Some(self.passed);
@@ -213,10 +231,10 @@ impl Sweeps {
     }
 
     fn run(&self, due: Due, waiters: Vec<Waiter>, mut flows: Box<dyn Flows>) -> Running {
-        let (scope, new, sender) = (due.scope.clone(), due.new.clone(), self.sender.clone());
+        let (cut, sender) = (due.cut.clone(), self.sender.clone());
         let work = task::spawn_blocking(move || {
             let (begun, mut waited) = (std::time::Instant::now(), Duration::ZERO);
-            let swept = flows.cut(&scope, &new, &mut |flows| {
+            let swept = flows.cut(&cut, &mut |flows| {
                 let asked = std::time::Instant::now();
                 let (reply, verdicts) = oneshot::channel();
                 sender.blocking_send(Question { flows, reply }).ok()?;
@@ -231,7 +249,9 @@ impl Sweeps {
 
     /// Whether no flow is to be judged, and none is being judged.
     pub(super) fn is_idle(&self, established: &Established) -> bool {
-        self.pending.is_none() && self.urgent.is_none() && established.pending().is_empty()
+        // Nothing waits for a sweep that only renews the index.
+        let judges_none = self.pending.as_ref().is_none_or(|sweep| sweep.due.cut.scope.is_empty());
+        judges_none && self.urgent.is_none() && established.pending().is_empty()
     }
 
     /// A sweep has ended. What waited for it is answered if it went well; otherwise it waits

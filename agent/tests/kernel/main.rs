@@ -18,6 +18,7 @@ mod denied;
 mod drift;
 mod enforce;
 mod faults;
+mod flow_index;
 mod foreign;
 mod large;
 mod lock;

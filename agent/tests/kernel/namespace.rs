@@ -112,6 +112,17 @@ impl Beyond {
         run("nsenter", &[&[net.as_str(), "ip"], &command.split(' ').collect::<Vec<_>>()[..]].concat());
     }
 
+    /// Does something on a thread that is over there.
+    pub(crate) fn within<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        std::thread::scope(|scope| {
+            let enter = || {
+                setns(&self.0, CloneFlags::CLONE_NEWNET).unwrap();
+                work()
+            };
+            scope.spawn(enter).join().unwrap()
+        })
+    }
+
     fn path(&self) -> String {
         format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd())
     }

@@ -223,6 +223,13 @@ impl Engine {
         self.held_here().map(move |(address, pod)| (address, self.store.identity(pod)))
     }
 
+    /// The networks from which this node's pods get their addresses, as its Node says; none if that
+    /// says nothing or is not known.
+    #[must_use]
+    pub fn pod_cidrs(&self) -> &[IpNetwork] {
+        self.store.pod_cidrs()
+    }
+
     /// The addresses of this node's endpoints, each once.
     pub fn local_addresses(&self) -> impl Iterator<Item = IpAddr> {
         self.held_here().map(|(address, _)| address)

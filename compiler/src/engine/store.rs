@@ -469,6 +469,11 @@ impl Store {
         self.contests.iter().filter(|(_, contest)| concerned(contest)).map(|(address, _)| *address).collect()
     }
 
+    /// The prefixes of this node's pods.
+    pub(super) fn pod_cidrs(&self) -> &[IpNetwork] {
+        self.nodes.get(&self.here).map_or(&[], |cidrs| cidrs)
+    }
+
     /// Makes a Node known by the prefixes of its pods, or unknown.
     pub(super) fn set_node(&mut self, name: &str, pod_cidrs: Option<&[IpNetwork]>) {
         match pod_cidrs {

@@ -34,7 +34,6 @@ use std::net::IpAddr;
 use tracing::{debug, info};
 
 mod chains;
-mod expression;
 pub mod peer;
 mod rules;
 mod table;
@@ -125,7 +124,7 @@ impl Bridge {
 
     fn set_over(&mut self, socket: &mut Socket, wanted: &BridgeTable) -> Result<TableWrite, Error> {
         let mut drifted = false;
-        let generation = match table::generation(socket) {
+        let generation = match socket.generation() {
             Ok(generation) => generation,
             // Without nf_tables there is no table of ours.
             Err(error) if error.is_unsupported() && wanted.is_empty() => return Ok(TableWrite::default()),

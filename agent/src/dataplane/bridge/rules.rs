@@ -1,12 +1,12 @@
 //! The rules of the table. They never change: which ports and addresses are meant,
 //! sets say.
 
+use super::super::nftables::steps::Comparison::{self, Equal, Greater, NotEqual};
+use super::super::nftables::steps::{Header, Meta, Rule, Step};
 use super::chains::{
     Chain, FORWARDED, FRAGMENTS, FROM_PODS, FROM_PODS_ARP, FROM_PODS_IPV4, FROM_PODS_IPV6, GUARDED, HELD, HELD_ARP,
     HELD_IPV4, HELD_IPV6, RECEIVED, Set,
 };
-use super::expression::Comparison::{self, Equal, Greater, NotEqual};
-use super::expression::{Header, Meta, Rule, Step};
 
 const IPV4: [u8; 2] = [0x08, 0x00];
 const IPV6: [u8; 2] = [0x86, 0xdd];
@@ -55,12 +55,12 @@ fn ethertype(is: [u8; 2]) -> Vec<Step> {
 }
 
 fn port(port: Meta, set: Set) -> Vec<Step> {
-    vec![Step::Meta(port, 0), Step::In(set, 0)]
+    vec![Step::Meta(port, 0), Step::In(set.name(), 0)]
 }
 
 /// The port, and beside it these bytes of a header, are no member of the set.
 fn foreign(port: Meta, header: Header, offset: u32, length: u32, set: Set) -> Vec<Step> {
-    vec![Step::Meta(port, 0), Step::Payload(header, offset, length, 1), Step::NotIn(set, 0)]
+    vec![Step::Meta(port, 0), Step::Payload(header, offset, length, 1), Step::NotIn(set.name(), 0)]
 }
 
 /// These bytes of a header compare so.
@@ -97,11 +97,11 @@ pub(super) fn rules() -> Vec<(Chain, Rule)> {
         steps.push(verdict);
         all.push((chain, Rule(steps)));
     };
-    add(RECEIVED, &[port(Meta::InputIndex, Set::Ports)], Step::Jump(FROM_PODS));
-    add(RECEIVED, &[port(Meta::InputIndex, Set::Held)], Step::Jump(HELD));
-    add(FORWARDED, &[port(Meta::OutputIndex, Set::Guarded)], Step::Jump(GUARDED));
+    add(RECEIVED, &[port(Meta::InputIndex, Set::Ports)], Step::Jump(FROM_PODS.name));
+    add(RECEIVED, &[port(Meta::InputIndex, Set::Held)], Step::Jump(HELD.name));
+    add(FORWARDED, &[port(Meta::OutputIndex, Set::Guarded)], Step::Jump(GUARDED.name));
     let confined = [port(Meta::InputIndex, Set::Confined), port(Meta::OutputIndex, Set::Known)];
-    add(FORWARDED, &confined, Step::Jump(GUARDED));
+    add(FORWARDED, &confined, Step::Jump(GUARDED.name));
     from_pods(&mut add);
     held(&mut add);
     guarded(&mut add);
@@ -110,9 +110,9 @@ pub(super) fn rules() -> Vec<(Chain, Rule)> {
 
 /// What no pod sends.
 fn from_pods(add: &mut impl FnMut(Chain, &[Vec<Step>], Step)) {
-    add(FROM_PODS, &[ethertype(IPV4)], Step::Goto(FROM_PODS_IPV4));
-    add(FROM_PODS, &[ethertype(IPV6)], Step::Goto(FROM_PODS_IPV6));
-    add(FROM_PODS, &[ethertype(ARP)], Step::Goto(FROM_PODS_ARP));
+    add(FROM_PODS, &[ethertype(IPV4)], Step::Goto(FROM_PODS_IPV4.name));
+    add(FROM_PODS, &[ethertype(IPV6)], Step::Goto(FROM_PODS_IPV6.name));
+    add(FROM_PODS, &[ethertype(ARP)], Step::Goto(FROM_PODS_ARP.name));
     // Tags (VLAN id 0 among them), MPLS, PPPoE, LLC and all else that iptables does
     // not see.
     add(FROM_PODS, &[], Step::Drop);
@@ -138,8 +138,8 @@ fn from_pods(add: &mut impl FnMut(Chain, &[Vec<Step>], Step)) {
     // neighbour discovery in fragments not what it is about. It is whole again before
     // ip6tables sees it, and at the receiver. No host sends either (RFC 6980).
     let fragment = || vec![Step::Extension(FRAGMENT, 0)];
-    add(FROM_PODS_IPV6, &[fragment()], Step::Jump(FRAGMENTS));
-    add(HELD_IPV6, &[fragment()], Step::Jump(FRAGMENTS));
+    add(FROM_PODS_IPV6, &[fragment()], Step::Jump(FRAGMENTS.name));
+    add(HELD_IPV6, &[fragment()], Step::Jump(FRAGMENTS.name));
     for header in HEADERS {
         add(FRAGMENTS, &[fragment(), vec![Step::Is(Equal, 0, vec![header])]], Step::Drop);
     }
@@ -156,9 +156,9 @@ fn from_pods(add: &mut impl FnMut(Chain, &[Vec<Step>], Step)) {
 fn held(add: &mut impl FnMut(Chain, &[Vec<Step>], Step)) {
     let sender = |header, offset| foreign(Meta::InputIndex, header, offset, 6, Set::Senders);
     add(HELD, &[sender(Header::Ethernet, 6)], Step::Drop);
-    add(HELD, &[ethertype(IPV4)], Step::Goto(HELD_IPV4));
-    add(HELD, &[ethertype(IPV6)], Step::Goto(HELD_IPV6));
-    add(HELD, &[ethertype(ARP)], Step::Goto(HELD_ARP));
+    add(HELD, &[ethertype(IPV4)], Step::Goto(HELD_IPV4.name));
+    add(HELD, &[ethertype(IPV6)], Step::Goto(HELD_IPV6.name));
+    add(HELD, &[ethertype(ARP)], Step::Goto(HELD_ARP.name));
     let said = |offset| bytes(Header::Network, offset, NotEqual, &[0; 4]);
     let not_own4 = |offset| foreign(Meta::InputIndex, Header::Network, offset, 4, Set::Addresses4);
     add(HELD_ARP, &[sender(Header::Network, 8)], Step::Drop);

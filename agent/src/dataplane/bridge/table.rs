@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use rtnetlink::packet_core::DecodeError;
-use rustix::io::Errno;
 
 use super::super::nftables::{
     Attributes, Error, LIST_ELEMENT, Request, Socket, WriteAttributes, chain, data, elements, family, hook, message,
@@ -16,10 +15,6 @@ use super::{BridgeTable, EthernetAddress, TABLE};
 
 /// What one message may carry of members, in bytes: an attribute ends at 64 KiB.
 const LIMIT: usize = 16 << 10;
-
-/// The attribute of a generation's number, in an answer to
-/// [`message::GET_GENERATION`].
-const GENERATION: u16 = 1;
 
 /// What the kernel has under the table's name.
 #[derive(Debug)]
@@ -34,19 +29,6 @@ pub(super) enum Found {
 
 /// A member of a set as the kernel has it.
 type Key = Vec<u8>;
-
-/// The number of nf_tables' last commit, in all families.
-pub(super) fn generation(socket: &mut Socket) -> Result<u32, Error> {
-    let ask = Request::get(message::GET_GENERATION, 0, "say which its last commit to nf_tables is", |_| ());
-    match socket.ask(&ask, |answer| answer.attributes.u32(GENERATION)) {
-        Ok(found) => Ok(found.first().copied().unwrap_or_default()),
-        // So a kernel without nf_tables answers to what is no batch.
-        Err(Error::Refused { what, errno }) if errno == Errno::INVAL.raw_os_error() => {
-            Err(Error::Refused { what, errno: Errno::OPNOTSUPP.raw_os_error() })
-        }
-        Err(error) => Err(error),
-    }
-}
 
 /// Whether there is a table of our name.
 pub(super) fn exists(socket: &mut Socket) -> Result<bool, Error> {

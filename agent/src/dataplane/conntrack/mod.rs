@@ -4,6 +4,7 @@
 //! was read. So a table of any size passes through one buffer, and what is to
 //! go is deleted, over a second socket, before the next part is asked for.
 
+use std::cell::RefCell;
 use std::io;
 use std::net::IpAddr;
 use std::ops::AddAssign;
@@ -268,10 +269,66 @@ impl Sweep<'_> {
     }
 }
 
+/// Hands over the ends of all flows that the kernel knows, in all families, as FORWARD saw them.
+/// Nothing else of an entry is read.
+///
+/// # Errors
+/// If the table cannot be read. Some ends may have been handed over then.
+pub(super) fn each_end(mut each: impl FnMut(IpAddr)) -> Result<(), Error> {
+    for _ in 0..TRIES {
+        match list_ends(&mut each) {
+            Err(error) if error.is_lost() => {}
+            listed => return listed,
+        }
+    }
+    Err(Error::Lost(TRIES))
+}
+
+fn list_ends(each: &mut impl FnMut(IpAddr)) -> Result<(), Error> {
+    let dump = Connection::open()?;
+    dump.send(None, NLM_F_DUMP, ConntrackMessage::Get(Vec::new()), None)?;
+    let mut buffer = vec![0; PART];
+    let read = RefCell::new(Vec::new());
+    loop {
+        let is_unread = |message: &[u8]| match ends(message) {
+            [Some(source), Some(destination)] => {
+                read.borrow_mut().extend([source, destination]);
+                false
+            }
+            // What cannot be read so is read in whole.
+            _ => true,
+        };
+        let done = dump.receive(&mut buffer, is_unread, |payload| match payload {
+            NetlinkPayload::InnerMessage(message) => match message.inner {
+                NetfilterMessageInner::Conntrack(ConntrackMessage::New(entry)) => {
+                    let flow = forwarded(&entry).ok_or_else(|| Error::Malformed("it has no ends".to_owned()))?;
+                    read.borrow_mut().extend([flow.source, flow.destination]);
+                    Ok(false)
+                }
+                _ => Ok(false),
+            },
+            NetlinkPayload::Done(done) if done.code == 0 => Ok(true),
+            NetlinkPayload::Done(done) => Err(refused("list", done.code)),
+            NetlinkPayload::Error(error) => Err(refused("list", error.raw_code())),
+            _ => Ok(false),
+        })?;
+        read.borrow_mut().drain(..).for_each(&mut *each);
+        if done {
+            return Ok(());
+        }
+    }
+}
+
 /// Whether an entry may be in a scope: in a long list most are not, and to read all of each takes
 /// far longer than to read its addresses.
 fn may_be_in(scope: &Scope, message: &[u8]) -> bool {
     let Scope::Of(addresses) = scope else { return true };
+    // What cannot be read so is read in whole, and is an error then.
+    ends(message).into_iter().any(|end| end.is_none_or(|end| addresses.contains(&end)))
+}
+
+/// The ends of an entry, as FORWARD saw them: the source of either direction.
+fn ends(message: &[u8]) -> [Option<IpAddr>; 2] {
     let source = |tuple: u16| -> Option<IpAddr> {
         let entry = Attributes(message.get(NETFILTER_HEADER..)?);
         let ends = entry.nested(tuple).ok()?.nested(CTA_TUPLE_IP).ok()?;
@@ -280,8 +337,7 @@ fn may_be_in(scope: &Scope, message: &[u8]) -> bool {
             None => <[u8; 16]>::try_from(ends.get(CTA_IP_V6_SRC).ok()??).ok().map(IpAddr::from),
         }
     };
-    // What cannot be read so is read in whole, and is an error then.
-    [CTA_TUPLE_ORIG, CTA_TUPLE_REPLY].into_iter().any(|tuple| source(tuple).is_none_or(|end| addresses.contains(&end)))
+    [CTA_TUPLE_ORIG, CTA_TUPLE_REPLY].map(source)
 }
 
 /// The flow as FORWARD saw it: the sender's own address, and the address and

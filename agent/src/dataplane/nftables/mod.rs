@@ -13,12 +13,15 @@
 //! need to understand.
 
 mod socket;
+pub(super) mod steps;
 
 pub use super::attribute::{Attributes, WriteAttributes};
 pub use socket::{AnswerMessage, Error, Request, Socket};
 
 /// The families of tables.
 pub mod family {
+    /// IPv4 and IPv6 together.
+    pub const INET: u8 = 1;
     /// IPv4.
     pub const IPV4: u8 = 2;
     /// Frames that cross a bridge.
@@ -61,6 +64,10 @@ pub mod message {
     pub const DELETE_ELEMENTS: u8 = 14;
     /// Asks for the number of the last commit, or reports one.
     pub const GET_GENERATION: u8 = 16;
+    /// Makes an object that rules can name, as a counter, or reports one.
+    pub const NEW_OBJECT: u8 = 18;
+    /// Asks for such objects.
+    pub const GET_OBJECT: u8 = 19;
 }
 
 /// Attributes of tables (`NFTA_TABLE_…`).
@@ -69,6 +76,8 @@ pub mod table {
     pub const NAME: u16 = 1;
     /// A number of flags: 1 is dormant.
     pub const FLAGS: u16 = 2;
+    /// Its number, which no later table has.
+    pub const HANDLE: u16 = 4;
     /// What its maker noted.
     pub const USERDATA: u16 = 6;
 }
@@ -157,7 +166,8 @@ pub mod set {
     pub const TABLE: u16 = 1;
     /// Its name.
     pub const NAME: u16 = 2;
-    /// A number of flags: 1 anonymous, 2 constant, 4 interval, 8 map, 128 concatenation.
+    /// A number of flags: 1 anonymous, 2 constant, 4 interval, 8 map, 32 written to by packets, 128
+    /// concatenation.
     pub const FLAGS: u16 = 3;
     /// What `nft` prints its members as. The kernel only keeps it.
     pub const KEY_TYPE: u16 = 4;
@@ -169,6 +179,31 @@ pub mod set {
     pub const ID: u16 = 10;
     /// What its maker noted.
     pub const USERDATA: u16 = 13;
+    /// Its number, which no later set of its table has.
+    pub const HANDLE: u16 = 16;
+}
+
+/// Attributes of objects that rules can name (`NFTA_OBJ_…`).
+pub mod object {
+    /// The table that it is in.
+    pub const TABLE: u16 = 1;
+    /// Its name.
+    pub const NAME: u16 = 2;
+    /// What it is: [`COUNTER`].
+    pub const KIND: u16 = 3;
+    /// Its own attributes, those of a counter: [`counter`](super::counter).
+    pub const DATA: u16 = 4;
+
+    /// The kind that counts packets.
+    pub const COUNTER: u32 = 1;
+}
+
+/// Attributes of a counter (`NFTA_COUNTER_…`).
+pub mod counter {
+    /// How many bytes.
+    pub const BYTES: u16 = 1;
+    /// How many packets.
+    pub const PACKETS: u16 = 2;
 }
 
 /// Attributes of a set's description (`NFTA_SET_DESC_…`).

@@ -18,7 +18,7 @@ use rustix::net::sockopt::{
 };
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send, socket_with};
 
-use super::Attributes;
+use super::{Attributes, message};
 
 /// The kernel's number for nf_tables among the parts of netfilter.
 const SUBSYSTEM: u8 = 10;
@@ -269,6 +269,24 @@ impl Socket {
             }
         }
         Err(Error::Interrupted(request.what.clone()))
+    }
+
+    /// The number of nf_tables' last commit, in all families.
+    ///
+    /// # Errors
+    /// As [`Socket::ask`].
+    pub fn generation(&mut self) -> Result<u32, Error> {
+        /// The attribute of the number.
+        const GENERATION: u16 = 1;
+        let ask = Request::get(message::GET_GENERATION, 0, "say which its last commit to nf_tables is", |_| ());
+        match self.ask(&ask, |answer| answer.attributes.u32(GENERATION)) {
+            Ok(found) => Ok(found.first().copied().unwrap_or_default()),
+            // So a kernel without nf_tables answers to what is no batch.
+            Err(Error::Refused { what, errno }) if errno == Errno::INVAL.raw_os_error() => {
+                Err(Error::Refused { what, errno: Errno::OPNOTSUPP.raw_os_error() })
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Carries out all of these writes, or none.

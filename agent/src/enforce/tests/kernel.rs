@@ -16,6 +16,7 @@ use super::faults::Fault;
 use crate::dataplane::audit::{Audit, AuditScope};
 use crate::dataplane::bridge::{self, BridgeTable, peer::Peer};
 use crate::dataplane::conntrack::{self, Judge, Swept};
+use crate::dataplane::flow_index::RenewalRequest;
 use crate::dataplane::iptables::{self, Hook};
 use crate::dataplane::probe::Supported;
 use crate::dataplane::{self, Failures, Flows, Kernel, ipset, nftables};
@@ -69,6 +70,12 @@ pub(super) struct Memory {
     pub(super) scopes: Vec<Scope>,
     /// Of each of them, the addresses of which no flow is their pods' own.
     pub(super) new: Vec<BTreeSet<IpAddr>>,
+    /// Of each of them, what it renewed of the index.
+    pub(super) renewals: Vec<Option<RenewalRequest>>,
+    /// Which addresses have no flow by its index, if it has one.
+    pub(super) index: Option<BTreeSet<IpAddr>>,
+    /// The epochs of which it was asked about that.
+    pub(super) epochs: Vec<u64>,
     /// How many sweeps it will refuse.
     pub(super) uncut: usize,
     /// The next sweep has its list, and goes on when this is sent.
@@ -94,6 +101,9 @@ impl Default for Memory {
             bridge: BridgeTable::default(),
             no_bridge: None,
             locked: false,
+            renewals: Vec::new(),
+            index: None,
+            epochs: Vec::new(),
             scopes: Vec::new(),
             new: Vec::new(),
             uncut: 0,
@@ -254,6 +264,12 @@ impl Kernel for Recording {
     fn flows(&self) -> Box<dyn Flows> {
         Box::new(RecordedFlows { memory: Arc::clone(&self.memory), calls: self.calls.clone() })
     }
+
+    fn without_flows(&self, addresses: &BTreeSet<IpAddr>, epoch: u64) -> Option<BTreeSet<IpAddr>> {
+        let mut memory = self.memory.lock().expect("no thread panicked");
+        memory.epochs.push(epoch);
+        memory.index.as_ref().map(|free| addresses.intersection(free).copied().collect())
+    }
 }
 
 /// The flows of a recording kernel.
@@ -263,11 +279,13 @@ struct RecordedFlows {
 }
 
 impl Flows for RecordedFlows {
-    fn cut(&mut self, scope: &Scope, new: &BTreeSet<IpAddr>, judge: &mut Judge<'_>) -> Result<Swept, dataplane::Error> {
+    fn cut(&mut self, cut: &dataplane::Cut, judge: &mut Judge<'_>) -> Result<Swept, dataplane::Error> {
+        let dataplane::Cut { scope, new, renewal } = cut;
         let (hangs, refusal) = {
             let mut memory = self.memory.lock().expect("no thread panicked");
             memory.scopes.push(scope.clone());
             memory.new.push(new.clone());
+            memory.renewals.push(renewal.clone());
             let is_refused = memory.uncut > 0;
             memory.uncut -= usize::from(is_refused);
             (memory.sweep_hangs.take(), is_refused)

@@ -19,7 +19,7 @@ use std::net::IpAddr;
 use std::thread;
 
 use k8s_openapi::api::networking::v1::NetworkPolicy as Api;
-use npc_compiler::object::{Labels, Namespace, NetworkPolicy, Objects, Pod};
+use npc_compiler::object::{Labels, Namespace, NetworkPolicy, Node as ApiNode, Objects, Pod};
 use serde_json::{Value, json};
 
 use node::{Mode, Node, OUTSIDE, OWN, wait};
@@ -58,8 +58,17 @@ pub(crate) fn objects(pods: &[&str]) -> Objects {
         namespaces: vec![Namespace::new("shop", Labels::new())],
         pods: pods.iter().map(|name| pod(name)).collect(),
         policies: vec![policy()],
+        // With the networks of its pods, so that the kernel's index says which of their addresses have
+        // flows.
+        nodes: vec![of_node(&["10.0.0.0/16", "fd00::/64"])],
         ..Objects::default()
     }
+}
+
+/// The Node, with the networks of its pods.
+fn of_node(networks: &[&str]) -> ApiNode {
+    let pod_cidrs = networks.iter().map(|text| text.parse().unwrap()).collect();
+    ApiNode { name: "n1".to_owned(), addresses: Vec::new(), pod_cidrs }
 }
 
 fn addresses(texts: [&str; 2]) -> [IpAddr; 2] {
@@ -86,7 +95,15 @@ fn the_policies_hold_at_once(mode: Mode, backend: &'static str) {
 }
 
 fn the_policies_hold_at_once_on(node: &Node) {
-    node.write(&objects(&["web"]));
+    the_policies_hold_at_once_with(node, &objects(&["web"]));
+    for (set, address) in ["flows4", "flows6"].into_iter().zip(first()) {
+        let noted = node.netns().exec(["nft", "list", "set", "inet", "npc", set], "").unwrap();
+        assert!(noted.contains(&format!(" {address}")), "{address} has flows: {noted}");
+    }
+}
+
+fn the_policies_hold_at_once_with(node: &Node, objects: &Objects) {
+    node.write(objects);
     node.start_agent();
     node.wait_ready();
     listen(node.outside(), &[8080, 9090]);
@@ -155,6 +172,16 @@ fn the_policies_hold_at_once_bridged_by_nft() {
 #[test]
 fn the_policies_hold_at_once_bridged_by_legacy() {
     the_policies_hold_at_once(Mode::Bridged, "legacy");
+}
+
+/// The same where no one knows from which networks pods get their addresses: flows are looked for in
+/// the kernel's table.
+#[test]
+fn the_policies_hold_at_once_without_an_index_of_flows() {
+    let Some(node) = Node::new(Mode::Routed, "nft") else { return };
+    let without = Objects { nodes: vec![of_node(&[])], ..objects(&["web"]) };
+    the_policies_hold_at_once_with(&node, &without);
+    assert_eq!(node.netns().exec(["nft", "list", "tables", "inet"], "").unwrap(), "");
 }
 
 /// What the test above would see of a plugin that does not wait.

@@ -1,0 +1,194 @@
+//! Which addresses have no flow, without a walk through conntrack's table.
+//!
+//! An ADD of the CNI plugin is answered when no flow of the pod's addresses is left that its rules
+//! deny. The kernel cannot say which flows an address has: it walks through its whole table. So
+//! packets keep an index: a table of our own in nf_tables, `inet npc`, beside either flavour of
+//! iptables. It notes each address of a *domain*, the networks from which pods of this node get
+//! addresses, that a packet in FORWARD has at either end. It does so before the filter table, and
+//! only for packets whose flow is not ESTABLISHED, of which there is one in most flows.
+//!
+//! ```text
+//! FORWARD, -1:  ctstate ESTABLISHED                      ACCEPT
+//!               destination ∈ domain   -j to-ip[6]       add to flows4|6, else count in missed
+//!               source ∈ domain        -j from-ip[6]     the same
+//! ```
+//!
+//! An address that is not noted has no flow, if a *renewal* was made since the table was: a list of
+//! all flows, whose addresses were added. A renewal also forgets the addresses that no pod has and
+//! that have no flow any more: it removes them first, waits for packets on their way, and then
+//! lists. What it removed counts as noted until it has ended.
+//!
+//! The index is trusted only as long as it is known to be whole:
+//!
+//! - The table, its sets and its rules are those of the renewal, by the numbers that the kernel
+//!   gives once. They are read again whenever anything of nf_tables was committed since.
+//! - No packet found a set full, or no memory: such packets are counted.
+//! - The sets still have the unspecified address, which a program that empties them removes.
+//! - Nothing let packets pass by FORWARD: the *epoch* is that of the renewal.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use ipnetwork::IpNetwork;
+use tracing::debug;
+
+mod renewal;
+mod rules;
+mod table;
+
+pub(super) use renewal::Renewal;
+pub(super) use table::fuzz;
+
+use super::nftables::{Error, Socket};
+
+/// The name of the table, in the family `inet`.
+pub const TABLE: &str = "npc";
+
+/// Members that are no addresses of hosts. A set without its one was emptied.
+const MARKS: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
+
+/// What is to be renewed of the index.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RenewalRequest {
+    /// The networks whose addresses are noted.
+    pub domain: Vec<IpNetwork>,
+    /// Since when no packet passed by FORWARD, as a number that grows.
+    pub epoch: u64,
+    /// What it forgets.
+    pub forget: Forget,
+}
+
+/// Which addresses a renewal forgets, if they have no flow.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Forget {
+    /// These. The other addresses are left as they are, so all flows of these, and only of these,
+    /// have to be listed.
+    Only(BTreeSet<IpAddr>),
+    /// All but these, which pods have. All flows have to be listed, and the index is whole
+    /// afterwards, whatever it was before.
+    AllBut(BTreeSet<IpAddr>),
+}
+
+/// The index of one network namespace.
+#[derive(Debug, Default)]
+pub(super) struct Index(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    /// For questions; renewals have their own.
+    socket: Option<Socket>,
+    /// The last renewal of everything, if the index is whole since.
+    whole: Option<Whole>,
+    /// These count as noted while a renewal is at work.
+    forgetting: BTreeSet<IpAddr>,
+    /// The kernel has no such table.
+    is_unsupported: bool,
+}
+
+/// A table that is whole, and how it shows that it still is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Whole {
+    domain: Vec<IpNetwork>,
+    epoch: u64,
+    identity: table::Identity,
+    missed: u64,
+    /// The number of nf_tables' last commit when the table was last read.
+    generation: u32,
+}
+
+impl Index {
+    /// Which of these addresses have no flow; nothing if this kernel has no index. An address of
+    /// which that is not known is not among them.
+    pub(super) fn without_flows(&self, addresses: &BTreeSet<IpAddr>, epoch: u64) -> Option<BTreeSet<IpAddr>> {
+        let mut state = self.state();
+        if state.is_unsupported {
+            return None;
+        }
+        match state.without_flows(addresses, epoch) {
+            Ok(found) => Some(found),
+            Err(error) => {
+                debug!(%error, "cannot ask the flow index; looking for flows in conntrack's table");
+                // What is left of an answer would be in the next one's way.
+                state.socket = None;
+                Some(BTreeSet::new())
+            }
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn without_flows(&mut self, addresses: &BTreeSet<IpAddr>, epoch: u64) -> Result<BTreeSet<IpAddr>, Error> {
+        let Some(whole) = self.whole.as_mut().filter(|whole| whole.epoch == epoch) else {
+            return Ok(BTreeSet::new());
+        };
+        let socket = match &mut self.socket {
+            Some(socket) => socket,
+            none => none.insert(Socket::open()?),
+        };
+        let mut found = BTreeSet::new();
+        for address in addresses {
+            let is_known = covers(&whole.domain, *address) && !self.forgetting.contains(address);
+            if is_known && !table::has(socket, *address)? {
+                found.insert(*address);
+            }
+        }
+        // Only now: what broke the index before the questions shows.
+        if !found.is_empty() && !whole.holds(socket)? {
+            debug!("the flow index is not whole any more");
+            self.whole = None;
+            return Ok(BTreeSet::new());
+        }
+        Ok(found)
+    }
+}
+
+impl Whole {
+    /// Whether the table is still the one that was renewed, and no address was missed.
+    fn holds(&mut self, socket: &mut Socket) -> Result<bool, Error> {
+        for mark in MARKS {
+            if !table::has(socket, mark)? {
+                return Ok(false);
+            }
+        }
+        match table::missed(socket) {
+            Ok(missed) if missed == self.missed => {}
+            Ok(_) => return Ok(false),
+            Err(error) if error.is_absent() => return Ok(false),
+            Err(error) => return Err(error),
+        }
+        let generation = socket.generation()?;
+        if generation != self.generation {
+            if table::read(socket, &self.domain)? != table::Found::Sound(self.identity.clone()) {
+                return Ok(false);
+            }
+            self.generation = generation;
+        }
+        Ok(true)
+    }
+}
+
+fn covers(domain: &[IpNetwork], address: IpAddr) -> bool {
+    domain.iter().any(|network| network.contains(address))
+}
+
+/// Removes the table; whether it was there.
+///
+/// # Errors
+/// If the kernel does not list it or does not let it go.
+pub fn remove() -> Result<bool, Error> {
+    if !super::backend::nf_tables_is_loaded() {
+        return Ok(false);
+    }
+    let mut socket = Socket::open()?;
+    match table::exists(&mut socket) {
+        Ok(true) => socket.commit(&table::removal()).map(|()| true),
+        Ok(false) => Ok(false),
+        Err(error) if error.is_unsupported() => Ok(false),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,169 @@
+//! When the kernel's index of addresses that have flows counts, and when it is renewed.
+//!
+//! ```text
+//! ADD ─▶ not in the index ───────────────▶ answered
+//!     └▶ in it, or it does not count ─▶ urgent sweep, as without an index
+//!                                   └─▶ renewal, with the next sweep of what is pending
+//! ```
+//!
+//! A sweep of all flows renews all of the index, because it lists all flows anyway. A sweep of
+//! some flows forgets the addresses among them that have had no owner for long. An ADD that found
+//! its address in the index shows that it has addresses that no pod had. Then all of it is renewed,
+//! but not soon again: while addresses get flows faster than they are forgotten, each ADD finds its own.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use ipnetwork::IpNetwork;
+use npc_compiler::plan::conntrack::Scope;
+use tokio::time::Instant;
+
+use crate::dataplane::flow_index::{Forget, RenewalRequest};
+
+/// Renewals that only ADDs ask for begin so long after each other at least. The kernel remembers
+/// most flows for longer when they have ended.
+const PAUSE: Duration = Duration::from_secs(30);
+
+/// A node has one or two networks of pods. The rules that note their addresses cost each first
+/// packet some time, so no Node has more of them.
+const MOST_NETWORKS: usize = 8;
+
+/// What the agent knows of the kernel's index.
+#[derive(Debug, Default)]
+pub(super) struct FlowIndex {
+    /// The operator's agent keeps one.
+    is_on: bool,
+    /// The networks of this node's pods.
+    domain: Vec<IpNetwork>,
+    /// Grows whenever flows may have begun that the index does not have.
+    epoch: u64,
+    /// Packets pass by FORWARD, so the index does not count.
+    is_bypassed: bool,
+    /// All of it is to be renewed, though no sweep of all flows is due.
+    is_due: bool,
+    /// When that may begin.
+    not_before: Option<Instant>,
+}
+
+impl FlowIndex {
+    /// An index is kept from now on.
+    pub(super) fn turn_on(&mut self) {
+        self.is_on = true;
+    }
+
+    /// Pods of this node get their addresses from these networks.
+    pub(super) fn domain_is(&mut self, networks: &[IpNetwork]) {
+        // One that has the unspecified address has all.
+        let is_useful = |network: &&IpNetwork| !network.ip().is_unspecified() && network.prefix() > 0;
+        let domain: Vec<IpNetwork> = networks.iter().filter(is_useful).take(MOST_NETWORKS).copied().collect();
+        if self.is_on && domain != self.domain {
+            self.domain = domain;
+            self.epoch += 1;
+            (self.is_due, self.not_before) = (true, None);
+        }
+    }
+
+    /// Whether packets between pods pass by FORWARD.
+    pub(super) fn is_bypassed(&mut self, is_bypassed: bool) {
+        if is_bypassed {
+            self.epoch += 1;
+        }
+        self.is_bypassed = is_bypassed;
+    }
+
+    /// Flows may have begun without a packet in FORWARD.
+    pub(super) fn was_bypassed(&mut self) {
+        self.epoch += 1;
+    }
+
+    /// Which of these addresses have no flow, as far as the index says. `ask` asks the kernel.
+    pub(super) fn without_flows(
+        &mut self,
+        addresses: &BTreeSet<IpAddr>,
+        ask: impl FnOnce(&BTreeSet<IpAddr>, u64) -> Option<BTreeSet<IpAddr>>,
+    ) -> BTreeSet<IpAddr> {
+        let covered = |address: &&IpAddr| self.domain.iter().any(|network| network.contains(**address));
+        let asked: BTreeSet<IpAddr> = addresses.iter().filter(covered).copied().collect();
+        if asked.is_empty() || self.is_bypassed {
+            return BTreeSet::new();
+        }
+        let Some(found) = ask(&asked, self.epoch) else { return BTreeSet::new() };
+        self.is_due |= found.len() < asked.len();
+        found
+    }
+
+    /// When a renewal begins that no sweep comes with; nothing if none is due.
+    pub(super) fn due(&self) -> Option<Instant> {
+        (self.is_due && !self.is_bypassed).then(|| self.not_before.unwrap_or_else(Instant::now))
+    }
+
+    /// What a sweep through a scope renews that begins now. `departed` have had no owner for long,
+    /// and the `owned` addresses are those of pods.
+    pub(super) fn renewal(
+        &mut self,
+        scope: &Scope,
+        departed: &BTreeSet<IpAddr>,
+        owned: impl Iterator<Item = IpAddr>,
+    ) -> Option<RenewalRequest> {
+        if self.domain.is_empty() || self.is_bypassed {
+            return None;
+        }
+        let now = Instant::now();
+        let is_whole = *scope == Scope::All || self.due().is_some_and(|due| due <= now);
+        let forget = if is_whole {
+            (self.is_due, self.not_before) = (false, Some(now + PAUSE));
+            Forget::AllBut(owned.collect())
+        } else {
+            let listed: BTreeSet<IpAddr> = departed.iter().copied().filter(|address| scope.covers(*address)).collect();
+            if listed.is_empty() {
+                return None;
+            }
+            Forget::Only(listed)
+        };
+        Some(RenewalRequest { domain: self.domain.clone(), epoch: self.epoch, forget })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn networks(texts: &[&str]) -> Vec<IpNetwork> {
+        texts.iter().map(|text| text.parse().expect("a network")).collect()
+    }
+
+    #[test]
+    fn an_epoch_ends_where_packets_may_have_passed_by_the_index() {
+        let address: BTreeSet<IpAddr> = ["10.0.0.2".parse().expect("an address")].into();
+        let mut index = FlowIndex::default();
+        index.domain_is(&networks(&["10.0.0.0/24"]));
+        assert_eq!(index.renewal(&Scope::All, &BTreeSet::new(), std::iter::empty()), None, "it is off");
+        index.turn_on();
+        index.domain_is(&networks(&["0.0.0.0/0", "10.0.0.0/24"]));
+        assert_eq!(index.domain, networks(&["10.0.0.0/24"]));
+        let mut epochs = vec![index.epoch];
+        index.domain_is(&networks(&["0.0.0.0/0", "10.0.0.0/24"]));
+        assert_eq!(index.epoch, epochs[0], "nothing is new");
+        index.domain_is(&networks(&["10.0.0.0/24", "fd00::/64"]));
+        epochs.push(index.epoch);
+        index.was_bypassed();
+        epochs.push(index.epoch);
+        index.is_bypassed(true);
+        epochs.push(index.epoch);
+        assert!(epochs.is_sorted_by(|a, b| a < b), "{epochs:?}");
+        // While they do, nobody is asked, and nothing is renewed.
+        let free = index.without_flows(&address, |_, _| panic!("it was asked"));
+        assert_eq!((free, index.due()), (BTreeSet::new(), None));
+        assert_eq!(index.renewal(&Scope::All, &BTreeSet::new(), std::iter::empty()), None);
+        index.is_bypassed(false);
+        assert!(index.due().is_some());
+        let asked =
+            index.without_flows(&address, |asked, epoch| (epoch == index_epoch(&epochs)).then(|| asked.clone()));
+        assert_eq!(asked, address);
+    }
+
+    fn index_epoch(epochs: &[u64]) -> u64 {
+        epochs.last().copied().unwrap_or_default()
+    }
+}
