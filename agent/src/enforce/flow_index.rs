@@ -95,7 +95,8 @@ impl FlowIndex {
 
     /// When a renewal begins that no sweep comes with; nothing if none is due.
     pub(super) fn due(&self) -> Option<Instant> {
-        (self.is_due && !self.is_bypassed).then(|| self.not_before.unwrap_or_else(Instant::now))
+        let can_begin = !self.domain.is_empty() && !self.is_bypassed;
+        (self.is_due && can_begin).then(|| self.not_before.unwrap_or_else(Instant::now))
     }
 
     /// What a sweep through a scope renews that begins now. `departed` have had no owner for long,

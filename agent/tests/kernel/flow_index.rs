@@ -54,9 +54,9 @@ impl Node {
             fs::write(format!("/proc/sys/net/ipv4/conf/{sysctl}/rp_filter"), "0").unwrap();
         }
         pods.veth("pods");
-        others.veth("up");
+        others.veth("out");
         // Neighbours need not be found: a flow begins before that.
-        for (link, own, over_there) in [("pods", "10.1.0.1/24", "10.1.0.2/24"), ("up", "192.0.2.1/24", "192.0.2.2/24")]
+        for (link, own, over_there) in [("pods", "10.1.0.1/24", "10.1.0.2/24"), ("out", "192.0.2.1/24", "192.0.2.2/24")]
         {
             ip(&format!("address add {own} dev {link}"));
             let there = if link == "pods" { &pods } else { &others };
@@ -64,7 +64,7 @@ impl Node {
             let gateway = own.split('/').next().unwrap();
             there.ip(&format!("route add default via {gateway}"));
         }
-        for (link, own, over_there) in [("pods", "fd01::1/64", "fd01::2/64"), ("up", "fd02::1/64", "fd02::2/64")] {
+        for (link, own, over_there) in [("pods", "fd01::1/64", "fd01::2/64"), ("out", "fd02::1/64", "fd02::2/64")] {
             ip(&format!("address add {own} dev {link} nodad"));
             let there = if link == "pods" { &pods } else { &others };
             there.ip(&format!("address add {over_there} dev {link}-p nodad"));

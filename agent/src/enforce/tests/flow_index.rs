@@ -51,7 +51,7 @@ async fn an_address_that_is_not_in_the_index_waits_for_no_sweep_and_gets_none() 
     world.free(&["10.0.0.2", "10.0.0.3"]);
     world.calls([Probe, Read, Apply, Hooked, Cut]).await;
     let first = (Scope::All, Some(Forget::AllBut(set(&["10.0.0.1"]))));
-    assert_eq!(world.sweeps(), [first.clone()]);
+    assert_eq!(world.sweeps(), std::slice::from_ref(&first));
     let answered = world.add(on_node(&["10.0.0.1", "10.0.0.2", "10.0.0.3"]), &["10.0.0.2", "10.0.0.3"]).await;
     world.calls([Apply]).await;
     answered.await.expect("an answer");
