@@ -219,7 +219,7 @@ impl Sweeps {
         }
         let is_due = self.pending.is_none() && !established.pending().is_empty();
         self.is_waiting = is_due && self.not_before > now;
-        let renewal = established.index.due().filter(|_| self.pending.is_none() && self.passed.number > 0);
+        let renewal = established.index.due(now).filter(|_| self.pending.is_none() && self.passed.number > 0);
         self.renewal = renewal.map(|due| due.max(self.not_before));
         if is_due && !self.is_waiting || self.renewal.is_some_and(|due| due <= now) {
             self.pending = Some(self.run(established.take_pending(), Vec::new(), flows()));
