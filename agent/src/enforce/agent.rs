@@ -206,8 +206,10 @@ impl<K: Kernel> Agent<K> {
         };
         let begun = Instant::now();
         let network = network.clone();
+        let pod_cidrs = self.view.pod_cidrs().map(<[_]>::to_vec);
         let work = move |enforcer: &mut Enforcer<K>| {
             enforcer.take(changes);
+            enforcer.pod_cidrs_are(pod_cidrs);
             enforcer.pass(&network)
         };
         let passed = self.blocking(work).await?;

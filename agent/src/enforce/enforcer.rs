@@ -6,6 +6,7 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use ipnetwork::IpNetwork;
 use npc_compiler::cluster::group::RetainedGroup;
 use npc_compiler::engine::{Contested, Engine, Event};
 use npc_compiler::object::Family;
@@ -79,6 +80,8 @@ pub struct Enforcer<K> {
     loading: Loading,
     /// Of which version of its findings the last pass told.
     findings_version: Option<u64>,
+    /// The networks of this node's pods, if its Node is not among the events.
+    pod_cidrs: Option<Vec<IpNetwork>>,
 }
 
 /// What a pass did.
@@ -146,6 +149,7 @@ impl<K: Kernel> Enforcer<K> {
             group: DeviceGroup::default(),
             retired: time::Instant::now(),
             findings_version: None,
+            pod_cidrs: None,
             unfiltered: BTreeSet::new(),
             frames: Frames::default(),
             loading: Loading::default(),
@@ -184,6 +188,12 @@ impl<K: Kernel> Enforcer<K> {
     pub fn with_flow_index(mut self) -> Self {
         self.writer.established.index.turn_on();
         self
+    }
+
+    /// This node's pods get their addresses from these networks, if that is known apart from the
+    /// Nodes among the events.
+    pub(super) fn pod_cidrs_are(&mut self, pod_cidrs: Option<Vec<IpNetwork>>) {
+        self.pod_cidrs = pod_cidrs;
     }
 
     /// Takes in what happened in the cluster. Nothing comes of it before the
@@ -259,6 +269,8 @@ impl<K: Kernel> Enforcer<K> {
             DeviceGroup::join(&mut sources, &mut self.writer, network);
         }
         let unfiltered_bridges = self.check_bridges(network).clone();
+        let pod_cidrs = self.pod_cidrs.as_deref().unwrap_or_else(|| self.engine.pod_cidrs());
+        self.writer.established.index.domain_is(pod_cidrs);
         self.writer.established.enforced(&self.engine, network);
         if self.options.keep_established {
             self.writer.established.let_be();

@@ -127,7 +127,6 @@ impl Established {
     /// by what the engine has committed.
     pub(super) fn enforced(&mut self, engine: &Engine, network: &Network) {
         self.own = network.addresses.iter().map(ipnetwork::IpNetwork::ip).collect();
-        self.index.domain_is(engine.pod_cidrs());
         // One that another node's endpoint has now may have flows of that one's.
         self.vacant.retain(|address, since| since.elapsed() < VACANT || engine.owner(*address).is_none());
         let departed: BTreeSet<IpAddr> = self.long_vacant().collect();

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use ipnetwork::IpNetwork;
 use npc_compiler::engine;
 
 use super::obstacle::NodeName;
@@ -18,6 +19,8 @@ pub(super) struct View {
     generation: u64,
     /// Whether there is a Node of this node's name, if the source knows.
     is_node: Option<bool>,
+    /// The networks of this node's pods, if the source says so apart from the objects.
+    pod_cidrs: Option<Vec<IpNetwork>>,
     /// The nodes that files name instead.
     other_nodes: BTreeSet<String>,
     network: Option<Network>,
@@ -32,7 +35,15 @@ impl View {
         if changes.is_node.is_some() {
             (self.is_node, self.other_nodes) = (changes.is_node, changes.other_nodes);
         }
+        if changes.pod_cidrs.is_some() {
+            self.pod_cidrs = changes.pod_cidrs;
+        }
         self.generation += u64::from(!changes.is_part);
+    }
+
+    /// The networks of this node's pods, if the source says so apart from the objects.
+    pub(super) fn pod_cidrs(&self) -> Option<&[IpNetwork]> {
+        self.pod_cidrs.as_deref()
     }
 
     /// What happened in the cluster, whether it may be acted on or not.

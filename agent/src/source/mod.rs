@@ -15,6 +15,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Instant;
 
+use ipnetwork::IpNetwork;
 use npc_compiler::engine;
 use npc_compiler::object::NetworkPolicy;
 
@@ -38,6 +39,9 @@ pub struct Changes {
     /// `None` where the source knows of no node, as files without pods do not, and
     /// where there is no news of it.
     pub is_node: Option<bool>,
+    /// The networks from which this node's pods get their addresses, as its Node says, if that
+    /// Node is no part of the changes. `None` where there is no news of it.
+    pub pod_cidrs: Option<Vec<IpNetwork>>,
     /// The nodes that files name, where they do not name this one.
     pub other_nodes: BTreeSet<String>,
     /// Where the objects stand, if they are from files.

@@ -39,9 +39,9 @@ struct Node {
     _namespace: Namespace,
 }
 
-/// The networks of the node's pods, and an address of another host in each family.
+/// The networks of the node's pods, and the address of another host.
 const DOMAIN: [&str; 2] = ["10.1.0.0/24", "fd01::/64"];
-const OTHER: [&str; 2] = ["192.0.2.2", "fd02::2"];
+const OTHER: &str = "192.0.2.2";
 
 impl Node {
     fn new() -> Self {
@@ -110,7 +110,7 @@ fn send(to: &str) {
 
 /// A segment from the middle of a connection.
 fn send_mid_stream(to: &str) {
-    let (IpAddr::V4(source), IpAddr::V4(destination)) = (address(OTHER[0]), address(to)) else { panic!("IPv4") };
+    let (IpAddr::V4(source), IpAddr::V4(destination)) = (address(OTHER), address(to)) else { panic!("IPv4") };
     // Ports, sequence, acknowledgement, five words, ACK, window, checksum, urgent.
     let mut segment = [&[0x30, 0x39, 0, 80][..], &[0, 0, 0, 9, 0, 0, 0, 7, 0x50, 0x10, 4, 0, 0, 0, 0, 0]].concat();
     let pseudo = [&source.octets()[..], &destination.octets(), &[0, 6, 0, 20], &segment].concat();
@@ -143,8 +143,8 @@ fn an_address_is_noted_by_whatever_way_its_flow_begins() {
         send_mid_stream("10.1.0.6");
     });
     node.send_to("fd01::3");
-    // From a pod.
-    node.pods.within(|| OTHER.map(send));
+    // From a pod, to no one who could answer it.
+    node.pods.within(|| ["192.0.2.9", "fd02::9"].map(send));
     assert_eq!(node.free(&all), ["10.1.0.9", "fd01::9"]);
 }
 

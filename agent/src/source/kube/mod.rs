@@ -44,6 +44,7 @@ mod watched;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipnetwork::IpNetwork;
 use kube::core::Status;
 use kube::runtime::watcher::DefaultBackoff;
 use npc_compiler::object;
@@ -120,7 +121,7 @@ enum WatchReport {
     Pod(ObjectEvent<Trimmed<object::Pod>>),
     Namespace(ObjectEvent<Trimmed<object::Namespace>>),
     Policy(ObjectEvent<object::NetworkPolicy>),
-    Node(ObjectEvent<()>),
+    Node(ObjectEvent<Vec<IpNetwork>>),
     Failed(Kind, Failure),
     PodAgain(Item<Trimmed<object::Pod>>),
     NamespaceAgain(Item<Trimmed<object::Namespace>>),

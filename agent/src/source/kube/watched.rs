@@ -1,5 +1,6 @@
 //! The kinds that are watched, what is kept of their objects, and what happens to these.
 
+use ipnetwork::IpNetwork;
 use kube::Resource;
 use npc_compiler::object;
 use serde::de::DeserializeOwned;
@@ -84,10 +85,13 @@ impl Watched for slim::Namespace {
 }
 
 impl Watched for slim::Node {
-    type Object = ();
+    /// The networks of its pods.
+    type Object = Vec<IpNetwork>;
 
-    fn keep(self, _: &Named) -> ((), usize) {
-        ((), 0)
+    fn keep(self, _: &Named) -> (Vec<IpNetwork>, usize) {
+        let pod_cidrs = object::Node::from(self).pod_cidrs;
+        let bytes = size_of_val(pod_cidrs.as_slice());
+        (pod_cidrs, bytes)
     }
 }
 

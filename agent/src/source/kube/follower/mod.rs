@@ -3,6 +3,7 @@
 mod holds;
 mod unreadable;
 
+use std::cell::RefCell;
 use std::hash::Hash;
 use std::time::Duration;
 
@@ -190,7 +191,15 @@ impl Follower {
             WatchReport::Policy(event) => self.policy(event),
             WatchReport::Node(event) => {
                 let key = |identity: &decode::Identity| identity.name.clone();
-                self.track(Kind::Node, |known| &mut known.nodes, event, DoubtThreshold::Any, key, |()| ((), None));
+                let pod_cidrs = RefCell::new(None);
+                let read = |found| {
+                    *pod_cidrs.borrow_mut() = Some(found);
+                    ((), None)
+                };
+                self.track(Kind::Node, |known| &mut known.nodes, event, DoubtThreshold::Any, key, read);
+                if let Some(found) = pod_cidrs.into_inner() {
+                    self.pending.pod_cidrs = Some(found);
+                }
                 if self.listed[Kind::Node as usize] {
                     self.pending.is_node = Some(self.known.nodes.len() > 0);
                 }
